@@ -1,0 +1,160 @@
+//! Which user and group ids a user namespace of ours may hold, and writing its maps.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::error::{Error, Result};
+
+/// A run of `count` ids that starts at `start`, as the parent namespace numbers them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdRange {
+    pub start: u32,
+    pub count: u32,
+}
+
+/// The subordinate ids that /etc/subuid and /etc/subgid grant to one user (subuid(5)).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SubIds {
+    pub uids: Vec<IdRange>,
+    pub gids: Vec<IdRange>,
+}
+
+/// Reads the ranges of `user` (by name or by number) from the text of a subuid(5) file. Lines that do not parse
+/// are passed over, as newuidmap does.
+pub fn subordinate_ranges(text: &str, user: Option<&str>, uid: u32) -> Vec<IdRange> {
+    let number = uid.to_string();
+    text.lines()
+        .filter_map(|line| {
+            let mut parts = line.trim().split(':');
+            let name = parts.next()?;
+            let start = parts.next()?.parse().ok()?;
+            let count = parts.next()?.parse().ok()?;
+            (count > 0 && (Some(name) == user || name == number)).then_some(IdRange { start, count })
+        })
+        .collect()
+}
+
+/// The largest range of ids that the calling namespace holds from 0 on, for a caller who is root in it.
+/// One less than everything, so that nobody takes the new namespace for the initial one.
+pub fn parent_range(map: &str) -> Option<IdRange> {
+    let line = map.lines().find(|l| l.split_whitespace().next() == Some("0"))?;
+    let count: u32 = line.split_whitespace().nth(2)?.parse().ok()?;
+    Some(IdRange { start: 0, count: count.min(u32::MAX - 1) })
+}
+
+/// The maps of a new user namespace: lines of (inside, outside, count).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdMaps {
+    pub uids: Vec<(u32, u32, u32)>,
+    pub gids: Vec<(u32, u32, u32)>,
+    /// Written by newuidmap and newgidmap; otherwise into /proc directly, which needs CAP_SETUID and CAP_SETGID.
+    pub through_helpers: bool,
+}
+
+impl IdMaps {
+    /// Root inside is the caller; the ids from 1 on are the subordinate ones, as many as are granted.
+    pub fn subordinate(uid: u32, gid: u32, sub: &SubIds) -> IdMaps {
+        let lines = |own: u32, ranges: &[IdRange]| {
+            let mut lines = vec![(0, own, 1)];
+            let mut next = 1u32;
+            for r in ranges {
+                lines.push((next, r.start, r.count));
+                next = next.saturating_add(r.count);
+            }
+            lines
+        };
+        IdMaps { uids: lines(uid, &sub.uids), gids: lines(gid, &sub.gids), through_helpers: true }
+    }
+
+    /// Every id inside is the same id outside.
+    pub fn identity(uids: IdRange, gids: IdRange) -> IdMaps {
+        IdMaps {
+            uids: vec![(uids.start, uids.start, uids.count)],
+            gids: vec![(gids.start, gids.start, gids.count)],
+            through_helpers: false,
+        }
+    }
+
+    /// The highest user and group id that exist inside.
+    pub fn highest(&self) -> (u32, u32) {
+        let top = |lines: &[(u32, u32, u32)]| {
+            lines.iter().map(|(inside, _, count)| inside.saturating_add(count - 1)).max().unwrap_or(0)
+        };
+        (top(&self.uids), top(&self.gids))
+    }
+
+    /// Writes the maps of process `pid`, which must have just entered its user namespace.
+    pub fn write(&self, pid: u32) -> Result<()> {
+        if self.through_helpers {
+            let mut uid = helper("newuidmap", pid, &self.uids)?;
+            let mut gid = helper("newgidmap", pid, &self.gids)?;
+            finish("newuidmap", &mut uid)?;
+            return finish("newgidmap", &mut gid);
+        }
+        let text = |lines: &[(u32, u32, u32)]| {
+            lines.iter().map(|(i, o, n)| format!("{i} {o} {n}\n")).collect::<String>()
+        };
+        for (name, lines) in [("uid_map", &self.uids), ("gid_map", &self.gids)] {
+            let path = format!("/proc/{pid}/{name}");
+            std::fs::write(&path, text(lines)).map_err(|e| Error::new("write", Path::new(&path), e))?;
+        }
+        Ok(())
+    }
+}
+
+fn helper(name: &'static str, pid: u32, lines: &[(u32, u32, u32)]) -> Result<std::process::Child> {
+    let mut command = Command::new(name);
+    command.arg(pid.to_string());
+    for (inside, outside, count) in lines {
+        command.args([inside.to_string(), outside.to_string(), count.to_string()]);
+    }
+    command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+    command.stderr(std::process::Stdio::piped());
+    command.spawn().map_err(|e| Error::new("execve", name, e))
+}
+
+fn finish(name: &'static str, child: &mut std::process::Child) -> Result<()> {
+    let mut text = String::new();
+    if let Some(mut err) = child.stderr.take() {
+        use std::io::Read;
+        let _ = err.read_to_string(&mut text);
+    }
+    let status = child.wait().map_err(|e| Error::new("wait4", name, e))?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Error::new("newuidmap", name, std::io::Error::other(text.trim().to_string())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_found_by_name_and_by_number() {
+        let text = "alice:100000:65536\nbob:1:2\n1000:300000:10\nbroken\nalice:x:1\nalice:900000:0\n";
+        let got = subordinate_ranges(text, Some("alice"), 1000);
+        assert_eq!(got, [IdRange { start: 100000, count: 65536 }, IdRange { start: 300000, count: 10 }]);
+        assert!(subordinate_ranges(text, None, 7).is_empty());
+    }
+
+    #[test]
+    fn maps_stack_ranges_behind_root() {
+        let sub = SubIds {
+            uids: vec![IdRange { start: 100, count: 10 }, IdRange { start: 500, count: 5 }],
+            gids: vec![IdRange { start: 200, count: 3 }],
+        };
+        let maps = IdMaps::subordinate(1000, 1001, &sub);
+        assert_eq!(maps.uids, [(0, 1000, 1), (1, 100, 10), (11, 500, 5)]);
+        assert_eq!(maps.gids, [(0, 1001, 1), (1, 200, 3)]);
+        assert_eq!(maps.highest(), (15, 3));
+    }
+
+    #[test]
+    fn the_initial_namespace_is_never_mapped_whole() {
+        let all = parent_range("         0          0 4294967295\n").unwrap();
+        assert_eq!(all, IdRange { start: 0, count: u32::MAX - 1 });
+        assert_eq!(parent_range("0 1000 1\n1 100000 65536\n").unwrap().count, 1);
+        assert_eq!(parent_range("5 5 5\n"), None);
+    }
+}

@@ -1,0 +1,26 @@
+//! The kernel in safe words.
+//!
+//! Every path inside a root file system is followed by [`RootDir`] and by nothing else; every mount is a file
+//! descriptor before it has a place; every error reads like a line of strace. Nothing here knows what an image,
+//! a layer or a build is, and nothing here prints.
+//!
+//! This is the only crate of the workspace that may hold `unsafe`; it does so in [`process`] alone.
+
+mod copy;
+mod error;
+mod idmap;
+mod meta;
+mod mount;
+pub mod process;
+mod publish;
+mod rootdir;
+
+pub use copy::{copy_contents, copy_file};
+pub use error::{Error, Result};
+pub use idmap::{IdMaps, IdRange, SubIds, parent_range, subordinate_ranges};
+pub use meta::{Kind, Stat, Timestamp, Xattrs};
+pub use mount::{MiniRoot, bind_clone, detached_overlay, new_procfs, private_mount_namespace};
+pub use publish::{AtomicFile, remove_tree, sync_filesystem, write_atomic};
+pub use rootdir::{Entry, RootDir};
+
+pub use rustix::fs::{Gid, Uid};

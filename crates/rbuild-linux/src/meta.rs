@@ -1,0 +1,85 @@
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+
+use rustix::fs::{FileType, Statx};
+
+/// What a directory entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    File,
+    Dir,
+    Symlink,
+    CharDevice,
+    BlockDevice,
+    Fifo,
+    Socket,
+}
+
+/// A point in time, in seconds and nanoseconds since the epoch; seconds may be negative.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Timestamp {
+    pub sec: i64,
+    pub nsec: u32,
+}
+
+/// Extended attributes by full name, in the order of their names.
+pub type Xattrs = BTreeMap<OsString, Vec<u8>>;
+
+/// The metadata of one entry, as statx(2) gives it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    pub kind: Kind,
+    /// Permission bits with set-id and sticky: `0o7777` at most.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub size: u64,
+    /// Space in use, in units of 512 bytes.
+    pub blocks: u64,
+    pub mtime: Timestamp,
+    pub ctime: Timestamp,
+    pub ino: u64,
+    pub nlink: u32,
+    pub dev: (u32, u32),
+    /// Device number of a device node, (major, minor).
+    pub rdev: (u32, u32),
+}
+
+impl Stat {
+    pub(crate) fn from_statx(x: &Statx) -> Stat {
+        let raw = u32::from(x.stx_mode);
+        let kind = match FileType::from_raw_mode(raw) {
+            FileType::Directory => Kind::Dir,
+            FileType::Symlink => Kind::Symlink,
+            FileType::CharacterDevice => Kind::CharDevice,
+            FileType::BlockDevice => Kind::BlockDevice,
+            FileType::Fifo => Kind::Fifo,
+            FileType::Socket => Kind::Socket,
+            _ => Kind::File,
+        };
+        Stat {
+            kind,
+            mode: raw & 0o7777,
+            uid: x.stx_uid,
+            gid: x.stx_gid,
+            size: x.stx_size,
+            blocks: x.stx_blocks,
+            mtime: Timestamp { sec: x.stx_mtime.tv_sec, nsec: x.stx_mtime.tv_nsec },
+            ctime: Timestamp { sec: x.stx_ctime.tv_sec, nsec: x.stx_ctime.tv_nsec },
+            ino: x.stx_ino,
+            nlink: x.stx_nlink,
+            dev: (x.stx_dev_major, x.stx_dev_minor),
+            rdev: (x.stx_rdev_major, x.stx_rdev_minor),
+        }
+    }
+
+    /// An overlay whiteout: a character device with number 0:0.
+    pub fn is_whiteout(&self) -> bool {
+        self.kind == Kind::CharDevice && self.rdev == (0, 0)
+    }
+
+    /// The inode's identity within this boot.
+    pub fn inode(&self) -> (u32, u32, u64) {
+        (self.dev.0, self.dev.1, self.ino)
+    }
+}

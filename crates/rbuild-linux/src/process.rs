@@ -1,0 +1,135 @@
+//! Processes: entering namespaces with a new one, waiting, dying together.
+//!
+//! The `unsafe` of the workspace is here.
+
+#![allow(unsafe_code)]
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+use rustix::process::{Pid, PidfdFlags};
+
+use crate::error::{Error, Result};
+
+/// Which side of [`clone_into_namespaces`] this is.
+pub enum Cloned {
+    Parent { child: u32 },
+    Child,
+}
+
+/// Starts a copy of this process, as fork(2) does, as the first process of a new user, mount, pid and ipc
+/// namespace. Fails unless the calling process has exactly one thread.
+pub fn clone_into_namespaces() -> Result<Cloned> {
+    if thread_count()? != 1 {
+        return Err(Error::new("clone3", "a process with several threads", std::io::Error::other("refused")));
+    }
+    #[repr(C)]
+    #[derive(Default)]
+    struct CloneArgs {
+        flags: u64,
+        pidfd: u64,
+        child_tid: u64,
+        parent_tid: u64,
+        exit_signal: u64,
+        stack: u64,
+        stack_size: u64,
+        tls: u64,
+    }
+    let namespaces = libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC;
+    let args = CloneArgs { flags: namespaces as u64, exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() };
+    // SAFETY: `args` is a live clone_args of version 0 (64 bytes) whose pointers are all null. Without CLONE_VM
+    // the child gets a copy of the address space and returns here on a copy of this stack. The only hazard of
+    // such a copy is state that other threads held at that moment (locks, the allocator); there is no other
+    // thread, as checked above. libc's fork handlers, which this call does not run, exist to guard against
+    // exactly those other threads; glibc keeps no cached pid since 2.25.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &args, size_of::<CloneArgs>()) };
+    match pid {
+        0 => Ok(Cloned::Child),
+        n if n > 0 => Ok(Cloned::Parent { child: n as u32 }),
+        _ => Err(Error::new("clone3", "NEWUSER|NEWNS|NEWPID|NEWIPC", std::io::Error::last_os_error())),
+    }
+}
+
+fn thread_count() -> Result<usize> {
+    let tasks = Path::new("/proc/self/task");
+    Ok(std::fs::read_dir(tasks).map_err(|e| Error::new("openat", tasks, e))?.count())
+}
+
+/// Asks the kernel to SIGKILL the calling process when the thread that started it ends. A change of credentials
+/// takes this back (prctl(2), PR_SET_PDEATHSIG), so call it after the last one.
+pub fn die_with_parent() -> Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .map_err(|e| Error::new("prctl", "PR_SET_PDEATHSIG", e))
+}
+
+/// Becomes user and group 0 of the calling process's user namespace, with no supplementary groups.
+pub fn become_root() -> Result<()> {
+    let fail = |call, e: nix::errno::Errno| Error::new(call, "0", std::io::Error::from(e));
+    nix::unistd::setgroups(&[]).map_err(|e| fail("setgroups", e))?;
+    let (uid, gid) = (nix::unistd::Uid::from_raw(0), nix::unistd::Gid::from_raw(0));
+    nix::unistd::setresgid(gid, gid, gid).map_err(|e| fail("setresgid", e))?;
+    nix::unistd::setresuid(uid, uid, uid).map_err(|e| fail("setresuid", e))
+}
+
+/// A descriptor that becomes readable when process `pid` ends (Linux 5.3).
+pub fn pidfd(pid: u32) -> Result<OwnedFd> {
+    let fail = |e| Error::new("pidfd_open", pid.to_string(), e);
+    let pid = Pid::from_raw(pid as i32).ok_or_else(|| fail(rustix::io::Errno::INVAL))?;
+    rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(fail)
+}
+
+/// Sends SIGKILL to `pid`; no error if it is gone.
+pub fn kill(pid: u32) {
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), Signal::SIGKILL);
+}
+
+pub fn send(pid: u32, signal: Signal) {
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), signal);
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    Code(i32),
+    Signal(i32),
+}
+
+/// Waits for the child `pid` to end.
+pub fn wait(pid: u32) -> Result<Exit> {
+    use nix::sys::wait::{WaitStatus, waitpid};
+    loop {
+        match waitpid(nix::unistd::Pid::from_raw(pid as i32), None) {
+            Ok(WaitStatus::Exited(_, code)) => return Ok(Exit::Code(code)),
+            Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(Exit::Signal(signal as i32)),
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(e) => return Err(Error::new("wait4", pid.to_string(), std::io::Error::from(e))),
+        }
+    }
+}
+
+/// The kernel's name for this boot; another one means that unsynced writes may be lost.
+pub fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_string()
+}
+
+/// The caller's user name, if the system knows one.
+pub fn user_name(uid: u32) -> Option<String> {
+    nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten().map(|u| u.name)
+}
+
+pub fn own_ids() -> (u32, u32) {
+    (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_with_threads_is_never_cloned() {
+        // The test harness itself runs this on a thread of its own.
+        let Err(e) = clone_into_namespaces() else { panic!("cloned a threaded process") };
+        assert!(e.to_string().contains("several threads"), "{e}");
+    }
+}

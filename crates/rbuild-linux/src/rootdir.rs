@@ -1,0 +1,614 @@
+//! Paths inside a root file system.
+//!
+//! A [`RootDir`] is a directory that stands for `/`. Every path given to it is resolved by the kernel with
+//! `RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS` (openat2(2), Linux 5.6): absolute symbolic links and `..` end at
+//! this root and never leave it, whatever another process changes meanwhile. Operations on the last component
+//! never follow it unless their name says `follow`.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, StatxFlags, Timespec, Timestamps, Uid};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+use crate::meta::{Kind, Stat, Timestamp, Xattrs};
+
+#[derive(Debug)]
+pub struct RootDir {
+    fd: OwnedFd,
+    /// For error texts only; no call ever resolves it again.
+    label: PathBuf,
+}
+
+/// One name in a directory, with its type as getdents(2) gives it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    pub name: OsString,
+    /// `None` where the file system does not tell.
+    pub kind: Option<Kind>,
+}
+
+const IN_ROOT: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
+
+fn openat2(dir: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    // EAGAIN: a rename or mount raced with the resolution, and the kernel asks to try again (openat2(2)).
+    for _ in 0..128 {
+        match rustix::fs::openat2(dir, path, flags | OFlags::CLOEXEC, mode, IN_ROOT) {
+            Err(Errno::AGAIN) => continue,
+            other => return other,
+        }
+    }
+    Err(Errno::AGAIN)
+}
+
+impl RootDir {
+    /// Opens `path` of the calling process's own file system as a root, following symbolic links.
+    pub fn open(path: impl AsRef<Path>) -> Result<RootDir> {
+        let path = path.as_ref();
+        let fd = rustix::fs::openat(CWD, path, OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY, Mode::empty())
+            .map_err(|e| Error::new("openat", path, e))?;
+        Ok(RootDir { fd, label: path.to_path_buf() })
+    }
+
+    /// Takes a directory descriptor as a root; `label` names it in errors.
+    pub fn from_fd(fd: OwnedFd, label: impl Into<PathBuf>) -> RootDir {
+        RootDir { fd, label: label.into() }
+    }
+
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    pub fn label(&self) -> &Path {
+        &self.label
+    }
+
+    pub fn try_clone(&self) -> Result<RootDir> {
+        let fd = self.fd.try_clone().map_err(|e| Error::new("dup", &self.label, e))?;
+        Ok(RootDir { fd, label: self.label.clone() })
+    }
+
+    fn err(&self, call: &'static str, path: &Path, e: Errno) -> Error {
+        let shown = path.strip_prefix("/").unwrap_or(path);
+        Error::new(call, self.label.join(shown), e)
+    }
+
+    /// A directory below this one as a root of its own.
+    pub fn sub(&self, path: impl AsRef<Path>) -> Result<RootDir> {
+        let path = path.as_ref();
+        let fd = openat2(self.fd(), path, OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty())
+            .map_err(|e| self.err("openat2", path, e))?;
+        Ok(RootDir { fd, label: self.label.join(path.strip_prefix("/").unwrap_or(path)) })
+    }
+
+    /// Opens the directory that holds the last component of `path`; gives it with that component's name.
+    /// The name is empty when `path` is the root itself.
+    pub fn parent(&self, path: impl AsRef<Path>) -> Result<(RootDir, OsString)> {
+        let path = path.as_ref();
+        match (path.parent(), path.file_name()) {
+            (Some(parent), Some(name)) => Ok((self.sub(parent)?, name.to_os_string())),
+            _ => Ok((self.try_clone()?, OsString::new())),
+        }
+    }
+
+    /// Metadata of `path`, not following a link in the last component.
+    pub fn stat(&self, path: impl AsRef<Path>) -> Result<Stat> {
+        let path = path.as_ref();
+        if path.file_name().is_some() && path.components().count() == 1 {
+            return self.stat_name(path.as_os_str());
+        }
+        let fd = openat2(self.fd(), path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())
+            .map_err(|e| self.err("openat2", path, e))?;
+        stat_fd(fd.as_fd()).map_err(|e| self.err("statx", path, e))
+    }
+
+    /// Metadata of `path`, links followed inside the root.
+    pub fn stat_follow(&self, path: impl AsRef<Path>) -> Result<Stat> {
+        let path = path.as_ref();
+        let fd = openat2(self.fd(), path, OFlags::PATH, Mode::empty()).map_err(|e| self.err("openat2", path, e))?;
+        stat_fd(fd.as_fd()).map_err(|e| self.err("statx", path, e))
+    }
+
+    /// Metadata of the direct child `name`; one system call, no resolution.
+    pub fn stat_name(&self, name: &OsStr) -> Result<Stat> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC;
+        let x = rustix::fs::statx(self.fd(), name, flags, StatxFlags::BASIC_STATS)
+            .map_err(|e| self.err("statx", Path::new(name), e))?;
+        Ok(Stat::from_statx(&x))
+    }
+
+    /// Metadata of the directory itself.
+    pub fn stat_self(&self) -> Result<Stat> {
+        stat_fd(self.fd()).map_err(|e| self.err("statx", Path::new(""), e))
+    }
+
+    pub fn exists(&self, path: impl AsRef<Path>) -> Result<bool> {
+        match self.stat(path) {
+            Ok(_) => Ok(true),
+            Err(e) if e.is_not_found() || e.errno() == Some(libc::ENOTDIR) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The entries of this directory sorted by bytes of the name, without `.` and `..`.
+    pub fn entries(&self) -> Result<Vec<Entry>> {
+        let here = Path::new("");
+        let fd = rustix::fs::openat(self.fd(), c".", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|e| self.err("openat", here, e))?;
+        let mut buf = Vec::with_capacity(32 * 1024);
+        let mut dir = rustix::fs::RawDir::new(fd, buf.spare_capacity_mut());
+        let mut entries = Vec::new();
+        while let Some(entry) = dir.next() {
+            let entry = entry.map_err(|e| self.err("getdents64", here, e))?;
+            let name = entry.file_name().to_bytes();
+            if name == b"." || name == b".." {
+                continue;
+            }
+            let kind = match entry.file_type() {
+                FileType::RegularFile => Some(Kind::File),
+                FileType::Directory => Some(Kind::Dir),
+                FileType::Symlink => Some(Kind::Symlink),
+                FileType::CharacterDevice => Some(Kind::CharDevice),
+                FileType::BlockDevice => Some(Kind::BlockDevice),
+                FileType::Fifo => Some(Kind::Fifo),
+                FileType::Socket => Some(Kind::Socket),
+                FileType::Unknown => None,
+            };
+            entries.push(Entry { name: OsString::from_vec(name.to_vec()), kind });
+        }
+        entries.sort_unstable_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
+        Ok(entries)
+    }
+
+    /// Opens a regular file for reading; links are followed inside the root. Opening does not block on a fifo.
+    pub fn open_file(&self, path: impl AsRef<Path>) -> Result<File> {
+        let path = path.as_ref();
+        let fd = openat2(self.fd(), path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())
+            .map_err(|e| self.err("openat2", path, e))?;
+        Ok(File::from(fd))
+    }
+
+    /// Opens the direct child `name` for reading without following it.
+    pub fn open_name(&self, name: &OsStr) -> Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(self.fd(), name, flags, Mode::empty())
+            .map_err(|e| self.err("openat", Path::new(name), e))?;
+        Ok(File::from(fd))
+    }
+
+    /// The whole content of a file, refused beyond `limit` bytes.
+    pub fn read(&self, path: impl AsRef<Path>, limit: u64) -> Result<Vec<u8>> {
+        let path = path.as_ref();
+        let mut content = Vec::new();
+        let file = self.open_file(path)?;
+        file.take(limit + 1).read_to_end(&mut content).map_err(|e| Error::new("read", self.label.join(path), e))?;
+        if content.len() as u64 > limit {
+            return Err(self.err("read", path, Errno::FBIG));
+        }
+        Ok(content)
+    }
+
+    pub fn read_link(&self, name: &OsStr) -> Result<OsString> {
+        let target = rustix::fs::readlinkat(self.fd(), name, Vec::new())
+            .map_err(|e| self.err("readlinkat", Path::new(name), e))?;
+        Ok(OsString::from_vec(target.into_bytes()))
+    }
+
+    /// Creates the direct child `name` as a new regular file, for writing; fails if it exists.
+    pub fn create_file(&self, name: &OsStr, mode: u32) -> Result<File> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(self.fd(), name, flags, Mode::from_raw_mode(mode))
+            .map_err(|e| self.err("openat", Path::new(name), e))?;
+        Ok(File::from(fd))
+    }
+
+    pub fn create_dir(&self, name: &OsStr, mode: u32) -> Result<()> {
+        rustix::fs::mkdirat(self.fd(), name, Mode::from_raw_mode(mode))
+            .map_err(|e| self.err("mkdirat", Path::new(name), e))
+    }
+
+    pub fn create_symlink(&self, target: &OsStr, name: &OsStr) -> Result<()> {
+        rustix::fs::symlinkat(target, self.fd(), name).map_err(|e| self.err("symlinkat", Path::new(name), e))
+    }
+
+    /// Makes a device node or fifo. `rdev` is (major, minor).
+    pub fn create_node(&self, name: &OsStr, kind: Kind, mode: u32, rdev: (u32, u32)) -> Result<()> {
+        let file_type = match kind {
+            Kind::CharDevice => FileType::CharacterDevice,
+            Kind::BlockDevice => FileType::BlockDevice,
+            Kind::Fifo => FileType::Fifo,
+            Kind::Socket => FileType::Socket,
+            Kind::File | Kind::Dir | Kind::Symlink => return Err(self.err("mknodat", Path::new(name), Errno::INVAL)),
+        };
+        let dev = rustix::fs::makedev(rdev.0, rdev.1);
+        rustix::fs::mknodat(self.fd(), name, file_type, Mode::from_raw_mode(mode), dev)
+            .map_err(|e| self.err("mknodat", Path::new(name), e))
+    }
+
+    /// Gives the entry `old` of `old_dir` (not followed) the further name `name` here.
+    pub fn hard_link(&self, old_dir: &RootDir, old: &OsStr, name: &OsStr) -> Result<()> {
+        rustix::fs::linkat(old_dir.fd(), old, self.fd(), name, AtFlags::empty())
+            .map_err(|e| self.err("linkat", Path::new(name), e))
+    }
+
+    pub fn rename(&self, from: &OsStr, to_dir: &RootDir, to: &OsStr) -> Result<()> {
+        rustix::fs::renameat(self.fd(), from, to_dir.fd(), to).map_err(|e| to_dir.err("renameat", Path::new(to), e))
+    }
+
+    pub fn remove_file(&self, name: &OsStr) -> Result<()> {
+        rustix::fs::unlinkat(self.fd(), name, AtFlags::empty()).map_err(|e| self.err("unlinkat", Path::new(name), e))
+    }
+
+    pub fn remove_dir(&self, name: &OsStr) -> Result<()> {
+        rustix::fs::unlinkat(self.fd(), name, AtFlags::REMOVEDIR).map_err(|e| self.err("unlinkat", Path::new(name), e))
+    }
+
+    /// Removes the direct child `name` whatever it is, with everything below it; no error if it is not there.
+    pub fn remove_all(&self, name: &OsStr) -> Result<()> {
+        match self.remove_file(name) {
+            Ok(()) => return Ok(()),
+            Err(e) if e.is_not_found() => return Ok(()),
+            Err(e) if matches!(e.errno(), Some(libc::EISDIR) | Some(libc::EPERM)) => {}
+            Err(e) => return Err(e),
+        }
+        self.remove_dir_tree(name)
+    }
+
+    /// Empties and removes directory trees with an explicit stack, so that depth costs memory and not stack.
+    fn remove_dir_tree(&self, name: &OsStr) -> Result<()> {
+        let open = |dir: &RootDir, name: &OsStr| -> Result<RootDir> {
+            let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let try_open = || rustix::fs::openat(dir.fd(), name, flags, Mode::empty());
+            let fd = match try_open() {
+                Err(Errno::ACCESS) => {
+                    // A directory of ours without read or search permission: open it up, then again.
+                    let _ = rustix::fs::chmodat(dir.fd(), name, Mode::from_raw_mode(0o700), AtFlags::empty());
+                    try_open()
+                }
+                other => other,
+            }
+            .map_err(|e| dir.err("openat", Path::new(name), e))?;
+            Ok(RootDir { fd, label: dir.label.join(name) })
+        };
+        // (directory, its name in the one below it on the stack)
+        let mut stack = vec![(open(self, name)?, name.to_os_string())];
+        while let Some((dir, _)) = stack.last() {
+            let mut descend = None;
+            for entry in dir.entries()? {
+                match dir.remove_file(&entry.name) {
+                    Ok(()) => {}
+                    Err(e) if e.is_not_found() => {}
+                    Err(e) if matches!(e.errno(), Some(libc::EISDIR) | Some(libc::EPERM)) => {
+                        match dir.remove_dir(&entry.name) {
+                            Ok(()) => {}
+                            Err(e) if e.errno() == Some(libc::ENOTEMPTY) => {
+                                descend = Some((open(dir, &entry.name)?, entry.name));
+                                break;
+                            }
+                            Err(e) => return Err(e),
+                        }
+                    }
+                    Err(e) if e.errno() == Some(libc::EACCES) => {
+                        // The directory itself lacks write permission, and it is ours.
+                        rustix::fs::fchmod(dir.fd(), Mode::from_raw_mode(0o700))
+                            .map_err(|e| dir.err("fchmod", Path::new(""), e))?;
+                        match dir.remove_file(&entry.name) {
+                            Ok(()) => {}
+                            Err(e) if matches!(e.errno(), Some(libc::EISDIR) | Some(libc::EPERM)) => {
+                                descend = Some((open(dir, &entry.name)?, entry.name));
+                                break;
+                            }
+                            Err(e) => return Err(e),
+                        }
+                    }
+                    Err(e) => return Err(e),
+                }
+            }
+            if let Some(next) = descend {
+                stack.push(next);
+                continue;
+            }
+            let Some((_, name)) = stack.pop() else { break };
+            let holder = stack.last().map_or(self, |(dir, _)| dir);
+            match holder.remove_dir(&name) {
+                Err(e) if !e.is_not_found() => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    pub fn chown(&self, name: &OsStr, uid: u32, gid: u32) -> Result<()> {
+        rustix::fs::chownat(
+            self.fd(),
+            name,
+            Some(Uid::from_raw(uid)),
+            Some(Gid::from_raw(gid)),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )
+        .map_err(|e| self.err("fchownat", Path::new(name), e))
+    }
+
+    /// Sets the permission bits of the direct child `name`, which must not be a symbolic link.
+    pub fn chmod(&self, name: &OsStr, mode: u32) -> Result<()> {
+        rustix::fs::chmodat(self.fd(), name, Mode::from_raw_mode(mode), AtFlags::empty())
+            .map_err(|e| self.err("fchmodat", Path::new(name), e))
+    }
+
+    /// Sets the modification time (and the access time to the same) of `name`, not following it.
+    pub fn set_mtime(&self, name: &OsStr, mtime: Timestamp) -> Result<()> {
+        let times = timestamps(mtime);
+        rustix::fs::utimensat(self.fd(), name, &times, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|e| self.err("utimensat", Path::new(name), e))
+    }
+
+    /// Owner, mode and time of this directory itself.
+    pub fn set_own_meta(&self, uid: u32, gid: u32, mode: u32, mtime: Timestamp) -> Result<()> {
+        let here = Path::new("");
+        rustix::fs::fchown(self.fd(), Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+            .map_err(|e| self.err("fchown", here, e))?;
+        rustix::fs::fchmod(self.fd(), Mode::from_raw_mode(mode)).map_err(|e| self.err("fchmod", here, e))?;
+        rustix::fs::futimens(self.fd(), &timestamps(mtime)).map_err(|e| self.err("futimens", here, e))
+    }
+
+    /// The extended attributes of the direct child `name` (not followed), or of the directory itself when empty.
+    ///
+    /// There is no `*at` form before Linux 6.13, so the descriptor's directory in /proc stands in for the path;
+    /// only the last component is looked up there, and it is not followed.
+    pub fn xattrs(&self, name: &OsStr) -> Result<Xattrs> {
+        let path = self.proc_path(name);
+        let own = name.is_empty();
+        let mut names = vec![0u8; 4096];
+        let fail = |call, e| self.err(call, Path::new(name), e);
+        let len = loop {
+            let got = if own {
+                rustix::fs::listxattr(&path, names.as_mut_slice())
+            } else {
+                rustix::fs::llistxattr(&path, names.as_mut_slice())
+            };
+            match got {
+                Ok(n) => break n,
+                Err(Errno::RANGE) => names.resize(64 * 1024, 0),
+                Err(Errno::OPNOTSUPP) => return Ok(Xattrs::new()),
+                Err(e) => return Err(fail("llistxattr", e)),
+            }
+        };
+        let mut found = Xattrs::new();
+        for attr in names[..len].split(|b| *b == 0).filter(|n| !n.is_empty()) {
+            let attr = OsStr::from_bytes(attr);
+            let mut value = vec![0u8; 1024];
+            let n = loop {
+                let got = if own {
+                    rustix::fs::getxattr(&path, attr, value.as_mut_slice())
+                } else {
+                    rustix::fs::lgetxattr(&path, attr, value.as_mut_slice())
+                };
+                match got {
+                    Ok(n) => break Some(n),
+                    Err(Errno::RANGE) => value.resize(64 * 1024, 0),
+                    // Gone meanwhile, or not ours to read (trusted.* below a user namespace).
+                    Err(Errno::NODATA) | Err(Errno::PERM) => break None,
+                    Err(e) => return Err(fail("lgetxattr", e)),
+                }
+            };
+            if let Some(n) = n {
+                value.truncate(n);
+                found.insert(attr.to_os_string(), value);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Sets one extended attribute of the direct child `name` (not followed), or of the directory when empty.
+    pub fn set_xattr(&self, name: &OsStr, attr: &OsStr, value: &[u8]) -> Result<()> {
+        let path = self.proc_path(name);
+        let flags = rustix::fs::XattrFlags::empty();
+        if name.is_empty() {
+            rustix::fs::setxattr(&path, attr, value, flags)
+        } else {
+            rustix::fs::lsetxattr(&path, attr, value, flags)
+        }
+        .map_err(|e| self.err("lsetxattr", Path::new(name), e))
+    }
+
+    fn proc_path(&self, name: &OsStr) -> PathBuf {
+        let mut path = PathBuf::from(format!("/proc/self/fd/{}", self.fd.as_raw_fd()));
+        if !name.is_empty() {
+            path.push(name);
+        }
+        path
+    }
+
+    /// Makes the directory `path` and what is missing above it, each new one with `mode` and `owner`; calls
+    /// `made` with the path of each new one. Links on the way are followed inside the root.
+    pub fn create_dir_all(
+        &self,
+        path: impl AsRef<Path>,
+        mode: u32,
+        owner: Option<(u32, u32)>,
+        mut made: impl FnMut(&Path),
+    ) -> Result<RootDir> {
+        let mut at = self.try_clone()?;
+        let mut walked = PathBuf::new();
+        for part in clean_components(path.as_ref()) {
+            let next = walked.join(&part);
+            // From the root each time, so that a link on the way resolves against the root, not against `at`.
+            match self.sub(&next) {
+                Ok(dir) => at = dir,
+                Err(e) if e.is_not_found() => {
+                    at.create_dir(&part, mode)?;
+                    if let Some((uid, gid)) = owner {
+                        at.chown(&part, uid, gid)?;
+                    }
+                    at.chmod(&part, mode)?;
+                    made(&next);
+                    at = self.sub(&next)?;
+                }
+                Err(e) => return Err(e),
+            }
+            walked = next;
+        }
+        Ok(at)
+    }
+
+    /// The path with every symbolic link replaced, as far as it exists; the rest is appended as it is.
+    /// Absolute, without `..`; purely a description at one moment, so use it for names, not for access.
+    pub fn resolve(&self, path: impl AsRef<Path>) -> Result<PathBuf> {
+        let mut done = PathBuf::from("/");
+        let mut todo: Vec<OsString> = clean_dotted(path.as_ref());
+        todo.reverse();
+        let mut links = 0;
+        while let Some(part) = todo.pop() {
+            if part == ".." {
+                done.pop();
+                continue;
+            }
+            let here = done.join(&part);
+            match self.stat(&here) {
+                Ok(stat) if stat.kind == Kind::Symlink => {
+                    links += 1;
+                    if links > 40 {
+                        return Err(self.err("openat2", &here, Errno::LOOP));
+                    }
+                    let (dir, name) = self.parent(&here)?;
+                    let target = PathBuf::from(dir.read_link(&name)?);
+                    if target.is_absolute() {
+                        done = PathBuf::from("/");
+                    }
+                    todo.extend(clean_dotted(&target).into_iter().rev());
+                }
+                Ok(_) => done = here,
+                Err(e) if e.is_not_found() || e.errno() == Some(libc::ENOTDIR) => done = here,
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(done)
+    }
+}
+
+fn stat_fd(fd: BorrowedFd<'_>) -> rustix::io::Result<Stat> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC;
+    Ok(Stat::from_statx(&rustix::fs::statx(fd, c"", flags, StatxFlags::BASIC_STATS)?))
+}
+
+fn timestamps(mtime: Timestamp) -> Timestamps {
+    let t = Timespec { tv_sec: mtime.sec, tv_nsec: i64::from(mtime.nsec) };
+    Timestamps { last_access: t, last_modification: t }
+}
+
+fn clean_components(path: &Path) -> Vec<OsString> {
+    let mut parts = Vec::new();
+    for c in path.components() {
+        match c {
+            Component::Normal(name) => parts.push(name.to_os_string()),
+            Component::ParentDir => {
+                parts.pop();
+            }
+            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
+        }
+    }
+    parts
+}
+
+fn clean_dotted(path: &Path) -> Vec<OsString> {
+    path.components()
+        .filter_map(|c| match c {
+            Component::Normal(name) => Some(name.to_os_string()),
+            Component::ParentDir => Some(OsString::from("..")),
+            Component::CurDir | Component::RootDir | Component::Prefix(_) => None,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    struct Fixture(PathBuf);
+    impl Fixture {
+        fn new(name: &str) -> Fixture {
+            let dir = std::env::temp_dir().join(format!("rbuild-linux-{name}-{}", std::process::id()));
+            let _ = std::fs::remove_dir_all(&dir);
+            std::fs::create_dir_all(dir.join("root")).unwrap();
+            std::fs::write(dir.join("outside"), "secret").unwrap();
+            Fixture(dir)
+        }
+        fn root(&self) -> RootDir {
+            RootDir::open(self.0.join("root")).unwrap()
+        }
+    }
+    impl Drop for Fixture {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn no_path_leaves_the_root() {
+        let f = Fixture::new("escape");
+        symlink("../outside", f.0.join("root/up")).unwrap();
+        symlink(f.0.join("outside"), f.0.join("root/abs")).unwrap();
+        symlink("/", f.0.join("root/slash")).unwrap();
+        let root = f.root();
+        for path in ["up", "abs", "../outside", "slash/../outside", "/../../outside"] {
+            let e = root.read(path, 100).unwrap_err();
+            assert!(e.is_not_found(), "{path}: {e}");
+        }
+        std::fs::write(f.0.join("root/outside"), "inside").unwrap();
+        assert_eq!(root.read("up", 100).unwrap(), b"inside");
+        assert_eq!(root.read("slash/../outside", 100).unwrap(), b"inside");
+    }
+
+    #[test]
+    fn directories_are_made_through_links_inside_the_root() {
+        let f = Fixture::new("mkdirs");
+        std::fs::create_dir(f.0.join("root/real")).unwrap();
+        symlink("/real", f.0.join("root/link")).unwrap();
+        let root = f.root();
+        let mut made = Vec::new();
+        root.create_dir_all("/link/a/b", 0o755, None, |p| made.push(p.to_path_buf())).unwrap();
+        assert!(f.0.join("root/real/a/b").is_dir());
+        assert_eq!(made, [Path::new("link/a"), Path::new("link/a/b")]);
+        assert_eq!(root.resolve("/link/a/missing/x").unwrap(), Path::new("/real/a/missing/x"));
+    }
+
+    #[test]
+    fn a_deep_tree_is_removed_without_deep_recursion() {
+        let f = Fixture::new("deep");
+        let root = f.root();
+        let mut at = root.try_clone().unwrap();
+        for _ in 0..3000 {
+            at.create_dir(OsStr::new("d"), 0o755).unwrap();
+            at = at.sub("d").unwrap();
+        }
+        drop(at);
+        root.remove_all(OsStr::new("d")).unwrap();
+        assert!(root.entries().unwrap().is_empty());
+    }
+
+    #[test]
+    fn errors_read_like_strace() {
+        let f = Fixture::new("errors");
+        let e = f.root().read("no/such", 1).unwrap_err();
+        assert!(e.to_string().starts_with("openat2("), "{e}");
+        assert!(e.to_string().contains("root/no/such"), "{e}");
+        assert!(e.to_string().contains("os error 2"), "{e}");
+    }
+
+    #[test]
+    fn extended_attributes_survive_binary_values() {
+        let f = Fixture::new("xattr");
+        let root = f.root();
+        root.create_file(OsStr::new("f"), 0o644).unwrap();
+        let value = b"line\nnext=1\0end";
+        root.set_xattr(OsStr::new("f"), OsStr::new("user.x"), value).unwrap();
+        assert_eq!(root.xattrs(OsStr::new("f")).unwrap()[OsStr::new("user.x")], value);
+    }
+}
