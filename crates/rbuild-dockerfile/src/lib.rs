@@ -1,1 +1,21 @@
+//! A Dockerfile's bytes as a typed syntax tree with a span for every word.
+//!
+//! Pure text: no I/O, no clock, no environment. Nothing here knows what an image is. Errors are [`Diagnostic`]s
+//! with byte spans into the input; drawing them is the command's affair.
 
+pub mod ast;
+mod diagnostic;
+pub mod expand;
+mod flags;
+mod lines;
+mod mount;
+mod parse;
+mod suggest;
+mod text;
+mod words;
+
+pub use ast::Dockerfile;
+pub use diagnostic::{Diagnostic, Span};
+pub use mount::{Mount, MountKind, Sharing, parse_mount};
+pub use parse::{parse, parse_trigger};
+pub use suggest::closest;

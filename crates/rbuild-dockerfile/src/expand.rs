@@ -1,0 +1,501 @@
+//! Word expansion: `$x`, `${x:-w}` and their relatives, quotes and escapes.
+
+/// How a word is read.
+#[derive(Debug, Clone, Copy)]
+pub struct Lexer {
+    /// `\` or `` ` ``, as the escape directive says.
+    pub escape: char,
+    /// Quotes mean nothing and stay (heredoc bodies).
+    pub raw_quotes: bool,
+    /// Leave references to unset variables as they are written.
+    pub skip_unset: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expanded {
+    pub text: String,
+    /// Split at unquoted blanks, those of values included.
+    pub words: Vec<String>,
+    /// Variables that were used and had a value, in order of first use.
+    pub matched: Vec<String>,
+    /// Variables that were used and had none.
+    pub unmatched: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ExpandError {
+    #[error("a {0} quote is opened and not closed")]
+    OpenQuote(&'static str),
+    #[error("`${{` has no closing `}}`")]
+    MissingBrace,
+    #[error("`${{…}}` needs a variable name at its start")]
+    BadSubstitution,
+    #[error("`{0}` is not a modifier in `${{…}}`")]
+    UnsupportedModifier(String),
+    #[error("{name}: {message}")]
+    Mandatory { name: String, message: String },
+    #[error("`\\{0}` cannot be escaped in a pattern")]
+    BadPatternEscape(char),
+    #[error("expansions are nested too deeply")]
+    TooDeep,
+    #[error("the result is larger than {MAX_RESULT} bytes")]
+    TooLarge,
+}
+
+const MAX_DEPTH: usize = 64;
+const MAX_RESULT: usize = 4 << 20;
+
+/// The value of a variable, if it is set.
+pub type Lookup<'a> = dyn Fn(&str) -> Option<String> + 'a;
+
+impl Lexer {
+    pub fn new(escape: char) -> Lexer {
+        Lexer { escape, raw_quotes: false, skip_unset: false }
+    }
+
+    pub fn word(&self, input: &str, lookup: &Lookup<'_>) -> Result<Expanded, ExpandError> {
+        let chars: Vec<char> = input.chars().collect();
+        let mut scan = Scan {
+            chars: &chars,
+            at: 0,
+            lexer: *self,
+            raw_escapes: false,
+            depth: 0,
+            lookup,
+            matched: Vec::new(),
+            unmatched: Vec::new(),
+        };
+        let (text, words) = scan.until(None)?;
+        Ok(Expanded { text, words: words.finish(), matched: scan.matched, unmatched: scan.unmatched })
+    }
+}
+
+struct Scan<'a> {
+    chars: &'a [char],
+    at: usize,
+    lexer: Lexer,
+    raw_escapes: bool,
+    depth: usize,
+    lookup: &'a Lookup<'a>,
+    matched: Vec<String>,
+    unmatched: Vec<String>,
+}
+
+#[derive(Default)]
+struct Words {
+    done: Vec<String>,
+    word: String,
+    inside: bool,
+}
+
+impl Words {
+    fn push(&mut self, c: char) {
+        if !c.is_whitespace() {
+            self.push_raw(c);
+        } else if self.inside {
+            if !self.word.is_empty() {
+                self.done.push(std::mem::take(&mut self.word));
+            }
+            self.inside = false;
+        }
+    }
+    fn push_raw(&mut self, c: char) {
+        self.word.push(c);
+        self.inside = true;
+    }
+    fn finish(mut self) -> Vec<String> {
+        if !self.word.is_empty() {
+            self.done.push(self.word);
+        }
+        self.done
+    }
+}
+
+impl Scan<'_> {
+    fn peek(&self) -> Option<char> {
+        self.chars.get(self.at).copied()
+    }
+
+    fn next(&mut self) -> Option<char> {
+        let c = self.peek();
+        self.at += usize::from(c.is_some());
+        c
+    }
+
+    /// Reads up to `stop` (which is consumed) or to the end.
+    fn until(&mut self, stop: Option<char>) -> Result<(String, Words), ExpandError> {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return Err(ExpandError::TooDeep);
+        }
+        let mut text = String::new();
+        let mut words = Words::default();
+        while let Some(c) = self.peek() {
+            if text.len() > MAX_RESULT {
+                return Err(ExpandError::TooLarge);
+            }
+            match c {
+                _ if Some(c) == stop => {
+                    self.at += 1;
+                    self.depth -= 1;
+                    return Ok((text, words));
+                }
+                '$' => {
+                    let value = self.dollar()?;
+                    value.chars().for_each(|c| words.push(c));
+                    text.push_str(&value);
+                }
+                '\'' | '"' if !self.lexer.raw_quotes => {
+                    let value = if c == '"' { self.double_quoted()? } else { self.single_quoted()? };
+                    words.inside = true;
+                    words.word.push_str(&value);
+                    text.push_str(&value);
+                }
+                _ => {
+                    self.at += 1;
+                    if c != self.lexer.escape {
+                        words.push(c);
+                        text.push(c);
+                        continue;
+                    }
+                    if self.raw_escapes {
+                        words.push_raw(c);
+                        text.push(c);
+                    }
+                    if let Some(c) = self.next() {
+                        words.push_raw(c);
+                        text.push(c);
+                    }
+                }
+            }
+        }
+        if stop.is_some() {
+            return Err(ExpandError::MissingBrace);
+        }
+        self.depth -= 1;
+        Ok((text, words))
+    }
+
+    fn single_quoted(&mut self) -> Result<String, ExpandError> {
+        self.at += 1;
+        let mut text = String::new();
+        loop {
+            match self.next() {
+                None => return Err(ExpandError::OpenQuote("single")),
+                Some('\'') => return Ok(text),
+                Some(c) => text.push(c),
+            }
+        }
+    }
+
+    fn double_quoted(&mut self) -> Result<String, ExpandError> {
+        self.at += 1;
+        let mut text = String::new();
+        loop {
+            match self.peek() {
+                None => return Err(ExpandError::OpenQuote("double")),
+                Some('"') => {
+                    self.at += 1;
+                    return Ok(text);
+                }
+                Some('$') => text.push_str(&self.dollar()?),
+                Some(c) => {
+                    self.at += 1;
+                    if c != self.lexer.escape {
+                        text.push(c);
+                        continue;
+                    }
+                    if self.raw_escapes {
+                        text.push(c);
+                    }
+                    match self.peek() {
+                        Some(e) if e == '"' || e == '$' || e == self.lexer.escape => {
+                            self.at += 1;
+                            text.push(e);
+                        }
+                        _ => text.push(c),
+                    }
+                }
+            }
+        }
+    }
+
+    fn name(&mut self) -> String {
+        let start = self.at;
+        match self.peek() {
+            Some(c) if c.is_ascii_digit() => {
+                while self.peek().is_some_and(|c| c.is_ascii_digit()) {
+                    self.at += 1;
+                }
+            }
+            Some('@' | '*' | '#' | '?' | '-' | '$' | '!') => self.at += 1,
+            _ => {
+                while self.peek().is_some_and(|c| c.is_alphanumeric() || c == '_') {
+                    self.at += 1;
+                }
+            }
+        }
+        self.chars[start..self.at].iter().collect()
+    }
+
+    fn value(&mut self, name: &str) -> Option<String> {
+        let value = (self.lookup)(name);
+        let seen = if value.is_some() { &mut self.matched } else { &mut self.unmatched };
+        if !seen.iter().any(|n| n == name) {
+            seen.push(name.to_string());
+        }
+        value
+    }
+
+    fn dollar(&mut self) -> Result<String, ExpandError> {
+        let start = self.at;
+        self.at += 1;
+        if self.peek() != Some('{') {
+            let name = self.name();
+            if name.is_empty() {
+                return Ok("$".to_string());
+            }
+            return Ok(match self.value(&name) {
+                None if self.lexer.skip_unset => format!("${name}"),
+                value => value.unwrap_or_default(),
+            });
+        }
+        self.at += 1;
+        match self.peek() {
+            None => return Err(ExpandError::MissingBrace),
+            Some('{' | '}' | ':') => return Err(ExpandError::BadSubstitution),
+            Some(_) => {}
+        }
+        let name = self.name();
+        let result = self.braces(&name)?;
+        match result {
+            Some(value) => Ok(value),
+            None => Ok(self.chars[start..self.at].iter().collect()),
+        }
+    }
+
+    /// What stands between the name and the closing brace. `None`: leave the whole reference as it is written.
+    fn braces(&mut self, name: &str) -> Result<Option<String>, ExpandError> {
+        let skip = self.lexer.skip_unset;
+        let op = self.next().ok_or(ExpandError::MissingBrace)?;
+        match op {
+            '}' => {
+                let value = self.value(name);
+                Ok(if value.is_none() && skip { None } else { Some(value.unwrap_or_default()) })
+            }
+            ':' => {
+                let op = self.next().ok_or(ExpandError::MissingBrace)?;
+                if matches!(op, '#' | '%') {
+                    return Err(ExpandError::UnsupportedModifier(format!(":{op}")));
+                }
+                self.conditional(name, op, true)
+            }
+            '+' | '-' | '?' => self.conditional(name, op, false),
+            '#' | '%' => {
+                let greedy = self.peek() == Some(op);
+                self.at += usize::from(greedy);
+                let pattern = Pattern::new(&self.raw(|s| s.until(Some('}')))?.0, self.lexer.escape)?;
+                let Some(value) = self.value(name) else { return Ok(if skip { None } else { Some(String::new()) }) };
+                Ok(Some(if op == '#' { pattern.trim_start(&value, greedy) } else { pattern.trim_end(&value, greedy) }))
+            }
+            '/' => {
+                let all = self.peek() == Some('/');
+                self.at += usize::from(all);
+                let pattern = Pattern::new(&self.raw(|s| s.until(Some('/')))?.0, self.lexer.escape)?;
+                let replacement = unescape(&self.raw(|s| s.until(Some('}')))?.0, self.lexer.escape);
+                let Some(value) = self.value(name) else { return Ok(if skip { None } else { Some(String::new()) }) };
+                Ok(Some(pattern.replace(&value, &replacement, all)))
+            }
+            other => Err(ExpandError::UnsupportedModifier(other.to_string())),
+        }
+    }
+
+    fn raw<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, ExpandError>) -> Result<T, ExpandError> {
+        let before = std::mem::replace(&mut self.raw_escapes, true);
+        let result = read(self);
+        self.raw_escapes = before;
+        result
+    }
+
+    fn conditional(&mut self, name: &str, op: char, empty_is_unset: bool) -> Result<Option<String>, ExpandError> {
+        if !matches!(op, '+' | '-' | '?') {
+            return Err(ExpandError::UnsupportedModifier(format!(":{op}")));
+        }
+        let (word, _) = self.until(Some('}'))?;
+        let value = self.value(name);
+        let skip = self.lexer.skip_unset && value.is_none();
+        let usable = value.filter(|v| !(empty_is_unset && v.is_empty()));
+        match (op, usable) {
+            _ if skip => Ok(None),
+            ('-', usable) => Ok(Some(usable.unwrap_or(word))),
+            ('+', usable) => Ok(Some(if usable.is_some() { word } else { String::new() })),
+            (_, Some(value)) => Ok(Some(value)),
+            (_, None) => {
+                let default = if empty_is_unset { "is not allowed to be empty" } else { "is not allowed to be unset" };
+                let message = if word.is_empty() { default.to_string() } else { word };
+                Err(ExpandError::Mandatory { name: name.to_string(), message })
+            }
+        }
+    }
+}
+
+fn unescape(text: &str, escape: char) -> String {
+    let mut out = String::new();
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match chars.peek() {
+            Some(next) if c == escape && matches!(next, '/' | '}') => out.extend(chars.next()),
+            _ => out.push(c),
+        }
+    }
+    out
+}
+
+/// A glob of `*` and `?`; matching is linear in the text for each start.
+struct Pattern(Vec<Piece>);
+
+#[derive(Clone, Copy, PartialEq)]
+enum Piece {
+    Any,
+    One,
+    Char(char),
+}
+
+impl Pattern {
+    fn new(text: &str, escape: char) -> Result<Pattern, ExpandError> {
+        let mut pieces = Vec::new();
+        let mut chars = text.chars();
+        while let Some(c) = chars.next() {
+            pieces.push(match c {
+                '*' if pieces.last() == Some(&Piece::Any) => continue,
+                '*' => Piece::Any,
+                '?' => Piece::One,
+                c if c == escape => match chars.next() {
+                    Some(e) if matches!(e, '*' | '?' | '/' | '}') || e == escape => Piece::Char(e),
+                    Some(e) => return Err(ExpandError::BadPatternEscape(e)),
+                    None => break,
+                },
+                c => Piece::Char(c),
+            });
+        }
+        Ok(Pattern(pieces))
+    }
+
+    /// Whether exactly `text` matches.
+    fn matches(&self, text: &[char]) -> bool {
+        let (mut t, mut p) = (0, 0);
+        let mut star: Option<(usize, usize)> = None;
+        while t < text.len() {
+            match self.0.get(p) {
+                Some(Piece::Any) => {
+                    star = Some((p, t));
+                    p += 1;
+                }
+                Some(Piece::One) => (t, p) = (t + 1, p + 1),
+                Some(Piece::Char(c)) if *c == text[t] => (t, p) = (t + 1, p + 1),
+                _ => match star {
+                    Some((sp, st)) => {
+                        star = Some((sp, st + 1));
+                        (t, p) = (st + 1, sp + 1);
+                    }
+                    None => return false,
+                },
+            }
+        }
+        self.0[p..].iter().all(|x| *x == Piece::Any)
+    }
+
+    fn ends(&self, len: usize, greedy: bool) -> Box<dyn Iterator<Item = usize>> {
+        if greedy { Box::new((0..=len).rev()) } else { Box::new(0..=len) }
+    }
+
+    fn trim_start(&self, value: &str, greedy: bool) -> String {
+        let chars: Vec<char> = value.chars().collect();
+        match self.ends(chars.len(), greedy).find(|n| self.matches(&chars[..*n])) {
+            Some(n) => chars[n..].iter().collect(),
+            None => value.to_string(),
+        }
+    }
+
+    fn trim_end(&self, value: &str, greedy: bool) -> String {
+        let chars: Vec<char> = value.chars().collect();
+        match self.ends(chars.len(), greedy).find(|n| self.matches(&chars[chars.len() - n..])) {
+            Some(n) => chars[..chars.len() - n].iter().collect(),
+            None => value.to_string(),
+        }
+    }
+
+    /// Replaces the longest match at the first place (or at each).
+    fn replace(&self, value: &str, with: &str, all: bool) -> String {
+        let chars: Vec<char> = value.chars().collect();
+        let mut out = String::new();
+        let mut at = 0;
+        while at <= chars.len() {
+            match (0..=chars.len() - at).rev().find(|n| self.matches(&chars[at..at + n])) {
+                Some(n) if n > 0 || self.0.is_empty() || self.0 == [Piece::Any] => {
+                    out.push_str(with);
+                    at += n;
+                    if n == 0 || !all || at >= chars.len() {
+                        break;
+                    }
+                }
+                _ => {
+                    out.extend(chars.get(at));
+                    at += 1;
+                }
+            }
+        }
+        out.extend(chars.get(at..).unwrap_or_default());
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lookup(name: &str) -> Option<String> {
+        match name {
+            "HOME" => Some("/root".into()),
+            "EMPTY" => Some(String::new()),
+            "V" => Some("foo.bar.baz".into()),
+            "P" => Some("80 443/udp".into()),
+            _ => None,
+        }
+    }
+
+    /// Input and result, one pair a line; the table is data so that cases are cheap to add.
+    #[test]
+    fn words_of_the_table() {
+        for line in include_str!("../tests/words.txt").lines().filter(|l| !l.is_empty() && !l.starts_with("# ")) {
+            let (input, want) = line.split_once(" | ").unwrap_or_else(|| panic!("bad case {line}"));
+            let got = Lexer::new('\\').word(input, &lookup);
+            match (got, want) {
+                (Err(_), "error") => {}
+                (Ok(got), want) => assert_eq!(got.text, want.trim_matches('~'), "{input}"),
+                (Err(e), _) => panic!("{input}: {e}"),
+            }
+        }
+    }
+
+    #[test]
+    fn values_are_split_into_words_unless_quoted() {
+        let lexer = Lexer::new('\\');
+        assert_eq!(lexer.word("$P 1", &lookup).unwrap().words, ["80", "443/udp", "1"]);
+        assert_eq!(lexer.word("\"$P\" 1", &lookup).unwrap().words, ["80 443/udp", "1"]);
+        let got = lexer.word("$HOME $NO ${HOME}", &lookup).unwrap();
+        assert_eq!((got.matched, got.unmatched), (vec!["HOME".to_string()], vec!["NO".to_string()]));
+    }
+
+    #[test]
+    fn unset_references_can_be_left_alone() {
+        let lexer = Lexer { skip_unset: true, ..Lexer::new('\\') };
+        assert_eq!(lexer.word("$NO ${NO:-x} ${NO#a} $HOME", &lookup).unwrap().text, "$NO ${NO:-x} ${NO#a} /root");
+    }
+
+    #[test]
+    fn deep_nesting_is_refused_and_not_a_crash() {
+        let deep = "${A:-".repeat(5000) + &"}".repeat(5000);
+        assert_eq!(Lexer::new('\\').word(&deep, &lookup), Err(ExpandError::TooDeep));
+    }
+}

@@ -1,0 +1,148 @@
+//! Builder flags: the `--name[=value]` words right behind an instruction.
+
+use crate::ast::Word;
+use crate::diagnostic::{Diagnostic, Span};
+use crate::text::Text;
+
+#[derive(Debug, Clone)]
+pub struct Flag {
+    pub name: String,
+    pub value: Option<Word>,
+    pub span: Span,
+}
+
+/// Takes the flags off the front; gives them and the rest. Quotes and escapes are resolved as the reference
+/// reader does: both go away, and a bare `--` ends the flags.
+pub fn take(text: &Text, escape: char) -> (Vec<Flag>, Text) {
+    let line = &text.text;
+    let mut flags = Vec::new();
+    let mut at = 0;
+    loop {
+        at += line[at..].len() - line[at..].trim_start().len();
+        if !line[at..].starts_with("--") {
+            return (flags, text.slice(at, line.len()).trimmed());
+        }
+        let (value, end) = flag_word(&line[at..], escape);
+        let end = at + end;
+        if value == "--" {
+            return (flags, text.slice(end, line.len()).trimmed());
+        }
+        let span = text.span(at, end);
+        let body = &value[2..];
+        let (name, value) = match body.split_once('=') {
+            Some((name, value)) => {
+                let from = line[at..end].find('=').map_or(at, |i| at + i + 1);
+                (name, Some(Word { text: value.to_string(), span: text.span(from, end.max(from)) }))
+            }
+            None => (body, None),
+        };
+        flags.push(Flag { name: name.to_string(), value, span });
+        at = end;
+    }
+}
+
+/// One word with quotes and escapes resolved, and where it ends.
+fn flag_word(line: &str, escape: char) -> (String, usize) {
+    let mut word = String::new();
+    let mut quote = None;
+    let mut chars = line.char_indices();
+    while let Some((i, c)) = chars.next() {
+        match quote {
+            None if c.is_whitespace() => return (word, i),
+            None if c == '"' || c == '\'' => quote = Some(c),
+            Some(q) if c == q => quote = None,
+            _ if c == escape => word.extend(chars.next().map(|(_, c)| c)),
+            _ => word.push(c),
+        }
+    }
+    (word, line.len())
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Arity {
+    /// Once, with a value.
+    One,
+    /// Once; the value is `true` or `false` and may be left out.
+    Bool,
+    /// Any number of times, with a value.
+    Many,
+}
+
+/// Flags checked against what an instruction takes.
+pub struct Flags {
+    keyword: String,
+    known: &'static [(&'static str, Arity)],
+    flags: Vec<Flag>,
+}
+
+impl Flags {
+    pub fn check(
+        keyword: &str,
+        flags: Vec<Flag>,
+        known: &'static [(&'static str, Arity)],
+        errors: &mut Vec<Diagnostic>,
+    ) -> Flags {
+        for (i, flag) in flags.iter().enumerate() {
+            let name = &flag.name;
+            match known.iter().find(|(n, _)| n == name) {
+                None => {
+                    let mut d = Diagnostic::new(flag.span, format!("{keyword} has no flag `--{name}`"));
+                    d = match crate::closest(name, known.iter().map(|(n, _)| *n)) {
+                        Some(close) => d.help(format!("did you mean `--{close}`?")),
+                        None if known.is_empty() => d.help(format!("{keyword} takes no flags")),
+                        None => {
+                            let all: Vec<String> = known.iter().map(|(n, _)| format!("--{n}")).collect();
+                            d.help(format!("{keyword} takes {}", all.join(", ")))
+                        }
+                    };
+                    errors.push(d);
+                }
+                Some((_, Arity::Many)) if flag.value.is_some() => {}
+                Some((_, Arity::One | Arity::Many)) if flag.value.is_none() => {
+                    errors.push(Diagnostic::new(flag.span, format!("`--{name}` needs a value: `--{name}=…`")));
+                }
+                Some((_, arity)) => {
+                    if flags[..i].iter().any(|f| f.name == *name) {
+                        errors.push(Diagnostic::new(flag.span, format!("`--{name}` stands twice")));
+                    }
+                    let value = flag.value.as_ref().map(|v| v.text.to_lowercase());
+                    if *arity == Arity::Bool && !matches!(value.as_deref(), None | Some("true") | Some("false")) {
+                        let d = Diagnostic::new(flag.span, format!("`--{name}` is either true or false"));
+                        errors.push(d.help(format!("write `--{name}` or `--{name}=false`")));
+                    }
+                }
+            }
+        }
+        Flags { keyword: keyword.to_string(), known, flags }
+    }
+
+    fn assert_known(&self, name: &str) {
+        debug_assert!(self.known.iter().any(|(n, _)| *n == name), "{} --{name}", self.keyword);
+    }
+
+    pub fn one(&self, name: &str) -> Option<Word> {
+        self.assert_known(name);
+        self.flags.iter().find(|f| f.name == name).and_then(|f| f.value.clone())
+    }
+
+    pub fn many(&self, name: &str) -> Vec<Word> {
+        self.assert_known(name);
+        self.flags.iter().filter(|f| f.name == name).filter_map(|f| f.value.clone()).collect()
+    }
+
+    /// The flag's own words if it is on; `--name=false` is off.
+    pub fn on(&self, name: &str) -> Option<Word> {
+        self.assert_known(name);
+        let flag = self.flags.iter().find(|f| f.name == name)?;
+        let off = flag.value.as_ref().is_some_and(|v| v.text.eq_ignore_ascii_case("false"));
+        (!off).then(|| Word { text: format!("--{name}"), span: flag.span })
+    }
+
+    /// A Bool flag as it was given, with its own words as the span: `Some("false")` where it was turned off.
+    pub fn boolean(&self, name: &str) -> Option<Word> {
+        self.assert_known(name);
+        let flag = self.flags.iter().find(|f| f.name == name)?;
+        let text = flag.value.as_ref().map_or("true".into(), |v| v.text.to_lowercase());
+        Some(Word { text, span: flag.span })
+    }
+}

@@ -1,0 +1,246 @@
+//! Physical lines to logical ones: directives, comments, continuations, heredoc bodies.
+
+use crate::ast::{Comment, Heredoc, Word};
+use crate::diagnostic::{Diagnostic, Span};
+use crate::text::Text;
+use crate::words;
+
+/// The longest physical line that is read; the reference reader has the same bound.
+const MAX_LINE: usize = 64 * 1024 - 1;
+
+/// One instruction as it stands in the file, continuations joined.
+#[derive(Debug, Clone)]
+pub struct Logical {
+    pub text: Text,
+    pub heredocs: Vec<Heredoc>,
+    /// From the first byte of the keyword to the last of the last line or heredoc terminator.
+    pub span: Span,
+    /// Comment lines directly above.
+    pub comments: Vec<Comment>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Directive {
+    pub name: String,
+    pub value: Word,
+}
+
+pub struct Lines {
+    pub directives: Vec<Directive>,
+    pub escape: char,
+    pub logical: Vec<Logical>,
+    /// Blank lines inside a continued instruction; a lint, not an error.
+    pub empty_continuations: Vec<Span>,
+}
+
+/// A physical line without its line ending.
+#[derive(Clone, Copy)]
+struct Line<'a> {
+    text: &'a str,
+    start: usize,
+    /// With the line ending, for heredoc bodies.
+    raw: &'a str,
+}
+
+impl Line<'_> {
+    fn span(&self) -> Span {
+        Span::new(self.start, self.start + self.text.len())
+    }
+    fn is_comment(&self) -> bool {
+        self.text.trim_start().starts_with('#')
+    }
+}
+
+fn physical(source: &str, from: usize) -> Vec<Line<'_>> {
+    let mut start = from;
+    source[from..]
+        .split_inclusive('\n')
+        .map(|raw| {
+            let text = raw.strip_suffix('\n').unwrap_or(raw);
+            let text = text.strip_suffix('\r').unwrap_or(text);
+            let line = Line { text, start, raw };
+            start += raw.len();
+            line
+        })
+        .collect()
+}
+
+pub fn split(source: &str) -> Result<Lines, Vec<Diagnostic>> {
+    let bom = if source.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
+    let lines = physical(source, bom);
+    if let Some(long) = lines.iter().find(|l| l.raw.len() > MAX_LINE) {
+        let d = Diagnostic::new(
+            Span::new(long.start, long.start + 40),
+            format!("this line has {} bytes; a line may have {MAX_LINE} at most", long.raw.len()),
+        );
+        return Err(vec![d.help("break it with a line continuation or move it into a script")]);
+    }
+    let mut errors = Vec::new();
+    let (directives, first) = read_directives(&lines, &mut errors);
+    let mut escape = '\\';
+    for d in &directives {
+        if d.name == "escape" {
+            match d.value.text.as_str() {
+                "\\" => {}
+                "`" => escape = '`',
+                other => errors.push(
+                    Diagnostic::new(d.value.span, format!("`{other}` cannot be the escape character"))
+                        .help("the directive takes \\ or `"),
+                ),
+            }
+        }
+    }
+    let mut out = Lines { directives, escape, logical: Vec::new(), empty_continuations: Vec::new() };
+    let mut reader = Reader { lines: &lines, at: first, escape };
+    let mut comments: Vec<Comment> = Vec::new();
+    while let Some(line) = reader.next() {
+        if line.is_comment() {
+            let text = line.text.trim_start()[1..].trim().to_string();
+            comments.push(Comment { text, span: line.span() });
+        } else if line.text.trim().is_empty() {
+            comments.clear();
+        } else {
+            let comments = std::mem::take(&mut comments);
+            match reader.instruction(line, comments, &mut out.empty_continuations) {
+                Ok(logical) => out.logical.push(logical),
+                Err(d) => errors.push(d),
+            }
+        }
+    }
+    if errors.is_empty() { Ok(out) } else { Err(errors) }
+}
+
+/// Reads `# name=value` lines at the very top. Gives the index of the first line that is none of them.
+fn read_directives(lines: &[Line<'_>], errors: &mut Vec<Diagnostic>) -> (Vec<Directive>, usize) {
+    let mut found: Vec<Directive> = Vec::new();
+    let skip = usize::from(lines.first().is_some_and(|l| l.text.starts_with("#!")));
+    for (i, line) in lines.iter().enumerate().skip(skip) {
+        let Some(directive) = directive(line) else { return (found, if i == skip { 0 } else { i }) };
+        if !["syntax", "escape", "check"].contains(&directive.name.as_str()) {
+            return (found, i);
+        }
+        if found.iter().any(|d| d.name == directive.name) {
+            errors.push(Diagnostic::new(line.span(), format!("the directive `{}` stands twice", directive.name)));
+        }
+        found.push(directive);
+    }
+    (found, lines.len())
+}
+
+fn directive(line: &Line<'_>) -> Option<Directive> {
+    let body = line.text.trim_start().strip_prefix('#')?;
+    let (name, value) = body.split_once('=')?;
+    let name = name.trim();
+    let mut chars = name.chars();
+    let valid = chars.next().is_some_and(|c| c.is_ascii_alphabetic()) && chars.all(|c| c.is_ascii_alphanumeric());
+    let trimmed = value.trim();
+    if !valid || trimmed.is_empty() {
+        return None;
+    }
+    let start = line.start + line.text.len() - value.trim_start().len();
+    let value = Word { text: trimmed.to_string(), span: Span::new(start, start + trimmed.len()) };
+    Some(Directive { name: name.to_ascii_lowercase(), value })
+}
+
+struct Reader<'a> {
+    lines: &'a [Line<'a>],
+    at: usize,
+    escape: char,
+}
+
+impl<'a> Reader<'a> {
+    fn next(&mut self) -> Option<Line<'a>> {
+        let line = self.lines.get(self.at).copied();
+        self.at += 1;
+        line
+    }
+
+    /// The line without a continuation mark at its end, and whether it had one. An escaped escape is none.
+    fn strip_continuation(&self, text: &'a str) -> (&'a str, bool) {
+        let bare = text.trim_end_matches([' ', '\t']);
+        match bare.strip_suffix(self.escape) {
+            Some(rest) if !rest.ends_with(self.escape) => (rest, true),
+            _ => (text, false),
+        }
+    }
+
+    fn instruction(
+        &mut self,
+        first: Line<'a>,
+        comments: Vec<Comment>,
+        empty: &mut Vec<Span>,
+    ) -> Result<Logical, Diagnostic> {
+        let mut text = Text::default();
+        let indent = first.text.len() - first.text.trim_start().len();
+        let (piece, mut more) = self.strip_continuation(&first.text[indent..]);
+        text.push(piece, first.start + indent);
+        let mut end = first.span().end;
+        while more {
+            let Some(line) = self.next() else { break };
+            if line.is_comment() {
+                continue;
+            }
+            if line.text.trim().is_empty() {
+                empty.push(line.span());
+                continue;
+            }
+            let (piece, again) = self.strip_continuation(line.text);
+            text.push(piece, line.start);
+            end = line.span().end;
+            more = again;
+        }
+        let text = text.trimmed();
+        let mut heredocs = Vec::new();
+        for opener in heredoc_openers(&text, self.escape) {
+            let heredoc = self.heredoc(opener)?;
+            end = heredoc.end;
+            heredocs.push(heredoc);
+        }
+        let start = text.source(0);
+        Ok(Logical { text, heredocs, span: Span::new(start, end.max(start)), comments })
+    }
+
+    fn heredoc(&mut self, mut doc: Heredoc) -> Result<Heredoc, Diagnostic> {
+        let body_start = self.lines.get(self.at).map_or(doc.opener.end, |l| l.start);
+        while let Some(line) = self.next() {
+            let bare = if doc.chomp { line.text.trim_start_matches('\t') } else { line.text };
+            if bare == doc.name {
+                doc.body_span = Span::new(body_start, line.start);
+                doc.end = line.span().end;
+                return Ok(doc);
+            }
+            let raw = if doc.chomp { line.raw.trim_start_matches('\t') } else { line.raw };
+            doc.body.push_str(raw);
+        }
+        Err(Diagnostic::new(doc.opener, format!("the here-document `{}` is not closed", doc.name))
+            .help(format!("put a line with `{}` alone after its text", doc.name)))
+    }
+}
+
+/// The `<<WORD` openers of a logical line. Only RUN, COPY and ADD (also behind ONBUILD) have any, and never in
+/// JSON form.
+fn heredoc_openers(text: &Text, escape: char) -> Vec<Heredoc> {
+    let mut rest = text.text.as_str();
+    let mut offset = 0;
+    loop {
+        let word = rest.split_whitespace().next().unwrap_or("");
+        let at = rest.find(word).unwrap_or(0) + word.len();
+        offset += at;
+        rest = &rest[at..];
+        match word.to_ascii_uppercase().as_str() {
+            "ONBUILD" => continue,
+            "RUN" | "COPY" | "ADD" => break,
+            _ => return Vec::new(),
+        }
+    }
+    if rest.trim_start().starts_with('[') && words::json_strings(rest.trim()).is_ok() {
+        return Vec::new();
+    }
+    words::split_quoted(rest, escape)
+        .into_iter()
+        .filter_map(|(start, end)| {
+            let opener = text.span(offset + start, offset + end);
+            Heredoc::from_word(&rest[start..end], opener)
+        })
+        .collect()
+}

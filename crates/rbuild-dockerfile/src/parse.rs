@@ -1,0 +1,484 @@
+//! Logical lines to the typed tree.
+
+use crate::ast::*;
+use crate::diagnostic::{Diagnostic, Span};
+use crate::flags::{self, Arity, Flags};
+use crate::lines::{self, Logical};
+use crate::text::Text;
+use crate::words::{self, NotJson};
+
+const KEYWORDS: [&str; 18] = [
+    "ADD", "ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "LABEL", "MAINTAINER",
+    "ONBUILD", "RUN", "SHELL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR",
+];
+
+/// Reads a whole Dockerfile. All errors that can be found are reported together.
+pub fn parse(source: &[u8]) -> Result<Dockerfile, Vec<Diagnostic>> {
+    let source = std::str::from_utf8(source).map_err(|e| {
+        let at = e.valid_up_to();
+        vec![Diagnostic::new(Span::new(at, at + 1), "this is not UTF-8 text").help("save the file as UTF-8")]
+    })?;
+    if source.is_empty() {
+        return Err(vec![Diagnostic::new(Span::default(), "the Dockerfile is empty")]);
+    }
+    let lines = lines::split(source)?;
+    if lines.logical.is_empty() {
+        let d = Diagnostic::new(Span::default(), "the Dockerfile holds no instructions");
+        return Err(vec![d.help("start with `FROM image`")]);
+    }
+    let mut parser = Parser { escape: lines.escape, errors: Vec::new() };
+    let mut file = Dockerfile {
+        directives: lines.directives,
+        escape: lines.escape,
+        global_args: Vec::new(),
+        stages: Vec::new(),
+        empty_continuations: lines.empty_continuations,
+    };
+    for logical in lines.logical {
+        match parser.item(logical) {
+            None => {}
+            Some(Item::Stage(stage)) => file.stages.push(stage),
+            Some(Item::Instruction(i)) => match file.stages.last_mut() {
+                Some(stage) => stage.instructions.push(i),
+                None if matches!(i.op, Op::Arg(_)) => file.global_args.push(i),
+                None => parser.errors.push(
+                    Diagnostic::new(i.keyword.span, format!("{} stands before the first FROM", i.keyword.text))
+                        .help("a Dockerfile starts with FROM; only ARG may come before it"),
+                ),
+            },
+        }
+    }
+    if parser.errors.is_empty() && file.stages.is_empty() {
+        let span = file.global_args.last().map_or(Span::default(), |i| i.span);
+        parser.errors.push(Diagnostic::new(span, "the Dockerfile has no FROM, so there is no stage to build"));
+    }
+    if parser.errors.is_empty() { Ok(file) } else { Err(parser.errors) }
+}
+
+/// Reads one stored ONBUILD trigger; spans are into `text`.
+pub fn parse_trigger(text: &str) -> Result<Instruction, Vec<Diagnostic>> {
+    let lines = lines::split(text)?;
+    let mut parser = Parser { escape: '\\', errors: Vec::new() };
+    let mut found = lines.logical.into_iter().filter_map(|l| parser.item(l)).collect::<Vec<_>>();
+    match (found.pop(), found.is_empty()) {
+        (Some(Item::Instruction(i)), true) if parser.errors.is_empty() => Ok(i),
+        _ if !parser.errors.is_empty() => Err(parser.errors),
+        _ => Err(vec![Diagnostic::new(Span::new(0, text.len()), "a trigger is exactly one instruction, not FROM")]),
+    }
+}
+
+enum Item {
+    Stage(Stage),
+    Instruction(Instruction),
+}
+
+struct Parser {
+    escape: char,
+    errors: Vec<Diagnostic>,
+}
+
+impl Parser {
+    fn error(&mut self, d: Diagnostic) {
+        self.errors.push(d);
+    }
+
+    fn item(&mut self, logical: Logical) -> Option<Item> {
+        let Logical { text, heredocs, span, comments } = logical;
+        let (keyword, rest) = split_keyword(&text);
+        if keyword.text.eq_ignore_ascii_case("FROM") {
+            let from = self.from(&keyword, &rest)?;
+            return Some(Item::Stage(Stage { from, span, comments, instructions: Vec::new() }));
+        }
+        let op = self.op(&keyword, &rest, heredocs)?;
+        Some(Item::Instruction(Instruction { keyword, span, comments, op }))
+    }
+
+    fn op(&mut self, keyword: &Word, rest: &Text, heredocs: Vec<Heredoc>) -> Option<Op> {
+        let upper = keyword.text.to_ascii_uppercase();
+        let name = upper.as_str();
+        if !KEYWORDS.contains(&name) {
+            let d = Diagnostic::new(keyword.span, format!("`{}` is not an instruction", keyword.text));
+            self.error(d.suggest(name, KEYWORDS));
+            return None;
+        }
+        let (flags, rest) = flags::take(rest, self.escape);
+        if rest.text.is_empty() {
+            self.error(Diagnostic::new(keyword.span, format!("{name} needs an argument")));
+            return None;
+        }
+        match name {
+            "RUN" => self.run(flags, &rest, heredocs),
+            "COPY" | "ADD" => self.copy(name == "ADD", flags, &rest, heredocs, keyword),
+            "HEALTHCHECK" => self.healthcheck(flags, &rest),
+            _ => {
+                Flags::check(name, flags, &[], &mut self.errors);
+                self.plain_op(name, keyword, &rest, heredocs)
+            }
+        }
+    }
+
+    /// The instructions without flags.
+    fn plain_op(&mut self, name: &str, keyword: &Word, rest: &Text, heredocs: Vec<Heredoc>) -> Option<Op> {
+        Some(match name {
+            "ENV" => Op::Env(self.pairs(name, rest)?),
+            "LABEL" => Op::Label(self.pairs(name, rest)?),
+            "ARG" => Op::Arg(self.args(rest)?),
+            "WORKDIR" => Op::Workdir(whole(rest)),
+            "USER" => Op::User(whole(rest)),
+            "STOPSIGNAL" => Op::Stopsignal(self.single(name, rest)?),
+            "MAINTAINER" => Op::Maintainer(whole(rest)),
+            "EXPOSE" => Op::Expose(words::plain(rest)),
+            "VOLUME" => Op::Volume(self.list(rest)?),
+            "SHELL" => match words::json_strings(&rest.text) {
+                Ok(argv) if !argv.is_empty() => Op::Shell(argv),
+                _ => {
+                    let d = Diagnostic::new(whole(rest).span, "SHELL takes a JSON array of strings");
+                    self.error(d.help("for example SHELL [\"/bin/bash\", \"-c\"]"));
+                    return None;
+                }
+            },
+            "CMD" => Op::Cmd(self.command(rest)?),
+            "ENTRYPOINT" => Op::Entrypoint(self.command(rest)?),
+            "ONBUILD" => return self.onbuild(keyword, rest, heredocs),
+            _ => return None,
+        })
+    }
+
+    fn from(&mut self, keyword: &Word, rest: &Text) -> Option<From> {
+        let (flags, rest) = flags::take(rest, self.escape);
+        let flags = Flags::check("FROM", flags, &[("platform", Arity::One)], &mut self.errors);
+        let mut parts = words::plain(&rest);
+        match parts.len() {
+            1 => Some(From { platform: flags.one("platform"), image: parts.remove(0), name: None }),
+            3 if parts[1].text.eq_ignore_ascii_case("AS") => {
+                let name = parts.remove(2);
+                let lower = name.text.to_lowercase();
+                let valid = lower.starts_with(|c: char| c.is_ascii_lowercase())
+                    && lower.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c));
+                if !valid {
+                    let d = Diagnostic::new(name.span, format!("`{}` cannot name a stage", name.text));
+                    self.error(d.help("a name starts with a letter and goes on with letters, digits, `-`, `_` or `.`"));
+                    return None;
+                }
+                Some(From { platform: flags.one("platform"), image: parts.remove(0), name: Some(name) })
+            }
+            _ => {
+                let span = if parts.is_empty() { keyword.span } else { parts[0].span.to(parts[parts.len() - 1].span) };
+                let d = Diagnostic::new(span, "FROM takes an image, and `AS name` behind it if it should have one");
+                self.error(d.help("write `FROM image` or `FROM image AS name`"));
+                None
+            }
+        }
+    }
+
+    fn run(&mut self, flags: Vec<flags::Flag>, rest: &Text, heredocs: Vec<Heredoc>) -> Option<Op> {
+        const KNOWN: &[(&str, Arity)] = &[
+            ("mount", Arity::Many),
+            ("network", Arity::One),
+            ("security", Arity::One),
+            ("device", Arity::Many),
+        ];
+        let flags = Flags::check("RUN", flags, KNOWN, &mut self.errors);
+        for mount in flags.many("mount") {
+            if !mount.text.contains('$') {
+                if let Err(d) = crate::parse_mount(&mount.text, mount.span) {
+                    self.error(d);
+                }
+            }
+        }
+        let command = self.command(rest)?;
+        Some(Op::Run(Run {
+            mounts: flags.many("mount"),
+            network: flags.one("network"),
+            security: flags.one("security"),
+            devices: flags.many("device"),
+            command,
+            heredocs,
+        }))
+    }
+
+    fn copy(
+        &mut self,
+        add: bool,
+        flags: Vec<flags::Flag>,
+        rest: &Text,
+        heredocs: Vec<Heredoc>,
+        keyword: &Word,
+    ) -> Option<Op> {
+        const COPY: &[(&str, Arity)] = &[
+            ("from", Arity::One),
+            ("chown", Arity::One),
+            ("chmod", Arity::One),
+            ("link", Arity::Bool),
+            ("parents", Arity::Bool),
+            ("exclude", Arity::Many),
+        ];
+        const ADD: &[(&str, Arity)] = &[
+            ("chown", Arity::One),
+            ("chmod", Arity::One),
+            ("link", Arity::Bool),
+            ("exclude", Arity::Many),
+            ("checksum", Arity::One),
+            ("keep-git-dir", Arity::Bool),
+            ("unpack", Arity::Bool),
+        ];
+        let name = if add { "ADD" } else { "COPY" };
+        let flags = Flags::check(name, flags, if add { ADD } else { COPY }, &mut self.errors);
+        let mut sources = self.list(rest)?;
+        let dest = sources.pop()?;
+        if sources.is_empty() {
+            let d = Diagnostic::new(dest.span.to(keyword.span), format!("{name} needs a source and a destination"));
+            self.error(d.help(format!("write `{name} source destination`")));
+            return None;
+        }
+        if heredocs.iter().any(|h| h.opener == dest.span) {
+            self.error(Diagnostic::new(dest.span, "a here-document cannot be the destination"));
+            return None;
+        }
+        sources.retain(|s| !heredocs.iter().any(|h| h.opener == s.span));
+        let only_copy = |f: &str| if add { None } else { flags.one(f) };
+        Some(Op::Copy(Copy {
+            add,
+            from: only_copy("from"),
+            chown: flags.one("chown"),
+            chmod: flags.one("chmod"),
+            link: flags.on("link"),
+            parents: if add { None } else { flags.on("parents") },
+            exclude: flags.many("exclude"),
+            checksum: if add { flags.one("checksum") } else { None },
+            keep_git_dir: if add { flags.boolean("keep-git-dir") } else { None },
+            unpack: if add { flags.boolean("unpack") } else { None },
+            sources,
+            dest,
+            heredocs,
+        }))
+    }
+
+    fn healthcheck(&mut self, flags: Vec<flags::Flag>, rest: &Text) -> Option<Op> {
+        const KNOWN: &[(&str, Arity)] = &[
+            ("interval", Arity::One),
+            ("timeout", Arity::One),
+            ("start-period", Arity::One),
+            ("start-interval", Arity::One),
+            ("retries", Arity::One),
+        ];
+        let given = !flags.is_empty();
+        let flags = Flags::check("HEALTHCHECK", flags, KNOWN, &mut self.errors);
+        let (kind, rest) = split_keyword(rest);
+        match kind.text.to_ascii_uppercase().as_str() {
+            "NONE" if rest.text.is_empty() && !given => Some(Op::Healthcheck(Healthcheck::None)),
+            "NONE" => {
+                self.error(Diagnostic::new(kind.span, "HEALTHCHECK NONE takes nothing else"));
+                None
+            }
+            "CMD" if rest.text.is_empty() => {
+                self.error(Diagnostic::new(kind.span, "HEALTHCHECK CMD needs a command"));
+                None
+            }
+            "CMD" => {
+                let command = self.command(&rest)?;
+                let mut time = |name| self.duration(flags.one(name));
+                let check = Healthcheck::Check {
+                    interval: time("interval"),
+                    timeout: time("timeout"),
+                    start_period: time("start-period"),
+                    start_interval: time("start-interval"),
+                    retries: self.retries(flags.one("retries")),
+                    command,
+                };
+                Some(Op::Healthcheck(check))
+            }
+            _ => {
+                let d = Diagnostic::new(kind.span, format!("`{}` is not a kind of HEALTHCHECK", kind.text));
+                self.error(d.help("write `HEALTHCHECK CMD command` or `HEALTHCHECK NONE`"));
+                None
+            }
+        }
+    }
+
+    fn duration(&mut self, word: Option<Word>) -> i64 {
+        let Some(word) = word else { return 0 };
+        match parse_duration(&word.text) {
+            Some(0) => 0,
+            Some(n) if n >= 1_000_000 => n,
+            _ => {
+                let d = Diagnostic::new(word.span, format!("`{}` is not a duration of 1ms or more", word.text));
+                self.error(d.help("write it like `30s`, `1m30s` or `500ms`"));
+                0
+            }
+        }
+    }
+
+    fn retries(&mut self, word: Option<Word>) -> i64 {
+        let Some(word) = word else { return 0 };
+        match word.text.parse::<i64>() {
+            Ok(n) if n >= 0 => n,
+            _ => {
+                self.error(Diagnostic::new(word.span, "the number of retries is 0 or more"));
+                0
+            }
+        }
+    }
+
+    fn onbuild(&mut self, keyword: &Word, rest: &Text, heredocs: Vec<Heredoc>) -> Option<Op> {
+        let (inner_keyword, inner_rest) = split_keyword(rest);
+        let upper = inner_keyword.text.to_ascii_uppercase();
+        if ["FROM", "MAINTAINER", "ONBUILD"].contains(&upper.as_str()) {
+            let d = Diagnostic::new(inner_keyword.span, format!("{upper} cannot be a trigger"));
+            self.error(d.help("ONBUILD takes any instruction but FROM, MAINTAINER and ONBUILD"));
+            return None;
+        }
+        let mut text = rest.text.clone();
+        for doc in &heredocs {
+            text.push('\n');
+            text.push_str(&doc.body);
+            text.push_str(&doc.name);
+        }
+        let op = self.op(&inner_keyword, &inner_rest, heredocs)?;
+        let span = keyword.span.to(rest.span(0, rest.text.len()));
+        let inner = Instruction { keyword: inner_keyword, span, comments: Vec::new(), op };
+        Some(Op::Onbuild { text, inner: Box::new(inner) })
+    }
+
+    fn command(&mut self, rest: &Text) -> Option<Command> {
+        match words::json_strings(&rest.text) {
+            Ok(argv) => Some(Command::Exec(argv)),
+            Err(NotJson::Other) => Some(Command::Shell(whole(rest))),
+            Err(NotJson::NotStrings) => {
+                self.not_strings(rest);
+                None
+            }
+        }
+    }
+
+    fn list(&mut self, rest: &Text) -> Option<Vec<Word>> {
+        match words::json_strings(&rest.text) {
+            Ok(items) => {
+                let span = whole(rest).span;
+                Some(items.into_iter().map(|text| Word { text, span }).collect())
+            }
+            Err(NotJson::Other) => Some(words::plain(rest)),
+            Err(NotJson::NotStrings) => {
+                self.not_strings(rest);
+                None
+            }
+        }
+    }
+
+    fn not_strings(&mut self, rest: &Text) {
+        let d = Diagnostic::new(whole(rest).span, "the JSON form is an array of strings only");
+        self.error(d.help("put every item into double quotes"));
+    }
+
+    fn single(&mut self, name: &str, rest: &Text) -> Option<Word> {
+        let mut parts = words::plain(rest);
+        if parts.len() != 1 {
+            self.error(Diagnostic::new(whole(rest).span, format!("{name} takes exactly one argument")));
+            return None;
+        }
+        parts.pop()
+    }
+
+    fn pairs(&mut self, name: &str, rest: &Text) -> Option<Vec<Pair>> {
+        let parts = words::quoted(rest, self.escape);
+        if !parts.first()?.text.contains('=') {
+            return self.legacy_pair(name, rest);
+        }
+        let mut pairs = Vec::new();
+        for part in parts {
+            match split_pair(&part) {
+                Some((name, _)) if name.text.is_empty() => {
+                    self.error(Diagnostic::new(part.span, "there is no name before the `=`"));
+                }
+                Some((name, value)) => pairs.push(Pair { name, value, legacy: false }),
+                None => {
+                    let d = Diagnostic::new(part.span, format!("`{}` has no `=`", part.text));
+                    self.error(d.help(format!("write `{name} name=value`; quote a value that holds blanks")));
+                }
+            }
+        }
+        Some(pairs)
+    }
+
+    fn legacy_pair(&mut self, name: &str, rest: &Text) -> Option<Vec<Pair>> {
+        let (key, value) = split_keyword(rest);
+        if value.text.is_empty() {
+            let d = Diagnostic::new(key.span, format!("{name} needs a name and a value"));
+            self.error(d.help(format!("write `{name} {}=value`", key.text)));
+            return None;
+        }
+        Some(vec![Pair { name: key, value: whole(&value), legacy: true }])
+    }
+
+    fn args(&mut self, rest: &Text) -> Option<Vec<ArgDecl>> {
+        let mut decls = Vec::new();
+        for part in words::quoted(rest, self.escape) {
+            let (name, default) = match split_pair(&part) {
+                Some((name, value)) => (name, Some(value)),
+                None => (part.clone(), None),
+            };
+            if name.text.is_empty() {
+                self.error(Diagnostic::new(part.span, "there is no name before the `=`"));
+                continue;
+            }
+            decls.push(ArgDecl { name, default });
+        }
+        Some(decls)
+    }
+}
+
+fn whole(text: &Text) -> Word {
+    words::word(text, 0, text.text.len())
+}
+
+/// Splits `NAME=VALUE` with a span for each.
+fn split_pair(word: &Word) -> Option<(Word, Word)> {
+    let at = word.text.find('=')?;
+    let (name, value) = (&word.text[..at], &word.text[at + 1..]);
+    let mid = word.span.start + at;
+    let name = Word { text: name.to_string(), span: Span::new(word.span.start, mid.min(word.span.end)) };
+    let start = (mid + 1).min(word.span.end);
+    Some((name, Word { text: value.to_string(), span: Span::new(start, word.span.end) }))
+}
+
+/// The first blank-separated word, and what follows it.
+fn split_keyword(text: &Text) -> (Word, Text) {
+    let end = text.text.find(char::is_whitespace).unwrap_or(text.text.len());
+    (words::word(text, 0, end), text.slice(end, text.text.len()).trimmed())
+}
+
+/// Nanoseconds of `1h2m3.5s`, `300ms`, `0`.
+pub(crate) fn parse_duration(text: &str) -> Option<i64> {
+    let (negative, mut rest) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    if rest == "0" {
+        return Some(0);
+    }
+    if rest.is_empty() {
+        return None;
+    }
+    let mut total = 0f64;
+    while !rest.is_empty() {
+        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').len();
+        let n: f64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let units = rest.len() - rest.trim_start_matches(|c: char| !c.is_ascii_digit() && c != '.').len();
+        let scale = match &rest[..units] {
+            "ns" => 1.0,
+            "us" | "µs" | "μs" => 1e3,
+            "ms" => 1e6,
+            "s" => 1e9,
+            "m" => 60e9,
+            "h" => 3600e9,
+            _ => return None,
+        };
+        total += n * scale;
+        rest = &rest[units..];
+    }
+    (total < i64::MAX as f64).then_some(if negative { -(total as i64) } else { total as i64 })
+}
+
+#[cfg(test)]
+mod tests;

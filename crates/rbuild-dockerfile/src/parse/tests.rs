@@ -1,0 +1,144 @@
+use super::*;
+
+fn file(source: &str) -> Dockerfile {
+    parse(source.as_bytes()).unwrap_or_else(|e| panic!("{source}\n{e:#?}"))
+}
+
+fn errors(source: &str) -> Vec<Diagnostic> {
+    parse(source.as_bytes()).expect_err(source)
+}
+
+fn run(source: &str) -> Run {
+    match file(source).stages.remove(0).instructions.remove(0).op {
+        Op::Run(run) => run,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn all_eighteen_instructions_parse() {
+    let f = file(concat!(
+        "ARG V=1\nFROM --platform=linux/amd64 a:$V AS base\n",
+        "RUN --mount=type=cache,target=/c --network=none make\nRUN [\"a\", \"b\"]\nCMD a b\nLABEL a=b c=\"d e\"\n",
+        "MAINTAINER me <m@x>\nEXPOSE 80 443/udp\nENV a=b c=d\nENV old way of it\nADD --chmod=644 a b /c/\n",
+        "COPY --from=base --chown=1:2 a b\nENTRYPOINT [\"/x\"]\nVOLUME [\"/a b\"]\nVOLUME /a /b\nUSER me:us\n",
+        "WORKDIR /a b\nARG A B=2\nONBUILD RUN make\nSTOPSIGNAL SIGINT\n",
+        "HEALTHCHECK --interval=1m30s --retries=3 CMD curl x\nHEALTHCHECK NONE\nSHELL [\"/bin/bash\", \"-c\"]\n",
+    ));
+    assert_eq!(f.stages[0].instructions.len(), 21);
+    assert_eq!(f.stages[0].from.name.as_ref().unwrap().text, "base");
+    let Op::Healthcheck(Healthcheck::Check { interval, retries, .. }) = &f.stages[0].instructions[18].op else {
+        panic!("{:?}", f.stages[0].instructions[18])
+    };
+    assert_eq!((*interval, *retries), (90_000_000_000, 3));
+}
+
+#[test]
+fn spans_point_at_the_very_word() {
+    let source = "FROM a\nRUN echo \\\n  # note\n  one \\\n\n  two\nCOPY x \\\n  y /z\n";
+    let f = file(source);
+    let Op::Copy(copy) = &f.stages[0].instructions[1].op else { panic!() };
+    let text = |s: Span| &source[s.start..s.end];
+    assert_eq!(text(copy.sources[1].span), "y");
+    assert_eq!(text(copy.dest.span), "/z");
+    let Op::Run(Run { command: Command::Shell(w), .. }) = &f.stages[0].instructions[0].op else { panic!() };
+    assert_eq!(w.text, "echo   one   two");
+    assert_eq!(f.empty_continuations.len(), 1);
+}
+
+#[test]
+fn the_escape_directive_rules_continuations() {
+    let f = file("# escape=`\nFROM a\nRUN dir c:\\ `\n  x\nENV a=b` c\n");
+    let Op::Run(Run { command: Command::Shell(w), .. }) = &f.stages[0].instructions[0].op else { panic!() };
+    assert_eq!(w.text, "dir c:\\   x");
+    let Op::Env(pairs) = &f.stages[0].instructions[1].op else { panic!() };
+    assert_eq!(pairs[0].value.text, "b` c");
+    assert_eq!(errors("# escape=x\nFROM a\n").len(), 1);
+    // A comment that is no directive ends them.
+    assert_eq!(file("# hello\n# escape=`\nFROM a\n").escape, '\\');
+}
+
+#[test]
+fn heredocs_in_all_forms() {
+    let r = run("FROM a\nRUN <<EOF\necho $x\n  two\nEOF\n");
+    assert_eq!((r.heredocs[0].body.as_str(), r.heredocs[0].expand), ("echo $x\n  two\n", true));
+    let r = run("FROM a\nRUN cat <<-'A' 3<<\"B\"\n\t\tone\n\tA\ntwo\nB\n");
+    assert_eq!(r.heredocs.len(), 2);
+    assert_eq!((r.heredocs[0].body.as_str(), r.heredocs[0].chomp, r.heredocs[0].expand), ("one\n", true, false));
+    assert_eq!((r.heredocs[1].fd, r.heredocs[1].body.as_str()), (Some(3), "two\n"));
+    assert!(run("FROM a\nRUN echo \"<<EOF\"\n").heredocs.is_empty());
+    assert!(run("FROM a\nRUN [\"echo\", \"<<EOF\"]\n").heredocs.is_empty());
+    assert!(run("FROM a\nRUN cat <<<EOF\n").heredocs.is_empty());
+    let f = file("FROM a\nCOPY <<one <<two x /d/\n1\none\n2\ntwo\n");
+    let Op::Copy(copy) = &f.stages[0].instructions[0].op else { panic!() };
+    assert_eq!((copy.heredocs.len(), copy.sources.len()), (2, 1));
+    let f = file("FROM a\nONBUILD RUN <<E\nhi\nE\nRUN x\n");
+    let Op::Onbuild { text, .. } = &f.stages[0].instructions[0].op else { panic!() };
+    assert_eq!(text, "RUN <<E\nhi\nE");
+    assert!(errors("FROM a\nRUN <<EOF\nx\n")[0].message.contains("not closed"));
+}
+
+#[test]
+fn json_form_falls_back_to_shell_text() {
+    assert!(matches!(run("FROM a\nRUN ['a', 'b']\n").command, Command::Shell(_)));
+    assert!(matches!(run("FROM a\nRUN [\"a\"] b\n").command, Command::Shell(_)));
+    assert!(errors("FROM a\nRUN [\"a\", 1]\n")[0].message.contains("strings"));
+}
+
+#[test]
+fn several_errors_come_together_with_help() {
+    let all = errors("FORM a\nFROM b\nCOPPY a b\nRUN --mont=type=cache x\nENV\nHEALTHCHECK FOO\n");
+    let texts: Vec<String> =
+        all.iter().map(|d| format!("{} {}", d.message, d.help.as_deref().unwrap_or(""))).collect();
+    for want in ["`FROM`", "`COPY`", "`--mount`", "ENV needs an argument", "not a kind of HEALTHCHECK"] {
+        assert!(texts.iter().any(|t| t.contains(want)), "{want} in {texts:#?}");
+    }
+}
+
+#[test]
+fn the_three_ways_of_being_empty() {
+    assert!(errors("")[0].message.contains("is empty"));
+    assert!(errors("# only a comment\n\n")[0].message.contains("no instructions"));
+    assert!(errors("ARG a=1\n")[0].message.contains("no FROM"));
+    assert!(errors("RUN x\nFROM a\n")[0].message.contains("before the first FROM"));
+}
+
+#[test]
+fn bom_and_windows_line_endings() {
+    let f = file("\u{feff}# escape=`\r\nFROM a\r\nRUN <<E\r\nx\r\nE\r\nCMD y\r\n");
+    assert_eq!(f.escape, '`');
+    let Op::Run(r) = &f.stages[0].instructions[0].op else { panic!() };
+    assert_eq!(r.heredocs[0].body, "x\r\n");
+    assert!(matches!(&f.stages[0].instructions[1].op, Op::Cmd(Command::Shell(w)) if w.text == "y"));
+}
+
+#[test]
+fn durations_as_go_writes_them() {
+    for (text, want) in [("1m30s", Some(90_000_000_000)), ("1.5s", Some(1_500_000_000)), ("0", Some(0)), ("5", None)] {
+        assert_eq!(parse_duration(text), want, "{text}");
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_bytes_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
+        let _ = parse(&bytes);
+    }
+
+    #[test]
+    fn no_text_of_dockerfile_pieces_panics(pieces in proptest::collection::vec(
+        proptest::sample::select(vec![
+            "FROM a", "RUN ", "COPY ", "<<EOF", "EOF", "\n", "\\\n", " ", "\"", "'", "[", "]", "--mount=", "$", "${x",
+            "ENV ", "a=b", "#", "# escape=`", "`", "\r\n", "\t", "ONBUILD ", "é", "HEALTHCHECK ", "--", "CMD ", ",",
+        ]), 0..60)) {
+        let source = pieces.concat();
+        match parse(source.as_bytes()) {
+            Ok(f) => for stage in f.stages {
+                assert!(source.is_char_boundary(stage.span.start) && source.is_char_boundary(stage.span.end));
+            },
+            Err(errors) => for d in errors {
+                assert!(d.span.start <= d.span.end, "{d:?}");
+            },
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Text joined from several places of the source, which remembers where each byte came from.
+
+use crate::diagnostic::Span;
+
+#[derive(Debug, Clone, Default)]
+pub struct Text {
+    pub text: String,
+    /// (offset in `text`, offset in the source) of each run of bytes, ascending.
+    runs: Vec<(usize, usize)>,
+    /// Where the source of the last byte ends.
+    end: usize,
+}
+
+impl Text {
+    pub fn push(&mut self, piece: &str, source: usize) {
+        if piece.is_empty() {
+            return;
+        }
+        self.runs.push((self.text.len(), source));
+        self.text.push_str(piece);
+        self.end = source + piece.len();
+    }
+
+    /// The source offset of the byte at `at`; past the end, the end of the last byte.
+    pub fn source(&self, at: usize) -> usize {
+        if at >= self.text.len() {
+            return self.end;
+        }
+        let i = self.runs.partition_point(|(t, _)| *t <= at).saturating_sub(1);
+        self.runs.get(i).map_or(self.end, |(t, s)| s + (at - t))
+    }
+
+    /// The span in the source of `text[start..end]`.
+    pub fn span(&self, start: usize, end: usize) -> Span {
+        let from = self.source(start);
+        if end <= start {
+            return Span::new(from, from);
+        }
+        Span::new(from, self.source(end - 1) + 1)
+    }
+
+    /// The part from `start` to `end` as a text of its own.
+    pub fn slice(&self, start: usize, end: usize) -> Text {
+        let mut part = Text { end: self.source(start), ..Text::default() };
+        for (i, (t, s)) in self.runs.iter().enumerate() {
+            let next = self.runs.get(i + 1).map_or(self.text.len(), |(t, _)| *t);
+            let (a, b) = ((*t).max(start), next.min(end));
+            if a < b {
+                part.push(&self.text[a..b], s + (a - t));
+            }
+        }
+        part
+    }
+
+    pub fn trimmed(&self) -> Text {
+        let start = self.text.len() - self.text.trim_start().len();
+        let end = self.text.trim_end().len();
+        if start >= end { self.slice(0, 0) } else { self.slice(start, end) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_point_into_the_source_across_joins() {
+        // source: "RUN a \\\n  b" - joined without the escape and the newline
+        let mut t = Text::default();
+        t.push("RUN a ", 0);
+        t.push("  b", 8);
+        assert_eq!(t.span(8, 9), Span::new(10, 11));
+        assert_eq!(t.span(4, 9), Span::new(4, 11));
+        assert_eq!(t.slice(6, 9).trimmed().span(0, 1), Span::new(10, 11));
+        assert_eq!(t.source(99), 11);
+    }
+}

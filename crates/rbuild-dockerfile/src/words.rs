@@ -1,0 +1,124 @@
+//! Splitting the rest of a line into words, and the JSON form.
+
+use crate::ast::Word;
+use crate::text::Text;
+
+/// Blanks between words of plain (unquoted) lists.
+fn is_blank(c: char) -> bool {
+    matches!(c, ' ' | '\t' | '\u{b}' | '\u{c}' | '\r')
+}
+
+/// Words by blanks alone; quotes mean nothing (COPY, EXPOSE, …).
+pub fn plain(text: &Text) -> Vec<Word> {
+    let mut found = Vec::new();
+    let mut start = None;
+    for (i, c) in text.text.char_indices().chain([(text.text.len(), ' ')]) {
+        match (is_blank(c), start) {
+            (true, Some(from)) => {
+                found.push(word(text, from, i));
+                start = None;
+            }
+            (false, None) => start = Some(i),
+            _ => {}
+        }
+    }
+    found
+}
+
+/// Words where quotes and the escape character keep blanks together; both stay in the words (ENV, LABEL, ARG).
+pub fn quoted(text: &Text, escape: char) -> Vec<Word> {
+    split_quoted(&text.text, escape).into_iter().map(|(a, b)| word(text, a, b)).collect()
+}
+
+/// Byte ranges of quote-aware words.
+pub fn split_quoted(text: &str, escape: char) -> Vec<(usize, usize)> {
+    let mut found = Vec::new();
+    let mut start = None;
+    let mut quote = None;
+    let mut chars = text.char_indices();
+    while let Some((i, c)) = chars.next() {
+        if start.is_none() {
+            if c.is_whitespace() {
+                continue;
+            }
+            start = Some(i);
+        }
+        match quote {
+            Some(q) if c == q => quote = None,
+            Some(_) if c == escape => drop(chars.next()),
+            Some(_) => {}
+            None if c.is_whitespace() => {
+                found.extend(start.take().map(|from| (from, i)));
+            }
+            None if c == '\'' || c == '"' => quote = Some(c),
+            None if c == escape => drop(chars.next()),
+            None => {}
+        }
+    }
+    found.extend(start.map(|from| (from, text.len())));
+    found
+}
+
+pub fn word(text: &Text, start: usize, end: usize) -> Word {
+    Word { text: text.text[start..end].to_string(), span: text.span(start, end) }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum NotJson {
+    /// Not a JSON array at all: the shell or word form is meant.
+    Other,
+    /// An array that holds something else than strings.
+    NotStrings,
+}
+
+/// The strings of a JSON array, if that is what the text is.
+pub fn json_strings(text: &str) -> Result<Vec<String>, NotJson> {
+    if !text.starts_with('[') {
+        return Err(NotJson::Other);
+    }
+    match serde_json::from_str::<Vec<serde_json::Value>>(text) {
+        Err(_) => Err(NotJson::Other),
+        Ok(items) => items
+            .into_iter()
+            .map(|item| match item {
+                serde_json::Value::String(s) => Ok(s),
+                _ => Err(NotJson::NotStrings),
+            })
+            .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(s: &str) -> Text {
+        let mut t = Text::default();
+        t.push(s, 0);
+        t
+    }
+
+    #[test]
+    fn quotes_and_escapes_keep_words_together() {
+        let cases: [(&str, &[&str]); 5] = [
+            ("a=b c=d", &["a=b", "c=d"]),
+            (r#"a="b c" d"#, &[r#"a="b c""#, "d"]),
+            (r"a=b\ c d", &[r"a=b\ c", "d"]),
+            ("a='b \\' c", &["a='b \\' c"]),
+            ("  ", &[]),
+        ];
+        for (input, want) in cases {
+            let got: Vec<String> = quoted(&text(input), '\\').into_iter().map(|w| w.text).collect();
+            assert_eq!(got, want, "{input}");
+        }
+    }
+
+    #[test]
+    fn json_form_is_an_array_of_strings_and_nothing_else() {
+        assert_eq!(json_strings(r#"["a", "b c"]"#), Ok(vec!["a".into(), "b c".into()]));
+        assert_eq!(json_strings("['a']"), Err(NotJson::Other));
+        assert_eq!(json_strings(r#"["a"] b"#), Err(NotJson::Other));
+        assert_eq!(json_strings(r#"["a", 1]"#), Err(NotJson::NotStrings));
+        assert_eq!(json_strings("[]"), Ok(vec![]));
+    }
+}

@@ -1,0 +1,196 @@
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{Digest, Platform};
+
+/// The image configuration document (OCI image spec, config.md, with Docker's extensions). Keys that are not
+/// known here are kept in `rest` and written again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ImageConfig {
+    pub architecture: String,
+    pub os: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
+    /// RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub author: Option<String>,
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub config: RunConfig,
+    #[serde(default)]
+    pub rootfs: RootFs,
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<History>,
+    #[serde(flatten)]
+    pub rest: Map<String, Value>,
+}
+
+/// What a container of the image runs as.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct RunConfig {
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub user: String,
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "BTreeMap::is_empty")]
+    pub exposed_ports: BTreeMap<String, Value>,
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    pub env: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entrypoint: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cmd: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub healthcheck: Option<Healthcheck>,
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "BTreeMap::is_empty")]
+    pub volumes: BTreeMap<String, Value>,
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
+    pub working_dir: String,
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
+    pub stop_signal: String,
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "std::ops::Not::not")]
+    pub args_escaped: bool,
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    pub on_build: Vec<String>,
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    pub shell: Vec<String>,
+    #[serde(flatten)]
+    pub rest: Map<String, Value>,
+}
+
+/// Times in nanoseconds; 0 means the runtime's default.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Healthcheck {
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    pub test: Vec<String>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub interval: i64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub timeout: i64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub start_period: i64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub start_interval: i64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub retries: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RootFs {
+    #[serde(rename = "type", default = "layers")]
+    pub kind: String,
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub diff_ids: Vec<Digest>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct History {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<String>,
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
+    pub created_by: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub author: Option<String>,
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
+    pub comment: String,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub empty_layer: bool,
+}
+
+fn null_is_default<'de, D, T>(d: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
+}
+
+fn is_zero(n: &i64) -> bool {
+    *n == 0
+}
+
+fn layers() -> String {
+    "layers".to_string()
+}
+
+impl Default for RootFs {
+    fn default() -> RootFs {
+        RootFs { kind: layers(), diff_ids: Vec::new() }
+    }
+}
+
+impl ImageConfig {
+    /// An image without content.
+    pub fn empty(platform: &Platform) -> ImageConfig {
+        ImageConfig {
+            architecture: platform.arch.clone(),
+            os: platform.os.clone(),
+            variant: platform.variant.clone(),
+            created: None,
+            author: None,
+            config: RunConfig::default(),
+            rootfs: RootFs::default(),
+            history: Vec::new(),
+            rest: Map::new(),
+        }
+    }
+
+    pub fn platform(&self) -> Platform {
+        let text = match &self.variant {
+            Some(v) if !v.is_empty() => format!("{}/{}/{v}", self.os, self.architecture),
+            _ => format!("{}/{}", self.os, self.architecture),
+        };
+        text.parse().unwrap_or(Platform {
+            os: self.os.clone(),
+            arch: self.architecture.clone(),
+            variant: self.variant.clone(),
+        })
+    }
+}
+
+impl RunConfig {
+    /// The value of an environment variable.
+    pub fn env(&self, name: &str) -> Option<&str> {
+        self.env.iter().rev().find_map(|e| e.split_once('=').filter(|(k, _)| *k == name).map(|(_, v)| v))
+    }
+
+    /// Sets a variable; one that exists keeps its place.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        let entry = format!("{name}={value}");
+        match self.env.iter_mut().find(|e| e.split_once('=').map_or(e.as_str(), |(k, _)| k) == name) {
+            Some(old) => *old = entry,
+            None => self.env.push(entry),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_keys_and_nulls_survive_a_round_trip() {
+        let text = r#"{"architecture":"amd64","os":"linux","config":{"Env":null,"Cmd":["x"],"Foo":{"a":1}},
+            "rootfs":{"type":"layers","diff_ids":[]},"os.version":"1","moby.x":[1]}"#;
+        let c: ImageConfig = serde_json::from_str(text).unwrap();
+        let back = serde_json::to_value(&c).unwrap();
+        assert_eq!(back["config"]["Foo"]["a"], 1);
+        assert_eq!(back["moby.x"][0], 1);
+        assert_eq!(back["os.version"], "1");
+        assert!(back["config"].get("Env").is_none());
+    }
+
+    #[test]
+    fn a_replaced_variable_keeps_its_place() {
+        let mut c = RunConfig { env: vec!["A=1".into(), "B=2".into()], ..RunConfig::default() };
+        c.set_env("A", "3");
+        c.set_env("C", "4");
+        assert_eq!(c.env, ["A=3", "B=2", "C=4"]);
+        assert_eq!(c.env("B"), Some("2"));
+    }
+}

@@ -1,0 +1,88 @@
+//! Texts in the shapes that people's scripts already parse.
+
+/// A size as docker prints it: decimal units, three significant digits.
+pub fn human_size(bytes: u64) -> String {
+    let mut size = bytes as f64;
+    for unit in ["B", "kB", "MB", "GB", "TB"] {
+        if size < 1000.0 || unit == "TB" {
+            let digits = if unit == "B" || size >= 100.0 {
+                0
+            } else if size >= 10.0 {
+                1
+            } else {
+                2
+            };
+            let mut text = format!("{size:.digits$}");
+            if text.contains('.') {
+                text = text.trim_end_matches('0').trim_end_matches('.').to_string();
+            }
+            return format!("{text}{unit}");
+        }
+        size /= 1000.0;
+    }
+    unreachable!("the last unit always returns")
+}
+
+/// A span of time as docker words it, from its seconds.
+pub fn human_duration(seconds: i64) -> String {
+    let many = |n: i64, unit: &str| format!("{n} {unit}");
+    let (minutes, hours) = (seconds / 60, (seconds + 1800) / 3600);
+    match seconds {
+        i64::MIN..1 => "Less than a second".into(),
+        1 => "1 second".into(),
+        2..60 => many(seconds, "seconds"),
+        _ if minutes == 1 => "About a minute".into(),
+        _ if minutes < 60 => many(minutes, "minutes"),
+        _ if hours == 1 => "About an hour".into(),
+        _ if hours < 48 => many(hours, "hours"),
+        _ if hours < 24 * 7 * 2 => many(hours / 24, "days"),
+        _ if hours < 24 * 30 * 2 => many(hours / 24 / 7, "weeks"),
+        _ if hours < 24 * 365 * 2 => many(hours / 24 / 30, "months"),
+        _ => many(hours / 24 / 365, "years"),
+    }
+}
+
+/// A string as Go's `%q` writes it.
+pub fn quote(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\u{7}' => out.push_str("\\a"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{c}' => out.push_str("\\f"),
+            '\u{b}' => out.push_str("\\v"),
+            c if (c as u32) < 0x20 || c as u32 == 0x7f => out.push_str(&format!("\\x{:02x}", c as u32)),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_times_in_dockers_words() {
+        for (n, want) in [(0, "0B"), (999, "999B"), (1000, "1kB"), (6_470_000, "6.47MB"), (123_400_000, "123MB")] {
+            assert_eq!(human_size(n), want);
+        }
+        for (n, want) in [
+            (0, "Less than a second"),
+            (45, "45 seconds"),
+            (61, "About a minute"),
+            (3600, "About an hour"),
+            (86400 * 3, "3 days"),
+            (86400 * 21, "3 weeks"),
+        ] {
+            assert_eq!(human_duration(n), want);
+        }
+        assert_eq!(quote("a\"b\\\n\u{1}é"), "\"a\\\"b\\\\\\n\\x01é\"");
+    }
+}
