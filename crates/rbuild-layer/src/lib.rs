@@ -1,1 +1,23 @@
+//! Directory trees to layer bytes and back.
+//!
+//! A tree here is an overlay upper directory: deletions are character devices 0:0, replaced directories carry
+//! `user.overlay.opaque`. A layer is a tar of the OCI image spec: deletions are `.wh.` names. The tar framing is
+//! our own over the tar crate's header block; nothing here knows an image, a store or a build.
 
+mod compress;
+mod error;
+mod gzip;
+mod pack;
+mod pipe;
+mod reader;
+mod unpack;
+mod writer;
+mod xattrs;
+
+pub use compress::{Compression, Decoder, detect};
+pub use error::{LayerError, Result};
+pub use pack::{Deletions, LAYER_FORMAT, Packed, pack_layer, pack_tree};
+pub use reader::{EntryKind, TarEntry, TarReader};
+pub use unpack::{Limits, Owners, Unpacked, Whiteouts, unpack};
+pub use writer::TarWriter;
+pub use xattrs::{OPAQUE, keep_in_layer, keep_in_tree};

@@ -1,0 +1,138 @@
+//! Compression by content, and decompression as a stream.
+
+use std::io::{self, BufRead, BufReader, Read};
+
+/// How the bytes of a layer are packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Compression {
+    None,
+    #[default]
+    Gzip,
+    Zstd,
+    Bzip2,
+    Xz,
+}
+
+impl Compression {
+    pub fn name(self) -> &'static str {
+        match self {
+            Compression::None => "uncompressed",
+            Compression::Gzip => "gzip",
+            Compression::Zstd => "zstd",
+            Compression::Bzip2 => "bzip2",
+            Compression::Xz => "xz",
+        }
+    }
+}
+
+/// Tells the compression from the first bytes. Six bytes are enough.
+pub fn detect(head: &[u8]) -> Compression {
+    // Skippable frames (0x184D2A5?) may stand before a zstd frame (RFC 8878, 3.1.2).
+    let skippable = head.len() >= 4 && head[1..4] == [0x2a, 0x4d, 0x18] && head[0] & 0xf0 == 0x50;
+    match head {
+        [0x1f, 0x8b, ..] => Compression::Gzip,
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Compression::Zstd,
+        _ if skippable => Compression::Zstd,
+        [b'B', b'Z', b'h', ..] => Compression::Bzip2,
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Compression::Xz,
+        _ => Compression::None,
+    }
+}
+
+/// Decompresses whatever it is given; the content decides how.
+pub struct Decoder<R: Read> {
+    inner: Inner<BufReader<R>>,
+    compression: Compression,
+}
+
+enum Inner<R: BufRead> {
+    Plain(R),
+    Gzip(Box<flate2::bufread::MultiGzDecoder<R>>),
+    Zstd(zstd::Decoder<'static, R>),
+    Bzip2(bzip2::bufread::MultiBzDecoder<R>),
+    Xz(liblzma::bufread::XzDecoder<R>),
+}
+
+impl<R: Read> Decoder<R> {
+    pub fn new(source: R) -> io::Result<Decoder<R>> {
+        let mut reader = BufReader::with_capacity(256 * 1024, source);
+        let compression = detect(reader.fill_buf()?);
+        let inner = match compression {
+            Compression::None => Inner::Plain(reader),
+            Compression::Gzip => Inner::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(reader))),
+            Compression::Zstd => {
+                let mut decoder = zstd::Decoder::with_buffer(reader)?;
+                // 128 MiB: what `zstd -d` takes without being asked.
+                decoder.window_log_max(27)?;
+                Inner::Zstd(decoder)
+            }
+            Compression::Bzip2 => Inner::Bzip2(bzip2::bufread::MultiBzDecoder::new(reader)),
+            Compression::Xz => Inner::Xz(liblzma::bufread::XzDecoder::new_multi_decoder(reader)),
+        };
+        Ok(Decoder { inner, compression })
+    }
+
+    pub fn compression(&self) -> Compression {
+        self.compression
+    }
+}
+
+impl<R: Read> Read for Decoder<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match &mut self.inner {
+            Inner::Plain(r) => r.read(buf),
+            Inner::Gzip(r) => r.read(buf),
+            Inner::Zstd(r) => r.read(buf),
+            Inner::Bzip2(r) => r.read(buf),
+            Inner::Xz(r) => r.read(buf),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn every_compression_is_told_by_content() {
+        let plain = b"some bytes, some bytes, some bytes".repeat(50);
+        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        gz.write_all(&plain).unwrap();
+        let gz = gz.finish().unwrap();
+        let mut bz = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::default());
+        bz.write_all(&plain).unwrap();
+        let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 1);
+        xz.write_all(&plain).unwrap();
+        let two_members = [gz.clone(), gz.clone()].concat();
+        let skippable = [&[0x50, 0x2a, 0x4d, 0x18, 2, 0, 0, 0, 9, 9], &zstd::encode_all(&plain[..], 1).unwrap()[..]].concat();
+        for (bytes, want, times) in [
+            (plain.clone(), Compression::None, 1),
+            (gz, Compression::Gzip, 1),
+            (two_members, Compression::Gzip, 2),
+            (zstd::encode_all(&plain[..], 1).unwrap(), Compression::Zstd, 1),
+            (skippable, Compression::Zstd, 1),
+            (bz.finish().unwrap(), Compression::Bzip2, 1),
+            (xz.finish().unwrap(), Compression::Xz, 1),
+        ] {
+            let mut decoder = Decoder::new(&bytes[..]).unwrap();
+            assert_eq!(decoder.compression(), want);
+            let mut out = Vec::new();
+            decoder.read_to_end(&mut out).unwrap();
+            assert_eq!(out, plain.repeat(times), "{want:?}");
+        }
+    }
+
+    #[test]
+    fn a_truncated_stream_is_an_error() {
+        let gz = {
+            let mut e = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+            e.write_all(&b"abc".repeat(9000)).unwrap();
+            e.finish().unwrap()
+        };
+        for cut in [5, gz.len() / 2, gz.len() - 1] {
+            let result = Decoder::new(&gz[..cut]).and_then(|mut d| d.read_to_end(&mut Vec::new()));
+            assert!(result.is_err(), "cut at {cut}");
+        }
+    }
+}

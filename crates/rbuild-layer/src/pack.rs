@@ -1,0 +1,251 @@
+//! A directory into layer bytes: sorted, whole seconds, one way of saying each thing.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rbuild_image::{Digest, Hasher};
+use rbuild_linux::{Kind, RootDir, Stat};
+
+use crate::compress::Compression;
+use crate::error::{LayerError, Result};
+use crate::gzip::ParallelGzip;
+use crate::reader::{EntryKind, TarEntry};
+use crate::writer::TarWriter;
+use crate::xattrs::{OPAQUE, keep_in_layer};
+
+/// Names the way layer bytes are made. It changes when, and only when, the same tree gives other bytes.
+pub const LAYER_FORMAT: u32 = 1;
+
+const GZIP_LEVEL: u32 = 6;
+const ZSTD_LEVEL: i32 = 3;
+
+/// A layer that was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packed {
+    pub diff_id: Digest,
+    /// Of the bytes that were written, compressed.
+    pub digest: Digest,
+    pub size: u64,
+    /// Bytes before compression.
+    pub unpacked: u64,
+}
+
+/// Hashes and counts what is written through it.
+struct Tee<W> {
+    inner: W,
+    hasher: Hasher,
+    count: u64,
+}
+
+impl<W> Tee<W> {
+    fn new(inner: W) -> Tee<W> {
+        Tee { inner, hasher: Hasher::new(), count: 0 }
+    }
+}
+
+impl<W: Write> Write for Tee<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let n = self.inner.write(bytes)?;
+        self.hasher.update(&bytes[..n]);
+        self.count += n as u64;
+        Ok(n)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+enum Encoder<W: Write> {
+    Plain(W),
+    Gzip(ParallelGzip<W>),
+    Zstd(zstd::Encoder<'static, W>),
+}
+
+impl<W: Write> Write for Encoder<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Encoder::Plain(w) => w.write(bytes),
+            Encoder::Gzip(w) => w.write(bytes),
+            Encoder::Zstd(w) => w.write(bytes),
+        }
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes the overlay upper directory `tree` to `out` as an image layer.
+pub fn pack_layer(tree: &RootDir, compression: Compression, out: impl Write) -> Result<Packed> {
+    let io = |e| LayerError::io("writing the layer")(e);
+    let compressed = Tee::new(out);
+    let encoder = match compression {
+        Compression::None => Encoder::Plain(compressed),
+        Compression::Gzip => Encoder::Gzip(ParallelGzip::new(compressed, GZIP_LEVEL).map_err(io)?),
+        Compression::Zstd => {
+            let mut z = zstd::Encoder::new(compressed, ZSTD_LEVEL).map_err(io)?;
+            // One worker or more give the same bytes; none gives others.
+            let workers = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+            z.multithread(workers).map_err(io)?;
+            Encoder::Zstd(z)
+        }
+        Compression::Bzip2 | Compression::Xz => {
+            return Err(LayerError::Limit(format!("layers are not written as {}", compression.name())));
+        }
+    };
+    let plain = pack_tree(tree, Deletions::Whiteouts, Tee::new(encoder))?;
+    let (diff_id, unpacked) = (plain.hasher.finish(), plain.count);
+    let mut compressed = match plain.inner {
+        Encoder::Plain(w) => w,
+        Encoder::Gzip(w) => w.finish().map_err(io)?,
+        Encoder::Zstd(w) => w.finish().map_err(io)?,
+    };
+    compressed.flush().map_err(io)?;
+    Ok(Packed { diff_id, digest: compressed.hasher.finish(), size: compressed.count, unpacked })
+}
+
+/// What becomes of the overlay's deletion marks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deletions {
+    /// `.wh.` names, as in image layers.
+    Whiteouts,
+    /// The tree is whole and has none (a mounted view).
+    None,
+}
+
+/// Writes the directory `tree` as an uncompressed tar; gives `out` back.
+pub fn pack_tree<W: Write>(tree: &RootDir, deletions: Deletions, out: W) -> Result<W> {
+    let mut packer = Packer {
+        out: TarWriter::new(out),
+        deletions,
+        links: HashMap::new(),
+        buffer: vec![0; 1 << 20],
+    };
+    // Directories still to be listed, deepest last: (path, handle, its entries in reverse).
+    let mut stack = vec![packer.open(tree.try_clone()?, PathBuf::new())?];
+    while let Some(top) = stack.last_mut() {
+        let Some(entry) = top.entries.pop() else {
+            stack.pop();
+            continue;
+        };
+        let path = top.path.join(&entry);
+        let stat = top.dir.stat_name(&entry)?;
+        packer.write(&top.dir, &entry, &path, &stat)?;
+        if stat.kind == Kind::Dir {
+            let dir = top.dir.sub(&entry)?;
+            stack.push(packer.open(dir, path)?);
+        }
+    }
+    packer.out.finish().map_err(LayerError::io("writing the archive"))
+}
+
+struct OpenDir {
+    path: PathBuf,
+    dir: RootDir,
+    entries: Vec<OsString>,
+}
+
+struct Packer<W: Write> {
+    out: TarWriter<W>,
+    deletions: Deletions,
+    /// First path of each inode with several names.
+    links: HashMap<(u32, u32, u64), PathBuf>,
+    buffer: Vec<u8>,
+}
+
+impl<W: Write> Packer<W> {
+    fn open(&mut self, dir: RootDir, path: PathBuf) -> Result<OpenDir> {
+        if self.deletions == Deletions::Whiteouts && !path.as_os_str().is_empty() {
+            let opaque = dir.xattrs(OsStr::new(""))?.get(OsStr::new(OPAQUE)).is_some_and(|v| v == b"y");
+            if opaque {
+                self.header(&TarEntry { mode: 0, ..TarEntry::plain_file(path.join(".wh..wh..opq"), 0) })?;
+            }
+        }
+        let mut entries: Vec<OsString> = dir.entries()?.into_iter().map(|e| e.name).collect();
+        entries.reverse();
+        Ok(OpenDir { path, dir, entries })
+    }
+
+    fn header(&mut self, entry: &TarEntry) -> Result<()> {
+        self.out.entry(entry).map_err(LayerError::io("writing the archive"))
+    }
+
+    fn write(&mut self, dir: &RootDir, name: &OsStr, path: &Path, stat: &Stat) -> Result<()> {
+        if stat.is_whiteout() && self.deletions == Deletions::Whiteouts {
+            let hidden = [b".wh.", name.as_bytes()].concat();
+            let path = path.with_file_name(OsStr::from_bytes(&hidden));
+            return self.header(&TarEntry { mode: 0, ..TarEntry::plain_file(path, 0) });
+        }
+        let kind = match stat.kind {
+            Kind::File => EntryKind::File,
+            Kind::Dir => EntryKind::Dir,
+            Kind::Symlink => EntryKind::Symlink,
+            Kind::CharDevice => EntryKind::CharDevice,
+            Kind::BlockDevice => EntryKind::BlockDevice,
+            Kind::Fifo => EntryKind::Fifo,
+            // A socket means nothing without the process that made it.
+            Kind::Socket => return Ok(()),
+        };
+        let mut entry = TarEntry {
+            path: path.as_os_str().to_os_string(),
+            kind,
+            mode: stat.mode,
+            uid: u64::from(stat.uid),
+            gid: u64::from(stat.gid),
+            mtime: stat.mtime,
+            size: 0,
+            link: OsString::new(),
+            rdev: stat.rdev,
+            xattrs: Default::default(),
+        };
+        if kind == EntryKind::Symlink {
+            // Always 0777 to the kernel, and nobody reads it.
+            entry.mode = 0o777;
+            entry.link = dir.read_link(name)?;
+        }
+        if kind != EntryKind::Dir && stat.nlink > 1 {
+            if let Some(first) = self.links.get(&stat.inode()) {
+                entry.kind = EntryKind::HardLink;
+                entry.link = first.as_os_str().to_os_string();
+                return self.header(&entry);
+            }
+            self.links.insert(stat.inode(), path.to_path_buf());
+        }
+        if matches!(kind, EntryKind::File | EntryKind::Dir) {
+            entry.xattrs = dir.xattrs(name)?.into_iter().filter(|(attr, _)| keep_in_layer(attr)).collect();
+        }
+        if kind == EntryKind::File {
+            entry.size = stat.size;
+            return self.file(dir, name, &entry);
+        }
+        self.header(&entry)
+    }
+
+    fn file(&mut self, dir: &RootDir, name: &OsStr, entry: &TarEntry) -> Result<()> {
+        let context = || format!("reading {:?}", entry.path);
+        self.header(entry)?;
+        if entry.size == 0 {
+            return Ok(());
+        }
+        let mut file = dir.open_name(name)?.take(entry.size);
+        let mut left = entry.size;
+        while left > 0 {
+            let n = file.read(&mut self.buffer).map_err(LayerError::io(context()))?;
+            if n == 0 {
+                return Err(entry_changed(entry));
+            }
+            self.out.content(&self.buffer[..n]).map_err(LayerError::io("writing the archive"))?;
+            left -= n as u64;
+        }
+        Ok(())
+    }
+}
+
+fn entry_changed(entry: &TarEntry) -> LayerError {
+    LayerError::Entry {
+        name: entry.path.to_string_lossy().into_owned(),
+        reason: "became shorter while it was read".into(),
+    }
+}

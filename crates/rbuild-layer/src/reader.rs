@@ -1,0 +1,332 @@
+//! Tar framing: headers, PAX records, long names, sizes. The header block itself is the tar crate's.
+
+use std::ffi::{OsStr, OsString};
+use std::io::Read;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use rbuild_linux::{Timestamp, Xattrs};
+use tar::{EntryType, Header};
+
+use crate::error::{LayerError, Result};
+
+const BLOCK: usize = 512;
+/// Bounds on what one entry may claim before its content: PAX records and long names together.
+const MAX_META: u64 = 1 << 20;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryKind {
+    File,
+    Dir,
+    Symlink,
+    HardLink,
+    CharDevice,
+    BlockDevice,
+    Fifo,
+}
+
+/// One entry's header, long names and PAX records applied.
+#[derive(Debug, Clone)]
+pub struct TarEntry {
+    /// As written, except that it is never empty.
+    pub path: OsString,
+    pub kind: EntryKind,
+    /// `0o7777` at most.
+    pub mode: u32,
+    pub uid: u64,
+    pub gid: u64,
+    pub mtime: Timestamp,
+    /// Bytes of content that follow.
+    pub size: u64,
+    pub link: OsString,
+    pub rdev: (u32, u32),
+    pub xattrs: Xattrs,
+}
+
+pub struct TarReader<R: Read> {
+    inner: R,
+    /// Content and padding of the current entry that nobody has read yet.
+    remaining: u64,
+    padding: u64,
+    current: String,
+    global: Pax,
+}
+
+/// The PAX records that mean something to us.
+#[derive(Default, Clone)]
+struct Pax {
+    path: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+    size: Option<u64>,
+    uid: Option<u64>,
+    gid: Option<u64>,
+    mtime: Option<Timestamp>,
+    xattrs: Xattrs,
+    sparse: bool,
+}
+
+impl<R: Read> TarReader<R> {
+    pub fn new(inner: R) -> TarReader<R> {
+        TarReader { inner, remaining: 0, padding: 0, current: "its first header".into(), global: Pax::default() }
+    }
+
+    /// The next entry, `None` at the end of the archive (two empty blocks, or the end of the stream at a block
+    /// boundary). Unread content of the last entry is passed over.
+    pub fn next_entry(&mut self) -> Result<Option<TarEntry>> {
+        self.skip_content()?;
+        let mut pax = self.global.clone();
+        let mut long_name = None;
+        let mut long_link = None;
+        let mut meta = 0;
+        loop {
+            let Some(header) = self.header()? else { return Ok(None) };
+            let size = header.entry_size().map_err(|_| self.damaged("has a size that is not a number"))?;
+            let kind = header.entry_type();
+            if matches!(
+                kind,
+                EntryType::XHeader | EntryType::XGlobalHeader | EntryType::GNULongName | EntryType::GNULongLink
+            ) {
+                meta += size;
+                if meta > MAX_META {
+                    return Err(LayerError::Limit(format!(
+                        "an archive entry claims {meta} bytes of extended header; {MAX_META} are read at most"
+                    )));
+                }
+            }
+            match kind {
+                EntryType::XHeader => pax.read(&self.meta_content(size)?)?,
+                EntryType::XGlobalHeader => {
+                    let content = self.meta_content(size)?;
+                    self.global.read(&content)?;
+                    // A size or a path for every later entry makes no sense; the rest is a default.
+                    (self.global.size, self.global.path, self.global.link) = (None, None, None);
+                    pax = self.global.clone();
+                }
+                EntryType::GNULongName => long_name = Some(until_nul(self.meta_content(size)?)),
+                EntryType::GNULongLink => long_link = Some(until_nul(self.meta_content(size)?)),
+                _ => return self.entry(&header, size, pax, long_name, long_link).map(Some),
+            }
+        }
+    }
+
+    fn damaged(&self, what: &str) -> LayerError {
+        LayerError::Damaged(format!("the header after {} {what}", self.current))
+    }
+
+    fn header(&mut self) -> Result<Option<Header>> {
+        let mut header = Header::new_old();
+        let mut zeros = 0;
+        loop {
+            match read_block(&mut self.inner, header.as_mut_bytes()) {
+                Ok(true) => {}
+                Ok(false) => return Ok(None),
+                Err(e) => return Err(LayerError::io(format!("the header after {}", self.current))(e)),
+            }
+            if header.as_bytes().iter().any(|b| *b != 0) {
+                break;
+            }
+            zeros += 1;
+            if zeros == 2 {
+                return Ok(None);
+            }
+        }
+        let bytes = header.as_bytes();
+        let sum: u32 = bytes[..148].iter().chain(&bytes[156..]).map(|b| u32::from(*b)).sum::<u32>() + 8 * 32;
+        match header.cksum() {
+            Ok(claimed) if claimed == sum => Ok(Some(header)),
+            _ => Err(self.damaged("has a wrong checksum, so this is no tar archive or a damaged one")),
+        }
+    }
+
+    fn meta_content(&mut self, size: u64) -> Result<Vec<u8>> {
+        let mut content = vec![0; size as usize];
+        let context = format!("an extended header after {}", self.current);
+        self.inner.read_exact(&mut content).map_err(LayerError::io(context.clone()))?;
+        let mut pad = [0; BLOCK];
+        self.inner.read_exact(&mut pad[..padding(size) as usize]).map_err(LayerError::io(context))?;
+        Ok(content)
+    }
+
+    fn entry(
+        &mut self,
+        header: &Header,
+        size: u64,
+        pax: Pax,
+        long_name: Option<Vec<u8>>,
+        long_link: Option<Vec<u8>>,
+    ) -> Result<TarEntry> {
+        let path = pax.path.or(long_name).unwrap_or_else(|| header.path_bytes().into_owned());
+        let path = OsString::from_vec(if path.is_empty() { b".".to_vec() } else { path });
+        let name = path.to_string_lossy().into_owned();
+        let fail = |reason: &str| LayerError::Entry { name: name.clone(), reason: reason.to_string() };
+        let kind = match header.entry_type() {
+            _ if pax.sparse => return Err(fail("is a sparse file, which is not supported yet")),
+            EntryType::Regular | EntryType::Continuous if path.as_bytes().ends_with(b"/") => EntryKind::Dir,
+            EntryType::Regular | EntryType::Continuous => EntryKind::File,
+            EntryType::Directory => EntryKind::Dir,
+            EntryType::Symlink => EntryKind::Symlink,
+            EntryType::Link => EntryKind::HardLink,
+            EntryType::Char => EntryKind::CharDevice,
+            EntryType::Block => EntryKind::BlockDevice,
+            EntryType::Fifo => EntryKind::Fifo,
+            EntryType::GNUSparse => return Err(fail("is a sparse file, which is not supported yet")),
+            other => return Err(fail(&format!("has the unknown type {:?}", other.as_byte() as char))),
+        };
+        let number = |n: std::io::Result<u64>, what: &str| n.map_err(|_| fail(&format!("has a {what} that is not a number")));
+        let size = pax.size.unwrap_or(size);
+        let device = |n: std::io::Result<Option<u32>>| n.map(Option::unwrap_or_default).unwrap_or_default();
+        let rdev = (device(header.device_major()), device(header.device_minor()));
+        let link = pax.link.or(long_link).unwrap_or_else(|| header.link_name_bytes().unwrap_or_default().into_owned());
+        let mtime = match pax.mtime {
+            Some(t) => t,
+            None => Timestamp { sec: number(header.mtime(), "time")? as i64, nsec: 0 },
+        };
+        let entry = TarEntry {
+            kind,
+            mode: header.mode().map_err(|_| fail("has a mode that is not a number"))? & 0o7777,
+            uid: pax.uid.map_or_else(|| number(header.uid(), "user id"), Ok)?,
+            gid: pax.gid.map_or_else(|| number(header.gid(), "group id"), Ok)?,
+            mtime,
+            // Only regular files have content, whatever the header says (POSIX pax, "size").
+            size: if kind == EntryKind::File { size } else { 0 },
+            link: OsString::from_vec(link),
+            rdev,
+            xattrs: pax.xattrs,
+            path,
+        };
+        if kind != EntryKind::File && size > 0 && kind != EntryKind::HardLink && kind != EntryKind::Dir {
+            return Err(fail("has content although it is no file"));
+        }
+        self.remaining = if kind == EntryKind::File { size } else { 0 };
+        self.padding = padding(self.remaining);
+        self.current = format!("{name:?}");
+        Ok(entry)
+    }
+
+    fn skip_content(&mut self) -> Result<()> {
+        let skip = self.remaining.saturating_add(self.padding);
+        let context = format!("the content of {}", self.current);
+        let copied = std::io::copy(&mut (&mut self.inner).take(skip), &mut std::io::sink())
+            .map_err(LayerError::io(context.clone()))?;
+        if copied < skip {
+            return Err(LayerError::Truncated(context));
+        }
+        (self.remaining, self.padding) = (0, 0);
+        Ok(())
+    }
+
+    /// Reads content of the current entry; 0 at its end.
+    pub fn read_content(&mut self, buf: &mut [u8]) -> Result<usize> {
+        let want = (buf.len() as u64).min(self.remaining) as usize;
+        if want == 0 {
+            return Ok(0);
+        }
+        let context = || format!("the content of {}", self.current);
+        loop {
+            match self.inner.read(&mut buf[..want]) {
+                Ok(0) => return Err(LayerError::Truncated(context())),
+                Ok(n) => {
+                    self.remaining -= n as u64;
+                    return Ok(n);
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(LayerError::io(context())(e)),
+            }
+        }
+    }
+
+    /// Reads the stream to its end, so that digests cover all of it.
+    pub fn drain(mut self) -> Result<()> {
+        std::io::copy(&mut self.inner, &mut std::io::sink()).map_err(LayerError::io("the end of the archive"))?;
+        Ok(())
+    }
+}
+
+fn padding(size: u64) -> u64 {
+    (BLOCK as u64 - size % BLOCK as u64) % BLOCK as u64
+}
+
+/// Fills one block; `false` if the stream ends right before it.
+fn read_block(reader: &mut impl Read, block: &mut [u8; BLOCK]) -> std::io::Result<bool> {
+    let mut filled = 0;
+    while filled < BLOCK {
+        match reader.read(&mut block[filled..]) {
+            Ok(0) if filled == 0 => return Ok(false),
+            Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => filled += n,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(true)
+}
+
+fn until_nul(mut bytes: Vec<u8>) -> Vec<u8> {
+    if let Some(end) = bytes.iter().position(|b| *b == 0) {
+        bytes.truncate(end);
+    }
+    bytes
+}
+
+impl Pax {
+    /// Reads `LENGTH KEY=VALUE\n` records by their length, so that values may hold anything.
+    fn read(&mut self, mut records: &[u8]) -> Result<()> {
+        let damaged = |what: &str| LayerError::Damaged(format!("a PAX record {what}"));
+        while !records.is_empty() && records[0] != 0 {
+            let space = records.iter().take(21).position(|b| *b == b' ').ok_or_else(|| damaged("has no length"))?;
+            let length: usize = std::str::from_utf8(&records[..space])
+                .ok()
+                .and_then(|s| s.parse().ok())
+                .ok_or_else(|| damaged("has a length that is not a number"))?;
+            if length <= space + 1 || length > records.len() || records[length - 1] != b'\n' {
+                return Err(damaged("has a wrong length"));
+            }
+            let record = &records[space + 1..length - 1];
+            let equals = record.iter().position(|b| *b == b'=').ok_or_else(|| damaged("has no `=`"))?;
+            self.set(&record[..equals], &record[equals + 1..])?;
+            records = &records[length..];
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        let number = || {
+            let text = std::str::from_utf8(value).ok();
+            text.and_then(|t| t.parse().ok()).ok_or_else(|| {
+                LayerError::Damaged(format!("the PAX record {:?} is not a number", String::from_utf8_lossy(key)))
+            })
+        };
+        match key {
+            b"path" => self.path = Some(value.to_vec()),
+            b"linkpath" => self.link = Some(value.to_vec()),
+            b"size" => self.size = Some(number()?),
+            b"uid" => self.uid = Some(number()?),
+            b"gid" => self.gid = Some(number()?),
+            b"mtime" => self.mtime = Some(parse_time(value)?),
+            _ if key.starts_with(b"GNU.sparse.") => self.sparse = true,
+            _ => {
+                if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
+                    self.xattrs.insert(OsStr::from_bytes(name).to_os_string(), value.to_vec());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Seconds with a fraction, possibly negative: the time is `sec + nsec/1e9` with `nsec` never negative.
+fn parse_time(value: &[u8]) -> Result<Timestamp> {
+    let bad = || LayerError::Damaged(format!("the PAX time {:?} is not a number", String::from_utf8_lossy(value)));
+    let text = std::str::from_utf8(value).map_err(|_| bad())?;
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let negative = whole.starts_with('-');
+    let sec: i64 = if whole == "-" { 0 } else { whole.parse().map_err(|_| bad())? };
+    if !fraction.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(bad());
+    }
+    let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
+    let nsec: u32 = digits.parse().map_err(|_| bad())?;
+    if negative && nsec > 0 {
+        return Ok(Timestamp { sec: sec.checked_sub(1).ok_or_else(bad)?, nsec: 1_000_000_000 - nsec });
+    }
+    Ok(Timestamp { sec, nsec })
+}

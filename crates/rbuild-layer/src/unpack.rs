@@ -1,0 +1,432 @@
+//! Layer bytes into a directory.
+//!
+//! The directory is the root: every path, and every target of a hard link, is resolved by the kernel inside it.
+//! Modes and times of directories are set at the end, in reverse, so that a read-only directory can be filled.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use rbuild_image::{Digest, Hasher};
+use rbuild_linux::{Kind, RootDir, Timestamp};
+
+use crate::compress::Decoder;
+use crate::error::{LayerError, Result};
+use crate::pipe::with_read_ahead;
+use crate::reader::{EntryKind, TarEntry, TarReader};
+use crate::xattrs::{OPAQUE, keep_in_tree};
+
+const WHITEOUT: &[u8] = b".wh.";
+const OPAQUE_WHITEOUT: &[u8] = b".wh..wh..opq";
+
+/// What a stream may ask for before it is refused.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub entries: u64,
+    /// Bytes of one path.
+    pub path: usize,
+    /// Parts of one path.
+    pub depth: usize,
+    /// Bytes of content in all.
+    pub bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { entries: 20_000_000, path: 64 * 1024, depth: 4096, bytes: 1 << 44 }
+    }
+}
+
+/// What `.wh.` names mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whiteouts {
+    /// Deletions of an image layer; they become the overlay's own marks.
+    Overlay,
+    /// Ordinary names (ADD of an archive).
+    Plain,
+}
+
+/// Who owns what is unpacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owners {
+    FromArchive,
+    Always(u32, u32),
+}
+
+/// What a stream turned out to be.
+#[derive(Debug, Clone, Copy)]
+pub struct Unpacked {
+    /// Digest and size of the bytes as they came.
+    pub digest: Digest,
+    pub size: u64,
+    /// Digest of the bytes after decompression.
+    pub diff_id: Digest,
+    pub entries: u64,
+}
+
+/// Counts and hashes what is read through it.
+struct Tee<R> {
+    inner: R,
+    hasher: Hasher,
+    count: u64,
+}
+
+impl<R> Tee<R> {
+    fn new(inner: R) -> Tee<R> {
+        Tee { inner, hasher: Hasher::new(), count: 0 }
+    }
+}
+
+impl<R: Read> Read for Tee<R> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.inner.read(buf)?;
+        self.hasher.update(&buf[..n]);
+        self.count += n as u64;
+        Ok(n)
+    }
+}
+
+/// Unpacks a tar of any compression into `root`. On an error the directory holds a part of it: unpack into a
+/// place that nobody sees and publish it after the digests were compared.
+pub fn unpack(
+    source: impl Read + Send,
+    root: &RootDir,
+    whiteouts: Whiteouts,
+    owners: Owners,
+    limits: Limits,
+) -> Result<Unpacked> {
+    let mut raw = Tee::new(source);
+    let decoder = Decoder::new(&mut raw).map_err(LayerError::io("the start of the archive"))?;
+    let (_, result) = with_read_ahead(decoder, |stream| {
+        let mut tee = Tee::new(stream);
+        let mut target = Target::new(root, whiteouts, owners, limits)?;
+        let mut reader = TarReader::new(&mut tee);
+        while let Some(entry) = reader.next_entry()? {
+            target.apply(&entry, &mut reader)?;
+        }
+        reader.drain()?;
+        let entries = target.entries;
+        target.finish()?;
+        Ok::<_, LayerError>((tee.hasher.finish(), entries))
+    });
+    let (diff_id, entries) = result?;
+    // What follows the end of the compressed stream belongs to the digest as well.
+    std::io::copy(&mut raw, &mut std::io::sink()).map_err(LayerError::io("the end of the archive"))?;
+    Ok(Unpacked { digest: raw.hasher.finish(), size: raw.count, diff_id, entries })
+}
+
+struct Target<'a> {
+    root: &'a RootDir,
+    whiteouts: Whiteouts,
+    owners: Owners,
+    limits: Limits,
+    entries: u64,
+    bytes: u64,
+    /// The directory of the last entry; most entries share it with their neighbour.
+    parent: (PathBuf, RootDir),
+    /// What is set on directories at the end.
+    dirs: BTreeMap<PathBuf, (u32, Timestamp)>,
+    buffer: Vec<u8>,
+}
+
+fn entry_error(entry: &TarEntry, reason: impl Into<String>) -> LayerError {
+    LayerError::Entry { name: entry.path.to_string_lossy().into_owned(), reason: reason.into() }
+}
+
+/// The path relative to the root, without `.` parts.
+fn clean(path: &OsStr) -> Option<PathBuf> {
+    let mut clean = PathBuf::new();
+    for part in Path::new(path).components() {
+        match part {
+            Component::Normal(name) => clean.push(name),
+            Component::RootDir | Component::CurDir => {}
+            Component::ParentDir | Component::Prefix(_) => return None,
+        }
+    }
+    Some(clean)
+}
+
+impl<'a> Target<'a> {
+    fn new(root: &'a RootDir, whiteouts: Whiteouts, owners: Owners, limits: Limits) -> Result<Target<'a>> {
+        Ok(Target {
+            root,
+            whiteouts,
+            owners,
+            limits,
+            entries: 0,
+            bytes: 0,
+            parent: (PathBuf::new(), root.try_clone()?),
+            dirs: BTreeMap::new(),
+            buffer: vec![0; 256 * 1024],
+        })
+    }
+
+    fn apply<R: Read>(&mut self, entry: &TarEntry, content: &mut TarReader<R>) -> Result<()> {
+        self.entries += 1;
+        self.bytes = self.bytes.saturating_add(entry.size);
+        self.check_limits(entry)?;
+        let path = clean(&entry.path).ok_or_else(|| entry_error(entry, "leaves the archive's root with `..`"))?;
+        let Some(name) = path.file_name() else { return self.apply_root(entry) };
+        let name = name.to_os_string();
+        self.enter_parent(entry, path.parent().unwrap_or(Path::new("")))?;
+        if self.whiteouts == Whiteouts::Overlay && name.as_bytes().starts_with(WHITEOUT) {
+            return self.whiteout(entry, &name);
+        }
+        self.create(entry, &path, &name, content)
+    }
+
+    fn check_limits(&self, entry: &TarEntry) -> Result<()> {
+        let l = &self.limits;
+        let over = |what: &str, limit: u64| LayerError::Limit(format!("the archive has more than {limit} {what}"));
+        if self.entries > l.entries {
+            return Err(over("entries", l.entries));
+        }
+        if self.bytes > l.bytes {
+            return Err(over("bytes of content", l.bytes));
+        }
+        let path = entry.path.as_bytes();
+        if path.len() > l.path || path.iter().filter(|b| **b == b'/').count() > l.depth {
+            let shown: String = entry.path.to_string_lossy().chars().take(60).collect();
+            return Err(LayerError::Limit(format!("the archive entry {shown:?}… has too long a path")));
+        }
+        if path.contains(&0) || entry.link.as_bytes().contains(&0) {
+            return Err(entry_error(entry, "has a name with a zero byte"));
+        }
+        Ok(())
+    }
+
+    fn ids(&self, entry: &TarEntry) -> Result<(u32, u32)> {
+        match self.owners {
+            Owners::Always(uid, gid) => Ok((uid, gid)),
+            Owners::FromArchive => match (u32::try_from(entry.uid), u32::try_from(entry.gid)) {
+                (Ok(uid), Ok(gid)) => Ok((uid, gid)),
+                _ => Err(entry_error(entry, "has an owner beyond 32 bits")),
+            },
+        }
+    }
+
+    fn apply_root(&mut self, entry: &TarEntry) -> Result<()> {
+        // The root entry of an added archive says nothing about the directory that it is added to.
+        if entry.kind != EntryKind::Dir || self.whiteouts == Whiteouts::Plain {
+            return match entry.kind {
+                EntryKind::Dir => Ok(()),
+                _ => Err(entry_error(entry, "would replace the root directory")),
+            };
+        }
+        let (uid, gid) = self.ids(entry)?;
+        self.root.set_own_meta(uid, gid, entry.mode, entry.mtime).map_err(|e| self.owner_hint(entry, e))?;
+        self.dirs.insert(PathBuf::new(), (entry.mode, entry.mtime));
+        Ok(())
+    }
+
+    fn enter_parent(&mut self, entry: &TarEntry, parent: &Path) -> Result<()> {
+        if self.parent.0 == parent {
+            return Ok(());
+        }
+        let dir = match self.root.sub(parent) {
+            Ok(dir) => dir,
+            Err(e) if e.is_not_found() => self.root.create_dir_all(parent, 0o755, None, |_| ())?,
+            Err(e) if e.errno() == Some(NOT_A_DIRECTORY) => {
+                return Err(entry_error(entry, "lies below something that is not a directory"));
+            }
+            Err(e) => return Err(e.into()),
+        };
+        self.parent = (parent.to_path_buf(), dir);
+        Ok(())
+    }
+
+    fn whiteout(&mut self, entry: &TarEntry, name: &OsStr) -> Result<()> {
+        let dir = &self.parent.1;
+        if name.as_bytes() == OPAQUE_WHITEOUT {
+            return Ok(dir.set_xattr(OsStr::new(""), OsStr::new(OPAQUE), b"y")?);
+        }
+        let hidden = OsStr::from_bytes(&name.as_bytes()[WHITEOUT.len()..]);
+        if hidden.is_empty() || hidden == "." || hidden == ".." || hidden.as_bytes().starts_with(WHITEOUT) {
+            // `.wh..wh.plnk` and its like are marks of another file system, not deletions.
+            return match hidden.as_bytes().starts_with(WHITEOUT) {
+                true => Ok(()),
+                false => Err(entry_error(entry, "deletes nothing that has a name")),
+            };
+        }
+        // Whiteouts speak of the layers below, in whatever order they come: what this layer has stays.
+        if dir.exists(hidden)? {
+            let stat = dir.stat_name(hidden)?;
+            if stat.kind == Kind::Dir {
+                dir.sub(hidden)?.set_xattr(OsStr::new(""), OsStr::new(OPAQUE), b"y")?;
+            }
+            return Ok(());
+        }
+        Ok(dir.create_node(hidden, Kind::CharDevice, 0, (0, 0))?)
+    }
+
+    fn create<R: Read>(&mut self, entry: &TarEntry, path: &Path, name: &OsStr, tar: &mut TarReader<R>) -> Result<()> {
+        let (uid, gid) = self.ids(entry)?;
+        let root = self.root.try_clone();
+        let dir = &self.parent.1;
+        let mut made = true;
+        match entry.kind {
+            EntryKind::File => {
+                let mut file = place(dir, name, |dir| dir.create_file(name, entry.mode & 0o777))?;
+                loop {
+                    let n = tar.read_content(&mut self.buffer)?;
+                    if n == 0 {
+                        break;
+                    }
+                    file.write_all(&self.buffer[..n]).map_err(LayerError::io(format!("writing {path:?}")))?;
+                }
+            }
+            EntryKind::Dir => match dir.create_dir(name, 0o700) {
+                Ok(()) => {}
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                    let found = dir.stat_name(name)?;
+                    if found.kind == Kind::Dir {
+                        made = false;
+                    } else {
+                        dir.remove_all(name)?;
+                        dir.create_dir(name, 0o700)?;
+                        if found.is_whiteout() {
+                            dir.sub(name)?.set_xattr(OsStr::new(""), OsStr::new(OPAQUE), b"y")?;
+                        }
+                    }
+                }
+                Err(e) => return Err(e.into()),
+            },
+            EntryKind::Symlink => {
+                if entry.link.is_empty() {
+                    return Err(entry_error(entry, "is a symbolic link to nothing"));
+                }
+                place(dir, name, |dir| dir.create_symlink(&entry.link, name))?;
+            }
+            EntryKind::HardLink => {
+                self.hard_link(entry, &root?, name)?;
+                return Ok(());
+            }
+            EntryKind::CharDevice if entry.rdev == (0, 0) => {
+                return Err(entry_error(entry, "is a device 0:0, which a layer may not hold"));
+            }
+            EntryKind::CharDevice | EntryKind::BlockDevice | EntryKind::Fifo => {
+                let kind = match entry.kind {
+                    EntryKind::CharDevice => Kind::CharDevice,
+                    EntryKind::BlockDevice => Kind::BlockDevice,
+                    _ => Kind::Fifo,
+                };
+                let made = place(dir, name, |dir| dir.create_node(name, kind, entry.mode, entry.rdev));
+                match made {
+                    // A user namespace cannot make devices; the container brings its own /dev.
+                    Err(LayerError::Kernel(e)) if e.errno() == Some(NOT_PERMITTED) && kind != Kind::Fifo => return Ok(()),
+                    other => other?,
+                }
+            }
+        }
+        self.set_meta(entry, path, name, (uid, gid), made)
+    }
+
+    fn set_meta(&mut self, entry: &TarEntry, path: &Path, name: &OsStr, ids: (u32, u32), made: bool) -> Result<()> {
+        let dir = &self.parent.1;
+        if ids != (0, 0) || !made {
+            dir.chown(name, ids.0, ids.1).map_err(|e| self.owner_hint(entry, e))?;
+        }
+        for (attr, value) in entry.xattrs.iter().filter(|(attr, _)| keep_in_tree(attr)) {
+            dir.set_xattr(name, attr, value)?;
+        }
+        match entry.kind {
+            EntryKind::Dir => {
+                self.dirs.insert(path.to_path_buf(), (entry.mode, entry.mtime));
+                return Ok(());
+            }
+            EntryKind::Symlink => {}
+            // chown(2) and writing clear set-id bits, and the mode given at creation cannot hold them.
+            _ if entry.mode & 0o7000 != 0 || ids != (0, 0) => dir.chmod(name, entry.mode)?,
+            _ => {}
+        }
+        Ok(dir.set_mtime(name, entry.mtime)?)
+    }
+
+    fn hard_link(&self, entry: &TarEntry, root: &RootDir, name: &OsStr) -> Result<()> {
+        let leaves = || entry_error(entry, format!("links to {:?}, which leaves the archive's root", entry.link));
+        let target = clean(&entry.link).ok_or_else(leaves)?;
+        let Some(target_name) = target.file_name() else { return Err(leaves()) };
+        let missing = |e: rbuild_linux::Error| match e.is_not_found() {
+            true => entry_error(entry, format!("links to {:?}, which the archive has not brought before", entry.link)),
+            false => e.into(),
+        };
+        let from = root.sub(target.parent().unwrap_or(Path::new(""))).map_err(missing)?;
+        if from.stat_name(target_name).map_err(missing)?.kind == Kind::Dir {
+            return Err(entry_error(entry, "is a hard link to a directory"));
+        }
+        let dir = &self.parent.1;
+        match dir.hard_link(&from, target_name, name) {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                let (old, new) = (from.stat_name(target_name)?, dir.stat_name(name)?);
+                if old.inode() != new.inode() {
+                    dir.remove_all(name)?;
+                    dir.hard_link(&from, target_name, name)?;
+                }
+                Ok(())
+            }
+            other => other.map_err(missing),
+        }
+    }
+
+    fn owner_hint(&self, entry: &TarEntry, e: rbuild_linux::Error) -> LayerError {
+        if e.errno() != Some(INVALID) {
+            return e.into();
+        }
+        entry_error(
+            entry,
+            format!(
+                "belongs to user {} and group {}, which this user's sub-id ranges do not reach; \
+                 grant a larger range in /etc/subuid and /etc/subgid",
+                entry.uid, entry.gid
+            ),
+        )
+    }
+
+    fn finish(self) -> Result<()> {
+        let mut parent: Option<(PathBuf, RootDir)> = None;
+        for (path, (mode, mtime)) in self.dirs.iter().rev() {
+            let Some(name) = path.file_name() else {
+                let own = self.root.stat_self()?;
+                self.root.set_own_meta(own.uid, own.gid, *mode, *mtime)?;
+                continue;
+            };
+            let above = path.parent().unwrap_or(Path::new(""));
+            if parent.as_ref().is_none_or(|(p, _)| p != above) {
+                parent = match self.root.sub(above) {
+                    Ok(dir) => Some((above.to_path_buf(), dir)),
+                    // A later entry replaced it.
+                    Err(_) => continue,
+                };
+            }
+            let Some((_, dir)) = &parent else { continue };
+            if !matches!(dir.stat_name(name), Ok(stat) if stat.kind == Kind::Dir) {
+                continue;
+            }
+            dir.chmod(name, *mode)?;
+            dir.set_mtime(name, *mtime)?;
+        }
+        Ok(())
+    }
+}
+
+// errno(3) values that are told apart here.
+const NOT_PERMITTED: i32 = 1;
+const NOT_A_DIRECTORY: i32 = 20;
+const INVALID: i32 = 22;
+
+/// Creates something at `name`; what is in the way is removed first, never written into.
+fn place<T>(dir: &RootDir, name: &OsStr, create: impl Fn(&RootDir) -> rbuild_linux::Result<T>) -> Result<T> {
+    match create(dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+            dir.remove_all(name)?;
+            Ok(create(dir)?)
+        }
+        other => Ok(other?),
+    }
+}
+
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,219 @@
+use super::*;
+use crate::pack::{Deletions, pack_layer, pack_tree};
+use crate::{Compression, TarWriter};
+use std::os::unix::fs::MetadataExt;
+
+struct Temp(PathBuf);
+impl Temp {
+    fn new(name: &str) -> Temp {
+        let dir = std::env::temp_dir().join(format!("rbuild-layer-{name}-{}", std::process::id()));
+        let _ = rbuild_linux::remove_tree(&dir);
+        std::fs::create_dir_all(dir.join("root")).unwrap();
+        std::fs::write(dir.join("outside"), "untouched").unwrap();
+        Temp(dir)
+    }
+    fn root(&self) -> RootDir {
+        RootDir::open(self.0.join("root")).unwrap()
+    }
+    fn path(&self, p: &str) -> PathBuf {
+        self.0.join("root").join(p)
+    }
+}
+impl Drop for Temp {
+    fn drop(&mut self) {
+        assert_eq!(std::fs::read_to_string(self.0.join("outside")).unwrap(), "untouched");
+        let _ = rbuild_linux::remove_tree(&self.0);
+    }
+}
+
+fn own() -> (u64, u64) {
+    let (uid, gid) = rbuild_linux::process::own_ids();
+    (u64::from(uid), u64::from(gid))
+}
+
+fn file(path: &str, content: &str) -> (TarEntry, Vec<u8>) {
+    let (uid, gid) = own();
+    (TarEntry { uid, gid, ..TarEntry::plain_file(path, content.len() as u64) }, content.into())
+}
+
+fn link(kind: EntryKind, path: &str, to: &str) -> (TarEntry, Vec<u8>) {
+    (TarEntry { kind, link: to.into(), ..file(path, "").0 }, vec![])
+}
+
+fn dir(path: &str, mode: u32) -> (TarEntry, Vec<u8>) {
+    (TarEntry { kind: EntryKind::Dir, mode, ..file(path, "").0 }, vec![])
+}
+
+fn tar(entries: &[(TarEntry, Vec<u8>)]) -> Vec<u8> {
+    let mut w = TarWriter::new(Vec::new());
+    for (entry, content) in entries {
+        w.entry(entry).unwrap();
+        w.content(content).unwrap();
+    }
+    w.finish().unwrap()
+}
+
+fn apply(t: &Temp, entries: &[(TarEntry, Vec<u8>)]) -> Result<Unpacked> {
+    unpack(&tar(entries)[..], &t.root(), Whiteouts::Overlay, Owners::FromArchive, Limits::default())
+}
+
+#[test]
+fn nothing_is_written_outside_of_the_root() {
+    let sym = EntryKind::Symlink;
+    let hard = EntryKind::HardLink;
+    let cases: Vec<Vec<(TarEntry, Vec<u8>)>> = vec![
+        vec![file("../outside", "x")],
+        vec![file("a/../../outside", "x")],
+        vec![link(sym, "up", ".."), file("up/outside", "x")],
+        vec![link(sym, "abs", "/"), file("abs/outside", "x")],
+        vec![link(sym, "l", "../outside"), file("l", "x")],
+        vec![link(hard, "h", "../outside")],
+        vec![link(sym, "up", ".."), link(hard, "h", "up/outside")],
+        vec![link(sym, "l", "../outside"), link(hard, "h", "l"), file("h", "x")],
+        vec![dir("d", 0o755), link(sym, "d", ".."), file("d/outside", "x")],
+        vec![file("/../../../../outside", "x")],
+    ];
+    for (i, case) in cases.iter().enumerate() {
+        let t = Temp::new(&format!("escape{i}"));
+        let _ = apply(&t, case);
+        // Temp's drop checks that the file beside the root is untouched; inside nothing points at it.
+        assert!(!t.0.join("h").exists());
+    }
+}
+
+#[test]
+fn the_last_entry_wins_whatever_it_replaces() {
+    let sym = EntryKind::Symlink;
+    let t = Temp::new("replace");
+    apply(
+        &t,
+        &[
+            dir("d", 0o755),
+            file("d/x", "1"),
+            file("d", "now a file"),
+            file("f", "1"),
+            dir("f", 0o755),
+            file("f/in", "2"),
+            link(sym, "s", "f/in"),
+            file("s", "not through the link"),
+            file("h1", "same"),
+            link(EntryKind::HardLink, "h2", "/h1"),
+            file("h1", "other"),
+        ],
+    )
+    .unwrap();
+    let read = |p: &str| std::fs::read_to_string(t.path(p)).unwrap();
+    assert_eq!(read("d"), "now a file");
+    assert_eq!(read("f/in"), "2");
+    assert_eq!(read("s"), "not through the link");
+    assert_eq!((read("h1").as_str(), read("h2").as_str()), ("other", "same"));
+}
+
+#[test]
+fn links_inside_the_root_are_followed_for_parents() {
+    let t = Temp::new("parents");
+    let sym = EntryKind::Symlink;
+    apply(&t, &[dir("usr", 0o755), dir("usr/bin", 0o755), link(sym, "bin", "/usr/bin"), file("bin/sh", "x")]).unwrap();
+    assert!(t.path("usr/bin/sh").exists());
+}
+
+#[test]
+fn read_only_directories_are_filled_and_keep_mode_and_time() {
+    let t = Temp::new("modes");
+    let mut d = dir("d", 0o555);
+    d.0.mtime = Timestamp { sec: 86400, nsec: 0 };
+    let mut f = file("d/f", "x");
+    f.0.mode = 0o4711;
+    f.0.mtime = Timestamp { sec: -7, nsec: 0 };
+    apply(&t, &[d, f]).unwrap();
+    let d = std::fs::metadata(t.path("d")).unwrap();
+    assert_eq!((d.mode() & 0o7777, d.mtime()), (0o555, 86400));
+    let f = std::fs::metadata(t.path("d/f")).unwrap();
+    assert_eq!((f.mode() & 0o7777, f.mtime()), (0o4711, -7));
+    std::fs::set_permissions(t.path("d"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn broken_archives_end_in_an_error() {
+    let good = tar(&[file("a", &"x".repeat(2000)), file("b", "y")]);
+    let t = Temp::new("broken");
+    let run = |bytes: &[u8]| unpack(bytes, &t.root(), Whiteouts::Overlay, Owners::FromArchive, Limits::default());
+    for cut in [1, 511, 513, 1000, 2561, 3000] {
+        let e = run(&good[..cut]).unwrap_err();
+        assert!(matches!(e, LayerError::Truncated(_)), "{cut}: {e}");
+    }
+    let mut flipped = good.clone();
+    flipped[3] ^= 1;
+    assert!(run(&flipped).unwrap_err().to_string().contains("checksum"));
+    let mut huge = Vec::new();
+    let mut header = tar::Header::new_ustar();
+    header.set_entry_type(tar::EntryType::XHeader);
+    header.set_size(1 << 40);
+    header.set_cksum();
+    huge.extend_from_slice(header.as_bytes());
+    assert!(matches!(run(&huge).unwrap_err(), LayerError::Limit(_)));
+    assert!(run(b"this is no archive at all, just text").is_err());
+    let deep = tar(&[file(&"d/".repeat(5000), "")]);
+    assert!(matches!(run(&deep).unwrap_err(), LayerError::Limit(_)));
+}
+
+#[test]
+fn packing_is_deterministic_and_keeps_links() {
+    let t = Temp::new("pack");
+    let mut b = file("sub/b", "content b");
+    b.0.xattrs.insert("user.note".into(), b"1\n2".to_vec());
+    apply(&t, &[file("z", "last"), dir("sub", 0o750), b, link(EntryKind::HardLink, "a", "z")]).unwrap();
+    let pack = |compression| {
+        let mut out = Vec::new();
+        (pack_layer(&t.root(), compression, &mut out).unwrap(), out)
+    };
+    let (gz, gz_bytes) = pack(Compression::Gzip);
+    assert_eq!(gz, pack(Compression::Gzip).0);
+    assert_eq!((gz.digest, gz.size), (Digest::of(&gz_bytes), gz_bytes.len() as u64));
+    let (plain, bytes) = pack(Compression::None);
+    assert_eq!((plain.diff_id, plain.diff_id), (gz.diff_id, Digest::of(&bytes)));
+    assert_eq!(pack(Compression::Zstd).0.diff_id, gz.diff_id);
+    // Unpacked again, it packs to the same bytes.
+    let t2 = Temp::new("pack2");
+    unpack(&gz_bytes[..], &t2.root(), Whiteouts::Overlay, Owners::FromArchive, Limits::default()).unwrap();
+    assert_eq!(pack_tree(&t2.root(), Deletions::Whiteouts, Vec::new()).unwrap(), bytes);
+    let ino = |p: &str| std::fs::metadata(t2.path(p)).unwrap().ino();
+    assert_eq!(ino("a"), ino("z"));
+}
+
+/// Pinned for ever: if this changes, layers of unchanged trees get other digests, and LAYER_FORMAT must change.
+#[test]
+fn golden_digests_of_fixed_entries() {
+    let mut entries = vec![
+        dir("etc", 0o755),
+        file("etc/motd", "hello\n"),
+        link(EntryKind::Symlink, "lnk", "etc/motd"),
+        file(&"n".repeat(180), &"zeile\n".repeat(500_000)),
+    ];
+    for (entry, _) in &mut entries {
+        (entry.uid, entry.gid, entry.mtime) = (0, 5, Timestamp { sec: 1_700_000_000, nsec: 0 });
+    }
+    let bytes = tar(&entries);
+    let mut gz = crate::gzip::ParallelGzip::new(Vec::new(), 6).unwrap();
+    gz.write_all(&bytes).unwrap();
+    let got = format!("tar {}\ngzip {}\n", Digest::of(&bytes), Digest::of(&gz.finish().unwrap()));
+    assert_eq!(got, include_str!("../../tests/golden-digests.txt"));
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_bytes_panic_the_reader(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..3000)) {
+        let mut r = TarReader::new(&bytes[..]);
+        while let Ok(Some(_)) = r.next_entry() {}
+    }
+
+    #[test]
+    fn flipped_bytes_never_panic(at in 0usize..3500, with in proptest::prelude::any::<u8>()) {
+        let mut bytes = tar(&[
+            file(&"n".repeat(200), "x"), link(EntryKind::Symlink, "l", &"t".repeat(150)), file("b", &"y".repeat(600)),
+        ]);
+        if let Some(b) = bytes.get_mut(at) { *b = with; }
+        let mut r = TarReader::new(&bytes[..]);
+        while let Ok(Some(_)) = r.next_entry() {}
+    }
+}

@@ -1,0 +1,51 @@
+//! Which extended attributes cross between trees and layers.
+//!
+//! | attribute | layer to tree | tree to layer | why |
+//! |---|---|---|---|
+//! | `user.overlay.*`, `trusted.overlay.*` | no | no | the overlay's own marks: a layer that sets them would steer it |
+//! | `security.capability` | yes | yes | part of the program's meaning |
+//! | `user.*` otherwise | yes | yes | data of the image |
+//! | `security.selinux`, `security.ima`, … | no | no | belong to the machine, not to the image |
+//! | `system.posix_acl_*` | no | no | name ids of the namespace that wrote them |
+//! | `trusted.*` otherwise | no | no | cannot be written below a user namespace |
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+/// Marks a directory of a tree whose lower namesakes do not show through.
+pub const OPAQUE: &str = "user.overlay.opaque";
+
+fn is_image_data(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    name == b"security.capability" || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
+}
+
+/// Whether an attribute found in a layer is set on the tree.
+pub fn keep_in_tree(name: &OsStr) -> bool {
+    is_image_data(name)
+}
+
+/// Whether an attribute found on the tree is written into the layer.
+pub fn keep_in_layer(name: &OsStr) -> bool {
+    is_image_data(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overlay_marks_never_cross() {
+        for (name, crosses) in [
+            ("user.overlay.opaque", false),
+            ("user.overlay.whiteout", false),
+            ("trusted.overlay.opaque", false),
+            ("security.capability", true),
+            ("security.selinux", false),
+            ("user.mime_type", true),
+            ("system.posix_acl_access", false),
+        ] {
+            assert_eq!((keep_in_tree(OsStr::new(name)), keep_in_layer(OsStr::new(name))), (crosses, crosses), "{name}");
+        }
+    }
+}
