@@ -9,6 +9,7 @@
 mod copy;
 mod error;
 mod idmap;
+mod lock;
 mod meta;
 mod mount;
 pub mod process;
@@ -18,6 +19,7 @@ mod rootdir;
 pub use copy::{copy_contents, copy_file};
 pub use error::{Error, Result};
 pub use idmap::{IdMaps, IdRange, SubIds, parent_range, subordinate_ranges};
+pub use lock::KeyLock;
 pub use meta::{Kind, Stat, Timestamp, Xattrs};
 pub use mount::{MiniRoot, bind_clone, detached_overlay, new_procfs, private_mount_namespace};
 pub use publish::{AtomicFile, remove_tree, sync_filesystem, write_atomic};

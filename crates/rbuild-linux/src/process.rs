@@ -108,6 +108,24 @@ pub fn wait(pid: u32) -> Result<Exit> {
     }
 }
 
+/// Moves the calling process into a new network namespace whose loopback interface is up.
+pub fn enter_lonely_network() -> Result<()> {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
+        .map_err(|e| Error::new("unshare", "CLONE_NEWNET", std::io::Error::from(e)))?;
+    let fail = |call, e: std::io::Error| Error::new(call, "lo", e);
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").map_err(|e| fail("socket", e))?;
+    // SAFETY: all bytes zero is a valid `ifreq` (a C struct of an array and a union of plain data).
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: the descriptor is an open socket, and SIOCSIFFLAGS reads one `ifreq`, which lives past the call and
+    // whose name ends in a zero byte.
+    let set = unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&socket), libc::SIOCSIFFLAGS as _, &request) };
+    if set == 0 { Ok(()) } else { Err(fail("ioctl(SIOCSIFFLAGS)", std::io::Error::last_os_error())) }
+}
+
 /// The kernel's name for this boot; another one means that unsynced writes may be lost.
 pub fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_string()

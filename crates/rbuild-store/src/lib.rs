@@ -1,1 +1,37 @@
+//! What outlives a build: blobs and names as a valid OCI layout, file trees, cache records, cache mounts.
+//!
+//! ```text
+//! ROOT/
+//!   format.json            version and feature sets; checked before anything else is touched
+//!   lock                   held shared by everyone, exclusively by prune
+//!   steps.lock             one byte a step key: equal steps of several processes run once
+//!   index.lock             held while index.json is replaced
+//!   oci-layout index.json blobs/sha256/HEX
+//!   trees/ID/fs/           one step's or one layer's files, in overlay form
+//!   trees/ID/layer.json    the layer that was made of it, once something asked
+//!   layers/HEX.json        diffID -> tree
+//!   records/HEX.json       cache key -> tree, written after the tree is in place
+//!   results/HEX.json       key of a finished image -> its manifest
+//!   builds/ID.synced       everything that build wrote is on the disk
+//!   mounts/HEX/            one cache mount
+//!   tmp/ID/ tmp/ID.lock    one process's work in progress; swept when its lock is free
+//! ```
+//! Files appear by rename or not at all. A record counts only if it was written since the last boot, or if its
+//! build was synced: after a power cut the rest is ignored, never repaired.
 
+mod blobs;
+mod error;
+mod images;
+mod layout;
+mod prune;
+mod records;
+mod trees;
+mod workspace;
+
+pub use error::{Result, StoreError};
+pub use images::{Image, NamedImage};
+pub use layout::Store;
+pub use prune::{Freed, Usage};
+pub use records::Record;
+pub use trees::{PackedLayer, TreeId};
+pub use workspace::Workspace;

@@ -1,0 +1,411 @@
+//! The runner process: one request, one container, one outcome.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::oci_spec::runtime as oci;
+use libcontainer::syscall::syscall::SyscallType;
+use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
+use rbuild_linux::process::{self, Exit};
+use rbuild_linux::{Kind, RootDir, detached_overlay, private_mount_namespace};
+
+use crate::request::{MountRequest, Network, Outcome, RunRequest, Source};
+use crate::stubs::{PointKind, Stubs};
+
+/// The runner's own places, on the builder's tmpfs.
+const BUNDLE: &str = "/run/bundle";
+const ROOTFS: &str = "/run/bundle/rootfs";
+const STATE: &str = "/run/state";
+const FILES: &str = "/run/files";
+
+/// The whole life of a runner. Standard input is a socket that brings the request and takes the outcome; standard
+/// output and error are the command's.
+pub fn runner_main() -> i32 {
+    let Ok(stdin) = rustix::io::dup(rustix::stdio::stdin()) else { return 70 };
+    let mut socket = UnixStream::from(stdin);
+    let mut text = Vec::new();
+    let outcome = match socket.read_to_end(&mut text).map(|_| serde_json::from_slice::<RunRequest>(&text)) {
+        Ok(Ok(request)) => match container(&request) {
+            Ok(Exit::Code(code)) => Outcome::Exited(code),
+            Ok(Exit::Signal(signal)) => Outcome::Signaled(signal),
+            Err(reason) => Outcome::NotStarted(reason),
+        },
+        Ok(Err(e)) => Outcome::NotStarted(format!("the request cannot be read: {e}")),
+        Err(e) => Outcome::NotStarted(format!("the request cannot be read: {e}")),
+    };
+    let sent = serde_json::to_vec(&outcome).map(|bytes| socket.write_all(&bytes));
+    if matches!(sent, Ok(Ok(()))) { 0 } else { 70 }
+}
+
+fn text(e: impl std::fmt::Display) -> String {
+    e.to_string()
+}
+
+fn container(request: &RunRequest) -> Result<Exit, String> {
+    private_mount_namespace().map_err(text)?;
+    if request.network == Network::None {
+        process::enter_lonely_network().map_err(text)?;
+    }
+    for dir in [BUNDLE, ROOTFS, STATE, FILES] {
+        std::fs::create_dir_all(dir).map_err(|e| format!("mkdir {dir}: {e}"))?;
+    }
+    let root = RootDir::open("/").map_err(text)?;
+    let prepared = prepare(request, &root)?;
+    let spec = prepared.spec(request)?;
+    spec.save(Path::new(BUNDLE).join("config.json")).map_err(|e| format!("the container's configuration: {e}"))?;
+    let null = std::fs::File::open("/dev/null").map_err(|e| format!("/dev/null: {e}"))?;
+    let environment = Environment::new(request)?;
+    let mut container = ContainerBuilder::new("run".to_string(), SyscallType::default())
+        .with_root_path(STATE)
+        .map_err(chain)?
+        .with_stdin(OwnedFd::from(null))
+        .with_executor(environment)
+        .as_init(BUNDLE)
+        .with_systemd(false)
+        .with_detach(true)
+        .build()
+        .map_err(chain)?;
+    let pid = container.pid().ok_or("the container has no process")?.as_raw() as u32;
+    container.start().map_err(chain)?;
+    process::wait(pid).map_err(text)
+}
+
+/// An error with its causes, each once.
+fn chain(e: impl std::error::Error) -> String {
+    let mut out = e.to_string();
+    let mut source = e.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !out.contains(&cause_text) {
+            out.push_str(": ");
+            out.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    out
+}
+
+/// What stands ready before the container is made.
+struct Prepared {
+    mounts: Vec<oci::Mount>,
+}
+
+fn prepare(request: &RunRequest, root: &RootDir) -> Result<Prepared, String> {
+    let scratch = RootDir::open(&request.scratch).map_err(text)?;
+    for dir in ["work", "stubs", "thrown-away"] {
+        scratch.create_dir_all(dir, 0o755, None, |_| ()).map_err(text)?;
+    }
+    let below = view(&request.lowers, root).map_err(text)?;
+    let mut mounts = base_mounts(request)?;
+    let mut lowers = request.lowers.clone();
+    {
+        let empty = scratch.sub("thrown-away").map_err(text)?;
+        let mut stubs = Stubs::new(below.as_ref().unwrap_or(&empty), scratch.sub("stubs").map_err(text)?).map_err(text)?;
+        for dir in ["/proc", "/dev"] {
+            ensure(&mut stubs, Path::new(dir), PointKind::Dir)?;
+        }
+        for (name, content) in [("hosts", &request.hosts), ("resolv.conf", &request.resolv_conf)] {
+            let file = Path::new(FILES).join(name);
+            std::fs::write(&file, content).map_err(|e| format!("{}: {e}", file.display()))?;
+            let at = ensure(&mut stubs, &Path::new("/etc").join(name), PointKind::File)?;
+            mounts.push(mount(&at, "bind", Some(&file), &["bind", "rw"])?);
+        }
+        for (i, wanted) in request.mounts.iter().enumerate() {
+            mounts.push(extra_mount(i, wanted, &mut stubs, root, &scratch)?);
+        }
+        if stubs.used() || lowers.is_empty() {
+            lowers.insert(0, request.scratch.join("stubs"));
+        }
+    }
+    let work = request.scratch.join("work");
+    let overlay = detached_overlay(&lowers, Some((&request.upper, &work)), Path::new("/mnt")).map_err(text)?;
+    root.sub(BUNDLE).and_then(|b| b.attach(&overlay, "rootfs")).map_err(text)?;
+    let rootfs = RootDir::open(ROOTFS).map_err(text)?;
+    match rootfs.stat_follow(&request.cwd) {
+        Ok(stat) if stat.kind == Kind::Dir => {}
+        Ok(_) => return Err(format!("the working directory {} is not a directory", request.cwd)),
+        Err(e) if e.is_not_found() => return Err(format!("the working directory {} does not exist", request.cwd)),
+        Err(e) => return Err(text(e)),
+    }
+    Ok(Prepared { mounts })
+}
+
+fn ensure(stubs: &mut Stubs<'_>, target: &Path, kind: PointKind) -> Result<PathBuf, String> {
+    stubs.ensure(target, kind).map_err(|e| format!("the mount point {}: {e}", target.display()))
+}
+
+/// A stack of trees as one directory; `None` for no trees.
+fn view(lowers: &[PathBuf], root: &RootDir) -> rbuild_linux::Result<Option<RootDir>> {
+    match lowers {
+        [] => Ok(None),
+        [one] => root.sub(one).map(Some),
+        many => {
+            let fd = detached_overlay(many, None, Path::new("/mnt"))?;
+            Ok(Some(RootDir::from_fd(fd, "/")))
+        }
+    }
+}
+
+fn extra_mount(
+    index: usize,
+    wanted: &MountRequest,
+    stubs: &mut Stubs<'_>,
+    root: &RootDir,
+    scratch: &RootDir,
+) -> Result<oci::Mount, String> {
+    let target = Path::new(&wanted.target);
+    let access = if wanted.read_only { "ro" } else { "rw" };
+    match &wanted.source {
+        Source::Tmpfs { size } => {
+            let at = ensure(stubs, target, PointKind::Dir)?;
+            let size = size.map(|s| format!("size={s}"));
+            let mut options = vec!["nosuid", "nodev", "mode=1777"];
+            options.extend(size.as_deref());
+            mount(&at, "tmpfs", Some(Path::new("tmpfs")), &options)
+        }
+        Source::Bind(source) => {
+            let at = ensure(stubs, target, PointKind::Dir)?;
+            mount(&at, "bind", Some(source), &["bind", access])
+        }
+        Source::Trees { lowers, path } => {
+            let source = trees_mount(index, lowers, wanted.read_only, root, scratch)?;
+            let dir = RootDir::open(&source).map_err(text)?;
+            let real = dir.resolve(path).map_err(text)?;
+            let stat = dir.stat(&real).map_err(|_| format!("the mount source {} does not exist", path.display()))?;
+            let kind = if stat.kind == Kind::Dir { PointKind::Dir } else { PointKind::File };
+            let at = ensure(stubs, target, kind)?;
+            let source = source.join(real.strip_prefix("/").unwrap_or(&real));
+            mount(&at, "bind", Some(&source), &["bind", access])
+        }
+    }
+}
+
+/// Mounts a stack of trees in the runner's own namespace and gives the place.
+fn trees_mount(
+    index: usize,
+    lowers: &[PathBuf],
+    read_only: bool,
+    root: &RootDir,
+    scratch: &RootDir,
+) -> Result<PathBuf, String> {
+    let name = format!("mount-{index}");
+    let place = root.create_dir_all("run/mounts", 0o755, None, |_| ()).map_err(text)?;
+    place.create_dir_all(&name, 0o755, None, |_| ()).map_err(text)?;
+    let path = Path::new("/run/mounts").join(&name);
+    if let ([one], true) = (lowers, read_only) {
+        return Ok(one.clone());
+    }
+    let mut lowers = lowers.to_vec();
+    if lowers.is_empty() {
+        lowers.push(scratch.label().join("thrown-away"));
+    }
+    let overlay = if read_only {
+        // An overlay without an upper directory wants two lower ones.
+        if lowers.len() == 1 {
+            lowers.push(scratch.label().join("thrown-away"));
+        }
+        detached_overlay(&lowers, None, Path::new("/mnt"))
+    } else {
+        let (upper, work) = (format!("upper-{index}"), format!("work-{index}"));
+        for dir in [&upper, &work] {
+            scratch.create_dir_all(dir, 0o755, None, |_| ()).map_err(text)?;
+        }
+        let (upper, work) = (scratch.label().join(upper), scratch.label().join(work));
+        detached_overlay(&lowers, Some((&upper, &work)), Path::new("/mnt"))
+    };
+    place.attach(&overlay.map_err(text)?, &name).map_err(text)?;
+    Ok(path)
+}
+
+fn mount(at: &Path, kind: &str, source: Option<&Path>, options: &[&str]) -> Result<oci::Mount, String> {
+    let mut builder = oci::MountBuilder::default()
+        .destination(at)
+        .typ(kind)
+        .options(options.iter().map(|s| s.to_string()).collect::<Vec<_>>());
+    if let Some(source) = source {
+        builder = builder.source(source);
+    }
+    builder.build().map_err(text)
+}
+
+fn base_mounts(request: &RunRequest) -> Result<Vec<oci::Mount>, String> {
+    let fs = |at: &str, kind: &str, options: &[&str]| mount(Path::new(at), kind, Some(Path::new(kind)), options);
+    let mut mounts = vec![
+        fs("/proc", "proc", &["nosuid", "noexec", "nodev"])?,
+        fs("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"])?,
+        fs("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"])?,
+        mount(Path::new("/dev/shm"), "tmpfs", Some(Path::new("shm")), &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"])?,
+        fs("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"])?,
+    ];
+    // The order of the request decides; later mounts may lie below earlier ones.
+    mounts.reserve(request.mounts.len() + 2);
+    Ok(mounts)
+}
+
+/// Docker's default capabilities (moby profiles, 2026): what a build may do as root of its container.
+const CAPABILITIES: [oci::Capability; 14] = [
+    oci::Capability::Chown,
+    oci::Capability::DacOverride,
+    oci::Capability::Fsetid,
+    oci::Capability::Fowner,
+    oci::Capability::Mknod,
+    oci::Capability::NetRaw,
+    oci::Capability::Setgid,
+    oci::Capability::Setuid,
+    oci::Capability::Setfcap,
+    oci::Capability::Setpcap,
+    oci::Capability::NetBindService,
+    oci::Capability::SysChroot,
+    oci::Capability::Kill,
+    oci::Capability::AuditWrite,
+];
+
+const MASKED: [&str; 10] = [
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/interrupts",
+];
+
+const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+impl Prepared {
+    fn spec(&self, request: &RunRequest) -> Result<oci::Spec, String> {
+        let all: oci::Capabilities = CAPABILITIES.into_iter().collect();
+        // A command of another user starts without capabilities and may win them back through set-uid programs.
+        let held = if request.uid == 0 { all.clone() } else { oci::Capabilities::new() };
+        let capabilities = oci::LinuxCapabilitiesBuilder::default()
+            .bounding(all)
+            .effective(held.clone())
+            .permitted(held)
+            .inheritable(oci::Capabilities::new())
+            .ambient(oci::Capabilities::new())
+            .build()
+            .map_err(text)?;
+        let user = oci::UserBuilder::default()
+            .uid(request.uid)
+            .gid(request.gid)
+            .additional_gids(request.groups.clone())
+            .umask(0o022u32)
+            .build()
+            .map_err(text)?;
+        let mut process = oci::ProcessBuilder::default()
+            .terminal(false)
+            .user(user)
+            .args(request.args.clone())
+            .env(request.env.clone())
+            .cwd(&request.cwd)
+            .capabilities(capabilities)
+            .build()
+            .map_err(text)?;
+        // Set-uid programs (su, sudo, ping) work in builds as they do under docker.
+        process.set_no_new_privileges(None);
+        process.set_rlimits(None);
+        // The network is the runner's own: the launcher's, or a lonely one that it has just entered.
+        let kinds = [
+            oci::LinuxNamespaceType::Pid,
+            oci::LinuxNamespaceType::Ipc,
+            oci::LinuxNamespaceType::Uts,
+            oci::LinuxNamespaceType::Mount,
+        ];
+        let namespaces = kinds
+            .into_iter()
+            .map(|kind| oci::LinuxNamespaceBuilder::default().typ(kind).build().map_err(text))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut linux = oci::LinuxBuilder::default()
+            .namespaces(namespaces)
+            .masked_paths(MASKED.map(String::from).to_vec())
+            .readonly_paths(READ_ONLY.map(String::from).to_vec())
+            .build()
+            .map_err(text)?;
+        linux.set_resources(None);
+        let root = oci::RootBuilder::default().path(ROOTFS).readonly(false).build().map_err(text)?;
+        let mut spec = oci::SpecBuilder::default()
+            .version("1.0.2")
+            .root(root)
+            .mounts(self.mounts.clone())
+            .process(process)
+            .hostname(request.hostname.clone())
+            .linux(linux)
+            .build()
+            .map_err(text)?;
+        spec.set_hooks(None);
+        Ok(spec)
+    }
+}
+
+/// Runs in the container's first process, right before the command takes its place.
+#[derive(Clone)]
+struct Environment {
+    args: Vec<CString>,
+    env: Vec<CString>,
+    path: String,
+}
+
+impl Environment {
+    fn new(request: &RunRequest) -> Result<Environment, String> {
+        let c = |s: &String| CString::new(s.as_bytes()).map_err(|_| format!("{s:?} holds a zero byte"));
+        if request.args.is_empty() {
+            return Err("there is no command to run".to_string());
+        }
+        let path = request.env.iter().find_map(|e| e.strip_prefix("PATH=")).unwrap_or_default().to_string();
+        Ok(Environment {
+            args: request.args.iter().map(c).collect::<Result<_, _>>()?,
+            env: request.env.iter().map(c).collect::<Result<_, _>>()?,
+            path,
+        })
+    }
+
+    /// Where the program is, as execvpe(3) would find it; the error is a sentence for people.
+    fn program(&self) -> Result<PathBuf, String> {
+        let name = self.args[0].to_string_lossy().into_owned();
+        let found = if name.contains('/') {
+            Some(PathBuf::from(&name)).filter(|p| p.exists())
+        } else {
+            let dirs = self.path.split(':').map(|d| Path::new(if d.is_empty() { "." } else { d }));
+            dirs.map(|d| d.join(&name)).find(|p| p.is_file())
+        };
+        found.ok_or_else(|| match name.contains('/') {
+            true => format!("the image has no {name}"),
+            false => format!("the image has no program `{name}` in PATH={}", self.path),
+        })
+    }
+}
+
+impl Executor for Environment {
+    fn validate(&self, _: &oci::Spec) -> Result<(), ExecutorValidationError> {
+        self.program().map(|_| ()).map_err(ExecutorValidationError::ArgValidationError)
+    }
+
+    /// The environment goes to execve(2) as it is.
+    fn setup_envs(&self, _: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        Ok(())
+    }
+
+    fn exec(&self, _: &oci::Spec) -> Result<(), ExecutorError> {
+        process::die_with_parent().map_err(|e| ExecutorError::Other(e.to_string()))?;
+        let program = self.program().map_err(ExecutorError::Other)?;
+        let shown = program.display().to_string();
+        let path = CString::new(shown.clone()).map_err(|_| ExecutorError::InvalidArg)?;
+        let Err(e) = nix::unistd::execve(&path, &self.args, &self.env);
+        // Past the point where an error could travel; the step's log is what is left.
+        let hint = match e {
+            nix::errno::Errno::ENOENT => " (its interpreter is missing)",
+            nix::errno::Errno::ENOEXEC => " (it is for another platform, or a script without #!)",
+            _ => "",
+        };
+        let _ = std::io::stderr().write_all(format!("exec {shown}: {}{hint}\n", e.desc()).as_bytes());
+        std::process::exit(if e == nix::errno::Errno::ENOENT { 127 } else { 126 });
+    }
+}

@@ -1,0 +1,167 @@
+//! From the launcher to the builder: namespaces, id maps, a small root; and dying together.
+
+use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rbuild_linux::process::{self, Cloned, Exit};
+use rbuild_linux::{MiniRoot, RootDir, bind_clone, new_procfs};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::SandboxError;
+use crate::probe::{Isolation, isolation, userns_refused};
+
+/// Where the builder finds the store.
+pub const STORE: &str = "/store";
+/// Where the builder finds the build context, if there is one.
+pub const CONTEXT: &str = "/context";
+
+/// How long the builder may take to clean up after a signal before it is killed.
+const GRACE: Duration = Duration::from_millis(1500);
+
+/// What the builder is to see of the machine.
+#[derive(Debug, Clone)]
+pub struct World {
+    pub store: PathBuf,
+    pub context: Option<PathBuf>,
+}
+
+/// The builder's view of how it was started.
+pub struct Builder {
+    pub isolation: Isolation,
+    signals: SigSet,
+}
+
+impl Builder {
+    /// Calls `cancel` on another thread when the launcher passes on a signal to stop. Call it once.
+    pub fn on_stop(&self, cancel: impl FnOnce() + Send + 'static) {
+        let signals = self.signals;
+        std::thread::spawn(move || {
+            if signals.wait().is_ok() {
+                cancel();
+            }
+        });
+    }
+}
+
+/// Runs `build` as root of a new user namespace with a small root file system, in a process of its own, and gives
+/// its exit code; 128 and more for a signal, as a shell has it. The caller must have one thread.
+///
+/// SIGINT, SIGTERM and SIGHUP that arrive meanwhile are passed on; `stopped` tells whether one did. If the caller
+/// dies, so does the builder and everything below it.
+pub fn enter(world: &World, build: impl FnOnce(Result<Builder, SandboxError>) -> i32) -> Result<Ended, SandboxError> {
+    let isolation = isolation()?;
+    let mut signals = SigSet::empty();
+    for s in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        signals.add(s);
+    }
+    let fail = |call, e: std::io::Error| SandboxError::Kernel(rbuild_linux::Error::new(call, "launcher", e));
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&signals), None).map_err(|e| fail("sigprocmask", e.into()))?;
+    let (ready, go) = std::io::pipe().map_err(|e| fail("pipe2", e))?;
+    let child = match process::clone_into_namespaces() {
+        Err(e) => return Err(userns_refused(e).into()),
+        Ok(Cloned::Child) => {
+            drop(go);
+            let builder = become_builder(world, ready).map(|()| Builder { isolation, signals });
+            let code = build(builder);
+            std::process::exit(code);
+        }
+        Ok(Cloned::Parent { child }) => child,
+    };
+    drop(ready);
+    if let Err(e) = isolation.maps.write(child) {
+        process::kill(child);
+        let _ = process::wait(child);
+        return Err(crate::probe::maps_refused(e).into());
+    }
+    supervise(child, go, &signals)
+}
+
+/// How the builder ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended {
+    pub code: i32,
+    /// A signal asked for it.
+    pub stopped: bool,
+}
+
+fn supervise(child: u32, mut go: PipeWriter, signals: &SigSet) -> Result<Ended, SandboxError> {
+    let fail = |call, e: std::io::Error| SandboxError::Kernel(rbuild_linux::Error::new(call, "builder", e));
+    let pidfd = process::pidfd(child)?;
+    let signalfd =
+        SignalFd::with_flags(signals, SfdFlags::SFD_CLOEXEC).map_err(|e| fail("signalfd4", e.into()))?;
+    go.write_all(b"g").map_err(|e| fail("write", e))?;
+    drop(go);
+    let mut deadline: Option<Instant> = None;
+    loop {
+        let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|l| l.is_zero()) {
+            process::kill(child);
+        }
+        let timeout = left.map(|l| Timespec { tv_sec: l.as_secs() as i64, tv_nsec: i64::from(l.subsec_nanos()) });
+        let timeout = timeout.filter(|t| t.tv_sec > 0 || t.tv_nsec > 0);
+        let mut fds = [
+            PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(signalfd.as_fd(), PollFlags::IN),
+        ];
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(fail("poll", e.into())),
+        }
+        if fds[1].revents().contains(PollFlags::IN) {
+            let _ = signalfd.read_signal();
+            if deadline.is_some() {
+                // Asked twice: no more patience.
+                process::kill(child);
+            }
+            process::send(child, Signal::SIGTERM);
+            deadline = Some(Instant::now() + GRACE);
+        }
+        if fds[0].revents().contains(PollFlags::IN) {
+            let code = match process::wait(child)? {
+                Exit::Code(code) => code,
+                Exit::Signal(signal) => 128 + signal,
+            };
+            return Ok(Ended { code, stopped: deadline.is_some() });
+        }
+    }
+}
+
+fn become_builder(world: &World, mut ready: PipeReader) -> Result<(), SandboxError> {
+    let mut byte = [0u8; 1];
+    // End of file: the launcher died or could not write the maps.
+    if ready.read(&mut byte).unwrap_or(0) != 1 {
+        std::process::exit(70);
+    }
+    process::become_root()?;
+    process::die_with_parent()?;
+    // A terminal's signals are for the launcher, which passes them on.
+    let _ = rustix::process::setsid();
+    rustix::process::umask(rustix::fs::Mode::empty());
+    let store = bind_clone(&world.store)?;
+    let context = world.context.as_deref().map(bind_clone).transpose()?;
+    let proc = new_procfs().map_err(crate::probe::proc_refused)?;
+    let root = MiniRoot::new(&world.store)?;
+    root.attach_devices()?;
+    attach(&root, &store, STORE)?;
+    if let Some(context) = &context {
+        attach(&root, context, CONTEXT)?;
+    }
+    root.attach(&proc, "proc")?;
+    root.enter()?;
+    Ok(())
+}
+
+fn attach(root: &MiniRoot, mount: &OwnedFd, at: &str) -> Result<(), SandboxError> {
+    Ok(root.attach(mount, at.trim_start_matches('/'))?)
+}
+
+impl World {
+    /// A descriptor on a directory of the launcher's, which stays usable in the builder.
+    pub fn keep(path: &Path) -> Result<RootDir, SandboxError> {
+        Ok(RootDir::open(path)?)
+    }
+}

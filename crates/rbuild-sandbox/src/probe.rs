@@ -1,0 +1,198 @@
+//! What this machine allows, why not, and what to do about it.
+
+use std::fmt;
+use std::path::Path;
+
+use caps::{CapSet, Capability};
+use rbuild_linux::{Error, IdMaps, SubIds, parent_range, process, subordinate_ranges};
+
+/// How commands are kept apart from the machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Isolation {
+    /// The name of the rung, as `--isolation=` takes it.
+    pub rung: &'static str,
+    pub maps: IdMaps,
+}
+
+/// Why this machine cannot isolate, and the command that changes it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct Refusal {
+    pub reason: String,
+    pub remedy: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+fn refusal(reason: impl Into<String>, remedy: impl Into<String>) -> Refusal {
+    Refusal { reason: reason.into(), remedy: remedy.into() }
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+fn setting(path: &str) -> Option<i64> {
+    read(path).trim().parse().ok()
+}
+
+/// Chooses the rung for the calling user from what can be known without trying.
+pub fn isolation() -> Result<Isolation, Refusal> {
+    let (uid, gid) = process::own_ids();
+    let maps = if uid == 0 { root_maps()? } else { subordinate_maps(uid, gid)? };
+    Ok(Isolation { rung: "userns", maps })
+}
+
+fn root_maps() -> Result<IdMaps, Refusal> {
+    for cap in [Capability::CAP_SETUID, Capability::CAP_SETGID] {
+        if !caps::has_cap(None, CapSet::Effective, cap).unwrap_or(false) {
+            return Err(refusal(
+                format!("this process is root without {cap}, so it cannot map ids"),
+                "run rbuild as an ordinary user with sub-ids, or give the container that capability",
+            ));
+        }
+    }
+    let range = |file: &str| {
+        parent_range(&read(file)).ok_or_else(|| {
+            refusal(
+                format!("this process is root, but {file} holds no ids"),
+                "run rbuild as an ordinary user with sub-ids, or in a namespace that maps id 0",
+            )
+        })
+    };
+    Ok(IdMaps::identity(range("/proc/self/uid_map")?, range("/proc/self/gid_map")?))
+}
+
+fn subordinate_maps(uid: u32, gid: u32) -> Result<IdMaps, Refusal> {
+    let name = process::user_name(uid);
+    let shown = name.clone().unwrap_or_else(|| uid.to_string());
+    for helper in ["newuidmap", "newgidmap"] {
+        if !in_path(helper) {
+            return Err(refusal(
+                format!("{helper} is not installed, so user {shown} cannot use sub-ids"),
+                "install it: sudo apt-get install uidmap (Debian, Ubuntu) or sudo dnf install shadow-utils (Fedora)",
+            ));
+        }
+    }
+    let ranges = |file: &str| subordinate_ranges(&read(file), name.as_deref(), uid);
+    let sub = SubIds { uids: ranges("/etc/subuid"), gids: ranges("/etc/subgid") };
+    for (file, found) in [("/etc/subuid", &sub.uids), ("/etc/subgid", &sub.gids)] {
+        if found.is_empty() {
+            return Err(refusal(
+                format!("{file} grants user {shown} no sub-ids"),
+                format!("grant some: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {shown}"),
+            ));
+        }
+    }
+    Ok(IdMaps::subordinate(uid, gid, &sub))
+}
+
+fn in_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+}
+
+/// Explains why the kernel did not give a user namespace.
+pub fn userns_refused(e: Error) -> Refusal {
+    let reason = format!("the kernel refuses a user namespace: {e}");
+    if setting("/proc/sys/user/max_user_namespaces") == Some(0) {
+        return refusal(reason, "allow some: sudo sysctl -w user.max_user_namespaces=15000");
+    }
+    if setting("/proc/sys/kernel/unprivileged_userns_clone") == Some(0) {
+        return refusal(reason, "allow them: sudo sysctl -w kernel.unprivileged_userns_clone=1");
+    }
+    if e.errno() == Some(nix::errno::Errno::ENOSYS as i32) {
+        return refusal(reason, "rbuild needs clone3(2): Linux 5.3, and a seccomp profile that knows it");
+    }
+    if Path::new("/.dockerenv").exists() || Path::new("/run/.containerenv").exists() {
+        return refusal(
+            reason,
+            "this is a container whose seccomp profile denies clone(CLONE_NEWUSER): start it with \
+             --security-opt seccomp=unconfined, or in Kubernetes with seccompProfile type Unconfined",
+        );
+    }
+    refusal(reason, "a security module or a seccomp profile denies it; see `rbuild doctor`")
+}
+
+/// Explains why the id maps could not be written.
+pub fn maps_refused(e: Error) -> Refusal {
+    let restricted = setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == Some(1);
+    let remedy = if restricted {
+        "Ubuntu's AppArmor takes the capabilities away: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, \
+         or load an AppArmor profile for rbuild that allows `userns,`"
+    } else {
+        "check that newuidmap and newgidmap are set-uid root (or hold CAP_SETUID and CAP_SETGID), that the root file \
+         system is not mounted nosuid, and that /etc/subuid and /etc/subgid grant what `rbuild doctor` shows"
+    };
+    refusal(format!("the id maps of the user namespace could not be written: {e}"), remedy)
+}
+
+pub(crate) fn proc_refused(e: Error) -> Refusal {
+    refusal(
+        format!("a new /proc cannot be mounted: {e}"),
+        "this is a container with a masked /proc: start it with --security-opt systempaths=unconfined, \
+         or in Kubernetes with procMount: Unmasked",
+    )
+}
+
+/// One line of `rbuild doctor`.
+#[derive(Debug, Clone)]
+pub struct Check {
+    pub name: &'static str,
+    pub found: String,
+    /// What to change, where something is missing.
+    pub remedy: Option<String>,
+}
+
+/// The checks that need no trial: kernel, user, sub-ids, settings.
+pub fn checks() -> Vec<Check> {
+    let (uid, _) = process::own_ids();
+    let kernel = read("/proc/sys/kernel/osrelease").trim().to_string();
+    let mut list = vec![Check { name: "kernel", remedy: old_kernel(&kernel), found: kernel }];
+    let user = process::user_name(uid).unwrap_or_else(|| "?".into());
+    list.push(Check { name: "user", found: format!("{user} (uid {uid})"), remedy: None });
+    list.push(match isolation() {
+        Ok(isolation) => {
+            let (top_uid, top_gid) = isolation.maps.highest();
+            let small = top_uid < 65535 || top_gid < 65535;
+            let remedy = small.then(|| {
+                "images with higher ids cannot be unpacked; grant at least 65536 in /etc/subuid and /etc/subgid".into()
+            });
+            Check { name: "ids", found: format!("users up to {top_uid}, groups up to {top_gid}"), remedy }
+        }
+        Err(r) => Check { name: "ids", found: r.reason, remedy: Some(r.remedy) },
+    });
+    for (name, path, bad, fix) in SETTINGS {
+        if let Some(value) = setting(path) {
+            let remedy = (value == bad).then(|| format!("sudo sysctl -w {fix}"));
+            list.push(Check { name, found: value.to_string(), remedy });
+        }
+    }
+    list
+}
+
+/// (name, file, the value that forbids, the setting that allows)
+const SETTINGS: [(&str, &str, i64, &str); 3] = [
+    ("user.max_user_namespaces", "/proc/sys/user/max_user_namespaces", 0, "user.max_user_namespaces=15000"),
+    (
+        "kernel.unprivileged_userns_clone",
+        "/proc/sys/kernel/unprivileged_userns_clone",
+        0,
+        "kernel.unprivileged_userns_clone=1",
+    ),
+    (
+        "kernel.apparmor_restrict_unprivileged_userns",
+        "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+        1,
+        "kernel.apparmor_restrict_unprivileged_userns=0",
+    ),
+];
+
+fn old_kernel(release: &str) -> Option<String> {
+    let mut parts = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
+    let version = (parts.next()?, parts.next()?);
+    (version < (5, 12)).then(|| "rbuild needs Linux 5.12 or newer".to_string())
+}

@@ -1,0 +1,64 @@
+//! What the builder asks a runner to do, and what the runner answers; JSON over one socket.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// One command in one container. All paths outside of the container are the builder's.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RunRequest {
+    /// Trees below the step, the topmost first.
+    pub lowers: Vec<PathBuf>,
+    /// Receives what the command writes.
+    pub upper: PathBuf,
+    /// An empty directory on the same file system as `upper`, for the overlay and for mount points that the
+    /// root file system lacks. Its content is of no use afterwards.
+    pub scratch: PathBuf,
+    pub args: Vec<String>,
+    /// `NAME=value`, each name once.
+    pub env: Vec<String>,
+    pub cwd: String,
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
+    pub hostname: String,
+    pub mounts: Vec<MountRequest>,
+    pub network: Network,
+    /// Contents of the files that are bound over /etc/hosts and /etc/resolv.conf.
+    pub hosts: String,
+    pub resolv_conf: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Network {
+    /// The network of whoever started the build.
+    Host,
+    /// A loopback interface and nothing else.
+    None,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MountRequest {
+    /// Absolute path in the container.
+    pub target: String,
+    pub source: Source,
+    pub read_only: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Source {
+    /// A directory of the builder's, as it is.
+    Bind(PathBuf),
+    /// A path inside a stack of trees (the topmost first). Unless the mount is read-only, what is written goes to
+    /// a directory that is thrown away.
+    Trees { lowers: Vec<PathBuf>, path: PathBuf },
+    Tmpfs { size: Option<u64> },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    Exited(i32),
+    Signaled(i32),
+    /// The command was never started; why, in a sentence.
+    NotStarted(String),
+}

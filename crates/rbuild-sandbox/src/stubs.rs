@@ -1,0 +1,95 @@
+//! Mount points that the root file system lacks.
+//!
+//! They must exist to be mounted on and must not end up in the layer. So they are made in a directory of their
+//! own that goes below the upper one as the topmost lower layer: what the command sees is complete, and what it
+//! writes is only what it wrote. Directories above a mount point repeat the metadata of what they cover.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use rbuild_linux::{Kind, Result, RootDir};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PointKind {
+    Dir,
+    File,
+}
+
+pub struct Stubs<'a> {
+    /// The root file system as it is below the step.
+    below: &'a RootDir,
+    stubs: RootDir,
+    used: bool,
+}
+
+impl<'a> Stubs<'a> {
+    pub fn new(below: &'a RootDir, stubs: RootDir) -> Result<Stubs<'a>> {
+        let root = below.stat_self()?;
+        stubs.set_own_meta(root.uid, root.gid, root.mode, root.mtime)?;
+        Ok(Stubs { below, stubs, used: false })
+    }
+
+    /// Makes sure that `target` exists once the stubs are in place; gives the path with links resolved.
+    pub fn ensure(&mut self, target: &Path, kind: PointKind) -> Result<PathBuf> {
+        let real = self.below.resolve(target)?;
+        if self.below.exists(&real)? || self.stubs.exists(&real)? {
+            return Ok(real);
+        }
+        self.used = true;
+        let mut at = PathBuf::from("/");
+        for part in real.parent().unwrap_or(Path::new("/")).components().skip(1) {
+            at.push(part);
+            self.cover(&at)?;
+        }
+        let (dir, name) = self.stubs.parent(&real)?;
+        match kind {
+            PointKind::Dir => dir.create_dir(&name, 0o755)?,
+            PointKind::File => drop(dir.create_file(&name, 0o644)?),
+        }
+        // Making the point moved the times of the directories above it.
+        self.restore_times(&real)?;
+        Ok(real)
+    }
+
+    /// One directory on the way: a copy of what is below, or a new one.
+    fn cover(&self, path: &Path) -> Result<()> {
+        if self.stubs.exists(path)? {
+            return Ok(());
+        }
+        let (dir, name) = self.stubs.parent(path)?;
+        dir.create_dir(&name, 0o755)?;
+        if let Ok(stat) = self.below.stat(path) {
+            if stat.kind == Kind::Dir {
+                let (below, below_name) = self.below.parent(path)?;
+                for (attr, value) in below.xattrs(&below_name)? {
+                    if !attr.to_string_lossy().starts_with("user.overlay.") {
+                        dir.set_xattr(&name, &attr, &value)?;
+                    }
+                }
+                dir.sub(&name)?.set_own_meta(stat.uid, stat.gid, stat.mode, stat.mtime)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn restore_times(&self, real: &Path) -> Result<()> {
+        let mut above = real.parent();
+        while let Some(path) = above {
+            if let Ok(stat) = self.below.stat(path) {
+                match path.file_name() {
+                    Some(_) => {
+                        let (dir, name) = self.stubs.parent(path)?;
+                        dir.set_mtime(&name, stat.mtime)?;
+                    }
+                    None => self.stubs.set_mtime(OsStr::new("."), stat.mtime)?,
+                }
+            }
+            above = path.parent();
+        }
+        Ok(())
+    }
+
+    pub fn used(&self) -> bool {
+        self.used
+    }
+}

@@ -1,0 +1,109 @@
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{Read, Write};
+
+use rbuild_image::{Digest, Hasher};
+use rbuild_linux::{AtomicFile, Error};
+use serde::Serialize;
+
+use crate::error::{Result, StoreError};
+use crate::layout::Store;
+use crate::workspace::Workspace;
+
+/// Documents (manifests, configurations, indexes) are read into memory up to here.
+const MAX_DOCUMENT: u64 = 16 << 20;
+
+impl Store {
+    pub fn has_blob(&self, digest: &Digest) -> Result<bool> {
+        Ok(self.root.exists(format!("blobs/sha256/{}", digest.hex()))?)
+    }
+
+    pub fn blob_size(&self, digest: &Digest) -> Result<u64> {
+        match self.root.stat(format!("blobs/sha256/{}", digest.hex())) {
+            Ok(stat) => Ok(stat.size),
+            Err(e) if e.is_not_found() => Err(StoreError::NoBlob(*digest)),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Opens a blob. Its bytes are not verified here: whoever reads them to the end compares the digest.
+    pub fn open_blob(&self, digest: &Digest) -> Result<File> {
+        match self.root.open_file(format!("blobs/sha256/{}", digest.hex())) {
+            Ok(file) => Ok(file),
+            Err(e) if e.is_not_found() => Err(StoreError::NoBlob(*digest)),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// A small blob whole, verified.
+    pub fn read_document(&self, digest: &Digest) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let path = digest.to_string();
+        self.open_blob(digest)?
+            .take(MAX_DOCUMENT)
+            .read_to_end(&mut bytes)
+            .map_err(|e| Error::new("read", &path, e))?;
+        if Digest::of(&bytes) != *digest {
+            return Err(StoreError::Damaged { what: format!("blob {digest}"), reason: "its digest is wrong".into() });
+        }
+        Ok(bytes)
+    }
+
+    /// Stores the bytes of `source`; gives their digest and size.
+    pub fn put_blob(&self, work: &Workspace, mut source: impl Read) -> Result<(Digest, u64)> {
+        let mut blob = self.new_blob(work)?;
+        let mut buffer = vec![0; 256 * 1024];
+        loop {
+            let n = match source.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(n) => n,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(Error::new("read", "the incoming data", e).into()),
+            };
+            blob.write_all(&buffer[..n]).map_err(|e| Error::new("write", "a blob", e))?;
+        }
+        blob.publish(self)
+    }
+
+    pub fn put_document<T: Serialize>(&self, work: &Workspace, value: &T) -> Result<(Digest, u64)> {
+        let bytes = serde_json::to_vec(value)
+            .map_err(|e| StoreError::Damaged { what: "document".into(), reason: e.to_string() })?;
+        self.put_blob(work, &bytes[..])
+    }
+
+    /// A blob to be written piece by piece.
+    pub fn new_blob<'a>(&self, work: &'a Workspace) -> Result<NewBlob<'a>> {
+        Ok(NewBlob { file: AtomicFile::create(work.dir(), 0o644)?, work, hasher: Hasher::new(), size: 0 })
+    }
+}
+
+pub struct NewBlob<'a> {
+    file: AtomicFile<'a>,
+    work: &'a Workspace,
+    hasher: Hasher,
+    size: u64,
+}
+
+impl NewBlob<'_> {
+    pub fn publish(self, store: &Store) -> Result<(Digest, u64)> {
+        let digest = self.hasher.finish();
+        if !store.has_blob(&digest)? {
+            let name = self.work.unique("blob");
+            self.file.publish(OsStr::new(&name))?;
+            self.work.dir().rename(OsStr::new(&name), &store.dir("blobs/sha256")?, OsStr::new(&digest.hex()))?;
+        }
+        Ok((digest, self.size))
+    }
+}
+
+impl Write for NewBlob<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let n = self.file.write(bytes)?;
+        self.hasher.update(&bytes[..n]);
+        self.size += n as u64;
+        Ok(n)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
+}

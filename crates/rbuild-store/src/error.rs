@@ -1,0 +1,51 @@
+use std::path::PathBuf;
+
+use rbuild_image::Digest;
+
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("{0}")]
+    Kernel(#[from] rbuild_linux::Error),
+    #[error("{0}")]
+    Layer(#[from] rbuild_layer::LayerError),
+    #[error("the store {path} cannot be used: {reason}")]
+    Unusable { path: PathBuf, reason: String, remedy: &'static str },
+    #[error("the store's {what} is damaged: {reason}")]
+    Damaged { what: String, reason: String },
+    #[error("the store has no blob {0}")]
+    NoBlob(Digest),
+    #[error("no image is called `{0}`")]
+    NoImage(String),
+    #[error("`{name}` fits several images: {found}")]
+    Ambiguous { name: String, found: String },
+    #[error("another rbuild process uses the store")]
+    Busy,
+}
+
+impl StoreError {
+    pub fn is_disk_full(&self) -> bool {
+        match self {
+            StoreError::Kernel(e) => e.is_disk_full(),
+            StoreError::Layer(e) => e.is_disk_full(),
+            _ => false,
+        }
+    }
+
+    /// What to do about it, where there is something to do.
+    pub fn remedy(&self) -> Option<String> {
+        match self {
+            StoreError::Unusable { remedy, .. } => Some(remedy.to_string()),
+            StoreError::NoImage(name) => {
+                Some(format!("bring it in with `rbuild import FILE {name}` or `rbuild load -i FILE`"))
+            }
+            StoreError::Busy => Some("try again when the other builds are done".into()),
+            StoreError::Damaged { .. } | StoreError::NoBlob(_) => {
+                Some("remove the image and bring it in again; `rbuild prune -a` empties the cache".into())
+            }
+            _ if self.is_disk_full() => Some("free some space: `rbuild prune -a` empties the build cache".into()),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,186 @@
+use rbuild_image::{
+    Descriptor, Digest, ImageConfig, ImageIndex, ImageManifest, MediaType, REF_NAME, Reference, descriptor, digest_of,
+};
+
+use crate::error::{Result, StoreError};
+use crate::layout::Store;
+
+/// An image of the store with its documents.
+#[derive(Debug, Clone)]
+pub struct Image {
+    pub manifest_digest: Digest,
+    pub manifest_size: u64,
+    pub manifest: ImageManifest,
+    /// What people know as the image id.
+    pub id: Digest,
+    pub config: ImageConfig,
+}
+
+/// One entry of the index: an image, and its name if it has one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedImage {
+    pub name: Option<Reference>,
+    pub manifest: Digest,
+}
+
+impl Image {
+    /// Layers with their diffIDs, the lowest first.
+    pub fn layers(&self) -> Result<Vec<(Descriptor, Digest)>> {
+        let layers = self.manifest.layers();
+        if layers.len() != self.config.rootfs.diff_ids.len() {
+            return Err(StoreError::Damaged {
+                what: format!("image {}", self.id.short()),
+                reason: format!(
+                    "its manifest has {} layers and its configuration {}",
+                    layers.len(),
+                    self.config.rootfs.diff_ids.len()
+                ),
+            });
+        }
+        Ok(layers.iter().cloned().zip(self.config.rootfs.diff_ids.iter().copied()).collect())
+    }
+}
+
+fn digest(d: &Descriptor) -> Result<Digest> {
+    digest_of(d).map_err(|e| StoreError::Damaged { what: "descriptor".into(), reason: e.to_string() })
+}
+
+impl Store {
+    fn index(&self) -> Result<ImageIndex> {
+        self.read("index.json")
+    }
+
+    /// Reads the index, changes it, and puts it in place, with no other process between.
+    fn change_index<T>(&self, change: impl FnOnce(&mut Vec<Descriptor>) -> Result<T>) -> Result<T> {
+        let lock = self.open_lock("index.lock")?;
+        lock.lock().map_err(|e| rbuild_linux::Error::new("flock", "index.lock", e))?;
+        let mut index = self.index()?;
+        let mut entries = index.manifests().clone();
+        let result = change(&mut entries)?;
+        index.set_manifests(entries);
+        self.write(".", "index.json", &index)?;
+        Ok(result)
+    }
+
+    /// All entries, in the order of the index.
+    pub fn images(&self) -> Result<Vec<NamedImage>> {
+        let index = self.index()?;
+        index
+            .manifests()
+            .iter()
+            .map(|d| Ok(NamedImage { name: name_of(d).and_then(|n| n.parse().ok()), manifest: digest(d)? }))
+            .collect()
+    }
+
+    /// The image with that manifest.
+    pub fn image(&self, manifest_digest: &Digest) -> Result<Image> {
+        let bytes = self.read_document(manifest_digest)?;
+        let damaged = |what: String| move |e: serde_json::Error| StoreError::Damaged { what, reason: e.to_string() };
+        let manifest: ImageManifest =
+            serde_json::from_slice(&bytes).map_err(damaged(format!("manifest {manifest_digest}")))?;
+        let id = digest(manifest.config())?;
+        let config = serde_json::from_slice(&self.read_document(&id)?).map_err(damaged(format!("configuration {id}")))?;
+        Ok(Image { manifest_digest: *manifest_digest, manifest_size: bytes.len() as u64, manifest, id, config })
+    }
+
+    /// Finds an image by name, by its id or the beginning of it, or by manifest digest.
+    pub fn find_image(&self, wanted: &str) -> Result<(Option<Reference>, Image)> {
+        let entries = self.images()?;
+        if let Ok(reference) = wanted.parse::<Reference>() {
+            let by_name = entries.iter().find(|e| match reference.digest() {
+                Some(digest) => e.manifest == *digest,
+                None => e.name.as_ref() == Some(&reference),
+            });
+            if let Some(entry) = by_name {
+                return Ok((Some(reference), self.image(&entry.manifest)?));
+            }
+        }
+        let hex = wanted.strip_prefix("sha256:").unwrap_or(wanted);
+        if hex.len() >= 4 && hex.bytes().all(|b| b.is_ascii_hexdigit()) {
+            let mut found: Vec<Image> = Vec::new();
+            for entry in &entries {
+                let image = self.image(&entry.manifest)?;
+                let fits = image.id.hex().starts_with(hex) || entry.manifest.hex().starts_with(hex);
+                if fits && !found.iter().any(|f| f.id == image.id) {
+                    found.push(image);
+                }
+            }
+            match found.len() {
+                0 => {}
+                1 => return Ok((None, found.remove(0))),
+                _ => {
+                    let found = found.iter().map(|i| i.id.short()).collect::<Vec<_>>().join(", ");
+                    return Err(StoreError::Ambiguous { name: wanted.to_string(), found });
+                }
+            }
+        }
+        Err(StoreError::NoImage(wanted.to_string()))
+    }
+
+    /// Gives the image a name (taking it from whatever had it), or keeps it without one.
+    pub fn tag(&self, manifest: &Digest, name: Option<&Reference>) -> Result<()> {
+        let image = self.image(manifest)?;
+        let mut entry = descriptor(MediaType::ImageManifest, manifest, image.manifest_size);
+        if let Some(name) = name {
+            entry.set_annotations(Some([(REF_NAME.to_string(), name.to_string())].into()));
+        }
+        self.change_index(|entries| {
+            match name {
+                Some(name) => {
+                    let full = name.to_string();
+                    let old: Vec<Descriptor> =
+                        entries.iter().filter(|d| name_of(d) == Some(full.as_str())).cloned().collect();
+                    entries.retain(|d| name_of(d) != Some(full.as_str()));
+                    // What loses its last name stays, without one, until it is pruned.
+                    for mut d in old {
+                        if d.digest() != entry.digest() && !entries.iter().any(|e| e.digest() == d.digest()) {
+                            d.set_annotations(None);
+                            entries.push(d);
+                        }
+                    }
+                    entries.retain(|d| name_of(d).is_some() || d.digest() != entry.digest());
+                    entries.push(entry);
+                }
+                None if entries.iter().any(|d| d.digest() == entry.digest()) => {}
+                None => entries.push(entry),
+            }
+            Ok(())
+        })
+    }
+
+    /// Takes a name away, or removes an image with all its names. Gives what was untagged, and whether the image
+    /// is gone from the index.
+    pub fn untag(&self, wanted: &str, force: bool) -> Result<(Vec<String>, Option<Digest>)> {
+        let (name, image) = self.find_image(wanted)?;
+        self.change_index(|entries| {
+            let ours = |d: &Descriptor| digest(d).is_ok_and(|d| d == image.manifest_digest);
+            let names: Vec<String> =
+                entries.iter().filter(|d| ours(d)).filter_map(name_of).map(familiar).collect();
+            let gone: Vec<String> = match &name {
+                Some(name) if name.digest().is_none() => {
+                    let full = name.to_string();
+                    entries.retain(|d| name_of(d) != Some(full.as_str()));
+                    vec![name.familiar()]
+                }
+                _ if names.len() > 1 && !force => {
+                    let found = format!("{} (remove them one by one, or use -f)", names.join(", "));
+                    return Err(StoreError::Ambiguous { name: wanted.to_string(), found });
+                }
+                _ => {
+                    entries.retain(|d| !ours(d));
+                    names
+                }
+            };
+            let left = entries.iter().any(ours);
+            Ok((gone, (!left).then_some(image.id)))
+        })
+    }
+}
+
+fn name_of(d: &Descriptor) -> Option<&str> {
+    d.annotations().as_ref().and_then(|a| a.get(REF_NAME)).map(String::as_str)
+}
+
+fn familiar(name: &str) -> String {
+    name.parse::<Reference>().map_or_else(|_| name.to_string(), |r| r.familiar())
+}

@@ -1,0 +1,139 @@
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use rbuild_linux::{RootDir, process, write_atomic};
+use serde::{Deserialize, Serialize};
+use serde::de::DeserializeOwned;
+
+use crate::error::{Result, StoreError};
+
+/// Bumped when older programs can no longer read what newer ones write.
+const VERSION: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct Format {
+    version: u32,
+    /// Features that other programs may ignore, may only read with, and must know.
+    compatible: Vec<String>,
+    read_only_compatible: Vec<String>,
+    incompatible: Vec<String>,
+}
+
+/// An open store. Holds its shared lock until it is dropped.
+pub struct Store {
+    pub(crate) root: RootDir,
+    path: PathBuf,
+    lock: File,
+    boot: String,
+}
+
+const DIRS: [&str; 9] =
+    ["blobs", "blobs/sha256", "trees", "layers", "records", "results", "builds", "mounts", "tmp"];
+
+impl Store {
+    /// Opens the store at `path` and makes one if there is none.
+    pub fn open(path: &Path) -> Result<Store> {
+        let unusable = |reason: String| StoreError::Unusable {
+            path: path.to_path_buf(),
+            reason,
+            remedy: "give another place with --root DIR or RBUILD_ROOT, on a file system that can be written",
+        };
+        std::fs::create_dir_all(path).map_err(|e| unusable(e.to_string()))?;
+        let root = RootDir::open(path).map_err(|e| unusable(e.to_string()))?;
+        if !root.exists("format.json")? {
+            create(&root).map_err(|e| unusable(e.to_string()))?;
+        }
+        let format: Format = read_json(&root, "format.json")?;
+        if format.version != VERSION || !format.incompatible.is_empty() {
+            let features = format.incompatible.join(", ");
+            return Err(StoreError::Unusable {
+                path: path.to_path_buf(),
+                reason: format!("it was written by a newer rbuild (version {}, features: {features})", format.version),
+                remedy: "use that rbuild, or another place with --root DIR",
+            });
+        }
+        let lock = open_lock(path, "lock").map_err(|e| unusable(e.to_string()))?;
+        lock.lock_shared().map_err(|e| unusable(e.to_string()))?;
+        Ok(Store { root, path: path.to_path_buf(), lock, boot: process::boot_id() })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The same store by another name of its place, under the same lock.
+    pub fn moved(&self, path: &Path) -> Result<Store> {
+        let lock = self.lock.try_clone().map_err(|e| rbuild_linux::Error::new("dup", path, e))?;
+        Ok(Store { root: RootDir::open(path)?, path: path.to_path_buf(), lock, boot: self.boot.clone() })
+    }
+
+    pub(crate) fn boot(&self) -> &str {
+        &self.boot
+    }
+
+    /// Takes the store for this process alone, or says that it is busy.
+    pub(crate) fn lock_alone(&self) -> Result<()> {
+        self.lock.try_lock().map_err(|_| StoreError::Busy)
+    }
+
+    pub(crate) fn open_lock(&self, name: &str) -> Result<File> {
+        Ok(open_lock(&self.path, name)?)
+    }
+
+    pub(crate) fn dir(&self, name: &str) -> Result<RootDir> {
+        Ok(self.root.sub(name)?)
+    }
+
+    pub(crate) fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        read_json(&self.root, path)
+    }
+
+    /// Reads a document that may not be there.
+    pub(crate) fn read_if_any<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>> {
+        match self.read(path) {
+            Ok(value) => Ok(Some(value)),
+            Err(StoreError::Kernel(e)) if e.is_not_found() => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    pub(crate) fn write<T: Serialize>(&self, dir: &str, name: &str, value: &T) -> Result<()> {
+        let bytes = serde_json::to_vec(value).map_err(|e| StoreError::Damaged {
+            what: name.to_string(),
+            reason: e.to_string(),
+        })?;
+        Ok(write_atomic(&self.dir(dir)?, OsStr::new(name), &bytes, 0o644)?)
+    }
+}
+
+fn open_lock(path: &Path, name: &str) -> rbuild_linux::Result<File> {
+    let path = path.join(name);
+    std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(|e| rbuild_linux::Error::new("openat", &path, e))
+}
+
+fn create(root: &RootDir) -> Result<()> {
+    for dir in DIRS {
+        root.create_dir_all(dir, 0o755, None, |_| ())?;
+    }
+    if !root.exists("index.json")? {
+        let index = br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
+        write_atomic(root, OsStr::new("index.json"), index, 0o644)?;
+    }
+    write_atomic(root, OsStr::new("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#, 0o644)?;
+    // Last: its presence says that the rest is there.
+    let format = br#"{"version":1,"compatible":[],"read_only_compatible":[],"incompatible":[]}"#;
+    Ok(write_atomic(root, OsStr::new("format.json"), format, 0o644)?)
+}
+
+fn read_json<T: DeserializeOwned>(root: &RootDir, path: &str) -> Result<T> {
+    let bytes = root.read(path, 64 << 20)?;
+    serde_json::from_slice(&bytes)
+        .map_err(|e| StoreError::Damaged { what: path.to_string(), reason: e.to_string() })
+}

@@ -1,0 +1,167 @@
+use std::collections::HashSet;
+use std::ffi::OsStr;
+
+use rbuild_image::{Digest, digest_of};
+use rbuild_linux::RootDir;
+
+use crate::error::Result;
+use crate::layout::Store;
+use crate::records::Record;
+
+/// What a prune gave back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Freed {
+    pub images: u64,
+    pub records: u64,
+    pub trees: u64,
+    pub blobs: u64,
+    pub mounts: u64,
+    /// Bytes of blobs and of the files of trees and cache mounts.
+    pub bytes: u64,
+}
+
+/// One kind of content: how many, and how many bytes on the disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub count: u64,
+    pub bytes: u64,
+}
+
+impl Store {
+    /// Blobs (packed layers and documents), trees (unpacked files), cache mounts.
+    pub fn usage(&self) -> Result<[(&'static str, Usage); 3]> {
+        let blobs = self.dir("blobs/sha256")?;
+        let blob_usage = Usage {
+            count: blobs.entries()?.len() as u64,
+            bytes: fs_extra::dir::get_size(self.path().join("blobs")).unwrap_or_default(),
+        };
+        let mut trees = Usage::default();
+        let mut mounts = Usage::default();
+        for (dir, usage) in [("trees", &mut trees), ("mounts", &mut mounts)] {
+            let dir = self.dir(dir)?;
+            usage.count = dir.entries()?.len() as u64;
+            usage.bytes = tree_bytes(&dir);
+        }
+        Ok([("Blobs", blob_usage), ("Trees", trees), ("Cache mounts", mounts)])
+    }
+
+    /// Removes what nothing refers to: images without a name, trees without a record, blobs of neither. With
+    /// `all`, the whole build cache and the cache mounts go as well. Nobody else may use the store meanwhile.
+    pub fn prune(&self, all: bool) -> Result<Freed> {
+        self.lock_alone()?;
+        let mut freed = Freed::default();
+        for entry in self.images()?.iter().filter(|e| e.name.is_none()) {
+            let id = self.image(&entry.manifest).map(|i| i.id.to_string());
+            if let Ok(id) = id {
+                self.untag(&id, true)?;
+                freed.images += 1;
+            }
+        }
+        let (mut blobs, mut trees) = (HashSet::new(), HashSet::new());
+        let mut live_layers = HashSet::new();
+        for entry in self.images()? {
+            let image = self.image(&entry.manifest)?;
+            blobs.extend([entry.manifest, image.id]);
+            for (layer, diff_id) in image.layers()? {
+                blobs.extend(digest_of(&layer).ok());
+                live_layers.insert(diff_id.hex());
+            }
+        }
+        self.prune_records(all, &mut trees, &mut blobs, &mut freed)?;
+        self.prune_layers(all, &live_layers, &mut trees)?;
+        self.remove_others("trees", |name| trees.contains(name), &mut freed)?;
+        self.remove_others("blobs/sha256", |name| blobs.iter().any(|d: &Digest| d.hex() == name), &mut freed)?;
+        if all {
+            self.remove_others("mounts", |_| false, &mut freed)?;
+        }
+        Ok(freed)
+    }
+
+    fn prune_records(
+        &self,
+        all: bool,
+        trees: &mut HashSet<String>,
+        blobs: &mut HashSet<Digest>,
+        freed: &mut Freed,
+    ) -> Result<()> {
+        let records = self.dir("records")?;
+        for entry in records.entries()? {
+            let name = entry.name.to_string_lossy().into_owned();
+            let record = self.read_if_any::<Record>(&format!("records/{name}")).ok().flatten();
+            match record {
+                Some(record) if !all && self.has_tree(&record.tree)? => {
+                    blobs.extend(self.packed_layer(&record.tree)?.map(|p| p.digest));
+                    trees.insert(tree_name(&record.tree));
+                }
+                _ => {
+                    records.remove_all(&entry.name)?;
+                    freed.records += 1;
+                }
+            }
+        }
+        for dir in ["results", "builds"] {
+            let dir = self.dir(dir)?;
+            for entry in dir.entries()?.into_iter().filter(|_| all) {
+                dir.remove_all(&entry.name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn prune_layers(&self, all: bool, live: &HashSet<String>, trees: &mut HashSet<String>) -> Result<()> {
+        let layers = self.dir("layers")?;
+        for entry in layers.entries()? {
+            let name = entry.name.to_string_lossy().into_owned();
+            let hex = name.strip_suffix(".json").unwrap_or(&name);
+            if !all && live.contains(hex) && hex.len() >= 24 {
+                trees.insert(format!("l{}", &hex[..24]));
+            } else {
+                layers.remove_all(&entry.name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_others(&self, dir: &str, keep: impl Fn(&str) -> bool, freed: &mut Freed) -> Result<()> {
+        let handle = self.dir(dir)?;
+        for entry in handle.entries()? {
+            if keep(&entry.name.to_string_lossy()) {
+                continue;
+            }
+            let stat = handle.stat_name(&entry.name)?;
+            let (count, bytes) = match dir {
+                "trees" => (&mut freed.trees, handle.sub(&entry.name).map_or(0, |d| tree_bytes(&d))),
+                "mounts" => (&mut freed.mounts, handle.sub(&entry.name).map_or(0, |d| tree_bytes(&d))),
+                _ => (&mut freed.blobs, stat.blocks * 512),
+            };
+            handle.remove_all(&entry.name)?;
+            *count += 1;
+            freed.bytes += bytes;
+        }
+        Ok(())
+    }
+}
+
+fn tree_name(tree: &crate::TreeId) -> String {
+    serde_json::to_value(tree).ok().and_then(|v| v.as_str().map(str::to_string)).unwrap_or_default()
+}
+
+/// Bytes on the disk below a directory, each inode once; what cannot be read counts as nothing.
+fn tree_bytes(dir: &RootDir) -> u64 {
+    let mut seen = HashSet::new();
+    let mut bytes = 0;
+    let mut stack = vec![dir.sub(OsStr::new("."))];
+    while let Some(dir) = stack.pop() {
+        let Ok(dir) = dir else { continue };
+        for entry in dir.entries().unwrap_or_default() {
+            let Ok(stat) = dir.stat_name(&entry.name) else { continue };
+            if stat.nlink < 2 || stat.kind == rbuild_linux::Kind::Dir || seen.insert(stat.inode()) {
+                bytes += stat.blocks * 512;
+            }
+            if stat.kind == rbuild_linux::Kind::Dir {
+                stack.push(dir.sub(&entry.name));
+            }
+        }
+    }
+    bytes
+}

@@ -1,0 +1,96 @@
+use rbuild_image::{Digest, Hasher};
+use rbuild_linux::KeyLock;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::layout::Store;
+use crate::trees::TreeId;
+
+/// What a step with a certain key gave.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The step's files.
+    pub tree: TreeId,
+    /// What later steps put into their keys for this one.
+    pub result: Digest,
+    /// Seconds since the epoch at which the files were made.
+    pub created: i64,
+    boot: String,
+    build: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ResultFile {
+    manifest: Digest,
+    boot: String,
+    build: String,
+}
+
+impl Store {
+    /// The record of a key, if it can be trusted and its tree is there.
+    pub fn record(&self, key: &Digest) -> Result<Option<Record>> {
+        let Some(record) = self.read_if_any::<Record>(&format!("records/{}.json", key.hex()))? else {
+            return Ok(None);
+        };
+        let there = self.trusted(&record.boot, &record.build)? && self.has_tree(&record.tree)?;
+        Ok(there.then_some(record))
+    }
+
+    fn trusted(&self, boot: &str, build: &str) -> Result<bool> {
+        Ok(boot == self.boot() || self.root.exists(format!("builds/{build}.synced"))?)
+    }
+
+    pub fn put_record(&self, key: &Digest, tree: &TreeId, result: &Digest, created: i64, build: &str) -> Result<()> {
+        let record = Record {
+            tree: tree.clone(),
+            result: *result,
+            created,
+            boot: self.boot().to_string(),
+            build: build.to_string(),
+        };
+        self.write("records", &format!("{}.json", key.hex()), &record)
+    }
+
+    /// The manifest of the finished image with that key, if all of it is still there.
+    pub fn result(&self, key: &Digest) -> Result<Option<Digest>> {
+        let Some(found) = self.read_if_any::<ResultFile>(&format!("results/{}.json", key.hex()))? else {
+            return Ok(None);
+        };
+        if !self.trusted(&found.boot, &found.build)? || !self.has_blob(&found.manifest)? {
+            return Ok(None);
+        }
+        let image = self.image(&found.manifest)?;
+        for (layer, _) in image.layers()? {
+            match rbuild_image::digest_of(&layer) {
+                Ok(digest) if self.has_blob(&digest)? => {}
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some(found.manifest))
+    }
+
+    pub fn put_result(&self, key: &Digest, manifest: &Digest, build: &str) -> Result<()> {
+        let file = ResultFile { manifest: *manifest, boot: self.boot().to_string(), build: build.to_string() };
+        self.write("results", &format!("{}.json", key.hex()), &file)
+    }
+
+    /// Waits until no other thread or process works on the step with that key.
+    pub fn lock_step(&self, key: &Digest) -> Result<KeyLock> {
+        let mut first = [0; 8];
+        first.copy_from_slice(&key.bytes()[..8]);
+        Ok(KeyLock::wait(self.open_lock("steps.lock")?, first)?)
+    }
+
+    /// Waits until no other thread or process holds the cache mount of that name.
+    pub fn lock_mount(&self, id: &str) -> Result<KeyLock> {
+        let mut hasher = Hasher::new();
+        hasher.field("cache mount").field(id);
+        self.lock_step(&hasher.finish())
+    }
+
+    /// Puts everything that was written so far on the disk, and says so for `build`.
+    pub fn sync(&self, build: &str) -> Result<()> {
+        rbuild_linux::sync_filesystem(&self.root)?;
+        self.write("builds", &format!("{build}.synced"), &())
+    }
+}

@@ -1,0 +1,186 @@
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use rbuild_image::{Digest, MediaType, descriptor, digest_of};
+use rbuild_layer::{Compression, LAYER_FORMAT, LayerError, Limits, Owners, Whiteouts, pack_layer, unpack};
+use rbuild_linux::RootDir;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::images::Image;
+use crate::layout::Store;
+use crate::workspace::Workspace;
+
+/// Names a tree of the store. Short, as overlay mounts count every byte of a path.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TreeId(String);
+
+impl TreeId {
+    /// The tree of a step by its key.
+    pub fn of_step(key: &Digest) -> TreeId {
+        TreeId(format!("s{}", &key.hex()[..24]))
+    }
+
+    /// The tree of a layer by its diffID.
+    pub fn of_layer(diff_id: &Digest) -> TreeId {
+        TreeId(format!("l{}", &diff_id.hex()[..24]))
+    }
+}
+
+/// The layer that was made of a tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PackedLayer {
+    /// The layer format it was made with; another one is made again.
+    format: u32,
+    pub diff_id: Digest,
+    pub digest: Digest,
+    pub size: u64,
+    /// Bytes before compression.
+    pub unpacked: u64,
+}
+
+impl PackedLayer {
+    pub fn descriptor(&self) -> rbuild_image::Descriptor {
+        descriptor(MediaType::ImageLayerGzip, &self.digest, self.size)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct LayerFile {
+    tree: TreeId,
+    boot: String,
+    build: String,
+}
+
+impl Store {
+    /// Where the files of a tree are, as a path of this process.
+    pub fn tree_path(&self, tree: &TreeId) -> PathBuf {
+        self.path().join("trees").join(&tree.0).join("fs")
+    }
+
+    pub fn tree(&self, tree: &TreeId) -> Result<RootDir> {
+        Ok(self.root.sub(Path::new("trees").join(&tree.0).join("fs"))?)
+    }
+
+    pub fn has_tree(&self, tree: &TreeId) -> Result<bool> {
+        Ok(self.root.exists(Path::new("trees").join(&tree.0).join("fs"))?)
+    }
+
+    /// A new tree in the making: a directory that holds an empty `fs`.
+    pub fn new_tree(&self, work: &Workspace) -> Result<(PathBuf, RootDir)> {
+        let (path, dir) = work.new_dir()?;
+        dir.create_dir(OsStr::new("fs"), 0o755)?;
+        Ok((path, dir))
+    }
+
+    /// Publishes a finished tree; nothing is copied. What a dead process left under that id is replaced. The
+    /// caller holds the lock of the step.
+    pub fn commit_tree(&self, work: &Workspace, made: &Path, id: &TreeId) -> Result<()> {
+        let trees = self.dir("trees")?;
+        let name = made.file_name().unwrap_or_default();
+        match work.dir().rename(name, &trees, OsStr::new(&id.0)) {
+            Err(e) if matches!(e.kind(), std::io::ErrorKind::DirectoryNotEmpty | std::io::ErrorKind::AlreadyExists) => {
+                let old = work.unique("old");
+                trees.rename(OsStr::new(&id.0), work.dir(), OsStr::new(&old))?;
+                work.dir().rename(name, &trees, OsStr::new(&id.0))?;
+                Ok(())
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// The tree of a layer that was unpacked before.
+    fn layer_tree(&self, diff_id: &Digest) -> Result<Option<TreeId>> {
+        let Some(file) = self.read_if_any::<LayerFile>(&format!("layers/{}.json", diff_id.hex()))? else {
+            return Ok(None);
+        };
+        let synced = file.boot == self.boot() || self.root.exists(format!("builds/{}.synced", file.build))?;
+        Ok((synced && self.has_tree(&file.tree)?).then_some(file.tree))
+    }
+
+    /// The trees of an image, the lowest first; layers that were never unpacked are unpacked now, each once.
+    /// `step` is told before each layer that has to be unpacked: its number, and its compressed bytes.
+    pub fn unpack_image(
+        &self,
+        work: &Workspace,
+        image: &Image,
+        build: &str,
+        mut step: impl FnMut(usize, u64),
+    ) -> Result<Vec<TreeId>> {
+        let mut trees = Vec::new();
+        for (i, (layer, diff_id)) in image.layers()?.into_iter().enumerate() {
+            if let Some(tree) = self.layer_tree(&diff_id)? {
+                trees.push(tree);
+                continue;
+            }
+            let _alone = self.lock_step(&diff_id)?;
+            if let Some(tree) = self.layer_tree(&diff_id)? {
+                trees.push(tree);
+                continue;
+            }
+            step(i, layer.size());
+            let digest = digest_of(&layer).map_err(|e| crate::StoreError::Damaged {
+                what: format!("image {}", image.id.short()),
+                reason: e.to_string(),
+            })?;
+            trees.push(self.unpack_layer(work, &digest, &diff_id, build)?);
+        }
+        Ok(trees)
+    }
+
+    fn unpack_layer(&self, work: &Workspace, digest: &Digest, diff_id: &Digest, build: &str) -> Result<TreeId> {
+        let (path, dir) = self.new_tree(work)?;
+        let fs = dir.sub("fs")?;
+        let got = unpack(self.open_blob(digest)?, &fs, Whiteouts::Overlay, Owners::FromArchive, Limits::default())?;
+        for (which, want, found) in [("digest of the layer", digest, got.digest), ("diffID of the layer", diff_id, got.diff_id)] {
+            if found != *want {
+                return Err(LayerError::Digest { which, expected: want.to_string(), found: found.to_string() }.into());
+            }
+        }
+        let id = TreeId::of_layer(diff_id);
+        self.commit_tree(work, &path, &id)?;
+        let file = LayerFile { tree: id.clone(), boot: self.boot().to_string(), build: build.to_string() };
+        self.write("layers", &format!("{}.json", diff_id.hex()), &file)?;
+        Ok(id)
+    }
+
+    /// The layer of a step's tree: made once, kept afterwards. `None` in the answer's second place if it was
+    /// there already.
+    pub fn pack_tree(&self, work: &Workspace, tree: &TreeId) -> Result<PackedLayer> {
+        let dir = format!("trees/{}", tree.0);
+        if let Some(packed) = self.packed_layer(tree)? {
+            return Ok(packed);
+        }
+        let mut blob = self.new_blob(work)?;
+        let packed = pack_layer(&self.tree(tree)?, Compression::Gzip, &mut blob)?;
+        let (digest, size) = blob.publish(self)?;
+        let layer = PackedLayer { format: LAYER_FORMAT, diff_id: packed.diff_id, digest, size, unpacked: packed.unpacked };
+        self.write(&dir, "layer.json", &layer)?;
+        Ok(layer)
+    }
+
+    /// The layer that was made of a tree before, if its bytes are still there.
+    pub fn packed_layer(&self, tree: &TreeId) -> Result<Option<PackedLayer>> {
+        let found: Option<PackedLayer> = self.read_if_any(&format!("trees/{}/layer.json", tree.0))?;
+        match found {
+            Some(p) if p.format == LAYER_FORMAT && self.has_blob(&p.digest)? => Ok(Some(p)),
+            _ => Ok(None),
+        }
+    }
+
+    /// The directory of the cache mount called `id`, made with this mode and owner if there is none.
+    pub fn cache_mount(&self, id: &str, mode: u32, uid: u32, gid: u32) -> Result<PathBuf> {
+        let name = Digest::of(id.as_bytes()).hex()[..32].to_string();
+        let mounts = self.dir("mounts")?;
+        match mounts.create_dir(OsStr::new(&name), 0o755) {
+            Ok(()) => {
+                mounts.chown(OsStr::new(&name), uid, gid)?;
+                mounts.chmod(OsStr::new(&name), mode)?;
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e.into()),
+        }
+        Ok(self.path().join("mounts").join(name))
+    }
+}

@@ -1,0 +1,80 @@
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rbuild_linux::RootDir;
+
+use crate::error::Result;
+use crate::layout::Store;
+
+static SERIAL: AtomicU64 = AtomicU64::new(0);
+
+/// One process's place for work in progress. What is still in it on drop is removed; what a killed process left
+/// is removed by the next one that opens a workspace.
+pub struct Workspace {
+    tmp: RootDir,
+    name: OsString,
+    dir: RootDir,
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Workspace {
+    pub fn open(store: &Store) -> Result<Workspace> {
+        let tmp = store.dir("tmp")?;
+        sweep(store, &tmp)?;
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let nanos = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_nanos());
+        let name = format!("{:x}-{nanos:x}-{serial}", std::process::id());
+        let lock = store.open_lock(&format!("tmp/{name}.lock"))?;
+        lock.lock().map_err(|e| rbuild_linux::Error::new("flock", &name, e))?;
+        tmp.create_dir(OsStr::new(&name), 0o755)?;
+        let dir = tmp.sub(&name)?;
+        let path = store.path().join("tmp").join(&name);
+        Ok(Workspace { tmp, name: name.into(), dir, path, _lock: lock })
+    }
+
+    pub fn dir(&self) -> &RootDir {
+        &self.dir
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A new empty directory with a name of its own.
+    pub fn new_dir(&self) -> Result<(PathBuf, RootDir)> {
+        let name = self.unique("d");
+        self.dir.create_dir(OsStr::new(&name), 0o755)?;
+        Ok((self.path.join(&name), self.dir.sub(&name)?))
+    }
+
+    pub(crate) fn unique(&self, prefix: &str) -> String {
+        format!("{prefix}{}", SERIAL.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        let _ = self.tmp.remove_all(&self.name);
+        let mut lock = self.name.clone();
+        lock.push(".lock");
+        let _ = self.tmp.remove_file(&lock);
+    }
+}
+
+/// Removes the work of processes that are no more: those whose lock can be had.
+fn sweep(store: &Store, tmp: &RootDir) -> Result<()> {
+    for entry in tmp.entries()? {
+        let Some(name) = entry.name.to_str().and_then(|n| n.strip_suffix(".lock")) else { continue };
+        let Ok(lock) = File::open(store.path().join("tmp").join(&entry.name)) else { continue };
+        if lock.try_lock().is_ok() {
+            // Files of sub-ids can only be removed from inside the namespace; then the next builder does it.
+            if tmp.remove_all(OsStr::new(name)).is_ok() {
+                let _ = tmp.remove_file(&entry.name);
+            }
+        }
+    }
+    Ok(())
+}
