@@ -1,0 +1,93 @@
+//! The content of selected files as one digest: what a cache key says of them.
+//!
+//! Counted: names below the selected directory, kind, mode, owner, size, bytes, link target, device number, and
+//! the extended attributes that reach an image. Not counted: times, and everything that was not selected.
+
+use std::ffi::OsStr;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rbuild_image::{Digest, Hasher};
+use rbuild_linux::{Kind, RootDir, Stat};
+
+use crate::select::{Owner, Selected, SourceError, SourceTree};
+
+/// The digest of everything that the sources select, and the names that files are copied under.
+pub fn content_digest(tree: &SourceTree<'_>, selected: &[Selected]) -> Result<Digest, SourceError> {
+    let mut hasher = Hasher::new();
+    hasher.field("content 1");
+    for item in selected {
+        if item.stat.kind == Kind::Dir {
+            hasher.field("dir");
+            header(&mut hasher, tree.owner, &item.stat);
+            tree.walk::<SourceError>(&item.path, |dir, path, stat| {
+                hasher.field(path.as_os_str().as_bytes());
+                entry(&mut hasher, tree.owner, dir, path, stat)
+            })?;
+            hasher.field("end");
+        } else {
+            hasher.field("file").field(item.name.as_bytes());
+            let (dir, _) = tree.root.parent(&item.path)?;
+            entry(&mut hasher, tree.owner, &dir, &item.path, &item.stat)?;
+        }
+    }
+    Ok(hasher.finish())
+}
+
+fn header(hasher: &mut Hasher, owner: Owner, stat: &Stat) {
+    let (uid, gid) = if owner == Owner::Root { (0, 0) } else { (stat.uid, stat.gid) };
+    let kind: u32 = match stat.kind {
+        // A socket is copied as an empty file.
+        Kind::File | Kind::Socket => 0,
+        Kind::Dir => 1,
+        Kind::Symlink => 2,
+        Kind::CharDevice => 3,
+        Kind::BlockDevice => 4,
+        Kind::Fifo => 5,
+    };
+    let mode = if stat.kind == Kind::Symlink { 0o777 } else { stat.mode };
+    for number in [kind, mode, uid, gid, stat.rdev.0, stat.rdev.1] {
+        hasher.update(&number.to_le_bytes());
+    }
+}
+
+fn entry(hasher: &mut Hasher, owner: Owner, dir: &RootDir, path: &Path, stat: &Stat) -> Result<(), SourceError> {
+    let name = path.file_name().unwrap_or(OsStr::new(""));
+    header(hasher, owner, stat);
+    if matches!(stat.kind, Kind::File | Kind::Dir) {
+        for (attr, value) in dir.xattrs(name)? {
+            let attr = attr.as_bytes();
+            if attr == b"security.capability" || (attr.starts_with(b"user.") && !attr.starts_with(b"user.overlay.")) {
+                hasher.field(attr).field(value);
+            }
+        }
+    }
+    match stat.kind {
+        Kind::Symlink => {
+            hasher.field(dir.read_link(name)?.as_bytes());
+        }
+        Kind::File => {
+            hasher.update(&stat.size.to_le_bytes());
+            let mut file = dir.open_name(name)?;
+            let mut buffer = [0u8; 64 * 1024];
+            let mut left = stat.size;
+            loop {
+                let n = file.read(&mut buffer).map_err(|e| rbuild_linux::Error::new("read", path, e))?;
+                if n == 0 {
+                    break;
+                }
+                left = left.checked_sub(n as u64).ok_or_else(|| SourceError::Changed(path.to_path_buf()))?;
+                hasher.update(&buffer[..n]);
+            }
+            if left > 0 {
+                return Err(SourceError::Changed(path.to_path_buf()));
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

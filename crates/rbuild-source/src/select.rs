@@ -1,0 +1,213 @@
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use rbuild_linux::{Kind, RootDir, Stat};
+
+use crate::glob::Glob;
+use crate::ignore::Ignore;
+
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// Names the path as the Dockerfile wrote it, and what there is of similar name.
+    #[error("`{path}` is not there")]
+    NotFound { path: String, similar: Option<String>, ignored: bool },
+    #[error("`{0}` is not a pattern")]
+    BadPattern(String),
+    #[error("{0}")]
+    Kernel(#[from] rbuild_linux::Error),
+    #[error("{0:?} changed while it was read")]
+    Changed(PathBuf),
+}
+
+/// Who owns the files as far as the build is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// Everything is root's: what a checkout says about owners means nothing (the build context).
+    Root,
+    AsIs,
+}
+
+/// A directory that steps take files from.
+pub struct SourceTree<'a> {
+    pub root: &'a RootDir,
+    pub ignore: Option<&'a Ignore>,
+    pub owner: Owner,
+}
+
+/// One thing that a source of COPY names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Selected {
+    /// Relative to the root, links resolved.
+    pub path: PathBuf,
+    /// The name it was selected by.
+    pub name: OsString,
+    pub stat: Stat,
+}
+
+/// Longest chain of directories that is walked.
+const MAX_DEPTH: usize = 2000;
+
+impl SourceTree<'_> {
+    /// What `source` names: one thing, or with a pattern any number of them in the order of their names. Links
+    /// that are named are followed inside the root.
+    pub fn select(&self, source: &str) -> Result<Vec<Selected>, SourceError> {
+        let parts = clean_parts(source);
+        if !parts.iter().any(|p| p.contains(['*', '?', '[', '\\'])) {
+            let path: PathBuf = parts.iter().collect();
+            return match self.named(&path)? {
+                Some(selected) => Ok(vec![selected]),
+                None => Err(self.not_found(source, &path)),
+            };
+        }
+        let globs: Vec<Glob> = parts
+            .iter()
+            .map(|p| Glob::new(p, false).ok_or_else(|| SourceError::BadPattern(source.to_string())))
+            .collect::<Result<_, _>>()?;
+        let mut found = vec![PathBuf::new()];
+        for glob in &globs {
+            let mut next = Vec::new();
+            for dir in &found {
+                let Ok(handle) = self.root.sub(dir) else { continue };
+                for entry in handle.entries()? {
+                    if entry.name.to_str().is_some_and(|n| glob.matches(n)) {
+                        next.push(dir.join(&entry.name));
+                    }
+                }
+            }
+            found = next;
+        }
+        Ok(found.iter().map(|p| self.named(p)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+    }
+
+    fn named(&self, path: &Path) -> Result<Option<Selected>, SourceError> {
+        if self.ignored(path) && !self.may_hold_kept(path) {
+            return Ok(None);
+        }
+        let resolved = self.root.resolve(path)?;
+        let real = resolved.strip_prefix("/").unwrap_or(&resolved).to_path_buf();
+        let name = path.file_name().unwrap_or_default().to_os_string();
+        match self.root.stat(&real) {
+            Ok(stat) if stat.is_whiteout() => Ok(None),
+            Ok(stat) => Ok(Some(Selected { path: real, name, stat })),
+            Err(e) if e.is_not_found() => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// An excluded directory still counts if something below it may be taken back in.
+    fn may_hold_kept(&self, path: &Path) -> bool {
+        self.ignore.is_some_and(Ignore::has_negations) && matches!(self.root.stat(path), Ok(s) if s.kind == Kind::Dir)
+    }
+
+    pub(crate) fn ignored(&self, path: &Path) -> bool {
+        match self.ignore {
+            Some(ignore) if !ignore.is_empty() && !path.as_os_str().is_empty() => {
+                ignore.excludes(&path.to_string_lossy())
+            }
+            _ => false,
+        }
+    }
+
+    fn not_found(&self, source: &str, path: &Path) -> SourceError {
+        let ignored = self.ignored(path) && self.root.exists(path).unwrap_or(false);
+        let (dir, name) = (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default());
+        let names: Vec<String> = self
+            .root
+            .sub(dir)
+            .and_then(|d| d.entries())
+            .unwrap_or_default()
+            .iter()
+            .filter(|e| !self.ignored(&dir.join(&e.name)))
+            .filter_map(|e| e.name.to_str().map(str::to_string))
+            .collect();
+        let wanted = name.to_string_lossy();
+        let similar = closest(&wanted, &names).map(|n| dir.join(n).to_string_lossy().into_owned());
+        SourceError::NotFound { path: source.to_string(), similar, ignored }
+    }
+
+    /// Visits what lies below the directory `dir` (relative to the root), parents before children, names sorted,
+    /// excluded paths left out. The visitor gets the open parent, the path relative to `dir`, and the metadata.
+    pub fn walk<E: From<SourceError>>(
+        &self,
+        dir: &Path,
+        mut visit: impl FnMut(&RootDir, &Path, &Stat) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let open = |handle: RootDir, relative: PathBuf| -> Result<Level, SourceError> {
+            let mut names: Vec<OsString> = handle.entries()?.into_iter().map(|e| e.name).collect();
+            names.reverse();
+            Ok(Level { handle, relative, names })
+        };
+        let start = self.root.sub(dir).map_err(SourceError::from)?;
+        let mut stack = vec![open(start, PathBuf::new())?];
+        while let Some(level) = stack.last_mut() {
+            let Some(name) = level.names.pop() else {
+                stack.pop();
+                continue;
+            };
+            let relative = level.relative.join(&name);
+            let excluded = self.ignored(&dir.join(&relative));
+            let negations = self.ignore.is_some_and(Ignore::has_negations);
+            if excluded && !negations {
+                continue;
+            }
+            let stat = match level.handle.stat_name(&name) {
+                Ok(stat) => stat,
+                Err(e) if e.is_not_found() => continue,
+                Err(e) => return Err(SourceError::from(e).into()),
+            };
+            if (excluded && stat.kind != Kind::Dir) || stat.is_whiteout() {
+                continue;
+            }
+            if !excluded {
+                visit(&level.handle, &relative, &stat)?;
+            }
+            if stat.kind == Kind::Dir {
+                if stack.len() >= MAX_DEPTH {
+                    return Err(SourceError::Changed(dir.join(&relative)).into());
+                }
+                let handle = stack[stack.len() - 1].handle.sub(&name).map_err(SourceError::from)?;
+                stack.push(open(handle, relative)?);
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Level {
+    handle: RootDir,
+    relative: PathBuf,
+    names: Vec<OsString>,
+}
+
+/// The parts of a source path: relative to the root, never above it.
+fn clean_parts(source: &str) -> Vec<String> {
+    let mut parts: Vec<String> = Vec::new();
+    for part in source.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part.to_string()),
+        }
+    }
+    parts
+}
+
+/// The name nearest to `wanted`: the same but for case or ending, or with most of its beginning.
+fn closest<'a>(wanted: &str, names: &'a [String]) -> Option<&'a str> {
+    let stem = |s: &str| s.to_lowercase().split('.').next().unwrap_or("").to_string();
+    let common = |a: &str, b: &str| a.chars().zip(b.chars()).take_while(|(x, y)| x == y).count();
+    let want = wanted.to_lowercase();
+    names
+        .iter()
+        .map(|n| {
+            let lower = n.to_lowercase();
+            let reversed = |s: &str| s.chars().rev().collect::<String>();
+            let same = common(&want, &lower) + common(&reversed(&want), &reversed(&lower));
+            (if lower == want { 1000 } else { same }, n)
+        })
+        .filter(|(same, n)| {
+            *same >= 1000 || stem(n) == stem(&want) || same + 2 >= want.chars().count().max(n.chars().count())
+        })
+        .max_by_key(|(same, _)| *same)
+        .map(|(_, n)| n.as_str())
+}
