@@ -1,0 +1,200 @@
+use super::*;
+use rbuild_dockerfile::parse;
+
+fn params() -> Parameters {
+    Parameters {
+        target: None,
+        build_args: vec![],
+        labels: vec![],
+        network: Network::Host,
+        platform: Platform::host(),
+    }
+}
+
+fn debian() -> HashMap<String, BaseImage> {
+    let mut config = ImageConfig::empty(&Platform::host());
+    config.config.env = vec!["PATH=/bin".into(), "BASE=1".into()];
+    config.config.cmd = Some(vec!["bash".into()]);
+    let base = BaseImage { manifest: Digest::of(b"debian"), config };
+    let mut onbuild = base.clone();
+    onbuild.manifest = Digest::of(b"trigger");
+    onbuild.config.config.on_build = vec!["RUN echo triggered".into(), "COPY . /src".into()];
+    HashMap::from([("debian".into(), base), ("trigger".into(), onbuild)])
+}
+
+fn graph_with(source: &str, params: &Parameters) -> BuildGraph {
+    match plan(&parse(source.as_bytes()).unwrap(), params, &debian()) {
+        Ok(Plan::Graph(graph)) => *graph,
+        Ok(Plan::Needs(needs)) => panic!("{needs:?}"),
+        Err(e) => panic!("{e:?}"),
+    }
+}
+
+fn graph(source: &str) -> BuildGraph {
+    graph_with(source, &params())
+}
+
+fn error(source: &str) -> String {
+    match plan(&parse(source.as_bytes()).unwrap(), &params(), &debian()) {
+        Err(mut e) => {
+            let d = e.remove(0);
+            format!("{} ({})", d.message, d.help.unwrap_or_default())
+        }
+        Ok(_) => panic!("{source} plans"),
+    }
+}
+
+fn run(graph: &BuildGraph) -> &RunStep {
+    graph.vertices.iter().rev().find_map(|v| if let Step::Run(r) = &v.step { Some(r) } else { None }).unwrap()
+}
+
+fn env(graph: &BuildGraph, name: &str) -> Option<String> {
+    run(graph).env.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone())
+}
+
+#[test]
+fn only_what_the_target_needs_is_planned() {
+    let source = "FROM debian AS a\nRUN 1\nFROM missing AS b\nRUN 2\nFROM scratch\nCOPY --from=a /x /\n";
+    let g = graph(source);
+    let texts: Vec<&str> = g.vertices.iter().map(|v| v.text.as_str()).collect();
+    assert_eq!(texts, ["FROM scratch", "FROM debian", "RUN 1", "COPY --from=a /x /"]);
+    assert_eq!(g.vertices[2].label, "a 2/2");
+    assert_eq!(g.vertices[3].label, "stage-2 2/2");
+    assert_eq!(g.vertices[3].inputs(), [0, 2]);
+    let target = Parameters { target: Some("A".into()), ..params() };
+    assert_eq!(graph_with(source, &target).vertices.len(), 2);
+    let number = Parameters { target: Some("0".into()), ..params() };
+    assert_eq!(graph_with(source, &number).vertices.len(), 2);
+}
+
+#[test]
+fn arg_and_env_share_one_space_and_the_later_wins() {
+    let g = graph("FROM debian\nARG BASE=2\nRUN x\n");
+    assert_eq!(env(&g, "BASE").as_deref(), Some("2"));
+    let g = graph("FROM debian\nARG A=1\nENV A=2\nRUN x\n");
+    assert_eq!(env(&g, "A").as_deref(), Some("2"));
+    let g = graph("FROM debian\nENV a=1 b=$a\nRUN x\n");
+    assert_eq!(env(&g, "b").as_deref(), Some(""));
+    let g = graph("FROM debian\nARG X\nARG Y=\nRUN x\n");
+    assert_eq!((env(&g, "X"), env(&g, "Y").as_deref()), (None, Some("")));
+    let with = Parameters { build_args: vec![("V".into(), "9".into())], ..params() };
+    let g = graph_with("ARG V=1\nFROM debian\nARG V\nRUN x\n", &with);
+    assert_eq!(env(&g, "V").as_deref(), Some("9"));
+    let g = graph_with("ARG V=1\nFROM debian\nRUN x\n", &with);
+    assert_eq!(env(&g, "V"), None);
+}
+
+#[test]
+fn history_has_the_known_shapes() {
+    let g = graph(concat!(
+        "FROM debian\nARG foo=bar\nENV a=b\nWORKDIR /w\nWORKDIR sub\nRUN ls /etc\nCOPY --chown=1:2 a b /c/\n",
+        "CMD [\"x\", \"y z\"]\nEXPOSE 90/udp 80\nVOLUME /v\nENTRYPOINT run it\nWORKDIR /\n"
+    ));
+    let texts: Vec<(&str, bool)> = g.history.iter().map(|h| (h.created_by.as_str(), h.layer.is_none())).collect();
+    assert_eq!(
+        texts,
+        [
+            ("ARG foo=bar", true),
+            ("ENV a=b", true),
+            ("WORKDIR /w", false),
+            ("WORKDIR /w/sub", false),
+            ("RUN |1 foo=bar /bin/sh -c ls /etc # buildkit", false),
+            ("COPY --chown=1:2 a b /c/ # buildkit", false),
+            ("CMD [\"x\" \"y z\"]", true),
+            ("EXPOSE [80/tcp 90/udp]", true),
+            ("VOLUME [/v]", true),
+            ("ENTRYPOINT [\"/bin/sh\" \"-c\" \"run it\"]", true),
+            ("WORKDIR /", true),
+        ]
+    );
+    assert_eq!(g.config.config.cmd.as_deref(), Some(&["x".to_string(), "y z".to_string()][..]));
+}
+
+#[test]
+fn entrypoint_resets_only_an_inherited_cmd() {
+    assert_eq!(graph("FROM debian\nENTRYPOINT [\"e\"]\n").config.config.cmd, None);
+    assert!(graph("FROM debian\nCMD [\"c\"]\nENTRYPOINT [\"e\"]\n").config.config.cmd.is_some());
+}
+
+#[test]
+fn triggers_run_right_after_from_and_are_gone() {
+    let g = graph("FROM trigger\nRUN mine\n");
+    let texts: Vec<&str> = g.vertices.iter().map(|v| v.text.as_str()).collect();
+    assert_eq!(texts, ["FROM trigger", "RUN echo triggered", "COPY . /src", "RUN mine"]);
+    assert!(g.config.config.on_build.is_empty());
+    assert_eq!(graph("FROM debian\nONBUILD RUN x\n").config.config.on_build, ["RUN x"]);
+}
+
+#[test]
+fn missing_images_are_asked_for_with_the_stages_they_may_be() {
+    let file = parse(b"FROM debian AS build-client\nFROM scratch\nCOPY --from=build-server /x /\n").unwrap();
+    let Ok(Plan::Needs(needs)) = plan(&file, &params(), &debian()) else { panic!() };
+    assert_eq!((needs[0].name.as_str(), needs[0].stages.as_slice()), ("build-server", &["build-client".to_string()][..]));
+}
+
+#[test]
+fn heredocs_become_scripts_and_files() {
+    let g = graph("FROM debian\nRUN <<EOF\na $x\nb\nEOF\n");
+    assert_eq!(run(&g).args, ["/bin/sh", "-c", "a $x\nb\n"]);
+    let g = graph("FROM debian\nRUN cat <<A >f\n1\nA\n");
+    assert_eq!(run(&g).args[2], "cat <<A >f\n1\nA");
+    let g = graph("FROM debian\nARG n=v\nCOPY <<A <<'B' /d/\n\"$n\"\nA\n$n\nB\n");
+    let Step::Copy(copy) = &g.vertices[1].step else { panic!() };
+    let files: Vec<(&str, &str)> = copy.inline.iter().map(|f| (f.name.as_str(), f.content.as_str())).collect();
+    assert_eq!(files, [("A", "\"v\"\n"), ("B", "$n\n")]);
+}
+
+#[test]
+fn mistakes_are_explained() {
+    for (source, want) in [
+        ("FROM $NO\n", "empty after expansion"),
+        ("FROM debian\nCOPY a b /c\n", "end it with a slash"),
+        ("FROM debian\nRUN --mount=type=cache,target=/ x\n", "cannot cover the root"),
+        ("FROM debian\nRUN --network=moon x\n", "default, none and host"),
+        ("FROM debian\nCOPY --from=7 a b\n", "numbered from 0 to 0"),
+        ("FROM debian AS a\nCOPY --from=b x y\nFROM debian AS b\nCOPY --from=a x y\nFROM a\n", "needs itself"),
+        ("FROM debian\nEXPOSE 99999\n", "0 to 65535"),
+        ("FROM debian\nSTOPSIGNAL SIGFOO\n", "not a signal"),
+        ("FROM debian\nCOPY --link a b\n", "not supported yet"),
+        ("FROM debian\nRUN --mount=type=secret,id=x y\n", "not supported yet"),
+        ("FROM debian\nENV A=\"${B:?must be set}\"\n", "must be set"),
+        ("FROM Debian\n", "lower case"),
+    ] {
+        let got = error(source);
+        assert!(got.contains(want), "{source}: {got}");
+    }
+    let target = Parameters { target: Some("biuld".into()), ..params() };
+    let Err(e) = plan(&parse(b"FROM debian AS build\n").unwrap(), &target, &debian()) else { panic!() };
+    assert_eq!(e[0].help.as_deref(), Some("did you mean `build`?"));
+}
+
+#[test]
+fn unused_arguments_and_unset_variables_are_warnings() {
+    let with = Parameters { build_args: vec![("VERSON".into(), "1".into())], ..params() };
+    let g = graph_with("FROM debian\nARG VERSION\nENV A=$VERSIN\n", &with);
+    let texts: Vec<String> =
+        g.warnings.iter().map(|d| format!("{} {}", d.message, d.help.as_deref().unwrap_or(""))).collect();
+    assert!(texts.iter().any(|t| t.contains("`VERSIN` is not set")), "{texts:?}");
+    assert!(texts.iter().any(|t| t.contains("`VERSON`") && t.contains("did you mean `VERSION`")), "{texts:?}");
+}
+
+#[test]
+fn every_field_of_a_step_changes_its_key() {
+    use rbuild_image::Hasher;
+    let base = "FROM debian\nWORKDIR /w\nARG a=1\nUSER u\nRUN --mount=type=tmpfs,target=/t x\n";
+    let key = |source: &str| {
+        let mut h = Hasher::new();
+        run(&graph(source)).key(&mut h);
+        h.finish()
+    };
+    for (from, to) in
+        [("/w", "/v"), ("a=1", "a=2"), ("USER u", "USER v"), ("target=/t", "target=/s"), (" x", " y"), ("RUN", "RUN --network=none")]
+    {
+        assert_ne!(key(base), key(&base.replace(from, to)), "{from}");
+    }
+    assert_eq!(key(base), key(&base.replace("RUN", "# comment\nRUN")));
+    let proxied = Parameters { build_args: vec![("HTTP_PROXY".into(), "p".into())], ..params() };
+    let mut h = Hasher::new();
+    run(&graph_with(base, &proxied)).key(&mut h);
+    assert_eq!(h.finish(), key(base));
+}

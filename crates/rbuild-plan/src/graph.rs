@@ -1,0 +1,204 @@
+use rbuild_dockerfile::{Sharing, Span};
+use rbuild_image::{Digest, Hasher, ImageConfig};
+
+/// A vertex by its place in [`BuildGraph::vertices`].
+pub type VertexId = usize;
+
+/// The steps of one target, in an order where inputs come first.
+#[derive(Debug, Clone)]
+pub struct BuildGraph {
+    pub vertices: Vec<Vertex>,
+    pub target: VertexId,
+    /// The result's configuration without root file system and history.
+    pub config: ImageConfig,
+    /// What the target adds to its base's history, in order.
+    pub history: Vec<HistoryEntry>,
+    /// Things to tell the user that are not errors.
+    pub warnings: Vec<rbuild_dockerfile::Diagnostic>,
+}
+
+#[derive(Debug, Clone)]
+pub struct HistoryEntry {
+    pub created_by: String,
+    /// The vertex whose layer it describes; `None` for an entry without one.
+    pub layer: Option<VertexId>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Vertex {
+    pub step: Step,
+    /// The file system that the step changes.
+    pub parent: Option<VertexId>,
+    /// `builder 3/7`, as people see it.
+    pub label: String,
+    /// The instruction, expanded as far as people should see it.
+    pub text: String,
+    /// The instruction in the Dockerfile.
+    pub span: Span,
+}
+
+#[derive(Debug, Clone)]
+pub enum Step {
+    /// An empty file system.
+    Scratch,
+    Image { name: String, manifest: Digest },
+    Run(RunStep),
+    Copy(CopyStep),
+    Workdir(WorkdirStep),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    Host,
+    None,
+}
+
+#[derive(Debug, Clone)]
+pub struct RunStep {
+    pub args: Vec<String>,
+    /// In order; each name once.
+    pub env: Vec<(String, String)>,
+    /// Reaches the command without counting for the cache.
+    pub proxies: Vec<(String, String)>,
+    pub cwd: String,
+    /// As USER has it; empty for root.
+    pub user: String,
+    pub network: Network,
+    pub mounts: Vec<MountStep>,
+}
+
+#[derive(Debug, Clone)]
+pub struct MountStep {
+    /// Absolute.
+    pub target: String,
+    pub read_only: bool,
+    pub kind: MountKindStep,
+    pub span: Span,
+}
+
+#[derive(Debug, Clone)]
+pub enum MountKindStep {
+    Bind { from: From, source: String },
+    Cache { id: String, sharing: Sharing, mode: u32, uid: u32, gid: u32 },
+    Tmpfs { size: Option<u64> },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    Context,
+    Vertex(VertexId),
+}
+
+#[derive(Debug, Clone)]
+pub struct CopyStep {
+    pub from: From,
+    pub sources: Vec<String>,
+    /// Here-documents.
+    pub inline: Vec<InlineFile>,
+    /// Absolute.
+    pub dest: String,
+    /// The destination is written as a directory.
+    pub dest_is_dir: bool,
+    /// `user[:group]`, by name or number.
+    pub chown: Option<String>,
+    pub chmod: Option<u32>,
+    /// ADD: regular files that are archives are unpacked.
+    pub unpack: bool,
+    /// Where each source stands, for errors.
+    pub source_spans: Vec<Span>,
+}
+
+#[derive(Debug, Clone)]
+pub struct InlineFile {
+    pub name: String,
+    pub content: String,
+}
+
+#[derive(Debug, Clone)]
+pub struct WorkdirStep {
+    /// Absolute, not the root.
+    pub path: String,
+    /// Who owns what is made; as USER has it.
+    pub user: String,
+}
+
+impl Vertex {
+    /// Everything that the step reads, its parent first.
+    pub fn inputs(&self) -> Vec<VertexId> {
+        let mut inputs: Vec<VertexId> = self.parent.into_iter().collect();
+        let mut add = |from: &From| {
+            if let From::Vertex(id) = from {
+                inputs.push(*id);
+            }
+        };
+        match &self.step {
+            Step::Copy(copy) => add(&copy.from),
+            Step::Run(run) => run.mounts.iter().for_each(|m| {
+                if let MountKindStep::Bind { from, .. } = &m.kind {
+                    add(from);
+                }
+            }),
+            Step::Scratch | Step::Image { .. } | Step::Workdir(_) => {}
+        }
+        inputs.sort_unstable();
+        inputs.dedup();
+        inputs
+    }
+}
+
+// What a step contributes to its cache key, inputs aside. Each is taken apart field by field, so that a new field
+// does not compile until somebody decides.
+
+impl RunStep {
+    pub fn key(&self, hasher: &mut Hasher) {
+        let RunStep { args, env, proxies: _, cwd, user, network, mounts } = self;
+        hasher.field("run 1");
+        list(hasher, args.iter());
+        list(hasher, env.iter().map(|(k, v)| format!("{k}={v}")));
+        hasher.field(cwd).field(user).field(match network {
+            Network::Host => "host",
+            Network::None => "none",
+        });
+        hasher.field((mounts.len() as u64).to_le_bytes());
+        for MountStep { target, read_only, kind, span: _ } in mounts {
+            hasher.field(target).field([u8::from(*read_only)]);
+            match kind {
+                MountKindStep::Bind { from: _, source } => hasher.field("bind").field(source),
+                // What a cache holds never counts, and so neither does which one it is.
+                MountKindStep::Cache { id: _, sharing: _, mode: _, uid: _, gid: _ } => hasher.field("cache"),
+                MountKindStep::Tmpfs { size } => {
+                    hasher.field("tmpfs").field(size.map_or(String::new(), |s| s.to_string()))
+                }
+            };
+        }
+    }
+}
+
+impl CopyStep {
+    pub fn key(&self, hasher: &mut Hasher) {
+        let CopyStep { from: _, sources: _, inline, dest, dest_is_dir, chown, chmod, unpack, source_spans: _ } = self;
+        hasher.field("copy 1").field(dest).field([u8::from(*dest_is_dir), u8::from(*unpack)]);
+        hasher.field(chown.as_deref().unwrap_or("")).field(chmod.map_or(String::new(), |m| format!("{m:o}")));
+        list(hasher, inline.iter().flat_map(|InlineFile { name, content }| [name, content]));
+    }
+
+    /// The sources as they are written: with the key of what they are taken from, they stand for their content.
+    pub fn sources_key(&self, hasher: &mut Hasher) {
+        list(hasher, self.sources.iter());
+    }
+}
+
+impl WorkdirStep {
+    pub fn key(&self, hasher: &mut Hasher) {
+        let WorkdirStep { path, user } = self;
+        hasher.field("workdir 1").field(path).field(user);
+    }
+}
+
+fn list<T: AsRef<[u8]>>(hasher: &mut Hasher, items: impl Iterator<Item = T>) {
+    let items: Vec<T> = items.collect();
+    hasher.field((items.len() as u64).to_le_bytes());
+    for item in &items {
+        hasher.field(item);
+    }
+}

@@ -1,0 +1,103 @@
+//! `created_by` texts of the image history, in the shapes that docker's users know.
+
+use rbuild_dockerfile::ast::{Command, Heredoc};
+use rbuild_image::{Healthcheck, quote};
+
+pub fn run(args: &[(String, String)], words: &[String]) -> String {
+    let mut text = String::from("RUN ");
+    if !args.is_empty() {
+        text.push_str(&format!("|{} ", args.len()));
+        for (k, v) in args {
+            text.push_str(&format!("{k}={v} "));
+        }
+    }
+    text.push_str(&words.join(" "));
+    text.push_str(" # buildkit");
+    text
+}
+
+pub fn copy(add: bool, chown: Option<&str>, chmod: Option<&str>, sources: &[String], docs: &[Heredoc], dest: &str) -> String {
+    let mut parts = vec![if add { "ADD".to_string() } else { "COPY".to_string() }];
+    parts.extend(chown.map(|c| format!("--chown={c}")));
+    parts.extend(chmod.map(|c| format!("--chmod={c}")));
+    parts.extend(sources.iter().cloned());
+    parts.extend(docs.iter().map(|d| format!("<<{}", d.name)));
+    parts.push(dest.to_string());
+    parts.push("# buildkit".to_string());
+    parts.join(" ")
+}
+
+/// Go's `%q` of a list of strings: blanks between, no commas.
+pub fn quoted_list(words: &[String]) -> String {
+    format!("[{}]", words.iter().map(|w| quote(w)).collect::<Vec<_>>().join(" "))
+}
+
+pub fn healthcheck(check: &Healthcheck) -> String {
+    format!(
+        "HEALTHCHECK {{Test:[{}] Interval:{} Timeout:{} StartPeriod:{} StartInterval:{} Retries:{}}}",
+        check.test.join(" "),
+        duration(check.interval),
+        duration(check.timeout),
+        duration(check.start_period),
+        duration(check.start_interval),
+        check.retries
+    )
+}
+
+/// A duration as Go prints it.
+fn duration(ns: i64) -> String {
+    if ns == 0 {
+        return "0s".into();
+    }
+    if ns.abs() < 1_000_000_000 {
+        return format!("{}ms", fraction(ns as f64 / 1e6));
+    }
+    let (hours, rest) = (ns / 3_600_000_000_000, ns % 3_600_000_000_000);
+    let (minutes, rest) = (rest / 60_000_000_000, rest % 60_000_000_000);
+    let seconds = fraction(rest as f64 / 1e9);
+    match (hours, minutes) {
+        (0, 0) => format!("{seconds}s"),
+        (0, m) => format!("{m}m{seconds}s"),
+        (h, m) => format!("{h}h{m}m{seconds}s"),
+    }
+}
+
+fn fraction(n: f64) -> String {
+    let text = format!("{n:.9}");
+    text.trim_end_matches('0').trim_end_matches('.').to_string()
+}
+
+/// The words that people see for a command.
+pub fn shown(command: &Command) -> String {
+    match command {
+        Command::Shell(word) => word.text.clone(),
+        Command::Exec(words) => serde_json::to_string(words).unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_are_the_known_ones() {
+        let s = |v: &[&str]| v.iter().map(|s| s.to_string()).collect::<Vec<_>>();
+        assert_eq!(quoted_list(&s(&["a b", "c"])), r#"["a b" "c"]"#);
+        let args = [("foo".to_string(), "bar2".to_string()), ("bar".to_string(), "123".to_string())];
+        assert_eq!(
+            run(&args, &s(&["/bin/sh", "-c", "ls /etc/"])),
+            "RUN |2 foo=bar2 bar=123 /bin/sh -c ls /etc/ # buildkit"
+        );
+        let check = Healthcheck {
+            test: s(&["CMD-SHELL", "x"]),
+            interval: 300_000_000_000,
+            timeout: 3_000_000_000,
+            ..Healthcheck::default()
+        };
+        assert_eq!(
+            healthcheck(&check),
+            "HEALTHCHECK {Test:[CMD-SHELL x] Interval:5m0s Timeout:3s StartPeriod:0s StartInterval:0s Retries:0}"
+        );
+        assert_eq!((duration(1_500_000_000), duration(500_000_000)), ("1.5s".into(), "500ms".into()));
+    }
+}

@@ -1,0 +1,56 @@
+//! Variables: what is set where, and expanding words with them.
+
+use rbuild_dockerfile::ast::Word;
+use rbuild_dockerfile::expand::Lexer;
+use rbuild_dockerfile::{Diagnostic, closest};
+
+/// Named values in the order of their first setting.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Vars(pub Vec<(String, String)>);
+
+impl Vars {
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str())
+    }
+
+    /// A value that is replaced keeps its place.
+    pub fn set(&mut self, name: &str, value: &str) {
+        match self.0.iter_mut().find(|(k, _)| k == name) {
+            Some((_, v)) => *v = value.to_string(),
+            None => self.0.push((name.to_string(), value.to_string())),
+        }
+    }
+}
+
+/// Expands one word; quotes go away.
+pub fn expand(word: &Word, escape: char, vars: &Vars, warnings: &mut Vec<Diagnostic>) -> Result<String, Diagnostic> {
+    let got = Lexer::new(escape)
+        .word(&word.text, &|name| vars.get(name).map(str::to_string))
+        .map_err(|e| Diagnostic::new(word.span, e.to_string()))?;
+    warn_unset(word, &got.unmatched, vars, warnings);
+    Ok(got.text)
+}
+
+/// Expands and splits at blanks.
+pub fn expand_words(
+    word: &Word,
+    escape: char,
+    vars: &Vars,
+    warnings: &mut Vec<Diagnostic>,
+) -> Result<Vec<String>, Diagnostic> {
+    let got = Lexer::new(escape)
+        .word(&word.text, &|name| vars.get(name).map(str::to_string))
+        .map_err(|e| Diagnostic::new(word.span, e.to_string()))?;
+    warn_unset(word, &got.unmatched, vars, warnings);
+    Ok(got.words)
+}
+
+fn warn_unset(word: &Word, unset: &[String], vars: &Vars, warnings: &mut Vec<Diagnostic>) {
+    for name in unset {
+        let d = Diagnostic::new(word.span, format!("the variable `{name}` is not set here, so it is empty"));
+        warnings.push(match closest(name, vars.0.iter().map(|(k, _)| k.as_str())) {
+            Some(close) => d.help(format!("did you mean `{close}`?")),
+            None => d.help(format!("declare it with `ARG {name}` or `ENV {name}=…`")),
+        });
+    }
+}
