@@ -1,1 +1,35 @@
+//! A build from request to result: resolve, key, prune, execute, export; and the image verbs around it.
+//!
+//! The only crate that sees everything. It prints nothing: what happens goes out as [`Event`]s on one channel.
 
+mod archive;
+mod assemble;
+mod copy;
+mod error;
+mod event;
+mod execute;
+mod export;
+mod image;
+mod keys;
+mod load;
+mod local;
+mod prepare;
+mod request;
+mod steps;
+mod users;
+
+pub use archive::{ArchiveFormat, save};
+pub use error::{BuildError, StepFailure};
+pub use event::{Event, Events, StepOutcome};
+pub use execute::Executor;
+pub use image::{Import, import};
+pub use load::{Loaded, load};
+pub use prepare::{Prepared, prepare};
+pub use request::{BuildRequest, Destination, Output, OutputKind};
+
+/// What a finished build made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Finished {
+    /// Image id (configuration digest) and manifest digest, if an image was asked for.
+    pub image: Option<(rbuild_image::Digest, rbuild_image::Digest)>,
+}

@@ -6,6 +6,7 @@
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -96,6 +97,9 @@ fn overlay_classic(lowers: &[PathBuf], upper: Option<(&Path, &Path)>, scratch: &
     if options.len() >= OPTION_PAGE {
         return Err(Error::new("mount", format!("overlay of {} layers", lowers.len()), Errno::TOOBIG));
     }
+    // One scratch directory serves all threads.
+    static SCRATCH: Mutex<()> = Mutex::new(());
+    let _alone = SCRATCH.lock().unwrap_or_else(PoisonError::into_inner);
     let data = std::ffi::CString::new(options).map_err(|_| Error::new("mount", "overlay", Errno::INVAL))?;
     rustix::mount::mount("rbuild", scratch, "overlay", MountFlags::empty(), data.as_c_str())
         .map_err(|e| Error::new("mount", "overlay", e))?;

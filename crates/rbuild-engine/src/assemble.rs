@@ -1,0 +1,98 @@
+//! The finished image: layers of the steps on those of the base, configuration, manifest.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use oci_spec::image::ImageManifestBuilder;
+use rayon::prelude::*;
+use rbuild_image::{Descriptor, Digest, History, MediaType, descriptor};
+use rbuild_plan::{Step, VertexId};
+use rbuild_store::PackedLayer;
+
+use crate::error::{BuildError, Result};
+use crate::event::Event;
+use crate::execute::Executor;
+
+const COMMENT: &str = "buildkit.dockerfile.v0";
+
+/// Makes the image of the target, or finds it made; gives its manifest.
+pub(crate) fn image(build: &Executor<'_>) -> Result<Digest> {
+    let graph = &build.prepared.graph;
+    let key = build.prepared.image_key(&build.done(graph.target).result);
+    if !build.request.no_cache {
+        if let Some(manifest) = build.store.result(&key)? {
+            return Ok(manifest);
+        }
+    }
+    let mut chain: Vec<VertexId> = std::iter::successors(Some(graph.target), |v| graph.vertices[*v].parent).collect();
+    chain.reverse();
+    let (base, steps) = (chain[0], &chain[1..]);
+    let started = Instant::now();
+    let packed: Vec<PackedLayer> = steps
+        .par_iter()
+        .filter_map(|v| build.done(*v).tree.clone())
+        .map(|tree| build.store.pack_tree(&build.work, &tree))
+        .collect::<std::result::Result<_, _>>()?;
+    build.events.send(Event::Phase { text: "making layers".into(), seconds: started.elapsed().as_secs_f64() });
+
+    let mut config = graph.config.clone();
+    config.history.clear();
+    config.rootfs = Default::default();
+    let mut layers: Vec<Descriptor> = Vec::new();
+    if let Step::Image { manifest, .. } = &graph.vertices[base].step {
+        let image = build.image(manifest)?;
+        for (layer, diff_id) in image.layers()? {
+            layers.push(layer);
+            config.rootfs.diff_ids.push(diff_id);
+        }
+        config.history = image.config.history.clone();
+    }
+    for layer in &packed {
+        layers.push(layer.descriptor());
+        config.rootfs.diff_ids.push(layer.diff_id);
+    }
+    add_history(build, &mut config.history, steps)?;
+    config.created = match config.history.last().and_then(|h| h.created.clone()) {
+        Some(created) => Some(created),
+        None => Some(time(build.request.now)?),
+    };
+    let (config_digest, config_size) = build.store.put_document(&build.work, &config)?;
+    let manifest = ImageManifestBuilder::default()
+        .schema_version(2u32)
+        .media_type(MediaType::ImageManifest)
+        .config(descriptor(MediaType::ImageConfig, &config_digest, config_size))
+        .layers(layers)
+        .build()
+        .map_err(|e| BuildError::other(format!("the manifest: {e}")))?;
+    let (digest, _) = build.store.put_document(&build.work, &manifest)?;
+    build.store.put_result(&key, &digest, &build.request.build_id)?;
+    Ok(digest)
+}
+
+/// The target's own history: a layer has the time at which it was made, what comes before the first one has that
+/// one's, and the rest the time of what it follows.
+fn add_history(build: &Executor<'_>, history: &mut Vec<History>, steps: &[VertexId]) -> Result<()> {
+    let times: HashMap<VertexId, i64> = steps.iter().map(|v| (*v, build.done(*v).created)).collect();
+    let first = steps.first().map_or(build.request.now, |v| times[v]);
+    let mut current = time(first)?;
+    for entry in &build.prepared.graph.history {
+        if let Some(created) = entry.layer.and_then(|v| times.get(&v)) {
+            current = time(*created)?;
+        }
+        history.push(History {
+            created: Some(current.clone()),
+            created_by: entry.created_by.clone(),
+            author: None,
+            comment: COMMENT.into(),
+            empty_layer: entry.layer.is_none(),
+        });
+    }
+    Ok(())
+}
+
+/// RFC 3339 in UTC.
+pub(crate) fn time(seconds: i64) -> Result<String> {
+    let timestamp = jiff::Timestamp::from_second(seconds)
+        .map_err(|e| BuildError::other(format!("the time {seconds} cannot be written: {e}")))?;
+    Ok(timestamp.to_string())
+}

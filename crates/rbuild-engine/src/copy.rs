@@ -1,0 +1,287 @@
+//! COPY and ADD: selected files into a root file system.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use rbuild_layer::{Compression, Limits, Owners, Whiteouts, detect, keep_in_layer, unpack};
+use rbuild_linux::{Kind, RootDir, Stat, Timestamp, copy_file};
+use rbuild_plan::CopyStep;
+use rbuild_source::{Owner, Selected, SourceError, SourceTree};
+
+use crate::users;
+
+/// A copy that went wrong: which source (by its place in the step), and what happened.
+pub struct CopyError {
+    pub source: Option<usize>,
+    pub reason: Reason,
+}
+
+pub enum Reason {
+    Source(SourceError),
+    Kernel(rbuild_linux::Error),
+    Layer(rbuild_layer::LayerError),
+    Text(String),
+}
+
+impl From<SourceError> for Reason {
+    fn from(e: SourceError) -> Reason {
+        Reason::Source(e)
+    }
+}
+impl From<rbuild_linux::Error> for Reason {
+    fn from(e: rbuild_linux::Error) -> Reason {
+        Reason::Kernel(e)
+    }
+}
+impl From<rbuild_layer::LayerError> for Reason {
+    fn from(e: rbuild_layer::LayerError) -> Reason {
+        Reason::Layer(e)
+    }
+}
+
+/// Copies what the step selects from `source` into `root`. `now` dates what is made up.
+pub fn copy(step: &CopyStep, source: Option<&SourceTree<'_>>, root: &RootDir, now: i64) -> Result<(), CopyError> {
+    let general = |reason: Reason| CopyError { source: None, reason };
+    let chown = match &step.chown {
+        Some(spec) => Some(users::owner(root, spec).map_err(|e| general(Reason::Text(e)))?),
+        None => None,
+    };
+    let mut copier = Copier { step, root, chown, now, dirs: Vec::new(), links: HashMap::new() };
+    if let Some(tree) = source {
+        for (i, pattern) in step.sources.iter().enumerate() {
+            let at = |reason: Reason| CopyError { source: Some(i), reason };
+            for item in tree.select(pattern).map_err(|e| at(e.into()))? {
+                copier.item(tree, &item).map_err(at)?;
+            }
+        }
+    }
+    for file in &step.inline {
+        copier.inline(&file.name, file.content.as_bytes()).map_err(general)?;
+    }
+    copier.finish_dirs().map_err(general)
+}
+
+struct Copier<'a> {
+    step: &'a CopyStep,
+    root: &'a RootDir,
+    chown: Option<(u32, u32)>,
+    now: i64,
+    /// Directories whose time is set once they are full: (path in the root, time).
+    dirs: Vec<(PathBuf, Timestamp)>,
+    /// Inodes of the source with several names, and the first copy.
+    links: HashMap<(u32, u32, u64), PathBuf>,
+}
+
+impl Copier<'_> {
+    fn owner(&self, tree_owner: Owner, stat: &Stat) -> (u32, u32) {
+        match (self.chown, tree_owner) {
+            (Some(owner), _) => owner,
+            (None, Owner::Root) => (0, 0),
+            (None, Owner::AsIs) => (stat.uid, stat.gid),
+        }
+    }
+
+    /// Makes a directory that the destination asks for, with what is missing above it.
+    fn make_dir(&mut self, path: &Path) -> Result<RootDir, Reason> {
+        let mode = self.step.chmod.unwrap_or(0o755);
+        let mut made = Vec::new();
+        let result = self.root.create_dir_all(path, mode, self.chown, |p| made.push(p.to_path_buf()));
+        self.dirs.extend(made.into_iter().map(|p| (p, Timestamp { sec: self.now, nsec: 0 })));
+        result.map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotADirectory => {
+                Reason::Text(format!("{} is not a directory in the image", path.display()))
+            }
+            _ => e.into(),
+        })
+    }
+
+    fn item(&mut self, tree: &SourceTree<'_>, item: &Selected) -> Result<(), Reason> {
+        let dest = PathBuf::from(&self.step.dest);
+        if item.stat.kind == Kind::Dir {
+            self.make_dir(&dest)?;
+            return self.directory(tree, item, &dest);
+        }
+        if self.step.unpack && item.stat.kind == Kind::File && self.unpack_archive(tree, item, &dest)? {
+            return Ok(());
+        }
+        let (dir_path, name) = self.file_place(&dest, &item.name)?;
+        let dir = self.make_dir(&dir_path)?;
+        let (source_dir, _) = tree.root.parent(&item.path)?;
+        let source_name = item.path.file_name().unwrap_or_default();
+        self.entry(tree.owner, (&source_dir, source_name), &item.stat, (&dir, &dir_path.join(&name), &name))
+    }
+
+    /// The directory and the name that a single file gets.
+    fn file_place(&self, dest: &Path, name: &OsStr) -> Result<(PathBuf, OsString), Reason> {
+        let into_dir = self.step.dest_is_dir
+            || matches!(self.root.stat_follow(dest), Ok(stat) if stat.kind == Kind::Dir);
+        match (into_dir, dest.file_name()) {
+            (false, Some(last)) => Ok((dest.parent().unwrap_or(Path::new("/")).to_path_buf(), last.to_os_string())),
+            _ => Ok((dest.to_path_buf(), name.to_os_string())),
+        }
+    }
+
+    fn directory(&mut self, tree: &SourceTree<'_>, item: &Selected, dest: &Path) -> Result<(), Reason> {
+        let mut open: (PathBuf, RootDir) = (PathBuf::new(), self.root.sub(dest)?);
+        tree.walk::<Reason>(&item.path, |source, path, stat| {
+            let parent = path.parent().unwrap_or(Path::new(""));
+            if open.0 != parent {
+                open = (parent.to_path_buf(), self.open_dest(&dest.join(parent))?);
+            }
+            let name = path.file_name().unwrap_or_default();
+            self.entry(tree.owner, (source, name), stat, (&open.1, &dest.join(path), name))
+        })
+    }
+
+    /// A directory below the destination. Excluded parents of kept files were not visited and are made here.
+    fn open_dest(&mut self, path: &Path) -> Result<RootDir, Reason> {
+        match self.root.sub(path) {
+            Err(e) if e.is_not_found() => self.make_dir(path),
+            other => Ok(other?),
+        }
+    }
+
+    fn entry(
+        &mut self,
+        tree_owner: Owner,
+        (source, source_name): (&RootDir, &OsStr),
+        stat: &Stat,
+        (dir, path, name): (&RootDir, &Path, &OsStr),
+    ) -> Result<(), Reason> {
+        let (uid, gid) = self.owner(tree_owner, stat);
+        let mode = self.step.chmod.unwrap_or(stat.mode);
+        if stat.kind == Kind::Dir {
+            self.make_entry_dir(dir, path, name)?;
+        } else {
+            self.clear_place(dir, path, name)?;
+            if stat.nlink > 1 && stat.kind == Kind::File {
+                if let Some(first) = self.links.get(&stat.inode()) {
+                    let (first_dir, first_name) = self.root.parent(first)?;
+                    return Ok(dir.hard_link(&first_dir, &first_name, name)?);
+                }
+                self.links.insert(stat.inode(), path.to_path_buf());
+            }
+            match stat.kind {
+                Kind::File => {
+                    let from = source.open_name(source_name)?;
+                    copy_file(&from, stat, &dir.create_file(name, 0o600)?)?;
+                }
+                Kind::Symlink => dir.create_symlink(&source.read_link(source_name)?, name)?,
+                // A socket means nothing without its process; it arrives as an empty file.
+                Kind::Socket => drop(dir.create_file(name, 0o600)?),
+                Kind::Fifo | Kind::CharDevice | Kind::BlockDevice => dir.create_node(name, stat.kind, mode, stat.rdev)?,
+                Kind::Dir => {}
+            }
+        }
+        dir.chown(name, uid, gid)?;
+        if stat.kind == Kind::Symlink {
+            return Ok(dir.set_mtime(name, stat.mtime)?);
+        }
+        dir.chmod(name, mode)?;
+        if matches!(stat.kind, Kind::File | Kind::Dir) {
+            for (attr, value) in source.xattrs(source_name)?.iter().filter(|(attr, _)| keep_in_layer(attr)) {
+                dir.set_xattr(name, attr, value)?;
+            }
+        }
+        if stat.kind == Kind::Dir {
+            self.dirs.push((path.to_path_buf(), stat.mtime));
+            return Ok(());
+        }
+        Ok(dir.set_mtime(name, stat.mtime)?)
+    }
+
+    fn make_entry_dir(&self, dir: &RootDir, path: &Path, name: &OsStr) -> Result<(), Reason> {
+        match dir.create_dir(name, 0o755) {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => match self.root.stat_follow(path)?.kind {
+                Kind::Dir => Ok(()),
+                _ => Err(Reason::Text(format!(
+                    "{} is a file in the image, and the copy has a directory of that name",
+                    path.display()
+                ))),
+            },
+            other => Ok(other?),
+        }
+    }
+
+    /// Removes what a file takes the place of; a directory is not replaced.
+    fn clear_place(&self, dir: &RootDir, path: &Path, name: &OsStr) -> Result<(), Reason> {
+        match dir.stat_name(name) {
+            Ok(stat) if stat.kind == Kind::Dir => Err(Reason::Text(format!(
+                "{} is a directory in the image, and the copy has a file of that name",
+                path.display()
+            ))),
+            Ok(_) => Ok(dir.remove_file(name)?),
+            Err(e) if e.is_not_found() => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Unpacks the file into the destination if its content is an archive.
+    fn unpack_archive(&mut self, tree: &SourceTree<'_>, item: &Selected, dest: &Path) -> Result<bool, Reason> {
+        let mut head = [0u8; 512];
+        let mut file = tree.root.open_file(&item.path)?;
+        let mut filled = 0;
+        while filled < head.len() {
+            match file.read(&mut head[filled..]) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(rbuild_linux::Error::new("read", &item.path, e).into()),
+            }
+        }
+        // Compressed bytes are an archive if a tar is inside.
+        let is_tar = match detect(&head[..filled]) {
+            Compression::None => is_tar_header(&head[..filled]),
+            _ => {
+                let mut inner = Vec::new();
+                let file = tree.root.open_file(&item.path)?;
+                let decoded = rbuild_layer::Decoder::new(file).and_then(|d| d.take(512).read_to_end(&mut inner));
+                decoded.is_ok() && is_tar_header(&inner)
+            }
+        };
+        if !is_tar {
+            return Ok(false);
+        }
+        let dir = self.make_dir(dest)?;
+        let owners = self.chown.map_or(Owners::FromArchive, |(uid, gid)| Owners::Always(uid, gid));
+        unpack(tree.root.open_file(&item.path)?, &dir, Whiteouts::Plain, owners, Limits::default())?;
+        Ok(true)
+    }
+
+    /// A here-document as a file.
+    fn inline(&mut self, name: &str, content: &[u8]) -> Result<(), Reason> {
+        let (dir_path, name) = self.file_place(Path::new(&self.step.dest), OsStr::new(name))?;
+        let dir = self.make_dir(&dir_path)?;
+        self.clear_place(&dir, &dir_path.join(&name), &name)?;
+        let mut file = dir.create_file(&name, 0o644)?;
+        file.write_all(content).map_err(|e| rbuild_linux::Error::new("write", dir_path.join(&name), e))?;
+        let (uid, gid) = self.chown.unwrap_or((0, 0));
+        dir.chown(&name, uid, gid)?;
+        dir.chmod(&name, self.step.chmod.unwrap_or(0o644))?;
+        Ok(dir.set_mtime(&name, Timestamp { sec: self.now, nsec: 0 })?)
+    }
+
+    fn finish_dirs(&mut self) -> Result<(), Reason> {
+        for (path, mtime) in std::mem::take(&mut self.dirs).into_iter().rev() {
+            let real = self.root.resolve(&path)?;
+            let (dir, name) = self.root.parent(&real)?;
+            if !name.is_empty() {
+                dir.set_mtime(&name, mtime)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A tar header by its checksum (POSIX ustar; older tars have no magic).
+fn is_tar_header(block: &[u8]) -> bool {
+    if block.len() < 512 || block.iter().all(|b| *b == 0) {
+        return false;
+    }
+    let sum: u32 = block[..148].iter().chain(&block[156..512]).map(|b| u32::from(*b)).sum::<u32>() + 8 * 32;
+    let text: String = block[148..156].iter().map(|b| *b as char).collect();
+    let digits = text.trim_matches(|c: char| c == ' ' || c == '\0');
+    u32::from_str_radix(digits, 8).is_ok_and(|claimed| claimed == sum)
+}

@@ -1,0 +1,388 @@
+//! Running what the cache does not hold: vertices start when the last of their inputs is there.
+//!
+//! A worker never waits inside rayon: a vertex is spawned by whoever finishes its last input, and blocks, if it
+//! does, on a child process or a file.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Instant;
+
+use rbuild_image::Digest;
+use rbuild_linux::{RootDir, detached_overlay};
+use rbuild_plan::{From, Step, VertexId};
+use rbuild_sandbox::{Cancel, Isolation};
+use rbuild_store::{Image, Store, TreeId, Workspace};
+
+use crate::error::{BuildError, Result, StepFailure};
+use crate::event::{Event, Events, StepOutcome};
+use crate::keys::{self, Context};
+use crate::prepare::{Known, Prepared, open_context};
+use crate::request::{BuildRequest, OutputKind};
+use crate::{Finished, assemble, export};
+
+/// Lines of output that a failure shows.
+const LOG_TAIL: usize = 50;
+
+/// A vertex that is done.
+#[derive(Debug, Clone)]
+pub(crate) struct Done {
+    pub result: Digest,
+    /// The step's own tree; none for scratch and images.
+    pub tree: Option<TreeId>,
+    pub created: i64,
+}
+
+/// The builder's side of a build: everything that needs a namespace.
+pub struct Executor<'a> {
+    pub(crate) request: &'a BuildRequest,
+    pub(crate) prepared: &'a Prepared,
+    pub(crate) store: &'a Store,
+    pub(crate) work: Workspace,
+    pub(crate) context: Option<Context>,
+    pub(crate) events: Events,
+    pub(crate) cancel: Cancel,
+    done: Vec<OnceLock<Done>>,
+    /// Trees of image vertices, the lowest first, once they are unpacked.
+    unpacked: Vec<OnceLock<Vec<TreeId>>>,
+    /// The vertices that run, and how many of their inputs do.
+    scheduled: HashSet<VertexId>,
+    waiting: Vec<AtomicUsize>,
+    dependants: Vec<Vec<VertexId>>,
+    failure: Mutex<Option<BuildError>>,
+}
+
+impl<'a> Executor<'a> {
+    pub fn new(
+        request: &'a BuildRequest,
+        prepared: &'a Prepared,
+        store: &'a Store,
+        events: Events,
+        cancel: Cancel,
+    ) -> Result<Executor<'a>> {
+        let count = prepared.graph.vertices.len();
+        let mut executor = Executor {
+            request,
+            prepared,
+            store,
+            work: Workspace::open(store)?,
+            context: open_context(request)?,
+            events,
+            cancel,
+            done: (0..count).map(|_| OnceLock::new()).collect(),
+            unpacked: (0..count).map(|_| OnceLock::new()).collect(),
+            scheduled: HashSet::new(),
+            waiting: (0..count).map(|_| AtomicUsize::new(0)).collect(),
+            dependants: vec![Vec::new(); count],
+            failure: Mutex::new(None),
+        };
+        executor.schedule();
+        Ok(executor)
+    }
+
+    /// Runs the build to its end.
+    pub fn run(&self, isolation: &Isolation) -> Result<Finished> {
+        let runs_any = self.scheduled.iter().any(|v| matches!(self.prepared.graph.vertices[*v].step, Step::Run(_)));
+        if runs_any {
+            self.events.send(Event::Isolation { rung: isolation.rung });
+        }
+        self.prepared.report_hits(&self.events);
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(self.request.jobs.max(1))
+            .thread_name(|i| format!("step-{i}"))
+            .build()
+            .map_err(|e| BuildError::other(format!("the worker threads cannot be started: {e}")))?;
+        pool.scope(|scope| {
+            let mut ready: Vec<VertexId> =
+                self.scheduled.iter().copied().filter(|v| self.waiting[*v].load(Ordering::SeqCst) == 0).collect();
+            ready.sort_unstable();
+            for vertex in ready {
+                scope.spawn(move |scope| self.work_on(vertex, scope));
+            }
+        });
+        if let Some(e) = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Err(e);
+        }
+        if self.cancel.is_cancelled() {
+            return Err(BuildError::Cancelled);
+        }
+        self.finish()
+    }
+
+    /// Decides what runs: what is open and needed, and the images below it.
+    fn schedule(&mut self) {
+        let graph = &self.prepared.graph;
+        for (id, known) in self.prepared.known.iter().enumerate() {
+            let done = match known {
+                Known::Source(result) => Done { result: *result, tree: None, created: self.request.now },
+                Known::Hit(r) => Done { result: r.result, tree: Some(r.tree.clone()), created: r.created },
+                Known::Open => continue,
+            };
+            let _ = self.done[id].set(done);
+        }
+        let wants_files = self.request.outputs.iter().any(|o| matches!(o.kind, OutputKind::Local | OutputKind::Tar));
+        let mut queue = VecDeque::new();
+        match self.prepared.known[graph.target] {
+            Known::Open => queue.push_back(graph.target),
+            _ if wants_files => queue.extend(self.bottom(graph.target)),
+            _ => {}
+        }
+        while let Some(id) = queue.pop_front() {
+            if !self.scheduled.insert(id) {
+                continue;
+            }
+            let mut inputs: Vec<VertexId> =
+                graph.vertices[id].inputs().into_iter().filter_map(|input| self.bottom(input)).collect();
+            inputs.sort_unstable();
+            inputs.dedup();
+            self.waiting[id].store(inputs.len(), Ordering::SeqCst);
+            for input in inputs {
+                self.dependants[input].push(id);
+                queue.push_back(input);
+            }
+        }
+    }
+
+    /// What has to run before the files of `id` are there: itself if it is open, the image below it if it is a
+    /// hit, nothing if it stands on scratch.
+    fn bottom(&self, id: VertexId) -> Option<VertexId> {
+        let mut at = id;
+        loop {
+            let vertex = &self.prepared.graph.vertices[at];
+            match (&self.prepared.known[at], &vertex.step) {
+                (Known::Open, _) | (_, Step::Image { .. }) => return Some(at),
+                (_, Step::Scratch) => return None,
+                _ => at = vertex.parent?,
+            }
+        }
+    }
+
+    fn work_on<'s>(&'s self, id: VertexId, scope: &rayon::Scope<'s>) {
+        if self.cancel.is_cancelled() {
+            return;
+        }
+        if let Err(e) = self.vertex(id) {
+            let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+            // What others report after that is a consequence.
+            if failure.is_none() && !matches!(e, BuildError::Cancelled) {
+                *failure = Some(e);
+            }
+            drop(failure);
+            self.cancel.cancel();
+            return;
+        }
+        for next in &self.dependants[id] {
+            if self.waiting[*next].fetch_sub(1, Ordering::SeqCst) == 1 {
+                let next = *next;
+                scope.spawn(move |scope| self.work_on(next, scope));
+            }
+        }
+    }
+
+    fn vertex(&self, id: VertexId) -> Result<()> {
+        let vertex = &self.prepared.graph.vertices[id];
+        if let Step::Image { manifest, .. } = &vertex.step {
+            return self.unpack(id, manifest);
+        }
+        let result_of = |i: VertexId| self.done(i).result;
+        let Some(key) = keys::definition_key(vertex, &result_of, self.context.as_ref())? else { return Ok(()) };
+        let started = Instant::now();
+        let label = vertex.label.clone();
+        self.events.send(Event::Started { step: id, label, text: vertex.text.clone() });
+        let outcome = self.cached_or_executed(id, &key);
+        let outcome_kind = match &outcome {
+            Ok(true) => StepOutcome::Cached,
+            Ok(false) => StepOutcome::Done,
+            Err(BuildError::Cancelled) => StepOutcome::Cancelled,
+            Err(_) => StepOutcome::Failed,
+        };
+        let seconds = started.elapsed().as_secs_f64();
+        self.events.send(Event::Done { step: id, outcome: outcome_kind, seconds });
+        outcome.map(|_| ())
+    }
+
+    /// Whether the result was there already; otherwise it is now.
+    fn cached_or_executed(&self, id: VertexId, key: &Digest) -> Result<bool> {
+        if self.hit(id, key, key)? {
+            return Ok(true);
+        }
+        let vertex = &self.prepared.graph.vertices[id];
+        let mut result = *key;
+        if let Step::Copy(copy) = &vertex.step {
+            if let From::Vertex(from) = copy.from {
+                let view = self.view(from)?;
+                let tree = rbuild_source::SourceTree { root: &view, ignore: None, owner: rbuild_source::Owner::AsIs };
+                let content = keys::sources_content(&tree, copy)?;
+                let parent = vertex.parent.map_or(*key, |p| self.done(p).result);
+                result = keys::content_key(copy, &parent, &content);
+                if self.hit(id, &result, key)? {
+                    return Ok(true);
+                }
+            }
+        }
+        // Equal steps of other builds wait here, and find the record when they go on.
+        let _alone = self.store.lock_step(&result)?;
+        if self.cancel.is_cancelled() {
+            return Err(BuildError::Cancelled);
+        }
+        if self.hit(id, &result, key)? {
+            return Ok(true);
+        }
+        let (made, _) = self.execute(id)?;
+        let tree = TreeId::of_step(&result);
+        self.store.commit_tree(&self.work, &made, &tree)?;
+        let (created, build) = (self.request.now, self.request.build_id.as_str());
+        self.store.put_record(&result, &tree, &result, created, build)?;
+        if result != *key {
+            self.store.put_record(key, &tree, &result, created, build)?;
+        }
+        let _ = self.done[id].set(Done { result, tree: Some(tree), created });
+        Ok(false)
+    }
+
+    /// Takes the record of `key`, if there is one, as the result of the vertex whose definition key is `also`.
+    fn hit(&self, id: VertexId, key: &Digest, also: &Digest) -> Result<bool> {
+        if self.request.no_cache {
+            return Ok(false);
+        }
+        let Some(record) = self.store.record(key)? else { return Ok(false) };
+        if key != also {
+            self.store.put_record(also, &record.tree, &record.result, record.created, &self.request.build_id)?;
+        }
+        let _ = self.done[id].set(Done { result: record.result, tree: Some(record.tree), created: record.created });
+        Ok(true)
+    }
+
+    fn unpack(&self, id: VertexId, manifest: &Digest) -> Result<()> {
+        let started = Instant::now();
+        let mut unpacked = 0;
+        let trees = self.store.unpack_image(&self.work, self.image(manifest)?, &self.request.build_id, |_, _| unpacked += 1)?;
+        if unpacked > 0 {
+            let text = format!("unpacking {}", self.prepared.graph.vertices[id].text.trim_start_matches("FROM "));
+            self.events.send(Event::Phase { text, seconds: started.elapsed().as_secs_f64() });
+        }
+        let _ = self.unpacked[id].set(trees);
+        Ok(())
+    }
+
+    pub(crate) fn image(&self, manifest: &Digest) -> Result<&Image> {
+        self.prepared.images.get(manifest).ok_or_else(|| BuildError::other("an image of the plan was never resolved"))
+    }
+
+    /// The outcome of an input, which is there by the order of things.
+    pub(crate) fn done(&self, id: VertexId) -> &Done {
+        self.done[id].get().expect("inputs are done before what needs them")
+    }
+
+    /// The trees below and with a vertex, the lowest first.
+    pub(crate) fn trees(&self, id: VertexId) -> Result<Vec<TreeId>> {
+        let mut own = Vec::new();
+        let mut at = Some(id);
+        while let Some(id) = at {
+            let vertex = &self.prepared.graph.vertices[id];
+            match &vertex.step {
+                Step::Image { .. } => {
+                    let base = self.unpacked[id].get();
+                    let base = base.ok_or_else(|| BuildError::other("an image is used before it is unpacked"))?;
+                    own.extend(base.iter().rev().cloned());
+                }
+                _ => own.extend(self.done(id).tree.clone()),
+            }
+            at = vertex.parent;
+        }
+        own.reverse();
+        Ok(own)
+    }
+
+    /// The paths of trees for an overlay, the topmost first.
+    pub(crate) fn lowers(&self, trees: &[TreeId]) -> Vec<std::path::PathBuf> {
+        trees.iter().rev().map(|t| self.store.tree_path(t)).collect()
+    }
+
+    /// The whole file system of a vertex, read-only.
+    pub(crate) fn view(&self, id: VertexId) -> Result<RootDir> {
+        let mut lowers = self.lowers(&self.trees(id)?);
+        // An overlay without an upper directory wants two lower ones.
+        while lowers.len() < 2 {
+            lowers.push(self.work.new_dir()?.0);
+        }
+        let fail = BuildError::kernel("a view of the stage's files");
+        let fd = detached_overlay(&lowers, None, std::path::Path::new("/mnt")).map_err(fail)?;
+        Ok(RootDir::from_fd(fd, "/"))
+    }
+
+    pub(crate) fn failure(&self, id: VertexId, reason: impl Into<String>, log: Vec<String>) -> BuildError {
+        let vertex = &self.prepared.graph.vertices[id];
+        BuildError::Step(Box::new(StepFailure {
+            span: vertex.span,
+            label: vertex.label.clone(),
+            text: vertex.text.clone(),
+            reason: reason.into(),
+            help: None,
+            log,
+        }))
+    }
+
+    fn finish(&self) -> Result<Finished> {
+        let manifest = match self.request.wants_image() {
+            true => Some(assemble::image(self)?),
+            false => None,
+        };
+        for output in &self.request.outputs {
+            if matches!(output.kind, OutputKind::Local | OutputKind::Tar) {
+                let started = Instant::now();
+                export::files(output, &self.view(self.prepared.graph.target)?)?;
+                let text = if output.kind == OutputKind::Local { "writing files" } else { "writing the tar" };
+                self.events.send(Event::Phase { text: text.into(), seconds: started.elapsed().as_secs_f64() });
+            }
+        }
+        let finished = export::publish(self.request, self.store, manifest.as_ref(), &self.events)?;
+        if !self.scheduled.is_empty() || manifest.is_some() {
+            self.store.sync(&self.request.build_id)?;
+        }
+        Ok(finished)
+    }
+}
+
+/// Keeps the last lines of what a command prints.
+pub(crate) struct LogTail {
+    lines: VecDeque<String>,
+    partial: [Vec<u8>; 2],
+}
+
+/// A line longer than this is cut into several.
+const MAX_LINE: usize = 4096;
+
+impl LogTail {
+    pub fn new() -> LogTail {
+        LogTail { lines: VecDeque::new(), partial: [Vec::new(), Vec::new()] }
+    }
+
+    pub fn push(&mut self, stream: rbuild_sandbox::Stream, bytes: &[u8]) {
+        let i = usize::from(stream == rbuild_sandbox::Stream::Stderr);
+        for part in bytes.split_inclusive(|b| *b == b'\n') {
+            self.partial[i].extend_from_slice(part);
+            if part.ends_with(b"\n") || self.partial[i].len() > MAX_LINE {
+                self.flush(i);
+            }
+        }
+    }
+
+    fn flush(&mut self, i: usize) {
+        let line = std::mem::take(&mut self.partial[i]);
+        let text = String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']).to_string();
+        self.lines.push_back(text);
+        if self.lines.len() > LOG_TAIL {
+            self.lines.pop_front();
+        }
+    }
+
+    pub fn finish(mut self) -> Vec<String> {
+        for i in [0, 1] {
+            if !self.partial[i].is_empty() {
+                self.flush(i);
+            }
+        }
+        self.lines.into()
+    }
+}

@@ -1,0 +1,142 @@
+//! Cache keys: what must be equal for a step's result to be used again.
+//!
+//! A step's *definition key* is made of the operation and the results of its inputs. Where an input counts by its
+//! content (COPY from another stage), there is a *content key* too; the step's own result is named by that one,
+//! so that later steps do not notice how the same content came about.
+
+use std::path::Path;
+
+use rbuild_dockerfile::{Diagnostic, Span};
+use rbuild_image::{Digest, Hasher};
+use rbuild_linux::RootDir;
+use rbuild_plan::{CopyStep, From, MountKindStep, RunStep, Step, Vertex, VertexId};
+use rbuild_source::{Ignore, Owner, SourceError, SourceTree, content_digest};
+
+use crate::error::{BuildError, Result};
+
+/// The build context as keys and steps read it.
+pub struct Context {
+    pub root: RootDir,
+    pub ignore: Ignore,
+}
+
+impl Context {
+    pub fn open(path: &Path, ignore: &str) -> Result<Context> {
+        let root = RootDir::open(path).map_err(BuildError::kernel("the build context"))?;
+        let ignore = Ignore::parse(ignore).map_err(|e| BuildError::Other {
+            message: format!("the ignore file, {e}"),
+            help: Some("each line is one pattern; `!pattern` takes files back in".into()),
+        })?;
+        Ok(Context { root, ignore })
+    }
+
+    pub fn tree(&self) -> SourceTree<'_> {
+        SourceTree { root: &self.root, ignore: Some(&self.ignore), owner: Owner::Root }
+    }
+}
+
+/// The definition key of a step whose inputs all have results. `None` for what has none: scratch and images.
+pub fn definition_key(
+    vertex: &Vertex,
+    result_of: &dyn Fn(VertexId) -> Digest,
+    context: Option<&Context>,
+) -> Result<Option<Digest>> {
+    let mut hasher = Hasher::new();
+    hasher.field("step 1");
+    if let Some(parent) = vertex.parent {
+        hasher.field(result_of(parent).bytes());
+    }
+    match &vertex.step {
+        Step::Scratch | Step::Image { .. } => return Ok(None),
+        Step::Workdir(step) => step.key(&mut hasher),
+        Step::Run(run) => run_key(&mut hasher, run, result_of, context)?,
+        Step::Copy(copy) => {
+            copy.key(&mut hasher);
+            match copy.from {
+                From::Context if copy.sources.is_empty() => {
+                    hasher.field("content");
+                }
+                From::Context => {
+                    let content = sources_content(&need(context, copy.source_spans[0])?.tree(), copy)?;
+                    hasher.field("content").field(content.bytes());
+                }
+                From::Vertex(id) => {
+                    copy.sources_key(&mut hasher);
+                    hasher.field("from").field(result_of(id).bytes());
+                }
+            }
+        }
+    }
+    Ok(Some(hasher.finish()))
+}
+
+/// The key of a COPY by what it copies.
+pub fn content_key(copy: &CopyStep, parent: &Digest, content: &Digest) -> Digest {
+    let mut hasher = Hasher::new();
+    hasher.field("step 1").field(parent.bytes());
+    copy.key(&mut hasher);
+    hasher.field("content").field(content.bytes());
+    hasher.finish()
+}
+
+fn run_key(
+    hasher: &mut Hasher,
+    run: &RunStep,
+    result_of: &dyn Fn(VertexId) -> Digest,
+    context: Option<&Context>,
+) -> Result<()> {
+    run.key(hasher);
+    for mount in &run.mounts {
+        let MountKindStep::Bind { from, source } = &mount.kind else { continue };
+        match from {
+            From::Vertex(id) => hasher.field("from").field(result_of(*id).bytes()),
+            From::Context => {
+                let tree = need(context, mount.span)?.tree();
+                let selected = tree.select(source).map_err(|e| source_error(e, mount.span))?;
+                let content = content_digest(&tree, &selected).map_err(|e| source_error(e, mount.span))?;
+                hasher.field("context").field(content.bytes())
+            }
+        };
+    }
+    Ok(())
+}
+
+pub fn need(context: Option<&Context>, span: Span) -> Result<&Context> {
+    context.ok_or_else(|| {
+        let d = Diagnostic::new(span, "there is no build context to take files from");
+        BuildError::Dockerfile(vec![d.help("the Dockerfile came alone; give a context directory")])
+    })
+}
+
+/// The content of all sources of a COPY, in order.
+pub fn sources_content(tree: &SourceTree<'_>, copy: &CopyStep) -> Result<Digest> {
+    let mut hasher = Hasher::new();
+    for (source, span) in copy.sources.iter().zip(&copy.source_spans) {
+        let fail = |e| source_error(e, *span);
+        let content = content_digest(tree, &tree.select(source).map_err(fail)?).map_err(fail)?;
+        hasher.field(content.bytes());
+    }
+    Ok(hasher.finish())
+}
+
+/// A selection that went wrong, at the word that asked for it.
+pub fn source_error(e: SourceError, span: Span) -> BuildError {
+    let d = Diagnostic::new(span, e.to_string());
+    BuildError::Dockerfile(vec![match e {
+        SourceError::NotFound { ignored: true, .. } => d.help("the file exists, but the ignore file leaves it out"),
+        SourceError::NotFound { similar: Some(name), .. } => d.help(format!("did you mean `{name}`?")),
+        SourceError::NotFound { .. } => d.help("paths are relative to the root of the build context"),
+        SourceError::Changed(_) => d.help("let what writes the files finish, then build again"),
+        SourceError::BadPattern(_) | SourceError::Kernel(_) => d,
+    }])
+}
+
+/// What a step without a key of its own is worth to others.
+pub fn source_result(step: &Step) -> Digest {
+    let mut hasher = Hasher::new();
+    match step {
+        Step::Image { manifest, name: _ } => hasher.field("image").field(manifest.bytes()),
+        _ => hasher.field("scratch"),
+    };
+    hasher.finish()
+}

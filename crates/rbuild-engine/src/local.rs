@@ -1,0 +1,146 @@
+//! A file system as plain files of the caller: merged into what is there, each file whole or not at all.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use rbuild_linux::{AtomicFile, Kind, RootDir, Stat, Timestamp, copy_file};
+use rbuild_source::{Owner, SourceError, SourceTree};
+
+use crate::error::{BuildError, Result};
+
+/// Copies everything in `view` into `dest`. Modes, links and times are kept; owners are not. Devices are left out.
+pub fn export(view: &RootDir, dest: &RootDir) -> Result<()> {
+    let tree = SourceTree { root: view, ignore: None, owner: Owner::AsIs };
+    let mut writer = Writer { dest, links: HashMap::new(), dirs: Vec::new() };
+    let mut open: (PathBuf, RootDir) = (PathBuf::new(), dest.try_clone().map_err(fail(Path::new("")))?);
+    tree.walk::<ExportError>(Path::new(""), |source, path, stat| {
+        let parent = path.parent().unwrap_or(Path::new(""));
+        if open.0 != parent {
+            open = (parent.to_path_buf(), dest.sub(parent).map_err(fail(parent))?);
+        }
+        writer.entry(source, path, stat, &open.1).map_err(ExportError)
+    })
+    .map_err(|e| e.0)?;
+    writer.finish()
+}
+
+struct ExportError(BuildError);
+
+impl From<SourceError> for ExportError {
+    fn from(e: SourceError) -> ExportError {
+        ExportError(match e {
+            SourceError::Kernel(source) => BuildError::Kernel { what: "reading the result".into(), source },
+            other => BuildError::other(format!("reading the result: {other}")),
+        })
+    }
+}
+
+impl From<BuildError> for ExportError {
+    fn from(e: BuildError) -> ExportError {
+        ExportError(e)
+    }
+}
+
+fn fail(path: &Path) -> impl FnOnce(rbuild_linux::Error) -> BuildError + use<> {
+    BuildError::kernel(format!("writing the output file {}", path.display()))
+}
+
+struct Writer<'a> {
+    dest: &'a RootDir,
+    links: HashMap<(u32, u32, u64), PathBuf>,
+    /// Set once they are full.
+    dirs: Vec<(PathBuf, u32, Timestamp)>,
+}
+
+impl Writer<'_> {
+    fn entry(&mut self, source: &RootDir, path: &Path, stat: &Stat, dir: &RootDir) -> Result<()> {
+        let name = path.file_name().unwrap_or_default();
+        match stat.kind {
+            Kind::Dir => {
+                self.directory(path, name, dir)?;
+                self.dirs.push((path.to_path_buf(), stat.mode, stat.mtime));
+                Ok(())
+            }
+            Kind::File => self.file(source, path, stat, dir),
+            Kind::Symlink => {
+                let target = source.read_link(name).map_err(fail(path))?;
+                self.replace(dir, path, name, |dir, temp| dir.create_symlink(&target, temp))?;
+                dir.set_mtime(name, stat.mtime).map_err(fail(path))
+            }
+            Kind::Fifo => self.replace(dir, path, name, |dir, temp| dir.create_node(temp, Kind::Fifo, stat.mode, (0, 0))),
+            Kind::CharDevice | Kind::BlockDevice | Kind::Socket => Ok(()),
+        }
+    }
+
+    fn directory(&self, path: &Path, name: &OsStr, dir: &RootDir) -> Result<()> {
+        match dir.create_dir(name, 0o755) {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                let found = dir.stat_name(name).map_err(fail(path))?;
+                if found.kind == Kind::Dir {
+                    return Ok(());
+                }
+                dir.remove_file(name).map_err(fail(path))?;
+                dir.create_dir(name, 0o755).map_err(fail(path))
+            }
+            other => other.map_err(fail(path)),
+        }
+    }
+
+    fn file(&mut self, source: &RootDir, path: &Path, stat: &Stat, dir: &RootDir) -> Result<()> {
+        let name = path.file_name().unwrap_or_default();
+        if stat.nlink > 1 {
+            if let Some(first) = self.links.get(&stat.inode()) {
+                let (first_dir, first_name) = self.dest.parent(first).map_err(fail(path))?;
+                return self.replace(dir, path, name, |dir, temp| dir.hard_link(&first_dir, &first_name, temp));
+            }
+            self.links.insert(stat.inode(), path.to_path_buf());
+        }
+        let from = source.open_name(name).map_err(fail(path))?;
+        self.clear_directory(dir, path, name)?;
+        let mut to = AtomicFile::create(dir, 0o600).map_err(fail(path))?;
+        copy_file(&from, stat, to.file()).map_err(fail(path))?;
+        dir.chmod(to.temp_name(), stat.mode).map_err(fail(path))?;
+        dir.set_mtime(to.temp_name(), stat.mtime).map_err(fail(path))?;
+        to.publish(name).map_err(fail(path))
+    }
+
+    /// Makes something under a name of its own and moves it into place.
+    fn replace(
+        &self,
+        dir: &RootDir,
+        path: &Path,
+        name: &OsStr,
+        make: impl FnOnce(&RootDir, &OsStr) -> rbuild_linux::Result<()>,
+    ) -> Result<()> {
+        self.clear_directory(dir, path, name)?;
+        let temp = format!(".rbuild-{}-{}.tmp", std::process::id(), self.links.len() + self.dirs.len());
+        let temp = OsStr::new(&temp);
+        dir.remove_all(temp).map_err(fail(path))?;
+        make(dir, temp).map_err(fail(path))?;
+        let renamed = dir.rename(temp, dir, name).map_err(fail(path));
+        // Renaming one link of a file over another leaves the first one there (rename(2)).
+        let _ = dir.remove_file(temp);
+        renamed
+    }
+
+    /// A directory is not silently thrown away for a file.
+    fn clear_directory(&self, dir: &RootDir, path: &Path, name: &OsStr) -> Result<()> {
+        match dir.stat_name(name) {
+            Ok(stat) if stat.kind == Kind::Dir => Err(BuildError::Other {
+                message: format!("the output has a file {}, where a directory is", path.display()),
+                help: Some("remove that directory, or choose another output directory".into()),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn finish(self) -> Result<()> {
+        for (path, mode, mtime) in self.dirs.into_iter().rev() {
+            let (dir, name) = self.dest.parent(&path).map_err(fail(&path))?;
+            dir.chmod(&name, mode).map_err(fail(&path))?;
+            dir.set_mtime(&name, mtime).map_err(fail(&path))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,208 @@
+//! Everything that can be done without a namespace: parse, resolve, plan, key. If nothing is left to run, the
+//! build is answered from here.
+
+use std::collections::HashMap;
+
+use rbuild_dockerfile::Diagnostic;
+use rbuild_image::{Digest, Hasher};
+use rbuild_linux::RootDir;
+use rbuild_plan::{BaseImage, BuildGraph, ImageNeed, Parameters, Plan, Step, VertexId, plan};
+use rbuild_store::{Image, Record, Store, StoreError};
+
+use crate::error::{BuildError, Result};
+use crate::event::{Event, Events, StepOutcome};
+use crate::export;
+use crate::keys::{self, Context};
+use crate::request::{BuildRequest, OutputKind};
+use crate::Finished;
+
+/// What is known of a vertex before anything runs.
+#[derive(Debug, Clone)]
+pub(crate) enum Known {
+    /// Scratch or an image: it has a result, and its files can be had.
+    Source(Digest),
+    /// The cache holds it.
+    Hit(Record),
+    /// It has to run, or cannot be told before its inputs have.
+    Open,
+}
+
+pub struct Prepared {
+    pub(crate) graph: BuildGraph,
+    pub(crate) known: Vec<Known>,
+    /// Images by their manifest.
+    pub(crate) images: HashMap<Digest, Image>,
+}
+
+impl Known {
+    pub(crate) fn result(&self) -> Option<Digest> {
+        match self {
+            Known::Source(result) => Some(*result),
+            Known::Hit(record) => Some(record.result),
+            Known::Open => None,
+        }
+    }
+}
+
+/// Parses, plans and looks everything up.
+pub fn prepare(request: &BuildRequest, store: &Store, events: &Events) -> Result<Prepared> {
+    let file = rbuild_dockerfile::parse(&request.dockerfile).map_err(BuildError::Dockerfile)?;
+    let params = Parameters {
+        target: request.target.clone(),
+        build_args: request.build_args.clone(),
+        labels: request.labels.clone(),
+        network: request.network,
+        platform: request.platform.clone(),
+    };
+    let mut bases = HashMap::new();
+    let mut images = HashMap::new();
+    let graph = loop {
+        match plan(&file, &params, &bases).map_err(BuildError::Dockerfile)? {
+            Plan::Graph(graph) => break *graph,
+            Plan::Needs(needs) => {
+                for need in needs {
+                    let image = resolve(store, &need, request)?;
+                    bases.insert(
+                        need.name,
+                        BaseImage { manifest: image.manifest_digest, config: image.config.clone() },
+                    );
+                    images.insert(image.manifest_digest, image);
+                }
+            }
+        }
+    };
+    for warning in &graph.warnings {
+        let help = warning.help.as_deref().map_or(String::new(), |h| format!(" ({h})"));
+        events.send(Event::Warning { text: format!("{}{help}", warning.message) });
+    }
+    let context = open_context(request)?;
+    let known = look_up(&graph, store, context.as_ref(), request.no_cache)?;
+    Ok(Prepared { graph, known, images })
+}
+
+fn resolve(store: &Store, need: &ImageNeed, request: &BuildRequest) -> Result<Image> {
+    let image = match store.find_image(&need.name) {
+        Ok((_, image)) => image,
+        Err(StoreError::NoImage(_)) => return Err(missing_image(store, need)),
+        Err(e) => return Err(e.into()),
+    };
+    let platform = image.config.platform();
+    if !request.platform.runs(&platform) {
+        let d = Diagnostic::new(need.span, format!("`{}` is an image for {platform}, not for {}", need.name, request.platform));
+        return Err(BuildError::Dockerfile(vec![d.help("bring in the image of this platform under that name")]));
+    }
+    Ok(image)
+}
+
+fn missing_image(store: &Store, need: &ImageNeed) -> BuildError {
+    let what = if need.stages.is_empty() { "image" } else { "stage or image" };
+    let d = Diagnostic::new(need.span, format!("there is no {what} called `{}` here", need.name));
+    let names: Vec<String> =
+        store.images().unwrap_or_default().into_iter().filter_map(|i| i.name).map(|n| n.familiar()).collect();
+    let candidates = need.stages.iter().chain(&names).map(String::as_str);
+    BuildError::Dockerfile(vec![match rbuild_dockerfile::closest(&need.name, candidates) {
+        Some(close) => d.help(format!("did you mean `{close}`?")),
+        None => d.help(format!(
+            "bring it in with `rbuild import FILE {0}` or `rbuild load -i FILE`; pulling from a registry is not supported yet",
+            need.name
+        )),
+    }])
+}
+
+/// The context, if there is one.
+pub(crate) fn open_context(request: &BuildRequest) -> Result<Option<Context>> {
+    request.context.as_deref().map(|path| Context::open(path, &request.ignore)).transpose()
+}
+
+fn look_up(graph: &BuildGraph, store: &Store, context: Option<&Context>, no_cache: bool) -> Result<Vec<Known>> {
+    let mut known: Vec<Known> = Vec::with_capacity(graph.vertices.len());
+    for vertex in &graph.vertices {
+        if matches!(vertex.step, Step::Scratch | Step::Image { .. }) {
+            known.push(Known::Source(keys::source_result(&vertex.step)));
+            continue;
+        }
+        let ready = vertex.inputs().iter().all(|i| known[*i].result().is_some());
+        // A step whose inputs are open cannot be keyed, but mistakes in what it reads are told before anything runs.
+        let result_of = |id: VertexId| known[id].result().unwrap_or_else(|| Digest::of(b"open"));
+        let key = keys::definition_key(vertex, &result_of, context)?;
+        let record = match key {
+            Some(key) if ready && !no_cache => store.record(&key)?,
+            _ => None,
+        };
+        known.push(record.map_or(Known::Open, Known::Hit));
+    }
+    Ok(known)
+}
+
+impl Prepared {
+    /// The key under which the finished image is kept: the target's files, and all that the image says of them.
+    pub(crate) fn image_key(&self, target: &Digest) -> Digest {
+        let mut hasher = Hasher::new();
+        hasher.field("image 1").field(target.bytes());
+        hasher.field(serde_json::to_vec(&self.graph.config).unwrap_or_default());
+        for entry in &self.graph.history {
+            hasher.field(&entry.created_by).field([u8::from(entry.layer.is_some())]);
+        }
+        hasher.finish()
+    }
+
+    /// Answers the build if the cache holds all of it and no file system has to be looked into; `None` if a
+    /// builder is needed.
+    pub fn answer(&self, request: &BuildRequest, store: &Store, events: &Events) -> Result<Option<Finished>> {
+        let target = &self.known[self.graph.target];
+        let Some(result) = target.result() else { return Ok(None) };
+        let needs_files = |kind| matches!(kind, OutputKind::Local | OutputKind::Tar);
+        let single = match target {
+            Known::Hit(record) if self.bottom_is_scratch() => Some(&record.tree),
+            _ => None,
+        };
+        if request.outputs.iter().any(|o| needs_files(o.kind)) && single.is_none() {
+            return Ok(None);
+        }
+        let manifest = match request.wants_image() {
+            true => match store.result(&self.image_key(&result))? {
+                Some(manifest) => Some(manifest),
+                None => return Ok(None),
+            },
+            false => None,
+        };
+        if let Some(tree) = single {
+            let view = store.tree(tree)?;
+            for output in request.outputs.iter().filter(|o| needs_files(o.kind)) {
+                if !self.export_readable(output, &view)? {
+                    return Ok(None);
+                }
+            }
+        }
+        self.report_hits(events);
+        export::publish(request, store, manifest.as_ref(), events).map(Some)
+    }
+
+    /// Whether the target is a single step on nothing, so that its own tree is its whole file system.
+    fn bottom_is_scratch(&self) -> bool {
+        let parent = self.graph.vertices[self.graph.target].parent;
+        parent.is_some_and(|p| matches!(self.graph.vertices[p].step, Step::Scratch))
+    }
+
+    /// Writes the files if the caller can read them all; otherwise the builder, who is root there, has to.
+    fn export_readable(&self, output: &crate::Output, view: &RootDir) -> Result<bool> {
+        if output.kind != OutputKind::Local {
+            return Ok(false);
+        }
+        match export::files(output, view) {
+            Ok(()) => Ok(true),
+            Err(BuildError::Kernel { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    pub(crate) fn report_hits(&self, events: &Events) {
+        for (step, known) in self.known.iter().enumerate() {
+            let vertex = &self.graph.vertices[step];
+            if matches!(known, Known::Hit(_)) {
+                events.send(Event::Started { step, label: vertex.label.clone(), text: vertex.text.clone() });
+                events.send(Event::Done { step, outcome: StepOutcome::Cached, seconds: 0.0 });
+            }
+        }
+    }
+}

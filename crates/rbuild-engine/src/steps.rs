@@ -1,0 +1,269 @@
+//! One step each: RUN, COPY and ADD, WORKDIR. Each fills a new tree, which the caller commits.
+
+use std::path::{Path, PathBuf};
+
+use rbuild_dockerfile::{Diagnostic, Sharing};
+use rbuild_image::{DEFAULT_PATH, Hasher};
+use rbuild_linux::{RootDir, Timestamp, detached_overlay};
+use rbuild_plan::{CopyStep, From, MountKindStep, MountStep, Network, RunStep, Step, VertexId, WorkdirStep};
+use rbuild_sandbox::{MountRequest, Network as SandboxNetwork, Outcome, RunRequest, Source};
+use rbuild_source::{Owner, SourceTree, content_digest};
+use rbuild_store::TreeId;
+
+use crate::copy::{CopyError, Reason, copy};
+use crate::error::{BuildError, Result};
+use crate::event::Event;
+use crate::execute::{Executor, LogTail};
+use crate::keys::{need, source_error};
+use crate::users;
+
+const HOSTNAME: &str = "buildkitsandbox";
+
+impl Executor<'_> {
+    /// Executes a vertex into a new tree; gives the directory that holds its `fs`.
+    pub(crate) fn execute(&self, id: VertexId) -> Result<(PathBuf, RootDir)> {
+        let vertex = &self.prepared.graph.vertices[id];
+        let trees = match vertex.parent {
+            Some(parent) => self.trees(parent)?,
+            None => Vec::new(),
+        };
+        let (path, dir) = self.store.new_tree(&self.work)?;
+        self.prepare_root(&trees, &dir)?;
+        match &vertex.step {
+            Step::Run(run) => self.run_step(id, run, &trees, &path)?,
+            Step::Copy(step) => self.copy_step(id, step, &trees, &path)?,
+            Step::Workdir(step) => self.workdir_step(id, step, &trees, &path)?,
+            Step::Scratch | Step::Image { .. } => {}
+        }
+        Ok((path, dir))
+    }
+
+    /// The root of the new tree looks like the root that it covers.
+    fn prepare_root(&self, trees: &[TreeId], dir: &RootDir) -> Result<()> {
+        let fail = || BuildError::kernel("the step's directory");
+        let fs = dir.sub("fs").map_err(fail())?;
+        let (uid, gid, mode) = match trees.last() {
+            Some(top) => {
+                let stat = self.store.tree(top)?.stat_self().map_err(fail())?;
+                (stat.uid, stat.gid, stat.mode)
+            }
+            None => (0, 0, 0o755),
+        };
+        fs.set_own_meta(uid, gid, mode, Timestamp { sec: self.request.now, nsec: 0 }).map_err(fail())
+    }
+
+    /// The step's file system for writing: what it has below, with its own tree on top.
+    fn writable(&self, trees: &[TreeId], path: &Path) -> Result<RootDir> {
+        if trees.is_empty() {
+            return RootDir::open(path.join("fs")).map_err(BuildError::kernel("the step's directory"));
+        }
+        let (work, _) = self.work.new_dir()?;
+        let lowers = self.lowers(trees);
+        let upper = path.join("fs");
+        let fd = detached_overlay(&lowers, Some((&upper, &work)), Path::new("/mnt"))
+            .map_err(BuildError::kernel("the step's file system"))?;
+        Ok(RootDir::from_fd(fd, "/"))
+    }
+
+    fn copy_step(&self, id: VertexId, step: &CopyStep, trees: &[TreeId], path: &Path) -> Result<()> {
+        let root = self.writable(trees, path)?;
+        let now = self.request.now;
+        let result = match step.from {
+            From::Context if step.sources.is_empty() => copy(step, None, &root, now),
+            From::Context => {
+                let context = need(self.context.as_ref(), step.source_spans[0])?;
+                copy(step, Some(&context.tree()), &root, now)
+            }
+            From::Vertex(from) => {
+                let view = self.view(from)?;
+                let tree = SourceTree { root: &view, ignore: None, owner: Owner::AsIs };
+                copy(step, Some(&tree), &root, now)
+            }
+        };
+        result.map_err(|e| self.copy_error(id, step, e))
+    }
+
+    fn copy_error(&self, id: VertexId, step: &CopyStep, e: CopyError) -> BuildError {
+        let span = e.source.and_then(|i| step.source_spans.get(i).copied());
+        match (e.reason, span) {
+            (Reason::Source(e), Some(span)) => source_error(e, span),
+            (Reason::Text(text), Some(span)) => BuildError::Dockerfile(vec![Diagnostic::new(span, text)]),
+            (Reason::Layer(e), Some(span)) if !e.is_disk_full() => {
+                BuildError::Dockerfile(vec![Diagnostic::new(span, format!("the archive cannot be unpacked: {e}"))])
+            }
+            (Reason::Kernel(source), _) => {
+                BuildError::Kernel { what: format!("copying into {}", step.dest), source }
+            }
+            (Reason::Layer(source), _) => BuildError::Layer { what: format!("unpacking into {}", step.dest), source },
+            (Reason::Source(e), None) => self.failure(id, e.to_string(), Vec::new()),
+            (Reason::Text(text), None) => self.failure(id, text, Vec::new()),
+        }
+    }
+
+    fn workdir_step(&self, id: VertexId, step: &WorkdirStep, trees: &[TreeId], path: &Path) -> Result<()> {
+        let root = self.writable(trees, path)?;
+        let who = users::identity(&root, &step.user).map_err(|e| self.failure(id, e, Vec::new()))?;
+        let now = Timestamp { sec: self.request.now, nsec: 0 };
+        let mut made = Vec::new();
+        let owner = Some((who.uid, who.gid));
+        let result = root.create_dir_all(&step.path, 0o755, owner, |p| made.push(p.to_path_buf()));
+        result.map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotADirectory | std::io::ErrorKind::AlreadyExists => {
+                self.failure(id, format!("{} is not a directory in the image", step.path), Vec::new())
+            }
+            _ => BuildError::Kernel { what: format!("making {}", step.path), source: e },
+        })?;
+        for path in made.iter().rev() {
+            let fail = || BuildError::kernel(format!("dating {}", path.display()));
+            let (dir, name) = root.parent(path).map_err(fail())?;
+            dir.set_mtime(&name, now).map_err(fail())?;
+        }
+        Ok(())
+    }
+
+    fn run_step(&self, id: VertexId, run: &RunStep, trees: &[TreeId], path: &Path) -> Result<()> {
+        let who = {
+            let view = self.view(self.prepared.graph.vertices[id].parent.unwrap_or(id))?;
+            users::identity(&view, &run.user).map_err(|e| self.failure(id, e, Vec::new()))?
+        };
+        let (scratch, _) = self.work.new_dir()?;
+        let mut locks = Vec::new();
+        let mut mounts = Vec::new();
+        for mount in &run.mounts {
+            mounts.push(self.mount(mount, &mut locks)?);
+        }
+        let home = who.home.clone().unwrap_or_else(|| if who.uid == 0 { "/root".into() } else { "/".into() });
+        let request = RunRequest {
+            lowers: self.lowers(trees),
+            upper: path.join("fs"),
+            scratch: scratch.clone(),
+            args: run.args.clone(),
+            env: environment(run, &home),
+            cwd: run.cwd.clone(),
+            uid: who.uid,
+            gid: who.gid,
+            groups: who.groups,
+            hostname: HOSTNAME.into(),
+            mounts,
+            network: match run.network {
+                Network::Host => SandboxNetwork::Host,
+                Network::None => SandboxNetwork::None,
+            },
+            hosts: format!("127.0.0.1\tlocalhost {HOSTNAME}\n::1\tlocalhost ip6-localhost ip6-loopback\n"),
+            resolv_conf: self.request.resolv_conf.clone(),
+        };
+        let mut tail = LogTail::new();
+        let outcome = rbuild_sandbox::run(&request, &self.cancel, |stream, bytes| {
+            tail.push(stream, bytes);
+            self.events.send(Event::Output { step: id, stream, bytes: bytes.to_vec() });
+        });
+        drop(locks);
+        if let Some(name) = scratch.file_name() {
+            let _ = self.work.dir().remove_all(name);
+        }
+        if self.cancel.is_cancelled() {
+            return Err(BuildError::Cancelled);
+        }
+        match outcome? {
+            Outcome::Exited(0) => Ok(()),
+            Outcome::Exited(code) => {
+                Err(self.run_failure(id, run, format!("exited with code {code}"), exit_help(code), tail.finish()))
+            }
+            Outcome::Signaled(signal) => {
+                let help = (signal == 9).then(|| "the kernel may have run out of memory; see dmesg".to_string());
+                Err(self.run_failure(id, run, format!("was killed by signal {signal}"), help, tail.finish()))
+            }
+            Outcome::NotStarted(why) => {
+                Err(self.failure(id, format!("the command could not be started: {why}"), tail.finish()))
+            }
+        }
+    }
+
+    fn run_failure(&self, id: VertexId, run: &RunStep, what: String, help: Option<String>, log: Vec<String>) -> BuildError {
+        let command: String = run.args.join(" ").chars().take(200).collect();
+        let mut error = self.failure(id, format!("the command `{}` {what}", command.trim_end()), log);
+        if let BuildError::Step(failure) = &mut error {
+            failure.help = help;
+        }
+        error
+    }
+
+    fn mount(&self, mount: &MountStep, locks: &mut Vec<rbuild_linux::KeyLock>) -> Result<MountRequest> {
+        let source = match &mount.kind {
+            MountKindStep::Tmpfs { size } => Source::Tmpfs { size: *size },
+            MountKindStep::Cache { id, sharing, mode, uid, gid } => {
+                if *sharing == Sharing::Locked {
+                    locks.push(self.store.lock_mount(id)?);
+                }
+                Source::Bind(self.store.cache_mount(id, *mode, *uid, *gid)?)
+            }
+            MountKindStep::Bind { from: From::Vertex(from), source } => {
+                let lowers = self.lowers(&self.trees(*from)?);
+                Source::Trees { lowers, path: Path::new("/").join(source.trim_start_matches('/')) }
+            }
+            MountKindStep::Bind { from: From::Context, source } => self.context_mount(mount, source)?,
+        };
+        Ok(MountRequest { target: mount.target.clone(), source, read_only: mount.read_only })
+    }
+
+    /// A part of the context as a tree: filtered by the ignore file, owned by root, and still while files change.
+    fn context_mount(&self, mount: &MountStep, source: &str) -> Result<Source> {
+        let context = need(self.context.as_ref(), mount.span)?;
+        let tree = context.tree();
+        let selected = tree.select(source).map_err(|e| source_error(e, mount.span))?;
+        let content = content_digest(&tree, &selected).map_err(|e| source_error(e, mount.span))?;
+        let mut hasher = Hasher::new();
+        hasher.field("context mount 1").field(content.bytes());
+        let key = hasher.finish();
+        let [item] = &selected[..] else {
+            return Err(source_error(rbuild_source::SourceError::BadPattern(source.to_string()), mount.span));
+        };
+        let is_dir = item.stat.kind == rbuild_linux::Kind::Dir;
+        let path = if is_dir { PathBuf::from("/") } else { Path::new("/").join(&item.name) };
+        let tree_id = TreeId::of_step(&key);
+        let _alone = self.store.lock_step(&key)?;
+        if self.store.record(&key)?.is_none() {
+            let (made, dir) = self.store.new_tree(&self.work)?;
+            self.prepare_root(&[], &dir)?;
+            let root = dir.sub("fs").map_err(BuildError::kernel("the context's directory"))?;
+            let step = CopyStep {
+                from: From::Context,
+                sources: vec![source.to_string()],
+                inline: Vec::new(),
+                dest: "/".into(),
+                dest_is_dir: true,
+                chown: None,
+                chmod: None,
+                unpack: false,
+                source_spans: vec![mount.span],
+            };
+            copy(&step, Some(&tree), &root, self.request.now).map_err(|e| self.copy_error(0, &step, e))?;
+            self.store.commit_tree(&self.work, &made, &tree_id)?;
+            self.store.put_record(&key, &tree_id, &key, self.request.now, &self.request.build_id)?;
+        }
+        Ok(Source::Trees { lowers: vec![self.store.tree_path(&tree_id)], path })
+    }
+}
+
+fn environment(run: &RunStep, home: &str) -> Vec<String> {
+    let mut env: Vec<(String, String)> = run.env.clone();
+    let mut default = |name: &str, value: &str| {
+        if !env.iter().any(|(k, _)| k == name) {
+            env.push((name.to_string(), value.to_string()));
+        }
+    };
+    default("PATH", DEFAULT_PATH);
+    default("HOME", home);
+    for (name, value) in &run.proxies {
+        default(name, value);
+    }
+    env.into_iter().map(|(k, v)| format!("{k}={v}")).collect()
+}
+
+fn exit_help(code: i32) -> Option<String> {
+    match code {
+        126 => Some("126 means that the program was found and cannot be executed".into()),
+        127 => Some("127 means that a program was not found; is it installed in this stage, and in PATH?".into()),
+        _ => None,
+    }
+}
