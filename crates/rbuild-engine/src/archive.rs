@@ -19,8 +19,18 @@ pub enum ArchiveFormat {
     Docker,
 }
 
+/// Writes the images with their names to a destination, whole or not at all.
+pub fn save_to(
+    store: &Store,
+    images: &[(Image, Vec<Reference>)],
+    format: ArchiveFormat,
+    dest: &crate::Destination,
+) -> Result<()> {
+    crate::export::write(dest, |out| save(store, images, format, out))
+}
+
 /// Writes the images with their names.
-pub fn save(store: &Store, images: &[(Image, Vec<Reference>)], format: ArchiveFormat, out: &mut dyn Write) -> Result<()> {
+pub(crate) fn save(store: &Store, images: &[(Image, Vec<Reference>)], format: ArchiveFormat, out: &mut dyn Write) -> Result<()> {
     let io = |e| BuildError::io("writing the archive")(e);
     let mut tar = TarWriter::new(out);
     let mut blobs: BTreeSet<Digest> = BTreeSet::new();

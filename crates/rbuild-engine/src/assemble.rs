@@ -18,7 +18,7 @@ const COMMENT: &str = "buildkit.dockerfile.v0";
 /// Makes the image of the target, or finds it made; gives its manifest.
 pub(crate) fn image(build: &Executor<'_>) -> Result<Digest> {
     let graph = &build.prepared.graph;
-    let key = build.prepared.image_key(&build.done(graph.target).result);
+    let key = build.prepared.image_key(&build.done(graph.target).result, build.request.epoch);
     if !build.request.no_cache {
         if let Some(manifest) = build.store.result(&key)? {
             return Ok(manifest);
@@ -54,7 +54,7 @@ pub(crate) fn image(build: &Executor<'_>) -> Result<Digest> {
     add_history(build, &mut config.history, steps)?;
     config.created = match config.history.last().and_then(|h| h.created.clone()) {
         Some(created) => Some(created),
-        None => Some(time(build.request.now)?),
+        None => Some(time(build.request.epoch.map_or(build.request.now, |e| e.min(build.request.now)))?),
     };
     let (config_digest, config_size) = build.store.put_document(&build.work, &config)?;
     let manifest = ImageManifestBuilder::default()
@@ -72,8 +72,9 @@ pub(crate) fn image(build: &Executor<'_>) -> Result<Digest> {
 /// The target's own history: a layer has the time at which it was made, what comes before the first one has that
 /// one's, and the rest the time of what it follows.
 fn add_history(build: &Executor<'_>, history: &mut Vec<History>, steps: &[VertexId]) -> Result<()> {
-    let times: HashMap<VertexId, i64> = steps.iter().map(|v| (*v, build.done(*v).created)).collect();
-    let first = steps.first().map_or(build.request.now, |v| times[v]);
+    let clamp = |t: i64| build.request.epoch.map_or(t, |epoch| t.min(epoch));
+    let times: HashMap<VertexId, i64> = steps.iter().map(|v| (*v, clamp(build.done(*v).created))).collect();
+    let first = steps.first().map_or(clamp(build.request.now), |v| times[v]);
     let mut current = time(first)?;
     for entry in &build.prepared.graph.history {
         if let Some(created) = entry.layer.and_then(|v| times.get(&v)) {

@@ -6,8 +6,10 @@ use rbuild_store::StoreError;
 /// Why a build or an image verb did not do what it was asked.
 #[derive(Debug)]
 pub enum BuildError {
-    /// The Dockerfile, with places in it.
+    /// The Dockerfile is wrong, with places in it.
     Dockerfile(Vec<Diagnostic>),
+    /// The Dockerfile asks for something that cannot be had, with places in it.
+    Unmet(Vec<Diagnostic>),
     Step(Box<StepFailure>),
     Store(StoreError),
     Layer { what: String, source: LayerError },
@@ -58,7 +60,7 @@ impl BuildError {
     /// The sentence that says what happened.
     pub fn message(&self) -> String {
         match self {
-            BuildError::Dockerfile(list) => list.first().map(|d| d.message.clone()).unwrap_or_default(),
+            BuildError::Dockerfile(list) | BuildError::Unmet(list) => list.first().map(|d| d.message.clone()).unwrap_or_default(),
             BuildError::Step(f) => f.reason.clone(),
             BuildError::Store(e) => e.to_string(),
             BuildError::Layer { what, source } => format!("{what}: {source}"),
@@ -74,7 +76,7 @@ impl BuildError {
     pub fn help(&self) -> Option<String> {
         let full = "free some space: `rbuild prune -a` empties the build cache".to_string();
         match self {
-            BuildError::Dockerfile(list) => list.first().and_then(|d| d.help.clone()),
+            BuildError::Dockerfile(list) | BuildError::Unmet(list) => list.first().and_then(|d| d.help.clone()),
             BuildError::Step(f) => f.help.clone(),
             BuildError::Store(e) => e.remedy(),
             BuildError::Layer { source, .. } => source.is_disk_full().then_some(full),

@@ -4,6 +4,7 @@
 //! does, on a child process or a file.
 
 use std::collections::{HashSet, VecDeque};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
@@ -57,6 +58,7 @@ impl<'a> Executor<'a> {
         request: &'a BuildRequest,
         prepared: &'a Prepared,
         store: &'a Store,
+        context: Option<&Path>,
         events: Events,
         cancel: Cancel,
     ) -> Result<Executor<'a>> {
@@ -66,7 +68,7 @@ impl<'a> Executor<'a> {
             prepared,
             store,
             work: Workspace::open(store)?,
-            context: open_context(request)?,
+            context: open_context(request, context)?,
             events,
             cancel,
             done: (0..count).map(|_| OnceLock::new()).collect(),
@@ -295,7 +297,7 @@ impl<'a> Executor<'a> {
     }
 
     /// The paths of trees for an overlay, the topmost first.
-    pub(crate) fn lowers(&self, trees: &[TreeId]) -> Vec<std::path::PathBuf> {
+    pub(crate) fn lowers(&self, trees: &[TreeId]) -> Vec<PathBuf> {
         trees.iter().rev().map(|t| self.store.tree_path(t)).collect()
     }
 
@@ -307,7 +309,7 @@ impl<'a> Executor<'a> {
             lowers.push(self.work.new_dir()?.0);
         }
         let fail = BuildError::kernel("a view of the stage's files");
-        let fd = detached_overlay(&lowers, None, std::path::Path::new("/mnt")).map_err(fail)?;
+        let fd = detached_overlay(&lowers, None, Path::new("/mnt")).map_err(fail)?;
         Ok(RootDir::from_fd(fd, "/"))
     }
 

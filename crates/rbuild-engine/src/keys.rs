@@ -104,7 +104,7 @@ fn run_key(
 pub fn need(context: Option<&Context>, span: Span) -> Result<&Context> {
     context.ok_or_else(|| {
         let d = Diagnostic::new(span, "there is no build context to take files from");
-        BuildError::Dockerfile(vec![d.help("the Dockerfile came alone; give a context directory")])
+        BuildError::Unmet(vec![d.help("the Dockerfile came alone; give a context directory")])
     })
 }
 
@@ -122,7 +122,7 @@ pub fn sources_content(tree: &SourceTree<'_>, copy: &CopyStep) -> Result<Digest>
 /// A selection that went wrong, at the word that asked for it.
 pub fn source_error(e: SourceError, span: Span) -> BuildError {
     let d = Diagnostic::new(span, e.to_string());
-    BuildError::Dockerfile(vec![match e {
+    BuildError::Unmet(vec![match e {
         SourceError::NotFound { ignored: true, .. } => d.help("the file exists, but the ignore file leaves it out"),
         SourceError::NotFound { similar: Some(name), .. } => d.help(format!("did you mean `{name}`?")),
         SourceError::NotFound { .. } => d.help("paths are relative to the root of the build context"),

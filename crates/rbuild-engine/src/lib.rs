@@ -18,7 +18,7 @@ mod request;
 mod steps;
 mod users;
 
-pub use archive::{ArchiveFormat, save};
+pub use archive::{ArchiveFormat, save_to};
 pub use error::{BuildError, StepFailure};
 pub use event::{Event, Events, StepOutcome};
 pub use execute::Executor;

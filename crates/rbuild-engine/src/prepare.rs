@@ -2,6 +2,7 @@
 //! build is answered from here.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use rbuild_dockerfile::Diagnostic;
 use rbuild_image::{Digest, Hasher};
@@ -75,7 +76,7 @@ pub fn prepare(request: &BuildRequest, store: &Store, events: &Events) -> Result
         let help = warning.help.as_deref().map_or(String::new(), |h| format!(" ({h})"));
         events.send(Event::Warning { text: format!("{}{help}", warning.message) });
     }
-    let context = open_context(request)?;
+    let context = open_context(request, request.context.as_deref())?;
     let known = look_up(&graph, store, context.as_ref(), request.no_cache)?;
     Ok(Prepared { graph, known, images })
 }
@@ -89,7 +90,7 @@ fn resolve(store: &Store, need: &ImageNeed, request: &BuildRequest) -> Result<Im
     let platform = image.config.platform();
     if !request.platform.runs(&platform) {
         let d = Diagnostic::new(need.span, format!("`{}` is an image for {platform}, not for {}", need.name, request.platform));
-        return Err(BuildError::Dockerfile(vec![d.help("bring in the image of this platform under that name")]));
+        return Err(BuildError::Unmet(vec![d.help("bring in the image of this platform under that name")]));
     }
     Ok(image)
 }
@@ -100,7 +101,7 @@ fn missing_image(store: &Store, need: &ImageNeed) -> BuildError {
     let names: Vec<String> =
         store.images().unwrap_or_default().into_iter().filter_map(|i| i.name).map(|n| n.familiar()).collect();
     let candidates = need.stages.iter().chain(&names).map(String::as_str);
-    BuildError::Dockerfile(vec![match rbuild_dockerfile::closest(&need.name, candidates) {
+    BuildError::Unmet(vec![match rbuild_dockerfile::closest(&need.name, candidates) {
         Some(close) => d.help(format!("did you mean `{close}`?")),
         None => d.help(format!(
             "bring it in with `rbuild import FILE {0}` or `rbuild load -i FILE`; pulling from a registry is not supported yet",
@@ -109,9 +110,9 @@ fn missing_image(store: &Store, need: &ImageNeed) -> BuildError {
     }])
 }
 
-/// The context, if there is one.
-pub(crate) fn open_context(request: &BuildRequest) -> Result<Option<Context>> {
-    request.context.as_deref().map(|path| Context::open(path, &request.ignore)).transpose()
+/// The context, if there is one, at the place where this process finds it.
+pub(crate) fn open_context(request: &BuildRequest, place: Option<&Path>) -> Result<Option<Context>> {
+    place.map(|path| Context::open(path, &request.ignore)).transpose()
 }
 
 fn look_up(graph: &BuildGraph, store: &Store, context: Option<&Context>, no_cache: bool) -> Result<Vec<Known>> {
@@ -136,9 +137,10 @@ fn look_up(graph: &BuildGraph, store: &Store, context: Option<&Context>, no_cach
 
 impl Prepared {
     /// The key under which the finished image is kept: the target's files, and all that the image says of them.
-    pub(crate) fn image_key(&self, target: &Digest) -> Digest {
+    pub(crate) fn image_key(&self, target: &Digest, epoch: Option<i64>) -> Digest {
         let mut hasher = Hasher::new();
         hasher.field("image 1").field(target.bytes());
+        hasher.field(epoch.map_or(String::new(), |e| e.to_string()));
         hasher.field(serde_json::to_vec(&self.graph.config).unwrap_or_default());
         for entry in &self.graph.history {
             hasher.field(&entry.created_by).field([u8::from(entry.layer.is_some())]);
@@ -160,7 +162,7 @@ impl Prepared {
             return Ok(None);
         }
         let manifest = match request.wants_image() {
-            true => match store.result(&self.image_key(&result))? {
+            true => match store.result(&self.image_key(&result, request.epoch))? {
                 Some(manifest) => Some(manifest),
                 None => return Ok(None),
             },

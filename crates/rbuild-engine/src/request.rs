@@ -26,8 +26,10 @@ pub struct BuildRequest {
     pub jobs: usize,
     /// The resolver file that commands see.
     pub resolv_conf: String,
-    /// Seconds since the epoch when the build began, or SOURCE_DATE_EPOCH.
+    /// Seconds since 1970 when the build began.
     pub now: i64,
+    /// SOURCE_DATE_EPOCH: no time in the image's documents is later.
+    pub epoch: Option<i64>,
     /// Names this build in the store's records.
     pub build_id: String,
 }

@@ -87,9 +87,9 @@ impl Executor<'_> {
         let span = e.source.and_then(|i| step.source_spans.get(i).copied());
         match (e.reason, span) {
             (Reason::Source(e), Some(span)) => source_error(e, span),
-            (Reason::Text(text), Some(span)) => BuildError::Dockerfile(vec![Diagnostic::new(span, text)]),
+            (Reason::Text(text), Some(span)) => BuildError::Unmet(vec![Diagnostic::new(span, text)]),
             (Reason::Layer(e), Some(span)) if !e.is_disk_full() => {
-                BuildError::Dockerfile(vec![Diagnostic::new(span, format!("the archive cannot be unpacked: {e}"))])
+                BuildError::Unmet(vec![Diagnostic::new(span, format!("the archive cannot be unpacked: {e}"))])
             }
             (Reason::Kernel(source), _) => {
                 BuildError::Kernel { what: format!("copying into {}", step.dest), source }

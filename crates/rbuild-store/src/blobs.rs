@@ -35,6 +35,21 @@ impl Store {
         }
     }
 
+    /// Bytes of a layer before compression, as docker counts image sizes. Gzip says it in its last four bytes
+    /// (RFC 1952; modulo 4 GiB); for others that do not say, the bytes as they are.
+    pub fn unpacked_size(&self, digest: &Digest) -> Result<u64> {
+        use std::os::unix::fs::FileExt;
+        let size = self.blob_size(digest)?;
+        let file = self.open_blob(digest)?;
+        let mut head = [0u8; 2];
+        let mut tail = [0u8; 4];
+        let gzip = size > 18 && file.read_exact_at(&mut head, 0).is_ok() && head == [0x1f, 0x8b];
+        match gzip && file.read_exact_at(&mut tail, size - 4).is_ok() {
+            true => Ok(u64::from(u32::from_le_bytes(tail))),
+            false => Ok(size),
+        }
+    }
+
     /// A small blob whole, verified.
     pub fn read_document(&self, digest: &Digest) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();

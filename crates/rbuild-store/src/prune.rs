@@ -7,6 +7,7 @@ use rbuild_linux::RootDir;
 use crate::error::Result;
 use crate::layout::Store;
 use crate::records::Record;
+use crate::trees::PackedLayer;
 
 /// What a prune gave back.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -57,16 +58,8 @@ impl Store {
                 freed.images += 1;
             }
         }
-        let (mut blobs, mut trees) = (HashSet::new(), HashSet::new());
-        let mut live_layers = HashSet::new();
-        for entry in self.images()? {
-            let image = self.image(&entry.manifest)?;
-            blobs.extend([entry.manifest, image.id]);
-            for (layer, diff_id) in image.layers()? {
-                blobs.extend(digest_of(&layer).ok());
-                live_layers.insert(diff_id.hex());
-            }
-        }
+        let mut trees = HashSet::new();
+        let (mut blobs, live_layers) = self.image_content()?;
         self.prune_records(all, &mut trees, &mut blobs, &mut freed)?;
         self.prune_layers(all, &live_layers, &mut trees)?;
         self.remove_others("trees", |name| trees.contains(name), &mut freed)?;
@@ -75,6 +68,35 @@ impl Store {
             self.remove_others("mounts", |_| false, &mut freed)?;
         }
         Ok(freed)
+    }
+
+    /// Removes the blobs that neither an image nor the cache refers to, unless another process uses the store.
+    pub fn sweep_blobs(&self) -> Result<Freed> {
+        let mut freed = Freed::default();
+        if self.lock_alone().is_err() {
+            return Ok(freed);
+        }
+        let (mut blobs, _) = self.image_content()?;
+        for entry in self.dir("trees")?.entries()? {
+            let path = format!("trees/{}/layer.json", entry.name.to_string_lossy());
+            blobs.extend(self.read_if_any::<PackedLayer>(&path).ok().flatten().map(|p| p.digest));
+        }
+        self.remove_others("blobs/sha256", |name| blobs.iter().any(|d: &Digest| d.hex() == name), &mut freed)?;
+        Ok(freed)
+    }
+
+    /// The blobs of all images, and the diffIDs of their layers in hexadecimal.
+    fn image_content(&self) -> Result<(HashSet<Digest>, HashSet<String>)> {
+        let (mut blobs, mut layers) = (HashSet::new(), HashSet::new());
+        for entry in self.images()? {
+            let image = self.image(&entry.manifest)?;
+            blobs.extend([entry.manifest, image.id]);
+            for (layer, diff_id) in image.layers()? {
+                blobs.extend(digest_of(&layer).ok());
+                layers.insert(diff_id.hex());
+            }
+        }
+        Ok((blobs, layers))
     }
 
     fn prune_records(

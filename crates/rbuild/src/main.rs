@@ -1,1 +1,71 @@
-fn main() {}
+//! The command: what was typed becomes requests, what happens becomes text, what went wrong becomes an exit code.
+//! The only crate that prints.
+
+mod args;
+mod build;
+mod doctor;
+mod exit;
+mod images;
+mod output;
+mod print;
+mod progress;
+mod render;
+mod transfer;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches};
+
+use args::{Cli, Verb};
+use exit::{Failure, code};
+
+fn main() -> ExitCode {
+    let argv: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    if argv.get(1).is_some_and(|a| a == rbuild_sandbox::RUNNER_VERB) {
+        return ExitCode::from(rbuild_sandbox::runner_main() as u8);
+    }
+    let result = std::panic::catch_unwind(|| run(argv));
+    ExitCode::from(result.unwrap_or(code::BUG))
+}
+
+fn run(argv: Vec<std::ffi::OsString>) -> u8 {
+    let as_docker = argv.first().is_some_and(|a| std::path::Path::new(a).file_name().is_some_and(|n| n == "docker"));
+    let argv = match args::with_verb(argv, as_docker) {
+        Ok(argv) => argv,
+        Err(failure) => return failure.report(),
+    };
+    let matches = match Cli::command().try_get_matches_from(argv) {
+        Ok(matches) => matches,
+        Err(e) => {
+            let _ = e.print();
+            let usage = if as_docker { code::DOCKER_USAGE } else { code::USAGE };
+            return if e.use_stderr() { usage } else { code::OK };
+        }
+    };
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(e) => return Failure::usage(e.to_string()).report(),
+    };
+    let root = match args::store_root(cli.root) {
+        Ok(root) => root,
+        Err(failure) => return failure.report(),
+    };
+    let result = match cli.verb {
+        Verb::Build(args) => build::build(&root, *args),
+        Verb::Import(args) => transfer::import(&root, args),
+        Verb::Save(args) => transfer::save(&root, args),
+        Verb::Load(args) => transfer::load(&root, args),
+        Verb::Images(args) => images::images(&root, args),
+        Verb::History(args) => images::history(&root, args),
+        Verb::Inspect(args) => images::inspect(&root, args),
+        Verb::Tag(args) => images::tag(&root, args),
+        Verb::Rmi(args) => images::rmi(&root, args),
+        Verb::Prune(args) => images::prune(&root, args),
+        Verb::Df => images::df(&root),
+        Verb::Doctor => doctor::doctor(&root),
+    };
+    match result {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    }
+}

@@ -1,0 +1,316 @@
+//! What can be typed.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::exit::{Failure, code};
+
+#[derive(Parser)]
+#[command(name = "rbuild", version, about = "docker build without Docker: one binary, no daemon, no root")]
+pub struct Cli {
+    /// Where images and the build cache are kept [default: $RBUILD_ROOT, else ~/.local/share/rbuild]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Subcommand)]
+pub enum Verb {
+    /// Build from a Dockerfile (the verb may be left out)
+    Build(Box<BuildArgs>),
+    /// Make an image of a root file system archive
+    Import(ImportArgs),
+    /// Write images to an archive
+    Save(SaveArgs),
+    /// Read images from an archive
+    Load(LoadArgs),
+    /// List images
+    Images(ImagesArgs),
+    /// Show how an image was made
+    History(HistoryArgs),
+    /// Show an image as JSON
+    Inspect(InspectArgs),
+    /// Give an image another name
+    Tag(TagArgs),
+    /// Remove images
+    Rmi(RmiArgs),
+    /// Give back space
+    Prune(PruneArgs),
+    /// Show what the store holds
+    Df,
+    /// Show what this machine allows, and what to change
+    Doctor,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProgressMode {
+    Auto,
+    Plain,
+    Quiet,
+}
+
+#[derive(Args)]
+pub struct BuildArgs {
+    /// Directory that COPY takes files from; `-` reads a Dockerfile from standard input
+    #[arg(value_name = "CONTEXT", default_value = ".")]
+    pub context: String,
+    /// The Dockerfile [default: CONTEXT/Dockerfile]; `-` reads standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<String>,
+    /// Name of the result (may be repeated)
+    #[arg(short, long, value_name = "NAME[:TAG]")]
+    pub tag: Vec<String>,
+    /// Build this stage, by name or number
+    #[arg(long, value_name = "STAGE")]
+    pub target: Option<String>,
+    /// Value of an ARG; without a value it is taken from the environment
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub build_arg: Vec<String>,
+    /// Where the result goes: DIR, `-`, or type=local|tar|oci|docker|image[,dest=PATH]
+    #[arg(short, long, value_name = "OUTPUT")]
+    pub output: Vec<String>,
+    /// Run every step again
+    #[arg(long)]
+    pub no_cache: bool,
+    /// Label of the result
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub label: Vec<String>,
+    /// Network of RUN: default, none or host
+    #[arg(long, value_name = "MODE", default_value = "default")]
+    pub network: String,
+    /// How progress is shown
+    #[arg(long, value_enum, default_value = "auto", env = "RBUILD_PROGRESS")]
+    pub progress: ProgressMode,
+    /// Print the image id and nothing else
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Write the image id to a file
+    #[arg(long, value_name = "FILE")]
+    pub iidfile: Option<PathBuf>,
+    /// Steps that run at a time [default: the number of cores, 4 at least]
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<usize>,
+    /// Only `userns` so far
+    #[arg(long, value_name = "RUNG", default_value = "auto")]
+    pub isolation: String,
+    /// The result is in the local store in any case
+    #[arg(long, hide = true)]
+    pub load: bool,
+    /// Intermediate containers never stay
+    #[arg(long, hide = true)]
+    pub rm: bool,
+    #[arg(long, hide = true)]
+    pub force_rm: bool,
+    #[arg(long, hide = true)]
+    pub compress: bool,
+}
+
+#[derive(Args)]
+pub struct ImportArgs {
+    /// A tar (plain, gzip, bzip2, xz or zstd), or `-` for standard input
+    pub file: String,
+    /// Name of the image
+    pub name: Option<String>,
+    /// Set a part of the configuration, as the Dockerfile instruction would
+    #[arg(short, long, value_name = "INSTRUCTION")]
+    pub change: Vec<String>,
+    /// Comment in the history
+    #[arg(short, long)]
+    pub message: Option<String>,
+    /// Platform that the image says it is for
+    #[arg(long)]
+    pub platform: Option<String>,
+}
+
+#[derive(Args)]
+pub struct SaveArgs {
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<String>,
+    /// File to write; standard output if not given
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// docker-archive or oci-archive
+    #[arg(long, default_value = "docker-archive")]
+    pub format: String,
+}
+
+#[derive(Args)]
+pub struct LoadArgs {
+    /// File to read; standard input if not given
+    #[arg(short, long, value_name = "FILE")]
+    pub input: Option<PathBuf>,
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[derive(Args)]
+pub struct ImagesArgs {
+    /// Only this name
+    pub name: Option<String>,
+    /// Images without a name too
+    #[arg(short, long)]
+    pub all: bool,
+    /// Ids only
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Manifest digests too
+    #[arg(long)]
+    pub digests: bool,
+    /// Whole ids
+    #[arg(long)]
+    pub no_trunc: bool,
+}
+
+#[derive(Args)]
+pub struct HistoryArgs {
+    pub image: String,
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Whole texts
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Sizes and times in people's words
+    #[arg(short = 'H', long, default_value = "true", action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub human: bool,
+}
+
+#[derive(Args)]
+pub struct InspectArgs {
+    #[arg(required = true)]
+    pub images: Vec<String>,
+}
+
+#[derive(Args)]
+pub struct TagArgs {
+    pub image: String,
+    pub name: String,
+}
+
+#[derive(Args)]
+pub struct RmiArgs {
+    #[arg(required = true)]
+    pub images: Vec<String>,
+    /// Also an image with several names
+    #[arg(short, long)]
+    pub force: bool,
+}
+
+#[derive(Args)]
+pub struct PruneArgs {
+    /// The whole build cache and the cache mounts too
+    #[arg(short, long)]
+    pub all: bool,
+    /// Nobody is asked in any case
+    #[arg(short, long, hide = true)]
+    pub force: bool,
+}
+
+const VERBS: [&str; 13] = [
+    "build", "import", "save", "load", "images", "history", "inspect", "tag", "rmi", "prune", "df", "doctor", "help",
+];
+
+/// Puts the default verb where none was typed, and turns long names (`image ls`, `buildx build`) into short ones.
+pub fn with_verb(mut argv: Vec<OsString>, as_docker: bool) -> Result<Vec<OsString>, Failure> {
+    let mut at = 1;
+    while let Some(arg) = argv.get(at) {
+        match arg.to_str() {
+            Some("--root") => at += 2,
+            Some(a) if a.starts_with("--root=") => at += 1,
+            _ => break,
+        }
+    }
+    let at = at.min(argv.len());
+    let first = argv.get(at).and_then(|a| a.to_str()).unwrap_or("").to_string();
+    let second = argv.get(at + 1).and_then(|a| a.to_str()).unwrap_or("").to_string();
+    match first.as_str() {
+        "-h" | "--help" | "-V" | "--version" => {}
+        "buildx" | "builder" if second == "build" => drop(argv.remove(at)),
+        "image" => {
+            argv.remove(at);
+            let short = match second.as_str() {
+                "ls" | "list" => "images",
+                "rm" | "remove" => "rmi",
+                other if VERBS.contains(&other) => return Ok(argv),
+                other => return Err(unknown_verb(&format!("image {other}"), as_docker)),
+            };
+            if let Some(word) = argv.get_mut(at) {
+                *word = short.into();
+            }
+        }
+        verb if VERBS.contains(&verb) => {}
+        verb if as_docker && !verb.starts_with('-') => return Err(unknown_verb(verb, as_docker)),
+        word if !word.is_empty() && !word.starts_with('-') && !word.contains(['/', '.']) && second.is_empty() => {
+            // One bare word that is neither a verb nor a directory was most likely meant as a verb.
+            if !std::path::Path::new(word).exists() {
+                return Err(unknown_verb(word, as_docker));
+            }
+            argv.insert(at, "build".into());
+        }
+        _ => argv.insert(at, "build".into()),
+    }
+    Ok(argv)
+}
+
+fn unknown_verb(verb: &str, as_docker: bool) -> Failure {
+    let failure = Failure::usage(format!("`{verb}` is neither a verb of rbuild nor a directory to build"));
+    let mut failure = match rbuild_dockerfile::closest(verb, VERBS) {
+        Some(close) => failure.help(format!("did you mean `rbuild {close}`?")),
+        None => failure.help("`rbuild --help` lists the verbs"),
+    };
+    if as_docker {
+        failure.code = code::DOCKER_USAGE;
+    }
+    failure
+}
+
+/// The store's place: flag, then RBUILD_ROOT, then the user's data directory.
+pub fn store_root(flag: Option<PathBuf>) -> Result<PathBuf, Failure> {
+    let env = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let path = flag
+        .or_else(|| env("RBUILD_ROOT"))
+        .or_else(|| env("XDG_DATA_HOME").map(|d| d.join("rbuild")))
+        .or_else(|| env("HOME").map(|d| d.join(".local/share/rbuild")));
+    let path = path.ok_or_else(|| Failure::new("there is no HOME to keep the store in").help("give --root DIR"))?;
+    std::path::absolute(&path).map_err(|e| Failure::new(format!("the store {}: {e}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_verb_may_be_left_out_or_long() {
+        let run = |words: &str, docker| {
+            let argv = words.split_whitespace().map(OsString::from).collect();
+            with_verb(argv, docker).map(|v| v.iter().map(|w| w.to_string_lossy()).collect::<Vec<_>>().join(" "))
+        };
+        for (typed, want) in [
+            ("rbuild", "rbuild build"),
+            ("rbuild .", "rbuild build ."),
+            ("rbuild --output type=local,dest=bin", "rbuild build --output type=local,dest=bin"),
+            ("rbuild --root /x images", "rbuild --root /x images"),
+            ("rbuild --root=/x -t a .", "rbuild --root=/x build -t a ."),
+            ("rbuild buildx build -t a .", "rbuild build -t a ."),
+            ("rbuild image ls -q", "rbuild images -q"),
+            ("rbuild image rm x", "rbuild rmi x"),
+            ("rbuild ./save", "rbuild build ./save"),
+            ("rbuild --version", "rbuild --version"),
+        ] {
+            assert_eq!(run(typed, false).unwrap(), want);
+        }
+        assert_eq!(run("docker swarm init", true).unwrap_err().code, code::DOCKER_USAGE);
+        let e = run("rbuild imagse", false).unwrap_err();
+        assert_eq!((e.code, e.help.as_deref()), (code::USAGE, Some("did you mean `rbuild images`?")));
+        Cli::command_is_sound();
+    }
+
+    impl Cli {
+        fn command_is_sound() {
+            use clap::CommandFactory;
+            Cli::command().debug_assert();
+        }
+    }
+}

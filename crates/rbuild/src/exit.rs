@@ -1,0 +1,73 @@
+//! Exit codes, and the one place that decides them.
+
+use rbuild_engine::BuildError;
+use rbuild_store::StoreError;
+
+pub mod code {
+    pub const OK: u8 = 0;
+    pub const FAILED: u8 = 1;
+    pub const USAGE: u8 = 2;
+    /// This machine cannot isolate.
+    pub const REFUSED: u8 = 3;
+    /// A bug of ours.
+    pub const BUG: u8 = 70;
+    /// What docker's own command line gives for a usage error.
+    pub const DOCKER_USAGE: u8 = 125;
+    pub const INTERRUPTED: u8 = 130;
+}
+
+/// An error on its way out: text for people, and a code for scripts.
+#[derive(Debug)]
+pub struct Failure {
+    pub code: u8,
+    pub message: String,
+    pub help: Option<String>,
+}
+
+impl Failure {
+    pub fn new(message: impl Into<String>) -> Failure {
+        Failure { code: code::FAILED, message: message.into(), help: None }
+    }
+
+    pub fn usage(message: impl Into<String>) -> Failure {
+        Failure { code: code::USAGE, ..Failure::new(message) }
+    }
+
+    pub fn help(mut self, help: impl Into<String>) -> Failure {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// Prints it and gives its code.
+    pub fn report(&self) -> u8 {
+        crate::print::error(&self.message, self.help.as_deref());
+        self.code
+    }
+}
+
+pub fn build_code(e: &BuildError) -> u8 {
+    match e {
+        BuildError::Dockerfile(_) => code::USAGE,
+        BuildError::Refused(_) => code::REFUSED,
+        BuildError::Cancelled => code::INTERRUPTED,
+        _ => code::FAILED,
+    }
+}
+
+impl From<BuildError> for Failure {
+    fn from(e: BuildError) -> Failure {
+        Failure { code: build_code(&e), message: e.message(), help: e.help() }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(e: StoreError) -> Failure {
+        Failure { code: code::FAILED, message: e.to_string(), help: e.remedy() }
+    }
+}
+
+impl From<rbuild_sandbox::SandboxError> for Failure {
+    fn from(e: rbuild_sandbox::SandboxError) -> Failure {
+        BuildError::from(e).into()
+    }
+}

@@ -1,0 +1,188 @@
+//! The value of `--output`.
+
+use std::io::IsTerminal;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use rbuild_engine::{Destination, Output, OutputKind};
+use rbuild_image::Reference;
+use rbuild_linux::RootDir;
+
+use crate::exit::Failure;
+
+/// A parsed output: what it is, where it goes, and the names it gives the image.
+pub struct Parsed {
+    pub kind: OutputKind,
+    dest: Option<String>,
+    pub names: Vec<Reference>,
+}
+
+const TYPES: [&str; 6] = ["local", "tar", "oci", "docker", "image", "registry"];
+const KEYS: [&str; 16] = [
+    "type", "dest", "name", "tar", "compression", "compression-level", "force-compression", "oci-mediatypes",
+    "rewrite-timestamp", "push", "unpack", "mode", "platform-split", "store", "annotation", "context",
+];
+
+/// Reads `DIR`, `-`, or CSV `type=…,key=value,…`.
+pub fn parse(text: &str) -> Result<Parsed, Failure> {
+    let bad = |what: String| Failure::usage(format!("--output {text}: {what}"));
+    if text == "-" {
+        return Ok(Parsed { kind: OutputKind::Tar, dest: Some("-".into()), names: Vec::new() });
+    }
+    let fields = csv_record(text).map_err(bad)?;
+    if let [only] = &fields[..] {
+        if !only.contains('=') {
+            return Ok(Parsed { kind: OutputKind::Local, dest: Some(only.clone()), names: Vec::new() });
+        }
+    }
+    let mut kind = None;
+    let mut dest = None;
+    let mut names = Vec::new();
+    for field in &fields {
+        let Some((key, value)) = field.split_once('=') else {
+            return Err(bad(format!("`{field}` is not of the form key=value")));
+        };
+        match key.trim().to_lowercase().as_str() {
+            "type" => kind = Some(output_kind(value).map_err(|f| bad(f.message).help(f.help.unwrap_or_default()))?),
+            "dest" => dest = Some(value.to_string()),
+            "name" => {
+                for name in value.split(',').filter(|n| !n.is_empty()) {
+                    names.push(name.parse().map_err(|e: rbuild_image::ReferenceError| bad(e.to_string()))?);
+                }
+            }
+            // Their default meaning is what is done.
+            "tar" if value == "true" => {}
+            "compression" if value == "gzip" => {}
+            "oci-mediatypes" if value == "true" => {}
+            "push" | "force-compression" | "rewrite-timestamp" if value == "false" => {}
+            "mode" if value == "copy" => {}
+            known if KEYS.contains(&known) => return Err(bad(format!("`{known}={value}` is not supported yet"))),
+            other => {
+                let failure = bad(format!("there is no option `{other}`"));
+                return Err(match rbuild_dockerfile::closest(other, KEYS) {
+                    Some(close) => failure.help(format!("did you mean `{close}`?")),
+                    None => failure,
+                });
+            }
+        }
+    }
+    let Some(kind) = kind else { return Err(bad("it has no type".into()).help("add type=local, tar, oci or docker")) };
+    Ok(Parsed { kind, dest, names })
+}
+
+fn csv_record(text: &str) -> Result<Vec<String>, String> {
+    let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(text.as_bytes());
+    match reader.records().next() {
+        Some(Ok(record)) => Ok(record.iter().map(str::to_string).collect()),
+        Some(Err(e)) => Err(e.to_string()),
+        None => Err("it is empty".into()),
+    }
+}
+
+fn output_kind(name: &str) -> Result<OutputKind, Failure> {
+    match name {
+        "local" => Ok(OutputKind::Local),
+        "tar" => Ok(OutputKind::Tar),
+        "oci" => Ok(OutputKind::OciArchive),
+        "docker" => Ok(OutputKind::DockerArchive),
+        "image" => Ok(OutputKind::Image),
+        "registry" => Err(Failure::usage("pushing to a registry is not supported yet").help("write type=oci,dest=FILE")),
+        other => {
+            let failure = Failure::usage(format!("`{other}` is not an output type"));
+            Err(match rbuild_dockerfile::closest(other, TYPES) {
+                Some(close) => failure.help(format!("did you mean `{close}`?")),
+                None => failure.help(format!("the types are {}", TYPES.join(", "))),
+            })
+        }
+    }
+}
+
+impl Parsed {
+    /// Opens what the output needs to be written from anywhere.
+    pub fn open(&self) -> Result<Output, Failure> {
+        let dest = match (self.kind, self.dest.as_deref()) {
+            (OutputKind::Image, None) => Destination::None,
+            // `type=docker` without a file means the local engine, which is the store here.
+            (OutputKind::DockerArchive, None) => {
+                return Ok(Output { kind: OutputKind::Image, dest: Destination::None });
+            }
+            (OutputKind::Image, Some(_)) => return Err(Failure::usage("an output of type=image takes no dest")),
+            (OutputKind::Local, None) => return Err(Failure::usage("an output of type=local needs dest=DIR")),
+            (OutputKind::Local, Some("-")) => {
+                return Err(Failure::usage("a directory cannot go to standard output").help("use type=tar,dest=-"));
+            }
+            (_, None | Some("-")) => Destination::Stdout(stdout()?),
+            (_, Some(path)) => destination(Path::new(path))?,
+        };
+        if let (OutputKind::Local, Destination::Path { base, rest }) = (self.kind, &dest) {
+            if matches!(base.stat_follow(rest), Ok(s) if s.kind != rbuild_linux::Kind::Dir) {
+                let path = self.dest.as_deref().unwrap_or_default();
+                return Err(Failure::usage(format!("the output directory {path} is a file")));
+            }
+        }
+        Ok(Output { kind: self.kind, dest })
+    }
+}
+
+/// Standard output as a file; refused if it is a terminal.
+pub fn stdout() -> Result<std::fs::File, Failure> {
+    if std::io::stdout().is_terminal() {
+        return Err(Failure::usage("an archive is not written to a terminal").help("give a file, or pipe it on"));
+    }
+    let fd = std::io::stdout().as_fd().try_clone_to_owned();
+    fd.map(std::fs::File::from).map_err(|e| Failure::new(format!("standard output: {e}")))
+}
+
+/// Opens the nearest directory above `path` that exists, and says what is to be made below it.
+pub fn destination(path: &Path) -> Result<Destination, Failure> {
+    let fail = |e: String| Failure::new(format!("the output {}: {e}", path.display()));
+    let path = std::path::absolute(path).map_err(|e| fail(e.to_string()))?;
+    let path: PathBuf = path.components().collect();
+    let mut base = path.as_path();
+    loop {
+        let Some(above) = base.parent() else { break };
+        base = above;
+        if base.is_dir() {
+            break;
+        }
+    }
+    let rest = path.strip_prefix(base).unwrap_or(Path::new("")).to_path_buf();
+    let base = RootDir::open(base).map_err(|e| fail(e.to_string()))?;
+    Ok(Destination::Path { base, rest })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_and_long_forms() {
+        for (text, kind, dest) in [
+            ("bin", OutputKind::Local, Some("bin")),
+            ("-", OutputKind::Tar, Some("-")),
+            ("type=local,dest=bin", OutputKind::Local, Some("bin")),
+            ("dest=x.tar,type=oci", OutputKind::OciArchive, Some("x.tar")),
+            ("type=docker,\"dest=a,b.tar\"", OutputKind::DockerArchive, Some("a,b.tar")),
+            ("type=tar", OutputKind::Tar, None),
+            ("type=image,name=a:1", OutputKind::Image, None),
+        ] {
+            let got = parse(text).unwrap_or_else(|e| panic!("{text}: {e:?}"));
+            assert_eq!((got.kind, got.dest.as_deref()), (kind, dest), "{text}");
+        }
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (text, want) in [
+            ("dest=x", "no type"),
+            ("type=lcoal,dest=x", "did you mean `local`"),
+            ("type=local,dst=x", "did you mean `dest`"),
+            ("type=oci,compression=estargz", "not supported yet"),
+            ("type=local,x", "key=value"),
+        ] {
+            let Err(f) = parse(text) else { panic!("{text}") };
+            let all = format!("{} {}", f.message, f.help.unwrap_or_default());
+            assert!(all.contains(want), "{text}: {all}");
+        }
+    }
+}

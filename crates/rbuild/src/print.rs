@@ -1,0 +1,53 @@
+//! Text to people. Standard output carries data only; everything else goes to standard error.
+
+use std::io::{IsTerminal, Write};
+
+/// Whether standard error may have colours.
+pub fn colours() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+}
+
+pub fn error(message: &str, help: Option<&str>) {
+    let (on, off) = if colours() { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
+    let mut text = format!("{on}error{off}: {message}\n");
+    if let Some(help) = help {
+        text.push_str(&format!("  help: {help}\n"));
+    }
+    err(&text);
+}
+
+/// Writes to standard error. Nobody can be told when that fails.
+pub fn err(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// Writes data to standard output. A reader that went away (`| head`) is no error.
+pub fn out(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+}
+
+/// Rows under headings, columns three blanks apart, as docker prints them.
+pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = headings.iter().map(|h| h.chars().count()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let line = |cells: Vec<&str>| {
+        let mut text = String::new();
+        for (i, cell) in cells.iter().enumerate() {
+            text.push_str(cell);
+            if i + 1 < cells.len() {
+                text.push_str(&" ".repeat(widths[i] - cell.chars().count() + 3));
+            }
+        }
+        text.trim_end().to_string() + "\n"
+    };
+    let mut text = line(headings.to_vec());
+    for row in rows {
+        text.push_str(&line(row.iter().map(String::as_str).collect()));
+    }
+    text
+}

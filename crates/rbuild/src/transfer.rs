@@ -1,0 +1,143 @@
+//! Images in and out: `import`, `save`, `load`.
+
+use std::fs::File;
+use std::io::{IsTerminal, Read};
+use std::path::Path;
+
+use rbuild_engine::{ArchiveFormat, Destination, Import};
+use rbuild_image::{ImageConfig, Platform, Reference, ReferenceError};
+use rbuild_store::{Image, Store};
+
+use crate::args::{ImportArgs, LoadArgs, SaveArgs};
+use crate::exit::{Failure, code};
+use crate::{output, print};
+
+fn open(path: &Path) -> Result<File, Failure> {
+    File::open(path).map_err(|e| Failure::new(format!("{}: {e}", path.display())))
+}
+
+fn stdin() -> Result<Box<dyn Read + Send>, Failure> {
+    if std::io::stdin().is_terminal() {
+        return Err(Failure::usage("no archive comes from a terminal").help("give a file, or pipe one in"));
+    }
+    Ok(Box::new(std::io::stdin()))
+}
+
+pub fn import(root: &Path, args: ImportArgs) -> Result<u8, Failure> {
+    if args.file.contains("://") {
+        return Err(Failure::usage("import from a URL is not supported yet").help("fetch it first, then import the file"));
+    }
+    let name: Option<Reference> =
+        args.name.as_deref().map(str::parse).transpose().map_err(|e: ReferenceError| Failure::usage(e.to_string()))?;
+    let platform = match &args.platform {
+        Some(text) => text.parse().map_err(Failure::usage)?,
+        None => Platform::host(),
+    };
+    let store = Store::open(root)?;
+    let source: Box<dyn Read + Send> = match args.file.as_str() {
+        "-" => stdin()?,
+        path => Box::new(open(Path::new(path))?),
+    };
+    let change = |config: &mut ImageConfig| change_config(config, &args.change);
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs() as i64);
+    let id = rbuild_engine::import(
+        &store,
+        source,
+        &Import {
+            from: &args.file,
+            message: args.message.as_deref(),
+            name: name.as_ref(),
+            platform,
+            change: &change,
+            now,
+        },
+    )?;
+    print::out(&format!("{id}\n"));
+    Ok(code::OK)
+}
+
+/// Instructions that change the configuration, read as a Dockerfile on nothing.
+const CHANGES: [&str; 11] = [
+    "CMD", "ENTRYPOINT", "ENV", "EXPOSE", "HEALTHCHECK", "LABEL", "ONBUILD", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR",
+];
+
+fn change_config(config: &mut ImageConfig, changes: &[String]) -> Result<(), String> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    for change in changes {
+        let word = change.split_whitespace().next().unwrap_or("").to_uppercase();
+        if !CHANGES.contains(&word.as_str()) {
+            return Err(format!("--change takes {}, not `{change}`", CHANGES.join(", ")));
+        }
+    }
+    let text = format!("FROM scratch\n{}\n", changes.join("\n"));
+    let first = |list: Vec<rbuild_dockerfile::Diagnostic>| {
+        let d = &list[0];
+        format!("--change: {}{}", d.message, d.help.as_ref().map_or(String::new(), |h| format!(" ({h})")))
+    };
+    let file = rbuild_dockerfile::parse(text.as_bytes()).map_err(first)?;
+    let params = rbuild_plan::Parameters {
+        target: None,
+        build_args: Vec::new(),
+        labels: Vec::new(),
+        network: rbuild_plan::Network::Host,
+        platform: config.platform(),
+    };
+    match rbuild_plan::plan(&file, &params, &Default::default()).map_err(first)? {
+        rbuild_plan::Plan::Graph(graph) => config.config = graph.config.config,
+        rbuild_plan::Plan::Needs(_) => return Err("--change names an image".into()),
+    }
+    Ok(())
+}
+
+pub fn save(root: &Path, args: SaveArgs) -> Result<u8, Failure> {
+    let format = match args.format.as_str() {
+        "docker-archive" => ArchiveFormat::Docker,
+        "oci-archive" => ArchiveFormat::Oci,
+        other => {
+            return Err(Failure::usage(format!("`{other}` is not a format to save in"))
+                .help("the formats are docker-archive and oci-archive"));
+        }
+    };
+    let store = Store::open(root)?;
+    let mut images: Vec<(Image, Vec<Reference>)> = Vec::new();
+    for wanted in &args.images {
+        let (name, image) = store.find_image(wanted)?;
+        let name = name.filter(|n| n.digest().is_none());
+        match images.iter_mut().find(|(known, _)| known.manifest_digest == image.manifest_digest) {
+            Some((_, names)) => names.extend(name),
+            None => images.push((image, name.into_iter().collect())),
+        }
+    }
+    let dest = match &args.output {
+        Some(path) => output::destination(path)?,
+        None => Destination::Stdout(output::stdout()?),
+    };
+    rbuild_engine::save_to(&store, &images, format, &dest)?;
+    Ok(code::OK)
+}
+
+pub fn load(root: &Path, args: LoadArgs) -> Result<u8, Failure> {
+    let store = Store::open(root)?;
+    let source: Box<dyn Read> = match &args.input {
+        Some(path) if path.is_dir() => {
+            return Err(Failure::usage("loading an OCI layout directory is not supported yet")
+                .help(format!("pipe it in: tar -C {} -c . | rbuild load", path.display())));
+        }
+        Some(path) => Box::new(open(path)?),
+        None => stdin()?,
+    };
+    for image in rbuild_engine::load(&store, source)? {
+        if args.quiet {
+            continue;
+        }
+        if image.names.is_empty() {
+            print::out(&format!("Loaded image ID: {}\n", image.id));
+        }
+        for name in &image.names {
+            print::out(&format!("Loaded image: {}\n", name.familiar()));
+        }
+    }
+    Ok(code::OK)
+}
