@@ -12,7 +12,7 @@ use std::time::Instant;
 use rbuild_image::Digest;
 use rbuild_linux::{RootDir, detached_overlay};
 use rbuild_plan::{From, Step, VertexId};
-use rbuild_sandbox::{Cancel, Isolation};
+use rbuild_sandbox::{Builder, Cancel, Zygote};
 use rbuild_store::{Image, Store, TreeId, Workspace};
 
 use crate::error::{BuildError, Result, StepFailure};
@@ -43,6 +43,8 @@ pub struct Executor<'a> {
     pub(crate) context: Option<Context>,
     pub(crate) events: Events,
     pub(crate) cancel: Cancel,
+    pub(crate) zygote: &'a Zygote,
+    rung: &'static str,
     done: Vec<OnceLock<Done>>,
     /// Trees of image vertices, the lowest first, once they are unpacked.
     unpacked: Vec<OnceLock<Vec<TreeId>>>,
@@ -61,6 +63,7 @@ impl<'a> Executor<'a> {
         context: Option<&Path>,
         events: Events,
         cancel: Cancel,
+        builder: &'a Builder,
     ) -> Result<Executor<'a>> {
         let count = prepared.graph.vertices.len();
         let mut executor = Executor {
@@ -71,6 +74,8 @@ impl<'a> Executor<'a> {
             context: open_context(request, context)?,
             events,
             cancel,
+            zygote: &builder.zygote,
+            rung: builder.isolation.rung,
             done: (0..count).map(|_| OnceLock::new()).collect(),
             unpacked: (0..count).map(|_| OnceLock::new()).collect(),
             scheduled: HashSet::new(),
@@ -83,10 +88,10 @@ impl<'a> Executor<'a> {
     }
 
     /// Runs the build to its end.
-    pub fn run(&self, isolation: &Isolation) -> Result<Finished> {
+    pub fn run(&self) -> Result<Finished> {
         let runs_any = self.scheduled.iter().any(|v| matches!(self.prepared.graph.vertices[*v].step, Step::Run(_)));
         if runs_any {
-            self.events.send(Event::Isolation { rung: isolation.rung });
+            self.events.send(Event::Isolation { rung: self.rung });
         }
         self.prepared.report_hits(&self.events);
         let pool = rayon::ThreadPoolBuilder::new()

@@ -153,7 +153,7 @@ impl Executor<'_> {
             resolv_conf: self.request.resolv_conf.clone(),
         };
         let mut tail = LogTail::new();
-        let outcome = rbuild_sandbox::run(&request, &self.cancel, |stream, bytes| {
+        let outcome = rbuild_sandbox::run(self.zygote, &request, &self.cancel, |stream, bytes| {
             tail.push(stream, bytes);
             self.events.send(Event::Output { step: id, stream, bytes: bytes.to_vec() });
         });

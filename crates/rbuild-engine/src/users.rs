@@ -16,6 +16,8 @@ const MAX_FILE: u64 = 16 << 20;
 /// Reads `user[:group]`, by name or number. Numbers need not be in the files; a name that is not there is an
 /// error that says which. An explicit group takes the place of all supplementary ones.
 pub fn identity(root: &RootDir, spec: &str) -> Result<Identity, String> {
+    // No user at all is root.
+    let spec = if spec.is_empty() { "0" } else { spec };
     let (user, group) = match spec.split_once(':') {
         Some((user, group)) => (user, Some(group)),
         None => (spec, None),
@@ -29,7 +31,6 @@ pub fn identity(root: &RootDir, spec: &str) -> Result<Identity, String> {
     let uid = match (user.parse().ok(), field(2)) {
         (_, Some(uid)) => uid,
         (Some(uid), None) => uid,
-        (None, None) if user.is_empty() => 0,
         (None, None) => return Err(format!("the image has no user `{user}` in /etc/passwd")),
     };
     let group_lines = lines(root, "etc/group");
@@ -87,7 +88,7 @@ mod tests {
         let want = |uid, gid, groups: &[u32], home: Option<&str>| {
             Ok(Identity { uid, gid, groups: groups.to_vec(), home: home.map(str::to_string) })
         };
-        assert_eq!(id(""), want(0, 0, &[], None));
+        assert_eq!(id(""), want(0, 0, &[], Some("/root")));
         assert_eq!(id("web"), want(33, 34, &[50], Some("/srv")));
         assert_eq!(id("33"), want(33, 34, &[50], Some("/srv")));
         assert_eq!(id("web:extra"), want(33, 50, &[], Some("/srv")));

@@ -21,6 +21,15 @@ pub enum Cloned {
 /// Starts a copy of this process, as fork(2) does, as the first process of a new user, mount, pid and ipc
 /// namespace. Fails unless the calling process has exactly one thread.
 pub fn clone_into_namespaces() -> Result<Cloned> {
+    clone((libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC) as u64)
+}
+
+/// Starts a copy of this process, as fork(2) does. Fails unless the calling process has exactly one thread.
+pub fn fork() -> Result<Cloned> {
+    clone(0)
+}
+
+fn clone(flags: u64) -> Result<Cloned> {
     if thread_count()? != 1 {
         return Err(Error::new("clone3", "a process with several threads", std::io::Error::other("refused")));
     }
@@ -36,8 +45,7 @@ pub fn clone_into_namespaces() -> Result<Cloned> {
         stack_size: u64,
         tls: u64,
     }
-    let namespaces = libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC;
-    let args = CloneArgs { flags: namespaces as u64, exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() };
+    let args = CloneArgs { flags, exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() };
     // SAFETY: `args` is a live clone_args of version 0 (64 bytes) whose pointers are all null. Without CLONE_VM
     // the child gets a copy of the address space and returns here on a copy of this stack. The only hazard of
     // such a copy is state that other threads held at that moment (locks, the allocator); there is no other
@@ -47,8 +55,30 @@ pub fn clone_into_namespaces() -> Result<Cloned> {
     match pid {
         0 => Ok(Cloned::Child),
         n if n > 0 => Ok(Cloned::Parent { child: n as u32 }),
-        _ => Err(Error::new("clone3", "NEWUSER|NEWNS|NEWPID|NEWIPC", std::io::Error::last_os_error())),
+        _ => Err(Error::new("clone3", format!("flags {flags:#x}"), std::io::Error::last_os_error())),
     }
+}
+
+/// Gives the calling process the signal state that programs expect to start with: nothing blocked, and SIGPIPE
+/// (which Rust's runtime ignores) at its default.
+pub fn reset_signals() -> Result<()> {
+    use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, signal, sigprocmask};
+    let fail = |call, e: nix::errno::Errno| Error::new(call, "signals", std::io::Error::from(e));
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(|e| fail("sigprocmask", e))?;
+    // SAFETY: the default action runs no code of this process.
+    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.map_err(|e| fail("rt_sigaction", e))?;
+    Ok(())
+}
+
+/// Takes note of ended children, so that they do not stay as zombies. Does not wait.
+pub fn reap() {
+    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+    while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(s) if s != WaitStatus::StillAlive) {}
+}
+
+/// Sends SIGKILL through a pidfd; no error if the process is gone.
+pub fn kill_pidfd(pidfd: &OwnedFd) {
+    let _ = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL);
 }
 
 fn thread_count() -> Result<usize> {
@@ -131,9 +161,15 @@ pub fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_string()
 }
 
-/// The caller's user name, if the system knows one.
+/// The user's name as /etc/passwd has it. Name services are not asked: they would load code at run time, and the
+/// helpers that read subuid(5) files take numbers as well.
 pub fn user_name(uid: u32) -> Option<String> {
-    nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten().map(|u| u.name)
+    let passwd = std::fs::read_to_string("/etc/passwd").ok()?;
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_string())
+    })
 }
 
 pub fn own_ids() -> (u32, u32) {

@@ -26,7 +26,7 @@ const FILES: &str = "/run/files";
 /// The whole life of a runner. Standard input is a socket that brings the request and takes the outcome; standard
 /// output and error are the command's.
 pub fn runner_main() -> i32 {
-    let Ok(stdin) = rustix::io::dup(rustix::stdio::stdin()) else { return 70 };
+    let Ok(stdin) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3) else { return 70 };
     let mut socket = UnixStream::from(stdin);
     let mut text = Vec::new();
     let outcome = match socket.read_to_end(&mut text).map(|_| serde_json::from_slice::<RunRequest>(&text)) {
@@ -395,6 +395,7 @@ impl Executor for Environment {
 
     fn exec(&self, _: &oci::Spec) -> Result<(), ExecutorError> {
         process::die_with_parent().map_err(|e| ExecutorError::Other(e.to_string()))?;
+        process::reset_signals().map_err(|e| ExecutorError::Other(e.to_string()))?;
         let program = self.program().map_err(ExecutorError::Other)?;
         let shown = program.display().to_string();
         let path = CString::new(shown.clone()).map_err(|_| ExecutorError::InvalidArg)?;

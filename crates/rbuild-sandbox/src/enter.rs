@@ -2,16 +2,17 @@
 
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rbuild_linux::process::{self, Cloned, Exit};
-use rbuild_linux::{MiniRoot, RootDir, bind_clone, new_procfs};
+use rbuild_linux::{MiniRoot, bind_clone, new_procfs};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::SandboxError;
+use crate::zygote::Zygote;
 use crate::probe::{Isolation, isolation, userns_refused};
 
 /// Where the builder finds the store.
@@ -32,6 +33,7 @@ pub struct World {
 /// The builder's view of how it was started.
 pub struct Builder {
     pub isolation: Isolation,
+    pub zygote: Zygote,
     signals: SigSet,
 }
 
@@ -65,7 +67,7 @@ pub fn enter(world: &World, build: impl FnOnce(Result<Builder, SandboxError>) ->
         Err(e) => return Err(userns_refused(e).into()),
         Ok(Cloned::Child) => {
             drop(go);
-            let builder = become_builder(world, ready).map(|()| Builder { isolation, signals });
+            let builder = become_builder(world, ready).map(|zygote| Builder { isolation, zygote, signals });
             let code = build(builder);
             std::process::exit(code);
         }
@@ -130,7 +132,7 @@ fn supervise(child: u32, mut go: PipeWriter, signals: &SigSet) -> Result<Ended, 
     }
 }
 
-fn become_builder(world: &World, mut ready: PipeReader) -> Result<(), SandboxError> {
+fn become_builder(world: &World, mut ready: PipeReader) -> Result<Zygote, SandboxError> {
     let mut byte = [0u8; 1];
     // End of file: the launcher died or could not write the maps.
     if ready.read(&mut byte).unwrap_or(0) != 1 {
@@ -152,16 +154,9 @@ fn become_builder(world: &World, mut ready: PipeReader) -> Result<(), SandboxErr
     }
     root.attach(&proc, "proc")?;
     root.enter()?;
-    Ok(())
+    Zygote::start()
 }
 
 fn attach(root: &MiniRoot, mount: &OwnedFd, at: &str) -> Result<(), SandboxError> {
     Ok(root.attach(mount, at.trim_start_matches('/'))?)
-}
-
-impl World {
-    /// A descriptor on a directory of the launcher's, which stays usable in the builder.
-    pub fn keep(path: &Path) -> Result<RootDir, SandboxError> {
-        Ok(RootDir::open(path)?)
-    }
 }

@@ -1,18 +1,18 @@
 //! The builder's side of a command: start a runner, stream what it prints, take its outcome.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io::{PipeReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rbuild_linux::process;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::request::{Outcome, RunRequest};
-use crate::{RUNNER_VERB, SandboxError};
+use crate::SandboxError;
+use crate::zygote::Zygote;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {
@@ -27,36 +27,44 @@ pub struct Cancel(Arc<CancelState>);
 #[derive(Debug, Default)]
 struct CancelState {
     stopped: AtomicBool,
-    /// Runners that were started and not yet waited for.
-    running: Mutex<HashSet<u32>>,
+    serial: AtomicU64,
+    /// Runners that were started and have not answered yet.
+    running: Mutex<HashMap<u64, OwnedFd>>,
 }
 
 impl Cancel {
     pub fn cancel(&self) {
         self.0.stopped.store(true, Ordering::SeqCst);
-        for pid in self.0.running.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            process::kill(*pid);
-        }
+        self.0.running.lock().unwrap_or_else(PoisonError::into_inner).values().for_each(process::kill_pidfd);
     }
 
     pub fn is_cancelled(&self) -> bool {
         self.0.stopped.load(Ordering::SeqCst)
     }
 
-    fn add(&self, pid: u32) {
-        self.0.running.lock().unwrap_or_else(PoisonError::into_inner).insert(pid);
+    fn add(&self, runner: OwnedFd) -> u64 {
+        let serial = self.0.serial.fetch_add(1, Ordering::SeqCst);
+        let mut running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_cancelled() {
-            process::kill(pid);
+            process::kill_pidfd(&runner);
         }
+        running.insert(serial, runner);
+        serial
     }
 
-    fn remove(&self, pid: u32) {
-        self.0.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid);
+    /// Makes sure that the runner is gone, and with it its container.
+    fn remove(&self, serial: u64) {
+        let runner = self.0.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&serial);
+        if let Some(runner) = runner {
+            process::kill_pidfd(&runner);
+            let _ = poll(&mut [PollFd::new(&runner, PollFlags::IN)], None);
+        }
     }
 }
 
 /// Runs one command to its end. `output` gets what it prints, as it comes.
 pub fn run(
+    zygote: &Zygote,
     request: &RunRequest,
     cancel: &Cancel,
     mut output: impl FnMut(Stream, &[u8]),
@@ -65,28 +73,21 @@ pub fn run(
     let (mut ours, theirs) = UnixStream::pair().map_err(fail("socketpair"))?;
     let (out, out_writer) = std::io::pipe().map_err(fail("pipe"))?;
     let (err, err_writer) = std::io::pipe().map_err(fail("pipe"))?;
-    let mut command = Command::new("/proc/self/exe");
-    command.arg(RUNNER_VERB).env_clear().current_dir("/");
-    command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(out_writer).stderr(err_writer);
-    let mut child = command.spawn().map_err(fail("starting it"))?;
-    // The command holds the other ends of the pipes; they must close when the runner ends.
-    drop(command);
-    cancel.add(child.id());
+    let runner = cancel.add(zygote.runner([theirs.as_fd(), out_writer.as_fd(), err_writer.as_fd()])?);
+    // The other ends must close when the runner ends.
+    drop((theirs, out_writer, err_writer));
     let sent = serde_json::to_vec(request).map_err(|e| SandboxError::Runner(e.to_string())).and_then(|bytes| {
         ours.write_all(&bytes).map_err(fail("sending the request"))?;
         ours.shutdown(std::net::Shutdown::Write).map_err(fail("sending the request"))
     });
     let streamed = sent.and_then(|()| stream([(Stream::Stdout, out), (Stream::Stderr, err)], &mut output));
-    if streamed.is_err() {
-        let _ = child.kill();
-    }
     let mut answer = Vec::new();
-    let _ = ours.read_to_end(&mut answer);
-    let status = child.wait();
-    cancel.remove(child.id());
+    if streamed.is_ok() {
+        let _ = ours.read_to_end(&mut answer);
+    }
+    cancel.remove(runner);
     streamed?;
-    let status = status.map_err(fail("waiting for it"))?;
-    serde_json::from_slice(&answer).map_err(|_| SandboxError::Runner(format!("it ended with {status} and no answer")))
+    serde_json::from_slice(&answer).map_err(|_| SandboxError::Runner("it ended without an answer".into()))
 }
 
 fn stream(

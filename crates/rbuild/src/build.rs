@@ -70,7 +70,7 @@ fn run_builder(
             builder.on_stop(move || stop.cancel());
             let store = store.moved(Path::new(rbuild_sandbox::STORE))?;
             let context = request.context.as_ref().map(|_| PathBuf::from(rbuild_sandbox::CONTEXT));
-            Executor::new(request, prepared, &store, context.as_deref(), sender, cancel)?.run(&builder.isolation)
+            Executor::new(request, prepared, &store, context.as_deref(), sender, cancel, &builder)?.run()
         });
         let _ = drawing.join();
         match result {
@@ -93,6 +93,8 @@ fn run_builder(
         }
         return Ok(ended.code as u8);
     }
+    // This process's own copy must close before the end of the answer can be seen.
+    drop(answer_writer);
     let mut text = String::new();
     answer.read_to_string(&mut text).map_err(|e| Failure::new(format!("the builder's answer: {e}")))?;
     let digests: Vec<Digest> = text.split_whitespace().filter_map(|d| d.parse().ok()).collect();

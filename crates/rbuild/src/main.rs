@@ -21,9 +21,6 @@ use exit::{Failure, code};
 
 fn main() -> ExitCode {
     let argv: Vec<std::ffi::OsString> = std::env::args_os().collect();
-    if argv.get(1).is_some_and(|a| a == rbuild_sandbox::RUNNER_VERB) {
-        return ExitCode::from(rbuild_sandbox::runner_main() as u8);
-    }
     let result = std::panic::catch_unwind(|| run(argv));
     ExitCode::from(result.unwrap_or(code::BUG))
 }

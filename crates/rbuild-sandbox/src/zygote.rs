@@ -1,0 +1,118 @@
+//! Where runners come from: a process that the builder forks off before its first thread.
+//!
+//! A runner must have one thread and come quickly, and the builder has many. So a copy of the builder waits, with
+//! one thread, for three descriptors on a socket, forks a runner that has them as its standard streams, and
+//! answers with a pidfd. No program is executed for it: the builder's small root holds none.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
+
+use rbuild_linux::process::{self, Cloned};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+
+use crate::SandboxError;
+use crate::container::runner_main;
+
+/// The builder's end.
+#[derive(Debug)]
+pub struct Zygote(Mutex<OwnedFd>);
+
+impl Zygote {
+    /// Forks the zygote. The caller must have one thread still.
+    pub fn start() -> Result<Zygote, SandboxError> {
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(|e| failed("socketpair", e))?;
+        match process::fork()? {
+            Cloned::Parent { .. } => Ok(Zygote(Mutex::new(ours))),
+            Cloned::Child => {
+                drop(ours);
+                serve(&theirs);
+                std::process::exit(0);
+            }
+        }
+    }
+
+    /// Starts a runner with these standard streams; gives a pidfd of it.
+    pub fn runner(&self, streams: [BorrowedFd<'_>; 3]) -> Result<OwnedFd, SandboxError> {
+        let socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        send(&socket, &streams).map_err(|e| failed("asking for it", e))?;
+        let mut fds = receive(&socket).map_err(|e| failed("being given it", e))?;
+        match (fds.pop(), fds.is_empty()) {
+            (Some(pidfd), true) => Ok(pidfd),
+            _ => Err(SandboxError::Runner("it could not be forked; is there a limit on processes?".into())),
+        }
+    }
+}
+
+fn failed(what: &str, e: rustix::io::Errno) -> SandboxError {
+    SandboxError::Runner(format!("{what}: {e}"))
+}
+
+fn send(socket: &OwnedFd, fds: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(rustix::io::Errno::NOBUFS);
+    }
+    sendmsg(socket, &[IoSlice::new(b"r")], &mut control, SendFlags::NOSIGNAL).map(|_| ())
+}
+
+/// One message's descriptors; an error at the end of the stream.
+fn receive(socket: &OwnedFd) -> rustix::io::Result<Vec<OwnedFd>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0u8; 1];
+    let message = loop {
+        match recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => break other?,
+        }
+    };
+    if message.bytes == 0 {
+        return Err(rustix::io::Errno::PIPE);
+    }
+    let rights = control.drain().filter_map(|m| if let RecvAncillaryMessage::ScmRights(fds) = m { Some(fds) } else { None });
+    Ok(rights.flatten().collect())
+}
+
+/// The zygote's life: until the builder closes its end, or dies.
+fn serve(socket: &OwnedFd) {
+    let _ = process::die_with_parent();
+    while let Ok(fds) = receive(socket) {
+        process::reap();
+        match process::fork() {
+            Ok(Cloned::Child) => {
+                let code = match become_runner(fds) {
+                    Ok(()) => runner_main(),
+                    Err(_) => 70,
+                };
+                std::process::exit(code);
+            }
+            Ok(Cloned::Parent { child }) => {
+                let pidfd = process::pidfd(child);
+                drop(fds);
+                let answer: Vec<BorrowedFd<'_>> = pidfd.iter().map(|fd| fd.as_fd()).collect();
+                if send(socket, &answer).is_err() {
+                    return;
+                }
+            }
+            Err(_) => {
+                if send(socket, &[]).is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn become_runner(fds: Vec<OwnedFd>) -> rustix::io::Result<()> {
+    let [stdin, stdout, stderr] = <[OwnedFd; 3]>::try_from(fds).map_err(|_| rustix::io::Errno::BADF)?;
+    rustix::stdio::dup2_stdin(&stdin)?;
+    rustix::stdio::dup2_stdout(&stdout)?;
+    rustix::stdio::dup2_stderr(&stderr)
+}
