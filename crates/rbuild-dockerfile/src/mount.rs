@@ -40,8 +40,26 @@ pub struct Mount {
 
 const TYPES: [&str; 5] = ["bind", "cache", "tmpfs", "secret", "ssh"];
 const KEYS: [&str; 20] = [
-    "type", "target", "dst", "destination", "source", "src", "from", "ro", "readonly", "rw", "readwrite", "id",
-    "sharing", "required", "size", "mode", "uid", "gid", "env", "",
+    "type",
+    "target",
+    "dst",
+    "destination",
+    "source",
+    "src",
+    "from",
+    "ro",
+    "readonly",
+    "rw",
+    "readwrite",
+    "id",
+    "sharing",
+    "required",
+    "size",
+    "mode",
+    "uid",
+    "gid",
+    "env",
+    "",
 ];
 
 /// Reads the comma-separated options; fields may be quoted as in CSV.
@@ -88,9 +106,7 @@ pub fn parse_mount(text: &str, span: Span) -> Result<Mount, Diagnostic> {
         set_option(&mut mount, key, value.as_deref()).map_err(|e| match e {
             OptionError::Unknown => fail(format!("a mount has no option `{key}`")).suggest(key, KEYS),
             OptionError::Misplaced => fail(format!("a {} mount has no option `{key}`", mount.kind.name())),
-            OptionError::Value(want) => {
-                fail(format!("`{key}={}` in a mount: {want}", value.as_deref().unwrap_or("")))
-            }
+            OptionError::Value(want) => fail(format!("`{key}={}` in a mount: {want}", value.as_deref().unwrap_or(""))),
         })?;
     }
     if mount.target.is_none() && matches!(mount.kind, MountKind::Bind | MountKind::Cache | MountKind::Tmpfs) {
@@ -125,9 +141,8 @@ fn set_option(mount: &mut Mount, key: &str, value: Option<&str>) -> Result<(), O
     let kind = mount.kind;
     let allowed = |kinds: &[MountKind]| if kinds.contains(&kind) { Ok(()) } else { Err(OptionError::Misplaced) };
     let text = || value.filter(|v| !v.is_empty()).map(str::to_string).ok_or(OptionError::Value("needs a value"));
-    let number = |base| {
-        text().and_then(|v| u32::from_str_radix(&v, base).map_err(|_| OptionError::Value("must be a number")))
-    };
+    let number =
+        |base| text().and_then(|v| u32::from_str_radix(&v, base).map_err(|_| OptionError::Value("must be a number")));
     let flag = || match value.map(str::to_lowercase).as_deref() {
         None | Some("true") | Some("1") => Ok(true),
         Some("false") | Some("0") => Ok(false),

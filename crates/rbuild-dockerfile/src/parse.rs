@@ -8,8 +8,24 @@ use crate::text::Text;
 use crate::words::{self, NotJson};
 
 const KEYWORDS: [&str; 18] = [
-    "ADD", "ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "LABEL", "MAINTAINER",
-    "ONBUILD", "RUN", "SHELL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR",
+    "ADD",
+    "ARG",
+    "CMD",
+    "COPY",
+    "ENTRYPOINT",
+    "ENV",
+    "EXPOSE",
+    "FROM",
+    "HEALTHCHECK",
+    "LABEL",
+    "MAINTAINER",
+    "ONBUILD",
+    "RUN",
+    "SHELL",
+    "STOPSIGNAL",
+    "USER",
+    "VOLUME",
+    "WORKDIR",
 ];
 
 /// Reads a whole Dockerfile. All errors that can be found are reported together.
@@ -172,12 +188,8 @@ impl Parser {
     }
 
     fn run(&mut self, flags: Vec<flags::Flag>, rest: &Text, heredocs: Vec<Heredoc>) -> Option<Op> {
-        const KNOWN: &[(&str, Arity)] = &[
-            ("mount", Arity::Many),
-            ("network", Arity::One),
-            ("security", Arity::One),
-            ("device", Arity::Many),
-        ];
+        const KNOWN: &[(&str, Arity)] =
+            &[("mount", Arity::Many), ("network", Arity::One), ("security", Arity::One), ("device", Arity::Many)];
         let flags = Flags::check("RUN", flags, KNOWN, &mut self.errors);
         for mount in flags.many("mount") {
             if !mount.text.contains('$') {

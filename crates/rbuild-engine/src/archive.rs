@@ -30,7 +30,12 @@ pub fn save_to(
 }
 
 /// Writes the images with their names.
-pub(crate) fn save(store: &Store, images: &[(Image, Vec<Reference>)], format: ArchiveFormat, out: &mut dyn Write) -> Result<()> {
+pub(crate) fn save(
+    store: &Store,
+    images: &[(Image, Vec<Reference>)],
+    format: ArchiveFormat,
+    out: &mut dyn Write,
+) -> Result<()> {
     let io = |e| BuildError::io("writing the archive")(e);
     let mut tar = TarWriter::new(out);
     let mut blobs: BTreeSet<Digest> = BTreeSet::new();

@@ -115,8 +115,8 @@ impl Copier<'_> {
 
     /// The directory and the name that a single file gets.
     fn file_place(&self, dest: &Path, name: &OsStr) -> Result<(PathBuf, OsString), Reason> {
-        let into_dir = self.step.dest_is_dir
-            || matches!(self.root.stat_follow(dest), Ok(stat) if stat.kind == Kind::Dir);
+        let into_dir =
+            self.step.dest_is_dir || matches!(self.root.stat_follow(dest), Ok(stat) if stat.kind == Kind::Dir);
         match (into_dir, dest.file_name()) {
             (false, Some(last)) => Ok((dest.parent().unwrap_or(Path::new("/")).to_path_buf(), last.to_os_string())),
             _ => Ok((dest.to_path_buf(), name.to_os_string())),
@@ -171,7 +171,9 @@ impl Copier<'_> {
                 Kind::Symlink => dir.create_symlink(&source.read_link(source_name)?, name)?,
                 // A socket means nothing without its process; it arrives as an empty file.
                 Kind::Socket => drop(dir.create_file(name, 0o600)?),
-                Kind::Fifo | Kind::CharDevice | Kind::BlockDevice => dir.create_node(name, stat.kind, mode, stat.rdev)?,
+                Kind::Fifo | Kind::CharDevice | Kind::BlockDevice => {
+                    dir.create_node(name, stat.kind, mode, stat.rdev)?
+                }
                 Kind::Dir => {}
             }
         }

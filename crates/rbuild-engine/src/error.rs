@@ -12,14 +12,23 @@ pub enum BuildError {
     Unmet(Vec<Diagnostic>),
     Step(Box<StepFailure>),
     Store(StoreError),
-    Layer { what: String, source: LayerError },
-    Kernel { what: String, source: rbuild_linux::Error },
+    Layer {
+        what: String,
+        source: LayerError,
+    },
+    Kernel {
+        what: String,
+        source: rbuild_linux::Error,
+    },
     /// This machine cannot isolate.
     Refused(Refusal),
     Sandbox(String),
     /// Stopped by a signal, or because another step failed.
     Cancelled,
-    Other { message: String, help: Option<String> },
+    Other {
+        message: String,
+        help: Option<String>,
+    },
 }
 
 /// A step that failed.
@@ -60,7 +69,9 @@ impl BuildError {
     /// The sentence that says what happened.
     pub fn message(&self) -> String {
         match self {
-            BuildError::Dockerfile(list) | BuildError::Unmet(list) => list.first().map(|d| d.message.clone()).unwrap_or_default(),
+            BuildError::Dockerfile(list) | BuildError::Unmet(list) => {
+                list.first().map(|d| d.message.clone()).unwrap_or_default()
+            }
             BuildError::Step(f) => f.reason.clone(),
             BuildError::Store(e) => e.to_string(),
             BuildError::Layer { what, source } => format!("{what}: {source}"),

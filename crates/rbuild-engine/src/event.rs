@@ -6,14 +6,33 @@ use rbuild_sandbox::Stream;
 #[derive(Debug, Clone)]
 pub enum Event {
     /// How commands are kept apart; the first event of a build that runs any.
-    Isolation { rung: &'static str },
+    Isolation {
+        rung: &'static str,
+    },
     /// A step begins; `label` is `builder 3/7`.
-    Started { step: usize, label: String, text: String },
-    Output { step: usize, stream: Stream, bytes: Vec<u8> },
-    Done { step: usize, outcome: StepOutcome, seconds: f64 },
+    Started {
+        step: usize,
+        label: String,
+        text: String,
+    },
+    Output {
+        step: usize,
+        stream: Stream,
+        bytes: Vec<u8>,
+    },
+    Done {
+        step: usize,
+        outcome: StepOutcome,
+        seconds: f64,
+    },
     /// Work that is no step of the Dockerfile, in a few words.
-    Phase { text: String, seconds: f64 },
-    Warning { text: String },
+    Phase {
+        text: String,
+        seconds: f64,
+    },
+    Warning {
+        text: String,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

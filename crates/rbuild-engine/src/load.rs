@@ -81,7 +81,8 @@ fn members(store: &Store, work: &Workspace, source: impl Read) -> Result<HashMap
             }
             EntryKind::Symlink | EntryKind::HardLink => {
                 let target = entry.link.to_string_lossy().into_owned();
-                let base = if entry.kind == EntryKind::Symlink { name.rsplit_once('/').map_or("", |(d, _)| d) } else { "" };
+                let base =
+                    if entry.kind == EntryKind::Symlink { name.rsplit_once('/').map_or("", |(d, _)| d) } else { "" };
                 let target = clean(&format!("{base}/{target}"));
                 members.insert(name, Member::Link(target));
             }
@@ -193,7 +194,9 @@ impl Loader<'_> {
         };
         if found != *diff_id {
             return Err(BuildError::Other {
-                message: format!("the archive's layer {name} has the diffID {found}, but its configuration says {diff_id}"),
+                message: format!(
+                    "the archive's layer {name} has the diffID {found}, but its configuration says {diff_id}"
+                ),
                 help: Some("the archive is damaged; write or transfer it again".into()),
             });
         }

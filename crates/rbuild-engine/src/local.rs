@@ -68,7 +68,9 @@ impl Writer<'_> {
                 self.replace(dir, path, name, |dir, temp| dir.create_symlink(&target, temp))?;
                 dir.set_mtime(name, stat.mtime).map_err(fail(path))
             }
-            Kind::Fifo => self.replace(dir, path, name, |dir, temp| dir.create_node(temp, Kind::Fifo, stat.mode, (0, 0))),
+            Kind::Fifo => {
+                self.replace(dir, path, name, |dir, temp| dir.create_node(temp, Kind::Fifo, stat.mode, (0, 0)))
+            }
             Kind::CharDevice | Kind::BlockDevice | Kind::Socket => Ok(()),
         }
     }

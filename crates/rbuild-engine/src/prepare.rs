@@ -10,12 +10,12 @@ use rbuild_linux::RootDir;
 use rbuild_plan::{BaseImage, BuildGraph, ImageNeed, Parameters, Plan, Step, VertexId, plan};
 use rbuild_store::{Image, Record, Store, StoreError};
 
+use crate::Finished;
 use crate::error::{BuildError, Result};
 use crate::event::{Event, Events, StepOutcome};
 use crate::export;
 use crate::keys::{self, Context};
 use crate::request::{BuildRequest, OutputKind};
-use crate::Finished;
 
 /// What is known of a vertex before anything runs.
 #[derive(Debug, Clone)]
@@ -63,10 +63,8 @@ pub fn prepare(request: &BuildRequest, store: &Store, events: &Events) -> Result
             Plan::Needs(needs) => {
                 for need in needs {
                     let image = resolve(store, &need, request)?;
-                    bases.insert(
-                        need.name,
-                        BaseImage { manifest: image.manifest_digest, config: image.config.clone() },
-                    );
+                    bases
+                        .insert(need.name, BaseImage { manifest: image.manifest_digest, config: image.config.clone() });
                     images.insert(image.manifest_digest, image);
                 }
             }
@@ -89,7 +87,10 @@ fn resolve(store: &Store, need: &ImageNeed, request: &BuildRequest) -> Result<Im
     };
     let platform = image.config.platform();
     if !request.platform.runs(&platform) {
-        let d = Diagnostic::new(need.span, format!("`{}` is an image for {platform}, not for {}", need.name, request.platform));
+        let d = Diagnostic::new(
+            need.span,
+            format!("`{}` is an image for {platform}, not for {}", need.name, request.platform),
+        );
         return Err(BuildError::Unmet(vec![d.help("bring in the image of this platform under that name")]));
     }
     Ok(image)
@@ -193,7 +194,9 @@ impl Prepared {
         }
         match export::files(output, view) {
             Ok(()) => Ok(true),
-            Err(BuildError::Kernel { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => Ok(false),
+            Err(BuildError::Kernel { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                Ok(false)
+            }
             Err(e) => Err(e),
         }
     }

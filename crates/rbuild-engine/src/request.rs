@@ -57,7 +57,10 @@ pub struct Output {
 pub enum Destination {
     None,
     /// The file or directory at `rest` below an open directory; what is missing on the way is made.
-    Path { base: RootDir, rest: PathBuf },
+    Path {
+        base: RootDir,
+        rest: PathBuf,
+    },
     Stdout(File),
 }
 

@@ -91,9 +91,7 @@ impl Executor<'_> {
             (Reason::Layer(e), Some(span)) if !e.is_disk_full() => {
                 BuildError::Unmet(vec![Diagnostic::new(span, format!("the archive cannot be unpacked: {e}"))])
             }
-            (Reason::Kernel(source), _) => {
-                BuildError::Kernel { what: format!("copying into {}", step.dest), source }
-            }
+            (Reason::Kernel(source), _) => BuildError::Kernel { what: format!("copying into {}", step.dest), source },
             (Reason::Layer(source), _) => BuildError::Layer { what: format!("unpacking into {}", step.dest), source },
             (Reason::Source(e), None) => self.failure(id, e.to_string(), Vec::new()),
             (Reason::Text(text), None) => self.failure(id, text, Vec::new()),
@@ -179,7 +177,14 @@ impl Executor<'_> {
         }
     }
 
-    fn run_failure(&self, id: VertexId, run: &RunStep, what: String, help: Option<String>, log: Vec<String>) -> BuildError {
+    fn run_failure(
+        &self,
+        id: VertexId,
+        run: &RunStep,
+        what: String,
+        help: Option<String>,
+        log: Vec<String>,
+    ) -> BuildError {
         let command: String = run.args.join(" ").chars().take(200).collect();
         let mut error = self.failure(id, format!("the command `{}` {what}", command.trim_end()), log);
         if let BuildError::Step(failure) = &mut error {

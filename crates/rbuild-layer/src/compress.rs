@@ -105,7 +105,8 @@ mod tests {
         let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 1);
         xz.write_all(&plain).unwrap();
         let two_members = [gz.clone(), gz.clone()].concat();
-        let skippable = [&[0x50, 0x2a, 0x4d, 0x18, 2, 0, 0, 0, 9, 9], &zstd::encode_all(&plain[..], 1).unwrap()[..]].concat();
+        let skippable =
+            [&[0x50, 0x2a, 0x4d, 0x18, 2, 0, 0, 0, 9, 9], &zstd::encode_all(&plain[..], 1).unwrap()[..]].concat();
         for (bytes, want, times) in [
             (plain.clone(), Compression::None, 1),
             (gz, Compression::Gzip, 1),

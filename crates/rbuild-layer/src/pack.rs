@@ -117,12 +117,7 @@ pub enum Deletions {
 
 /// Writes the directory `tree` as an uncompressed tar; gives `out` back.
 pub fn pack_tree<W: Write>(tree: &RootDir, deletions: Deletions, out: W) -> Result<W> {
-    let mut packer = Packer {
-        out: TarWriter::new(out),
-        deletions,
-        links: HashMap::new(),
-        buffer: vec![0; 1 << 20],
-    };
+    let mut packer = Packer { out: TarWriter::new(out), deletions, links: HashMap::new(), buffer: vec![0; 1 << 20] };
     // Directories still to be listed, deepest last: (path, handle, its entries in reverse).
     let mut stack = vec![packer.open(tree.try_clone()?, PathBuf::new())?];
     while let Some(top) = stack.last_mut() {

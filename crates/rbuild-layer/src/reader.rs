@@ -171,7 +171,8 @@ impl<R: Read> TarReader<R> {
             EntryType::GNUSparse => return Err(fail("is a sparse file, which is not supported yet")),
             other => return Err(fail(&format!("has the unknown type {:?}", other.as_byte() as char))),
         };
-        let number = |n: std::io::Result<u64>, what: &str| n.map_err(|_| fail(&format!("has a {what} that is not a number")));
+        let number =
+            |n: std::io::Result<u64>, what: &str| n.map_err(|_| fail(&format!("has a {what} that is not a number")));
         let size = pax.size.unwrap_or(size);
         let device = |n: std::io::Result<Option<u32>>| n.map(Option::unwrap_or_default).unwrap_or_default();
         let rdev = (device(header.device_major()), device(header.device_minor()));

@@ -315,7 +315,9 @@ impl<'a> Target<'a> {
                 let made = place(dir, name, |dir| dir.create_node(name, kind, entry.mode, entry.rdev));
                 match made {
                     // A user namespace cannot make devices; the container brings its own /dev.
-                    Err(LayerError::Kernel(e)) if e.errno() == Some(NOT_PERMITTED) && kind != Kind::Fifo => return Ok(()),
+                    Err(LayerError::Kernel(e)) if e.errno() == Some(NOT_PERMITTED) && kind != Kind::Fifo => {
+                        return Ok(());
+                    }
                     other => other?,
                 }
             }
@@ -426,7 +428,6 @@ fn place<T>(dir: &RootDir, name: &OsStr, create: impl Fn(&RootDir) -> rbuild_lin
         other => Ok(other?),
     }
 }
-
 
 #[cfg(test)]
 mod tests;

@@ -222,7 +222,10 @@ mod tests {
             let path = got.path.as_bytes().strip_suffix(b"/").unwrap_or(got.path.as_bytes());
             assert_eq!(path, want.path.as_bytes());
             assert_eq!((got.kind, got.mode, got.uid, got.gid), (want.kind, want.mode, want.uid, want.gid));
-            assert_eq!((got.mtime, got.link, got.rdev, got.xattrs), (want.mtime, want.link.clone(), want.rdev, want.xattrs.clone()));
+            assert_eq!(
+                (got.mtime, got.link, got.rdev, got.xattrs),
+                (want.mtime, want.link.clone(), want.rdev, want.xattrs.clone())
+            );
         }
         assert!(r.next_entry().unwrap().is_none());
     }

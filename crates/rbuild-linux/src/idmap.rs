@@ -91,9 +91,8 @@ impl IdMaps {
             finish("newuidmap", &mut uid)?;
             return finish("newgidmap", &mut gid);
         }
-        let text = |lines: &[(u32, u32, u32)]| {
-            lines.iter().map(|(i, o, n)| format!("{i} {o} {n}\n")).collect::<String>()
-        };
+        let text =
+            |lines: &[(u32, u32, u32)]| lines.iter().map(|(i, o, n)| format!("{i} {o} {n}\n")).collect::<String>();
         for (name, lines) in [("uid_map", &self.uids), ("gid_map", &self.gids)] {
             let path = format!("/proc/{pid}/{name}");
             std::fs::write(&path, text(lines)).map_err(|e| Error::new("write", Path::new(&path), e))?;

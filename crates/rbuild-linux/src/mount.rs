@@ -115,6 +115,12 @@ pub fn private_mount_namespace() -> Result<()> {
     make_private()
 }
 
+/// Mounts an empty tmpfs over the directory `place`.
+pub fn mount_tmpfs(place: &Path) -> Result<()> {
+    let tmpfs = new_fs("tmpfs", |fs| rustix::mount::fsconfig_set_string(fs, "mode", "0755"))?;
+    move_to(tmpfs.as_fd(), CWD, place)
+}
+
 fn make_private() -> Result<()> {
     rustix::mount::mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
         .map_err(|e| Error::new("mount", "/ (private)", e))
@@ -136,8 +142,7 @@ impl MiniRoot {
     /// be attached later must have been cloned before if it lies under `place`.
     pub fn new(place: &Path) -> Result<MiniRoot> {
         make_private()?;
-        let tmpfs = new_fs("tmpfs", |fs| rustix::mount::fsconfig_set_string(fs, "mode", "0755"))?;
-        move_to(tmpfs.as_fd(), CWD, place)?;
+        mount_tmpfs(place)?;
         let root = RootDir::open(place)?;
         for dir in ["proc", "dev", "sys", "sys/fs", "sys/fs/cgroup", "etc", "run", "tmp", "mnt"] {
             root.create_dir_all(dir, 0o755, None, |_| ())?;

@@ -96,10 +96,18 @@ pub fn die_with_parent() -> Result<()> {
 /// Becomes user and group 0 of the calling process's user namespace, with no supplementary groups.
 pub fn become_root() -> Result<()> {
     let fail = |call, e: nix::errno::Errno| Error::new(call, "0", std::io::Error::from(e));
-    nix::unistd::setgroups(&[]).map_err(|e| fail("setgroups", e))?;
+    match nix::unistd::setgroups(&[]) {
+        // Where a namespace around us gave up setgroups(2) for good (user_namespaces(7)), groups stay as they are.
+        Err(nix::errno::Errno::EPERM) if setgroups_denied() => {}
+        other => other.map_err(|e| fail("setgroups", e))?,
+    }
     let (uid, gid) = (nix::unistd::Uid::from_raw(0), nix::unistd::Gid::from_raw(0));
     nix::unistd::setresgid(gid, gid, gid).map_err(|e| fail("setresgid", e))?;
     nix::unistd::setresuid(uid, uid, uid).map_err(|e| fail("setresuid", e))
+}
+
+fn setgroups_denied() -> bool {
+    std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|s| s.trim() == "deny")
 }
 
 /// A descriptor that becomes readable when process `pid` ends (Linux 5.3).

@@ -49,8 +49,16 @@ pub enum Plan {
 }
 
 const PROXIES: [&str; 10] = [
-    "HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "FTP_PROXY", "ftp_proxy", "NO_PROXY", "no_proxy",
-    "ALL_PROXY", "all_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "FTP_PROXY",
+    "ftp_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "ALL_PROXY",
+    "all_proxy",
 ];
 
 /// Build arguments that mean something without being declared.
@@ -141,7 +149,10 @@ impl Planner<'_> {
             let known = PROXIES.contains(&name.as_str()) || BUILT_IN_ARGS.contains(&name.as_str());
             if !known && !self.used_args.contains(name) {
                 let span = self.file.stages[target].span;
-                let d = Diagnostic::new(Span::new(span.start, span.start), format!("no ARG takes the build argument `{name}`"));
+                let d = Diagnostic::new(
+                    Span::new(span.start, span.start),
+                    format!("no ARG takes the build argument `{name}`"),
+                );
                 let declared: Vec<String> = self.declared_args();
                 self.warnings.push(d.suggest(name, declared.iter().map(String::as_str)));
             }
@@ -223,9 +234,7 @@ impl Planner<'_> {
             for decl in decls {
                 let value = match (self.build_arg(&decl.name.text), &decl.default) {
                     (Some(value), _) => Some(value),
-                    (None, Some(word)) => {
-                        Some(expand(word, self.file.escape, &self.globals, &mut self.warnings)?)
-                    }
+                    (None, Some(word)) => Some(expand(word, self.file.escape, &self.globals, &mut self.warnings)?),
                     (None, None) => None,
                 };
                 if let Some(value) = value {
@@ -269,7 +278,10 @@ impl Planner<'_> {
             let text = expand(platform, self.file.escape, &self.globals, &mut self.warnings)?;
             let asked: Platform = text.parse().map_err(|e: String| Diagnostic::new(platform.span, e))?;
             if !Platform::host().runs(&asked) {
-                let d = Diagnostic::new(platform.span, format!("building for {asked} on {} is not supported yet", Platform::host()));
+                let d = Diagnostic::new(
+                    platform.span,
+                    format!("building for {asked} on {} is not supported yet", Platform::host()),
+                );
                 return Err(d.help("build on a machine of that platform").into());
             }
         }
@@ -284,11 +296,8 @@ impl Planner<'_> {
             None if self.file.stages.len() == 1 => String::new(),
             None => format!("stage-{index}"),
         };
-        let works = stage
-            .instructions
-            .iter()
-            .filter(|i| matches!(i.op, Op::Run(_) | Op::Copy(_) | Op::Workdir(_)))
-            .count();
+        let works =
+            stage.instructions.iter().filter(|i| matches!(i.op, Op::Run(_) | Op::Copy(_) | Op::Workdir(_))).count();
         let total = 1 + works;
         let base_stage = self.find_stage(&name, index).filter(|_| name.parse::<usize>().is_err());
         let mut state = match base_stage {
@@ -653,7 +662,8 @@ impl Planner<'_> {
             return Ok((self.argv(state, &run.command), word.text.clone()));
         }
         let mut argv = self.shell(state);
-        let alone = run.heredocs.len() == 1 && word.text.split_whitespace().count() == 1 && run.heredocs[0].fd.is_none();
+        let alone =
+            run.heredocs.len() == 1 && word.text.split_whitespace().count() == 1 && run.heredocs[0].fd.is_none();
         if alone {
             let doc = &run.heredocs[0];
             if doc.body.starts_with("#!") {
@@ -741,15 +751,7 @@ impl Planner<'_> {
             return Err(d.help(format!("the stages are numbered from 0 to {}", count - 1)).into());
         }
         if name == "scratch" {
-            return Ok(Input::Vertex(self.add(
-                Step::Scratch,
-                None,
-                "",
-                1,
-                1,
-                "FROM scratch".into(),
-                span,
-            )));
+            return Ok(Input::Vertex(self.add(Step::Scratch, None, "", 1, 1, "FROM scratch".into(), span)));
         }
         match self.image(name, span)? {
             Some(base) => {

@@ -41,7 +41,10 @@ pub struct Vertex {
 pub enum Step {
     /// An empty file system.
     Scratch,
-    Image { name: String, manifest: Digest },
+    Image {
+        name: String,
+        manifest: Digest,
+    },
     Run(RunStep),
     Copy(CopyStep),
     Workdir(WorkdirStep),

@@ -16,7 +16,14 @@ pub fn run(args: &[(String, String)], words: &[String]) -> String {
     text
 }
 
-pub fn copy(add: bool, chown: Option<&str>, chmod: Option<&str>, sources: &[String], docs: &[Heredoc], dest: &str) -> String {
+pub fn copy(
+    add: bool,
+    chown: Option<&str>,
+    chmod: Option<&str>,
+    sources: &[String],
+    docs: &[Heredoc],
+    dest: &str,
+) -> String {
     let mut parts = vec![if add { "ADD".to_string() } else { "COPY".to_string() }];
     parts.extend(chown.map(|c| format!("--chown={c}")));
     parts.extend(chmod.map(|c| format!("--chmod={c}")));

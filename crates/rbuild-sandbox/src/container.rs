@@ -12,12 +12,12 @@ use libcontainer::oci_spec::runtime as oci;
 use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 use rbuild_linux::process::{self, Exit};
-use rbuild_linux::{Kind, RootDir, detached_overlay, private_mount_namespace};
+use rbuild_linux::{Kind, RootDir, detached_overlay, mount_tmpfs, private_mount_namespace};
 
 use crate::request::{MountRequest, Network, Outcome, RunRequest, Source};
 use crate::stubs::{PointKind, Stubs};
 
-/// The runner's own places, on the builder's tmpfs.
+/// The runner's own places.
 const BUNDLE: &str = "/run/bundle";
 const ROOTFS: &str = "/run/bundle/rootfs";
 const STATE: &str = "/run/state";
@@ -51,6 +51,8 @@ fn container(request: &RunRequest) -> Result<Exit, String> {
     if request.network == Network::None {
         process::enter_lonely_network().map_err(text)?;
     }
+    // Bundle and state are this runner's alone, and go away with its mount namespace.
+    mount_tmpfs(Path::new("/run")).map_err(text)?;
     for dir in [BUNDLE, ROOTFS, STATE, FILES] {
         std::fs::create_dir_all(dir).map_err(|e| format!("mkdir {dir}: {e}"))?;
     }
@@ -105,7 +107,8 @@ fn prepare(request: &RunRequest, root: &RootDir) -> Result<Prepared, String> {
     let mut lowers = request.lowers.clone();
     {
         let empty = scratch.sub("thrown-away").map_err(text)?;
-        let mut stubs = Stubs::new(below.as_ref().unwrap_or(&empty), scratch.sub("stubs").map_err(text)?).map_err(text)?;
+        let mut stubs =
+            Stubs::new(below.as_ref().unwrap_or(&empty), scratch.sub("stubs").map_err(text)?).map_err(text)?;
         for dir in ["/proc", "/dev"] {
             ensure(&mut stubs, Path::new(dir), PointKind::Dir)?;
         }
@@ -239,7 +242,12 @@ fn base_mounts(request: &RunRequest) -> Result<Vec<oci::Mount>, String> {
         fs("/proc", "proc", &["nosuid", "noexec", "nodev"])?,
         fs("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"])?,
         fs("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"])?,
-        mount(Path::new("/dev/shm"), "tmpfs", Some(Path::new("shm")), &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"])?,
+        mount(
+            Path::new("/dev/shm"),
+            "tmpfs",
+            Some(Path::new("shm")),
+            &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
+        )?,
         fs("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"])?,
     ];
     // The order of the request decides; later mounts may lie below earlier ones.

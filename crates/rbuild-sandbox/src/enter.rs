@@ -12,8 +12,8 @@ use rbuild_linux::{MiniRoot, bind_clone, new_procfs};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::SandboxError;
-use crate::zygote::Zygote;
 use crate::probe::{Isolation, isolation, userns_refused};
+use crate::zygote::Zygote;
 
 /// Where the builder finds the store.
 pub const STORE: &str = "/store";
@@ -93,8 +93,7 @@ pub struct Ended {
 fn supervise(child: u32, mut go: PipeWriter, signals: &SigSet) -> Result<Ended, SandboxError> {
     let fail = |call, e: std::io::Error| SandboxError::Kernel(rbuild_linux::Error::new(call, "builder", e));
     let pidfd = process::pidfd(child)?;
-    let signalfd =
-        SignalFd::with_flags(signals, SfdFlags::SFD_CLOEXEC).map_err(|e| fail("signalfd4", e.into()))?;
+    let signalfd = SignalFd::with_flags(signals, SfdFlags::SFD_CLOEXEC).map_err(|e| fail("signalfd4", e.into()))?;
     go.write_all(b"g").map_err(|e| fail("write", e))?;
     drop(go);
     let mut deadline: Option<Instant> = None;

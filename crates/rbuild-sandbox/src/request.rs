@@ -51,8 +51,13 @@ pub enum Source {
     Bind(PathBuf),
     /// A path inside a stack of trees (the topmost first). Unless the mount is read-only, what is written goes to
     /// a directory that is thrown away.
-    Trees { lowers: Vec<PathBuf>, path: PathBuf },
-    Tmpfs { size: Option<u64> },
+    Trees {
+        lowers: Vec<PathBuf>,
+        path: PathBuf,
+    },
+    Tmpfs {
+        size: Option<u64>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rbuild_linux::process;
 use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::request::{Outcome, RunRequest};
 use crate::SandboxError;
+use crate::request::{Outcome, RunRequest};
 use crate::zygote::Zygote;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,10 +90,7 @@ pub fn run(
     serde_json::from_slice(&answer).map_err(|_| SandboxError::Runner("it ended without an answer".into()))
 }
 
-fn stream(
-    mut open: [(Stream, PipeReader); 2],
-    output: &mut impl FnMut(Stream, &[u8]),
-) -> Result<(), SandboxError> {
+fn stream(mut open: [(Stream, PipeReader); 2], output: &mut impl FnMut(Stream, &[u8])) -> Result<(), SandboxError> {
     let mut done = [false; 2];
     let mut buffer = vec![0; 64 * 1024];
     while done != [true; 2] {
@@ -108,7 +105,8 @@ fn stream(
             Err(rustix::io::Errno::INTR) => continue,
             Err(e) => return Err(SandboxError::Runner(format!("poll: {e}"))),
         }
-        let ready: Vec<usize> = fds.iter().zip(&which).filter(|(fd, _)| !fd.revents().is_empty()).map(|(_, i)| *i).collect();
+        let ready: Vec<usize> =
+            fds.iter().zip(&which).filter(|(fd, _)| !fd.revents().is_empty()).map(|(_, i)| *i).collect();
         drop(fds);
         for i in ready {
             let (stream, pipe) = &mut open[i];

@@ -76,7 +76,8 @@ fn receive(socket: &OwnedFd) -> rustix::io::Result<Vec<OwnedFd>> {
     if message.bytes == 0 {
         return Err(rustix::io::Errno::PIPE);
     }
-    let rights = control.drain().filter_map(|m| if let RecvAncillaryMessage::ScmRights(fds) = m { Some(fds) } else { None });
+    let rights =
+        control.drain().filter_map(|m| if let RecvAncillaryMessage::ScmRights(fds) = m { Some(fds) } else { None });
     Ok(rights.flatten().collect())
 }
 

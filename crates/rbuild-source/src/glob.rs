@@ -14,7 +14,10 @@ enum Token {
     /// `**/`: nothing, or anything up to and with a slash. Always followed by its loop.
     DeepDirs,
     DeepLoop,
-    Class { negated: bool, ranges: Vec<(char, char)> },
+    Class {
+        negated: bool,
+        ranges: Vec<(char, char)>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -54,10 +54,7 @@ impl Store {
     pub fn read_document(&self, digest: &Digest) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         let path = digest.to_string();
-        self.open_blob(digest)?
-            .take(MAX_DOCUMENT)
-            .read_to_end(&mut bytes)
-            .map_err(|e| Error::new("read", &path, e))?;
+        self.open_blob(digest)?.take(MAX_DOCUMENT).read_to_end(&mut bytes).map_err(|e| Error::new("read", &path, e))?;
         if Digest::of(&bytes) != *digest {
             return Err(StoreError::Damaged { what: format!("blob {digest}"), reason: "its digest is wrong".into() });
         }

@@ -79,7 +79,8 @@ impl Store {
         let manifest: ImageManifest =
             serde_json::from_slice(&bytes).map_err(damaged(format!("manifest {manifest_digest}")))?;
         let id = digest(manifest.config())?;
-        let config = serde_json::from_slice(&self.read_document(&id)?).map_err(damaged(format!("configuration {id}")))?;
+        let config =
+            serde_json::from_slice(&self.read_document(&id)?).map_err(damaged(format!("configuration {id}")))?;
         Ok(Image { manifest_digest: *manifest_digest, manifest_size: bytes.len() as u64, manifest, id, config })
     }
 
@@ -154,8 +155,7 @@ impl Store {
         let (name, image) = self.find_image(wanted)?;
         self.change_index(|entries| {
             let ours = |d: &Descriptor| digest(d).is_ok_and(|d| d == image.manifest_digest);
-            let names: Vec<String> =
-                entries.iter().filter(|d| ours(d)).filter_map(name_of).map(familiar).collect();
+            let names: Vec<String> = entries.iter().filter(|d| ours(d)).filter_map(name_of).map(familiar).collect();
             let gone: Vec<String> = match &name {
                 Some(name) if name.digest().is_none() => {
                     let full = name.to_string();

@@ -3,8 +3,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use rbuild_linux::{RootDir, process, write_atomic};
-use serde::{Deserialize, Serialize};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StoreError};
 
@@ -28,8 +28,7 @@ pub struct Store {
     boot: String,
 }
 
-const DIRS: [&str; 9] =
-    ["blobs", "blobs/sha256", "trees", "layers", "records", "results", "builds", "mounts", "tmp"];
+const DIRS: [&str; 9] = ["blobs", "blobs/sha256", "trees", "layers", "records", "results", "builds", "mounts", "tmp"];
 
 impl Store {
     /// Opens the store at `path` and makes one if there is none.
@@ -99,10 +98,8 @@ impl Store {
     }
 
     pub(crate) fn write<T: Serialize>(&self, dir: &str, name: &str, value: &T) -> Result<()> {
-        let bytes = serde_json::to_vec(value).map_err(|e| StoreError::Damaged {
-            what: name.to_string(),
-            reason: e.to_string(),
-        })?;
+        let bytes = serde_json::to_vec(value)
+            .map_err(|e| StoreError::Damaged { what: name.to_string(), reason: e.to_string() })?;
         Ok(write_atomic(&self.dir(dir)?, OsStr::new(name), &bytes, 0o644)?)
     }
 }
@@ -134,6 +131,5 @@ fn create(root: &RootDir) -> Result<()> {
 
 fn read_json<T: DeserializeOwned>(root: &RootDir, path: &str) -> Result<T> {
     let bytes = root.read(path, 64 << 20)?;
-    serde_json::from_slice(&bytes)
-        .map_err(|e| StoreError::Damaged { what: path.to_string(), reason: e.to_string() })
+    serde_json::from_slice(&bytes).map_err(|e| StoreError::Damaged { what: path.to_string(), reason: e.to_string() })
 }

@@ -133,7 +133,9 @@ impl Store {
         let (path, dir) = self.new_tree(work)?;
         let fs = dir.sub("fs")?;
         let got = unpack(self.open_blob(digest)?, &fs, Whiteouts::Overlay, Owners::FromArchive, Limits::default())?;
-        for (which, want, found) in [("digest of the layer", digest, got.digest), ("diffID of the layer", diff_id, got.diff_id)] {
+        for (which, want, found) in
+            [("digest of the layer", digest, got.digest), ("diffID of the layer", diff_id, got.diff_id)]
+        {
             if found != *want {
                 return Err(LayerError::Digest { which, expected: want.to_string(), found: found.to_string() }.into());
             }
@@ -155,7 +157,8 @@ impl Store {
         let mut blob = self.new_blob(work)?;
         let packed = pack_layer(&self.tree(tree)?, Compression::Gzip, &mut blob)?;
         let (digest, size) = blob.publish(self)?;
-        let layer = PackedLayer { format: LAYER_FORMAT, diff_id: packed.diff_id, digest, size, unpacked: packed.unpacked };
+        let layer =
+            PackedLayer { format: LAYER_FORMAT, diff_id: packed.diff_id, digest, size, unpacked: packed.unpacked };
         self.write(&dir, "layer.json", &layer)?;
         Ok(layer)
     }

@@ -208,9 +208,8 @@ pub struct PruneArgs {
     pub force: bool,
 }
 
-const VERBS: [&str; 13] = [
-    "build", "import", "save", "load", "images", "history", "inspect", "tag", "rmi", "prune", "df", "doctor", "help",
-];
+const VERBS: [&str; 13] =
+    ["build", "import", "save", "load", "images", "history", "inspect", "tag", "rmi", "prune", "df", "doctor", "help"];
 
 /// Puts the default verb where none was typed, and turns long names (`image ls`, `buildx build`) into short ones.
 pub fn with_verb(mut argv: Vec<OsString>, as_docker: bool) -> Result<Vec<OsString>, Failure> {

@@ -89,7 +89,9 @@ fn run_builder(
     if ended.code != 0 {
         if ended.code > 128 {
             let help = "the kernel may have run out of memory; see dmesg";
-            return Err(Failure::new(format!("the builder process was killed (signal {})", ended.code - 128)).help(help));
+            return Err(
+                Failure::new(format!("the builder process was killed (signal {})", ended.code - 128)).help(help)
+            );
         }
         return Ok(ended.code as u8);
     }

@@ -19,8 +19,22 @@ pub struct Parsed {
 
 const TYPES: [&str; 6] = ["local", "tar", "oci", "docker", "image", "registry"];
 const KEYS: [&str; 16] = [
-    "type", "dest", "name", "tar", "compression", "compression-level", "force-compression", "oci-mediatypes",
-    "rewrite-timestamp", "push", "unpack", "mode", "platform-split", "store", "annotation", "context",
+    "type",
+    "dest",
+    "name",
+    "tar",
+    "compression",
+    "compression-level",
+    "force-compression",
+    "oci-mediatypes",
+    "rewrite-timestamp",
+    "push",
+    "unpack",
+    "mode",
+    "platform-split",
+    "store",
+    "annotation",
+    "context",
 ];
 
 /// Reads `DIR`, `-`, or CSV `type=…,key=value,…`.
@@ -86,7 +100,9 @@ fn output_kind(name: &str) -> Result<OutputKind, Failure> {
         "oci" => Ok(OutputKind::OciArchive),
         "docker" => Ok(OutputKind::DockerArchive),
         "image" => Ok(OutputKind::Image),
-        "registry" => Err(Failure::usage("pushing to a registry is not supported yet").help("write type=oci,dest=FILE")),
+        "registry" => {
+            Err(Failure::usage("pushing to a registry is not supported yet").help("write type=oci,dest=FILE"))
+        }
         other => {
             let failure = Failure::usage(format!("`{other}` is not an output type"));
             Err(match rbuild_dockerfile::closest(other, TYPES) {

@@ -153,7 +153,8 @@ mod tests {
         let mut d = Drawing::default();
         let done = Event::Done { step: 3, outcome: StepOutcome::Done, seconds: 1.26 };
         let cached = Event::Done { step: 9, outcome: StepOutcome::Cached, seconds: 0.0 };
-        let events = [start(3, "a 2/2"), out(3, "one\ntw"), start(9, "b 1/2"), out(3, "o\n"), cached, out(3, "end"), done];
+        let events =
+            [start(3, "a 2/2"), out(3, "one\ntw"), start(9, "b 1/2"), out(3, "o\n"), cached, out(3, "end"), done];
         let text: String = events.into_iter().map(|e| d.plain(e)).collect();
         let timeless: String = text
             .lines()

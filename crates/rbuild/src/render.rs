@@ -55,9 +55,8 @@ pub fn first_line(text: &str) -> &str {
 /// One error with an excerpt and a caret under the very word.
 pub fn diagnostic(d: &Diagnostic, source: &Source<'_>, colours: bool) -> String {
     let span = inside(d.span, source.text);
-    let snippet = Snippet::source(source.text)
-        .path(source.name)
-        .annotation(AnnotationKind::Primary.span(span.start..span.end));
+    let snippet =
+        Snippet::source(source.text).path(source.name).annotation(AnnotationKind::Primary.span(span.start..span.end));
     let mut group = Level::ERROR.primary_title(d.message.as_str()).element(snippet);
     if let Some(help) = &d.help {
         group = group.element(Level::HELP.message(help.as_str()));

@@ -25,7 +25,9 @@ fn stdin() -> Result<Box<dyn Read + Send>, Failure> {
 
 pub fn import(root: &Path, args: ImportArgs) -> Result<u8, Failure> {
     if args.file.contains("://") {
-        return Err(Failure::usage("import from a URL is not supported yet").help("fetch it first, then import the file"));
+        return Err(
+            Failure::usage("import from a URL is not supported yet").help("fetch it first, then import the file")
+        );
     }
     let name: Option<Reference> =
         args.name.as_deref().map(str::parse).transpose().map_err(|e: ReferenceError| Failure::usage(e.to_string()))?;
@@ -58,7 +60,17 @@ pub fn import(root: &Path, args: ImportArgs) -> Result<u8, Failure> {
 
 /// Instructions that change the configuration, read as a Dockerfile on nothing.
 const CHANGES: [&str; 11] = [
-    "CMD", "ENTRYPOINT", "ENV", "EXPOSE", "HEALTHCHECK", "LABEL", "ONBUILD", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR",
+    "CMD",
+    "ENTRYPOINT",
+    "ENV",
+    "EXPOSE",
+    "HEALTHCHECK",
+    "LABEL",
+    "ONBUILD",
+    "STOPSIGNAL",
+    "USER",
+    "VOLUME",
+    "WORKDIR",
 ];
 
 fn change_config(config: &mut ImageConfig, changes: &[String]) -> Result<(), String> {

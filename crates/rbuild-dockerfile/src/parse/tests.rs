@@ -88,8 +88,7 @@ fn json_form_falls_back_to_shell_text() {
 #[test]
 fn several_errors_come_together_with_help() {
     let all = errors("FORM a\nFROM b\nCOPPY a b\nRUN --mont=type=cache x\nENV\nHEALTHCHECK FOO\n");
-    let texts: Vec<String> =
-        all.iter().map(|d| format!("{} {}", d.message, d.help.as_deref().unwrap_or(""))).collect();
+    let texts: Vec<String> = all.iter().map(|d| format!("{} {}", d.message, d.help.as_deref().unwrap_or(""))).collect();
     for want in ["`FROM`", "`COPY`", "`--mount`", "ENV needs an argument", "not a kind of HEALTHCHECK"] {
         assert!(texts.iter().any(|t| t.contains(want)), "{want} in {texts:#?}");
     }

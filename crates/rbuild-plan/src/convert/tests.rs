@@ -2,13 +2,7 @@ use super::*;
 use rbuild_dockerfile::parse;
 
 fn params() -> Parameters {
-    Parameters {
-        target: None,
-        build_args: vec![],
-        labels: vec![],
-        network: Network::Host,
-        platform: Platform::host(),
-    }
+    Parameters { target: None, build_args: vec![], labels: vec![], network: Network::Host, platform: Platform::host() }
 }
 
 fn debian() -> HashMap<String, BaseImage> {
@@ -129,7 +123,10 @@ fn triggers_run_right_after_from_and_are_gone() {
 fn missing_images_are_asked_for_with_the_stages_they_may_be() {
     let file = parse(b"FROM debian AS build-client\nFROM scratch\nCOPY --from=build-server /x /\n").unwrap();
     let Ok(Plan::Needs(needs)) = plan(&file, &params(), &debian()) else { panic!() };
-    assert_eq!((needs[0].name.as_str(), needs[0].stages.as_slice()), ("build-server", &["build-client".to_string()][..]));
+    assert_eq!(
+        (needs[0].name.as_str(), needs[0].stages.as_slice()),
+        ("build-server", &["build-client".to_string()][..])
+    );
 }
 
 #[test]
@@ -187,9 +184,14 @@ fn every_field_of_a_step_changes_its_key() {
         run(&graph(source)).key(&mut h);
         h.finish()
     };
-    for (from, to) in
-        [("/w", "/v"), ("a=1", "a=2"), ("USER u", "USER v"), ("target=/t", "target=/s"), (" x", " y"), ("RUN", "RUN --network=none")]
-    {
+    for (from, to) in [
+        ("/w", "/v"),
+        ("a=1", "a=2"),
+        ("USER u", "USER v"),
+        ("target=/t", "target=/s"),
+        (" x", " y"),
+        ("RUN", "RUN --network=none"),
+    ] {
         assert_ne!(key(base), key(&base.replace(from, to)), "{from}");
     }
     assert_eq!(key(base), key(&base.replace("RUN", "# comment\nRUN")));

@@ -1,0 +1,145 @@
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+use crate::lab::Lab;
+
+fn has(listing: &[String], line: &str) {
+    assert!(listing.iter().any(|l| l == line), "{line:?} is missing in {listing:#?}");
+}
+
+#[test]
+fn destinations_owners_and_modes() {
+    let lab = Lab::new();
+    lab.write("a.txt", "a").write("b.txt", "b").write("d/one", "1").write("d/sub/two", "2");
+    std::fs::set_permissions(lab.ctx().join("a.txt"), std::fs::Permissions::from_mode(0o640)).unwrap();
+    for dir in ["d", "d/sub"] {
+        std::fs::set_permissions(lab.ctx().join(dir), std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let listing = lab.build_listing(
+        "FROM scratch\nCOPY a.txt /file\nCOPY a.txt /dir/\nCOPY d /copied\nCOPY *.txt /globbed/\nCOPY --chown=5:6 --chmod=700 d /owned\n\
+         WORKDIR /w\nCOPY b.txt .\nCOPY nothing* /none/\n",
+    );
+    for line in [
+        "640 0:0 file",
+        "755 0:0 dir/",
+        "640 0:0 dir/a.txt",
+        "755 0:0 copied/",
+        "755 0:0 copied/sub/",
+        "640 0:0 globbed/a.txt",
+        "700 5:6 owned/",
+        "700 5:6 owned/sub/",
+        "700 5:6 owned/sub/two",
+        "755 0:0 w/",
+    ] {
+        has(&listing, line);
+    }
+    assert!(listing.iter().any(|l| l.ends_with(" w/b.txt")) && !listing.iter().any(|l| l.contains("none")));
+}
+
+#[test]
+fn names_for_chown_come_from_the_image() {
+    let lab = Lab::new();
+    lab.write("f", "x");
+    let listing =
+        lab.build_listing("FROM busybox\nCOPY --chown=web:extra f /f\nCOPY --chown=web f /g\nCOPY --chown=9 f /h\n");
+    for owner in ["33:50 f", "33:33 g", "9:9 h"] {
+        assert!(listing.iter().any(|l| l.ends_with(owner)), "{owner}: {listing:#?}");
+    }
+    lab.build("FROM busybox\nCOPY --chown=nobody-here f /f\n", &[]).fails(1, &["no user `nobody-here`"]);
+}
+
+#[test]
+fn links_in_the_image_are_followed_and_never_out_of_it() {
+    let lab = Lab::new();
+    lab.write("f", "x");
+    let out = lab.build_local(
+        "FROM busybox\nRUN mkdir /real && ln -s /real /abs && ln -s ../../../../real /up && ln -s / /slash\n\
+         COPY f /abs/f1\nCOPY f /up/f2\nCOPY f /slash/f3\n",
+        &[],
+    );
+    for name in ["real/f1", "real/f2", "f3"] {
+        assert!(out.join(name).is_file(), "{name}");
+    }
+}
+
+#[test]
+fn links_in_the_context_are_links_unless_named_and_never_lead_out() {
+    let lab = Lab::new();
+    lab.write("d/f", "x");
+    std::fs::write(lab.path("outside"), "secret").unwrap();
+    symlink("f", lab.ctx().join("d/link")).unwrap();
+    symlink("d", lab.ctx().join("named")).unwrap();
+    symlink("../outside", lab.ctx().join("out")).unwrap();
+    symlink(lab.path("outside"), lab.ctx().join("abs")).unwrap();
+    let out = lab.build_local("FROM scratch\nCOPY d /a\nCOPY named /b\n", &[]);
+    assert!(out.join("a/link").symlink_metadata().unwrap().is_symlink());
+    assert_eq!(std::fs::read_to_string(out.join("b/f")).unwrap(), "x");
+    for name in ["out", "abs"] {
+        lab.build(&format!("FROM scratch\nCOPY {name} /x\n"), &[]).fails(1, &["is not there"]);
+    }
+}
+
+#[test]
+fn archives_are_unpacked_by_add_and_copied_by_copy() {
+    let lab = Lab::new();
+    lab.write("in/d/f", "x");
+    lab.sh("tar -cf plain.tar -C in d && gzip -k plain.tar && xz -k plain.tar && echo no > not.tar").ok();
+    let out = lab.build_local(
+        "FROM scratch\nADD plain.tar /p/\nADD plain.tar.gz /g\nADD plain.tar.xz /x/\nADD not.tar /n/\nCOPY plain.tar /c/\nADD --unpack=false plain.tar /u/\n",
+        &[],
+    );
+    for name in ["p/d/f", "g/d/f", "x/d/f", "n/not.tar", "c/plain.tar", "u/plain.tar"] {
+        assert!(out.join(name).is_file(), "{name}");
+    }
+}
+
+#[test]
+fn the_ignore_file_hides_paths() {
+    let lab = Lab::new();
+    lab.write("keep", "1").write("drop", "2").write("d/drop", "3").write("d/keep", "4");
+    lab.write(".dockerignore", "# comment\n**/drop\nDockerfile\n");
+    let out = lab.build_local("FROM scratch\nCOPY . /\n", &[]);
+    assert!(out.join("d/keep").exists() && !out.join("drop").exists() && !out.join("d/drop").exists());
+    assert!(!out.join("Dockerfile").exists());
+    lab.build("FROM scratch\nCOPY drop /\n", &[]).fails(1, &["the ignore file leaves it out"]);
+    lab.write("Dockerfile.dockerignore", "keep\n");
+    assert!(lab.build_local("FROM scratch\nCOPY drop /\n", &[]).join("drop").exists());
+}
+
+#[test]
+fn hard_links_times_and_holes_are_kept() {
+    let lab = Lab::new();
+    lab.write("d/one", "x");
+    std::fs::hard_link(lab.ctx().join("d/one"), lab.ctx().join("d/two")).unwrap();
+    let old = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+    std::fs::File::options().write(true).open(lab.ctx().join("d/one")).unwrap().set_modified(old).unwrap();
+    let sparse = std::fs::File::create(lab.ctx().join("d/sparse")).unwrap();
+    sparse.set_len(50 << 20).unwrap();
+    let out = lab.build_local("FROM scratch\nCOPY d /\n", &[]);
+    let meta = |n: &str| std::fs::metadata(out.join(n)).unwrap();
+    assert_eq!(meta("one").ino(), meta("two").ino());
+    assert_eq!(meta("one").mtime(), 1_000_000_000);
+    assert_eq!(meta("sparse").len(), 50 << 20);
+    assert!(meta("sparse").blocks() < 1000, "{} blocks", meta("sparse").blocks());
+}
+
+#[test]
+fn heredocs_become_files_and_scripts() {
+    let lab = Lab::new();
+    let out = lab.build_local(
+        "FROM busybox\nARG who=me\nCOPY <<one <<'two' /d/\nhello $who\none\nraw $who\ntwo\nRUN <<EOF\necho a > /o\necho b >> /o\nEOF\n",
+        &[],
+    );
+    let read = |n: &str| std::fs::read_to_string(out.join(n)).unwrap();
+    assert_eq!((read("d/one"), read("d/two"), read("o")), ("hello me\n".into(), "raw $who\n".into(), "a\nb\n".into()));
+}
+
+#[test]
+fn a_copy_from_an_image_and_over_what_is_there() {
+    let lab = Lab::new();
+    lab.write("f", "new").write("d/x", "1");
+    let out = lab.build_local("FROM scratch\nCOPY --from=busybox /etc/passwd /p\nCOPY f /p\n", &[]);
+    assert_eq!(std::fs::read_to_string(out.join("p")).unwrap(), "new");
+    lab.build("FROM busybox\nCOPY f /etc\nCOPY f /bin/etc\nRUN mkdir /dir /dir/f\nCOPY f /dir/\n", &[])
+        .fails(1, &["is a directory in the image"]);
+    lab.build("FROM busybox\nRUN touch /file\nCOPY d /file\n", &[]).fails(1, &["is not a directory"]);
+}

@@ -1,0 +1,122 @@
+use crate::lab::{Lab, base, contents, listing};
+
+#[test]
+fn save_is_deterministic_and_loads_again() {
+    let lab = Lab::new();
+    lab.write("f", "x");
+    lab.build("FROM busybox\nCOPY f /f\n", &["-t", "a:1", "-t", "b:2"]).ok();
+    let (one, two) = (lab.path("1.tar"), lab.path("2.tar"));
+    lab.rbuild(["save", "-o", one.to_str().unwrap(), "a:1", "b:2", "busybox"]).ok();
+    lab.rbuild(["save", "-o", two.to_str().unwrap(), "a:1", "b:2", "busybox"]).ok();
+    assert!(std::fs::read(&one).unwrap() == std::fs::read(&two).unwrap(), "saved twice, different bytes");
+    let id = lab.rbuild(["images", "-q", "--no-trunc", "a"]).ok().stdout;
+    let other = Lab::bare();
+    let loaded = other.sh(&format!("gzip -c {} | $RB load", one.display())).ok();
+    for name in ["Loaded image: a:1", "Loaded image: b:2", "Loaded image: busybox:latest"] {
+        assert!(loaded.stdout.contains(name), "{}", loaded.stdout);
+    }
+    assert_eq!(other.rbuild(["images", "-q", "--no-trunc", "a"]).ok().stdout, id);
+    other.build("FROM b:2\nRUN test -f /f\n", &[]).ok();
+    let oci = lab.path("oci.tar");
+    lab.rbuild(["save", "--format", "oci-archive", "-o", oci.to_str().unwrap(), "a:1"]).ok();
+    let names: Vec<String> = contents(&std::fs::read(&oci).unwrap()).into_keys().collect();
+    assert!(names.contains(&"oci-layout".to_string()) && !names.contains(&"manifest.json".to_string()));
+    assert_eq!(Lab::bare().rbuild(["load", "-i", oci.to_str().unwrap()]).ok().stdout, "Loaded image: a:1\n");
+}
+
+#[test]
+fn import_sets_what_it_is_told() {
+    let lab = Lab::bare();
+    let tar = base("busybox.tar");
+    let tar = tar.to_str().unwrap();
+    let id =
+        lab.rbuild(["import", "-c", "CMD [\"x\"]", "-c", "ENV A=b", "-m", "my message", tar, "me/b:1"]).ok().stdout;
+    let json: serde_json::Value = serde_json::from_str(&lab.rbuild(["inspect", "me/b:1"]).ok().stdout).unwrap();
+    assert_eq!(json[0]["Id"], id.trim());
+    assert_eq!(json[0]["Config"]["Cmd"][0], "x");
+    assert!(json[0]["Config"]["Env"].as_array().unwrap().iter().any(|e| e == "A=b"));
+    assert!(lab.rbuild(["history", "me/b:1"]).ok().stdout.contains("my message"));
+    lab.sh(&format!("bzip2 -c {tar} | $RB import - from-bz")).ok();
+    lab.build("FROM from-bz\nRUN true\n", &[]).ok();
+    lab.rbuild(["import", "-c", "RUN x", tar]).fails(1, &["--change takes"]);
+}
+
+#[test]
+fn names_come_and_go() {
+    let lab = Lab::new();
+    lab.rbuild(["tag", "busybox", "other:1"]).ok();
+    let id = lab.rbuild(["images", "-q", "other"]).ok().stdout.trim().to_string();
+    assert_eq!(id.len(), 12);
+    lab.rbuild(["rmi", &id]).fails(1, &["several images"]);
+    assert_eq!(lab.rbuild(["rmi", "busybox"]).ok().stdout, "Untagged: busybox:latest\n");
+    let last = lab.rbuild(["rmi", "other:1"]).ok().stdout;
+    assert!(last.starts_with("Untagged: other:1\nDeleted: sha256:"), "{last}");
+    lab.rbuild(["rmi", "other:1"]).fails(1, &["no image is called `other:1`"]);
+    assert_eq!(std::fs::read_dir(lab.store().join("blobs/sha256")).unwrap().count(), 0);
+}
+
+#[test]
+fn prune_gives_back_what_nothing_uses() {
+    let lab = Lab::new();
+    lab.write("f", "x");
+    lab.build("FROM busybox\nCOPY f /f\nRUN --mount=type=cache,target=/c touch /c/x\n", &["-t", "keep"]).ok();
+    lab.build("FROM busybox\nRUN echo other > /x\n", &["-t", "keep"]).ok();
+    assert!(lab.rbuild(["prune"]).ok().stdout.contains("Removed 1 images"));
+    let df = lab.rbuild(["df"]).ok().stdout;
+    assert!(df.contains("Images") && df.contains("Cache mounts"), "{df}");
+    let all = lab.rbuild(["prune", "-a"]).ok().stdout;
+    assert!(all.contains("1 cache mounts"), "{all}");
+    assert_eq!(std::fs::read_dir(lab.store().join("trees")).unwrap().count(), 0);
+    // The named images still work.
+    lab.build("FROM keep\nRUN test -f /x\n", &[]).ok();
+}
+
+#[test]
+fn outputs_of_every_kind_at_once() {
+    let lab = Lab::new();
+    lab.write("Dockerfile", "FROM busybox\nRUN echo x > /x\n");
+    let p = |n: &str| lab.path(n).display().to_string();
+    let outputs = [
+        format!("type=oci,dest={}", p("o.tar")),
+        format!("type=docker,dest={}", p("d.tar")),
+        format!("type=tar,dest={}", p("t.tar")),
+        p("dir"),
+    ];
+    let mut args = vec!["build", "-t", "x:1"];
+    outputs.iter().for_each(|o| args.extend(["-o", o]));
+    let iid = p("iid");
+    args.extend(["--iidfile", &iid]);
+    lab.rbuild(args).ok();
+    assert!(lab.read("dir/x") == "x\n");
+    assert!(listing(&std::fs::read(lab.path("t.tar")).unwrap()).iter().any(|l| l.ends_with(" x")));
+    let docker = contents(&std::fs::read(lab.path("d.tar")).unwrap());
+    let manifest: serde_json::Value = serde_json::from_slice(&docker["manifest.json"]).unwrap();
+    assert_eq!(manifest[0]["RepoTags"][0], "x:1");
+    let id = lab.read("iid");
+    assert_eq!(manifest[0]["Config"].as_str().unwrap().rsplit('/').next(), id.strip_prefix("sha256:"));
+    assert!(contents(&std::fs::read(lab.path("o.tar")).unwrap()).contains_key("index.json"));
+    let piped = lab.sh("\"$RB\" build -o - | tar -t | grep -cx x").ok();
+    assert_eq!(piped.stdout, "1\n");
+    // Merging keeps what is there, and a file never stands half-written.
+    std::fs::write(lab.path("dir/mine"), "kept").unwrap();
+    lab.rbuild(["build", "-o", &p("dir")]).ok();
+    assert_eq!(lab.read("dir/mine"), "kept");
+}
+
+#[test]
+fn equal_inputs_give_equal_images_when_time_is_fixed() {
+    let build = |lab: &Lab| {
+        lab.write("d/f", "x");
+        let f = std::fs::File::options().write(true).open(lab.ctx().join("d/f")).unwrap();
+        f.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(5)).unwrap();
+        for path in ["d", "d/f"] {
+            let mode = if path == "d" { 0o755 } else { 0o644 };
+            std::fs::set_permissions(lab.ctx().join(path), std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        }
+        lab.build("FROM scratch\nCOPY d/f /f\nENV A=b\n", &["-q", "--build-arg", "SOURCE_DATE_EPOCH=100"]).ok().stdout
+    };
+    let (one, two) = (Lab::bare(), Lab::bare());
+    let first = build(&one);
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    assert_eq!(first, build(&two));
+}

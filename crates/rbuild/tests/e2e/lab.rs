@@ -1,0 +1,216 @@
+//! A store, a context and a way to run rbuild in them.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+static SERIAL: AtomicUsize = AtomicUsize::new(0);
+
+/// The binary under test.
+pub fn rbuild_path() -> PathBuf {
+    PathBuf::from(std::env::var_os("RBUILD_TEST_BIN").expect("run this through scripts/test"))
+}
+
+/// A base image archive that scripts/test made: `busybox.tar` or `debian.tar.gz`.
+pub fn base(name: &str) -> PathBuf {
+    let dir = std::env::var_os("RBUILD_TEST_BASES").expect("run this through scripts/test");
+    PathBuf::from(dir).join(name)
+}
+
+pub struct Lab {
+    dir: PathBuf,
+}
+
+/// What a command printed and how it ended.
+pub struct Ran {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ran {
+    fn new(out: Output) -> Ran {
+        Ran {
+            code: out.status.code(),
+            stdout: String::from_utf8_lossy(&out.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&out.stderr).into_owned(),
+        }
+    }
+
+    #[track_caller]
+    pub fn ok(self) -> Ran {
+        assert_eq!(self.code, Some(0), "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
+        self
+    }
+
+    /// Fails the test unless the command ended with this code and said all of this.
+    #[track_caller]
+    pub fn fails(self, code: i32, says: &[&str]) -> Ran {
+        assert_eq!(self.code, Some(code), "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
+        for text in says {
+            assert!(self.stderr.contains(text), "{text:?} is missing in\n{}", self.stderr);
+        }
+        self
+    }
+
+    /// How many steps were run, and how many came from the cache.
+    pub fn steps(&self) -> (usize, usize) {
+        let steps: Vec<&str> = self
+            .stderr
+            .lines()
+            .filter(|l| l.starts_with('#') && l.contains(" ["))
+            .filter_map(|l| l.split_whitespace().next())
+            .collect();
+        let count = |word: &str| {
+            let of = |l: &&str| l.split_whitespace().nth(1) == Some(word);
+            self.stderr
+                .lines()
+                .filter(of)
+                .filter(|l| l.split_whitespace().next().is_some_and(|n| steps.contains(&n)))
+                .count()
+        };
+        (count("DONE"), count("CACHED"))
+    }
+}
+
+impl Lab {
+    /// An empty context and an empty store.
+    pub fn bare() -> Lab {
+        let serial = SERIAL.fetch_add(1, Ordering::SeqCst);
+        let dir = std::env::temp_dir().join(format!("rbuild-e2e-{}-{serial}", std::process::id()));
+        std::fs::create_dir_all(dir.join("ctx")).unwrap();
+        Lab { dir }
+    }
+
+    /// With the image `busybox` in the store.
+    pub fn new() -> Lab {
+        let lab = Lab::bare();
+        lab.rbuild(["import", base("busybox.tar").to_str().unwrap(), "busybox"]).ok();
+        lab
+    }
+
+    pub fn ctx(&self) -> PathBuf {
+        self.dir.join("ctx")
+    }
+
+    pub fn store(&self) -> PathBuf {
+        self.dir.join("store")
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    pub fn write(&self, path: &str, content: impl AsRef<[u8]>) -> &Lab {
+        let path = self.ctx().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+        self
+    }
+
+    pub fn read(&self, path: &str) -> String {
+        std::fs::read_to_string(self.dir.join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+    }
+
+    pub fn command<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Command {
+        let mut command = Command::new(rbuild_path());
+        command.args(args).current_dir(self.ctx()).env("RBUILD_ROOT", self.store()).stdin(Stdio::null());
+        command.env_remove("SOURCE_DATE_EPOCH");
+        command
+    }
+
+    pub fn rbuild<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Ran {
+        Ran::new(self.command(args).output().unwrap())
+    }
+
+    /// Builds a Dockerfile with these arguments.
+    pub fn build(&self, dockerfile: &str, args: &[&str]) -> Ran {
+        self.write("Dockerfile", dockerfile);
+        self.rbuild(["build"].into_iter().chain(args.iter().copied()))
+    }
+
+    /// Builds to the directory `out` and gives its path.
+    #[track_caller]
+    pub fn build_local(&self, dockerfile: &str, args: &[&str]) -> PathBuf {
+        let out = self.dir.join("out");
+        let _ = std::fs::remove_dir_all(&out);
+        let dest = format!("type=local,dest={}", out.display());
+        self.build(dockerfile, &[&["--output", &dest], args].concat()).ok();
+        out
+    }
+
+    /// Builds to a tar and lists it: mode, owner, name and link of each entry.
+    #[track_caller]
+    pub fn build_listing(&self, dockerfile: &str) -> Vec<String> {
+        let tar = self.dir.join("out.tar");
+        self.build(dockerfile, &["--output", &format!("type=tar,dest={}", tar.display())]).ok();
+        listing(&std::fs::read(&tar).unwrap())
+    }
+
+    /// The listing of the topmost layer of a built image.
+    #[track_caller]
+    pub fn top_layer(&self, image: &str) -> Vec<String> {
+        let tar = self.dir.join("saved.tar");
+        self.rbuild(["save", "-o", tar.to_str().unwrap(), image]).ok();
+        let files = contents(&std::fs::read(&tar).unwrap());
+        let manifest: serde_json::Value = serde_json::from_slice(&files["manifest.json"]).unwrap();
+        let layer = manifest[0]["Layers"].as_array().unwrap().last().unwrap().as_str().unwrap().to_string();
+        listing(&unzipped(&files[&layer]))
+    }
+
+    pub fn sh(&self, script: &str) -> Ran {
+        let mut command = Command::new("bash");
+        command.args(["-c", script]).current_dir(self.ctx()).env("RBUILD_ROOT", self.store());
+        command.env("RB", rbuild_path()).env("LAB", &self.dir).stdin(Stdio::null());
+        Ran::new(command.output().unwrap())
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        // Files of sub-ids go away from inside the namespace only.
+        let _ = self.rbuild(["prune", "-a"]);
+        let _ = Command::new("chmod").args(["-R", "u+rwX"]).arg(&self.dir).stderr(Stdio::null()).status();
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+pub fn unzipped(bytes: &[u8]) -> Vec<u8> {
+    let mut child = Command::new("gzip").arg("-dc").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let bytes = bytes.to_vec();
+    let writer = std::thread::spawn(move || std::io::Write::write_all(&mut stdin, &bytes));
+    let out = child.wait_with_output().unwrap();
+    let _ = writer.join();
+    out.stdout
+}
+
+pub fn listing(tar: &[u8]) -> Vec<String> {
+    let mut archive = tar::Archive::new(tar);
+    let entries = archive.entries().unwrap().map(|e| {
+        let e = e.unwrap();
+        let h = e.header();
+        let link = e.link_name().unwrap().map_or(String::new(), |l| format!(" -> {}", l.display()));
+        let path = e.path().unwrap().display().to_string();
+        format!("{:o} {}:{} {path}{link}", h.mode().unwrap(), h.uid().unwrap(), h.gid().unwrap())
+    });
+    entries.collect()
+}
+
+pub fn contents(tar: &[u8]) -> std::collections::HashMap<String, Vec<u8>> {
+    let mut archive = tar::Archive::new(tar);
+    let entries = archive.entries().unwrap().map(|e| {
+        let mut e = e.unwrap();
+        let mut content = Vec::new();
+        std::io::Read::read_to_end(&mut e, &mut content).unwrap();
+        (e.path().unwrap().display().to_string(), content)
+    });
+    entries.collect()
+}
+
+pub fn exists(path: impl AsRef<Path>) -> bool {
+    path.as_ref().symlink_metadata().is_ok()
+}

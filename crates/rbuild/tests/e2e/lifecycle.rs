@@ -1,0 +1,140 @@
+//! Builds that are stopped, killed, or run side by side: nothing is left, and the store still works.
+
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::lab::Lab;
+
+/// Processes that have `needle` in their command line.
+fn processes(needle: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        if entry.file_name().to_string_lossy().parse::<u32>().is_ok_and(|p| p != std::process::id())
+            && line.contains(needle)
+        {
+            found.push(line);
+        }
+    }
+    found
+}
+
+/// Waits until no process of the build is left.
+#[track_caller]
+fn all_gone(needle: &str) {
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while !processes(needle).is_empty() {
+        assert!(Instant::now() < deadline, "left: {:?}", processes(needle));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn no_mounts(lab: &Lab) {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(lab.store().to_str().unwrap()), "{mounts}");
+}
+
+fn start(lab: &Lab, marker: &str) -> Child {
+    lab.write("f", marker);
+    let sleep = format!("FROM busybox\nCOPY f /f\nRUN echo started; sleep 300 {marker} || sleep 300\n");
+    lab.write("Dockerfile", sleep);
+    let mut command = lab.command(["build", "-t", "x"]);
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+fn wait_for(child: &mut Child) -> Option<i32> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        assert!(Instant::now() < deadline, "rbuild does not end");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[track_caller]
+fn still_works(lab: &Lab) {
+    lab.build("FROM busybox\nRUN echo fine > /o\n", &["-t", "x", "--no-cache"]).ok();
+    let left: Vec<_> = std::fs::read_dir(lab.store().join("tmp")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(left.is_empty(), "left in the store: {left:?}");
+    no_mounts(lab);
+}
+
+#[test]
+fn ctrl_c_ends_everything_within_two_seconds() {
+    for (i, signal) in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().enumerate() {
+        let lab = Lab::new();
+        let marker = format!("{}00{i}", std::process::id());
+        let mut child = start(&lab, &marker);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while processes(&format!("sleep 300 {marker}")).is_empty() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let asked = Instant::now();
+        kill(Pid::from_raw(child.id() as i32), signal).unwrap();
+        assert_eq!(wait_for(&mut child), Some(130));
+        assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+        all_gone(lab.store().to_str().unwrap());
+        all_gone(&format!("sleep 300 {marker}"));
+        still_works(&lab);
+    }
+}
+
+#[test]
+fn kill_minus_nine_at_any_moment_leaves_nothing() {
+    let lab = Lab::new();
+    let marker = format!("{}9", std::process::id());
+    for delay in [0, 2, 5, 8, 12, 16, 20, 30, 50, 100, 250] {
+        let mut child = start(&lab, &marker);
+        std::thread::sleep(Duration::from_millis(delay));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        all_gone(&format!("sleep 300 {marker}"));
+        still_works(&lab);
+    }
+}
+
+#[test]
+fn two_builds_at_once_do_a_step_once_and_both_succeed() {
+    let lab = Lab::new();
+    // Each run of the step adds a line to the cache mount.
+    lab.write("Dockerfile", "FROM busybox\nRUN --mount=type=cache,target=/c echo run >> /c/log; sleep 1\n");
+    let mut children: Vec<Child> = (0..3)
+        .map(|i| {
+            let name = format!("x{i}");
+            lab.command(["build", "-t", &name]).stderr(Stdio::null()).spawn().unwrap()
+        })
+        .collect();
+    for child in &mut children {
+        assert!(child.wait().unwrap().success());
+    }
+    let out = lab.build_local("FROM busybox\nRUN --mount=type=cache,target=/c cp /c/log /o\n", &[]);
+    assert_eq!(std::fs::read_to_string(out.join("o")).unwrap(), "run\n");
+    assert_eq!(lab.rbuild(["images", "-q"]).ok().stdout.lines().count(), 4);
+}
+
+#[test]
+fn a_failing_stage_stops_the_others_at_once() {
+    let lab = Lab::new();
+    let started = Instant::now();
+    lab.build(
+        "FROM busybox AS a\nRUN sleep 100\nFROM busybox AS b\nRUN sleep 1; exit 3\nFROM scratch\nCOPY --from=a /x /\nCOPY --from=b /x /\n",
+        &[],
+    )
+    .fails(1, &["exited with code 3"]);
+    assert!(started.elapsed() < Duration::from_secs(10));
+    all_gone(lab.store().to_str().unwrap());
+}
+
+#[test]
+fn a_command_that_leaves_processes_behind_does_not_hang() {
+    let lab = Lab::new();
+    let started = Instant::now();
+    lab.build("FROM busybox\nRUN (sleep 200 &) ; sleep 0.2; echo done\n", &["-t", "x"]).ok();
+    assert!(started.elapsed() < Duration::from_secs(20));
+}

@@ -1,0 +1,11 @@
+//! The command as people use it, on real base images. `scripts/test` runs this as an ordinary user and as root;
+//! tests whose names begin with `root_` need root to set their scene and run with it only.
+
+mod lab;
+
+mod copying;
+mod images;
+mod lifecycle;
+mod mistakes;
+mod multistage;
+mod running;

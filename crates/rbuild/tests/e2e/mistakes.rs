@@ -1,0 +1,131 @@
+use std::io::Write;
+
+use crate::lab::{Lab, base};
+
+#[test]
+fn mistakes_in_the_dockerfile_are_shown_where_they_are() {
+    let lab = Lab::new();
+    lab.build("FROM busybox\nCOPPY a b\nRUN --mont=x y\n", &[]).fails(
+        2,
+        &[
+            "`COPPY` is not an instruction",
+            "did you mean `COPY`",
+            "--> Dockerfile:2:1",
+            "^^^^^",
+            "did you mean `--mount`",
+        ],
+    );
+    lab.build("FROM busybox AS build-client\nFROM scratch\nCOPY --from=build-server /x /\n", &[])
+        .fails(1, &["called `build-server`", "did you mean `build-client`", "Dockerfile:3:13"]);
+    lab.write("main.go", "x");
+    lab.build("FROM busybox\nCOPY mian.go /\n", &[]).fails(1, &["`mian.go` is not there", "Dockerfile:2:6"]);
+    lab.build("FROM busybox\nCOPY Main.go /\n", &[]).fails(1, &["did you mean `main.go`"]);
+    lab.build("FROM no-such-image\n", &[]).fails(1, &["`no-such-image`", "rbuild import"]);
+    lab.build("", &[]).fails(2, &["is empty"]);
+    lab.build("FROM busybox\nCOPY --link a b\n", &[]).fails(2, &["not supported yet"]);
+}
+
+#[test]
+fn mistakes_on_the_command_line() {
+    let lab = Lab::new();
+    lab.write("Dockerfile", "FROM busybox\n");
+    lab.rbuild(["build", "--no-such-flag"]).fails(2, &["--no-such-flag"]);
+    lab.rbuild(["build", "-o", "type=lcoal,dest=x"]).fails(2, &["did you mean `local`"]);
+    lab.rbuild(["build", "-f", "Dockerfile.none"]).fails(1, &["Dockerfile.none"]);
+    lab.rbuild(["build", "/no/such/dir"]).fails(2, &["/no/such/dir"]);
+    lab.rbuild(["build", "-t", "UPPER"]).fails(2, &["lower case"]);
+    lab.rbuild(["build", "--target", "nope"]).fails(2, &["no stage `nope`"]);
+    lab.rbuild(["imagse"]).fails(2, &["did you mean `rbuild images`"]);
+}
+
+#[test]
+fn truncated_and_lying_archives_are_refused() {
+    let lab = Lab::bare();
+    let bytes = std::fs::read(base("debian.tar.gz")).unwrap();
+    let cut = lab.path("cut.tar.gz");
+    std::fs::write(&cut, &bytes[..bytes.len() / 2]).unwrap();
+    lab.rbuild(["import", cut.to_str().unwrap(), "x"]).fails(1, &["cut.tar.gz"]);
+    let text = lab.path("text");
+    std::fs::write(&text, "this is no archive").unwrap();
+    lab.rbuild(["import", text.to_str().unwrap(), "x"]).fails(1, &["the archive"]);
+    assert_eq!(lab.rbuild(["images", "-a", "-q"]).ok().stdout, "");
+    // A blob that is not what its name says.
+    let full = Lab::new();
+    let tar = full.path("a.tar");
+    full.rbuild(["save", "-o", tar.to_str().unwrap(), "busybox"]).ok();
+    let mut bytes = std::fs::read(&tar).unwrap();
+    let at = bytes.windows(9).position(|w| w == b"diff_ids\"").unwrap() + 30;
+    bytes[at] = if bytes[at] == b'0' { b'1' } else { b'0' };
+    std::fs::write(&tar, bytes).unwrap();
+    lab.rbuild(["load", "-i", tar.to_str().unwrap()]).fails(1, &["has the digest"]);
+    // A layer whose content was changed in the store.
+    let id = full.rbuild(["inspect", "busybox"]).ok();
+    assert!(id.stdout.contains("RootFS"));
+    let blobs = full.store().join("blobs/sha256");
+    let biggest = std::fs::read_dir(&blobs)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .max_by_key(|p| p.metadata().unwrap().len())
+        .unwrap();
+    let mut file = std::fs::OpenOptions::new().append(true).open(&biggest).unwrap();
+    file.write_all(b"more").unwrap();
+    full.build("FROM busybox\nRUN true\n", &[]).fails(1, &["was promised"]);
+}
+
+#[test]
+fn no_user_namespaces_is_a_refusal_with_a_remedy() {
+    let lab = Lab::new();
+    lab.write("Dockerfile", "FROM busybox\nRUN true\n");
+    let ran = lab.sh("unshare -Ur bash -c 'echo 0 > /proc/sys/user/max_user_namespaces; \"$RB\" build'");
+    ran.fails(3, &["the kernel refuses a user namespace", "sysctl -w user.max_user_namespaces"]);
+    let doctor = lab.sh("unshare -Ur bash -c 'echo 0 > /proc/sys/user/max_user_namespaces; \"$RB\" doctor'");
+    assert_eq!(doctor.code, Some(3));
+    assert!(doctor.stdout.contains("NO  userns"), "{}", doctor.stdout);
+}
+
+/// As root of a namespace that maps no other user, on a store of its own: scenes that need a mount.
+fn in_namespace(lab: &Lab, script: &str) -> crate::lab::Ran {
+    let base = base("busybox.tar");
+    let script =
+        format!("set -e; export RBUILD_ROOT=$LAB/small BASE={}; mkdir -p $RBUILD_ROOT; {script}", base.display());
+    std::fs::write(lab.path("script"), script).unwrap();
+    lab.sh("unshare -Urm bash $LAB/script")
+}
+
+#[test]
+fn a_full_disk_is_said_and_nothing_is_left() {
+    let lab = Lab::bare();
+    lab.write("Dockerfile", "FROM busybox\nCOPY big /\n").write("big", vec![7u8; 30 << 20]);
+    let ran = in_namespace(
+        &lab,
+        "mount -t tmpfs -o size=12m x $RBUILD_ROOT; $RB import $BASE busybox >/dev/null; c=0; $RB build || c=$?; \
+         ls -A $RBUILD_ROOT/tmp; echo 'FROM busybox' > Dockerfile; echo 'RUN true' >> Dockerfile; $RB build -q -t ok; exit $c",
+    );
+    let ran = ran.fails(1, &["No space left on device", "rbuild prune"]);
+    assert!(ran.stdout.starts_with("sha256:"), "left in tmp: {}", ran.stdout);
+}
+
+#[test]
+fn a_read_only_store_is_said() {
+    let lab = Lab::bare();
+    lab.write("Dockerfile", "FROM busybox\nRUN true\n");
+    in_namespace(&lab, "$RB import $BASE busybox >/dev/null; mount --bind $RBUILD_ROOT $RBUILD_ROOT; mount -o remount,ro,bind $RBUILD_ROOT; $RB build")
+        .fails(1, &["cannot be used", "Read-only file system", "--root DIR"]);
+}
+
+#[test]
+fn root_without_sub_ids_is_a_refusal_with_a_remedy() {
+    let lab = Lab::bare();
+    let script = |path: &str| {
+        format!(
+            "chmod 755 $LAB; mkdir -m 777 $LAB/s; RBUILD_ROOT=$LAB/s setpriv --reuid 61234 --regid 61234 --clear-groups env PATH={path} $RB doctor"
+        )
+    };
+    let ran = lab.sh(&script("$PATH"));
+    assert_eq!(ran.code, Some(3), "{}", ran.stderr);
+    assert!(ran.stdout.contains("/etc/subuid grants user 61234 no sub-ids"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("usermod --add-subuids"), "{}", ran.stdout);
+    let ran = lab.sh(&script("/nowhere").replace("mkdir -m 777 $LAB/s; ", ""));
+    assert!(ran.stdout.contains("newuidmap is not installed"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("apt-get install uidmap"), "{}", ran.stdout);
+}

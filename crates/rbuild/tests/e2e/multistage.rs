@@ -1,0 +1,114 @@
+use crate::lab::{Lab, exists};
+
+const TWO_STAGES: &str = "FROM busybox AS builder\nCOPY src /src\nRUN cat /src/* > /app && echo built >> /app\n\
+                          FROM scratch\nCOPY --from=builder /app /app\nENTRYPOINT [\"/app\"]\n";
+
+#[test]
+fn only_the_last_stage_is_in_the_result() {
+    let lab = Lab::new();
+    lab.write("src/a", "one\n").write("src/b", "two\n");
+    let out = lab.build_local(TWO_STAGES, &[]);
+    assert_eq!(std::fs::read_to_string(out.join("app")).unwrap(), "one\ntwo\nbuilt\n");
+    assert_eq!(std::fs::read_dir(&out).unwrap().count(), 1);
+}
+
+#[test]
+fn a_second_build_runs_nothing_and_a_change_runs_what_depends_on_it() {
+    let lab = Lab::new();
+    lab.write("src/a", "one\n").write("other", "x");
+    let file = format!("{TWO_STAGES}COPY other /other\n");
+    assert_eq!(lab.build(&file, &["-t", "x"]).ok().steps(), (4, 0));
+    let again = lab.build(&file, &["-t", "x"]).ok();
+    assert_eq!(again.steps(), (0, 4));
+    assert!(!again.stderr.contains("isolation:"), "a namespace was entered\n{}", again.stderr);
+    lab.write("other", "y");
+    assert_eq!(lab.build(&file, &["-t", "x"]).ok().steps(), (1, 3));
+    lab.write("src/a", "uno\n");
+    assert_eq!(lab.build(&file, &["-t", "x"]).ok().steps(), (4, 0));
+    assert_eq!(lab.build(&file, &["-t", "x", "--no-cache"]).ok().steps(), (4, 0));
+}
+
+#[test]
+fn a_stage_rebuilt_to_equal_content_hits_downstream() {
+    let lab = Lab::new();
+    let file = |comment: &str| {
+        format!(
+            "FROM busybox AS a\nRUN echo {comment} > /noise && echo same > /app\n\
+             FROM busybox\nCOPY --from=a /app /app\nRUN cat /app > /copy\n"
+        )
+    };
+    assert_eq!(lab.build(&file("1"), &["-t", "x"]).ok().steps(), (3, 0));
+    assert_eq!(lab.build(&file("2"), &["-t", "x"]).ok().steps(), (1, 2));
+}
+
+#[test]
+fn stages_by_name_number_and_target() {
+    let lab = Lab::new();
+    let file = "ARG BASE=busybox\nFROM $BASE AS One\nRUN echo 1 > /f\nFROM busybox\nRUN echo 2 > /f\n\
+                FROM one\nCOPY --from=1 /f /g\nCOPY --from=ONE /f /h\n";
+    let out = lab.build_local(file, &[]);
+    let read = |name: &str| std::fs::read_to_string(out.join(name)).unwrap();
+    assert_eq!((read("f"), read("g"), read("h")), ("1\n".into(), "2\n".into(), "1\n".into()));
+    let out = lab.build_local(file, &["--target", "one"]);
+    assert!(exists(out.join("f")) && !exists(out.join("g")));
+    lab.build(file, &["--build-arg", "BASE=nothing"]).fails(1, &["there is no stage or image called `nothing`"]);
+}
+
+#[test]
+fn independent_stages_run_side_by_side_and_unused_ones_not_at_all() {
+    let lab = Lab::new();
+    // Each of the two waits for the other through a cache mount: in turn they would never end.
+    let meet = |own: &str, other: &str| {
+        format!(
+            "RUN --mount=type=cache,target=/meet touch /meet/{own}; n=0; while [ ! -e /meet/{other} ]; do sleep 0.1; n=$((n+1)); [ $n -lt 200 ] || exit 1; done\n"
+        )
+    };
+    let file = format!(
+        "FROM busybox AS a\n{}FROM busybox AS b\n{}FROM busybox AS unused\nRUN false\n\
+         FROM scratch\nCOPY --from=a /bin/sh /a\nCOPY --from=b /bin/sh /b\n",
+        meet("a", "b"),
+        meet("b", "a")
+    );
+    lab.build(&file, &["-t", "x", "--jobs", "2"]).ok();
+}
+
+#[test]
+fn arguments_and_environment() {
+    let lab = Lab::new();
+    let file = "ARG V=1\nFROM busybox\nARG V\nARG W=w\nENV E=$V-$W\nRUN echo $V $W $E > /f\nRUN env | sort > /env\n";
+    let out = lab.build_local(file, &["--build-arg", "V=2"]);
+    assert_eq!(std::fs::read_to_string(out.join("f")).unwrap(), "2 w 2-w\n");
+    let env = std::fs::read_to_string(out.join("env")).unwrap();
+    let names: Vec<&str> = env.lines().filter_map(|l| l.split_once('=')).map(|(k, _)| k).collect();
+    assert_eq!(names, ["E", "HOME", "PATH", "PWD", "SHLVL", "V", "W"], "{env}");
+}
+
+#[test]
+fn onbuild_triggers_of_a_base_run_in_the_child() {
+    let lab = Lab::new();
+    lab.write("f", "content");
+    lab.build("FROM busybox\nONBUILD COPY f /f\nONBUILD RUN cat /f > /g\n", &["-t", "base"]).ok();
+    let out = lab.build_local("FROM base\n", &[]);
+    assert_eq!(std::fs::read_to_string(out.join("g")).unwrap(), "content");
+}
+
+#[test]
+fn configuration_and_history_reach_the_image() {
+    let lab = Lab::new();
+    let file = "FROM busybox\nLABEL a=b\nENV K=V\nEXPOSE 80\nVOLUME /v\nUSER 5\nWORKDIR /w\nSTOPSIGNAL SIGINT\n\
+                HEALTHCHECK --interval=5s CMD true\nSHELL [\"/bin/sh\", \"-ec\"]\nRUN id -u > /w/../tmp/u\nCMD run\n";
+    lab.build(file, &["-t", "x", "--label", "c=d"]).ok();
+    let json: serde_json::Value = serde_json::from_str(&lab.rbuild(["inspect", "x"]).ok().stdout).unwrap();
+    let c = &json[0]["Config"];
+    assert_eq!(c["Labels"], serde_json::json!({"a": "b", "c": "d"}));
+    assert_eq!(c["Cmd"], serde_json::json!(["/bin/sh", "-ec", "run"]));
+    assert_eq!(
+        (c["User"].as_str(), c["WorkingDir"].as_str(), c["StopSignal"].as_str()),
+        (Some("5"), Some("/w"), Some("SIGINT"))
+    );
+    assert_eq!(c["Healthcheck"]["Interval"], 5_000_000_000i64);
+    assert!(c["ExposedPorts"]["80/tcp"].is_object() && c["Volumes"]["/v"].is_object());
+    let history = lab.rbuild(["history", "--no-trunc", "x"]).ok().stdout;
+    assert!(history.contains("RUN /bin/sh -ec id -u > /w/../tmp/u # buildkit"), "{history}");
+    assert!(history.contains("Imported from"), "{history}");
+}

@@ -1,0 +1,162 @@
+use crate::lab::{Lab, base};
+
+fn run_output(lab: &Lab, instruction: &str) -> String {
+    let out = lab.build_local(&format!("FROM busybox\n{instruction}\n"), &["--no-cache"]);
+    std::fs::read_to_string(out.join("o")).unwrap()
+}
+
+#[test]
+fn run_true_leaves_nothing_in_the_layer() {
+    let lab = Lab::new();
+    lab.build(
+        "FROM busybox\nRUN --mount=type=cache,target=/made/here --mount=type=tmpfs,target=/t true\n",
+        &["-t", "x"],
+    )
+    .ok();
+    assert_eq!(lab.top_layer("x"), Vec::<String>::new());
+    lab.build("FROM busybox\nRUN echo hi > /etc/new\n", &["-t", "x"]).ok();
+    let layer = lab.top_layer("x");
+    assert_eq!(layer.len(), 2, "{layer:?}");
+    assert!(layer[1].ends_with("etc/new"), "{layer:?}");
+}
+
+#[test]
+fn the_container_is_what_docker_users_expect() {
+    let lab = Lab::new();
+    assert_eq!(run_output(&lab, "RUN hostname > /o"), "buildkitsandbox\n");
+    assert_eq!(run_output(&lab, "RUN id -u > /o; id -g >> /o; umask >> /o"), "0\n0\n0022\n");
+    let caps = run_output(&lab, "RUN grep CapEff /proc/self/status > /o");
+    assert_eq!(caps.split_whitespace().last(), Some("00000000a80425fb"));
+    let caps = run_output(
+        &lab,
+        "RUN mkdir -m 777 /d\nUSER 7\nRUN grep CapEff /proc/self/status > /d/o\nUSER 0\nRUN cp /d/o /o",
+    );
+    assert_eq!(caps.split_whitespace().last(), Some("0000000000000000"));
+    assert!(run_output(&lab, "RUN cat /etc/hosts > /o").contains("localhost"));
+    assert_eq!(run_output(&lab, "RUN cat /etc/resolv.conf > /dev/null && echo $$ > /o"), "1\n");
+    assert_eq!(run_output(&lab, "RUN ls /proc/kcore /dev > /o; wc -c < /proc/kcore >> /o").lines().last(), Some("0"));
+    assert_eq!(
+        run_output(&lab, "RUN echo x > /proc/sys/kernel/hostname && echo written > /o || echo read-only > /o"),
+        "read-only\n"
+    );
+    assert_eq!(run_output(&lab, "RUN mount -t tmpfs x /mnt && echo mounted > /o || echo refused > /o"), "refused\n");
+    assert_eq!(run_output(&lab, "RUN yes | head -1 > /o"), "y\n");
+    assert_eq!(run_output(&lab, "RUN [\"/bin/sh\", \"-c\", \"echo $HOME > /o\"]"), "/root\n");
+}
+
+#[test]
+fn users_and_groups_by_name() {
+    let lab = Lab::new();
+    let out = run_output(&lab, "RUN mkdir -m 777 /w\nUSER web\nRUN id > /w/o\nUSER 0\nRUN cp /w/o /o");
+    assert_eq!(out, "uid=33(web) gid=33(web) groups=33(web),50(extra)\n");
+    let out = run_output(
+        &lab,
+        "RUN mkdir -m 777 /w\nUSER web:extra\nRUN id -g > /w/o; id -G >> /w/o\nUSER 0\nRUN cp /w/o /o",
+    );
+    assert_eq!(out, "50\n50\n");
+    lab.build("FROM busybox\nUSER nobody-here\nRUN true\n", &[]).fails(1, &["no user `nobody-here`"]);
+}
+
+#[test]
+fn networks() {
+    let lab = Lab::new();
+    let names = "RUN --network=none cat /proc/net/dev | grep -o '[a-z0-9]*:' > /o; ip addr show lo | grep -c 'inet 127.0.0.1' >> /o";
+    assert_eq!(run_output(&lab, names), "lo:\n1\n");
+    let host = std::fs::read_link("/proc/self/ns/net").unwrap().display().to_string();
+    assert_eq!(run_output(&lab, "RUN --network=host readlink /proc/self/ns/net > /o").trim(), host);
+    assert_eq!(run_output(&lab, "RUN readlink /proc/self/ns/net > /o").trim(), host);
+}
+
+#[test]
+fn cache_mounts_last_and_stay_out_of_the_image() {
+    let lab = Lab::new();
+    let step = "RUN --mount=type=cache,target=/c,sharing=locked n=$(cat /c/n 2>/dev/null || echo 0); echo $((n+1)) > /c/n; cp /c/n /o";
+    assert_eq!(run_output(&lab, step), "1\n");
+    assert_eq!(run_output(&lab, step), "2\n");
+    assert_eq!(run_output(&lab, "RUN ls -d /c > /o 2>&1 || true"), "ls: /c: No such file or directory\n");
+    let owned = "RUN --mount=type=cache,target=/owned,uid=33,gid=50,mode=0750 stat -c '%u %g %a' /owned > /o";
+    assert_eq!(run_output(&lab, owned), "33 50 750\n");
+}
+
+#[test]
+fn bind_mounts_show_the_context_as_the_ignore_file_has_it() {
+    let lab = Lab::new();
+    lab.write("a.txt", "a").write("d/b.txt", "b").write("secret", "s").write(".dockerignore", "secret\n");
+    assert_eq!(
+        run_output(&lab, "RUN --mount=type=bind,target=/ctx cd /ctx && find . -type f | sort > /o"),
+        "./.dockerignore\n./Dockerfile\n./a.txt\n./d/b.txt\n"
+    );
+    assert_eq!(run_output(&lab, "WORKDIR /w\nRUN --mount=type=bind,source=d/b.txt,target=b.txt cat b.txt > /o"), "b");
+    let read_only = "RUN --mount=type=bind,target=/ctx touch /ctx/x && echo wrote > /o || echo refused > /o";
+    assert_eq!(run_output(&lab, read_only), "refused\n");
+    let thrown_away = "RUN --mount=type=bind,target=/ctx,rw echo x > /ctx/a.txt && cat /ctx/a.txt > /o";
+    assert_eq!(run_output(&lab, thrown_away), "x\n");
+    assert_eq!(std::fs::read_to_string(lab.ctx().join("a.txt")).unwrap(), "a");
+    let out = lab.build_local(
+        "FROM busybox AS s\nRUN mkdir /x && echo from-stage > /x/f\nFROM busybox\nRUN --mount=type=bind,from=s,source=/x,target=/m cat /m/f > /o\n",
+        &[],
+    );
+    assert_eq!(std::fs::read_to_string(out.join("o")).unwrap(), "from-stage\n");
+}
+
+#[test]
+fn tmpfs_mounts_are_empty_and_sized() {
+    let lab = Lab::new();
+    let out = run_output(
+        &lab,
+        "RUN --mount=type=tmpfs,target=/tmp,size=64k ls -A /tmp > /o; head -c 100000 /dev/zero > /tmp/x; wc -c < /tmp/x >> /o",
+    );
+    assert_eq!(out, "65536\n");
+}
+
+#[test]
+fn output_is_streamed_and_failures_show_the_last_lines() {
+    let lab = Lab::new();
+    let ran = lab
+        .build("FROM busybox\nRUN for i in $(seq 1 200); do echo line $i; done; echo to-stderr >&2; exit 7\n", &[])
+        .fails(1, &["exited with code 7", "line 200", "to-stderr", "Dockerfile:2:1"]);
+    let tail = ran.stderr.split("------").nth(1).unwrap();
+    assert!(tail.contains("line 160") && !tail.contains("line 140\n"), "{tail}");
+    lab.build("FROM busybox\nRUN kill -9 $$\n", &[]).fails(1, &["signal 9"]);
+    lab.build("FROM busybox\nRUN [\"/no/such\"]\n", &[]).fails(1, &["the image has no /no/such"]);
+    lab.build("FROM busybox\nRUN nosuchprogram\n", &[]).fails(1, &["code 127", "not found"]);
+    lab.build("FROM scratch\nRUN x\n", &[]).fails(1, &["the image has no /bin/sh"]);
+    let quiet = lab.build("FROM busybox\nRUN echo loud\n", &["-q"]).ok();
+    assert_eq!((quiet.stderr.as_str(), quiet.stdout.len()), ("", 72));
+}
+
+#[test]
+fn deletions_and_replacements_survive_in_layers() {
+    let lab = Lab::new();
+    let file = "FROM busybox\nRUN mkdir -p /d/sub && echo 1 > /d/a && echo 2 > /d/sub/b && echo 3 > /gone\n\
+                RUN rm -r /d /gone && mkdir /d && echo new > /d/c && ln -s c /d/l && ln /d/c /d/h\n";
+    let out = lab.build_local(file, &[]);
+    let mut names: Vec<String> =
+        std::fs::read_dir(out.join("d")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert_eq!(names, ["c", "h", "l"]);
+    assert!(!out.join("gone").exists());
+    // The same through a saved and loaded image.
+    lab.build(file, &["-t", "x"]).ok();
+    let tar = lab.path("x.tar");
+    lab.rbuild(["save", "-o", tar.to_str().unwrap(), "x"]).ok();
+    let other = Lab::bare();
+    other.rbuild(["load", "-i", tar.to_str().unwrap()]).ok();
+    let listing = other.build_listing("FROM x\nRUN true\n");
+    let d: Vec<&str> = listing.iter().filter_map(|l| l.split_once(" d/")).map(|(_, n)| n).collect();
+    assert_eq!(d, ["", "c", "h -> d/c", "l -> c"], "{listing:#?}");
+    assert!(!listing.iter().any(|l| l.ends_with(" gone")));
+}
+
+#[test]
+fn debian_packages_install() {
+    let lab = Lab::bare();
+    lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian:bookworm"]).ok();
+    let out = lab.build_local(
+        "FROM debian:bookworm\nRUN apt-get update && apt-get install -y --no-install-recommends cron && \
+         stat -c '%U:%G %a' /usr/bin/crontab /var/spool/cron/crontabs > /o\n",
+        &[],
+    );
+    let owners = std::fs::read_to_string(out.join("o")).unwrap();
+    assert_eq!(owners, "root:crontab 2755\nroot:crontab 1730\n");
+}

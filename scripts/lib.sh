@@ -1,0 +1,74 @@
+# Shared by the scripts here; to be sourced. Needs nothing but bash and coreutils.
+set -euo pipefail
+TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck disable=SC2034
+RBUILD_USER=rbuild-test
+
+say() { printf '\n==> %s\n' "$*"; }
+die() { printf 'error: %s\n' "$1" >&2; [ $# -lt 2 ] || printf '  help: %s\n' "$2" >&2; exit 1; }
+
+# Runs a command as root.
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo -- "$@"; fi
+}
+
+# need_packages NAME...: installs the Debian packages that are missing.
+need_packages() {
+    local missing=() p
+    for p in "$@"; do
+        dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    command -v apt-get >/dev/null || die "apt-get is missing" "install these yourself: ${missing[*]}"
+    say "installing ${missing[*]}"
+    as_root apt-get update -q >/dev/null || die "the package lists could not be fetched" "check the network and the apt sources"
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}" >/dev/null ||
+        die "the packages ${missing[*]} could not be installed"
+}
+
+need_cargo() {
+    command -v cargo >/dev/null || { [ -x "$HOME/.cargo/bin/cargo" ] && PATH="$HOME/.cargo/bin:$PATH"; }
+    command -v cargo >/dev/null || die "cargo is missing" "install Rust, from rustup or with: apt-get install cargo"
+}
+
+# An ordinary user with sub-ids to run as, when the script runs as root.
+need_user() {
+    if ! id "$RBUILD_USER" >/dev/null 2>&1; then
+        say "making the ordinary user $RBUILD_USER"
+        as_root useradd --create-home --shell /bin/bash "$RBUILD_USER"
+    fi
+    need_subids "$RBUILD_USER"
+}
+
+need_subids() {
+    grep -q "^$1:" /etc/subuid 2>/dev/null && grep -q "^$1:" /etc/subgid 2>/dev/null && return 0
+    say "granting $1 sub-ids"
+    as_root usermod --add-subuids 200000-265535 --add-subgids 200000-265535 "$1"
+}
+
+# as_user DIR COMMAND...: runs a command in DIR as an ordinary user: the caller, unless that is root.
+as_user() {
+    local dir=$1
+    shift
+    if [ "$(id -u)" = 0 ]; then
+        setpriv --reuid "$RBUILD_USER" --regid "$RBUILD_USER" --init-groups --reset-env \
+            env -C "$dir" PATH="$PATH" ${RBUILD_ROOT:+RBUILD_ROOT="$RBUILD_ROOT"} "$@"
+    else
+        env -C "$dir" "$@"
+    fi
+}
+
+# A root file system of Debian bookworm as a tar at $1, made of packages once.
+need_debian_rootfs() {
+    [ ! -s "$1" ] || return 0
+    need_packages mmdebstrap
+    say "making a Debian root file system of packages: $1"
+    mkdir -p "$(dirname "$1")"
+    local mirror
+    mirror=$(sed -n 's/^URIs: *//p; s/^deb  *\(\[[^]]*\] *\)\{0,1\}\([^ ]*\) .*/\2/p' \
+        /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null | head -1)
+    # Through fakeroot-like modes where root is not at hand; the archive keeps root's ownership either way.
+    mmdebstrap --quiet --variant=minbase --aptopt='Acquire::Languages "none"' bookworm "$1.part" ${mirror:+"$mirror"} ||
+        die "mmdebstrap failed" "run it by hand to see why: mmdebstrap --variant=minbase bookworm /dev/null"
+    mv "$1.part" "$1"
+}
