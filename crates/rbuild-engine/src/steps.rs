@@ -269,6 +269,8 @@ fn exit_help(code: i32) -> Option<String> {
     match code {
         126 => Some("126 means that the program was found and cannot be executed".into()),
         127 => Some("127 means that a program was not found; is it installed in this stage, and in PATH?".into()),
+        137 => Some("137 means that a program was killed (signal 9); the kernel does that when memory runs out".into()),
+        129..=159 => Some(format!("{code} means that a program was ended by signal {}", code - 128)),
         _ => None,
     }
 }

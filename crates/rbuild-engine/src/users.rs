@@ -7,6 +7,7 @@ use rbuild_linux::RootDir;
 pub struct Identity {
     pub uid: u32,
     pub gid: u32,
+    /// With the primary one.
     pub groups: Vec<u32>,
     pub home: Option<String>,
 }
@@ -35,12 +36,18 @@ pub fn identity(root: &RootDir, spec: &str) -> Result<Identity, String> {
     };
     let group_lines = lines(root, "etc/group");
     let (gid, groups) = match group {
-        Some(group) => (group_id(&group_lines, group)?, Vec::new()),
+        Some(group) => {
+            let gid = group_id(&group_lines, group)?;
+            (gid, vec![gid])
+        }
         None => {
             let name = entry.and_then(|f| f.first()).map_or(user, String::as_str);
             let member = |f: &&Vec<String>| f.get(3).is_some_and(|m| m.split(',').any(|m| m == name));
-            let groups = group_lines.iter().filter(member).filter_map(|f| f.get(2)?.parse().ok()).collect();
-            (field(3).unwrap_or(0), groups)
+            let gid = field(3).unwrap_or(0);
+            let named = group_lines.iter().filter(member).filter_map(|f| f.get(2)?.parse().ok());
+            let mut groups = vec![gid];
+            groups.extend(named.filter(|g| *g != gid));
+            (gid, groups)
         }
     };
     let home = entry.and_then(|f| f.get(5)).filter(|h| !h.is_empty()).cloned();
@@ -88,12 +95,12 @@ mod tests {
         let want = |uid, gid, groups: &[u32], home: Option<&str>| {
             Ok(Identity { uid, gid, groups: groups.to_vec(), home: home.map(str::to_string) })
         };
-        assert_eq!(id(""), want(0, 0, &[], Some("/root")));
-        assert_eq!(id("web"), want(33, 34, &[50], Some("/srv")));
-        assert_eq!(id("33"), want(33, 34, &[50], Some("/srv")));
-        assert_eq!(id("web:extra"), want(33, 50, &[], Some("/srv")));
-        assert_eq!(id("1000"), want(1000, 0, &[], None));
-        assert_eq!(id("1000:7"), want(1000, 7, &[], None));
+        assert_eq!(id(""), want(0, 0, &[0], Some("/root")));
+        assert_eq!(id("web"), want(33, 34, &[34, 50], Some("/srv")));
+        assert_eq!(id("33"), want(33, 34, &[34, 50], Some("/srv")));
+        assert_eq!(id("web:extra"), want(33, 50, &[50], Some("/srv")));
+        assert_eq!(id("1000"), want(1000, 0, &[0], None));
+        assert_eq!(id("1000:7"), want(1000, 7, &[7], None));
         assert!(id("nobody").unwrap_err().contains("no user `nobody`"));
         assert!(id("web:none").unwrap_err().contains("no group `none`"));
         assert_eq!(owner(&root, "1000"), Ok((1000, 1000)));
