@@ -44,7 +44,7 @@ pub fn identity(root: &RootDir, spec: &str) -> Result<Identity, String> {
             let name = entry.and_then(|f| f.first()).map_or(user, String::as_str);
             let member = |f: &&Vec<String>| f.get(3).is_some_and(|m| m.split(',').any(|m| m == name));
             let gid = field(3).unwrap_or(0);
-            let named = group_lines.iter().filter(member).filter_map(|f| f.get(2)?.parse().ok());
+            let named = group_lines.iter().filter(member).filter_map(|f| f.get(2)?.parse::<u32>().ok());
             let mut groups = vec![gid];
             groups.extend(named.filter(|g| *g != gid));
             (gid, groups)
