@@ -192,10 +192,10 @@ impl Parser {
             &[("mount", Arity::Many), ("network", Arity::One), ("security", Arity::One), ("device", Arity::Many)];
         let flags = Flags::check("RUN", flags, KNOWN, &mut self.errors);
         for mount in flags.many("mount") {
-            if !mount.text.contains('$') {
-                if let Err(d) = crate::parse_mount(&mount.text, mount.span) {
-                    self.error(d);
-                }
+            if !mount.text.contains('$')
+                && let Err(d) = crate::parse_mount(&mount.text, mount.span)
+            {
+                self.error(d);
             }
         }
         let command = self.command(rest)?;

@@ -19,10 +19,10 @@ const COMMENT: &str = "buildkit.dockerfile.v0";
 pub(crate) fn image(build: &Executor<'_>) -> Result<Digest> {
     let graph = &build.prepared.graph;
     let key = build.prepared.image_key(&build.done(graph.target).result, build.request.epoch);
-    if !build.request.no_cache {
-        if let Some(manifest) = build.store.result(&key)? {
-            return Ok(manifest);
-        }
+    if !build.request.no_cache
+        && let Some(manifest) = build.store.result(&key)?
+    {
+        return Ok(manifest);
     }
     let mut chain: Vec<VertexId> = std::iter::successors(Some(graph.target), |v| graph.vertices[*v].parent).collect();
     chain.reverse();

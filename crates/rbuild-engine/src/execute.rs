@@ -215,16 +215,16 @@ impl<'a> Executor<'a> {
         }
         let vertex = &self.prepared.graph.vertices[id];
         let mut result = *key;
-        if let Step::Copy(copy) = &vertex.step {
-            if let From::Vertex(from) = copy.from {
-                let view = self.view(from)?;
-                let tree = rbuild_source::SourceTree { root: &view, ignore: None, owner: rbuild_source::Owner::AsIs };
-                let content = keys::sources_content(&tree, copy)?;
-                let parent = vertex.parent.map_or(*key, |p| self.done(p).result);
-                result = keys::content_key(copy, &parent, &content);
-                if self.hit(id, &result, key)? {
-                    return Ok(true);
-                }
+        if let Step::Copy(copy) = &vertex.step
+            && let From::Vertex(from) = copy.from
+        {
+            let view = self.view(from)?;
+            let tree = rbuild_source::SourceTree { root: &view, ignore: None, owner: rbuild_source::Owner::AsIs };
+            let content = keys::sources_content(&tree, copy)?;
+            let parent = vertex.parent.map_or(*key, |p| self.done(p).result);
+            result = keys::content_key(copy, &parent, &content);
+            if self.hit(id, &result, key)? {
+                return Ok(true);
             }
         }
         // Equal steps of other builds wait here, and find the record when they go on.

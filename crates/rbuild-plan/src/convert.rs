@@ -3,17 +3,11 @@
 use std::collections::HashMap;
 
 use rbuild_dockerfile::ast::{self, Command, Dockerfile, Op, Stage, Word};
-use rbuild_dockerfile::expand::Lexer;
-use rbuild_dockerfile::{Diagnostic, MountKind, Span, closest, parse_mount, parse_trigger};
-use rbuild_image::{DEFAULT_PATH, Digest, Healthcheck, ImageConfig, Platform, Reference};
-use serde_json::{Map, Value};
+use rbuild_dockerfile::{Diagnostic, Span, closest, parse_trigger};
+use rbuild_image::{DEFAULT_PATH, Digest, ImageConfig, Platform, Reference};
 
-use crate::graph::{
-    BuildGraph, CopyStep, From as Input, HistoryEntry, InlineFile, MountKindStep, MountStep, Network, RunStep, Step,
-    Vertex, VertexId, WorkdirStep,
-};
-use crate::history;
-use crate::scope::{Vars, expand, expand_words};
+use crate::graph::{BuildGraph, From as Input, HistoryEntry, Network, Step, Vertex, VertexId, WorkdirStep};
+use crate::scope::{Vars, expand};
 
 /// What the caller wants of the Dockerfile.
 #[derive(Debug, Clone)]
@@ -490,84 +484,6 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// Instructions that change the configuration only.
-    fn metadata(&mut self, state: &mut State, i: &ast::Instruction) -> Planned<()> {
-        let empty = || Value::Object(Map::new());
-        let text = match &i.op {
-            Op::User(word) => {
-                let user = self.word(state, word)?;
-                if user.is_empty() {
-                    return Err(Diagnostic::new(word.span, "the user is empty after expansion").into());
-                }
-                state.config.config.user = user.clone();
-                format!("USER {user}")
-            }
-            Op::Expose(words) => {
-                let mut ports = Vec::new();
-                for word in words {
-                    for port in expand_words(word, self.file.escape, &state.vars, &mut self.warnings)? {
-                        ports.extend(expose(&port, word.span)?);
-                    }
-                }
-                ports.sort();
-                ports.iter().for_each(|p| drop(state.config.config.exposed_ports.insert(p.clone(), empty())));
-                format!("EXPOSE [{}]", ports.join(" "))
-            }
-            Op::Volume(words) => {
-                let volumes = self.words(state, words)?;
-                volumes.iter().for_each(|v| drop(state.config.config.volumes.insert(v.clone(), empty())));
-                format!("VOLUME [{}]", volumes.join(" "))
-            }
-            Op::Shell(argv) => {
-                state.config.config.shell = argv.clone();
-                format!("SHELL [{}]", argv.join(" "))
-            }
-            Op::Stopsignal(word) => {
-                let signal = self.word(state, word)?;
-                if !valid_signal(&signal) {
-                    let d = Diagnostic::new(word.span, format!("`{signal}` is not a signal"));
-                    return Err(d.help("give a name such as SIGTERM or a number from 1 to 64").into());
-                }
-                state.config.config.stop_signal = signal.clone();
-                format!("STOPSIGNAL {signal}")
-            }
-            Op::Healthcheck(check) => {
-                let check = self.healthcheck(check);
-                let text = history::healthcheck(&check);
-                state.config.config.healthcheck = Some(check);
-                text
-            }
-            Op::Cmd(command) => {
-                let argv = self.argv(state, command);
-                state.cmd_set = true;
-                let text = format!("CMD {}", history::quoted_list(&argv));
-                state.config.config.cmd = Some(argv);
-                state.config.config.args_escaped = true;
-                text
-            }
-            Op::Entrypoint(command) => {
-                let argv = self.argv(state, command);
-                let text = format!("ENTRYPOINT {}", history::quoted_list(&argv));
-                state.config.config.entrypoint = if argv.is_empty() { None } else { Some(argv) };
-                if !state.cmd_set {
-                    state.config.config.cmd = None;
-                }
-                text
-            }
-            Op::Maintainer(word) => {
-                state.config.author = Some(word.text.clone());
-                format!("MAINTAINER {}", word.text)
-            }
-            Op::Onbuild { text, inner: _ } => {
-                state.config.config.on_build.push(text.clone());
-                return Ok(());
-            }
-            Op::Run(_) | Op::Copy(_) | Op::Workdir(_) | Op::Env(_) | Op::Label(_) | Op::Arg(_) => return Ok(()),
-        };
-        Self::note(state, text);
-        Ok(())
-    }
-
     fn shell(&self, state: &State) -> Vec<String> {
         match &state.config.config.shell {
             shell if shell.is_empty() => vec!["/bin/sh".into(), "-c".into()],
@@ -586,162 +502,8 @@ impl Planner<'_> {
         }
     }
 
-    fn healthcheck(&self, check: &ast::Healthcheck) -> Healthcheck {
-        match check {
-            ast::Healthcheck::None => Healthcheck { test: vec!["NONE".into()], ..Healthcheck::default() },
-            ast::Healthcheck::Check { interval, timeout, start_period, start_interval, retries, command } => {
-                let test = match command {
-                    Command::Exec(argv) => [vec!["CMD".to_string()], argv.clone()].concat(),
-                    Command::Shell(word) => vec!["CMD-SHELL".into(), word.text.clone()],
-                };
-                Healthcheck {
-                    test,
-                    interval: *interval,
-                    timeout: *timeout,
-                    start_period: *start_period,
-                    start_interval: *start_interval,
-                    retries: *retries,
-                }
-            }
-        }
-    }
-
-    fn run(&mut self, state: &mut State, run: &ast::Run, span: Span) -> Planned<()> {
-        for (flag, word) in [("--security", &run.security), ("--device", &run.devices.first().cloned())] {
-            if let Some(word) = word.as_ref().filter(|w| w.text != "sandbox") {
-                return Err(not_yet(word.span, &format!("RUN {flag}")).into());
-            }
-        }
-        let network = match run.network.as_ref().map(|w| (w.text.as_str(), w.span)) {
-            None | Some(("default", _)) => self.params.network,
-            Some(("host", _)) => Network::Host,
-            Some(("none", _)) => Network::None,
-            Some((other, span)) => {
-                let d = Diagnostic::new(span, format!("`{other}` is not a network"));
-                return Err(d.help("the networks are default, none and host").into());
-            }
-        };
-        let mut mounts = Vec::new();
-        for word in &run.mounts {
-            mounts.push(self.mount(state, word)?);
-        }
-        let (args, shown) = self.run_args(state, run)?;
-        let mut env = state.vars.clone();
-        let mut proxies = Vec::new();
-        for name in PROXIES {
-            if state.args.get(name).is_none() && env.get(name).is_none() {
-                proxies.extend(self.params.build_args.iter().rev().find(|(k, _)| k == name).cloned());
-            }
-        }
-        env.0.retain(|(k, _)| !k.is_empty());
-        let created_by = history::run(&state.args.0, &args);
-        let text = format!("RUN {shown}");
-        let step = RunStep {
-            args,
-            env: env.0,
-            proxies,
-            cwd: if state.config.config.working_dir.is_empty() {
-                "/".into()
-            } else {
-                state.config.config.working_dir.clone()
-            },
-            user: state.config.config.user.clone(),
-            network,
-            mounts,
-        };
-        self.step(state, Step::Run(step), text, created_by, span);
-        Ok(())
-    }
-
-    /// The command line of a RUN, and its short form for people.
-    fn run_args(&mut self, state: &State, run: &ast::Run) -> Planned<(Vec<String>, String)> {
-        let Command::Shell(word) = &run.command else {
-            return Ok((self.argv(state, &run.command), history::shown(&run.command)));
-        };
-        if run.heredocs.is_empty() {
-            return Ok((self.argv(state, &run.command), word.text.clone()));
-        }
-        let mut argv = self.shell(state);
-        let alone =
-            run.heredocs.len() == 1 && word.text.split_whitespace().count() == 1 && run.heredocs[0].fd.is_none();
-        if alone {
-            let doc = &run.heredocs[0];
-            if doc.body.starts_with("#!") {
-                return Err(not_yet(doc.opener, "a here-document that is a script with `#!`").into());
-            }
-            argv.push(doc.body.clone());
-            return Ok((argv, format!("<<{} ({})", doc.name, doc.body.trim_end().replace('\n', "; "))));
-        }
-        let mut line = word.text.clone();
-        for doc in &run.heredocs {
-            line.push('\n');
-            line.push_str(&doc.body);
-            line.push_str(&doc.name);
-        }
-        argv.push(line);
-        Ok((argv, word.text.clone()))
-    }
-
-    fn mount(&mut self, state: &State, word: &Word) -> Planned<MountStep> {
-        let text = self.mount_text(state, word)?;
-        let mount = parse_mount(&text, word.span)?;
-        let target = mount.target.as_deref().map(|t| join(&state.config.config.working_dir, t));
-        let target = match target.as_deref() {
-            Some("/") => {
-                let d = Diagnostic::new(word.span, "a mount cannot cover the root directory");
-                return Err(d.help("give a target below /").into());
-            }
-            Some(target) => target.to_string(),
-            None => return Err(not_yet(word.span, &format!("a {} mount", mount.kind.name())).into()),
-        };
-        let (kind, read_only) = match mount.kind {
-            MountKind::Bind => {
-                let from = match &mount.from {
-                    None => Input::Context,
-                    Some(name) => self.from_vertex(name, word.span)?,
-                };
-                let source = mount.source.clone().unwrap_or_else(|| "/".into());
-                (MountKindStep::Bind { from, source }, mount.read_only.unwrap_or(true))
-            }
-            MountKind::Cache => {
-                if mount.from.is_some() || mount.source.is_some() {
-                    return Err(not_yet(word.span, "a cache mount with `from` or `source`").into());
-                }
-                let kind = MountKindStep::Cache {
-                    id: mount.id.clone().unwrap_or_else(|| target.clone()),
-                    sharing: mount.sharing,
-                    mode: mount.mode.unwrap_or(0o755),
-                    uid: mount.uid.unwrap_or(0),
-                    gid: mount.gid.unwrap_or(0),
-                };
-                if mount.sharing == rbuild_dockerfile::Sharing::Private {
-                    return Err(not_yet(word.span, "sharing=private").into());
-                }
-                (kind, mount.read_only.unwrap_or(false))
-            }
-            MountKind::Tmpfs => (MountKindStep::Tmpfs { size: mount.size }, false),
-            MountKind::Secret | MountKind::Ssh => {
-                return Err(not_yet(word.span, &format!("a {} mount", mount.kind.name())).into());
-            }
-        };
-        Ok(MountStep { target, read_only, kind, span: word.span })
-    }
-
-    /// Expands every option of a mount but `from`.
-    fn mount_text(&mut self, state: &State, word: &Word) -> Planned<String> {
-        if !word.text.contains('$') {
-            return Ok(word.text.clone());
-        }
-        let from = word.text.split(',').find(|f| f.to_lowercase().starts_with("from=") && f.contains('$'));
-        if from.is_some() {
-            let d = Diagnostic::new(word.span, "`from` in a mount takes no variables");
-            return Err(d.help("define a stage `FROM $NAME AS x` and use `from=x`").into());
-        }
-        self.word(state, word)
-    }
-
     /// The file system that `--from` or `from=` names: a stage by name or number, or an image.
-    fn from_vertex(&mut self, name: &str, span: Span) -> Planned<Input> {
+    fn input_named(&mut self, name: &str, span: Span) -> Planned<Input> {
         let count = self.file.stages.len();
         if let Some(index) = self.find_stage(name, count) {
             return Ok(Input::Vertex(self.stage(index)?.vertex));
@@ -760,89 +522,6 @@ impl Planner<'_> {
             }
             None => Err(Stop::Needs),
         }
-    }
-
-    fn copy(&mut self, state: &mut State, copy: &ast::Copy, span: Span) -> Planned<()> {
-        let name = if copy.add { "ADD" } else { "COPY" };
-        let later = [
-            ("--link", &copy.link),
-            ("--parents", &copy.parents),
-            ("--exclude", &copy.exclude.first().cloned()),
-            ("--checksum", &copy.checksum),
-            ("--keep-git-dir", &copy.keep_git_dir),
-        ];
-        for (flag, word) in later {
-            if let Some(word) = word {
-                return Err(not_yet(word.span, &format!("{name} {flag}")).into());
-            }
-        }
-        let from = match &copy.from {
-            None => Input::Context,
-            Some(word) if word.text.contains('$') => {
-                let d = Diagnostic::new(word.span, "--from takes no variables");
-                return Err(d.help("define a stage `FROM $NAME AS x` and use `--from=x`").into());
-            }
-            Some(word) => self.from_vertex(&word.text, word.span)?,
-        };
-        let sources = self.words(state, &copy.sources)?;
-        for (source, word) in sources.iter().zip(&copy.sources) {
-            let remote = ["http://", "https://", "git://", "git@", "ssh://"].iter().any(|p| source.starts_with(p));
-            if remote && copy.add {
-                return Err(not_yet(word.span, "ADD of a URL").into());
-            }
-            if remote {
-                let d = Diagnostic::new(word.span, "COPY takes files of the context, not a URL");
-                return Err(d.help("use ADD for URLs").into());
-            }
-        }
-        let dest = self.word(state, &copy.dest)?;
-        let dest_is_dir = dest.is_empty() || dest == "." || dest.ends_with('/') || dest.ends_with("/.");
-        if sources.len() + copy.heredocs.len() > 1 && !dest_is_dir {
-            let d = Diagnostic::new(copy.dest.span, "with several sources the destination must be a directory");
-            return Err(d.help(format!("end it with a slash: `{dest}/`")).into());
-        }
-        let chown = copy.chown.as_ref().map(|w| self.word(state, w)).transpose()?;
-        let chmod_text = copy.chmod.as_ref().map(|w| self.word(state, w)).transpose()?;
-        let chmod = match (&chmod_text, &copy.chmod) {
-            (Some(text), Some(word)) => Some(chmod(text, word.span)?),
-            _ => None,
-        };
-        let inline = self.inline_files(state, &copy.heredocs)?;
-        let created_by =
-            history::copy(copy.add, chown.as_deref(), chmod_text.as_deref(), &sources, &copy.heredocs, &dest);
-        let mut text = created_by.trim_end_matches(" # buildkit").to_string();
-        if let Some(from) = &copy.from {
-            text = text.replacen(name, &format!("{name} --from={}", from.text), 1);
-        }
-        let step = CopyStep {
-            from,
-            sources,
-            inline,
-            dest: join(&state.config.config.working_dir, &dest),
-            dest_is_dir,
-            chown,
-            chmod,
-            unpack: copy.unpack.as_ref().map_or(copy.add, |w| w.text == "true"),
-            source_spans: copy.sources.iter().map(|w| w.span).collect(),
-        };
-        self.step(state, Step::Copy(step), text, created_by, span);
-        Ok(())
-    }
-
-    fn inline_files(&mut self, state: &State, docs: &[ast::Heredoc]) -> Planned<Vec<InlineFile>> {
-        let lexer = Lexer { escape: '\\', raw_quotes: true, skip_unset: false };
-        docs.iter()
-            .map(|doc| {
-                let content = if doc.expand {
-                    let lookup = |name: &str| state.vars.get(name).map(str::to_string);
-                    let got = lexer.word(&doc.body, &lookup);
-                    got.map_err(|e| Diagnostic::new(doc.body_span, e.to_string()))?.text
-                } else {
-                    doc.body.clone()
-                };
-                Ok(InlineFile { name: doc.name.clone(), content })
-            })
-            .collect()
     }
 }
 
@@ -864,51 +543,8 @@ fn join(base: &str, path: &str) -> String {
     format!("/{}", parts.join("/"))
 }
 
-fn chmod(text: &str, span: Span) -> Result<u32, Diagnostic> {
-    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-        if let Some(mode) = u32::from_str_radix(text, 8).ok().filter(|m| *m <= 0o7777) {
-            return Ok(mode);
-        }
-        let d = Diagnostic::new(span, format!("`{text}` is not a file mode"));
-        return Err(d.help("give octal digits from 0 to 7777, for example 644"));
-    }
-    Err(not_yet(span, "a symbolic --chmod").help("give octal digits, for example --chmod=755"))
-}
-
-/// `80`, `80/udp`, `8000-8010/tcp` to one entry a port.
-fn expose(text: &str, span: Span) -> Result<Vec<String>, Diagnostic> {
-    let (ports, proto) = text.split_once('/').unwrap_or((text, "tcp"));
-    let proto = proto.to_lowercase();
-    // `ip:host:container` maps a port at run time, which an image cannot; the container's port is what counts.
-    let ports = ports.rsplit(':').next().unwrap_or(ports);
-    let bad = |why: &str| {
-        Diagnostic::new(span, format!("`{text}` is not a port: {why}")).help("write it like 80, 80/udp or 8000-8010")
-    };
-    if !["tcp", "udp", "sctp"].contains(&proto.as_str()) {
-        return Err(bad("the protocol is tcp, udp or sctp"));
-    }
-    let (low, high) = ports.split_once('-').unwrap_or((ports, ports));
-    let number = |s: &str| s.parse::<u16>().map_err(|_| bad("ports go from 0 to 65535"));
-    let (low, high) = (number(low)?, number(high)?);
-    if high < low {
-        return Err(bad("the range ends before it starts"));
-    }
-    Ok((low..=high).map(|p| format!("{p}/{proto}")).collect())
-}
-
-fn valid_signal(text: &str) -> bool {
-    const NAMES: [&str; 31] = [
-        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
-        "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",
-        "WINCH", "IO", "PWR", "SYS",
-    ];
-    if let Ok(n) = text.parse::<u32>() {
-        return (1..=64).contains(&n);
-    }
-    let upper = text.to_uppercase();
-    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    NAMES.contains(&name) || name == "POLL" || name.starts_with("RTMIN") || name.starts_with("RTMAX")
-}
-
+mod copy;
+mod metadata;
+mod run;
 #[cfg(test)]
 mod tests;

@@ -58,16 +58,16 @@ impl<'a> Stubs<'a> {
         }
         let (dir, name) = self.stubs.parent(path)?;
         dir.create_dir(&name, 0o755)?;
-        if let Ok(stat) = self.below.stat(path) {
-            if stat.kind == Kind::Dir {
-                let (below, below_name) = self.below.parent(path)?;
-                for (attr, value) in below.xattrs(&below_name)? {
-                    if !attr.to_string_lossy().starts_with("user.overlay.") {
-                        dir.set_xattr(&name, &attr, &value)?;
-                    }
+        if let Ok(stat) = self.below.stat(path)
+            && stat.kind == Kind::Dir
+        {
+            let (below, below_name) = self.below.parent(path)?;
+            for (attr, value) in below.xattrs(&below_name)? {
+                if !attr.to_string_lossy().starts_with("user.overlay.") {
+                    dir.set_xattr(&name, &attr, &value)?;
                 }
-                dir.sub(&name)?.set_own_meta(stat.uid, stat.gid, stat.mode, stat.mtime)?;
             }
+            dir.sub(&name)?.set_own_meta(stat.uid, stat.gid, stat.mode, stat.mtime)?;
         }
         Ok(())
     }

@@ -44,10 +44,10 @@ pub fn parse(text: &str) -> Result<Parsed, Failure> {
         return Ok(Parsed { kind: OutputKind::Tar, dest: Some("-".into()), names: Vec::new() });
     }
     let fields = csv_record(text).map_err(bad)?;
-    if let [only] = &fields[..] {
-        if !only.contains('=') {
-            return Ok(Parsed { kind: OutputKind::Local, dest: Some(only.clone()), names: Vec::new() });
-        }
+    if let [only] = &fields[..]
+        && !only.contains('=')
+    {
+        return Ok(Parsed { kind: OutputKind::Local, dest: Some(only.clone()), names: Vec::new() });
     }
     let mut kind = None;
     let mut dest = None;
@@ -130,11 +130,11 @@ impl Parsed {
             (_, None | Some("-")) => Destination::Stdout(stdout()?),
             (_, Some(path)) => destination(Path::new(path))?,
         };
-        if let (OutputKind::Local, Destination::Path { base, rest }) = (self.kind, &dest) {
-            if matches!(base.stat_follow(rest), Ok(s) if s.kind != rbuild_linux::Kind::Dir) {
-                let path = self.dest.as_deref().unwrap_or_default();
-                return Err(Failure::usage(format!("the output directory {path} is a file")));
-            }
+        if let (OutputKind::Local, Destination::Path { base, rest }) = (self.kind, &dest)
+            && matches!(base.stat_follow(rest), Ok(s) if s.kind != rbuild_linux::Kind::Dir)
+        {
+            let path = self.dest.as_deref().unwrap_or_default();
+            return Err(Failure::usage(format!("the output directory {path} is a file")));
         }
         Ok(Output { kind: self.kind, dest })
     }

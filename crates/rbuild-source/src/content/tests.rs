@@ -28,8 +28,11 @@ impl Temp {
         for item in tree.select(source).unwrap() {
             names.push(item.path.to_string_lossy().into_owned());
             if item.stat.kind == Kind::Dir {
-                tree.walk::<SourceError>(&item.path, |_, p, _| Ok(names.push(p.to_string_lossy().into_owned())))
-                    .unwrap();
+                tree.walk::<SourceError>(&item.path, |_, p, _| {
+                    let _: () = names.push(p.to_string_lossy().into_owned());
+                    Ok(())
+                })
+                .unwrap();
             }
         }
         names

@@ -1,0 +1,83 @@
+use super::*;
+use std::os::unix::fs::symlink;
+
+struct Fixture(PathBuf);
+impl Fixture {
+    fn new(name: &str) -> Fixture {
+        let dir = std::env::temp_dir().join(format!("rbuild-linux-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(dir.join("root")).unwrap();
+        std::fs::write(dir.join("outside"), "secret").unwrap();
+        Fixture(dir)
+    }
+    fn root(&self) -> RootDir {
+        RootDir::open(self.0.join("root")).unwrap()
+    }
+}
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn no_path_leaves_the_root() {
+    let f = Fixture::new("escape");
+    symlink("../outside", f.0.join("root/up")).unwrap();
+    symlink(f.0.join("outside"), f.0.join("root/abs")).unwrap();
+    symlink("/", f.0.join("root/slash")).unwrap();
+    let root = f.root();
+    for path in ["up", "abs", "../outside", "slash/../outside", "/../../outside"] {
+        let e = root.read(path, 100).unwrap_err();
+        assert!(e.is_not_found(), "{path}: {e}");
+    }
+    std::fs::write(f.0.join("root/outside"), "inside").unwrap();
+    assert_eq!(root.read("up", 100).unwrap(), b"inside");
+    assert_eq!(root.read("slash/../outside", 100).unwrap(), b"inside");
+}
+
+#[test]
+fn directories_are_made_through_links_inside_the_root() {
+    let f = Fixture::new("mkdirs");
+    std::fs::create_dir(f.0.join("root/real")).unwrap();
+    symlink("/real", f.0.join("root/link")).unwrap();
+    let root = f.root();
+    let mut made = Vec::new();
+    root.create_dir_all("/link/a/b", 0o755, None, |p| made.push(p.to_path_buf())).unwrap();
+    assert!(f.0.join("root/real/a/b").is_dir());
+    assert_eq!(made, [Path::new("link/a"), Path::new("link/a/b")]);
+    assert_eq!(root.resolve("/link/a/missing/x").unwrap(), Path::new("/real/a/missing/x"));
+}
+
+#[test]
+fn a_deep_tree_is_removed_without_deep_recursion() {
+    let f = Fixture::new("deep");
+    let root = f.root();
+    let mut at = root.try_clone().unwrap();
+    for _ in 0..3000 {
+        at.create_dir(OsStr::new("d"), 0o755).unwrap();
+        at = at.sub("d").unwrap();
+    }
+    drop(at);
+    root.remove_all(OsStr::new("d")).unwrap();
+    assert!(root.entries().unwrap().is_empty());
+}
+
+#[test]
+fn errors_read_like_strace() {
+    let f = Fixture::new("errors");
+    let e = f.root().read("no/such", 1).unwrap_err();
+    assert!(e.to_string().starts_with("openat2("), "{e}");
+    assert!(e.to_string().contains("root/no/such"), "{e}");
+    assert!(e.to_string().contains("os error 2"), "{e}");
+}
+
+#[test]
+fn extended_attributes_survive_binary_values() {
+    let f = Fixture::new("xattr");
+    let root = f.root();
+    root.create_file(OsStr::new("f"), 0o644).unwrap();
+    let value = b"line\nnext=1\0end";
+    root.set_xattr(OsStr::new("f"), OsStr::new("user.x"), value).unwrap();
+    assert_eq!(root.xattrs(OsStr::new("f")).unwrap()[OsStr::new("user.x")], value);
+}

@@ -1,0 +1,145 @@
+//! Instructions that change the image's configuration and nothing else.
+
+use rbuild_dockerfile::ast::{self, Command, Op};
+use rbuild_dockerfile::{Diagnostic, Span};
+use rbuild_image::Healthcheck;
+use serde_json::{Map, Value};
+
+use super::{Planned, Planner, State};
+use crate::history;
+use crate::scope::expand_words;
+
+impl Planner<'_> {
+    /// Instructions that change the configuration only.
+    pub(super) fn metadata(&mut self, state: &mut State, i: &ast::Instruction) -> Planned<()> {
+        let empty = || Value::Object(Map::new());
+        let text = match &i.op {
+            Op::User(word) => {
+                let user = self.word(state, word)?;
+                if user.is_empty() {
+                    return Err(Diagnostic::new(word.span, "the user is empty after expansion").into());
+                }
+                state.config.config.user = user.clone();
+                format!("USER {user}")
+            }
+            Op::Expose(words) => {
+                let mut ports = Vec::new();
+                for word in words {
+                    for port in expand_words(word, self.file.escape, &state.vars, &mut self.warnings)? {
+                        ports.extend(expose(&port, word.span)?);
+                    }
+                }
+                ports.sort();
+                ports.iter().for_each(|p| drop(state.config.config.exposed_ports.insert(p.clone(), empty())));
+                format!("EXPOSE [{}]", ports.join(" "))
+            }
+            Op::Volume(words) => {
+                let volumes = self.words(state, words)?;
+                volumes.iter().for_each(|v| drop(state.config.config.volumes.insert(v.clone(), empty())));
+                format!("VOLUME [{}]", volumes.join(" "))
+            }
+            Op::Shell(argv) => {
+                state.config.config.shell = argv.clone();
+                format!("SHELL [{}]", argv.join(" "))
+            }
+            Op::Stopsignal(word) => {
+                let signal = self.word(state, word)?;
+                if !valid_signal(&signal) {
+                    let d = Diagnostic::new(word.span, format!("`{signal}` is not a signal"));
+                    return Err(d.help("give a name such as SIGTERM or a number from 1 to 64").into());
+                }
+                state.config.config.stop_signal = signal.clone();
+                format!("STOPSIGNAL {signal}")
+            }
+            Op::Healthcheck(check) => {
+                let check = self.healthcheck(check);
+                let text = history::healthcheck(&check);
+                state.config.config.healthcheck = Some(check);
+                text
+            }
+            Op::Cmd(command) => {
+                let argv = self.argv(state, command);
+                state.cmd_set = true;
+                let text = format!("CMD {}", history::quoted_list(&argv));
+                state.config.config.cmd = Some(argv);
+                state.config.config.args_escaped = true;
+                text
+            }
+            Op::Entrypoint(command) => {
+                let argv = self.argv(state, command);
+                let text = format!("ENTRYPOINT {}", history::quoted_list(&argv));
+                state.config.config.entrypoint = if argv.is_empty() { None } else { Some(argv) };
+                if !state.cmd_set {
+                    state.config.config.cmd = None;
+                }
+                text
+            }
+            Op::Maintainer(word) => {
+                state.config.author = Some(word.text.clone());
+                format!("MAINTAINER {}", word.text)
+            }
+            Op::Onbuild { text, inner: _ } => {
+                state.config.config.on_build.push(text.clone());
+                return Ok(());
+            }
+            Op::Run(_) | Op::Copy(_) | Op::Workdir(_) | Op::Env(_) | Op::Label(_) | Op::Arg(_) => return Ok(()),
+        };
+        Self::note(state, text);
+        Ok(())
+    }
+
+    fn healthcheck(&self, check: &ast::Healthcheck) -> Healthcheck {
+        match check {
+            ast::Healthcheck::None => Healthcheck { test: vec!["NONE".into()], ..Healthcheck::default() },
+            ast::Healthcheck::Check { interval, timeout, start_period, start_interval, retries, command } => {
+                let test = match command {
+                    Command::Exec(argv) => [vec!["CMD".to_string()], argv.clone()].concat(),
+                    Command::Shell(word) => vec!["CMD-SHELL".into(), word.text.clone()],
+                };
+                Healthcheck {
+                    test,
+                    interval: *interval,
+                    timeout: *timeout,
+                    start_period: *start_period,
+                    start_interval: *start_interval,
+                    retries: *retries,
+                }
+            }
+        }
+    }
+}
+
+/// `80`, `80/udp`, `8000-8010/tcp` to one entry a port.
+fn expose(text: &str, span: Span) -> Result<Vec<String>, Diagnostic> {
+    let (ports, proto) = text.split_once('/').unwrap_or((text, "tcp"));
+    let proto = proto.to_lowercase();
+    // `ip:host:container` maps a port at run time, which an image cannot; the container's port is what counts.
+    let ports = ports.rsplit(':').next().unwrap_or(ports);
+    let bad = |why: &str| {
+        Diagnostic::new(span, format!("`{text}` is not a port: {why}")).help("write it like 80, 80/udp or 8000-8010")
+    };
+    if !["tcp", "udp", "sctp"].contains(&proto.as_str()) {
+        return Err(bad("the protocol is tcp, udp or sctp"));
+    }
+    let (low, high) = ports.split_once('-').unwrap_or((ports, ports));
+    let number = |s: &str| s.parse::<u16>().map_err(|_| bad("ports go from 0 to 65535"));
+    let (low, high) = (number(low)?, number(high)?);
+    if high < low {
+        return Err(bad("the range ends before it starts"));
+    }
+    Ok((low..=high).map(|p| format!("{p}/{proto}")).collect())
+}
+
+fn valid_signal(text: &str) -> bool {
+    const NAMES: [&str; 31] = [
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
+        "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",
+        "WINCH", "IO", "PWR", "SYS",
+    ];
+    if let Ok(n) = text.parse::<u32>() {
+        return (1..=64).contains(&n);
+    }
+    let upper = text.to_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    NAMES.contains(&name) || name == "POLL" || name.starts_with("RTMIN") || name.starts_with("RTMAX")
+}

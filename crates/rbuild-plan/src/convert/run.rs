@@ -1,0 +1,144 @@
+//! RUN and its mounts.
+
+use rbuild_dockerfile::ast::{self, Command, Word};
+use rbuild_dockerfile::{Diagnostic, MountKind, Sharing, Span, parse_mount};
+
+use super::{PROXIES, Planned, Planner, State, join, not_yet};
+use crate::graph::{From as Input, MountKindStep, MountStep, Network, RunStep, Step};
+use crate::history;
+
+impl Planner<'_> {
+    pub(super) fn run(&mut self, state: &mut State, run: &ast::Run, span: Span) -> Planned<()> {
+        for (flag, word) in [("--security", &run.security), ("--device", &run.devices.first().cloned())] {
+            if let Some(word) = word.as_ref().filter(|w| w.text != "sandbox") {
+                return Err(not_yet(word.span, &format!("RUN {flag}")).into());
+            }
+        }
+        let network = match run.network.as_ref().map(|w| (w.text.as_str(), w.span)) {
+            None | Some(("default", _)) => self.params.network,
+            Some(("host", _)) => Network::Host,
+            Some(("none", _)) => Network::None,
+            Some((other, span)) => {
+                let d = Diagnostic::new(span, format!("`{other}` is not a network"));
+                return Err(d.help("the networks are default, none and host").into());
+            }
+        };
+        let mut mounts = Vec::new();
+        for word in &run.mounts {
+            mounts.push(self.mount(state, word)?);
+        }
+        let (args, shown) = self.run_args(state, run)?;
+        let mut env = state.vars.clone();
+        let mut proxies = Vec::new();
+        for name in PROXIES {
+            if state.args.get(name).is_none() && env.get(name).is_none() {
+                proxies.extend(self.params.build_args.iter().rev().find(|(k, _)| k == name).cloned());
+            }
+        }
+        env.0.retain(|(k, _)| !k.is_empty());
+        let created_by = history::run(&state.args.0, &args);
+        let text = format!("RUN {shown}");
+        let step = RunStep {
+            args,
+            env: env.0,
+            proxies,
+            cwd: if state.config.config.working_dir.is_empty() {
+                "/".into()
+            } else {
+                state.config.config.working_dir.clone()
+            },
+            user: state.config.config.user.clone(),
+            network,
+            mounts,
+        };
+        self.step(state, Step::Run(step), text, created_by, span);
+        Ok(())
+    }
+
+    /// The command line of a RUN, and its short form for people.
+    fn run_args(&mut self, state: &State, run: &ast::Run) -> Planned<(Vec<String>, String)> {
+        let Command::Shell(word) = &run.command else {
+            return Ok((self.argv(state, &run.command), history::shown(&run.command)));
+        };
+        if run.heredocs.is_empty() {
+            return Ok((self.argv(state, &run.command), word.text.clone()));
+        }
+        let mut argv = self.shell(state);
+        let alone =
+            run.heredocs.len() == 1 && word.text.split_whitespace().count() == 1 && run.heredocs[0].fd.is_none();
+        if alone {
+            let doc = &run.heredocs[0];
+            if doc.body.starts_with("#!") {
+                return Err(not_yet(doc.opener, "a here-document that is a script with `#!`").into());
+            }
+            argv.push(doc.body.clone());
+            return Ok((argv, format!("<<{} ({})", doc.name, doc.body.trim_end().replace('\n', "; "))));
+        }
+        let mut line = word.text.clone();
+        for doc in &run.heredocs {
+            line.push('\n');
+            line.push_str(&doc.body);
+            line.push_str(&doc.name);
+        }
+        argv.push(line);
+        Ok((argv, word.text.clone()))
+    }
+
+    fn mount(&mut self, state: &State, word: &Word) -> Planned<MountStep> {
+        let text = self.mount_text(state, word)?;
+        let mount = parse_mount(&text, word.span)?;
+        let target = mount.target.as_deref().map(|t| join(&state.config.config.working_dir, t));
+        let target = match target.as_deref() {
+            Some("/") => {
+                let d = Diagnostic::new(word.span, "a mount cannot cover the root directory");
+                return Err(d.help("give a target below /").into());
+            }
+            Some(target) => target.to_string(),
+            None => return Err(not_yet(word.span, &format!("a {} mount", mount.kind.name())).into()),
+        };
+        let (kind, read_only) = match mount.kind {
+            MountKind::Bind => {
+                let from = match &mount.from {
+                    None => Input::Context,
+                    Some(name) => self.input_named(name, word.span)?,
+                };
+                let source = mount.source.clone().unwrap_or_else(|| "/".into());
+                (MountKindStep::Bind { from, source }, mount.read_only.unwrap_or(true))
+            }
+            MountKind::Cache => {
+                if mount.from.is_some() || mount.source.is_some() {
+                    return Err(not_yet(word.span, "a cache mount with `from` or `source`").into());
+                }
+                let kind = MountKindStep::Cache {
+                    id: mount.id.clone().unwrap_or_else(|| target.clone()),
+                    sharing: mount.sharing,
+                    mode: mount.mode.unwrap_or(0o755),
+                    uid: mount.uid.unwrap_or(0),
+                    gid: mount.gid.unwrap_or(0),
+                };
+                if mount.sharing == Sharing::Private {
+                    return Err(not_yet(word.span, "sharing=private").into());
+                }
+                (kind, mount.read_only.unwrap_or(false))
+            }
+            MountKind::Tmpfs => (MountKindStep::Tmpfs { size: mount.size }, false),
+            MountKind::Secret | MountKind::Ssh => {
+                return Err(not_yet(word.span, &format!("a {} mount", mount.kind.name())).into());
+            }
+        };
+        Ok(MountStep { target, read_only, kind, span: word.span })
+    }
+
+    /// Expands every option of a mount but `from`.
+    fn mount_text(&mut self, state: &State, word: &Word) -> Planned<String> {
+        if !word.text.contains('$') {
+            return Ok(word.text.clone());
+        }
+        let from = word.text.split(',').find(|f| f.to_lowercase().starts_with("from=") && f.contains('$'));
+        if from.is_some() {
+            let d = Diagnostic::new(word.span, "`from` in a mount takes no variables");
+            return Err(d.help("define a stage `FROM $NAME AS x` and use `from=x`").into());
+        }
+        self.word(state, word)
+    }
+}
