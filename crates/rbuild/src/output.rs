@@ -155,8 +155,7 @@ pub fn destination(path: &Path) -> Result<Destination, Failure> {
     let path = std::path::absolute(path).map_err(|e| fail(e.to_string()))?;
     let path: PathBuf = path.components().collect();
     let mut base = path.as_path();
-    loop {
-        let Some(above) = base.parent() else { break };
+    while let Some(above) = base.parent() {
         base = above;
         if base.is_dir() {
             break;
