@@ -40,6 +40,8 @@ pub struct Executor<'a> {
     pub(crate) prepared: &'a Prepared,
     pub(crate) store: &'a Store,
     pub(crate) work: Workspace,
+    /// Directories that stay empty.
+    empty: [PathBuf; 2],
     pub(crate) context: Option<Context>,
     pub(crate) events: Events,
     pub(crate) cancel: Cancel,
@@ -66,11 +68,13 @@ impl<'a> Executor<'a> {
         builder: &'a Builder,
     ) -> Result<Executor<'a>> {
         let count = prepared.graph.vertices.len();
+        let work = Workspace::open(store)?;
         let mut executor = Executor {
             request,
             prepared,
             store,
-            work: Workspace::open(store)?,
+            empty: [work.new_dir()?.0, work.new_dir()?.0],
+            work,
             context: open_context(request, context)?,
             events,
             cancel,
@@ -311,9 +315,8 @@ impl<'a> Executor<'a> {
     pub(crate) fn view(&self, id: VertexId) -> Result<RootDir> {
         let mut lowers = self.lowers(&self.trees(id)?);
         // An overlay without an upper directory wants two lower ones.
-        while lowers.len() < 2 {
-            lowers.push(self.work.new_dir()?.0);
-        }
+        let missing = 2usize.saturating_sub(lowers.len());
+        lowers.extend(self.empty[..missing].iter().cloned());
         let fail = BuildError::kernel("a view of the stage's files");
         let fd = detached_overlay(&lowers, None, Path::new("/mnt")).map_err(fail)?;
         Ok(RootDir::from_fd(fd, "/"))

@@ -120,10 +120,7 @@ impl Executor<'_> {
     }
 
     fn run_step(&self, id: VertexId, run: &RunStep, trees: &[TreeId], path: &Path) -> Result<()> {
-        let who = {
-            let view = self.view(self.prepared.graph.vertices[id].parent.unwrap_or(id))?;
-            users::identity(&view, &run.user).map_err(|e| self.failure(id, e, Vec::new()))?
-        };
+        let who = self.user_of(id, run)?;
         let (scratch, _) = self.work.new_dir()?;
         let mut locks = Vec::new();
         let mut mounts = Vec::new();
@@ -175,6 +172,15 @@ impl Executor<'_> {
                 Err(self.failure(id, format!("the command could not be started: {why}"), tail.finish()))
             }
         }
+    }
+
+    /// Who the command runs as. Root needs no look into the image's files.
+    fn user_of(&self, id: VertexId, run: &RunStep) -> Result<users::Identity> {
+        if run.user.is_empty() {
+            return Ok(users::Identity::root());
+        }
+        let view = self.view(self.prepared.graph.vertices[id].parent.unwrap_or(id))?;
+        users::identity(&view, &run.user).map_err(|e| self.failure(id, e, Vec::new()))
     }
 
     fn run_failure(

@@ -12,6 +12,13 @@ pub struct Identity {
     pub home: Option<String>,
 }
 
+impl Identity {
+    /// Who commands run as where no USER was given.
+    pub fn root() -> Identity {
+        Identity { uid: 0, gid: 0, groups: vec![0], home: Some("/root".into()) }
+    }
+}
+
 const MAX_FILE: u64 = 16 << 20;
 
 /// Reads `user[:group]`, by name or number. Numbers need not be in the files; a name that is not there is an

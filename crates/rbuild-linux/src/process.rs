@@ -97,7 +97,7 @@ pub fn die_with_parent() -> Result<()> {
 pub fn become_root() -> Result<()> {
     let fail = |call, e: nix::errno::Errno| Error::new(call, "0", std::io::Error::from(e));
     match nix::unistd::setgroups(&[]) {
-        // Where a namespace around us gave up setgroups(2) for good (user_namespaces(7)), groups stay as they are.
+        // Groups stay as they are then.
         Err(nix::errno::Errno::EPERM) if setgroups_denied() => {}
         other => other.map_err(|e| fail("setgroups", e))?,
     }
@@ -106,7 +106,8 @@ pub fn become_root() -> Result<()> {
     nix::unistd::setresuid(uid, uid, uid).map_err(|e| fail("setresuid", e))
 }
 
-fn setgroups_denied() -> bool {
+/// Whether this namespace, or one around it, gave up setgroups(2) for good (user_namespaces(7)).
+pub fn setgroups_denied() -> bool {
     std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|s| s.trim() == "deny")
 }
 

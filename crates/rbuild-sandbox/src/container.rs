@@ -304,7 +304,7 @@ impl Prepared {
         let user = oci::UserBuilder::default()
             .uid(request.uid)
             .gid(request.gid)
-            .additional_gids(request.groups.clone())
+            .additional_gids(if process::setgroups_denied() { Vec::new() } else { request.groups.clone() })
             .umask(0o022u32)
             .build()
             .map_err(text)?;

@@ -52,10 +52,11 @@ impl Cancel {
         serial
     }
 
-    /// Makes sure that the runner is gone, and with it its container.
-    fn remove(&self, serial: u64) {
+    /// Forgets a runner that has answered: its container is gone, and it ends by itself. One that has not is
+    /// killed, and its container with it.
+    fn remove(&self, serial: u64, answered: bool) {
         let runner = self.0.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&serial);
-        if let Some(runner) = runner {
+        if let (Some(runner), false) = (runner, answered) {
             process::kill_pidfd(&runner);
             let _ = poll(&mut [PollFd::new(&runner, PollFlags::IN)], None);
         }
@@ -85,9 +86,10 @@ pub fn run(
     if streamed.is_ok() {
         let _ = ours.read_to_end(&mut answer);
     }
-    cancel.remove(runner);
+    let outcome = serde_json::from_slice(&answer);
+    cancel.remove(runner, outcome.is_ok());
     streamed?;
-    serde_json::from_slice(&answer).map_err(|_| SandboxError::Runner("it ended without an answer".into()))
+    outcome.map_err(|_| SandboxError::Runner("it ended without an answer".into()))
 }
 
 fn stream(mut open: [(Stream, PipeReader); 2], output: &mut impl FnMut(Stream, &[u8])) -> Result<(), SandboxError> {

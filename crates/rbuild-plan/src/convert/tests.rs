@@ -1,4 +1,5 @@
 use super::*;
+use crate::graph::{CopyStep, RunStep};
 use rbuild_dockerfile::parse;
 
 fn params() -> Parameters {
