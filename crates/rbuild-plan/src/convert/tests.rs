@@ -1,5 +1,5 @@
 use super::*;
-use crate::graph::{CopyStep, RunStep};
+use crate::graph::RunStep;
 use rbuild_dockerfile::parse;
 
 fn params() -> Parameters {
