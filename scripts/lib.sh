@@ -65,9 +65,9 @@ need_debian_rootfs() {
     say "making a Debian root file system of packages: $1"
     mkdir -p "$(dirname "$1")"
     local mirror
-    mirror=$(sed -n 's/^URIs: *//p; s/^deb  *\(\[[^]]*\] *\)\{0,1\}\([^ ]*\) .*/\2/p' \
-        /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null | head -1)
-    # Through fakeroot-like modes where root is not at hand; the archive keeps root's ownership either way.
+    # Either of the two files may be missing.
+    mirror=$( (cat /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null || true) |
+        sed -n 's/^URIs: *//p; s/^deb  *\(\[[^]]*\] *\)\{0,1\}\([^ ]*\) .*/\2/p' | sed -n 1p)
     mmdebstrap --quiet --variant=minbase --aptopt='Acquire::Languages "none"' bookworm "$1.part" ${mirror:+"$mirror"} ||
         die "mmdebstrap failed" "run it by hand to see why: mmdebstrap --variant=minbase bookworm /dev/null"
     mv "$1.part" "$1"

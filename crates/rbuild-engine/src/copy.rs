@@ -10,7 +10,7 @@ use rbuild_linux::{Kind, RootDir, Stat, Timestamp, copy_file};
 use rbuild_plan::CopyStep;
 use rbuild_source::{Owner, Selected, SourceError, SourceTree};
 
-use crate::users;
+use crate::{keys, users};
 
 /// A copy that went wrong: which source (by its place in the step), and what happened.
 pub struct CopyError {
@@ -52,7 +52,7 @@ pub fn copy(step: &CopyStep, source: Option<&SourceTree<'_>>, root: &RootDir, no
     if let Some(tree) = source {
         for (i, pattern) in step.sources.iter().enumerate() {
             let at = |reason: Reason| CopyError { source: Some(i), reason };
-            for item in tree.select(pattern).map_err(|e| at(e.into()))? {
+            for item in keys::select(tree, step, pattern).map_err(|e| at(e.into()))? {
                 copier.item(tree, &item).map_err(at)?;
             }
         }
@@ -83,9 +83,13 @@ impl Copier<'_> {
         }
     }
 
+    fn mode(&self, mode: u32, is_dir: bool) -> u32 {
+        self.step.chmod.as_ref().map_or(mode, |c| c.apply(mode, is_dir))
+    }
+
     /// Makes a directory that the destination asks for, with what is missing above it.
     fn make_dir(&mut self, path: &Path) -> Result<RootDir, Reason> {
-        let mode = self.step.chmod.unwrap_or(0o755);
+        let mode = self.mode(0o755, true);
         let mut made = Vec::new();
         let result = self.root.create_dir_all(path, mode, self.chown, |p| made.push(p.to_path_buf()));
         self.dirs.extend(made.into_iter().map(|p| (p, Timestamp { sec: self.now, nsec: 0 })));
@@ -98,7 +102,11 @@ impl Copier<'_> {
     }
 
     fn item(&mut self, tree: &SourceTree<'_>, item: &Selected) -> Result<(), Reason> {
-        let dest = PathBuf::from(&self.step.dest);
+        let mut dest = PathBuf::from(&self.step.dest);
+        if item.kept {
+            self.kept_dirs(tree, item, &dest)?;
+            dest.push(&item.name);
+        }
         if item.stat.kind == Kind::Dir {
             self.make_dir(&dest)?;
             return self.directory(tree, item, &dest);
@@ -106,11 +114,36 @@ impl Copier<'_> {
         if self.step.unpack && item.stat.kind == Kind::File && self.unpack_archive(tree, item, &dest)? {
             return Ok(());
         }
-        let (dir_path, name) = self.file_place(&dest, &item.name)?;
+        let (dir_path, name) = match (item.kept, dest.file_name()) {
+            (true, Some(name)) => (dest.parent().unwrap_or(Path::new("/")).to_path_buf(), name.to_os_string()),
+            _ => self.file_place(&dest, item.name.as_os_str())?,
+        };
         let dir = self.make_dir(&dir_path)?;
         let (source_dir, _) = tree.root.parent(&item.path)?;
         let source_name = item.path.file_name().unwrap_or_default();
         self.entry(tree.owner, (&source_dir, source_name), &item.stat, (&dir, &dir_path.join(&name), &name))
+    }
+
+    /// Makes the directories that `--parents` keeps above an item (and the item, if it is one) as the source has them.
+    fn kept_dirs(&mut self, tree: &SourceTree<'_>, item: &Selected, dest: &Path) -> Result<(), Reason> {
+        let depth = item.path.components().count().saturating_sub(item.name.components().count());
+        let own = usize::from(item.stat.kind != Kind::Dir);
+        let kept = item.name.components().count() - own;
+        let mut source: PathBuf = item.path.components().take(depth).collect();
+        let mut at = dest.to_path_buf();
+        for part in item.name.components().take(kept) {
+            source.push(part);
+            at.push(part);
+            if self.root.stat_follow(&at).is_ok() {
+                continue;
+            }
+            let dir = self.make_dir(at.parent().unwrap_or(Path::new("/")))?;
+            let (source_dir, source_name) = tree.root.parent(&source)?;
+            let stat = source_dir.stat_name(&source_name)?;
+            let name = at.file_name().unwrap_or_default().to_os_string();
+            self.entry(tree.owner, (&source_dir, &source_name), &stat, (&dir, &at, &name))?;
+        }
+        Ok(())
     }
 
     /// The directory and the name that a single file gets.
@@ -151,7 +184,7 @@ impl Copier<'_> {
         (dir, path, name): (&RootDir, &Path, &OsStr),
     ) -> Result<(), Reason> {
         let (uid, gid) = self.owner(tree_owner, stat);
-        let mode = self.step.chmod.unwrap_or(stat.mode);
+        let mode = self.mode(stat.mode, stat.kind == Kind::Dir);
         if stat.kind == Kind::Dir {
             self.make_entry_dir(dir, path, name)?;
         } else {
@@ -261,7 +294,7 @@ impl Copier<'_> {
         file.write_all(content).map_err(|e| rbuild_linux::Error::new("write", dir_path.join(&name), e))?;
         let (uid, gid) = self.chown.unwrap_or((0, 0));
         dir.chown(&name, uid, gid)?;
-        dir.chmod(&name, self.step.chmod.unwrap_or(0o644))?;
+        dir.chmod(&name, self.mode(0o644, false))?;
         Ok(dir.set_mtime(&name, Timestamp { sec: self.now, nsec: 0 })?)
     }
 

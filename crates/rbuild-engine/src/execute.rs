@@ -11,8 +11,9 @@ use std::time::Instant;
 
 use rbuild_image::Digest;
 use rbuild_linux::{RootDir, detached_overlay};
-use rbuild_plan::{From, Step, VertexId};
+use rbuild_plan::{CopyStep, From, Step, VertexId};
 use rbuild_sandbox::{Builder, Cancel, Zygote};
+use rbuild_source::{Owner, SourceTree};
 use rbuild_store::{Image, Store, TreeId, Workspace};
 
 use crate::error::{BuildError, Result, StepFailure};
@@ -218,37 +219,61 @@ impl<'a> Executor<'a> {
             return Ok(true);
         }
         let vertex = &self.prepared.graph.vertices[id];
-        let mut result = *key;
-        if let Step::Copy(copy) = &vertex.step
-            && let From::Vertex(from) = copy.from
-        {
-            let view = self.view(from)?;
-            let tree = rbuild_source::SourceTree { root: &view, ignore: None, owner: rbuild_source::Owner::AsIs };
-            let content = keys::sources_content(&tree, copy)?;
-            let parent = vertex.parent.map_or(*key, |p| self.done(p).result);
-            result = keys::content_key(copy, &parent, &content);
-            if self.hit(id, &result, key)? {
-                return Ok(true);
+        // The key under which other steps may have made the same files.
+        let mut shared = *key;
+        if let Step::Copy(copy) = &vertex.step {
+            if let Some(content) = self.copied_content(copy)? {
+                let parent = vertex.parent.map_or(*key, |p| self.done(p).result);
+                shared = keys::content_key(copy, &parent, &content);
+                if self.hit(id, &shared, key)? {
+                    return Ok(true);
+                }
             }
         }
         // Equal steps of other builds wait here, and find the record when they go on.
-        let _alone = self.store.lock_step(&result)?;
+        let _alone = self.store.lock_step(&shared)?;
         if self.cancel.is_cancelled() {
             return Err(BuildError::Cancelled);
         }
-        if self.hit(id, &result, key)? {
+        if self.hit(id, &shared, key)? {
             return Ok(true);
         }
         let (made, _) = self.execute(id)?;
-        let tree = TreeId::of_step(&result);
+        let tree = TreeId::of_step(&shared);
         self.store.commit_tree(&self.work, &made, &tree)?;
         let (created, build) = (self.request.now, self.request.build_id.as_str());
-        self.store.put_record(&result, &tree, &result, created, build)?;
-        if result != *key {
+        let result = self.result_of(id, &shared, key);
+        self.store.put_record(&shared, &tree, &result, created, build)?;
+        if shared != *key {
             self.store.put_record(key, &tree, &result, created, build)?;
         }
         let _ = self.done[id].set(Done { result, tree: Some(tree), created });
         Ok(false)
+    }
+
+    /// What a COPY copies, where it counts by content although its key does not say it: files of another stage,
+    /// and linked copies.
+    fn copied_content(&self, copy: &CopyStep) -> Result<Option<Digest>> {
+        match copy.from {
+            From::Vertex(from) => {
+                let view = self.view(from)?;
+                let tree = SourceTree { root: &view, ignore: None, exclude: None, owner: Owner::AsIs };
+                keys::sources_content(&tree, copy).map(Some)
+            }
+            From::Context if copy.link && !copy.sources.is_empty() => {
+                let context = keys::need(self.context.as_ref(), copy.source_spans[0])?;
+                keys::sources_content(&context.tree(), copy).map(Some)
+            }
+            From::Context => Ok(None),
+        }
+    }
+
+    /// What later steps know this one by. A linked copy's files are the same on any parent, its file system is not.
+    fn result_of(&self, id: VertexId, shared: &Digest, key: &Digest) -> Digest {
+        match &self.prepared.graph.vertices[id].step {
+            Step::Copy(copy) if copy.link => *key,
+            _ => *shared,
+        }
     }
 
     /// Takes the record of `key`, if there is one, as the result of the vertex whose definition key is `also`.
@@ -257,10 +282,11 @@ impl<'a> Executor<'a> {
             return Ok(false);
         }
         let Some(record) = self.store.record(key)? else { return Ok(false) };
+        let result = if key == also { record.result } else { self.result_of(id, key, also) };
         if key != also {
-            self.store.put_record(also, &record.tree, &record.result, record.created, &self.request.build_id)?;
+            self.store.put_record(also, &record.tree, &result, record.created, &self.request.build_id)?;
         }
-        let _ = self.done[id].set(Done { result: record.result, tree: Some(record.tree), created: record.created });
+        let _ = self.done[id].set(Done { result, tree: Some(record.tree), created: record.created });
         Ok(true)
     }
 

@@ -10,7 +10,7 @@ use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_image::{Digest, Hasher};
 use rbuild_linux::RootDir;
 use rbuild_plan::{CopyStep, From, MountKindStep, RunStep, Step, Vertex, VertexId};
-use rbuild_source::{Ignore, Owner, SourceError, SourceTree, content_digest};
+use rbuild_source::{Ignore, Owner, Selected, SourceError, SourceTree, content_digest};
 
 use crate::error::{BuildError, Result};
 
@@ -31,8 +31,21 @@ impl Context {
     }
 
     pub fn tree(&self) -> SourceTree<'_> {
-        SourceTree { root: &self.root, ignore: Some(&self.ignore), owner: Owner::Root }
+        SourceTree { root: &self.root, ignore: Some(&self.ignore), exclude: None, owner: Owner::Root }
     }
+}
+
+/// What one source of a COPY selects.
+pub fn select(tree: &SourceTree<'_>, copy: &CopyStep, source: &str) -> std::result::Result<Vec<Selected>, SourceError> {
+    if copy.parents { tree.select_with_parents(source) } else { tree.select(source) }
+}
+
+/// The patterns of `--exclude`, read as an ignore file's.
+pub fn exclusions(copy: &CopyStep) -> Result<Ignore> {
+    Ignore::parse(&copy.exclude.join("\n")).map_err(|e| {
+        let span = copy.source_spans.first().copied().unwrap_or_default();
+        BuildError::Dockerfile(vec![Diagnostic::new(span, format!("--exclude: {}", e.reason))])
+    })
 }
 
 /// The definition key of a step whose inputs all have results. `None` for what has none: scratch and images.
@@ -70,10 +83,15 @@ pub fn definition_key(
     Ok(Some(hasher.finish()))
 }
 
-/// The key of a COPY by what it copies.
+/// The key of a COPY by what it copies, and by what it stands on unless it is linked.
 pub fn content_key(copy: &CopyStep, parent: &Digest, content: &Digest) -> Digest {
     let mut hasher = Hasher::new();
-    hasher.field("step 1").field(parent.bytes());
+    hasher.field("step 1");
+    if copy.link {
+        hasher.field("linked");
+    } else {
+        hasher.field(parent.bytes());
+    }
     copy.key(&mut hasher);
     hasher.field("content").field(content.bytes());
     hasher.finish()
@@ -110,10 +128,12 @@ pub fn need(context: Option<&Context>, span: Span) -> Result<&Context> {
 
 /// The content of all sources of a COPY, in order.
 pub fn sources_content(tree: &SourceTree<'_>, copy: &CopyStep) -> Result<Digest> {
+    let exclude = exclusions(copy)?;
+    let tree = SourceTree { exclude: Some(&exclude), ..*tree };
     let mut hasher = Hasher::new();
     for (source, span) in copy.sources.iter().zip(&copy.source_spans) {
         let fail = |e| source_error(e, *span);
-        let content = content_digest(tree, &tree.select(source).map_err(fail)?).map_err(fail)?;
+        let content = content_digest(&tree, &select(&tree, copy, source).map_err(fail)?).map_err(fail)?;
         hasher.field(content.bytes());
     }
     Ok(hasher.finish())

@@ -11,7 +11,7 @@ use crate::error::{BuildError, Result};
 
 /// Copies everything in `view` into `dest`. Modes, links and times are kept; owners are not. Devices are left out.
 pub fn export(view: &RootDir, dest: &RootDir) -> Result<()> {
-    let tree = SourceTree { root: view, ignore: None, owner: Owner::AsIs };
+    let tree = SourceTree { root: view, ignore: None, exclude: None, owner: Owner::AsIs };
     let mut writer = Writer { dest, links: HashMap::new(), dirs: Vec::new() };
     let mut open: (PathBuf, RootDir) = (PathBuf::new(), dest.try_clone().map_err(fail(Path::new("")))?);
     tree.walk::<ExportError>(Path::new(""), |source, path, stat| {

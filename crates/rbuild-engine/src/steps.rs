@@ -14,7 +14,7 @@ use crate::copy::{CopyError, Reason, copy};
 use crate::error::{BuildError, Result};
 use crate::event::Event;
 use crate::execute::{Executor, LogTail};
-use crate::keys::{need, source_error};
+use crate::keys::{self, need, source_error};
 use crate::users;
 
 const HOSTNAME: &str = "buildkitsandbox";
@@ -28,7 +28,8 @@ impl Executor<'_> {
             None => Vec::new(),
         };
         let (path, dir) = self.store.new_tree(&self.work)?;
-        self.prepare_root(&trees, &dir)?;
+        let linked = matches!(&vertex.step, Step::Copy(step) if step.link);
+        self.prepare_root(if linked { &[] } else { &trees }, &dir)?;
         match &vertex.step {
             Step::Run(run) => self.run_step(id, run, &trees, &path)?,
             Step::Copy(step) => self.copy_step(id, step, &trees, &path)?,
@@ -66,17 +67,20 @@ impl Executor<'_> {
     }
 
     fn copy_step(&self, id: VertexId, step: &CopyStep, trees: &[TreeId], path: &Path) -> Result<()> {
+        // A linked copy makes a tree of its own, which covers what is below as any other tree does.
+        let trees = if step.link { &[] } else { trees };
         let root = self.writable(trees, path)?;
         let now = self.request.now;
+        let exclude = keys::exclusions(step)?;
         let result = match step.from {
             From::Context if step.sources.is_empty() => copy(step, None, &root, now),
             From::Context => {
                 let context = need(self.context.as_ref(), step.source_spans[0])?;
-                copy(step, Some(&context.tree()), &root, now)
+                copy(step, Some(&SourceTree { exclude: Some(&exclude), ..context.tree() }), &root, now)
             }
             From::Vertex(from) => {
                 let view = self.view(from)?;
-                let tree = SourceTree { root: &view, ignore: None, owner: Owner::AsIs };
+                let tree = SourceTree { root: &view, ignore: None, exclude: Some(&exclude), owner: Owner::AsIs };
                 copy(step, Some(&tree), &root, now)
             }
         };
@@ -245,6 +249,9 @@ impl Executor<'_> {
                 dest_is_dir: true,
                 chown: None,
                 chmod: None,
+                exclude: Vec::new(),
+                parents: false,
+                link: false,
                 unpack: false,
                 source_spans: vec![mount.span],
             };

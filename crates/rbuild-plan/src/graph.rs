@@ -1,6 +1,8 @@
 use rbuild_dockerfile::{Sharing, Span};
 use rbuild_image::{Digest, Hasher, ImageConfig};
 
+use crate::Chmod;
+
 /// A vertex by its place in [`BuildGraph::vertices`].
 pub type VertexId = usize;
 
@@ -104,7 +106,13 @@ pub struct CopyStep {
     pub dest_is_dir: bool,
     /// `user[:group]`, by name or number.
     pub chown: Option<String>,
-    pub chmod: Option<u32>,
+    pub chmod: Option<Chmod>,
+    /// Patterns of what is left out, relative to each source.
+    pub exclude: Vec<String>,
+    /// Sources keep their directories, from the pivot `/./` on if they have one.
+    pub parents: bool,
+    /// The copy stands on nothing: it does not look at what is below, and what is below does not count for it.
+    pub link: bool,
     /// ADD: regular files that are archives are unpacked.
     pub unpack: bool,
     /// Where each source stands, for errors.
@@ -179,9 +187,24 @@ impl RunStep {
 
 impl CopyStep {
     pub fn key(&self, hasher: &mut Hasher) {
-        let CopyStep { from: _, sources: _, inline, dest, dest_is_dir, chown, chmod, unpack, source_spans: _ } = self;
+        let CopyStep {
+            from: _,
+            sources: _,
+            inline,
+            dest,
+            dest_is_dir,
+            chown,
+            chmod,
+            exclude,
+            parents,
+            link,
+            unpack,
+            source_spans: _,
+        } = self;
         hasher.field("copy 1").field(dest).field([u8::from(*dest_is_dir), u8::from(*unpack)]);
-        hasher.field(chown.as_deref().unwrap_or("")).field(chmod.map_or(String::new(), |m| format!("{m:o}")));
+        hasher.field(chown.as_deref().unwrap_or("")).field(format!("{chmod:?}"));
+        hasher.field([u8::from(*parents), u8::from(*link)]);
+        list(hasher, exclude.iter());
         list(hasher, inline.iter().flat_map(|InlineFile { name, content }| [name, content]));
     }
 

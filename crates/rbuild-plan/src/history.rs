@@ -18,6 +18,7 @@ pub fn run(args: &[(String, String)], words: &[String]) -> String {
 
 pub fn copy(
     add: bool,
+    parents: bool,
     chown: Option<&str>,
     chmod: Option<&str>,
     sources: &[String],
@@ -25,6 +26,7 @@ pub fn copy(
     dest: &str,
 ) -> String {
     let mut parts = vec![if add { "ADD".to_string() } else { "COPY".to_string() }];
+    parts.extend(parents.then(|| "--parents".to_string()));
     parts.extend(chown.map(|c| format!("--chown={c}")));
     parts.extend(chmod.map(|c| format!("--chmod={c}")));
     parts.extend(sources.iter().cloned());

@@ -3,11 +3,13 @@
 //! Pure: what the planner lacks (the configurations of base images) it asks for by returning [`Plan::Needs`], and
 //! is called again. Variables are expanded, stages and names are bound, users see none of it but in errors.
 
+mod chmod;
 mod convert;
 mod graph;
 mod history;
 mod scope;
 
+pub use chmod::Chmod;
 pub use convert::{BaseImage, ImageNeed, Parameters, Plan, plan};
 pub use graph::{
     BuildGraph, CopyStep, From, HistoryEntry, InlineFile, MountKindStep, MountStep, Network, RunStep, Step, Vertex,

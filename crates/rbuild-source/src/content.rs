@@ -19,7 +19,9 @@ pub fn content_digest(tree: &SourceTree<'_>, selected: &[Selected]) -> Result<Di
     hasher.field("content 1");
     for item in selected {
         if item.stat.kind == Kind::Dir {
-            hasher.field("dir");
+            // What a directory is called counts only where it is kept.
+            let kept = if item.kept { item.name.as_os_str().as_bytes() } else { b"" };
+            hasher.field("dir").field(kept);
             header(&mut hasher, tree.owner, &item.stat);
             tree.walk::<SourceError>(&item.path, |dir, path, stat| {
                 hasher.field(path.as_os_str().as_bytes());
@@ -27,7 +29,7 @@ pub fn content_digest(tree: &SourceTree<'_>, selected: &[Selected]) -> Result<Di
             })?;
             hasher.field("end");
         } else {
-            hasher.field("file").field(item.name.as_bytes());
+            hasher.field("file").field(item.name.as_os_str().as_bytes());
             let (dir, _) = tree.root.parent(&item.path)?;
             entry(&mut hasher, tree.owner, &dir, &item.path, &item.stat)?;
         }

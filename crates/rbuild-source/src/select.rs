@@ -31,6 +31,8 @@ pub enum Owner {
 pub struct SourceTree<'a> {
     pub root: &'a RootDir,
     pub ignore: Option<&'a Ignore>,
+    /// What is left out of each source, by paths relative to it (a file's own name for a file).
+    pub exclude: Option<&'a Ignore>,
     pub owner: Owner,
 }
 
@@ -39,8 +41,10 @@ pub struct SourceTree<'a> {
 pub struct Selected {
     /// Relative to the root, links resolved.
     pub path: PathBuf,
-    /// The name it was selected by.
-    pub name: OsString,
+    /// The name it was selected by; with kept directories, the path from the pivot on.
+    pub name: PathBuf,
+    /// Directories keep their names too.
+    pub kept: bool,
     pub stat: Stat,
 }
 
@@ -51,8 +55,48 @@ impl SourceTree<'_> {
     /// What `source` names: one thing, or with a pattern any number of them in the order of their names. Links
     /// that are named are followed inside the root.
     pub fn select(&self, source: &str) -> Result<Vec<Selected>, SourceError> {
+        let mut found = self.select_all(source)?;
+        // A file is left out by its own name; what is below a directory, while it is walked.
+        found.retain(|s| s.stat.kind == Kind::Dir || !self.exclude.is_some_and(|e| e.excludes(&base_name(&s.name))));
+        Ok(found)
+    }
+
+    /// As [`SourceTree::select`], but `**` crosses directories, and each name is the path from the pivot `/./` on
+    /// (the whole path without one).
+    pub fn select_with_parents(&self, source: &str) -> Result<Vec<Selected>, SourceError> {
+        let (above, kept) = source.split_once("/./").unwrap_or(("", source));
+        let cut = clean_parts(above).len();
+        let mut found = match kept.contains("**") || above.contains("**") {
+            true => self.select_deep(source)?,
+            false => self.select(source)?,
+        };
         let parts = clean_parts(source);
-        if !parts.iter().any(|p| p.contains(['*', '?', '[', '\\'])) {
+        for item in &mut found {
+            // The path as it was written, not as links resolve it: patterns have been filled in part by part.
+            let written: PathBuf = if parts.iter().any(|p| is_pattern(p)) { item.path.clone() } else { parts.iter().collect() };
+            item.name = written.components().skip(cut).collect();
+            item.kept = true;
+        }
+        Ok(found)
+    }
+
+    fn select_deep(&self, source: &str) -> Result<Vec<Selected>, SourceError> {
+        let pattern = clean_parts(source).join("/");
+        let glob = Glob::new(&pattern, true).ok_or_else(|| SourceError::BadPattern(source.to_string()))?;
+        let mut found: Vec<Selected> = Vec::new();
+        self.walk::<SourceError>(Path::new(""), |_, path, stat| {
+            let below_found = found.last().is_some_and(|last| last.stat.kind == Kind::Dir && path.starts_with(&last.path));
+            if !below_found && path.to_str().is_some_and(|p| glob.matches(p)) {
+                found.push(Selected { path: path.to_path_buf(), name: path.to_path_buf(), kept: true, stat: *stat });
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    fn select_all(&self, source: &str) -> Result<Vec<Selected>, SourceError> {
+        let parts = clean_parts(source);
+        if !parts.iter().any(|p| is_pattern(p)) {
             let path: PathBuf = parts.iter().collect();
             return match self.named(&path)? {
                 Some(selected) => Ok(vec![selected]),
@@ -85,10 +129,10 @@ impl SourceTree<'_> {
         }
         let resolved = self.root.resolve(path)?;
         let real = resolved.strip_prefix("/").unwrap_or(&resolved).to_path_buf();
-        let name = path.file_name().unwrap_or_default().to_os_string();
+        let name = PathBuf::from(path.file_name().unwrap_or_default());
         match self.root.stat(&real) {
             Ok(stat) if stat.is_whiteout() => Ok(None),
-            Ok(stat) => Ok(Some(Selected { path: real, name, stat })),
+            Ok(stat) => Ok(Some(Selected { path: real, name, kept: false, stat })),
             Err(e) if e.is_not_found() => Ok(None),
             Err(e) => Err(e.into()),
         }
@@ -146,7 +190,8 @@ impl SourceTree<'_> {
             };
             let relative = level.relative.join(&name);
             let excluded = self.ignored(&dir.join(&relative));
-            let negations = self.ignore.is_some_and(Ignore::has_negations);
+            let excluded = excluded || self.exclude.is_some_and(|e| e.excludes(&relative.to_string_lossy()));
+            let negations = [self.ignore, self.exclude].into_iter().flatten().any(Ignore::has_negations);
             if excluded && !negations {
                 continue;
             }
@@ -177,6 +222,14 @@ struct Level {
     handle: RootDir,
     relative: PathBuf,
     names: Vec<OsString>,
+}
+
+fn is_pattern(part: &str) -> bool {
+    part.contains(['*', '?', '[', '\\'])
+}
+
+fn base_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// The parts of a source path: relative to the root, never above it.

@@ -5,6 +5,7 @@ use rbuild_dockerfile::expand::Lexer;
 use rbuild_dockerfile::{Diagnostic, Span};
 
 use super::{Planned, Planner, State, join, not_yet};
+use crate::Chmod;
 use crate::graph::{CopyStep, From as Input, InlineFile, Step};
 use crate::history;
 
@@ -12,9 +13,6 @@ impl Planner<'_> {
     pub(super) fn copy(&mut self, state: &mut State, copy: &ast::Copy, span: Span) -> Planned<()> {
         let name = if copy.add { "ADD" } else { "COPY" };
         let later = [
-            ("--link", &copy.link),
-            ("--parents", &copy.parents),
-            ("--exclude", &copy.exclude.first().cloned()),
             ("--checksum", &copy.checksum),
             ("--keep-git-dir", &copy.keep_git_dir),
         ];
@@ -54,9 +52,15 @@ impl Planner<'_> {
             (Some(text), Some(word)) => Some(chmod(text, word.span)?),
             _ => None,
         };
+        if let (Some(link), Some(owner)) = (&copy.link, &chown) {
+            if !owner.split(':').all(|part| part.parse::<u32>().is_ok()) {
+                let d = Diagnostic::new(link.span, "a copy with --link stands on nothing, so it knows no names of users");
+                return Err(d.help("give numbers to --chown, or leave --link out").into());
+            }
+        }
         let inline = self.inline_files(state, &copy.heredocs)?;
         let created_by =
-            history::copy(copy.add, chown.as_deref(), chmod_text.as_deref(), &sources, &copy.heredocs, &dest);
+            history::copy(copy.add, copy.parents.is_some(), chown.as_deref(), chmod_text.as_deref(), &sources, &copy.heredocs, &dest);
         let mut text = created_by.trim_end_matches(" # buildkit").to_string();
         if let Some(from) = &copy.from {
             text = text.replacen(name, &format!("{name} --from={}", from.text), 1);
@@ -69,6 +73,9 @@ impl Planner<'_> {
             dest_is_dir,
             chown,
             chmod,
+            exclude: copy.exclude.iter().map(|w| w.text.clone()).collect(),
+            parents: copy.parents.is_some(),
+            link: copy.link.is_some(),
             unpack: copy.unpack.as_ref().map_or(copy.add, |w| w.text == "true"),
             source_spans: copy.sources.iter().map(|w| w.span).collect(),
         };
@@ -93,13 +100,9 @@ impl Planner<'_> {
     }
 }
 
-fn chmod(text: &str, span: Span) -> Result<u32, Diagnostic> {
-    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-        if let Some(mode) = u32::from_str_radix(text, 8).ok().filter(|m| *m <= 0o7777) {
-            return Ok(mode);
-        }
+fn chmod(text: &str, span: Span) -> Result<Chmod, Diagnostic> {
+    Chmod::parse(text).ok_or_else(|| {
         let d = Diagnostic::new(span, format!("`{text}` is not a file mode"));
-        return Err(d.help("give octal digits from 0 to 7777, for example 644"));
-    }
-    Err(not_yet(span, "a symbolic --chmod").help("give octal digits, for example --chmod=755"))
+        d.help("give octal digits from 0 to 7777, for example 644, or a symbolic mode such as u=rwX,go=rX")
+    })
 }
