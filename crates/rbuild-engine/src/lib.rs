@@ -13,6 +13,7 @@ mod image;
 mod keys;
 mod load;
 mod local;
+mod mask;
 mod prepare;
 mod request;
 mod steps;

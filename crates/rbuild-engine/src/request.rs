@@ -21,6 +21,8 @@ pub struct BuildRequest {
     pub network: Network,
     pub platform: Platform,
     pub no_cache: bool,
+    /// Secrets by their ids. Their values go to the commands that ask for them, and nowhere else.
+    pub secrets: Vec<(String, Vec<u8>)>,
     pub outputs: Vec<Output>,
     /// Vertices that run at a time.
     pub jobs: usize,

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use rbuild_dockerfile::{Diagnostic, Sharing};
 use rbuild_image::{DEFAULT_PATH, Hasher};
 use rbuild_linux::{RootDir, Timestamp, detached_overlay};
-use rbuild_plan::{CopyStep, From, MountKindStep, MountStep, Network, RunStep, Step, VertexId, WorkdirStep};
-use rbuild_sandbox::{MountRequest, Network as SandboxNetwork, Outcome, RunRequest, Source};
+use rbuild_plan::{
+    CopyStep, From, MountKindStep, MountStep, Network, RunStep, SecretStep, Step, VertexId, WorkdirStep,
+};
+use rbuild_sandbox::{MountRequest, Network as SandboxNetwork, Outcome, RunRequest, Source, Stream};
 use rbuild_source::{Owner, SourceTree, content_digest};
 use rbuild_store::TreeId;
 
@@ -15,6 +17,7 @@ use crate::error::{BuildError, Result};
 use crate::event::Event;
 use crate::execute::{Executor, LogTail};
 use crate::keys::{self, need, source_error};
+use crate::mask::Mask;
 use crate::users;
 
 const HOSTNAME: &str = "buildkitsandbox";
@@ -131,13 +134,30 @@ impl Executor<'_> {
         for mount in &run.mounts {
             mounts.push(self.mount(mount, &mut locks)?);
         }
+        let mut env = Vec::new();
+        let mut values: Vec<&[u8]> = Vec::new();
+        for secret in &run.secrets {
+            let Some(value) = self.secret(secret)? else { continue };
+            values.push(value);
+            env.extend(secret.env.as_ref().map(|name| format!("{name}={}", String::from_utf8_lossy(value))));
+            mounts.extend(secret.target.as_ref().map(|target| MountRequest {
+                target: target.clone(),
+                source: Source::File { content: value.to_vec(), mode: secret.mode, uid: secret.uid, gid: secret.gid },
+                read_only: true,
+            }));
+        }
+        mounts.extend(run.script.as_ref().map(|script| MountRequest {
+            target: format!("/dev/pipes/{}", script.name),
+            source: Source::File { content: script.content.clone().into(), mode: 0o755, uid: 0, gid: 0 },
+            read_only: true,
+        }));
         let home = who.home.clone().unwrap_or_else(|| if who.uid == 0 { "/root".into() } else { "/".into() });
         let request = RunRequest {
             lowers: self.lowers(trees),
             upper: path.join("fs"),
             scratch: scratch.clone(),
             args: run.args.clone(),
-            env: environment(run, &home),
+            env: [environment(run, &home), env].concat(),
             cwd: run.cwd.clone(),
             uid: who.uid,
             gid: who.gid,
@@ -152,10 +172,19 @@ impl Executor<'_> {
             resolv_conf: self.request.resolv_conf.clone(),
         };
         let mut tail = LogTail::new();
+        let mut mask = Mask::new(values.into_iter());
+        let mut show = |stream, bytes: Vec<u8>| {
+            if !bytes.is_empty() {
+                tail.push(stream, &bytes);
+                self.events.send(Event::Output { step: id, stream, bytes });
+            }
+        };
         let outcome = rbuild_sandbox::run(self.zygote, &request, &self.cancel, |stream, bytes| {
-            tail.push(stream, bytes);
-            self.events.send(Event::Output { step: id, stream, bytes: bytes.to_vec() });
+            show(stream, mask.push(stream, bytes));
         });
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            show(stream, mask.finish(stream));
+        }
         drop(locks);
         if let Some(name) = scratch.file_name() {
             let _ = self.work.dir().remove_all(name);
@@ -176,6 +205,18 @@ impl Executor<'_> {
                 Err(self.failure(id, format!("the command could not be started: {why}"), tail.finish()))
             }
         }
+    }
+
+    /// The value of a secret; `None` if it was not given and need not be.
+    fn secret(&self, wanted: &SecretStep) -> Result<Option<&[u8]>> {
+        let found = self.request.secrets.iter().find(|(id, _)| *id == wanted.id).map(|(_, value)| value.as_slice());
+        if found.is_none() && wanted.required {
+            let d = Diagnostic::new(wanted.span, format!("the secret `{}` was not given", wanted.id));
+            return Err(BuildError::Unmet(vec![
+                d.help(format!("pass it: --secret id={0},src=FILE or --secret id={0},env=NAME", wanted.id)),
+            ]));
+        }
+        Ok(found)
     }
 
     /// Who the command runs as. Root needs no look into the image's files.

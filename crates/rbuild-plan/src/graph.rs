@@ -70,6 +70,23 @@ pub struct RunStep {
     pub user: String,
     pub network: Network,
     pub mounts: Vec<MountStep>,
+    pub secrets: Vec<SecretStep>,
+    /// A here-document that is a program: its name and text. The command runs it from `/dev/pipes/NAME`.
+    pub script: Option<InlineFile>,
+}
+
+/// A secret that the command sees, as a file, as a variable, or both.
+#[derive(Debug, Clone)]
+pub struct SecretStep {
+    pub id: String,
+    /// Absolute.
+    pub target: Option<String>,
+    pub env: Option<String>,
+    pub required: bool,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub span: Span,
 }
 
 #[derive(Debug, Clone)]
@@ -162,7 +179,7 @@ impl Vertex {
 
 impl RunStep {
     pub fn key(&self, hasher: &mut Hasher) {
-        let RunStep { args, env, proxies: _, cwd, user, network, mounts } = self;
+        let RunStep { args, env, proxies: _, cwd, user, network, mounts, secrets, script } = self;
         hasher.field("run 1");
         list(hasher, args.iter());
         list(hasher, env.iter().map(|(k, v)| format!("{k}={v}")));
@@ -170,6 +187,13 @@ impl RunStep {
             Network::Host => "host",
             Network::None => "none",
         });
+        let script = script.as_ref().map(|InlineFile { name, content }| [name, content]);
+        list(hasher, script.iter().flatten());
+        // Which secrets there are counts; what they are never does.
+        hasher.field((secrets.len() as u64).to_le_bytes());
+        for SecretStep { id, target, env, required, mode, uid, gid, span: _ } in secrets {
+            hasher.field(id).field(format!("{target:?} {env:?} {required} {mode:o} {uid} {gid}"));
+        }
         hasher.field((mounts.len() as u64).to_le_bytes());
         for MountStep { target, read_only, kind, span: _ } in mounts {
             hasher.field(target).field([u8::from(*read_only)]);

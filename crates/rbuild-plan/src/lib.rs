@@ -12,6 +12,6 @@ mod scope;
 pub use chmod::Chmod;
 pub use convert::{BaseImage, ImageNeed, Parameters, Plan, plan};
 pub use graph::{
-    BuildGraph, CopyStep, From, HistoryEntry, InlineFile, MountKindStep, MountStep, Network, RunStep, Step, Vertex,
-    VertexId, WorkdirStep,
+    BuildGraph, CopyStep, From, HistoryEntry, InlineFile, MountKindStep, MountStep, Network, RunStep, SecretStep, Step,
+    Vertex, VertexId, WorkdirStep,
 };

@@ -171,6 +171,18 @@ fn extra_mount(
             options.extend(size.as_deref());
             mount(&at, "tmpfs", Some(Path::new("tmpfs")), &options)
         }
+        Source::File { content, mode, uid, gid } => {
+            let name = format!("mount-{index}");
+            let files = RootDir::open(FILES).map_err(text)?;
+            let mut file = files.create_file(name.as_ref(), 0o600).map_err(text)?;
+            file.write_all(content).map_err(|e| format!("the file for {}: {e}", wanted.target))?;
+            files.chown(name.as_ref(), *uid, *gid).map_err(text)?;
+            files.chmod(name.as_ref(), *mode).map_err(text)?;
+            // Below /dev, which is the container's own, the point is made when the mount is.
+            let in_dev = target.starts_with("/dev");
+            let at = if in_dev { target.to_path_buf() } else { ensure(stubs, target, PointKind::File)? };
+            mount(&at, "bind", Some(&Path::new(FILES).join(name)), &["bind", access])
+        }
         Source::Bind(source) => {
             let at = ensure(stubs, target, PointKind::Dir)?;
             mount(&at, "bind", Some(source), &["bind", access])

@@ -58,6 +58,13 @@ pub enum Source {
     Tmpfs {
         size: Option<u64>,
     },
+    /// A file that is nowhere but in the container's own memory.
+    File {
+        content: Vec<u8>,
+        mode: u32,
+        uid: u32,
+        gid: u32,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -73,7 +73,8 @@ impl SourceTree<'_> {
         let parts = clean_parts(source);
         for item in &mut found {
             // The path as it was written, not as links resolve it: patterns have been filled in part by part.
-            let written: PathBuf = if parts.iter().any(|p| is_pattern(p)) { item.path.clone() } else { parts.iter().collect() };
+            let written: PathBuf =
+                if parts.iter().any(|p| is_pattern(p)) { item.path.clone() } else { parts.iter().collect() };
             item.name = written.components().skip(cut).collect();
             item.kept = true;
         }
@@ -85,7 +86,8 @@ impl SourceTree<'_> {
         let glob = Glob::new(&pattern, true).ok_or_else(|| SourceError::BadPattern(source.to_string()))?;
         let mut found: Vec<Selected> = Vec::new();
         self.walk::<SourceError>(Path::new(""), |_, path, stat| {
-            let below_found = found.last().is_some_and(|last| last.stat.kind == Kind::Dir && path.starts_with(&last.path));
+            let below_found =
+                found.last().is_some_and(|last| last.stat.kind == Kind::Dir && path.starts_with(&last.path));
             if !below_found && path.to_str().is_some_and(|p| glob.matches(p)) {
                 found.push(Selected { path: path.to_path_buf(), name: path.to_path_buf(), kept: true, stat: *stat });
             }

@@ -75,6 +75,9 @@ pub struct BuildArgs {
     /// Run every step again
     #[arg(long)]
     pub no_cache: bool,
+    /// A secret for `RUN --mount=type=secret`: id=NAME[,src=FILE][,env=VARIABLE]
+    #[arg(long, value_name = "SECRET")]
+    pub secret: Vec<String>,
     /// Label of the result
     #[arg(long, value_name = "NAME=VALUE")]
     pub label: Vec<String>,

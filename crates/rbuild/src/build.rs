@@ -189,6 +189,7 @@ fn request(args: &BuildArgs) -> Result<BuildRequest, Failure> {
         network,
         platform: Platform::host(),
         no_cache: args.no_cache,
+        secrets: args.secret.iter().map(|s| secret(s)).collect::<Result<_, _>>()?,
         outputs,
         jobs: args.jobs.unwrap_or(cores.max(4)),
         resolv_conf: resolv_conf(),
@@ -196,6 +197,48 @@ fn request(args: &BuildArgs) -> Result<BuildRequest, Failure> {
         epoch,
         build_id: format!("{now:x}-{:x}", std::process::id()),
     })
+}
+
+/// BuildKit's limit, so that a Dockerfile that builds here builds there.
+const MAX_SECRET: usize = 500 * 1024;
+
+/// Reads `id=x[,src=path|source=path][,env=NAME][,type=file|env]`. With neither source nor type, the variable of
+/// that name if it is set, and else the file of that name.
+fn secret(text: &str) -> Result<(String, Vec<u8>), Failure> {
+    let bad = |what: String| Failure::usage(format!("--secret {text}: {what}"));
+    let (mut id, mut file, mut env, mut kind) = (None, None, None, None);
+    for field in output::csv_record(text).map_err(bad)? {
+        let (key, value) =
+            field.split_once('=').ok_or_else(|| bad(format!("`{field}` is not of the form key=value")))?;
+        match key {
+            "id" => id = Some(value.to_string()),
+            "src" | "source" => file = Some(value.to_string()),
+            "env" => env = Some(value.to_string()),
+            "type" if value == "file" || value == "env" => kind = Some(value.to_string()),
+            _ => return Err(bad(format!("`{field}` is not an option")).help("the options are id, src, env and type")),
+        }
+    }
+    let id = id.filter(|id| !id.is_empty()).ok_or_else(|| bad("it has no id".into()))?;
+    let variable = |name: &str| std::env::var_os(name).map(std::os::unix::ffi::OsStringExt::into_vec);
+    let from_env = match (&env, &file, kind.as_deref()) {
+        (Some(name), _, _) => Some(variable(name).ok_or_else(|| bad(format!("the variable {name} is not set")))?),
+        (None, Some(name), Some("env")) => {
+            Some(variable(name).ok_or_else(|| bad(format!("the variable {name} is not set")))?)
+        }
+        (None, None, None | Some("env")) => variable(&id),
+        _ => None,
+    };
+    let value = match from_env {
+        Some(value) => value,
+        None => {
+            let path = file.unwrap_or_else(|| id.clone());
+            std::fs::read(&path).map_err(|e| bad(format!("{path}: {e}")))?
+        }
+    };
+    if value.len() > MAX_SECRET {
+        return Err(bad(format!("it has {} bytes; {MAX_SECRET} are the most", value.len())));
+    }
+    Ok((id, value))
 }
 
 fn context_dir(dir: &str) -> Result<PathBuf, Failure> {

@@ -84,7 +84,8 @@ pub fn parse(text: &str) -> Result<Parsed, Failure> {
     Ok(Parsed { kind, dest, names })
 }
 
-fn csv_record(text: &str) -> Result<Vec<String>, String> {
+/// The fields of one CSV record.
+pub fn csv_record(text: &str) -> Result<Vec<String>, String> {
     let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(text.as_bytes());
     match reader.records().next() {
         Some(Ok(record)) => Ok(record.iter().map(str::to_string).collect()),

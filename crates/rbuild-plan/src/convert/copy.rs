@@ -12,10 +12,7 @@ use crate::history;
 impl Planner<'_> {
     pub(super) fn copy(&mut self, state: &mut State, copy: &ast::Copy, span: Span) -> Planned<()> {
         let name = if copy.add { "ADD" } else { "COPY" };
-        let later = [
-            ("--checksum", &copy.checksum),
-            ("--keep-git-dir", &copy.keep_git_dir),
-        ];
+        let later = [("--checksum", &copy.checksum), ("--keep-git-dir", &copy.keep_git_dir)];
         for (flag, word) in later {
             if let Some(word) = word {
                 return Err(not_yet(word.span, &format!("{name} {flag}")).into());
@@ -54,13 +51,21 @@ impl Planner<'_> {
         };
         if let (Some(link), Some(owner)) = (&copy.link, &chown) {
             if !owner.split(':').all(|part| part.parse::<u32>().is_ok()) {
-                let d = Diagnostic::new(link.span, "a copy with --link stands on nothing, so it knows no names of users");
+                let d =
+                    Diagnostic::new(link.span, "a copy with --link stands on nothing, so it knows no names of users");
                 return Err(d.help("give numbers to --chown, or leave --link out").into());
             }
         }
         let inline = self.inline_files(state, &copy.heredocs)?;
-        let created_by =
-            history::copy(copy.add, copy.parents.is_some(), chown.as_deref(), chmod_text.as_deref(), &sources, &copy.heredocs, &dest);
+        let created_by = history::copy(
+            copy.add,
+            copy.parents.is_some(),
+            chown.as_deref(),
+            chmod_text.as_deref(),
+            &sources,
+            &copy.heredocs,
+            &dest,
+        );
         let mut text = created_by.trim_end_matches(" # buildkit").to_string();
         if let Some(from) = &copy.from {
             text = text.replacen(name, &format!("{name} --from={}", from.text), 1);

@@ -1,10 +1,10 @@
 //! RUN and its mounts.
 
 use rbuild_dockerfile::ast::{self, Command, Word};
-use rbuild_dockerfile::{Diagnostic, MountKind, Sharing, Span, parse_mount};
+use rbuild_dockerfile::{Diagnostic, Mount, MountKind, Sharing, Span, parse_mount};
 
 use super::{PROXIES, Planned, Planner, State, join, not_yet};
-use crate::graph::{From as Input, MountKindStep, MountStep, Network, RunStep, Step};
+use crate::graph::{From as Input, InlineFile, MountKindStep, MountStep, Network, RunStep, SecretStep, Step};
 use crate::history;
 
 impl Planner<'_> {
@@ -24,10 +24,17 @@ impl Planner<'_> {
             }
         };
         let mut mounts = Vec::new();
+        let mut secrets = Vec::new();
         for word in &run.mounts {
-            mounts.push(self.mount(state, word)?);
+            let text = self.mount_text(state, word)?;
+            let mount = parse_mount(&text, word.span)?;
+            match mount.kind {
+                MountKind::Secret => secrets.push(secret(state, &mount, word.span)?),
+                _ => mounts.push(self.mount(state, &mount, word.span)?),
+            }
         }
-        let (args, shown) = self.run_args(state, run)?;
+        let script = script(run);
+        let (args, shown) = self.run_args(state, run, script.as_ref())?;
         let mut env = state.vars.clone();
         let mut proxies = Vec::new();
         for name in PROXIES {
@@ -50,13 +57,20 @@ impl Planner<'_> {
             user: state.config.config.user.clone(),
             network,
             mounts,
+            secrets,
+            script,
         };
         self.step(state, Step::Run(step), text, created_by, span);
         Ok(())
     }
 
     /// The command line of a RUN, and its short form for people.
-    fn run_args(&mut self, state: &State, run: &ast::Run) -> Planned<(Vec<String>, String)> {
+    fn run_args(
+        &mut self,
+        state: &State,
+        run: &ast::Run,
+        script: Option<&InlineFile>,
+    ) -> Planned<(Vec<String>, String)> {
         let Command::Shell(word) = &run.command else {
             return Ok((self.argv(state, &run.command), history::shown(&run.command)));
         };
@@ -68,8 +82,9 @@ impl Planner<'_> {
             run.heredocs.len() == 1 && word.text.split_whitespace().count() == 1 && run.heredocs[0].fd.is_none();
         if alone {
             let doc = &run.heredocs[0];
-            if doc.body.starts_with("#!") {
-                return Err(not_yet(doc.opener, "a here-document that is a script with `#!`").into());
+            if let Some(script) = script {
+                argv.push(format!("/dev/pipes/{}", script.name));
+                return Ok((argv, format!("<<{}", doc.name)));
             }
             argv.push(doc.body.clone());
             return Ok((argv, format!("<<{} ({})", doc.name, doc.body.trim_end().replace('\n', "; "))));
@@ -84,30 +99,28 @@ impl Planner<'_> {
         Ok((argv, word.text.clone()))
     }
 
-    fn mount(&mut self, state: &State, word: &Word) -> Planned<MountStep> {
-        let text = self.mount_text(state, word)?;
-        let mount = parse_mount(&text, word.span)?;
+    fn mount(&mut self, state: &State, mount: &Mount, span: Span) -> Planned<MountStep> {
         let target = mount.target.as_deref().map(|t| join(&state.config.config.working_dir, t));
         let target = match target.as_deref() {
             Some("/") => {
-                let d = Diagnostic::new(word.span, "a mount cannot cover the root directory");
+                let d = Diagnostic::new(span, "a mount cannot cover the root directory");
                 return Err(d.help("give a target below /").into());
             }
             Some(target) => target.to_string(),
-            None => return Err(not_yet(word.span, &format!("a {} mount", mount.kind.name())).into()),
+            None => return Err(not_yet(span, &format!("a {} mount", mount.kind.name())).into()),
         };
         let (kind, read_only) = match mount.kind {
             MountKind::Bind => {
                 let from = match &mount.from {
                     None => Input::Context,
-                    Some(name) => self.input_named(name, word.span)?,
+                    Some(name) => self.input_named(name, span)?,
                 };
                 let source = mount.source.clone().unwrap_or_else(|| "/".into());
                 (MountKindStep::Bind { from, source }, mount.read_only.unwrap_or(true))
             }
             MountKind::Cache => {
                 if mount.from.is_some() || mount.source.is_some() {
-                    return Err(not_yet(word.span, "a cache mount with `from` or `source`").into());
+                    return Err(not_yet(span, "a cache mount with `from` or `source`").into());
                 }
                 let kind = MountKindStep::Cache {
                     id: mount.id.clone().unwrap_or_else(|| target.clone()),
@@ -117,16 +130,16 @@ impl Planner<'_> {
                     gid: mount.gid.unwrap_or(0),
                 };
                 if mount.sharing == Sharing::Private {
-                    return Err(not_yet(word.span, "sharing=private").into());
+                    return Err(not_yet(span, "sharing=private").into());
                 }
                 (kind, mount.read_only.unwrap_or(false))
             }
             MountKind::Tmpfs => (MountKindStep::Tmpfs { size: mount.size }, false),
             MountKind::Secret | MountKind::Ssh => {
-                return Err(not_yet(word.span, &format!("a {} mount", mount.kind.name())).into());
+                return Err(not_yet(span, &format!("a {} mount", mount.kind.name())).into());
             }
         };
-        Ok(MountStep { target, read_only, kind, span: word.span })
+        Ok(MountStep { target, read_only, kind, span: span })
     }
 
     /// Expands every option of a mount but `from`.
@@ -141,4 +154,34 @@ impl Planner<'_> {
         }
         self.word(state, word)
     }
+}
+
+/// The single here-document of a RUN that is nothing else, if it names its interpreter.
+fn script(run: &ast::Run) -> Option<InlineFile> {
+    let ([doc], Command::Shell(word)) = (&run.heredocs[..], &run.command) else { return None };
+    let alone = word.text.split_whitespace().count() == 1 && doc.fd.is_none();
+    (alone && doc.body.starts_with("#!")).then(|| InlineFile { name: doc.name.clone(), content: doc.body.clone() })
+}
+
+fn secret(state: &State, mount: &Mount, span: Span) -> Planned<SecretStep> {
+    let target = mount.target.as_deref().map(|t| join(&state.config.config.working_dir, t));
+    let base = target.as_deref().and_then(|t| t.rsplit('/').next()).filter(|b| !b.is_empty());
+    let id = mount.id.as_deref().or(mount.source.as_deref()).or(base);
+    let Some(id) = id.map(str::to_string) else {
+        let d = Diagnostic::new(span, "a secret mount needs to know which secret");
+        return Err(d.help("add `id=NAME`").into());
+    };
+    // A variable alone needs no file.
+    let default = || format!("/run/secrets/{}", id.rsplit('/').next().unwrap_or(&id));
+    let target = target.or_else(|| mount.env.is_none().then(default));
+    Ok(SecretStep {
+        target,
+        env: mount.env.clone(),
+        required: mount.required,
+        mode: mount.mode.unwrap_or(0o400),
+        uid: mount.uid.unwrap_or(0),
+        gid: mount.gid.unwrap_or(0),
+        span,
+        id,
+    })
 }

@@ -154,7 +154,7 @@ fn mistakes_are_explained() {
         ("FROM debian\nEXPOSE 99999\n", "0 to 65535"),
         ("FROM debian\nSTOPSIGNAL SIGFOO\n", "not a signal"),
         ("FROM debian\nCOPY --link --chown=me a b\n", "knows no names"),
-        ("FROM debian\nRUN --mount=type=secret,id=x y\n", "not supported yet"),
+        ("FROM debian\nRUN --mount=type=ssh y\n", "not supported yet"),
         ("FROM debian\nENV A=\"${B:?must be set}\"\n", "must be set"),
         ("FROM Debian\n", "lower case"),
     ] {

@@ -143,3 +143,60 @@ fn a_copy_from_an_image_and_over_what_is_there() {
         .fails(1, &["is a directory in the image"]);
     lab.build("FROM busybox\nRUN touch /file\nCOPY d /file\n", &[]).fails(1, &["is not a directory"]);
 }
+
+#[test]
+fn excluded_files_and_kept_directories() {
+    let lab = Lab::new();
+    for path in ["a/one.txt", "a/one.md", "a/b/two.txt", "a/b/two.md", "c/three.txt"] {
+        lab.write(path, path);
+    }
+    let names = |file: &str| {
+        let mut names: Vec<String> = lab
+            .build_listing(file)
+            .iter()
+            .filter_map(|l| l.rsplit_once(' ').map(|(_, n)| n.to_string()))
+            .filter(|n| !n.ends_with('/'))
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names("FROM scratch\nCOPY --exclude=**/*.md a /\n"), ["b/two.txt", "one.txt"]);
+    assert_eq!(names("FROM scratch\nCOPY --exclude=* --exclude=!one.* a /\n"), ["one.md", "one.txt"]);
+    assert_eq!(names("FROM scratch\nCOPY --exclude=*.md a/* /d/\n"), ["d/one.txt", "d/two.txt"]);
+    assert_eq!(names("FROM scratch\nCOPY --parents a/b/two.txt c /d/\n"), ["d/a/b/two.txt", "d/c/three.txt"]);
+    assert_eq!(names("FROM scratch\nCOPY --parents a/./b/two.* /\n"), ["b/two.md", "b/two.txt"]);
+    assert_eq!(names("FROM scratch\nCOPY --parents **/*.txt /d/\n"), ["d/a/b/two.txt", "d/a/one.txt", "d/c/three.txt"]);
+    assert_eq!(names("FROM scratch\nCOPY --parents none/* /d/\n"), Vec::<String>::new());
+    lab.build("FROM scratch\nCOPY --parents a/none /d/\n", &[]).fails(1, &["`a/none` is not there"]);
+}
+
+#[test]
+fn symbolic_modes() {
+    let lab = Lab::new();
+    lab.write("d/f", "x").write("d/run", "x");
+    for (path, mode) in [("d", 0o700), ("d/f", 0o600), ("d/run", 0o700)] {
+        std::fs::set_permissions(lab.ctx().join(path), std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let listing = lab.build_listing("FROM scratch\nCOPY --chmod=u=rwX,go=rX d /d\nCOPY --chmod=+x d/f /g\n");
+    for line in ["644 0:0 d/f", "755 0:0 d/run", "711 0:0 g"] {
+        has(&listing, line);
+    }
+}
+
+#[test]
+fn a_linked_copy_stands_on_nothing() {
+    let lab = Lab::new();
+    lab.write("f", "x");
+    // It replaces a link on the way, where a plain copy would follow it.
+    let base = "FROM busybox\nRUN mkdir /real && ln -s /real /way\n";
+    let out = lab.build_local(&format!("{base}COPY --link f /way/f\n"), &[]);
+    assert!(out.join("way").symlink_metadata().unwrap().is_dir() && !out.join("real/f").exists());
+    // Another parent, the same files: nothing is copied again.
+    let file =
+        |n: u32| format!("FROM busybox\nRUN echo {n} > /n\nCOPY --link f /linked/f\nRUN cat /n /linked/f > /o\n");
+    assert_eq!(lab.build(&file(1), &["-t", "x"]).ok().steps(), (3, 0));
+    assert_eq!(lab.build(&file(2), &["-t", "x"]).ok().steps(), (2, 1));
+    assert_eq!(lab.build(&file(2), &["-t", "x"]).ok().steps(), (0, 3));
+    let out = lab.build_local(&file(2), &[]);
+    assert_eq!(std::fs::read_to_string(out.join("o")).unwrap(), "2\nx");
+}

@@ -163,3 +163,39 @@ fn debian_packages_install() {
     let owners = std::fs::read_to_string(out.join("o")).unwrap();
     assert_eq!(owners, "root:crontab 2755\nroot:crontab 1730\n");
 }
+
+#[test]
+fn a_heredoc_that_names_its_interpreter_is_a_program() {
+    let lab = Lab::new();
+    let out = run_output(&lab, "RUN <<EOF\n#!/bin/awk -f\nBEGIN { print \"from awk\" > \"/o\" }\nEOF");
+    assert_eq!(out, "from awk\n");
+    lab.build("FROM busybox\nRUN <<EOF\n#!/bin/sh\ntrue\nEOF\n", &["-t", "x"]).ok();
+    assert_eq!(lab.top_layer("x"), Vec::<String>::new());
+}
+
+#[test]
+fn secrets_are_files_and_variables_and_nowhere_else() {
+    let lab = Lab::new();
+    std::fs::write(lab.path("token"), "tops3cret\n").unwrap();
+    let secret = format!("id=token,src={}", lab.path("token").display());
+    let file = "FROM busybox\n\
+                RUN --mount=type=secret,id=token stat -c '%a %u' /run/secrets/token > /o && cat /run/secrets/token | md5sum >> /o\n\
+                RUN --mount=type=secret,id=token,env=TOKEN,required=true echo \"value: $TOKEN\"; echo ${#TOKEN} >> /o\n\
+                RUN --mount=type=secret,id=none ls /run/secrets >> /o 2>&1; true\n";
+    let ran = lab.build(file, &["-t", "x", "--secret", &secret]).ok();
+    assert!(ran.stderr.contains("value: ****") && !ran.stderr.contains("tops3cret"), "{}", ran.stderr);
+    let out = lab.build_local(file, &["--secret", &secret]);
+    let text = std::fs::read_to_string(out.join("o")).unwrap();
+    assert_eq!(text.lines().next(), Some("400 0"));
+    assert_eq!(text.lines().nth(2), Some("10"), "a variable has the value as it is, line end and all: {text}");
+    assert!(text.contains("No such file"), "{text}");
+    assert!(!out.join("run/secrets").exists());
+    // Nothing in the store holds the value.
+    let found = lab.sh("grep -rl tops3cret $LAB/store; true").ok();
+    assert_eq!(found.stdout, "");
+    lab.build("FROM busybox\nRUN --mount=type=secret,id=gone,required=true true\n", &[])
+        .fails(1, &["the secret `gone` was not given", "--secret id=gone", "Dockerfile:2:13"]);
+    // Another value is no reason to run again.
+    std::fs::write(lab.path("token"), "changed!\n").unwrap();
+    assert_eq!(lab.build(file, &["-t", "x", "--secret", &secret]).ok().steps(), (0, 3));
+}
