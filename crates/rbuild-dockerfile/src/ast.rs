@@ -23,6 +23,18 @@ pub struct Dockerfile {
     pub global_args: Vec<Instruction>,
     pub stages: Vec<Stage>,
     pub empty_continuations: Vec<Span>,
+    /// All instructions before interpretation, in order.
+    pub raw: Vec<Node>,
+}
+
+/// An instruction as it is written: lower-case keyword, flags, words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    pub keyword: String,
+    pub flags: Vec<String>,
+    pub words: Vec<String>,
+    /// What ONBUILD triggers.
+    pub inner: Option<Box<Node>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,6 +9,7 @@ pub mod expand;
 mod flags;
 mod lines;
 mod mount;
+mod node;
 mod parse;
 mod suggest;
 mod text;

@@ -49,6 +49,7 @@ pub fn parse(source: &[u8]) -> Result<Dockerfile, Vec<Diagnostic>> {
         global_args: Vec::new(),
         stages: Vec::new(),
         empty_continuations: lines.empty_continuations,
+        raw: lines.logical.iter().map(|l| crate::node::node(&l.text, lines.escape)).collect(),
     };
     for logical in lines.logical {
         match parser.item(logical) {
@@ -454,7 +455,7 @@ fn split_pair(word: &Word) -> Option<(Word, Word)> {
 }
 
 /// The first blank-separated word, and what follows it.
-fn split_keyword(text: &Text) -> (Word, Text) {
+pub(crate) fn split_keyword(text: &Text) -> (Word, Text) {
     let end = text.text.find(char::is_whitespace).unwrap_or(text.text.len());
     (words::word(text, 0, end), text.slice(end, text.text.len()).trimmed())
 }

@@ -28,10 +28,19 @@ impl Ignore {
     }
 
     pub fn parse(text: &str) -> Result<Ignore, IgnoreError> {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        Ignore::of(text.lines().enumerate().filter_map(|(i, line)| Some((i + 1, clean_line(line)?))))
+    }
+
+    /// Patterns that were read before. Errors count them from 1.
+    pub fn from_patterns(patterns: &[&str]) -> Result<Ignore, IgnoreError> {
+        Ignore::of(patterns.iter().enumerate().filter_map(|(i, p)| Some((i + 1, clean_pattern(p)?))))
+    }
+
+    fn of(patterns: impl Iterator<Item = (usize, String)>) -> Result<Ignore, IgnoreError> {
         let mut ignore = Ignore::default();
-        for (i, line) in text.strip_prefix('\u{feff}').unwrap_or(text).lines().enumerate() {
-            let Some(pattern) = clean_line(line) else { continue };
-            let fail = |reason: &str| IgnoreError { line: i + 1, reason: reason.to_string() };
+        for (line, pattern) in patterns {
+            let fail = |reason: &str| IgnoreError { line, reason: reason.to_string() };
             let (negated, pattern) = match pattern.strip_prefix('!') {
                 Some("") => return Err(fail("a `!` needs a pattern behind it")),
                 Some(rest) => (true, rest),
@@ -72,9 +81,10 @@ impl Ignore {
 }
 
 fn clean_line(line: &str) -> Option<String> {
-    if line.starts_with('#') {
-        return None;
-    }
+    if line.starts_with('#') { None } else { clean_pattern(line) }
+}
+
+fn clean_pattern(line: &str) -> Option<String> {
     let line = line.trim();
     let (mark, pattern) = match line.strip_prefix('!') {
         Some(rest) => ("!", rest.trim()),

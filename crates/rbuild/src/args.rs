@@ -43,6 +43,23 @@ pub enum Verb {
     Df,
     /// Show what this machine allows, and what to change
     Doctor,
+    /// Plumbing for tests and editors
+    Debug {
+        #[command(subcommand)]
+        verb: DebugVerb,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum DebugVerb {
+    /// Whether FILE is a valid Dockerfile; if not, why
+    Parse { file: PathBuf },
+    /// The parse before expansion, one S-expression an instruction
+    Ast { file: PathBuf },
+    /// Word expansion: JSON requests on standard input, answers on standard output
+    Expand,
+    /// Ignore rules: JSON requests on standard input, answers on standard output
+    Ignore,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -211,8 +228,10 @@ pub struct PruneArgs {
     pub force: bool,
 }
 
-const VERBS: [&str; 13] =
-    ["build", "import", "save", "load", "images", "history", "inspect", "tag", "rmi", "prune", "df", "doctor", "help"];
+const VERBS: [&str; 14] = [
+    "build", "import", "save", "load", "images", "history", "inspect", "tag", "rmi", "prune", "df", "doctor", "debug",
+    "help",
+];
 
 /// Puts the default verb where none was typed, and turns long names (`image ls`, `buildx build`) into short ones.
 pub fn with_verb(mut argv: Vec<OsString>, as_docker: bool) -> Result<Vec<OsString>, Failure> {

@@ -3,6 +3,7 @@
 
 mod args;
 mod build;
+mod debug;
 mod doctor;
 mod exit;
 mod images;
@@ -60,6 +61,7 @@ fn run(argv: Vec<std::ffi::OsString>) -> u8 {
         Verb::Prune(args) => images::prune(&root, args),
         Verb::Df => images::df(&root),
         Verb::Doctor => doctor::doctor(&root),
+        Verb::Debug { verb } => debug::debug(verb),
     };
     match result {
         Ok(code) => code,

@@ -1,0 +1,115 @@
+//! Plumbing for tests and editors: what the parser and the pattern matchers make of their input. Stable.
+
+use std::io::{BufRead, Write};
+use std::path::Path;
+
+use rbuild_dockerfile::expand::Lexer;
+use rbuild_dockerfile::{ast, parse};
+use rbuild_source::Ignore;
+use serde_json::{Value, json};
+
+use crate::args::DebugVerb;
+use crate::exit::{Failure, code};
+use crate::print;
+use crate::render::{self, Source};
+
+pub fn debug(verb: DebugVerb) -> Result<u8, Failure> {
+    match verb {
+        DebugVerb::Parse { file } => parsed(&file, |_| Ok(())),
+        DebugVerb::Ast { file } => parsed(&file, |dockerfile| {
+            print::out(&dump(dockerfile));
+            Ok(())
+        }),
+        DebugVerb::Expand => lines(expand),
+        DebugVerb::Ignore => lines(ignore),
+    }
+}
+
+fn parsed(file: &Path, then: impl FnOnce(&ast::Dockerfile) -> Result<(), Failure>) -> Result<u8, Failure> {
+    let bytes = std::fs::read(file).map_err(|e| Failure::new(format!("{}: {e}", file.display())))?;
+    match parse(&bytes) {
+        Ok(dockerfile) => then(&dockerfile).map(|()| code::OK),
+        Err(errors) => {
+            let (name, text) = (file.display().to_string(), String::from_utf8_lossy(&bytes));
+            let source = Source { name: &name, text: &text };
+            for d in &errors {
+                print::err(&render::diagnostic(d, &source, print::colours()));
+            }
+            Ok(code::USAGE)
+        }
+    }
+}
+
+/// One JSON object a line in, one a line out, in order. What goes wrong is an object too, and no exit status.
+fn lines(answer: fn(&Value) -> Result<Value, String>) -> Result<u8, Failure> {
+    let stdin = std::io::stdin().lock();
+    let mut stdout = std::io::BufWriter::new(std::io::stdout().lock());
+    for line in stdin.lines() {
+        let line = line.map_err(|e| Failure::new(format!("standard input: {e}")))?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let result = serde_json::from_str(&line).map_err(|e| e.to_string()).and_then(|request| answer(&request));
+        let text = result.unwrap_or_else(|e| json!({ "error": e })).to_string();
+        if writeln!(stdout, "{text}").and_then(|()| stdout.flush()).is_err() {
+            break;
+        }
+    }
+    Ok(code::OK)
+}
+
+fn text<'a>(request: &'a Value, key: &str) -> Result<&'a str, String> {
+    request[key].as_str().ok_or_else(|| format!("`{key}` is missing or no string"))
+}
+
+fn expand(request: &Value) -> Result<Value, String> {
+    let flag = |key: &str| request[key].as_bool().unwrap_or(false);
+    let escape = request["escape"].as_str().unwrap_or("\\");
+    let mut chars = escape.chars();
+    let (Some(escape), None) = (chars.next(), chars.next()) else { return Err("`escape` is one character".into()) };
+    let lexer = Lexer { escape, raw_quotes: flag("raw_quotes"), skip_unset: flag("skip_unset") };
+    let env = |name: &str| request["env"][name].as_str().map(str::to_string);
+    let got = lexer.word(text(request, "input")?, &env).map_err(|e| e.to_string())?;
+    let result = match text(request, "op")? {
+        "word" => json!(got.text),
+        "words" => json!(got.words),
+        other => return Err(format!("`{other}` is not an operation")),
+    };
+    Ok(json!({ "result": result, "matched": got.matched, "unmatched": got.unmatched }))
+}
+
+fn ignore(request: &Value) -> Result<Value, String> {
+    match text(request, "op")? {
+        "read" => Ok(json!({ "result": Ignore::read(text(request, "content")?) })),
+        "match" => {
+            let patterns: Option<Vec<&str>> =
+                request["patterns"].as_array().and_then(|list| list.iter().map(Value::as_str).collect());
+            let patterns = patterns.ok_or("`patterns` is missing or no list of strings")?;
+            let ignore = Ignore::from_patterns(&patterns).map_err(|e| e.reason)?;
+            Ok(json!({ "match": ignore.excludes(text(request, "path")?) }))
+        }
+        other => Err(format!("`{other}` is not an operation")),
+    }
+}
+
+/// One S-expression an instruction, in the form of the reference parser's own dump.
+fn dump(file: &ast::Dockerfile) -> String {
+    file.raw.iter().map(|node| expression(node) + "\n").collect()
+}
+
+fn expression(node: &ast::Node) -> String {
+    let mut text = format!("({}", node.keyword.to_lowercase());
+    if !node.flags.is_empty() {
+        let flags: Vec<String> = node.flags.iter().map(|f| rbuild_image::quote(f)).collect();
+        text.push_str(&format!(" [{}]", flags.join(" ")));
+    }
+    for word in &node.words {
+        text.push(' ');
+        text.push_str(&rbuild_image::quote(word));
+    }
+    if let Some(inner) = &node.inner {
+        text.push(' ');
+        text.push_str(&expression(inner));
+    }
+    text + ")"
+}
