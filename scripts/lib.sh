@@ -68,7 +68,10 @@ need_debian_rootfs() {
     # Either of the two files may be missing.
     mirror=$( (cat /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null || true) |
         sed -n 's/^URIs: *//p; s/^deb  *\(\[[^]]*\] *\)\{0,1\}\([^ ]*\) .*/\2/p' | sed -n 1p)
-    mmdebstrap --quiet --variant=minbase --aptopt='Acquire::Languages "none"' bookworm "$1.part" ${mirror:+"$mirror"} ||
+    # The name of the file says what mmdebstrap makes: a tar that is packed with gzip.
+    local part
+    part=$(dirname "$1")/part-$(basename "$1")
+    mmdebstrap --quiet --variant=minbase --aptopt='Acquire::Languages "none"' bookworm "$part" ${mirror:+"$mirror"} ||
         die "mmdebstrap failed" "run it by hand to see why: mmdebstrap --variant=minbase bookworm /dev/null"
-    mv "$1.part" "$1"
+    mv "$part" "$1"
 }

@@ -39,6 +39,8 @@ pub struct Node {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stage {
+    /// `FROM`, as written.
+    pub keyword: Word,
     pub from: From,
     /// The whole FROM instruction.
     pub span: Span,
@@ -50,6 +52,8 @@ pub struct Stage {
 pub struct From {
     pub platform: Option<Word>,
     pub image: Word,
+    /// The word between image and name, as written.
+    pub as_word: Option<Word>,
     /// As written; names compare in lower case.
     pub name: Option<Word>,
 }

@@ -8,6 +8,7 @@ mod diagnostic;
 pub mod expand;
 mod flags;
 mod lines;
+pub mod lint;
 mod mount;
 mod node;
 mod parse;

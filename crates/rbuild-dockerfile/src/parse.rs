@@ -104,7 +104,7 @@ impl Parser {
         let (keyword, rest) = split_keyword(&text);
         if keyword.text.eq_ignore_ascii_case("FROM") {
             let from = self.from(&keyword, &rest)?;
-            return Some(Item::Stage(Stage { from, span, comments, instructions: Vec::new() }));
+            return Some(Item::Stage(Stage { keyword, from, span, comments, instructions: Vec::new() }));
         }
         let op = self.op(&keyword, &rest, heredocs)?;
         Some(Item::Instruction(Instruction { keyword, span, comments, op }))
@@ -166,9 +166,10 @@ impl Parser {
         let flags = Flags::check("FROM", flags, &[("platform", Arity::One)], &mut self.errors);
         let mut parts = words::plain(&rest);
         match parts.len() {
-            1 => Some(From { platform: flags.one("platform"), image: parts.remove(0), name: None }),
+            1 => Some(From { platform: flags.one("platform"), image: parts.remove(0), as_word: None, name: None }),
             3 if parts[1].text.eq_ignore_ascii_case("AS") => {
                 let name = parts.remove(2);
+                let as_word = Some(parts.remove(1));
                 let lower = name.text.to_lowercase();
                 let valid = lower.starts_with(|c: char| c.is_ascii_lowercase())
                     && lower.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c));
@@ -177,7 +178,7 @@ impl Parser {
                     self.error(d.help("a name starts with a letter and goes on with letters, digits, `-`, `_` or `.`"));
                     return None;
                 }
-                Some(From { platform: flags.one("platform"), image: parts.remove(0), name: Some(name) })
+                Some(From { platform: flags.one("platform"), image: parts.remove(0), as_word, name: Some(name) })
             }
             _ => {
                 let span = if parts.is_empty() { keyword.span } else { parts[0].span.to(parts[parts.len() - 1].span) };

@@ -221,13 +221,13 @@ impl<'a> Executor<'a> {
         let vertex = &self.prepared.graph.vertices[id];
         // The key under which other steps may have made the same files.
         let mut shared = *key;
-        if let Step::Copy(copy) = &vertex.step {
-            if let Some(content) = self.copied_content(copy)? {
-                let parent = vertex.parent.map_or(*key, |p| self.done(p).result);
-                shared = keys::content_key(copy, &parent, &content);
-                if self.hit(id, &shared, key)? {
-                    return Ok(true);
-                }
+        if let Step::Copy(copy) = &vertex.step
+            && let Some(content) = self.copied_content(copy)?
+        {
+            let parent = vertex.parent.map_or(*key, |p| self.done(p).result);
+            shared = keys::content_key(copy, &parent, &content);
+            if self.hit(id, &shared, key)? {
+                return Ok(true);
             }
         }
         // Equal steps of other builds wait here, and find the record when they go on.

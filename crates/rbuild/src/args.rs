@@ -98,6 +98,12 @@ pub struct BuildArgs {
     /// Label of the result
     #[arg(long, value_name = "NAME=VALUE")]
     pub label: Vec<String>,
+    /// Look for likely mistakes and build nothing
+    #[arg(long)]
+    pub check: bool,
+    /// What to do with the Dockerfile: build, check, outline or targets, and `,format=json`
+    #[arg(long, value_name = "CALL", default_value = "build")]
+    pub call: String,
     /// Network of RUN: default, none or host
     #[arg(long, value_name = "MODE", default_value = "default")]
     pub network: String,

@@ -11,6 +11,7 @@ use rbuild_sandbox::{Cancel, World, enter};
 use rbuild_store::Store;
 
 use crate::args::{BuildArgs, ProgressMode};
+use crate::call::{self, Call, parse_call};
 use crate::exit::{Failure, build_code, code};
 use crate::progress::{Mode, draw};
 use crate::render::{self, Source};
@@ -26,6 +27,14 @@ pub fn build(root: &Path, args: BuildArgs) -> Result<u8, Failure> {
         build_code(e)
     };
     let store = Store::open(root)?;
+    let (asked, json) = if args.check { (Call::Check, false) } else { parse_call(&args.call)? };
+    if asked != Call::Build {
+        return call::call(&request, &store, asked, json);
+    }
+    let lint = lint(&request, &store, &source)?;
+    if let Lint::Fails(code) = lint {
+        return Ok(code);
+    }
     let (sender, events) = channel();
     let sender = Events::new(sender);
     let prepared = match prepare(&request, &store, &sender) {
@@ -41,11 +50,58 @@ pub fn build(root: &Path, args: BuildArgs) -> Result<u8, Failure> {
         Ok(Some(finished)) => {
             drop(sender);
             draw(&events, mode);
-            return conclude(&args, &request, &finished);
+            return conclude(&args, &request, &finished).inspect(|_| lint.tell(mode));
         }
         Err(e) => return Ok(report(&e)),
     }
-    run_builder(root, &args, &request, &prepared, &store, (sender, events), mode, &report)
+    let code = run_builder(root, &args, &request, &prepared, &store, (sender, events), mode, &report)?;
+    if code == code::OK {
+        lint.tell(mode);
+    }
+    Ok(code)
+}
+
+/// What the rules say of the Dockerfile before it is built.
+enum Lint {
+    Warnings(Vec<String>),
+    /// `check=error=true`, and there are warnings; they have been shown.
+    Fails(u8),
+}
+
+fn lint(request: &BuildRequest, store: &Store, source: &Source<'_>) -> Result<Lint, Failure> {
+    // Errors in the file are told by the build itself.
+    let Ok(file) = rbuild_dockerfile::parse(&request.dockerfile) else { return Ok(Lint::Warnings(Vec::new())) };
+    let (warnings, fails) = call::warnings(&file, request, store)?;
+    if fails && !warnings.is_empty() {
+        for w in &warnings {
+            let d = rbuild_dockerfile::Diagnostic::new(w.span, format!("{}: {}", w.rule.name, w.message));
+            print::err(&render::diagnostic(&d, source, print::colours()));
+        }
+        print::error("the Dockerfile asks for warnings to be errors (check=error=true)", None);
+        return Ok(Lint::Fails(code::FAILED));
+    }
+    let line = |at: usize| source.text[..at].matches('\n').count() + 1;
+    let text = |w: &rbuild_dockerfile::lint::Warning| {
+        format!(" - {}: {} (line {})\n", w.rule.name, w.message, line(w.span.start))
+    };
+    Ok(Lint::Warnings(warnings.iter().map(text).collect()))
+}
+
+impl Lint {
+    /// After a build, the first few; the rest is what `--check` is for.
+    fn tell(&self, mode: Mode) {
+        let Lint::Warnings(list) = self else { return };
+        if list.is_empty() || mode == Mode::Quiet {
+            return;
+        }
+        let noun = if list.len() == 1 { "warning" } else { "warnings" };
+        let more = if list.len() > 3 { "; --check shows all" } else { "" };
+        print::err(&format!(
+            "{} {noun} found{more}:\n{}",
+            list.len(),
+            list.iter().take(3).cloned().collect::<String>()
+        ));
+    }
 }
 
 /// The part that needs a namespace: a builder process does it, and says through a pipe what it made.

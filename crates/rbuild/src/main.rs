@@ -3,6 +3,7 @@
 
 mod args;
 mod build;
+mod call;
 mod debug;
 mod doctor;
 mod exit;

@@ -54,10 +54,19 @@ pub fn first_line(text: &str) -> &str {
 
 /// One error with an excerpt and a caret under the very word.
 pub fn diagnostic(d: &Diagnostic, source: &Source<'_>, colours: bool) -> String {
+    excerpt(d, Level::ERROR, source, colours)
+}
+
+/// As [`diagnostic`], for what is only likely wrong.
+pub fn warning(d: &Diagnostic, source: &Source<'_>, colours: bool) -> String {
+    excerpt(d, Level::WARNING, source, colours)
+}
+
+fn excerpt(d: &Diagnostic, level: Level<'_>, source: &Source<'_>, colours: bool) -> String {
     let span = inside(d.span, source.text);
     let snippet =
         Snippet::source(source.text).path(source.name).annotation(AnnotationKind::Primary.span(span.start..span.end));
-    let mut group = Level::ERROR.primary_title(d.message.as_str()).element(snippet);
+    let mut group = level.primary_title(d.message.as_str()).element(snippet);
     if let Some(help) = &d.help {
         group = group.element(Level::HELP.message(help.as_str()));
     }

@@ -49,12 +49,11 @@ impl Planner<'_> {
             (Some(text), Some(word)) => Some(chmod(text, word.span)?),
             _ => None,
         };
-        if let (Some(link), Some(owner)) = (&copy.link, &chown) {
-            if !owner.split(':').all(|part| part.parse::<u32>().is_ok()) {
-                let d =
-                    Diagnostic::new(link.span, "a copy with --link stands on nothing, so it knows no names of users");
-                return Err(d.help("give numbers to --chown, or leave --link out").into());
-            }
+        if let (Some(link), Some(owner)) = (&copy.link, &chown)
+            && !owner.split(':').all(|part| part.parse::<u32>().is_ok())
+        {
+            let d = Diagnostic::new(link.span, "a copy with --link stands on nothing, so it knows no names of users");
+            return Err(d.help("give numbers to --chown, or leave --link out").into());
         }
         let inline = self.inline_files(state, &copy.heredocs)?;
         let created_by = history::copy(

@@ -139,7 +139,7 @@ impl Planner<'_> {
                 return Err(not_yet(span, &format!("a {} mount", mount.kind.name())).into());
             }
         };
-        Ok(MountStep { target, read_only, kind, span: span })
+        Ok(MountStep { target, read_only, kind, span })
     }
 
     /// Expands every option of a mount but `from`.

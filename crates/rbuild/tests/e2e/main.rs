@@ -3,6 +3,7 @@
 
 mod lab;
 
+mod checking;
 mod copying;
 mod images;
 mod lifecycle;

@@ -1,0 +1,190 @@
+//! The rules that look at one place, or at a few places together.
+
+use super::*;
+use crate::ast::{Command, Comment, Healthcheck, Instruction, Op, Stage};
+
+pub fn check(file: &Dockerfile, around: &Surroundings<'_>, found: &mut Vec<Warning>) {
+    for span in &file.empty_continuations {
+        let message = "an empty line inside a continued instruction; it will become an error".into();
+        found.push(Warning { rule: &NO_EMPTY_CONTINUATION, span: *span, message });
+    }
+    casing(file, found);
+    let mut names: Vec<String> = Vec::new();
+    for stage in &file.stages {
+        stage_line(stage, &mut names, around, found);
+        for i in &stage.instructions {
+            instruction(stage, i, around, found);
+        }
+        repeated(stage, found);
+    }
+    for i in &file.global_args {
+        secrets(i, found);
+    }
+    descriptions(file, found);
+}
+
+fn casing(file: &Dockerfile, found: &mut Vec<Warning>) {
+    let stages = file.stages.iter().map(|s| &s.keyword);
+    let others = file.global_args.iter().chain(file.stages.iter().flat_map(|s| &s.instructions)).map(|i| &i.keyword);
+    let mut keywords: Vec<&Word> = stages.chain(others).collect();
+    keywords.sort_by_key(|w| w.span.start);
+    let lower = |w: &&&Word| w.text.chars().all(|c| c.is_ascii_lowercase());
+    let upper = |w: &&&Word| w.text.chars().all(|c| c.is_ascii_uppercase());
+    let want_lower = keywords.iter().filter(lower).count() > keywords.iter().filter(upper).count();
+    for word in keywords {
+        let want = if want_lower { word.text.to_lowercase() } else { word.text.to_uppercase() };
+        if word.text != want {
+            let message = format!("`{}` is written otherwise than the file's other instructions: `{want}`", word.text);
+            warn(found, &CONSISTENT_INSTRUCTION_CASING, word, message);
+        }
+    }
+}
+
+fn stage_line(stage: &Stage, names: &mut Vec<String>, around: &Surroundings<'_>, found: &mut Vec<Warning>) {
+    if let Some(name) = &stage.from.name {
+        let lower = name.text.to_lowercase();
+        if lower != name.text {
+            warn(found, &STAGE_NAME_CASING, name, format!("the stage name `{}` should be `{lower}`", name.text));
+        }
+        if ["scratch", "context"].contains(&lower.as_str()) {
+            warn(found, &RESERVED_STAGE_NAME, name, format!("`{lower}` is reserved and no name for a stage"));
+        }
+        if names.contains(&lower) {
+            let message =
+                format!("another stage is called `{lower}` as well; later uses of the name mean the last one");
+            warn(found, &DUPLICATE_STAGE_NAME, name, message);
+        }
+        names.push(lower);
+    }
+    if let Some(word) = &stage.from.as_word {
+        let upper = |t: &str| t.chars().all(|c| c.is_ascii_uppercase());
+        if upper(&word.text) != upper(&stage.keyword.text) {
+            let message = format!("`{}` and `{}` are written in different cases", stage.keyword.text, word.text);
+            warn(found, &FROM_AS_CASING, word, message);
+        }
+    }
+    if let Some(platform) = &stage.from.platform {
+        if ["$TARGETPLATFORM", "${TARGETPLATFORM}"].contains(&platform.text.as_str()) {
+            warn(found, &REDUNDANT_TARGET_PLATFORM, platform, "the target platform is the default; leave the flag out");
+        } else if !platform.text.contains('$') {
+            let name = stage.from.name.as_ref().map_or(String::new(), |n| n.text.to_lowercase());
+            let named = platform.text.split('/').any(|part| !part.is_empty() && name.contains(&part.to_lowercase()));
+            if !named {
+                let message =
+                    format!("the platform is fixed to `{}`; the stage then ignores --platform", platform.text);
+                warn(found, &FROM_PLATFORM_FLAG_CONST_DISALLOWED, platform, message);
+            }
+        }
+    }
+    if let Some(platform) = (around.foreign_base)(&stage.from.image.text) {
+        let message = format!("`{}` is an image for {platform}", stage.from.image.text);
+        warn(found, &INVALID_BASE_IMAGE_PLATFORM, &stage.from.image, message);
+    }
+}
+
+fn instruction(stage: &Stage, i: &Instruction, around: &Surroundings<'_>, found: &mut Vec<Warning>) {
+    secrets(i, found);
+    match &i.op {
+        Op::Maintainer(_) => {
+            let message = "MAINTAINER is deprecated; write LABEL org.opencontainers.image.authors=…";
+            warn(found, &MAINTAINER_DEPRECATED, &i.keyword, message);
+        }
+        Op::Cmd(Command::Shell(word)) | Op::Entrypoint(Command::Shell(word))
+            if !stage.instructions.iter().any(|o| matches!(o.op, Op::Shell(_))) =>
+        {
+            let message = format!("{} in shell form gets no signals; write it as a JSON array", i.keyword.text);
+            warn(found, &JSON_ARGS_RECOMMENDED, word, message);
+        }
+        Op::Env(pairs) | Op::Label(pairs) => {
+            for pair in pairs.iter().filter(|p| p.legacy) {
+                let message = format!("write `{} {}=…` with an equals sign", i.keyword.text, pair.name.text);
+                warn(found, &LEGACY_KEY_VALUE_FORMAT, &pair.name, message);
+            }
+        }
+        Op::Expose(words) => words.iter().for_each(|w| expose(w, found)),
+        Op::Copy(copy) if copy.from.is_none() => {
+            for source in copy.sources.iter().filter(|s| !s.text.contains(['$', '*', '?', '['])) {
+                let path = source.text.trim_start_matches("./").trim_matches('/');
+                if !path.is_empty() && path != "." && !path.contains("://") && (around.ignored)(path) {
+                    let message = format!("`{path}` is left out by the ignore file");
+                    warn(found, &COPY_IGNORED_FILE, source, message);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn expose(word: &Word, found: &mut Vec<Warning>) {
+    let (ports, proto) = word.text.split_once('/').unwrap_or((&word.text, "tcp"));
+    if !word.text.contains('$') && proto != proto.to_lowercase() {
+        let message = format!("the protocol `{proto}` should be `{}`", proto.to_lowercase());
+        warn(found, &EXPOSE_PROTO_CASING, word, message);
+    }
+    if !word.text.contains('$') && ports.contains(':') {
+        let message = format!("`{}` maps a port of the host, which an image cannot", word.text);
+        warn(found, &EXPOSE_INVALID_FORMAT, word, message);
+    }
+}
+
+fn repeated(stage: &Stage, found: &mut Vec<Warning>) {
+    let kind = |i: &Instruction| match &i.op {
+        Op::Cmd(_) => Some("CMD"),
+        Op::Entrypoint(_) => Some("ENTRYPOINT"),
+        Op::Healthcheck(Healthcheck::None | Healthcheck::Check { .. }) => Some("HEALTHCHECK"),
+        _ => None,
+    };
+    for (at, i) in stage.instructions.iter().enumerate() {
+        let Some(name) = kind(i) else { continue };
+        if stage.instructions[at + 1..].iter().any(|later| kind(later) == Some(name)) {
+            let message = format!("this {name} is overridden by a later one in the same stage");
+            warn(found, &MULTIPLE_INSTRUCTIONS_DISALLOWED, &i.keyword, message);
+        }
+    }
+}
+
+/// Words that make a name a secret's, at its beginning, at its end or alone; and words that take it back.
+const SECRET: [&str; 10] =
+    ["apikey", "auth", "credential", "credentials", "key", "password", "pword", "passwd", "secret", "token"];
+const HARMLESS: [&str; 3] = ["public", "file", "version"];
+
+fn secrets(i: &Instruction, found: &mut Vec<Warning>) {
+    let names: Vec<&Word> = match &i.op {
+        Op::Env(pairs) => pairs.iter().map(|p| &p.name).collect(),
+        Op::Arg(decls) => decls.iter().map(|d| &d.name).collect(),
+        _ => return,
+    };
+    for name in names {
+        let lower = name.text.to_lowercase();
+        let parts: Vec<&str> = lower.split(['_', '-', '.']).collect();
+        let ends = [parts.first(), parts.last()].into_iter().flatten().any(|p| SECRET.contains(p));
+        if ends && !parts.iter().any(|p| HARMLESS.contains(p)) {
+            let message = format!("`{}` looks like a secret, and ends up in the image; use a secret mount", name.text);
+            warn(found, &SECRETS_USED_IN_ARG_OR_ENV, name, message);
+        }
+    }
+}
+
+/// A comment right above a stage or an ARG should begin with its name.
+fn descriptions(file: &Dockerfile, found: &mut Vec<Warning>) {
+    let mut look = |comments: &[Comment], name: &Word| {
+        let Some(last) = comments.last().filter(|c| !c.text.is_empty() && !c.text.starts_with("check=")) else {
+            return;
+        };
+        let first = last.text.split_whitespace().next().unwrap_or("");
+        if !first.eq_ignore_ascii_case(&name.text) {
+            let message = format!("the comment above should read `# {} …` to describe it", name.text);
+            warn(found, &INVALID_DEFINITION_DESCRIPTION, name, message);
+        }
+    };
+    for stage in &file.stages {
+        if let Some(name) = &stage.from.name {
+            look(&stage.comments, name);
+        }
+    }
+    for i in file.global_args.iter().chain(file.stages.iter().flat_map(|s| &s.instructions)) {
+        if let Op::Arg(decls) = &i.op {
+            look(&i.comments, &decls[0].name);
+        }
+    }
+}

@@ -1,0 +1,63 @@
+use super::*;
+use crate::parse;
+
+fn run(source: &str, settings: &Settings) -> Vec<Warning> {
+    let file = parse(source.as_bytes()).unwrap_or_else(|e| panic!("{source}\n{e:?}"));
+    let automatic = [("TARGETPLATFORM".to_string(), "linux/amd64".to_string())];
+    let around = Surroundings {
+        base_env: &|name| (name == "base").then(|| vec!["PATH=/bin".into(), "KNOWN=1".into()]),
+        foreign_base: &|name| (name == "foreign").then(|| "linux/arm64".to_string()),
+        ignored: &|path| path == "hidden",
+        automatic: &automatic,
+    };
+    check(&file, &around, settings)
+}
+
+/// The cases are data: `== Rule pass|fail`, then a Dockerfile. A failing case draws that rule, a passing one does not.
+#[test]
+fn every_rule_has_a_passing_and_a_failing_case() {
+    let settings = Settings { experimental_all: true, ..Settings::default() };
+    let mut seen: Vec<(String, bool)> = Vec::new();
+    for case in include_str!("../../tests/lint.txt").split("== ").skip(1) {
+        let (head, source) = case.split_once('\n').unwrap();
+        let (name, fails) = head.split_once(' ').map(|(n, k)| (n, k == "fail")).unwrap();
+        let found = run(source, &settings);
+        let drawn = found.iter().any(|w| w.rule.name == name);
+        assert_eq!(drawn, fails, "{head}\n{source}\n{found:#?}");
+        seen.push((name.to_string(), fails));
+    }
+    for rule in RULES {
+        for fails in [true, false] {
+            assert!(seen.contains(&(rule.name.to_string(), fails)), "{} has no case {fails}", rule.name);
+        }
+    }
+    assert_eq!(RULES.len(), 22);
+}
+
+#[test]
+fn rules_can_be_skipped_for_the_file_and_for_one_instruction() {
+    let source = "FROM base AS Upper\nMAINTAINER x\n";
+    let names = |s: &Settings| run(source, s).iter().map(|w| w.rule.name).collect::<Vec<_>>();
+    assert_eq!(names(&Settings::default()), ["StageNameCasing", "MaintainerDeprecated"]);
+    assert_eq!(names(&Settings::parse("skip=StageNameCasing").unwrap()), ["MaintainerDeprecated"]);
+    assert!(names(&Settings::parse("skip=all;error=true").unwrap()).is_empty());
+    let one = "FROM base\n# check=skip=MaintainerDeprecated\nMAINTAINER x\nMAINTAINER y\n";
+    assert_eq!(run(one, &Settings::default()).len(), 1);
+    assert!(
+        Settings::parse("skip").is_err() && Settings::parse("error=maybe").is_err() && Settings::parse("x=y").is_err()
+    );
+    let file = parse(b"# check=error=true;skip=A,B\nFROM base\n").unwrap();
+    assert_eq!(
+        settings(&file).unwrap(),
+        Settings { skip: vec!["A".into(), "B".into()], error: true, ..Settings::default() }
+    );
+}
+
+#[test]
+fn spans_name_the_very_word() {
+    let source = "FROM base AS Upper\nEXPOSE 80/TCP\nENV A=$KNWON\n";
+    let found = run(source, &Settings::default());
+    let words: Vec<&str> = found.iter().map(|w| &source[w.span.start..w.span.end]).collect();
+    assert_eq!(words, ["Upper", "80/TCP", "$KNWON"]);
+    assert!(found[2].message.contains("did you mean `KNOWN`"));
+}

@@ -1,0 +1,147 @@
+//! The rules about variables: what is declared where, and what FROM makes of the defaults.
+
+use std::collections::HashMap;
+
+use super::*;
+use crate::ast::{Instruction, Op};
+use crate::closest;
+use crate::expand::Lexer;
+
+/// Names that commands and builders know without a declaration.
+const ALWAYS: [&str; 11] = [
+    "PATH",
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "FTP_PROXY",
+    "ftp_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+];
+
+struct Scope {
+    names: Vec<String>,
+    /// The base's environment is not known, so nothing can be called undefined.
+    open: bool,
+    /// An absolute WORKDIR came before.
+    workdir: bool,
+}
+
+pub fn check(file: &Dockerfile, around: &Surroundings<'_>, found: &mut Vec<Warning>) {
+    let globals = globals(file, around, found);
+    let mut stages: HashMap<String, (Vec<String>, bool, bool)> = HashMap::new();
+    for stage in &file.stages {
+        from(file, &stage.from.image, &globals, found);
+        if let Some(platform) = &stage.from.platform {
+            undefined(
+                file,
+                platform,
+                &globals.iter().map(|(k, _)| k.clone()).collect::<Vec<_>>(),
+                &UNDEFINED_ARG_IN_FROM,
+                found,
+            );
+        }
+        let image = expand(file, &stage.from.image.text, &globals);
+        let inherited = stages.get(&image.to_lowercase()).cloned();
+        let (names, open, workdir) = inherited.unwrap_or_else(|| match (image.as_str(), (around.base_env)(&image)) {
+            ("scratch", _) => (Vec::new(), false, false),
+            (_, Some(env)) => {
+                (env.iter().map(|e| e.split('=').next().unwrap_or(e).to_string()).collect(), false, false)
+            }
+            (_, None) => (Vec::new(), true, false),
+        });
+        let mut scope = Scope { names, open, workdir };
+        for i in &stage.instructions {
+            instruction(file, i, &mut scope, found);
+        }
+        if let Some(name) = &stage.from.name {
+            stages.insert(name.text.to_lowercase(), (scope.names, scope.open, scope.workdir));
+        }
+    }
+}
+
+fn globals(file: &Dockerfile, around: &Surroundings<'_>, found: &mut Vec<Warning>) -> Vec<(String, Option<String>)> {
+    let mut globals: Vec<(String, Option<String>)> =
+        around.automatic.iter().map(|(k, v)| (k.clone(), Some(v.clone()))).collect();
+    for i in &file.global_args {
+        let Op::Arg(decls) = &i.op else { continue };
+        for decl in decls {
+            if let Some(default) = &decl.default {
+                let names: Vec<String> = globals.iter().map(|(k, _)| k.clone()).collect();
+                undefined(file, default, &names, &UNDEFINED_VAR, found);
+            }
+            let value = decl.default.as_ref().map(|d| expand(file, &d.text, &globals));
+            globals.push((decl.name.text.clone(), value));
+        }
+    }
+    globals
+}
+
+fn expand(file: &Dockerfile, text: &str, globals: &[(String, Option<String>)]) -> String {
+    let lookup = |name: &str| globals.iter().rev().find(|(k, _)| k == name).and_then(|(_, v)| v.clone());
+    Lexer::new(file.escape).word(text, &lookup).map(|e| e.text).unwrap_or_default()
+}
+
+/// The base image's name: declared variables only, and a name that the defaults make valid.
+fn from(file: &Dockerfile, image: &Word, globals: &[(String, Option<String>)], found: &mut Vec<Warning>) {
+    let names: Vec<String> = globals.iter().map(|(k, _)| k.clone()).collect();
+    if undefined(file, image, &names, &UNDEFINED_ARG_IN_FROM, found) || !image.text.contains('$') {
+        return;
+    }
+    let name = expand(file, &image.text, globals);
+    let broken =
+        name.is_empty() || name.contains("//") || name.ends_with([':', '/', '@']) || name.starts_with([':', '/']);
+    if broken || name.contains(char::is_whitespace) {
+        let message = format!("with the defaults of its ARGs `{}` is `{name}`, which is no image name", image.text);
+        warn(found, &INVALID_DEFAULT_ARG_IN_FROM, image, message);
+    }
+}
+
+/// Warns of each variable that is not among `names`; whether there was one.
+fn undefined(file: &Dockerfile, word: &Word, names: &[String], rule: &'static Rule, found: &mut Vec<Warning>) -> bool {
+    let lookup = |name: &str| names.iter().any(|n| n == name).then(String::new);
+    let Ok(got) = Lexer::new(file.escape).word(&word.text, &lookup) else { return false };
+    let mut any = false;
+    // A default of its own says that the variable may be missing.
+    let guarded = |name: &str| ["-", ":-", "+", ":+"].iter().any(|op| word.text.contains(&format!("${{{name}{op}")));
+    for name in got.unmatched.iter().filter(|n| !ALWAYS.contains(&n.as_str()) && !guarded(n)) {
+        any = true;
+        let hint =
+            closest(name, names.iter().map(String::as_str)).map_or(String::new(), |c| format!("; did you mean `{c}`?"));
+        warn(found, rule, word, format!("the variable `{name}` is not declared here{hint}"));
+    }
+    any
+}
+
+fn instruction(file: &Dockerfile, i: &Instruction, scope: &mut Scope, found: &mut Vec<Warning>) {
+    let words: Vec<&Word> = match &i.op {
+        Op::Env(pairs) | Op::Label(pairs) => pairs.iter().flat_map(|p| [&p.name, &p.value]).collect(),
+        Op::Arg(decls) => decls.iter().filter_map(|d| d.default.as_ref()).collect(),
+        Op::Workdir(word) | Op::User(word) | Op::Stopsignal(word) => vec![word],
+        Op::Expose(words) | Op::Volume(words) => words.iter().collect(),
+        Op::Copy(copy) => {
+            let flags = [&copy.chown, &copy.chmod, &copy.checksum].into_iter().flatten();
+            copy.sources.iter().chain([&copy.dest]).chain(flags).collect()
+        }
+        Op::Run(run) => run.mounts.iter().collect(),
+        _ => Vec::new(),
+    };
+    if !scope.open {
+        for word in words {
+            undefined(file, word, &scope.names, &UNDEFINED_VAR, found);
+        }
+    }
+    match &i.op {
+        Op::Env(pairs) => scope.names.extend(pairs.iter().map(|p| p.name.text.clone())),
+        Op::Arg(decls) => scope.names.extend(decls.iter().map(|d| d.name.text.clone())),
+        Op::Workdir(word) if word.text.starts_with('/') || word.text.starts_with('$') => scope.workdir = true,
+        Op::Workdir(word) if !scope.workdir => {
+            let message = format!("`{}` is relative to whatever the base image has; begin it with a slash", word.text);
+            warn(found, &WORKDIR_RELATIVE_PATH, word, message);
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,68 @@
+use crate::lab::Lab;
+
+#[test]
+fn check_names_rules_and_builds_nothing() {
+    let lab = Lab::new();
+    lab.write(
+        "Dockerfile",
+        "FROM busybox AS Build\nMAINTAINER me\nRUN false\nCOPY hidden /x\nENV A=$UNKNOWN B=$PATH\n",
+    );
+    lab.write(".dockerignore", "hidden\n");
+    let ran = lab.rbuild(["build", "--check"]);
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    for rule in ["StageNameCasing", "MaintainerDeprecated", "CopyIgnoredFile", "UndefinedVar"] {
+        assert!(ran.stdout.contains(rule), "{rule}: {}", ran.stdout);
+    }
+    assert!(ran.stdout.ends_with("Check complete, 4 warnings have been found!\n"), "{}", ran.stdout);
+    let json = lab.rbuild(["build", "--call=check,format=json"]);
+    let value: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(value["warnings"][0]["ruleName"], "StageNameCasing");
+    assert_eq!(value["warnings"][0]["location"]["ranges"][0]["start"]["line"], 1);
+    lab.write("Dockerfile", "# check=skip=all\nFROM busybox AS Build\nMAINTAINER me\n");
+    assert_eq!(lab.rbuild(["build", "--check"]).ok().stdout, "Check complete, no warnings found.\n");
+}
+
+#[test]
+fn warnings_follow_a_build_or_stop_it() {
+    let lab = Lab::new();
+    let ran = lab.build("FROM busybox\nMAINTAINER me\n", &["-t", "x"]).ok();
+    assert!(ran.stderr.contains("1 warning found:\n - MaintainerDeprecated"), "{}", ran.stderr);
+    lab.build("# check=error=true\nFROM busybox\nMAINTAINER me\n", &["-t", "x"])
+        .fails(1, &["MaintainerDeprecated", "check=error=true"]);
+    lab.build("# check=error=true\nFROM busybox\n", &["-t", "x"]).ok();
+}
+
+#[test]
+fn outline_and_targets_describe() {
+    let lab = Lab::new();
+    lab.write(
+        "Dockerfile",
+        "# VERSION is what to build\nARG VERSION=1\n# build compiles\nFROM busybox AS build\nARG VERSION\n\
+         RUN --mount=type=secret,id=tok,required=true true\nFROM build\n",
+    );
+    let outline = lab.rbuild(["build", "--call=outline", "--build-arg", "VERSION=7"]).ok().stdout;
+    assert!(outline.contains("VERSION     7       is what to build"), "{outline}");
+    assert!(outline.contains("tok      true"), "{outline}");
+    let targets = lab.rbuild(["build", "--call=targets"]).ok().stdout;
+    assert_eq!(targets, "TARGET        DESCRIPTION\nbuild         compiles\n1 (default)\n");
+}
+
+#[test]
+fn plumbing_answers_line_by_line() {
+    let lab = Lab::bare();
+    lab.write("Dockerfile", "FROM a AS b\nCOPY --from=x --chown=1 a b\nONBUILD RUN make\n")
+        .write("bad", "FROM a\nRUM b\n");
+    assert_eq!(lab.rbuild(["debug", "parse", "Dockerfile"]).ok().stdout, "");
+    lab.rbuild(["debug", "parse", "bad"]).fails(2, &["did you mean `RUN`"]);
+    assert_eq!(
+        lab.rbuild(["debug", "ast", "Dockerfile"]).ok().stdout,
+        "(from \"a\" \"AS\" \"b\")\n(copy [\"--from=x\" \"--chown=1\"] \"a\" \"b\")\n(onbuild (run \"make\"))\n"
+    );
+    let expand =
+        lab.sh(r#"printf '%s\n' '{"op":"word","input":"$a${b:-c}","env":{"a":"1"}}' 'no json' | $RB debug expand"#);
+    let lines: Vec<String> = expand.ok().stdout.lines().map(str::to_string).collect();
+    assert_eq!(lines[0], r#"{"result":"1c","matched":["a"],"unmatched":["b"]}"#);
+    assert!(lines[1].starts_with(r#"{"error":"#));
+    let ignore = lab.sh(r##"printf '%s\n' '{"op":"match","patterns":["*","!a"],"path":"b"}' '{"op":"read","content":"#x\n a/../b\n"}' | $RB debug ignore"##);
+    assert_eq!(ignore.ok().stdout, "{\"match\":true}\n{\"result\":[\"b\"]}\n");
+}
