@@ -21,3 +21,17 @@ pub use diagnostic::{Diagnostic, Span};
 pub use mount::{Mount, MountKind, Sharing, parse_mount};
 pub use parse::{parse, parse_trigger};
 pub use suggest::closest;
+
+/// Proxy variables: every RUN gets them from the build arguments without a declaration.
+pub const PROXY_ARGS: [&str; 10] = [
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "FTP_PROXY",
+    "ftp_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+];

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use oci_spec::image::ImageManifestBuilder;
 use rayon::prelude::*;
 use rbuild_image::{Descriptor, Digest, History, MediaType, descriptor};
 use rbuild_plan::{Step, VertexId};
@@ -57,13 +56,7 @@ pub(crate) fn image(build: &Executor<'_>) -> Result<Digest> {
         None => Some(time(build.request.epoch.map_or(build.request.now, |e| e.min(build.request.now)))?),
     };
     let (config_digest, config_size) = build.store.put_document(&build.work, &config)?;
-    let manifest = ImageManifestBuilder::default()
-        .schema_version(2u32)
-        .media_type(MediaType::ImageManifest)
-        .config(descriptor(MediaType::ImageConfig, &config_digest, config_size))
-        .layers(layers)
-        .build()
-        .map_err(|e| BuildError::other(format!("the manifest: {e}")))?;
+    let manifest = rbuild_image::manifest(descriptor(MediaType::ImageConfig, &config_digest, config_size), layers);
     let (digest, _) = build.store.put_document(&build.work, &manifest)?;
     build.store.put_result(&key, &digest, &build.request.build_id)?;
     Ok(digest)

@@ -2,8 +2,7 @@
 
 use std::io::Read;
 
-use oci_spec::image::ImageManifestBuilder;
-use rbuild_image::{DEFAULT_PATH, Digest, Hasher, History, ImageConfig, MediaType, Platform, Reference, descriptor};
+use rbuild_image::{DEFAULT_PATH, Digest, Hashed, History, ImageConfig, MediaType, Platform, Reference, descriptor};
 use rbuild_layer::{Compression, Decoder, TarReader, detect};
 use rbuild_store::{Store, Workspace};
 
@@ -40,13 +39,10 @@ pub fn import(store: &Store, source: impl Read + Send, import: &Import<'_>) -> R
         ..History::default()
     }];
     let (config_digest, config_size) = store.put_document(&work, &config)?;
-    let manifest = ImageManifestBuilder::default()
-        .schema_version(2u32)
-        .media_type(MediaType::ImageManifest)
-        .config(descriptor(MediaType::ImageConfig, &config_digest, config_size))
-        .layers(vec![descriptor(media_type, &layer, size)])
-        .build()
-        .map_err(|e| BuildError::other(format!("the manifest: {e}")))?;
+    let manifest = rbuild_image::manifest(
+        descriptor(MediaType::ImageConfig, &config_digest, config_size),
+        vec![descriptor(media_type, &layer, size)],
+    );
     let (manifest, _) = store.put_document(&work, &manifest)?;
     store.tag(&manifest, import.name)?;
     store.sync("import")?;
@@ -92,30 +88,15 @@ pub(crate) fn put_layer(
 /// Reads a stored archive to its end; gives the digest of its uncompressed bytes.
 fn check_archive(store: &Store, blob: &Digest, what: &str) -> Result<Digest> {
     let decoder = Decoder::new(store.open_blob(blob)?).map_err(BuildError::io(what))?;
-    let mut tee = Tee { inner: decoder, hasher: Hasher::new(), count: 0 };
+    let mut tee = Hashed::new(decoder);
     let mut tar = TarReader::new(&mut tee);
     while tar.next_entry().map_err(BuildError::layer(what))?.is_some() {}
     tar.drain().map_err(BuildError::layer(what))?;
-    if tee.count == 0 {
+    if tee.count() == 0 {
         return Err(BuildError::Other {
             message: format!("{what} is empty"),
             help: Some("a root file system comes as a tar, plain or compressed".into()),
         });
     }
-    Ok(tee.hasher.finish())
-}
-
-struct Tee<R> {
-    inner: R,
-    hasher: Hasher,
-    count: u64,
-}
-
-impl<R: Read> Read for Tee<R> {
-    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
-        let n = self.inner.read(buf)?;
-        self.hasher.update(&buf[..n]);
-        self.count += n as u64;
-        Ok(n)
-    }
+    Ok(tee.finish().1)
 }

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::io::Read;
 
-use oci_spec::image::ImageManifestBuilder;
 use rbuild_image::{
     Descriptor, Digest, ImageConfig, ImageIndex, ImageManifest, MediaType, REF_NAME, Reference, descriptor, digest_of,
 };
@@ -162,13 +161,7 @@ impl Loader<'_> {
         for (name, diff_id) in item.layers.iter().zip(&config.rootfs.diff_ids) {
             layers.push(self.docker_layer(name, diff_id)?);
         }
-        let manifest = ImageManifestBuilder::default()
-            .schema_version(2u32)
-            .media_type(MediaType::ImageManifest)
-            .config(descriptor(MediaType::ImageConfig, &id, config_size))
-            .layers(layers)
-            .build()
-            .map_err(|e| BuildError::other(format!("the manifest: {e}")))?;
+        let manifest = rbuild_image::manifest(descriptor(MediaType::ImageConfig, &id, config_size), layers);
         let (manifest, _) = self.store.put_document(self.work, &manifest)?;
         let names: Vec<Reference> = item
             .repo_tags

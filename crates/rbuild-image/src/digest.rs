@@ -108,6 +108,53 @@ impl std::io::Write for Hasher {
     }
 }
 
+/// Hashes and counts what is read or written through it.
+pub struct Hashed<T> {
+    pub inner: T,
+    hasher: Hasher,
+    count: u64,
+}
+
+impl<T> Hashed<T> {
+    pub fn new(inner: T) -> Hashed<T> {
+        Hashed { inner, hasher: Hasher::new(), count: 0 }
+    }
+
+    /// Bytes so far.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The inner one, and the digest and number of the bytes that went through.
+    pub fn finish(self) -> (T, Digest, u64) {
+        (self.inner, self.hasher.finish(), self.count)
+    }
+
+    fn took(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+        self.count += bytes.len() as u64;
+    }
+}
+
+impl<R: std::io::Read> std::io::Read for Hashed<R> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.inner.read(buf)?;
+        self.took(&buf[..n]);
+        Ok(n)
+    }
+}
+
+impl<W: std::io::Write> std::io::Write for Hashed<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let n = self.inner.write(bytes)?;
+        self.took(&bytes[..n]);
+        Ok(n)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.inner.flush()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

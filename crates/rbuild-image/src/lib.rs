@@ -10,7 +10,7 @@ mod name;
 mod platform;
 
 pub use config::{Healthcheck, History, ImageConfig, RootFs, RunConfig};
-pub use digest::{Digest, DigestError, Hasher};
+pub use digest::{Digest, DigestError, Hashed, Hasher};
 pub use go::{human_duration, human_size, quote};
 pub use name::{Reference, ReferenceError};
 pub use platform::Platform;
@@ -27,6 +27,17 @@ pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
 pub fn descriptor(media_type: MediaType, digest: &Digest, size: u64) -> Descriptor {
     let digest: oci_spec::image::Digest = digest.to_string().parse().expect("our digests are valid");
     Descriptor::new(media_type, size, digest)
+}
+
+/// The manifest of one image.
+pub fn manifest(config: Descriptor, layers: Vec<Descriptor>) -> ImageManifest {
+    oci_spec::image::ImageManifestBuilder::default()
+        .schema_version(2u32)
+        .media_type(MediaType::ImageManifest)
+        .config(config)
+        .layers(layers)
+        .build()
+        .expect("all that a manifest must have is given")
 }
 
 /// The digest a descriptor names, if it is a SHA-256.

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rbuild_image::{Digest, Hasher};
+use rbuild_image::{Digest, Hashed};
 use rbuild_linux::{Kind, RootDir, Stat};
 
 use crate::compress::Compression;
@@ -33,31 +33,6 @@ pub struct Packed {
     pub unpacked: u64,
 }
 
-/// Hashes and counts what is written through it.
-struct Tee<W> {
-    inner: W,
-    hasher: Hasher,
-    count: u64,
-}
-
-impl<W> Tee<W> {
-    fn new(inner: W) -> Tee<W> {
-        Tee { inner, hasher: Hasher::new(), count: 0 }
-    }
-}
-
-impl<W: Write> Write for Tee<W> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let n = self.inner.write(bytes)?;
-        self.hasher.update(&bytes[..n]);
-        self.count += n as u64;
-        Ok(n)
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.inner.flush()
-    }
-}
-
 enum Encoder<W: Write> {
     Plain(W),
     Gzip(ParallelGzip<W>),
@@ -80,7 +55,7 @@ impl<W: Write> Write for Encoder<W> {
 /// Writes the overlay upper directory `tree` to `out` as an image layer.
 pub fn pack_layer(tree: &RootDir, compression: Compression, out: impl Write) -> Result<Packed> {
     let io = |e| LayerError::io("writing the layer")(e);
-    let compressed = Tee::new(out);
+    let compressed = Hashed::new(out);
     let encoder = match compression {
         Compression::None => Encoder::Plain(compressed),
         Compression::Gzip => Encoder::Gzip(ParallelGzip::new(compressed, GZIP_LEVEL).map_err(io)?),
@@ -95,15 +70,16 @@ pub fn pack_layer(tree: &RootDir, compression: Compression, out: impl Write) -> 
             return Err(LayerError::Limit(format!("layers are not written as {}", compression.name())));
         }
     };
-    let plain = pack_tree(tree, Deletions::Whiteouts, Tee::new(encoder))?;
-    let (diff_id, unpacked) = (plain.hasher.finish(), plain.count);
-    let mut compressed = match plain.inner {
+    let plain = pack_tree(tree, Deletions::Whiteouts, Hashed::new(encoder))?;
+    let (encoder, diff_id, unpacked) = plain.finish();
+    let mut compressed = match encoder {
         Encoder::Plain(w) => w,
         Encoder::Gzip(w) => w.finish().map_err(io)?,
         Encoder::Zstd(w) => w.finish().map_err(io)?,
     };
     compressed.flush().map_err(io)?;
-    Ok(Packed { diff_id, digest: compressed.hasher.finish(), size: compressed.count, unpacked })
+    let (_, digest, size) = compressed.finish();
+    Ok(Packed { diff_id, digest, size, unpacked })
 }
 
 /// What becomes of the overlay's deletion marks.

@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use rbuild_image::{Digest, Hasher};
+use rbuild_image::{Digest, Hashed};
 use rbuild_linux::{Kind, RootDir, Timestamp};
 
 use crate::compress::Decoder;
@@ -66,28 +66,6 @@ pub struct Unpacked {
     pub entries: u64,
 }
 
-/// Counts and hashes what is read through it.
-struct Tee<R> {
-    inner: R,
-    hasher: Hasher,
-    count: u64,
-}
-
-impl<R> Tee<R> {
-    fn new(inner: R) -> Tee<R> {
-        Tee { inner, hasher: Hasher::new(), count: 0 }
-    }
-}
-
-impl<R: Read> Read for Tee<R> {
-    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
-        let n = self.inner.read(buf)?;
-        self.hasher.update(&buf[..n]);
-        self.count += n as u64;
-        Ok(n)
-    }
-}
-
 /// Unpacks a tar of any compression into `root`. On an error the directory holds a part of it: unpack into a
 /// place that nobody sees and publish it after the digests were compared.
 pub fn unpack(
@@ -97,10 +75,10 @@ pub fn unpack(
     owners: Owners,
     limits: Limits,
 ) -> Result<Unpacked> {
-    let mut raw = Tee::new(source);
+    let mut raw = Hashed::new(source);
     let decoder = Decoder::new(&mut raw).map_err(LayerError::io("the start of the archive"))?;
     let (_, result) = with_read_ahead(decoder, |stream| {
-        let mut tee = Tee::new(stream);
+        let mut tee = Hashed::new(stream);
         let mut target = Target::new(root, whiteouts, owners, limits)?;
         let mut reader = TarReader::new(&mut tee);
         while let Some(entry) = reader.next_entry()? {
@@ -109,12 +87,13 @@ pub fn unpack(
         reader.drain()?;
         let entries = target.entries;
         target.finish()?;
-        Ok::<_, LayerError>((tee.hasher.finish(), entries))
+        Ok::<_, LayerError>((tee.finish().1, entries))
     });
     let (diff_id, entries) = result?;
     // What follows the end of the compressed stream belongs to the digest as well.
     std::io::copy(&mut raw, &mut std::io::sink()).map_err(LayerError::io("the end of the archive"))?;
-    Ok(Unpacked { digest: raw.hasher.finish(), size: raw.count, diff_id, entries })
+    let (_, digest, size) = raw.finish();
+    Ok(Unpacked { digest, size, diff_id, entries })
 }
 
 struct Target<'a> {

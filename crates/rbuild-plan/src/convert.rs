@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use rbuild_dockerfile::ast::{self, Command, Dockerfile, Op, Stage, Word};
-use rbuild_dockerfile::{Diagnostic, Span, closest, parse_trigger};
+use rbuild_dockerfile::{Diagnostic, PROXY_ARGS, Span, closest, parse_trigger};
 use rbuild_image::{DEFAULT_PATH, Digest, ImageConfig, Platform, Reference};
 
 use crate::graph::{BuildGraph, From as Input, HistoryEntry, Network, Step, Vertex, VertexId, WorkdirStep};
@@ -41,19 +41,6 @@ pub enum Plan {
     Graph(Box<BuildGraph>),
     Needs(Vec<ImageNeed>),
 }
-
-const PROXIES: [&str; 10] = [
-    "HTTP_PROXY",
-    "http_proxy",
-    "HTTPS_PROXY",
-    "https_proxy",
-    "FTP_PROXY",
-    "ftp_proxy",
-    "NO_PROXY",
-    "no_proxy",
-    "ALL_PROXY",
-    "all_proxy",
-];
 
 /// Build arguments that mean something without being declared.
 const BUILT_IN_ARGS: [&str; 2] = ["SOURCE_DATE_EPOCH", "BUILDKIT_INLINE_CACHE"];
@@ -140,7 +127,7 @@ impl Planner<'_> {
             state.config.config.labels.insert(k.clone(), v.clone());
         }
         for (name, _) in &self.params.build_args {
-            let known = PROXIES.contains(&name.as_str()) || BUILT_IN_ARGS.contains(&name.as_str());
+            let known = PROXY_ARGS.contains(&name.as_str()) || BUILT_IN_ARGS.contains(&name.as_str());
             if !known && !self.used_args.contains(name) {
                 let span = self.file.stages[target].span;
                 let d = Diagnostic::new(

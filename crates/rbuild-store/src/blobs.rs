@@ -2,7 +2,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Write};
 
-use rbuild_image::{Digest, Hasher};
+use rbuild_image::{Digest, Hashed};
 use rbuild_linux::{AtomicFile, Error};
 use serde::Serialize;
 
@@ -85,35 +85,30 @@ impl Store {
 
     /// A blob to be written piece by piece.
     pub fn new_blob<'a>(&self, work: &'a Workspace) -> Result<NewBlob<'a>> {
-        Ok(NewBlob { file: AtomicFile::create(work.dir(), 0o644)?, work, hasher: Hasher::new(), size: 0 })
+        Ok(NewBlob { file: Hashed::new(AtomicFile::create(work.dir(), 0o644)?), work })
     }
 }
 
 pub struct NewBlob<'a> {
-    file: AtomicFile<'a>,
+    file: Hashed<AtomicFile<'a>>,
     work: &'a Workspace,
-    hasher: Hasher,
-    size: u64,
 }
 
 impl NewBlob<'_> {
     pub fn publish(self, store: &Store) -> Result<(Digest, u64)> {
-        let digest = self.hasher.finish();
+        let (file, digest, size) = self.file.finish();
         if !store.has_blob(&digest)? {
             let name = self.work.unique("blob");
-            self.file.publish(OsStr::new(&name))?;
+            file.publish(OsStr::new(&name))?;
             self.work.dir().rename(OsStr::new(&name), &store.dir("blobs/sha256")?, OsStr::new(&digest.hex()))?;
         }
-        Ok((digest, self.size))
+        Ok((digest, size))
     }
 }
 
 impl Write for NewBlob<'_> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let n = self.file.write(bytes)?;
-        self.hasher.update(&bytes[..n]);
-        self.size += n as u64;
-        Ok(n)
+        self.file.write(bytes)
     }
     fn flush(&mut self) -> std::io::Result<()> {
         self.file.flush()

@@ -7,20 +7,10 @@ use crate::ast::{Instruction, Op};
 use crate::closest;
 use crate::expand::Lexer;
 
-/// Names that commands and builders know without a declaration.
-const ALWAYS: [&str; 11] = [
-    "PATH",
-    "HTTP_PROXY",
-    "http_proxy",
-    "HTTPS_PROXY",
-    "https_proxy",
-    "FTP_PROXY",
-    "ftp_proxy",
-    "NO_PROXY",
-    "no_proxy",
-    "ALL_PROXY",
-    "all_proxy",
-];
+/// Whether commands and builders know the name without a declaration.
+fn always(name: &str) -> bool {
+    name == "PATH" || crate::PROXY_ARGS.contains(&name)
+}
 
 struct Scope {
     names: Vec<String>,
@@ -107,7 +97,7 @@ fn undefined(file: &Dockerfile, word: &Word, names: &[String], rule: &'static Ru
     let mut any = false;
     // A default of its own says that the variable may be missing.
     let guarded = |name: &str| ["-", ":-", "+", ":+"].iter().any(|op| word.text.contains(&format!("${{{name}{op}")));
-    for name in got.unmatched.iter().filter(|n| !ALWAYS.contains(&n.as_str()) && !guarded(n)) {
+    for name in got.unmatched.iter().filter(|n| !always(n) && !guarded(n)) {
         any = true;
         let hint =
             closest(name, names.iter().map(String::as_str)).map_or(String::new(), |c| format!("; did you mean `{c}`?"));

@@ -1,9 +1,9 @@
 //! RUN and its mounts.
 
 use rbuild_dockerfile::ast::{self, Command, Word};
-use rbuild_dockerfile::{Diagnostic, Mount, MountKind, Sharing, Span, parse_mount};
+use rbuild_dockerfile::{Diagnostic, Mount, MountKind, PROXY_ARGS, Sharing, Span, parse_mount};
 
-use super::{PROXIES, Planned, Planner, State, join, not_yet};
+use super::{Planned, Planner, State, join, not_yet};
 use crate::graph::{From as Input, InlineFile, MountKindStep, MountStep, Network, RunStep, SecretStep, Step};
 use crate::history;
 
@@ -37,7 +37,7 @@ impl Planner<'_> {
         let (args, shown) = self.run_args(state, run, script.as_ref())?;
         let mut env = state.vars.clone();
         let mut proxies = Vec::new();
-        for name in PROXIES {
+        for name in PROXY_ARGS {
             if state.args.get(name).is_none() && env.get(name).is_none() {
                 proxies.extend(self.params.build_args.iter().rev().find(|(k, _)| k == name).cloned());
             }
