@@ -43,7 +43,8 @@ pub enum Plan {
 }
 
 /// Build arguments that mean something without being declared.
-const BUILT_IN_ARGS: [&str; 2] = ["SOURCE_DATE_EPOCH", "BUILDKIT_INLINE_CACHE"];
+const BUILT_IN_ARGS: [&str; 4] =
+    ["SOURCE_DATE_EPOCH", "BUILDKIT_INLINE_CACHE", "BUILDKIT_SYNTAX", "BUILDKIT_DOCKERFILE_CHECK"];
 
 /// Plans the target. `images` holds the configurations that are known, by the names that FROM and `--from` use.
 pub fn plan(
@@ -120,6 +121,7 @@ struct Planner<'a> {
 
 impl Planner<'_> {
     fn build(&mut self) -> Planned<BuildGraph> {
+        self.syntax()?;
         let target = self.target()?;
         self.global_args(target)?;
         let mut state = self.stage(target)?;
@@ -153,6 +155,26 @@ impl Planner<'_> {
             .flatten()
             .map(|d| d.name.text.clone())
             .collect()
+    }
+
+    /// The language that the file asks for. The standard ones are built in; no frontend is ever fetched.
+    fn syntax(&mut self) -> Planned<()> {
+        let directive = self.file.directives.iter().find(|d| d.name == "syntax").map(|d| d.value.clone());
+        let argument = self.build_arg("BUILDKIT_SYNTAX");
+        let first = Span::new(0, 0);
+        let wanted = match argument {
+            Some(text) => Some(Word { text, span: directive.as_ref().map_or(first, |d| d.span) }),
+            None => directive,
+        };
+        let Some(wanted) = wanted else { return Ok(()) };
+        let image = wanted.text.split_whitespace().next().unwrap_or("");
+        let name = image.strip_prefix("docker.io/").unwrap_or(image);
+        let standard = ["docker/dockerfile", "docker/dockerfile-upstream"];
+        if image == "dockerfile.v0" || standard.contains(&name.split([':', '@']).next().unwrap_or("")) {
+            return Ok(());
+        }
+        let d = Diagnostic::new(wanted.span, format!("the file asks for the frontend `{image}`, and rbuild runs none"));
+        Err(d.help("the language of docker/dockerfile is built in; leave the syntax directive out").into())
     }
 
     fn target(&self) -> Planned<usize> {

@@ -48,6 +48,13 @@ fn env(graph: &BuildGraph, name: &str) -> Option<String> {
 }
 
 #[test]
+fn the_standard_frontends_are_built_in() {
+    for syntax in ["docker/dockerfile:1", "docker.io/docker/dockerfile:1.7-labs", "dockerfile.v0"] {
+        graph(&format!("# syntax={syntax}\nFROM debian\n"));
+    }
+}
+
+#[test]
 fn only_what_the_target_needs_is_planned() {
     let source = "FROM debian AS a\nRUN 1\nFROM missing AS b\nRUN 2\nFROM scratch\nCOPY --from=a /x /\n";
     let g = graph(source);
@@ -157,6 +164,7 @@ fn mistakes_are_explained() {
         ("FROM debian\nRUN --mount=type=ssh y\n", "not supported yet"),
         ("FROM debian\nENV A=\"${B:?must be set}\"\n", "must be set"),
         ("FROM Debian\n", "lower case"),
+        ("# syntax=example.com/other:1\nFROM debian\n", "rbuild runs none"),
     ] {
         let got = error(source);
         assert!(got.contains(want), "{source}: {got}");

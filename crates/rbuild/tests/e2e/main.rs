@@ -3,6 +3,7 @@
 
 mod lab;
 
+mod articles;
 mod checking;
 mod copying;
 mod images;
