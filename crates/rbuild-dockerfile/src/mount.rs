@@ -81,14 +81,19 @@ pub fn parse_mount(text: &str, span: Span) -> Result<Mount, Diagnostic> {
         gid: None,
         env: None,
     };
-    let pairs: Vec<(String, Option<String>)> = fields
+    // Each option where it stands, as long as the text is the source's own, without expansions and quotes taken out.
+    let exact = span.end.saturating_sub(span.start) == text.len();
+    let place = |start: usize, end: usize| {
+        if exact { Span::new(span.start + start, span.start + end) } else { span }
+    };
+    let pairs: Vec<(String, Option<String>, Span)> = fields
         .into_iter()
-        .map(|f| match f.split_once('=') {
-            Some((k, v)) => (k.trim().to_lowercase(), Some(v.to_string())),
-            None => (f.trim().to_lowercase(), None),
+        .map(|(f, start, end)| match f.split_once('=') {
+            Some((k, v)) => (k.trim().to_lowercase(), Some(v.to_string()), place(start, end)),
+            None => (f.trim().to_lowercase(), None, place(start, end)),
         })
         .collect();
-    if let Some((_, Some(kind))) = pairs.iter().find(|(k, _)| k == "type") {
+    if let Some((_, Some(kind), at)) = pairs.iter().find(|(k, _, _)| k == "type") {
         mount.kind = match kind.to_lowercase().as_str() {
             "bind" => MountKind::Bind,
             "cache" => MountKind::Cache,
@@ -96,17 +101,22 @@ pub fn parse_mount(text: &str, span: Span) -> Result<Mount, Diagnostic> {
             "secret" => MountKind::Secret,
             "ssh" => MountKind::Ssh,
             other => {
-                return Err(fail(format!("`{other}` is not a mount type"))
+                return Err(Diagnostic::new(*at, format!("`{other}` is not a mount type"))
                     .help(format!("the types are {}", TYPES.join(", ")))
                     .suggest(other, TYPES));
             }
         };
     }
-    for (key, value) in &pairs {
+    for (key, value, at) in &pairs {
         set_option(&mut mount, key, value.as_deref()).map_err(|e| match e {
-            OptionError::Unknown => fail(format!("a mount has no option `{key}`")).suggest(key, KEYS),
-            OptionError::Misplaced => fail(format!("a {} mount has no option `{key}`", mount.kind.name())),
-            OptionError::Value(want) => fail(format!("`{key}={}` in a mount: {want}", value.as_deref().unwrap_or(""))),
+            OptionError::Unknown => Diagnostic::new(*at, format!("a mount has no option `{key}`")).suggest(key, KEYS),
+            OptionError::Misplaced => {
+                Diagnostic::new(*at, format!("a {} mount has no option `{key}`", mount.kind.name()))
+            }
+            OptionError::Value(want) => {
+                let value = value.as_deref().unwrap_or("");
+                Diagnostic::new(*at, format!("`{key}={value}` in a mount: {want}"))
+            }
         })?;
     }
     if mount.target.is_none() && matches!(mount.kind, MountKind::Bind | MountKind::Cache | MountKind::Tmpfs) {
@@ -216,19 +226,27 @@ fn parse_size(text: &str) -> Option<u64> {
     (n >= 0.0 && n.is_finite()).then_some((n * unit as f64) as u64)
 }
 
-/// One CSV record; `None` if a quote stays open.
-fn csv_fields(text: &str) -> Option<Vec<String>> {
-    let mut fields = vec![String::new()];
+/// One CSV record, each field with where it starts and ends in the text; `None` if a quote stays open.
+fn csv_fields(text: &str) -> Option<Vec<(String, usize, usize)>> {
+    let mut fields = vec![(String::new(), 0, 0)];
     let mut quoted = false;
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
+    let mut chars = text.char_indices().peekable();
+    while let Some((at, c)) = chars.next() {
+        let field = fields.last_mut()?;
         match c {
-            '"' if quoted && chars.peek() == Some(&'"') => fields.last_mut()?.extend(chars.next()),
+            '"' if quoted && matches!(chars.peek(), Some((_, '"'))) => {
+                field.0.push('"');
+                chars.next();
+            }
             '"' => quoted = !quoted,
-            ',' if !quoted => fields.push(String::new()),
-            c => fields.last_mut()?.push(c),
+            ',' if !quoted => {
+                field.2 = at;
+                fields.push((String::new(), at + 1, at + 1));
+            }
+            c => field.0.push(c),
         }
     }
+    fields.last_mut()?.2 = text.len();
     (!quoted).then_some(fields)
 }
 

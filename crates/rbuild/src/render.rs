@@ -92,3 +92,77 @@ fn inside(span: Span, text: &str) -> Span {
     }
     Span::new(start, end)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rbuild_image::{Digest, ImageConfig, Platform};
+    use rbuild_plan::{BaseImage, Network, Parameters, Plan, plan};
+
+    /// What a Dockerfile's errors look like; nothing if it plans.
+    fn shown(text: &[u8]) -> String {
+        let params = Parameters {
+            target: None,
+            build_args: vec![],
+            labels: vec![],
+            network: Network::Host,
+            platform: Platform::host(),
+        };
+        let config = ImageConfig::empty(&Platform::host());
+        let images = [("base".to_string(), BaseImage { manifest: Digest::of(b""), config })].into();
+        let planned = rbuild_dockerfile::parse(text).and_then(|file| plan(&file, &params, &images));
+        let source = String::from_utf8_lossy(text);
+        let source = Source { name: "Dockerfile", text: &source };
+        match planned {
+            Err(errors) => build_error(&BuildError::Dockerfile(errors), &source, false),
+            Ok(Plan::Graph(_)) => String::new(),
+            Ok(Plan::Needs(needs)) => format!("{needs:?}"),
+        }
+    }
+
+    fn unescape(text: &str) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut bytes = text.bytes();
+        while let Some(b) = bytes.next() {
+            match b {
+                b'\\' => match bytes.next() {
+                    Some(b'n') => out.push(b'\n'),
+                    Some(b'x') => {
+                        let hex: String = bytes.by_ref().take(2).map(char::from).collect();
+                        out.extend(u8::from_str_radix(&hex, 16).ok());
+                    }
+                    Some(other) => out.push(other),
+                    None => {}
+                },
+                b => out.push(b),
+            }
+        }
+        out
+    }
+
+    /// The file holds `=== name`, the Dockerfile on one line (`\n` and `\xNN` escaped), `---`, and what is shown.
+    /// With UPDATE_SNAPSHOTS set it is written anew; read what changed before you commit it.
+    #[test]
+    fn every_error_looks_as_recorded() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/errors.txt");
+        let recorded = std::fs::read_to_string(path).unwrap();
+        let mut now = String::new();
+        let mut count = 0;
+        for case in recorded.split("=== ").skip(1) {
+            let (name, rest) = case.split_once('\n').unwrap();
+            let (source, _) = rest.split_once("\n---").unwrap();
+            let text = shown(&unescape(source));
+            assert!(text.starts_with("error: "), "{name} is no error any more: {text}");
+            now.push_str(&format!("=== {name}\n{source}\n---\n{text}\n"));
+            count += 1;
+        }
+        if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
+            std::fs::write(path, now).unwrap();
+        } else {
+            let mut pairs = recorded.lines().zip(now.lines());
+            let first = pairs.find(|(a, b)| a != b);
+            assert!(recorded == now, "first difference (recorded, now): {first:#?}");
+        }
+        assert!(count >= 60, "{count}");
+    }
+}
