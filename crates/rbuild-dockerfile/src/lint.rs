@@ -117,7 +117,8 @@ pub fn check(file: &Dockerfile, around: &Surroundings<'_>, settings: &Settings) 
     let mut found = Vec::new();
     rules::check(file, around, &mut found);
     variables::check(file, around, &mut found);
-    found.retain(|w| settings.wants(w.rule) && !skipped_above(file, w));
+    let exceptions = exceptions(file);
+    found.retain(|w| settings.wants(w.rule) && !excepted(&exceptions, w));
     found.sort_by_key(|w| (w.span.start, w.rule.name));
     found.dedup();
     found
@@ -131,16 +132,24 @@ pub fn settings(file: &Dockerfile) -> Result<Settings, (Span, String)> {
     }
 }
 
-/// A comment `# check=skip=…` directly above an instruction speaks for it alone.
-fn skipped_above(file: &Dockerfile, warning: &Warning) -> bool {
-    let own = |span: Span| span.start <= warning.span.start && warning.span.start <= span.end;
-    let all = file.global_args.iter().chain(file.stages.iter().flat_map(|s| &s.instructions));
-    let stages = file.stages.iter().filter(|s| own(s.span)).map(|s| &s.comments);
-    let mut comments = all.filter(|i| own(i.span)).map(|i| &i.comments).chain(stages).flatten();
-    comments.any(|c| {
-        let settings = c.text.strip_prefix("check=").and_then(|t| Settings::parse(t).ok());
-        settings.is_some_and(|s| !s.wants(warning.rule))
-    })
+/// Comments `# check=skip=…` directly above instructions speak for those alone: (where from, where to, settings).
+fn exceptions(file: &Dockerfile) -> Vec<(usize, usize, Settings)> {
+    let instructions = file.global_args.iter().chain(file.stages.iter().flat_map(|s| &s.instructions));
+    let stages = file.stages.iter().map(|s| (s.span, &s.comments));
+    let mut found: Vec<(usize, usize, Settings)> = instructions
+        .map(|i| (i.span, &i.comments))
+        .chain(stages)
+        .flat_map(|(span, comments)| comments.iter().map(move |c| (span, c)))
+        .filter_map(|(span, c)| Some((span.start, span.end, Settings::parse(c.text.strip_prefix("check=")?).ok()?)))
+        .collect();
+    found.sort_by_key(|(start, ..)| *start);
+    found
+}
+
+fn excepted(exceptions: &[(usize, usize, Settings)], warning: &Warning) -> bool {
+    let at = warning.span.start;
+    let before = exceptions.partition_point(|(start, ..)| *start <= at);
+    exceptions[..before].last().is_some_and(|(_, end, settings)| at <= *end && !settings.wants(warning.rule))
 }
 
 pub(crate) fn warn(found: &mut Vec<Warning>, rule: &'static Rule, word: &Word, message: impl Into<String>) {

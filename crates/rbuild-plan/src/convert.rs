@@ -226,10 +226,10 @@ impl Planner<'_> {
             }
         }
         self.globals.set("TARGETSTAGE", &name);
-        for i in 0..self.globals.0.len() {
-            let key = self.globals.0[i].0.clone();
+        let automatic: Vec<String> = self.globals.list().iter().map(|(k, _)| k.clone()).collect();
+        for key in automatic {
             if let Some(value) = self.build_arg(&key) {
-                self.globals.0[i].1 = value;
+                self.globals.set(&key, &value);
             }
         }
         for instruction in &self.file.global_args {

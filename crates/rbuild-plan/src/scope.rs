@@ -1,24 +1,37 @@
 //! Variables: what is set where, and expanding words with them.
 
+use std::collections::HashMap;
+
 use rbuild_dockerfile::ast::Word;
 use rbuild_dockerfile::expand::Lexer;
 use rbuild_dockerfile::{Diagnostic, closest};
 
 /// Named values in the order of their first setting.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Vars(pub Vec<(String, String)>);
+pub struct Vars {
+    list: Vec<(String, String)>,
+    /// Where in the list a name is.
+    places: HashMap<String, usize>,
+}
 
 impl Vars {
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str())
+        self.places.get(name).map(|i| self.list[*i].1.as_str())
     }
 
     /// A value that is replaced keeps its place.
     pub fn set(&mut self, name: &str, value: &str) {
-        match self.0.iter_mut().find(|(k, _)| k == name) {
-            Some((_, v)) => *v = value.to_string(),
-            None => self.0.push((name.to_string(), value.to_string())),
+        match self.places.get(name) {
+            Some(i) => self.list[*i].1 = value.to_string(),
+            None => {
+                self.places.insert(name.to_string(), self.list.len());
+                self.list.push((name.to_string(), value.to_string()));
+            }
         }
+    }
+
+    pub fn list(&self) -> &[(String, String)] {
+        &self.list
     }
 }
 
@@ -48,7 +61,7 @@ pub fn expand_words(
 fn warn_unset(word: &Word, unset: &[String], vars: &Vars, warnings: &mut Vec<Diagnostic>) {
     for name in unset {
         let d = Diagnostic::new(word.span, format!("the variable `{name}` is not set here, so it is empty"));
-        warnings.push(match closest(name, vars.0.iter().map(|(k, _)| k.as_str())) {
+        warnings.push(match closest(name, vars.list.iter().map(|(k, _)| k.as_str())) {
             Some(close) => d.help(format!("did you mean `{close}`?")),
             None => d.help(format!("declare it with `ARG {name}` or `ENV {name}=…`")),
         });

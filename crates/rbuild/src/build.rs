@@ -20,7 +20,7 @@ use crate::{output, print};
 pub fn build(root: &Path, args: BuildArgs) -> Result<u8, Failure> {
     let request = request(&args)?;
     let text = String::from_utf8_lossy(&request.dockerfile).into_owned();
-    let source = Source { name: &request.dockerfile_name, text: &text };
+    let source = Source::new(&request.dockerfile_name, &text);
     let mode = if args.quiet || args.progress == ProgressMode::Quiet { Mode::Quiet } else { Mode::Plain };
     let report = |e: &BuildError| {
         print::err(&render::build_error(e, &source, print::colours()));
@@ -80,9 +80,8 @@ fn lint(request: &BuildRequest, store: &Store, source: &Source<'_>) -> Result<Li
         print::error("the Dockerfile asks for warnings to be errors (check=error=true)", None);
         return Ok(Lint::Fails(code::FAILED));
     }
-    let line = |at: usize| source.text[..at].matches('\n').count() + 1;
     let text = |w: &rbuild_dockerfile::lint::Warning| {
-        format!(" - {}: {} (line {})\n", w.rule.name, w.message, line(w.span.start))
+        format!(" - {}: {} (line {})\n", w.rule.name, w.message, source.line(w.span.start).0)
     };
     Ok(Lint::Warnings(warnings.iter().map(text).collect()))
 }

@@ -1,10 +1,13 @@
 //! What a Dockerfile says of itself, without building it: `--check`, `--call=check|outline|targets`.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+
 use rbuild_dockerfile::ast::{Comment, Dockerfile, Op, Stage};
 use rbuild_dockerfile::lint::{self, Settings, Surroundings, Warning};
 use rbuild_dockerfile::{Diagnostic, MountKind, Span, parse, parse_mount};
 use rbuild_engine::BuildRequest;
-use rbuild_image::Platform;
+use rbuild_image::{ImageConfig, Platform};
 use rbuild_source::Ignore;
 use rbuild_store::Store;
 use serde_json::{Value, json};
@@ -45,7 +48,7 @@ pub fn parse_call(text: &str) -> Result<(Call, bool), Failure> {
 
 pub fn call(request: &BuildRequest, store: &Store, call: Call, json: bool) -> Result<u8, Failure> {
     let text = String::from_utf8_lossy(&request.dockerfile).into_owned();
-    let source = Source { name: &request.dockerfile_name, text: &text };
+    let source = Source::new(&request.dockerfile_name, &text);
     let file = match parse(&request.dockerfile) {
         Ok(file) => file,
         Err(errors) => {
@@ -73,7 +76,12 @@ pub fn warnings(file: &Dockerfile, request: &BuildRequest, store: &Store) -> Res
         }
         None => lint::settings(file).map_err(|(_, e)| Failure::usage(format!("the check directive: {e}")))?,
     };
-    let image = |name: &str| store.find_image(name).ok().map(|(_, image)| image.config);
+    // The rules ask once a stage; the store answers once a name.
+    let known: RefCell<HashMap<String, Option<ImageConfig>>> = RefCell::default();
+    let image = |name: &str| {
+        let find = || store.find_image(name).ok().map(|(_, image)| image.config);
+        known.borrow_mut().entry(name.to_string()).or_insert_with(find).clone()
+    };
     let ignore = Ignore::parse(&request.ignore).unwrap_or_default();
     // A file that something takes back in may be meant; the rule keeps out of it.
     let ignored = |path: &str| !ignore.has_negations() && ignore.excludes(path);
@@ -129,16 +137,15 @@ fn page(w: &Warning) -> String {
 }
 
 /// Line and column of a byte, from 1 and from 0, as the protocol of editors counts them.
-fn position(text: &str, at: usize) -> Value {
-    let before = &text[..at.min(text.len())];
-    let column = before.rfind('\n').map_or(before.len(), |n| before.len() - n - 1);
-    json!({ "line": before.matches('\n').count() + 1, "character": column })
+fn position(source: &Source<'_>, at: usize) -> Value {
+    let (line, start) = source.line(at);
+    json!({ "line": line, "character": at - start })
 }
 
 fn location(span: Span, source: &Source<'_>) -> Value {
     json!({
         "sourceIndex": 0,
-        "ranges": [{ "start": position(source.text, span.start), "end": position(source.text, span.end) }],
+        "ranges": [{ "start": position(source, span.start), "end": position(source, span.end) }],
     })
 }
 

@@ -31,7 +31,7 @@ fn parsed(file: &Path, then: impl FnOnce(&ast::Dockerfile) -> Result<(), Failure
         Ok(dockerfile) => then(&dockerfile).map(|()| code::OK),
         Err(errors) => {
             let (name, text) = (file.display().to_string(), String::from_utf8_lossy(&bytes));
-            let source = Source { name: &name, text: &text };
+            let source = Source::new(&name, &text);
             for d in &errors {
                 print::err(&render::diagnostic(d, &source, print::colours()));
             }

@@ -8,6 +8,28 @@ use rbuild_engine::{BuildError, StepFailure};
 pub struct Source<'a> {
     pub name: &'a str,
     pub text: &'a str,
+    /// Where each line starts.
+    lines: Vec<usize>,
+}
+
+impl<'a> Source<'a> {
+    pub fn new(name: &'a str, text: &'a str) -> Source<'a> {
+        let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(i, _)| i + 1)).collect();
+        Source { name, text, lines }
+    }
+
+    /// The line of a byte, counted from 1, and where it starts.
+    pub fn line(&self, at: usize) -> (usize, usize) {
+        let number = self.lines.partition_point(|start| *start <= at);
+        (number, self.lines[number.saturating_sub(1)])
+    }
+
+    /// The line of a byte with its number and where it starts; the last line without text is the one before it.
+    fn excerpt(&self, at: usize) -> (usize, usize, &'a str) {
+        let (number, start) = self.line(at.min(self.text.len()));
+        let end = self.lines.get(number).copied().unwrap_or(self.text.len());
+        (number, start, &self.text[start..end])
+    }
 }
 
 /// All of an error, ready to print.
@@ -64,8 +86,11 @@ pub fn warning(d: &Diagnostic, source: &Source<'_>, colours: bool) -> String {
 
 fn excerpt(d: &Diagnostic, level: Level<'_>, source: &Source<'_>, colours: bool) -> String {
     let span = inside(d.span, source.text);
-    let snippet =
-        Snippet::source(source.text).path(source.name).annotation(AnnotationKind::Primary.span(span.start..span.end));
+    // The line alone: drawing must not take the longer the longer the file is.
+    let (number, start, line) = source.excerpt(span.start);
+    let range = span.start - start..(span.end - start).min(line.len()).max(span.start - start);
+    let annotation = AnnotationKind::Primary.span(range);
+    let snippet = Snippet::source(line).line_start(number).path(source.name).annotation(annotation);
     let mut group = level.primary_title(d.message.as_str()).element(snippet);
     if let Some(help) = &d.help {
         group = group.element(Level::HELP.message(help.as_str()));
@@ -112,7 +137,7 @@ mod tests {
         let images = [("base".to_string(), BaseImage { manifest: Digest::of(b""), config })].into();
         let planned = rbuild_dockerfile::parse(text).and_then(|file| plan(&file, &params, &images));
         let source = String::from_utf8_lossy(text);
-        let source = Source { name: "Dockerfile", text: &source };
+        let source = Source::new("Dockerfile", &source);
         match planned {
             Err(errors) => build_error(&BuildError::Dockerfile(errors), &source, false),
             Ok(Plan::Graph(_)) => String::new(),

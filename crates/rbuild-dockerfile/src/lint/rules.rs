@@ -1,5 +1,7 @@
 //! The rules that look at one place, or at a few places together.
 
+use std::collections::HashSet;
+
 use super::*;
 use crate::ast::{Command, Comment, Healthcheck, Instruction, Op, Stage};
 
@@ -9,11 +11,12 @@ pub fn check(file: &Dockerfile, around: &Surroundings<'_>, found: &mut Vec<Warni
         found.push(Warning { rule: &NO_EMPTY_CONTINUATION, span: *span, message });
     }
     casing(file, found);
-    let mut names: Vec<String> = Vec::new();
+    let mut names: HashSet<String> = HashSet::new();
     for stage in &file.stages {
         stage_line(stage, &mut names, around, found);
+        let own_shell = stage.instructions.iter().any(|o| matches!(o.op, Op::Shell(_)));
         for i in &stage.instructions {
-            instruction(stage, i, around, found);
+            instruction(own_shell, i, around, found);
         }
         repeated(stage, found);
     }
@@ -40,7 +43,7 @@ fn casing(file: &Dockerfile, found: &mut Vec<Warning>) {
     }
 }
 
-fn stage_line(stage: &Stage, names: &mut Vec<String>, around: &Surroundings<'_>, found: &mut Vec<Warning>) {
+fn stage_line(stage: &Stage, names: &mut HashSet<String>, around: &Surroundings<'_>, found: &mut Vec<Warning>) {
     if let Some(name) = &stage.from.name {
         let lower = name.text.to_lowercase();
         if lower != name.text {
@@ -54,7 +57,7 @@ fn stage_line(stage: &Stage, names: &mut Vec<String>, around: &Surroundings<'_>,
                 format!("another stage is called `{lower}` as well; later uses of the name mean the last one");
             warn(found, &DUPLICATE_STAGE_NAME, name, message);
         }
-        names.push(lower);
+        names.insert(lower);
     }
     if let Some(word) = &stage.from.as_word {
         let upper = |t: &str| t.chars().all(|c| c.is_ascii_uppercase());
@@ -82,16 +85,14 @@ fn stage_line(stage: &Stage, names: &mut Vec<String>, around: &Surroundings<'_>,
     }
 }
 
-fn instruction(stage: &Stage, i: &Instruction, around: &Surroundings<'_>, found: &mut Vec<Warning>) {
+fn instruction(own_shell: bool, i: &Instruction, around: &Surroundings<'_>, found: &mut Vec<Warning>) {
     secrets(i, found);
     match &i.op {
         Op::Maintainer(_) => {
             let message = "MAINTAINER is deprecated; write LABEL org.opencontainers.image.authors=…";
             warn(found, &MAINTAINER_DEPRECATED, &i.keyword, message);
         }
-        Op::Cmd(Command::Shell(word)) | Op::Entrypoint(Command::Shell(word))
-            if !stage.instructions.iter().any(|o| matches!(o.op, Op::Shell(_))) =>
-        {
+        Op::Cmd(Command::Shell(word)) | Op::Entrypoint(Command::Shell(word)) if !own_shell => {
             let message = format!("{} in shell form gets no signals; write it as a JSON array", i.keyword.text);
             warn(found, &JSON_ARGS_RECOMMENDED, word, message);
         }
@@ -134,11 +135,14 @@ fn repeated(stage: &Stage, found: &mut Vec<Warning>) {
         Op::Healthcheck(Healthcheck::None | Healthcheck::Check { .. }) => Some("HEALTHCHECK"),
         _ => None,
     };
-    for (at, i) in stage.instructions.iter().enumerate() {
+    let mut later: Vec<&str> = Vec::new();
+    for i in stage.instructions.iter().rev() {
         let Some(name) = kind(i) else { continue };
-        if stage.instructions[at + 1..].iter().any(|later| kind(later) == Some(name)) {
+        if later.contains(&name) {
             let message = format!("this {name} is overridden by a later one in the same stage");
             warn(found, &MULTIPLE_INSTRUCTIONS_DISALLOWED, &i.keyword, message);
+        } else {
+            later.push(name);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The rules about variables: what is declared where, and what FROM makes of the defaults.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::*;
 use crate::ast::{Instruction, Op};
@@ -12,8 +12,9 @@ fn always(name: &str) -> bool {
     name == "PATH" || crate::PROXY_ARGS.contains(&name)
 }
 
+#[derive(Clone)]
 struct Scope {
-    names: Vec<String>,
+    names: HashSet<String>,
     /// The base's environment is not known, so nothing can be called undefined.
     open: bool,
     /// An absolute WORKDIR came before.
@@ -22,63 +23,57 @@ struct Scope {
 
 pub fn check(file: &Dockerfile, around: &Surroundings<'_>, found: &mut Vec<Warning>) {
     let globals = globals(file, around, found);
-    let mut stages: HashMap<String, (Vec<String>, bool, bool)> = HashMap::new();
+    let global_names: HashSet<String> = globals.keys().cloned().collect();
+    let mut stages: HashMap<String, Scope> = HashMap::new();
     for stage in &file.stages {
-        from(file, &stage.from.image, &globals, found);
+        from(file, &stage.from.image, &globals, &global_names, found);
         if let Some(platform) = &stage.from.platform {
-            undefined(
-                file,
-                platform,
-                &globals.iter().map(|(k, _)| k.clone()).collect::<Vec<_>>(),
-                &UNDEFINED_ARG_IN_FROM,
-                found,
-            );
+            undefined(file, platform, &global_names, &UNDEFINED_ARG_IN_FROM, found);
         }
         let image = expand(file, &stage.from.image.text, &globals);
-        let inherited = stages.get(&image.to_lowercase()).cloned();
-        let (names, open, workdir) = inherited.unwrap_or_else(|| match (image.as_str(), (around.base_env)(&image)) {
-            ("scratch", _) => (Vec::new(), false, false),
-            (_, Some(env)) => {
-                (env.iter().map(|e| e.split('=').next().unwrap_or(e).to_string()).collect(), false, false)
-            }
-            (_, None) => (Vec::new(), true, false),
-        });
-        let mut scope = Scope { names, open, workdir };
+        let of_image = || {
+            let env = if image == "scratch" { Some(Vec::new()) } else { (around.base_env)(&image) };
+            let open = env.is_none();
+            let names = env.unwrap_or_default().iter().map(|e| e.split('=').next().unwrap_or(e).to_string()).collect();
+            Scope { names, open, workdir: false }
+        };
+        let mut scope = stages.get(&image.to_lowercase()).cloned().unwrap_or_else(of_image);
         for i in &stage.instructions {
             instruction(file, i, &mut scope, found);
         }
         if let Some(name) = &stage.from.name {
-            stages.insert(name.text.to_lowercase(), (scope.names, scope.open, scope.workdir));
+            stages.insert(name.text.to_lowercase(), scope);
         }
     }
 }
 
-fn globals(file: &Dockerfile, around: &Surroundings<'_>, found: &mut Vec<Warning>) -> Vec<(String, Option<String>)> {
-    let mut globals: Vec<(String, Option<String>)> =
-        around.automatic.iter().map(|(k, v)| (k.clone(), Some(v.clone()))).collect();
+type Globals = HashMap<String, Option<String>>;
+
+fn globals(file: &Dockerfile, around: &Surroundings<'_>, found: &mut Vec<Warning>) -> Globals {
+    let mut globals: Globals = around.automatic.iter().map(|(k, v)| (k.clone(), Some(v.clone()))).collect();
+    let mut names: HashSet<String> = globals.keys().cloned().collect();
     for i in &file.global_args {
         let Op::Arg(decls) = &i.op else { continue };
         for decl in decls {
             if let Some(default) = &decl.default {
-                let names: Vec<String> = globals.iter().map(|(k, _)| k.clone()).collect();
                 undefined(file, default, &names, &UNDEFINED_VAR, found);
             }
             let value = decl.default.as_ref().map(|d| expand(file, &d.text, &globals));
-            globals.push((decl.name.text.clone(), value));
+            names.insert(decl.name.text.clone());
+            globals.insert(decl.name.text.clone(), value);
         }
     }
     globals
 }
 
-fn expand(file: &Dockerfile, text: &str, globals: &[(String, Option<String>)]) -> String {
-    let lookup = |name: &str| globals.iter().rev().find(|(k, _)| k == name).and_then(|(_, v)| v.clone());
+fn expand(file: &Dockerfile, text: &str, globals: &Globals) -> String {
+    let lookup = |name: &str| globals.get(name).cloned().flatten();
     Lexer::new(file.escape).word(text, &lookup).map(|e| e.text).unwrap_or_default()
 }
 
 /// The base image's name: declared variables only, and a name that the defaults make valid.
-fn from(file: &Dockerfile, image: &Word, globals: &[(String, Option<String>)], found: &mut Vec<Warning>) {
-    let names: Vec<String> = globals.iter().map(|(k, _)| k.clone()).collect();
-    if undefined(file, image, &names, &UNDEFINED_ARG_IN_FROM, found) || !image.text.contains('$') {
+fn from(file: &Dockerfile, image: &Word, globals: &Globals, names: &HashSet<String>, found: &mut Vec<Warning>) {
+    if undefined(file, image, names, &UNDEFINED_ARG_IN_FROM, found) || !image.text.contains('$') {
         return;
     }
     let name = expand(file, &image.text, globals);
@@ -91,8 +86,14 @@ fn from(file: &Dockerfile, image: &Word, globals: &[(String, Option<String>)], f
 }
 
 /// Warns of each variable that is not among `names`; whether there was one.
-fn undefined(file: &Dockerfile, word: &Word, names: &[String], rule: &'static Rule, found: &mut Vec<Warning>) -> bool {
-    let lookup = |name: &str| names.iter().any(|n| n == name).then(String::new);
+fn undefined(
+    file: &Dockerfile,
+    word: &Word,
+    names: &HashSet<String>,
+    rule: &'static Rule,
+    found: &mut Vec<Warning>,
+) -> bool {
+    let lookup = |name: &str| names.contains(name).then(String::new);
     let Ok(got) = Lexer::new(file.escape).word(&word.text, &lookup) else { return false };
     let mut any = false;
     // A default of its own says that the variable may be missing.

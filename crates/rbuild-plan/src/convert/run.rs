@@ -35,19 +35,17 @@ impl Planner<'_> {
         }
         let script = script(run);
         let (args, shown) = self.run_args(state, run, script.as_ref())?;
-        let mut env = state.vars.clone();
         let mut proxies = Vec::new();
         for name in PROXY_ARGS {
-            if state.args.get(name).is_none() && env.get(name).is_none() {
+            if state.args.get(name).is_none() && state.vars.get(name).is_none() {
                 proxies.extend(self.params.build_args.iter().rev().find(|(k, _)| k == name).cloned());
             }
         }
-        env.0.retain(|(k, _)| !k.is_empty());
-        let created_by = history::run(&state.args.0, &args);
+        let created_by = history::run(state.args.list(), &args);
         let text = format!("RUN {shown}");
         let step = RunStep {
             args,
-            env: env.0,
+            env: state.vars.list().iter().filter(|(k, _)| !k.is_empty()).cloned().collect(),
             proxies,
             cwd: if state.config.config.working_dir.is_empty() {
                 "/".into()
