@@ -153,22 +153,6 @@ impl ImageConfig {
     }
 }
 
-impl RunConfig {
-    /// The value of an environment variable.
-    pub fn env(&self, name: &str) -> Option<&str> {
-        self.env.iter().rev().find_map(|e| e.split_once('=').filter(|(k, _)| *k == name).map(|(_, v)| v))
-    }
-
-    /// Sets a variable; one that exists keeps its place.
-    pub fn set_env(&mut self, name: &str, value: &str) {
-        let entry = format!("{name}={value}");
-        match self.env.iter_mut().find(|e| e.split_once('=').map_or(e.as_str(), |(k, _)| k) == name) {
-            Some(old) => *old = entry,
-            None => self.env.push(entry),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,14 +167,5 @@ mod tests {
         assert_eq!(back["moby.x"][0], 1);
         assert_eq!(back["os.version"], "1");
         assert!(back["config"].get("Env").is_none());
-    }
-
-    #[test]
-    fn a_replaced_variable_keeps_its_place() {
-        let mut c = RunConfig { env: vec!["A=1".into(), "B=2".into()], ..RunConfig::default() };
-        c.set_env("A", "3");
-        c.set_env("C", "4");
-        assert_eq!(c.env, ["A=3", "B=2", "C=4"]);
-        assert_eq!(c.env("B"), Some("2"));
     }
 }

@@ -92,7 +92,9 @@ type Planned<T> = std::result::Result<T, Stop>;
 struct State {
     vertex: VertexId,
     config: ImageConfig,
-    /// ENV and ARG share one space; the later declaration wins.
+    /// The image's own environment. It becomes a part of the configuration when the graph is finished.
+    env: Vars,
+    /// What words see: ENV and ARG share one space; the later declaration wins.
     vars: Vars,
     /// ARGs declared in the stage that have a value, latest value, for the history.
     args: Vars,
@@ -125,6 +127,7 @@ impl Planner<'_> {
         let target = self.target()?;
         self.global_args(target)?;
         let mut state = self.stage(target)?;
+        state.config.config.env = state.env.list().iter().map(|(k, v)| format!("{k}={v}")).collect();
         for (k, v) in &self.params.labels {
             state.config.config.labels.insert(k.clone(), v.clone());
         }
@@ -321,23 +324,24 @@ impl Planner<'_> {
                 self.base_state(vertex, config, label, total)
             }
         };
-        if state.config.config.env("PATH").is_none() {
-            state.config.config.set_env("PATH", DEFAULT_PATH);
+        if state.env.get("PATH").is_none() {
+            state.env.set("PATH", DEFAULT_PATH);
             state.vars.set("PATH", DEFAULT_PATH);
         }
         Ok(state)
     }
 
     fn base_state(&self, vertex: VertexId, config: ImageConfig, stage: String, total: usize) -> State {
-        let mut vars = Vars::default();
+        let mut env = Vars::default();
         for entry in &config.config.env {
             let (k, v) = entry.split_once('=').unwrap_or((entry, ""));
-            vars.set(k, v);
+            env.set(k, v);
         }
         State {
             vertex,
             config,
-            vars,
+            vars: env.clone(),
+            env,
             args: Vars::default(),
             history: Vec::new(),
             cmd_set: false,
@@ -433,7 +437,7 @@ impl Planner<'_> {
                 }
                 for (k, v) in set {
                     text.push_str(&format!(" {k}={v}"));
-                    state.config.config.set_env(&k, &v);
+                    state.env.set(&k, &v);
                     state.vars.set(&k, &v);
                 }
                 Self::note(state, text);

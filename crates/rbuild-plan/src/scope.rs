@@ -67,3 +67,19 @@ fn warn_unset(word: &Word, unset: &[String], vars: &Vars, warnings: &mut Vec<Dia
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replaced_value_keeps_its_place() {
+        let mut vars = Vars::default();
+        for (k, v) in [("A", "1"), ("B", "2"), ("A", "3"), ("C", "4")] {
+            vars.set(k, v);
+        }
+        let list: Vec<String> = vars.list().iter().map(|(k, v)| format!("{k}={v}")).collect();
+        assert_eq!(list, ["A=3", "B=2", "C=4"]);
+        assert_eq!((vars.get("B"), vars.get("D")), (Some("2"), None));
+    }
+}
