@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use rbuild_layer::{Compression, Limits, Owners, Whiteouts, detect, keep_in_layer, unpack};
+use rbuild_layer::{Compression, Limits, Owners, Whiteouts, detect, is_tar, keep_in_layer, unpack};
 use rbuild_linux::{Kind, RootDir, Stat, Timestamp, copy_file};
 use rbuild_plan::CopyStep;
 use rbuild_source::{Owner, Selected, SourceError, SourceTree};
@@ -268,12 +268,12 @@ impl Copier<'_> {
         }
         // Compressed bytes are an archive if a tar is inside.
         let is_tar = match detect(&head[..filled]) {
-            Compression::None => is_tar_header(&head[..filled]),
+            Compression::None => is_tar(&head[..filled]),
             _ => {
                 let mut inner = Vec::new();
                 let file = tree.root.open_file(&item.path)?;
                 let decoded = rbuild_layer::Decoder::new(file).and_then(|d| d.take(512).read_to_end(&mut inner));
-                decoded.is_ok() && is_tar_header(&inner)
+                decoded.is_ok() && is_tar(&inner)
             }
         };
         if !is_tar {
@@ -308,15 +308,4 @@ impl Copier<'_> {
         }
         Ok(())
     }
-}
-
-/// A tar header by its checksum (POSIX ustar; older tars have no magic).
-fn is_tar_header(block: &[u8]) -> bool {
-    if block.len() < 512 || block.iter().all(|b| *b == 0) {
-        return false;
-    }
-    let sum: u32 = block[..148].iter().chain(&block[156..512]).map(|b| u32::from(*b)).sum::<u32>() + 8 * 32;
-    let text: String = block[148..156].iter().map(|b| *b as char).collect();
-    let digits = text.trim_matches(|c: char| c == ' ' || c == '\0');
-    u32::from_str_radix(digits, 8).is_ok_and(|claimed| claimed == sum)
 }

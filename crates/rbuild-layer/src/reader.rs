@@ -129,11 +129,9 @@ impl<R: Read> TarReader<R> {
                 return Ok(None);
             }
         }
-        let bytes = header.as_bytes();
-        let sum: u32 = bytes[..148].iter().chain(&bytes[156..]).map(|b| u32::from(*b)).sum::<u32>() + 8 * 32;
-        match header.cksum() {
-            Ok(claimed) if claimed == sum => Ok(Some(header)),
-            _ => Err(self.damaged("has a wrong checksum, so this is no tar archive or a damaged one")),
+        match checksum_fits(&header) {
+            true => Ok(Some(header)),
+            false => Err(self.damaged("has a wrong checksum, so this is no tar archive or a damaged one")),
         }
     }
 
@@ -240,6 +238,21 @@ impl<R: Read> TarReader<R> {
         std::io::copy(&mut self.inner, &mut std::io::sink()).map_err(LayerError::io("the end of the archive"))?;
         Ok(())
     }
+}
+
+/// The sum of all bytes, those of the checksum counted as blanks (POSIX ustar).
+fn checksum_fits(header: &Header) -> bool {
+    let bytes = header.as_bytes();
+    let sum: u32 = bytes[..148].iter().chain(&bytes[156..]).map(|b| u32::from(*b)).sum::<u32>() + 8 * 32;
+    header.cksum().is_ok_and(|claimed| claimed == sum)
+}
+
+/// Whether bytes begin as a tar does: a header whose checksum fits (old tars have no magic).
+pub fn is_tar(head: &[u8]) -> bool {
+    let Some(block) = head.get(..BLOCK).filter(|b| b.iter().any(|b| *b != 0)) else { return false };
+    let mut header = Header::new_old();
+    header.as_mut_bytes().copy_from_slice(block);
+    checksum_fits(&header)
 }
 
 fn padding(size: u64) -> u64 {

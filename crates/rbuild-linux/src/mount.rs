@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
@@ -197,11 +197,5 @@ impl RootDir {
     /// Attaches a detached mount over the direct child directory `name`.
     pub fn attach(&self, mount: &OwnedFd, name: &str) -> Result<()> {
         move_to(mount.as_fd(), self.fd(), Path::new(name))
-    }
-
-    /// Opens the direct child `name` as a place only (O_PATH), to be handed to mount calls.
-    pub fn open_place(&self, name: &OsStr) -> Result<OwnedFd> {
-        rustix::fs::openat(self.fd(), name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|e| Error::new("openat", self.label().join(name), e))
     }
 }

@@ -58,11 +58,8 @@ fn entry(hasher: &mut Hasher, owner: Owner, dir: &RootDir, path: &Path, stat: &S
     let name = path.file_name().unwrap_or(OsStr::new(""));
     header(hasher, owner, stat);
     if matches!(stat.kind, Kind::File | Kind::Dir) {
-        for (attr, value) in dir.xattrs(name)? {
-            let attr = attr.as_bytes();
-            if attr == b"security.capability" || (attr.starts_with(b"user.") && !attr.starts_with(b"user.overlay.")) {
-                hasher.field(attr).field(value);
-            }
+        for (attr, value) in dir.xattrs(name)?.iter().filter(|(attr, _)| rbuild_layer::keep_in_layer(attr)) {
+            hasher.field(attr.as_bytes()).field(value);
         }
     }
     match stat.kind {
