@@ -18,7 +18,7 @@ mod words;
 
 pub use ast::Dockerfile;
 pub use diagnostic::{Diagnostic, Span};
-pub use mount::{Mount, MountKind, Sharing, parse_mount};
+pub use mount::{Mount, MountKind, Sharing, parse_mount, parse_size};
 pub use parse::{parse, parse_trigger};
 pub use suggest::closest;
 

@@ -211,7 +211,7 @@ fn set_option(mount: &mut Mount, key: &str, value: Option<&str>) -> Result<(), O
 }
 
 /// Bytes of `10`, `64k`, `1.5g` and the like; binary multiples.
-fn parse_size(text: &str) -> Option<u64> {
+pub fn parse_size(text: &str) -> Option<u64> {
     let lower = text.trim().to_lowercase();
     let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match &lower[digits.len()..] {

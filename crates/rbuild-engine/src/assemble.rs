@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 use rbuild_image::{Descriptor, Digest, History, MediaType, descriptor};
-use rbuild_plan::{Step, VertexId};
+use rbuild_plan::{NoCache, Step, VertexId};
 use rbuild_store::PackedLayer;
 
 use crate::error::{BuildError, Result};
@@ -17,8 +17,8 @@ const COMMENT: &str = "buildkit.dockerfile.v0";
 /// Makes the image of the target, or finds it made; gives its manifest.
 pub(crate) fn image(build: &Executor<'_>) -> Result<Digest> {
     let graph = &build.prepared.graph;
-    let key = build.prepared.image_key(&build.done(graph.target).result, build.request.epoch);
-    if !build.request.no_cache
+    let key = build.prepared.image_key(&build.done(graph.target).result, build.request);
+    if build.request.parameters.no_cache == NoCache::None
         && let Some(manifest) = build.store.result(&key)?
     {
         return Ok(manifest);
@@ -27,10 +27,11 @@ pub(crate) fn image(build: &Executor<'_>) -> Result<Digest> {
     chain.reverse();
     let (base, steps) = (chain[0], &chain[1..]);
     let started = Instant::now();
+    let latest = graph.epoch.filter(|_| build.request.rewrite_timestamp);
     let packed: Vec<PackedLayer> = steps
         .par_iter()
         .filter_map(|v| build.done(*v).tree.clone())
-        .map(|tree| build.store.pack_tree(&build.work, &tree))
+        .map(|tree| build.store.pack_tree(&build.work, &tree, latest))
         .collect::<std::result::Result<_, _>>()?;
     build.events.send(Event::Phase { text: "making layers".into(), seconds: started.elapsed().as_secs_f64() });
 
@@ -53,10 +54,13 @@ pub(crate) fn image(build: &Executor<'_>) -> Result<Digest> {
     add_history(build, &mut config.history, steps)?;
     config.created = match config.history.last().and_then(|h| h.created.clone()) {
         Some(created) => Some(created),
-        None => Some(time(build.request.epoch.map_or(build.request.now, |e| e.min(build.request.now)))?),
+        None => Some(time(graph.epoch.map_or(build.request.now, |e| e.min(build.request.now)))?),
     };
     let (config_digest, config_size) = build.store.put_document(&build.work, &config)?;
-    let manifest = rbuild_image::manifest(descriptor(MediaType::ImageConfig, &config_digest, config_size), layers);
+    let mut manifest = rbuild_image::manifest(descriptor(MediaType::ImageConfig, &config_digest, config_size), layers);
+    if !build.request.annotations.is_empty() {
+        manifest.set_annotations(Some(build.request.annotations.iter().cloned().collect()));
+    }
     let (digest, _) = build.store.put_document(&build.work, &manifest)?;
     build.store.put_result(&key, &digest, &build.request.build_id)?;
     Ok(digest)
@@ -65,7 +69,7 @@ pub(crate) fn image(build: &Executor<'_>) -> Result<Digest> {
 /// The target's own history: a layer has the time at which it was made, what comes before the first one has that
 /// one's, and the rest the time of what it follows.
 fn add_history(build: &Executor<'_>, history: &mut Vec<History>, steps: &[VertexId]) -> Result<()> {
-    let clamp = |t: i64| build.request.epoch.map_or(t, |epoch| t.min(epoch));
+    let clamp = |t: i64| build.prepared.graph.epoch.map_or(t, |epoch| t.min(epoch));
     let times: HashMap<VertexId, i64> = steps.iter().map(|v| (*v, clamp(build.done(*v).created))).collect();
     let first = steps.first().map_or(clamp(build.request.now), |v| times[v]);
     let mut current = time(first)?;

@@ -18,8 +18,8 @@ use rbuild_store::{Image, Store, TreeId, Workspace};
 
 use crate::error::{BuildError, Result, StepFailure};
 use crate::event::{Event, Events, StepOutcome};
-use crate::keys::{self, Context};
-use crate::prepare::{Known, Prepared, open_context};
+use crate::keys::{self, Contexts, Viewpoint};
+use crate::prepare::{Known, Prepared};
 use crate::request::{BuildRequest, OutputKind};
 use crate::{Finished, assemble, export};
 
@@ -43,7 +43,7 @@ pub struct Executor<'a> {
     pub(crate) work: Workspace,
     /// Directories that stay empty.
     empty: [PathBuf; 2],
-    pub(crate) context: Option<Context>,
+    pub(crate) contexts: Contexts,
     pub(crate) events: Events,
     pub(crate) cancel: Cancel,
     pub(crate) zygote: &'a Zygote,
@@ -63,7 +63,6 @@ impl<'a> Executor<'a> {
         request: &'a BuildRequest,
         prepared: &'a Prepared,
         store: &'a Store,
-        context: Option<&Path>,
         events: Events,
         cancel: Cancel,
         builder: &'a Builder,
@@ -76,7 +75,7 @@ impl<'a> Executor<'a> {
             store,
             empty: [work.new_dir()?.0, work.new_dir()?.0],
             work,
-            context: open_context(request, context)?,
+            contexts: Contexts::open(request, Viewpoint::Builder)?,
             events,
             cancel,
             zygote: &builder.zygote,
@@ -197,7 +196,7 @@ impl<'a> Executor<'a> {
             return self.unpack(id, manifest);
         }
         let result_of = |i: VertexId| self.done(i).result;
-        let Some(key) = keys::definition_key(vertex, &result_of, self.context.as_ref())? else { return Ok(()) };
+        let Some(key) = keys::definition_key(vertex, &result_of, &self.contexts)? else { return Ok(()) };
         let started = Instant::now();
         let label = vertex.label.clone();
         self.events.send(Event::Started { step: id, label, text: vertex.text.clone() });
@@ -239,10 +238,14 @@ impl<'a> Executor<'a> {
             return Ok(true);
         }
         let (made, _) = self.execute(id)?;
-        let tree = TreeId::of_step(&shared);
-        self.store.commit_tree(&self.work, &made, &tree)?;
         let (created, build) = (self.request.now, self.request.build_id.as_str());
         let result = self.result_of(id, &shared, key);
+        let again = vertex.ignore_cache && matches!(vertex.step, Step::Run(_));
+        let tree = TreeId::of_step(if again { &result } else { &shared });
+        // A tree that stands may be in use, and holds the same: only what a dead process left is replaced.
+        if again || self.store.record(&shared)?.is_none() {
+            self.store.commit_tree(&self.work, &made, &tree)?;
+        }
         self.store.put_record(&shared, &tree, &result, created, build)?;
         if shared != *key {
             self.store.put_record(key, &tree, &result, created, build)?;
@@ -260,25 +263,32 @@ impl<'a> Executor<'a> {
                 let tree = SourceTree { root: &view, ignore: None, exclude: None, owner: Owner::AsIs };
                 keys::sources_content(&tree, copy).map(Some)
             }
-            From::Context if copy.link && !copy.sources.is_empty() => {
-                let context = keys::need(self.context.as_ref(), copy.source_spans[0])?;
-                keys::sources_content(&context.tree(), copy).map(Some)
+            from if copy.link && !copy.sources.is_empty() => {
+                let context = self.contexts.of(from, copy.source_spans[0])?;
+                context.map(|c| keys::sources_content(&c.tree(), copy)).transpose()
             }
-            From::Context => Ok(None),
+            _ => Ok(None),
         }
     }
 
-    /// What later steps know this one by. A linked copy's files are the same on any parent, its file system is not.
+    /// What later steps know this one by. A linked copy's files are the same on any parent, its file system is
+    /// not; and a command that was run again on purpose need not have done the same.
     fn result_of(&self, id: VertexId, shared: &Digest, key: &Digest) -> Digest {
-        match &self.prepared.graph.vertices[id].step {
+        let vertex = &self.prepared.graph.vertices[id];
+        match &vertex.step {
             Step::Copy(copy) if copy.link => *key,
+            Step::Run(_) if vertex.ignore_cache => {
+                let mut hasher = rbuild_image::Hasher::new();
+                hasher.field("run again").field(shared.bytes()).field(&self.request.build_id);
+                hasher.finish()
+            }
             _ => *shared,
         }
     }
 
     /// Takes the record of `key`, if there is one, as the result of the vertex whose definition key is `also`.
     fn hit(&self, id: VertexId, key: &Digest, also: &Digest) -> Result<bool> {
-        if self.request.no_cache {
+        if self.prepared.graph.vertices[id].ignore_cache {
             return Ok(false);
         }
         let Some(record) = self.store.record(key)? else { return Ok(false) };
@@ -368,7 +378,7 @@ impl<'a> Executor<'a> {
         for output in &self.request.outputs {
             if matches!(output.kind, OutputKind::Local | OutputKind::Tar) {
                 let started = Instant::now();
-                export::files(output, &self.view(self.prepared.graph.target)?)?;
+                export::files(output, &self.view(self.prepared.graph.target)?, self.prepared.graph.epoch)?;
                 let text = if output.kind == OutputKind::Local { "writing files" } else { "writing the tar" };
                 self.events.send(Event::Phase { text: text.into(), seconds: started.elapsed().as_secs_f64() });
             }

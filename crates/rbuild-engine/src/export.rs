@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use rbuild_image::Digest;
-use rbuild_layer::{Deletions, pack_tree};
+use rbuild_layer::{Deletions, Times, pack_tree};
 use rbuild_linux::{AtomicFile, RootDir};
 use rbuild_store::Store;
 
@@ -16,15 +16,18 @@ use crate::request::{BuildRequest, Destination, Output, OutputKind};
 use crate::{Finished, local};
 
 /// Writes the outputs that are files of the result: a directory, or one tar.
-pub(crate) fn files(output: &Output, view: &RootDir) -> Result<()> {
+/// With an epoch, that is the time of all of them.
+pub(crate) fn files(output: &Output, view: &RootDir, epoch: Option<i64>) -> Result<()> {
     match (output.kind, &output.dest) {
         (OutputKind::Local, Destination::Path { base, rest }) => {
             let fail = BuildError::kernel(format!("the output directory {}", base.label().join(rest).display()));
             let dest = base.create_dir_all(rest, 0o755, None, |_| ()).map_err(fail)?;
-            local::export(view, &dest)
+            local::export(view, &dest, epoch)
         }
         (OutputKind::Tar, dest) => write(dest, |out| {
-            pack_tree(view, Deletions::None, out).map(|_| ()).map_err(BuildError::layer("the output tar"))
+            pack_tree(view, Deletions::None, epoch.map_or(Times::AsIs, Times::Always), out)
+                .map(|_| ())
+                .map_err(BuildError::layer("the output tar"))
         }),
         _ => Ok(()),
     }

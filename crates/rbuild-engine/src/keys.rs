@@ -13,15 +13,17 @@ use rbuild_plan::{CopyStep, From, MountKindStep, RunStep, Step, Vertex, VertexId
 use rbuild_source::{Ignore, Owner, Selected, SourceError, SourceTree, content_digest};
 
 use crate::error::{BuildError, Result};
+use crate::places::Place;
+use crate::request::{BuildRequest, ContextDir};
 
-/// The build context as keys and steps read it.
+/// A directory of the caller's as keys and steps read it.
 pub struct Context {
-    pub root: RootDir,
-    pub ignore: Ignore,
+    root: RootDir,
+    ignore: Ignore,
 }
 
 impl Context {
-    pub fn open(path: &Path, ignore: &str) -> Result<Context> {
+    fn open(path: &Path, ignore: &str) -> Result<Context> {
         let root = RootDir::open(path).map_err(BuildError::kernel("the build context"))?;
         let ignore = Ignore::parse(ignore).map_err(|e| BuildError::Other {
             message: format!("the ignore file, {e}"),
@@ -32,6 +34,45 @@ impl Context {
 
     pub fn tree(&self) -> SourceTree<'_> {
         SourceTree { root: &self.root, ignore: Some(&self.ignore), exclude: None, owner: Owner::Root }
+    }
+}
+
+/// All the directories that a build may read.
+pub struct Contexts {
+    main: Option<Context>,
+    named: Vec<Option<Context>>,
+}
+
+/// Who looks, and so under which paths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Viewpoint {
+    Launcher,
+    Builder,
+}
+
+impl Contexts {
+    pub fn open(request: &BuildRequest, from: Viewpoint) -> Result<Contexts> {
+        let open = |dir: &ContextDir, place: Place| match from {
+            Viewpoint::Launcher => Context::open(&dir.path, &dir.ignore),
+            Viewpoint::Builder => Context::open(&place.path(), &dir.ignore),
+        };
+        let main = request.context.as_ref().map(|dir| open(dir, Place::Context)).transpose()?;
+        let named = request.named.iter().enumerate();
+        let named = named.map(|(i, dir)| dir.as_ref().map(|dir| open(dir, Place::Named(i))).transpose());
+        Ok(Contexts { main, named: named.collect::<Result<_>>()? })
+    }
+
+    /// The directory that a step reads; `None` if it reads another step's files. An error if there is none.
+    pub fn of(&self, from: From, span: Span) -> Result<Option<&Context>> {
+        let found = match from {
+            From::Vertex(_) => return Ok(None),
+            From::Context => self.main.as_ref(),
+            From::Named(i) => self.named.get(i).and_then(Option::as_ref),
+        };
+        found.map(Some).ok_or_else(|| {
+            let d = Diagnostic::new(span, "there is no build context to take files from");
+            BuildError::Unmet(vec![d.help("the Dockerfile came alone; give a context directory")])
+        })
     }
 }
 
@@ -52,7 +93,7 @@ pub fn exclusions(copy: &CopyStep) -> Result<Ignore> {
 pub fn definition_key(
     vertex: &Vertex,
     result_of: &dyn Fn(VertexId) -> Digest,
-    context: Option<&Context>,
+    contexts: &Contexts,
 ) -> Result<Option<Digest>> {
     let mut hasher = Hasher::new();
     hasher.field("step 1");
@@ -62,20 +103,22 @@ pub fn definition_key(
     match &vertex.step {
         Step::Scratch | Step::Image { .. } => return Ok(None),
         Step::Workdir(step) => step.key(&mut hasher),
-        Step::Run(run) => run_key(&mut hasher, run, result_of, context)?,
+        Step::Run(run) => run_key(&mut hasher, run, result_of, contexts)?,
         Step::Copy(copy) => {
             copy.key(&mut hasher);
             match copy.from {
-                From::Context if copy.sources.is_empty() => {
-                    hasher.field("content");
-                }
-                From::Context => {
-                    let content = sources_content(&need(context, copy.source_spans[0])?.tree(), copy)?;
-                    hasher.field("content").field(content.bytes());
-                }
                 From::Vertex(id) => {
                     copy.sources_key(&mut hasher);
                     hasher.field("from").field(result_of(id).bytes());
+                }
+                _ if copy.sources.is_empty() => {
+                    hasher.field("content");
+                }
+                from => {
+                    if let Some(context) = contexts.of(from, copy.source_spans[0])? {
+                        let content = sources_content(&context.tree(), copy)?;
+                        hasher.field("content").field(content.bytes());
+                    }
                 }
             }
         }
@@ -101,29 +144,23 @@ fn run_key(
     hasher: &mut Hasher,
     run: &RunStep,
     result_of: &dyn Fn(VertexId) -> Digest,
-    context: Option<&Context>,
+    contexts: &Contexts,
 ) -> Result<()> {
     run.key(hasher);
     for mount in &run.mounts {
         let MountKindStep::Bind { from, source } = &mount.kind else { continue };
-        match from {
-            From::Vertex(id) => hasher.field("from").field(result_of(*id).bytes()),
-            From::Context => {
-                let tree = need(context, mount.span)?.tree();
+        match (from, contexts.of(*from, mount.span)?) {
+            (From::Vertex(id), _) => hasher.field("from").field(result_of(*id).bytes()),
+            (_, Some(context)) => {
+                let tree = context.tree();
                 let selected = tree.select(source).map_err(|e| source_error(e, mount.span))?;
                 let content = content_digest(&tree, &selected).map_err(|e| source_error(e, mount.span))?;
                 hasher.field("context").field(content.bytes())
             }
+            (_, None) => hasher,
         };
     }
     Ok(())
-}
-
-pub fn need(context: Option<&Context>, span: Span) -> Result<&Context> {
-    context.ok_or_else(|| {
-        let d = Diagnostic::new(span, "there is no build context to take files from");
-        BuildError::Unmet(vec![d.help("the Dockerfile came alone; give a context directory")])
-    })
 }
 
 /// The content of all sources of a COPY, in order.

@@ -2,6 +2,7 @@
 //!
 //! The only crate that sees everything. It prints nothing: what happens goes out as [`Event`]s on one channel.
 
+mod agent;
 mod archive;
 mod assemble;
 mod copy;
@@ -14,7 +15,10 @@ mod keys;
 mod load;
 mod local;
 mod mask;
+mod mounts;
+mod places;
 mod prepare;
+mod private_key;
 mod request;
 mod steps;
 mod users;
@@ -24,9 +28,11 @@ pub use error::{BuildError, StepFailure};
 pub use event::{Event, Events, StepOutcome};
 pub use execute::Executor;
 pub use image::{Import, import};
-pub use load::{Loaded, load};
+pub use load::{Loaded, load, load_directory, take_from_layout};
+pub use places::binds;
 pub use prepare::{Prepared, prepare};
-pub use request::{BuildRequest, Destination, Output, OutputKind};
+pub use private_key::PrivateKey;
+pub use request::{AgentSource, BuildRequest, ContextDir, Destination, Output, OutputKind};
 
 /// What a finished build made.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,12 +1,14 @@
-//! `load`: images from a tar that docker, podman, skopeo or rbuild wrote.
+//! `load`: images from a tar or an OCI image layout that docker, podman, skopeo or rbuild wrote.
 
 use std::collections::HashMap;
 use std::io::Read;
+use std::path::Path;
 
 use rbuild_image::{
     Descriptor, Digest, ImageConfig, ImageIndex, ImageManifest, MediaType, REF_NAME, Reference, descriptor, digest_of,
 };
 use rbuild_layer::{Compression, Decoder, EntryKind, TarReader, detect};
+use rbuild_linux::RootDir;
 use rbuild_store::{Store, Workspace};
 use serde::Deserialize;
 
@@ -39,24 +41,65 @@ struct DockerItem {
 }
 
 const MAX_INDEX_DEPTH: usize = 4;
+/// Longest index of a layout directory, in bytes.
+const MAX_DOCUMENT: u64 = 16 << 20;
 
 /// Reads an archive of any compression to its end and keeps its images under their names.
 pub fn load(store: &Store, source: impl Read) -> Result<Vec<Loaded>> {
     let work = Workspace::open(store)?;
-    let members = members(store, &work, source)?;
+    let members = Members::Archive(members(store, &work, source)?);
     let loader = Loader { store, work: &work, members };
-    let loaded = if let Some(text) = loader.document("manifest.json")? {
-        loader.docker(&text)?
-    } else if let Some(text) = loader.document("index.json")? {
-        loader.oci(&text)?
-    } else {
-        return Err(BuildError::Other {
-            message: "the archive holds no image: it has neither manifest.json nor index.json".into(),
-            help: Some("a root file system without image files is taken in by `rbuild import`".into()),
-        });
-    };
+    let loaded = loader.load()?;
     store.sync("load")?;
     Ok(loaded)
+}
+
+/// Keeps the images of an OCI image layout directory under their names.
+pub fn load_directory(store: &Store, dir: &Path) -> Result<Vec<Loaded>> {
+    let work = Workspace::open(store)?;
+    let loaded = Loader { store, work: &work, members: Members::Directory(open_layout(dir)?) }.load()?;
+    store.sync("load")?;
+    Ok(loaded)
+}
+
+/// Takes one image of an OCI image layout into the store without a name, and gives its manifest. `wanted` is a tag
+/// or a digest; without one, the only image there is, or the one tagged `latest`.
+pub fn take_from_layout(store: &Store, dir: &Path, wanted: Option<&str>) -> Result<Digest> {
+    let work = Workspace::open(store)?;
+    let loader = Loader { store, work: &work, members: Members::Directory(open_layout(dir)?) };
+    let text = loader.document("index.json")?.unwrap_or_default();
+    let index: ImageIndex = parse(&text, "index.json")?;
+    let tag = |d: &Descriptor| d.annotations().as_ref().and_then(|a| a.get(REF_NAME).cloned()).unwrap_or_default();
+    let fits = |d: &&Descriptor| match wanted {
+        Some(wanted) => tag(d) == wanted || d.digest().to_string() == wanted,
+        None => tag(d) == "latest" || index.manifests().len() == 1,
+    };
+    let Some(entry) = index.manifests().iter().find(fits) else {
+        let tags: Vec<String> = index.manifests().iter().map(tag).filter(|t| !t.is_empty()).collect();
+        return Err(BuildError::Other {
+            message: format!("the OCI layout {} has no image `{}`", dir.display(), wanted.unwrap_or("latest")),
+            help: Some(if tags.is_empty() { "give a digest".into() } else { format!("it has {}", tags.join(", ")) }),
+        });
+    };
+    match &loader.oci_images(entry, 0)?[..] {
+        [(manifest, _)] => Ok(*manifest),
+        found => Err(BuildError::other(format!(
+            "the OCI layout {} has {} images of this platform under that name",
+            dir.display(),
+            found.len()
+        ))),
+    }
+}
+
+fn open_layout(dir: &Path) -> Result<RootDir> {
+    RootDir::open(dir).map_err(BuildError::kernel(format!("the OCI layout {}", dir.display())))
+}
+
+/// Where the parts of images are.
+enum Members {
+    /// In the store already, by the names they had in the archive.
+    Archive(HashMap<String, Member>),
+    Directory(RootDir),
 }
 
 fn members(store: &Store, work: &Workspace, source: impl Read) -> Result<HashMap<String, Member>> {
@@ -68,13 +111,8 @@ fn members(store: &Store, work: &Workspace, source: impl Read) -> Result<HashMap
         match entry.kind {
             EntryKind::File => {
                 let (digest, size) = store.put_blob(work, Content(&mut tar))?;
-                let promised: Option<Digest> =
-                    name.strip_prefix("blobs/sha256/").and_then(|hex| format!("sha256:{hex}").parse().ok());
-                if promised.is_some_and(|p| p != digest) {
-                    return Err(BuildError::Other {
-                        message: format!("the archive's {name} has the digest {digest}"),
-                        help: Some("the archive is damaged; write or transfer it again".into()),
-                    });
+                if promised(&name).is_some_and(|p| p != digest) {
+                    return Err(wrong_digest(&name, &digest));
                 }
                 members.insert(name, Member::Blob(digest, size));
             }
@@ -116,14 +154,61 @@ fn clean(path: &str) -> String {
 struct Loader<'a> {
     store: &'a Store,
     work: &'a Workspace,
-    members: HashMap<String, Member>,
+    members: Members,
+}
+
+/// What the digest in a blob's name promises.
+fn promised(name: &str) -> Option<Digest> {
+    name.strip_prefix("blobs/sha256/").and_then(|hex| format!("sha256:{hex}").parse().ok())
+}
+
+fn wrong_digest(name: &str, found: &Digest) -> BuildError {
+    BuildError::Other {
+        message: format!("the archive's {name} has the digest {found}"),
+        help: Some("the archive is damaged; write or transfer it again".into()),
+    }
 }
 
 impl Loader<'_> {
+    fn load(&self) -> Result<Vec<Loaded>> {
+        if let Some(text) = self.document("manifest.json")? {
+            self.docker(&text)
+        } else if let Some(text) = self.document("index.json")? {
+            self.oci(&text)
+        } else {
+            Err(BuildError::Other {
+                message: "the archive holds no image: it has neither manifest.json nor index.json".into(),
+                help: Some("a root file system without image files is taken in by `rbuild import`".into()),
+            })
+        }
+    }
+
+    /// A part by its name, in the store.
     fn blob(&self, name: &str) -> Result<(Digest, u64)> {
+        match &self.members {
+            Members::Archive(members) => Self::member(members, name),
+            Members::Directory(dir) => self.file(dir, &clean(name)),
+        }
+    }
+
+    fn file(&self, dir: &RootDir, name: &str) -> Result<(Digest, u64)> {
+        if let Some(digest) = promised(name)
+            && self.store.has_blob(&digest)?
+        {
+            return Ok((digest, self.store.blob_size(&digest)?));
+        }
+        let file = dir.open_file(name).map_err(BuildError::kernel(format!("the image's {name}")))?;
+        let (digest, size) = self.store.put_blob(self.work, file)?;
+        match promised(name) {
+            Some(promised) if promised != digest => Err(wrong_digest(name, &digest)),
+            _ => Ok((digest, size)),
+        }
+    }
+
+    fn member(members: &HashMap<String, Member>, name: &str) -> Result<(Digest, u64)> {
         let mut name = clean(name);
         for _ in 0..16 {
-            match self.members.get(&name) {
+            match members.get(&name) {
                 Some(Member::Blob(digest, size)) => return Ok((*digest, *size)),
                 Some(Member::Link(to)) => name = to.clone(),
                 None => break,
@@ -136,9 +221,16 @@ impl Loader<'_> {
     }
 
     fn document(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        match self.members.get(name) {
-            Some(Member::Blob(digest, _)) => Ok(Some(self.store.read_document(digest)?)),
-            _ => Ok(None),
+        match &self.members {
+            Members::Archive(members) => match members.get(name) {
+                Some(Member::Blob(digest, _)) => Ok(Some(self.store.read_document(digest)?)),
+                _ => Ok(None),
+            },
+            Members::Directory(dir) => match dir.read(name, MAX_DOCUMENT) {
+                Ok(text) => Ok(Some(text)),
+                Err(e) if e.is_not_found() => Ok(None),
+                Err(e) => Err(BuildError::kernel(format!("the image's {name}"))(e)),
+            },
         }
     }
 
@@ -200,7 +292,7 @@ impl Loader<'_> {
         let index: ImageIndex = parse(text, "index.json")?;
         let mut loaded: Vec<Loaded> = Vec::new();
         for entry in index.manifests() {
-            for one in self.oci_entry(entry, 0)? {
+            for one in self.oci_entry(entry)? {
                 match loaded.iter_mut().find(|l| l.id == one.id) {
                     Some(known) => known.names.extend(one.names),
                     None => loaded.push(one),
@@ -210,7 +302,18 @@ impl Loader<'_> {
         Ok(loaded)
     }
 
-    fn oci_entry(&self, entry: &Descriptor, depth: usize) -> Result<Vec<Loaded>> {
+    fn oci_entry(&self, entry: &Descriptor) -> Result<Vec<Loaded>> {
+        let annotations = entry.annotations().clone().unwrap_or_default();
+        let name = annotations.get("io.containerd.image.name").or_else(|| annotations.get(REF_NAME));
+        // A bare tag is no name for an image.
+        let names: Vec<Reference> =
+            name.filter(|n| n.contains([':', '/'])).and_then(|n| n.parse().ok()).into_iter().collect();
+        let images = self.oci_images(entry, 0)?;
+        images.iter().map(|(manifest, id)| self.keep(manifest, *id, names.clone())).collect()
+    }
+
+    /// The manifests that an entry leads to, for this platform, and their image ids; all they need is in the store.
+    fn oci_images(&self, entry: &Descriptor, depth: usize) -> Result<Vec<(Digest, Digest)>> {
         let digest = digest_of(entry).map_err(|e| BuildError::other(e.to_string()))?;
         self.blob(&format!("blobs/sha256/{}", digest.hex()))?;
         let text = self.store.read_document(&digest)?;
@@ -223,9 +326,7 @@ impl Loader<'_> {
             };
             let mut all = Vec::new();
             for inner in index.manifests().iter().filter(fits) {
-                let mut inner = inner.clone();
-                inner.set_annotations(entry.annotations().clone());
-                all.extend(self.oci_entry(&inner, depth + 1)?);
+                all.extend(self.oci_images(inner, depth + 1)?);
             }
             return Ok(all);
         }
@@ -237,11 +338,7 @@ impl Loader<'_> {
                 self.blob(&format!("blobs/sha256/{}", digest.hex()))?;
             }
         }
-        let annotations = entry.annotations().clone().unwrap_or_default();
-        let name = annotations.get("io.containerd.image.name").or_else(|| annotations.get(REF_NAME));
-        // A bare tag is no name for an image.
-        let names = name.filter(|n| n.contains([':', '/'])).and_then(|n| n.parse().ok()).into_iter().collect();
-        Ok(vec![self.keep(&digest, id, names)?])
+        Ok(vec![(digest, id)])
     }
 
     fn keep(&self, manifest: &Digest, id: Digest, names: Vec<Reference>) -> Result<Loaded> {

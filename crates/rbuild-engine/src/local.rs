@@ -9,12 +9,15 @@ use rbuild_source::{Owner, SourceError, SourceTree};
 
 use crate::error::{BuildError, Result};
 
-/// Copies everything in `view` into `dest`. Modes, links and times are kept; owners are not. Devices are left out.
-pub fn export(view: &RootDir, dest: &RootDir) -> Result<()> {
+/// Copies everything in `view` into `dest`. Modes, links and times are kept (unless all files are to have the time
+/// `epoch`); owners are not. Devices are left out.
+pub fn export(view: &RootDir, dest: &RootDir, epoch: Option<i64>) -> Result<()> {
     let tree = SourceTree { root: view, ignore: None, exclude: None, owner: Owner::AsIs };
+    let time = epoch.map(|sec| Timestamp { sec, nsec: 0 });
     let mut writer = Writer { dest, links: HashMap::new(), dirs: Vec::new() };
     let mut open: (PathBuf, RootDir) = (PathBuf::new(), dest.try_clone().map_err(fail(Path::new("")))?);
     tree.walk::<ExportError>(Path::new(""), |source, path, stat| {
+        let stat = &Stat { mtime: time.unwrap_or(stat.mtime), ..*stat };
         let parent = path.parent().unwrap_or(Path::new(""));
         if open.0 != parent {
             open = (parent.to_path_buf(), dest.sub(parent).map_err(fail(parent))?);

@@ -2,19 +2,18 @@
 //! build is answered from here.
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use rbuild_dockerfile::Diagnostic;
 use rbuild_image::{Digest, Hasher};
 use rbuild_linux::RootDir;
-use rbuild_plan::{BaseImage, BuildGraph, ImageNeed, Parameters, Plan, Step, VertexId, plan};
+use rbuild_plan::{BaseImage, BuildGraph, ImageNeed, Plan, Step, VertexId, plan};
 use rbuild_store::{Image, Record, Store, StoreError};
 
 use crate::Finished;
 use crate::error::{BuildError, Result};
 use crate::event::{Event, Events, StepOutcome};
 use crate::export;
-use crate::keys::{self, Context};
+use crate::keys::{self, Contexts, Viewpoint};
 use crate::request::{BuildRequest, OutputKind};
 
 /// What is known of a vertex before anything runs.
@@ -48,21 +47,15 @@ impl Known {
 /// Parses, plans and looks everything up.
 pub fn prepare(request: &BuildRequest, store: &Store, events: &Events) -> Result<Prepared> {
     let file = rbuild_dockerfile::parse(&request.dockerfile).map_err(BuildError::Dockerfile)?;
-    let params = Parameters {
-        target: request.target.clone(),
-        build_args: request.build_args.clone(),
-        labels: request.labels.clone(),
-        network: request.network,
-        platform: request.platform.clone(),
-    };
+    let params = &request.parameters;
     let mut bases = HashMap::new();
     let mut images = HashMap::new();
     let graph = loop {
-        match plan(&file, &params, &bases).map_err(BuildError::Dockerfile)? {
+        match plan(&file, params, &bases).map_err(BuildError::Dockerfile)? {
             Plan::Graph(graph) => break *graph,
             Plan::Needs(needs) => {
                 for need in needs {
-                    let image = resolve(store, &need, request)?;
+                    let image = resolve(store, &need)?;
                     bases
                         .insert(need.name, BaseImage { manifest: image.manifest_digest, config: image.config.clone() });
                     images.insert(image.manifest_digest, image);
@@ -74,26 +67,20 @@ pub fn prepare(request: &BuildRequest, store: &Store, events: &Events) -> Result
         let help = warning.help.as_deref().map_or(String::new(), |h| format!(" ({h})"));
         events.send(Event::Warning { text: format!("{}{help}", warning.message) });
     }
-    let context = open_context(request, request.context.as_deref())?;
-    let known = look_up(&graph, store, context.as_ref(), request.no_cache)?;
+    let known = look_up(&graph, store, &Contexts::open(request, Viewpoint::Launcher)?)?;
     Ok(Prepared { graph, known, images })
 }
 
-fn resolve(store: &Store, need: &ImageNeed, request: &BuildRequest) -> Result<Image> {
-    let image = match store.find_image(&need.name) {
-        Ok((_, image)) => image,
-        Err(StoreError::NoImage(_)) => return Err(missing_image(store, need)),
-        Err(e) => return Err(e.into()),
-    };
-    let platform = image.config.platform();
-    if !request.platform.runs(&platform) {
-        let d = Diagnostic::new(
-            need.span,
-            format!("`{}` is an image for {platform}, not for {}", need.name, request.platform),
-        );
-        return Err(BuildError::Unmet(vec![d.help("bring in the image of this platform under that name")]));
+fn resolve(store: &Store, need: &ImageNeed) -> Result<Image> {
+    // Images of layouts on the disk have no name in the store.
+    if let Ok(manifest) = need.name.parse::<Digest>() {
+        return Ok(store.image(&manifest)?);
     }
-    Ok(image)
+    match store.find_image(&need.name) {
+        Ok((_, image)) => Ok(image),
+        Err(StoreError::NoImage(_)) => Err(missing_image(store, need)),
+        Err(e) => Err(e.into()),
+    }
 }
 
 fn missing_image(store: &Store, need: &ImageNeed) -> BuildError {
@@ -111,12 +98,7 @@ fn missing_image(store: &Store, need: &ImageNeed) -> BuildError {
     }])
 }
 
-/// The context, if there is one, at the place where this process finds it.
-pub(crate) fn open_context(request: &BuildRequest, place: Option<&Path>) -> Result<Option<Context>> {
-    place.map(|path| Context::open(path, &request.ignore)).transpose()
-}
-
-fn look_up(graph: &BuildGraph, store: &Store, context: Option<&Context>, no_cache: bool) -> Result<Vec<Known>> {
+fn look_up(graph: &BuildGraph, store: &Store, contexts: &Contexts) -> Result<Vec<Known>> {
     let mut known: Vec<Known> = Vec::with_capacity(graph.vertices.len());
     for vertex in &graph.vertices {
         if matches!(vertex.step, Step::Scratch | Step::Image { .. }) {
@@ -126,9 +108,9 @@ fn look_up(graph: &BuildGraph, store: &Store, context: Option<&Context>, no_cach
         let ready = vertex.inputs().iter().all(|i| known[*i].result().is_some());
         // A step whose inputs are open cannot be keyed, but mistakes in what it reads are told before anything runs.
         let result_of = |id: VertexId| known[id].result().unwrap_or_else(|| Digest::of(b"open"));
-        let key = keys::definition_key(vertex, &result_of, context)?;
+        let key = keys::definition_key(vertex, &result_of, contexts)?;
         let record = match key {
-            Some(key) if ready && !no_cache => store.record(&key)?,
+            Some(key) if ready && !vertex.ignore_cache => store.record(&key)?,
             _ => None,
         };
         known.push(record.map_or(Known::Open, Known::Hit));
@@ -138,10 +120,14 @@ fn look_up(graph: &BuildGraph, store: &Store, context: Option<&Context>, no_cach
 
 impl Prepared {
     /// The key under which the finished image is kept: the target's files, and all that the image says of them.
-    pub(crate) fn image_key(&self, target: &Digest, epoch: Option<i64>) -> Digest {
+    pub(crate) fn image_key(&self, target: &Digest, request: &BuildRequest) -> Digest {
         let mut hasher = Hasher::new();
-        hasher.field("image 1").field(target.bytes());
-        hasher.field(epoch.map_or(String::new(), |e| e.to_string()));
+        hasher.field("image 2").field(target.bytes());
+        hasher.field(self.graph.epoch.map_or(String::new(), |e| e.to_string()));
+        hasher.field([u8::from(request.rewrite_timestamp)]);
+        for (k, v) in &request.annotations {
+            hasher.field(k).field(v);
+        }
         hasher.field(serde_json::to_vec(&self.graph.config).unwrap_or_default());
         for entry in &self.graph.history {
             hasher.field(&entry.created_by).field([u8::from(entry.layer.is_some())]);
@@ -163,7 +149,7 @@ impl Prepared {
             return Ok(None);
         }
         let manifest = match request.wants_image() {
-            true => match store.result(&self.image_key(&result, request.epoch))? {
+            true => match store.result(&self.image_key(&result, request))? {
                 Some(manifest) => Some(manifest),
                 None => return Ok(None),
             },
@@ -192,7 +178,7 @@ impl Prepared {
         if output.kind != OutputKind::Local {
             return Ok(false);
         }
-        match export::files(output, view) {
+        match export::files(output, view, self.graph.epoch) {
             Ok(()) => Ok(true),
             Err(BuildError::Kernel { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => {
                 Ok(false)

@@ -1,28 +1,34 @@
 use std::fs::File;
 use std::path::PathBuf;
 
-use rbuild_image::{Platform, Reference};
+use rbuild_image::Reference;
 use rbuild_linux::RootDir;
-use rbuild_plan::Network;
+use rbuild_plan::Parameters;
+use rbuild_sandbox::Ulimit;
 
 /// What somebody asked for, all of it read and decided; no environment and no clock come in later.
 pub struct BuildRequest {
     /// As it is shown in errors.
     pub dockerfile_name: String,
     pub dockerfile: Vec<u8>,
+    /// What the plan is made with.
+    pub parameters: Parameters,
     /// Absent when the Dockerfile came alone.
-    pub context: Option<PathBuf>,
-    /// The text of the ignore file that applies.
-    pub ignore: String,
-    pub target: Option<String>,
-    pub build_args: Vec<(String, String)>,
-    pub labels: Vec<(String, String)>,
+    pub context: Option<ContextDir>,
+    /// The directories among the named contexts, each at the place of [`Parameters::contexts`].
+    pub named: Vec<Option<ContextDir>>,
+    /// The directories of [`Parameters::volumes`], absolute.
+    pub volumes: Vec<PathBuf>,
     pub tags: Vec<Reference>,
-    pub network: Network,
-    pub platform: Platform,
-    pub no_cache: bool,
+    /// Of the manifest.
+    pub annotations: Vec<(String, String)>,
     /// Secrets by their ids. Their values go to the commands that ask for them, and nowhere else.
     pub secrets: Vec<(String, Vec<u8>)>,
+    /// Agents for ssh mounts, by their ids.
+    pub agents: Vec<(String, AgentSource)>,
+    /// Bytes of each command's /dev/shm; 64 MiB if not given.
+    pub shm_size: Option<u64>,
+    pub ulimits: Vec<Ulimit>,
     pub outputs: Vec<Output>,
     /// Vertices that run at a time.
     pub jobs: usize,
@@ -30,10 +36,28 @@ pub struct BuildRequest {
     pub resolv_conf: String,
     /// Seconds since 1970 when the build began.
     pub now: i64,
-    /// SOURCE_DATE_EPOCH: no time in the image's documents is later.
-    pub epoch: Option<i64>,
+    /// Files in new layers are no later than SOURCE_DATE_EPOCH either.
+    pub rewrite_timestamp: bool,
     /// Names this build in the store's records.
     pub build_id: String,
+}
+
+/// A directory that files are copied from.
+#[derive(Debug, Clone)]
+pub struct ContextDir {
+    /// Absolute.
+    pub path: PathBuf,
+    /// The text of the ignore file that applies.
+    pub ignore: String,
+}
+
+/// What answers when a command asks an ssh agent.
+#[derive(Debug, Clone)]
+pub enum AgentSource {
+    /// The caller's own agent.
+    Socket(PathBuf),
+    /// Private keys, served by the build itself.
+    Keys(Vec<crate::PrivateKey>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,25 +2,21 @@
 
 use std::path::{Path, PathBuf};
 
-use rbuild_dockerfile::{Diagnostic, Sharing};
-use rbuild_image::{DEFAULT_PATH, Hasher};
+use rbuild_dockerfile::Diagnostic;
+use rbuild_image::DEFAULT_PATH;
 use rbuild_linux::{RootDir, Timestamp, detached_overlay};
-use rbuild_plan::{
-    CopyStep, From, MountKindStep, MountStep, Network, RunStep, SecretStep, Step, VertexId, WorkdirStep,
-};
+use rbuild_plan::{CopyStep, From, Network, RunStep, SecretStep, Security, Step, VertexId, WorkdirStep};
 use rbuild_sandbox::{MountRequest, Network as SandboxNetwork, Outcome, RunRequest, Source, Stream};
-use rbuild_source::{Owner, SourceTree, content_digest};
+use rbuild_source::{Owner, SourceTree};
 use rbuild_store::TreeId;
 
 use crate::copy::{CopyError, Reason, copy};
 use crate::error::{BuildError, Result};
 use crate::event::Event;
 use crate::execute::{Executor, LogTail};
-use crate::keys::{self, need, source_error};
+use crate::keys::{self, source_error};
 use crate::mask::Mask;
 use crate::users;
-
-const HOSTNAME: &str = "buildkitsandbox";
 
 impl Executor<'_> {
     /// Executes a vertex into a new tree; gives the directory that holds its `fs`.
@@ -43,7 +39,7 @@ impl Executor<'_> {
     }
 
     /// The root of the new tree looks like the root that it covers.
-    fn prepare_root(&self, trees: &[TreeId], dir: &RootDir) -> Result<()> {
+    pub(crate) fn prepare_root(&self, trees: &[TreeId], dir: &RootDir) -> Result<()> {
         let fail = || BuildError::kernel("the step's directory");
         let fs = dir.sub("fs").map_err(fail())?;
         let (uid, gid, mode) = match trees.last() {
@@ -76,21 +72,22 @@ impl Executor<'_> {
         let now = self.request.now;
         let exclude = keys::exclusions(step)?;
         let result = match step.from {
-            From::Context if step.sources.is_empty() => copy(step, None, &root, now),
-            From::Context => {
-                let context = need(self.context.as_ref(), step.source_spans[0])?;
-                copy(step, Some(&SourceTree { exclude: Some(&exclude), ..context.tree() }), &root, now)
-            }
             From::Vertex(from) => {
                 let view = self.view(from)?;
                 let tree = SourceTree { root: &view, ignore: None, exclude: Some(&exclude), owner: Owner::AsIs };
                 copy(step, Some(&tree), &root, now)
             }
+            _ if step.sources.is_empty() => copy(step, None, &root, now),
+            from => {
+                let context = self.contexts.of(from, step.source_spans[0])?;
+                let tree = context.map(|c| SourceTree { exclude: Some(&exclude), ..c.tree() });
+                copy(step, tree.as_ref(), &root, now)
+            }
         };
         result.map_err(|e| self.copy_error(id, step, e))
     }
 
-    fn copy_error(&self, id: VertexId, step: &CopyStep, e: CopyError) -> BuildError {
+    pub(crate) fn copy_error(&self, id: VertexId, step: &CopyStep, e: CopyError) -> BuildError {
         let span = e.source.and_then(|i| step.source_spans.get(i).copied());
         match (e.reason, span) {
             (Reason::Source(e), Some(span)) => source_error(e, span),
@@ -108,7 +105,7 @@ impl Executor<'_> {
     fn workdir_step(&self, id: VertexId, step: &WorkdirStep, trees: &[TreeId], path: &Path) -> Result<()> {
         let root = self.writable(trees, path)?;
         let who = users::identity(&root, &step.user).map_err(|e| self.failure(id, e, Vec::new()))?;
-        let now = Timestamp { sec: self.request.now, nsec: 0 };
+        let now = Timestamp { sec: step.time.unwrap_or(self.request.now), nsec: 0 };
         let mut made = Vec::new();
         let owner = Some((who.uid, who.gid));
         let result = root.create_dir_all(&step.path, 0o755, owner, |p| made.push(p.to_path_buf()));
@@ -129,11 +126,7 @@ impl Executor<'_> {
     fn run_step(&self, id: VertexId, run: &RunStep, trees: &[TreeId], path: &Path) -> Result<()> {
         let who = self.user_of(id, run)?;
         let (scratch, _) = self.work.new_dir()?;
-        let mut locks = Vec::new();
-        let mut mounts = Vec::new();
-        for mount in &run.mounts {
-            mounts.push(self.mount(mount, &mut locks)?);
-        }
+        let (mut mounts, caches) = self.mounts(&run.mounts)?;
         let mut env = Vec::new();
         let mut values: Vec<&[u8]> = Vec::new();
         for secret in &run.secrets {
@@ -145,6 +138,13 @@ impl Executor<'_> {
                 source: Source::File { content: value.to_vec(), mode: secret.mode, uid: secret.uid, gid: secret.gid },
                 read_only: true,
             }));
+        }
+        let agents = self.agents(&run.agents)?;
+        for (agent, step) in &agents {
+            mounts.push(agent.mount(&step.target));
+        }
+        if let (Some((_, first)), false) = (agents.first(), run.env.get("SSH_AUTH_SOCK").is_some()) {
+            env.push(format!("SSH_AUTH_SOCK={}", first.target));
         }
         mounts.extend(run.script.as_ref().map(|script| MountRequest {
             target: format!("/dev/pipes/{}", script.name),
@@ -162,13 +162,16 @@ impl Executor<'_> {
             uid: who.uid,
             gid: who.gid,
             groups: who.groups,
-            hostname: HOSTNAME.into(),
+            hostname: run.hostname.clone(),
             mounts,
             network: match run.network {
                 Network::Host => SandboxNetwork::Host,
                 Network::None => SandboxNetwork::None,
             },
-            hosts: format!("127.0.0.1\tlocalhost {HOSTNAME}\n::1\tlocalhost ip6-localhost ip6-loopback\n"),
+            insecure: run.security == Security::Insecure,
+            shm_size: self.request.shm_size.unwrap_or(DEFAULT_SHM),
+            ulimits: self.request.ulimits.clone(),
+            hosts: hosts(run),
             resolv_conf: self.request.resolv_conf.clone(),
         };
         let mut tail = LogTail::new();
@@ -185,7 +188,7 @@ impl Executor<'_> {
         for stream in [Stream::Stdout, Stream::Stderr] {
             show(stream, mask.finish(stream));
         }
-        drop(locks);
+        drop((caches, agents));
         if let Some(name) = scratch.file_name() {
             let _ = self.work.dir().remove_all(name);
         }
@@ -243,69 +246,22 @@ impl Executor<'_> {
         }
         error
     }
+}
 
-    fn mount(&self, mount: &MountStep, locks: &mut Vec<rbuild_linux::KeyLock>) -> Result<MountRequest> {
-        let source = match &mount.kind {
-            MountKindStep::Tmpfs { size } => Source::Tmpfs { size: *size },
-            MountKindStep::Cache { id, sharing, mode, uid, gid } => {
-                if *sharing == Sharing::Locked {
-                    locks.push(self.store.lock_mount(id)?);
-                }
-                Source::Bind(self.store.cache_mount(id, *mode, *uid, *gid)?)
-            }
-            MountKindStep::Bind { from: From::Vertex(from), source } => {
-                let lowers = self.lowers(&self.trees(*from)?);
-                Source::Trees { lowers, path: Path::new("/").join(source.trim_start_matches('/')) }
-            }
-            MountKindStep::Bind { from: From::Context, source } => self.context_mount(mount, source)?,
-        };
-        Ok(MountRequest { target: mount.target.clone(), source, read_only: mount.read_only })
-    }
+/// Bytes of a command's /dev/shm, as docker has it.
+const DEFAULT_SHM: u64 = 64 << 20;
 
-    /// A part of the context as a tree: filtered by the ignore file, owned by root, and still while files change.
-    fn context_mount(&self, mount: &MountStep, source: &str) -> Result<Source> {
-        let context = need(self.context.as_ref(), mount.span)?;
-        let tree = context.tree();
-        let selected = tree.select(source).map_err(|e| source_error(e, mount.span))?;
-        let content = content_digest(&tree, &selected).map_err(|e| source_error(e, mount.span))?;
-        let mut hasher = Hasher::new();
-        hasher.field("context mount 1").field(content.bytes());
-        let key = hasher.finish();
-        let [item] = &selected[..] else {
-            return Err(source_error(rbuild_source::SourceError::BadPattern(source.to_string()), mount.span));
-        };
-        let is_dir = item.stat.kind == rbuild_linux::Kind::Dir;
-        let path = if is_dir { PathBuf::from("/") } else { Path::new("/").join(&item.name) };
-        let tree_id = TreeId::of_step(&key);
-        let _alone = self.store.lock_step(&key)?;
-        if self.store.record(&key)?.is_none() {
-            let (made, dir) = self.store.new_tree(&self.work)?;
-            self.prepare_root(&[], &dir)?;
-            let root = dir.sub("fs").map_err(BuildError::kernel("the context's directory"))?;
-            let step = CopyStep {
-                from: From::Context,
-                sources: vec![source.to_string()],
-                inline: Vec::new(),
-                dest: "/".into(),
-                dest_is_dir: true,
-                chown: None,
-                chmod: None,
-                exclude: Vec::new(),
-                parents: false,
-                link: false,
-                unpack: false,
-                source_spans: vec![mount.span],
-            };
-            copy(&step, Some(&tree), &root, self.request.now).map_err(|e| self.copy_error(0, &step, e))?;
-            self.store.commit_tree(&self.work, &made, &tree_id)?;
-            self.store.put_record(&key, &tree_id, &key, self.request.now, &self.request.build_id)?;
-        }
-        Ok(Source::Trees { lowers: vec![self.store.tree_path(&tree_id)], path })
+fn hosts(run: &RunStep) -> String {
+    let own = &run.hostname;
+    let mut text = format!("127.0.0.1\tlocalhost {own}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    for (name, address) in &run.hosts {
+        text.push_str(&format!("{address}\t{name}\n"));
     }
+    text
 }
 
 fn environment(run: &RunStep, home: &str) -> Vec<String> {
-    let mut env: Vec<(String, String)> = run.env.clone();
+    let mut env: Vec<(String, String)> = run.env.list().to_vec();
     let mut default = |name: &str, value: &str| {
         if !env.iter().any(|(k, _)| k == name) {
             env.push((name.to_string(), value.to_string()));

@@ -140,6 +140,12 @@ impl ImageConfig {
         }
     }
 
+    pub fn set_platform(&mut self, platform: &Platform) {
+        self.os = platform.os.clone();
+        self.architecture = platform.arch.clone();
+        self.variant = platform.variant.clone();
+    }
+
     pub fn platform(&self) -> Platform {
         let text = match &self.variant {
             Some(v) if !v.is_empty() => format!("{}/{}/{v}", self.os, self.architecture),

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rbuild_image::{Digest, Hashed};
-use rbuild_linux::{Kind, RootDir, Stat};
+use rbuild_linux::{Kind, RootDir, Stat, Timestamp};
 
 use crate::compress::Compression;
 use crate::error::{LayerError, Result};
@@ -53,7 +53,7 @@ impl<W: Write> Write for Encoder<W> {
 }
 
 /// Writes the overlay upper directory `tree` to `out` as an image layer.
-pub fn pack_layer(tree: &RootDir, compression: Compression, out: impl Write) -> Result<Packed> {
+pub fn pack_layer(tree: &RootDir, compression: Compression, times: Times, out: impl Write) -> Result<Packed> {
     let io = |e| LayerError::io("writing the layer")(e);
     let compressed = Hashed::new(out);
     let encoder = match compression {
@@ -70,7 +70,7 @@ pub fn pack_layer(tree: &RootDir, compression: Compression, out: impl Write) -> 
             return Err(LayerError::Limit(format!("layers are not written as {}", compression.name())));
         }
     };
-    let plain = pack_tree(tree, Deletions::Whiteouts, Hashed::new(encoder))?;
+    let plain = pack_tree(tree, Deletions::Whiteouts, times, Hashed::new(encoder))?;
     let (encoder, diff_id, unpacked) = plain.finish();
     let mut compressed = match encoder {
         Encoder::Plain(w) => w,
@@ -91,9 +91,29 @@ pub enum Deletions {
     None,
 }
 
+/// What becomes of modification times; seconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Times {
+    AsIs,
+    /// None is later than this.
+    AtMost(i64),
+    Always(i64),
+}
+
+impl Times {
+    fn of(self, seconds: i64) -> i64 {
+        match self {
+            Times::AsIs => seconds,
+            Times::AtMost(latest) => seconds.min(latest),
+            Times::Always(time) => time,
+        }
+    }
+}
+
 /// Writes the directory `tree` as an uncompressed tar; gives `out` back.
-pub fn pack_tree<W: Write>(tree: &RootDir, deletions: Deletions, out: W) -> Result<W> {
-    let mut packer = Packer { out: TarWriter::new(out), deletions, links: HashMap::new(), buffer: vec![0; 1 << 20] };
+pub fn pack_tree<W: Write>(tree: &RootDir, deletions: Deletions, times: Times, out: W) -> Result<W> {
+    let mut packer =
+        Packer { out: TarWriter::new(out), deletions, times, links: HashMap::new(), buffer: vec![0; 1 << 20] };
     // Directories still to be listed, deepest last: (path, handle, its entries in reverse).
     let mut stack = vec![packer.open(tree.try_clone()?, PathBuf::new())?];
     while let Some(top) = stack.last_mut() {
@@ -121,6 +141,7 @@ struct OpenDir {
 struct Packer<W: Write> {
     out: TarWriter<W>,
     deletions: Deletions,
+    times: Times,
     /// First path of each inode with several names.
     links: HashMap<(u32, u32, u64), PathBuf>,
     buffer: Vec<u8>,
@@ -165,7 +186,7 @@ impl<W: Write> Packer<W> {
             mode: stat.mode,
             uid: u64::from(stat.uid),
             gid: u64::from(stat.gid),
-            mtime: stat.mtime,
+            mtime: Timestamp { sec: self.times.of(stat.mtime.sec), ..stat.mtime },
             size: 0,
             link: OsString::new(),
             rdev: stat.rdev,

@@ -19,7 +19,7 @@ mod rootdir;
 pub use copy::{copy_contents, copy_file};
 pub use error::{Error, Result};
 pub use idmap::{IdMaps, IdRange, SubIds, parent_range, subordinate_ranges};
-pub use lock::KeyLock;
+pub use lock::{KeyLock, LockKind};
 pub use meta::{Kind, Stat, Timestamp, Xattrs};
 pub use mount::{MiniRoot, bind_clone, detached_overlay, mount_tmpfs, new_procfs, private_mount_namespace};
 pub use publish::{AtomicFile, remove_tree, sync_filesystem, write_atomic};

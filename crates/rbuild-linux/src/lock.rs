@@ -2,34 +2,60 @@
 
 use std::fs::File;
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 
 use crate::error::{Error, Result};
 
-/// An exclusive lock on one key of a lock file; let go on drop. Threads exclude each other as processes do.
+/// A lock on one key of a lock file; let go on drop. Threads exclude each other as processes do.
+///
+/// Its file must be the lock's own open of the lock file: the lock belongs to the open file description (fcntl(2),
+/// F_OFD_SETLK), and is one byte at an offset made of the key. Keys that share their first 62 bits stand in each
+/// other's way, which costs time and nothing else.
 pub struct KeyLock {
     _file: File,
 }
 
+/// Whether others may hold the lock at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockKind {
+    Shared,
+    Exclusive,
+}
+
 impl KeyLock {
-    /// Waits for the lock on `key` in the lock file `file`, which must be this lock's own open of that file: the
-    /// lock belongs to the open file description (fcntl(2), F_OFD_SETLKW), and is one byte at an offset made of
-    /// the key. Keys that share their first 62 bits wait for each other, which costs time and nothing else.
+    /// Waits until nobody else holds `key`.
     pub fn wait(file: File, key: [u8; 8]) -> Result<KeyLock> {
-        let offset = (u64::from_le_bytes(key) >> 2) as i64;
-        let lock = libc::flock {
-            l_type: libc::F_WRLCK as libc::c_short,
-            l_whence: libc::SEEK_SET as libc::c_short,
-            l_start: offset,
-            l_len: 1,
-            l_pid: 0,
-        };
+        let lock = flock(LockKind::Exclusive, key);
         loop {
             match fcntl(&file, FcntlArg::F_OFD_SETLKW(&lock)) {
                 Ok(_) => return Ok(KeyLock { _file: file }),
-                Err(nix::errno::Errno::EINTR) => {}
+                Err(Errno::EINTR) => {}
                 Err(e) => return Err(Error::new("fcntl(F_OFD_SETLKW)", "lock file", std::io::Error::from(e))),
             }
         }
+    }
+
+    /// The lock if it can be had at once.
+    pub fn try_now(file: File, key: [u8; 8], kind: LockKind) -> Result<Option<KeyLock>> {
+        match fcntl(&file, FcntlArg::F_OFD_SETLK(&flock(kind, key))) {
+            Ok(_) => Ok(Some(KeyLock { _file: file })),
+            Err(Errno::EAGAIN | Errno::EACCES) => Ok(None),
+            Err(e) => Err(Error::new("fcntl(F_OFD_SETLK)", "lock file", std::io::Error::from(e))),
+        }
+    }
+}
+
+fn flock(kind: LockKind, key: [u8; 8]) -> libc::flock {
+    let kind = match kind {
+        LockKind::Shared => libc::F_RDLCK,
+        LockKind::Exclusive => libc::F_WRLCK,
+    };
+    libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: (u64::from_le_bytes(key) >> 2) as i64,
+        l_len: 1,
+        l_pid: 0,
     }
 }

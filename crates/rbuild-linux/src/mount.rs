@@ -154,10 +154,18 @@ impl MiniRoot {
         &self.root
     }
 
-    /// Attaches a detached mount of a directory at `name` (made if missing).
-    pub fn attach(&self, mount: &OwnedFd, name: &str) -> Result<()> {
-        self.root.create_dir_all(name, 0o755, None, |_| ())?;
-        move_to(mount.as_fd(), self.root.fd(), Path::new(name))
+    /// Attaches a detached mount of a directory or a file at `place` below the root; the point is made.
+    pub fn attach(&self, mount: &OwnedFd, place: &Path) -> Result<()> {
+        let place = place.strip_prefix("/").unwrap_or(place);
+        let stat = rustix::fs::fstat(mount).map_err(|e| Error::new("fstat", place, e))?;
+        if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory {
+            self.root.create_dir_all(place, 0o755, None, |_| ())?;
+        } else {
+            self.root.create_dir_all(place.parent().unwrap_or(Path::new("")), 0o755, None, |_| ())?;
+            let (dir, name) = self.root.parent(place)?;
+            dir.create_file(&name, 0o600)?;
+        }
+        move_to(mount.as_fd(), self.root.fd(), place)
     }
 
     /// Binds the few device nodes from the caller's /dev. One that is missing there is left out.
@@ -194,6 +202,12 @@ fn move_to(mount: BorrowedFd<'_>, dir: impl AsFd, name: &Path) -> Result<()> {
 }
 
 impl RootDir {
+    /// This directory as a mount of its own.
+    pub fn detached(&self) -> Result<OwnedFd> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+        rustix::mount::open_tree(self.fd(), "", flags).map_err(|e| Error::new("open_tree", self.label(), e))
+    }
+
     /// Attaches a detached mount over the direct child directory `name`.
     pub fn attach(&self, mount: &OwnedFd, name: &str) -> Result<()> {
         move_to(mount.as_fd(), self.fd(), Path::new(name))

@@ -181,6 +181,31 @@ pub fn user_name(uid: u32) -> Option<String> {
     })
 }
 
+/// The most that the calling process may set the limit to that setrlimit(2) calls `RLIMIT_NAME`, in its own unit;
+/// `None` if there is no bound, or no such limit.
+pub fn hard_limit(name: &str) -> Option<u64> {
+    use rustix::process::Resource;
+    let resource = match name {
+        "core" => Resource::Core,
+        "cpu" => Resource::Cpu,
+        "data" => Resource::Data,
+        "fsize" => Resource::Fsize,
+        "locks" => Resource::Locks,
+        "memlock" => Resource::Memlock,
+        "msgqueue" => Resource::Msgqueue,
+        "nice" => Resource::Nice,
+        "nofile" => Resource::Nofile,
+        "nproc" => Resource::Nproc,
+        "rss" => Resource::Rss,
+        "rtprio" => Resource::Rtprio,
+        "rttime" => Resource::Rttime,
+        "sigpending" => Resource::Sigpending,
+        "stack" => Resource::Stack,
+        _ => return None,
+    };
+    rustix::process::getrlimit(resource).maximum
+}
+
 pub fn own_ids() -> (u32, u32) {
     (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw())
 }

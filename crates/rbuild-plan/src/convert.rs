@@ -19,7 +19,78 @@ pub struct Parameters {
     pub labels: Vec<(String, String)>,
     /// What a RUN gets that asks for nothing else.
     pub network: Network,
+    /// What the result is for. Unless it was asked for, a base image of another platform decides.
     pub platform: Platform,
+    pub platform_given: bool,
+    /// Architectures whose programs this machine runs besides its own.
+    pub emulated: Vec<String>,
+    /// `--build-context`: they take the place of stages, of base images and of what `--from` names.
+    pub contexts: Vec<NamedContext>,
+    pub no_cache: NoCache,
+    /// Whether `RUN --security=insecure` may.
+    pub allow_insecure: bool,
+    /// Names that every command can resolve, and their addresses.
+    pub hosts: Vec<(String, String)>,
+    /// Directories of the machine that every command sees.
+    pub volumes: Vec<Volume>,
+    /// The time of the newest file of a context that came as an archive; what `SOURCE_DATE_EPOCH=context` means.
+    pub context_epoch: Option<i64>,
+}
+
+impl Parameters {
+    /// The last stage, for this platform, and nothing else asked for.
+    pub fn new(platform: Platform) -> Parameters {
+        Parameters {
+            target: None,
+            build_args: Vec::new(),
+            labels: Vec::new(),
+            network: Network::Host,
+            platform,
+            platform_given: false,
+            emulated: Vec::new(),
+            contexts: Vec::new(),
+            no_cache: NoCache::default(),
+            allow_insecure: false,
+            hosts: Vec::new(),
+            volumes: Vec::new(),
+            context_epoch: None,
+        }
+    }
+}
+
+/// What `--build-context NAME=…` gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedContext {
+    pub name: String,
+    pub source: ContextSource,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ContextSource {
+    Directory,
+    /// An image by a name that the store knows.
+    Image(String),
+    Scratch,
+}
+
+/// A directory of the machine in every command's container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// On the machine, as it was given.
+    pub source: String,
+    /// Absolute, in the container.
+    pub target: String,
+    pub read_only: bool,
+}
+
+/// Which steps run though the cache may hold them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum NoCache {
+    #[default]
+    None,
+    All,
+    /// Those of these stages, by name or number.
+    Stages(Vec<String>),
 }
 
 #[derive(Debug, Clone)]
@@ -42,9 +113,8 @@ pub enum Plan {
     Needs(Vec<ImageNeed>),
 }
 
-/// Build arguments that mean something without being declared.
-const BUILT_IN_ARGS: [&str; 4] =
-    ["SOURCE_DATE_EPOCH", "BUILDKIT_INLINE_CACHE", "BUILDKIT_SYNTAX", "BUILDKIT_DOCKERFILE_CHECK"];
+/// How many stages may each need one that stands further down in the file.
+const MAX_DEPTH: usize = 100;
 
 /// Plans the target. `images` holds the configurations that are known, by the names that FROM and `--from` use.
 pub fn plan(
@@ -56,14 +126,17 @@ pub fn plan(
         file,
         params,
         images,
+        stage_places: stage_places(file),
         globals: Vars::default(),
         states: HashMap::new(),
         open: Vec::new(),
         vertices: Vec::new(),
+        history: Vec::new(),
         image_vertices: HashMap::new(),
         needs: Vec::new(),
         warnings: Vec::new(),
         used_args: Vec::new(),
+        epoch: None,
     };
     match planner.build() {
         Ok(_) if !planner.needs.is_empty() => Ok(Plan::Needs(planner.needs)),
@@ -98,27 +171,35 @@ struct State {
     vars: Vars,
     /// ARGs declared in the stage that have a value, latest value, for the history.
     args: Vars,
-    history: Vec<HistoryEntry>,
+    /// The last entry, among the planner's.
+    history: Option<usize>,
     cmd_set: bool,
     /// `(done, of)` steps of the stage, for labels.
     step: usize,
     total: usize,
     stage: String,
+    /// The stage's steps run though the cache may hold them.
+    ignore_cache: bool,
 }
 
 struct Planner<'a> {
     file: &'a Dockerfile,
     params: &'a Parameters,
     images: &'a HashMap<String, BaseImage>,
+    /// Stages by their names in lower case, in order.
+    stage_places: HashMap<String, Vec<usize>>,
     globals: Vars,
     states: HashMap<usize, State>,
     /// Stages being planned, for cycles.
     open: Vec<usize>,
     vertices: Vec<Vertex>,
+    /// Entries of all stages, each with the one before it: stages share what they have in common.
+    history: Vec<(HistoryEntry, Option<usize>)>,
     image_vertices: HashMap<Digest, VertexId>,
     needs: Vec<ImageNeed>,
     warnings: Vec<Diagnostic>,
     used_args: Vec<String>,
+    epoch: Option<i64>,
 }
 
 impl Planner<'_> {
@@ -126,13 +207,16 @@ impl Planner<'_> {
         self.syntax()?;
         let target = self.target()?;
         self.global_args(target)?;
+        let epoch = self.epoch()?;
+        self.epoch = epoch;
+        self.stages_below(target)?;
         let mut state = self.stage(target)?;
         state.config.config.env = state.env.list().iter().map(|(k, v)| format!("{k}={v}")).collect();
         for (k, v) in &self.params.labels {
             state.config.config.labels.insert(k.clone(), v.clone());
         }
         for (name, _) in &self.params.build_args {
-            let known = PROXY_ARGS.contains(&name.as_str()) || BUILT_IN_ARGS.contains(&name.as_str());
+            let known = PROXY_ARGS.contains(&name.as_str()) || args::BUILT_IN_ARGS.contains(&name.as_str());
             if !known && !self.used_args.contains(name) {
                 let span = self.file.stages[target].span;
                 let d = Diagnostic::new(
@@ -147,37 +231,10 @@ impl Planner<'_> {
             vertices: std::mem::take(&mut self.vertices),
             target: state.vertex,
             config: state.config,
-            history: state.history,
+            history: self.history_up_to(state.history),
+            epoch,
             warnings: std::mem::take(&mut self.warnings),
         })
-    }
-
-    fn declared_args(&self) -> Vec<String> {
-        let all = self.file.global_args.iter().chain(self.file.stages.iter().flat_map(|s| &s.instructions));
-        all.filter_map(|i| if let Op::Arg(decls) = &i.op { Some(decls) } else { None })
-            .flatten()
-            .map(|d| d.name.text.clone())
-            .collect()
-    }
-
-    /// The language that the file asks for. The standard ones are built in; no frontend is ever fetched.
-    fn syntax(&mut self) -> Planned<()> {
-        let directive = self.file.directives.iter().find(|d| d.name == "syntax").map(|d| d.value.clone());
-        let argument = self.build_arg("BUILDKIT_SYNTAX");
-        let first = Span::new(0, 0);
-        let wanted = match argument {
-            Some(text) => Some(Word { text, span: directive.as_ref().map_or(first, |d| d.span) }),
-            None => directive,
-        };
-        let Some(wanted) = wanted else { return Ok(()) };
-        let image = wanted.text.split_whitespace().next().unwrap_or("");
-        let name = image.strip_prefix("docker.io/").unwrap_or(image);
-        let standard = ["docker/dockerfile", "docker/dockerfile-upstream"];
-        if image == "dockerfile.v0" || standard.contains(&name.split([':', '@']).next().unwrap_or("")) {
-            return Ok(());
-        }
-        let d = Diagnostic::new(wanted.span, format!("the file asks for the frontend `{image}`, and rbuild runs none"));
-        Err(d.help("the language of docker/dockerfile is built in; leave the syntax directive out").into())
     }
 
     fn target(&self) -> Planned<usize> {
@@ -203,52 +260,9 @@ impl Planner<'_> {
 
     /// The last stage of that name (or number) among the first `before`.
     fn find_stage(&self, name: &str, before: usize) -> Option<usize> {
-        let by_name = self.file.stages[..before]
-            .iter()
-            .rposition(|s| s.from.name.as_ref().is_some_and(|n| n.text.eq_ignore_ascii_case(name)));
+        let places = self.stage_places.get(&name.to_lowercase()).map_or(&[][..], Vec::as_slice);
+        let by_name = places[..places.partition_point(|i| *i < before)].last().copied();
         by_name.or_else(|| name.parse().ok().filter(|i| *i < before))
-    }
-
-    fn build_arg(&mut self, name: &str) -> Option<String> {
-        let value = self.params.build_args.iter().rev().find(|(k, _)| k == name).map(|(_, v)| v.clone());
-        if value.is_some() && !self.used_args.iter().any(|a| a == name) {
-            self.used_args.push(name.to_string());
-        }
-        value
-    }
-
-    fn global_args(&mut self, target: usize) -> Planned<()> {
-        let host = Platform::host();
-        let name = self.file.stages[target].from.name.as_ref().map_or("default".into(), |n| n.text.to_lowercase());
-        for (prefix, p) in [("BUILD", &host), ("TARGET", &self.params.platform)] {
-            let variant = p.variant.clone().unwrap_or_default();
-            for (key, value) in
-                [("PLATFORM", p.to_string()), ("OS", p.os.clone()), ("ARCH", p.arch.clone()), ("VARIANT", variant)]
-            {
-                self.globals.set(&format!("{prefix}{key}"), &value);
-            }
-        }
-        self.globals.set("TARGETSTAGE", &name);
-        let automatic: Vec<String> = self.globals.list().iter().map(|(k, _)| k.clone()).collect();
-        for key in automatic {
-            if let Some(value) = self.build_arg(&key) {
-                self.globals.set(&key, &value);
-            }
-        }
-        for instruction in &self.file.global_args {
-            let Op::Arg(decls) = &instruction.op else { continue };
-            for decl in decls {
-                let value = match (self.build_arg(&decl.name.text), &decl.default) {
-                    (Some(value), _) => Some(value),
-                    (None, Some(word)) => Some(expand(word, self.file.escape, &self.globals, &mut self.warnings)?),
-                    (None, None) => None,
-                };
-                if let Some(value) = value {
-                    self.globals.set(&decl.name.text, &value);
-                }
-            }
-        }
-        Ok(())
     }
 
     /// The finished state of stage `index`; planned when it is first asked for.
@@ -261,7 +275,16 @@ impl Planner<'_> {
             let d = Diagnostic::new(stage.span, "this stage needs itself, by way of the stages it copies from");
             return Err(d.help("break the circle: one of the stages must not use the other").into());
         }
+        if self.open.len() >= MAX_DEPTH {
+            let d = Diagnostic::new(stage.span, format!("more than {MAX_DEPTH} stages wait for stages further down"));
+            return Err(d.help("put stages above those that use them").into());
+        }
         self.open.push(index);
+        if let Some(state) = self.stage_from_context(index, stage)? {
+            self.open.pop();
+            self.states.insert(index, state.clone());
+            return Ok(state);
+        }
         let mut state = self.from(index, stage)?;
         for trigger in std::mem::take(&mut state.config.config.on_build) {
             let mut instruction = parse_trigger(&trigger).map_err(|mut e| {
@@ -279,101 +302,6 @@ impl Planner<'_> {
         Ok(state)
     }
 
-    fn from(&mut self, index: usize, stage: &Stage) -> Planned<State> {
-        if let Some(platform) = &stage.from.platform {
-            let text = expand(platform, self.file.escape, &self.globals, &mut self.warnings)?;
-            let asked: Platform = text.parse().map_err(|e: String| Diagnostic::new(platform.span, e))?;
-            if !Platform::host().runs(&asked) {
-                let d = Diagnostic::new(
-                    platform.span,
-                    format!("building for {asked} on {} is not supported yet", Platform::host()),
-                );
-                return Err(d.help("build on a machine of that platform").into());
-            }
-        }
-        let image = &stage.from.image;
-        let name = expand(image, self.file.escape, &self.globals, &mut self.warnings)?;
-        if name.is_empty() {
-            let d = Diagnostic::new(image.span, format!("`{}` is empty after expansion", image.text));
-            return Err(d.help("give the ARG a default before FROM, or pass --build-arg").into());
-        }
-        let label = match &stage.from.name {
-            Some(name) => name.text.to_lowercase(),
-            None if self.file.stages.len() == 1 => String::new(),
-            None => format!("stage-{index}"),
-        };
-        let works =
-            stage.instructions.iter().filter(|i| matches!(i.op, Op::Run(_) | Op::Copy(_) | Op::Workdir(_))).count();
-        let total = 1 + works;
-        let base_stage = self.find_stage(&name, index).filter(|_| name.parse::<usize>().is_err());
-        let mut state = match base_stage {
-            Some(base) => {
-                let state = self.stage(base)?;
-                State { stage: label, step: 1, total, cmd_set: false, ..state }
-            }
-            None if name == "scratch" => {
-                let vertex = self.add(Step::Scratch, None, &label, 1, total, "FROM scratch".into(), stage.span);
-                let mut config = ImageConfig::empty(&self.params.platform);
-                config.config.working_dir = "/".into();
-                self.base_state(vertex, config, label, total)
-            }
-            None => {
-                let Some(base) = self.image(&name, image.span)? else { return Err(Stop::Needs) };
-                let (manifest, config) = (base.manifest, base.config.clone());
-                let vertex = self.image_vertex(&name, manifest, &label, total, stage.span);
-                self.base_state(vertex, config, label, total)
-            }
-        };
-        if state.env.get("PATH").is_none() {
-            state.env.set("PATH", DEFAULT_PATH);
-            state.vars.set("PATH", DEFAULT_PATH);
-        }
-        Ok(state)
-    }
-
-    fn base_state(&self, vertex: VertexId, config: ImageConfig, stage: String, total: usize) -> State {
-        let mut env = Vars::default();
-        for entry in &config.config.env {
-            let (k, v) = entry.split_once('=').unwrap_or((entry, ""));
-            env.set(k, v);
-        }
-        State {
-            vertex,
-            config,
-            vars: env.clone(),
-            env,
-            args: Vars::default(),
-            history: Vec::new(),
-            cmd_set: false,
-            step: 1,
-            total,
-            stage,
-        }
-    }
-
-    /// A known image; `None` (and a need on record) if it has to be resolved first.
-    fn image(&mut self, name: &str, span: Span) -> Planned<Option<&BaseImage>> {
-        if let Err(e) = name.parse::<Reference>() {
-            let d = Diagnostic::new(span, e.to_string());
-            return Err(d.suggest(name, self.stage_names().iter().map(String::as_str)).into());
-        }
-        if !self.images.contains_key(name) && !self.needs.iter().any(|n| n.name == name) {
-            let stages = self.stage_names();
-            self.needs.push(ImageNeed { name: name.to_string(), span, stages });
-        }
-        Ok(self.images.get(name))
-    }
-
-    fn image_vertex(&mut self, name: &str, manifest: Digest, label: &str, total: usize, span: Span) -> VertexId {
-        if let Some(id) = self.image_vertices.get(&manifest) {
-            return *id;
-        }
-        let step = Step::Image { name: name.to_string(), manifest };
-        let id = self.add(step, None, label, 1, total, format!("FROM {name}"), span);
-        self.image_vertices.insert(manifest, id);
-        id
-    }
-
     #[allow(clippy::too_many_arguments)]
     fn add(
         &mut self,
@@ -386,7 +314,7 @@ impl Planner<'_> {
         span: Span,
     ) -> VertexId {
         let label = if stage.is_empty() { format!("{number}/{total}") } else { format!("{stage} {number}/{total}") };
-        self.vertices.push(Vertex { step, parent, label, text, span });
+        self.vertices.push(Vertex { step, parent, label, text, span, ignore_cache: false });
         self.vertices.len() - 1
     }
 
@@ -395,12 +323,26 @@ impl Planner<'_> {
         state.step += 1;
         let total = state.total.max(state.step);
         let id = self.add(step, Some(state.vertex), &state.stage.clone(), state.step, total, text, span);
+        // Making a directory again is not what anybody means by building without the cache.
+        self.vertices[id].ignore_cache = state.ignore_cache && !matches!(self.vertices[id].step, Step::Workdir(_));
         state.vertex = id;
-        state.history.push(HistoryEntry { created_by, layer: Some(id) });
+        self.remember(state, created_by, Some(id));
     }
 
-    fn note(state: &mut State, created_by: String) {
-        state.history.push(HistoryEntry { created_by, layer: None });
+    fn note(&mut self, state: &mut State, created_by: String) {
+        self.remember(state, created_by, None);
+    }
+
+    fn remember(&mut self, state: &mut State, created_by: String, layer: Option<VertexId>) {
+        self.history.push((HistoryEntry { created_by, layer }, state.history));
+        state.history = Some(self.history.len() - 1);
+    }
+
+    fn history_up_to(&self, last: Option<usize>) -> Vec<HistoryEntry> {
+        let entries = std::iter::successors(last, |at| self.history[*at].1);
+        let mut entries: Vec<HistoryEntry> = entries.map(|at| self.history[at].0.clone()).collect();
+        entries.reverse();
+        entries
     }
 
     fn word(&mut self, state: &State, word: &Word) -> Planned<String> {
@@ -440,7 +382,7 @@ impl Planner<'_> {
                     state.env.set(&k, &v);
                     state.vars.set(&k, &v);
                 }
-                Self::note(state, text);
+                self.note(state, text);
                 Ok(())
             }
             Op::Label(pairs) => {
@@ -450,34 +392,12 @@ impl Planner<'_> {
                     text.push_str(&format!(" {k}={v}"));
                     state.config.config.labels.insert(k, v);
                 }
-                Self::note(state, text);
+                self.note(state, text);
                 Ok(())
             }
             Op::Arg(decls) => self.arg(state, decls),
             _ => self.metadata(state, i),
         }
-    }
-
-    fn arg(&mut self, state: &mut State, decls: &[ast::ArgDecl]) -> Planned<()> {
-        let mut text = String::from("ARG");
-        for decl in decls {
-            let name = decl.name.text.as_str();
-            let value = match (self.build_arg(name), &decl.default) {
-                (Some(value), _) => Some(value),
-                (None, Some(default)) => Some(self.word(state, default)?),
-                (None, None) => self.globals.get(name).map(str::to_string),
-            };
-            match value {
-                Some(value) => {
-                    text.push_str(&format!(" {name}={value}"));
-                    state.vars.set(name, &value);
-                    state.args.set(name, &value);
-                }
-                None => text.push_str(&format!(" {name}")),
-            }
-        }
-        Self::note(state, text);
-        Ok(())
     }
 
     fn workdir(&mut self, state: &mut State, word: &Word, span: Span) -> Planned<()> {
@@ -489,10 +409,10 @@ impl Planner<'_> {
         state.config.config.working_dir = path.clone();
         let text = format!("WORKDIR {path}");
         if path == "/" {
-            Self::note(state, text);
+            self.note(state, text);
         } else {
             let user = state.config.config.user.clone();
-            self.step(state, Step::Workdir(WorkdirStep { path, user }), text.clone(), text, span);
+            self.step(state, Step::Workdir(WorkdirStep { path, user, time: self.epoch }), text.clone(), text, span);
         }
         Ok(())
     }
@@ -514,28 +434,16 @@ impl Planner<'_> {
             }
         }
     }
+}
 
-    /// The file system that `--from` or `from=` names: a stage by name or number, or an image.
-    fn input_named(&mut self, name: &str, span: Span) -> Planned<Input> {
-        let count = self.file.stages.len();
-        if let Some(index) = self.find_stage(name, count) {
-            return Ok(Input::Vertex(self.stage(index)?.vertex));
-        }
-        if name.bytes().all(|b| b.is_ascii_digit()) {
-            let d = Diagnostic::new(span, format!("there is no stage {name}"));
-            return Err(d.help(format!("the stages are numbered from 0 to {}", count - 1)).into());
-        }
-        if name == "scratch" {
-            return Ok(Input::Vertex(self.add(Step::Scratch, None, "", 1, 1, "FROM scratch".into(), span)));
-        }
-        match self.image(name, span)? {
-            Some(base) => {
-                let manifest = base.manifest;
-                Ok(Input::Vertex(self.image_vertex(name, manifest, name, 1, span)))
-            }
-            None => Err(Stop::Needs),
+fn stage_places(file: &Dockerfile) -> HashMap<String, Vec<usize>> {
+    let mut places: HashMap<String, Vec<usize>> = HashMap::new();
+    for (i, stage) in file.stages.iter().enumerate() {
+        if let Some(name) = &stage.from.name {
+            places.entry(name.text.to_lowercase()).or_default().push(i);
         }
     }
+    places
 }
 
 fn not_yet(span: Span, what: &str) -> Diagnostic {
@@ -556,7 +464,9 @@ fn join(base: &str, path: &str) -> String {
     format!("/{}", parts.join("/"))
 }
 
+mod args;
 mod copy;
+mod inputs;
 mod metadata;
 mod run;
 #[cfg(test)]

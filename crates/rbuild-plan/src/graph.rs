@@ -2,6 +2,7 @@ use rbuild_dockerfile::{Sharing, Span};
 use rbuild_image::{Digest, Hasher, ImageConfig};
 
 use crate::Chmod;
+use crate::scope::Vars;
 
 /// A vertex by its place in [`BuildGraph::vertices`].
 pub type VertexId = usize;
@@ -15,6 +16,8 @@ pub struct BuildGraph {
     pub config: ImageConfig,
     /// What the target adds to its base's history, in order.
     pub history: Vec<HistoryEntry>,
+    /// SOURCE_DATE_EPOCH, in seconds: no time in the result is later.
+    pub epoch: Option<i64>,
     /// Things to tell the user that are not errors.
     pub warnings: Vec<rbuild_dockerfile::Diagnostic>,
 }
@@ -37,6 +40,8 @@ pub struct Vertex {
     pub text: String,
     /// The instruction in the Dockerfile.
     pub span: Span,
+    /// What earlier builds made of it does not count.
+    pub ignore_cache: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -58,19 +63,31 @@ pub enum Network {
     None,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Security {
+    Sandbox,
+    /// All capabilities of the namespace, and nothing masked.
+    Insecure,
+}
+
 #[derive(Debug, Clone)]
 pub struct RunStep {
     pub args: Vec<String>,
     /// In order; each name once.
-    pub env: Vec<(String, String)>,
+    pub env: Vars,
     /// Reaches the command without counting for the cache.
     pub proxies: Vec<(String, String)>,
     pub cwd: String,
     /// As USER has it; empty for root.
     pub user: String,
     pub network: Network,
+    pub security: Security,
+    pub hostname: String,
+    /// Lines for /etc/hosts: a name, and its address.
+    pub hosts: Vec<(String, String)>,
     pub mounts: Vec<MountStep>,
     pub secrets: Vec<SecretStep>,
+    pub agents: Vec<AgentStep>,
     /// A here-document that is a program: its name and text. The command runs it from `/dev/pipes/NAME`.
     pub script: Option<InlineFile>,
 }
@@ -89,6 +106,19 @@ pub struct SecretStep {
     pub span: Span,
 }
 
+/// A socket of an ssh agent that the command sees.
+#[derive(Debug, Clone)]
+pub struct AgentStep {
+    pub id: String,
+    /// Absolute.
+    pub target: String,
+    pub required: bool,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub span: Span,
+}
+
 #[derive(Debug, Clone)]
 pub struct MountStep {
     /// Absolute.
@@ -100,18 +130,47 @@ pub struct MountStep {
 
 #[derive(Debug, Clone)]
 pub enum MountKindStep {
-    Bind { from: From, source: String },
-    Cache { id: String, sharing: Sharing, mode: u32, uid: u32, gid: u32 },
-    Tmpfs { size: Option<u64> },
+    Bind {
+        from: From,
+        source: String,
+    },
+    Cache(CacheStep),
+    Tmpfs {
+        size: Option<u64>,
+    },
+    /// A directory of the machine that the caller gives to every command, by its place among
+    /// [`crate::Parameters::volumes`].
+    Volume {
+        index: usize,
+        source: String,
+    },
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A directory that lasts between builds.
+#[derive(Debug, Clone)]
+pub struct CacheStep {
+    pub id: String,
+    pub sharing: Sharing,
+    /// What a new cache starts with.
+    pub from: Option<From>,
+    /// The part of it that is mounted; the root is all of it.
+    pub source: String,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum From {
+    /// The build context.
+    #[default]
     Context,
+    /// A directory among [`crate::Parameters::contexts`], by its place there.
+    Named(usize),
     Vertex(VertexId),
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct CopyStep {
     pub from: From,
     pub sources: Vec<String>,
@@ -148,6 +207,8 @@ pub struct WorkdirStep {
     pub path: String,
     /// Who owns what is made; as USER has it.
     pub user: String,
+    /// The time of what is made, in seconds; the build's own if not given.
+    pub time: Option<i64>,
 }
 
 impl Vertex {
@@ -161,10 +222,10 @@ impl Vertex {
         };
         match &self.step {
             Step::Copy(copy) => add(&copy.from),
-            Step::Run(run) => run.mounts.iter().for_each(|m| {
-                if let MountKindStep::Bind { from, .. } = &m.kind {
-                    add(from);
-                }
+            Step::Run(run) => run.mounts.iter().for_each(|m| match &m.kind {
+                MountKindStep::Bind { from, .. } => add(from),
+                MountKindStep::Cache(cache) => cache.from.iter().for_each(&mut add),
+                MountKindStep::Tmpfs { .. } | MountKindStep::Volume { .. } => {}
             }),
             Step::Scratch | Step::Image { .. } | Step::Workdir(_) => {}
         }
@@ -179,14 +240,35 @@ impl Vertex {
 
 impl RunStep {
     pub fn key(&self, hasher: &mut Hasher) {
-        let RunStep { args, env, proxies: _, cwd, user, network, mounts, secrets, script } = self;
-        hasher.field("run 1");
+        let RunStep {
+            args,
+            env,
+            proxies: _,
+            cwd,
+            user,
+            network,
+            security,
+            hostname,
+            hosts,
+            mounts,
+            secrets,
+            agents,
+            script,
+        } = self;
+        hasher.field("run 2");
         list(hasher, args.iter());
-        list(hasher, env.iter().map(|(k, v)| format!("{k}={v}")));
+        list(hasher, env.list().iter().map(|(k, v)| format!("{k}={v}")));
         hasher.field(cwd).field(user).field(match network {
             Network::Host => "host",
             Network::None => "none",
         });
+        hasher.field(match security {
+            Security::Sandbox => "sandbox",
+            Security::Insecure => "insecure",
+        });
+        hasher.field(hostname);
+        // Where a host is may change from day to day; that it has a name counts.
+        list(hasher, hosts.iter().map(|(name, _)| name));
         let script = script.as_ref().map(|InlineFile { name, content }| [name, content]);
         list(hasher, script.iter().flatten());
         // Which secrets there are counts; what they are never does.
@@ -194,16 +276,24 @@ impl RunStep {
         for SecretStep { id, target, env, required, mode, uid, gid, span: _ } in secrets {
             hasher.field(id).field(format!("{target:?} {env:?} {required} {mode:o} {uid} {gid}"));
         }
+        hasher.field((agents.len() as u64).to_le_bytes());
+        for AgentStep { id, target, required, mode, uid, gid, span: _ } in agents {
+            hasher.field(id).field(format!("{target} {required} {mode:o} {uid} {gid}"));
+        }
         hasher.field((mounts.len() as u64).to_le_bytes());
         for MountStep { target, read_only, kind, span: _ } in mounts {
             hasher.field(target).field([u8::from(*read_only)]);
             match kind {
                 MountKindStep::Bind { from: _, source } => hasher.field("bind").field(source),
                 // What a cache holds never counts, and so neither does which one it is.
-                MountKindStep::Cache { id: _, sharing: _, mode: _, uid: _, gid: _ } => hasher.field("cache"),
+                MountKindStep::Cache(CacheStep { id: _, sharing: _, from: _, source, mode: _, uid: _, gid: _ }) => {
+                    hasher.field("cache").field(source)
+                }
                 MountKindStep::Tmpfs { size } => {
                     hasher.field("tmpfs").field(size.map_or(String::new(), |s| s.to_string()))
                 }
+                // What a volume holds never counts; which one it is does.
+                MountKindStep::Volume { index: _, source } => hasher.field("volume").field(source),
             };
         }
     }
@@ -240,8 +330,8 @@ impl CopyStep {
 
 impl WorkdirStep {
     pub fn key(&self, hasher: &mut Hasher) {
-        let WorkdirStep { path, user } = self;
-        hasher.field("workdir 1").field(path).field(user);
+        let WorkdirStep { path, user, time } = self;
+        hasher.field("workdir 2").field(path).field(user).field(format!("{time:?}"));
     }
 }
 

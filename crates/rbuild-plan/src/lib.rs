@@ -10,8 +10,9 @@ mod history;
 mod scope;
 
 pub use chmod::Chmod;
-pub use convert::{BaseImage, ImageNeed, Parameters, Plan, plan};
+pub use convert::{BaseImage, ContextSource, ImageNeed, NamedContext, NoCache, Parameters, Plan, Volume, plan};
 pub use graph::{
-    BuildGraph, CopyStep, From, HistoryEntry, InlineFile, MountKindStep, MountStep, Network, RunStep, SecretStep, Step,
-    Vertex, VertexId, WorkdirStep,
+    AgentStep, BuildGraph, CacheStep, CopyStep, From, HistoryEntry, InlineFile, MountKindStep, MountStep, Network,
+    RunStep, SecretStep, Security, Step, Vertex, VertexId, WorkdirStep,
 };
+pub use scope::Vars;

@@ -1,14 +1,20 @@
 //! Variables: what is set where, and expanding words with them.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use rbuild_dockerfile::ast::Word;
 use rbuild_dockerfile::expand::Lexer;
 use rbuild_dockerfile::{Diagnostic, closest};
 
 /// Named values in the order of their first setting.
+///
+/// A copy costs nothing until one of the two is changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Vars {
+pub struct Vars(Arc<Content>);
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Content {
     list: Vec<(String, String)>,
     /// Where in the list a name is.
     places: HashMap<String, usize>,
@@ -16,22 +22,26 @@ pub struct Vars {
 
 impl Vars {
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.places.get(name).map(|i| self.list[*i].1.as_str())
+        self.0.places.get(name).map(|i| self.0.list[*i].1.as_str())
     }
 
-    /// A value that is replaced keeps its place.
+    /// A value that is replaced keeps its place. What has no name is not kept.
     pub fn set(&mut self, name: &str, value: &str) {
-        match self.places.get(name) {
-            Some(i) => self.list[*i].1 = value.to_string(),
+        if name.is_empty() {
+            return;
+        }
+        let Content { list, places } = Arc::make_mut(&mut self.0);
+        match places.get(name) {
+            Some(i) => list[*i].1 = value.to_string(),
             None => {
-                self.places.insert(name.to_string(), self.list.len());
-                self.list.push((name.to_string(), value.to_string()));
+                places.insert(name.to_string(), list.len());
+                list.push((name.to_string(), value.to_string()));
             }
         }
     }
 
     pub fn list(&self) -> &[(String, String)] {
-        &self.list
+        &self.0.list
     }
 }
 
@@ -61,7 +71,7 @@ pub fn expand_words(
 fn warn_unset(word: &Word, unset: &[String], vars: &Vars, warnings: &mut Vec<Diagnostic>) {
     for name in unset {
         let d = Diagnostic::new(word.span, format!("the variable `{name}` is not set here, so it is empty"));
-        warnings.push(match closest(name, vars.list.iter().map(|(k, _)| k.as_str())) {
+        warnings.push(match closest(name, vars.list().iter().map(|(k, _)| k.as_str())) {
             Some(close) => d.help(format!("did you mean `{close}`?")),
             None => d.help(format!("declare it with `ARG {name}` or `ENV {name}=…`")),
         });

@@ -14,7 +14,7 @@ use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, Exec
 use rbuild_linux::process::{self, Exit};
 use rbuild_linux::{Kind, RootDir, detached_overlay, mount_tmpfs, private_mount_namespace};
 
-use crate::request::{MountRequest, Network, Outcome, RunRequest, Source};
+use crate::request::{MountRequest, Network, Outcome, RunRequest, Source, Ulimit};
 use crate::stubs::{PointKind, Stubs};
 
 /// The runner's own places.
@@ -22,6 +22,7 @@ const BUNDLE: &str = "/run/bundle";
 const ROOTFS: &str = "/run/bundle/rootfs";
 const STATE: &str = "/run/state";
 const FILES: &str = "/run/files";
+const MOUNTS: &str = "/run/mounts";
 
 /// The whole life of a runner. Standard input is a socket that brings the request and takes the outcome; standard
 /// output and error are the command's.
@@ -184,8 +185,16 @@ fn extra_mount(
             mount(&at, "bind", Some(&Path::new(FILES).join(name)), &["bind", access])
         }
         Source::Bind(source) => {
-            let at = ensure(stubs, target, PointKind::Dir)?;
+            let is_dir = std::fs::symlink_metadata(source).map_err(|e| format!("{}: {e}", source.display()))?.is_dir();
+            let at = ensure(stubs, target, if is_dir { PointKind::Dir } else { PointKind::File })?;
             mount(&at, "bind", Some(source), &["bind", access])
+        }
+        Source::BindBelow { dir, path } => {
+            let below = RootDir::open(dir).and_then(|dir| dir.sub(path)?.detached()).map_err(text)?;
+            let at = ensure(stubs, target, PointKind::Dir)?;
+            let (place, name) = own_place(index, root)?;
+            place.attach(&below, &name).map_err(text)?;
+            mount(&at, "bind", Some(&Path::new(MOUNTS).join(name)), &["bind", access])
         }
         Source::Trees { lowers, path } => {
             let source = trees_mount(index, lowers, wanted.read_only, root, scratch)?;
@@ -200,6 +209,14 @@ fn extra_mount(
     }
 }
 
+/// A directory of the runner's to mount something on: what it lies in, and its name there.
+fn own_place(index: usize, root: &RootDir) -> Result<(RootDir, String), String> {
+    let name = format!("mount-{index}");
+    let place = root.create_dir_all(MOUNTS.trim_start_matches('/'), 0o755, None, |_| ()).map_err(text)?;
+    place.create_dir_all(&name, 0o755, None, |_| ()).map_err(text)?;
+    Ok((place, name))
+}
+
 /// Mounts a stack of trees in the runner's own namespace and gives the place.
 fn trees_mount(
     index: usize,
@@ -208,10 +225,8 @@ fn trees_mount(
     root: &RootDir,
     scratch: &RootDir,
 ) -> Result<PathBuf, String> {
-    let name = format!("mount-{index}");
-    let place = root.create_dir_all("run/mounts", 0o755, None, |_| ()).map_err(text)?;
-    place.create_dir_all(&name, 0o755, None, |_| ()).map_err(text)?;
-    let path = Path::new("/run/mounts").join(&name);
+    let (place, name) = own_place(index, root)?;
+    let path = Path::new(MOUNTS).join(&name);
     if let ([one], true) = (lowers, read_only) {
         return Ok(one.clone());
     }
@@ -258,7 +273,7 @@ fn base_mounts(request: &RunRequest) -> Result<Vec<oci::Mount>, String> {
             Path::new("/dev/shm"),
             "tmpfs",
             Some(Path::new("shm")),
-            &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
+            &["nosuid", "noexec", "nodev", "mode=1777", &format!("size={}", request.shm_size)],
         )?,
         fs("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"])?,
     ];
@@ -302,7 +317,8 @@ const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys",
 
 impl Prepared {
     fn spec(&self, request: &RunRequest) -> Result<oci::Spec, String> {
-        let all: oci::Capabilities = CAPABILITIES.into_iter().collect();
+        let all: oci::Capabilities =
+            if request.insecure { process_capabilities() } else { CAPABILITIES.into_iter().collect() };
         // A command of another user starts without capabilities and may win them back through set-uid programs.
         let held = if request.uid == 0 { all.clone() } else { oci::Capabilities::new() };
         let capabilities = oci::LinuxCapabilitiesBuilder::default()
@@ -331,7 +347,7 @@ impl Prepared {
             .map_err(text)?;
         // Set-uid programs (su, sudo, ping) work in builds as they do under docker.
         process.set_no_new_privileges(None);
-        process.set_rlimits(None);
+        process.set_rlimits(rlimits(request)?);
         // The network is the runner's own: the launcher's, or a lonely one that it has just entered.
         let kinds = [
             oci::LinuxNamespaceType::Pid,
@@ -345,8 +361,8 @@ impl Prepared {
             .collect::<Result<Vec<_>, _>>()?;
         let mut linux = oci::LinuxBuilder::default()
             .namespaces(namespaces)
-            .masked_paths(MASKED.map(String::from).to_vec())
-            .readonly_paths(READ_ONLY.map(String::from).to_vec())
+            .masked_paths(if request.insecure { Vec::new() } else { MASKED.map(String::from).to_vec() })
+            .readonly_paths(if request.insecure { Vec::new() } else { READ_ONLY.map(String::from).to_vec() })
             .build()
             .map_err(text)?;
         linux.set_resources(None);
@@ -363,6 +379,26 @@ impl Prepared {
         spec.set_hooks(None);
         Ok(spec)
     }
+}
+
+/// All that the builder itself has: a namespace's root holds them all, root of a narrow container fewer.
+fn process_capabilities() -> oci::Capabilities {
+    caps::read(None, caps::CapSet::Permitted)
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|c| c.to_string().strip_prefix("CAP_").and_then(|name| name.parse().ok()))
+        .collect()
+}
+
+fn rlimits(request: &RunRequest) -> Result<Option<Vec<oci::PosixRlimit>>, String> {
+    if request.ulimits.is_empty() {
+        return Ok(None);
+    }
+    let limit = |u: &Ulimit| {
+        let kind: oci::PosixRlimitType = serde_json::from_value(u.name.clone().into()).map_err(text)?;
+        oci::PosixRlimitBuilder::default().typ(kind).soft(u.soft).hard(u.hard).build().map_err(text)
+    };
+    request.ulimits.iter().map(limit).collect::<Result<_, _>>().map(Some)
 }
 
 /// Runs in the container's first process, right before the command takes its place.

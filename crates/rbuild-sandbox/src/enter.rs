@@ -1,8 +1,8 @@
 //! From the launcher to the builder: namespaces, id maps, a small root; and dying together.
 
 use std::io::{PipeReader, PipeWriter, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
@@ -17,8 +17,6 @@ use crate::zygote::Zygote;
 
 /// Where the builder finds the store.
 pub const STORE: &str = "/store";
-/// Where the builder finds the build context, if there is one.
-pub const CONTEXT: &str = "/context";
 
 /// How long the builder may take to clean up after a signal before it is killed.
 const GRACE: Duration = Duration::from_millis(1500);
@@ -27,7 +25,8 @@ const GRACE: Duration = Duration::from_millis(1500);
 #[derive(Debug, Clone)]
 pub struct World {
     pub store: PathBuf,
-    pub context: Option<PathBuf>,
+    /// Directories and files, and where the builder finds them: absolute, in directories of no other purpose.
+    pub binds: Vec<(PathBuf, PathBuf)>,
 }
 
 /// The builder's view of how it was started.
@@ -143,19 +142,16 @@ fn become_builder(world: &World, mut ready: PipeReader) -> Result<Zygote, Sandbo
     let _ = rustix::process::setsid();
     rustix::process::umask(rustix::fs::Mode::empty());
     let store = bind_clone(&world.store)?;
-    let context = world.context.as_deref().map(bind_clone).transpose()?;
+    let binds = world.binds.iter().map(|(source, at)| Ok((bind_clone(source)?, at)));
+    let binds = binds.collect::<Result<Vec<_>, SandboxError>>()?;
     let proc = new_procfs().map_err(crate::probe::proc_refused)?;
     let root = MiniRoot::new(&world.store)?;
     root.attach_devices()?;
-    attach(&root, &store, STORE)?;
-    if let Some(context) = &context {
-        attach(&root, context, CONTEXT)?;
+    root.attach(&store, Path::new(STORE))?;
+    for (mount, at) in &binds {
+        root.attach(mount, at)?;
     }
-    root.attach(&proc, "proc")?;
+    root.attach(&proc, Path::new("/proc"))?;
     root.enter()?;
     Zygote::start()
-}
-
-fn attach(root: &MiniRoot, mount: &OwnedFd, at: &str) -> Result<(), SandboxError> {
-    Ok(root.attach(mount, at.trim_start_matches('/'))?)
 }

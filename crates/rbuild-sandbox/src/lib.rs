@@ -13,9 +13,9 @@ mod run;
 mod stubs;
 mod zygote;
 
-pub use enter::{Builder, CONTEXT, STORE, World, enter};
+pub use enter::{Builder, STORE, World, enter};
 pub use probe::{Check, Isolation, Refusal, checks, isolation};
-pub use request::{MountRequest, Network, Outcome, RunRequest, Source};
+pub use request::{MountRequest, Network, Outcome, RunRequest, Source, Ulimit};
 pub use run::{Cancel, Stream, run};
 pub use zygote::Zygote;
 

@@ -24,6 +24,11 @@ pub struct RunRequest {
     pub hostname: String,
     pub mounts: Vec<MountRequest>,
     pub network: Network,
+    /// All capabilities of the namespace, and nothing of /proc masked.
+    pub insecure: bool,
+    /// Bytes of /dev/shm.
+    pub shm_size: u64,
+    pub ulimits: Vec<Ulimit>,
     /// Contents of the files that are bound over /etc/hosts and /etc/resolv.conf.
     pub hosts: String,
     pub resolv_conf: String,
@@ -37,6 +42,15 @@ pub enum Network {
     None,
 }
 
+/// A limit on what a process may use (setrlimit(2)).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ulimit {
+    /// Upper case and with its prefix, `RLIMIT_NOFILE`.
+    pub name: String,
+    pub soft: u64,
+    pub hard: u64,
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MountRequest {
     /// Absolute path in the container.
@@ -47,8 +61,13 @@ pub struct MountRequest {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Source {
-    /// A directory of the builder's, as it is.
+    /// A file or directory of the builder's, as it is.
     Bind(PathBuf),
+    /// A directory below one of the builder's, found without leaving that one.
+    BindBelow {
+        dir: PathBuf,
+        path: PathBuf,
+    },
     /// A path inside a stack of trees (the topmost first). Unless the mount is read-only, what is written goes to
     /// a directory that is thrown away.
     Trees {

@@ -20,6 +20,7 @@
 //! build was synced: after a power cut the rest is ignored, never repaired.
 
 mod blobs;
+mod caches;
 mod error;
 mod images;
 mod layout;
@@ -28,6 +29,7 @@ mod records;
 mod trees;
 mod workspace;
 
+pub use caches::{CacheMount, CacheUse};
 pub use error::{Result, StoreError};
 pub use images::{Image, NamedImage};
 pub use layout::Store;

@@ -7,7 +7,6 @@ use rbuild_linux::RootDir;
 use crate::error::Result;
 use crate::layout::Store;
 use crate::records::Record;
-use crate::trees::PackedLayer;
 
 /// What a prune gave back.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -63,7 +62,8 @@ impl Store {
         self.prune_records(all, &mut trees, &mut blobs, &mut freed)?;
         self.prune_layers(all, &live_layers, &mut trees)?;
         self.remove_others("trees", |name| trees.contains(name), &mut freed)?;
-        self.remove_others("blobs/sha256", |name| blobs.iter().any(|d: &Digest| d.hex() == name), &mut freed)?;
+        let names: HashSet<String> = blobs.iter().map(Digest::hex).collect();
+        self.remove_others("blobs/sha256", |name| names.contains(name), &mut freed)?;
         if all {
             self.remove_others("mounts", |_| false, &mut freed)?;
         }
@@ -78,10 +78,10 @@ impl Store {
         }
         let (mut blobs, _) = self.image_content()?;
         for entry in self.dir("trees")?.entries()? {
-            let path = format!("trees/{}/layer.json", entry.name.to_string_lossy());
-            blobs.extend(self.read_if_any::<PackedLayer>(&path).ok().flatten().map(|p| p.digest));
+            blobs.extend(self.packed_blobs(&entry.name)?);
         }
-        self.remove_others("blobs/sha256", |name| blobs.iter().any(|d: &Digest| d.hex() == name), &mut freed)?;
+        let names: HashSet<String> = blobs.iter().map(Digest::hex).collect();
+        self.remove_others("blobs/sha256", |name| names.contains(name), &mut freed)?;
         Ok(freed)
     }
 
@@ -112,8 +112,9 @@ impl Store {
             let record = self.read_if_any::<Record>(&format!("records/{name}")).ok().flatten();
             match record {
                 Some(record) if !all && self.has_tree(&record.tree)? => {
-                    blobs.extend(self.packed_layer(&record.tree)?.map(|p| p.digest));
-                    trees.insert(tree_name(&record.tree));
+                    let tree = tree_name(&record.tree);
+                    blobs.extend(self.packed_blobs(OsStr::new(&tree))?);
+                    trees.insert(tree);
                 }
                 _ => {
                     records.remove_all(&entry.name)?;

@@ -1,4 +1,4 @@
-use rbuild_image::{Digest, Hasher};
+use rbuild_image::Digest;
 use rbuild_linux::KeyLock;
 use serde::{Deserialize, Serialize};
 
@@ -76,16 +76,7 @@ impl Store {
 
     /// Waits until no other thread or process works on the step with that key.
     pub fn lock_step(&self, key: &Digest) -> Result<KeyLock> {
-        let mut first = [0; 8];
-        first.copy_from_slice(&key.bytes()[..8]);
-        Ok(KeyLock::wait(self.open_lock("steps.lock")?, first)?)
-    }
-
-    /// Waits until no other thread or process holds the cache mount of that name.
-    pub fn lock_mount(&self, id: &str) -> Result<KeyLock> {
-        let mut hasher = Hasher::new();
-        hasher.field("cache mount").field(id);
-        self.lock_step(&hasher.finish())
+        Ok(KeyLock::wait(self.open_lock("steps.lock")?, lock_key(key))?)
     }
 
     /// Puts everything that was written so far on the disk, and says so for `build`.
@@ -93,4 +84,11 @@ impl Store {
         rbuild_linux::sync_filesystem(&self.root)?;
         self.write("builds", &format!("{build}.synced"), &())
     }
+}
+
+/// What of a digest names a lock.
+pub(crate) fn lock_key(digest: &Digest) -> [u8; 8] {
+    let mut first = [0; 8];
+    first.copy_from_slice(&digest.bytes()[..8]);
+    first
 }

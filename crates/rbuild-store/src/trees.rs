@@ -2,7 +2,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use rbuild_image::{Digest, MediaType, descriptor, digest_of};
-use rbuild_layer::{Compression, LAYER_FORMAT, LayerError, Limits, Owners, Whiteouts, pack_layer, unpack};
+use rbuild_layer::{Compression, LAYER_FORMAT, LayerError, Limits, Owners, Times, Whiteouts, pack_layer, unpack};
 use rbuild_linux::RootDir;
 use serde::{Deserialize, Serialize};
 
@@ -147,43 +147,43 @@ impl Store {
         Ok(id)
     }
 
-    /// The layer of a step's tree: made once, kept afterwards. `None` in the answer's second place if it was
-    /// there already.
-    pub fn pack_tree(&self, work: &Workspace, tree: &TreeId) -> Result<PackedLayer> {
+    /// The layer of a step's tree: made once, kept afterwards. With `latest`, no file in it has a later time, in
+    /// seconds since 1970.
+    pub fn pack_tree(&self, work: &Workspace, tree: &TreeId, latest: Option<i64>) -> Result<PackedLayer> {
         let dir = format!("trees/{}", tree.0);
-        if let Some(packed) = self.packed_layer(tree)? {
+        let document = latest.map_or("layer.json".to_string(), |latest| format!("layer-{latest}.json"));
+        if let Some(packed) = self.packed_layer(&format!("{dir}/{document}"))? {
             return Ok(packed);
         }
         let mut blob = self.new_blob(work)?;
-        let packed = pack_layer(&self.tree(tree)?, Compression::Gzip, &mut blob)?;
+        let times = latest.map_or(Times::AsIs, Times::AtMost);
+        let packed = pack_layer(&self.tree(tree)?, Compression::Gzip, times, &mut blob)?;
         let (digest, size) = blob.publish(self)?;
         let layer =
             PackedLayer { format: LAYER_FORMAT, diff_id: packed.diff_id, digest, size, unpacked: packed.unpacked };
-        self.write(&dir, "layer.json", &layer)?;
+        self.write(&dir, &document, &layer)?;
         Ok(layer)
     }
 
+    /// The blobs of all layers that were made of the tree in that directory of `trees`.
+    pub(crate) fn packed_blobs(&self, dir: &OsStr) -> Result<Vec<Digest>> {
+        let mut blobs = Vec::new();
+        for entry in self.dir("trees")?.sub(dir)?.entries()? {
+            let name = entry.name.to_string_lossy();
+            if name.starts_with("layer") && name.ends_with(".json") {
+                let path = format!("trees/{}/{name}", dir.to_string_lossy());
+                blobs.extend(self.packed_layer(&path).ok().flatten().map(|p| p.digest));
+            }
+        }
+        Ok(blobs)
+    }
+
     /// The layer that was made of a tree before, if its bytes are still there.
-    pub fn packed_layer(&self, tree: &TreeId) -> Result<Option<PackedLayer>> {
-        let found: Option<PackedLayer> = self.read_if_any(&format!("trees/{}/layer.json", tree.0))?;
+    fn packed_layer(&self, document: &str) -> Result<Option<PackedLayer>> {
+        let found: Option<PackedLayer> = self.read_if_any(document)?;
         match found {
             Some(p) if p.format == LAYER_FORMAT && self.has_blob(&p.digest)? => Ok(Some(p)),
             _ => Ok(None),
         }
-    }
-
-    /// The directory of the cache mount called `id`, made with this mode and owner if there is none.
-    pub fn cache_mount(&self, id: &str, mode: u32, uid: u32, gid: u32) -> Result<PathBuf> {
-        let name = Digest::of(id.as_bytes()).hex()[..32].to_string();
-        let mounts = self.dir("mounts")?;
-        match mounts.create_dir(OsStr::new(&name), 0o755) {
-            Ok(()) => {
-                mounts.chown(OsStr::new(&name), uid, gid)?;
-                mounts.chmod(OsStr::new(&name), mode)?;
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(e.into()),
-        }
-        Ok(self.path().join("mounts").join(name))
     }
 }

@@ -92,9 +92,39 @@ pub struct BuildArgs {
     /// Run every step again
     #[arg(long)]
     pub no_cache: bool,
+    /// Run the steps of these stages again
+    #[arg(long, value_name = "STAGE,…")]
+    pub no_cache_filter: Vec<String>,
+    /// What the result is for: os/arch[/variant]
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Vec<String>,
+    /// Another source of files or images: NAME=DIR, NAME=docker-image://IMAGE or NAME=oci-layout://DIR[:TAG]
+    #[arg(long, value_name = "NAME=SOURCE")]
+    pub build_context: Vec<String>,
     /// A secret for `RUN --mount=type=secret`: id=NAME[,src=FILE][,env=VARIABLE]
     #[arg(long, value_name = "SECRET")]
     pub secret: Vec<String>,
+    /// An agent for `RUN --mount=type=ssh`: default, or ID=SOCKET-OR-KEY
+    #[arg(long, value_name = "SSH")]
+    pub ssh: Vec<String>,
+    /// A name that commands can resolve
+    #[arg(long, value_name = "NAME:ADDRESS")]
+    pub add_host: Vec<String>,
+    /// Size of each command's /dev/shm [default: 64m]
+    #[arg(long, value_name = "SIZE")]
+    pub shm_size: Option<String>,
+    /// Limit of each command, for example nofile=1024:2048
+    #[arg(long, value_name = "NAME=SOFT[:HARD]")]
+    pub ulimit: Vec<String>,
+    /// A directory of this machine that every command sees
+    #[arg(short, long, value_name = "SOURCE:TARGET[:ro]")]
+    pub volume: Vec<String>,
+    /// What the Dockerfile may ask for: security.insecure, network.host
+    #[arg(long, value_name = "RIGHT")]
+    pub allow: Vec<String>,
+    /// Annotation of the result's manifest
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub annotation: Vec<String>,
     /// Label of the result
     #[arg(long, value_name = "NAME=VALUE")]
     pub label: Vec<String>,
@@ -125,6 +155,9 @@ pub struct BuildArgs {
     /// The result is in the local store in any case
     #[arg(long, hide = true)]
     pub load: bool,
+    /// Images are those of the local store in any case
+    #[arg(long, hide = true)]
+    pub pull: bool,
     /// Intermediate containers never stay
     #[arg(long, hide = true)]
     pub rm: bool,

@@ -69,7 +69,7 @@ pub fn call(request: &BuildRequest, store: &Store, call: Call, json: bool) -> Re
 
 /// The warnings for a file, and whether they are to fail the build.
 pub fn warnings(file: &Dockerfile, request: &BuildRequest, store: &Store) -> Result<(Vec<Warning>, bool), Failure> {
-    let given = request.build_args.iter().rev().find(|(k, _)| k == "BUILDKIT_DOCKERFILE_CHECK");
+    let given = request.parameters.build_args.iter().rev().find(|(k, _)| k == "BUILDKIT_DOCKERFILE_CHECK");
     let settings = match given {
         Some((_, text)) => {
             Settings::parse(text).map_err(|e| Failure::usage(format!("BUILDKIT_DOCKERFILE_CHECK: {e}")))?
@@ -82,7 +82,8 @@ pub fn warnings(file: &Dockerfile, request: &BuildRequest, store: &Store) -> Res
         let find = || store.find_image(name).ok().map(|(_, image)| image.config);
         known.borrow_mut().entry(name.to_string()).or_insert_with(find).clone()
     };
-    let ignore = Ignore::parse(&request.ignore).unwrap_or_default();
+    let ignore = request.context.as_ref().map_or("", |c| c.ignore.as_str());
+    let ignore = Ignore::parse(ignore).unwrap_or_default();
     // A file that something takes back in may be meant; the rule keeps out of it.
     let ignored = |path: &str| !ignore.has_negations() && ignore.excludes(path);
     let host = Platform::host();
@@ -92,15 +93,17 @@ pub fn warnings(file: &Dockerfile, request: &BuildRequest, store: &Store) -> Res
             [
                 (format!("{prefix}PLATFORM"), host.to_string()),
                 (format!("{prefix}OS"), host.os.clone()),
+                (format!("{prefix}OSVERSION"), String::new()),
                 (format!("{prefix}ARCH"), host.arch.clone()),
                 (format!("{prefix}VARIANT"), String::new()),
             ]
         })
         .chain([("TARGETSTAGE".to_string(), "default".to_string())])
         .collect();
+    let wanted = &request.parameters.platform;
     let around = Surroundings {
         base_env: &|name| image(name).map(|c| c.config.env),
-        foreign_base: &|name| image(name).map(|c| c.platform()).filter(|p| !host.runs(p)).map(|p| p.to_string()),
+        foreign_base: &|name| image(name).map(|c| c.platform()).filter(|p| !wanted.runs(p)).map(|p| p.to_string()),
         ignored: &ignored,
         automatic: &automatic,
     };
@@ -208,7 +211,7 @@ fn chain<'a>(file: &'a Dockerfile, request: &BuildRequest) -> Result<Vec<&'a Sta
             .rposition(|s| s.from.name.as_ref().is_some_and(|n| n.text.eq_ignore_ascii_case(name)));
         by_name.or_else(|| name.parse().ok().filter(|i| *i < before))
     };
-    let mut at = match &request.target {
+    let mut at = match &request.parameters.target {
         None => Some(file.stages.len() - 1),
         Some(target) => Some(
             find(target, file.stages.len()).ok_or_else(|| Failure::usage(format!("there is no stage `{target}`")))?,
@@ -225,7 +228,8 @@ fn chain<'a>(file: &'a Dockerfile, request: &BuildRequest) -> Result<Vec<&'a Sta
 
 fn outline(file: &Dockerfile, request: &BuildRequest, json: bool) -> Result<u8, Failure> {
     let chain = chain(file, request)?;
-    let given = |name: &str| request.build_args.iter().rev().find(|(k, _)| k == name).map(|(_, v)| v.clone());
+    let given =
+        |name: &str| request.parameters.build_args.iter().rev().find(|(k, _)| k == name).map(|(_, v)| v.clone());
     let mut args: Vec<[String; 3]> = Vec::new();
     let (mut secrets, mut ssh, mut caches) = (Vec::new(), Vec::new(), Vec::new());
     for i in file.global_args.iter().chain(chain.iter().flat_map(|s| &s.instructions)) {

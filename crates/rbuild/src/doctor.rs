@@ -40,7 +40,7 @@ pub fn doctor(root: &Path) -> Result<u8, Failure> {
 
 /// Enters the namespace and mounts an overlay in the store, as a build does.
 fn trial(root: &Path) -> Result<(), SandboxError> {
-    let world = World { store: root.to_path_buf(), context: None };
+    let world = World { store: root.to_path_buf(), binds: Vec::new() };
     let (mut reader, mut writer) = std::io::pipe().map_err(|e| SandboxError::Runner(e.to_string()))?;
     enter(&world, |builder| {
         use std::io::Write;

@@ -167,7 +167,7 @@ pub fn rmi(root: &Path, args: RmiArgs) -> Result<u8, Failure> {
 /// Files of sub-ids can be removed only by who is root in their namespace, so this runs in a builder.
 pub fn prune(root: &Path, args: PruneArgs) -> Result<u8, Failure> {
     drop(Store::open(root)?);
-    let world = World { store: root.to_path_buf(), context: None };
+    let world = World { store: root.to_path_buf(), binds: Vec::new() };
     let ended = enter(&world, |builder| {
         let pruned = builder.map_err(Failure::from).and_then(|_| {
             let store = Store::open(Path::new(rbuild_sandbox::STORE))?;

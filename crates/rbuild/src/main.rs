@@ -4,6 +4,7 @@
 mod args;
 mod build;
 mod call;
+mod context;
 mod debug;
 mod doctor;
 mod exit;
@@ -12,6 +13,7 @@ mod output;
 mod print;
 mod progress;
 mod render;
+mod request;
 mod transfer;
 
 use std::process::ExitCode;

@@ -15,6 +15,8 @@ pub struct Parsed {
     pub kind: OutputKind,
     dest: Option<String>,
     pub names: Vec<Reference>,
+    /// Files of new layers are no later than SOURCE_DATE_EPOCH.
+    pub rewrite_timestamp: bool,
 }
 
 const TYPES: [&str; 6] = ["local", "tar", "oci", "docker", "image", "registry"];
@@ -40,18 +42,21 @@ const KEYS: [&str; 16] = [
 /// Reads `DIR`, `-`, or CSV `type=…,key=value,…`.
 pub fn parse(text: &str) -> Result<Parsed, Failure> {
     let bad = |what: String| Failure::usage(format!("--output {text}: {what}"));
+    let short =
+        |kind, dest: &str| Parsed { kind, dest: Some(dest.into()), names: Vec::new(), rewrite_timestamp: false };
     if text == "-" {
-        return Ok(Parsed { kind: OutputKind::Tar, dest: Some("-".into()), names: Vec::new() });
+        return Ok(short(OutputKind::Tar, "-"));
     }
     let fields = csv_record(text).map_err(bad)?;
     if let [only] = &fields[..]
         && !only.contains('=')
     {
-        return Ok(Parsed { kind: OutputKind::Local, dest: Some(only.clone()), names: Vec::new() });
+        return Ok(short(OutputKind::Local, only));
     }
     let mut kind = None;
     let mut dest = None;
     let mut names = Vec::new();
+    let mut rewrite_timestamp = false;
     for field in &fields {
         let Some((key, value)) = field.split_once('=') else {
             return Err(bad(format!("`{field}` is not of the form key=value")));
@@ -68,7 +73,8 @@ pub fn parse(text: &str) -> Result<Parsed, Failure> {
             "tar" if value == "true" => {}
             "compression" if value == "gzip" => {}
             "oci-mediatypes" if value == "true" => {}
-            "push" | "force-compression" | "rewrite-timestamp" if value == "false" => {}
+            "rewrite-timestamp" if value == "true" || value == "false" => rewrite_timestamp = value == "true",
+            "push" | "force-compression" if value == "false" => {}
             "mode" if value == "copy" => {}
             known if KEYS.contains(&known) => return Err(bad(format!("`{known}={value}` is not supported yet"))),
             other => {
@@ -81,7 +87,7 @@ pub fn parse(text: &str) -> Result<Parsed, Failure> {
         }
     }
     let Some(kind) = kind else { return Err(bad("it has no type".into()).help("add type=local, tar, oci or docker")) };
-    Ok(Parsed { kind, dest, names })
+    Ok(Parsed { kind, dest, names, rewrite_timestamp })
 }
 
 /// The fields of one CSV record.

@@ -122,17 +122,11 @@ fn inside(span: Span, text: &str) -> Span {
 mod tests {
     use super::*;
     use rbuild_image::{Digest, ImageConfig, Platform};
-    use rbuild_plan::{BaseImage, Network, Parameters, Plan, plan};
+    use rbuild_plan::{BaseImage, Parameters, Plan, plan};
 
     /// What a Dockerfile's errors look like; nothing if it plans.
     fn shown(text: &[u8]) -> String {
-        let params = Parameters {
-            target: None,
-            build_args: vec![],
-            labels: vec![],
-            network: Network::Host,
-            platform: Platform::host(),
-        };
+        let params = Parameters::new(Platform::host());
         let config = ImageConfig::empty(&Platform::host());
         let images = [("base".to_string(), BaseImage { manifest: Digest::of(b""), config })].into();
         let planned = rbuild_dockerfile::parse(text).and_then(|file| plan(&file, &params, &images));

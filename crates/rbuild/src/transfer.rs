@@ -89,13 +89,7 @@ fn change_config(config: &mut ImageConfig, changes: &[String]) -> Result<(), Str
         format!("--change: {}{}", d.message, d.help.as_ref().map_or(String::new(), |h| format!(" ({h})")))
     };
     let file = rbuild_dockerfile::parse(text.as_bytes()).map_err(first)?;
-    let params = rbuild_plan::Parameters {
-        target: None,
-        build_args: Vec::new(),
-        labels: Vec::new(),
-        network: rbuild_plan::Network::Host,
-        platform: config.platform(),
-    };
+    let params = rbuild_plan::Parameters::new(config.platform());
     match rbuild_plan::plan(&file, &params, &Default::default()).map_err(first)? {
         rbuild_plan::Plan::Graph(graph) => config.config = graph.config.config,
         rbuild_plan::Plan::Needs(_) => return Err("--change names an image".into()),
@@ -132,15 +126,12 @@ pub fn save(root: &Path, args: SaveArgs) -> Result<u8, Failure> {
 
 pub fn load(root: &Path, args: LoadArgs) -> Result<u8, Failure> {
     let store = Store::open(root)?;
-    let source: Box<dyn Read> = match &args.input {
-        Some(path) if path.is_dir() => {
-            return Err(Failure::usage("loading an OCI layout directory is not supported yet")
-                .help(format!("pipe it in: tar -C {} -c . | rbuild load", path.display())));
-        }
-        Some(path) => Box::new(open(path)?),
-        None => stdin()?,
+    let loaded = match &args.input {
+        Some(path) if path.is_dir() => rbuild_engine::load_directory(&store, path)?,
+        Some(path) => rbuild_engine::load(&store, open(path)?)?,
+        None => rbuild_engine::load(&store, stdin()?)?,
     };
-    for image in rbuild_engine::load(&store, source)? {
+    for image in loaded {
         if args.quiet {
             continue;
         }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::pack::{Deletions, pack_layer, pack_tree};
+use crate::pack::{Deletions, Times, pack_layer, pack_tree};
 use crate::{Compression, TarWriter};
 use std::os::unix::fs::MetadataExt;
 
@@ -165,7 +165,7 @@ fn packing_is_deterministic_and_keeps_links() {
     apply(&t, &[file("z", "last"), dir("sub", 0o750), b, link(EntryKind::HardLink, "a", "z")]).unwrap();
     let pack = |compression| {
         let mut out = Vec::new();
-        (pack_layer(&t.root(), compression, &mut out).unwrap(), out)
+        (pack_layer(&t.root(), compression, Times::AsIs, &mut out).unwrap(), out)
     };
     let (gz, gz_bytes) = pack(Compression::Gzip);
     assert_eq!(gz, pack(Compression::Gzip).0);
@@ -176,7 +176,7 @@ fn packing_is_deterministic_and_keeps_links() {
     // Unpacked again, it packs to the same bytes.
     let t2 = Temp::new("pack2");
     unpack(&gz_bytes[..], &t2.root(), Whiteouts::Overlay, Owners::FromArchive, Limits::default()).unwrap();
-    assert_eq!(pack_tree(&t2.root(), Deletions::Whiteouts, Vec::new()).unwrap(), bytes);
+    assert_eq!(pack_tree(&t2.root(), Deletions::Whiteouts, Times::AsIs, Vec::new()).unwrap(), bytes);
     let ino = |p: &str| std::fs::metadata(t2.path(p)).unwrap().ino();
     assert_eq!(ino("a"), ino("z"));
 }

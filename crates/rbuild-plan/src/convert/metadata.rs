@@ -84,7 +84,7 @@ impl Planner<'_> {
             }
             Op::Run(_) | Op::Copy(_) | Op::Workdir(_) | Op::Env(_) | Op::Label(_) | Op::Arg(_) => return Ok(()),
         };
-        Self::note(state, text);
+        self.note(state, text);
         Ok(())
     }
 

@@ -1,19 +1,25 @@
 //! RUN and its mounts.
 
 use rbuild_dockerfile::ast::{self, Command, Word};
-use rbuild_dockerfile::{Diagnostic, Mount, MountKind, PROXY_ARGS, Sharing, Span, parse_mount};
+use rbuild_dockerfile::{Diagnostic, Mount, MountKind, PROXY_ARGS, Span, parse_mount};
 
-use super::{Planned, Planner, State, join, not_yet};
-use crate::graph::{From as Input, InlineFile, MountKindStep, MountStep, Network, RunStep, SecretStep, Step};
+use rbuild_image::Platform;
+
+use super::args::{CACHE_NAMESPACE, SANDBOX_HOSTNAME};
+use super::{Planned, Planner, State, join};
+use crate::graph::{
+    AgentStep, CacheStep, From as Input, InlineFile, MountKindStep, MountStep, Network, RunStep, SecretStep, Security,
+    Step,
+};
 use crate::history;
+
+const HOSTNAME: &str = "buildkitsandbox";
 
 impl Planner<'_> {
     pub(super) fn run(&mut self, state: &mut State, run: &ast::Run, span: Span) -> Planned<()> {
-        for (flag, word) in [("--security", &run.security), ("--device", &run.devices.first().cloned())] {
-            if let Some(word) = word.as_ref().filter(|w| w.text != "sandbox") {
-                return Err(not_yet(word.span, &format!("RUN {flag}")).into());
-            }
-        }
+        self.can_run(state, span)?;
+        self.devices(&run.devices)?;
+        let security = self.security(run.security.as_ref())?;
         let network = match run.network.as_ref().map(|w| (w.text.as_str(), w.span)) {
             None | Some(("default", _)) => self.params.network,
             Some(("host", _)) => Network::Host,
@@ -25,14 +31,24 @@ impl Planner<'_> {
         };
         let mut mounts = Vec::new();
         let mut secrets = Vec::new();
+        let mut agents = Vec::new();
         for word in &run.mounts {
             let text = self.mount_text(state, word)?;
             let mount = parse_mount(&text, word.span)?;
             match mount.kind {
                 MountKind::Secret => secrets.push(secret(state, &mount, word.span)?),
-                _ => mounts.push(self.mount(state, &mount, word.span)?),
+                MountKind::Ssh => agents.push(agent(state, &mount, agents.len(), word.span)),
+                MountKind::Bind | MountKind::Cache | MountKind::Tmpfs => {
+                    mounts.push(self.mount(state, &mount, word.span)?)
+                }
             }
         }
+        mounts.extend(self.params.volumes.iter().enumerate().map(|(index, volume)| MountStep {
+            target: volume.target.clone(),
+            read_only: volume.read_only,
+            kind: MountKindStep::Volume { index, source: volume.source.clone() },
+            span,
+        }));
         let script = script(run);
         let (args, shown) = self.run_args(state, run, script.as_ref())?;
         let mut proxies = Vec::new();
@@ -45,7 +61,7 @@ impl Planner<'_> {
         let text = format!("RUN {shown}");
         let step = RunStep {
             args,
-            env: state.vars.list().iter().filter(|(k, _)| !k.is_empty()).cloned().collect(),
+            env: state.vars.clone(),
             proxies,
             cwd: if state.config.config.working_dir.is_empty() {
                 "/".into()
@@ -54,11 +70,59 @@ impl Planner<'_> {
             },
             user: state.config.config.user.clone(),
             network,
+            security,
+            hostname: self.build_arg(SANDBOX_HOSTNAME).unwrap_or_else(|| HOSTNAME.into()),
+            hosts: self.params.hosts.clone(),
             mounts,
             secrets,
+            agents,
             script,
         };
         self.step(state, Step::Run(step), text, created_by, span);
+        Ok(())
+    }
+
+    /// Whether this machine can run the stage's programs at all.
+    fn can_run(&self, state: &State, span: Span) -> Planned<()> {
+        let (host, wanted) = (Platform::host(), state.config.platform());
+        if host.runs(&wanted) || (wanted.os == host.os && self.params.emulated.contains(&wanted.arch)) {
+            return Ok(());
+        }
+        let d = Diagnostic::new(span, format!("this command is for {wanted}, and this machine runs {host} only"));
+        Err(d
+            .help(
+                "install an emulator that the kernel finds by itself (Debian: apt-get install qemu-user-static \
+                   binfmt-support), build on a machine of that platform, or keep to COPY in this stage",
+            )
+            .into())
+    }
+
+    fn security(&self, word: Option<&Word>) -> Planned<Security> {
+        match word.map(|w| (w.text.as_str(), w.span)) {
+            None | Some(("sandbox", _)) => Ok(Security::Sandbox),
+            Some(("insecure", _)) if self.params.allow_insecure => Ok(Security::Insecure),
+            Some(("insecure", span)) => {
+                let d = Diagnostic::new(span, "this command asks for all rights, and the build does not allow that");
+                Err(d.help("add --allow security.insecure if you trust the Dockerfile").into())
+            }
+            Some((other, span)) => {
+                let d = Diagnostic::new(span, format!("`{other}` is not a security mode"));
+                Err(d.help("the modes are sandbox and insecure").into())
+            }
+        }
+    }
+
+    /// Devices come from descriptions that no builder without a daemon reads; one that need not be there is left out.
+    fn devices(&mut self, devices: &[Word]) -> Planned<()> {
+        for word in devices {
+            let required = word.text.split(',').skip(1).any(|o| o == "required" || o == "required=true");
+            let d = Diagnostic::new(word.span, format!("the device `{}` cannot be given to commands", word.text));
+            let d = d.help("RUN --device is not supported; /dev/null, zero, full, random, urandom and tty are there");
+            if required {
+                return Err(d.into());
+            }
+            self.warnings.push(d);
+        }
         Ok(())
     }
 
@@ -105,7 +169,8 @@ impl Planner<'_> {
                 return Err(d.help("give a target below /").into());
             }
             Some(target) => target.to_string(),
-            None => return Err(not_yet(span, &format!("a {} mount", mount.kind.name())).into()),
+            // The parser has seen to it that these mounts have one.
+            None => return Err(Diagnostic::new(span, "the mount needs a target").into()),
         };
         let (kind, read_only) = match mount.kind {
             MountKind::Bind => {
@@ -116,28 +181,31 @@ impl Planner<'_> {
                 let source = mount.source.clone().unwrap_or_else(|| "/".into());
                 (MountKindStep::Bind { from, source }, mount.read_only.unwrap_or(true))
             }
-            MountKind::Cache => {
-                if mount.from.is_some() || mount.source.is_some() {
-                    return Err(not_yet(span, "a cache mount with `from` or `source`").into());
-                }
-                let kind = MountKindStep::Cache {
-                    id: mount.id.clone().unwrap_or_else(|| target.clone()),
-                    sharing: mount.sharing,
-                    mode: mount.mode.unwrap_or(0o755),
-                    uid: mount.uid.unwrap_or(0),
-                    gid: mount.gid.unwrap_or(0),
-                };
-                if mount.sharing == Sharing::Private {
-                    return Err(not_yet(span, "sharing=private").into());
-                }
-                (kind, mount.read_only.unwrap_or(false))
-            }
+            MountKind::Cache => (self.cache(mount, &target, span)?, mount.read_only.unwrap_or(false)),
             MountKind::Tmpfs => (MountKindStep::Tmpfs { size: mount.size }, false),
             MountKind::Secret | MountKind::Ssh => {
-                return Err(not_yet(span, &format!("a {} mount", mount.kind.name())).into());
+                return Err(Diagnostic::new(span, format!("a {} mount is no file system", mount.kind.name())).into());
             }
         };
         Ok(MountStep { target, read_only, kind, span })
+    }
+
+    fn cache(&mut self, mount: &Mount, target: &str, span: Span) -> Planned<MountKindStep> {
+        let from = mount.from.as_ref().map(|name| self.input_named(name, span)).transpose()?;
+        let id = mount.id.clone().unwrap_or_else(|| target.to_string());
+        let id = match self.build_arg(CACHE_NAMESPACE) {
+            Some(namespace) => format!("{namespace}/{id}"),
+            None => id,
+        };
+        Ok(MountKindStep::Cache(CacheStep {
+            id,
+            sharing: mount.sharing,
+            from,
+            source: join("/", mount.source.as_deref().unwrap_or("/")),
+            mode: mount.mode.unwrap_or(0o755),
+            uid: mount.uid.unwrap_or(0),
+            gid: mount.gid.unwrap_or(0),
+        }))
     }
 
     /// Expands every option of a mount but `from`.
@@ -182,4 +250,18 @@ fn secret(state: &State, mount: &Mount, span: Span) -> Planned<SecretStep> {
         span,
         id,
     })
+}
+
+/// Where the `n`th agent of a command is, unless the mount says otherwise.
+fn agent(state: &State, mount: &Mount, n: usize, span: Span) -> AgentStep {
+    let target = mount.target.as_deref().map(|t| join(&state.config.config.working_dir, t));
+    AgentStep {
+        id: mount.id.clone().unwrap_or_else(|| "default".into()),
+        target: target.unwrap_or_else(|| format!("/run/buildkit/ssh_agent.{n}")),
+        required: mount.required,
+        mode: mount.mode.unwrap_or(0o600),
+        uid: mount.uid.unwrap_or(0),
+        gid: mount.gid.unwrap_or(0),
+        span,
+    }
 }

@@ -3,7 +3,7 @@ use crate::graph::RunStep;
 use rbuild_dockerfile::parse;
 
 fn params() -> Parameters {
-    Parameters { target: None, build_args: vec![], labels: vec![], network: Network::Host, platform: Platform::host() }
+    Parameters::new(Platform::host())
 }
 
 fn debian() -> HashMap<String, BaseImage> {
@@ -44,7 +44,7 @@ fn run(graph: &BuildGraph) -> &RunStep {
 }
 
 fn env(graph: &BuildGraph, name: &str) -> Option<String> {
-    run(graph).env.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone())
+    run(graph).env.get(name).map(str::to_string)
 }
 
 #[test]
@@ -59,10 +59,10 @@ fn only_what_the_target_needs_is_planned() {
     let source = "FROM debian AS a\nRUN 1\nFROM missing AS b\nRUN 2\nFROM scratch\nCOPY --from=a /x /\n";
     let g = graph(source);
     let texts: Vec<&str> = g.vertices.iter().map(|v| v.text.as_str()).collect();
-    assert_eq!(texts, ["FROM scratch", "FROM debian", "RUN 1", "COPY --from=a /x /"]);
-    assert_eq!(g.vertices[2].label, "a 2/2");
+    assert_eq!(texts, ["FROM debian", "RUN 1", "FROM scratch", "COPY --from=a /x /"]);
+    assert_eq!(g.vertices[1].label, "a 2/2");
     assert_eq!(g.vertices[3].label, "stage-2 2/2");
-    assert_eq!(g.vertices[3].inputs(), [0, 2]);
+    assert_eq!(g.vertices[3].inputs(), [1, 2]);
     let target = Parameters { target: Some("A".into()), ..params() };
     assert_eq!(graph_with(source, &target).vertices.len(), 2);
     let number = Parameters { target: Some("0".into()), ..params() };
@@ -161,7 +161,12 @@ fn mistakes_are_explained() {
         ("FROM debian\nEXPOSE 99999\n", "0 to 65535"),
         ("FROM debian\nSTOPSIGNAL SIGFOO\n", "not a signal"),
         ("FROM debian\nCOPY --link --chown=me a b\n", "knows no names"),
-        ("FROM debian\nRUN --mount=type=ssh y\n", "not supported yet"),
+        ("FROM debian\nRUN --security=insecure y\n", "--allow security.insecure"),
+        ("FROM debian\nRUN --security=maybe y\n", "sandbox and insecure"),
+        ("FROM debian\nRUN --device=gpu,required y\n", "cannot be given"),
+        ("ARG SOURCE_DATE_EPOCH=soon\nFROM debian\n", "neither a number of seconds"),
+        ("FROM --platform=linux/s390x scratch\nCOPY a b\nRUN y\n", "install an emulator"),
+        ("ARG P=\nFROM --platform=$P debian\n", "is empty after expansion"),
         ("FROM debian\nENV A=\"${B:?must be set}\"\n", "must be set"),
         ("FROM Debian\n", "lower case"),
         ("# syntax=example.com/other:1\nFROM debian\n", "rbuild runs none"),
@@ -208,4 +213,84 @@ fn every_field_of_a_step_changes_its_key() {
     let mut h = Hasher::new();
     run(&graph_with(base, &proxied)).key(&mut h);
     assert_eq!(h.finish(), key(base));
+}
+
+#[test]
+fn named_contexts_take_the_place_of_stages_images_and_copies() {
+    let with =
+        |name: &str, source| Parameters { contexts: vec![NamedContext { name: name.into(), source }], ..params() };
+    let texts = |source: &str, params: &Parameters| -> Vec<String> {
+        graph_with(source, params).vertices.iter().map(|v| v.text.clone()).collect()
+    };
+    let source = "FROM nowhere AS base\nRUN 1\nFROM base\nCOPY --from=base /x /\n";
+    // A stage: its own lines are not even looked at.
+    assert_eq!(
+        texts(source, &with("BASE", ContextSource::Directory)),
+        ["FROM scratch", "context BASE", "COPY --from=base /x /"]
+    );
+    // A base image, however it is spelled.
+    assert_eq!(
+        texts("FROM alpine\n", &with("docker.io/library/alpine:latest", ContextSource::Image("debian".into()))),
+        ["FROM debian"]
+    );
+    assert_eq!(texts("FROM alpine\n", &with("alpine", ContextSource::Scratch)), ["FROM scratch"]);
+    // A copy: the directory is read itself.
+    let g = graph_with("FROM scratch\nCOPY --from=src a /\n", &with("src", ContextSource::Directory));
+    let Step::Copy(copy) = &g.vertices[1].step else { panic!() };
+    assert_eq!(copy.from, Input::Named(0));
+    // Names that are never looked up.
+    let g = graph_with("FROM scratch\nCOPY a /\n", &with("scratch", ContextSource::Directory));
+    assert_eq!(g.vertices.len(), 2);
+    // For one platform only.
+    let other = with("alpine::linux/riscv64", ContextSource::Scratch);
+    assert!(matches!(plan(&parse(b"FROM alpine\n").unwrap(), &other, &debian()), Ok(Plan::Needs(_))));
+}
+
+#[test]
+fn an_epoch_is_given_or_declared() {
+    let epoch = |source: &str, args: &[(&str, &str)]| {
+        let build_args = args.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        graph_with(source, &Parameters { build_args, context_epoch: Some(7), ..params() }).epoch
+    };
+    assert_eq!(epoch("FROM scratch\n", &[]), None);
+    assert_eq!(epoch("ARG SOURCE_DATE_EPOCH=5\nFROM scratch\n", &[]), Some(5));
+    assert_eq!(epoch("ARG SOURCE_DATE_EPOCH=5\nFROM scratch\n", &[("SOURCE_DATE_EPOCH", "6")]), Some(6));
+    assert_eq!(epoch("ARG SOURCE_DATE_EPOCH=5\nFROM scratch\n", &[("SOURCE_DATE_EPOCH", "")]), None);
+    assert_eq!(epoch("FROM scratch\n", &[("SOURCE_DATE_EPOCH", "context")]), Some(7));
+}
+
+#[test]
+fn the_cache_can_be_passed_by_for_some_stages() {
+    let source = "FROM debian AS a\nRUN 1\nWORKDIR /w\nFROM debian\nRUN 2\nCOPY --from=a /x /\n";
+    let ignored = |no_cache| {
+        let g = graph_with(source, &Parameters { no_cache, ..params() });
+        g.vertices.iter().filter(|v| v.ignore_cache).map(|v| v.text.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(ignored(NoCache::None), [""; 0]);
+    assert_eq!(ignored(NoCache::Stages(vec!["A".into()])), ["RUN 1"]);
+    assert_eq!(ignored(NoCache::All), ["RUN 1", "RUN 2", "COPY --from=a /x /"]);
+}
+
+#[test]
+fn platforms_are_written_into_the_image_and_commands_need_to_run() {
+    let asked = Parameters { platform: "linux/s390x".parse().unwrap(), platform_given: true, ..params() };
+    let g = graph_with("FROM debian\nCOPY a /\n", &asked);
+    assert_eq!(g.config.platform().to_string(), "linux/s390x");
+    let emulated = Parameters { emulated: vec!["s390x".into()], ..asked };
+    assert_eq!(graph_with("FROM debian\nRUN y\n", &emulated).vertices.len(), 2);
+}
+
+#[test]
+fn long_chains_of_stages_need_no_depth() {
+    let mut source = String::from("FROM debian AS s0\nRUN 0\n");
+    for i in 1..3000 {
+        source.push_str(&format!("FROM s{} AS s{i}\nCOPY --from=s{} /x /\n", i - 1, i / 2));
+    }
+    assert_eq!(graph(&source).vertices.len(), 3001);
+    let mut source = String::from("FROM scratch AS s0\nCOPY --from=s1 a /\n");
+    for i in 1..3000 {
+        source.push_str(&format!("FROM scratch AS s{i}\nCOPY --from=s{} a /\n", i + 1));
+    }
+    source.push_str("FROM s0\n");
+    assert!(error(&source).contains("put stages above those that use them"));
 }

@@ -5,9 +5,11 @@ mod lab;
 
 mod articles;
 mod checking;
+mod contexts;
 mod copying;
 mod images;
 mod lifecycle;
 mod mistakes;
 mod multistage;
 mod running;
+mod surroundings;

@@ -22,7 +22,7 @@ fn mistakes_in_the_dockerfile_are_shown_where_they_are() {
     lab.build("FROM busybox\nCOPY Main.go /\n", &[]).fails(1, &["did you mean `main.go`"]);
     lab.build("FROM no-such-image\n", &[]).fails(1, &["`no-such-image`", "rbuild import"]);
     lab.build("", &[]).fails(2, &["is empty"]);
-    lab.build("FROM busybox\nRUN --mount=type=ssh true\n", &[]).fails(2, &["not supported yet"]);
+    lab.build("FROM busybox\nADD http://example.com/x /\n", &[]).fails(2, &["not supported yet"]);
 }
 
 #[test]

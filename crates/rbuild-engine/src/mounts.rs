@@ -1,0 +1,187 @@
+//! What `RUN --mount` gives to commands: caches, parts of the context, agents.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rbuild_dockerfile::{Diagnostic, Sharing, Span};
+use rbuild_image::{Digest, Hasher};
+use rbuild_linux::RootDir;
+use rbuild_plan::{AgentStep, CacheStep, CopyStep, From, MountKindStep, MountStep};
+use rbuild_sandbox::{MountRequest, Source};
+use rbuild_source::{Owner, SourceTree, content_digest};
+use rbuild_store::{CacheMount, CacheUse, TreeId};
+
+use crate::agent::Agent;
+use crate::copy::copy;
+use crate::error::{BuildError, Result};
+use crate::execute::Executor;
+use crate::keys::source_error;
+use crate::places::Place;
+
+/// Where the builder listens on behalf of agents; each in a directory of its own.
+const LISTENING: &str = "/listening";
+
+impl Executor<'_> {
+    /// The mounts of a command, and the caches among them, which are its own until they are dropped.
+    pub(crate) fn mounts(&self, steps: &[MountStep]) -> Result<(Vec<MountRequest>, Vec<CacheMount>)> {
+        let mut caches = self.caches(steps)?;
+        let mut requests = Vec::new();
+        for (i, mount) in steps.iter().enumerate() {
+            let source = match &mount.kind {
+                MountKindStep::Tmpfs { size } => Source::Tmpfs { size: *size },
+                MountKindStep::Cache(step) => cache_source(&caches, i, step)?,
+                MountKindStep::Volume { index, .. } => Source::Bind(Place::Volume(*index).path()),
+                MountKindStep::Bind { from: From::Vertex(from), source } => {
+                    let lowers = self.lowers(&self.trees(*from)?);
+                    Source::Trees { lowers, path: Path::new("/").join(source.trim_start_matches('/')) }
+                }
+                MountKindStep::Bind { from, source } => self.context_mount(mount.span, *from, source)?,
+            };
+            requests.push(MountRequest { target: mount.target.clone(), source, read_only: mount.read_only });
+        }
+        let held = caches.drain(..).map(|(_, cache)| cache).collect();
+        Ok((requests, held))
+    }
+
+    /// The caches of a command, each with the mounts that show it. They are taken in the order of their ids, so
+    /// that commands that wait for each other's cannot wait in a circle.
+    fn caches(&self, steps: &[MountStep]) -> Result<Vec<(Vec<usize>, CacheMount)>> {
+        let mut wanted: Vec<(Digest, usize, &CacheStep, Span)> = Vec::new();
+        for (i, mount) in steps.iter().enumerate() {
+            if let MountKindStep::Cache(step) = &mount.kind {
+                wanted.push((self.cache_id(step), i, step, mount.span));
+            }
+        }
+        wanted.sort_by_key(|(id, i, ..)| (*id, *i));
+        let mut caches: Vec<(Vec<usize>, CacheMount)> = Vec::new();
+        let mut last: Option<(Digest, CacheUse)> = None;
+        for (id, i, step, span) in wanted {
+            let how = match step.sharing {
+                Sharing::Shared => CacheUse::Shared,
+                Sharing::Private => CacheUse::Private,
+                Sharing::Locked => CacheUse::Locked,
+            };
+            // A command does not stand in its own way: equal mounts show the same cache.
+            if let (Some((known, CacheUse::Locked)), Some((places, _))) = (last, caches.last_mut())
+                && known == id
+            {
+                places.push(i);
+                continue;
+            }
+            let cache = self.store.cache_mount(&self.work, &id, how, |dir| self.fill_cache(step, span, dir))?;
+            last = Some((id, how));
+            caches.push((vec![i], cache));
+        }
+        Ok(caches)
+    }
+
+    /// A cache that starts with files is another one whenever they are.
+    fn cache_id(&self, step: &CacheStep) -> Digest {
+        let mut hasher = Hasher::new();
+        hasher.field("cache 1").field(&step.id);
+        match step.from {
+            Some(From::Vertex(id)) => hasher.field("from").field(self.done(id).result.bytes()).field(&step.source),
+            Some(From::Named(i)) => hasher.field("named").field(&self.request.parameters.contexts[i].name),
+            Some(From::Context) | None => &mut hasher,
+        };
+        hasher.finish()
+    }
+
+    /// What a new cache starts with.
+    fn fill_cache(&self, step: &CacheStep, span: Span, dir: &RootDir) -> Result<()> {
+        let fail = || BuildError::kernel(format!("the cache mount {}", step.id));
+        dir.set_own_meta(step.uid, step.gid, step.mode, now(self.request.now)).map_err(fail())?;
+        let Some(from) = step.from else { return Ok(()) };
+        let files = files_of(from, &step.source, span);
+        let view;
+        let tree = match from {
+            From::Vertex(id) => {
+                view = self.view(id)?;
+                Some(SourceTree { root: &view, ignore: None, exclude: None, owner: Owner::AsIs })
+            }
+            _ => self.contexts.of(from, span)?.map(|c| c.tree()),
+        };
+        copy(&files, tree.as_ref(), dir, self.request.now).map_err(|e| self.copy_error(0, &files, e))
+    }
+
+    /// A part of the context as a tree: filtered by the ignore file, owned by root, and still while files change.
+    fn context_mount(&self, span: Span, from: From, source: &str) -> Result<Source> {
+        let Some(context) = self.contexts.of(from, span)? else {
+            return Err(BuildError::other("a mount of the context names a stage"));
+        };
+        let tree = context.tree();
+        let selected = tree.select(source).map_err(|e| source_error(e, span))?;
+        let content = content_digest(&tree, &selected).map_err(|e| source_error(e, span))?;
+        let mut hasher = Hasher::new();
+        hasher.field("context mount 1").field(content.bytes());
+        let key = hasher.finish();
+        let [item] = &selected[..] else {
+            return Err(source_error(rbuild_source::SourceError::BadPattern(source.to_string()), span));
+        };
+        let is_dir = item.stat.kind == rbuild_linux::Kind::Dir;
+        let path = if is_dir { PathBuf::from("/") } else { Path::new("/").join(&item.name) };
+        let tree_id = TreeId::of_step(&key);
+        let _alone = self.store.lock_step(&key)?;
+        if self.store.record(&key)?.is_none() {
+            let (made, dir) = self.store.new_tree(&self.work)?;
+            self.prepare_root(&[], &dir)?;
+            let root = dir.sub("fs").map_err(BuildError::kernel("the context's directory"))?;
+            let files = files_of(from, source, span);
+            copy(&files, Some(&tree), &root, self.request.now).map_err(|e| self.copy_error(0, &files, e))?;
+            self.store.commit_tree(&self.work, &made, &tree_id)?;
+            self.store.put_record(&key, &tree_id, &key, self.request.now, &self.request.build_id)?;
+        }
+        Ok(Source::Trees { lowers: vec![self.store.tree_path(&tree_id)], path })
+    }
+
+    /// The agents that a command may ask, until they are dropped.
+    pub(crate) fn agents<'s>(&self, steps: &'s [AgentStep]) -> Result<Vec<(Agent, &'s AgentStep)>> {
+        static SERIAL: AtomicUsize = AtomicUsize::new(0);
+        let mut agents = Vec::new();
+        for step in steps {
+            let Some(place) = self.request.agents.iter().position(|(id, _)| *id == step.id) else {
+                if step.required {
+                    let d = Diagnostic::new(step.span, format!("the ssh agent `{}` was not given", step.id));
+                    let d = d.help(format!("pass it: --ssh {0} or --ssh {0}=SOCKET-OR-KEY", step.id));
+                    return Err(BuildError::Unmet(vec![d]));
+                }
+                continue;
+            };
+            let serial = SERIAL.fetch_add(1, Ordering::SeqCst);
+            let dir = Path::new(LISTENING).join(serial.to_string());
+            let socket = Place::Agent(place).path();
+            let agent = Agent::listen(dir, &self.request.agents[place].1, &socket, step)
+                .map_err(BuildError::io("listening for the ssh agent"))?;
+            agents.push((agent, step));
+        }
+        Ok(agents)
+    }
+}
+
+fn now(seconds: i64) -> rbuild_linux::Timestamp {
+    rbuild_linux::Timestamp { sec: seconds, nsec: 0 }
+}
+
+fn cache_source(caches: &[(Vec<usize>, CacheMount)], mount: usize, step: &CacheStep) -> Result<Source> {
+    let found = caches.iter().find(|(places, _)| places.contains(&mount));
+    let (_, cache) = found.ok_or_else(|| BuildError::other("a cache mount has no cache"))?;
+    // With `from`, the source was the part of it that the cache began with.
+    if step.source == "/" || step.from.is_some() {
+        return Ok(Source::Bind(cache.path.clone()));
+    }
+    let fail = BuildError::kernel(format!("{} in the cache mount {}", step.source, step.id));
+    cache.dir.create_dir_all(&step.source, 0o755, None, |_| ()).map_err(fail)?;
+    Ok(Source::BindBelow { dir: cache.path.clone(), path: PathBuf::from(&step.source) })
+}
+
+/// The copy of one source to the root.
+fn files_of(from: From, source: &str, span: Span) -> CopyStep {
+    CopyStep {
+        from,
+        sources: vec![source.to_string()],
+        source_spans: vec![span],
+        dest: "/".into(),
+        dest_is_dir: true,
+        ..CopyStep::default()
+    }
+}

@@ -1,0 +1,109 @@
+//! Private ssh keys, and what an agent that holds them answers (draft-ietf-sshm-ssh-agent).
+
+use ssh_key::{Algorithm, HashAlg, Signature};
+
+/// An unencrypted key in OpenSSH's format.
+#[derive(Clone)]
+pub struct PrivateKey(ssh_key::PrivateKey);
+
+impl std::fmt::Debug for PrivateKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PrivateKey({})", self.0.fingerprint(HashAlg::Sha256))
+    }
+}
+
+impl PrivateKey {
+    /// Reads `-----BEGIN OPENSSH PRIVATE KEY-----`. The error is a sentence for people.
+    pub fn parse(bytes: &[u8]) -> Result<PrivateKey, String> {
+        let key =
+            ssh_key::PrivateKey::from_openssh(bytes).map_err(|e| format!("it is no OpenSSH private key ({e})"))?;
+        if key.is_encrypted() {
+            return Err("it has a passphrase; add it to an ssh-agent and pass that".into());
+        }
+        Ok(PrivateKey(key))
+    }
+
+    fn blob(&self) -> Option<Vec<u8>> {
+        self.0.public_key().to_bytes().ok()
+    }
+
+    /// RSA keys sign with the hash that the flags ask for; SHA-1 is not offered.
+    fn sign(&self, data: &[u8], flags: u32) -> Option<Signature> {
+        use signature::Signer;
+        match self.0.key_data() {
+            ssh_key::private::KeypairData::Rsa(pair) => {
+                let hash = if flags & RSA_SHA2_256 != 0 { HashAlg::Sha256 } else { HashAlg::Sha512 };
+                rsa_signature(pair, hash, data)
+            }
+            pair => pair.try_sign(data).ok(),
+        }
+    }
+}
+
+fn rsa_signature(pair: &ssh_key::private::RsaKeypair, hash: HashAlg, data: &[u8]) -> Option<Signature> {
+    use rsa::signature::{SignatureEncoding, Signer};
+    // The conversion of ssh-key 0.6 takes the first prime twice; the parts are put together here.
+    let number = |n: &ssh_key::Mpint| n.as_positive_bytes().map(rsa::BigUint::from_bytes_be);
+    let (public, private) = (&pair.public, &pair.private);
+    let primes = vec![number(&private.p)?, number(&private.q)?];
+    let key = rsa::RsaPrivateKey::from_components(number(&public.n)?, number(&public.e)?, number(&private.d)?, primes);
+    let key = key.ok()?;
+    let bytes = match hash {
+        HashAlg::Sha256 => rsa::pkcs1v15::SigningKey::<rsa::sha2::Sha256>::new(key).try_sign(data).ok()?.to_vec(),
+        _ => rsa::pkcs1v15::SigningKey::<rsa::sha2::Sha512>::new(key).try_sign(data).ok()?.to_vec(),
+    };
+    Signature::new(Algorithm::Rsa { hash: Some(hash) }, bytes).ok()
+}
+
+const FAILURE: u8 = 5;
+const REQUEST_IDENTITIES: u8 = 11;
+const IDENTITIES_ANSWER: u8 = 12;
+const SIGN_REQUEST: u8 = 13;
+const SIGN_RESPONSE: u8 = 14;
+const RSA_SHA2_256: u32 = 2;
+
+/// The answer to one message, both without their lengths. What is not understood is refused.
+pub(crate) fn reply(message: &[u8], keys: &[PrivateKey]) -> Vec<u8> {
+    let answer = match message.split_first() {
+        Some((&REQUEST_IDENTITIES, _)) => identities(keys),
+        Some((&SIGN_REQUEST, rest)) => sign(rest, keys),
+        _ => None,
+    };
+    answer.unwrap_or_else(|| vec![FAILURE])
+}
+
+fn identities(keys: &[PrivateKey]) -> Option<Vec<u8>> {
+    let mut out = vec![IDENTITIES_ANSWER];
+    out.extend_from_slice(&(keys.len() as u32).to_be_bytes());
+    for key in keys {
+        put(&mut out, &key.blob()?);
+        put(&mut out, key.0.comment().as_bytes());
+    }
+    Some(out)
+}
+
+fn sign(mut rest: &[u8], keys: &[PrivateKey]) -> Option<Vec<u8>> {
+    let blob = take(&mut rest)?;
+    let data = take(&mut rest)?;
+    let flags = u32::from_be_bytes(rest.get(..4)?.try_into().ok()?);
+    let key = keys.iter().find(|k| k.blob().as_deref() == Some(blob))?;
+    let signature = key.sign(data, flags)?;
+    let mut body = Vec::new();
+    put(&mut body, signature.algorithm().as_str().as_bytes());
+    put(&mut body, signature.as_bytes());
+    let mut out = vec![SIGN_RESPONSE];
+    put(&mut out, &body);
+    Some(out)
+}
+
+fn put(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
+    out.extend_from_slice(bytes);
+}
+
+fn take<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = u32::from_be_bytes(rest.get(..4)?.try_into().ok()?) as usize;
+    let bytes = rest.get(4..4usize.checked_add(length)?)?;
+    *rest = &rest[4 + length..];
+    Some(bytes)
+}

@@ -1,0 +1,149 @@
+//! ARG, the build arguments, and what some of them mean to the builder itself.
+
+use super::*;
+
+/// Build arguments that mean something without being declared.
+pub(super) const BUILT_IN_ARGS: [&str; 11] = [
+    EPOCH,
+    CACHE_NAMESPACE,
+    SANDBOX_HOSTNAME,
+    "BUILDKIT_BUILD_NAME",
+    "BUILDKIT_CONTEXT_KEEP_GIT_DIR",
+    "BUILDKIT_DOCKERFILE_CHECK",
+    "BUILDKIT_INLINE_CACHE",
+    "BUILDKIT_MULTI_PLATFORM",
+    "BUILDKIT_SBOM_SCAN_CONTEXT",
+    "BUILDKIT_SBOM_SCAN_STAGE",
+    "BUILDKIT_SYNTAX",
+];
+
+const EPOCH: &str = "SOURCE_DATE_EPOCH";
+/// Goes before the ids of cache mounts, so that builds that share a store need not share caches.
+pub(super) const CACHE_NAMESPACE: &str = "BUILDKIT_CACHE_MOUNT_NS";
+/// The host name that commands see.
+pub(super) const SANDBOX_HOSTNAME: &str = "BUILDKIT_SANDBOX_HOSTNAME";
+/// Declared in a stage, they speak to the builder and do not reach the environment of commands.
+const NEVER_IN_ENV: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
+
+impl Planner<'_> {
+    /// The language that the file asks for. The standard ones are built in; no frontend is ever fetched.
+    pub(super) fn syntax(&mut self) -> Planned<()> {
+        let directive = self.file.directives.iter().find(|d| d.name == "syntax").map(|d| d.value.clone());
+        let argument = self.build_arg("BUILDKIT_SYNTAX");
+        let first = Span::new(0, 0);
+        let wanted = match argument {
+            Some(text) => Some(Word { text, span: directive.as_ref().map_or(first, |d| d.span) }),
+            None => directive,
+        };
+        let Some(wanted) = wanted else { return Ok(()) };
+        let image = wanted.text.split_whitespace().next().unwrap_or("");
+        let name = image.strip_prefix("docker.io/").unwrap_or(image);
+        let standard = ["docker/dockerfile", "docker/dockerfile-upstream"];
+        if image == "dockerfile.v0" || standard.contains(&name.split([':', '@']).next().unwrap_or("")) {
+            return Ok(());
+        }
+        let d = Diagnostic::new(wanted.span, format!("the file asks for the frontend `{image}`, and rbuild runs none"));
+        Err(d.help("the language of docker/dockerfile is built in; leave the syntax directive out").into())
+    }
+
+    pub(super) fn declared_args(&self) -> Vec<String> {
+        let all = self.file.global_args.iter().chain(self.file.stages.iter().flat_map(|s| &s.instructions));
+        all.filter_map(|i| if let Op::Arg(decls) = &i.op { Some(decls) } else { None })
+            .flatten()
+            .map(|d| d.name.text.clone())
+            .collect()
+    }
+
+    pub(super) fn build_arg(&mut self, name: &str) -> Option<String> {
+        let value = self.params.build_args.iter().rev().find(|(k, _)| k == name).map(|(_, v)| v.clone());
+        if value.is_some() && !self.used_args.iter().any(|a| a == name) {
+            self.used_args.push(name.to_string());
+        }
+        value
+    }
+
+    pub(super) fn global_args(&mut self, target: usize) -> Planned<()> {
+        let host = Platform::host();
+        let name = self.file.stages[target].from.name.as_ref().map_or("default".into(), |n| n.text.to_lowercase());
+        for (prefix, p) in [("BUILD", &host), ("TARGET", &self.params.platform)] {
+            let variant = p.variant.clone().unwrap_or_default();
+            for (key, value) in [
+                ("PLATFORM", p.to_string()),
+                ("OS", p.os.clone()),
+                ("OSVERSION", String::new()),
+                ("ARCH", p.arch.clone()),
+                ("VARIANT", variant),
+            ] {
+                self.globals.set(&format!("{prefix}{key}"), &value);
+            }
+        }
+        self.globals.set("TARGETSTAGE", &name);
+        let automatic: Vec<String> = self.globals.list().iter().map(|(k, _)| k.clone()).collect();
+        for key in automatic {
+            if let Some(value) = self.build_arg(&key) {
+                self.globals.set(&key, &value);
+            }
+        }
+        for instruction in &self.file.global_args {
+            let Op::Arg(decls) = &instruction.op else { continue };
+            for decl in decls {
+                let value = match (self.build_arg(&decl.name.text), &decl.default) {
+                    (Some(value), _) => Some(value),
+                    (None, Some(word)) => Some(expand(word, self.file.escape, &self.globals, &mut self.warnings)?),
+                    (None, None) => None,
+                };
+                if let Some(value) = value {
+                    self.globals.set(&decl.name.text, &value);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// SOURCE_DATE_EPOCH: what the caller gave, else the file's own global default. Empty is none.
+    pub(super) fn epoch(&mut self) -> Planned<Option<i64>> {
+        let given = self.build_arg(EPOCH);
+        let decls = self.file.global_args.iter().filter_map(|i| if let Op::Arg(d) = &i.op { Some(d) } else { None });
+        let declared = decls.flatten().filter(|d| d.name.text == EPOCH).map(|d| d.name.span).next_back();
+        let span = declared.unwrap_or_default();
+        let text = given.or_else(|| self.globals.get(EPOCH).map(str::to_string)).unwrap_or_default();
+        if text.is_empty() {
+            return Ok(None);
+        }
+        if let Ok(seconds) = text.parse::<i64>() {
+            return Ok(Some(seconds));
+        }
+        if text == "context" {
+            return Ok(self.params.context_epoch);
+        }
+        if self.find_stage(&text, self.file.stages.len()).is_some() || self.named_context(&text).is_some() {
+            return Err(not_yet(span, &format!("{EPOCH} taken from `{text}`")).into());
+        }
+        let d = Diagnostic::new(span, format!("{EPOCH}={text} is neither a number of seconds nor `context`"));
+        Err(d.help("`git log -1 --format=%ct` gives the time of a commit in seconds").into())
+    }
+
+    pub(super) fn arg(&mut self, state: &mut State, decls: &[ast::ArgDecl]) -> Planned<()> {
+        let mut text = String::from("ARG");
+        for decl in decls {
+            let name = decl.name.text.as_str();
+            let value = match (self.build_arg(name), &decl.default) {
+                (Some(value), _) => Some(value),
+                (None, Some(default)) => Some(self.word(state, default)?),
+                (None, None) => self.globals.get(name).map(str::to_string),
+            };
+            match value {
+                Some(value) => {
+                    text.push_str(&format!(" {name}={value}"));
+                    if !NEVER_IN_ENV.contains(&name) {
+                        state.vars.set(name, &value);
+                    }
+                    state.args.set(name, &value);
+                }
+                None => text.push_str(&format!(" {name}")),
+            }
+        }
+        self.note(state, text);
+        Ok(())
+    }
+}

@@ -1,0 +1,245 @@
+//! What stages stand on and copy from: other stages, images, named contexts.
+
+use rbuild_dockerfile::expand::Lexer;
+use rbuild_dockerfile::parse_mount;
+
+use super::*;
+use crate::graph::CopyStep;
+
+impl Planner<'_> {
+    /// Plans the stages that the target needs from the bottom up, so that a long chain of stages costs no depth.
+    /// What only triggers of base images need is found later, by [`Planner::stage`].
+    pub(super) fn stages_below(&mut self, target: usize) -> Planned<()> {
+        let mut needed = vec![false; self.file.stages.len()];
+        let mut open = vec![target];
+        while let Some(index) = open.pop() {
+            if std::mem::replace(&mut needed[index], true) {
+                continue;
+            }
+            open.extend(self.stages_used(index));
+        }
+        for index in (0..target).filter(|i| needed[*i]) {
+            match self.stage(index) {
+                // All needs are collected before anybody is asked.
+                Ok(_) | Err(Stop::Needs) => self.open.clear(),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// The stages that a stage's own lines name.
+    fn stages_used(&self, index: usize) -> Vec<usize> {
+        let stage = &self.file.stages[index];
+        let count = self.file.stages.len();
+        let lookup = |name: &str| self.globals.get(name).map(str::to_string);
+        let base = Lexer::new(self.file.escape).word(&stage.from.image.text, &lookup).ok();
+        let mut used: Vec<usize> = base.and_then(|b| self.base_stage(&b.text, index)).into_iter().collect();
+        for instruction in &stage.instructions {
+            match &instruction.op {
+                Op::Copy(copy) => used.extend(copy.from.as_ref().and_then(|w| self.find_stage(&w.text, count))),
+                Op::Run(run) => {
+                    let mounts = run.mounts.iter().filter_map(|w| parse_mount(&w.text, w.span).ok());
+                    used.extend(mounts.filter_map(|m| self.find_stage(&m.from?, count)));
+                }
+                _ => {}
+            }
+        }
+        used
+    }
+
+    /// The stage that `FROM name` means in stage `index`. A bare number names an image.
+    fn base_stage(&self, name: &str, index: usize) -> Option<usize> {
+        self.find_stage(name, index).filter(|_| name.parse::<usize>().is_err())
+    }
+
+    pub(super) fn from(&mut self, index: usize, stage: &Stage) -> Planned<State> {
+        let platform = self.platform(stage)?;
+        let image = &stage.from.image;
+        let name = expand(image, self.file.escape, &self.globals, &mut self.warnings)?;
+        if name.is_empty() {
+            let d = Diagnostic::new(image.span, format!("`{}` is empty after expansion", image.text));
+            return Err(d.help("give the ARG a default before FROM, or pass --build-arg").into());
+        }
+        let label = self.stage_label(index, stage);
+        let works =
+            stage.instructions.iter().filter(|i| matches!(i.op, Op::Run(_) | Op::Copy(_) | Op::Workdir(_))).count();
+        let total = 1 + works;
+        let mut state = match self.base_stage(&name, index) {
+            Some(base) => {
+                let state = self.stage(base)?;
+                State { stage: label, step: 1, total, cmd_set: false, ..state }
+            }
+            None => match self.named_context(&name) {
+                Some(context) => self.context_state(context, label, total, image.span)?,
+                None if name == "scratch" => self.scratch_state(label, total, stage.span),
+                None => self.image_state(&name, label, total, image.span)?,
+            },
+        };
+        if let Some(platform) = platform {
+            state.config.set_platform(&platform);
+        }
+        state.ignore_cache = match &self.params.no_cache {
+            NoCache::None => false,
+            NoCache::All => true,
+            NoCache::Stages(names) => names.iter().any(|n| self.find_stage(n, self.file.stages.len()) == Some(index)),
+        };
+        if state.env.get("PATH").is_none() {
+            state.env.set("PATH", DEFAULT_PATH);
+            state.vars.set("PATH", DEFAULT_PATH);
+        }
+        Ok(state)
+    }
+
+    /// The platform that the stage is to be of, if anybody says so.
+    fn platform(&mut self, stage: &Stage) -> Planned<Option<Platform>> {
+        let Some(word) = &stage.from.platform else {
+            return Ok(self.params.platform_given.then(|| self.params.platform.clone()));
+        };
+        let text = expand(word, self.file.escape, &self.globals, &mut self.warnings)?;
+        if text.is_empty() {
+            let d = Diagnostic::new(word.span, format!("the platform `{}` is empty after expansion", word.text));
+            return Err(d.help("give the ARG a default before FROM, or pass --build-arg").into());
+        }
+        Ok(Some(text.parse().map_err(|e: String| Diagnostic::new(word.span, e))?))
+    }
+
+    fn stage_label(&self, index: usize, stage: &Stage) -> String {
+        match &stage.from.name {
+            Some(name) => name.text.to_lowercase(),
+            None if self.file.stages.len() == 1 => String::new(),
+            None => format!("stage-{index}"),
+        }
+    }
+
+    /// The named context that a name of a stage or an image means; the last one given counts.
+    pub(super) fn named_context(&self, name: &str) -> Option<usize> {
+        if self.params.contexts.is_empty() || ["scratch", "context"].contains(&name.to_lowercase().as_str()) {
+            return None;
+        }
+        let image = |n: &str| n.parse::<Reference>().ok();
+        let wanted = image(name);
+        let same = |n: &str| n.eq_ignore_ascii_case(name) || (wanted.is_some() && image(n) == wanted);
+        // `name::linux/arm64` counts for that platform only.
+        self.params.contexts.iter().rposition(|c| match c.name.split_once("::") {
+            Some((n, platform)) => same(n) && platform.parse().ok().as_ref() == Some(&self.params.platform),
+            None => same(&c.name),
+        })
+    }
+
+    /// A stage whose place a named context takes: its own instructions do not count.
+    pub(super) fn stage_from_context(&mut self, index: usize, stage: &Stage) -> Planned<Option<State>> {
+        let Some(name) = &stage.from.name else { return Ok(None) };
+        let Some(context) = self.named_context(&name.text) else { return Ok(None) };
+        let label = self.stage_label(index, stage);
+        self.context_state(context, label, 2, stage.span).map(Some)
+    }
+
+    fn context_state(&mut self, context: usize, label: String, total: usize, span: Span) -> Planned<State> {
+        let NamedContext { name, source } = self.params.contexts[context].clone();
+        match source {
+            ContextSource::Scratch => Ok(self.scratch_state(label, total, span)),
+            ContextSource::Image(image) => self.image_state(&image, label, total, span),
+            ContextSource::Directory => {
+                let mut state = self.scratch_state(label, total, span);
+                let copy = CopyStep {
+                    from: Input::Named(context),
+                    sources: vec!["/".into()],
+                    source_spans: vec![span],
+                    dest: "/".into(),
+                    dest_is_dir: true,
+                    ..CopyStep::default()
+                };
+                let text = format!("context {name}");
+                self.step(&mut state, Step::Copy(copy), text.clone(), text, span);
+                Ok(state)
+            }
+        }
+    }
+
+    fn scratch_state(&mut self, label: String, total: usize, span: Span) -> State {
+        let vertex = self.add(Step::Scratch, None, &label, 1, total, "FROM scratch".into(), span);
+        let mut config = ImageConfig::empty(&self.params.platform);
+        config.config.working_dir = "/".into();
+        self.base_state(vertex, config, label, total)
+    }
+
+    fn image_state(&mut self, name: &str, label: String, total: usize, span: Span) -> Planned<State> {
+        let Some(base) = self.image(name, span)? else { return Err(Stop::Needs) };
+        let (manifest, config) = (base.manifest, base.config.clone());
+        let vertex = self.image_vertex(name, manifest, &label, total, span);
+        Ok(self.base_state(vertex, config, label, total))
+    }
+
+    fn base_state(&self, vertex: VertexId, config: ImageConfig, stage: String, total: usize) -> State {
+        let mut env = Vars::default();
+        for entry in &config.config.env {
+            let (k, v) = entry.split_once('=').unwrap_or((entry, ""));
+            env.set(k, v);
+        }
+        State {
+            vertex,
+            config,
+            vars: env.clone(),
+            env,
+            args: Vars::default(),
+            history: None,
+            cmd_set: false,
+            step: 1,
+            total,
+            stage,
+            ignore_cache: false,
+        }
+    }
+
+    /// A known image; `None` (and a need on record) if it has to be resolved first.
+    fn image(&mut self, name: &str, span: Span) -> Planned<Option<&BaseImage>> {
+        if let Err(e) = name.parse::<Reference>() {
+            let d = Diagnostic::new(span, e.to_string());
+            return Err(d.suggest(name, self.stage_names().iter().map(String::as_str)).into());
+        }
+        if !self.images.contains_key(name) && !self.needs.iter().any(|n| n.name == name) {
+            let stages = self.stage_names();
+            self.needs.push(ImageNeed { name: name.to_string(), span, stages });
+        }
+        Ok(self.images.get(name))
+    }
+
+    fn image_vertex(&mut self, name: &str, manifest: Digest, label: &str, total: usize, span: Span) -> VertexId {
+        if let Some(id) = self.image_vertices.get(&manifest) {
+            return *id;
+        }
+        let step = Step::Image { name: name.to_string(), manifest };
+        let id = self.add(step, None, label, 1, total, format!("FROM {name}"), span);
+        self.image_vertices.insert(manifest, id);
+        id
+    }
+
+    /// The file system that `--from` or `from=` names: a stage by name or number, or an image.
+    pub(super) fn input_named(&mut self, name: &str, span: Span) -> Planned<Input> {
+        let count = self.file.stages.len();
+        if let Some(index) = self.find_stage(name, count) {
+            return Ok(Input::Vertex(self.stage(index)?.vertex));
+        }
+        if let Some(context) = self.named_context(name) {
+            return match self.params.contexts[context].source {
+                ContextSource::Directory => Ok(Input::Named(context)),
+                _ => Ok(Input::Vertex(self.context_state(context, name.to_string(), 1, span)?.vertex)),
+            };
+        }
+        if name.bytes().all(|b| b.is_ascii_digit()) {
+            let d = Diagnostic::new(span, format!("there is no stage {name}"));
+            return Err(d.help(format!("the stages are numbered from 0 to {}", count - 1)).into());
+        }
+        if name == "scratch" {
+            return Ok(Input::Vertex(self.add(Step::Scratch, None, "", 1, 1, "FROM scratch".into(), span)));
+        }
+        match self.image(name, span)? {
+            Some(base) => {
+                let manifest = base.manifest;
+                Ok(Input::Vertex(self.image_vertex(name, manifest, name, 1, span)))
+            }
+            None => Err(Stop::Needs),
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! What was typed and what the environment says, as one request; nothing is read from outside after this.
+
+use std::path::PathBuf;
+
+use rbuild_engine::{AgentSource, BuildRequest, Destination, PrivateKey};
+use rbuild_image::{Platform, Reference, ReferenceError};
+use rbuild_plan::{Network, NoCache, Parameters, Volume};
+use rbuild_sandbox::Ulimit;
+use rbuild_store::{Store, Workspace};
+
+use crate::args::BuildArgs;
+use crate::context::{self, MainContext};
+use crate::exit::Failure;
+use crate::output;
+
+/// A request, and the place of a context that arrived by standard input, for as long as it is needed.
+pub struct Asked {
+    pub request: BuildRequest,
+    pub _arrived: Option<Workspace>,
+}
+
+pub fn asked(args: &BuildArgs, store: &Store) -> Result<Asked, Failure> {
+    if !["auto", "userns"].contains(&args.isolation.as_str()) {
+        return Err(Failure::usage(format!("--isolation {} is not supported yet", args.isolation)));
+    }
+    let MainContext { dir, dockerfile_name, dockerfile, newest, arrived } = context::main(args, store)?;
+    let (contexts, named) = context::named(&args.build_context, store)?;
+    let mut volumes = Vec::new();
+    let mut volume_paths = Vec::new();
+    for text in &args.volume {
+        let (path, volume) = volume(text)?;
+        volumes.push(volume);
+        volume_paths.push(path);
+    }
+    let (platform, platform_given) = platform(&args.platform)?;
+    let parameters = Parameters {
+        target: args.target.clone(),
+        build_args: build_args(&args.build_arg),
+        labels: args.label.iter().map(|l| pair(l)).collect(),
+        network: network(&args.network)?,
+        platform_given,
+        emulated: emulated(),
+        contexts,
+        no_cache: no_cache(args),
+        allow_insecure: allows(&args.allow)?,
+        hosts: args.add_host.iter().map(|h| host(h)).collect::<Result<_, _>>()?,
+        volumes,
+        context_epoch: newest,
+        ..Parameters::new(platform)
+    };
+    let mut tags: Vec<Reference> = Vec::new();
+    for tag in &args.tag {
+        tags.push(tag.parse().map_err(|e: ReferenceError| Failure::usage(e.to_string()))?);
+    }
+    let mut outputs = Vec::new();
+    let mut rewrite_timestamp = false;
+    for text in &args.output {
+        let parsed = output::parse(text)?;
+        tags.extend(parsed.names.iter().cloned());
+        rewrite_timestamp |= parsed.rewrite_timestamp;
+        outputs.push(parsed.open()?);
+    }
+    if outputs.iter().filter(|o| matches!(o.dest, Destination::Stdout(_))).count() > 1 {
+        return Err(Failure::usage("only one output can go to standard output"));
+    }
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs() as i64);
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let request = BuildRequest {
+        dockerfile_name,
+        dockerfile,
+        parameters,
+        context: dir,
+        named,
+        volumes: volume_paths,
+        tags,
+        annotations: args.annotation.iter().map(|a| annotation(a)).collect::<Result<_, _>>()?,
+        secrets: args.secret.iter().map(|s| secret(s)).collect::<Result<_, _>>()?,
+        agents: args.ssh.iter().map(|s| agent(s)).collect::<Result<_, _>>()?,
+        shm_size: args.shm_size.as_deref().map(size).transpose()?,
+        ulimits: args.ulimit.iter().map(|u| ulimit(u)).collect::<Result<_, _>>()?,
+        outputs,
+        jobs: args.jobs.unwrap_or(cores.max(4)),
+        resolv_conf: resolv_conf(),
+        now,
+        rewrite_timestamp,
+        build_id: format!("{now:x}-{:x}", std::process::id()),
+    };
+    Ok(Asked { request, _arrived: arrived })
+}
+
+fn pair(text: &str) -> (String, String) {
+    let (k, v) = text.split_once('=').unwrap_or((text, ""));
+    (k.to_string(), v.to_string())
+}
+
+/// A name alone passes the environment's value on, if there is one; SOURCE_DATE_EPOCH needs no asking.
+fn build_args(given: &[String]) -> Vec<(String, String)> {
+    let from_env = |name: &str| std::env::var(name).ok().map(|v| (name.to_string(), v));
+    let mut args: Vec<(String, String)> =
+        given.iter().filter_map(|arg| if arg.contains('=') { Some(pair(arg)) } else { from_env(arg) }).collect();
+    if !args.iter().any(|(k, _)| k == "SOURCE_DATE_EPOCH") {
+        args.extend(from_env("SOURCE_DATE_EPOCH"));
+    }
+    args
+}
+
+fn network(text: &str) -> Result<Network, Failure> {
+    match text {
+        "default" | "host" => Ok(Network::Host),
+        "none" => Ok(Network::None),
+        other => Err(Failure::usage(format!("`{other}` is not a network")).help("default, none or host")),
+    }
+}
+
+fn no_cache(args: &BuildArgs) -> NoCache {
+    if args.no_cache {
+        return NoCache::All;
+    }
+    let stages: Vec<String> = args.no_cache_filter.iter().flat_map(|f| f.split(',')).map(str::to_string).collect();
+    if stages.is_empty() { NoCache::None } else { NoCache::Stages(stages) }
+}
+
+/// The platform to build for, and whether it was asked for.
+fn platform(given: &[String]) -> Result<(Platform, bool), Failure> {
+    let list: Vec<&str> = given.iter().flat_map(|p| p.split(',')).filter(|p| !p.is_empty()).collect();
+    match list[..] {
+        [] => Ok((Platform::host(), false)),
+        ["local"] => Ok((Platform::host(), true)),
+        [one] => Ok((one.parse().map_err(|e: String| Failure::usage(format!("--platform: {e}")))?, true)),
+        _ => Err(Failure::usage("several platforms in one build are not supported yet")
+            .help("build one after the other, with a --platform and a --tag each")),
+    }
+}
+
+/// Architectures whose programs the kernel hands to an emulator that works inside of containers too (flag F,
+/// Documentation/admin-guide/binfmt-misc.rst).
+fn emulated() -> Vec<String> {
+    const NAMES: [(&str, &str); 10] = [
+        ("aarch64", "arm64"),
+        ("arm", "arm"),
+        ("i386", "386"),
+        ("loongarch64", "loong64"),
+        ("mips64el", "mips64le"),
+        ("ppc64le", "ppc64le"),
+        ("riscv64", "riscv64"),
+        ("s390x", "s390x"),
+        ("x86_64", "amd64"),
+        ("mips64", "mips64"),
+    ];
+    let works = |handler: &str| {
+        let text = std::fs::read_to_string(format!("/proc/sys/fs/binfmt_misc/qemu-{handler}")).unwrap_or_default();
+        let fixed = |l: &str| l.strip_prefix("flags:").is_some_and(|flags| flags.contains('F'));
+        text.lines().any(|l| l == "enabled") && text.lines().any(fixed)
+    };
+    NAMES.iter().filter(|(handler, _)| works(handler)).map(|(_, arch)| arch.to_string()).collect()
+}
+
+/// Whether commands may ask for all rights.
+fn allows(given: &[String]) -> Result<bool, Failure> {
+    let mut insecure = false;
+    for entitlement in given.iter().flat_map(|a| a.split(',')) {
+        match entitlement {
+            "security.insecure" => insecure = true,
+            // The network of the machine is there in any case.
+            "network.host" => {}
+            other => {
+                let failure = Failure::usage(format!("--allow: `{other}` is nothing that can be allowed"));
+                return Err(failure.help("security.insecure and network.host can be"));
+            }
+        }
+    }
+    Ok(insecure)
+}
+
+/// `name:address` or `name=address`, the address in brackets or not.
+fn host(text: &str) -> Result<(String, String), Failure> {
+    let bad = |what: &str| Failure::usage(format!("--add-host {text}: {what}")).help("write it like name:10.0.0.1");
+    let (name, address) =
+        text.split_once('=').or_else(|| text.split_once(':')).ok_or_else(|| bad("it has no address"))?;
+    let address = address.trim_start_matches('[').trim_end_matches(']');
+    // Commands share the network of the machine.
+    let address = if address == "host-gateway" { "127.0.0.1" } else { address };
+    if name.is_empty() || name.contains(char::is_whitespace) {
+        return Err(bad("it has no name"));
+    }
+    address.parse::<std::net::IpAddr>().map_err(|_| bad(&format!("`{address}` is not an address")))?;
+    Ok((name.to_string(), address.to_string()))
+}
+
+fn size(text: &str) -> Result<u64, Failure> {
+    let size = rbuild_dockerfile::parse_size(text).filter(|s| *s > 0);
+    size.ok_or_else(|| Failure::usage(format!("--shm-size {text} is not a size")).help("write it like 64m or 1g"))
+}
+
+/// `name=soft[:hard]`; -1 is no limit.
+fn ulimit(text: &str) -> Result<Ulimit, Failure> {
+    const NAMES: [&str; 15] = [
+        "core",
+        "cpu",
+        "data",
+        "fsize",
+        "locks",
+        "memlock",
+        "msgqueue",
+        "nice",
+        "nofile",
+        "nproc",
+        "rss",
+        "rtprio",
+        "rttime",
+        "sigpending",
+        "stack",
+    ];
+    let bad = |what: String| Failure::usage(format!("--ulimit {text}: {what}"));
+    let (name, value) = text.split_once('=').ok_or_else(|| bad("it is not of the form name=soft:hard".into()))?;
+    if !NAMES.contains(&name) {
+        let failure = bad(format!("there is no limit `{name}`"));
+        return Err(match rbuild_dockerfile::closest(name, NAMES) {
+            Some(close) => failure.help(format!("did you mean `{close}`?")),
+            None => failure.help(format!("the limits are {}", NAMES.join(", "))),
+        });
+    }
+    let number = |n: &str| match n {
+        "-1" | "unlimited" => Ok(u64::MAX),
+        n => n.parse::<u64>().map_err(|_| bad(format!("`{n}` is not a number"))),
+    };
+    let (soft, hard) = value.split_once(':').unwrap_or((value, value));
+    let (soft, hard) = (number(soft)?, number(hard)?);
+    if soft > hard {
+        return Err(bad("the soft limit is above the hard one".into()));
+    }
+    let most = rbuild_linux::process::hard_limit(name).unwrap_or(u64::MAX);
+    if hard > most {
+        let failure = bad(format!("{most} is the most that this session may have"));
+        return Err(failure.help("raise the limit of the session first (ulimit -H, limits.conf, LimitNOFILE=)"));
+    }
+    Ok(Ulimit { name: format!("RLIMIT_{}", name.to_uppercase()), soft, hard })
+}
+
+/// `SOURCE:TARGET[:ro|rw]`.
+fn volume(text: &str) -> Result<(PathBuf, Volume), Failure> {
+    let bad = |what: String| Failure::usage(format!("--volume {text}: {what}"));
+    let parts: Vec<&str> = text.split(':').collect();
+    let (source, target, options) = match parts[..] {
+        [source, target] => (source, target, ""),
+        [source, target, options] => (source, target, options),
+        _ => return Err(bad("it is not of the form SOURCE:TARGET[:ro]".into())),
+    };
+    if !target.starts_with('/') || target.trim_matches('/').is_empty() {
+        return Err(bad("the target is not an absolute path below /".into()));
+    }
+    let mut read_only = false;
+    for option in options.split(',').filter(|o| !o.is_empty()) {
+        match option {
+            "ro" => read_only = true,
+            "rw" => read_only = false,
+            // Labels of SELinux: files are not relabelled.
+            "z" | "Z" => {}
+            other => return Err(bad(format!("`{other}` is not an option")).help("the options are ro and rw")),
+        }
+    }
+    let path = std::fs::canonicalize(source).map_err(|e| bad(format!("{source}: {e}")))?;
+    let shown = path.to_string_lossy().into_owned();
+    Ok((path, Volume { source: shown, target: target.to_string(), read_only }))
+}
+
+/// `[manifest[os/arch]:]key=value`. An image of one platform has no index to annotate.
+fn annotation(text: &str) -> Result<(String, String), Failure> {
+    let bad = |what: &str| Failure::usage(format!("--annotation {text}: {what}"));
+    let (key, value) = text.split_once('=').ok_or_else(|| bad("it is not of the form key=value"))?;
+    let (kind, key) = key.split_once(':').unwrap_or(("manifest", key));
+    match kind.split('[').next().unwrap_or(kind) {
+        "manifest" => Ok((key.to_string(), value.to_string())),
+        "index" | "index-descriptor" | "manifest-descriptor" => {
+            Err(bad("an image of one platform has a manifest only").help("leave the type out"))
+        }
+        _ => Err(bad("there is no such type").help("the type is manifest, or nothing")),
+    }
+}
+
+/// BuildKit's limit, so that a Dockerfile that builds here builds there.
+const MAX_SECRET: usize = 500 * 1024;
+
+/// Reads `id=x[,src=path|source=path][,env=NAME][,type=file|env]`. With neither source nor type, the variable of
+/// that name if it is set, and else the file of that name.
+fn secret(text: &str) -> Result<(String, Vec<u8>), Failure> {
+    let bad = |what: String| Failure::usage(format!("--secret {text}: {what}"));
+    let (mut id, mut file, mut env, mut kind) = (None, None, None, None);
+    for field in output::csv_record(text).map_err(bad)? {
+        let (key, value) =
+            field.split_once('=').ok_or_else(|| bad(format!("`{field}` is not of the form key=value")))?;
+        match key {
+            "id" => id = Some(value.to_string()),
+            "src" | "source" => file = Some(value.to_string()),
+            "env" => env = Some(value.to_string()),
+            "type" if value == "file" || value == "env" => kind = Some(value.to_string()),
+            _ => return Err(bad(format!("`{field}` is not an option")).help("the options are id, src, env and type")),
+        }
+    }
+    let id = id.filter(|id| !id.is_empty()).ok_or_else(|| bad("it has no id".into()))?;
+    let variable = |name: &str| std::env::var_os(name).map(std::os::unix::ffi::OsStringExt::into_vec);
+    let from_env = match (&env, &file, kind.as_deref()) {
+        (Some(name), _, _) => Some(variable(name).ok_or_else(|| bad(format!("the variable {name} is not set")))?),
+        (None, Some(name), Some("env")) => {
+            Some(variable(name).ok_or_else(|| bad(format!("the variable {name} is not set")))?)
+        }
+        (None, None, None | Some("env")) => variable(&id),
+        _ => None,
+    };
+    let value = match from_env {
+        Some(value) => value,
+        None => {
+            let path = file.unwrap_or_else(|| id.clone());
+            std::fs::read(&path).map_err(|e| bad(format!("{path}: {e}")))?
+        }
+    };
+    if value.len() > MAX_SECRET {
+        return Err(bad(format!("it has {} bytes; {MAX_SECRET} are the most", value.len())));
+    }
+    Ok((id, value))
+}
+
+/// Reads `default|id[=path[,path]]`. Paths are sockets of agents, or private keys; with none, it is the caller's
+/// own agent.
+fn agent(text: &str) -> Result<(String, AgentSource), Failure> {
+    let bad = |what: String| Failure::usage(format!("--ssh {text}: {what}"));
+    let (id, paths) = text.split_once('=').map_or((text, None), |(id, paths)| (id, Some(paths)));
+    let paths: Vec<PathBuf> = match paths {
+        Some(paths) => paths.split(',').map(PathBuf::from).collect(),
+        None => {
+            let own = std::env::var_os("SSH_AUTH_SOCK").filter(|s| !s.is_empty());
+            let own = own.ok_or_else(|| {
+                bad("there is no SSH_AUTH_SOCK".into())
+                    .help("start an ssh-agent and add a key, or give a key: --ssh default=FILE")
+            })?;
+            vec![own.into()]
+        }
+    };
+    let mut keys = Vec::new();
+    for path in &paths {
+        let fail = |e: std::io::Error| bad(format!("{}: {e}", path.display()));
+        let path = std::fs::canonicalize(path).map_err(fail)?;
+        let kind = std::fs::metadata(&path).map_err(fail)?.file_type();
+        if std::os::unix::fs::FileTypeExt::is_socket(&kind) {
+            if paths.len() > 1 {
+                return Err(bad("one socket stands alone".into()).help("give each an id of its own"));
+            }
+            return Ok((id.to_string(), AgentSource::Socket(path)));
+        }
+        let bytes = std::fs::read(&path).map_err(fail)?;
+        keys.push(PrivateKey::parse(&bytes).map_err(|e| bad(format!("{}: {e}", path.display())))?);
+    }
+    Ok((id.to_string(), AgentSource::Keys(keys)))
+}
+
+/// The resolver file for commands. Where only systemd's local stub is named, the file with the real servers.
+fn resolv_conf() -> String {
+    let read = |p: &str| std::fs::read_to_string(p).unwrap_or_default();
+    let own = read("/etc/resolv.conf");
+    let mut servers = own.lines().filter_map(|l| l.trim().strip_prefix("nameserver")).map(str::trim).peekable();
+    if servers.peek().is_some() && servers.all(|s| s == "127.0.0.53") {
+        let real = read("/run/systemd/resolve/resolv.conf");
+        if !real.is_empty() {
+            return real;
+        }
+    }
+    own
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_limits_and_volumes() {
+        let text = |s: &str| s.to_string();
+        assert_eq!(host("a:10.0.0.1").unwrap(), (text("a"), text("10.0.0.1")));
+        assert_eq!(host("a=[::1]").unwrap(), (text("a"), text("::1")));
+        assert_eq!(host("a:::1").unwrap(), (text("a"), text("::1")));
+        assert_eq!(host("gate:host-gateway").unwrap(), (text("gate"), text("127.0.0.1")));
+        let limit = ulimit("nofile=16:32").unwrap();
+        assert_eq!((limit.name.as_str(), limit.soft, limit.hard), ("RLIMIT_NOFILE", 16, 32));
+        let (path, v) = volume("/:/host:ro").unwrap();
+        assert_eq!((path, v.target.as_str(), v.read_only), (PathBuf::from("/"), "/host", true));
+        assert_eq!(annotation("manifest:a.b=c=d").unwrap(), (text("a.b"), text("c=d")));
+        for (given, want) in [
+            (host("a").map(drop), "no address"),
+            (host("a:b").map(drop), "`b` is not an address"),
+            (ulimit("nofiel=1").map(drop), "did you mean `nofile`"),
+            (ulimit("nofile=3:2").map(drop), "above the hard one"),
+            (volume("/nowhere-at-all:/x").map(drop), "No such file"),
+            (volume("/:relative").map(drop), "absolute"),
+            (annotation("index:a=b").map(drop), "has a manifest only"),
+        ] {
+            let f = given.unwrap_err();
+            let all = format!("{} {}", f.message, f.help.unwrap_or_default());
+            assert!(all.contains(want), "{want}: {all}");
+        }
+    }
+}

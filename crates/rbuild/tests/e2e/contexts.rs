@@ -1,0 +1,104 @@
+//! Contexts that are not the directory at hand: archives and Dockerfiles on standard input, named contexts.
+
+use crate::lab::{Lab, exists};
+
+const COPY_ALL: &str = "FROM scratch\nCOPY . /\n";
+
+#[test]
+fn a_context_arrives_as_a_tar_of_any_compression() {
+    let lab = Lab::bare();
+    lab.write("Dockerfile", "FROM scratch\nCOPY sub /\n").write("sub/a", "one").write("other/Dockerfile", COPY_ALL);
+    for pack in ["cat", "gzip", "bzip2", "xz", "zstd -q"] {
+        let out = lab.path("out");
+        lab.sh(&format!("rm -rf $LAB/out; tar -c . | {pack} | $RB build --output $LAB/out -")).ok();
+        assert_eq!(std::fs::read_to_string(out.join("a")).unwrap(), "one", "{pack}");
+        assert!(!exists(out.join("Dockerfile")));
+    }
+    // -f names a file of the archive; ignore files do not apply to it.
+    lab.write(".dockerignore", "*\n");
+    lab.sh("rm -rf $LAB/out; tar -c . | $RB build -f other/Dockerfile --output $LAB/out -").ok();
+    assert!(exists(lab.path("out/sub/a")) && exists(lab.path("out/.dockerignore")));
+    lab.sh("tar -c . | $RB build -f missing -").fails(1, &["the Dockerfile missing"]);
+    // Nothing of it stays in the store.
+    let left = std::fs::read_dir(lab.store().join("tmp")).unwrap().count();
+    assert_eq!(left, 0, "the archive's files are still there");
+}
+
+#[test]
+fn a_dockerfile_arrives_alone_or_beside_a_directory() {
+    let lab = Lab::bare();
+    lab.write("f", "content").write(".dockerignore", "hidden\n").write("hidden", "x");
+    lab.sh("printf 'FROM scratch\\nCOPY <<A /a\\nalone\\nA\\n' | $RB build --output $LAB/out -").ok();
+    assert_eq!(lab.read("out/a"), "alone\n");
+    lab.sh("printf 'FROM scratch\\nCOPY . /\\n' | $RB build -f - --output $LAB/out2 .").ok();
+    assert!(exists(lab.path("out2/f")) && !exists(lab.path("out2/hidden")));
+    lab.sh("printf 'FROM scratch\\nCOPY f /\\n' | $RB build -").fails(1, &["there is no build context"]);
+    lab.sh("printf x | $RB build -f - -").fails(2, &["both the context and the Dockerfile"]);
+    lab.sh("printf 'FROM scratch\\n' | $RB build -f Dockerfile -").fails(2, &["-f Dockerfile names another"]);
+    lab.sh("printf '' | $RB build -").fails(2, &["empty"]);
+}
+
+#[test]
+fn source_date_epoch_may_be_the_newest_file_of_the_archive() {
+    let lab = Lab::bare();
+    lab.write("Dockerfile", COPY_ALL).write("f", "x");
+    lab.sh("touch -d @1000000 f Dockerfile .; tar -c . | $RB build --build-arg SOURCE_DATE_EPOCH=context -t x -").ok();
+    let json = lab.rbuild(["inspect", "x"]).ok().stdout;
+    assert!(json.contains("1970-01-12T13:46:40Z"), "{json}");
+}
+
+#[test]
+fn a_named_directory_takes_the_place_of_stages_images_and_copies() {
+    let lab = Lab::new();
+    lab.write("extra/f", "named").write("extra/skip", "x").write("extra/.dockerignore", "skip\n");
+    lab.write("Dockerfile", "FROM scratch\nCOPY --from=extra . /\n");
+    let context = "extra=extra";
+    lab.sh(&format!("$RB build --build-context {context} --output $LAB/out .")).ok();
+    assert_eq!(lab.read("out/f"), "named");
+    assert!(!exists(lab.path("out/skip")));
+    // A stage, whose own lines do not count; and one that stands on it.
+    let file = "FROM nowhere AS extra\nRUN false\nFROM extra\nCOPY --from=extra f /g\n";
+    let out = lab.build_local(file, &["--build-context", context]);
+    assert!(exists(out.join("f")) && exists(out.join("g")));
+    // A mount.
+    let file = "FROM busybox\nRUN --mount=from=extra,target=/m cat /m/f > /o && test ! -e /m/skip\n";
+    let out = lab.build_local(file, &["--build-context", context]);
+    assert_eq!(std::fs::read_to_string(out.join("o")).unwrap(), "named");
+    // What it holds counts for the cache.
+    assert_eq!(lab.build(file, &["--build-context", context]).ok().steps(), (0, 1));
+    lab.write("extra/f", "changed");
+    assert_eq!(lab.build(file, &["--build-context", context]).ok().steps(), (1, 0));
+    lab.build(file, &["--build-context", "extra=nowhere"]).fails(2, &["--build-context extra=nowhere"]);
+}
+
+#[test]
+fn a_named_image_comes_from_the_store_or_from_a_layout() {
+    let lab = Lab::new();
+    lab.build("FROM busybox\nENV A=from-image\nRUN echo one > /mark\n", &["-t", "real:1"]).ok();
+    let file = "FROM base\nRUN echo $A >> /mark\n";
+    let out = lab.build_local(file, &["--build-context", "base=docker-image://real:1"]);
+    assert_eq!(std::fs::read_to_string(out.join("mark")).unwrap(), "one\nfrom-image\n");
+    lab.sh(
+        "$RB save --format oci-archive -o $LAB/l.tar real:1 && mkdir $LAB/layout && tar -C $LAB/layout -xf $LAB/l.tar",
+    )
+    .ok();
+    // In a store that has never seen the image.
+    lab.write("Dockerfile", file);
+    let build = |context: &str| {
+        lab.sh(&format!(
+            "RBUILD_ROOT=$LAB/other $RB build --build-context base=oci-layout://{context} --output $LAB/out2 ."
+        ))
+    };
+    build("$LAB/layout").ok();
+    assert_eq!(lab.read("out2/mark"), "one\nfrom-image\n");
+    let manifest = lab.sh("sed 's/.*\"digest\":\"\\([^\"]*\\)\".*/\\1/' $LAB/layout/index.json").ok().stdout;
+    build(&format!("$LAB/layout@{}", manifest.trim())).ok();
+    build("$LAB/layout:nine").fails(1, &["has no image `nine`"]);
+    build("$LAB/nowhere").fails(1, &["the OCI layout"]);
+    lab.sh("RBUILD_ROOT=$LAB/other $RB prune -a").ok();
+    // The same directory for `load`.
+    let loaded = lab.sh("RBUILD_ROOT=$LAB/third $RB load -i $LAB/layout").ok();
+    assert_eq!(loaded.stdout, "Loaded image: real:1\n");
+    let out = lab.build_local("FROM base\nCOPY Dockerfile /\n", &["--build-context", "base=docker-image://scratch"]);
+    assert_eq!(std::fs::read_dir(out).unwrap().count(), 1);
+}

@@ -1,0 +1,182 @@
+//! What a command finds around itself beyond its file system: agents, caches, hosts, limits, volumes, rights.
+
+use crate::lab::{Lab, exists};
+
+fn read_o(lab: &Lab, instruction: &str, args: &[&str]) -> String {
+    let args = [&["--no-cache"], args].concat();
+    let out = lab.build_local(&format!("FROM busybox\n{instruction}\n"), &args);
+    std::fs::read_to_string(out.join("o")).unwrap()
+}
+
+#[test]
+fn hosts_limits_shared_memory_and_the_host_name() {
+    let lab = Lab::new();
+    let hosts = read_o(&lab, "RUN cp /etc/hosts /o", &["--add-host", "db:10.1.2.3", "--add-host=six=[::5]"]);
+    assert!(hosts.contains("10.1.2.3\tdb\n") && hosts.contains("::5\tsix\n"), "{hosts}");
+    let limits = read_o(&lab, "RUN ulimit -n > /o; ulimit -Hn >> /o", &["--ulimit", "nofile=100:200"]);
+    assert_eq!(limits, "100\n200\n");
+    let shm = "RUN df -k /dev/shm | awk 'END{print $2}' > /o";
+    assert_eq!(read_o(&lab, shm, &[]), "65536\n");
+    assert_eq!(read_o(&lab, shm, &["--shm-size", "1m"]), "1024\n");
+    let name = read_o(&lab, "RUN hostname > /o", &["--build-arg", "BUILDKIT_SANDBOX_HOSTNAME=mine"]);
+    assert_eq!(name, "mine\n");
+    lab.build("FROM busybox\nRUN true\n", &["--ulimit", "nofile=1:99999999999"]).fails(2, &["is the most"]);
+    // An address may change from day to day; the step is the same.
+    let file = "FROM busybox\nRUN cat /etc/hosts\n";
+    lab.build(file, &["--add-host", "db:10.1.2.3"]).ok();
+    assert_eq!(lab.build(file, &["--add-host", "db:10.9.9.9"]).ok().steps(), (0, 1));
+    assert_eq!(lab.build(file, &["--add-host", "other:10.9.9.9"]).ok().steps(), (1, 0));
+}
+
+#[test]
+fn volumes_are_seen_by_every_command_and_stay_out_of_the_image() {
+    let lab = Lab::new();
+    lab.write("shared/in", "from outside");
+    let volume = format!("{}/shared:/deep/mnt", lab.ctx().display());
+    let file = "FROM busybox\nRUN cat /deep/mnt/in > /o && echo back > /deep/mnt/out\n";
+    let out = lab.build_local(file, &["-v", &volume]);
+    assert_eq!(std::fs::read_to_string(out.join("o")).unwrap(), "from outside");
+    assert!(!exists(out.join("deep")));
+    assert_eq!(lab.read("ctx/shared/out"), "back\n");
+    let read_only = format!("{volume}:ro");
+    lab.build("FROM busybox\nRUN echo x > /deep/mnt/no\n", &["-v", &read_only]).fails(1, &["Read-only"]);
+}
+
+#[test]
+fn insecure_commands_need_leave() {
+    let lab = Lab::new();
+    let step = "RUN --security=insecure mount -t tmpfs x /mnt && echo mounted > /o && test -w /proc/sys/kernel";
+    lab.build(&format!("FROM busybox\n{step}\n"), &[]).fails(2, &["--allow security.insecure", "Dockerfile:2:16"]);
+    assert_eq!(read_o(&lab, step, &["--allow", "security.insecure"]), "mounted\n");
+    lab.build("FROM busybox\nRUN --security=sandbox mount -t tmpfs x /mnt\n", &["--allow", "security.insecure"])
+        .fails(1, &["exited with code"]);
+}
+
+#[test]
+fn caches_begin_with_files_show_a_part_and_are_one_or_many() {
+    let lab = Lab::new();
+    let seeded = "FROM busybox AS seed\nRUN mkdir /s && echo first > /s/f && chown 7 /s/f\nFROM busybox\n\
+                  RUN --mount=type=cache,id=s,from=seed,source=/s,target=/c stat -c %u /c/f > /o && cat /c/f >> /o && echo more > /c/f\n";
+    let read = |out: std::path::PathBuf| std::fs::read_to_string(out.join("o")).unwrap();
+    assert_eq!(read(lab.build_local(seeded, &[])), "7\nfirst\n");
+    assert_eq!(read(lab.build_local(seeded, &["--no-cache-filter", "1"])), "7\nmore\n");
+    // A part of a cache, which cannot be left by a link in it.
+    let part = "RUN --mount=type=cache,id=p,target=/c mkdir -p /c/in && echo p > /c/in/f && ln -sfn / /c/up";
+    read_o(&lab, &format!("{part}; touch /o"), &[]);
+    let show = "RUN --mount=type=cache,id=p,source=/in,target=/c cp /c/f /o";
+    assert_eq!(read_o(&lab, show, &[]), "p\n");
+    let escape = "RUN --mount=type=cache,id=p,source=/up,target=/c ls /c > /o";
+    assert_eq!(read_o(&lab, escape, &[]), "in\nup\n");
+    // Private: the second user at the same time has one of its own.
+    let wait = "n=0; while [ ! -e /meet/$OTHER ]; do sleep 0.1; n=$((n+1)); [ $n -lt 200 ] || exit 1; done";
+    let stage = |own: &str, other: &str| {
+        format!(
+            "FROM busybox AS {own}\nENV OTHER={other}\n\
+             RUN --mount=type=cache,target=/meet --mount=type=cache,id=x,target=/x,sharing=private \
+             echo {own} > /x/{own}; touch /meet/{own}; {wait}; ls /x > /o\n"
+        )
+    };
+    let file =
+        format!("{}{}FROM scratch\nCOPY --from=a /o /a\nCOPY --from=b /o /b\n", stage("a", "b"), stage("b", "a"));
+    let out = lab.build_local(&file, &["--jobs", "2"]);
+    let of = |name: &str| std::fs::read_to_string(out.join(name)).unwrap();
+    assert_eq!((of("a"), of("b")), ("a\n".into(), "b\n".into()));
+    // The same locked cache twice in one command, and in another order in a second one: nobody waits for ever.
+    let twice = "FROM busybox AS a\nRUN --mount=type=cache,id=l,target=/1,sharing=locked --mount=type=cache,id=l,target=/2,sharing=locked touch /1/f && ls /2\n\
+                 FROM busybox AS b\nRUN --mount=type=cache,id=m,target=/1,sharing=locked --mount=type=cache,id=l,target=/2,sharing=locked sleep 0.2\n\
+                 FROM busybox AS c\nRUN --mount=type=cache,id=l,target=/1,sharing=locked --mount=type=cache,id=m,target=/2,sharing=locked sleep 0.2\n\
+                 FROM scratch\nCOPY --from=a /etc/passwd /a\nCOPY --from=b /etc/passwd /b\nCOPY --from=c /etc/passwd /c\n";
+    lab.build(twice, &["--jobs", "3"]).ok();
+    // A name space of its own.
+    let count = "RUN --mount=type=cache,target=/n echo x >> /n/f; wc -l < /n/f > /o";
+    assert_eq!(read_o(&lab, count, &[]), "1\n");
+    assert_eq!(read_o(&lab, count, &["--build-arg", "BUILDKIT_CACHE_MOUNT_NS=mine"]), "1\n");
+    assert_eq!(read_o(&lab, count, &[]), "2\n");
+}
+
+/// A program that ends with the test, however that ends.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The machine's own ssh-add for a command, with the libraries that it needs.
+fn ssh_add() -> Vec<&'static str> {
+    let program = ["-v", "/usr/bin/ssh-add:/ssh-add:ro", "-v", "/lib:/lib:ro"];
+    let loader = if exists("/lib64") { &["-v", "/lib64:/lib64:ro"][..] } else { &[] };
+    [&program, loader].concat()
+}
+
+#[test]
+fn an_agent_is_passed_on_and_gone_afterwards() {
+    let lab = Lab::new();
+    lab.sh("for t in ed25519 rsa ecdsa; do ssh-keygen -q -t $t -N '' -C by-$t -f $t; done").ok();
+    let socket = lab.path("sock");
+    let agent = std::process::Command::new("ssh-agent")
+        .args(["-D", "-a", socket.to_str().unwrap()])
+        .stdout(std::process::Stdio::null())
+        .spawn();
+    let _agent = Running(agent.unwrap());
+    lab.sh("n=0; while [ ! -S $LAB/sock ]; do sleep 0.05; n=$((n+1)); [ $n -lt 100 ] || exit 1; done
+            SSH_AUTH_SOCK=$LAB/sock ssh-add -q ed25519")
+        .ok();
+    let tools = ssh_add();
+    let ask = "COPY *.pub /\nRUN --mount=type=ssh,uid=5,mode=0660 echo $SSH_AUTH_SOCK > /o; \
+               stat -c '%u %a %F' $SSH_AUTH_SOCK >> /o; /ssh-add -L >> /o; /ssh-add -T /ed25519.pub";
+    lab.write("Dockerfile", format!("FROM busybox\n{ask}\n"));
+    let out = lab.path("out");
+    let args = [&["build", "--ssh", "default", "--output", out.to_str().unwrap()], &tools[..]].concat();
+    let ran = lab.command(args).env("SSH_AUTH_SOCK", &socket).output().unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    let shown = lab.read("out/o");
+    assert!(shown.starts_with("/run/buildkit/ssh_agent.0\n5 660 socket\nssh-ed25519 "), "{shown}");
+    assert!(!exists(lab.path("out/run/buildkit")));
+    // Keys without an agent: of each kind, and each can sign.
+    let sign = "COPY *.pub /\nRUN --mount=type=ssh,id=k,target=/a.sock for t in ed25519 rsa ecdsa; do /ssh-add -T /$t.pub || exit 1; done; /ssh-add -L > /o";
+    let listed = read_o(&lab, sign, &[&["--ssh", "k=ed25519,rsa,ecdsa"], &tools[..]].concat());
+    assert_eq!(
+        listed.lines().filter_map(|l| l.rsplit(' ').next()).collect::<Vec<_>>(),
+        ["by-ed25519", "by-rsa", "by-ecdsa"]
+    );
+    lab.sh("ssh-keygen -q -t ed25519 -N secret -f locked").ok();
+    lab.build("FROM scratch\n", &["--ssh", "k=locked"]).fails(2, &["has a passphrase"]);
+    lab.build("FROM scratch\n", &["--ssh", "k=Dockerfile"]).fails(2, &["no OpenSSH private key"]);
+    // Not given: the command runs without; required: it does not run.
+    assert_eq!(read_o(&lab, "RUN --mount=type=ssh echo \"[$SSH_AUTH_SOCK]\" > /o", &[]), "[]\n");
+    lab.build("FROM busybox\nRUN --mount=type=ssh,required true\n", &[]).fails(1, &["--ssh default", "Dockerfile:2"]);
+    let no_agent = lab.command(["build", "--ssh", "default"]).env_remove("SSH_AUTH_SOCK").output().unwrap();
+    assert!(String::from_utf8_lossy(&no_agent.stderr).contains("there is no SSH_AUTH_SOCK"));
+}
+
+#[test]
+fn a_foreign_platform_is_built_as_far_as_nothing_has_to_run() {
+    let lab = Lab::bare();
+    lab.write("f", "x");
+    let foreign = if cfg!(target_arch = "s390x") { "linux/amd64" } else { "linux/s390x" };
+    lab.build("FROM scratch\nCOPY f /\n", &["--platform", foreign, "-t", "x"]).ok();
+    let json = lab.rbuild(["inspect", "x"]).ok().stdout;
+    assert!(json.contains(&format!("\"Architecture\": \"{}\"", foreign.trim_start_matches("linux/"))), "{json}");
+    lab.build("FROM scratch\nCOPY f /\nRUN x\n", &["--platform", foreign])
+        .fails(2, &[&format!("this command is for {foreign}"), "qemu-user-static", "Dockerfile:3"]);
+    lab.build("FROM scratch\n", &["--platform", "linux"]).fails(2, &["not a platform"]);
+}
+
+#[test]
+fn times_are_no_later_than_the_epoch_where_that_is_asked_for() {
+    let lab = Lab::new();
+    lab.write("f", "x");
+    let file = "FROM busybox\nCOPY f /\nRUN echo y > /g\nWORKDIR /w\n";
+    let tar = lab.path("x.tar");
+    let output = format!("type=docker,dest={},rewrite-timestamp=true", tar.display());
+    lab.build(file, &["--build-arg", "SOURCE_DATE_EPOCH=1000", "--output", &output, "-t", "x"]).ok();
+    let times = "python3 -c \"import tarfile,json,sys; t=tarfile.open('$LAB/x.tar'); m=json.load(t.extractfile('manifest.json'))\n\
+                 for l in m[0]['Layers'][1:]:\n  [print(e.mtime) for e in tarfile.open(fileobj=t.extractfile(l))]\" | sort -u";
+    assert_eq!(lab.sh(times).ok().stdout, "1000\n");
+    let out = lab.build_local(file, &["--build-arg", "SOURCE_DATE_EPOCH=1000"]);
+    let time = |p: &str| out.join(p).metadata().unwrap().modified().unwrap().elapsed().unwrap().as_secs();
+    assert!(time("f") > 1_000_000_000 && time("w") > 1_000_000_000);
+}
