@@ -261,7 +261,7 @@ fn hosts(run: &RunStep) -> String {
 }
 
 fn environment(run: &RunStep, home: &str) -> Vec<String> {
-    let mut env: Vec<(String, String)> = run.env.list().to_vec();
+    let mut env: Vec<(String, String)> = run.env.iter().cloned().collect();
     let mut default = |name: &str, value: &str| {
         if !env.iter().any(|(k, _)| k == name) {
             env.push((name.to_string(), value.to_string()));

@@ -211,7 +211,7 @@ impl Planner<'_> {
         self.epoch = epoch;
         self.stages_below(target)?;
         let mut state = self.stage(target)?;
-        state.config.config.env = state.env.list().iter().map(|(k, v)| format!("{k}={v}")).collect();
+        state.config.config.env = state.env.iter().map(|(k, v)| format!("{k}={v}")).collect();
         for (k, v) in &self.params.labels {
             state.config.config.labels.insert(k.clone(), v.clone());
         }

@@ -257,7 +257,7 @@ impl RunStep {
         } = self;
         hasher.field("run 2");
         list(hasher, args.iter());
-        list(hasher, env.list().iter().map(|(k, v)| format!("{k}={v}")));
+        list(hasher, env.iter().map(|(k, v)| format!("{k}={v}")));
         hasher.field(cwd).field(user).field(match network {
             Network::Host => "host",
             Network::None => "none",

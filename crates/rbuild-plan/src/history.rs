@@ -3,11 +3,13 @@
 use rbuild_dockerfile::ast::{Command, Heredoc};
 use rbuild_image::{Healthcheck, quote};
 
-pub fn run(args: &[(String, String)], words: &[String]) -> String {
+use crate::scope::Vars;
+
+pub fn run(args: &Vars, words: &[String]) -> String {
     let mut text = String::from("RUN ");
     if !args.is_empty() {
         text.push_str(&format!("|{} ", args.len()));
-        for (k, v) in args {
+        for (k, v) in args.iter() {
             text.push_str(&format!("{k}={v} "));
         }
     }
@@ -92,7 +94,9 @@ mod tests {
     fn shapes_are_the_known_ones() {
         let s = |v: &[&str]| v.iter().map(|s| s.to_string()).collect::<Vec<_>>();
         assert_eq!(quoted_list(&s(&["a b", "c"])), r#"["a b" "c"]"#);
-        let args = [("foo".to_string(), "bar2".to_string()), ("bar".to_string(), "123".to_string())];
+        let mut args = Vars::default();
+        args.set("foo", "bar2");
+        args.set("bar", "123");
         assert_eq!(
             run(&args, &s(&["/bin/sh", "-c", "ls /etc/"])),
             "RUN |2 foo=bar2 bar=123 /bin/sh -c ls /etc/ # buildkit"

@@ -1,28 +1,24 @@
 //! Variables: what is set where, and expanding words with them.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
 use rbuild_dockerfile::ast::Word;
 use rbuild_dockerfile::expand::Lexer;
 use rbuild_dockerfile::{Diagnostic, closest};
+use rpds::{HashTrieMapSync, VectorSync};
 
 /// Named values in the order of their first setting.
 ///
-/// A copy costs nothing until one of the two is changed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Vars(Arc<Content>);
-
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Content {
-    list: Vec<(String, String)>,
+/// A copy shares what is equal: it costs nothing, and a change to either costs no more than its own size.
+#[derive(Debug, Clone, Default)]
+pub struct Vars {
+    list: VectorSync<(String, String)>,
     /// Where in the list a name is.
-    places: HashMap<String, usize>,
+    places: HashTrieMapSync<String, usize>,
 }
 
 impl Vars {
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.places.get(name).map(|i| self.0.list[*i].1.as_str())
+        let place = self.places.get(name)?;
+        self.list.get(*place).map(|(_, value)| value.as_str())
     }
 
     /// A value that is replaced keeps its place. What has no name is not kept.
@@ -30,18 +26,26 @@ impl Vars {
         if name.is_empty() {
             return;
         }
-        let Content { list, places } = Arc::make_mut(&mut self.0);
-        match places.get(name) {
-            Some(i) => list[*i].1 = value.to_string(),
+        let pair = (name.to_string(), value.to_string());
+        match self.places.get(name) {
+            Some(place) => drop(self.list.set_mut(*place, pair)),
             None => {
-                places.insert(name.to_string(), list.len());
-                list.push((name.to_string(), value.to_string()));
+                self.places.insert_mut(name.to_string(), self.list.len());
+                self.list.push_back_mut(pair);
             }
         }
     }
 
-    pub fn list(&self) -> &[(String, String)] {
-        &self.0.list
+    pub fn iter(&self) -> impl Iterator<Item = &(String, String)> {
+        self.list.iter()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.list.len()
     }
 }
 
@@ -68,10 +72,15 @@ pub fn expand_words(
     Ok(got.words)
 }
 
+/// How many warnings say what may have been meant.
+const SUGGESTIONS: usize = 100;
+
 fn warn_unset(word: &Word, unset: &[String], vars: &Vars, warnings: &mut Vec<Diagnostic>) {
     for name in unset {
         let d = Diagnostic::new(word.span, format!("the variable `{name}` is not set here, so it is empty"));
-        warnings.push(match closest(name, vars.list().iter().map(|(k, _)| k.as_str())) {
+        // Nobody reads that many, and looking for likely names takes time.
+        let candidates = if warnings.len() < SUGGESTIONS { vars.len() } else { 0 };
+        warnings.push(match closest(name, vars.iter().take(candidates).map(|(k, _)| k.as_str())) {
             Some(close) => d.help(format!("did you mean `{close}`?")),
             None => d.help(format!("declare it with `ARG {name}` or `ENV {name}=…`")),
         });
@@ -88,7 +97,7 @@ mod tests {
         for (k, v) in [("A", "1"), ("B", "2"), ("A", "3"), ("C", "4")] {
             vars.set(k, v);
         }
-        let list: Vec<String> = vars.list().iter().map(|(k, v)| format!("{k}={v}")).collect();
+        let list: Vec<String> = vars.iter().map(|(k, v)| format!("{k}={v}")).collect();
         assert_eq!(list, ["A=3", "B=2", "C=4"]);
         assert_eq!((vars.get("B"), vars.get("D")), (Some("2"), None));
     }

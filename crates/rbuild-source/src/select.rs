@@ -88,7 +88,7 @@ impl SourceTree<'_> {
         self.walk::<SourceError>(Path::new(""), |_, path, stat| {
             let below_found =
                 found.last().is_some_and(|last| last.stat.kind == Kind::Dir && path.starts_with(&last.path));
-            if !below_found && path.to_str().is_some_and(|p| glob.matches(p)) {
+            if !below_found && glob.matches(&path.to_string_lossy()) {
                 found.push(Selected { path: path.to_path_buf(), name: path.to_path_buf(), kept: true, stat: *stat });
             }
             Ok(())
@@ -115,7 +115,8 @@ impl SourceTree<'_> {
             for dir in &found {
                 let Ok(handle) = self.root.sub(dir) else { continue };
                 for entry in handle.entries()? {
-                    if entry.name.to_str().is_some_and(|n| glob.matches(n)) {
+                    // Bytes that are no text count as one character each.
+                    if glob.matches(&entry.name.to_string_lossy()) {
                         next.push(dir.join(&entry.name));
                     }
                 }

@@ -78,7 +78,7 @@ impl Planner<'_> {
             }
         }
         self.globals.set("TARGETSTAGE", &name);
-        let automatic: Vec<String> = self.globals.list().iter().map(|(k, _)| k.clone()).collect();
+        let automatic: Vec<String> = self.globals.iter().map(|(k, _)| k.clone()).collect();
         for key in automatic {
             if let Some(value) = self.build_arg(&key) {
                 self.globals.set(&key, &value);

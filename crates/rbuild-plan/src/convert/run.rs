@@ -51,13 +51,8 @@ impl Planner<'_> {
         }));
         let script = script(run);
         let (args, shown) = self.run_args(state, run, script.as_ref())?;
-        let mut proxies = Vec::new();
-        for name in PROXY_ARGS {
-            if state.args.get(name).is_none() && state.vars.get(name).is_none() {
-                proxies.extend(self.params.build_args.iter().rev().find(|(k, _)| k == name).cloned());
-            }
-        }
-        let created_by = history::run(state.args.list(), &args);
+        let proxies = self.proxies(state);
+        let created_by = history::run(&state.args, &args);
         let text = format!("RUN {shown}");
         let step = RunStep {
             args,
@@ -80,6 +75,18 @@ impl Planner<'_> {
         };
         self.step(state, Step::Run(step), text, created_by, span);
         Ok(())
+    }
+
+    /// Proxies that were given as build arguments and not declared: programs look for either spelling, so each gives
+    /// both.
+    fn proxies(&self, state: &State) -> Vec<(String, String)> {
+        let given = |name: &str| self.params.build_args.iter().rev().find(|(k, _)| k == name).map(|(_, v)| v.clone());
+        let twin = |name: &str| {
+            let upper = name.to_uppercase();
+            if name == upper { name.to_lowercase() } else { upper }
+        };
+        let undeclared = PROXY_ARGS.iter().filter(|name| state.vars.get(name).is_none());
+        undeclared.filter_map(|name| Some((name.to_string(), given(name).or_else(|| given(&twin(name)))?))).collect()
     }
 
     /// Whether this machine can run the stage's programs at all.

@@ -211,8 +211,11 @@ fn every_field_of_a_step_changes_its_key() {
     assert_eq!(key(base), key(&base.replace("RUN", "# comment\nRUN")));
     let proxied = Parameters { build_args: vec![("HTTP_PROXY".into(), "p".into())], ..params() };
     let mut h = Hasher::new();
-    run(&graph_with(base, &proxied)).key(&mut h);
+    let graph = graph_with(base, &proxied);
+    run(&graph).key(&mut h);
     assert_eq!(h.finish(), key(base));
+    let proxies: Vec<&str> = run(&graph).proxies.iter().map(|(k, _)| k.as_str()).collect();
+    assert_eq!(proxies, ["HTTP_PROXY", "http_proxy"]);
 }
 
 #[test]

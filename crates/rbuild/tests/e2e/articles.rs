@@ -84,3 +84,94 @@ fn a_copy_straight_from_an_image() {
     let out = lab.build_local("FROM scratch\nCOPY --from=nginx:latest /etc/nginx/nginx.conf /nginx.conf\n", &[]);
     assert_eq!(std::fs::read_to_string(out.join("nginx.conf")).unwrap(), "conf\n");
 }
+
+#[test]
+fn a_dotnet_program_restored_published_and_run_by_another_image() {
+    let lab = Lab::new();
+    let dotnet = "case $1 in restore) mkdir -p obj && cp ./*.csproj obj/restored ;; \
+                  publish) while [ $# -gt 0 ]; do [ \"$1\" = --output ] && out=$2; shift; done\n\
+                  mkdir -p \"$out\" && cat ./*.cs obj/restored > \"$out/Site.dll\" ;; esac";
+    stand_in(&lab, "dotnet:2.1-sdk", &[("dotnet", dotnet), ("only-in-sdk", "true")]);
+    stand_in(&lab, "dotnet:2.1-runtime", &[("dotnet", "true")]);
+    lab.write("NuGet.config", "").write("Site.csproj", "<Project/>").write("Program.cs", "class P {}");
+    let file = "FROM dotnet:2.1-sdk AS build-env\n\nWORKDIR /Site\n\nCOPY NuGet.config ./\n\nCOPY Site.csproj ./\n\n\
+                RUN dotnet restore\n\nCOPY . ./\n\n# build\n\
+                RUN dotnet publish --configuration Release --output out --no-restore\n\n# runtime image\n\
+                FROM dotnet:2.1-runtime\n\nWORKDIR /Site\n\nCOPY --from=build-env /Site/out ./\n\n\
+                ENTRYPOINT [\"dotnet\", \"Site.dll\"]\n";
+    let out = lab.build_local(file, &["-t", "site"]);
+    assert_eq!(std::fs::read_dir(out.join("Site")).unwrap().count(), 1);
+    assert_eq!(std::fs::read_to_string(out.join("Site/Site.dll")).unwrap(), "class P {}<Project/>");
+    assert!(!exists(out.join("usr/bin/only-in-sdk")));
+    let json = lab.rbuild(["inspect", "site"]).ok().stdout;
+    assert!(json.contains("\"Site.dll\"") && json.contains("\"WorkingDir\": \"/Site\""), "{json}");
+    // A changed source leaves the restored packages alone: four steps of seven come from the cache.
+    lab.write("Program.cs", "class Q {}");
+    assert_eq!(lab.build(file, &["-t", "site"]).ok().steps(), (3, 5));
+}
+
+#[test]
+fn a_server_from_source_in_one_stage_and_its_files_in_another() {
+    let lab = Lab::new();
+    let made = "mkdir -p /usr/local/nginx/sbin /usr/local/nginx/conf && echo server > /usr/local/nginx/sbin/nginx \
+                && touch /usr/local/nginx/conf/nginx.conf /usr/local/nginx/conf/nginx.conf.default";
+    let curl = "mkdir nginx-1.22.0 && echo \"[ $# -gt 0 ] && touch configured\" > nginx-1.22.0/configure && \
+                chmod +x nginx-1.22.0/configure && tar -czf nginx-1.22.0.tar.gz nginx-1.22.0 && rm -r nginx-1.22.0";
+    let make = format!("[ -e configured ] || exit 1; [ \"$1\" != install ] || {{ {made}; }}");
+    stand_in(&lab, "alpine:latest", &[APK, ("curl", curl), ("make", &make)]);
+    let file = "FROM alpine:latest as relay_nginx\n\
+                RUN mkdir -p /etc/apk /var/cache/apk && echo dl-cdn > /etc/apk/repositories && sed -i 's/dl-cdn/mirror/g' /etc/apk/repositories && \\\n    \
+                apk add --no-cache gcc zlib-dev && \\\n    curl -O http://example.com/nginx-1.22.0.tar.gz && \\\n    \
+                tar xzf nginx-1.22.0.tar.gz && \\\n    cd nginx-1.22.0 && \\\n    ./configure --prefix=/usr/local/nginx && \\\n    \
+                make && make install && \\\n    rm -rf /usr/local/nginx/conf/*.default && \\\n    cd ../ && \\\n    \
+                rm -rf nginx-1.22.0* /var/cache/apk/*\n\n\
+                FROM alpine:latest as alpine_nginx\nRUN apk add --no-cache zlib-dev\n\
+                COPY --from=relay_nginx /usr/local/nginx /usr/local/nginx\nEXPOSE 80\nEXPOSE 443\n\
+                ENTRYPOINT [\"/usr/local/nginx/sbin/nginx\",\"-g\",\"daemon off;\"]\n";
+    let out = lab.build_local(file, &["-t", "server"]);
+    assert!(exists(out.join("usr/local/nginx/conf/nginx.conf")) && exists(out.join("usr/local/nginx/sbin/nginx")));
+    assert!(!exists(out.join("usr/local/nginx/conf/nginx.conf.default")) && !exists(out.join("nginx-1.22.0")));
+    let json = lab.rbuild(["inspect", "server"]).ok().stdout;
+    assert!(json.contains("\"80/tcp\"") && json.contains("\"443/tcp\"") && json.contains("daemon off;"), "{json}");
+}
+
+#[test]
+fn a_blog_generated_in_one_image_and_served_by_another() {
+    let lab = Lab::new();
+    let npm = "case \"$*\" in *-g*) printf '#!/bin/sh\\nmkdir -p public && cp source/*.md public/\\n' > /usr/bin/hexo && chmod +x /usr/bin/hexo ;; \
+               *) mkdir -p node_modules && cp package.json node_modules/ ;; esac";
+    stand_in(&lab, "node:18", &[("npm", npm)]);
+    lab.build(
+        "FROM busybox\nRUN mkdir -p /usr/share/nginx/html\nCMD [\"nginx\"]\n",
+        &["-q", "-t", "nginx:1.24.0-alpine"],
+    )
+    .ok();
+    lab.write("package.json", "{}").write("source/post.md", "# hi").write("verification.txt", "v");
+    let file = "FROM node:18 AS builder\nMAINTAINER blog<blog@example.com>\nENV TZ=Asia/Shanghai\nWORKDIR /app\nCOPY . .\n\
+                RUN npm install && \\\n    npm install hexo-cli -g && \\\n    hexo g && \\\n    cp verification.txt public/\n\n\
+                FROM nginx:1.24.0-alpine\nMAINTAINER blog<blog@example.com>\nENV TZ=Asia/Shanghai\n\
+                COPY --from=builder /app/public/ /usr/share/nginx/html/\n";
+    let out = lab.build_local(file, &["-t", "blog"]);
+    let html = out.join("usr/share/nginx/html");
+    assert!(exists(html.join("post.md")) && exists(html.join("verification.txt")) && !exists(out.join("app")));
+    let json = lab.rbuild(["inspect", "blog"]).ok().stdout;
+    assert!(json.contains("TZ=Asia/Shanghai") && json.contains("\"Author\": \"blog<blog@example.com>\""), "{json}");
+    // The same in one stage brings node along.
+    let one = "FROM node:18\nMAINTAINER blog<blog@example.com>\nWORKDIR /app\nCOPY package*.json ./\n\
+               RUN npm install && npm install hexo-cli -g\nCOPY . .\nRUN hexo g\n\
+               RUN mkdir -p /var/www/html && cp -R public/* /var/www/html\nEXPOSE 80\nCMD [\"nginx\", \"-g\", \"daemon off;\"]\n";
+    let out = lab.build_local(one, &[]);
+    assert!(exists(out.join("var/www/html/post.md")) && exists(out.join("app/node_modules")));
+}
+
+#[test]
+fn the_old_way_in_a_single_stage() {
+    let lab = Lab::new();
+    stand_in(&lab, "golang:1.9-alpine", &[APK, GO]);
+    lab.write("app.go", "package main\n");
+    let file = "FROM golang:1.9-alpine\n\nRUN apk --no-cache add git ca-certificates\n\nWORKDIR /go/src/hello/\n\nCOPY app.go .\n\n\
+                RUN mkdir -p /root && go get -d -v example.com/driver \\\n  && CGO_ENABLED=0 go build -a -o app . \\\n  && cp /go/src/hello/app /root\n\n\
+                WORKDIR /root/\n\nCMD [\"./app\"]\n";
+    let out = lab.build_local(file, &[]);
+    assert!(exists(out.join("root/app")) && exists(out.join("go/src/hello/app.go")));
+}

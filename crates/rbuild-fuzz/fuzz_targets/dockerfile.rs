@@ -1,0 +1,55 @@
+//! Any bytes as a Dockerfile: parsed, checked by every rule, and planned with every image there is.
+#![no_main]
+
+use std::collections::HashMap;
+
+use libfuzzer_sys::fuzz_target;
+use rbuild_dockerfile::lint::{self, Surroundings};
+use rbuild_dockerfile::{Diagnostic, parse};
+use rbuild_image::{Digest, ImageConfig, Platform};
+use rbuild_plan::{BaseImage, Parameters, Plan, plan};
+
+/// Errors point into the file.
+fn inside(errors: &[Diagnostic], length: usize) {
+    assert!(!errors.is_empty());
+    for d in errors {
+        assert!(d.span.start <= d.span.end && d.span.end <= length, "{d:?}");
+    }
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    let file = match parse(bytes) {
+        Ok(file) => file,
+        Err(errors) => return inside(&errors, bytes.len()),
+    };
+    if let Ok(settings) = lint::settings(&file) {
+        let around = Surroundings {
+            base_env: &|_| None,
+            foreign_base: &|_| None,
+            ignored: &|path| path.len() % 2 == 0,
+            automatic: &[],
+        };
+        for warning in lint::check(&file, &around, &settings) {
+            assert!(warning.span.end <= bytes.len());
+        }
+    }
+    let mut images = HashMap::new();
+    let mut config = ImageConfig::empty(&Platform::host());
+    config.config.on_build = vec!["RUN triggered".into()];
+    for _ in 0..64 {
+        match plan(&file, &Parameters::new(Platform::host()), &images) {
+            Ok(Plan::Needs(needs)) => {
+                for need in needs {
+                    images.insert(need.name, BaseImage { manifest: Digest::of(b"image"), config: config.clone() });
+                }
+            }
+            Ok(Plan::Graph(graph)) => {
+                for (i, vertex) in graph.vertices.iter().enumerate() {
+                    assert!(vertex.inputs().iter().all(|input| *input < i), "an input stands after its step");
+                }
+                return;
+            }
+            Err(errors) => return inside(&errors, bytes.len()),
+        }
+    }
+});

@@ -1,0 +1,182 @@
+//! The corners of COPY, ADD and WORKDIR where builders differ, as the reference implementation has them.
+
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
+
+use crate::lab::Lab;
+
+/// The entry of a path: `mode owner name`.
+#[track_caller]
+fn entry<'a>(listing: &'a [String], name: &str) -> &'a str {
+    let found = listing.iter().find(|l| l.split(' ').nth(2) == Some(name));
+    found.unwrap_or_else(|| panic!("{name} is missing in {listing:#?}"))
+}
+
+fn chmod(lab: &Lab, path: &str, mode: u32) {
+    std::fs::set_permissions(lab.ctx().join(path), std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn an_existing_directory_keeps_its_own_and_those_below_take_the_sources() {
+    let lab = Lab::new();
+    lab.write("src/sub/f", "x");
+    chmod(&lab, "src", 0o700);
+    chmod(&lab, "src/sub", 0o701);
+    let listing = lab.build_listing(
+        "FROM busybox AS made\nRUN mkdir -p /dir/sub && chown -R 7:8 /dir && chmod 711 /dir /dir/sub && echo > /dir/sub/f\n\
+         FROM busybox\nRUN mkdir -p -m 750 /old && mkdir -m 750 /old/sub && chown -R 5:6 /old\n\
+         COPY src /old\nCOPY --from=made /dir /new\nCOPY --from=made /dir /old2/\nCOPY --from=made --chown=3:4 /dir /owned\n",
+    );
+    assert_eq!(entry(&listing, "old/"), "750 5:6 old/");
+    assert_eq!(entry(&listing, "old/sub/"), "701 0:0 old/sub/");
+    // A destination that a copied directory makes is root's, whatever the source was; what is below is as it was.
+    assert_eq!(entry(&listing, "new/"), "755 0:0 new/");
+    assert_eq!(entry(&listing, "old2/"), "755 0:0 old2/");
+    assert_eq!(entry(&listing, "new/sub/"), "711 7:8 new/sub/");
+    assert_eq!(entry(&listing, "owned/"), "755 3:4 owned/");
+    assert_eq!(entry(&listing, "owned/sub/"), "711 3:4 owned/sub/");
+}
+
+#[test]
+fn files_and_directories_do_not_take_each_others_place() {
+    let lab = Lab::new();
+    lab.write("d/x", "1").write("x", "2").write("only", "f");
+    let base = "FROM busybox\nRUN mkdir /only && touch /d\n";
+    lab.build(&format!("{base}COPY d/ /d\n"), &[]).fails(1, &["/d is not a directory in the image", "Dockerfile:3"]);
+    lab.build("FROM busybox\nRUN mkdir -p /t/x\nCOPY d /t\n", &[]).fails(1, &["/t/x is a directory in the image"]);
+    // A file goes into a directory of the destination's name.
+    let listing = lab.build_listing(&format!("{base}COPY only /only\n"));
+    assert!(entry(&listing, "only/only").ends_with("0:0 only/only"));
+    // Several files that a pattern finds, and one name for them: the last one stays.
+    lab.write("p/a1", "one").write("p/a2", "two");
+    let out = lab.build_local("FROM scratch\nCOPY p/a* /f\n", &[]);
+    assert_eq!(std::fs::read_to_string(out.join("f")).unwrap(), "two");
+    // A pattern with nothing to find is fine, and so a file can be optional; a plain name is not.
+    lab.build("FROM scratch\nCOPY only non[e] /x/\n", &[]).ok();
+    lab.build("FROM scratch\nCOPY only none /x/\n", &[]).fails(1, &["`none` is not there"]);
+}
+
+#[test]
+fn modes_and_owners_of_what_a_copy_makes_on_the_way() {
+    let lab = Lab::new();
+    lab.write("f", "x");
+    chmod(&lab, "f", 0o644);
+    let listing = lab.build_listing(
+        "FROM busybox\nCOPY --chmod=0777 f /parent/f\nCOPY --chmod=u=rwx,g=,o= f /sym/f\nCOPY --chown=5:6 f /o1/o2/f\n\
+         COPY --chmod=4755 f /set\nUSER 9:9\nCOPY f /user/f\n\
+         WORKDIR /made/by\nWORKDIR user\nRUN mkdir -p /tmp/x\nUSER web\nWORKDIR /named/one\nWORKDIR /tmp/x\n",
+    );
+    for (name, want) in [
+        ("parent/", "777 0:0"),
+        ("parent/f", "777 0:0"),
+        ("sym/f", "700 0:0"),
+        ("o1/", "755 5:6"),
+        ("o1/o2/", "755 5:6"),
+        ("o1/o2/f", "644 5:6"),
+        ("set", "4755 0:0"),
+        ("user/", "755 0:0"),
+        ("user/f", "644 0:0"),
+        ("made/", "755 9:9"),
+        ("made/by/user/", "755 9:9"),
+        ("named/", "755 33:33"),
+        ("named/one/", "755 33:33"),
+        // It was there: the owner stays.
+        ("tmp/x/", "755 9:9"),
+    ] {
+        assert_eq!(entry(&listing, name), format!("{want} {name}"));
+    }
+}
+
+#[test]
+fn special_files_and_attributes() {
+    let lab = Lab::new();
+    lab.write("d/f", "x");
+    let _socket = std::os::unix::net::UnixListener::bind(lab.ctx().join("d/socket")).unwrap();
+    lab.sh("mkfifo d/fifo && chmod 600 d/fifo && setfattr -n user.note -v kept d/f").ok();
+    let out = lab.build_local("FROM scratch\nCOPY d /d\n", &[]);
+    let kind = |n: &str| out.join(n).symlink_metadata().unwrap().file_type();
+    assert!(kind("d/fifo").is_fifo());
+    assert!(kind("d/socket").is_file());
+    let file = "FROM busybox\nCOPY d /d\nRUN --mount=type=bind,target=/ctx [ -p /d/fifo ] && [ ! -S /d/socket ]\n";
+    lab.build(file, &["-t", "x"]).ok();
+    let seen = lab.sh("$RB build -q -o type=tar,dest=$LAB/x.tar . && tar --xattrs --xattrs-include='*' -tvvf $LAB/x.tar d/f; python3 - <<'P'\nimport tarfile, os\nt = tarfile.open(os.environ['LAB'] + '/x.tar')\nprint(t.getmember('d/f').pax_headers)\nP").ok();
+    assert!(seen.stdout.contains("'SCHILY.xattr.user.note': 'kept'"), "{}", seen.stdout);
+}
+
+#[test]
+fn archives_are_known_by_their_content_and_unpacked_where_they_belong() {
+    let lab = Lab::new();
+    lab.write("t/deep/f", "x").write("u/g", "y");
+    chmod(&lab, "t", 0o700);
+    lab.sh(
+        "tar -C t --owner=7 --group=8 -czf plain.txt . && tar -C u -cJf more.tar.xz g && tar -C t -cf implied deep/f \
+         && echo no > fake.tar.gz && mkdir sl && ln -s /real sl/link && mkdir sl2 sl2/link && echo z > sl2/link/file \
+         && tar -C sl2 -cf through.tar link/file && tar -cf hard.tar u/g && ln u/g u/h && tar -cf hard.tar u",
+    )
+    .ok();
+    let listing = lab.build_listing(
+        "FROM busybox\nRUN mkdir -m 751 /dest\nADD plain.txt /dest\nADD plain.txt more.tar.xz /both/\nADD *.tar.xz /wild/\n\
+         ADD implied /implied/\nADD fake.tar.gz /fake\nADD --chown=3:4 plain.txt /owned\nADD --unpack=false plain.txt /packed\n\
+         COPY plain.txt /copied\nADD hard.tar /hard/\n",
+    );
+    for (name, want) in [
+        // The archive's entry for its root says nothing about the destination.
+        ("dest/", "751 0:0"),
+        ("dest/deep/", "755 7:8"),
+        ("dest/deep/f", "644 7:8"),
+        ("both/deep/f", "644 7:8"),
+        ("implied/deep/f", "644 0:0"),
+        ("owned/", "755 3:4"),
+        ("owned/deep/f", "644 3:4"),
+    ] {
+        let line = entry(&listing, name);
+        assert!(line.starts_with(want) || name.ends_with('f'), "{line}");
+        if name != "implied/deep/f" {
+            assert_eq!(line.split(' ').nth(1), want.split(' ').nth(1), "{line}");
+        }
+    }
+    for name in ["both/g", "wild/g", "fake", "packed", "copied", "hard/u/g"] {
+        entry(&listing, name);
+    }
+    assert!(listing.iter().any(|l| l.contains("hard/u/h -> ") || l.contains("hard/u/g -> ")), "{listing:#?}");
+    // Through a link of the image that is absolute: inside of it.
+    let out = lab.build_local("FROM busybox\nRUN mkdir /real && ln -s /real /link\nADD through.tar /\n", &[]);
+    assert_eq!(std::fs::read_to_string(out.join("real/file")).unwrap(), "z\n");
+}
+
+#[test]
+fn ignore_files_take_back_in_what_lies_in_an_ignored_directory() {
+    let lab = Lab::bare();
+    lab.write("a/keep", "1").write("a/drop", "2").write("b.tmp", "3").write("c/d.tmp", "4").write("e", "5");
+    lab.write(".dockerignore", "\u{feff}# a comment\na\n!a/keep\n**/*.tmp\n /e \nDockerfile\n.dockerignore\n");
+    let out = lab.build_local("FROM scratch\nCOPY . /\n", &[]);
+    let listed = lab.sh(&format!("cd {} && find . -type f | sort", out.display())).ok().stdout;
+    assert_eq!(listed, "./a/keep\n");
+    lab.build("FROM scratch\nCOPY Dockerfile /\n", &[]).fails(1, &["leaves it out"]);
+    lab.write(".dockerignore", "!\n");
+    lab.build("FROM scratch\nCOPY . /\n", &[]).fails(1, &["the ignore file"]);
+}
+
+#[test]
+fn a_dockerfile_may_be_a_link_or_in_lower_case_and_have_its_own_ignore_file() {
+    let lab = Lab::bare();
+    lab.write("sub/file", "FROM scratch\nCOPY . /\n").write("seen", "x").write("hidden", "y");
+    symlink("sub/file", lab.ctx().join("dockerfile")).unwrap();
+    lab.write("dockerfile.dockerignore", "hidden\n").write(".dockerignore", "seen\n");
+    let out = lab.path("out");
+    lab.rbuild(["build", "-o", out.to_str().unwrap()]).ok();
+    assert!(out.join("seen").exists() && !out.join("hidden").exists());
+}
+
+#[test]
+fn names_with_blanks_stars_and_other_bytes() {
+    let lab = Lab::bare();
+    lab.write("with blank", "1").write("star*", "2").write("star-not", "3").write("ünïcode", "4").write("-dash", "5");
+    let file = "FROM scratch\nCOPY [\"with blank\", \"/a b\"]\nCOPY star[*] /star\nCOPY ünïcode /\nCOPY -- -dash /d\n";
+    let out = lab.build_local(file, &[]);
+    for (name, content) in [("a b", "1"), ("star", "2"), ("ünïcode", "4"), ("d", "5")] {
+        assert_eq!(std::fs::read_to_string(out.join(name)).unwrap(), content, "{name}");
+    }
+    lab.sh("printf x > \"$(printf 'not-\\377-text')\"").ok();
+    let out = lab.build_local("FROM scratch\nCOPY not* /n/\n", &[]);
+    assert_eq!(std::fs::read_dir(out.join("n")).unwrap().count(), 1);
+}

@@ -1,0 +1,160 @@
+//! The image's own documents, to the last field.
+
+use serde_json::{Value, json};
+
+use crate::lab::{Lab, contents};
+
+/// Configuration and manifest of a built image.
+fn documents(lab: &Lab, image: &str) -> (Value, Value) {
+    let tar = lab.path("documents.tar");
+    lab.rbuild(["save", "-o", tar.to_str().unwrap(), image]).ok();
+    let files = contents(&std::fs::read(&tar).unwrap());
+    let parse = |name: &str| serde_json::from_slice::<Value>(&files[name]).unwrap();
+    let blob = |digest: &str| parse(&format!("blobs/sha256/{}", digest.trim_start_matches("sha256:")));
+    let manifest = blob(parse("index.json")["manifests"][0]["digest"].as_str().unwrap());
+    (blob(manifest["config"]["digest"].as_str().unwrap()), manifest)
+}
+
+const EVERYTHING: &str = r#"ARG BASE=scratch
+FROM ${BASE}
+MAINTAINER somebody
+ARG V=1 W
+ENV A=$V B="b c"
+ENV A=2
+LABEL one=1 two="2 3"
+COPY f dir/
+COPY --chown=1:2 --chmod=600 f g /there/
+COPY <<EOF /inline
+x
+EOF
+ADD f /added
+WORKDIR /w
+WORKDIR sub
+WORKDIR /
+USER 5:6
+EXPOSE 90 80/udp 100-101
+VOLUME /v1 "/v2"
+VOLUME ["/v3"]
+STOPSIGNAL SIGTERM
+SHELL ["/bin/bash", "-c"]
+HEALTHCHECK --interval=5m --timeout=3s --retries=2 CMD curl x
+ONBUILD RUN later
+CMD echo $A "q"
+ENTRYPOINT ["/e", "x y"]
+"#;
+
+#[test]
+fn configuration_and_history_are_exactly_these() {
+    let lab = Lab::bare();
+    lab.write("f", "x").write("g", "y");
+    lab.build(EVERYTHING, &["-t", "x", "--label", "cli=last", "--build-arg", "SOURCE_DATE_EPOCH=1000000000"]).ok();
+    let (config, manifest) = documents(&lab, "x");
+    let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let time = "2001-09-09T01:46:40Z";
+    assert_eq!(
+        config["config"],
+        json!({
+            "User": "5:6",
+            "ExposedPorts": { "100/tcp": {}, "101/tcp": {}, "80/udp": {}, "90/tcp": {} },
+            "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "A=2", "B=b c"],
+            "Entrypoint": ["/e", "x y"],
+            "Cmd": ["/bin/bash", "-c", "echo $A \"q\""],
+            "Healthcheck": { "Test": ["CMD-SHELL", "curl x"], "Interval": 300_000_000_000u64, "Timeout": 3_000_000_000u64, "Retries": 2 },
+            "Volumes": { "/v1": {}, "/v2": {}, "/v3": {} },
+            "WorkingDir": "/",
+            "Labels": { "cli": "last", "one": "1", "two": "2 3" },
+            "StopSignal": "SIGTERM",
+            "ArgsEscaped": true,
+            "OnBuild": ["RUN later"],
+            "Shell": ["/bin/bash", "-c"],
+        })
+    );
+    let outer = |key: &str| config[key].as_str().unwrap().to_string();
+    assert_eq!((outer("architecture"), outer("os"), outer("author")), (arch.into(), "linux".into(), "somebody".into()));
+    assert_eq!(outer("created"), time);
+    assert_eq!(config["rootfs"]["type"], "layers");
+    let history: Vec<(String, bool)> = config["history"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|h| {
+            assert_eq!((h["created"].as_str(), h["comment"].as_str()), (Some(time), Some("buildkit.dockerfile.v0")));
+            (h["created_by"].as_str().unwrap().to_string(), h["empty_layer"].as_bool().unwrap_or(false))
+        })
+        .collect();
+    let want = [
+        ("MAINTAINER somebody", true),
+        ("ARG V=1 W", true),
+        ("ENV A=1 B=b c", true),
+        ("ENV A=2", true),
+        ("LABEL one=1 two=2 3", true),
+        ("COPY f dir/ # buildkit", false),
+        ("COPY --chown=1:2 --chmod=600 f g /there/ # buildkit", false),
+        ("COPY <<EOF /inline # buildkit", false),
+        ("ADD f /added # buildkit", false),
+        ("WORKDIR /w", false),
+        ("WORKDIR /w/sub", false),
+        ("WORKDIR /", true),
+        ("USER 5:6", true),
+        ("EXPOSE [100/tcp 101/tcp 80/udp 90/tcp]", true),
+        ("VOLUME [/v1 /v2]", true),
+        ("VOLUME [/v3]", true),
+        ("STOPSIGNAL SIGTERM", true),
+        ("SHELL [/bin/bash -c]", true),
+        (
+            "HEALTHCHECK {Test:[CMD-SHELL curl x] Interval:5m0s Timeout:3s StartPeriod:0s StartInterval:0s Retries:2}",
+            true,
+        ),
+        ("CMD [\"/bin/bash\" \"-c\" \"echo $A \\\"q\\\"\"]", true),
+        ("ENTRYPOINT [\"/e\" \"x y\"]", true),
+    ];
+    let want: Vec<(String, bool)> = want.iter().map(|(t, e)| (t.to_string(), *e)).collect();
+    assert_eq!(history, want);
+    let layers = manifest["layers"].as_array().unwrap().len();
+    assert_eq!((layers, config["rootfs"]["diff_ids"].as_array().unwrap().len()), (6, 6));
+}
+
+#[test]
+fn commands_show_their_arguments_and_keys_of_a_base_survive() {
+    let lab = Lab::new();
+    lab.write("f", "x");
+    // A base whose configuration has keys that nobody here knows.
+    lab.sh("$RB save -o b.tar busybox && mkdir b && tar -C b -xf b.tar && cd b && python3 - <<'P'\n\
+         import json, hashlib\n\
+         m = json.load(open('manifest.json'))[0]\n\
+         c = json.load(open(m['Config']))\n\
+         c['os.version'] = '1.2'; c['x.own'] = {'deep': [1]}; c['config']['Future'] = 'kept'\n\
+         b = json.dumps(c).encode(); n = 'blobs/sha256/' + hashlib.sha256(b).hexdigest()\n\
+         open(n, 'wb').write(b); m['Config'] = n; m['RepoTags'] = ['odd:1']\n\
+         json.dump([m], open('manifest.json', 'w'))\nP\n\
+         rm index.json oci-layout repositories; tar -cf ../odd.tar * && $RB load -i ../odd.tar")
+        .ok();
+    let file = "FROM odd:1\nARG foo=1\nARG bar\nRUN --mount=type=tmpfs,target=/t echo $foo\nARG foo=2\nRUN [\"echo\", \"a b\"]\n\
+                RUN <<EOF\necho one\necho two\nEOF\nCOPY --from=busybox --link --exclude=x /etc/passwd /p\n";
+    lab.build(file, &["-t", "x", "--build-arg", "bar=3", "--build-arg", "HTTP_PROXY=http://p"]).ok();
+    let (config, _) = documents(&lab, "x");
+    assert_eq!((config["os.version"].as_str(), &config["x.own"]["deep"]), (Some("1.2"), &json!([1])));
+    assert_eq!(config["config"]["Future"], "kept");
+    let history: Vec<&str> =
+        config["history"].as_array().unwrap().iter().filter_map(|h| h["created_by"].as_str()).collect();
+    assert_eq!(
+        history,
+        [
+            "ARG foo=1",
+            "ARG bar=3",
+            "RUN |2 foo=1 bar=3 /bin/sh -c echo $foo # buildkit",
+            "ARG foo=2",
+            "RUN |2 foo=2 bar=3 echo a b # buildkit",
+            "RUN |2 foo=2 bar=3 /bin/sh -c echo one\necho two\n # buildkit",
+            "COPY /etc/passwd /p # buildkit",
+        ]
+    );
+}
+
+#[test]
+fn annotations_are_on_the_manifest() {
+    let lab = Lab::bare();
+    lab.build("FROM scratch\n", &["-t", "x", "--annotation", "a.b=c", "--annotation", "manifest:d=e"]).ok();
+    let (_, manifest) = documents(&lab, "x");
+    assert_eq!(manifest["annotations"], json!({"a.b": "c", "d": "e"}));
+}
