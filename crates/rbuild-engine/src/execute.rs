@@ -302,9 +302,8 @@ impl<'a> Executor<'a> {
 
     fn unpack(&self, id: VertexId, manifest: &Digest) -> Result<()> {
         let started = Instant::now();
-        let mut unpacked = 0;
-        let trees =
-            self.store.unpack_image(&self.work, self.image(manifest)?, &self.request.build_id, |_, _| unpacked += 1)?;
+        let image = self.image(manifest)?;
+        let (trees, unpacked) = self.store.unpack_image(&self.work, image, &self.request.build_id)?;
         if unpacked > 0 {
             let text = format!("unpacking {}", self.prepared.graph.vertices[id].text.trim_start_matches("FROM "));
             self.events.send(Event::Phase { text, seconds: started.elapsed().as_secs_f64() });

@@ -1,12 +1,14 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use rbuild_image::{Digest, MediaType, descriptor, digest_of};
+use rbuild_image::{Descriptor, Digest, MediaType, descriptor, digest_of};
 use rbuild_layer::{Compression, LAYER_FORMAT, LayerError, Limits, Owners, Times, Whiteouts, pack_layer, unpack};
 use rbuild_linux::RootDir;
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Result, StoreError};
 use crate::images::Image;
 use crate::layout::Store;
 use crate::workspace::Workspace;
@@ -99,34 +101,67 @@ impl Store {
         Ok((synced && self.has_tree(&file.tree)?).then_some(file.tree))
     }
 
-    /// The trees of an image, the lowest first; layers that were never unpacked are unpacked now, each once.
-    /// `step` is told before each layer that has to be unpacked: its number, and its compressed bytes.
-    pub fn unpack_image(
+    /// The trees of an image, the lowest first; layers that were never unpacked are unpacked now, each once and
+    /// several side by side. The second part of the answer says how many there were.
+    pub fn unpack_image(&self, work: &Workspace, image: &Image, build: &str) -> Result<(Vec<TreeId>, usize)> {
+        let layers = image.layers()?;
+        let trees: Vec<OnceLock<Result<(TreeId, bool)>>> = layers.iter().map(|_| OnceLock::new()).collect();
+        let next = AtomicUsize::new(0);
+        let failed = AtomicBool::new(false);
+        // Threads of their own: they wait for locks and for the disk, which workers of a pool must not.
+        let worker = || {
+            while let Some(i) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|i| *i < layers.len()) {
+                if failed.load(Ordering::Relaxed) {
+                    return;
+                }
+                let (layer, diff_id) = &layers[i];
+                let tree = self.tree_of_layer(work, image, layer, diff_id, build);
+                failed.fetch_or(tree.is_err(), Ordering::Relaxed);
+                let _ = trees[i].set(tree);
+            }
+        };
+        let others = std::thread::available_parallelism().map_or(1, |n| n.get()).min(layers.len()).saturating_sub(1);
+        std::thread::scope(|scope| {
+            for _ in 0..others {
+                scope.spawn(worker);
+            }
+            worker();
+        });
+        let (mut found, mut unpacked) = (Vec::new(), 0);
+        let mut trees: Vec<_> = trees.into_iter().filter_map(OnceLock::into_inner).collect();
+        if let Some(error) = trees.iter().position(std::result::Result::is_err) {
+            trees.swap(0, error);
+            trees.truncate(1);
+        }
+        for tree in trees {
+            let (tree, made) = tree?;
+            found.push(tree);
+            unpacked += usize::from(made);
+        }
+        Ok((found, unpacked))
+    }
+
+    /// The tree of one layer, and whether it had to be made.
+    fn tree_of_layer(
         &self,
         work: &Workspace,
         image: &Image,
+        layer: &Descriptor,
+        diff_id: &Digest,
         build: &str,
-        mut step: impl FnMut(usize, u64),
-    ) -> Result<Vec<TreeId>> {
-        let mut trees = Vec::new();
-        for (i, (layer, diff_id)) in image.layers()?.into_iter().enumerate() {
-            if let Some(tree) = self.layer_tree(&diff_id)? {
-                trees.push(tree);
-                continue;
-            }
-            let _alone = self.lock_step(&diff_id)?;
-            if let Some(tree) = self.layer_tree(&diff_id)? {
-                trees.push(tree);
-                continue;
-            }
-            step(i, layer.size());
-            let digest = digest_of(&layer).map_err(|e| crate::StoreError::Damaged {
-                what: format!("image {}", image.id.short()),
-                reason: e.to_string(),
-            })?;
-            trees.push(self.unpack_layer(work, &digest, &diff_id, build)?);
+    ) -> Result<(TreeId, bool)> {
+        if let Some(tree) = self.layer_tree(diff_id)? {
+            return Ok((tree, false));
         }
-        Ok(trees)
+        let _alone = self.lock_step(diff_id)?;
+        if let Some(tree) = self.layer_tree(diff_id)? {
+            return Ok((tree, false));
+        }
+        let digest = digest_of(layer).map_err(|e| StoreError::Damaged {
+            what: format!("image {}", image.id.short()),
+            reason: e.to_string(),
+        })?;
+        Ok((self.unpack_layer(work, &digest, diff_id, build)?, true))
     }
 
     fn unpack_layer(&self, work: &Workspace, digest: &Digest, diff_id: &Digest, build: &str) -> Result<TreeId> {
