@@ -11,13 +11,14 @@ use rbuild_store::PackedLayer;
 use crate::error::{BuildError, Result};
 use crate::event::Event;
 use crate::execute::Executor;
+use crate::request::ImageForm;
 
 const COMMENT: &str = "buildkit.dockerfile.v0";
 
 /// Makes the image of the target, or finds it made; gives its manifest.
-pub(crate) fn image(build: &Executor<'_>) -> Result<Digest> {
+pub(crate) fn image(build: &Executor<'_>, form: &ImageForm) -> Result<Digest> {
     let graph = &build.prepared.graph;
-    let key = build.prepared.image_key(&build.done(graph.target).result, build.request);
+    let key = build.prepared.image_key(&build.done(graph.target).result, build.request, form);
     if build.request.parameters.no_cache == NoCache::None
         && let Some(manifest) = build.store.result(&key)?
     {
@@ -27,11 +28,11 @@ pub(crate) fn image(build: &Executor<'_>) -> Result<Digest> {
     chain.reverse();
     let (base, steps) = (chain[0], &chain[1..]);
     let started = Instant::now();
-    let latest = graph.epoch.filter(|_| build.request.rewrite_timestamp);
+    let latest = graph.epoch.filter(|_| form.rewrite_timestamp);
     let packed: Vec<PackedLayer> = steps
         .par_iter()
         .filter_map(|v| build.done(*v).tree.clone())
-        .map(|tree| build.store.pack_tree(&build.work, &tree, latest))
+        .map(|tree| build.store.pack_tree(&build.work, &tree, form.layers, latest))
         .collect::<std::result::Result<_, _>>()?;
     build.events.send(Event::Phase { text: "making layers".into(), seconds: started.elapsed().as_secs_f64() });
 
@@ -42,7 +43,10 @@ pub(crate) fn image(build: &Executor<'_>) -> Result<Digest> {
     if let Step::Image { manifest, .. } = &graph.vertices[base].step {
         let image = build.image(manifest)?;
         for (layer, diff_id) in image.layers()? {
-            layers.push(layer);
+            layers.push(match form.force {
+                true => build.store.repack_layer(&build.work, &layer, &diff_id, form.layers)?.descriptor(),
+                false => layer,
+            });
             config.rootfs.diff_ids.push(diff_id);
         }
         config.history = image.config.history.clone();

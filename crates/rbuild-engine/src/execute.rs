@@ -370,10 +370,10 @@ impl<'a> Executor<'a> {
     }
 
     fn finish(&self) -> Result<Finished> {
-        let manifest = match self.request.wants_image() {
-            true => Some(assemble::image(self)?),
-            false => None,
-        };
+        let mut manifests = Vec::new();
+        for form in self.request.forms() {
+            manifests.push((form, assemble::image(self, &form)?));
+        }
         for output in &self.request.outputs {
             if matches!(output.kind, OutputKind::Local | OutputKind::Tar) {
                 let started = Instant::now();
@@ -382,8 +382,8 @@ impl<'a> Executor<'a> {
                 self.events.send(Event::Phase { text: text.into(), seconds: started.elapsed().as_secs_f64() });
             }
         }
-        let finished = export::publish(self.request, self.store, manifest.as_ref(), &self.events)?;
-        if !self.scheduled.is_empty() || manifest.is_some() {
+        let finished = export::publish(self.request, self.store, &manifests, &self.events)?;
+        if !self.scheduled.is_empty() || !manifests.is_empty() {
             self.store.sync(&self.request.build_id)?;
         }
         Ok(finished)

@@ -12,7 +12,7 @@ use rbuild_store::Store;
 use crate::archive::{self, ArchiveFormat};
 use crate::error::{BuildError, Result};
 use crate::event::{Event, Events};
-use crate::request::{BuildRequest, Destination, Output, OutputKind};
+use crate::request::{BuildRequest, Destination, ImageForm, Output, OutputKind};
 use crate::{Finished, local};
 
 /// Writes the outputs that are files of the result: a directory, or one tar.
@@ -58,20 +58,19 @@ pub(crate) fn write(dest: &Destination, fill: impl FnOnce(&mut dyn Write) -> Res
     }
 }
 
-/// Names the image and writes the archives that are made of it.
+/// Names the first image and writes the archives that are made of each.
 pub(crate) fn publish(
     request: &BuildRequest,
     store: &Store,
-    manifest: Option<&Digest>,
+    manifests: &[(ImageForm, Digest)],
     events: &Events,
 ) -> Result<Finished> {
-    let Some(manifest) = manifest else { return Ok(Finished::default()) };
-    let image = store.image(manifest)?;
+    let Some((_, named)) = manifests.first() else { return Ok(Finished::default()) };
     if request.tags.is_empty() {
-        store.tag(manifest, None)?;
+        store.tag(named, None)?;
     }
     for tag in &request.tags {
-        store.tag(manifest, Some(tag))?;
+        store.tag(named, Some(tag))?;
     }
     for output in &request.outputs {
         let format = match output.kind {
@@ -80,9 +79,11 @@ pub(crate) fn publish(
             OutputKind::Local | OutputKind::Tar | OutputKind::Image => continue,
         };
         let started = Instant::now();
-        let entries = [(image.clone(), request.tags.clone())];
+        let made = manifests.iter().find(|(form, _)| *form == output.form);
+        let (_, manifest) = made.ok_or_else(|| BuildError::other("an output has no image"))?;
+        let entries = [(store.image(manifest)?, request.tags.clone())];
         write(&output.dest, |out| archive::save(store, &entries, format, out))?;
         events.send(Event::Phase { text: "writing the archive".into(), seconds: started.elapsed().as_secs_f64() });
     }
-    Ok(Finished { image: Some((image.id, *manifest)) })
+    Ok(Finished { image: Some((store.image(named)?.id, *named)) })
 }

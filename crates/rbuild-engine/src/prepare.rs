@@ -14,7 +14,7 @@ use crate::error::{BuildError, Result};
 use crate::event::{Event, Events, StepOutcome};
 use crate::export;
 use crate::keys::{self, Contexts, Viewpoint};
-use crate::request::{BuildRequest, OutputKind};
+use crate::request::{BuildRequest, ImageForm, OutputKind};
 
 /// What is known of a vertex before anything runs.
 #[derive(Debug, Clone)]
@@ -120,11 +120,12 @@ fn look_up(graph: &BuildGraph, store: &Store, contexts: &Contexts) -> Result<Vec
 
 impl Prepared {
     /// The key under which the finished image is kept: the target's files, and all that the image says of them.
-    pub(crate) fn image_key(&self, target: &Digest, request: &BuildRequest) -> Digest {
+    pub(crate) fn image_key(&self, target: &Digest, request: &BuildRequest, form: &ImageForm) -> Digest {
         let mut hasher = Hasher::new();
-        hasher.field("image 2").field(target.bytes());
+        hasher.field("image 3").field(target.bytes());
         hasher.field(self.graph.epoch.map_or(String::new(), |e| e.to_string()));
-        hasher.field([u8::from(request.rewrite_timestamp)]);
+        let ImageForm { layers, force, rewrite_timestamp } = form;
+        hasher.field(layers.name()).field([u8::from(*force), u8::from(*rewrite_timestamp)]);
         for (k, v) in &request.annotations {
             hasher.field(k).field(v);
         }
@@ -148,13 +149,13 @@ impl Prepared {
         if request.outputs.iter().any(|o| needs_files(o.kind)) && single.is_none() {
             return Ok(None);
         }
-        let manifest = match request.wants_image() {
-            true => match store.result(&self.image_key(&result, request))? {
-                Some(manifest) => Some(manifest),
+        let mut manifests = Vec::new();
+        for form in request.forms() {
+            match store.result(&self.image_key(&result, request, &form))? {
+                Some(manifest) => manifests.push((form, manifest)),
                 None => return Ok(None),
-            },
-            false => None,
-        };
+            }
+        }
         if let Some(tree) = single {
             let view = store.tree(tree)?;
             for output in request.outputs.iter().filter(|o| needs_files(o.kind)) {
@@ -164,7 +165,7 @@ impl Prepared {
             }
         }
         self.report_hits(events);
-        export::publish(request, store, manifest.as_ref(), events).map(Some)
+        export::publish(request, store, &manifests, events).map(Some)
     }
 
     /// Whether the target is a single step on nothing, so that its own tree is its whole file system.

@@ -2,6 +2,7 @@ use std::fs::File;
 use std::path::PathBuf;
 
 use rbuild_image::Reference;
+use rbuild_layer::LayerForm;
 use rbuild_linux::RootDir;
 use rbuild_plan::Parameters;
 use rbuild_sandbox::Ulimit;
@@ -36,8 +37,6 @@ pub struct BuildRequest {
     pub resolv_conf: String,
     /// Seconds since 1970 when the build began.
     pub now: i64,
-    /// Files in new layers are no later than SOURCE_DATE_EPOCH either.
-    pub rewrite_timestamp: bool,
     /// Names this build in the store's records.
     pub build_id: String,
 }
@@ -77,6 +76,18 @@ pub enum OutputKind {
 pub struct Output {
     pub kind: OutputKind,
     pub dest: Destination,
+    /// Of what is an image.
+    pub form: ImageForm,
+}
+
+/// How an image is made of the same files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ImageForm {
+    pub layers: LayerForm,
+    /// Layers of the base are packed in this form too; else they stay as they came.
+    pub force: bool,
+    /// Files in new layers are no later than SOURCE_DATE_EPOCH.
+    pub rewrite_timestamp: bool,
 }
 
 /// Where an output goes. Directories are held open, so that they can be reached from any mount namespace.
@@ -91,9 +102,20 @@ pub enum Destination {
 }
 
 impl BuildRequest {
-    /// Whether the result has to become an image of the store.
-    pub fn wants_image(&self) -> bool {
-        let files_only = |o: &Output| matches!(o.kind, OutputKind::Local | OutputKind::Tar);
-        !self.tags.is_empty() || self.outputs.is_empty() || !self.outputs.iter().all(files_only)
+    /// The images that the build has to make of its result; the first is the one that gets the names.
+    pub fn forms(&self) -> Vec<ImageForm> {
+        let files_only = |o: &&Output| matches!(o.kind, OutputKind::Local | OutputKind::Tar);
+        let mut images: Vec<&Output> = self.outputs.iter().filter(|o| !files_only(o)).collect();
+        images.sort_by_key(|o| o.kind != OutputKind::Image);
+        let mut forms: Vec<ImageForm> = Vec::new();
+        for output in images {
+            if !forms.contains(&output.form) {
+                forms.push(output.form);
+            }
+        }
+        if forms.is_empty() && (!self.tags.is_empty() || self.outputs.is_empty()) {
+            forms.push(ImageForm::default());
+        }
+        forms
     }
 }

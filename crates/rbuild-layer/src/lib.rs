@@ -16,7 +16,7 @@ mod xattrs;
 
 pub use compress::{Compression, Decoder, detect};
 pub use error::{LayerError, Result};
-pub use pack::{Deletions, LAYER_FORMAT, Packed, Times, pack_layer, pack_tree};
+pub use pack::{Deletions, LAYER_FORMAT, LayerForm, Packed, Times, pack_layer, pack_tree, repack_layer};
 pub use reader::{EntryKind, TarEntry, TarReader, is_tar};
 pub use unpack::{Limits, Owners, Unpacked, Whiteouts, unpack};
 pub use writer::TarWriter;

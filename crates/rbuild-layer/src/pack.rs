@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rbuild_image::{Digest, Hashed};
 use rbuild_linux::{Kind, RootDir, Stat, Timestamp};
 
-use crate::compress::Compression;
+use crate::compress::{Compression, Decoder};
 use crate::error::{LayerError, Result};
 use crate::gzip::ParallelGzip;
 use crate::reader::{EntryKind, TarEntry};
@@ -19,8 +19,25 @@ use crate::xattrs::{OPAQUE, keep_in_layer};
 /// Names the way layer bytes are made. It changes when, and only when, the same tree gives other bytes.
 pub const LAYER_FORMAT: u32 = 1;
 
-const GZIP_LEVEL: u32 = 6;
+const GZIP_LEVEL: i32 = 6;
 const ZSTD_LEVEL: i32 = 3;
+
+/// How a layer is packed. The default is what images have had for ever: gzip at its usual level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct LayerForm {
+    /// Gzip, zstd or none.
+    pub compression: Compression,
+    /// The compression's usual one if not given.
+    pub level: Option<i32>,
+}
+
+impl LayerForm {
+    /// A short name, different for every form: `gzip`, `zstd-19`.
+    pub fn name(&self) -> String {
+        let level = self.level.map_or(String::new(), |l| format!("-{l}"));
+        format!("{}{level}", self.compression.name())
+    }
+}
 
 /// A layer that was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,24 +70,26 @@ impl<W: Write> Write for Encoder<W> {
 }
 
 /// Writes the overlay upper directory `tree` to `out` as an image layer.
-pub fn pack_layer(tree: &RootDir, compression: Compression, times: Times, out: impl Write) -> Result<Packed> {
+pub fn pack_layer(tree: &RootDir, form: LayerForm, times: Times, out: impl Write) -> Result<Packed> {
+    pack(form, out, |encoder| pack_tree(tree, Deletions::Whiteouts, times, encoder))
+}
+
+/// Packs a layer of any compression in another form; what it holds stays the same, byte for byte.
+pub fn repack_layer(layer: impl Read, form: LayerForm, out: impl Write) -> Result<Packed> {
+    pack(form, out, |mut encoder| {
+        let mut decoder = Decoder::new(layer).map_err(LayerError::io("reading the layer"))?;
+        std::io::copy(&mut decoder, &mut encoder).map_err(LayerError::io("repacking the layer"))?;
+        Ok(encoder)
+    })
+}
+
+fn pack<W: Write>(
+    form: LayerForm,
+    out: W,
+    fill: impl FnOnce(Hashed<Encoder<Hashed<W>>>) -> Result<Hashed<Encoder<Hashed<W>>>>,
+) -> Result<Packed> {
     let io = |e| LayerError::io("writing the layer")(e);
-    let compressed = Hashed::new(out);
-    let encoder = match compression {
-        Compression::None => Encoder::Plain(compressed),
-        Compression::Gzip => Encoder::Gzip(ParallelGzip::new(compressed, GZIP_LEVEL).map_err(io)?),
-        Compression::Zstd => {
-            let mut z = zstd::Encoder::new(compressed, ZSTD_LEVEL).map_err(io)?;
-            // One worker or more give the same bytes; none gives others.
-            let workers = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
-            z.multithread(workers).map_err(io)?;
-            Encoder::Zstd(z)
-        }
-        Compression::Bzip2 | Compression::Xz => {
-            return Err(LayerError::Limit(format!("layers are not written as {}", compression.name())));
-        }
-    };
-    let plain = pack_tree(tree, Deletions::Whiteouts, times, Hashed::new(encoder))?;
+    let plain = fill(Hashed::new(encoder(form, Hashed::new(out))?))?;
     let (encoder, diff_id, unpacked) = plain.finish();
     let mut compressed = match encoder {
         Encoder::Plain(w) => w,
@@ -80,6 +99,26 @@ pub fn pack_layer(tree: &RootDir, compression: Compression, times: Times, out: i
     compressed.flush().map_err(io)?;
     let (_, digest, size) = compressed.finish();
     Ok(Packed { diff_id, digest, size, unpacked })
+}
+
+fn encoder<W: Write>(form: LayerForm, out: W) -> Result<Encoder<W>> {
+    let io = |e| LayerError::io("writing the layer")(e);
+    Ok(match form.compression {
+        Compression::None => Encoder::Plain(out),
+        Compression::Gzip => {
+            Encoder::Gzip(ParallelGzip::new(out, form.level.unwrap_or(GZIP_LEVEL).clamp(0, 9) as u32).map_err(io)?)
+        }
+        Compression::Zstd => {
+            let mut z = zstd::Encoder::new(out, form.level.unwrap_or(ZSTD_LEVEL)).map_err(io)?;
+            // One worker or more give the same bytes; none gives others.
+            let workers = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+            z.multithread(workers).map_err(io)?;
+            Encoder::Zstd(z)
+        }
+        Compression::Bzip2 | Compression::Xz => {
+            return Err(LayerError::Limit(format!("layers are not written as {}", form.compression.name())));
+        }
+    })
 }
 
 /// What becomes of the overlay's deletion marks.

@@ -8,8 +8,9 @@
 //!   index.lock             held while index.json is replaced
 //!   oci-layout index.json blobs/sha256/HEX
 //!   trees/ID/fs/           one step's or one layer's files, in overlay form
-//!   trees/ID/layer.json    the layer that was made of it, once something asked
+//!   trees/ID/layer-*.json  the layers that were made of it, one a form, once something asked
 //!   layers/HEX.json        diffID -> tree
+//!   layers/*.repacked      diffID and form -> the layer in that form
 //!   records/HEX.json       cache key -> tree, written after the tree is in place
 //!   results/HEX.json       key of a finished image -> its manifest
 //!   builds/ID.synced       everything that build wrote is on the disk
@@ -23,6 +24,7 @@ mod blobs;
 mod caches;
 mod error;
 mod images;
+mod layers;
 mod layout;
 mod prune;
 mod records;
@@ -32,8 +34,9 @@ mod workspace;
 pub use caches::{CacheMount, CacheUse};
 pub use error::{Result, StoreError};
 pub use images::{Image, NamedImage};
+pub use layers::PackedLayer;
 pub use layout::Store;
 pub use prune::{Freed, Usage};
 pub use records::Record;
-pub use trees::{PackedLayer, TreeId};
+pub use trees::TreeId;
 pub use workspace::Workspace;

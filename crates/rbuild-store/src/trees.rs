@@ -3,8 +3,8 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use rbuild_image::{Descriptor, Digest, MediaType, descriptor, digest_of};
-use rbuild_layer::{Compression, LAYER_FORMAT, LayerError, Limits, Owners, Times, Whiteouts, pack_layer, unpack};
+use rbuild_image::{Descriptor, Digest, digest_of};
+use rbuild_layer::{LayerError, Limits, Owners, Whiteouts, unpack};
 use rbuild_linux::RootDir;
 use serde::{Deserialize, Serialize};
 
@@ -24,27 +24,13 @@ impl TreeId {
         TreeId(format!("s{}", &key.hex()[..24]))
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.0
+    }
+
     /// The tree of a layer by its diffID.
     pub fn of_layer(diff_id: &Digest) -> TreeId {
         TreeId(format!("l{}", &diff_id.hex()[..24]))
-    }
-}
-
-/// The layer that was made of a tree.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PackedLayer {
-    /// The layer format it was made with; another one is made again.
-    format: u32,
-    pub diff_id: Digest,
-    pub digest: Digest,
-    pub size: u64,
-    /// Bytes before compression.
-    pub unpacked: u64,
-}
-
-impl PackedLayer {
-    pub fn descriptor(&self) -> rbuild_image::Descriptor {
-        descriptor(MediaType::ImageLayerGzip, &self.digest, self.size)
     }
 }
 
@@ -157,10 +143,8 @@ impl Store {
         if let Some(tree) = self.layer_tree(diff_id)? {
             return Ok((tree, false));
         }
-        let digest = digest_of(layer).map_err(|e| StoreError::Damaged {
-            what: format!("image {}", image.id.short()),
-            reason: e.to_string(),
-        })?;
+        let digest = digest_of(layer)
+            .map_err(|e| StoreError::Damaged { what: format!("image {}", image.id.short()), reason: e.to_string() })?;
         Ok((self.unpack_layer(work, &digest, diff_id, build)?, true))
     }
 
@@ -180,45 +164,5 @@ impl Store {
         let file = LayerFile { tree: id.clone(), boot: self.boot().to_string(), build: build.to_string() };
         self.write("layers", &format!("{}.json", diff_id.hex()), &file)?;
         Ok(id)
-    }
-
-    /// The layer of a step's tree: made once, kept afterwards. With `latest`, no file in it has a later time, in
-    /// seconds since 1970.
-    pub fn pack_tree(&self, work: &Workspace, tree: &TreeId, latest: Option<i64>) -> Result<PackedLayer> {
-        let dir = format!("trees/{}", tree.0);
-        let document = latest.map_or("layer.json".to_string(), |latest| format!("layer-{latest}.json"));
-        if let Some(packed) = self.packed_layer(&format!("{dir}/{document}"))? {
-            return Ok(packed);
-        }
-        let mut blob = self.new_blob(work)?;
-        let times = latest.map_or(Times::AsIs, Times::AtMost);
-        let packed = pack_layer(&self.tree(tree)?, Compression::Gzip, times, &mut blob)?;
-        let (digest, size) = blob.publish(self)?;
-        let layer =
-            PackedLayer { format: LAYER_FORMAT, diff_id: packed.diff_id, digest, size, unpacked: packed.unpacked };
-        self.write(&dir, &document, &layer)?;
-        Ok(layer)
-    }
-
-    /// The blobs of all layers that were made of the tree in that directory of `trees`.
-    pub(crate) fn packed_blobs(&self, dir: &OsStr) -> Result<Vec<Digest>> {
-        let mut blobs = Vec::new();
-        for entry in self.dir("trees")?.sub(dir)?.entries()? {
-            let name = entry.name.to_string_lossy();
-            if name.starts_with("layer") && name.ends_with(".json") {
-                let path = format!("trees/{}/{name}", dir.to_string_lossy());
-                blobs.extend(self.packed_layer(&path).ok().flatten().map(|p| p.digest));
-            }
-        }
-        Ok(blobs)
-    }
-
-    /// The layer that was made of a tree before, if its bytes are still there.
-    fn packed_layer(&self, document: &str) -> Result<Option<PackedLayer>> {
-        let found: Option<PackedLayer> = self.read_if_any(document)?;
-        match found {
-            Some(p) if p.format == LAYER_FORMAT && self.has_blob(&p.digest)? => Ok(Some(p)),
-            _ => Ok(None),
-        }
     }
 }

@@ -4,8 +4,9 @@ use std::io::IsTerminal;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use rbuild_engine::{Destination, Output, OutputKind};
+use rbuild_engine::{Destination, ImageForm, Output, OutputKind};
 use rbuild_image::Reference;
+use rbuild_layer::Compression;
 use rbuild_linux::RootDir;
 
 use crate::exit::Failure;
@@ -15,8 +16,7 @@ pub struct Parsed {
     pub kind: OutputKind,
     dest: Option<String>,
     pub names: Vec<Reference>,
-    /// Files of new layers are no later than SOURCE_DATE_EPOCH.
-    pub rewrite_timestamp: bool,
+    form: ImageForm,
 }
 
 const TYPES: [&str; 6] = ["local", "tar", "oci", "docker", "image", "registry"];
@@ -43,7 +43,7 @@ const KEYS: [&str; 16] = [
 pub fn parse(text: &str) -> Result<Parsed, Failure> {
     let bad = |what: String| Failure::usage(format!("--output {text}: {what}"));
     let short =
-        |kind, dest: &str| Parsed { kind, dest: Some(dest.into()), names: Vec::new(), rewrite_timestamp: false };
+        |kind, dest: &str| Parsed { kind, dest: Some(dest.into()), names: Vec::new(), form: ImageForm::default() };
     if text == "-" {
         return Ok(short(OutputKind::Tar, "-"));
     }
@@ -56,7 +56,7 @@ pub fn parse(text: &str) -> Result<Parsed, Failure> {
     let mut kind = None;
     let mut dest = None;
     let mut names = Vec::new();
-    let mut rewrite_timestamp = false;
+    let mut form = ImageForm::default();
     for field in &fields {
         let Some((key, value)) = field.split_once('=') else {
             return Err(bad(format!("`{field}` is not of the form key=value")));
@@ -71,10 +71,14 @@ pub fn parse(text: &str) -> Result<Parsed, Failure> {
             }
             // Their default meaning is what is done.
             "tar" if value == "true" => {}
-            "compression" if value == "gzip" => {}
             "oci-mediatypes" if value == "true" => {}
-            "rewrite-timestamp" if value == "true" || value == "false" => rewrite_timestamp = value == "true",
-            "push" | "force-compression" if value == "false" => {}
+            "rewrite-timestamp" => form.rewrite_timestamp = switch(value).map_err(bad)?,
+            "force-compression" => form.force = switch(value).map_err(bad)?,
+            "compression" => form.layers.compression = compression(value).map_err(bad)?,
+            "compression-level" => {
+                form.layers.level = Some(value.parse().map_err(|_| bad(format!("`{value}` is not a level")))?);
+            }
+            "push" if value == "false" => {}
             "mode" if value == "copy" => {}
             known if KEYS.contains(&known) => return Err(bad(format!("`{known}={value}` is not supported yet"))),
             other => {
@@ -87,7 +91,16 @@ pub fn parse(text: &str) -> Result<Parsed, Failure> {
         }
     }
     let Some(kind) = kind else { return Err(bad("it has no type".into()).help("add type=local, tar, oci or docker")) };
-    Ok(Parsed { kind, dest, names, rewrite_timestamp })
+    let levels = match form.layers.compression {
+        Compression::Gzip => 0..=9,
+        Compression::Zstd => 0..=22,
+        _ => 0..=0,
+    };
+    if let Some(level) = form.layers.level.filter(|l| !levels.contains(l)) {
+        let (name, most) = (form.layers.compression.name(), levels.end());
+        return Err(bad(format!("{name} has no level {level}; {most} is its highest")));
+    }
+    Ok(Parsed { kind, dest, names, form })
 }
 
 /// The fields of one CSV record.
@@ -97,6 +110,24 @@ pub fn csv_record(text: &str) -> Result<Vec<String>, String> {
         Some(Ok(record)) => Ok(record.iter().map(str::to_string).collect()),
         Some(Err(e)) => Err(e.to_string()),
         None => Err("it is empty".into()),
+    }
+}
+
+fn switch(value: &str) -> Result<bool, String> {
+    match value {
+        "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        other => Err(format!("`{other}` is neither true nor false")),
+    }
+}
+
+fn compression(name: &str) -> Result<Compression, String> {
+    match name {
+        "gzip" => Ok(Compression::Gzip),
+        "zstd" => Ok(Compression::Zstd),
+        "uncompressed" => Ok(Compression::None),
+        "estargz" => Err("estargz is not supported; gzip, zstd and uncompressed are".into()),
+        other => Err(format!("`{other}` is not a compression; gzip, zstd and uncompressed are")),
     }
 }
 
@@ -127,7 +158,7 @@ impl Parsed {
             (OutputKind::Image, None) => Destination::None,
             // `type=docker` without a file means the local engine, which is the store here.
             (OutputKind::DockerArchive, None) => {
-                return Ok(Output { kind: OutputKind::Image, dest: Destination::None });
+                return Ok(Output { kind: OutputKind::Image, dest: Destination::None, form: self.form });
             }
             (OutputKind::Image, Some(_)) => return Err(Failure::usage("an output of type=image takes no dest")),
             (OutputKind::Local, None) => return Err(Failure::usage("an output of type=local needs dest=DIR")),
@@ -143,7 +174,7 @@ impl Parsed {
             let path = self.dest.as_deref().unwrap_or_default();
             return Err(Failure::usage(format!("the output directory {path} is a file")));
         }
-        Ok(Output { kind: self.kind, dest })
+        Ok(Output { kind: self.kind, dest, form: self.form })
     }
 }
 
@@ -199,7 +230,8 @@ mod tests {
             ("dest=x", "no type"),
             ("type=lcoal,dest=x", "did you mean `local`"),
             ("type=local,dst=x", "did you mean `dest`"),
-            ("type=oci,compression=estargz", "not supported yet"),
+            ("type=oci,compression=estargz", "estargz is not supported"),
+            ("type=oci,compression=gzip,compression-level=12", "9 is its highest"),
             ("type=local,x", "key=value"),
         ] {
             let Err(f) = parse(text) else { panic!("{text}") };

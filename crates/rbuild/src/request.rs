@@ -53,11 +53,9 @@ pub fn asked(args: &BuildArgs, store: &Store) -> Result<Asked, Failure> {
         tags.push(tag.parse().map_err(|e: ReferenceError| Failure::usage(e.to_string()))?);
     }
     let mut outputs = Vec::new();
-    let mut rewrite_timestamp = false;
     for text in &args.output {
         let parsed = output::parse(text)?;
         tags.extend(parsed.names.iter().cloned());
-        rewrite_timestamp |= parsed.rewrite_timestamp;
         outputs.push(parsed.open()?);
     }
     if outputs.iter().filter(|o| matches!(o.dest, Destination::Stdout(_))).count() > 1 {
@@ -82,7 +80,6 @@ pub fn asked(args: &BuildArgs, store: &Store) -> Result<Asked, Failure> {
         jobs: args.jobs.unwrap_or(cores.max(4)),
         resolv_conf: resolv_conf(),
         now,
-        rewrite_timestamp,
         build_id: format!("{now:x}-{:x}", std::process::id()),
     };
     Ok(Asked { request, _arrived: arrived })

@@ -1,5 +1,5 @@
 use super::*;
-use crate::pack::{Deletions, Times, pack_layer, pack_tree};
+use crate::pack::{Deletions, LayerForm, Times, pack_layer, pack_tree};
 use crate::{Compression, TarWriter};
 use std::os::unix::fs::MetadataExt;
 
@@ -165,7 +165,7 @@ fn packing_is_deterministic_and_keeps_links() {
     apply(&t, &[file("z", "last"), dir("sub", 0o750), b, link(EntryKind::HardLink, "a", "z")]).unwrap();
     let pack = |compression| {
         let mut out = Vec::new();
-        (pack_layer(&t.root(), compression, Times::AsIs, &mut out).unwrap(), out)
+        (pack_layer(&t.root(), LayerForm { compression, level: None }, Times::AsIs, &mut out).unwrap(), out)
     };
     let (gz, gz_bytes) = pack(Compression::Gzip);
     assert_eq!(gz, pack(Compression::Gzip).0);

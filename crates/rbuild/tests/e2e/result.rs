@@ -158,3 +158,45 @@ fn annotations_are_on_the_manifest() {
     let (_, manifest) = documents(&lab, "x");
     assert_eq!(manifest["annotations"], json!({"a.b": "c", "d": "e"}));
 }
+
+#[test]
+fn one_build_gives_images_in_several_forms() {
+    let lab = Lab::new();
+    lab.write("f", "x".repeat(100_000));
+    let dest = |name: &str, rest: &str| format!("type=oci,dest={}{rest}", lab.path(name).display());
+    let outputs = [
+        dest("gzip.tar", ""),
+        dest("zstd.tar", ",compression=zstd,compression-level=19"),
+        dest("plain.tar", ",compression=uncompressed,force-compression=true"),
+    ];
+    let mut args = vec!["-t", "x"];
+    outputs.iter().for_each(|o| args.extend(["-o", o]));
+    lab.build("FROM busybox\nCOPY f /\n", &args).ok();
+    let mut ids = Vec::new();
+    for (name, base, own) in
+        [("gzip.tar", "tar", "tar+gzip"), ("zstd.tar", "tar", "tar+zstd"), ("plain.tar", "tar", "tar")]
+    {
+        let files = contents(&std::fs::read(lab.path(name)).unwrap());
+        let parse = |name: &str| serde_json::from_slice::<Value>(&files[name]).unwrap();
+        let blob =
+            |d: &Value| parse(&format!("blobs/sha256/{}", d["digest"].as_str().unwrap().trim_start_matches("sha256:")));
+        let manifest = blob(&parse("index.json")["manifests"][0]);
+        let types: Vec<&str> =
+            manifest["layers"].as_array().unwrap().iter().filter_map(|l| l["mediaType"].as_str()).collect();
+        assert_eq!(types, [base, own].map(|t| format!("application/vnd.oci.image.layer.v1.{t}")), "{name}");
+        ids.push(manifest["config"]["digest"].as_str().unwrap().to_string());
+        // Each is read back, and holds the same.
+        let run = format!(
+            "RBUILD_ROOT=$LAB/{name}-store $RB load -i $LAB/{name} && printf 'FROM x\\n' | RBUILD_ROOT=$LAB/{name}-store $RB build -o $LAB/{name}-out -"
+        );
+        lab.sh(&run).ok();
+        assert_eq!(lab.read(&format!("{name}-out/f")).len(), 100_000);
+        lab.sh(&format!("RBUILD_ROOT=$LAB/{name}-store $RB prune -a")).ok();
+    }
+    assert!(ids.iter().all(|id| *id == ids[0]), "the image is the same in every form: {ids:?}");
+    // The base came as a plain tar; in another form its bytes are made anew.
+    let gz = dest("forced.tar", ",force-compression=true");
+    lab.build("FROM busybox\nCOPY f /\n", &["-o", &gz]).ok();
+    let listed = lab.sh("tar -xOf $LAB/forced.tar index.json | grep -c manifest").ok();
+    assert!(listed.stdout.starts_with('1'));
+}

@@ -1,0 +1,113 @@
+//! Layers that were made here: of the trees of steps, and of other layers in another form. Each is made once.
+
+use std::ffi::OsStr;
+
+use rbuild_image::{Descriptor, Digest, MediaType, descriptor, digest_of};
+use rbuild_layer::{Compression, LAYER_FORMAT, LayerError, LayerForm, Packed, Times, pack_layer, repack_layer};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Result, StoreError};
+use crate::layout::Store;
+use crate::trees::TreeId;
+use crate::workspace::Workspace;
+
+/// A layer that was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PackedLayer {
+    /// The layer format it was made with; another one is made again.
+    format: u32,
+    pub diff_id: Digest,
+    pub digest: Digest,
+    pub size: u64,
+    /// Bytes before compression.
+    pub unpacked: u64,
+    media_type: MediaType,
+}
+
+impl PackedLayer {
+    fn new(packed: &Packed, form: LayerForm, digest: Digest, size: u64) -> PackedLayer {
+        let media_type = match form.compression {
+            Compression::None => MediaType::ImageLayer,
+            Compression::Zstd => MediaType::ImageLayerZstd,
+            _ => MediaType::ImageLayerGzip,
+        };
+        let (diff_id, unpacked) = (packed.diff_id, packed.unpacked);
+        PackedLayer { format: LAYER_FORMAT, diff_id, digest, size, unpacked, media_type }
+    }
+
+    pub fn descriptor(&self) -> Descriptor {
+        descriptor(self.media_type.clone(), &self.digest, self.size)
+    }
+}
+
+impl Store {
+    /// The layer of a step's tree. With `latest`, no file in it has a later time, in seconds since 1970.
+    pub fn pack_tree(
+        &self,
+        work: &Workspace,
+        tree: &TreeId,
+        form: LayerForm,
+        latest: Option<i64>,
+    ) -> Result<PackedLayer> {
+        let dir = format!("trees/{}", tree.name());
+        let times = latest.map_or(String::new(), |latest| format!("-{latest}"));
+        let document = format!("layer-{}{times}.json", form.name());
+        if let Some(packed) = self.packed_layer(&format!("{dir}/{document}"))? {
+            return Ok(packed);
+        }
+        let mut blob = self.new_blob(work)?;
+        let packed = pack_layer(&self.tree(tree)?, form, latest.map_or(Times::AsIs, Times::AtMost), &mut blob)?;
+        let (digest, size) = blob.publish(self)?;
+        let layer = PackedLayer::new(&packed, form, digest, size);
+        self.write(&dir, &document, &layer)?;
+        Ok(layer)
+    }
+
+    /// An image's layer in another form.
+    pub fn repack_layer(
+        &self,
+        work: &Workspace,
+        layer: &Descriptor,
+        diff_id: &Digest,
+        form: LayerForm,
+    ) -> Result<PackedLayer> {
+        let document = format!("{}-{}.repacked", diff_id.hex(), form.name());
+        if let Some(packed) = self.packed_layer(&format!("layers/{document}"))? {
+            return Ok(packed);
+        }
+        let source =
+            digest_of(layer).map_err(|e| StoreError::Damaged { what: "descriptor".into(), reason: e.to_string() })?;
+        let mut blob = self.new_blob(work)?;
+        let packed = repack_layer(self.open_blob(&source)?, form, &mut blob)?;
+        if packed.diff_id != *diff_id {
+            let (expected, found) = (diff_id.to_string(), packed.diff_id.to_string());
+            return Err(LayerError::Digest { which: "diffID of the layer", expected, found }.into());
+        }
+        let (digest, size) = blob.publish(self)?;
+        let made = PackedLayer::new(&packed, form, digest, size);
+        self.write("layers", &document, &made)?;
+        Ok(made)
+    }
+
+    /// The blobs of all layers that were made of the tree in that directory of `trees`.
+    pub(crate) fn packed_blobs(&self, dir: &OsStr) -> Result<Vec<Digest>> {
+        let mut blobs = Vec::new();
+        for entry in self.dir("trees")?.sub(dir)?.entries()? {
+            let name = entry.name.to_string_lossy();
+            if name.starts_with("layer") && name.ends_with(".json") {
+                let path = format!("trees/{}/{name}", dir.to_string_lossy());
+                blobs.extend(self.packed_layer(&path).ok().flatten().map(|p| p.digest));
+            }
+        }
+        Ok(blobs)
+    }
+
+    /// A layer that was made before, if its bytes are still there.
+    fn packed_layer(&self, document: &str) -> Result<Option<PackedLayer>> {
+        let found: Option<PackedLayer> = self.read_if_any(document)?;
+        match found {
+            Some(p) if p.format == LAYER_FORMAT && self.has_blob(&p.digest)? => Ok(Some(p)),
+            _ => Ok(None),
+        }
+    }
+}
