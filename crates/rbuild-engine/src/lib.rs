@@ -6,6 +6,7 @@ mod agent;
 mod archive;
 mod assemble;
 mod copy;
+mod copy_out;
 mod error;
 mod event;
 mod execute;
@@ -24,6 +25,7 @@ mod steps;
 mod users;
 
 pub use archive::{ArchiveFormat, save_to};
+pub use copy_out::{CopyTarget, copy_out};
 pub use error::{BuildError, StepFailure};
 pub use event::{Event, Events, StepOutcome};
 pub use execute::Executor;

@@ -20,6 +20,8 @@ pub enum StoreError {
     NoImage(String),
     #[error("`{name}` fits several images: {found}")]
     Ambiguous { name: String, found: String },
+    #[error("there is a container `{0}` already")]
+    NameTaken(String),
     #[error("another rbuild process uses the store")]
     Busy,
 }
@@ -40,6 +42,7 @@ impl StoreError {
             StoreError::NoImage(name) => {
                 Some(format!("bring it in with `rbuild import FILE {name}` or `rbuild load -i FILE`"))
             }
+            StoreError::NameTaken(name) => Some(format!("remove it first: rbuild rm {name}")),
             StoreError::Busy => Some("try again when the other builds are done".into()),
             StoreError::Damaged { .. } | StoreError::NoBlob(_) => {
                 Some("remove the image and bring it in again; `rbuild prune -a` empties the cache".into())

@@ -15,6 +15,7 @@
 //!   results/HEX.json       key of a finished image -> its manifest
 //!   builds/ID.synced       everything that build wrote is on the disk
 //!   mounts/HEX/            one cache mount
+//!   containers/HEX.json    a name for an image, made by `create`
 //!   tmp/ID/ tmp/ID.lock    one process's work in progress; swept when its lock is free
 //! ```
 //! Files appear by rename or not at all. A record counts only if it was written since the last boot, or if its
@@ -22,6 +23,7 @@
 
 mod blobs;
 mod caches;
+mod containers;
 mod error;
 mod images;
 mod layers;
@@ -32,6 +34,7 @@ mod trees;
 mod workspace;
 
 pub use caches::{CacheMount, CacheUse};
+pub use containers::Container;
 pub use error::{Result, StoreError};
 pub use images::{Image, NamedImage};
 pub use layers::PackedLayer;

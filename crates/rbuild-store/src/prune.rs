@@ -88,9 +88,11 @@ impl Store {
     /// The blobs of all images, and the diffIDs of their layers in hexadecimal.
     fn image_content(&self) -> Result<(HashSet<Digest>, HashSet<String>)> {
         let (mut blobs, mut layers) = (HashSet::new(), HashSet::new());
-        for entry in self.images()? {
-            let image = self.image(&entry.manifest)?;
-            blobs.extend([entry.manifest, image.id]);
+        let named = self.images()?.into_iter().map(|entry| entry.manifest);
+        let held = self.containers()?.into_iter().map(|container| container.image);
+        for manifest in named.chain(held) {
+            let image = self.image(&manifest)?;
+            blobs.extend([manifest, image.id]);
             for (layer, diff_id) in image.layers()? {
                 blobs.extend(digest_of(&layer).ok());
                 layers.insert(diff_id.hex());

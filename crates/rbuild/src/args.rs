@@ -39,6 +39,12 @@ pub enum Verb {
     Rmi(RmiArgs),
     /// Give back space
     Prune(PruneArgs),
+    /// Copy files out of an image
+    Cp(CpArgs),
+    /// Name an image for `cp`; nothing runs
+    Create(CreateArgs),
+    /// Remove what `create` made
+    Rm(RmArgs),
     /// Show what the store holds
     Df,
     /// Show what this machine allows, and what to change
@@ -267,9 +273,47 @@ pub struct PruneArgs {
     pub force: bool,
 }
 
-const VERBS: [&str; 14] = [
-    "build", "import", "save", "load", "images", "history", "inspect", "tag", "rmi", "prune", "df", "doctor", "debug",
-    "help",
+#[derive(Args)]
+pub struct CpArgs {
+    /// IMAGE:/path, or the name that `create` gave
+    #[arg(value_name = "IMAGE:PATH")]
+    pub source: String,
+    /// A file or directory; `-` writes a tar to standard output
+    pub dest: String,
+    /// Copy what a link points to
+    #[arg(short = 'L', long)]
+    pub follow_link: bool,
+    /// Owners are the caller's in any case
+    #[arg(short, long, hide = true)]
+    pub archive: bool,
+    #[arg(short, long, hide = true)]
+    pub quiet: bool,
+}
+
+#[derive(Args)]
+pub struct CreateArgs {
+    pub image: String,
+    /// Taken for the sake of scripts; nothing runs
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    pub command: Vec<String>,
+    #[arg(long)]
+    pub name: Option<String>,
+}
+
+#[derive(Args)]
+pub struct RmArgs {
+    #[arg(required = true)]
+    pub containers: Vec<String>,
+    /// No error if there is none
+    #[arg(short, long)]
+    pub force: bool,
+    #[arg(short, long, hide = true)]
+    pub volumes: bool,
+}
+
+const VERBS: [&str; 17] = [
+    "build", "cp", "create", "rm", "import", "save", "load", "images", "history", "inspect", "tag", "rmi", "prune",
+    "df", "doctor", "debug", "help",
 ];
 
 /// Puts the default verb where none was typed, and turns long names (`image ls`, `buildx build`) into short ones.
@@ -288,11 +332,11 @@ pub fn with_verb(mut argv: Vec<OsString>, as_docker: bool) -> Result<Vec<OsStrin
     match first.as_str() {
         "-h" | "--help" | "-V" | "--version" => {}
         "buildx" | "builder" if second == "build" => drop(argv.remove(at)),
-        "image" => {
+        "image" | "container" => {
             argv.remove(at);
             let short = match second.as_str() {
                 "ls" | "list" => "images",
-                "rm" | "remove" => "rmi",
+                "rm" | "remove" if first == "image" => "rmi",
                 other if VERBS.contains(&other) => return Ok(argv),
                 other => return Err(unknown_verb(&format!("image {other}"), as_docker)),
             };

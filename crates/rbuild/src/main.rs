@@ -4,6 +4,7 @@
 mod args;
 mod build;
 mod call;
+mod containers;
 mod context;
 mod debug;
 mod doctor;
@@ -62,6 +63,9 @@ fn run(argv: Vec<std::ffi::OsString>) -> u8 {
         Verb::Tag(args) => images::tag(&root, args),
         Verb::Rmi(args) => images::rmi(&root, args),
         Verb::Prune(args) => images::prune(&root, args),
+        Verb::Create(args) => containers::create(&root, args),
+        Verb::Cp(args) => containers::cp(&root, args),
+        Verb::Rm(args) => containers::rm(&root, args),
         Verb::Df => images::df(&root),
         Verb::Doctor => doctor::doctor(&root),
         Verb::Debug { verb } => debug::debug(verb),

@@ -175,3 +175,34 @@ fn the_old_way_in_a_single_stage() {
     let out = lab.build_local(file, &[]);
     assert!(exists(out.join("root/app")) && exists(out.join("go/src/hello/app.go")));
 }
+
+/// The script of the days before stages: build, copy the program out, build again; `docker` is a link to rbuild.
+#[test]
+fn two_dockerfiles_and_a_container_between_them() {
+    let lab = Lab::new();
+    stand_in(&lab, "golang:1.9-alpine", &[APK, GO]);
+    stand_in(&lab, "alpine:latest", &[APK]);
+    lab.write("app.go", "package main\n");
+    lab.write(
+        "Dockerfile.build",
+        "FROM golang:1.9-alpine\n\nRUN apk --no-cache add git\n\nWORKDIR /go/src/hello\n\nCOPY app.go .\n\n\
+         RUN go get -d -v example.com/driver \\\n  && CGO_ENABLED=0 GOOS=linux go build -a -installsuffix cgo -o app .\n",
+    );
+    lab.write(
+        "Dockerfile.copy",
+        "FROM alpine:latest\n\nRUN apk --no-cache add ca-certificates\n\nWORKDIR /root/\n\nCOPY app .\n\nCMD [\"./app\"]\n",
+    );
+    lab.write(
+        "build.sh",
+        "#!/bin/sh\nset -e\necho Building hello:build\n\ndocker build -t go/hello:build . -f Dockerfile.build\n\n\
+         docker create --name extract go/hello:build\ndocker cp extract:/go/src/hello/app ./app\ndocker rm -f extract\n\n\
+         echo Building hello:2\n\ndocker build --no-cache -t go/hello:2 . -f Dockerfile.copy\nrm ./app\n",
+    );
+    let ran = lab.sh("mkdir path && ln -s $RB path/docker && PATH=$PWD/path:$PATH sh build.sh").ok();
+    let lines: Vec<&str> = ran.stdout.lines().collect();
+    assert_eq!((lines[0], lines[2], lines[3]), ("Building hello:build", "extract", "Building hello:2"));
+    assert_eq!(lines[1].len(), 64);
+    let out = lab.sh("$RB cp go/hello:2:/root/app - | tar -xO app").ok().stdout;
+    assert_eq!(out, "#!/bin/sh\necho Hello World!\n");
+    assert!(!exists(lab.ctx().join("app")));
+}

@@ -120,3 +120,47 @@ fn equal_inputs_give_equal_images_when_time_is_fixed() {
     std::thread::sleep(std::time::Duration::from_millis(1100));
     assert_eq!(first, build(&two));
 }
+
+#[test]
+fn files_come_out_of_images_as_cp_means_it() {
+    let lab = Lab::new();
+    lab.build(
+        "FROM busybox\nRUN mkdir -p /d/sub && echo f > /d/f && echo g > /d/sub/g && ln -s f /d/link && ln -s /d /way\n",
+        &["-t", "x:1"],
+    )
+    .ok();
+    let cp = |from: &str, to: &str| lab.rbuild(["cp", from, lab.path(to).to_str().unwrap()]);
+    cp("x:1:/d/f", "file").ok();
+    assert_eq!(lab.read("file"), "f\n");
+    std::fs::create_dir(lab.path("dir")).unwrap();
+    cp("x:1:/d/f", "dir").ok();
+    cp("x:1:/way/sub/g", "dir/").ok();
+    assert_eq!((lab.read("dir/f"), lab.read("dir/g")), ("f\n".into(), "g\n".into()));
+    // A directory under its own name into one that is there; its contents into a new one, or with `/.`.
+    cp("x:1:/d", "dir").ok();
+    assert_eq!(lab.read("dir/d/sub/g"), "g\n");
+    cp("x:1:/d", "new").ok();
+    cp("x:1:/d/.", "dir").ok();
+    assert_eq!((lab.read("new/f"), lab.read("dir/sub/g")), ("f\n".into(), "g\n".into()));
+    // Links are links, unless asked otherwise.
+    cp("x:1:/d/link", "link").ok();
+    assert!(lab.path("link").symlink_metadata().unwrap().is_symlink());
+    lab.rbuild(["cp", "-L", "x:1:/d/link", lab.path("real").to_str().unwrap()]).ok();
+    assert_eq!(lab.read("real"), "f\n");
+    let listed = lab.sh("$RB cp x:1:/d - | tar -t | sort").ok().stdout;
+    assert_eq!(listed, "d/\nd/f\nd/link\nd/sub/\nd/sub/g\n");
+    cp("x:1:/none", "n").fails(1, &["the image has no /none"]);
+    cp("x:1:/d/f", "missing/").fails(1, &["does not exist"]);
+    cp("y:/d", "n").fails(2, &["names no image or container"]);
+    lab.rbuild(["cp", "file", "x:1:/d"]).fails(2, &["out of images only"]);
+    // A container holds its image until it is removed.
+    let id = lab.rbuild(["create", "--name", "c", "x:1", "sleep", "1"]).ok().stdout;
+    lab.rbuild(["create", "--name", "c", "x:1"]).fails(1, &["a container `c` already"]);
+    lab.rbuild(["rmi", "x:1"]).ok();
+    lab.rbuild(["prune"]).ok();
+    cp("c:/d/f", "again").ok();
+    cp(&format!("{}:/d/f", &id[..12]), "again2").ok();
+    lab.rbuild(["rm", "c"]).ok();
+    lab.rbuild(["rm", "c"]).fails(1, &["no container `c`"]);
+    lab.rbuild(["rm", "-f", "c"]).ok();
+}

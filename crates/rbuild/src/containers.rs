@@ -1,0 +1,93 @@
+//! `create`, `cp` and `rm`: files out of images, the way scripts have always done it.
+
+use std::path::Path;
+
+use rbuild_engine::{CopyTarget, Destination, copy_out};
+use rbuild_image::Digest;
+use rbuild_sandbox::{World, enter};
+use rbuild_store::Store;
+
+use crate::args::{CpArgs, CreateArgs, RmArgs};
+use crate::exit::{Failure, code};
+use crate::{output, print};
+
+pub fn create(root: &Path, args: CreateArgs) -> Result<u8, Failure> {
+    let store = Store::open(root)?;
+    let (_, image) = store.find_image(&args.image)?;
+    let nanos = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_nanos());
+    let salt = format!("{nanos} {}", std::process::id());
+    let container = store.create_container(args.name.as_deref(), &image.manifest_digest, &salt)?;
+    print::out(&format!("{}\n", container.id.hex()));
+    Ok(code::OK)
+}
+
+pub fn rm(root: &Path, args: RmArgs) -> Result<u8, Failure> {
+    let store = Store::open(root)?;
+    let mut missing = 0;
+    for wanted in &args.containers {
+        match store.find_container(wanted)? {
+            Some(container) => {
+                store.remove_container(&container)?;
+                print::out(&format!("{wanted}\n"));
+            }
+            // As docker has it: with -f it is no error that there is nothing.
+            None if args.force => {}
+            None => {
+                print::error(&format!("there is no container `{wanted}`"), None);
+                missing += 1;
+            }
+        }
+    }
+    Ok(if missing == 0 { code::OK } else { code::FAILED })
+}
+
+pub fn cp(root: &Path, args: CpArgs) -> Result<u8, Failure> {
+    let store = Store::open(root)?;
+    let Some((manifest, path)) = source(&store, &args.source)? else {
+        if source(&store, &args.dest)?.is_some() {
+            return Err(Failure::usage("files go out of images only").help("COPY in a Dockerfile brings files in"));
+        }
+        return Err(Failure::usage(format!("`{}` names no image or container and path", args.source))
+            .help("write it like IMAGE:/path"));
+    };
+    let target = match args.dest.as_str() {
+        "-" => CopyTarget::Tar(output::stdout()?),
+        dest => match output::destination(Path::new(dest))? {
+            Destination::Path { base, rest } => CopyTarget::Place { base, rest, ends_with_slash: dest.ends_with('/') },
+            _ => return Err(Failure::usage(format!("`{dest}` is no place to write to"))),
+        },
+    };
+    let world = World { store: root.to_path_buf(), binds: Vec::new() };
+    let ended = enter(&world, |builder| {
+        let copied = builder.map_err(Failure::from).and_then(|_| {
+            let store = store.moved(Path::new(rbuild_sandbox::STORE))?;
+            let image = store.image(&manifest)?;
+            Ok(copy_out(&store, &image, &path, args.follow_link, &target)?)
+        });
+        match copied {
+            Ok(()) => i32::from(code::OK),
+            Err(failure) => i32::from(failure.report()),
+        }
+    })?;
+    Ok(if ended.stopped { code::INTERRUPTED } else { ended.code as u8 })
+}
+
+/// The image and the path that `NAME:PATH` means. Names of images may hold colons themselves.
+fn source(store: &Store, text: &str) -> Result<Option<(Digest, String)>, Failure> {
+    for (at, _) in text.match_indices(':') {
+        let (name, path) = (&text[..at], &text[at + 1..]);
+        if name.is_empty() || path.is_empty() || name.starts_with(['/', '.']) {
+            continue;
+        }
+        if let Some(container) = store.find_container(name)? {
+            return Ok(Some((container.image, path.to_string())));
+        }
+        // A tag has no slash, and what follows an image is a path.
+        if path.starts_with('/')
+            && let Ok((_, image)) = store.find_image(name)
+        {
+            return Ok(Some((image.manifest_digest, path.to_string())));
+        }
+    }
+    Ok(None)
+}
