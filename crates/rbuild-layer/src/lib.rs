@@ -14,7 +14,7 @@ mod unpack;
 mod writer;
 mod xattrs;
 
-pub use compress::{Compression, Decoder, detect};
+pub use compress::{Compression, Decoder, detect, layer_digests};
 pub use error::{LayerError, Result};
 pub use pack::{Deletions, LAYER_FORMAT, LayerForm, Packed, Times, pack_layer, pack_tree, repack_layer};
 pub use reader::{EntryKind, TarEntry, TarReader, is_tar};

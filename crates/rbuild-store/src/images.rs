@@ -72,6 +72,17 @@ impl Store {
             .collect()
     }
 
+    /// Takes entries out of the index.
+    pub(crate) fn forget(&self, gone: &[NamedImage]) -> Result<()> {
+        self.change_index(|entries| {
+            entries.retain(|d| {
+                let name: Option<Reference> = name_of(d).and_then(|n| n.parse().ok());
+                !gone.iter().any(|g| g.name == name && digest(d).is_ok_and(|m| m == g.manifest))
+            });
+            Ok(())
+        })
+    }
+
     /// The image with that manifest.
     pub fn image(&self, manifest_digest: &Digest) -> Result<Image> {
         let bytes = self.read_document(manifest_digest)?;

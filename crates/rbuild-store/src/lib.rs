@@ -31,6 +31,7 @@ mod layout;
 mod prune;
 mod records;
 mod trees;
+mod verify;
 mod workspace;
 
 pub use caches::{CacheMount, CacheUse};
@@ -42,4 +43,5 @@ pub use layout::Store;
 pub use prune::{Freed, Usage};
 pub use records::Record;
 pub use trees::TreeId;
+pub use verify::Checked;
 pub use workspace::Workspace;

@@ -47,6 +47,8 @@ pub enum Verb {
     Rm(RmArgs),
     /// Show what the store holds
     Df,
+    /// Check what the store holds
+    Fsck(FsckArgs),
     /// Show what this machine allows, and what to change
     Doctor,
     /// Plumbing for tests and editors
@@ -224,6 +226,12 @@ pub struct ImagesArgs {
     /// Manifest digests too
     #[arg(long)]
     pub digests: bool,
+    /// dangling=true|false, reference=PATTERN, label=NAME[=VALUE], before=IMAGE or since=IMAGE
+    #[arg(short, long, value_name = "FILTER")]
+    pub filter: Vec<String>,
+    /// `json`, `table TEMPLATE` or a Go template
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
     /// Whole ids
     #[arg(long)]
     pub no_trunc: bool,
@@ -232,6 +240,9 @@ pub struct ImagesArgs {
 #[derive(Args)]
 pub struct HistoryArgs {
     pub image: String,
+    /// `json`, `table TEMPLATE` or a Go template
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
     #[arg(short, long)]
     pub quiet: bool,
     /// Whole texts
@@ -246,6 +257,15 @@ pub struct HistoryArgs {
 pub struct InspectArgs {
     #[arg(required = true)]
     pub images: Vec<String>,
+    /// `json` or a Go template, for each image
+    #[arg(short, long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// Everything is an image
+    #[arg(long = "type", hide = true)]
+    pub kind: Option<String>,
+    /// Read every blob, and compare digests and diffIDs
+    #[arg(long)]
+    pub verify: bool,
 }
 
 #[derive(Args)]
@@ -271,6 +291,13 @@ pub struct PruneArgs {
     /// Nobody is asked in any case
     #[arg(short, long, hide = true)]
     pub force: bool,
+}
+
+#[derive(Args)]
+pub struct FsckArgs {
+    /// Take out what is broken
+    #[arg(long)]
+    pub repair: bool,
 }
 
 #[derive(Args)]
@@ -311,9 +338,9 @@ pub struct RmArgs {
     pub volumes: bool,
 }
 
-const VERBS: [&str; 17] = [
-    "build", "cp", "create", "rm", "import", "save", "load", "images", "history", "inspect", "tag", "rmi", "prune",
-    "df", "doctor", "debug", "help",
+const VERBS: [&str; 18] = [
+    "build", "cp", "create", "rm", "fsck", "import", "save", "load", "images", "history", "inspect", "tag", "rmi",
+    "prune", "df", "doctor", "debug", "help",
 ];
 
 /// Puts the default verb where none was typed, and turns long names (`image ls`, `buildx build`) into short ones.

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use rbuild_image::{Digest, Reference, ReferenceError, human_duration, human_size};
 use rbuild_sandbox::{World, enter};
-use rbuild_store::{Freed, Image, Store};
+use rbuild_store::{Checked, Freed, Image, Store};
 use serde_json::{Value, json};
 
-use crate::args::{HistoryArgs, ImagesArgs, InspectArgs, PruneArgs, RmiArgs, TagArgs};
+use crate::args::{FsckArgs, HistoryArgs, ImagesArgs, InspectArgs, PruneArgs, RmiArgs, TagArgs};
 use crate::exit::{Failure, code};
-use crate::print;
+use crate::{print, template};
 
 fn now() -> i64 {
     std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs() as i64)
@@ -40,43 +40,145 @@ fn layer_size(store: &Store, layer: &rbuild_image::Descriptor) -> Result<u64, Fa
     Ok(store.unpacked_size(&digest)?)
 }
 
+/// One line of `images`.
+struct Listed {
+    name: Option<Reference>,
+    image: Image,
+    size: u64,
+}
+
+impl Listed {
+    fn repository(&self) -> String {
+        self.name.as_ref().map_or("<none>".into(), Reference::familiar_name)
+    }
+
+    fn tag(&self) -> String {
+        self.name.as_ref().and_then(|n| n.tag().map(str::to_string)).unwrap_or("<none>".into())
+    }
+
+    /// The fields that templates know.
+    fn fields(&self, whole_ids: bool) -> Value {
+        let size = human_size(self.size);
+        json!({
+            "Containers": "N/A",
+            "CreatedAt": self.image.config.created.clone().unwrap_or_default(),
+            "CreatedSince": ago(self.image.config.created.as_deref()),
+            "Digest": self.image.manifest_digest.to_string(),
+            "ID": id_text(&self.image.id, whole_ids),
+            "Repository": self.repository(),
+            "SharedSize": "N/A",
+            "Size": size,
+            "Tag": self.tag(),
+            "UniqueSize": "N/A",
+            "VirtualSize": size,
+        })
+    }
+}
+
 pub fn images(root: &Path, args: ImagesArgs) -> Result<u8, Failure> {
     let store = Store::open(root)?;
-    let mut rows = Vec::new();
+    let filters: Vec<Filter> = args.filter.iter().map(|f| Filter::parse(&store, f)).collect::<Result<_, _>>()?;
+    let asks_dangling = filters.iter().any(|f| matches!(f, Filter::Dangling(true)));
+    let mut listed = Vec::new();
     for entry in store.images()? {
         let wanted = match (&args.name, &entry.name) {
             (Some(wanted), Some(name)) => name.familiar_name() == *wanted || name.familiar() == *wanted,
             (Some(_), None) => false,
-            (None, name) => args.all || name.is_some(),
+            (None, name) => args.all || asks_dangling || name.is_some(),
         };
-        if !wanted {
-            continue;
+        if wanted {
+            let image = store.image(&entry.manifest)?;
+            if filters.iter().all(|f| f.passes(entry.name.as_ref(), &image)) {
+                let size = image_size(&store, &image)?;
+                listed.push(Listed { name: entry.name, image, size });
+            }
         }
-        let image = store.image(&entry.manifest)?;
-        let none = || "<none>".to_string();
-        let mut row = vec![
-            entry.name.as_ref().map_or_else(none, Reference::familiar_name),
-            entry.name.as_ref().and_then(|n| n.tag().map(str::to_string)).unwrap_or_else(none),
-        ];
-        if args.digests {
-            row.push(entry.manifest.to_string());
-        }
-        let size = human_size(image_size(&store, &image)?);
-        row.extend([id_text(&image.id, args.no_trunc), ago(image.config.created.as_deref()), size]);
-        rows.push(row);
+    }
+    if let Some(format) = args.format.as_deref().filter(|_| !args.quiet) {
+        let headings = json!({
+            "CreatedAt": "CREATED AT", "CreatedSince": "CREATED", "Digest": "DIGEST", "ID": "IMAGE ID",
+            "Repository": "REPOSITORY", "Size": "SIZE", "Tag": "TAG", "VirtualSize": "SIZE",
+            "Containers": "CONTAINERS", "SharedSize": "SHARED SIZE", "UniqueSize": "UNIQUE SIZE",
+        });
+        let fields: Vec<Value> = listed.iter().map(|l| l.fields(args.no_trunc)).collect();
+        print::out(&template::rows(format, &headings, &fields).map_err(bad_format)?);
+        return Ok(code::OK);
     }
     if args.quiet {
-        let id = if args.digests { 3 } else { 2 };
-        rows.iter().for_each(|r| print::out(&format!("{}\n", r[id])));
+        listed.iter().for_each(|l| print::out(&format!("{}\n", id_text(&l.image.id, args.no_trunc))));
         return Ok(code::OK);
     }
     let mut headings = vec!["REPOSITORY", "TAG"];
-    if args.digests {
-        headings.push("DIGEST");
-    }
+    headings.extend(args.digests.then_some("DIGEST"));
     headings.extend(["IMAGE ID", "CREATED", "SIZE"]);
-    print::out(&print::table(&headings, &rows));
+    let row = |l: &Listed| {
+        let mut row = vec![l.repository(), l.tag()];
+        row.extend(args.digests.then(|| l.image.manifest_digest.to_string()));
+        let created = ago(l.image.config.created.as_deref());
+        row.extend([id_text(&l.image.id, args.no_trunc), created, human_size(l.size)]);
+        row
+    };
+    print::out(&print::table(&headings, &listed.iter().map(row).collect::<Vec<_>>()));
     Ok(code::OK)
+}
+
+fn bad_format(e: String) -> Failure {
+    Failure::usage(format!("--format: {e}")).help("`--format json` shows all fields")
+}
+
+/// One `--filter` of `images`.
+enum Filter {
+    Dangling(bool),
+    Reference(rbuild_source::Glob),
+    Label(String, Option<String>),
+    /// Seconds since 1970.
+    Before(i64),
+    Since(i64),
+}
+
+impl Filter {
+    fn parse(store: &Store, text: &str) -> Result<Filter, Failure> {
+        let bad = |what: &str| Failure::usage(format!("--filter {text}: {what}"));
+        let (key, value) = text.split_once('=').ok_or_else(|| bad("it is not of the form name=value"))?;
+        let created = || -> Result<i64, Failure> {
+            let (_, image) = store.find_image(value)?;
+            Ok(seconds(&image).unwrap_or(0))
+        };
+        Ok(match (key, value) {
+            ("dangling", "true" | "1") => Filter::Dangling(true),
+            ("dangling", "false" | "0") => Filter::Dangling(false),
+            ("reference", pattern) => {
+                let glob = rbuild_source::Glob::new(pattern, false);
+                Filter::Reference(glob.ok_or_else(|| bad("the pattern is not closed"))?)
+            }
+            ("label", label) => match label.split_once('=') {
+                Some((name, value)) => Filter::Label(name.into(), Some(value.into())),
+                None => Filter::Label(label.into(), None),
+            },
+            ("before", _) => Filter::Before(created()?),
+            ("since", _) => Filter::Since(created()?),
+            _ => return Err(bad("there is no such filter").help("dangling, reference, label, before and since")),
+        })
+    }
+
+    fn passes(&self, name: Option<&Reference>, image: &Image) -> bool {
+        match self {
+            Filter::Dangling(wanted) => name.is_none() == *wanted,
+            Filter::Reference(glob) => {
+                name.is_some_and(|n| glob.matches(&n.familiar()) || glob.matches(&n.familiar_name()))
+            }
+            Filter::Label(key, value) => {
+                let found = image.config.config.labels.get(key);
+                found.is_some_and(|f| value.as_ref().is_none_or(|v| v == f))
+            }
+            Filter::Before(time) => seconds(image).is_some_and(|s| s < *time),
+            Filter::Since(time) => seconds(image).is_some_and(|s| s > *time),
+        }
+    }
+}
+
+fn seconds(image: &Image) -> Option<i64> {
+    Some(image.config.created.as_deref()?.parse::<jiff::Timestamp>().ok()?.as_second())
 }
 
 pub fn history(root: &Path, args: HistoryArgs) -> Result<u8, Failure> {
@@ -93,21 +195,27 @@ pub fn history(root: &Path, args: HistoryArgs) -> Result<u8, Failure> {
         if !args.no_trunc && text.chars().count() > 45 {
             text = text.chars().take(44).collect::<String>() + "…";
         }
-        let (when, size) = match args.human {
-            true => (ago(entry.created.as_deref()), human_size(size)),
-            false => (entry.created.clone().unwrap_or_default(), size.to_string()),
-        };
-        rows.push(vec!["<missing>".to_string(), when, text, size, entry.comment.clone()]);
+        let at = entry.created.clone().unwrap_or_default();
+        rows.push(json!({
+            "ID": "<missing>",
+            "CreatedAt": at,
+            "CreatedSince": if args.human { ago(entry.created.as_deref()) } else { at.clone() },
+            "CreatedBy": text,
+            "Size": if args.human { human_size(size) } else { size.to_string() },
+            "Comment": entry.comment,
+        }));
     }
     rows.reverse();
     if let Some(top) = rows.first_mut() {
-        top[0] = id_text(&image.id, args.no_trunc);
+        top["ID"] = id_text(&image.id, args.no_trunc).into();
     }
-    if args.quiet {
-        rows.iter().for_each(|r| print::out(&format!("{}\n", r[0])));
-    } else {
-        print::out(&print::table(&["IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"], &rows));
-    }
+    let headings = json!({
+        "ID": "IMAGE", "CreatedAt": "CREATED AT", "CreatedSince": "CREATED", "CreatedBy": "CREATED BY",
+        "Size": "SIZE", "Comment": "COMMENT",
+    });
+    const USUAL: &str = "table {{.ID}}\t{{.CreatedSince}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}";
+    let format = if args.quiet { "{{.ID}}" } else { args.format.as_deref().unwrap_or(USUAL) };
+    print::out(&template::rows(format, &headings, &rows).map_err(bad_format)?);
     Ok(code::OK)
 }
 
@@ -116,31 +224,61 @@ pub fn inspect(root: &Path, args: InspectArgs) -> Result<u8, Failure> {
     let mut all = Vec::new();
     for wanted in &args.images {
         let (_, image) = store.find_image(wanted)?;
-        let names: Vec<String> = store
-            .images()?
-            .into_iter()
-            .filter(|e| e.manifest == image.manifest_digest)
-            .filter_map(|e| e.name.map(|n| n.familiar()))
-            .collect();
-        let c = &image.config;
-        all.push(json!({
-            "Id": image.id.to_string(),
-            "RepoTags": names,
-            "RepoDigests": [],
-            "Comment": c.history.last().map_or("", |h| h.comment.as_str()),
-            "Created": c.created,
-            "Author": c.author.clone().unwrap_or_default(),
-            "Config": c.config,
-            "Architecture": c.architecture,
-            "Variant": c.variant.clone().unwrap_or_default(),
-            "Os": c.os,
-            "Size": image_size(&store, &image)?,
-            "RootFS": {"Type": "layers", "Layers": c.rootfs.diff_ids},
-        }));
+        if args.verify {
+            store.verify_image(&image)?;
+        }
+        all.push(inspected(&store, &image)?);
     }
-    let text = serde_json::to_string_pretty(&Value::Array(all)).map_err(|e| Failure::new(e.to_string()))?;
-    print::out(&(text + "\n"));
+    let text = match args.format.as_deref() {
+        Some("json") => all.iter().map(|i| format!("{i}\n")).collect(),
+        Some(format) => {
+            all.iter_mut().for_each(fill_in);
+            template::rows(format, &Value::Null, &all).map_err(bad_format)?
+        }
+        None => serde_json::to_string_pretty(&all).map_err(|e| Failure::new(e.to_string()))? + "\n",
+    };
+    print::out(&text);
     Ok(code::OK)
+}
+
+fn inspected(store: &Store, image: &Image) -> Result<Value, Failure> {
+    let names: Vec<String> = store
+        .images()?
+        .into_iter()
+        .filter(|e| e.manifest == image.manifest_digest)
+        .filter_map(|e| e.name.map(|n| n.familiar()))
+        .collect();
+    let c = &image.config;
+    Ok(json!({
+        "Id": image.id.to_string(),
+        "RepoTags": names,
+        "RepoDigests": [],
+        "Parent": "",
+        "Comment": c.history.last().map_or("", |h| h.comment.as_str()),
+        "Created": c.created,
+        "DockerVersion": "",
+        "Author": c.author.clone().unwrap_or_default(),
+        "Config": c.config,
+        "Architecture": c.architecture,
+        "Variant": c.variant.clone().unwrap_or_default(),
+        "Os": c.os,
+        "Size": image_size(store, image)?,
+        "RootFS": {"Type": "layers", "Layers": c.rootfs.diff_ids},
+    }))
+}
+
+/// Fields that the printed document leaves out when they are empty are there for templates.
+fn fill_in(image: &mut Value) {
+    let empty = json!({
+        "Hostname": "", "Domainname": "", "User": "", "ExposedPorts": null, "Env": null, "Cmd": null,
+        "Healthcheck": null, "ArgsEscaped": false, "Image": "", "Volumes": null, "WorkingDir": "", "Entrypoint": null,
+        "OnBuild": null, "Labels": null, "StopSignal": "", "Shell": null,
+    });
+    if let (Value::Object(empty), Some(Value::Object(config))) = (empty, image.get_mut("Config")) {
+        for (key, value) in empty {
+            config.entry(key).or_insert(value);
+        }
+    }
 }
 
 pub fn tag(root: &Path, args: TagArgs) -> Result<u8, Failure> {
@@ -202,5 +340,25 @@ pub fn df(root: &Path) -> Result<u8, Failure> {
         rows.push(vec![name.to_string(), usage.count.to_string(), human_size(usage.bytes)]);
     }
     print::out(&print::table(&["TYPE", "TOTAL", "SIZE"], &rows));
+    Ok(code::OK)
+}
+
+pub fn fsck(root: &Path, args: FsckArgs) -> Result<u8, Failure> {
+    let store = Store::open(root)?;
+    let found = store.check(args.repair)?;
+    for problem in &found.problems {
+        print::err(&format!("{problem}\n"));
+    }
+    let Checked { blobs, bytes, images, records, problems } = &found;
+    print::out(&format!(
+        "Checked {blobs} blobs ({}), {images} images, {records} cache records: {} problems{}\n",
+        human_size(*bytes),
+        problems.len(),
+        if args.repair && !problems.is_empty() { ", taken out" } else { "" }
+    ));
+    if !problems.is_empty() && !args.repair {
+        print::error("the store is damaged", Some("`rbuild fsck --repair` takes out what is broken"));
+        return Ok(code::FAILED);
+    }
     Ok(code::OK)
 }

@@ -15,6 +15,7 @@ mod print;
 mod progress;
 mod render;
 mod request;
+mod template;
 mod transfer;
 
 use std::process::ExitCode;
@@ -67,6 +68,7 @@ fn run(argv: Vec<std::ffi::OsString>) -> u8 {
         Verb::Cp(args) => containers::cp(&root, args),
         Verb::Rm(args) => containers::rm(&root, args),
         Verb::Df => images::df(&root),
+        Verb::Fsck(args) => images::fsck(&root, args),
         Verb::Doctor => doctor::doctor(&root),
         Verb::Debug { verb } => debug::debug(verb),
     };

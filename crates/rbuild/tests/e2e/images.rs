@@ -164,3 +164,50 @@ fn files_come_out_of_images_as_cp_means_it() {
     lab.rbuild(["rm", "c"]).fails(1, &["no container `c`"]);
     lab.rbuild(["rm", "-f", "c"]).ok();
 }
+
+#[test]
+fn formats_and_filters_as_docker_has_them() {
+    let lab = Lab::new();
+    lab.build("FROM busybox\nLABEL team=a\nENV K=V\nCMD [\"run\", \"it\"]\n", &["-t", "app:1", "-t", "app:2"]).ok();
+    let out = |args: &[&str]| lab.rbuild(args.iter().copied()).ok().stdout;
+    assert_eq!(out(&["images", "--format", "{{.Repository}}:{{.Tag}}", "app"]), "app:1\napp:2\n");
+    let table = out(&["images", "--format", "table {{.Repository}}\\t{{.Tag}}", "-f", "reference=app:*"]);
+    assert_eq!(table, "REPOSITORY   TAG\napp          1\napp          2\n");
+    assert_eq!(out(&["images", "-q", "--filter", "label=team=b"]), "");
+    assert_eq!(out(&["images", "--format", "{{.Tag}}", "--filter", "label=team"]), "1\n2\n");
+    assert_eq!(out(&["images", "--filter", "dangling=true", "-q"]), "");
+    let json: serde_json::Value = serde_json::from_str(out(&["images", "--format", "json", "busybox"]).trim()).unwrap();
+    assert_eq!((json["Repository"].as_str(), json["Tag"].as_str()), (Some("busybox"), Some("latest")));
+    let inspect = |format: &str| out(&["inspect", "-f", format, "app:1"]);
+    assert_eq!(inspect("{{json .Config.Cmd}} {{index .Config.Labels \"team\"}}"), "[\"run\",\"it\"] a\n");
+    assert_eq!(inspect("{{range .Config.Env}}{{println .}}{{end}}").lines().nth(1), Some("K=V"));
+    assert_eq!(inspect("{{.Config.Entrypoint}}{{.Config.User}}|{{len .RootFS.Layers}}"), "<nil>|1\n");
+    assert_eq!(inspect("{{.Id}}").len(), 72);
+    assert_eq!(out(&["history", "--format", "{{.CreatedBy}}", "app:1"]).lines().next(), Some("CMD [\"run\" \"it\"]"));
+    lab.rbuild(["inspect", "-f", "{{.Confg}}", "app:1"]).fails(2, &["did you mean `Config`"]);
+    lab.rbuild(["images", "-f", "nothing=x"]).fails(2, &["no such filter"]);
+}
+
+#[test]
+fn damage_is_found_and_taken_out() {
+    let lab = Lab::new();
+    lab.build("FROM busybox\nRUN echo x > /f\n", &["-t", "x"]).ok();
+    let report = lab.rbuild(["fsck"]).ok().stdout;
+    assert!(report.contains(": 0 problems"), "{report}");
+    lab.rbuild(["inspect", "--verify", "x"]).ok();
+    // One byte of the layer that only `x` has.
+    lab.sh(
+        "cd $RBUILD_ROOT/blobs/sha256; l=$($RB inspect -f '{{index .RootFS.Layers 1}}' x); \
+         f=$(grep -l \"$l\" ../../trees/*/layer-*.json); d=$(sed 's/.*\"digest\":\"sha256:\\([0-9a-f]*\\)\".*/\\1/' $f); \
+         printf X | dd of=$d bs=1 seek=30 conv=notrunc status=none",
+    )
+    .ok();
+    lab.rbuild(["inspect", "--verify", "x"]).fails(1, &["layer"]);
+    lab.rbuild(["fsck"]).fails(1, &["is damaged", "the image x:latest is not whole", "fsck --repair"]);
+    lab.rbuild(["fsck", "--repair"]).ok();
+    assert!(lab.rbuild(["fsck"]).ok().stdout.contains(": 0 problems"));
+    lab.rbuild(["inspect", "x"]).fails(1, &["no image is called `x`"]);
+    // What was lost is made again.
+    lab.build("FROM busybox\nRUN echo x > /f\n", &["-t", "x"]).ok();
+    lab.rbuild(["inspect", "--verify", "x"]).ok();
+}

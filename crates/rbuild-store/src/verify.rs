@@ -1,0 +1,154 @@
+//! Reading what the store holds, to see whether it is whole; and taking out what is not.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::io::Read;
+
+use rbuild_image::{Digest, digest_of};
+use rbuild_layer::{LayerError, layer_digests};
+
+use crate::error::{Result, StoreError};
+use crate::images::Image;
+use crate::layout::Store;
+use crate::records::Record;
+
+/// What [`Store::check`] found.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Checked {
+    pub blobs: u64,
+    pub bytes: u64,
+    pub images: u64,
+    pub records: u64,
+    /// Each a sentence.
+    pub problems: Vec<String>,
+}
+
+impl Store {
+    /// Reads every blob of an image and compares digests, and the diffIDs of layers.
+    pub fn verify_image(&self, image: &Image) -> Result<()> {
+        self.read_document(&image.manifest_digest)?;
+        self.read_document(&image.id)?;
+        for (layer, diff_id) in image.layers()? {
+            let digest = digest_of(&layer)
+                .map_err(|e| StoreError::Damaged { what: "descriptor".into(), reason: e.to_string() })?;
+            let (stored, found) = layer_digests(self.open_blob(&digest)?)?;
+            for (which, expected, found) in
+                [("digest of the layer", digest, stored), ("diffID of the layer", diff_id, found)]
+            {
+                if expected != found {
+                    let (expected, found) = (expected.to_string(), found.to_string());
+                    return Err(LayerError::Digest { which, expected, found }.into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks the whole store: every blob against its name, every document against what it names. With `repair`
+    /// (nobody else may use the store then) what is broken is taken out: damaged blobs, names of images that are
+    /// not whole, records of the cache whose files are gone. Files of trees carry no checksums and are not read.
+    pub fn check(&self, repair: bool) -> Result<Checked> {
+        if repair {
+            self.lock_alone()?;
+        }
+        let mut checked = Checked::default();
+        let sound = self.check_blobs(repair, &mut checked)?;
+        self.check_images(repair, &sound, &mut checked)?;
+        self.check_documents::<Record>(repair, "records", &mut checked, |r| self.has_tree(&r.tree))?;
+        self.check_documents::<serde_json::Value>(repair, "results", &mut checked, |r| {
+            let manifest = r.get("manifest").and_then(|m| m.as_str()).and_then(|m| m.parse::<Digest>().ok());
+            Ok(manifest.is_some_and(|m| sound.contains(&m.hex())))
+        })?;
+        Ok(checked)
+    }
+
+    /// The names of the blobs that are what their names say.
+    fn check_blobs(&self, repair: bool, checked: &mut Checked) -> Result<HashSet<String>> {
+        let dir = self.dir("blobs/sha256")?;
+        let mut sound = HashSet::new();
+        let mut buffer = vec![0; 1 << 20];
+        for entry in dir.entries()? {
+            let name = entry.name.to_string_lossy().into_owned();
+            let mut file = dir.open_name(&entry.name)?;
+            let mut hasher = rbuild_image::Hasher::new();
+            let read = loop {
+                match file.read(&mut buffer) {
+                    Ok(0) => break Ok(()),
+                    Ok(n) => {
+                        hasher.update(&buffer[..n]);
+                        checked.bytes += n as u64;
+                    }
+                    Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                    Err(e) => break Err(e),
+                }
+            };
+            checked.blobs += 1;
+            let found = hasher.finish().hex();
+            let problem = match read {
+                Ok(()) if found == name => {
+                    sound.insert(name);
+                    continue;
+                }
+                Ok(()) => format!("the blob {name} is damaged: its bytes have the digest {found}"),
+                Err(e) => format!("the blob {name} cannot be read: {e}"),
+            };
+            checked.problems.push(problem);
+            if repair {
+                dir.remove_file(&entry.name)?;
+            }
+        }
+        Ok(sound)
+    }
+
+    fn check_images(&self, repair: bool, sound: &HashSet<String>, checked: &mut Checked) -> Result<()> {
+        let mut broken = Vec::new();
+        for entry in self.images()? {
+            checked.images += 1;
+            let name = entry.name.as_ref().map_or_else(|| entry.manifest.to_string(), |n| n.familiar());
+            let lacks = match self.image(&entry.manifest) {
+                Err(e) => Some(e.to_string()),
+                Ok(image) => {
+                    let layers = image.layers().unwrap_or_default();
+                    let needed = layers.iter().filter_map(|(layer, _)| digest_of(layer).ok());
+                    let missing = needed.chain([image.id, entry.manifest]).find(|d| !sound.contains(&d.hex()));
+                    let wrong = layers.is_empty() && !image.manifest.layers().is_empty();
+                    missing
+                        .map(|d| format!("its blob {d} is missing or damaged"))
+                        .or_else(|| wrong.then(|| "its manifest and its configuration do not agree".to_string()))
+                }
+            };
+            if let Some(why) = lacks {
+                checked.problems.push(format!("the image {name} is not whole: {why}"));
+                broken.push(entry);
+            }
+        }
+        if repair && !broken.is_empty() {
+            self.forget(&broken)?;
+        }
+        Ok(())
+    }
+
+    fn check_documents<T: serde::de::DeserializeOwned>(
+        &self,
+        repair: bool,
+        dir: &str,
+        checked: &mut Checked,
+        whole: impl Fn(&T) -> Result<bool>,
+    ) -> Result<()> {
+        let handle = self.dir(dir)?;
+        for entry in handle.entries()? {
+            checked.records += 1;
+            let path = format!("{dir}/{}", entry.name.to_string_lossy());
+            let problem = match self.read::<T>(&path) {
+                Ok(document) if whole(&document)? => continue,
+                Ok(_) => format!("{path} names something that is gone"),
+                Err(e) => format!("{path} cannot be read: {e}"),
+            };
+            checked.problems.push(problem);
+            if repair {
+                handle.remove_file(OsStr::new(&entry.name))?;
+            }
+        }
+        Ok(())
+    }
+}

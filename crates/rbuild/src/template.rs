@@ -1,0 +1,141 @@
+//! The value of `--format`: Go's text/template as people write it for docker, over JSON values.
+//!
+//! Fields, variables, pipelines, `if`, `else`, `range`, `with`, comments, trim marks, and the functions that docker
+//! offers. Definitions, blocks and methods are left out: nothing docker prints has any.
+
+use serde_json::Value;
+
+mod eval;
+mod parse;
+
+pub use eval::TemplateError;
+
+/// A template that was read.
+#[derive(Debug)]
+pub struct Template(Vec<parse::Node>);
+
+impl Template {
+    /// The error is a sentence for people.
+    pub fn parse(text: &str) -> Result<Template, String> {
+        parse::parse(text).map(Template)
+    }
+
+    pub fn render(&self, value: &Value) -> Result<String, TemplateError> {
+        eval::render(&self.0, value)
+    }
+}
+
+/// Rows in the form that `--format` asks for: `json`, `table TEMPLATE`, or a template for each.
+pub fn rows(format: &str, headings: &Value, rows: &[Value]) -> Result<String, String> {
+    if format == "json" || format == "{{json .}}" {
+        return Ok(rows.iter().map(|r| format!("{r}\n")).collect());
+    }
+    // A shell's single quotes leave these to us.
+    let format = format.replace("\\t", "\t").replace("\\n", "\n");
+    let (text, table) = match format.strip_prefix("table ") {
+        Some(rest) => (rest, true),
+        None => (format.as_str(), false),
+    };
+    let template = Template::parse(text)?;
+    let lines: Vec<String> =
+        rows.iter().map(|r| template.render(r)).collect::<Result<_, _>>().map_err(|e| e.to_string())?;
+    if !table {
+        return Ok(lines.iter().map(|l| format!("{l}\n")).collect());
+    }
+    let cells = |line: &str| line.split('\t').map(str::to_string).collect::<Vec<String>>();
+    let head = cells(&template.render(headings).map_err(|e| e.to_string())?);
+    let head: Vec<&str> = head.iter().map(String::as_str).collect();
+    let mut rows: Vec<Vec<String>> = lines.iter().map(|l| cells(l)).collect();
+    rows.iter_mut().for_each(|r| r.resize(head.len(), String::new()));
+    Ok(crate::print::table(&head, &rows))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn data() -> Value {
+        json!({
+            "Id": "sha256:abc", "Size": 12, "None": null, "Yes": true,
+            "List": ["a", "b"],
+            "Config": { "Cmd": ["sh", "-c"], "Labels": { "one": "1", "two": "2" }, "Env": ["A=1", "B=2"] },
+        })
+    }
+
+    #[test]
+    fn what_people_write_renders_as_docker_has_it() {
+        for (template, want) in [
+            ("{{.Id}} {{ .Size }}", "sha256:abc 12"),
+            ("{{.List}} {{.Config.Labels}} {{.None}} {{.Yes}}", "[a b] map[one:1 two:2] <nil> true"),
+            ("{{json .Config.Cmd}}", "[\"sh\",\"-c\"]"),
+            ("{{.Config.Labels.one}}{{.Config.Labels.three}}", "1<no value>"),
+            ("{{index .Config.Labels \"two\"}}{{index .List 1}}", "2b"),
+            ("{{range .List}}{{.}},{{end}}", "a,b,"),
+            ("{{range $i, $e := .List}}{{$i}}={{$e}} {{end}}", "0=a 1=b "),
+            ("{{range $k, $v := .Config.Labels}}{{$k}}:{{$v}};{{end}}", "one:1;two:2;"),
+            ("{{range .None}}x{{else}}none{{end}}", "none"),
+            ("{{if eq .Size 12}}yes{{else}}no{{end}}", "yes"),
+            ("{{if .None}}a{{else if .Yes}}b{{else}}c{{end}}", "b"),
+            ("{{with .Config}}{{len .Env}}{{$.Id}}{{end}}", "2sha256:abc"),
+            ("{{join .List \", \"}} {{upper \"x\"}} {{lower \"Y\"}} {{title \"zed\"}}", "a, b X y Zed"),
+            ("{{ .Id | printf \"%s-%d\" }}", "sha256:abc-%!d(MISSING)"),
+            ("{{printf \"%.6s %q %5d|%-4s|%v\" .Id \"a\" .Size \"x\" .List}}", "sha256 \"a\"    12|x   |[a b]"),
+            ("a {{- /* a comment */ -}} b", "ab"),
+            ("{{$x := .Id}}{{$x}}", "sha256:abc"),
+            ("{{(index .Config.Env 0)}}", "A=1"),
+            ("{{if and .Yes (gt .Size 3)}}ok{{end}}{{if not .Yes}}no{{end}}", "ok"),
+            ("{{index (split (index .Config.Env 0) \"=\") 1}}", "1"),
+            ("{{truncate .Id 3}}{{println}}{{pad \"x\" 1 2}}|", "sha\n x  |"),
+            ("{{`raw`}}{{\"\\t\"}}", "raw\t"),
+            ("{{or .None \"default\"}}", "default"),
+        ] {
+            let got = Template::parse(template).and_then(|t| t.render(&data()).map_err(|e| e.to_string()));
+            assert_eq!(got.as_deref(), Ok(want), "{template}");
+        }
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (template, want) in [
+            ("{{.Missing}}", "no field `Missing`"),
+            ("{{.Iid}}", "did you mean `Id`"),
+            ("{{.", "not closed"),
+            ("{{end}}", "`end` without"),
+            ("{{if .Id}}", "is not closed"),
+            ("{{nosuch .Id}}", "no function `nosuch`"),
+            ("{{$x}}", "no variable `$x`"),
+            ("{{index .List 7}}", "out of range"),
+            ("{{\"abc}}", "not closed"),
+            ("{{.Id.Deep}}", "has no fields"),
+            ("{{len 3}}", "len"),
+            ("{{join .List}}", "join"),
+            ("{{}}", "empty"),
+            ("{{(.Id}}", "not closed"),
+        ] {
+            let got = Template::parse(template).and_then(|t| t.render(&data()).map_err(|e| e.to_string()));
+            let error = got.expect_err(template);
+            assert!(error.contains(want), "{template}: {error}");
+        }
+    }
+
+    #[test]
+    fn tables_have_headings() {
+        let headings = json!({ "ID": "IMAGE ID", "Tag": "TAG" });
+        let list = [json!({ "ID": "1", "Tag": "latest" }), json!({ "ID": "22", "Tag": "x" })];
+        assert_eq!(
+            rows("table {{.ID}}\\t{{.Tag}}", &headings, &list).unwrap(),
+            "IMAGE ID   TAG\n1          latest\n22         x\n"
+        );
+        assert_eq!(rows("{{.ID}}:{{.Tag}}", &headings, &list).unwrap(), "1:latest\n22:x\n");
+        assert_eq!(rows("json", &headings, &list[..1]).unwrap(), "{\"ID\":\"1\",\"Tag\":\"latest\"}\n");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(text in "[{}.|$()\"`a-zA-Z0-9 :=,%-]{0,40}") {
+            let _ = Template::parse(&format!("{{{{{text}}}}}")).map(|t| t.render(&data()));
+            let _ = Template::parse(&text).map(|t| t.render(&data()));
+        }
+    }
+}

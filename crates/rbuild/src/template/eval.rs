@@ -1,0 +1,325 @@
+//! Nodes and a value to text.
+
+use rbuild_dockerfile::closest;
+use serde_json::Value;
+
+use super::parse::{Node, Operand, Pipeline, Root};
+
+/// What went wrong; a sentence for people.
+#[derive(Debug)]
+pub struct TemplateError(String);
+
+impl std::fmt::Display for TemplateError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+type Result<T> = std::result::Result<T, TemplateError>;
+
+fn error<T>(text: impl Into<String>) -> Result<T> {
+    Err(TemplateError(text.into()))
+}
+
+/// Objects whose keys are anybody's: what they lack is no mistake.
+const OPEN: [&str; 6] = ["Labels", "Annotations", "ExposedPorts", "Volumes", "Options", "Data"];
+/// What Go prints for a key that is not there. It travels as a text of its own that no document holds.
+const NO_VALUE: &str = "<no value>";
+
+const FUNCTIONS: [&str; 25] = [
+    "and", "eq", "ge", "gt", "html", "index", "join", "json", "le", "len", "lower", "lt", "ne", "not", "or", "pad",
+    "print", "printf", "println", "slice", "split", "title", "truncate", "upper", "urlquery",
+];
+
+pub fn render(nodes: &[Node], value: &Value) -> Result<String> {
+    let mut scope = Scope { variables: vec![("$".into(), value.clone())], out: String::new() };
+    scope.nodes(nodes, value)?;
+    Ok(scope.out)
+}
+
+struct Scope {
+    variables: Vec<(String, Value)>,
+    out: String,
+}
+
+impl Scope {
+    fn nodes(&mut self, nodes: &[Node], dot: &Value) -> Result<()> {
+        let depth = self.variables.len();
+        for node in nodes {
+            self.node(node, dot)?;
+        }
+        self.variables.truncate(depth);
+        Ok(())
+    }
+
+    fn node(&mut self, node: &Node, dot: &Value) -> Result<()> {
+        match node {
+            Node::Text(text) => self.out.push_str(text),
+            Node::Print(pipeline) => {
+                let value = self.pipeline(pipeline, dot)?;
+                self.out.push_str(&shown(&value));
+            }
+            Node::Set(name, pipeline) => {
+                let value = self.pipeline(pipeline, dot)?;
+                match self.variables.iter_mut().rev().find(|(n, _)| n == name) {
+                    Some(known) => known.1 = value,
+                    None => self.variables.push((name.clone(), value)),
+                }
+            }
+            Node::If(condition, body, otherwise) => {
+                let branch = if truth(&self.pipeline(condition, dot)?) { body } else { otherwise };
+                self.nodes(branch, dot)?;
+            }
+            Node::With(pipeline, body, otherwise) => {
+                let value = self.pipeline(pipeline, dot)?;
+                match truth(&value) {
+                    true => self.nodes(body, &value)?,
+                    false => self.nodes(otherwise, dot)?,
+                }
+            }
+            Node::Range { names, over, body, otherwise } => {
+                let items: Vec<(Value, Value)> = match self.pipeline(over, dot)? {
+                    Value::Array(list) => list.into_iter().enumerate().map(|(i, v)| (i.into(), v)).collect(),
+                    Value::Object(map) => map.into_iter().map(|(k, v)| (k.into(), v)).collect(),
+                    Value::Null => Vec::new(),
+                    other => return error(format!("range cannot go over {}", shown(&other))),
+                };
+                if items.is_empty() {
+                    return self.nodes(otherwise, dot);
+                }
+                for (key, value) in items {
+                    let depth = self.variables.len();
+                    match &names[..] {
+                        [k, v] => self.variables.extend([(k.clone(), key), (v.clone(), value.clone())]),
+                        [v] => self.variables.push((v.clone(), value.clone())),
+                        _ => {}
+                    }
+                    self.nodes(body, &value)?;
+                    self.variables.truncate(depth);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn pipeline(&mut self, pipeline: &Pipeline, dot: &Value) -> Result<Value> {
+        let mut last: Option<Value> = None;
+        for command in &pipeline.0 {
+            last = Some(self.command(command, last, dot)?);
+        }
+        Ok(last.unwrap_or(Value::Null))
+    }
+
+    fn command(&mut self, command: &[Operand], piped: Option<Value>, dot: &Value) -> Result<Value> {
+        if let Operand::Function(name) = &command[0] {
+            let mut args = Vec::new();
+            for operand in &command[1..] {
+                args.push(self.operand(operand, dot)?);
+            }
+            args.extend(piped);
+            return call(name, &args);
+        }
+        match (command, piped) {
+            ([one], None) => self.operand(one, dot),
+            _ => error("a value is no function and takes no arguments"),
+        }
+    }
+
+    fn operand(&mut self, operand: &Operand, dot: &Value) -> Result<Value> {
+        match operand {
+            Operand::Literal(value) => Ok(value.clone()),
+            Operand::Function(name) => call(name, &[]),
+            Operand::Path(root, path) => {
+                let value = match root {
+                    Root::Dot => dot.clone(),
+                    Root::Nested(pipeline) => self.pipeline(pipeline, dot)?,
+                    Root::Variable(name) => match self.variables.iter().rev().find(|(n, _)| n == name) {
+                        Some((_, value)) => value.clone(),
+                        None => return error(format!("there is no variable `{name}`")),
+                    },
+                };
+                field(value, path)
+            }
+        }
+    }
+}
+
+fn field(mut value: Value, path: &[String]) -> Result<Value> {
+    let mut open = false;
+    for name in path {
+        value = match value {
+            Value::Object(mut map) => match map.remove(name) {
+                Some(found) => found,
+                None if open => Value::String(NO_VALUE.into()),
+                None => {
+                    let known: Vec<&str> = map.keys().map(String::as_str).collect();
+                    let hint = closest(name, known).map_or(String::new(), |c| format!("; did you mean `{c}`?"));
+                    return error(format!("there is no field `{name}`{hint}"));
+                }
+            },
+            Value::Null if open => Value::String(NO_VALUE.into()),
+            Value::Null => Value::Null,
+            other => return error(format!("{} has no fields, so no `{name}`", shown(&other))),
+        };
+        open = OPEN.contains(&name.as_str());
+    }
+    Ok(value)
+}
+
+/// As Go prints a value.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "<nil>".into(),
+        Value::Array(list) => format!("[{}]", list.iter().map(shown).collect::<Vec<_>>().join(" ")),
+        Value::Object(map) => {
+            let mut pairs: Vec<String> = map.iter().map(|(k, v)| format!("{k}:{}", shown(v))).collect();
+            pairs.sort();
+            format!("map[{}]", pairs.join(" "))
+        }
+        other => other.to_string(),
+    }
+}
+
+fn truth(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(b) => *b,
+        Value::Number(n) => n.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty() && text != NO_VALUE,
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(map) => !map.is_empty(),
+    }
+}
+
+fn call(name: &str, args: &[Value]) -> Result<Value> {
+    let wrong = || error(format!("`{name}` is not used like that"));
+    let text = |i: usize| args.get(i).map(shown);
+    Ok(match (name, args) {
+        ("json", [v]) => v.to_string().into(),
+        ("len", [Value::String(s)]) => s.len().into(),
+        ("len", [Value::Array(list)]) => list.len().into(),
+        ("len", [Value::Object(map)]) => map.len().into(),
+        ("index", [first, keys @ ..]) => return index(first, keys),
+        ("join", [Value::Array(list), Value::String(by)]) => list.iter().map(shown).collect::<Vec<_>>().join(by).into(),
+        ("split", [Value::String(s), Value::String(by)]) => s.split(by.as_str()).collect::<Vec<_>>().into(),
+        ("lower", [Value::String(s)]) => s.to_lowercase().into(),
+        ("upper", [Value::String(s)]) => s.to_uppercase().into(),
+        ("title", [Value::String(s)]) => title(s).into(),
+        ("truncate", [Value::String(s), Value::Number(n)]) => {
+            s.chars().take(n.as_u64().unwrap_or(0) as usize).collect::<String>().into()
+        }
+        ("pad", [Value::String(s), Value::Number(before), Value::Number(after)]) => {
+            let blanks = |n: &serde_json::Number| " ".repeat(n.as_u64().unwrap_or(0).min(1000) as usize);
+            format!("{}{s}{}", blanks(before), blanks(after)).into()
+        }
+        ("slice", [Value::String(s), Value::Number(from), rest @ ..]) => {
+            let to = rest.first().and_then(Value::as_u64).map_or(s.len(), |n| n as usize);
+            match s.get(from.as_u64().unwrap_or(0) as usize..to) {
+                Some(part) => part.into(),
+                None => return error("slice: the index is out of range"),
+            }
+        }
+        ("print", _) => args.iter().map(shown).collect::<Vec<_>>().join(" ").into(),
+        ("println", _) => (args.iter().map(shown).collect::<Vec<_>>().join(" ") + "\n").into(),
+        ("printf", [Value::String(format), rest @ ..]) => printf(format, rest).into(),
+        ("html" | "urlquery", [_]) => text(0).into(),
+        ("not", [v]) => (!truth(v)).into(),
+        ("and", [_, ..]) => args.iter().find(|v| !truth(v)).or(args.last()).cloned().unwrap_or_default(),
+        ("or", [_, ..]) => args.iter().find(|v| truth(v)).or(args.last()).cloned().unwrap_or_default(),
+        ("eq", [first, others @ ..]) if !others.is_empty() => others.iter().any(|o| o == first).into(),
+        ("ne", [a, b]) => (a != b).into(),
+        ("lt" | "le" | "gt" | "ge", [a, b]) => return compare(name, a, b),
+        (known, _) if FUNCTIONS.contains(&known) => return wrong(),
+        (other, _) => {
+            let hint = closest(other, FUNCTIONS).map_or(String::new(), |c| format!("; did you mean `{c}`?"));
+            return error(format!("there is no function `{other}`{hint}"));
+        }
+    })
+}
+
+fn title(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or(String::new(), |c| c.to_uppercase().chain(chars).collect())
+}
+
+fn index(value: &Value, keys: &[Value]) -> Result<Value> {
+    let mut at = value;
+    for key in keys {
+        at = match (at, key) {
+            (Value::Array(list), Value::Number(n)) => match n.as_u64().and_then(|n| list.get(n as usize)) {
+                Some(found) => found,
+                None => return error(format!("index: {n} is out of range, there are {}", list.len())),
+            },
+            // A map of texts has an empty one for what is not there, and so has none at all.
+            (Value::Null, Value::String(_)) => return Ok("".into()),
+            (Value::Object(map), Value::String(key)) => match map.get(key) {
+                Some(found) => found,
+                None => return Ok("".into()),
+            },
+            _ => return error(format!("index: {} has no {}", shown(at), shown(key))),
+        };
+    }
+    Ok(at.clone())
+}
+
+fn compare(name: &str, a: &Value, b: &Value) -> Result<Value> {
+    let order = match (a, b) {
+        (Value::String(a), Value::String(b)) => Some(a.cmp(b)),
+        (Value::Number(a), Value::Number(b)) => a.as_f64().zip(b.as_f64()).and_then(|(a, b)| a.partial_cmp(&b)),
+        _ => None,
+    };
+    let Some(order) = order else { return error(format!("{name}: the two are of different kinds")) };
+    Ok(match name {
+        "lt" => order.is_lt(),
+        "le" => order.is_le(),
+        "gt" => order.is_gt(),
+        _ => order.is_ge(),
+    }
+    .into())
+}
+
+/// The verbs that formats of images use: `%s %d %v %q %x %t %f %%`, with width, `-`, `0` and precision.
+fn printf(format: &str, args: &[Value]) -> String {
+    let mut out = String::new();
+    let mut args = args.iter();
+    let mut chars = format.chars().peekable();
+    while let Some(c) = chars.next() {
+        if c != '%' {
+            out.push(c);
+            continue;
+        }
+        let mut spec = String::new();
+        while let Some(c) = chars.next_if(|c| c.is_ascii_digit() || "-+#0. ".contains(*c)) {
+            spec.push(c);
+        }
+        match chars.next() {
+            Some('%') => out.push('%'),
+            Some(verb) => match args.next() {
+                Some(value) => out.push_str(&verb_text(verb, &spec, value)),
+                None => out.push_str(&format!("%!{verb}(MISSING)")),
+            },
+            None => out.push_str("%!(NOVERB)"),
+        }
+    }
+    out
+}
+
+fn verb_text(verb: char, spec: &str, value: &Value) -> String {
+    let (width, precision) = spec.split_once('.').unwrap_or((spec, ""));
+    let precision: Option<usize> = precision.parse().ok().map(|p: usize| p.min(1000));
+    let mut text = match (verb, value) {
+        ('q', value) => rbuild_image::quote(&shown(value)),
+        ('x', Value::Number(n)) => n.as_u64().map_or_else(|| n.to_string(), |n| format!("{n:x}")),
+        ('f', Value::Number(n)) => format!("{:.*}", precision.unwrap_or(6), n.as_f64().unwrap_or(0.0)),
+        (_, value) => shown(value),
+    };
+    if let (Some(precision), 's' | 'v') = (precision, verb) {
+        text = text.chars().take(precision).collect();
+    }
+    let left = width.contains('-');
+    let fill = if width.starts_with('0') && !left { "0" } else { " " };
+    let width: usize = width.trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap_or(0);
+    let missing = fill.repeat(width.min(1000).saturating_sub(text.chars().count()));
+    if left { text + &missing } else { missing + &text }
+}

@@ -1,0 +1,349 @@
+//! Text to nodes.
+
+use serde_json::Value;
+
+#[derive(Debug)]
+pub enum Node {
+    Text(String),
+    Print(Pipeline),
+    Set(String, Pipeline),
+    /// `if`, with what follows `else`.
+    If(Pipeline, Vec<Node>, Vec<Node>),
+    With(Pipeline, Vec<Node>, Vec<Node>),
+    Range {
+        names: Vec<String>,
+        over: Pipeline,
+        body: Vec<Node>,
+        otherwise: Vec<Node>,
+    },
+}
+
+/// Commands, each fed to the next as its last argument.
+#[derive(Debug)]
+pub struct Pipeline(pub Vec<Vec<Operand>>);
+
+#[derive(Debug)]
+pub enum Operand {
+    Literal(Value),
+    Function(String),
+    /// `.`, `$name` or something in parentheses, and the fields that are asked of it.
+    Path(Root, Vec<String>),
+}
+
+#[derive(Debug)]
+pub enum Root {
+    Dot,
+    Variable(String),
+    Nested(Pipeline),
+}
+
+/// How deep blocks and parentheses may lie in each other.
+const MAX_DEPTH: usize = 50;
+
+pub fn parse(text: &str) -> Result<Vec<Node>, String> {
+    let mut parser = Parser { pieces: split(text)?, at: 0 };
+    let (nodes, end) = parser.nodes(0)?;
+    match end {
+        None => Ok(nodes),
+        Some(word) => Err(format!("`{word}` without anything that it belongs to")),
+    }
+}
+
+#[derive(Debug)]
+enum Piece {
+    Text(String),
+    Action(Vec<Token>),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Token {
+    /// `.` with the name behind it, if there is one; and whether it stands directly behind what is before it.
+    Field(String, bool),
+    Variable(String),
+    Word(String),
+    Literal(Value),
+    /// `|`, `(`, `)`, `,`, `:=` and `=`.
+    Mark(&'static str),
+}
+
+/// Texts and actions; trim marks take blanks away.
+fn split(text: &str) -> Result<Vec<Piece>, String> {
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    let mut trim = false;
+    loop {
+        let (before, action) = match rest.split_once("{{") {
+            Some((before, action)) => (before, Some(action)),
+            None => (rest, None),
+        };
+        let mut plain = if trim { before.trim_start() } else { before };
+        let Some(action) = action else {
+            pieces.push(Piece::Text(plain.to_string()));
+            return Ok(pieces);
+        };
+        let trims_before = action.strip_prefix('-').filter(|a| a.starts_with(char::is_whitespace));
+        if trims_before.is_some() {
+            plain = plain.trim_end();
+        }
+        pieces.push(Piece::Text(plain.to_string()));
+        let (tokens, after, trims_after) = tokens(trims_before.unwrap_or(action))?;
+        trim = trims_after;
+        if let Some(tokens) = tokens {
+            pieces.push(Piece::Action(tokens));
+        }
+        rest = after;
+    }
+}
+
+type Tokens<'a> = (Option<Vec<Token>>, &'a str, bool);
+
+/// The tokens up to `}}`; `None` for a comment.
+fn tokens(text: &str) -> Result<Tokens<'_>, String> {
+    let not_closed = || "an action is not closed by }}".to_string();
+    if let Some(comment) = text.trim_start().strip_prefix("/*") {
+        let (_, after) = comment.split_once("*/").ok_or("a comment is not closed by */")?;
+        let after = after.trim_start();
+        let trims = after.starts_with('-');
+        let after = after.trim_start_matches('-').strip_prefix("}}").ok_or_else(not_closed)?;
+        return Ok((None, after, trims));
+    }
+    let mut tokens = Vec::new();
+    let mut rest = text;
+    loop {
+        let blank = rest.starts_with(char::is_whitespace);
+        rest = rest.trim_start();
+        if let Some(after) = rest.strip_prefix("}}") {
+            return Ok((Some(tokens), after, false));
+        }
+        if let Some(after) = rest.strip_prefix("-}}") {
+            return Ok((Some(tokens), after, true));
+        }
+        let Some(first) = rest.chars().next() else { return Err(not_closed()) };
+        let name_end = |s: &str| s.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(s.len());
+        let (token, length) = match first {
+            '.' => {
+                let length = 1 + name_end(&rest[1..]);
+                (Token::Field(rest[1..length].to_string(), !blank), length)
+            }
+            '$' => {
+                let length = 1 + name_end(&rest[1..]);
+                (Token::Variable(rest[..length].to_string()), length)
+            }
+            '"' | '\'' => quoted(rest, first)?,
+            '`' => {
+                let end = rest[1..].find('`').ok_or("a raw text is not closed")?;
+                (Token::Literal(rest[1..=end].into()), end + 2)
+            }
+            '|' => (Token::Mark("|"), 1),
+            '(' => (Token::Mark("("), 1),
+            ')' => (Token::Mark(")"), 1),
+            ',' => (Token::Mark(","), 1),
+            ':' if rest.starts_with(":=") => (Token::Mark(":="), 2),
+            '=' => (Token::Mark("="), 1),
+            c if c.is_ascii_digit()
+                || ((c == '-' || c == '+') && rest[1..].starts_with(|d: char| d.is_ascii_digit())) =>
+            {
+                let length = 1 + rest[1..].find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len() - 1);
+                let number: Value = serde_json::from_str(rest[..length].trim_start_matches('+'))
+                    .map_err(|_| format!("`{}` is not a number", &rest[..length]))?;
+                (Token::Literal(number), length)
+            }
+            c if c.is_alphabetic() || c == '_' => {
+                let length = name_end(rest);
+                (word(&rest[..length]), length)
+            }
+            c => return Err(format!("`{c}` means nothing in an action")),
+        };
+        tokens.push(token);
+        rest = &rest[length..];
+    }
+}
+
+fn word(text: &str) -> Token {
+    match text {
+        "true" => Token::Literal(true.into()),
+        "false" => Token::Literal(false.into()),
+        "nil" => Token::Literal(Value::Null),
+        other => Token::Word(other.to_string()),
+    }
+}
+
+/// A text in quotes with Go's escapes; its length in the source.
+fn quoted(text: &str, quote: char) -> Result<(Token, usize), String> {
+    let mut out = String::new();
+    let mut chars = text.char_indices().skip(1);
+    while let Some((at, c)) = chars.next() {
+        match c {
+            c if c == quote => return Ok((Token::Literal(out.into()), at + 1)),
+            '\\' => match chars.next() {
+                Some((_, 'n')) => out.push('\n'),
+                Some((_, 't')) => out.push('\t'),
+                Some((_, 'r')) => out.push('\r'),
+                Some((_, other)) => out.push(other),
+                None => break,
+            },
+            c => out.push(c),
+        }
+    }
+    Err("a quoted text is not closed".into())
+}
+
+struct Parser {
+    pieces: Vec<Piece>,
+    at: usize,
+}
+
+impl Parser {
+    /// Nodes up to the end, or up to an `else` or `end`, which is given back with what follows the `else`.
+    fn nodes(&mut self, depth: usize) -> Result<(Vec<Node>, Option<String>), String> {
+        if depth > MAX_DEPTH {
+            return Err("blocks lie too deep in each other".into());
+        }
+        let mut nodes = Vec::new();
+        while self.at < self.pieces.len() {
+            let piece = std::mem::replace(&mut self.pieces[self.at], Piece::Text(String::new()));
+            self.at += 1;
+            let tokens = match piece {
+                Piece::Text(text) => {
+                    nodes.push(Node::Text(text));
+                    continue;
+                }
+                Piece::Action(tokens) => tokens,
+            };
+            match tokens.split_first() {
+                None => return Err("an action is empty".into()),
+                Some((Token::Word(w), [])) if w == "end" || w == "else" => return Ok((nodes, Some(w.clone()))),
+                Some((Token::Word(w), rest)) if w == "else" => {
+                    // `else if` stands for an `if` of its own, which takes the same end.
+                    self.at -= 1;
+                    self.pieces[self.at] = Piece::Action(rest.to_vec());
+                    return Ok((nodes, Some("else if".into())));
+                }
+                Some((Token::Word(w), rest)) if w == "if" || w == "with" || w == "range" => {
+                    nodes.push(self.block(w, rest, depth)?);
+                }
+                Some((Token::Variable(name), [Token::Mark(":=" | "="), rest @ ..])) => {
+                    nodes.push(Node::Set(name.clone(), pipeline(rest)?));
+                }
+                Some(_) => nodes.push(Node::Print(pipeline(&tokens)?)),
+            }
+        }
+        Ok((nodes, None))
+    }
+
+    fn block(&mut self, word: &str, rest: &[Token], depth: usize) -> Result<Node, String> {
+        let (names, rest) = match (word, rest) {
+            ("range", [Token::Variable(k), Token::Mark(","), Token::Variable(v), Token::Mark(":="), rest @ ..]) => {
+                (vec![k.clone(), v.clone()], rest)
+            }
+            ("range", [Token::Variable(v), Token::Mark(":="), rest @ ..]) => (vec![v.clone()], rest),
+            (_, rest) => (Vec::new(), rest),
+        };
+        let over = pipeline(rest)?;
+        let (body, end) = self.nodes(depth + 1)?;
+        let otherwise = match end.as_deref() {
+            Some("end") => Vec::new(),
+            Some("else if") => {
+                let piece = std::mem::replace(&mut self.pieces[self.at], Piece::Text(String::new()));
+                self.at += 1;
+                match piece {
+                    Piece::Action(tokens) if matches!(tokens.first(), Some(Token::Word(w)) if w == "if") => {
+                        vec![self.block("if", &tokens[1..], depth + 1)?]
+                    }
+                    _ => return Err("`else` is followed by something other than `if`".into()),
+                }
+            }
+            Some(_) => match self.nodes(depth + 1)? {
+                (nodes, Some(end)) if end == "end" => nodes,
+                _ => return Err(format!("`{word}` is not closed by an `end`")),
+            },
+            None => return Err(format!("`{word}` is not closed by an `end`")),
+        };
+        Ok(match word {
+            "if" => Node::If(over, body, otherwise),
+            "with" => Node::With(over, body, otherwise),
+            _ => Node::Range { names, over, body, otherwise },
+        })
+    }
+}
+
+fn pipeline(tokens: &[Token]) -> Result<Pipeline, String> {
+    let mut rest = tokens;
+    let pipeline = commands(&mut rest, 0)?;
+    match rest.first() {
+        None => Ok(pipeline),
+        Some(Token::Mark(mark)) => Err(format!("`{mark}` stands where nothing like it can")),
+        Some(_) => Err("something stands behind the end of a command".into()),
+    }
+}
+
+/// Commands up to the end or a closing parenthesis.
+fn commands(rest: &mut &[Token], depth: usize) -> Result<Pipeline, String> {
+    if depth > MAX_DEPTH {
+        return Err("parentheses lie too deep in each other".into());
+    }
+    let mut all = Vec::new();
+    loop {
+        let mut command = Vec::new();
+        while let Some(operand) = operand(rest, depth)? {
+            command.push(operand);
+        }
+        if command.is_empty() {
+            return Err("a command is empty".into());
+        }
+        all.push(command);
+        match rest.split_first() {
+            Some((Token::Mark("|"), after)) => *rest = after,
+            _ => return Ok(Pipeline(all)),
+        }
+    }
+}
+
+fn operand(rest: &mut &[Token], depth: usize) -> Result<Option<Operand>, String> {
+    let Some((first, after)) = rest.split_first() else { return Ok(None) };
+    let root = match first {
+        Token::Mark("(") => {
+            let mut inner = after;
+            let nested = commands(&mut inner, depth + 1)?;
+            let Some((Token::Mark(")"), after)) = inner.split_first() else {
+                return Err("a parenthesis is not closed".into());
+            };
+            *rest = after;
+            Root::Nested(nested)
+        }
+        Token::Mark(_) => return Ok(None),
+        Token::Literal(value) => {
+            *rest = after;
+            return Ok(Some(Operand::Literal(value.clone())));
+        }
+        Token::Word(name) => {
+            *rest = after;
+            return Ok(Some(Operand::Function(name.clone())));
+        }
+        Token::Variable(name) => {
+            *rest = after;
+            Root::Variable(name.clone())
+        }
+        Token::Field(name, _) => {
+            *rest = after;
+            let mut path: Vec<String> = Some(name.clone()).filter(|n| !n.is_empty()).into_iter().collect();
+            path.extend(fields(rest));
+            return Ok(Some(Operand::Path(Root::Dot, path)));
+        }
+    };
+    let path = fields(rest);
+    Ok(Some(Operand::Path(root, path)))
+}
+
+/// Fields that follow directly, without a blank.
+fn fields(rest: &mut &[Token]) -> Vec<String> {
+    let mut path = Vec::new();
+    while let Some((Token::Field(name, true), after)) = rest.split_first() {
+        if name.is_empty() {
+            break;
+        }
+        path.push(name.clone());
+        *rest = after;
+    }
+    path
+}
