@@ -10,6 +10,7 @@ mod gzip;
 mod pack;
 mod pipe;
 mod reader;
+mod sparse;
 mod unpack;
 mod writer;
 mod xattrs;

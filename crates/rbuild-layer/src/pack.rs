@@ -230,6 +230,7 @@ impl<W: Write> Packer<W> {
             link: OsString::new(),
             rdev: stat.rdev,
             xattrs: Default::default(),
+            sparse: None,
         };
         if kind == EntryKind::Symlink {
             // Always 0777 to the kernel, and nobody reads it.

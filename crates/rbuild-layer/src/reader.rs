@@ -8,6 +8,7 @@ use rbuild_linux::{Timestamp, Xattrs};
 use tar::{EntryType, Header};
 
 use crate::error::{LayerError, Result};
+use crate::sparse::{self, SparseRecords};
 
 const BLOCK: usize = 512;
 /// Bounds on what one entry may claim before its content: PAX records and long names together.
@@ -40,6 +41,8 @@ pub struct TarEntry {
     pub link: OsString,
     pub rdev: (u32, u32),
     pub xattrs: Xattrs,
+    /// Where the content's pieces go in a file of that whole size, if it has holes: in order, without overlap.
+    pub sparse: Option<(Vec<(u64, u64)>, u64)>,
 }
 
 pub struct TarReader<R: Read> {
@@ -61,7 +64,7 @@ struct Pax {
     gid: Option<u64>,
     mtime: Option<Timestamp>,
     xattrs: Xattrs,
-    sparse: bool,
+    sparse: SparseRecords,
 }
 
 impl<R: Read> TarReader<R> {
@@ -152,21 +155,20 @@ impl<R: Read> TarReader<R> {
         long_name: Option<Vec<u8>>,
         long_link: Option<Vec<u8>>,
     ) -> Result<TarEntry> {
-        let path = pax.path.or(long_name).unwrap_or_else(|| header.path_bytes().into_owned());
+        let path =
+            pax.sparse.name.clone().or(pax.path).or(long_name).unwrap_or_else(|| header.path_bytes().into_owned());
         let path = OsString::from_vec(if path.is_empty() { b".".to_vec() } else { path });
         let name = path.to_string_lossy().into_owned();
         let fail = |reason: &str| LayerError::Entry { name: name.clone(), reason: reason.to_string() };
         let kind = match header.entry_type() {
-            _ if pax.sparse => return Err(fail("is a sparse file, which is not supported yet")),
             EntryType::Regular | EntryType::Continuous if path.as_bytes().ends_with(b"/") => EntryKind::Dir,
-            EntryType::Regular | EntryType::Continuous => EntryKind::File,
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => EntryKind::File,
             EntryType::Directory => EntryKind::Dir,
             EntryType::Symlink => EntryKind::Symlink,
             EntryType::Link => EntryKind::HardLink,
             EntryType::Char => EntryKind::CharDevice,
             EntryType::Block => EntryKind::BlockDevice,
             EntryType::Fifo => EntryKind::Fifo,
-            EntryType::GNUSparse => return Err(fail("is a sparse file, which is not supported yet")),
             other => return Err(fail(&format!("has the unknown type {:?}", other.as_byte() as char))),
         };
         let number =
@@ -179,6 +181,25 @@ impl<R: Read> TarReader<R> {
             Some(t) => t,
             None => Timestamp { sec: number(header.mtime(), "time")? as i64, nsec: 0 },
         };
+        let mut stored = if kind == EntryKind::File { size } else { 0 };
+        let pad = padding(stored);
+        let sparse = match (header.entry_type(), pax.sparse.file()?) {
+            (EntryType::GNUSparse, _) => Some(sparse::read_old(header, &mut self.inner)?),
+            (_, Some(file)) if kind == EntryKind::File => Some(match file.pieces {
+                Some(pieces) => (pieces, file.size),
+                None => {
+                    let (pieces, taken) = sparse::read_map(&mut (&mut self.inner).take(stored), file.size)?;
+                    stored -= taken;
+                    (pieces, file.size)
+                }
+            }),
+            _ => None,
+        };
+        if let Some((pieces, _)) = &sparse
+            && pieces.iter().map(|(_, length)| length).sum::<u64>() != stored
+        {
+            return Err(fail("is a sparse file whose pieces are not as long as its content"));
+        }
         let entry = TarEntry {
             kind,
             mode: header.mode().map_err(|_| fail("has a mode that is not a number"))? & 0o7777,
@@ -186,17 +207,17 @@ impl<R: Read> TarReader<R> {
             gid: pax.gid.map_or_else(|| number(header.gid(), "group id"), Ok)?,
             mtime,
             // Only regular files have content, whatever the header says (POSIX pax, "size").
-            size: if kind == EntryKind::File { size } else { 0 },
+            size: stored,
             link: OsString::from_vec(link),
             rdev,
             xattrs: pax.xattrs,
             path,
+            sparse,
         };
         if kind != EntryKind::File && size > 0 && kind != EntryKind::HardLink && kind != EntryKind::Dir {
             return Err(fail("has content although it is no file"));
         }
-        self.remaining = if kind == EntryKind::File { size } else { 0 };
-        self.padding = padding(self.remaining);
+        (self.remaining, self.padding) = (stored, pad);
         self.current = format!("{name:?}");
         Ok(entry)
     }
@@ -316,8 +337,10 @@ impl Pax {
             b"uid" => self.uid = Some(number()?),
             b"gid" => self.gid = Some(number()?),
             b"mtime" => self.mtime = Some(parse_time(value)?),
-            _ if key.starts_with(b"GNU.sparse.") => self.sparse = true,
             _ => {
+                if let Some(name) = key.strip_prefix(b"GNU.sparse.") {
+                    self.sparse.set(name, value)?;
+                }
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                     self.xattrs.insert(OsStr::from_bytes(name).to_os_string(), value.to_vec());
                 }

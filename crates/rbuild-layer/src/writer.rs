@@ -180,6 +180,7 @@ impl TarEntry {
             link: Default::default(),
             rdev: (0, 0),
             xattrs: Default::default(),
+            sparse: None,
         }
     }
 
@@ -206,6 +207,7 @@ mod tests {
             TarEntry { kind: EntryKind::CharDevice, rdev: (5, 300), ..TarEntry::plain_file("tty", 0) },
             TarEntry {
                 xattrs: [("user.a".into(), b"1\n2=3\0".to_vec())].into(),
+                sparse: None,
                 ..TarEntry::plain_file(OsStr::from_bytes(b"non\xffutf8\nname"), 0)
             },
         ];

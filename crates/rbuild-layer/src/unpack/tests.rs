@@ -1,6 +1,7 @@
 use super::*;
 use crate::pack::{Deletions, LayerForm, Times, pack_layer, pack_tree};
 use crate::{Compression, TarWriter};
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 
 struct Temp(PathBuf);
@@ -217,3 +218,93 @@ proptest::proptest! {
         while let Ok(Some(_)) = r.next_entry() {}
     }
 }
+
+/// GNU tar writes the same file with holes in each of its formats; all are read, and the holes stay.
+#[test]
+fn sparse_files_of_every_format_stay_sparse() {
+    let t = Temp::new("sparse");
+    let source = t.0.join("holes");
+    let file = std::fs::File::create(&source).unwrap();
+    file.set_len(40 << 20).unwrap();
+    for (at, text) in [(0u64, "start"), (5 << 20, "middle"), ((40 << 20) - 3, "end")] {
+        file.write_all_at(text.as_bytes(), at).unwrap();
+    }
+    // More pieces than the old header has room for.
+    (6..36).for_each(|i| file.write_all_at(b"piece", i << 20).unwrap());
+    drop(file);
+    let expected = Digest::of(&std::fs::read(&source).unwrap());
+    for format in [
+        &["--format=gnu", "-S"][..],
+        &["--format=pax", "-S", "--sparse-version=0.0"],
+        &["--format=pax", "-S", "--sparse-version=0.1"],
+        &["--format=pax", "-S", "--sparse-version=1.0"],
+        // No word of holes: long runs of zeros become holes anyway.
+        &["--format=pax"],
+    ] {
+        let mut command = std::process::Command::new("tar");
+        let made = command.args(format).args(["-C", t.0.to_str().unwrap(), "-c", "holes", "outside"]).output().unwrap();
+        assert!(made.status.success());
+        let (uid, gid) = rbuild_linux::process::own_ids();
+        unpack(&made.stdout[..], &t.root(), Whiteouts::Overlay, Owners::Always(uid, gid), Limits::default())
+            .unwrap_or_else(|e| panic!("{format:?}: {e}"));
+        let bytes = std::fs::read(t.path("holes")).unwrap();
+        assert_eq!((bytes.len(), Digest::of(&bytes)), (40 << 20, expected), "{format:?}");
+        let blocks = t.path("holes").metadata().unwrap().blocks();
+        assert!(blocks * 512 < 8 << 20, "{format:?}: {blocks} blocks are in use");
+        assert_eq!(std::fs::read_to_string(t.path("outside")).unwrap(), "untouched", "{format:?}");
+    }
+}
+
+#[test]
+fn sparse_maps_that_lie_are_refused() {
+    let t = Temp::new("lying");
+    let (uid, gid) = own();
+    let pax = |records: &[(&str, &str)]| -> Vec<u8> {
+        let mut all = Vec::new();
+        for (k, v) in records {
+            let body = format!(" GNU.sparse.{k}={v}\n");
+            let mut length = body.len() + 1;
+            while length != body.len() + length.to_string().len() {
+                length = body.len() + length.to_string().len();
+            }
+            all.extend(format!("{length}{body}").bytes());
+        }
+        all
+    };
+    let archive = |records: &[(&str, &str)], content: &[u8]| {
+        let mut out = Vec::new();
+        for (kind, name, bytes) in [(b'x', "pax", pax(records)), (b'0', "f", content.to_vec())] {
+            let mut h = tar::Header::new_ustar();
+            h.set_path(name).unwrap();
+            h.set_size(bytes.len() as u64);
+            h.set_entry_type(tar::EntryType::new(kind));
+            h.set_mode(0o644);
+            h.set_uid(uid);
+            h.set_gid(gid);
+            h.set_mtime(0);
+            h.set_cksum();
+            out.extend_from_slice(h.as_bytes());
+            out.extend_from_slice(&bytes);
+            out.resize(out.len().next_multiple_of(512), 0);
+        }
+        out.resize(out.len() + 1024, 0);
+        out
+    };
+    for (records, content, want) in [
+        (&[("size", "10"), ("map", "8,5")][..], &b"hello"[..], "behind its end"),
+        (&[("size", "10"), ("map", "0,4,2,1")], b"hello", "overlap"),
+        (&[("size", "10"), ("map", "0,4")], b"hello", "not as long as its content"),
+        (&[("map", "0,5")], b"hello", "does not say how long"),
+        (&[("size", "99999999999999999"), ("map", "0,5")], b"hello", "bytes of content"),
+        (&[("major", "1"), ("realsize", "9")], b"9999999\n", "Truncated|ends in the middle|claims"),
+        (&[("major", "1"), ("realsize", "9")], b"x", "Truncated|ends in the middle|number"),
+        (&[("size", "18446744073709551615"), ("map", "18446744073709551615,5")], b"hello", "beyond all numbers"),
+    ] {
+        let bytes = archive(records, content);
+        let error = unpack(&bytes[..], &t.root(), Whiteouts::Overlay, Owners::FromArchive, Limits::default());
+        let error = error.expect_err(want).to_string();
+        assert!(want.split('|').any(|w| error.contains(w)), "{records:?}: {error}");
+    }
+}
+
+mod roundtrip;

@@ -1,0 +1,156 @@
+//! Files with holes in archives: old GNU headers, and GNU's PAX records of versions 0.0, 0.1 and 1.0 (GNU tar manual,
+//! "Storing Sparse Files").
+
+use std::io::Read;
+
+use tar::Header;
+
+use crate::error::{LayerError, Result};
+
+/// A piece of data: where it stands in the file, and how long it is.
+pub(crate) type Piece = (u64, u64);
+
+/// More pieces than this are no honest file.
+const MAX_PIECES: usize = 200_000;
+
+/// The records that speak of holes, as they are found.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct SparseRecords {
+    pub name: Option<Vec<u8>>,
+    size: Option<u64>,
+    pieces: Vec<Piece>,
+    /// Version 0.0 gives an offset and a length in turn.
+    offset: Option<u64>,
+    major: u64,
+    any: bool,
+}
+
+/// What the records say of a file.
+pub(crate) struct SparseFile {
+    /// Bytes with the holes.
+    pub size: u64,
+    /// `None`: the map stands before the content (version 1.0).
+    pub pieces: Option<Vec<Piece>>,
+}
+
+impl SparseRecords {
+    /// `key` without its `GNU.sparse.`.
+    pub fn set(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        self.any = true;
+        match key {
+            b"name" => self.name = Some(value.to_vec()),
+            b"realsize" | b"size" => self.size = Some(number(value)?),
+            b"major" => self.major = number(value)?,
+            b"offset" => self.offset = Some(number(value)?),
+            b"numbytes" => {
+                let offset = self.offset.take().ok_or_else(|| damaged("has a length without an offset"))?;
+                self.pieces.push((offset, number(value)?));
+            }
+            b"map" => {
+                let numbers: Vec<u64> =
+                    value.split(|b| *b == b',').filter(|n| !n.is_empty()).map(number).collect::<Result<_>>()?;
+                self.pieces = numbers.chunks(2).map(|p| (p[0], p.get(1).copied().unwrap_or(0))).collect();
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    pub fn file(&self) -> Result<Option<SparseFile>> {
+        if !self.any {
+            return Ok(None);
+        }
+        let size = self.size.ok_or_else(|| damaged("does not say how long the file is"))?;
+        let pieces = (self.major == 0).then(|| self.pieces.clone());
+        if let Some(pieces) = &pieces {
+            check(pieces, size)?;
+        }
+        Ok(Some(SparseFile { size, pieces }))
+    }
+}
+
+/// Reads the map of version 1.0 from before the content; gives it with the bytes that it took, padding included.
+pub(crate) fn read_map(content: &mut impl Read, size: u64) -> Result<(Vec<Piece>, u64)> {
+    let mut taken = 0u64;
+    let mut block = [0u8; 512];
+    let mut at = block.len();
+    let mut next = |content: &mut dyn Read, taken: &mut u64| -> Result<u64> {
+        let mut text = Vec::new();
+        loop {
+            if at == block.len() {
+                content.read_exact(&mut block).map_err(LayerError::io("the map of a sparse file"))?;
+                *taken += block.len() as u64;
+                at = 0;
+            }
+            let byte = block[at];
+            at += 1;
+            match byte {
+                b'\n' => return number(&text),
+                byte if text.len() < 20 => text.push(byte),
+                _ => return Err(damaged("has a number that never ends")),
+            }
+        }
+    };
+    let count = next(content, &mut taken)?;
+    if count > MAX_PIECES as u64 {
+        return Err(LayerError::Limit(format!("a sparse file claims {count} pieces; {MAX_PIECES} are read at most")));
+    }
+    let mut pieces = Vec::new();
+    for _ in 0..count {
+        pieces.push((next(content, &mut taken)?, next(content, &mut taken)?));
+    }
+    check(&pieces, size)?;
+    Ok((pieces, taken))
+}
+
+/// The pieces of an old GNU header and of the blocks that follow it, and the size with the holes.
+pub(crate) fn read_old(header: &Header, content: &mut impl Read) -> Result<(Vec<Piece>, u64)> {
+    let gnu = header.as_gnu().ok_or_else(|| damaged("has a header that is not GNU's"))?;
+    let size = gnu.real_size().map_err(|_| damaged("has a size that is not a number"))?;
+    let mut pieces = Vec::new();
+    let mut add = |entries: &[tar::GnuSparseHeader]| -> Result<()> {
+        for entry in entries.iter().filter(|e| !e.is_empty()) {
+            let number = |n: std::io::Result<u64>| n.map_err(|_| damaged("has a piece that is not a number"));
+            pieces.push((number(entry.offset())?, number(entry.length())?));
+        }
+        match pieces.len() > MAX_PIECES {
+            true => Err(LayerError::Limit(format!("a sparse file has more than {MAX_PIECES} pieces"))),
+            false => Ok(()),
+        }
+    };
+    add(&gnu.sparse)?;
+    let mut more = gnu.is_extended();
+    while more {
+        let mut next = tar::GnuExtSparseHeader::new();
+        content.read_exact(next.as_mut_bytes()).map_err(LayerError::io("the map of a sparse file"))?;
+        add(&next.sparse)?;
+        more = next.is_extended();
+    }
+    check(&pieces, size)?;
+    Ok((pieces, size))
+}
+
+/// Pieces stand in order, do not overlap, and end within the file.
+fn check(pieces: &[Piece], size: u64) -> Result<()> {
+    if pieces.len() > MAX_PIECES {
+        return Err(LayerError::Limit(format!("a sparse file has more than {MAX_PIECES} pieces")));
+    }
+    let mut end = 0;
+    for (offset, length) in pieces {
+        let next = offset.checked_add(*length).ok_or_else(|| damaged("has a piece beyond all numbers"))?;
+        if *offset < end || next > size {
+            return Err(damaged("has pieces that overlap or lie behind its end"));
+        }
+        end = next;
+    }
+    Ok(())
+}
+
+fn number(text: &[u8]) -> Result<u64> {
+    let parsed = std::str::from_utf8(text).ok().and_then(|t| t.parse().ok());
+    parsed.ok_or_else(|| damaged("has a number that is none"))
+}
+
+fn damaged(what: &str) -> LayerError {
+    LayerError::Damaged(format!("a sparse file in the archive {what}"))
+}
