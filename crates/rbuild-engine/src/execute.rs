@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
-use rbuild_image::Digest;
+use rbuild_image::{Digest, human_size};
 use rbuild_linux::{RootDir, detached_overlay};
 use rbuild_plan::{CopyStep, From, Step, VertexId};
 use rbuild_sandbox::{Builder, Cancel, Zygote};
 use rbuild_source::{Owner, SourceTree};
-use rbuild_store::{Image, Store, TreeId, Workspace};
+use rbuild_store::{Budget, Image, Store, TreeId, Workspace};
 
 use crate::error::{BuildError, Result, StepFailure};
 use crate::event::{Event, Events, StepOutcome};
@@ -385,6 +385,13 @@ impl<'a> Executor<'a> {
         let finished = export::publish(self.request, self.store, &manifests, &self.events)?;
         if !self.scheduled.is_empty() || !manifests.is_empty() {
             self.store.sync(&self.request.build_id)?;
+        }
+        if self.request.cache_limit.is_some() {
+            let freed = self.store.collect(Budget { bytes: self.request.cache_limit, used_since: None })?;
+            if freed.bytes > 0 {
+                let text = format!("the cache is full: {} given back", human_size(freed.bytes));
+                self.events.send(Event::Phase { text, seconds: 0.0 });
+            }
         }
         Ok(finished)
     }

@@ -37,6 +37,8 @@ pub struct BuildRequest {
     pub resolv_conf: String,
     /// Seconds since 1970 when the build began.
     pub now: i64,
+    /// Bytes that the build cache may take when the build is over.
+    pub cache_limit: Option<u64>,
     /// Names this build in the store's records.
     pub build_id: String,
 }

@@ -55,6 +55,7 @@ impl Store {
                 work.dir().rename(made, &mounts, OsStr::new(short)).map_err(StoreError::from)?;
             }
         }
+        self.note_use("mounts", short)?;
         let path = self.path().join("mounts").join(short);
         Ok(CacheMount { path, dir: mounts.sub(short).map_err(StoreError::from)?, _lock: lock })
     }

@@ -76,6 +76,11 @@ impl Store {
         self.lock.try_lock().map_err(|_| StoreError::Busy)
     }
 
+    /// Lets others use the store again after [`Store::lock_alone`].
+    pub(crate) fn lock_shared(&self) -> Result<()> {
+        Ok(self.lock.lock_shared().map_err(|e| rbuild_linux::Error::new("flock", "lock", e))?)
+    }
+
     pub(crate) fn open_lock(&self, name: &str) -> Result<File> {
         Ok(open_lock(&self.path, name)?)
     }

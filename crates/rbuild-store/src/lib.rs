@@ -9,6 +9,7 @@
 //!   oci-layout index.json blobs/sha256/HEX
 //!   trees/ID/fs/           one step's or one layer's files, in overlay form
 //!   trees/ID/layer-*.json  the layers that were made of it, one a form, once something asked
+//!   trees/ID/bytes.json    how much it takes, once something asked
 //!   layers/HEX.json        diffID -> tree
 //!   layers/*.repacked      diffID and form -> the layer in that form
 //!   records/HEX.json       cache key -> tree, written after the tree is in place
@@ -23,6 +24,7 @@
 
 mod blobs;
 mod caches;
+mod collect;
 mod containers;
 mod error;
 mod images;
@@ -35,6 +37,7 @@ mod verify;
 mod workspace;
 
 pub use caches::{CacheMount, CacheUse};
+pub use collect::Budget;
 pub use containers::Container;
 pub use error::{Result, StoreError};
 pub use images::{Image, NamedImage};

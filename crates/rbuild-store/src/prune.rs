@@ -172,7 +172,7 @@ fn tree_name(tree: &crate::TreeId) -> String {
 }
 
 /// Bytes on the disk below a directory, each inode once; what cannot be read counts as nothing.
-fn tree_bytes(dir: &RootDir) -> u64 {
+pub(crate) fn tree_bytes(dir: &RootDir) -> u64 {
     let mut seen = HashSet::new();
     let mut bytes = 0;
     let mut stack = vec![dir.sub(OsStr::new("."))];

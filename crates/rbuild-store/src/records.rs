@@ -33,6 +33,9 @@ impl Store {
             return Ok(None);
         };
         let there = self.trusted(&record.boot, &record.build)? && self.has_tree(&record.tree)?;
+        if there {
+            self.note_use("records", &format!("{}.json", key.hex()))?;
+        }
         Ok(there.then_some(record))
     }
 

@@ -84,7 +84,11 @@ impl Store {
             return Ok(None);
         };
         let synced = file.boot == self.boot() || self.root.exists(format!("builds/{}.synced", file.build))?;
-        Ok((synced && self.has_tree(&file.tree)?).then_some(file.tree))
+        let there = synced && self.has_tree(&file.tree)?;
+        if there {
+            self.note_use("layers", &format!("{}.json", diff_id.hex()))?;
+        }
+        Ok(there.then_some(file.tree))
     }
 
     /// The trees of an image, the lowest first; layers that were never unpacked are unpacked now, each once and

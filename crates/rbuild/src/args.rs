@@ -157,6 +157,9 @@ pub struct BuildArgs {
     /// Steps that run at a time [default: the number of cores, 4 at least]
     #[arg(long, value_name = "N")]
     pub jobs: Option<usize>,
+    /// What the build cache may take when the build is over, for example 10g; the longest unused goes first
+    #[arg(long, value_name = "SIZE", env = "RBUILD_CACHE_LIMIT")]
+    pub cache_limit: Option<String>,
     /// Only `userns` so far
     #[arg(long, value_name = "RUNG", default_value = "auto")]
     pub isolation: String,
@@ -288,6 +291,12 @@ pub struct PruneArgs {
     /// The whole build cache and the cache mounts too
     #[arg(short, long)]
     pub all: bool,
+    /// Only what was not used for so long: until=24h
+    #[arg(long, value_name = "FILTER")]
+    pub filter: Vec<String>,
+    /// Keep this much of the cache, the most recently used
+    #[arg(long, value_name = "SIZE", visible_alias = "max-used-space")]
+    pub keep_storage: Option<String>,
     /// Nobody is asked in any case
     #[arg(short, long, hide = true)]
     pub force: bool,

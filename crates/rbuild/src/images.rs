@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rbuild_image::{Digest, Reference, ReferenceError, human_duration, human_size};
 use rbuild_sandbox::{World, enter};
-use rbuild_store::{Checked, Freed, Image, Store};
+use rbuild_store::{Budget, Checked, Freed, Image, Store};
 use serde_json::{Value, json};
 
 use crate::args::{FsckArgs, HistoryArgs, ImagesArgs, InspectArgs, PruneArgs, RmiArgs, TagArgs};
@@ -305,12 +305,16 @@ pub fn rmi(root: &Path, args: RmiArgs) -> Result<u8, Failure> {
 /// Files of sub-ids can be removed only by who is root in their namespace, so this runs in a builder.
 pub fn prune(root: &Path, args: PruneArgs) -> Result<u8, Failure> {
     drop(Store::open(root)?);
+    let budget = budget(&args)?;
     let world = World { store: root.to_path_buf(), binds: Vec::new() };
     let ended = enter(&world, |builder| {
         let pruned = builder.map_err(Failure::from).and_then(|_| {
             let store = Store::open(Path::new(rbuild_sandbox::STORE))?;
             drop(rbuild_store::Workspace::open(&store)?);
-            Ok(store.prune(args.all)?)
+            Ok(match budget {
+                Some(budget) => store.collect(budget)?,
+                None => store.prune(args.all)?,
+            })
         });
         match pruned {
             Ok(freed) => {
@@ -321,6 +325,21 @@ pub fn prune(root: &Path, args: PruneArgs) -> Result<u8, Failure> {
         }
     })?;
     Ok(if ended.stopped { code::INTERRUPTED } else { ended.code as u8 })
+}
+
+/// What `--filter until=` and `--keep-storage` leave.
+fn budget(args: &PruneArgs) -> Result<Option<Budget>, Failure> {
+    let mut budget = Budget::default();
+    for filter in &args.filter {
+        let Some(("until", text)) = filter.split_once('=') else {
+            return Err(Failure::usage(format!("--filter {filter}: there is no such filter")).help("until=24h"));
+        };
+        let span: jiff::SignedDuration =
+            text.parse().map_err(|_| Failure::usage(format!("--filter {filter}: `{text}` is no time such as 24h")))?;
+        budget.used_since = Some(now() - span.as_secs());
+    }
+    budget.bytes = args.keep_storage.as_deref().map(|s| crate::request::size("--keep-storage", s)).transpose()?;
+    Ok((budget != Budget::default()).then_some(budget))
 }
 
 fn freed_text(freed: &Freed) -> String {

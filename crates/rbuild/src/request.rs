@@ -74,7 +74,8 @@ pub fn asked(args: &BuildArgs, store: &Store) -> Result<Asked, Failure> {
         annotations: args.annotation.iter().map(|a| annotation(a)).collect::<Result<_, _>>()?,
         secrets: args.secret.iter().map(|s| secret(s)).collect::<Result<_, _>>()?,
         agents: args.ssh.iter().map(|s| agent(s)).collect::<Result<_, _>>()?,
-        shm_size: args.shm_size.as_deref().map(size).transpose()?,
+        shm_size: args.shm_size.as_deref().map(|s| size("--shm-size", s)).transpose()?,
+        cache_limit: args.cache_limit.as_deref().map(|s| size("--cache-limit", s)).transpose()?,
         ulimits: args.ulimit.iter().map(|u| ulimit(u)).collect::<Result<_, _>>()?,
         outputs,
         jobs: args.jobs.unwrap_or(cores.max(4)),
@@ -184,9 +185,10 @@ fn host(text: &str) -> Result<(String, String), Failure> {
     Ok((name.to_string(), address.to_string()))
 }
 
-fn size(text: &str) -> Result<u64, Failure> {
+/// The size that an option was given.
+pub fn size(option: &str, text: &str) -> Result<u64, Failure> {
     let size = rbuild_dockerfile::parse_size(text).filter(|s| *s > 0);
-    size.ok_or_else(|| Failure::usage(format!("--shm-size {text} is not a size")).help("write it like 64m or 1g"))
+    size.ok_or_else(|| Failure::usage(format!("{option} {text} is not a size")).help("write it like 64m or 10g"))
 }
 
 /// `name=soft[:hard]`; -1 is no limit.

@@ -211,3 +211,34 @@ fn damage_is_found_and_taken_out() {
     lab.build("FROM busybox\nRUN echo x > /f\n", &["-t", "x"]).ok();
     lab.rbuild(["inspect", "--verify", "x"]).ok();
 }
+
+#[test]
+fn the_cache_stays_within_its_budget_and_the_oldest_goes_first() {
+    let lab = Lab::new();
+    let step = |n: u32| format!("FROM busybox\nRUN dd if=/dev/urandom of=/f bs=1M count=4 2>/dev/null; echo {n}\n");
+    let age = |days: u32| {
+        lab.sh(&format!("find $RBUILD_ROOT/records $RBUILD_ROOT/layers -name '*.json' -newermt '-1 hour' -exec touch -d '-{days} days' {{}} +")).ok();
+    };
+    let out = lab.path("out").display().to_string();
+    lab.build(&step(1), &["-o", &out]).ok();
+    age(9);
+    lab.build(&step(2), &["-o", &out]).ok();
+    age(5);
+    // Used again: young again.
+    assert_eq!(lab.build(&step(1), &["-o", &out]).ok().steps(), (0, 1));
+    let ran = lab.build(&step(3), &["-o", &out, "--cache-limit", "11m"]).ok();
+    assert!(ran.stderr.contains("given back"), "{}", ran.stderr);
+    let cached = |n: u32| lab.build(&step(n), &["-o", &out]).ok().steps() == (0, 1);
+    assert!(cached(1) && cached(3), "what was used last is gone");
+    assert!(!cached(2), "the longest unused is still there");
+    // What an image is made of stays, whatever the budget.
+    lab.build(&step(4), &["-t", "kept"]).ok();
+    lab.rbuild(["prune", "--keep-storage", "1k"]).ok();
+    lab.rbuild(["inspect", "--verify", "kept"]).ok();
+    assert!(!cached(4));
+    age(3);
+    let text = lab.rbuild(["prune", "--filter", "until=48h"]).ok().stdout;
+    assert!(text.contains("Removed") && !cached(4), "{text}");
+    lab.rbuild(["fsck"]).ok();
+    lab.build("FROM scratch\n", &["--cache-limit", "lots"]).fails(2, &["--cache-limit lots is not a size"]);
+}

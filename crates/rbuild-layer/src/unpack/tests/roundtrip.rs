@@ -22,7 +22,7 @@ const NAMES: [&str; 10] = ["a", "b", "dir", "dir/a", "dir/sub", "dir/sub/x", "z"
 
 fn name(i: usize) -> PathBuf {
     match NAMES[i % NAMES.len()] {
-        "long" => PathBuf::from(OsString::from_vec([&b"n\xff\n"[..], &vec![b'l'; 200]].concat())),
+        "long" => PathBuf::from(OsString::from_vec([&b"n\xff\n"[..], &[b'l'; 200]].concat())),
         other => other.into(),
     }
 }

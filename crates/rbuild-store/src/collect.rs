@@ -1,0 +1,153 @@
+//! Keeping the build cache within a budget, and forgetting what has not been used for long.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+
+use rbuild_linux::{RootDir, Timestamp};
+
+use crate::error::Result;
+use crate::layout::Store;
+use crate::prune::{Freed, tree_bytes};
+use crate::records::Record;
+
+/// What may stay.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Budget {
+    /// Bytes of trees, of the layers made of them, and of cache mounts.
+    pub bytes: Option<u64>,
+    /// Seconds since 1970: what was last used before that goes.
+    pub used_since: Option<i64>,
+}
+
+/// A part of the cache that is removed as a whole.
+struct Item {
+    dir: &'static str,
+    name: String,
+    last_use: i64,
+    bytes: u64,
+    /// Documents that name it.
+    documents: Vec<(&'static str, String)>,
+}
+
+/// A use that is noted is not noted again for so many seconds.
+const NOTE_AGAIN: i64 = 3600;
+
+impl Store {
+    /// Removes what was not used for the longest time until the cache is within the budget. Images with names and
+    /// what they are made of stay. Does nothing while another process uses the store: the last one cleans up.
+    pub fn collect(&self, budget: Budget) -> Result<Freed> {
+        let mut freed = Freed::default();
+        if self.lock_alone().is_err() {
+            return Ok(freed);
+        }
+        let mut items = self.items()?;
+        items.sort_by(|a, b| (a.last_use, &a.name).cmp(&(b.last_use, &b.name)));
+        let mut left: u64 = items.iter().map(|i| i.bytes).sum();
+        for item in items {
+            let old = budget.used_since.is_some_and(|since| item.last_use < since);
+            let over = budget.bytes.is_some_and(|most| left > most);
+            if !old && !over {
+                continue;
+            }
+            // Documents first: after a crash in between, nothing names what is gone.
+            for (dir, name) in &item.documents {
+                self.dir(dir)?.remove_all(OsStr::new(name))?;
+                freed.records += 1;
+            }
+            self.dir(item.dir)?.remove_all(OsStr::new(&item.name))?;
+            left -= item.bytes;
+            freed.bytes += item.bytes;
+            match item.dir {
+                "mounts" => freed.mounts += 1,
+                _ => freed.trees += 1,
+            }
+        }
+        if freed.trees > 0 {
+            freed.blobs += self.sweep_blobs()?.blobs;
+        }
+        self.lock_shared()?;
+        Ok(freed)
+    }
+
+    fn items(&self) -> Result<Vec<Item>> {
+        let mut trees: HashMap<String, Item> = HashMap::new();
+        let records = self.dir("records")?;
+        for entry in records.entries()? {
+            let file = entry.name.to_string_lossy().into_owned();
+            let Ok(Some(record)) = self.read_if_any::<Record>(&format!("records/{file}")) else { continue };
+            self.name_tree(&mut trees, record.tree.name(), last_use(&records, &entry.name)?, ("records", file));
+        }
+        let layers = self.dir("layers")?;
+        for entry in layers.entries()? {
+            let file = entry.name.to_string_lossy().into_owned();
+            if let Some(hex) = file.strip_suffix(".json").filter(|h| h.len() >= 24) {
+                let name = format!("l{}", &hex[..24]);
+                self.name_tree(&mut trees, &name, last_use(&layers, &entry.name)?, ("layers", file.clone()));
+            }
+        }
+        let mut items = Vec::new();
+        for (_, mut tree) in trees {
+            tree.bytes = self.bytes_of("trees", &tree.name)? + self.packed_bytes(&tree.name)?;
+            items.push(tree);
+        }
+        let mounts = self.dir("mounts")?;
+        for entry in mounts.entries()? {
+            let name = entry.name.to_string_lossy().into_owned();
+            let bytes = mounts.sub(&entry.name).map_or(0, |dir| tree_bytes(&dir));
+            let last_use = last_use(&mounts, &entry.name)?;
+            items.push(Item { dir: "mounts", name, last_use, bytes, documents: Vec::new() });
+        }
+        Ok(items)
+    }
+
+    fn name_tree(
+        &self,
+        trees: &mut HashMap<String, Item>,
+        name: &str,
+        last_use: i64,
+        document: (&'static str, String),
+    ) {
+        let item = trees.entry(name.to_string()).or_insert_with(|| Item {
+            dir: "trees",
+            name: name.to_string(),
+            last_use,
+            bytes: 0,
+            documents: Vec::new(),
+        });
+        item.last_use = item.last_use.max(last_use);
+        item.documents.push(document);
+    }
+
+    /// Bytes of a finished tree; counted once, then remembered beside it.
+    fn bytes_of(&self, dir: &str, name: &str) -> Result<u64> {
+        let place = format!("{dir}/{name}");
+        let known: Option<u64> = self.read_if_any(&format!("{place}/bytes.json")).ok().flatten();
+        if let Some(bytes) = known {
+            return Ok(bytes);
+        }
+        let Ok(tree) = self.root.sub(&place) else { return Ok(0) };
+        let bytes = tree_bytes(&tree);
+        self.write(&place, "bytes.json", &bytes)?;
+        Ok(bytes)
+    }
+
+    fn packed_bytes(&self, name: &str) -> Result<u64> {
+        let Ok(blobs) = self.packed_blobs(OsStr::new(name)) else { return Ok(0) };
+        Ok(blobs.iter().map(|blob| self.blob_size(blob).unwrap_or(0)).sum())
+    }
+
+    /// Notes that a document or a cache mount was used now.
+    pub(crate) fn note_use(&self, dir: &str, name: &str) -> Result<()> {
+        let dir = self.dir(dir)?;
+        let now = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs() as i64);
+        if now - last_use(&dir, OsStr::new(name))? > NOTE_AGAIN {
+            // A store that cannot be written still answers.
+            let _ = dir.set_mtime(OsStr::new(name), Timestamp { sec: now, nsec: 0 });
+        }
+        Ok(())
+    }
+}
+
+fn last_use(dir: &RootDir, name: &OsStr) -> Result<i64> {
+    Ok(dir.stat_name(name)?.mtime.sec)
+}
