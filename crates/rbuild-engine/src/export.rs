@@ -1,5 +1,6 @@
 //! The outputs of a build.
 
+use std::collections::BTreeSet;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::time::Instant;
@@ -74,7 +75,7 @@ pub(crate) fn publish(
     }
     for output in &request.outputs {
         let format = match output.kind {
-            OutputKind::OciArchive => ArchiveFormat::Oci,
+            OutputKind::OciArchive | OutputKind::OciDirectory => ArchiveFormat::Oci,
             OutputKind::DockerArchive => ArchiveFormat::Docker,
             OutputKind::Local | OutputKind::Tar | OutputKind::Image => continue,
         };
@@ -82,7 +83,10 @@ pub(crate) fn publish(
         let made = manifests.iter().find(|(form, _)| *form == output.form);
         let (_, manifest) = made.ok_or_else(|| BuildError::other("an output has no image"))?;
         let entries = [(store.image(manifest)?, request.tags.clone())];
-        write(&output.dest, |out| archive::save(store, &entries, format, out))?;
+        match output.kind {
+            OutputKind::OciDirectory => archive::save_directory(store, &entries, &BTreeSet::new(), &output.dest)?,
+            _ => write(&output.dest, |out| archive::save(store, &entries, &BTreeSet::new(), format, out))?,
+        }
         events.send(Event::Phase { text: "writing the archive".into(), seconds: started.elapsed().as_secs_f64() });
     }
     Ok(Finished { image: Some((store.image(named)?.id, *named)) })

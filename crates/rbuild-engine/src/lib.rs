@@ -24,7 +24,7 @@ mod request;
 mod steps;
 mod users;
 
-pub use archive::{ArchiveFormat, save_to};
+pub use archive::{ArchiveFormat, archive_blobs, layer_blobs, save_directory, save_to};
 pub use copy_out::{CopyTarget, copy_out};
 pub use error::{BuildError, StepFailure};
 pub use event::{Event, Events, StepOutcome};

@@ -186,7 +186,13 @@ impl Loader<'_> {
     /// A part by its name, in the store.
     fn blob(&self, name: &str) -> Result<(Digest, u64)> {
         match &self.members {
-            Members::Archive(members) => Self::member(members, name),
+            Members::Archive(members) => match promised(&clean(name)) {
+                // What was left out because we have it.
+                Some(digest) if !members.contains_key(&clean(name)) && self.store.has_blob(&digest)? => {
+                    Ok((digest, self.store.blob_size(&digest)?))
+                }
+                _ => Self::member(members, name),
+            },
             Members::Directory(dir) => self.file(dir, &clean(name)),
         }
     }
@@ -216,7 +222,28 @@ impl Loader<'_> {
         }
         Err(BuildError::Other {
             message: format!("the archive lacks {name}, which its manifest names"),
-            help: Some("it was cut short or written without its base; write it again".into()),
+            help: Some("it was cut short; write or transfer it again".into()),
+        })
+    }
+
+    /// Says which of the layers are neither in the archive nor in the store; none is fetched or guessed.
+    fn nothing_missing<'n>(&self, names: impl Iterator<Item = &'n str>) -> Result<()> {
+        let Members::Archive(members) = &self.members else { return Ok(()) };
+        let mut missing = Vec::new();
+        for name in names {
+            let here = members.contains_key(&clean(name));
+            let known = promised(&clean(name));
+            if !here && !known.map_or(Ok(false), |digest| self.store.has_blob(&digest))? {
+                missing.push(known.map_or_else(|| name.to_string(), |digest| digest.to_string()));
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let count = missing.len();
+        Err(BuildError::Other {
+            message: format!("{count} layers are neither in the archive nor in the store: {}", missing.join(", ")),
+            help: Some("it was written without its base (save --exclude or --since): load the base first".into()),
         })
     }
 
@@ -249,6 +276,7 @@ impl Loader<'_> {
                 config.rootfs.diff_ids.len()
             )));
         }
+        self.nothing_missing(item.layers.iter().map(String::as_str))?;
         let mut layers = Vec::new();
         for (name, diff_id) in item.layers.iter().zip(&config.rootfs.diff_ids) {
             layers.push(self.docker_layer(name, diff_id)?);
@@ -332,6 +360,12 @@ impl Loader<'_> {
         }
         let manifest: ImageManifest = parse(&text, "a manifest")?;
         let id = digest_of(manifest.config()).map_err(|e| BuildError::other(e.to_string()))?;
+        let blobs: Vec<String> = manifest
+            .layers()
+            .iter()
+            .filter_map(|d| Some(format!("blobs/sha256/{}", digest_of(d).ok()?.hex())))
+            .collect();
+        self.nothing_missing(blobs.iter().map(String::as_str))?;
         for d in manifest.layers().iter().chain([manifest.config()]) {
             let digest = digest_of(d).map_err(|e| BuildError::other(e.to_string()))?;
             if !self.store.has_blob(&digest)? {

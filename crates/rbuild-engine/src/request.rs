@@ -69,6 +69,8 @@ pub enum OutputKind {
     Tar,
     /// An OCI image layout as a tar.
     OciArchive,
+    /// An OCI image layout as a directory.
+    OciDirectory,
     /// A docker-archive that is an OCI image layout too.
     DockerArchive,
     /// The local store.

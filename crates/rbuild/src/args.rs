@@ -202,9 +202,15 @@ pub struct SaveArgs {
     /// File to write; standard output if not given
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// docker-archive or oci-archive
+    /// docker-archive, oci-archive, or oci for a directory
     #[arg(long, default_value = "docker-archive")]
     pub format: String,
+    /// Leave out the layers of this image: the other side has it
+    #[arg(long, value_name = "IMAGE")]
+    pub exclude: Vec<String>,
+    /// Leave out the layers of this archive: the other side has loaded it
+    #[arg(long, value_name = "FILE")]
+    pub since: Vec<PathBuf>,
 }
 
 #[derive(Args)]

@@ -57,6 +57,7 @@ pub fn parse(text: &str) -> Result<Parsed, Failure> {
     let mut dest = None;
     let mut names = Vec::new();
     let mut form = ImageForm::default();
+    let mut tar = true;
     for field in &fields {
         let Some((key, value)) = field.split_once('=') else {
             return Err(bad(format!("`{field}` is not of the form key=value")));
@@ -70,7 +71,7 @@ pub fn parse(text: &str) -> Result<Parsed, Failure> {
                 }
             }
             // Their default meaning is what is done.
-            "tar" if value == "true" => {}
+            "tar" => tar = switch(value).map_err(bad)?,
             "oci-mediatypes" if value == "true" => {}
             "rewrite-timestamp" => form.rewrite_timestamp = switch(value).map_err(bad)?,
             "force-compression" => form.force = switch(value).map_err(bad)?,
@@ -91,6 +92,11 @@ pub fn parse(text: &str) -> Result<Parsed, Failure> {
         }
     }
     let Some(kind) = kind else { return Err(bad("it has no type".into()).help("add type=local, tar, oci or docker")) };
+    let kind = match (kind, tar) {
+        (kind, true) => kind,
+        (OutputKind::OciArchive, false) => OutputKind::OciDirectory,
+        _ => return Err(bad("only type=oci has a form without a tar".into())),
+    };
     let levels = match form.layers.compression {
         Compression::Gzip => 0..=9,
         Compression::Zstd => 0..=22,
@@ -162,7 +168,10 @@ impl Parsed {
             }
             (OutputKind::Image, Some(_)) => return Err(Failure::usage("an output of type=image takes no dest")),
             (OutputKind::Local, None) => return Err(Failure::usage("an output of type=local needs dest=DIR")),
-            (OutputKind::Local, Some("-")) => {
+            (OutputKind::OciDirectory, None) => {
+                return Err(Failure::usage("an output of type=oci,tar=false needs dest=DIR"));
+            }
+            (OutputKind::Local | OutputKind::OciDirectory, Some("-")) => {
                 return Err(Failure::usage("a directory cannot go to standard output").help("use type=tar,dest=-"));
             }
             (_, None | Some("-")) => Destination::Stdout(stdout()?),

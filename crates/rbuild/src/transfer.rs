@@ -1,5 +1,6 @@
 //! Images in and out: `import`, `save`, `load`.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{IsTerminal, Read};
 use std::path::Path;
@@ -100,10 +101,10 @@ fn change_config(config: &mut ImageConfig, changes: &[String]) -> Result<(), Str
 pub fn save(root: &Path, args: SaveArgs) -> Result<u8, Failure> {
     let format = match args.format.as_str() {
         "docker-archive" => ArchiveFormat::Docker,
-        "oci-archive" => ArchiveFormat::Oci,
+        "oci-archive" | "oci" => ArchiveFormat::Oci,
         other => {
             return Err(Failure::usage(format!("`{other}` is not a format to save in"))
-                .help("the formats are docker-archive and oci-archive"));
+                .help("the formats are docker-archive, oci-archive and oci"));
         }
     };
     let store = Store::open(root)?;
@@ -116,11 +117,25 @@ pub fn save(root: &Path, args: SaveArgs) -> Result<u8, Failure> {
             None => images.push((image, name.into_iter().collect())),
         }
     }
+    let mut known = BTreeSet::new();
+    for wanted in &args.exclude {
+        known.extend(rbuild_engine::layer_blobs(&store.find_image(wanted)?.1)?);
+    }
+    for path in &args.since {
+        known.extend(rbuild_engine::archive_blobs(open(path)?, &path.display().to_string())?);
+    }
+    if args.format == "oci" {
+        let Some(path) = &args.output else {
+            return Err(Failure::usage("a directory cannot go to standard output").help("give -o DIR"));
+        };
+        rbuild_engine::save_directory(&store, &images, &known, &output::destination(path)?)?;
+        return Ok(code::OK);
+    }
     let dest = match &args.output {
         Some(path) => output::destination(path)?,
         None => Destination::Stdout(output::stdout()?),
     };
-    rbuild_engine::save_to(&store, &images, format, &dest)?;
+    rbuild_engine::save_to(&store, &images, &known, format, &dest)?;
     Ok(code::OK)
 }
 

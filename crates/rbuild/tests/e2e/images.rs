@@ -242,3 +242,30 @@ fn the_cache_stays_within_its_budget_and_the_oldest_goes_first() {
     lab.rbuild(["fsck"]).ok();
     lab.build("FROM scratch\n", &["--cache-limit", "lots"]).fails(2, &["--cache-limit lots is not a size"]);
 }
+
+#[test]
+fn an_archive_may_leave_out_what_the_other_side_has() {
+    let lab = Lab::new();
+    lab.sh("dd if=/dev/urandom of=big bs=1M count=3 2>/dev/null").ok();
+    lab.build("FROM busybox\nCOPY big /\n", &["-t", "base:1"]).ok();
+    lab.build("FROM base:1\nRUN echo small > /small\n", &["-t", "app:1"]).ok();
+    lab.sh("$RB save -o base.tar base:1; $RB save -o whole.tar app:1; $RB save -o part.tar --exclude base:1 app:1; \
+            $RB save -o since.tar --since base.tar app:1; $RB save --format oci -o layout app:1")
+        .ok();
+    let size = |name: &str| lab.ctx().join(name).metadata().unwrap().len();
+    assert!(size("whole.tar") > 3 << 20 && size("part.tar") < 100_000, "{}", size("part.tar"));
+    assert_eq!(size("part.tar"), size("since.tar"));
+    let other = |args: &str| lab.sh(&format!("RBUILD_ROOT=$LAB/other $RB {args}"));
+    // Without the base it says what is missing, and keeps nothing half.
+    other("load -i part.tar")
+        .fails(1, &["2 layers are neither in the archive nor in the store: sha256:", "load the base first"]);
+    assert_eq!(other("images -q").ok().stdout, "");
+    other("load -i base.tar").ok();
+    assert_eq!(other("load -i part.tar").ok().stdout, "Loaded image: app:1\n");
+    other("inspect --verify app:1").ok();
+    assert_eq!(other("cp app:1:/small - | tar -xO").ok().stdout, "small\n");
+    lab.sh("RBUILD_ROOT=$LAB/other $RB prune -a").ok();
+    assert_eq!(lab.sh("RBUILD_ROOT=$LAB/third $RB load -i layout").ok().stdout, "Loaded image: app:1\n");
+    lab.build("FROM app:1\n", &["-o", "type=oci,dest=direct,tar=false", "-t", "d:1"]).ok();
+    assert!(lab.ctx().join("direct/index.json").is_file());
+}
