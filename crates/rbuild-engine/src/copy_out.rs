@@ -70,7 +70,7 @@ fn tar(view: &RootDir, wanted: &Path, work: &Workspace, file: &File) -> Result<(
         dest_is_dir: true,
         ..CopyStep::default()
     };
-    let tree = SourceTree { root: view, ignore: None, exclude: None, owner: Owner::AsIs };
+    let tree = SourceTree { root: view, ignore: None, exclude: None, owner: Owner::AsIs, hashes: None };
     copy(&step, Some(&tree), &dir, 0).map_err(|e| match e.reason {
         Reason::Kernel(source) => BuildError::Kernel { what: "copying".into(), source },
         Reason::Source(e) => BuildError::other(e.to_string()),

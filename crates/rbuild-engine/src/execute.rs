@@ -75,7 +75,7 @@ impl<'a> Executor<'a> {
             store,
             empty: [work.new_dir()?.0, work.new_dir()?.0],
             work,
-            contexts: Contexts::open(request, Viewpoint::Builder)?,
+            contexts: Contexts::open(request, Viewpoint::Builder, &prepared.hashes)?,
             events,
             cancel,
             zygote: &builder.zygote,
@@ -260,7 +260,7 @@ impl<'a> Executor<'a> {
         match copy.from {
             From::Vertex(from) => {
                 let view = self.view(from)?;
-                let tree = SourceTree { root: &view, ignore: None, exclude: None, owner: Owner::AsIs };
+                let tree = SourceTree { root: &view, ignore: None, exclude: None, owner: Owner::AsIs, hashes: None };
                 keys::sources_content(&tree, copy).map(Some)
             }
             from if copy.link && !copy.sources.is_empty() => {

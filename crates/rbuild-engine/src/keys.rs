@@ -5,12 +5,13 @@
 //! so that later steps do not notice how the same content came about.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_image::{Digest, Hasher};
 use rbuild_linux::RootDir;
 use rbuild_plan::{CopyStep, From, MountKindStep, RunStep, Step, Vertex, VertexId};
-use rbuild_source::{Ignore, Owner, Selected, SourceError, SourceTree, content_digest};
+use rbuild_source::{HashCache, Ignore, Owner, Selected, SourceError, SourceTree, content_digest};
 
 use crate::error::{BuildError, Result};
 use crate::places::Place;
@@ -20,20 +21,27 @@ use crate::request::{BuildRequest, ContextDir};
 pub struct Context {
     root: RootDir,
     ignore: Ignore,
+    hashes: Arc<HashCache>,
 }
 
 impl Context {
-    fn open(path: &Path, ignore: &str) -> Result<Context> {
+    fn open(path: &Path, ignore: &str, hashes: &Arc<HashCache>) -> Result<Context> {
         let root = RootDir::open(path).map_err(BuildError::kernel("the build context"))?;
         let ignore = Ignore::parse(ignore).map_err(|e| BuildError::Other {
             message: format!("the ignore file, {e}"),
             help: Some("each line is one pattern; `!pattern` takes files back in".into()),
         })?;
-        Ok(Context { root, ignore })
+        Ok(Context { root, ignore, hashes: hashes.clone() })
     }
 
     pub fn tree(&self) -> SourceTree<'_> {
-        SourceTree { root: &self.root, ignore: Some(&self.ignore), exclude: None, owner: Owner::Root }
+        SourceTree {
+            root: &self.root,
+            ignore: Some(&self.ignore),
+            exclude: None,
+            owner: Owner::Root,
+            hashes: Some(&self.hashes),
+        }
     }
 }
 
@@ -51,10 +59,10 @@ pub enum Viewpoint {
 }
 
 impl Contexts {
-    pub fn open(request: &BuildRequest, from: Viewpoint) -> Result<Contexts> {
+    pub fn open(request: &BuildRequest, from: Viewpoint, hashes: &Arc<HashCache>) -> Result<Contexts> {
         let open = |dir: &ContextDir, place: Place| match from {
-            Viewpoint::Launcher => Context::open(&dir.path, &dir.ignore),
-            Viewpoint::Builder => Context::open(&place.path(), &dir.ignore),
+            Viewpoint::Launcher => Context::open(&dir.path, &dir.ignore, hashes),
+            Viewpoint::Builder => Context::open(&place.path(), &dir.ignore, hashes),
         };
         let main = request.context.as_ref().map(|dir| open(dir, Place::Context)).transpose()?;
         let named = request.named.iter().enumerate();

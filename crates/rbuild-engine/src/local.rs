@@ -12,7 +12,7 @@ use crate::error::{BuildError, Result};
 /// Copies everything in `view` into `dest`. Modes, links and times are kept (unless all files are to have the time
 /// `epoch`); owners are not. Devices are left out.
 pub fn export(view: &RootDir, dest: &RootDir, epoch: Option<i64>) -> Result<()> {
-    let tree = SourceTree { root: view, ignore: None, exclude: None, owner: Owner::AsIs };
+    let tree = SourceTree { root: view, ignore: None, exclude: None, owner: Owner::AsIs, hashes: None };
     let time = epoch.map(|sec| Timestamp { sec, nsec: 0 });
     let mut writer = Writer { dest, links: HashMap::new(), dirs: Vec::new() };
     let mut open: (PathBuf, RootDir) = (PathBuf::new(), dest.try_clone().map_err(fail(Path::new("")))?);

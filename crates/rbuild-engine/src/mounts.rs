@@ -97,7 +97,7 @@ impl Executor<'_> {
         let tree = match from {
             From::Vertex(id) => {
                 view = self.view(id)?;
-                Some(SourceTree { root: &view, ignore: None, exclude: None, owner: Owner::AsIs })
+                Some(SourceTree { root: &view, ignore: None, exclude: None, owner: Owner::AsIs, hashes: None })
             }
             _ => self.contexts.of(from, span)?.map(|c| c.tree()),
         };

@@ -2,11 +2,13 @@
 //! build is answered from here.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use rbuild_dockerfile::Diagnostic;
 use rbuild_image::{Digest, Hasher};
 use rbuild_linux::RootDir;
 use rbuild_plan::{BaseImage, BuildGraph, ImageNeed, Plan, Step, VertexId, plan};
+use rbuild_source::HashCache;
 use rbuild_store::{Image, Record, Store, StoreError};
 
 use crate::Finished;
@@ -32,6 +34,8 @@ pub struct Prepared {
     pub(crate) known: Vec<Known>,
     /// Images by their manifest.
     pub(crate) images: HashMap<Digest, Image>,
+    /// What is known of files of the contexts; the builder has its own copy of it.
+    pub(crate) hashes: Arc<HashCache>,
 }
 
 impl Known {
@@ -67,8 +71,22 @@ pub fn prepare(request: &BuildRequest, store: &Store, events: &Events) -> Result
         let help = warning.help.as_deref().map_or(String::new(), |h| format!(" ({h})"));
         events.send(Event::Warning { text: format!("{}{help}", warning.message) });
     }
-    let known = look_up(&graph, store, &Contexts::open(request, Viewpoint::Launcher)?)?;
-    Ok(Prepared { graph, known, images })
+    let name = hashes_name(request);
+    let hashes = Arc::new(HashCache::new(&store.hashes(&name)?, request.now));
+    let known = look_up(&graph, store, &Contexts::open(request, Viewpoint::Launcher, &hashes)?)?;
+    if let Some(bytes) = hashes.bytes() {
+        store.put_hashes(&name, &bytes)?;
+    }
+    Ok(Prepared { graph, known, images, hashes })
+}
+
+/// The contexts of a build, as a name for what is known of their files.
+fn hashes_name(request: &BuildRequest) -> Digest {
+    let mut hasher = Hasher::new();
+    for dir in request.context.iter().chain(request.named.iter().flatten()) {
+        hasher.field(dir.path.as_os_str().as_encoded_bytes());
+    }
+    hasher.finish()
 }
 
 fn resolve(store: &Store, need: &ImageNeed) -> Result<Image> {

@@ -74,7 +74,8 @@ impl Executor<'_> {
         let result = match step.from {
             From::Vertex(from) => {
                 let view = self.view(from)?;
-                let tree = SourceTree { root: &view, ignore: None, exclude: Some(&exclude), owner: Owner::AsIs };
+                let tree =
+                    SourceTree { root: &view, ignore: None, exclude: Some(&exclude), owner: Owner::AsIs, hashes: None };
                 copy(step, Some(&tree), &root, now)
             }
             _ if step.sources.is_empty() => copy(step, None, &root, now),

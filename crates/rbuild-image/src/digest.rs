@@ -18,6 +18,11 @@ impl Digest {
     }
 
     /// The 64 digits without the algorithm.
+    /// The digest that these 32 bytes are.
+    pub fn from_bytes(bytes: [u8; 32]) -> Digest {
+        Digest(bytes)
+    }
+
     pub fn hex(&self) -> String {
         self.0.iter().map(|b| format!("{b:02x}")).collect()
     }

@@ -18,6 +18,12 @@ use rustix::mount::{
 use crate::error::{Error, Result};
 use crate::rootdir::RootDir;
 
+/// Lower directories that one overlay takes (fs/overlayfs/params.h, OVL_MAX_STACK).
+const MAX_LOWERS: usize = 500;
+
+/// Serves all threads of a process for mounts that need a place for a moment.
+static SCRATCH: Mutex<()> = Mutex::new(());
+
 /// Longest option page of the classic mount(2) call.
 const OPTION_PAGE: usize = 4096;
 
@@ -52,8 +58,25 @@ pub fn bind_clone(path: &Path) -> Result<OwnedFd> {
 /// user namespace needs it. With an upper directory the mount is `volatile`: fsync inside costs nothing, and
 /// the caller syncs what it keeps.
 /// Uses `lowerdir+` (Linux 6.8, 500 layers); on older kernels the classic call at `scratch`, an existing
-/// directory of the caller's own mount namespace, which takes about 100 layers.
+/// directory of the caller's own mount namespace, which takes about 100 layers. What is beyond 500 becomes an
+/// overlay of its own below the other; the kernel stacks two, so there are 999 layers at most.
 pub fn detached_overlay(lowers: &[PathBuf], upper: Option<(&Path, &Path)>, scratch: &Path) -> Result<OwnedFd> {
+    if lowers.len() >= 2 * MAX_LOWERS {
+        return Err(Error::new(
+            "mount",
+            format!("overlay of {} layers; 999 are the most", lowers.len()),
+            Errno::TOOBIG,
+        ));
+    }
+    if lowers.len() > MAX_LOWERS {
+        let (top, bottom) = lowers.split_at(MAX_LOWERS - 1);
+        let below = detached_overlay(bottom, None, scratch)?;
+        let _alone = SCRATCH.lock().unwrap_or_else(PoisonError::into_inner);
+        move_to(below.as_fd(), CWD, scratch)?;
+        let made = overlay_by_config(&[top, &[scratch.to_path_buf()]].concat(), upper);
+        rustix::mount::unmount(scratch, UnmountFlags::DETACH).map_err(|e| Error::new("umount2", scratch, e))?;
+        return made;
+    }
     match overlay_by_config(lowers, upper) {
         Err(e) if e.errno() == Some(libc::EINVAL) || e.errno() == Some(libc::ENOSYS) => {
             overlay_classic(lowers, upper, scratch).map_err(|_| e)
@@ -97,8 +120,6 @@ fn overlay_classic(lowers: &[PathBuf], upper: Option<(&Path, &Path)>, scratch: &
     if options.len() >= OPTION_PAGE {
         return Err(Error::new("mount", format!("overlay of {} layers", lowers.len()), Errno::TOOBIG));
     }
-    // One scratch directory serves all threads.
-    static SCRATCH: Mutex<()> = Mutex::new(());
     let _alone = SCRATCH.lock().unwrap_or_else(PoisonError::into_inner);
     let data = std::ffi::CString::new(options).map_err(|_| Error::new("mount", "overlay", Errno::INVAL))?;
     rustix::mount::mount("rbuild", scratch, "overlay", MountFlags::empty(), data.as_c_str())
@@ -211,5 +232,17 @@ impl RootDir {
     /// Attaches a detached mount over the direct child directory `name`.
     pub fn attach(&self, mount: &OwnedFd, name: &str) -> Result<()> {
         move_to(mount.as_fd(), self.fd(), Path::new(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_many_layers_are_refused_by_number() {
+        let lowers = vec![PathBuf::from("/"); 1000];
+        let error = detached_overlay(&lowers, None, Path::new("/mnt")).unwrap_err().to_string();
+        assert!(error.contains("1000 layers; 999 are the most"), "{error}");
     }
 }

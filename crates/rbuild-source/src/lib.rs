@@ -5,10 +5,12 @@
 
 mod content;
 mod glob;
+mod hashes;
 mod ignore;
 mod select;
 
 pub use content::content_digest;
 pub use glob::Glob;
+pub use hashes::HashCache;
 pub use ignore::{Ignore, IgnoreError};
 pub use select::{Owner, Selected, SourceError, SourceTree};

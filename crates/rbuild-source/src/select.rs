@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use rbuild_linux::{Kind, RootDir, Stat};
 
 use crate::glob::Glob;
+use crate::hashes::HashCache;
 use crate::ignore::Ignore;
 
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +35,8 @@ pub struct SourceTree<'a> {
     /// What is left out of each source, by paths relative to it (a file's own name for a file).
     pub exclude: Option<&'a Ignore>,
     pub owner: Owner,
+    /// What is known of files that were read before.
+    pub hashes: Option<&'a HashCache>,
 }
 
 /// One thing that a source of COPY names.

@@ -16,6 +16,7 @@
 //!   results/HEX.json       key of a finished image -> its manifest
 //!   builds/ID.synced       everything that build wrote is on the disk
 //!   mounts/HEX/            one cache mount
+//!   hashes/HEX             what is known of files of contexts
 //!   containers/HEX.json    a name for an image, made by `create`
 //!   tmp/ID/ tmp/ID.lock    one process's work in progress; swept when its lock is free
 //! ```

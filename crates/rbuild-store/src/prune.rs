@@ -66,6 +66,7 @@ impl Store {
         self.remove_others("blobs/sha256", |name| names.contains(name), &mut freed)?;
         if all {
             self.remove_others("mounts", |_| false, &mut freed)?;
+            self.root.remove_all(OsStr::new("hashes"))?;
         }
         Ok(freed)
     }

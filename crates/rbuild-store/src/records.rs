@@ -1,5 +1,5 @@
 use rbuild_image::Digest;
-use rbuild_linux::KeyLock;
+use rbuild_linux::{KeyLock, write_atomic};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
@@ -25,6 +25,9 @@ struct ResultFile {
     boot: String,
     build: String,
 }
+
+/// Bytes; more than that is read anew.
+const MAX_HASHES: u64 = 1 << 30;
 
 impl Store {
     /// The record of a key, if it can be trusted and its tree is there.
@@ -75,6 +78,19 @@ impl Store {
     pub fn put_result(&self, key: &Digest, manifest: &Digest, build: &str) -> Result<()> {
         let file = ResultFile { manifest: *manifest, boot: self.boot().to_string(), build: build.to_string() };
         self.write("results", &format!("{}.json", key.hex()), &file)
+    }
+
+    /// What was written under that name about files of contexts; nothing if there is none.
+    pub fn hashes(&self, name: &Digest) -> Result<Vec<u8>> {
+        match self.root.read(format!("hashes/{}", name.hex()), MAX_HASHES) {
+            Err(e) if e.is_not_found() => Ok(Vec::new()),
+            other => Ok(other?),
+        }
+    }
+
+    pub fn put_hashes(&self, name: &Digest, bytes: &[u8]) -> Result<()> {
+        let dir = self.root.create_dir_all("hashes", 0o755, None, |_| ())?;
+        Ok(write_atomic(&dir, std::ffi::OsStr::new(&name.hex()), bytes, 0o644)?)
     }
 
     /// Waits until no other thread or process works on the step with that key.

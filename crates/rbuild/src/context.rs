@@ -163,7 +163,7 @@ fn from_archive(args: &BuildArgs, store: &Store, archive: impl Read + Send) -> R
 const MAX_DOCKERFILE: u64 = 64 << 20;
 
 fn newest(dir: &RootDir) -> Result<Option<i64>, SourceError> {
-    let tree = SourceTree { root: dir, ignore: None, exclude: None, owner: Owner::Root };
+    let tree = SourceTree { root: dir, ignore: None, exclude: None, owner: Owner::Root, hashes: None };
     let mut newest = None;
     tree.walk::<SourceError>(Path::new(""), |_, _, stat| {
         newest = newest.max(Some(stat.mtime.sec));

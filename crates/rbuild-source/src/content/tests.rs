@@ -17,13 +17,13 @@ impl Temp {
     fn digest(&self, source: &str, ignore: &str) -> Result<Digest, SourceError> {
         let root = RootDir::open(&self.0).unwrap();
         let ignore = Ignore::parse(ignore).unwrap();
-        let tree = SourceTree { root: &root, ignore: Some(&ignore), exclude: None, owner: Owner::Root };
+        let tree = SourceTree { root: &root, ignore: Some(&ignore), exclude: None, owner: Owner::Root, hashes: None };
         content_digest(&tree, &tree.select(source)?)
     }
     fn names(&self, source: &str, ignore: &str) -> Vec<String> {
         let root = RootDir::open(&self.0).unwrap();
         let ignore = Ignore::parse(ignore).unwrap();
-        let tree = SourceTree { root: &root, ignore: Some(&ignore), exclude: None, owner: Owner::Root };
+        let tree = SourceTree { root: &root, ignore: Some(&ignore), exclude: None, owner: Owner::Root, hashes: None };
         let mut names = Vec::new();
         for item in tree.select(source).unwrap() {
             names.push(item.path.to_string_lossy().into_owned());

@@ -199,3 +199,19 @@ fn secrets_are_files_and_variables_and_nowhere_else() {
     std::fs::write(lab.path("token"), "changed!\n").unwrap();
     assert_eq!(lab.build(file, &["-t", "x", "--secret", &secret]).ok().steps(), (0, 3));
 }
+
+#[test]
+fn more_layers_than_one_overlay_takes() {
+    let lab = Lab::new();
+    let mut file = String::from("FROM busybox\nRUN echo first > /first && echo gone > /gone\n");
+    for i in 0..505 {
+        file.push_str(&format!("COPY <<A /d/f{i}\n{i}\nA\n"));
+    }
+    lab.build(&file, &["-q", "-t", "deep"]).ok();
+    let more = "FROM deep\nRUN cat /first /d/f0 /d/f504 > /o && ls /d | wc -l >> /o && rm /gone /d/f0\n\
+                RUN test ! -e /gone && test ! -e /d/f0 && mkdir /d/f0 && ls /d | wc -l >> /o\n";
+    let out = lab.build_local(more, &["-t", "deeper"]);
+    assert_eq!(std::fs::read_to_string(out.join("o")).unwrap(), "first\n0\n504\n505\n505\n");
+    assert!(!out.join("gone").exists() && out.join("d/f0").is_dir());
+    lab.rbuild(["inspect", "--verify", "deeper"]).ok();
+}
