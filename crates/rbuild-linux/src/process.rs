@@ -181,6 +181,12 @@ pub fn user_name(uid: u32) -> Option<String> {
     })
 }
 
+/// Rows and columns of the terminal at standard error, if it is one.
+pub fn terminal_size() -> Option<(usize, usize)> {
+    let size = rustix::termios::tcgetwinsize(rustix::stdio::stderr()).ok()?;
+    (size.ws_row > 0 && size.ws_col > 0).then_some((usize::from(size.ws_row), usize::from(size.ws_col)))
+}
+
 /// The most that the calling process may set the limit to that setrlimit(2) calls `RLIMIT_NAME`, in its own unit;
 /// `None` if there is no bound, or no such limit.
 pub fn hard_limit(name: &str) -> Option<u64> {

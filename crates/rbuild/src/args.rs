@@ -72,7 +72,9 @@ pub enum DebugVerb {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ProgressMode {
+    /// A terminal is drawn on, everything else gets plain lines
     Auto,
+    Tty,
     Plain,
     Quiet,
 }

@@ -22,7 +22,13 @@ pub fn build(root: &Path, args: BuildArgs) -> Result<u8, Failure> {
     let Asked { request, _arrived } = asked(&args, &store)?;
     let text = String::from_utf8_lossy(&request.dockerfile).into_owned();
     let source = Source::new(&request.dockerfile_name, &text);
-    let mode = if args.quiet || args.progress == ProgressMode::Quiet { Mode::Quiet } else { Mode::Plain };
+    let mode = match args.progress {
+        _ if args.quiet => Mode::Quiet,
+        ProgressMode::Quiet => Mode::Quiet,
+        ProgressMode::Tty => Mode::Tty,
+        ProgressMode::Auto if print::redraws() => Mode::Tty,
+        ProgressMode::Auto | ProgressMode::Plain => Mode::Plain,
+    };
     let report = |e: &BuildError| {
         print::err(&render::build_error(e, &source, print::colours()));
         build_code(e)

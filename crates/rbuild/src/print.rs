@@ -7,6 +7,11 @@ pub fn colours() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }
 
+/// Whether lines on standard error may be drawn over.
+pub fn redraws() -> bool {
+    colours() && std::env::var_os("TERM").is_some_and(|t| !t.is_empty() && t != "dumb")
+}
+
 pub fn error(message: &str, help: Option<&str>) {
     let (on, off) = if colours() { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
     let mut text = format!("{on}error{off}: {message}\n");

@@ -11,12 +11,18 @@ use crate::render::first_line;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
+    Tty,
     Plain,
     Quiet,
 }
 
+mod tty;
+
 /// Draws until the last sender is gone.
 pub fn draw(events: &Receiver<Event>, mode: Mode) {
+    if mode == Mode::Tty {
+        return tty::draw(events);
+    }
     let mut drawing = Drawing::default();
     for event in events {
         if mode == Mode::Plain {

@@ -1,0 +1,268 @@
+//! Progress on a terminal: what is done scrolls up, what runs stays at the bottom with the last that it said.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use rbuild_engine::{Event, StepOutcome};
+
+use crate::print;
+use crate::render::first_line;
+
+/// Lines of a running step's output that are shown.
+const TAIL: usize = 4;
+/// Running steps that are shown with their output; of more only the number is told.
+const SHOWN: usize = 6;
+const FRAME: Duration = Duration::from_millis(100);
+
+struct Running {
+    title: String,
+    started: Instant,
+    tail: VecDeque<String>,
+    partial: Vec<u8>,
+}
+
+/// What is on the screen, as far as it changes.
+pub struct Screen {
+    started: Instant,
+    running: BTreeMap<usize, Running>,
+    done: usize,
+    cached: usize,
+    failed: bool,
+    /// Lines that will not change any more and wait to be written.
+    finished: String,
+    /// Lines of the part that is redrawn.
+    height: usize,
+}
+
+/// Draws until the last sender is gone.
+pub fn draw(events: &Receiver<Event>) {
+    let mut screen = Screen::new();
+    let mut drawn = Instant::now() - FRAME;
+    loop {
+        let open = match events.recv_timeout(FRAME) {
+            Ok(event) => {
+                screen.take(event);
+                true
+            }
+            Err(RecvTimeoutError::Timeout) => true,
+            Err(RecvTimeoutError::Disconnected) => false,
+        };
+        if !open || drawn.elapsed() >= FRAME {
+            let (rows, columns) = rbuild_linux::process::terminal_size().unwrap_or((24, 80));
+            print::err(&screen.frame(rows, columns, open));
+            drawn = Instant::now();
+        }
+        if !open {
+            return;
+        }
+    }
+}
+
+impl Screen {
+    pub fn new() -> Screen {
+        Screen {
+            started: Instant::now(),
+            running: BTreeMap::new(),
+            done: 0,
+            cached: 0,
+            failed: false,
+            finished: String::new(),
+            height: 0,
+        }
+    }
+
+    pub fn take(&mut self, event: Event) {
+        match event {
+            Event::Isolation { rung } => self.finished.push_str(&format!("isolation: {rung}\n")),
+            Event::Warning { text } => self.finished.push_str(&format!("warning: {text}\n")),
+            Event::Phase { text, seconds } => self.finish("=>", &text, Some(seconds)),
+            Event::Started { step, label, text } => {
+                let title = format!("[{label}] {}", first_line(&text));
+                let running = Running { title, started: Instant::now(), tail: VecDeque::new(), partial: Vec::new() };
+                self.running.insert(step, running);
+            }
+            Event::Output { step, bytes, .. } => {
+                if let Some(running) = self.running.get_mut(&step) {
+                    running.hear(&bytes);
+                }
+            }
+            Event::Done { step, outcome, seconds } => {
+                let Some(running) = self.running.remove(&step) else { return };
+                self.done += 1;
+                match outcome {
+                    StepOutcome::Done => self.finish("=>", &running.title, Some(seconds)),
+                    StepOutcome::Cached => {
+                        self.cached += 1;
+                        self.finish("=> CACHED", &running.title, None);
+                    }
+                    StepOutcome::Failed => {
+                        self.failed = true;
+                        self.finish("=> ERROR", &running.title, Some(seconds));
+                    }
+                    StepOutcome::Cancelled => {
+                        self.failed = true;
+                        self.finish("=> CANCELED", &running.title, None);
+                    }
+                }
+            }
+        }
+    }
+
+    fn finish(&mut self, mark: &str, title: &str, seconds: Option<f64>) {
+        let time = seconds.map_or(String::new(), |s| format!("{s:.1}s"));
+        // A tab stands for the room between the two; its width is known when the line is written.
+        self.finished.push_str(&format!(" {mark} {}\t{time}\n", plain(title)));
+    }
+
+    /// The text that brings the screen up to date: the old lower part away, finished lines, the new lower part.
+    pub fn frame(&mut self, rows: usize, columns: usize, more: bool) -> String {
+        let mut out = String::new();
+        if self.height > 0 {
+            out.push_str(&format!("\x1b[{}A\x1b[J", self.height));
+        }
+        for line in std::mem::take(&mut self.finished).lines() {
+            let (text, time) = line.split_once('\t').unwrap_or((line, ""));
+            out.push_str(&spread(text, time, columns));
+            out.push('\n');
+        }
+        let seconds = self.started.elapsed().as_secs_f64();
+        let cached = if self.cached > 0 { format!(", {} cached", self.cached) } else { String::new() };
+        let state = match (more, self.failed) {
+            (true, _) => "Building",
+            (false, false) => "Built for",
+            (false, true) => "Failed after",
+        };
+        let mut lines = vec![format!("[+] {state} {seconds:.1}s, {} steps done{cached}", self.done)];
+        if more {
+            // Few rows: fewer lines of output, so that nothing scrolls away that is to be redrawn.
+            let room = rows.saturating_sub(3);
+            let shown = self.running.len().min(SHOWN).min(room);
+            let tail = (room.saturating_sub(shown) / shown.max(1)).min(TAIL);
+            for running in self.running.values().take(shown) {
+                let time = format!("{:.1}s", running.started.elapsed().as_secs_f64());
+                lines.push(spread(&format!(" => {}", plain(&running.title)), &time, columns));
+                let said = running.tail.len().saturating_sub(tail);
+                lines.extend(running.tail.iter().skip(said).map(|l| cut(&format!(" => => {l}"), columns)));
+            }
+            if self.running.len() > shown && room > 0 {
+                lines.push(format!(" => and {} more steps", self.running.len() - shown));
+            }
+        }
+        self.height = if more { lines.len() } else { 0 };
+        for line in lines {
+            out.push_str(&cut(&line, columns));
+            out.push('\n');
+        }
+        out
+    }
+}
+
+impl Running {
+    fn hear(&mut self, bytes: &[u8]) {
+        self.partial.extend_from_slice(bytes);
+        let Some(end) = self.partial.iter().rposition(|b| matches!(b, b'\n' | b'\r')) else {
+            // Nobody sees more of a line that never ends.
+            let excess = self.partial.len().saturating_sub(4096);
+            self.partial.drain(..excess);
+            return;
+        };
+        let whole: Vec<u8> = self.partial.drain(..=end).collect();
+        let text = String::from_utf8_lossy(&whole);
+        let lines: Vec<&str> = text.split(['\n', '\r']).filter(|l| !l.trim().is_empty()).collect();
+        for line in &lines[lines.len().saturating_sub(TAIL)..] {
+            self.tail.push_back(plain(line));
+            if self.tail.len() > TAIL {
+                self.tail.pop_front();
+            }
+        }
+    }
+}
+
+/// Without anything that moves the cursor or changes colours.
+fn plain(text: &str) -> String {
+    let mut out = String::new();
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '\u{1b}' if chars.peek() == Some(&'[') => {
+                chars.next();
+                while chars.next().is_some_and(|c| !c.is_ascii_alphabetic() && c != '~') {}
+            }
+            '\t' => out.push(' '),
+            c if c.is_control() => {}
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+fn cut(text: &str, columns: usize) -> String {
+    match text.chars().count() <= columns {
+        true => text.to_string(),
+        false => text.chars().take(columns.saturating_sub(1)).chain(['…']).collect(),
+    }
+}
+
+/// The text at the left and the time at the right end of the line.
+fn spread(text: &str, time: &str, columns: usize) -> String {
+    if time.is_empty() {
+        return cut(text, columns);
+    }
+    let room = columns.saturating_sub(time.chars().count() + 1);
+    let text = cut(text, room);
+    format!("{text}{}{time}", " ".repeat((room + 1).saturating_sub(text.chars().count())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rbuild_sandbox::Stream;
+
+    fn output(step: usize, text: &str) -> Event {
+        Event::Output { step, stream: Stream::Stdout, bytes: text.into() }
+    }
+
+    /// The frame without its time.
+    fn lines(screen: &mut Screen, rows: usize, columns: usize) -> Vec<String> {
+        let text = screen.frame(rows, columns, true);
+        text.lines().map(|l| l.trim_end().to_string()).collect()
+    }
+
+    #[test]
+    fn what_is_done_scrolls_up_and_what_runs_is_redrawn() {
+        let mut screen = Screen::new();
+        screen.take(Event::Started { step: 1, label: "a 1/2".into(), text: "RUN make\nmore".into() });
+        screen.take(Event::Started { step: 2, label: "b 1/1".into(), text: "COPY x y".into() });
+        screen.take(output(1, "one\ntwo\n\x1b[31mred\x1b[0m\nprogress 1%\rprogress 99%\rhalf"));
+        let frame = lines(&mut screen, 24, 40);
+        assert!(frame[0].starts_with("[+] Building 0."), "{frame:?}");
+        assert!(frame[1].starts_with(" => [a 1/2] RUN make") && frame[1].ends_with('s'), "{frame:?}");
+        assert_eq!(frame[2..6], [" => => two", " => => red", " => => progress 1%", " => => progress 99%"]);
+        assert!(frame[6].starts_with(" => [b 1/1] COPY x y"));
+        screen.take(Event::Done { step: 2, outcome: StepOutcome::Cached, seconds: 0.0 });
+        screen.take(Event::Done { step: 1, outcome: StepOutcome::Done, seconds: 12.34 });
+        let frame = lines(&mut screen, 24, 40);
+        // Seven lines up, everything below away, then what is finished.
+        assert_eq!(frame[0], "\x1b[7A\x1b[J => CACHED [b 1/1] COPY x y");
+        assert_eq!(frame[1], " => [a 1/2] RUN make               12.3s");
+        assert!(frame[2].contains("2 steps done, 1 cach"), "{frame:?}");
+        let end = screen.frame(24, 40, false);
+        assert!(end.starts_with("\x1b[1A\x1b[J[+] Built for"), "{end:?}");
+    }
+
+    #[test]
+    fn no_line_is_wider_than_the_terminal_and_no_frame_is_higher() {
+        for (rows, columns) in [(24, 80), (6, 20), (3, 10), (1, 1)] {
+            let mut screen = Screen::new();
+            for step in 0..30 {
+                screen.take(Event::Started { step, label: format!("stage {step}/30"), text: "RUN x".repeat(40) });
+                screen.take(output(step, &"long output ".repeat(20)));
+                screen.take(output(step, "\nand more\nand more\nand more\nand more\n"));
+            }
+            let frame = lines(&mut screen, rows, columns);
+            assert!(frame.len() <= rows.max(2), "{rows}: {}", frame.len());
+            assert!(frame.iter().all(|l| l.chars().count() <= columns), "{columns}: {frame:?}");
+        }
+    }
+}
