@@ -23,6 +23,9 @@ pub(crate) fn files(output: &Output, view: &RootDir, epoch: Option<i64>) -> Resu
         (OutputKind::Local, Destination::Path { base, rest }) => {
             let fail = BuildError::kernel(format!("the output directory {}", base.label().join(rest).display()));
             let dest = base.create_dir_all(rest, 0o755, None, |_| ()).map_err(fail)?;
+            if output.delete {
+                local::remove_others(view, &dest)?;
+            }
             local::export(view, &dest, epoch)
         }
         (OutputKind::Tar, dest) => write(dest, |out| {

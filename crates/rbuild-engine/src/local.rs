@@ -28,6 +28,26 @@ pub fn export(view: &RootDir, dest: &RootDir, epoch: Option<i64>) -> Result<()> 
     writer.finish()
 }
 
+/// Takes away from `dest` what the result does not have, or has as something of another kind.
+pub fn remove_others(view: &RootDir, dest: &RootDir) -> Result<()> {
+    let mut stack = vec![PathBuf::new()];
+    while let Some(path) = stack.pop() {
+        let (theirs, ours) = (view.sub(&path).map_err(fail(&path))?, dest.sub(&path).map_err(fail(&path))?);
+        for entry in ours.entries().map_err(fail(&path))? {
+            let below = path.join(&entry.name);
+            let is_dir = |stat: &Stat| stat.kind == Kind::Dir;
+            let wanted = theirs.stat_name(&entry.name).ok().filter(|stat| !stat.is_whiteout());
+            let found = ours.stat_name(&entry.name).map_err(fail(&below))?;
+            match wanted {
+                Some(wanted) if is_dir(&wanted) && is_dir(&found) => stack.push(below),
+                Some(wanted) if is_dir(&wanted) == is_dir(&found) => {}
+                _ => ours.remove_all(&entry.name).map_err(fail(&below))?,
+            }
+        }
+    }
+    Ok(())
+}
+
 struct ExportError(BuildError);
 
 impl From<SourceError> for ExportError {

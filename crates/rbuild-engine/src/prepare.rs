@@ -75,7 +75,8 @@ pub fn prepare(request: &BuildRequest, store: &Store, events: &Events) -> Result
     let hashes = Arc::new(HashCache::new(&store.hashes(&name)?, request.now));
     let known = look_up(&graph, store, &Contexts::open(request, Viewpoint::Launcher, &hashes)?)?;
     if let Some(bytes) = hashes.bytes() {
-        store.put_hashes(&name, &bytes)?;
+        // Losing them costs time and nothing else.
+        let _ = store.put_hashes(&name, &bytes);
     }
     Ok(Prepared { graph, known, images, hashes })
 }

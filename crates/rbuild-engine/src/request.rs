@@ -82,6 +82,8 @@ pub struct Output {
     pub dest: Destination,
     /// Of what is an image.
     pub form: ImageForm,
+    /// What a directory has and the result has not is taken away.
+    pub delete: bool,
 }
 
 /// How an image is made of the same files.

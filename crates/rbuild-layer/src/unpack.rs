@@ -65,6 +65,8 @@ pub struct Unpacked {
     pub size: u64,
     /// Digest of the bytes after decompression.
     pub diff_id: Digest,
+    /// Bytes after decompression.
+    pub unpacked: u64,
     pub entries: u64,
 }
 
@@ -89,13 +91,14 @@ pub fn unpack(
         reader.drain()?;
         let entries = target.entries;
         target.finish()?;
-        Ok::<_, LayerError>((tee.finish().1, entries))
+        let (_, diff_id, unpacked) = tee.finish();
+        Ok::<_, LayerError>((diff_id, unpacked, entries))
     });
-    let (diff_id, entries) = result?;
+    let (diff_id, unpacked, entries) = result?;
     // What follows the end of the compressed stream belongs to the digest as well.
     std::io::copy(&mut raw, &mut std::io::sink()).map_err(LayerError::io("the end of the archive"))?;
     let (_, digest, size) = raw.finish();
-    Ok(Unpacked { digest, size, diff_id, entries })
+    Ok(Unpacked { digest, size, diff_id, unpacked, entries })
 }
 
 struct Target<'a> {

@@ -181,6 +181,15 @@ pub fn user_name(uid: u32) -> Option<String> {
     })
 }
 
+/// Runs `work` with a umask of zero: files get the modes that they are created with. The umask is the process's, so
+/// nothing else may create files meanwhile.
+pub fn without_umask<T>(work: impl FnOnce() -> T) -> T {
+    let old = rustix::process::umask(rustix::fs::Mode::empty());
+    let result = work();
+    rustix::process::umask(old);
+    result
+}
+
 /// Rows and columns of the terminal at standard error, if it is one.
 pub fn terminal_size() -> Option<(usize, usize)> {
     let size = rustix::termios::tcgetwinsize(rustix::stdio::stderr()).ok()?;

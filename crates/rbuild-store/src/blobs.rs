@@ -35,9 +35,9 @@ impl Store {
         }
     }
 
-    /// Bytes of a layer before compression, as docker counts image sizes. Gzip says it in its last four bytes
-    /// (RFC 1952; modulo 4 GiB); for others that do not say, the bytes as they are.
-    pub fn unpacked_size(&self, digest: &Digest) -> Result<u64> {
+    /// What a layer's bytes say of its size before compression. Gzip says it in its last four bytes (RFC 1952; modulo
+    /// 4 GiB, and of its last member only); for others that do not say, the bytes as they are.
+    pub(crate) fn unpacked_size(&self, digest: &Digest) -> Result<u64> {
         use std::os::unix::fs::FileExt;
         let size = self.blob_size(digest)?;
         let file = self.open_blob(digest)?;

@@ -59,6 +59,7 @@ impl Store {
         let packed = pack_layer(&self.tree(tree)?, form, latest.map_or(Times::AsIs, Times::AtMost), &mut blob)?;
         let (digest, size) = blob.publish(self)?;
         let layer = PackedLayer::new(&packed, form, digest, size);
+        self.put_layer_size(&layer.diff_id, layer.unpacked)?;
         self.write(&dir, &document, &layer)?;
         Ok(layer)
     }
@@ -87,6 +88,20 @@ impl Store {
         let made = PackedLayer::new(&packed, form, digest, size);
         self.write("layers", &document, &made)?;
         Ok(made)
+    }
+
+    /// Bytes of a layer before compression, as docker counts image sizes: what is known of it, else what its bytes say.
+    pub fn layer_size(&self, layer: &Descriptor, diff_id: &Digest) -> Result<u64> {
+        if let Some(size) = self.read_if_any(&format!("layers/{}.size", diff_id.hex()))? {
+            return Ok(size);
+        }
+        let digest =
+            digest_of(layer).map_err(|e| StoreError::Damaged { what: "descriptor".into(), reason: e.to_string() })?;
+        self.unpacked_size(&digest)
+    }
+
+    pub(crate) fn put_layer_size(&self, diff_id: &Digest, bytes: u64) -> Result<()> {
+        self.write("layers", &format!("{}.size", diff_id.hex()), &bytes)
     }
 
     /// The blobs of all layers that were made of the tree in that directory of `trees`.

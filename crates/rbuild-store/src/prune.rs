@@ -141,7 +141,7 @@ impl Store {
             let hex = name.strip_suffix(".json").unwrap_or(&name);
             if !all && live.contains(hex) && hex.len() >= 24 {
                 trees.insert(format!("l{}", &hex[..24]));
-            } else {
+            } else if !name.strip_suffix(".size").is_some_and(|hex| live.contains(hex)) {
                 layers.remove_all(&entry.name)?;
             }
         }

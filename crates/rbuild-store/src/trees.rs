@@ -163,6 +163,7 @@ impl Store {
                 return Err(LayerError::Digest { which, expected: want.to_string(), found: found.to_string() }.into());
             }
         }
+        self.put_layer_size(diff_id, got.unpacked)?;
         let id = TreeId::of_layer(diff_id);
         self.commit_tree(work, &path, &id)?;
         let file = LayerFile { tree: id.clone(), boot: self.boot().to_string(), build: build.to_string() };

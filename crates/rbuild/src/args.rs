@@ -129,7 +129,7 @@ pub struct BuildArgs {
     /// A directory of this machine that every command sees
     #[arg(short, long, value_name = "SOURCE:TARGET[:ro]")]
     pub volume: Vec<String>,
-    /// What the Dockerfile may ask for: security.insecure, network.host
+    /// What is given leave for: security.insecure, local.delete, network.host
     #[arg(long, value_name = "RIGHT")]
     pub allow: Vec<String>,
     /// Annotation of the result's manifest

@@ -139,8 +139,8 @@ fn from_archive(args: &BuildArgs, store: &Store, archive: impl Read + Send) -> R
     let (uid, gid) = rbuild_linux::process::own_ids();
     let owners = rbuild_layer::Owners::Always(uid, gid);
     let limits = rbuild_layer::Limits::default();
-    rbuild_layer::unpack(archive, &dir, rbuild_layer::Whiteouts::Plain, owners, limits)
-        .map_err(|e| failed(e.to_string()))?;
+    let unpack = || rbuild_layer::unpack(archive, &dir, rbuild_layer::Whiteouts::Plain, owners, limits);
+    rbuild_linux::process::without_umask(unpack).map_err(|e| failed(e.to_string()))?;
     let name = match &args.file {
         Some(file) => file.trim_start_matches("./").to_string(),
         None if matches!(dir.exists("Dockerfile"), Ok(false)) && matches!(dir.exists("dockerfile"), Ok(true)) => {

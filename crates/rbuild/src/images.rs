@@ -29,15 +29,10 @@ fn id_text(id: &Digest, whole: bool) -> String {
 /// Bytes of all layers before compression.
 fn image_size(store: &Store, image: &Image) -> Result<u64, Failure> {
     let mut size = 0;
-    for (layer, _) in image.layers()? {
-        size += layer_size(store, &layer)?;
+    for (layer, diff_id) in image.layers()? {
+        size += store.layer_size(&layer, &diff_id)?;
     }
     Ok(size)
-}
-
-fn layer_size(store: &Store, layer: &rbuild_image::Descriptor) -> Result<u64, Failure> {
-    let digest = rbuild_image::digest_of(layer).map_err(|e| Failure::new(e.to_string()))?;
-    Ok(store.unpacked_size(&digest)?)
 }
 
 /// One line of `images`.
@@ -189,7 +184,7 @@ pub fn history(root: &Path, args: HistoryArgs) -> Result<u8, Failure> {
     for entry in &image.config.history {
         let size = match entry.empty_layer {
             true => 0,
-            false => layers.next().map(|(layer, _)| layer_size(&store, &layer)).transpose()?.unwrap_or(0),
+            false => layers.next().map(|(layer, diff_id)| store.layer_size(&layer, &diff_id)).transpose()?.unwrap_or(0),
         };
         let mut text = entry.created_by.replace('\t', " ");
         if !args.no_trunc && text.chars().count() > 45 {

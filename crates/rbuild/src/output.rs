@@ -17,6 +17,8 @@ pub struct Parsed {
     dest: Option<String>,
     pub names: Vec<Reference>,
     form: ImageForm,
+    /// The directory becomes a mirror of the result.
+    pub delete: bool,
 }
 
 const TYPES: [&str; 6] = ["local", "tar", "oci", "docker", "image", "registry"];
@@ -42,8 +44,13 @@ const KEYS: [&str; 16] = [
 /// Reads `DIR`, `-`, or CSV `type=…,key=value,…`.
 pub fn parse(text: &str) -> Result<Parsed, Failure> {
     let bad = |what: String| Failure::usage(format!("--output {text}: {what}"));
-    let short =
-        |kind, dest: &str| Parsed { kind, dest: Some(dest.into()), names: Vec::new(), form: ImageForm::default() };
+    let short = |kind, dest: &str| Parsed {
+        kind,
+        dest: Some(dest.into()),
+        names: Vec::new(),
+        form: ImageForm::default(),
+        delete: false,
+    };
     if text == "-" {
         return Ok(short(OutputKind::Tar, "-"));
     }
@@ -57,7 +64,7 @@ pub fn parse(text: &str) -> Result<Parsed, Failure> {
     let mut dest = None;
     let mut names = Vec::new();
     let mut form = ImageForm::default();
-    let mut tar = true;
+    let (mut tar, mut delete) = (true, false);
     for field in &fields {
         let Some((key, value)) = field.split_once('=') else {
             return Err(bad(format!("`{field}` is not of the form key=value")));
@@ -80,7 +87,8 @@ pub fn parse(text: &str) -> Result<Parsed, Failure> {
                 form.layers.level = Some(value.parse().map_err(|_| bad(format!("`{value}` is not a level")))?);
             }
             "push" if value == "false" => {}
-            "mode" if value == "copy" => {}
+            "mode" if value == "copy" || value == "delete" => delete = value == "delete",
+            "platform-split" if value == "false" => {}
             known if KEYS.contains(&known) => return Err(bad(format!("`{known}={value}` is not supported yet"))),
             other => {
                 let failure = bad(format!("there is no option `{other}`"));
@@ -106,7 +114,10 @@ pub fn parse(text: &str) -> Result<Parsed, Failure> {
         let (name, most) = (form.layers.compression.name(), levels.end());
         return Err(bad(format!("{name} has no level {level}; {most} is its highest")));
     }
-    Ok(Parsed { kind, dest, names, form })
+    if delete && kind != OutputKind::Local {
+        return Err(bad("only type=local has mode=delete".into()));
+    }
+    Ok(Parsed { kind, dest, names, form, delete })
 }
 
 /// The fields of one CSV record.
@@ -158,13 +169,28 @@ fn output_kind(name: &str) -> Result<OutputKind, Failure> {
 }
 
 impl Parsed {
+    /// Whether files may be taken away there without asking: below the working directory, and not that itself.
+    pub fn is_below(&self, cwd: &Path) -> bool {
+        let Some(dest) = &self.dest else { return false };
+        let path = cwd.join(dest);
+        // What is not there yet cannot be a link out of here; what is, is followed.
+        let real = path.ancestors().find_map(|p| Some((std::fs::canonicalize(p).ok()?, path.strip_prefix(p).ok()?)));
+        let leaves = |rest: &Path| rest.components().any(|c| c == std::path::Component::ParentDir);
+        match (real, std::fs::canonicalize(cwd)) {
+            (Some((real, rest)), Ok(cwd)) => {
+                !leaves(rest) && real.join(rest) != cwd && real.join(rest).starts_with(&cwd)
+            }
+            _ => false,
+        }
+    }
+
     /// Opens what the output needs to be written from anywhere.
     pub fn open(&self) -> Result<Output, Failure> {
         let dest = match (self.kind, self.dest.as_deref()) {
             (OutputKind::Image, None) => Destination::None,
             // `type=docker` without a file means the local engine, which is the store here.
             (OutputKind::DockerArchive, None) => {
-                return Ok(Output { kind: OutputKind::Image, dest: Destination::None, form: self.form });
+                return Ok(Output { kind: OutputKind::Image, dest: Destination::None, form: self.form, delete: false });
             }
             (OutputKind::Image, Some(_)) => return Err(Failure::usage("an output of type=image takes no dest")),
             (OutputKind::Local, None) => return Err(Failure::usage("an output of type=local needs dest=DIR")),
@@ -183,7 +209,7 @@ impl Parsed {
             let path = self.dest.as_deref().unwrap_or_default();
             return Err(Failure::usage(format!("the output directory {path} is a file")));
         }
-        Ok(Output { kind: self.kind, dest, form: self.form })
+        Ok(Output { kind: self.kind, dest, form: self.form, delete: self.delete })
     }
 }
 

@@ -33,6 +33,8 @@ pub fn asked(args: &BuildArgs, store: &Store) -> Result<Asked, Failure> {
         volume_paths.push(path);
     }
     let (platform, platform_given) = platform(&args.platform)?;
+    let allowed = allowed(&args.allow)?;
+    let cwd = std::env::current_dir().map_err(|e| Failure::new(format!("the working directory: {e}")))?;
     let parameters = Parameters {
         target: args.target.clone(),
         build_args: build_args(&args.build_arg),
@@ -42,7 +44,7 @@ pub fn asked(args: &BuildArgs, store: &Store) -> Result<Asked, Failure> {
         emulated: emulated(),
         contexts,
         no_cache: no_cache(args),
-        allow_insecure: allows(&args.allow)?,
+        allow_insecure: allowed.insecure,
         hosts: args.add_host.iter().map(|h| host(h)).collect::<Result<_, _>>()?,
         volumes,
         context_epoch: newest,
@@ -56,6 +58,11 @@ pub fn asked(args: &BuildArgs, store: &Store) -> Result<Asked, Failure> {
     for text in &args.output {
         let parsed = output::parse(text)?;
         tags.extend(parsed.names.iter().cloned());
+        if parsed.delete && !allowed.delete && !parsed.is_below(&cwd) {
+            let failure =
+                Failure::usage(format!("--output {text}: it would delete files outside the working directory"));
+            return Err(failure.help("add --allow local.delete if that is meant"));
+        }
         outputs.push(parsed.open()?);
     }
     if outputs.iter().filter(|o| matches!(o.dest, Destination::Stdout(_))).count() > 1 {
@@ -153,21 +160,30 @@ fn emulated() -> Vec<String> {
     NAMES.iter().filter(|(handler, _)| works(handler)).map(|(_, arch)| arch.to_string()).collect()
 }
 
-/// Whether commands may ask for all rights.
-fn allows(given: &[String]) -> Result<bool, Failure> {
-    let mut insecure = false;
+/// What `--allow` gives leave for.
+#[derive(Default)]
+struct Allowed {
+    /// Commands may ask for all rights.
+    insecure: bool,
+    /// A mirrored directory may be anywhere.
+    delete: bool,
+}
+
+fn allowed(given: &[String]) -> Result<Allowed, Failure> {
+    let mut allowed = Allowed::default();
     for entitlement in given.iter().flat_map(|a| a.split(',')) {
         match entitlement {
-            "security.insecure" => insecure = true,
+            "security.insecure" => allowed.insecure = true,
+            "local.delete" | "buildx.local.delete" => allowed.delete = true,
             // The network of the machine is there in any case.
             "network.host" => {}
             other => {
                 let failure = Failure::usage(format!("--allow: `{other}` is nothing that can be allowed"));
-                return Err(failure.help("security.insecure and network.host can be"));
+                return Err(failure.help("security.insecure, local.delete and network.host can be"));
             }
         }
     }
-    Ok(insecure)
+    Ok(allowed)
 }
 
 /// `name:address` or `name=address`, the address in brackets or not.

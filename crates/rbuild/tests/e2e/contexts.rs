@@ -8,10 +8,13 @@ const COPY_ALL: &str = "FROM scratch\nCOPY . /\n";
 fn a_context_arrives_as_a_tar_of_any_compression() {
     let lab = Lab::bare();
     lab.write("Dockerfile", "FROM scratch\nCOPY sub /\n").write("sub/a", "one").write("other/Dockerfile", COPY_ALL);
+    lab.sh("chmod 666 sub/a").ok();
     for pack in ["cat", "gzip", "bzip2", "xz", "zstd -q"] {
         let out = lab.path("out");
         lab.sh(&format!("rm -rf $LAB/out; tar -c . | {pack} | $RB build --output $LAB/out -")).ok();
         assert_eq!(std::fs::read_to_string(out.join("a")).unwrap(), "one", "{pack}");
+        // Whatever the umask.
+        assert_eq!(lab.sh("stat -c %a $LAB/out/a").ok().stdout, "666\n");
         assert!(!exists(out.join("Dockerfile")));
     }
     // -f names a file of the archive; ignore files do not apply to it.

@@ -269,3 +269,26 @@ fn an_archive_may_leave_out_what_the_other_side_has() {
     lab.build("FROM app:1\n", &["-o", "type=oci,dest=direct,tar=false", "-t", "d:1"]).ok();
     assert!(lab.ctx().join("direct/index.json").is_file());
 }
+
+#[test]
+fn a_directory_can_mirror_the_result() {
+    let lab = Lab::bare();
+    lab.write("src/sub/a", "1").write("src/b", "2").write("src/was-dir", "3");
+    lab.write("out/old", "x").write("out/sub/old", "x").write("out/was-dir/x", "y").write("out/b/deep", "z");
+    let file = "FROM scratch\nCOPY src /\n";
+    lab.build(file, &["-o", "type=local,dest=out,mode=delete"]).ok();
+    assert_eq!(lab.sh("cd out && find . -type f | sort | xargs").ok().stdout, "./b ./sub/a ./was-dir\n");
+    // Elsewhere only with leave: above, beside, the working directory itself, and through a link.
+    let outside = lab.path("outside");
+    std::fs::create_dir(&outside).unwrap();
+    std::fs::write(outside.join("mine"), "").unwrap();
+    std::os::unix::fs::symlink(&outside, lab.ctx().join("link")).unwrap();
+    for dest in ["..", "../outside", ".", "link", "out/../.."] {
+        let output = format!("type=local,dest={dest},mode=delete");
+        lab.build(file, &["-o", &output]).fails(2, &["outside the working directory", "--allow local.delete"]);
+    }
+    assert!(outside.join("mine").exists());
+    lab.build(file, &["-o", "type=local,dest=../outside,mode=delete", "--allow", "local.delete"]).ok();
+    assert!(!outside.join("mine").exists() && outside.join("b").exists());
+    lab.build(file, &["-o", "type=tar,dest=x,mode=delete"]).fails(2, &["only type=local"]);
+}

@@ -191,6 +191,8 @@ fn one_build_gives_images_in_several_forms() {
         );
         lab.sh(&run).ok();
         assert_eq!(lab.read(&format!("{name}-out/f")).len(), 100_000);
+        let size = lab.sh(&format!("RBUILD_ROOT=$LAB/{name}-store $RB inspect -f '{{{{.Size}}}}' x")).ok().stdout;
+        assert_eq!(size, lab.rbuild(["inspect", "-f", "{{.Size}}", "x"]).ok().stdout, "{name}");
         lab.sh(&format!("RBUILD_ROOT=$LAB/{name}-store $RB prune -a")).ok();
     }
     assert!(ids.iter().all(|id| *id == ids[0]), "the image is the same in every form: {ids:?}");
