@@ -1,9 +1,10 @@
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use rbuild_sandbox::Stream;
 
 /// What happens during a build, in order for each step. Steps are named by their vertex.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub enum Event {
     /// How commands are kept apart; the first event of a build that runs any.
     Isolation {
@@ -18,7 +19,7 @@ pub enum Event {
     Output {
         step: usize,
         stream: Stream,
-        bytes: Vec<u8>,
+        bytes: Chunk,
     },
     Done {
         step: usize,
@@ -43,16 +44,102 @@ pub enum StepOutcome {
     Cancelled,
 }
 
+/// A piece of what a command printed; it takes room on the way until it is dropped.
+#[derive(Debug)]
+pub struct Chunk {
+    bytes: Vec<u8>,
+    room: Option<Arc<Room>>,
+}
+
+impl std::ops::Deref for Chunk {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl From<&str> for Chunk {
+    fn from(text: &str) -> Chunk {
+        Chunk { bytes: text.into(), room: None }
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        if let Some(room) = &self.room {
+            *room.taken.lock().unwrap_or_else(PoisonError::into_inner) -= self.bytes.len();
+            room.freed.notify_all();
+        }
+    }
+}
+
+/// Output that was sent and that nobody has drawn yet.
+#[derive(Debug, Default)]
+struct Room {
+    taken: Mutex<usize>,
+    freed: Condvar,
+}
+
+/// Bytes of output that may be on the way: a command that prints faster than a terminal takes has to wait, as it would
+/// on the terminal itself.
+const ROOM: usize = 8 << 20;
+
 /// The sending end. Sending never fails: when nobody listens any more, nobody misses anything.
 #[derive(Clone)]
-pub struct Events(Sender<Event>);
+pub struct Events {
+    sender: Sender<Event>,
+    room: Arc<Room>,
+}
 
 impl Events {
     pub fn new(sender: Sender<Event>) -> Events {
-        Events(sender)
+        Events { sender, room: Arc::default() }
     }
 
     pub fn send(&self, event: Event) {
-        let _ = self.0.send(event);
+        let _ = self.sender.send(event);
+    }
+
+    /// Sends what a command printed; waits while too much is on the way.
+    pub fn output(&self, step: usize, stream: Stream, bytes: Vec<u8>) {
+        let mut taken = self.room.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        while *taken > ROOM {
+            taken = self.room.freed.wait(taken).unwrap_or_else(PoisonError::into_inner);
+        }
+        *taken += bytes.len();
+        drop(taken);
+        // If nobody listens, the chunk comes back and is dropped here.
+        self.send(Event::Output { step, stream, bytes: Chunk { bytes, room: Some(self.room.clone()) } });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_waits_for_whoever_draws() {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let events = Events::new(sender);
+        let room = events.room.clone();
+        let writer = std::thread::spawn(move || {
+            (0..200).for_each(|i| events.output(i, Stream::Stdout, vec![b'x'; 1 << 20]));
+        });
+        let mut most = 0;
+        let mut count = 0;
+        for event in &receiver {
+            std::thread::sleep(std::time::Duration::from_micros(200));
+            most = most.max(*room.taken.lock().unwrap());
+            count += usize::from(matches!(event, Event::Output { .. }));
+        }
+        writer.join().unwrap();
+        assert_eq!((count, *room.taken.lock().unwrap()), (200, 0));
+        assert!(most <= ROOM + (1 << 20), "{most} bytes were on the way");
+        // Nobody listens any more: nothing waits.
+        drop(receiver);
+        let (sender, receiver) = std::sync::mpsc::channel();
+        drop(receiver);
+        let events = Events::new(sender);
+        (0..20).for_each(|i| events.output(i, Stream::Stdout, vec![0; 1 << 20]));
     }
 }

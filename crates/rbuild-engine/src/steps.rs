@@ -12,7 +12,6 @@ use rbuild_store::TreeId;
 
 use crate::copy::{CopyError, Reason, copy};
 use crate::error::{BuildError, Result};
-use crate::event::Event;
 use crate::execute::{Executor, LogTail};
 use crate::keys::{self, source_error};
 use crate::mask::Mask;
@@ -180,7 +179,7 @@ impl Executor<'_> {
         let mut show = |stream, bytes: Vec<u8>| {
             if !bytes.is_empty() {
                 tail.push(stream, &bytes);
-                self.events.send(Event::Output { step: id, stream, bytes });
+                self.events.output(id, stream, bytes);
             }
         };
         let outcome = rbuild_sandbox::run(self.zygote, &request, &self.cancel, |stream, bytes| {
