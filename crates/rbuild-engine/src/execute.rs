@@ -413,6 +413,15 @@ impl LogTail {
 
     pub fn push(&mut self, stream: rbuild_sandbox::Stream, bytes: &[u8]) {
         let i = usize::from(stream == rbuild_sandbox::Stream::Stderr);
+        // Of many lines at once only the last can stay; the others are not even looked at.
+        let ends = bytes.iter().enumerate().rev().filter(|(_, b)| **b == b'\n').map(|(at, _)| at);
+        let bytes = match { ends }.nth(LOG_TAIL) {
+            Some(end) => {
+                self.partial[i].clear();
+                &bytes[end + 1..]
+            }
+            None => bytes,
+        };
         for part in bytes.split_inclusive(|b| *b == b'\n') {
             self.partial[i].extend_from_slice(part);
             if part.ends_with(b"\n") || self.partial[i].len() > MAX_LINE {
@@ -437,5 +446,23 @@ impl LogTail {
             }
         }
         self.lines.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rbuild_sandbox::Stream;
+
+    #[test]
+    fn the_last_lines_are_kept_however_they_arrive() {
+        let text: String = (0..500).map(|i| format!("line {i}\n")).collect();
+        let want: Vec<String> = (451..500).map(|i| format!("line {i}")).chain(["half".to_string()]).collect();
+        for piece in [1, 7, 100, 3000, 10_000] {
+            let mut tail = LogTail::new();
+            text.as_bytes().chunks(piece).for_each(|c| tail.push(Stream::Stdout, c));
+            tail.push(Stream::Stderr, b"half");
+            assert_eq!(tail.finish(), want, "pieces of {piece}");
+        }
     }
 }
