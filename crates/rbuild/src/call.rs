@@ -1,7 +1,7 @@
 //! What a Dockerfile says of itself, without building it: `--check`, `--call=check|outline|targets`.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use rbuild_dockerfile::ast::{Comment, Dockerfile, Op, Stage};
 use rbuild_dockerfile::lint::{self, Settings, Surroundings, Warning};
@@ -203,36 +203,49 @@ fn targets(file: &Dockerfile, json: bool) {
     print::out(&print::table(&["TARGET", "DESCRIPTION"], &rows));
 }
 
-/// The stages that a target is made of: itself, and the stages below it.
-fn chain<'a>(file: &'a Dockerfile, request: &BuildRequest) -> Result<Vec<&'a Stage>, Failure> {
+/// The stages that a target is made of: itself last, before it in the order of the file those that it stands on,
+/// copies from or mounts.
+fn needed<'a>(file: &'a Dockerfile, request: &BuildRequest) -> Result<Vec<&'a Stage>, Failure> {
     let find = |name: &str, before: usize| {
         let by_name = file.stages[..before]
             .iter()
             .rposition(|s| s.from.name.as_ref().is_some_and(|n| n.text.eq_ignore_ascii_case(name)));
         by_name.or_else(|| name.parse().ok().filter(|i| *i < before))
     };
-    let mut at = match &request.parameters.target {
-        None => Some(file.stages.len() - 1),
-        Some(target) => Some(
-            find(target, file.stages.len()).ok_or_else(|| Failure::usage(format!("there is no stage `{target}`")))?,
-        ),
+    let count = file.stages.len();
+    let target = match &request.parameters.target {
+        None => count - 1,
+        Some(target) => find(target, count).ok_or_else(|| Failure::usage(format!("there is no stage `{target}`")))?,
     };
-    let mut chain = Vec::new();
-    while let Some(i) = at {
-        chain.push(&file.stages[i]);
-        at = find(&file.stages[i].from.image.text, i);
+    let mut needed = BTreeSet::new();
+    let mut open = vec![target];
+    while let Some(i) = open.pop() {
+        if !needed.insert(i) {
+            continue;
+        }
+        open.extend(find(&file.stages[i].from.image.text, i));
+        for instruction in &file.stages[i].instructions {
+            match &instruction.op {
+                Op::Copy(copy) => open.extend(copy.from.as_ref().and_then(|w| find(&w.text, count))),
+                Op::Run(run) => {
+                    let mounts = run.mounts.iter().filter_map(|w| parse_mount(&w.text, w.span).ok());
+                    open.extend(mounts.filter_map(|m| find(&m.from?, count)));
+                }
+                _ => {}
+            }
+        }
     }
-    chain.reverse();
-    Ok(chain)
+    needed.remove(&target);
+    Ok(needed.into_iter().chain([target]).map(|i| &file.stages[i]).collect())
 }
 
 fn outline(file: &Dockerfile, request: &BuildRequest, json: bool) -> Result<u8, Failure> {
-    let chain = chain(file, request)?;
+    let stages = needed(file, request)?;
     let given =
         |name: &str| request.parameters.build_args.iter().rev().find(|(k, _)| k == name).map(|(_, v)| v.clone());
     let mut args: Vec<[String; 3]> = Vec::new();
     let (mut secrets, mut ssh, mut caches) = (Vec::new(), Vec::new(), Vec::new());
-    for i in file.global_args.iter().chain(chain.iter().flat_map(|s| &s.instructions)) {
+    for i in file.global_args.iter().chain(stages.iter().flat_map(|s| &s.instructions)) {
         match &i.op {
             Op::Arg(decls) => {
                 for d in decls {
@@ -268,7 +281,7 @@ fn outline(file: &Dockerfile, request: &BuildRequest, json: bool) -> Result<u8, 
             _ => {}
         }
     }
-    let stage = chain[chain.len() - 1];
+    let stage = stages[stages.len() - 1];
     let name = stage.from.name.as_ref().map(|n| n.text.to_lowercase());
     let about = name.as_deref().map_or(String::new(), |n| description(&stage.comments, n));
     if json {

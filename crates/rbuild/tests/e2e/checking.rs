@@ -43,6 +43,16 @@ fn outline_and_targets_describe() {
     let outline = lab.rbuild(["build", "--call=outline", "--build-arg", "VERSION=7"]).ok().stdout;
     assert!(outline.contains("VERSION     7       is what to build"), "{outline}");
     assert!(outline.contains("tok      true"), "{outline}");
+    // What the target copies from counts as well, and what it does not use does not.
+    lab.write(
+        "Dockerfile",
+        "FROM busybox AS far\nARG FAR=1\nRUN --mount=type=cache,id=pkg,target=/p --mount=type=ssh true\n\
+         FROM busybox AS unused\nARG NEVER=1\nFROM scratch\nARG OWN=2\nCOPY --from=far / /\n",
+    );
+    let outline = lab.rbuild(["build", "--call=outline"]).ok().stdout;
+    assert!(["FAR", "OWN", "pkg", "SSH"].iter().all(|w| outline.contains(w)), "{outline}");
+    assert!(!outline.contains("NEVER"), "{outline}");
+    lab.write("Dockerfile", "# build compiles\nFROM busybox AS build\nFROM build\n");
     let targets = lab.rbuild(["build", "--call=targets"]).ok().stdout;
     assert_eq!(targets, "TARGET        DESCRIPTION\nbuild         compiles\n1 (default)\n");
 }
