@@ -178,6 +178,68 @@ pub struct BuildArgs {
     pub force_rm: bool,
     #[arg(long, hide = true)]
     pub compress: bool,
+    #[command(flatten)]
+    pub left_out: LeftOut,
+}
+
+/// Flags of docker's that scripts pass and that do nothing here. A build does without them and says so.
+#[derive(Args)]
+pub struct LeftOut {
+    #[arg(short, long, hide = true)]
+    memory: Option<String>,
+    #[arg(long, hide = true)]
+    memory_swap: Option<String>,
+    #[arg(short, long, hide = true)]
+    cpu_shares: Option<String>,
+    #[arg(long, hide = true)]
+    cpu_period: Option<String>,
+    #[arg(long, hide = true)]
+    cpu_quota: Option<String>,
+    #[arg(long, hide = true)]
+    cpuset_cpus: Option<String>,
+    #[arg(long, hide = true)]
+    cpuset_mems: Option<String>,
+    #[arg(long, hide = true)]
+    cgroup_parent: Option<String>,
+    #[arg(long, hide = true)]
+    resource: Vec<String>,
+    #[arg(long, hide = true)]
+    security_opt: Vec<String>,
+    #[arg(long, hide = true)]
+    cache_from: Vec<String>,
+    #[arg(long, hide = true)]
+    cache_to: Vec<String>,
+    #[arg(long, hide = true)]
+    builder: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
+    provenance: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
+    sbom: Option<String>,
+}
+
+impl LeftOut {
+    /// Those that were given and ask for something that will be missed.
+    pub fn given(&self) -> Vec<&'static str> {
+        let asks = |value: &Option<String>| value.as_deref().is_some_and(|v| v != "false");
+        let all = [
+            ("--memory", self.memory.is_some()),
+            ("--memory-swap", self.memory_swap.is_some()),
+            ("--cpu-shares", self.cpu_shares.is_some()),
+            ("--cpu-period", self.cpu_period.is_some()),
+            ("--cpu-quota", self.cpu_quota.is_some()),
+            ("--cpuset-cpus", self.cpuset_cpus.is_some()),
+            ("--cpuset-mems", self.cpuset_mems.is_some()),
+            ("--cgroup-parent", self.cgroup_parent.is_some()),
+            ("--resource", !self.resource.is_empty()),
+            ("--security-opt", !self.security_opt.is_empty()),
+            ("--cache-from", !self.cache_from.is_empty()),
+            ("--cache-to", !self.cache_to.is_empty()),
+            ("--builder", self.builder.is_some()),
+            ("--provenance", asks(&self.provenance)),
+            ("--sbom", asks(&self.sbom)),
+        ];
+        all.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
+    }
 }
 
 #[derive(Args)]

@@ -18,6 +18,9 @@ use crate::render::{self, Source};
 use crate::request::{Asked, asked};
 
 pub fn build(root: &Path, args: BuildArgs) -> Result<u8, Failure> {
+    for flag in args.left_out.given() {
+        print::err(&format!("warning: {flag} is not supported yet and does nothing\n"));
+    }
     let store = Store::open(root)?;
     let Asked { request, _arrived } = asked(&args, &store)?;
     let text = String::from_utf8_lossy(&request.dockerfile).into_owned();

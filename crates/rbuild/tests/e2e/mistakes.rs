@@ -35,6 +35,11 @@ fn mistakes_on_the_command_line() {
     lab.rbuild(["build", "/no/such/dir"]).fails(2, &["/no/such/dir"]);
     lab.rbuild(["build", "-t", "UPPER"]).fails(2, &["lower case"]);
     lab.rbuild(["build", "--target", "nope"]).fails(2, &["no stage `nope`"]);
+    // What scripts pass to docker out of habit: taken, and what will be missed is said.
+    let habits = ["build", "--rm", "--force-rm", "--compress", "--provenance=false", "-m", "1g", "--cache-from", "x"];
+    let ran = lab.rbuild(habits).ok();
+    assert!(ran.stderr.contains("--memory is not supported") && ran.stderr.contains("--cache-from is not supported"));
+    assert!(!ran.stderr.contains("--provenance"), "{}", ran.stderr);
     lab.rbuild(["imagse"]).fails(2, &["did you mean `rbuild images`"]);
 }
 
