@@ -51,6 +51,11 @@ pub enum Verb {
     Fsck(FsckArgs),
     /// Show what this machine allows, and what to change
     Doctor,
+    /// Print what a shell needs to complete this command
+    Completion {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
     /// Plumbing for tests and editors
     Debug {
         #[command(subcommand)]
@@ -417,9 +422,26 @@ pub struct RmArgs {
     pub volumes: bool,
 }
 
-const VERBS: [&str; 18] = [
-    "build", "cp", "create", "rm", "fsck", "import", "save", "load", "images", "history", "inspect", "tag", "rmi",
-    "prune", "df", "doctor", "debug", "help",
+const VERBS: [&str; 19] = [
+    "completion",
+    "build",
+    "cp",
+    "create",
+    "rm",
+    "fsck",
+    "import",
+    "save",
+    "load",
+    "images",
+    "history",
+    "inspect",
+    "tag",
+    "rmi",
+    "prune",
+    "df",
+    "doctor",
+    "debug",
+    "help",
 ];
 
 /// Puts the default verb where none was typed, and turns long names (`image ls`, `buildx build`) into short ones.

@@ -70,6 +70,12 @@ fn run(argv: Vec<std::ffi::OsString>) -> u8 {
         Verb::Df => images::df(&root),
         Verb::Fsck(args) => images::fsck(&root, args),
         Verb::Doctor => doctor::doctor(&root),
+        Verb::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "rbuild", &mut script);
+            print::out(&String::from_utf8_lossy(&script));
+            Ok(code::OK)
+        }
         Verb::Debug { verb } => debug::debug(verb),
     };
     match result {

@@ -76,3 +76,14 @@ fn plumbing_answers_line_by_line() {
     let ignore = lab.sh(r##"printf '%s\n' '{"op":"match","patterns":["*","!a"],"path":"b"}' '{"op":"read","content":"#x\n a/../b\n"}' | $RB debug ignore"##);
     assert_eq!(ignore.ok().stdout, "{\"match\":true}\n{\"result\":[\"b\"]}\n");
 }
+
+#[test]
+fn shells_complete_the_command() {
+    let lab = Lab::bare();
+    for (shell, check) in [("bash", "bash -n"), ("zsh", "cat"), ("fish", "cat")] {
+        let script = lab.rbuild(["completion", shell]).ok().stdout;
+        assert!(script.contains("build-arg") && script.contains("fsck"), "{shell}");
+        std::fs::write(lab.path(shell), script).unwrap();
+        lab.sh(&format!("{check} $LAB/{shell}")).ok();
+    }
+}
