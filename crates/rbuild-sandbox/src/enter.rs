@@ -93,8 +93,8 @@ fn supervise(child: u32, mut go: PipeWriter, signals: &SigSet) -> Result<Ended, 
     let fail = |call, e: std::io::Error| SandboxError::Kernel(rbuild_linux::Error::new(call, "builder", e));
     let pidfd = process::pidfd(child)?;
     let signalfd = SignalFd::with_flags(signals, SfdFlags::SFD_CLOEXEC).map_err(|e| fail("signalfd4", e.into()))?;
+    // Stays open until the end: its closing tells the builder that this process died.
     go.write_all(b"g").map_err(|e| fail("write", e))?;
-    drop(go);
     let mut deadline: Option<Instant> = None;
     loop {
         let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
@@ -138,6 +138,12 @@ fn become_builder(world: &World, mut ready: PipeReader) -> Result<Zygote, Sandbo
     }
     process::become_root()?;
     process::die_with_parent()?;
+    // A launcher that died before that was asked for sends no signal any more.
+    let mut launcher = [PollFd::from_borrowed_fd(ready.as_fd(), PollFlags::IN)];
+    let _ = poll(&mut launcher, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+    if !launcher[0].revents().is_empty() {
+        std::process::exit(70);
+    }
     // A terminal's signals are for the launcher, which passes them on.
     let _ = rustix::process::setsid();
     rustix::process::umask(rustix::fs::Mode::empty());
