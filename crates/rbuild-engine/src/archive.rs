@@ -13,6 +13,7 @@ use rbuild_store::{Image, Store};
 use serde_json::{Value, json};
 
 use crate::error::{BuildError, Result};
+use crate::load::{clean, promised};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ArchiveFormat {
@@ -45,9 +46,7 @@ pub fn archive_blobs(archive: impl Read, shown: &str) -> Result<BTreeSet<Digest>
     let mut tar = TarReader::new(Decoder::new(archive).map_err(BuildError::io(shown))?);
     let mut blobs = BTreeSet::new();
     while let Some(entry) = tar.next_entry().map_err(BuildError::layer(shown))? {
-        let name = entry.path.to_string_lossy();
-        let hex = name.trim_start_matches("./").strip_prefix("blobs/sha256/");
-        blobs.extend(hex.and_then(|hex| format!("sha256:{hex}").parse::<Digest>().ok()));
+        blobs.extend(promised(&clean(&entry.path.to_string_lossy())));
     }
     Ok(blobs)
 }

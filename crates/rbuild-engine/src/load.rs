@@ -139,7 +139,7 @@ impl<R: Read> Read for Content<'_, R> {
     }
 }
 
-fn clean(path: &str) -> String {
+pub(crate) fn clean(path: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {
         match part {
@@ -158,7 +158,7 @@ struct Loader<'a> {
 }
 
 /// What the digest in a blob's name promises.
-fn promised(name: &str) -> Option<Digest> {
+pub(crate) fn promised(name: &str) -> Option<Digest> {
     name.strip_prefix("blobs/sha256/").and_then(|hex| format!("sha256:{hex}").parse().ok())
 }
 

@@ -41,7 +41,8 @@ impl Image {
     }
 }
 
-fn digest(d: &Descriptor) -> Result<Digest> {
+/// The digest of a descriptor of a stored document.
+pub(crate) fn digest(d: &Descriptor) -> Result<Digest> {
     digest_of(d).map_err(|e| StoreError::Damaged { what: "descriptor".into(), reason: e.to_string() })
 }
 

@@ -2,11 +2,12 @@
 
 use std::ffi::OsStr;
 
-use rbuild_image::{Descriptor, Digest, MediaType, descriptor, digest_of};
+use rbuild_image::{Descriptor, Digest, MediaType, descriptor};
 use rbuild_layer::{Compression, LAYER_FORMAT, LayerError, LayerForm, Packed, Times, pack_layer, repack_layer};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Result, StoreError};
+use crate::error::Result;
+use crate::images::digest;
 use crate::layout::Store;
 use crate::trees::TreeId;
 use crate::workspace::Workspace;
@@ -76,8 +77,7 @@ impl Store {
         if let Some(packed) = self.packed_layer(&format!("layers/{document}"))? {
             return Ok(packed);
         }
-        let source =
-            digest_of(layer).map_err(|e| StoreError::Damaged { what: "descriptor".into(), reason: e.to_string() })?;
+        let source = digest(layer)?;
         let mut blob = self.new_blob(work)?;
         let packed = repack_layer(self.open_blob(&source)?, form, &mut blob)?;
         if packed.diff_id != *diff_id {
@@ -95,8 +95,7 @@ impl Store {
         if let Some(size) = self.read_if_any(&format!("layers/{}.size", diff_id.hex()))? {
             return Ok(size);
         }
-        let digest =
-            digest_of(layer).map_err(|e| StoreError::Damaged { what: "descriptor".into(), reason: e.to_string() })?;
+        let digest = digest(layer)?;
         self.unpacked_size(&digest)
     }
 

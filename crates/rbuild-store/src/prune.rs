@@ -115,7 +115,7 @@ impl Store {
             let record = self.read_if_any::<Record>(&format!("records/{name}")).ok().flatten();
             match record {
                 Some(record) if !all && self.has_tree(&record.tree)? => {
-                    let tree = tree_name(&record.tree);
+                    let tree = record.tree.name().to_string();
                     blobs.extend(self.packed_blobs(OsStr::new(&tree))?);
                     trees.insert(tree);
                 }
@@ -166,10 +166,6 @@ impl Store {
         }
         Ok(())
     }
-}
-
-fn tree_name(tree: &crate::TreeId) -> String {
-    serde_json::to_value(tree).ok().and_then(|v| v.as_str().map(str::to_string)).unwrap_or_default()
 }
 
 /// Bytes on the disk below a directory, each inode once; what cannot be read counts as nothing.

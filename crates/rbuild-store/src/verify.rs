@@ -7,8 +7,8 @@ use std::io::Read;
 use rbuild_image::{Digest, digest_of};
 use rbuild_layer::{LayerError, layer_digests};
 
-use crate::error::{Result, StoreError};
-use crate::images::Image;
+use crate::error::Result;
+use crate::images::{Image, digest};
 use crate::layout::Store;
 use crate::records::Record;
 
@@ -29,8 +29,7 @@ impl Store {
         self.read_document(&image.manifest_digest)?;
         self.read_document(&image.id)?;
         for (layer, diff_id) in image.layers()? {
-            let digest = digest_of(&layer)
-                .map_err(|e| StoreError::Damaged { what: "descriptor".into(), reason: e.to_string() })?;
+            let digest = digest(&layer)?;
             let (stored, found) = layer_digests(self.open_blob(&digest)?)?;
             for (which, expected, found) in
                 [("digest of the layer", digest, stored), ("diffID of the layer", diff_id, found)]
