@@ -6,12 +6,12 @@ use std::time::Instant;
 use rayon::prelude::*;
 use rbuild_image::{Descriptor, Digest, History, MediaType, descriptor};
 use rbuild_plan::{NoCache, Step, VertexId};
-use rbuild_store::PackedLayer;
+use rbuild_store::{PackedLayer, TreeId};
 
 use crate::error::{BuildError, Result};
 use crate::event::Event;
 use crate::execute::Executor;
-use crate::request::ImageForm;
+use crate::request::{ImageForm, Squash};
 
 const COMMENT: &str = "buildkit.dockerfile.v0";
 
@@ -28,12 +28,7 @@ pub(crate) fn image(build: &Executor<'_>, form: &ImageForm) -> Result<Digest> {
     chain.reverse();
     let (base, steps) = (chain[0], &chain[1..]);
     let started = Instant::now();
-    let latest = graph.epoch.filter(|_| form.rewrite_timestamp);
-    let packed: Vec<PackedLayer> = steps
-        .par_iter()
-        .filter_map(|v| build.done(*v).tree.clone())
-        .map(|tree| build.store.pack_tree(&build.work, &tree, form.layers, latest))
-        .collect::<std::result::Result<_, _>>()?;
+    let packed = new_layers(build, form, steps)?;
     build.events.send(Event::Phase { text: "making layers".into(), seconds: started.elapsed().as_secs_f64() });
 
     let mut config = graph.config.clone();
@@ -42,7 +37,8 @@ pub(crate) fn image(build: &Executor<'_>, form: &ImageForm) -> Result<Digest> {
     let mut layers: Vec<Descriptor> = Vec::new();
     if let Step::Image { manifest, .. } = &graph.vertices[base].step {
         let image = build.image(manifest)?;
-        for (layer, diff_id) in image.layers()? {
+        let kept = if form.squash == Squash::All { Vec::new() } else { image.layers()? };
+        for (layer, diff_id) in kept {
             layers.push(match form.force {
                 true => build.store.repack_layer(&build.work, &layer, &diff_id, form.layers)?.descriptor(),
                 false => layer,
@@ -56,6 +52,9 @@ pub(crate) fn image(build: &Executor<'_>, form: &ImageForm) -> Result<Digest> {
         config.rootfs.diff_ids.push(layer.diff_id);
     }
     add_history(build, &mut config.history, steps)?;
+    if form.squash != Squash::None {
+        fold_history(&mut config.history, layers.len());
+    }
     config.created = match config.history.last().and_then(|h| h.created.clone()) {
         Some(created) => Some(created),
         None => Some(time(graph.epoch.map_or(build.request.now, |e| e.min(build.request.now)))?),
@@ -68,6 +67,32 @@ pub(crate) fn image(build: &Executor<'_>, form: &ImageForm) -> Result<Digest> {
     let (digest, _) = build.store.put_document(&build.work, &manifest)?;
     build.store.put_result(&key, &digest, &build.request.build_id)?;
     Ok(digest)
+}
+
+/// The layers that are the target's own, the lowest first.
+fn new_layers(build: &Executor<'_>, form: &ImageForm, steps: &[VertexId]) -> Result<Vec<PackedLayer>> {
+    let graph = &build.prepared.graph;
+    let latest = graph.epoch.filter(|_| form.rewrite_timestamp);
+    let mut trees: Vec<TreeId> = steps.iter().filter_map(|v| build.done(*v).tree.clone()).collect();
+    match form.squash {
+        Squash::All => {
+            let view = build.view(graph.target)?;
+            return Ok(vec![build.store.pack_view(&build.work, &view, form.layers, latest)?]);
+        }
+        Squash::Steps if !trees.is_empty() => trees = vec![build.store.squash_trees(&build.work, &trees)?],
+        Squash::Steps | Squash::None => {}
+    }
+    let pack = |tree| build.store.pack_tree(&build.work, tree, form.layers, latest);
+    Ok(trees.par_iter().map(pack).collect::<std::result::Result<_, _>>()?)
+}
+
+/// Leaves as many entries with a layer as there are layers: the last of those that had one stands for all of them.
+fn fold_history(history: &mut [History], layers: usize) {
+    let filled: Vec<usize> = (0..history.len()).filter(|i| !history[*i].empty_layer).collect();
+    let Some(kept) = layers.checked_sub(1) else { return };
+    for i in &filled[kept.min(filled.len())..filled.len().saturating_sub(1)] {
+        history[*i].empty_layer = true;
+    }
 }
 
 /// The target's own history: a layer has the time at which it was made, what comes before the first one has that

@@ -41,14 +41,23 @@ impl From<rbuild_layer::LayerError> for Reason {
     }
 }
 
-/// Copies what the step selects from `source` into `root`. `now` dates what is made up.
-pub fn copy(step: &CopyStep, source: Option<&SourceTree<'_>>, root: &RootDir, now: i64) -> Result<(), CopyError> {
+/// What a copy goes by besides its step.
+#[derive(Clone, Copy, Default)]
+pub struct Terms {
+    /// Dates what is made up; seconds since 1970.
+    pub now: i64,
+    /// Of archives that ADD unpacks.
+    pub limits: Limits,
+}
+
+/// Copies what the step selects from `source` into `root`.
+pub fn copy(step: &CopyStep, source: Option<&SourceTree<'_>>, root: &RootDir, terms: Terms) -> Result<(), CopyError> {
     let general = |reason: Reason| CopyError { source: None, reason };
     let chown = match &step.chown {
         Some(spec) => Some(users::owner(root, spec).map_err(|e| general(Reason::Text(e)))?),
         None => None,
     };
-    let mut copier = Copier { step, root, chown, now, dirs: Vec::new(), links: HashMap::new() };
+    let mut copier = Copier { step, root, chown, terms, dirs: Vec::new(), links: HashMap::new() };
     if let Some(tree) = source {
         for (i, pattern) in step.sources.iter().enumerate() {
             let at = |reason: Reason| CopyError { source: Some(i), reason };
@@ -67,7 +76,7 @@ struct Copier<'a> {
     step: &'a CopyStep,
     root: &'a RootDir,
     chown: Option<(u32, u32)>,
-    now: i64,
+    terms: Terms,
     /// Directories whose time is set once they are full: (path in the root, time).
     dirs: Vec<(PathBuf, Timestamp)>,
     /// Inodes of the source with several names, and the first copy.
@@ -92,7 +101,7 @@ impl Copier<'_> {
         let mode = self.mode(0o755, true);
         let mut made = Vec::new();
         let result = self.root.create_dir_all(path, mode, self.chown, |p| made.push(p.to_path_buf()));
-        self.dirs.extend(made.into_iter().map(|p| (p, Timestamp { sec: self.now, nsec: 0 })));
+        self.dirs.extend(made.into_iter().map(|p| (p, Timestamp { sec: self.terms.now, nsec: 0 })));
         result.map_err(|e| match e.kind() {
             std::io::ErrorKind::NotADirectory => {
                 Reason::Text(format!("{} is not a directory in the image", path.display()))
@@ -281,7 +290,7 @@ impl Copier<'_> {
         }
         let dir = self.make_dir(dest)?;
         let owners = self.chown.map_or(Owners::FromArchive, |(uid, gid)| Owners::Always(uid, gid));
-        unpack(tree.root.open_file(&item.path)?, &dir, Whiteouts::Plain, owners, Limits::default())?;
+        unpack(tree.root.open_file(&item.path)?, &dir, Whiteouts::Plain, owners, self.terms.limits)?;
         Ok(true)
     }
 
@@ -295,7 +304,7 @@ impl Copier<'_> {
         let (uid, gid) = self.chown.unwrap_or((0, 0));
         dir.chown(&name, uid, gid)?;
         dir.chmod(&name, self.mode(0o644, false))?;
-        Ok(dir.set_mtime(&name, Timestamp { sec: self.now, nsec: 0 })?)
+        Ok(dir.set_mtime(&name, Timestamp { sec: self.terms.now, nsec: 0 })?)
     }
 
     fn finish_dirs(&mut self) -> Result<(), Reason> {

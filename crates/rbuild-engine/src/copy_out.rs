@@ -10,7 +10,7 @@ use rbuild_plan::{CopyStep, From};
 use rbuild_source::{Owner, SourceTree};
 use rbuild_store::{Image, Store, Workspace};
 
-use crate::copy::{Reason, copy};
+use crate::copy::{Reason, Terms, copy};
 use crate::error::{BuildError, Result};
 use crate::local;
 
@@ -71,7 +71,7 @@ fn tar(view: &RootDir, wanted: &Path, work: &Workspace, file: &File) -> Result<(
         ..CopyStep::default()
     };
     let tree = SourceTree { root: view, ignore: None, exclude: None, owner: Owner::AsIs, hashes: None };
-    copy(&step, Some(&tree), &dir, 0).map_err(|e| match e.reason {
+    copy(&step, Some(&tree), &dir, Terms::default()).map_err(|e| match e.reason {
         Reason::Kernel(source) => BuildError::Kernel { what: "copying".into(), source },
         Reason::Source(e) => BuildError::other(e.to_string()),
         Reason::Layer(e) => BuildError::other(e.to_string()),

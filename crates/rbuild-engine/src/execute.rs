@@ -20,7 +20,7 @@ use crate::error::{BuildError, Result, StepFailure};
 use crate::event::{Event, Events, StepOutcome};
 use crate::keys::{self, Contexts, Viewpoint};
 use crate::prepare::{Known, Prepared};
-use crate::request::{BuildRequest, OutputKind};
+use crate::request::{BuildRequest, OutputKind, Squash};
 use crate::{Finished, assemble, export};
 
 /// Lines of output that a failure shows.
@@ -131,7 +131,8 @@ impl<'a> Executor<'a> {
             };
             let _ = self.done[id].set(done);
         }
-        let wants_files = self.request.outputs.iter().any(|o| matches!(o.kind, OutputKind::Local | OutputKind::Tar));
+        let wants_files = self.request.outputs.iter().any(|o| matches!(o.kind, OutputKind::Local | OutputKind::Tar))
+            || self.request.forms().iter().any(|form| form.squash == Squash::All);
         let mut queue = VecDeque::new();
         match self.prepared.known[graph.target] {
             Known::Open => queue.push_back(graph.target),

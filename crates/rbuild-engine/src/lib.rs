@@ -34,7 +34,7 @@ pub use load::{Loaded, load, load_directory, take_from_layout};
 pub use places::binds;
 pub use prepare::{Prepared, prepare};
 pub use private_key::PrivateKey;
-pub use request::{AgentSource, BuildRequest, ContextDir, Destination, ImageForm, Output, OutputKind};
+pub use request::{AgentSource, BuildRequest, ContextDir, Destination, ImageForm, Output, OutputKind, Squash};
 
 /// What a finished build made.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -101,7 +101,7 @@ impl Executor<'_> {
             }
             _ => self.contexts.of(from, span)?.map(|c| c.tree()),
         };
-        copy(&files, tree.as_ref(), dir, self.request.now).map_err(|e| self.copy_error(0, &files, e))
+        copy(&files, tree.as_ref(), dir, self.terms()).map_err(|e| self.copy_error(0, &files, e))
     }
 
     /// A part of the context as a tree: filtered by the ignore file, owned by root, and still while files change.
@@ -127,7 +127,7 @@ impl Executor<'_> {
             self.prepare_root(&[], &dir)?;
             let root = dir.sub("fs").map_err(BuildError::kernel("the context's directory"))?;
             let files = files_of(from, source, span);
-            copy(&files, Some(&tree), &root, self.request.now).map_err(|e| self.copy_error(0, &files, e))?;
+            copy(&files, Some(&tree), &root, self.terms()).map_err(|e| self.copy_error(0, &files, e))?;
             self.store.commit_tree(&self.work, &made, &tree_id)?;
             self.store.put_record(&key, &tree_id, &key, self.request.now, &self.request.build_id)?;
         }

@@ -141,10 +141,10 @@ impl Prepared {
     /// The key under which the finished image is kept: the target's files, and all that the image says of them.
     pub(crate) fn image_key(&self, target: &Digest, request: &BuildRequest, form: &ImageForm) -> Digest {
         let mut hasher = Hasher::new();
-        hasher.field("image 3").field(target.bytes());
+        hasher.field("image 4").field(target.bytes());
         hasher.field(self.graph.epoch.map_or(String::new(), |e| e.to_string()));
-        let ImageForm { layers, force, rewrite_timestamp } = form;
-        hasher.field(layers.name()).field([u8::from(*force), u8::from(*rewrite_timestamp)]);
+        let ImageForm { layers, force, rewrite_timestamp, squash } = form;
+        hasher.field(layers.name()).field([u8::from(*force), u8::from(*rewrite_timestamp), *squash as u8]);
         for (k, v) in &request.annotations {
             hasher.field(k).field(v);
         }

@@ -31,6 +31,8 @@ pub struct BuildRequest {
     pub shm_size: Option<u64>,
     pub ulimits: Vec<Ulimit>,
     pub outputs: Vec<Output>,
+    /// Of the image that no output asks for.
+    pub squash: Squash,
     /// Vertices that run at a time.
     pub jobs: usize,
     /// The resolver file that commands see.
@@ -94,6 +96,18 @@ pub struct ImageForm {
     pub force: bool,
     /// Files in new layers are no later than SOURCE_DATE_EPOCH.
     pub rewrite_timestamp: bool,
+    pub squash: Squash,
+}
+
+/// Which layers become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Squash {
+    #[default]
+    None,
+    /// Those of the build's own steps.
+    Steps,
+    /// All of them: nothing of the base stays recognisable.
+    All,
 }
 
 /// Where an output goes. Directories are held open, so that they can be reached from any mount namespace.
@@ -120,7 +134,7 @@ impl BuildRequest {
             }
         }
         if forms.is_empty() && (!self.tags.is_empty() || self.outputs.is_empty()) {
-            forms.push(ImageForm::default());
+            forms.push(ImageForm { squash: self.squash, ..ImageForm::default() });
         }
         forms
     }

@@ -10,7 +10,7 @@ use rbuild_sandbox::{MountRequest, Network as SandboxNetwork, Outcome, RunReques
 use rbuild_source::{Owner, SourceTree};
 use rbuild_store::TreeId;
 
-use crate::copy::{CopyError, Reason, copy};
+use crate::copy::{CopyError, Reason, Terms, copy};
 use crate::error::{BuildError, Result};
 use crate::execute::{Executor, LogTail};
 use crate::keys::{self, source_error};
@@ -64,24 +64,28 @@ impl Executor<'_> {
         Ok(RootDir::from_fd(fd, "/"))
     }
 
+    pub(crate) fn terms(&self) -> Terms {
+        Terms { now: self.request.now, limits: self.store.limits() }
+    }
+
     fn copy_step(&self, id: VertexId, step: &CopyStep, trees: &[TreeId], path: &Path) -> Result<()> {
         // A linked copy makes a tree of its own, which covers what is below as any other tree does.
         let trees = if step.link { &[] } else { trees };
         let root = self.writable(trees, path)?;
-        let now = self.request.now;
+        let terms = self.terms();
         let exclude = keys::exclusions(step)?;
         let result = match step.from {
             From::Vertex(from) => {
                 let view = self.view(from)?;
                 let tree =
                     SourceTree { root: &view, ignore: None, exclude: Some(&exclude), owner: Owner::AsIs, hashes: None };
-                copy(step, Some(&tree), &root, now)
+                copy(step, Some(&tree), &root, terms)
             }
-            _ if step.sources.is_empty() => copy(step, None, &root, now),
+            _ if step.sources.is_empty() => copy(step, None, &root, terms),
             from => {
                 let context = self.contexts.of(from, step.source_spans[0])?;
                 let tree = context.map(|c| SourceTree { exclude: Some(&exclude), ..c.tree() });
-                copy(step, tree.as_ref(), &root, now)
+                copy(step, tree.as_ref(), &root, terms)
             }
         };
         result.map_err(|e| self.copy_error(id, step, e))

@@ -28,7 +28,7 @@ fuzz_target!(|bytes: &[u8]| {
     root.create_dir("inside".as_ref(), 0o755).unwrap();
     let inside = root.sub("inside").unwrap();
     let (uid, gid) = rbuild_linux::process::own_ids();
-    let limits = Limits { entries: 1000, path: 4096, depth: 100, bytes: 1 << 20 };
+    let limits = Limits { entries: 1000, path: 4096, depth: 100, bytes: 1 << 20, ..Limits::default() };
     for (whiteouts, owners) in [(Whiteouts::Plain, Owners::Always(uid, gid)), (Whiteouts::Overlay, Owners::FromArchive)]
     {
         let _ = unpack(bytes, &inside, whiteouts, owners, limits);

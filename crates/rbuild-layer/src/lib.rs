@@ -7,6 +7,7 @@
 mod compress;
 mod error;
 mod gzip;
+mod limits;
 mod pack;
 mod pipe;
 mod reader;
@@ -17,8 +18,9 @@ mod xattrs;
 
 pub use compress::{Compression, Decoder, detect, layer_digests};
 pub use error::{LayerError, Result};
-pub use pack::{Deletions, LAYER_FORMAT, LayerForm, Packed, Times, pack_layer, pack_tree, repack_layer};
+pub use limits::Limits;
+pub use pack::{Deletions, LAYER_FORMAT, LayerForm, Packed, Times, pack_layer, pack_tree, pack_whole, repack_layer};
 pub use reader::{EntryKind, TarEntry, TarReader, is_tar};
-pub use unpack::{Limits, Owners, Unpacked, Whiteouts, unpack};
+pub use unpack::{Owners, Unpacked, Whiteouts, unpack};
 pub use writer::TarWriter;
 pub use xattrs::{OPAQUE, keep_in_layer, keep_in_tree};

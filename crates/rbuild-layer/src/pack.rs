@@ -74,6 +74,11 @@ pub fn pack_layer(tree: &RootDir, form: LayerForm, times: Times, out: impl Write
     pack(form, out, |encoder| pack_tree(tree, Deletions::Whiteouts, times, encoder))
 }
 
+/// Writes a mounted file system to `out` as an image layer that stands alone.
+pub fn pack_whole(view: &RootDir, form: LayerForm, times: Times, out: impl Write) -> Result<Packed> {
+    pack(form, out, |encoder| pack_tree(view, Deletions::None, times, encoder))
+}
+
 /// Packs a layer of any compression in another form; what it holds stays the same, byte for byte.
 pub fn repack_layer(layer: impl Read, form: LayerForm, out: impl Write) -> Result<Packed> {
     pack(form, out, |mut encoder| {

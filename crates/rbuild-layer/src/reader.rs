@@ -8,11 +8,10 @@ use rbuild_linux::{Timestamp, Xattrs};
 use tar::{EntryType, Header};
 
 use crate::error::{LayerError, Result};
+use crate::limits::{Limits, over};
 use crate::sparse::{self, SparseRecords};
 
 const BLOCK: usize = 512;
-/// Bounds on what one entry may claim before its content: PAX records and long names together.
-const MAX_META: u64 = 1 << 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EntryKind {
@@ -52,6 +51,8 @@ pub struct TarReader<R: Read> {
     padding: u64,
     current: String,
     global: Pax,
+    /// Bytes that one entry may claim before its content: PAX records and long names together.
+    header_limit: u64,
 }
 
 /// The PAX records that mean something to us.
@@ -69,7 +70,13 @@ struct Pax {
 
 impl<R: Read> TarReader<R> {
     pub fn new(inner: R) -> TarReader<R> {
-        TarReader { inner, remaining: 0, padding: 0, current: "its first header".into(), global: Pax::default() }
+        TarReader::with_header_limit(inner, Limits::default().header)
+    }
+
+    /// Extended headers of one entry may have that many bytes.
+    pub fn with_header_limit(inner: R, header_limit: u64) -> TarReader<R> {
+        let current = "its first header".into();
+        TarReader { inner, remaining: 0, padding: 0, current, global: Pax::default(), header_limit }
     }
 
     /// The next entry, `None` at the end of the archive (two empty blocks, or the end of the stream at a block
@@ -89,10 +96,9 @@ impl<R: Read> TarReader<R> {
                 EntryType::XHeader | EntryType::XGlobalHeader | EntryType::GNULongName | EntryType::GNULongLink
             ) {
                 meta += size;
-                if meta > MAX_META {
-                    return Err(LayerError::Limit(format!(
-                        "an archive entry claims {meta} bytes of extended header; {MAX_META} are read at most"
-                    )));
+                if meta > self.header_limit {
+                    let what = format!("an archive entry claims {meta} bytes of extended header");
+                    return Err(over("header", self.header_limit, what));
                 }
             }
             match kind {

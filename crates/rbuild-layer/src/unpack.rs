@@ -16,36 +16,22 @@ use rbuild_linux::{Kind, RootDir, Timestamp};
 
 use crate::compress::Decoder;
 use crate::error::{LayerError, Result};
+use crate::limits::{Limits, Ratio};
 use crate::pipe::with_read_ahead;
 use crate::reader::{EntryKind, TarEntry, TarReader};
-use crate::xattrs::{OPAQUE, keep_in_tree};
+use crate::xattrs::{OPAQUE, ORIGIN, keep_in_tree};
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE_WHITEOUT: &[u8] = b".wh..wh..opq";
-
-/// What a stream may ask for before it is refused.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    pub entries: u64,
-    /// Bytes of one path.
-    pub path: usize,
-    /// Parts of one path.
-    pub depth: usize,
-    /// Bytes of content in all.
-    pub bytes: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits { entries: 20_000_000, path: 64 * 1024, depth: 4096, bytes: 1 << 44 }
-    }
-}
 
 /// What `.wh.` names mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Whiteouts {
     /// Deletions of an image layer; they become the overlay's own marks.
     Overlay,
+    /// The same onto a tree that stands for the layers before this one: what this one hides goes, and the mark
+    /// stays for what is below both.
+    Stacked,
     /// Ordinary names (ADD of an archive).
     Plain,
 }
@@ -79,13 +65,17 @@ pub fn unpack(
     owners: Owners,
     limits: Limits,
 ) -> Result<Unpacked> {
-    let mut raw = Hashed::new(source);
+    let ratio = Ratio::default();
+    let mut raw = Hashed::new(ratio.counting(source));
     let decoder = Decoder::new(&mut raw).map_err(LayerError::io("the start of the archive"))?;
     let (_, result) = with_read_ahead(decoder, |stream| {
         let mut tee = Hashed::new(stream);
         let mut target = Target::new(root, whiteouts, owners, limits)?;
-        let mut reader = TarReader::new(&mut tee);
+        let mut content = 0;
+        let mut reader = TarReader::with_header_limit(&mut tee, limits.header);
         while let Some(entry) = reader.next_entry()? {
+            content += entry.size;
+            ratio.check(content, &limits)?;
             target.apply(&entry, &mut reader)?;
         }
         reader.drain()?;
@@ -151,35 +141,15 @@ impl<'a> Target<'a> {
         self.entries += 1;
         let size = entry.sparse.as_ref().map_or(entry.size, |(_, whole)| *whole);
         self.bytes = self.bytes.saturating_add(size);
-        self.check_limits(entry)?;
+        self.limits.check(entry, self.entries, self.bytes)?;
         let path = clean(&entry.path).ok_or_else(|| entry_error(entry, "leaves the archive's root with `..`"))?;
         let Some(name) = path.file_name() else { return self.apply_root(entry) };
         let name = name.to_os_string();
         self.enter_parent(entry, path.parent().unwrap_or(Path::new("")))?;
-        if self.whiteouts == Whiteouts::Overlay && name.as_bytes().starts_with(WHITEOUT) {
+        if self.whiteouts != Whiteouts::Plain && name.as_bytes().starts_with(WHITEOUT) {
             return self.whiteout(entry, &name);
         }
         self.create(entry, &path, &name, content)
-    }
-
-    fn check_limits(&self, entry: &TarEntry) -> Result<()> {
-        let l = &self.limits;
-        let over = |what: &str, limit: u64| LayerError::Limit(format!("the archive has more than {limit} {what}"));
-        if self.entries > l.entries {
-            return Err(over("entries", l.entries));
-        }
-        if self.bytes > l.bytes {
-            return Err(over("bytes of content", l.bytes));
-        }
-        let path = entry.path.as_bytes();
-        if path.len() > l.path || path.iter().filter(|b| **b == b'/').count() > l.depth {
-            let shown: String = entry.path.to_string_lossy().chars().take(60).collect();
-            return Err(LayerError::Limit(format!("the archive entry {shown:?}… has too long a path")));
-        }
-        if path.contains(&0) || entry.link.as_bytes().contains(&0) {
-            return Err(entry_error(entry, "has a name with a zero byte"));
-        }
-        Ok(())
     }
 
     fn ids(&self, entry: &TarEntry) -> Result<(u32, u32)> {
@@ -225,6 +195,12 @@ impl<'a> Target<'a> {
     fn whiteout(&mut self, entry: &TarEntry, name: &OsStr) -> Result<()> {
         let dir = &self.parent.1;
         if name.as_bytes() == OPAQUE_WHITEOUT {
+            if self.whiteouts == Whiteouts::Stacked {
+                // Packed trees say it before anything of the directory.
+                for old in dir.entries()? {
+                    dir.remove_all(&old.name)?;
+                }
+            }
             return Ok(dir.set_xattr(OsStr::new(""), OsStr::new(OPAQUE), b"y")?);
         }
         let hidden = OsStr::from_bytes(&name.as_bytes()[WHITEOUT.len()..]);
@@ -234,6 +210,11 @@ impl<'a> Target<'a> {
                 true => Ok(()),
                 false => Err(entry_error(entry, "deletes nothing that has a name")),
             };
+        }
+        // The layers below may lack the directory: without this mark the kernel would then list its whiteouts.
+        dir.set_xattr(OsStr::new(""), OsStr::new(ORIGIN), b"")?;
+        if self.whiteouts == Whiteouts::Stacked {
+            return place(dir, hidden, |dir| dir.create_node(hidden, Kind::CharDevice, 0, (0, 0)));
         }
         // Whiteouts speak of the layers below, in whatever order they come: what this layer has stays.
         if dir.exists(hidden)? {

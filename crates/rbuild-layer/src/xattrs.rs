@@ -12,6 +12,9 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
+/// Set on a directory that may hold whiteouts though nothing is merged with it; an empty value means "copied up from
+/// who knows where" (fs/overlayfs/inode.c, ovl_get_inode).
+pub const ORIGIN: &str = "user.overlay.origin";
 /// Marks a directory of a tree whose lower namesakes do not show through.
 pub const OPAQUE: &str = "user.overlay.opaque";
 

@@ -2,8 +2,12 @@
 
 use std::ffi::OsStr;
 
-use rbuild_image::{Descriptor, Digest, MediaType, descriptor};
-use rbuild_layer::{Compression, LAYER_FORMAT, LayerError, LayerForm, Packed, Times, pack_layer, repack_layer};
+use rbuild_image::{Descriptor, Digest, Hasher, MediaType, descriptor};
+use rbuild_layer::{
+    Compression, LAYER_FORMAT, LayerError, LayerForm, Owners, Packed, Times, Whiteouts, pack_layer, pack_whole,
+    repack_layer, unpack,
+};
+use rbuild_linux::RootDir;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
@@ -62,6 +66,56 @@ impl Store {
         let layer = PackedLayer::new(&packed, form, digest, size);
         self.put_layer_size(&layer.diff_id, layer.unpacked)?;
         self.write(&dir, &document, &layer)?;
+        Ok(layer)
+    }
+
+    /// One tree for several that stand on each other, the lowest first; made once.
+    pub fn squash_trees(&self, work: &Workspace, trees: &[TreeId]) -> Result<TreeId> {
+        if let [only] = trees {
+            return Ok(only.clone());
+        }
+        let mut hasher = Hasher::new();
+        hasher.field("squash");
+        for tree in trees {
+            hasher.field(tree.name());
+        }
+        let key = hasher.finish();
+        let id = TreeId::of_step(&key);
+        let _alone = self.lock_step(&key)?;
+        // Packed trees are kept by who made them; this one is made anew for each build that wants it, as no record
+        // says that it is whole.
+        let (path, dir) = self.new_tree(work)?;
+        let fs = dir.sub("fs")?;
+        for tree in trees {
+            let plain = LayerForm { compression: Compression::None, level: None };
+            let (reader, writer) = std::io::pipe().map_err(|e| rbuild_linux::Error::new("pipe", "squash", e))?;
+            let source = self.tree(tree)?;
+            let packing = std::thread::spawn(move || pack_layer(&source, plain, Times::AsIs, writer));
+            let unpacked = unpack(reader, &fs, Whiteouts::Stacked, Owners::FromArchive, self.limits());
+            match packing.join() {
+                Ok(packed) => packed?,
+                Err(panic) => std::panic::resume_unwind(panic),
+            };
+            unpacked?;
+        }
+        self.commit_tree(work, &path, &id)?;
+        Ok(id)
+    }
+
+    /// A view of a whole file system as one layer. Nothing is kept of it but its bytes.
+    pub fn pack_view(
+        &self,
+        work: &Workspace,
+        view: &RootDir,
+        form: LayerForm,
+        latest: Option<i64>,
+    ) -> Result<PackedLayer> {
+        let mut blob = self.new_blob(work)?;
+        let times = latest.map_or(Times::AsIs, Times::AtMost);
+        let packed = pack_whole(view, form, times, &mut blob)?;
+        let (digest, size) = blob.publish(self)?;
+        let layer = PackedLayer::new(&packed, form, digest, size);
+        self.put_layer_size(&layer.diff_id, layer.unpacked)?;
         Ok(layer)
     }
 

@@ -2,6 +2,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use rbuild_layer::Limits;
 use rbuild_linux::{RootDir, process, write_atomic};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,7 @@ pub struct Store {
     path: PathBuf,
     lock: File,
     boot: String,
+    limits: Limits,
 }
 
 const DIRS: [&str; 9] = ["blobs", "blobs/sha256", "trees", "layers", "records", "results", "builds", "mounts", "tmp"];
@@ -54,7 +56,7 @@ impl Store {
         }
         let lock = open_lock(path, "lock").map_err(|e| unusable(e.to_string()))?;
         lock.lock_shared().map_err(|e| unusable(e.to_string()))?;
-        Ok(Store { root, path: path.to_path_buf(), lock, boot: process::boot_id() })
+        Ok(Store { root, path: path.to_path_buf(), lock, boot: process::boot_id(), limits: Limits::default() })
     }
 
     pub fn path(&self) -> &Path {
@@ -64,7 +66,18 @@ impl Store {
     /// The same store by another name of its place, under the same lock.
     pub fn moved(&self, path: &Path) -> Result<Store> {
         let lock = self.lock.try_clone().map_err(|e| rbuild_linux::Error::new("dup", path, e))?;
-        Ok(Store { root: RootDir::open(path)?, path: path.to_path_buf(), lock, boot: self.boot.clone() })
+        let (boot, limits) = (self.boot.clone(), self.limits);
+        Ok(Store { root: RootDir::open(path)?, path: path.to_path_buf(), lock, boot, limits })
+    }
+
+    /// The same store, with other limits for archives that come in.
+    pub fn with_limits(self, limits: Limits) -> Store {
+        Store { limits, ..self }
+    }
+
+    /// What archives that come in may ask for.
+    pub fn limits(&self) -> Limits {
+        self.limits
     }
 
     pub(crate) fn boot(&self) -> &str {

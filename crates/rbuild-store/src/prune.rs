@@ -6,7 +6,7 @@ use rbuild_linux::RootDir;
 
 use crate::error::Result;
 use crate::layout::Store;
-use crate::records::Record;
+use crate::records::{Record, ResultFile};
 
 /// What a prune gave back.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -62,8 +62,7 @@ impl Store {
         self.prune_records(all, &mut trees, &mut blobs, &mut freed)?;
         self.prune_layers(all, &live_layers, &mut trees)?;
         self.remove_others("trees", |name| trees.contains(name), &mut freed)?;
-        let names: HashSet<String> = blobs.iter().map(Digest::hex).collect();
-        self.remove_others("blobs/sha256", |name| names.contains(name), &mut freed)?;
+        self.remove_blobs(&blobs, &mut freed)?;
         if all {
             self.remove_others("mounts", |_| false, &mut freed)?;
             self.root.remove_all(OsStr::new("hashes"))?;
@@ -81,9 +80,22 @@ impl Store {
         for entry in self.dir("trees")?.entries()? {
             blobs.extend(self.packed_blobs(&entry.name)?);
         }
-        let names: HashSet<String> = blobs.iter().map(Digest::hex).collect();
-        self.remove_others("blobs/sha256", |name| names.contains(name), &mut freed)?;
+        self.remove_blobs(&blobs, &mut freed)?;
         Ok(freed)
+    }
+
+    /// Removes all blobs but these, and the results that name one of them.
+    fn remove_blobs(&self, keep: &HashSet<Digest>, freed: &mut Freed) -> Result<()> {
+        let results = self.dir("results")?;
+        for entry in results.entries()? {
+            let path = format!("results/{}", entry.name.to_string_lossy());
+            let result = self.read_if_any::<ResultFile>(&path).ok().flatten();
+            if !result.is_some_and(|r| keep.contains(&r.manifest)) {
+                results.remove_file(&entry.name)?;
+            }
+        }
+        let names: HashSet<String> = keep.iter().map(Digest::hex).collect();
+        self.remove_others("blobs/sha256", |name| names.contains(name), freed)
     }
 
     /// The blobs of all images, and the diffIDs of their layers in hexadecimal.

@@ -20,8 +20,8 @@ pub struct Record {
 }
 
 #[derive(Serialize, Deserialize)]
-struct ResultFile {
-    manifest: Digest,
+pub(crate) struct ResultFile {
+    pub manifest: Digest,
     boot: String,
     build: String,
 }

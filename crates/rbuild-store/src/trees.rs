@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rbuild_image::{Descriptor, Digest, digest_of};
-use rbuild_layer::{LayerError, Limits, Owners, Whiteouts, unpack};
+use rbuild_layer::{LayerError, Owners, Whiteouts, unpack};
 use rbuild_linux::RootDir;
 use serde::{Deserialize, Serialize};
 
@@ -155,7 +155,7 @@ impl Store {
     fn unpack_layer(&self, work: &Workspace, digest: &Digest, diff_id: &Digest, build: &str) -> Result<TreeId> {
         let (path, dir) = self.new_tree(work)?;
         let fs = dir.sub("fs")?;
-        let got = unpack(self.open_blob(digest)?, &fs, Whiteouts::Overlay, Owners::FromArchive, Limits::default())?;
+        let got = unpack(self.open_blob(digest)?, &fs, Whiteouts::Overlay, Owners::FromArchive, self.limits())?;
         for (which, want, found) in
             [("digest of the layer", digest, got.digest), ("diffID of the layer", diff_id, got.diff_id)]
         {

@@ -4,13 +4,13 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io::Read;
 
-use rbuild_image::{Digest, digest_of};
+use rbuild_image::digest_of;
 use rbuild_layer::{LayerError, layer_digests};
 
 use crate::error::Result;
 use crate::images::{Image, digest};
 use crate::layout::Store;
-use crate::records::Record;
+use crate::records::{Record, ResultFile};
 
 /// What [`Store::check`] found.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -54,9 +54,9 @@ impl Store {
         let sound = self.check_blobs(repair, &mut checked)?;
         self.check_images(repair, &sound, &mut checked)?;
         self.check_documents::<Record>(repair, "records", &mut checked, |r| self.has_tree(&r.tree))?;
-        self.check_documents::<serde_json::Value>(repair, "results", &mut checked, |r| {
-            let manifest = r.get("manifest").and_then(|m| m.as_str()).and_then(|m| m.parse::<Digest>().ok());
-            Ok(manifest.is_some_and(|m| sound.contains(&m.hex())))
+        // An image that was removed leaves its result behind, which then counts for nothing.
+        self.check_documents::<ResultFile>(repair, "results", &mut checked, |r| {
+            Ok(sound.contains(&r.manifest.hex()) || !self.has_blob(&r.manifest)?)
         })?;
         Ok(checked)
     }

@@ -13,6 +13,9 @@ pub struct Cli {
     /// Where images and the build cache are kept [default: $RBUILD_ROOT, else ~/.local/share/rbuild]
     #[arg(long, global = true, value_name = "DIR")]
     pub root: Option<PathBuf>,
+    /// What archives that come in may ask for: entries, path, depth, bytes, header or ratio
+    #[arg(long, global = true, value_name = "NAME=VALUE")]
+    pub limit: Vec<String>,
     #[command(subcommand)]
     pub verb: Verb,
 }
@@ -134,6 +137,9 @@ pub struct BuildArgs {
     /// A directory of this machine that every command sees
     #[arg(short, long, value_name = "SOURCE:TARGET[:ro]")]
     pub volume: Vec<String>,
+    /// Make one layer of those of the build's steps; with `=all`, of the base's too
+    #[arg(long, value_name = "WHICH", num_args = 0..=1, require_equals = true, default_missing_value = "steps")]
+    pub squash: Option<String>,
     /// What is given leave for: security.insecure, local.delete, network.host
     #[arg(long, value_name = "RIGHT")]
     pub allow: Vec<String>,
@@ -449,8 +455,8 @@ pub fn with_verb(mut argv: Vec<OsString>, as_docker: bool) -> Result<Vec<OsStrin
     let mut at = 1;
     while let Some(arg) = argv.get(at) {
         match arg.to_str() {
-            Some("--root") => at += 2,
-            Some(a) if a.starts_with("--root=") => at += 1,
+            Some("--root" | "--limit") => at += 2,
+            Some(a) if a.starts_with("--root=") || a.starts_with("--limit=") => at += 1,
             _ => break,
         }
     }
@@ -496,17 +502,6 @@ fn unknown_verb(verb: &str, as_docker: bool) -> Failure {
         failure.code = code::DOCKER_USAGE;
     }
     failure
-}
-
-/// The store's place: flag, then RBUILD_ROOT, then the user's data directory.
-pub fn store_root(flag: Option<PathBuf>) -> Result<PathBuf, Failure> {
-    let env = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let path = flag
-        .or_else(|| env("RBUILD_ROOT"))
-        .or_else(|| env("XDG_DATA_HOME").map(|d| d.join("rbuild")))
-        .or_else(|| env("HOME").map(|d| d.join(".local/share/rbuild")));
-    let path = path.ok_or_else(|| Failure::new("there is no HOME to keep the store in").help("give --root DIR"))?;
-    std::path::absolute(&path).map_err(|e| Failure::new(format!("the store {}: {e}", path.display())))
 }
 
 #[cfg(test)]

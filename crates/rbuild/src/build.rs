@@ -12,16 +12,17 @@ use rbuild_store::Store;
 use crate::args::{BuildArgs, ProgressMode};
 use crate::call::{self, Call, parse_call};
 use crate::exit::{Failure, build_code, code};
+use crate::place::Place;
 use crate::print;
 use crate::progress::{Mode, draw};
 use crate::render::{self, Source};
 use crate::request::{Asked, asked};
 
-pub fn build(root: &Path, args: BuildArgs) -> Result<u8, Failure> {
+pub fn build(place: &Place, args: BuildArgs) -> Result<u8, Failure> {
     for flag in args.left_out.given() {
         print::err(&format!("warning: {flag} is not supported yet and does nothing\n"));
     }
-    let store = Store::open(root)?;
+    let store = place.open()?;
     let Asked { request, _arrived } = asked(&args, &store)?;
     let text = String::from_utf8_lossy(&request.dockerfile).into_owned();
     let source = Source::new(&request.dockerfile_name, &text);
@@ -63,7 +64,7 @@ pub fn build(root: &Path, args: BuildArgs) -> Result<u8, Failure> {
         }
         Err(e) => return Ok(report(&e)),
     }
-    let code = run_builder(root, &args, &request, &prepared, &store, (sender, events), mode, &report)?;
+    let code = run_builder(place, &args, &request, &prepared, &store, (sender, events), mode, &report)?;
     if code == code::OK {
         lint.tell(mode);
     }
@@ -115,7 +116,7 @@ impl Lint {
 /// The part that needs a namespace: a builder process does it, and says through a pipe what it made.
 #[allow(clippy::too_many_arguments)]
 fn run_builder(
-    root: &Path,
+    place: &Place,
     args: &BuildArgs,
     request: &BuildRequest,
     prepared: &Prepared,
@@ -124,7 +125,7 @@ fn run_builder(
     mode: Mode,
     report: &dyn Fn(&BuildError) -> u8,
 ) -> Result<u8, Failure> {
-    let world = World { store: root.to_path_buf(), binds: binds(request) };
+    let world = World { store: place.root.clone(), binds: binds(request) };
     let (mut answer, mut answer_writer) = std::io::pipe().map_err(|e| Failure::new(format!("pipe: {e}")))?;
     let ended = enter(&world, |builder| {
         let drawing = std::thread::spawn(move || draw(&events, mode));

@@ -9,10 +9,11 @@ use rbuild_store::Store;
 
 use crate::args::{CpArgs, CreateArgs, RmArgs};
 use crate::exit::{Failure, code};
+use crate::place::Place;
 use crate::{output, print};
 
-pub fn create(root: &Path, args: CreateArgs) -> Result<u8, Failure> {
-    let store = Store::open(root)?;
+pub fn create(place: &Place, args: CreateArgs) -> Result<u8, Failure> {
+    let store = place.open()?;
     let (_, image) = store.find_image(&args.image)?;
     let nanos = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_nanos());
     let salt = format!("{nanos} {}", std::process::id());
@@ -21,8 +22,8 @@ pub fn create(root: &Path, args: CreateArgs) -> Result<u8, Failure> {
     Ok(code::OK)
 }
 
-pub fn rm(root: &Path, args: RmArgs) -> Result<u8, Failure> {
-    let store = Store::open(root)?;
+pub fn rm(place: &Place, args: RmArgs) -> Result<u8, Failure> {
+    let store = place.open()?;
     let mut missing = 0;
     for wanted in &args.containers {
         match store.find_container(wanted)? {
@@ -41,8 +42,8 @@ pub fn rm(root: &Path, args: RmArgs) -> Result<u8, Failure> {
     Ok(if missing == 0 { code::OK } else { code::FAILED })
 }
 
-pub fn cp(root: &Path, args: CpArgs) -> Result<u8, Failure> {
-    let store = Store::open(root)?;
+pub fn cp(place: &Place, args: CpArgs) -> Result<u8, Failure> {
+    let store = place.open()?;
     let Some((manifest, path)) = source(&store, &args.source)? else {
         if source(&store, &args.dest)?.is_some() {
             return Err(Failure::usage("files go out of images only").help("COPY in a Dockerfile brings files in"));
@@ -57,7 +58,7 @@ pub fn cp(root: &Path, args: CpArgs) -> Result<u8, Failure> {
             _ => return Err(Failure::usage(format!("`{dest}` is no place to write to"))),
         },
     };
-    let world = World { store: root.to_path_buf(), binds: Vec::new() };
+    let world = World { store: place.root.clone(), binds: Vec::new() };
     let ended = enter(&world, |builder| {
         let copied = builder.map_err(Failure::from).and_then(|_| {
             let store = store.moved(Path::new(rbuild_sandbox::STORE))?;

@@ -4,12 +4,13 @@ use std::path::Path;
 
 use rbuild_linux::detached_overlay;
 use rbuild_sandbox::{SandboxError, World, checks, enter};
-use rbuild_store::{Store, Workspace};
+use rbuild_store::Workspace;
 
 use crate::exit::{Failure, code};
+use crate::place::Place;
 use crate::print;
 
-pub fn doctor(root: &Path) -> Result<u8, Failure> {
+pub fn doctor(place: &Place) -> Result<u8, Failure> {
     let mut ok = true;
     let mut line = |good: bool, name: &str, found: &str, remedy: Option<&str>| {
         ok &= good;
@@ -20,14 +21,14 @@ pub fn doctor(root: &Path) -> Result<u8, Failure> {
     for check in checks() {
         line(check.remedy.is_none(), check.name, &check.found, check.remedy.as_deref());
     }
-    match Store::open(root) {
+    match place.open() {
         Ok(store) => line(true, "store", &store.path().display().to_string(), None),
         Err(e) => {
-            line(false, "store", &e.to_string(), e.remedy().as_deref());
+            line(false, "store", &e.message, e.help.as_deref());
             return Ok(code::FAILED);
         }
     }
-    match trial(root) {
+    match trial(place) {
         Ok(()) => line(true, "userns", "a namespace with its own root, /proc and overlay works", None),
         Err(e) => {
             let failure = Failure::from(e);
@@ -39,12 +40,12 @@ pub fn doctor(root: &Path) -> Result<u8, Failure> {
 }
 
 /// Enters the namespace and mounts an overlay in the store, as a build does.
-fn trial(root: &Path) -> Result<(), SandboxError> {
-    let world = World { store: root.to_path_buf(), binds: Vec::new() };
+fn trial(place: &Place) -> Result<(), SandboxError> {
+    let world = World { store: place.root.clone(), binds: Vec::new() };
     let (mut reader, mut writer) = std::io::pipe().map_err(|e| SandboxError::Runner(e.to_string()))?;
     enter(&world, |builder| {
         use std::io::Write;
-        let result = builder.and_then(|_| overlay());
+        let result = builder.and_then(|_| overlay(place));
         if let Err(e) = &result {
             let _ = writer.write_all(e.to_string().as_bytes());
         }
@@ -56,9 +57,9 @@ fn trial(root: &Path) -> Result<(), SandboxError> {
     if text.is_empty() { Ok(()) } else { Err(SandboxError::Runner(text)) }
 }
 
-fn overlay() -> Result<(), SandboxError> {
+fn overlay(place: &Place) -> Result<(), SandboxError> {
     let other = |e: rbuild_store::StoreError| SandboxError::Runner(e.to_string());
-    let store = Store::open(Path::new(rbuild_sandbox::STORE)).map_err(other)?;
+    let store = place.inside().map_err(other)?;
     let work = Workspace::open(&store).map_err(other)?;
     let mut dirs = Vec::new();
     for _ in 0..3 {

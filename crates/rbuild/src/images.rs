@@ -1,7 +1,5 @@
 //! The image verbs that list and change what the store holds.
 
-use std::path::Path;
-
 use rbuild_image::{Digest, Reference, ReferenceError, human_duration, human_size};
 use rbuild_sandbox::{World, enter};
 use rbuild_store::{Budget, Checked, Freed, Image, Store};
@@ -9,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::args::{FsckArgs, HistoryArgs, ImagesArgs, InspectArgs, PruneArgs, RmiArgs, TagArgs};
 use crate::exit::{Failure, code};
+use crate::place::Place;
 use crate::{print, template};
 
 fn now() -> i64 {
@@ -70,8 +69,8 @@ impl Listed {
     }
 }
 
-pub fn images(root: &Path, args: ImagesArgs) -> Result<u8, Failure> {
-    let store = Store::open(root)?;
+pub fn images(place: &Place, args: ImagesArgs) -> Result<u8, Failure> {
+    let store = place.open()?;
     let filters: Vec<Filter> = args.filter.iter().map(|f| Filter::parse(&store, f)).collect::<Result<_, _>>()?;
     let asks_dangling = filters.iter().any(|f| matches!(f, Filter::Dangling(true)));
     let mut listed = Vec::new();
@@ -176,8 +175,8 @@ fn seconds(image: &Image) -> Option<i64> {
     Some(image.config.created.as_deref()?.parse::<jiff::Timestamp>().ok()?.as_second())
 }
 
-pub fn history(root: &Path, args: HistoryArgs) -> Result<u8, Failure> {
-    let store = Store::open(root)?;
+pub fn history(place: &Place, args: HistoryArgs) -> Result<u8, Failure> {
+    let store = place.open()?;
     let (_, image) = store.find_image(&args.image)?;
     let mut layers = image.layers()?.into_iter();
     let mut rows = Vec::new();
@@ -214,8 +213,8 @@ pub fn history(root: &Path, args: HistoryArgs) -> Result<u8, Failure> {
     Ok(code::OK)
 }
 
-pub fn inspect(root: &Path, args: InspectArgs) -> Result<u8, Failure> {
-    let store = Store::open(root)?;
+pub fn inspect(place: &Place, args: InspectArgs) -> Result<u8, Failure> {
+    let store = place.open()?;
     let mut all = Vec::new();
     for wanted in &args.images {
         let (_, image) = store.find_image(wanted)?;
@@ -276,16 +275,16 @@ fn fill_in(image: &mut Value) {
     }
 }
 
-pub fn tag(root: &Path, args: TagArgs) -> Result<u8, Failure> {
+pub fn tag(place: &Place, args: TagArgs) -> Result<u8, Failure> {
     let name: Reference = args.name.parse().map_err(|e: ReferenceError| Failure::usage(e.to_string()))?;
-    let store = Store::open(root)?;
+    let store = place.open()?;
     let (_, image) = store.find_image(&args.image)?;
     store.tag(&image.manifest_digest, Some(&name))?;
     Ok(code::OK)
 }
 
-pub fn rmi(root: &Path, args: RmiArgs) -> Result<u8, Failure> {
-    let store = Store::open(root)?;
+pub fn rmi(place: &Place, args: RmiArgs) -> Result<u8, Failure> {
+    let store = place.open()?;
     for wanted in &args.images {
         let (names, gone) = store.untag(wanted, args.force)?;
         names.iter().for_each(|n| print::out(&format!("Untagged: {n}\n")));
@@ -298,13 +297,13 @@ pub fn rmi(root: &Path, args: RmiArgs) -> Result<u8, Failure> {
 }
 
 /// Files of sub-ids can be removed only by who is root in their namespace, so this runs in a builder.
-pub fn prune(root: &Path, args: PruneArgs) -> Result<u8, Failure> {
-    drop(Store::open(root)?);
+pub fn prune(place: &Place, args: PruneArgs) -> Result<u8, Failure> {
+    drop(place.open()?);
     let budget = budget(&args)?;
-    let world = World { store: root.to_path_buf(), binds: Vec::new() };
+    let world = World { store: place.root.clone(), binds: Vec::new() };
     let ended = enter(&world, |builder| {
         let pruned = builder.map_err(Failure::from).and_then(|_| {
-            let store = Store::open(Path::new(rbuild_sandbox::STORE))?;
+            let store = place.inside()?;
             drop(rbuild_store::Workspace::open(&store)?);
             Ok(match budget {
                 Some(budget) => store.collect(budget)?,
@@ -346,8 +345,8 @@ fn freed_text(freed: &Freed) -> String {
     )
 }
 
-pub fn df(root: &Path) -> Result<u8, Failure> {
-    let store = Store::open(root)?;
+pub fn df(place: &Place) -> Result<u8, Failure> {
+    let store = place.open()?;
     let images = store.images()?.len();
     let mut rows = vec![vec!["Images".to_string(), images.to_string(), String::new()]];
     for (name, usage) in store.usage()? {
@@ -357,8 +356,8 @@ pub fn df(root: &Path) -> Result<u8, Failure> {
     Ok(code::OK)
 }
 
-pub fn fsck(root: &Path, args: FsckArgs) -> Result<u8, Failure> {
-    let store = Store::open(root)?;
+pub fn fsck(place: &Place, args: FsckArgs) -> Result<u8, Failure> {
+    let store = place.open()?;
     let found = store.check(args.repair)?;
     for problem in &found.problems {
         print::err(&format!("{problem}\n"));

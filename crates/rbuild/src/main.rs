@@ -11,6 +11,7 @@ mod doctor;
 mod exit;
 mod images;
 mod output;
+mod place;
 mod print;
 mod progress;
 mod render;
@@ -24,6 +25,7 @@ use clap::{CommandFactory, FromArgMatches};
 
 use args::{Cli, Verb};
 use exit::{Failure, code};
+use place::Place;
 
 fn main() -> ExitCode {
     let argv: Vec<std::ffi::OsString> = std::env::args_os().collect();
@@ -49,27 +51,27 @@ fn run(argv: Vec<std::ffi::OsString>) -> u8 {
         Ok(cli) => cli,
         Err(e) => return Failure::usage(e.to_string()).report(),
     };
-    let root = match args::store_root(cli.root) {
-        Ok(root) => root,
+    let place = match Place::new(cli.root, &cli.limit) {
+        Ok(place) => place,
         Err(failure) => return failure.report(),
     };
     let result = match cli.verb {
-        Verb::Build(args) => build::build(&root, *args),
-        Verb::Import(args) => transfer::import(&root, args),
-        Verb::Save(args) => transfer::save(&root, args),
-        Verb::Load(args) => transfer::load(&root, args),
-        Verb::Images(args) => images::images(&root, args),
-        Verb::History(args) => images::history(&root, args),
-        Verb::Inspect(args) => images::inspect(&root, args),
-        Verb::Tag(args) => images::tag(&root, args),
-        Verb::Rmi(args) => images::rmi(&root, args),
-        Verb::Prune(args) => images::prune(&root, args),
-        Verb::Create(args) => containers::create(&root, args),
-        Verb::Cp(args) => containers::cp(&root, args),
-        Verb::Rm(args) => containers::rm(&root, args),
-        Verb::Df => images::df(&root),
-        Verb::Fsck(args) => images::fsck(&root, args),
-        Verb::Doctor => doctor::doctor(&root),
+        Verb::Build(args) => build::build(&place, *args),
+        Verb::Import(args) => transfer::import(&place, args),
+        Verb::Save(args) => transfer::save(&place, args),
+        Verb::Load(args) => transfer::load(&place, args),
+        Verb::Images(args) => images::images(&place, args),
+        Verb::History(args) => images::history(&place, args),
+        Verb::Inspect(args) => images::inspect(&place, args),
+        Verb::Tag(args) => images::tag(&place, args),
+        Verb::Rmi(args) => images::rmi(&place, args),
+        Verb::Prune(args) => images::prune(&place, args),
+        Verb::Create(args) => containers::create(&place, args),
+        Verb::Cp(args) => containers::cp(&place, args),
+        Verb::Rm(args) => containers::rm(&place, args),
+        Verb::Df => images::df(&place),
+        Verb::Fsck(args) => images::fsck(&place, args),
+        Verb::Doctor => doctor::doctor(&place),
         Verb::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "rbuild", &mut script);

@@ -16,7 +16,7 @@ pub struct Parsed {
     pub kind: OutputKind,
     dest: Option<String>,
     pub names: Vec<Reference>,
-    form: ImageForm,
+    pub form: ImageForm,
     /// The directory becomes a mirror of the result.
     pub delete: bool,
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use rbuild_engine::{AgentSource, BuildRequest, Destination, PrivateKey};
+use rbuild_engine::{AgentSource, BuildRequest, Destination, ImageForm, Output, PrivateKey, Squash};
 use rbuild_image::{Platform, Reference, ReferenceError};
 use rbuild_plan::{Network, NoCache, Parameters, Volume};
 use rbuild_sandbox::Ulimit;
@@ -54,6 +54,7 @@ pub fn asked(args: &BuildArgs, store: &Store) -> Result<Asked, Failure> {
     for tag in &args.tag {
         tags.push(tag.parse().map_err(|e: ReferenceError| Failure::usage(e.to_string()))?);
     }
+    let squash = squash(args.squash.as_deref())?;
     let mut outputs = Vec::new();
     for text in &args.output {
         let parsed = output::parse(text)?;
@@ -63,7 +64,7 @@ pub fn asked(args: &BuildArgs, store: &Store) -> Result<Asked, Failure> {
                 Failure::usage(format!("--output {text}: it would delete files outside the working directory"));
             return Err(failure.help("add --allow local.delete if that is meant"));
         }
-        outputs.push(parsed.open()?);
+        outputs.push(Output { form: ImageForm { squash, ..parsed.form }, ..parsed.open()? });
     }
     if outputs.iter().filter(|o| matches!(o.dest, Destination::Stdout(_))).count() > 1 {
         return Err(Failure::usage("only one output can go to standard output"));
@@ -85,12 +86,22 @@ pub fn asked(args: &BuildArgs, store: &Store) -> Result<Asked, Failure> {
         cache_limit: args.cache_limit.as_deref().map(|s| size("--cache-limit", s)).transpose()?,
         ulimits: args.ulimit.iter().map(|u| ulimit(u)).collect::<Result<_, _>>()?,
         outputs,
+        squash,
         jobs: args.jobs.unwrap_or(cores.max(4)),
         resolv_conf: resolv_conf(),
         now,
         build_id: format!("{now:x}-{:x}", std::process::id()),
     };
     Ok(Asked { request, _arrived: arrived })
+}
+
+fn squash(text: Option<&str>) -> Result<Squash, Failure> {
+    match text {
+        None | Some("false") => Ok(Squash::None),
+        Some("steps" | "true") => Ok(Squash::Steps),
+        Some("all") => Ok(Squash::All),
+        Some(other) => Err(Failure::usage(format!("--squash={other}: steps or all"))),
+    }
 }
 
 fn pair(text: &str) -> (String, String) {

@@ -7,10 +7,11 @@ use std::path::Path;
 
 use rbuild_engine::{ArchiveFormat, Destination, Import};
 use rbuild_image::{ImageConfig, Platform, Reference, ReferenceError};
-use rbuild_store::{Image, Store};
+use rbuild_store::Image;
 
 use crate::args::{ImportArgs, LoadArgs, SaveArgs};
 use crate::exit::{Failure, code};
+use crate::place::Place;
 use crate::{output, print};
 
 fn open(path: &Path) -> Result<File, Failure> {
@@ -24,7 +25,7 @@ fn stdin() -> Result<Box<dyn Read + Send>, Failure> {
     Ok(Box::new(std::io::stdin()))
 }
 
-pub fn import(root: &Path, args: ImportArgs) -> Result<u8, Failure> {
+pub fn import(place: &Place, args: ImportArgs) -> Result<u8, Failure> {
     if args.file.contains("://") {
         return Err(
             Failure::usage("import from a URL is not supported yet").help("fetch it first, then import the file")
@@ -36,7 +37,7 @@ pub fn import(root: &Path, args: ImportArgs) -> Result<u8, Failure> {
         Some(text) => text.parse().map_err(Failure::usage)?,
         None => Platform::host(),
     };
-    let store = Store::open(root)?;
+    let store = place.open()?;
     let source: Box<dyn Read + Send> = match args.file.as_str() {
         "-" => stdin()?,
         path => Box::new(open(Path::new(path))?),
@@ -98,7 +99,7 @@ fn change_config(config: &mut ImageConfig, changes: &[String]) -> Result<(), Str
     Ok(())
 }
 
-pub fn save(root: &Path, args: SaveArgs) -> Result<u8, Failure> {
+pub fn save(place: &Place, args: SaveArgs) -> Result<u8, Failure> {
     let format = match args.format.as_str() {
         "docker-archive" => ArchiveFormat::Docker,
         "oci-archive" | "oci" => ArchiveFormat::Oci,
@@ -107,7 +108,7 @@ pub fn save(root: &Path, args: SaveArgs) -> Result<u8, Failure> {
                 .help("the formats are docker-archive, oci-archive and oci"));
         }
     };
-    let store = Store::open(root)?;
+    let store = place.open()?;
     let mut images: Vec<(Image, Vec<Reference>)> = Vec::new();
     for wanted in &args.images {
         let (name, image) = store.find_image(wanted)?;
@@ -139,8 +140,8 @@ pub fn save(root: &Path, args: SaveArgs) -> Result<u8, Failure> {
     Ok(code::OK)
 }
 
-pub fn load(root: &Path, args: LoadArgs) -> Result<u8, Failure> {
-    let store = Store::open(root)?;
+pub fn load(place: &Place, args: LoadArgs) -> Result<u8, Failure> {
+    let store = place.open()?;
     let loaded = match &args.input {
         Some(path) if path.is_dir() => rbuild_engine::load_directory(&store, path)?,
         Some(path) => rbuild_engine::load(&store, open(path)?)?,

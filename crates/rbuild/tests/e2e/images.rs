@@ -292,3 +292,14 @@ fn a_directory_can_mirror_the_result() {
     assert!(!outside.join("mine").exists() && outside.join("b").exists());
     lab.build(file, &["-o", "type=tar,dest=x,mode=delete"]).fails(2, &["only type=local"]);
 }
+
+#[test]
+fn limits_for_archives_are_raised_and_lowered_by_name() {
+    let lab = Lab::new();
+    let build = |args: &[&str]| lab.build("FROM busybox\nRUN true\n", args);
+    let lowered = build(&["--limit", "entries=3"]);
+    lowered.fails(1, &["more than 3 entries", "--limit entries=N"]);
+    build(&["--limit", "bytes=1k"]).fails(1, &["--limit bytes=N"]);
+    build(&["--limit", "entires=3"]).fails(2, &["did you mean `entries`"]);
+    build(&["--limit", "entries=30000000,header=4m"]).ok();
+}

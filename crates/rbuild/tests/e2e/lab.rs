@@ -114,9 +114,20 @@ impl Lab {
 
     pub fn command<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Command {
         let mut command = Command::new(rbuild_path());
-        command.args(args).current_dir(self.ctx()).env("RBUILD_ROOT", self.store()).stdin(Stdio::null());
-        command.env_remove("SOURCE_DATE_EPOCH");
+        command.args(args);
+        self.at_home(&mut command);
         command
+    }
+
+    fn at_home(&self, command: &mut Command) {
+        command.current_dir(self.ctx()).env("RBUILD_ROOT", self.store()).stdin(Stdio::null());
+        command.env_remove("SOURCE_DATE_EPOCH");
+    }
+
+    /// Runs any command where `rbuild` would run.
+    pub fn run(&self, mut command: Command) -> Ran {
+        self.at_home(&mut command);
+        Ran::new(command.output().unwrap())
     }
 
     pub fn rbuild<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Ran {

@@ -8,6 +8,7 @@ mod checking;
 mod contexts;
 mod copying;
 mod corners;
+mod faults;
 mod images;
 mod lifecycle;
 mod mistakes;

@@ -202,3 +202,45 @@ fn one_build_gives_images_in_several_forms() {
     let listed = lab.sh("tar -xOf $LAB/forced.tar index.json | grep -c manifest").ok();
     assert!(listed.stdout.starts_with('1'));
 }
+
+/// Everything under the root of an image, with owners and modes, as one tar lists it.
+fn whole(lab: &Lab, image: &str) -> Vec<String> {
+    let mut all = lab.build_listing(&format!("FROM {image}\n"));
+    all.sort();
+    all
+}
+
+const MANY_LAYERS: &str = r#"FROM busybox
+RUN mkdir -p /d/sub /gone /turns && echo 1 > /d/a && ln /d/a /d/b && echo x > /gone/f && echo f > /turns/f
+RUN rm -r /gone && echo 2 > /d/a && chmod 4711 /d/b && rm /bin/yes
+RUN mkdir /gone && echo new > /gone/g && rm -r /turns && echo file > /turns && mknod /fifo p
+RUN rm -r /d/sub /srv && mkdir /srv && chown 5:6 /d && ln -s /d /link && touch /bin/yes
+ENV A=b
+"#;
+
+#[test]
+fn squashed_layers_hold_the_same_files() {
+    let lab = Lab::new();
+    lab.build(MANY_LAYERS, &["-t", "plain"]).ok();
+    let files = whole(&lab, "plain");
+    let (plain, _) = documents(&lab, "plain");
+    assert_eq!(plain["rootfs"]["diff_ids"].as_array().unwrap().len(), 5);
+    for (flag, layers) in [("--squash", 2), ("--squash=all", 1)] {
+        lab.build(MANY_LAYERS, &["-t", "squashed", flag]).ok();
+        let (config, manifest) = documents(&lab, "squashed");
+        assert_eq!(config["rootfs"]["diff_ids"].as_array().unwrap().len(), layers, "{flag}");
+        assert_eq!(manifest["layers"].as_array().unwrap().len(), layers, "{flag}");
+        assert_eq!(config["config"], plain["config"]);
+        let history = config["history"].as_array().unwrap();
+        assert_eq!(history.len(), plain["history"].as_array().unwrap().len());
+        assert_eq!(history.iter().filter(|h| h["empty_layer"] != json!(true)).count(), layers, "{flag}");
+        assert_eq!(whole(&lab, "squashed"), files, "{flag}");
+        lab.rbuild(["inspect", "--verify", "squashed"]).ok();
+        // The answer from the cache is the same image.
+        let id = |ran: crate::lab::Ran| ran.ok().stdout;
+        assert_eq!(id(lab.build(MANY_LAYERS, &["-q", flag])), id(lab.rbuild(["images", "-q", "--no-trunc", "squashed"])));
+    }
+    // What is deleted in the base stays deleted, whatever came between.
+    let own = lab.top_layer("squashed");
+    assert!(own.iter().all(|l| !l.contains(".wh.")), "{own:?}");
+}

@@ -1,0 +1,77 @@
+//! Where images and the build cache are, and what archives that come in may ask for.
+
+use std::path::PathBuf;
+
+use rbuild_layer::Limits;
+use rbuild_store::Store;
+
+use crate::exit::Failure;
+
+pub struct Place {
+    /// Absolute.
+    pub root: PathBuf,
+    limits: Limits,
+}
+
+impl Place {
+    /// The place that was asked for, by flags or else by the environment.
+    pub fn new(root: Option<PathBuf>, limits: &[String]) -> Result<Place, Failure> {
+        let from_env = std::env::var("RBUILD_LIMIT").unwrap_or_default();
+        let mut given = from_env.split(',').filter(|l| !l.is_empty()).chain(limits.iter().flat_map(|l| l.split(',')));
+        Ok(Place { root: store_root(root)?, limits: given.try_fold(Limits::default(), raised)? })
+    }
+
+    pub fn open(&self) -> Result<Store, Failure> {
+        Ok(Store::open(&self.root)?.with_limits(self.limits))
+    }
+
+    /// The store where a builder sees it.
+    pub fn inside(&self) -> Result<Store, rbuild_store::StoreError> {
+        Ok(Store::open(std::path::Path::new(rbuild_sandbox::STORE))?.with_limits(self.limits))
+    }
+}
+
+fn store_root(flag: Option<PathBuf>) -> Result<PathBuf, Failure> {
+    let env = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let path = flag
+        .or_else(|| env("RBUILD_ROOT"))
+        .or_else(|| env("XDG_DATA_HOME").map(|d| d.join("rbuild")))
+        .or_else(|| env("HOME").map(|d| d.join(".local/share/rbuild")));
+    let path = path.ok_or_else(|| Failure::new("there is no HOME to keep the store in").help("give --root DIR"))?;
+    std::path::absolute(&path).map_err(|e| Failure::new(format!("the store {}: {e}", path.display())))
+}
+
+/// Reads `NAME=VALUE`; the value may be a size.
+fn raised(mut limits: Limits, text: &str) -> Result<Limits, Failure> {
+    let bad = |what: String| Failure::usage(format!("--limit {text}: {what}"));
+    let (name, value) = text.split_once('=').ok_or_else(|| bad("it is not of the form name=value".into()))?;
+    let Some(limit) = limits.of(name) else {
+        let failure = bad(format!("there is no limit `{name}`"));
+        return Err(match rbuild_dockerfile::closest(name, Limits::NAMES) {
+            Some(close) => failure.help(format!("did you mean `{close}`?")),
+            None => failure.help(format!("the limits are {}", Limits::NAMES.join(", "))),
+        });
+    };
+    let number = value.parse().ok().or_else(|| rbuild_dockerfile::parse_size(value));
+    *limit = number.ok_or_else(|| bad(format!("`{value}` is not a number")))?;
+    Ok(limits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_by_name() {
+        let limits = raised(Limits::default(), "bytes=10g").unwrap();
+        assert_eq!(limits, Limits { bytes: 10 << 30, ..Limits::default() });
+        assert_eq!(raised(limits, "entries=7").unwrap().entries, 7);
+        for (text, want) in
+            [("bytes", "name=value"), ("entires=1", "did you mean `entries`"), ("path=x", "not a number")]
+        {
+            let f = raised(Limits::default(), text).unwrap_err();
+            let all = format!("{} {}", f.message, f.help.unwrap_or_default());
+            assert!(all.contains(want), "{all}");
+        }
+    }
+}
