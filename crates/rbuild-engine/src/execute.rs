@@ -383,10 +383,11 @@ impl<'a> Executor<'a> {
                 self.events.send(Event::Phase { text: text.into(), seconds: started.elapsed().as_secs_f64() });
             }
         }
-        let finished = export::publish(self.request, self.store, &manifests, &self.events)?;
+        // What is named has to be on the disk.
         if !self.scheduled.is_empty() || !manifests.is_empty() {
             self.store.sync(&self.request.build_id)?;
         }
+        let finished = export::publish(self.request, self.store, &manifests, &self.events)?;
         if self.request.cache_limit.is_some() {
             let freed = self.store.collect(Budget { bytes: self.request.cache_limit, used_since: None })?;
             if freed.bytes > 0 {

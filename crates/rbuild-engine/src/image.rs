@@ -44,8 +44,8 @@ pub fn import(store: &Store, source: impl Read + Send, import: &Import<'_>) -> R
         vec![descriptor(media_type, &layer, size)],
     );
     let (manifest, _) = store.put_document(&work, &manifest)?;
-    store.tag(&manifest, import.name)?;
     store.sync("import")?;
+    store.tag(&manifest, import.name)?;
     Ok(config_digest)
 }
 

@@ -48,18 +48,13 @@ const MAX_DOCUMENT: u64 = 16 << 20;
 pub fn load(store: &Store, source: impl Read) -> Result<Vec<Loaded>> {
     let work = Workspace::open(store)?;
     let members = Members::Archive(members(store, &work, source)?);
-    let loader = Loader { store, work: &work, members };
-    let loaded = loader.load()?;
-    store.sync("load")?;
-    Ok(loaded)
+    Loader { store, work: &work, members }.load_all()
 }
 
 /// Keeps the images of an OCI image layout directory under their names.
 pub fn load_directory(store: &Store, dir: &Path) -> Result<Vec<Loaded>> {
     let work = Workspace::open(store)?;
-    let loaded = Loader { store, work: &work, members: Members::Directory(open_layout(dir)?) }.load()?;
-    store.sync("load")?;
-    Ok(loaded)
+    Loader { store, work: &work, members: Members::Directory(open_layout(dir)?) }.load_all()
 }
 
 /// Takes one image of an OCI image layout into the store without a name, and gives its manifest. `wanted` is a tag
@@ -169,8 +164,34 @@ fn wrong_digest(name: &str, found: &Digest) -> BuildError {
     }
 }
 
+/// An image whose parts are all in the store, and which has no name there yet.
+struct Taken {
+    manifest: Digest,
+    loaded: Loaded,
+}
+
 impl Loader<'_> {
-    fn load(&self) -> Result<Vec<Loaded>> {
+    /// Takes everything in and then, when it is on the disk, gives it its names.
+    fn load_all(&self) -> Result<Vec<Loaded>> {
+        let taken = self.load()?;
+        self.store.sync("load")?;
+        let mut all: Vec<Loaded> = Vec::new();
+        for Taken { manifest, loaded } in taken {
+            if loaded.names.is_empty() {
+                self.store.tag(&manifest, None)?;
+            }
+            for name in &loaded.names {
+                self.store.tag(&manifest, Some(name))?;
+            }
+            match all.iter_mut().find(|l| l.id == loaded.id) {
+                Some(known) => known.names.extend(loaded.names),
+                None => all.push(loaded),
+            }
+        }
+        Ok(all)
+    }
+
+    fn load(&self) -> Result<Vec<Taken>> {
         if let Some(text) = self.document("manifest.json")? {
             self.docker(&text)
         } else if let Some(text) = self.document("index.json")? {
@@ -198,12 +219,19 @@ impl Loader<'_> {
     }
 
     fn file(&self, dir: &RootDir, name: &str) -> Result<(Digest, u64)> {
-        if let Some(digest) = promised(name)
-            && self.store.has_blob(&digest)?
-        {
-            return Ok((digest, self.store.blob_size(&digest)?));
+        let fail = || BuildError::kernel(format!("the image's {name}"));
+        if let Some(digest) = promised(name) {
+            // Left out because we have it, or in the store at its full length.
+            let there = match dir.stat(name) {
+                Ok(stat) => self.store.has_whole_blob(&digest, stat.size)?,
+                Err(e) if e.is_not_found() => self.store.has_blob(&digest)?,
+                Err(e) => return Err(fail()(e)),
+            };
+            if there {
+                return Ok((digest, self.store.blob_size(&digest)?));
+            }
         }
-        let file = dir.open_file(name).map_err(BuildError::kernel(format!("the image's {name}")))?;
+        let file = dir.open_file(name).map_err(fail())?;
         let (digest, size) = self.store.put_blob(self.work, file)?;
         match promised(name) {
             Some(promised) if promised != digest => Err(wrong_digest(name, &digest)),
@@ -261,12 +289,12 @@ impl Loader<'_> {
         }
     }
 
-    fn docker(&self, text: &[u8]) -> Result<Vec<Loaded>> {
+    fn docker(&self, text: &[u8]) -> Result<Vec<Taken>> {
         let items: Vec<DockerItem> = parse(text, "manifest.json")?;
         items.into_iter().map(|item| self.docker_item(item)).collect()
     }
 
-    fn docker_item(&self, item: DockerItem) -> Result<Loaded> {
+    fn docker_item(&self, item: DockerItem) -> Result<Taken> {
         let (id, config_size) = self.blob(&item.config)?;
         let config: ImageConfig = parse(&self.store.read_document(&id)?, &item.config)?;
         if config.rootfs.diff_ids.len() != item.layers.len() {
@@ -289,7 +317,7 @@ impl Loader<'_> {
             .iter()
             .map(|t| t.parse().map_err(|e: rbuild_image::ReferenceError| BuildError::other(e.to_string())))
             .collect::<Result<_>>()?;
-        self.keep(&manifest, id, names)
+        Ok(Taken { manifest, loaded: Loaded { id, names } })
     }
 
     /// A layer of a docker-archive comes without a digest of its own; its diffID is checked here.
@@ -316,28 +344,24 @@ impl Loader<'_> {
         Ok(layer)
     }
 
-    fn oci(&self, text: &[u8]) -> Result<Vec<Loaded>> {
+    fn oci(&self, text: &[u8]) -> Result<Vec<Taken>> {
         let index: ImageIndex = parse(text, "index.json")?;
-        let mut loaded: Vec<Loaded> = Vec::new();
+        let mut taken = Vec::new();
         for entry in index.manifests() {
-            for one in self.oci_entry(entry)? {
-                match loaded.iter_mut().find(|l| l.id == one.id) {
-                    Some(known) => known.names.extend(one.names),
-                    None => loaded.push(one),
-                }
-            }
+            taken.extend(self.oci_entry(entry)?);
         }
-        Ok(loaded)
+        Ok(taken)
     }
 
-    fn oci_entry(&self, entry: &Descriptor) -> Result<Vec<Loaded>> {
+    fn oci_entry(&self, entry: &Descriptor) -> Result<Vec<Taken>> {
         let annotations = entry.annotations().clone().unwrap_or_default();
         let name = annotations.get("io.containerd.image.name").or_else(|| annotations.get(REF_NAME));
         // A bare tag is no name for an image.
         let names: Vec<Reference> =
             name.filter(|n| n.contains([':', '/'])).and_then(|n| n.parse().ok()).into_iter().collect();
         let images = self.oci_images(entry, 0)?;
-        images.iter().map(|(manifest, id)| self.keep(manifest, *id, names.clone())).collect()
+        let take = |(manifest, id)| Taken { manifest, loaded: Loaded { id, names: names.clone() } };
+        Ok(images.into_iter().map(take).collect())
     }
 
     /// The manifests that an entry leads to, for this platform, and their image ids; all they need is in the store.
@@ -368,21 +392,11 @@ impl Loader<'_> {
         self.nothing_missing(blobs.iter().map(String::as_str))?;
         for d in manifest.layers().iter().chain([manifest.config()]) {
             let digest = digest_of(d).map_err(|e| BuildError::other(e.to_string()))?;
-            if !self.store.has_blob(&digest)? {
+            if !self.store.has_whole_blob(&digest, d.size())? {
                 self.blob(&format!("blobs/sha256/{}", digest.hex()))?;
             }
         }
         Ok(vec![(digest, id)])
-    }
-
-    fn keep(&self, manifest: &Digest, id: Digest, names: Vec<Reference>) -> Result<Loaded> {
-        if names.is_empty() {
-            self.store.tag(manifest, None)?;
-        }
-        for name in &names {
-            self.store.tag(manifest, Some(name))?;
-        }
-        Ok(Loaded { id, names })
     }
 }
 

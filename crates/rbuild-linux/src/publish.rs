@@ -74,6 +74,16 @@ pub fn write_atomic(dir: &RootDir, name: &OsStr, content: &[u8], mode: u32) -> R
     file.publish(name)
 }
 
+/// Like [`write_atomic`]; the content is on the disk before it has the name, so that no power cut leaves a name
+/// with nothing behind it.
+pub fn write_durable(dir: &RootDir, name: &OsStr, content: &[u8], mode: u32) -> Result<()> {
+    let mut file = AtomicFile::create(dir, mode)?;
+    let failed = |e| Error::new("write", dir.label().join(name), e);
+    file.write_all(content).map_err(failed)?;
+    file.file().sync_all().map_err(failed)?;
+    file.publish(name)
+}
+
 /// Removes `path` and everything below it; no error if it is not there.
 pub fn remove_tree(path: &Path) -> Result<()> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {

@@ -18,6 +18,15 @@ impl Store {
         Ok(self.root.exists(format!("blobs/sha256/{}", digest.hex()))?)
     }
 
+    /// Whether a blob is there at its full length: what a power cut leaves of one is shorter.
+    pub fn has_whole_blob(&self, digest: &Digest, size: u64) -> Result<bool> {
+        match self.blob_size(digest) {
+            Ok(found) => Ok(found == size),
+            Err(StoreError::NoBlob(_)) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
     pub fn blob_size(&self, digest: &Digest) -> Result<u64> {
         match self.root.stat(format!("blobs/sha256/{}", digest.hex())) {
             Ok(stat) => Ok(stat.size),
@@ -97,11 +106,10 @@ pub struct NewBlob<'a> {
 impl NewBlob<'_> {
     pub fn publish(self, store: &Store) -> Result<(Digest, u64)> {
         let (file, digest, size) = self.file.finish();
-        if !store.has_blob(&digest)? {
-            let name = self.work.unique("blob");
-            file.publish(OsStr::new(&name))?;
-            self.work.dir().rename(OsStr::new(&name), &store.dir("blobs/sha256")?, OsStr::new(&digest.hex()))?;
-        }
+        // A blob of that name may be what a power cut left of it: it is replaced in any case.
+        let name = self.work.unique("blob");
+        file.publish(OsStr::new(&name))?;
+        self.work.dir().rename(OsStr::new(&name), &store.dir("blobs/sha256")?, OsStr::new(&digest.hex()))?;
         Ok((digest, size))
     }
 }

@@ -31,7 +31,7 @@ impl Store {
             return Err(StoreError::NameTaken(name));
         }
         let container = Container { id, name, image: *image };
-        self.write(DIR, &format!("{}.json", id.hex()), &container)?;
+        self.write_durable(DIR, &format!("{}.json", id.hex()), &container)?;
         Ok(container)
     }
 

@@ -58,8 +58,10 @@ impl Store {
         let mut index = self.index()?;
         let mut entries = index.manifests().clone();
         let result = change(&mut entries)?;
-        index.set_manifests(entries);
-        self.write(".", "index.json", &index)?;
+        if entries != *index.manifests() {
+            index.set_manifests(entries);
+            self.write_durable(".", "index.json", &index)?;
+        }
         Ok(result)
     }
 

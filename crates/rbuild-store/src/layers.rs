@@ -146,7 +146,7 @@ impl Store {
 
     /// Bytes of a layer before compression, as docker counts image sizes: what is known of it, else what its bytes say.
     pub fn layer_size(&self, layer: &Descriptor, diff_id: &Digest) -> Result<u64> {
-        if let Some(size) = self.read_if_any(&format!("layers/{}.size", diff_id.hex()))? {
+        if let Some(size) = self.read_if_whole(&format!("layers/{}.size", diff_id.hex()))? {
             return Ok(size);
         }
         let digest = digest(layer)?;
@@ -172,9 +172,9 @@ impl Store {
 
     /// A layer that was made before, if its bytes are still there.
     fn packed_layer(&self, document: &str) -> Result<Option<PackedLayer>> {
-        let found: Option<PackedLayer> = self.read_if_any(document)?;
+        let found: Option<PackedLayer> = self.read_if_whole(document)?;
         match found {
-            Some(p) if p.format == LAYER_FORMAT && self.has_blob(&p.digest)? => Ok(Some(p)),
+            Some(p) if p.format == LAYER_FORMAT && self.has_whole_blob(&p.digest, p.size)? => Ok(Some(p)),
             _ => Ok(None),
         }
     }

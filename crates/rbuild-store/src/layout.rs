@@ -3,7 +3,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use rbuild_layer::Limits;
-use rbuild_linux::{RootDir, process, write_atomic};
+use rbuild_linux::{RootDir, process, write_atomic, write_durable};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -115,11 +115,27 @@ impl Store {
         }
     }
 
-    pub(crate) fn write<T: Serialize>(&self, dir: &str, name: &str, value: &T) -> Result<()> {
-        let bytes = serde_json::to_vec(value)
-            .map_err(|e| StoreError::Damaged { what: name.to_string(), reason: e.to_string() })?;
-        Ok(write_atomic(&self.dir(dir)?, OsStr::new(name), &bytes, 0o644)?)
+    /// Reads a document that the store can do without: one that a power cut left unreadable is none.
+    pub(crate) fn read_if_whole<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>> {
+        match self.read_if_any(path) {
+            Err(StoreError::Damaged { .. }) => Ok(None),
+            other => other,
+        }
     }
+
+    /// Writes a document that the store can do without.
+    pub(crate) fn write<T: Serialize>(&self, dir: &str, name: &str, value: &T) -> Result<()> {
+        Ok(write_atomic(&self.dir(dir)?, OsStr::new(name), &document(name, value)?, 0o644)?)
+    }
+
+    /// Writes a document that has to be whole after a power cut. What it names was put on the disk before.
+    pub(crate) fn write_durable<T: Serialize>(&self, dir: &str, name: &str, value: &T) -> Result<()> {
+        Ok(write_durable(&self.dir(dir)?, OsStr::new(name), &document(name, value)?, 0o644)?)
+    }
+}
+
+fn document<T: Serialize>(name: &str, value: &T) -> Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(|e| StoreError::Damaged { what: name.to_string(), reason: e.to_string() })
 }
 
 fn open_lock(path: &Path, name: &str) -> rbuild_linux::Result<File> {
@@ -139,12 +155,12 @@ fn create(root: &RootDir) -> Result<()> {
     }
     if !root.exists("index.json")? {
         let index = br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
-        write_atomic(root, OsStr::new("index.json"), index, 0o644)?;
+        write_durable(root, OsStr::new("index.json"), index, 0o644)?;
     }
-    write_atomic(root, OsStr::new("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#, 0o644)?;
+    write_durable(root, OsStr::new("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#, 0o644)?;
     // Last: its presence says that the rest is there.
     let format = br#"{"version":1,"compatible":[],"read_only_compatible":[],"incompatible":[]}"#;
-    Ok(write_atomic(root, OsStr::new("format.json"), format, 0o644)?)
+    Ok(write_durable(root, OsStr::new("format.json"), format, 0o644)?)
 }
 
 fn read_json<T: DeserializeOwned>(root: &RootDir, path: &str) -> Result<T> {

@@ -32,7 +32,7 @@ const MAX_HASHES: u64 = 1 << 30;
 impl Store {
     /// The record of a key, if it can be trusted and its tree is there.
     pub fn record(&self, key: &Digest) -> Result<Option<Record>> {
-        let Some(record) = self.read_if_any::<Record>(&format!("records/{}.json", key.hex()))? else {
+        let Some(record) = self.read_if_whole::<Record>(&format!("records/{}.json", key.hex()))? else {
             return Ok(None);
         };
         let there = self.trusted(&record.boot, &record.build)? && self.has_tree(&record.tree)?;
@@ -59,7 +59,7 @@ impl Store {
 
     /// The manifest of the finished image with that key, if all of it is still there.
     pub fn result(&self, key: &Digest) -> Result<Option<Digest>> {
-        let Some(found) = self.read_if_any::<ResultFile>(&format!("results/{}.json", key.hex()))? else {
+        let Some(found) = self.read_if_whole::<ResultFile>(&format!("results/{}.json", key.hex()))? else {
             return Ok(None);
         };
         if !self.trusted(&found.boot, &found.build)? || !self.has_blob(&found.manifest)? {
@@ -68,7 +68,7 @@ impl Store {
         let image = self.image(&found.manifest)?;
         for (layer, _) in image.layers()? {
             match rbuild_image::digest_of(&layer) {
-                Ok(digest) if self.has_blob(&digest)? => {}
+                Ok(digest) if self.has_whole_blob(&digest, layer.size())? => {}
                 _ => return Ok(None),
             }
         }

@@ -80,7 +80,7 @@ impl Store {
 
     /// The tree of a layer that was unpacked before.
     fn layer_tree(&self, diff_id: &Digest) -> Result<Option<TreeId>> {
-        let Some(file) = self.read_if_any::<LayerFile>(&format!("layers/{}.json", diff_id.hex()))? else {
+        let Some(file) = self.read_if_whole::<LayerFile>(&format!("layers/{}.json", diff_id.hex()))? else {
             return Ok(None);
         };
         let synced = file.boot == self.boot() || self.root.exists(format!("builds/{}.synced", file.build))?;

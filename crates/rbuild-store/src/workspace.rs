@@ -67,7 +67,13 @@ impl Drop for Workspace {
 /// Removes the work of processes that are no more: those whose lock can be had.
 fn sweep(store: &Store, tmp: &RootDir) -> Result<()> {
     for entry in tmp.entries()? {
-        let Some(name) = entry.name.to_str().and_then(|n| n.strip_suffix(".lock")) else { continue };
+        let Some(name) = entry.name.to_str().and_then(|n| n.strip_suffix(".lock")) else {
+            // Its lock is made before a place and goes after it: one without was left by a power cut.
+            if !tmp.exists(format!("{}.lock", entry.name.to_string_lossy()))? {
+                let _ = tmp.remove_all(&entry.name);
+            }
+            continue;
+        };
         let Ok(lock) = File::open(store.path().join("tmp").join(&entry.name)) else { continue };
         if lock.try_lock().is_ok() {
             // Files of sub-ids can only be removed from inside the namespace; then the next builder does it.

@@ -2,7 +2,10 @@
 //! read-only, power that is cut. strace puts the faults in; as an ordinary user it would take the set-id bit from
 //! `newuidmap`, so these tests belong to root.
 
-use std::process::Command;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
 
 use crate::lab::{Lab, Ran, rbuild_path};
 
@@ -119,4 +122,115 @@ fn root_a_disk_that_is_full_or_broken_ends_in_an_error_that_says_so() {
         }
         assert!(told > 3, "{error} was named {told} times");
     }
+}
+
+/// Numbers that look random and are the same each time (Knuth's multiplier, high bits).
+struct Dice(u64);
+
+impl Dice {
+    fn throw(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
+/// What a power cut does to files that were written since the last sync: they are whole, short, empty or not there.
+/// What rename(2) replaced durably is spared: those were synced before they got their names.
+fn cut_power(store: &Path, since: SystemTime, dice: &mut Dice) -> usize {
+    let mut hit = 0;
+    let mut stack = vec![store.to_path_buf()];
+    while let Some(dir) = stack.pop() {
+        for entry in std::fs::read_dir(&dir).unwrap().flatten() {
+            let path = entry.path();
+            let meta = path.symlink_metadata().unwrap();
+            let changed = SystemTime::UNIX_EPOCH + Duration::new(meta.ctime() as u64, meta.ctime_nsec() as u32);
+            if meta.is_dir() {
+                stack.push(path);
+            } else if changed > since && meta.is_file() && !path.ends_with("index.json") {
+                let file = || std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+                match dice.throw(4) {
+                    0 => continue,
+                    1 => file().set_len(0).unwrap(),
+                    2 => file().set_len(meta.len() / 2).unwrap(),
+                    _ => std::fs::remove_file(&path).unwrap(),
+                }
+                hit += 1;
+            }
+        }
+    }
+    hit
+}
+
+/// Makes everything in the store look as if it was written before the machine was started.
+fn reboot(store: &Path) {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    for dir in ["records", "results", "layers"] {
+        for entry in std::fs::read_dir(store.join(dir)).unwrap().flatten() {
+            let text = std::fs::read_to_string(entry.path()).unwrap();
+            std::fs::write(entry.path(), text.replace(boot.trim(), "00000000-0000-0000-0000-000000000000")).unwrap();
+        }
+    }
+}
+
+#[test]
+fn root_the_store_opens_after_a_power_cut_and_builds_what_it_should() {
+    let lab = Lab::new();
+    // Steps enough that most rounds end in the middle of them.
+    let file: String =
+        std::iter::once(FILE.to_string()).chain((0..8).map(|i| format!("RUN cat /f > /f{i}\n"))).collect();
+    lab.write("f", "zero");
+    lab.build(&file, &["-t", "kept"]).ok();
+    let mut dice = Dice(42);
+    let mut hits = 0;
+    for round in 1..=25 {
+        // The clock of the file system ticks more slowly than ours.
+        std::thread::sleep(Duration::from_millis(20));
+        let since = SystemTime::now();
+        let marker = format!("round {round}");
+        lab.write("f", &marker);
+        let mut child = lab.command(["build", "-t", "x", "-o", "type=image,compression=zstd"]);
+        let mut child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(30 + dice.throw(150)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // Its processes are gone a moment later.
+        std::thread::sleep(Duration::from_millis(100));
+        // A build that said it was done has synced what it made.
+        if lab.store().join("builds").read_dir().unwrap().flatten().all(|e| newer(&e.path(), since).is_none()) {
+            hits += cut_power(&lab.store(), since, &mut dice);
+        }
+        let what = format!("round {round}");
+        let dest = format!("type=local,dest={}", lab.path("out").display());
+        let _ = std::fs::remove_dir_all(lab.path("out"));
+        reboot(&lab.store());
+        let ran = lab.rbuild(["build", "-t", "x", "-o", &dest]);
+        assert_eq!(ran.code, Some(0), "{what}: {}", ran.stderr);
+        assert_eq!(lab.read("out/f"), marker, "{what}");
+        assert_eq!(lab.read("out/o"), format!("made of {marker}\n"), "{what}");
+        lab.rbuild(["inspect", "--verify", "kept", "x", "busybox"]).ok();
+        assert_eq!(std::fs::read_dir(lab.store().join("tmp")).unwrap().count(), 0, "{what}");
+        lab.rbuild(["fsck", "--repair"]);
+        lab.rbuild(["fsck"]).ok();
+    }
+    assert!(hits > 50, "only {hits} files were hit");
+}
+
+fn newer(path: &Path, than: SystemTime) -> Option<SystemTime> {
+    path.metadata().ok()?.modified().ok().filter(|t| *t > than)
+}
+
+#[test]
+fn root_a_store_that_cannot_be_written_any_more_says_so() {
+    let lab = Lab::new();
+    lab.write("Dockerfile", FILE).write("f", "one");
+    lab.build(FILE, &["-t", "x"]).ok();
+    lab.write("f", "two");
+    let script = "mount --bind \"$0\" \"$0\" && mount -o remount,bind,ro \"$0\" && exec \"$@\"";
+    let read_only = |args: &[&str]| {
+        let mut command = Command::new("unshare");
+        command.args(["-m", "sh", "-c", script]).arg(lab.store()).arg(rbuild_path()).args(args);
+        lab.run(command)
+    };
+    read_only(&["build", "-t", "x"]).fails(1, &["Read-only file system", "--root"]);
+    sound(&lab, "two", "after a read-only mount");
 }

@@ -238,7 +238,10 @@ fn squashed_layers_hold_the_same_files() {
         lab.rbuild(["inspect", "--verify", "squashed"]).ok();
         // The answer from the cache is the same image.
         let id = |ran: crate::lab::Ran| ran.ok().stdout;
-        assert_eq!(id(lab.build(MANY_LAYERS, &["-q", flag])), id(lab.rbuild(["images", "-q", "--no-trunc", "squashed"])));
+        assert_eq!(
+            id(lab.build(MANY_LAYERS, &["-q", flag])),
+            id(lab.rbuild(["images", "-q", "--no-trunc", "squashed"]))
+        );
     }
     // What is deleted in the base stays deleted, whatever came between.
     let own = lab.top_layer("squashed");
