@@ -5,8 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io::{Read, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use rbuild_image::{Digest, MediaType, REF_NAME, Reference, descriptor, digest_of};
+use rbuild_image::{Digest, MediaType, Platform, REF_NAME, Reference, descriptor, digest_of};
 use rbuild_layer::{Decoder, TarEntry, TarReader, TarWriter};
 use rbuild_linux::{AtomicFile, write_atomic};
 use rbuild_store::{Image, Store};
@@ -22,17 +23,32 @@ pub enum ArchiveFormat {
     Docker,
 }
 
+/// What goes into an archive under the same names: one image, or one for each of several platforms.
+pub struct Saved {
+    /// Never empty.
+    pub images: Vec<Image>,
+    pub names: Vec<Reference>,
+}
+
 /// Writes the images with their names to a destination, whole or not at all.
 ///
-/// Layers among `known` are left out: whoever loads the archive has them.
+/// Layers among `known` are left out: whoever loads the archive has them. `moved` counts bytes of blobs.
 pub fn save_to(
     store: &Store,
-    images: &[(Image, Vec<Reference>)],
+    images: &[Saved],
     known: &BTreeSet<Digest>,
     format: ArchiveFormat,
     dest: &crate::Destination,
+    moved: &AtomicU64,
 ) -> Result<()> {
-    crate::export::write(dest, |out| save(store, images, known, format, out))
+    crate::export::write(dest, |out| save(store, images, known, format, out, moved))
+}
+
+/// Bytes of what goes into an archive, without its framing.
+pub fn save_size(store: &Store, images: &[Saved], known: &BTreeSet<Digest>) -> Result<u64> {
+    let blobs = blobs_of(images, known)?;
+    let stored = blobs.iter().filter(|(_, blob)| matches!(blob, Blob::Stored));
+    stored.map(|(digest, _)| Ok(store.blob_size(digest)?)).sum()
 }
 
 /// The layers of an image, by the digests of their bytes.
@@ -51,21 +67,59 @@ pub fn archive_blobs(archive: impl Read, shown: &str) -> Result<BTreeSet<Digest>
     Ok(blobs)
 }
 
-fn blobs_of(images: &[(Image, Vec<Reference>)], known: &BTreeSet<Digest>) -> Result<BTreeSet<Digest>> {
-    let mut blobs: BTreeSet<Digest> = BTreeSet::new();
-    for (image, _) in images {
-        blobs.extend(layer_blobs(image)?.into_iter().filter(|layer| !known.contains(layer)));
-        blobs.extend([image.manifest_digest, image.id]);
+/// A blob of an archive: of the store, or made for it.
+enum Blob {
+    Stored,
+    Made(Vec<u8>),
+}
+
+fn blobs_of(images: &[Saved], known: &BTreeSet<Digest>) -> Result<BTreeMap<Digest, Blob>> {
+    let mut blobs = BTreeMap::new();
+    for saved in images {
+        for image in &saved.images {
+            let layers = layer_blobs(image)?.into_iter().filter(|layer| !known.contains(layer));
+            blobs.extend(layers.chain([image.manifest_digest, image.id]).map(|blob| (blob, Blob::Stored)));
+        }
+        if let Some(index) = platform_index(saved)? {
+            blobs.insert(Digest::of(&index), Blob::Made(index));
+        }
     }
     Ok(blobs)
+}
+
+/// The index of an image of several platforms.
+fn platform_index(saved: &Saved) -> Result<Option<Vec<u8>>> {
+    if saved.images.len() < 2 {
+        return Ok(None);
+    }
+    let manifests: Vec<Value> = saved
+        .images
+        .iter()
+        .map(|image| {
+            let Platform { os, arch, variant } = image.config.platform();
+            let mut platform = json!({"architecture": arch, "os": os});
+            if let Some(variant) = variant {
+                platform["variant"] = json!(variant);
+            }
+            json!({
+                "mediaType": MediaType::ImageManifest.to_string(),
+                "digest": image.manifest_digest.to_string(),
+                "size": image.manifest_size,
+                "platform": platform,
+            })
+        })
+        .collect();
+    let index = json!({"schemaVersion": 2, "mediaType": MediaType::ImageIndex.to_string(), "manifests": manifests});
+    serde_json::to_vec(&index).map(Some).map_err(|e| BuildError::other(e.to_string()))
 }
 
 /// Writes the images with their names as an OCI image layout directory; blobs that are there already stay.
 pub fn save_directory(
     store: &Store,
-    images: &[(Image, Vec<Reference>)],
+    images: &[Saved],
     known: &BTreeSet<Digest>,
     dest: &crate::Destination,
+    moved: &AtomicU64,
 ) -> Result<()> {
     let crate::Destination::Path { base, rest } = dest else {
         return Err(BuildError::other("a directory of images needs a path to write to"));
@@ -74,13 +128,16 @@ pub fn save_directory(
     let fail = || BuildError::kernel(format!("writing the layout {}", shown.display()));
     let root = base.create_dir_all(rest, 0o755, None, |_| ()).map_err(fail())?;
     let dir = root.create_dir_all("blobs/sha256", 0o755, None, |_| ()).map_err(fail())?;
-    for blob in blobs_of(images, known)? {
-        let name = blob.hex();
+    for (digest, blob) in blobs_of(images, known)? {
+        let name = digest.hex();
         if dir.exists(&name).map_err(fail())? {
             continue;
         }
         let mut file = AtomicFile::create(&dir, 0o644).map_err(fail())?;
-        copy_blob(store, &blob, |bytes| file.write_all(bytes))?;
+        match &blob {
+            Blob::Stored => copy_blob(store, &digest, moved, |bytes| file.write_all(bytes))?,
+            Blob::Made(bytes) => file.write_all(bytes).map_err(BuildError::io("writing the image"))?,
+        }
         file.publish(OsStr::new(&name)).map_err(fail())?;
     }
     for (name, value) in [("oci-layout", json!({"imageLayoutVersion": "1.0.0"})), ("index.json", index(images)?)] {
@@ -90,8 +147,13 @@ pub fn save_directory(
     Ok(())
 }
 
-/// Reads a blob to its end and verifies it on the way.
-fn copy_blob(store: &Store, blob: &Digest, mut write: impl FnMut(&[u8]) -> std::io::Result<()>) -> Result<()> {
+/// Reads a blob to its end and verifies it on the way; `moved` counts its bytes.
+fn copy_blob(
+    store: &Store,
+    blob: &Digest,
+    moved: &AtomicU64,
+    mut write: impl FnMut(&[u8]) -> std::io::Result<()>,
+) -> Result<()> {
     let mut file = store.open_blob(blob)?.take(store.blob_size(blob)?);
     let mut buffer = vec![0; 1 << 20];
     let mut hasher = rbuild_image::Hasher::new();
@@ -101,6 +163,7 @@ fn copy_blob(store: &Store, blob: &Digest, mut write: impl FnMut(&[u8]) -> std::
             break;
         }
         hasher.update(&buffer[..n]);
+        moved.fetch_add(n as u64, Ordering::Relaxed);
         write(&buffer[..n]).map_err(BuildError::io("writing the image"))?;
     }
     if hasher.finish() != *blob {
@@ -113,20 +176,27 @@ fn copy_blob(store: &Store, blob: &Digest, mut write: impl FnMut(&[u8]) -> std::
 /// Writes the images with their names.
 pub(crate) fn save(
     store: &Store,
-    images: &[(Image, Vec<Reference>)],
+    images: &[Saved],
     known: &BTreeSet<Digest>,
     format: ArchiveFormat,
     out: &mut dyn Write,
+    moved: &AtomicU64,
 ) -> Result<()> {
     let io = |e| BuildError::io("writing the archive")(e);
     let mut tar = TarWriter::new(out);
     let blobs = blobs_of(images, known)?;
     tar.entry(&TarEntry::plain_dir("blobs")).map_err(io)?;
     tar.entry(&TarEntry::plain_dir("blobs/sha256")).map_err(io)?;
-    for blob in &blobs {
-        let size = store.blob_size(blob)?;
-        tar.entry(&TarEntry::plain_file(format!("blobs/sha256/{}", blob.hex()), size)).map_err(io)?;
-        copy_blob(store, blob, |bytes| tar.content(bytes))?;
+    for (digest, blob) in &blobs {
+        let size = match blob {
+            Blob::Stored => store.blob_size(digest)?,
+            Blob::Made(bytes) => bytes.len() as u64,
+        };
+        tar.entry(&TarEntry::plain_file(format!("blobs/sha256/{}", digest.hex()), size)).map_err(io)?;
+        match blob {
+            Blob::Stored => copy_blob(store, digest, moved, |bytes| tar.content(bytes))?,
+            Blob::Made(bytes) => tar.content(bytes).map_err(io)?,
+        }
     }
     let mut documents = vec![("index.json", index(images)?)];
     if format == ArchiveFormat::Docker {
@@ -146,10 +216,14 @@ pub(crate) fn save(
 }
 
 /// One entry for each name; an image without one stands there once.
-fn index(images: &[(Image, Vec<Reference>)]) -> Result<Value> {
+fn index(images: &[Saved]) -> Result<Value> {
     let mut manifests = Vec::new();
-    for (image, names) in images {
-        let plain = descriptor(MediaType::ImageManifest, &image.manifest_digest, image.manifest_size);
+    for saved in images {
+        let Saved { images, names } = saved;
+        let plain = match platform_index(saved)? {
+            Some(index) => descriptor(MediaType::ImageIndex, &Digest::of(&index), index.len() as u64),
+            None => descriptor(MediaType::ImageManifest, &images[0].manifest_digest, images[0].manifest_size),
+        };
         if names.is_empty() {
             manifests.push(plain);
             continue;
@@ -177,9 +251,22 @@ fn index(images: &[(Image, Vec<Reference>)]) -> Result<Value> {
     }))
 }
 
-fn docker_manifest(images: &[(Image, Vec<Reference>)]) -> Result<Value> {
+/// Programs that read docker's own documents know one platform of an image: they are told of the one that runs here.
+fn for_docker(images: &[Saved]) -> impl Iterator<Item = (&Image, &[Reference])> {
+    images.iter().map(|saved| {
+        let chosen = preferred(saved.images.iter().map(|image| image.config.platform()));
+        (&saved.images[chosen], &saved.names[..])
+    })
+}
+
+/// Which of several platforms runs here; the first if none does.
+pub(crate) fn preferred(mut platforms: impl Iterator<Item = Platform>) -> usize {
+    platforms.position(|platform| Platform::host().runs(&platform)).unwrap_or(0)
+}
+
+fn docker_manifest(images: &[Saved]) -> Result<Value> {
     let mut items = Vec::new();
-    for (image, names) in images {
+    for (image, names) in for_docker(images) {
         let layers = image.layers()?;
         let layers: Vec<String> = layers
             .iter()
@@ -197,9 +284,9 @@ fn docker_manifest(images: &[(Image, Vec<Reference>)]) -> Result<Value> {
 }
 
 /// `{name: {tag: top layer}}`, for programs from before manifest.json.
-fn repositories(images: &[(Image, Vec<Reference>)]) -> Result<Value> {
+fn repositories(images: &[Saved]) -> Result<Value> {
     let mut names: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
-    for (image, references) in images {
+    for (image, references) in for_docker(images) {
         let Some((_, top)) = image.layers()?.pop() else { continue };
         for reference in references {
             if let Some(tag) = reference.tag() {

@@ -89,15 +89,32 @@ const ROOM: usize = 8 << 20;
 pub struct Events {
     sender: Sender<Event>,
     room: Arc<Room>,
+    /// Where the steps of this part of the build begin.
+    first: usize,
+    /// Before the label of each.
+    platform: String,
 }
 
 impl Events {
     pub fn new(sender: Sender<Event>) -> Events {
-        Events { sender, room: Arc::default() }
+        Events { sender, room: Arc::default(), first: 0, platform: String::new() }
+    }
+
+    /// For the steps of one of several platforms, which are told apart by number and by label.
+    pub fn of_platform(&self, first: usize, platform: &str) -> Events {
+        Events { first, platform: format!("{platform} "), ..self.clone() }
     }
 
     pub fn send(&self, event: Event) {
-        let _ = self.sender.send(event);
+        let step = |step: usize| self.first + step;
+        let _ = self.sender.send(match event {
+            Event::Started { step: s, label, text } => {
+                Event::Started { step: step(s), label: format!("{}{label}", self.platform), text }
+            }
+            Event::Output { step: s, stream, bytes } => Event::Output { step: step(s), stream, bytes },
+            Event::Done { step: s, outcome, seconds } => Event::Done { step: step(s), outcome, seconds },
+            other => other,
+        });
     }
 
     /// Sends what a command printed; waits while too much is on the way.

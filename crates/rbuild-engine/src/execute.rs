@@ -18,10 +18,11 @@ use rbuild_store::{Budget, Image, Store, TreeId, Workspace};
 
 use crate::error::{BuildError, Result, StepFailure};
 use crate::event::{Event, Events, StepOutcome};
+use crate::export::{self, View};
 use crate::keys::{self, Contexts, Viewpoint};
 use crate::prepare::{Known, Prepared};
-use crate::request::{BuildRequest, OutputKind, Squash};
-use crate::{Finished, assemble, export};
+use crate::request::{BuildRequest, ImageForm, OutputKind, Squash};
+use crate::{Finished, assemble};
 
 /// Lines of output that a failure shows.
 const LOG_TAIL: usize = 50;
@@ -36,7 +37,7 @@ pub(crate) struct Done {
 }
 
 /// The builder's side of a build: everything that needs a namespace.
-pub struct Executor<'a> {
+pub(crate) struct Executor<'a> {
     pub(crate) request: &'a BuildRequest,
     pub(crate) prepared: &'a Prepared,
     pub(crate) store: &'a Store,
@@ -59,7 +60,7 @@ pub struct Executor<'a> {
 }
 
 impl<'a> Executor<'a> {
-    pub fn new(
+    fn new(
         request: &'a BuildRequest,
         prepared: &'a Prepared,
         store: &'a Store,
@@ -91,8 +92,8 @@ impl<'a> Executor<'a> {
         Ok(executor)
     }
 
-    /// Runs the build to its end.
-    pub fn run(&self) -> Result<Finished> {
+    /// Runs the steps.
+    fn run(&self) -> Result<()> {
         let runs_any = self.scheduled.iter().any(|v| matches!(self.prepared.graph.vertices[*v].step, Step::Run(_)));
         if runs_any {
             self.events.send(Event::Isolation { rung: self.rung });
@@ -117,7 +118,7 @@ impl<'a> Executor<'a> {
         if self.cancel.is_cancelled() {
             return Err(BuildError::Cancelled);
         }
-        self.finish()
+        Ok(())
     }
 
     /// Decides what runs: what is open and needed, and the images below it.
@@ -370,33 +371,66 @@ impl<'a> Executor<'a> {
         }))
     }
 
-    fn finish(&self) -> Result<Finished> {
-        let mut manifests = Vec::new();
-        for form in self.request.forms() {
-            manifests.push((form, assemble::image(self, &form)?));
-        }
-        for output in &self.request.outputs {
-            if matches!(output.kind, OutputKind::Local | OutputKind::Tar) {
-                let started = Instant::now();
-                export::files(output, &self.view(self.prepared.graph.target)?, self.prepared.graph.epoch)?;
-                let text = if output.kind == OutputKind::Local { "writing files" } else { "writing the tar" };
-                self.events.send(Event::Phase { text: text.into(), seconds: started.elapsed().as_secs_f64() });
-            }
-        }
-        // What is named has to be on the disk.
-        if !self.scheduled.is_empty() || !manifests.is_empty() {
-            self.store.sync(&self.request.build_id)?;
-        }
-        let finished = export::publish(self.request, self.store, &manifests, &self.events)?;
-        if self.request.cache_limit.is_some() {
-            let freed = self.store.collect(Budget { bytes: self.request.cache_limit, used_since: None })?;
-            if freed.bytes > 0 {
-                let text = format!("the cache is full: {} given back", human_size(freed.bytes));
-                self.events.send(Event::Phase { text, seconds: 0.0 });
-            }
-        }
-        Ok(finished)
+    fn output_view(&self, split: bool) -> Result<View> {
+        let folder = if split { self.prepared.platform.to_string().replace('/', "_") } else { String::new() };
+        let root = self.view(self.prepared.graph.target)?;
+        Ok(View { folder: folder.into(), root, epoch: self.prepared.graph.epoch })
     }
+
+    /// The images of the target, in the order of the forms.
+    fn images(&self) -> Result<Vec<(ImageForm, Digest)>> {
+        let make = |form| Ok((form, assemble::image(self, &form)?));
+        self.request.forms().into_iter().map(make).collect()
+    }
+}
+
+/// Runs what is open for each platform, one after the other, and writes the outputs when everything is made.
+pub fn execute(
+    request: &BuildRequest,
+    platforms: &[Prepared],
+    store: &Store,
+    events: Events,
+    cancel: Cancel,
+    builder: &Builder,
+) -> Result<Finished> {
+    let mut executors = Vec::new();
+    let mut images = Vec::new();
+    let mut first = 0;
+    for prepared in platforms {
+        let events = match platforms.len() {
+            1 => events.clone(),
+            _ => events.of_platform(first, &prepared.platform.to_string()),
+        };
+        first += prepared.graph.vertices.len();
+        let executor = Executor::new(request, prepared, store, events, cancel.clone(), builder)?;
+        executor.run()?;
+        images.push(executor.images()?);
+        executors.push(executor);
+    }
+    for output in &request.outputs {
+        if matches!(output.kind, OutputKind::Local | OutputKind::Tar) {
+            let started = Instant::now();
+            let split = output.split.unwrap_or(platforms.len() > 1);
+            let views: Vec<View> = executors.iter().map(|e| e.output_view(split)).collect::<Result<_>>()?;
+            export::files(output, &views)?;
+            let text = if output.kind == OutputKind::Local { "writing files" } else { "writing the tar" };
+            events.send(Event::Phase { text: text.into(), seconds: started.elapsed().as_secs_f64() });
+        }
+    }
+    // What is named has to be on the disk.
+    if executors.iter().any(|e| !e.scheduled.is_empty()) || images.iter().any(|made| !made.is_empty()) {
+        store.sync(&request.build_id)?;
+    }
+    let finished = export::publish(request, store, &images, &events)?;
+    if request.cache_limit.is_some() {
+        drop(executors);
+        let freed = store.collect(Budget { bytes: request.cache_limit, used_since: None })?;
+        if freed.bytes > 0 {
+            let text = format!("the cache is full: {} given back", human_size(freed.bytes));
+            events.send(Event::Phase { text, seconds: 0.0 });
+        }
+    }
+    Ok(finished)
 }
 
 /// Keeps the last lines of what a command prints.

@@ -2,36 +2,53 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use rbuild_image::Digest;
-use rbuild_layer::{Deletions, Times, pack_tree};
+use rbuild_layer::{Deletions, Times, TreePacker};
 use rbuild_linux::{AtomicFile, RootDir};
 use rbuild_store::Store;
 
-use crate::archive::{self, ArchiveFormat};
+use crate::archive::{self, ArchiveFormat, Saved};
 use crate::error::{BuildError, Result};
 use crate::event::{Event, Events};
 use crate::request::{BuildRequest, Destination, ImageForm, Output, OutputKind};
 use crate::{Finished, local};
 
+/// The files of the result for one platform.
+pub(crate) struct View {
+    /// Where they go below the output's place; empty if they are all there is.
+    pub folder: PathBuf,
+    pub root: RootDir,
+    /// The time of all of them, if there is one.
+    pub epoch: Option<i64>,
+}
+
 /// Writes the outputs that are files of the result: a directory, or one tar.
-/// With an epoch, that is the time of all of them.
-pub(crate) fn files(output: &Output, view: &RootDir, epoch: Option<i64>) -> Result<()> {
+pub(crate) fn files(output: &Output, views: &[View]) -> Result<()> {
     match (output.kind, &output.dest) {
         (OutputKind::Local, Destination::Path { base, rest }) => {
-            let fail = BuildError::kernel(format!("the output directory {}", base.label().join(rest).display()));
-            let dest = base.create_dir_all(rest, 0o755, None, |_| ()).map_err(fail)?;
-            if output.delete {
-                local::remove_others(view, &dest)?;
+            for view in views {
+                let rest = rest.join(&view.folder);
+                let fail = BuildError::kernel(format!("the output directory {}", base.label().join(&rest).display()));
+                let dest = base.create_dir_all(&rest, 0o755, None, |_| ()).map_err(fail)?;
+                if output.delete {
+                    local::remove_others(&view.root, &dest)?;
+                }
+                local::export(&view.root, &dest, view.epoch)?;
             }
-            local::export(view, &dest, epoch)
+            Ok(())
         }
         (OutputKind::Tar, dest) => write(dest, |out| {
-            pack_tree(view, Deletions::None, epoch.map_or(Times::AsIs, Times::Always), out)
-                .map(|_| ())
-                .map_err(BuildError::layer("the output tar"))
+            let failed = || BuildError::layer("the output tar");
+            let mut tar = TreePacker::new(Deletions::None, out);
+            for view in views {
+                let times = view.epoch.map_or(Times::AsIs, Times::Always);
+                tar.pack(&view.root, &view.folder, times).map_err(failed())?;
+            }
+            tar.finish().map(|_| ()).map_err(failed())
         }),
         _ => Ok(()),
     }
@@ -62,14 +79,22 @@ pub(crate) fn write(dest: &Destination, fill: impl FnOnce(&mut dyn Write) -> Res
     }
 }
 
-/// Names the first image and writes the archives that are made of each.
+/// Names the first image and writes the archives that are made of each; `platforms` has the images of each platform,
+/// in the order of the forms.
 pub(crate) fn publish(
     request: &BuildRequest,
     store: &Store,
-    manifests: &[(ImageForm, Digest)],
+    platforms: &[Vec<(ImageForm, Digest)>],
     events: &Events,
 ) -> Result<Finished> {
-    let Some((_, named)) = manifests.first() else { return Ok(Finished::default()) };
+    let mut firsts = Vec::new();
+    for manifests in platforms {
+        firsts.extend(manifests.first().map(|(_, manifest)| store.image(manifest)).transpose()?);
+    }
+    // The store keeps one platform under a name: the one that runs here.
+    let chosen = archive::preferred(firsts.iter().map(|image| image.config.platform()));
+    let Some(image) = firsts.get(chosen) else { return Ok(Finished::default()) };
+    let named = &image.manifest_digest;
     if request.tags.is_empty() {
         store.tag(named, None)?;
     }
@@ -83,14 +108,21 @@ pub(crate) fn publish(
             OutputKind::Local | OutputKind::Tar | OutputKind::Image => continue,
         };
         let started = Instant::now();
-        let made = manifests.iter().find(|(form, _)| *form == output.form);
-        let (_, manifest) = made.ok_or_else(|| BuildError::other("an output has no image"))?;
-        let entries = [(store.image(manifest)?, request.tags.clone())];
+        let mut images = Vec::new();
+        for manifests in platforms {
+            let made = manifests.iter().find(|(form, _)| *form == output.form);
+            let (_, manifest) = made.ok_or_else(|| BuildError::other("an output has no image"))?;
+            images.push(store.image(manifest)?);
+        }
+        let moved = AtomicU64::new(0);
+        let entries = [Saved { images, names: request.tags.clone() }];
         match output.kind {
-            OutputKind::OciDirectory => archive::save_directory(store, &entries, &BTreeSet::new(), &output.dest)?,
-            _ => write(&output.dest, |out| archive::save(store, &entries, &BTreeSet::new(), format, out))?,
+            OutputKind::OciDirectory => {
+                archive::save_directory(store, &entries, &BTreeSet::new(), &output.dest, &moved)?
+            }
+            _ => write(&output.dest, |out| archive::save(store, &entries, &BTreeSet::new(), format, out, &moved))?,
         }
         events.send(Event::Phase { text: "writing the archive".into(), seconds: started.elapsed().as_secs_f64() });
     }
-    Ok(Finished { image: Some((store.image(named)?.id, *named)) })
+    Ok(Finished { image: Some((image.id, *named)) })
 }

@@ -24,11 +24,11 @@ mod request;
 mod steps;
 mod users;
 
-pub use archive::{ArchiveFormat, archive_blobs, layer_blobs, save_directory, save_to};
+pub use archive::{ArchiveFormat, Saved, archive_blobs, layer_blobs, save_directory, save_size, save_to};
 pub use copy_out::{CopyTarget, copy_out};
 pub use error::{BuildError, StepFailure};
 pub use event::{Event, Events, StepOutcome};
-pub use execute::Executor;
+pub use execute::execute;
 pub use image::{Import, import};
 pub use load::{Loaded, load, load_directory, take_from_layout};
 pub use places::binds;

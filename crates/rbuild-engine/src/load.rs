@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::Read;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rbuild_image::{
     Descriptor, Digest, ImageConfig, ImageIndex, ImageManifest, MediaType, REF_NAME, Reference, descriptor, digest_of,
@@ -48,20 +49,21 @@ const MAX_DOCUMENT: u64 = 16 << 20;
 pub fn load(store: &Store, source: impl Read) -> Result<Vec<Loaded>> {
     let work = Workspace::open(store)?;
     let members = Members::Archive(members(store, &work, source)?);
-    Loader { store, work: &work, members }.load_all()
+    Loader { store, work: &work, members, moved: &AtomicU64::new(0) }.load_all()
 }
 
-/// Keeps the images of an OCI image layout directory under their names.
-pub fn load_directory(store: &Store, dir: &Path) -> Result<Vec<Loaded>> {
+/// Keeps the images of an OCI image layout directory under their names. `moved` counts the bytes that are read.
+pub fn load_directory(store: &Store, dir: &Path, moved: &AtomicU64) -> Result<Vec<Loaded>> {
     let work = Workspace::open(store)?;
-    Loader { store, work: &work, members: Members::Directory(open_layout(dir)?) }.load_all()
+    Loader { store, work: &work, members: Members::Directory(open_layout(dir)?), moved }.load_all()
 }
 
 /// Takes one image of an OCI image layout into the store without a name, and gives its manifest. `wanted` is a tag
 /// or a digest; without one, the only image there is, or the one tagged `latest`.
 pub fn take_from_layout(store: &Store, dir: &Path, wanted: Option<&str>) -> Result<Digest> {
     let work = Workspace::open(store)?;
-    let loader = Loader { store, work: &work, members: Members::Directory(open_layout(dir)?) };
+    let moved = AtomicU64::new(0);
+    let loader = Loader { store, work: &work, members: Members::Directory(open_layout(dir)?), moved: &moved };
     let text = loader.document("index.json")?.unwrap_or_default();
     let index: ImageIndex = parse(&text, "index.json")?;
     let tag = |d: &Descriptor| d.annotations().as_ref().and_then(|a| a.get(REF_NAME).cloned()).unwrap_or_default();
@@ -150,6 +152,18 @@ struct Loader<'a> {
     store: &'a Store,
     work: &'a Workspace,
     members: Members,
+    /// Bytes read from a directory.
+    moved: &'a AtomicU64,
+}
+
+struct Counted<'a>(std::fs::File, &'a AtomicU64);
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.0.read(buf)?;
+        self.1.fetch_add(n as u64, Ordering::Relaxed);
+        Ok(n)
+    }
 }
 
 /// What the digest in a blob's name promises.
@@ -192,15 +206,21 @@ impl Loader<'_> {
     }
 
     fn load(&self) -> Result<Vec<Taken>> {
-        if let Some(text) = self.document("manifest.json")? {
-            self.docker(&text)
-        } else if let Some(text) = self.document("index.json")? {
-            self.oci(&text)
-        } else {
-            Err(BuildError::Other {
+        let index = self.document("index.json")?;
+        // What docker's own document says of an image of several platforms is the choice of whoever wrote it.
+        let several = |d: &Descriptor| *d.media_type() == MediaType::ImageIndex;
+        let parsed = index.as_ref().and_then(|text| serde_json::from_slice::<ImageIndex>(text).ok());
+        let docker = match parsed.is_some_and(|index| index.manifests().iter().any(several)) {
+            true => None,
+            false => self.document("manifest.json")?,
+        };
+        match (docker, index) {
+            (Some(text), _) => self.docker(&text),
+            (None, Some(text)) => self.oci(&text),
+            (None, None) => Err(BuildError::Other {
                 message: "the archive holds no image: it has neither manifest.json nor index.json".into(),
                 help: Some("a root file system without image files is taken in by `rbuild import`".into()),
-            })
+            }),
         }
     }
 
@@ -232,7 +252,7 @@ impl Loader<'_> {
             }
         }
         let file = dir.open_file(name).map_err(fail())?;
-        let (digest, size) = self.store.put_blob(self.work, file)?;
+        let (digest, size) = self.store.put_blob(self.work, Counted(file, self.moved))?;
         match promised(name) {
             Some(promised) if promised != digest => Err(wrong_digest(name, &digest)),
             _ => Ok((digest, size)),

@@ -2,19 +2,20 @@
 //! build is answered from here.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rbuild_dockerfile::Diagnostic;
-use rbuild_image::{Digest, Hasher};
+use rbuild_image::{Digest, Hasher, Platform};
 use rbuild_linux::RootDir;
-use rbuild_plan::{BaseImage, BuildGraph, ImageNeed, Plan, Step, VertexId, plan};
+use rbuild_plan::{BaseImage, BuildGraph, ImageNeed, Parameters, Plan, Step, VertexId, plan};
 use rbuild_source::HashCache;
 use rbuild_store::{Image, Record, Store, StoreError};
 
 use crate::Finished;
 use crate::error::{BuildError, Result};
 use crate::event::{Event, Events, StepOutcome};
-use crate::export;
+use crate::export::{self, View};
 use crate::keys::{self, Contexts, Viewpoint};
 use crate::request::{BuildRequest, ImageForm, OutputKind};
 
@@ -30,6 +31,8 @@ pub(crate) enum Known {
 }
 
 pub struct Prepared {
+    /// What the result is for.
+    pub(crate) platform: Platform,
     pub(crate) graph: BuildGraph,
     pub(crate) known: Vec<Known>,
     /// Images by their manifest.
@@ -49,9 +52,8 @@ impl Known {
 }
 
 /// Parses, plans and looks everything up.
-pub fn prepare(request: &BuildRequest, store: &Store, events: &Events) -> Result<Prepared> {
+pub fn prepare(request: &BuildRequest, params: &Parameters, store: &Store, events: &Events) -> Result<Prepared> {
     let file = rbuild_dockerfile::parse(&request.dockerfile).map_err(BuildError::Dockerfile)?;
-    let params = &request.parameters;
     let mut bases = HashMap::new();
     let mut images = HashMap::new();
     let graph = loop {
@@ -78,7 +80,7 @@ pub fn prepare(request: &BuildRequest, store: &Store, events: &Events) -> Result
         // Losing them costs time and nothing else.
         let _ = store.put_hashes(&name, &bytes);
     }
-    Ok(Prepared { graph, known, images, hashes })
+    Ok(Prepared { platform: graph.config.platform(), graph, known, images, hashes })
 }
 
 /// The contexts of a build, as a name for what is known of their files.
@@ -184,7 +186,7 @@ impl Prepared {
             }
         }
         self.report_hits(events);
-        export::publish(request, store, &manifests, events).map(Some)
+        export::publish(request, store, &[manifests], events).map(Some)
     }
 
     /// Whether the target is a single step on nothing, so that its own tree is its whole file system.
@@ -195,10 +197,11 @@ impl Prepared {
 
     /// Writes the files if the caller can read them all; otherwise the builder, who is root there, has to.
     fn export_readable(&self, output: &crate::Output, view: &RootDir) -> Result<bool> {
-        if output.kind != OutputKind::Local {
+        if output.kind != OutputKind::Local || output.split == Some(true) {
             return Ok(false);
         }
-        match export::files(output, view, self.graph.epoch) {
+        let root = view.try_clone().map_err(BuildError::kernel("the result"))?;
+        match export::files(output, &[View { folder: PathBuf::new(), root, epoch: self.graph.epoch }]) {
             Ok(()) => Ok(true),
             Err(BuildError::Kernel { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => {
                 Ok(false)

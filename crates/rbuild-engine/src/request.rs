@@ -1,7 +1,7 @@
 use std::fs::File;
 use std::path::PathBuf;
 
-use rbuild_image::Reference;
+use rbuild_image::{Platform, Reference};
 use rbuild_layer::LayerForm;
 use rbuild_linux::RootDir;
 use rbuild_plan::Parameters;
@@ -12,8 +12,10 @@ pub struct BuildRequest {
     /// As it is shown in errors.
     pub dockerfile_name: String,
     pub dockerfile: Vec<u8>,
-    /// What the plan is made with.
+    /// What the plan is made with, for the first platform.
     pub parameters: Parameters,
+    /// All platforms to build for, in order; empty if none was asked for.
+    pub platforms: Vec<Platform>,
     /// Absent when the Dockerfile came alone.
     pub context: Option<ContextDir>,
     /// The directories among the named contexts, each at the place of [`Parameters::contexts`].
@@ -86,6 +88,8 @@ pub struct Output {
     pub form: ImageForm,
     /// What a directory has and the result has not is taken away.
     pub delete: bool,
+    /// Each platform has a directory of its own; if not given, as soon as there are several.
+    pub split: Option<bool>,
 }
 
 /// How an image is made of the same files.
@@ -122,6 +126,13 @@ pub enum Destination {
 }
 
 impl BuildRequest {
+    /// What the plans are made with, one for each platform.
+    pub fn plans(&self) -> Vec<Parameters> {
+        let others = self.platforms.iter().skip(1).cloned();
+        let others = others.map(|platform| Parameters { platform, ..self.parameters.clone() });
+        std::iter::once(self.parameters.clone()).chain(others).collect()
+    }
+
     /// The images that the build has to make of its result; the first is the one that gets the names.
     pub fn forms(&self) -> Vec<ImageForm> {
         let files_only = |o: &&Output| matches!(o.kind, OutputKind::Local | OutputKind::Tar);

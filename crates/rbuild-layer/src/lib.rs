@@ -19,7 +19,9 @@ mod xattrs;
 pub use compress::{Compression, Decoder, detect, layer_digests};
 pub use error::{LayerError, Result};
 pub use limits::Limits;
-pub use pack::{Deletions, LAYER_FORMAT, LayerForm, Packed, Times, pack_layer, pack_tree, pack_whole, repack_layer};
+pub use pack::{
+    Deletions, LAYER_FORMAT, LayerForm, Packed, Times, TreePacker, pack_layer, pack_tree, pack_whole, repack_layer,
+};
 pub use reader::{EntryKind, TarEntry, TarReader, is_tar};
 pub use unpack::{Owners, Unpacked, Whiteouts, unpack};
 pub use writer::TarWriter;

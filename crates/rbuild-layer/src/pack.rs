@@ -156,24 +156,9 @@ impl Times {
 
 /// Writes the directory `tree` as an uncompressed tar; gives `out` back.
 pub fn pack_tree<W: Write>(tree: &RootDir, deletions: Deletions, times: Times, out: W) -> Result<W> {
-    let mut packer =
-        Packer { out: TarWriter::new(out), deletions, times, links: HashMap::new(), buffer: vec![0; 1 << 20] };
-    // Directories still to be listed, deepest last: (path, handle, its entries in reverse).
-    let mut stack = vec![packer.open(tree.try_clone()?, PathBuf::new())?];
-    while let Some(top) = stack.last_mut() {
-        let Some(entry) = top.entries.pop() else {
-            stack.pop();
-            continue;
-        };
-        let path = top.path.join(&entry);
-        let stat = top.dir.stat_name(&entry)?;
-        packer.write(&top.dir, &entry, &path, &stat)?;
-        if stat.kind == Kind::Dir {
-            let dir = top.dir.sub(&entry)?;
-            stack.push(packer.open(dir, path)?);
-        }
-    }
-    packer.out.finish().map_err(LayerError::io("writing the archive"))
+    let mut packer = TreePacker::new(deletions, out);
+    packer.pack(tree, Path::new(""), times)?;
+    packer.finish()
 }
 
 struct OpenDir {
@@ -182,7 +167,8 @@ struct OpenDir {
     entries: Vec<OsString>,
 }
 
-struct Packer<W: Write> {
+/// Writes one directory after the other into one uncompressed tar.
+pub struct TreePacker<W: Write> {
     out: TarWriter<W>,
     deletions: Deletions,
     times: Times,
@@ -191,7 +177,42 @@ struct Packer<W: Write> {
     buffer: Vec<u8>,
 }
 
-impl<W: Write> Packer<W> {
+impl<W: Write> TreePacker<W> {
+    pub fn new(deletions: Deletions, out: W) -> TreePacker<W> {
+        let (out, times) = (TarWriter::new(out), Times::AsIs);
+        TreePacker { out, deletions, times, links: HashMap::new(), buffer: vec![0; 1 << 20] }
+    }
+
+    /// Writes what is below `tree` with paths below `folder`.
+    pub fn pack(&mut self, tree: &RootDir, folder: &Path, times: Times) -> Result<()> {
+        self.times = times;
+        self.links.clear();
+        if !folder.as_os_str().is_empty() {
+            self.header(&TarEntry::plain_dir(folder))?;
+        }
+        // Directories still to be listed, deepest last: (path, handle, its entries in reverse).
+        let mut stack = vec![self.open(tree.try_clone()?, folder.to_path_buf())?];
+        while let Some(top) = stack.last_mut() {
+            let Some(entry) = top.entries.pop() else {
+                stack.pop();
+                continue;
+            };
+            let path = top.path.join(&entry);
+            let stat = top.dir.stat_name(&entry)?;
+            self.write(&top.dir, &entry, &path, &stat)?;
+            if stat.kind == Kind::Dir {
+                let dir = top.dir.sub(&entry)?;
+                stack.push(self.open(dir, path)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the archive; gives what it was written to.
+    pub fn finish(self) -> Result<W> {
+        self.out.finish().map_err(LayerError::io("writing the archive"))
+    }
+
     fn open(&mut self, dir: RootDir, path: PathBuf) -> Result<OpenDir> {
         if self.deletions == Deletions::Whiteouts && !path.as_os_str().is_empty() {
             let opaque = dir.xattrs(OsStr::new(""))?.get(OsStr::new(OPAQUE)).is_some_and(|v| v == b"y");

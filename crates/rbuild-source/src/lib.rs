@@ -1,4 +1,4 @@
-//! What a build reads: a directory, which of its files a step selects, and what they contain.
+//! What a build reads: a directory, which of its files a step selects, and what they contain; and files from elsewhere.
 //!
 //! The same selection serves the build context and the file systems of other stages; paths are resolved inside
 //! the source's root and never leave it. Nothing here writes.
@@ -6,11 +6,13 @@
 mod content;
 mod glob;
 mod hashes;
+mod http;
 mod ignore;
 mod select;
 
 pub use content::content_digest;
 pub use glob::Glob;
 pub use hashes::HashCache;
+pub use http::{FetchError, Fetched, fetch, is_url};
 pub use ignore::{Ignore, IgnoreError};
 pub use select::{Owner, Selected, SourceError, SourceTree};

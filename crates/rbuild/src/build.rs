@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 
-use rbuild_engine::{BuildError, BuildRequest, Event, Events, Executor, Finished, Prepared, binds, prepare};
+use rbuild_engine::{BuildError, BuildRequest, Event, Events, Finished, Prepared, binds, execute, prepare};
 use rbuild_image::Digest;
 use rbuild_sandbox::{Cancel, World, enter};
 use rbuild_store::Store;
@@ -47,7 +47,8 @@ pub fn build(place: &Place, args: BuildArgs) -> Result<u8, Failure> {
     }
     let (sender, events) = channel();
     let sender = Events::new(sender);
-    let prepared = match prepare(&request, &store, &sender) {
+    let plans = request.plans();
+    let prepared = match plans.iter().map(|plan| prepare(&request, plan, &store, &sender)).collect() {
         Ok(prepared) => prepared,
         Err(e) => {
             drop(sender);
@@ -55,7 +56,12 @@ pub fn build(place: &Place, args: BuildArgs) -> Result<u8, Failure> {
             return Ok(report(&e));
         }
     };
-    match prepared.answer(&request, &store, &sender) {
+    let prepared: Vec<Prepared> = prepared;
+    let answer = match &prepared[..] {
+        [only] => only.answer(&request, &store, &sender),
+        _ => Ok(None),
+    };
+    match answer {
         Ok(None) => {}
         Ok(Some(finished)) => {
             drop(sender);
@@ -119,7 +125,7 @@ fn run_builder(
     place: &Place,
     args: &BuildArgs,
     request: &BuildRequest,
-    prepared: &Prepared,
+    prepared: &[Prepared],
     store: &Store,
     (sender, events): (Events, Receiver<Event>),
     mode: Mode,
@@ -134,7 +140,7 @@ fn run_builder(
             let stop = cancel.clone();
             builder.on_stop(move || stop.cancel());
             let store = store.moved(Path::new(rbuild_sandbox::STORE))?;
-            Executor::new(request, prepared, &store, sender, cancel, &builder)?.run()
+            execute(request, prepared, &store, sender, cancel, &builder)
         });
         let _ = drawing.join();
         match result {

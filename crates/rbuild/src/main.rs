@@ -10,6 +10,7 @@ mod debug;
 mod doctor;
 mod exit;
 mod images;
+mod meter;
 mod output;
 mod place;
 mod print;

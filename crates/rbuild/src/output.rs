@@ -19,6 +19,7 @@ pub struct Parsed {
     pub form: ImageForm,
     /// The directory becomes a mirror of the result.
     pub delete: bool,
+    split: Option<bool>,
 }
 
 const TYPES: [&str; 6] = ["local", "tar", "oci", "docker", "image", "registry"];
@@ -50,6 +51,7 @@ pub fn parse(text: &str) -> Result<Parsed, Failure> {
         names: Vec::new(),
         form: ImageForm::default(),
         delete: false,
+        split: None,
     };
     if text == "-" {
         return Ok(short(OutputKind::Tar, "-"));
@@ -64,7 +66,7 @@ pub fn parse(text: &str) -> Result<Parsed, Failure> {
     let mut dest = None;
     let mut names = Vec::new();
     let mut form = ImageForm::default();
-    let (mut tar, mut delete) = (true, false);
+    let (mut tar, mut delete, mut split) = (true, false, None);
     for field in &fields {
         let Some((key, value)) = field.split_once('=') else {
             return Err(bad(format!("`{field}` is not of the form key=value")));
@@ -88,7 +90,7 @@ pub fn parse(text: &str) -> Result<Parsed, Failure> {
             }
             "push" if value == "false" => {}
             "mode" if value == "copy" || value == "delete" => delete = value == "delete",
-            "platform-split" if value == "false" => {}
+            "platform-split" => split = Some(switch(value).map_err(bad)?),
             known if KEYS.contains(&known) => return Err(bad(format!("`{known}={value}` is not supported yet"))),
             other => {
                 let failure = bad(format!("there is no option `{other}`"));
@@ -117,7 +119,7 @@ pub fn parse(text: &str) -> Result<Parsed, Failure> {
     if delete && kind != OutputKind::Local {
         return Err(bad("only type=local has mode=delete".into()));
     }
-    Ok(Parsed { kind, dest, names, form, delete })
+    Ok(Parsed { kind, dest, names, form, delete, split })
 }
 
 /// The fields of one CSV record.
@@ -190,7 +192,8 @@ impl Parsed {
             (OutputKind::Image, None) => Destination::None,
             // `type=docker` without a file means the local engine, which is the store here.
             (OutputKind::DockerArchive, None) => {
-                return Ok(Output { kind: OutputKind::Image, dest: Destination::None, form: self.form, delete: false });
+                let (kind, dest) = (OutputKind::Image, Destination::None);
+                return Ok(Output { kind, dest, form: self.form, delete: false, split: None });
             }
             (OutputKind::Image, Some(_)) => return Err(Failure::usage("an output of type=image takes no dest")),
             (OutputKind::Local, None) => return Err(Failure::usage("an output of type=local needs dest=DIR")),
@@ -209,7 +212,7 @@ impl Parsed {
             let path = self.dest.as_deref().unwrap_or_default();
             return Err(Failure::usage(format!("the output directory {path} is a file")));
         }
-        Ok(Output { kind: self.kind, dest, form: self.form, delete: self.delete })
+        Ok(Output { kind: self.kind, dest, form: self.form, delete: self.delete, split: self.split })
     }
 }
 

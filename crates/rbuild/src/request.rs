@@ -32,7 +32,9 @@ pub fn asked(args: &BuildArgs, store: &Store) -> Result<Asked, Failure> {
         volumes.push(volume);
         volume_paths.push(path);
     }
-    let (platform, platform_given) = platform(&args.platform)?;
+    let platforms = platforms(&args.platform)?;
+    let platform = platforms.first().cloned().unwrap_or_else(Platform::host);
+    let platform_given = !platforms.is_empty();
     let allowed = allowed(&args.allow)?;
     let cwd = std::env::current_dir().map_err(|e| Failure::new(format!("the working directory: {e}")))?;
     let parameters = Parameters {
@@ -75,6 +77,7 @@ pub fn asked(args: &BuildArgs, store: &Store) -> Result<Asked, Failure> {
         dockerfile_name,
         dockerfile,
         parameters,
+        platforms,
         context: dir,
         named,
         volumes: volume_paths,
@@ -136,16 +139,19 @@ fn no_cache(args: &BuildArgs) -> NoCache {
     if stages.is_empty() { NoCache::None } else { NoCache::Stages(stages) }
 }
 
-/// The platform to build for, and whether it was asked for.
-fn platform(given: &[String]) -> Result<(Platform, bool), Failure> {
-    let list: Vec<&str> = given.iter().flat_map(|p| p.split(',')).filter(|p| !p.is_empty()).collect();
-    match list[..] {
-        [] => Ok((Platform::host(), false)),
-        ["local"] => Ok((Platform::host(), true)),
-        [one] => Ok((one.parse().map_err(|e: String| Failure::usage(format!("--platform: {e}")))?, true)),
-        _ => Err(Failure::usage("several platforms in one build are not supported yet")
-            .help("build one after the other, with a --platform and a --tag each")),
+/// The platforms to build for, each once; none if none was asked for.
+fn platforms(given: &[String]) -> Result<Vec<Platform>, Failure> {
+    let mut all = Vec::new();
+    for text in given.iter().flat_map(|p| p.split(',')).filter(|p| !p.is_empty()) {
+        let platform = match text {
+            "local" => Platform::host(),
+            text => text.parse().map_err(|e: String| Failure::usage(format!("--platform: {e}")))?,
+        };
+        if !all.contains(&platform) {
+            all.push(platform);
+        }
     }
+    Ok(all)
 }
 
 /// Architectures whose programs the kernel hands to an emulator that works inside of containers too (flag F,

@@ -5,17 +5,23 @@ use std::fs::File;
 use std::io::{IsTerminal, Read};
 use std::path::Path;
 
-use rbuild_engine::{ArchiveFormat, Destination, Import};
+use rbuild_engine::{ArchiveFormat, Destination, Import, Saved, save_size};
 use rbuild_image::{ImageConfig, Platform, Reference, ReferenceError};
-use rbuild_store::Image;
+use rbuild_source::{fetch, is_url};
 
 use crate::args::{ImportArgs, LoadArgs, SaveArgs};
 use crate::exit::{Failure, code};
+use crate::meter::Meter;
 use crate::place::Place;
 use crate::{output, print};
 
 fn open(path: &Path) -> Result<File, Failure> {
     File::open(path).map_err(|e| Failure::new(format!("{}: {e}", path.display())))
+}
+
+/// Bytes of a file, if it has a size.
+fn size(file: &File) -> Option<u64> {
+    file.metadata().ok().filter(std::fs::Metadata::is_file).map(|m| m.len())
 }
 
 fn stdin() -> Result<Box<dyn Read + Send>, Failure> {
@@ -26,11 +32,6 @@ fn stdin() -> Result<Box<dyn Read + Send>, Failure> {
 }
 
 pub fn import(place: &Place, args: ImportArgs) -> Result<u8, Failure> {
-    if args.file.contains("://") {
-        return Err(
-            Failure::usage("import from a URL is not supported yet").help("fetch it first, then import the file")
-        );
-    }
     let name: Option<Reference> =
         args.name.as_deref().map(str::parse).transpose().map_err(|e: ReferenceError| Failure::usage(e.to_string()))?;
     let platform = match &args.platform {
@@ -38,10 +39,24 @@ pub fn import(place: &Place, args: ImportArgs) -> Result<u8, Failure> {
         None => Platform::host(),
     };
     let store = place.open()?;
-    let source: Box<dyn Read + Send> = match args.file.as_str() {
-        "-" => stdin()?,
-        path => Box::new(open(Path::new(path))?),
+    let (source, total) = match args.file.as_str() {
+        "-" => (stdin()?, None),
+        url if is_url(url) => {
+            let fetched = fetch(url).map_err(|e| Failure::new(e.to_string()).help(e.remedy()))?;
+            (fetched.body, fetched.size)
+        }
+        other if other.contains("://") => {
+            let failure = Failure::usage(format!("{other}: only http and https addresses can be fetched"));
+            return Err(failure.help("fetch it by other means, and give the file"));
+        }
+        path => {
+            let file = open(Path::new(path))?;
+            let total = size(&file);
+            (Box::new(file) as Box<dyn Read + Send>, total)
+        }
     };
+    let meter = Meter::start(&format!("importing {}", args.file), total);
+    let source = meter.reading(source);
     let change = |config: &mut ImageConfig| change_config(config, &args.change);
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs() as i64);
     let id = rbuild_engine::import(
@@ -56,6 +71,7 @@ pub fn import(place: &Place, args: ImportArgs) -> Result<u8, Failure> {
             now,
         },
     )?;
+    drop(meter);
     print::out(&format!("{id}\n"));
     Ok(code::OK)
 }
@@ -109,13 +125,13 @@ pub fn save(place: &Place, args: SaveArgs) -> Result<u8, Failure> {
         }
     };
     let store = place.open()?;
-    let mut images: Vec<(Image, Vec<Reference>)> = Vec::new();
+    let mut images: Vec<Saved> = Vec::new();
     for wanted in &args.images {
         let (name, image) = store.find_image(wanted)?;
         let name = name.filter(|n| n.digest().is_none());
-        match images.iter_mut().find(|(known, _)| known.manifest_digest == image.manifest_digest) {
-            Some((_, names)) => names.extend(name),
-            None => images.push((image, name.into_iter().collect())),
+        match images.iter_mut().find(|known| known.images[0].manifest_digest == image.manifest_digest) {
+            Some(known) => known.names.extend(name),
+            None => images.push(Saved { images: vec![image], names: name.into_iter().collect() }),
         }
     }
     let mut known = BTreeSet::new();
@@ -129,23 +145,35 @@ pub fn save(place: &Place, args: SaveArgs) -> Result<u8, Failure> {
         let Some(path) = &args.output else {
             return Err(Failure::usage("a directory cannot go to standard output").help("give -o DIR"));
         };
-        rbuild_engine::save_directory(&store, &images, &known, &output::destination(path)?)?;
+        let meter = Meter::start("saving", Some(save_size(&store, &images, &known)?));
+        rbuild_engine::save_directory(&store, &images, &known, &output::destination(path)?, meter.moved())?;
         return Ok(code::OK);
     }
     let dest = match &args.output {
         Some(path) => output::destination(path)?,
         None => Destination::Stdout(output::stdout()?),
     };
-    rbuild_engine::save_to(&store, &images, &known, format, &dest)?;
+    let meter = Meter::start("saving", Some(save_size(&store, &images, &known)?));
+    rbuild_engine::save_to(&store, &images, &known, format, &dest, meter.moved())?;
     Ok(code::OK)
 }
 
 pub fn load(place: &Place, args: LoadArgs) -> Result<u8, Failure> {
     let store = place.open()?;
     let loaded = match &args.input {
-        Some(path) if path.is_dir() => rbuild_engine::load_directory(&store, path)?,
-        Some(path) => rbuild_engine::load(&store, open(path)?)?,
-        None => rbuild_engine::load(&store, stdin()?)?,
+        Some(path) if path.is_dir() => {
+            let meter = Meter::start(&format!("loading {}", path.display()), None);
+            rbuild_engine::load_directory(&store, path, meter.moved())?
+        }
+        Some(path) => {
+            let file = open(path)?;
+            let meter = Meter::start(&format!("loading {}", path.display()), size(&file));
+            rbuild_engine::load(&store, meter.reading(file))?
+        }
+        None => {
+            let meter = Meter::start("loading", None);
+            rbuild_engine::load(&store, meter.reading(stdin()?))?
+        }
     };
     for image in loaded {
         if args.quiet {

@@ -303,3 +303,47 @@ fn limits_for_archives_are_raised_and_lowered_by_name() {
     build(&["--limit", "entires=3"]).fails(2, &["did you mean `entries`"]);
     build(&["--limit", "entries=30000000,header=4m"]).ok();
 }
+
+/// Serves these bytes once for each path; `/moved` points at `/root.tar`, and everything else is not there.
+fn web_server(content: Vec<u8>) -> String {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            let mut connection = connection.unwrap();
+            let mut asked = [0; 2048];
+            let n = connection.read(&mut asked).unwrap();
+            let asked = String::from_utf8_lossy(&asked[..n]).into_owned();
+            let (status, more, length, body) = match asked.split(' ').nth(1).unwrap_or("") {
+                "/root.tar" => ("200 OK", "", content.len(), &content[..]),
+                "/short" => ("200 OK", "", content.len(), &content[..content.len() / 2]),
+                "/moved" => ("302 Found", "Location: /root.tar\r\n", 0, &[][..]),
+                _ => ("404 Not Found", "", 0, &[][..]),
+            };
+            let head = format!("HTTP/1.1 {status}\r\n{more}Content-Length: {length}\r\nConnection: close\r\n\r\n");
+            let _ = connection.write_all(head.as_bytes()).and_then(|()| connection.write_all(body));
+        }
+    });
+    format!("http://{address}")
+}
+
+#[test]
+fn an_address_is_fetched_and_imported() {
+    let lab = Lab::bare();
+    let server = web_server(std::fs::read(crate::lab::base("busybox.tar")).unwrap());
+    let import = |path: &str| {
+        let mut command = lab.command(["import", &format!("{server}{path}"), "web"]);
+        ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"].iter().for_each(|name| drop(command.env_remove(name)));
+        lab.run(command)
+    };
+    let id = import("/moved").ok().stdout;
+    assert_eq!(lab.rbuild(["images", "-q", "--no-trunc", "web"]).ok().stdout, id);
+    assert!(lab.rbuild(["history", "web"]).ok().stdout.contains("Imported from http://127.0.0.1"));
+    import("/nothing").fails(1, &["the server answers 404", "check the address"]);
+    import("/short").fails(1, &["closed the connection"]);
+    lab.rbuild(["import", "ftp://somewhere/x.tar"]).fails(2, &["only http and https"]);
+    // What was cut short left nothing behind.
+    assert_eq!(lab.rbuild(["images", "-a", "-q"]).ok().stdout.lines().count(), 1);
+    lab.rbuild(["fsck"]).ok();
+}

@@ -247,3 +247,61 @@ fn squashed_layers_hold_the_same_files() {
     let own = lab.top_layer("squashed");
     assert!(own.iter().all(|l| !l.contains(".wh.")), "{own:?}");
 }
+
+const TWO_PLATFORMS: &str = r#"FROM --platform=$BUILDPLATFORM busybox AS build
+ARG TARGETARCH
+RUN echo for $TARGETARCH > /o
+FROM scratch
+COPY --from=build /o /o
+"#;
+
+#[test]
+fn several_platforms_in_one_build() {
+    let lab = Lab::new();
+    let platforms = "linux/arm/v7,linux/amd64,linux/arm64";
+    let out = lab.build_local(TWO_PLATFORMS, &["--platform", platforms]);
+    for (folder, arch) in [("linux_arm_v7", "arm"), ("linux_amd64", "amd64"), ("linux_arm64", "arm64")] {
+        let text = std::fs::read_to_string(out.join(folder).join("o")).unwrap();
+        assert_eq!(text, format!("for {arch}\n"));
+    }
+    let tar = lab.path("all.tar");
+    let ran =
+        lab.build(TWO_PLATFORMS, &["--platform", platforms, "-o", &format!("type=tar,dest={}", tar.display())]).ok();
+    assert!(ran.stderr.contains("[linux/arm/v7 build 2/2] RUN"), "{}", ran.stderr);
+    let names: Vec<String> = contents(&std::fs::read(&tar).unwrap()).into_keys().collect();
+    assert!(names.contains(&"linux_arm_v7/o".into()) && names.contains(&"linux_amd64/o".into()), "{names:?}");
+    // One platform has no directory of its own unless it is asked for.
+    let out = lab.build_local(TWO_PLATFORMS, &["--platform", "linux/arm64"]);
+    assert_eq!(std::fs::read_to_string(out.join("o")).unwrap(), "for arm64\n");
+    let split = format!("type=local,dest={},platform-split=true", lab.path("split").display());
+    lab.build(TWO_PLATFORMS, &["--platform", "linux/arm64", "-o", &split]).ok();
+    assert_eq!(lab.read("split/linux_arm64/o"), "for arm64\n");
+}
+
+#[test]
+fn an_archive_of_several_platforms_has_an_index_and_one_of_them_is_loaded() {
+    let lab = Lab::new();
+    let host = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    for kind in ["oci", "docker"] {
+        let tar = lab.path("all.tar");
+        let output = format!("type={kind},dest={}", tar.display());
+        lab.build(TWO_PLATFORMS, &["--platform", "linux/s390x,linux/arm64,linux/amd64", "-t", "many", "-o", &output])
+            .ok();
+        let files = contents(&std::fs::read(&tar).unwrap());
+        let parse = |name: &str| serde_json::from_slice::<Value>(&files[name]).unwrap();
+        let top = &parse("index.json")["manifests"][0];
+        assert_eq!(top["mediaType"], "application/vnd.oci.image.index.v1+json");
+        let index = parse(&format!("blobs/sha256/{}", &top["digest"].as_str().unwrap()[7..]));
+        let of = |i: usize| index["manifests"][i]["platform"]["architecture"].as_str().unwrap().to_string();
+        assert_eq!([of(0), of(1), of(2)], ["s390x", "arm64", "amd64"]);
+        let mut loaded = lab.command(["load", "-i", tar.to_str().unwrap()]);
+        loaded.env("RBUILD_ROOT", lab.path("other"));
+        let loaded = loaded.output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&loaded.stdout), "Loaded image: many:latest\n");
+        let mut inspected = lab.command(["inspect", "--format", "{{.Architecture}}", "many"]);
+        let inspected = inspected.env("RBUILD_ROOT", lab.path("other")).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&inspected.stdout).trim(), host, "{kind}");
+    }
+    // The store has the one that runs here.
+    assert_eq!(lab.rbuild(["inspect", "--format", "{{.Architecture}}", "many"]).ok().stdout.trim(), host);
+}

@@ -1,0 +1,118 @@
+//! How far a transfer has come, on a terminal: bytes, rate, time left.
+
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rbuild_image::human_size;
+
+use crate::print;
+
+const FRAME: Duration = Duration::from_millis(200);
+
+/// One line at the bottom of the terminal; away when this is dropped. Draws nothing where lines cannot be redrawn.
+pub struct Meter {
+    moved: Arc<AtomicU64>,
+    over: Arc<AtomicBool>,
+    drawing: Option<JoinHandle<()>>,
+}
+
+impl Meter {
+    /// `total` in bytes, if it is known.
+    pub fn start(doing: &str, total: Option<u64>) -> Meter {
+        let (moved, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let drawing = print::redraws().then(|| {
+            let (doing, moved, over, started) = (doing.to_string(), moved.clone(), over.clone(), Instant::now());
+            std::thread::spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    std::thread::park_timeout(FRAME);
+                    let columns = rbuild_linux::process::terminal_size().map_or(80, |(_, columns)| columns);
+                    let text = line(&doing, moved.load(Ordering::Relaxed), total, started.elapsed());
+                    print::err(&format!(
+                        "\r\x1b[K{}",
+                        text.chars().take(columns.saturating_sub(1)).collect::<String>()
+                    ));
+                }
+                print::err("\r\x1b[K");
+            })
+        });
+        Meter { moved, over, drawing }
+    }
+
+    /// What counts the bytes.
+    pub fn moved(&self) -> &AtomicU64 {
+        &self.moved
+    }
+
+    /// The same bytes, counted.
+    pub fn reading<R: Read>(&self, source: R) -> Counted<R> {
+        Counted { source, moved: self.moved.clone() }
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        if let Some(drawing) = self.drawing.take() {
+            drawing.thread().unpark();
+            let _ = drawing.join();
+        }
+    }
+}
+
+pub struct Counted<R> {
+    source: R,
+    moved: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.source.read(buf)?;
+        self.moved.fetch_add(n as u64, Ordering::Relaxed);
+        Ok(n)
+    }
+}
+
+fn line(doing: &str, moved: u64, total: Option<u64>, elapsed: Duration) -> String {
+    let rate = moved as f64 / elapsed.as_secs_f64().max(0.001);
+    let speed = format!("{}/s", human_size(rate as u64));
+    match total.filter(|total| *total > 0) {
+        None => format!("{doing}: {}  {speed}", human_size(moved)),
+        Some(total) if moved >= total => format!("{doing}: {}  finishing", human_size(total)),
+        Some(total) => {
+            let left = match rate > 0.0 {
+                true => duration((total - moved) as f64 / rate),
+                false => "?".into(),
+            };
+            let percent = moved * 100 / total;
+            format!("{doing}: {percent:>3} %  {} of {}  {speed}  {left} left", human_size(moved), human_size(total))
+        }
+    }
+}
+
+fn duration(seconds: f64) -> String {
+    let seconds = seconds.ceil() as u64;
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {:02} min", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_says_what_is_known() {
+        let at = |moved, total, seconds| line("loading x", moved, total, Duration::from_secs(seconds));
+        assert_eq!(at(50_000_000, Some(200_000_000), 5), "loading x:  25 %  50MB of 200MB  10MB/s  15 s left");
+        assert_eq!(at(50_000_000, None, 5), "loading x: 50MB  10MB/s");
+        assert_eq!(at(200, Some(200), 5), "loading x: 200B  finishing");
+        assert!(at(0, Some(200), 5).ends_with("? left"));
+        assert!(at(1_000_000, Some(1_000_000_000), 1).ends_with("16 min 39 s left"));
+        assert!(at(1_000_000, Some(10_000_000_000), 1).ends_with("2 h 46 min left"));
+    }
+}
