@@ -4,6 +4,7 @@
 //! `user.overlay.opaque`. A layer is a tar of the OCI image spec: deletions are `.wh.` names. The tar framing is
 //! our own over the tar crate's header block; nothing here knows an image, a store or a build.
 
+mod aside;
 mod compress;
 mod error;
 mod gzip;
@@ -16,6 +17,7 @@ mod unpack;
 mod writer;
 mod xattrs;
 
+pub use aside::HashAside;
 pub use compress::{Compression, Decoder, detect, layer_digests};
 pub use error::{LayerError, Result};
 pub use limits::Limits;

@@ -51,7 +51,6 @@ pub struct Packed {
 }
 
 enum Encoder<W: Write> {
-    Plain(W),
     Gzip(ParallelGzip<W>),
     Zstd(zstd::Encoder<'static, W>),
 }
@@ -59,7 +58,6 @@ enum Encoder<W: Write> {
 impl<W: Write> Write for Encoder<W> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         match self {
-            Encoder::Plain(w) => w.write(bytes),
             Encoder::Gzip(w) => w.write(bytes),
             Encoder::Zstd(w) => w.write(bytes),
         }
@@ -71,33 +69,35 @@ impl<W: Write> Write for Encoder<W> {
 
 /// Writes the overlay upper directory `tree` to `out` as an image layer.
 pub fn pack_layer(tree: &RootDir, form: LayerForm, times: Times, out: impl Write) -> Result<Packed> {
-    pack(form, out, |encoder| pack_tree(tree, Deletions::Whiteouts, times, encoder))
+    pack(form, out, |encoder| pack_tree(tree, Deletions::Whiteouts, times, encoder).map(drop))
 }
 
 /// Writes a mounted file system to `out` as an image layer that stands alone.
 pub fn pack_whole(view: &RootDir, form: LayerForm, times: Times, out: impl Write) -> Result<Packed> {
-    pack(form, out, |encoder| pack_tree(view, Deletions::None, times, encoder))
+    pack(form, out, |encoder| pack_tree(view, Deletions::None, times, encoder).map(drop))
 }
 
 /// Packs a layer of any compression in another form; what it holds stays the same, byte for byte.
 pub fn repack_layer(layer: impl Read, form: LayerForm, out: impl Write) -> Result<Packed> {
-    pack(form, out, |mut encoder| {
+    pack(form, out, |encoder| {
         let mut decoder = Decoder::new(layer).map_err(LayerError::io("reading the layer"))?;
-        std::io::copy(&mut decoder, &mut encoder).map_err(LayerError::io("repacking the layer"))?;
-        Ok(encoder)
+        std::io::copy(&mut decoder, encoder).map(drop).map_err(LayerError::io("repacking the layer"))
     })
 }
 
-fn pack<W: Write>(
-    form: LayerForm,
-    out: W,
-    fill: impl FnOnce(Hashed<Encoder<Hashed<W>>>) -> Result<Hashed<Encoder<Hashed<W>>>>,
-) -> Result<Packed> {
+fn pack(form: LayerForm, mut out: impl Write, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<Packed> {
     let io = |e| LayerError::io("writing the layer")(e);
-    let plain = fill(Hashed::new(encoder(form, Hashed::new(out))?))?;
+    if form.compression == Compression::None {
+        let mut plain = Hashed::new(out);
+        fill(&mut plain)?;
+        let (mut out, digest, size) = plain.finish();
+        out.flush().map_err(io)?;
+        return Ok(Packed { diff_id: digest, digest, size, unpacked: size });
+    }
+    let mut plain = Hashed::new(encoder(form, Hashed::new(&mut out))?);
+    fill(&mut plain)?;
     let (encoder, diff_id, unpacked) = plain.finish();
     let mut compressed = match encoder {
-        Encoder::Plain(w) => w,
         Encoder::Gzip(w) => w.finish().map_err(io)?,
         Encoder::Zstd(w) => w.finish().map_err(io)?,
     };
@@ -109,7 +109,6 @@ fn pack<W: Write>(
 fn encoder<W: Write>(form: LayerForm, out: W) -> Result<Encoder<W>> {
     let io = |e| LayerError::io("writing the layer")(e);
     Ok(match form.compression {
-        Compression::None => Encoder::Plain(out),
         Compression::Gzip => {
             Encoder::Gzip(ParallelGzip::new(out, form.level.unwrap_or(GZIP_LEVEL).clamp(0, 9) as u32).map_err(io)?)
         }
@@ -120,7 +119,7 @@ fn encoder<W: Write>(form: LayerForm, out: W) -> Result<Encoder<W>> {
             z.multithread(workers).map_err(io)?;
             Encoder::Zstd(z)
         }
-        Compression::Bzip2 | Compression::Xz => {
+        Compression::None | Compression::Bzip2 | Compression::Xz => {
             return Err(LayerError::Limit(format!("layers are not written as {}", form.compression.name())));
         }
     })

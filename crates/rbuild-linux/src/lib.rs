@@ -20,7 +20,7 @@ pub use copy::{copy_contents, copy_file};
 pub use error::{Error, Result};
 pub use idmap::{IdMaps, IdRange, SubIds, parent_range, subordinate_ranges};
 pub use lock::{KeyLock, LockKind};
-pub use meta::{Kind, Stat, Timestamp, Xattrs};
+pub use meta::{Kind, Stat, Timestamp, Xattrs, file_xattr, set_file_xattr};
 pub use mount::{MiniRoot, bind_clone, detached_overlay, mount_tmpfs, new_procfs, private_mount_namespace};
 pub use publish::{AtomicFile, remove_tree, sync_filesystem, write_atomic, write_durable};
 pub use rootdir::{Entry, RootDir};

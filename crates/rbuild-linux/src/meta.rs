@@ -83,3 +83,16 @@ impl Stat {
         (self.dev.0, self.dev.1, self.ino)
     }
 }
+
+/// An extended attribute of an open file; none if it cannot be had. For short ones: 256 bytes at most.
+pub fn file_xattr(file: &std::fs::File, attr: &str) -> Option<Vec<u8>> {
+    let mut value = vec![0; 256];
+    let n = rustix::fs::fgetxattr(file, attr, value.as_mut_slice()).ok()?;
+    value.truncate(n);
+    Some(value)
+}
+
+/// Sets an extended attribute that nobody depends on: whether that went well is not told.
+pub fn set_file_xattr(file: &std::fs::File, attr: &str, value: &[u8]) {
+    let _ = rustix::fs::fsetxattr(file, attr, value, rustix::fs::XattrFlags::empty());
+}

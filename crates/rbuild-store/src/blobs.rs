@@ -1,14 +1,19 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 
-use rbuild_image::{Digest, Hashed};
+use rbuild_image::Digest;
+use rbuild_layer::HashAside;
 use rbuild_linux::{AtomicFile, Error};
 use serde::Serialize;
 
 use crate::error::{Result, StoreError};
 use crate::layout::Store;
 use crate::workspace::Workspace;
+
+/// The attribute that says when a blob's digest was compared.
+const WHOLE: &str = "user.rbuild.whole";
 
 /// Documents (manifests, configurations, indexes) are read into memory up to here.
 const MAX_DOCUMENT: u64 = 16 << 20;
@@ -73,6 +78,7 @@ impl Store {
     /// Stores the bytes of `source`; gives their digest and size.
     pub fn put_blob(&self, work: &Workspace, mut source: impl Read) -> Result<(Digest, u64)> {
         let mut blob = self.new_blob(work)?;
+        let mut hash = HashAside::new();
         let mut buffer = vec![0; 256 * 1024];
         loop {
             let n = match source.read(&mut buffer) {
@@ -81,9 +87,70 @@ impl Store {
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(Error::new("read", "the incoming data", e).into()),
             };
+            hash.update(&buffer[..n]);
             blob.write_all(&buffer[..n]).map_err(|e| Error::new("write", "a blob", e))?;
         }
-        blob.publish(self)
+        let (digest, size) = hash.finish();
+        blob.publish(self, &digest, size)?;
+        Ok((digest, size))
+    }
+
+    /// Reads a blob to its end, in order, and compares its digest on the way, unless this machine has done so since it
+    /// was started and nobody has touched the file.
+    pub fn read_blob<E: From<StoreError>>(
+        &self,
+        digest: &Digest,
+        mut take: impl FnMut(&[u8]) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        let mut file = self.open_blob(digest)?;
+        let path = digest.to_string();
+        let failed = |e| StoreError::from(Error::new("read", &path, e));
+        let known = self.is_known_whole(&file);
+        let mut hash = (!known).then(HashAside::new);
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            let n = match file.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(n) => n,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(failed(e).into()),
+            };
+            if let Some(hash) = &mut hash {
+                hash.update(&buffer[..n]);
+            }
+            take(&buffer[..n])?;
+        }
+        match hash.map(HashAside::finish) {
+            Some((found, _)) if found != *digest => {
+                let (what, reason) = (format!("blob {digest}"), "its digest is wrong".into());
+                Err(StoreError::Damaged { what, reason }.into())
+            }
+            Some(_) => {
+                self.note_whole(&file);
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// What is noted beside a blob whose digest was compared: the file as it was then, and the boot, because a power cut
+    /// can take bytes away and leave the note.
+    fn whole_note(&self, file: &File) -> Option<Vec<u8>> {
+        let m = file.metadata().ok()?;
+        let (boot, ino, size) = (self.boot(), m.ino(), m.len());
+        Some(format!("{boot} {} {ino} {size} {}.{:09}", m.dev(), m.mtime(), m.mtime_nsec()).into_bytes())
+    }
+
+    fn is_known_whole(&self, file: &File) -> bool {
+        let noted = rbuild_linux::file_xattr(file, WHOLE);
+        noted.is_some() && noted == self.whole_note(file)
+    }
+
+    /// Where the file system keeps no attributes, or the blob is not ours to write, nothing is noted.
+    fn note_whole(&self, file: &File) {
+        if let Some(note) = self.whole_note(file) {
+            rbuild_linux::set_file_xattr(file, WHOLE, &note);
+        }
     }
 
     pub fn put_document<T: Serialize>(&self, work: &Workspace, value: &T) -> Result<(Digest, u64)> {
@@ -94,23 +161,29 @@ impl Store {
 
     /// A blob to be written piece by piece.
     pub fn new_blob<'a>(&self, work: &'a Workspace) -> Result<NewBlob<'a>> {
-        Ok(NewBlob { file: Hashed::new(AtomicFile::create(work.dir(), 0o644)?), work })
+        Ok(NewBlob { file: AtomicFile::create(work.dir(), 0o644)?, work })
     }
 }
 
 pub struct NewBlob<'a> {
-    file: Hashed<AtomicFile<'a>>,
+    file: AtomicFile<'a>,
     work: &'a Workspace,
 }
 
 impl NewBlob<'_> {
-    pub fn publish(self, store: &Store) -> Result<(Digest, u64)> {
-        let (file, digest, size) = self.file.finish();
+    /// Gives it its name. Whoever wrote it made the digest of what was written.
+    pub fn publish(mut self, store: &Store, digest: &Digest, size: u64) -> Result<()> {
+        let written = self.file.file().metadata().map_err(|e| Error::new("fstat", "a blob", e))?.len();
+        if written != size {
+            let reason = format!("{written} of {size} bytes were written");
+            return Err(StoreError::Damaged { what: format!("blob {digest}"), reason });
+        }
+        store.note_whole(self.file.file());
         // A blob of that name may be what a power cut left of it: it is replaced in any case.
         let name = self.work.unique("blob");
-        file.publish(OsStr::new(&name))?;
+        self.file.publish(OsStr::new(&name))?;
         self.work.dir().rename(OsStr::new(&name), &store.dir("blobs/sha256")?, OsStr::new(&digest.hex()))?;
-        Ok((digest, size))
+        Ok(())
     }
 }
 

@@ -30,13 +30,13 @@ pub struct PackedLayer {
 }
 
 impl PackedLayer {
-    fn new(packed: &Packed, form: LayerForm, digest: Digest, size: u64) -> PackedLayer {
+    fn new(packed: &Packed, form: LayerForm) -> PackedLayer {
         let media_type = match form.compression {
             Compression::None => MediaType::ImageLayer,
             Compression::Zstd => MediaType::ImageLayerZstd,
             _ => MediaType::ImageLayerGzip,
         };
-        let (diff_id, unpacked) = (packed.diff_id, packed.unpacked);
+        let Packed { diff_id, digest, size, unpacked } = *packed;
         PackedLayer { format: LAYER_FORMAT, diff_id, digest, size, unpacked, media_type }
     }
 
@@ -62,8 +62,8 @@ impl Store {
         }
         let mut blob = self.new_blob(work)?;
         let packed = pack_layer(&self.tree(tree)?, form, latest.map_or(Times::AsIs, Times::AtMost), &mut blob)?;
-        let (digest, size) = blob.publish(self)?;
-        let layer = PackedLayer::new(&packed, form, digest, size);
+        blob.publish(self, &packed.digest, packed.size)?;
+        let layer = PackedLayer::new(&packed, form);
         self.put_layer_size(&layer.diff_id, layer.unpacked)?;
         self.write(&dir, &document, &layer)?;
         Ok(layer)
@@ -113,8 +113,8 @@ impl Store {
         let mut blob = self.new_blob(work)?;
         let times = latest.map_or(Times::AsIs, Times::AtMost);
         let packed = pack_whole(view, form, times, &mut blob)?;
-        let (digest, size) = blob.publish(self)?;
-        let layer = PackedLayer::new(&packed, form, digest, size);
+        blob.publish(self, &packed.digest, packed.size)?;
+        let layer = PackedLayer::new(&packed, form);
         self.put_layer_size(&layer.diff_id, layer.unpacked)?;
         Ok(layer)
     }
@@ -138,8 +138,8 @@ impl Store {
             let (expected, found) = (diff_id.to_string(), packed.diff_id.to_string());
             return Err(LayerError::Digest { which: "diffID of the layer", expected, found }.into());
         }
-        let (digest, size) = blob.publish(self)?;
-        let made = PackedLayer::new(&packed, form, digest, size);
+        blob.publish(self, &packed.digest, packed.size)?;
+        let made = PackedLayer::new(&packed, form);
         self.write("layers", &document, &made)?;
         Ok(made)
     }
