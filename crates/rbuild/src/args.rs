@@ -78,7 +78,8 @@ pub enum DebugVerb {
     Ignore,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ProgressMode {
     /// A terminal is drawn on, everything else gets plain lines
     Auto,
@@ -158,9 +159,9 @@ pub struct BuildArgs {
     /// Network of RUN: default, none or host
     #[arg(long, value_name = "MODE", default_value = "default")]
     pub network: String,
-    /// How progress is shown
-    #[arg(long, value_enum, default_value = "auto", env = "RBUILD_PROGRESS")]
-    pub progress: ProgressMode,
+    /// How progress is shown [default: auto]
+    #[arg(long, value_enum, env = "RBUILD_PROGRESS")]
+    pub progress: Option<ProgressMode>,
     /// Print the image id and nothing else
     #[arg(short, long)]
     pub quiet: bool,
@@ -168,14 +169,14 @@ pub struct BuildArgs {
     #[arg(long, value_name = "FILE")]
     pub iidfile: Option<PathBuf>,
     /// Steps that run at a time [default: the number of cores, 4 at least]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", env = "RBUILD_JOBS")]
     pub jobs: Option<usize>,
     /// What the build cache may take when the build is over, for example 10g; the longest unused goes first
     #[arg(long, value_name = "SIZE", env = "RBUILD_CACHE_LIMIT")]
     pub cache_limit: Option<String>,
     /// Only `userns` so far
-    #[arg(long, value_name = "RUNG", default_value = "auto")]
-    pub isolation: String,
+    #[arg(long, value_name = "RUNG", env = "RBUILD_ISOLATION")]
+    pub isolation: Option<String>,
     /// The result is in the local store in any case
     #[arg(long, hide = true)]
     pub load: bool,

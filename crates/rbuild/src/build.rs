@@ -28,10 +28,10 @@ pub fn build(place: &Place, args: BuildArgs) -> Result<u8, Failure> {
     let source = Source::new(&request.dockerfile_name, &text);
     let mode = match args.progress {
         _ if args.quiet => Mode::Quiet,
-        ProgressMode::Quiet => Mode::Quiet,
-        ProgressMode::Tty => Mode::Tty,
-        ProgressMode::Auto if print::redraws() => Mode::Tty,
-        ProgressMode::Auto | ProgressMode::Plain => Mode::Plain,
+        Some(ProgressMode::Quiet) => Mode::Quiet,
+        Some(ProgressMode::Tty) => Mode::Tty,
+        None | Some(ProgressMode::Auto) if print::redraws() => Mode::Tty,
+        None | Some(ProgressMode::Auto | ProgressMode::Plain) => Mode::Plain,
     };
     let report = |e: &BuildError| {
         print::err(&render::build_error(e, &source, print::colours()));
@@ -180,7 +180,7 @@ fn conclude(args: &BuildArgs, request: &BuildRequest, finished: &Finished) -> Re
         std::fs::write(path, id.to_string())
             .map_err(|e| Failure::new(format!("the id file {}: {e}", path.display())))?;
     }
-    let quiet = args.quiet || args.progress == ProgressMode::Quiet;
+    let quiet = args.quiet || args.progress == Some(ProgressMode::Quiet);
     match finished.image {
         Some((id, _)) if args.quiet => print::out(&format!("{id}\n")),
         Some((id, _)) if !quiet => {

@@ -4,6 +4,7 @@
 mod args;
 mod build;
 mod call;
+mod config;
 mod containers;
 mod context;
 mod debug;
@@ -25,6 +26,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches};
 
 use args::{Cli, Verb};
+use config::Config;
 use exit::{Failure, code};
 use place::Place;
 
@@ -52,12 +54,19 @@ fn run(argv: Vec<std::ffi::OsString>) -> u8 {
         Ok(cli) => cli,
         Err(e) => return Failure::usage(e.to_string()).report(),
     };
-    let place = match Place::new(cli.root, &cli.limit) {
+    let config = match Config::of_user() {
+        Ok(config) => config,
+        Err(failure) => return failure.report(),
+    };
+    let place = match Place::new(cli.root, &cli.limit, &config) {
         Ok(place) => place,
         Err(failure) => return failure.report(),
     };
     let result = match cli.verb {
-        Verb::Build(args) => build::build(&place, *args),
+        Verb::Build(mut args) => {
+            config.fill(&mut args);
+            build::build(&place, *args)
+        }
         Verb::Import(args) => transfer::import(&place, args),
         Verb::Save(args) => transfer::save(&place, args),
         Verb::Load(args) => transfer::load(&place, args),

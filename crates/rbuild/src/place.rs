@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use rbuild_layer::Limits;
 use rbuild_store::Store;
 
+use crate::config::Config;
 use crate::exit::Failure;
 
 pub struct Place {
@@ -14,11 +15,13 @@ pub struct Place {
 }
 
 impl Place {
-    /// The place that was asked for, by flags or else by the environment.
-    pub fn new(root: Option<PathBuf>, limits: &[String]) -> Result<Place, Failure> {
+    /// The place that was asked for, by flags, else by the environment, else by the user's configuration.
+    pub fn new(root: Option<PathBuf>, limits: &[String], config: &Config) -> Result<Place, Failure> {
         let from_env = std::env::var("RBUILD_LIMIT").unwrap_or_default();
-        let mut given = from_env.split(',').filter(|l| !l.is_empty()).chain(limits.iter().flat_map(|l| l.split(',')));
-        Ok(Place { root: store_root(root)?, limits: given.try_fold(Limits::default(), raised)? })
+        let texts = config.limit.iter().map(String::as_str).chain([from_env.as_str()]);
+        let mut given =
+            texts.chain(limits.iter().map(String::as_str)).flat_map(|l| l.split(',')).filter(|l| !l.is_empty());
+        Ok(Place { root: store_root(root, config)?, limits: given.try_fold(Limits::default(), raised)? })
     }
 
     pub fn open(&self) -> Result<Store, Failure> {
@@ -31,10 +34,11 @@ impl Place {
     }
 }
 
-fn store_root(flag: Option<PathBuf>) -> Result<PathBuf, Failure> {
+fn store_root(flag: Option<PathBuf>, config: &Config) -> Result<PathBuf, Failure> {
     let env = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let path = flag
         .or_else(|| env("RBUILD_ROOT"))
+        .or_else(|| config.root.clone())
         .or_else(|| env("XDG_DATA_HOME").map(|d| d.join("rbuild")))
         .or_else(|| env("HOME").map(|d| d.join(".local/share/rbuild")));
     let path = path.ok_or_else(|| Failure::new("there is no HOME to keep the store in").help("give --root DIR"))?;

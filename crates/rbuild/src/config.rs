@@ -1,0 +1,94 @@
+//! What a user wants in every build: `~/.config/rbuild/config.toml`. Flags and the environment go before it.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::args::{BuildArgs, ProgressMode};
+use crate::exit::Failure;
+
+/// Each is named and written like the flag.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Config {
+    /// Absolute.
+    pub root: Option<PathBuf>,
+    pub limit: Vec<String>,
+    cache_limit: Option<String>,
+    jobs: Option<usize>,
+    progress: Option<ProgressMode>,
+    isolation: Option<String>,
+}
+
+impl Config {
+    /// The user's own file; nothing if there is none.
+    pub fn of_user() -> Result<Config, Failure> {
+        let env = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        let dir = env("XDG_CONFIG_HOME").or_else(|| env("HOME").map(|home| home.join(".config")));
+        dir.map_or_else(|| Ok(Config::default()), |dir| Config::read(&dir.join("rbuild/config.toml")))
+    }
+
+    fn read(path: &Path) -> Result<Config, Failure> {
+        let failed = |e: String| Failure::usage(format!("{}: {}", path.display(), e.trim_end()));
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+                return Ok(Config::default());
+            }
+            Err(e) => return Err(failed(e.to_string())),
+        };
+        let config: Config = toml::from_str(&text).map_err(|e| failed(e.to_string()))?;
+        if config.root.as_ref().is_some_and(|root| root.is_relative()) {
+            return Err(failed("root is not an absolute path".into()));
+        }
+        Ok(config)
+    }
+
+    /// Fills in what neither the flags nor the environment say.
+    pub fn fill(&self, args: &mut BuildArgs) {
+        args.cache_limit = args.cache_limit.take().or_else(|| self.cache_limit.clone());
+        args.jobs = args.jobs.or(self.jobs);
+        args.progress = args.progress.or(self.progress);
+        args.isolation = args.isolation.take().or_else(|| self.isolation.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn build_args(line: &[&str]) -> BuildArgs {
+        match crate::args::Cli::parse_from([&["rbuild", "build"], line].concat()).verb {
+            crate::args::Verb::Build(args) => *args,
+            _ => unreachable!("the verb is given"),
+        }
+    }
+
+    #[test]
+    fn flags_go_before_the_file() {
+        let text = "cache-limit = \"5g\"\njobs = 3\nprogress = \"plain\"\nlimit = [\"entries=5\"]\n";
+        let config: Config = toml::from_str(text).unwrap();
+        let mut args = build_args(&["--jobs", "7"]);
+        config.fill(&mut args);
+        assert_eq!((args.jobs, args.cache_limit.as_deref()), (Some(7), Some("5g")));
+        assert!(args.progress == Some(ProgressMode::Plain));
+        assert_eq!(config.limit, ["entries=5"]);
+    }
+
+    #[test]
+    fn mistakes_in_the_file_are_shown() {
+        let dir = std::env::temp_dir().join(format!("rbuild-config-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("config.toml");
+        for (text, want) in
+            [("jbos = 3\n", "unknown field `jbos`"), ("jobs = \"x\"\n", "invalid type"), ("root = \"x\"\n", "absolute")]
+        {
+            std::fs::write(&path, text).unwrap();
+            let message = Config::read(&path).unwrap_err().message;
+            assert!(message.contains(want) && message.contains("config.toml"), "{message}");
+        }
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert!(Config::read(&path).unwrap().jobs.is_none());
+    }
+}
