@@ -165,6 +165,32 @@ pub fn enter_lonely_network() -> Result<()> {
     if set == 0 { Ok(()) } else { Err(fail("ioctl(SIOCSIFFLAGS)", std::io::Error::last_os_error())) }
 }
 
+/// One step of a seccomp filter (struct sock_filter of linux/filter.h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FilterStep {
+    pub code: u16,
+    /// Steps to pass over if a comparison holds, and if it does not.
+    pub yes: u8,
+    pub no: u8,
+    pub k: u32,
+}
+
+/// Filters the system calls of the calling process and of all that come from it, for ever (seccomp(2)). Needs
+/// CAP_SYS_ADMIN in its user namespace.
+pub fn filter_calls(steps: &[FilterStep]) -> Result<()> {
+    let fail = || Error::new("prctl", "PR_SET_SECCOMP", std::io::Error::last_os_error());
+    let raw = |s: &FilterStep| libc::sock_filter { code: s.code, jt: s.yes, jf: s.no, k: s.k };
+    let mut raw: Vec<libc::sock_filter> = steps.iter().map(raw).collect();
+    let len = u16::try_from(raw.len()).map_err(|_| Error::new("prctl", "PR_SET_SECCOMP", rustix::io::Errno::INVAL))?;
+    let program = libc::sock_fprog { len, filter: raw.as_mut_ptr() };
+    // SAFETY: `program` points at `len` steps that live past the call; the kernel copies and checks them. The call
+    // changes no memory of this process.
+    match unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) } {
+        0 => Ok(()),
+        _ => Err(fail()),
+    }
+}
+
 /// The kernel's name for this boot; another one means that unsynced writes may be lost.
 pub fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_string()

@@ -15,6 +15,7 @@ use rbuild_linux::process::{self, Exit};
 use rbuild_linux::{Kind, RootDir, detached_overlay, mount_tmpfs, private_mount_namespace};
 
 use crate::request::{MountRequest, Network, Outcome, RunRequest, Source, Ulimit};
+use crate::seccomp;
 use crate::stubs::{PointKind, Stubs};
 
 /// The runner's own places.
@@ -300,6 +301,22 @@ const CAPABILITIES: [oci::Capability; 14] = [
     oci::Capability::AuditWrite,
 ];
 
+/// What the container's first process needs beyond that to narrow itself.
+const FOR_THE_FILTER: [oci::Capability; 2] = [oci::Capability::SysAdmin, oci::Capability::Setpcap];
+
+/// Filters the system calls of the calling process, and gives up what that took: for a command of root its capabilities
+/// are Docker's, for another none.
+fn narrow(uid: u32) -> Result<(), String> {
+    if let Some(filter) = seccomp::filter() {
+        process::filter_calls(&filter).map_err(text)?;
+    }
+    let kept: caps::CapsHashSet = CAPABILITIES.iter().filter_map(|c| format!("CAP_{c}").parse().ok()).collect();
+    caps::drop(None, caps::CapSet::Bounding, caps::Capability::CAP_SYS_ADMIN).map_err(text)?;
+    let held = if uid == 0 { kept } else { caps::CapsHashSet::new() };
+    caps::set(None, caps::CapSet::Effective, &held).map_err(text)?;
+    caps::set(None, caps::CapSet::Permitted, &held).map_err(text)
+}
+
 const MASKED: [&str; 10] = [
     "/proc/asound",
     "/proc/acpi",
@@ -320,9 +337,15 @@ impl Prepared {
         let all: oci::Capabilities =
             if request.insecure { process_capabilities() } else { CAPABILITIES.into_iter().collect() };
         // A command of another user starts without capabilities and may win them back through set-uid programs.
-        let held = if request.uid == 0 { all.clone() } else { oci::Capabilities::new() };
+        let mut held = if request.uid == 0 { all.clone() } else { oci::Capabilities::new() };
+        let mut bounding = all;
+        if !request.insecure {
+            // To install the filter of calls; given up right after that.
+            held.extend(FOR_THE_FILTER);
+            bounding.extend(FOR_THE_FILTER);
+        }
         let capabilities = oci::LinuxCapabilitiesBuilder::default()
-            .bounding(all)
+            .bounding(bounding)
             .effective(held.clone())
             .permitted(held)
             .inheritable(oci::Capabilities::new())
@@ -407,6 +430,8 @@ struct Environment {
     args: Vec<CString>,
     env: Vec<CString>,
     path: String,
+    /// Whose calls are to be filtered.
+    narrowed: Option<u32>,
 }
 
 impl Environment {
@@ -420,6 +445,7 @@ impl Environment {
             args: request.args.iter().map(c).collect::<Result<_, _>>()?,
             env: request.env.iter().map(c).collect::<Result<_, _>>()?,
             path,
+            narrowed: (!request.insecure).then_some(request.uid),
         })
     }
 
@@ -450,6 +476,9 @@ impl Executor for Environment {
     }
 
     fn exec(&self, _: &oci::Spec) -> Result<(), ExecutorError> {
+        if let Some(uid) = self.narrowed {
+            narrow(uid).map_err(ExecutorError::Other)?;
+        }
         process::die_with_parent().map_err(|e| ExecutorError::Other(e.to_string()))?;
         process::reset_signals().map_err(|e| ExecutorError::Other(e.to_string()))?;
         let program = self.program().map_err(ExecutorError::Other)?;

@@ -10,6 +10,7 @@ mod enter;
 mod probe;
 mod request;
 mod run;
+mod seccomp;
 mod stubs;
 mod zygote;
 

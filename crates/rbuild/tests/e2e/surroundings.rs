@@ -180,3 +180,26 @@ fn times_are_no_later_than_the_epoch_where_that_is_asked_for() {
     let time = |p: &str| out.join(p).metadata().unwrap().modified().unwrap().elapsed().unwrap().as_secs();
     assert!(time("f") > 1_000_000_000 && time("w") > 1_000_000_000);
 }
+
+#[test]
+fn commands_have_dockers_capabilities_and_calls() {
+    let lab = Lab::new();
+    let status = "grep -E '^(Cap|Seccomp:|NoNewPrivs)' /proc/self/status > /o";
+    let own = read_o(&lab, &format!("RUN {status}"), &[]);
+    for line in ["CapInh:\t0000000000000000", "CapPrm:\t00000000a80425fb", "CapEff:\t00000000a80425fb"] {
+        assert!(own.contains(line), "{own}");
+    }
+    for line in ["CapBnd:\t00000000a80425fb", "CapAmb:\t0000000000000000", "NoNewPrivs:\t0", "Seccomp:\t2"] {
+        assert!(own.contains(line), "{own}");
+    }
+    let other = read_o(&lab, &format!("RUN touch /o && chmod 666 /o\nUSER 1000\nRUN {status}"), &[]);
+    for line in ["CapEff:\t0000000000000000", "CapPrm:\t0000000000000000", "CapBnd:\t00000000a80425fb", "Seccomp:\t2"] {
+        assert!(other.contains(line), "{other}");
+    }
+    // What makes namespaces, mounts or listens to the kernel is refused, whoever asks.
+    for call in ["unshare -U true", "unshare -m true", "mount -t tmpfs x /mnt || unshare -i true", "dmesg"] {
+        lab.build(&format!("FROM busybox\nRUN {call}\n"), &["--no-cache"]).fails(1, &["Operation not permitted"]);
+    }
+    let all = read_o(&lab, &format!("RUN --security=insecure {status}"), &["--allow", "security.insecure"]);
+    assert!(all.contains("Seccomp:\t0"), "{all}");
+}

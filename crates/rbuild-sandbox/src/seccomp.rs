@@ -1,0 +1,194 @@
+//! Docker's default seccomp profile as a program for the kernel's filter machine (seccomp(2), bpf(4)).
+//!
+//! What the profile allows is allowed; what it does not know because it is newer fails with ENOSYS, so that programs
+//! take another way; everything else fails with EPERM. Calls of the 32-bit sibling of an architecture have rules of
+//! their own. Of the profile's parts that depend on capabilities only those apply that a build has: CAP_SYS_CHROOT.
+
+mod calls;
+
+use rbuild_linux::process::FilterStep;
+
+use calls::{ALLOWED, ARCHITECTURES, CLONE, CLONE3, PERSONALITY, SOCKET};
+
+/// `AUDIT_ARCH_…` of each architecture (linux/audit.h).
+const AUDIT: [u32; 4] = [0xC000_003E, 0x4000_0003, 0xC000_00B7, 0x4000_0028];
+
+// Classic BPF (linux/bpf_common.h): class, size and mode, or class, operation and operand.
+const LOAD: u16 = 0x20;
+const JUMP: u16 = 0x05;
+const JUMP_IF_EQUAL: u16 = 0x15;
+const JUMP_IF_GREATER: u16 = 0x25;
+const JUMP_IF_AT_LEAST: u16 = 0x35;
+const JUMP_IF_ANY_BIT: u16 = 0x45;
+const RETURN: u16 = 0x06;
+
+// Offsets in struct seccomp_data, little-endian.
+const NUMBER: u32 = 0;
+const ARCHITECTURE: u32 = 4;
+const FIRST_ARGUMENT: u32 = 16;
+
+const ALLOW: u32 = 0x7fff_0000;
+const fn fail(errno: u32) -> u32 {
+    0x0005_0000 | errno
+}
+const EPERM: u32 = 1;
+const ENOSYS: u32 = 38;
+
+/// Flags of clone(2) that make namespaces.
+const NEW_NAMESPACES: u32 = 0x7E02_0000;
+/// Values that personality(2) may be given: the usual one, 32-bit names and no randomness, and the question.
+const PERSONALITIES: [u32; 5] = [0, 0x0008, 0x2_0000, 0x2_0008, 0xffff_ffff];
+/// Families of socket(2) that are left out: the host's own channel to virtual machines, and the kernel's ciphers.
+const NO_FAMILIES: [u32; 2] = [40, 38];
+/// Numbers from here on are of the x32 interface.
+const X32: u32 = 0x4000_0000;
+
+fn step(code: u16, k: u32, yes: u8, no: u8) -> FilterStep {
+    FilterStep { code, yes, no, k }
+}
+
+fn answer(value: u32) -> FilterStep {
+    step(RETURN, value, 0, 0)
+}
+
+/// The filter for what this program was built for; none if the profile does not know it.
+pub fn filter() -> Option<Vec<FilterStep>> {
+    let native = ARCHITECTURES.iter().position(|name| *name == std::env::consts::ARCH)?;
+    Some(program([native, native + 1]))
+}
+
+/// The rules of two architectures, behind a look at which of them a call is of.
+fn program(architectures: [usize; 2]) -> Vec<FilterStep> {
+    let [native, sibling] = architectures.map(rules);
+    let mut steps = vec![
+        step(LOAD, ARCHITECTURE, 0, 0),
+        step(JUMP_IF_EQUAL, AUDIT[architectures[0]], 3, 0),
+        step(JUMP_IF_EQUAL, AUDIT[architectures[1]], 0, 1),
+        step(JUMP, 1 + native.len() as u32, 0, 0),
+        answer(fail(ENOSYS)),
+    ];
+    // The native rules follow; the first comparison leads past the three steps in between.
+    steps.extend(native);
+    steps.extend(sibling);
+    steps
+}
+
+fn rules(architecture: usize) -> Vec<FilterStep> {
+    let mut steps = vec![step(LOAD, NUMBER, 0, 0)];
+    let mut special = |call: [i32; 4], looks: &[FilterStep]| {
+        if let Ok(number) = u32::try_from(call[architecture]) {
+            steps.push(step(JUMP_IF_EQUAL, number, 0, looks.len() as u8));
+            steps.extend(looks);
+        }
+    };
+    let argument = step(LOAD, FIRST_ARGUMENT, 0, 0);
+    special(CLONE, &[argument, step(JUMP_IF_ANY_BIT, NEW_NAMESPACES, 0, 1), answer(fail(EPERM)), answer(ALLOW)]);
+    // Its flags lie in memory, where no filter can look: libraries fall back to clone.
+    special(CLONE3, &[answer(fail(ENOSYS))]);
+    let mut looks = vec![argument];
+    looks.extend(PERSONALITIES.iter().flat_map(|value| [step(JUMP_IF_EQUAL, *value, 0, 1), answer(ALLOW)]));
+    looks.push(answer(fail(EPERM)));
+    special(PERSONALITY, &looks);
+    let mut looks = vec![argument];
+    looks.extend(NO_FAMILIES.iter().flat_map(|family| [step(JUMP_IF_EQUAL, *family, 0, 1), answer(fail(EPERM))]));
+    looks.push(answer(ALLOW));
+    special(SOCKET, &looks);
+    let ranges = ranges(architecture);
+    for (first, last) in &ranges {
+        steps.push(step(JUMP_IF_GREATER, *last, 3, 0));
+        steps.push(step(JUMP_IF_AT_LEAST, *first, 0, 1));
+        steps.push(answer(ALLOW));
+        steps.push(answer(fail(EPERM)));
+    }
+    if ARCHITECTURES[architecture] == "x86_64" {
+        steps.push(step(JUMP_IF_AT_LEAST, X32, 0, 1));
+        steps.push(answer(fail(EPERM)));
+    }
+    steps.push(answer(fail(ENOSYS)));
+    steps
+}
+
+/// The numbers of the allowed calls, neighbours together.
+fn ranges(architecture: usize) -> Vec<(u32, u32)> {
+    let mut numbers: Vec<u32> =
+        ALLOWED.iter().filter_map(|(_, numbers)| u32::try_from(numbers[architecture]).ok()).collect();
+    numbers.sort_unstable();
+    let mut ranges: Vec<(u32, u32)> = Vec::new();
+    for number in numbers {
+        match ranges.last_mut() {
+            Some((_, last)) if number <= *last + 1 => *last = number,
+            _ => ranges.push((number, number)),
+        }
+    }
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel's machine would answer.
+    fn run(program: &[FilterStep], architecture: u32, number: u32, argument: u32) -> u32 {
+        let (mut at, mut value) = (0, 0);
+        loop {
+            let FilterStep { code, yes, no, k } = program[at];
+            at += 1;
+            let holds = match code {
+                LOAD => {
+                    value = [number, architecture, 0, 0, argument][k as usize / 4];
+                    continue;
+                }
+                RETURN => return k,
+                JUMP => {
+                    at += k as usize;
+                    continue;
+                }
+                JUMP_IF_EQUAL => value == k,
+                JUMP_IF_GREATER => value > k,
+                JUMP_IF_AT_LEAST => value >= k,
+                JUMP_IF_ANY_BIT => value & k != 0,
+                other => panic!("the code {other:#x}"),
+            };
+            at += usize::from(if holds { yes } else { no });
+        }
+    }
+
+    #[test]
+    fn every_architecture_allows_what_the_profile_names_and_nothing_else() {
+        for pair in [[0, 1], [2, 3]] {
+            let program = program(pair);
+            assert!(program.len() < 4096, "{}", program.len());
+            for a in pair {
+                let allowed: Vec<u32> = ALLOWED.iter().filter_map(|(_, n)| u32::try_from(n[a]).ok()).collect();
+                let newest = *allowed.iter().filter(|n| **n < 2000).max().unwrap();
+                for number in 0..newest + 50 {
+                    let got = run(&program, AUDIT[a], number, 0xffff);
+                    let special = [CLONE, CLONE3, PERSONALITY, SOCKET].iter().any(|s| s[a] == number as i32);
+                    if allowed.contains(&number) {
+                        assert_eq!(got, ALLOW, "{number} of {}", ARCHITECTURES[a]);
+                    } else if !special {
+                        // ARM has calls of its own far above the others.
+                        let errno = if number > newest && a != 3 { ENOSYS } else { EPERM };
+                        assert_eq!(got, fail(errno), "{number} of {}", ARCHITECTURES[a]);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn arguments_count() {
+        let program = program([0, 1]);
+        for (a, family) in [(0, 41), (1, 359)] {
+            assert_eq!(run(&program, AUDIT[a], CLONE[a] as u32, 0x11), ALLOW);
+            assert_eq!(run(&program, AUDIT[a], CLONE[a] as u32, 0x1000_0000), fail(EPERM), "CLONE_NEWUSER");
+            assert_eq!(run(&program, AUDIT[a], CLONE3[a] as u32, 0), fail(ENOSYS));
+            assert_eq!(run(&program, AUDIT[a], PERSONALITY[a] as u32, 0x2_0008), ALLOW);
+            assert_eq!(run(&program, AUDIT[a], PERSONALITY[a] as u32, 0x40_0000), fail(EPERM));
+            assert_eq!(run(&program, AUDIT[a], family, 2), ALLOW);
+            assert_eq!(run(&program, AUDIT[a], family, 40), fail(EPERM), "AF_VSOCK");
+        }
+        assert_eq!(run(&program, AUDIT[0], X32 + 1, 0), fail(EPERM));
+        assert_eq!(run(&program, 0x1234, 1, 0), fail(ENOSYS), "another architecture");
+    }
+}
