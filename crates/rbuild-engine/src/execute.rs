@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
+use rbuild_dockerfile::Diagnostic;
 use rbuild_image::{Digest, human_size};
 use rbuild_linux::{RootDir, detached_overlay};
 use rbuild_plan::{CopyStep, From, Step, VertexId};
@@ -20,6 +21,7 @@ use crate::error::{BuildError, Result, StepFailure};
 use crate::event::{Event, Events, StepOutcome};
 use crate::export::{self, View};
 use crate::keys::{self, Contexts, Viewpoint};
+use crate::leaks::Leaks;
 use crate::prepare::{Known, Prepared};
 use crate::request::{BuildRequest, ImageForm, OutputKind, Squash};
 use crate::{Finished, assemble};
@@ -371,6 +373,34 @@ impl<'a> Executor<'a> {
         }))
     }
 
+    /// Refuses a result that holds a value of a secret. Every layer of the build's own is read, also what comes from the
+    /// cache: the values may be others than they were then.
+    fn refuse_leaks(&self) -> Result<()> {
+        let leaks = Leaks::new(&self.request.secrets);
+        if leaks.is_empty() || self.request.allow_leaks {
+            return Ok(());
+        }
+        let graph = &self.prepared.graph;
+        let config = serde_json::to_vec(&graph.config).unwrap_or_default();
+        let history = graph.history.iter().map(|entry| entry.created_by.as_bytes());
+        let told = history.chain([&config[..]]).find_map(|text| leaks.in_text(text));
+        let help = "read it from its mount each time, or give leave with --allow secret-in-image";
+        if let Some(id) = told {
+            let message = format!("the image's configuration or history holds the value of the secret `{id}`");
+            return Err(BuildError::Other { message, help: Some(help.into()) });
+        }
+        for id in std::iter::successors(Some(graph.target), |v| graph.vertices[*v].parent) {
+            let Some(Done { tree: Some(tree), .. }) = self.done[id].get() else { continue };
+            if let Some((secret, path)) = leaks.in_tree(&self.store.tree(tree)?)? {
+                let span = graph.vertices[id].span;
+                let message =
+                    format!("the result holds the value of the secret `{secret}`: {path} has it since this step");
+                return Err(BuildError::Unmet(vec![Diagnostic::new(span, message).help(help)]));
+            }
+        }
+        Ok(())
+    }
+
     fn output_view(&self, split: bool) -> Result<View> {
         let folder = if split { self.prepared.platform.to_string().replace('/', "_") } else { String::new() };
         let root = self.view(self.prepared.graph.target)?;
@@ -404,6 +434,7 @@ pub fn execute(
         first += prepared.graph.vertices.len();
         let executor = Executor::new(request, prepared, store, events, cancel.clone(), builder)?;
         executor.run()?;
+        executor.refuse_leaks()?;
         images.push(executor.images()?);
         executors.push(executor);
     }

@@ -13,6 +13,7 @@ mod execute;
 mod export;
 mod image;
 mod keys;
+mod leaks;
 mod load;
 mod local;
 mod mask;

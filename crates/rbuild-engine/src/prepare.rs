@@ -147,6 +147,9 @@ impl Prepared {
         hasher.field(self.graph.epoch.map_or(String::new(), |e| e.to_string()));
         let ImageForm { layers, force, rewrite_timestamp, squash } = form;
         hasher.field(layers.name()).field([u8::from(*force), u8::from(*rewrite_timestamp), *squash as u8]);
+        if request.allow_leaks {
+            hasher.field("secrets may be in it");
+        }
         for (k, v) in &request.annotations {
             hasher.field(k).field(v);
         }
@@ -163,6 +166,9 @@ impl Prepared {
         let target = &self.known[self.graph.target];
         let Some(result) = target.result() else { return Ok(None) };
         let needs_files = |kind| matches!(kind, OutputKind::Local | OutputKind::Tar);
+        if !request.secrets.is_empty() && request.outputs.iter().any(|o| needs_files(o.kind)) {
+            return Ok(None);
+        }
         let single = match target {
             Known::Hit(record) if self.bottom_is_scratch() => Some(&record.tree),
             _ => None,

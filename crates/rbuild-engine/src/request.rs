@@ -27,6 +27,8 @@ pub struct BuildRequest {
     pub annotations: Vec<(String, String)>,
     /// Secrets by their ids. Their values go to the commands that ask for them, and nowhere else.
     pub secrets: Vec<(String, Vec<u8>)>,
+    /// The result may hold a value of a secret.
+    pub allow_leaks: bool,
     /// Agents for ssh mounts, by their ids.
     pub agents: Vec<(String, AgentSource)>,
     /// Bytes of each command's /dev/shm; 64 MiB if not given.

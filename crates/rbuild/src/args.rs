@@ -141,7 +141,7 @@ pub struct BuildArgs {
     /// Make one layer of those of the build's steps; with `=all`, of the base's too
     #[arg(long, value_name = "WHICH", num_args = 0..=1, require_equals = true, default_missing_value = "steps")]
     pub squash: Option<String>,
-    /// What is given leave for: security.insecure, local.delete, network.host
+    /// What is given leave for: security.insecure, local.delete, secret-in-image, network.host
     #[arg(long, value_name = "RIGHT")]
     pub allow: Vec<String>,
     /// Annotation of the result's manifest

@@ -85,6 +85,7 @@ pub fn asked(args: &BuildArgs, store: &Store) -> Result<Asked, Failure> {
         annotations: args.annotation.iter().map(|a| annotation(a)).collect::<Result<_, _>>()?,
         secrets: args.secret.iter().map(|s| secret(s)).collect::<Result<_, _>>()?,
         agents: args.ssh.iter().map(|s| agent(s)).collect::<Result<_, _>>()?,
+        allow_leaks: allowed.leaks,
         shm_size: args.shm_size.as_deref().map(|s| size("--shm-size", s)).transpose()?,
         cache_limit: args.cache_limit.as_deref().map(|s| size("--cache-limit", s)).transpose()?,
         ulimits: args.ulimit.iter().map(|u| ulimit(u)).collect::<Result<_, _>>()?,
@@ -184,6 +185,8 @@ struct Allowed {
     insecure: bool,
     /// A mirrored directory may be anywhere.
     delete: bool,
+    /// The result may hold values of secrets.
+    leaks: bool,
 }
 
 fn allowed(given: &[String]) -> Result<Allowed, Failure> {
@@ -192,11 +195,12 @@ fn allowed(given: &[String]) -> Result<Allowed, Failure> {
         match entitlement {
             "security.insecure" => allowed.insecure = true,
             "local.delete" | "buildx.local.delete" => allowed.delete = true,
+            "secret-in-image" => allowed.leaks = true,
             // The network of the machine is there in any case.
             "network.host" => {}
             other => {
                 let failure = Failure::usage(format!("--allow: `{other}` is nothing that can be allowed"));
-                return Err(failure.help("security.insecure, local.delete and network.host can be"));
+                return Err(failure.help("security.insecure, local.delete, secret-in-image and network.host can be"));
             }
         }
     }

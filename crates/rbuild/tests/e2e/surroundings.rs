@@ -203,3 +203,31 @@ fn commands_have_dockers_capabilities_and_calls() {
     let all = read_o(&lab, &format!("RUN --security=insecure {status}"), &["--allow", "security.insecure"]);
     assert!(all.contains("Seccomp:\t0"), "{all}");
 }
+
+#[test]
+fn a_result_that_holds_a_secret_is_refused() {
+    let lab = Lab::new();
+    lab.write("token", "hunter2-and-more\n");
+    let secret = ["--secret", "id=token,src=token", "-t", "x"];
+    let run = "RUN --mount=type=secret,id=token";
+    let leaky = format!(
+        "FROM busybox\n{run} mkdir -p /root/.npm && cp /run/secrets/token /root/.npm/rc\nRUN echo harmless > /o\n"
+    );
+    let says = ["the secret `token`: /root/.npm/rc", "Dockerfile:2:1", "--allow secret-in-image"];
+    lab.build(&leaky, &secret).fails(1, &says);
+    // Now its steps come from the cache, and nothing has changed.
+    lab.build(&leaky, &secret).fails(1, &says);
+    let local = format!("type=local,dest={}", lab.path("out").display());
+    lab.build(&leaky, &[&secret[..], &["-o", &local]].concat()).fails(1, &says);
+    lab.build(&leaky, &[&secret[..], &["--allow", "secret-in-image"]].concat()).ok();
+    lab.build(&leaky, &secret).fails(1, &says);
+    // What is left behind in a stage that nobody copies from harms nobody.
+    let stages = format!("{}FROM busybox\nCOPY --from=0 /o /o\n", leaky);
+    lab.build(&stages, &secret).ok();
+    let copied = format!("{}FROM busybox\nCOPY --from=0 /root /root\n", leaky);
+    lab.build(&copied, &secret).fails(1, &["/root/.npm/rc", "Dockerfile:5:1"]);
+    // A variable of the image.
+    lab.build(&format!("FROM busybox\n{run} true\nENV TOKEN=hunter2-and-more\n"), &secret)
+        .fails(1, &["configuration or history"]);
+    lab.build(&format!("FROM busybox\n{run} wc -c < /run/secrets/token\n"), &secret).ok();
+}
