@@ -25,6 +25,8 @@ pub enum BuildError {
     Sandbox(String),
     /// Stopped by a signal, or because another step failed.
     Cancelled,
+    /// Somebody was told of it already.
+    Told,
     Other {
         message: String,
         help: Option<String>,
@@ -79,6 +81,7 @@ impl BuildError {
             BuildError::Refused(r) => r.reason.clone(),
             BuildError::Sandbox(text) => text.clone(),
             BuildError::Cancelled => "the build was stopped".into(),
+            BuildError::Told => "the build failed".into(),
             BuildError::Other { message, .. } => message.clone(),
         }
     }
@@ -94,7 +97,7 @@ impl BuildError {
             BuildError::Kernel { source, .. } => source.is_disk_full().then_some(full),
             BuildError::Refused(r) => Some(r.remedy.clone()),
             BuildError::Other { help, .. } => help.clone(),
-            BuildError::Sandbox(_) | BuildError::Cancelled => None,
+            BuildError::Sandbox(_) | BuildError::Cancelled | BuildError::Told => None,
         }
     }
 }

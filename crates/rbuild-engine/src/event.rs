@@ -34,6 +34,8 @@ pub enum Event {
     Warning {
         text: String,
     },
+    /// Nothing more is to be drawn: somebody else uses the terminal.
+    End,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use rbuild_dockerfile::Diagnostic;
 use rbuild_image::{Digest, human_size};
 use rbuild_linux::{RootDir, detached_overlay};
 use rbuild_plan::{CopyStep, From, Step, VertexId};
-use rbuild_sandbox::{Builder, Cancel, Zygote};
+use rbuild_sandbox::{Builder, Cancel, Input, Outcome, RunRequest, Source, Zygote};
 use rbuild_source::{Owner, SourceTree};
 use rbuild_store::{Budget, Image, Store, TreeId, Workspace};
 
@@ -59,6 +59,8 @@ pub(crate) struct Executor<'a> {
     waiting: Vec<AtomicUsize>,
     dependants: Vec<Vec<VertexId>>,
     failure: Mutex<Option<BuildError>>,
+    /// The command that failed first, and where it wrote.
+    pub(crate) failed_run: Mutex<Option<RunRequest>>,
 }
 
 impl<'a> Executor<'a> {
@@ -89,6 +91,7 @@ impl<'a> Executor<'a> {
             waiting: (0..count).map(|_| AtomicUsize::new(0)).collect(),
             dependants: vec![Vec::new(); count],
             failure: Mutex::new(None),
+            failed_run: Mutex::new(None),
         };
         executor.schedule();
         Ok(executor)
@@ -373,6 +376,30 @@ impl<'a> Executor<'a> {
         }))
     }
 
+    /// A shell in the container of the command that failed, if that was asked for: with its files as it left them, its
+    /// mounts, variables and user.
+    fn after_failure(&self, error: BuildError, tell: impl FnOnce(&BuildError)) -> BuildError {
+        let failed = self.failed_run.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut request) = failed.filter(|_| self.request.shell_on_error) else { return error };
+        self.events.send(Event::End);
+        tell(&error);
+        let Ok((scratch, _)) = self.work.new_dir() else { return BuildError::Told };
+        request.scratch = scratch;
+        request.args = vec!["/bin/sh".into()];
+        request.input = Input::Terminal;
+        // Sockets of agents went with the step.
+        request.mounts.retain(|m| !matches!(&m.source, Source::Bind(path) if !path.exists()));
+        if !request.env.iter().any(|e| e.starts_with("TERM=")) {
+            request.env.push("TERM=xterm".into());
+        }
+        // The build's own is used up: it stopped the other steps.
+        match rbuild_sandbox::run_attached(self.zygote, &request, &Cancel::default()) {
+            Ok(Outcome::NotStarted(why)) => BuildError::other(format!("the shell could not be started: {why}")),
+            Ok(_) => BuildError::Told,
+            Err(e) => e.into(),
+        }
+    }
+
     /// Refuses a result that holds a value of a secret. Every layer of the build's own is read, also what comes from the
     /// cache: the values may be others than they were then.
     fn refuse_leaks(&self) -> Result<()> {
@@ -414,7 +441,8 @@ impl<'a> Executor<'a> {
     }
 }
 
-/// Runs what is open for each platform, one after the other, and writes the outputs when everything is made.
+/// Runs what is open for each platform, one after the other, and writes the outputs when everything is made. An error
+/// that is followed by a shell is given to `tell` before that.
 pub fn execute(
     request: &BuildRequest,
     platforms: &[Prepared],
@@ -422,6 +450,7 @@ pub fn execute(
     events: Events,
     cancel: Cancel,
     builder: &Builder,
+    tell: impl FnOnce(&BuildError),
 ) -> Result<Finished> {
     let mut executors = Vec::new();
     let mut images = Vec::new();
@@ -433,7 +462,9 @@ pub fn execute(
         };
         first += prepared.graph.vertices.len();
         let executor = Executor::new(request, prepared, store, events, cancel.clone(), builder)?;
-        executor.run()?;
+        if let Err(e) = executor.run() {
+            return Err(executor.after_failure(e, tell));
+        }
         executor.refuse_leaks()?;
         images.push(executor.images()?);
         executors.push(executor);

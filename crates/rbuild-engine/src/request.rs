@@ -27,6 +27,8 @@ pub struct BuildRequest {
     pub annotations: Vec<(String, String)>,
     /// Secrets by their ids. Their values go to the commands that ask for them, and nowhere else.
     pub secrets: Vec<(String, Vec<u8>)>,
+    /// A command that fails is followed by a shell in its container, on the caller's terminal.
+    pub shell_on_error: bool,
     /// The result may hold a value of a secret.
     pub allow_leaks: bool,
     /// Agents for ssh mounts, by their ids.

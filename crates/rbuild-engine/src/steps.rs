@@ -1,12 +1,13 @@
 //! One step each: RUN, COPY and ADD, WORKDIR. Each fills a new tree, which the caller commits.
 
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
 use rbuild_dockerfile::Diagnostic;
 use rbuild_image::DEFAULT_PATH;
 use rbuild_linux::{RootDir, Timestamp, detached_overlay};
 use rbuild_plan::{CopyStep, From, Network, RunStep, SecretStep, Security, Step, VertexId, WorkdirStep};
-use rbuild_sandbox::{MountRequest, Network as SandboxNetwork, Outcome, RunRequest, Source, Stream};
+use rbuild_sandbox::{Input, MountRequest, Network as SandboxNetwork, Outcome, RunRequest, Source, Stream};
 use rbuild_source::{Owner, SourceTree};
 use rbuild_store::TreeId;
 
@@ -175,7 +176,8 @@ impl Executor<'_> {
             insecure: run.security == Security::Insecure,
             shm_size: self.request.shm_size.unwrap_or(DEFAULT_SHM),
             ulimits: self.request.ulimits.clone(),
-            hosts: hosts(run),
+            input: Input::Nothing,
+            hosts: hosts_file(&run.hostname, &run.hosts),
             resolv_conf: self.request.resolv_conf.clone(),
         };
         let mut tail = LogTail::new();
@@ -199,7 +201,12 @@ impl Executor<'_> {
         if self.cancel.is_cancelled() {
             return Err(BuildError::Cancelled);
         }
-        match outcome? {
+        let outcome = outcome?;
+        if !matches!(outcome, Outcome::Exited(0) | Outcome::NotStarted(_)) {
+            let mut failed = self.failed_run.lock().unwrap_or_else(PoisonError::into_inner);
+            failed.get_or_insert(request);
+        }
+        match outcome {
             Outcome::Exited(0) => Ok(()),
             Outcome::Exited(code) => {
                 Err(self.run_failure(id, run, format!("exited with code {code}"), exit_help(code), tail.finish()))
@@ -253,12 +260,12 @@ impl Executor<'_> {
 }
 
 /// Bytes of a command's /dev/shm, as docker has it.
-const DEFAULT_SHM: u64 = 64 << 20;
+pub(crate) const DEFAULT_SHM: u64 = 64 << 20;
 
-fn hosts(run: &RunStep) -> String {
-    let own = &run.hostname;
+/// /etc/hosts of a container of that name.
+pub(crate) fn hosts_file(own: &str, more: &[(String, String)]) -> String {
     let mut text = format!("127.0.0.1\tlocalhost {own}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-    for (name, address) in &run.hosts {
+    for (name, address) in more {
         text.push_str(&format!("{address}\t{name}\n"));
     }
     text

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use libcontainer::container::builder::ContainerBuilder;
@@ -14,9 +14,10 @@ use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, Exec
 use rbuild_linux::process::{self, Exit};
 use rbuild_linux::{Kind, RootDir, detached_overlay, mount_tmpfs, private_mount_namespace};
 
-use crate::request::{MountRequest, Network, Outcome, RunRequest, Source, Ulimit};
+use crate::request::{Input, MountRequest, Network, Outcome, RunRequest, Source, Ulimit};
 use crate::seccomp;
 use crate::stubs::{PointKind, Stubs};
+use crate::zygote::{receive_fds, send_fds};
 
 /// The runner's own places.
 const BUNDLE: &str = "/run/bundle";
@@ -24,15 +25,16 @@ const ROOTFS: &str = "/run/bundle/rootfs";
 const STATE: &str = "/run/state";
 const FILES: &str = "/run/files";
 const MOUNTS: &str = "/run/mounts";
+const CONSOLE: &str = "/run/console";
 
 /// The whole life of a runner. Standard input is a socket that brings the request and takes the outcome; standard
-/// output and error are the command's.
-pub fn runner_main() -> i32 {
+/// output and error are the command's, and `input` is what it reads.
+pub fn runner_main(input: Option<OwnedFd>) -> i32 {
     let Ok(stdin) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3) else { return 70 };
     let mut socket = UnixStream::from(stdin);
     let mut text = Vec::new();
     let outcome = match socket.read_to_end(&mut text).map(|_| serde_json::from_slice::<RunRequest>(&text)) {
-        Ok(Ok(request)) => match container(&request) {
+        Ok(Ok(request)) => match container(&request, input, &socket) {
             Ok(Exit::Code(code)) => Outcome::Exited(code),
             Ok(Exit::Signal(signal)) => Outcome::Signaled(signal),
             Err(reason) => Outcome::NotStarted(reason),
@@ -48,7 +50,7 @@ fn text(e: impl std::fmt::Display) -> String {
     e.to_string()
 }
 
-fn container(request: &RunRequest) -> Result<Exit, String> {
+fn container(request: &RunRequest, input: Option<OwnedFd>, socket: &UnixStream) -> Result<Exit, String> {
     private_mount_namespace().map_err(text)?;
     if request.network == Network::None {
         process::enter_lonely_network().map_err(text)?;
@@ -62,18 +64,29 @@ fn container(request: &RunRequest) -> Result<Exit, String> {
     let prepared = prepare(request, &root)?;
     let spec = prepared.spec(request)?;
     spec.save(Path::new(BUNDLE).join("config.json")).map_err(|e| format!("the container's configuration: {e}"))?;
-    let null = std::fs::File::open("/dev/null").map_err(|e| format!("/dev/null: {e}"))?;
+    let null = || std::fs::File::open("/dev/null").map(OwnedFd::from).map_err(|e| format!("/dev/null: {e}"));
+    let input = input.map_or_else(null, Ok)?;
+    let terminal = (request.input == Input::Terminal).then(|| UnixListener::bind(CONSOLE)).transpose();
+    let terminal = terminal.map_err(|e| format!("a socket for the terminal: {e}"))?;
     let environment = Environment::new(request)?;
     let mut container = ContainerBuilder::new("run".to_string(), SyscallType::default())
         .with_root_path(STATE)
         .map_err(chain)?
-        .with_stdin(OwnedFd::from(null))
+        .with_stdin(input)
+        .with_console_socket(terminal.as_ref().map(|_| CONSOLE))
         .with_executor(environment)
         .as_init(BUNDLE)
         .with_systemd(false)
         .with_detach(true)
         .build()
         .map_err(chain)?;
+    if let Some(listener) = terminal {
+        // It was sent while the container was built, and lies in the socket.
+        let (from, _) = listener.accept().map_err(|e| format!("the terminal: {e}"))?;
+        let fds = receive_fds(&from).map_err(|e| format!("the terminal: {e}"))?;
+        let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
+        send_fds(socket, &fds).map_err(|e| format!("the terminal: {e}"))?;
+    }
     let pid = container.pid().ok_or("the container has no process")?.as_raw() as u32;
     container.start().map_err(chain)?;
     process::wait(pid).map_err(text)
@@ -360,7 +373,7 @@ impl Prepared {
             .build()
             .map_err(text)?;
         let mut process = oci::ProcessBuilder::default()
-            .terminal(false)
+            .terminal(request.input == Input::Terminal)
             .user(user)
             .args(request.args.clone())
             .env(request.env.clone())

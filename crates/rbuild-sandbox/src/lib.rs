@@ -12,12 +12,14 @@ mod request;
 mod run;
 mod seccomp;
 mod stubs;
+mod terminal;
 mod zygote;
 
 pub use enter::{Builder, STORE, World, enter};
 pub use probe::{Check, Isolation, Refusal, checks, isolation};
-pub use request::{MountRequest, Network, Outcome, RunRequest, Source, Ulimit};
-pub use run::{Cancel, Stream, run};
+pub use request::{Input, MountRequest, Network, Outcome, RunRequest, Source, Ulimit};
+pub use run::{Cancel, Stream, run, run_attached};
+pub use terminal::Restore;
 pub use zygote::Zygote;
 
 #[derive(Debug, thiserror::Error)]

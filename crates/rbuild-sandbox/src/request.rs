@@ -29,9 +29,20 @@ pub struct RunRequest {
     /// Bytes of /dev/shm.
     pub shm_size: u64,
     pub ulimits: Vec<Ulimit>,
+    pub input: Input,
     /// Contents of the files that are bound over /etc/hosts and /etc/resolv.conf.
     pub hosts: String,
     pub resolv_conf: String,
+}
+
+/// What a command reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Input {
+    Nothing,
+    /// A descriptor that is passed on to it.
+    Given,
+    /// A terminal of the container's own, for input and output.
+    Terminal,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -11,8 +11,8 @@ use rbuild_linux::process;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::SandboxError;
-use crate::request::{Outcome, RunRequest};
-use crate::zygote::Zygote;
+use crate::request::{Input, Outcome, RunRequest};
+use crate::zygote::{Zygote, receive_fds};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {
@@ -74,13 +74,10 @@ pub fn run(
     let (mut ours, theirs) = UnixStream::pair().map_err(fail("socketpair"))?;
     let (out, out_writer) = std::io::pipe().map_err(fail("pipe"))?;
     let (err, err_writer) = std::io::pipe().map_err(fail("pipe"))?;
-    let runner = cancel.add(zygote.runner([theirs.as_fd(), out_writer.as_fd(), err_writer.as_fd()])?);
+    let runner = cancel.add(zygote.runner(&[theirs.as_fd(), out_writer.as_fd(), err_writer.as_fd()])?);
     // The other ends must close when the runner ends.
     drop((theirs, out_writer, err_writer));
-    let sent = serde_json::to_vec(request).map_err(|e| SandboxError::Runner(e.to_string())).and_then(|bytes| {
-        ours.write_all(&bytes).map_err(fail("sending the request"))?;
-        ours.shutdown(std::net::Shutdown::Write).map_err(fail("sending the request"))
-    });
+    let sent = send_request(&mut ours, request);
     let streamed = sent.and_then(|()| stream([(Stream::Stdout, out), (Stream::Stderr, err)], &mut output));
     let mut answer = Vec::new();
     if streamed.is_ok() {
@@ -90,6 +87,40 @@ pub fn run(
     cancel.remove(runner, outcome.is_ok());
     streamed?;
     outcome.map_err(|_| SandboxError::Runner("it ended without an answer".into()))
+}
+
+/// Runs one command on this process's own output, and on its input or on a terminal if the request says so.
+pub fn run_attached(zygote: &Zygote, request: &RunRequest, cancel: &Cancel) -> Result<Outcome, SandboxError> {
+    let fail = |what: &'static str| move |e: std::io::Error| SandboxError::Runner(format!("{what}: {e}"));
+    let (mut ours, theirs) = UnixStream::pair().map_err(fail("socketpair"))?;
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let mut streams = vec![theirs.as_fd(), stdout.as_fd(), stderr.as_fd()];
+    if request.input == Input::Given {
+        streams.push(stdin.as_fd());
+    }
+    let runner = cancel.add(zygote.runner(&streams)?);
+    drop(streams);
+    drop(theirs);
+    let mut answer = Vec::new();
+    let attached = send_request(&mut ours, request).and_then(|()| {
+        if request.input == Input::Terminal {
+            // Without a terminal the answer says why.
+            let terminal = receive_fds(&ours).ok().and_then(|mut fds| fds.pop());
+            terminal.map_or(Ok(()), |terminal| crate::terminal::connect(&terminal).map_err(fail("the terminal")))?;
+        }
+        ours.read_to_end(&mut answer).map(drop).map_err(fail("its answer"))
+    });
+    let outcome = serde_json::from_slice(&answer);
+    cancel.remove(runner, outcome.is_ok());
+    attached?;
+    outcome.map_err(|_| SandboxError::Runner("it ended without an answer".into()))
+}
+
+fn send_request(socket: &mut UnixStream, request: &RunRequest) -> Result<(), SandboxError> {
+    let fail = |e: std::io::Error| SandboxError::Runner(format!("sending the request: {e}"));
+    let bytes = serde_json::to_vec(request).map_err(|e| SandboxError::Runner(e.to_string()))?;
+    socket.write_all(&bytes).map_err(fail)?;
+    socket.shutdown(std::net::Shutdown::Write).map_err(fail)
 }
 
 fn stream(mut open: [(Stream, PipeReader); 2], output: &mut impl FnMut(Stream, &[u8])) -> Result<(), SandboxError> {

@@ -37,11 +37,12 @@ impl Zygote {
         }
     }
 
-    /// Starts a runner with these standard streams; gives a pidfd of it.
-    pub fn runner(&self, streams: [BorrowedFd<'_>; 3]) -> Result<OwnedFd, SandboxError> {
+    /// Starts a runner with these: the socket for its request, the output and the errors of its command, and what the
+    /// command reads, if it is to read anything. Gives a pidfd of it.
+    pub fn runner(&self, streams: &[BorrowedFd<'_>]) -> Result<OwnedFd, SandboxError> {
         let socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        send(&socket, &streams).map_err(|e| failed("asking for it", e))?;
-        let mut fds = receive(&socket).map_err(|e| failed("being given it", e))?;
+        send_fds(&*socket, streams).map_err(|e| failed("asking for it", e))?;
+        let mut fds = receive_fds(&*socket).map_err(|e| failed("being given it", e))?;
         match (fds.pop(), fds.is_empty()) {
             (Some(pidfd), true) => Ok(pidfd),
             _ => Err(SandboxError::Runner("it could not be forked; is there a limit on processes?".into())),
@@ -53,8 +54,9 @@ fn failed(what: &str, e: rustix::io::Errno) -> SandboxError {
     SandboxError::Runner(format!("{what}: {e}"))
 }
 
-fn send(socket: &OwnedFd, fds: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+/// Sends one byte with these descriptors, four at most.
+pub(crate) fn send_fds(socket: impl AsFd, fds: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(rustix::io::Errno::NOBUFS);
@@ -63,12 +65,12 @@ fn send(socket: &OwnedFd, fds: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {
 }
 
 /// One message's descriptors; an error at the end of the stream.
-fn receive(socket: &OwnedFd) -> rustix::io::Result<Vec<OwnedFd>> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+pub(crate) fn receive_fds(socket: impl AsFd) -> rustix::io::Result<Vec<OwnedFd>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0u8; 1];
     let message = loop {
-        match recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+        match recvmsg(&socket, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC) {
             Err(rustix::io::Errno::INTR) => {}
             other => break other?,
         }
@@ -84,12 +86,12 @@ fn receive(socket: &OwnedFd) -> rustix::io::Result<Vec<OwnedFd>> {
 /// The zygote's life: until the builder closes its end, or dies.
 fn serve(socket: &OwnedFd) {
     let _ = process::die_with_parent();
-    while let Ok(fds) = receive(socket) {
+    while let Ok(fds) = receive_fds(socket) {
         process::reap();
         match process::fork() {
             Ok(Cloned::Child) => {
                 let code = match become_runner(fds) {
-                    Ok(()) => runner_main(),
+                    Ok(input) => runner_main(input),
                     Err(_) => 70,
                 };
                 std::process::exit(code);
@@ -98,12 +100,12 @@ fn serve(socket: &OwnedFd) {
                 let pidfd = process::pidfd(child);
                 drop(fds);
                 let answer: Vec<BorrowedFd<'_>> = pidfd.iter().map(|fd| fd.as_fd()).collect();
-                if send(socket, &answer).is_err() {
+                if send_fds(socket, &answer).is_err() {
                     return;
                 }
             }
             Err(_) => {
-                if send(socket, &[]).is_err() {
+                if send_fds(socket, &[]).is_err() {
                     return;
                 }
             }
@@ -111,9 +113,12 @@ fn serve(socket: &OwnedFd) {
     }
 }
 
-fn become_runner(fds: Vec<OwnedFd>) -> rustix::io::Result<()> {
+/// Takes the streams; gives what the command is to read.
+fn become_runner(mut fds: Vec<OwnedFd>) -> rustix::io::Result<Option<OwnedFd>> {
+    let input = (fds.len() == 4).then(|| fds.pop()).flatten();
     let [stdin, stdout, stderr] = <[OwnedFd; 3]>::try_from(fds).map_err(|_| rustix::io::Errno::BADF)?;
     rustix::stdio::dup2_stdin(&stdin)?;
     rustix::stdio::dup2_stdout(&stdout)?;
-    rustix::stdio::dup2_stderr(&stderr)
+    rustix::stdio::dup2_stderr(&stderr)?;
+    Ok(input)
 }

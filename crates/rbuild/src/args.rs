@@ -30,6 +30,8 @@ pub enum Verb {
     Save(SaveArgs),
     /// Read images from an archive
     Load(LoadArgs),
+    /// Run a command in a container of an image, in the foreground
+    Run(RunArgs),
     /// List images
     Images(ImagesArgs),
     /// Show how an image was made
@@ -165,6 +167,9 @@ pub struct BuildArgs {
     /// Print the image id and nothing else
     #[arg(short, long)]
     pub quiet: bool,
+    /// What follows a command that fails: `shell` opens one in its container
+    #[arg(long, value_name = "WHAT")]
+    pub on_error: Option<String>,
     /// Write the image id to a file
     #[arg(long, value_name = "FILE")]
     pub iidfile: Option<PathBuf>,
@@ -409,6 +414,56 @@ pub struct CpArgs {
 }
 
 #[derive(Args)]
+pub struct RunArgs {
+    pub image: String,
+    /// Takes the place of the image's CMD
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<String>,
+    /// Pass standard input on
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Give it a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// A variable; without a value it is taken from the environment
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
+    /// A directory of this machine that the command sees
+    #[arg(short, long, value_name = "SOURCE:TARGET[:ro]")]
+    pub volume: Vec<String>,
+    /// Working directory
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<String>,
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
+    /// Takes the place of the image's ENTRYPOINT
+    #[arg(long, value_name = "PROGRAM")]
+    pub entrypoint: Option<String>,
+    /// default, none or host
+    #[arg(long, value_name = "MODE", default_value = "default", visible_alias = "net")]
+    pub network: String,
+    /// A name that the command can resolve
+    #[arg(long, value_name = "NAME:ADDRESS")]
+    pub add_host: Vec<String>,
+    #[arg(long, value_name = "NAME")]
+    pub hostname: Option<String>,
+    /// Size of /dev/shm [default: 64m]
+    #[arg(long, value_name = "SIZE")]
+    pub shm_size: Option<String>,
+    #[arg(long, value_name = "NAME=SOFT[:HARD]")]
+    pub ulimit: Vec<String>,
+    /// Nothing stays in any case
+    #[arg(long, hide = true)]
+    pub rm: bool,
+    #[arg(long, hide = true)]
+    pub name: Option<String>,
+    #[arg(long, hide = true)]
+    pub init: bool,
+    #[arg(long, hide = true)]
+    pub pull: Option<String>,
+}
+
+#[derive(Args)]
 pub struct CreateArgs {
     pub image: String,
     /// Taken for the sake of scripts; nothing runs
@@ -429,7 +484,8 @@ pub struct RmArgs {
     pub volumes: bool,
 }
 
-const VERBS: [&str; 19] = [
+const VERBS: [&str; 20] = [
+    "run",
     "completion",
     "build",
     "cp",

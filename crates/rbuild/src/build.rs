@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 
 use rbuild_engine::{BuildError, BuildRequest, Event, Events, Finished, Prepared, binds, execute, prepare};
 use rbuild_image::Digest;
-use rbuild_sandbox::{Cancel, World, enter};
+use rbuild_sandbox::{Cancel, Restore, World, enter};
 use rbuild_store::Store;
 
 use crate::args::{BuildArgs, ProgressMode};
@@ -34,6 +34,9 @@ pub fn build(place: &Place, args: BuildArgs) -> Result<u8, Failure> {
         None | Some(ProgressMode::Auto | ProgressMode::Plain) => Mode::Plain,
     };
     let report = |e: &BuildError| {
+        if matches!(e, BuildError::Told) {
+            return code::FAILED;
+        }
         print::err(&render::build_error(e, &source, print::colours()));
         build_code(e)
     };
@@ -132,17 +135,22 @@ fn run_builder(
     report: &dyn Fn(&BuildError) -> u8,
 ) -> Result<u8, Failure> {
     let world = World { store: place.root.clone(), binds: binds(request) };
+    let _restore = request.shell_on_error.then(Restore::of_stdin);
     let (mut answer, mut answer_writer) = std::io::pipe().map_err(|e| Failure::new(format!("pipe: {e}")))?;
     let ended = enter(&world, |builder| {
-        let drawing = std::thread::spawn(move || draw(&events, mode));
+        let mut drawing = Some(std::thread::spawn(move || draw(&events, mode)));
         let cancel = Cancel::default();
         let result = builder.map_err(BuildError::from).and_then(|builder| {
             let stop = cancel.clone();
             builder.on_stop(move || stop.cancel());
             let store = store.moved(Path::new(rbuild_sandbox::STORE))?;
-            execute(request, prepared, &store, sender, cancel, &builder)
+            execute(request, prepared, &store, sender, cancel, &builder, |e| {
+                drawing.take().map(std::thread::JoinHandle::join);
+                report(e);
+                print::err("a shell in the container of the failed step; the build ends when it does\n");
+            })
         });
-        let _ = drawing.join();
+        drawing.map(std::thread::JoinHandle::join);
         match result {
             Ok(finished) => {
                 let image = finished.image.map(|(id, manifest)| format!("{id} {manifest}")).unwrap_or_default();

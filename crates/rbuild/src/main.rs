@@ -18,6 +18,7 @@ mod print;
 mod progress;
 mod render;
 mod request;
+mod run;
 mod template;
 mod transfer;
 
@@ -70,6 +71,7 @@ fn run(argv: Vec<std::ffi::OsString>) -> u8 {
         Verb::Import(args) => transfer::import(&place, args),
         Verb::Save(args) => transfer::save(&place, args),
         Verb::Load(args) => transfer::load(&place, args),
+        Verb::Run(args) => run::run(&place, args),
         Verb::Images(args) => images::images(&place, args),
         Verb::History(args) => images::history(&place, args),
         Verb::Inspect(args) => images::inspect(&place, args),

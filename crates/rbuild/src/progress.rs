@@ -25,6 +25,9 @@ pub fn draw(events: &Receiver<Event>, mode: Mode) {
     }
     let mut drawing = Drawing::default();
     for event in events {
+        if matches!(event, Event::End) {
+            return;
+        }
         if mode == Mode::Plain {
             print::err(&drawing.plain(event));
         }
@@ -56,6 +59,7 @@ impl Drawing {
         match event {
             Event::Isolation { rung } => format!("isolation: {rung}\n"),
             Event::Warning { text } => format!("warning: {text}\n"),
+            Event::End => String::new(),
             Event::Phase { text, seconds } => {
                 self.count += 1;
                 self.last = None;

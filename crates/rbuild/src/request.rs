@@ -86,6 +86,7 @@ pub fn asked(args: &BuildArgs, store: &Store) -> Result<Asked, Failure> {
         secrets: args.secret.iter().map(|s| secret(s)).collect::<Result<_, _>>()?,
         agents: args.ssh.iter().map(|s| agent(s)).collect::<Result<_, _>>()?,
         allow_leaks: allowed.leaks,
+        shell_on_error: shell_on_error(args.on_error.as_deref())?,
         shm_size: args.shm_size.as_deref().map(|s| size("--shm-size", s)).transpose()?,
         cache_limit: args.cache_limit.as_deref().map(|s| size("--cache-limit", s)).transpose()?,
         ulimits: args.ulimit.iter().map(|u| ulimit(u)).collect::<Result<_, _>>()?,
@@ -97,6 +98,17 @@ pub fn asked(args: &BuildArgs, store: &Store) -> Result<Asked, Failure> {
         build_id: format!("{now:x}-{:x}", std::process::id()),
     };
     Ok(Asked { request, _arrived: arrived })
+}
+
+fn shell_on_error(text: Option<&str>) -> Result<bool, Failure> {
+    use std::io::IsTerminal;
+    match text {
+        None | Some("fail") => Ok(false),
+        Some("shell") if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() => Ok(true),
+        Some("shell") => Err(Failure::usage("--on-error shell: standard input and output are no terminal")
+            .help("leave it out where nobody types")),
+        Some(other) => Err(Failure::usage(format!("--on-error {other}: shell or fail"))),
+    }
 }
 
 fn squash(text: Option<&str>) -> Result<Squash, Failure> {
@@ -124,7 +136,7 @@ fn build_args(given: &[String]) -> Vec<(String, String)> {
     args
 }
 
-fn network(text: &str) -> Result<Network, Failure> {
+pub fn network(text: &str) -> Result<Network, Failure> {
     match text {
         "default" | "host" => Ok(Network::Host),
         "none" => Ok(Network::None),
@@ -208,7 +220,7 @@ fn allowed(given: &[String]) -> Result<Allowed, Failure> {
 }
 
 /// `name:address` or `name=address`, the address in brackets or not.
-fn host(text: &str) -> Result<(String, String), Failure> {
+pub fn host(text: &str) -> Result<(String, String), Failure> {
     let bad = |what: &str| Failure::usage(format!("--add-host {text}: {what}")).help("write it like name:10.0.0.1");
     let (name, address) =
         text.split_once('=').or_else(|| text.split_once(':')).ok_or_else(|| bad("it has no address"))?;
@@ -229,7 +241,7 @@ pub fn size(option: &str, text: &str) -> Result<u64, Failure> {
 }
 
 /// `name=soft[:hard]`; -1 is no limit.
-fn ulimit(text: &str) -> Result<Ulimit, Failure> {
+pub fn ulimit(text: &str) -> Result<Ulimit, Failure> {
     const NAMES: [&str; 15] = [
         "core",
         "cpu",
@@ -274,7 +286,7 @@ fn ulimit(text: &str) -> Result<Ulimit, Failure> {
 }
 
 /// `SOURCE:TARGET[:ro|rw]`.
-fn volume(text: &str) -> Result<(PathBuf, Volume), Failure> {
+pub fn volume(text: &str) -> Result<(PathBuf, Volume), Failure> {
     let bad = |what: String| Failure::usage(format!("--volume {text}: {what}"));
     let parts: Vec<&str> = text.split(':').collect();
     let (source, target, options) = match parts[..] {
@@ -390,7 +402,7 @@ fn agent(text: &str) -> Result<(String, AgentSource), Failure> {
 }
 
 /// The resolver file for commands. Where only systemd's local stub is named, the file with the real servers.
-fn resolv_conf() -> String {
+pub fn resolv_conf() -> String {
     let read = |p: &str| std::fs::read_to_string(p).unwrap_or_default();
     let own = read("/etc/resolv.conf");
     let mut servers = own.lines().filter_map(|l| l.trim().strip_prefix("nameserver")).map(str::trim).peekable();

@@ -41,6 +41,7 @@ pub fn draw(events: &Receiver<Event>) {
     let mut drawn = Instant::now() - FRAME;
     loop {
         let open = match events.recv_timeout(FRAME) {
+            Ok(Event::End) => false,
             Ok(event) => {
                 screen.take(event);
                 true
@@ -75,6 +76,7 @@ impl Screen {
     pub fn take(&mut self, event: Event) {
         match event {
             Event::Isolation { rung } => self.finished.push_str(&format!("isolation: {rung}\n")),
+            Event::End => {}
             Event::Warning { text } => self.finished.push_str(&format!("warning: {text}\n")),
             Event::Phase { text, seconds } => self.finish("=>", &text, Some(seconds)),
             Event::Started { step, label, text } => {

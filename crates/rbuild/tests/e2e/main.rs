@@ -9,6 +9,7 @@ mod contexts;
 mod copying;
 mod corners;
 mod faults;
+mod foreground;
 mod images;
 mod lifecycle;
 mod mistakes;

@@ -1,0 +1,133 @@
+//! One command in a container of an image, in the foreground: `run`. What it writes is thrown away.
+
+use std::path::{Path, PathBuf};
+
+use rbuild_image::DEFAULT_PATH;
+use rbuild_linux::{RootDir, detached_overlay};
+use rbuild_plan::{Network, Volume};
+use rbuild_sandbox::{
+    Builder, Cancel, Input, MountRequest, Network as SandboxNetwork, Outcome, RunRequest, Source, Ulimit, run_attached,
+};
+use rbuild_store::{Image, Store, Workspace};
+
+use crate::error::{BuildError, Result};
+use crate::places::Place;
+use crate::steps::{DEFAULT_SHM, hosts_file};
+use crate::users;
+
+/// What is to run, where the image does not say it or somebody wants it otherwise.
+pub struct Invocation {
+    /// Takes the place of CMD; if it is empty, CMD stands unless there is another entrypoint.
+    pub args: Vec<String>,
+    pub entrypoint: Option<Vec<String>>,
+    /// Goes before the image's own variables.
+    pub env: Vec<(String, String)>,
+    pub user: Option<String>,
+    pub cwd: Option<String>,
+    pub hostname: String,
+    /// Names that the command can resolve, with their addresses.
+    pub hosts: Vec<(String, String)>,
+    /// Each of the directories of the same place in [`volume_binds`].
+    pub volumes: Vec<Volume>,
+    pub network: Network,
+    pub shm_size: Option<u64>,
+    pub ulimits: Vec<Ulimit>,
+    pub input: Input,
+    /// The resolver file that the command sees.
+    pub resolv_conf: String,
+}
+
+/// Where the builder finds the directories of volumes.
+pub fn volume_binds(volumes: &[PathBuf]) -> Vec<(PathBuf, PathBuf)> {
+    volumes.iter().enumerate().map(|(i, path)| (path.clone(), Place::Volume(i).path())).collect()
+}
+
+/// Runs it to its end, on this process's own streams.
+pub fn invoke(store: &Store, image: &Image, what: &Invocation, builder: &Builder, cancel: &Cancel) -> Result<Outcome> {
+    let work = Workspace::open(store)?;
+    let (trees, _) = store.unpack_image(&work, image, "run")?;
+    let mut lowers: Vec<PathBuf> = trees.iter().rev().map(|t| store.tree_path(t)).collect();
+    let (upper, upper_dir) = work.new_dir()?;
+    let (scratch, _) = work.new_dir()?;
+    let config = &image.config.config;
+    let cwd = what.cwd.clone().unwrap_or_else(|| config.working_dir.clone());
+    let cwd = if cwd.is_empty() { "/".into() } else { cwd };
+    let who = {
+        // An overlay without an upper directory wants two lower ones.
+        let mut shown = lowers.clone();
+        while shown.len() < 2 {
+            shown.push(work.new_dir()?.0);
+        }
+        let fail = || BuildError::kernel("the image's files");
+        let view = RootDir::from_fd(detached_overlay(&shown, None, Path::new("/mnt")).map_err(fail())?, "/");
+        if !view.exists(&cwd).map_err(fail())? {
+            upper_dir.create_dir_all(cwd.trim_start_matches('/'), 0o755, None, |_| ()).map_err(fail())?;
+        }
+        let user = what.user.as_ref().unwrap_or(&config.user);
+        users::identity(&view, user).map_err(BuildError::other)?
+    };
+    if lowers.is_empty() {
+        lowers.push(work.new_dir()?.0);
+    }
+    let mount = |(i, volume): (usize, &Volume)| MountRequest {
+        target: volume.target.clone(),
+        source: Source::Bind(Place::Volume(i).path()),
+        read_only: volume.read_only,
+    };
+    let request = RunRequest {
+        lowers,
+        upper,
+        scratch,
+        args: command(what, &config.entrypoint, &config.cmd)?,
+        env: environment(what, &config.env, who.home.as_deref()),
+        cwd,
+        uid: who.uid,
+        gid: who.gid,
+        groups: who.groups,
+        hostname: what.hostname.clone(),
+        mounts: what.volumes.iter().enumerate().map(mount).collect(),
+        network: if what.network == Network::None { SandboxNetwork::None } else { SandboxNetwork::Host },
+        insecure: false,
+        shm_size: what.shm_size.unwrap_or(DEFAULT_SHM),
+        ulimits: what.ulimits.clone(),
+        input: what.input,
+        hosts: hosts_file(&what.hostname, &what.hosts),
+        resolv_conf: what.resolv_conf.clone(),
+    };
+    Ok(run_attached(&builder.zygote, &request, cancel)?)
+}
+
+fn command(what: &Invocation, entrypoint: &Option<Vec<String>>, cmd: &Option<Vec<String>>) -> Result<Vec<String>> {
+    let mut args = what.entrypoint.clone().or_else(|| entrypoint.clone()).unwrap_or_default();
+    match (&what.args[..], &what.entrypoint) {
+        ([], None) => args.extend(cmd.iter().flatten().cloned()),
+        (given, _) => args.extend(given.iter().cloned()),
+    }
+    if args.is_empty() {
+        return Err(BuildError::Other {
+            message: "the image says no command".into(),
+            help: Some("add one: rbuild run IMAGE COMMAND".into()),
+        });
+    }
+    Ok(args)
+}
+
+fn environment(what: &Invocation, image: &[String], home: Option<&str>) -> Vec<String> {
+    let mut env: Vec<(String, String)> = Vec::new();
+    let of_image = image.iter().map(|e| e.split_once('=').unwrap_or((e, "")));
+    for (name, value) in of_image.chain(what.env.iter().map(|(k, v)| (k.as_str(), v.as_str()))) {
+        env.retain(|(known, _)| known != name);
+        env.push((name.to_string(), value.to_string()));
+    }
+    let home = home.filter(|h| !h.is_empty()).unwrap_or("/");
+    let mut defaults = vec![("PATH", DEFAULT_PATH), ("HOME", home), ("HOSTNAME", what.hostname.as_str())];
+    if what.input == Input::Terminal {
+        defaults.push(("TERM", "xterm"));
+    }
+    for (name, value) in defaults {
+        if !env.iter().any(|(known, _)| known == name) {
+            env.push((name.to_string(), value.to_string()));
+        }
+    }
+    env.into_iter().map(|(k, v)| format!("{k}={v}")).collect()
+}

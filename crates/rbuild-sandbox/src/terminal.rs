@@ -1,0 +1,74 @@
+//! The terminal of whoever called, connected to one of a container.
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
+
+/// How often the size of the terminal is looked at: signals about it go to another process.
+const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+
+/// The settings of a terminal, which come back when this is dropped.
+pub struct Restore(Termios);
+
+impl Restore {
+    /// Those of standard input, if it is a terminal.
+    pub fn of_stdin() -> Option<Restore> {
+        tcgetattr(io::stdin()).ok().map(Restore)
+    }
+}
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.0);
+    }
+}
+
+/// Carries bytes and the window's size between standard input and output and the container's terminal, until nobody
+/// has that open any more. Keys arrive as they are: what they mean is for the terminal in the container to say.
+pub(crate) fn connect(terminal: &OwnedFd) -> io::Result<()> {
+    let restore = Restore::of_stdin();
+    if let Some(Restore(settings)) = &restore {
+        let mut raw = settings.clone();
+        raw.make_raw();
+        tcsetattr(io::stdin(), OptionalActions::Now, &raw)?;
+    }
+    let mut inside = std::fs::File::from(terminal.try_clone()?);
+    let mut listening = true;
+    let mut size = None;
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        let now = tcgetwinsize(io::stdin()).ok();
+        if let (Some(new), true) = (now, now.map(|s| (s.ws_row, s.ws_col)) != size) {
+            tcsetwinsize(terminal, new)?;
+            size = Some((new.ws_row, new.ws_col));
+        }
+        let stdin = io::stdin();
+        let mut fds = vec![PollFd::from_borrowed_fd(terminal.as_fd(), PollFlags::IN)];
+        if listening {
+            fds.push(PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN));
+        }
+        match poll(&mut fds, Some(&LOOK)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        if ready[0] {
+            match inside.read(&mut buffer) {
+                Ok(n) if n > 0 => {
+                    let mut out = io::stdout().lock();
+                    out.write_all(&buffer[..n]).and_then(|()| out.flush())?;
+                }
+                // EIO: the last of the other end is closed.
+                _ => return Ok(()),
+            }
+        }
+        if ready.get(1) == Some(&true) {
+            match rustix::io::read(&stdin, &mut buffer) {
+                Ok(n) if n > 0 => inside.write_all(&buffer[..n])?,
+                _ => listening = false,
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Commands that people talk to: `run`, and terminals.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use crate::lab::Lab;
+
+const IMAGE: &str =
+    "FROM busybox\nENV A=1 B=2\nWORKDIR /srv/w\nUSER web\nENTRYPOINT [\"echo\"]\nCMD [\"the\", \"default\"]\n";
+
+#[test]
+fn run_takes_what_the_image_says_and_what_is_typed() {
+    let lab = Lab::new();
+    lab.build(IMAGE, &["-t", "x"]).ok();
+    let run = |args: &[&str]| lab.rbuild(["run", "--rm"].into_iter().chain(args.iter().copied()));
+    assert_eq!(run(&["x"]).ok().stdout, "the default\n");
+    assert_eq!(run(&["x", "something", "-else"]).ok().stdout, "something -else\n");
+    let sh =
+        |script: &str, more: &[&str]| run(&[&["--entrypoint", "sh"], more, &["x", "-c", script]].concat()).ok().stdout;
+    assert_eq!(sh("echo $A$B $(pwd) $(id -u):$(id -g) $HOME", &["-e", "B=3"]), "13 /srv/w 33:33 /srv\n");
+    assert_eq!(sh("id -u; pwd; hostname", &["-u", "0", "-w", "/tmp", "--hostname", "h"]), "0\n/tmp\nh\n");
+    assert_eq!(sh("cat /etc/hosts | grep -c 10.9.8.7", &["--add-host", "a:10.9.8.7"]), "1\n");
+    assert_eq!(sh("ls /sys/class/net 2>/dev/null; ip -o link | wc -l", &["--network", "none"]), "1\n");
+    lab.write("v/f", "shared");
+    let volume = format!("{}/v:/v", lab.ctx().display());
+    assert_eq!(sh("cat /v/f", &["-v", &volume]), "shared");
+    // Its exit status is the command's.
+    assert_eq!(run(&["--entrypoint", "sh", "x", "-c", "exit 42"]).code, Some(42));
+    assert_eq!(run(&["--entrypoint", "sh", "x", "-c", "sh -c 'kill -9 $$'; exit $?"]).code, Some(137));
+    run(&["--entrypoint", "nothing", "x"]).fails(127, &["no program `nothing`"]);
+    run(&["nowhere"]).fails(1, &["no image is called `nowhere`"]);
+    // What it writes is gone, and the image is what it was.
+    sh("echo x > /tmp/y", &[]);
+    assert_eq!(sh("ls /tmp", &[]), "");
+    assert_eq!(std::fs::read_dir(lab.store().join("tmp")).unwrap().count(), 0);
+}
+
+#[test]
+fn run_passes_standard_input_on_where_that_is_asked_for() {
+    let lab = Lab::new();
+    let feed = |args: &[&str]| {
+        let mut command = lab.command(["run"].into_iter().chain(args.iter().copied()));
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let _ = stdin.write_all(b"from outside\n");
+        drop(stdin);
+        String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap()
+    };
+    assert_eq!(feed(&["-i", "busybox", "cat"]), "from outside\n");
+    assert_eq!(feed(&["busybox", "cat"]), "");
+}
+
+/// Runs rbuild on a terminal of 30 rows and 100 columns (by util-linux's script), with these lines typed.
+fn on_terminal(lab: &Lab, command: &str, typed: &str) -> (Option<i32>, String) {
+    let line = format!("stty rows 30 cols 100; {command}");
+    let mut script = std::process::Command::new("script");
+    script
+        .args(["-qec", &line, "/dev/null"])
+        .current_dir(lab.ctx())
+        .env("RBUILD_ROOT", lab.store())
+        .env("TERM", "xterm");
+    script.env("RB", crate::lab::rbuild_path());
+    let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    for line in typed.lines() {
+        std::thread::sleep(std::time::Duration::from_millis(700));
+        let _ = stdin.write_all(line.replace("^C", "\x03").as_bytes());
+        if !line.ends_with("^C") {
+            let _ = stdin.write_all(b"\r");
+        }
+    }
+    let out = child.wait_with_output().unwrap();
+    (out.status.code(), String::from_utf8_lossy(&out.stdout).replace('\r', ""))
+}
+
+#[test]
+fn a_terminal_has_a_size_and_ctrl_c_goes_to_the_command() {
+    let lab = Lab::new();
+    let typed = "stty size\ntty\nsleep 100\n^C\necho still $((40 + 2)) here\nexit 7\n";
+    let (code, said) = on_terminal(&lab, "$RB run -it busybox sh", typed);
+    assert_eq!(code, Some(7), "{said}");
+    for text in ["30 100", "/dev/pts/0", "still 42 here"] {
+        assert!(said.contains(text), "{text}: {said}");
+    }
+    let (code, said) = on_terminal(&lab, "$RB run -t busybox tty; stty -a", "");
+    assert!(code == Some(0) && said.contains("/dev/pts/0") && said.contains(" icanon"), "{said}");
+}
+
+#[test]
+fn a_failed_command_leaves_a_shell_where_it_was() {
+    let lab = Lab::new();
+    lab.write("token", "a-long-secret\n");
+    lab.write(
+        "Dockerfile",
+        "FROM busybox\nENV WHO=me\nWORKDIR /w\nUSER web\nRUN --mount=type=secret,id=token,uid=33 --mount=type=cache,target=/c,uid=33 \
+         echo half > /tmp/half; exit 9\n",
+    );
+    let typed = "cat /tmp/half; id -un; pwd; echo $WHO; wc -c < /run/secrets/token; touch /c/x && echo cache\nexit 0\n";
+    let build = "$RB build --on-error shell --secret id=token,src=token -t x";
+    for progress in ["plain", "tty"] {
+        let (code, said) = on_terminal(&lab, &format!("{build} --progress {progress}"), typed);
+        assert_eq!(code, Some(1), "{said}");
+        for text in ["exited with code 9", "a shell in the container", "half\nweb\n/w\nme\n14\ncache\n"] {
+            assert!(said.contains(text), "{progress}: {text:?}: {said}");
+        }
+    }
+    assert_eq!(std::fs::read_dir(lab.store().join("tmp")).unwrap().count(), 0);
+    lab.rbuild(["build", "--on-error", "shell", "."]).fails(2, &["no terminal"]);
+}
