@@ -104,8 +104,15 @@ fn chain(e: impl std::error::Error) -> String {
         }
         source = cause.source();
     }
-    out
+    // What our own executor says is a sentence already; libcontainer's words around it explain nothing.
+    match out.rsplit_once(EXECUTOR_SAYS) {
+        Some((_, sentence)) => sentence.to_string(),
+        None => out,
+    }
 }
+
+/// What libcontainer puts before the errors of an executor.
+const EXECUTOR_SAYS: &str = "error in executing process : ";
 
 /// What stands ready before the container is made.
 struct Prepared {

@@ -124,6 +124,11 @@ impl Lab {
         command.env_remove("SOURCE_DATE_EPOCH");
     }
 
+    /// Runs a command of [`Lab::command`] with more in its environment.
+    pub fn run_with(&self, command: &mut Command, env: &[(&str, &str)]) -> Ran {
+        Ran::new(command.envs(env.iter().copied()).output().unwrap())
+    }
+
     /// Runs any command where `rbuild` would run.
     pub fn run(&self, mut command: Command) -> Ran {
         self.at_home(&mut command);

@@ -14,6 +14,7 @@ mod images;
 mod lifecycle;
 mod mistakes;
 mod multistage;
+mod promises;
 mod result;
 mod running;
 mod surroundings;

@@ -1,0 +1,127 @@
+//! What docs/security.md promises of a command and of an image that mean harm; and what is said where the machine does
+//! not allow what that takes.
+
+use std::process::Command;
+
+use crate::lab::Lab;
+
+fn output_of(lab: &Lab, script: &str) -> String {
+    let out = lab.build_local(&format!("FROM busybox\nRUN {script}\n"), &["--no-cache"]);
+    std::fs::read_to_string(out.join("o")).unwrap()
+}
+
+#[test]
+fn a_command_sees_no_file_of_the_caller() {
+    let lab = Lab::new();
+    lab.write("private", "the caller's own");
+    lab.write(".dockerignore", "private\n");
+    let store = lab.store();
+    let script = format!(
+        "for p in / /proc/1/root /proc/1/cwd /proc/self/root/.. /.. /proc/*/root/../..; do ls -d $p{0} $p{1}; done > /o 2>/dev/null; \
+         find / -xdev -name private >> /o; cat /proc/self/mountinfo | grep -c {1} >> /o; true",
+        lab.ctx().display(),
+        store.display()
+    );
+    assert_eq!(output_of(&lab, &script), "0\n");
+}
+
+#[test]
+fn a_command_sees_nothing_of_the_callers_environment_and_processes() {
+    let lab = Lab::new();
+    lab.write("Dockerfile", "FROM busybox\nRUN ps -o pid,args > /o; cat /proc/*/environ | tr '\\0' '\\n' | grep -c CALLERS_OWN >> /o; true\n");
+    let out = lab.path("out");
+    let mut command = lab.command(["build", "-o", &format!("type=local,dest={}", out.display())]);
+    lab.run_with(&mut command, &[("CALLERS_OWN", "value")]).ok();
+    let text = std::fs::read_to_string(out.join("o")).unwrap();
+    assert_eq!(text.lines().last(), Some("0"), "{text}");
+    let processes: Vec<&str> = text.lines().filter(|l| l.trim().starts_with(|c: char| c.is_ascii_digit())).collect();
+    // The shell, ps, and the line of the grep.
+    assert!(processes.len() <= 3 && !text.contains("rbuild"), "{text}");
+}
+
+#[test]
+fn a_command_cannot_signal_or_outlive_what_is_around_it() {
+    let lab = Lab::new();
+    let marker = format!("{}77", std::process::id());
+    // Everything that it can name is its own.
+    output_of(&lab, &format!("(setsid sleep {marker} &) ; sleep 0.1; echo > /o; kill -9 -1"));
+    let left = Command::new("pgrep").args(["-f", &format!("sleep {marker}")]).output().unwrap();
+    assert!(left.stdout.is_empty(), "{}", String::from_utf8_lossy(&left.stdout));
+}
+
+#[test]
+fn a_command_writes_nowhere_but_into_its_own_files() {
+    let lab = Lab::new();
+    let script = "for f in /proc/sys/kernel/domainname /proc/sysrq-trigger /dev/mem /dev/kmsg /dev/sda /sys/x; do \
+                  (echo x > $f) 2>/dev/null && echo $f; done > /o; mknod /disk b 8 0 2>/dev/null && cat /disk >> /o; true";
+    let wrote = output_of(&lab, script);
+    // What is made in /dev is the container's own memory, and gone.
+    assert!(wrote.lines().all(|l| l.starts_with("/dev/")), "{wrote}");
+    // A base image's files stay what they are, though a command was root and wrote over them.
+    let first = output_of(&lab, "sha256sum /bin/busybox > /o");
+    output_of(&lab, "echo broken > /etc/passwd; rm -rf /root /srv; echo x > /o");
+    assert_eq!(output_of(&lab, "sha256sum /bin/busybox > /o"), first);
+    assert_eq!(output_of(&lab, "grep -c . /etc/passwd > /o"), "2\n");
+}
+
+#[test]
+fn cache_mounts_of_another_name_are_out_of_reach() {
+    let lab = Lab::new();
+    lab.build("FROM busybox\nRUN --mount=type=cache,id=mine,target=/c echo mine > /c/f\n", &["-t", "x"]).ok();
+    let read = "--mount=type=cache,id=../mine,target=/c ls -a /c /c/.. | grep -c '^f$' > /o; true";
+    assert_eq!(output_of(&lab, read), "0\n");
+}
+
+#[test]
+fn a_machine_without_user_namespaces_is_told_how_to_allow_them() {
+    let lab = Lab::new();
+    lab.write("Dockerfile", "FROM busybox\nRUN true\n");
+    // A namespace in which there may be no other.
+    let mut command = Command::new("unshare");
+    let script = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$0\" build";
+    command.args(["-Ur", "sh", "-c", script]).arg(crate::lab::rbuild_path());
+    lab.run(command).fails(3, &["the kernel refuses a user namespace", "sysctl -w user.max_user_namespaces=15000"]);
+    let mut command = Command::new("unshare");
+    let script = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$0\" doctor";
+    command.args(["-Ur", "sh", "-c", script]).arg(crate::lab::rbuild_path());
+    let doctor = lab.run(command);
+    assert_eq!(doctor.code, Some(3), "{}", doctor.stdout);
+    assert!(doctor.stdout.contains("NO  user.max_user_namespaces: 0"), "{}", doctor.stdout);
+}
+
+#[test]
+fn a_user_whom_nobody_granted_ids_is_told_how_to_get_some() {
+    if rbuild_linux_is_root() {
+        return a_namespace_of_one_id_is_too_small();
+    }
+    let lab = Lab::new();
+    lab.write("Dockerfile", "FROM busybox\nRUN true\n");
+    let mut command = lab.command(["build"]);
+    let empty = lab.path("no-programs");
+    std::fs::create_dir(&empty).unwrap();
+    lab.run_with(&mut command, &[("PATH", empty.to_str().unwrap())])
+        .fails(3, &["newuidmap is not installed", "apt-get install uidmap"]);
+}
+
+fn rbuild_linux_is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+fn a_namespace_of_one_id_is_too_small() {
+    let lab = Lab::new();
+    lab.write("Dockerfile", "FROM busybox\nRUN touch /x && chown 33 /x\n");
+    let mut command = Command::new("unshare");
+    command.args(["-Ur"]).arg(crate::lab::rbuild_path()).arg("build");
+    lab.run(command).fails(1, &["Invalid argument"]);
+}
+
+#[test]
+fn root_storage_that_allows_no_programs_serves_all_the_same() {
+    let lab = Lab::new();
+    lab.write("Dockerfile", "FROM busybox\nRUN echo fine > /o\n");
+    let script = "mount -t tmpfs -o noexec,nosuid,nodev none \"$LAB/mnt\" && export RBUILD_ROOT=\"$LAB/mnt/store\" && \
+                  $RB import \"$RBUILD_TEST_BASES/busybox.tar\" busybox && $RB build -o type=local,dest=$LAB/out && cat $LAB/out/o";
+    std::fs::create_dir(lab.path("mnt")).unwrap();
+    let ran = lab.sh(&format!("unshare -m bash -ec '{script}'")).ok();
+    assert!(ran.stdout.ends_with("fine\n"), "{}", ran.stdout);
+}
