@@ -30,11 +30,11 @@ impl Config {
 
     fn read(path: &Path) -> Result<Config, Failure> {
         let failed = |e: String| Failure::usage(format!("{}: {}", path.display(), e.trim_end()));
+        use std::io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
-            Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
-                return Ok(Config::default());
-            }
+            // The last: the home is another user's, as after a change of user that keeps the environment.
+            Err(e) if matches!(e.kind(), NotFound | NotADirectory | PermissionDenied) => return Ok(Config::default()),
             Err(e) => return Err(failed(e.to_string())),
         };
         let config: Config = toml::from_str(&text).map_err(|e| failed(e.to_string()))?;
