@@ -27,4 +27,4 @@ pub use pack::{
 pub use reader::{EntryKind, TarEntry, TarReader, is_tar};
 pub use unpack::{Owners, Unpacked, Whiteouts, unpack};
 pub use writer::TarWriter;
-pub use xattrs::{OPAQUE, keep_in_layer, keep_in_tree};
+pub use xattrs::{OPAQUE, ORIGIN, keep_in_layer, keep_in_tree};

@@ -1,0 +1,11 @@
+//! File systems put together by copying, where the kernel mounts no overlays: a store on an overlay, a container that
+//! may not mount. Trees keep their form; only how they are put on each other and taken off again differs.
+
+mod changes;
+mod merge;
+
+pub use changes::Before;
+pub use merge::{Files, merge};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,158 @@
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use rbuild_layer::{OPAQUE, ORIGIN, keep_in_tree};
+use rbuild_linux::{Kind, Result, RootDir, Stat, Timestamp, Xattrs};
+
+/// What an entry was.
+#[derive(Debug, Clone, PartialEq)]
+enum Mark {
+    /// A file, a link or a node. The time says when it was last changed in any way (statx(2), stx_ctime); it is left
+    /// out where files are linked, as making a link changes it.
+    Leaf {
+        inode: u64,
+        changed: Option<Timestamp>,
+    },
+    Dir {
+        inode: u64,
+        meta: Meta,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Meta {
+    owner: (u32, u32),
+    mode: u32,
+    mtime: Timestamp,
+    xattrs: Xattrs,
+}
+
+/// How a merged directory was before somebody worked in it.
+pub struct Before {
+    /// Entries of each directory, by its path relative to the root.
+    dirs: HashMap<PathBuf, HashMap<OsString, Mark>>,
+    linked: bool,
+}
+
+fn meta(dir: &RootDir, stat: &Stat) -> Result<Meta> {
+    let xattrs = dir.xattrs(OsStr::new(""))?.into_iter().filter(|(attr, _)| keep_in_tree(attr)).collect();
+    Ok(Meta { owner: (stat.uid, stat.gid), mode: stat.mode, mtime: stat.mtime, xattrs })
+}
+
+impl Before {
+    /// Takes note of everything. `linked` tells whether the files are names of files elsewhere, which nobody writes to.
+    pub fn of(root: &RootDir, linked: bool) -> Result<Before> {
+        let mut before = Before { dirs: HashMap::new(), linked };
+        let mut stack = vec![(PathBuf::new(), root.try_clone()?)];
+        while let Some((path, dir)) = stack.pop() {
+            let mut marks = HashMap::new();
+            for entry in dir.entries()? {
+                let stat = dir.stat_name(&entry.name)?;
+                let mark = if stat.kind == Kind::Dir {
+                    let sub = dir.sub(&entry.name)?;
+                    let meta = meta(&sub, &stat)?;
+                    stack.push((path.join(&entry.name), sub));
+                    Mark::Dir { inode: stat.ino, meta }
+                } else {
+                    before.leaf(&stat)
+                };
+                marks.insert(entry.name, mark);
+            }
+            before.dirs.insert(path, marks);
+        }
+        Ok(before)
+    }
+
+    fn leaf(&self, stat: &Stat) -> Mark {
+        Mark::Leaf { inode: stat.ino, changed: (!self.linked).then_some(stat.ctime) }
+    }
+
+    /// Whether there was something at the path.
+    pub fn had(&self, path: &Path) -> bool {
+        let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return true };
+        self.dirs.get(dir).is_some_and(|marks| marks.contains_key(name))
+    }
+
+    /// Moves what is new or changed in `root` into the empty directory `tree`, in the form of an overlay's upper
+    /// directory: deletions are marked, and directories above a change are there as they are now. `root` is of no use
+    /// afterwards.
+    pub fn changes(mut self, root: &RootDir, tree: &RootDir) -> Result<()> {
+        let mut out = Out { tree, now: HashMap::new(), made: vec![PathBuf::new()] };
+        out.now.insert(PathBuf::new(), meta(root, &root.stat_self()?)?);
+        let mut stack = vec![(PathBuf::new(), root.try_clone()?, self.dirs.remove(Path::new("")))];
+        while let Some((path, dir, marks)) = stack.pop() {
+            let mut marks = marks.unwrap_or_default();
+            for entry in dir.entries()? {
+                let stat = dir.stat_name(&entry.name)?;
+                let old = marks.remove(&entry.name);
+                let here = path.join(&entry.name);
+                if stat.kind != Kind::Dir {
+                    if old != Some(self.leaf(&stat)) {
+                        dir.rename(&entry.name, &out.dir(&path)?, &entry.name)?;
+                    }
+                    continue;
+                }
+                let sub = dir.sub(&entry.name)?;
+                let now = meta(&sub, &stat)?;
+                out.now.insert(here.clone(), now.clone());
+                let below = match old {
+                    Some(Mark::Dir { inode, meta }) if inode == stat.ino => {
+                        if meta != now {
+                            out.dir(&here)?;
+                        }
+                        self.dirs.remove(&here)
+                    }
+                    other => {
+                        let made = out.dir(&here)?;
+                        if other.is_some() {
+                            made.set_xattr(OsStr::new(""), OsStr::new(OPAQUE), b"y")?;
+                        }
+                        None
+                    }
+                };
+                stack.push((here, sub, below));
+            }
+            for gone in marks.into_keys() {
+                let to = out.dir(&path)?;
+                to.set_xattr(OsStr::new(""), OsStr::new(ORIGIN), b"")?;
+                to.create_node(&gone, Kind::CharDevice, 0, (0, 0))?;
+            }
+        }
+        out.finish()
+    }
+}
+
+struct Out<'a> {
+    tree: &'a RootDir,
+    /// How each directory was found, before anything was moved out of it.
+    now: HashMap<PathBuf, Meta>,
+    /// The directories of the tree, which get that look when they are full.
+    made: Vec<PathBuf>,
+}
+
+impl Out<'_> {
+    /// The directory of the tree at that path; it is made, and what is missing above it, if need be.
+    fn dir(&mut self, path: &Path) -> Result<RootDir> {
+        if let Ok(dir) = self.tree.sub(Path::new(".").join(path)) {
+            return Ok(dir);
+        }
+        let made = &mut self.made;
+        let dir = self.tree.create_dir_all(path, 0o700, None, |path| made.push(path.to_path_buf()))?;
+        Ok(dir)
+    }
+
+    fn finish(mut self) -> Result<()> {
+        // Children first: filling a directory changes its time.
+        self.made.sort_by(|a, b| b.cmp(a));
+        for path in &self.made {
+            let Some(Meta { owner, mode, mtime, xattrs }) = self.now.get(path) else { continue };
+            let dir = self.tree.sub(Path::new(".").join(path))?;
+            for (attr, value) in xattrs {
+                dir.set_xattr(OsStr::new(""), attr, value)?;
+            }
+            dir.set_own_meta(owner.0, owner.1, *mode, *mtime)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,112 @@
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use rbuild_layer::{OPAQUE, keep_in_tree};
+use rbuild_linux::{Kind, Result, RootDir, Stat, copy_file};
+
+/// What files become in a merged directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Files {
+    /// Further names of the files of the trees: for those who only read, or replace and never write in place.
+    Linked,
+    /// Files of their own.
+    Copied,
+}
+
+/// One directory on the way: where its files come from, where they go, and what is left of them.
+struct Level {
+    from: RootDir,
+    to: RootDir,
+    path: PathBuf,
+    names: Vec<OsString>,
+}
+
+/// Makes the empty directory `dest` what an overlay of the trees (the lowest first) would show. Directories are new in
+/// any case.
+pub fn merge(trees: &[RootDir], dest: &RootDir, files: Files) -> Result<()> {
+    for tree in trees {
+        let mut links = HashMap::new();
+        let mut stack = vec![level(tree.try_clone()?, dest.try_clone()?, PathBuf::new())?];
+        while let Some(top) = stack.last_mut() {
+            let Some(name) = top.names.pop() else {
+                let done = stack.pop();
+                if let Some(done) = done {
+                    let stat = done.from.stat_self()?;
+                    done.to.set_own_meta(stat.uid, stat.gid, stat.mode, stat.mtime)?;
+                }
+                continue;
+            };
+            let stat = top.from.stat_name(&name)?;
+            if stat.is_whiteout() {
+                top.to.remove_all(&name)?;
+            } else if stat.kind == Kind::Dir {
+                let next = enter(top, &name)?;
+                stack.push(next);
+            } else {
+                place(top, &name, &stat, files, dest, &mut links)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn level(from: RootDir, to: RootDir, path: PathBuf) -> Result<Level> {
+    let names = from.entries()?.into_iter().map(|e| e.name).collect();
+    Ok(Level { from, to, path, names })
+}
+
+fn enter(top: &Level, name: &OsStr) -> Result<Level> {
+    let from = top.from.sub(name)?;
+    let attributes = from.xattrs(OsStr::new(""))?;
+    let hides = attributes.get(OsStr::new(OPAQUE)).is_some_and(|v| v == b"y");
+    let stands = matches!(top.to.stat_name(name), Ok(stat) if stat.kind == Kind::Dir);
+    if hides || !stands {
+        top.to.remove_all(name)?;
+        top.to.create_dir(name, 0o700)?;
+    }
+    for (attr, value) in attributes.iter().filter(|(attr, _)| keep_in_tree(attr)) {
+        top.to.set_xattr(name, attr, value)?;
+    }
+    level(from, top.to.sub(name)?, top.path.join(name))
+}
+
+fn place(
+    top: &Level,
+    name: &OsStr,
+    stat: &Stat,
+    files: Files,
+    dest: &RootDir,
+    links: &mut HashMap<(u32, u32, u64), PathBuf>,
+) -> Result<()> {
+    top.to.remove_all(name)?;
+    // Too many names, or a file system that has none.
+    if files == Files::Linked && top.to.hard_link(&top.from, name, name).is_ok() {
+        return Ok(());
+    }
+    if stat.nlink > 1 {
+        if let Some(first) = links.get(&stat.inode()) {
+            let (dir, first) = dest.parent(first)?;
+            return top.to.hard_link(&dir, &first, name);
+        }
+        links.insert(stat.inode(), Path::new("/").join(&top.path).join(name));
+    }
+    match stat.kind {
+        Kind::File => {
+            let file = top.to.create_file(name, 0o600)?;
+            copy_file(&top.from.open_name(name)?, stat, &file)?;
+        }
+        Kind::Symlink => top.to.create_symlink(&top.from.read_link(name)?, name)?,
+        kind => top.to.create_node(name, kind, stat.mode, stat.rdev)?,
+    }
+    top.to.chown(name, stat.uid, stat.gid)?;
+    if stat.kind != Kind::Symlink {
+        top.to.chmod(name, stat.mode)?;
+    }
+    if stat.kind == Kind::File {
+        for (attr, value) in top.from.xattrs(name)?.iter().filter(|(attr, _)| keep_in_tree(attr)) {
+            top.to.set_xattr(name, attr, value)?;
+        }
+    }
+    top.to.set_mtime(name, stat.mtime)
+}
