@@ -5,10 +5,10 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use rbuild_layer::{Deletions, Times, pack_tree};
-use rbuild_linux::{AtomicFile, Kind, RootDir, Stat, copy_file, detached_overlay};
+use rbuild_linux::{AtomicFile, Kind, RootDir, Stat, copy_file};
 use rbuild_plan::{CopyStep, From};
 use rbuild_source::{Owner, SourceTree};
-use rbuild_store::{Image, Store, Workspace};
+use rbuild_store::{Image, Snapshots, Store, Workspace};
 
 use crate::copy::{Reason, Terms, copy};
 use crate::error::{BuildError, Result};
@@ -27,13 +27,8 @@ pub enum CopyTarget {
 pub fn copy_out(store: &Store, image: &Image, path: &str, follow: bool, target: &CopyTarget) -> Result<()> {
     let work = Workspace::open(store)?;
     let (trees, _) = store.unpack_image(&work, image, "cp")?;
-    let mut lowers: Vec<PathBuf> = trees.iter().rev().map(|t| store.tree_path(t)).collect();
-    // An overlay without an upper directory wants two lower ones.
-    for _ in lowers.len()..2 {
-        lowers.push(work.new_dir()?.0);
-    }
+    let view = Snapshots::probe(&work)?.view(store, &work, &trees)?;
     let fail = || BuildError::kernel("the image's files");
-    let view = RootDir::from_fd(detached_overlay(&lowers, None, Path::new("/mnt")).map_err(fail())?, "/");
     let contents_only = path.ends_with("/.") || path == ".";
     let wanted = PathBuf::from("/").join(path.trim_start_matches('/'));
     let wanted =

@@ -4,18 +4,17 @@
 //! does, on a child process or a file.
 
 use std::collections::{HashSet, VecDeque};
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use rbuild_dockerfile::Diagnostic;
 use rbuild_image::{Digest, human_size};
-use rbuild_linux::{RootDir, detached_overlay};
+use rbuild_linux::RootDir;
 use rbuild_plan::{CopyStep, From, Step, VertexId};
 use rbuild_sandbox::{Builder, Cancel, Input, Outcome, RunRequest, Source, Zygote};
 use rbuild_source::{Owner, SourceTree};
-use rbuild_store::{Budget, Image, Store, TreeId, Workspace};
+use rbuild_store::{Budget, Image, Snapshots, Store, TreeId, Workspace};
 
 use crate::error::{BuildError, Result, StepFailure};
 use crate::event::{Event, Events, StepOutcome};
@@ -44,8 +43,7 @@ pub(crate) struct Executor<'a> {
     pub(crate) prepared: &'a Prepared,
     pub(crate) store: &'a Store,
     pub(crate) work: Workspace,
-    /// Directories that stay empty.
-    empty: [PathBuf; 2],
+    pub(crate) snapshots: Snapshots,
     pub(crate) contexts: Contexts,
     pub(crate) events: Events,
     pub(crate) cancel: Cancel,
@@ -78,7 +76,7 @@ impl<'a> Executor<'a> {
             request,
             prepared,
             store,
-            empty: [work.new_dir()?.0, work.new_dir()?.0],
+            snapshots: if request.copies { Snapshots::Copies } else { Snapshots::probe(&work)? },
             work,
             contexts: Contexts::open(request, Viewpoint::Builder, &prepared.hashes)?,
             events,
@@ -348,20 +346,9 @@ impl<'a> Executor<'a> {
         Ok(own)
     }
 
-    /// The paths of trees for an overlay, the topmost first.
-    pub(crate) fn lowers(&self, trees: &[TreeId]) -> Vec<PathBuf> {
-        trees.iter().rev().map(|t| self.store.tree_path(t)).collect()
-    }
-
     /// The whole file system of a vertex, read-only.
     pub(crate) fn view(&self, id: VertexId) -> Result<RootDir> {
-        let mut lowers = self.lowers(&self.trees(id)?);
-        // An overlay without an upper directory wants two lower ones.
-        let missing = 2usize.saturating_sub(lowers.len());
-        lowers.extend(self.empty[..missing].iter().cloned());
-        let fail = BuildError::kernel("a view of the stage's files");
-        let fd = detached_overlay(&lowers, None, Path::new("/mnt")).map_err(fail)?;
-        Ok(RootDir::from_fd(fd, "/"))
+        Ok(self.snapshots.view(self.store, &self.work, &self.trees(id)?)?)
     }
 
     pub(crate) fn failure(&self, id: VertexId, reason: impl Into<String>, log: Vec<String>) -> BuildError {
@@ -384,7 +371,7 @@ impl<'a> Executor<'a> {
         self.events.send(Event::End);
         tell(&error);
         let Ok((scratch, _)) = self.work.new_dir() else { return BuildError::Told };
-        request.scratch = scratch;
+        request.files.renew(scratch);
         request.args = vec!["/bin/sh".into()];
         request.input = Input::Terminal;
         // Sockets of agents went with the step.

@@ -1,14 +1,14 @@
 //! One command in a container of an image, in the foreground: `run`. What it writes is thrown away.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rbuild_image::DEFAULT_PATH;
-use rbuild_linux::{RootDir, detached_overlay};
 use rbuild_plan::{Network, Volume};
 use rbuild_sandbox::{
-    Builder, Cancel, Input, MountRequest, Network as SandboxNetwork, Outcome, RunRequest, Source, Ulimit, run_attached,
+    Builder, Cancel, Files, Input, MountRequest, Network as SandboxNetwork, Outcome, RunRequest, Source, Ulimit,
+    run_attached,
 };
-use rbuild_store::{Image, Store, Workspace};
+use rbuild_store::{Image, Snapshots, Store, Workspace};
 
 use crate::error::{BuildError, Result};
 use crate::places::Place;
@@ -46,38 +46,41 @@ pub fn volume_binds(volumes: &[PathBuf]) -> Vec<(PathBuf, PathBuf)> {
 pub fn invoke(store: &Store, image: &Image, what: &Invocation, builder: &Builder, cancel: &Cancel) -> Result<Outcome> {
     let work = Workspace::open(store)?;
     let (trees, _) = store.unpack_image(&work, image, "run")?;
-    let mut lowers: Vec<PathBuf> = trees.iter().rev().map(|t| store.tree_path(t)).collect();
+    let snapshots = Snapshots::probe(&work)?;
     let (upper, upper_dir) = work.new_dir()?;
     let (scratch, _) = work.new_dir()?;
+    let (files, place) = match snapshots {
+        Snapshots::Overlay => {
+            let mut lowers: Vec<PathBuf> = trees.iter().rev().map(|t| store.tree_path(t)).collect();
+            if lowers.is_empty() {
+                lowers.push(work.new_dir()?.0);
+            }
+            (Files::Overlay { lowers, upper, scratch }, upper_dir)
+        }
+        Snapshots::Copies => {
+            let (root, dir) = snapshots.merged(store, &work, &trees, rbuild_store::Files::Copied)?;
+            (Files::Directory { root, scratch }, dir)
+        }
+    };
     let config = &image.config.config;
     let cwd = what.cwd.clone().unwrap_or_else(|| config.working_dir.clone());
     let cwd = if cwd.is_empty() { "/".into() } else { cwd };
     let who = {
-        // An overlay without an upper directory wants two lower ones.
-        let mut shown = lowers.clone();
-        while shown.len() < 2 {
-            shown.push(work.new_dir()?.0);
-        }
         let fail = || BuildError::kernel("the image's files");
-        let view = RootDir::from_fd(detached_overlay(&shown, None, Path::new("/mnt")).map_err(fail())?, "/");
+        let view = snapshots.view(store, &work, &trees)?;
         if !view.exists(&cwd).map_err(fail())? {
-            upper_dir.create_dir_all(cwd.trim_start_matches('/'), 0o755, None, |_| ()).map_err(fail())?;
+            place.create_dir_all(cwd.trim_start_matches('/'), 0o755, None, |_| ()).map_err(fail())?;
         }
         let user = what.user.as_ref().unwrap_or(&config.user);
         users::identity(&view, user).map_err(BuildError::other)?
     };
-    if lowers.is_empty() {
-        lowers.push(work.new_dir()?.0);
-    }
     let mount = |(i, volume): (usize, &Volume)| MountRequest {
         target: volume.target.clone(),
         source: Source::Bind(Place::Volume(i).path()),
         read_only: volume.read_only,
     };
     let request = RunRequest {
-        lowers,
-        upper,
-        scratch,
+        files,
         args: command(what, &config.entrypoint, &config.cmd)?,
         env: environment(what, &config.env, who.home.as_deref()),
         cwd,

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rbuild_dockerfile::{Diagnostic, Sharing, Span};
 use rbuild_image::{Digest, Hasher};
 use rbuild_linux::RootDir;
-use rbuild_plan::{AgentStep, CacheStep, CopyStep, From, MountKindStep, MountStep};
+use rbuild_plan::{AgentStep, CacheStep, CopyStep, From, MountKindStep, MountStep, VertexId};
 use rbuild_sandbox::{MountRequest, Source};
 use rbuild_source::{Owner, SourceTree, content_digest};
-use rbuild_store::{CacheMount, CacheUse, TreeId};
+use rbuild_store::{CacheMount, CacheUse, Files, Snapshots, TreeId};
 
 use crate::agent::Agent;
 use crate::copy::copy;
@@ -32,10 +32,11 @@ impl Executor<'_> {
                 MountKindStep::Cache(step) => cache_source(&caches, i, step)?,
                 MountKindStep::Volume { index, .. } => Source::Bind(Place::Volume(*index).path()),
                 MountKindStep::Bind { from: From::Vertex(from), source } => {
-                    let lowers = self.lowers(&self.trees(*from)?);
-                    Source::Trees { lowers, path: Path::new("/").join(source.trim_start_matches('/')) }
+                    self.stage_mount(*from, source, mount.read_only)?
                 }
-                MountKindStep::Bind { from, source } => self.context_mount(mount.span, *from, source)?,
+                MountKindStep::Bind { from, source } => {
+                    self.context_mount(mount.span, *from, source, mount.read_only)?
+                }
             };
             requests.push(MountRequest { target: mount.target.clone(), source, read_only: mount.read_only });
         }
@@ -104,8 +105,23 @@ impl Executor<'_> {
         copy(&files, tree.as_ref(), dir, self.terms()).map_err(|e| self.copy_error(0, &files, e))
     }
 
+    /// A part of another stage. What a command writes to it is thrown away.
+    fn stage_mount(&self, from: VertexId, source: &str, read_only: bool) -> Result<Source> {
+        self.trees_mount(&self.trees(from)?, Path::new("/").join(source.trim_start_matches('/')), read_only)
+    }
+
+    fn trees_mount(&self, trees: &[TreeId], path: PathBuf, read_only: bool) -> Result<Source> {
+        if self.snapshots == Snapshots::Overlay {
+            let lowers = trees.iter().rev().map(|tree| self.store.tree_path(tree)).collect();
+            return Ok(Source::Trees { lowers, path });
+        }
+        let files = if read_only { Files::Linked } else { Files::Copied };
+        let (dir, _) = self.snapshots.merged(self.store, &self.work, trees, files)?;
+        Ok(Source::Part { dir, path })
+    }
+
     /// A part of the context as a tree: filtered by the ignore file, owned by root, and still while files change.
-    fn context_mount(&self, span: Span, from: From, source: &str) -> Result<Source> {
+    fn context_mount(&self, span: Span, from: From, source: &str, read_only: bool) -> Result<Source> {
         let Some(context) = self.contexts.of(from, span)? else {
             return Err(BuildError::other("a mount of the context names a stage"));
         };
@@ -131,7 +147,7 @@ impl Executor<'_> {
             self.store.commit_tree(&self.work, &made, &tree_id)?;
             self.store.put_record(&key, &tree_id, &key, self.request.now, &self.request.build_id)?;
         }
-        Ok(Source::Trees { lowers: vec![self.store.tree_path(&tree_id)], path })
+        self.trees_mount(&[tree_id], path, read_only)
     }
 
     /// The agents that a command may ask, until they are dropped.

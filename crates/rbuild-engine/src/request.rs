@@ -27,6 +27,8 @@ pub struct BuildRequest {
     pub annotations: Vec<(String, String)>,
     /// Secrets by their ids. Their values go to the commands that ask for them, and nowhere else.
     pub secrets: Vec<(String, Vec<u8>)>,
+    /// File systems are put together by copying, also where the kernel would mount overlays.
+    pub copies: bool,
     /// A command that fails is followed by a shell in its container, on the caller's terminal.
     pub shell_on_error: bool,
     /// The result may hold a value of a secret.

@@ -2,14 +2,17 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use rbuild_dockerfile::Diagnostic;
 use rbuild_image::DEFAULT_PATH;
-use rbuild_linux::{RootDir, Timestamp, detached_overlay};
+use rbuild_linux::{RootDir, Timestamp};
 use rbuild_plan::{CopyStep, From, Network, RunStep, SecretStep, Security, Step, VertexId, WorkdirStep};
-use rbuild_sandbox::{Input, MountRequest, Network as SandboxNetwork, Outcome, RunRequest, Source, Stream};
+use rbuild_sandbox::{
+    Files, Input, MountRequest, Network as SandboxNetwork, Outcome, RunRequest, Source, Stream, remove_points,
+};
 use rbuild_source::{Owner, SourceTree};
-use rbuild_store::TreeId;
+use rbuild_store::{Before, Snapshots, TreeId, Working};
 
 use crate::copy::{CopyError, Reason, Terms, copy};
 use crate::error::{BuildError, Result};
@@ -53,16 +56,40 @@ impl Executor<'_> {
     }
 
     /// The step's file system for writing: what it has below, with its own tree on top.
-    fn writable(&self, trees: &[TreeId], path: &Path) -> Result<RootDir> {
-        if trees.is_empty() {
-            return RootDir::open(path.join("fs")).map_err(BuildError::kernel("the step's directory"));
+    fn writable(&self, trees: &[TreeId], path: &Path) -> Result<Working> {
+        Ok(self.snapshots.working(self.store, &self.work, trees, &path.join("fs"))?)
+    }
+
+    /// The step's file system for a command, and how it was if that has to be known afterwards.
+    fn files(&self, trees: &[TreeId], path: &Path) -> Result<(Files, Option<Before>)> {
+        let (scratch, _) = self.work.new_dir()?;
+        if self.snapshots == Snapshots::Overlay {
+            let lowers = trees.iter().rev().map(|tree| self.store.tree_path(tree)).collect();
+            return Ok((Files::Overlay { lowers, upper: path.join("fs"), scratch }, None));
         }
-        let (work, _) = self.work.new_dir()?;
-        let lowers = self.lowers(trees);
-        let upper = path.join("fs");
-        let fd = detached_overlay(&lowers, Some((&upper, &work)), Path::new("/mnt"))
-            .map_err(BuildError::kernel("the step's file system"))?;
-        Ok(RootDir::from_fd(fd, "/"))
+        let (root, dir) = self.snapshots.merged(self.store, &self.work, trees, rbuild_store::Files::Copied)?;
+        let before = Before::of(&dir, false).map_err(BuildError::kernel("the step's files"))?;
+        // The clock that stamps changes ticks every few milliseconds.
+        std::thread::sleep(TICK);
+        Ok((Files::Directory { root, scratch }, Some(before)))
+    }
+
+    /// Brings home what a command did to its files.
+    fn take_changes(&self, files: &Files, before: Option<Before>, path: &Path) -> Result<()> {
+        let (Files::Directory { root, scratch }, Some(before)) = (files, before) else { return Ok(()) };
+        let fail = || BuildError::kernel("the step's files");
+        let dir = RootDir::open(root).map_err(fail())?;
+        let stubs = RootDir::open(scratch.join("stubs")).map_err(fail())?;
+        remove_points(&stubs, &dir, &|path| before.had(path)).map_err(fail())?;
+        before.changes(&dir, &RootDir::open(path.join("fs")).map_err(fail())?).map_err(fail())?;
+        self.throw_away(root);
+        Ok(())
+    }
+
+    fn throw_away(&self, path: &Path) {
+        if let Some(name) = path.file_name() {
+            let _ = self.work.dir().remove_all(name);
+        }
     }
 
     pub(crate) fn terms(&self) -> Terms {
@@ -72,7 +99,8 @@ impl Executor<'_> {
     fn copy_step(&self, id: VertexId, step: &CopyStep, trees: &[TreeId], path: &Path) -> Result<()> {
         // A linked copy makes a tree of its own, which covers what is below as any other tree does.
         let trees = if step.link { &[] } else { trees };
-        let root = self.writable(trees, path)?;
+        let working = self.writable(trees, path)?;
+        let root = &working.root;
         let terms = self.terms();
         let exclude = keys::exclusions(step)?;
         let result = match step.from {
@@ -80,16 +108,17 @@ impl Executor<'_> {
                 let view = self.view(from)?;
                 let tree =
                     SourceTree { root: &view, ignore: None, exclude: Some(&exclude), owner: Owner::AsIs, hashes: None };
-                copy(step, Some(&tree), &root, terms)
+                copy(step, Some(&tree), root, terms)
             }
-            _ if step.sources.is_empty() => copy(step, None, &root, terms),
+            _ if step.sources.is_empty() => copy(step, None, root, terms),
             from => {
                 let context = self.contexts.of(from, step.source_spans[0])?;
                 let tree = context.map(|c| SourceTree { exclude: Some(&exclude), ..c.tree() });
-                copy(step, tree.as_ref(), &root, terms)
+                copy(step, tree.as_ref(), root, terms)
             }
         };
-        result.map_err(|e| self.copy_error(id, step, e))
+        result.map_err(|e| self.copy_error(id, step, e))?;
+        Ok(working.finish(&path.join("fs"))?)
     }
 
     pub(crate) fn copy_error(&self, id: VertexId, step: &CopyStep, e: CopyError) -> BuildError {
@@ -108,8 +137,9 @@ impl Executor<'_> {
     }
 
     fn workdir_step(&self, id: VertexId, step: &WorkdirStep, trees: &[TreeId], path: &Path) -> Result<()> {
-        let root = self.writable(trees, path)?;
-        let who = users::identity(&root, &step.user).map_err(|e| self.failure(id, e, Vec::new()))?;
+        let working = self.writable(trees, path)?;
+        let root = &working.root;
+        let who = users::identity(root, &step.user).map_err(|e| self.failure(id, e, Vec::new()))?;
         let now = Timestamp { sec: step.time.unwrap_or(self.request.now), nsec: 0 };
         let mut made = Vec::new();
         let owner = Some((who.uid, who.gid));
@@ -125,12 +155,12 @@ impl Executor<'_> {
             let (dir, name) = root.parent(path).map_err(fail())?;
             dir.set_mtime(&name, now).map_err(fail())?;
         }
-        Ok(())
+        Ok(working.finish(&path.join("fs"))?)
     }
 
     fn run_step(&self, id: VertexId, run: &RunStep, trees: &[TreeId], path: &Path) -> Result<()> {
         let who = self.user_of(id, run)?;
-        let (scratch, _) = self.work.new_dir()?;
+        let (files, before) = self.files(trees, path)?;
         let (mut mounts, caches) = self.mounts(&run.mounts)?;
         let mut env = Vec::new();
         let mut values: Vec<&[u8]> = Vec::new();
@@ -158,9 +188,7 @@ impl Executor<'_> {
         }));
         let home = who.home.clone().unwrap_or_else(|| if who.uid == 0 { "/root".into() } else { "/".into() });
         let request = RunRequest {
-            lowers: self.lowers(trees),
-            upper: path.join("fs"),
-            scratch: scratch.clone(),
+            files: files.clone(),
             args: run.args.clone(),
             env: [environment(run, &home), env].concat(),
             cwd: run.cwd.clone(),
@@ -195,9 +223,6 @@ impl Executor<'_> {
             show(stream, mask.finish(stream));
         }
         drop((caches, agents));
-        if let Some(name) = scratch.file_name() {
-            let _ = self.work.dir().remove_all(name);
-        }
         if self.cancel.is_cancelled() {
             return Err(BuildError::Cancelled);
         }
@@ -205,6 +230,9 @@ impl Executor<'_> {
         if !matches!(outcome, Outcome::Exited(0) | Outcome::NotStarted(_)) {
             let mut failed = self.failed_run.lock().unwrap_or_else(PoisonError::into_inner);
             failed.get_or_insert(request);
+        } else {
+            self.take_changes(&files, before, path)?;
+            self.throw_away(files.scratch());
         }
         match outcome {
             Outcome::Exited(0) => Ok(()),
@@ -258,6 +286,9 @@ impl Executor<'_> {
         error
     }
 }
+
+/// More than the kernel's clock for the times of files is coarse (CONFIG_HZ is 100 at least).
+const TICK: Duration = Duration::from_millis(11);
 
 /// Bytes of a command's /dev/shm, as docker has it.
 pub(crate) const DEFAULT_SHM: u64 = 64 << 20;

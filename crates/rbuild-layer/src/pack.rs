@@ -229,7 +229,7 @@ impl<W: Write> TreePacker<W> {
     }
 
     fn write(&mut self, dir: &RootDir, name: &OsStr, path: &Path, stat: &Stat) -> Result<()> {
-        if stat.is_whiteout() && self.deletions == Deletions::Whiteouts {
+        if self.deletions == Deletions::Whiteouts && dir.is_whiteout(name, stat)? {
             let hidden = [b".wh.", name.as_bytes()].concat();
             let path = path.with_file_name(OsStr::from_bytes(&hidden));
             return self.header(&TarEntry { mode: 0, ..TarEntry::plain_file(path, 0) });

@@ -214,7 +214,7 @@ impl<'a> Target<'a> {
         // The layers below may lack the directory: without this mark the kernel would then list its whiteouts.
         dir.set_xattr(OsStr::new(""), OsStr::new(ORIGIN), b"")?;
         if self.whiteouts == Whiteouts::Stacked {
-            return place(dir, hidden, |dir| dir.create_node(hidden, Kind::CharDevice, 0, (0, 0)));
+            return place(dir, hidden, |dir| dir.create_whiteout(hidden));
         }
         // Whiteouts speak of the layers below, in whatever order they come: what this layer has stays.
         if dir.exists(hidden)? {
@@ -224,7 +224,7 @@ impl<'a> Target<'a> {
             }
             return Ok(());
         }
-        Ok(dir.create_node(hidden, Kind::CharDevice, 0, (0, 0))?)
+        Ok(dir.create_whiteout(hidden)?)
     }
 
     fn create<R: Read>(&mut self, entry: &TarEntry, path: &Path, name: &OsStr, tar: &mut TarReader<R>) -> Result<()> {
@@ -244,9 +244,10 @@ impl<'a> Target<'a> {
                     if found.kind == Kind::Dir {
                         made = false;
                     } else {
+                        let deleted = dir.is_whiteout(name, &found)?;
                         dir.remove_all(name)?;
                         dir.create_dir(name, 0o700)?;
-                        if found.is_whiteout() {
+                        if deleted {
                             dir.sub(name)?.set_xattr(OsStr::new(""), OsStr::new(OPAQUE), b"y")?;
                         }
                     }

@@ -47,6 +47,9 @@ fn openat2(dir: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> rusti
     Err(Errno::AGAIN)
 }
 
+/// What an empty file has that stands for a deletion.
+const WHITEOUT: &str = "user.overlay.whiteout";
+
 impl RootDir {
     /// Opens `path` of the calling process's own file system as a root, following symbolic links.
     pub fn open(path: impl AsRef<Path>) -> Result<RootDir> {
@@ -63,6 +66,10 @@ impl RootDir {
 
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
     }
 
     pub fn label(&self) -> &Path {
@@ -229,6 +236,24 @@ impl RootDir {
         let dev = rustix::fs::makedev(rdev.0, rdev.1);
         rustix::fs::mknodat(self.fd(), name, file_type, Mode::from_raw_mode(mode), dev)
             .map_err(|e| self.err("mknodat", Path::new(name), e))
+    }
+
+    /// Makes a mark that something below is deleted: a device 0:0, or where there can be none (on a file system that is an
+    /// overlay itself) an empty file with an attribute, as the kernel knows it too (Linux 6.7).
+    pub fn create_whiteout(&self, name: &OsStr) -> Result<()> {
+        match self.create_node(name, Kind::CharDevice, 0, (0, 0)) {
+            Err(e) if e.errno() == Some(libc::EPERM) => {
+                drop(self.create_file(name, 0)?);
+                self.set_xattr(name, OsStr::new(WHITEOUT), b"y")
+            }
+            other => other,
+        }
+    }
+
+    /// Whether the direct child `name`, whose metadata these are, is such a mark.
+    pub fn is_whiteout(&self, name: &OsStr, stat: &Stat) -> Result<bool> {
+        let may_be = stat.kind == Kind::File && stat.size == 0 && stat.mode == 0;
+        Ok(stat.is_whiteout() || (may_be && self.xattrs(name)?.contains_key(OsStr::new(WHITEOUT))))
     }
 
     /// Gives the entry `old` of `old_dir` (not followed) the further name `name` here.

@@ -12,11 +12,11 @@ use libcontainer::oci_spec::runtime as oci;
 use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 use rbuild_linux::process::{self, Exit};
-use rbuild_linux::{Kind, RootDir, detached_overlay, mount_tmpfs, private_mount_namespace};
+use rbuild_linux::{Kind, RootDir, bind_clone, detached_overlay, mount_tmpfs, private_mount_namespace};
 
-use crate::request::{Input, MountRequest, Network, Outcome, RunRequest, Source, Ulimit};
+use crate::request::{Files, Input, MountRequest, Network, Outcome, RunRequest, Source, Ulimit};
 use crate::seccomp;
-use crate::stubs::{PointKind, Stubs};
+use crate::stubs::{PointKind, Stubs, plant_points};
 use crate::zygote::{receive_fds, send_fds};
 
 /// The runner's own places.
@@ -120,13 +120,15 @@ struct Prepared {
 }
 
 fn prepare(request: &RunRequest, root: &RootDir) -> Result<Prepared, String> {
-    let scratch = RootDir::open(&request.scratch).map_err(text)?;
+    let scratch = RootDir::open(request.files.scratch()).map_err(text)?;
     for dir in ["work", "stubs", "thrown-away"] {
         scratch.create_dir_all(dir, 0o755, None, |_| ()).map_err(text)?;
     }
-    let below = view(&request.lowers, root).map_err(text)?;
+    let (below, mut lowers) = match &request.files {
+        Files::Overlay { lowers, .. } => (view(lowers, root).map_err(text)?, lowers.clone()),
+        Files::Directory { root, .. } => (Some(RootDir::open(root).map_err(text)?), Vec::new()),
+    };
     let mut mounts = base_mounts(request)?;
-    let mut lowers = request.lowers.clone();
     {
         let empty = scratch.sub("thrown-away").map_err(text)?;
         let mut stubs =
@@ -144,12 +146,20 @@ fn prepare(request: &RunRequest, root: &RootDir) -> Result<Prepared, String> {
             mounts.push(extra_mount(i, wanted, &mut stubs, root, &scratch)?);
         }
         if stubs.used() || lowers.is_empty() {
-            lowers.insert(0, request.scratch.join("stubs"));
+            lowers.insert(0, request.files.scratch().join("stubs"));
         }
     }
-    let work = request.scratch.join("work");
-    let overlay = detached_overlay(&lowers, Some((&request.upper, &work)), Path::new("/mnt")).map_err(text)?;
-    root.sub(BUNDLE).and_then(|b| b.attach(&overlay, "rootfs")).map_err(text)?;
+    let mounted = match &request.files {
+        Files::Overlay { upper, scratch, .. } => {
+            detached_overlay(&lowers, Some((upper, &scratch.join("work"))), Path::new("/mnt")).map_err(text)?
+        }
+        Files::Directory { root, .. } => {
+            let files = RootDir::open(root).map_err(text)?;
+            plant_points(&scratch.sub("stubs").map_err(text)?, &files).map_err(text)?;
+            bind_clone(root).map_err(text)?
+        }
+    };
+    root.sub(BUNDLE).and_then(|b| b.attach(&mounted, "rootfs")).map_err(text)?;
     let rootfs = RootDir::open(ROOTFS).map_err(text)?;
     match rootfs.stat_follow(&request.cwd) {
         Ok(stat) if stat.kind == Kind::Dir => {}
@@ -219,15 +229,27 @@ fn extra_mount(
         }
         Source::Trees { lowers, path } => {
             let source = trees_mount(index, lowers, wanted.read_only, root, scratch)?;
-            let dir = RootDir::open(&source).map_err(text)?;
-            let real = dir.resolve(path).map_err(text)?;
-            let stat = dir.stat(&real).map_err(|_| format!("the mount source {} does not exist", path.display()))?;
-            let kind = if stat.kind == Kind::Dir { PointKind::Dir } else { PointKind::File };
-            let at = ensure(stubs, target, kind)?;
-            let source = source.join(real.strip_prefix("/").unwrap_or(&real));
-            mount(&at, "bind", Some(&source), &["bind", access])
+            part_mount(&source, path, target, access, stubs)
         }
+        Source::Part { dir, path } => part_mount(dir, path, target, access, stubs),
     }
+}
+
+/// What is at `path` inside of `source`, wherever links lead there.
+fn part_mount(
+    source: &Path,
+    path: &Path,
+    target: &Path,
+    access: &str,
+    stubs: &mut Stubs<'_>,
+) -> Result<oci::Mount, String> {
+    let dir = RootDir::open(source).map_err(text)?;
+    let real = dir.resolve(path).map_err(text)?;
+    let stat = dir.stat(&real).map_err(|_| format!("the mount source {} does not exist", path.display()))?;
+    let kind = if stat.kind == Kind::Dir { PointKind::Dir } else { PointKind::File };
+    let at = ensure(stubs, target, kind)?;
+    let source = source.join(real.strip_prefix("/").unwrap_or(&real));
+    mount(&at, "bind", Some(&source), &["bind", access])
 }
 
 /// A directory of the runner's to mount something on: what it lies in, and its name there.

@@ -17,8 +17,9 @@ mod zygote;
 
 pub use enter::{Builder, STORE, World, enter};
 pub use probe::{Check, Isolation, Refusal, checks, isolation};
-pub use request::{Input, MountRequest, Network, Outcome, RunRequest, Source, Ulimit};
+pub use request::{Files, Input, MountRequest, Network, Outcome, RunRequest, Source, Ulimit};
 pub use run::{Cancel, Stream, run, run_attached};
+pub use stubs::remove_points;
 pub use terminal::Restore;
 pub use zygote::Zygote;
 

@@ -7,13 +7,7 @@ use serde::{Deserialize, Serialize};
 /// One command in one container. All paths outside of the container are the builder's.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunRequest {
-    /// Trees below the step, the topmost first.
-    pub lowers: Vec<PathBuf>,
-    /// Receives what the command writes.
-    pub upper: PathBuf,
-    /// An empty directory on the same file system as `upper`, for the overlay and for mount points that the
-    /// root file system lacks. Its content is of no use afterwards.
-    pub scratch: PathBuf,
+    pub files: Files,
     pub args: Vec<String>,
     /// `NAME=value`, each name once.
     pub env: Vec<String>,
@@ -33,6 +27,38 @@ pub struct RunRequest {
     /// Contents of the files that are bound over /etc/hosts and /etc/resolv.conf.
     pub hosts: String,
     pub resolv_conf: String,
+}
+
+/// The root file system of a command.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Files {
+    Overlay {
+        /// Trees below the step, the topmost first.
+        lowers: Vec<PathBuf>,
+        /// Receives what the command writes.
+        upper: PathBuf,
+        /// An empty directory on the same file system as `upper`, for the overlay and for mount points that the
+        /// root file system lacks. Its content is of no use afterwards.
+        scratch: PathBuf,
+    },
+    /// A directory that is written to. Mount points that it lacks are made in `scratch`, an empty directory, and then
+    /// in it: see [`crate::remove_points`].
+    Directory { root: PathBuf, scratch: PathBuf },
+}
+
+impl Files {
+    pub fn scratch(&self) -> &PathBuf {
+        match self {
+            Files::Overlay { scratch, .. } | Files::Directory { scratch, .. } => scratch,
+        }
+    }
+
+    /// The same for another command, with an empty directory for its own use.
+    pub fn renew(&mut self, empty: PathBuf) {
+        match self {
+            Files::Overlay { scratch, .. } | Files::Directory { scratch, .. } => *scratch = empty,
+        }
+    }
 }
 
 /// What a command reads.
@@ -76,6 +102,11 @@ pub enum Source {
     Bind(PathBuf),
     /// A directory below one of the builder's, found without leaving that one.
     BindBelow {
+        dir: PathBuf,
+        path: PathBuf,
+    },
+    /// A path inside one of the builder's directories, found without leaving it.
+    Part {
         dir: PathBuf,
         path: PathBuf,
     },

@@ -93,3 +93,49 @@ impl<'a> Stubs<'a> {
         self.used
     }
 }
+
+/// Makes what is in `stubs` in `root`, as far as it is not there; times of directories that stand stay.
+pub fn plant_points(stubs: &RootDir, root: &RootDir) -> Result<()> {
+    let mtime = root.stat_self()?.mtime;
+    for entry in stubs.entries()? {
+        let stat = stubs.stat_name(&entry.name)?;
+        let there = root.exists(&entry.name)?;
+        if stat.kind != Kind::Dir {
+            if !there {
+                drop(root.create_file(&entry.name, 0o644)?);
+            }
+            continue;
+        }
+        if !there {
+            root.create_dir(&entry.name, 0o755)?;
+        }
+        plant_points(&stubs.sub(&entry.name)?, &root.sub(&entry.name)?)?;
+    }
+    root.set_mtime(OsStr::new("."), mtime)
+}
+
+/// Takes away what [`plant_points`] made: what `had` does not know from before, and what nobody has put anything into.
+pub fn remove_points(stubs: &RootDir, root: &RootDir, had: &dyn Fn(&Path) -> bool) -> Result<()> {
+    remove_below(stubs, root, Path::new(""), had)
+}
+
+fn remove_below(stubs: &RootDir, root: &RootDir, path: &Path, had: &dyn Fn(&Path) -> bool) -> Result<()> {
+    let mtime = root.stat_self()?.mtime;
+    for entry in stubs.entries()? {
+        let here = path.join(&entry.name);
+        // The command may have taken it away itself.
+        let Ok(stat) = root.stat_name(&entry.name) else { continue };
+        if stat.kind == Kind::Dir {
+            if let (Ok(stub), Ok(dir)) = (stubs.sub(&entry.name), root.sub(&entry.name)) {
+                remove_below(&stub, &dir, &here, had)?;
+            }
+            if !had(&here) {
+                // Full: then it is more than a mount point.
+                let _ = root.remove_dir(&entry.name);
+            }
+        } else if stat.kind == Kind::File && stat.size == 0 && !had(&here) {
+            root.remove_file(&entry.name)?;
+        }
+    }
+    root.set_mtime(OsStr::new("."), mtime)
+}

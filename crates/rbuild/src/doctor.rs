@@ -1,10 +1,7 @@
 //! What this machine allows, tried and not guessed.
 
-use std::path::Path;
-
-use rbuild_linux::detached_overlay;
 use rbuild_sandbox::{SandboxError, World, checks, enter};
-use rbuild_store::Workspace;
+use rbuild_store::{Snapshots, Workspace};
 
 use crate::exit::{Failure, code};
 use crate::place::Place;
@@ -29,7 +26,16 @@ pub fn doctor(place: &Place) -> Result<u8, Failure> {
         }
     }
     match trial(place) {
-        Ok(()) => line(true, "userns", "a namespace with its own root, /proc and overlay works", None),
+        Ok(snapshots) => {
+            line(true, "userns", "a namespace with its own root and /proc works", None);
+            let found = match snapshots {
+                Snapshots::Overlay => "the kernel mounts overlays of the store's files",
+                Snapshots::Copies => {
+                    "no overlays on the store's file system: files are copied for each step, which takes time"
+                }
+            };
+            line(true, "snapshots", found, None);
+        }
         Err(e) => {
             let failure = Failure::from(e);
             line(false, "userns", &failure.message, failure.help.as_deref());
@@ -39,32 +45,36 @@ pub fn doctor(place: &Place) -> Result<u8, Failure> {
     Ok(if ok { code::OK } else { code::REFUSED })
 }
 
-/// Enters the namespace and mounts an overlay in the store, as a build does.
-fn trial(place: &Place) -> Result<(), SandboxError> {
+/// Enters the namespace and puts file systems together in the store, as a build does.
+fn trial(place: &Place) -> Result<Snapshots, SandboxError> {
     let world = World { store: place.root.clone(), binds: Vec::new() };
     let (mut reader, mut writer) = std::io::pipe().map_err(|e| SandboxError::Runner(e.to_string()))?;
     enter(&world, |builder| {
         use std::io::Write;
-        let result = builder.and_then(|_| overlay(place));
-        if let Err(e) = &result {
-            let _ = writer.write_all(e.to_string().as_bytes());
-        }
+        let result = builder.and_then(|_| snapshots(place));
+        let text = match &result {
+            Ok(Snapshots::Overlay) => String::new(),
+            Ok(Snapshots::Copies) => COPIES.into(),
+            Err(e) => e.to_string(),
+        };
+        let _ = writer.write_all(text.as_bytes());
         i32::from(result.is_err())
     })?;
     drop(writer);
     let mut text = String::new();
     std::io::Read::read_to_string(&mut reader, &mut text).map_err(|e| SandboxError::Runner(e.to_string()))?;
-    if text.is_empty() { Ok(()) } else { Err(SandboxError::Runner(text)) }
+    match text.as_str() {
+        "" => Ok(Snapshots::Overlay),
+        COPIES => Ok(Snapshots::Copies),
+        _ => Err(SandboxError::Runner(text)),
+    }
 }
 
-fn overlay(place: &Place) -> Result<(), SandboxError> {
+/// What the process in the namespace says if there are no overlays.
+const COPIES: &str = "copies";
+
+fn snapshots(place: &Place) -> Result<Snapshots, SandboxError> {
     let other = |e: rbuild_store::StoreError| SandboxError::Runner(e.to_string());
     let store = place.inside().map_err(other)?;
-    let work = Workspace::open(&store).map_err(other)?;
-    let mut dirs = Vec::new();
-    for _ in 0..3 {
-        dirs.push(work.new_dir().map_err(other)?.0);
-    }
-    detached_overlay(&dirs[..1], Some((&dirs[1], &dirs[2])), Path::new("/mnt"))?;
-    Ok(())
+    Snapshots::probe(&Workspace::open(&store).map_err(other)?).map_err(other)
 }

@@ -85,6 +85,7 @@ pub fn asked(args: &BuildArgs, store: &Store) -> Result<Asked, Failure> {
         annotations: args.annotation.iter().map(|a| annotation(a)).collect::<Result<_, _>>()?,
         secrets: args.secret.iter().map(|s| secret(s)).collect::<Result<_, _>>()?,
         agents: args.ssh.iter().map(|s| agent(s)).collect::<Result<_, _>>()?,
+        copies: copies()?,
         allow_leaks: allowed.leaks,
         shell_on_error: shell_on_error(args.on_error.as_deref())?,
         shm_size: args.shm_size.as_deref().map(|s| size("--shm-size", s)).transpose()?,
@@ -98,6 +99,15 @@ pub fn asked(args: &BuildArgs, store: &Store) -> Result<Asked, Failure> {
         build_id: format!("{now:x}-{:x}", std::process::id()),
     };
     Ok(Asked { request, _arrived: arrived })
+}
+
+/// How file systems are put together; the kernel's way wherever it works, unless somebody wants to compare.
+fn copies() -> Result<bool, Failure> {
+    match std::env::var("RBUILD_SNAPSHOTS").unwrap_or_default().as_str() {
+        "" | "auto" => Ok(false),
+        "copy" => Ok(true),
+        other => Err(Failure::usage(format!("RBUILD_SNAPSHOTS={other}: auto or copy"))),
+    }
 }
 
 fn shell_on_error(text: Option<&str>) -> Result<bool, Failure> {

@@ -116,7 +116,7 @@ impl Before {
             for gone in marks.into_keys() {
                 let to = out.dir(&path)?;
                 to.set_xattr(OsStr::new(""), OsStr::new(ORIGIN), b"")?;
-                to.create_node(&gone, Kind::CharDevice, 0, (0, 0))?;
+                to.create_whiteout(&gone)?;
             }
         }
         out.finish()

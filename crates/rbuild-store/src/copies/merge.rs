@@ -38,7 +38,7 @@ pub fn merge(trees: &[RootDir], dest: &RootDir, files: Files) -> Result<()> {
                 continue;
             };
             let stat = top.from.stat_name(&name)?;
-            if stat.is_whiteout() {
+            if top.from.is_whiteout(&name, &stat)? {
                 top.to.remove_all(&name)?;
             } else if stat.kind == Kind::Dir {
                 let next = enter(top, &name)?;
