@@ -12,7 +12,7 @@ use rbuild_dockerfile::Diagnostic;
 use rbuild_image::{Digest, human_size};
 use rbuild_linux::RootDir;
 use rbuild_plan::{CopyStep, From, Step, VertexId};
-use rbuild_sandbox::{Builder, Cancel, Input, Outcome, RunRequest, Source, Zygote};
+use rbuild_sandbox::{Builder, Cancel, Input, Outcome, RunRequest, Source};
 use rbuild_source::{Owner, SourceTree};
 use rbuild_store::{Budget, Image, Snapshots, Store, TreeId, Workspace};
 
@@ -47,8 +47,7 @@ pub(crate) struct Executor<'a> {
     pub(crate) contexts: Contexts,
     pub(crate) events: Events,
     pub(crate) cancel: Cancel,
-    pub(crate) zygote: &'a Zygote,
-    rung: &'static str,
+    pub(crate) builder: &'a Builder,
     done: Vec<OnceLock<Done>>,
     /// Trees of image vertices, the lowest first, once they are unpacked.
     unpacked: Vec<OnceLock<Vec<TreeId>>>,
@@ -76,13 +75,12 @@ impl<'a> Executor<'a> {
             request,
             prepared,
             store,
-            snapshots: if request.copies { Snapshots::Copies } else { Snapshots::probe(&work)? },
+            snapshots: if request.copies || builder.is_bare() { Snapshots::Copies } else { Snapshots::probe(&work)? },
             work,
-            contexts: Contexts::open(request, Viewpoint::Builder, &prepared.hashes)?,
+            contexts: Contexts::open(request, Viewpoint::Builder(builder), &prepared.hashes)?,
             events,
             cancel,
-            zygote: &builder.zygote,
-            rung: builder.isolation.rung,
+            builder,
             done: (0..count).map(|_| OnceLock::new()).collect(),
             unpacked: (0..count).map(|_| OnceLock::new()).collect(),
             scheduled: HashSet::new(),
@@ -99,7 +97,12 @@ impl<'a> Executor<'a> {
     fn run(&self) -> Result<()> {
         let runs_any = self.scheduled.iter().any(|v| matches!(self.prepared.graph.vertices[*v].step, Step::Run(_)));
         if runs_any {
-            self.events.send(Event::Isolation { rung: self.rung });
+            self.events.send(Event::Isolation { rung: self.builder.isolation.rung });
+            if self.builder.is_bare() {
+                let text = "commands share processes, network and devices with this machine, as it allows neither \
+                            namespaces nor mounts; run only what you would run here yourself";
+                self.events.send(Event::Warning { text: text.into() });
+            }
         }
         self.prepared.report_hits(&self.events);
         let pool = rayon::ThreadPoolBuilder::new()
@@ -380,7 +383,7 @@ impl<'a> Executor<'a> {
             request.env.push("TERM=xterm".into());
         }
         // The build's own is used up: it stopped the other steps.
-        match rbuild_sandbox::run_attached(self.zygote, &request, &Cancel::default()) {
+        match rbuild_sandbox::run_attached(&self.builder.zygote, &request, &Cancel::default()) {
             Ok(Outcome::NotStarted(why)) => BuildError::other(format!("the shell could not be started: {why}")),
             Ok(_) => BuildError::Told,
             Err(e) => e.into(),

@@ -46,7 +46,7 @@ pub fn volume_binds(volumes: &[PathBuf]) -> Vec<(PathBuf, PathBuf)> {
 pub fn invoke(store: &Store, image: &Image, what: &Invocation, builder: &Builder, cancel: &Cancel) -> Result<Outcome> {
     let work = Workspace::open(store)?;
     let (trees, _) = store.unpack_image(&work, image, "run")?;
-    let snapshots = Snapshots::probe(&work)?;
+    let snapshots = if builder.is_bare() { Snapshots::Copies } else { Snapshots::probe(&work)? };
     let (upper, upper_dir) = work.new_dir()?;
     let (scratch, _) = work.new_dir()?;
     let (files, place) = match snapshots {
@@ -76,11 +76,12 @@ pub fn invoke(store: &Store, image: &Image, what: &Invocation, builder: &Builder
     };
     let mount = |(i, volume): (usize, &Volume)| MountRequest {
         target: volume.target.clone(),
-        source: Source::Bind(Place::Volume(i).path()),
+        source: Source::Machine(builder.path(&Place::Volume(i).path())),
         read_only: volume.read_only,
     };
     let request = RunRequest {
         files,
+        bare: builder.is_bare(),
         args: command(what, &config.entrypoint, &config.cmd)?,
         env: environment(what, &config.env, who.home.as_deref()),
         cwd,

@@ -11,6 +11,7 @@ use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_image::{Digest, Hasher};
 use rbuild_linux::RootDir;
 use rbuild_plan::{CopyStep, From, MountKindStep, RunStep, Step, Vertex, VertexId};
+use rbuild_sandbox::Builder;
 use rbuild_source::{HashCache, Ignore, Owner, Selected, SourceError, SourceTree, content_digest};
 
 use crate::error::{BuildError, Result};
@@ -52,17 +53,17 @@ pub struct Contexts {
 }
 
 /// Who looks, and so under which paths.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Viewpoint {
+#[derive(Clone, Copy)]
+pub enum Viewpoint<'a> {
     Launcher,
-    Builder,
+    Builder(&'a Builder),
 }
 
 impl Contexts {
-    pub fn open(request: &BuildRequest, from: Viewpoint, hashes: &Arc<HashCache>) -> Result<Contexts> {
+    pub fn open(request: &BuildRequest, from: Viewpoint<'_>, hashes: &Arc<HashCache>) -> Result<Contexts> {
         let open = |dir: &ContextDir, place: Place| match from {
             Viewpoint::Launcher => Context::open(&dir.path, &dir.ignore, hashes),
-            Viewpoint::Builder => Context::open(&place.path(), &dir.ignore, hashes),
+            Viewpoint::Builder(builder) => Context::open(&builder.path(&place.path()), &dir.ignore, hashes),
         };
         let main = request.context.as_ref().map(|dir| open(dir, Place::Context)).transpose()?;
         let named = request.named.iter().enumerate();

@@ -30,7 +30,9 @@ impl Executor<'_> {
             let source = match &mount.kind {
                 MountKindStep::Tmpfs { size } => Source::Tmpfs { size: *size },
                 MountKindStep::Cache(step) => cache_source(&caches, i, step)?,
-                MountKindStep::Volume { index, .. } => Source::Bind(Place::Volume(*index).path()),
+                MountKindStep::Volume { index, .. } => {
+                    Source::Machine(self.builder.path(&Place::Volume(*index).path()))
+                }
                 MountKindStep::Bind { from: From::Vertex(from), source } => {
                     self.stage_mount(*from, source, mount.read_only)?
                 }
@@ -115,7 +117,8 @@ impl Executor<'_> {
             let lowers = trees.iter().rev().map(|tree| self.store.tree_path(tree)).collect();
             return Ok(Source::Trees { lowers, path });
         }
-        let files = if read_only { Files::Linked } else { Files::Copied };
+        // Where nothing can be mounted, nothing can be made read-only either.
+        let files = if read_only && !self.builder.is_bare() { Files::Linked } else { Files::Copied };
         let (dir, _) = self.snapshots.merged(self.store, &self.work, trees, files)?;
         Ok(Source::Part { dir, path })
     }
@@ -164,8 +167,10 @@ impl Executor<'_> {
                 continue;
             };
             let serial = SERIAL.fetch_add(1, Ordering::SeqCst);
-            let dir = Path::new(LISTENING).join(serial.to_string());
-            let socket = Place::Agent(place).path();
+            // Without a root of its own, the builder listens where it may write.
+            let listening = if self.builder.is_bare() { self.work.path().join("agents") } else { LISTENING.into() };
+            let dir = listening.join(serial.to_string());
+            let socket = self.builder.path(&Place::Agent(place).path());
             let agent = Agent::listen(dir, &self.request.agents[place].1, &socket, step)
                 .map_err(BuildError::io("listening for the ssh agent"))?;
             agents.push((agent, step));

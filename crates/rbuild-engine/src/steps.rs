@@ -75,11 +75,18 @@ impl Executor<'_> {
     }
 
     /// Brings home what a command did to its files.
-    fn take_changes(&self, files: &Files, before: Option<Before>, path: &Path) -> Result<()> {
-        let (Files::Directory { root, scratch }, Some(before)) = (files, before) else { return Ok(()) };
+    fn take_changes(&self, request: &RunRequest, before: Option<Before>, path: &Path) -> Result<()> {
+        let (Files::Directory { root, scratch }, Some(mut before)) = (&request.files, before) else { return Ok(()) };
         let fail = || BuildError::kernel("the step's files");
         let dir = RootDir::open(root).map_err(fail())?;
         let stubs = RootDir::open(scratch.join("stubs")).map_err(fail())?;
+        if request.bare {
+            let targets = request.mounts.iter().map(|mount| mount.target.as_str());
+            for target in targets.chain(["/etc/hosts", "/etc/resolv.conf"]) {
+                let real = dir.resolve(target).map_err(fail())?;
+                before.forgive(&dir, real.strip_prefix("/").unwrap_or(&real));
+            }
+        }
         remove_points(&stubs, &dir, &|path| before.had(path)).map_err(fail())?;
         before.changes(&dir, &RootDir::open(path.join("fs")).map_err(fail())?).map_err(fail())?;
         self.throw_away(root);
@@ -188,7 +195,8 @@ impl Executor<'_> {
         }));
         let home = who.home.clone().unwrap_or_else(|| if who.uid == 0 { "/root".into() } else { "/".into() });
         let request = RunRequest {
-            files: files.clone(),
+            files,
+            bare: self.builder.is_bare(),
             args: run.args.clone(),
             env: [environment(run, &home), env].concat(),
             cwd: run.cwd.clone(),
@@ -216,7 +224,7 @@ impl Executor<'_> {
                 self.events.output(id, stream, bytes);
             }
         };
-        let outcome = rbuild_sandbox::run(self.zygote, &request, &self.cancel, |stream, bytes| {
+        let outcome = rbuild_sandbox::run(&self.builder.zygote, &request, &self.cancel, |stream, bytes| {
             show(stream, mask.push(stream, bytes));
         });
         for stream in [Stream::Stdout, Stream::Stderr] {
@@ -231,8 +239,8 @@ impl Executor<'_> {
             let mut failed = self.failed_run.lock().unwrap_or_else(PoisonError::into_inner);
             failed.get_or_insert(request);
         } else {
-            self.take_changes(&files, before, path)?;
-            self.throw_away(files.scratch());
+            self.take_changes(&request, before, path)?;
+            self.throw_away(request.files.scratch());
         }
         match outcome {
             Outcome::Exited(0) => Ok(()),

@@ -51,7 +51,12 @@ fn clone(flags: u64) -> Result<Cloned> {
     // such a copy is state that other threads held at that moment (locks, the allocator); there is no other
     // thread, as checked above. libc's fork handlers, which this call does not run, exist to guard against
     // exactly those other threads; glibc keeps no cached pid since 2.25.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, &args, size_of::<CloneArgs>()) };
+    let mut pid = unsafe { libc::syscall(libc::SYS_clone3, &args, size_of::<CloneArgs>()) };
+    if pid == -1 && std::io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS) {
+        // Filters of containers deny clone3 so that programs fall back to this.
+        // SAFETY: as above; a null stack means a copy of this one, and no flag asks for the other pointers.
+        pid = unsafe { libc::syscall(libc::SYS_clone, flags | libc::SIGCHLD as u64, 0u64, 0u64, 0u64, 0u64) };
+    }
     match pid {
         0 => Ok(Cloned::Child),
         n if n > 0 => Ok(Cloned::Parent { child: n as u32 }),
@@ -104,6 +109,62 @@ pub fn become_root() -> Result<()> {
     let (uid, gid) = (nix::unistd::Uid::from_raw(0), nix::unistd::Gid::from_raw(0));
     nix::unistd::setresgid(gid, gid, gid).map_err(|e| fail("setresgid", e))?;
     nix::unistd::setresuid(uid, uid, uid).map_err(|e| fail("setresuid", e))
+}
+
+/// Becomes that user for good: groups, then ids.
+pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> Result<()> {
+    let fail = |call, e: nix::errno::Errno| Error::new(call, format!("{uid}:{gid}"), std::io::Error::from(e));
+    let groups: Vec<nix::unistd::Gid> = groups.iter().map(|g| nix::unistd::Gid::from_raw(*g)).collect();
+    nix::unistd::setgroups(&groups).map_err(|e| fail("setgroups", e))?;
+    let (uid, gid) = (nix::unistd::Uid::from_raw(uid), nix::unistd::Gid::from_raw(gid));
+    nix::unistd::setresgid(gid, gid, gid).map_err(|e| fail("setresgid", e))?;
+    nix::unistd::setresuid(uid, uid, uid).map_err(|e| fail("setresuid", e))
+}
+
+/// Makes the calling process the parent of what its descendants leave behind (prctl(2), PR_SET_CHILD_SUBREAPER).
+pub fn adopt_orphans() -> Result<()> {
+    nix::sys::prctl::set_child_subreaper(true)
+        .map_err(|e| Error::new("prctl", "PR_SET_CHILD_SUBREAPER", std::io::Error::from(e)))
+}
+
+/// The children of the calling process, which has one thread.
+pub fn children() -> Vec<u32> {
+    let own = std::process::id();
+    let text = std::fs::read_to_string(format!("/proc/self/task/{own}/children"));
+    if let Ok(text) = text {
+        return text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
+    }
+    // A kernel without that file (CONFIG_PROC_CHILDREN).
+    let parent = |pid: u32| -> Option<u32> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    };
+    let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    all.filter_map(|e| e.file_name().to_str()?.parse().ok()).filter(|pid| parent(*pid) == Some(own)).collect()
+}
+
+/// Kills all children, and those that come to the calling process because of that, until there is none.
+pub fn kill_children() {
+    loop {
+        let children = children();
+        if children.is_empty() {
+            return;
+        }
+        children.iter().for_each(|pid| kill(*pid));
+        for pid in children {
+            let _ = wait(pid);
+        }
+    }
+}
+
+/// Sets the limit that setrlimit(2) calls `RLIMIT_NAME`.
+pub fn set_limit(name: &str, soft: u64, hard: u64) -> Result<()> {
+    let name = name.to_lowercase();
+    let fail = |e| Error::new("setrlimit", name.clone(), e);
+    let resource = resource(&name).ok_or_else(|| fail(rustix::io::Errno::INVAL))?;
+    let value = |n: u64| (n != u64::MAX).then_some(n);
+    let limit = rustix::process::Rlimit { current: value(soft), maximum: value(hard) };
+    rustix::process::setrlimit(resource, limit).map_err(fail)
 }
 
 /// Whether this namespace, or one around it, gave up setgroups(2) for good (user_namespaces(7)).
@@ -225,8 +286,12 @@ pub fn terminal_size() -> Option<(usize, usize)> {
 /// The most that the calling process may set the limit to that setrlimit(2) calls `RLIMIT_NAME`, in its own unit;
 /// `None` if there is no bound, or no such limit.
 pub fn hard_limit(name: &str) -> Option<u64> {
+    rustix::process::getrlimit(resource(name)?).maximum
+}
+
+fn resource(name: &str) -> Option<rustix::process::Resource> {
     use rustix::process::Resource;
-    let resource = match name {
+    Some(match name {
         "core" => Resource::Core,
         "cpu" => Resource::Cpu,
         "data" => Resource::Data,
@@ -243,8 +308,7 @@ pub fn hard_limit(name: &str) -> Option<u64> {
         "sigpending" => Resource::Sigpending,
         "stack" => Resource::Stack,
         _ => return None,
-    };
-    rustix::process::getrlimit(resource).maximum
+    })
 }
 
 pub fn own_ids() -> (u32, u32) {

@@ -14,6 +14,7 @@ use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, Exec
 use rbuild_linux::process::{self, Exit};
 use rbuild_linux::{Kind, RootDir, bind_clone, detached_overlay, mount_tmpfs, private_mount_namespace};
 
+use crate::chroot;
 use crate::request::{Files, Input, MountRequest, Network, Outcome, RunRequest, Source, Ulimit};
 use crate::seccomp;
 use crate::stubs::{PointKind, Stubs, plant_points};
@@ -34,11 +35,13 @@ pub fn runner_main(input: Option<OwnedFd>) -> i32 {
     let mut socket = UnixStream::from(stdin);
     let mut text = Vec::new();
     let outcome = match socket.read_to_end(&mut text).map(|_| serde_json::from_slice::<RunRequest>(&text)) {
-        Ok(Ok(request)) => match container(&request, input, &socket) {
-            Ok(Exit::Code(code)) => Outcome::Exited(code),
-            Ok(Exit::Signal(signal)) => Outcome::Signaled(signal),
-            Err(reason) => Outcome::NotStarted(reason),
-        },
+        Ok(Ok(request)) => {
+            match if request.bare { chroot::run(&request, input) } else { container(&request, input, &socket) } {
+                Ok(Exit::Code(code)) => Outcome::Exited(code),
+                Ok(Exit::Signal(signal)) => Outcome::Signaled(signal),
+                Err(reason) => Outcome::NotStarted(reason),
+            }
+        }
         Ok(Err(e)) => Outcome::NotStarted(format!("the request cannot be read: {e}")),
         Err(e) => Outcome::NotStarted(format!("the request cannot be read: {e}")),
     };
@@ -215,7 +218,7 @@ fn extra_mount(
             let at = if in_dev { target.to_path_buf() } else { ensure(stubs, target, PointKind::File)? };
             mount(&at, "bind", Some(&Path::new(FILES).join(name)), &["bind", access])
         }
-        Source::Bind(source) => {
+        Source::Bind(source) | Source::Machine(source) => {
             let is_dir = std::fs::symlink_metadata(source).map_err(|e| format!("{}: {e}", source.display()))?.is_dir();
             let at = ensure(stubs, target, if is_dir { PointKind::Dir } else { PointKind::File })?;
             mount(&at, "bind", Some(source), &["bind", access])
@@ -346,6 +349,24 @@ const CAPABILITIES: [oci::Capability; 14] = [
 /// What the container's first process needs beyond that to narrow itself.
 const FOR_THE_FILTER: [oci::Capability; 2] = [oci::Capability::SysAdmin, oci::Capability::Setpcap];
 
+/// Takes capabilities beyond Docker's out of the calling process's reach, and its programs'; fewer stay fewer.
+pub(crate) fn bound_capabilities(insecure: bool) -> Result<(), String> {
+    if insecure {
+        return Ok(());
+    }
+    let kept: caps::CapsHashSet = CAPABILITIES.iter().filter_map(|c| format!("CAP_{c}").parse().ok()).collect();
+    let bound = caps::read(None, caps::CapSet::Bounding).map_err(text)?;
+    let can_drop = caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_SETPCAP).map_err(text)?;
+    for more in bound.difference(&kept).filter(|_| can_drop) {
+        caps::drop(None, caps::CapSet::Bounding, *more).map_err(text)?;
+    }
+    for set in [caps::CapSet::Effective, caps::CapSet::Permitted] {
+        let held = caps::read(None, set).map_err(text)?;
+        caps::set(None, set, &held.intersection(&kept).copied().collect()).map_err(text)?;
+    }
+    Ok(())
+}
+
 /// Filters the system calls of the calling process, and gives up what that took: for a command of root its capabilities
 /// are Docker's, for another none.
 fn narrow(uid: u32) -> Result<(), String> {
@@ -468,7 +489,7 @@ fn rlimits(request: &RunRequest) -> Result<Option<Vec<oci::PosixRlimit>>, String
 
 /// Runs in the container's first process, right before the command takes its place.
 #[derive(Clone)]
-struct Environment {
+pub(crate) struct Environment {
     args: Vec<CString>,
     env: Vec<CString>,
     path: String,
@@ -477,7 +498,7 @@ struct Environment {
 }
 
 impl Environment {
-    fn new(request: &RunRequest) -> Result<Environment, String> {
+    pub(crate) fn new(request: &RunRequest) -> Result<Environment, String> {
         let c = |s: &String| CString::new(s.as_bytes()).map_err(|_| format!("{s:?} holds a zero byte"));
         if request.args.is_empty() {
             return Err("there is no command to run".to_string());
@@ -523,9 +544,19 @@ impl Executor for Environment {
         }
         process::die_with_parent().map_err(|e| ExecutorError::Other(e.to_string()))?;
         process::reset_signals().map_err(|e| ExecutorError::Other(e.to_string()))?;
-        let program = self.program().map_err(ExecutorError::Other)?;
+        Err(ExecutorError::Other(self.execute()))
+    }
+}
+
+impl Environment {
+    /// Takes the place of the calling process; comes back with a sentence if there is no such program.
+    pub(crate) fn execute(&self) -> String {
+        let program = match self.program() {
+            Ok(program) => program,
+            Err(why) => return why,
+        };
         let shown = program.display().to_string();
-        let path = CString::new(shown.clone()).map_err(|_| ExecutorError::InvalidArg)?;
+        let Ok(path) = CString::new(shown.clone()) else { return format!("{shown:?} holds a zero byte") };
         let Err(e) = nix::unistd::execve(&path, &self.args, &self.env);
         // Past the point where an error could travel; the step's log is what is left.
         let hint = match e {

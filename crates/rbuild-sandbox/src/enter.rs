@@ -12,7 +12,7 @@ use rbuild_linux::{MiniRoot, bind_clone, new_procfs};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::SandboxError;
-use crate::probe::{Isolation, isolation, userns_refused};
+use crate::probe::{Isolation, Rung, bare_isolation, isolation, userns_refused};
 use crate::zygote::Zygote;
 
 /// Where the builder finds the store.
@@ -34,9 +34,22 @@ pub struct Builder {
     pub isolation: Isolation,
     pub zygote: Zygote,
     signals: SigSet,
+    /// Where things are that have other places in a root of the builder's own; empty if it has one.
+    elsewhere: Vec<(PathBuf, PathBuf)>,
 }
 
 impl Builder {
+    /// Whether commands get nothing but a root directory of their own.
+    pub fn is_bare(&self) -> bool {
+        self.isolation.maps.is_none()
+    }
+
+    /// Where the builder finds what has this place in its world ([`World::binds`], [`STORE`]).
+    pub fn path(&self, place: &Path) -> PathBuf {
+        let found = self.elsewhere.iter().find(|(at, _)| at == place);
+        found.map_or(place, |(_, source)| source).to_path_buf()
+    }
+
     /// Calls `cancel` on another thread when the launcher passes on a signal to stop. Call it once.
     pub fn on_stop(&self, cancel: impl FnOnce() + Send + 'static) {
         let signals = self.signals;
@@ -53,8 +66,12 @@ impl Builder {
 ///
 /// SIGINT, SIGTERM and SIGHUP that arrive meanwhile are passed on; `stopped` tells whether one did. If the caller
 /// dies, so does the builder and everything below it.
-pub fn enter(world: &World, build: impl FnOnce(Result<Builder, SandboxError>) -> i32) -> Result<Ended, SandboxError> {
-    let isolation = isolation()?;
+pub fn enter(
+    world: &World,
+    rung: Rung,
+    build: impl FnOnce(Result<Builder, SandboxError>) -> i32,
+) -> Result<Ended, SandboxError> {
+    let isolation = isolation(rung)?;
     let mut signals = SigSet::empty();
     for s in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         signals.add(s);
@@ -62,18 +79,36 @@ pub fn enter(world: &World, build: impl FnOnce(Result<Builder, SandboxError>) ->
     let fail = |call, e: std::io::Error| SandboxError::Kernel(rbuild_linux::Error::new(call, "launcher", e));
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&signals), None).map_err(|e| fail("sigprocmask", e.into()))?;
     let (ready, go) = std::io::pipe().map_err(|e| fail("pipe2", e))?;
-    let child = match process::clone_into_namespaces() {
-        Err(e) => return Err(userns_refused(e).into()),
-        Ok(Cloned::Child) => {
+    let (isolation, cloned) = match &isolation.maps {
+        None => (isolation, process::fork()?),
+        Some(_) => match process::clone_into_namespaces() {
+            Ok(cloned) => (isolation, cloned),
+            // Root of a container that may make none still can change its root directory.
+            Err(_) if rung == Rung::Auto && process::own_ids().0 == 0 => (bare_isolation()?, process::fork()?),
+            Err(e) => return Err(userns_refused(e).into()),
+        },
+    };
+    let child = match cloned {
+        Cloned::Child => {
             drop(go);
-            let builder = become_builder(world, ready).map(|zygote| Builder { isolation, zygote, signals });
-            let code = build(builder);
+            let bare = isolation.maps.is_none();
+            let made = if bare { become_bare_builder(ready) } else { become_builder(world, ready) };
+            let elsewhere = match bare {
+                true => world
+                    .binds
+                    .iter()
+                    .map(|(source, at)| (at.clone(), source.clone()))
+                    .chain([(STORE.into(), world.store.clone())])
+                    .collect(),
+                false => Vec::new(),
+            };
+            let code = build(made.map(|zygote| Builder { isolation, zygote, signals, elsewhere }));
             std::process::exit(code);
         }
-        Ok(Cloned::Parent { child }) => child,
+        Cloned::Parent { child } => child,
     };
     drop(ready);
-    if let Err(e) = isolation.maps.write(child) {
+    if let Some(Err(e)) = isolation.maps.as_ref().map(|maps| maps.write(child)) {
         process::kill(child);
         let _ = process::wait(child);
         return Err(crate::probe::maps_refused(e).into());
@@ -130,13 +165,16 @@ fn supervise(child: u32, mut go: PipeWriter, signals: &SigSet) -> Result<Ended, 
     }
 }
 
-fn become_builder(world: &World, mut ready: PipeReader) -> Result<Zygote, SandboxError> {
+/// Waits for the launcher's word, and sees to it that this process dies with it.
+fn begin(ready: &mut PipeReader, become_root: bool) -> Result<(), SandboxError> {
     let mut byte = [0u8; 1];
     // End of file: the launcher died or could not write the maps.
     if ready.read(&mut byte).unwrap_or(0) != 1 {
         std::process::exit(70);
     }
-    process::become_root()?;
+    if become_root {
+        process::become_root()?;
+    }
     process::die_with_parent()?;
     // A launcher that died before that was asked for sends no signal any more.
     let mut launcher = [PollFd::from_borrowed_fd(ready.as_fd(), PollFlags::IN)];
@@ -147,6 +185,17 @@ fn become_builder(world: &World, mut ready: PipeReader) -> Result<Zygote, Sandbo
     // A terminal's signals are for the launcher, which passes them on.
     let _ = rustix::process::setsid();
     rustix::process::umask(rustix::fs::Mode::empty());
+    Ok(())
+}
+
+/// A builder that is where its launcher is.
+fn become_bare_builder(mut ready: PipeReader) -> Result<Zygote, SandboxError> {
+    begin(&mut ready, false)?;
+    Zygote::start(true)
+}
+
+fn become_builder(world: &World, mut ready: PipeReader) -> Result<Zygote, SandboxError> {
+    begin(&mut ready, true)?;
     let store = bind_clone(&world.store)?;
     let binds = world.binds.iter().map(|(source, at)| Ok((bind_clone(source)?, at)));
     let binds = binds.collect::<Result<Vec<_>, SandboxError>>()?;
@@ -159,5 +208,5 @@ fn become_builder(world: &World, mut ready: PipeReader) -> Result<Zygote, Sandbo
     }
     root.attach(&proc, Path::new("/proc"))?;
     root.enter()?;
-    Zygote::start()
+    Zygote::start(false)
 }

@@ -5,6 +5,7 @@
 //! streams what it prints. A runner mounts, hands over to libcontainer, and reports one outcome.
 //! libcontainer and caps are named in this crate only.
 
+mod chroot;
 mod container;
 mod enter;
 mod probe;
@@ -16,7 +17,7 @@ mod terminal;
 mod zygote;
 
 pub use enter::{Builder, STORE, World, enter};
-pub use probe::{Check, Isolation, Refusal, checks, isolation};
+pub use probe::{Check, Isolation, Refusal, Rung, checks, isolation};
 pub use request::{Files, Input, MountRequest, Network, Outcome, RunRequest, Source, Ulimit};
 pub use run::{Cancel, Stream, run, run_attached};
 pub use stubs::remove_points;

@@ -11,7 +11,20 @@ use rbuild_linux::{Error, IdMaps, SubIds, parent_range, process, subordinate_ran
 pub struct Isolation {
     /// The name of the rung, as `--isolation=` takes it.
     pub rung: &'static str,
-    pub maps: IdMaps,
+    /// Of the user namespace; none where commands only get a root directory of their own.
+    pub maps: Option<IdMaps>,
+}
+
+/// Which rung of the ladder is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Rung {
+    /// The best that this machine allows.
+    #[default]
+    Auto,
+    /// A user namespace with sub-ids, or root's own.
+    Userns,
+    /// Another root directory and nothing more; takes root.
+    Chroot,
 }
 
 /// Why this machine cannot isolate, and the command that changes it.
@@ -40,10 +53,26 @@ fn setting(path: &str) -> Option<i64> {
 }
 
 /// Chooses the rung for the calling user from what can be known without trying.
-pub fn isolation() -> Result<Isolation, Refusal> {
+pub fn isolation(rung: Rung) -> Result<Isolation, Refusal> {
+    if rung == Rung::Chroot {
+        return bare_isolation();
+    }
     let (uid, gid) = process::own_ids();
     let maps = if uid == 0 { root_maps()? } else { subordinate_maps(uid, gid)? };
-    Ok(Isolation { rung: "userns", maps })
+    Ok(Isolation { rung: "userns", maps: Some(maps) })
+}
+
+/// Nothing but another root directory.
+pub fn bare_isolation() -> Result<Isolation, Refusal> {
+    let (uid, _) = process::own_ids();
+    let able = caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_CHROOT).unwrap_or(false);
+    if uid != 0 || !able {
+        return Err(refusal(
+            "a user who is not root, or has no CAP_SYS_CHROOT, cannot change the root directory of commands",
+            "run rbuild as root of a container, or where user namespaces are allowed",
+        ));
+    }
+    Ok(Isolation { rung: "chroot", maps: None })
 }
 
 fn root_maps() -> Result<IdMaps, Refusal> {
@@ -154,9 +183,9 @@ pub fn checks() -> Vec<Check> {
     let mut list = vec![Check { name: "kernel", remedy: old_kernel(&kernel), found: kernel }];
     let user = process::user_name(uid).unwrap_or_else(|| "?".into());
     list.push(Check { name: "user", found: format!("{user} (uid {uid})"), remedy: None });
-    list.push(match isolation() {
+    list.push(match isolation(Rung::Userns) {
         Ok(isolation) => {
-            let (top_uid, top_gid) = isolation.maps.highest();
+            let (top_uid, top_gid) = isolation.maps.map_or((0, 0), |maps| maps.highest());
             let small = top_uid < 65535 || top_gid < 65535;
             let remedy = small.then(|| {
                 "images with higher ids cannot be unpacked; grant at least 65536 in /etc/subuid and /etc/subgid".into()

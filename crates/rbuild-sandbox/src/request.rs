@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunRequest {
     pub files: Files,
+    /// Nothing but another root directory.
+    pub bare: bool,
     pub args: Vec<String>,
     /// `NAME=value`, each name once.
     pub env: Vec<String>,
@@ -105,6 +107,8 @@ pub enum Source {
         dir: PathBuf,
         path: PathBuf,
     },
+    /// A directory of the machine's own, which has to stay what it is.
+    Machine(PathBuf),
     /// A path inside one of the builder's directories, found without leaving it.
     Part {
         dir: PathBuf,

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
 use rbuild_linux::process::{self, Cloned};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -23,15 +24,16 @@ use crate::container::runner_main;
 pub struct Zygote(Mutex<OwnedFd>);
 
 impl Zygote {
-    /// Forks the zygote. The caller must have one thread still.
-    pub fn start() -> Result<Zygote, SandboxError> {
+    /// Forks the zygote. The caller must have one thread still. In a pid namespace the kernel ends what is left; where
+    /// there is none (`bare`), the zygote does.
+    pub fn start(bare: bool) -> Result<Zygote, SandboxError> {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(|e| failed("socketpair", e))?;
         match process::fork()? {
             Cloned::Parent { .. } => Ok(Zygote(Mutex::new(ours))),
             Cloned::Child => {
                 drop(ours);
-                serve(&theirs);
+                serve(&theirs, bare);
                 std::process::exit(0);
             }
         }
@@ -84,9 +86,44 @@ pub(crate) fn receive_fds(socket: impl AsFd) -> rustix::io::Result<Vec<OwnedFd>>
 }
 
 /// The zygote's life: until the builder closes its end, or dies.
-fn serve(socket: &OwnedFd) {
-    let _ = process::die_with_parent();
-    while let Ok(fds) = receive_fds(socket) {
+fn serve(socket: &OwnedFd, bare: bool) {
+    if bare {
+        // Dies with its parent all the same: then the socket closes.
+        let _ = process::adopt_orphans();
+        serve_requests(socket, &mut Some(Vec::new()));
+        process::kill_children();
+    } else {
+        let _ = process::die_with_parent();
+        serve_requests(socket, &mut None);
+    }
+}
+
+/// How often strays are looked for.
+const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+
+/// Waits for the next request; meanwhile kills the children that are not among the runners, which are what killed
+/// runners left behind.
+fn wait_for_request(socket: &OwnedFd, runners: &[u32]) -> bool {
+    loop {
+        let mut fds = [PollFd::new(socket, PollFlags::IN)];
+        match poll(&mut fds, Some(&LOOK)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) => return true,
+            Err(_) => return false,
+        }
+        process::reap();
+        process::children().iter().filter(|pid| !runners.contains(pid)).for_each(|pid| process::kill(*pid));
+    }
+}
+
+fn serve_requests(socket: &OwnedFd, runners: &mut Option<Vec<u32>>) {
+    loop {
+        if let Some(runners) = runners
+            && !wait_for_request(socket, runners)
+        {
+            return;
+        }
+        let Ok(fds) = receive_fds(socket) else { return };
         process::reap();
         match process::fork() {
             Ok(Cloned::Child) => {
@@ -97,6 +134,9 @@ fn serve(socket: &OwnedFd) {
                 std::process::exit(code);
             }
             Ok(Cloned::Parent { child }) => {
+                if let Some(runners) = runners {
+                    runners.push(child);
+                }
                 let pidfd = process::pidfd(child);
                 drop(fds);
                 let answer: Vec<BorrowedFd<'_>> = pidfd.iter().map(|fd| fd.as_fd()).collect();

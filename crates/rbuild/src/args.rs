@@ -16,6 +16,9 @@ pub struct Cli {
     /// What archives that come in may ask for: entries, path, depth, bytes, header or ratio
     #[arg(long, global = true, value_name = "NAME=VALUE")]
     pub limit: Vec<String>,
+    /// How commands are kept apart: auto, userns or chroot [default: auto, the best that this machine allows]
+    #[arg(long, global = true, value_name = "RUNG", env = "RBUILD_ISOLATION")]
+    pub isolation: Option<String>,
     #[command(subcommand)]
     pub verb: Verb,
 }
@@ -179,9 +182,6 @@ pub struct BuildArgs {
     /// What the build cache may take when the build is over, for example 10g; the longest unused goes first
     #[arg(long, value_name = "SIZE", env = "RBUILD_CACHE_LIMIT")]
     pub cache_limit: Option<String>,
-    /// Only `userns` so far
-    #[arg(long, value_name = "RUNG", env = "RBUILD_ISOLATION")]
-    pub isolation: Option<String>,
     /// The result is in the local store in any case
     #[arg(long, hide = true)]
     pub load: bool,
@@ -512,8 +512,8 @@ pub fn with_verb(mut argv: Vec<OsString>, as_docker: bool) -> Result<Vec<OsStrin
     let mut at = 1;
     while let Some(arg) = argv.get(at) {
         match arg.to_str() {
-            Some("--root" | "--limit") => at += 2,
-            Some(a) if a.starts_with("--root=") || a.starts_with("--limit=") => at += 1,
+            Some("--root" | "--limit" | "--isolation") => at += 2,
+            Some(a) if ["--root=", "--limit=", "--isolation="].iter().any(|flag| a.starts_with(flag)) => at += 1,
             _ => break,
         }
     }

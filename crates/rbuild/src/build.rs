@@ -137,13 +137,13 @@ fn run_builder(
     let world = World { store: place.root.clone(), binds: binds(request) };
     let _restore = request.shell_on_error.then(Restore::of_stdin);
     let (mut answer, mut answer_writer) = std::io::pipe().map_err(|e| Failure::new(format!("pipe: {e}")))?;
-    let ended = enter(&world, |builder| {
+    let ended = enter(&world, place.rung, |builder| {
         let mut drawing = Some(std::thread::spawn(move || draw(&events, mode)));
         let cancel = Cancel::default();
         let result = builder.map_err(BuildError::from).and_then(|builder| {
             let stop = cancel.clone();
             builder.on_stop(move || stop.cancel());
-            let store = store.moved(Path::new(rbuild_sandbox::STORE))?;
+            let store = store.moved(&builder.path(Path::new(rbuild_sandbox::STORE)))?;
             execute(request, prepared, &store, sender, cancel, &builder, |e| {
                 drawing.take().map(std::thread::JoinHandle::join);
                 report(e);

@@ -17,7 +17,7 @@ pub struct Config {
     cache_limit: Option<String>,
     jobs: Option<usize>,
     progress: Option<ProgressMode>,
-    isolation: Option<String>,
+    pub isolation: Option<String>,
 }
 
 impl Config {
@@ -49,7 +49,6 @@ impl Config {
         args.cache_limit = args.cache_limit.take().or_else(|| self.cache_limit.clone());
         args.jobs = args.jobs.or(self.jobs);
         args.progress = args.progress.or(self.progress);
-        args.isolation = args.isolation.take().or_else(|| self.isolation.clone());
     }
 }
 

@@ -59,9 +59,9 @@ pub fn cp(place: &Place, args: CpArgs) -> Result<u8, Failure> {
         },
     };
     let world = World { store: place.root.clone(), binds: Vec::new() };
-    let ended = enter(&world, |builder| {
-        let copied = builder.map_err(Failure::from).and_then(|_| {
-            let store = store.moved(Path::new(rbuild_sandbox::STORE))?;
+    let ended = enter(&world, place.rung, |builder| {
+        let copied = builder.map_err(Failure::from).and_then(|builder| {
+            let store = store.moved(&builder.path(Path::new(rbuild_sandbox::STORE)))?;
             let image = store.image(&manifest)?;
             Ok(copy_out(&store, &image, &path, args.follow_link, &target)?)
         });

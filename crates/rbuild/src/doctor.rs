@@ -1,6 +1,6 @@
 //! What this machine allows, tried and not guessed.
 
-use rbuild_sandbox::{SandboxError, World, checks, enter};
+use rbuild_sandbox::{Builder, SandboxError, World, checks, enter};
 use rbuild_store::{Snapshots, Workspace};
 
 use crate::exit::{Failure, code};
@@ -49,9 +49,9 @@ pub fn doctor(place: &Place) -> Result<u8, Failure> {
 fn trial(place: &Place) -> Result<Snapshots, SandboxError> {
     let world = World { store: place.root.clone(), binds: Vec::new() };
     let (mut reader, mut writer) = std::io::pipe().map_err(|e| SandboxError::Runner(e.to_string()))?;
-    enter(&world, |builder| {
+    enter(&world, place.rung, |builder| {
         use std::io::Write;
-        let result = builder.and_then(|_| snapshots(place));
+        let result = builder.and_then(|builder| snapshots(place, &builder));
         let text = match &result {
             Ok(Snapshots::Overlay) => String::new(),
             Ok(Snapshots::Copies) => COPIES.into(),
@@ -73,8 +73,8 @@ fn trial(place: &Place) -> Result<Snapshots, SandboxError> {
 /// What the process in the namespace says if there are no overlays.
 const COPIES: &str = "copies";
 
-fn snapshots(place: &Place) -> Result<Snapshots, SandboxError> {
+fn snapshots(place: &Place, builder: &Builder) -> Result<Snapshots, SandboxError> {
     let other = |e: rbuild_store::StoreError| SandboxError::Runner(e.to_string());
-    let store = place.inside().map_err(other)?;
+    let store = place.inside(builder).map_err(other)?;
     Snapshots::probe(&Workspace::open(&store).map_err(other)?).map_err(other)
 }

@@ -301,9 +301,9 @@ pub fn prune(place: &Place, args: PruneArgs) -> Result<u8, Failure> {
     drop(place.open()?);
     let budget = budget(&args)?;
     let world = World { store: place.root.clone(), binds: Vec::new() };
-    let ended = enter(&world, |builder| {
-        let pruned = builder.map_err(Failure::from).and_then(|_| {
-            let store = place.inside()?;
+    let ended = enter(&world, place.rung, |builder| {
+        let pruned = builder.map_err(Failure::from).and_then(|builder| {
+            let store = place.inside(&builder)?;
             drop(rbuild_store::Workspace::open(&store)?);
             Ok(match budget {
                 Some(budget) => store.collect(budget)?,

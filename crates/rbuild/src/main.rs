@@ -59,7 +59,7 @@ fn run(argv: Vec<std::ffi::OsString>) -> u8 {
         Ok(config) => config,
         Err(failure) => return failure.report(),
     };
-    let place = match Place::new(cli.root, &cli.limit, &config) {
+    let place = match Place::new(cli.root, &cli.limit, cli.isolation.as_deref(), &config) {
         Ok(place) => place,
         Err(failure) => return failure.report(),
     };

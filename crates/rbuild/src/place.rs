@@ -1,8 +1,9 @@
 //! Where images and the build cache are, and what archives that come in may ask for.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rbuild_layer::Limits;
+use rbuild_sandbox::{Builder, Rung};
 use rbuild_store::Store;
 
 use crate::config::Config;
@@ -12,16 +13,24 @@ pub struct Place {
     /// Absolute.
     pub root: PathBuf,
     limits: Limits,
+    /// How commands are to be isolated.
+    pub rung: Rung,
 }
 
 impl Place {
     /// The place that was asked for, by flags, else by the environment, else by the user's configuration.
-    pub fn new(root: Option<PathBuf>, limits: &[String], config: &Config) -> Result<Place, Failure> {
+    pub fn new(
+        root: Option<PathBuf>,
+        limits: &[String],
+        rung: Option<&str>,
+        config: &Config,
+    ) -> Result<Place, Failure> {
         let from_env = std::env::var("RBUILD_LIMIT").unwrap_or_default();
         let texts = config.limit.iter().map(String::as_str).chain([from_env.as_str()]);
         let mut given =
             texts.chain(limits.iter().map(String::as_str)).flat_map(|l| l.split(',')).filter(|l| !l.is_empty());
-        Ok(Place { root: store_root(root, config)?, limits: given.try_fold(Limits::default(), raised)? })
+        let limits = given.try_fold(Limits::default(), raised)?;
+        Ok(Place { root: store_root(root, config)?, limits, rung: rung_of(rung.or(config.isolation.as_deref()))? })
     }
 
     pub fn open(&self) -> Result<Store, Failure> {
@@ -29,8 +38,8 @@ impl Place {
     }
 
     /// The store where a builder sees it.
-    pub fn inside(&self) -> Result<Store, rbuild_store::StoreError> {
-        Ok(Store::open(std::path::Path::new(rbuild_sandbox::STORE))?.with_limits(self.limits))
+    pub fn inside(&self, builder: &Builder) -> Result<Store, rbuild_store::StoreError> {
+        Ok(Store::open(&builder.path(Path::new(rbuild_sandbox::STORE)))?.with_limits(self.limits))
     }
 }
 
@@ -43,6 +52,16 @@ fn store_root(flag: Option<PathBuf>, config: &Config) -> Result<PathBuf, Failure
         .or_else(|| env("HOME").map(|d| d.join(".local/share/rbuild")));
     let path = path.ok_or_else(|| Failure::new("there is no HOME to keep the store in").help("give --root DIR"))?;
     std::path::absolute(&path).map_err(|e| Failure::new(format!("the store {}: {e}", path.display())))
+}
+
+fn rung_of(text: Option<&str>) -> Result<Rung, Failure> {
+    match text.unwrap_or("auto") {
+        "auto" | "" => Ok(Rung::Auto),
+        "userns" => Ok(Rung::Userns),
+        "chroot" => Ok(Rung::Chroot),
+        "single-id" => Err(Failure::usage("--isolation single-id is not supported yet").help("userns and chroot are")),
+        other => Err(Failure::usage(format!("--isolation {other}: auto, userns or chroot"))),
+    }
 }
 
 /// Reads `NAME=VALUE`; the value may be a size.

@@ -20,9 +20,6 @@ pub struct Asked {
 }
 
 pub fn asked(args: &BuildArgs, store: &Store) -> Result<Asked, Failure> {
-    if let Some(rung) = args.isolation.as_deref().filter(|rung| !["auto", "userns"].contains(rung)) {
-        return Err(Failure::usage(format!("--isolation {rung} is not supported yet")));
-    }
     let MainContext { dir, dockerfile_name, dockerfile, newest, arrived } = context::main(args, store)?;
     let (contexts, named) = context::named(&args.build_context, store)?;
     let mut volumes = Vec::new();

@@ -50,12 +50,12 @@ pub fn run(place: &Place, args: RunArgs) -> Result<u8, Failure> {
     let world = World { store: place.root.clone(), binds: volume_binds(&paths) };
     // If the builder is killed, nobody else puts the terminal right.
     let _restore = terminal.then(Restore::of_stdin);
-    let ended = enter(&world, |builder| {
+    let ended = enter(&world, place.rung, |builder| {
         let cancel = Cancel::default();
         let outcome = builder.map_err(BuildError::from).and_then(|builder| {
             let stop = cancel.clone();
             builder.on_stop(move || stop.cancel());
-            let store = store.moved(std::path::Path::new(rbuild_sandbox::STORE))?;
+            let store = store.moved(&builder.path(std::path::Path::new(rbuild_sandbox::STORE)))?;
             invoke(&store, &image, &invocation, &builder, &cancel)
         });
         match outcome {

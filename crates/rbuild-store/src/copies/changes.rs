@@ -74,6 +74,19 @@ impl Before {
         self.dirs.get(dir).is_some_and(|marks| marks.contains_key(name))
     }
 
+    /// Takes what is at the path now for what was there, if it is the same file: something else stood in its place for a
+    /// while, and moving it away and back has changed its time.
+    pub fn forgive(&mut self, root: &RootDir, path: &Path) {
+        let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return };
+        let Ok(stat) = root.stat(path) else { return };
+        let now = self.leaf(&stat);
+        if let Some(mark @ Mark::Leaf { .. }) = self.dirs.get_mut(dir).and_then(|marks| marks.get_mut(name))
+            && matches!(mark, Mark::Leaf { inode, .. } if *inode == stat.ino)
+        {
+            *mark = now;
+        }
+    }
+
     /// Moves what is new or changed in `root` into the empty directory `tree`, in the form of an overlay's upper
     /// directory: deletions are marked, and directories above a change are there as they are now. `root` is of no use
     /// afterwards.

@@ -77,7 +77,7 @@ fn a_machine_without_user_namespaces_is_told_how_to_allow_them() {
     lab.write("Dockerfile", "FROM busybox\nRUN true\n");
     // A namespace in which there may be no other.
     let mut command = Command::new("unshare");
-    let script = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$0\" build";
+    let script = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$0\" --isolation userns build";
     command.args(["-Ur", "sh", "-c", script]).arg(crate::lab::rbuild_path());
     lab.run(command).fails(3, &["the kernel refuses a user namespace", "sysctl -w user.max_user_namespaces=15000"]);
     let mut command = Command::new("unshare");
