@@ -238,7 +238,7 @@ impl Executor<'_> {
         if !matches!(outcome, Outcome::Exited(0) | Outcome::NotStarted(_)) {
             let mut failed = self.failed_run.lock().unwrap_or_else(PoisonError::into_inner);
             failed.get_or_insert(request);
-        } else {
+        } else if matches!(outcome, Outcome::Exited(0)) {
             self.take_changes(&request, before, path)?;
             self.throw_away(request.files.scratch());
         }

@@ -6,22 +6,24 @@
 
 use std::ffi::OsStr;
 use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use rbuild_linux::process::{self, Cloned, Exit};
-use rbuild_linux::{Kind, RootDir};
+use rbuild_linux::{Kind, RootDir, copy_file};
 
 use crate::container::Environment;
 use crate::request::{Files, Input, MountRequest, Network, RunRequest, Source};
 use crate::stubs::{PointKind, Stubs, plant_points};
+use crate::zygote::send_fds;
 
 fn text(e: impl std::fmt::Display) -> String {
     e.to_string()
 }
 
 /// Runs the command of the request to its end.
-pub fn run(request: &RunRequest, input: Option<OwnedFd>) -> Result<Exit, String> {
+pub fn run(request: &RunRequest, input: Option<OwnedFd>, socket: &UnixStream) -> Result<Exit, String> {
     let Files::Directory { root, scratch } = &request.files else {
         return Err("a root directory of layers cannot be entered without mounts".into());
     };
@@ -30,21 +32,24 @@ pub fn run(request: &RunRequest, input: Option<OwnedFd>) -> Result<Exit, String>
             "a network of its own takes namespaces, which this machine does not allow; leave --network none out".into(),
         );
     }
-    if request.input == Input::Terminal {
-        return Err("a terminal of its own takes mounts, which this machine does not allow".into());
-    }
     process::adopt_orphans().map_err(text)?;
     let files = RootDir::open(root).map_err(text)?;
     let scratch = RootDir::open(scratch).map_err(text)?;
     let mut stand_ins = StandIns { root: &files, scratch: &scratch, placed: Vec::new(), devices: Vec::new() };
     let put = stand_ins.put(request);
-    let exit = put.and_then(|()| started(request, root, input));
+    let exit = put.and_then(|()| started(request, root, input, socket));
     process::kill_children();
     stand_ins.take_back().and(exit)
 }
 
-fn started(request: &RunRequest, root: &Path, input: Option<OwnedFd>) -> Result<Exit, String> {
+fn started(request: &RunRequest, root: &Path, mut input: Option<OwnedFd>, socket: &UnixStream) -> Result<Exit, String> {
     let environment = Environment::new(request)?;
+    if request.input == Input::Terminal {
+        // One of the machine's: the command finds it as its streams, and no name for it in its /dev.
+        let (ours, theirs) = process::new_terminal().map_err(text)?;
+        send_fds(socket, &[ours.as_fd()]).map_err(|e| format!("the terminal: {e}"))?;
+        input = Some(theirs);
+    }
     // Whether the command came to run, and if not, why.
     let (mut said, saying) = std::io::pipe().map_err(text)?;
     match process::fork().map_err(text)? {
@@ -75,6 +80,10 @@ fn become_command(request: &RunRequest, root: &Path, input: Option<OwnedFd>) -> 
     };
     rustix::stdio::dup2_stdin(&input).map_err(text)?;
     let _ = rustix::process::setsid();
+    if request.input == Input::Terminal {
+        rustix::process::ioctl_tiocsctty(&input).map_err(|e| format!("the terminal: {e}"))?;
+        rustix::stdio::dup2_stdout(&input).and_then(|()| rustix::stdio::dup2_stderr(&input)).map_err(text)?;
+    }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     rustix::process::chroot(root).map_err(|e| format!("chroot: {e}"))?;
     std::env::set_current_dir(&request.cwd).map_err(|e| format!("the working directory {}: {e}", request.cwd))?;
@@ -179,6 +188,10 @@ impl StandIns<'_> {
                 let (from, old) = outside(&source)?;
                 from.rename(&old, &dir, &name).map_err(fail)?;
             }
+            What::Copied(source) => {
+                let (from, old) = outside(&source)?;
+                copy_tree(&from, &old, &dir, &name).map_err(fail)?;
+            }
             What::Shared(source) => {
                 let (from, old) = outside(&source)?;
                 if from.stat_name(&old).map_err(fail)?.kind == Kind::Dir {
@@ -227,6 +240,8 @@ enum What<'a> {
     Empty,
     /// Something that was made for this command alone.
     Moved(PathBuf),
+    /// Something of the machine's that is only read.
+    Copied(PathBuf),
     /// Something that stays: a cache, whose files are linked in and brought home, or a socket.
     Shared(PathBuf),
 }
@@ -236,7 +251,7 @@ impl What<'_> {
         match self {
             What::Text(..) => Ok(false),
             What::Empty => Ok(true),
-            What::Moved(path) | What::Shared(path) => {
+            What::Moved(path) | What::Copied(path) | What::Shared(path) => {
                 let stat = std::fs::symlink_metadata(path);
                 Ok(stat.map_err(|e| format!("the mount source {}: {e}", path.display()))?.is_dir())
             }
@@ -252,9 +267,12 @@ fn what(wanted: &MountRequest) -> Result<What<'_>, String> {
         Source::BindBelow { dir, path } => What::Shared(inside(dir, path)?),
         Source::Part { dir, path } => What::Moved(inside(dir, path)?),
         Source::Trees { .. } => return Err("a mount of layers takes an overlay".into()),
+        Source::Machine(path) if wanted.read_only => What::Copied(path.clone()),
         Source::Machine(path) => {
             let shown = path.display();
-            return Err(format!("{shown} cannot be shared with a command where nothing can be mounted (--volume)"));
+            return Err(format!(
+                "{shown} cannot be written to by a command where nothing can be mounted; add :ro to the --volume"
+            ));
         }
     })
 }
@@ -283,6 +301,29 @@ fn link_tree(from: &RootDir, to: &RootDir) -> rbuild_linux::Result<()> {
     }
     let stat = from.stat_self()?;
     to.set_own_meta(stat.uid, stat.gid, stat.mode, stat.mtime)
+}
+
+/// What is there under one name as files of their own under another; nodes are left out.
+fn copy_tree(from: &RootDir, old: &OsStr, to: &RootDir, name: &OsStr) -> rbuild_linux::Result<()> {
+    let stat = from.stat_name(old)?;
+    match stat.kind {
+        Kind::Dir => {
+            to.create_dir(name, 0o700)?;
+            let (inside, made) = (from.sub(old)?, to.sub(name)?);
+            for entry in inside.entries()? {
+                copy_tree(&inside, &entry.name, &made, &entry.name)?;
+            }
+        }
+        Kind::File => {
+            let file = to.create_file(name, 0o600)?;
+            copy_file(&from.open_name(old)?, &stat, &file)?;
+        }
+        Kind::Symlink => return to.create_symlink(&from.read_link(old)?, name),
+        _ => return Ok(()),
+    }
+    to.chown(name, stat.uid, stat.gid)?;
+    to.chmod(name, stat.mode)?;
+    to.set_mtime(name, stat.mtime)
 }
 
 /// A cache holds afterwards what the command left of it.

@@ -36,7 +36,8 @@ pub fn runner_main(input: Option<OwnedFd>) -> i32 {
     let mut text = Vec::new();
     let outcome = match socket.read_to_end(&mut text).map(|_| serde_json::from_slice::<RunRequest>(&text)) {
         Ok(Ok(request)) => {
-            match if request.bare { chroot::run(&request, input) } else { container(&request, input, &socket) } {
+            match if request.bare { chroot::run(&request, input, &socket) } else { container(&request, input, &socket) }
+            {
                 Ok(Exit::Code(code)) => Outcome::Exited(code),
                 Ok(Exit::Signal(signal)) => Outcome::Signaled(signal),
                 Err(reason) => Outcome::NotStarted(reason),

@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::SandboxError;
 use crate::request::{Input, Outcome, RunRequest};
-use crate::zygote::{Zygote, receive_fds};
+use crate::zygote::{Zygote, receive_with_byte};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {
@@ -104,9 +104,12 @@ pub fn run_attached(zygote: &Zygote, request: &RunRequest, cancel: &Cancel) -> R
     let mut answer = Vec::new();
     let attached = send_request(&mut ours, request).and_then(|()| {
         if request.input == Input::Terminal {
-            // Without a terminal the answer says why.
-            let terminal = receive_fds(&ours).ok().and_then(|mut fds| fds.pop());
-            terminal.map_or(Ok(()), |terminal| crate::terminal::connect(&terminal).map_err(fail("the terminal")))?;
+            let (terminal, first) = receive_terminal(&ours).map_err(fail("the terminal"))?;
+            match terminal {
+                Some(terminal) => crate::terminal::connect(&terminal).map_err(fail("the terminal"))?,
+                // Without a terminal the answer, whose first byte this is, says why.
+                None => answer.extend(first),
+            }
         }
         ours.read_to_end(&mut answer).map(drop).map_err(fail("its answer"))
     });
@@ -114,6 +117,15 @@ pub fn run_attached(zygote: &Zygote, request: &RunRequest, cancel: &Cancel) -> R
     cancel.remove(runner, outcome.is_ok());
     attached?;
     outcome.map_err(|_| SandboxError::Runner("it ended without an answer".into()))
+}
+
+/// The terminal, or the first byte of what comes instead.
+fn receive_terminal(socket: &UnixStream) -> std::io::Result<(Option<OwnedFd>, Option<u8>)> {
+    match receive_with_byte(socket) {
+        Ok((mut fds, byte)) => Ok((fds.pop(), Some(byte))),
+        Err(rustix::io::Errno::PIPE) => Ok((None, None)),
+        Err(e) => Err(e.into()),
+    }
 }
 
 fn send_request(socket: &mut UnixStream, request: &RunRequest) -> Result<(), SandboxError> {

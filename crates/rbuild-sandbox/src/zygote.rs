@@ -68,6 +68,11 @@ pub(crate) fn send_fds(socket: impl AsFd, fds: &[BorrowedFd<'_>]) -> rustix::io:
 
 /// One message's descriptors; an error at the end of the stream.
 pub(crate) fn receive_fds(socket: impl AsFd) -> rustix::io::Result<Vec<OwnedFd>> {
+    receive_with_byte(socket).map(|(fds, _)| fds)
+}
+
+/// The next byte, and the descriptors that came with it.
+pub(crate) fn receive_with_byte(socket: impl AsFd) -> rustix::io::Result<(Vec<OwnedFd>, u8)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0u8; 1];
@@ -82,7 +87,7 @@ pub(crate) fn receive_fds(socket: impl AsFd) -> rustix::io::Result<Vec<OwnedFd>>
     }
     let rights =
         control.drain().filter_map(|m| if let RecvAncillaryMessage::ScmRights(fds) = m { Some(fds) } else { None });
-    Ok(rights.flatten().collect())
+    Ok((rights.flatten().collect(), byte[0]))
 }
 
 /// The zygote's life: until the builder closes its end, or dies.

@@ -16,5 +16,6 @@ mod mistakes;
 mod multistage;
 mod promises;
 mod result;
+mod rungs;
 mod running;
 mod surroundings;

@@ -81,9 +81,11 @@ fn truncated_and_lying_archives_are_refused() {
 fn no_user_namespaces_is_a_refusal_with_a_remedy() {
     let lab = Lab::new();
     lab.write("Dockerfile", "FROM busybox\nRUN true\n");
-    let ran = lab.sh("unshare -Ur bash -c 'echo 0 > /proc/sys/user/max_user_namespaces; \"$RB\" build'");
+    let ran =
+        lab.sh("unshare -Ur bash -c 'echo 0 > /proc/sys/user/max_user_namespaces; \"$RB\" --isolation userns build'");
     ran.fails(3, &["the kernel refuses a user namespace", "sysctl -w user.max_user_namespaces"]);
-    let doctor = lab.sh("unshare -Ur bash -c 'echo 0 > /proc/sys/user/max_user_namespaces; \"$RB\" doctor'");
+    let doctor =
+        lab.sh("unshare -Ur bash -c 'echo 0 > /proc/sys/user/max_user_namespaces; \"$RB\" --isolation userns doctor'");
     assert_eq!(doctor.code, Some(3));
     assert!(doctor.stdout.contains("NO  userns"), "{}", doctor.stdout);
 }

@@ -72,23 +72,6 @@ fn cache_mounts_of_another_name_are_out_of_reach() {
 }
 
 #[test]
-fn a_machine_without_user_namespaces_is_told_how_to_allow_them() {
-    let lab = Lab::new();
-    lab.write("Dockerfile", "FROM busybox\nRUN true\n");
-    // A namespace in which there may be no other.
-    let mut command = Command::new("unshare");
-    let script = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$0\" --isolation userns build";
-    command.args(["-Ur", "sh", "-c", script]).arg(crate::lab::rbuild_path());
-    lab.run(command).fails(3, &["the kernel refuses a user namespace", "sysctl -w user.max_user_namespaces=15000"]);
-    let mut command = Command::new("unshare");
-    let script = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$0\" doctor";
-    command.args(["-Ur", "sh", "-c", script]).arg(crate::lab::rbuild_path());
-    let doctor = lab.run(command);
-    assert_eq!(doctor.code, Some(3), "{}", doctor.stdout);
-    assert!(doctor.stdout.contains("NO  user.max_user_namespaces: 0"), "{}", doctor.stdout);
-}
-
-#[test]
 fn a_user_whom_nobody_granted_ids_is_told_how_to_get_some() {
     if rbuild_linux_is_root() {
         return a_namespace_of_one_id_is_too_small();

@@ -1,0 +1,103 @@
+//! What a step leaves is the same on every rung, and the best rung is found without asking.
+
+use crate::lab::{Lab, listing};
+
+const CHANGES: &str = r#"FROM busybox
+RUN mkdir -p /d/sub /e/old /f && echo 1 > /d/a && echo x > /e/old/x && echo keep > /f/keep && echo go > /f/go
+RUN --mount=type=secret,id=s --mount=type=cache,target=/cache/deep --mount=type=tmpfs,target=/t --mount=type=bind,target=/ctx,rw \
+    chown 33:50 /d/a && chmod 4755 /bin/busybox && rm /bin/yes && rm -r /e && mkdir /e && echo new > /e/new && ln /e/new /e/link && mkfifo /fifo && \
+    mv /f/go /f/gone && ln -s /nowhere /link && mkdir -m 2777 /shared && cat /run/secrets/s > /cache/deep/s && echo x > /t/x && \
+    touch -d @1000000000 /d/sub && echo y > /ctx/y
+"#;
+
+/// The layers above the base of what is built with these arguments.
+fn layers(lab: &Lab, args: &[&str], env: &[(&str, &str)]) -> Vec<Vec<String>> {
+    let tar = lab.path("layers.tar");
+    let output = format!("type=docker,dest={},compression=uncompressed", tar.display());
+    lab.rbuild(["prune", "-a"]).ok();
+    let more = ["build", "--no-cache", "--secret", "id=s,src=secret", "-o", &output];
+    let mut command = lab.command(args.iter().copied().chain(more));
+    lab.run_with(&mut command, env).ok();
+    let files = crate::lab::contents(&std::fs::read(&tar).unwrap());
+    let manifest: serde_json::Value = serde_json::from_slice(&files["manifest.json"]).unwrap();
+    let names = manifest[0]["Layers"].as_array().unwrap().iter().map(|l| l.as_str().unwrap());
+    names.skip(1).map(|name| listing(&files[name])).collect()
+}
+
+#[test]
+fn root_every_rung_gives_the_same_layers() {
+    let lab = Lab::new();
+    lab.write("Dockerfile", CHANGES).write("secret", "a secret value\n").write("y", "in the context\n");
+    let wanted = layers(&lab, &["--isolation", "userns"], &[]);
+    assert!(wanted[1].iter().any(|l| l.ends_with(" bin/.wh.yes")), "{:?}", wanted[1]);
+    assert!(
+        wanted[1].iter().all(|l| !l.contains("secrets") && !l.contains("cache") && !l.contains("ctx")),
+        "{:?}",
+        wanted[1]
+    );
+    assert_eq!(layers(&lab, &["--isolation", "userns"], &[("RBUILD_SNAPSHOTS", "copy")]), wanted);
+    assert_eq!(layers(&lab, &["--isolation", "chroot"], &[]), wanted);
+    assert_eq!(lab.read("ctx/y"), "in the context\n");
+}
+
+/// Root of a container as Docker's default profile leaves it: no new namespaces, no mounts.
+fn in_a_narrow_container(lab: &Lab, script: &str) -> crate::lab::Ran {
+    // The user namespace stands for what a runtime made of the container; its root is root here too.
+    let narrow = "echo 0 > /proc/sys/user/max_user_namespaces && \
+                  exec setpriv --bounding-set -sys_admin --inh-caps -sys_admin bash -ec \"$0\"";
+    let mut command = std::process::Command::new("bash");
+    // Root may write the maps of a namespace itself; unshare(1) would ask newuidmap, which knows sub-ids only.
+    let outer = r#"
+        rm -f "$LAB"/made "$LAB"/mapped
+        unshare -U -pf --mount-proc bash -c 'echo > "$LAB/made"; while [ ! -s "$LAB/mapped" ]; do sleep 0.05; done
+            exec bash -ec "$NARROW" "$SCRIPT"' &
+        while [ ! -e "$LAB/made" ]; do sleep 0.05; done
+        for map in uid_map gid_map; do echo '0 0 65536' > /proc/$(pgrep -P $!)/$map; done
+        echo y > "$LAB/mapped"
+        wait $!"#;
+    command.args(["-c", outer]).env("NARROW", narrow).env("SCRIPT", script).env("LAB", lab.path(""));
+    command.env("RB", crate::lab::rbuild_path());
+    lab.run(command)
+}
+
+#[test]
+fn root_a_container_that_allows_neither_namespaces_nor_mounts_builds() {
+    let lab = Lab::new();
+    lab.write("Dockerfile", CHANGES).write("secret", "a secret value\n");
+    let ran =
+        in_a_narrow_container(&lab, "unshare -m true && exit 9; $RB doctor; $RB build --secret id=s,src=secret -t x")
+            .ok();
+    assert!(ran.stderr.contains("isolation: chroot\nwarning: commands share processes"), "{}", ran.stderr);
+    assert!(ran.stdout.contains("ok  chroot"), "{}", ran.stdout);
+    in_a_narrow_container(&lab, "$RB run x cat /e/new && $RB cp x:/f/gone gone && $RB prune -a").ok();
+    assert_eq!(lab.read("ctx/gone"), "go\n");
+    // Forced upwards, it says what is missing.
+    in_a_narrow_container(&lab, "$RB --isolation userns build --no-cache").fails(3, &["refuses a user namespace"]);
+}
+
+#[test]
+fn root_what_a_command_leaves_running_is_killed_without_a_namespace_too() {
+    let lab = Lab::new();
+    let marker = format!("{}88", std::process::id());
+    let file = format!("FROM busybox\nRUN (setsid sleep {marker} &) ; (sleep {marker} &) ; echo done\n");
+    lab.build(&file, &["--isolation", "chroot"]).ok();
+    let left = || std::process::Command::new("pgrep").args(["-f", &format!("sleep {marker}")]).output().unwrap().stdout;
+    assert!(left().is_empty());
+    // Also when the builder is killed from one moment to the next.
+    lab.write("Dockerfile", format!("FROM busybox\nRUN (setsid sleep {marker} &) ; sleep {marker}\n"));
+    let mut child =
+        lab.command(["--isolation", "chroot", "build"]).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let wait = |wanted: bool| {
+        for _ in 0..100 {
+            if left().is_empty() != wanted {
+                return true;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        false
+    };
+    assert!(wait(true), "it does not begin");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(wait(false), "left: {}", String::from_utf8_lossy(&left()));
+}
