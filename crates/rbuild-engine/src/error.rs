@@ -44,6 +44,8 @@ pub struct StepFailure {
     pub help: Option<String>,
     /// The last lines of what the command printed.
     pub log: Vec<String>,
+    /// The build's name, under which all lines are kept, if there are more.
+    pub more: Option<String>,
 }
 
 pub type Result<T> = std::result::Result<T, BuildError>;

@@ -46,6 +46,17 @@ pub enum StepOutcome {
     Cancelled,
 }
 
+impl StepOutcome {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            StepOutcome::Done => "done",
+            StepOutcome::Cached => "cached",
+            StepOutcome::Failed => "failed",
+            StepOutcome::Cancelled => "stopped",
+        }
+    }
+}
+
 /// A piece of what a command printed; it takes room on the way until it is dropped.
 #[derive(Debug)]
 pub struct Chunk {
@@ -105,6 +116,11 @@ impl Events {
     /// For the steps of one of several platforms, which are told apart by number and by label.
     pub fn of_platform(&self, first: usize, platform: &str) -> Events {
         Events { first, platform: format!("{platform} "), ..self.clone() }
+    }
+
+    /// Where the steps of this part begin.
+    pub(crate) fn first(&self) -> usize {
+        self.first
     }
 
     pub fn send(&self, event: Event) {

@@ -14,7 +14,7 @@ use rbuild_linux::RootDir;
 use rbuild_plan::{CopyStep, From, Step, VertexId};
 use rbuild_sandbox::{Builder, Cancel, Input, Outcome, RunRequest, Source};
 use rbuild_source::{Owner, SourceTree};
-use rbuild_store::{Budget, Image, Snapshots, Store, TreeId, Workspace};
+use rbuild_store::{Budget, BuildLog, Image, Snapshots, StepLog, Store, TreeId, Workspace};
 
 use crate::error::{BuildError, Result, StepFailure};
 use crate::event::{Event, Events, StepOutcome};
@@ -56,6 +56,10 @@ pub(crate) struct Executor<'a> {
     waiting: Vec<AtomicUsize>,
     dependants: Vec<Vec<VertexId>>,
     failure: Mutex<Option<BuildError>>,
+    /// What is told of the steps later.
+    logged: Mutex<Vec<StepLog>>,
+    /// Of the first step, where several platforms are built.
+    first_step: usize,
     /// The command that failed first, and where it wrote.
     pub(crate) failed_run: Mutex<Option<RunRequest>>,
 }
@@ -78,6 +82,7 @@ impl<'a> Executor<'a> {
             snapshots: if request.copies || builder.is_bare() { Snapshots::Copies } else { Snapshots::probe(&work)? },
             work,
             contexts: Contexts::open(request, Viewpoint::Builder(builder), &prepared.hashes)?,
+            first_step: events.first(),
             events,
             cancel,
             builder,
@@ -88,6 +93,7 @@ impl<'a> Executor<'a> {
             dependants: vec![Vec::new(); count],
             failure: Mutex::new(None),
             failed_run: Mutex::new(None),
+            logged: Mutex::default(),
         };
         executor.schedule();
         Ok(executor)
@@ -216,8 +222,20 @@ impl<'a> Executor<'a> {
             Err(_) => StepOutcome::Failed,
         };
         let seconds = started.elapsed().as_secs_f64();
+        self.logged.lock().unwrap_or_else(PoisonError::into_inner).push(StepLog {
+            step: self.log_number(id),
+            label: vertex.label.clone(),
+            text: vertex.text.clone(),
+            outcome: outcome_kind.word().into(),
+            seconds,
+        });
         self.events.send(Event::Done { step: id, outcome: outcome_kind, seconds });
         outcome.map(|_| ())
+    }
+
+    /// Names the step in the build's log.
+    pub(crate) fn log_number(&self, id: VertexId) -> usize {
+        self.first_step + id
     }
 
     /// Whether the result was there already; otherwise it is now.
@@ -362,6 +380,7 @@ impl<'a> Executor<'a> {
             text: vertex.text.clone(),
             reason: reason.into(),
             help: None,
+            more: (log.len() >= LOG_TAIL).then(|| self.request.build_id.clone()),
             log,
         }))
     }
@@ -443,6 +462,55 @@ pub fn execute(
     tell: impl FnOnce(&BuildError),
 ) -> Result<Finished> {
     let mut executors = Vec::new();
+    let started = Instant::now();
+    let result = execute_all(request, platforms, store, &events, &cancel, builder, tell, &mut executors);
+    let mut steps = Vec::new();
+    for executor in &executors {
+        steps.append(&mut executor.logged.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+    if !steps.is_empty() {
+        let status = match &result {
+            Ok(_) => "done",
+            Err(_) if cancel.is_cancelled() && !matches!(result, Err(BuildError::Step(_) | BuildError::Told)) => {
+                "stopped"
+            }
+            Err(_) => "failed",
+        };
+        let names: Vec<String> = request.tags.iter().map(|tag| tag.familiar()).collect();
+        let log = BuildLog {
+            id: request.build_id.clone(),
+            what: if names.is_empty() { request.dockerfile_name.clone() } else { names.join(", ") },
+            started: request.now,
+            seconds: started.elapsed().as_secs_f64(),
+            status: status.into(),
+            steps,
+        };
+        // A build is not worse for not being remembered.
+        let _ = store.put_build_log(&log);
+    }
+    let finished = result?;
+    if request.cache_limit.is_some() {
+        drop(executors);
+        let freed = store.collect(Budget { bytes: request.cache_limit, used_since: None })?;
+        if freed.bytes > 0 {
+            let text = format!("the cache is full: {} given back", human_size(freed.bytes));
+            events.send(Event::Phase { text, seconds: 0.0 });
+        }
+    }
+    Ok(finished)
+}
+
+#[allow(clippy::too_many_arguments)]
+fn execute_all<'a>(
+    request: &'a BuildRequest,
+    platforms: &'a [Prepared],
+    store: &'a Store,
+    events: &Events,
+    cancel: &Cancel,
+    builder: &'a Builder,
+    tell: impl FnOnce(&BuildError),
+    executors: &mut Vec<Executor<'a>>,
+) -> Result<Finished> {
     let mut images = Vec::new();
     let mut first = 0;
     for prepared in platforms {
@@ -451,13 +519,13 @@ pub fn execute(
             _ => events.of_platform(first, &prepared.platform.to_string()),
         };
         first += prepared.graph.vertices.len();
-        let executor = Executor::new(request, prepared, store, events, cancel.clone(), builder)?;
+        executors.push(Executor::new(request, prepared, store, events, cancel.clone(), builder)?);
+        let executor = &executors[executors.len() - 1];
         if let Err(e) = executor.run() {
             return Err(executor.after_failure(e, tell));
         }
         executor.refuse_leaks()?;
         images.push(executor.images()?);
-        executors.push(executor);
     }
     for output in &request.outputs {
         if matches!(output.kind, OutputKind::Local | OutputKind::Tar) {
@@ -473,16 +541,7 @@ pub fn execute(
     if executors.iter().any(|e| !e.scheduled.is_empty()) || images.iter().any(|made| !made.is_empty()) {
         store.sync(&request.build_id)?;
     }
-    let finished = export::publish(request, store, &images, &events)?;
-    if request.cache_limit.is_some() {
-        drop(executors);
-        let freed = store.collect(Budget { bytes: request.cache_limit, used_since: None })?;
-        if freed.bytes > 0 {
-            let text = format!("the cache is full: {} given back", human_size(freed.bytes));
-            events.send(Event::Phase { text, seconds: 0.0 });
-        }
-    }
-    Ok(finished)
+    export::publish(request, store, &images, events)
 }
 
 /// Keeps the last lines of what a command prints.

@@ -1,5 +1,6 @@
 //! One step each: RUN, COPY and ADD, WORKDIR. Each fills a new tree, which the caller commits.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -218,9 +219,14 @@ impl Executor<'_> {
         };
         let mut tail = LogTail::new();
         let mut mask = Mask::new(values.into_iter());
+        let mut log = None;
         let mut show = |stream, bytes: Vec<u8>| {
             if !bytes.is_empty() {
                 tail.push(stream, &bytes);
+                let number = self.log_number(id);
+                let log = log.get_or_insert_with(|| self.store.new_step_log(&self.request.build_id, number).ok());
+                // What cannot be kept is shown all the same.
+                let _ = log.as_mut().map(|log| log.write_all(&bytes));
                 self.events.output(id, stream, bytes);
             }
         };

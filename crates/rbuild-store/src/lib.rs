@@ -18,6 +18,7 @@
 //!   mounts/HEX/            one cache mount
 //!   hashes/HEX             what is known of files of contexts
 //!   containers/HEX.json    a name for an image, made by `create`
+//!   logs/ID/               what a build did (build.json), and what its steps printed
 //!   tmp/ID/ tmp/ID.lock    one process's work in progress; swept when its lock is free
 //! ```
 //! Files appear by rename or not at all. A record counts only if it was written since the last boot, or if its
@@ -32,6 +33,7 @@ mod error;
 mod images;
 mod layers;
 mod layout;
+mod logs;
 mod prune;
 mod records;
 mod snapshots;
@@ -47,6 +49,7 @@ pub use error::{Result, StoreError};
 pub use images::{Image, NamedImage};
 pub use layers::PackedLayer;
 pub use layout::Store;
+pub use logs::{BuildLog, StepLog};
 pub use prune::{Freed, Usage};
 pub use records::Record;
 pub use snapshots::{Snapshots, Working};

@@ -53,6 +53,8 @@ pub enum Verb {
     Create(CreateArgs),
     /// Remove what `create` made
     Rm(RmArgs),
+    /// List the last builds, or show what the steps of one printed
+    Logs(LogsArgs),
     /// Show what the store holds
     Df,
     /// Check what the store holds
@@ -91,6 +93,12 @@ pub enum ProgressMode {
     Tty,
     Plain,
     Quiet,
+    /// One JSON document a line, as docker buildx writes them
+    Rawjson,
+    /// Groups of GitHub's workflow logs
+    Github,
+    /// Sections of GitLab's job logs
+    Gitlab,
 }
 
 #[derive(Args)]
@@ -176,6 +184,9 @@ pub struct BuildArgs {
     /// Write the image id to a file
     #[arg(long, value_name = "FILE")]
     pub iidfile: Option<PathBuf>,
+    /// Write digests and names of the result to a file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub metadata_file: Option<PathBuf>,
     /// Steps that run at a time [default: the number of cores, 4 at least]
     #[arg(long, value_name = "N", env = "RBUILD_JOBS")]
     pub jobs: Option<usize>,
@@ -390,6 +401,14 @@ pub struct PruneArgs {
 }
 
 #[derive(Args)]
+pub struct LogsArgs {
+    /// The beginning of a build's name, or `latest`
+    pub build: Option<String>,
+    /// One step, by its label: `builder 3/7` or `3/7`
+    pub step: Option<String>,
+}
+
+#[derive(Args)]
 pub struct FsckArgs {
     /// Take out what is broken
     #[arg(long)]
@@ -484,7 +503,8 @@ pub struct RmArgs {
     pub volumes: bool,
 }
 
-const VERBS: [&str; 20] = [
+const VERBS: [&str; 21] = [
+    "logs",
     "run",
     "completion",
     "build",

@@ -9,12 +9,14 @@ use rbuild_image::Digest;
 use rbuild_sandbox::{Cancel, Restore, World, enter};
 use rbuild_store::Store;
 
+use serde_json::{Value, json};
+
 use crate::args::{BuildArgs, ProgressMode};
 use crate::call::{self, Call, parse_call};
 use crate::exit::{Failure, build_code, code};
 use crate::place::Place;
 use crate::print;
-use crate::progress::{Mode, draw};
+use crate::progress::{Mode, Service, draw};
 use crate::render::{self, Source};
 use crate::request::{Asked, asked};
 
@@ -30,6 +32,9 @@ pub fn build(place: &Place, args: BuildArgs) -> Result<u8, Failure> {
         _ if args.quiet => Mode::Quiet,
         Some(ProgressMode::Quiet) => Mode::Quiet,
         Some(ProgressMode::Tty) => Mode::Tty,
+        Some(ProgressMode::Rawjson) => Mode::RawJson,
+        Some(ProgressMode::Github) => Mode::Groups(Service::Github),
+        Some(ProgressMode::Gitlab) => Mode::Groups(Service::Gitlab),
         None | Some(ProgressMode::Auto) if print::redraws() => Mode::Tty,
         None | Some(ProgressMode::Auto | ProgressMode::Plain) => Mode::Plain,
     };
@@ -69,7 +74,7 @@ pub fn build(place: &Place, args: BuildArgs) -> Result<u8, Failure> {
         Ok(Some(finished)) => {
             drop(sender);
             draw(&events, mode);
-            return conclude(&args, &request, &finished).inspect(|_| lint.tell(mode));
+            return conclude(&args, &request, &store, &finished).inspect(|_| lint.tell(mode));
         }
         Err(e) => return Ok(report(&e)),
     }
@@ -179,11 +184,40 @@ fn run_builder(
     answer.read_to_string(&mut text).map_err(|e| Failure::new(format!("the builder's answer: {e}")))?;
     let digests: Vec<Digest> = text.split_whitespace().filter_map(|d| d.parse().ok()).collect();
     let image = if let [id, manifest] = digests[..] { Some((id, manifest)) } else { None };
-    conclude(args, request, &Finished { image })
+    conclude(args, request, store, &Finished { image })
+}
+
+/// What `docker buildx build --metadata-file` writes, as far as there is something to say.
+fn metadata(request: &BuildRequest, store: &Store, finished: &Finished) -> Result<Value, Failure> {
+    let mut all = json!({"buildx.build.ref": format!("rbuild/{}", request.build_id)});
+    if let Some((id, manifest)) = &finished.image {
+        let image = store.image(manifest)?;
+        let mut descriptor = json!({
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "digest": manifest.to_string(),
+            "size": image.manifest_size,
+        });
+        if !request.annotations.is_empty() {
+            let annotations = request.annotations.iter().map(|(k, v)| (k.clone(), json!(v)));
+            descriptor["annotations"] = Value::Object(annotations.collect());
+        }
+        all["containerimage.config.digest"] = json!(id.to_string());
+        all["containerimage.descriptor"] = descriptor;
+        all["containerimage.digest"] = json!(manifest.to_string());
+    }
+    if !request.tags.is_empty() {
+        let names: Vec<String> = request.tags.iter().map(|tag| tag.to_string()).collect();
+        all["image.name"] = json!(names.join(","));
+    }
+    Ok(all)
 }
 
 /// What is said and written when all went well.
-fn conclude(args: &BuildArgs, request: &BuildRequest, finished: &Finished) -> Result<u8, Failure> {
+fn conclude(args: &BuildArgs, request: &BuildRequest, store: &Store, finished: &Finished) -> Result<u8, Failure> {
+    if let Some(path) = &args.metadata_file {
+        let text = serde_json::to_vec_pretty(&metadata(request, store, finished)?).unwrap_or_default();
+        std::fs::write(path, text).map_err(|e| Failure::new(format!("the metadata file {}: {e}", path.display())))?;
+    }
     if let (Some(path), Some((id, _))) = (&args.iidfile, &finished.image) {
         std::fs::write(path, id.to_string())
             .map_err(|e| Failure::new(format!("the id file {}: {e}", path.display())))?;

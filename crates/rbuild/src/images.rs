@@ -14,9 +14,14 @@ fn now() -> i64 {
     std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs() as i64)
 }
 
-fn ago(created: Option<&str>) -> String {
+/// How long ago a moment was, given in seconds since 1970.
+pub fn ago(moment: i64) -> String {
+    format!("{} ago", human_duration(now() - moment))
+}
+
+fn since(created: Option<&str>) -> String {
     match created.and_then(|c| c.parse::<jiff::Timestamp>().ok()) {
-        Some(t) => format!("{} ago", human_duration(now() - t.as_second())),
+        Some(t) => ago(t.as_second()),
         None => "N/A".into(),
     }
 }
@@ -56,7 +61,7 @@ impl Listed {
         json!({
             "Containers": "N/A",
             "CreatedAt": self.image.config.created.clone().unwrap_or_default(),
-            "CreatedSince": ago(self.image.config.created.as_deref()),
+            "CreatedSince": since(self.image.config.created.as_deref()),
             "Digest": self.image.manifest_digest.to_string(),
             "ID": id_text(&self.image.id, whole_ids),
             "Repository": self.repository(),
@@ -108,7 +113,7 @@ pub fn images(place: &Place, args: ImagesArgs) -> Result<u8, Failure> {
     let row = |l: &Listed| {
         let mut row = vec![l.repository(), l.tag()];
         row.extend(args.digests.then(|| l.image.manifest_digest.to_string()));
-        let created = ago(l.image.config.created.as_deref());
+        let created = since(l.image.config.created.as_deref());
         row.extend([id_text(&l.image.id, args.no_trunc), created, human_size(l.size)]);
         row
     };
@@ -193,7 +198,7 @@ pub fn history(place: &Place, args: HistoryArgs) -> Result<u8, Failure> {
         rows.push(json!({
             "ID": "<missing>",
             "CreatedAt": at,
-            "CreatedSince": if args.human { ago(entry.created.as_deref()) } else { at.clone() },
+            "CreatedSince": if args.human { since(entry.created.as_deref()) } else { at.clone() },
             "CreatedBy": text,
             "Size": if args.human { human_size(size) } else { size.to_string() },
             "Comment": entry.comment,

@@ -11,6 +11,7 @@ mod debug;
 mod doctor;
 mod exit;
 mod images;
+mod logs;
 mod meter;
 mod output;
 mod place;
@@ -81,6 +82,7 @@ fn run(argv: Vec<std::ffi::OsString>) -> u8 {
         Verb::Create(args) => containers::create(&place, args),
         Verb::Cp(args) => containers::cp(&place, args),
         Verb::Rm(args) => containers::rm(&place, args),
+        Verb::Logs(args) => logs::logs(&place, args),
         Verb::Df => images::df(&place),
         Verb::Fsck(args) => images::fsck(&place, args),
         Verb::Doctor => doctor::doctor(&place),

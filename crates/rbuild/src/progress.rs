@@ -14,9 +14,15 @@ pub enum Mode {
     Tty,
     Plain,
     Quiet,
+    RawJson,
+    Groups(Service),
 }
 
+mod groups;
+mod rawjson;
 mod tty;
+
+pub use groups::Service;
 
 /// Draws until the last sender is gone.
 pub fn draw(events: &Receiver<Event>, mode: Mode) {
@@ -24,12 +30,17 @@ pub fn draw(events: &Receiver<Event>, mode: Mode) {
         return tty::draw(events);
     }
     let mut drawing = Drawing::default();
+    let mut documents = rawjson::Documents::default();
+    let mut groups = groups::Groups::new(if let Mode::Groups(service) = mode { service } else { Service::Github });
     for event in events {
         if matches!(event, Event::End) {
             return;
         }
-        if mode == Mode::Plain {
-            print::err(&drawing.plain(event));
+        match mode {
+            Mode::Plain => print::err(&drawing.plain(event)),
+            Mode::RawJson => print::err(&documents.line(event, &jiff::Timestamp::now().to_string())),
+            Mode::Groups(_) => print::err(&groups.text(event, groups::now())),
+            Mode::Tty | Mode::Quiet => {}
         }
     }
 }

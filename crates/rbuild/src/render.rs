@@ -64,6 +64,9 @@ fn step_failure(f: &StepFailure, source: &Source<'_>, colours: bool) -> String {
         }
         text.push_str("------\n");
     }
+    if let Some(build) = &f.more {
+        text.push_str(&format!("the last {} lines; all of them: rbuild logs {build} \"{}\"\n", f.log.len(), f.label));
+    }
     let mut d = Diagnostic::new(f.span, f.reason.clone());
     d.help = f.help.clone();
     text.push_str(&diagnostic(&d, source, colours));

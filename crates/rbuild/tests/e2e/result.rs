@@ -305,3 +305,55 @@ fn an_archive_of_several_platforms_has_an_index_and_one_of_them_is_loaded() {
     // The store has the one that runs here.
     assert_eq!(lab.rbuild(["inspect", "--format", "{{.Architecture}}", "many"]).ok().stdout.trim(), host);
 }
+
+#[test]
+fn programs_are_told_what_was_built_and_what_happens() {
+    let lab = Lab::new();
+    let file = "FROM busybox\nRUN echo said; echo also >&2\n";
+    let metadata = lab.path("metadata.json");
+    let ran = lab
+        .build(file, &["-t", "x:1", "-t", "y", "--metadata-file", metadata.to_str().unwrap(), "--progress", "rawjson"])
+        .ok();
+    let told: Value = serde_json::from_str(&lab.read("metadata.json")).unwrap();
+    let (config, manifest) = documents(&lab, "x:1");
+    assert_eq!(told["containerimage.config.digest"], manifest["config"]["digest"]);
+    assert_eq!(told["containerimage.descriptor"]["digest"], told["containerimage.digest"]);
+    assert_eq!(told["image.name"], "docker.io/library/x:1,docker.io/library/y:latest");
+    assert_eq!(config["os"], "linux");
+    let lines: Vec<Value> =
+        ran.stderr.lines().filter(|l| l.starts_with('{')).map(|l| serde_json::from_str(l).unwrap()).collect();
+    let logs: Vec<&str> = lines.iter().filter_map(|l| l["logs"][0]["data"].as_str()).collect();
+    assert!(logs.contains(&"c2FpZAo="), "{logs:?}");
+    assert!(lines.iter().any(|l| l["vertexes"][0]["name"] == "[2/2] RUN echo said; echo also >&2"));
+    // The answer from the cache tells the same, and steps are marked.
+    let again =
+        lab.build(file, &["-t", "x:1", "--metadata-file", metadata.to_str().unwrap(), "--progress", "github"]).ok();
+    assert!(again.stderr.contains("[2/2] RUN echo said; echo also >&2 CACHED\n"), "{}", again.stderr);
+    let second: Value = serde_json::from_str(&lab.read("metadata.json")).unwrap();
+    assert_eq!(second["containerimage.digest"], told["containerimage.digest"]);
+    let grouped = lab.build(file, &["--no-cache", "--progress", "github"]).ok();
+    assert!(grouped.stderr.contains("::group::[2/2] RUN echo said"), "{}", grouped.stderr);
+}
+
+#[test]
+fn logs_of_the_last_builds_are_kept_whole() {
+    let lab = Lab::new();
+    lab.write("token", "masked-value\n");
+    let file =
+        "FROM busybox AS a\nRUN echo first >&2\nRUN --mount=type=secret,id=t seq 200; cat /run/secrets/t; exit 3\n";
+    let ran = lab
+        .build(file, &["--secret", "id=t,src=token", "-t", "x"])
+        .fails(1, &["exited with code 3", "the last 50 lines; all of them: rbuild logs"]);
+    let list = lab.rbuild(["logs"]).ok().stdout;
+    let line = list.lines().nth(1).unwrap_or_else(|| panic!("{list}\n{}", ran.stderr));
+    assert!(line.contains("failed") && line.ends_with("x:latest"), "{list}");
+    let id = line.split_whitespace().next().unwrap();
+    let all = lab.rbuild(["logs", id]).ok().stdout;
+    assert!(all.contains("\n1\n2\n") && all.contains("\n200\n****") && all.contains("first\n"), "{all}");
+    let one = lab.rbuild(["logs", "latest", "2/3"]).ok().stdout;
+    assert!(one.contains("first\n") && !one.contains("200"), "{one}");
+    lab.rbuild(["logs", "latest", "9/9"]).fails(1, &["no step `9/9`", "it has a 2/3, a 3/3"]);
+    lab.rbuild(["logs", "zzz"]).fails(1, &["`rbuild logs` lists"]);
+    lab.build("FROM busybox\nRUN echo fine\n", &["-t", "y"]).ok();
+    assert!(lab.rbuild(["logs"]).ok().stdout.lines().nth(1).unwrap().contains("done"));
+}

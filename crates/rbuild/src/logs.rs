@@ -1,0 +1,57 @@
+//! The verb `logs`: the last builds, and what their steps printed.
+
+use std::io::Write;
+
+use rbuild_store::{BuildLog, StepLog, Store};
+
+use crate::args::LogsArgs;
+use crate::exit::{Failure, code};
+use crate::images::ago;
+use crate::place::Place;
+use crate::print;
+
+pub fn logs(place: &Place, args: LogsArgs) -> Result<u8, Failure> {
+    let store = place.open()?;
+    let all = store.build_logs()?;
+    let Some(wanted) = &args.build else {
+        let row = |b: &BuildLog| {
+            vec![b.id.clone(), ago(b.started), b.status.clone(), format!("{:.1}s", b.seconds), b.what.clone()]
+        };
+        let rows: Vec<Vec<String>> = all.iter().map(row).collect();
+        print::out(&print::table(&["BUILD", "STARTED", "STATUS", "DURATION", "RESULT"], &rows));
+        return Ok(code::OK);
+    };
+    let found = if wanted == "latest" { all.first() } else { all.iter().find(|b| b.id.starts_with(wanted.as_str())) };
+    let Some(build) = found else {
+        return Err(
+            Failure::new(format!("no build `{wanted}` is remembered")).help("`rbuild logs` lists the last builds")
+        );
+    };
+    let steps: Vec<&StepLog> = match &args.step {
+        None => build.steps.iter().collect(),
+        Some(step) => {
+            build.steps.iter().filter(|s| s.label == *step || s.label.ends_with(&format!(" {step}"))).collect()
+        }
+    };
+    if let (Some(step), true) = (&args.step, steps.is_empty()) {
+        let labels: Vec<&str> = build.steps.iter().map(|s| s.label.as_str()).collect();
+        return Err(
+            Failure::new(format!("that build has no step `{step}`")).help(format!("it has {}", labels.join(", ")))
+        );
+    }
+    for step in steps {
+        show(&store, build, step)?;
+    }
+    Ok(code::OK)
+}
+
+fn show(store: &Store, build: &BuildLog, step: &StepLog) -> Result<(), Failure> {
+    let StepLog { label, text, outcome, seconds, .. } = step;
+    print::out(&format!("[{label}] {} ({outcome}, {seconds:.1}s)\n", text.lines().next().unwrap_or_default()));
+    if let Some(mut log) = store.step_log(&build.id, step.step)? {
+        let mut out = std::io::stdout().lock();
+        // A reader that went away is no error.
+        let _ = std::io::copy(&mut log, &mut out).and_then(|_| out.flush());
+    }
+    Ok(())
+}

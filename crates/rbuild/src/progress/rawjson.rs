@@ -1,0 +1,106 @@
+//! Progress for programs: one JSON document a line, in the form of `docker buildx build --progress rawjson`. A vertex is a
+//! step or a piece of work that is none; what it printed comes in base64.
+
+use std::collections::HashMap;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rbuild_engine::{Event, StepOutcome};
+use rbuild_image::Digest;
+use rbuild_sandbox::Stream;
+use serde_json::{Value, json};
+
+#[derive(Default)]
+pub struct Documents {
+    steps: HashMap<usize, Vertex>,
+    count: usize,
+}
+
+#[derive(Clone)]
+struct Vertex {
+    digest: String,
+    name: String,
+    started: String,
+}
+
+impl Vertex {
+    fn json(&self) -> Value {
+        json!({"digest": self.digest, "name": self.name, "started": self.started})
+    }
+}
+
+impl Documents {
+    /// The line for an event, if it has one, at a time in RFC 3339.
+    pub fn line(&mut self, event: Event, now: &str) -> String {
+        let document = match event {
+            Event::Isolation { rung } => self.note(&format!("isolation: {rung}"), now),
+            Event::Warning { text } => json!({"warnings": [{"level": 1, "short": STANDARD.encode(text)}]}),
+            Event::Phase { text, .. } => self.note(&text, now),
+            Event::Started { step, label, text } => {
+                let vertex = self.vertex(&format!("[{label}] {}", text.lines().next().unwrap_or_default()), now);
+                let document = json!({"vertexes": [vertex.json()]});
+                self.steps.insert(step, vertex);
+                document
+            }
+            Event::Output { step, stream, bytes } => {
+                let Some(vertex) = self.steps.get(&step) else { return String::new() };
+                let stream = if stream == Stream::Stdout { 1 } else { 2 };
+                let log = json!({"vertex": vertex.digest, "stream": stream, "data": STANDARD.encode(&*bytes), "timestamp": now});
+                json!({"logs": [log]})
+            }
+            Event::Done { step, outcome, .. } => {
+                let Some(vertex) = self.steps.get(&step) else { return String::new() };
+                let mut ended = vertex.json();
+                ended["completed"] = json!(now);
+                match outcome {
+                    StepOutcome::Done => {}
+                    StepOutcome::Cached => ended["cached"] = json!(true),
+                    StepOutcome::Failed => ended["error"] = json!("the step failed"),
+                    StepOutcome::Cancelled => ended["error"] = json!("canceled"),
+                }
+                json!({"vertexes": [ended]})
+            }
+            Event::End => return String::new(),
+        };
+        format!("{document}\n")
+    }
+
+    fn vertex(&mut self, name: &str, now: &str) -> Vertex {
+        self.count += 1;
+        let digest = Digest::of(format!("{} {name}", self.count).as_bytes()).to_string();
+        Vertex { digest, name: name.to_string(), started: now.to_string() }
+    }
+
+    /// Work that was done when it is told of.
+    fn note(&mut self, text: &str, now: &str) -> Value {
+        let mut vertex = self.vertex(text, now).json();
+        vertex["completed"] = json!(now);
+        json!({"vertexes": [vertex]})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_is_a_document_and_logs_name_their_vertex() {
+        let mut documents = Documents::default();
+        let events = [
+            Event::Isolation { rung: "userns" },
+            Event::Started { step: 4, label: "a 1/2".into(), text: "RUN x\ny".into() },
+            Event::Output { step: 4, stream: Stream::Stderr, bytes: "hello\n".into() },
+            Event::Done { step: 4, outcome: StepOutcome::Cached, seconds: 0.0 },
+        ];
+        let lines: Vec<Value> = events
+            .into_iter()
+            .map(|e| serde_json::from_str(&documents.line(e, "2026-01-01T00:00:00Z")).unwrap())
+            .collect();
+        let started = &lines[1]["vertexes"][0];
+        assert_eq!((started["name"].as_str(), started["completed"].as_str()), (Some("[a 1/2] RUN x"), None));
+        let log = &lines[2]["logs"][0];
+        assert_eq!(log["vertex"], started["digest"]);
+        assert_eq!((log["stream"].as_i64(), log["data"].as_str()), (Some(2), Some("aGVsbG8K")));
+        assert_eq!(lines[3]["vertexes"][0]["cached"], json!(true));
+    }
+}
