@@ -107,10 +107,12 @@ fn listing(root: &RootDir, at: &Path, first: &mut BTreeMap<(u32, u32, u64), Path
             Kind::Symlink => format!("{:?}", dir.read_link(&entry.name).unwrap()),
             _ => String::new(),
         };
-        let attributes = match stat.kind {
+        let mut attributes = match stat.kind {
             Kind::File | Kind::Dir => dir.xattrs(&entry.name).unwrap(),
             _ => Default::default(),
         };
+        // For the kernel's eyes: a directory with whiteouts has it, whether it was unpacked or is an overlay's own.
+        attributes.remove(OsStr::new(ORIGIN));
         let mode = if stat.kind == Kind::Symlink { 0 } else { stat.mode };
         out.push(format!(
             "{path:?} {:?} {mode:o} {} {}{link} {content} {attributes:?}",
