@@ -85,11 +85,7 @@ struct Copier<'a> {
 
 impl Copier<'_> {
     fn owner(&self, tree_owner: Owner, stat: &Stat) -> (u32, u32) {
-        match (self.chown, tree_owner) {
-            (Some(owner), _) => owner,
-            (None, Owner::Root) => (0, 0),
-            (None, Owner::AsIs) => (stat.uid, stat.gid),
-        }
+        self.chown.unwrap_or_else(|| tree_owner.ids(stat))
     }
 
     fn mode(&self, mode: u32, is_dir: bool) -> u32 {
@@ -193,7 +189,7 @@ impl Copier<'_> {
         (dir, path, name): (&RootDir, &Path, &OsStr),
     ) -> Result<(), Reason> {
         let (uid, gid) = self.owner(tree_owner, stat);
-        let mode = self.mode(stat.mode, stat.kind == Kind::Dir);
+        let mode = self.mode(tree_owner.mode(stat), stat.kind == Kind::Dir);
         if stat.kind == Kind::Dir {
             self.make_entry_dir(dir, path, name)?;
         } else {

@@ -22,17 +22,18 @@ use crate::request::{BuildRequest, ContextDir};
 pub struct Context {
     root: RootDir,
     ignore: Ignore,
+    owner: Owner,
     hashes: Arc<HashCache>,
 }
 
 impl Context {
-    fn open(path: &Path, ignore: &str, hashes: &Arc<HashCache>) -> Result<Context> {
+    fn open(path: &Path, ignore: &str, owner: Owner, hashes: &Arc<HashCache>) -> Result<Context> {
         let root = RootDir::open(path).map_err(BuildError::kernel("the build context"))?;
         let ignore = Ignore::parse(ignore).map_err(|e| BuildError::Other {
             message: format!("the ignore file, {e}"),
             help: Some("each line is one pattern; `!pattern` takes files back in".into()),
         })?;
-        Ok(Context { root, ignore, hashes: hashes.clone() })
+        Ok(Context { root, ignore, owner, hashes: hashes.clone() })
     }
 
     pub fn tree(&self) -> SourceTree<'_> {
@@ -40,7 +41,7 @@ impl Context {
             root: &self.root,
             ignore: Some(&self.ignore),
             exclude: None,
-            owner: Owner::Root,
+            owner: self.owner,
             hashes: Some(&self.hashes),
         }
     }
@@ -61,9 +62,10 @@ pub enum Viewpoint<'a> {
 
 impl Contexts {
     pub fn open(request: &BuildRequest, from: Viewpoint<'_>, hashes: &Arc<HashCache>) -> Result<Contexts> {
+        let owner = if request.git_modes { Owner::RootWithGitModes } else { Owner::Root };
         let open = |dir: &ContextDir, place: Place| match from {
-            Viewpoint::Launcher => Context::open(&dir.path, &dir.ignore, hashes),
-            Viewpoint::Builder(builder) => Context::open(&builder.path(&place.path()), &dir.ignore, hashes),
+            Viewpoint::Launcher => Context::open(&dir.path, &dir.ignore, owner, hashes),
+            Viewpoint::Builder(builder) => Context::open(&builder.path(&place.path()), &dir.ignore, owner, hashes),
         };
         let main = request.context.as_ref().map(|dir| open(dir, Place::Context)).transpose()?;
         let named = request.named.iter().enumerate();

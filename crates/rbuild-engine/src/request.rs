@@ -20,6 +20,8 @@ pub struct BuildRequest {
     pub context: Option<ContextDir>,
     /// The directories among the named contexts, each at the place of [`Parameters::contexts`].
     pub named: Vec<Option<ContextDir>>,
+    /// Files of contexts have the modes that git keeps.
+    pub git_modes: bool,
     /// The directories of [`Parameters::volumes`], absolute.
     pub volumes: Vec<PathBuf>,
     pub tags: Vec<Reference>,

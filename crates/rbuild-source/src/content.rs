@@ -38,7 +38,7 @@ pub fn content_digest(tree: &SourceTree<'_>, selected: &[Selected]) -> Result<Di
 }
 
 fn header(hasher: &mut Hasher, owner: Owner, stat: &Stat) {
-    let (uid, gid) = if owner == Owner::Root { (0, 0) } else { (stat.uid, stat.gid) };
+    let (uid, gid) = owner.ids(stat);
     let kind: u32 = match stat.kind {
         // A socket is copied as an empty file.
         Kind::File | Kind::Socket => 0,
@@ -48,7 +48,7 @@ fn header(hasher: &mut Hasher, owner: Owner, stat: &Stat) {
         Kind::BlockDevice => 4,
         Kind::Fifo => 5,
     };
-    let mode = if stat.kind == Kind::Symlink { 0o777 } else { stat.mode };
+    let mode = if stat.kind == Kind::Symlink { 0o777 } else { owner.mode(stat) };
     for number in [kind, mode, uid, gid, stat.rdev.0, stat.rdev.1] {
         hasher.update(&number.to_le_bytes());
     }

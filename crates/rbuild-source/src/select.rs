@@ -25,7 +25,29 @@ pub enum SourceError {
 pub enum Owner {
     /// Everything is root's: what a checkout says about owners means nothing (the build context).
     Root,
+    /// And modes are those that git keeps, 644 or 755, whatever the umask of the checkout was.
+    RootWithGitModes,
     AsIs,
+}
+
+impl Owner {
+    /// User and group that a file counts as.
+    pub fn ids(self, stat: &Stat) -> (u32, u32) {
+        match self {
+            Owner::AsIs => (stat.uid, stat.gid),
+            Owner::Root | Owner::RootWithGitModes => (0, 0),
+        }
+    }
+
+    /// The mode that a file counts as.
+    pub fn mode(self, stat: &Stat) -> u32 {
+        match (self, stat.kind) {
+            (Owner::RootWithGitModes, Kind::Dir) => 0o755,
+            (Owner::RootWithGitModes, Kind::File) if stat.mode & 0o100 == 0 => 0o644,
+            (Owner::RootWithGitModes, Kind::File) => 0o755,
+            _ => stat.mode,
+        }
+    }
 }
 
 /// A directory that steps take files from.

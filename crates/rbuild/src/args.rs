@@ -133,6 +133,9 @@ pub struct BuildArgs {
     /// Another source of files or images: NAME=DIR, NAME=docker-image://IMAGE or NAME=oci-layout://DIR[:TAG]
     #[arg(long, value_name = "NAME=SOURCE")]
     pub build_context: Vec<String>,
+    /// Modes of the context's files: as-is, or git for 644 and 755 whatever the umask of the checkout [default: as-is]
+    #[arg(long, value_name = "MODES", env = "RBUILD_CONTEXT_MODES")]
+    pub context_modes: Option<String>,
     /// A secret for `RUN --mount=type=secret`: id=NAME[,src=FILE][,env=VARIABLE]
     #[arg(long, value_name = "SECRET")]
     pub secret: Vec<String>,

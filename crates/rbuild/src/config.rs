@@ -17,6 +17,7 @@ pub struct Config {
     cache_limit: Option<String>,
     jobs: Option<usize>,
     progress: Option<ProgressMode>,
+    context_modes: Option<String>,
     pub isolation: Option<String>,
 }
 
@@ -49,6 +50,7 @@ impl Config {
         args.cache_limit = args.cache_limit.take().or_else(|| self.cache_limit.clone());
         args.jobs = args.jobs.or(self.jobs);
         args.progress = args.progress.or(self.progress);
+        args.context_modes = args.context_modes.take().or_else(|| self.context_modes.clone());
     }
 }
 

@@ -77,6 +77,7 @@ pub fn asked(args: &BuildArgs, store: &Store) -> Result<Asked, Failure> {
         platforms,
         context: dir,
         named,
+        git_modes: git_modes(args.context_modes.as_deref())?,
         volumes: volume_paths,
         tags,
         annotations: args.annotation.iter().map(|a| annotation(a)).collect::<Result<_, _>>()?,
@@ -96,6 +97,14 @@ pub fn asked(args: &BuildArgs, store: &Store) -> Result<Asked, Failure> {
         build_id: format!("{now:x}-{:x}", std::process::id()),
     };
     Ok(Asked { request, _arrived: arrived })
+}
+
+fn git_modes(text: Option<&str>) -> Result<bool, Failure> {
+    match text.unwrap_or("as-is") {
+        "as-is" | "" => Ok(false),
+        "git" => Ok(true),
+        other => Err(Failure::usage(format!("--context-modes {other}: as-is or git"))),
+    }
 }
 
 /// How file systems are put together; the kernel's way wherever it works, unless somebody wants to compare.

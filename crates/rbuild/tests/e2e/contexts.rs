@@ -105,3 +105,25 @@ fn a_named_image_comes_from_the_store_or_from_a_layout() {
     let out = lab.build_local("FROM base\nCOPY Dockerfile /\n", &["--build-context", "base=docker-image://scratch"]);
     assert_eq!(std::fs::read_dir(out).unwrap().count(), 1);
 }
+
+#[test]
+fn modes_as_git_keeps_them_make_umasks_equal() {
+    let lab = Lab::new();
+    lab.write("d/f", "text").write("run", "#!/bin/sh\n");
+    let file = "FROM busybox\nCOPY d/ /d/\nCOPY run /run\nRUN --mount=type=bind,target=/c stat -c '%a %n' /d/f /run /c/d/f | tee /o\n";
+    let modes = |context: [u32; 4], flag: &str| {
+        use std::os::unix::fs::PermissionsExt;
+        for (path, mode) in ["d", "d/f", "run", "."].into_iter().zip(context) {
+            std::fs::set_permissions(lab.ctx().join(path), std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+        lab.build(file, &["--context-modes", flag, "-t", "x"]).ok()
+    };
+    let (loose, tight) = ([0o777, 0o666, 0o777, 0o777], [0o700, 0o600, 0o700, 0o700]);
+    assert_eq!(modes(loose, "git").steps().0, 3);
+    // Another umask: nothing is another file.
+    assert_eq!(modes(tight, "git").steps(), (0, 3));
+    assert_eq!(lab.rbuild(["run", "x", "cat", "/o"]).ok().stdout, "644 /d/f\n755 /run\n644 /c/d/f\n");
+    assert!(modes(loose, "as-is").steps().0 > 0);
+    assert_eq!(lab.rbuild(["run", "x", "cat", "/o"]).ok().stdout, "666 /d/f\n777 /run\n666 /c/d/f\n");
+    lab.build(file, &["--context-modes", "svn"]).fails(2, &["as-is or git"]);
+}
