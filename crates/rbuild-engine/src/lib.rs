@@ -17,6 +17,7 @@ mod keys;
 mod leaks;
 mod load;
 mod local;
+mod log_tail;
 mod mask;
 mod mounts;
 mod places;

@@ -17,8 +17,9 @@ use rbuild_store::{Before, Snapshots, TreeId, Working};
 
 use crate::copy::{CopyError, Reason, Terms, copy};
 use crate::error::{BuildError, Result};
-use crate::execute::{Executor, LogTail};
+use crate::execute::Executor;
 use crate::keys::{self, source_error};
+use crate::log_tail::LogTail;
 use crate::mask::Mask;
 use crate::users;
 

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rbuild_linux::process::{self, Cloned, Exit};
 use rbuild_linux::{Kind, RootDir, copy_file};
 
-use crate::container::Environment;
+use crate::command::Environment;
 use crate::request::{Files, Input, MountRequest, Network, RunRequest, Source};
 use crate::stubs::{PointKind, Stubs, plant_points};
 use crate::zygote::send_fds;
@@ -90,7 +90,7 @@ fn become_command(request: &RunRequest, root: &Path, input: Option<OwnedFd>) -> 
     for limit in &request.ulimits {
         process::set_limit(limit.name.trim_start_matches("RLIMIT_"), limit.soft, limit.hard).map_err(text)?;
     }
-    crate::container::bound_capabilities(request.insecure)?;
+    crate::rights::bound_capabilities(request.insecure)?;
     process::become_user(request.uid, request.gid, &request.groups).map_err(text)?;
     process::die_with_parent().map_err(text)?;
     process::reset_signals().map_err(text)

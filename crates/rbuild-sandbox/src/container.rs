@@ -1,7 +1,5 @@
 //! The runner process: one request, one container, one outcome.
 
-use std::collections::HashMap;
-use std::ffi::CString;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -10,13 +8,13 @@ use std::path::{Path, PathBuf};
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::oci_spec::runtime as oci;
 use libcontainer::syscall::syscall::SyscallType;
-use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 use rbuild_linux::process::{self, Exit};
 use rbuild_linux::{Kind, RootDir, bind_clone, detached_overlay, mount_tmpfs, private_mount_namespace};
 
 use crate::chroot;
+use crate::command::Environment;
 use crate::request::{Files, Input, MountRequest, Network, Outcome, RunRequest, Source, Ulimit};
-use crate::seccomp;
+use crate::rights::{CAPABILITIES, FOR_THE_FILTER, process_capabilities};
 use crate::stubs::{PointKind, Stubs, plant_points};
 use crate::zygote::{receive_fds, send_fds};
 
@@ -329,58 +327,6 @@ fn base_mounts(request: &RunRequest) -> Result<Vec<oci::Mount>, String> {
     Ok(mounts)
 }
 
-/// Docker's default capabilities (moby profiles, 2026): what a build may do as root of its container.
-const CAPABILITIES: [oci::Capability; 14] = [
-    oci::Capability::Chown,
-    oci::Capability::DacOverride,
-    oci::Capability::Fsetid,
-    oci::Capability::Fowner,
-    oci::Capability::Mknod,
-    oci::Capability::NetRaw,
-    oci::Capability::Setgid,
-    oci::Capability::Setuid,
-    oci::Capability::Setfcap,
-    oci::Capability::Setpcap,
-    oci::Capability::NetBindService,
-    oci::Capability::SysChroot,
-    oci::Capability::Kill,
-    oci::Capability::AuditWrite,
-];
-
-/// What the container's first process needs beyond that to narrow itself.
-const FOR_THE_FILTER: [oci::Capability; 2] = [oci::Capability::SysAdmin, oci::Capability::Setpcap];
-
-/// Takes capabilities beyond Docker's out of the calling process's reach, and its programs'; fewer stay fewer.
-pub(crate) fn bound_capabilities(insecure: bool) -> Result<(), String> {
-    if insecure {
-        return Ok(());
-    }
-    let kept: caps::CapsHashSet = CAPABILITIES.iter().filter_map(|c| format!("CAP_{c}").parse().ok()).collect();
-    let bound = caps::read(None, caps::CapSet::Bounding).map_err(text)?;
-    let can_drop = caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_SETPCAP).map_err(text)?;
-    for more in bound.difference(&kept).filter(|_| can_drop) {
-        caps::drop(None, caps::CapSet::Bounding, *more).map_err(text)?;
-    }
-    for set in [caps::CapSet::Effective, caps::CapSet::Permitted] {
-        let held = caps::read(None, set).map_err(text)?;
-        caps::set(None, set, &held.intersection(&kept).copied().collect()).map_err(text)?;
-    }
-    Ok(())
-}
-
-/// Filters the system calls of the calling process, and gives up what that took: for a command of root its capabilities
-/// are Docker's, for another none.
-fn narrow(uid: u32) -> Result<(), String> {
-    if let Some(filter) = seccomp::filter() {
-        process::filter_calls(&filter).map_err(text)?;
-    }
-    let kept: caps::CapsHashSet = CAPABILITIES.iter().filter_map(|c| format!("CAP_{c}").parse().ok()).collect();
-    caps::drop(None, caps::CapSet::Bounding, caps::Capability::CAP_SYS_ADMIN).map_err(text)?;
-    let held = if uid == 0 { kept } else { caps::CapsHashSet::new() };
-    caps::set(None, caps::CapSet::Effective, &held).map_err(text)?;
-    caps::set(None, caps::CapSet::Permitted, &held).map_err(text)
-}
-
 const MASKED: [&str; 10] = [
     "/proc/asound",
     "/proc/acpi",
@@ -468,15 +414,6 @@ impl Prepared {
     }
 }
 
-/// All that the builder itself has: a namespace's root holds them all, root of a narrow container fewer.
-fn process_capabilities() -> oci::Capabilities {
-    caps::read(None, caps::CapSet::Permitted)
-        .unwrap_or_default()
-        .into_iter()
-        .filter_map(|c| c.to_string().strip_prefix("CAP_").and_then(|name| name.parse().ok()))
-        .collect()
-}
-
 fn rlimits(request: &RunRequest) -> Result<Option<Vec<oci::PosixRlimit>>, String> {
     if request.ulimits.is_empty() {
         return Ok(None);
@@ -486,86 +423,4 @@ fn rlimits(request: &RunRequest) -> Result<Option<Vec<oci::PosixRlimit>>, String
         oci::PosixRlimitBuilder::default().typ(kind).soft(u.soft).hard(u.hard).build().map_err(text)
     };
     request.ulimits.iter().map(limit).collect::<Result<_, _>>().map(Some)
-}
-
-/// Runs in the container's first process, right before the command takes its place.
-#[derive(Clone)]
-pub(crate) struct Environment {
-    args: Vec<CString>,
-    env: Vec<CString>,
-    path: String,
-    /// Whose calls are to be filtered.
-    narrowed: Option<u32>,
-}
-
-impl Environment {
-    pub(crate) fn new(request: &RunRequest) -> Result<Environment, String> {
-        let c = |s: &String| CString::new(s.as_bytes()).map_err(|_| format!("{s:?} holds a zero byte"));
-        if request.args.is_empty() {
-            return Err("there is no command to run".to_string());
-        }
-        let path = request.env.iter().find_map(|e| e.strip_prefix("PATH=")).unwrap_or_default().to_string();
-        Ok(Environment {
-            args: request.args.iter().map(c).collect::<Result<_, _>>()?,
-            env: request.env.iter().map(c).collect::<Result<_, _>>()?,
-            path,
-            narrowed: (!request.insecure).then_some(request.uid),
-        })
-    }
-
-    /// Where the program is, as execvpe(3) would find it; the error is a sentence for people.
-    fn program(&self) -> Result<PathBuf, String> {
-        let name = self.args[0].to_string_lossy().into_owned();
-        let found = if name.contains('/') {
-            Some(PathBuf::from(&name)).filter(|p| p.exists())
-        } else {
-            let dirs = self.path.split(':').map(|d| Path::new(if d.is_empty() { "." } else { d }));
-            dirs.map(|d| d.join(&name)).find(|p| p.is_file())
-        };
-        found.ok_or_else(|| match name.contains('/') {
-            true => format!("the image has no {name}"),
-            false => format!("the image has no program `{name}` in PATH={}", self.path),
-        })
-    }
-}
-
-impl Executor for Environment {
-    fn validate(&self, _: &oci::Spec) -> Result<(), ExecutorValidationError> {
-        self.program().map(|_| ()).map_err(ExecutorValidationError::ArgValidationError)
-    }
-
-    /// The environment goes to execve(2) as it is.
-    fn setup_envs(&self, _: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
-        Ok(())
-    }
-
-    fn exec(&self, _: &oci::Spec) -> Result<(), ExecutorError> {
-        if let Some(uid) = self.narrowed {
-            narrow(uid).map_err(ExecutorError::Other)?;
-        }
-        process::die_with_parent().map_err(|e| ExecutorError::Other(e.to_string()))?;
-        process::reset_signals().map_err(|e| ExecutorError::Other(e.to_string()))?;
-        Err(ExecutorError::Other(self.execute()))
-    }
-}
-
-impl Environment {
-    /// Takes the place of the calling process; comes back with a sentence if there is no such program.
-    pub(crate) fn execute(&self) -> String {
-        let program = match self.program() {
-            Ok(program) => program,
-            Err(why) => return why,
-        };
-        let shown = program.display().to_string();
-        let Ok(path) = CString::new(shown.clone()) else { return format!("{shown:?} holds a zero byte") };
-        let Err(e) = nix::unistd::execve(&path, &self.args, &self.env);
-        // Past the point where an error could travel; the step's log is what is left.
-        let hint = match e {
-            nix::errno::Errno::ENOENT => " (its interpreter is missing)",
-            nix::errno::Errno::ENOEXEC => " (it is for another platform, or a script without #!)",
-            _ => "",
-        };
-        let _ = std::io::stderr().write_all(format!("exec {shown}: {}{hint}\n", e.desc()).as_bytes());
-        std::process::exit(if e == nix::errno::Errno::ENOENT { 127 } else { 126 });
-    }
 }

@@ -6,10 +6,12 @@
 //! libcontainer and caps are named in this crate only.
 
 mod chroot;
+mod command;
 mod container;
 mod enter;
 mod probe;
 mod request;
+mod rights;
 mod run;
 mod seccomp;
 mod stubs;

@@ -1,0 +1,76 @@
+//! The last lines of what a command prints, for when it fails.
+
+use std::collections::VecDeque;
+
+/// Lines of output that a failure shows.
+pub(crate) const LOG_TAIL: usize = 50;
+
+/// Keeps the last lines of what a command prints.
+pub(crate) struct LogTail {
+    lines: VecDeque<String>,
+    partial: [Vec<u8>; 2],
+}
+
+/// A line longer than this is cut into several.
+const MAX_LINE: usize = 4096;
+
+impl LogTail {
+    pub fn new() -> LogTail {
+        LogTail { lines: VecDeque::new(), partial: [Vec::new(), Vec::new()] }
+    }
+
+    pub fn push(&mut self, stream: rbuild_sandbox::Stream, bytes: &[u8]) {
+        let i = usize::from(stream == rbuild_sandbox::Stream::Stderr);
+        // Of many lines at once only the last can stay; the others are not even looked at.
+        let ends = bytes.iter().enumerate().rev().filter(|(_, b)| **b == b'\n').map(|(at, _)| at);
+        let bytes = match { ends }.nth(LOG_TAIL) {
+            Some(end) => {
+                self.partial[i].clear();
+                &bytes[end + 1..]
+            }
+            None => bytes,
+        };
+        for part in bytes.split_inclusive(|b| *b == b'\n') {
+            self.partial[i].extend_from_slice(part);
+            if part.ends_with(b"\n") || self.partial[i].len() > MAX_LINE {
+                self.flush(i);
+            }
+        }
+    }
+
+    fn flush(&mut self, i: usize) {
+        let line = std::mem::take(&mut self.partial[i]);
+        let text = String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']).to_string();
+        self.lines.push_back(text);
+        if self.lines.len() > LOG_TAIL {
+            self.lines.pop_front();
+        }
+    }
+
+    pub fn finish(mut self) -> Vec<String> {
+        for i in [0, 1] {
+            if !self.partial[i].is_empty() {
+                self.flush(i);
+            }
+        }
+        self.lines.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rbuild_sandbox::Stream;
+
+    #[test]
+    fn the_last_lines_are_kept_however_they_arrive() {
+        let text: String = (0..500).map(|i| format!("line {i}\n")).collect();
+        let want: Vec<String> = (451..500).map(|i| format!("line {i}")).chain(["half".to_string()]).collect();
+        for piece in [1, 7, 100, 3000, 10_000] {
+            let mut tail = LogTail::new();
+            text.as_bytes().chunks(piece).for_each(|c| tail.push(Stream::Stdout, c));
+            tail.push(Stream::Stderr, b"half");
+            assert_eq!(tail.finish(), want, "pieces of {piece}");
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! From a process of the container to the command itself.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use libcontainer::oci_spec::runtime as oci;
+use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
+use rbuild_linux::process;
+
+use crate::request::RunRequest;
+use crate::rights::narrow;
+
+/// Runs in the container's first process, right before the command takes its place.
+#[derive(Clone)]
+pub(crate) struct Environment {
+    args: Vec<CString>,
+    env: Vec<CString>,
+    path: String,
+    /// Whose calls are to be filtered.
+    narrowed: Option<u32>,
+}
+
+impl Environment {
+    pub(crate) fn new(request: &RunRequest) -> Result<Environment, String> {
+        let c = |s: &String| CString::new(s.as_bytes()).map_err(|_| format!("{s:?} holds a zero byte"));
+        if request.args.is_empty() {
+            return Err("there is no command to run".to_string());
+        }
+        let path = request.env.iter().find_map(|e| e.strip_prefix("PATH=")).unwrap_or_default().to_string();
+        Ok(Environment {
+            args: request.args.iter().map(c).collect::<Result<_, _>>()?,
+            env: request.env.iter().map(c).collect::<Result<_, _>>()?,
+            path,
+            narrowed: (!request.insecure).then_some(request.uid),
+        })
+    }
+
+    /// Where the program is, as execvpe(3) would find it; the error is a sentence for people.
+    fn program(&self) -> Result<PathBuf, String> {
+        let name = self.args[0].to_string_lossy().into_owned();
+        let found = if name.contains('/') {
+            Some(PathBuf::from(&name)).filter(|p| p.exists())
+        } else {
+            let dirs = self.path.split(':').map(|d| Path::new(if d.is_empty() { "." } else { d }));
+            dirs.map(|d| d.join(&name)).find(|p| p.is_file())
+        };
+        found.ok_or_else(|| match name.contains('/') {
+            true => format!("the image has no {name}"),
+            false => format!("the image has no program `{name}` in PATH={}", self.path),
+        })
+    }
+}
+
+impl Executor for Environment {
+    fn validate(&self, _: &oci::Spec) -> Result<(), ExecutorValidationError> {
+        self.program().map(|_| ()).map_err(ExecutorValidationError::ArgValidationError)
+    }
+
+    /// The environment goes to execve(2) as it is.
+    fn setup_envs(&self, _: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        Ok(())
+    }
+
+    fn exec(&self, _: &oci::Spec) -> Result<(), ExecutorError> {
+        if let Some(uid) = self.narrowed {
+            narrow(uid).map_err(ExecutorError::Other)?;
+        }
+        process::die_with_parent().map_err(|e| ExecutorError::Other(e.to_string()))?;
+        process::reset_signals().map_err(|e| ExecutorError::Other(e.to_string()))?;
+        Err(ExecutorError::Other(self.execute()))
+    }
+}
+
+impl Environment {
+    /// Takes the place of the calling process; comes back with a sentence if there is no such program.
+    pub(crate) fn execute(&self) -> String {
+        let program = match self.program() {
+            Ok(program) => program,
+            Err(why) => return why,
+        };
+        let shown = program.display().to_string();
+        let Ok(path) = CString::new(shown.clone()) else { return format!("{shown:?} holds a zero byte") };
+        let Err(e) = nix::unistd::execve(&path, &self.args, &self.env);
+        // Past the point where an error could travel; the step's log is what is left.
+        let hint = match e {
+            nix::errno::Errno::ENOENT => " (its interpreter is missing)",
+            nix::errno::Errno::ENOEXEC => " (it is for another platform, or a script without #!)",
+            _ => "",
+        };
+        let _ = std::io::stderr().write_all(format!("exec {shown}: {}{hint}\n", e.desc()).as_bytes());
+        std::process::exit(if e == nix::errno::Errno::ENOENT { 127 } else { 126 });
+    }
+}
