@@ -1,7 +1,9 @@
 //! Commands that people talk to: `run`, and terminals.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use crate::lab::Lab;
 
@@ -50,7 +52,8 @@ fn run_passes_standard_input_on_where_that_is_asked_for() {
     assert_eq!(feed(&["busybox", "cat"]), "");
 }
 
-/// Runs rbuild on a terminal of 30 rows and 100 columns (by util-linux's script), with these lines typed.
+/// Runs rbuild on a terminal of 30 rows and 100 columns (by util-linux's script), with these lines typed. A line
+/// `wait:TEXT` waits until the terminal has shown that.
 fn on_terminal(lab: &Lab, command: &str, typed: &str) -> (Option<i32>, String) {
     let line = format!("stty rows 30 cols 100; {command}");
     let mut script = std::process::Command::new("script");
@@ -60,23 +63,53 @@ fn on_terminal(lab: &Lab, command: &str, typed: &str) -> (Option<i32>, String) {
         .env("RBUILD_ROOT", lab.store())
         .env("TERM", "xterm");
     script.env("RB", crate::lab::rbuild_path());
-    let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let said = Arc::new(Mutex::new(String::new()));
+    let hearing = said.clone();
+    let listener = std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(n) = stdout.read(&mut buffer) {
+            if n == 0 {
+                return;
+            }
+            hearing.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..n]).replace('\r', ""));
+        }
+    });
+    let mut seen = 0;
     for line in typed.lines() {
-        std::thread::sleep(std::time::Duration::from_millis(700));
-        let _ = stdin.write_all(line.replace("^C", "\x03").as_bytes());
-        if !line.ends_with("^C") {
-            let _ = stdin.write_all(b"\r");
+        match line.strip_prefix("wait:") {
+            Some(text) => {
+                let deadline = Instant::now() + Duration::from_secs(20);
+                loop {
+                    let so_far = said.lock().unwrap().clone();
+                    if let Some(at) = so_far[seen..].find(text) {
+                        seen += at + text.len();
+                        break;
+                    }
+                    assert!(Instant::now() < deadline, "{text:?} does not come after {:?}", &so_far[..seen]);
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                // A shell that has printed is at its prompt, or its command runs, a moment later.
+                std::thread::sleep(Duration::from_millis(300));
+            }
+            None if line == "^C" => stdin.write_all(b"\x03").unwrap(),
+            None => stdin.write_all(format!("{line}\r").as_bytes()).unwrap(),
         }
     }
-    let out = child.wait_with_output().unwrap();
-    (out.status.code(), String::from_utf8_lossy(&out.stdout).replace('\r', ""))
+    let code = child.wait().unwrap().code();
+    drop(stdin);
+    listener.join().unwrap();
+    let said = said.lock().unwrap().clone();
+    (code, said)
 }
 
 #[test]
 fn a_terminal_has_a_size_and_ctrl_c_goes_to_the_command() {
     let lab = Lab::new();
-    let typed = "stty size\ntty\nsleep 100\n^C\necho still $((40 + 2)) here\nexit 7\n";
+    let typed = "wait:# \nstty size\nwait:30 100\ntty\nwait:/dev/pts/0\necho g''o; sleep 100\nwait:go\n^C\nwait:# \n\
+                 echo still $((40 + 2)) here\nwait:still 42\nexit 7\n";
     let (code, said) = on_terminal(&lab, "$RB run -it busybox sh", typed);
     assert_eq!(code, Some(7), "{said}");
     for text in ["30 100", "/dev/pts/0", "still 42 here"] {
@@ -95,7 +128,7 @@ fn a_failed_command_leaves_a_shell_where_it_was() {
         "FROM busybox\nENV WHO=me\nWORKDIR /w\nUSER web\nRUN --mount=type=secret,id=token,uid=33 --mount=type=cache,target=/c,uid=33 \
          echo half > /tmp/half; exit 9\n",
     );
-    let typed = "cat /tmp/half; id -un; pwd; echo $WHO; wc -c < /run/secrets/token; touch /c/x && echo cache\nexit 0\n";
+    let typed = "wait:$ \ncat /tmp/half; id -un; pwd; echo $WHO; wc -c < /run/secrets/token; touch /c/x && echo ca''che\nwait:cache\nexit 0\n";
     let build = "$RB build --on-error shell --secret id=token,src=token -t x";
     for progress in ["plain", "tty"] {
         let (code, said) = on_terminal(&lab, &format!("{build} --progress {progress}"), typed);
