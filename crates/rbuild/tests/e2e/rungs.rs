@@ -2,10 +2,12 @@
 
 use crate::lab::{Lab, listing};
 
+/// A directory that is removed and made again may get the number of the old one, and is then told as the old one with
+/// deletions in it, which is the same; one that is moved away keeps its number.
 const CHANGES: &str = r#"FROM busybox
 RUN mkdir -p /d/sub /e/old /f && echo 1 > /d/a && echo x > /e/old/x && echo keep > /f/keep && echo go > /f/go
 RUN --mount=type=secret,id=s --mount=type=cache,target=/cache/deep --mount=type=tmpfs,target=/t --mount=type=bind,target=/ctx,rw \
-    chown 33:50 /d/a && chmod 4755 /bin/busybox && rm /bin/yes && rm -r /e && mkdir /e && echo new > /e/new && ln /e/new /e/link && mkfifo /fifo && \
+    chown 33:50 /d/a && chmod 4755 /bin/busybox && rm /bin/yes && mv /e /moved && mkdir /e && echo new > /e/new && ln /e/new /e/link && mkfifo /fifo && \
     mv /f/go /f/gone && ln -s /nowhere /link && mkdir -m 2777 /shared && cat /run/secrets/s > /cache/deep/s && echo x > /t/x && \
     touch -d @1000000000 /d/sub && echo y > /ctx/y
 "#;
