@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::io::Read;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use rbuild_image::{
     Descriptor, Digest, ImageConfig, ImageIndex, ImageManifest, MediaType, REF_NAME, Reference, descriptor, digest_of,
 };
-use rbuild_layer::{Compression, Decoder, EntryKind, TarReader, detect};
+use rbuild_layer::{Compression, Counting, Decoder, EntryKind, TarReader, detect};
 use rbuild_linux::RootDir;
 use rbuild_store::{Store, Workspace};
 use serde::Deserialize;
@@ -49,11 +50,11 @@ const MAX_DOCUMENT: u64 = 16 << 20;
 pub fn load(store: &Store, source: impl Read) -> Result<Vec<Loaded>> {
     let work = Workspace::open(store)?;
     let members = Members::Archive(members(store, &work, source)?);
-    Loader { store, work: &work, members, moved: &AtomicU64::new(0) }.load_all()
+    Loader { store, work: &work, members, moved: &Arc::default() }.load_all()
 }
 
 /// Keeps the images of an OCI image layout directory under their names. `moved` counts the bytes that are read.
-pub fn load_directory(store: &Store, dir: &Path, moved: &AtomicU64) -> Result<Vec<Loaded>> {
+pub fn load_directory(store: &Store, dir: &Path, moved: &Arc<AtomicU64>) -> Result<Vec<Loaded>> {
     let work = Workspace::open(store)?;
     Loader { store, work: &work, members: Members::Directory(open_layout(dir)?), moved }.load_all()
 }
@@ -62,7 +63,7 @@ pub fn load_directory(store: &Store, dir: &Path, moved: &AtomicU64) -> Result<Ve
 /// or a digest; without one, the only image there is, or the one tagged `latest`.
 pub fn take_from_layout(store: &Store, dir: &Path, wanted: Option<&str>) -> Result<Digest> {
     let work = Workspace::open(store)?;
-    let moved = AtomicU64::new(0);
+    let moved = Arc::default();
     let loader = Loader { store, work: &work, members: Members::Directory(open_layout(dir)?), moved: &moved };
     let text = loader.document("index.json")?.unwrap_or_default();
     let index: ImageIndex = parse(&text, "index.json")?;
@@ -153,17 +154,7 @@ struct Loader<'a> {
     work: &'a Workspace,
     members: Members,
     /// Bytes read from a directory.
-    moved: &'a AtomicU64,
-}
-
-struct Counted<'a>(std::fs::File, &'a AtomicU64);
-
-impl Read for Counted<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
-        let n = self.0.read(buf)?;
-        self.1.fetch_add(n as u64, Ordering::Relaxed);
-        Ok(n)
-    }
+    moved: &'a Arc<AtomicU64>,
 }
 
 /// What the digest in a blob's name promises.
@@ -252,7 +243,7 @@ impl Loader<'_> {
             }
         }
         let file = dir.open_file(name).map_err(fail())?;
-        let (digest, size) = self.store.put_blob(self.work, Counted(file, self.moved))?;
+        let (digest, size) = self.store.put_blob(self.work, Counting::new(file, self.moved.clone()))?;
         match promised(name) {
             Some(promised) if promised != digest => Err(wrong_digest(name, &digest)),
             _ => Ok((digest, size)),

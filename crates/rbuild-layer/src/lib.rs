@@ -6,6 +6,7 @@
 
 mod aside;
 mod compress;
+mod counting;
 mod error;
 mod gzip;
 mod limits;
@@ -19,6 +20,7 @@ mod xattrs;
 
 pub use aside::HashAside;
 pub use compress::{Compression, Decoder, detect, layer_digests};
+pub use counting::Counting;
 pub use error::{LayerError, Result};
 pub use limits::Limits;
 pub use pack::{

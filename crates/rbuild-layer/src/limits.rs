@@ -4,6 +4,7 @@ use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::counting::Counting;
 use crate::error::{LayerError, Result};
 use crate::reader::TarEntry;
 
@@ -90,7 +91,7 @@ pub(crate) struct Ratio(Arc<AtomicU64>);
 impl Ratio {
     /// The same bytes, counted.
     pub fn counting<R: Read>(&self, source: R) -> Counting<R> {
-        Counting { source, count: self.0.clone() }
+        Counting::new(source, self.0.clone())
     }
 
     /// `unpacked` is how far the archive goes after decompression, in bytes.
@@ -101,19 +102,6 @@ impl Ratio {
             return Err(over("ratio", limits.ratio, what));
         }
         Ok(())
-    }
-}
-
-pub(crate) struct Counting<R> {
-    source: R,
-    count: Arc<AtomicU64>,
-}
-
-impl<R: Read> Read for Counting<R> {
-    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
-        let n = self.source.read(buf)?;
-        self.count.fetch_add(n as u64, Ordering::Relaxed);
-        Ok(n)
     }
 }
 

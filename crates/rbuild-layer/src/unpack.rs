@@ -29,9 +29,6 @@ const OPAQUE_WHITEOUT: &[u8] = b".wh..wh..opq";
 pub enum Whiteouts {
     /// Deletions of an image layer; they become the overlay's own marks.
     Overlay,
-    /// The same onto a tree that stands for the layers before this one: what this one hides goes, and the mark
-    /// stays for what is below both.
-    Stacked,
     /// Ordinary names (ADD of an archive).
     Plain,
 }
@@ -146,7 +143,7 @@ impl<'a> Target<'a> {
         let Some(name) = path.file_name() else { return self.apply_root(entry) };
         let name = name.to_os_string();
         self.enter_parent(entry, path.parent().unwrap_or(Path::new("")))?;
-        if self.whiteouts != Whiteouts::Plain && name.as_bytes().starts_with(WHITEOUT) {
+        if self.whiteouts == Whiteouts::Overlay && name.as_bytes().starts_with(WHITEOUT) {
             return self.whiteout(entry, &name);
         }
         self.create(entry, &path, &name, content)
@@ -195,12 +192,6 @@ impl<'a> Target<'a> {
     fn whiteout(&mut self, entry: &TarEntry, name: &OsStr) -> Result<()> {
         let dir = &self.parent.1;
         if name.as_bytes() == OPAQUE_WHITEOUT {
-            if self.whiteouts == Whiteouts::Stacked {
-                // Packed trees say it before anything of the directory.
-                for old in dir.entries()? {
-                    dir.remove_all(&old.name)?;
-                }
-            }
             return Ok(dir.set_xattr(OsStr::new(""), OsStr::new(OPAQUE), b"y")?);
         }
         let hidden = OsStr::from_bytes(&name.as_bytes()[WHITEOUT.len()..]);
@@ -213,9 +204,6 @@ impl<'a> Target<'a> {
         }
         // The layers below may lack the directory: without this mark the kernel would then list its whiteouts.
         dir.set_xattr(OsStr::new(""), OsStr::new(ORIGIN), b"")?;
-        if self.whiteouts == Whiteouts::Stacked {
-            return place(dir, hidden, |dir| dir.create_whiteout(hidden));
-        }
         // Whiteouts speak of the layers below, in whatever order they come: what this layer has stays.
         if dir.exists(hidden)? {
             let stat = dir.stat_name(hidden)?;

@@ -5,7 +5,7 @@ mod changes;
 mod merge;
 
 pub use changes::Before;
-pub use merge::{Files, merge};
+pub use merge::{Files, Marks, merge};
 
 #[cfg(test)]
 mod tests;

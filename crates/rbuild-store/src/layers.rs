@@ -4,12 +4,12 @@ use std::ffi::OsStr;
 
 use rbuild_image::{Descriptor, Digest, Hasher, MediaType, descriptor};
 use rbuild_layer::{
-    Compression, LAYER_FORMAT, LayerError, LayerForm, Owners, Packed, Times, Whiteouts, pack_layer, pack_whole,
-    repack_layer, unpack,
+    Compression, LAYER_FORMAT, LayerError, LayerForm, Packed, Times, pack_layer, pack_whole, repack_layer,
 };
 use rbuild_linux::RootDir;
 use serde::{Deserialize, Serialize};
 
+use crate::copies::{Files, Marks, merge};
 use crate::error::Result;
 use crate::images::digest;
 use crate::layout::Store;
@@ -86,18 +86,8 @@ impl Store {
         // says that it is whole.
         let (path, dir) = self.new_tree(work)?;
         let fs = dir.sub("fs")?;
-        for tree in trees {
-            let plain = LayerForm { compression: Compression::None, level: None };
-            let (reader, writer) = std::io::pipe().map_err(|e| rbuild_linux::Error::new("pipe", "squash", e))?;
-            let source = self.tree(tree)?;
-            let packing = std::thread::spawn(move || pack_layer(&source, plain, Times::AsIs, writer));
-            let unpacked = unpack(reader, &fs, Whiteouts::Stacked, Owners::FromArchive, self.limits());
-            match packing.join() {
-                Ok(packed) => packed?,
-                Err(panic) => std::panic::resume_unwind(panic),
-            };
-            unpacked?;
-        }
+        let open = trees.iter().map(|tree| self.tree(tree)).collect::<Result<Vec<_>>>()?;
+        merge(&open, &fs, Files::Linked, Marks::Kept)?;
         self.commit_tree(work, &path, &id)?;
         Ok(id)
     }

@@ -44,7 +44,7 @@ mod workspace;
 pub use caches::{CacheMount, CacheUse};
 pub use collect::Budget;
 pub use containers::Container;
-pub use copies::{Before, Files, merge};
+pub use copies::{Before, Files};
 pub use error::{Result, StoreError};
 pub use images::{Image, NamedImage};
 pub use layers::PackedLayer;

@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 
 use rbuild_linux::{RootDir, detached_overlay};
 
-use crate::copies::{Before, Files, merge};
+use crate::copies::{Before, Files, Marks, merge};
 use crate::error::Result;
 use crate::layout::Store;
 use crate::trees::TreeId;
@@ -72,7 +72,7 @@ impl Snapshots {
     pub fn merged(self, store: &Store, work: &Workspace, trees: &[TreeId], files: Files) -> Result<(PathBuf, RootDir)> {
         let (path, root) = work.new_dir()?;
         let open = trees.iter().map(|tree| store.tree(tree)).collect::<Result<Vec<_>>>()?;
-        merge(&open, &root, files)?;
+        merge(&open, &root, files, Marks::Done)?;
         Ok((path, root))
     }
 }

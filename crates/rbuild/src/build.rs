@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 
 use rbuild_engine::{BuildError, BuildRequest, Event, Events, Finished, Prepared, binds, execute, prepare};
-use rbuild_image::Digest;
+use rbuild_image::{Digest, MediaType};
 use rbuild_sandbox::{Cancel, Restore, World, enter};
 use rbuild_store::Store;
 
@@ -193,7 +193,7 @@ fn metadata(request: &BuildRequest, store: &Store, finished: &Finished) -> Resul
     if let Some((id, manifest)) = &finished.image {
         let image = store.image(manifest)?;
         let mut descriptor = json!({
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "mediaType": MediaType::ImageManifest.to_string(),
             "digest": manifest.to_string(),
             "size": image.manifest_size,
         });

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rbuild_image::human_size;
+use rbuild_layer::Counting;
 
 use crate::print;
 
@@ -42,13 +43,13 @@ impl Meter {
     }
 
     /// What counts the bytes.
-    pub fn moved(&self) -> &AtomicU64 {
+    pub fn moved(&self) -> &Arc<AtomicU64> {
         &self.moved
     }
 
     /// The same bytes, counted.
-    pub fn reading<R: Read>(&self, source: R) -> Counted<R> {
-        Counted { source, moved: self.moved.clone() }
+    pub fn reading<R: Read>(&self, source: R) -> Counting<R> {
+        Counting::new(source, self.moved.clone())
     }
 }
 
@@ -59,19 +60,6 @@ impl Drop for Meter {
             drawing.thread().unpark();
             let _ = drawing.join();
         }
-    }
-}
-
-pub struct Counted<R> {
-    source: R,
-    moved: Arc<AtomicU64>,
-}
-
-impl<R: Read> Read for Counted<R> {
-    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
-        let n = self.source.read(buf)?;
-        self.moved.fetch_add(n as u64, Ordering::Relaxed);
-        Ok(n)
     }
 }
 

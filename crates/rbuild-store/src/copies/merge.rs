@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use rbuild_layer::{OPAQUE, keep_in_tree};
+use rbuild_layer::{OPAQUE, ORIGIN, keep_in_tree};
 use rbuild_linux::{Kind, Result, RootDir, Stat, copy_file};
 
 /// What files become in a merged directory.
@@ -12,6 +12,15 @@ pub enum Files {
     Linked,
     /// Files of their own.
     Copied,
+}
+
+/// What becomes of the trees' deletions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Marks {
+    /// They are done: the directory stands alone.
+    Done,
+    /// And marked again, for what is below the trees: the directory is a tree itself.
+    Kept,
 }
 
 /// One directory on the way: where its files come from, where they go, and what is left of them.
@@ -24,7 +33,7 @@ struct Level {
 
 /// Makes the empty directory `dest` what an overlay of the trees (the lowest first) would show. Directories are new in
 /// any case.
-pub fn merge(trees: &[RootDir], dest: &RootDir, files: Files) -> Result<()> {
+pub fn merge(trees: &[RootDir], dest: &RootDir, files: Files, marks: Marks) -> Result<()> {
     for tree in trees {
         let mut links = HashMap::new();
         let mut stack = vec![level(tree.try_clone()?, dest.try_clone()?, PathBuf::new())?];
@@ -40,8 +49,12 @@ pub fn merge(trees: &[RootDir], dest: &RootDir, files: Files) -> Result<()> {
             let stat = top.from.stat_name(&name)?;
             if top.from.is_whiteout(&name, &stat)? {
                 top.to.remove_all(&name)?;
+                if marks == Marks::Kept {
+                    top.to.set_xattr(OsStr::new(""), OsStr::new(ORIGIN), b"")?;
+                    top.to.create_whiteout(&name)?;
+                }
             } else if stat.kind == Kind::Dir {
-                let next = enter(top, &name)?;
+                let next = enter(top, &name, marks)?;
                 stack.push(next);
             } else {
                 place(top, &name, &stat, files, dest, &mut links)?;
@@ -56,14 +69,18 @@ fn level(from: RootDir, to: RootDir, path: PathBuf) -> Result<Level> {
     Ok(Level { from, to, path, names })
 }
 
-fn enter(top: &Level, name: &OsStr) -> Result<Level> {
+fn enter(top: &Level, name: &OsStr, marks: Marks) -> Result<Level> {
     let from = top.from.sub(name)?;
     let attributes = from.xattrs(OsStr::new(""))?;
     let hides = attributes.get(OsStr::new(OPAQUE)).is_some_and(|v| v == b"y");
-    let stands = matches!(top.to.stat_name(name), Ok(stat) if stat.kind == Kind::Dir);
-    if hides || !stands {
+    let before = top.to.stat_name(name).ok();
+    let deleted = before.as_ref().map_or(Ok(false), |stat| top.to.is_whiteout(name, stat))?;
+    if hides || before.is_none_or(|stat| stat.kind != Kind::Dir) {
         top.to.remove_all(name)?;
         top.to.create_dir(name, 0o700)?;
+        if marks == Marks::Kept && (hides || deleted) {
+            top.to.set_xattr(name, OsStr::new(OPAQUE), b"y")?;
+        }
     }
     for (attr, value) in attributes.iter().filter(|(attr, _)| keep_in_tree(attr)) {
         top.to.set_xattr(name, attr, value)?;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use proptest::prelude::*;
 use rbuild_linux::{Kind, RootDir, Timestamp, remove_tree};
 
-use super::{Before, Files, merge};
+use super::{Before, Files, Marks, merge};
 
 static SERIAL: AtomicUsize = AtomicUsize::new(0);
 
@@ -164,7 +164,7 @@ proptest! {
         let mut trees: Vec<RootDir> = Vec::new();
         for (i, changes) in [first, second, third].iter().enumerate() {
             let merged = temp.dir(&format!("merged-{i}"));
-            merge(&trees, &merged, Files::Copied).unwrap();
+            merge(&trees, &merged, Files::Copied, Marks::Done).unwrap();
             let before = Before::of(&merged, false).unwrap();
             // The clock that stamps changes ticks every few milliseconds.
             std::thread::sleep(std::time::Duration::from_millis(11));
@@ -174,15 +174,23 @@ proptest! {
             before.changes(&merged, &tree).unwrap();
             trees.push(tree);
             let again = temp.dir(&format!("again-{i}"));
-            merge(&trees, &again, Files::Copied).unwrap();
+            merge(&trees, &again, Files::Copied, Marks::Done).unwrap();
             prop_assert_eq!(look(&again), want.clone());
             let linked = temp.dir(&format!("linked-{i}"));
-            merge(&trees, &linked, Files::Linked).unwrap();
+            merge(&trees, &linked, Files::Linked, Marks::Done).unwrap();
             prop_assert_eq!(look(&linked), want);
         }
+        // The upper two as one tree on the lowest are the same.
+        let [lowest, upper @ ..] = &trees[..] else { unreachable!("three trees") };
+        let one = temp.dir("one");
+        merge(upper, &one, Files::Linked, Marks::Kept).unwrap();
+        let (two, three) = (temp.dir("two"), temp.dir("three"));
+        merge(&[lowest.try_clone().unwrap(), one], &two, Files::Copied, Marks::Done).unwrap();
+        merge(&trees, &three, Files::Copied, Marks::Done).unwrap();
+        prop_assert_eq!(look(&two), look(&three));
         // What nobody touches is no change.
         let merged = temp.dir("untouched");
-        merge(&trees, &merged, Files::Copied).unwrap();
+        merge(&trees, &merged, Files::Copied, Marks::Done).unwrap();
         age(&merged);
         let before = Before::of(&merged, false).unwrap();
         let tree = temp.dir("nothing");
