@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 use rbuild_layer::{Deletions, Times, pack_tree};
 use rbuild_linux::{AtomicFile, Kind, RootDir, Stat, copy_file};
 use rbuild_plan::{CopyStep, From};
+use rbuild_sandbox::Builder;
 use rbuild_source::{Owner, SourceTree};
-use rbuild_store::{Image, Snapshots, Store, Workspace};
+use rbuild_store::{Image, Store, Workspace};
 
 use crate::copy::{Reason, Terms, copy};
 use crate::error::{BuildError, Result};
+use crate::execute::snapshots;
 use crate::local;
 
 /// Where copied files go.
@@ -24,10 +26,17 @@ pub enum CopyTarget {
 
 /// Copies `path` of the image; needs to be root of the store's namespace. A directory goes into an existing
 /// directory under its own name, unless the path ends in `/.`; links are copied as links unless `follow`.
-pub fn copy_out(store: &Store, image: &Image, path: &str, follow: bool, target: &CopyTarget) -> Result<()> {
+pub fn copy_out(
+    store: &Store,
+    image: &Image,
+    path: &str,
+    follow: bool,
+    target: &CopyTarget,
+    builder: &Builder,
+) -> Result<()> {
     let work = Workspace::open(store)?;
     let (trees, _) = store.unpack_image(&work, image, "cp")?;
-    let view = Snapshots::probe(&work)?.view(store, &work, &trees)?;
+    let view = snapshots(builder, &work)?.view(store, &work, &trees)?;
     let fail = || BuildError::kernel("the image's files");
     let contents_only = path.ends_with("/.") || path == ".";
     let wanted = PathBuf::from("/").join(path.trim_start_matches('/'));

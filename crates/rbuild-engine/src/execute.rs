@@ -41,7 +41,7 @@ pub(crate) struct Executor<'a> {
     pub(crate) prepared: &'a Prepared,
     pub(crate) store: &'a Store,
     pub(crate) work: Workspace,
-    pub(crate) snapshots: Snapshots,
+    snapshots: OnceLock<Snapshots>,
     pub(crate) contexts: Contexts,
     pub(crate) events: Events,
     pub(crate) cancel: Cancel,
@@ -77,7 +77,7 @@ impl<'a> Executor<'a> {
             request,
             prepared,
             store,
-            snapshots: if request.copies || builder.is_bare() { Snapshots::Copies } else { Snapshots::probe(&work)? },
+            snapshots: if request.copies { Snapshots::Copies.into() } else { OnceLock::new() },
             work,
             contexts: Contexts::open(request, Viewpoint::Builder(builder), &prepared.hashes)?,
             first_step: events.first(),
@@ -365,9 +365,18 @@ impl<'a> Executor<'a> {
         Ok(own)
     }
 
+    /// How trees are put on each other; tried out when the first are.
+    pub(crate) fn snapshots(&self) -> Result<Snapshots> {
+        if let Some(known) = self.snapshots.get() {
+            return Ok(*known);
+        }
+        let found = snapshots(self.builder, &self.work)?;
+        Ok(*self.snapshots.get_or_init(|| found))
+    }
+
     /// The whole file system of a vertex, read-only.
     pub(crate) fn view(&self, id: VertexId) -> Result<RootDir> {
-        Ok(self.snapshots.view(self.store, &self.work, &self.trees(id)?)?)
+        Ok(self.snapshots()?.view(self.store, &self.work, &self.trees(id)?)?)
     }
 
     pub(crate) fn failure(&self, id: VertexId, reason: impl Into<String>, log: Vec<String>) -> BuildError {
@@ -446,6 +455,11 @@ impl<'a> Executor<'a> {
         let make = |form| Ok((form, assemble::image(self, &form)?));
         self.request.forms().into_iter().map(make).collect()
     }
+}
+
+/// What the builder may do with the trees of its store.
+pub fn snapshots(builder: &Builder, work: &Workspace) -> Result<Snapshots> {
+    Ok(if builder.is_bare() { Snapshots::Copies } else { Snapshots::probe(work)? })
 }
 
 /// Runs what is open for each platform, one after the other, and writes the outputs when everything is made. An error

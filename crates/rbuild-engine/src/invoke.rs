@@ -11,6 +11,7 @@ use rbuild_sandbox::{
 use rbuild_store::{Image, Snapshots, Store, Workspace};
 
 use crate::error::{BuildError, Result};
+use crate::execute::snapshots;
 use crate::places::Place;
 use crate::steps::{DEFAULT_SHM, hosts_file};
 use crate::users;
@@ -46,7 +47,7 @@ pub fn volume_binds(volumes: &[PathBuf]) -> Vec<(PathBuf, PathBuf)> {
 pub fn invoke(store: &Store, image: &Image, what: &Invocation, builder: &Builder, cancel: &Cancel) -> Result<Outcome> {
     let work = Workspace::open(store)?;
     let (trees, _) = store.unpack_image(&work, image, "run")?;
-    let snapshots = if builder.is_bare() { Snapshots::Copies } else { Snapshots::probe(&work)? };
+    let snapshots = snapshots(builder, &work)?;
     let (upper, upper_dir) = work.new_dir()?;
     let (scratch, _) = work.new_dir()?;
     let (files, place) = match snapshots {

@@ -31,7 +31,7 @@ pub use archive::{ArchiveFormat, Saved, archive_blobs, layer_blobs, save_directo
 pub use copy_out::{CopyTarget, copy_out};
 pub use error::{BuildError, StepFailure};
 pub use event::{Event, Events, StepOutcome};
-pub use execute::execute;
+pub use execute::{execute, snapshots};
 pub use image::{Import, import};
 pub use invoke::{Invocation, invoke, volume_binds};
 pub use load::{Loaded, load, load_directory, take_from_layout};

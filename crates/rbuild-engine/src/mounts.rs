@@ -113,13 +113,14 @@ impl Executor<'_> {
     }
 
     fn trees_mount(&self, trees: &[TreeId], path: PathBuf, read_only: bool) -> Result<Source> {
-        if self.snapshots == Snapshots::Overlay {
+        let snapshots = self.snapshots()?;
+        if snapshots == Snapshots::Overlay {
             let lowers = trees.iter().rev().map(|tree| self.store.tree_path(tree)).collect();
             return Ok(Source::Trees { lowers, path });
         }
         // Where nothing can be mounted, nothing can be made read-only either.
         let files = if read_only && !self.builder.is_bare() { Files::Linked } else { Files::Copied };
-        let (dir, _) = self.snapshots.merged(self.store, &self.work, trees, files)?;
+        let (dir, _) = snapshots.merged(self.store, &self.work, trees, files)?;
         Ok(Source::Part { dir, path })
     }
 

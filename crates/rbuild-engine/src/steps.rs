@@ -59,17 +59,18 @@ impl Executor<'_> {
 
     /// The step's file system for writing: what it has below, with its own tree on top.
     fn writable(&self, trees: &[TreeId], path: &Path) -> Result<Working> {
-        Ok(self.snapshots.working(self.store, &self.work, trees, &path.join("fs"))?)
+        Ok(self.snapshots()?.working(self.store, &self.work, trees, &path.join("fs"))?)
     }
 
     /// The step's file system for a command, and how it was if that has to be known afterwards.
     fn files(&self, trees: &[TreeId], path: &Path) -> Result<(Files, Option<Before>)> {
         let (scratch, _) = self.work.new_dir()?;
-        if self.snapshots == Snapshots::Overlay {
+        let snapshots = self.snapshots()?;
+        if snapshots == Snapshots::Overlay {
             let lowers = trees.iter().rev().map(|tree| self.store.tree_path(tree)).collect();
             return Ok((Files::Overlay { lowers, upper: path.join("fs"), scratch }, None));
         }
-        let (root, dir) = self.snapshots.merged(self.store, &self.work, trees, rbuild_store::Files::Copied)?;
+        let (root, dir) = snapshots.merged(self.store, &self.work, trees, rbuild_store::Files::Copied)?;
         let before = Before::of(&dir, false).map_err(BuildError::kernel("the step's files"))?;
         // The clock that stamps changes ticks every few milliseconds.
         std::thread::sleep(TICK);

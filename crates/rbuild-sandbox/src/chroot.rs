@@ -4,7 +4,7 @@
 //! What would be mounted is put into the root directory before the command runs and taken out afterwards. What the command
 //! leaves running is killed: this process adopts it (PR_SET_CHILD_SUBREAPER).
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -111,7 +111,7 @@ struct Placed {
     /// The name in the scratch directory of what it covers.
     covered: String,
     /// A directory that takes what is there afterwards, in the place of what it held.
-    home: Option<PathBuf>,
+    home: Option<RootDir>,
 }
 
 const DEVICES: [(&str, (u32, u32)); 6] =
@@ -184,20 +184,18 @@ impl StandIns<'_> {
                 dir.create_dir(&name, 0o777).map_err(fail)?;
                 dir.chmod(&name, 0o1777).map_err(fail)?;
             }
-            What::Moved(source) => {
-                let (from, old) = outside(&source)?;
+            What::Moved((from, old)) => {
                 from.rename(&old, &dir, &name).map_err(fail)?;
             }
-            What::Copied(source) => {
-                let (from, old) = outside(&source)?;
+            What::Copied((from, old)) => {
                 copy_tree(&from, &old, &dir, &name).map_err(fail)?;
             }
-            What::Shared(source) => {
-                let (from, old) = outside(&source)?;
+            What::Shared((from, old)) => {
                 if from.stat_name(&old).map_err(fail)?.kind == Kind::Dir {
+                    let shared = from.sub(&old).map_err(fail)?;
                     dir.create_dir(&name, 0o700).map_err(fail)?;
-                    link_tree(&from.sub(&old).map_err(fail)?, &dir.sub(&name).map_err(fail)?).map_err(fail)?;
-                    home = Some(source);
+                    link_tree(&shared, &dir.sub(&name).map_err(fail)?).map_err(fail)?;
+                    home = Some(shared);
                 } else {
                     dir.hard_link(&from, &old, &name).map_err(fail)?;
                 }
@@ -232,6 +230,9 @@ impl StandIns<'_> {
     }
 }
 
+/// The directory that holds something, and its name there.
+type Entry = (RootDir, OsString);
+
 /// What a mount shows.
 enum What<'a> {
     /// A file: content, mode and owner.
@@ -239,11 +240,11 @@ enum What<'a> {
     /// A directory of its own for everybody.
     Empty,
     /// Something that was made for this command alone.
-    Moved(PathBuf),
+    Moved(Entry),
     /// Something of the machine's that is only read.
-    Copied(PathBuf),
+    Copied(Entry),
     /// Something that stays: a cache, whose files are linked in and brought home, or a socket.
-    Shared(PathBuf),
+    Shared(Entry),
 }
 
 impl What<'_> {
@@ -251,9 +252,9 @@ impl What<'_> {
         match self {
             What::Text(..) => Ok(false),
             What::Empty => Ok(true),
-            What::Moved(path) | What::Copied(path) | What::Shared(path) => {
-                let stat = std::fs::symlink_metadata(path);
-                Ok(stat.map_err(|e| format!("the mount source {}: {e}", path.display()))?.is_dir())
+            What::Moved((dir, name)) | What::Copied((dir, name)) | What::Shared((dir, name)) => {
+                let stat = dir.stat_name(name).map_err(|e| format!("a mount source: {e}"))?;
+                Ok(stat.kind == Kind::Dir)
             }
         }
     }
@@ -263,11 +264,11 @@ fn what(wanted: &MountRequest) -> Result<What<'_>, String> {
     Ok(match &wanted.source {
         Source::File { content, mode, uid, gid } => What::Text(content, *mode, *uid, *gid),
         Source::Tmpfs { .. } => What::Empty,
-        Source::Bind(path) => What::Shared(path.clone()),
+        Source::Bind(path) => What::Shared(outside(path)?),
         Source::BindBelow { dir, path } => What::Shared(inside(dir, path)?),
         Source::Part { dir, path } => What::Moved(inside(dir, path)?),
         Source::Trees { .. } => return Err("a mount of layers takes an overlay".into()),
-        Source::Machine(path) if wanted.read_only => What::Copied(path.clone()),
+        Source::Machine(path) if wanted.read_only => What::Copied(outside(path)?),
         Source::Machine(path) => {
             let shown = path.display();
             return Err(format!(
@@ -277,13 +278,17 @@ fn what(wanted: &MountRequest) -> Result<What<'_>, String> {
     })
 }
 
-/// A path of the machine for a path inside of a directory.
-fn inside(dir: &Path, path: &Path) -> Result<PathBuf, String> {
-    let real = RootDir::open(dir).and_then(|root| root.resolve(path)).map_err(text)?;
-    Ok(dir.join(real.strip_prefix("/").unwrap_or(&real)))
+/// What is at a path inside of a directory, wherever links lead there.
+fn inside(dir: &Path, path: &Path) -> Result<Entry, String> {
+    let root = RootDir::open(dir).map_err(text)?;
+    let real = root.resolve(path).map_err(text)?;
+    match real.file_name() {
+        Some(_) => root.parent(&real).map_err(text),
+        None => outside(dir),
+    }
 }
 
-fn outside(path: &Path) -> Result<(RootDir, std::ffi::OsString), String> {
+fn outside(path: &Path) -> Result<Entry, String> {
     let above = path.parent().ok_or("the root of the machine is no mount source")?;
     let name = path.file_name().ok_or("the root of the machine is no mount source")?;
     Ok((RootDir::open(above).map_err(text)?, name.to_os_string()))
@@ -327,14 +332,13 @@ fn copy_tree(from: &RootDir, old: &OsStr, to: &RootDir, name: &OsStr) -> rbuild_
 }
 
 /// A cache holds afterwards what the command left of it.
-fn bring_home(from: &RootDir, home: &Path) -> Result<(), String> {
-    let to = RootDir::open(home).map_err(text)?;
+fn bring_home(from: &RootDir, to: &RootDir) -> Result<(), String> {
     for entry in to.entries().map_err(text)? {
         to.remove_all(&entry.name).map_err(text)?;
     }
     let stat = from.stat_self().map_err(text)?;
     for entry in from.entries().map_err(text)? {
-        from.rename(&entry.name, &to, &entry.name).map_err(text)?;
+        from.rename(&entry.name, to, &entry.name).map_err(text)?;
     }
     to.set_own_meta(stat.uid, stat.gid, stat.mode, stat.mtime).map_err(text)
 }

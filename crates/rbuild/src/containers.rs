@@ -63,7 +63,7 @@ pub fn cp(place: &Place, args: CpArgs) -> Result<u8, Failure> {
         let copied = builder.map_err(Failure::from).and_then(|builder| {
             let store = store.moved(&builder.path(Path::new(rbuild_sandbox::STORE)))?;
             let image = store.image(&manifest)?;
-            Ok(copy_out(&store, &image, &path, args.follow_link, &target)?)
+            Ok(copy_out(&store, &image, &path, args.follow_link, &target, &builder)?)
         });
         match copied {
             Ok(()) => i32::from(code::OK),

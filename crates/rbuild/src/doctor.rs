@@ -80,8 +80,6 @@ fn trial(place: &Place) -> Result<(String, Snapshots), SandboxError> {
 fn snapshots(place: &Place, builder: &Builder) -> Result<Snapshots, SandboxError> {
     let other = |e: rbuild_store::StoreError| SandboxError::Runner(e.to_string());
     let store = place.inside(builder).map_err(other)?;
-    match builder.is_bare() {
-        true => Ok(Snapshots::Copies),
-        false => Snapshots::probe(&Workspace::open(&store).map_err(other)?).map_err(other),
-    }
+    let work = Workspace::open(&store).map_err(other)?;
+    rbuild_engine::snapshots(builder, &work).map_err(|e| SandboxError::Runner(e.message()))
 }
