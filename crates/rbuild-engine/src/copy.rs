@@ -1,15 +1,18 @@
 //! COPY and ADD: selected files into a root file system.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use rbuild_image::Digest;
 use rbuild_layer::{Compression, Limits, Owners, Whiteouts, detect, is_tar, keep_in_layer, unpack};
 use rbuild_linux::{Kind, RootDir, Stat, Timestamp, copy_file};
 use rbuild_plan::CopyStep;
-use rbuild_source::{Owner, Selected, SourceError, SourceTree};
+use rbuild_source::{Listed, Owner, Selected, SourceError, SourceTree, Stamp};
 
+use crate::track::{Later, Track};
 use crate::{keys, users};
 
 /// A copy that went wrong: which source (by its place in the step), and what happened.
@@ -50,18 +53,29 @@ pub struct Terms {
     pub limits: Limits,
 }
 
-/// Copies what the step selects from `source` into `root`.
-pub fn copy(step: &CopyStep, source: Option<&SourceTree<'_>>, root: &RootDir, terms: Terms) -> Result<(), CopyError> {
+/// Copies what the step selects from `source` into `root`. With a `track`, what an earlier copy has is left to it.
+pub fn copy(
+    step: &CopyStep,
+    source: Option<&SourceTree<'_>>,
+    root: &RootDir,
+    terms: Terms,
+    track: Option<&mut Track>,
+) -> Result<(), CopyError> {
     let general = |reason: Reason| CopyError { source: None, reason };
     let chown = match &step.chown {
         Some(spec) => Some(users::owner(root, spec).map_err(|e| general(Reason::Text(e)))?),
         None => None,
     };
-    let mut copier = Copier { step, root, chown, terms, dirs: Vec::new(), links: HashMap::new() };
+    let (dirs, links) = (Vec::new(), HashMap::new());
+    let (made, here) = (HashSet::new(), Here::default());
+    let mut copier = Copier { step, root, chown, terms, dirs, links, track, alone: false, made, here };
     if let Some(tree) = source {
         for (i, pattern) in step.sources.iter().enumerate() {
             let at = |reason: Reason| CopyError { source: Some(i), reason };
-            for item in keys::select(tree, step, pattern).map_err(|e| at(e.into()))? {
+            let items = keys::select(tree, step, pattern).map_err(|e| at(e.into()))?;
+            // What covers what is plain then: nothing.
+            copier.alone = step.sources.len() == 1 && items.len() == 1 && step.inline.is_empty();
+            for item in items {
                 copier.item(tree, &item).map_err(at)?;
             }
         }
@@ -81,7 +95,27 @@ struct Copier<'a> {
     dirs: Vec<(PathBuf, Timestamp)>,
     /// Inodes of the source with several names, and the first copy.
     links: HashMap<(u32, u32, u64), PathBuf>,
+    track: Option<&'a mut Track>,
+    /// The step copies one thing only.
+    alone: bool,
+    /// Directories that are new in the root: nothing was there.
+    made: HashSet<PathBuf>,
+    here: Here,
 }
+
+/// The directory of the entry that was looked at last.
+#[derive(Default)]
+struct Here {
+    path: PathBuf,
+    /// Its real path in the root.
+    real: PathBuf,
+    made: bool,
+}
+
+/// Where an entry comes from: its parent, its name there, its path in the source.
+type Origin<'a> = (&'a RootDir, &'a OsStr, &'a Path);
+/// Where it goes to: its parent, its path in the root, its name.
+type Place<'a> = (&'a RootDir, &'a Path, &'a OsStr);
 
 impl Copier<'_> {
     fn owner(&self, tree_owner: Owner, stat: &Stat) -> (u32, u32) {
@@ -97,6 +131,7 @@ impl Copier<'_> {
         let mode = self.mode(0o755, true);
         let mut made = Vec::new();
         let result = self.root.create_dir_all(path, mode, self.chown, |p| made.push(p.to_path_buf()));
+        self.made.extend(made.iter().cloned());
         self.dirs.extend(made.into_iter().map(|p| (p, Timestamp { sec: self.terms.now, nsec: 0 })));
         result.map_err(|e| match e.kind() {
             std::io::ErrorKind::NotADirectory => {
@@ -126,7 +161,7 @@ impl Copier<'_> {
         let dir = self.make_dir(&dir_path)?;
         let (source_dir, _) = tree.root.parent(&item.path)?;
         let source_name = item.path.file_name().unwrap_or_default();
-        self.entry(tree.owner, (&source_dir, source_name), &item.stat, (&dir, &dir_path.join(&name), &name))
+        self.entry(tree, (&source_dir, source_name, &item.path), &item.stat, (&dir, &dir_path.join(&name), &name))
     }
 
     /// Makes the directories that `--parents` keeps above an item (and the item, if it is one) as the source has them.
@@ -146,7 +181,7 @@ impl Copier<'_> {
             let (source_dir, source_name) = tree.root.parent(&source)?;
             let stat = source_dir.stat_name(&source_name)?;
             let name = at.file_name().unwrap_or_default().to_os_string();
-            self.entry(tree.owner, (&source_dir, &source_name), &stat, (&dir, &at, &name))?;
+            self.entry(tree, (&source_dir, &source_name, &source), &stat, (&dir, &at, &name))?;
         }
         Ok(())
     }
@@ -169,7 +204,7 @@ impl Copier<'_> {
                 open = (parent.to_path_buf(), self.open_dest(&dest.join(parent))?);
             }
             let name = path.file_name().unwrap_or_default();
-            self.entry(tree.owner, (source, name), stat, (&open.1, &dest.join(path), name))
+            self.entry(tree, (source, name, &item.path.join(path)), stat, (&open.1, &dest.join(path), name))
         })
     }
 
@@ -183,13 +218,20 @@ impl Copier<'_> {
 
     fn entry(
         &mut self,
-        tree_owner: Owner,
-        (source, source_name): (&RootDir, &OsStr),
+        tree: &SourceTree<'_>,
+        (source, source_name, source_path): Origin<'_>,
         stat: &Stat,
-        (dir, path, name): (&RootDir, &Path, &OsStr),
+        (dir, path, name): Place<'_>,
     ) -> Result<(), Reason> {
-        let (uid, gid) = self.owner(tree_owner, stat);
-        let mode = self.mode(tree_owner.mode(stat), stat.kind == Kind::Dir);
+        let (uid, gid) = self.owner(tree.owner, stat);
+        let mode = self.mode(tree.owner.mode(stat), stat.kind == Kind::Dir);
+        if self.track.is_some() {
+            self.note(tree, (source, source_name, source_path), stat, (path, name))?;
+            let later = Later { source: source_name.into(), name: name.into(), stat: *stat, uid, gid, mode };
+            if self.defer(source_path, (dir, path), later)? {
+                return Ok(());
+            }
+        }
         if stat.kind == Kind::Dir {
             self.make_entry_dir(dir, path, name)?;
         } else {
@@ -232,8 +274,69 @@ impl Copier<'_> {
         Ok(dir.set_mtime(name, stat.mtime)?)
     }
 
-    fn make_entry_dir(&self, dir: &RootDir, path: &Path, name: &OsStr) -> Result<(), Reason> {
+    /// The directory of an entry.
+    fn here(&mut self, path: &Path) -> Result<&Here, Reason> {
+        let dir = path.parent().unwrap_or(Path::new("/"));
+        if self.here.path != dir {
+            let real = self.root.resolve(dir)?;
+            let real = real.strip_prefix("/").unwrap_or(&real).to_path_buf();
+            self.here = Here { path: dir.to_path_buf(), real, made: self.made.contains(dir) };
+        }
+        Ok(&self.here)
+    }
+
+    /// Writes down what goes where.
+    fn note(
+        &mut self,
+        tree: &SourceTree<'_>,
+        (source, source_name, source_path): Origin<'_>,
+        stat: &Stat,
+        (path, name): (&Path, &OsStr),
+    ) -> Result<(), Reason> {
+        // Files of other stages are told apart by what they are, not by when they were written.
+        let Some(hashes) = tree.hashes else { return Ok(()) };
+        let real = self.here(path)?.real.join(name);
+        let Some(track) = &mut self.track else { return Ok(()) };
+        let digest = match stat.kind {
+            Kind::File => {
+                track.stamps = track.stamps.wrapping_add(Stamp::of(stat).sum());
+                hashes.last_read(stat)
+            }
+            Kind::Symlink => Some(Digest::of(source.read_link(source_name)?.as_bytes())),
+            _ => None,
+        };
+        let stamp = (hashes.tells(stat) && stat.kind == Kind::File).then(|| Stamp::of(stat));
+        let mode = stat.kind.bits() | tree.owner.mode(stat);
+        track.note(real, Listed { source: source_path.to_path_buf(), mode, stamp, digest });
+        Ok(())
+    }
+
+    /// Leaves a file for later, if nothing else of this copy can come into its way.
+    fn defer(&mut self, source: &Path, (dir, path): (&RootDir, &Path), file: Later) -> Result<bool, Reason> {
+        let plain = self.alone && file.stat.kind == Kind::File && file.stat.nlink == 1;
+        if !plain || !self.track.as_ref().is_some_and(|track| track.defers) {
+            return Ok(false);
+        }
+        let made = self.here(path)?.made;
+        if !made && matches!(dir.stat_name(&file.name), Ok(there) if there.kind == Kind::Dir) {
+            return Ok(false);
+        }
+        let Some(track) = &mut self.track else { return Ok(false) };
+        let source_dir = source.parent().unwrap_or(Path::new(""));
+        if track.later(source_dir, &self.here.real, file) && !made {
+            // The directory has to be in the tree then, as it would be if the file were written now.
+            let (dir, own) = (dir.sub(".")?, dir.stat_self()?);
+            dir.set_own_meta(own.uid, own.gid, own.mode, Timestamp { sec: self.terms.now, nsec: 0 })?;
+        }
+        Ok(true)
+    }
+
+    fn make_entry_dir(&mut self, dir: &RootDir, path: &Path, name: &OsStr) -> Result<(), Reason> {
         match dir.create_dir(name, 0o755) {
+            Ok(()) => {
+                self.made.insert(path.to_path_buf());
+                Ok(())
+            }
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => match self.root.stat_follow(path)?.kind {
                 Kind::Dir => Ok(()),
                 _ => Err(Reason::Text(format!(
@@ -241,7 +344,7 @@ impl Copier<'_> {
                     path.display()
                 ))),
             },
-            other => Ok(other?),
+            Err(e) => Err(e.into()),
         }
     }
 
@@ -283,6 +386,9 @@ impl Copier<'_> {
         };
         if !is_tar {
             return Ok(false);
+        }
+        if let Some(track) = &mut self.track {
+            track.stamps = track.stamps.wrapping_add(Stamp::of(&item.stat).sum());
         }
         let dir = self.make_dir(dest)?;
         let owners = self.chown.map_or(Owners::FromArchive, |(uid, gid)| Owners::Always(uid, gid));

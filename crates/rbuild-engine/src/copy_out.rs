@@ -75,7 +75,7 @@ fn tar(view: &RootDir, wanted: &Path, work: &Workspace, file: &File) -> Result<(
         ..CopyStep::default()
     };
     let tree = SourceTree { root: view, ignore: None, exclude: None, owner: Owner::AsIs, hashes: None };
-    copy(&step, Some(&tree), &dir, Terms::default()).map_err(|e| match e.reason {
+    copy(&step, Some(&tree), &dir, Terms::default(), None).map_err(|e| match e.reason {
         Reason::Kernel(source) => BuildError::Kernel { what: "copying".into(), source },
         Reason::Source(e) => BuildError::other(e.to_string()),
         Reason::Layer(e) => BuildError::other(e.to_string()),

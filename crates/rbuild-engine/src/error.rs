@@ -25,6 +25,8 @@ pub enum BuildError {
     Sandbox(String),
     /// Stopped by a signal, or because another step failed.
     Cancelled,
+    /// The context changed while it was copied; it is to be looked at again.
+    Moved,
     /// Somebody was told of it already.
     Told,
     Other {
@@ -84,6 +86,7 @@ impl BuildError {
             BuildError::Sandbox(text) => text.clone(),
             BuildError::Cancelled => "the build was stopped".into(),
             BuildError::Told => "the build failed".into(),
+            BuildError::Moved => "the build context changed while it was read".into(),
             BuildError::Other { message, .. } => message.clone(),
         }
     }
@@ -99,7 +102,7 @@ impl BuildError {
             BuildError::Kernel { source, .. } => source.is_disk_full().then_some(full),
             BuildError::Refused(r) => Some(r.remedy.clone()),
             BuildError::Other { help, .. } => help.clone(),
-            BuildError::Sandbox(_) | BuildError::Cancelled | BuildError::Told => None,
+            BuildError::Sandbox(_) | BuildError::Cancelled | BuildError::Told | BuildError::Moved => None,
         }
     }
 }

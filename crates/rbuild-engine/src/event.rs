@@ -16,6 +16,11 @@ pub enum Event {
         label: String,
         text: String,
     },
+    /// Why a step runs or does not have to, in a few words.
+    Why {
+        step: usize,
+        text: String,
+    },
     Output {
         step: usize,
         stream: Stream,
@@ -129,6 +134,7 @@ impl Events {
             Event::Started { step: s, label, text } => {
                 Event::Started { step: step(s), label: format!("{}{label}", self.platform), text }
             }
+            Event::Why { step: s, text } => Event::Why { step: step(s), text },
             Event::Output { step: s, stream, bytes } => Event::Output { step: step(s), stream, bytes },
             Event::Done { step: s, outcome, seconds } => Event::Done { step: step(s), outcome, seconds },
             other => other,

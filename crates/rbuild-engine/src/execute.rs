@@ -4,6 +4,7 @@
 //! does, on a child process or a file.
 
 use std::collections::{HashSet, VecDeque};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
@@ -13,18 +14,22 @@ use rbuild_image::{Digest, human_size};
 use rbuild_linux::RootDir;
 use rbuild_plan::{CopyStep, From, Step, VertexId};
 use rbuild_sandbox::{Builder, Cancel, Input, Outcome, RunRequest, Source};
-use rbuild_source::{Owner, SourceTree};
-use rbuild_store::{Budget, BuildLog, Image, Snapshots, StepLog, Store, TreeId, Workspace};
+use rbuild_source::{Changes, Content, Owner, SourceError, SourceTree};
+use rbuild_store::{Account, Budget, BuildLog, Image, Snapshots, StepLog, Store, TreeId, Workspace};
 
 use crate::error::{BuildError, Result, StepFailure};
 use crate::event::{Event, Events, StepOutcome};
 use crate::export::{self, View};
-use crate::keys::{self, Contexts, Viewpoint};
+use crate::keys::{self, Contexts, Keys, Viewpoint, source_error};
 use crate::leaks::Leaks;
 use crate::log_tail::LOG_TAIL;
 use crate::prepare::{Known, Prepared};
 use crate::request::{BuildRequest, ImageForm, OutputKind, Squash};
+use crate::why::{self, Bookkeeper};
 use crate::{Finished, assemble};
+
+/// How often a context that changes while it is copied is copied.
+const LOOKS: usize = 3;
 
 /// A vertex that is done.
 #[derive(Debug, Clone)]
@@ -33,6 +38,8 @@ pub(crate) struct Done {
     /// The step's own tree; none for scratch and images.
     pub tree: Option<TreeId>,
     pub created: i64,
+    /// Its definition key; none for scratch and images.
+    pub key: Option<Digest>,
 }
 
 /// The builder's side of a build: everything that needs a namespace.
@@ -53,6 +60,8 @@ pub(crate) struct Executor<'a> {
     scheduled: HashSet<VertexId>,
     waiting: Vec<AtomicUsize>,
     dependants: Vec<Vec<VertexId>>,
+    /// For each vertex, the key of the nearest step that was built here before.
+    nearest: Vec<Option<Digest>>,
     failure: Mutex<Option<BuildError>>,
     /// What is told of the steps later.
     logged: Mutex<Vec<StepLog>>,
@@ -89,6 +98,7 @@ impl<'a> Executor<'a> {
             scheduled: HashSet::new(),
             waiting: (0..count).map(|_| AtomicUsize::new(0)).collect(),
             dependants: vec![Vec::new(); count],
+            nearest: why::nearest(&store.ledger(&prepared.ledger)?, &prepared.graph),
             failure: Mutex::new(None),
             failed_run: Mutex::new(None),
             logged: Mutex::default(),
@@ -108,7 +118,7 @@ impl<'a> Executor<'a> {
                 self.events.send(Event::Warning { text: text.into() });
             }
         }
-        self.prepared.report_hits(&self.events);
+        self.prepared.report_hits(self.request, &self.events);
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(self.request.jobs.max(1))
             .thread_name(|i| format!("step-{i}"))
@@ -136,8 +146,11 @@ impl<'a> Executor<'a> {
         let graph = &self.prepared.graph;
         for (id, known) in self.prepared.known.iter().enumerate() {
             let done = match known {
-                Known::Source(result) => Done { result: *result, tree: None, created: self.request.now },
-                Known::Hit(r) => Done { result: r.result, tree: Some(r.tree.clone()), created: r.created },
+                Known::Source(result) => Done { result: *result, tree: None, created: self.request.now, key: None },
+                Known::Hit(r) => {
+                    let key = self.prepared.keys[id];
+                    Done { result: r.result, tree: Some(r.tree.clone()), created: r.created, key }
+                }
                 Known::Open => continue,
             };
             let _ = self.done[id].set(done);
@@ -207,12 +220,14 @@ impl<'a> Executor<'a> {
         if let Step::Image { manifest, .. } = &vertex.step {
             return self.unpack(id, manifest);
         }
-        let result_of = |i: VertexId| self.done(i).result;
-        let Some(key) = keys::definition_key(vertex, &result_of, &self.contexts)? else { return Ok(()) };
+        if matches!(vertex.step, Step::Scratch) {
+            return Ok(());
+        }
         let started = Instant::now();
         let label = vertex.label.clone();
         self.events.send(Event::Started { step: id, label, text: vertex.text.clone() });
-        let outcome = self.cached_or_executed(id, &key);
+        let mut why = None;
+        let outcome = self.keyed(id, &mut why);
         let outcome_kind = match &outcome {
             Ok(true) => StepOutcome::Cached,
             Ok(false) => StepOutcome::Done,
@@ -226,6 +241,7 @@ impl<'a> Executor<'a> {
             text: vertex.text.clone(),
             outcome: outcome_kind.word().into(),
             seconds,
+            why,
         });
         self.events.send(Event::Done { step: id, outcome: outcome_kind, seconds });
         outcome.map(|_| ())
@@ -236,20 +252,54 @@ impl<'a> Executor<'a> {
         self.first_step + id
     }
 
-    /// Whether the result was there already; otherwise it is now.
-    fn cached_or_executed(&self, id: VertexId, key: &Digest) -> Result<bool> {
-        if self.hit(id, key, key)? {
+    /// Makes the key and then the result. A context that changes meanwhile is looked at again a few times.
+    fn keyed(&self, id: VertexId, why: &mut Option<String>) -> Result<bool> {
+        let vertex = &self.prepared.graph.vertices[id];
+        let result_of = |i: VertexId| self.done(i).result;
+        let keys = Keys { contexts: &self.contexts, result_of: &result_of };
+        let mut content = self.prepared.contents[id];
+        for _ in 0..LOOKS {
+            let mut book =
+                Bookkeeper { graph: &self.prepared.graph, result_of: &result_of, account: Account::default() };
+            let Some(key) = keys.definition(vertex, content, &mut |part| book.note(part))? else { break };
+            match self.cached_or_executed(id, &key, content, &book.account, why) {
+                Err(BuildError::Moved) => content = keys.copied(vertex)?,
+                other => return other,
+            }
+        }
+        let Step::Copy(copy) = &vertex.step else { return Err(BuildError::other("a step has no key")) };
+        Err(source_error(SourceError::Changed(PathBuf::from(&copy.sources[0])), copy.source_spans[0]))
+    }
+
+    /// Whether the result was there already; otherwise it is now. Says `why` it had to be made.
+    fn cached_or_executed(
+        &self,
+        id: VertexId,
+        key: &Digest,
+        content: Option<Content>,
+        account: &Account,
+        why: &mut Option<String>,
+    ) -> Result<bool> {
+        let tell = |text: String| {
+            if self.request.explain {
+                self.events.send(Event::Why { step: id, text: text.clone() });
+            }
+            Some(text)
+        };
+        if self.hit(id, key, key, account)? {
+            *why = tell(why::hit(key));
             return Ok(true);
         }
         let vertex = &self.prepared.graph.vertices[id];
         // The key under which other steps may have made the same files.
         let mut shared = *key;
         if let Step::Copy(copy) = &vertex.step
-            && let Some(content) = self.copied_content(copy)?
+            && let Some(digest) = self.copied_content(copy, content)?
         {
             let parent = vertex.parent.map_or(*key, |p| self.done(p).result);
-            shared = keys::content_key(copy, &parent, &content);
-            if self.hit(id, &shared, key)? {
+            shared = keys::content_key(vertex, copy, &parent, &digest);
+            if self.hit(id, &shared, key, account)? {
+                *why = tell(why::hit(&shared));
                 return Ok(true);
             }
         }
@@ -258,10 +308,19 @@ impl<'a> Executor<'a> {
         if self.cancel.is_cancelled() {
             return Err(BuildError::Cancelled);
         }
-        if self.hit(id, &shared, key)? {
+        if self.hit(id, &shared, key, account)? {
+            *why = tell(why::hit(&shared));
             return Ok(true);
         }
-        let (made, _) = self.execute(id)?;
+        // What changed among the files of a copy is known when it is made.
+        let is_copy = matches!(vertex.step, Step::Copy(_));
+        if !is_copy {
+            *why = tell(self.reason(id, key, account, None));
+        }
+        let (made, changes) = self.execute(id, content)?;
+        if is_copy {
+            *why = tell(self.reason(id, key, account, changes.as_ref()));
+        }
         let (created, build) = (self.request.now, self.request.build_id.as_str());
         let result = self.result_of(id, &shared, key);
         let again = vertex.ignore_cache && matches!(vertex.step, Step::Run(_));
@@ -270,27 +329,46 @@ impl<'a> Executor<'a> {
         if again || self.store.record(&shared)?.is_none() {
             self.store.commit_tree(&self.work, &made, &tree)?;
         }
+        self.store.put_account(key, account)?;
         self.store.put_record(&shared, &tree, &result, created, build)?;
         if shared != *key {
             self.store.put_record(key, &tree, &result, created, build)?;
         }
-        let _ = self.done[id].set(Done { result, tree: Some(tree), created });
+        let _ = self.done[id].set(Done { result, tree: Some(tree), created, key: Some(*key) });
         Ok(false)
+    }
+
+    /// Why a step has to run, as far as earlier builds tell.
+    fn reason(&self, id: VertexId, key: &Digest, account: &Account, changes: Option<&Changes>) -> String {
+        if self.prepared.graph.vertices[id].ignore_cache {
+            return "it was asked to run again (--no-cache)".into();
+        }
+        let Some(nearest) = &self.nearest[id] else { return "it was not built here before".into() };
+        if nearest == key {
+            return "its earlier result is no longer in the cache".into();
+        }
+        let Ok(Some(before)) = self.store.account(nearest) else {
+            return "what it was built of before is no longer known".into();
+        };
+        let differences = why::differences(account, &before, changes);
+        if differences.is_empty() { "the earlier key was made by other rules".into() } else { differences.join("; ") }
+    }
+
+    /// The tree that the nearest earlier step made here, if it is still there.
+    pub(crate) fn nearest_tree(&self, id: VertexId) -> Option<TreeId> {
+        self.store.record(&self.nearest[id]?).ok().flatten().map(|record| record.tree)
     }
 
     /// What a COPY copies, where it counts by content although its key does not say it: files of another stage,
     /// and linked copies.
-    fn copied_content(&self, copy: &CopyStep) -> Result<Option<Digest>> {
+    fn copied_content(&self, copy: &CopyStep, content: Option<Content>) -> Result<Option<Digest>> {
         match copy.from {
             From::Vertex(from) => {
                 let view = self.view(from)?;
                 let tree = SourceTree { root: &view, ignore: None, exclude: None, owner: Owner::AsIs, hashes: None };
-                keys::sources_content(&tree, copy).map(Some)
+                Ok(Some(keys::sources_content(&tree, copy)?.digest))
             }
-            from if copy.link && !copy.sources.is_empty() => {
-                let context = self.contexts.of(from, copy.source_spans[0])?;
-                context.map(|c| keys::sources_content(&c.tree(), copy)).transpose()
-            }
+            _ if copy.link => Ok(content.map(|content| content.digest)),
             _ => Ok(None),
         }
     }
@@ -311,16 +389,18 @@ impl<'a> Executor<'a> {
     }
 
     /// Takes the record of `key`, if there is one, as the result of the vertex whose definition key is `also`.
-    fn hit(&self, id: VertexId, key: &Digest, also: &Digest) -> Result<bool> {
+    fn hit(&self, id: VertexId, key: &Digest, also: &Digest, account: &Account) -> Result<bool> {
         if self.prepared.graph.vertices[id].ignore_cache {
             return Ok(false);
         }
         let Some(record) = self.store.record(key)? else { return Ok(false) };
         let result = if key == also { record.result } else { self.result_of(id, key, also) };
         if key != also {
+            self.store.put_account(also, account)?;
             self.store.put_record(also, &record.tree, &result, record.created, &self.request.build_id)?;
         }
-        let _ = self.done[id].set(Done { result, tree: Some(record.tree), created: record.created });
+        let done = Done { result, tree: Some(record.tree), created: record.created, key: Some(*also) };
+        let _ = self.done[id].set(done);
         Ok(true)
     }
 
@@ -390,6 +470,17 @@ impl<'a> Executor<'a> {
             more: (log.len() >= LOG_TAIL).then(|| self.request.build_id.clone()),
             log,
         }))
+    }
+
+    /// Notes which steps were built here; what did not come to its turn is noted as it was before.
+    fn remember(&self) {
+        let key = |(done, before): (&OnceLock<Done>, &Option<Digest>)| match done.get() {
+            Some(done) => done.key,
+            None => *before,
+        };
+        let keys: Vec<Option<Digest>> = self.done.iter().zip(&self.nearest).map(key).collect();
+        // Losing it costs an explanation, once.
+        let _ = self.prepared.remember(self.store, &keys);
     }
 
     /// A shell in the container of the command that failed, if that was asked for: with its files as it left them, its
@@ -478,6 +569,7 @@ pub fn execute(
     let result = execute_all(request, platforms, store, &events, &cancel, builder, tell, &mut executors);
     let mut steps = Vec::new();
     for executor in &executors {
+        executor.remember();
         steps.append(&mut executor.logged.lock().unwrap_or_else(PoisonError::into_inner));
     }
     if !steps.is_empty() {

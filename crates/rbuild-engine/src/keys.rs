@@ -12,7 +12,7 @@ use rbuild_image::{Digest, Hasher};
 use rbuild_linux::RootDir;
 use rbuild_plan::{CopyStep, From, MountKindStep, RunStep, Step, Vertex, VertexId};
 use rbuild_sandbox::Builder;
-use rbuild_source::{HashCache, Ignore, Owner, Selected, SourceError, SourceTree, content_digest};
+use rbuild_source::{Content, HashCache, Ignore, Owner, Selected, SourceError, SourceTree, content};
 
 use crate::error::{BuildError, Result};
 use crate::places::Place;
@@ -100,91 +100,123 @@ pub fn exclusions(copy: &CopyStep) -> Result<Ignore> {
     })
 }
 
-/// The definition key of a step whose inputs all have results. `None` for what has none: scratch and images.
-pub fn definition_key(
-    vertex: &Vertex,
-    result_of: &dyn Fn(VertexId) -> Digest,
-    contexts: &Contexts,
-) -> Result<Option<Digest>> {
-    let mut hasher = Hasher::new();
-    hasher.field("step 1");
-    if let Some(parent) = vertex.parent {
-        hasher.field(result_of(parent).bytes());
-    }
-    match &vertex.step {
-        Step::Scratch | Step::Image { .. } => return Ok(None),
-        Step::Workdir(step) => step.key(&mut hasher),
-        Step::Run(run) => run_key(&mut hasher, run, result_of, contexts)?,
-        Step::Copy(copy) => {
-            copy.key(&mut hasher);
-            match copy.from {
-                From::Vertex(id) => {
-                    copy.sources_key(&mut hasher);
-                    hasher.field("from").field(result_of(id).bytes());
-                }
-                _ if copy.sources.is_empty() => {
-                    hasher.field("content");
-                }
-                from => {
-                    if let Some(context) = contexts.of(from, copy.source_spans[0])? {
-                        let content = sources_content(&context.tree(), copy)?;
-                        hasher.field("content").field(content.bytes());
-                    }
-                }
-            }
-        }
-    }
-    Ok(Some(hasher.finish()))
+/// One thing that a key is made of.
+pub enum Part<'a> {
+    /// Of the step itself.
+    Own(&'static str, &'a [u8]),
+    /// What the step reads; it counts by its result.
+    Input(&'static str, VertexId),
+    /// Files of a context.
+    Files(&'static str, Digest),
 }
 
+/// What keys of a build are made with.
+pub struct Keys<'a> {
+    pub contexts: &'a Contexts,
+    pub result_of: &'a dyn Fn(VertexId) -> Digest,
+}
+
+impl Keys<'_> {
+    /// The definition key of a step whose inputs all have results; each part of it is given to `note`, too. `content` is
+    /// what a copy takes from a context, as [`Keys::copied`] tells it. `None` for what has no key: scratch and images.
+    pub fn definition(
+        &self,
+        vertex: &Vertex,
+        content: Option<Content>,
+        note: &mut dyn FnMut(&Part<'_>),
+    ) -> Result<Option<Digest>> {
+        let mut hasher = Hasher::new();
+        hasher.field("step 2");
+        let mut put = |part: Part<'_>| {
+            match &part {
+                Part::Own(name, value) => hasher.field(name).field(value),
+                Part::Input(name, id) => hasher.field(name).field((self.result_of)(*id).bytes()),
+                Part::Files(name, digest) => hasher.field(name).field(digest.bytes()),
+            };
+            note(&part);
+        };
+        if let Some(parent) = vertex.parent {
+            put(Part::Input(PARENT, parent));
+        }
+        vertex.step.parts(&mut |name, value| put(Part::Own(name, value)));
+        match &vertex.step {
+            Step::Scratch | Step::Image { .. } => return Ok(None),
+            Step::Workdir(_) => {}
+            Step::Run(run) => self.mounts(run, &mut put)?,
+            Step::Copy(copy) => match (copy.from, content) {
+                (From::Vertex(id), _) => {
+                    copy.source_parts(&mut |name, value| put(Part::Own(name, value)));
+                    put(Part::Input(FROM, id));
+                }
+                (_, Some(content)) => put(Part::Files(FILES, content.digest)),
+                (_, None) => {}
+            },
+        }
+        Ok(Some(hasher.finish()))
+    }
+
+    /// What a copy takes from a context, by its content; `None` if it takes nothing from there.
+    pub fn copied(&self, vertex: &Vertex) -> Result<Option<Content>> {
+        let Step::Copy(copy) = &vertex.step else { return Ok(None) };
+        if copy.sources.is_empty() {
+            return Ok(None);
+        }
+        let context = self.contexts.of(copy.from, copy.source_spans[0])?;
+        context.map(|context| sources_content(&context.tree(), copy)).transpose()
+    }
+
+    fn mounts(&self, run: &RunStep, put: &mut dyn FnMut(Part<'_>)) -> Result<()> {
+        for mount in &run.mounts {
+            let MountKindStep::Bind { from, source } = &mount.kind else { continue };
+            match (from, self.contexts.of(*from, mount.span)?) {
+                (From::Vertex(id), _) => put(Part::Input(FROM, *id)),
+                (_, Some(context)) => {
+                    let tree = context.tree();
+                    let selected = tree.select(source).map_err(|e| source_error(e, mount.span))?;
+                    let content = content(&tree, &selected).map_err(|e| source_error(e, mount.span))?;
+                    put(Part::Files(FILES, content.digest));
+                }
+                (_, None) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Names of the parts that are not the step's own.
+pub const PARENT: &str = "the file system below";
+pub const FROM: &str = "what it reads";
+pub const FILES: &str = "files of the context";
+
 /// The key of a COPY by what it copies, and by what it stands on unless it is linked.
-pub fn content_key(copy: &CopyStep, parent: &Digest, content: &Digest) -> Digest {
+pub fn content_key(vertex: &Vertex, copy: &CopyStep, parent: &Digest, content: &Digest) -> Digest {
     let mut hasher = Hasher::new();
-    hasher.field("step 1");
+    hasher.field("content step 2");
     if copy.link {
         hasher.field("linked");
     } else {
         hasher.field(parent.bytes());
     }
-    copy.key(&mut hasher);
-    hasher.field("content").field(content.bytes());
+    vertex.step.parts(&mut |name, value| {
+        hasher.field(name).field(value);
+    });
+    hasher.field(FILES).field(content.bytes());
     hasher.finish()
 }
 
-fn run_key(
-    hasher: &mut Hasher,
-    run: &RunStep,
-    result_of: &dyn Fn(VertexId) -> Digest,
-    contexts: &Contexts,
-) -> Result<()> {
-    run.key(hasher);
-    for mount in &run.mounts {
-        let MountKindStep::Bind { from, source } = &mount.kind else { continue };
-        match (from, contexts.of(*from, mount.span)?) {
-            (From::Vertex(id), _) => hasher.field("from").field(result_of(*id).bytes()),
-            (_, Some(context)) => {
-                let tree = context.tree();
-                let selected = tree.select(source).map_err(|e| source_error(e, mount.span))?;
-                let content = content_digest(&tree, &selected).map_err(|e| source_error(e, mount.span))?;
-                hasher.field("context").field(content.bytes())
-            }
-            (_, None) => hasher,
-        };
-    }
-    Ok(())
-}
-
 /// The content of all sources of a COPY, in order.
-pub fn sources_content(tree: &SourceTree<'_>, copy: &CopyStep) -> Result<Digest> {
+pub fn sources_content(tree: &SourceTree<'_>, copy: &CopyStep) -> Result<Content> {
     let exclude = exclusions(copy)?;
     let tree = SourceTree { exclude: Some(&exclude), ..*tree };
     let mut hasher = Hasher::new();
+    let mut stamps = 0u64;
     for (source, span) in copy.sources.iter().zip(&copy.source_spans) {
         let fail = |e| source_error(e, *span);
-        let content = content_digest(&tree, &select(&tree, copy, source).map_err(fail)?).map_err(fail)?;
-        hasher.field(content.bytes());
+        let one = content(&tree, &select(&tree, copy, source).map_err(fail)?).map_err(fail)?;
+        hasher.field(one.digest.bytes());
+        stamps = stamps.wrapping_add(one.stamps);
     }
-    Ok(hasher.finish())
+    Ok(Content { digest: hasher.finish(), stamps })
 }
 
 /// A selection that went wrong, at the word that asked for it.

@@ -25,7 +25,9 @@ mod prepare;
 mod private_key;
 mod request;
 mod steps;
+mod track;
 mod users;
+mod why;
 
 pub use archive::{ArchiveFormat, Saved, archive_blobs, layer_blobs, save_directory, save_size, save_to};
 pub use copy_out::{CopyTarget, copy_out};

@@ -8,7 +8,7 @@ use rbuild_image::{Digest, Hasher};
 use rbuild_linux::RootDir;
 use rbuild_plan::{AgentStep, CacheStep, CopyStep, From, MountKindStep, MountStep, VertexId};
 use rbuild_sandbox::{MountRequest, Source};
-use rbuild_source::{Owner, SourceTree, content_digest};
+use rbuild_source::{Owner, SourceTree, content};
 use rbuild_store::{CacheMount, CacheUse, Files, Snapshots, TreeId};
 
 use crate::agent::Agent;
@@ -104,7 +104,7 @@ impl Executor<'_> {
             }
             _ => self.contexts.of(from, span)?.map(|c| c.tree()),
         };
-        copy(&files, tree.as_ref(), dir, self.terms()).map_err(|e| self.copy_error(0, &files, e))
+        copy(&files, tree.as_ref(), dir, self.terms(), None).map_err(|e| self.copy_error(0, &files, e))
     }
 
     /// A part of another stage. What a command writes to it is thrown away.
@@ -131,9 +131,9 @@ impl Executor<'_> {
         };
         let tree = context.tree();
         let selected = tree.select(source).map_err(|e| source_error(e, span))?;
-        let content = content_digest(&tree, &selected).map_err(|e| source_error(e, span))?;
+        let content = content(&tree, &selected).map_err(|e| source_error(e, span))?;
         let mut hasher = Hasher::new();
-        hasher.field("context mount 1").field(content.bytes());
+        hasher.field("context mount 1").field(content.digest.bytes());
         let key = hasher.finish();
         let [item] = &selected[..] else {
             return Err(source_error(rbuild_source::SourceError::BadPattern(source.to_string()), span));
@@ -147,7 +147,7 @@ impl Executor<'_> {
             self.prepare_root(&[], &dir)?;
             let root = dir.sub("fs").map_err(BuildError::kernel("the context's directory"))?;
             let files = files_of(from, source, span);
-            copy(&files, Some(&tree), &root, self.terms()).map_err(|e| self.copy_error(0, &files, e))?;
+            copy(&files, Some(&tree), &root, self.terms(), None).map_err(|e| self.copy_error(0, &files, e))?;
             self.store.commit_tree(&self.work, &made, &tree_id)?;
             self.store.put_record(&key, &tree_id, &key, self.request.now, &self.request.build_id)?;
         }

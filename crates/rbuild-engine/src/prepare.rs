@@ -9,15 +9,16 @@ use rbuild_dockerfile::Diagnostic;
 use rbuild_image::{Digest, Hasher, Platform};
 use rbuild_linux::RootDir;
 use rbuild_plan::{BaseImage, BuildGraph, ImageNeed, Parameters, Plan, Step, VertexId, plan};
-use rbuild_source::HashCache;
+use rbuild_source::{Content, HashCache};
 use rbuild_store::{Image, Record, Store, StoreError};
 
 use crate::Finished;
 use crate::error::{BuildError, Result};
 use crate::event::{Event, Events, StepOutcome};
 use crate::export::{self, View};
-use crate::keys::{self, Contexts, Viewpoint};
+use crate::keys::{self, Contexts, Keys, Viewpoint};
 use crate::request::{BuildRequest, ImageForm, OutputKind};
+use crate::why;
 
 /// What is known of a vertex before anything runs.
 #[derive(Debug, Clone)]
@@ -35,6 +36,12 @@ pub struct Prepared {
     pub(crate) platform: Platform,
     pub(crate) graph: BuildGraph,
     pub(crate) known: Vec<Known>,
+    /// The keys of the steps that are known.
+    pub(crate) keys: Vec<Option<Digest>>,
+    /// What each copy takes from a context.
+    pub(crate) contents: Vec<Option<Content>>,
+    /// Names what was built from this Dockerfile in this place.
+    pub(crate) ledger: Digest,
     /// Images by their manifest.
     pub(crate) images: HashMap<Digest, Image>,
     /// What is known of files of the contexts; the builder has its own copy of it.
@@ -75,12 +82,22 @@ pub fn prepare(request: &BuildRequest, params: &Parameters, store: &Store, event
     }
     let name = hashes_name(request);
     let hashes = Arc::new(HashCache::new(&store.hashes(&name)?, request.now));
-    let known = look_up(&graph, store, &Contexts::open(request, Viewpoint::Launcher, &hashes)?)?;
+    let contexts = Contexts::open(request, Viewpoint::Launcher, &hashes)?;
+    let (known, keys, contents) = look_up(&graph, store, &contexts)?;
     if let Some(bytes) = hashes.bytes() {
         // Losing them costs time and nothing else.
         let _ = store.put_hashes(&name, &bytes);
     }
-    Ok(Prepared { platform: graph.config.platform(), graph, known, images, hashes })
+    let platform = graph.config.platform();
+    let ledger = ledger_name(request, &name, &platform);
+    Ok(Prepared { platform, graph, known, keys, contents, images, hashes, ledger })
+}
+
+/// A Dockerfile in its place, for one platform.
+fn ledger_name(request: &BuildRequest, contexts: &Digest, platform: &Platform) -> Digest {
+    let mut hasher = Hasher::new();
+    hasher.field("ledger 1").field(contexts.bytes()).field(&request.dockerfile_name).field(platform.to_string());
+    hasher.finish()
 }
 
 /// The contexts of a build, as a name for what is known of their files.
@@ -119,24 +136,33 @@ fn missing_image(store: &Store, need: &ImageNeed) -> BuildError {
     }])
 }
 
-fn look_up(graph: &BuildGraph, store: &Store, contexts: &Contexts) -> Result<Vec<Known>> {
+type LookedUp = (Vec<Known>, Vec<Option<Digest>>, Vec<Option<Content>>);
+
+fn look_up(graph: &BuildGraph, store: &Store, contexts: &Contexts) -> Result<LookedUp> {
     let mut known: Vec<Known> = Vec::with_capacity(graph.vertices.len());
+    let (mut keys, mut contents) = (Vec::new(), Vec::new());
     for vertex in &graph.vertices {
         if matches!(vertex.step, Step::Scratch | Step::Image { .. }) {
             known.push(Known::Source(keys::source_result(&vertex.step)));
+            keys.push(None);
+            contents.push(None);
             continue;
         }
         let ready = vertex.inputs().iter().all(|i| known[*i].result().is_some());
         // A step whose inputs are open cannot be keyed, but mistakes in what it reads are told before anything runs.
         let result_of = |id: VertexId| known[id].result().unwrap_or_else(|| Digest::of(b"open"));
-        let key = keys::definition_key(vertex, &result_of, contexts)?;
+        let maker = Keys { contexts, result_of: &result_of };
+        let content = maker.copied(vertex)?;
+        let key = maker.definition(vertex, content, &mut |_| ())?;
         let record = match key {
             Some(key) if ready && !vertex.ignore_cache => store.record(&key)?,
             _ => None,
         };
+        keys.push(key.filter(|_| record.is_some()));
+        contents.push(content);
         known.push(record.map_or(Known::Open, Known::Hit));
     }
-    Ok(known)
+    Ok((known, keys, contents))
 }
 
 impl Prepared {
@@ -191,8 +217,23 @@ impl Prepared {
                 }
             }
         }
-        self.report_hits(events);
+        self.report_hits(request, events);
+        // Losing it costs an explanation, once.
+        let _ = self.remember(store, &self.keys);
         export::publish(request, store, &[manifests], events).map(Some)
+    }
+
+    /// Notes which steps were built here, for the next build to compare itself with. What has no key was not built.
+    pub(crate) fn remember(&self, store: &Store, keys: &[Option<Digest>]) -> Result<()> {
+        let built = self.graph.vertices.iter().zip(keys);
+        let steps = built.filter_map(|(vertex, key)| Some(why::entry(vertex, (*key)?))).collect();
+        let before = store.ledger(&self.ledger)?;
+        let mut after = before.clone();
+        after.update(steps);
+        if after != before {
+            store.put_ledger(&self.ledger, &after)?;
+        }
+        Ok(())
     }
 
     /// Whether the target is a single step on nothing, so that its own tree is its whole file system.
@@ -216,11 +257,14 @@ impl Prepared {
         }
     }
 
-    pub(crate) fn report_hits(&self, events: &Events) {
+    pub(crate) fn report_hits(&self, request: &BuildRequest, events: &Events) {
         for (step, known) in self.known.iter().enumerate() {
             let vertex = &self.graph.vertices[step];
             if matches!(known, Known::Hit(_)) {
                 events.send(Event::Started { step, label: vertex.label.clone(), text: vertex.text.clone() });
+                if let (true, Some(key)) = (request.explain, self.keys[step]) {
+                    events.send(Event::Why { step, text: why::hit(&key) });
+                }
                 events.send(Event::Done { step, outcome: StepOutcome::Cached, seconds: 0.0 });
             }
         }

@@ -12,7 +12,7 @@ use rbuild_plan::{CopyStep, From, Network, RunStep, SecretStep, Security, Step, 
 use rbuild_sandbox::{
     Files, Input, MountRequest, Network as SandboxNetwork, Outcome, RunRequest, Source, Stream, remove_points,
 };
-use rbuild_source::{Owner, SourceTree};
+use rbuild_source::{Changes, Content, Listing, Owner, SourceError, SourceTree};
 use rbuild_store::{Before, Snapshots, TreeId, Working};
 
 use crate::copy::{CopyError, Reason, Terms, copy};
@@ -21,11 +21,13 @@ use crate::execute::Executor;
 use crate::keys::{self, source_error};
 use crate::log_tail::LogTail;
 use crate::mask::Mask;
+use crate::track::Track;
 use crate::users;
 
 impl Executor<'_> {
-    /// Executes a vertex into a new tree; gives the directory that holds its `fs`.
-    pub(crate) fn execute(&self, id: VertexId) -> Result<(PathBuf, RootDir)> {
+    /// Executes a vertex into a new tree: gives the directory that holds its `fs`, and what is different among the files
+    /// that it copied since it was last built here, where that is known.
+    pub(crate) fn execute(&self, id: VertexId, content: Option<Content>) -> Result<(PathBuf, Option<Changes>)> {
         let vertex = &self.prepared.graph.vertices[id];
         let trees = match vertex.parent {
             Some(parent) => self.trees(parent)?,
@@ -34,13 +36,14 @@ impl Executor<'_> {
         let (path, dir) = self.store.new_tree(&self.work)?;
         let linked = matches!(&vertex.step, Step::Copy(step) if step.link);
         self.prepare_root(if linked { &[] } else { &trees }, &dir)?;
+        let mut changes = None;
         match &vertex.step {
             Step::Run(run) => self.run_step(id, run, &trees, &path)?,
-            Step::Copy(step) => self.copy_step(id, step, &trees, &path)?,
+            Step::Copy(step) => changes = self.copy_step(id, step, content, &trees, (&path, &dir))?,
             Step::Workdir(step) => self.workdir_step(id, step, &trees, &path)?,
             Step::Scratch | Step::Image { .. } => {}
         }
-        Ok((path, dir))
+        Ok((path, changes))
     }
 
     /// The root of the new tree looks like the root that it covers.
@@ -106,34 +109,68 @@ impl Executor<'_> {
         Terms { now: self.request.now, limits: self.store.limits() }
     }
 
-    fn copy_step(&self, id: VertexId, step: &CopyStep, trees: &[TreeId], path: &Path) -> Result<()> {
+    fn copy_step(
+        &self,
+        id: VertexId,
+        step: &CopyStep,
+        content: Option<Content>,
+        trees: &[TreeId],
+        (path, dir): (&Path, &RootDir),
+    ) -> Result<Option<Changes>> {
         // A linked copy makes a tree of its own, which covers what is below as any other tree does.
         let trees = if step.link { &[] } else { trees };
         let working = self.writable(trees, path)?;
         let root = &working.root;
         let terms = self.terms();
         let exclude = keys::exclusions(step)?;
-        let result = match step.from {
+        let view;
+        let source = match step.from {
             From::Vertex(from) => {
-                let view = self.view(from)?;
-                let tree =
-                    SourceTree { root: &view, ignore: None, exclude: Some(&exclude), owner: Owner::AsIs, hashes: None };
-                copy(step, Some(&tree), root, terms)
+                view = self.view(from)?;
+                Some(SourceTree {
+                    root: &view,
+                    ignore: None,
+                    exclude: Some(&exclude),
+                    owner: Owner::AsIs,
+                    hashes: None,
+                })
             }
-            _ if step.sources.is_empty() => copy(step, None, root, terms),
+            _ if step.sources.is_empty() => None,
             from => {
                 let context = self.contexts.of(from, step.source_spans[0])?;
-                let tree = context.map(|c| SourceTree { exclude: Some(&exclude), ..c.tree() });
-                copy(step, tree.as_ref(), root, terms)
+                context.map(|c| SourceTree { exclude: Some(&exclude), ..c.tree() })
             }
         };
-        result.map_err(|e| self.copy_error(id, step, e))?;
-        Ok(working.finish(&path.join("fs"))?)
+        let of_context = source.as_ref().is_some_and(|source| source.hashes.is_some());
+        let mut track = if of_context { self.track(id)? } else { Track::default() };
+        track.defers = working.takes_files();
+        let fail = |e| self.copy_error(id, step, e);
+        copy(step, source.as_ref(), root, terms, Some(&mut track)).map_err(fail)?;
+        working.finish(&path.join("fs"))?;
+        if let Some(source) = &source {
+            let fs = dir.sub("fs").map_err(BuildError::kernel("the step's directory"))?;
+            track.finish(source.root, &fs).map_err(|reason| fail(CopyError { source: None, reason }))?;
+        }
+        if content.is_some_and(|content| content.stamps != track.stamps) {
+            return Err(BuildError::Moved);
+        }
+        if of_context {
+            self.store.put_note(dir, LISTING, &track.listing.to_bytes())?;
+        }
+        Ok(track.changes())
+    }
+
+    /// What the nearest earlier copy knows, and its files.
+    fn track(&self, id: VertexId) -> Result<Track> {
+        let Some(tree) = self.nearest_tree(id) else { return Ok(Track::default()) };
+        let listing = Listing::from_bytes(&self.store.tree_note(&tree, LISTING)?);
+        Ok(Track::since(listing, Some(self.store.tree(&tree)?)))
     }
 
     pub(crate) fn copy_error(&self, id: VertexId, step: &CopyStep, e: CopyError) -> BuildError {
         let span = e.source.and_then(|i| step.source_spans.get(i).copied());
         match (e.reason, span) {
+            (Reason::Source(SourceError::Changed(_)), _) => BuildError::Moved,
             (Reason::Source(e), Some(span)) => source_error(e, span),
             (Reason::Text(text), Some(span)) => BuildError::Unmet(vec![Diagnostic::new(span, text)]),
             (Reason::Layer(e), Some(span)) if !e.is_disk_full() => {
@@ -302,6 +339,9 @@ impl Executor<'_> {
         error
     }
 }
+
+/// Stands beside the files of a copy.
+const LISTING: &str = "listing";
 
 /// More than the kernel's clock for the times of files is coarse (CONFIG_HZ is 100 at least).
 const TICK: Duration = Duration::from_millis(11);

@@ -4,11 +4,12 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::SeekFrom;
+use rustix::fs::{Gid, Mode, SeekFrom, Uid};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::meta::Stat;
+use crate::meta::{Stat, Timestamp};
+use crate::rootdir::timestamps;
 
 /// Copies all bytes of `from` into the empty file `to`. Holes stay holes where `stat` shows that there are some
 /// (plain copy_file_range(2) fills them on ext4). Gives the number of bytes, holes included.
@@ -21,7 +22,7 @@ pub fn copy_file(from: &File, stat: &Stat, to: &File) -> Result<u64> {
         return copy_sparse(from, stat.size, to);
     }
     if stat.size < 64 * 1024 {
-        return copy_contents(from, to).map_err(|e| fail("read", e));
+        return copy_small(from, stat.size as usize, to).map_err(|e| fail("read", e));
     }
     let mut copied = 0u64;
     loop {
@@ -34,6 +35,26 @@ pub fn copy_file(from: &File, stat: &Stat, to: &File) -> Result<u64> {
             Err(e) => return Err(fail("copy_file_range", e.into())),
         }
     }
+}
+
+/// In one read and one write, where the size is what it was.
+fn copy_small(mut from: &File, size: usize, mut to: &File) -> std::io::Result<u64> {
+    let mut content = Vec::with_capacity(size + 1);
+    from.read_to_end(&mut content)?;
+    to.write_all(&content)?;
+    Ok(content.len() as u64)
+}
+
+/// Owner and mode of an open file.
+pub fn set_file_owner(file: &File, uid: u32, gid: u32, mode: u32) -> Result<()> {
+    let fail = |call, e: Errno| Error::new(call, "a new file", e);
+    rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))).map_err(|e| fail("fchown", e))?;
+    rustix::fs::fchmod(file, Mode::from_raw_mode(mode)).map_err(|e| fail("fchmod", e))
+}
+
+/// The modification time of an open file, and the access time too.
+pub fn set_file_time(file: &File, mtime: Timestamp) -> Result<()> {
+    rustix::fs::futimens(file, &timestamps(mtime)).map_err(|e| Error::new("futimens", "a new file", e))
 }
 
 /// Copies through a buffer; the plain way that works between any two descriptors.

@@ -16,7 +16,7 @@ pub mod process;
 mod publish;
 mod rootdir;
 
-pub use copy::{copy_contents, copy_file};
+pub use copy::{copy_contents, copy_file, set_file_owner, set_file_time};
 pub use error::{Error, Result};
 pub use idmap::{IdMaps, IdRange, SubIds, parent_range, subordinate_ranges};
 pub use lock::{KeyLock, LockKind};

@@ -15,6 +15,22 @@ pub enum Kind {
     Socket,
 }
 
+impl Kind {
+    /// As stat(2) has it in the bits of `S_IFMT`.
+    pub fn bits(self) -> u32 {
+        let kind = match self {
+            Kind::File => FileType::RegularFile,
+            Kind::Dir => FileType::Directory,
+            Kind::Symlink => FileType::Symlink,
+            Kind::CharDevice => FileType::CharacterDevice,
+            Kind::BlockDevice => FileType::BlockDevice,
+            Kind::Fifo => FileType::Fifo,
+            Kind::Socket => FileType::Socket,
+        };
+        kind.as_raw_mode()
+    }
+}
+
 /// A point in time, in seconds and nanoseconds since the epoch; seconds may be negative.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp {

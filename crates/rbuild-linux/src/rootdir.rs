@@ -382,6 +382,11 @@ impl RootDir {
         rustix::fs::futimens(self.fd(), &timestamps(mtime)).map_err(|e| self.err("futimens", here, e))
     }
 
+    /// The modification time of this directory itself.
+    pub fn set_own_mtime(&self, mtime: Timestamp) -> Result<()> {
+        rustix::fs::futimens(self.fd(), &timestamps(mtime)).map_err(|e| self.err("futimens", Path::new(""), e))
+    }
+
     /// The extended attributes of the direct child `name` (not followed), or of the directory itself when empty.
     ///
     /// There is no `*at` form before Linux 6.13, so the descriptor's directory in /proc stands in for the path;
@@ -522,7 +527,7 @@ fn stat_fd(fd: BorrowedFd<'_>) -> rustix::io::Result<Stat> {
     Ok(Stat::from_statx(&rustix::fs::statx(fd, c"", flags, StatxFlags::BASIC_STATS)?))
 }
 
-fn timestamps(mtime: Timestamp) -> Timestamps {
+pub(crate) fn timestamps(mtime: Timestamp) -> Timestamps {
     let t = Timespec { tv_sec: mtime.sec, tv_nsec: i64::from(mtime.nsec) };
     Timestamps { last_access: t, last_modification: t }
 }

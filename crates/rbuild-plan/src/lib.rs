@@ -7,6 +7,7 @@ mod chmod;
 mod convert;
 mod graph;
 mod history;
+mod parts;
 mod scope;
 
 pub use chmod::Chmod;
@@ -15,4 +16,5 @@ pub use graph::{
     AgentStep, BuildGraph, CacheStep, CopyStep, From, HistoryEntry, InlineFile, MountKindStep, MountStep, Network,
     RunStep, SecretStep, Security, Step, Vertex, VertexId, WorkdirStep,
 };
+pub use parts::Tell;
 pub use scope::Vars;

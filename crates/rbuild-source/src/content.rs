@@ -7,37 +7,59 @@ use std::ffi::OsStr;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rbuild_image::{Digest, Hasher};
 use rbuild_linux::{Kind, RootDir, Stat};
 
 use crate::select::{Owner, Selected, SourceError, SourceTree};
+use crate::stamp::Stamp;
+
+/// What a selection holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Content {
+    pub digest: Digest,
+    /// The sum of the files' stamps.
+    pub stamps: u64,
+}
 
 /// The digest of everything that the sources select, and the names that files are copied under.
-pub fn content_digest(tree: &SourceTree<'_>, selected: &[Selected]) -> Result<Digest, SourceError> {
+pub fn content(tree: &SourceTree<'_>, selected: &[Selected]) -> Result<Content, SourceError> {
     let mut hasher = Hasher::new();
+    let stamps = AtomicU64::new(0);
+    let describe = |out: &mut Vec<u8>, dir: &RootDir, path: &Path, stat: &Stat| {
+        if stat.kind == Kind::File {
+            stamps.fetch_add(Stamp::of(stat).sum(), Ordering::Relaxed);
+        }
+        entry(out, tree, dir, path, stat)
+    };
     hasher.field("content 2");
     for item in selected {
+        let mut said = Vec::new();
         if item.stat.kind == Kind::Dir {
             // What a directory is called counts only where it is kept.
             let kept = if item.kept { item.name.as_os_str().as_bytes() } else { b"" };
             hasher.field("dir").field(kept);
-            header(&mut hasher, tree.owner, &item.stat);
-            tree.walk::<SourceError>(&item.path, |dir, path, stat| {
-                hasher.field(path.as_os_str().as_bytes());
-                entry(&mut hasher, tree, dir, path, stat)
-            })?;
+            header(&mut said, tree.owner, &item.stat);
+            hasher.update(&said);
+            tree.digest(&item.path, &mut hasher, &describe)?;
             hasher.field("end");
         } else {
             hasher.field("file").field(item.name.as_os_str().as_bytes());
             let (dir, _) = tree.root.parent(&item.path)?;
-            entry(&mut hasher, tree, &dir, &item.path, &item.stat)?;
+            describe(&mut said, &dir, &item.path, &item.stat)?;
+            hasher.update(&said);
         }
     }
-    Ok(hasher.finish())
+    Ok(Content { digest: hasher.finish(), stamps: stamps.into_inner() })
 }
 
-fn header(hasher: &mut Hasher, owner: Owner, stat: &Stat) {
+fn field(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+    out.extend_from_slice(bytes);
+}
+
+fn header(out: &mut Vec<u8>, owner: Owner, stat: &Stat) {
     let (uid, gid) = owner.ids(stat);
     let kind: u32 = match stat.kind {
         // A socket is copied as an empty file.
@@ -50,24 +72,16 @@ fn header(hasher: &mut Hasher, owner: Owner, stat: &Stat) {
     };
     let mode = if stat.kind == Kind::Symlink { 0o777 } else { owner.mode(stat) };
     for number in [kind, mode, uid, gid, stat.rdev.0, stat.rdev.1] {
-        hasher.update(&number.to_le_bytes());
+        out.extend_from_slice(&number.to_le_bytes());
     }
 }
 
-fn entry(
-    hasher: &mut Hasher,
-    tree: &SourceTree<'_>,
-    dir: &RootDir,
-    path: &Path,
-    stat: &Stat,
-) -> Result<(), SourceError> {
+fn entry(out: &mut Vec<u8>, tree: &SourceTree<'_>, dir: &RootDir, path: &Path, stat: &Stat) -> Result<(), SourceError> {
     let name = path.file_name().unwrap_or(OsStr::new(""));
-    header(hasher, tree.owner, stat);
+    header(out, tree.owner, stat);
     match stat.kind {
-        Kind::Dir => attributes(hasher, dir, name)?,
-        Kind::Symlink => {
-            hasher.field(dir.read_link(name)?.as_bytes());
-        }
+        Kind::Dir => attributes(dir, name, |bytes| field(out, bytes))?,
+        Kind::Symlink => field(out, dir.read_link(name)?.as_bytes()),
         Kind::File => {
             let known = tree.hashes.and_then(|hashes| hashes.get(stat));
             let digest = match known {
@@ -80,16 +94,17 @@ fn entry(
                     digest
                 }
             };
-            hasher.update(digest.bytes());
+            out.extend_from_slice(digest.bytes());
         }
         _ => {}
     }
     Ok(())
 }
 
-fn attributes(hasher: &mut Hasher, dir: &RootDir, name: &OsStr) -> Result<(), SourceError> {
+fn attributes(dir: &RootDir, name: &OsStr, mut tell: impl FnMut(&[u8])) -> Result<(), SourceError> {
     for (attr, value) in dir.xattrs(name)?.iter().filter(|(attr, _)| rbuild_layer::keep_in_layer(attr)) {
-        hasher.field(attr.as_bytes()).field(value);
+        tell(attr.as_bytes());
+        tell(value);
     }
     Ok(())
 }
@@ -97,7 +112,9 @@ fn attributes(hasher: &mut Hasher, dir: &RootDir, name: &OsStr) -> Result<(), So
 /// A file's attributes, size and bytes.
 fn file_digest(dir: &RootDir, name: &OsStr, path: &Path, stat: &Stat) -> Result<Digest, SourceError> {
     let mut hasher = Hasher::new();
-    attributes(&mut hasher, dir, name)?;
+    attributes(dir, name, |bytes| {
+        hasher.field(bytes);
+    })?;
     hasher.update(&stat.size.to_le_bytes());
     let mut file = dir.open_name(name)?;
     let mut buffer = [0u8; 64 * 1024];

@@ -10,6 +10,8 @@ use std::sync::{Mutex, PoisonError};
 use rbuild_image::Digest;
 use rbuild_linux::Stat;
 
+use crate::stamp::Stamp;
+
 const MAGIC: &[u8; 16] = b"rbuild-hashes 1\n";
 /// Device, inode, size, two times, digest.
 const RECORD: usize = 80;
@@ -25,6 +27,8 @@ pub struct HashCache {
     /// Records, sorted by device and inode.
     known: Vec<u8>,
     found: Mutex<BTreeMap<[u8; KEY], [u8; RECORD]>>,
+    /// Of files that may still be written within the same tick of the clock: what they held when they were read.
+    young: Mutex<BTreeMap<[u8; KEY], [u8; RECORD]>>,
     /// Files with a time from then on (seconds since 1970) are not remembered.
     horizon: i64,
 }
@@ -33,17 +37,36 @@ impl HashCache {
     /// From the bytes that [`HashCache::bytes`] gave; anything else is an empty cache. `now` in seconds since 1970.
     pub fn new(bytes: &[u8], now: i64) -> HashCache {
         let records = bytes.strip_prefix(MAGIC).filter(|r| r.len() % RECORD == 0).unwrap_or_default();
-        HashCache { known: records.to_vec(), found: Mutex::default(), horizon: now - MARGIN }
+        HashCache { known: records.to_vec(), found: Mutex::default(), young: Mutex::default(), horizon: now - MARGIN }
     }
 
     /// The digest of the file that has these metadata.
     pub fn get(&self, stat: &Stat) -> Option<Digest> {
-        let record = record(stat);
-        let found = self.find(&record[..KEY])?;
-        if found[..DIGEST] != record[..DIGEST] {
-            return None;
+        let stamp = Stamp::of(stat);
+        let digest = |found: &[u8]| {
+            let same = found[..DIGEST] == stamp.bytes()[..];
+            same.then(|| found[DIGEST..].try_into().ok().map(Digest::from_bytes)).flatten()
+        };
+        if let Some(digest) = self.find(&stamp.bytes()[..KEY]).and_then(digest) {
+            return Some(digest);
         }
-        Some(Digest::from_bytes(found[DIGEST..].try_into().ok()?))
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.get(&stamp.bytes()[..KEY]).and_then(|found| digest(found))
+    }
+
+    /// The digest that a file had when it was last read, which for a young file it need not have any more.
+    pub fn last_read(&self, stat: &Stat) -> Option<Digest> {
+        let stamp = Stamp::of(stat);
+        let young = self.young.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = young.get(&stamp.bytes()[..KEY]).filter(|found| found[..DIGEST] == stamp.bytes()[..]);
+        let digest = found.and_then(|found| found[DIGEST..].try_into().ok().map(Digest::from_bytes));
+        drop(young);
+        digest.or_else(|| self.get(stat))
+    }
+
+    /// Whether the stamp of a file tells that it was not written since: it is older than the clock is coarse.
+    pub fn tells(&self, stat: &Stat) -> bool {
+        stat.mtime.sec.max(stat.ctime.sec) < self.horizon
     }
 
     fn find(&self, key: &[u8]) -> Option<&[u8]> {
@@ -62,14 +85,12 @@ impl HashCache {
 
     /// Remembers what a file held. `stat` was taken before it was read.
     pub fn put(&self, stat: &Stat, digest: &Digest) {
-        if stat.mtime.sec.max(stat.ctime.sec) >= self.horizon {
-            return;
-        }
         let mut record = record(stat);
         record[DIGEST..].copy_from_slice(digest.bytes());
         let mut key = [0; KEY];
         key.copy_from_slice(&record[..KEY]);
-        self.found.lock().unwrap_or_else(PoisonError::into_inner).insert(key, record);
+        let map = if self.tells(stat) { &self.found } else { &self.young };
+        map.lock().unwrap_or_else(PoisonError::into_inner).insert(key, record);
     }
 
     /// What to keep for the next time; `None` if nothing new was learnt.
@@ -90,22 +111,10 @@ impl HashCache {
     }
 }
 
-/// The record of a file, its digest left out. Numbers are big-endian, so that they sort as bytes.
+/// The record of a file, its digest left out.
 fn record(stat: &Stat) -> [u8; RECORD] {
     let mut out = [0; RECORD];
-    let mut at = 0;
-    let mut put = |bytes: &[u8]| {
-        out[at..at + bytes.len()].copy_from_slice(bytes);
-        at += bytes.len();
-    };
-    put(&stat.dev.0.to_be_bytes());
-    put(&stat.dev.1.to_be_bytes());
-    put(&stat.ino.to_be_bytes());
-    put(&stat.size.to_be_bytes());
-    for time in [stat.mtime, stat.ctime] {
-        put(&time.sec.to_be_bytes());
-        put(&time.nsec.to_be_bytes());
-    }
+    out[..DIGEST].copy_from_slice(Stamp::of(stat).bytes());
     out
 }
 

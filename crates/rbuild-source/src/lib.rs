@@ -8,11 +8,16 @@ mod glob;
 mod hashes;
 mod http;
 mod ignore;
+mod listing;
 mod select;
+mod stamp;
+mod walk;
 
-pub use content::content_digest;
+pub use content::{Content, content};
 pub use glob::Glob;
 pub use hashes::HashCache;
 pub use http::{FetchError, Fetched, fetch, is_url};
 pub use ignore::{Ignore, IgnoreError};
+pub use listing::{Changes, Listed, Listing};
 pub use select::{Owner, Selected, SourceError, SourceTree};
+pub use stamp::Stamp;

@@ -1,4 +1,3 @@
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use rbuild_linux::{Kind, RootDir, Stat};
@@ -72,9 +71,6 @@ pub struct Selected {
     pub kept: bool,
     pub stat: Stat,
 }
-
-/// Longest chain of directories that is walked.
-const MAX_DEPTH: usize = 2000;
 
 impl SourceTree<'_> {
     /// What `source` names: one thing, or with a pattern any number of them in the order of their names. Links
@@ -196,60 +192,6 @@ impl SourceTree<'_> {
         let similar = closest(&wanted, &names).map(|n| dir.join(n).to_string_lossy().into_owned());
         SourceError::NotFound { path: source.to_string(), similar, ignored }
     }
-
-    /// Visits what lies below the directory `dir` (relative to the root), parents before children, names sorted,
-    /// excluded paths left out. The visitor gets the open parent, the path relative to `dir`, and the metadata.
-    pub fn walk<E: From<SourceError>>(
-        &self,
-        dir: &Path,
-        mut visit: impl FnMut(&RootDir, &Path, &Stat) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let open = |handle: RootDir, relative: PathBuf| -> Result<Level, SourceError> {
-            let mut names: Vec<OsString> = handle.entries()?.into_iter().map(|e| e.name).collect();
-            names.reverse();
-            Ok(Level { handle, relative, names })
-        };
-        let start = self.root.sub(dir).map_err(SourceError::from)?;
-        let mut stack = vec![open(start, PathBuf::new())?];
-        while let Some(level) = stack.last_mut() {
-            let Some(name) = level.names.pop() else {
-                stack.pop();
-                continue;
-            };
-            let relative = level.relative.join(&name);
-            let excluded = self.ignored(&dir.join(&relative));
-            let excluded = excluded || self.exclude.is_some_and(|e| e.excludes(&relative.to_string_lossy()));
-            let negations = [self.ignore, self.exclude].into_iter().flatten().any(Ignore::has_negations);
-            if excluded && !negations {
-                continue;
-            }
-            let stat = match level.handle.stat_name(&name) {
-                Ok(stat) => stat,
-                Err(e) if e.is_not_found() => continue,
-                Err(e) => return Err(SourceError::from(e).into()),
-            };
-            if (excluded && stat.kind != Kind::Dir) || stat.is_whiteout() {
-                continue;
-            }
-            if !excluded {
-                visit(&level.handle, &relative, &stat)?;
-            }
-            if stat.kind == Kind::Dir {
-                if stack.len() >= MAX_DEPTH {
-                    return Err(SourceError::Changed(dir.join(&relative)).into());
-                }
-                let handle = stack[stack.len() - 1].handle.sub(&name).map_err(SourceError::from)?;
-                stack.push(open(handle, relative)?);
-            }
-        }
-        Ok(())
-    }
-}
-
-struct Level {
-    handle: RootDir,
-    relative: PathBuf,
-    names: Vec<OsString>,
 }
 
 fn is_pattern(part: &str) -> bool {

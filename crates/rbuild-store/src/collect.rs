@@ -62,6 +62,9 @@ impl Store {
                 _ => freed.trees += 1,
             }
         }
+        if freed.records > 0 {
+            self.prune_accounts()?;
+        }
         if freed.trees > 0 {
             freed.blobs += self.sweep_blobs()?.blobs;
         }

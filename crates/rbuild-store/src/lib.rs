@@ -8,11 +8,14 @@
 //!   index.lock             held while index.json is replaced
 //!   oci-layout index.json blobs/sha256/HEX
 //!   trees/ID/fs/           one step's or one layer's files, in overlay form
+//!   trees/ID/listing       what a copy took from the context
 //!   trees/ID/layer-*.json  the layers that were made of it, one a form, once something asked
 //!   trees/ID/bytes.json    how much it takes, once something asked
 //!   layers/HEX.json        diffID -> tree
 //!   layers/*.repacked      diffID and form -> the layer in that form
 //!   records/HEX.json       cache key -> tree, written after the tree is in place
+//!   accounts/HEX.json      what the key of a record was made of
+//!   ledgers/HEX.json       the steps last built from a Dockerfile in a place, with their keys
 //!   results/HEX.json       key of a finished image -> its manifest
 //!   builds/ID.synced       everything that build wrote is on the disk
 //!   mounts/HEX/            one cache mount
@@ -24,6 +27,7 @@
 //! Files appear by rename or not at all. A record counts only if it was written since the last boot, or if its
 //! build was synced: after a power cut the rest is ignored, never repaired.
 
+mod accounts;
 mod blobs;
 mod caches;
 mod collect;
@@ -41,6 +45,7 @@ mod trees;
 mod verify;
 mod workspace;
 
+pub use accounts::{Account, Ledger, LedgerStep};
 pub use caches::{CacheMount, CacheUse};
 pub use collect::Budget;
 pub use containers::Container;

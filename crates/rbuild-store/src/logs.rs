@@ -33,6 +33,9 @@ pub struct StepLog {
     /// `done`, `cached`, `failed` or `stopped`.
     pub outcome: String,
     pub seconds: f64,
+    /// Why it ran, where that is known.
+    #[serde(default)]
+    pub why: Option<String>,
 }
 
 const DIR: &str = "logs";

@@ -1,5 +1,6 @@
 use std::collections::HashSet;
 use std::ffi::OsStr;
+use std::path::Path;
 
 use rbuild_image::{Digest, digest_of};
 use rbuild_linux::RootDir;
@@ -63,9 +64,12 @@ impl Store {
         self.prune_layers(all, &live_layers, &mut trees)?;
         self.remove_others("trees", |name| trees.contains(name), &mut freed)?;
         self.remove_blobs(&blobs, &mut freed)?;
+        self.prune_accounts()?;
         if all {
             self.remove_others("mounts", |_| false, &mut freed)?;
-            self.root.remove_all(OsStr::new("hashes"))?;
+            for notes in ["hashes", "ledgers"] {
+                self.root.remove_all(OsStr::new(notes))?;
+            }
         }
         Ok(freed)
     }
@@ -141,6 +145,20 @@ impl Store {
             let dir = self.dir(dir)?;
             for entry in dir.entries()?.into_iter().filter(|_| all) {
                 dir.remove_all(&entry.name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Accounts go with their records.
+    pub(crate) fn prune_accounts(&self) -> Result<()> {
+        if !self.root.exists("accounts")? {
+            return Ok(());
+        }
+        let accounts = self.dir("accounts")?;
+        for entry in accounts.entries()? {
+            if !self.root.exists(Path::new("records").join(&entry.name))? {
+                accounts.remove_all(&entry.name)?;
             }
         }
         Ok(())

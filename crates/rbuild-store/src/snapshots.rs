@@ -78,6 +78,12 @@ impl Snapshots {
 }
 
 impl Working {
+    /// Whether files may be put straight into the tree when the work is finished: nobody looks at the tree then to see
+    /// what was done.
+    pub fn takes_files(&self) -> bool {
+        self.before.is_none()
+    }
+
     /// Brings the work home into the tree that it was for.
     pub fn finish(self, upper: &Path) -> Result<()> {
         match self.before {

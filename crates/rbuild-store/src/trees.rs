@@ -1,4 +1,5 @@
 use std::ffi::OsStr;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -34,6 +35,9 @@ impl TreeId {
     }
 }
 
+/// Bytes; more than that is no note of ours.
+const MAX_NOTE: u64 = 1 << 30;
+
 #[derive(Serialize, Deserialize)]
 struct LayerFile {
     tree: TreeId,
@@ -53,6 +57,21 @@ impl Store {
 
     pub fn has_tree(&self, tree: &TreeId) -> Result<bool> {
         Ok(self.root.exists(Path::new("trees").join(&tree.0).join("fs"))?)
+    }
+
+    /// What was written beside the files of a tree under that name; nothing if there is none.
+    pub fn tree_note(&self, tree: &TreeId, name: &str) -> Result<Vec<u8>> {
+        match self.root.read(Path::new("trees").join(&tree.0).join(name), MAX_NOTE) {
+            Err(e) if e.is_not_found() => Ok(Vec::new()),
+            other => Ok(other?),
+        }
+    }
+
+    /// Writes something beside the files of a tree in the making.
+    pub fn put_note(&self, made: &RootDir, name: &str, bytes: &[u8]) -> Result<()> {
+        let mut file = made.create_file(OsStr::new(name), 0o644)?;
+        file.write_all(bytes).map_err(|e| rbuild_linux::Error::new("write", name, e))?;
+        Ok(())
     }
 
     /// A new tree in the making: a directory that holds an empty `fs`.

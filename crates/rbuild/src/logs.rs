@@ -46,8 +46,11 @@ pub fn logs(place: &Place, args: LogsArgs) -> Result<u8, Failure> {
 }
 
 fn show(store: &Store, build: &BuildLog, step: &StepLog) -> Result<(), Failure> {
-    let StepLog { label, text, outcome, seconds, .. } = step;
+    let StepLog { label, text, outcome, seconds, why, .. } = step;
     print::out(&format!("[{label}] {} ({outcome}, {seconds:.1}s)\n", text.lines().next().unwrap_or_default()));
+    if let Some(why) = why {
+        print::out(&format!("why: {why}\n"));
+    }
     if let Some(mut log) = store.step_log(&build.id, step.step)? {
         let mut out = std::io::stdout().lock();
         // A reader that went away is no error.

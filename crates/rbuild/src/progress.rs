@@ -92,6 +92,11 @@ impl Drawing {
                 }
                 self.headed(step, lines)
             }
+            Event::Why { step, text } => {
+                let Some(known) = self.steps.get(&step) else { return String::new() };
+                let line = format!("#{} why: {text}\n", known.number);
+                self.headed(step, line)
+            }
             Event::Done { step, outcome, seconds } => {
                 let rest = self.rest(step);
                 let Some(known) = self.steps.get(&step) else { return rest };

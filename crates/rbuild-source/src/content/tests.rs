@@ -18,7 +18,7 @@ impl Temp {
         let root = RootDir::open(&self.0).unwrap();
         let ignore = Ignore::parse(ignore).unwrap();
         let tree = SourceTree { root: &root, ignore: Some(&ignore), exclude: None, owner: Owner::Root, hashes: None };
-        content_digest(&tree, &tree.select(source)?)
+        content(&tree, &tree.select(source)?).map(|content| content.digest)
     }
     fn names(&self, source: &str, ignore: &str) -> Vec<String> {
         let root = RootDir::open(&self.0).unwrap();

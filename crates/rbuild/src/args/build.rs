@@ -100,6 +100,9 @@ pub struct BuildArgs {
     /// Print the image id and nothing else
     #[arg(short, long)]
     pub quiet: bool,
+    /// Say for each step why it ran, or why it did not have to
+    #[arg(long)]
+    pub explain: bool,
     /// What follows a command that fails: `shell` opens one in its container
     #[arg(long, value_name = "WHAT")]
     pub on_error: Option<String>,

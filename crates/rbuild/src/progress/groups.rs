@@ -58,6 +58,12 @@ impl Groups {
                 }
                 String::new()
             }
+            Event::Why { step, text } => {
+                if let Some(step) = self.steps.get_mut(&step) {
+                    step.output.extend_from_slice(format!("why: {text}\n").as_bytes());
+                }
+                String::new()
+            }
             Event::Done { step, outcome, seconds } => {
                 self.steps.remove(&step).map_or(String::new(), |step| self.group(&step, outcome, seconds, now))
             }

@@ -60,6 +60,12 @@ impl Documents {
                 }
                 json!({"vertexes": [ended]})
             }
+            // What docker has no place for is a warning of the lowest level there.
+            Event::Why { step, text } => {
+                let Some(vertex) = self.steps.get(&step) else { return String::new() };
+                let why = STANDARD.encode(format!("why: {text}"));
+                json!({"warnings": [{"vertex": vertex.digest, "level": 0, "short": why}]})
+            }
             Event::End => return String::new(),
         };
         format!("{document}\n")

@@ -20,6 +20,7 @@ struct Running {
     started: Instant,
     tail: VecDeque<String>,
     partial: Vec<u8>,
+    why: Option<String>,
 }
 
 /// What is on the screen, as far as it changes.
@@ -81,8 +82,14 @@ impl Screen {
             Event::Phase { text, seconds } => self.finish("=>", &text, Some(seconds)),
             Event::Started { step, label, text } => {
                 let title = format!("[{label}] {}", first_line(&text));
-                let running = Running { title, started: Instant::now(), tail: VecDeque::new(), partial: Vec::new() };
+                let (tail, partial) = Default::default();
+                let running = Running { title, started: Instant::now(), tail, partial, why: None };
                 self.running.insert(step, running);
+            }
+            Event::Why { step, text } => {
+                if let Some(running) = self.running.get_mut(&step) {
+                    running.why = Some(text);
+                }
             }
             Event::Output { step, bytes, .. } => {
                 if let Some(running) = self.running.get_mut(&step) {
@@ -106,6 +113,9 @@ impl Screen {
                         self.failed = true;
                         self.finish("=> CANCELED", &running.title, None);
                     }
+                }
+                if let Some(why) = &running.why {
+                    self.finish("   why:", why, None);
                 }
             }
         }

@@ -19,3 +19,4 @@ mod result;
 mod rungs;
 mod running;
 mod surroundings;
+mod why;

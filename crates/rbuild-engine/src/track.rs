@@ -1,0 +1,160 @@
+//! What a copy took, and the files that are put in place when its file system is no longer mounted: straight into the
+//! tree, with no overlay in between, by several threads.
+//!
+//! What an earlier copy from the same context has unchanged becomes a hard link to it, path by path, so that the links
+//! within a result stay what they would be. Files of trees are never written in place (overlays copy them up, copied file
+//! systems copy them), so two trees may share one.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use rbuild_layer::keep_in_layer;
+use rbuild_linux::{Kind, RootDir, Stat, Timestamp, copy_file};
+use rbuild_source::{Changes, Listed, Listing, SourceError, Stamp};
+
+use crate::copy::Reason;
+
+/// File systems allow 65,000 names for a file (ext4) or more; some are left for who links elsewhere.
+const MOST_NAMES: u32 = 60_000;
+/// Files that a thread takes at a time.
+const GROUP: usize = 300;
+const MOST_THREADS: usize = 8;
+
+#[derive(Default)]
+pub struct Track {
+    /// Files may be put in place later.
+    pub defers: bool,
+    pub listing: Listing,
+    /// The sum of the stamps of all files so far.
+    pub stamps: u64,
+    earlier: Listing,
+    /// The earlier copy's files.
+    files: Option<RootDir>,
+    groups: Vec<Group>,
+}
+
+/// Files of one directory that go to one directory.
+struct Group {
+    /// Real paths, of the source and in the tree.
+    source: PathBuf,
+    dir: PathBuf,
+    files: Vec<Later>,
+}
+
+/// A file as it will be in the result.
+pub struct Later {
+    pub source: OsString,
+    pub name: OsString,
+    /// Of the source.
+    pub stat: Stat,
+    pub uid: u32,
+    pub gid: u32,
+    pub mode: u32,
+}
+
+impl Track {
+    /// Beside an earlier copy, whose files are `files`.
+    pub fn since(earlier: Listing, files: Option<RootDir>) -> Track {
+        Track { earlier, files, ..Track::default() }
+    }
+
+    /// Leaves a file of the directory `source` for later; it goes to `dir`, a real path in the root. Whether it is the
+    /// first one of its directory.
+    pub fn later(&mut self, source: &Path, dir: &Path, file: Later) -> bool {
+        let last = self.groups.last_mut();
+        let first = last.as_ref().is_none_or(|group| group.dir != dir);
+        match last {
+            Some(group) if !first && group.source == source && group.files.len() < GROUP => group.files.push(file),
+            _ => self.groups.push(Group { source: source.into(), dir: dir.into(), files: vec![file] }),
+        }
+        first
+    }
+
+    /// Puts everything that was left for later into the tree. Directories keep the times that they have.
+    pub fn finish(&self, source: &RootDir, tree: &RootDir) -> Result<(), Reason> {
+        let mut times: Vec<(&Path, Timestamp)> = Vec::new();
+        for group in &self.groups {
+            if times.last().is_none_or(|(path, _)| *path != group.dir) {
+                times.push((&group.dir, tree.stat(&group.dir)?.mtime));
+            }
+        }
+        let (next, failure) = (AtomicUsize::new(0), Mutex::new(None));
+        let work = || {
+            while let Some(group) = self.groups.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if let Err(e) = self.place(group, source, tree) {
+                    failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
+                    next.store(self.groups.len(), Ordering::Relaxed);
+                }
+            }
+        };
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(MOST_THREADS);
+        std::thread::scope(|scope| {
+            (1..threads.min(self.groups.len())).for_each(|_| drop(scope.spawn(work)));
+            work();
+        });
+        if let Some(e) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            return Err(e);
+        }
+        for (path, time) in times {
+            tree.sub(path)?.set_own_mtime(time)?;
+        }
+        Ok(())
+    }
+
+    fn place(&self, group: &Group, source: &RootDir, tree: &RootDir) -> Result<(), Reason> {
+        let (from, to) = (source.sub(&group.source)?, tree.sub(&group.dir)?);
+        let earlier = self.files.as_ref().and_then(|files| files.sub(&group.dir).ok());
+        for file in &group.files {
+            let old = earlier.as_ref().filter(|earlier| self.has(earlier, group, file));
+            match old {
+                Some(earlier) => to.hard_link(earlier, &file.name, &file.name)?,
+                None => write(&from, &to, file)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the earlier copy has this very file at this very place.
+    fn has(&self, earlier: &RootDir, group: &Group, file: &Later) -> bool {
+        let Later { source, name, stat, uid, gid, mode } = file;
+        let same = self
+            .earlier
+            .get(&group.dir.join(name))
+            .is_some_and(|known| known.stamp == Some(Stamp::of(stat)) && known.source == group.source.join(source));
+        same && earlier.stat_name(name).is_ok_and(|there| {
+            there.kind == Kind::File
+                && (there.uid, there.gid, there.mode) == (*uid, *gid, *mode)
+                && (there.size, there.mtime) == (stat.size, stat.mtime)
+                && there.nlink < MOST_NAMES
+        })
+    }
+
+    /// Notes what went where.
+    pub fn note(&mut self, path: PathBuf, entry: Listed) {
+        self.listing.put(path, entry);
+    }
+
+    /// What is different since the earlier copy; `None` if there was none.
+    pub fn changes(&self) -> Option<Changes> {
+        (!self.earlier.is_empty()).then(|| self.listing.changes_since(&self.earlier))
+    }
+}
+
+fn write(from: &RootDir, to: &RootDir, file: &Later) -> Result<(), Reason> {
+    let Later { source, name, stat, uid, gid, mode } = file;
+    let read = from.open_name(source)?;
+    let new = to.create_file(name, 0o600)?;
+    copy_file(&read, stat, &new)?;
+    rbuild_linux::set_file_owner(&new, *uid, *gid, *mode)?;
+    for (attr, value) in from.xattrs(source)?.iter().filter(|(attr, _)| keep_in_layer(attr)) {
+        to.set_xattr(name, attr, value)?;
+    }
+    rbuild_linux::set_file_time(&new, stat.mtime)?;
+    // The key was made of what the file held; it must not have been written since.
+    match from.stat_name(source) {
+        Ok(now) if Stamp::of(&now) == Stamp::of(stat) => Ok(()),
+        _ => Err(SourceError::Changed(from.label().join(source)).into()),
+    }
+}

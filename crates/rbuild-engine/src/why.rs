@@ -1,0 +1,244 @@
+//! Why a step ran: in what its key differs from the nearest one that was built here before.
+
+use rbuild_image::Digest;
+use rbuild_plan::{BuildGraph, Step, Vertex, VertexId};
+use rbuild_source::Changes;
+use rbuild_store::{Account, Ledger, LedgerStep};
+
+use crate::keys::{FILES, FROM, PARENT, Part};
+
+/// Names that are told of each kind of change; the rest is counted.
+const TOLD: usize = 3;
+/// Characters of a value that are told.
+const LONG: usize = 60;
+
+/// Writes down what a key is made of, for people to compare.
+pub struct Bookkeeper<'a> {
+    pub graph: &'a BuildGraph,
+    pub result_of: &'a dyn Fn(VertexId) -> Digest,
+    pub account: Account,
+}
+
+impl Bookkeeper<'_> {
+    pub fn note(&mut self, part: &Part<'_>) {
+        let (name, value) = match part {
+            Part::Own(name, value) => (*name, String::from_utf8_lossy(value).into_owned()),
+            Part::Files(name, digest) => (*name, digest.hex()),
+            Part::Input(name, id) => {
+                let vertex = &self.graph.vertices[*id];
+                match &vertex.step {
+                    Step::Image { name: image, manifest } => (*name, format!("{IMAGE}{image} {manifest}")),
+                    _ => (*name, format!("{STEP}{} {}", vertex.label, (self.result_of)(*id))),
+                }
+            }
+        };
+        self.account.parts.push((name.to_string(), value));
+    }
+}
+
+// What stands before the name of an input in an account.
+const IMAGE: &str = "image ";
+const STEP: &str = "step ";
+
+/// Stage and number of a step, from the label that people see: `builder 3/7`.
+pub fn place(vertex: &Vertex) -> (&str, usize) {
+    let (stage, number) = vertex.label.rsplit_once(' ').unwrap_or(("", &vertex.label));
+    (stage, number.split('/').next().and_then(|n| n.parse().ok()).unwrap_or(0))
+}
+
+/// The entry of a step in the ledger.
+pub fn entry(vertex: &Vertex, key: Digest) -> LedgerStep {
+    let (stage, number) = place(vertex);
+    LedgerStep { stage: stage.to_string(), number, text: vertex.text.clone(), key }
+}
+
+/// For each vertex, the key of the nearest step that was built here before.
+pub fn nearest(ledger: &Ledger, graph: &BuildGraph) -> Vec<Option<Digest>> {
+    let keyed = |vertex: &Vertex| !matches!(vertex.step, Step::Scratch | Step::Image { .. });
+    let steps: Vec<(VertexId, (&str, usize, &str))> = graph
+        .vertices
+        .iter()
+        .enumerate()
+        .filter(|(_, vertex)| keyed(vertex))
+        .map(|(id, vertex)| (id, (place(vertex).0, place(vertex).1, vertex.text.as_str())))
+        .collect();
+    let found = ledger.nearest(&steps.iter().map(|(_, step)| *step).collect::<Vec<_>>());
+    let mut keys = vec![None; graph.vertices.len()];
+    for ((id, _), place) in steps.iter().zip(found) {
+        keys[*id] = place.map(|place| ledger.steps[place].key);
+    }
+    keys
+}
+
+/// What there is to say of a step that did not have to run.
+pub fn hit(key: &Digest) -> String {
+    format!("all that it depends on is as it was (key {})", key.short())
+}
+
+/// In what the key of a step differs from an earlier one, in words. `files` tells what changed among the files that it
+/// takes from a context, if that is known. Empty if the two are the same.
+pub fn differences(now: &Account, before: &Account, files: Option<&Changes>) -> Vec<String> {
+    let mut told = Vec::new();
+    let mut names: Vec<&str> = Vec::new();
+    for (name, _) in now.parts.iter().chain(&before.parts) {
+        if !names.contains(&name.as_str()) {
+            names.push(name);
+        }
+    }
+    for name in names {
+        let of = |account: &Account| -> Vec<String> {
+            account.parts.iter().filter(|(n, _)| n == name).map(|(_, value)| value.clone()).collect()
+        };
+        let (new, old) = (of(now), of(before));
+        if new == old {
+            continue;
+        }
+        match name {
+            PARENT | FROM => told.extend(inputs(&new, &old)),
+            "variable" => told.extend(variables(&new, &old)),
+            FILES => told.push(match files {
+                Some(changes) if *changes != Changes::default() => file_changes(changes),
+                _ => "files that it takes from the context changed".into(),
+            }),
+            "command" | "script" | "here-document" => told.push(format!("the {name} changed")),
+            _ => told.push(format!("{name}: {} → {}", value(&old.join(" ")), value(&new.join(" ")))),
+        }
+    }
+    told
+}
+
+fn value(text: &str) -> String {
+    match text.chars().count() {
+        0 => "nothing".into(),
+        n if n > LONG => text.chars().take(LONG - 1).chain(['…']).collect(),
+        _ => text.into(),
+    }
+}
+
+fn inputs(new: &[String], old: &[String]) -> Vec<String> {
+    let mut told = Vec::new();
+    for (i, input) in new.iter().enumerate() {
+        let before = old.get(i);
+        if before == Some(input) {
+            continue;
+        }
+        let split = |text: &str, kind: &str| -> Option<(String, String)> {
+            let (name, digest) = text.strip_prefix(kind)?.rsplit_once(' ')?;
+            Some((name.to_string(), digest.to_string()))
+        };
+        let short =
+            |digest: &str| digest.strip_prefix("sha256:").unwrap_or(digest).chars().take(12).collect::<String>();
+        told.push(match (split(input, IMAGE), before.and_then(|b| split(b, IMAGE))) {
+            (Some((name, to)), Some((was, from))) if name == was => {
+                format!("image {name} moved from {} to {}", short(&from), short(&to))
+            }
+            (Some((name, _)), Some((was, _))) => format!("image {was} → {name}"),
+            (Some((name, _)), None) => format!("it stands on the image {name} now"),
+            (None, _) => match split(input, STEP) {
+                // A step that only got another place is the same by its result.
+                Some((_, to)) if before.and_then(|b| split(b, STEP)).is_some_and(|(_, from)| from == to) => continue,
+                Some((label, _)) => format!("[{label}] before it changed"),
+                None => continue,
+            },
+        });
+    }
+    if told.is_empty() && new.len() < old.len() {
+        told.push("it reads fewer stages or images".into());
+    }
+    told
+}
+
+fn variables(new: &[String], old: &[String]) -> Vec<String> {
+    let pairs = |list: &[String]| -> Vec<(String, String)> {
+        list.iter().filter_map(|v| v.split_once('=')).map(|(k, v)| (k.to_string(), v.to_string())).collect()
+    };
+    let (new, old) = (pairs(new), pairs(old));
+    let find = |list: &[(String, String)], name: &str| list.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone());
+    let mut told = Vec::new();
+    for (name, now) in &new {
+        match find(&old, name) {
+            Some(before) if before != *now => told.push(format!("{name} {} → {}", value(&before), value(now))),
+            Some(_) => {}
+            None => told.push(format!("{name}={} is new", value(now))),
+        }
+    }
+    for (name, _) in old.iter().filter(|(name, _)| find(&new, name).is_none()) {
+        told.push(format!("{name} is gone"));
+    }
+    if told.is_empty() {
+        told.push("the order of its variables changed".into());
+    }
+    told
+}
+
+fn file_changes(changes: &Changes) -> String {
+    let Changes { changed, new, gone } = changes;
+    let list = |names: &[String], what: &str| {
+        let mut text = names.iter().take(TOLD).cloned().collect::<Vec<_>>().join(", ");
+        if names.len() > TOLD {
+            text.push_str(&format!(" and {} more", names.len() - TOLD));
+        }
+        (!names.is_empty()).then(|| format!("{text} {what}"))
+    };
+    let be = |names: &[String]| if names.len() == 1 { "is" } else { "are" };
+    let parts =
+        [list(changed, "changed"), list(new, &format!("{} new", be(new))), list(gone, &format!("{} gone", be(gone)))];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account(parts: &[(&str, &str)]) -> Account {
+        Account { parts: parts.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect() }
+    }
+
+    #[test]
+    fn what_differs_is_named() {
+        let before = account(&[
+            (PARENT, "image debian:bookworm sha256:aaaaaaaaaaaaaaaa"),
+            ("command", "/bin/sh"),
+            ("command", "make"),
+            ("variable", "VERSION=1.1"),
+            ("variable", "GONE=x"),
+            ("user", ""),
+            (FILES, "00"),
+        ]);
+        let now = account(&[
+            (PARENT, "image debian:bookworm sha256:bbbbbbbbbbbbbbbb"),
+            ("command", "/bin/sh"),
+            ("command", "make all"),
+            ("variable", "VERSION=1.2"),
+            ("variable", "NEW=y"),
+            ("user", "app"),
+            (FILES, "11"),
+        ]);
+        let changes = Changes {
+            changed: vec!["src/main.rs".into()],
+            new: ["a", "b", "c", "d", "e"].map(String::from).to_vec(),
+            gone: Vec::new(),
+        };
+        assert_eq!(
+            differences(&now, &before, Some(&changes)),
+            [
+                "image debian:bookworm moved from aaaaaaaaaaaa to bbbbbbbbbbbb",
+                "the command changed",
+                "VERSION 1.1 → 1.2",
+                "NEW=y is new",
+                "GONE is gone",
+                "user: nothing → app",
+                "src/main.rs changed; a, b, c and 2 more are new",
+            ]
+        );
+        assert!(differences(&now, &now, None).is_empty());
+    }
+
+    #[test]
+    fn a_step_before_that_changed_is_a_reason_and_one_that_moved_is_none() {
+        let of = |label: &str, digest: &str| account(&[(PARENT, &format!("step {label} sha256:{digest}"))]);
+        let told = |now: &Account, before: &Account| differences(now, before, None);
+        assert_eq!(told(&of("a 3/5", "11"), &of("a 3/5", "22")), ["[a 3/5] before it changed"]);
+        assert!(told(&of("a 4/6", "22"), &of("a 3/5", "22")).is_empty());
+    }
+}

@@ -1,0 +1,306 @@
+//! Going through a directory: one entry after the other for who copies, several directories at a time for who only wants
+//! to know what there is.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use rbuild_image::Hasher;
+use rbuild_linux::{Kind, RootDir, Stat};
+
+use crate::ignore::Ignore;
+use crate::select::{SourceError, SourceTree};
+
+/// Longest chain of directories that is walked.
+const MAX_DEPTH: usize = 2000;
+
+impl SourceTree<'_> {
+    /// Visits what lies below the directory `dir` (relative to the root), parents before children, names sorted,
+    /// excluded paths left out. The visitor gets the open parent, the path relative to `dir`, and the metadata.
+    pub fn walk<E: From<SourceError>>(
+        &self,
+        dir: &Path,
+        mut visit: impl FnMut(&RootDir, &Path, &Stat) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let open = |handle: RootDir, relative: PathBuf| -> Result<Level, SourceError> {
+            let mut names = names(&handle)?;
+            names.reverse();
+            Ok(Level { handle, relative, names })
+        };
+        let start = self.root.sub(dir).map_err(SourceError::from)?;
+        let mut stack = vec![open(start, PathBuf::new())?];
+        while let Some(level) = stack.last_mut() {
+            let Some(name) = level.names.pop() else {
+                stack.pop();
+                continue;
+            };
+            let relative = level.relative.join(&name);
+            let Some((stat, taken)) = self.look(&level.handle, dir, &relative, &name)? else { continue };
+            if taken {
+                visit(&level.handle, &relative, &stat)?;
+            }
+            if stat.kind == Kind::Dir {
+                if stack.len() >= MAX_DEPTH {
+                    return Err(SourceError::Changed(dir.join(&relative)).into());
+                }
+                let handle = stack[stack.len() - 1].handle.sub(&name).map_err(SourceError::from)?;
+                stack.push(open(handle, relative)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// An entry of a directory, and whether it counts itself: an excluded directory may hold what is taken back in.
+    /// `None` if there is nothing to see.
+    fn look(
+        &self,
+        parent: &RootDir,
+        dir: &Path,
+        relative: &Path,
+        name: &OsStr,
+    ) -> Result<Option<(Stat, bool)>, SourceError> {
+        let excluded = self.ignored(&dir.join(relative));
+        let excluded = excluded || self.exclude.is_some_and(|e| e.excludes(&relative.to_string_lossy()));
+        if excluded && ![self.ignore, self.exclude].into_iter().flatten().any(Ignore::has_negations) {
+            return Ok(None);
+        }
+        let stat = match parent.stat_name(name) {
+            Ok(stat) => stat,
+            Err(e) if e.is_not_found() => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        let hidden = (excluded && stat.kind != Kind::Dir) || stat.is_whiteout();
+        Ok((!hidden).then_some((stat, !excluded)))
+    }
+
+    /// Has `describe` say something of everything below the directory `dir`, and puts what it says into the hasher, each
+    /// path before it, in the order of [`SourceTree::walk`]. Directories are read by several threads if there are many;
+    /// all of them have ended when this returns.
+    pub(crate) fn digest(&self, dir: &Path, hasher: &mut Hasher, describe: &Describe<'_>) -> Result<(), SourceError> {
+        let scan = Scan { tree: self, dir, describe, state: Mutex::default(), more: Condvar::new() };
+        scan.lock().parts.push(Part::default());
+        scan.add(Task { id: 0, relative: PathBuf::new(), names: None });
+        let most = std::thread::available_parallelism().map_or(1, |n| n.get()).min(MOST_THREADS);
+        std::thread::scope(|scope| {
+            let mut helpers = 0;
+            while let Some(task) = scan.next() {
+                scan.work(task);
+                let waiting = scan.lock().tasks.len();
+                while helpers + 1 < most && waiting > (helpers + 1) * ENOUGH {
+                    scope.spawn(|| {
+                        while let Some(task) = scan.next() {
+                            scan.work(task);
+                        }
+                    });
+                    helpers += 1;
+                }
+            }
+        });
+        let state = scan.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(e) = state.failure {
+            return Err(e);
+        }
+        feed(&state.parts, hasher);
+        Ok(())
+    }
+}
+
+/// Appends what counts of an entry: its parent, its path relative to the directory that is scanned, its metadata.
+pub(crate) type Describe<'a> = dyn Fn(&mut Vec<u8>, &RootDir, &Path, &Stat) -> Result<(), SourceError> + Sync + 'a;
+
+/// Reading directories is waiting for the kernel's locks from some number of threads on.
+const MOST_THREADS: usize = 8;
+/// Directories that wait for each thread before another one is started.
+const ENOUGH: usize = 3;
+/// Names that are looked at in one go.
+const CHUNK: usize = 1000;
+
+struct Level {
+    handle: RootDir,
+    relative: PathBuf,
+    names: Vec<OsString>,
+}
+
+fn names(dir: &RootDir) -> Result<Vec<OsString>, SourceError> {
+    Ok(dir.entries()?.into_iter().map(|e| e.name).collect())
+}
+
+/// A directory to read, or the part of one that these names are.
+struct Task {
+    id: usize,
+    relative: PathBuf,
+    names: Option<Vec<OsString>>,
+}
+
+/// What was said of the entries of a directory, and where other parts come in between.
+#[derive(Default)]
+struct Part {
+    said: Vec<u8>,
+    inner: Vec<(usize, usize)>,
+}
+
+#[derive(Default)]
+struct State {
+    tasks: Vec<Task>,
+    /// Tasks that wait or are worked on.
+    open: usize,
+    parts: Vec<Part>,
+    failure: Option<SourceError>,
+}
+
+struct Scan<'a> {
+    tree: &'a SourceTree<'a>,
+    dir: &'a Path,
+    describe: &'a Describe<'a>,
+    state: Mutex<State>,
+    more: Condvar,
+}
+
+impl Scan<'_> {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, task: Task) {
+        let mut state = self.lock();
+        state.open += 1;
+        state.tasks.push(task);
+        self.more.notify_one();
+    }
+
+    /// The next task; waits while others may find one. `None` when all is done, or when something failed.
+    fn next(&self) -> Option<Task> {
+        let mut state = self.lock();
+        loop {
+            if state.failure.is_some() || state.open == 0 {
+                return None;
+            }
+            if let Some(task) = state.tasks.pop() {
+                return Some(task);
+            }
+            state = self.more.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn work(&self, task: Task) {
+        let id = task.id;
+        let result = self.read(task);
+        let mut state = self.lock();
+        state.open -= 1;
+        match result {
+            Ok(part) => state.parts[id] = part,
+            Err(e) => drop(state.failure.get_or_insert(e)),
+        }
+        if state.open == 0 || state.failure.is_some() {
+            self.more.notify_all();
+        }
+    }
+
+    fn read(&self, task: Task) -> Result<Part, SourceError> {
+        let mut part = Part::default();
+        let handle = self.tree.root.sub(self.dir.join(&task.relative))?;
+        let names = match task.names {
+            Some(names) => names,
+            None => {
+                let names = names(&handle)?;
+                if names.len() > CHUNK {
+                    for chunk in names.chunks(CHUNK) {
+                        self.later(&mut part, task.relative.clone(), Some(chunk.to_vec()));
+                    }
+                    return Ok(part);
+                }
+                names
+            }
+        };
+        for name in &names {
+            let relative = task.relative.join(name);
+            let Some((stat, taken)) = self.tree.look(&handle, self.dir, &relative, name)? else { continue };
+            if taken {
+                let path = relative.as_os_str().as_encoded_bytes();
+                part.said.extend_from_slice(&(path.len() as u64).to_le_bytes());
+                part.said.extend_from_slice(path);
+                (self.describe)(&mut part.said, &handle, &relative, &stat)?;
+            }
+            if stat.kind == Kind::Dir {
+                if relative.components().count() >= MAX_DEPTH {
+                    return Err(SourceError::Changed(self.dir.join(&relative)));
+                }
+                self.later(&mut part, relative, None);
+            }
+        }
+        Ok(part)
+    }
+
+    /// Has the rest of a part made by whoever is free.
+    fn later(&self, part: &mut Part, relative: PathBuf, names: Option<Vec<OsString>>) {
+        let id = {
+            let mut state = self.lock();
+            state.parts.push(Part::default());
+            state.parts.len() - 1
+        };
+        part.inner.push((part.said.len(), id));
+        self.add(Task { id, relative, names });
+    }
+}
+
+/// Puts the parts into their order. On a stack of its own: directories may be very deep.
+fn feed(parts: &[Part], hasher: &mut Hasher) {
+    let mut stack = vec![(0, 0, 0)];
+    while let Some((id, said, inner)) = stack.pop() {
+        let part: &Part = &parts[id];
+        let Some((end, child)) = part.inner.get(inner) else {
+            hasher.update(&part.said[said..]);
+            continue;
+        };
+        hasher.update(&part.said[said..*end]);
+        stack.push((id, *end, inner + 1));
+        stack.push((*child, 0, 0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Owner;
+    use std::os::unix::ffi::OsStrExt;
+
+    /// What many threads find is what one finds, in the same order.
+    #[test]
+    fn a_scan_says_what_a_walk_visits() {
+        let dir = std::env::temp_dir().join(format!("rbuild-walk-{}", std::process::id()));
+        for d in 0..40 {
+            let inner = dir.join(format!("d{d}/e/f"));
+            std::fs::create_dir_all(&inner).unwrap();
+            (0..20).for_each(|f| std::fs::write(inner.join(format!("{f}.txt")), "x").unwrap());
+            std::fs::write(dir.join(format!("d{d}/e.skip")), "").unwrap();
+        }
+        std::fs::create_dir_all(dir.join("flat")).unwrap();
+        (0..2500).for_each(|f| std::fs::write(dir.join(format!("flat/{f}")), "").unwrap());
+        let root = RootDir::open(&dir).unwrap();
+        for ignored in ["", "**/*.skip\nd3", "*\n!d5/e/f/7.txt"] {
+            let ignore = Ignore::parse(ignored).unwrap();
+            let tree =
+                SourceTree { root: &root, ignore: Some(&ignore), exclude: None, owner: Owner::Root, hashes: None };
+            let mut walked = Hasher::new();
+            let mut count = 0;
+            tree.walk::<SourceError>(Path::new(""), |_, path, stat| {
+                walked.field(path.as_os_str().as_bytes());
+                walked.update(&stat.ino.to_le_bytes());
+                count += 1;
+                Ok(())
+            })
+            .unwrap();
+            let walked = walked.finish();
+            for _ in 0..5 {
+                let mut scanned = Hasher::new();
+                let describe = |out: &mut Vec<u8>, _: &RootDir, _: &Path, stat: &Stat| {
+                    out.extend_from_slice(&stat.ino.to_le_bytes());
+                    Ok(())
+                };
+                tree.digest(Path::new(""), &mut scanned, &describe).unwrap();
+                assert_eq!(scanned.finish(), walked, "{ignored:?}, {count} entries");
+            }
+        }
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}

@@ -1,0 +1,118 @@
+//! What keys were made of, and which steps were built where: what tells why a step ran again.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use rbuild_image::Digest;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::layout::Store;
+
+/// What a step's key was made of: parts by name, in order. A name may come several times.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    pub parts: Vec<(String, String)>,
+}
+
+/// The steps that were last built from one Dockerfile in one place.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ledger {
+    pub steps: Vec<LedgerStep>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerStep {
+    pub stage: String,
+    /// Within its stage, from 1.
+    pub number: usize,
+    pub text: String,
+    pub key: Digest,
+}
+
+/// Steps of other targets that are remembered beside those of the last one.
+const KEPT: usize = 5000;
+
+impl Store {
+    /// What the key of a record was made of.
+    pub fn account(&self, key: &Digest) -> Result<Option<Account>> {
+        self.read_if_whole(&format!("accounts/{}.json", key.hex()))
+    }
+
+    pub fn put_account(&self, key: &Digest, account: &Account) -> Result<()> {
+        self.root.create_dir_all("accounts", 0o755, None, |_| ())?;
+        self.write("accounts", &format!("{}.json", key.hex()), account)
+    }
+
+    /// The ledger of that name; an empty one if there is none.
+    pub fn ledger(&self, name: &Digest) -> Result<Ledger> {
+        Ok(self.read_if_whole(&format!("ledgers/{}.json", name.hex()))?.unwrap_or_default())
+    }
+
+    pub fn put_ledger(&self, name: &Digest, ledger: &Ledger) -> Result<()> {
+        self.root.create_dir_all("ledgers", 0o755, None, |_| ())?;
+        self.write("ledgers", &format!("{}.json", name.hex()), ledger)
+    }
+}
+
+impl Ledger {
+    /// For each of the steps (stage, number, text) the nearest one in the ledger, by its place there: the same text in the
+    /// same stage, or else the same place in the same stage, or else the same text elsewhere. None is given twice.
+    pub fn nearest(&self, steps: &[(&str, usize, &str)]) -> Vec<Option<usize>> {
+        let mut found = vec![None; steps.len()];
+        let mut taken = vec![false; self.steps.len()];
+        type Name = fn(&str, usize, &str) -> String;
+        let ways: [Name; 3] = [
+            |stage, _, text| format!("{stage}\0{text}"),
+            |stage, number, _| format!("{stage}\0{number}"),
+            |_, _, text| text.to_string(),
+        ];
+        for name in ways {
+            let mut old: HashMap<String, VecDeque<usize>> = HashMap::new();
+            for (i, step) in self.steps.iter().enumerate().filter(|(i, _)| !taken[*i]) {
+                old.entry(name(&step.stage, step.number, &step.text)).or_default().push_back(i);
+            }
+            for (place, (stage, number, text)) in found.iter_mut().zip(steps).filter(|(place, _)| place.is_none()) {
+                *place = old.get_mut(&name(stage, *number, text)).and_then(VecDeque::pop_front);
+                place.iter().for_each(|i| taken[*i] = true);
+            }
+        }
+        found
+    }
+
+    /// Takes in the steps of a build; those of its stages that were there before go.
+    pub fn update(&mut self, steps: Vec<LedgerStep>) {
+        let stages: HashSet<&str> = steps.iter().map(|step| step.stage.as_str()).collect();
+        let others = self.steps.iter().filter(|old| !stages.contains(old.stage.as_str()));
+        let kept: Vec<LedgerStep> = others.take(KEPT).cloned().collect();
+        self.steps = steps.into_iter().chain(kept).collect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(stage: &str, number: usize, text: &str) -> LedgerStep {
+        LedgerStep { stage: stage.into(), number, text: text.into(), key: Digest::of(text.as_bytes()) }
+    }
+
+    #[test]
+    fn the_nearest_step_is_the_same_text_then_the_same_place() {
+        let mut ledger = Ledger::default();
+        ledger.update(vec![step("a", 2, "COPY . ."), step("a", 3, "RUN make"), step("b", 2, "RUN echo 1")]);
+        // A step was put in between, and one was edited.
+        let now = [("a", 2, "RUN id"), ("a", 3, "COPY . ."), ("a", 4, "RUN make"), ("b", 2, "RUN echo 2")];
+        assert_eq!(ledger.nearest(&now), [None, Some(0), Some(1), Some(2)]);
+        // A stage that got another name.
+        assert_eq!(ledger.nearest(&[("c", 2, "RUN make")]), [Some(1)]);
+        // Steps that are written twice are two.
+        ledger.update(vec![step("a", 2, "RUN x"), step("a", 3, "RUN x")]);
+        assert_eq!(
+            ledger.nearest(&[("a", 2, "RUN x"), ("a", 3, "RUN x"), ("a", 4, "RUN x")]),
+            [Some(0), Some(1), None]
+        );
+        // Stages that were not built stay.
+        assert!(ledger.steps.iter().any(|s| s.stage == "b"));
+        assert_eq!(ledger.steps.len(), 3);
+    }
+}

@@ -1,0 +1,141 @@
+//! Why steps run again, and how little of a copy is written when little changed.
+
+use std::collections::HashMap;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::lab::{Lab, base, contents};
+
+/// What is said of the step whose header holds `text`.
+fn why(stderr: &str, text: &str) -> String {
+    let number = stderr.lines().find(|l| l.starts_with('#') && l.contains(text)).unwrap_or_else(|| {
+        panic!("no step {text:?} in\n{stderr}");
+    });
+    let head = format!("{} why: ", number.split_whitespace().next().unwrap());
+    let line = stderr.lines().find_map(|l| l.strip_prefix(&head));
+    line.unwrap_or_else(|| panic!("nothing is said of {text:?} in\n{stderr}")).to_string()
+}
+
+const FILE: &str = "FROM base AS builder\nARG VERSION=1.1\nWORKDIR /app\nCOPY . .\nRUN echo $VERSION > v\n\
+                    FROM scratch\nCOPY --from=builder /app/v /\n";
+
+#[test]
+fn explain_says_what_differs() {
+    let lab = Lab::new();
+    lab.rbuild(["import", base("busybox.tar").to_str().unwrap(), "base"]).ok();
+    lab.write(".dockerignore", "Dockerfile\n").write("src/a", "1").write("src/gone", "1");
+    let build = |args: &[&str]| lab.build(FILE, &[&["--explain"], args].concat()).ok().stderr;
+    let first = build(&[]);
+    assert_eq!(why(&first, "COPY . ."), "it was not built here before");
+    assert!(why(&build(&[]), "COPY . .").starts_with("all that it depends on is as it was"));
+    lab.write("src/a", "2").write("src/b", "1");
+    std::fs::remove_file(lab.ctx().join("src/gone")).unwrap();
+    let changed = build(&[]);
+    assert_eq!(why(&changed, "COPY . ."), "src/a changed; src/b is new; src/gone is gone");
+    assert_eq!(why(&changed, "RUN echo"), "[builder 3/4] before it changed");
+    assert!(why(&changed, "COPY --from").starts_with("all that it depends on is as it was"));
+    let argument = build(&["--build-arg", "VERSION=1.2"]);
+    assert_eq!(why(&argument, "RUN echo"), "VERSION 1.1 → 1.2");
+    assert_eq!(why(&build(&["--no-cache"]), "RUN echo"), "it was asked to run again (--no-cache)");
+    lab.rbuild(["import", "-c", "ENV A=1", base("busybox.tar").to_str().unwrap(), "base"]).ok();
+    let moved = why(&build(&["--build-arg", "VERSION=1.2"]), "WORKDIR");
+    assert!(moved.starts_with("image base moved from ") && moved.contains(" to "), "{moved}");
+    // What was said stays in the logs, asked for or not.
+    lab.build(&FILE.replace("> v", "> /app/v"), &[]).ok();
+    let log = lab.rbuild(["logs", "latest"]).ok().stdout;
+    assert!(log.contains("why: the command changed"), "{log}");
+    lab.rbuild(["prune", "-a"]).ok();
+    assert_eq!(why(&build(&[]), "COPY . ."), "it was not built here before");
+}
+
+#[test]
+fn a_failed_build_is_no_gap() {
+    let lab = Lab::new();
+    lab.write(".dockerignore", "Dockerfile\n").write("a", "1");
+    let file = "FROM busybox\nCOPY . /a/\nRUN cat /a/a\nRUN echo last\n";
+    lab.build(file, &[]).ok();
+    lab.write("a", "2");
+    lab.build(&file.replace("RUN cat", "RUN false; false #"), &[]).fails(1, &[]);
+    let again = lab.build(file, &["--explain"]).ok().stderr;
+    assert_eq!(why(&again, "RUN echo last"), "[3/4] before it changed");
+}
+
+/// The inode of a file that a copy put into the store, by the text of the file.
+fn inodes(store: &Path, name: &str) -> HashMap<String, u64> {
+    let mut found = HashMap::new();
+    let mut open = vec![store.join("trees")];
+    while let Some(dir) = open.pop() {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let path: PathBuf = entry.path();
+            if path.is_dir() && !path.is_symlink() {
+                open.push(path);
+            } else if path.file_name().is_some_and(|n| n == name) {
+                let tree = path.strip_prefix(store.join("trees")).unwrap().components().next().unwrap();
+                found.insert(format!("{:?}", tree), std::fs::symlink_metadata(&path).unwrap().ino());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn unchanged_files_of_a_copy_are_written_once() {
+    let (lab, fresh) = (Lab::new(), Lab::new());
+    let file =
+        "FROM busybox\nRUN mkdir -p /app/sub && ln -s sub /app/to && echo below > /app/sub/covered\nCOPY . /app/to/\n";
+    for lab in [&lab, &fresh] {
+        lab.write(".dockerignore", "Dockerfile\n").write("same", "1").write("dir/same2", "2").write("changed", "3");
+        lab.write("covered", "by the copy");
+        symlink("same", lab.ctx().join("link")).unwrap();
+        std::fs::hard_link(lab.ctx().join("same"), lab.ctx().join("hard")).unwrap();
+        lab.write("dir/run.sh", "#!/bin/sh\n");
+    }
+    // Files that were written a moment ago are not trusted to be the same by their times.
+    std::thread::sleep(Duration::from_millis(3100));
+    lab.build(file, &[]).ok();
+    let before = inodes(&lab.store(), "same2");
+    lab.write("changed", "other");
+    lab.build(file, &[]).ok();
+    let after = inodes(&lab.store(), "same2");
+    assert_eq!((before.len(), after.len()), (1, 2));
+    let overlays = std::env::var_os("RBUILD_SNAPSHOTS").is_none() && std::env::var_os("RBUILD_ISOLATION").is_none();
+    let one = after.values().collect::<std::collections::HashSet<_>>().len() == 1;
+    assert_eq!(one, overlays, "{after:?}");
+    // Only links that are links in the context are links in the result.
+    let hard = |name: &str| inodes(&lab.store(), name).into_values().collect::<std::collections::HashSet<_>>().len();
+    assert_eq!(hard("changed"), 2);
+    // The result is what it would be without the earlier one.
+    fresh.write("changed", "other");
+    for name in ["same", "dir/same2", "changed", "covered", "dir/run.sh", "dir", "."] {
+        let time = std::fs::metadata(lab.ctx().join(name)).unwrap().modified().unwrap();
+        std::fs::File::open(fresh.ctx().join(name)).unwrap().set_modified(time).unwrap();
+    }
+    fresh.build(file, &[]).ok();
+    let tar = |lab: &Lab| {
+        let out = lab.path("out.tar");
+        let mut command = lab.command(["build", "-q", "-o", &format!("type=tar,dest={}", out.display()), "."]);
+        lab.run_with(&mut command, &[("SOURCE_DATE_EPOCH", "1000")]).ok();
+        std::fs::read(out).unwrap()
+    };
+    let (ours, theirs) = (tar(&lab), tar(&fresh));
+    assert_eq!(contents(&ours)["app/sub/changed"], b"other");
+    assert_eq!(contents(&ours)["app/sub/covered"], b"by the copy");
+    assert!(ours == theirs, "the same files in another tar");
+}
+
+#[test]
+fn a_linked_file_is_not_written_through() {
+    let lab = Lab::new();
+    lab.write(".dockerignore", "Dockerfile\n").write("same", "1").write("changed", "1");
+    std::thread::sleep(Duration::from_millis(3100));
+    let file = "FROM busybox\nCOPY . /app/\nRUN echo 2 >> /app/same; chmod 700 /app/same\n";
+    lab.build(file, &[]).ok();
+    lab.write("changed", "2");
+    lab.build(file, &[]).ok();
+    // The first copy again, from the cache.
+    lab.write("changed", "1");
+    let out = lab.build_local("FROM busybox\nCOPY . /app/\n", &[]);
+    assert_eq!(std::fs::read_to_string(out.join("app/same")).unwrap(), "1");
+    assert_eq!(std::fs::metadata(out.join("app/same")).unwrap().mode() & 0o7777, 0o644);
+}
