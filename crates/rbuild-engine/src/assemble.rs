@@ -1,12 +1,13 @@
 //! The finished image: layers of the steps on those of the base, configuration, manifest.
 
 use std::collections::HashMap;
+use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
 use rayon::prelude::*;
 use rbuild_image::{Descriptor, Digest, History, MediaType, descriptor};
 use rbuild_plan::{NoCache, Step, VertexId};
-use rbuild_store::{PackedLayer, TreeId};
+use rbuild_store::{PackedLayer, StoreError, TreeId};
 
 use crate::error::{BuildError, Result};
 use crate::event::Event;
@@ -82,8 +83,25 @@ fn new_layers(build: &Executor<'_>, form: &ImageForm, steps: &[VertexId]) -> Res
         Squash::Steps if !trees.is_empty() => trees = vec![build.store.squash_trees(&build.work, &trees)?],
         Squash::Steps | Squash::None => {}
     }
-    let pack = |tree| build.store.pack_tree(&build.work, tree, form.layers, latest);
-    Ok(trees.par_iter().map(pack).collect::<std::result::Result<_, _>>()?)
+    let stop = || build.cancel.is_cancelled();
+    let pack = |tree| build.store.pack_tree(&build.work, tree, form.layers, latest, &stop);
+    let packed: std::result::Result<_, StoreError> = trees.par_iter().map(pack).collect();
+    packed.map_err(|e| if build.cancel.is_cancelled() { BuildError::Cancelled } else { e.into() })
+}
+
+/// Makes the layers of trees as they come, each in the forms that the result will want, while other steps still run: on
+/// processors that would be idle. What goes wrong here goes wrong again, and is told, when the layer is needed.
+pub(crate) fn pack_early(build: &Executor<'_>, trees: &Receiver<TreeId>) {
+    rbuild_linux::process::yield_to_others();
+    let epoch = build.prepared.graph.epoch;
+    let stop = || build.cancel.is_cancelled();
+    // What is left when the last step has ended is made by several threads, and not by idle ones.
+    for tree in trees.iter().take_while(|_| build.runs()) {
+        for form in build.request.forms().iter().filter(|form| form.squash == Squash::None) {
+            let latest = epoch.filter(|_| form.rewrite_timestamp);
+            let _ = build.store.pack_tree(&build.work, &tree, form.layers, latest, &stop);
+        }
+    }
 }
 
 /// Leaves as many entries with a layer as there are layers: the last of those that had one stands for all of them.

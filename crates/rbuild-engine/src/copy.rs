@@ -200,7 +200,7 @@ impl Copier<'_> {
         let mut open: (PathBuf, RootDir) = (PathBuf::new(), self.root.sub(dest)?);
         tree.walk::<Reason>(&item.path, |source, path, stat| {
             let parent = path.parent().unwrap_or(Path::new(""));
-            if open.0 != parent {
+            if open.0.as_os_str() != parent.as_os_str() {
                 open = (parent.to_path_buf(), self.open_dest(&dest.join(parent))?);
             }
             let name = path.file_name().unwrap_or_default();
@@ -277,7 +277,7 @@ impl Copier<'_> {
     /// The directory of an entry.
     fn here(&mut self, path: &Path) -> Result<&Here, Reason> {
         let dir = path.parent().unwrap_or(Path::new("/"));
-        if self.here.path != dir {
+        if self.here.path.as_os_str() != dir.as_os_str() {
             let real = self.root.resolve(dir)?;
             let real = real.strip_prefix("/").unwrap_or(&real).to_path_buf();
             self.here = Here { path: dir.to_path_buf(), real, made: self.made.contains(dir) };
@@ -307,7 +307,7 @@ impl Copier<'_> {
         };
         let stamp = (hashes.tells(stat) && stat.kind == Kind::File).then(|| Stamp::of(stat));
         let mode = stat.kind.bits() | tree.owner.mode(stat);
-        track.note(real, Listed { source: source_path.to_path_buf(), mode, stamp, digest });
+        track.listing.put(&real, Listed { source: source_path, mode, stamp, digest });
         Ok(())
     }
 

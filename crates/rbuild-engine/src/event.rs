@@ -3,6 +3,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use rbuild_sandbox::Stream;
 
+use crate::journal::Journal;
+
 /// What happens during a build, in order for each step. Steps are named by their vertex.
 #[derive(Debug)]
 pub enum Event {
@@ -111,11 +113,12 @@ pub struct Events {
     first: usize,
     /// Before the label of each.
     platform: String,
+    journal: Arc<Journal>,
 }
 
 impl Events {
     pub fn new(sender: Sender<Event>) -> Events {
-        Events { sender, room: Arc::default(), first: 0, platform: String::new() }
+        Events { sender, room: Arc::default(), first: 0, platform: String::new(), journal: Arc::new(Journal::new()) }
     }
 
     /// For the steps of one of several platforms, which are told apart by number and by label.
@@ -130,7 +133,7 @@ impl Events {
 
     pub fn send(&self, event: Event) {
         let step = |step: usize| self.first + step;
-        let _ = self.sender.send(match event {
+        let event = match event {
             Event::Started { step: s, label, text } => {
                 Event::Started { step: step(s), label: format!("{}{label}", self.platform), text }
             }
@@ -138,7 +141,13 @@ impl Events {
             Event::Output { step: s, stream, bytes } => Event::Output { step: step(s), stream, bytes },
             Event::Done { step: s, outcome, seconds } => Event::Done { step: step(s), outcome, seconds },
             other => other,
-        });
+        };
+        self.journal.note(&event);
+        let _ = self.sender.send(event);
+    }
+
+    pub(crate) fn journal(&self) -> &Journal {
+        &self.journal
     }
 
     /// Sends what a command printed; waits while too much is on the way.

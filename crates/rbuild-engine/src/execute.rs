@@ -6,6 +6,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -15,11 +16,12 @@ use rbuild_linux::RootDir;
 use rbuild_plan::{CopyStep, From, Step, VertexId};
 use rbuild_sandbox::{Builder, Cancel, Input, Outcome, RunRequest, Source};
 use rbuild_source::{Changes, Content, Owner, SourceError, SourceTree};
-use rbuild_store::{Account, Budget, BuildLog, Image, Snapshots, StepLog, Store, TreeId, Workspace};
+use rbuild_store::{Account, Budget, Image, LayerLog, Snapshots, Store, TreeId, Workspace};
 
 use crate::error::{BuildError, Result, StepFailure};
 use crate::event::{Event, Events, StepOutcome};
 use crate::export::{self, View};
+use crate::history::{Status, remember, weigh};
 use crate::keys::{self, Contexts, Keys, Viewpoint, source_error};
 use crate::leaks::Leaks;
 use crate::log_tail::LOG_TAIL;
@@ -63,8 +65,8 @@ pub(crate) struct Executor<'a> {
     /// For each vertex, the key of the nearest step that was built here before.
     nearest: Vec<Option<Digest>>,
     failure: Mutex<Option<BuildError>>,
-    /// What is told of the steps later.
-    logged: Mutex<Vec<StepLog>>,
+    /// Takes trees whose layers will be needed, while steps run.
+    early: Mutex<Option<Sender<TreeId>>>,
     /// Of the first step, where several platforms are built.
     first_step: usize,
     /// The command that failed first, and where it wrote.
@@ -100,8 +102,8 @@ impl<'a> Executor<'a> {
             dependants: vec![Vec::new(); count],
             nearest: why::nearest(&store.ledger(&prepared.ledger)?, &prepared.graph),
             failure: Mutex::new(None),
+            early: Mutex::new(None),
             failed_run: Mutex::new(None),
-            logged: Mutex::default(),
         };
         executor.schedule();
         Ok(executor)
@@ -118,19 +120,28 @@ impl<'a> Executor<'a> {
                 self.events.send(Event::Warning { text: text.into() });
             }
         }
-        self.prepared.report_hits(self.request, &self.events);
+        self.prepared.report_hits(&self.events);
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(self.request.jobs.max(1))
             .thread_name(|i| format!("step-{i}"))
             .build()
             .map_err(|e| BuildError::other(format!("the worker threads cannot be started: {e}")))?;
-        pool.scope(|scope| {
-            let mut ready: Vec<VertexId> =
-                self.scheduled.iter().copied().filter(|v| self.waiting[*v].load(Ordering::SeqCst) == 0).collect();
-            ready.sort_unstable();
-            for vertex in ready {
-                scope.spawn(move |scope| self.work_on(vertex, scope));
+        let mut ready: Vec<VertexId> =
+            self.scheduled.iter().copied().filter(|v| self.waiting[*v].load(Ordering::SeqCst) == 0).collect();
+        ready.sort_unstable();
+        std::thread::scope(|threads| {
+            if runs_any {
+                let (trees, receiver) = channel();
+                self.layers_of_done(&trees);
+                *self.early.lock().unwrap_or_else(PoisonError::into_inner) = Some(trees);
+                threads.spawn(move || assemble::pack_early(self, &receiver));
             }
+            pool.scope(|scope| {
+                for vertex in ready {
+                    scope.spawn(move |scope| self.work_on(vertex, scope));
+                }
+            });
+            self.early.lock().unwrap_or_else(PoisonError::into_inner).take();
         });
         if let Some(e) = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
             return Err(e);
@@ -139,6 +150,24 @@ impl<'a> Executor<'a> {
             return Err(BuildError::Cancelled);
         }
         Ok(())
+    }
+
+    /// Whether steps may still run.
+    pub(crate) fn runs(&self) -> bool {
+        self.early.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Steps of the result that came from the cache have trees, and perhaps no layers yet.
+    fn layers_of_done(&self, trees: &Sender<TreeId>) {
+        let mut found: Vec<TreeId> = self.chain().filter_map(|id| self.done[id].get()?.tree.clone()).collect();
+        found.reverse();
+        found.into_iter().for_each(|tree| drop(trees.send(tree)));
+    }
+
+    /// The steps that the result is made of, from the target down to its base.
+    fn chain(&self) -> impl Iterator<Item = VertexId> {
+        let graph = &self.prepared.graph;
+        std::iter::successors(Some(graph.target), |v| graph.vertices[*v].parent)
     }
 
     /// Decides what runs: what is open and needed, and the images below it.
@@ -207,6 +236,13 @@ impl<'a> Executor<'a> {
             self.cancel.cancel();
             return;
         }
+        if let (Some(early), Some(tree)) = (
+            &*self.early.lock().unwrap_or_else(PoisonError::into_inner),
+            self.done[id].get().and_then(|d| d.tree.clone()),
+        ) && self.chain().any(|layer| layer == id)
+        {
+            let _ = early.send(tree);
+        }
         for next in &self.dependants[id] {
             if self.waiting[*next].fetch_sub(1, Ordering::SeqCst) == 1 {
                 let next = *next;
@@ -226,24 +262,14 @@ impl<'a> Executor<'a> {
         let started = Instant::now();
         let label = vertex.label.clone();
         self.events.send(Event::Started { step: id, label, text: vertex.text.clone() });
-        let mut why = None;
-        let outcome = self.keyed(id, &mut why);
+        let outcome = self.keyed(id);
         let outcome_kind = match &outcome {
             Ok(true) => StepOutcome::Cached,
             Ok(false) => StepOutcome::Done,
             Err(BuildError::Cancelled) => StepOutcome::Cancelled,
             Err(_) => StepOutcome::Failed,
         };
-        let seconds = started.elapsed().as_secs_f64();
-        self.logged.lock().unwrap_or_else(PoisonError::into_inner).push(StepLog {
-            step: self.log_number(id),
-            label: vertex.label.clone(),
-            text: vertex.text.clone(),
-            outcome: outcome_kind.word().into(),
-            seconds,
-            why,
-        });
-        self.events.send(Event::Done { step: id, outcome: outcome_kind, seconds });
+        self.events.send(Event::Done { step: id, outcome: outcome_kind, seconds: started.elapsed().as_secs_f64() });
         outcome.map(|_| ())
     }
 
@@ -253,7 +279,7 @@ impl<'a> Executor<'a> {
     }
 
     /// Makes the key and then the result. A context that changes meanwhile is looked at again a few times.
-    fn keyed(&self, id: VertexId, why: &mut Option<String>) -> Result<bool> {
+    fn keyed(&self, id: VertexId) -> Result<bool> {
         let vertex = &self.prepared.graph.vertices[id];
         let result_of = |i: VertexId| self.done(i).result;
         let keys = Keys { contexts: &self.contexts, result_of: &result_of };
@@ -262,7 +288,7 @@ impl<'a> Executor<'a> {
             let mut book =
                 Bookkeeper { graph: &self.prepared.graph, result_of: &result_of, account: Account::default() };
             let Some(key) = keys.definition(vertex, content, &mut |part| book.note(part))? else { break };
-            match self.cached_or_executed(id, &key, content, &book.account, why) {
+            match self.cached_or_executed(id, &key, content, &book.account) {
                 Err(BuildError::Moved) => content = keys.copied(vertex)?,
                 other => return other,
             }
@@ -271,23 +297,17 @@ impl<'a> Executor<'a> {
         Err(source_error(SourceError::Changed(PathBuf::from(&copy.sources[0])), copy.source_spans[0]))
     }
 
-    /// Whether the result was there already; otherwise it is now. Says `why` it had to be made.
+    /// Whether the result was there already; otherwise it is now.
     fn cached_or_executed(
         &self,
         id: VertexId,
         key: &Digest,
         content: Option<Content>,
         account: &Account,
-        why: &mut Option<String>,
     ) -> Result<bool> {
-        let tell = |text: String| {
-            if self.request.explain {
-                self.events.send(Event::Why { step: id, text: text.clone() });
-            }
-            Some(text)
-        };
+        let tell = |text: String| self.events.send(Event::Why { step: id, text });
         if self.hit(id, key, key, account)? {
-            *why = tell(why::hit(key));
+            tell(why::hit(key));
             return Ok(true);
         }
         let vertex = &self.prepared.graph.vertices[id];
@@ -299,7 +319,7 @@ impl<'a> Executor<'a> {
             let parent = vertex.parent.map_or(*key, |p| self.done(p).result);
             shared = keys::content_key(vertex, copy, &parent, &digest);
             if self.hit(id, &shared, key, account)? {
-                *why = tell(why::hit(&shared));
+                tell(why::hit(&shared));
                 return Ok(true);
             }
         }
@@ -309,17 +329,17 @@ impl<'a> Executor<'a> {
             return Err(BuildError::Cancelled);
         }
         if self.hit(id, &shared, key, account)? {
-            *why = tell(why::hit(&shared));
+            tell(why::hit(&shared));
             return Ok(true);
         }
         // What changed among the files of a copy is known when it is made.
         let is_copy = matches!(vertex.step, Step::Copy(_));
         if !is_copy {
-            *why = tell(self.reason(id, key, account, None));
+            tell(self.reason(id, key, account, None));
         }
         let (made, changes) = self.execute(id, content)?;
         if is_copy {
-            *why = tell(self.reason(id, key, account, changes.as_ref()));
+            tell(self.reason(id, key, account, changes.as_ref()));
         }
         let (created, build) = (self.request.now, self.request.build_id.as_str());
         let result = self.result_of(id, &shared, key);
@@ -483,6 +503,17 @@ impl<'a> Executor<'a> {
         let _ = self.prepared.remember(self.store, &keys);
     }
 
+    /// What the layers hold that the target's own steps made.
+    fn weigh(&self) -> Vec<LayerLog> {
+        let mut layers = Vec::new();
+        for id in self.chain() {
+            let tree = self.done[id].get().and_then(|done| done.tree.as_ref());
+            layers.extend(tree.and_then(|tree| weigh(&self.store.tree(tree).ok()?, self.log_number(id)).ok()));
+        }
+        layers.reverse();
+        layers
+    }
+
     /// A shell in the container of the command that failed, if that was asked for: with its files as it left them, its
     /// mounts, variables and user.
     fn after_failure(&self, error: BuildError, tell: impl FnOnce(&BuildError)) -> BuildError {
@@ -523,7 +554,7 @@ impl<'a> Executor<'a> {
             let message = format!("the image's configuration or history holds the value of the secret `{id}`");
             return Err(BuildError::Other { message, help: Some(help.into()) });
         }
-        for id in std::iter::successors(Some(graph.target), |v| graph.vertices[*v].parent) {
+        for id in self.chain() {
             let Some(Done { tree: Some(tree), .. }) = self.done[id].get() else { continue };
             if let Some((secret, path)) = leaks.in_tree(&self.store.tree(tree)?)? {
                 let span = graph.vertices[id].span;
@@ -565,33 +596,19 @@ pub fn execute(
     tell: impl FnOnce(&BuildError),
 ) -> Result<Finished> {
     let mut executors = Vec::new();
-    let started = Instant::now();
     let result = execute_all(request, platforms, store, &events, &cancel, builder, tell, &mut executors);
-    let mut steps = Vec::new();
-    for executor in &executors {
-        executor.remember();
-        steps.append(&mut executor.logged.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-    if !steps.is_empty() {
-        let status = match &result {
-            Ok(_) => "done",
-            Err(_) if cancel.is_cancelled() && !matches!(result, Err(BuildError::Step(_) | BuildError::Told)) => {
-                "stopped"
-            }
-            Err(_) => "failed",
-        };
-        let names: Vec<String> = request.tags.iter().map(|tag| tag.familiar()).collect();
-        let log = BuildLog {
-            id: request.build_id.clone(),
-            what: if names.is_empty() { request.dockerfile_name.clone() } else { names.join(", ") },
-            started: request.now,
-            seconds: started.elapsed().as_secs_f64(),
-            status: status.into(),
-            steps,
-        };
-        // A build is not worse for not being remembered.
-        let _ = store.put_build_log(&log);
-    }
+    executors.iter().for_each(Executor::remember);
+    let layers = match (&result, request.weigh) {
+        (Ok(_), true) => executors.iter().flat_map(Executor::weigh).collect(),
+        _ => Vec::new(),
+    };
+    let status = match &result {
+        Ok(_) => Status::Done,
+        Err(BuildError::Step(_) | BuildError::Told) => Status::Failed,
+        Err(_) if cancel.is_cancelled() => Status::Stopped,
+        Err(_) => Status::Failed,
+    };
+    remember(request, platforms, store, &events, status, layers);
     let finished = result?;
     if request.cache_limit.is_some() {
         drop(executors);

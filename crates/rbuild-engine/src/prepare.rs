@@ -16,6 +16,7 @@ use crate::Finished;
 use crate::error::{BuildError, Result};
 use crate::event::{Event, Events, StepOutcome};
 use crate::export::{self, View};
+use crate::history::{self, Status};
 use crate::keys::{self, Contexts, Keys, Viewpoint};
 use crate::request::{BuildRequest, ImageForm, OutputKind};
 use crate::why;
@@ -191,6 +192,9 @@ impl Prepared {
     pub fn answer(&self, request: &BuildRequest, store: &Store, events: &Events) -> Result<Option<Finished>> {
         let target = &self.known[self.graph.target];
         let Some(result) = target.result() else { return Ok(None) };
+        if request.weigh {
+            return Ok(None);
+        }
         let needs_files = |kind| matches!(kind, OutputKind::Local | OutputKind::Tar);
         if !request.secrets.is_empty() && request.outputs.iter().any(|o| needs_files(o.kind)) {
             return Ok(None);
@@ -217,10 +221,12 @@ impl Prepared {
                 }
             }
         }
-        self.report_hits(request, events);
+        self.report_hits(events);
         // Losing it costs an explanation, once.
         let _ = self.remember(store, &self.keys);
-        export::publish(request, store, &[manifests], events).map(Some)
+        let finished = export::publish(request, store, &[manifests], events)?;
+        history::remember(request, std::slice::from_ref(self), store, events, Status::Done, Vec::new());
+        Ok(Some(finished))
     }
 
     /// Notes which steps were built here, for the next build to compare itself with. What has no key was not built.
@@ -257,12 +263,12 @@ impl Prepared {
         }
     }
 
-    pub(crate) fn report_hits(&self, request: &BuildRequest, events: &Events) {
+    pub(crate) fn report_hits(&self, events: &Events) {
         for (step, known) in self.known.iter().enumerate() {
             let vertex = &self.graph.vertices[step];
             if matches!(known, Known::Hit(_)) {
                 events.send(Event::Started { step, label: vertex.label.clone(), text: vertex.text.clone() });
-                if let (true, Some(key)) = (request.explain, self.keys[step]) {
+                if let Some(key) = self.keys[step] {
                     events.send(Event::Why { step, text: why::hit(&key) });
                 }
                 events.send(Event::Done { step, outcome: StepOutcome::Cached, seconds: 0.0 });

@@ -31,8 +31,8 @@ pub struct BuildRequest {
     pub secrets: Vec<(String, Vec<u8>)>,
     /// File systems are put together by copying, also where the kernel would mount overlays.
     pub copies: bool,
-    /// Each step says why it ran, or why it did not have to.
-    pub explain: bool,
+    /// What layers and files of the result take is to be remembered.
+    pub weigh: bool,
     /// A command that fails is followed by a shell in its container, on the caller's terminal.
     pub shell_on_error: bool,
     /// The result may hold a value of a secret.

@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rbuild_layer::keep_in_layer;
 use rbuild_linux::{Kind, RootDir, Stat, Timestamp, copy_file};
-use rbuild_source::{Changes, Listed, Listing, SourceError, Stamp};
+use rbuild_source::{Changes, Listing, SourceError, Stamp};
 
 use crate::copy::Reason;
 
@@ -64,9 +64,11 @@ impl Track {
     /// first one of its directory.
     pub fn later(&mut self, source: &Path, dir: &Path, file: Later) -> bool {
         let last = self.groups.last_mut();
-        let first = last.as_ref().is_none_or(|group| group.dir != dir);
+        let first = last.as_ref().is_none_or(|group| group.dir.as_os_str() != dir.as_os_str());
         match last {
-            Some(group) if !first && group.source == source && group.files.len() < GROUP => group.files.push(file),
+            Some(group) if !first && group.source.as_os_str() == source.as_os_str() && group.files.len() < GROUP => {
+                group.files.push(file)
+            }
             _ => self.groups.push(Group { source: source.into(), dir: dir.into(), files: vec![file] }),
         }
         first
@@ -76,7 +78,7 @@ impl Track {
     pub fn finish(&self, source: &RootDir, tree: &RootDir) -> Result<(), Reason> {
         let mut times: Vec<(&Path, Timestamp)> = Vec::new();
         for group in &self.groups {
-            if times.last().is_none_or(|(path, _)| *path != group.dir) {
+            if times.last().is_none_or(|(path, _)| path.as_os_str() != group.dir.as_os_str()) {
                 times.push((&group.dir, tree.stat(&group.dir)?.mtime));
             }
         }
@@ -119,21 +121,15 @@ impl Track {
     /// Whether the earlier copy has this very file at this very place.
     fn has(&self, earlier: &RootDir, group: &Group, file: &Later) -> bool {
         let Later { source, name, stat, uid, gid, mode } = file;
-        let same = self
-            .earlier
-            .get(&group.dir.join(name))
-            .is_some_and(|known| known.stamp == Some(Stamp::of(stat)) && known.source == group.source.join(source));
+        let same = self.earlier.get(&group.dir.join(name)).is_some_and(|known| {
+            known.stamp == Some(Stamp::of(stat)) && known.source.as_os_str() == group.source.join(source).as_os_str()
+        });
         same && earlier.stat_name(name).is_ok_and(|there| {
             there.kind == Kind::File
                 && (there.uid, there.gid, there.mode) == (*uid, *gid, *mode)
                 && (there.size, there.mtime) == (stat.size, stat.mtime)
                 && there.nlink < MOST_NAMES
         })
-    }
-
-    /// Notes what went where.
-    pub fn note(&mut self, path: PathBuf, entry: Listed) {
-        self.listing.put(path, entry);
     }
 
     /// What is different since the earlier copy; `None` if there was none.

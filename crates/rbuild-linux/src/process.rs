@@ -291,6 +291,12 @@ pub fn without_umask<T>(work: impl FnOnce() -> T) -> T {
     result
 }
 
+/// Has the calling thread, and those that it starts, run when nobody else wants the processor (setpriority(2), which on
+/// Linux is about threads). Where that is not possible they run as before.
+pub fn yield_to_others() {
+    let _ = rustix::process::setpriority_process(None, 19);
+}
+
 /// Rows and columns of the terminal at standard error, if it is one.
 pub fn terminal_size() -> Option<(usize, usize)> {
     let size = rustix::termios::tcgetwinsize(rustix::stdio::stderr()).ok()?;

@@ -1,30 +1,35 @@
 //! What a copy took from where: kept beside its result, so that the next one can tell what changed, and needs to write
 //! only that.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::hash::Hasher;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rbuild_image::Digest;
 
 use crate::stamp::Stamp;
 
-const MAGIC: &[u8; 18] = b"rbuild-listing 1\n\0";
-/// Lengths of the two paths, mode, stamp, digest.
+const MAGIC: &[u8; 18] = b"rbuild-listing 2\n\0";
+/// Lengths of the two paths, mode, stamp, digest; the paths follow.
 const FIXED: usize = 4 + 4 + 4 + Stamp::LEN + 32;
 
-/// The files, links and directories of one copy, by where they went.
-#[derive(Debug, Clone, Default, PartialEq)]
+/// The files, links and directories of one copy, by where they went. Hundreds of thousands are usual, so they lie in one
+/// piece, as they do on the disk.
+#[derive(Debug, Clone, Default)]
 pub struct Listing {
-    entries: HashMap<PathBuf, Listed>,
+    bytes: Vec<u8>,
+    /// Where entries begin, by the hash of the path that they went to. Of two with one hash the first is not found, and
+    /// so counts as new.
+    index: HashMap<u64, usize>,
 }
 
 /// One entry as its source was.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Listed {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listed<'a> {
     /// Relative to the root of the source.
-    pub source: PathBuf,
+    pub source: &'a Path,
     /// What it counted as, its kind in the bits of `S_IFMT`.
     pub mode: u32,
     /// Of a file; none where it would not tell whether the file was written since.
@@ -33,7 +38,7 @@ pub struct Listed {
     pub digest: Option<Digest>,
 }
 
-/// What is different in a copy, by path in the source. Each list is sorted.
+/// What is different in a copy, by path in the source. Each list is in the order of the copy.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
     pub changed: Vec<String>,
@@ -43,65 +48,84 @@ pub struct Changes {
 
 impl Listing {
     /// What went to that path; what came there before is covered.
-    pub fn put(&mut self, path: PathBuf, entry: Listed) {
-        self.entries.insert(path, entry);
+    pub fn put(&mut self, path: &Path, entry: Listed<'_>) {
+        let (path, source) = (path.as_os_str().as_bytes(), entry.source.as_os_str().as_bytes());
+        self.index.insert(hash(path), self.bytes.len());
+        let out = &mut self.bytes;
+        out.extend_from_slice(&(path.len() as u32).to_le_bytes());
+        out.extend_from_slice(&(source.len() as u32).to_le_bytes());
+        out.extend_from_slice(&entry.mode.to_le_bytes());
+        out.extend_from_slice(entry.stamp.as_ref().map_or(&[0; Stamp::LEN][..], |stamp| stamp.bytes()));
+        out.extend_from_slice(entry.digest.as_ref().map_or(&[0; 32][..], |digest| digest.bytes()));
+        out.extend_from_slice(path);
+        out.extend_from_slice(source);
     }
 
-    pub fn get(&self, path: &Path) -> Option<&Listed> {
-        self.entries.get(path)
+    pub fn get(&self, path: &Path) -> Option<Listed<'_>> {
+        let path = path.as_os_str().as_bytes();
+        let (there, entry, _) = entry(&self.bytes, *self.index.get(&hash(path))?)?;
+        (there == path).then_some(entry)
     }
 
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.index.is_empty()
     }
 
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(MAGIC.len() + self.entries.len() * (FIXED + 64));
-        out.extend_from_slice(MAGIC);
-        for (path, entry) in &self.entries {
-            let (path, source) = (path.as_os_str().as_bytes(), entry.source.as_os_str().as_bytes());
-            out.extend_from_slice(&(path.len() as u32).to_le_bytes());
-            out.extend_from_slice(&(source.len() as u32).to_le_bytes());
-            out.extend_from_slice(&entry.mode.to_le_bytes());
-            out.extend_from_slice(entry.stamp.as_ref().map_or(&[0; Stamp::LEN][..], |stamp| stamp.bytes()));
-            out.extend_from_slice(entry.digest.as_ref().map_or(&[0; 32][..], |digest| digest.bytes()));
-            out.extend_from_slice(path);
-            out.extend_from_slice(source);
-        }
-        out
+        [MAGIC, &self.bytes[..]].concat()
     }
 
     /// From the bytes that [`Listing::to_bytes`] gave; anything else is an empty listing.
     pub fn from_bytes(bytes: &[u8]) -> Listing {
-        read(bytes).unwrap_or_default()
+        let Some(bytes) = bytes.strip_prefix(MAGIC) else { return Listing::default() };
+        let mut index = HashMap::new();
+        let mut at = 0;
+        while at < bytes.len() {
+            let Some((path, _, next)) = entry(bytes, at) else { return Listing::default() };
+            index.insert(hash(path), at);
+            at = next;
+        }
+        Listing { bytes: bytes.to_vec(), index }
+    }
+
+    /// Path and entry of everything, in the order in which it was put.
+    fn iter(&self) -> impl Iterator<Item = (&[u8], Listed<'_>)> {
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            loop {
+                let (path, entry, next) = entry(&self.bytes, at)?;
+                let covered = self.index.get(&hash(path)) != Some(&at);
+                at = next;
+                if !covered {
+                    return Some((path, entry));
+                }
+            }
+        })
     }
 
     /// How the copy differs from an earlier one.
     pub fn changes_since(&self, earlier: &Listing) -> Changes {
-        let by_source = |listing: &Listing| -> BTreeMap<PathBuf, Listed> {
-            listing.entries.values().map(|entry| (entry.source.clone(), entry.clone())).collect()
-        };
-        let (mut old, new) = (by_source(earlier), by_source(self));
         let mut changes = Changes::default();
-        for (path, entry) in new {
-            let name = path.to_string_lossy().into_owned();
-            match old.remove(&path) {
-                None => changes.new.push(name),
+        let name = |entry: &Listed<'_>| entry.source.to_string_lossy().into_owned();
+        for (path, entry) in self.iter() {
+            match earlier.get(Path::new(OsStr::from_bytes(path))) {
+                None => changes.new.push(name(&entry)),
                 Some(before) => {
                     if let Some(how) = entry.difference(&before) {
-                        changes.changed.push(format!("{name}{how}"));
+                        changes.changed.push(format!("{}{how}", name(&entry)));
                     }
                 }
             }
         }
-        changes.gone = old.into_keys().map(|path| path.to_string_lossy().into_owned()).collect();
+        let gone = earlier.iter().filter(|(path, _)| self.get(Path::new(OsStr::from_bytes(path))).is_none());
+        changes.gone = gone.map(|(_, entry)| name(&entry)).collect();
         changes
     }
 }
 
-impl Listed {
+impl Listed<'_> {
     /// In what an entry differs from what it was; `None` if not in anything that counts.
-    fn difference(&self, before: &Listed) -> Option<String> {
+    fn difference(&self, before: &Listed<'_>) -> Option<String> {
         const KIND: u32 = 0o170000;
         if self.mode & KIND != before.mode & KIND {
             return Some(" (is of another kind)".into());
@@ -117,41 +141,41 @@ impl Listed {
     }
 }
 
-fn read(bytes: &[u8]) -> Option<Listing> {
-    let mut rest = bytes.strip_prefix(MAGIC)?;
-    let mut listing = Listing::default();
-    while !rest.is_empty() {
-        let number = |at: usize| Some(u32::from_le_bytes(rest.get(at..at + 4)?.try_into().ok()?));
-        let (path_len, source_len) = (number(0)? as usize, number(4)? as usize);
-        let stamp = Stamp::from_bytes(rest.get(12..12 + Stamp::LEN)?)?;
-        let digest: [u8; 32] = rest.get(12 + Stamp::LEN..FIXED)?.try_into().ok()?;
-        let path = rest.get(FIXED..FIXED.checked_add(path_len)?)?;
-        let end = (FIXED + path_len).checked_add(source_len)?;
-        let source = rest.get(FIXED + path_len..end)?;
-        let entry = Listed {
-            source: PathBuf::from(OsStr::from_bytes(source)),
-            mode: number(8)?,
-            stamp: (*stamp.bytes() != [0; Stamp::LEN]).then_some(stamp),
-            digest: (digest != [0; 32]).then(|| Digest::from_bytes(digest)),
-        };
-        listing.put(PathBuf::from(OsStr::from_bytes(path)), entry);
-        rest = &rest[end..];
-    }
-    Some(listing)
+fn hash(path: &[u8]) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    hasher.write(path);
+    hasher.finish()
+}
+
+/// The path and the entry that begin there, and where the next ones do. `None` if there is no whole one.
+fn entry(bytes: &[u8], at: usize) -> Option<(&[u8], Listed<'_>, usize)> {
+    let rest = bytes.get(at..)?;
+    let number = |at: usize| Some(u32::from_le_bytes(rest.get(at..at + 4)?.try_into().ok()?));
+    let (path_len, source_len) = (number(0)? as usize, number(4)? as usize);
+    let stamp = Stamp::from_bytes(rest.get(12..12 + Stamp::LEN)?)?;
+    let digest: [u8; 32] = rest.get(12 + Stamp::LEN..FIXED)?.try_into().ok()?;
+    let path = rest.get(FIXED..FIXED + path_len)?;
+    let end = FIXED + path_len + source_len;
+    let source = rest.get(FIXED + path_len..end)?;
+    let entry = Listed {
+        source: Path::new(OsStr::from_bytes(source)),
+        mode: number(8)?,
+        stamp: (*stamp.bytes() != [0; Stamp::LEN]).then_some(stamp),
+        digest: (digest != [0; 32]).then(|| Digest::from_bytes(digest)),
+    };
+    Some((path, entry, at + end))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn file(source: &str, text: &str, mode: u32) -> Listed {
-        Listed { source: source.into(), mode: 0o100000 | mode, stamp: None, digest: Some(Digest::of(text.as_bytes())) }
-    }
-
     fn listing(entries: &[(&str, &str, u32)]) -> Listing {
         let mut listing = Listing::default();
         for (source, text, mode) in entries {
-            listing.put(Path::new("app").join(source), file(source, text, *mode));
+            let digest = Some(Digest::of(text.as_bytes()));
+            let entry = Listed { source: Path::new(source), mode: 0o100000 | mode, stamp: None, digest };
+            listing.put(&Path::new("app").join(source), entry);
         }
         listing
     }
@@ -170,14 +194,25 @@ mod tests {
     fn listings_survive_the_disk_and_junk_is_an_empty_one() {
         let whole = listing(&[("a", "1", 0o644), ("b/c", "2", 0o600)]);
         let bytes = whole.to_bytes();
-        assert_eq!(Listing::from_bytes(&bytes), whole);
+        let again = Listing::from_bytes(&bytes);
+        assert_eq!(again.iter().collect::<Vec<_>>(), whole.iter().collect::<Vec<_>>());
+        assert_eq!(again.get(Path::new("app/b/c")).unwrap().source, Path::new("b/c"));
         for cut in 0..bytes.len() {
-            let some = Listing::from_bytes(&bytes[..cut]);
-            assert!(some.is_empty() || some.entries.len() < 2, "{cut}");
+            assert!(Listing::from_bytes(&bytes[..cut]).iter().count() < 2, "{cut}");
         }
         assert!(Listing::from_bytes(b"junk").is_empty());
         let mut lying = bytes.clone();
         lying[18..22].copy_from_slice(&u32::MAX.to_le_bytes());
         assert!(Listing::from_bytes(&lying).is_empty());
+    }
+
+    #[test]
+    fn what_comes_later_covers_what_was_there() {
+        let mut twice = listing(&[("a", "1", 0o644)]);
+        let digest = Some(Digest::of(b"2"));
+        let entry = Listed { source: Path::new("other/a"), digest, mode: 0o100644, stamp: None };
+        twice.put(Path::new("app/a"), entry);
+        assert_eq!(twice.iter().count(), 1);
+        assert_eq!(twice.changes_since(&listing(&[("a", "1", 0o644)])).changed, ["other/a"]);
     }
 }

@@ -1,6 +1,7 @@
 //! Layers that were made here: of the trees of steps, and of other layers in another form. Each is made once.
 
 use std::ffi::OsStr;
+use std::io::Write;
 
 use rbuild_image::{Descriptor, Digest, Hasher, MediaType, descriptor};
 use rbuild_layer::{
@@ -45,14 +46,31 @@ impl PackedLayer {
     }
 }
 
+/// Passes bytes on until it is told to stop.
+struct Stoppable<'a, W> {
+    out: W,
+    stop: &'a dyn Fn() -> bool,
+}
+
+impl<W: Write> Write for Stoppable<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if (self.stop)() { Err(std::io::Error::other("stopped")) } else { self.out.write(bytes) }
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.out.flush()
+    }
+}
+
 impl Store {
-    /// The layer of a step's tree. With `latest`, no file in it has a later time, in seconds since 1970.
+    /// The layer of a step's tree. With `latest`, no file in it has a later time, in seconds since 1970. An error as soon
+    /// as `stop` says so.
     pub fn pack_tree(
         &self,
         work: &Workspace,
         tree: &TreeId,
         form: LayerForm,
         latest: Option<i64>,
+        stop: &dyn Fn() -> bool,
     ) -> Result<PackedLayer> {
         let dir = format!("trees/{}", tree.name());
         let times = latest.map_or(String::new(), |latest| format!("-{latest}"));
@@ -61,7 +79,8 @@ impl Store {
             return Ok(packed);
         }
         let mut blob = self.new_blob(work)?;
-        let packed = pack_layer(&self.tree(tree)?, form, latest.map_or(Times::AsIs, Times::AtMost), &mut blob)?;
+        let out = Stoppable { out: &mut blob, stop };
+        let packed = pack_layer(&self.tree(tree)?, form, latest.map_or(Times::AsIs, Times::AtMost), out)?;
         blob.publish(self, &packed.digest, packed.size)?;
         let layer = PackedLayer::new(&packed, form);
         self.put_layer_size(&layer.diff_id, layer.unpacked)?;

@@ -54,7 +54,7 @@ pub use error::{Result, StoreError};
 pub use images::{Image, NamedImage};
 pub use layers::PackedLayer;
 pub use layout::Store;
-pub use logs::{BuildLog, StepLog};
+pub use logs::{BuildLog, LayerLog, PhaseLog, StepLog};
 pub use prune::{Freed, Usage};
 pub use records::Record;
 pub use snapshots::{Snapshots, Working};

@@ -2,7 +2,9 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::path::Path;
 
+use rbuild_linux::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
@@ -20,9 +22,33 @@ pub struct BuildLog {
     /// `done`, `failed` or `stopped`.
     pub status: String,
     pub steps: Vec<StepLog>,
+    /// Work that was no step.
+    #[serde(default)]
+    pub phases: Vec<PhaseLog>,
+    /// The layers that the result has from its own steps, where somebody wanted to know.
+    #[serde(default)]
+    pub layers: Vec<LayerLog>,
 }
 
-/// One step of a build that was looked at while it ran.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PhaseLog {
+    pub text: String,
+    /// Seconds after the build began.
+    pub began: f64,
+    pub seconds: f64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LayerLog {
+    pub step: usize,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// How many files there are, and the biggest ones with their bytes.
+    pub files: u64,
+    pub biggest: Vec<(String, u64)>,
+}
+
+/// One step of a build.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepLog {
     /// Names the step within its build.
@@ -32,15 +58,21 @@ pub struct StepLog {
     pub text: String,
     /// `done`, `cached`, `failed` or `stopped`.
     pub outcome: String,
+    /// Seconds after the build began.
+    #[serde(default)]
+    pub began: f64,
     pub seconds: f64,
     /// Why it ran, where that is known.
     #[serde(default)]
     pub why: Option<String>,
+    /// The steps that it had to wait for.
+    #[serde(default)]
+    pub inputs: Vec<usize>,
 }
 
 const DIR: &str = "logs";
 /// Builds that are remembered.
-const KEPT: usize = 20;
+const KEPT: usize = 50;
 
 impl Store {
     /// A new file for what a step prints.
@@ -65,23 +97,33 @@ impl Store {
         self.root.create_dir_all(format!("{DIR}/{}", log.id), 0o700, None, |_| ())?;
         self.write(&format!("{DIR}/{}", log.id), "build.json", log)?;
         let dir = self.dir(DIR)?;
-        for old in self.build_logs()?.into_iter().skip(KEPT) {
-            dir.remove_all(OsStr::new(&old.id))?;
+        let entries = dir.entries()?;
+        if entries.len() > KEPT {
+            let time =
+                |name: &OsStr| dir.stat(Path::new(name).join("build.json")).map_or(Timestamp::default(), |s| s.mtime);
+            let mut old: Vec<_> = entries.iter().map(|entry| (time(&entry.name), &entry.name)).collect();
+            old.sort();
+            for (_, name) in &old[..entries.len() - KEPT] {
+                dir.remove_all(name)?;
+            }
         }
         Ok(())
     }
 
-    /// The last builds, the latest first.
+    /// The last builds, the last to end first.
     pub fn build_logs(&self) -> Result<Vec<BuildLog>> {
         if !self.root.exists(DIR)? {
             return Ok(Vec::new());
         }
         let mut logs = Vec::new();
         for entry in self.dir(DIR)?.entries()? {
-            let name = entry.name.to_string_lossy();
-            logs.extend(self.read_if_whole::<BuildLog>(&format!("{DIR}/{name}/build.json"))?);
+            let path = format!("{DIR}/{}/build.json", entry.name.to_string_lossy());
+            if let Some(log) = self.read_if_whole::<BuildLog>(&path)? {
+                logs.push((self.root.stat(&path)?.mtime, log));
+            }
         }
-        logs.sort_by(|a, b| (b.started, &b.id).cmp(&(a.started, &a.id)));
-        Ok(logs)
+        // Several may begin within a second; none end at the same time.
+        logs.sort_by(|(a, _), (b, _)| b.cmp(a));
+        Ok(logs.into_iter().map(|(_, log)| log).collect())
     }
 }

@@ -18,6 +18,7 @@ use crate::place::Place;
 use crate::print;
 use crate::progress::{Mode, Service, draw};
 use crate::render::{self, Source};
+use crate::report;
 use crate::request::{Asked, asked};
 
 pub fn build(place: &Place, args: BuildArgs) -> Result<u8, Failure> {
@@ -60,7 +61,7 @@ pub fn build(place: &Place, args: BuildArgs) -> Result<u8, Failure> {
         Ok(prepared) => prepared,
         Err(e) => {
             drop(sender);
-            draw(&events, mode);
+            draw(&events, mode, args.explain);
             return Ok(report(&e));
         }
     };
@@ -73,16 +74,27 @@ pub fn build(place: &Place, args: BuildArgs) -> Result<u8, Failure> {
         Ok(None) => {}
         Ok(Some(finished)) => {
             drop(sender);
-            draw(&events, mode);
+            draw(&events, mode, args.explain);
             return conclude(&args, &request, &store, &finished).inspect(|_| lint.tell(mode));
         }
         Err(e) => return Ok(report(&e)),
     }
-    let code = run_builder(place, &args, &request, &prepared, &store, (sender, events), mode, &report)?;
+    let result = run_builder(place, &args, &request, &prepared, &store, (sender, events), mode, &report);
+    if let Some(path) = &args.timings {
+        write_timings(&store, &request, path)?;
+    }
+    let code = result?;
     if code == code::OK {
         lint.tell(mode);
     }
     Ok(code)
+}
+
+/// The page of the build that has just ended, well or not.
+fn write_timings(store: &Store, request: &BuildRequest, path: &Path) -> Result<(), Failure> {
+    let logs = store.build_logs()?;
+    let Some(log) = logs.iter().find(|log| log.id == request.build_id) else { return Ok(()) };
+    std::fs::write(path, report::html(log)).map_err(|e| Failure::new(format!("the timings {}: {e}", path.display())))
 }
 
 /// What the rules say of the Dockerfile before it is built.
@@ -143,7 +155,8 @@ fn run_builder(
     let _restore = request.shell_on_error.then(Restore::of_stdin);
     let (mut answer, mut answer_writer) = std::io::pipe().map_err(|e| Failure::new(format!("pipe: {e}")))?;
     let ended = enter(&world, place.rung, |builder| {
-        let mut drawing = Some(std::thread::spawn(move || draw(&events, mode)));
+        let explain = args.explain;
+        let mut drawing = Some(std::thread::spawn(move || draw(&events, mode, explain)));
         let cancel = Cancel::default();
         let result = builder.map_err(BuildError::from).and_then(|builder| {
             let stop = cancel.clone();

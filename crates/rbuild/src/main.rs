@@ -18,6 +18,7 @@ mod place;
 mod print;
 mod progress;
 mod render;
+mod report;
 mod request;
 mod run;
 mod template;

@@ -24,10 +24,10 @@ mod tty;
 
 pub use groups::Service;
 
-/// Draws until the last sender is gone.
-pub fn draw(events: &Receiver<Event>, mode: Mode) {
+/// Draws until the last sender is gone; with `explain`, also why steps run.
+pub fn draw(events: &Receiver<Event>, mode: Mode, explain: bool) {
     if mode == Mode::Tty {
-        return tty::draw(events);
+        return tty::draw(events, explain);
     }
     let mut drawing = Drawing::default();
     let mut documents = rawjson::Documents::default();
@@ -35,6 +35,9 @@ pub fn draw(events: &Receiver<Event>, mode: Mode) {
     for event in events {
         if matches!(event, Event::End) {
             return;
+        }
+        if matches!(event, Event::Why { .. }) && !explain {
+            continue;
         }
         match mode {
             Mode::Plain => print::err(&drawing.plain(event)),

@@ -103,6 +103,9 @@ pub struct BuildArgs {
     /// Say for each step why it ran, or why it did not have to
     #[arg(long)]
     pub explain: bool,
+    /// Write a page that shows where the time went and what takes room
+    #[arg(long, value_name = "FILE.html")]
+    pub timings: Option<PathBuf>,
     /// What follows a command that fails: `shell` opens one in its container
     #[arg(long, value_name = "WHAT")]
     pub on_error: Option<String>,

@@ -37,12 +37,13 @@ pub struct Screen {
 }
 
 /// Draws until the last sender is gone.
-pub fn draw(events: &Receiver<Event>) {
+pub fn draw(events: &Receiver<Event>, explain: bool) {
     let mut screen = Screen::new();
     let mut drawn = Instant::now() - FRAME;
     loop {
         let open = match events.recv_timeout(FRAME) {
             Ok(Event::End) => false,
+            Ok(Event::Why { .. }) if !explain => true,
             Ok(event) => {
                 screen.take(event);
                 true

@@ -139,3 +139,44 @@ fn a_linked_file_is_not_written_through() {
     assert_eq!(std::fs::read_to_string(out.join("app/same")).unwrap(), "1");
     assert_eq!(std::fs::metadata(out.join("app/same")).unwrap().mode() & 0o7777, 0o644);
 }
+
+#[test]
+fn timings_are_a_page_of_their_own() {
+    let lab = Lab::new();
+    lab.write("big", vec![7u8; 300_000]);
+    let file = "FROM busybox AS a\nRUN sleep 0.3\nFROM busybox\nCOPY big /<big>\nCOPY --from=a /etc/passwd /p\nRUN sleep 0.2\n";
+    lab.build(file, &["-q", "--timings", "t.html", "-t", "x"]).ok();
+    let page = std::fs::read_to_string(lab.ctx().join("t.html")).unwrap();
+    for part in [
+        "<title>x:latest",
+        "RUN sleep 0.3",
+        "class=\"done critical\"",
+        "/&lt;big&gt; <em>300kB</em>",
+        "it was not built here before",
+    ] {
+        assert!(page.contains(part), "{part:?} is missing in\n{page}");
+    }
+    // Everything from the cache, and a build that fails, have a page too.
+    lab.build(file, &["-q", "--timings", "t.html", "-t", "x"]).ok();
+    assert!(std::fs::read_to_string(lab.ctx().join("t.html")).unwrap().contains("4 steps, 4 from the cache"));
+    lab.build("FROM busybox\nRUN exit 3\n", &["-q", "--timings", "t.html"]).fails(1, &["exited with code 3"]);
+    assert!(std::fs::read_to_string(lab.ctx().join("t.html")).unwrap().contains("class=\"failed critical\""));
+    // Builds that the cache answers are in the logs.
+    lab.build(file, &["-q", "-t", "y"]).ok();
+    let list = lab.rbuild(["logs"]).ok().stdout;
+    assert!(list.lines().nth(1).unwrap().ends_with("y:latest"), "{list}");
+}
+
+#[test]
+fn layers_are_made_while_steps_run() {
+    let lab = Lab::new();
+    lab.write("data", vec![1u8; 1 << 20]);
+    lab.build("FROM busybox\nCOPY data /\nRUN ls /data; sleep 1.5\n", &["-t", "x", "--timings", "t.html"]).ok();
+    // The layer of the copy was made before the command ended.
+    let trees = std::fs::read_dir(lab.store().join("trees")).unwrap().flatten();
+    let made = trees.filter_map(|tree| std::fs::metadata(tree.path().join("layer-gzip.json")).ok());
+    let mut times: Vec<_> = made.map(|stat| stat.modified().unwrap()).collect();
+    times.sort();
+    assert_eq!(times.len(), 2, "{times:?}");
+    assert!(times[1].duration_since(times[0]).unwrap() > Duration::from_millis(700), "{times:?}");
+}

@@ -1,0 +1,81 @@
+//! What is remembered of a build when it is over.
+
+use std::path::PathBuf;
+
+use rbuild_linux::{Kind, RootDir};
+use rbuild_store::{BuildLog, LayerLog, Store};
+
+use crate::event::Events;
+use crate::prepare::Prepared;
+use crate::request::BuildRequest;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    Done,
+    Failed,
+    Stopped,
+}
+
+/// Files of a layer that are named.
+const BIGGEST: usize = 5;
+
+/// Writes the build into the store's logs. A build is not worse for not being remembered.
+pub fn remember(
+    request: &BuildRequest,
+    platforms: &[Prepared],
+    store: &Store,
+    events: &Events,
+    status: Status,
+    layers: Vec<LayerLog>,
+) {
+    let (mut steps, phases) = events.journal().read();
+    let mut first = 0;
+    for prepared in platforms {
+        let count = prepared.graph.vertices.len();
+        for step in steps.iter_mut().filter(|step| (first..first + count).contains(&step.step)) {
+            step.inputs = prepared.graph.vertices[step.step - first].inputs().iter().map(|i| first + i).collect();
+        }
+        first += count;
+    }
+    let names: Vec<String> = request.tags.iter().map(|tag| tag.familiar()).collect();
+    let status = match status {
+        Status::Done => "done",
+        Status::Failed => "failed",
+        Status::Stopped => "stopped",
+    };
+    let _ = store.put_build_log(&BuildLog {
+        id: request.build_id.clone(),
+        what: if names.is_empty() { request.dockerfile_name.clone() } else { names.join(", ") },
+        started: request.now,
+        seconds: events.journal().now(),
+        status: status.into(),
+        steps,
+        phases,
+        layers,
+    });
+}
+
+/// How much a tree holds, and which files take most of it.
+pub fn weigh(tree: &RootDir, step: usize) -> rbuild_linux::Result<LayerLog> {
+    let mut layer = LayerLog { step, bytes: 0, files: 0, biggest: Vec::new() };
+    let mut open = vec![(PathBuf::from("/"), tree.sub(".")?)];
+    while let Some((path, dir)) = open.pop() {
+        for entry in dir.entries()? {
+            let stat = dir.stat_name(&entry.name)?;
+            let path = path.join(&entry.name);
+            if stat.kind == Kind::Dir {
+                open.push((path, dir.sub(&entry.name)?));
+                continue;
+            }
+            layer.files += 1;
+            layer.bytes += stat.size;
+            let smallest = layer.biggest.last().map_or(0, |(_, bytes)| *bytes);
+            if stat.size > 0 && (layer.biggest.len() < BIGGEST || stat.size > smallest) {
+                layer.biggest.push((path.to_string_lossy().into_owned(), stat.size));
+                layer.biggest.sort_by(|(a, x), (b, y)| (y, a).cmp(&(x, b)));
+                layer.biggest.truncate(BIGGEST);
+            }
+        }
+    }
+    Ok(layer)
+}

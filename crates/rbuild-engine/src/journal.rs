@@ -1,0 +1,76 @@
+//! What happened in a build and when: every event that tells of a step or a piece of work is written down as it is sent.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use rbuild_store::{PhaseLog, StepLog};
+
+use crate::event::Event;
+
+#[derive(Debug)]
+pub(crate) struct Journal {
+    started: Instant,
+    pages: Mutex<Pages>,
+}
+
+#[derive(Debug, Default)]
+struct Pages {
+    steps: Vec<StepLog>,
+    phases: Vec<PhaseLog>,
+    /// Steps that were begun, by their number.
+    places: HashMap<usize, usize>,
+}
+
+impl Journal {
+    pub fn new() -> Journal {
+        Journal { started: Instant::now(), pages: Mutex::default() }
+    }
+
+    /// Seconds since the build began.
+    pub fn now(&self) -> f64 {
+        self.started.elapsed().as_secs_f64()
+    }
+
+    pub fn note(&self, event: &Event) {
+        let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        let pages = &mut *pages;
+        match event {
+            Event::Started { step, label, text } => {
+                pages.places.insert(*step, pages.steps.len());
+                pages.steps.push(StepLog {
+                    step: *step,
+                    label: label.clone(),
+                    text: text.clone(),
+                    outcome: "stopped".into(),
+                    began: self.now(),
+                    seconds: 0.0,
+                    why: None,
+                    inputs: Vec::new(),
+                });
+            }
+            Event::Why { step, text } => {
+                if let Some(place) = pages.places.get(step) {
+                    pages.steps[*place].why = Some(text.clone());
+                }
+            }
+            Event::Done { step, outcome, seconds } => {
+                if let Some(place) = pages.places.get(step) {
+                    pages.steps[*place].outcome = outcome.word().into();
+                    pages.steps[*place].seconds = *seconds;
+                }
+            }
+            Event::Phase { text, seconds } => {
+                let began = (self.now() - seconds).max(0.0);
+                pages.phases.push(PhaseLog { text: text.clone(), began, seconds: *seconds });
+            }
+            Event::Isolation { .. } | Event::Output { .. } | Event::Warning { .. } | Event::End => {}
+        }
+    }
+
+    /// What was written down so far.
+    pub fn read(&self) -> (Vec<StepLog>, Vec<PhaseLog>) {
+        let pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        (pages.steps.clone(), pages.phases.clone())
+    }
+}
