@@ -73,7 +73,7 @@ pub(crate) fn image(build: &Executor<'_>, form: &ImageForm) -> Result<Digest> {
 /// The layers that are the target's own, the lowest first.
 fn new_layers(build: &Executor<'_>, form: &ImageForm, steps: &[VertexId]) -> Result<Vec<PackedLayer>> {
     let graph = &build.prepared.graph;
-    let latest = graph.epoch.filter(|_| form.rewrite_timestamp);
+    let latest = graph.epoch.filter(|_| !form.late_times);
     let mut trees: Vec<TreeId> = steps.iter().filter_map(|v| build.done(*v).tree.clone()).collect();
     match form.squash {
         Squash::All => {
@@ -98,7 +98,7 @@ pub(crate) fn pack_early(build: &Executor<'_>, trees: &Receiver<TreeId>) {
     // What is left when the last step has ended is made by several threads, and not by idle ones.
     for tree in trees.iter().take_while(|_| build.runs()) {
         for form in build.request.forms().iter().filter(|form| form.squash == Squash::None) {
-            let latest = epoch.filter(|_| form.rewrite_timestamp);
+            let latest = epoch.filter(|_| !form.late_times);
             let _ = build.store.pack_tree(&build.work, &tree, form.layers, latest, &stop);
         }
     }

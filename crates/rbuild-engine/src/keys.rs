@@ -113,6 +113,7 @@ pub enum Part<'a> {
 /// What keys of a build are made with.
 pub struct Keys<'a> {
     pub contexts: &'a Contexts,
+    pub salt: Option<&'a str>,
     pub result_of: &'a dyn Fn(VertexId) -> Digest,
 }
 
@@ -127,6 +128,9 @@ impl Keys<'_> {
     ) -> Result<Option<Digest>> {
         let mut hasher = Hasher::new();
         hasher.field("step 2");
+        if let Some(salt) = self.salt {
+            hasher.field("salt").field(salt);
+        }
         let mut put = |part: Part<'_>| {
             match &part {
                 Part::Own(name, value) => hasher.field(name).field(value),
@@ -189,9 +193,9 @@ pub const FROM: &str = "what it reads";
 pub const FILES: &str = "files of the context";
 
 /// The key of a COPY by what it copies, and by what it stands on unless it is linked.
-pub fn content_key(vertex: &Vertex, copy: &CopyStep, parent: &Digest, content: &Digest) -> Digest {
+pub fn content_key(vertex: &Vertex, copy: &CopyStep, salt: Option<&str>, parent: &Digest, content: &Digest) -> Digest {
     let mut hasher = Hasher::new();
-    hasher.field("content step 2");
+    hasher.field("content step 2").field(salt.unwrap_or_default());
     if copy.link {
         hasher.field("linked");
     } else {

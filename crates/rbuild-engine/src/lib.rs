@@ -5,6 +5,7 @@
 mod agent;
 mod archive;
 mod assemble;
+mod compare;
 mod copy;
 mod copy_out;
 mod error;
@@ -29,9 +30,11 @@ mod request;
 mod steps;
 mod track;
 mod users;
+mod vertex;
 mod why;
 
 pub use archive::{ArchiveFormat, Saved, archive_blobs, layer_blobs, save_directory, save_size, save_to};
+pub use compare::{Difference, first_difference};
 pub use copy_out::{CopyTarget, copy_out};
 pub use error::{BuildError, StepFailure};
 pub use event::{Event, Events, StepOutcome};

@@ -84,7 +84,7 @@ pub fn prepare(request: &BuildRequest, params: &Parameters, store: &Store, event
     let name = hashes_name(request);
     let hashes = Arc::new(HashCache::new(&store.hashes(&name)?, request.now));
     let contexts = Contexts::open(request, Viewpoint::Launcher, &hashes)?;
-    let (known, keys, contents) = look_up(&graph, store, &contexts)?;
+    let (known, keys, contents) = look_up(&graph, store, &contexts, request.salt.as_deref())?;
     if let Some(bytes) = hashes.bytes() {
         // Losing them costs time and nothing else.
         let _ = store.put_hashes(&name, &bytes);
@@ -139,7 +139,7 @@ fn missing_image(store: &Store, need: &ImageNeed) -> BuildError {
 
 type LookedUp = (Vec<Known>, Vec<Option<Digest>>, Vec<Option<Content>>);
 
-fn look_up(graph: &BuildGraph, store: &Store, contexts: &Contexts) -> Result<LookedUp> {
+fn look_up(graph: &BuildGraph, store: &Store, contexts: &Contexts, salt: Option<&str>) -> Result<LookedUp> {
     let mut known: Vec<Known> = Vec::with_capacity(graph.vertices.len());
     let (mut keys, mut contents) = (Vec::new(), Vec::new());
     for vertex in &graph.vertices {
@@ -152,7 +152,7 @@ fn look_up(graph: &BuildGraph, store: &Store, contexts: &Contexts) -> Result<Loo
         let ready = vertex.inputs().iter().all(|i| known[*i].result().is_some());
         // A step whose inputs are open cannot be keyed, but mistakes in what it reads are told before anything runs.
         let result_of = |id: VertexId| known[id].result().unwrap_or_else(|| Digest::of(b"open"));
-        let maker = Keys { contexts, result_of: &result_of };
+        let maker = Keys { contexts, salt, result_of: &result_of };
         let content = maker.copied(vertex)?;
         let key = maker.definition(vertex, content, &mut |_| ())?;
         let record = match key {
@@ -170,10 +170,10 @@ impl Prepared {
     /// The key under which the finished image is kept: the target's files, and all that the image says of them.
     pub(crate) fn image_key(&self, target: &Digest, request: &BuildRequest, form: &ImageForm) -> Digest {
         let mut hasher = Hasher::new();
-        hasher.field("image 4").field(target.bytes());
+        hasher.field("image 5").field(target.bytes());
         hasher.field(self.graph.epoch.map_or(String::new(), |e| e.to_string()));
-        let ImageForm { layers, force, rewrite_timestamp, squash } = form;
-        hasher.field(layers.name()).field([u8::from(*force), u8::from(*rewrite_timestamp), *squash as u8]);
+        let ImageForm { layers, force, late_times, squash } = form;
+        hasher.field(layers.name()).field([u8::from(*force), u8::from(*late_times), *squash as u8]);
         if request.allow_leaks {
             hasher.field("secrets may be in it");
         }

@@ -31,6 +31,8 @@ pub struct BuildRequest {
     pub secrets: Vec<(String, Vec<u8>)>,
     /// File systems are put together by copying, also where the kernel would mount overlays.
     pub copies: bool,
+    /// Keeps the build apart from all others: nothing comes from the cache, and nobody else gets anything from it.
+    pub salt: Option<String>,
     /// What layers and files of the result take is to be remembered.
     pub weigh: bool,
     /// A command that fails is followed by a shell in its container, on the caller's terminal.
@@ -108,8 +110,8 @@ pub struct ImageForm {
     pub layers: LayerForm,
     /// Layers of the base are packed in this form too; else they stay as they came.
     pub force: bool,
-    /// Files in new layers are no later than SOURCE_DATE_EPOCH.
-    pub rewrite_timestamp: bool,
+    /// Files in new layers keep times that are later than SOURCE_DATE_EPOCH.
+    pub late_times: bool,
     pub squash: Squash,
 }
 

@@ -20,6 +20,7 @@ use crate::progress::{Mode, Service, draw};
 use crate::render::{self, Source};
 use crate::report;
 use crate::request::{Asked, asked};
+use crate::verify;
 
 pub fn build(place: &Place, args: BuildArgs) -> Result<u8, Failure> {
     for flag in args.left_out.given() {
@@ -28,7 +29,8 @@ pub fn build(place: &Place, args: BuildArgs) -> Result<u8, Failure> {
     let store = place.open()?;
     let Asked { request, _arrived } = asked(&args, &store)?;
     let text = String::from_utf8_lossy(&request.dockerfile).into_owned();
-    let source = Source::new(&request.dockerfile_name, &text);
+    let name = request.dockerfile_name.clone();
+    let source = Source::new(&name, &text);
     let mode = match args.progress {
         _ if args.quiet => Mode::Quiet,
         Some(ProgressMode::Quiet) => Mode::Quiet,
@@ -54,40 +56,67 @@ pub fn build(place: &Place, args: BuildArgs) -> Result<u8, Failure> {
     if let Lint::Fails(code) = lint {
         return Ok(code);
     }
+    let ended = if args.verify {
+        verify::verify(place, &args, request, &store, mode, &report)?
+    } else {
+        let ended = once(place, &args, &request, &store, mode, &report);
+        if let Some(path) = &args.timings {
+            write_timings(&store, &request, path)?;
+        }
+        let ended = ended?;
+        if let Ended::Made(finished) = &ended {
+            conclude(&args, &request, &store, finished)?;
+        }
+        ended
+    };
+    match ended {
+        Ended::Made(_) => {
+            lint.tell(mode);
+            Ok(code::OK)
+        }
+        Ended::Failed(code) => Ok(code),
+    }
+}
+
+/// How a build ended. What there is to say of a failure has been said.
+pub enum Ended {
+    Made(Finished),
+    Failed(u8),
+}
+
+/// One build from request to result, with its progress.
+pub fn once(
+    place: &Place,
+    args: &BuildArgs,
+    request: &BuildRequest,
+    store: &Store,
+    mode: Mode,
+    report: &dyn Fn(&BuildError) -> u8,
+) -> Result<Ended, Failure> {
     let (sender, events) = channel();
     let sender = Events::new(sender);
     let plans = request.plans();
-    let prepared = match plans.iter().map(|plan| prepare(&request, plan, &store, &sender)).collect() {
+    let prepared: Vec<Prepared> = match plans.iter().map(|plan| prepare(request, plan, store, &sender)).collect() {
         Ok(prepared) => prepared,
         Err(e) => {
             drop(sender);
             draw(&events, mode, args.explain);
-            return Ok(report(&e));
+            return Ok(Ended::Failed(report(&e)));
         }
     };
-    let prepared: Vec<Prepared> = prepared;
     let answer = match &prepared[..] {
-        [only] => only.answer(&request, &store, &sender),
+        [only] => only.answer(request, store, &sender),
         _ => Ok(None),
     };
     match answer {
-        Ok(None) => {}
+        Ok(None) => run_builder(place, args, request, &prepared, store, (sender, events), mode, report),
         Ok(Some(finished)) => {
             drop(sender);
             draw(&events, mode, args.explain);
-            return conclude(&args, &request, &store, &finished).inspect(|_| lint.tell(mode));
+            Ok(Ended::Made(finished))
         }
-        Err(e) => return Ok(report(&e)),
+        Err(e) => Ok(Ended::Failed(report(&e))),
     }
-    let result = run_builder(place, &args, &request, &prepared, &store, (sender, events), mode, &report);
-    if let Some(path) = &args.timings {
-        write_timings(&store, &request, path)?;
-    }
-    let code = result?;
-    if code == code::OK {
-        lint.tell(mode);
-    }
-    Ok(code)
 }
 
 /// The page of the build that has just ended, well or not.
@@ -150,7 +179,7 @@ fn run_builder(
     (sender, events): (Events, Receiver<Event>),
     mode: Mode,
     report: &dyn Fn(&BuildError) -> u8,
-) -> Result<u8, Failure> {
+) -> Result<Ended, Failure> {
     let world = World { store: place.root.clone(), binds: binds(request) };
     let _restore = request.shell_on_error.then(Restore::of_stdin);
     let (mut answer, mut answer_writer) = std::io::pipe().map_err(|e| Failure::new(format!("pipe: {e}")))?;
@@ -180,7 +209,7 @@ fn run_builder(
     })?;
     if ended.stopped && ended.code != 0 {
         print::error("interrupted", None);
-        return Ok(code::INTERRUPTED);
+        return Ok(Ended::Failed(code::INTERRUPTED));
     }
     if ended.code != 0 {
         if ended.code > 128 {
@@ -189,7 +218,7 @@ fn run_builder(
                 Failure::new(format!("the builder process was killed (signal {})", ended.code - 128)).help(help)
             );
         }
-        return Ok(ended.code as u8);
+        return Ok(Ended::Failed(ended.code as u8));
     }
     // This process's own copy must close before the end of the answer can be seen.
     drop(answer_writer);
@@ -197,7 +226,7 @@ fn run_builder(
     answer.read_to_string(&mut text).map_err(|e| Failure::new(format!("the builder's answer: {e}")))?;
     let digests: Vec<Digest> = text.split_whitespace().filter_map(|d| d.parse().ok()).collect();
     let image = if let [id, manifest] = digests[..] { Some((id, manifest)) } else { None };
-    conclude(args, request, store, &Finished { image })
+    Ok(Ended::Made(Finished { image }))
 }
 
 /// What `docker buildx build --metadata-file` writes, as far as there is something to say.
@@ -226,7 +255,7 @@ fn metadata(request: &BuildRequest, store: &Store, finished: &Finished) -> Resul
 }
 
 /// What is said and written when all went well.
-fn conclude(args: &BuildArgs, request: &BuildRequest, store: &Store, finished: &Finished) -> Result<u8, Failure> {
+pub fn conclude(args: &BuildArgs, request: &BuildRequest, store: &Store, finished: &Finished) -> Result<(), Failure> {
     if let Some(path) = &args.metadata_file {
         let text = serde_json::to_vec_pretty(&metadata(request, store, finished)?).unwrap_or_default();
         std::fs::write(path, text).map_err(|e| Failure::new(format!("the metadata file {}: {e}", path.display())))?;
@@ -245,5 +274,5 @@ fn conclude(args: &BuildArgs, request: &BuildRequest, store: &Store, finished: &
         }
         _ => {}
     }
-    Ok(code::OK)
+    Ok(())
 }

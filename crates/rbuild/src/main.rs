@@ -23,6 +23,7 @@ mod request;
 mod run;
 mod template;
 mod transfer;
+mod verify;
 
 use std::process::ExitCode;
 

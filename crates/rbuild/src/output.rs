@@ -82,7 +82,7 @@ pub fn parse(text: &str) -> Result<Parsed, Failure> {
             // Their default meaning is what is done.
             "tar" => tar = switch(value).map_err(bad)?,
             "oci-mediatypes" if value == "true" => {}
-            "rewrite-timestamp" => form.rewrite_timestamp = switch(value).map_err(bad)?,
+            "rewrite-timestamp" => form.late_times = !switch(value).map_err(bad)?,
             "force-compression" => form.force = switch(value).map_err(bad)?,
             "compression" => form.layers.compression = compression(value).map_err(bad)?,
             "compression-level" => {

@@ -85,6 +85,7 @@ pub fn asked(args: &BuildArgs, store: &Store) -> Result<Asked, Failure> {
         agents: args.ssh.iter().map(|s| agent(s)).collect::<Result<_, _>>()?,
         copies: copies()?,
         allow_leaks: allowed.leaks,
+        salt: None,
         weigh: args.timings.is_some(),
         shell_on_error: shell_on_error(args.on_error.as_deref())?,
         shm_size: args.shm_size.as_deref().map(|s| size("--shm-size", s)).transpose()?,

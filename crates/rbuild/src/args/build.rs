@@ -103,6 +103,9 @@ pub struct BuildArgs {
     /// Say for each step why it ran, or why it did not have to
     #[arg(long)]
     pub explain: bool,
+    /// Build twice without cache, in different ways, and say where the results differ
+    #[arg(long)]
+    pub verify: bool,
     /// Write a page that shows where the time went and what takes room
     #[arg(long, value_name = "FILE.html")]
     pub timings: Option<PathBuf>,

@@ -180,3 +180,32 @@ fn layers_are_made_while_steps_run() {
     assert_eq!(times.len(), 2, "{times:?}");
     assert!(times[1].duration_since(times[0]).unwrap() > Duration::from_millis(700), "{times:?}");
 }
+
+#[test]
+fn verify_builds_twice_and_names_what_differs() {
+    let lab = Lab::new();
+    lab.write("f", "1");
+    let verify = |file: &str, epoch: &str| {
+        lab.write("Dockerfile", file);
+        let mut command = lab.command(["build", "--verify", "-t", "x", "-o", "type=oci,dest=x.tar"]);
+        let env = [("SOURCE_DATE_EPOCH", epoch)];
+        lab.run_with(&mut command, if epoch.is_empty() { &[] } else { &env })
+    };
+    let file = "FROM busybox AS a\nWORKDIR /w\nCOPY f ./\nRUN echo 1 > one\nFROM busybox\nCOPY --from=a /w /w\nRUN mkdir /d && touch /d/x\n";
+    let ran = verify(file, "1000").ok();
+    assert!(ran.stderr.contains("verified: two builds without cache gave the same bytes"), "{}", ran.stderr);
+    assert_eq!(
+        (ran.stderr.matches("] RUN echo 1").count(), ran.stderr.matches("CACHED").count()),
+        (2, 0),
+        "{}",
+        ran.stderr
+    );
+    assert!(lab.ctx().join("x.tar").exists());
+    lab.rbuild(["inspect", "x"]).ok();
+    verify(file, "").fails(1, &["gave different files: /w in layer 2 of 3", "time 20", "help: give SOURCE_DATE_EPOCH"]);
+    let random = file.replace("touch /d/x", "head -c 100000 /dev/urandom > /d/x; rm -f /d/y");
+    verify(&random, "1000").fails(1, &["/d/x in layer 3 of 3, made by `RUN /bin/sh -c mkdir /d", "content, from byte"]);
+    lab.rbuild(["build", "--verify", "-"]).fails(2, &["standard input can be read once"]);
+    // Nothing of it stands in the way of the next build, nor helps it.
+    assert_eq!(lab.build(file, &[]).ok().steps(), (5, 0));
+}

@@ -1,0 +1,195 @@
+//! One vertex: its key, what the cache holds of it, and else its execution; and why.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use rbuild_image::{Digest, Hasher};
+use rbuild_plan::{CopyStep, From, Step, VertexId};
+use rbuild_source::{Changes, Content, Owner, SourceError, SourceTree};
+use rbuild_store::{Account, TreeId};
+
+use crate::error::{BuildError, Result};
+use crate::event::{Event, StepOutcome};
+use crate::execute::{Done, Executor};
+use crate::keys::{self, Keys, source_error};
+use crate::why::{self, Bookkeeper};
+
+/// How often a context that changes while it is copied is copied.
+const LOOKS: usize = 3;
+
+impl Executor<'_> {
+    /// Has the result of a vertex whose inputs are done: finds it or makes it.
+    pub(crate) fn vertex(&self, id: VertexId) -> Result<()> {
+        let vertex = &self.prepared.graph.vertices[id];
+        if let Step::Image { manifest, .. } = &vertex.step {
+            return self.unpack(id, manifest);
+        }
+        if matches!(vertex.step, Step::Scratch) {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let label = vertex.label.clone();
+        self.events.send(Event::Started { step: id, label, text: vertex.text.clone() });
+        let outcome = self.keyed(id);
+        let outcome_kind = match &outcome {
+            Ok(true) => StepOutcome::Cached,
+            Ok(false) => StepOutcome::Done,
+            Err(BuildError::Cancelled) => StepOutcome::Cancelled,
+            Err(_) => StepOutcome::Failed,
+        };
+        self.events.send(Event::Done { step: id, outcome: outcome_kind, seconds: started.elapsed().as_secs_f64() });
+        outcome.map(|_| ())
+    }
+
+    /// Names the step in the build's log.
+    pub(crate) fn log_number(&self, id: VertexId) -> usize {
+        self.first_step + id
+    }
+
+    /// Makes the key and then the result. A context that changes meanwhile is looked at again a few times.
+    fn keyed(&self, id: VertexId) -> Result<bool> {
+        let vertex = &self.prepared.graph.vertices[id];
+        let result_of = |i: VertexId| self.done(i).result;
+        let salt = self.request.salt.as_deref();
+        let keys = Keys { contexts: &self.contexts, salt, result_of: &result_of };
+        let mut content = self.prepared.contents[id];
+        for _ in 0..LOOKS {
+            let mut book =
+                Bookkeeper { graph: &self.prepared.graph, result_of: &result_of, account: Account::default() };
+            let Some(key) = keys.definition(vertex, content, &mut |part| book.note(part))? else { break };
+            match self.cached_or_executed(id, &key, content, &book.account) {
+                Err(BuildError::Moved) => content = keys.copied(vertex)?,
+                other => return other,
+            }
+        }
+        let Step::Copy(copy) = &vertex.step else { return Err(BuildError::other("a step has no key")) };
+        Err(source_error(SourceError::Changed(PathBuf::from(&copy.sources[0])), copy.source_spans[0]))
+    }
+
+    /// Whether the result was there already; otherwise it is now.
+    fn cached_or_executed(
+        &self,
+        id: VertexId,
+        key: &Digest,
+        content: Option<Content>,
+        account: &Account,
+    ) -> Result<bool> {
+        let tell = |text: String| self.events.send(Event::Why { step: id, text });
+        if self.hit(id, key, key, account)? {
+            tell(why::hit(key));
+            return Ok(true);
+        }
+        let vertex = &self.prepared.graph.vertices[id];
+        // The key under which other steps may have made the same files.
+        let mut shared = *key;
+        if let Step::Copy(copy) = &vertex.step
+            && let Some(digest) = self.copied_content(copy, content)?
+        {
+            let parent = vertex.parent.map_or(*key, |p| self.done(p).result);
+            shared = keys::content_key(vertex, copy, self.request.salt.as_deref(), &parent, &digest);
+            if self.hit(id, &shared, key, account)? {
+                tell(why::hit(&shared));
+                return Ok(true);
+            }
+        }
+        // Equal steps of other builds wait here, and find the record when they go on.
+        let _alone = self.store.lock_step(&shared)?;
+        if self.cancel.is_cancelled() {
+            return Err(BuildError::Cancelled);
+        }
+        if self.hit(id, &shared, key, account)? {
+            tell(why::hit(&shared));
+            return Ok(true);
+        }
+        // What changed among the files of a copy is known when it is made.
+        let is_copy = matches!(vertex.step, Step::Copy(_));
+        if !is_copy {
+            tell(self.reason(id, key, account, None));
+        }
+        let (made, changes) = self.execute(id, content)?;
+        if is_copy {
+            tell(self.reason(id, key, account, changes.as_ref()));
+        }
+        let (created, build) = (self.request.now, self.request.build_id.as_str());
+        let result = self.result_of(id, &shared, key);
+        let again = vertex.ignore_cache && matches!(vertex.step, Step::Run(_));
+        let tree = TreeId::of_step(if again { &result } else { &shared });
+        // A tree that stands may be in use, and holds the same: only what a dead process left is replaced.
+        if again || self.store.record(&shared)?.is_none() {
+            self.store.commit_tree(&self.work, &made, &tree)?;
+        }
+        self.store.put_account(key, account)?;
+        self.store.put_record(&shared, &tree, &result, created, build)?;
+        if shared != *key {
+            self.store.put_record(key, &tree, &result, created, build)?;
+        }
+        let _ = self.done[id].set(Done { result, tree: Some(tree), created, key: Some(*key) });
+        Ok(false)
+    }
+
+    /// Why a step has to run, as far as earlier builds tell.
+    fn reason(&self, id: VertexId, key: &Digest, account: &Account, changes: Option<&Changes>) -> String {
+        if self.prepared.graph.vertices[id].ignore_cache {
+            return "it was asked to run again (--no-cache)".into();
+        }
+        let Some(nearest) = &self.nearest[id] else { return "it was not built here before".into() };
+        if nearest == key {
+            return "its earlier result is no longer in the cache".into();
+        }
+        let Ok(Some(before)) = self.store.account(nearest) else {
+            return "what it was built of before is no longer known".into();
+        };
+        let differences = why::differences(account, &before, changes);
+        if differences.is_empty() { "the earlier key was made by other rules".into() } else { differences.join("; ") }
+    }
+
+    /// The tree that the nearest earlier step made here, if it is still there.
+    pub(crate) fn nearest_tree(&self, id: VertexId) -> Option<TreeId> {
+        self.store.record(&self.nearest[id]?).ok().flatten().map(|record| record.tree)
+    }
+
+    /// What a COPY copies, where it counts by content although its key does not say it: files of another stage,
+    /// and linked copies.
+    fn copied_content(&self, copy: &CopyStep, content: Option<Content>) -> Result<Option<Digest>> {
+        match copy.from {
+            From::Vertex(from) => {
+                let view = self.view(from)?;
+                let tree = SourceTree { root: &view, ignore: None, exclude: None, owner: Owner::AsIs, hashes: None };
+                Ok(Some(keys::sources_content(&tree, copy)?.digest))
+            }
+            _ if copy.link => Ok(content.map(|content| content.digest)),
+            _ => Ok(None),
+        }
+    }
+
+    /// What later steps know this one by. A linked copy's files are the same on any parent, its file system is
+    /// not; and a command that was run again on purpose need not have done the same.
+    fn result_of(&self, id: VertexId, shared: &Digest, key: &Digest) -> Digest {
+        let vertex = &self.prepared.graph.vertices[id];
+        match &vertex.step {
+            Step::Copy(copy) if copy.link => *key,
+            Step::Run(_) if vertex.ignore_cache => {
+                let mut hasher = Hasher::new();
+                hasher.field("run again").field(shared.bytes()).field(&self.request.build_id);
+                hasher.finish()
+            }
+            _ => *shared,
+        }
+    }
+
+    /// Takes the record of `key`, if there is one, as the result of the vertex whose definition key is `also`.
+    fn hit(&self, id: VertexId, key: &Digest, also: &Digest, account: &Account) -> Result<bool> {
+        if self.prepared.graph.vertices[id].ignore_cache {
+            return Ok(false);
+        }
+        let Some(record) = self.store.record(key)? else { return Ok(false) };
+        let result = if key == also { record.result } else { self.result_of(id, key, also) };
+        if key != also {
+            self.store.put_account(also, account)?;
+            self.store.put_record(also, &record.tree, &result, record.created, &self.request.build_id)?;
+        }
+        let done = Done { result, tree: Some(record.tree), created: record.created, key: Some(*also) };
+        let _ = self.done[id].set(done);
+        Ok(true)
+    }
+}
