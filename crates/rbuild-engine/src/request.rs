@@ -2,7 +2,7 @@ use std::fs::File;
 use std::path::PathBuf;
 
 use rbuild_image::{Platform, Reference};
-use rbuild_layer::LayerForm;
+use rbuild_layer::{Compression, LayerForm};
 use rbuild_linux::RootDir;
 use rbuild_plan::Parameters;
 use rbuild_sandbox::Ulimit;
@@ -115,6 +115,14 @@ pub struct ImageForm {
     pub squash: Squash,
 }
 
+impl ImageForm {
+    /// What stays in the local store is not packed until somebody takes it elsewhere.
+    pub fn of_store() -> ImageForm {
+        let layers = LayerForm { compression: Compression::None, level: None };
+        ImageForm { layers, ..ImageForm::default() }
+    }
+}
+
 /// Which layers become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Squash {
@@ -157,7 +165,7 @@ impl BuildRequest {
             }
         }
         if forms.is_empty() && (!self.tags.is_empty() || self.outputs.is_empty()) {
-            forms.push(ImageForm { squash: self.squash, ..ImageForm::default() });
+            forms.push(ImageForm { squash: self.squash, ..ImageForm::of_store() });
         }
         forms
     }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rbuild_image::{Digest, Hashed};
 use rbuild_linux::{Kind, RootDir, Stat, Timestamp};
 
+use crate::aside::HashAside;
 use crate::compress::{Compression, Decoder};
 use crate::error::{LayerError, Result};
 use crate::gzip::ParallelGzip;
@@ -88,9 +89,9 @@ pub fn repack_layer(layer: impl Read, form: LayerForm, out: impl Write) -> Resul
 fn pack(form: LayerForm, mut out: impl Write, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<Packed> {
     let io = |e| LayerError::io("writing the layer")(e);
     if form.compression == Compression::None {
-        let mut plain = Hashed::new(out);
+        let mut plain = Plain { out: &mut out, hash: HashAside::new() };
         fill(&mut plain)?;
-        let (mut out, digest, size) = plain.finish();
+        let (digest, size) = plain.hash.finish();
         out.flush().map_err(io)?;
         return Ok(Packed { diff_id: digest, digest, size, unpacked: size });
     }
@@ -104,6 +105,23 @@ fn pack(form: LayerForm, mut out: impl Write, fill: impl FnOnce(&mut dyn Write) 
     compressed.flush().map_err(io)?;
     let (_, digest, size) = compressed.finish();
     Ok(Packed { diff_id, digest, size, unpacked })
+}
+
+/// Bytes that are written as they are, and hashed meanwhile.
+struct Plain<W> {
+    out: W,
+    hash: HashAside,
+}
+
+impl<W: Write> Write for Plain<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let n = self.out.write(bytes)?;
+        self.hash.update(&bytes[..n]);
+        Ok(n)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.out.flush()
+    }
 }
 
 fn encoder<W: Write>(form: LayerForm, out: W) -> Result<Encoder<W>> {

@@ -66,7 +66,7 @@ pub fn parse(text: &str) -> Result<Parsed, Failure> {
     let mut dest = None;
     let mut names = Vec::new();
     let mut form = ImageForm::default();
-    let (mut tar, mut delete, mut split) = (true, false, None);
+    let (mut tar, mut delete, mut split, mut packed) = (true, false, None, None);
     for field in &fields {
         let Some((key, value)) = field.split_once('=') else {
             return Err(bad(format!("`{field}` is not of the form key=value")));
@@ -84,7 +84,7 @@ pub fn parse(text: &str) -> Result<Parsed, Failure> {
             "oci-mediatypes" if value == "true" => {}
             "rewrite-timestamp" => form.late_times = !switch(value).map_err(bad)?,
             "force-compression" => form.force = switch(value).map_err(bad)?,
-            "compression" => form.layers.compression = compression(value).map_err(bad)?,
+            "compression" => packed = Some(compression(value).map_err(bad)?),
             "compression-level" => {
                 form.layers.level = Some(value.parse().map_err(|_| bad(format!("`{value}` is not a level")))?);
             }
@@ -106,6 +106,10 @@ pub fn parse(text: &str) -> Result<Parsed, Failure> {
         (kind, true) => kind,
         (OutputKind::OciArchive, false) => OutputKind::OciDirectory,
         _ => return Err(bad("only type=oci has a form without a tar".into())),
+    };
+    form.layers.compression = match kind {
+        OutputKind::Image => packed.unwrap_or(ImageForm::of_store().layers.compression),
+        _ => packed.unwrap_or_default(),
     };
     let levels = match form.layers.compression {
         Compression::Gzip => 0..=9,

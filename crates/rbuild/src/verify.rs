@@ -31,7 +31,7 @@ pub fn verify(
         return Err(failure.help("give the Dockerfile and the context as files"));
     }
     let mut second = asked(args, store)?.request;
-    let form = first.forms().first().copied().unwrap_or(ImageForm { squash: first.squash, ..ImageForm::default() });
+    let form = first.forms().first().copied().unwrap_or(ImageForm { squash: first.squash, ..ImageForm::of_store() });
     let image = || Output { kind: OutputKind::Image, dest: Destination::None, form, delete: false, split: None };
     first.salt = Some(format!("{} first", first.build_id));
     first.outputs.push(image());

@@ -171,7 +171,8 @@ impl Lab {
         let files = contents(&std::fs::read(&tar).unwrap());
         let manifest: serde_json::Value = serde_json::from_slice(&files["manifest.json"]).unwrap();
         let layer = manifest[0]["Layers"].as_array().unwrap().last().unwrap().as_str().unwrap().to_string();
-        listing(&unzipped(&files[&layer]))
+        let bytes = &files[&layer];
+        if bytes.starts_with(&[0x1f, 0x8b]) { listing(&unzipped(bytes)) } else { listing(bytes) }
     }
 
     pub fn sh(&self, script: &str) -> Ran {

@@ -174,7 +174,7 @@ fn layers_are_made_while_steps_run() {
     lab.build("FROM busybox\nCOPY data /\nRUN ls /data; sleep 1.5\n", &["-t", "x", "--timings", "t.html"]).ok();
     // The layer of the copy was made before the command ended.
     let trees = std::fs::read_dir(lab.store().join("trees")).unwrap().flatten();
-    let made = trees.filter_map(|tree| std::fs::metadata(tree.path().join("layer-gzip.json")).ok());
+    let made = trees.filter_map(|tree| std::fs::metadata(tree.path().join("layer-uncompressed.json")).ok());
     let mut times: Vec<_> = made.map(|stat| stat.modified().unwrap()).collect();
     times.sort();
     assert_eq!(times.len(), 2, "{times:?}");
