@@ -83,6 +83,7 @@ pub fn invoke(store: &Store, image: &Image, what: &Invocation, builder: &Builder
     let request = RunRequest {
         files,
         bare: builder.is_bare(),
+        recorded: builder.isolation.records_owners(),
         args: command(what, &config.entrypoint, &config.cmd)?,
         env: environment(what, &config.env, who.home.as_deref()),
         cwd,

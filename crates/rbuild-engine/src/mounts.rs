@@ -133,7 +133,10 @@ impl Executor<'_> {
         let selected = tree.select(source).map_err(|e| source_error(e, span))?;
         let content = content(&tree, &selected).map_err(|e| source_error(e, span))?;
         let mut hasher = Hasher::new();
-        hasher.field("context mount 1").field(content.digest.bytes());
+        hasher
+            .field("context mount 1")
+            .field(content.digest.bytes())
+            .field(self.request.key_salt().unwrap_or_default());
         let key = hasher.finish();
         let [item] = &selected[..] else {
             return Err(source_error(rbuild_source::SourceError::BadPattern(source.to_string()), span));

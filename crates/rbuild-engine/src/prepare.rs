@@ -84,7 +84,7 @@ pub fn prepare(request: &BuildRequest, params: &Parameters, store: &Store, event
     let name = hashes_name(request);
     let hashes = Arc::new(HashCache::new(&store.hashes(&name)?, request.now));
     let contexts = Contexts::open(request, Viewpoint::Launcher, &hashes)?;
-    let (known, keys, contents) = look_up(&graph, store, &contexts, request.salt.as_deref())?;
+    let (known, keys, contents) = look_up(&graph, store, &contexts, request.key_salt().as_deref())?;
     if let Some(bytes) = hashes.bytes() {
         // Losing them costs time and nothing else.
         let _ = store.put_hashes(&name, &bytes);
@@ -97,7 +97,12 @@ pub fn prepare(request: &BuildRequest, params: &Parameters, store: &Store, event
 /// A Dockerfile in its place, for one platform.
 fn ledger_name(request: &BuildRequest, contexts: &Digest, platform: &Platform) -> Digest {
     let mut hasher = Hasher::new();
-    hasher.field("ledger 1").field(contexts.bytes()).field(&request.dockerfile_name).field(platform.to_string());
+    hasher
+        .field("ledger 1")
+        .field([u8::from(request.recorded_owners)])
+        .field(contexts.bytes())
+        .field(&request.dockerfile_name)
+        .field(platform.to_string());
     hasher.finish()
 }
 

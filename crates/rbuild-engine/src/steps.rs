@@ -237,6 +237,7 @@ impl Executor<'_> {
         let request = RunRequest {
             files,
             bare: self.builder.is_bare(),
+            recorded: self.builder.isolation.records_owners(),
             args: run.args.clone(),
             env: [environment(run, &home), env].concat(),
             cwd: run.cwd.clone(),

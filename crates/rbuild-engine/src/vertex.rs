@@ -50,8 +50,8 @@ impl Executor<'_> {
     fn keyed(&self, id: VertexId) -> Result<bool> {
         let vertex = &self.prepared.graph.vertices[id];
         let result_of = |i: VertexId| self.done(i).result;
-        let salt = self.request.salt.as_deref();
-        let keys = Keys { contexts: &self.contexts, salt, result_of: &result_of };
+        let salt = self.request.key_salt();
+        let keys = Keys { contexts: &self.contexts, salt: salt.as_deref(), result_of: &result_of };
         let mut content = self.prepared.contents[id];
         for _ in 0..LOOKS {
             let mut book =
@@ -86,7 +86,7 @@ impl Executor<'_> {
             && let Some(digest) = self.copied_content(copy, content)?
         {
             let parent = vertex.parent.map_or(*key, |p| self.done(p).result);
-            shared = keys::content_key(vertex, copy, self.request.salt.as_deref(), &parent, &digest);
+            shared = keys::content_key(vertex, copy, self.request.key_salt().as_deref(), &parent, &digest);
             if self.hit(id, &shared, key, account)? {
                 tell(why::hit(&shared));
                 return Ok(true);

@@ -3,6 +3,7 @@
 //! | attribute | layer to tree | tree to layer | why |
 //! |---|---|---|---|
 //! | `user.overlay.*`, `trusted.overlay.*` | no | no | the overlay's own marks: a layer that sets them would steer it |
+//! | `user.rbuild.*` | no | no | owners that are written down, and notes of the store |
 //! | `security.capability` | yes | yes | part of the program's meaning |
 //! | `user.*` otherwise | yes | yes | data of the image |
 //! | `security.selinux`, `security.ima`, … | no | no | belong to the machine, not to the image |
@@ -20,7 +21,8 @@ pub const OPAQUE: &str = "user.overlay.opaque";
 
 fn is_image_data(name: &OsStr) -> bool {
     let name = name.as_bytes();
-    name == b"security.capability" || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
+    let marks = [&b"user.overlay."[..], b"user.rbuild."];
+    name == b"security.capability" || (name.starts_with(b"user.") && !marks.iter().any(|mark| name.starts_with(mark)))
 }
 
 /// Whether an attribute found in a layer is set on the tree.

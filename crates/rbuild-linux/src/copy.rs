@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::{Gid, Mode, SeekFrom, Uid};
@@ -9,6 +10,7 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::meta::{Stat, Timestamp};
+use crate::owners::{self, Recorded, owners_are_recorded};
 use crate::rootdir::timestamps;
 
 /// Copies all bytes of `from` into the empty file `to`. Holes stay holes where `stat` shows that there are some
@@ -48,6 +50,11 @@ fn copy_small(mut from: &File, size: usize, mut to: &File) -> std::io::Result<u6
 /// Owner and mode of an open file.
 pub fn set_file_owner(file: &File, uid: u32, gid: u32, mode: u32) -> Result<()> {
     let fail = |call, e: Errno| Error::new(call, "a new file", e);
+    if owners_are_recorded() {
+        let path = std::path::PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        owners::record(&path, true, &Recorded { uid, gid, device: None }).map_err(|e| fail("setxattr", e))?;
+        return rustix::fs::fchmod(file, Mode::from_raw_mode(mode)).map_err(|e| fail("fchmod", e));
+    }
     rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))).map_err(|e| fail("fchown", e))?;
     rustix::fs::fchmod(file, Mode::from_raw_mode(mode)).map_err(|e| fail("fchmod", e))
 }

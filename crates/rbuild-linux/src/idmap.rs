@@ -49,6 +49,8 @@ pub struct IdMaps {
     pub gids: Vec<(u32, u32, u32)>,
     /// Written by newuidmap and newgidmap; otherwise into /proc directly, which needs CAP_SETUID and CAP_SETGID.
     pub through_helpers: bool,
+    /// Nobody is mapped but the caller, which takes no rights but giving up setgroups(2).
+    pub alone: bool,
 }
 
 impl IdMaps {
@@ -63,7 +65,12 @@ impl IdMaps {
             }
             lines
         };
-        IdMaps { uids: lines(uid, &sub.uids), gids: lines(gid, &sub.gids), through_helpers: true }
+        IdMaps { uids: lines(uid, &sub.uids), gids: lines(gid, &sub.gids), through_helpers: true, alone: false }
+    }
+
+    /// Root inside is the caller, and there is nobody else.
+    pub fn alone(uid: u32, gid: u32) -> IdMaps {
+        IdMaps { uids: vec![(0, uid, 1)], gids: vec![(0, gid, 1)], through_helpers: false, alone: true }
     }
 
     /// Every id inside is the same id outside.
@@ -72,6 +79,7 @@ impl IdMaps {
             uids: vec![(uids.start, uids.start, uids.count)],
             gids: vec![(gids.start, gids.start, gids.count)],
             through_helpers: false,
+            alone: false,
         }
     }
 
@@ -93,6 +101,10 @@ impl IdMaps {
         }
         let text =
             |lines: &[(u32, u32, u32)]| lines.iter().map(|(i, o, n)| format!("{i} {o} {n}\n")).collect::<String>();
+        if self.alone {
+            let path = format!("/proc/{pid}/setgroups");
+            std::fs::write(&path, "deny").map_err(|e| Error::new("write", Path::new(&path), e))?;
+        }
         for (name, lines) in [("uid_map", &self.uids), ("gid_map", &self.gids)] {
             let path = format!("/proc/{pid}/{name}");
             std::fs::write(&path, text(lines)).map_err(|e| Error::new("write", Path::new(&path), e))?;

@@ -4,7 +4,7 @@
 //! descriptor before it has a place; every error reads like a line of strace. Nothing here knows what an image,
 //! a layer or a build is, and nothing here prints.
 //!
-//! This is the only crate of the workspace that may hold `unsafe`; it does so in [`process`] alone.
+//! This is the only crate of the workspace that may hold `unsafe`; it does so in [`process`] and in [`notify`].
 
 mod copy;
 mod error;
@@ -12,6 +12,8 @@ mod idmap;
 mod lock;
 mod meta;
 mod mount;
+pub mod notify;
+mod owners;
 pub mod process;
 mod publish;
 mod rootdir;
@@ -22,6 +24,7 @@ pub use idmap::{IdMaps, IdRange, SubIds, parent_range, subordinate_ranges};
 pub use lock::{KeyLock, LockKind};
 pub use meta::{Kind, Stat, Timestamp, Xattrs, file_xattr, set_file_xattr};
 pub use mount::{MiniRoot, bind_clone, detached_overlay, mount_tmpfs, new_procfs, private_mount_namespace};
+pub use owners::{Recorded, owners_are_recorded, record, record_in_times, record_owners, recorded};
 pub use publish::{AtomicFile, remove_tree, sync_filesystem, write_atomic, write_durable};
 pub use rootdir::{Entry, RootDir};
 

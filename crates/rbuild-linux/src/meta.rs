@@ -59,6 +59,8 @@ pub struct Stat {
     pub dev: (u32, u32),
     /// Device number of a device node, (major, minor).
     pub rdev: (u32, u32),
+    /// The device that a file stands for, where there can be none.
+    pub device: Option<(Kind, u32, u32)>,
 }
 
 impl Stat {
@@ -86,6 +88,7 @@ impl Stat {
             nlink: x.stx_nlink,
             dev: (x.stx_dev_major, x.stx_dev_minor),
             rdev: (x.stx_rdev_major, x.stx_rdev_minor),
+            device: None,
         }
     }
 

@@ -17,6 +17,7 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::meta::{Kind, Stat, Timestamp, Xattrs};
+use crate::owners::{self, Recorded, owners_are_recorded};
 
 #[derive(Debug)]
 pub struct RootDir {
@@ -127,7 +128,7 @@ impl RootDir {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC;
         let x = rustix::fs::statx(self.fd(), name, flags, StatxFlags::BASIC_STATS)
             .map_err(|e| self.err("statx", Path::new(name), e))?;
-        Ok(Stat::from_statx(&x))
+        Ok(Stat::from_statx(&x).as_recorded(|| self.proc_path(name), false, x.stx_atime))
     }
 
     /// Metadata of the directory itself.
@@ -233,6 +234,12 @@ impl RootDir {
             Kind::Socket => FileType::Socket,
             Kind::File | Kind::Dir | Kind::Symlink => return Err(self.err("mknodat", Path::new(name), Errno::INVAL)),
         };
+        if owners_are_recorded() && matches!(kind, Kind::CharDevice | Kind::BlockDevice) && rdev != (0, 0) {
+            drop(self.create_file(name, mode)?);
+            let what = Recorded { uid: 0, gid: 0, device: Some((kind, rdev.0, rdev.1)) };
+            return owners::record(&self.proc_path(name), false, &what)
+                .map_err(|e| self.err("lsetxattr", Path::new(name), e));
+        }
         let dev = rustix::fs::makedev(rdev.0, rdev.1);
         rustix::fs::mknodat(self.fd(), name, file_type, Mode::from_raw_mode(mode), dev)
             .map_err(|e| self.err("mknodat", Path::new(name), e))
@@ -349,7 +356,13 @@ impl RootDir {
         Ok(())
     }
 
+    /// Sets the owner of the direct child `name`, not following it.
     pub fn chown(&self, name: &OsStr, uid: u32, gid: u32) -> Result<()> {
+        if owners_are_recorded() {
+            let stat = self.stat_name(name)?;
+            return owners::chown(self.fd(), name, &self.proc_path(name), &stat, (uid, gid))
+                .map_err(|e| self.err("recording the owner", Path::new(name), e));
+        }
         rustix::fs::chownat(
             self.fd(),
             name,
@@ -376,8 +389,13 @@ impl RootDir {
     /// Owner, mode and time of this directory itself.
     pub fn set_own_meta(&self, uid: u32, gid: u32, mode: u32, mtime: Timestamp) -> Result<()> {
         let here = Path::new("");
-        rustix::fs::fchown(self.fd(), Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
-            .map_err(|e| self.err("fchown", here, e))?;
+        if owners_are_recorded() {
+            let what = Recorded { uid, gid, device: None };
+            owners::record(&self.proc_path(OsStr::new("")), true, &what).map_err(|e| self.err("setxattr", here, e))?;
+        } else {
+            rustix::fs::fchown(self.fd(), Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+                .map_err(|e| self.err("fchown", here, e))?;
+        }
         rustix::fs::fchmod(self.fd(), Mode::from_raw_mode(mode)).map_err(|e| self.err("fchmod", here, e))?;
         rustix::fs::futimens(self.fd(), &timestamps(mtime)).map_err(|e| self.err("futimens", here, e))
     }
@@ -524,12 +542,16 @@ impl RootDir {
 
 fn stat_fd(fd: BorrowedFd<'_>) -> rustix::io::Result<Stat> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC;
-    Ok(Stat::from_statx(&rustix::fs::statx(fd, c"", flags, StatxFlags::BASIC_STATS)?))
+    let x = rustix::fs::statx(fd, c"", flags, StatxFlags::BASIC_STATS)?;
+    let path = || PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    Ok(Stat::from_statx(&x).as_recorded(path, true, x.stx_atime))
 }
 
 pub(crate) fn timestamps(mtime: Timestamp) -> Timestamps {
     let t = Timespec { tv_sec: mtime.sec, tv_nsec: i64::from(mtime.nsec) };
-    Timestamps { last_access: t, last_modification: t }
+    // The time of access may tell an owner.
+    let access = if owners_are_recorded() { owners::OMITTED } else { t };
+    Timestamps { last_access: access, last_modification: t }
 }
 
 fn clean_components(path: &Path) -> Vec<OsString> {

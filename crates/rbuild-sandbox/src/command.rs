@@ -3,14 +3,16 @@
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use libcontainer::oci_spec::runtime as oci;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 use rbuild_linux::process;
 
 use crate::request::RunRequest;
-use crate::rights::narrow;
+use crate::rights::{have_answers, narrow};
 
 /// Runs in the container's first process, right before the command takes its place.
 #[derive(Clone)]
@@ -20,6 +22,8 @@ pub(crate) struct Environment {
     path: String,
     /// Whose calls are to be filtered.
     narrowed: Option<u32>,
+    /// Where the answers to calls about owners come from.
+    answers: Option<Arc<OwnedFd>>,
 }
 
 impl Environment {
@@ -33,8 +37,14 @@ impl Environment {
             args: request.args.iter().map(c).collect::<Result<_, _>>()?,
             env: request.env.iter().map(c).collect::<Result<_, _>>()?,
             path,
-            narrowed: (!request.insecure).then_some(request.uid),
+            narrowed: (!request.insecure).then_some(if request.recorded { 0 } else { request.uid }),
+            answers: None,
         })
+    }
+
+    /// Has calls about owners answered by whoever gets the listener at the other end of that socket.
+    pub(crate) fn answered_through(self, socket: OwnedFd) -> Environment {
+        Environment { answers: Some(Arc::new(socket)), ..self }
     }
 
     /// Where the program is, as execvpe(3) would find it; the error is a sentence for people.
@@ -64,8 +74,11 @@ impl Executor for Environment {
     }
 
     fn exec(&self, _: &oci::Spec) -> Result<(), ExecutorError> {
-        if let Some(uid) = self.narrowed {
-            narrow(uid).map_err(ExecutorError::Other)?;
+        let answers = self.answers.as_ref().map(|socket| socket.as_fd());
+        match (self.narrowed, answers) {
+            (Some(uid), answers) => narrow(uid, answers).map_err(ExecutorError::Other)?,
+            (None, Some(answers)) => have_answers(answers).map_err(ExecutorError::Other)?,
+            (None, None) => {}
         }
         process::die_with_parent().map_err(|e| ExecutorError::Other(e.to_string()))?;
         process::reset_signals().map_err(|e| ExecutorError::Other(e.to_string()))?;

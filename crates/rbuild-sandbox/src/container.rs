@@ -11,8 +11,11 @@ use libcontainer::syscall::syscall::SyscallType;
 use rbuild_linux::process::{self, Exit};
 use rbuild_linux::{Kind, RootDir, bind_clone, detached_overlay, mount_tmpfs, private_mount_namespace};
 
+use rustix::event::{PollFd, PollFlags, poll};
+
 use crate::chroot;
 use crate::command::Environment;
+use crate::owners::{Credentials, Ids, Supervisor};
 use crate::request::{Files, Input, MountRequest, Network, Outcome, RunRequest, Source, Ulimit};
 use crate::rights::{CAPABILITIES, FOR_THE_FILTER, process_capabilities};
 use crate::stubs::{PointKind, Stubs, plant_points};
@@ -70,7 +73,15 @@ fn container(request: &RunRequest, input: Option<OwnedFd>, socket: &UnixStream) 
     let input = input.map_or_else(null, Ok)?;
     let terminal = (request.input == Input::Terminal).then(|| UnixListener::bind(CONSOLE)).transpose();
     let terminal = terminal.map_err(|e| format!("a socket for the terminal: {e}"))?;
-    let environment = Environment::new(request)?;
+    let mut environment = Environment::new(request)?;
+    let mut answers = None;
+    if request.recorded {
+        let (ours, theirs) = UnixStream::pair().map_err(|e| format!("socketpair: {e}"))?;
+        // While /proc is still the one that knows this process.
+        let proc = std::fs::File::open("/proc").map_err(|e| format!("/proc: {e}"))?;
+        environment = environment.answered_through(theirs.into());
+        answers = Some((ours, proc));
+    }
     let mut container = ContainerBuilder::new("run".to_string(), SyscallType::default())
         .with_root_path(STATE)
         .map_err(chain)?
@@ -91,7 +102,30 @@ fn container(request: &RunRequest, input: Option<OwnedFd>, socket: &UnixStream) 
     }
     let pid = container.pid().ok_or("the container has no process")?.as_raw() as u32;
     container.start().map_err(chain)?;
+    if let Some((socket, proc)) = answers {
+        answer(request, &socket, proc.into(), pid)?;
+    }
     process::wait(pid).map_err(text)
+}
+
+/// Answers the container's calls about owners until its first process has ended.
+fn answer(request: &RunRequest, socket: &UnixStream, proc: OwnedFd, pid: u32) -> Result<(), String> {
+    let ended = process::pidfd(pid).map_err(text)?;
+    let mut fds = [PollFd::new(socket, PollFlags::IN), PollFd::new(&ended, PollFlags::IN)];
+    while let Err(rustix::io::Errno::INTR) = poll(&mut fds, None) {}
+    if !fds[0].revents().contains(PollFlags::IN) {
+        return Ok(());
+    }
+    let listener =
+        receive_fds(socket).ok().and_then(|mut fds| fds.pop()).ok_or("the command's calls cannot be answered")?;
+    let first = Credentials {
+        users: Ids::all(request.uid),
+        groups: Ids::all(request.gid),
+        more_groups: request.groups.clone(),
+        ..Credentials::default()
+    };
+    Supervisor::enter(listener, proc, pid, first)?.serve(&ended);
+    Ok(())
 }
 
 /// An error with its causes, each once.
@@ -347,7 +381,7 @@ impl Prepared {
         let all: oci::Capabilities =
             if request.insecure { process_capabilities() } else { CAPABILITIES.into_iter().collect() };
         // A command of another user starts without capabilities and may win them back through set-uid programs.
-        let mut held = if request.uid == 0 { all.clone() } else { oci::Capabilities::new() };
+        let mut held = if request.uid == 0 || request.recorded { all.clone() } else { oci::Capabilities::new() };
         let mut bounding = all;
         if !request.insecure {
             // To install the filter of calls; given up right after that.
@@ -363,8 +397,8 @@ impl Prepared {
             .build()
             .map_err(text)?;
         let user = oci::UserBuilder::default()
-            .uid(request.uid)
-            .gid(request.gid)
+            .uid(if request.recorded { 0 } else { request.uid })
+            .gid(if request.recorded { 0 } else { request.gid })
             .additional_gids(if process::setgroups_denied() { Vec::new() } else { request.groups.clone() })
             .umask(0o022u32)
             .build()

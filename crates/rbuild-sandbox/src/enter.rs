@@ -92,6 +92,9 @@ pub fn enter(
         Cloned::Child => {
             drop(go);
             let bare = isolation.maps.is_none();
+            if isolation.records_owners() {
+                rbuild_linux::record_owners();
+            }
             let made = if bare { become_bare_builder(ready) } else { become_builder(world, ready) };
             let elsewhere = match bare {
                 true => world

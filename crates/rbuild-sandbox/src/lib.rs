@@ -9,6 +9,7 @@ mod chroot;
 mod command;
 mod container;
 mod enter;
+mod owners;
 mod probe;
 mod request;
 mod rights;
@@ -19,7 +20,7 @@ mod terminal;
 mod zygote;
 
 pub use enter::{Builder, STORE, World, enter};
-pub use probe::{Check, Isolation, Refusal, Rung, checks, isolation};
+pub use probe::{Check, Isolation, Refusal, Rung, checks, isolation, records_owners};
 pub use request::{Files, Input, MountRequest, Network, Outcome, RunRequest, Source, Ulimit};
 pub use run::{Cancel, Stream, run, run_attached};
 pub use stubs::remove_points;

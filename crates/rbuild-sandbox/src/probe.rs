@@ -23,6 +23,8 @@ pub enum Rung {
     Auto,
     /// A user namespace with sub-ids, or root's own.
     Userns,
+    /// A user namespace of nobody but the caller; owners are written down.
+    SingleId,
     /// Another root directory and nothing more; takes root.
     Chroot,
 }
@@ -58,8 +60,30 @@ pub fn isolation(rung: Rung) -> Result<Isolation, Refusal> {
         return bare_isolation();
     }
     let (uid, gid) = process::own_ids();
-    let maps = if uid == 0 { root_maps()? } else { subordinate_maps(uid, gid)? };
-    Ok(Isolation { rung: "userns", maps: Some(maps) })
+    let alone = || Isolation { rung: "single-id", maps: Some(IdMaps::alone(uid, gid)) };
+    let found = match uid {
+        _ if rung == Rung::SingleId => return Ok(alone()),
+        0 => root_maps(),
+        _ => subordinate_maps(uid, gid),
+    };
+    match found {
+        Ok(maps) => Ok(Isolation { rung: "userns", maps: Some(maps) }),
+        // Without sub-ids, or without the helpers that hand them out.
+        Err(_) if rung == Rung::Auto && uid != 0 => Ok(alone()),
+        Err(e) => Err(e),
+    }
+}
+
+impl Isolation {
+    /// Whether owners are written down, as nobody but root exists.
+    pub fn records_owners(&self) -> bool {
+        self.maps.as_ref().is_some_and(|maps| maps.alone)
+    }
+}
+
+/// Whether a builder on that rung writes owners down.
+pub fn records_owners(rung: Rung) -> bool {
+    isolation(rung).is_ok_and(|isolation| isolation.records_owners())
 }
 
 /// Nothing but another root directory.

@@ -10,6 +10,8 @@ pub struct RunRequest {
     pub files: Files,
     /// Nothing but another root directory.
     pub bare: bool,
+    /// Owners are written down, and the command's ids are those that it pretends to have.
+    pub recorded: bool,
     pub args: Vec<String>,
     /// `NAME=value`, each name once.
     pub env: Vec<String>,

@@ -1,9 +1,13 @@
 //! What a command may do: capabilities and system calls.
 
 use libcontainer::oci_spec::runtime as oci;
-use rbuild_linux::process;
+use std::os::fd::{AsFd, BorrowedFd};
 
+use rbuild_linux::{notify, process};
+
+use crate::owners::numbers;
 use crate::seccomp;
+use crate::zygote::send_fds;
 
 fn text(e: impl std::fmt::Display) -> String {
     e.to_string()
@@ -48,11 +52,34 @@ pub(crate) fn bound_capabilities(insecure: bool) -> Result<(), String> {
     Ok(())
 }
 
+/// Has the calls of the calling process that are about owners answered by whoever is at the other end of the socket.
+/// Nothing else is filtered.
+pub(crate) fn have_answers(socket: BorrowedFd<'_>) -> Result<(), String> {
+    let filter = seccomp::only_ask(&numbers()).ok_or("owners are written down on x86_64 and aarch64 only")?;
+    listen(&filter, socket)
+}
+
+fn listen(filter: &[process::FilterStep], socket: BorrowedFd<'_>) -> Result<(), String> {
+    // Who answers looks at this process, whose memory is the launcher's until it executes something: without that, only
+    // somebody with rights where the launcher is could look.
+    nix::sys::prctl::set_dumpable(true).map_err(text)?;
+    let listener = notify::filter_and_listen(filter).map_err(text)?;
+    send_fds(socket, &[listener.as_fd()]).map_err(|e| format!("passing on the listener: {e}"))
+}
+
 /// Filters the system calls of the calling process, and gives up what that took: for a command of root its capabilities
-/// are Docker's, for another none.
-pub(crate) fn narrow(uid: u32) -> Result<(), String> {
-    if let Some(filter) = seccomp::filter() {
-        process::filter_calls(&filter).map_err(text)?;
+/// are Docker's, for another none. Calls about owners are answered at the other end of `socket`, if there is one.
+pub(crate) fn narrow(uid: u32, socket: Option<BorrowedFd<'_>>) -> Result<(), String> {
+    match socket {
+        Some(socket) => {
+            let filter = seccomp::filter_that_asks(&numbers());
+            listen(&filter.ok_or("owners are written down on x86_64 and aarch64 only")?, socket)?;
+        }
+        None => {
+            if let Some(filter) = seccomp::filter() {
+                process::filter_calls(&filter).map_err(text)?;
+            }
+        }
     }
     let kept: caps::CapsHashSet = CAPABILITIES.iter().filter_map(|c| format!("CAP_{c}").parse().ok()).collect();
     caps::drop(None, caps::CapSet::Bounding, caps::Capability::CAP_SYS_ADMIN).map_err(text)?;

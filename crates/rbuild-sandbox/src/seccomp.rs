@@ -6,8 +6,10 @@
 
 mod calls;
 
+use rbuild_linux::notify::NOTIFY;
 use rbuild_linux::process::FilterStep;
 
+use crate::owners::When;
 use calls::{ALLOWED, ARCHITECTURES, CLONE, CLONE3, PERSONALITY, SOCKET};
 
 /// `AUDIT_ARCH_…` of each architecture (linux/audit.h).
@@ -53,13 +55,57 @@ fn answer(value: u32) -> FilterStep {
 
 /// The filter for what this program was built for; none if the profile does not know it.
 pub fn filter() -> Option<Vec<FilterStep>> {
-    let native = ARCHITECTURES.iter().position(|name| *name == std::env::consts::ARCH)?;
-    Some(program([native, native + 1]))
+    let native = native()?;
+    Some(program([native, native + 1], &[]))
 }
 
-/// The rules of two architectures, behind a look at which of them a call is of.
-fn program(architectures: [usize; 2]) -> Vec<FilterStep> {
-    let [native, sibling] = architectures.map(rules);
+/// The same, with calls that somebody is to be asked about, by their numbers on this architecture.
+pub fn filter_that_asks(about: &[(u32, When)]) -> Option<Vec<FilterStep>> {
+    let native = native()?;
+    Some(program([native, native + 1], about))
+}
+
+/// A filter that lets everything pass but those calls.
+pub fn only_ask(about: &[(u32, When)]) -> Option<Vec<FilterStep>> {
+    let native = AUDIT[native()?];
+    let mut steps = vec![
+        step(LOAD, ARCHITECTURE, 0, 0),
+        step(JUMP_IF_EQUAL, native, 1, 0),
+        answer(ALLOW),
+        step(LOAD, NUMBER, 0, 0),
+    ];
+    steps.extend(asking(about));
+    steps.push(answer(ALLOW));
+    Some(steps)
+}
+
+fn native() -> Option<usize> {
+    ARCHITECTURES.iter().position(|name| *name == std::env::consts::ARCH)
+}
+
+/// The steps that ask, behind a loaded number. The number stays loaded.
+fn asking(about: &[(u32, When)]) -> Vec<FilterStep> {
+    let mut steps = Vec::new();
+    for (number, when) in about {
+        let (argument, test) = match *when {
+            When::Always => {
+                steps.extend([step(JUMP_IF_EQUAL, *number, 0, 1), answer(NOTIFY)]);
+                continue;
+            }
+            When::AnyBit(argument, bits) => (argument, step(JUMP_IF_ANY_BIT, bits, 0, 1)),
+            When::Is(argument, value) => (argument, step(JUMP_IF_EQUAL, value, 0, 1)),
+        };
+        let load = step(LOAD, FIRST_ARGUMENT + 8 * u32::from(argument), 0, 0);
+        steps.extend([step(JUMP_IF_EQUAL, *number, 0, 4), load, test, answer(NOTIFY), answer(ALLOW)]);
+    }
+    steps
+}
+
+/// The rules of two architectures, behind a look at which of them a call is of; the first asks about some calls.
+fn program(architectures: [usize; 2], about: &[(u32, When)]) -> Vec<FilterStep> {
+    let [mut native, sibling] = architectures.map(rules);
+    // Behind the number, which comes first.
+    native.splice(1..1, asking(about));
     let mut steps = vec![
         step(LOAD, ARCHITECTURE, 0, 0),
         step(JUMP_IF_EQUAL, AUDIT[architectures[0]], 3, 0),
@@ -156,7 +202,7 @@ mod tests {
     #[test]
     fn every_architecture_allows_what_the_profile_names_and_nothing_else() {
         for pair in [[0, 1], [2, 3]] {
-            let program = program(pair);
+            let program = program(pair, &[]);
             assert!(program.len() < 4096, "{}", program.len());
             for a in pair {
                 let allowed: Vec<u32> = ALLOWED.iter().filter_map(|(_, n)| u32::try_from(n[a]).ok()).collect();
@@ -177,8 +223,24 @@ mod tests {
     }
 
     #[test]
+    fn some_calls_are_asked_about() {
+        let asks = program([0, 1], &[(102, When::Always), (257, When::AnyBit(0, 0o100)), (302, When::Is(0, 12))]);
+        let open = only_ask(&[(102, When::Always)]).unwrap();
+        assert_eq!(run(&asks, AUDIT[0], 102, 0), NOTIFY);
+        assert_eq!(run(&asks, AUDIT[0], 257, 0o101), NOTIFY);
+        assert_eq!(run(&asks, AUDIT[0], 257, 0), ALLOW);
+        assert_eq!((run(&asks, AUDIT[0], 302, 12), run(&asks, AUDIT[0], 302, 13)), (NOTIFY, ALLOW));
+        assert_eq!(run(&asks, AUDIT[1], 102, 0), ALLOW, "of the 32-bit sibling");
+        assert_eq!(run(&asks, AUDIT[0], 165, 0), fail(EPERM), "mount");
+        assert_eq!(
+            (run(&open, AUDIT[native().unwrap()], 102, 0), run(&open, AUDIT[native().unwrap()], 165, 0)),
+            (NOTIFY, ALLOW)
+        );
+    }
+
+    #[test]
     fn arguments_count() {
-        let program = program([0, 1]);
+        let program = program([0, 1], &[]);
         for (a, family) in [(0, 41), (1, 359)] {
             assert_eq!(run(&program, AUDIT[a], CLONE[a] as u32, 0x11), ALLOW);
             assert_eq!(run(&program, AUDIT[a], CLONE[a] as u32, 0x1000_0000), fail(EPERM), "CLONE_NEWUSER");

@@ -7,7 +7,7 @@ use rbuild_image::{Digest, Hasher};
 use rbuild_linux::{KeyLock, LockKind, RootDir};
 
 use crate::error::{Result, StoreError};
-use crate::layout::Store;
+use crate::layout::{Owners, Store};
 use crate::records::lock_key;
 use crate::workspace::Workspace;
 
@@ -66,6 +66,9 @@ impl Store {
         loop {
             let mut hasher = Hasher::new();
             hasher.field("cache mount").field(id.bytes()).field(copy.to_le_bytes());
+            if self.owners() == Owners::Recorded {
+                hasher.field("recorded owners");
+            }
             let name = hasher.finish();
             let file = self.open_lock("steps.lock")?;
             let lock = match how {

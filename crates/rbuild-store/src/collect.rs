@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::layout::Store;
 use crate::prune::{Freed, tree_bytes};
 use crate::records::Record;
+use crate::trees::TreeId;
 
 /// What may stay.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -83,9 +84,8 @@ impl Store {
         let layers = self.dir("layers")?;
         for entry in layers.entries()? {
             let file = entry.name.to_string_lossy().into_owned();
-            if let Some(hex) = file.strip_suffix(".json").filter(|h| h.len() >= 24) {
-                let name = format!("l{}", &hex[..24]);
-                self.name_tree(&mut trees, &name, last_use(&layers, &entry.name)?, ("layers", file.clone()));
+            if let Some(tree) = TreeId::of_document(&file) {
+                self.name_tree(&mut trees, tree.name(), last_use(&layers, &entry.name)?, ("layers", file.clone()));
             }
         }
         let mut items = Vec::new();

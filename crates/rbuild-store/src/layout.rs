@@ -28,6 +28,16 @@ pub struct Store {
     lock: File,
     boot: String,
     limits: Limits,
+    owners: Owners,
+}
+
+/// What the owners of files in trees are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owners {
+    /// The file system's.
+    Given,
+    /// Written down: [`rbuild_linux::Recorded`]. Trees of layers are unpacked for this once more.
+    Recorded,
 }
 
 const DIRS: [&str; 9] = ["blobs", "blobs/sha256", "trees", "layers", "records", "results", "builds", "mounts", "tmp"];
@@ -56,7 +66,14 @@ impl Store {
         }
         let lock = open_lock(path, "lock").map_err(|e| unusable(e.to_string()))?;
         lock.lock_shared().map_err(|e| unusable(e.to_string()))?;
-        Ok(Store { root, path: path.to_path_buf(), lock, boot: process::boot_id(), limits: Limits::default() })
+        Ok(Store {
+            root,
+            path: path.to_path_buf(),
+            lock,
+            boot: process::boot_id(),
+            limits: Limits::default(),
+            owners: Owners::Given,
+        })
     }
 
     pub fn path(&self) -> &Path {
@@ -66,13 +83,22 @@ impl Store {
     /// The same store by another name of its place, under the same lock.
     pub fn moved(&self, path: &Path) -> Result<Store> {
         let lock = self.lock.try_clone().map_err(|e| rbuild_linux::Error::new("dup", path, e))?;
-        let (boot, limits) = (self.boot.clone(), self.limits);
-        Ok(Store { root: RootDir::open(path)?, path: path.to_path_buf(), lock, boot, limits })
+        let (boot, limits, owners) = (self.boot.clone(), self.limits, self.owners);
+        Ok(Store { root: RootDir::open(path)?, path: path.to_path_buf(), lock, boot, limits, owners })
     }
 
     /// The same store, with other limits for archives that come in.
     pub fn with_limits(self, limits: Limits) -> Store {
         Store { limits, ..self }
+    }
+
+    /// The same store, with trees of such owners.
+    pub fn with_owners(self, owners: Owners) -> Store {
+        Store { owners, ..self }
+    }
+
+    pub(crate) fn owners(&self) -> Owners {
+        self.owners
     }
 
     /// What archives that come in may ask for.

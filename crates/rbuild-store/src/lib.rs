@@ -53,7 +53,7 @@ pub use copies::{Before, Files};
 pub use error::{Result, StoreError};
 pub use images::{Image, NamedImage};
 pub use layers::PackedLayer;
-pub use layout::Store;
+pub use layout::{Owners, Store};
 pub use logs::{BuildLog, LayerLog, PhaseLog, StepLog};
 pub use prune::{Freed, Usage};
 pub use records::Record;

@@ -8,6 +8,7 @@ use rbuild_linux::RootDir;
 use crate::error::Result;
 use crate::layout::Store;
 use crate::records::{Record, ResultFile};
+use crate::trees::TreeId;
 
 /// What a prune gave back.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -168,9 +169,9 @@ impl Store {
         let layers = self.dir("layers")?;
         for entry in layers.entries()? {
             let name = entry.name.to_string_lossy().into_owned();
-            let hex = name.strip_suffix(".json").unwrap_or(&name);
-            if !all && live.contains(hex) && hex.len() >= 24 {
-                trees.insert(format!("l{}", &hex[..24]));
+            let hex = name.get(..64).unwrap_or(&name);
+            if let Some(tree) = TreeId::of_document(&name).filter(|_| !all && live.contains(hex)) {
+                trees.insert(tree.name().to_string());
             } else if !name.strip_suffix(".size").is_some_and(|hex| live.contains(hex)) {
                 layers.remove_all(&entry.name)?;
             }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StoreError};
 use crate::images::Image;
-use crate::layout::Store;
+use crate::layout::{Owners as TreeOwners, Store};
 use crate::workspace::Workspace;
 
 /// Names a tree of the store. Short, as overlay mounts count every byte of a path.
@@ -30,10 +30,21 @@ impl TreeId {
     }
 
     /// The tree of a layer by its diffID.
-    pub fn of_layer(diff_id: &Digest) -> TreeId {
-        TreeId(format!("l{}", &diff_id.hex()[..24]))
+    pub fn of_layer(diff_id: &Digest, owners: TreeOwners) -> TreeId {
+        let kind = if owners == TreeOwners::Given { 'l' } else { 'r' };
+        TreeId(format!("{kind}{}", &diff_id.hex()[..24]))
+    }
+
+    /// The tree that a document in `layers` is about.
+    pub(crate) fn of_document(name: &str) -> Option<TreeId> {
+        let name = name.strip_suffix(".json")?;
+        let (hex, kind) = name.strip_suffix(RECORDED).map_or((name, 'l'), |hex| (hex, 'r'));
+        Some(TreeId(format!("{kind}{}", hex.get(..24)?)))
     }
 }
+
+/// Before the `.json` of a layer's document, where owners are written down.
+const RECORDED: &str = "-recorded";
 
 /// Bytes; more than that is no note of ours.
 const MAX_NOTE: u64 = 1 << 30;
@@ -99,15 +110,20 @@ impl Store {
 
     /// The tree of a layer that was unpacked before.
     fn layer_tree(&self, diff_id: &Digest) -> Result<Option<TreeId>> {
-        let Some(file) = self.read_if_whole::<LayerFile>(&format!("layers/{}.json", diff_id.hex()))? else {
+        let document = self.layer_document(diff_id);
+        let Some(file) = self.read_if_whole::<LayerFile>(&format!("layers/{document}"))? else {
             return Ok(None);
         };
         let synced = file.boot == self.boot() || self.root.exists(format!("builds/{}.synced", file.build))?;
         let there = synced && self.has_tree(&file.tree)?;
         if there {
-            self.note_use("layers", &format!("{}.json", diff_id.hex()))?;
+            self.note_use("layers", &document)?;
         }
         Ok(there.then_some(file.tree))
+    }
+
+    fn layer_document(&self, diff_id: &Digest) -> String {
+        format!("{}{}.json", diff_id.hex(), if self.owners() == TreeOwners::Given { "" } else { RECORDED })
     }
 
     /// The trees of an image, the lowest first; layers that were never unpacked are unpacked now, each once and
@@ -183,10 +199,10 @@ impl Store {
             }
         }
         self.put_layer_size(diff_id, got.unpacked)?;
-        let id = TreeId::of_layer(diff_id);
+        let id = TreeId::of_layer(diff_id, self.owners());
         self.commit_tree(work, &path, &id)?;
         let file = LayerFile { tree: id.clone(), boot: self.boot().to_string(), build: build.to_string() };
-        self.write("layers", &format!("{}.json", diff_id.hex()), &file)?;
+        self.write("layers", &self.layer_document(diff_id), &file)?;
         Ok(id)
     }
 }

@@ -20,7 +20,7 @@ pub struct Cli {
     /// What archives that come in may ask for: entries, path, depth, bytes, header or ratio
     #[arg(long, global = true, value_name = "NAME=VALUE")]
     pub limit: Vec<String>,
-    /// How commands are kept apart: auto, userns or chroot [default: auto, the best that this machine allows]
+    /// How commands are kept apart: auto, userns, single-id or chroot [default: auto, the best that this machine allows]
     #[arg(long, global = true, value_name = "RUNG", env = "RBUILD_ISOLATION")]
     pub isolation: Option<String>,
     #[command(subcommand)]

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 
 use rbuild_engine::{BuildError, BuildRequest, Event, Events, Finished, Prepared, binds, execute, prepare};
 use rbuild_image::{Digest, MediaType};
-use rbuild_sandbox::{Cancel, Restore, World, enter};
+use rbuild_sandbox::{Cancel, Restore, World, enter, records_owners};
 use rbuild_store::Store;
 
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::args::{BuildArgs, ProgressMode};
 use crate::call::{self, Call, parse_call};
 use crate::exit::{Failure, build_code, code};
-use crate::place::Place;
+use crate::place::{Place, owners};
 use crate::print;
 use crate::progress::{Mode, Service, draw};
 use crate::render::{self, Source};
@@ -27,7 +27,7 @@ pub fn build(place: &Place, args: BuildArgs) -> Result<u8, Failure> {
         print::err(&format!("warning: {flag} is not supported yet and does nothing\n"));
     }
     let store = place.open()?;
-    let Asked { request, _arrived } = asked(&args, &store)?;
+    let Asked { request, _arrived } = asked(&args, &store, records_owners(place.rung))?;
     let text = String::from_utf8_lossy(&request.dockerfile).into_owned();
     let name = request.dockerfile_name.clone();
     let source = Source::new(&name, &text);
@@ -190,7 +190,7 @@ fn run_builder(
         let result = builder.map_err(BuildError::from).and_then(|builder| {
             let stop = cancel.clone();
             builder.on_stop(move || stop.cancel());
-            let store = store.moved(&builder.path(Path::new(rbuild_sandbox::STORE)))?;
+            let store = store.moved(&builder.path(Path::new(rbuild_sandbox::STORE)))?.with_owners(owners(&builder));
             execute(request, prepared, &store, sender, cancel, &builder, |e| {
                 drawing.take().map(std::thread::JoinHandle::join);
                 report(e);

@@ -9,7 +9,7 @@ use rbuild_store::Store;
 
 use crate::args::{CpArgs, CreateArgs, RmArgs};
 use crate::exit::{Failure, code};
-use crate::place::Place;
+use crate::place::{Place, owners};
 use crate::{output, print};
 
 pub fn create(place: &Place, args: CreateArgs) -> Result<u8, Failure> {
@@ -61,7 +61,7 @@ pub fn cp(place: &Place, args: CpArgs) -> Result<u8, Failure> {
     let world = World { store: place.root.clone(), binds: Vec::new() };
     let ended = enter(&world, place.rung, |builder| {
         let copied = builder.map_err(Failure::from).and_then(|builder| {
-            let store = store.moved(&builder.path(Path::new(rbuild_sandbox::STORE)))?;
+            let store = store.moved(&builder.path(Path::new(rbuild_sandbox::STORE)))?.with_owners(owners(&builder));
             let image = store.image(&manifest)?;
             Ok(copy_out(&store, &image, &path, args.follow_link, &target, &builder)?)
         });

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rbuild_layer::Limits;
 use rbuild_sandbox::{Builder, Rung};
-use rbuild_store::Store;
+use rbuild_store::{Owners, Store};
 
 use crate::config::Config;
 use crate::exit::Failure;
@@ -54,13 +54,18 @@ fn store_root(flag: Option<PathBuf>, config: &Config) -> Result<PathBuf, Failure
     std::path::absolute(&path).map_err(|e| Failure::new(format!("the store {}: {e}", path.display())))
 }
 
+/// What the owners of files are in the trees that this builder makes.
+pub fn owners(builder: &Builder) -> Owners {
+    if builder.isolation.records_owners() { Owners::Recorded } else { Owners::Given }
+}
+
 fn rung_of(text: Option<&str>) -> Result<Rung, Failure> {
     match text.unwrap_or("auto") {
         "auto" | "" => Ok(Rung::Auto),
         "userns" => Ok(Rung::Userns),
+        "single-id" => Ok(Rung::SingleId),
         "chroot" => Ok(Rung::Chroot),
-        "single-id" => Err(Failure::usage("--isolation single-id is not supported yet").help("userns and chroot are")),
-        other => Err(Failure::usage(format!("--isolation {other}: auto, userns or chroot"))),
+        other => Err(Failure::usage(format!("--isolation {other}: auto, userns, single-id or chroot"))),
     }
 }
 

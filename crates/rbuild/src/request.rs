@@ -19,7 +19,8 @@ pub struct Asked {
     pub _arrived: Option<Workspace>,
 }
 
-pub fn asked(args: &BuildArgs, store: &Store) -> Result<Asked, Failure> {
+/// `recorded_owners` as the rung has it that the build will be on.
+pub fn asked(args: &BuildArgs, store: &Store, recorded_owners: bool) -> Result<Asked, Failure> {
     let MainContext { dir, dockerfile_name, dockerfile, newest, arrived } = context::main(args, store)?;
     let (contexts, named) = context::named(&args.build_context, store)?;
     let mut volumes = Vec::new();
@@ -86,6 +87,7 @@ pub fn asked(args: &BuildArgs, store: &Store) -> Result<Asked, Failure> {
         copies: copies()?,
         allow_leaks: allowed.leaks,
         salt: None,
+        recorded_owners,
         weigh: args.timings.is_some(),
         shell_on_error: shell_on_error(args.on_error.as_deref())?,
         shm_size: args.shm_size.as_deref().map(|s| size("--shm-size", s)).transpose()?,

@@ -7,7 +7,7 @@ use rbuild_sandbox::{Cancel, Input, Outcome, Restore, World, enter};
 
 use crate::args::RunArgs;
 use crate::exit::{Failure, code};
-use crate::place::Place;
+use crate::place::{Place, owners};
 use crate::{print, request};
 
 /// What shells say when a program was not found, and when it cannot be run.
@@ -55,7 +55,8 @@ pub fn run(place: &Place, args: RunArgs) -> Result<u8, Failure> {
         let outcome = builder.map_err(BuildError::from).and_then(|builder| {
             let stop = cancel.clone();
             builder.on_stop(move || stop.cancel());
-            let store = store.moved(&builder.path(std::path::Path::new(rbuild_sandbox::STORE)))?;
+            let store =
+                store.moved(&builder.path(std::path::Path::new(rbuild_sandbox::STORE)))?.with_owners(owners(&builder));
             invoke(&store, &image, &invocation, &builder, &cancel)
         });
         match outcome {

@@ -30,7 +30,7 @@ pub fn verify(
         let failure = Failure::usage("--verify reads what it builds twice, and standard input can be read once");
         return Err(failure.help("give the Dockerfile and the context as files"));
     }
-    let mut second = asked(args, store)?.request;
+    let mut second = asked(args, store, first.recorded_owners)?.request;
     let form = first.forms().first().copied().unwrap_or(ImageForm { squash: first.squash, ..ImageForm::of_store() });
     let image = || Output { kind: OutputKind::Image, dest: Destination::None, form, delete: false, split: None };
     first.salt = Some(format!("{} first", first.build_id));

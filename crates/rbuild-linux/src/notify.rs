@@ -1,0 +1,217 @@
+//! Answering the system calls of other processes: seccomp(2) with a listener, and what answers need of the caller.
+//!
+//! With [`crate::process`] the place of the workspace's `unsafe`.
+
+#![allow(unsafe_code)]
+
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::Path;
+
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+use crate::process::FilterStep;
+
+/// What a filter answers for a call that the listener is to decide on.
+pub const NOTIFY: u32 = libc::SECCOMP_RET_USER_NOTIF;
+
+/// `SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV` (Linux 5.19): a call that is being answered is interrupted by fatal signals only.
+const WAIT_KILLABLE: libc::c_ulong = 1 << 5;
+
+/// As [`crate::process::filter_calls`]; gives the descriptor that calls with the answer [`NOTIFY`] arrive at.
+pub fn filter_and_listen(steps: &[FilterStep]) -> Result<OwnedFd> {
+    let raw = |s: &FilterStep| libc::sock_filter { code: s.code, jt: s.yes, jf: s.no, k: s.k };
+    let mut raw: Vec<libc::sock_filter> = steps.iter().map(raw).collect();
+    let len = u16::try_from(raw.len()).map_err(|_| Error::new("seccomp", "a filter", Errno::INVAL))?;
+    let program = libc::sock_fprog { len, filter: raw.as_mut_ptr() };
+    let listen = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    for flags in [listen | WAIT_KILLABLE, listen] {
+        // SAFETY: `program` points at `len` steps that live past the call; the kernel copies and checks them.
+        let fd = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &program) };
+        if fd >= 0 {
+            // SAFETY: the kernel has just made this descriptor for us; nobody else knows of it.
+            return Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) });
+        }
+        let e = std::io::Error::last_os_error();
+        if flags == listen || e.raw_os_error() != Some(libc::EINVAL) {
+            return Err(Error::new("seccomp", "a filter with a listener", e));
+        }
+    }
+    Err(Error::new("seccomp", "a filter with a listener", Errno::INVAL))
+}
+
+/// A call that waits for its answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Call {
+    id: u64,
+    /// The thread, as this process's pid namespace numbers it.
+    pub thread: u32,
+    pub number: i32,
+    /// `AUDIT_ARCH_…` of the call.
+    pub architecture: u32,
+    pub args: [u64; 6],
+}
+
+/// The next call; `None` if its caller is gone meanwhile.
+pub fn receive(listener: BorrowedFd<'_>) -> std::io::Result<Option<Call>> {
+    // SAFETY: all zeros is a valid value of this plain structure, and what the kernel wants to be given.
+    let mut notif: libc::seccomp_notif = unsafe { MaybeUninit::zeroed().assume_init() };
+    // SAFETY: the request writes one seccomp_notif, which `notif` is; it lives past the call.
+    match unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV as _, &mut notif) } {
+        0 => Ok(Some(Call {
+            id: notif.id,
+            thread: notif.pid,
+            number: notif.data.nr,
+            architecture: notif.data.arch,
+            args: notif.data.args,
+        })),
+        _ => match std::io::Error::last_os_error() {
+            e if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::EINTR)) => Ok(None),
+            e => Err(e),
+        },
+    }
+}
+
+/// What becomes of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// The kernel does it.
+    Go,
+    Value(i64),
+    Fail(Errno),
+}
+
+/// Answers a call. A caller that is gone needs none.
+pub fn answer(listener: BorrowedFd<'_>, call: &Call, answer: Answer) {
+    let mut response = libc::seccomp_notif_resp { id: call.id, val: 0, error: 0, flags: 0 };
+    match answer {
+        Answer::Go => response.flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32,
+        Answer::Value(value) => response.val = value,
+        Answer::Fail(errno) => response.error = -errno.raw_os_error(),
+    }
+    // SAFETY: the request reads one seccomp_notif_resp, which `response` is.
+    unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND as _, &mut response) };
+}
+
+/// Gives the caller a descriptor of its own for `fd`, as the result of its call.
+pub fn answer_with_fd(
+    listener: BorrowedFd<'_>,
+    call: &Call,
+    fd: impl AsFd,
+    close_on_exec: bool,
+) -> std::io::Result<()> {
+    let mut add = libc::seccomp_notif_addfd {
+        id: call.id,
+        flags: libc::SECCOMP_ADDFD_FLAG_SEND as u32,
+        srcfd: fd.as_fd().as_raw_fd() as u32,
+        newfd: 0,
+        newfd_flags: if close_on_exec { libc::O_CLOEXEC as u32 } else { 0 },
+    };
+    // SAFETY: the request reads one seccomp_notif_addfd, which `add` is; `fd` is open for the length of the call.
+    match unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ADDFD as _, &mut add) } {
+        -1 => Err(std::io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Reads the memory of another process; gives the number of bytes, fewer where its memory ends.
+pub fn read_memory(thread: u32, address: u64, into: &mut [u8]) -> std::io::Result<usize> {
+    let local = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
+    let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: into.len() };
+    // SAFETY: `local` is the whole of `into`, to which this function has the only reference; the kernel checks the other side.
+    match unsafe { libc::process_vm_readv(thread as i32, &local, 1, &remote, 1, 0) } {
+        -1 => Err(std::io::Error::last_os_error()),
+        n => Ok(n as usize),
+    }
+}
+
+/// Writes all of `bytes` into the memory of another process.
+pub fn write_memory(thread: u32, address: u64, bytes: &[u8]) -> std::io::Result<()> {
+    let local = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: bytes.len() };
+    // SAFETY: the kernel only reads `local`, which is the whole of `bytes`; it checks the other side.
+    match unsafe { libc::process_vm_writev(thread as i32, &local, 1, &remote, 1, 0) } {
+        n if n == bytes.len() as isize => Ok(()),
+        -1 => Err(std::io::Error::last_os_error()),
+        _ => Err(Errno::FAULT.into()),
+    }
+}
+
+/// Soft and hard limit of another process for the bytes of its message queues (`RLIMIT_MSGQUEUE`).
+pub fn queue_limit(thread: u32) -> std::io::Result<(u64, u64)> {
+    let mut old = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: a null new limit asks only; `old` is one rlimit64, which the call fills.
+    match unsafe { libc::prlimit64(thread as i32, libc::RLIMIT_MSGQUEUE, std::ptr::null(), &mut old) } {
+        0 => Ok((old.rlim_cur, old.rlim_max)),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
+/// Sets both, as [`queue_limit`] gives them.
+pub fn set_queue_limit(thread: u32, soft: u64, hard: u64) -> std::io::Result<()> {
+    let new = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: `new` is one rlimit64, which the call reads; a null old limit asks for none.
+    match unsafe { libc::prlimit64(thread as i32, libc::RLIMIT_MSGQUEUE, &new, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
+/// The bytes of a plain structure, as the kernel writes it for this architecture.
+fn bytes_of<T: Copy>(value: &T) -> &[u8] {
+    // SAFETY: the reference covers size_of::<T>() initialised bytes: the callers below give structures that the C library
+    // filled over zeros, padding included.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
+}
+
+/// Who owns a file and what it is, instead of what the file system says.
+#[derive(Debug, Clone, Copy)]
+pub struct Guise {
+    pub uid: u32,
+    pub gid: u32,
+    /// File type bits, and the device.
+    pub node: Option<(u32, u32, u32)>,
+}
+
+/// `struct stat` of an open file (O_PATH will do) as its owner is to appear, in the bytes that stat(2) writes.
+pub fn stat_bytes(fd: BorrowedFd<'_>, guise: &Guise) -> std::io::Result<Vec<u8>> {
+    // SAFETY: all zeros is a valid value of this plain structure.
+    let mut stat: libc::stat = unsafe { MaybeUninit::zeroed().assume_init() };
+    // SAFETY: the name is an empty C string, `stat` is one stat structure that the call fills.
+    if unsafe { libc::fstatat(fd.as_raw_fd(), c"".as_ptr(), &mut stat, libc::AT_EMPTY_PATH) } != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    (stat.st_uid, stat.st_gid) = (guise.uid, guise.gid);
+    if let Some((kind, major, minor)) = guise.node {
+        stat.st_mode = (stat.st_mode & 0o7777) | kind;
+        stat.st_rdev = libc::makedev(major, minor);
+    }
+    Ok(bytes_of(&stat).to_vec())
+}
+
+/// The same in the bytes that statx(2) writes, asked for with that mask.
+pub fn statx_bytes(fd: BorrowedFd<'_>, mask: u32, guise: &Guise) -> std::io::Result<Vec<u8>> {
+    // SAFETY: all zeros is a valid value of this plain structure.
+    let mut statx: libc::statx = unsafe { MaybeUninit::zeroed().assume_init() };
+    // SAFETY: the name is an empty C string, `statx` is one statx structure that the call fills.
+    if unsafe { libc::statx(fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, mask, &mut statx) } != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    (statx.stx_uid, statx.stx_gid) = (guise.uid, guise.gid);
+    if let Some((kind, major, minor)) = guise.node {
+        statx.stx_mode = (statx.stx_mode & 0o7777) | kind as u16;
+        (statx.stx_rdev_major, statx.stx_rdev_minor) = (major, minor);
+    }
+    Ok(bytes_of(&statx).to_vec())
+}
+
+/// Moves the calling process into the mount namespace of another one (as a pidfd), whose root directory becomes its own.
+pub fn enter_mounts_of(pidfd: BorrowedFd<'_>) -> Result<()> {
+    let fail = |e: std::io::Error| Error::new("setns", Path::new("the container's mounts"), e);
+    // SAFETY: changes the namespace of the calling thread only, and touches no memory.
+    match unsafe { libc::setns(pidfd.as_raw_fd(), libc::CLONE_NEWNS) } {
+        0 => Ok(()),
+        _ => Err(fail(std::io::Error::last_os_error())),
+    }
+}
