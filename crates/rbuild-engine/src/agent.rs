@@ -3,6 +3,7 @@
 //! The caller's agent is never mounted itself. The command gets a socket with the owner and mode it asked for, which
 //! is gone when the command is; behind it is the caller's agent, or keys that the build holds.
 
+use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,6 +12,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
+use rbuild_linux::RootDir;
 use rbuild_plan::AgentStep;
 use rbuild_sandbox::{MountRequest, Source};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -41,7 +43,8 @@ impl Agent {
         std::fs::create_dir_all(&dir)?;
         let path = dir.join(NAME);
         let listener = UnixListener::bind(&path)?;
-        std::os::unix::fs::chown(&path, Some(step.uid), Some(step.gid))?;
+        let io = |e: rbuild_linux::Error| std::io::Error::other(e.to_string());
+        RootDir::open(&dir).and_then(|dir| dir.chown(OsStr::new(NAME), step.uid, step.gid)).map_err(io)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(step.mode))?;
         let behind = match source {
             AgentSource::Socket(_) => Behind::Socket(socket.to_path_buf()),

@@ -63,6 +63,10 @@ pub fn isolation(rung: Rung) -> Result<Isolation, Refusal> {
     let alone = || Isolation { rung: "single-id", maps: Some(IdMaps::alone(uid, gid)) };
     let found = match uid {
         _ if rung == Rung::SingleId => return Ok(alone()),
+        // Root of a namespace that holds nobody else is in the place of a user without sub-ids.
+        0 if rung == Rung::Auto && parent_range(&read("/proc/self/uid_map")).is_some_and(|range| range.count == 1) => {
+            return Ok(alone());
+        }
         0 => root_maps(),
         _ => subordinate_maps(uid, gid),
     };

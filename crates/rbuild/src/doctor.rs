@@ -32,6 +32,10 @@ pub fn doctor(place: &Place) -> Result<u8, Failure> {
                 "chroot" => {
                     "commands get a root directory of their own and nothing else: neither namespaces nor mounts are allowed"
                 }
+                "single-id" => {
+                    "a namespace of one user works: owners are written down, and the images are the same; sub-ids give the \
+                     stronger isolation"
+                }
                 _ => "a namespace with its own root and /proc works",
             };
             line(true, &rung, found, None);

@@ -42,6 +42,49 @@ fn root_every_rung_gives_the_same_layers() {
     assert_eq!(lab.read("ctx/y"), "in the context\n");
 }
 
+/// What is hard where nobody but root exists: everything about owners.
+const OWNERS: &str = r#"FROM debian
+RUN useradd -m -u 1000 bob && usermod -aG games bob && rm /etc/.pwd.lock
+RUN mkdir -p /d/sub && echo 1 > /d/a && chown -R www-data:games /d && chmod 2775 /d && touch /d/made && mkdir /d/dir && chown 7:8 /d/sub && \
+    ln -s a /d/link && chown -h 12:34 /d/link && mv /d/link /d/moved && mkfifo /d/fifo && chown 5 /d/fifo && ln /d/a /d/hard && \
+    cp -a /d /copied && chmod 4755 /d/made && chown 9 /d/made && tar -cf /t.tar -C /d . && mkdir /t && tar --same-owner -xpf /t.tar -C /t && \
+    rm /t.tar && install -o 3 -g 4 -m 6755 /bin/true /usr/bin/installed && \
+    test "$(stat -c %u:%g /d/a)" = 33:60 && test "$(stat -c %u:%g /d/moved)" = 12:34
+RUN su bob -c 'umask 027; echo > ~/f; mkdir ~/d; ln -s x ~/l; mkfifo ~/p; id > ~/id; ! chown 33 ~/f; ! chgrp 33 ~/f; chgrp games ~/d' && \
+    setpriv --reuid bob --regid games --clear-groups sh -c 'id > /home/bob/id2; touch /home/bob/setpriv' && cat /home/bob/id* > /ids && \
+    perl -e '$> = 1000; open(F, ">/home/bob/perl"); close F; $> = 0; open(F, ">/perl"); chown 1, 2, "/perl"; mkdir "/chr"; mkdir "/chr/tmp"; chroot "/chr"; open(F, ">/tmp/x"); chown 3, 4, "/tmp/x"'
+COPY --chown=bob:games --chmod=640 f /c
+WORKDIR /made
+USER www-data
+WORKDIR /web/made
+RUN id > /tmp/id && touch /tmp/t && cat /tmp/id
+USER 1234:4321
+RUN id -u > /tmp/n && (umask 0; touch /tmp/o)
+"#;
+
+#[test]
+fn one_id_gives_the_same_layers_as_many() {
+    let lab = Lab::new();
+    lab.rbuild(["import", crate::lab::base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
+    lab.write("Dockerfile", OWNERS).write("f", "f\n").write("secret", "");
+    let many = layers(&lab, &["--isolation", "userns"], &[]);
+    let text = format!("{many:?}");
+    for entry in [
+        "33:60 d/a",
+        "12:34 d/moved",
+        "1000:1000 home/bob/l",
+        "0:60 d/dir",
+        "1000:60 c",
+        "1234:4321 tmp/o",
+        "3:4 chr/tmp/x",
+    ] {
+        let (owner, name) = entry.split_once(' ').unwrap();
+        assert!(many.iter().flatten().any(|l| l.contains(owner) && l.contains(name)), "{entry} is not in {text}");
+    }
+    assert_eq!(layers(&lab, &["--isolation", "single-id"], &[]), many);
+    assert_eq!(layers(&lab, &["--isolation", "single-id"], &[("RBUILD_SNAPSHOTS", "copy")]), many);
+}
+
 /// Root of a container as Docker's default profile leaves it: no new namespaces, no mounts.
 fn in_a_narrow_container(lab: &Lab, script: &str) -> crate::lab::Ran {
     // The user namespace stands for what a runtime made of the container; its root is root here too.
