@@ -105,17 +105,16 @@ impl Supervisor {
     }
 
     fn become_(&mut self, thread: u32, who: Credentials) -> Result<()> {
-        let place = match self.places.get(&who) {
-            Some(place) => *place,
-            None => {
-                let place = self.table.len() as u64;
-                self.table.push(who.clone());
-                self.places.insert(who, place);
-                place
-            }
-        };
         let (_, hard) = notify::queue_limit(thread).map_err(|_| Errno::SRCH)?;
-        notify::set_queue_limit(thread, hard.saturating_sub(place), hard).map_err(|_| Errno::PERM)
+        let known = self.places.get(&who).copied();
+        let place = known.unwrap_or(self.table.len() as u64);
+        // The limit has room for so many, and no more.
+        let soft = hard.checked_sub(place).ok_or(Errno::NOMEM)?;
+        if known.is_none() {
+            self.table.push(who.clone());
+            self.places.insert(who, place);
+        }
+        notify::set_queue_limit(thread, soft, hard).map_err(|_| Errno::PERM)
     }
 
     fn decide(&mut self, asked: Asked, call: &Call) -> Result<Reply> {

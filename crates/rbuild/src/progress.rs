@@ -157,12 +157,22 @@ impl Drawing {
 
 fn shown_lines(bytes: &[u8], number: usize, seconds: f64) -> String {
     let text = String::from_utf8_lossy(bytes);
-    text.lines()
-        // A line that redraws itself counts as what it last said; other control characters are not passed on.
-        .map(|l| l.rsplit('\r').find(|p| !p.is_empty()).unwrap_or(""))
-        .map(|l| l.chars().filter(|c| !c.is_control() || *c == '\t' || *c == '\u{1b}').collect::<String>())
-        .map(|l| format!("#{number} {seconds:.3} {l}\n"))
-        .collect()
+    let head = format!("#{number} {seconds:.3} ");
+    let mut out = String::with_capacity(text.len() * 2);
+    for line in text.lines() {
+        // A line that redraws itself counts as what it last said.
+        let line = line.rsplit('\r').find(|p| !p.is_empty()).unwrap_or("");
+        out.push_str(&head);
+        // Other control characters are not passed on. Most lines have none, which their bytes tell: 0xC2 begins those beyond
+        // ASCII.
+        if line.bytes().any(|b| (b < b' ' && b != b'\t' && b != 0x1b) || b == 0x7f || b == 0xc2) {
+            out.extend(line.chars().filter(|c| !c.is_control() || *c == '\t' || *c == '\u{1b}'));
+        } else {
+            out.push_str(line);
+        }
+        out.push('\n');
+    }
+    out
 }
 
 #[cfg(test)]
@@ -175,6 +185,16 @@ mod tests {
 
     fn start(step: usize, label: &str) -> Event {
         Event::Started { step, label: label.into(), text: "RUN x\nmore".into() }
+    }
+
+    #[test]
+    fn lines_lose_their_control_characters_and_nothing_else() {
+        let text = "plain\na\tb \u{1b}[1mbold\n50 %\r60 %\r\nbell\u{7} c1\u{85}! \u{7f}é\u{e9}Â\n\n";
+        let lines = shown_lines(text.as_bytes(), 3, 1.0);
+        assert_eq!(
+            lines,
+            "#3 1.000 plain\n#3 1.000 a\tb \u{1b}[1mbold\n#3 1.000 60 %\n#3 1.000 bell c1! ééÂ\n#3 1.000 \n"
+        );
     }
 
     #[test]
