@@ -238,9 +238,7 @@ mod tests {
     fn nothing_from_the_build_becomes_markup_and_nothing_is_fetched() {
         let page = html(&build());
         assert!(page.contains("RUN &lt;b&gt;&amp;") && page.contains("/a&lt;b"), "{page}");
-        assert!(
-            !page.contains("<b>&") && !page.contains("http") && !page.contains("<script") && !page.contains("more")
-        );
+        assert!(!page.contains("<b>&") && !page.contains("http") && !page.contains("<script"));
     }
 
     #[test]
