@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{SyncSender, sync_channel};
 
 use rbuild_image::{Digest, Hashed};
 use rbuild_linux::{Kind, RootDir, Stat, Timestamp};
@@ -178,51 +180,49 @@ pub fn pack_tree<W: Write>(tree: &RootDir, deletions: Deletions, times: Times, o
     packer.finish()
 }
 
-struct OpenDir {
-    path: PathBuf,
-    dir: RootDir,
-    entries: Vec<OsString>,
-}
-
 /// Writes one directory after the other into one uncompressed tar.
 pub struct TreePacker<W: Write> {
     out: TarWriter<W>,
     deletions: Deletions,
-    times: Times,
-    /// First path of each inode with several names.
-    links: HashMap<(u32, u32, u64), PathBuf>,
     buffer: Vec<u8>,
 }
 
+/// Entries that are written before it is worth a thread to read the next ones.
+const FEW: usize = 200;
+/// Entries, or bytes of their files, that come over from that thread at a time; and how many times ahead it may be.
+const BATCH: usize = 64;
+const BATCH_BYTES: usize = 1 << 20;
+const AHEAD: usize = 8;
+
 impl<W: Write> TreePacker<W> {
     pub fn new(deletions: Deletions, out: W) -> TreePacker<W> {
-        let (out, times) = (TarWriter::new(out), Times::AsIs);
-        TreePacker { out, deletions, times, links: HashMap::new(), buffer: vec![0; 1 << 20] }
+        TreePacker { out: TarWriter::new(out), deletions, buffer: vec![0; 1 << 20] }
     }
 
     /// Writes what is below `tree` with paths below `folder`.
     pub fn pack(&mut self, tree: &RootDir, folder: &Path, times: Times) -> Result<()> {
-        self.times = times;
-        self.links.clear();
         if !folder.as_os_str().is_empty() {
-            self.header(&TarEntry::plain_dir(folder))?;
+            self.put(Item::Header(TarEntry::plain_dir(folder)))?;
         }
-        // Directories still to be listed, deepest last: (path, handle, its entries in reverse).
-        let mut stack = vec![self.open(tree.try_clone()?, folder.to_path_buf())?];
-        while let Some(top) = stack.last_mut() {
-            let Some(entry) = top.entries.pop() else {
-                stack.pop();
-                continue;
-            };
-            let path = top.path.join(&entry);
-            let stat = top.dir.stat_name(&entry)?;
-            self.write(&top.dir, &entry, &path, &stat)?;
-            if stat.kind == Kind::Dir {
-                let dir = top.dir.sub(&entry)?;
-                stack.push(self.open(dir, path)?);
+        let mut walk = Walk::new(tree, folder, self.deletions, times)?;
+        for _ in 0..FEW {
+            match walk.next()? {
+                Some(item) => self.put(item)?,
+                None => return Ok(()),
             }
         }
-        Ok(())
+        // Opening and reading many files takes as long as writing and hashing them.
+        std::thread::scope(|scope| {
+            let (sender, batches) = sync_channel(AHEAD);
+            scope.spawn(move || walk.send_all(&sender));
+            // An error here ends the other thread at its next batch.
+            for batch in batches {
+                for item in batch? {
+                    self.put(item)?;
+                }
+            }
+            Ok(())
+        })
     }
 
     /// Ends the archive; gives what it was written to.
@@ -230,97 +230,250 @@ impl<W: Write> TreePacker<W> {
         self.out.finish().map_err(LayerError::io("writing the archive"))
     }
 
-    fn open(&mut self, dir: RootDir, path: PathBuf) -> Result<OpenDir> {
-        if self.deletions == Deletions::Whiteouts && !path.as_os_str().is_empty() {
-            let opaque = dir.xattrs(OsStr::new(""))?.get(OsStr::new(OPAQUE)).is_some_and(|v| v == b"y");
-            if opaque {
-                self.header(&TarEntry { mode: 0, ..TarEntry::plain_file(path.join(".wh..wh..opq"), 0) })?;
-            }
-        }
-        let mut entries: Vec<OsString> = dir.entries()?.into_iter().map(|e| e.name).collect();
-        entries.reverse();
-        Ok(OpenDir { path, dir, entries })
-    }
-
-    fn header(&mut self, entry: &TarEntry) -> Result<()> {
-        self.out.entry(entry).map_err(LayerError::io("writing the archive"))
-    }
-
-    fn write(&mut self, dir: &RootDir, name: &OsStr, path: &Path, stat: &Stat) -> Result<()> {
-        if self.deletions == Deletions::Whiteouts && dir.is_whiteout(name, stat)? {
-            let hidden = [b".wh.", name.as_bytes()].concat();
-            let path = path.with_file_name(OsStr::from_bytes(&hidden));
-            return self.header(&TarEntry { mode: 0, ..TarEntry::plain_file(path, 0) });
-        }
-        let kind = match stat.kind {
-            Kind::File => EntryKind::File,
-            Kind::Dir => EntryKind::Dir,
-            Kind::Symlink => EntryKind::Symlink,
-            Kind::CharDevice => EntryKind::CharDevice,
-            Kind::BlockDevice => EntryKind::BlockDevice,
-            Kind::Fifo => EntryKind::Fifo,
-            // A socket means nothing without the process that made it.
-            Kind::Socket => return Ok(()),
+    fn put(&mut self, item: Item) -> Result<()> {
+        const WRITING: &str = "writing the archive";
+        let entry = match &item {
+            Item::Header(entry) | Item::Small(entry, _) | Item::Large(entry, _) => entry,
         };
-        let mut entry = TarEntry {
-            path: path.as_os_str().to_os_string(),
-            kind,
-            mode: stat.mode,
-            uid: u64::from(stat.uid),
-            gid: u64::from(stat.gid),
-            mtime: Timestamp { sec: self.times.of(stat.mtime.sec), ..stat.mtime },
-            size: 0,
-            link: OsString::new(),
-            rdev: stat.rdev,
-            xattrs: Default::default(),
-            sparse: None,
+        self.out.entry(entry).map_err(LayerError::io(WRITING))?;
+        let (entry, file) = match item {
+            Item::Header(_) => return Ok(()),
+            Item::Small(_, content) => return self.out.content(&content).map_err(LayerError::io(WRITING)),
+            Item::Large(entry, file) => (entry, file),
         };
-        if kind == EntryKind::Symlink {
-            // Always 0777 to the kernel, and nobody reads it.
-            entry.mode = 0o777;
-            entry.link = dir.read_link(name)?;
-        }
-        if kind != EntryKind::Dir && stat.nlink > 1 {
-            if let Some(first) = self.links.get(&stat.inode()) {
-                entry.kind = EntryKind::HardLink;
-                entry.link = first.as_os_str().to_os_string();
-                return self.header(&entry);
-            }
-            self.links.insert(stat.inode(), path.to_path_buf());
-        }
-        if matches!(kind, EntryKind::File | EntryKind::Dir) {
-            entry.xattrs = dir.xattrs(name)?.into_iter().filter(|(attr, _)| keep_in_layer(attr)).collect();
-        }
-        if kind == EntryKind::File {
-            entry.size = stat.size;
-            return self.file(dir, name, &entry);
-        }
-        self.header(&entry)
-    }
-
-    fn file(&mut self, dir: &RootDir, name: &OsStr, entry: &TarEntry) -> Result<()> {
-        let context = || format!("reading {:?}", entry.path);
-        self.header(entry)?;
-        if entry.size == 0 {
-            return Ok(());
-        }
-        let mut file = dir.open_name(name)?.take(entry.size);
+        let mut file = file.take(entry.size);
         let mut left = entry.size;
         while left > 0 {
-            let n = file.read(&mut self.buffer).map_err(LayerError::io(context()))?;
+            let n = file.read(&mut self.buffer).map_err(LayerError::io(format!("reading {:?}", entry.path)))?;
             if n == 0 {
-                return Err(entry_changed(entry));
+                return Err(entry_changed(&entry));
             }
-            self.out.content(&self.buffer[..n]).map_err(LayerError::io("writing the archive"))?;
+            self.out.content(&self.buffer[..n]).map_err(LayerError::io(WRITING))?;
             left -= n as u64;
         }
         Ok(())
     }
 }
 
+/// An entry, and its content if it has any.
+enum Item {
+    Header(TarEntry),
+    Small(TarEntry, Vec<u8>),
+    Large(TarEntry, File),
+}
+
+/// Files up to this size are read where they are found.
+const SMALL: u64 = 64 << 10;
+
+struct OpenDir {
+    path: PathBuf,
+    dir: RootDir,
+    entries: Vec<OsString>,
+}
+
+/// Goes through a tree and says what there is to write, in the order of the archive.
+struct Walk {
+    /// Directories still to be listed, deepest last, their entries in reverse.
+    stack: Vec<OpenDir>,
+    /// What was found and comes before the next entry.
+    waiting: Option<Item>,
+    deletions: Deletions,
+    times: Times,
+    /// First path of each inode with several names.
+    links: HashMap<(u32, u32, u64), PathBuf>,
+}
+
+impl Walk {
+    fn new(tree: &RootDir, folder: &Path, deletions: Deletions, times: Times) -> Result<Walk> {
+        let mut walk = Walk { stack: Vec::new(), waiting: None, deletions, times, links: HashMap::new() };
+        walk.open(tree.try_clone()?, folder.to_path_buf())?;
+        Ok(walk)
+    }
+
+    fn open(&mut self, dir: RootDir, path: PathBuf) -> Result<()> {
+        if self.deletions == Deletions::Whiteouts && !path.as_os_str().is_empty() {
+            let opaque = dir.xattrs(OsStr::new(""))?.get(OsStr::new(OPAQUE)).is_some_and(|v| v == b"y");
+            if opaque {
+                let mark = TarEntry { mode: 0, ..TarEntry::plain_file(path.join(".wh..wh..opq"), 0) };
+                self.waiting = Some(Item::Header(mark));
+            }
+        }
+        let mut entries: Vec<OsString> = dir.entries()?.into_iter().map(|e| e.name).collect();
+        entries.reverse();
+        self.stack.push(OpenDir { path, dir, entries });
+        Ok(())
+    }
+
+    fn next(&mut self) -> Result<Option<Item>> {
+        loop {
+            if let Some(item) = self.waiting.take() {
+                return Ok(Some(item));
+            }
+            let Some(top) = self.stack.last_mut() else { return Ok(None) };
+            let Some(name) = top.entries.pop() else {
+                self.stack.pop();
+                continue;
+            };
+            let path = top.path.join(&name);
+            let stat = top.dir.stat_name(&name)?;
+            let below = if stat.kind == Kind::Dir { Some(top.dir.sub(&name)?) } else { None };
+            let item = item(&top.dir, &name, &path, &stat, (self.deletions, self.times), &mut self.links)?;
+            if let Some(below) = below {
+                self.open(below, path)?;
+            }
+            if let Some(item) = item {
+                return Ok(Some(item));
+            }
+        }
+    }
+
+    /// Sends everything that is left, until nobody listens or something fails.
+    fn send_all(mut self, sender: &SyncSender<Result<Vec<Item>>>) {
+        loop {
+            let (mut batch, mut bytes) = (Vec::new(), 0);
+            while batch.len() < BATCH && bytes < BATCH_BYTES {
+                match self.next() {
+                    Ok(Some(item)) => {
+                        bytes += if let Item::Small(_, content) = &item { content.len() } else { 0 };
+                        batch.push(item);
+                    }
+                    Ok(None) => {
+                        let _ = sender.send(Ok(batch));
+                        return;
+                    }
+                    Err(e) => {
+                        let _ = sender.send(Ok(batch)).and_then(|()| sender.send(Err(e)));
+                        return;
+                    }
+                }
+            }
+            if sender.send(Ok(batch)).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// What there is to write of one entry; nothing of a socket.
+fn item(
+    dir: &RootDir,
+    name: &OsStr,
+    path: &Path,
+    stat: &Stat,
+    (deletions, times): (Deletions, Times),
+    links: &mut HashMap<(u32, u32, u64), PathBuf>,
+) -> Result<Option<Item>> {
+    if deletions == Deletions::Whiteouts && dir.is_whiteout(name, stat)? {
+        let hidden = [b".wh.", name.as_bytes()].concat();
+        let path = path.with_file_name(OsStr::from_bytes(&hidden));
+        return Ok(Some(Item::Header(TarEntry { mode: 0, ..TarEntry::plain_file(path, 0) })));
+    }
+    let kind = match stat.kind {
+        Kind::File => EntryKind::File,
+        Kind::Dir => EntryKind::Dir,
+        Kind::Symlink => EntryKind::Symlink,
+        Kind::CharDevice => EntryKind::CharDevice,
+        Kind::BlockDevice => EntryKind::BlockDevice,
+        Kind::Fifo => EntryKind::Fifo,
+        // A socket means nothing without the process that made it.
+        Kind::Socket => return Ok(None),
+    };
+    let mut entry = TarEntry {
+        path: path.as_os_str().to_os_string(),
+        kind,
+        mode: stat.mode,
+        uid: u64::from(stat.uid),
+        gid: u64::from(stat.gid),
+        mtime: Timestamp { sec: times.of(stat.mtime.sec), ..stat.mtime },
+        size: 0,
+        link: OsString::new(),
+        rdev: stat.rdev,
+        xattrs: Default::default(),
+        sparse: None,
+    };
+    if kind == EntryKind::Symlink {
+        // Always 0777 to the kernel, and nobody reads it.
+        entry.mode = 0o777;
+        entry.link = dir.read_link(name)?;
+    }
+    if kind != EntryKind::Dir && stat.nlink > 1 {
+        if let Some(first) = links.get(&stat.inode()) {
+            entry.kind = EntryKind::HardLink;
+            entry.link = first.as_os_str().to_os_string();
+            return Ok(Some(Item::Header(entry)));
+        }
+        links.insert(stat.inode(), path.to_path_buf());
+    }
+    if matches!(kind, EntryKind::File | EntryKind::Dir) {
+        entry.xattrs = dir.xattrs(name)?.into_iter().filter(|(attr, _)| keep_in_layer(attr)).collect();
+    }
+    if kind != EntryKind::File || stat.size == 0 {
+        return Ok(Some(Item::Header(entry)));
+    }
+    entry.size = stat.size;
+    let file = dir.open_name(name)?;
+    if stat.size > SMALL {
+        return Ok(Some(Item::Large(entry, file)));
+    }
+    let mut content = Vec::with_capacity(stat.size as usize);
+    file.take(stat.size).read_to_end(&mut content).map_err(LayerError::io(format!("reading {:?}", entry.path)))?;
+    if content.len() as u64 != stat.size {
+        return Err(entry_changed(&entry));
+    }
+    Ok(Some(Item::Small(entry, content)))
+}
+
 fn entry_changed(entry: &TarEntry) -> LayerError {
     LayerError::Entry {
         name: entry.path.to_string_lossy().into_owned(),
         reason: "became shorter while it was read".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// More than a thread is worth: everything arrives, in order, with what it holds.
+    #[test]
+    fn a_tree_of_many_files_is_whole_and_in_order() {
+        let dir = std::env::temp_dir().join(format!("rbuild-pack-{}", std::process::id()));
+        let mut wanted = Vec::new();
+        for d in 0..5 {
+            std::fs::create_dir_all(dir.join(format!("d{d}"))).unwrap();
+            wanted.push((format!("d{d}/"), Vec::new()));
+            for f in 0..200 {
+                let name = format!("d{d}/{f:03}");
+                let content = if f == 77 { vec![d as u8; 300_000] } else { vec![b'x'; f] };
+                std::fs::write(dir.join(&name), &content).unwrap();
+                wanted.push((name, content));
+            }
+        }
+        let tree = RootDir::open(&dir).unwrap();
+        let bytes = pack_tree(&tree, Deletions::Whiteouts, Times::AsIs, Vec::new()).unwrap();
+        let mut archive = tar::Archive::new(&bytes[..]);
+        let found = archive.entries().unwrap().map(|entry| {
+            let mut entry = entry.unwrap();
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).unwrap();
+            (entry.path().unwrap().display().to_string(), content)
+        });
+        assert!(found.collect::<Vec<_>>() == wanted, "entries are not those of the tree");
+        // A reader that fails ends the other thread, too.
+        struct Full(usize);
+        impl Write for Full {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0 = self.0.checked_sub(bytes.len()).ok_or(std::io::ErrorKind::StorageFull)?;
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        for room in [0, 100_000, 500_000] {
+            let failed = pack_tree(&tree, Deletions::None, Times::AsIs, Full(room)).err().unwrap();
+            assert!(failed.is_disk_full(), "{failed}");
+        }
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

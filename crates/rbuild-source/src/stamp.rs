@@ -37,11 +37,13 @@ impl Stamp {
         Some(Stamp(bytes.try_into().ok()?))
     }
 
-    /// A number to add up: two looks at the same files give the same sum in any order. Against files that change
-    /// meanwhile, not against somebody who wants it to be equal.
+    /// A number to add up: two looks at the same files give the same sum in any order. Of size and times alone, as some file
+    /// systems number their files anew at every look. Against files that change meanwhile, not against somebody who wants it
+    /// to be equal.
     pub fn sum(&self) -> u64 {
+        const SIZE: usize = 16;
         let mut hasher = std::hash::DefaultHasher::new();
-        hasher.write(&self.0);
+        hasher.write(&self.0[SIZE..]);
         hasher.finish()
     }
 }
