@@ -64,14 +64,16 @@ fn clone(flags: u64) -> Result<Cloned> {
     }
 }
 
-/// Gives the calling process the signal state that programs expect to start with: nothing blocked, and SIGPIPE
-/// (which Rust's runtime ignores) at its default.
+/// Gives the calling process the signal state that programs expect to start with: nothing blocked, and nothing ignored,
+/// neither SIGPIPE, which Rust's runtime ignores, nor what rbuild was started with (a shell's background jobs ignore SIGINT).
 pub fn reset_signals() -> Result<()> {
     use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, signal, sigprocmask};
     let fail = |call, e: nix::errno::Errno| Error::new(call, "signals", std::io::Error::from(e));
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(|e| fail("sigprocmask", e))?;
-    // SAFETY: the default action runs no code of this process.
-    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.map_err(|e| fail("rt_sigaction", e))?;
+    for each in Signal::iterator().filter(|s| !matches!(s, Signal::SIGKILL | Signal::SIGSTOP)) {
+        // SAFETY: the default action runs no code of this process.
+        unsafe { signal(each, SigHandler::SigDfl) }.map_err(|e| fail("rt_sigaction", e))?;
+    }
     Ok(())
 }
 

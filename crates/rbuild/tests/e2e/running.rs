@@ -45,6 +45,12 @@ fn the_container_is_what_docker_users_expect() {
     assert_eq!(run_output(&lab, "RUN mount -t tmpfs x /mnt && echo mounted > /o || echo refused > /o"), "refused\n");
     assert_eq!(run_output(&lab, "RUN yes | head -1 > /o"), "y\n");
     assert_eq!(run_output(&lab, "RUN [\"/bin/sh\", \"-c\", \"echo $HOME > /o\"]"), "/root\n");
+    // What ignores signals where rbuild was started, as background jobs do, is not handed on. (The C library keeps 32 and 33
+    // for itself.)
+    lab.write("Dockerfile", "FROM busybox\nRUN [\"/bin/grep\", \"SigIgn\", \"/proc/self/status\"]\n");
+    let ran = lab.sh("trap '' INT QUIT TERM HUP; exec $RB build --progress plain .").ok();
+    let mask = ran.stderr.lines().find_map(|l| l.split_once("SigIgn:\t")).expect("no mask").1;
+    assert_eq!(u64::from_str_radix(mask, 16).unwrap() & 0x7fff_ffff, 0, "{}", ran.stderr);
 }
 
 #[test]
