@@ -125,7 +125,7 @@ fn root_doctor_says_how_to_get_sub_ids_and_what_works_without() {
     let lab = Lab::bare();
     let script = |path: &str| {
         format!(
-            "chmod 755 $LAB; mkdir -m 777 $LAB/s; RBUILD_ROOT=$LAB/s setpriv --reuid 61234 --regid 61234 --clear-groups env PATH={path} $RB doctor"
+            "chmod 755 $LAB; mkdir -m 777 $LAB/s; RBUILD_ROOT=$LAB/s setpriv --reuid 61234 --regid 61234 --clear-groups env RBUILD_ISOLATION=auto PATH={path} $RB doctor"
         )
     };
     let ran = lab.sh(&script("$PATH"));
