@@ -227,9 +227,9 @@ impl Copier<'_> {
         let mode = self.mode(tree.owner.mode(stat), stat.kind == Kind::Dir);
         if self.track.is_some() {
             self.note(tree, (source, source_name, source_path), stat, (path, name))?;
-            let later = Later { source: source_name.into(), name: name.into(), stat: *stat, uid, gid, mode };
-            if self.defer(source_path, (dir, path), later)? {
-                return Ok(());
+            if self.may_defer((dir, path, name), stat)? {
+                let later = Later { source: source_name.into(), name: name.into(), stat: *stat, uid, gid, mode };
+                return self.defer(source_path, dir, later);
             }
         }
         if stat.kind == Kind::Dir {
@@ -311,24 +311,26 @@ impl Copier<'_> {
         Ok(())
     }
 
-    /// Leaves a file for later, if nothing else of this copy can come into its way.
-    fn defer(&mut self, source: &Path, (dir, path): (&RootDir, &Path), file: Later) -> Result<bool, Reason> {
-        let plain = self.alone && file.stat.kind == Kind::File && file.stat.nlink == 1;
+    /// Whether what is copied is a file that can be put in place later: nothing else of this copy can come into its way.
+    fn may_defer(&mut self, (dir, path, name): Place<'_>, stat: &Stat) -> Result<bool, Reason> {
+        let plain = self.alone && stat.kind == Kind::File && stat.nlink == 1;
         if !plain || !self.track.as_ref().is_some_and(|track| track.defers) {
             return Ok(false);
         }
-        let made = self.here(path)?.made;
-        if !made && matches!(dir.stat_name(&file.name), Ok(there) if there.kind == Kind::Dir) {
-            return Ok(false);
-        }
-        let Some(track) = &mut self.track else { return Ok(false) };
+        let covers_dir = |there: Stat| there.kind == Kind::Dir;
+        Ok(self.here(path)?.made || !dir.stat_name(name).is_ok_and(covers_dir))
+    }
+
+    /// Leaves a file of the directory that was looked at last for later.
+    fn defer(&mut self, source: &Path, dir: &RootDir, file: Later) -> Result<(), Reason> {
+        let Some(track) = &mut self.track else { return Ok(()) };
         let source_dir = source.parent().unwrap_or(Path::new(""));
-        if track.later(source_dir, &self.here.real, file) && !made {
+        if track.later(source_dir, &self.here.real, file) && !self.here.made {
             // The directory has to be in the tree then, as it would be if the file were written now.
             let (dir, own) = (dir.sub(".")?, dir.stat_self()?);
             dir.set_own_meta(own.uid, own.gid, own.mode, Timestamp { sec: self.terms.now, nsec: 0 })?;
         }
-        Ok(true)
+        Ok(())
     }
 
     fn make_entry_dir(&mut self, dir: &RootDir, path: &Path, name: &OsStr) -> Result<(), Reason> {

@@ -152,6 +152,17 @@ impl<'a> Executor<'a> {
         self.early.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
+    /// Has the layer of a step made by whoever has time, if the result will need it.
+    fn pack_when_idle(&self, id: VertexId) {
+        let early = self.early.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let tree = self.done[id].get().and_then(|done| done.tree.as_ref());
+        if let (Some(early), Some(tree)) = (early, tree)
+            && self.chain().any(|layer| layer == id)
+        {
+            let _ = early.send(tree.clone());
+        }
+    }
+
     /// Steps of the result that came from the cache have trees, and perhaps no layers yet.
     fn layers_of_done(&self, trees: &Sender<TreeId>) {
         let mut found: Vec<TreeId> = self.chain().filter_map(|id| self.done[id].get()?.tree.clone()).collect();
@@ -231,13 +242,7 @@ impl<'a> Executor<'a> {
             self.cancel.cancel();
             return;
         }
-        if let (Some(early), Some(tree)) = (
-            &*self.early.lock().unwrap_or_else(PoisonError::into_inner),
-            self.done[id].get().and_then(|d| d.tree.clone()),
-        ) && self.chain().any(|layer| layer == id)
-        {
-            let _ = early.send(tree);
-        }
+        self.pack_when_idle(id);
         for next in &self.dependants[id] {
             if self.waiting[*next].fetch_sub(1, Ordering::SeqCst) == 1 {
                 let next = *next;

@@ -56,14 +56,14 @@ impl Executor<'_> {
         for _ in 0..LOOKS {
             let mut book =
                 Bookkeeper { graph: &self.prepared.graph, result_of: &result_of, account: Account::default() };
-            let Some(key) = keys.definition(vertex, content, &mut |part| book.note(part))? else { break };
+            let key = keys.definition(vertex, content, &mut |part| book.note(part))?;
+            let key = key.ok_or_else(|| BuildError::other("a step has no key"))?;
             match self.cached_or_executed(id, &key, content, &book.account) {
                 Err(BuildError::Moved) => content = keys.copied(vertex)?,
                 other => return other,
             }
         }
-        let Step::Copy(copy) = &vertex.step else { return Err(BuildError::other("a step has no key")) };
-        Err(source_error(SourceError::Changed(PathBuf::from(&copy.sources[0])), copy.source_spans[0]))
+        Err(source_error(SourceError::Changed(PathBuf::from(".")), vertex.span))
     }
 
     /// Whether the result was there already; otherwise it is now.

@@ -9,9 +9,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 use rustix::io::Errno;
+use rustix::process::{Pid, Resource, Rlimit};
+use rustix::thread::ThreadNameSpaceType;
 
 use crate::error::{Error, Result};
-use crate::process::FilterStep;
+use crate::process::{FilterStep, raw_steps};
 
 /// What a filter answers for a call that the listener is to decide on.
 pub const NOTIFY: u32 = libc::SECCOMP_RET_USER_NOTIF;
@@ -21,9 +23,7 @@ const WAIT_KILLABLE: libc::c_ulong = 1 << 5;
 
 /// As [`crate::process::filter_calls`]; gives the descriptor that calls with the answer [`NOTIFY`] arrive at.
 pub fn filter_and_listen(steps: &[FilterStep]) -> Result<OwnedFd> {
-    let raw = |s: &FilterStep| libc::sock_filter { code: s.code, jt: s.yes, jf: s.no, k: s.k };
-    let mut raw: Vec<libc::sock_filter> = steps.iter().map(raw).collect();
-    let len = u16::try_from(raw.len()).map_err(|_| Error::new("seccomp", "a filter", Errno::INVAL))?;
+    let (mut raw, len) = raw_steps(steps)?;
     let program = libc::sock_fprog { len, filter: raw.as_mut_ptr() };
     let listen = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
     for flags in [listen | WAIT_KILLABLE, listen] {
@@ -150,12 +150,10 @@ pub fn queue_limit(thread: u32) -> std::io::Result<(u64, u64)> {
 
 /// Sets both, as [`queue_limit`] gives them.
 pub fn set_queue_limit(thread: u32, soft: u64, hard: u64) -> std::io::Result<()> {
-    let new = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
-    // SAFETY: `new` is one rlimit64, which the call reads; a null old limit asks for none.
-    match unsafe { libc::prlimit64(thread as i32, libc::RLIMIT_MSGQUEUE, &new, std::ptr::null_mut()) } {
-        0 => Ok(()),
-        _ => Err(std::io::Error::last_os_error()),
-    }
+    let bound = |limit: u64| (limit != libc::RLIM64_INFINITY).then_some(limit);
+    let pid = Pid::from_raw(thread as i32).ok_or(Errno::SRCH)?;
+    let limits = Rlimit { current: bound(soft), maximum: bound(hard) };
+    Ok(rustix::process::prlimit(Some(pid), Resource::Msgqueue, limits).map(drop)?)
 }
 
 /// The bytes of a plain structure, as the kernel writes it for this architecture.
@@ -208,10 +206,6 @@ pub fn statx_bytes(fd: BorrowedFd<'_>, mask: u32, guise: &Guise) -> std::io::Res
 
 /// Moves the calling process into the mount namespace of another one (as a pidfd), whose root directory becomes its own.
 pub fn enter_mounts_of(pidfd: BorrowedFd<'_>) -> Result<()> {
-    let fail = |e: std::io::Error| Error::new("setns", Path::new("the container's mounts"), e);
-    // SAFETY: changes the namespace of the calling thread only, and touches no memory.
-    match unsafe { libc::setns(pidfd.as_raw_fd(), libc::CLONE_NEWNS) } {
-        0 => Ok(()),
-        _ => Err(fail(std::io::Error::last_os_error())),
-    }
+    rustix::thread::move_into_thread_name_spaces(pidfd, ThreadNameSpaceType::MOUNT)
+        .map_err(|e| Error::new("setns", Path::new("the container's mounts"), e))
 }

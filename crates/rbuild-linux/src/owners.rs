@@ -143,11 +143,9 @@ impl Stat {
         if !owners_are_recorded() {
             return self;
         }
-        let access = (access.tv_sec, access.tv_nsec);
-        let found = match takes_attributes(self.kind) {
-            true => recorded(&path(), follow, self.kind, access),
-            false => recorded(Path::new(""), follow, self.kind, access),
-        };
+        // Where the time of access tells, nobody looks at the path.
+        let path = if takes_attributes(self.kind) { path() } else { Default::default() };
+        let found = recorded(&path, follow, self.kind, (access.tv_sec, access.tv_nsec));
         let Some(Recorded { uid, gid, device }) = found else { return self };
         (self.uid, self.gid) = (uid, gid);
         if let Some((kind, major, minor)) = device {

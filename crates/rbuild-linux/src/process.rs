@@ -252,13 +252,18 @@ pub struct FilterStep {
     pub k: u32,
 }
 
+/// The steps as the kernel takes them, and how many there are.
+pub(crate) fn raw_steps(steps: &[FilterStep]) -> Result<(Vec<libc::sock_filter>, u16)> {
+    let raw = steps.iter().map(|s| libc::sock_filter { code: s.code, jt: s.yes, jf: s.no, k: s.k }).collect();
+    let len = u16::try_from(steps.len()).map_err(|_| Error::new("seccomp", "a filter", rustix::io::Errno::INVAL))?;
+    Ok((raw, len))
+}
+
 /// Filters the system calls of the calling process and of all that come from it, for ever (seccomp(2)). Needs
 /// CAP_SYS_ADMIN in its user namespace.
 pub fn filter_calls(steps: &[FilterStep]) -> Result<()> {
     let fail = || Error::new("prctl", "PR_SET_SECCOMP", std::io::Error::last_os_error());
-    let raw = |s: &FilterStep| libc::sock_filter { code: s.code, jt: s.yes, jf: s.no, k: s.k };
-    let mut raw: Vec<libc::sock_filter> = steps.iter().map(raw).collect();
-    let len = u16::try_from(raw.len()).map_err(|_| Error::new("prctl", "PR_SET_SECCOMP", rustix::io::Errno::INVAL))?;
+    let (mut raw, len) = raw_steps(steps)?;
     let program = libc::sock_fprog { len, filter: raw.as_mut_ptr() };
     // SAFETY: `program` points at `len` steps that live past the call; the kernel copies and checks them. The call
     // changes no memory of this process.
