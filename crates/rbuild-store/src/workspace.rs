@@ -1,5 +1,6 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -24,11 +25,7 @@ impl Workspace {
     pub fn open(store: &Store) -> Result<Workspace> {
         let tmp = store.dir("tmp")?;
         sweep(store, &tmp)?;
-        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        let nanos = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_nanos());
-        let name = format!("{:x}-{nanos:x}-{serial}", std::process::id());
-        let lock = store.open_lock(&format!("tmp/{name}.lock"))?;
-        lock.lock().map_err(|e| rbuild_linux::Error::new("flock", &name, e))?;
+        let (name, lock) = locked_name(store)?;
         tmp.create_dir(OsStr::new(&name), 0o755)?;
         let dir = tmp.sub(&name)?;
         let path = store.path().join("tmp").join(&name);
@@ -64,6 +61,22 @@ impl Drop for Workspace {
     }
 }
 
+/// A name that no other process has, and the lock that says so.
+fn locked_name(store: &Store) -> Result<(String, File)> {
+    loop {
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let nanos = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_nanos());
+        let name = format!("{:x}-{nanos:x}-{serial}", std::process::id());
+        let lock = store.open_lock(&format!("tmp/{name}.lock"))?;
+        let failed = |e| rbuild_linux::Error::new("flock", &name, e);
+        lock.lock().map_err(failed)?;
+        // A sweep that had the lock between our open and our lock took it for one of the dead, and removed its file.
+        if lock.metadata().map_err(failed)?.nlink() > 0 {
+            return Ok((name, lock));
+        }
+    }
+}
+
 /// Removes the work of processes that are no more: those whose lock can be had.
 fn sweep(store: &Store, tmp: &RootDir) -> Result<()> {
     for entry in tmp.entries()? {
@@ -83,4 +96,32 @@ fn sweep(store: &Store, tmp: &RootDir) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_of_the_living_are_never_swept() {
+        let dir = std::env::temp_dir().join(format!("rbuild-workspace-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let store = Store::open(&dir).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        let place = Workspace::open(&store).unwrap();
+                        let (path, made) = place.new_dir().unwrap();
+                        made.create_dir(OsStr::new("x"), 0o755).unwrap();
+                        std::thread::yield_now();
+                        std::fs::write(path.join("x/file"), b"still here").unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(std::fs::read_dir(dir.join("tmp")).unwrap().count(), 0);
+        drop(store);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 }

@@ -113,14 +113,15 @@ fn two_builds_at_once_do_a_step_once_and_both_succeed() {
     let lab = Lab::new();
     // Each run of the step adds a line to the cache mount.
     lab.write("Dockerfile", "FROM busybox\nRUN --mount=type=cache,target=/c echo run >> /c/log; sleep 1\n");
-    let mut children: Vec<Child> = (0..3)
+    let children: Vec<Child> = (0..3)
         .map(|i| {
             let name = format!("x{i}");
-            lab.command(["build", "-t", &name]).stderr(Stdio::null()).spawn().unwrap()
+            lab.command(["build", "-t", &name]).stderr(Stdio::piped()).spawn().unwrap()
         })
         .collect();
-    for child in &mut children {
-        assert!(child.wait().unwrap().success());
+    for child in children {
+        let ended = child.wait_with_output().unwrap();
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
     }
     let out = lab.build_local("FROM busybox\nRUN --mount=type=cache,target=/c cp /c/log /o\n", &[]);
     assert_eq!(std::fs::read_to_string(out.join("o")).unwrap(), "run\n");
