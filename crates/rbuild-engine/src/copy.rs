@@ -7,12 +7,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rbuild_image::Digest;
-use rbuild_layer::{Compression, Limits, Owners, Whiteouts, detect, is_tar, keep_in_layer, unpack};
+use rbuild_layer::{Compression, Limits, LooseFile, Owners, Whiteouts, detect, is_tar, keep_in_layer, unpack};
 use rbuild_linux::{Kind, RootDir, Stat, Timestamp, copy_file};
 use rbuild_plan::CopyStep;
 use rbuild_source::{Listed, Owner, Selected, SourceError, SourceTree, Stamp};
 
-use crate::track::{Later, Track};
+use crate::track::Track;
 use crate::{keys, users};
 
 /// A copy that went wrong: which source (by its place in the step), and what happened.
@@ -228,7 +228,7 @@ impl Copier<'_> {
         if self.track.is_some() {
             self.note(tree, (source, source_name, source_path), stat, (path, name))?;
             if self.may_defer((dir, path, name), stat)? {
-                let later = Later { source: source_name.into(), name: name.into(), stat: *stat, uid, gid, mode };
+                let later = LooseFile { source: source_name.into(), name: name.into(), stat: *stat, uid, gid, mode };
                 return self.defer(source_path, dir, later);
             }
         }
@@ -322,7 +322,7 @@ impl Copier<'_> {
     }
 
     /// Leaves a file of the directory that was looked at last for later.
-    fn defer(&mut self, source: &Path, dir: &RootDir, file: Later) -> Result<(), Reason> {
+    fn defer(&mut self, source: &Path, dir: &RootDir, file: LooseFile) -> Result<(), Reason> {
         let Some(track) = &mut self.track else { return Ok(()) };
         let source_dir = source.parent().unwrap_or(Path::new(""));
         if track.later(source_dir, &self.here.real, file) && !self.here.made {

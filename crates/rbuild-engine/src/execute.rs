@@ -53,6 +53,8 @@ pub(crate) struct Executor<'a> {
     pub(crate) done: Vec<OnceLock<Done>>,
     /// Trees of image vertices, the lowest first, once they are unpacked.
     unpacked: Vec<OnceLock<Vec<TreeId>>>,
+    /// Trees of steps whose files are known to be in place.
+    unfolded: Mutex<HashSet<TreeId>>,
     /// The vertices that run, and how many of their inputs do.
     scheduled: HashSet<VertexId>,
     waiting: Vec<AtomicUsize>,
@@ -92,6 +94,7 @@ impl<'a> Executor<'a> {
             builder,
             done: (0..count).map(|_| OnceLock::new()).collect(),
             unpacked: (0..count).map(|_| OnceLock::new()).collect(),
+            unfolded: Mutex::default(),
             scheduled: HashSet::new(),
             waiting: (0..count).map(|_| AtomicUsize::new(0)).collect(),
             dependants: vec![Vec::new(); count],
@@ -190,8 +193,7 @@ impl<'a> Executor<'a> {
             };
             let _ = self.done[id].set(done);
         }
-        let wants_files = self.request.outputs.iter().any(|o| matches!(o.kind, OutputKind::Local | OutputKind::Tar))
-            || self.request.forms().iter().any(|form| form.squash == Squash::All);
+        let wants_files = self.wants_files();
         let mut queue = VecDeque::new();
         match self.prepared.known[graph.target] {
             Known::Open => queue.push_back(graph.target),
@@ -212,6 +214,17 @@ impl<'a> Executor<'a> {
                 queue.push_back(input);
             }
         }
+    }
+
+    /// Whether the result is wanted as files, and not only as layers of its steps.
+    fn wants_files(&self) -> bool {
+        self.request.outputs.iter().any(|o| matches!(o.kind, OutputKind::Local | OutputKind::Tar))
+            || self.request.forms().iter().any(|form| form.squash == Squash::All)
+    }
+
+    /// Whether nothing needs the files of a vertex but the images that are made of it.
+    pub(crate) fn is_only_in_images(&self, id: VertexId) -> bool {
+        id == self.prepared.graph.target && self.dependants[id].is_empty() && !self.wants_files()
     }
 
     /// What has to run before the files of `id` are there: itself if it is open, the image below it if it is a
@@ -272,7 +285,21 @@ impl<'a> Executor<'a> {
         self.done[id].get().expect("inputs are done before what needs them")
     }
 
-    /// The trees below and with a vertex, the lowest first.
+    /// The files of a step's tree, unpacked if there is only a layer of them.
+    pub(crate) fn files_of(&self, tree: &TreeId) -> Result<RootDir> {
+        self.unfold(tree)?;
+        Ok(self.store.tree(tree)?)
+    }
+
+    fn unfold(&self, tree: &TreeId) -> Result<()> {
+        if !self.unfolded.lock().unwrap_or_else(PoisonError::into_inner).contains(tree) {
+            self.store.unfold_tree(&self.work, tree)?;
+            self.unfolded.lock().unwrap_or_else(PoisonError::into_inner).insert(tree.clone());
+        }
+        Ok(())
+    }
+
+    /// The trees below and with a vertex, the lowest first, their files in place.
     pub(crate) fn trees(&self, id: VertexId) -> Result<Vec<TreeId>> {
         let mut own = Vec::new();
         let mut at = Some(id);
@@ -284,7 +311,11 @@ impl<'a> Executor<'a> {
                     let base = base.ok_or_else(|| BuildError::other("an image is used before it is unpacked"))?;
                     own.extend(base.iter().rev().cloned());
                 }
-                _ => own.extend(self.done(id).tree.clone()),
+                _ => {
+                    let tree = self.done(id).tree.clone();
+                    tree.iter().try_for_each(|tree| self.unfold(tree))?;
+                    own.extend(tree);
+                }
             }
             at = vertex.parent;
         }
@@ -337,7 +368,7 @@ impl<'a> Executor<'a> {
         let mut layers = Vec::new();
         for id in self.chain() {
             let tree = self.done[id].get().and_then(|done| done.tree.as_ref());
-            layers.extend(tree.and_then(|tree| weigh(&self.store.tree(tree).ok()?, self.log_number(id)).ok()));
+            layers.extend(tree.and_then(|tree| weigh(&self.files_of(tree).ok()?, self.log_number(id)).ok()));
         }
         layers.reverse();
         layers
@@ -385,7 +416,7 @@ impl<'a> Executor<'a> {
         }
         for id in self.chain() {
             let Some(Done { tree: Some(tree), .. }) = self.done[id].get() else { continue };
-            if let Some((secret, path)) = leaks.in_tree(&self.store.tree(tree)?)? {
+            if let Some((secret, path)) = leaks.in_tree(&self.files_of(tree)?)? {
                 let span = graph.vertices[id].span;
                 let message =
                     format!("the result holds the value of the secret `{secret}`: {path} has it since this step");

@@ -204,11 +204,12 @@ impl Prepared {
         if !request.secrets.is_empty() && request.outputs.iter().any(|o| needs_files(o.kind)) {
             return Ok(None);
         }
+        let wants_files = request.outputs.iter().any(|o| needs_files(o.kind));
         let single = match target {
-            Known::Hit(record) if self.bottom_is_scratch() => Some(&record.tree),
+            Known::Hit(record) if wants_files && self.bottom_is_scratch() => store.tree_if_here(&record.tree)?,
             _ => None,
         };
-        if request.outputs.iter().any(|o| needs_files(o.kind)) && single.is_none() {
+        if wants_files && single.is_none() {
             return Ok(None);
         }
         let mut manifests = Vec::new();
@@ -218,8 +219,7 @@ impl Prepared {
                 None => return Ok(None),
             }
         }
-        if let Some(tree) = single {
-            let view = store.tree(tree)?;
+        if let Some(view) = single {
             for output in request.outputs.iter().filter(|o| needs_files(o.kind)) {
                 if !self.export_readable(output, &view)? {
                     return Ok(None);

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use rbuild_dockerfile::Diagnostic;
 use rbuild_image::DEFAULT_PATH;
+use rbuild_layer::{LayerError, LayerForm, Loose};
 use rbuild_linux::{RootDir, Timestamp};
 use rbuild_plan::{CopyStep, From, Network, RunStep, SecretStep, Security, Step, VertexId, WorkdirStep};
 use rbuild_sandbox::{
     Files, Input, MountRequest, Network as SandboxNetwork, Outcome, RunRequest, Source, Stream, remove_points,
 };
 use rbuild_source::{Changes, Content, Listing, Owner, SourceError, SourceTree};
-use rbuild_store::{Before, Snapshots, TreeId, Working};
+use rbuild_store::{Before, Snapshots, StoreError, TreeId, Working};
 
 use crate::copy::{CopyError, Reason, Terms, copy};
 use crate::error::{BuildError, Result};
@@ -21,6 +22,7 @@ use crate::execute::Executor;
 use crate::keys::{self, source_error};
 use crate::log_tail::LogTail;
 use crate::mask::Mask;
+use crate::request::Squash;
 use crate::track::Track;
 use crate::users;
 
@@ -148,8 +150,14 @@ impl Executor<'_> {
         copy(step, source.as_ref(), root, terms, Some(&mut track)).map_err(fail)?;
         working.finish(&path.join("fs"))?;
         if let Some(source) = &source {
-            let fs = dir.sub("fs").map_err(BuildError::kernel("the step's directory"))?;
-            track.finish(source.root, &fs).map_err(|reason| fail(CopyError { source: None, reason }))?;
+            let general = |reason| fail(CopyError { source: None, reason });
+            match self.folds(id).filter(|_| track.has_later()) {
+                Some(form) => self.fold(dir, track.take_loose(source.root).map_err(general)?, form)?,
+                None => {
+                    let fs = dir.sub("fs").map_err(BuildError::kernel("the step's directory"))?;
+                    track.finish(source.root, &fs).map_err(general)?;
+                }
+            }
         }
         if content.is_some_and(|content| content.stamps != track.stamps) {
             return Err(BuildError::Moved);
@@ -160,11 +168,30 @@ impl Executor<'_> {
         Ok(track.changes())
     }
 
+    /// The form in which a copy goes into the result, if it goes nowhere else: nobody will look at its files.
+    fn folds(&self, id: VertexId) -> Option<LayerForm> {
+        let request = self.request;
+        let looked_at = request.weigh || request.salt.is_some() || !request.secrets.is_empty();
+        let form = request.forms().into_iter().next().filter(|form| form.squash == Squash::None)?;
+        let clamped = self.prepared.graph.epoch.is_some() && !form.late_times;
+        (self.is_only_in_images(id) && !looked_at && !clamped).then_some(form.layers)
+    }
+
+    /// Keeps a copy as its layer; the files that it was to get stay where they are.
+    fn fold(&self, dir: &RootDir, loose: Loose, form: LayerForm) -> Result<()> {
+        let stop = || self.cancel.is_cancelled();
+        self.store.fold_tree(&self.work, dir, loose, form, &stop).map_err(|e| match e {
+            StoreError::Layer(LayerError::Changed(_)) => BuildError::Moved,
+            _ if self.cancel.is_cancelled() => BuildError::Cancelled,
+            e => e.into(),
+        })
+    }
+
     /// What the nearest earlier copy knows, and its files.
     fn track(&self, id: VertexId) -> Result<Track> {
         let Some(tree) = self.nearest_tree(id) else { return Ok(Track::default()) };
         let listing = Listing::from_bytes(&self.store.tree_note(&tree, LISTING)?);
-        Ok(Track::since(listing, Some(self.store.tree(&tree)?)))
+        Ok(Track::since(listing, self.store.tree_if_here(&tree)?))
     }
 
     pub(crate) fn copy_error(&self, id: VertexId, step: &CopyStep, e: CopyError) -> BuildError {

@@ -5,13 +5,12 @@
 //! within a result stay what they would be. Files of trees are never written in place (overlays copy them up, copied file
 //! systems copy them), so two trees may share one.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use rbuild_layer::keep_in_layer;
-use rbuild_linux::{Kind, RootDir, Stat, Timestamp, copy_file};
+use rbuild_layer::{Loose, LooseFile, keep_in_layer};
+use rbuild_linux::{Kind, RootDir, Timestamp, copy_file};
 use rbuild_source::{Changes, Listing, SourceError, Stamp};
 
 use crate::copy::Reason;
@@ -40,18 +39,7 @@ struct Group {
     /// Real paths, of the source and in the tree.
     source: PathBuf,
     dir: PathBuf,
-    files: Vec<Later>,
-}
-
-/// A file as it will be in the result.
-pub struct Later {
-    pub source: OsString,
-    pub name: OsString,
-    /// Of the source.
-    pub stat: Stat,
-    pub uid: u32,
-    pub gid: u32,
-    pub mode: u32,
+    files: Vec<LooseFile>,
 }
 
 impl Track {
@@ -62,7 +50,7 @@ impl Track {
 
     /// Leaves a file of the directory `source` for later; it goes to `dir`, a real path in the root. Whether it is the
     /// first one of its directory.
-    pub fn later(&mut self, source: &Path, dir: &Path, file: Later) -> bool {
+    pub fn later(&mut self, source: &Path, dir: &Path, file: LooseFile) -> bool {
         let last = self.groups.last_mut();
         let first = last.as_ref().is_none_or(|group| group.dir.as_os_str() != dir.as_os_str());
         match last {
@@ -72,6 +60,20 @@ impl Track {
             _ => self.groups.push(Group { source: source.into(), dir: dir.into(), files: vec![file] }),
         }
         first
+    }
+
+    /// Whether anything was left for later.
+    pub fn has_later(&self) -> bool {
+        !self.groups.is_empty()
+    }
+
+    /// What was left for later, for who takes it from the source.
+    pub fn take_loose(&mut self, source: &RootDir) -> Result<Loose, Reason> {
+        let mut loose = Loose::of(source.try_clone()?);
+        for group in self.groups.drain(..) {
+            loose.add(&group.dir, &group.source, group.files);
+        }
+        Ok(loose)
     }
 
     /// Puts everything that was left for later into the tree. Directories keep the times that they have.
@@ -119,8 +121,8 @@ impl Track {
     }
 
     /// Whether the earlier copy has this very file at this very place.
-    fn has(&self, earlier: &RootDir, group: &Group, file: &Later) -> bool {
-        let Later { source, name, stat, uid, gid, mode } = file;
+    fn has(&self, earlier: &RootDir, group: &Group, file: &LooseFile) -> bool {
+        let LooseFile { source, name, stat, uid, gid, mode } = file;
         let same = self.earlier.get(&group.dir.join(name)).is_some_and(|known| {
             known.stamp == Some(Stamp::of(stat)) && known.source.as_os_str() == group.source.join(source).as_os_str()
         });
@@ -138,8 +140,8 @@ impl Track {
     }
 }
 
-fn write(from: &RootDir, to: &RootDir, file: &Later) -> Result<(), Reason> {
-    let Later { source, name, stat, uid, gid, mode } = file;
+fn write(from: &RootDir, to: &RootDir, file: &LooseFile) -> Result<(), Reason> {
+    let LooseFile { source, name, stat, uid, gid, mode } = file;
     let read = from.open_name(source)?;
     let new = to.create_file(name, 0o600)?;
     copy_file(&read, stat, &new)?;

@@ -1,6 +1,6 @@
 //! A digest that is made on another thread while the bytes go on.
 
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 
 use rbuild_image::{Digest, Hasher};
@@ -13,9 +13,33 @@ const SMALL: u64 = 2 << 20;
 /// Hashes what it is shown; of much, on a thread of its own.
 pub struct HashAside {
     here: Hasher,
-    elsewhere: Option<(SyncSender<Vec<u8>>, JoinHandle<Hasher>)>,
+    elsewhere: Option<Elsewhere>,
     chunk: Vec<u8>,
     count: u64,
+}
+
+/// The thread, the way to it, and the way back for chunks that are used up: fresh memory costs as much as hashing it.
+struct Elsewhere {
+    sender: SyncSender<Vec<u8>>,
+    used: Receiver<Vec<u8>>,
+    thread: JoinHandle<Hasher>,
+}
+
+impl Elsewhere {
+    fn start(mut hasher: Hasher) -> Elsewhere {
+        let (sender, receiver) = sync_channel::<Vec<u8>>(WAITING);
+        let (back, used) = channel();
+        let thread = std::thread::spawn(move || {
+            for mut chunk in receiver {
+                hasher.update(&chunk);
+                chunk.clear();
+                // The last ones are not waited for.
+                let _ = back.send(chunk);
+            }
+            hasher
+        });
+        Elsewhere { sender, used, thread }
+    }
 }
 
 impl HashAside {
@@ -34,36 +58,28 @@ impl HashAside {
             self.chunk.extend_from_slice(now);
             bytes = later;
             if self.chunk.len() == CHUNK {
-                self.pass_on(CHUNK);
+                self.pass_on();
             }
         }
     }
 
-    /// Gives the chunk to the other thread and begins one of that capacity.
-    fn pass_on(&mut self, capacity: usize) {
-        let chunk = std::mem::replace(&mut self.chunk, Vec::with_capacity(capacity));
+    /// Gives the chunk to the other thread and begins another.
+    fn pass_on(&mut self) {
         let here = &mut self.here;
-        let (sender, _) = self.elsewhere.get_or_insert_with(|| {
-            let mut hasher = std::mem::replace(here, Hasher::new());
-            let (sender, receiver) = sync_channel::<Vec<u8>>(WAITING);
-            let thread = std::thread::spawn(move || {
-                receiver.iter().for_each(|chunk| hasher.update(&chunk));
-                hasher
-            });
-            (sender, thread)
-        });
+        let elsewhere = self.elsewhere.get_or_insert_with(|| Elsewhere::start(std::mem::replace(here, Hasher::new())));
+        let next = elsewhere.used.try_recv().unwrap_or_else(|_| Vec::with_capacity(CHUNK));
         // It listens until this end is dropped; if it panicked, joining says so.
-        let _ = sender.send(chunk);
+        let _ = elsewhere.sender.send(std::mem::replace(&mut self.chunk, next));
     }
 
     /// The digest and the number of bytes.
     pub fn finish(mut self) -> (Digest, u64) {
         if !self.chunk.is_empty() {
-            self.pass_on(0);
+            self.pass_on();
         }
         let hasher = match self.elsewhere {
             None => self.here,
-            Some((sender, thread)) => {
+            Some(Elsewhere { sender, thread, .. }) => {
                 drop(sender);
                 thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             }

@@ -1,4 +1,5 @@
 use std::io;
+use std::path::PathBuf;
 
 pub type Result<T> = std::result::Result<T, LayerError>;
 
@@ -13,6 +14,8 @@ pub enum LayerError {
     Entry { name: String, reason: String },
     #[error("{0}")]
     Limit(String),
+    #[error("{} changed while it was read", .0.display())]
+    Changed(PathBuf),
     #[error("the {which} is {found}, but {expected} was promised")]
     Digest { which: &'static str, expected: String, found: String },
     #[error("{0}")]

@@ -10,11 +10,13 @@ mod counting;
 mod error;
 mod gzip;
 mod limits;
+mod loose;
 mod pack;
 mod pipe;
 mod reader;
 mod sparse;
 mod unpack;
+mod walk;
 mod writer;
 mod xattrs;
 
@@ -23,8 +25,10 @@ pub use compress::{Compression, Decoder, detect, layer_digests};
 pub use counting::Counting;
 pub use error::{LayerError, Result};
 pub use limits::Limits;
+pub use loose::{Loose, LooseFile};
 pub use pack::{
-    Deletions, LAYER_FORMAT, LayerForm, Packed, Times, TreePacker, pack_layer, pack_tree, pack_whole, repack_layer,
+    Deletions, LAYER_FORMAT, LayerForm, Packed, Times, TreePacker, pack_layer, pack_loose, pack_tree, pack_whole,
+    repack_layer,
 };
 pub use reader::{EntryKind, TarEntry, TarReader, is_tar};
 pub use unpack::{Owners, Unpacked, Whiteouts, unpack};

@@ -1,23 +1,20 @@
 //! A directory into layer bytes: sorted, whole seconds, one way of saying each thing.
 
-use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::io::{Read, Write};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::path::Path;
+use std::sync::mpsc::sync_channel;
 
 use rbuild_image::{Digest, Hashed};
-use rbuild_linux::{Kind, RootDir, Stat, Timestamp};
+use rbuild_linux::RootDir;
 
 use crate::aside::HashAside;
 use crate::compress::{Compression, Decoder};
 use crate::error::{LayerError, Result};
 use crate::gzip::ParallelGzip;
-use crate::reader::{EntryKind, TarEntry};
+use crate::loose::Loose;
+use crate::reader::TarEntry;
+use crate::walk::{Item, Walk, entry_changed};
 use crate::writer::TarWriter;
-use crate::xattrs::{OPAQUE, keep_in_layer};
 
 /// Names the way layer bytes are made. It changes when, and only when, the same tree gives other bytes.
 pub const LAYER_FORMAT: u32 = 1;
@@ -73,6 +70,16 @@ impl<W: Write> Write for Encoder<W> {
 /// Writes the overlay upper directory `tree` to `out` as an image layer.
 pub fn pack_layer(tree: &RootDir, form: LayerForm, times: Times, out: impl Write) -> Result<Packed> {
     pack(form, out, |encoder| pack_tree(tree, Deletions::Whiteouts, times, encoder).map(drop))
+}
+
+/// Writes the overlay upper directory `tree`, in which files are missing that lie elsewhere still, to `out` as an image
+/// layer.
+pub fn pack_loose(tree: &RootDir, loose: Loose, form: LayerForm, out: impl Write) -> Result<Packed> {
+    pack(form, out, |encoder| {
+        let mut packer = TreePacker::new(Deletions::Whiteouts, encoder);
+        packer.pack_walk(Walk::new(tree, Path::new(""), Deletions::Whiteouts, Times::AsIs, loose)?)?;
+        packer.finish().map(drop)
+    })
 }
 
 /// Writes a mounted file system to `out` as an image layer that stands alone.
@@ -164,7 +171,7 @@ pub enum Times {
 }
 
 impl Times {
-    fn of(self, seconds: i64) -> i64 {
+    pub(crate) fn of(self, seconds: i64) -> i64 {
         match self {
             Times::AsIs => seconds,
             Times::AtMost(latest) => seconds.min(latest),
@@ -190,8 +197,8 @@ pub struct TreePacker<W: Write> {
 /// Entries that are written before it is worth a thread to read the next ones.
 const FEW: usize = 200;
 /// Entries, or bytes of their files, that come over from that thread at a time; and how many times ahead it may be.
-const BATCH: usize = 64;
-const BATCH_BYTES: usize = 1 << 20;
+pub(crate) const BATCH: usize = 64;
+pub(crate) const BATCH_BYTES: usize = 1 << 20;
 const AHEAD: usize = 8;
 
 impl<W: Write> TreePacker<W> {
@@ -204,7 +211,10 @@ impl<W: Write> TreePacker<W> {
         if !folder.as_os_str().is_empty() {
             self.put(Item::Header(TarEntry::plain_dir(folder)))?;
         }
-        let mut walk = Walk::new(tree, folder, self.deletions, times)?;
+        self.pack_walk(Walk::new(tree, folder, self.deletions, times, Loose::default())?)
+    }
+
+    fn pack_walk(&mut self, mut walk: Walk) -> Result<()> {
         for _ in 0..FEW {
             match walk.next()? {
                 Some(item) => self.put(item)?,
@@ -233,200 +243,25 @@ impl<W: Write> TreePacker<W> {
     fn put(&mut self, item: Item) -> Result<()> {
         const WRITING: &str = "writing the archive";
         let entry = match &item {
-            Item::Header(entry) | Item::Small(entry, _) | Item::Large(entry, _) => entry,
+            Item::Header(entry) | Item::Small(entry, _) | Item::Large(entry, ..) => entry,
         };
         self.out.entry(entry).map_err(LayerError::io(WRITING))?;
-        let (entry, file) = match item {
+        let (entry, file, unchanged) = match item {
             Item::Header(_) => return Ok(()),
             Item::Small(_, content) => return self.out.content(&content).map_err(LayerError::io(WRITING)),
-            Item::Large(entry, file) => (entry, file),
+            Item::Large(entry, file, unchanged) => (entry, file, unchanged),
         };
-        let mut file = file.take(entry.size);
         let mut left = entry.size;
+        let mut file = file.take(left);
         while left > 0 {
             let n = file.read(&mut self.buffer).map_err(LayerError::io(format!("reading {:?}", entry.path)))?;
             if n == 0 {
-                return Err(entry_changed(&entry));
+                return Err(unchanged.map_or_else(|| entry_changed(&entry), |unchanged| unchanged.broken()));
             }
             self.out.content(&self.buffer[..n]).map_err(LayerError::io(WRITING))?;
             left -= n as u64;
         }
-        Ok(())
-    }
-}
-
-/// An entry, and its content if it has any.
-enum Item {
-    Header(TarEntry),
-    Small(TarEntry, Vec<u8>),
-    Large(TarEntry, File),
-}
-
-/// Files up to this size are read where they are found.
-const SMALL: u64 = 64 << 10;
-
-struct OpenDir {
-    path: PathBuf,
-    dir: RootDir,
-    entries: Vec<OsString>,
-}
-
-/// Goes through a tree and says what there is to write, in the order of the archive.
-struct Walk {
-    /// Directories still to be listed, deepest last, their entries in reverse.
-    stack: Vec<OpenDir>,
-    /// What was found and comes before the next entry.
-    waiting: Option<Item>,
-    deletions: Deletions,
-    times: Times,
-    /// First path of each inode with several names.
-    links: HashMap<(u32, u32, u64), PathBuf>,
-}
-
-impl Walk {
-    fn new(tree: &RootDir, folder: &Path, deletions: Deletions, times: Times) -> Result<Walk> {
-        let mut walk = Walk { stack: Vec::new(), waiting: None, deletions, times, links: HashMap::new() };
-        walk.open(tree.try_clone()?, folder.to_path_buf())?;
-        Ok(walk)
-    }
-
-    fn open(&mut self, dir: RootDir, path: PathBuf) -> Result<()> {
-        if self.deletions == Deletions::Whiteouts && !path.as_os_str().is_empty() {
-            let opaque = dir.xattrs(OsStr::new(""))?.get(OsStr::new(OPAQUE)).is_some_and(|v| v == b"y");
-            if opaque {
-                let mark = TarEntry { mode: 0, ..TarEntry::plain_file(path.join(".wh..wh..opq"), 0) };
-                self.waiting = Some(Item::Header(mark));
-            }
-        }
-        let mut entries: Vec<OsString> = dir.entries()?.into_iter().map(|e| e.name).collect();
-        entries.reverse();
-        self.stack.push(OpenDir { path, dir, entries });
-        Ok(())
-    }
-
-    fn next(&mut self) -> Result<Option<Item>> {
-        loop {
-            if let Some(item) = self.waiting.take() {
-                return Ok(Some(item));
-            }
-            let Some(top) = self.stack.last_mut() else { return Ok(None) };
-            let Some(name) = top.entries.pop() else {
-                self.stack.pop();
-                continue;
-            };
-            let path = top.path.join(&name);
-            let stat = top.dir.stat_name(&name)?;
-            let below = if stat.kind == Kind::Dir { Some(top.dir.sub(&name)?) } else { None };
-            let item = item(&top.dir, &name, &path, &stat, (self.deletions, self.times), &mut self.links)?;
-            if let Some(below) = below {
-                self.open(below, path)?;
-            }
-            if let Some(item) = item {
-                return Ok(Some(item));
-            }
-        }
-    }
-
-    /// Sends everything that is left, until nobody listens or something fails.
-    fn send_all(mut self, sender: &SyncSender<Result<Vec<Item>>>) {
-        loop {
-            let (mut batch, mut bytes) = (Vec::new(), 0);
-            while batch.len() < BATCH && bytes < BATCH_BYTES {
-                match self.next() {
-                    Ok(Some(item)) => {
-                        bytes += if let Item::Small(_, content) = &item { content.len() } else { 0 };
-                        batch.push(item);
-                    }
-                    Ok(None) => {
-                        let _ = sender.send(Ok(batch));
-                        return;
-                    }
-                    Err(e) => {
-                        let _ = sender.send(Ok(batch)).and_then(|()| sender.send(Err(e)));
-                        return;
-                    }
-                }
-            }
-            if sender.send(Ok(batch)).is_err() {
-                return;
-            }
-        }
-    }
-}
-
-/// What there is to write of one entry; nothing of a socket.
-fn item(
-    dir: &RootDir,
-    name: &OsStr,
-    path: &Path,
-    stat: &Stat,
-    (deletions, times): (Deletions, Times),
-    links: &mut HashMap<(u32, u32, u64), PathBuf>,
-) -> Result<Option<Item>> {
-    if deletions == Deletions::Whiteouts && dir.is_whiteout(name, stat)? {
-        let hidden = [b".wh.", name.as_bytes()].concat();
-        let path = path.with_file_name(OsStr::from_bytes(&hidden));
-        return Ok(Some(Item::Header(TarEntry { mode: 0, ..TarEntry::plain_file(path, 0) })));
-    }
-    let kind = match stat.kind {
-        Kind::File => EntryKind::File,
-        Kind::Dir => EntryKind::Dir,
-        Kind::Symlink => EntryKind::Symlink,
-        Kind::CharDevice => EntryKind::CharDevice,
-        Kind::BlockDevice => EntryKind::BlockDevice,
-        Kind::Fifo => EntryKind::Fifo,
-        // A socket means nothing without the process that made it.
-        Kind::Socket => return Ok(None),
-    };
-    let mut entry = TarEntry {
-        path: path.as_os_str().to_os_string(),
-        kind,
-        mode: stat.mode,
-        uid: u64::from(stat.uid),
-        gid: u64::from(stat.gid),
-        mtime: Timestamp { sec: times.of(stat.mtime.sec), ..stat.mtime },
-        size: 0,
-        link: OsString::new(),
-        rdev: stat.rdev,
-        xattrs: Default::default(),
-        sparse: None,
-    };
-    if kind == EntryKind::Symlink {
-        // Always 0777 to the kernel, and nobody reads it.
-        entry.mode = 0o777;
-        entry.link = dir.read_link(name)?;
-    }
-    if kind != EntryKind::Dir && stat.nlink > 1 {
-        if let Some(first) = links.get(&stat.inode()) {
-            entry.kind = EntryKind::HardLink;
-            entry.link = first.as_os_str().to_os_string();
-            return Ok(Some(Item::Header(entry)));
-        }
-        links.insert(stat.inode(), path.to_path_buf());
-    }
-    if matches!(kind, EntryKind::File | EntryKind::Dir) {
-        entry.xattrs = dir.xattrs(name)?.into_iter().filter(|(attr, _)| keep_in_layer(attr)).collect();
-    }
-    if kind != EntryKind::File || stat.size == 0 {
-        return Ok(Some(Item::Header(entry)));
-    }
-    entry.size = stat.size;
-    let file = dir.open_name(name)?;
-    if stat.size > SMALL {
-        return Ok(Some(Item::Large(entry, file)));
-    }
-    let mut content = Vec::with_capacity(stat.size as usize);
-    file.take(stat.size).read_to_end(&mut content).map_err(LayerError::io(format!("reading {:?}", entry.path)))?;
-    if content.len() as u64 != stat.size {
-        return Err(entry_changed(&entry));
-    }
-    Ok(Some(Item::Small(entry, content)))
-}
-
-fn entry_changed(entry: &TarEntry) -> LayerError {
-    LayerError::Entry {
-        name: entry.path.to_string_lossy().into_owned(),
-        reason: "became shorter while it was read".into(),
+        unchanged.map_or(Ok(()), |unchanged| unchanged.check(file.get_ref()))
     }
 }
 

@@ -22,7 +22,7 @@ pub use copy::{copy_contents, copy_file, set_file_owner, set_file_time};
 pub use error::{Error, Result};
 pub use idmap::{IdMaps, IdRange, SubIds, parent_range, subordinate_ranges};
 pub use lock::{KeyLock, LockKind};
-pub use meta::{Kind, Stat, Timestamp, Xattrs, file_xattr, set_file_xattr};
+pub use meta::{Kind, Stat, Timestamp, Xattrs, file_stat, file_xattr, file_xattrs, set_file_xattr};
 pub use mount::{MiniRoot, bind_clone, detached_overlay, mount_tmpfs, new_procfs, private_mount_namespace};
 pub use owners::{Recorded, owners_are_recorded, record, record_in_times, record_owners, recorded};
 pub use publish::{AtomicFile, remove_tree, sync_filesystem, write_atomic, write_durable};

@@ -1,7 +1,12 @@
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{FileType, Statx};
+use rustix::fs::{AtFlags, FileType, Statx, StatxFlags};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
 
 /// What a directory entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -104,14 +109,71 @@ impl Stat {
 }
 
 /// An extended attribute of an open file; none if it cannot be had. For short ones: 256 bytes at most.
-pub fn file_xattr(file: &std::fs::File, attr: &str) -> Option<Vec<u8>> {
+pub fn file_xattr(file: &File, attr: &str) -> Option<Vec<u8>> {
     let mut value = vec![0; 256];
     let n = rustix::fs::fgetxattr(file, attr, value.as_mut_slice()).ok()?;
     value.truncate(n);
     Some(value)
 }
 
+/// All extended attributes of an open file.
+pub fn file_xattrs(file: &File) -> Result<Xattrs> {
+    let found =
+        xattrs_by(|names| rustix::fs::flistxattr(file, names), |attr, value| rustix::fs::fgetxattr(file, attr, value));
+    found.map_err(|(call, e)| Error::new(call, "an open file", std::io::Error::from(e)))
+}
+
+/// The metadata of an open file.
+pub fn file_stat(file: &File) -> Result<Stat> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let x = rustix::fs::statx(file, c"", flags, StatxFlags::BASIC_STATS)
+        .map_err(|e| Error::new("statx", "an open file", std::io::Error::from(e)))?;
+    Ok(Stat::from_statx(&x))
+}
+
+/// Attributes by the calls that list their names and read one of them; an error comes with the call's name.
+pub(crate) fn xattrs_by(
+    list: impl Fn(&mut [u8]) -> rustix::io::Result<usize>,
+    get: impl Fn(&OsStr, &mut [u8]) -> rustix::io::Result<usize>,
+) -> std::result::Result<Xattrs, (&'static str, Errno)> {
+    let mut found = Xattrs::new();
+    // Most files have none, and are asked by the thousand.
+    let mut few = [0u8; 512];
+    let mut many = Vec::new();
+    let names = match list(&mut few) {
+        Ok(n) => &few[..n],
+        Err(Errno::OPNOTSUPP) => return Ok(found),
+        Err(Errno::RANGE) => {
+            many.resize(MOST_XATTR, 0);
+            let n = list(&mut many).map_err(|e| ("listxattr", e))?;
+            &many[..n]
+        }
+        Err(e) => return Err(("listxattr", e)),
+    };
+    for attr in names.split(|b| *b == 0).filter(|n| !n.is_empty()) {
+        let attr = OsStr::from_bytes(attr);
+        let mut value = vec![0u8; 1024];
+        let n = loop {
+            match get(attr, &mut value) {
+                Ok(n) => break n,
+                Err(Errno::RANGE) if value.len() < MOST_XATTR => value.resize(MOST_XATTR, 0),
+                // Gone meanwhile, or not ours to read (trusted.* below a user namespace).
+                Err(Errno::NODATA | Errno::PERM) => break usize::MAX,
+                Err(e) => return Err(("getxattr", e)),
+            }
+        };
+        if n != usize::MAX {
+            value.truncate(n);
+            found.insert(attr.to_os_string(), value);
+        }
+    }
+    Ok(found)
+}
+
+/// Bytes of a list of names or of a value, the kernel's limit (xattr(7)).
+const MOST_XATTR: usize = 64 * 1024;
+
 /// Sets an extended attribute that nobody depends on: whether that went well is not told.
-pub fn set_file_xattr(file: &std::fs::File, attr: &str, value: &[u8]) {
+pub fn set_file_xattr(file: &File, attr: &str, value: &[u8]) {
     let _ = rustix::fs::fsetxattr(file, attr, value, rustix::fs::XattrFlags::empty());
 }

@@ -16,7 +16,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, StatxF
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::meta::{Kind, Stat, Timestamp, Xattrs};
+use crate::meta::{Kind, Stat, Timestamp, Xattrs, xattrs_by};
 use crate::owners::{self, Recorded, owners_are_recorded};
 
 #[derive(Debug)]
@@ -411,46 +411,18 @@ impl RootDir {
     /// only the last component is looked up there, and it is not followed.
     pub fn xattrs(&self, name: &OsStr) -> Result<Xattrs> {
         let path = self.proc_path(name);
-        let own = name.is_empty();
-        let mut names = vec![0u8; 4096];
-        let fail = |call, e| self.err(call, Path::new(name), e);
-        let len = loop {
-            let got = if own {
-                rustix::fs::listxattr(&path, names.as_mut_slice())
-            } else {
-                rustix::fs::llistxattr(&path, names.as_mut_slice())
-            };
-            match got {
-                Ok(n) => break n,
-                Err(Errno::RANGE) => names.resize(64 * 1024, 0),
-                Err(Errno::OPNOTSUPP) => return Ok(Xattrs::new()),
-                Err(e) => return Err(fail("llistxattr", e)),
-            }
+        let found = if name.is_empty() {
+            xattrs_by(
+                |names| rustix::fs::listxattr(&path, names),
+                |attr, value| rustix::fs::getxattr(&path, attr, value),
+            )
+        } else {
+            xattrs_by(
+                |names| rustix::fs::llistxattr(&path, names),
+                |attr, value| rustix::fs::lgetxattr(&path, attr, value),
+            )
         };
-        let mut found = Xattrs::new();
-        for attr in names[..len].split(|b| *b == 0).filter(|n| !n.is_empty()) {
-            let attr = OsStr::from_bytes(attr);
-            let mut value = vec![0u8; 1024];
-            let n = loop {
-                let got = if own {
-                    rustix::fs::getxattr(&path, attr, value.as_mut_slice())
-                } else {
-                    rustix::fs::lgetxattr(&path, attr, value.as_mut_slice())
-                };
-                match got {
-                    Ok(n) => break Some(n),
-                    Err(Errno::RANGE) => value.resize(64 * 1024, 0),
-                    // Gone meanwhile, or not ours to read (trusted.* below a user namespace).
-                    Err(Errno::NODATA) | Err(Errno::PERM) => break None,
-                    Err(e) => return Err(fail("lgetxattr", e)),
-                }
-            };
-            if let Some(n) = n {
-                value.truncate(n);
-                found.insert(attr.to_os_string(), value);
-            }
-        }
-        Ok(found)
+        found.map_err(|(call, e)| self.err(call, Path::new(name), e))
     }
 
     /// Sets one extended attribute of the direct child `name` (not followed), or of the directory when empty.

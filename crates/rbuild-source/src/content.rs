@@ -4,7 +4,6 @@
 //! the extended attributes that reach an image. Not counted: times, and everything that was not selected.
 
 use std::ffi::OsStr;
-use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rbuild_image::{Digest, Hasher};
 use rbuild_linux::{Kind, RootDir, Stat};
 
+use crate::file::file_digest;
 use crate::select::{Owner, Selected, SourceError, SourceTree};
 use crate::stamp::Stamp;
 
@@ -33,7 +33,7 @@ pub fn content(tree: &SourceTree<'_>, selected: &[Selected]) -> Result<Content, 
         }
         entry(out, tree, dir, path, stat)
     };
-    hasher.field("content 2");
+    hasher.field("content 3");
     for item in selected {
         let mut said = Vec::new();
         if item.stat.kind == Kind::Dir {
@@ -107,30 +107,6 @@ fn attributes(dir: &RootDir, name: &OsStr, mut tell: impl FnMut(&[u8])) -> Resul
         tell(value);
     }
     Ok(())
-}
-
-/// A file's attributes, size and bytes.
-fn file_digest(dir: &RootDir, name: &OsStr, path: &Path, stat: &Stat) -> Result<Digest, SourceError> {
-    let mut hasher = Hasher::new();
-    attributes(dir, name, |bytes| {
-        hasher.field(bytes);
-    })?;
-    hasher.update(&stat.size.to_le_bytes());
-    let mut file = dir.open_name(name)?;
-    let mut buffer = [0u8; 64 * 1024];
-    let mut left = stat.size;
-    loop {
-        let n = file.read(&mut buffer).map_err(|e| rbuild_linux::Error::new("read", path, e))?;
-        if n == 0 {
-            break;
-        }
-        left = left.checked_sub(n as u64).ok_or_else(|| SourceError::Changed(path.to_path_buf()))?;
-        hasher.update(&buffer[..n]);
-    }
-    match left {
-        0 => Ok(hasher.finish()),
-        _ => Err(SourceError::Changed(path.to_path_buf())),
-    }
 }
 
 #[cfg(test)]

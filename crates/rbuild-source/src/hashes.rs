@@ -12,7 +12,7 @@ use rbuild_linux::Stat;
 
 use crate::stamp::Stamp;
 
-const MAGIC: &[u8; 16] = b"rbuild-hashes 1\n";
+const MAGIC: &[u8; 16] = b"rbuild-hashes 2\n";
 /// Device, inode, size, two times, digest.
 const RECORD: usize = 80;
 const KEY: usize = 16;

@@ -4,6 +4,7 @@
 //! the source's root and never leave it. Nothing here writes.
 
 mod content;
+mod file;
 mod glob;
 mod hashes;
 mod http;

@@ -31,7 +31,7 @@ pub struct PackedLayer {
 }
 
 impl PackedLayer {
-    fn new(packed: &Packed, form: LayerForm) -> PackedLayer {
+    pub(crate) fn new(packed: &Packed, form: LayerForm) -> PackedLayer {
         let media_type = match form.compression {
             Compression::None => MediaType::ImageLayer,
             Compression::Zstd => MediaType::ImageLayerZstd,
@@ -47,9 +47,9 @@ impl PackedLayer {
 }
 
 /// Passes bytes on until it is told to stop.
-struct Stoppable<'a, W> {
-    out: W,
-    stop: &'a dyn Fn() -> bool,
+pub(crate) struct Stoppable<'a, W> {
+    pub out: W,
+    pub stop: &'a dyn Fn() -> bool,
 }
 
 impl<W: Write> Write for Stoppable<'_, W> {
@@ -59,6 +59,12 @@ impl<W: Write> Write for Stoppable<'_, W> {
     fn flush(&mut self) -> std::io::Result<()> {
         self.out.flush()
     }
+}
+
+/// What stands beside a tree about the layer of that form.
+pub(crate) fn layer_document(form: LayerForm, latest: Option<i64>) -> String {
+    let times = latest.map_or(String::new(), |latest| format!("-{latest}"));
+    format!("layer-{}{times}.json", form.name())
 }
 
 impl Store {
@@ -73,11 +79,11 @@ impl Store {
         stop: &dyn Fn() -> bool,
     ) -> Result<PackedLayer> {
         let dir = format!("trees/{}", tree.name());
-        let times = latest.map_or(String::new(), |latest| format!("-{latest}"));
-        let document = format!("layer-{}{times}.json", form.name());
+        let document = layer_document(form, latest);
         if let Some(packed) = self.packed_layer(&format!("{dir}/{document}"))? {
             return Ok(packed);
         }
+        self.unfold_tree(work, tree)?;
         let mut blob = self.new_blob(work)?;
         let out = Stoppable { out: &mut blob, stop };
         let packed = pack_layer(&self.tree(tree)?, form, latest.map_or(Times::AsIs, Times::AtMost), out)?;
@@ -105,6 +111,7 @@ impl Store {
         // says that it is whole.
         let (path, dir) = self.new_tree(work)?;
         let fs = dir.sub("fs")?;
+        trees.iter().try_for_each(|tree| self.unfold_tree(work, tree))?;
         let open = trees.iter().map(|tree| self.tree(tree)).collect::<Result<Vec<_>>>()?;
         merge(&open, &fs, Files::Linked, Marks::Kept)?;
         self.commit_tree(work, &path, &id)?;
@@ -180,7 +187,7 @@ impl Store {
     }
 
     /// A layer that was made before, if its bytes are still there.
-    fn packed_layer(&self, document: &str) -> Result<Option<PackedLayer>> {
+    pub(crate) fn packed_layer(&self, document: &str) -> Result<Option<PackedLayer>> {
         let found: Option<PackedLayer> = self.read_if_whole(document)?;
         match found {
             Some(p) if p.format == LAYER_FORMAT && self.has_whole_blob(&p.digest, p.size)? => Ok(Some(p)),

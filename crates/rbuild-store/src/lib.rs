@@ -8,6 +8,7 @@
 //!   index.lock             held while index.json is replaced
 //!   oci-layout index.json blobs/sha256/HEX
 //!   trees/ID/fs/           one step's or one layer's files, in overlay form
+//!   trees/ID/folded.json   the files are there as that layer only, or were unpacked from it
 //!   trees/ID/listing       what a copy took from the context
 //!   trees/ID/layer-*.json  the layers that were made of it, one a form, once something asked
 //!   trees/ID/bytes.json    how much it takes, once something asked
@@ -34,6 +35,7 @@ mod collect;
 mod containers;
 mod copies;
 mod error;
+mod folded;
 mod images;
 mod layers;
 mod layout;

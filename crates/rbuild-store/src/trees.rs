@@ -66,10 +66,6 @@ impl Store {
         Ok(self.root.sub(Path::new("trees").join(&tree.0).join("fs"))?)
     }
 
-    pub fn has_tree(&self, tree: &TreeId) -> Result<bool> {
-        Ok(self.root.exists(Path::new("trees").join(&tree.0).join("fs"))?)
-    }
-
     /// What was written beside the files of a tree under that name; nothing if there is none.
     pub fn tree_note(&self, tree: &TreeId, name: &str) -> Result<Vec<u8>> {
         match self.root.read(Path::new("trees").join(&tree.0).join(name), MAX_NOTE) {
@@ -190,7 +186,18 @@ impl Store {
     fn unpack_layer(&self, work: &Workspace, digest: &Digest, diff_id: &Digest, build: &str) -> Result<TreeId> {
         let (path, dir) = self.new_tree(work)?;
         let fs = dir.sub("fs")?;
-        let got = unpack(self.open_blob(digest)?, &fs, Whiteouts::Overlay, Owners::FromArchive, self.limits())?;
+        let unpacked = self.unpack_verified(digest, diff_id, &fs)?;
+        self.put_layer_size(diff_id, unpacked)?;
+        let id = TreeId::of_layer(diff_id, self.owners());
+        self.commit_tree(work, &path, &id)?;
+        let file = LayerFile { tree: id.clone(), boot: self.boot().to_string(), build: build.to_string() };
+        self.write("layers", &self.layer_document(diff_id), &file)?;
+        Ok(id)
+    }
+
+    /// Unpacks a layer into an empty directory; gives its bytes before compression.
+    pub(crate) fn unpack_verified(&self, digest: &Digest, diff_id: &Digest, fs: &RootDir) -> Result<u64> {
+        let got = unpack(self.open_blob(digest)?, fs, Whiteouts::Overlay, Owners::FromArchive, self.limits())?;
         for (which, want, found) in
             [("digest of the layer", digest, got.digest), ("diffID of the layer", diff_id, got.diff_id)]
         {
@@ -198,11 +205,6 @@ impl Store {
                 return Err(LayerError::Digest { which, expected: want.to_string(), found: found.to_string() }.into());
             }
         }
-        self.put_layer_size(diff_id, got.unpacked)?;
-        let id = TreeId::of_layer(diff_id, self.owners());
-        self.commit_tree(work, &path, &id)?;
-        let file = LayerFile { tree: id.clone(), boot: self.boot().to_string(), build: build.to_string() };
-        self.write("layers", &self.layer_document(diff_id), &file)?;
-        Ok(id)
+        Ok(got.unpacked)
     }
 }

@@ -9,6 +9,7 @@ mod contexts;
 mod copying;
 mod corners;
 mod faults;
+mod folded;
 mod foreground;
 mod images;
 mod lifecycle;

@@ -82,8 +82,9 @@ fn inodes(store: &Path, name: &str) -> HashMap<String, u64> {
 #[test]
 fn unchanged_files_of_a_copy_are_written_once() {
     let (lab, fresh) = (Lab::new(), Lab::new());
-    let file =
-        "FROM busybox\nRUN mkdir -p /app/sub && ln -s sub /app/to && echo below > /app/sub/covered\nCOPY . /app/to/\n";
+    // Without a command after it, the copy would be a layer only.
+    let file = "FROM busybox\nRUN mkdir -p /app/sub && ln -s sub /app/to && echo below > /app/sub/covered\nCOPY . /app/to/\n\
+         RUN true\n";
     for lab in [&lab, &fresh] {
         lab.write(".dockerignore", "Dockerfile\n").write("same", "1").write("dir/same2", "2").write("changed", "3");
         lab.write("covered", "by the copy");

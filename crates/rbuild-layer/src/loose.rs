@@ -1,0 +1,222 @@
+//! Files that belong into a tree and still lie where they come from: a layer is made of both without bringing them
+//! together first.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rbuild_linux::{RootDir, Stat, Timestamp, file_stat, file_xattrs};
+
+use crate::error::{LayerError, Result};
+use crate::pack::Times;
+use crate::reader::{EntryKind, TarEntry};
+use crate::walk::{Item, SMALL, read_small};
+use crate::xattrs::keep_in_layer;
+
+/// A regular file that lies elsewhere.
+#[derive(Debug, Clone)]
+pub struct LooseFile {
+    pub name: OsString,
+    /// Its name where it lies.
+    pub source: OsString,
+    /// As it was there when it was found.
+    pub stat: Stat,
+    /// As it is to be.
+    pub uid: u32,
+    pub gid: u32,
+    pub mode: u32,
+}
+
+/// All files of a tree that lie elsewhere.
+#[derive(Default)]
+pub struct Loose {
+    source: Option<RootDir>,
+    dirs: HashMap<PathBuf, Vec<(Arc<Path>, LooseFile)>>,
+}
+
+impl Loose {
+    /// Files that lie below `source`.
+    pub fn of(source: RootDir) -> Loose {
+        Loose { source: Some(source), dirs: HashMap::new() }
+    }
+
+    /// Puts files of one directory of the source into the directory `dir` of the tree, which has nothing of their names.
+    pub fn add(&mut self, dir: &Path, source: &Path, files: impl IntoIterator<Item = LooseFile>) {
+        let source: Arc<Path> = source.into();
+        let files = files.into_iter().map(|file| (source.clone(), file));
+        match self.dirs.get_mut(dir) {
+            Some(known) => known.extend(files),
+            None => drop(self.dirs.insert(dir.to_path_buf(), files.collect())),
+        }
+    }
+
+    /// Takes out the files of a directory of the tree.
+    pub(crate) fn here(&mut self, dir: &Path) -> LooseHere {
+        let mut files = if self.dirs.is_empty() { Vec::new() } else { self.dirs.remove(dir).unwrap_or_default() };
+        files.sort_by(|a, b| b.1.name.as_bytes().cmp(a.1.name.as_bytes()));
+        LooseHere { files, open: None }
+    }
+}
+
+/// Those of one directory, the last one first.
+pub(crate) struct LooseHere {
+    files: Vec<(Arc<Path>, LooseFile)>,
+    open: Option<(Arc<Path>, RootDir)>,
+}
+
+impl LooseHere {
+    /// The next file, if it comes before the tree's own next entry.
+    pub(crate) fn before(&mut self, own: Option<&OsString>) -> Option<(Arc<Path>, LooseFile)> {
+        let (_, next) = self.files.last()?;
+        let first = own.is_none_or(|own| next.name.as_bytes() < own.as_bytes());
+        if first { self.files.pop() } else { None }
+    }
+
+    pub(crate) fn item(
+        &mut self,
+        (source, file): &(Arc<Path>, LooseFile),
+        path: &Path,
+        times: Times,
+        all: &Loose,
+    ) -> Result<Item> {
+        let dir = match &mut self.open {
+            Some((open, dir)) if open.as_os_str() == source.as_os_str() => dir,
+            other => {
+                let root = all.source.as_ref().expect("whoever has files said where they are");
+                &mut other.insert((source.clone(), root.sub(source)?)).1
+            }
+        };
+        read(dir, file, path, times)
+    }
+}
+
+fn read(dir: &RootDir, file: &LooseFile, path: &Path, times: Times) -> Result<Item> {
+    let LooseFile { name, source, stat, uid, gid, mode } = file;
+    let mut entry = TarEntry {
+        path: path.join(name).into_os_string(),
+        kind: EntryKind::File,
+        mode: *mode,
+        uid: u64::from(*uid),
+        gid: u64::from(*gid),
+        mtime: Timestamp { sec: times.of(stat.mtime.sec), ..stat.mtime },
+        size: stat.size,
+        link: OsString::new(),
+        rdev: (0, 0),
+        xattrs: Default::default(),
+        sparse: None,
+    };
+    let open = dir.open_name(source)?;
+    entry.xattrs = file_xattrs(&open)?.into_iter().filter(|(attr, _)| keep_in_layer(attr)).collect();
+    let unchanged = Unchanged { stat: *stat, path: dir.label().join(source) };
+    if entry.size > SMALL {
+        return Ok(Item::Large(entry, open, Some(unchanged)));
+    }
+    let content = read_small(&open, &entry);
+    unchanged.check(&open)?;
+    Ok(Item::Small(entry, content?))
+}
+
+/// What a file was when it was found.
+pub(crate) struct Unchanged {
+    stat: Stat,
+    path: PathBuf,
+}
+
+impl Unchanged {
+    /// An error if it is something else now. A file that was removed or replaced has another time of change.
+    pub(crate) fn check(&self, file: &File) -> Result<()> {
+        let now = file_stat(file)?;
+        let told = |stat: &Stat| (stat.size, stat.mtime, stat.ctime);
+        match told(&now) == told(&self.stat) {
+            true => Ok(()),
+            false => Err(self.broken()),
+        }
+    }
+
+    pub(crate) fn broken(&self) -> LayerError {
+        LayerError::Changed(self.path.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{LayerForm, pack_layer, pack_loose};
+    use std::ffi::OsStr;
+
+    /// Half of a tree lies elsewhere, under other names: the layer is that of the whole tree.
+    #[test]
+    fn a_layer_of_loose_files_is_that_of_the_tree_they_belong_into() {
+        let top = std::env::temp_dir().join(format!("rbuild-loose-{}", std::process::id()));
+        let (whole, part, source) = (top.join("whole"), top.join("part"), top.join("source/from"));
+        for dir in [&whole, &part] {
+            std::fs::create_dir_all(dir.join("a/b")).unwrap();
+        }
+        std::fs::create_dir_all(&source).unwrap();
+        let mut loose = Loose::of(RootDir::open(top.join("source")).unwrap());
+        for dir in ["", "a", "a/b"] {
+            let mut files = Vec::new();
+            for i in 0..150 {
+                let name = format!("{}{i}", if i % 3 == 0 { "B" } else { "b" });
+                let content = vec![i as u8; if i == 7 { 100_000 } else { i }];
+                std::fs::write(whole.join(dir).join(&name), &content).unwrap();
+                let at =
+                    if i % 2 == 0 { part.join(dir).join(&name) } else { source.join(format!("{i}-{}", dir.len())) };
+                std::fs::write(&at, &content).unwrap();
+                if i % 2 == 1 {
+                    let (uid, gid, mode) = (0, 0, 0o640);
+                    let source_name = at.file_name().unwrap().to_os_string();
+                    let stat = file_stat(&File::open(&at).unwrap()).unwrap();
+                    files.push(LooseFile { name: name.clone().into(), source: source_name, stat, uid, gid, mode });
+                }
+            }
+            // Out of order, and in two parts.
+            files.reverse();
+            let rest = files.split_off(20);
+            loose.add(Path::new(dir), Path::new("from"), files);
+            loose.add(Path::new(dir), Path::new("from"), rest);
+        }
+        let form = LayerForm { compression: crate::Compression::None, level: None };
+        let names = |bytes: &[u8]| -> Vec<(String, u64, u64)> {
+            let mut archive = tar::Archive::new(bytes);
+            let entries = archive.entries().unwrap().map(|e| e.unwrap());
+            entries
+                .map(|e| (e.path().unwrap().display().to_string(), e.size(), e.header().mode().map_or(0, u64::from)))
+                .collect()
+        };
+        let (mut expected, mut got) = (Vec::new(), Vec::new());
+        pack_layer(&RootDir::open(&whole).unwrap(), form, Times::AsIs, &mut expected).unwrap();
+        pack_loose(&RootDir::open(&part).unwrap(), loose, form, &mut got).unwrap();
+        let (expected, got) = (names(&expected), names(&got));
+        assert_eq!(expected.len(), 452);
+        let without_modes = |list: &[(String, u64, u64)]| list.iter().map(|e| (e.0.clone(), e.1)).collect::<Vec<_>>();
+        assert_eq!(without_modes(&got), without_modes(&expected));
+        assert_eq!(got.iter().filter(|e| e.2 == 0o640).count(), 225);
+        std::fs::remove_dir_all(&top).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_changed_is_an_error() {
+        let top = std::env::temp_dir().join(format!("rbuild-loose-changed-{}", std::process::id()));
+        std::fs::create_dir_all(top.join("tree")).unwrap();
+        let form = LayerForm { compression: crate::Compression::None, level: None };
+        for size in [10, 1_000_000] {
+            std::fs::write(top.join("f"), vec![1; size]).unwrap();
+            let stat = file_stat(&File::open(top.join("f")).unwrap()).unwrap();
+            for now in [size / 2, size + 1] {
+                std::fs::write(top.join("f"), vec![2; now]).unwrap();
+                let mut loose = Loose::of(RootDir::open(&top).unwrap());
+                let name = || OsStr::new("f").to_os_string();
+                let file = LooseFile { name: name(), source: name(), stat, uid: 0, gid: 0, mode: 0o644 };
+                loose.add(Path::new(""), Path::new(""), [file]);
+                let tree = RootDir::open(top.join("tree")).unwrap();
+                let got = pack_loose(&tree, loose, form, Vec::new());
+                assert!(matches!(got, Err(LayerError::Changed(_))), "{size} {now}: {got:?}");
+            }
+        }
+        std::fs::remove_dir_all(&top).unwrap();
+    }
+}

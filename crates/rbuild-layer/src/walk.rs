@@ -1,0 +1,205 @@
+//! Going through a tree in the order of an archive.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::SyncSender;
+
+use rbuild_linux::{Kind, RootDir, Stat, Timestamp};
+
+use crate::error::{LayerError, Result};
+use crate::loose::{Loose, LooseHere, Unchanged};
+use crate::pack::{BATCH, BATCH_BYTES, Deletions, Times};
+use crate::reader::{EntryKind, TarEntry};
+use crate::xattrs::{OPAQUE, keep_in_layer};
+
+/// An entry, and its content if it has any.
+pub(crate) enum Item {
+    Header(TarEntry),
+    Small(TarEntry, Vec<u8>),
+    /// Read when it is written.
+    Large(TarEntry, File, Option<Unchanged>),
+}
+
+/// Files up to this size are read where they are found.
+pub(crate) const SMALL: u64 = 64 << 10;
+
+struct OpenDir {
+    path: PathBuf,
+    dir: RootDir,
+    entries: Vec<OsString>,
+    loose: LooseHere,
+}
+
+/// Goes through a tree and says what there is to write, in the order of the archive.
+pub(crate) struct Walk {
+    /// Directories still to be listed, deepest last, their entries in reverse.
+    stack: Vec<OpenDir>,
+    /// What was found and comes before the next entry.
+    waiting: Option<Item>,
+    deletions: Deletions,
+    times: Times,
+    /// First path of each inode with several names.
+    links: HashMap<(u32, u32, u64), PathBuf>,
+    loose: Loose,
+}
+
+impl Walk {
+    pub(crate) fn new(tree: &RootDir, folder: &Path, deletions: Deletions, times: Times, loose: Loose) -> Result<Walk> {
+        let mut walk = Walk { stack: Vec::new(), waiting: None, deletions, times, links: HashMap::new(), loose };
+        walk.open(tree.try_clone()?, folder.to_path_buf())?;
+        Ok(walk)
+    }
+
+    fn open(&mut self, dir: RootDir, path: PathBuf) -> Result<()> {
+        if self.deletions == Deletions::Whiteouts && !path.as_os_str().is_empty() {
+            let opaque = dir.xattrs(OsStr::new(""))?.get(OsStr::new(OPAQUE)).is_some_and(|v| v == b"y");
+            if opaque {
+                let mark = TarEntry { mode: 0, ..TarEntry::plain_file(path.join(".wh..wh..opq"), 0) };
+                self.waiting = Some(Item::Header(mark));
+            }
+        }
+        let mut entries: Vec<OsString> = dir.entries()?.into_iter().map(|e| e.name).collect();
+        entries.reverse();
+        let loose = self.loose.here(&path);
+        self.stack.push(OpenDir { path, dir, entries, loose });
+        Ok(())
+    }
+
+    pub(crate) fn next(&mut self) -> Result<Option<Item>> {
+        loop {
+            if let Some(item) = self.waiting.take() {
+                return Ok(Some(item));
+            }
+            let Some(top) = self.stack.last_mut() else { return Ok(None) };
+            if let Some(file) = top.loose.before(top.entries.last()) {
+                return top.loose.item(&file, &top.path, self.times, &self.loose).map(Some);
+            }
+            let Some(name) = top.entries.pop() else {
+                self.stack.pop();
+                continue;
+            };
+            let path = top.path.join(&name);
+            let stat = top.dir.stat_name(&name)?;
+            let below = if stat.kind == Kind::Dir { Some(top.dir.sub(&name)?) } else { None };
+            let item = item(&top.dir, &name, &path, &stat, (self.deletions, self.times), &mut self.links)?;
+            if let Some(below) = below {
+                self.open(below, path)?;
+            }
+            if let Some(item) = item {
+                return Ok(Some(item));
+            }
+        }
+    }
+
+    /// Sends everything that is left, until nobody listens or something fails.
+    pub(crate) fn send_all(mut self, sender: &SyncSender<Result<Vec<Item>>>) {
+        loop {
+            let (mut batch, mut bytes) = (Vec::new(), 0);
+            while batch.len() < BATCH && bytes < BATCH_BYTES {
+                match self.next() {
+                    Ok(Some(item)) => {
+                        bytes += if let Item::Small(_, content) = &item { content.len() } else { 0 };
+                        batch.push(item);
+                    }
+                    Ok(None) => {
+                        let _ = sender.send(Ok(batch));
+                        return;
+                    }
+                    Err(e) => {
+                        let _ = sender.send(Ok(batch)).and_then(|()| sender.send(Err(e)));
+                        return;
+                    }
+                }
+            }
+            if sender.send(Ok(batch)).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// What there is to write of one entry; nothing of a socket.
+fn item(
+    dir: &RootDir,
+    name: &OsStr,
+    path: &Path,
+    stat: &Stat,
+    (deletions, times): (Deletions, Times),
+    links: &mut HashMap<(u32, u32, u64), PathBuf>,
+) -> Result<Option<Item>> {
+    if deletions == Deletions::Whiteouts && dir.is_whiteout(name, stat)? {
+        let hidden = [b".wh.", name.as_bytes()].concat();
+        let path = path.with_file_name(OsStr::from_bytes(&hidden));
+        return Ok(Some(Item::Header(TarEntry { mode: 0, ..TarEntry::plain_file(path, 0) })));
+    }
+    let kind = match stat.kind {
+        Kind::File => EntryKind::File,
+        Kind::Dir => EntryKind::Dir,
+        Kind::Symlink => EntryKind::Symlink,
+        Kind::CharDevice => EntryKind::CharDevice,
+        Kind::BlockDevice => EntryKind::BlockDevice,
+        Kind::Fifo => EntryKind::Fifo,
+        // A socket means nothing without the process that made it.
+        Kind::Socket => return Ok(None),
+    };
+    let mut entry = TarEntry {
+        path: path.as_os_str().to_os_string(),
+        kind,
+        mode: stat.mode,
+        uid: u64::from(stat.uid),
+        gid: u64::from(stat.gid),
+        mtime: Timestamp { sec: times.of(stat.mtime.sec), ..stat.mtime },
+        size: 0,
+        link: OsString::new(),
+        rdev: stat.rdev,
+        xattrs: Default::default(),
+        sparse: None,
+    };
+    if kind == EntryKind::Symlink {
+        // Always 0777 to the kernel, and nobody reads it.
+        entry.mode = 0o777;
+        entry.link = dir.read_link(name)?;
+    }
+    if kind != EntryKind::Dir && stat.nlink > 1 {
+        if let Some(first) = links.get(&stat.inode()) {
+            entry.kind = EntryKind::HardLink;
+            entry.link = first.as_os_str().to_os_string();
+            return Ok(Some(Item::Header(entry)));
+        }
+        links.insert(stat.inode(), path.to_path_buf());
+    }
+    if matches!(kind, EntryKind::File | EntryKind::Dir) {
+        entry.xattrs = dir.xattrs(name)?.into_iter().filter(|(attr, _)| keep_in_layer(attr)).collect();
+    }
+    if kind != EntryKind::File || stat.size == 0 {
+        return Ok(Some(Item::Header(entry)));
+    }
+    entry.size = stat.size;
+    let file = dir.open_name(name)?;
+    if stat.size > SMALL {
+        return Ok(Some(Item::Large(entry, file, None)));
+    }
+    let content = read_small(&file, &entry)?;
+    Ok(Some(Item::Small(entry, content)))
+}
+
+/// What a small file holds, which has to be as much as its entry says.
+pub(crate) fn read_small(mut file: &File, entry: &TarEntry) -> Result<Vec<u8>> {
+    let mut content = vec![0; entry.size as usize];
+    match file.read_exact(&mut content) {
+        Ok(()) => Ok(content),
+        Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Err(entry_changed(entry)),
+        Err(e) => Err(LayerError::io(format!("reading {:?}", entry.path))(e)),
+    }
+}
+
+pub(crate) fn entry_changed(entry: &TarEntry) -> LayerError {
+    LayerError::Entry {
+        name: entry.path.to_string_lossy().into_owned(),
+        reason: "became shorter while it was read".into(),
+    }
+}

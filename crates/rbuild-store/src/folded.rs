@@ -1,0 +1,112 @@
+//! Trees whose files exist as a layer only, until somebody needs them.
+//!
+//! Most of what a build's last copy makes is never looked at again as files: it goes into an image, and that is all. Such a
+//! tree is kept as its layer, like those of images that were loaded, and unpacked when a later step, mount or output wants it.
+
+use std::ffi::OsStr;
+use std::path::Path;
+
+use rbuild_image::Hasher;
+use rbuild_layer::{LayerForm, Loose, pack_loose};
+use rbuild_linux::RootDir;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::layers::{PackedLayer, Stoppable, layer_document};
+use crate::layout::Store;
+use crate::trees::TreeId;
+use crate::workspace::Workspace;
+
+/// Stands beside such a tree.
+#[derive(Serialize, Deserialize)]
+struct Folded {
+    /// The document of the layer, beside it.
+    layer: String,
+    /// Owner, group and mode of the tree's root, which a layer does not tell.
+    root: (u32, u32, u32),
+    /// The files were unpacked since this machine was started with that name; before, a power cut may have taken from them.
+    boot: Option<String>,
+}
+
+const NOTE: &str = "folded.json";
+
+impl Store {
+    /// Makes the layer of a tree in the making, some of whose files lie elsewhere still, and keeps it in place of the files.
+    /// An error as soon as `stop` says so.
+    pub fn fold_tree(
+        &self,
+        work: &Workspace,
+        made: &RootDir,
+        loose: Loose,
+        form: LayerForm,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<()> {
+        let mut blob = self.new_blob(work)?;
+        let fs = made.sub("fs")?;
+        let packed = pack_loose(&fs, loose, form, Stoppable { out: &mut blob, stop })?;
+        blob.publish(self, &packed.digest, packed.size)?;
+        let layer = PackedLayer::new(&packed, form);
+        self.put_layer_size(&layer.diff_id, layer.unpacked)?;
+        let name = layer_document(form, None);
+        let root = fs.stat_self()?;
+        let note = Folded { layer: name.clone(), root: (root.uid, root.gid, root.mode), boot: None };
+        for (name, document) in [(&name[..], serde_json::to_vec(&layer)), (NOTE, serde_json::to_vec(&note))] {
+            let damaged =
+                |e: serde_json::Error| crate::StoreError::Damaged { what: name.into(), reason: e.to_string() };
+            self.put_note(made, name, &document.map_err(damaged)?)?;
+        }
+        made.remove_all(OsStr::new("fs"))?;
+        Ok(())
+    }
+
+    /// Has the files of a tree in place.
+    pub fn unfold_tree(&self, work: &Workspace, tree: &TreeId) -> Result<()> {
+        let Some(note) = self.folded(tree)?.filter(|note| !self.is_unfolded(note)) else { return Ok(()) };
+        let mut hasher = Hasher::new();
+        hasher.field("unfold").field(tree.name());
+        let _alone = self.lock_step(&hasher.finish())?;
+        if self.folded(tree)?.is_none_or(|note| self.is_unfolded(&note)) {
+            return Ok(());
+        }
+        let place = format!("trees/{}", tree.name());
+        let layer: PackedLayer = self.read(&format!("{place}/{}", note.layer))?;
+        let (_, made) = self.new_tree(work)?;
+        let fs = made.sub("fs")?;
+        self.unpack_verified(&layer.digest, &layer.diff_id, &fs)?;
+        let (uid, gid, mode) = note.root;
+        fs.set_own_meta(uid, gid, mode, fs.stat_self()?.mtime)?;
+        let dir = self.dir(&place)?;
+        // Half of one, if there is any; and what it was counted to take.
+        for old in ["fs", "bytes.json"] {
+            dir.remove_all(OsStr::new(old))?;
+        }
+        made.rename(OsStr::new("fs"), &dir, OsStr::new("fs"))?;
+        self.write(&place, NOTE, &Folded { boot: Some(self.boot().to_string()), ..note })
+    }
+
+    /// The files of a tree, if they are in place.
+    pub fn tree_if_here(&self, tree: &TreeId) -> Result<Option<RootDir>> {
+        match self.folded(tree)? {
+            Some(note) if !self.is_unfolded(&note) => Ok(None),
+            _ => Ok(Some(self.tree(tree)?)),
+        }
+    }
+
+    pub fn has_tree(&self, tree: &TreeId) -> Result<bool> {
+        let place = Path::new("trees").join(tree.name());
+        match self.folded(tree)? {
+            Some(note) if !self.is_unfolded(&note) => {
+                Ok(self.packed_layer(&format!("{}/{}", place.display(), note.layer))?.is_some())
+            }
+            _ => Ok(self.root.exists(place.join("fs"))?),
+        }
+    }
+
+    fn folded(&self, tree: &TreeId) -> Result<Option<Folded>> {
+        self.read_if_whole(&format!("trees/{}/{NOTE}", tree.name()))
+    }
+
+    fn is_unfolded(&self, note: &Folded) -> bool {
+        note.boot.as_deref() == Some(self.boot())
+    }
+}

@@ -1,0 +1,133 @@
+//! Copies that end up in an image and nowhere else: they are kept as their layer, and are files as soon as somebody wants
+//! files.
+
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::PathBuf;
+
+use crate::lab::Lab;
+
+const COPY: &str =
+    "FROM busybox\nRUN mkdir -p /app/below && echo covered > /app/b && chmod 711 /\nCOPY --chown=7:8 . /app/\n";
+
+/// Something of everything that a copy can take.
+fn scene() -> Lab {
+    let lab = Lab::new();
+    lab.write(".dockerignore", "Dockerfile\n").write("b", "b").write("empty", "").write("below/x", "x");
+    for i in 0..300 {
+        lab.write(&format!("many/{i}"), format!("{i}"));
+    }
+    lab.write("large", vec![3u8; 3_000_000]).write("set-id", "s");
+    std::fs::set_permissions(lab.ctx().join("set-id"), PermissionsExt::from_mode(0o4755)).unwrap();
+    symlink("b", lab.ctx().join("link")).unwrap();
+    std::fs::hard_link(lab.ctx().join("b"), lab.ctx().join("hard")).unwrap();
+    lab
+}
+
+/// The directories of trees in which the file `app/large` lies.
+fn trees_with_files(lab: &Lab) -> Vec<PathBuf> {
+    let trees = std::fs::read_dir(lab.store().join("trees")).unwrap().map(|e| e.unwrap().path());
+    trees.filter(|tree| tree.join("fs/app/large").exists()).collect()
+}
+
+/// Where file systems are put together by copies, a copy's files have to be written to be found.
+fn folds() -> bool {
+    std::env::var_os("RBUILD_SNAPSHOTS").is_none_or(|way| way != "copy")
+        && std::env::var_os("RBUILD_ISOLATION").is_none_or(|rung| rung != "chroot")
+}
+
+fn diff_ids(lab: &Lab, image: &str) -> String {
+    lab.rbuild(["inspect", "-f", "{{json .RootFS.Layers}}", image]).ok().stdout
+}
+
+#[test]
+fn a_copy_that_only_an_image_wants_is_its_layer_and_nothing_else() {
+    let lab = scene();
+    lab.build(COPY, &["-t", "x"]).ok();
+    assert_eq!(trees_with_files(&lab).len(), usize::from(!folds()));
+    // The layer is the one that the files give.
+    lab.rbuild(["prune", "-a"]).ok();
+    let x = diff_ids(&lab, "x");
+    lab.build(&format!("{COPY}RUN true\n"), &["-t", "y"]).ok();
+    assert_eq!(trees_with_files(&lab).len(), 1);
+    let y = diff_ids(&lab, "y");
+    let layer = |list: &str, i: usize| list.split('"').nth(2 * i + 1).unwrap().to_string();
+    assert_eq!(layer(&x, 2), layer(&y, 2));
+}
+
+#[test]
+fn its_files_are_there_for_whoever_wants_them() {
+    let lab = scene();
+    lab.build(COPY, &["-t", "x"]).ok();
+    let look = "stat -c '%n %a %u %g %h %s %F' /app/* /app / && cat /app/b /app/hard /app/below/x /app/many/7 && \
+                readlink /app/link && cmp /app/b /app/hard && sha256sum /app/large";
+    // A command, a copy, a mount, a further copy and a tar: each as the first to ask.
+    let users = [
+        format!("{COPY}RUN ({look}) > /out\n"),
+        format!("{COPY}FROM scratch\nCOPY --from=0 /app /app\n"),
+        format!("{COPY}FROM busybox\nRUN --mount=from=0,target=/in cp -a /in/app /app\n"),
+        format!("{COPY}COPY --chmod=600 b /app/again\n"),
+        COPY.to_string(),
+    ];
+    for file in &users {
+        let (again, new) = (scene(), scene());
+        again.build(COPY, &["-t", "x"]).ok();
+        let (ours, theirs) = (again.build_listing(file), new.build_listing(file));
+        assert_eq!(ours, theirs, "{file}");
+        assert!(ours.len() > 300, "{ours:?}");
+    }
+    let out = lab.build_local(&users[0], &[]);
+    let text = std::fs::read_to_string(out.join("out")).unwrap();
+    for line in ["/app/set-id 4755 7 8 1 1 regular file", "/app/hard 644 7 8 2 1 regular file", "/ 711 0 0"] {
+        assert!(text.contains(line), "{line} is missing in\n{text}");
+    }
+}
+
+#[test]
+fn it_outlives_its_image_and_goes_with_the_cache() {
+    let lab = scene();
+    lab.build(COPY, &["-t", "x"]).ok();
+    lab.rbuild(["rmi", "x"]).ok();
+    lab.rbuild(["prune"]).ok();
+    lab.rbuild(["fsck"]).ok();
+    let again = lab.build(&format!("{COPY}RUN test -s /app/large\n"), &["-t", "y"]).ok();
+    assert_eq!(again.steps(), (1, 2), "{}", again.stderr);
+    // A blob that is gone takes the record with it: the copy is made again.
+    let lab = scene();
+    lab.build(COPY, &["-t", "x"]).ok();
+    let largest = "ls -S $RBUILD_ROOT/blobs/sha256/* | head -1 | xargs rm -f";
+    lab.sh(largest).ok();
+    let again = lab.build(&format!("{COPY}RUN test -s /app/large\n"), &["-t", "y"]).ok();
+    assert_eq!(again.steps(), (2, 1), "{}", again.stderr);
+}
+
+#[test]
+fn files_that_were_unpacked_before_a_restart_are_unpacked_again() {
+    let lab = scene();
+    lab.build(COPY, &["-t", "x"]).ok();
+    lab.build(&format!("{COPY}RUN test -s /app/large\n"), &["-t", "y"]).ok();
+    if !folds() {
+        return;
+    }
+    let tree = trees_with_files(&lab).pop().unwrap();
+    // As a power cut would leave it: the note of another boot, and files that are not whole.
+    let note = std::fs::read_to_string(tree.join("folded.json")).unwrap();
+    let value: serde_json::Value = serde_json::from_str(&note).unwrap();
+    let boot = value["boot"].as_str().unwrap();
+    std::fs::write(tree.join("folded.json"), note.replace(boot, "another")).unwrap();
+    let ran = lab.build(&format!("{COPY}RUN test $(cat /app/many/* | wc -c) = 790\n"), &["-t", "z"]).ok();
+    assert_eq!(ran.steps(), (1, 2), "{}", ran.stderr);
+    assert!(std::fs::read_to_string(tree.join("folded.json")).unwrap().contains(boot));
+}
+
+#[test]
+fn a_context_that_changes_every_time_is_an_error_here_too() {
+    let lab = scene();
+    lab.build(COPY, &["-t", "x"]).ok();
+    // One file among many that never stays as it is.
+    let script = "(while [ ! -e $LAB/stop ]; do date +%N > many/7; done) & \
+                  for i in 1 2 3 4 5 6; do $RB build -q -t z . ; done; touch $LAB/stop; wait";
+    let ran = lab.sh(script);
+    let mut told = ran.stderr.lines().filter(|line| line.starts_with("error:"));
+    assert!(told.all(|line| line.ends_with(" changed while it was read")), "{}", ran.stderr);
+    lab.rbuild(["fsck"]).ok();
+}
