@@ -1,16 +1,17 @@
 //! Images as one tar: an OCI image layout, and with it the files of a docker-archive.
 //!
-//! The bytes depend on the images and their names only: entries are sorted, times are zero, owners are root.
+//! The bytes depend on the images and their names only: entries are sorted, times are zero, owners are root. An archive whose
+//! layers are made in it begins with them, in their own order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::io::{Read, Write};
+use std::io::{Read, Seek, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rbuild_image::{Digest, MediaType, Platform, REF_NAME, Reference, descriptor, digest_of};
 use rbuild_layer::{Decoder, TarEntry, TarReader, TarWriter};
-use rbuild_linux::{AtomicFile, write_atomic};
-use rbuild_store::{Image, Store};
+use rbuild_linux::{AtomicFile, RootDir, write_atomic};
+use rbuild_store::{Image, PackedLayer, Store};
 use serde_json::{Value, json};
 
 use crate::error::{BuildError, Result};
@@ -113,6 +114,25 @@ fn platform_index(saved: &Saved) -> Result<Option<Vec<u8>>> {
     serde_json::to_vec(&index).map(Some).map_err(|e| BuildError::other(e.to_string()))
 }
 
+/// An OCI image layout directory in the making.
+pub(crate) struct Layout {
+    root: RootDir,
+    pub blobs: RootDir,
+}
+
+impl Layout {
+    pub(crate) fn open(dest: &crate::Destination) -> Result<Layout> {
+        let crate::Destination::Path { base, rest } = dest else {
+            return Err(BuildError::other("a directory of images needs a path to write to"));
+        };
+        let shown = base.label().join(rest);
+        let fail = || BuildError::kernel(format!("writing the layout {}", shown.display()));
+        let root = base.create_dir_all(rest, 0o755, None, |_| ()).map_err(fail())?;
+        let blobs = root.create_dir_all("blobs/sha256", 0o755, None, |_| ()).map_err(fail())?;
+        Ok(Layout { root, blobs })
+    }
+}
+
 /// Writes the images with their names as an OCI image layout directory; blobs that are there already stay.
 pub fn save_directory(
     store: &Store,
@@ -121,13 +141,8 @@ pub fn save_directory(
     dest: &crate::Destination,
     moved: &AtomicU64,
 ) -> Result<()> {
-    let crate::Destination::Path { base, rest } = dest else {
-        return Err(BuildError::other("a directory of images needs a path to write to"));
-    };
-    let shown = base.label().join(rest);
-    let fail = || BuildError::kernel(format!("writing the layout {}", shown.display()));
-    let root = base.create_dir_all(rest, 0o755, None, |_| ()).map_err(fail())?;
-    let dir = root.create_dir_all("blobs/sha256", 0o755, None, |_| ()).map_err(fail())?;
+    let Layout { root, blobs: dir } = Layout::open(dest)?;
+    let fail = || BuildError::kernel(format!("writing the layout {}", root.label().display()));
     for (digest, blob) in blobs_of(images, known)? {
         let name = digest.hex();
         if dir.exists(&name).map_err(fail())? {
@@ -169,37 +184,90 @@ pub(crate) fn save(
     out: &mut dyn Write,
     moved: &AtomicU64,
 ) -> Result<()> {
-    let io = |e| BuildError::io("writing the archive")(e);
-    let mut tar = TarWriter::new(out);
-    let blobs = blobs_of(images, known)?;
-    tar.entry(&TarEntry::plain_dir("blobs")).map_err(io)?;
-    tar.entry(&TarEntry::plain_dir("blobs/sha256")).map_err(io)?;
-    for (digest, blob) in &blobs {
-        let size = match blob {
-            Blob::Stored => store.blob_size(digest)?,
-            Blob::Made(bytes) => bytes.len() as u64,
-        };
-        tar.entry(&TarEntry::plain_file(format!("blobs/sha256/{}", digest.hex()), size)).map_err(io)?;
-        match blob {
-            Blob::Stored => copy_blob(store, digest, moved, |bytes| tar.content(bytes))?,
-            Blob::Made(bytes) => tar.content(bytes).map_err(io)?,
+    Writer::begin(out)?.finish(store, images, known, format, moved).map(drop)
+}
+
+/// An archive in the making.
+pub(crate) struct Writer<W: Write> {
+    tar: TarWriter<W>,
+    /// Blobs that are in it.
+    written: BTreeSet<Digest>,
+}
+
+fn failed(e: std::io::Error) -> BuildError {
+    BuildError::io("writing the archive")(e)
+}
+
+impl<W: Write> Writer<W> {
+    pub(crate) fn begin(out: W) -> Result<Writer<W>> {
+        let mut tar = TarWriter::new(out);
+        tar.entry(&TarEntry::plain_dir("blobs")).map_err(failed)?;
+        tar.entry(&TarEntry::plain_dir("blobs/sha256")).map_err(failed)?;
+        Ok(Writer { tar, written: BTreeSet::new() })
+    }
+
+    /// Has a layer made in the archive itself; what is made twice stands there once.
+    pub(crate) fn layer(&mut self, make: impl FnOnce(&mut dyn Write) -> Result<PackedLayer>) -> Result<PackedLayer>
+    where
+        W: Seek,
+    {
+        struct Content<'a, W: Write>(&'a mut TarWriter<W>);
+        impl<W: Write> Write for Content<'_, W> {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.content(bytes).map(|()| bytes.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
         }
+        let entry = self.tar.late_entry().map_err(failed)?;
+        let layer = make(&mut Content(&mut self.tar))?;
+        let new = self.written.insert(layer.digest).then(|| blob_path(&layer.digest));
+        self.tar.end_late_entry(entry, new.as_deref()).map_err(failed)?;
+        Ok(layer)
     }
-    let mut documents = vec![("index.json", index(images)?)];
-    if format == ArchiveFormat::Docker {
-        documents.push(("manifest.json", docker_manifest(images)?));
+
+    /// Writes all blobs that are not there yet, and the documents.
+    pub(crate) fn finish(
+        mut self,
+        store: &Store,
+        images: &[Saved],
+        known: &BTreeSet<Digest>,
+        format: ArchiveFormat,
+        moved: &AtomicU64,
+    ) -> Result<W> {
+        let tar = &mut self.tar;
+        let blobs = blobs_of(images, known)?;
+        for (digest, blob) in blobs.iter().filter(|(digest, _)| !self.written.contains(digest)) {
+            let size = match blob {
+                Blob::Stored => store.blob_size(digest)?,
+                Blob::Made(bytes) => bytes.len() as u64,
+            };
+            tar.entry(&TarEntry::plain_file(blob_path(digest), size)).map_err(failed)?;
+            match blob {
+                Blob::Stored => copy_blob(store, digest, moved, |bytes| tar.content(bytes))?,
+                Blob::Made(bytes) => tar.content(bytes).map_err(failed)?,
+            }
+        }
+        let mut documents = vec![("index.json", index(images)?)];
+        if format == ArchiveFormat::Docker {
+            documents.push(("manifest.json", docker_manifest(images)?));
+        }
+        documents.push(("oci-layout", json!({"imageLayoutVersion": "1.0.0"})));
+        if format == ArchiveFormat::Docker {
+            documents.push(("repositories", repositories(images)?));
+        }
+        for (name, value) in documents {
+            let bytes = serde_json::to_vec(&value).map_err(|e| BuildError::other(e.to_string()))?;
+            tar.entry(&TarEntry::plain_file(name, bytes.len() as u64)).map_err(failed)?;
+            tar.content(&bytes).map_err(failed)?;
+        }
+        self.tar.finish().map_err(failed)
     }
-    documents.push(("oci-layout", json!({"imageLayoutVersion": "1.0.0"})));
-    if format == ArchiveFormat::Docker {
-        documents.push(("repositories", repositories(images)?));
-    }
-    for (name, value) in documents {
-        let bytes = serde_json::to_vec(&value).map_err(|e| BuildError::other(e.to_string()))?;
-        tar.entry(&TarEntry::plain_file(name, bytes.len() as u64)).map_err(io)?;
-        tar.content(&bytes).map_err(io)?;
-    }
-    tar.finish().map_err(io)?;
-    Ok(())
+}
+
+fn blob_path(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
 }
 
 /// One entry for each name; an image without one stands there once.

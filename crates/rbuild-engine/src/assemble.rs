@@ -18,20 +18,37 @@ const COMMENT: &str = "buildkit.dockerfile.v0";
 
 /// Makes the image of the target, or finds it made; gives its manifest.
 pub(crate) fn image(build: &Executor<'_>, form: &ImageForm) -> Result<Digest> {
-    let graph = &build.prepared.graph;
-    let key = build.prepared.image_key(&build.done(graph.target).result, build.request, form);
+    let key = build.prepared.image_key(&build.done(build.prepared.graph.target).result, build.request, form);
     if build.request.parameters.no_cache == NoCache::None
         && let Some(manifest) = build.store.result(&key)?
     {
         return Ok(manifest);
     }
-    let mut chain: Vec<VertexId> = std::iter::successors(Some(graph.target), |v| graph.vertices[*v].parent).collect();
-    chain.reverse();
-    let (base, steps) = (chain[0], &chain[1..]);
     let started = Instant::now();
-    let packed = new_layers(build, form, steps)?;
+    let packed = new_layers(build, form)?;
     build.events.send(Event::Phase { text: "making layers".into(), seconds: started.elapsed().as_secs_f64() });
+    let manifest = documents(build, form, &packed)?;
+    build.store.put_result(&key, &manifest, &build.request.build_id)?;
+    Ok(manifest)
+}
 
+/// The vertices that the result is made of, from its base up.
+fn chain(build: &Executor<'_>) -> Vec<VertexId> {
+    let mut chain: Vec<VertexId> = build.chain().collect();
+    chain.reverse();
+    chain
+}
+
+/// The trees of the target's own steps, the lowest first.
+pub(crate) fn own_trees(build: &Executor<'_>) -> Vec<TreeId> {
+    chain(build)[1..].iter().filter_map(|v| build.done(*v).tree.clone()).collect()
+}
+
+/// Stores configuration and manifest of the image of which these are the target's own layers; gives the manifest.
+pub(crate) fn documents(build: &Executor<'_>, form: &ImageForm, packed: &[PackedLayer]) -> Result<Digest> {
+    let graph = &build.prepared.graph;
+    let chain = chain(build);
+    let (base, steps) = (chain[0], &chain[1..]);
     let mut config = graph.config.clone();
     config.history.clear();
     config.rootfs = Default::default();
@@ -48,7 +65,7 @@ pub(crate) fn image(build: &Executor<'_>, form: &ImageForm) -> Result<Digest> {
         }
         config.history = image.config.history.clone();
     }
-    for layer in &packed {
+    for layer in packed {
         layers.push(layer.descriptor());
         config.rootfs.diff_ids.push(layer.diff_id);
     }
@@ -65,19 +82,16 @@ pub(crate) fn image(build: &Executor<'_>, form: &ImageForm) -> Result<Digest> {
     if !build.request.annotations.is_empty() {
         manifest.set_annotations(Some(build.request.annotations.iter().cloned().collect()));
     }
-    let (digest, _) = build.store.put_document(&build.work, &manifest)?;
-    build.store.put_result(&key, &digest, &build.request.build_id)?;
-    Ok(digest)
+    Ok(build.store.put_document(&build.work, &manifest)?.0)
 }
 
 /// The layers that are the target's own, the lowest first.
-fn new_layers(build: &Executor<'_>, form: &ImageForm, steps: &[VertexId]) -> Result<Vec<PackedLayer>> {
-    let graph = &build.prepared.graph;
-    let latest = graph.epoch.filter(|_| !form.late_times);
-    let mut trees: Vec<TreeId> = steps.iter().filter_map(|v| build.done(*v).tree.clone()).collect();
+fn new_layers(build: &Executor<'_>, form: &ImageForm) -> Result<Vec<PackedLayer>> {
+    let latest = latest(build, form);
+    let mut trees = own_trees(build);
     match form.squash {
         Squash::All => {
-            let view = build.view(graph.target)?;
+            let view = build.view(build.prepared.graph.target)?;
             return Ok(vec![build.store.pack_view(&build.work, &view, form.layers, latest)?]);
         }
         Squash::Steps if !trees.is_empty() => trees = vec![build.store.squash_trees(&build.work, &trees)?],
@@ -89,17 +103,20 @@ fn new_layers(build: &Executor<'_>, form: &ImageForm, steps: &[VertexId]) -> Res
     packed.map_err(|e| if build.cancel.is_cancelled() { BuildError::Cancelled } else { e.into() })
 }
 
+/// The latest time that a file of a new layer may have, in seconds since 1970.
+pub(crate) fn latest(build: &Executor<'_>, form: &ImageForm) -> Option<i64> {
+    build.prepared.graph.epoch.filter(|_| !form.late_times)
+}
+
 /// Makes the layers of trees as they come, each in the forms that the result will want, while other steps still run: on
 /// processors that would be idle. What goes wrong here goes wrong again, and is told, when the layer is needed.
 pub(crate) fn pack_early(build: &Executor<'_>, trees: &Receiver<TreeId>) {
     rbuild_linux::process::yield_to_others();
-    let epoch = build.prepared.graph.epoch;
     let stop = || build.cancel.is_cancelled();
     // What is left when the last step has ended is made by several threads, and not by idle ones.
     for tree in trees.iter().take_while(|_| build.runs()) {
         for form in build.request.forms().iter().filter(|form| form.squash == Squash::None) {
-            let latest = epoch.filter(|_| !form.late_times);
-            let _ = build.store.pack_tree(&build.work, &tree, form.layers, latest, &stop);
+            let _ = build.store.pack_tree(&build.work, &tree, form.layers, latest(build, form), &stop);
         }
     }
 }

@@ -26,7 +26,7 @@ use crate::log_tail::LOG_TAIL;
 use crate::prepare::{Known, Prepared};
 use crate::request::{BuildRequest, ImageForm, OutputKind, Squash};
 use crate::why;
-use crate::{Finished, assemble};
+use crate::{Finished, assemble, direct};
 
 /// A vertex that is done.
 #[derive(Debug, Clone)]
@@ -174,7 +174,7 @@ impl<'a> Executor<'a> {
     }
 
     /// The steps that the result is made of, from the target down to its base.
-    fn chain(&self) -> impl Iterator<Item = VertexId> {
+    pub(crate) fn chain(&self) -> impl Iterator<Item = VertexId> {
         let graph = &self.prepared.graph;
         std::iter::successors(Some(graph.target), |v| graph.vertices[*v].parent)
     }
@@ -493,6 +493,7 @@ fn execute_all<'a>(
     executors: &mut Vec<Executor<'a>>,
 ) -> Result<Finished> {
     let mut images = Vec::new();
+    let mut direct = None;
     let mut first = 0;
     for prepared in platforms {
         let events = match platforms.len() {
@@ -507,6 +508,9 @@ fn execute_all<'a>(
         }
         executor.refuse_leaks()?;
         images.push(executor.images()?);
+        for output in request.outputs.iter().filter(|output| request.is_direct(output)) {
+            direct = Some(direct::export(executor, output)?);
+        }
     }
     for output in &request.outputs {
         if matches!(output.kind, OutputKind::Local | OutputKind::Tar) {
@@ -522,5 +526,6 @@ fn execute_all<'a>(
     if executors.iter().any(|e| !e.scheduled.is_empty()) || images.iter().any(|made| !made.is_empty()) {
         store.sync(&request.build_id)?;
     }
-    export::publish(request, store, &images, events)
+    let kept = export::publish(request, store, &images, events)?.image;
+    Ok(Finished { image: kept.or(direct) })
 }

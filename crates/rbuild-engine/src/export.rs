@@ -1,6 +1,7 @@
 //! The outputs of a build.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
@@ -64,19 +65,26 @@ pub(crate) fn write(dest: &Destination, fill: impl FnOnce(&mut dyn Write) -> Res
             fill(&mut out)?;
             out.flush().map_err(io)
         }
-        Destination::Path { base, rest } => {
-            let what = || BuildError::kernel(format!("the output file {}", base.label().join(rest).display()));
-            let above = rest.parent().unwrap_or(Path::new(""));
-            let dir = base.create_dir_all(above, 0o755, None, |_| ()).map_err(what())?;
-            let name = rest.file_name().ok_or_else(|| BuildError::other("the output file has no name"))?;
-            let mut file = AtomicFile::create(&dir, 0o644).map_err(what())?;
-            let mut out = BufWriter::with_capacity(1 << 20, &mut file);
+        Destination::Path { .. } => create(dest, |file| {
+            let mut out = BufWriter::with_capacity(1 << 20, file);
             fill(&mut out)?;
-            out.flush().map_err(io)?;
-            drop(out);
-            file.publish(name).map_err(what())
-        }
+            out.flush().map_err(io)
+        }),
     }
+}
+
+/// Writes a file that appears when it is complete.
+pub(crate) fn create(dest: &Destination, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
+    let Destination::Path { base, rest } = dest else {
+        return Err(BuildError::other("the output is no file"));
+    };
+    let what = || BuildError::kernel(format!("the output file {}", base.label().join(rest).display()));
+    let above = rest.parent().unwrap_or(Path::new(""));
+    let dir = base.create_dir_all(above, 0o755, None, |_| ()).map_err(what())?;
+    let name = rest.file_name().ok_or_else(|| BuildError::other("the output file has no name"))?;
+    let mut file = AtomicFile::create(&dir, 0o644).map_err(what())?;
+    fill(file.file())?;
+    file.publish(name).map_err(what())
 }
 
 /// Names the first image and writes the archives that are made of each; `platforms` has the images of each platform,
@@ -101,7 +109,7 @@ pub(crate) fn publish(
     for tag in &request.tags {
         store.tag(named, Some(tag))?;
     }
-    for output in &request.outputs {
+    for output in request.outputs.iter().filter(|output| !request.is_direct(output)) {
         let format = match output.kind {
             OutputKind::OciArchive | OutputKind::OciDirectory => ArchiveFormat::Oci,
             OutputKind::DockerArchive => ArchiveFormat::Docker,

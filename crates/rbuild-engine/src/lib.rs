@@ -8,6 +8,7 @@ mod assemble;
 mod compare;
 mod copy;
 mod copy_out;
+mod direct;
 mod error;
 mod event;
 mod execute;

@@ -197,7 +197,7 @@ impl Prepared {
     pub fn answer(&self, request: &BuildRequest, store: &Store, events: &Events) -> Result<Option<Finished>> {
         let target = &self.known[self.graph.target];
         let Some(result) = target.result() else { return Ok(None) };
-        if request.weigh {
+        if request.weigh || request.outputs.iter().any(|output| request.is_direct(output)) {
             return Ok(None);
         }
         let needs_files = |kind| matches!(kind, OutputKind::Local | OutputKind::Tar);

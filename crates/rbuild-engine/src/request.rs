@@ -164,10 +164,22 @@ impl BuildRequest {
         }
     }
 
-    /// The images that the build has to make of its result; the first is the one that gets the names.
+    /// Whether an output is an image that nobody keeps, and that takes no more work than copying it would: its layers are
+    /// written where they go and nowhere else.
+    pub(crate) fn is_direct(&self, output: &Output) -> bool {
+        let ImageForm { layers, force, late_times: _, squash } = output.form;
+        let archive =
+            matches!(output.kind, OutputKind::OciArchive | OutputKind::OciDirectory | OutputKind::DockerArchive)
+                && matches!(output.dest, Destination::Path { .. });
+        let kept = !self.tags.is_empty() || self.platforms.len() > 1;
+        archive && !kept && layers.compression == Compression::None && !force && squash == Squash::None
+    }
+
+    /// The images that the build has to make of its result and keep; the first is the one that gets the names.
     pub fn forms(&self) -> Vec<ImageForm> {
         let files_only = |o: &&Output| matches!(o.kind, OutputKind::Local | OutputKind::Tar);
-        let mut images: Vec<&Output> = self.outputs.iter().filter(|o| !files_only(o)).collect();
+        let kept = |o: &&Output| !files_only(o) && !self.is_direct(o);
+        let mut images: Vec<&Output> = self.outputs.iter().filter(kept).collect();
         images.sort_by_key(|o| o.kind != OutputKind::Image);
         let mut forms: Vec<ImageForm> = Vec::new();
         for output in images {

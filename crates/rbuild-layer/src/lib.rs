@@ -32,5 +32,5 @@ pub use pack::{
 };
 pub use reader::{EntryKind, TarEntry, TarReader, is_tar};
 pub use unpack::{Owners, Unpacked, Whiteouts, unpack};
-pub use writer::TarWriter;
+pub use writer::{LateEntry, TarWriter};
 pub use xattrs::{OPAQUE, ORIGIN, keep_in_layer, keep_in_tree};

@@ -1,6 +1,6 @@
 //! A directory into layer bytes: sorted, whole seconds, one way of saying each thing.
 
-use std::io::{Read, Write};
+use std::io::{BufWriter, Read, Write};
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
 
@@ -98,8 +98,10 @@ pub fn repack_layer(layer: impl Read, form: LayerForm, out: impl Write) -> Resul
 fn pack(form: LayerForm, mut out: impl Write, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<Packed> {
     let io = |e| LayerError::io("writing the layer")(e);
     if form.compression == Compression::None {
-        let mut plain = Plain { out: &mut out, hash: HashAside::new() };
+        // Headers and small files come in pieces of some hundred bytes.
+        let mut plain = BufWriter::with_capacity(PIECES, Plain { out: &mut out, hash: HashAside::new() });
         fill(&mut plain)?;
+        let plain = plain.into_inner().map_err(|e| io(e.into_error()))?;
         let (digest, size) = plain.hash.finish();
         out.flush().map_err(io)?;
         return Ok(Packed { diff_id: digest, digest, size, unpacked: size });
@@ -115,6 +117,9 @@ fn pack(form: LayerForm, mut out: impl Write, fill: impl FnOnce(&mut dyn Write) 
     let (_, digest, size) = compressed.finish();
     Ok(Packed { diff_id, digest, size, unpacked })
 }
+
+/// Bytes that are brought together before they are written.
+const PIECES: usize = 256 << 10;
 
 /// Bytes that are written as they are, and hashed meanwhile.
 struct Plain<W> {

@@ -1,7 +1,7 @@
 //! Writing tar: POSIX headers with PAX records only where a plain header cannot say it; deterministic.
 
 use std::ffi::OsStr;
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 
 use tar::{EntryType, Header};
@@ -15,6 +15,12 @@ const ID_MAX: u64 = 0o7_777_777;
 pub struct TarWriter<W: Write> {
     out: W,
     padding: usize,
+}
+
+/// A file of an archive that has no header yet.
+pub struct LateEntry {
+    /// Where its header goes.
+    at: u64,
 }
 
 impl<W: Write> TarWriter<W> {
@@ -73,6 +79,44 @@ impl<W: Write> TarWriter<W> {
         }
         self.out.write_all(header.as_bytes())?;
         self.padding = padding(entry.size);
+        Ok(())
+    }
+
+    /// Begins a regular file whose name and size are known at its end.
+    pub fn late_entry(&mut self) -> io::Result<LateEntry>
+    where
+        W: Seek,
+    {
+        self.pad()?;
+        let at = self.out.stream_position()?;
+        self.out.write_all(&[0; 512])?;
+        Ok(LateEntry { at })
+    }
+
+    /// Gives it its header; `None` takes it out again.
+    pub fn end_late_entry(&mut self, late: LateEntry, path: Option<&str>) -> io::Result<()>
+    where
+        W: Seek,
+    {
+        let end = self.out.stream_position()?;
+        self.out.seek(SeekFrom::Start(late.at))?;
+        let Some(path) = path else { return Ok(()) };
+        let size = end - late.at - 512;
+        // One block, however large the file: numbers beyond eleven octal digits are in base 256, as GNU writes them.
+        let mut header = Header::new_ustar();
+        put(&mut header, 0, 100, path.as_bytes());
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_size(size);
+        header.set_entry_type(EntryType::Regular);
+        header.set_device_major(0)?;
+        header.set_device_minor(0)?;
+        header.set_cksum();
+        self.out.write_all(header.as_bytes())?;
+        self.out.seek(SeekFrom::Start(end))?;
+        self.padding = padding(size);
         Ok(())
     }
 
@@ -194,6 +238,24 @@ mod tests {
     use super::*;
     use crate::reader::TarReader;
     use rbuild_linux::Timestamp;
+
+    #[test]
+    fn a_late_entry_is_like_any_other() {
+        let mut early = TarWriter::new(Vec::new());
+        early.entry(&TarEntry::plain_file("a", 700)).unwrap();
+        early.content(&[7; 700]).unwrap();
+        early.entry(&TarEntry::plain_file("b", 0)).unwrap();
+        let early = early.finish().unwrap();
+        let mut late = TarWriter::new(io::Cursor::new(Vec::new()));
+        let entry = late.late_entry().unwrap();
+        late.content(&[7; 700]).unwrap();
+        late.end_late_entry(entry, Some("a")).unwrap();
+        let gone = late.late_entry().unwrap();
+        late.content(b"taken back").unwrap();
+        late.end_late_entry(gone, None).unwrap();
+        late.entry(&TarEntry::plain_file("b", 0)).unwrap();
+        assert!(late.finish().unwrap().into_inner() == early, "not the same bytes");
+    }
 
     #[test]
     fn what_is_written_is_read_back() {

@@ -11,7 +11,7 @@ use rbuild_linux::RootDir;
 use serde::{Deserialize, Serialize};
 
 use crate::copies::{Files, Marks, merge};
-use crate::error::Result;
+use crate::error::{Result, StoreError};
 use crate::images::digest;
 use crate::layout::Store;
 use crate::trees::TreeId;
@@ -92,6 +92,28 @@ impl Store {
         self.put_layer_size(&layer.diff_id, layer.unpacked)?;
         self.write(&dir, &document, &layer)?;
         Ok(layer)
+    }
+
+    /// Writes the layer of a step's tree somewhere else, and keeps nothing of it. An error as soon as `stop` says so.
+    pub fn pack_tree_to(
+        &self,
+        work: &Workspace,
+        tree: &TreeId,
+        form: LayerForm,
+        latest: Option<i64>,
+        out: impl Write,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<PackedLayer> {
+        let mut out = Stoppable { out, stop };
+        let document = format!("trees/{}/{}", tree.name(), layer_document(form, latest));
+        if let Some(packed) = self.packed_layer(&document)? {
+            let failed = |e| rbuild_linux::Error::new("write", "the layer", e);
+            self.read_blob::<StoreError>(&packed.digest, |bytes| Ok(out.write_all(bytes).map_err(failed)?))?;
+            return Ok(packed);
+        }
+        self.unfold_tree(work, tree)?;
+        let times = latest.map_or(Times::AsIs, Times::AtMost);
+        Ok(PackedLayer::new(&pack_layer(&self.tree(tree)?, form, times, out)?, form))
     }
 
     /// One tree for several that stand on each other, the lowest first; made once.

@@ -347,3 +347,35 @@ fn an_address_is_fetched_and_imported() {
     assert_eq!(lab.rbuild(["images", "-a", "-q"]).ok().stdout.lines().count(), 1);
     lab.rbuild(["fsck"]).ok();
 }
+
+/// Layers that nobody compresses are written where they go and nowhere else; the image is the one that the store would keep.
+#[test]
+fn plain_images_without_a_name_go_straight_to_their_place() {
+    let lab = Lab::new();
+    lab.write("big", vec![5u8; 3_000_000]);
+    // Two steps make the same layer, one of them on its own.
+    let file = "FROM busybox\nCOPY --link big /a/big\nRUN --mount=type=cache,target=/c echo x > /x\nCOPY --link big /a/big\nCMD [\"/bin/sh\"]\n";
+    let outputs = ["type=docker,dest=d.tar", "type=oci,dest=o.tar", "type=oci,dest=layout,tar=false"];
+    let plain: Vec<String> = outputs.iter().map(|o| format!("{o},compression=uncompressed")).collect();
+    let args: Vec<&str> = plain.iter().flat_map(|o| ["-o", o.as_str()]).chain(["--iidfile", "id"]).collect();
+    lab.build(file, &args).ok();
+    let id = lab.read("ctx/id");
+    let stored = lab.sh("find $RBUILD_ROOT/blobs/sha256 -size +2900k | wc -l").ok().stdout;
+    assert_eq!(stored.trim(), "0", "a layer is in the store, too");
+    let first = std::fs::read(lab.ctx().join("d.tar")).unwrap();
+    // From the cache, the same bytes.
+    lab.build(file, &args).ok();
+    assert!(std::fs::read(lab.ctx().join("d.tar")).unwrap() == first, "another archive");
+    lab.sh("tar -tf d.tar > list; [ $(grep -c . list) = $(sort -u list | grep -c .) ]").ok();
+    lab.sh("mkdir u && tar -xf o.tar -C u && diff -r u layout").ok();
+    // With a name it is kept: the same image.
+    lab.build(file, &["-t", "named", "-o", "type=docker,dest=n.tar,compression=uncompressed"]).ok();
+    assert_eq!(lab.rbuild(["images", "-q", "--no-trunc", "named"]).ok().stdout.trim(), id);
+    for place in ["d.tar", "o.tar", "layout", "n.tar"] {
+        let other = Lab::bare();
+        let path = lab.ctx().join(place);
+        other.rbuild(["load", "-q", "-i", path.to_str().unwrap()]).ok();
+        assert_eq!(other.rbuild(["images", "-a", "-q", "--no-trunc"]).ok().stdout.trim(), id, "{place}");
+        other.rbuild(["inspect", "--verify", &id]).ok();
+    }
+}

@@ -1,0 +1,77 @@
+//! An image that is made where it goes: its new layers are packed into the archive or the layout itself and are written once.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+use rbuild_image::Digest;
+use rbuild_linux::AtomicFile;
+use rbuild_store::{PackedLayer, TreeId};
+
+use crate::archive::{self, ArchiveFormat, Layout, Saved, Writer};
+use crate::assemble;
+use crate::error::{BuildError, Result};
+use crate::event::Event;
+use crate::execute::Executor;
+use crate::export;
+use crate::request::{Output, OutputKind};
+
+/// Writes the image of a finished build to an output that is direct; gives its id and manifest.
+pub(crate) fn export(build: &Executor<'_>, output: &Output) -> Result<(Digest, Digest)> {
+    let started = Instant::now();
+    let made = match output.kind {
+        OutputKind::OciDirectory => layout(build, output)?,
+        OutputKind::DockerArchive => archive(build, output, ArchiveFormat::Docker)?,
+        _ => archive(build, output, ArchiveFormat::Oci)?,
+    };
+    let seconds = started.elapsed().as_secs_f64();
+    build.events.send(Event::Phase { text: "writing the archive".into(), seconds });
+    Ok(made)
+}
+
+fn archive(build: &Executor<'_>, output: &Output, format: ArchiveFormat) -> Result<(Digest, Digest)> {
+    let mut made = None;
+    export::create(&output.dest, |file| {
+        let mut archive = Writer::begin(file)?;
+        let mut packed = Vec::new();
+        for tree in assemble::own_trees(build) {
+            packed.push(archive.layer(|out| pack(build, output, &tree, out))?);
+        }
+        let saved = saved(build, output, &packed)?;
+        made = Some((saved.images[0].id, saved.images[0].manifest_digest));
+        let file = archive.finish(build.store, &[saved], &BTreeSet::new(), format, &AtomicU64::new(0))?;
+        // A layer that was taken out again may have been longer than all that came after it.
+        let end = std::io::Seek::stream_position(file).and_then(|end| file.set_len(end));
+        end.map_err(BuildError::io("writing the archive"))
+    })?;
+    made.ok_or_else(|| BuildError::other("the archive was not written"))
+}
+
+fn layout(build: &Executor<'_>, output: &Output) -> Result<(Digest, Digest)> {
+    let layout = Layout::open(&output.dest)?;
+    let fail = || BuildError::kernel(format!("writing the layout {}", layout.blobs.label().display()));
+    let mut packed = Vec::new();
+    for tree in assemble::own_trees(build) {
+        let mut file = AtomicFile::create(&layout.blobs, 0o644).map_err(fail())?;
+        let layer = pack(build, output, &tree, &mut file)?;
+        file.publish(OsStr::new(&layer.digest.hex())).map_err(fail())?;
+        packed.push(layer);
+    }
+    let saved = saved(build, output, &packed)?;
+    let made = (saved.images[0].id, saved.images[0].manifest_digest);
+    archive::save_directory(build.store, &[saved], &BTreeSet::new(), &output.dest, &AtomicU64::new(0))?;
+    Ok(made)
+}
+
+fn pack(build: &Executor<'_>, output: &Output, tree: &TreeId, out: impl std::io::Write) -> Result<PackedLayer> {
+    let latest = assemble::latest(build, &output.form);
+    let stop = || build.cancel.is_cancelled();
+    let packed = build.store.pack_tree_to(&build.work, tree, output.form.layers, latest, out, &stop);
+    packed.map_err(|e| if stop() { BuildError::Cancelled } else { e.into() })
+}
+
+fn saved(build: &Executor<'_>, output: &Output, packed: &[PackedLayer]) -> Result<Saved> {
+    let manifest = assemble::documents(build, &output.form, packed)?;
+    Ok(Saved { images: vec![build.store.image(&manifest)?], names: Vec::new() })
+}
