@@ -8,6 +8,7 @@ mod aside;
 mod compress;
 mod counting;
 mod error;
+mod finisher;
 mod gzip;
 mod limits;
 mod loose;

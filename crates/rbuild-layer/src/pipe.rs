@@ -1,13 +1,15 @@
 //! A reader that runs ahead on a thread of its own, so that decompression overlaps with what uses its bytes.
 
 use std::io::{self, Read};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 const CHUNK: usize = 256 * 1024;
 const AHEAD: usize = 8;
 
 pub struct ReadAhead {
     receiver: Receiver<io::Result<Vec<u8>>>,
+    /// Takes chunks that were read: fresh memory costs as much as what is done with it.
+    used: Sender<Vec<u8>>,
     chunk: Vec<u8>,
     at: usize,
 }
@@ -20,11 +22,12 @@ where
 {
     std::thread::scope(|scope| {
         let (sender, receiver) = sync_channel(AHEAD);
+        let (used, again) = channel();
         let producer = scope.spawn(move || {
-            produce(&mut source, &sender);
+            produce(&mut source, &sender, &again);
             source
         });
-        let mut reader = ReadAhead { receiver, chunk: Vec::new(), at: 0 };
+        let mut reader = ReadAhead { receiver, used, chunk: Vec::new(), at: 0 };
         let result = consume(&mut reader);
         // The producer sees the closed channel and stops.
         drop(reader);
@@ -33,9 +36,11 @@ where
     })
 }
 
-fn produce(source: &mut impl Read, sender: &SyncSender<io::Result<Vec<u8>>>) {
+fn produce(source: &mut impl Read, sender: &SyncSender<io::Result<Vec<u8>>>, again: &Receiver<Vec<u8>>) {
     loop {
-        let mut chunk = vec![0; CHUNK];
+        // Only the last chunk is shorter than what was filled before.
+        let mut chunk = again.try_recv().unwrap_or_else(|_| vec![0; CHUNK]);
+        chunk.resize(CHUNK, 0);
         let mut filled = 0;
         while filled < CHUNK {
             match source.read(&mut chunk[filled..]) {
@@ -61,8 +66,12 @@ impl Read for ReadAhead {
         while self.at == self.chunk.len() {
             match self.receiver.recv() {
                 Ok(chunk) => {
-                    self.chunk = chunk?;
+                    let old = std::mem::replace(&mut self.chunk, chunk?);
                     self.at = 0;
+                    if !old.is_empty() {
+                        // The producer may have ended.
+                        let _ = self.used.send(old);
+                    }
                 }
                 Err(_) => return Ok(0),
             }

@@ -49,7 +49,8 @@ pub struct TarReader<R: Read> {
     /// Content and padding of the current entry that nobody has read yet.
     remaining: u64,
     padding: u64,
-    current: String,
+    /// The path of the last entry.
+    current: Option<OsString>,
     global: Pax,
     /// Bytes that one entry may claim before its content: PAX records and long names together.
     header_limit: u64,
@@ -75,8 +76,7 @@ impl<R: Read> TarReader<R> {
 
     /// Extended headers of one entry may have that many bytes.
     pub fn with_header_limit(inner: R, header_limit: u64) -> TarReader<R> {
-        let current = "its first header".into();
-        TarReader { inner, remaining: 0, padding: 0, current, global: Pax::default(), header_limit }
+        TarReader { inner, remaining: 0, padding: 0, current: None, global: Pax::default(), header_limit }
     }
 
     /// The next entry, `None` at the end of the archive (two empty blocks, or the end of the stream at a block
@@ -117,8 +117,16 @@ impl<R: Read> TarReader<R> {
         }
     }
 
+    /// What errors call the last entry.
+    fn current(&self) -> String {
+        match &self.current {
+            Some(path) => format!("{:?}", path.to_string_lossy()),
+            None => "its first header".into(),
+        }
+    }
+
     fn damaged(&self, what: &str) -> LayerError {
-        LayerError::Damaged(format!("the header after {} {what}", self.current))
+        LayerError::Damaged(format!("the header after {} {what}", self.current()))
     }
 
     fn header(&mut self) -> Result<Option<Header>> {
@@ -128,7 +136,7 @@ impl<R: Read> TarReader<R> {
             match read_block(&mut self.inner, header.as_mut_bytes()) {
                 Ok(true) => {}
                 Ok(false) => return Ok(None),
-                Err(e) => return Err(LayerError::io(format!("the header after {}", self.current))(e)),
+                Err(e) => return Err(LayerError::io(format!("the header after {}", self.current()))(e)),
             }
             if header.as_bytes().iter().any(|b| *b != 0) {
                 break;
@@ -146,7 +154,7 @@ impl<R: Read> TarReader<R> {
 
     fn meta_content(&mut self, size: u64) -> Result<Vec<u8>> {
         let mut content = vec![0; size as usize];
-        let context = format!("an extended header after {}", self.current);
+        let context = format!("an extended header after {}", self.current());
         self.inner.read_exact(&mut content).map_err(LayerError::io(context.clone()))?;
         let mut pad = [0; BLOCK];
         self.inner.read_exact(&mut pad[..padding(size) as usize]).map_err(LayerError::io(context))?;
@@ -164,8 +172,9 @@ impl<R: Read> TarReader<R> {
         let path =
             pax.sparse.name.clone().or(pax.path).or(long_name).unwrap_or_else(|| header.path_bytes().into_owned());
         let path = OsString::from_vec(if path.is_empty() { b".".to_vec() } else { path });
-        let name = path.to_string_lossy().into_owned();
-        let fail = |reason: &str| LayerError::Entry { name: name.clone(), reason: reason.to_string() };
+        self.current = Some(path.clone());
+        let fail =
+            |reason: &str| LayerError::Entry { name: path.to_string_lossy().into_owned(), reason: reason.to_string() };
         let kind = match header.entry_type() {
             EntryType::Regular | EntryType::Continuous if path.as_bytes().ends_with(b"/") => EntryKind::Dir,
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => EntryKind::File,
@@ -217,24 +226,26 @@ impl<R: Read> TarReader<R> {
             link: OsString::from_vec(link),
             rdev,
             xattrs: pax.xattrs,
-            path,
+            path: OsString::new(),
             sparse,
         };
         if kind != EntryKind::File && size > 0 && kind != EntryKind::HardLink && kind != EntryKind::Dir {
             return Err(fail("has content although it is no file"));
         }
         (self.remaining, self.padding) = (stored, pad);
-        self.current = format!("{name:?}");
-        Ok(entry)
+        Ok(TarEntry { path, ..entry })
     }
 
     fn skip_content(&mut self) -> Result<()> {
         let skip = self.remaining.saturating_add(self.padding);
-        let context = format!("the content of {}", self.current);
-        let copied = std::io::copy(&mut (&mut self.inner).take(skip), &mut std::io::sink())
-            .map_err(LayerError::io(context.clone()))?;
-        if copied < skip {
-            return Err(LayerError::Truncated(context));
+        if skip == 0 {
+            return Ok(());
+        }
+        let context = |reader: &Self| format!("the content of {}", reader.current());
+        match std::io::copy(&mut (&mut self.inner).take(skip), &mut std::io::sink()) {
+            Ok(copied) if copied == skip => {}
+            Ok(_) => return Err(LayerError::Truncated(context(self))),
+            Err(e) => return Err(LayerError::io(context(self))(e)),
         }
         (self.remaining, self.padding) = (0, 0);
         Ok(())
@@ -246,16 +257,16 @@ impl<R: Read> TarReader<R> {
         if want == 0 {
             return Ok(0);
         }
-        let context = || format!("the content of {}", self.current);
+        let context = |reader: &Self| format!("the content of {}", reader.current());
         loop {
             match self.inner.read(&mut buf[..want]) {
-                Ok(0) => return Err(LayerError::Truncated(context())),
+                Ok(0) => return Err(LayerError::Truncated(context(self))),
                 Ok(n) => {
                     self.remaining -= n as u64;
                     return Ok(n);
                 }
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(LayerError::io(context())(e)),
+                Err(e) => return Err(LayerError::io(context(self))(e)),
             }
         }
     }
@@ -269,9 +280,10 @@ impl<R: Read> TarReader<R> {
 
 /// The sum of all bytes, those of the checksum counted as blanks (POSIX ustar).
 fn checksum_fits(header: &Header) -> bool {
+    let sum = |bytes: &[u8]| bytes.iter().map(|b| u32::from(*b)).sum::<u32>();
     let bytes = header.as_bytes();
-    let sum: u32 = bytes[..148].iter().chain(&bytes[156..]).map(|b| u32::from(*b)).sum::<u32>() + 8 * 32;
-    header.cksum().is_ok_and(|claimed| claimed == sum)
+    let counted = sum(&bytes[..148]) + 8 * u32::from(b' ') + sum(&bytes[156..]);
+    header.cksum().is_ok_and(|claimed| claimed == counted)
 }
 
 /// Whether bytes begin as a tar does: a header whose checksum fits (old tars have no magic).

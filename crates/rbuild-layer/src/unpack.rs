@@ -11,11 +11,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 
-use rbuild_image::{Digest, Hashed};
-use rbuild_linux::{Kind, RootDir, Timestamp};
+use rbuild_image::{Digest, Hashed, Hasher};
+use rbuild_linux::{Kind, RootDir, Timestamp, set_file_owner};
 
-use crate::compress::Decoder;
+use crate::compress::{Compression, Decoder};
 use crate::error::{LayerError, Result};
+use crate::finisher::{Filled, Finisher, Unfinished};
 use crate::limits::{Limits, Ratio};
 use crate::pipe::with_read_ahead;
 use crate::reader::{EntryKind, TarEntry, TarReader};
@@ -65,8 +66,10 @@ pub fn unpack(
     let ratio = Ratio::default();
     let mut raw = Hashed::new(ratio.counting(source));
     let decoder = Decoder::new(&mut raw).map_err(LayerError::io("the start of the archive"))?;
+    // Bytes that come as they are have been hashed already.
+    let plain = decoder.compression() == Compression::None;
     let (_, result) = with_read_ahead(decoder, |stream| {
-        let mut tee = Hashed::new(stream);
+        let mut tee = Tee { stream, hasher: (!plain).then(Hasher::new), count: 0 };
         let mut target = Target::new(root, whiteouts, owners, limits)?;
         let mut content = 0;
         let mut reader = TarReader::with_header_limit(&mut tee, limits.header);
@@ -78,14 +81,31 @@ pub fn unpack(
         reader.drain()?;
         let entries = target.entries;
         target.finish()?;
-        let (_, diff_id, unpacked) = tee.finish();
-        Ok::<_, LayerError>((diff_id, unpacked, entries))
+        Ok::<_, LayerError>((tee.hasher.map(Hasher::finish), tee.count, entries))
     });
     let (diff_id, unpacked, entries) = result?;
     // What follows the end of the compressed stream belongs to the digest as well.
     std::io::copy(&mut raw, &mut std::io::sink()).map_err(LayerError::io("the end of the archive"))?;
     let (_, digest, size) = raw.finish();
-    Ok(Unpacked { digest, size, diff_id, unpacked, entries })
+    Ok(Unpacked { digest, size, diff_id: diff_id.unwrap_or(digest), unpacked, entries })
+}
+
+/// Counts what is read, and hashes it if that is asked for.
+struct Tee<R> {
+    stream: R,
+    hasher: Option<Hasher>,
+    count: u64,
+}
+
+impl<R: Read> Read for Tee<R> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.stream.read(buf)?;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&buf[..n]);
+        }
+        self.count += n as u64;
+        Ok(n)
+    }
 }
 
 struct Target<'a> {
@@ -97,6 +117,7 @@ struct Target<'a> {
     bytes: u64,
     /// The directory of the last entry; most entries share it with their neighbour.
     parent: (PathBuf, RootDir),
+    finisher: Finisher,
     /// What is set on directories at the end.
     dirs: BTreeMap<PathBuf, (u32, Timestamp)>,
     buffer: Vec<u8>,
@@ -129,6 +150,7 @@ impl<'a> Target<'a> {
             entries: 0,
             bytes: 0,
             parent: (PathBuf::new(), root.try_clone()?),
+            finisher: Finisher::default(),
             dirs: BTreeMap::new(),
             buffer: vec![0; 256 * 1024],
         })
@@ -174,7 +196,7 @@ impl<'a> Target<'a> {
     }
 
     fn enter_parent(&mut self, entry: &TarEntry, parent: &Path) -> Result<()> {
-        if self.parent.0 == parent {
+        if self.parent.0.as_os_str() == parent.as_os_str() {
             return Ok(());
         }
         let dir = match self.root.sub(parent) {
@@ -217,13 +239,13 @@ impl<'a> Target<'a> {
 
     fn create<R: Read>(&mut self, entry: &TarEntry, path: &Path, name: &OsStr, tar: &mut TarReader<R>) -> Result<()> {
         let (uid, gid) = self.ids(entry)?;
-        let root = self.root.try_clone();
         let dir = &self.parent.1;
         let mut made = true;
         match entry.kind {
             EntryKind::File => {
                 let file = place(dir, name, |dir| dir.create_file(name, entry.mode & 0o777))?;
                 write_content(&file, path, entry, tar, &mut self.buffer)?;
+                return self.finish_file(file, entry, path, name, (uid, gid));
             }
             EntryKind::Dir => match dir.create_dir(name, 0o700) {
                 Ok(()) => {}
@@ -249,8 +271,7 @@ impl<'a> Target<'a> {
                 place(dir, name, |dir| dir.create_symlink(&entry.link, name))?;
             }
             EntryKind::HardLink => {
-                self.hard_link(entry, &root?, name)?;
-                return Ok(());
+                return self.hard_link(entry, name);
             }
             EntryKind::CharDevice if entry.rdev == (0, 0) => {
                 return Err(entry_error(entry, "is a device 0:0, which a layer may not hold"));
@@ -288,14 +309,31 @@ impl<'a> Target<'a> {
                 return Ok(());
             }
             EntryKind::Symlink => {}
-            // chown(2) and writing clear set-id bits, and the mode given at creation cannot hold them.
+            // chown(2) clears set-id bits.
             _ if entry.mode & 0o7000 != 0 || ids != (0, 0) => dir.chmod(name, entry.mode)?,
             _ => {}
         }
         Ok(dir.set_mtime(name, entry.mtime)?)
     }
 
-    fn hard_link(&self, entry: &TarEntry, root: &RootDir, name: &OsStr) -> Result<()> {
+    /// The same for a file that is still open, and has the mode that it can have at birth.
+    fn finish_file(&mut self, file: File, entry: &TarEntry, path: &Path, name: &OsStr, ids: (u32, u32)) -> Result<()> {
+        // Changing the owner and writing clear set-id bits.
+        let mut owner = (entry.mode & 0o7000 != 0 || ids != (0, 0)).then_some((ids.0, ids.1, entry.mode));
+        // Changing the owner takes capabilities away: attributes come after it.
+        if !entry.xattrs.is_empty() {
+            if let Some((uid, gid, mode)) = owner.take() {
+                set_file_owner(&file, uid, gid, mode).map_err(|e| self.owner_hint(entry, e))?;
+            }
+            for (attr, value) in entry.xattrs.iter().filter(|(attr, _)| keep_in_tree(attr)) {
+                self.parent.1.set_xattr(name, attr, value)?;
+            }
+        }
+        let filled = Filled { file, path: path.to_path_buf(), owner, mtime: entry.mtime };
+        self.finisher.take(filled).map_err(unfinished)
+    }
+
+    fn hard_link(&self, entry: &TarEntry, name: &OsStr) -> Result<()> {
         let leaves = || entry_error(entry, format!("links to {:?}, which leaves the archive's root", entry.link));
         let target = clean(&entry.link).ok_or_else(leaves)?;
         let Some(target_name) = target.file_name() else { return Err(leaves()) };
@@ -303,7 +341,7 @@ impl<'a> Target<'a> {
             true => entry_error(entry, format!("links to {:?}, which the archive has not brought before", entry.link)),
             false => e.into(),
         };
-        let from = root.sub(target.parent().unwrap_or(Path::new(""))).map_err(missing)?;
+        let from = self.root.sub(target.parent().unwrap_or(Path::new(""))).map_err(missing)?;
         if from.stat_name(target_name).map_err(missing)?.kind == Kind::Dir {
             return Err(entry_error(entry, "is a hard link to a directory"));
         }
@@ -322,20 +360,11 @@ impl<'a> Target<'a> {
     }
 
     fn owner_hint(&self, entry: &TarEntry, e: rbuild_linux::Error) -> LayerError {
-        if e.errno() != Some(INVALID) {
-            return e.into();
-        }
-        entry_error(
-            entry,
-            format!(
-                "belongs to user {} and group {}, which this user's sub-id ranges do not reach; \
-                 grant a larger range in /etc/subuid and /etc/subgid",
-                entry.uid, entry.gid
-            ),
-        )
+        owner_error(entry.path.to_string_lossy().into_owned(), (entry.uid, entry.gid), e)
     }
 
-    fn finish(self) -> Result<()> {
+    fn finish(mut self) -> Result<()> {
+        self.finisher.end().map_err(unfinished)?;
         let mut parent: Option<(PathBuf, RootDir)> = None;
         for (path, (mode, mtime)) in self.dirs.iter().rev() {
             let Some(name) = path.file_name() else {
@@ -360,6 +389,26 @@ impl<'a> Target<'a> {
         }
         Ok(())
     }
+}
+
+fn unfinished(Unfinished { path, owner, error }: Unfinished) -> LayerError {
+    match owner {
+        Some((uid, gid, _)) => {
+            owner_error(path.to_string_lossy().into_owned(), (u64::from(uid), u64::from(gid)), error)
+        }
+        None => error.into(),
+    }
+}
+
+fn owner_error(name: String, (uid, gid): (u64, u64), e: rbuild_linux::Error) -> LayerError {
+    if e.errno() != Some(INVALID) {
+        return e.into();
+    }
+    let reason = format!(
+        "belongs to user {uid} and group {gid}, which this user's sub-id ranges do not reach; \
+         grant a larger range in /etc/subuid and /etc/subgid"
+    );
+    LayerError::Entry { name, reason }
 }
 
 /// Writes the content of a file. Where an archive says that there are holes, and where a long piece of content is
