@@ -30,11 +30,14 @@ const FEW: usize = 100;
 const BATCH: usize = 32;
 const WAITING: usize = 4;
 
+/// The way to the thread, and what it says when it ends.
+type Other = (SyncSender<Vec<Filled>>, JoinHandle<Result<(), Unfinished>>);
+
 #[derive(Default)]
 pub struct Finisher {
     count: usize,
     batch: Vec<Filled>,
-    other: Option<(SyncSender<Vec<Filled>>, JoinHandle<Result<(), Unfinished>>)>,
+    other: Option<Other>,
 }
 
 impl Finisher {
