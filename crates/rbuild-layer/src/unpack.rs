@@ -118,6 +118,8 @@ struct Target<'a> {
     /// The directory of the last entry; most entries share it with their neighbour.
     parent: (PathBuf, RootDir),
     finisher: Finisher,
+    /// Hard links to what the archive may still bring, by their own paths.
+    later: BTreeMap<PathBuf, TarEntry>,
     /// What is set on directories at the end.
     dirs: BTreeMap<PathBuf, (u32, Timestamp)>,
     buffer: Vec<u8>,
@@ -151,6 +153,7 @@ impl<'a> Target<'a> {
             bytes: 0,
             parent: (PathBuf::new(), root.try_clone()?),
             finisher: Finisher::default(),
+            later: BTreeMap::new(),
             dirs: BTreeMap::new(),
             buffer: vec![0; 256 * 1024],
         })
@@ -165,6 +168,8 @@ impl<'a> Target<'a> {
         let Some(name) = path.file_name() else { return self.apply_root(entry) };
         let name = name.to_os_string();
         self.enter_parent(entry, path.parent().unwrap_or(Path::new("")))?;
+        // The last entry of a name counts.
+        self.later.remove(&path);
         if self.whiteouts == Whiteouts::Overlay && name.as_bytes().starts_with(WHITEOUT) {
             return self.whiteout(entry, &name);
         }
@@ -271,7 +276,13 @@ impl<'a> Target<'a> {
                 place(dir, name, |dir| dir.create_symlink(&entry.link, name))?;
             }
             EntryKind::HardLink => {
-                return self.hard_link(entry, name);
+                return match self.hard_link(entry, name)? {
+                    Linked::Done => Ok(()),
+                    Linked::TargetMissing => {
+                        self.later.insert(path.to_path_buf(), entry.clone());
+                        Ok(())
+                    }
+                };
             }
             EntryKind::CharDevice if entry.rdev == (0, 0) => {
                 return Err(entry_error(entry, "is a device 0:0, which a layer may not hold"));
@@ -333,30 +344,49 @@ impl<'a> Target<'a> {
         self.finisher.take(filled).map_err(unfinished)
     }
 
-    fn hard_link(&self, entry: &TarEntry, name: &OsStr) -> Result<()> {
+    fn hard_link(&self, entry: &TarEntry, name: &OsStr) -> Result<Linked> {
         let leaves = || entry_error(entry, format!("links to {:?}, which leaves the archive's root", entry.link));
         let target = clean(&entry.link).ok_or_else(leaves)?;
         let Some(target_name) = target.file_name() else { return Err(leaves()) };
-        let missing = |e: rbuild_linux::Error| match e.is_not_found() {
-            true => entry_error(entry, format!("links to {:?}, which the archive has not brought before", entry.link)),
-            false => e.into(),
+        let found = self.root.sub(target.parent().unwrap_or(Path::new("")));
+        let found = found.and_then(|from| from.stat_name(target_name).map(|stat| (from, stat)));
+        let (from, stat) = match found {
+            Ok(found) => found,
+            Err(e) if e.is_not_found() => return Ok(Linked::TargetMissing),
+            Err(e) => return Err(e.into()),
         };
-        let from = self.root.sub(target.parent().unwrap_or(Path::new(""))).map_err(missing)?;
-        if from.stat_name(target_name).map_err(missing)?.kind == Kind::Dir {
+        if stat.kind == Kind::Dir {
             return Err(entry_error(entry, "is a hard link to a directory"));
         }
         let dir = &self.parent.1;
         match dir.hard_link(&from, target_name, name) {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-                let (old, new) = (from.stat_name(target_name)?, dir.stat_name(name)?);
-                if old.inode() != new.inode() {
+                if stat.inode() != dir.stat_name(name)?.inode() {
                     dir.remove_all(name)?;
                     dir.hard_link(&from, target_name, name)?;
                 }
-                Ok(())
             }
-            other => other.map_err(missing),
+            other => other?,
         }
+        Ok(Linked::Done)
+    }
+
+    /// Makes the links whose targets came after them, or are such links themselves.
+    fn link_later(&mut self) -> Result<()> {
+        for _ in 0..MOST_LINKED {
+            for (path, entry) in std::mem::take(&mut self.later) {
+                let (parent, name) = (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default());
+                self.enter_parent(&entry, parent)?;
+                if let Linked::TargetMissing = self.hard_link(&entry, name)? {
+                    self.later.insert(path, entry);
+                }
+            }
+            if self.later.is_empty() {
+                return Ok(());
+            }
+        }
+        let reason = |entry: &TarEntry| format!("links to {:?}, which the archive does not bring", entry.link);
+        self.later.values().next().map_or(Ok(()), |entry| Err(entry_error(entry, reason(entry))))
     }
 
     fn owner_hint(&self, entry: &TarEntry, e: rbuild_linux::Error) -> LayerError {
@@ -364,6 +394,7 @@ impl<'a> Target<'a> {
     }
 
     fn finish(mut self) -> Result<()> {
+        self.link_later()?;
         self.finisher.end().map_err(unfinished)?;
         let mut parent: Option<(PathBuf, RootDir)> = None;
         for (path, (mode, mtime)) in self.dirs.iter().rev() {
@@ -389,6 +420,15 @@ impl<'a> Target<'a> {
         }
         Ok(())
     }
+}
+
+/// Hard links that may stand on each other, each before its target.
+const MOST_LINKED: usize = 40;
+
+/// How a hard link went.
+enum Linked {
+    Done,
+    TargetMissing,
 }
 
 fn unfinished(Unfinished { path, owner, error }: Unfinished) -> LayerError {

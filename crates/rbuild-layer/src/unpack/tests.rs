@@ -111,6 +111,30 @@ fn the_last_entry_wins_whatever_it_replaces() {
 }
 
 #[test]
+fn a_hard_link_may_come_before_its_target() {
+    let hard = EntryKind::HardLink;
+    let t = Temp::new("early");
+    let entries = [
+        link(hard, "a/first", "b/second"),
+        link(hard, "b/second", "z"),
+        link(hard, "covered", "z"),
+        file("covered", "itself"),
+        file("z", "content"),
+    ];
+    apply(&t, &entries).unwrap();
+    let ino = |p: &str| std::fs::metadata(t.path(p)).unwrap().ino();
+    assert_eq!((ino("a/first"), ino("b/second")), (ino("z"), ino("z")));
+    assert_eq!(std::fs::read_to_string(t.path("covered")).unwrap(), "itself");
+    // What never comes is an error, however many wait for it, and for each other.
+    let never: Vec<_> = (0..3000).map(|i| link(hard, &format!("l{i:04}"), &format!("l{:04}", i + 1))).collect();
+    let told = apply(&Temp::new("never"), &never).unwrap_err().to_string();
+    assert!(told.contains("\"l0000\" links to \"l0001\", which the archive does not bring"), "{told}");
+    // And none leads out of the root.
+    let out = [link(hard, "h", "up/outside"), link(EntryKind::Symlink, "up", "..")];
+    assert!(apply(&Temp::new("early-out"), &out).is_err());
+}
+
+#[test]
 fn links_inside_the_root_are_followed_for_parents() {
     let t = Temp::new("parents");
     let sym = EntryKind::Symlink;
