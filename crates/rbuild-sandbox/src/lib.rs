@@ -9,6 +9,7 @@ mod chroot;
 mod command;
 mod container;
 mod enter;
+mod helpers;
 mod owners;
 mod probe;
 mod request;

@@ -6,6 +6,8 @@ use std::path::Path;
 use caps::{CapSet, Capability};
 use rbuild_linux::{Error, IdMaps, SubIds, parent_range, process, subordinate_ranges};
 
+use crate::helpers;
+
 /// How commands are kept apart from the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Isolation {
@@ -42,7 +44,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-fn refusal(reason: impl Into<String>, remedy: impl Into<String>) -> Refusal {
+pub(crate) fn refusal(reason: impl Into<String>, remedy: impl Into<String>) -> Refusal {
     Refusal { reason: reason.into(), remedy: remedy.into() }
 }
 
@@ -126,14 +128,7 @@ fn root_maps() -> Result<IdMaps, Refusal> {
 fn subordinate_maps(uid: u32, gid: u32) -> Result<IdMaps, Refusal> {
     let name = process::user_name(uid);
     let shown = name.clone().unwrap_or_else(|| uid.to_string());
-    for helper in ["newuidmap", "newgidmap"] {
-        if !in_path(helper) {
-            return Err(refusal(
-                format!("{helper} is not installed, so user {shown} cannot use sub-ids"),
-                "install it: sudo apt-get install uidmap (Debian, Ubuntu) or sudo dnf install shadow-utils (Fedora)",
-            ));
-        }
-    }
+    helpers::usable(&shown)?;
     let ranges = |file: &str| subordinate_ranges(&read(file), name.as_deref(), uid);
     let sub = SubIds { uids: ranges("/etc/subuid"), gids: ranges("/etc/subgid") };
     for (file, found) in [("/etc/subuid", &sub.uids), ("/etc/subgid", &sub.gids)] {
@@ -145,11 +140,6 @@ fn subordinate_maps(uid: u32, gid: u32) -> Result<IdMaps, Refusal> {
         }
     }
     Ok(IdMaps::subordinate(uid, gid, &sub))
-}
-
-fn in_path(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }
 
 /// Explains why the kernel did not give a user namespace.

@@ -147,3 +147,90 @@ fn root_what_a_command_leaves_running_is_killed_without_a_namespace_too() {
     child.wait().unwrap();
     assert!(wait(false), "left: {}", String::from_utf8_lossy(&left()));
 }
+
+/// As a user of another name whom `/etc/subuid` grants ids, in a mount namespace in which `setup` has changed something, and with
+/// `with` before the command.
+fn as_somebody(lab: &Lab, ids: &str, setup: &str, with: &str, script: &str) -> crate::lab::Ran {
+    let outer = format!(
+        "set -e; (cat /etc/passwd; echo 'somebody:x:61234:61234::/:/bin/sh') > $LAB/passwd; echo '{ids}' > $LAB/ids; \
+         chmod 755 $LAB; for f in subuid subgid; do [ -e /etc/$f ] && mount --bind $LAB/ids /etc/$f; done; \
+         mount --bind $LAB/passwd /etc/passwd; mkdir -p -m 777 $LAB/theirs $LAB/bin; {setup}; cd $LAB/theirs; \
+         export RBUILD_ROOT=$LAB/theirs/store BASES={bases}; \
+         exec setpriv --reuid 61234 --regid 61234 --clear-groups {with} bash -ec '{script}'",
+        bases = std::env::var("RBUILD_TEST_BASES").unwrap()
+    );
+    std::fs::write(lab.path("outer"), outer).unwrap();
+    lab.sh("unset RBUILD_ISOLATION; unshare -m --propagation private bash $LAB/outer")
+}
+
+const GRANTED: &str = "somebody:500000:65536";
+
+#[test]
+fn root_each_thing_that_keeps_sub_ids_away_is_named_and_built_without() {
+    let lab = Lab::bare();
+    let script = "$RB import $BASES/busybox.tar busybox >/dev/null; printf \"FROM busybox\\nRUN id -u\\n\" > Dockerfile; \
+                  $RB build --no-cache; $RB --isolation=userns build";
+    let fine = as_somebody(&lab, GRANTED, "true", "", script).ok();
+    assert!(fine.stderr.starts_with("isolation: userns\n"), "{}", fine.stderr);
+    let helpers =
+        "cp /usr/bin/newuidmap /usr/bin/newgidmap $LAB/bin; chmod 755 $LAB/bin $LAB/bin/*; export PATH=$LAB/bin:$PATH";
+    let cases = [
+        ("somebody:500000:0", "true", "", "grants user somebody no sub-ids", "usermod --add-subuids"),
+        (GRANTED, helpers, "", "neither set-uid root nor has capabilities", "chmod u+s"),
+        (GRANTED, "mount --bind /usr /usr; mount -o remount,bind,nosuid /usr", "", "mounted nosuid", "remount,suid"),
+        (GRANTED, "true", "--no-new-privs", "may gain no privileges", "allowPrivilegeEscalation: true"),
+    ];
+    for (ids, setup, with, reason, remedy) in cases {
+        let lab = Lab::bare();
+        let ran = as_somebody(&lab, ids, setup, with, script).fails(3, &[reason, remedy]);
+        assert!(ran.stderr.starts_with("isolation: single-id\n"), "{setup}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn root_ids_that_are_out_of_reach_are_named() {
+    // An image with a file of user 3000: more than a range of 1000 reaches, less than one of 65536.
+    let image = "mkdir -p r; echo x > r/f; tar --owner=3000 --group=4 -C r -cf i.tar . ; $RB import i.tar high >/dev/null; \
+                 printf \"FROM high\\nCOPY --from=high /f /g\\n\" > Dockerfile; $RB --isolation=userns build; $RB --isolation=userns doctor";
+    as_somebody(&Lab::bare(), GRANTED, "true", "", image).ok();
+    as_somebody(&Lab::bare(), "somebody:500000:1000", "true", "", image)
+        .fails(1, &["belongs to user 3000 and group 4", "sub-id ranges do not reach", "/etc/subuid"]);
+    let doctor = "$RB --isolation=userns doctor; true";
+    let told = as_somebody(&Lab::bare(), "somebody:500000:1000", "true", "", doctor).ok().stdout;
+    assert!(told.contains("users up to 1000") && told.contains("grant at least 65536"), "{told}");
+    // And what no range reaches that anybody has.
+    let beyond = image.replace("3000", "3000000");
+    as_somebody(&Lab::bare(), GRANTED, "true", "", &beyond).fails(1, &["belongs to user 3000000"]);
+}
+
+/// Kernels and distributions that this machine does not have: what they say in /proc is put there, and what they refuse is
+/// refused by other means.
+#[test]
+fn root_refusals_of_other_systems_have_remedies_of_their_own() {
+    let script = "$RB import $BASES/busybox.tar busybox >/dev/null; printf \"FROM busybox\\nRUN true\\n\" > Dockerfile; \
+                  $RB --isolation=userns build";
+    let kernel = |name: &str, value: u32| {
+        format!(
+            "mkdir -p $LAB/k; cp -r /proc/sys/kernel/. $LAB/k 2>/dev/null || true; echo {value} > $LAB/k/{name}; \
+             mount --bind $LAB/k /proc/sys/kernel"
+        )
+    };
+    // A helper that has its rights, and is refused by the kernel.
+    let refused = "printf \"#!/bin/sh\\necho write to uid_map failed: Operation not permitted >&2; exit 1\\n\" > $LAB/bin/newuidmap; \
+                   cp $LAB/bin/newuidmap $LAB/bin/newgidmap; chmod 4755 $LAB/bin/new*; export PATH=$LAB/bin:$PATH";
+    let ubuntu = format!("{}; {refused}", kernel("apparmor_restrict_unprivileged_userns", 1));
+    as_somebody(&Lab::bare(), GRANTED, &ubuntu, "", script)
+        .fails(3, &["could not be written", "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"]);
+    as_somebody(&Lab::bare(), GRANTED, refused, "", script)
+        .fails(3, &["could not be written", "/etc/subuid and /etc/subgid grant"]);
+    // Debian's switch of former days; the kernel's own limit does the refusing, out of sight.
+    let lab = Lab::new();
+    lab.write("Dockerfile", "FROM busybox\nRUN true\n");
+    let debian = format!(
+        "{}; echo 0 > /proc/sys/user/max_user_namespaces; mount -t tmpfs x /proc/sys/user; $RB --isolation=userns build",
+        kernel("unprivileged_userns_clone", 0)
+    );
+    std::fs::write(lab.path("debian"), debian).unwrap();
+    lab.sh("unshare -Urm bash $LAB/debian")
+        .fails(3, &["the kernel refuses a user namespace", "sysctl -w kernel.unprivileged_userns_clone=1"]);
+}
