@@ -244,3 +244,79 @@ pub fn source_result(step: &Step) -> Digest {
     };
     hasher.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use rbuild_dockerfile::parse;
+    use rbuild_image::Platform;
+    use rbuild_plan::{Parameters, Plan, plan};
+
+    use super::*;
+
+    /// The keys of all steps of a Dockerfile that stands on nothing; content of contexts counts as given.
+    fn keys(source: &str) -> Vec<String> {
+        let platform: Platform = "linux/amd64".parse().unwrap();
+        let file = parse(source.as_bytes()).unwrap();
+        let Ok(Plan::Graph(graph)) = plan(&file, &Parameters::new(platform), &HashMap::new()) else { panic!() };
+        let contexts = Contexts { main: None, named: Vec::new() };
+        let mut results: Vec<Digest> = Vec::new();
+        let mut found = Vec::new();
+        for vertex in &graph.vertices {
+            let result_of = |i: VertexId| results[i];
+            let keys = Keys { contexts: &contexts, salt: None, result_of: &result_of };
+            let content = Content { digest: Digest::of(b"what is copied"), stamps: 0 };
+            let key = keys.definition(vertex, Some(content), &mut |_| ()).unwrap();
+            found.extend(key.map(|key| key.hex()[..16].to_string()));
+            results.push(key.unwrap_or_else(|| source_result(&vertex.step)));
+        }
+        found
+    }
+
+    const EVERYTHING: &str = "FROM scratch AS a\nARG WHO=me\nENV E=1\nWORKDIR /w\nCOPY --chown=1:2 --chmod=644 x /y/\n\
+        USER 3\nRUN --network=none --mount=type=cache,target=/c --mount=type=secret,id=s make all\n\
+        FROM scratch\nCOPY --from=a --link /w /v\nADD <<F /f\ntext\nF\n";
+
+    /// Caches of all users are worth something as long as these stay: change them on purpose, and the number in "step 2" with them.
+    #[test]
+    fn keys_are_what_they_were() {
+        assert_eq!(keys(EVERYTHING), PINNED);
+    }
+
+    const PINNED: [&str; 5] =
+        ["cb98e2e41cafeb5b", "220db9332b591d45", "c650f62614c165ff", "f791d34153279814", "cd60de1dae3d0d96"];
+
+    #[test]
+    fn what_a_step_is_changes_its_key_and_those_that_stand_on_it_and_no_others() {
+        let before = keys(EVERYTHING);
+        // What changes, and the first of the steps that notice: all later ones stand on it.
+        let cases = [
+            ("WORKDIR /w", "WORKDIR /z", 0),
+            ("ENV E=1", "ENV E=2", 2),
+            ("ARG WHO=me", "ARG WHO=you", 2),
+            ("--chown=1:2", "--chown=1:3", 1),
+            ("--chmod=644", "--chmod=600", 1),
+            ("x /y/", "x /y", 1),
+            ("USER 3", "USER 4", 2),
+            ("--network=none ", "", 2),
+            ("make all", "make", 2),
+            ("--link /w /v", "/w /v", 3),
+            ("/w /v", "/w /u", 3),
+            ("/w /v", "/q /v", 3),
+            ("text", "other text", 4),
+            ("/f\n", "/g\n", 4),
+            ("type=secret,id=s", "type=secret,id=other", 2),
+            // What comments and spaces say is nothing.
+            ("WORKDIR /w", "# a comment\nWORKDIR   /w", 5),
+        ];
+        for (old, new, first) in cases {
+            let source = EVERYTHING.replacen(old, new, 1);
+            assert_ne!(source, EVERYTHING, "{old}");
+            let differ: Vec<usize> =
+                keys(&source).iter().zip(&before).enumerate().filter(|(_, (a, b))| a != b).map(|(i, _)| i).collect();
+            let expected: Vec<usize> = (first..before.len()).collect();
+            assert_eq!(differ, expected, "{old} → {new}");
+        }
+    }
+}

@@ -101,3 +101,23 @@ fn what_is_missing_is_named_with_what_is_similar() {
     symlink("/etc/passwd", t.0.join("out")).unwrap();
     assert!(matches!(t.digest("out", ""), Err(SourceError::NotFound { .. })));
 }
+
+/// Caches are worth something as long as this stays: change it on purpose, and the number in "content 3" with it.
+#[test]
+fn content_is_named_as_it_was() {
+    let t = Temp::new("pinned");
+    for (path, mode) in [("a.go", 0o644), ("b.go", 0o600), ("d/x", 0o755), ("d/e/y", 0o644), (".dockerignore", 0o644)] {
+        std::fs::set_permissions(t.0.join(path), PermissionsExt::from_mode(mode)).unwrap();
+    }
+    for dir in ["", "d", "d/e"] {
+        std::fs::set_permissions(t.0.join(dir), PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    std::fs::write(t.0.join("large"), vec![7u8; 9_000_000]).unwrap();
+    std::fs::set_permissions(t.0.join("large"), PermissionsExt::from_mode(0o644)).unwrap();
+    symlink("a.go", t.0.join("link")).unwrap();
+    let named = |source: &str| t.digest(source, "").unwrap().hex()[..16].to_string();
+    assert_eq!(
+        [named("."), named("d"), named("*.go"), named("large"), named("link")],
+        ["03914dac6f2d7eb5", "67c8c875985c79f0", "ae39a89fc58300d1", "280e63280364daab", "9fef4cc861790353"]
+    );
+}
