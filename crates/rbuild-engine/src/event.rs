@@ -12,6 +12,13 @@ pub enum Event {
     Isolation {
         rung: &'static str,
     },
+    /// A step will run when these have ended; told once, when the build begins to run steps.
+    Waiting {
+        step: usize,
+        label: String,
+        text: String,
+        inputs: Vec<usize>,
+    },
     /// A step begins; `label` is `builder 3/7`.
     Started {
         step: usize,
@@ -136,6 +143,10 @@ impl Events {
         let event = match event {
             Event::Started { step: s, label, text } => {
                 Event::Started { step: step(s), label: format!("{}{label}", self.platform), text }
+            }
+            Event::Waiting { step: s, label, text, inputs } => {
+                let (label, inputs) = (format!("{}{label}", self.platform), inputs.into_iter().map(step).collect());
+                Event::Waiting { step: step(s), label, text, inputs }
             }
             Event::Why { step: s, text } => Event::Why { step: step(s), text },
             Event::Output { step: s, stream, bytes } => Event::Output { step: step(s), stream, bytes },

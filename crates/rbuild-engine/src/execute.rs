@@ -3,7 +3,7 @@
 //! A worker never waits inside rayon: a vertex is spawned by whoever finishes its last input, and blocks, if it
 //! does, on a child process or a file.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -124,6 +124,7 @@ impl<'a> Executor<'a> {
             .thread_name(|i| format!("step-{i}"))
             .build()
             .map_err(|e| BuildError::other(format!("the worker threads cannot be started: {e}")))?;
+        self.tell_who_waits();
         let mut ready: Vec<VertexId> =
             self.scheduled.iter().copied().filter(|v| self.waiting[*v].load(Ordering::SeqCst) == 0).collect();
         ready.sort_unstable();
@@ -148,6 +149,23 @@ impl<'a> Executor<'a> {
             return Err(BuildError::Cancelled);
         }
         Ok(())
+    }
+
+    /// Names the steps that others have to come before. Images are unpacked without being steps.
+    fn tell_who_waits(&self) {
+        let graph = &self.prepared.graph;
+        let is_step = |id: &VertexId| !matches!(graph.vertices[*id].step, Step::Image { .. } | Step::Scratch);
+        let mut inputs: BTreeMap<VertexId, Vec<usize>> = BTreeMap::new();
+        for input in self.scheduled.iter().filter(|id| is_step(id)) {
+            for dependant in &self.dependants[*input] {
+                inputs.entry(*dependant).or_default().push(*input);
+            }
+        }
+        for (step, mut inputs) in inputs {
+            inputs.sort_unstable();
+            let (label, text) = (graph.vertices[step].label.clone(), graph.vertices[step].text.clone());
+            self.events.send(Event::Waiting { step, label, text, inputs });
+        }
     }
 
     /// Whether steps may still run.

@@ -73,7 +73,7 @@ impl Drawing {
         match event {
             Event::Isolation { rung } => format!("isolation: {rung}\n"),
             Event::Warning { text } => format!("warning: {text}\n"),
-            Event::End => String::new(),
+            Event::Waiting { .. } | Event::End => String::new(),
             Event::Phase { text, seconds } => {
                 self.count += 1;
                 self.last = None;

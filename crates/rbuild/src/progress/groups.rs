@@ -67,7 +67,7 @@ impl Groups {
             Event::Done { step, outcome, seconds } => {
                 self.steps.remove(&step).map_or(String::new(), |step| self.group(&step, outcome, seconds, now))
             }
-            Event::End => String::new(),
+            Event::Waiting { .. } | Event::End => String::new(),
         }
     }
 

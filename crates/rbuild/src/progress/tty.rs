@@ -13,9 +13,12 @@ use crate::render::first_line;
 const TAIL: usize = 4;
 /// Running steps that are shown with their output; of more only the number is told.
 const SHOWN: usize = 6;
+/// Steps that wait and are shown; of more only the number is told.
+const WAITS_SHOWN: usize = 3;
 const FRAME: Duration = Duration::from_millis(100);
 
 struct Running {
+    label: String,
     title: String,
     started: Instant,
     tail: VecDeque<String>,
@@ -23,10 +26,18 @@ struct Running {
     why: Option<String>,
 }
 
+/// A step whose turn has not come.
+struct Waiting {
+    label: String,
+    title: String,
+    inputs: Vec<usize>,
+}
+
 /// What is on the screen, as far as it changes.
 pub struct Screen {
     started: Instant,
     running: BTreeMap<usize, Running>,
+    waiting: BTreeMap<usize, Waiting>,
     done: usize,
     cached: usize,
     failed: bool,
@@ -67,6 +78,7 @@ impl Screen {
         Screen {
             started: Instant::now(),
             running: BTreeMap::new(),
+            waiting: BTreeMap::new(),
             done: 0,
             cached: 0,
             failed: false,
@@ -81,10 +93,15 @@ impl Screen {
             Event::End => {}
             Event::Warning { text } => self.finished.push_str(&format!("warning: {text}\n")),
             Event::Phase { text, seconds } => self.finish("=>", &text, Some(seconds)),
+            Event::Waiting { step, label, text, inputs } => {
+                let title = format!("[{label}] {}", first_line(&text));
+                self.waiting.insert(step, Waiting { label, title, inputs });
+            }
             Event::Started { step, label, text } => {
+                self.waiting.remove(&step);
                 let title = format!("[{label}] {}", first_line(&text));
                 let (tail, partial) = Default::default();
-                let running = Running { title, started: Instant::now(), tail, partial, why: None };
+                let running = Running { label, title, started: Instant::now(), tail, partial, why: None };
                 self.running.insert(step, running);
             }
             Event::Why { step, text } => {
@@ -161,6 +178,8 @@ impl Screen {
             if self.running.len() > shown && room > 0 {
                 lines.push(format!(" => and {} more steps", self.running.len() - shown));
             }
+            let free = rows.saturating_sub(lines.len() + 1);
+            lines.extend(self.waits(free));
         }
         self.height = if more { lines.len() } else { 0 };
         for line in lines {
@@ -168,6 +187,29 @@ impl Screen {
             out.push('\n');
         }
         out
+    }
+}
+
+impl Screen {
+    /// What the steps that come next wait for, in so many lines at most.
+    fn waits(&self, most: usize) -> Vec<String> {
+        // One of the inputs runs; the rest stands further back in the queue.
+        let next = |waiting: &&Waiting| waiting.inputs.iter().any(|input| self.running.contains_key(input));
+        let shown = most.saturating_sub(1).min(WAITS_SHOWN);
+        let mut lines: Vec<String> = Vec::new();
+        for waiting in self.waiting.values().filter(next).take(shown) {
+            let running = |input: &usize| self.running.get(input).map(|running| &running.label);
+            let open = |input| running(input).or_else(|| self.waiting.get(input).map(|waiting| &waiting.label));
+            let inputs: Vec<String> =
+                waiting.inputs.iter().filter_map(open).map(|label| format!("[{label}]")).collect();
+            lines.push(format!(" .. {} waits for {}", plain(&waiting.title), plain(&inputs.join(", "))));
+        }
+        let rest = self.waiting.len() - lines.len();
+        if rest > 0 && lines.len() < most {
+            let more = if lines.is_empty() { "" } else { "more " };
+            lines.push(format!(" .. {rest} {more}step{} to come", if rest == 1 { "" } else { "s" }));
+        }
+        lines
     }
 }
 
@@ -265,6 +307,33 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_says_for_what() {
+        let mut screen = Screen::new();
+        let waiting = |step: usize, label: &str, inputs: &[usize]| Event::Waiting {
+            step,
+            label: label.into(),
+            text: "COPY --from=a /x /".into(),
+            inputs: inputs.to_vec(),
+        };
+        screen.take(waiting(3, "c 1/2", &[1, 2]));
+        screen.take(waiting(4, "c 2/2", &[3]));
+        screen.take(Event::Started { step: 1, label: "a 1/1".into(), text: "RUN one".into() });
+        screen.take(Event::Started { step: 2, label: "b 1/1".into(), text: "RUN two".into() });
+        let frame = lines(&mut screen, 24, 80);
+        assert_eq!(
+            frame[3..],
+            [" .. [c 1/2] COPY --from=a /x / waits for [a 1/1], [b 1/1]", " .. 1 more step to come"]
+        );
+        screen.take(Event::Done { step: 1, outcome: StepOutcome::Done, seconds: 1.0 });
+        let frame = lines(&mut screen, 24, 80);
+        assert_eq!(frame[3..], [" .. [c 1/2] COPY --from=a /x / waits for [b 1/1]", " .. 1 more step to come"]);
+        screen.take(Event::Done { step: 2, outcome: StepOutcome::Done, seconds: 1.0 });
+        screen.take(Event::Started { step: 3, label: "c 1/2".into(), text: "COPY".into() });
+        let frame = lines(&mut screen, 24, 80);
+        assert_eq!(frame[3..], [" .. [c 2/2] COPY --from=a /x / waits for [c 1/2]"]);
+    }
+
+    #[test]
     fn no_line_is_wider_than_the_terminal_and_no_frame_is_higher() {
         for (rows, columns) in [(24, 80), (6, 20), (3, 10), (1, 1)] {
             let mut screen = Screen::new();
@@ -272,6 +341,8 @@ mod tests {
                 screen.take(Event::Started { step, label: format!("stage {step}/30"), text: "RUN x".repeat(40) });
                 screen.take(output(step, &"long output ".repeat(20)));
                 screen.take(output(step, "\nand more\nand more\nand more\nand more\n"));
+                let (label, text, inputs) = (format!("next {step}"), "COPY x".repeat(30), vec![step]);
+                screen.take(Event::Waiting { step: 100 + step, label, text, inputs });
             }
             let frame = lines(&mut screen, rows, columns);
             assert!(frame.len() <= rows.max(2), "{rows}: {}", frame.len());
