@@ -3,7 +3,8 @@
 //! A worker never waits inside rayon: a vertex is spawned by whoever finishes its last input, and blocks, if it
 //! does, on a child process or a file.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -12,7 +13,7 @@ use std::time::Instant;
 use rbuild_dockerfile::Diagnostic;
 use rbuild_image::{Digest, human_size};
 use rbuild_linux::RootDir;
-use rbuild_plan::{Step, VertexId};
+use rbuild_plan::{From, Step, VertexId};
 use rbuild_sandbox::{Builder, Cancel, Input, Outcome, RunRequest, Source};
 use rbuild_store::{Budget, Image, LayerLog, Snapshots, Store, TreeId, Workspace};
 
@@ -285,6 +286,13 @@ impl<'a> Executor<'a> {
     pub(crate) fn unpack(&self, id: VertexId, manifest: &Digest) -> Result<()> {
         let started = Instant::now();
         let image = self.image(manifest)?;
+        if let Some(wanted) = self.parts_wanted(id) {
+            let (now, build) = (self.request.now, &self.request.build_id);
+            if let Some(tree) = self.store.image_parts(&self.work, image, &wanted, now, build)? {
+                let _ = self.unpacked[id].set(vec![tree]);
+                return Ok(());
+            }
+        }
         let (trees, unpacked) = self.store.unpack_image(&self.work, image, &self.request.build_id)?;
         if unpacked > 0 {
             let text = format!("unpacking {}", self.prepared.graph.vertices[id].text.trim_start_matches("FROM "));
@@ -292,6 +300,37 @@ impl<'a> Executor<'a> {
         }
         let _ = self.unpacked[id].set(trees);
         Ok(())
+    }
+
+    /// The paths of an image that copies take from it, if nothing else needs it; `None` also where only the whole image can
+    /// say what a pattern means.
+    fn parts_wanted(&self, id: VertexId) -> Option<BTreeSet<PathBuf>> {
+        let graph = &self.prepared.graph;
+        let Step::Image { manifest, .. } = &graph.vertices[id].step else { return None };
+        let same = |other: &VertexId| {
+            *other != id
+                && matches!(&graph.vertices[*other].step, Step::Image { manifest: theirs, .. } if theirs == manifest)
+        };
+        if self.dependants[id].is_empty() || self.scheduled.iter().any(|other| same(other)) {
+            return None;
+        }
+        let mut wanted = BTreeSet::new();
+        for dependant in &self.dependants[id] {
+            let vertex = &graph.vertices[*dependant];
+            let Step::Copy(copy) = &vertex.step else { return None };
+            let stands_on_it = vertex.parent.and_then(|parent| self.bottom(parent)) == Some(id);
+            if copy.from != From::Vertex(id) || stands_on_it || copy.parents {
+                return None;
+            }
+            for source in &copy.sources {
+                let path = rbuild_layer::entry_path(source.as_ref())?;
+                if path.as_os_str().is_empty() || source.contains(['*', '?', '[', '\\']) {
+                    return None;
+                }
+                wanted.insert(path);
+            }
+        }
+        Some(wanted)
     }
 
     pub(crate) fn image(&self, manifest: &Digest) -> Result<&Image> {

@@ -32,6 +32,6 @@ pub use pack::{
     repack_layer,
 };
 pub use reader::{EntryKind, TarEntry, TarReader, is_tar};
-pub use unpack::{Owners, Unpacked, Whiteouts, unpack};
+pub use unpack::{Owners, Unpacked, Whiteouts, entry_path, unpack, unpack_some};
 pub use writer::{LateEntry, TarWriter};
 pub use xattrs::{OPAQUE, ORIGIN, keep_in_layer, keep_in_tree};

@@ -63,6 +63,18 @@ pub fn unpack(
     owners: Owners,
     limits: Limits,
 ) -> Result<Unpacked> {
+    unpack_some(source, root, whiteouts, owners, limits, &mut |_| true)
+}
+
+/// The same of those entries only that `wants` says; the stream is read and hashed to its end in any case.
+pub fn unpack_some(
+    source: impl Read + Send,
+    root: &RootDir,
+    whiteouts: Whiteouts,
+    owners: Owners,
+    limits: Limits,
+    wants: &mut dyn FnMut(&TarEntry) -> bool,
+) -> Result<Unpacked> {
     let ratio = Ratio::default();
     let mut raw = Hashed::new(ratio.counting(source));
     let decoder = Decoder::new(&mut raw).map_err(LayerError::io("the start of the archive"))?;
@@ -76,7 +88,9 @@ pub fn unpack(
         while let Some(entry) = reader.next_entry()? {
             content += entry.size;
             ratio.check(content, &limits)?;
-            target.apply(&entry, &mut reader)?;
+            if wants(&entry) {
+                target.apply(&entry, &mut reader)?;
+            }
         }
         reader.drain()?;
         let entries = target.entries;
@@ -129,8 +143,8 @@ fn entry_error(entry: &TarEntry, reason: impl Into<String>) -> LayerError {
     LayerError::Entry { name: entry.path.to_string_lossy().into_owned(), reason: reason.into() }
 }
 
-/// The path relative to the root, without `.` parts.
-fn clean(path: &OsStr) -> Option<PathBuf> {
+/// The path of an entry relative to the root, without `.` parts; `None` if it leads out of it.
+pub fn entry_path(path: &OsStr) -> Option<PathBuf> {
     let mut clean = PathBuf::new();
     for part in Path::new(path).components() {
         match part {
@@ -164,7 +178,7 @@ impl<'a> Target<'a> {
         let size = entry.sparse.as_ref().map_or(entry.size, |(_, whole)| *whole);
         self.bytes = self.bytes.saturating_add(size);
         self.limits.check(entry, self.entries, self.bytes)?;
-        let path = clean(&entry.path).ok_or_else(|| entry_error(entry, "leaves the archive's root with `..`"))?;
+        let path = entry_path(&entry.path).ok_or_else(|| entry_error(entry, "leaves the archive's root with `..`"))?;
         let Some(name) = path.file_name() else { return self.apply_root(entry) };
         let name = name.to_os_string();
         self.enter_parent(entry, path.parent().unwrap_or(Path::new("")))?;
@@ -346,7 +360,7 @@ impl<'a> Target<'a> {
 
     fn hard_link(&self, entry: &TarEntry, name: &OsStr) -> Result<Linked> {
         let leaves = || entry_error(entry, format!("links to {:?}, which leaves the archive's root", entry.link));
-        let target = clean(&entry.link).ok_or_else(leaves)?;
+        let target = entry_path(&entry.link).ok_or_else(leaves)?;
         let Some(target_name) = target.file_name() else { return Err(leaves()) };
         let found = self.root.sub(target.parent().unwrap_or(Path::new("")));
         let found = found.and_then(|from| from.stat_name(target_name).map(|stat| (from, stat)));

@@ -462,7 +462,16 @@ impl RootDir {
             match self.sub(&next) {
                 Ok(dir) => at = dir,
                 Err(e) if e.is_not_found() => {
-                    at.create_dir(&part, mode)?;
+                    match at.create_dir(&part, mode) {
+                        Ok(()) => {}
+                        // Somebody else made it in between; or a link to nothing is in the way, which stays an error.
+                        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                            at = self.sub(&next).map_err(|_| e)?;
+                            walked = next;
+                            continue;
+                        }
+                        Err(e) => return Err(e),
+                    }
                     if let Some((uid, gid)) = owner {
                         at.chown(&part, uid, gid)?;
                     }

@@ -40,6 +40,7 @@ mod images;
 mod layers;
 mod layout;
 mod logs;
+mod parts;
 mod prune;
 mod records;
 mod snapshots;

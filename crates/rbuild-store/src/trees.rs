@@ -105,7 +105,7 @@ impl Store {
     }
 
     /// The tree of a layer that was unpacked before.
-    fn layer_tree(&self, diff_id: &Digest) -> Result<Option<TreeId>> {
+    pub(crate) fn layer_tree(&self, diff_id: &Digest) -> Result<Option<TreeId>> {
         let document = self.layer_document(diff_id);
         let Some(file) = self.read_if_whole::<LayerFile>(&format!("layers/{document}"))? else {
             return Ok(None);

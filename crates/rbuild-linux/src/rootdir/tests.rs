@@ -81,3 +81,27 @@ fn extended_attributes_survive_binary_values() {
     root.set_xattr(OsStr::new("f"), OsStr::new("user.x"), value).unwrap();
     assert_eq!(root.xattrs(OsStr::new("f")).unwrap()[OsStr::new("user.x")], value);
 }
+
+/// Several threads that need the same directory all get it.
+#[test]
+fn directories_that_others_make_meanwhile_are_taken() {
+    let dir = std::env::temp_dir().join(format!("rbuild-rootdir-race-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    for round in 0..50 {
+        let start = std::sync::Barrier::new(4);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let root = RootDir::open(&dir).unwrap();
+                    start.wait();
+                    root.create_dir_all(format!("{round}/a/b"), 0o755, None, |_| ()).unwrap();
+                });
+            }
+        });
+    }
+    // What is in the way and leads nowhere is still an error.
+    std::os::unix::fs::symlink("nowhere", dir.join("link")).unwrap();
+    let told = RootDir::open(&dir).unwrap().create_dir_all("link/x", 0o755, None, |_| ()).unwrap_err();
+    assert_eq!(told.kind(), std::io::ErrorKind::AlreadyExists);
+    std::fs::remove_dir_all(&dir).unwrap();
+}

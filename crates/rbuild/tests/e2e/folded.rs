@@ -35,23 +35,20 @@ fn folds() -> bool {
         && std::env::var_os("RBUILD_ISOLATION").is_none_or(|rung| rung != "chroot")
 }
 
-fn diff_ids(lab: &Lab, image: &str) -> String {
-    lab.rbuild(["inspect", "-f", "{{json .RootFS.Layers}}", image]).ok().stdout
-}
-
 #[test]
 fn a_copy_that_only_an_image_wants_is_its_layer_and_nothing_else() {
     let lab = scene();
     lab.build(COPY, &["-t", "x"]).ok();
     assert_eq!(trees_with_files(&lab).len(), usize::from(!folds()));
-    // The layer is the one that the files give.
+    // The layer is the one that the files give; where they are weighed, they have to be there.
+    let folded = lab.top_layer("x");
     lab.rbuild(["prune", "-a"]).ok();
-    let x = diff_ids(&lab, "x");
-    lab.build(&format!("{COPY}RUN true\n"), &["-t", "y"]).ok();
+    lab.build(COPY, &["-t", "y", "--timings", "t.html"]).ok();
     assert_eq!(trees_with_files(&lab).len(), 1);
-    let y = diff_ids(&lab, "y");
-    let layer = |list: &str, i: usize| list.split('"').nth(2 * i + 1).unwrap().to_string();
-    assert_eq!(layer(&x, 2), layer(&y, 2));
+    let mut written = lab.top_layer("y");
+    // The second context has a page more.
+    written.retain(|line| !line.ends_with("t.html"));
+    assert_eq!(folded, written);
 }
 
 #[test]
@@ -91,6 +88,9 @@ fn it_outlives_its_image_and_goes_with_the_cache() {
     lab.rbuild(["fsck"]).ok();
     let again = lab.build(&format!("{COPY}RUN test -s /app/large\n"), &["-t", "y"]).ok();
     assert_eq!(again.steps(), (1, 2), "{}", again.stderr);
+    if !folds() {
+        return;
+    }
     // A blob that is gone takes the record with it: the copy is made again.
     let lab = scene();
     lab.build(COPY, &["-t", "x"]).ok();

@@ -112,3 +112,62 @@ fn configuration_and_history_reach_the_image() {
     assert!(history.contains("RUN /bin/sh -ec id -u > /w/../tmp/u # buildkit"), "{history}");
     assert!(history.contains("Imported from"), "{history}");
 }
+
+/// The trees that the store has of layers of images.
+fn layer_trees(lab: &Lab) -> usize {
+    let trees = std::fs::read_dir(lab.store().join("trees")).unwrap();
+    trees.filter(|tree| tree.as_ref().unwrap().file_name().to_string_lossy().starts_with(['l', 'r'])).count()
+}
+
+/// An image of three layers with everything that leads from one path to another.
+fn image_of_many_parts() -> Lab {
+    let lab = Lab::new();
+    let file = "FROM busybox\n\
+                RUN mkdir -p /opt/tool/bin /usr/real && echo one > /opt/tool/bin/one && echo big > /opt/tool/big && \
+                    ln -s /usr/real /opt/by-link && echo deep > /usr/real/deep && ln /opt/tool/big /opt/tool/hard && \
+                    chown 5:6 /opt/tool/bin/one && chmod 4755 /opt/tool/bin/one\n\
+                RUN rm /opt/tool/big && ln -s tool/bin/one /opt/short && ln -s nowhere /opt/dangling && mkdir /opt/d && \
+                    ln -s ../short /opt/d/twice\n\
+                RUN echo changed > /usr/real/deep && rm -r /opt/d && mkdir /opt/d && ln -s ../short /opt/d/twice\n";
+    lab.build(file, &["-t", "many"]).ok();
+    lab.rbuild(["prune", "-a"]).ok();
+    lab
+}
+
+#[test]
+fn a_few_paths_of_an_image_are_taken_without_unpacking_it() {
+    for (copied, all) in [
+        ("/opt/tool/bin/one", false),
+        ("opt/tool /opt/short", false),
+        ("/opt/by-link/deep", false),
+        ("/opt/by-link", false),
+        ("/opt/tool/hard", false),
+        ("/opt/d/twice /opt/tool/hard", false),
+        // What patterns mean, only the whole image says.
+        ("/opt/tool/b*", true),
+        ("/", true),
+    ] {
+        let (lab, whole) = (image_of_many_parts(), image_of_many_parts());
+        let file = format!("FROM scratch\nCOPY --from=many {copied} /o/\n");
+        let ours = lab.build_listing(&file);
+        assert_eq!(layer_trees(&lab) > 0, all, "{copied}");
+        // Beside a stage that stands on the image it is unpacked.
+        whole.build("FROM many\nRUN true\n", &["-t", "x"]).ok();
+        let theirs = whole.build_listing(&file);
+        assert_eq!(layer_trees(&whole), 4);
+        assert_eq!(ours, theirs, "{copied}");
+        // Once taken, they are there for later steps, too, whatever these stand on.
+        let again = format!("FROM busybox\nRUN echo other\nCOPY --from=many {copied} /p/\n");
+        lab.build(&again, &["-t", "y"]).ok();
+        lab.rbuild(["prune"]).ok();
+        lab.rbuild(["fsck"]).ok();
+        lab.build(&again, &["-t", "y", "--no-cache"]).ok();
+    }
+}
+
+#[test]
+fn what_an_image_does_not_have_is_said_with_what_it_has() {
+    let lab = image_of_many_parts();
+    lab.build("FROM scratch\nCOPY --from=many /opt/tool/bin/onee /\n", &[])
+        .fails(1, &["onee", "did you mean `opt/tool/bin/one`?"]);
+}
