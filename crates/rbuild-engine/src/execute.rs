@@ -311,7 +311,7 @@ impl<'a> Executor<'a> {
             *other != id
                 && matches!(&graph.vertices[*other].step, Step::Image { manifest: theirs, .. } if theirs == manifest)
         };
-        if self.dependants[id].is_empty() || self.scheduled.iter().any(|other| same(other)) {
+        if self.dependants[id].is_empty() || self.scheduled.iter().any(same) {
             return None;
         }
         let mut wanted = BTreeSet::new();

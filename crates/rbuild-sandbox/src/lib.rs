@@ -9,7 +9,7 @@ mod chroot;
 mod command;
 mod container;
 mod enter;
-mod helpers;
+mod newuidmap;
 mod owners;
 mod probe;
 mod request;

@@ -6,7 +6,7 @@ use std::path::Path;
 use caps::{CapSet, Capability};
 use rbuild_linux::{Error, IdMaps, SubIds, parent_range, process, subordinate_ranges};
 
-use crate::helpers;
+use crate::newuidmap;
 
 /// How commands are kept apart from the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,7 +128,7 @@ fn root_maps() -> Result<IdMaps, Refusal> {
 fn subordinate_maps(uid: u32, gid: u32) -> Result<IdMaps, Refusal> {
     let name = process::user_name(uid);
     let shown = name.clone().unwrap_or_else(|| uid.to_string());
-    helpers::usable(&shown)?;
+    newuidmap::usable(&shown)?;
     let ranges = |file: &str| subordinate_ranges(&read(file), name.as_deref(), uid);
     let sub = SubIds { uids: ranges("/etc/subuid"), gids: ranges("/etc/subgid") };
     for (file, found) in [("/etc/subuid", &sub.uids), ("/etc/subgid", &sub.gids)] {
