@@ -55,18 +55,21 @@ pub(crate) fn files(output: &Output, views: &[View]) -> Result<()> {
     }
 }
 
+/// Bytes that are brought together before they are written. Less than a piece of a blob has: those are written as they come.
+const GATHERED: usize = 128 << 10;
+
 /// Writes to standard output, or to a file that appears when it is complete.
 pub(crate) fn write(dest: &Destination, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     let io = |e| BuildError::io("writing the output")(e);
     match dest {
         Destination::None => Ok(()),
         Destination::Stdout(file) => {
-            let mut out = BufWriter::with_capacity(1 << 20, file);
+            let mut out = BufWriter::with_capacity(GATHERED, file);
             fill(&mut out)?;
             out.flush().map_err(io)
         }
         Destination::Path { .. } => create(dest, |file| {
-            let mut out = BufWriter::with_capacity(1 << 20, file);
+            let mut out = BufWriter::with_capacity(GATHERED, file);
             fill(&mut out)?;
             out.flush().map_err(io)
         }),

@@ -107,7 +107,8 @@ impl Store {
         let failed = |e| StoreError::from(Error::new("read", &path, e));
         let known = self.is_known_whole(&file);
         let mut hash = (!known).then(HashAside::new);
-        let mut buffer = vec![0; 1 << 20];
+        // What a processor keeps near: bytes that are written again soon after they were read.
+        let mut buffer = vec![0; 256 << 10];
         loop {
             let n = match file.read(&mut buffer) {
                 Ok(0) => break,

@@ -4,16 +4,18 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rbuild_image::{Digest, Hasher};
-use rbuild_layer::{EntryKind, LayerError, Owners, TarEntry, Whiteouts, entry_path, unpack_some};
+use rbuild_image::{Descriptor, Digest, Hasher};
+use rbuild_layer::{EntryKind, Owners, TarEntry, Whiteouts, entry_path, unpack_some};
 use rbuild_linux::{Kind, RootDir};
 
 use crate::copies::{Files, Marks, merge};
 use crate::error::Result;
 use crate::images::{Image, digest};
 use crate::layout::Store;
-use crate::trees::TreeId;
+use crate::trees::{TreeId, same_digests};
 use crate::workspace::Workspace;
 
 /// Links may lead to further paths, which take another reading; after so many the whole image is the better way.
@@ -70,7 +72,7 @@ impl Store {
         Ok(None)
     }
 
-    /// Reads all layers for these paths; gives what hard links lead to besides.
+    /// Reads all layers for these paths, several side by side; gives what hard links lead to besides.
     fn read_parts(
         &self,
         work: &Workspace,
@@ -78,41 +80,65 @@ impl Store {
         wanted: &BTreeSet<PathBuf>,
         fs: &RootDir,
     ) -> Result<BTreeSet<PathBuf>> {
-        let mut further = BTreeSet::new();
-        let mut layers = Vec::new();
-        for (layer, diff_id) in image.layers()? {
-            let (path, dir) = work.new_dir()?;
-            let mut wants = |entry: &TarEntry| {
-                let linked = (entry.kind == EntryKind::HardLink).then(|| entry_path(&entry.link)).flatten();
-                match linked {
-                    Some(target) if is_wanted(&entry.path, wanted) && !concerns(&target, wanted) => {
-                        further.insert(target);
-                        false
-                    }
-                    _ => is_wanted(&entry.path, wanted),
-                }
-            };
-            let (whiteouts, owners) = (Whiteouts::Overlay, Owners::FromArchive);
-            let digest = digest(&layer)?;
-            let got = unpack_some(self.open_blob(&digest)?, &dir, whiteouts, owners, self.limits(), &mut wants)?;
-            for (which, want, found) in
-                [("digest of the layer", &digest, got.digest), ("diffID of the layer", &diff_id, got.diff_id)]
-            {
-                if found != *want {
-                    let (expected, found) = (want.to_string(), found.to_string());
-                    return Err(LayerError::Digest { which, expected, found }.into());
-                }
+        let layers = image.layers()?;
+        let read: Vec<OnceLock<Result<LayerParts>>> = layers.iter().map(|_| OnceLock::new()).collect();
+        let next = AtomicUsize::new(0);
+        let reader = || {
+            while let Some(i) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|i| *i < layers.len()) {
+                let (layer, diff_id) = &layers[i];
+                let _ = read[i].set(self.read_layer_parts(work, layer, diff_id, wanted));
             }
-            layers.push((path, dir));
-        }
-        let open = layers.iter().map(|(_, dir)| dir.try_clone()).collect::<std::result::Result<Vec<_>, _>>()?;
+        };
+        let others = std::thread::available_parallelism().map_or(1, |n| n.get()).min(layers.len()).saturating_sub(1);
+        std::thread::scope(|scope| {
+            for _ in 0..others {
+                scope.spawn(reader);
+            }
+            reader();
+        });
+        let read = read.into_iter().filter_map(OnceLock::into_inner).collect::<Result<Vec<_>>>()?;
+        let open = read.iter().map(|parts| parts.dir.try_clone()).collect::<std::result::Result<Vec<_>, _>>()?;
         merge(&open, fs, Files::Linked, Marks::Done)?;
         // Files have one name again, as in the image.
-        for (path, _) in layers {
-            work.dir().remove_all(path.file_name().unwrap_or_default())?;
+        for parts in &read {
+            work.dir().remove_all(parts.path.file_name().unwrap_or_default())?;
         }
-        Ok(further)
+        Ok(read.into_iter().flat_map(|parts| parts.further).collect())
     }
+
+    fn read_layer_parts(
+        &self,
+        work: &Workspace,
+        layer: &Descriptor,
+        diff_id: &Digest,
+        wanted: &BTreeSet<PathBuf>,
+    ) -> Result<LayerParts> {
+        let (path, dir) = work.new_dir()?;
+        let mut further = BTreeSet::new();
+        let mut wants = |entry: &TarEntry| {
+            let linked = (entry.kind == EntryKind::HardLink).then(|| entry_path(&entry.link)).flatten();
+            match linked {
+                Some(target) if is_wanted(&entry.path, wanted) && !concerns(&target, wanted) => {
+                    further.insert(target);
+                    false
+                }
+                _ => is_wanted(&entry.path, wanted),
+            }
+        };
+        let (whiteouts, owners) = (Whiteouts::Overlay, Owners::FromArchive);
+        let digest = digest(layer)?;
+        let got = unpack_some(self.open_blob(&digest)?, &dir, whiteouts, owners, self.limits(), &mut wants)?;
+        same_digests(&got, &digest, diff_id)?;
+        Ok(LayerParts { path, dir, further })
+    }
+}
+
+/// What one layer has of the paths.
+struct LayerParts {
+    path: PathBuf,
+    dir: RootDir,
+    /// Where hard links lead to besides.
+    further: BTreeSet<PathBuf>,
 }
 
 fn key(image: &Image, wanted: &BTreeSet<PathBuf>, recorded: bool) -> Digest {

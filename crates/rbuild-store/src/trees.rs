@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rbuild_image::{Descriptor, Digest, digest_of};
-use rbuild_layer::{LayerError, Owners, Whiteouts, unpack};
+use rbuild_layer::{LayerError, Owners, Unpacked, Whiteouts, unpack};
 use rbuild_linux::RootDir;
 use serde::{Deserialize, Serialize};
 
@@ -198,13 +198,19 @@ impl Store {
     /// Unpacks a layer into an empty directory; gives its bytes before compression.
     pub(crate) fn unpack_verified(&self, digest: &Digest, diff_id: &Digest, fs: &RootDir) -> Result<u64> {
         let got = unpack(self.open_blob(digest)?, fs, Whiteouts::Overlay, Owners::FromArchive, self.limits())?;
-        for (which, want, found) in
-            [("digest of the layer", digest, got.digest), ("diffID of the layer", diff_id, got.diff_id)]
-        {
-            if found != *want {
-                return Err(LayerError::Digest { which, expected: want.to_string(), found: found.to_string() }.into());
-            }
-        }
+        same_digests(&got, digest, diff_id)?;
         Ok(got.unpacked)
     }
+}
+
+/// Whether a layer was what its name and its image promised.
+pub(crate) fn same_digests(got: &Unpacked, digest: &Digest, diff_id: &Digest) -> Result<()> {
+    for (which, want, found) in
+        [("digest of the layer", digest, got.digest), ("diffID of the layer", diff_id, got.diff_id)]
+    {
+        if found != *want {
+            return Err(LayerError::Digest { which, expected: want.to_string(), found: found.to_string() }.into());
+        }
+    }
+    Ok(())
 }

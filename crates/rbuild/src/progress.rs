@@ -159,20 +159,25 @@ fn shown_lines(bytes: &[u8], number: usize, seconds: f64) -> String {
     let text = String::from_utf8_lossy(bytes);
     let head = format!("#{number} {seconds:.3} ");
     let mut out = String::with_capacity(text.len() * 2);
+    // Most output has nothing that is not to be passed on, which is told for all of it at once.
+    let clean = !text.bytes().fold(false, |found, b| found | is_suspect(b));
     for line in text.lines() {
-        // A line that redraws itself counts as what it last said.
-        let line = line.rsplit('\r').find(|p| !p.is_empty()).unwrap_or("");
         out.push_str(&head);
-        // Other control characters are not passed on. Most lines have none, which their bytes tell: 0xC2 begins those beyond
-        // ASCII.
-        if line.bytes().any(|b| (b < b' ' && b != b'\t' && b != 0x1b) || b == 0x7f || b == 0xc2) {
-            out.extend(line.chars().filter(|c| !c.is_control() || *c == '\t' || *c == '\u{1b}'));
-        } else {
+        if clean {
             out.push_str(line);
+        } else {
+            // A line that redraws itself counts as what it last said. Other control characters are not passed on.
+            let line = line.rsplit('\r').find(|p| !p.is_empty()).unwrap_or("");
+            out.extend(line.chars().filter(|c| !c.is_control() || *c == '\t' || *c == '\u{1b}'));
         }
         out.push('\n');
     }
     out
+}
+
+/// Whether a byte is, or begins (0xC2), a control character that is not shown.
+fn is_suspect(byte: u8) -> bool {
+    (byte < b' ' && !matches!(byte, b'\t' | b'\n' | 0x1b)) || byte == 0x7f || byte == 0xc2
 }
 
 #[cfg(test)]
