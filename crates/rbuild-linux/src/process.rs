@@ -6,6 +6,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use rustix::process::{Pid, PidfdFlags};
@@ -30,7 +31,7 @@ pub fn fork() -> Result<Cloned> {
 }
 
 fn clone(flags: u64) -> Result<Cloned> {
-    if thread_count()? != 1 {
+    if !is_alone()? {
         return Err(Error::new("clone3", "a process with several threads", std::io::Error::other("refused")));
     }
     #[repr(C)]
@@ -86,6 +87,18 @@ pub fn reap() {
 /// Sends SIGKILL through a pidfd; no error if the process is gone.
 pub fn kill_pidfd(pidfd: &OwnedFd) {
     let _ = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL);
+}
+
+/// Whether this is the only thread. One that was joined may still be on its way out of the kernel's list: it is waited for.
+fn is_alone() -> Result<bool> {
+    let patience = Instant::now() + Duration::from_secs(1);
+    while thread_count()? != 1 {
+        if Instant::now() > patience {
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    Ok(true)
 }
 
 fn thread_count() -> Result<usize> {
@@ -345,6 +358,29 @@ pub fn own_ids() -> (u32, u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A process that had threads a moment ago clones; in a process of its own, as the harness has threads.
+    #[test]
+    fn threads_that_were_joined_are_no_hindrance() {
+        const MARK: &str = "RBUILD_TEST_JOINED";
+        if std::env::var_os(MARK).is_none() {
+            let own = std::env::current_exe().unwrap();
+            let name = "process::tests::threads_that_were_joined_are_no_hindrance";
+            let mut command = std::process::Command::new(own);
+            let ended = command.args(["--exact", name, "--test-threads=1"]).env(MARK, "1").output().unwrap();
+            assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stdout));
+            return;
+        }
+        // The harness itself waits on a thread of its own: as many as there are now is alone.
+        let before = thread_count().unwrap();
+        for _ in 0..200 {
+            std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(|| std::hint::black_box(1)))));
+            let patience = Instant::now() + Duration::from_secs(1);
+            while thread_count().unwrap() != before {
+                assert!(Instant::now() < patience, "a joined thread stays");
+            }
+        }
+    }
 
     #[test]
     fn a_process_with_threads_is_never_cloned() {
