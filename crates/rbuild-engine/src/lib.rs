@@ -28,6 +28,7 @@ mod places;
 mod prepare;
 mod private_key;
 mod request;
+mod schedule;
 mod steps;
 mod track;
 mod users;
