@@ -156,6 +156,22 @@ pub fn entry_path(path: &OsStr) -> Option<PathBuf> {
     Some(clean)
 }
 
+impl TarEntry {
+    /// The path in a layer's file system that the entry is about: its own, or for a deletion what is deleted. `None` if it
+    /// leads out of the root.
+    pub fn subject(&self) -> Option<PathBuf> {
+        let path = entry_path(&self.path)?;
+        let name = path.file_name().unwrap_or_default().as_bytes();
+        if name == OPAQUE_WHITEOUT {
+            return Some(path.parent().unwrap_or(Path::new("")).to_path_buf());
+        }
+        Some(match name.strip_prefix(WHITEOUT) {
+            Some(hidden) => path.with_file_name(OsStr::from_bytes(hidden)),
+            None => path,
+        })
+    }
+}
+
 impl<'a> Target<'a> {
     fn new(root: &'a RootDir, whiteouts: Whiteouts, owners: Owners, limits: Limits) -> Result<Target<'a>> {
         Ok(Target {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::layers::{PackedLayer, Stoppable, layer_document};
-use crate::layout::Store;
+use crate::layout::{Store, document};
 use crate::trees::TreeId;
 use crate::workspace::Workspace;
 
@@ -50,24 +50,21 @@ impl Store {
         let name = layer_document(form, None);
         let root = fs.stat_self()?;
         let note = Folded { layer: name.clone(), root: (root.uid, root.gid, root.mode), boot: None };
-        for (name, document) in [(&name[..], serde_json::to_vec(&layer)), (NOTE, serde_json::to_vec(&note))] {
-            let damaged =
-                |e: serde_json::Error| crate::StoreError::Damaged { what: name.into(), reason: e.to_string() };
-            self.put_note(made, name, &document.map_err(damaged)?)?;
-        }
+        self.put_note(made, &name, &document(&name, &layer)?)?;
+        self.put_note(made, NOTE, &document(NOTE, &note)?)?;
         made.remove_all(OsStr::new("fs"))?;
         Ok(())
     }
 
     /// Has the files of a tree in place.
     pub fn unfold_tree(&self, work: &Workspace, tree: &TreeId) -> Result<()> {
-        let Some(note) = self.folded(tree)?.filter(|note| !self.is_unfolded(note)) else { return Ok(()) };
+        if self.folded(tree)?.is_none() {
+            return Ok(());
+        }
         let mut hasher = Hasher::new();
         hasher.field("unfold").field(tree.name());
         let _alone = self.lock_step(&hasher.finish())?;
-        if self.folded(tree)?.is_none_or(|note| self.is_unfolded(&note)) {
-            return Ok(());
-        }
+        let Some(note) = self.folded(tree)? else { return Ok(()) };
         let place = format!("trees/{}", tree.name());
         let layer: PackedLayer = self.read(&format!("{place}/{}", note.layer))?;
         let (_, made) = self.new_tree(work)?;
@@ -87,26 +84,22 @@ impl Store {
     /// The files of a tree, if they are in place.
     pub fn tree_if_here(&self, tree: &TreeId) -> Result<Option<RootDir>> {
         match self.folded(tree)? {
-            Some(note) if !self.is_unfolded(&note) => Ok(None),
-            _ => Ok(Some(self.tree(tree)?)),
+            Some(_) => Ok(None),
+            None => Ok(Some(self.tree(tree)?)),
         }
     }
 
     pub fn has_tree(&self, tree: &TreeId) -> Result<bool> {
         let place = Path::new("trees").join(tree.name());
         match self.folded(tree)? {
-            Some(note) if !self.is_unfolded(&note) => {
-                Ok(self.packed_layer(&format!("{}/{}", place.display(), note.layer))?.is_some())
-            }
-            _ => Ok(self.root.exists(place.join("fs"))?),
+            Some(note) => Ok(self.packed_layer(&format!("{}/{}", place.display(), note.layer))?.is_some()),
+            None => Ok(self.root.exists(place.join("fs"))?),
         }
     }
 
+    /// The note of a tree whose files are not in place.
     fn folded(&self, tree: &TreeId) -> Result<Option<Folded>> {
-        self.read_if_whole(&format!("trees/{}/{NOTE}", tree.name()))
-    }
-
-    fn is_unfolded(&self, note: &Folded) -> bool {
-        note.boot.as_deref() == Some(self.boot())
+        let note: Option<Folded> = self.read_if_whole(&format!("trees/{}/{NOTE}", tree.name()))?;
+        Ok(note.filter(|note| note.boot.as_deref() != Some(self.boot())))
     }
 }

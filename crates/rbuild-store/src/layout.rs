@@ -160,7 +160,7 @@ impl Store {
     }
 }
 
-fn document<T: Serialize>(name: &str, value: &T) -> Result<Vec<u8>> {
+pub(crate) fn document<T: Serialize>(name: &str, value: &T) -> Result<Vec<u8>> {
     serde_json::to_vec(value).map_err(|e| StoreError::Damaged { what: name.to_string(), reason: e.to_string() })
 }
 

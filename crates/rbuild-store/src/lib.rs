@@ -43,6 +43,7 @@ mod logs;
 mod parts;
 mod prune;
 mod records;
+mod side_by_side;
 mod snapshots;
 mod trees;
 mod verify;

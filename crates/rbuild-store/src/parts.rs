@@ -1,20 +1,18 @@
 //! A few paths of an image, for who wants no more of it: its layers are read, and the rest is not written anywhere.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path, PathBuf};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::path::{Path, PathBuf};
 
 use rbuild_image::{Descriptor, Digest, Hasher};
 use rbuild_layer::{EntryKind, Owners, TarEntry, Whiteouts, entry_path, unpack_some};
-use rbuild_linux::{Kind, RootDir};
+use rbuild_linux::RootDir;
 
 use crate::copies::{Files, Marks, merge};
 use crate::error::Result;
 use crate::images::{Image, digest};
 use crate::layout::Store;
+use crate::side_by_side::side_by_side;
 use crate::trees::{TreeId, same_digests};
 use crate::workspace::Workspace;
 
@@ -55,10 +53,12 @@ impl Store {
             // A path may be a hard link to what the next reading brings.
             let complete = further.is_subset(&all);
             for path in wanted {
-                match follow(&fs, path)? {
-                    Found::Missing(path) if complete && all.contains(&path) => return Ok(None),
-                    Found::There(path) | Found::Missing(path) => further.insert(path),
-                };
+                let Ok(real) = fs.resolve(path) else { return Ok(None) };
+                let real = real.strip_prefix("/").unwrap_or(&real).to_path_buf();
+                if complete && all.contains(&real) && !fs.exists(&real)? {
+                    return Ok(None);
+                }
+                further.insert(real);
             }
             let before = all.len();
             all.extend(further);
@@ -81,22 +81,8 @@ impl Store {
         fs: &RootDir,
     ) -> Result<BTreeSet<PathBuf>> {
         let layers = image.layers()?;
-        let read: Vec<OnceLock<Result<LayerParts>>> = layers.iter().map(|_| OnceLock::new()).collect();
-        let next = AtomicUsize::new(0);
-        let reader = || {
-            while let Some(i) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|i| *i < layers.len()) {
-                let (layer, diff_id) = &layers[i];
-                let _ = read[i].set(self.read_layer_parts(work, layer, diff_id, wanted));
-            }
-        };
-        let others = std::thread::available_parallelism().map_or(1, |n| n.get()).min(layers.len()).saturating_sub(1);
-        std::thread::scope(|scope| {
-            for _ in 0..others {
-                scope.spawn(reader);
-            }
-            reader();
-        });
-        let read = read.into_iter().filter_map(OnceLock::into_inner).collect::<Result<Vec<_>>>()?;
+        let read = |(layer, diff_id): &(Descriptor, Digest)| self.read_layer_parts(work, layer, diff_id, wanted);
+        let read = side_by_side(&layers, read)?;
         let open = read.iter().map(|parts| parts.dir.try_clone()).collect::<std::result::Result<Vec<_>, _>>()?;
         merge(&open, fs, Files::Linked, Marks::Done)?;
         // Files have one name again, as in the image.
@@ -118,11 +104,11 @@ impl Store {
         let mut wants = |entry: &TarEntry| {
             let linked = (entry.kind == EntryKind::HardLink).then(|| entry_path(&entry.link)).flatten();
             match linked {
-                Some(target) if is_wanted(&entry.path, wanted) && !concerns(&target, wanted) => {
+                Some(target) if is_wanted(entry, wanted) && !concerns(&target, wanted) => {
                     further.insert(target);
                     false
                 }
-                _ => is_wanted(&entry.path, wanted),
+                _ => is_wanted(entry, wanted),
             }
         };
         let (whiteouts, owners) = (Whiteouts::Overlay, Owners::FromArchive);
@@ -150,57 +136,12 @@ fn key(image: &Image, wanted: &BTreeSet<PathBuf>, recorded: bool) -> Digest {
     hasher.finish()
 }
 
-/// Whether an entry of that name says something of the paths: it is one, lies below one or above it, or deletes such.
-fn is_wanted(name: &OsStr, wanted: &BTreeSet<PathBuf>) -> bool {
-    let Some(path) = entry_path(name) else { return true };
-    let last = path.file_name().unwrap_or_default().as_bytes();
-    match last.strip_prefix(b".wh.") {
-        Some(b".wh..opq") => concerns(path.parent().unwrap_or(Path::new("")), wanted),
-        Some(hidden) => concerns(&path.with_file_name(OsStr::from_bytes(hidden)), wanted),
-        None => concerns(&path, wanted),
-    }
+/// Whether an entry says something of the paths: it is about one, or about what lies below or above one.
+fn is_wanted(entry: &TarEntry, wanted: &BTreeSet<PathBuf>) -> bool {
+    // What leads out of the root is an error, which unpacking tells.
+    entry.subject().is_none_or(|path| concerns(&path, wanted))
 }
 
 fn concerns(path: &Path, wanted: &BTreeSet<PathBuf>) -> bool {
     wanted.iter().any(|wanted| path.starts_with(wanted) || wanted.starts_with(path))
-}
-
-enum Found {
-    /// By that path, on which no link lies.
-    There(PathBuf),
-    /// What the links lead to is not there, or not yet.
-    Missing(PathBuf),
-}
-
-/// Links on the way to one path, as many as the kernel follows.
-const MOST_LINKS: usize = 40;
-
-/// Goes along a path and the symbolic links on it.
-fn follow(fs: &RootDir, path: &Path) -> Result<Found> {
-    let mut path = path.to_path_buf();
-    'links: for _ in 0..MOST_LINKS {
-        let mut at = PathBuf::new();
-        let mut parts = path.iter();
-        while let Some(part) = parts.next() {
-            let found = fs.sub(&at).and_then(|dir| Ok((dir.stat_name(part)?, dir)));
-            let Ok((stat, dir)) = found else { return Ok(Found::Missing(path)) };
-            if stat.kind != Kind::Symlink {
-                at.push(part);
-                continue;
-            }
-            let target = dir.read_link(part)?;
-            let mut led = if Path::new(&target).is_absolute() { PathBuf::new() } else { at };
-            for step in Path::new(&target).components().chain(parts.map(Component::Normal)) {
-                match step {
-                    Component::Normal(name) => led.push(name),
-                    Component::ParentDir => drop(led.pop()),
-                    _ => {}
-                }
-            }
-            path = led;
-            continue 'links;
-        }
-        return Ok(Found::There(path));
-    }
-    Ok(Found::Missing(path))
 }

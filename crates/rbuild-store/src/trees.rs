@@ -1,8 +1,6 @@
 use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rbuild_image::{Descriptor, Digest, digest_of};
 use rbuild_layer::{LayerError, Owners, Unpacked, Whiteouts, unpack};
@@ -12,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Result, StoreError};
 use crate::images::Image;
 use crate::layout::{Owners as TreeOwners, Store};
+use crate::side_by_side::side_by_side;
 use crate::workspace::Workspace;
 
 /// Names a tree of the store. Short, as overlay mounts count every byte of a path.
@@ -126,36 +125,9 @@ impl Store {
     /// several side by side. The second part of the answer says how many there were.
     pub fn unpack_image(&self, work: &Workspace, image: &Image, build: &str) -> Result<(Vec<TreeId>, usize)> {
         let layers = image.layers()?;
-        let trees: Vec<OnceLock<Result<(TreeId, bool)>>> = layers.iter().map(|_| OnceLock::new()).collect();
-        let next = AtomicUsize::new(0);
-        let failed = AtomicBool::new(false);
-        // Threads of their own: they wait for locks and for the disk, which workers of a pool must not.
-        let worker = || {
-            while let Some(i) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|i| *i < layers.len()) {
-                if failed.load(Ordering::Relaxed) {
-                    return;
-                }
-                let (layer, diff_id) = &layers[i];
-                let tree = self.tree_of_layer(work, image, layer, diff_id, build);
-                failed.fetch_or(tree.is_err(), Ordering::Relaxed);
-                let _ = trees[i].set(tree);
-            }
-        };
-        let others = std::thread::available_parallelism().map_or(1, |n| n.get()).min(layers.len()).saturating_sub(1);
-        std::thread::scope(|scope| {
-            for _ in 0..others {
-                scope.spawn(worker);
-            }
-            worker();
-        });
+        let unpack = |(layer, diff_id): &(Descriptor, Digest)| self.tree_of_layer(work, image, layer, diff_id, build);
         let (mut found, mut unpacked) = (Vec::new(), 0);
-        let mut trees: Vec<_> = trees.into_iter().filter_map(OnceLock::into_inner).collect();
-        if let Some(error) = trees.iter().position(std::result::Result::is_err) {
-            trees.swap(0, error);
-            trees.truncate(1);
-        }
-        for tree in trees {
-            let (tree, made) = tree?;
+        for (tree, made) in side_by_side(&layers, unpack)? {
             found.push(tree);
             unpacked += usize::from(made);
         }
