@@ -10,6 +10,7 @@ mod counting;
 mod error;
 mod finisher;
 mod gzip;
+mod leaning;
 mod limits;
 mod loose;
 mod pack;
@@ -25,6 +26,7 @@ pub use aside::HashAside;
 pub use compress::{Compression, Decoder, detect, layer_digests};
 pub use counting::Counting;
 pub use error::{LayerError, Result};
+pub use leaning::Leaning;
 pub use limits::Limits;
 pub use loose::{Loose, LooseFile};
 pub use pack::{
@@ -34,4 +36,4 @@ pub use pack::{
 pub use reader::{EntryKind, TarEntry, TarReader, is_tar};
 pub use unpack::{Owners, Unpacked, Whiteouts, entry_path, unpack, unpack_some};
 pub use writer::{LateEntry, TarWriter};
-pub use xattrs::{OPAQUE, ORIGIN, keep_in_layer, keep_in_tree};
+pub use xattrs::{OPAQUE, ORIGIN, keep_in_layer, keep_in_tree, marks_opaque};

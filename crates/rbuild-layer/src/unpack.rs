@@ -3,12 +3,11 @@
 //! The directory is the root: every path, and every target of a hard link, is resolved by the kernel inside it.
 //! Modes and times of directories are set at the end, in reverse, so that a read-only directory can be filled.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 
 use rbuild_image::{Digest, Hashed, Hasher};
@@ -17,10 +16,15 @@ use rbuild_linux::{Kind, RootDir, Timestamp, set_file_owner};
 use crate::compress::{Compression, Decoder};
 use crate::error::{LayerError, Result};
 use crate::finisher::{Filled, Finisher, Unfinished};
+use crate::leaning::Leaning;
 use crate::limits::{Limits, Ratio};
 use crate::pipe::with_read_ahead;
 use crate::reader::{EntryKind, TarEntry, TarReader};
 use crate::xattrs::{OPAQUE, ORIGIN, keep_in_tree};
+
+mod content;
+
+use content::write_content;
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE_WHITEOUT: &[u8] = b".wh..wh..opq";
@@ -42,7 +46,7 @@ pub enum Owners {
 }
 
 /// What a stream turned out to be.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Unpacked {
     /// Digest and size of the bytes as they came.
     pub digest: Digest,
@@ -52,6 +56,8 @@ pub struct Unpacked {
     /// Bytes after decompression.
     pub unpacked: u64,
     pub entries: u64,
+    /// What is missing for it to be whole, where the archive is a layer.
+    pub leaning: Leaning,
 }
 
 /// Unpacks a tar of any compression into `root`. On an error the directory holds a part of it: unpack into a
@@ -94,14 +100,14 @@ pub fn unpack_some(
         }
         reader.drain()?;
         let entries = target.entries;
-        target.finish()?;
-        Ok::<_, LayerError>((tee.hasher.map(Hasher::finish), tee.count, entries))
+        let leaning = target.finish()?;
+        Ok::<_, LayerError>((tee.hasher.map(Hasher::finish), tee.count, entries, leaning))
     });
-    let (diff_id, unpacked, entries) = result?;
+    let (diff_id, unpacked, entries, leaning) = result?;
     // What follows the end of the compressed stream belongs to the digest as well.
     std::io::copy(&mut raw, &mut std::io::sink()).map_err(LayerError::io("the end of the archive"))?;
     let (_, digest, size) = raw.finish();
-    Ok(Unpacked { digest, size, diff_id: diff_id.unwrap_or(digest), unpacked, entries })
+    Ok(Unpacked { digest, size, diff_id: diff_id.unwrap_or(digest), unpacked, entries, leaning })
 }
 
 /// Counts what is read, and hashes it if that is asked for.
@@ -136,6 +142,8 @@ struct Target<'a> {
     later: BTreeMap<PathBuf, TarEntry>,
     /// What is set on directories at the end.
     dirs: BTreeMap<PathBuf, (u32, Timestamp)>,
+    /// Directories that were made because something lies in them.
+    implied: BTreeSet<PathBuf>,
     buffer: Vec<u8>,
 }
 
@@ -185,6 +193,7 @@ impl<'a> Target<'a> {
             finisher: Finisher::default(),
             later: BTreeMap::new(),
             dirs: BTreeMap::new(),
+            implied: BTreeSet::new(),
             buffer: vec![0; 256 * 1024],
         })
     }
@@ -236,7 +245,14 @@ impl<'a> Target<'a> {
         }
         let dir = match self.root.sub(parent) {
             Ok(dir) => dir,
-            Err(e) if e.is_not_found() => self.root.create_dir_all(parent, 0o755, None, |_| ())?,
+            Err(e) if e.is_not_found() => {
+                let (implied, dirs) = (&mut self.implied, &mut self.dirs);
+                self.root.create_dir_all(parent, IMPLIED_MODE, None, |made| {
+                    implied.insert(made.to_path_buf());
+                    // As old as what it was made for, so that it is the same at every time.
+                    dirs.insert(made.to_path_buf(), (IMPLIED_MODE, entry.mtime));
+                })?
+            }
             Err(e) if e.errno() == Some(NOT_A_DIRECTORY) => {
                 return Err(entry_error(entry, "lies below something that is not a directory"));
             }
@@ -347,6 +363,7 @@ impl<'a> Target<'a> {
         match entry.kind {
             EntryKind::Dir => {
                 self.dirs.insert(path.to_path_buf(), (entry.mode, entry.mtime));
+                self.implied.remove(path);
                 return Ok(());
             }
             EntryKind::Symlink => {}
@@ -401,7 +418,8 @@ impl<'a> Target<'a> {
         Ok(Linked::Done)
     }
 
-    /// Makes the links whose targets came after them, or are such links themselves.
+    /// Makes the links whose targets came after them, or are such links themselves. What is left of them in a layer may be
+    /// about lower layers.
     fn link_later(&mut self) -> Result<()> {
         for _ in 0..MOST_LINKED {
             for (path, entry) in std::mem::take(&mut self.later) {
@@ -415,6 +433,9 @@ impl<'a> Target<'a> {
                 return Ok(());
             }
         }
+        if self.whiteouts == Whiteouts::Overlay {
+            return Ok(());
+        }
         let reason = |entry: &TarEntry| format!("links to {:?}, which the archive does not bring", entry.link);
         self.later.values().next().map_or(Ok(()), |entry| Err(entry_error(entry, reason(entry))))
     }
@@ -423,9 +444,22 @@ impl<'a> Target<'a> {
         owner_error(entry.path.to_string_lossy().into_owned(), (entry.uid, entry.gid), e)
     }
 
-    fn finish(mut self) -> Result<()> {
+    fn finish(mut self) -> Result<Leaning> {
         self.link_later()?;
         self.finisher.end().map_err(unfinished)?;
+        self.finish_dirs()?;
+        let mut leaning = Leaning::default();
+        if self.whiteouts == Whiteouts::Overlay {
+            // A later entry may have replaced them.
+            let there = |dir: &PathBuf| matches!(self.root.stat(dir), Ok(stat) if stat.kind == Kind::Dir);
+            leaning.dirs = self.implied.into_iter().filter(there).collect();
+            leaning.links = self.later.into_iter().filter_map(|(path, e)| Some((path, entry_path(&e.link)?))).collect();
+        }
+        Ok(leaning)
+    }
+
+    /// Modes and times of directories, the deepest first.
+    fn finish_dirs(&self) -> Result<()> {
         let mut parent: Option<(PathBuf, RootDir)> = None;
         for (path, (mode, mtime)) in self.dirs.iter().rev() {
             let Some(name) = path.file_name() else {
@@ -451,6 +485,9 @@ impl<'a> Target<'a> {
         Ok(())
     }
 }
+
+/// Of a directory that no entry describes, as everybody's tar makes it.
+const IMPLIED_MODE: u32 = 0o755;
 
 /// Hard links that may stand on each other, each before its target.
 const MOST_LINKED: usize = 40;
@@ -479,73 +516,6 @@ fn owner_error(name: String, (uid, gid): (u64, u64), e: rbuild_linux::Error) -> 
          grant a larger range in /etc/subuid and /etc/subgid"
     );
     LayerError::Entry { name, reason }
-}
-
-/// Writes the content of a file. Where an archive says that there are holes, and where a long piece of content is
-/// nothing but zeros, the file gets holes.
-fn write_content<R: Read>(
-    file: &File,
-    path: &Path,
-    entry: &TarEntry,
-    tar: &mut TarReader<R>,
-    buffer: &mut [u8],
-) -> Result<()> {
-    let failed = |e| LayerError::io(format!("writing {path:?}"))(e);
-    let whole = [(0, entry.size)];
-    let (pieces, size) = match &entry.sparse {
-        Some((pieces, size)) => (&pieces[..], *size),
-        None => (&whole[..], entry.size),
-    };
-    let mut end = 0;
-    for (offset, length) in pieces {
-        let mut at = *offset;
-        let mut left = *length;
-        while left > 0 {
-            let want = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            let n = fill(tar, &mut buffer[..want])?;
-            for (start, run) in data_runs(&buffer[..n]) {
-                let offset = at + start as u64;
-                file.write_all_at(run, offset).map_err(failed)?;
-                end = offset + run.len() as u64;
-            }
-            at += n as u64;
-            left -= n as u64;
-        }
-    }
-    if end < size {
-        file.set_len(size).map_err(failed)?;
-    }
-    Ok(())
-}
-
-/// Bytes of zeros that are worth a hole.
-const HOLE: usize = 64 * 1024;
-
-/// What of the bytes is not a hole, with where it stands.
-fn data_runs(bytes: &[u8]) -> Vec<(usize, &[u8])> {
-    const ZEROS: [u8; 256] = [0; 256];
-    let is_hole = |piece: &[u8]| piece.len() == HOLE && piece.chunks(ZEROS.len()).all(|c| c == ZEROS);
-    let mut runs: Vec<(usize, &[u8])> = Vec::new();
-    for (i, piece) in bytes.chunks(HOLE).enumerate() {
-        let start = i * HOLE;
-        match runs.last_mut() {
-            _ if is_hole(piece) => {}
-            Some((first, run)) if *first + run.len() == start => *run = &bytes[*first..start + piece.len()],
-            _ => runs.push((start, piece)),
-        }
-    }
-    runs
-}
-
-fn fill<R: Read>(tar: &mut TarReader<R>, buffer: &mut [u8]) -> Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match tar.read_content(&mut buffer[filled..])? {
-            0 => return Err(LayerError::Truncated("the content of a file".into())),
-            n => filled += n,
-        }
-    }
-    Ok(filled)
 }
 
 // errno(3) values that are told apart here.

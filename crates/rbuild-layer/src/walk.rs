@@ -14,7 +14,7 @@ use crate::error::{LayerError, Result};
 use crate::loose::{Loose, LooseHere, Unchanged};
 use crate::pack::{BATCH, BATCH_BYTES, Deletions, Times};
 use crate::reader::{EntryKind, TarEntry};
-use crate::xattrs::{OPAQUE, keep_in_layer};
+use crate::xattrs::{keep_in_layer, marks_opaque};
 
 /// An entry, and its content if it has any.
 pub(crate) enum Item {
@@ -56,7 +56,7 @@ impl Walk {
 
     fn open(&mut self, dir: RootDir, path: PathBuf) -> Result<()> {
         if self.deletions == Deletions::Whiteouts && !path.as_os_str().is_empty() {
-            let opaque = dir.xattrs(OsStr::new(""))?.get(OsStr::new(OPAQUE)).is_some_and(|v| v == b"y");
+            let opaque = marks_opaque(&dir.xattrs(OsStr::new(""))?);
             if opaque {
                 let mark = TarEntry { mode: 0, ..TarEntry::plain_file(path.join(".wh..wh..opq"), 0) };
                 self.waiting = Some(Item::Header(mark));

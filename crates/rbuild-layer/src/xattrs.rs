@@ -13,6 +13,8 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
+use rbuild_linux::Xattrs;
+
 /// Set on a directory that may hold whiteouts though nothing is merged with it; an empty value means "copied up from
 /// who knows where" (fs/overlayfs/inode.c, ovl_get_inode).
 pub const ORIGIN: &str = "user.overlay.origin";
@@ -33,6 +35,11 @@ pub fn keep_in_tree(name: &OsStr) -> bool {
 /// Whether an attribute found on the tree is written into the layer.
 pub fn keep_in_layer(name: &OsStr) -> bool {
     is_image_data(name)
+}
+
+/// Whether a directory with these attributes hides what is below it.
+pub fn marks_opaque(attributes: &Xattrs) -> bool {
+    attributes.get(OsStr::new(OPAQUE)).is_some_and(|v| v == b"y")
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod changes;
 mod merge;
 
 pub use changes::Before;
+pub(crate) use merge::copy_entry;
 pub use merge::{Files, Marks, merge};
 
 #[cfg(test)]

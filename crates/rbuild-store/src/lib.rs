@@ -9,6 +9,7 @@
 //!   oci-layout index.json blobs/sha256/HEX
 //!   trees/ID/fs/           one step's or one layer's files, in overlay form
 //!   trees/ID/folded.json   the files are there as that layer only, or were unpacked from it
+//!   trees/ID/leaning      what a layer takes for granted of those below it
 //!   trees/ID/listing       what a copy took from the context
 //!   trees/ID/layer-*.json  the layers that were made of it, one a form, once something asked
 //!   trees/ID/bytes.json    how much it takes, once something asked
@@ -40,7 +41,9 @@ mod images;
 mod layers;
 mod layout;
 mod logs;
+mod mend;
 mod parts;
+mod pile;
 mod prune;
 mod records;
 mod side_by_side;

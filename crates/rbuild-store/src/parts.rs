@@ -1,6 +1,6 @@
 //! A few paths of an image, for who wants no more of it: its layers are read, and the rest is not written anywhere.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -49,7 +49,7 @@ impl Store {
         for _ in 0..READINGS {
             let (path, made) = self.new_tree(work)?;
             let fs = made.sub("fs")?;
-            let mut further = self.read_parts(work, image, &all, &fs)?;
+            let Some(mut further) = self.read_parts(work, image, &all, &fs)? else { return Ok(None) };
             // A path may be a hard link to what the next reading brings.
             let complete = further.is_subset(&all);
             for path in wanted {
@@ -72,24 +72,28 @@ impl Store {
         Ok(None)
     }
 
-    /// Reads all layers for these paths, several side by side; gives what hard links lead to besides.
+    /// Reads all layers for these paths, several side by side; gives what hard links lead to besides. `None` if a layer leans
+    /// on those below it: what it means shows only when they are all there.
     fn read_parts(
         &self,
         work: &Workspace,
         image: &Image,
         wanted: &BTreeSet<PathBuf>,
         fs: &RootDir,
-    ) -> Result<BTreeSet<PathBuf>> {
+    ) -> Result<Option<BTreeSet<PathBuf>>> {
         let layers = image.layers()?;
         let read = |(layer, diff_id): &(Descriptor, Digest)| self.read_layer_parts(work, layer, diff_id, wanted);
         let read = side_by_side(&layers, read)?;
+        if read.iter().skip(1).any(|parts| parts.leans) {
+            return Ok(None);
+        }
         let open = read.iter().map(|parts| parts.dir.try_clone()).collect::<std::result::Result<Vec<_>, _>>()?;
         merge(&open, fs, Files::Linked, Marks::Done)?;
         // Files have one name again, as in the image.
         for parts in &read {
             work.dir().remove_all(parts.path.file_name().unwrap_or_default())?;
         }
-        Ok(read.into_iter().flat_map(|parts| parts.further).collect())
+        Ok(Some(read.into_iter().flat_map(|parts| parts.further).collect()))
     }
 
     fn read_layer_parts(
@@ -101,7 +105,14 @@ impl Store {
     ) -> Result<LayerParts> {
         let (path, dir) = work.new_dir()?;
         let mut further = BTreeSet::new();
+        let (mut dirs, mut leans) = (HashSet::new(), false);
         let mut wants = |entry: &TarEntry| {
+            // Also of what is not wanted by this name: the name may be another one above other layers.
+            let path = entry_path(&entry.path).unwrap_or_default();
+            leans |= path.parent().is_some_and(|dir| !dir.as_os_str().is_empty() && !dirs.contains(dir));
+            if entry.kind == EntryKind::Dir {
+                dirs.insert(path);
+            }
             let linked = (entry.kind == EntryKind::HardLink).then(|| entry_path(&entry.link)).flatten();
             match linked {
                 Some(target) if is_wanted(entry, wanted) && !concerns(&target, wanted) => {
@@ -115,7 +126,8 @@ impl Store {
         let digest = digest(layer)?;
         let got = unpack_some(self.open_blob(&digest)?, &dir, whiteouts, owners, self.limits(), &mut wants)?;
         same_digests(&got, &digest, diff_id)?;
-        Ok(LayerParts { path, dir, further })
+        leans |= !got.leaning.is_empty();
+        Ok(LayerParts { path, dir, further, leans })
     }
 }
 
@@ -125,6 +137,8 @@ struct LayerParts {
     dir: RootDir,
     /// Where hard links lead to besides.
     further: BTreeSet<PathBuf>,
+    /// Something in it has no directory of its own, or is a link to what is not in it.
+    leans: bool,
 }
 
 fn key(image: &Image, wanted: &BTreeSet<PathBuf>, recorded: bool) -> Digest {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Result, StoreError};
 use crate::images::Image;
 use crate::layout::{Owners as TreeOwners, Store};
+use crate::mend::LEANING;
 use crate::side_by_side::side_by_side;
 use crate::workspace::Workspace;
 
@@ -122,7 +123,8 @@ impl Store {
     }
 
     /// The trees of an image, the lowest first; layers that were never unpacked are unpacked now, each once and
-    /// several side by side. The second part of the answer says how many there were.
+    /// several side by side. The second part of the answer says how many there were. Layers that lack something are followed
+    /// by a tree that has it.
     pub fn unpack_image(&self, work: &Workspace, image: &Image, build: &str) -> Result<(Vec<TreeId>, usize)> {
         let layers = image.layers()?;
         let unpack = |(layer, diff_id): &(Descriptor, Digest)| self.tree_of_layer(work, image, layer, diff_id, build);
@@ -131,7 +133,7 @@ impl Store {
             found.push(tree);
             unpacked += usize::from(made);
         }
-        Ok((found, unpacked))
+        Ok((self.mended(work, found, build)?, unpacked))
     }
 
     /// The tree of one layer, and whether it had to be made.
@@ -159,7 +161,10 @@ impl Store {
         let (path, dir) = self.new_tree(work)?;
         let fs = dir.sub("fs")?;
         let unpacked = self.unpack_verified(digest, diff_id, &fs)?;
-        self.put_layer_size(diff_id, unpacked)?;
+        self.put_layer_size(diff_id, unpacked.unpacked)?;
+        if !unpacked.leaning.is_empty() {
+            self.put_note(&dir, LEANING, &unpacked.leaning.to_bytes())?;
+        }
         let id = TreeId::of_layer(diff_id, self.owners());
         self.commit_tree(work, &path, &id)?;
         let file = LayerFile { tree: id.clone(), boot: self.boot().to_string(), build: build.to_string() };
@@ -167,11 +172,11 @@ impl Store {
         Ok(id)
     }
 
-    /// Unpacks a layer into an empty directory; gives its bytes before compression.
-    pub(crate) fn unpack_verified(&self, digest: &Digest, diff_id: &Digest, fs: &RootDir) -> Result<u64> {
+    /// Unpacks a layer into an empty directory.
+    pub(crate) fn unpack_verified(&self, digest: &Digest, diff_id: &Digest, fs: &RootDir) -> Result<Unpacked> {
         let got = unpack(self.open_blob(digest)?, fs, Whiteouts::Overlay, Owners::FromArchive, self.limits())?;
         same_digests(&got, digest, diff_id)?;
-        Ok(got.unpacked)
+        Ok(got)
     }
 }
 

@@ -2,7 +2,7 @@ use super::*;
 use crate::pack::{Deletions, LayerForm, Times, pack_layer, pack_tree};
 use crate::{Compression, TarWriter};
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 struct Temp(PathBuf);
 impl Temp {
@@ -125,13 +125,20 @@ fn a_hard_link_may_come_before_its_target() {
     let ino = |p: &str| std::fs::metadata(t.path(p)).unwrap().ino();
     assert_eq!((ino("a/first"), ino("b/second")), (ino("z"), ino("z")));
     assert_eq!(std::fs::read_to_string(t.path("covered")).unwrap(), "itself");
-    // What never comes is an error, however many wait for it, and for each other.
+    // What never comes is an error in an archive, however many wait for it, and for each other; a layer may mean one below.
     let never: Vec<_> = (0..3000).map(|i| link(hard, &format!("l{i:04}"), &format!("l{:04}", i + 1))).collect();
-    let told = apply(&Temp::new("never"), &never).unwrap_err().to_string();
+    let (t, limits) = (Temp::new("never"), Limits::default());
+    let told =
+        unpack(&tar(&never)[..], &t.root(), Whiteouts::Plain, Owners::FromArchive, limits).unwrap_err().to_string();
     assert!(told.contains("\"l0000\" links to \"l0001\", which the archive does not bring"), "{told}");
+    let links = apply(&t, &never).unwrap().leaning.links;
+    assert_eq!((links.len(), &links[7]), (3000, &("l0007".into(), "l0008".into())));
     // And none leads out of the root.
     let out = [link(hard, "h", "up/outside"), link(EntryKind::Symlink, "up", "..")];
-    assert!(apply(&Temp::new("early-out"), &out).is_err());
+    let (t, limits) = (Temp::new("early-out"), Limits::default());
+    assert!(unpack(&tar(&out)[..], &t.root(), Whiteouts::Plain, Owners::FromArchive, limits).is_err());
+    assert_eq!(apply(&t, &out).unwrap().leaning.links, [(PathBuf::from("h"), PathBuf::from("up/outside"))]);
+    assert!(!t.path("h").exists());
 }
 
 #[test]
@@ -140,6 +147,19 @@ fn links_inside_the_root_are_followed_for_parents() {
     let sym = EntryKind::Symlink;
     apply(&t, &[dir("usr", 0o755), dir("usr/bin", 0o755), link(sym, "bin", "/usr/bin"), file("bin/sh", "x")]).unwrap();
     assert!(t.path("usr/bin/sh").exists());
+}
+
+#[test]
+fn directories_without_an_entry_are_told() {
+    let t = Temp::new("implied");
+    let mut f = file("a/b/f", "x");
+    f.0.mtime = Timestamp { sec: 77, nsec: 0 };
+    let entries = [f, file("later/f", "x"), dir("later", 0o700), file("gone/f", "x"), file("gone", "now a file")];
+    let leaning = apply(&t, &entries).unwrap().leaning;
+    assert_eq!(leaning.dirs, [Path::new("a"), Path::new("a/b")]);
+    let made = std::fs::metadata(t.path("a/b")).unwrap();
+    assert_eq!((made.mode() & 0o7777, made.mtime()), (0o755, 77));
+    assert_eq!(std::fs::metadata(t.path("later")).unwrap().mode() & 0o7777, 0o700);
 }
 
 #[test]

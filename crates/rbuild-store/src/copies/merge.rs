@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use rbuild_layer::{OPAQUE, ORIGIN, keep_in_tree};
+use rbuild_layer::{OPAQUE, ORIGIN, keep_in_tree, marks_opaque};
 use rbuild_linux::{Kind, Result, RootDir, Stat, copy_file};
 
 /// What files become in a merged directory.
@@ -72,7 +72,7 @@ fn level(from: RootDir, to: RootDir, path: PathBuf) -> Result<Level> {
 fn enter(top: &Level, name: &OsStr, marks: Marks) -> Result<Level> {
     let from = top.from.sub(name)?;
     let attributes = from.xattrs(OsStr::new(""))?;
-    let hides = attributes.get(OsStr::new(OPAQUE)).is_some_and(|v| v == b"y");
+    let hides = marks_opaque(&attributes);
     let before = top.to.stat_name(name).ok();
     let deleted = before.as_ref().map_or(Ok(false), |stat| top.to.is_whiteout(name, stat))?;
     if hides || before.is_none_or(|stat| stat.kind != Kind::Dir) {
@@ -108,22 +108,27 @@ fn place(
         }
         links.insert(stat.inode(), Path::new("/").join(&top.path).join(name));
     }
+    copy_entry(&top.from, name, stat, &top.to, name)
+}
+
+/// Copies one entry, which is no directory and whose metadata these are, to a name that is free.
+pub(crate) fn copy_entry(from: &RootDir, name: &OsStr, stat: &Stat, to: &RootDir, to_name: &OsStr) -> Result<()> {
     match stat.kind {
         Kind::File => {
-            let file = top.to.create_file(name, 0o600)?;
-            copy_file(&top.from.open_name(name)?, stat, &file)?;
+            let file = to.create_file(to_name, 0o600)?;
+            copy_file(&from.open_name(name)?, stat, &file)?;
         }
-        Kind::Symlink => top.to.create_symlink(&top.from.read_link(name)?, name)?,
-        kind => top.to.create_node(name, kind, stat.mode, stat.rdev)?,
+        Kind::Symlink => to.create_symlink(&from.read_link(name)?, to_name)?,
+        kind => to.create_node(to_name, kind, stat.mode, stat.rdev)?,
     }
-    top.to.chown(name, stat.uid, stat.gid)?;
+    to.chown(to_name, stat.uid, stat.gid)?;
     if stat.kind != Kind::Symlink {
-        top.to.chmod(name, stat.mode)?;
+        to.chmod(to_name, stat.mode)?;
     }
     if stat.kind == Kind::File {
-        for (attr, value) in top.from.xattrs(name)?.iter().filter(|(attr, _)| keep_in_tree(attr)) {
-            top.to.set_xattr(name, attr, value)?;
+        for (attr, value) in from.xattrs(name)?.iter().filter(|(attr, _)| keep_in_tree(attr)) {
+            to.set_xattr(to_name, attr, value)?;
         }
     }
-    top.to.set_mtime(name, stat.mtime)
+    to.set_mtime(to_name, stat.mtime)
 }

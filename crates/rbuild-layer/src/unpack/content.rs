@@ -1,0 +1,76 @@
+//! The content of a file out of an archive, holes and all.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use crate::error::{LayerError, Result};
+use crate::reader::{TarEntry, TarReader};
+
+/// Writes the content of a file. Where an archive says that there are holes, and where a long piece of content is
+/// nothing but zeros, the file gets holes.
+pub(super) fn write_content<R: Read>(
+    file: &File,
+    path: &Path,
+    entry: &TarEntry,
+    tar: &mut TarReader<R>,
+    buffer: &mut [u8],
+) -> Result<()> {
+    let failed = |e| LayerError::io(format!("writing {path:?}"))(e);
+    let whole = [(0, entry.size)];
+    let (pieces, size) = match &entry.sparse {
+        Some((pieces, size)) => (&pieces[..], *size),
+        None => (&whole[..], entry.size),
+    };
+    let mut end = 0;
+    for (offset, length) in pieces {
+        let mut at = *offset;
+        let mut left = *length;
+        while left > 0 {
+            let want = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let n = fill(tar, &mut buffer[..want])?;
+            for (start, run) in data_runs(&buffer[..n]) {
+                let offset = at + start as u64;
+                file.write_all_at(run, offset).map_err(failed)?;
+                end = offset + run.len() as u64;
+            }
+            at += n as u64;
+            left -= n as u64;
+        }
+    }
+    if end < size {
+        file.set_len(size).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Bytes of zeros that are worth a hole.
+const HOLE: usize = 64 * 1024;
+
+/// What of the bytes is not a hole, with where it stands.
+fn data_runs(bytes: &[u8]) -> Vec<(usize, &[u8])> {
+    const ZEROS: [u8; 256] = [0; 256];
+    let is_hole = |piece: &[u8]| piece.len() == HOLE && piece.chunks(ZEROS.len()).all(|c| c == ZEROS);
+    let mut runs: Vec<(usize, &[u8])> = Vec::new();
+    for (i, piece) in bytes.chunks(HOLE).enumerate() {
+        let start = i * HOLE;
+        match runs.last_mut() {
+            _ if is_hole(piece) => {}
+            Some((first, run)) if *first + run.len() == start => *run = &bytes[*first..start + piece.len()],
+            _ => runs.push((start, piece)),
+        }
+    }
+    runs
+}
+
+fn fill<R: Read>(tar: &mut TarReader<R>, buffer: &mut [u8]) -> Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match tar.read_content(&mut buffer[filled..])? {
+            0 => return Err(LayerError::Truncated("the content of a file".into())),
+            n => filled += n,
+        }
+    }
+    Ok(filled)
+}

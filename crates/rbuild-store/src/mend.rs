@@ -1,0 +1,250 @@
+//! Layers that take things for granted of those below them (`rbuild_layer::Leaning`): what they lack is put into a small
+//! tree that goes on top of the layer's own, which stays what it is above any other layers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use rbuild_image::Hasher;
+use rbuild_layer::{LayerError, Leaning, OPAQUE, ORIGIN, keep_in_tree, marks_opaque};
+use rbuild_linux::{Kind, RootDir, Stat, Timestamp};
+
+use crate::copies::copy_entry;
+use crate::error::{Result, StoreError};
+use crate::layout::Store;
+use crate::pile::{Found, Pile};
+use crate::trees::TreeId;
+use crate::workspace::Workspace;
+
+/// Hard links that may stand on each other.
+const MOST_LINKED: usize = 40;
+
+/// Stands beside the tree of a layer that leans on others.
+pub(crate) const LEANING: &str = "leaning";
+
+impl Store {
+    /// The trees of an image's layers (the lowest first), each followed by what it lacks above those before it.
+    pub(crate) fn mended(&self, work: &Workspace, layers: Vec<TreeId>, build: &str) -> Result<Vec<TreeId>> {
+        let mut trees = Vec::new();
+        for layer in layers {
+            let note = self.tree_note(&layer, LEANING)?;
+            trees.push(layer);
+            if !note.is_empty() {
+                let leaning = Leaning::from_bytes(&note).ok_or_else(|| StoreError::Damaged {
+                    what: format!("tree {}", trees[trees.len() - 1].name()),
+                    reason: "the note about what it lacks cannot be read".into(),
+                })?;
+                trees.extend(self.mend(work, &trees, &leaning, build)?);
+            }
+        }
+        Ok(trees)
+    }
+
+    /// What the last tree lacks above the others; made once. `None` if that is nothing.
+    fn mend(&self, work: &Workspace, trees: &[TreeId], leaning: &Leaning, build: &str) -> Result<Option<TreeId>> {
+        let mut hasher = Hasher::new();
+        hasher.field("mend 1");
+        for tree in trees {
+            hasher.field(tree.name());
+        }
+        let key = hasher.finish();
+        let made = |tree: TreeId| Ok((!self.tree(&tree)?.entries()?.is_empty()).then_some(tree));
+        if let Some(record) = self.record(&key)? {
+            return made(record.tree);
+        }
+        let _alone = self.lock_step(&key)?;
+        if let Some(record) = self.record(&key)? {
+            return made(record.tree);
+        }
+        let (path, dir) = self.new_tree(work)?;
+        let open = trees.iter().map(|tree| self.tree(tree)).collect::<Result<Vec<_>>>()?;
+        Mender::new(open, leaning, dir.sub("fs")?)?.mend()?;
+        let tree = TreeId::of_step(&key);
+        self.commit_tree(work, &path, &tree)?;
+        self.put_record(&key, &tree, &key, 0, build)?;
+        made(tree)
+    }
+}
+
+struct Mender<'a> {
+    leaning: &'a Leaning,
+    implied: BTreeSet<&'a Path>,
+    layer: RootDir,
+    below: Pile,
+    /// The same with the layer.
+    all: Pile,
+    /// What is made.
+    mend: RootDir,
+    /// Directories of the layer that stand where a link is below, and where it leads.
+    moved: BTreeMap<PathBuf, PathBuf>,
+    /// Times of the directories that were made, for the end.
+    times: Vec<(PathBuf, Timestamp)>,
+}
+
+impl<'a> Mender<'a> {
+    /// `trees` is the layer, the last, and those below it.
+    fn new(mut trees: Vec<RootDir>, leaning: &'a Leaning, mend: RootDir) -> Result<Mender<'a>> {
+        let copies = trees.iter().map(RootDir::try_clone).collect::<std::result::Result<Vec<_>, _>>()?;
+        let all = Pile::new(copies.into_iter());
+        let layer = trees.pop().expect("there is a layer");
+        let implied = leaning.dirs.iter().map(PathBuf::as_path).collect();
+        let below = Pile::new(trees.into_iter());
+        Ok(Mender { leaning, implied, layer, below, all, mend, moved: BTreeMap::new(), times: Vec::new() })
+    }
+
+    fn mend(mut self) -> Result<()> {
+        for dir in &self.leaning.dirs {
+            self.settle(dir)?;
+        }
+        let targets: BTreeMap<_, _> = self.leaning.links.iter().map(|(name, file)| (name, file)).collect();
+        for (name, file) in &self.leaning.links {
+            let mut end = file;
+            // Which may be such a link itself. What goes round in a circle ends somewhere, and nothing is found there.
+            for _ in 0..MOST_LINKED {
+                end = targets.get(end).copied().unwrap_or(end);
+            }
+            self.link(name, end)?;
+        }
+        for (path, mtime) in self.times.iter().rev() {
+            let (dir, name) = self.mend.parent(path)?;
+            dir.set_mtime(&name, *mtime)?;
+        }
+        Ok(())
+    }
+
+    /// Has a directory that no entry describes look like what is below it, or moves what it holds to where that leads.
+    fn settle(&mut self, dir: &Path) -> Result<()> {
+        if dir.ancestors().skip(1).any(|above| self.moved.contains_key(above)) || self.is_alone(dir)? {
+            return Ok(());
+        }
+        let Some(Found { dir: from, name, stat }) = self.below.find(dir)? else { return Ok(()) };
+        match stat.kind {
+            Kind::Dir => drop(self.dir(dir)?),
+            Kind::Symlink => {
+                let to = self.below.resolve(dir)?;
+                self.move_all(dir, &to)?;
+                let above = self.dir(dir.parent().unwrap_or(Path::new("")))?;
+                put(&from, &name, &stat, &above, &name)?;
+                self.moved.insert(dir.to_path_buf(), to);
+            }
+            // The directory takes its place.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Whether the layer shows nothing of what is below at that path.
+    fn is_alone(&self, path: &Path) -> Result<bool> {
+        for above in path.ancestors().filter(|p| !p.as_os_str().is_empty()) {
+            if is_opaque(&self.layer.sub(above)?)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// A directory in the making, with those above it, as it should be seen.
+    fn dir(&mut self, path: &Path) -> Result<RootDir> {
+        let mut above: Vec<&Path> = path.ancestors().filter(|p| !p.as_os_str().is_empty()).collect();
+        above.reverse();
+        above.into_iter().try_for_each(|dir| self.one_dir(dir, dir))?;
+        Ok(self.mend.sub(path)?)
+    }
+
+    /// One such directory, which the layer has at `own`: an entry of the layer describes it, else what is below.
+    fn one_dir(&mut self, path: &Path, own: &Path) -> Result<()> {
+        if self.mend.exists(path)? {
+            return Ok(());
+        }
+        let mine = || self.layer.sub(own).ok();
+        let found = |f: Found| (f.stat.kind == Kind::Dir).then(|| f.dir.sub(&f.name)).transpose();
+        let source = match self.implied.contains(own) {
+            false => mine(),
+            true => None,
+        };
+        let source = match source {
+            Some(dir) => Some(dir),
+            None => self.below.find(path)?.map_or(Ok(None), found)?.or_else(mine),
+        };
+        let (dir, name) = self.mend.parent(path)?;
+        dir.create_dir(&name, 0o755)?;
+        let made = dir.sub(&name)?;
+        if let Some(source) = source {
+            let stat = source.stat_self()?;
+            made.set_own_meta(stat.uid, stat.gid, stat.mode, stat.mtime)?;
+            for (attr, value) in source.xattrs(OsStr::new(""))?.iter().filter(|(attr, _)| keep_in_tree(attr)) {
+                made.set_xattr(OsStr::new(""), attr, value)?;
+            }
+            self.times.push((path.to_path_buf(), stat.mtime));
+        }
+        Ok(())
+    }
+
+    /// Puts all that the layer has below `from` where a link leads.
+    fn move_all(&mut self, from: &Path, to: &Path) -> Result<()> {
+        let mut stack = vec![(from.to_path_buf(), to.to_path_buf())];
+        while let Some((own, path)) = stack.pop() {
+            let path = if self.implied.contains(&*own) { self.below.resolve(&path)? } else { path };
+            self.dir(path.parent().unwrap_or(Path::new("")))?;
+            self.one_dir(&path, &own)?;
+            let (source, dest) = (self.layer.sub(&own)?, self.mend.sub(&path)?);
+            if is_opaque(&source)? {
+                dest.set_xattr(OsStr::new(""), OsStr::new(OPAQUE), b"y")?;
+            }
+            for entry in source.entries()? {
+                let stat = source.stat_name(&entry.name)?;
+                if source.is_whiteout(&entry.name, &stat)? {
+                    dest.set_xattr(OsStr::new(""), OsStr::new(ORIGIN), b"")?;
+                    dest.create_whiteout(&entry.name)?;
+                } else if stat.kind == Kind::Dir {
+                    stack.push((own.join(&entry.name), path.join(&entry.name)));
+                } else {
+                    put(&source, &entry.name, &stat, &dest, &entry.name)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A further name for a file of a lower layer. Both stand in the same tree then, as links do not cross trees.
+    fn link(&mut self, name: &Path, file: &Path) -> Result<()> {
+        let name = self.after_moves(name);
+        let (above, file_name) = (file.parent().unwrap_or(Path::new("")), file.file_name().unwrap_or_default());
+        let file = self.all.resolve(above)?.join(file_name);
+        let wrong = |reason: &str| {
+            let reason = format!("is a hard link to {file:?}, {reason}");
+            StoreError::from(LayerError::Entry { name: name.to_string_lossy().into_owned(), reason })
+        };
+        let found = self.all.find(&file)?;
+        let found = found.ok_or_else(|| wrong("which neither its layer nor one below it brings"))?;
+        if found.stat.kind == Kind::Dir {
+            return Err(wrong("which is a directory"));
+        }
+        let from = self.dir(file.parent().unwrap_or(Path::new("")))?;
+        let file_name = file.file_name().unwrap_or_default();
+        if !from.exists(file_name)? {
+            put(&found.dir, &found.name, &found.stat, &from, file_name)?;
+        }
+        let to = self.dir(name.parent().unwrap_or(Path::new("")))?;
+        let to_name = name.file_name().unwrap_or_default();
+        to.remove_all(to_name)?;
+        Ok(to.hard_link(&from, file_name, to_name)?)
+    }
+
+    fn after_moves(&self, path: &Path) -> PathBuf {
+        let moved = path.ancestors().find_map(|above| Some((above, self.moved.get(above)?)));
+        moved.map_or_else(|| path.to_path_buf(), |(above, to)| to.join(path.strip_prefix(above).unwrap_or(path)))
+    }
+}
+
+fn is_opaque(dir: &RootDir) -> Result<bool> {
+    Ok(marks_opaque(&dir.xattrs(OsStr::new(""))?))
+}
+
+/// Gives a file of another tree a further name; where that cannot be, copies it. Files of trees are never written to.
+fn put(from: &RootDir, name: &OsStr, stat: &Stat, to: &RootDir, to_name: &OsStr) -> Result<()> {
+    match to.hard_link(from, name, to_name) {
+        Ok(()) => Ok(()),
+        Err(_) => Ok(copy_entry(from, name, stat, to, to_name)?),
+    }
+}

@@ -1,0 +1,73 @@
+//! Layers of other tools that lean on those below them: files in directories that they do not describe, whiteouts and files
+//! behind links of a lower layer, further names for its files.
+
+use crate::lab::Lab;
+
+/// An image `leaning` whose lowest layer is a whole root directory, and whose second has single entries only.
+fn scene() -> Lab {
+    let lab = Lab::new();
+    lab.sh(r#"set -e; mkdir -p low/usr/bin/deep low/tmp low/var/lib/db low/hidden/in up/bin/deep up/tmp up/hidden/in up/new/dir up/var/lib/db
+        ln -s usr/bin low/bin; ln -s /usr/bin/deep low/usr/deep
+        echo tool > low/usr/bin/tool; echo old > low/usr/bin/old; echo data > low/var/lib/db/data; echo x > low/hidden/in/x
+        chmod 1777 low/tmp; chmod 700 low/usr/bin/deep; chmod 750 low/var/lib/db; chmod 711 low/hidden/in
+        touch -d @1000000 low/tmp low/usr/bin/deep low/usr/bin low/var/lib/db
+        echo new > up/bin/new; touch up/bin/.wh.old; echo far > up/bin/deep/far; echo t > up/tmp/t
+        echo y > up/hidden/in/y; touch up/hidden/.wh..wh..opq; echo n > up/new/dir/n
+        echo data > up/var/lib/db/data; ln up/var/lib/db/data up/var/lib/db/again; ln up/var/lib/db/data up/first
+        tar -C low --owner=0 --group=0 --numeric-owner -cf 1.tar .
+        tar -C up --owner=0 --group=0 --numeric-owner --no-recursion -cf 2.tar bin/new bin/.wh.old bin/deep/far tmp/t hidden \
+            hidden/.wh..wh..opq hidden/in/y new/dir/n var/lib/db/data var/lib/db/again first
+        tar -f 2.tar --delete var/lib/db/data
+        d1=$(sha256sum < 1.tar | cut -c1-64); d2=$(sha256sum < 2.tar | cut -c1-64)
+        echo '{"architecture":"amd64","os":"linux","config":{"Cmd":["sh"],"Env":["PATH=/bin"]},"rootfs":{"type":"layers","diff_ids":["sha256:'$d1'","sha256:'$d2'"]}}' > c.json
+        echo '[{"Config":"c.json","RepoTags":["leaning:latest"],"Layers":["1.tar","2.tar"]}]' > manifest.json
+        tar -cf image.tar c.json manifest.json 1.tar 2.tar && $RB load -i image.tar"#)
+    .ok();
+    lab
+}
+
+#[test]
+fn directories_without_an_entry_look_like_those_below_them() {
+    let lab = scene();
+    let seen = lab.build_listing("FROM leaning\n");
+    let has = |line: &str| assert!(seen.iter().any(|l| l.contains(line)), "{line} in {seen:#?}");
+    for line in ["1777 0:0 tmp/", "700 0:0 usr/bin/deep/", "750 0:0 var/lib/db/"] {
+        has(line);
+    }
+    // What is hidden gives nothing: the layer's own word for the directory is none.
+    for line in ["755 0:0 hidden/in/", "755 0:0 new/dir/"] {
+        has(line);
+    }
+    assert!(!seen.iter().any(|l| l.contains("hidden/in/x")), "{seen:#?}");
+    let times = lab.sh("tar --utc -tvf $LAB/out.tar ./tmp/ tmp/ 2>/dev/null | cut -d' ' -f4-").stdout;
+    assert!(times.contains("1970-01-12"), "{times}");
+}
+
+#[test]
+fn what_lies_behind_a_link_is_where_the_link_leads() {
+    let lab = scene();
+    let out = lab.build_local("FROM leaning\n", &[]);
+    assert_eq!(std::fs::read_link(out.join("bin")).unwrap().to_str(), Some("usr/bin"));
+    for (path, content) in [("usr/bin/new", "new\n"), ("usr/bin/deep/far", "far\n"), ("usr/bin/tool", "tool\n")] {
+        assert_eq!(std::fs::read_to_string(out.join(path)).unwrap(), content);
+    }
+    assert!(!out.join("usr/bin/old").exists());
+    // The same for who wants one file of it.
+    let few = lab.build_local("FROM scratch\nCOPY --from=leaning /usr/bin/new /bin/deep/far /\n", &[]);
+    assert_eq!(std::fs::read_to_string(few.join("far")).unwrap(), "far\n");
+}
+
+#[test]
+fn hard_links_to_files_of_lower_layers_are_made() {
+    let lab = scene();
+    let out = lab.build_local("FROM leaning\n", &[]);
+    let ino = |p: &str| std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(out.join(p)).unwrap());
+    assert_eq!(std::fs::read_to_string(out.join("first")).unwrap(), "data\n");
+    assert_eq!((ino("first"), ino("var/lib/db/again")), (ino("var/lib/db/data"), ino("var/lib/db/data")));
+    // What no layer brings is refused by name.
+    lab.sh(r#"set -e; tar -f 1.tar --delete ./var/lib/db/data; d1=$(sha256sum < 1.tar | cut -c1-64); d2=$(sha256sum < 2.tar | cut -c1-64)
+        echo '{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":["sha256:'$d1'","sha256:'$d2'"]}}' > c.json
+        tar -cf image.tar c.json manifest.json 1.tar 2.tar && $RB load -i image.tar"#)
+        .ok();
+    lab.build("FROM leaning\nRUN true\n", &[]).fails(1, &["first", "is a hard link to", "nor one below it brings"]);
+}
