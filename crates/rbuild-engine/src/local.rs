@@ -4,28 +4,26 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use rbuild_linux::{AtomicFile, Kind, RootDir, Stat, Timestamp, copy_file};
+use rbuild_linux::{Kind, RootDir, Stat, Timestamp};
 use rbuild_source::{Owner, SourceError, SourceTree};
 
 use crate::error::{BuildError, Result};
 
+mod crew;
+
+use crew::{Crew, Group, Work};
+
 /// Copies everything in `view` into `dest`. Modes, links and times are kept (unless all files are to have the time
 /// `epoch`); owners are not. Devices are left out.
 pub fn export(view: &RootDir, dest: &RootDir, epoch: Option<i64>) -> Result<()> {
-    let tree = SourceTree { root: view, ignore: None, exclude: None, owner: Owner::AsIs, hashes: None };
-    let time = epoch.map(|sec| Timestamp { sec, nsec: 0 });
-    let mut writer = Writer { dest, links: HashMap::new(), dirs: Vec::new() };
-    let mut open: (PathBuf, RootDir) = (PathBuf::new(), dest.try_clone().map_err(fail(Path::new("")))?);
-    tree.walk::<ExportError>(Path::new(""), |source, path, stat| {
-        let stat = &Stat { mtime: time.unwrap_or(stat.mtime), ..*stat };
-        let parent = path.parent().unwrap_or(Path::new(""));
-        if open.0 != parent {
-            open = (parent.to_path_buf(), dest.sub(parent).map_err(fail(parent))?);
-        }
-        writer.entry(source, path, stat, &open.1).map_err(ExportError)
-    })
-    .map_err(|e| e.0)?;
-    writer.finish()
+    let work = Work::default();
+    let writer = std::thread::scope(|scope| {
+        let mut writer = Writer::new(dest, Crew::new(scope, &work));
+        writer.walk(view, epoch.map(|sec| Timestamp { sec, nsec: 0 }))?;
+        Ok::<_, BuildError>(writer.rest())
+    });
+    work.outcome()?;
+    writer?.finish()
 }
 
 /// Takes away from `dest` what the result does not have, or has as something of another kind.
@@ -69,31 +67,65 @@ fn fail(path: &Path) -> impl FnOnce(rbuild_linux::Error) -> BuildError + use<> {
     BuildError::kernel(format!("writing the output file {}", path.display()))
 }
 
-struct Writer<'a> {
+/// Goes through the result.
+struct Writer<'a, 's, 'e> {
     dest: &'a RootDir,
-    links: HashMap<(u32, u32, u64), PathBuf>,
-    /// Set once they are full.
+    crew: Crew<'s, 'e>,
+    group: Option<Group>,
+    rest: Rest<'a>,
+}
+
+/// What is done when all files are there.
+struct Rest<'a> {
+    dest: &'a RootDir,
+    /// The first name of each file that has several.
+    firsts: HashMap<(u32, u32, u64), PathBuf>,
+    /// The others, and the first.
+    links: Vec<(PathBuf, PathBuf)>,
+    /// Their modes and times.
     dirs: Vec<(PathBuf, u32, Timestamp)>,
 }
 
-impl Writer<'_> {
-    fn entry(&mut self, source: &RootDir, path: &Path, stat: &Stat, dir: &RootDir) -> Result<()> {
+impl<'a, 's, 'e> Writer<'a, 's, 'e> {
+    fn new(dest: &'a RootDir, crew: Crew<'s, 'e>) -> Writer<'a, 's, 'e> {
+        let rest = Rest { dest, firsts: HashMap::new(), links: Vec::new(), dirs: Vec::new() };
+        Writer { dest, crew, group: None, rest }
+    }
+
+    fn walk(&mut self, view: &RootDir, time: Option<Timestamp>) -> Result<()> {
+        let tree = SourceTree { root: view, ignore: None, exclude: None, owner: Owner::AsIs, hashes: None };
+        let mut open: (PathBuf, RootDir) = (PathBuf::new(), self.dest.try_clone().map_err(fail(Path::new("")))?);
+        tree.walk::<ExportError>(Path::new(""), |source, path, stat| {
+            let stat = Stat { mtime: time.unwrap_or(stat.mtime), ..*stat };
+            let parent = path.parent().unwrap_or(Path::new(""));
+            if open.0 != parent {
+                open = (parent.to_path_buf(), self.dest.sub(parent).map_err(fail(parent))?);
+            }
+            self.entry(source, path, stat, &open.1).map_err(ExportError)
+        })
+        .map_err(|e| e.0)?;
+        self.group.take().map_or(Ok(()), |group| self.crew.give(group))
+    }
+
+    fn rest(self) -> Rest<'a> {
+        self.rest
+    }
+
+    fn entry(&mut self, source: &RootDir, path: &Path, stat: Stat, dir: &RootDir) -> Result<()> {
         let name = path.file_name().unwrap_or_default();
         match stat.kind {
             Kind::Dir => {
                 self.directory(path, name, dir)?;
-                self.dirs.push((path.to_path_buf(), stat.mode, stat.mtime));
+                self.rest.dirs.push((path.to_path_buf(), stat.mode, stat.mtime));
                 Ok(())
             }
             Kind::File => self.file(source, path, stat, dir),
             Kind::Symlink => {
                 let target = source.read_link(name).map_err(fail(path))?;
-                self.replace(dir, path, name, |dir, temp| dir.create_symlink(&target, temp))?;
+                replace(dir, path, name, |dir, temp| dir.create_symlink(&target, temp))?;
                 dir.set_mtime(name, stat.mtime).map_err(fail(path))
             }
-            Kind::Fifo => {
-                self.replace(dir, path, name, |dir, temp| dir.create_node(temp, Kind::Fifo, stat.mode, (0, 0)))
-            }
+            Kind::Fifo => replace(dir, path, name, |dir, temp| dir.create_node(temp, Kind::Fifo, stat.mode, (0, 0))),
             Kind::CharDevice | Kind::BlockDevice | Kind::Socket => Ok(()),
         }
     }
@@ -112,60 +144,70 @@ impl Writer<'_> {
         }
     }
 
-    fn file(&mut self, source: &RootDir, path: &Path, stat: &Stat, dir: &RootDir) -> Result<()> {
-        let name = path.file_name().unwrap_or_default();
+    fn file(&mut self, source: &RootDir, path: &Path, stat: Stat, dir: &RootDir) -> Result<()> {
         if stat.nlink > 1 {
-            if let Some(first) = self.links.get(&stat.inode()) {
-                let (first_dir, first_name) = self.dest.parent(first).map_err(fail(path))?;
-                return self.replace(dir, path, name, |dir, temp| dir.hard_link(&first_dir, &first_name, temp));
+            if let Some(first) = self.rest.firsts.get(&stat.inode()) {
+                self.rest.links.push((path.to_path_buf(), first.clone()));
+                return Ok(());
             }
-            self.links.insert(stat.inode(), path.to_path_buf());
+            self.rest.firsts.insert(stat.inode(), path.to_path_buf());
         }
-        let from = source.open_name(name).map_err(fail(path))?;
-        self.clear_directory(dir, path, name)?;
-        let mut to = AtomicFile::create(dir, 0o600).map_err(fail(path))?;
-        copy_file(&from, stat, to.file()).map_err(fail(path))?;
-        dir.chmod(to.temp_name(), stat.mode).map_err(fail(path))?;
-        dir.set_mtime(to.temp_name(), stat.mtime).map_err(fail(path))?;
-        to.publish(name).map_err(fail(path))
-    }
-
-    /// Makes something under a name of its own and moves it into place.
-    fn replace(
-        &self,
-        dir: &RootDir,
-        path: &Path,
-        name: &OsStr,
-        make: impl FnOnce(&RootDir, &OsStr) -> rbuild_linux::Result<()>,
-    ) -> Result<()> {
-        self.clear_directory(dir, path, name)?;
-        let temp = format!(".rbuild-{}-{}.tmp", std::process::id(), self.links.len() + self.dirs.len());
-        let temp = OsStr::new(&temp);
-        dir.remove_all(temp).map_err(fail(path))?;
-        make(dir, temp).map_err(fail(path))?;
-        let renamed = dir.rename(temp, dir, name).map_err(fail(path));
-        // Renaming one link of a file over another leaves the first one there (rename(2)).
-        let _ = dir.remove_file(temp);
-        renamed
-    }
-
-    /// A directory is not silently thrown away for a file.
-    fn clear_directory(&self, dir: &RootDir, path: &Path, name: &OsStr) -> Result<()> {
-        match dir.stat_name(name) {
-            Ok(stat) if stat.kind == Kind::Dir => Err(BuildError::Other {
-                message: format!("the output has a file {}, where a directory is", path.display()),
-                help: Some("remove that directory, or choose another output directory".into()),
-            }),
-            _ => Ok(()),
+        let parent = path.parent().unwrap_or(Path::new(""));
+        if self.group.as_ref().is_some_and(|group| group.is_full() || group.path != parent) {
+            self.group.take().map_or(Ok(()), |group| self.crew.give(group))?;
         }
+        let mut group = match self.group.take() {
+            Some(group) => group,
+            None => Group::new(source, dir, parent)?,
+        };
+        group.add(path.file_name().unwrap_or_default().to_os_string(), stat);
+        self.group = Some(group);
+        // What comes now does not count any more; the crew says what went wrong.
+        if self.crew.has_failed() { Err(BuildError::Told) } else { Ok(()) }
     }
+}
 
+impl Rest<'_> {
     fn finish(self) -> Result<()> {
+        for (path, first) in &self.links {
+            let (first_dir, first_name) = self.dest.parent(first).map_err(fail(path))?;
+            let (dir, name) = self.dest.parent(path).map_err(fail(path))?;
+            replace(&dir, path, &name, |dir, temp| dir.hard_link(&first_dir, &first_name, temp))?;
+        }
         for (path, mode, mtime) in self.dirs.into_iter().rev() {
             let (dir, name) = self.dest.parent(&path).map_err(fail(&path))?;
             dir.chmod(&name, mode).map_err(fail(&path))?;
             dir.set_mtime(&name, mtime).map_err(fail(&path))?;
         }
         Ok(())
+    }
+}
+
+/// Makes something under a name of its own and moves it into place.
+fn replace(
+    dir: &RootDir,
+    path: &Path,
+    name: &OsStr,
+    make: impl FnOnce(&RootDir, &OsStr) -> rbuild_linux::Result<()>,
+) -> Result<()> {
+    clear_directory(dir, path, name)?;
+    let temp = format!(".rbuild-{}.tmp", std::process::id());
+    let temp = OsStr::new(&temp);
+    dir.remove_all(temp).map_err(fail(path))?;
+    make(dir, temp).map_err(fail(path))?;
+    let renamed = dir.rename(temp, dir, name).map_err(fail(path));
+    // Renaming one link of a file over another leaves the first one there (rename(2)).
+    let _ = dir.remove_file(temp);
+    renamed
+}
+
+/// A directory is not silently thrown away for a file.
+fn clear_directory(dir: &RootDir, path: &Path, name: &OsStr) -> Result<()> {
+    match dir.stat_name(name) {
+        Ok(stat) if stat.kind == Kind::Dir => Err(BuildError::Other {
+            message: format!("the output has a file {}, where a directory is", path.display()),
+            help: Some("remove that directory, or choose another output directory".into()),
+        }),
+        _ => Ok(()),
     }
 }

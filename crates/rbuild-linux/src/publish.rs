@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
+use crate::meta::Timestamp;
 use crate::rootdir::RootDir;
 
 static SERIAL: AtomicU64 = AtomicU64::new(0);
@@ -40,6 +41,14 @@ impl<'a> AtomicFile<'a> {
 
     pub fn temp_name(&self) -> &OsStr {
         &self.temp
+    }
+
+    /// Gives the file its mode, its time and its name, replacing what had it.
+    pub fn finish(mut self, mode: u32, mtime: Timestamp, name: &OsStr) -> Result<()> {
+        let file = self.file();
+        rustix::fs::fchmod(&*file, rustix::fs::Mode::from_raw_mode(mode)).map_err(|e| Error::new("fchmod", name, e))?;
+        crate::copy::set_file_time(file, mtime)?;
+        self.publish(name)
     }
 
     /// Gives the file its name, replacing what had it.
