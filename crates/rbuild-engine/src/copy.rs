@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rbuild_image::Digest;
-use rbuild_layer::{Compression, Limits, LooseFile, Owners, Whiteouts, detect, is_tar, keep_in_layer, unpack};
+use rbuild_layer::{Compression, Limits, LooseFile, Owners, Unpacking, detect, is_tar, keep_in_layer, unpack};
 use rbuild_linux::{Kind, RootDir, Stat, Timestamp, copy_file};
 use rbuild_plan::CopyStep;
 use rbuild_source::{Listed, Owner, Selected, SourceError, SourceTree, Stamp};
@@ -394,7 +394,7 @@ impl Copier<'_> {
         }
         let dir = self.make_dir(dest)?;
         let owners = self.chown.map_or(Owners::FromArchive, |(uid, gid)| Owners::Always(uid, gid));
-        unpack(tree.root.open_file(&item.path)?, &dir, Whiteouts::Plain, owners, self.terms.limits)?;
+        unpack(tree.root.open_file(&item.path)?, &dir, Unpacking::archive(owners, self.terms.limits))?;
         Ok(true)
     }
 

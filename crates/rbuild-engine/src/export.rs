@@ -59,7 +59,7 @@ pub(crate) fn files(output: &Output, views: &[View]) -> Result<()> {
 const GATHERED: usize = 128 << 10;
 
 /// Writes to standard output, or to a file that appears when it is complete.
-pub(crate) fn write(dest: &Destination, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+pub(crate) fn write(dest: &Destination, fill: impl FnOnce(&mut BufWriter<&File>) -> Result<()>) -> Result<()> {
     let io = |e| BuildError::io("writing the output")(e);
     match dest {
         Destination::None => Ok(()),
@@ -69,7 +69,7 @@ pub(crate) fn write(dest: &Destination, fill: impl FnOnce(&mut dyn Write) -> Res
             out.flush().map_err(io)
         }
         Destination::Path { .. } => create(dest, |file| {
-            let mut out = BufWriter::with_capacity(GATHERED, file);
+            let mut out = BufWriter::with_capacity(GATHERED, &*file);
             fill(&mut out)?;
             out.flush().map_err(io)
         }),

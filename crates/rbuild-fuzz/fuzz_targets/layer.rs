@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
-use rbuild_layer::{Limits, Owners, Whiteouts, unpack};
+use rbuild_layer::{Limits, Owners, Unpacking, unpack};
 use rbuild_linux::RootDir;
 
 /// A directory of this process, with a file that stands for everything else.
@@ -29,9 +29,8 @@ fuzz_target!(|bytes: &[u8]| {
     let inside = root.sub("inside").unwrap();
     let (uid, gid) = rbuild_linux::process::own_ids();
     let limits = Limits { entries: 1000, path: 4096, depth: 100, bytes: 1 << 20, ..Limits::default() };
-    for (whiteouts, owners) in [(Whiteouts::Plain, Owners::Always(uid, gid)), (Whiteouts::Overlay, Owners::FromArchive)]
-    {
-        let _ = unpack(bytes, &inside, whiteouts, owners, limits);
+    for how in [Unpacking::archive(Owners::Always(uid, gid), limits), Unpacking::layer(limits)] {
+        let _ = unpack(bytes, &inside, how);
     }
     let mut names: Vec<String> =
         std::fs::read_dir(scene).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();

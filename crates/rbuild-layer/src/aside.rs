@@ -63,6 +63,21 @@ impl HashAside {
         }
     }
 
+    /// The same of bytes that nobody needs any more; gives a buffer for the next ones.
+    pub fn take(&mut self, bytes: Vec<u8>) -> Vec<u8> {
+        self.count += bytes.len() as u64;
+        if self.count <= SMALL {
+            self.here.update(&bytes);
+            return bytes;
+        }
+        if !self.chunk.is_empty() {
+            self.pass_on();
+        }
+        self.chunk = bytes;
+        self.pass_on();
+        std::mem::take(&mut self.chunk)
+    }
+
     /// Gives the chunk to the other thread and begins another.
     fn pass_on(&mut self) {
         let here = &mut self.here;
@@ -98,7 +113,12 @@ mod tests {
             let bytes: Vec<u8> = (0..size).map(|i| (i * 7 % 251) as u8).collect();
             for piece in [1000, CHUNK, 1 << 20, 3_333_333] {
                 let mut aside = HashAside::new();
-                bytes.chunks(piece).for_each(|chunk| aside.update(chunk));
+                for (i, chunk) in bytes.chunks(piece).enumerate() {
+                    match i % 3 {
+                        0 => drop(aside.take(chunk.to_vec())),
+                        _ => aside.update(chunk),
+                    }
+                }
                 assert_eq!(aside.finish(), (Digest::of(&bytes), size as u64), "{size} in pieces of {piece}");
             }
         }

@@ -1,7 +1,8 @@
-//! Gzip on several cores, one member, the same bytes for any number of threads.
+//! Gzip on several cores, the same bytes for any number of threads.
 //!
-//! The input is cut into blocks of a fixed size. Each block is deflated on its own with the 32 KiB before it as
-//! the dictionary and ends on a byte boundary (a sync flush), so the blocks can be joined (RFC 1951, 3.2.3).
+//! The input is cut into blocks of a fixed size, and each becomes a member of its own (RFC 1952, 2.2: members simply follow each
+//! other). A last member holds nothing, and says in its extra field how long all the others are together, which gzip
+//! itself says of one member only and modulo 4 GiB.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -9,10 +10,26 @@ use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, OnceLock};
 
-use flate2::{Compress, Crc, FlushCompress};
+use libdeflater::{CompressionLvl, Compressor};
 
 const BLOCK: usize = 1 << 20;
-const WINDOW: usize = 32 * 1024;
+
+/// libdeflate's levels for those of gzip: the ones that come out as small.
+const LEVELS: [i32; 10] = [0, 1, 2, 3, 3, 4, 5, 6, 7, 9];
+
+/// Bytes of the last member.
+pub const END: usize = 34;
+
+/// The last member, up to the number: a header without time and system, and its extra field's length (12), name and size (8).
+const END_HEAD: [u8; 16] = [0x1f, 0x8b, 8, 4, 0, 0, 0, 0, 0, 0xff, 12, 0, b'R', b'B', 8, 0];
+/// What follows the number: an empty final block with fixed codes, its checksum and its length.
+const END_TAIL: [u8; 10] = [3, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+/// The bytes before compression, as the last member of what was compressed here says.
+pub fn unpacked_size(end: &[u8; END]) -> Option<u64> {
+    let number = end.strip_prefix(&END_HEAD)?.strip_suffix(&END_TAIL)?;
+    Some(u64::from_le_bytes(number.try_into().ok()?))
+}
 
 /// Threads that compress and do nothing else, so that whoever waits for them may be a worker of another pool.
 fn compressors() -> io::Result<Arc<rayon::ThreadPool>> {
@@ -24,38 +41,36 @@ fn compressors() -> io::Result<Arc<rayon::ThreadPool>> {
 
 pub struct ParallelGzip<W: Write> {
     out: W,
-    level: u32,
+    level: CompressionLvl,
     pool: Arc<rayon::ThreadPool>,
-    /// The last window of the block before, then what waits for the block to be full.
     block: Vec<u8>,
-    /// How much of `block` is that window.
-    window: usize,
-    /// Blocks in the making, in order; their number bounds the memory.
-    making: VecDeque<Receiver<io::Result<Vec<u8>>>>,
-    crc: Crc,
+    /// Blocks in the making, in order; their number bounds the memory. With each comes its buffer, for a later one.
+    making: VecDeque<Receiver<io::Result<(Vec<u8>, Vec<u8>)>>>,
+    spare: Vec<Vec<u8>>,
+    taken: u64,
 }
 
 impl<W: Write> ParallelGzip<W> {
+    /// `level` is from 0 to 9.
     pub fn new(out: W, level: u32) -> io::Result<ParallelGzip<W>> {
         ParallelGzip::on(compressors()?, out, level)
     }
 
-    fn on(pool: Arc<rayon::ThreadPool>, mut out: W, level: u32) -> io::Result<ParallelGzip<W>> {
-        // No name, no time, unknown operating system (RFC 1952).
-        out.write_all(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff])?;
-        let block = Vec::with_capacity(WINDOW + BLOCK);
-        Ok(ParallelGzip { out, level, pool, block, window: 0, making: VecDeque::new(), crc: Crc::new() })
+    fn on(pool: Arc<rayon::ThreadPool>, out: W, level: u32) -> io::Result<ParallelGzip<W>> {
+        let wrong = || io::Error::other(format!("gzip has no level {level}"));
+        let level = *LEVELS.get(level as usize).ok_or_else(wrong)?;
+        let level = CompressionLvl::new(level).map_err(|_| wrong())?;
+        let (block, making, spare) = (Vec::with_capacity(BLOCK), VecDeque::new(), Vec::new());
+        Ok(ParallelGzip { out, level, pool, block, making, spare, taken: 0 })
     }
 
     /// Hands the block to the compressors, and writes what they have finished if enough is in the making.
     fn submit(&mut self) -> io::Result<()> {
-        let mut next = Vec::with_capacity(WINDOW + BLOCK);
-        next.extend_from_slice(&self.block[self.block.len().saturating_sub(WINDOW)..]);
+        let next = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(BLOCK));
         let block = std::mem::replace(&mut self.block, next);
-        let window = std::mem::replace(&mut self.window, self.block.len());
         let (sender, receiver) = sync_channel(1);
         let level = self.level;
-        self.pool.spawn(move || drop(sender.send(deflate(&block[window..], &block[..window], level))));
+        self.pool.spawn(move || drop(sender.send(member(&block, level).map(|made| (made, block)))));
         self.making.push_back(receiver);
         while self.making.len() > 2 * self.pool.current_num_threads() {
             self.write_one()?;
@@ -65,58 +80,52 @@ impl<W: Write> ParallelGzip<W> {
 
     fn write_one(&mut self) -> io::Result<()> {
         let Some(receiver) = self.making.pop_front() else { return Ok(()) };
-        let block = receiver.recv().map_err(|_| io::Error::other("a compressing thread ended"))??;
-        self.out.write_all(&block)
+        let (member, mut block) = receiver.recv().map_err(|_| io::Error::other("a compressing thread ended"))??;
+        block.clear();
+        self.spare.push(block);
+        self.out.write_all(&member)
     }
 
     pub fn finish(mut self) -> io::Result<W> {
-        if self.block.len() > self.window {
+        if !self.block.is_empty() {
             self.submit()?;
         }
         while !self.making.is_empty() {
             self.write_one()?;
         }
-        // An empty final block with fixed codes, then the trailer.
-        self.out.write_all(&[3, 0])?;
-        self.out.write_all(&self.crc.sum().to_le_bytes())?;
-        self.out.write_all(&self.crc.amount().to_le_bytes())?;
+        self.out.write_all(&END_HEAD)?;
+        self.out.write_all(&self.taken.to_le_bytes())?;
+        self.out.write_all(&END_TAIL)?;
         Ok(self.out)
     }
 }
 
-fn deflate(block: &[u8], dictionary: &[u8], level: u32) -> io::Result<Vec<u8>> {
-    thread_local!(static STATE: RefCell<Option<(u32, Compress)>> = const { RefCell::new(None) });
+/// What a compressing thread keeps: fresh memory costs.
+struct State {
+    level: CompressionLvl,
+    compressor: Compressor,
+    made: Vec<u8>,
+}
+
+fn member(block: &[u8], level: CompressionLvl) -> io::Result<Vec<u8>> {
+    thread_local!(static STATE: RefCell<Option<State>> = const { RefCell::new(None) });
     STATE.with_borrow_mut(|state| {
-        let z = match state {
-            Some((known, z)) if *known == level => {
-                z.reset();
-                z
-            }
-            state => &mut state.insert((level, Compress::new(flate2::Compression::new(level), false))).1,
-        };
-        if !dictionary.is_empty() {
-            z.set_dictionary(dictionary).map_err(io::Error::other)?;
+        let fresh = || State { level, compressor: Compressor::new(level), made: Vec::new() };
+        if state.as_ref().is_none_or(|state| state.level != level) {
+            *state = Some(fresh());
         }
-        let mut out = Vec::with_capacity(block.len() / 2 + 1024);
-        loop {
-            let taken = z.total_in() as usize;
-            let before = out.len();
-            z.compress_vec(&block[taken..], &mut out, FlushCompress::Sync).map_err(io::Error::other)?;
-            if z.total_in() as usize == block.len() && out.len() < out.capacity() {
-                return Ok(out);
-            }
-            if out.len() == before || out.len() == out.capacity() {
-                out.reserve(64 * 1024);
-            }
-        }
+        let State { compressor, made, .. } = state.get_or_insert_with(fresh);
+        made.resize(made.len().max(compressor.gzip_compress_bound(block.len())), 0);
+        let length = compressor.gzip_compress(block, made).map_err(io::Error::other)?;
+        Ok(made[..length].to_vec())
     })
 }
 
 impl<W: Write> Write for ParallelGzip<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let room = BLOCK - (self.block.len() - self.window);
+        let room = BLOCK - self.block.len();
         let taken = &bytes[..room.min(bytes.len())];
-        self.crc.update(taken);
+        self.taken += taken.len() as u64;
         self.block.extend_from_slice(taken);
         if taken.len() == room {
             self.submit()?;
@@ -133,9 +142,9 @@ mod tests {
     use super::*;
     use std::io::Read;
 
-    fn compress(data: &[u8], threads: usize, piece: usize) -> Vec<u8> {
+    fn compress(data: &[u8], threads: usize, piece: usize, level: u32) -> Vec<u8> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let mut gz = ParallelGzip::on(Arc::new(pool), Vec::new(), 6).unwrap();
+        let mut gz = ParallelGzip::on(Arc::new(pool), Vec::new(), level).unwrap();
         data.chunks(piece.max(1)).for_each(|c| gz.write_all(c).unwrap());
         gz.finish().unwrap()
     }
@@ -145,11 +154,22 @@ mod tests {
         let mut data: Vec<u8> = (0..20_000_000u32).map(|i| (i.wrapping_mul(2654435761) >> 27) as u8).collect();
         data.extend(std::iter::repeat_n(7u8, 3_000_000));
         for size in [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, data.len()] {
-            let one = compress(&data[..size], 1, 1 << 20);
-            assert_eq!(one, compress(&data[..size], 3, 77_777), "{size}");
+            let one = compress(&data[..size], 1, 1 << 20, 6);
+            assert_eq!(one, compress(&data[..size], 3, 77_777, 6), "{size}");
             let mut back = Vec::new();
-            flate2::read::GzDecoder::new(&one[..]).read_to_end(&mut back).unwrap();
+            flate2::read::MultiGzDecoder::new(&one[..]).read_to_end(&mut back).unwrap();
             assert!(back == data[..size], "{size}");
+            let end: &[u8; END] = one.last_chunk().unwrap();
+            assert_eq!(unpacked_size(end), Some(size as u64));
         }
+    }
+
+    #[test]
+    fn every_level_is_there_and_others_are_refused() {
+        let data = b"something that goes on and on ".repeat(1000);
+        let sizes: Vec<usize> = (0..10).map(|level| compress(&data, 2, 4096, level).len()).collect();
+        assert!(sizes[0] > data.len() && sizes[9] < data.len() / 20, "{sizes:?}");
+        assert!(ParallelGzip::new(Vec::new(), 10).is_err());
+        assert_eq!(unpacked_size(&[0; END]), None);
     }
 }

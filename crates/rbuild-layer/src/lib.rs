@@ -26,6 +26,7 @@ pub use aside::HashAside;
 pub use compress::{Compression, Decoder, detect, layer_digests};
 pub use counting::Counting;
 pub use error::{LayerError, Result};
+pub use gzip::{END as GZIP_END, unpacked_size as gzip_unpacked_size};
 pub use leaning::Leaning;
 pub use limits::Limits;
 pub use loose::{Loose, LooseFile};
@@ -34,6 +35,6 @@ pub use pack::{
     repack_layer,
 };
 pub use reader::{EntryKind, TarEntry, TarReader, is_tar};
-pub use unpack::{Owners, Unpacked, Whiteouts, entry_path, unpack, unpack_some};
+pub use unpack::{Owners, Unpacked, Unpacking, Whiteouts, entry_path, unpack, unpack_some};
 pub use writer::{LateEntry, TarWriter};
 pub use xattrs::{OPAQUE, ORIGIN, keep_in_layer, keep_in_tree, marks_opaque};

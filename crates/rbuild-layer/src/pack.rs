@@ -17,7 +17,7 @@ use crate::walk::{Item, Walk, entry_changed};
 use crate::writer::TarWriter;
 
 /// Names the way layer bytes are made. It changes when, and only when, the same tree gives other bytes.
-pub const LAYER_FORMAT: u32 = 1;
+pub const LAYER_FORMAT: u32 = 2;
 
 const GZIP_LEVEL: i32 = 6;
 const ZSTD_LEVEL: i32 = 3;

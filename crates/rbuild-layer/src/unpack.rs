@@ -10,7 +10,7 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use rbuild_image::{Digest, Hashed, Hasher};
+use rbuild_image::{Digest, Hasher};
 use rbuild_linux::{Kind, RootDir, Timestamp, set_file_owner};
 
 use crate::compress::{Compression, Decoder};
@@ -60,40 +60,54 @@ pub struct Unpacked {
     pub leaning: Leaning,
 }
 
+/// How an archive is unpacked.
+#[derive(Debug, Clone, Copy)]
+pub struct Unpacking {
+    pub whiteouts: Whiteouts,
+    pub owners: Owners,
+    pub limits: Limits,
+    /// The digest of the bytes as they come, where it was compared already: it is not made again.
+    pub known: Option<Digest>,
+}
+
+impl Unpacking {
+    /// Of an image's layer.
+    pub fn layer(limits: Limits) -> Unpacking {
+        Unpacking { whiteouts: Whiteouts::Overlay, owners: Owners::FromArchive, limits, known: None }
+    }
+
+    /// Of an archive of files.
+    pub fn archive(owners: Owners, limits: Limits) -> Unpacking {
+        Unpacking { whiteouts: Whiteouts::Plain, owners, limits, known: None }
+    }
+}
+
 /// Unpacks a tar of any compression into `root`. On an error the directory holds a part of it: unpack into a
 /// place that nobody sees and publish it after the digests were compared.
-pub fn unpack(
-    source: impl Read + Send,
-    root: &RootDir,
-    whiteouts: Whiteouts,
-    owners: Owners,
-    limits: Limits,
-) -> Result<Unpacked> {
-    unpack_some(source, root, whiteouts, owners, limits, &mut |_| true)
+pub fn unpack(source: impl Read + Send, root: &RootDir, how: Unpacking) -> Result<Unpacked> {
+    unpack_some(source, root, how, &mut |_| true)
 }
 
 /// The same of those entries only that `wants` says; the stream is read and hashed to its end in any case.
 pub fn unpack_some(
     source: impl Read + Send,
     root: &RootDir,
-    whiteouts: Whiteouts,
-    owners: Owners,
-    limits: Limits,
+    how: Unpacking,
     wants: &mut dyn FnMut(&TarEntry) -> bool,
 ) -> Result<Unpacked> {
     let ratio = Ratio::default();
-    let mut raw = Hashed::new(ratio.counting(source));
+    let mut raw = Tee::new(ratio.counting(source), how.known.is_none());
     let decoder = Decoder::new(&mut raw).map_err(LayerError::io("the start of the archive"))?;
-    // Bytes that come as they are have been hashed already.
+    // Bytes that come as they are have one digest, before and after.
     let plain = decoder.compression() == Compression::None;
     let (_, result) = with_read_ahead(decoder, |stream| {
-        let mut tee = Tee { stream, hasher: (!plain).then(Hasher::new), count: 0 };
-        let mut target = Target::new(root, whiteouts, owners, limits)?;
+        let mut tee = Tee::new(stream, !plain);
+        let mut target = Target::new(root, how)?;
         let mut content = 0;
-        let mut reader = TarReader::with_header_limit(&mut tee, limits.header);
+        let mut reader = TarReader::with_header_limit(&mut tee, how.limits.header);
         while let Some(entry) = reader.next_entry()? {
             content += entry.size;
-            ratio.check(content, &limits)?;
+            ratio.check(content, &how.limits)?;
             if wants(&entry) {
                 target.apply(&entry, &mut reader)?;
             }
@@ -106,8 +120,8 @@ pub fn unpack_some(
     let (diff_id, unpacked, entries, leaning) = result?;
     // What follows the end of the compressed stream belongs to the digest as well.
     std::io::copy(&mut raw, &mut std::io::sink()).map_err(LayerError::io("the end of the archive"))?;
-    let (_, digest, size) = raw.finish();
-    Ok(Unpacked { digest, size, diff_id: diff_id.unwrap_or(digest), unpacked, entries, leaning })
+    let digest = how.known.unwrap_or_else(|| raw.hasher.unwrap_or_default().finish());
+    Ok(Unpacked { digest, size: raw.count, diff_id: diff_id.unwrap_or(digest), unpacked, entries, leaning })
 }
 
 /// Counts what is read, and hashes it if that is asked for.
@@ -115,6 +129,12 @@ struct Tee<R> {
     stream: R,
     hasher: Option<Hasher>,
     count: u64,
+}
+
+impl<R> Tee<R> {
+    fn new(stream: R, hashes: bool) -> Tee<R> {
+        Tee { stream, hasher: hashes.then(Hasher::new), count: 0 }
+    }
 }
 
 impl<R: Read> Read for Tee<R> {
@@ -130,9 +150,7 @@ impl<R: Read> Read for Tee<R> {
 
 struct Target<'a> {
     root: &'a RootDir,
-    whiteouts: Whiteouts,
-    owners: Owners,
-    limits: Limits,
+    how: Unpacking,
     entries: u64,
     bytes: u64,
     /// The directory of the last entry; most entries share it with their neighbour.
@@ -181,12 +199,10 @@ impl TarEntry {
 }
 
 impl<'a> Target<'a> {
-    fn new(root: &'a RootDir, whiteouts: Whiteouts, owners: Owners, limits: Limits) -> Result<Target<'a>> {
+    fn new(root: &'a RootDir, how: Unpacking) -> Result<Target<'a>> {
         Ok(Target {
             root,
-            whiteouts,
-            owners,
-            limits,
+            how,
             entries: 0,
             bytes: 0,
             parent: (PathBuf::new(), root.try_clone()?),
@@ -202,21 +218,21 @@ impl<'a> Target<'a> {
         self.entries += 1;
         let size = entry.sparse.as_ref().map_or(entry.size, |(_, whole)| *whole);
         self.bytes = self.bytes.saturating_add(size);
-        self.limits.check(entry, self.entries, self.bytes)?;
+        self.how.limits.check(entry, self.entries, self.bytes)?;
         let path = entry_path(&entry.path).ok_or_else(|| entry_error(entry, "leaves the archive's root with `..`"))?;
         let Some(name) = path.file_name() else { return self.apply_root(entry) };
         let name = name.to_os_string();
         self.enter_parent(entry, path.parent().unwrap_or(Path::new("")))?;
         // The last entry of a name counts.
         self.later.remove(&path);
-        if self.whiteouts == Whiteouts::Overlay && name.as_bytes().starts_with(WHITEOUT) {
+        if self.how.whiteouts == Whiteouts::Overlay && name.as_bytes().starts_with(WHITEOUT) {
             return self.whiteout(entry, &name);
         }
         self.create(entry, &path, &name, content)
     }
 
     fn ids(&self, entry: &TarEntry) -> Result<(u32, u32)> {
-        match self.owners {
+        match self.how.owners {
             Owners::Always(uid, gid) => Ok((uid, gid)),
             Owners::FromArchive => match (u32::try_from(entry.uid), u32::try_from(entry.gid)) {
                 (Ok(uid), Ok(gid)) => Ok((uid, gid)),
@@ -227,7 +243,7 @@ impl<'a> Target<'a> {
 
     fn apply_root(&mut self, entry: &TarEntry) -> Result<()> {
         // The root entry of an added archive says nothing about the directory that it is added to.
-        if entry.kind != EntryKind::Dir || self.whiteouts == Whiteouts::Plain {
+        if entry.kind != EntryKind::Dir || self.how.whiteouts == Whiteouts::Plain {
             return match entry.kind {
                 EntryKind::Dir => Ok(()),
                 _ => Err(entry_error(entry, "would replace the root directory")),
@@ -433,7 +449,7 @@ impl<'a> Target<'a> {
                 return Ok(());
             }
         }
-        if self.whiteouts == Whiteouts::Overlay {
+        if self.how.whiteouts == Whiteouts::Overlay {
             return Ok(());
         }
         let reason = |entry: &TarEntry| format!("links to {:?}, which the archive does not bring", entry.link);
@@ -449,7 +465,7 @@ impl<'a> Target<'a> {
         self.finisher.end().map_err(unfinished)?;
         self.finish_dirs()?;
         let mut leaning = Leaning::default();
-        if self.whiteouts == Whiteouts::Overlay {
+        if self.how.whiteouts == Whiteouts::Overlay {
             // A later entry may have replaced them.
             let there = |dir: &PathBuf| matches!(self.root.stat(dir), Ok(stat) if stat.kind == Kind::Dir);
             leaning.dirs = self.implied.into_iter().filter(there).collect();

@@ -141,6 +141,11 @@ impl<W: Write> TarWriter<W> {
         self.out.write_all(bytes)
     }
 
+    /// Where content goes, for who has it written by others.
+    pub fn content_writer(&mut self) -> &mut W {
+        &mut self.out
+    }
+
     fn pad(&mut self) -> io::Result<()> {
         let padding = std::mem::take(&mut self.padding);
         self.out.write_all(&[0; 512][..padding])

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 
 use rbuild_image::Digest;
-use rbuild_layer::HashAside;
+use rbuild_layer::{GZIP_END, HashAside, gzip_unpacked_size};
 use rbuild_linux::{AtomicFile, Error};
 use serde::Serialize;
 
@@ -14,6 +14,9 @@ use crate::workspace::Workspace;
 
 /// The attribute that says when a blob's digest was compared.
 const WHOLE: &str = "user.rbuild.whole";
+
+/// Bytes that are moved at a time: what a processor keeps near, as they are written again soon after they were read.
+const CHUNK: usize = 256 << 10;
 
 /// Documents (manifests, configurations, indexes) are read into memory up to here.
 const MAX_DOCUMENT: u64 = 16 << 20;
@@ -49,19 +52,24 @@ impl Store {
         }
     }
 
-    /// What a layer's bytes say of its size before compression. Gzip says it in its last four bytes (RFC 1952; modulo
-    /// 4 GiB, and of its last member only); for others that do not say, the bytes as they are.
+    /// The same of a blob whose digest need not be compared any more; `None` if it must.
+    pub fn open_known(&self, digest: &Digest) -> Result<Option<File>> {
+        let file = self.open_blob(digest)?;
+        Ok(self.is_known_whole(&file).then_some(file))
+    }
+
+    /// What a layer's bytes say of its size before compression. What was compressed here ends with it; other gzip says it in
+    /// its last four bytes (RFC 1952; modulo 4 GiB, and of its last member only); for others, the bytes as they are.
     pub(crate) fn unpacked_size(&self, digest: &Digest) -> Result<u64> {
         use std::os::unix::fs::FileExt;
         let size = self.blob_size(digest)?;
         let file = self.open_blob(digest)?;
-        let mut head = [0u8; 2];
-        let mut tail = [0u8; 4];
-        let gzip = size > 18 && file.read_exact_at(&mut head, 0).is_ok() && head == [0x1f, 0x8b];
-        match gzip && file.read_exact_at(&mut tail, size - 4).is_ok() {
-            true => Ok(u64::from(u32::from_le_bytes(tail))),
-            false => Ok(size),
-        }
+        let (mut head, mut end) = ([0u8; 2], [0u8; GZIP_END]);
+        let gzip = file.read_exact_at(&mut head, 0).is_ok() && head == [0x1f, 0x8b];
+        let Some(at) = size.checked_sub(GZIP_END as u64).filter(|_| gzip) else { return Ok(size) };
+        file.read_exact_at(&mut end, at).map_err(|e| Error::new("pread", digest.to_string(), e))?;
+        let last = || end.last_chunk().map_or(size, |last| u64::from(u32::from_le_bytes(*last)));
+        Ok(gzip_unpacked_size(&end).unwrap_or_else(last))
     }
 
     /// A small blob whole, verified.
@@ -79,16 +87,17 @@ impl Store {
     pub fn put_blob(&self, work: &Workspace, mut source: impl Read) -> Result<(Digest, u64)> {
         let mut blob = self.new_blob(work)?;
         let mut hash = HashAside::new();
-        let mut buffer = vec![0; 256 * 1024];
+        let mut chunk = Vec::new();
         loop {
-            let n = match source.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(n) => n,
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(Error::new("read", "the incoming data", e).into()),
-            };
-            hash.update(&buffer[..n]);
-            blob.write_all(&buffer[..n]).map_err(|e| Error::new("write", "a blob", e))?;
+            chunk.reserve_exact(CHUNK);
+            let read = (&mut source).take(CHUNK as u64).read_to_end(&mut chunk);
+            read.map_err(|e| Error::new("read", "the incoming data", e))?;
+            if chunk.is_empty() {
+                break;
+            }
+            blob.write_all(&chunk).map_err(|e| Error::new("write", "a blob", e))?;
+            chunk = hash.take(chunk);
+            chunk.clear();
         }
         let (digest, size) = hash.finish();
         blob.publish(self, &digest, size)?;
@@ -107,8 +116,7 @@ impl Store {
         let failed = |e| StoreError::from(Error::new("read", &path, e));
         let known = self.is_known_whole(&file);
         let mut hash = (!known).then(HashAside::new);
-        // What a processor keeps near: bytes that are written again soon after they were read.
-        let mut buffer = vec![0; 256 << 10];
+        let mut buffer = vec![0; CHUNK];
         loop {
             let n = match file.read(&mut buffer) {
                 Ok(0) => break,
@@ -142,13 +150,14 @@ impl Store {
         Some(format!("{boot} {} {ino} {size} {}.{:09}", m.dev(), m.mtime(), m.mtime_nsec()).into_bytes())
     }
 
-    fn is_known_whole(&self, file: &File) -> bool {
+    /// Whether the digest was compared since this machine was started, and nobody has touched the file since.
+    pub(crate) fn is_known_whole(&self, file: &File) -> bool {
         let noted = rbuild_linux::file_xattr(file, WHOLE);
         noted.is_some() && noted == self.whole_note(file)
     }
 
     /// Where the file system keeps no attributes, or the blob is not ours to write, nothing is noted.
-    fn note_whole(&self, file: &File) {
+    pub(crate) fn note_whole(&self, file: &File) {
         if let Some(note) = self.whole_note(file) {
             rbuild_linux::set_file_xattr(file, WHOLE, &note);
         }

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rbuild_image::{Descriptor, Digest, Hasher};
-use rbuild_layer::{EntryKind, Owners, TarEntry, Whiteouts, entry_path, unpack_some};
+use rbuild_layer::{EntryKind, TarEntry, entry_path};
 use rbuild_linux::RootDir;
 
 use crate::copies::{Files, Marks, merge};
@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::images::{Image, digest};
 use crate::layout::Store;
 use crate::side_by_side::side_by_side;
-use crate::trees::{TreeId, same_digests};
+use crate::trees::TreeId;
 use crate::workspace::Workspace;
 
 /// Links may lead to further paths, which take another reading; after so many the whole image is the better way.
@@ -122,10 +122,7 @@ impl Store {
                 _ => is_wanted(entry, wanted),
             }
         };
-        let (whiteouts, owners) = (Whiteouts::Overlay, Owners::FromArchive);
-        let digest = digest(layer)?;
-        let got = unpack_some(self.open_blob(&digest)?, &dir, whiteouts, owners, self.limits(), &mut wants)?;
-        same_digests(&got, &digest, diff_id)?;
+        let got = self.unpack_some_verified(&digest(layer)?, diff_id, &dir, &mut wants)?;
         leans |= !got.leaning.is_empty();
         Ok(LayerParts { path, dir, further, leans })
     }

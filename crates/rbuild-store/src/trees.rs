@@ -3,7 +3,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use rbuild_image::{Descriptor, Digest, digest_of};
-use rbuild_layer::{LayerError, Owners, Unpacked, Whiteouts, unpack};
+use rbuild_layer::{LayerError, TarEntry, Unpacked, Unpacking, unpack_some};
 use rbuild_linux::RootDir;
 use serde::{Deserialize, Serialize};
 
@@ -174,20 +174,30 @@ impl Store {
 
     /// Unpacks a layer into an empty directory.
     pub(crate) fn unpack_verified(&self, digest: &Digest, diff_id: &Digest, fs: &RootDir) -> Result<Unpacked> {
-        let got = unpack(self.open_blob(digest)?, fs, Whiteouts::Overlay, Owners::FromArchive, self.limits())?;
-        same_digests(&got, digest, diff_id)?;
+        self.unpack_some_verified(digest, diff_id, fs, &mut |_| true)
+    }
+
+    /// The same of those entries only that `wants` says.
+    pub(crate) fn unpack_some_verified(
+        &self,
+        digest: &Digest,
+        diff_id: &Digest,
+        fs: &RootDir,
+        wants: &mut dyn FnMut(&TarEntry) -> bool,
+    ) -> Result<Unpacked> {
+        let blob = self.open_blob(digest)?;
+        let known = self.is_known_whole(&blob).then_some(*digest);
+        let got = unpack_some(&blob, fs, Unpacking { known, ..Unpacking::layer(self.limits()) }, wants)?;
+        for (which, want, found) in
+            [("digest of the layer", digest, got.digest), ("diffID of the layer", diff_id, got.diff_id)]
+        {
+            if found != *want {
+                return Err(LayerError::Digest { which, expected: want.to_string(), found: found.to_string() }.into());
+            }
+        }
+        if known.is_none() {
+            self.note_whole(&blob);
+        }
         Ok(got)
     }
-}
-
-/// Whether a layer was what its name and its image promised.
-pub(crate) fn same_digests(got: &Unpacked, digest: &Digest, diff_id: &Digest) -> Result<()> {
-    for (which, want, found) in
-        [("digest of the layer", digest, got.digest), ("diffID of the layer", diff_id, got.diff_id)]
-    {
-        if found != *want {
-            return Err(LayerError::Digest { which, expected: want.to_string(), found: found.to_string() }.into());
-        }
-    }
-    Ok(())
 }

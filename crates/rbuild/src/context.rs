@@ -138,8 +138,8 @@ fn from_archive(args: &BuildArgs, store: &Store, archive: impl Read + Send) -> R
     // Owners do not count: files of a context are root's, as those of a directory are.
     let (uid, gid) = rbuild_linux::process::own_ids();
     let owners = rbuild_layer::Owners::Always(uid, gid);
-    let limits = store.limits();
-    let unpack = || rbuild_layer::unpack(archive, &dir, rbuild_layer::Whiteouts::Plain, owners, limits);
+    let how = rbuild_layer::Unpacking::archive(owners, store.limits());
+    let unpack = || rbuild_layer::unpack(archive, &dir, how);
     rbuild_linux::process::without_umask(unpack).map_err(|e| failed(e.to_string()))?;
     let name = match &args.file {
         Some(file) => file.trim_start_matches("./").to_string(),

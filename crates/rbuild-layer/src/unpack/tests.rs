@@ -55,7 +55,7 @@ fn tar(entries: &[(TarEntry, Vec<u8>)]) -> Vec<u8> {
 }
 
 fn apply(t: &Temp, entries: &[(TarEntry, Vec<u8>)]) -> Result<Unpacked> {
-    unpack(&tar(entries)[..], &t.root(), Whiteouts::Overlay, Owners::FromArchive, Limits::default())
+    unpack(&tar(entries)[..], &t.root(), Unpacking::layer(Limits::default()))
 }
 
 #[test]
@@ -129,14 +129,14 @@ fn a_hard_link_may_come_before_its_target() {
     let never: Vec<_> = (0..3000).map(|i| link(hard, &format!("l{i:04}"), &format!("l{:04}", i + 1))).collect();
     let (t, limits) = (Temp::new("never"), Limits::default());
     let told =
-        unpack(&tar(&never)[..], &t.root(), Whiteouts::Plain, Owners::FromArchive, limits).unwrap_err().to_string();
+        unpack(&tar(&never)[..], &t.root(), Unpacking::archive(Owners::FromArchive, limits)).unwrap_err().to_string();
     assert!(told.contains("\"l0000\" links to \"l0001\", which the archive does not bring"), "{told}");
     let links = apply(&t, &never).unwrap().leaning.links;
     assert_eq!((links.len(), &links[7]), (3000, &("l0007".into(), "l0008".into())));
     // And none leads out of the root.
     let out = [link(hard, "h", "up/outside"), link(EntryKind::Symlink, "up", "..")];
     let (t, limits) = (Temp::new("early-out"), Limits::default());
-    assert!(unpack(&tar(&out)[..], &t.root(), Whiteouts::Plain, Owners::FromArchive, limits).is_err());
+    assert!(unpack(&tar(&out)[..], &t.root(), Unpacking::archive(Owners::FromArchive, limits)).is_err());
     assert_eq!(apply(&t, &out).unwrap().leaning.links, [(PathBuf::from("h"), PathBuf::from("up/outside"))]);
     assert!(!t.path("h").exists());
 }
@@ -182,7 +182,7 @@ fn read_only_directories_are_filled_and_keep_mode_and_time() {
 fn broken_archives_end_in_an_error() {
     let good = tar(&[file("a", &"x".repeat(2000)), file("b", "y")]);
     let t = Temp::new("broken");
-    let run = |bytes: &[u8]| unpack(bytes, &t.root(), Whiteouts::Overlay, Owners::FromArchive, Limits::default());
+    let run = |bytes: &[u8]| unpack(bytes, &t.root(), Unpacking::layer(Limits::default()));
     for cut in [1, 511, 513, 1000, 2561, 3000] {
         let e = run(&good[..cut]).unwrap_err();
         assert!(matches!(e, LayerError::Truncated(_)), "{cut}: {e}");
@@ -220,7 +220,7 @@ fn packing_is_deterministic_and_keeps_links() {
     assert_eq!(pack(Compression::Zstd).0.diff_id, gz.diff_id);
     // Unpacked again, it packs to the same bytes.
     let t2 = Temp::new("pack2");
-    unpack(&gz_bytes[..], &t2.root(), Whiteouts::Overlay, Owners::FromArchive, Limits::default()).unwrap();
+    unpack(&gz_bytes[..], &t2.root(), Unpacking::layer(Limits::default())).unwrap();
     assert_eq!(pack_tree(&t2.root(), Deletions::Whiteouts, Times::AsIs, Vec::new()).unwrap(), bytes);
     let ino = |p: &str| std::fs::metadata(t2.path(p)).unwrap().ino();
     assert_eq!(ino("a"), ino("z"));
@@ -289,7 +289,7 @@ fn sparse_files_of_every_format_stay_sparse() {
         let made = command.args(format).args(["-C", t.0.to_str().unwrap(), "-c", "holes", "outside"]).output().unwrap();
         assert!(made.status.success());
         let (uid, gid) = rbuild_linux::process::own_ids();
-        unpack(&made.stdout[..], &t.root(), Whiteouts::Overlay, Owners::Always(uid, gid), Limits::default())
+        unpack(&made.stdout[..], &t.root(), Unpacking::archive(Owners::Always(uid, gid), Limits::default()))
             .unwrap_or_else(|e| panic!("{format:?}: {e}"));
         let bytes = std::fs::read(t.path("holes")).unwrap();
         assert_eq!((bytes.len(), Digest::of(&bytes)), (40 << 20, expected), "{format:?}");
@@ -345,7 +345,7 @@ fn sparse_maps_that_lie_are_refused() {
         (&[("size", "18446744073709551615"), ("map", "18446744073709551615,5")], b"hello", "beyond all numbers"),
     ] {
         let bytes = archive(records, content);
-        let error = unpack(&bytes[..], &t.root(), Whiteouts::Overlay, Owners::FromArchive, Limits::default());
+        let error = unpack(&bytes[..], &t.root(), Unpacking::layer(Limits::default()));
         let error = error.expect_err(want).to_string();
         assert!(want.split('|').any(|w| error.contains(w)), "{records:?}: {error}");
     }

@@ -148,7 +148,7 @@ proptest! {
         let compression = [Compression::None, Compression::Gzip, Compression::Zstd][packed];
         let mut layer = Vec::new();
         let made = pack_layer(&a.root(), LayerForm { compression, level: None }, Times::AsIs, &mut layer).unwrap();
-        let got = unpack(&layer[..], &b.root(), Whiteouts::Overlay, Owners::FromArchive, Limits::default()).unwrap();
+        let got = unpack(&layer[..], &b.root(), Unpacking::layer(Limits::default())).unwrap();
         prop_assert_eq!((got.digest, got.diff_id), (made.digest, made.diff_id));
         prop_assert_eq!(whole(&a.root()), whole(&b.root()));
         // And what came back packs to the same bytes.

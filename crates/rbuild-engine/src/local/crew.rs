@@ -1,0 +1,125 @@
+//! Threads that write files while the next ones are found.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError};
+use std::thread::Scope;
+
+use rbuild_linux::{AtomicFile, RootDir, Stat, copy_file};
+
+use super::{clear_directory, fail};
+use crate::error::Result;
+
+/// Files that are written by whoever finds them before it is worth a thread.
+const FEW: usize = 64;
+/// Files and bytes that go over at a time, and how many times may wait.
+const GROUP: usize = 100;
+const GROUP_BYTES: u64 = 4 << 20;
+const WAITING: usize = 16;
+const MOST_THREADS: usize = 8;
+
+/// Files of one directory that go to one directory.
+pub(super) struct Group {
+    pub from: RootDir,
+    pub to: RootDir,
+    /// Of the directory, below the output's.
+    pub path: PathBuf,
+    pub files: Vec<(OsString, Stat)>,
+    bytes: u64,
+}
+
+impl Group {
+    pub(super) fn new(from: &RootDir, to: &RootDir, path: &Path) -> Result<Group> {
+        let open = |dir: &RootDir| dir.try_clone().map_err(fail(path));
+        Ok(Group { from: open(from)?, to: open(to)?, path: path.to_path_buf(), files: Vec::new(), bytes: 0 })
+    }
+
+    pub(super) fn add(&mut self, name: OsString, stat: Stat) {
+        self.bytes += stat.size;
+        self.files.push((name, stat));
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.files.len() >= GROUP || self.bytes >= GROUP_BYTES
+    }
+
+    fn write(&self) -> Result<()> {
+        for (name, stat) in &self.files {
+            let path = self.path.join(name);
+            let from = self.from.open_name(name).map_err(fail(&path))?;
+            clear_directory(&self.to, &path, name)?;
+            let mut to = AtomicFile::create(&self.to, 0o600).map_err(fail(&path))?;
+            copy_file(&from, stat, to.file()).map_err(fail(&path))?;
+            to.finish(stat.mode, stat.mtime, name).map_err(fail(&path))?;
+        }
+        Ok(())
+    }
+}
+
+/// What the threads share.
+#[derive(Default)]
+pub(super) struct Work {
+    groups: Mutex<Option<Receiver<Group>>>,
+    failed: AtomicBool,
+    failure: Mutex<Option<crate::BuildError>>,
+}
+
+impl Work {
+    fn run(&self) {
+        // Waiting for a group with the lock held keeps the others waiting for the lock: one of them gets the next.
+        let next = || self.groups.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.recv().ok();
+        while let Some(group) = next() {
+            if self.failed.load(Ordering::Relaxed) {
+                continue;
+            }
+            if let Err(e) = group.write() {
+                self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
+                self.failed.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// What went wrong first.
+    pub(super) fn outcome(self) -> Result<()> {
+        self.failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    }
+}
+
+/// The way to the threads, which are started when there is enough to do, and end when this is dropped.
+pub(super) struct Crew<'s, 'e> {
+    scope: &'s Scope<'s, 'e>,
+    work: &'e Work,
+    sender: Option<SyncSender<Group>>,
+    count: usize,
+}
+
+impl<'s, 'e> Crew<'s, 'e> {
+    pub(super) fn new(scope: &'s Scope<'s, 'e>, work: &'e Work) -> Crew<'s, 'e> {
+        Crew { scope, work, sender: None, count: 0 }
+    }
+
+    /// Writes the files of a group, now or soon. An error of one that was written on another thread is told by
+    /// [`Work::outcome`]; further groups are then not written.
+    pub(super) fn give(&mut self, group: Group) -> Result<()> {
+        self.count += group.files.len();
+        if self.count <= FEW && !group.is_full() {
+            return group.write();
+        }
+        let sender = self.sender.get_or_insert_with(|| {
+            let (sender, receiver) = sync_channel(WAITING);
+            *self.work.groups.lock().unwrap_or_else(PoisonError::into_inner) = Some(receiver);
+            let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(MOST_THREADS);
+            (0..threads).for_each(|_| drop(self.scope.spawn(|| self.work.run())));
+            sender
+        });
+        // The receiver is there until the work is gone.
+        let _ = sender.send(group);
+        Ok(())
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        self.work.failed.load(Ordering::Relaxed)
+    }
+}
