@@ -1,21 +1,27 @@
-//! Owners, modes and times of new files, set on a thread of its own while the next files are written.
+//! The content of small new files, and owners, modes and times of all of them, on a thread of its own while the next files
+//! are made.
 
 use std::fs::File;
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use rbuild_linux::{Timestamp, set_file_owner, set_file_time};
 
-/// A file that has its content.
+/// A file that has its content, or gets the next so many bytes of its batch.
 pub struct Filled {
     pub file: File,
+    pub bytes: usize,
     /// In the archive, for errors.
     pub path: PathBuf,
     /// User, group and mode, if they are not what the file was born with.
     pub owner: Option<(u32, u32, u32)>,
     pub mtime: Timestamp,
 }
+
+/// What is held for it at the most while its batch grows.
+pub const SMALL: u64 = 32 << 10;
 
 /// What a file could not be given.
 pub struct Unfinished {
@@ -26,29 +32,42 @@ pub struct Unfinished {
 
 /// Files that are finished here before it is worth a thread.
 const FEW: usize = 100;
-/// Files that go over at a time, and how many times may wait: all of them are open.
+/// Files and bytes that go over at a time, and how many times may wait: all of them are open.
 const BATCH: usize = 32;
+const BATCH_BYTES: usize = 128 << 10;
 const WAITING: usize = 4;
 
+/// Files, and the content of those that have none yet, one after the other.
+#[derive(Default)]
+struct Batch {
+    files: Vec<Filled>,
+    content: Vec<u8>,
+}
+
 /// The way to the thread, and what it says when it ends.
-type Other = (SyncSender<Vec<Filled>>, JoinHandle<Result<(), Unfinished>>);
+type Other = (SyncSender<Batch>, JoinHandle<Result<(), Unfinished>>);
 
 #[derive(Default)]
 pub struct Finisher {
     count: usize,
-    batch: Vec<Filled>,
+    batch: Batch,
     other: Option<Other>,
 }
 
 impl Finisher {
+    /// Where the content of the next file is put that is not written yet.
+    pub fn content(&mut self) -> &mut Vec<u8> {
+        &mut self.batch.content
+    }
+
     /// Finishes a file, now or soon. An error may be that of an earlier one.
     pub fn take(&mut self, filled: Filled) -> Result<(), Unfinished> {
         self.count += 1;
+        self.batch.files.push(filled);
         if self.count <= FEW {
-            return finish(filled);
+            return std::mem::take(&mut self.batch).finish();
         }
-        self.batch.push(filled);
-        if self.batch.len() < BATCH {
+        if self.batch.files.len() < BATCH && self.batch.content.len() < BATCH_BYTES {
             return Ok(());
         }
         self.pass_on()
@@ -56,8 +75,8 @@ impl Finisher {
 
     fn pass_on(&mut self) -> Result<(), Unfinished> {
         let (sender, _) = self.other.get_or_insert_with(|| {
-            let (sender, receiver) = sync_channel::<Vec<Filled>>(WAITING);
-            let thread = std::thread::spawn(move || receiver.into_iter().flatten().try_for_each(finish));
+            let (sender, receiver) = sync_channel::<Batch>(WAITING);
+            let thread = std::thread::spawn(move || receiver.into_iter().try_for_each(Batch::finish));
             (sender, thread)
         });
         match sender.send(std::mem::take(&mut self.batch)) {
@@ -69,7 +88,7 @@ impl Finisher {
 
     /// Waits until everything is finished.
     pub fn end(&mut self) -> Result<(), Unfinished> {
-        let rest = std::mem::take(&mut self.batch).into_iter().try_for_each(finish);
+        let rest = std::mem::take(&mut self.batch).finish();
         match self.other.take() {
             None => rest,
             Some((sender, thread)) => {
@@ -87,8 +106,21 @@ impl Drop for Finisher {
     }
 }
 
-fn finish(filled: Filled) -> Result<(), Unfinished> {
-    let Filled { file, path, owner, mtime } = filled;
-    let owned = owner.map_or(Ok(()), |(uid, gid, mode)| set_file_owner(&file, uid, gid, mode));
-    owned.and_then(|()| set_file_time(&file, mtime)).map_err(|error| Unfinished { path, owner, error })
+impl Batch {
+    fn finish(self) -> Result<(), Unfinished> {
+        let mut content = &self.content[..];
+        for filled in self.files {
+            let Filled { mut file, bytes, path, owner, mtime } = filled;
+            // What was read before an error may be less.
+            let (own, rest) = content.split_at(bytes.min(content.len()));
+            content = rest;
+            let written = file.write_all(own).map_err(|e| rbuild_linux::Error::new("write", &path, e));
+            // Writing and changing the owner clear set-id bits.
+            let owned =
+                written.and_then(|()| owner.map_or(Ok(()), |(uid, gid, mode)| set_file_owner(&file, uid, gid, mode)));
+            let timed = owned.and_then(|()| set_file_time(&file, mtime));
+            timed.map_err(|error| Unfinished { path, owner, error })?;
+        }
+        Ok(())
+    }
 }

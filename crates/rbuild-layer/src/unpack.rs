@@ -15,7 +15,7 @@ use rbuild_linux::{Kind, RootDir, Timestamp, set_file_owner};
 
 use crate::compress::{Compression, Decoder};
 use crate::error::{LayerError, Result};
-use crate::finisher::{Filled, Finisher, Unfinished};
+use crate::finisher::{Filled, Finisher, SMALL, Unfinished};
 use crate::leaning::Leaning;
 use crate::limits::{Limits, Ratio};
 use crate::pipe::with_read_ahead;
@@ -24,7 +24,7 @@ use crate::xattrs::{OPAQUE, ORIGIN, keep_in_tree};
 
 mod content;
 
-use content::write_content;
+use content::{read_content, write_content};
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE_WHITEOUT: &[u8] = b".wh..wh..opq";
@@ -311,8 +311,14 @@ impl<'a> Target<'a> {
         match entry.kind {
             EntryKind::File => {
                 let file = place(dir, name, |dir| dir.create_file(name, entry.mode & 0o777))?;
-                write_content(&file, path, entry, tar, &mut self.buffer)?;
-                return self.finish_file(file, entry, path, name, (uid, gid));
+                // What is set beside the content would not survive that it is written later.
+                let later = entry.size <= SMALL && entry.sparse.is_none() && entry.xattrs.is_empty();
+                match later {
+                    true => read_content(entry, tar, self.finisher.content())?,
+                    false => write_content(&file, path, entry, tar, &mut self.buffer)?,
+                }
+                let bytes = if later { entry.size as usize } else { 0 };
+                return self.finish_file(file, bytes, entry, path, name, (uid, gid));
             }
             EntryKind::Dir => match dir.create_dir(name, 0o700) {
                 Ok(()) => {}
@@ -390,8 +396,17 @@ impl<'a> Target<'a> {
         Ok(dir.set_mtime(name, entry.mtime)?)
     }
 
-    /// The same for a file that is still open, and has the mode that it can have at birth.
-    fn finish_file(&mut self, file: File, entry: &TarEntry, path: &Path, name: &OsStr, ids: (u32, u32)) -> Result<()> {
+    /// The same for a file that is still open, and has the mode that it can have at birth; it gets so many bytes of the
+    /// finisher's content.
+    fn finish_file(
+        &mut self,
+        file: File,
+        bytes: usize,
+        entry: &TarEntry,
+        path: &Path,
+        name: &OsStr,
+        ids: (u32, u32),
+    ) -> Result<()> {
         // Changing the owner and writing clear set-id bits.
         let mut owner = (entry.mode & 0o7000 != 0 || ids != (0, 0)).then_some((ids.0, ids.1, entry.mode));
         // Changing the owner takes capabilities away: attributes come after it.
@@ -403,7 +418,7 @@ impl<'a> Target<'a> {
                 self.parent.1.set_xattr(name, attr, value)?;
             }
         }
-        let filled = Filled { file, path: path.to_path_buf(), owner, mtime: entry.mtime };
+        let filled = Filled { file, bytes, path: path.to_path_buf(), owner, mtime: entry.mtime };
         self.finisher.take(filled).map_err(unfinished)
     }
 

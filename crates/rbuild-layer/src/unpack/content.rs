@@ -8,6 +8,19 @@ use std::path::Path;
 use crate::error::{LayerError, Result};
 use crate::reader::{TarEntry, TarReader};
 
+/// Appends the content of a file to what was read before.
+pub(super) fn read_content<R: Read>(entry: &TarEntry, tar: &mut TarReader<R>, to: &mut Vec<u8>) -> Result<()> {
+    let start = to.len();
+    to.resize(start + entry.size as usize, 0);
+    match fill(tar, &mut to[start..]) {
+        Ok(_) => Ok(()),
+        Err(e) => {
+            to.truncate(start);
+            Err(e)
+        }
+    }
+}
+
 /// Writes the content of a file. Where an archive says that there are holes, and where a long piece of content is
 /// nothing but zeros, the file gets holes.
 pub(super) fn write_content<R: Read>(
