@@ -361,14 +361,7 @@ impl<'a> Target<'a> {
                     EntryKind::BlockDevice => Kind::BlockDevice,
                     _ => Kind::Fifo,
                 };
-                let made = place(dir, name, |dir| dir.create_node(name, kind, entry.mode, entry.rdev));
-                match made {
-                    // A user namespace cannot make devices; the container brings its own /dev.
-                    Err(LayerError::Kernel(e)) if e.errno() == Some(NOT_PERMITTED) && kind != Kind::Fifo => {
-                        return Ok(());
-                    }
-                    other => other?,
-                }
+                place(dir, name, |dir| dir.create_node(name, kind, entry.mode, entry.rdev))?;
             }
         }
         self.set_meta(entry, path, name, (uid, gid), made)
@@ -550,7 +543,6 @@ fn owner_error(name: String, (uid, gid): (u64, u64), e: rbuild_linux::Error) -> 
 }
 
 // errno(3) values that are told apart here.
-const NOT_PERMITTED: i32 = 1;
 const NOT_A_DIRECTORY: i32 = 20;
 const INVALID: i32 = 22;
 

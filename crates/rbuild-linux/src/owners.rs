@@ -5,7 +5,7 @@
 //! `UID:GID:c:MAJOR:MINOR`. What can have no such attribute (symbolic links, fifos, sockets: xattr(7)) keeps its owner in
 //! the time of its last access, which nobody needs: seconds from [`FAR`] on are the group, the nanoseconds the user. The
 //! kernel moves no such time by itself, as it is later than any access (mount(8), relatime). A file that says nothing is
-//! root's.
+//! root's. Devices are written down like that wherever none can be made.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -140,14 +140,18 @@ impl Stat {
         follow: bool,
         access: StatxTimestamp,
     ) -> Stat {
-        if !owners_are_recorded() {
+        let owners = owners_are_recorded();
+        // Elsewhere only files without content may be something else: what stands for a device.
+        if !owners && (self.kind != Kind::File || self.size > 0) {
             return self;
         }
         // Where the time of access tells, nobody looks at the path.
         let path = if takes_attributes(self.kind) { path() } else { Default::default() };
         let found = recorded(&path, follow, self.kind, (access.tv_sec, access.tv_nsec));
         let Some(Recorded { uid, gid, device }) = found else { return self };
-        (self.uid, self.gid) = (uid, gid);
+        if owners {
+            (self.uid, self.gid) = (uid, gid);
+        }
         if let Some((kind, major, minor)) = device {
             (self.kind, self.rdev, self.device) = (kind, (major, minor), device);
         }

@@ -225,7 +225,8 @@ impl RootDir {
         rustix::fs::symlinkat(target, self.fd(), name).map_err(|e| self.err("symlinkat", Path::new(name), e))
     }
 
-    /// Makes a device node or fifo. `rdev` is (major, minor).
+    /// Makes a device node or fifo. `rdev` is (major, minor). Where no device can be made, an empty file stands for it, which
+    /// [`Stat`] shows as that device.
     pub fn create_node(&self, name: &OsStr, kind: Kind, mode: u32, rdev: (u32, u32)) -> Result<()> {
         let file_type = match kind {
             Kind::CharDevice => FileType::CharacterDevice,
@@ -234,15 +235,23 @@ impl RootDir {
             Kind::Socket => FileType::Socket,
             Kind::File | Kind::Dir | Kind::Symlink => return Err(self.err("mknodat", Path::new(name), Errno::INVAL)),
         };
-        if owners_are_recorded() && matches!(kind, Kind::CharDevice | Kind::BlockDevice) && rdev != (0, 0) {
-            drop(self.create_file(name, mode)?);
-            let what = Recorded { uid: 0, gid: 0, device: Some((kind, rdev.0, rdev.1)) };
-            return owners::record(&self.proc_path(name), false, &what)
-                .map_err(|e| self.err("lsetxattr", Path::new(name), e));
+        let is_device = matches!(kind, Kind::CharDevice | Kind::BlockDevice) && rdev != (0, 0);
+        if is_device && owners_are_recorded() {
+            return self.create_stand_in(name, kind, mode, rdev);
         }
         let dev = rustix::fs::makedev(rdev.0, rdev.1);
-        rustix::fs::mknodat(self.fd(), name, file_type, Mode::from_raw_mode(mode), dev)
-            .map_err(|e| self.err("mknodat", Path::new(name), e))
+        match rustix::fs::mknodat(self.fd(), name, file_type, Mode::from_raw_mode(mode), dev) {
+            // No user namespace may make devices (mknod(2)).
+            Err(Errno::PERM) if is_device => self.create_stand_in(name, kind, mode, rdev),
+            other => other.map_err(|e| self.err("mknodat", Path::new(name), e)),
+        }
+    }
+
+    /// An empty file that says which device it stands for.
+    fn create_stand_in(&self, name: &OsStr, kind: Kind, mode: u32, rdev: (u32, u32)) -> Result<()> {
+        drop(self.create_file(name, mode)?);
+        let what = Recorded { uid: 0, gid: 0, device: Some((kind, rdev.0, rdev.1)) };
+        owners::record(&self.proc_path(name), false, &what).map_err(|e| self.err("lsetxattr", Path::new(name), e))
     }
 
     /// Makes a mark that something below is deleted: a device 0:0, or where there can be none (on a file system that is an

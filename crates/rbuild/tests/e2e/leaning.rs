@@ -1,7 +1,7 @@
-//! Layers of other tools that lean on those below them: files in directories that they do not describe, whiteouts and files
+//! Layers of other tools: devices, and those that lean on those below them: files in directories that they do not describe, whiteouts and files
 //! behind links of a lower layer, further names for its files.
 
-use crate::lab::Lab;
+use crate::lab::{Lab, contents};
 
 /// An image `leaning` whose lowest layer is a whole root directory, and whose second has single entries only.
 fn scene() -> Lab {
@@ -70,4 +70,61 @@ fn hard_links_to_files_of_lower_layers_are_made() {
         tar -cf image.tar c.json manifest.json 1.tar 2.tar && $RB load -i image.tar"#)
         .ok();
     lab.build("FROM leaning\nRUN true\n", &[]).fails(1, &["first", "is a hard link to", "nor one below it brings"]);
+}
+
+#[test]
+fn devices_of_a_layer_stay_devices() {
+    let lab = Lab::new();
+    let mut archive = tar::Builder::new(Vec::new());
+    for (name, kind, numbers) in [
+        ("null", tar::EntryType::Char, (1, 3)),
+        ("disk", tar::EntryType::Block, (259, 7)),
+        ("empty", tar::EntryType::Regular, (0, 0)),
+    ] {
+        let mut header = tar::Header::new_ustar();
+        header.set_path(name).unwrap();
+        header.set_entry_type(kind);
+        header.set_device_major(numbers.0).unwrap();
+        header.set_device_minor(numbers.1).unwrap();
+        (header.set_mode(0o640), header.set_size(0), header.set_uid(0), header.set_gid(6), header.set_mtime(5));
+        header.set_cksum();
+        archive.append(&header, &[][..]).unwrap();
+    }
+    lab.write("dev.tar", archive.into_inner().unwrap());
+    lab.rbuild(["import", "dev.tar", "devices"]).ok();
+    // In a tar of the result, after it was copied to another stage, and in the layer of an added archive.
+    let devices = |dockerfile: &str| {
+        lab.build(
+            dockerfile,
+            &["--output", "type=oci,dest=x.tar,compression=uncompressed", "-o", "type=tar,dest=y.tar"],
+        )
+        .ok();
+        let seen = |bytes: &[u8]| -> Vec<String> {
+            let mut archive = tar::Archive::new(bytes);
+            let entries = archive.entries().unwrap().map_while(Result::ok);
+            let lines = entries.filter_map(|e| {
+                let (h, name) = (e.header(), e.path().unwrap().file_name()?.to_string_lossy().into_owned());
+                let numbers = (h.device_major().ok()??, h.device_minor().ok()??);
+                let wanted = ["null", "disk", "empty"].contains(&&*name);
+                wanted.then(|| {
+                    format!("{name} {:?} {numbers:?} {:o} {}", h.entry_type(), h.mode().unwrap(), h.gid().unwrap())
+                })
+            });
+            lines.collect()
+        };
+        let layers = contents(&std::fs::read(lab.ctx().join("x.tar")).unwrap());
+        let top = layers.values().find(|bytes| !seen(bytes).is_empty()).expect("a layer with the files");
+        (seen(top), seen(&std::fs::read(lab.ctx().join("y.tar")).unwrap()))
+    };
+    let all = ["disk Block (259, 7) 640 6", "empty Regular (0, 0) 640 6", "null Char (1, 3) 640 6"];
+    for dockerfile in [
+        "FROM devices\n",
+        "FROM busybox\nCOPY --from=devices / /put/\n",
+        "FROM busybox\nADD dev.tar /put/\n",
+        "FROM scratch\nADD dev.tar /\nCOPY Dockerfile /\n",
+    ] {
+        let (mut layer, tar) = devices(dockerfile);
+        layer.sort();
+        assert_eq!((layer, tar), (all.map(String::from).to_vec(), all.map(String::from).to_vec()), "{dockerfile}");
+    }
 }
