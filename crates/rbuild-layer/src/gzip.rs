@@ -39,13 +39,16 @@ fn compressors() -> io::Result<Arc<rayon::ThreadPool>> {
     pool.clone().map_err(io::Error::other)
 }
 
+/// A member, and the buffer of the block that it was made of.
+type Made = io::Result<(Vec<u8>, Vec<u8>)>;
+
 pub struct ParallelGzip<W: Write> {
     out: W,
     level: CompressionLvl,
     pool: Arc<rayon::ThreadPool>,
     block: Vec<u8>,
-    /// Blocks in the making, in order; their number bounds the memory. With each comes its buffer, for a later one.
-    making: VecDeque<Receiver<io::Result<(Vec<u8>, Vec<u8>)>>>,
+    /// Blocks in the making, in order; their number bounds the memory.
+    making: VecDeque<Receiver<Made>>,
     spare: Vec<Vec<u8>>,
     taken: u64,
 }
