@@ -92,7 +92,7 @@ pub fn invoke(store: &Store, image: &Image, what: &Invocation, builder: &Builder
         groups: who.groups,
         hostname: what.hostname.clone(),
         mounts: what.volumes.iter().enumerate().map(mount).collect(),
-        network: if what.network == Network::None { SandboxNetwork::None } else { SandboxNetwork::Host },
+        network: network(what.network),
         insecure: false,
         shm_size: what.shm_size.unwrap_or(DEFAULT_SHM),
         ulimits: what.ulimits.clone(),
@@ -101,6 +101,15 @@ pub fn invoke(store: &Store, image: &Image, what: &Invocation, builder: &Builder
         resolv_conf: what.resolv_conf.clone(),
     };
     Ok(run_attached(&builder.zygote, &request, cancel)?)
+}
+
+/// The sandbox's word for a network of the plan.
+pub(crate) fn network(network: Network) -> SandboxNetwork {
+    match network {
+        Network::Host => SandboxNetwork::Host,
+        Network::Isolated => SandboxNetwork::Isolated,
+        Network::None => SandboxNetwork::None,
+    }
 }
 
 fn command(what: &Invocation, entrypoint: &Option<Vec<String>>, cmd: &Option<Vec<String>>) -> Result<Vec<String>> {

@@ -5,7 +5,7 @@ use rbuild_image::{Platform, Reference};
 use rbuild_layer::{Compression, LayerForm};
 use rbuild_linux::RootDir;
 use rbuild_plan::Parameters;
-use rbuild_sandbox::Ulimit;
+use rbuild_sandbox::{Carrier, Ulimit};
 
 /// What somebody asked for, all of it read and decided; no environment and no clock come in later.
 pub struct BuildRequest {
@@ -53,6 +53,8 @@ pub struct BuildRequest {
     pub jobs: usize,
     /// The resolver file that commands see.
     pub resolv_conf: String,
+    /// What an isolated network takes; there is one if commands are to have it.
+    pub carrier: Option<Carrier>,
     /// Seconds since 1970 when the build began.
     pub now: i64,
     /// Bytes that the build cache may take when the build is over.

@@ -9,16 +9,15 @@ use rbuild_dockerfile::Diagnostic;
 use rbuild_image::DEFAULT_PATH;
 use rbuild_layer::{LayerError, LayerForm, Loose};
 use rbuild_linux::{RootDir, Timestamp};
-use rbuild_plan::{CopyStep, From, Network, RunStep, SecretStep, Security, Step, VertexId, WorkdirStep};
-use rbuild_sandbox::{
-    Files, Input, MountRequest, Network as SandboxNetwork, Outcome, RunRequest, Source, Stream, remove_points,
-};
+use rbuild_plan::{CopyStep, From, RunStep, SecretStep, Security, Step, VertexId, WorkdirStep};
+use rbuild_sandbox::{Files, Input, MountRequest, Outcome, RunRequest, Source, Stream, remove_points};
 use rbuild_source::{Changes, Content, Listing, Owner, SourceError, SourceTree};
 use rbuild_store::{Before, Snapshots, StoreError, TreeId, Working};
 
 use crate::copy::{CopyError, Reason, Terms, copy};
 use crate::error::{BuildError, Result};
 use crate::execute::Executor;
+use crate::invoke::network;
 use crate::keys::{self, source_error};
 use crate::log_tail::LogTail;
 use crate::mask::Mask;
@@ -87,7 +86,7 @@ impl Executor<'_> {
         let (Files::Directory { root, scratch }, Some(mut before)) = (&request.files, before) else { return Ok(()) };
         let fail = || BuildError::kernel("the step's files");
         let dir = RootDir::open(root).map_err(fail())?;
-        let stubs = RootDir::open(scratch.join("stubs")).map_err(fail())?;
+        let scratch = RootDir::open(scratch).map_err(fail())?;
         if request.bare {
             let targets = request.mounts.iter().map(|mount| mount.target.as_str());
             for target in targets.chain(["/etc/hosts", "/etc/resolv.conf"]) {
@@ -95,7 +94,7 @@ impl Executor<'_> {
                 before.forgive(&dir, real.strip_prefix("/").unwrap_or(&real));
             }
         }
-        remove_points(&stubs, &dir, &|path| before.had(path)).map_err(fail())?;
+        remove_points(&scratch, &dir, &|path| before.had(path)).map_err(fail())?;
         before.changes(&dir, &RootDir::open(path.join("fs")).map_err(fail())?).map_err(fail())?;
         self.throw_away(root);
         Ok(())
@@ -273,10 +272,7 @@ impl Executor<'_> {
             groups: who.groups,
             hostname: run.hostname.clone(),
             mounts,
-            network: match run.network {
-                Network::Host => SandboxNetwork::Host,
-                Network::None => SandboxNetwork::None,
-            },
+            network: network(run.network),
             insecure: run.security == Security::Insecure,
             shm_size: self.request.shm_size.unwrap_or(DEFAULT_SHM),
             ulimits: self.request.ulimits.clone(),

@@ -23,7 +23,10 @@ pub use error::{Error, Result};
 pub use idmap::{IdMaps, IdRange, SubIds, parent_range, subordinate_ranges};
 pub use lock::{KeyLock, LockKind};
 pub use meta::{Kind, Stat, Timestamp, Xattrs, file_stat, file_xattr, file_xattrs, set_file_xattr};
-pub use mount::{MiniRoot, bind_clone, detached_overlay, mount_tmpfs, new_procfs, private_mount_namespace};
+pub use mount::{
+    Forbidden, MOUNT_POINTS, MiniRoot, bind_clone, detached_overlay, mount_tmpfs, new_filesystem, new_procfs,
+    private_mount_namespace, private_namespaces,
+};
 pub use owners::{Recorded, owners_are_recorded, record, record_in_times, record_owners, recorded};
 pub use publish::{AtomicFile, remove_tree, sync_filesystem, write_atomic, write_durable};
 pub use rootdir::{Entry, RootDir};

@@ -27,13 +27,43 @@ static SCRATCH: Mutex<()> = Mutex::new(());
 /// Longest option page of the classic mount(2) call.
 const OPTION_PAGE: usize = 4096;
 
+/// What a mount does not let be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forbidden {
+    SetId,
+    Devices,
+    Programs,
+    Writing,
+}
+
+/// A new file system of that kind with these options.
+pub fn new_filesystem(kind: &'static str, options: &[(&str, &str)], forbidden: &[Forbidden]) -> Result<OwnedFd> {
+    let attributes = forbidden.iter().map(|what| match what {
+        Forbidden::SetId => MountAttrFlags::MOUNT_ATTR_NOSUID,
+        Forbidden::Devices => MountAttrFlags::MOUNT_ATTR_NODEV,
+        Forbidden::Programs => MountAttrFlags::MOUNT_ATTR_NOEXEC,
+        Forbidden::Writing => MountAttrFlags::MOUNT_ATTR_RDONLY,
+    });
+    let set = |fs: BorrowedFd<'_>| {
+        options.iter().try_for_each(|(key, value)| rustix::mount::fsconfig_set_string(fs, *key, *value))
+    };
+    new_fs_with(kind, attributes.collect(), set)
+}
+
 fn new_fs(kind: &'static str, set: impl FnOnce(BorrowedFd<'_>) -> rustix::io::Result<()>) -> Result<OwnedFd> {
+    new_fs_with(kind, MountAttrFlags::empty(), set)
+}
+
+fn new_fs_with(
+    kind: &'static str,
+    attributes: MountAttrFlags,
+    set: impl FnOnce(BorrowedFd<'_>) -> rustix::io::Result<()>,
+) -> Result<OwnedFd> {
     let fail = |call, e: Errno| Error::new(call, kind, e);
     let fs = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| fail("fsopen", e))?;
     set(fs.as_fd()).map_err(|e| fail("fsconfig", e))?;
     rustix::mount::fsconfig_create(fs.as_fd()).map_err(|e| fail("fsconfig(CREATE)", e))?;
-    rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
-        .map_err(|e| fail("fsmount", e))
+    rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(|e| fail("fsmount", e))
 }
 
 /// A new procfs of the calling process's pid namespace.
@@ -136,6 +166,16 @@ pub fn private_mount_namespace() -> Result<()> {
     make_private()
 }
 
+/// Namespaces of the caller's own for mounts, from which nothing propagates back, for System V and POSIX objects, and for
+/// the host name, which it sets.
+pub fn private_namespaces(hostname: &str) -> Result<()> {
+    use nix::sched::CloneFlags;
+    nix::sched::unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS)
+        .map_err(|e| Error::new("unshare", "CLONE_NEWNS|CLONE_NEWIPC|CLONE_NEWUTS", std::io::Error::from(e)))?;
+    rustix::system::sethostname(hostname.as_bytes()).map_err(|e| Error::new("sethostname", hostname, e))?;
+    make_private()
+}
+
 /// Mounts an empty tmpfs over the directory `place`.
 pub fn mount_tmpfs(place: &Path) -> Result<()> {
     let tmpfs = new_fs("tmpfs", |fs| rustix::mount::fsconfig_set_string(fs, "mode", "0755"))?;
@@ -149,11 +189,16 @@ fn make_private() -> Result<()> {
 
 /// The small world of the builder process: a tmpfs with a handful of mounts in it.
 ///
-/// Few lines in mountinfo make every later container cheap; an empty `/sys/fs/cgroup` keeps the container
-/// library from looking for cgroups it could not use.
+/// Few lines in mountinfo make every later container cheap. The container library moves each container into a cgroup, and there
+/// is none to move it to: where `/sys/fs/cgroup` is a cgroup2, it writes a number into an ordinary file that covers
+/// `cgroup.procs` there, and where it is an empty directory, it looks through mountinfo for each old controller in vain.
 pub struct MiniRoot {
     root: RootDir,
 }
+
+/// A directory of the small root with the mount points that every container has: /proc, /sys, /dev, and in /etc the hosts and the
+/// resolv.conf. As the lowest layer of a container's files it gives what no layer above it has.
+pub const MOUNT_POINTS: &str = "/points";
 
 /// Device nodes that containers get from the outside, as a user namespace cannot make them.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
@@ -168,11 +213,32 @@ impl MiniRoot {
         for dir in ["proc", "dev", "sys", "sys/fs", "sys/fs/cgroup", "etc", "run", "tmp", "mnt"] {
             root.create_dir_all(dir, 0o755, None, |_| ())?;
         }
+        // See MOUNT_POINTS.
+        for dir in ["proc", "sys", "dev", "etc"] {
+            root.create_dir_all(Path::new("points").join(dir), 0o755, None, |_| ())?;
+        }
+        for file in ["hosts", "resolv.conf"] {
+            root.sub("points/etc")?.create_file(OsStr::new(file), 0o644)?;
+        }
         Ok(MiniRoot { root })
     }
 
     pub fn root(&self) -> &RootDir {
         &self.root
+    }
+
+    /// Mounts a cgroup2 whose `cgroup.procs` is an ordinary file. Where that cannot be, the directory stays empty.
+    pub fn attach_cgroup(&self) -> Result<()> {
+        // A user namespace mounts cgroups of a cgroup namespace that it owns (cgroup_namespaces(7)).
+        if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).is_err() {
+            return Ok(());
+        }
+        let Ok(cgroup) = new_fs("cgroup2", |_| Ok(())) else { return Ok(()) };
+        let name = OsStr::new("cgroup.procs");
+        drop(self.root.create_file(name, 0o644)?);
+        let file = bind_clone(&self.root.label().join(name))?;
+        self.root.sub("sys/fs")?.attach(&cgroup, "cgroup")?;
+        self.root.sub("sys/fs/cgroup")?.attach(&file, name)
     }
 
     /// Attaches a detached mount of a directory or a file at `place` below the root; the point is made.
@@ -229,9 +295,9 @@ impl RootDir {
         rustix::mount::open_tree(self.fd(), "", flags).map_err(|e| Error::new("open_tree", self.label(), e))
     }
 
-    /// Attaches a detached mount over the direct child directory `name`.
-    pub fn attach(&self, mount: &OwnedFd, name: &str) -> Result<()> {
-        move_to(mount.as_fd(), self.fd(), Path::new(name))
+    /// Attaches a detached mount over the direct child `name`.
+    pub fn attach(&self, mount: &OwnedFd, name: impl AsRef<Path>) -> Result<()> {
+        move_to(mount.as_fd(), self.fd(), name.as_ref())
     }
 }
 

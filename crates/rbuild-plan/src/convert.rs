@@ -29,6 +29,8 @@ pub struct Parameters {
     pub no_cache: NoCache,
     /// Whether `RUN --security=insecure` may.
     pub allow_insecure: bool,
+    /// Whether `RUN --network=host` may.
+    pub allow_host_network: bool,
     /// Names that every command can resolve, and their addresses.
     pub hosts: Vec<(String, String)>,
     /// Directories of the machine that every command sees.
@@ -51,6 +53,7 @@ impl Parameters {
             contexts: Vec::new(),
             no_cache: NoCache::default(),
             allow_insecure: false,
+            allow_host_network: true,
             hosts: Vec::new(),
             volumes: Vec::new(),
             context_epoch: None,

@@ -60,6 +60,8 @@ pub enum Step {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Network {
     Host,
+    /// One of the build's own, from which the outside can be reached.
+    Isolated,
     None,
 }
 

@@ -49,7 +49,8 @@ impl RunStep {
         tell(
             "network",
             match network {
-                Network::Host => b"host",
+                Network::Host => &b"host"[..],
+                Network::Isolated => b"isolated",
                 Network::None => b"none",
             },
         );

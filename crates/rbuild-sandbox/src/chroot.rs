@@ -27,9 +27,9 @@ pub fn run(request: &RunRequest, input: Option<OwnedFd>, socket: &UnixStream) ->
     let Files::Directory { root, scratch } = &request.files else {
         return Err("a root directory of layers cannot be entered without mounts".into());
     };
-    if request.network == Network::None {
+    if request.network != Network::Host {
         return Err(
-            "a network of its own takes namespaces, which this machine does not allow; leave --network none out".into(),
+            "a network of its own takes namespaces, which this machine does not allow; leave --network out".into()
         );
     }
     process::adopt_orphans().map_err(text)?;
@@ -119,11 +119,8 @@ const DEVICES: [(&str, (u32, u32)); 6] =
 
 impl StandIns<'_> {
     fn put(&mut self, request: &RunRequest) -> Result<(), String> {
-        for dir in ["stubs", "covered"] {
-            self.scratch.create_dir_all(dir, 0o755, None, |_| ()).map_err(text)?;
-        }
-        let stubs_dir = || self.scratch.sub("stubs").map_err(text);
-        let mut stubs = Stubs::new(self.root, stubs_dir()?).map_err(text)?;
+        self.scratch.create_dir_all("covered", 0o755, None, |_| ()).map_err(text)?;
+        let mut stubs = Stubs::new(self.root, self.scratch);
         let point = |stubs: &mut Stubs<'_>, target: &Path, kind| {
             stubs.ensure(target, kind).map_err(|e| format!("the mount point {}: {e}", target.display()))
         };
@@ -143,7 +140,9 @@ impl StandIns<'_> {
             let kind = if what.is_dir()? { PointKind::Dir } else { PointKind::File };
             points.push((point(&mut stubs, Path::new(&wanted.target), kind)?, what));
         }
-        plant_points(&stubs_dir()?, self.root).map_err(text)?;
+        if let Some(made) = stubs.finish().map_err(text)? {
+            plant_points(&made, self.root).map_err(text)?;
+        }
         self.make_devices()?;
         for (at, what) in points {
             self.place(at, what)?;

@@ -12,6 +12,8 @@ use rbuild_linux::{MiniRoot, bind_clone, new_procfs};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::SandboxError;
+use crate::mounts::{SYSFS, new_sysfs};
+use crate::network::{Carrier, Isolated};
 use crate::probe::{Isolation, Rung, bare_isolation, isolation, userns_refused};
 use crate::zygote::Zygote;
 
@@ -27,6 +29,8 @@ pub struct World {
     pub store: PathBuf,
     /// Directories and files, and where the builder finds them: absolute, in directories of no other purpose.
     pub binds: Vec<(PathBuf, PathBuf)>,
+    /// Carries what goes in and out of an isolated network, if there is to be one.
+    pub carrier: Option<Carrier>,
 }
 
 /// The builder's view of how it was started.
@@ -194,7 +198,7 @@ fn begin(ready: &mut PipeReader, become_root: bool) -> Result<(), SandboxError> 
 /// A builder that is where its launcher is.
 fn become_bare_builder(mut ready: PipeReader) -> Result<Zygote, SandboxError> {
     begin(&mut ready, false)?;
-    Zygote::start(true)
+    Zygote::start(true, None)
 }
 
 fn become_builder(world: &World, mut ready: PipeReader) -> Result<Zygote, SandboxError> {
@@ -203,13 +207,19 @@ fn become_builder(world: &World, mut ready: PipeReader) -> Result<Zygote, Sandbo
     let binds = world.binds.iter().map(|(source, at)| Ok((bind_clone(source)?, at)));
     let binds = binds.collect::<Result<Vec<_>, SandboxError>>()?;
     let proc = new_procfs().map_err(crate::probe::proc_refused)?;
+    let isolated = world.carrier.as_ref().map(|carrier| Isolated::start(carrier, &world.store)).transpose()?;
+    let sysfs = new_sysfs();
     let root = MiniRoot::new(&world.store)?;
     root.attach_devices()?;
+    root.attach_cgroup()?;
     root.attach(&store, Path::new(STORE))?;
     for (mount, at) in &binds {
         root.attach(mount, at)?;
     }
     root.attach(&proc, Path::new("/proc"))?;
+    if let Some(sysfs) = &sysfs {
+        root.attach(sysfs, Path::new(SYSFS))?;
+    }
     root.enter()?;
-    Zygote::start(false)
+    Zygote::start(false, isolated)
 }

@@ -9,6 +9,8 @@ mod chroot;
 mod command;
 mod container;
 mod enter;
+mod mounts;
+mod network;
 mod newuidmap;
 mod owners;
 mod probe;
@@ -21,6 +23,7 @@ mod terminal;
 mod zygote;
 
 pub use enter::{Builder, STORE, World, enter};
+pub use network::Carrier;
 pub use probe::{Check, Isolation, Refusal, Rung, checks, isolation, records_owners};
 pub use request::{Files, Input, MountRequest, Network, Outcome, RunRequest, Source, Ulimit};
 pub use run::{Cancel, Stream, run, run_attached};

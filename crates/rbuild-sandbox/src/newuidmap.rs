@@ -32,7 +32,7 @@ pub(crate) fn usable(shown: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn in_path(program: &str) -> Option<PathBuf> {
+pub(crate) fn in_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
 }

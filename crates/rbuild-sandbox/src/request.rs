@@ -79,6 +79,8 @@ pub enum Input {
 pub enum Network {
     /// The network of whoever started the build.
     Host,
+    /// The build's own ([`crate::Carrier`]).
+    Isolated,
     /// A loopback interface and nothing else.
     None,
 }

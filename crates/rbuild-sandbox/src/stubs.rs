@@ -1,6 +1,7 @@
 //! Mount points that the root file system lacks.
 //!
-//! They must exist to be mounted on and must not end up in the layer. So they are made in a directory of their
+//! They must exist to be mounted on and must not end up in the layer. Those that every container has stand in a layer below
+//! all others (`rbuild_linux::MOUNT_POINTS`). Others, and those that something above hides, are made in a directory of their
 //! own that goes below the upper one as the topmost lower layer: what the command sees is complete, and what it
 //! writes is only what it wrote. Directories above a mount point repeat the metadata of what they cover.
 
@@ -18,45 +19,58 @@ pub enum PointKind {
 pub struct Stubs<'a> {
     /// The root file system as it is below the step.
     below: &'a RootDir,
-    stubs: RootDir,
-    used: bool,
+    /// Where the directory of stubs is made once there is one.
+    scratch: &'a RootDir,
+    made: bool,
 }
 
+/// The name of the directory of stubs.
+pub(crate) const STUBS: &str = "stubs";
+
 impl<'a> Stubs<'a> {
-    pub fn new(below: &'a RootDir, stubs: RootDir) -> Result<Stubs<'a>> {
-        let root = below.stat_self()?;
-        stubs.set_own_meta(root.uid, root.gid, root.mode, root.mtime)?;
-        Ok(Stubs { below, stubs, used: false })
+    pub fn new(below: &'a RootDir, scratch: &'a RootDir) -> Stubs<'a> {
+        Stubs { below, scratch, made: false }
+    }
+
+    fn dir(&mut self) -> Result<RootDir> {
+        let name = OsStr::new(STUBS);
+        if !self.made {
+            let root = self.below.stat_self()?;
+            self.scratch.create_dir(name, 0o755)?;
+            self.scratch.sub(name)?.set_own_meta(root.uid, root.gid, root.mode, root.mtime)?;
+            self.made = true;
+        }
+        self.scratch.sub(name)
     }
 
     /// Makes sure that `target` exists once the stubs are in place; gives the path with links resolved.
     pub fn ensure(&mut self, target: &Path, kind: PointKind) -> Result<PathBuf> {
         let real = self.below.resolve(target)?;
-        if self.below.exists(&real)? || self.stubs.exists(&real)? {
+        if self.below.exists(&real)? || (self.made && self.dir()?.exists(&real)?) {
             return Ok(real);
         }
-        self.used = true;
+        let stubs = self.dir()?;
         let mut at = PathBuf::from("/");
         for part in real.parent().unwrap_or(Path::new("/")).components().skip(1) {
             at.push(part);
-            self.cover(&at)?;
+            self.cover(&stubs, &at)?;
         }
-        let (dir, name) = self.stubs.parent(&real)?;
+        let (dir, name) = stubs.parent(&real)?;
         match kind {
             PointKind::Dir => dir.create_dir(&name, 0o755)?,
             PointKind::File => drop(dir.create_file(&name, 0o644)?),
         }
         // Making the point moved the times of the directories above it.
-        self.restore_times(&real)?;
+        self.restore_times(&stubs, &real)?;
         Ok(real)
     }
 
     /// One directory on the way: a copy of what is below, or a new one.
-    fn cover(&self, path: &Path) -> Result<()> {
-        if self.stubs.exists(path)? {
+    fn cover(&self, stubs: &RootDir, path: &Path) -> Result<()> {
+        if stubs.exists(path)? {
             return Ok(());
         }
-        let (dir, name) = self.stubs.parent(path)?;
+        let (dir, name) = stubs.parent(path)?;
         dir.create_dir(&name, 0o755)?;
         if let Ok(stat) = self.below.stat(path)
             && stat.kind == Kind::Dir
@@ -72,16 +86,16 @@ impl<'a> Stubs<'a> {
         Ok(())
     }
 
-    fn restore_times(&self, real: &Path) -> Result<()> {
+    fn restore_times(&self, stubs: &RootDir, real: &Path) -> Result<()> {
         let mut above = real.parent();
         while let Some(path) = above {
             if let Ok(stat) = self.below.stat(path) {
                 match path.file_name() {
                     Some(_) => {
-                        let (dir, name) = self.stubs.parent(path)?;
+                        let (dir, name) = stubs.parent(path)?;
                         dir.set_mtime(&name, stat.mtime)?;
                     }
-                    None => self.stubs.set_mtime(OsStr::new("."), stat.mtime)?,
+                    None => stubs.set_mtime(OsStr::new("."), stat.mtime)?,
                 }
             }
             above = path.parent();
@@ -89,8 +103,9 @@ impl<'a> Stubs<'a> {
         Ok(())
     }
 
-    pub fn used(&self) -> bool {
-        self.used
+    /// The directory of stubs, if there had to be any.
+    pub fn finish(mut self) -> Result<Option<RootDir>> {
+        if self.made { self.dir().map(Some) } else { Ok(None) }
     }
 }
 
@@ -115,8 +130,13 @@ pub fn plant_points(stubs: &RootDir, root: &RootDir) -> Result<()> {
 }
 
 /// Takes away what [`plant_points`] made: what `had` does not know from before, and what nobody has put anything into.
-pub fn remove_points(stubs: &RootDir, root: &RootDir, had: &dyn Fn(&Path) -> bool) -> Result<()> {
-    remove_below(stubs, root, Path::new(""), had)
+/// `scratch` is the directory that the request named.
+pub fn remove_points(scratch: &RootDir, root: &RootDir, had: &dyn Fn(&Path) -> bool) -> Result<()> {
+    match scratch.sub(STUBS) {
+        Ok(stubs) => remove_below(&stubs, root, Path::new(""), had),
+        Err(e) if e.is_not_found() => Ok(()),
+        Err(e) => Err(e),
+    }
 }
 
 fn remove_below(stubs: &RootDir, root: &RootDir, path: &Path, had: &dyn Fn(&Path) -> bool) -> Result<()> {

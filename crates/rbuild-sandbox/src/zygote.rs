@@ -18,22 +18,23 @@ use rustix::net::{
 
 use crate::SandboxError;
 use crate::container::runner_main;
+use crate::network::Isolated;
 
 /// The builder's end.
 #[derive(Debug)]
 pub struct Zygote(Mutex<OwnedFd>);
 
 impl Zygote {
-    /// Forks the zygote. The caller must have one thread still. In a pid namespace the kernel ends what is left; where
+    /// Forks the zygote, whose runners may join the isolated network. The caller must have one thread still. In a pid namespace the kernel ends what is left; where
     /// there is none (`bare`), the zygote does.
-    pub fn start(bare: bool) -> Result<Zygote, SandboxError> {
+    pub(crate) fn start(bare: bool, isolated: Option<Isolated>) -> Result<Zygote, SandboxError> {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(|e| failed("socketpair", e))?;
         match process::fork()? {
             Cloned::Parent { .. } => Ok(Zygote(Mutex::new(ours))),
             Cloned::Child => {
                 drop(ours);
-                serve(&theirs, bare);
+                serve(&theirs, bare, isolated.as_ref());
                 std::process::exit(0);
             }
         }
@@ -91,15 +92,15 @@ pub(crate) fn receive_with_byte(socket: impl AsFd) -> rustix::io::Result<(Vec<Ow
 }
 
 /// The zygote's life: until the builder closes its end, or dies.
-fn serve(socket: &OwnedFd, bare: bool) {
+fn serve(socket: &OwnedFd, bare: bool, isolated: Option<&Isolated>) {
     if bare {
         // Dies with its parent all the same: then the socket closes.
         let _ = process::adopt_orphans();
-        serve_requests(socket, &mut Some(Vec::new()));
+        serve_requests(socket, &mut Some(Vec::new()), isolated);
         process::kill_children();
     } else {
         let _ = process::die_with_parent();
-        serve_requests(socket, &mut None);
+        serve_requests(socket, &mut None, isolated);
     }
 }
 
@@ -121,7 +122,7 @@ fn wait_for_request(socket: &OwnedFd, runners: &[u32]) -> bool {
     }
 }
 
-fn serve_requests(socket: &OwnedFd, runners: &mut Option<Vec<u32>>) {
+fn serve_requests(socket: &OwnedFd, runners: &mut Option<Vec<u32>>, isolated: Option<&Isolated>) {
     loop {
         if let Some(runners) = runners
             && !wait_for_request(socket, runners)
@@ -133,7 +134,7 @@ fn serve_requests(socket: &OwnedFd, runners: &mut Option<Vec<u32>>) {
         match process::fork() {
             Ok(Cloned::Child) => {
                 let code = match become_runner(fds) {
-                    Ok(input) => runner_main(input),
+                    Ok(input) => runner_main(input, isolated),
                     Err(_) => 70,
                 };
                 std::process::exit(code);

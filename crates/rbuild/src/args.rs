@@ -277,7 +277,7 @@ pub struct RunArgs {
     /// Takes the place of the image's ENTRYPOINT
     #[arg(long, value_name = "PROGRAM")]
     pub entrypoint: Option<String>,
-    /// default, none or host
+    /// host (the default), isolated (its own, out through pasta or slirp4netns) or none
     #[arg(long, value_name = "MODE", default_value = "default", visible_alias = "net")]
     pub network: String,
     /// A name that the command can resolve

@@ -1,6 +1,6 @@
 //! What this machine allows, tried and not guessed.
 
-use rbuild_sandbox::{Builder, SandboxError, World, checks, enter};
+use rbuild_sandbox::{Builder, Carrier, SandboxError, World, checks, enter};
 use rbuild_store::{Snapshots, Workspace};
 
 use crate::exit::{Failure, code};
@@ -53,12 +53,16 @@ pub fn doctor(place: &Place) -> Result<u8, Failure> {
         }
     }
     line(true, "networks", "host, none", None);
+    match Carrier::find() {
+        Ok(carrier) => line(true, "isolated", &format!("--network isolated goes through {}", carrier.name()), None),
+        Err(why) => line(false, "isolated", &why.reason, Some(&why.remedy)),
+    }
     Ok(if ok { code::OK } else { code::REFUSED })
 }
 
 /// Becomes a builder and puts file systems together in the store, as a build does; gives the rung.
 fn trial(place: &Place) -> Result<(String, Snapshots), SandboxError> {
-    let world = World { store: place.root.clone(), binds: Vec::new() };
+    let world = World { store: place.root.clone(), binds: Vec::new(), carrier: None };
     let (mut reader, mut writer) = std::io::pipe().map_err(|e| SandboxError::Runner(e.to_string()))?;
     let ended = enter(&world, place.rung, |builder| {
         use std::io::Write;

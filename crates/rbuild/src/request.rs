@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use rbuild_engine::{AgentSource, BuildRequest, Destination, ImageForm, Output, PrivateKey, Squash};
 use rbuild_image::{Platform, Reference, ReferenceError};
 use rbuild_plan::{Network, NoCache, Parameters, Volume};
-use rbuild_sandbox::Ulimit;
+use rbuild_sandbox::{Carrier, SandboxError, Ulimit};
 use rbuild_store::{Store, Workspace};
 
 use crate::args::BuildArgs;
@@ -45,6 +45,7 @@ pub fn asked(args: &BuildArgs, store: &Store, recorded_owners: bool) -> Result<A
         contexts,
         no_cache: no_cache(args),
         allow_insecure: allowed.insecure,
+        allow_host_network: allowed.host_network || network(&args.network)? != Network::Isolated,
         hosts: args.add_host.iter().map(|h| host(h)).collect::<Result<_, _>>()?,
         volumes,
         context_epoch: newest,
@@ -54,6 +55,7 @@ pub fn asked(args: &BuildArgs, store: &Store, recorded_owners: bool) -> Result<A
     for tag in &args.tag {
         tags.push(tag.parse().map_err(|e: ReferenceError| Failure::usage(e.to_string()))?);
     }
+    let carrier = carrier(parameters.network)?;
     let squash = squash(args.squash.as_deref())?;
     let mut outputs = Vec::new();
     for text in &args.output {
@@ -96,7 +98,8 @@ pub fn asked(args: &BuildArgs, store: &Store, recorded_owners: bool) -> Result<A
         outputs,
         squash,
         jobs: args.jobs.unwrap_or(cores.max(4)),
-        resolv_conf: resolv_conf(),
+        resolv_conf: resolv_conf(carrier.as_ref()),
+        carrier,
         now,
         build_id: format!("{now:x}-{:x}", std::process::id()),
     };
@@ -160,7 +163,17 @@ pub fn network(text: &str) -> Result<Network, Failure> {
     match text {
         "default" | "host" => Ok(Network::Host),
         "none" => Ok(Network::None),
-        other => Err(Failure::usage(format!("`{other}` is not a network")).help("default, none or host")),
+        // As others call it.
+        "isolated" | "private" => Ok(Network::Isolated),
+        other => Err(Failure::usage(format!("`{other}` is not a network")).help("default, host, isolated or none")),
+    }
+}
+
+/// What an isolated network takes.
+pub fn carrier(network: Network) -> Result<Option<Carrier>, Failure> {
+    match network {
+        Network::Isolated => Ok(Some(Carrier::find().map_err(SandboxError::from)?)),
+        Network::Host | Network::None => Ok(None),
     }
 }
 
@@ -215,6 +228,8 @@ fn emulated() -> Vec<String> {
 struct Allowed {
     /// Commands may ask for all rights.
     insecure: bool,
+    /// Commands may ask for the machine's network where they are kept off it.
+    host_network: bool,
     /// A mirrored directory may be anywhere.
     delete: bool,
     /// The result may hold values of secrets.
@@ -228,8 +243,7 @@ fn allowed(given: &[String]) -> Result<Allowed, Failure> {
             "security.insecure" => allowed.insecure = true,
             "local.delete" | "buildx.local.delete" => allowed.delete = true,
             "secret-in-image" => allowed.leaks = true,
-            // The network of the machine is there in any case.
-            "network.host" => {}
+            "network.host" => allowed.host_network = true,
             other => {
                 let failure = Failure::usage(format!("--allow: `{other}` is nothing that can be allowed"));
                 return Err(failure.help("security.insecure, local.delete, secret-in-image and network.host can be"));
@@ -421,8 +435,15 @@ fn agent(text: &str) -> Result<(String, AgentSource), Failure> {
     Ok((id.to_string(), AgentSource::Keys(keys)))
 }
 
-/// The resolver file for commands. Where only systemd's local stub is named, the file with the real servers.
-pub fn resolv_conf() -> String {
+/// The resolver file for commands, which ask the carrier of an isolated network if there is one. Where only systemd's local stub is named, the file with the real servers.
+pub fn resolv_conf(carrier: Option<&Carrier>) -> String {
+    let machines = machines_resolv_conf();
+    let Some(carrier) = carrier else { return machines };
+    let rest = machines.lines().filter(|line| !line.trim_start().starts_with("nameserver"));
+    [format!("nameserver {}", carrier.nameserver()).as_str()].into_iter().chain(rest).flat_map(|l| [l, "\n"]).collect()
+}
+
+fn machines_resolv_conf() -> String {
     let read = |p: &str| std::fs::read_to_string(p).unwrap_or_default();
     let own = read("/etc/resolv.conf");
     let mut servers = own.lines().filter_map(|l| l.trim().strip_prefix("nameserver")).map(str::trim).peekable();

@@ -28,6 +28,8 @@ pub fn run(place: &Place, args: RunArgs) -> Result<u8, Failure> {
         paths.push(path);
         volumes.push(volume);
     }
+    let network = request::network(&args.network)?;
+    let carrier = request::carrier(network)?;
     let invocation = Invocation {
         args: args.command,
         entrypoint: args.entrypoint.map(|e| if e.is_empty() { Vec::new() } else { vec![e] }),
@@ -37,7 +39,7 @@ pub fn run(place: &Place, args: RunArgs) -> Result<u8, Failure> {
         hostname: args.hostname.unwrap_or_else(|| "rbuild".into()),
         hosts: args.add_host.iter().map(|h| request::host(h)).collect::<Result<_, _>>()?,
         volumes,
-        network: request::network(&args.network)?,
+        network,
         shm_size: args.shm_size.as_deref().map(|s| request::size("--shm-size", s)).transpose()?,
         ulimits: args.ulimit.iter().map(|u| request::ulimit(u)).collect::<Result<_, _>>()?,
         input: match (terminal, args.interactive) {
@@ -45,9 +47,9 @@ pub fn run(place: &Place, args: RunArgs) -> Result<u8, Failure> {
             (false, true) => Input::Given,
             (false, false) => Input::Nothing,
         },
-        resolv_conf: request::resolv_conf(),
+        resolv_conf: request::resolv_conf(carrier.as_ref()),
     };
-    let world = World { store: place.root.clone(), binds: volume_binds(&paths) };
+    let world = World { store: place.root.clone(), binds: volume_binds(&paths), carrier };
     // If the builder is killed, nobody else puts the terminal right.
     let _restore = terminal.then(Restore::of_stdin);
     let ended = enter(&world, place.rung, |builder| {

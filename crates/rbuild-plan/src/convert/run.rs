@@ -22,7 +22,11 @@ impl Planner<'_> {
         let security = self.security(run.security.as_ref())?;
         let network = match run.network.as_ref().map(|w| (w.text.as_str(), w.span)) {
             None | Some(("default", _)) => self.params.network,
-            Some(("host", _)) => Network::Host,
+            Some(("host", _)) if self.params.allow_host_network => Network::Host,
+            Some(("host", span)) => {
+                let d = Diagnostic::new(span, "this build keeps its commands off the machine's network");
+                return Err(d.help("add --allow network.host if you trust the Dockerfile").into());
+            }
             Some(("none", _)) => Network::None,
             Some((other, span)) => {
                 let d = Diagnostic::new(span, format!("`{other}` is not a network"));

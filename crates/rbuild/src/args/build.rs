@@ -91,7 +91,7 @@ pub struct BuildArgs {
     /// What to do with the Dockerfile: build, check, outline or targets, and `,format=json`
     #[arg(long, value_name = "CALL", default_value = "build")]
     pub call: String,
-    /// Network of RUN: default, none or host
+    /// Network of RUN: host (the default), isolated (its own, out through pasta or slirp4netns) or none
     #[arg(long, value_name = "MODE", default_value = "default")]
     pub network: String,
     /// How progress is shown [default: auto]

@@ -12,6 +12,7 @@ mod faults;
 mod folded;
 mod foreground;
 mod images;
+mod isolated;
 mod leaning;
 mod lifecycle;
 mod mistakes;

@@ -1,0 +1,233 @@
+//! What a container has mounted on its root file system: the places of the system, and what the request asks for.
+//!
+//! The places of the system are made here and not by libcontainer, which resolves every path with dozens of calls: /dev
+//! with its terminals and shared memory, and the files of /etc. /proc is of the container's own processes, so it is mounted by
+//! who lives there.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use libcontainer::oci_spec::runtime as oci;
+use rbuild_linux::Forbidden::{Devices, Programs, SetId, Writing};
+use rbuild_linux::{Kind, RootDir, bind_clone, detached_overlay, new_filesystem};
+
+use crate::container::text;
+use crate::network::made_in_a_network_of_its_own;
+use crate::request::{MountRequest, RunRequest, Source};
+use crate::stubs::{PointKind, Stubs};
+
+/// Files that the runner makes for the container.
+pub(crate) const FILES: &str = "/run/files";
+const MOUNTS: &str = "/run/mounts";
+
+/// Where the builder's world has the file system for /sys, if there could be one.
+pub(crate) const SYSFS: &str = "/sysfs";
+
+/// Makes it; the caller sees the machine's /sys still, without which the kernel would not show another. It shows a network of its
+/// own, as only who owns a network may show it. Where the machine covers parts of its own /sys, there is none, and containers
+/// go without.
+pub(crate) fn new_sysfs() -> Option<OwnedFd> {
+    let make = || new_filesystem("sysfs", &[], &[SetId, Devices, Programs, Writing]);
+    made_in_a_network_of_its_own(make).ok()
+}
+
+/// Where the system's places are in a root file system, links resolved.
+pub(crate) struct Points {
+    sys: Option<PathBuf>,
+    dev: PathBuf,
+    hosts: PathBuf,
+    resolv_conf: PathBuf,
+}
+
+impl Points {
+    pub(crate) fn find(stubs: &mut Stubs<'_>) -> Result<Points, String> {
+        ensure(stubs, Path::new("/proc"), PointKind::Dir)?;
+        let has_sysfs = Path::new(SYSFS).exists();
+        Ok(Points {
+            sys: has_sysfs.then(|| ensure(stubs, Path::new("/sys"), PointKind::Dir)).transpose()?,
+            dev: ensure(stubs, Path::new("/dev"), PointKind::Dir)?,
+            hosts: ensure(stubs, Path::new("/etc/hosts"), PointKind::File)?,
+            resolv_conf: ensure(stubs, Path::new("/etc/resolv.conf"), PointKind::File)?,
+        })
+    }
+
+    /// Mounts them. Device nodes are put into /dev by libcontainer.
+    pub(crate) fn mount(&self, request: &RunRequest, rootfs: &RootDir) -> Result<(), String> {
+        let over = |point: &Path| -> Result<(RootDir, OsString), String> { rootfs.parent(point).map_err(text) };
+        if let Some(sys) = &self.sys {
+            let (above, name) = over(sys)?;
+            above.attach(&bind_clone(Path::new(SYSFS)).map_err(text)?, &name).map_err(text)?;
+        }
+        let (above, name) = over(&self.dev)?;
+        let files = new_filesystem("tmpfs", &[("mode", "755"), ("size", "65536k")], &[SetId]).map_err(text)?;
+        above.attach(&files, &name).map_err(text)?;
+        let dev = above.sub(&name).map_err(text)?;
+        let size = request.shm_size.to_string();
+        let shared = [("mode", "1777"), ("size", &size)];
+        for (name, kind, options, forbidden) in [
+            ("pts", "devpts", &[("ptmxmode", "0666"), ("mode", "0620")][..], &[SetId, Programs][..]),
+            ("shm", "tmpfs", &shared, &[SetId, Devices, Programs]),
+            ("mqueue", "mqueue", &[], &[SetId, Devices, Programs]),
+        ] {
+            dev.create_dir(name.as_ref(), 0o755).map_err(text)?;
+            let made = new_filesystem(kind, options, forbidden).map_err(text)?;
+            dev.attach(&made, name).map_err(text)?;
+        }
+        for (point, name, content) in
+            [(&self.hosts, "hosts", &request.hosts), (&self.resolv_conf, "resolv.conf", &request.resolv_conf)]
+        {
+            let file = Path::new(FILES).join(name);
+            std::fs::write(&file, content).map_err(|e| format!("{}: {e}", file.display()))?;
+            let (above, name) = over(point)?;
+            above.attach(&bind_clone(&file).map_err(text)?, &name).map_err(text)?;
+        }
+        Ok(())
+    }
+}
+
+/// The mounts that the request asks for, in its order: later ones may lie below earlier ones.
+pub(crate) fn mounts_of(
+    request: &RunRequest,
+    stubs: &mut Stubs<'_>,
+    root: &RootDir,
+    scratch: &RootDir,
+) -> Result<Vec<oci::Mount>, String> {
+    let proc = mount(Path::new("/proc"), "proc", Some(Path::new("proc")), &["nosuid", "noexec", "nodev"])?;
+    let mut mounts = vec![proc];
+    for (i, wanted) in request.mounts.iter().enumerate() {
+        mounts.push(extra_mount(i, wanted, stubs, root, scratch)?);
+    }
+    Ok(mounts)
+}
+
+fn ensure(stubs: &mut Stubs<'_>, target: &Path, kind: PointKind) -> Result<PathBuf, String> {
+    stubs.ensure(target, kind).map_err(|e| format!("the mount point {}: {e}", target.display()))
+}
+
+fn extra_mount(
+    index: usize,
+    wanted: &MountRequest,
+    stubs: &mut Stubs<'_>,
+    root: &RootDir,
+    scratch: &RootDir,
+) -> Result<oci::Mount, String> {
+    let target = Path::new(&wanted.target);
+    let access = if wanted.read_only { "ro" } else { "rw" };
+    match &wanted.source {
+        Source::Tmpfs { size } => {
+            let at = ensure(stubs, target, PointKind::Dir)?;
+            let size = size.map(|s| format!("size={s}"));
+            let mut options = vec!["nosuid", "nodev", "mode=1777"];
+            options.extend(size.as_deref());
+            mount(&at, "tmpfs", Some(Path::new("tmpfs")), &options)
+        }
+        Source::File { content, mode, uid, gid } => {
+            let name = format!("mount-{index}");
+            let files = RootDir::open(FILES).map_err(text)?;
+            let mut file = files.create_file(name.as_ref(), 0o600).map_err(text)?;
+            file.write_all(content).map_err(|e| format!("the file for {}: {e}", wanted.target))?;
+            files.chown(name.as_ref(), *uid, *gid).map_err(text)?;
+            files.chmod(name.as_ref(), *mode).map_err(text)?;
+            // Below /dev, which is the container's own, the point is made when the mount is.
+            let in_dev = target.starts_with("/dev");
+            let at = if in_dev { target.to_path_buf() } else { ensure(stubs, target, PointKind::File)? };
+            mount(&at, "bind", Some(&Path::new(FILES).join(name)), &["bind", access])
+        }
+        Source::Bind(source) | Source::Machine(source) => {
+            let is_dir = std::fs::symlink_metadata(source).map_err(|e| format!("{}: {e}", source.display()))?.is_dir();
+            let at = ensure(stubs, target, if is_dir { PointKind::Dir } else { PointKind::File })?;
+            mount(&at, "bind", Some(source), &["bind", access])
+        }
+        Source::BindBelow { dir, path } => {
+            let below = RootDir::open(dir).and_then(|dir| dir.sub(path)?.detached()).map_err(text)?;
+            let at = ensure(stubs, target, PointKind::Dir)?;
+            let (place, name) = own_place(index, root)?;
+            place.attach(&below, &name).map_err(text)?;
+            mount(&at, "bind", Some(&Path::new(MOUNTS).join(name)), &["bind", access])
+        }
+        Source::Trees { lowers, path } => {
+            let source = trees_mount(index, lowers, wanted.read_only, root, scratch)?;
+            part_mount(&source, path, target, access, stubs)
+        }
+        Source::Part { dir, path } => part_mount(dir, path, target, access, stubs),
+    }
+}
+
+/// What is at `path` inside of `source`, wherever links lead there.
+fn part_mount(
+    source: &Path,
+    path: &Path,
+    target: &Path,
+    access: &str,
+    stubs: &mut Stubs<'_>,
+) -> Result<oci::Mount, String> {
+    let dir = RootDir::open(source).map_err(text)?;
+    let real = dir.resolve(path).map_err(text)?;
+    let stat = dir.stat(&real).map_err(|_| format!("the mount source {} does not exist", path.display()))?;
+    let kind = if stat.kind == Kind::Dir { PointKind::Dir } else { PointKind::File };
+    let at = ensure(stubs, target, kind)?;
+    let source = source.join(real.strip_prefix("/").unwrap_or(&real));
+    mount(&at, "bind", Some(&source), &["bind", access])
+}
+
+/// A directory of the runner's to mount something on: what it lies in, and its name there.
+fn own_place(index: usize, root: &RootDir) -> Result<(RootDir, String), String> {
+    let name = format!("mount-{index}");
+    let place = root.create_dir_all(MOUNTS.trim_start_matches('/'), 0o755, None, |_| ()).map_err(text)?;
+    place.create_dir_all(&name, 0o755, None, |_| ()).map_err(text)?;
+    Ok((place, name))
+}
+
+/// Mounts a stack of trees in the runner's own namespace and gives the place.
+fn trees_mount(
+    index: usize,
+    lowers: &[PathBuf],
+    read_only: bool,
+    root: &RootDir,
+    scratch: &RootDir,
+) -> Result<PathBuf, String> {
+    let (place, name) = own_place(index, root)?;
+    let path = Path::new(MOUNTS).join(&name);
+    if let ([one], true) = (lowers, read_only) {
+        return Ok(one.clone());
+    }
+    let mut lowers = lowers.to_vec();
+    if lowers.is_empty() {
+        lowers.push(empty(scratch)?);
+    }
+    let overlay = if read_only {
+        // An overlay without an upper directory wants two lower ones.
+        if lowers.len() == 1 {
+            lowers.push(empty(scratch)?);
+        }
+        detached_overlay(&lowers, None, Path::new("/mnt"))
+    } else {
+        let (upper, work) = (format!("upper-{index}"), format!("work-{index}"));
+        for dir in [&upper, &work] {
+            scratch.create_dir_all(dir, 0o755, None, |_| ()).map_err(text)?;
+        }
+        let (upper, work) = (scratch.label().join(upper), scratch.label().join(work));
+        detached_overlay(&lowers, Some((&upper, &work)), Path::new("/mnt"))
+    };
+    place.attach(&overlay.map_err(text)?, &name).map_err(text)?;
+    Ok(path)
+}
+
+/// An empty directory.
+fn empty(scratch: &RootDir) -> Result<PathBuf, String> {
+    scratch.create_dir_all("empty", 0o755, None, |_| ()).map_err(text)?;
+    Ok(scratch.label().join("empty"))
+}
+
+fn mount(at: &Path, kind: &str, source: Option<&Path>, options: &[&str]) -> Result<oci::Mount, String> {
+    let mut builder = oci::MountBuilder::default()
+        .destination(at)
+        .typ(kind)
+        .options(options.iter().map(|s| s.to_string()).collect::<Vec<_>>());
+    if let Some(source) = source {
+        builder = builder.source(source);
+    }
+    builder.build().map_err(text)
+}

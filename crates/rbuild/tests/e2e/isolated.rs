@@ -1,0 +1,64 @@
+//! A network of the build's own, with a way out.
+
+use std::io::Write;
+use std::net::{TcpListener, UdpSocket};
+use std::path::Path;
+
+use crate::lab::Lab;
+
+/// A directory of programs with nothing in it but what sub-ids take and these.
+fn only(lab: &Lab, programs: &[&str]) -> String {
+    let dir = lab.path(&format!("only-{}", programs.join("-")));
+    std::fs::create_dir_all(&dir).unwrap();
+    for program in ["newuidmap", "newgidmap"].iter().chain(programs) {
+        std::os::unix::fs::symlink(Path::new("/usr/bin").join(program), dir.join(program)).unwrap();
+    }
+    dir.to_str().unwrap().to_string()
+}
+
+#[test]
+fn isolated_networks_lead_out_and_not_into_the_machine() {
+    let lab = Lab::new();
+    let inside = TcpListener::bind("127.0.0.1:0").unwrap();
+    let outside = TcpListener::bind("0.0.0.0:0").unwrap();
+    let (in_port, out_port) = (inside.local_addr().unwrap().port(), outside.local_addr().unwrap().port());
+    std::thread::spawn(move || {
+        outside.incoming().for_each(|stream| drop(stream.unwrap().write_all(b"from-outside\n")))
+    });
+    // Nothing is sent: this asks which address leads out.
+    let probe = UdpSocket::bind("0.0.0.0:0").unwrap();
+    probe.connect("192.0.2.1:9").unwrap();
+    let address = probe.local_addr().unwrap().ip();
+    let build = |carrier: &str, run: &str| {
+        lab.write("Dockerfile", format!("FROM busybox\nRUN {run}\n"));
+        let args = ["build", "--network", "isolated", "--no-cache", "--output", "type=local,dest=out"];
+        lab.run_with(&mut lab.command(args), &[("PATH", &only(&lab, &[carrier]))])
+    };
+    let cut_off =
+        format!("ip route | grep -q '^default' && ! nc 127.0.0.1 {in_port} </dev/null && cat /etc/resolv.conf");
+    let pasta = build("pasta", &cut_off).ok();
+    assert!(pasta.stderr.contains("nameserver 169.254.1.1"), "{}", pasta.stderr);
+    // pasta gives commands the machine's own address; with slirp4netns that address is the machine's.
+    let slirp = build("slirp4netns", &format!("{cut_off} && timeout 10 nc {address} {out_port} </dev/null")).ok();
+    assert!(slirp.stderr.contains("from-outside") && slirp.stderr.contains("nameserver 10.0.2.3"), "{}", slirp.stderr);
+    inside.set_nonblocking(true).unwrap();
+    assert!(inside.accept().is_err(), "a command came to the machine's loopback address");
+    // Nothing of the carrier is left.
+    let left = lab.sh("pgrep -af 'pasta|slirp4netns' | grep -- \"$LAB\" || true").ok().stdout;
+    assert_eq!(left, "");
+    // The machine's own network then needs leave.
+    lab.write("Dockerfile", "FROM busybox\nRUN --network=host true\n");
+    lab.rbuild(["build", "--network", "isolated"]).fails(2, &["off the machine's network", "--allow network.host"]);
+    lab.rbuild(["build", "--network", "isolated", "--allow", "network.host"]).ok();
+    let out = lab.run_with(&mut lab.command(["run", "--network", "isolated", "busybox", "ip", "route"]), &[]).ok();
+    assert!(out.stdout.contains("default via"), "{}", out.stdout);
+}
+
+#[test]
+fn an_isolated_network_says_what_it_lacks() {
+    let lab = Lab::new();
+    lab.write("Dockerfile", "FROM busybox\nRUN true\n");
+    let nothing = only(&lab, &[]);
+    let ran = lab.run_with(&mut lab.command(["build", "--network", "isolated"]), &[("PATH", &nothing)]);
+    ran.fails(3, &["takes pasta or slirp4netns", "apt-get install passt"]);
+}
