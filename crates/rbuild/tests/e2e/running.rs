@@ -42,6 +42,9 @@ fn the_container_is_what_docker_users_expect() {
         run_output(&lab, "RUN echo x > /proc/sys/kernel/hostname && echo written > /o || echo read-only > /o"),
         "read-only\n"
     );
+    let sys = "RUN cat /sys/devices/system/cpu/online > /o; touch /sys/x || ls /sys/fs/cgroup /sys/firmware /sys/class/net >> /o";
+    let seen = run_output(&lab, sys);
+    assert_eq!(seen.split_once('\n').unwrap().1, "/sys/class/net:\nlo\n\n/sys/firmware:\n\n/sys/fs/cgroup:\n");
     assert_eq!(run_output(&lab, "RUN mount -t tmpfs x /mnt && echo mounted > /o || echo refused > /o"), "refused\n");
     assert_eq!(run_output(&lab, "RUN yes | head -1 > /o"), "y\n");
     assert_eq!(run_output(&lab, "RUN [\"/bin/sh\", \"-c\", \"echo $HOME > /o\"]"), "/root\n");
