@@ -14,14 +14,14 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rbuild_linux::Kind;
-use rbuild_linux::notify::{self, Answer, Call};
+use rbuild_linux::notify::{self, Answer, Call, Guise};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use calls::{Asked, CREATES, of_number};
 pub(crate) use calls::{When, numbers};
-use files::{HERE, Place, Proc, Result, Target, path_at};
+use files::{Guised, HERE, Known, Place, Proc, Result, Target, hands_on_group, path_at};
 pub(crate) use ids::{Credentials, Ids};
 
 /// Groups that setgroups(2) takes.
@@ -39,6 +39,7 @@ pub(crate) struct Supervisor {
     table: Vec<Credentials>,
     places: HashMap<Credentials, u64>,
     chrooted: bool,
+    known: Known,
 }
 
 impl Supervisor {
@@ -53,17 +54,31 @@ impl Supervisor {
         let text = |e: rbuild_linux::Error| e.to_string();
         let pidfd = rbuild_linux::process::pidfd(pid).map_err(text)?;
         notify::enter_mounts_of(pidfd.as_fd()).map_err(text)?;
+        notify::take_turns(listener.as_fd());
         rustix::process::fchdir(&proc).map_err(|e| format!("fchdir: {e}"))?;
         let root = Credentials::default();
         let places = HashMap::from([(root.clone(), 0)]);
-        let mut supervisor = Supervisor { listener, proc: Proc(proc), table: vec![root], places, chrooted: false };
+        let mut supervisor = Supervisor {
+            listener,
+            proc: Proc(proc),
+            table: vec![root],
+            places,
+            chrooted: false,
+            known: Known::default(),
+        };
         supervisor.become_(pid, first).map_err(|e| format!("the first ids: {e}"))?;
         Ok(supervisor)
     }
 
     /// Answers until the process behind `ended` has ended.
     pub fn serve(&mut self, ended: &OwnedFd) {
+        let told_of_the_end = notify::receiving_ends();
         loop {
+            // Waiting for a call and receiving it are one then.
+            if told_of_the_end && let Ok(Some(call)) = notify::receive(self.listener.as_fd()) {
+                self.reply(&call);
+                continue;
+            }
             let mut fds = [PollFd::new(&self.listener, PollFlags::IN), PollFd::new(ended, PollFlags::IN)];
             match poll(&mut fds, None) {
                 Ok(_) => {}
@@ -197,14 +212,13 @@ impl Supervisor {
                 self.become_(call.thread, who)?;
                 Ok(Reply::value(before))
             }
-            Stat => self.stat(call, self.place(call, HERE, arg(0)).and_then(|p| p.target(true)), arg(1)),
-            LinkStat => self.stat(call, self.place(call, HERE, arg(0)).and_then(|p| p.target(false)), arg(1)),
-            FileStat => self.stat(call, self.proc.file(call.thread, dir(0)).and_then(Target::of), arg(1)),
-            StatAt => self.stat(call, self.target(call, dir(0), arg(1), id(3)), arg(2)),
+            Stat => self.stat(call, HERE, arg(0), 0, arg(1)),
+            LinkStat => self.stat(call, HERE, arg(0), AtFlags::SYMLINK_NOFOLLOW.bits(), arg(1)),
+            FileStat => self.stat(call, dir(0), 0, AtFlags::EMPTY_PATH.bits(), arg(1)),
+            StatAt => self.stat(call, dir(0), arg(1), id(3), arg(2)),
             StatX => {
-                let Ok(target) = self.target(call, dir(0), arg(1), id(2)) else { return Ok(Reply::GO) };
-                let Some(guise) = target.guise() else { return Ok(Reply::GO) };
-                put(call, arg(4), &notify::statx_bytes(target.fd.as_fd(), id(3), &guise).map_err(errno)?)?;
+                let Some((file, guise)) = self.guise(call, dir(0), arg(1), id(2)) else { return Ok(Reply::GO) };
+                put(call, arg(4), &notify::statx_bytes(file.named(), id(3), &guise).map_err(errno)?)?;
                 Ok(Reply::value(0))
             }
             Chown => self.chown(call, self.place(call, HERE, arg(0)).and_then(|p| p.target(true)), id(1), id(2)),
@@ -266,7 +280,10 @@ impl Supervisor {
     /// The file that a call names with a directory, a path and flags (AT_SYMLINK_NOFOLLOW, AT_EMPTY_PATH).
     fn target(&self, call: &Call, dir: i32, path: u64, flags: u32) -> Result<Target> {
         let path = if path == 0 { CString::default() } else { path_at(call.thread, path)? };
-        let flags = AtFlags::from_bits_retain(flags);
+        self.target_of(call, dir, path, AtFlags::from_bits_retain(flags))
+    }
+
+    fn target_of(&self, call: &Call, dir: i32, path: CString, flags: AtFlags) -> Result<Target> {
         if path.is_empty() {
             if !flags.contains(AtFlags::EMPTY_PATH) {
                 return Err(Errno::NOENT);
@@ -276,15 +293,27 @@ impl Supervisor {
         Place::of(&self.proc, call.thread, dir, path, self.chrooted)?.target(!flags.contains(AtFlags::SYMLINK_NOFOLLOW))
     }
 
-    /// What the kernel says is right where nothing is written down, and where this process finds nothing.
-    fn stat(&self, call: &Call, target: Result<Target>, to: u64) -> Result<Reply> {
-        let Ok(target) = target else { return Ok(Reply::GO) };
-        let Some(guise) = target.guise() else { return Ok(Reply::GO) };
-        put(call, to, &notify::stat_bytes(target.fd.as_fd(), &guise).map_err(errno)?)?;
+    /// How a file is to look that a call asks about. `None` if as the kernel says: nothing is written down, or this process
+    /// finds nothing. Most calls of all are of this kind, and most find nothing.
+    fn guise(&mut self, call: &Call, dir: i32, path: u64, flags: u32) -> Option<(Guised, Guise)> {
+        let path = if path == 0 { CString::default() } else { path_at(call.thread, path).ok()? };
+        let flags = AtFlags::from_bits_retain(flags);
+        if path.is_empty() && !flags.contains(AtFlags::EMPTY_PATH) {
+            return None;
+        }
+        match self.chrooted {
+            false => self.known.look(call.thread, dir, &path, flags),
+            true => self.target_of(call, dir, path, flags).ok()?.guised(),
+        }
+    }
+
+    fn stat(&mut self, call: &Call, dir: i32, path: u64, flags: u32, to: u64) -> Result<Reply> {
+        let Some((file, guise)) = self.guise(call, dir, path, flags) else { return Ok(Reply::GO) };
+        put(call, to, &notify::stat_bytes(file.named(), &guise).map_err(errno)?)?;
         Ok(Reply::value(0))
     }
 
-    fn chown(&self, call: &Call, target: Result<Target>, uid: u32, gid: u32) -> Result<Reply> {
+    fn chown(&mut self, call: &Call, target: Result<Target>, uid: u32, gid: u32) -> Result<Reply> {
         let Ok(target) = target else { return Ok(Reply::GO) };
         let who = self.credentials(call.thread);
         let before = target.recorded().unwrap_or_default();
@@ -299,7 +328,7 @@ impl Supervisor {
         }
         // Has the kernel do what it does with every change of owner: copies the file up, and takes set-id bits away.
         rustix::fs::chownat(&target.fd, c"", None, None, AtFlags::EMPTY_PATH)?;
-        target.own(uid, gid, before.device)?;
+        self.own(&target, uid, gid, before.device)?;
         Ok(Reply::value(0))
     }
 
@@ -310,17 +339,36 @@ impl Supervisor {
         (owner != (0, 0)).then_some(owner)
     }
 
+    /// Whether what the caller makes at a path belongs to root and its group, as far as that shows without opening anything.
+    fn makes_for_root(&self, call: &Call, dir: i32, path: u64) -> bool {
+        let who = self.credentials(call.thread);
+        let root = !self.chrooted && (who.users.files, who.groups.files) == (0, 0);
+        root && path_at(call.thread, path).is_ok_and(|path| !hands_on_group(call.thread, dir, &path))
+    }
+
     fn mode(&self, call: &Call, mode: u32) -> Mode {
         Mode::from_raw_mode(mode & 0o7777 & !self.proc.umask(call.thread))
     }
 
-    fn own_new(dir: &Target, name: &CString, owner: (u32, u32), device: Option<(Kind, u32, u32)>) -> Result<()> {
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let made = Target::of(rustix::fs::openat(&dir.fd, name, flags, Mode::empty())?)?;
-        made.own(owner.0, owner.1, device)
+    /// Writes down whose a file is.
+    fn own(&mut self, target: &Target, uid: u32, gid: u32, device: Option<(Kind, u32, u32)>) -> Result<()> {
+        target.own(uid, gid, device)?;
+        self.known.forget(target)
     }
 
-    fn make_node(&self, call: &Call, dir: i32, path: u64, mode: u32, device: u64) -> Result<Reply> {
+    fn own_new(
+        &mut self,
+        dir: &Target,
+        name: &CString,
+        owner: (u32, u32),
+        device: Option<(Kind, u32, u32)>,
+    ) -> Result<()> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made = Target::of(rustix::fs::openat(&dir.fd, name, flags, Mode::empty())?)?;
+        self.own(&made, owner.0, owner.1, device)
+    }
+
+    fn make_node(&mut self, call: &Call, dir: i32, path: u64, mode: u32, device: u64) -> Result<Reply> {
         let Ok((parent, name)) = self.place(call, dir, path).and_then(|p| p.parent()) else { return Ok(Reply::GO) };
         let maker = self.maker(call, &parent);
         let kind = match FileType::from_raw_mode(mode) {
@@ -337,7 +385,7 @@ impl Supervisor {
                     kind => kind,
                 };
                 rustix::fs::mknodat(&parent.fd, &name, kind, self.mode(call, mode), 0)?;
-                Self::own_new(&parent, &name, owner, None)?;
+                self.own_new(&parent, &name, owner, None)?;
             }
             (Some(kind), maker) => {
                 if !self.credentials(call.thread).able() {
@@ -345,33 +393,42 @@ impl Supervisor {
                 }
                 let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
                 drop(rustix::fs::openat(&parent.fd, &name, flags, self.mode(call, mode))?);
-                Self::own_new(&parent, &name, maker.unwrap_or_default(), Some((kind, numbers.0, numbers.1)))?;
+                self.own_new(&parent, &name, maker.unwrap_or_default(), Some((kind, numbers.0, numbers.1)))?;
             }
         }
         Ok(Reply::value(0))
     }
 
-    fn make_dir(&self, call: &Call, dir: i32, path: u64, mode: u32) -> Result<Reply> {
+    fn make_dir(&mut self, call: &Call, dir: i32, path: u64, mode: u32) -> Result<Reply> {
+        if self.makes_for_root(call, dir, path) {
+            return Ok(Reply::GO);
+        }
         let Ok((parent, name)) = self.place(call, dir, path).and_then(|p| p.parent()) else { return Ok(Reply::GO) };
         let Some(owner) = self.maker(call, &parent) else { return Ok(Reply::GO) };
         rustix::fs::mkdirat(&parent.fd, &name, self.mode(call, mode))?;
-        Self::own_new(&parent, &name, owner, None)?;
+        self.own_new(&parent, &name, owner, None)?;
         Ok(Reply::value(0))
     }
 
-    fn symlink(&self, call: &Call, text: u64, dir: i32, path: u64) -> Result<Reply> {
+    fn symlink(&mut self, call: &Call, text: u64, dir: i32, path: u64) -> Result<Reply> {
+        if self.makes_for_root(call, dir, path) {
+            return Ok(Reply::GO);
+        }
         let Ok((parent, name)) = self.place(call, dir, path).and_then(|p| p.parent()) else { return Ok(Reply::GO) };
         let Some(owner) = self.maker(call, &parent) else { return Ok(Reply::GO) };
         rustix::fs::symlinkat(path_at(call.thread, text)?, &parent.fd, &name)?;
-        Self::own_new(&parent, &name, owner, None)?;
+        self.own_new(&parent, &name, owner, None)?;
         Ok(Reply::value(0))
     }
 
     /// An open that may make a file. One that finds a file is the kernel's own affair, and so is one through a link: those of
     /// /dev lead into a /proc that is not this process's.
-    fn open(&self, call: &Call, dir: i32, path: u64, flags: u32, mode: u32) -> Result<Reply> {
-        let Ok(place) = self.place(call, dir, path) else { return Ok(Reply::GO) };
+    fn open(&mut self, call: &Call, dir: i32, path: u64, flags: u32, mode: u32) -> Result<Reply> {
         let unnamed = flags & CREATES & !0o100 != 0;
+        if !unnamed && self.makes_for_root(call, dir, path) {
+            return Ok(Reply::GO);
+        }
+        let Ok(place) = self.place(call, dir, path) else { return Ok(Reply::GO) };
         let parent = if unnamed { place.target(true) } else { place.parent().map(|(parent, _)| parent) };
         let Ok(parent) = parent else { return Ok(Reply::GO) };
         let Some((uid, gid)) = self.maker(call, &parent) else { return Ok(Reply::GO) };
@@ -379,7 +436,7 @@ impl Supervisor {
             return Ok(Reply::GO);
         }
         let fd = place.open(OFlags::from_bits_retain(flags), self.mode(call, mode))?;
-        Target::of(fd.try_clone().map_err(|_| Errno::MFILE)?)?.own(uid, gid, None)?;
+        self.own(&Target::of(fd.try_clone().map_err(|_| Errno::MFILE)?)?, uid, gid, None)?;
         let close_on_exec = OFlags::from_bits_retain(flags).contains(OFlags::CLOEXEC);
         Ok(Reply::File { fd, close_on_exec })
     }

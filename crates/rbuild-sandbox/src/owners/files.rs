@@ -1,11 +1,12 @@
 //! The files that a call of another process names, and their owners.
 
-use std::ffi::{CString, OsStr};
+use std::collections::HashMap;
+use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rbuild_linux::notify::{Guise, read_memory};
+use rbuild_linux::notify::{Guise, Named, read_memory};
 use rbuild_linux::{Kind, Recorded, record, record_in_times, recorded};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
@@ -17,6 +18,10 @@ pub const HERE: i32 = -100;
 
 /// The longest path that the kernel takes, with its end.
 const PATH_MAX: usize = 4096;
+
+const PAGE: u64 = 4096;
+/// Bytes of another process's memory that are read at a time: most paths are shorter.
+const PIECE: u64 = 256;
 
 /// The builder's /proc, where all processes of the container are, and so is this one.
 pub struct Proc(pub OwnedFd);
@@ -69,7 +74,7 @@ pub fn path_at(thread: u32, address: u64) -> Result<CString> {
     // In pieces that end with a page, as the next page may not be there.
     while bytes.len() < PATH_MAX {
         let at = address + bytes.len() as u64;
-        let room = (256 - (at % 256)) as usize;
+        let room = (PAGE - at % PAGE).min(PIECE) as usize;
         let start = bytes.len();
         bytes.resize(start + room, 0);
         let n = read_memory(thread, at, &mut bytes[start..]).map_err(|_| Errno::FAULT)?;
@@ -83,6 +88,114 @@ pub fn path_at(thread: u32, address: u64) -> Result<CString> {
         }
     }
     Err(Errno::NAMETOOLONG)
+}
+
+/// A path for what a thread names, as long as the container's root is this process's, and the builder's /proc its working
+/// directory.
+fn seen_from_here(thread: u32, dir: i32, path: &[u8]) -> Result<CString> {
+    if path.starts_with(b"/") {
+        return CString::new(path).map_err(|_| Errno::INVAL);
+    }
+    let mut text = match dir {
+        HERE => format!("{thread}/cwd"),
+        dir => format!("{thread}/fd/{dir}"),
+    }
+    .into_bytes();
+    if !path.is_empty() {
+        text.push(b'/');
+        text.extend_from_slice(path);
+    }
+    CString::new(text).map_err(|_| Errno::INVAL)
+}
+
+/// What is written down of files, as they were when that was read: most are asked about many times.
+#[derive(Default)]
+pub struct Known(HashMap<(u64, u64), Then>);
+
+/// What a file was: the time of its last change, and what was written down.
+struct Then {
+    changed: (i64, u64),
+    says: Option<Recorded>,
+}
+
+/// Files that are remembered; after that, from the start.
+const MOST_KNOWN: usize = 100_000;
+
+/// A file whose owner is another than the kernel says.
+pub enum Guised {
+    /// By a path that this process sees it under, and the flags that go with it.
+    Seen(CString, AtFlags),
+    Open(OwnedFd),
+}
+
+impl Guised {
+    pub fn named(&self) -> Named<'_> {
+        match self {
+            Guised::Seen(path, flags) => Named { dir: CWD, path, flags: *flags },
+            Guised::Open(fd) => Named { dir: fd.as_fd(), path: c"", flags: AtFlags::EMPTY_PATH },
+        }
+    }
+}
+
+impl Known {
+    /// What is written down of the file that a thread names, which is asked without opening it. No process of the container has
+    /// changed its root.
+    pub fn look(&mut self, thread: u32, dir: i32, path: &CStr, flags: AtFlags) -> Option<(Guised, Guise)> {
+        let seen = seen_from_here(thread, dir, path.to_bytes()).ok()?;
+        // What has no path is what the link in /proc leads to.
+        let follow = path.is_empty() || !flags.contains(AtFlags::SYMLINK_NOFOLLOW);
+        let how = if follow { AtFlags::empty() } else { AtFlags::SYMLINK_NOFOLLOW };
+        // Where this process finds nothing, the kernel may find something for the other.
+        let stat = rustix::fs::statat(CWD, &seen, how).ok()?;
+        // Writing something down changes the file, if only at the pace of a clock: `forget` is for the rest.
+        let (file, changed) = ((stat.st_dev, stat.st_ino), (stat.st_ctime, stat.st_ctime_nsec));
+        let says = match self.0.get(&file) {
+            Some(then) if then.changed == changed => then.says,
+            _ => {
+                let access = (stat.st_atime, stat.st_atime_nsec as u32);
+                let says = recorded(Path::new(OsStr::from_bytes(seen.to_bytes())), follow, kind(&stat), access);
+                if self.0.len() >= MOST_KNOWN {
+                    self.0.clear();
+                }
+                self.0.insert(file, Then { changed, says });
+                says
+            }
+        };
+        Some((Guised::Seen(seen, how), guise(says?)))
+    }
+
+    /// Something has just been written down of that file.
+    pub fn forget(&mut self, target: &Target) -> Result<()> {
+        let stat = rustix::fs::fstat(&target.fd)?;
+        self.0.remove(&(stat.st_dev, stat.st_ino));
+        Ok(())
+    }
+}
+
+fn guise(Recorded { uid, gid, device }: Recorded) -> Guise {
+    Guise { uid, gid, node: device.map(|(kind, major, minor)| (kind.bits(), major, minor)) }
+}
+
+/// Whether the directory that a path of a thread is made in hands its group on, likewise.
+pub fn hands_on_group(thread: u32, dir: i32, path: &CStr) -> bool {
+    let path = Path::new(OsStr::from_bytes(path.to_bytes()));
+    let above = path.parent().unwrap_or(Path::new(""));
+    let Ok(seen) = seen_from_here(thread, dir, above.as_os_str().as_bytes()) else { return true };
+    rustix::fs::stat(&seen).is_ok_and(|stat| stat.st_mode & SET_GID != 0)
+}
+
+const SET_GID: u32 = 0o2000;
+
+fn kind(stat: &Stat) -> Kind {
+    match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
+        rustix::fs::FileType::Directory => Kind::Dir,
+        rustix::fs::FileType::Symlink => Kind::Symlink,
+        rustix::fs::FileType::CharacterDevice => Kind::CharDevice,
+        rustix::fs::FileType::BlockDevice => Kind::BlockDevice,
+        rustix::fs::FileType::Fifo => Kind::Fifo,
+        rustix::fs::FileType::Socket => Kind::Socket,
+        _ => Kind::File,
+    }
 }
 
 /// Where a call looks for a path.
@@ -146,15 +259,7 @@ impl Target {
     }
 
     pub fn kind(&self) -> Kind {
-        match rustix::fs::FileType::from_raw_mode(self.stat.st_mode) {
-            rustix::fs::FileType::Directory => Kind::Dir,
-            rustix::fs::FileType::Symlink => Kind::Symlink,
-            rustix::fs::FileType::CharacterDevice => Kind::CharDevice,
-            rustix::fs::FileType::BlockDevice => Kind::BlockDevice,
-            rustix::fs::FileType::Fifo => Kind::Fifo,
-            rustix::fs::FileType::Socket => Kind::Socket,
-            _ => Kind::File,
-        }
+        kind(&self.stat)
     }
 
     /// What is written down of it.
@@ -163,11 +268,10 @@ impl Target {
         recorded(&Proc::path_of(&self.fd), true, self.kind(), access)
     }
 
-    /// How it is to look; `None` if as it does.
-    pub fn guise(&self) -> Option<Guise> {
-        let Recorded { uid, gid, device } = self.recorded()?;
-        let node = device.map(|(kind, major, minor)| (kind.bits(), major, minor));
-        Some(Guise { uid, gid, node })
+    /// The same with how it is to look; `None` if as it does.
+    pub fn guised(self) -> Option<(Guised, Guise)> {
+        let recorded = self.recorded()?;
+        Some((Guised::Open(self.fd), guise(recorded)))
     }
 
     /// Gives it an owner.
@@ -183,7 +287,7 @@ impl Target {
 
     /// The group that new files in this directory get, if it is not their maker's.
     pub fn group_for_new(&self) -> Option<u32> {
-        let set_gid = self.stat.st_mode & 0o2000 != 0;
+        let set_gid = self.stat.st_mode & SET_GID != 0;
         set_gid.then(|| self.recorded().map_or(0, |owner| owner.gid))
     }
 }
