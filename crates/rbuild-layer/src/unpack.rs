@@ -100,8 +100,8 @@ pub fn unpack_some(
     let decoder = Decoder::new(&mut raw).map_err(LayerError::io("the start of the archive"))?;
     // Bytes that come as they are have one digest, before and after.
     let plain = decoder.compression() == Compression::None;
-    let (_, result) = with_read_ahead(decoder, |stream| {
-        let mut tee = Tee::new(stream, !plain);
+    let (_, result, diff_id) = with_read_ahead(decoder, !plain, |stream| {
+        let mut tee = Tee::new(stream, false);
         let mut target = Target::new(root, how)?;
         let mut content = 0;
         let mut reader = TarReader::with_header_limit(&mut tee, how.limits.header);
@@ -115,9 +115,9 @@ pub fn unpack_some(
         reader.drain()?;
         let entries = target.entries;
         let leaning = target.finish()?;
-        Ok::<_, LayerError>((tee.hasher.map(Hasher::finish), tee.count, entries, leaning))
+        Ok::<_, LayerError>((tee.count, entries, leaning))
     });
-    let (diff_id, unpacked, entries, leaning) = result?;
+    let (unpacked, entries, leaning) = result?;
     // What follows the end of the compressed stream belongs to the digest as well.
     std::io::copy(&mut raw, &mut std::io::sink()).map_err(LayerError::io("the end of the archive"))?;
     let digest = how.known.unwrap_or_else(|| raw.hasher.unwrap_or_default().finish());
