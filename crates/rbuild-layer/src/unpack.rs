@@ -472,14 +472,32 @@ impl<'a> Target<'a> {
         self.link_later()?;
         self.finisher.end().map_err(unfinished)?;
         self.finish_dirs()?;
-        let mut leaning = Leaning::default();
-        if self.how.whiteouts == Whiteouts::Overlay {
-            // A later entry may have replaced them.
-            let there = |dir: &PathBuf| matches!(self.root.stat(dir), Ok(stat) if stat.kind == Kind::Dir);
-            leaning.dirs = self.implied.into_iter().filter(there).collect();
-            leaning.links = self.later.into_iter().filter_map(|(path, e)| Some((path, entry_path(&e.link)?))).collect();
+        if self.how.whiteouts == Whiteouts::Overlay { self.leaning() } else { Ok(Leaning::default()) }
+    }
+
+    /// What the archive takes for granted. Paths are those of the tree, without the links that the archive brings itself.
+    fn leaning(&self) -> Result<Leaning> {
+        let real = |path: &Path| -> Result<PathBuf> {
+            let path = self.root.resolve(path)?;
+            Ok(path.strip_prefix("/").unwrap_or(&path).to_path_buf())
+        };
+        let mut dirs = BTreeSet::new();
+        for dir in &self.implied {
+            let dir = real(dir)?;
+            // Under its own name it may have an entry, and a later entry may have replaced it.
+            let described = self.dirs.contains_key(&dir) && !self.implied.contains(&dir);
+            if !described && matches!(self.root.stat(&dir), Ok(stat) if stat.kind == Kind::Dir) {
+                dirs.insert(dir);
+            }
         }
-        Ok(leaning)
+        let mut links = Vec::new();
+        for (path, entry) in &self.later {
+            let (above, name) = (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default());
+            links.extend(
+                entry_path(&entry.link).map(|file| Ok::<_, LayerError>((real(above)?.join(name), file))).transpose()?,
+            );
+        }
+        Ok(Leaning { dirs: dirs.into_iter().collect(), links })
     }
 
     /// Modes and times of directories, the deepest first.

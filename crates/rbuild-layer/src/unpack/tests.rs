@@ -157,6 +157,12 @@ fn directories_without_an_entry_are_told() {
     let entries = [f, file("later/f", "x"), dir("later", 0o700), file("gone/f", "x"), file("gone", "now a file")];
     let leaning = apply(&t, &entries).unwrap().leaning;
     assert_eq!(leaning.dirs, [Path::new("a"), Path::new("a/b")]);
+    // Behind a link of its own, where that leads.
+    let own = [dir("real", 0o755), link(EntryKind::Symlink, "way", "/real"), file("way/in/f", "x")];
+    let own = [&own[..], &[link(EntryKind::HardLink, "way/h", "elsewhere")]].concat();
+    let there = apply(&Temp::new("own-link"), &own).unwrap().leaning;
+    assert_eq!(there.dirs, [Path::new("real/in")]);
+    assert_eq!(there.links, [(PathBuf::from("real/h"), PathBuf::from("elsewhere"))]);
     let made = std::fs::metadata(t.path("a/b")).unwrap();
     assert_eq!((made.mode() & 0o7777, made.mtime()), (0o755, 77));
     assert_eq!(std::fs::metadata(t.path("later")).unwrap().mode() & 0o7777, 0o700);
