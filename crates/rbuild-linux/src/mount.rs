@@ -237,8 +237,15 @@ impl MiniRoot {
         let name = OsStr::new("cgroup.procs");
         drop(self.root.create_file(name, 0o644)?);
         let file = bind_clone(&self.root.label().join(name))?;
-        self.root.sub("sys/fs")?.attach(&cgroup, "cgroup")?;
-        self.root.sub("sys/fs/cgroup")?.attach(&file, name)
+        if self.root.sub("sys/fs")?.attach(&cgroup, "cgroup").is_err() {
+            return Ok(());
+        }
+        let place = "sys/fs/cgroup";
+        if self.root.sub(place)?.attach(&file, name).is_err() {
+            let place = self.root.label().join(place);
+            rustix::mount::unmount(&place, UnmountFlags::DETACH).map_err(|e| Error::new("umount2", place, e))?;
+        }
+        Ok(())
     }
 
     /// Attaches a detached mount of a directory or a file at `place` below the root; the point is made.
