@@ -199,8 +199,17 @@ pub struct Named<'a> {
     pub flags: rustix::fs::AtFlags,
 }
 
-/// `struct stat` of a file as its owner is to appear, in the bytes that stat(2) writes.
-pub fn stat_bytes(file: Named<'_>, guise: &Guise) -> std::io::Result<Vec<u8>> {
+/// Which structure a call writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// `struct stat` of this architecture.
+    Native,
+    /// `struct stat64` of i386 (arch/x86/include/uapi/asm/stat.h).
+    I386,
+}
+
+/// What is known of a file, its owner as it is to appear, in the bytes that stat(2) writes.
+pub fn stat_bytes(file: Named<'_>, guise: &Guise, layout: Layout) -> std::io::Result<Vec<u8>> {
     // SAFETY: all zeros is a valid value of this plain structure.
     let mut stat: libc::stat = unsafe { MaybeUninit::zeroed().assume_init() };
     let (dir, path, flags) = (file.dir.as_raw_fd(), file.path.as_ptr(), file.flags.bits() as i32);
@@ -213,7 +222,33 @@ pub fn stat_bytes(file: Named<'_>, guise: &Guise) -> std::io::Result<Vec<u8>> {
         stat.st_mode = (stat.st_mode & 0o7777) | kind;
         stat.st_rdev = libc::makedev(major, minor);
     }
-    Ok(bytes_of(&stat).to_vec())
+    Ok(match layout {
+        Layout::Native => bytes_of(&stat).to_vec(),
+        Layout::I386 => i386_stat64(&stat),
+    })
+}
+
+fn i386_stat64(stat: &libc::stat) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(96);
+    let mut put = |piece: &[u8]| bytes.extend_from_slice(piece);
+    put(&stat.st_dev.to_le_bytes());
+    put(&[0; 4]);
+    for word in [stat.st_ino as u32, stat.st_mode, stat.st_nlink as u32, stat.st_uid, stat.st_gid] {
+        put(&word.to_le_bytes());
+    }
+    put(&stat.st_rdev.to_le_bytes());
+    put(&[0; 4]);
+    put(&stat.st_size.to_le_bytes());
+    put(&(stat.st_blksize as u32).to_le_bytes());
+    put(&stat.st_blocks.to_le_bytes());
+    for (seconds, nanoseconds) in
+        [(stat.st_atime, stat.st_atime_nsec), (stat.st_mtime, stat.st_mtime_nsec), (stat.st_ctime, stat.st_ctime_nsec)]
+    {
+        put(&(seconds as u32).to_le_bytes());
+        put(&(nanoseconds as u32).to_le_bytes());
+    }
+    put(&stat.st_ino.to_le_bytes());
+    bytes
 }
 
 /// The same in the bytes that statx(2) writes, asked for with that mask.

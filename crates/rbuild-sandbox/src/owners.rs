@@ -14,12 +14,12 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rbuild_linux::Kind;
-use rbuild_linux::notify::{self, Answer, Call, Guise};
+use rbuild_linux::notify::{self, Answer, Call, Guise, Layout};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use calls::{Asked, CREATES, of_number};
+use calls::{Asked, CREATES, I386, of_number};
 pub(crate) use calls::{When, numbers};
 use files::{Guised, HERE, Known, Place, Proc, Result, Target, hands_on_group, path_at};
 pub(crate) use ids::{Credentials, Ids};
@@ -97,7 +97,7 @@ impl Supervisor {
     }
 
     fn reply(&mut self, call: &Call) {
-        let answer = match of_number(call.number).map(|asked| self.decide(asked, call)) {
+        let answer = match of_number(call.number, call.architecture).map(|asked| self.decide(asked, call)) {
             Some(Ok(Reply::Answer(answer))) => answer,
             Some(Ok(Reply::File { fd, close_on_exec })) => {
                 match notify::answer_with_fd(self.listener.as_fd(), call, &fd, close_on_exec) {
@@ -309,7 +309,8 @@ impl Supervisor {
 
     fn stat(&mut self, call: &Call, dir: i32, path: u64, flags: u32, to: u64) -> Result<Reply> {
         let Some((file, guise)) = self.guise(call, dir, path, flags) else { return Ok(Reply::GO) };
-        put(call, to, &notify::stat_bytes(file.named(), &guise).map_err(errno)?)?;
+        let layout = if call.architecture == I386 { Layout::I386 } else { Layout::Native };
+        put(call, to, &notify::stat_bytes(file.named(), &guise, layout).map_err(errno)?)?;
         Ok(Reply::value(0))
     }
 

@@ -56,27 +56,28 @@ fn answer(value: u32) -> FilterStep {
 /// The filter for what this program was built for; none if the profile does not know it.
 pub fn filter() -> Option<Vec<FilterStep>> {
     let native = native()?;
-    Some(program([native, native + 1], &[]))
+    Some(program([native, native + 1], &Default::default()))
 }
 
-/// The same, with calls that somebody is to be asked about, by their numbers on this architecture.
-pub fn filter_that_asks(about: &[(u32, When)]) -> Option<Vec<FilterStep>> {
+/// Calls that somebody is to be asked about, by their numbers on this architecture and on its 32-bit sibling.
+pub type About = [Vec<(u32, When)>; 2];
+
+/// The same, with calls that somebody is to be asked about.
+pub fn filter_that_asks(about: &About) -> Option<Vec<FilterStep>> {
     let native = native()?;
     Some(program([native, native + 1], about))
 }
 
 /// A filter that lets everything pass but those calls.
-pub fn only_ask(about: &[(u32, When)]) -> Option<Vec<FilterStep>> {
-    let native = AUDIT[native()?];
-    let mut steps = vec![
-        step(LOAD, ARCHITECTURE, 0, 0),
-        step(JUMP_IF_EQUAL, native, 1, 0),
-        answer(ALLOW),
-        step(LOAD, NUMBER, 0, 0),
-    ];
-    steps.extend(asking(about));
-    steps.push(answer(ALLOW));
-    Some(steps)
+pub fn only_ask(about: &About) -> Option<Vec<FilterStep>> {
+    let native = native()?;
+    let [of_native, of_sibling] = about.each_ref().map(|about| {
+        let mut steps = vec![step(LOAD, NUMBER, 0, 0)];
+        steps.extend(asking(about));
+        steps.push(answer(ALLOW));
+        steps
+    });
+    Some(by_architecture([native, native + 1], of_native, of_sibling, answer(ALLOW)))
 }
 
 fn native() -> Option<usize> {
@@ -101,17 +102,28 @@ fn asking(about: &[(u32, When)]) -> Vec<FilterStep> {
     steps
 }
 
-/// The rules of two architectures, behind a look at which of them a call is of; the first asks about some calls.
-fn program(architectures: [usize; 2], about: &[(u32, When)]) -> Vec<FilterStep> {
-    let [mut native, sibling] = architectures.map(rules);
+/// The rules of two architectures, which ask about some calls.
+fn program(architectures: [usize; 2], about: &About) -> Vec<FilterStep> {
+    let [mut native, mut sibling] = architectures.map(rules);
     // Behind the number, which comes first.
-    native.splice(1..1, asking(about));
+    native.splice(1..1, asking(&about[0]));
+    sibling.splice(1..1, asking(&about[1]));
+    by_architecture(architectures, native, sibling, answer(fail(ENOSYS)))
+}
+
+/// The steps of two architectures, behind a look at which of them a call is of, and what calls of others get.
+fn by_architecture(
+    architectures: [usize; 2],
+    native: Vec<FilterStep>,
+    sibling: Vec<FilterStep>,
+    other: FilterStep,
+) -> Vec<FilterStep> {
     let mut steps = vec![
         step(LOAD, ARCHITECTURE, 0, 0),
         step(JUMP_IF_EQUAL, AUDIT[architectures[0]], 3, 0),
         step(JUMP_IF_EQUAL, AUDIT[architectures[1]], 0, 1),
         step(JUMP, 1 + native.len() as u32, 0, 0),
-        answer(fail(ENOSYS)),
+        other,
     ];
     // The native rules follow; the first comparison leads past the three steps in between.
     steps.extend(native);
@@ -202,7 +214,7 @@ mod tests {
     #[test]
     fn every_architecture_allows_what_the_profile_names_and_nothing_else() {
         for pair in [[0, 1], [2, 3]] {
-            let program = program(pair, &[]);
+            let program = program(pair, &Default::default());
             assert!(program.len() < 4096, "{}", program.len());
             for a in pair {
                 let allowed: Vec<u32> = ALLOWED.iter().filter_map(|(_, n)| u32::try_from(n[a]).ok()).collect();
@@ -224,13 +236,20 @@ mod tests {
 
     #[test]
     fn some_calls_are_asked_about() {
-        let asks = program([0, 1], &[(102, When::Always), (257, When::AnyBit(0, 0o100)), (302, When::Is(0, 12))]);
-        let open = only_ask(&[(102, When::Always)]).unwrap();
+        let native_calls = vec![(102, When::Always), (257, When::AnyBit(0, 0o100)), (302, When::Is(0, 12))];
+        let asks = program([0, 1], &[native_calls, vec![(199, When::Always), (295, When::AnyBit(0, 0o100))]]);
+        let open = only_ask(&[vec![(102, When::Always)], vec![(199, When::Always)]]).unwrap();
         assert_eq!(run(&asks, AUDIT[0], 102, 0), NOTIFY);
         assert_eq!(run(&asks, AUDIT[0], 257, 0o101), NOTIFY);
         assert_eq!(run(&asks, AUDIT[0], 257, 0), ALLOW);
         assert_eq!((run(&asks, AUDIT[0], 302, 12), run(&asks, AUDIT[0], 302, 13)), (NOTIFY, ALLOW));
-        assert_eq!(run(&asks, AUDIT[1], 102, 0), ALLOW, "of the 32-bit sibling");
+        // The 32-bit sibling has numbers of its own.
+        assert_eq!((run(&asks, AUDIT[1], 102, 0), run(&asks, AUDIT[1], 199, 0)), (ALLOW, NOTIFY));
+        assert_eq!((run(&asks, AUDIT[1], 295, 0o101), run(&asks, AUDIT[1], 295, 0)), (NOTIFY, ALLOW));
+        assert_eq!(run(&asks, AUDIT[0], 199, 0), ALLOW);
+        let sibling = AUDIT[native().unwrap() + 1];
+        assert_eq!((run(&open, sibling, 199, 0), run(&open, sibling, 102, 0)), (NOTIFY, ALLOW));
+        assert_eq!(run(&open, 0x1234, 199, 0), ALLOW, "another architecture");
         assert_eq!(run(&asks, AUDIT[0], 165, 0), fail(EPERM), "mount");
         assert_eq!(
             (run(&open, AUDIT[native().unwrap()], 102, 0), run(&open, AUDIT[native().unwrap()], 165, 0)),
@@ -240,7 +259,7 @@ mod tests {
 
     #[test]
     fn arguments_count() {
-        let program = program([0, 1], &[]);
+        let program = program([0, 1], &Default::default());
         for (a, family) in [(0, 41), (1, 359)] {
             assert_eq!(run(&program, AUDIT[a], CLONE[a] as u32, 0x11), ALLOW);
             assert_eq!(run(&program, AUDIT[a], CLONE[a] as u32, 0x1000_0000), fail(EPERM), "CLONE_NEWUSER");

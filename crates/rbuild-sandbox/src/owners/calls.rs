@@ -48,59 +48,69 @@ pub enum Asked {
 
 use Asked::*;
 
-/// The numbers on x86_64 and on aarch64 (arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h); -1 where
-/// there is no such call. 32-bit programs see themselves as what they are: root.
-const NUMBERS: [(Asked, [i32; 2]); 41] = [
-    (SetUid, [105, 146]),
-    (SetGid, [106, 144]),
-    (SetReUid, [113, 145]),
-    (SetReGid, [114, 143]),
-    (SetResUid, [117, 147]),
-    (SetResGid, [119, 149]),
-    (SetFsUid, [122, 151]),
-    (SetFsGid, [123, 152]),
-    (SetGroups, [116, 159]),
-    (GetGroups, [115, 158]),
-    (GetUid, [102, 174]),
-    (GetEffectiveUid, [107, 175]),
-    (GetGid, [104, 176]),
-    (GetEffectiveGid, [108, 177]),
-    (GetResUid, [118, 148]),
-    (GetResGid, [120, 150]),
-    (Chown, [92, -1]),
-    (LinkChown, [94, -1]),
-    (FileChown, [93, 55]),
-    (ChownAt, [260, 54]),
-    (Stat, [4, -1]),
-    (LinkStat, [6, -1]),
-    (FileStat, [5, 80]),
-    (StatAt, [262, 79]),
-    (StatX, [332, 291]),
-    (MakeNode, [133, -1]),
-    (MakeNodeAt, [259, 33]),
-    (MakeDir, [83, -1]),
-    (MakeDirAt, [258, 34]),
-    (SymLink, [88, -1]),
-    (SymLinkAt, [266, 36]),
-    (Open, [2, -1]),
-    (OpenAt, [257, 56]),
-    (OpenAt2, [437, 437]),
-    (Create, [85, -1]),
-    (Execute, [59, 221]),
-    (ExecuteAt, [322, 281]),
-    (ChangeRoot, [161, 51]),
-    (Control, [157, 167]),
-    (SetLimit, [160, 164]),
-    (ChangeLimit, [302, 261]),
+/// The numbers on x86_64, on i386 and on aarch64 (arch/x86/entry/syscalls/syscall_64.tbl and syscall_32.tbl,
+/// include/uapi/asm-generic/unistd.h); -1 where there is no such call. Of i386, the calls with ids of 32 bits and sizes of 64: C
+/// libraries know no others any more. 32-bit programs of aarch64 see themselves as what they are: root.
+const NUMBERS: [(Asked, [i32; 3]); 41] = [
+    (SetUid, [105, 213, 146]),
+    (SetGid, [106, 214, 144]),
+    (SetReUid, [113, 203, 145]),
+    (SetReGid, [114, 204, 143]),
+    (SetResUid, [117, 208, 147]),
+    (SetResGid, [119, 210, 149]),
+    (SetFsUid, [122, 215, 151]),
+    (SetFsGid, [123, 216, 152]),
+    (SetGroups, [116, 206, 159]),
+    (GetGroups, [115, 205, 158]),
+    (GetUid, [102, 199, 174]),
+    (GetEffectiveUid, [107, 201, 175]),
+    (GetGid, [104, 200, 176]),
+    (GetEffectiveGid, [108, 202, 177]),
+    (GetResUid, [118, 209, 148]),
+    (GetResGid, [120, 211, 150]),
+    (Chown, [92, 212, -1]),
+    (LinkChown, [94, 198, -1]),
+    (FileChown, [93, 207, 55]),
+    (ChownAt, [260, 298, 54]),
+    (Stat, [4, 195, -1]),
+    (LinkStat, [6, 196, -1]),
+    (FileStat, [5, 197, 80]),
+    (StatAt, [262, 300, 79]),
+    (StatX, [332, 383, 291]),
+    (MakeNode, [133, 14, -1]),
+    (MakeNodeAt, [259, 297, 33]),
+    (MakeDir, [83, 39, -1]),
+    (MakeDirAt, [258, 296, 34]),
+    (SymLink, [88, 83, -1]),
+    (SymLinkAt, [266, 304, 36]),
+    (Open, [2, 5, -1]),
+    (OpenAt, [257, 295, 56]),
+    (OpenAt2, [437, 437, 437]),
+    (Create, [85, 8, -1]),
+    (Execute, [59, 11, 221]),
+    (ExecuteAt, [322, 358, 281]),
+    (ChangeRoot, [161, 61, 51]),
+    (Control, [157, 172, 167]),
+    (SetLimit, [160, 75, 164]),
+    (ChangeLimit, [302, 340, 261]),
 ];
 
-fn column() -> Option<usize> {
-    ["x86_64", "aarch64"].iter().position(|name| *name == std::env::consts::ARCH)
+/// `AUDIT_ARCH_I386` (linux/audit.h).
+pub const I386: u32 = 0x4000_0003;
+
+/// The columns of this architecture and of its 32-bit sibling.
+fn columns() -> (Option<usize>, Option<usize>) {
+    match std::env::consts::ARCH {
+        "x86_64" => (Some(0), Some(1)),
+        "aarch64" => (Some(2), None),
+        _ => (None, None),
+    }
 }
 
-/// The call of that number on this architecture.
-pub fn of_number(number: i32) -> Option<Asked> {
-    let column = column()?;
+/// The call of that number on an architecture that this machine runs.
+pub fn of_number(number: i32, architecture: u32) -> Option<Asked> {
+    let (native, sibling) = columns();
+    let column = if architecture == I386 { sibling? } else { native? };
     NUMBERS.iter().find(|(_, numbers)| numbers[column] == number).map(|(asked, _)| *asked)
 }
 
@@ -114,10 +124,8 @@ pub enum When {
     Is(u8, u32),
 }
 
-/// All numbers of this architecture.
-pub fn numbers() -> Vec<(u32, When)> {
-    let Some(column) = column() else { return Vec::new() };
-    let number = |numbers: &[i32; 2]| u32::try_from(numbers[column]).ok();
+/// All numbers of this architecture, and of its 32-bit sibling.
+pub fn numbers() -> [Vec<(u32, When)>; 2] {
     let when = |asked: &Asked| match asked {
         Open => When::AnyBit(1, CREATES),
         OpenAt => When::AnyBit(2, CREATES),
@@ -125,7 +133,12 @@ pub fn numbers() -> Vec<(u32, When)> {
         ChangeLimit => When::Is(1, OUR_LIMIT),
         _ => When::Always,
     };
-    NUMBERS.iter().filter_map(|(asked, numbers)| Some((number(numbers)?, when(asked)))).collect()
+    let of = |column: Option<usize>| {
+        let number = |numbers: &[i32; 3]| u32::try_from(numbers[column?]).ok();
+        NUMBERS.iter().filter_map(|(asked, numbers)| Some((number(numbers)?, when(asked)))).collect()
+    };
+    let (native, sibling) = columns();
+    [of(native), of(sibling)]
 }
 
 /// `RLIMIT_MSGQUEUE`.

@@ -234,3 +234,43 @@ fn root_refusals_of_other_systems_have_remedies_of_their_own() {
     lab.sh("unshare -Urm bash $LAB/debian")
         .fails(3, &["the kernel refuses a user namespace", "sysctl -w kernel.unprivileged_userns_clone=1"]);
 }
+
+/// Calls the kernel as 32-bit programs do: gives a file away, becomes another, makes a file, and compares what it is told.
+const OLD_PROGRAM: &str = r#"
+static long call(long n, long a, long b, long c, long d) {
+    long r;
+    __asm__ volatile("int $0x80" : "=a"(r) : "a"(n), "b"(a), "c"(b), "d"(c), "S"(d) : "memory");
+    return r;
+}
+struct stat64 { unsigned char before[24]; unsigned uid, gid; unsigned char rest[64]; };
+void _start(void) {
+    struct stat64 s;
+    unsigned real, effective, saved;
+    long bad = 0;
+    bad |= call(212, (long)"/given", 33, 34, 0) != 0;                                /* chown32 */
+    bad |= (call(195, (long)"/given", (long)&s, 0, 0) != 0 || s.uid != 33 || s.gid != 34) << 1; /* stat64 */
+    bad |= (call(300, -100, (long)"/given", (long)&s, 0) != 0 || s.uid != 33) << 2;  /* fstatat64 */
+    bad |= (call(214, 50, 0, 0, 0) != 0) << 3;                                       /* setgid32 */
+    bad |= (call(213, 33, 0, 0, 0) != 0 || call(199, 0, 0, 0, 0) != 33) << 4;        /* setuid32, getuid32 */
+    bad |= (call(209, (long)&real, (long)&effective, (long)&saved, 0) != 0 || saved != 33) << 5; /* getresuid32 */
+    long fd = call(5, (long)"/open/made", 0101, 0644, 0);                            /* open */
+    bad |= (fd < 0 || call(197, fd, (long)&s, 0, 0) != 0 || s.uid != 33 || s.gid != 50) << 6; /* fstat64 */
+    bad |= (call(212, (long)"/given", 0, 0, 0) == 0) << 7;                           /* nobody gives away to root */
+    call(1, bad, 0, 0, 0);
+}
+"#;
+
+#[test]
+fn old_programs_have_owners_too() {
+    let lab = Lab::new();
+    lab.write("old.c", OLD_PROGRAM);
+    lab.sh("gcc -m32 -O1 -ffreestanding -fno-stack-protector -fno-pic -nostdlib -static -o old old.c").ok();
+    let file = "FROM busybox\nCOPY old /old\nRUN touch /given && mkdir -m 777 /open && /old\n";
+    for rung in ["userns", "single-id"] {
+        lab.write("Dockerfile", file);
+        lab.rbuild(["--isolation", rung, "build", "-t", "x"]).ok();
+        let layer = lab.top_layer("x");
+        assert!(layer.iter().any(|l| l.contains(" 33:34 given")), "{rung}: {layer:?}");
+        assert!(layer.iter().any(|l| l.contains(" 33:50 open/made")), "{rung}: {layer:?}");
+    }
+}
