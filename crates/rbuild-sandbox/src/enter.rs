@@ -198,7 +198,7 @@ fn begin(ready: &mut PipeReader, become_root: bool) -> Result<(), SandboxError> 
 /// A builder that is where its launcher is.
 fn become_bare_builder(mut ready: PipeReader) -> Result<Zygote, SandboxError> {
     begin(&mut ready, false)?;
-    Zygote::start(true, None)
+    Zygote::start(true, None, None)
 }
 
 fn become_builder(world: &World, mut ready: PipeReader) -> Result<Zygote, SandboxError> {
@@ -218,8 +218,8 @@ fn become_builder(world: &World, mut ready: PipeReader) -> Result<Zygote, Sandbo
     }
     root.attach(&proc, Path::new("/proc"))?;
     if let Some(sysfs) = &sysfs {
-        root.attach(sysfs, Path::new(SYSFS))?;
+        root.attach(&sysfs.mount, Path::new(SYSFS))?;
     }
     root.enter()?;
-    Zygote::start(false, isolated)
+    Zygote::start(false, isolated, sysfs.map(|sysfs| sysfs.network))
 }

@@ -14,7 +14,7 @@ use rbuild_linux::Forbidden::{Devices, Programs, SetId, Writing};
 use rbuild_linux::{Kind, RootDir, bind_clone, detached_overlay, new_filesystem};
 
 use crate::container::text;
-use crate::network::made_in_a_network_of_its_own;
+use crate::network::{made_in_a_network_of_its_own, own_namespace};
 use crate::request::{MountRequest, RunRequest, Source};
 use crate::stubs::{PointKind, Stubs};
 
@@ -28,9 +28,16 @@ pub(crate) const SYSFS: &str = "/sysfs";
 /// Makes it; the caller sees the machine's /sys still, without which the kernel would not show another. It shows a network of its
 /// own, as only who owns a network may show it. Where the machine covers parts of its own /sys, there is none, and containers
 /// go without.
-pub(crate) fn new_sysfs() -> Option<OwnedFd> {
-    let make = || new_filesystem("sysfs", &[], &[SetId, Devices, Programs, Writing]);
-    made_in_a_network_of_its_own(make).ok()
+pub(crate) fn new_sysfs() -> Option<Sysfs> {
+    let make = || Ok([new_filesystem("sysfs", &[], &[SetId, Devices, Programs, Writing])?, own_namespace()?]);
+    let [mount, network] = made_in_a_network_of_its_own(make).ok()?;
+    Some(Sysfs { mount, network })
+}
+
+pub(crate) struct Sysfs {
+    pub mount: OwnedFd,
+    /// What it shows of networks is gone with the last descriptor of this one.
+    pub network: OwnedFd,
 }
 
 /// Where the system's places are in a root file system, links resolved.

@@ -244,20 +244,26 @@ fn has_way_out() -> bool {
 
 /// A new network namespace with its loopback interface up, of the caller's user namespace.
 fn new_namespace() -> Result<OwnedFd, SandboxError> {
+    let [namespace] = made_in_a_network_of_its_own(|| Ok([own_namespace()?]))?;
+    Ok(namespace)
+}
+
+/// The network namespace of the calling process.
+pub(crate) fn own_namespace() -> rbuild_linux::Result<OwnedFd> {
     let open = |e: std::io::Error| rbuild_linux::Error::new("openat", "/proc/self/ns/net", e);
-    made_in_a_network_of_its_own(|| Ok(File::open("/proc/self/ns/net").map_err(open)?.into()))
+    Ok(File::open("/proc/self/ns/net").map_err(open)?.into())
 }
 
 /// What a process makes that is in such a namespace; the caller, which has one thread, stays where it is.
-pub(crate) fn made_in_a_network_of_its_own(
-    make: impl FnOnce() -> rbuild_linux::Result<OwnedFd>,
-) -> Result<OwnedFd, SandboxError> {
+pub(crate) fn made_in_a_network_of_its_own<const N: usize>(
+    make: impl FnOnce() -> rbuild_linux::Result<[OwnedFd; N]>,
+) -> Result<[OwnedFd; N], SandboxError> {
     let fail = |e: std::io::Error| SandboxError::Runner(format!("a network of its own: {e}"));
     let (ours, theirs) = UnixStream::pair().map_err(fail)?;
     match process::fork()? {
         Cloned::Child => {
             if let Ok(made) = process::enter_lonely_network().and_then(|()| make()) {
-                let _ = send_fds(&theirs, &[made.as_fd()]);
+                let _ = send_fds(&theirs, &made.each_ref().map(|fd| fd.as_fd()));
             }
             std::process::exit(0);
         }
@@ -265,7 +271,7 @@ pub(crate) fn made_in_a_network_of_its_own(
             drop(theirs);
             let received = receive_fds(&ours);
             process::wait(child)?;
-            let made = received.ok().and_then(|mut fds| fds.pop());
+            let made = received.ok().and_then(|fds| fds.try_into().ok());
             made.ok_or_else(|| SandboxError::Runner("a network of its own could not be made".into()))
         }
     }

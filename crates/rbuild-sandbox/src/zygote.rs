@@ -22,16 +22,24 @@ use crate::network::Isolated;
 
 /// The builder's end.
 #[derive(Debug)]
-pub struct Zygote(Mutex<OwnedFd>);
+pub struct Zygote {
+    socket: Mutex<OwnedFd>,
+    /// The network that commands see in /sys; kept, not used.
+    _network: Option<OwnedFd>,
+}
 
 impl Zygote {
     /// Forks the zygote, whose runners may join the isolated network. The caller must have one thread still. In a pid namespace the kernel ends what is left; where
     /// there is none (`bare`), the zygote does.
-    pub(crate) fn start(bare: bool, isolated: Option<Isolated>) -> Result<Zygote, SandboxError> {
+    pub(crate) fn start(
+        bare: bool,
+        isolated: Option<Isolated>,
+        network: Option<OwnedFd>,
+    ) -> Result<Zygote, SandboxError> {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(|e| failed("socketpair", e))?;
         match process::fork()? {
-            Cloned::Parent { .. } => Ok(Zygote(Mutex::new(ours))),
+            Cloned::Parent { .. } => Ok(Zygote { socket: Mutex::new(ours), _network: network }),
             Cloned::Child => {
                 drop(ours);
                 serve(&theirs, bare, isolated.as_ref());
@@ -43,7 +51,7 @@ impl Zygote {
     /// Starts a runner with these: the socket for its request, the output and the errors of its command, and what the
     /// command reads, if it is to read anything. Gives a pidfd of it.
     pub fn runner(&self, streams: &[BorrowedFd<'_>]) -> Result<OwnedFd, SandboxError> {
-        let socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         send_fds(&*socket, streams).map_err(|e| failed("asking for it", e))?;
         let mut fds = receive_fds(&*socket).map_err(|e| failed("being given it", e))?;
         match (fds.pop(), fds.is_empty()) {
