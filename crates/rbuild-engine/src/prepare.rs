@@ -172,6 +172,11 @@ fn look_up(graph: &BuildGraph, store: &Store, contexts: &Contexts, salt: Option<
 }
 
 impl Prepared {
+    /// Whether the build has commands, be they cached or not.
+    pub fn has_commands(&self) -> bool {
+        self.graph.vertices.iter().any(|vertex| matches!(vertex.step, Step::Run(_)))
+    }
+
     /// The key under which the finished image is kept: the target's files, and all that the image says of them.
     pub(crate) fn image_key(&self, target: &Digest, request: &BuildRequest, form: &ImageForm) -> Digest {
         let mut hasher = Hasher::new();

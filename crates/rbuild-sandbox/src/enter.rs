@@ -31,6 +31,8 @@ pub struct World {
     pub binds: Vec<(PathBuf, PathBuf)>,
     /// Carries what goes in and out of an isolated network, if there is to be one.
     pub carrier: Option<Carrier>,
+    /// Commands may run: they are to have a /sys, which takes a moment to make.
+    pub commands: bool,
 }
 
 /// The builder's view of how it was started.
@@ -208,7 +210,7 @@ fn become_builder(world: &World, mut ready: PipeReader) -> Result<Zygote, Sandbo
     let binds = binds.collect::<Result<Vec<_>, SandboxError>>()?;
     let proc = new_procfs().map_err(crate::probe::proc_refused)?;
     let isolated = world.carrier.as_ref().map(|carrier| Isolated::start(carrier, &world.store)).transpose()?;
-    let sysfs = new_sysfs();
+    let sysfs = world.commands.then(new_sysfs).flatten();
     let root = MiniRoot::new(&world.store)?;
     root.attach_devices()?;
     root.attach_cgroup()?;

@@ -180,7 +180,12 @@ fn run_builder(
     mode: Mode,
     report: &dyn Fn(&BuildError) -> u8,
 ) -> Result<Ended, Failure> {
-    let world = World { store: place.root.clone(), binds: binds(request), carrier: request.carrier.clone() };
+    let world = World {
+        store: place.root.clone(),
+        binds: binds(request),
+        carrier: request.carrier.clone(),
+        commands: prepared.iter().any(Prepared::has_commands),
+    };
     let _restore = request.shell_on_error.then(Restore::of_stdin);
     let (mut answer, mut answer_writer) = std::io::pipe().map_err(|e| Failure::new(format!("pipe: {e}")))?;
     let ended = enter(&world, place.rung, |builder| {

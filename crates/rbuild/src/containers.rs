@@ -58,7 +58,7 @@ pub fn cp(place: &Place, args: CpArgs) -> Result<u8, Failure> {
             _ => return Err(Failure::usage(format!("`{dest}` is no place to write to"))),
         },
     };
-    let world = World { store: place.root.clone(), binds: Vec::new(), carrier: None };
+    let world = World { store: place.root.clone(), binds: Vec::new(), carrier: None, commands: false };
     let ended = enter(&world, place.rung, |builder| {
         let copied = builder.map_err(Failure::from).and_then(|builder| {
             let store = store.moved(&builder.path(Path::new(rbuild_sandbox::STORE)))?.with_owners(owners(&builder));

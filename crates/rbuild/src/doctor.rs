@@ -62,7 +62,7 @@ pub fn doctor(place: &Place) -> Result<u8, Failure> {
 
 /// Becomes a builder and puts file systems together in the store, as a build does; gives the rung.
 fn trial(place: &Place) -> Result<(String, Snapshots), SandboxError> {
-    let world = World { store: place.root.clone(), binds: Vec::new(), carrier: None };
+    let world = World { store: place.root.clone(), binds: Vec::new(), carrier: None, commands: false };
     let (mut reader, mut writer) = std::io::pipe().map_err(|e| SandboxError::Runner(e.to_string()))?;
     let ended = enter(&world, place.rung, |builder| {
         use std::io::Write;

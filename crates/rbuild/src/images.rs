@@ -305,7 +305,7 @@ pub fn rmi(place: &Place, args: RmiArgs) -> Result<u8, Failure> {
 pub fn prune(place: &Place, args: PruneArgs) -> Result<u8, Failure> {
     drop(place.open()?);
     let budget = budget(&args)?;
-    let world = World { store: place.root.clone(), binds: Vec::new(), carrier: None };
+    let world = World { store: place.root.clone(), binds: Vec::new(), carrier: None, commands: false };
     let ended = enter(&world, place.rung, |builder| {
         let pruned = builder.map_err(Failure::from).and_then(|builder| {
             let store = place.inside(&builder)?;

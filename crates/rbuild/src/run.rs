@@ -49,7 +49,7 @@ pub fn run(place: &Place, args: RunArgs) -> Result<u8, Failure> {
         },
         resolv_conf: request::resolv_conf(carrier.as_ref()),
     };
-    let world = World { store: place.root.clone(), binds: volume_binds(&paths), carrier };
+    let world = World { store: place.root.clone(), binds: volume_binds(&paths), carrier, commands: true };
     // If the builder is killed, nobody else puts the terminal right.
     let _restore = terminal.then(Restore::of_stdin);
     let ended = enter(&world, place.rung, |builder| {
