@@ -68,13 +68,19 @@ pub fn copy(
     };
     let (dirs, links) = (Vec::new(), HashMap::new());
     let (made, here) = (HashSet::new(), Here::default());
-    let mut copier = Copier { step, root, chown, terms, dirs, links, track, alone: false, made, here };
+    let mut copier = Copier { step, root, chown, terms, dirs, links, track, defers: Defers::Nothing, made, here };
+    let others = step.sources.len() > 1;
     if let Some(tree) = source {
         for (i, pattern) in step.sources.iter().enumerate() {
             let at = |reason: Reason| CopyError { source: Some(i), reason };
             let items = keys::select(tree, step, pattern).map_err(|e| at(e.into()))?;
-            // What covers what is plain then: nothing.
-            copier.alone = step.sources.len() == 1 && items.len() == 1 && step.inline.is_empty();
+            copier.defers = match others || items.len() > 1 {
+                _ if !step.inline.is_empty() => Defers::Nothing,
+                false => Defers::Plain,
+                // What comes out of archives is not tracked.
+                true if step.unpack => Defers::Nothing,
+                true => Defers::Tracked,
+            };
             for item in items {
                 copier.item(tree, &item).map_err(at)?;
             }
@@ -84,6 +90,10 @@ pub fn copy(
         copier.inline(&file.name, file.content.as_bytes()).map_err(general)?;
     }
     copier.finish_dirs().map_err(general)
+}
+
+fn dir_over_file(path: &Path) -> Reason {
+    Reason::Text(format!("{} is a file in the image, and the copy has a directory of that name", path.display()))
 }
 
 struct Copier<'a> {
@@ -96,11 +106,20 @@ struct Copier<'a> {
     /// Inodes of the source with several names, and the first copy.
     links: HashMap<(u32, u32, u64), PathBuf>,
     track: Option<&'a mut Track>,
-    /// The step copies one thing only.
-    alone: bool,
+    defers: Defers,
     /// Directories that are new in the root: nothing was there.
     made: HashSet<PathBuf>,
     here: Here,
+}
+
+/// Which files may be put in place later.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Defers {
+    Nothing,
+    /// The step copies one thing: nothing in it comes to where something else of it is.
+    Plain,
+    /// A later entry may come to the same place, and covers what was there.
+    Tracked,
 }
 
 /// The directory of the entry that was looked at last.
@@ -131,6 +150,9 @@ impl Copier<'_> {
         let mode = self.mode(0o755, true);
         let mut made = Vec::new();
         let result = self.root.create_dir_all(path, mode, self.chown, |p| made.push(p.to_path_buf()));
+        for path in &made {
+            self.no_file_later(path)?;
+        }
         self.made.extend(made.iter().cloned());
         self.dirs.extend(made.into_iter().map(|p| (p, Timestamp { sec: self.terms.now, nsec: 0 })));
         result.map_err(|e| match e.kind() {
@@ -228,6 +250,7 @@ impl Copier<'_> {
         if self.track.is_some() {
             self.note(tree, (source, source_name, source_path), stat, (path, name))?;
             if self.may_defer((dir, path, name), stat)? {
+                self.take_back(path, name)?;
                 let later = LooseFile { source: source_name.into(), name: name.into(), stat: *stat, uid, gid, mode };
                 return self.defer(source_path, dir, later);
             }
@@ -235,6 +258,7 @@ impl Copier<'_> {
         if stat.kind == Kind::Dir {
             self.make_entry_dir(dir, path, name)?;
         } else {
+            self.take_back(path, name)?;
             self.clear_place(dir, path, name)?;
             if stat.nlink > 1 && stat.kind == Kind::File {
                 if let Some(first) = self.links.get(&stat.inode()) {
@@ -311,21 +335,49 @@ impl Copier<'_> {
         Ok(())
     }
 
-    /// Whether what is copied is a file that can be put in place later: nothing else of this copy can come into its way.
+    /// Whether what is copied is a file that can be put in place later: nothing that is there now is in its way.
     fn may_defer(&mut self, (dir, path, name): Place<'_>, stat: &Stat) -> Result<bool, Reason> {
-        let plain = self.alone && stat.kind == Kind::File && stat.nlink == 1;
-        if !plain || !self.track.as_ref().is_some_and(|track| track.defers) {
+        let plain = stat.kind == Kind::File && stat.nlink == 1;
+        if !plain || self.defers == Defers::Nothing || !self.track.as_ref().is_some_and(|track| track.defers) {
             return Ok(false);
         }
-        let covers_dir = |there: Stat| there.kind == Kind::Dir;
-        Ok(self.here(path)?.made || !dir.stat_name(name).is_ok_and(covers_dir))
+        if self.defers == Defers::Plain && self.here(path)?.made {
+            return Ok(true);
+        }
+        Ok(match dir.stat_name(name) {
+            Err(_) => true,
+            // This copy may have put it there.
+            Ok(there) => there.kind != Kind::Dir && self.defers == Defers::Plain,
+        })
+    }
+
+    /// What was to be put there later is covered by what comes now.
+    fn take_back(&mut self, path: &Path, name: &OsStr) -> Result<(), Reason> {
+        if self.defers == Defers::Tracked {
+            let place = self.here(path)?.real.join(name);
+            self.track.iter_mut().for_each(|track| track.take_back(&place));
+        }
+        Ok(())
+    }
+
+    /// A directory does not take the place of a file.
+    fn no_file_later(&self, path: &Path) -> Result<(), Reason> {
+        if self.defers != Defers::Tracked {
+            return Ok(());
+        }
+        let real = self.root.resolve(path)?;
+        match self.track.as_ref().is_some_and(|t| t.goes_to(real.strip_prefix("/").unwrap_or(&real))) {
+            true => Err(dir_over_file(path)),
+            false => Ok(()),
+        }
     }
 
     /// Leaves a file of the directory that was looked at last for later.
     fn defer(&mut self, source: &Path, dir: &RootDir, file: LooseFile) -> Result<(), Reason> {
         let Some(track) = &mut self.track else { return Ok(()) };
         let source_dir = source.parent().unwrap_or(Path::new(""));
-        if track.later(source_dir, &self.here.real, file) && !self.here.made {
+        let tracked = self.defers == Defers::Tracked;
+        if track.later(source_dir, &self.here.real, file, tracked) && !self.here.made {
             // The directory has to be in the tree then, as it would be if the file were written now.
             let (dir, own) = (dir.sub(".")?, dir.stat_self()?);
             dir.set_own_meta(own.uid, own.gid, own.mode, Timestamp { sec: self.terms.now, nsec: 0 })?;
@@ -336,15 +388,13 @@ impl Copier<'_> {
     fn make_entry_dir(&mut self, dir: &RootDir, path: &Path, name: &OsStr) -> Result<(), Reason> {
         match dir.create_dir(name, 0o755) {
             Ok(()) => {
+                self.no_file_later(path)?;
                 self.made.insert(path.to_path_buf());
                 Ok(())
             }
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => match self.root.stat_follow(path)?.kind {
                 Kind::Dir => Ok(()),
-                _ => Err(Reason::Text(format!(
-                    "{} is a file in the image, and the copy has a directory of that name",
-                    path.display()
-                ))),
+                _ => Err(dir_over_file(path)),
             },
             Err(e) => Err(e.into()),
         }

@@ -1,10 +1,9 @@
 //! Files out of an image, without a container.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use rbuild_layer::{Deletions, Times, pack_tree};
+use rbuild_layer::{Deletions, Times, TreePacker};
 use rbuild_linux::{AtomicFile, Kind, RootDir, Stat, copy_file};
 use rbuild_plan::{CopyStep, From};
 use rbuild_sandbox::Builder;
@@ -81,9 +80,10 @@ fn tar(view: &RootDir, wanted: &Path, work: &Workspace, file: &File) -> Result<(
         Reason::Layer(e) => BuildError::other(e.to_string()),
         Reason::Text(text) => BuildError::other(text),
     })?;
-    let out = BufWriter::with_capacity(1 << 20, file);
-    let mut out = pack_tree(&dir, Deletions::None, Times::AsIs, out).map_err(BuildError::layer("the tar"))?;
-    out.flush().map_err(BuildError::io("writing the tar"))
+    let mut out = file;
+    let mut tar = TreePacker::new(Deletions::None, &mut out);
+    let packed = tar.pack(&dir, Path::new(""), Times::AsIs).and_then(|()| tar.finish());
+    packed.map_err(BuildError::layer("the tar"))
 }
 
 fn place(

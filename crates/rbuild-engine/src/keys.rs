@@ -53,6 +53,22 @@ pub struct Contexts {
     named: Vec<Option<Context>>,
 }
 
+/// The files of a stage or an image that a step copies from.
+pub struct StageFiles {
+    root: RootDir,
+    hashes: HashCache,
+}
+
+impl StageFiles {
+    pub fn new(root: RootDir) -> StageFiles {
+        StageFiles { root, hashes: HashCache::for_once() }
+    }
+
+    pub fn tree(&self) -> SourceTree<'_> {
+        SourceTree { root: &self.root, ignore: None, exclude: None, owner: Owner::AsIs, hashes: Some(&self.hashes) }
+    }
+}
+
 /// Who looks, and so under which paths.
 #[derive(Clone, Copy)]
 pub enum Viewpoint<'a> {

@@ -6,25 +6,39 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rbuild_dockerfile::{Diagnostic, Sharing, Span};
 use rbuild_image::{Digest, Hasher};
 use rbuild_linux::RootDir;
-use rbuild_plan::{AgentStep, CacheStep, CopyStep, From, MountKindStep, MountStep, VertexId};
+use rbuild_plan::{AgentStep, CacheStep, CopyStep, From, MountKindStep, MountStep, RunStep, VertexId};
 use rbuild_sandbox::{MountRequest, Source};
-use rbuild_source::{Owner, SourceTree, content};
-use rbuild_store::{CacheMount, CacheUse, Files, Snapshots, TreeId};
+use rbuild_source::{Changes, Listing, Owner, SourceTree, content};
+use rbuild_store::{Account, CacheMount, CacheUse, Files, Snapshots, TreeId};
 
 use crate::agent::Agent;
-use crate::copy::copy;
+use crate::copy::{CopyError, copy};
 use crate::error::{BuildError, Result};
 use crate::execute::Executor;
-use crate::keys::source_error;
+use crate::keys::{FILES, source_error};
 use crate::places::Place;
+use crate::steps::LISTING;
+use crate::track::Track;
+
+/// A part of a context that a command mounts: a path in a tree of the store.
+pub(crate) struct ContextPart {
+    tree: TreeId,
+    path: PathBuf,
+}
 
 /// Where the builder listens on behalf of agents; each in a directory of its own.
 const LISTENING: &str = "/listening";
 
 impl Executor<'_> {
-    /// The mounts of a command, and the caches among them, which are its own until they are dropped.
-    pub(crate) fn mounts(&self, steps: &[MountStep]) -> Result<(Vec<MountRequest>, Vec<CacheMount>)> {
+    /// The mounts of a command, and the caches among them, which are its own until they are dropped. `parts` are those of
+    /// contexts, in order.
+    pub(crate) fn mounts(
+        &self,
+        steps: &[MountStep],
+        parts: Vec<ContextPart>,
+    ) -> Result<(Vec<MountRequest>, Vec<CacheMount>)> {
         let mut caches = self.caches(steps)?;
+        let mut parts = parts.into_iter();
         let mut requests = Vec::new();
         for (i, mount) in steps.iter().enumerate() {
             let source = match &mount.kind {
@@ -36,8 +50,9 @@ impl Executor<'_> {
                 MountKindStep::Bind { from: From::Vertex(from), source } => {
                     self.stage_mount(*from, source, mount.read_only)?
                 }
-                MountKindStep::Bind { from, source } => {
-                    self.context_mount(mount.span, *from, source, mount.read_only)?
+                MountKindStep::Bind { .. } => {
+                    let part = parts.next().ok_or_else(|| BuildError::other("a part of the context is missing"))?;
+                    self.trees_mount(&[part.tree], part.path, mount.read_only)?
                 }
             };
             requests.push(MountRequest { target: mount.target.clone(), source, read_only: mount.read_only });
@@ -124,37 +139,85 @@ impl Executor<'_> {
         Ok(Source::Part { dir, path })
     }
 
-    /// A part of the context as a tree: filtered by the ignore file, owned by root, and still while files change.
-    fn context_mount(&self, span: Span, from: From, source: &str, read_only: bool) -> Result<Source> {
+    /// The parts of contexts that a command mounts, in order; and what is different in them since the command was last
+    /// run here with the key of that account, where that is known.
+    pub(crate) fn context_parts(
+        &self,
+        run: &RunStep,
+        before: Option<&Account>,
+    ) -> Result<(Vec<ContextPart>, Option<Changes>)> {
+        let mut wanted = Vec::new();
+        for mount in &run.mounts {
+            match &mount.kind {
+                MountKindStep::Bind { from: From::Vertex(_), .. } => {}
+                MountKindStep::Bind { from, source } => wanted.push((mount.span, *from, source)),
+                _ => {}
+            }
+        }
+        let earlier: Vec<Option<Digest>> = before.map(content_digests).unwrap_or_default();
+        // Another number of mounts: which was which is not known.
+        let mut earlier = Some(earlier).filter(|earlier| earlier.len() == wanted.len()).into_iter().flatten();
+        let (mut parts, mut all) = (Vec::new(), None);
+        for (span, from, source) in wanted {
+            let (part, changes) = self.context_part(span, from, source, earlier.next().flatten())?;
+            parts.push(part);
+            if let Some(changes) = changes {
+                all.get_or_insert_with(Changes::default).and(changes);
+            }
+        }
+        Ok((parts, all))
+    }
+
+    /// A part of the context as a tree: filtered by the ignore file, owned by root, and still while files change. What an
+    /// `earlier` one of that content has unchanged is taken from it.
+    fn context_part(
+        &self,
+        span: Span,
+        from: From,
+        source: &str,
+        earlier: Option<Digest>,
+    ) -> Result<(ContextPart, Option<Changes>)> {
         let Some(context) = self.contexts.of(from, span)? else {
             return Err(BuildError::other("a mount of the context names a stage"));
         };
         let tree = context.tree();
         let selected = tree.select(source).map_err(|e| source_error(e, span))?;
         let content = content(&tree, &selected).map_err(|e| source_error(e, span))?;
-        let mut hasher = Hasher::new();
-        hasher
-            .field("context mount 1")
-            .field(content.digest.bytes())
-            .field(self.request.key_salt().unwrap_or_default());
-        let key = hasher.finish();
         let [item] = &selected[..] else {
             return Err(source_error(rbuild_source::SourceError::BadPattern(source.to_string()), span));
         };
         let is_dir = item.stat.kind == rbuild_linux::Kind::Dir;
         let path = if is_dir { PathBuf::from("/") } else { Path::new("/").join(&item.name) };
-        let tree_id = TreeId::of_step(&key);
+        let key = self.part_key(&content.digest);
+        let part = ContextPart { tree: TreeId::of_step(&key), path };
         let _alone = self.store.lock_step(&key)?;
-        if self.store.record(&key)?.is_none() {
-            let (made, dir) = self.store.new_tree(&self.work)?;
-            self.prepare_root(&[], &dir)?;
-            let root = dir.sub("fs").map_err(BuildError::kernel("the context's directory"))?;
-            let files = files_of(from, source, span);
-            copy(&files, Some(&tree), &root, self.terms(), None).map_err(|e| self.copy_error(0, &files, e))?;
-            self.store.commit_tree(&self.work, &made, &tree_id)?;
-            self.store.put_record(&key, &tree_id, &key, self.request.now, &self.request.build_id)?;
+        let earlier = earlier.map(|earlier| self.store.record(&self.part_key(&earlier))).transpose()?.flatten();
+        let mut track = earlier.map_or(Ok(Track::default()), |record| self.track(&record.tree))?;
+        if self.store.record(&key)?.is_some() {
+            let listing = Listing::from_bytes(&self.store.tree_note(&part.tree, LISTING)?);
+            return Ok((part, track.changes_to(&listing)));
         }
-        self.trees_mount(&[tree_id], path, read_only)
+        let (made, dir) = self.store.new_tree(&self.work)?;
+        self.prepare_root(&[], &dir)?;
+        let root = dir.sub("fs").map_err(BuildError::kernel("the context's directory"))?;
+        let files = files_of(from, source, span);
+        let fail = |e| self.copy_error(0, &files, e);
+        track.defers = true;
+        copy(&files, Some(&tree), &root, self.terms(), Some(&mut track)).map_err(fail)?;
+        track.finish(tree.root, &root).map_err(|reason| fail(CopyError { source: None, reason }))?;
+        if content.stamps != track.stamps {
+            return Err(BuildError::Moved);
+        }
+        self.store.put_note(&dir, LISTING, &track.listing.to_bytes())?;
+        self.store.commit_tree(&self.work, &made, &part.tree)?;
+        self.store.put_record(&key, &part.tree, &key, self.request.now, &self.request.build_id)?;
+        Ok((part, track.changes()))
+    }
+
+    fn part_key(&self, content: &Digest) -> Digest {
+        let mut hasher = Hasher::new();
+        hasher.field("context mount 2").field(content.bytes()).field(self.request.key_salt().unwrap_or_default());
+        hasher.finish()
     }
 
     /// The agents that a command may ask, until they are dropped.
@@ -181,6 +244,12 @@ impl Executor<'_> {
         }
         Ok(agents)
     }
+}
+
+/// The content of the parts of contexts that a command with that account mounted, in order.
+fn content_digests(account: &Account) -> Vec<Option<Digest>> {
+    let contents = account.parts.iter().filter(|(name, _)| name == FILES);
+    contents.map(|(_, hex)| format!("sha256:{hex}").parse().ok()).collect()
 }
 
 fn now(seconds: i64) -> rbuild_linux::Timestamp {

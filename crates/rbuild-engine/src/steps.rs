@@ -9,42 +9,37 @@ use rbuild_dockerfile::Diagnostic;
 use rbuild_image::DEFAULT_PATH;
 use rbuild_layer::{LayerError, LayerForm, Loose};
 use rbuild_linux::{RootDir, Timestamp};
-use rbuild_plan::{CopyStep, From, RunStep, SecretStep, Security, Step, VertexId, WorkdirStep};
+use rbuild_plan::{CopyStep, RunStep, SecretStep, Security, Step, VertexId, WorkdirStep};
 use rbuild_sandbox::{Files, Input, MountRequest, Outcome, RunRequest, Source, Stream, remove_points};
-use rbuild_source::{Changes, Content, Listing, Owner, SourceError, SourceTree};
+use rbuild_source::{Changes, Content, Listing, SourceError, SourceTree};
 use rbuild_store::{Before, Snapshots, StoreError, TreeId, Working};
 
 use crate::copy::{CopyError, Reason, Terms, copy};
 use crate::error::{BuildError, Result};
 use crate::execute::Executor;
 use crate::invoke::network;
-use crate::keys::{self, source_error};
+use crate::keys::{self, StageFiles, source_error};
 use crate::log_tail::LogTail;
 use crate::mask::Mask;
+use crate::mounts::ContextPart;
 use crate::request::Squash;
 use crate::track::Track;
 use crate::users;
 
 impl Executor<'_> {
-    /// Executes a vertex into a new tree: gives the directory that holds its `fs`, and what is different among the files
-    /// that it copied since it was last built here, where that is known.
-    pub(crate) fn execute(&self, id: VertexId, content: Option<Content>) -> Result<(PathBuf, Option<Changes>)> {
-        let vertex = &self.prepared.graph.vertices[id];
-        let trees = match vertex.parent {
-            Some(parent) => self.trees(parent)?,
-            None => Vec::new(),
-        };
+    /// A new tree for what a vertex makes: its directory, which holds its `fs`.
+    pub(crate) fn new_tree(&self, id: VertexId) -> Result<(PathBuf, RootDir)> {
         let (path, dir) = self.store.new_tree(&self.work)?;
+        self.prepare_root(&self.trees_below(id)?, &dir)?;
+        Ok((path, dir))
+    }
+
+    /// The trees that a vertex works on. A linked copy makes a tree of its own, which covers what is below as any other
+    /// tree does.
+    fn trees_below(&self, id: VertexId) -> Result<Vec<TreeId>> {
+        let vertex = &self.prepared.graph.vertices[id];
         let linked = matches!(&vertex.step, Step::Copy(step) if step.link);
-        self.prepare_root(if linked { &[] } else { &trees }, &dir)?;
-        let mut changes = None;
-        match &vertex.step {
-            Step::Run(run) => self.run_step(id, run, &trees, &path)?,
-            Step::Copy(step) => changes = self.copy_step(id, step, content, &trees, (&path, &dir))?,
-            Step::Workdir(step) => self.workdir_step(id, step, &trees, &path)?,
-            Step::Scratch | Step::Image { .. } => {}
-        }
-        Ok((path, changes))
+        vertex.parent.filter(|_| !linked).map_or(Ok(Vec::new()), |parent| self.trees(parent))
     }
 
     /// The root of the new tree looks like the root that it covers.
@@ -110,40 +105,29 @@ impl Executor<'_> {
         Terms { now: self.request.now, limits: self.store.limits() }
     }
 
-    fn copy_step(
+    /// Copies into a new tree, from a context or from `stage`; gives what is different among the files since it was
+    /// last done here, where that is known.
+    pub(crate) fn copy_step(
         &self,
         id: VertexId,
         step: &CopyStep,
         content: Option<Content>,
-        trees: &[TreeId],
+        stage: Option<&StageFiles>,
         (path, dir): (&Path, &RootDir),
     ) -> Result<Option<Changes>> {
-        // A linked copy makes a tree of its own, which covers what is below as any other tree does.
-        let trees = if step.link { &[] } else { trees };
-        let working = self.writable(trees, path)?;
+        let working = self.writable(&self.trees_below(id)?, path)?;
         let root = &working.root;
         let terms = self.terms();
         let exclude = keys::exclusions(step)?;
-        let view;
-        let source = match step.from {
-            From::Vertex(from) => {
-                view = self.view(from)?;
-                Some(SourceTree {
-                    root: &view,
-                    ignore: None,
-                    exclude: Some(&exclude),
-                    owner: Owner::AsIs,
-                    hashes: None,
-                })
-            }
-            _ if step.sources.is_empty() => None,
-            from => {
+        let source = match (stage, step.from) {
+            (Some(stage), _) => Some(SourceTree { exclude: Some(&exclude), ..stage.tree() }),
+            (None, _) if step.sources.is_empty() => None,
+            (None, from) => {
                 let context = self.contexts.of(from, step.source_spans[0])?;
                 context.map(|c| SourceTree { exclude: Some(&exclude), ..c.tree() })
             }
         };
-        let of_context = source.as_ref().is_some_and(|source| source.hashes.is_some());
-        let mut track = if of_context { self.track(id)? } else { Track::default() };
+        let mut track = self.nearest_tree(id).map_or(Ok(Track::default()), |tree| self.track(&tree))?;
         track.defers = working.takes_files();
         let fail = |e| self.copy_error(id, step, e);
         copy(step, source.as_ref(), root, terms, Some(&mut track)).map_err(fail)?;
@@ -161,7 +145,7 @@ impl Executor<'_> {
         if content.is_some_and(|content| content.stamps != track.stamps) {
             return Err(BuildError::Moved);
         }
-        if of_context {
+        if source.is_some() {
             self.store.put_note(dir, LISTING, &track.listing.to_bytes())?;
         }
         Ok(track.changes())
@@ -186,11 +170,10 @@ impl Executor<'_> {
         })
     }
 
-    /// What the nearest earlier copy knows, and its files.
-    fn track(&self, id: VertexId) -> Result<Track> {
-        let Some(tree) = self.nearest_tree(id) else { return Ok(Track::default()) };
-        let listing = Listing::from_bytes(&self.store.tree_note(&tree, LISTING)?);
-        Ok(Track::since(listing, self.store.tree_if_here(&tree)?))
+    /// What an earlier copy knows, and its files.
+    pub(crate) fn track(&self, tree: &TreeId) -> Result<Track> {
+        let listing = Listing::from_bytes(&self.store.tree_note(tree, LISTING)?);
+        Ok(Track::since(listing, self.store.tree_if_here(tree)?))
     }
 
     pub(crate) fn copy_error(&self, id: VertexId, step: &CopyStep, e: CopyError) -> BuildError {
@@ -209,8 +192,8 @@ impl Executor<'_> {
         }
     }
 
-    fn workdir_step(&self, id: VertexId, step: &WorkdirStep, trees: &[TreeId], path: &Path) -> Result<()> {
-        let working = self.writable(trees, path)?;
+    pub(crate) fn workdir_step(&self, id: VertexId, step: &WorkdirStep, path: &Path) -> Result<()> {
+        let working = self.writable(&self.trees_below(id)?, path)?;
         let root = &working.root;
         let who = users::identity(root, &step.user).map_err(|e| self.failure(id, e, Vec::new()))?;
         let now = Timestamp { sec: step.time.unwrap_or(self.request.now), nsec: 0 };
@@ -231,10 +214,11 @@ impl Executor<'_> {
         Ok(working.finish(&path.join("fs"))?)
     }
 
-    fn run_step(&self, id: VertexId, run: &RunStep, trees: &[TreeId], path: &Path) -> Result<()> {
+    /// Runs a command; `parts` are those of contexts that it mounts.
+    pub(crate) fn run_step(&self, id: VertexId, run: &RunStep, parts: Vec<ContextPart>, path: &Path) -> Result<()> {
         let who = self.user_of(id, run)?;
-        let (files, before) = self.files(trees, path)?;
-        let (mut mounts, caches) = self.mounts(&run.mounts)?;
+        let (files, before) = self.files(&self.trees_below(id)?, path)?;
+        let (mut mounts, caches) = self.mounts(&run.mounts, parts)?;
         let mut env = Vec::new();
         let mut values: Vec<&[u8]> = Vec::new();
         for secret in &run.secrets {
@@ -365,7 +349,7 @@ impl Executor<'_> {
 }
 
 /// Stands beside the files of a copy.
-const LISTING: &str = "listing";
+pub(crate) const LISTING: &str = "listing";
 
 /// More than the kernel's clock for the times of files is coarse (CONFIG_HZ is 100 at least).
 const TICK: Duration = Duration::from_millis(11);

@@ -5,6 +5,7 @@
 //! within a result stay what they would be. Files of trees are never written in place (overlays copy them up, copied file
 //! systems copy them), so two trees may share one.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -32,6 +33,8 @@ pub struct Track {
     /// The earlier copy's files.
     files: Option<RootDir>,
     groups: Vec<Group>,
+    /// Where the files of the groups go, if another one may come to the same place: group and file.
+    places: HashMap<PathBuf, (usize, usize)>,
 }
 
 /// Files of one directory that go to one directory.
@@ -39,7 +42,14 @@ struct Group {
     /// Real paths, of the source and in the tree.
     source: PathBuf,
     dir: PathBuf,
-    files: Vec<LooseFile>,
+    /// None where something else came to the same place later.
+    files: Vec<Option<LooseFile>>,
+}
+
+impl Group {
+    fn files(&self) -> impl Iterator<Item = &LooseFile> {
+        self.files.iter().flatten()
+    }
 }
 
 impl Track {
@@ -49,17 +59,33 @@ impl Track {
     }
 
     /// Leaves a file of the directory `source` for later; it goes to `dir`, a real path in the root. Whether it is the
-    /// first one of its directory.
-    pub fn later(&mut self, source: &Path, dir: &Path, file: LooseFile) -> bool {
+    /// first one of its directory. Nothing else may come there, unless it is `tracked`.
+    pub fn later(&mut self, source: &Path, dir: &Path, file: LooseFile, tracked: bool) -> bool {
+        let place = tracked.then(|| dir.join(&file.name));
         let last = self.groups.last_mut();
         let first = last.as_ref().is_none_or(|group| group.dir.as_os_str() != dir.as_os_str());
         match last {
             Some(group) if !first && group.source.as_os_str() == source.as_os_str() && group.files.len() < GROUP => {
-                group.files.push(file)
+                group.files.push(Some(file))
             }
-            _ => self.groups.push(Group { source: source.into(), dir: dir.into(), files: vec![file] }),
+            _ => self.groups.push(Group { source: source.into(), dir: dir.into(), files: vec![Some(file)] }),
+        }
+        if let (Some(place), Some(group)) = (place, self.groups.last()) {
+            self.places.insert(place, (self.groups.len() - 1, group.files.len() - 1));
         }
         first
+    }
+
+    /// Whether a tracked file goes there, a real path in the root.
+    pub fn goes_to(&self, place: &Path) -> bool {
+        self.places.contains_key(place)
+    }
+
+    /// Takes back a tracked file that was to go there.
+    pub fn take_back(&mut self, place: &Path) {
+        if let Some((group, file)) = self.places.remove(place) {
+            self.groups[group].files[file] = None;
+        }
     }
 
     /// Whether anything was left for later.
@@ -71,7 +97,7 @@ impl Track {
     pub fn take_loose(&mut self, source: &RootDir) -> Result<Loose, Reason> {
         let mut loose = Loose::of(source.try_clone()?);
         for group in self.groups.drain(..) {
-            loose.add(&group.dir, &group.source, group.files);
+            loose.add(&group.dir, &group.source, group.files.into_iter().flatten());
         }
         Ok(loose)
     }
@@ -110,7 +136,7 @@ impl Track {
     fn place(&self, group: &Group, source: &RootDir, tree: &RootDir) -> Result<(), Reason> {
         let (from, to) = (source.sub(&group.source)?, tree.sub(&group.dir)?);
         let earlier = self.files.as_ref().and_then(|files| files.sub(&group.dir).ok());
-        for file in &group.files {
+        for file in group.files() {
             let old = earlier.as_ref().filter(|earlier| self.has(earlier, group, file));
             match old {
                 Some(earlier) => to.hard_link(earlier, &file.name, &file.name)?,
@@ -136,7 +162,12 @@ impl Track {
 
     /// What is different since the earlier copy; `None` if there was none.
     pub fn changes(&self) -> Option<Changes> {
-        (!self.earlier.is_empty()).then(|| self.listing.changes_since(&self.earlier))
+        self.changes_to(&self.listing)
+    }
+
+    /// What is different in another copy, which was made since the earlier one.
+    pub fn changes_to(&self, later: &Listing) -> Option<Changes> {
+        (!self.earlier.is_empty()).then(|| later.changes_since(&self.earlier))
     }
 }
 

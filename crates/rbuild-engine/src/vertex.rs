@@ -5,13 +5,13 @@ use std::time::Instant;
 
 use rbuild_image::{Digest, Hasher};
 use rbuild_plan::{CopyStep, From, Step, VertexId};
-use rbuild_source::{Changes, Content, Owner, SourceError, SourceTree};
+use rbuild_source::{Changes, Content, SourceError};
 use rbuild_store::{Account, TreeId};
 
 use crate::error::{BuildError, Result};
 use crate::event::{Event, StepOutcome};
 use crate::execute::{Done, Executor};
-use crate::keys::{self, Keys, source_error};
+use crate::keys::{self, Keys, StageFiles, source_error};
 use crate::why::{self, Bookkeeper};
 
 /// How often a context that changes while it is copied is copied.
@@ -82,8 +82,12 @@ impl Executor<'_> {
         let vertex = &self.prepared.graph.vertices[id];
         // The key under which other steps may have made the same files.
         let mut shared = *key;
+        let stage = match &vertex.step {
+            Step::Copy(CopyStep { from: From::Vertex(from), .. }) => Some(StageFiles::new(self.view(*from)?)),
+            _ => None,
+        };
         if let Step::Copy(copy) = &vertex.step
-            && let Some(digest) = self.copied_content(copy, content)?
+            && let Some(digest) = copied_content(copy, content, stage.as_ref())?
         {
             let parent = vertex.parent.map_or(*key, |p| self.done(p).result);
             shared = keys::content_key(vertex, copy, self.request.key_salt().as_deref(), &parent, &digest);
@@ -101,14 +105,24 @@ impl Executor<'_> {
             tell(why::hit(&shared));
             return Ok(true);
         }
-        // What changed among the files of a copy is known when it is made.
-        let is_copy = matches!(vertex.step, Step::Copy(_));
-        if !is_copy {
-            tell(self.reason(id, key, account, None));
-        }
-        let (made, changes) = self.execute(id, content)?;
-        if is_copy {
-            tell(self.reason(id, key, account, changes.as_ref()));
+        let before = self.nearest[id].and_then(|key| self.store.account(&key).ok().flatten());
+        let tell_reason = |changes: Option<&Changes>| tell(self.reason(id, key, account, before.as_ref(), changes));
+        let (made, dir) = self.new_tree(id)?;
+        match &vertex.step {
+            // What changed among the files of a copy is known when it is made.
+            Step::Copy(step) => {
+                tell_reason(self.copy_step(id, step, content, stage.as_ref(), (&made, &dir))?.as_ref());
+            }
+            Step::Run(run) => {
+                let (parts, changes) = self.context_parts(run, before.as_ref())?;
+                tell_reason(changes.as_ref());
+                self.run_step(id, run, parts, &made)?;
+            }
+            Step::Workdir(step) => {
+                tell_reason(None);
+                self.workdir_step(id, step, &made)?;
+            }
+            Step::Scratch | Step::Image { .. } => {}
         }
         let (created, build) = (self.request.now, self.request.build_id.as_str());
         let result = self.result_of(id, &shared, key);
@@ -128,7 +142,14 @@ impl Executor<'_> {
     }
 
     /// Why a step has to run, as far as earlier builds tell.
-    fn reason(&self, id: VertexId, key: &Digest, account: &Account, changes: Option<&Changes>) -> String {
+    fn reason(
+        &self,
+        id: VertexId,
+        key: &Digest,
+        account: &Account,
+        before: Option<&Account>,
+        changes: Option<&Changes>,
+    ) -> String {
         if self.prepared.graph.vertices[id].ignore_cache {
             return "it was asked to run again (--no-cache)".into();
         }
@@ -136,30 +157,14 @@ impl Executor<'_> {
         if nearest == key {
             return "its earlier result is no longer in the cache".into();
         }
-        let Ok(Some(before)) = self.store.account(nearest) else {
-            return "what it was built of before is no longer known".into();
-        };
-        let differences = why::differences(account, &before, changes);
+        let Some(before) = before else { return "what it was built of before is no longer known".into() };
+        let differences = why::differences(account, before, changes);
         if differences.is_empty() { "the earlier key was made by other rules".into() } else { differences.join("; ") }
     }
 
     /// The tree that the nearest earlier step made here, if it is still there.
     pub(crate) fn nearest_tree(&self, id: VertexId) -> Option<TreeId> {
         self.store.record(&self.nearest[id]?).ok().flatten().map(|record| record.tree)
-    }
-
-    /// What a COPY copies, where it counts by content although its key does not say it: files of another stage,
-    /// and linked copies.
-    fn copied_content(&self, copy: &CopyStep, content: Option<Content>) -> Result<Option<Digest>> {
-        match copy.from {
-            From::Vertex(from) => {
-                let view = self.view(from)?;
-                let tree = SourceTree { root: &view, ignore: None, exclude: None, owner: Owner::AsIs, hashes: None };
-                Ok(Some(keys::sources_content(&tree, copy)?.digest))
-            }
-            _ if copy.link => Ok(content.map(|content| content.digest)),
-            _ => Ok(None),
-        }
     }
 
     /// What later steps know this one by. A linked copy's files are the same on any parent, its file system is
@@ -191,5 +196,15 @@ impl Executor<'_> {
         let done = Done { result, tree: Some(record.tree), created: record.created, key: Some(*also) };
         let _ = self.done[id].set(done);
         Ok(true)
+    }
+}
+
+/// What a COPY copies, where it counts by content although its key does not say it: files of another stage,
+/// and linked copies.
+fn copied_content(copy: &CopyStep, content: Option<Content>, stage: Option<&StageFiles>) -> Result<Option<Digest>> {
+    match stage {
+        Some(stage) => Ok(Some(keys::sources_content(&stage.tree(), copy)?.digest)),
+        None if copy.link => Ok(content.map(|content| content.digest)),
+        None => Ok(None),
     }
 }

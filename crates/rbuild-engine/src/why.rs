@@ -76,7 +76,8 @@ pub fn hit(key: &Digest) -> String {
 }
 
 /// In what the key of a step differs from an earlier one, in words. `files` tells what changed among the files that it
-/// takes from a context, if that is known. Empty if the two are the same.
+/// takes, if that is known: of a context if it takes any from there, else of a stage or an image. Empty if the two are the
+/// same.
 pub fn differences(now: &Account, before: &Account, files: Option<&Changes>) -> Vec<String> {
     let mut told = Vec::new();
     let mut names: Vec<&str> = Vec::new();
@@ -85,7 +86,7 @@ pub fn differences(now: &Account, before: &Account, files: Option<&Changes>) -> 
             names.push(name);
         }
     }
-    for name in names {
+    for name in names.iter().copied() {
         let of = |account: &Account| -> Vec<String> {
             account.parts.iter().filter(|(n, _)| n == name).map(|(_, value)| value.clone()).collect()
         };
@@ -94,10 +95,16 @@ pub fn differences(now: &Account, before: &Account, files: Option<&Changes>) -> 
             continue;
         }
         match name {
+            FROM if files.is_some() && !names.contains(&FILES) => {
+                told.extend(files.filter(|changes| !changes.is_empty()).map(|changes| {
+                    let source = new.first().map_or(String::new(), |input| source(input));
+                    format!("of {source}: {}", file_changes(changes))
+                }));
+            }
             PARENT | FROM => told.extend(inputs(&new, &old)),
             "variable" => told.extend(variables(&new, &old)),
             FILES => told.push(match files {
-                Some(changes) if *changes != Changes::default() => file_changes(changes),
+                Some(changes) if !changes.is_empty() => file_changes(changes),
                 _ => "files that it takes from the context changed".into(),
             }),
             "command" | "script" | "here-document" => told.push(format!("the {name} changed")),
@@ -105,6 +112,16 @@ pub fn differences(now: &Account, before: &Account, files: Option<&Changes>) -> 
         }
     }
     told
+}
+
+/// Where files come from: `[build 3/4]`, `debian:bookworm`.
+fn source(input: &str) -> String {
+    let name = |kind: &str| Some(input.strip_prefix(kind)?.rsplit_once(' ')?.0);
+    match (name(STEP), name(IMAGE)) {
+        (Some(label), _) => format!("[{label}]"),
+        (None, Some(image)) => image.to_string(),
+        (None, None) => input.to_string(),
+    }
 }
 
 fn value(text: &str) -> String {
@@ -232,6 +249,15 @@ mod tests {
             ]
         );
         assert!(differences(&now, &now, None).is_empty());
+    }
+
+    #[test]
+    fn files_of_a_stage_are_told_of_by_name() {
+        let of =
+            |digest: &str| account(&[(PARENT, "step b 1/2 sha256:99"), (FROM, &format!("step a 3/5 sha256:{digest}"))]);
+        let changes = Changes { changed: vec!["out/app".into()], ..Changes::default() };
+        assert_eq!(differences(&of("1"), &of("2"), Some(&changes)), ["of [a 3/5]: out/app changed"]);
+        assert_eq!(differences(&of("1"), &of("2"), None), ["[a 3/5] before it changed"]);
     }
 
     #[test]

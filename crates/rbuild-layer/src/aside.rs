@@ -1,105 +1,108 @@
 //! A digest that is made on another thread while the bytes go on.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 
 use rbuild_image::{Digest, Hasher};
 
-const CHUNK: usize = 256 * 1024;
+/// Chunks that may wait for the other thread.
 const WAITING: usize = 8;
 /// Less than this is hashed where it comes along: a thread costs more.
 const SMALL: u64 = 2 << 20;
 
-/// Hashes what it is shown; of much, on a thread of its own.
-pub struct HashAside {
+/// Who gets a chunk that was hashed.
+type Done<C> = Arc<dyn Fn(C) + Send + Sync>;
+
+/// Hashes the chunks that it is given, in order; of much, on a thread of its own.
+pub(crate) struct HashAside<C> {
     here: Hasher,
-    elsewhere: Option<Elsewhere>,
-    chunk: Vec<u8>,
+    elsewhere: Option<Elsewhere<C>>,
     count: u64,
+    done: Done<C>,
 }
 
-/// The thread, the way to it, and the way back for chunks that are used up: fresh memory costs as much as hashing it.
-struct Elsewhere {
-    sender: SyncSender<Vec<u8>>,
-    used: Receiver<Vec<u8>>,
+/// The thread, and the way to it, which ends when this is dropped.
+struct Elsewhere<C> {
+    sender: SyncSender<C>,
     thread: JoinHandle<Hasher>,
 }
 
-impl Elsewhere {
-    fn start(mut hasher: Hasher) -> Elsewhere {
-        let (sender, receiver) = sync_channel::<Vec<u8>>(WAITING);
-        let (back, used) = channel();
-        let thread = std::thread::spawn(move || {
-            for mut chunk in receiver {
-                hasher.update(&chunk);
-                chunk.clear();
-                // The last ones are not waited for.
-                let _ = back.send(chunk);
-            }
-            hasher
+impl<C: AsRef<[u8]> + Send + 'static> HashAside<C> {
+    /// Each chunk goes to `done` when it is hashed: fresh memory costs as much as hashing it.
+    pub fn new(done: impl Fn(C) + Send + Sync + 'static) -> HashAside<C> {
+        HashAside { here: Hasher::new(), elsewhere: None, count: 0, done: Arc::new(done) }
+    }
+
+    pub fn take(&mut self, chunk: C) {
+        self.count += chunk.as_ref().len() as u64;
+        if self.count <= SMALL {
+            self.here.update(chunk.as_ref());
+            return (self.done)(chunk);
+        }
+        let elsewhere = self.elsewhere.get_or_insert_with(|| {
+            let (mut hasher, done) = (std::mem::take(&mut self.here), self.done.clone());
+            let (sender, receiver) = sync_channel::<C>(WAITING);
+            let thread = std::thread::spawn(move || {
+                for chunk in receiver {
+                    hasher.update(chunk.as_ref());
+                    done(chunk);
+                }
+                hasher
+            });
+            Elsewhere { sender, thread }
         });
-        Elsewhere { sender, used, thread }
-    }
-}
-
-impl HashAside {
-    #[allow(clippy::new_without_default)]
-    pub fn new() -> HashAside {
-        HashAside { here: Hasher::new(), elsewhere: None, chunk: Vec::new(), count: 0 }
-    }
-
-    pub fn update(&mut self, mut bytes: &[u8]) {
-        self.count += bytes.len() as u64;
-        if self.count <= SMALL {
-            return self.here.update(bytes);
-        }
-        while !bytes.is_empty() {
-            let (now, later) = bytes.split_at(bytes.len().min(CHUNK - self.chunk.len()));
-            self.chunk.extend_from_slice(now);
-            bytes = later;
-            if self.chunk.len() == CHUNK {
-                self.pass_on();
-            }
-        }
-    }
-
-    /// The same of bytes that nobody needs any more; gives a buffer for the next ones.
-    pub fn take(&mut self, bytes: Vec<u8>) -> Vec<u8> {
-        self.count += bytes.len() as u64;
-        if self.count <= SMALL {
-            self.here.update(&bytes);
-            return bytes;
-        }
-        if !self.chunk.is_empty() {
-            self.pass_on();
-        }
-        self.chunk = bytes;
-        self.pass_on();
-        std::mem::take(&mut self.chunk)
-    }
-
-    /// Gives the chunk to the other thread and begins another.
-    fn pass_on(&mut self) {
-        let here = &mut self.here;
-        let elsewhere = self.elsewhere.get_or_insert_with(|| Elsewhere::start(std::mem::replace(here, Hasher::new())));
-        let next = elsewhere.used.try_recv().unwrap_or_else(|_| Vec::with_capacity(CHUNK));
         // It listens until this end is dropped; if it panicked, joining says so.
-        let _ = elsewhere.sender.send(std::mem::replace(&mut self.chunk, next));
+        let _ = elsewhere.sender.send(chunk);
     }
 
     /// The digest and the number of bytes.
     pub fn finish(mut self) -> (Digest, u64) {
-        if !self.chunk.is_empty() {
-            self.pass_on();
-        }
-        let hasher = match self.elsewhere {
-            None => self.here,
-            Some(Elsewhere { sender, thread, .. }) => {
+        let hasher = match self.elsewhere.take() {
+            None => std::mem::take(&mut self.here),
+            Some(Elsewhere { sender, thread }) => {
                 drop(sender);
                 thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             }
         };
         (hasher.finish(), self.count)
+    }
+}
+
+/// Nobody asks for the digest any more: the thread does not outlive it all the same.
+impl<C> Drop for HashAside<C> {
+    fn drop(&mut self) {
+        if let Some(Elsewhere { sender, thread }) = self.elsewhere.take() {
+            drop(sender);
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The digest of chunks that are filled anew when they were hashed.
+pub struct ChunkHash {
+    aside: HashAside<Vec<u8>>,
+    used: Receiver<Vec<u8>>,
+}
+
+impl ChunkHash {
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> ChunkHash {
+        let (back, used) = channel();
+        // The last ones are not waited for.
+        let aside = HashAside::new(move |chunk| drop(back.send(chunk)));
+        ChunkHash { aside, used }
+    }
+
+    /// Takes bytes that nobody needs any more; gives memory for the next ones, with whatever it holds.
+    pub fn take(&mut self, chunk: Vec<u8>) -> Vec<u8> {
+        self.aside.take(chunk);
+        self.used.try_recv().unwrap_or_default()
+    }
+
+    /// The digest and the number of bytes.
+    pub fn finish(self) -> (Digest, u64) {
+        self.aside.finish()
     }
 }
 
@@ -109,18 +112,30 @@ mod tests {
 
     #[test]
     fn the_digest_is_that_of_the_bytes_however_they_come() {
-        for size in [0, 1, SMALL as usize, SMALL as usize + 1, 5_000_000, CHUNK * 20] {
+        for size in [0, 1, SMALL as usize, SMALL as usize + 1, 5_000_000] {
             let bytes: Vec<u8> = (0..size).map(|i| (i * 7 % 251) as u8).collect();
-            for piece in [1000, CHUNK, 1 << 20, 3_333_333] {
-                let mut aside = HashAside::new();
-                for (i, chunk) in bytes.chunks(piece).enumerate() {
-                    match i % 3 {
-                        0 => drop(aside.take(chunk.to_vec())),
-                        _ => aside.update(chunk),
-                    }
+            for piece in [1000, 1 << 18, 1 << 20, 3_333_333] {
+                let mut hash = ChunkHash::new();
+                let mut memory = Vec::new();
+                for chunk in bytes.chunks(piece) {
+                    memory.clear();
+                    memory.extend_from_slice(chunk);
+                    memory = hash.take(memory);
                 }
-                assert_eq!(aside.finish(), (Digest::of(&bytes), size as u64), "{size} in pieces of {piece}");
+                assert_eq!(hash.finish(), (Digest::of(&bytes), size as u64), "{size} in pieces of {piece}");
             }
         }
+    }
+
+    #[test]
+    fn every_chunk_comes_back_and_no_thread_stays() {
+        let count = Arc::new(());
+        let mut aside = HashAside::new({
+            let count = count.clone();
+            move |_: Vec<u8>| drop(count.clone())
+        });
+        (0..40).for_each(|_| aside.take(vec![7; 1 << 18]));
+        drop(aside);
+        assert_eq!(Arc::strong_count(&count), 1, "somebody still has what the thread was given");
     }
 }

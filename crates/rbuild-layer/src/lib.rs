@@ -14,6 +14,7 @@ mod leaning;
 mod limits;
 mod loose;
 mod pack;
+mod pieces;
 mod pipe;
 mod reader;
 mod sparse;
@@ -22,7 +23,7 @@ mod walk;
 mod writer;
 mod xattrs;
 
-pub use aside::HashAside;
+pub use aside::ChunkHash;
 pub use compress::{Compression, Decoder, detect, layer_digests};
 pub use counting::Counting;
 pub use error::{LayerError, Result};
@@ -31,8 +32,7 @@ pub use leaning::Leaning;
 pub use limits::Limits;
 pub use loose::{Loose, LooseFile};
 pub use pack::{
-    Deletions, LAYER_FORMAT, LayerForm, Packed, Times, TreePacker, pack_layer, pack_loose, pack_tree, pack_whole,
-    repack_layer,
+    Deletions, LAYER_FORMAT, LayerForm, Packed, Times, TreePacker, pack_layer, pack_loose, pack_whole, repack_layer,
 };
 pub use reader::{EntryKind, TarEntry, TarReader, is_tar};
 pub use unpack::{Owners, Unpacked, Unpacking, Whiteouts, entry_path, unpack, unpack_some};

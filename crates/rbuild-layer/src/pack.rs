@@ -1,17 +1,18 @@
 //! A directory into layer bytes: sorted, whole seconds, one way of saying each thing.
 
-use std::io::{BufWriter, Read, Write};
+use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
 
 use rbuild_image::{Digest, Hashed};
 use rbuild_linux::RootDir;
 
-use crate::aside::HashAside;
+use crate::aside::ChunkHash;
 use crate::compress::{Compression, Decoder};
 use crate::error::{LayerError, Result};
 use crate::gzip::ParallelGzip;
 use crate::loose::Loose;
+use crate::pieces::Pieces;
 use crate::reader::TarEntry;
 use crate::walk::{Item, Walk, entry_changed};
 use crate::writer::TarWriter;
@@ -69,45 +70,55 @@ impl<W: Write> Write for Encoder<W> {
 
 /// Writes the overlay upper directory `tree` to `out` as an image layer.
 pub fn pack_layer(tree: &RootDir, form: LayerForm, times: Times, out: impl Write) -> Result<Packed> {
-    pack(form, out, |encoder| pack_tree(tree, Deletions::Whiteouts, times, encoder).map(drop))
+    pack(form, out, |pieces| {
+        let mut packer = TreePacker::to(Deletions::Whiteouts, pieces);
+        packer.pack(tree, Path::new(""), times)?;
+        packer.finish()
+    })
 }
 
 /// Writes the overlay upper directory `tree`, in which files are missing that lie elsewhere still, to `out` as an image
 /// layer.
 pub fn pack_loose(tree: &RootDir, loose: Loose, form: LayerForm, out: impl Write) -> Result<Packed> {
-    pack(form, out, |encoder| {
-        let mut packer = TreePacker::new(Deletions::Whiteouts, encoder);
+    pack(form, out, |pieces| {
+        let mut packer = TreePacker::to(Deletions::Whiteouts, pieces);
         packer.pack_walk(Walk::new(tree, Path::new(""), Deletions::Whiteouts, Times::AsIs, loose)?)?;
-        packer.finish().map(drop)
+        packer.finish()
     })
 }
 
 /// Writes a mounted file system to `out` as an image layer that stands alone.
 pub fn pack_whole(view: &RootDir, form: LayerForm, times: Times, out: impl Write) -> Result<Packed> {
-    pack(form, out, |encoder| pack_tree(view, Deletions::None, times, encoder).map(drop))
+    pack(form, out, |pieces| {
+        let mut packer = TreePacker::to(Deletions::None, pieces);
+        packer.pack(view, Path::new(""), times)?;
+        packer.finish()
+    })
 }
 
 /// Packs a layer of any compression in another form; what it holds stays the same, byte for byte.
 pub fn repack_layer(layer: impl Read, form: LayerForm, out: impl Write) -> Result<Packed> {
-    pack(form, out, |encoder| {
+    pack(form, out, |mut pieces| {
+        let failed = LayerError::io("repacking the layer");
         let mut decoder = Decoder::new(layer).map_err(LayerError::io("reading the layer"))?;
-        std::io::copy(&mut decoder, encoder).map(drop).map_err(LayerError::io("repacking the layer"))
+        std::io::copy(&mut decoder, &mut pieces).and_then(|_| pieces.finish()).map_err(failed)
     })
 }
 
-fn pack(form: LayerForm, mut out: impl Write, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<Packed> {
+fn pack(form: LayerForm, mut out: impl Write, fill: impl FnOnce(Pieces<'_>) -> Result<()>) -> Result<Packed> {
     let io = |e| LayerError::io("writing the layer")(e);
     if form.compression == Compression::None {
-        // Headers and small files come in pieces of some hundred bytes.
-        let mut plain = BufWriter::with_capacity(PIECES, Plain { out: &mut out, hash: HashAside::new() });
-        fill(&mut plain)?;
-        let plain = plain.into_inner().map_err(|e| io(e.into_error()))?;
-        let (digest, size) = plain.hash.finish();
+        let mut hash = ChunkHash::new();
+        fill(Pieces::new(|piece| {
+            out.write_all(&piece)?;
+            Ok(hash.take(piece))
+        }))?;
+        let (digest, size) = hash.finish();
         out.flush().map_err(io)?;
         return Ok(Packed { diff_id: digest, digest, size, unpacked: size });
     }
     let mut plain = Hashed::new(encoder(form, Hashed::new(&mut out))?);
-    fill(&mut plain)?;
+    fill(Pieces::new(|piece| plain.write_all(&piece).map(|()| piece)))?;
     let (encoder, diff_id, unpacked) = plain.finish();
     let mut compressed = match encoder {
         Encoder::Gzip(w) => w.finish().map_err(io)?,
@@ -116,26 +127,6 @@ fn pack(form: LayerForm, mut out: impl Write, fill: impl FnOnce(&mut dyn Write) 
     compressed.flush().map_err(io)?;
     let (_, digest, size) = compressed.finish();
     Ok(Packed { diff_id, digest, size, unpacked })
-}
-
-/// Bytes that are brought together before they are written.
-const PIECES: usize = 256 << 10;
-
-/// Bytes that are written as they are, and hashed meanwhile.
-struct Plain<W> {
-    out: W,
-    hash: HashAside,
-}
-
-impl<W: Write> Write for Plain<W> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let n = self.out.write(bytes)?;
-        self.hash.update(&bytes[..n]);
-        Ok(n)
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.out.flush()
-    }
 }
 
 fn encoder<W: Write>(form: LayerForm, out: W) -> Result<Encoder<W>> {
@@ -185,18 +176,10 @@ impl Times {
     }
 }
 
-/// Writes the directory `tree` as an uncompressed tar; gives `out` back.
-pub fn pack_tree<W: Write>(tree: &RootDir, deletions: Deletions, times: Times, out: W) -> Result<W> {
-    let mut packer = TreePacker::new(deletions, out);
-    packer.pack(tree, Path::new(""), times)?;
-    packer.finish()
-}
-
 /// Writes one directory after the other into one uncompressed tar.
-pub struct TreePacker<W: Write> {
-    out: TarWriter<W>,
+pub struct TreePacker<'a> {
+    out: TarWriter<Pieces<'a>>,
     deletions: Deletions,
-    buffer: Vec<u8>,
 }
 
 /// Entries that are written before it is worth a thread to read the next ones.
@@ -206,9 +189,16 @@ pub(crate) const BATCH: usize = 64;
 pub(crate) const BATCH_BYTES: usize = 1 << 20;
 const AHEAD: usize = 8;
 
-impl<W: Write> TreePacker<W> {
-    pub fn new(deletions: Deletions, out: W) -> TreePacker<W> {
-        TreePacker { out: TarWriter::new(out), deletions, buffer: vec![0; 1 << 20] }
+const WRITING: &str = "writing the archive";
+
+impl<'a> TreePacker<'a> {
+    /// Writes to `out`, in large pieces.
+    pub fn new(deletions: Deletions, out: &'a mut dyn Write) -> TreePacker<'a> {
+        TreePacker::to(deletions, Pieces::new(|piece| out.write_all(&piece).map(|()| piece)))
+    }
+
+    fn to(deletions: Deletions, out: Pieces<'a>) -> TreePacker<'a> {
+        TreePacker { out: TarWriter::new(out), deletions }
     }
 
     /// Writes what is below `tree` with paths below `folder`.
@@ -240,13 +230,12 @@ impl<W: Write> TreePacker<W> {
         })
     }
 
-    /// Ends the archive; gives what it was written to.
-    pub fn finish(self) -> Result<W> {
-        self.out.finish().map_err(LayerError::io("writing the archive"))
+    /// Ends the archive.
+    pub fn finish(self) -> Result<()> {
+        self.out.finish().and_then(Pieces::finish).map_err(LayerError::io(WRITING))
     }
 
     fn put(&mut self, item: Item) -> Result<()> {
-        const WRITING: &str = "writing the archive";
         let entry = match &item {
             Item::Header(entry) | Item::Small(entry, _) | Item::Large(entry, ..) => entry,
         };
@@ -258,12 +247,13 @@ impl<W: Write> TreePacker<W> {
         };
         let mut left = entry.size;
         let mut file = file.take(left);
+        let pieces = self.out.content_writer();
         while left > 0 {
-            let n = file.read(&mut self.buffer).map_err(LayerError::io(format!("reading {:?}", entry.path)))?;
+            let n = file.read(pieces.room()).map_err(LayerError::io(format!("reading {:?}", entry.path)))?;
             if n == 0 {
                 return Err(unchanged.map_or_else(|| entry_changed(&entry), |unchanged| unchanged.broken()));
             }
-            self.out.content(&self.buffer[..n]).map_err(LayerError::io(WRITING))?;
+            pieces.put(n).map_err(LayerError::io(WRITING))?;
             left -= n as u64;
         }
         unchanged.map_or(Ok(()), |unchanged| unchanged.check(file.get_ref()))
@@ -273,6 +263,12 @@ impl<W: Write> TreePacker<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn pack_all(tree: &RootDir, out: &mut dyn Write) -> Result<()> {
+        let mut packer = TreePacker::new(Deletions::None, out);
+        packer.pack(tree, Path::new(""), Times::AsIs)?;
+        packer.finish()
+    }
 
     /// More than a thread is worth: everything arrives, in order, with what it holds.
     #[test]
@@ -290,7 +286,8 @@ mod tests {
             }
         }
         let tree = RootDir::open(&dir).unwrap();
-        let bytes = pack_tree(&tree, Deletions::Whiteouts, Times::AsIs, Vec::new()).unwrap();
+        let mut bytes = Vec::new();
+        pack_all(&tree, &mut bytes).unwrap();
         let mut archive = tar::Archive::new(&bytes[..]);
         let found = archive.entries().unwrap().map(|entry| {
             let mut entry = entry.unwrap();
@@ -311,7 +308,7 @@ mod tests {
             }
         }
         for room in [0, 100_000, 500_000] {
-            let failed = pack_tree(&tree, Deletions::None, Times::AsIs, Full(room)).err().unwrap();
+            let failed = pack_all(&tree, &mut Full(room)).unwrap_err();
             assert!(failed.is_disk_full(), "{failed}");
         }
         std::fs::remove_dir_all(&dir).unwrap();

@@ -4,17 +4,23 @@
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::thread::{Scope, ScopedJoinHandle};
 
-use rbuild_image::{Digest, Hasher};
+use rbuild_image::Digest;
+
+use crate::aside::HashAside;
 
 const CHUNK: usize = 256 * 1024;
 const AHEAD: usize = 8;
-/// So many chunks are hashed by who reads them: a thread costs more.
-const FEW: usize = 8;
 
 /// Bytes for the consumer and for who hashes them.
-type Chunk = Arc<Vec<u8>>;
+#[derive(Clone, Default)]
+struct Chunk(Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for Chunk {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
 
 pub struct ReadAhead {
     receiver: Receiver<io::Result<Chunk>>,
@@ -37,72 +43,25 @@ where
     std::thread::scope(|scope| {
         let (sender, receiver) = sync_channel(AHEAD);
         let (used, again) = channel();
-        let hashing =
-            hashes.then(|| Hashing { scope, used: used.clone(), here: Hasher::new(), count: 0, elsewhere: None });
+        let back = used.clone();
+        let hashing = hashes.then(|| HashAside::new(move |chunk| give_back(chunk, &back)));
         let producer = scope.spawn(move || {
             let mut hashing = hashing;
             produce(&mut source, &sender, &again, &mut hashing);
-            (source, hashing.map(Hashing::finish))
+            (source, hashing.map(|hashing| hashing.finish().0))
         });
         let mut reader = ReadAhead { receiver, used, chunk: Chunk::default(), at: 0 };
         let result = consume(&mut reader);
         // The producer sees the closed channel and stops.
         drop(reader);
-        let (source, digest) = joined(producer);
+        let (source, digest) = producer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         (source, result, digest)
     })
 }
 
-fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-}
-
-/// Makes a digest of chunks, of many on a thread of its own.
-struct Hashing<'s, 'e> {
-    scope: &'s Scope<'s, 'e>,
-    used: Sender<Vec<u8>>,
-    here: Hasher,
-    count: usize,
-    elsewhere: Option<(SyncSender<Chunk>, ScopedJoinHandle<'s, Hasher>)>,
-}
-
-impl Hashing<'_, '_> {
-    fn take(&mut self, chunk: &Chunk) {
-        self.count += 1;
-        if self.count <= FEW {
-            return self.here.update(chunk);
-        }
-        let (sender, _) = self.elsewhere.get_or_insert_with(|| {
-            let (sender, receiver) = sync_channel::<Chunk>(AHEAD);
-            let mut hasher = std::mem::take(&mut self.here);
-            let used = self.used.clone();
-            let thread = self.scope.spawn(move || {
-                for chunk in receiver {
-                    hasher.update(&chunk);
-                    give_back(chunk, &used);
-                }
-                hasher
-            });
-            (sender, thread)
-        });
-        // It listens until this end is dropped; if it panicked, joining says so.
-        let _ = sender.send(chunk.clone());
-    }
-
-    fn finish(self) -> Digest {
-        match self.elsewhere {
-            None => self.here.finish(),
-            Some((sender, thread)) => {
-                drop(sender);
-                joined(thread).finish()
-            }
-        }
-    }
-}
-
 /// The last to have a chunk gives its memory back.
 fn give_back(chunk: Chunk, used: &Sender<Vec<u8>>) {
-    if let Some(memory) = Arc::into_inner(chunk).filter(|memory| memory.capacity() > 0) {
+    if let Some(memory) = Arc::into_inner(chunk.0).filter(|memory| memory.capacity() > 0) {
         // The producer may have ended.
         let _ = used.send(memory);
     }
@@ -112,7 +71,7 @@ fn produce(
     source: &mut impl Read,
     sender: &SyncSender<io::Result<Chunk>>,
     again: &Receiver<Vec<u8>>,
-    hashing: &mut Option<Hashing<'_, '_>>,
+    hashing: &mut Option<HashAside<Chunk>>,
 ) {
     loop {
         // Only the last chunk is shorter than what was filled before.
@@ -131,9 +90,9 @@ fn produce(
             }
         };
         chunk.truncate(filled);
-        let chunk = Chunk::new(chunk);
+        let chunk = Chunk(Arc::new(chunk));
         if let Some(hashing) = hashing {
-            hashing.take(&chunk);
+            hashing.take(chunk.clone());
         }
         match error {
             Some(e) => {
@@ -148,7 +107,7 @@ fn produce(
 
 impl Read for ReadAhead {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        while self.at == self.chunk.len() {
+        while self.at == self.chunk.0.len() {
             match self.receiver.recv() {
                 Ok(chunk) => {
                     let old = std::mem::replace(&mut self.chunk, chunk?);
@@ -158,8 +117,9 @@ impl Read for ReadAhead {
                 Err(_) => return Ok(0),
             }
         }
-        let n = buf.len().min(self.chunk.len() - self.at);
-        buf[..n].copy_from_slice(&self.chunk[self.at..self.at + n]);
+        let rest = &self.chunk.0[self.at..];
+        let n = buf.len().min(rest.len());
+        buf[..n].copy_from_slice(&rest[..n]);
         self.at += n;
         Ok(n)
     }

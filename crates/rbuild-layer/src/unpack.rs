@@ -497,7 +497,8 @@ impl<'a> Target<'a> {
                 entry_path(&entry.link).map(|file| Ok::<_, LayerError>((real(above)?.join(name), file))).transpose()?,
             );
         }
-        Ok(Leaning { dirs: dirs.into_iter().collect(), links })
+        let root = !self.dirs.contains_key(Path::new(""));
+        Ok(Leaning { dirs: dirs.into_iter().collect(), links, root })
     }
 
     /// Modes and times of directories, the deepest first.

@@ -46,6 +46,19 @@ pub struct Changes {
     pub gone: Vec<String>,
 }
 
+impl Changes {
+    /// Those of another copy, too.
+    pub fn and(&mut self, more: Changes) {
+        self.changed.extend(more.changed);
+        self.new.extend(more.new);
+        self.gone.extend(more.gone);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.changed.is_empty() && self.new.is_empty() && self.gone.is_empty()
+    }
+}
+
 impl Listing {
     /// What went to that path; what came there before is covered.
     pub fn put(&mut self, path: &Path, entry: Listed<'_>) {

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 
 use rbuild_image::Digest;
-use rbuild_layer::{GZIP_END, HashAside, gzip_unpacked_size};
+use rbuild_layer::{ChunkHash, GZIP_END, gzip_unpacked_size};
 use rbuild_linux::{AtomicFile, Error};
 use serde::Serialize;
 
@@ -86,7 +86,7 @@ impl Store {
     /// Stores the bytes of `source`; gives their digest and size.
     pub fn put_blob(&self, work: &Workspace, mut source: impl Read) -> Result<(Digest, u64)> {
         let mut blob = self.new_blob(work)?;
-        let mut hash = HashAside::new();
+        let mut hash = ChunkHash::new();
         let mut chunk = Vec::new();
         loop {
             chunk.reserve_exact(CHUNK);
@@ -115,21 +115,22 @@ impl Store {
         let path = digest.to_string();
         let failed = |e| StoreError::from(Error::new("read", &path, e));
         let known = self.is_known_whole(&file);
-        let mut hash = (!known).then(HashAside::new);
-        let mut buffer = vec![0; CHUNK];
+        let mut hash = (!known).then(ChunkHash::new);
+        let mut chunk = Vec::new();
         loop {
-            let n = match file.read(&mut buffer) {
+            chunk.resize(CHUNK, 0);
+            match file.read(&mut chunk) {
                 Ok(0) => break,
-                Ok(n) => n,
+                Ok(n) => chunk.truncate(n),
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(failed(e).into()),
-            };
-            if let Some(hash) = &mut hash {
-                hash.update(&buffer[..n]);
             }
-            take(&buffer[..n])?;
+            take(&chunk)?;
+            if let Some(hash) = &mut hash {
+                chunk = hash.take(chunk);
+            }
         }
-        match hash.map(HashAside::finish) {
+        match hash.map(ChunkHash::finish) {
             Some((found, _)) if found != *digest => {
                 let (what, reason) = (format!("blob {digest}"), "its digest is wrong".into());
                 Err(StoreError::Damaged { what, reason }.into())

@@ -2,7 +2,7 @@
 //! tree that goes on top of the layer's own, which stays what it is above any other layers.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use rbuild_image::Hasher;
@@ -42,13 +42,21 @@ impl Store {
 
     /// What the last tree lacks above the others; made once. `None` if that is nothing.
     fn mend(&self, work: &Workspace, trees: &[TreeId], leaning: &Leaning, build: &str) -> Result<Option<TreeId>> {
+        let [.., below, layer] = trees else { return Ok(None) };
+        let layer = self.tree(layer)?;
+        if leaning.is_empty() && same_dir(&self.tree(below)?, &layer)? {
+            return Ok(None);
+        }
         let mut hasher = Hasher::new();
-        hasher.field("mend 1");
+        hasher.field("mend 2");
         for tree in trees {
             hasher.field(tree.name());
         }
         let key = hasher.finish();
-        let made = |tree: TreeId| Ok((!self.tree(&tree)?.entries()?.is_empty()).then_some(tree));
+        let made = |id: TreeId| -> Result<Option<TreeId>> {
+            let tree = self.tree(&id)?;
+            Ok((!tree.entries()?.is_empty() || !same_dir(&tree, &layer)?).then_some(id))
+        };
         if let Some(record) = self.record(&key)? {
             return made(record.tree);
         }
@@ -70,6 +78,8 @@ struct Mender<'a> {
     leaning: &'a Leaning,
     implied: BTreeSet<&'a Path>,
     layer: RootDir,
+    /// Who says what the root directory is.
+    root: RootDir,
     below: Pile,
     /// The same with the layer.
     all: Pile,
@@ -88,11 +98,14 @@ impl<'a> Mender<'a> {
         let all = Pile::new(copies.into_iter());
         let layer = trees.pop().expect("there is a layer");
         let implied = leaning.dirs.iter().map(PathBuf::as_path).collect();
+        let root = trees.last().filter(|_| leaning.root).unwrap_or(&layer).try_clone()?;
         let below = Pile::new(trees.into_iter());
-        Ok(Mender { leaning, implied, layer, below, all, mend, moved: BTreeMap::new(), times: Vec::new() })
+        Ok(Mender { leaning, implied, layer, root, below, all, mend, moved: BTreeMap::new(), times: Vec::new() })
     }
 
     fn mend(mut self) -> Result<()> {
+        let root = dress(&self.root, &self.mend)?;
+        self.times.push((PathBuf::new(), root));
         for dir in &self.leaning.dirs {
             self.settle(dir)?;
         }
@@ -106,8 +119,7 @@ impl<'a> Mender<'a> {
             self.link(name, end)?;
         }
         for (path, mtime) in self.times.iter().rev() {
-            let (dir, name) = self.mend.parent(path)?;
-            dir.set_mtime(&name, *mtime)?;
+            self.mend.sub(path)?.set_own_mtime(*mtime)?;
         }
         Ok(())
     }
@@ -170,12 +182,7 @@ impl<'a> Mender<'a> {
         dir.create_dir(&name, 0o755)?;
         let made = dir.sub(&name)?;
         if let Some(source) = source {
-            let stat = source.stat_self()?;
-            made.set_own_meta(stat.uid, stat.gid, stat.mode, stat.mtime)?;
-            for (attr, value) in source.xattrs(OsStr::new(""))?.iter().filter(|(attr, _)| keep_in_tree(attr)) {
-                made.set_xattr(OsStr::new(""), attr, value)?;
-            }
-            self.times.push((path.to_path_buf(), stat.mtime));
+            self.times.push((path.to_path_buf(), dress(&source, &made)?));
         }
         Ok(())
     }
@@ -235,6 +242,26 @@ impl<'a> Mender<'a> {
         let moved = path.ancestors().find_map(|above| Some((above, self.moved.get(above)?)));
         moved.map_or_else(|| path.to_path_buf(), |(above, to)| to.join(path.strip_prefix(above).unwrap_or(path)))
     }
+}
+
+/// Gives a directory owner, mode and attributes of another one; its time is for when it is full.
+fn dress(like: &RootDir, dir: &RootDir) -> Result<Timestamp> {
+    let stat = like.stat_self()?;
+    dir.set_own_meta(stat.uid, stat.gid, stat.mode, stat.mtime)?;
+    for (attr, value) in kept(like)? {
+        dir.set_xattr(OsStr::new(""), &attr, &value)?;
+    }
+    Ok(stat.mtime)
+}
+
+/// Whether two directories are the same to who looks at them, but for their times.
+fn same_dir(a: &RootDir, b: &RootDir) -> Result<bool> {
+    let told = |stat: Stat| (stat.uid, stat.gid, stat.mode);
+    Ok(told(a.stat_self()?) == told(b.stat_self()?) && kept(a)? == kept(b)?)
+}
+
+fn kept(dir: &RootDir) -> Result<BTreeMap<OsString, Vec<u8>>> {
+    Ok(dir.xattrs(OsStr::new(""))?.into_iter().filter(|(attr, _)| keep_in_tree(attr)).collect())
 }
 
 fn is_opaque(dir: &RootDir) -> Result<bool> {

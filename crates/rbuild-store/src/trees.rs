@@ -3,7 +3,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use rbuild_image::{Descriptor, Digest, digest_of};
-use rbuild_layer::{LayerError, TarEntry, Unpacked, Unpacking, unpack_some};
+use rbuild_layer::{LayerError, Leaning, TarEntry, Unpacked, Unpacking, unpack_some};
 use rbuild_linux::RootDir;
 use serde::{Deserialize, Serialize};
 
@@ -162,7 +162,7 @@ impl Store {
         let fs = dir.sub("fs")?;
         let unpacked = self.unpack_verified(digest, diff_id, &fs)?;
         self.put_layer_size(diff_id, unpacked.unpacked)?;
-        if !unpacked.leaning.is_empty() {
+        if unpacked.leaning != Leaning::default() {
             self.put_note(&dir, LEANING, &unpacked.leaning.to_bytes())?;
         }
         let id = TreeId::of_layer(diff_id, self.owners());

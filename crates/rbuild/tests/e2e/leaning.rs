@@ -9,7 +9,7 @@ fn scene() -> Lab {
     lab.sh(r#"set -e; mkdir -p low/usr/bin/deep low/tmp low/var/lib/db low/hidden/in up/bin/deep up/tmp up/hidden/in up/new/dir up/var/lib/db
         ln -s usr/bin low/bin; ln -s /usr/bin/deep low/usr/deep
         echo tool > low/usr/bin/tool; echo old > low/usr/bin/old; echo data > low/var/lib/db/data; echo x > low/hidden/in/x
-        chmod 1777 low/tmp; chmod 700 low/usr/bin/deep; chmod 750 low/var/lib/db; chmod 711 low/hidden/in
+        chmod 1777 low/tmp; chmod 700 low/usr/bin/deep; chmod 750 low/var/lib/db; chmod 711 low/hidden/in low
         touch -d @1000000 low/tmp low/usr/bin/deep low/usr/bin low/var/lib/db
         echo new > up/bin/new; touch up/bin/.wh.old; echo far > up/bin/deep/far; echo t > up/tmp/t
         echo y > up/hidden/in/y; touch up/hidden/.wh..wh..opq; echo n > up/new/dir/n
@@ -41,6 +41,31 @@ fn directories_without_an_entry_look_like_those_below_them() {
     assert!(!seen.iter().any(|l| l.contains("hidden/in/x")), "{seen:#?}");
     let times = lab.sh("tar --utc -tvf $LAB/out.tar ./tmp/ tmp/ 2>/dev/null | cut -d' ' -f4-").stdout;
     assert!(times.contains("1970-01-12"), "{times}");
+}
+
+/// Most layers say nothing of the root directory.
+#[test]
+fn the_root_directory_is_what_it_is_below() {
+    let lab = scene();
+    let mode = |base: &str| {
+        let out = lab.build_local(
+            &format!(
+                "FROM {base} AS a\nCOPY --from=busybox /bin/busybox /b\nRUN [\"/b\", \"sh\", \"-c\", \"/b stat -c %a / > /mode\"]\n\
+                 FROM scratch\nCOPY --from=a /mode /\n"
+            ),
+            &[],
+        );
+        std::fs::read_to_string(out.join("mode")).unwrap()
+    };
+    assert_eq!(mode("leaning"), "711\n");
+    // The same of a layer that leans on nothing else.
+    lab.sh(r#"set -e; mkdir -p up/top && echo t > up/top/file && tar -C up --owner=0 --group=0 --numeric-owner -cf 2.tar top
+        d1=$(sha256sum < 1.tar | cut -c1-64); d2=$(sha256sum < 2.tar | cut -c1-64)
+        echo '{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":["sha256:'$d1'","sha256:'$d2'"]}}' > c.json
+        sed -i s/leaning:latest/plain:latest/ manifest.json
+        tar -cf image.tar c.json manifest.json 1.tar 2.tar && $RB load -i image.tar"#)
+        .ok();
+    assert_eq!(mode("plain"), "711\n");
 }
 
 #[test]

@@ -50,6 +50,27 @@ fn explain_says_what_differs() {
 }
 
 #[test]
+fn explain_names_files_of_stages_and_mounts() {
+    let lab = Lab::new();
+    lab.write(".dockerignore", "Dockerfile\n").write("src/a", "1").write("src/b", "1").write("other/x", "1");
+    let file = "FROM busybox AS build\nRUN --mount=type=bind,source=src,target=/src --mount=type=bind,source=other,target=/other \\\n\
+                cp -r /src /out; cp /other/x /x\nFROM busybox\nCOPY --from=build /out /out/\nCOPY --from=build /x /\n";
+    let build = || lab.build(file, &["--explain"]).ok().stderr;
+    build();
+    lab.write("src/a", "2").write("src/c", "1").write("other/x", "2");
+    let changed = build();
+    assert_eq!(why(&changed, "RUN cp"), "src/a, other/x changed; src/c is new");
+    assert_eq!(why(&changed, "/out /out/"), "of [build 2/2]: out/a changed; out/c is new");
+    // Back to what was there before: the mounted files are in the store still, and so is the result.
+    lab.write("src/a", "1").write("other/x", "1");
+    std::fs::remove_file(lab.ctx().join("src/c")).unwrap();
+    assert!(why(&build(), "RUN cp").starts_with("all that it depends on"));
+    // One of them as it was, the other new.
+    lab.write("src/a", "2").write("src/c", "1").write("other/x", "3");
+    assert_eq!(why(&build(), "RUN cp"), "src/a, other/x changed; src/c is new");
+}
+
+#[test]
 fn a_failed_build_is_no_gap() {
     let lab = Lab::new();
     lab.write(".dockerignore", "Dockerfile\n").write("a", "1");
@@ -124,6 +145,57 @@ fn unchanged_files_of_a_copy_are_written_once() {
     assert_eq!(contents(&ours)["app/sub/changed"], b"other");
     assert_eq!(contents(&ours)["app/sub/covered"], b"by the copy");
     assert!(ours == theirs, "the same files in another tar");
+}
+
+/// Several sources, which cover each other's files.
+#[test]
+fn what_comes_later_covers_what_came_before_it() {
+    let lab = Lab::new();
+    lab.write(".dockerignore", "Dockerfile\n");
+    for (dir, names) in
+        [("one", ["f", "both/f", "only", "was-file", "alone"]), ("two", ["f", "both/f", "both/g", "was-link", "h"])]
+    {
+        names.iter().for_each(|name| drop(lab.write(&format!("{dir}/{name}"), dir)));
+    }
+    symlink("f", lab.ctx().join("one/was-link")).unwrap();
+    symlink("f", lab.ctx().join("two/was-file")).unwrap();
+    std::fs::hard_link(lab.ctx().join("two/h"), lab.ctx().join("two/only")).unwrap();
+    lab.write("many/1", "1").write("many/2", "2");
+    std::thread::sleep(Duration::from_millis(3100));
+    let file = "FROM busybox\nRUN mkdir /x && echo below > /x/f\nCOPY one two /x/\nCOPY many/* /m/\nRUN true\n";
+    let check = |two: &str| {
+        let out = lab.build_local(file, &[]);
+        let read = |name: &str| std::fs::read_to_string(out.join("x").join(name)).unwrap();
+        for name in ["f", "both/f", "both/g", "was-link", "h", "only", "was-file"] {
+            assert_eq!(read(name), two, "{name}");
+        }
+        assert_eq!(read("alone"), "one");
+        let stat = |name: &str| std::fs::symlink_metadata(out.join("x").join(name)).unwrap();
+        assert!(stat("was-link").is_file() && stat("was-file").is_symlink());
+        assert_eq!(stat("h").ino(), stat("only").ino());
+    };
+    check("two");
+    // One of them is another: the unchanged ones are taken from before, and the result is what it would be.
+    lab.write("two/f", "3").write("many/1", "3");
+    let out = lab.build_local(file, &[]);
+    assert_eq!(std::fs::read_to_string(out.join("x/f")).unwrap(), "3");
+    lab.write("two/f", "two");
+    check("two");
+    let overlays = std::env::var_os("RBUILD_SNAPSHOTS").is_none_or(|way| way != "copy")
+        && std::env::var_os("RBUILD_ISOLATION").is_none_or(|rung| rung != "chroot");
+    for (name, one) in [("alone", overlays), ("2", overlays), ("1", false)] {
+        let found = inodes(&lab.store(), name);
+        assert!(found.len() > 1, "{name}: {found:?}");
+        let inodes: std::collections::HashSet<u64> = found.into_values().collect();
+        assert_eq!(inodes.len() == 1, one, "{name}: {inodes:?}");
+    }
+    // A directory and a file of one name do not go together, whoever comes first.
+    lab.write("dir/clash/in", "1").write("file/clash", "1");
+    let clash = |sources: &str, what: &str| {
+        lab.build(&format!("FROM scratch\nCOPY {sources} /x/\n"), &[]).fails(1, &["/x/clash", what]);
+    };
+    clash("file dir", "is a file in the image");
+    clash("dir file", "is a directory in the image");
 }
 
 #[test]
