@@ -259,7 +259,9 @@ impl Copier<'_> {
             self.make_entry_dir(dir, path, name)?;
         } else {
             self.take_back(path, name)?;
-            self.clear_place(dir, path, name)?;
+            if self.clear_place(dir, path, name)? {
+                self.links.retain(|_, first| first.as_path() != path);
+            }
             if stat.nlink > 1 && stat.kind == Kind::File {
                 if let Some(first) = self.links.get(&stat.inode()) {
                     let (first_dir, first_name) = self.root.parent(first)?;
@@ -400,15 +402,15 @@ impl Copier<'_> {
         }
     }
 
-    /// Removes what a file takes the place of; a directory is not replaced.
-    fn clear_place(&self, dir: &RootDir, path: &Path, name: &OsStr) -> Result<(), Reason> {
+    /// Removes what a file takes the place of, and says whether there was anything; a directory is not replaced.
+    fn clear_place(&self, dir: &RootDir, path: &Path, name: &OsStr) -> Result<bool, Reason> {
         match dir.stat_name(name) {
             Ok(stat) if stat.kind == Kind::Dir => Err(Reason::Text(format!(
                 "{} is a directory in the image, and the copy has a file of that name",
                 path.display()
             ))),
-            Ok(_) => Ok(dir.remove_file(name)?),
-            Err(e) if e.is_not_found() => Ok(()),
+            Ok(_) => Ok(dir.remove_file(name).map(|()| true)?),
+            Err(e) if e.is_not_found() => Ok(false),
             Err(e) => Err(e.into()),
         }
     }

@@ -189,6 +189,9 @@ fn what_comes_later_covers_what_came_before_it() {
         let inodes: std::collections::HashSet<u64> = found.into_values().collect();
         assert_eq!(inodes.len() == 1, one, "{name}: {inodes:?}");
     }
+    // Several names of one file, all of them to one place.
+    let last = lab.build_local("FROM scratch\nCOPY two/[ho]* /x\n", &[]);
+    assert_eq!(std::fs::read_to_string(last.join("x")).unwrap(), "two");
     // A directory and a file of one name do not go together, whoever comes first.
     lab.write("dir/clash/in", "1").write("file/clash", "1");
     let clash = |sources: &str, what: &str| {
