@@ -134,12 +134,12 @@ pub struct Keys<'a> {
 }
 
 impl Keys<'_> {
-    /// The definition key of a step whose inputs all have results; each part of it is given to `note`, too. `content` is
-    /// what a copy takes from a context, as [`Keys::copied`] tells it. `None` for what has no key: scratch and images.
+    /// The definition key of a step whose inputs all have results; each part of it is given to `note`, too. `taken` is
+    /// what it takes from contexts, as [`Keys::taken`] tells it. `None` for what has no key: scratch and images.
     pub fn definition(
         &self,
         vertex: &Vertex,
-        content: Option<Content>,
+        taken: &[Content],
         note: &mut dyn FnMut(&Part<'_>),
     ) -> Result<Option<Digest>> {
         let mut hasher = Hasher::new();
@@ -159,48 +159,60 @@ impl Keys<'_> {
             put(Part::Input(PARENT, parent));
         }
         vertex.step.parts(&mut |name, value| put(Part::Own(name, value)));
+        let mut taken = taken.iter().map(|content| Part::Files(FILES, content.digest));
         match &vertex.step {
             Step::Scratch | Step::Image { .. } => return Ok(None),
             Step::Workdir(_) => {}
-            Step::Run(run) => self.mounts(run, &mut put)?,
-            Step::Copy(copy) => match (copy.from, content) {
-                (From::Vertex(id), _) => {
+            Step::Run(run) => {
+                for mount in &run.mounts {
+                    match &mount.kind {
+                        MountKindStep::Bind { from: From::Vertex(id), .. } => put(Part::Input(FROM, *id)),
+                        MountKindStep::Bind { .. } => taken.next().into_iter().for_each(&mut put),
+                        _ => {}
+                    }
+                }
+            }
+            Step::Copy(copy) => match copy.from {
+                From::Vertex(id) => {
                     copy.source_parts(&mut |name, value| put(Part::Own(name, value)));
                     put(Part::Input(FROM, id));
                 }
-                (_, Some(content)) => put(Part::Files(FILES, content.digest)),
-                (_, None) => {}
+                From::Context | From::Named(_) => taken.for_each(put),
             },
         }
         Ok(Some(hasher.finish()))
     }
 
-    /// What a copy takes from a context, by its content; `None` if it takes nothing from there.
-    pub fn copied(&self, vertex: &Vertex) -> Result<Option<Content>> {
-        let Step::Copy(copy) = &vertex.step else { return Ok(None) };
-        if copy.sources.is_empty() {
-            return Ok(None);
+    /// What a step takes from contexts, by its content: a copy once, if at all, and a command with each mount of one.
+    pub fn taken(&self, vertex: &Vertex) -> Result<Vec<Content>> {
+        match &vertex.step {
+            Step::Copy(copy) if !copy.sources.is_empty() => {
+                let context = self.contexts.of(copy.from, copy.source_spans[0])?;
+                context.map(|context| sources_content(&context.tree(), copy)).into_iter().collect()
+            }
+            Step::Run(run) => {
+                context_mounts(run).map(|(span, from, source)| self.mounted(span, from, source)).collect()
+            }
+            _ => Ok(Vec::new()),
         }
-        let context = self.contexts.of(copy.from, copy.source_spans[0])?;
-        context.map(|context| sources_content(&context.tree(), copy)).transpose()
     }
 
-    fn mounts(&self, run: &RunStep, put: &mut dyn FnMut(Part<'_>)) -> Result<()> {
-        for mount in &run.mounts {
-            let MountKindStep::Bind { from, source } = &mount.kind else { continue };
-            match (from, self.contexts.of(*from, mount.span)?) {
-                (From::Vertex(id), _) => put(Part::Input(FROM, *id)),
-                (_, Some(context)) => {
-                    let tree = context.tree();
-                    let selected = tree.select(source).map_err(|e| source_error(e, mount.span))?;
-                    let content = content(&tree, &selected).map_err(|e| source_error(e, mount.span))?;
-                    put(Part::Files(FILES, content.digest));
-                }
-                (_, None) => {}
-            }
-        }
-        Ok(())
+    fn mounted(&self, span: Span, from: From, source: &str) -> Result<Content> {
+        let tree =
+            self.contexts.of(from, span)?.ok_or_else(|| BuildError::other("a mount of the context names a stage"))?;
+        let tree = tree.tree();
+        let selected = tree.select(source).map_err(|e| source_error(e, span))?;
+        content(&tree, &selected).map_err(|e| source_error(e, span))
     }
+}
+
+/// The mounts that show a part of a context: where they are asked for, and what part of which.
+pub fn context_mounts(run: &RunStep) -> impl Iterator<Item = (Span, From, &str)> {
+    run.mounts.iter().filter_map(|mount| match &mount.kind {
+        MountKindStep::Bind { from: From::Vertex(_), .. } => None,
+        MountKindStep::Bind { from, source } => Some((mount.span, *from, source.as_str())),
+        _ => None,
+    })
 }
 
 /// Names of the parts that are not the step's own.
@@ -283,7 +295,7 @@ mod tests {
             let result_of = |i: VertexId| results[i];
             let keys = Keys { contexts: &contexts, salt: None, result_of: &result_of };
             let content = Content { digest: Digest::of(b"what is copied"), stamps: 0 };
-            let key = keys.definition(vertex, Some(content), &mut |_| ()).unwrap();
+            let key = keys.definition(vertex, &[content], &mut |_| ()).unwrap();
             found.extend(key.map(|key| key.hex()[..16].to_string()));
             results.push(key.unwrap_or_else(|| source_result(&vertex.step)));
         }

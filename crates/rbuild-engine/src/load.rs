@@ -331,14 +331,17 @@ impl Loader<'_> {
         Ok(Taken { manifest, loaded: Loaded { id, names } })
     }
 
-    /// A layer of a docker-archive comes without a digest of its own; its diffID is checked here.
+    /// A layer of a docker-archive comes without a digest of its own. Whether it is the one that the configuration means
+    /// shows here where its bytes are plain, and else when it is unpacked or verified, as with any other image.
     fn docker_layer(&self, name: &str, diff_id: &Digest) -> Result<Descriptor> {
         let (digest, size) = self.blob(name)?;
         let mut head = [0u8; 16];
         let n = self.store.open_blob(&digest)?.read(&mut head).map_err(BuildError::io("reading a layer"))?;
         let (found, layer) = match detect(&head[..n]) {
+            Compression::Gzip => return Ok(descriptor(MediaType::ImageLayerGzip, &digest, size)),
+            Compression::Zstd => return Ok(descriptor(MediaType::ImageLayerZstd, &digest, size)),
             Compression::None => (digest, descriptor(MediaType::ImageLayer, &digest, size)),
-            _ => {
+            Compression::Bzip2 | Compression::Xz => {
                 let source = self.store.open_blob(&digest)?;
                 let (blob, size, found, media_type) = put_layer(self.store, self.work, source, name)?;
                 (found, descriptor(media_type, &blob, size))

@@ -8,14 +8,14 @@ use rbuild_image::{Digest, Hasher};
 use rbuild_linux::RootDir;
 use rbuild_plan::{AgentStep, CacheStep, CopyStep, From, MountKindStep, MountStep, RunStep, VertexId};
 use rbuild_sandbox::{MountRequest, Source};
-use rbuild_source::{Changes, Listing, Owner, SourceTree, content};
+use rbuild_source::{Changes, Content, Listing, Owner, SourceTree};
 use rbuild_store::{Account, CacheMount, CacheUse, Files, Snapshots, TreeId};
 
 use crate::agent::Agent;
 use crate::copy::{CopyError, copy};
 use crate::error::{BuildError, Result};
 use crate::execute::Executor;
-use crate::keys::{FILES, source_error};
+use crate::keys::{self, FILES, source_error};
 use crate::places::Place;
 use crate::steps::LISTING;
 use crate::track::Track;
@@ -139,27 +139,20 @@ impl Executor<'_> {
         Ok(Source::Part { dir, path })
     }
 
-    /// The parts of contexts that a command mounts, in order; and what is different in them since the command was last
-    /// run here with the key of that account, where that is known.
+    /// The parts of contexts that a command mounts, in order, with what was `taken` from them for its key; and what is
+    /// different in them since the command was last run here with the key of that account, where that is known.
     pub(crate) fn context_parts(
         &self,
         run: &RunStep,
+        taken: &[Content],
         before: Option<&Account>,
     ) -> Result<(Vec<ContextPart>, Option<Changes>)> {
-        let mut wanted = Vec::new();
-        for mount in &run.mounts {
-            match &mount.kind {
-                MountKindStep::Bind { from: From::Vertex(_), .. } => {}
-                MountKindStep::Bind { from, source } => wanted.push((mount.span, *from, source)),
-                _ => {}
-            }
-        }
         let earlier: Vec<Option<Digest>> = before.map(content_digests).unwrap_or_default();
         // Another number of mounts: which was which is not known.
-        let mut earlier = Some(earlier).filter(|earlier| earlier.len() == wanted.len()).into_iter().flatten();
+        let mut earlier = Some(earlier).filter(|earlier| earlier.len() == taken.len()).into_iter().flatten();
         let (mut parts, mut all) = (Vec::new(), None);
-        for (span, from, source) in wanted {
-            let (part, changes) = self.context_part(span, from, source, earlier.next().flatten())?;
+        for (mount, content) in keys::context_mounts(run).zip(taken) {
+            let (part, changes) = self.context_part(mount, content, earlier.next().flatten())?;
             parts.push(part);
             if let Some(changes) = changes {
                 all.get_or_insert_with(Changes::default).and(changes);
@@ -172,9 +165,8 @@ impl Executor<'_> {
     /// `earlier` one of that content has unchanged is taken from it.
     fn context_part(
         &self,
-        span: Span,
-        from: From,
-        source: &str,
+        (span, from, source): (Span, From, &str),
+        content: &Content,
         earlier: Option<Digest>,
     ) -> Result<(ContextPart, Option<Changes>)> {
         let Some(context) = self.contexts.of(from, span)? else {
@@ -182,7 +174,6 @@ impl Executor<'_> {
         };
         let tree = context.tree();
         let selected = tree.select(source).map_err(|e| source_error(e, span))?;
-        let content = content(&tree, &selected).map_err(|e| source_error(e, span))?;
         let [item] = &selected[..] else {
             return Err(source_error(rbuild_source::SourceError::BadPattern(source.to_string()), span));
         };

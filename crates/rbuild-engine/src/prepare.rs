@@ -39,8 +39,8 @@ pub struct Prepared {
     pub(crate) known: Vec<Known>,
     /// The keys of the steps that are known.
     pub(crate) keys: Vec<Option<Digest>>,
-    /// What each copy takes from a context.
-    pub(crate) contents: Vec<Option<Content>>,
+    /// What each step takes from contexts.
+    pub(crate) contents: Vec<Vec<Content>>,
     /// Names what was built from this Dockerfile in this place.
     pub(crate) ledger: Digest,
     /// Images by their manifest.
@@ -142,7 +142,7 @@ fn missing_image(store: &Store, need: &ImageNeed) -> BuildError {
     }])
 }
 
-type LookedUp = (Vec<Known>, Vec<Option<Digest>>, Vec<Option<Content>>);
+type LookedUp = (Vec<Known>, Vec<Option<Digest>>, Vec<Vec<Content>>);
 
 fn look_up(graph: &BuildGraph, store: &Store, contexts: &Contexts, salt: Option<&str>) -> Result<LookedUp> {
     let mut known: Vec<Known> = Vec::with_capacity(graph.vertices.len());
@@ -151,21 +151,21 @@ fn look_up(graph: &BuildGraph, store: &Store, contexts: &Contexts, salt: Option<
         if matches!(vertex.step, Step::Scratch | Step::Image { .. }) {
             known.push(Known::Source(keys::source_result(&vertex.step)));
             keys.push(None);
-            contents.push(None);
+            contents.push(Vec::new());
             continue;
         }
         let ready = vertex.inputs().iter().all(|i| known[*i].result().is_some());
         // A step whose inputs are open cannot be keyed, but mistakes in what it reads are told before anything runs.
         let result_of = |id: VertexId| known[id].result().unwrap_or_else(|| Digest::of(b"open"));
         let maker = Keys { contexts, salt, result_of: &result_of };
-        let content = maker.copied(vertex)?;
-        let key = maker.definition(vertex, content, &mut |_| ())?;
+        let taken = maker.taken(vertex)?;
+        let key = maker.definition(vertex, &taken, &mut |_| ())?;
         let record = match key {
             Some(key) if ready && !vertex.ignore_cache => store.record(&key)?,
             _ => None,
         };
         keys.push(key.filter(|_| record.is_some()));
-        contents.push(content);
+        contents.push(taken);
         known.push(record.map_or(Known::Open, Known::Hit));
     }
     Ok((known, keys, contents))

@@ -111,7 +111,7 @@ impl Executor<'_> {
         &self,
         id: VertexId,
         step: &CopyStep,
-        content: Option<Content>,
+        taken: &[Content],
         stage: Option<&StageFiles>,
         (path, dir): (&Path, &RootDir),
     ) -> Result<Option<Changes>> {
@@ -142,7 +142,7 @@ impl Executor<'_> {
                 }
             }
         }
-        if content.is_some_and(|content| content.stamps != track.stamps) {
+        if taken.iter().any(|content| content.stamps != track.stamps) {
             return Err(BuildError::Moved);
         }
         if source.is_some() {

@@ -52,14 +52,14 @@ impl Executor<'_> {
         let result_of = |i: VertexId| self.done(i).result;
         let salt = self.request.key_salt();
         let keys = Keys { contexts: &self.contexts, salt: salt.as_deref(), result_of: &result_of };
-        let mut content = self.prepared.contents[id];
+        let mut taken = self.prepared.contents[id].clone();
         for _ in 0..LOOKS {
             let mut book =
                 Bookkeeper { graph: &self.prepared.graph, result_of: &result_of, account: Account::default() };
-            let key = keys.definition(vertex, content, &mut |part| book.note(part))?;
+            let key = keys.definition(vertex, &taken, &mut |part| book.note(part))?;
             let key = key.ok_or_else(|| BuildError::other("a step has no key"))?;
-            match self.cached_or_executed(id, &key, content, &book.account) {
-                Err(BuildError::Moved) => content = keys.copied(vertex)?,
+            match self.cached_or_executed(id, &key, &taken, &book.account) {
+                Err(BuildError::Moved) => taken = keys.taken(vertex)?,
                 other => return other,
             }
         }
@@ -67,13 +67,7 @@ impl Executor<'_> {
     }
 
     /// Whether the result was there already; otherwise it is now.
-    fn cached_or_executed(
-        &self,
-        id: VertexId,
-        key: &Digest,
-        content: Option<Content>,
-        account: &Account,
-    ) -> Result<bool> {
+    fn cached_or_executed(&self, id: VertexId, key: &Digest, taken: &[Content], account: &Account) -> Result<bool> {
         let tell = |text: String| self.events.send(Event::Why { step: id, text });
         if self.hit(id, key, key, account)? {
             tell(why::hit(key));
@@ -87,7 +81,7 @@ impl Executor<'_> {
             _ => None,
         };
         if let Step::Copy(copy) = &vertex.step
-            && let Some(digest) = copied_content(copy, content, stage.as_ref())?
+            && let Some(digest) = copied_content(copy, taken, stage.as_ref())?
         {
             let parent = vertex.parent.map_or(*key, |p| self.done(p).result);
             shared = keys::content_key(vertex, copy, self.request.key_salt().as_deref(), &parent, &digest);
@@ -111,10 +105,10 @@ impl Executor<'_> {
         match &vertex.step {
             // What changed among the files of a copy is known when it is made.
             Step::Copy(step) => {
-                tell_reason(self.copy_step(id, step, content, stage.as_ref(), (&made, &dir))?.as_ref());
+                tell_reason(self.copy_step(id, step, taken, stage.as_ref(), (&made, &dir))?.as_ref());
             }
             Step::Run(run) => {
-                let (parts, changes) = self.context_parts(run, before.as_ref())?;
+                let (parts, changes) = self.context_parts(run, taken, before.as_ref())?;
                 tell_reason(changes.as_ref());
                 self.run_step(id, run, parts, &made)?;
             }
@@ -201,10 +195,10 @@ impl Executor<'_> {
 
 /// What a COPY copies, where it counts by content although its key does not say it: files of another stage,
 /// and linked copies.
-fn copied_content(copy: &CopyStep, content: Option<Content>, stage: Option<&StageFiles>) -> Result<Option<Digest>> {
+fn copied_content(copy: &CopyStep, taken: &[Content], stage: Option<&StageFiles>) -> Result<Option<Digest>> {
     match stage {
         Some(stage) => Ok(Some(keys::sources_content(&stage.tree(), copy)?.digest)),
-        None if copy.link => Ok(content.map(|content| content.digest)),
+        None if copy.link => Ok(taken.first().map(|content| content.digest)),
         None => Ok(None),
     }
 }

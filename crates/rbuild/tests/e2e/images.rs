@@ -379,3 +379,25 @@ fn plain_images_without_a_name_go_straight_to_their_place() {
         other.rbuild(["inspect", "--verify", &id]).ok();
     }
 }
+
+/// What a compressed layer of a docker-archive holds shows when it is unpacked; nothing is taken from it then.
+#[test]
+fn a_layer_that_is_not_the_one_of_its_configuration_is_refused() {
+    let lab = Lab::new();
+    let load = |compress: &str| {
+        lab.sh(&format!(
+            r#"set -e; rm -rf f; mkdir f && echo 1 > f/a && tar -C f --owner=0 --group=0 -cf l.tar a; {compress} < l.tar > l
+            echo '{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":["sha256:'$(echo | sha256sum | cut -c1-64)'"]}}}}' > c.json
+            echo '[{{"Config":"c.json","RepoTags":["wrong:latest"],"Layers":["l"]}}]' > manifest.json
+            tar -cf image.tar c.json manifest.json l && $RB load -i image.tar"#
+        ))
+    };
+    load("cat").fails(1, &["the archive's layer l has the diffID", "the archive is damaged"]);
+    load("xz").fails(1, &["the archive's layer l has the diffID"]);
+    for compress in ["gzip", "zstd"] {
+        load(compress).ok();
+        lab.rbuild(["inspect", "--verify", "wrong"]).fails(1, &["diffID"]);
+        lab.build("FROM wrong\nCOPY --from=busybox /bin/busybox /\n", &["-o", "type=tar,dest=o.tar"])
+            .fails(1, &["diffID of the layer"]);
+    }
+}
