@@ -9,7 +9,7 @@ use rbuild_linux::RootDir;
 use rbuild_plan::{AgentStep, CacheStep, CopyStep, From, MountKindStep, MountStep, RunStep, VertexId};
 use rbuild_sandbox::{MountRequest, Source};
 use rbuild_source::{Changes, Content, Listing, Owner, SourceTree};
-use rbuild_store::{Account, CacheMount, CacheUse, Files, Snapshots, TreeId};
+use rbuild_store::{Account, CacheMount, CacheUse, Files, LISTING, Snapshots, TreeId};
 
 use crate::agent::Agent;
 use crate::copy::{CopyError, copy};
@@ -17,7 +17,6 @@ use crate::error::{BuildError, Result};
 use crate::execute::Executor;
 use crate::keys::{self, FILES, source_error};
 use crate::places::Place;
-use crate::steps::LISTING;
 use crate::track::Track;
 
 /// A part of a context that a command mounts: a path in a tree of the store.

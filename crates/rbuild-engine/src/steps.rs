@@ -12,7 +12,7 @@ use rbuild_linux::{RootDir, Timestamp};
 use rbuild_plan::{CopyStep, RunStep, SecretStep, Security, Step, VertexId, WorkdirStep};
 use rbuild_sandbox::{Files, Input, MountRequest, Outcome, RunRequest, Source, Stream, remove_points};
 use rbuild_source::{Changes, Content, Listing, SourceError, SourceTree};
-use rbuild_store::{Before, Snapshots, StoreError, TreeId, Working};
+use rbuild_store::{Before, LISTING, Snapshots, StoreError, TreeId, Working};
 
 use crate::copy::{CopyError, Reason, Terms, copy};
 use crate::error::{BuildError, Result};
@@ -347,9 +347,6 @@ impl Executor<'_> {
         error
     }
 }
-
-/// Stands beside the files of a copy.
-pub(crate) const LISTING: &str = "listing";
 
 /// More than the kernel's clock for the times of files is coarse (CONFIG_HZ is 100 at least).
 const TICK: Duration = Duration::from_millis(11);

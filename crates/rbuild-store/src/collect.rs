@@ -1,15 +1,15 @@
 //! Keeping the build cache within a budget, and forgetting what has not been used for long.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 
-use rbuild_linux::{RootDir, Timestamp};
+use rbuild_linux::{Kind, RootDir, Timestamp, write_atomic};
 
 use crate::error::Result;
 use crate::layout::Store;
-use crate::prune::{Freed, tree_bytes};
+use crate::prune::{Freed, each_below, tree_bytes};
 use crate::records::Record;
-use crate::trees::TreeId;
+use crate::trees::{LISTING, TreeId};
 
 /// What may stay.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -30,6 +30,9 @@ struct Item {
     documents: Vec<(&'static str, String)>,
 }
 
+/// Inodes and bytes of a copy's files, beside its tree.
+pub(crate) const FILES: &str = "files";
+
 /// A use that is noted is not noted again for so many seconds.
 const NOTE_AGAIN: i64 = 3600;
 
@@ -43,7 +46,11 @@ impl Store {
         }
         let mut items = self.items()?;
         items.sort_by(|a, b| (a.last_use, &a.name).cmp(&(b.last_use, &b.name)));
-        let mut left: u64 = items.iter().map(|i| i.bytes).sum();
+        let sum = |items: &[Item]| items.iter().map(|i| i.bytes).sum::<u64>();
+        if budget.bytes.is_some_and(|most| sum(&items) > most) {
+            self.count_once(&mut items)?;
+        }
+        let mut left = sum(&items);
         for item in items {
             let old = budget.used_since.is_some_and(|since| item.last_use < since);
             let over = budget.bytes.is_some_and(|most| left > most);
@@ -101,6 +108,47 @@ impl Store {
             items.push(Item { dir: "mounts", name, last_use, bytes, documents: Vec::new() });
         }
         Ok(items)
+    }
+
+    /// Takes files that several trees have off all of them but the one that goes last (the items are in the order in which
+    /// they go): only with that one the file goes.
+    fn count_once(&self, items: &mut [Item]) -> Result<()> {
+        let mut seen = HashSet::new();
+        for item in items.iter_mut().rev().filter(|item| item.dir == "trees") {
+            for (inode, bytes) in self.linkable_files(&item.name)? {
+                if !seen.insert(inode) {
+                    item.bytes = item.bytes.saturating_sub(bytes);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The files of a tree that other trees may have as well: inodes, and bytes on the disk. Looked up once, then remembered
+    /// beside it. Only copies are made by linking.
+    fn linkable_files(&self, name: &str) -> Result<Vec<(u64, u64)>> {
+        if !self.root.exists(format!("trees/{name}/{LISTING}"))? {
+            return Ok(Vec::new());
+        }
+        let known = self.tree_note(&TreeId::of_dir(name), FILES)?;
+        if !known.is_empty() {
+            let number = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_le_bytes);
+            return Ok(known.chunks_exact(16).map(|c| (number(&c[..8]), number(&c[8..]))).collect());
+        }
+        let dir = self.dir(&format!("trees/{name}"))?;
+        let mut files = Vec::new();
+        each_below(&dir, &mut |stat| {
+            if stat.kind == Kind::File {
+                files.push((stat.ino, stat.blocks * 512));
+            }
+        });
+        // A second name in the same tree is counted with the first.
+        files.sort_unstable();
+        files.dedup();
+        let bytes: Vec<u8> =
+            files.iter().flat_map(|(inode, bytes)| [inode.to_le_bytes(), bytes.to_le_bytes()]).flatten().collect();
+        write_atomic(&dir, OsStr::new(FILES), &bytes, 0o644)?;
+        Ok(files)
     }
 
     fn name_tree(

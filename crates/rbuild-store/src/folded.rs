@@ -11,6 +11,7 @@ use rbuild_layer::{LayerForm, Loose, pack_loose};
 use rbuild_linux::RootDir;
 use serde::{Deserialize, Serialize};
 
+use crate::collect::FILES;
 use crate::error::Result;
 use crate::layers::{PackedLayer, Stoppable, layer_document};
 use crate::layout::{Store, document};
@@ -74,7 +75,7 @@ impl Store {
         fs.set_own_meta(uid, gid, mode, fs.stat_self()?.mtime)?;
         let dir = self.dir(&place)?;
         // Half of one, if there is any; and what it was counted to take.
-        for old in ["fs", "bytes.json"] {
+        for old in ["fs", "bytes.json", FILES] {
             dir.remove_all(OsStr::new(old))?;
         }
         made.rename(OsStr::new("fs"), &dir, OsStr::new("fs"))?;

@@ -13,6 +13,7 @@
 //!   trees/ID/listing       what a copy took from the context
 //!   trees/ID/layer-*.json  the layers that were made of it, one a form, once something asked
 //!   trees/ID/bytes.json    how much it takes, once something asked
+//!   trees/ID/files         inodes and bytes of a copy's files, once something asked
 //!   layers/HEX.json        diffID -> tree
 //!   layers/*.repacked      diffID and form -> the layer in that form
 //!   records/HEX.json       cache key -> tree, written after the tree is in place
@@ -65,6 +66,6 @@ pub use logs::{BuildLog, LayerLog, PhaseLog, StepLog};
 pub use prune::{Freed, Usage};
 pub use records::Record;
 pub use snapshots::{Snapshots, Working};
-pub use trees::TreeId;
+pub use trees::{LISTING, TreeId};
 pub use verify::Checked;
 pub use workspace::Workspace;

@@ -3,7 +3,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 
 use rbuild_image::{Digest, digest_of};
-use rbuild_linux::RootDir;
+use rbuild_linux::{Kind, RootDir, Stat};
 
 use crate::error::Result;
 use crate::layout::Store;
@@ -203,18 +203,25 @@ impl Store {
 pub(crate) fn tree_bytes(dir: &RootDir) -> u64 {
     let mut seen = HashSet::new();
     let mut bytes = 0;
+    each_below(dir, &mut |stat| {
+        if stat.nlink < 2 || stat.kind == Kind::Dir || seen.insert(stat.inode()) {
+            bytes += stat.blocks * 512;
+        }
+    });
+    bytes
+}
+
+/// Everything below a directory; what cannot be read is left out.
+pub(crate) fn each_below(dir: &RootDir, look: &mut dyn FnMut(&Stat)) {
     let mut stack = vec![dir.sub(OsStr::new("."))];
     while let Some(dir) = stack.pop() {
         let Ok(dir) = dir else { continue };
         for entry in dir.entries().unwrap_or_default() {
             let Ok(stat) = dir.stat_name(&entry.name) else { continue };
-            if stat.nlink < 2 || stat.kind == rbuild_linux::Kind::Dir || seen.insert(stat.inode()) {
-                bytes += stat.blocks * 512;
-            }
-            if stat.kind == rbuild_linux::Kind::Dir {
+            look(&stat);
+            if stat.kind == Kind::Dir {
                 stack.push(dir.sub(&entry.name));
             }
         }
     }
-    bytes
 }

@@ -29,6 +29,11 @@ impl TreeId {
         &self.0
     }
 
+    /// The tree in that directory of `trees`.
+    pub(crate) fn of_dir(name: &str) -> TreeId {
+        TreeId(name.to_string())
+    }
+
     /// The tree of a layer by its diffID.
     pub fn of_layer(diff_id: &Digest, owners: TreeOwners) -> TreeId {
         let kind = if owners == TreeOwners::Given { 'l' } else { 'r' };
@@ -42,6 +47,9 @@ impl TreeId {
         Some(TreeId(format!("{kind}{}", hex.get(..24)?)))
     }
 }
+
+/// Stands beside the files of a copy, and says where they came from. Such files may be links to those of another copy.
+pub const LISTING: &str = "listing";
 
 /// Before the `.json` of a layer's document, where owners are written down.
 const RECORDED: &str = "-recorded";

@@ -243,6 +243,34 @@ fn the_cache_stays_within_its_budget_and_the_oldest_goes_first() {
     lab.build("FROM scratch\n", &["--cache-limit", "lots"]).fails(2, &["--cache-limit lots is not a size"]);
 }
 
+/// Copies of the same files are one to the budget, as they are on the disk.
+#[test]
+fn files_that_several_copies_share_count_once() {
+    let lab = Lab::new();
+    lab.write(".dockerignore", "Dockerfile\n").write("big", vec![7u8; 4 << 20]);
+    std::thread::sleep(std::time::Duration::from_millis(3100));
+    let out = lab.path("out").display().to_string();
+    let build = |text: &str| {
+        lab.write("small", text);
+        lab.build("FROM busybox\nCOPY . /app/\n", &["-o", &out, "--cache-limit", "10m"]).ok()
+    };
+    for (text, days) in [("1", 9), ("2", 7), ("3", 5), ("4", 3)] {
+        let ran = build(text);
+        assert_eq!(ran.stderr.contains("given back"), !lab.links_copies() && text > "2", "{text}: {}", ran.stderr);
+        lab.sh(&format!(
+            "find $RBUILD_ROOT/records -name '*.json' -newermt '-1 hour' -exec touch -d '-{days} days' {{}} +"
+        ))
+        .ok();
+    }
+    assert_eq!(build("1").steps() == (0, 1), lab.links_copies());
+    // One file of 4 MiB is too much then: all copies of it have to go, and only the last one gives it back.
+    lab.write("small", "5");
+    let ran = lab.build("FROM busybox\nCOPY . /app/\n", &["-o", &out, "--cache-limit", "1m"]).ok();
+    assert!(ran.stderr.contains("given back"), "{}", ran.stderr);
+    let left = lab.sh("du -sk $RBUILD_ROOT/trees | cut -f1").ok().stdout;
+    assert!(left.trim().parse::<u64>().unwrap() < 1024, "{left} KiB");
+}
+
 #[test]
 fn an_archive_may_leave_out_what_the_other_side_has() {
     let lab = Lab::new();

@@ -155,6 +155,12 @@ impl Lab {
         out
     }
 
+    /// Whether unchanged files of a copy are links to those of the one before: where overlays are mounted.
+    pub fn links_copies(&self) -> bool {
+        std::env::var_os("RBUILD_SNAPSHOTS").is_none_or(|way| way != "copy")
+            && std::env::var_os("RBUILD_ISOLATION").is_none_or(|rung| rung != "chroot")
+    }
+
     /// Builds to a tar and lists it: mode, owner, name and link of each entry.
     #[track_caller]
     pub fn build_listing(&self, dockerfile: &str) -> Vec<String> {
