@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, OnceLock};
 
@@ -29,6 +29,33 @@ const END_TAIL: [u8; 10] = [3, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 pub fn unpacked_size(end: &[u8; END]) -> Option<u64> {
     let number = end.strip_prefix(&END_HEAD)?.strip_suffix(&END_TAIL)?;
     Some(u64::from_le_bytes(number.try_into().ok()?))
+}
+
+/// Whether gzip bytes may be of several members: something in them looks as the header of one (RFC 1952, 2.3).
+pub fn may_have_members(mut source: impl Read) -> io::Result<bool> {
+    const HEADER: usize = 10;
+    let is_header = |at: &[u8]| {
+        let [0x1f, 0x8b, 8, flags, _, _, _, _, extra, system, ..] = *at else { return false };
+        flags & 0xe0 == 0 && matches!(extra, 0 | 2 | 4) && matches!(system, 0..=13 | 255)
+    };
+    // The first header does not count.
+    io::copy(&mut (&mut source).take(1), &mut io::sink())?;
+    let mut bytes = Vec::new();
+    loop {
+        let n = (&mut source).take(BLOCK as u64).read_to_end(&mut bytes)?;
+        let mut rest = &bytes[..];
+        while let Some(at) = rest.iter().position(|b| *b == 0x1f) {
+            if is_header(&rest[at..]) {
+                return Ok(true);
+            }
+            rest = &rest[at + 1..];
+        }
+        if n == 0 {
+            return Ok(false);
+        }
+        // What begins at the end may go on.
+        bytes.drain(..bytes.len().saturating_sub(HEADER - 1));
+    }
 }
 
 /// Threads that compress and do nothing else, so that whoever waits for them may be a worker of another pool.
@@ -143,7 +170,21 @@ impl<W: Write> Write for ParallelGzip<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read;
+
+    #[test]
+    fn members_are_seen_wherever_they_begin() {
+        let member = |data: &[u8]| {
+            let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+            gz.write_all(data).unwrap();
+            gz.finish().unwrap()
+        };
+        for size in (BLOCK - 1100..BLOCK + 20).step_by(7).chain([0, 10]) {
+            let one = member(&vec![0x1f; size]);
+            assert!(!may_have_members(&one[..]).unwrap(), "{size}");
+            assert!(may_have_members(&[&one[..], &member(b"more")].concat()[..]).unwrap(), "{size}");
+        }
+        assert!(!may_have_members(&b""[..]).unwrap());
+    }
 
     fn compress(data: &[u8], threads: usize, piece: usize, level: u32) -> Vec<u8> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

@@ -27,7 +27,7 @@ pub use aside::ChunkHash;
 pub use compress::{Compression, Decoder, detect, layer_digests};
 pub use counting::Counting;
 pub use error::{LayerError, Result};
-pub use gzip::{END as GZIP_END, unpacked_size as gzip_unpacked_size};
+pub use gzip::{END as GZIP_END, may_have_members as gzip_may_have_members, unpacked_size as gzip_unpacked_size};
 pub use leaning::Leaning;
 pub use limits::Limits;
 pub use loose::{Loose, LooseFile};

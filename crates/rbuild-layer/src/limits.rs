@@ -35,6 +35,11 @@ impl Default for Limits {
 const RATIO_FROM: u64 = 32 << 30;
 
 impl Limits {
+    /// Bytes that so many compressed ones may become.
+    pub fn unpacked(&self, packed: u64) -> u64 {
+        packed.saturating_mul(self.ratio).max(RATIO_FROM)
+    }
+
     pub const NAMES: [&str; 6] = ["entries", "path", "depth", "bytes", "header", "ratio"];
 
     /// The limit of that name.

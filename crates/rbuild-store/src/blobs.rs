@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 
 use rbuild_image::Digest;
-use rbuild_layer::{ChunkHash, GZIP_END, gzip_unpacked_size};
+use rbuild_layer::{ChunkHash, Compression, Decoder, GZIP_END, detect, gzip_may_have_members, gzip_unpacked_size};
 use rbuild_linux::{AtomicFile, Error};
 use serde::Serialize;
 
@@ -20,6 +20,9 @@ const CHUNK: usize = 256 << 10;
 
 /// Documents (manifests, configurations, indexes) are read into memory up to here.
 const MAX_DOCUMENT: u64 = 16 << 20;
+
+/// Larger gzip may be that of more than 4 GiB: no layer is compressed to less than a twentieth.
+const MOST_TOLD: u64 = (4 << 30) / 20;
 
 impl Store {
     pub fn has_blob(&self, digest: &Digest) -> Result<bool> {
@@ -58,18 +61,36 @@ impl Store {
         Ok(self.is_known_whole(&file).then_some(file))
     }
 
-    /// What a layer's bytes say of its size before compression. What was compressed here ends with it; other gzip says it in
-    /// its last four bytes (RFC 1952; modulo 4 GiB, and of its last member only); for others, the bytes as they are.
+    /// Bytes of a layer before compression. What was compressed here says it at its end; other gzip says it in its last four
+    /// bytes (RFC 1952), but of its last member only and modulo 4 GiB. Where that may be something else, and of other
+    /// compressions, all is read and counted.
     pub(crate) fn unpacked_size(&self, digest: &Digest) -> Result<u64> {
         use std::os::unix::fs::FileExt;
         let size = self.blob_size(digest)?;
         let file = self.open_blob(digest)?;
-        let (mut head, mut end) = ([0u8; 2], [0u8; GZIP_END]);
-        let gzip = file.read_exact_at(&mut head, 0).is_ok() && head == [0x1f, 0x8b];
-        let Some(at) = size.checked_sub(GZIP_END as u64).filter(|_| gzip) else { return Ok(size) };
-        file.read_exact_at(&mut end, at).map_err(|e| Error::new("pread", digest.to_string(), e))?;
-        let last = || end.last_chunk().map_or(size, |last| u64::from(u32::from_le_bytes(*last)));
-        Ok(gzip_unpacked_size(&end).unwrap_or_else(last))
+        let name = digest.to_string();
+        let (mut head, mut end) = ([0u8; 8], [0u8; GZIP_END]);
+        let n = file.read_at(&mut head, 0).map_err(|e| Error::new("pread", &name, e))?;
+        match (detect(&head[..n]), size.checked_sub(GZIP_END as u64)) {
+            (Compression::None, _) => return Ok(size),
+            (Compression::Gzip, Some(at)) => {
+                file.read_exact_at(&mut end, at).map_err(|e| Error::new("pread", &name, e))?;
+                if let Some(told) = gzip_unpacked_size(&end) {
+                    return Ok(told);
+                }
+                let one =
+                    size < MOST_TOLD && !gzip_may_have_members(&file).map_err(|e| Error::new("read", &name, e))?;
+                if let Some(last) = end.last_chunk().filter(|_| one) {
+                    return Ok(u64::from(u32::from_le_bytes(*last)));
+                }
+            }
+            _ => {}
+        }
+        // What becomes more than that is never unpacked.
+        let most = self.limits().unpacked(size);
+        let decoder = Decoder::new(self.open_blob(digest)?);
+        let decoded = decoder.and_then(|d| std::io::copy(&mut d.take(most), &mut std::io::sink()));
+        Ok(decoded.map_err(|e| Error::new("read", &name, e))?)
     }
 
     /// A small blob whole, verified.

@@ -187,8 +187,10 @@ impl Store {
         if let Some(size) = self.read_if_whole(&format!("layers/{}.size", diff_id.hex()))? {
             return Ok(size);
         }
-        let digest = digest(layer)?;
-        self.unpacked_size(&digest)
+        let bytes = self.unpacked_size(&digest(layer)?)?;
+        // A store that cannot be written still answers.
+        let _ = self.put_layer_size(diff_id, bytes);
+        Ok(bytes)
     }
 
     pub(crate) fn put_layer_size(&self, diff_id: &Digest, bytes: u64) -> Result<()> {

@@ -429,3 +429,22 @@ fn a_layer_that_is_not_the_one_of_its_configuration_is_refused() {
             .fails(1, &["diffID of the layer"]);
     }
 }
+
+/// The size of an image is that of its files, however its layers are compressed, and before they are unpacked.
+#[test]
+fn sizes_are_told_of_layers_of_every_compression() {
+    let lab = Lab::new();
+    lab.write("f/data", vec![b'x'; 3_000_000]);
+    lab.sh("tar -C f --owner=0 --group=0 -cf l.tar data").ok();
+    for compress in ["cat", "gzip", "zstd", "(head -c 2000000 | gzip; tail -c +1 l.tar | tail -c +2000001 | gzip)"] {
+        lab.sh(&format!(
+            r#"set -e; export RBUILD_ROOT=$LAB/other; {compress} < l.tar > l
+            echo '{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":["sha256:'$(sha256sum < l.tar | cut -c1-64)'"]}}}}' > c.json
+            echo '[{{"Config":"c.json","RepoTags":["sized:latest"],"Layers":["l"]}}]' > manifest.json
+            tar -cf image.tar c.json manifest.json l && $RB load -i image.tar && $RB images --format '{{{{.Size}}}}' > size
+            $RB images --format '{{{{.Size}}}}' | cmp - size; rm -rf $LAB/other"#
+        ))
+        .ok();
+        assert_eq!(std::fs::read_to_string(lab.ctx().join("size")).unwrap(), "3.01MB\n", "{compress}");
+    }
+}
