@@ -251,7 +251,8 @@ impl Copier<'_> {
             self.note(tree, (source, source_name, source_path), stat, (path, name))?;
             if self.may_defer((dir, path, name), stat)? {
                 self.take_back(path, name)?;
-                let later = LooseFile { source: source_name.into(), name: name.into(), stat: *stat, uid, gid, mode };
+                let (source, name) = (source_name.into(), name.into());
+                let later = LooseFile { source, name, stat: *stat, uid, gid, mode, unchanged: false };
                 return self.defer(source_path, dir, later);
             }
         }

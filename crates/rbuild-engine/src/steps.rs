@@ -127,7 +127,8 @@ impl Executor<'_> {
                 context.map(|c| SourceTree { exclude: Some(&exclude), ..c.tree() })
             }
         };
-        let mut track = self.nearest_tree(id).map_or(Ok(Track::default()), |tree| self.track(&tree))?;
+        let earlier = self.nearest_tree(id);
+        let mut track = earlier.as_ref().map_or(Ok(Track::default()), |tree| self.track(tree))?;
         track.defers = working.takes_files();
         let fail = |e| self.copy_error(id, step, e);
         copy(step, source.as_ref(), root, terms, Some(&mut track)).map_err(fail)?;
@@ -135,7 +136,10 @@ impl Executor<'_> {
         if let Some(source) = &source {
             let general = |reason| fail(CopyError { source: None, reason });
             match self.folds(id).filter(|_| track.has_later()) {
-                Some(form) => self.fold(dir, track.take_loose(source.root).map_err(general)?, form)?,
+                Some(form) => {
+                    let layer = earlier.map_or(Ok(None), |tree| self.store.plain_layer(&tree))?;
+                    self.fold(dir, track.take_loose(source.root, layer).map_err(general)?, form)?
+                }
                 None => {
                     let fs = dir.sub("fs").map_err(BuildError::kernel("the step's directory"))?;
                     track.finish(source.root, &fs).map_err(general)?;

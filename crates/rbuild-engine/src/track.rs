@@ -6,6 +6,7 @@
 //! systems copy them), so two trees may share one.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -55,7 +56,7 @@ impl Group {
 impl Track {
     /// Beside an earlier copy, whose files are `files`.
     pub fn since(earlier: Listing, files: Option<RootDir>) -> Track {
-        Track { earlier, files, ..Track::default() }
+        Track { listing: Listing::as_large_as(&earlier), earlier, files, ..Track::default() }
     }
 
     /// Leaves a file of the directory `source` for later; it goes to `dir`, a real path in the root. Whether it is the
@@ -93,11 +94,13 @@ impl Track {
         !self.groups.is_empty()
     }
 
-    /// What was left for later, for who takes it from the source.
-    pub fn take_loose(&mut self, source: &RootDir) -> Result<Loose, Reason> {
-        let mut loose = Loose::of(source.try_clone()?);
-        for group in self.groups.drain(..) {
-            loose.add(&group.dir, &group.source, group.files.into_iter().flatten());
+    /// What was left for later, for who takes it from the source, or from the earlier copy's `layer`.
+    pub fn take_loose(&mut self, source: &RootDir, layer: Option<File>) -> Result<Loose, Reason> {
+        let mut loose = Loose::of(source.try_clone()?, layer);
+        for mut group in std::mem::take(&mut self.groups) {
+            let files = std::mem::take(&mut group.files).into_iter().flatten();
+            let files = files.map(|file| LooseFile { unchanged: self.had(&group, &file), ..file });
+            loose.add(&group.dir, &group.source, files);
         }
         Ok(loose)
     }
@@ -148,15 +151,21 @@ impl Track {
 
     /// Whether the earlier copy has this very file at this very place.
     fn has(&self, earlier: &RootDir, group: &Group, file: &LooseFile) -> bool {
-        let LooseFile { source, name, stat, uid, gid, mode } = file;
-        let same = self.earlier.get(&group.dir.join(name)).is_some_and(|known| {
-            known.stamp == Some(Stamp::of(stat)) && known.source.as_os_str() == group.source.join(source).as_os_str()
-        });
-        same && earlier.stat_name(name).is_ok_and(|there| {
-            there.kind == Kind::File
-                && (there.uid, there.gid, there.mode) == (*uid, *gid, *mode)
-                && (there.size, there.mtime) == (stat.size, stat.mtime)
-                && there.nlink < MOST_NAMES
+        let LooseFile { name, stat, uid, gid, mode, .. } = file;
+        self.had(group, file)
+            && earlier.stat_name(name).is_ok_and(|there| {
+                there.kind == Kind::File
+                    && (there.uid, there.gid, there.mode) == (*uid, *gid, *mode)
+                    && (there.size, there.mtime) == (stat.size, stat.mtime)
+                    && there.nlink < MOST_NAMES
+            })
+    }
+
+    /// Whether the earlier copy took this very file to this very place, and it has not been written since.
+    fn had(&self, group: &Group, file: &LooseFile) -> bool {
+        self.earlier.get(&group.dir.join(&file.name)).is_some_and(|known| {
+            known.stamp == Some(Stamp::of(&file.stat))
+                && known.source.as_os_str() == group.source.join(&file.source).as_os_str()
         })
     }
 
@@ -172,7 +181,7 @@ impl Track {
 }
 
 fn write(from: &RootDir, to: &RootDir, file: &LooseFile) -> Result<(), Reason> {
-    let LooseFile { source, name, stat, uid, gid, mode } = file;
+    let LooseFile { source, name, stat, uid, gid, mode, .. } = file;
     let read = from.open_name(source)?;
     let new = to.create_file(name, 0o600)?;
     copy_file(&read, stat, &new)?;

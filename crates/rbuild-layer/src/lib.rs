@@ -7,6 +7,7 @@
 mod aside;
 mod compress;
 mod counting;
+mod earlier;
 mod error;
 mod finisher;
 mod gzip;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use rbuild_linux::{RootDir, Stat, Timestamp, file_stat, file_xattrs};
 
+use crate::earlier::EarlierLayer;
 use crate::error::{LayerError, Result};
 use crate::pack::Times;
 use crate::reader::{EntryKind, TarEntry};
@@ -28,19 +29,23 @@ pub struct LooseFile {
     pub uid: u32,
     pub gid: u32,
     pub mode: u32,
+    /// It holds what it held when an earlier layer was made of it.
+    pub unchanged: bool,
 }
 
 /// All files of a tree that lie elsewhere.
 #[derive(Default)]
 pub struct Loose {
     source: Option<RootDir>,
+    earlier: Option<EarlierLayer>,
     dirs: HashMap<PathBuf, Vec<(Arc<Path>, LooseFile)>>,
 }
 
 impl Loose {
-    /// Files that lie below `source`.
-    pub fn of(source: RootDir) -> Loose {
-        Loose { source: Some(source), dirs: HashMap::new() }
+    /// Files that lie below `source`. `earlier` is the uncompressed layer that those were in which are unchanged, made here
+    /// and known to be whole.
+    pub fn of(source: RootDir, earlier: Option<File>) -> Loose {
+        Loose { source: Some(source), earlier: earlier.map(EarlierLayer::new), dirs: HashMap::new() }
     }
 
     /// Puts files of one directory of the source into the directory `dir` of the tree, which has nothing of their names.
@@ -80,8 +85,17 @@ impl LooseHere {
         (source, file): &(Arc<Path>, LooseFile),
         path: &Path,
         times: Times,
-        all: &Loose,
+        all: &mut Loose,
     ) -> Result<Item> {
+        let mut entry = entry(file, path, times);
+        if file.unchanged
+            && entry.size <= SMALL
+            && let Some((xattrs, content)) =
+                all.earlier.as_mut().and_then(|earlier| earlier.file(Path::new(&entry.path), entry.size))
+        {
+            entry.xattrs = xattrs;
+            return Ok(Item::Small(entry, content));
+        }
         let dir = match &mut self.open {
             Some((open, dir)) if open.as_os_str() == source.as_os_str() => dir,
             other => {
@@ -89,13 +103,13 @@ impl LooseHere {
                 &mut other.insert((source.clone(), root.sub(source)?)).1
             }
         };
-        read(dir, file, path, times)
+        read(dir, file, entry)
     }
 }
 
-fn read(dir: &RootDir, file: &LooseFile, path: &Path, times: Times) -> Result<Item> {
-    let LooseFile { name, source, stat, uid, gid, mode } = file;
-    let mut entry = TarEntry {
+fn entry(file: &LooseFile, path: &Path, times: Times) -> TarEntry {
+    let LooseFile { name, stat, uid, gid, mode, .. } = file;
+    TarEntry {
         path: path.join(name).into_os_string(),
         kind: EntryKind::File,
         mode: *mode,
@@ -107,7 +121,11 @@ fn read(dir: &RootDir, file: &LooseFile, path: &Path, times: Times) -> Result<It
         rdev: (0, 0),
         xattrs: Default::default(),
         sparse: None,
-    };
+    }
+}
+
+fn read(dir: &RootDir, file: &LooseFile, mut entry: TarEntry) -> Result<Item> {
+    let LooseFile { source, stat, .. } = file;
     let open = dir.open_name(source)?;
     entry.xattrs = file_xattrs(&open)?.into_iter().filter(|(attr, _)| keep_in_layer(attr)).collect();
     let unchanged = Unchanged { stat: *stat, path: dir.label().join(source) };
@@ -156,7 +174,7 @@ mod tests {
             std::fs::create_dir_all(dir.join("a/b")).unwrap();
         }
         std::fs::create_dir_all(&source).unwrap();
-        let mut loose = Loose::of(RootDir::open(top.join("source")).unwrap());
+        let mut loose = Loose::of(RootDir::open(top.join("source")).unwrap(), None);
         for dir in ["", "a", "a/b"] {
             let mut files = Vec::new();
             for i in 0..150 {
@@ -170,7 +188,15 @@ mod tests {
                     let (uid, gid, mode) = (0, 0, 0o640);
                     let source_name = at.file_name().unwrap().to_os_string();
                     let stat = file_stat(&File::open(&at).unwrap()).unwrap();
-                    files.push(LooseFile { name: name.clone().into(), source: source_name, stat, uid, gid, mode });
+                    files.push(LooseFile {
+                        name: name.clone().into(),
+                        source: source_name,
+                        stat,
+                        uid,
+                        gid,
+                        mode,
+                        unchanged: false,
+                    });
                 }
             }
             // Out of order, and in two parts.
@@ -198,6 +224,69 @@ mod tests {
         std::fs::remove_dir_all(&top).unwrap();
     }
 
+    /// What is unchanged comes out of the earlier layer, whatever lies around it there, and from where it lies if the layer
+    /// does not have it after all.
+    #[test]
+    fn unchanged_files_come_from_the_earlier_layer() {
+        let top = std::env::temp_dir().join(format!("rbuild-earlier-{}", std::process::id()));
+        let (old, source) = (top.join("old"), top.join("source"));
+        for dir in ["a/b", "a.b", "gone"] {
+            std::fs::create_dir_all(old.join(dir)).unwrap();
+            std::fs::create_dir_all(source.join(dir)).unwrap();
+        }
+        let files = [("a/b/1", 5), ("a/b/large", 300_000), ("a/c", 0), ("a.b/x", 700), ("gone/y", 9), ("z", 40_000)];
+        for (name, size) in files {
+            std::fs::write(old.join(name), vec![b'o'; size]).unwrap();
+            std::fs::write(source.join(name), vec![b's'; size]).unwrap();
+        }
+        std::os::unix::fs::symlink("nowhere", old.join("a/a-link")).unwrap();
+        std::fs::write(source.join("a/b/new"), "new").unwrap();
+        let form = LayerForm { compression: crate::Compression::None, level: None };
+        let layer = top.join("layer");
+        let written = std::fs::File::create(&layer).unwrap();
+        pack_layer(&RootDir::open(&old).unwrap(), form, Times::AsIs, written).unwrap();
+        // What each file holds, by its first byte.
+        let packed = |layer: &Path| -> Vec<(String, u8)> {
+            let mut loose = Loose::of(RootDir::open(&source).unwrap(), Some(File::open(layer).unwrap()));
+            for (name, unchanged) in
+                [("a/b/1", true), ("a/b/large", true), ("a/b/new", true), ("a/c", true), ("a.b/x", false), ("z", true)]
+            {
+                let path = Path::new(name);
+                let stat = file_stat(&File::open(source.join(path)).unwrap()).unwrap();
+                let name = path.file_name().unwrap().to_os_string();
+                let file = LooseFile { source: name.clone(), name, stat, uid: 0, gid: 0, mode: 0o600, unchanged };
+                let dir = path.parent().unwrap();
+                loose.add(dir, dir, [file]);
+            }
+            let tree = top.join("tree");
+            std::fs::create_dir_all(tree.join("a/b")).unwrap();
+            std::fs::create_dir_all(tree.join("a.b")).unwrap();
+            let mut bytes = Vec::new();
+            pack_loose(&RootDir::open(&tree).unwrap(), loose, form, &mut bytes).unwrap();
+            let mut archive = tar::Archive::new(&bytes[..]);
+            let entries = archive.entries().unwrap().map(|e| e.unwrap());
+            let held = entries.filter(|e| e.header().entry_type().is_file()).map(|mut e| {
+                let mut content = Vec::new();
+                std::io::Read::read_to_end(&mut e, &mut content).unwrap();
+                assert_eq!(e.header().mode().unwrap(), 0o600);
+                (e.path().unwrap().display().to_string(), content.first().copied().unwrap_or(b'-'))
+            });
+            held.collect()
+        };
+        let expected = |small: u8| {
+            [("a/b/1", small), ("a/b/large", b's'), ("a/b/new", b'n'), ("a/c", b'-'), ("a.b/x", b's'), ("z", small)]
+                .map(|(name, byte)| (name.to_string(), byte))
+        };
+        assert_eq!(packed(&layer), expected(b'o'));
+        // Layers that end too early, or are none.
+        std::fs::write(top.join("junk"), vec![b'j'; 10_000]).unwrap();
+        std::fs::write(top.join("empty"), "").unwrap();
+        for broken in ["junk", "empty"] {
+            assert_eq!(packed(&top.join(broken)), expected(b's'), "{broken}");
+        }
+        std::fs::remove_dir_all(&top).unwrap();
+    }
+
     #[test]
     fn a_file_that_changed_is_an_error() {
         let top = std::env::temp_dir().join(format!("rbuild-loose-changed-{}", std::process::id()));
@@ -208,9 +297,10 @@ mod tests {
             let stat = file_stat(&File::open(top.join("f")).unwrap()).unwrap();
             for now in [size / 2, size + 1] {
                 std::fs::write(top.join("f"), vec![2; now]).unwrap();
-                let mut loose = Loose::of(RootDir::open(&top).unwrap());
+                let mut loose = Loose::of(RootDir::open(&top).unwrap(), None);
                 let name = || OsStr::new("f").to_os_string();
-                let file = LooseFile { name: name(), source: name(), stat, uid: 0, gid: 0, mode: 0o644 };
+                let file =
+                    LooseFile { name: name(), source: name(), stat, uid: 0, gid: 0, mode: 0o644, unchanged: false };
                 loose.add(Path::new(""), Path::new(""), [file]);
                 let tree = RootDir::open(top.join("tree")).unwrap();
                 let got = pack_loose(&tree, loose, form, Vec::new());

@@ -1,7 +1,8 @@
 //! Tar framing: headers, PAX records, long names, sizes. The header block itself is the tar crate's.
 
 use std::ffi::{OsStr, OsString};
-use std::io::Read;
+use std::fs::File;
+use std::io::{BufReader, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use rbuild_linux::{Timestamp, Xattrs};
@@ -44,7 +45,7 @@ pub struct TarEntry {
     pub sparse: Option<(Vec<(u64, u64)>, u64)>,
 }
 
-pub struct TarReader<R: Read> {
+pub struct TarReader<R> {
     inner: R,
     /// Content and padding of the current entry that nobody has read yet.
     remaining: u64,
@@ -67,6 +68,16 @@ struct Pax {
     mtime: Option<Timestamp>,
     xattrs: Xattrs,
     sparse: SparseRecords,
+}
+
+impl TarReader<BufReader<File>> {
+    /// Passes over what is left of the current entry's content without reading it.
+    pub fn pass_over(&mut self) -> Result<()> {
+        let skip = i64::try_from(self.remaining.saturating_add(self.padding)).unwrap_or(i64::MAX);
+        self.inner.seek_relative(skip).map_err(LayerError::io("the content of a file"))?;
+        (self.remaining, self.padding) = (0, 0);
+        Ok(())
+    }
 }
 
 impl<R: Read> TarReader<R> {

@@ -76,7 +76,7 @@ impl Walk {
             }
             let Some(top) = self.stack.last_mut() else { return Ok(None) };
             if let Some(file) = top.loose.before(top.entries.last()) {
-                return top.loose.item(&file, &top.path, self.times, &self.loose).map(Some);
+                return top.loose.item(&file, &top.path, self.times, &mut self.loose).map(Some);
             }
             let Some(name) = top.entries.pop() else {
                 self.stack.pop();

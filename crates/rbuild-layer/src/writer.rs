@@ -8,9 +8,16 @@ use tar::{EntryType, Header};
 
 use crate::reader::{EntryKind, TarEntry};
 
-/// The largest number that eleven octal digits hold.
-const OCTAL_MAX: u64 = 0o77_777_777_777;
-const ID_MAX: u64 = 0o7_777_777;
+/// A field of a header that holds a number: where it stands, and its length.
+type Field = (usize, usize);
+const MODE: Field = (100, 8);
+const UID: Field = (108, 8);
+const GID: Field = (116, 8);
+const SIZE: Field = (124, 12);
+const MTIME: Field = (136, 12);
+const CHECKSUM: Field = (148, 8);
+const MAJOR: Field = (329, 8);
+const MINOR: Field = (337, 8);
 
 pub struct TarWriter<W: Write> {
     out: W,
@@ -46,14 +53,14 @@ impl<W: Write> TarWriter<W> {
             record(&mut pax, b"linkpath", link);
         }
         put(&mut header, 157, 100, link);
-        header.set_mode(entry.mode);
-        number(&mut pax, b"uid", entry.uid, ID_MAX, |n| header.set_uid(n));
-        number(&mut pax, b"gid", entry.gid, ID_MAX, |n| header.set_gid(n));
-        number(&mut pax, b"size", entry.size, OCTAL_MAX, |n| header.set_size(n));
+        octal(&mut header, MODE, u64::from(entry.mode));
+        number(&mut header, UID, entry.uid, &mut pax, b"uid");
+        number(&mut header, GID, entry.gid, &mut pax, b"gid");
+        number(&mut header, SIZE, entry.size, &mut pax, b"size");
         match u64::try_from(entry.mtime.sec) {
-            Ok(sec) if sec <= OCTAL_MAX => header.set_mtime(sec),
+            Ok(sec) if sec <= largest(MTIME) => octal(&mut header, MTIME, sec),
             _ => {
-                header.set_mtime(0);
+                octal(&mut header, MTIME, 0);
                 record(&mut pax, b"mtime", entry.mtime.sec.to_string().as_bytes());
             }
         }
@@ -71,9 +78,12 @@ impl<W: Write> TarWriter<W> {
         };
         header.set_entry_type(kind);
         let (major, minor) = if device { entry.rdev } else { (0, 0) };
-        header.set_device_major(major)?;
-        header.set_device_minor(minor)?;
-        header.set_cksum();
+        if u64::from(major.max(minor)) > largest(MAJOR) {
+            return Err(io::Error::other(format!("{:?} is a device whose number no archive holds", entry.path)));
+        }
+        octal(&mut header, MAJOR, u64::from(major));
+        octal(&mut header, MINOR, u64::from(minor));
+        checksum(&mut header);
         if !pax.is_empty() {
             self.pax_header(&path, &pax)?;
         }
@@ -106,14 +116,10 @@ impl<W: Write> TarWriter<W> {
         let mut header = Header::new_ustar();
         put(&mut header, 0, 100, path.as_bytes());
         header.set_mode(0o644);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(0);
+        [UID, GID, MTIME, MAJOR, MINOR].into_iter().for_each(|field| octal(&mut header, field, 0));
         header.set_size(size);
         header.set_entry_type(EntryType::Regular);
-        header.set_device_major(0)?;
-        header.set_device_minor(0)?;
-        header.set_cksum();
+        checksum(&mut header);
         self.out.write_all(header.as_bytes())?;
         self.out.seek(SeekFrom::Start(end))?;
         self.padding = padding(size);
@@ -126,12 +132,10 @@ impl<W: Write> TarWriter<W> {
         let name = [b"PaxHeaders.0/", &base[..base.len().min(80)]].concat();
         put(&mut header, 0, 100, &name.iter().map(|b| if b.is_ascii() { *b } else { b'_' }).collect::<Vec<u8>>());
         header.set_entry_type(EntryType::XHeader);
-        header.set_mode(0o644);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(0);
+        octal(&mut header, MODE, 0o644);
+        [UID, GID, MTIME].into_iter().for_each(|field| octal(&mut header, field, 0));
         header.set_size(records.len() as u64);
-        header.set_cksum();
+        checksum(&mut header);
         self.out.write_all(header.as_bytes())?;
         self.out.write_all(records)?;
         self.out.write_all(&[0; 512][..padding(records.len() as u64)])
@@ -192,13 +196,34 @@ fn put(header: &mut Header, at: usize, length: usize, bytes: &[u8]) {
     header.as_mut_bytes()[at..at + n].copy_from_slice(&bytes[..n]);
 }
 
-fn number(pax: &mut Vec<u8>, key: &[u8], value: u64, max: u64, set: impl FnOnce(u64)) {
-    if value > max {
-        record(pax, key, value.to_string().as_bytes());
-        set(0);
-    } else {
-        set(value);
+/// The largest number that a field holds: octal digits, and a zero byte behind them.
+fn largest((_, length): Field) -> u64 {
+    (1 << (3 * (length - 1))) - 1
+}
+
+/// Writes a number that is not too large. Formatting is a good part of packing small files, hence by hand.
+fn octal(header: &mut Header, (at, length): Field, mut value: u64) {
+    let field = &mut header.as_mut_bytes()[at..at + length];
+    field[length - 1] = 0;
+    for digit in field[..length - 1].iter_mut().rev() {
+        *digit = b'0' + (value & 7) as u8;
+        value >>= 3;
     }
+}
+
+/// The same, and a PAX record in its place for a number that is too large.
+fn number(header: &mut Header, field: Field, value: u64, pax: &mut Vec<u8>, key: &[u8]) {
+    if value > largest(field) {
+        record(pax, key, value.to_string().as_bytes());
+    }
+    octal(header, field, if value > largest(field) { 0 } else { value });
+}
+
+/// The sum of all bytes, its own eight counted as blanks (POSIX ustar).
+fn checksum(header: &mut Header) {
+    header.as_mut_bytes()[CHECKSUM.0..CHECKSUM.0 + CHECKSUM.1].fill(b' ');
+    let sum: u32 = header.as_bytes().iter().map(|byte| u32::from(*byte)).sum();
+    octal(header, CHECKSUM, u64::from(sum));
 }
 
 /// Appends `LENGTH KEY=VALUE\n`, where LENGTH counts itself.

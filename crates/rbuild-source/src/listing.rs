@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::hash::Hasher;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -22,7 +22,23 @@ pub struct Listing {
     bytes: Vec<u8>,
     /// Where entries begin, by the hash of the path that they went to. Of two with one hash the first is not found, and
     /// so counts as new.
-    index: HashMap<u64, usize>,
+    index: HashMap<u64, usize, BuildHasherDefault<AsIs>>,
+}
+
+/// For what is a hash already.
+#[derive(Default)]
+struct AsIs(u64);
+
+impl Hasher for AsIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.0 = self.0 << 8 | u64::from(*byte));
+    }
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
 }
 
 /// One entry as its source was.
@@ -60,6 +76,13 @@ impl Changes {
 }
 
 impl Listing {
+    /// An empty one with room for as much as another one has.
+    pub fn as_large_as(other: &Listing) -> Listing {
+        let room = |size: usize| size + size / 16;
+        let index = HashMap::with_capacity_and_hasher(room(other.index.len()), Default::default());
+        Listing { bytes: Vec::with_capacity(room(other.bytes.len())), index }
+    }
+
     /// What went to that path; what came there before is covered.
     pub fn put(&mut self, path: &Path, entry: Listed<'_>) {
         let (path, source) = (path.as_os_str().as_bytes(), entry.source.as_os_str().as_bytes());
@@ -91,7 +114,7 @@ impl Listing {
     /// From the bytes that [`Listing::to_bytes`] gave; anything else is an empty listing.
     pub fn from_bytes(bytes: &[u8]) -> Listing {
         let Some(bytes) = bytes.strip_prefix(MAGIC) else { return Listing::default() };
-        let mut index = HashMap::new();
+        let mut index = HashMap::with_capacity_and_hasher(bytes.len() / (2 * FIXED), Default::default());
         let mut at = 0;
         while at < bytes.len() {
             let Some((path, _, next)) = entry(bytes, at) else { return Listing::default() };
@@ -120,18 +143,22 @@ impl Listing {
     pub fn changes_since(&self, earlier: &Listing) -> Changes {
         let mut changes = Changes::default();
         let name = |entry: &Listed<'_>| entry.source.to_string_lossy().into_owned();
+        let mut found = 0;
         for (path, entry) in self.iter() {
             match earlier.get(Path::new(OsStr::from_bytes(path))) {
                 None => changes.new.push(name(&entry)),
                 Some(before) => {
+                    found += 1;
                     if let Some(how) = entry.difference(&before) {
                         changes.changed.push(format!("{}{how}", name(&entry)));
                     }
                 }
             }
         }
-        let gone = earlier.iter().filter(|(path, _)| self.get(Path::new(OsStr::from_bytes(path))).is_none());
-        changes.gone = gone.map(|(_, entry)| name(&entry)).collect();
+        if found < earlier.index.len() {
+            let gone = earlier.iter().filter(|(path, _)| self.get(Path::new(OsStr::from_bytes(path))).is_none());
+            changes.gone = gone.map(|(_, entry)| name(&entry)).collect();
+        }
         changes
     }
 }

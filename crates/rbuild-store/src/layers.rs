@@ -1,6 +1,7 @@
 //! Layers that were made here: of the trees of steps, and of other layers in another form. Each is made once.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::Write;
 
 use rbuild_image::{Descriptor, Digest, Hasher, MediaType, descriptor};
@@ -195,6 +196,13 @@ impl Store {
 
     pub(crate) fn put_layer_size(&self, diff_id: &Digest, bytes: u64) -> Result<()> {
         self.write("layers", &format!("{}.size", diff_id.hex()), &bytes)
+    }
+
+    /// The layer of a tree, if one was made without compression whose bytes are known to be whole.
+    pub fn plain_layer(&self, tree: &TreeId) -> Result<Option<File>> {
+        let plain = LayerForm { compression: Compression::None, level: None };
+        let found = self.packed_layer(&format!("trees/{}/{}", tree.name(), layer_document(plain, None)))?;
+        found.map_or(Ok(None), |layer| self.open_known(&layer.digest))
     }
 
     /// The blobs of all layers that were made of the tree in that directory of `trees`.
