@@ -45,12 +45,12 @@ fn directories_without_an_entry_look_like_those_below_them() {
 
 /// Most layers say nothing of the root directory.
 #[test]
-fn the_root_directory_is_what_it_is_below() {
+fn the_top_directory_is_what_it_is_below() {
     let lab = scene();
     let mode = |base: &str| {
         let out = lab.build_local(
             &format!(
-                "FROM {base} AS a\nCOPY --from=busybox /bin/busybox /b\nRUN [\"/b\", \"sh\", \"-c\", \"/b stat -c %a / > /mode\"]\n\
+                "FROM {base} AS a\nCOPY --from=busybox /bin/busybox /busybox\nRUN [\"/busybox\", \"sh\", \"-c\", \"/busybox stat -c %a / > /mode\"]\n\
                  FROM scratch\nCOPY --from=a /mode /\n"
             ),
             &[],
