@@ -9,7 +9,7 @@ use rbuild_image::{Digest, Hasher};
 /// Chunks that may wait for the other thread.
 const WAITING: usize = 8;
 /// Less than this is hashed where it comes along: a thread costs more.
-const SMALL: u64 = 2 << 20;
+const SMALL: u64 = 512 << 10;
 
 /// Who gets a chunk that was hashed.
 type Done<C> = Arc<dyn Fn(C) + Send + Sync>;

@@ -4,7 +4,7 @@
 use std::io::{self, Write};
 
 /// Bytes of a piece; the last one is shorter.
-const PIECE: usize = 256 << 10;
+const PIECE: usize = 1 << 20;
 
 /// Who takes a piece; gives memory for another one, with whatever it holds.
 type Pass<'a> = dyn FnMut(Vec<u8>) -> io::Result<Vec<u8>> + 'a;
