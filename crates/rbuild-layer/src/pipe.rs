@@ -9,8 +9,8 @@ use rbuild_image::Digest;
 
 use crate::aside::HashAside;
 
-const CHUNK: usize = 256 * 1024;
-const AHEAD: usize = 8;
+const CHUNK: usize = 1 << 20;
+const AHEAD: usize = 4;
 
 /// Bytes for the consumer and for who hashes them.
 #[derive(Clone, Default)]
