@@ -260,7 +260,8 @@ impl Copier<'_> {
             self.make_entry_dir(dir, path, name)?;
         } else {
             self.take_back(path, name)?;
-            if self.clear_place(dir, path, name)? {
+            // One thing alone comes to no place twice.
+            if self.clear_place(dir, path, name)? && self.defers != Defers::Plain {
                 self.links.retain(|_, first| first.as_path() != path);
             }
             if stat.nlink > 1 && stat.kind == Kind::File {
@@ -410,7 +411,10 @@ impl Copier<'_> {
                 "{} is a directory in the image, and the copy has a file of that name",
                 path.display()
             ))),
-            Ok(_) => Ok(dir.remove_file(name).map(|()| true)?),
+            Ok(_) => {
+                dir.remove_file(name)?;
+                Ok(true)
+            }
             Err(e) if e.is_not_found() => Ok(false),
             Err(e) => Err(e.into()),
         }

@@ -72,7 +72,7 @@ struct Pax {
 
 impl TarReader<BufReader<File>> {
     /// Passes over what is left of the current entry's content without reading it.
-    pub fn pass_over(&mut self) -> Result<()> {
+    pub(crate) fn pass_over(&mut self) -> Result<()> {
         let skip = i64::try_from(self.remaining.saturating_add(self.padding)).unwrap_or(i64::MAX);
         self.inner.seek_relative(skip).map_err(LayerError::io("the content of a file"))?;
         (self.remaining, self.padding) = (0, 0);

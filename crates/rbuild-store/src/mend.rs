@@ -42,9 +42,9 @@ impl Store {
 
     /// What the last tree lacks above the others; made once. `None` if that is nothing.
     fn mend(&self, work: &Workspace, trees: &[TreeId], leaning: &Leaning, build: &str) -> Result<Option<TreeId>> {
-        let [.., below, layer] = trees else { return Ok(None) };
+        let [below @ .., layer] = trees else { return Ok(None) };
         let layer = self.tree(layer)?;
-        if leaning.is_empty() && same_dir(&self.tree(below)?, &layer)? {
+        if leaning.is_empty() && below.last().map_or(Ok(true), |below| same_dir(&self.tree(below)?, &layer))? {
             return Ok(None);
         }
         let mut hasher = Hasher::new();

@@ -95,6 +95,13 @@ fn hard_links_to_files_of_lower_layers_are_made() {
         tar -cf image.tar c.json manifest.json 1.tar 2.tar && $RB load -i image.tar"#)
         .ok();
     lab.build("FROM leaning\nRUN true\n", &[]).fails(1, &["first", "is a hard link to", "nor one below it brings"]);
+    // The same of a layer with none below it.
+    lab.sh(r#"set -e; d2=$(sha256sum < 2.tar | cut -c1-64)
+        echo '{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":["sha256:'$d2'"]}}' > c.json
+        echo '[{"Config":"c.json","RepoTags":["lowest:latest"],"Layers":["2.tar"]}]' > manifest.json
+        tar -cf image.tar c.json manifest.json 2.tar && $RB load -i image.tar"#)
+        .ok();
+    lab.build("FROM lowest\nRUN true\n", &[]).fails(1, &["first", "is a hard link to", "nor one below it brings"]);
 }
 
 #[test]
