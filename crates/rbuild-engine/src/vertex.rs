@@ -100,24 +100,8 @@ impl Executor<'_> {
             return Ok(true);
         }
         let before = self.nearest[id].and_then(|key| self.store.account(&key).ok().flatten());
-        let tell_reason = |changes: Option<&Changes>| tell(self.reason(id, key, account, before.as_ref(), changes));
-        let (made, dir) = self.new_tree(id)?;
-        match &vertex.step {
-            // What changed among the files of a copy is known when it is made.
-            Step::Copy(step) => {
-                tell_reason(self.copy_step(id, step, taken, stage.as_ref(), (&made, &dir))?.as_ref());
-            }
-            Step::Run(run) => {
-                let (parts, changes) = self.context_parts(run, taken, before.as_ref())?;
-                tell_reason(changes.as_ref());
-                self.run_step(id, run, parts, &made)?;
-            }
-            Step::Workdir(step) => {
-                tell_reason(None);
-                self.workdir_step(id, step, &made)?;
-            }
-            Step::Scratch | Step::Image { .. } => {}
-        }
+        let why = |changes: Option<&Changes>| tell(self.reason(id, key, account, before.as_ref(), changes));
+        let made = self.make(id, taken, stage.as_ref(), before.as_ref(), &why)?;
         let (created, build) = (self.request.now, self.request.build_id.as_str());
         let result = self.result_of(id, &shared, key);
         let again = vertex.ignore_cache && matches!(vertex.step, Step::Run(_));
@@ -133,6 +117,34 @@ impl Executor<'_> {
         }
         let _ = self.done[id].set(Done { result, tree: Some(tree), created, key: Some(*key) });
         Ok(false)
+    }
+
+    /// Has a step fill a new tree; gives its directory. `before` is the account of the nearest earlier step, and `why` is told
+    /// what changed among the files that the step takes, as soon as that is known.
+    fn make(
+        &self,
+        id: VertexId,
+        taken: &[Content],
+        stage: Option<&StageFiles>,
+        before: Option<&Account>,
+        why: &dyn Fn(Option<&Changes>),
+    ) -> Result<PathBuf> {
+        let (made, dir) = self.new_tree(id)?;
+        match &self.prepared.graph.vertices[id].step {
+            // It shows when they are copied.
+            Step::Copy(step) => why(self.copy_step(id, step, taken, stage, (&made, &dir))?.as_ref()),
+            Step::Run(run) => {
+                let (parts, changes) = self.context_parts(run, taken, before)?;
+                why(changes.as_ref());
+                self.run_step(id, run, parts, &made)?;
+            }
+            Step::Workdir(step) => {
+                why(None);
+                self.workdir_step(id, step, &made)?;
+            }
+            Step::Scratch | Step::Image { .. } => {}
+        }
+        Ok(made)
     }
 
     /// Why a step has to run, as far as earlier builds tell.
