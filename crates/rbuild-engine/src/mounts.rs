@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rbuild_dockerfile::{Diagnostic, Sharing, Span};
 use rbuild_image::{Digest, Hasher};
 use rbuild_linux::RootDir;
-use rbuild_plan::{AgentStep, CacheStep, CopyStep, From, MountKindStep, MountStep, RunStep, VertexId};
+use rbuild_plan::{AgentStep, CacheStep, CopyStep, From, MountKindStep, MountStep, RunStep, Security, VertexId};
 use rbuild_sandbox::{MountRequest, Source};
 use rbuild_source::{Changes, Content, Listing, Owner, SourceTree};
 use rbuild_store::{Account, CacheMount, CacheUse, Files, LISTING, Snapshots, TreeId};
@@ -25,6 +25,13 @@ pub(crate) struct ContextPart {
     path: PathBuf,
 }
 
+/// Rights of the command for which trees of the store are mounted.
+#[derive(Clone, Copy)]
+struct TreesFor {
+    read_only: bool,
+    insecure: bool,
+}
+
 /// Where the builder listens on behalf of agents; each in a directory of its own.
 const LISTENING: &str = "/listening";
 
@@ -33,9 +40,10 @@ impl Executor<'_> {
     /// contexts, in order.
     pub(crate) fn mounts(
         &self,
-        steps: &[MountStep],
+        run: &RunStep,
         parts: Vec<ContextPart>,
     ) -> Result<(Vec<MountRequest>, Vec<CacheMount>)> {
+        let (steps, insecure) = (&run.mounts, run.security == Security::Insecure);
         let mut caches = self.caches(steps)?;
         let mut parts = parts.into_iter();
         let mut requests = Vec::new();
@@ -47,11 +55,11 @@ impl Executor<'_> {
                     Source::Machine(self.builder.path(&Place::Volume(*index).path()))
                 }
                 MountKindStep::Bind { from: From::Vertex(from), source } => {
-                    self.stage_mount(*from, source, mount.read_only)?
+                    self.stage_mount(*from, source, TreesFor { read_only: mount.read_only, insecure })?
                 }
                 MountKindStep::Bind { .. } => {
                     let part = parts.next().ok_or_else(|| BuildError::other("a part of the context is missing"))?;
-                    self.trees_mount(&[part.tree], part.path, mount.read_only)?
+                    self.trees_mount(&[part.tree], part.path, TreesFor { read_only: mount.read_only, insecure })?
                 }
             };
             requests.push(MountRequest { target: mount.target.clone(), source, read_only: mount.read_only });
@@ -122,18 +130,19 @@ impl Executor<'_> {
     }
 
     /// A part of another stage. What a command writes to it is thrown away.
-    fn stage_mount(&self, from: VertexId, source: &str, read_only: bool) -> Result<Source> {
-        self.trees_mount(&self.trees(from)?, Path::new("/").join(source.trim_start_matches('/')), read_only)
+    fn stage_mount(&self, from: VertexId, source: &str, access: TreesFor) -> Result<Source> {
+        self.trees_mount(&self.trees(from)?, Path::new("/").join(source.trim_start_matches('/')), access)
     }
 
-    fn trees_mount(&self, trees: &[TreeId], path: PathBuf, read_only: bool) -> Result<Source> {
+    fn trees_mount(&self, trees: &[TreeId], path: PathBuf, access: TreesFor) -> Result<Source> {
         let snapshots = self.snapshots()?;
         if snapshots == Snapshots::Overlay {
             let lowers = trees.iter().rev().map(|tree| self.store.tree_path(tree)).collect();
             return Ok(Source::Trees { lowers, path });
         }
-        // Where nothing can be mounted, nothing can be made read-only either.
-        let files = if read_only && !self.builder.is_bare() { Files::Linked } else { Files::Copied };
+        // Where nothing can be mounted, nothing can be made read-only either; and a command that may mount makes it writable again.
+        let stays = access.read_only && !access.insecure && !self.builder.is_bare();
+        let files = if stays { Files::Linked } else { Files::Copied };
         let (dir, _) = snapshots.merged(self.store, &self.work, trees, files)?;
         Ok(Source::Part { dir, path })
     }

@@ -222,7 +222,7 @@ impl Executor<'_> {
     pub(crate) fn run_step(&self, id: VertexId, run: &RunStep, parts: Vec<ContextPart>, path: &Path) -> Result<()> {
         let who = self.user_of(id, run)?;
         let (files, before) = self.files(&self.trees_below(id)?, path)?;
-        let (mut mounts, caches) = self.mounts(&run.mounts, parts)?;
+        let (mut mounts, caches) = self.mounts(run, parts)?;
         let mut env = Vec::new();
         let mut values: Vec<&[u8]> = Vec::new();
         for secret in &run.secrets {

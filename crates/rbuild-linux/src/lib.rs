@@ -4,7 +4,8 @@
 //! descriptor before it has a place; every error reads like a line of strace. Nothing here knows what an image,
 //! a layer or a build is, and nothing here prints.
 //!
-//! This is the only crate of the workspace that may hold `unsafe`; it does so in [`process`] and in [`notify`].
+//! This is the only crate of the workspace that may hold `unsafe`; it does so in [`process`], in [`notify`], and in the one
+//! call of `mount_attr`.
 
 mod copy;
 mod error;
@@ -12,6 +13,7 @@ mod idmap;
 mod lock;
 mod meta;
 mod mount;
+mod mount_attr;
 pub mod notify;
 mod owners;
 pub mod process;
@@ -27,6 +29,7 @@ pub use mount::{
     Forbidden, MOUNT_POINTS, MiniRoot, bind_clone, detached_overlay, mount_tmpfs, new_filesystem, new_procfs,
     private_mount_namespace, private_namespaces,
 };
+pub use mount_attr::make_read_only;
 pub use owners::{Recorded, owners_are_recorded, record, record_in_times, record_owners, recorded};
 pub use publish::{AtomicFile, remove_tree, sync_filesystem, write_atomic, write_durable};
 pub use rootdir::{Entry, RootDir};

@@ -16,6 +16,7 @@ use rustix::mount::{
 };
 
 use crate::error::{Error, Result};
+use crate::mount_attr::make_read_only;
 use crate::rootdir::RootDir;
 
 /// Lower directories that one overlay takes (fs/overlayfs/params.h, OVL_MAX_STACK).
@@ -262,13 +263,15 @@ impl MiniRoot {
         move_to(mount.as_fd(), self.root.fd(), place)
     }
 
-    /// Binds the few device nodes from the caller's /dev. One that is missing there is left out.
+    /// Binds the few device nodes from the caller's /dev, read-only: commands use the devices and cannot change the machine's
+    /// nodes (mode, owner, times, attributes). One that is missing there is left out.
     pub fn attach_devices(&self) -> Result<()> {
         let dev = self.root.sub("dev")?;
         for name in DEVICES {
             let source = Path::new("/dev").join(name);
             match bind_clone(&source) {
                 Ok(mount) => {
+                    make_read_only(&mount)?;
                     dev.create_file(OsStr::new(name), 0o666)?;
                     move_to(mount.as_fd(), dev.fd(), Path::new(name))?;
                 }

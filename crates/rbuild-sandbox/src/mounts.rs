@@ -104,7 +104,7 @@ pub(crate) fn mounts_of(
     let proc = mount(Path::new("/proc"), "proc", Some(Path::new("proc")), &["nosuid", "noexec", "nodev"])?;
     let mut mounts = vec![proc];
     for (i, wanted) in request.mounts.iter().enumerate() {
-        mounts.push(extra_mount(i, wanted, stubs, root, scratch)?);
+        mounts.push(extra_mount(i, (wanted, request.insecure), stubs, root, scratch)?);
     }
     Ok(mounts)
 }
@@ -115,7 +115,7 @@ fn ensure(stubs: &mut Stubs<'_>, target: &Path, kind: PointKind) -> Result<PathB
 
 fn extra_mount(
     index: usize,
-    wanted: &MountRequest,
+    (wanted, insecure): (&MountRequest, bool),
     stubs: &mut Stubs<'_>,
     root: &RootDir,
     scratch: &RootDir,
@@ -141,6 +141,18 @@ fn extra_mount(
             let in_dev = target.starts_with("/dev");
             let at = if in_dev { target.to_path_buf() } else { ensure(stubs, target, PointKind::File)? };
             mount(&at, "bind", Some(&Path::new(FILES).join(name)), &["bind", access])
+        }
+        // A command that may mount could make a bind writable again; it cannot do so to an overlay without an upper directory.
+        Source::Machine(source) if wanted.read_only && insecure => {
+            let stat = std::fs::symlink_metadata(source).map_err(|e| format!("{}: {e}", source.display()))?;
+            if !stat.is_dir() {
+                let (why, help) =
+                    ("cannot be kept read-only for RUN --security=insecure", "mount its directory instead");
+                return Err(format!("the volume at {} is a single file, which {why}; {help}", wanted.target));
+            }
+            let source = trees_mount(index, std::slice::from_ref(source), true, root, scratch)?;
+            let at = ensure(stubs, target, PointKind::Dir)?;
+            mount(&at, "bind", Some(&source), &["bind", access])
         }
         Source::Bind(source) | Source::Machine(source) => {
             let is_dir = std::fs::symlink_metadata(source).map_err(|e| format!("{}: {e}", source.display()))?.is_dir();
@@ -187,7 +199,8 @@ fn own_place(index: usize, root: &RootDir) -> Result<(RootDir, String), String> 
     Ok((place, name))
 }
 
-/// Mounts a stack of trees in the runner's own namespace and gives the place.
+/// Mounts a stack of trees in the runner's own namespace and returns the place. Always as an overlay, even a single tree that is
+/// read-only: a bare bind could be made writable again by a command that may mount, and lead into the store.
 fn trees_mount(
     index: usize,
     lowers: &[PathBuf],
@@ -197,9 +210,6 @@ fn trees_mount(
 ) -> Result<PathBuf, String> {
     let (place, name) = own_place(index, root)?;
     let path = Path::new(MOUNTS).join(&name);
-    if let ([one], true) = (lowers, read_only) {
-        return Ok(one.clone());
-    }
     let mut lowers = lowers.to_vec();
     if lowers.is_empty() {
         lowers.push(empty(scratch)?);

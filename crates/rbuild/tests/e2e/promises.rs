@@ -123,3 +123,37 @@ fn root_a_store_on_an_overlay_is_served_by_copying() {
     assert!(ran.stdout.contains("\nfine\n") && ran.stdout.contains("files are copied"), "{}", ran.stdout);
     assert_eq!(lab.read("q"), "fine\n");
 }
+
+#[test]
+fn a_command_cannot_change_the_machines_device_nodes() {
+    let lab = Lab::new();
+    // The mode and owner that they have anyway: should the promise be broken, the machine stays as it is.
+    let script = "for d in null zero full random urandom tty; do [ -e /dev/$d ] || continue; chmod $(stat -c %a /dev/$d) /dev/$d; \
+                  touch -c -r /dev/$d /dev/$d; echo x 2>&- > /dev/$d; done > /o 2>&1; chmod 666 /proc/self/fd/0 >> /o 2>&1; head -c 4 /dev/zero | wc -c >> /o; true";
+    let said = output_of(&lab, script);
+    let refused = said.lines().filter(|line| line.contains("Read-only file system")).count();
+    // Twice for each of the six, once for the standard input; devices stay usable.
+    assert!(refused >= 11 && said.lines().last() == Some("4"), "{said}");
+}
+
+#[test]
+fn an_insecure_command_changes_neither_trees_nor_read_only_volumes() {
+    let lab = Lab::new();
+    lab.write("f", "kept\n");
+    lab.write("volume/f", "kept\n");
+    lab.write(".dockerignore", "volume\n");
+    let volume = format!("{}:/v:ro", lab.ctx().join("volume").display());
+    let tries = "for m in /s /c /v; do mount -o remount,bind,rw $m; mount -o remount,rw $m; echo changed > $m/f; echo more > $m/g; done; true";
+    let file = format!(
+        "FROM scratch AS s\nCOPY f /d/f\nFROM busybox\n\
+         RUN --security=insecure --mount=from=s,source=/d,target=/s --mount=target=/c {tries}\nCOPY --from=s /d /d\nRUN --mount=target=/c cat /d/f /c/f > /o; ls /d /c >> /o\n"
+    );
+    let out = lab.build_local(&file, &["--allow", "security.insecure", "-v", &volume]);
+    assert_eq!(std::fs::read_to_string(out.join("o")).unwrap(), "kept\nkept\n/c:\nDockerfile\nf\n\n/d:\nf\n");
+    assert_eq!(std::fs::read_to_string(lab.ctx().join("volume/f")).unwrap(), "kept\n");
+    assert!(!lab.ctx().join("volume/g").exists());
+    // A single file cannot lie below an overlay.
+    let file = format!("{}:/v:ro", lab.ctx().join("f").display());
+    lab.build("FROM busybox\nRUN --security=insecure true\n", &["--allow", "security.insecure", "-v", &file])
+        .fails(1, &["single file", "mount its directory instead"]);
+}
