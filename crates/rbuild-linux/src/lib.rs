@@ -4,8 +4,7 @@
 //! descriptor before it has a place; every error reads like a line of strace. Nothing here knows what an image,
 //! a layer or a build is, and nothing here prints.
 //!
-//! This is the only crate of the workspace that may hold `unsafe`; it does so in [`process`], in [`notify`], and in the one
-//! call of `mount_attr`.
+//! This is the only crate of the workspace that may hold `unsafe`; it does so in [`process`], in [`notify`], and in `syscalls`.
 
 mod copy;
 mod error;
@@ -13,12 +12,12 @@ mod idmap;
 mod lock;
 mod meta;
 mod mount;
-mod mount_attr;
 pub mod notify;
 mod owners;
 pub mod process;
 mod publish;
 mod rootdir;
+mod syscalls;
 
 pub use copy::{copy_contents, copy_file, set_file_owner, set_file_time};
 pub use error::{Error, Result};
@@ -29,9 +28,10 @@ pub use mount::{
     Forbidden, MOUNT_POINTS, MiniRoot, bind_clone, detached_overlay, mount_tmpfs, new_filesystem, new_procfs,
     private_mount_namespace, private_namespaces,
 };
-pub use mount_attr::make_read_only;
+
 pub use owners::{Recorded, owners_are_recorded, record, record_in_times, record_owners, recorded};
 pub use publish::{AtomicFile, remove_tree, sync_filesystem, write_atomic, write_durable};
 pub use rootdir::{Entry, RootDir};
+pub use syscalls::{join_new_session_keyring, make_read_only};
 
 pub use rustix::fs::{Gid, Uid};

@@ -16,8 +16,8 @@ use rustix::mount::{
 };
 
 use crate::error::{Error, Result};
-use crate::mount_attr::make_read_only;
 use crate::rootdir::RootDir;
+use crate::syscalls::make_read_only;
 
 /// Lower directories that one overlay takes (fs/overlayfs/params.h, OVL_MAX_STACK).
 const MAX_LOWERS: usize = 500;

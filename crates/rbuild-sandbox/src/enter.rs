@@ -194,6 +194,7 @@ fn begin(ready: &mut PipeReader, become_root: bool) -> Result<(), SandboxError> 
     // A terminal's signals are for the launcher, which passes them on.
     let _ = rustix::process::setsid();
     rustix::process::umask(rustix::fs::Mode::empty());
+    rbuild_linux::join_new_session_keyring();
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! What a command finds around itself beyond its file system: agents, caches, hosts, limits, volumes, rights.
 
+use std::process::Command;
+
 use crate::lab::{Lab, exists};
 
 fn read_o(lab: &Lab, instruction: &str, args: &[&str]) -> String {
@@ -230,4 +232,32 @@ fn a_result_that_holds_a_secret_is_refused() {
     lab.build(&format!("FROM busybox\n{run} true\nENV TOKEN=hunter2-and-more\n"), &secret)
         .fails(1, &["configuration or history"]);
     lab.build(&format!("FROM busybox\n{run} wc -c < /run/secrets/token\n"), &secret).ok();
+}
+
+#[test]
+fn a_command_does_not_have_the_callers_keys() {
+    let lab = Lab::new();
+    // The machine's own keyctl, with the libraries that it takes.
+    let needs = Command::new("ldd").arg("/usr/bin/keyctl").output().unwrap();
+    let needs = String::from_utf8(needs.stdout).unwrap();
+    let libraries = needs.split_whitespace().filter(|word| word.starts_with('/'));
+    for file in libraries.chain(["/usr/bin/keyctl"]) {
+        lab.write(&format!("k/{}", file.rsplit('/').next().unwrap()), std::fs::read(file).unwrap());
+    }
+    lab.write(
+        "Dockerfile",
+        "FROM busybox\nCOPY --chmod=755 k /k\nRUN --security=insecure cd /k && ./ld-* --library-path /k ./keyctl show @s > /o 2>&1; \
+         ./ld-* --library-path /k ./keyctl search @s user callers-key >> /o 2>&1; echo end >> /o\n",
+    );
+    let out = lab.path("out");
+    let build = ["build", "--allow", "security.insecure", "-o", &format!("type=local,dest={}", out.display())];
+    // A session whose keyring has a name and holds a key, as pam_keyinit and kinit leave them.
+    let mut command = Command::new("keyctl");
+    command.args(["session", "callers-session", "sh", "-ec"]);
+    command.args(["keyctl add user callers-key value @s > \"$0\"; exec \"$@\""]);
+    command.arg(lab.path("before")).arg(lab.command(build).get_program()).args(build);
+    lab.run(command).ok();
+    assert!(lab.read("before").trim().parse::<u32>().is_ok(), "the test made no key: {}", lab.read("before"));
+    let seen = std::fs::read_to_string(out.join("o")).unwrap();
+    assert!(!seen.contains("callers-session") && seen.contains("Required key not available\nend"), "{seen}");
 }

@@ -1,4 +1,4 @@
-//! Attributes of mounts that have no place yet: mount_setattr(2), which no library here wraps.
+//! System calls that no library here wraps.
 
 #![allow(unsafe_code)]
 
@@ -24,4 +24,13 @@ pub fn make_read_only(mount: impl AsFd) -> Result<()> {
         )
     };
     if done == 0 { Ok(()) } else { Err(Error::new("mount_setattr", "a mount", std::io::Error::last_os_error())) }
+}
+
+/// Leaves the session keyring of whoever started the process for a new, empty one (keyctl(2)), so that no descendant possesses the
+/// caller's keys. Where keyrings are not to be had (no CONFIG_KEYS, or a filter refuses the call), descendants cannot reach any
+/// either.
+pub fn join_new_session_keyring() {
+    // SAFETY: the call takes an operation and a null name, which asks for an anonymous keyring; it reads and writes no memory of
+    // this process.
+    unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) };
 }
