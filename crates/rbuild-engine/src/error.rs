@@ -48,6 +48,8 @@ pub struct StepFailure {
     pub log: Vec<String>,
     /// The build's name, under which all lines are kept, if there are more.
     pub more: Option<String>,
+    /// The moment, on the clock of [`rbuild_linux::process::moment`]: of several failures it tells which was first.
+    pub at: u64,
 }
 
 pub type Result<T> = std::result::Result<T, BuildError>;
@@ -70,6 +72,14 @@ impl BuildError {
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> BuildError {
         let what = what.into();
         move |e| BuildError::Other { help: disk_full(&e), message: format!("{what}: {e}") }
+    }
+
+    /// The same of a step that failed at that moment, which was before anybody here knew of it.
+    pub(crate) fn happened(mut self, at: u64) -> BuildError {
+        if let BuildError::Step(failure) = &mut self {
+            failure.at = at;
+        }
+        self
     }
 
     /// The sentence that says what happened.

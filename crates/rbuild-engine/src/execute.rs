@@ -12,6 +12,7 @@ use std::time::Instant;
 use rbuild_dockerfile::Diagnostic;
 use rbuild_image::{Digest, human_size};
 use rbuild_linux::RootDir;
+use rbuild_linux::process::moment;
 use rbuild_plan::{Step, VertexId};
 use rbuild_sandbox::{Builder, Cancel, Input, Outcome, RunRequest, Source};
 use rbuild_store::{Budget, Image, LayerLog, Snapshots, Store, TreeId, Workspace};
@@ -61,13 +62,36 @@ pub(crate) struct Executor<'a> {
     pub(crate) dependants: Vec<Vec<VertexId>>,
     /// For each vertex, the key of the nearest step that was built here before.
     pub(crate) nearest: Vec<Option<Digest>>,
-    failure: Mutex<Option<BuildError>>,
+    failure: FirstFailure,
     /// Takes trees whose layers will be needed, while steps run.
     early: Mutex<Option<Sender<TreeId>>>,
     /// Of the first step, where several platforms are built.
     pub(crate) first_step: usize,
-    /// The command that failed first, and where it wrote.
-    pub(crate) failed_run: Mutex<Option<RunRequest>>,
+    /// The command that failed first, when, and where it wrote.
+    pub(crate) failed_run: Mutex<Option<(u64, RunRequest)>>,
+}
+
+/// Of the steps that failed side by side, the one that failed first: those that come to tell of it first need not be.
+#[derive(Default)]
+struct FirstFailure(Mutex<Option<(u64, BuildError)>>);
+
+impl FirstFailure {
+    fn note(&self, e: BuildError) {
+        let at = match &e {
+            // Stopped because another one failed, or somebody wants the build to stop.
+            BuildError::Cancelled => return,
+            BuildError::Step(failure) => failure.at,
+            _ => moment(),
+        };
+        let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if first.as_ref().is_none_or(|(known, _)| at < *known) {
+            *first = Some((at, e));
+        }
+    }
+
+    fn take(&self) -> Option<BuildError> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take().map(|(_, e)| e)
+    }
 }
 
 impl<'a> Executor<'a> {
@@ -99,7 +123,7 @@ impl<'a> Executor<'a> {
             waiting: (0..count).map(|_| AtomicUsize::new(0)).collect(),
             dependants: vec![Vec::new(); count],
             nearest: why::nearest(&store.ledger(&prepared.ledger)?, &prepared.graph),
-            failure: Mutex::new(None),
+            failure: FirstFailure::default(),
             early: Mutex::new(None),
             failed_run: Mutex::new(None),
         };
@@ -142,7 +166,7 @@ impl<'a> Executor<'a> {
             });
             self.early.lock().unwrap_or_else(PoisonError::into_inner).take();
         });
-        if let Some(e) = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(e) = self.failure.take() {
             return Err(e);
         }
         if self.cancel.is_cancelled() {
@@ -179,12 +203,7 @@ impl<'a> Executor<'a> {
             return;
         }
         if let Err(e) = self.vertex(id) {
-            let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-            // What others report after that is a consequence.
-            if failure.is_none() && !matches!(e, BuildError::Cancelled) {
-                *failure = Some(e);
-            }
-            drop(failure);
+            self.failure.note(e);
             self.cancel.cancel();
             return;
         }
@@ -287,6 +306,7 @@ impl<'a> Executor<'a> {
             help: None,
             more: (log.len() >= LOG_TAIL).then(|| self.request.build_id.clone()),
             log,
+            at: moment(),
         }))
     }
 
@@ -318,7 +338,7 @@ impl<'a> Executor<'a> {
     /// mounts, variables and user.
     fn after_failure(&self, error: BuildError, tell: impl FnOnce(&BuildError)) -> BuildError {
         let failed = self.failed_run.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(mut request) = failed.filter(|_| self.request.shell_on_error) else { return error };
+        let Some((_, mut request)) = failed.filter(|_| self.request.shell_on_error) else { return error };
         self.events.send(Event::End);
         tell(&error);
         let Ok((scratch, _)) = self.work.new_dir() else { return BuildError::Told };
@@ -468,4 +488,34 @@ fn execute_all<'a>(
     }
     let kept = export::publish(request, store, &images, events)?.image;
     Ok(Finished { image: kept.or(direct) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_failure_is_reported_whoever_tells_first() {
+        let step = |reason: &str, at| {
+            let failure = StepFailure {
+                span: rbuild_dockerfile::Span::default(),
+                label: String::new(),
+                text: String::new(),
+                reason: reason.into(),
+                help: None,
+                log: Vec::new(),
+                more: None,
+                at,
+            };
+            BuildError::Step(Box::new(failure))
+        };
+        let failures = FirstFailure::default();
+        failures.note(BuildError::Cancelled);
+        failures.note(step("second", 200));
+        failures.note(step("first", 100));
+        failures.note(BuildError::other("now"));
+        failures.note(step("third", 300));
+        assert_eq!(failures.take().map(|e| e.message()), Some("first".into()));
+        assert!(failures.take().is_none());
+    }
 }

@@ -9,11 +9,14 @@ use rbuild_dockerfile::Diagnostic;
 use rbuild_image::DEFAULT_PATH;
 use rbuild_layer::{LayerError, LayerForm, Loose};
 use rbuild_linux::{RootDir, Timestamp};
-use rbuild_plan::{CopyStep, RunStep, SecretStep, Security, Step, VertexId, WorkdirStep};
-use rbuild_sandbox::{Files, Input, MountRequest, Outcome, RunRequest, Source, Stream, remove_points};
+use rbuild_plan::{AgentStep, CopyStep, RunStep, SecretStep, Security, Step, VertexId, WorkdirStep};
+use rbuild_sandbox::{
+    Ended, Files, Input, MountRequest, Outcome, RunRequest, SandboxError, Source, Stream, remove_points,
+};
 use rbuild_source::{Changes, Content, Listing, SourceError, SourceTree};
 use rbuild_store::{Before, LISTING, Snapshots, StoreError, TreeId, Working};
 
+use crate::agent::Agent;
 use crate::copy::{CopyError, Reason, Terms, copy};
 use crate::error::{BuildError, Result};
 use crate::execute::Executor;
@@ -222,12 +225,43 @@ impl Executor<'_> {
     pub(crate) fn run_step(&self, id: VertexId, run: &RunStep, parts: Vec<ContextPart>, path: &Path) -> Result<()> {
         let who = self.user_of(id, run)?;
         let (files, before) = self.files(&self.trees_below(id)?, path)?;
-        let (mut mounts, caches) = self.mounts(run, parts)?;
+        let (mounts, caches) = self.mounts(run, parts)?;
+        let secrets = self.secrets_of(run)?;
+        let agents = self.agents(&run.agents)?;
+        let request = self.run_request(run, who, files, mounts, &secrets, &agents);
+        let (ended, log) = self.run_command(id, &request, &secrets);
+        drop((caches, agents));
+        let ended = match ended {
+            // Killed with the rest of the build.
+            Err(_) if self.cancel.is_cancelled() => return Err(BuildError::Cancelled),
+            Ok(Ended { outcome: Outcome::Exited(0), .. }) if self.cancel.is_cancelled() => {
+                return Err(BuildError::Cancelled);
+            }
+            Err(e @ SandboxError::Killed(_)) => {
+                return Err(self.run_failure(id, run, format!("could not be finished: {e}"), killed_help(), log));
+            }
+            ended => ended?,
+        };
+        if !matches!(ended.outcome, Outcome::Exited(0) | Outcome::NotStarted(_)) {
+            self.note_failed_run(ended.at, request);
+        } else if ended.outcome == Outcome::Exited(0) {
+            self.take_changes(&request, before, path)?;
+            self.throw_away(request.files.scratch());
+        }
+        self.outcome_of_run(id, run, ended.outcome, log).map_err(|e| e.happened(ended.at))
+    }
+
+    fn run_request(
+        &self,
+        run: &RunStep,
+        who: users::Identity,
+        files: Files,
+        mut mounts: Vec<MountRequest>,
+        secrets: &[(&SecretStep, &[u8])],
+        agents: &[(Agent, &AgentStep)],
+    ) -> RunRequest {
         let mut env = Vec::new();
-        let mut values: Vec<&[u8]> = Vec::new();
-        for secret in &run.secrets {
-            let Some(value) = self.secret(secret)? else { continue };
-            values.push(value);
+        for (secret, value) in secrets {
             env.extend(secret.env.as_ref().map(|name| format!("{name}={}", String::from_utf8_lossy(value))));
             mounts.extend(secret.target.as_ref().map(|target| MountRequest {
                 target: target.clone(),
@@ -235,10 +269,7 @@ impl Executor<'_> {
                 read_only: true,
             }));
         }
-        let agents = self.agents(&run.agents)?;
-        for (agent, step) in &agents {
-            mounts.push(agent.mount(&step.target));
-        }
+        mounts.extend(agents.iter().map(|(agent, step)| agent.mount(&step.target)));
         if let (Some((_, first)), false) = (agents.first(), run.env.get("SSH_AUTH_SOCK").is_some()) {
             env.push(format!("SSH_AUTH_SOCK={}", first.target));
         }
@@ -248,7 +279,7 @@ impl Executor<'_> {
             read_only: true,
         }));
         let home = who.home.clone().unwrap_or_else(|| if who.uid == 0 { "/root".into() } else { "/".into() });
-        let request = RunRequest {
+        RunRequest {
             files,
             bare: self.builder.is_bare(),
             recorded: self.builder.isolation.records_owners(),
@@ -267,9 +298,18 @@ impl Executor<'_> {
             input: Input::Nothing,
             hosts: hosts_file(&run.hostname, &run.hosts),
             resolv_conf: self.request.resolv_conf.clone(),
-        };
+        }
+    }
+
+    /// Runs the command of a request, and shows and keeps what it prints; gives the last of that, too.
+    fn run_command(
+        &self,
+        id: VertexId,
+        request: &RunRequest,
+        secrets: &[(&SecretStep, &[u8])],
+    ) -> (std::result::Result<Ended, SandboxError>, Vec<String>) {
         let mut tail = LogTail::new();
-        let mut mask = Mask::new(values.into_iter());
+        let mut mask = Mask::new(secrets.iter().map(|(_, value)| *value));
         let mut log = None;
         let mut show = |stream, bytes: Vec<u8>| {
             if !bytes.is_empty() {
@@ -281,37 +321,41 @@ impl Executor<'_> {
                 self.events.output(id, stream, bytes);
             }
         };
-        let outcome = rbuild_sandbox::run(&self.builder.zygote, &request, &self.cancel, |stream, bytes| {
+        let ended = rbuild_sandbox::run(&self.builder.zygote, request, &self.cancel, |stream, bytes| {
             show(stream, mask.push(stream, bytes));
         });
         for stream in [Stream::Stdout, Stream::Stderr] {
             show(stream, mask.finish(stream));
         }
-        drop((caches, agents));
-        if self.cancel.is_cancelled() {
-            return Err(BuildError::Cancelled);
-        }
-        let outcome = outcome?;
-        if !matches!(outcome, Outcome::Exited(0) | Outcome::NotStarted(_)) {
-            let mut failed = self.failed_run.lock().unwrap_or_else(PoisonError::into_inner);
-            failed.get_or_insert(request);
-        } else if matches!(outcome, Outcome::Exited(0)) {
-            self.take_changes(&request, before, path)?;
-            self.throw_away(request.files.scratch());
-        }
+        (ended, tail.finish())
+    }
+
+    fn outcome_of_run(&self, id: VertexId, run: &RunStep, outcome: Outcome, log: Vec<String>) -> Result<()> {
         match outcome {
             Outcome::Exited(0) => Ok(()),
             Outcome::Exited(code) => {
-                Err(self.run_failure(id, run, format!("exited with code {code}"), exit_help(code), tail.finish()))
+                Err(self.run_failure(id, run, format!("exited with code {code}"), exit_help(code), log))
             }
             Outcome::Signaled(signal) => {
-                let help = (signal == 9).then(|| "the kernel may have run out of memory; see dmesg".to_string());
-                Err(self.run_failure(id, run, format!("was killed by signal {signal}"), help, tail.finish()))
+                let help = if signal == SIGKILL { killed_help() } else { None };
+                Err(self.run_failure(id, run, format!("was killed by signal {signal}"), help, log))
             }
-            Outcome::NotStarted(why) => {
-                Err(self.failure(id, format!("the command could not be started: {why}"), tail.finish()))
-            }
+            Outcome::NotStarted(why) => Err(self.failure(id, format!("the command could not be started: {why}"), log)),
         }
+    }
+
+    /// Of the commands that failed by themselves, the first is the one that a shell is for.
+    fn note_failed_run(&self, at: u64, request: RunRequest) {
+        let mut failed = self.failed_run.lock().unwrap_or_else(PoisonError::into_inner);
+        if failed.as_ref().is_none_or(|(first, _)| at < *first) {
+            *failed = Some((at, request));
+        }
+    }
+
+    /// The secrets of a command that were given, with their values.
+    fn secrets_of<'s>(&'s self, run: &'s RunStep) -> Result<Vec<(&'s SecretStep, &'s [u8])>> {
+        let value = |secret| Ok(self.secret(secret)?.map(|value| (secret, value)));
+        run.secrets.iter().filter_map(|secret| value(secret).transpose()).collect()
     }
 
     /// The value of a secret; `None` if it was not given and need not be.
@@ -380,6 +424,12 @@ fn environment(run: &RunStep, home: &str) -> Vec<String> {
         default(name, value);
     }
     env.into_iter().map(|(k, v)| format!("{k}={v}")).collect()
+}
+
+const SIGKILL: i32 = 9;
+
+fn killed_help() -> Option<String> {
+    Some("the kernel may have run out of memory; see dmesg".into())
 }
 
 fn exit_help(code: i32) -> Option<String> {

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags};
 
 use crate::error::{Error, Result};
@@ -28,6 +29,12 @@ pub fn clone_into_namespaces() -> Result<Cloned> {
 /// Starts a copy of this process, as fork(2) does. Fails unless the calling process has exactly one thread.
 pub fn fork() -> Result<Cloned> {
     clone(0)
+}
+
+/// The same, as the first process of a new pid namespace: whatever comes of it, also what it has not told anybody of yet,
+/// is killed by the kernel when it ends, and is gone before a pidfd of it says that it has ended (pid_namespaces(7)).
+pub fn fork_into_pid_namespace() -> Result<Cloned> {
+    clone(libc::CLONE_NEWPID as u64)
 }
 
 fn clone(flags: u64) -> Result<Cloned> {
@@ -78,10 +85,18 @@ pub fn reset_signals() -> Result<()> {
     Ok(())
 }
 
-/// Takes note of ended children, so that they do not stay as zombies. Does not wait.
-pub fn reap() {
+/// Takes note of ended children, so that they do not stay as zombies, and gives them. Does not wait.
+pub fn reap() -> Vec<(u32, Exit)> {
     use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-    while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(s) if s != WaitStatus::StillAlive) {}
+    let mut ended = Vec::new();
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, code)) => ended.push((pid.as_raw() as u32, Exit::Code(code))),
+            Ok(WaitStatus::Signaled(pid, signal, _)) => ended.push((pid.as_raw() as u32, Exit::Signal(signal as i32))),
+            Ok(WaitStatus::StillAlive) | Err(_) => return ended,
+            Ok(_) => {}
+        }
+    }
 }
 
 /// Sends SIGKILL through a pidfd; no error if the process is gone.
@@ -106,11 +121,40 @@ fn thread_count() -> Result<usize> {
     Ok(std::fs::read_dir(tasks).map_err(|e| Error::new("openat", tasks, e))?.count())
 }
 
-/// Asks the kernel to SIGKILL the calling process when the thread that started it ends. A change of credentials
-/// takes this back (prctl(2), PR_SET_PDEATHSIG), so call it after the last one.
-pub fn die_with_parent() -> Result<()> {
+/// Asks the kernel to SIGKILL the calling process when the thread that started it ends; `parent` is a pidfd of that
+/// process, opened before this one was started. A parent that has ended already sends no signal any more: then this process
+/// ends here. A change of credentials takes the wish back (prctl(2), PR_SET_PDEATHSIG), so call this after the last one.
+pub fn die_with(parent: &OwnedFd) -> Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
-        .map_err(|e| Error::new("prctl", "PR_SET_PDEATHSIG", e))
+        .map_err(|e| Error::new("prctl", "PR_SET_PDEATHSIG", e))?;
+    if has_ended(parent) {
+        std::process::exit(70);
+    }
+    Ok(())
+}
+
+/// A pidfd of the calling process, for the children that are to [`die_with`] it.
+pub fn own_pidfd() -> Result<OwnedFd> {
+    pidfd(std::process::id())
+}
+
+/// Whether the process behind a pidfd has ended.
+pub fn has_ended(pidfd: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    while let Err(rustix::io::Errno::INTR) = poll(&mut fds, Some(&now)) {}
+    !fds[0].revents().is_empty()
+}
+
+/// Waits for the end of the process behind a pidfd, which need not be a child.
+pub fn wait_for_end(pidfd: &OwnedFd) {
+    while let Err(rustix::io::Errno::INTR) = poll(&mut [PollFd::new(pidfd, PollFlags::IN)], None) {}
+}
+
+/// A moment on the clock that all processes of the machine share (CLOCK_MONOTONIC), in nanoseconds.
+pub fn moment() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// Becomes user and group 0 of the calling process's user namespace, with no supplementary groups.
@@ -156,9 +200,11 @@ pub fn new_terminal() -> Result<(OwnedFd, OwnedFd)> {
     Ok((ours, theirs))
 }
 
-/// The children of the calling process, which has one thread.
+/// The children that the first thread of the calling process has, numbered as /proc numbers processes.
 pub fn children() -> Vec<u32> {
-    let own = std::process::id();
+    // Where /proc is that of an outer pid namespace, the process has another number there.
+    let shown = std::fs::read_link("/proc/self").ok().and_then(|link| link.to_str()?.parse().ok());
+    let own: u32 = shown.unwrap_or_else(std::process::id);
     let text = std::fs::read_to_string(format!("/proc/self/task/{own}/children"));
     if let Ok(text) = text {
         return text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect();

@@ -14,7 +14,7 @@ use rbuild_linux::process::{self, Cloned, Exit};
 use rbuild_linux::{Kind, RootDir, copy_file};
 
 use crate::command::Environment;
-use crate::request::{Files, Input, MountRequest, Network, RunRequest, Source};
+use crate::request::{Files, Input, MountRequest, Network, Report, RunRequest, Source};
 use crate::stubs::{PointKind, Stubs, plant_points};
 use crate::zygote::send_fds;
 
@@ -22,8 +22,8 @@ fn text(e: impl std::fmt::Display) -> String {
     e.to_string()
 }
 
-/// Runs the command of the request to its end.
-pub fn run(request: &RunRequest, input: Option<OwnedFd>, socket: &UnixStream) -> Result<Exit, String> {
+/// Runs the command of the request to its end, which is reported as soon as it is there.
+pub fn run(request: &RunRequest, input: Option<OwnedFd>, socket: &UnixStream) -> Result<(), String> {
     let Files::Directory { root, scratch } = &request.files else {
         return Err("a root directory of layers cannot be entered without mounts".into());
     };
@@ -38,8 +38,9 @@ pub fn run(request: &RunRequest, input: Option<OwnedFd>, socket: &UnixStream) ->
     let mut stand_ins = StandIns { root: &files, scratch: &scratch, placed: Vec::new(), devices: Vec::new() };
     let put = stand_ins.put(request);
     let exit = put.and_then(|()| started(request, root, input, socket));
+    let reported = exit.and_then(|exit| Report::of_end(exit).send(socket).map_err(text));
     process::kill_children();
-    stand_ins.take_back().and(exit)
+    stand_ins.take_back().and(reported)
 }
 
 fn started(request: &RunRequest, root: &Path, mut input: Option<OwnedFd>, socket: &UnixStream) -> Result<Exit, String> {
@@ -52,10 +53,11 @@ fn started(request: &RunRequest, root: &Path, mut input: Option<OwnedFd>, socket
     }
     // Whether the command came to run, and if not, why.
     let (mut said, saying) = std::io::pipe().map_err(text)?;
+    let runner = process::own_pidfd().map_err(text)?;
     match process::fork().map_err(text)? {
         Cloned::Child => {
             drop(said);
-            let why = match become_command(request, root, input) {
+            let why = match become_command(request, root, input, &runner) {
                 Ok(()) => environment.execute(),
                 Err(why) => why,
             };
@@ -73,7 +75,7 @@ fn started(request: &RunRequest, root: &Path, mut input: Option<OwnedFd>, socket
     }
 }
 
-fn become_command(request: &RunRequest, root: &Path, input: Option<OwnedFd>) -> Result<(), String> {
+fn become_command(request: &RunRequest, root: &Path, input: Option<OwnedFd>, runner: &OwnedFd) -> Result<(), String> {
     let input = match input {
         Some(input) => input,
         None => std::fs::File::open("/dev/null").map_err(|e| format!("/dev/null: {e}"))?.into(),
@@ -92,7 +94,7 @@ fn become_command(request: &RunRequest, root: &Path, input: Option<OwnedFd>) -> 
     }
     crate::rights::bound_capabilities(request.insecure)?;
     process::become_user(request.uid, request.gid, &request.groups).map_err(text)?;
-    process::die_with_parent().map_err(text)?;
+    process::die_with(runner).map_err(text)?;
     process::reset_signals().map_err(text)
 }
 

@@ -80,7 +80,6 @@ impl Executor for Environment {
             (None, Some(answers)) => have_answers(answers).map_err(ExecutorError::Other)?,
             (None, None) => {}
         }
-        process::die_with_parent().map_err(|e| ExecutorError::Other(e.to_string()))?;
         process::reset_signals().map_err(|e| ExecutorError::Other(e.to_string()))?;
         Err(ExecutorError::Other(self.execute()))
     }

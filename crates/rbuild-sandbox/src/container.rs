@@ -1,15 +1,19 @@
 //! The runner process: one request, one container, one outcome.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::notify_socket::{NOTIFY_FILE, NotifySocket};
 use libcontainer::oci_spec::runtime as oci;
 use libcontainer::syscall::syscall::SyscallType;
 use rbuild_linux::process::{self, Exit};
-use rbuild_linux::{Kind, MOUNT_POINTS, RootDir, bind_clone, detached_overlay, mount_tmpfs, private_namespaces};
+use rbuild_linux::{
+    Kind, MOUNT_POINTS, RootDir, bind_clone, detached_overlay, mount_tmpfs, new_procfs, private_namespaces,
+};
 
 use rustix::event::{PollFd, PollFlags, poll};
 
@@ -18,7 +22,7 @@ use crate::command::Environment;
 use crate::mounts::{self, Points, mounts_of};
 use crate::network::Isolated;
 use crate::owners::{Credentials, Ids, Supervisor};
-use crate::request::{Files, Input, Network, Outcome, RunRequest, Ulimit};
+use crate::request::{Files, Input, Network, Report, RunRequest, Ulimit};
 use crate::rights::{CAPABILITIES, FOR_THE_FILTER, process_capabilities};
 use crate::stubs::{Stubs, plant_points};
 use crate::zygote::{receive_fds, send_fds};
@@ -27,6 +31,7 @@ use crate::zygote::{receive_fds, send_fds};
 const BUNDLE: &str = "/run/bundle";
 const ROOTFS: &str = "/run/bundle/rootfs";
 const STATE: &str = "/run/state";
+const NAME: &str = "run";
 const CONSOLE: &str = "/run/console";
 
 /// The whole life of a runner. Standard input is a socket that brings the request and takes the outcome; standard
@@ -35,23 +40,14 @@ pub fn runner_main(input: Option<OwnedFd>, isolated: Option<&Isolated>) -> i32 {
     let Ok(stdin) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3) else { return 70 };
     let mut socket = UnixStream::from(stdin);
     let mut text = Vec::new();
-    let outcome = match socket.read_to_end(&mut text).map(|_| serde_json::from_slice::<RunRequest>(&text)) {
-        Ok(Ok(request)) => {
-            match if request.bare {
-                chroot::run(&request, input, &socket)
-            } else {
-                container(&request, input, &socket, isolated)
-            } {
-                Ok(Exit::Code(code)) => Outcome::Exited(code),
-                Ok(Exit::Signal(signal)) => Outcome::Signaled(signal),
-                Err(reason) => Outcome::NotStarted(reason),
-            }
-        }
-        Ok(Err(e)) => Outcome::NotStarted(format!("the request cannot be read: {e}")),
-        Err(e) => Outcome::NotStarted(format!("the request cannot be read: {e}")),
+    let finished = match socket.read_to_end(&mut text).map(|_| serde_json::from_slice::<RunRequest>(&text)) {
+        Ok(Ok(request)) if request.bare => chroot::run(&request, input, &socket),
+        Ok(Ok(request)) => container(&request, input, &socket, isolated)
+            .and_then(|exit| Report::of_end(exit).send(&socket).map_err(|e| format!("reporting the end: {e}"))),
+        Ok(Err(e)) => Err(format!("the request cannot be read: {e}")),
+        Err(e) => Err(format!("the request cannot be read: {e}")),
     };
-    let sent = serde_json::to_vec(&outcome).map(|bytes| socket.write_all(&bytes));
-    if matches!(sent, Ok(Ok(()))) { 0 } else { 70 }
+    if Report::Finished(finished).send(&socket).is_ok() { 0 } else { 70 }
 }
 
 pub(crate) fn text(e: impl std::fmt::Display) -> String {
@@ -87,12 +83,12 @@ fn container(
     let mut answers = None;
     if request.recorded {
         let (ours, theirs) = UnixStream::pair().map_err(|e| format!("socketpair: {e}"))?;
-        // While /proc is still the one that knows this process.
-        let proc = std::fs::File::open("/proc").map_err(|e| format!("/proc: {e}"))?;
+        // One that numbers the container's processes as this one does.
+        let proc = new_procfs().map_err(text)?;
         environment = environment.answered_through(theirs.into());
         answers = Some((ours, proc));
     }
-    let mut container = ContainerBuilder::new("run".to_string(), SyscallType::default())
+    let built = ContainerBuilder::new(NAME.to_string(), SyscallType::default())
         .with_root_path(STATE)
         .map_err(chain)?
         .with_stdin(input)
@@ -101,8 +97,8 @@ fn container(
         .as_init(BUNDLE)
         .with_systemd(false)
         .with_detach(true)
-        .build()
-        .map_err(chain)?;
+        .build();
+    let container = built.map_err(|e| killed().unwrap_or_else(|| chain(e)))?;
     if let Some(listener) = terminal {
         // It was sent while the container was built, and lies in the socket.
         let (from, _) = listener.accept().map_err(|e| format!("the terminal: {e}"))?;
@@ -111,11 +107,33 @@ fn container(
         send_fds(socket, &fds).map_err(|e| format!("the terminal: {e}"))?;
     }
     let pid = container.pid().ok_or("the container has no process")?.as_raw() as u32;
-    container.start().map_err(chain)?;
+    NotifySocket::new(Path::new(STATE).join(NAME).join(NOTIFY_FILE))
+        .notify_container_start()
+        .map_err(|e| killed().unwrap_or_else(|| chain(e)))?;
     if let Some((socket, proc)) = answers {
-        answer(request, &socket, proc.into(), pid)?;
+        answer(request, &socket, proc, pid)?;
     }
     process::wait(pid).map_err(text)
+}
+
+/// How long a process takes at most to be a zombie after its descriptors have closed.
+const DYING: Duration = Duration::from_millis(50);
+
+/// Why a container was not finished, if one of its first processes was killed in the making: what libcontainer says of that is
+/// that somebody does not answer.
+fn killed() -> Option<String> {
+    let end = Instant::now() + DYING;
+    loop {
+        if let Some((_, Exit::Signal(signal))) =
+            process::reap().iter().find(|(_, exit)| matches!(exit, Exit::Signal(_)))
+        {
+            return Some(format!("a process that makes its container was killed by signal {signal}"));
+        }
+        if process::children().is_empty() || Instant::now() > end {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Answers the container's calls about owners until its first process has ended.

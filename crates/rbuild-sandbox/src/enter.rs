@@ -1,7 +1,7 @@
 //! From the launcher to the builder: namespaces, id maps, a small root; and dying together.
 
 use std::io::{PipeReader, PipeWriter, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -85,6 +85,7 @@ pub fn enter(
     let fail = |call, e: std::io::Error| SandboxError::Kernel(rbuild_linux::Error::new(call, "launcher", e));
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&signals), None).map_err(|e| fail("sigprocmask", e.into()))?;
     let (ready, go) = std::io::pipe().map_err(|e| fail("pipe2", e))?;
+    let launcher = process::own_pidfd()?;
     let (isolation, cloned) = match &isolation.maps {
         None => (isolation, process::fork()?),
         Some(_) => match process::clone_into_namespaces() {
@@ -101,7 +102,8 @@ pub fn enter(
             if isolation.records_owners() {
                 rbuild_linux::record_owners();
             }
-            let made = if bare { become_bare_builder(ready) } else { become_builder(world, ready) };
+            let made =
+                if bare { become_bare_builder(ready, &launcher) } else { become_builder(world, ready, &launcher) };
             let elsewhere = match bare {
                 true => world
                     .binds
@@ -137,7 +139,6 @@ fn supervise(child: u32, mut go: PipeWriter, signals: &SigSet) -> Result<Ended, 
     let fail = |call, e: std::io::Error| SandboxError::Kernel(rbuild_linux::Error::new(call, "builder", e));
     let pidfd = process::pidfd(child)?;
     let signalfd = SignalFd::with_flags(signals, SfdFlags::SFD_CLOEXEC).map_err(|e| fail("signalfd4", e.into()))?;
-    // Stays open until the end: its closing tells the builder that this process died.
     go.write_all(b"g").map_err(|e| fail("write", e))?;
     let mut deadline: Option<Instant> = None;
     loop {
@@ -175,7 +176,7 @@ fn supervise(child: u32, mut go: PipeWriter, signals: &SigSet) -> Result<Ended, 
 }
 
 /// Waits for the launcher's word, and sees to it that this process dies with it.
-fn begin(ready: &mut PipeReader, become_root: bool) -> Result<(), SandboxError> {
+fn begin(mut ready: PipeReader, launcher: &OwnedFd, become_root: bool) -> Result<(), SandboxError> {
     let mut byte = [0u8; 1];
     // End of file: the launcher died or could not write the maps.
     if ready.read(&mut byte).unwrap_or(0) != 1 {
@@ -184,13 +185,7 @@ fn begin(ready: &mut PipeReader, become_root: bool) -> Result<(), SandboxError> 
     if become_root {
         process::become_root()?;
     }
-    process::die_with_parent()?;
-    // A launcher that died before that was asked for sends no signal any more.
-    let mut launcher = [PollFd::from_borrowed_fd(ready.as_fd(), PollFlags::IN)];
-    let _ = poll(&mut launcher, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
-    if !launcher[0].revents().is_empty() {
-        std::process::exit(70);
-    }
+    process::die_with(launcher)?;
     // A terminal's signals are for the launcher, which passes them on.
     let _ = rustix::process::setsid();
     rustix::process::umask(rustix::fs::Mode::empty());
@@ -199,13 +194,13 @@ fn begin(ready: &mut PipeReader, become_root: bool) -> Result<(), SandboxError> 
 }
 
 /// A builder that is where its launcher is.
-fn become_bare_builder(mut ready: PipeReader) -> Result<Zygote, SandboxError> {
-    begin(&mut ready, false)?;
+fn become_bare_builder(ready: PipeReader, launcher: &OwnedFd) -> Result<Zygote, SandboxError> {
+    begin(ready, launcher, false)?;
     Zygote::start(true, None, None)
 }
 
-fn become_builder(world: &World, mut ready: PipeReader) -> Result<Zygote, SandboxError> {
-    begin(&mut ready, true)?;
+fn become_builder(world: &World, ready: PipeReader, launcher: &OwnedFd) -> Result<Zygote, SandboxError> {
+    begin(ready, launcher, true)?;
     let store = bind_clone(&world.store)?;
     let binds = world.binds.iter().map(|(source, at)| Ok((bind_clone(source)?, at)));
     let binds = binds.collect::<Result<Vec<_>, SandboxError>>()?;

@@ -25,7 +25,7 @@ mod zygote;
 pub use enter::{Builder, STORE, World, enter};
 pub use network::Carrier;
 pub use probe::{Check, Isolation, Refusal, Rung, checks, isolation, records_owners};
-pub use request::{Files, Input, MountRequest, Network, Outcome, RunRequest, Source, Ulimit};
+pub use request::{Ended, Files, Input, MountRequest, Network, Outcome, RunRequest, Source, Ulimit};
 pub use run::{Cancel, Stream, run, run_attached};
 pub use stubs::remove_points;
 pub use terminal::Restore;
@@ -39,4 +39,7 @@ pub enum SandboxError {
     Kernel(#[from] rbuild_linux::Error),
     #[error("the runner process failed: {0}")]
     Runner(String),
+    /// One of rbuild's own processes ended in the middle of its work.
+    #[error("{0} was killed")]
+    Killed(&'static str),
 }

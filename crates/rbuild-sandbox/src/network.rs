@@ -171,7 +171,6 @@ impl Isolated {
     /// Comes back with the reason if it cannot be done.
     fn become_carrier(&self, carrier: &Carrier, place: &Path, apart: PipeWriter) -> String {
         let prepare = || -> Result<(), String> {
-            process::die_with_parent().map_err(text)?;
             private_mount_namespace().map_err(text)?;
             drop(apart);
             let namespace = bind_clone(Path::new(&format!("/proc/self/fd/{}", self.namespace.as_raw_fd())));

@@ -1,7 +1,10 @@
 //! What the builder asks a runner to do, and what the runner answers; JSON over one socket.
 
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
+use rbuild_linux::process::{self, Exit};
 use serde::{Deserialize, Serialize};
 
 /// One command in one container. All paths outside of the container are the builder's.
@@ -142,4 +145,37 @@ pub enum Outcome {
     Signaled(i32),
     /// The command was never started; why, in a sentence.
     NotStarted(String),
+}
+
+/// A command that is no more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    pub outcome: Outcome,
+    /// The moment, as [`rbuild_linux::process::moment`] has it: of several that ended side by side it tells which was first.
+    pub at: u64,
+}
+
+/// A line that a runner writes. The first comes when the command ends, the last when everything is put away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Report {
+    Ended(Ended),
+    /// All went well since, or why not, in a sentence.
+    Finished(Result<(), String>),
+}
+
+impl Report {
+    /// Of a command that has ended just now.
+    pub fn of_end(exit: Exit) -> Report {
+        let outcome = match exit {
+            Exit::Code(code) => Outcome::Exited(code),
+            Exit::Signal(signal) => Outcome::Signaled(signal),
+        };
+        Report::Ended(Ended { outcome, at: process::moment() })
+    }
+
+    pub fn send(&self, mut socket: &UnixStream) -> std::io::Result<()> {
+        let mut line = serde_json::to_vec(self).map_err(std::io::Error::other)?;
+        line.push(b'\n');
+        socket.write_all(&line)
+    }
 }

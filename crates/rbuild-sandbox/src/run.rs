@@ -1,17 +1,22 @@
 //! The builder's side of a command: start a runner, stream what it prints, take its outcome.
+//!
+//! Nothing here waits for the end of a pipe or a socket, which any stray process could hold open: the runner itself is watched,
+//! through its pidfd. What a runner leaves is gone when it has ended ([`Zygote::runner`]), so that then only what already lies
+//! in the pipes is to be read.
 
 use std::collections::HashMap;
 use std::io::{PipeReader, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rbuild_linux::process;
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::OFlags;
 
 use crate::SandboxError;
-use crate::request::{Input, Outcome, RunRequest};
+use crate::request::{Ended, Input, Outcome, Report, RunRequest};
 use crate::zygote::{Zygote, receive_with_byte};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,21 +33,21 @@ pub struct Cancel(Arc<CancelState>);
 struct CancelState {
     stopped: AtomicBool,
     serial: AtomicU64,
-    /// Runners that were started and have not answered yet.
-    running: Mutex<HashMap<u64, OwnedFd>>,
+    /// Runners that were started and are not known to be done.
+    running: Mutex<HashMap<u64, Arc<OwnedFd>>>,
 }
 
 impl Cancel {
     pub fn cancel(&self) {
         self.0.stopped.store(true, Ordering::SeqCst);
-        self.0.running.lock().unwrap_or_else(PoisonError::into_inner).values().for_each(process::kill_pidfd);
+        self.0.running.lock().unwrap_or_else(PoisonError::into_inner).values().for_each(|fd| process::kill_pidfd(fd));
     }
 
     pub fn is_cancelled(&self) -> bool {
         self.0.stopped.load(Ordering::SeqCst)
     }
 
-    fn add(&self, runner: OwnedFd) -> u64 {
+    fn add(&self, runner: Arc<OwnedFd>) -> u64 {
         let serial = self.0.serial.fetch_add(1, Ordering::SeqCst);
         let mut running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_cancelled() {
@@ -52,15 +57,81 @@ impl Cancel {
         serial
     }
 
-    /// Forgets a runner that has answered: its container is gone, and it ends by itself. One that has not is
-    /// killed, and its container with it.
-    fn remove(&self, serial: u64, answered: bool) {
-        let runner = self.0.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&serial);
-        if let (Some(runner), false) = (runner, answered) {
-            process::kill_pidfd(&runner);
-            let _ = poll(&mut [PollFd::new(&runner, PollFlags::IN)], None);
+    fn remove(&self, serial: u64) {
+        self.0.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&serial);
+    }
+}
+
+/// A runner that works. One that has not finished when this is dropped is killed, with everything that came of it.
+struct Runner<'a> {
+    zygote: &'a Zygote,
+    cancel: &'a Cancel,
+    serial: u64,
+    pidfd: Arc<OwnedFd>,
+    finished: bool,
+}
+
+impl<'a> Runner<'a> {
+    fn start(zygote: &'a Zygote, cancel: &'a Cancel, streams: &[BorrowedFd<'_>]) -> Result<Runner<'a>, SandboxError> {
+        let pidfd = Arc::new(zygote.runner(streams)?);
+        let serial = cancel.add(pidfd.clone());
+        Ok(Runner { zygote, cancel, serial, pidfd, finished: false })
+    }
+
+    fn kill(&self) {
+        process::kill_pidfd(&self.pidfd);
+        process::wait_for_end(&self.pidfd);
+        self.zygote.sweep();
+    }
+
+    /// Ends the runner, and takes what it said: the outcome of its command, if it came so far.
+    fn conclude(mut self, said: &Said) -> Result<Ended, SandboxError> {
+        let last = said.reports.last();
+        self.finished = matches!(last, Some(Report::Finished(_)));
+        let at = process::moment();
+        match (said.reports.first(), last) {
+            // A command that failed did so by itself, whatever became of its runner after that.
+            (Some(Report::Ended(ended)), _) if ended.outcome != Outcome::Exited(0) => Ok(ended.clone()),
+            (_, Some(Report::Finished(Err(why)))) => Ok(Ended { outcome: Outcome::NotStarted(why.clone()), at }),
+            (Some(Report::Ended(ended)), Some(Report::Finished(Ok(())))) => Ok(ended.clone()),
+            _ if self.zygote.has_ended() => Err(SandboxError::Killed("the process that starts commands")),
+            _ => Err(SandboxError::Killed("the process that runs the command")),
         }
     }
+}
+
+impl Drop for Runner<'_> {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.kill();
+        }
+        self.cancel.remove(self.serial);
+    }
+}
+
+/// What a runner has said, as it comes.
+#[derive(Default)]
+struct Said {
+    bytes: Vec<u8>,
+    reports: Vec<Report>,
+}
+
+impl Said {
+    fn add(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        while let Some(end) = self.bytes.iter().position(|b| *b == b'\n') {
+            let line: Vec<u8> = self.bytes.drain(..=end).collect();
+            self.reports.extend(serde_json::from_slice::<Report>(&line).ok());
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        matches!(self.reports.last(), Some(Report::Finished(_)))
+    }
+}
+
+fn fail(what: &'static str) -> impl Fn(std::io::Error) -> SandboxError {
+    move |e| SandboxError::Runner(format!("{what}: {e}"))
 }
 
 /// Runs one command to its end. `output` gets what it prints, as it comes.
@@ -69,99 +140,158 @@ pub fn run(
     request: &RunRequest,
     cancel: &Cancel,
     mut output: impl FnMut(Stream, &[u8]),
-) -> Result<Outcome, SandboxError> {
-    let fail = |what: &'static str| move |e: std::io::Error| SandboxError::Runner(format!("{what}: {e}"));
+) -> Result<Ended, SandboxError> {
     let (mut ours, theirs) = UnixStream::pair().map_err(fail("socketpair"))?;
     let (out, out_writer) = std::io::pipe().map_err(fail("pipe"))?;
     let (err, err_writer) = std::io::pipe().map_err(fail("pipe"))?;
-    let runner = cancel.add(zygote.runner(&[theirs.as_fd(), out_writer.as_fd(), err_writer.as_fd()])?);
-    // The other ends must close when the runner ends.
+    let runner = Runner::start(zygote, cancel, &[theirs.as_fd(), out_writer.as_fd(), err_writer.as_fd()])?;
     drop((theirs, out_writer, err_writer));
-    let sent = send_request(&mut ours, request);
-    let streamed = sent.and_then(|()| stream([(Stream::Stdout, out), (Stream::Stderr, err)], &mut output));
-    let mut answer = Vec::new();
-    if streamed.is_ok() {
-        let _ = ours.read_to_end(&mut answer);
+    let mut said = Said::default();
+    // A request that could not be sent says nothing of why: the runner is gone, and that is told below.
+    if send_request(&mut ours, request).is_ok() {
+        let mut pipes = [(Stream::Stdout, Some(out)), (Stream::Stderr, Some(err))];
+        follow(&runner, &mut ours, &mut said, &mut pipes, &mut output)?;
     }
-    let outcome = serde_json::from_slice(&answer);
-    cancel.remove(runner, outcome.is_ok());
-    streamed?;
-    outcome.map_err(|_| SandboxError::Runner("it ended without an answer".into()))
+    runner.conclude(&said)
+}
+
+/// Bytes that are read at a time.
+const PIECE: usize = 64 * 1024;
+
+/// Passes on what the command prints until its runner is done or dead.
+fn follow(
+    runner: &Runner<'_>,
+    socket: &mut UnixStream,
+    said: &mut Said,
+    pipes: &mut [(Stream, Option<PipeReader>); 2],
+    output: &mut impl FnMut(Stream, &[u8]),
+) -> Result<(), SandboxError> {
+    for pipe in pipes.iter().filter_map(|(_, pipe)| pipe.as_ref()) {
+        rustix::fs::fcntl_setfl(pipe, OFlags::NONBLOCK).map_err(|e| fail("fcntl")(e.into()))?;
+    }
+    socket.set_nonblocking(true).map_err(fail("fcntl"))?;
+    let mut buffer = vec![0; PIECE];
+    let mut ended = false;
+    while !ended && !said.is_complete() {
+        ended = wait_for_news(runner, socket, pipes)?;
+        if ended {
+            runner.kill();
+        }
+        while let Ok(n @ 1..) = socket.read(&mut buffer) {
+            said.add(&buffer[..n]);
+        }
+        read_pipes(pipes, &mut buffer, 1, output)?;
+    }
+    // Nobody writes any more.
+    read_pipes(pipes, &mut buffer, LAST_PIECES, output)
+}
+
+/// More pieces than a pipe holds (fs.pipe-max-size is 1 MiB unless root raised it).
+const LAST_PIECES: usize = 64;
+
+/// Waits until there is something to read; gives whether the runner, or the zygote, has ended.
+fn wait_for_news(
+    runner: &Runner<'_>,
+    socket: &UnixStream,
+    pipes: &[(Stream, Option<PipeReader>); 2],
+) -> Result<bool, SandboxError> {
+    let open = pipes.iter().filter_map(|(_, pipe)| pipe.as_ref()).map(|pipe| pipe.as_fd());
+    let watched = [runner.pidfd.as_fd(), runner.zygote.process(), socket.as_fd()].into_iter().chain(open);
+    let mut fds: Vec<PollFd<'_>> = watched.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+    match poll(&mut fds, None) {
+        Ok(_) => Ok(fds[..2].iter().any(|fd| !fd.revents().is_empty())),
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(e) => Err(fail("poll")(e.into())),
+    }
+}
+
+/// Passes on what lies in the pipes, so many pieces of each at most; pipes that have come to their end are let go.
+fn read_pipes(
+    pipes: &mut [(Stream, Option<PipeReader>); 2],
+    buffer: &mut [u8],
+    pieces: usize,
+    output: &mut impl FnMut(Stream, &[u8]),
+) -> Result<(), SandboxError> {
+    for (stream, open) in pipes {
+        for _ in 0..pieces {
+            let Some(pipe) = open else { break };
+            match pipe.read(buffer) {
+                Ok(0) => *open = None,
+                Ok(n) => output(*stream, &buffer[..n]),
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => break,
+                Err(e) => return Err(fail("reading its output")(e)),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Runs one command on this process's own output, and on its input or on a terminal if the request says so.
 pub fn run_attached(zygote: &Zygote, request: &RunRequest, cancel: &Cancel) -> Result<Outcome, SandboxError> {
-    let fail = |what: &'static str| move |e: std::io::Error| SandboxError::Runner(format!("{what}: {e}"));
     let (mut ours, theirs) = UnixStream::pair().map_err(fail("socketpair"))?;
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let mut streams = vec![theirs.as_fd(), stdout.as_fd(), stderr.as_fd()];
     if request.input == Input::Given {
         streams.push(stdin.as_fd());
     }
-    let runner = cancel.add(zygote.runner(&streams)?);
+    let runner = Runner::start(zygote, cancel, &streams)?;
     drop(streams);
     drop(theirs);
-    let mut answer = Vec::new();
-    let attached = send_request(&mut ours, request).and_then(|()| {
-        if request.input == Input::Terminal {
+    let mut said = Said::default();
+    if send_request(&mut ours, request).is_ok() {
+        let mut none = [(Stream::Stdout, None), (Stream::Stderr, None)];
+        if request.input == Input::Terminal && !wait_for_news(&runner, &ours, &none)? {
             let (terminal, first) = receive_terminal(&ours).map_err(fail("the terminal"))?;
             match terminal {
-                Some(terminal) => crate::terminal::connect(&terminal).map_err(fail("the terminal"))?,
-                // Without a terminal the answer, whose first byte this is, says why.
-                None => answer.extend(first),
+                Some(terminal) => {
+                    crate::terminal::connect(&terminal, &runner.pidfd).map_err(fail("the terminal"))?;
+                }
+                // Without a terminal the report, whose first byte this is, says why.
+                None => said.add(first.as_slice()),
             }
         }
-        ours.read_to_end(&mut answer).map(drop).map_err(fail("its answer"))
-    });
-    let outcome = serde_json::from_slice(&answer);
-    cancel.remove(runner, outcome.is_ok());
-    attached?;
-    outcome.map_err(|_| SandboxError::Runner("it ended without an answer".into()))
+        follow(&runner, &mut ours, &mut said, &mut none, &mut |_, _| ())?;
+    }
+    runner.conclude(&said).map(|ended| ended.outcome)
 }
 
 /// The terminal, or the first byte of what comes instead.
 fn receive_terminal(socket: &UnixStream) -> std::io::Result<(Option<OwnedFd>, Option<u8>)> {
     match receive_with_byte(socket) {
-        Ok((mut fds, byte)) => Ok((fds.pop(), Some(byte))),
+        Ok((mut fds, byte)) => match fds.pop() {
+            Some(terminal) => Ok((Some(terminal), None)),
+            None => Ok((None, Some(byte))),
+        },
         Err(rustix::io::Errno::PIPE) => Ok((None, None)),
         Err(e) => Err(e.into()),
     }
 }
 
 fn send_request(socket: &mut UnixStream, request: &RunRequest) -> Result<(), SandboxError> {
-    let fail = |e: std::io::Error| SandboxError::Runner(format!("sending the request: {e}"));
     let bytes = serde_json::to_vec(request).map_err(|e| SandboxError::Runner(e.to_string()))?;
-    socket.write_all(&bytes).map_err(fail)?;
-    socket.shutdown(std::net::Shutdown::Write).map_err(fail)
+    socket.write_all(&bytes).map_err(fail("sending the request"))?;
+    socket.shutdown(std::net::Shutdown::Write).map_err(fail("sending the request"))
 }
 
-fn stream(mut open: [(Stream, PipeReader); 2], output: &mut impl FnMut(Stream, &[u8])) -> Result<(), SandboxError> {
-    let mut done = [false; 2];
-    let mut buffer = vec![0; 64 * 1024];
-    while done != [true; 2] {
-        let mut fds: Vec<PollFd<'_>> = Vec::new();
-        let mut which = Vec::new();
-        for (i, (_, pipe)) in open.iter().enumerate().filter(|(i, _)| !done[*i]) {
-            fds.push(PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN));
-            which.push(i);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_are_understood_however_they_arrive() {
+        let ended = Report::Ended(Ended { outcome: Outcome::Exited(3), at: 17 });
+        let text: Vec<u8> = [&ended, &Report::Finished(Ok(()))]
+            .into_iter()
+            .flat_map(|report| [serde_json::to_vec(report).unwrap(), vec![b'\n']].concat())
+            .collect();
+        for piece in [1, 7, 1000] {
+            let mut said = Said::default();
+            text.chunks(piece).for_each(|bytes| said.add(bytes));
+            assert_eq!(said.reports, [ended.clone(), Report::Finished(Ok(()))]);
         }
-        match poll(&mut fds, None) {
-            Ok(_) => {}
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(e) => return Err(SandboxError::Runner(format!("poll: {e}"))),
-        }
-        let ready: Vec<usize> =
-            fds.iter().zip(&which).filter(|(fd, _)| !fd.revents().is_empty()).map(|(_, i)| *i).collect();
-        drop(fds);
-        for i in ready {
-            let (stream, pipe) = &mut open[i];
-            match pipe.read(&mut buffer) {
-                Ok(0) => done[i] = true,
-                Ok(n) => output(*stream, &buffer[..n]),
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(SandboxError::Runner(format!("reading its output: {e}"))),
-            }
-        }
+        let mut cut = Said::default();
+        cut.add(&text[..text.len() - 1]);
+        assert!(!cut.is_complete() && cut.reports == [ended]);
     }
-    Ok(())
 }

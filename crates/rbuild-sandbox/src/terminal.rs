@@ -26,8 +26,9 @@ impl Drop for Restore {
 }
 
 /// Carries bytes and the window's size between standard input and output and the container's terminal, until nobody
-/// has that open any more. Keys arrive as they are: what they mean is for the terminal in the container to say.
-pub(crate) fn connect(terminal: &OwnedFd) -> io::Result<()> {
+/// has that open any more, or the runner has ended. Keys arrive as they are: what they mean is for the terminal in the
+/// container to say.
+pub(crate) fn connect(terminal: &OwnedFd, runner: &OwnedFd) -> io::Result<()> {
     let restore = Restore::of_stdin();
     if let Some(Restore(settings)) = &restore {
         let mut raw = settings.clone();
@@ -35,7 +36,7 @@ pub(crate) fn connect(terminal: &OwnedFd) -> io::Result<()> {
         tcsetattr(io::stdin(), OptionalActions::Now, &raw)?;
     }
     let mut inside = std::fs::File::from(terminal.try_clone()?);
-    let mut listening = true;
+    let (mut listening, mut ended) = (true, false);
     let mut size = None;
     let mut buffer = vec![0; 16 * 1024];
     loop {
@@ -46,15 +47,20 @@ pub(crate) fn connect(terminal: &OwnedFd) -> io::Result<()> {
         }
         let stdin = io::stdin();
         let mut fds = vec![PollFd::from_borrowed_fd(terminal.as_fd(), PollFlags::IN)];
-        if listening {
-            fds.push(PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN));
-        }
+        // The kernel passes on in its own time what was written last; whoever could write more is gone with the runner.
+        let more = [(!ended, runner.as_fd()), (listening, stdin.as_fd())];
+        fds.extend(
+            more.iter().filter(|(wanted, _)| *wanted).map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)),
+        );
         match poll(&mut fds, Some(&LOOK)) {
+            Ok(0) if ended => return Ok(()),
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e.into()),
         }
-        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
-        if ready[0] {
+        let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
+        let mut is_ready = |watched: bool| watched && ready.next() == Some(true);
+        let (said, gone, typed) = (is_ready(true), is_ready(!ended), is_ready(listening));
+        if said {
             match inside.read(&mut buffer) {
                 Ok(n) if n > 0 => {
                     let mut out = io::stdout().lock();
@@ -64,7 +70,8 @@ pub(crate) fn connect(terminal: &OwnedFd) -> io::Result<()> {
                 _ => return Ok(()),
             }
         }
-        if ready.get(1) == Some(&true) {
+        ended |= gone;
+        if typed {
             match rustix::io::read(&stdin, &mut buffer) {
                 Ok(n) if n > 0 => inside.write_all(&buffer[..n])?,
                 _ => listening = false,

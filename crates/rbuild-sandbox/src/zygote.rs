@@ -10,7 +10,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
 use rbuild_linux::process::{self, Cloned};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -20,17 +19,25 @@ use crate::SandboxError;
 use crate::container::runner_main;
 use crate::network::Isolated;
 
+/// What the builder asks for, and the byte that an answer repeats.
+const RUNNER: u8 = b'r';
+const SWEEP: u8 = b's';
+
 /// The builder's end.
 #[derive(Debug)]
 pub struct Zygote {
-    socket: Mutex<OwnedFd>,
+    /// Closed to let the zygote end.
+    socket: Mutex<Option<OwnedFd>>,
+    process: OwnedFd,
+    /// There is no pid namespace that the kernel would empty.
+    bare: bool,
     /// The network that commands see in /sys; kept, not used.
     _network: Option<OwnedFd>,
 }
 
 impl Zygote {
-    /// Forks the zygote, whose runners may join the isolated network. The caller must have one thread still. In a pid namespace the kernel ends what is left; where
-    /// there is none (`bare`), the zygote does.
+    /// Forks the zygote, whose runners may join the isolated network. The caller must have one thread still. In a pid namespace
+    /// the kernel ends what is left; where there is none (`bare`), the zygote does, and should it be killed, the builder.
     pub(crate) fn start(
         bare: bool,
         isolated: Option<Isolated>,
@@ -38,8 +45,13 @@ impl Zygote {
     ) -> Result<Zygote, SandboxError> {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(|e| failed("socketpair", e))?;
+        if bare {
+            process::adopt_orphans()?;
+        }
         match process::fork()? {
-            Cloned::Parent { .. } => Ok(Zygote { socket: Mutex::new(ours), _network: network }),
+            Cloned::Parent { child } => {
+                Ok(Zygote { socket: Mutex::new(Some(ours)), process: process::pidfd(child)?, bare, _network: network })
+            }
             Cloned::Child => {
                 drop(ours);
                 serve(&theirs, bare, isolated.as_ref());
@@ -49,14 +61,50 @@ impl Zygote {
     }
 
     /// Starts a runner with these: the socket for its request, the output and the errors of its command, and what the
-    /// command reads, if it is to read anything. Gives a pidfd of it.
-    pub fn runner(&self, streams: &[BorrowedFd<'_>]) -> Result<OwnedFd, SandboxError> {
-        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
-        send_fds(&*socket, streams).map_err(|e| failed("asking for it", e))?;
-        let mut fds = receive_fds(&*socket).map_err(|e| failed("being given it", e))?;
+    /// command reads, if it is to read anything. Gives a pidfd of it. When it has ended, nothing is left of what came of it,
+    /// except where there are no namespaces: there, what one leaves that was killed is left to [`Zygote::sweep`].
+    pub(crate) fn runner(&self, streams: &[BorrowedFd<'_>]) -> Result<OwnedFd, SandboxError> {
+        let mut fds = self.ask(RUNNER, streams).map_err(|e| match e {
+            _ if self.has_ended() => SandboxError::Killed("the process that starts commands"),
+            e => failed("asking for it", e),
+        })?;
         match (fds.pop(), fds.is_empty()) {
             (Some(pidfd), true) => Ok(pidfd),
             _ => Err(SandboxError::Runner("it could not be forked; is there a limit on processes?".into())),
+        }
+    }
+
+    fn ask(&self, what: u8, streams: &[BorrowedFd<'_>]) -> rustix::io::Result<Vec<OwnedFd>> {
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        let socket = socket.as_ref().ok_or(rustix::io::Errno::PIPE)?;
+        send_with_byte(socket, what, streams)?;
+        receive_fds(socket)
+    }
+
+    /// Kills what killed runners left behind, where the kernel does not.
+    pub(crate) fn sweep(&self) {
+        if self.bare && self.ask(SWEEP, &[]).is_err() {
+            // What was the zygote's is the builder's now.
+            process::kill_children();
+        }
+    }
+
+    /// A pidfd of it.
+    pub(crate) fn process(&self) -> BorrowedFd<'_> {
+        self.process.as_fd()
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        process::has_ended(&self.process)
+    }
+}
+
+impl Drop for Zygote {
+    fn drop(&mut self) {
+        if self.bare {
+            self.socket.lock().unwrap_or_else(PoisonError::into_inner).take();
+            process::wait_for_end(&self.process);
+            process::kill_children();
         }
     }
 }
@@ -67,12 +115,16 @@ fn failed(what: &str, e: rustix::io::Errno) -> SandboxError {
 
 /// Sends one byte with these descriptors, four at most.
 pub(crate) fn send_fds(socket: impl AsFd, fds: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {
+    send_with_byte(socket, RUNNER, fds)
+}
+
+fn send_with_byte(socket: impl AsFd, byte: u8, fds: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(rustix::io::Errno::NOBUFS);
     }
-    sendmsg(socket, &[IoSlice::new(b"r")], &mut control, SendFlags::NOSIGNAL).map(|_| ())
+    sendmsg(socket, &[IoSlice::new(&[byte])], &mut control, SendFlags::NOSIGNAL).map(|_| ())
 }
 
 /// One message's descriptors; an error at the end of the stream.
@@ -102,68 +154,68 @@ pub(crate) fn receive_with_byte(socket: impl AsFd) -> rustix::io::Result<(Vec<Ow
 /// The zygote's life: until the builder closes its end, or dies.
 fn serve(socket: &OwnedFd, bare: bool, isolated: Option<&Isolated>) {
     if bare {
-        // Dies with its parent all the same: then the socket closes.
         let _ = process::adopt_orphans();
-        serve_requests(socket, &mut Some(Vec::new()), isolated);
-        process::kill_children();
-    } else {
-        let _ = process::die_with_parent();
-        serve_requests(socket, &mut None, isolated);
     }
-}
-
-/// How often strays are looked for.
-const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-
-/// Waits for the next request; meanwhile kills the children that are not among the runners, which are what killed
-/// runners left behind.
-fn wait_for_request(socket: &OwnedFd, runners: &[u32]) -> bool {
-    loop {
-        let mut fds = [PollFd::new(socket, PollFlags::IN)];
-        match poll(&mut fds, Some(&LOOK)) {
-            Ok(0) | Err(rustix::io::Errno::INTR) => {}
-            Ok(_) => return true,
-            Err(_) => return false,
+    let mut runners = Vec::new();
+    while let Ok((fds, what)) = receive_with_byte(socket) {
+        let ended = process::reap();
+        runners.retain(|runner| !ended.iter().any(|(pid, _)| pid == runner));
+        let answered = match what {
+            SWEEP => {
+                kill_strays(&mut runners);
+                send_with_byte(socket, SWEEP, &[])
+            }
+            _ => start_runner(socket, fds, bare, isolated, &mut runners),
+        };
+        if answered.is_err() {
+            break;
         }
-        process::reap();
-        process::children().iter().filter(|pid| !runners.contains(pid)).for_each(|pid| process::kill(*pid));
+    }
+    if bare {
+        process::kill_children();
     }
 }
 
-fn serve_requests(socket: &OwnedFd, runners: &mut Option<Vec<u32>>, isolated: Option<&Isolated>) {
+/// Kills the children that are no runners, and those that come to the zygote because of that, until there is none.
+fn kill_strays(runners: &mut Vec<u32>) {
     loop {
-        if let Some(runners) = runners
-            && !wait_for_request(socket, runners)
-        {
+        let strays: Vec<u32> = process::children().into_iter().filter(|pid| !runners.contains(pid)).collect();
+        strays.iter().for_each(|pid| process::kill(*pid));
+        if strays.is_empty() {
             return;
         }
-        let Ok(fds) = receive_fds(socket) else { return };
-        process::reap();
-        match process::fork() {
-            Ok(Cloned::Child) => {
-                let code = match become_runner(fds) {
-                    Ok(input) => runner_main(input, isolated),
-                    Err(_) => 70,
-                };
-                std::process::exit(code);
-            }
-            Ok(Cloned::Parent { child }) => {
-                if let Some(runners) = runners {
-                    runners.push(child);
-                }
-                let pidfd = process::pidfd(child);
-                drop(fds);
-                let answer: Vec<BorrowedFd<'_>> = pidfd.iter().map(|fd| fd.as_fd()).collect();
-                if send_fds(socket, &answer).is_err() {
-                    return;
-                }
-            }
-            Err(_) => {
-                if send_fds(socket, &[]).is_err() {
-                    return;
-                }
-            }
+        for pid in strays {
+            let _ = process::wait(pid);
         }
+        let ended = process::reap();
+        runners.retain(|runner| !ended.iter().any(|(pid, _)| pid == runner));
+    }
+}
+
+fn start_runner(
+    socket: &OwnedFd,
+    fds: Vec<OwnedFd>,
+    bare: bool,
+    isolated: Option<&Isolated>,
+    runners: &mut Vec<u32>,
+) -> rustix::io::Result<()> {
+    let forked = if bare { process::fork() } else { process::fork_into_pid_namespace() };
+    match forked {
+        Ok(Cloned::Child) => {
+            let code = match become_runner(fds) {
+                Ok(input) => runner_main(input, isolated),
+                Err(_) => 70,
+            };
+            std::process::exit(code);
+        }
+        Ok(Cloned::Parent { child }) => {
+            runners.push(child);
+            let pidfd = process::pidfd(child);
+            drop(fds);
+            let answer: Vec<BorrowedFd<'_>> = pidfd.iter().map(|fd| fd.as_fd()).collect();
+            send_with_byte(socket, RUNNER, &answer)
+        }
+        Err(_) => send_with_byte(socket, RUNNER, &[]),
     }
 }
 

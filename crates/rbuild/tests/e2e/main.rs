@@ -21,5 +21,6 @@ mod promises;
 mod result;
 mod rungs;
 mod running;
+mod storm;
 mod surroundings;
 mod why;

@@ -1,0 +1,289 @@
+//! Builds that fail, are stopped, or lose one of their processes at a random moment: each ends at once, with the real reason,
+//! and leaves nothing. `RBUILD_STORM_SECONDS` says for how long (30 for each storm), `RBUILD_STORM_SEED` which storm.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Child, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::lab::Lab;
+
+/// How long a build may take to end after it has failed.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+/// More failing builds than that tell nothing new.
+const FAILING_BUILDS: usize = 200;
+
+/// A small generator of numbers (xorshift64*).
+struct Dice(u64);
+
+impl Dice {
+    /// Tells its seed past the harness, which keeps what a test prints until it fails.
+    fn new(storm: &str) -> Dice {
+        let given = std::env::var("RBUILD_STORM_SEED").ok().and_then(|seed| seed.parse().ok());
+        let now = || std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
+        let seed = given.unwrap_or_else(now) | 1;
+        let _ = std::io::stderr().write_all(format!("storm of {storm}: RBUILD_STORM_SEED={seed}\n").as_bytes());
+        Dice(seed)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % bound
+    }
+
+    fn one_of<'a, T>(&mut self, list: &'a [T]) -> &'a T {
+        &list[self.below(list.len() as u64) as usize]
+    }
+}
+
+fn end_of_storm() -> Instant {
+    let seconds = std::env::var("RBUILD_STORM_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(30);
+    Instant::now() + Duration::from_secs(seconds)
+}
+
+/// A process and the one that started it, by what /proc says.
+#[derive(Debug, Clone)]
+struct Process {
+    pid: u32,
+    parent: u32,
+    line: String,
+}
+
+fn processes() -> Vec<Process> {
+    let read = |entry: std::fs::DirEntry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+        let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
+        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+        Some(Process { pid, parent, line: String::from_utf8_lossy(&line).replace('\0', " ") })
+    };
+    std::fs::read_dir("/proc").unwrap().flatten().filter_map(read).collect()
+}
+
+/// The process itself and what came of it.
+fn family(root: u32) -> Vec<Process> {
+    let all = processes();
+    let mut found: Vec<Process> = all.iter().filter(|p| p.pid == root).cloned().collect();
+    let mut at = 0;
+    while let Some(parent) = found.get(at).map(|p| p.pid) {
+        found.extend(all.iter().filter(|p| p.parent == parent && p.pid != parent).cloned());
+        at += 1;
+    }
+    found
+}
+
+/// Waits until no process names the marker, which stands in the command line of all that belongs to a build.
+#[track_caller]
+fn all_gone(marker: &str, what: &str) {
+    let deadline = Instant::now() + Duration::from_secs(2);
+    loop {
+        let left: Vec<Process> = processes().into_iter().filter(|p| p.line.contains(marker)).collect();
+        if left.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{what}: left running: {left:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A build whose processes all have the marker in their command line.
+struct Build {
+    child: Child,
+    log: std::path::PathBuf,
+}
+
+impl Build {
+    fn start(lab: &Lab, marker: &str, dockerfile: &str) -> Build {
+        let context = lab.path(marker);
+        std::fs::create_dir_all(&context).unwrap();
+        std::fs::write(context.join("Dockerfile"), dockerfile).unwrap();
+        std::fs::write(context.join("file"), marker).unwrap();
+        let log = lab.path(&format!("{marker}.log"));
+        // All stages at once, however few processors there are: some work on until they are stopped.
+        let options = ["build", "--progress", "plain", "--jobs", "8", "-t", marker, context.to_str().unwrap()];
+        let mut command = lab.command(options);
+        command.stdout(Stdio::null()).stderr(std::fs::File::create(&log).unwrap());
+        Build { child: command.spawn().unwrap(), log }
+    }
+
+    /// Its end, which has to come until then.
+    #[track_caller]
+    fn ends(&mut self, deadline: Instant, what: &str) -> (ExitStatus, String) {
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return (status, std::fs::read_to_string(&self.log).unwrap());
+            }
+            if Instant::now() > deadline {
+                let family = family(self.child.id());
+                let log = std::fs::read_to_string(&self.log).unwrap();
+                panic!("{what}: it does not end: {family:?}\n{log}");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+#[track_caller]
+fn nothing_in(dir: &Path, what: &str) {
+    let left: Vec<_> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(left.is_empty(), "{what}: left in {}: {left:?}", dir.display());
+}
+
+#[track_caller]
+fn no_mounts(lab: &Lab, what: &str) {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(lab.path("").to_str().unwrap()), "{what}: {mounts}");
+}
+
+/// Six stages of which one fails, and what is to be said of it. The others end well, or would work on for long.
+fn failing_stages(dice: &mut Dice, marker: &str) -> (String, String) {
+    let failing = dice.below(6);
+    let mut file = String::new();
+    let mut reason = String::new();
+    for stage in 0..6 {
+        file.push_str(&format!("FROM busybox AS s{stage}\n"));
+        if stage == failing {
+            let code = 2 + dice.below(100);
+            let pause = dice.below(300);
+            let (step, why) = match dice.below(5) {
+                0 => (format!("RUN : {marker}; false"), "exited with code 1".to_string()),
+                1 => (format!("RUN : {marker}; usleep {pause}000; exit {code}"), format!("exited with code {code}\n")),
+                // A container's first process does not hear its own signals.
+                2 => (
+                    format!("RUN : {marker}; usleep {pause}000; sh -c 'kill -9 $$' || exit 137"),
+                    "exited with code 137\n".to_string(),
+                ),
+                3 => (format!("COPY --from=base /{marker} /x"), format!("/{marker}")),
+                _ => (
+                    format!("RUN : {marker}; echo words; (usleep {pause}000; exit {code})"),
+                    format!("exited with code {code}\n"),
+                ),
+            };
+            file.push_str(&format!("{step}\n"));
+            reason = why;
+            continue;
+        }
+        let step = match dice.below(5) {
+            0 => format!("RUN echo {stage} {marker}"),
+            1 => format!("RUN sleep 100 {marker} || sleep 100"),
+            2 => format!("RUN : {marker}; usleep {}000; echo {stage}", dice.below(200)),
+            3 => format!("COPY file /f{stage}\nRUN : {marker} {stage}"),
+            _ => format!("RUN (setsid sleep 100 & : {marker}); yes {stage} | head -c 300000"),
+        };
+        file.push_str(&format!("{step}\n"));
+    }
+    let copies: String = (0..6).map(|i| format!("COPY --from=s{i} /bin/busybox /{i}\n")).collect();
+    (format!("FROM busybox AS base\n{file}FROM scratch\n{copies}"), reason)
+}
+
+#[test]
+fn a_failing_step_ends_the_build_with_its_own_error() {
+    let lab = Lab::new();
+    let mut dice = Dice::new("failures");
+    let end = end_of_storm();
+    for i in 0..FAILING_BUILDS {
+        let marker = format!("fail{}x{i}", std::process::id());
+        let (dockerfile, reason) = failing_stages(&mut dice, &marker);
+        let mut build = Build::start(&lab, &marker, &dockerfile);
+        // The steps that fail take 0.3 seconds at most.
+        let (status, log) = build.ends(Instant::now() + AT_ONCE + Duration::from_millis(300), &dockerfile);
+        assert_eq!(status.code(), Some(1), "{dockerfile}\n{log}");
+        let error = log.find("error: ").map_or("", |at| &log[at..]);
+        assert!(error.contains(&reason), "{reason:?} is not what failed:\n{dockerfile}\n{log}");
+        all_gone(&marker, &dockerfile);
+        nothing_in(&lab.store().join("tmp"), &dockerfile);
+        if Instant::now() > end {
+            break;
+        }
+    }
+    no_mounts(&lab, "after the storm");
+    lab.rbuild(["fsck"]).ok();
+    lab.build("FROM busybox\nRUN echo fine > /o\n", &["-t", "x"]).ok();
+}
+
+/// Two builds that have a step and a cache in common; a second or less each when nothing happens.
+fn sharing_builds(dice: &mut Dice, marker: &str) -> String {
+    let common =
+        format!("RUN --mount=type=cache,id={marker},sharing=locked,target=/c echo {marker} >> /c/log; usleep 100000");
+    format!(
+        "FROM busybox AS a\n{common}\nCOPY file /f\n\
+         FROM busybox AS b\nRUN : {marker} {}; usleep {}000; echo b\n\
+         FROM a\nCOPY --from=b /bin/busybox /b\nRUN : {marker}; (setsid sleep 100 &); usleep {}000\n",
+        dice.below(1 << 30),
+        dice.below(200),
+        dice.below(100)
+    )
+}
+
+/// Strikes a build; gives what was done.
+fn strike(dice: &mut Dice, build: &Build) -> (String, Option<Signal>) {
+    let send = |pid: u32, signal| kill(Pid::from_raw(pid as i32), signal);
+    let launcher = build.child.id();
+    let signal = *dice.one_of(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGKILL]);
+    if dice.below(3) == 0 {
+        let _ = send(launcher, signal);
+        return (format!("{signal} for the launcher"), Some(signal));
+    }
+    let family = family(launcher);
+    let below = family.get(1..).unwrap_or_default();
+    if below.is_empty() {
+        return ("nothing".into(), None);
+    }
+    let victim = dice.one_of(below);
+    let killed = send(victim.pid, Signal::SIGKILL);
+    (format!("SIGKILL for {victim:?}: {killed:?}, of {family:#?}"), None)
+}
+
+#[track_caller]
+fn ended_for_a_reason(status: ExitStatus, signal: Option<Signal>, log: &str, what: &str) {
+    let reasons = ["killed", "exited with code 137", "exited with code 143"];
+    let error = log.find("error: ").map(|at| &log[at..]);
+    match (status.code(), signal) {
+        // It came too late, or hit something that nobody waits for.
+        (Some(0), _) => {}
+        (None, Some(Signal::SIGKILL)) => {}
+        (Some(130), Some(_)) => assert!(error.is_some_and(|e| e.contains("interrupted")), "{what}\n{log}"),
+        (Some(1), None) => assert!(error.is_some_and(|e| reasons.iter().any(|r| e.contains(r))), "{what}\n{log}"),
+        (code, _) => panic!("{what}: ended with {code:?}\n{log}"),
+    }
+}
+
+#[test]
+fn whatever_is_killed_leaves_nothing_and_stops_nobody_else() {
+    let lab = Lab::new();
+    let mut dice = Dice::new("kills");
+    let end = end_of_storm();
+    for i in 0.. {
+        let marker = format!("kill{}x{i}", std::process::id());
+        let dockerfile = sharing_builds(&mut dice, &marker);
+        let mut builds = ["a", "b"].map(|which| Build::start(&lab, &format!("{marker}{which}"), &dockerfile));
+        std::thread::sleep(Duration::from_millis(dice.below(500)));
+        let (what, signal) = strike(&mut dice, &builds[0]);
+        let deadline = Instant::now() + AT_ONCE;
+        let (status, log) = builds[0].ends(deadline, &what);
+        ended_for_a_reason(status, signal, &log, &what);
+        // The other one has its own work to do still.
+        let (status, log) = builds[1].ends(deadline + Duration::from_secs(2), &what);
+        assert!(status.success(), "the other build: {what}\n{log}");
+        all_gone(&marker, &what);
+        let after =
+            format!("FROM busybox\nRUN --mount=type=cache,id={marker},sharing=locked,target=/c echo {marker} fine\n");
+        let (status, log) = Build::start(&lab, &format!("{marker}c"), &after).ends(Instant::now() + AT_ONCE, &what);
+        assert!(status.success(), "the next build: {what}\n{log}");
+        nothing_in(&lab.store().join("tmp"), &what);
+        if i % 8 == 0 {
+            lab.rbuild(["fsck"]).ok();
+        }
+        if Instant::now() > end {
+            break;
+        }
+    }
+    no_mounts(&lab, "after the storm");
+    lab.rbuild(["fsck"]).ok();
+}
