@@ -124,7 +124,10 @@ pub(crate) fn disk_full(e: &std::io::Error) -> Option<String> {
 
 impl From<StoreError> for BuildError {
     fn from(e: StoreError) -> BuildError {
-        BuildError::Store(e)
+        match e {
+            StoreError::Stopped => BuildError::Cancelled,
+            e => BuildError::Store(e),
+        }
     }
 }
 

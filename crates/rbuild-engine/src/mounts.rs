@@ -1,5 +1,6 @@
 //! What `RUN --mount` gives to commands: caches, parts of the context, agents.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -68,34 +69,22 @@ impl Executor<'_> {
         Ok((requests, held))
     }
 
-    /// The caches of a command, each with the mounts that show it. They are taken in the order of their ids, so
-    /// that commands that wait for each other's cannot wait in a circle.
+    /// The caches of a command, each with the mounts that show it. A command has each once, for all its mounts of that cache,
+    /// so that it does not wait for itself, and in the strictest way that one of them asks for. They are taken in the order of
+    /// their ids, so that commands that wait for each other's cannot wait in a circle.
     fn caches(&self, steps: &[MountStep]) -> Result<Vec<(Vec<usize>, CacheMount)>> {
-        let mut wanted: Vec<(Digest, usize, &CacheStep, Span)> = Vec::new();
+        let mut wanted: BTreeMap<Digest, Vec<(usize, &CacheStep, Span)>> = BTreeMap::new();
         for (i, mount) in steps.iter().enumerate() {
             if let MountKindStep::Cache(step) = &mount.kind {
-                wanted.push((self.cache_id(step), i, step, mount.span));
+                wanted.entry(self.cache_id(step)).or_default().push((i, step, mount.span));
             }
         }
-        wanted.sort_by_key(|(id, i, ..)| (*id, *i));
         let mut caches: Vec<(Vec<usize>, CacheMount)> = Vec::new();
-        let mut last: Option<(Digest, CacheUse)> = None;
-        for (id, i, step, span) in wanted {
-            let how = match step.sharing {
-                Sharing::Shared => CacheUse::Shared,
-                Sharing::Private => CacheUse::Private,
-                Sharing::Locked => CacheUse::Locked,
-            };
-            // A command does not stand in its own way: equal mounts show the same cache.
-            if let (Some((known, CacheUse::Locked)), Some((places, _))) = (last, caches.last_mut())
-                && known == id
-            {
-                places.push(i);
-                continue;
-            }
-            let cache = self.store.cache_mount(&self.work, &id, how, |dir| self.fill_cache(step, span, dir))?;
-            last = Some((id, how));
-            caches.push((vec![i], cache));
+        for (id, mounts) in wanted {
+            let (_, first, span) = mounts[0];
+            let how = mounts.iter().map(|(_, step, _)| cache_use(step)).max().unwrap_or(CacheUse::Shared);
+            let cache = self.store.cache_mount(&self.work, &id, how, |dir| self.fill_cache(first, span, dir))?;
+            caches.push((mounts.iter().map(|(i, ..)| *i).collect(), cache));
         }
         Ok(caches)
     }
@@ -253,6 +242,14 @@ fn content_digests(account: &Account) -> Vec<Option<Digest>> {
 
 fn now(seconds: i64) -> rbuild_linux::Timestamp {
     rbuild_linux::Timestamp { sec: seconds, nsec: 0 }
+}
+
+fn cache_use(step: &CacheStep) -> CacheUse {
+    match step.sharing {
+        Sharing::Shared => CacheUse::Shared,
+        Sharing::Private => CacheUse::Private,
+        Sharing::Locked => CacheUse::Locked,
+    }
 }
 
 fn cache_source(caches: &[(Vec<usize>, CacheMount)], mount: usize, step: &CacheStep) -> Result<Source> {

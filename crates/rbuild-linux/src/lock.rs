@@ -1,6 +1,7 @@
 //! Locks between processes that the kernel lets go of when their holder dies.
 
 use std::fs::File;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -16,6 +17,9 @@ pub struct KeyLock {
     _file: File,
 }
 
+/// Time between two tries at most.
+const LOOK: Duration = Duration::from_millis(16);
+
 /// Whether others may hold the lock at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockKind {
@@ -24,15 +28,19 @@ pub enum LockKind {
 }
 
 impl KeyLock {
-    /// Waits until nobody else holds `key`.
-    pub fn wait(file: File, key: [u8; 8]) -> Result<KeyLock> {
+    /// Waits until nobody else holds `key`, or `stop` says that it is to wait no longer. The kernel's own wait could not be
+    /// ended from another thread, so the lock is tried again and again, at most [`LOOK`] apart.
+    pub fn wait(file: File, key: [u8; 8], stop: &dyn Fn() -> bool) -> Result<Option<KeyLock>> {
         let lock = flock(LockKind::Exclusive, key);
+        let mut pause = Duration::from_millis(1);
         loop {
-            match fcntl(&file, FcntlArg::F_OFD_SETLKW(&lock)) {
-                Ok(_) => return Ok(KeyLock { _file: file }),
-                Err(Errno::EINTR) => {}
-                Err(e) => return Err(Error::new("fcntl(F_OFD_SETLKW)", "lock file", std::io::Error::from(e))),
+            match fcntl(&file, FcntlArg::F_OFD_SETLK(&lock)) {
+                Ok(_) => return Ok(Some(KeyLock { _file: file })),
+                Err(Errno::EAGAIN | Errno::EACCES | Errno::EINTR) if stop() => return Ok(None),
+                Err(Errno::EAGAIN | Errno::EACCES | Errno::EINTR) => std::thread::sleep(pause),
+                Err(e) => return Err(Error::new("fcntl(F_OFD_SETLK)", "lock file", std::io::Error::from(e))),
             }
+            pause = (pause * 2).min(LOOK);
         }
     }
 

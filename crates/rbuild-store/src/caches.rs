@@ -11,8 +11,8 @@ use crate::layout::{Owners, Store};
 use crate::records::lock_key;
 use crate::workspace::Workspace;
 
-/// Who may use a cache at the same time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Who may use a cache at the same time; the strictest last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CacheUse {
     /// Everybody who also shares.
     Shared,
@@ -70,11 +70,12 @@ impl Store {
                 hasher.field("recorded owners");
             }
             let name = hasher.finish();
-            let file = self.open_lock("steps.lock")?;
+            let try_now =
+                |kind| Ok::<_, StoreError>(KeyLock::try_now(self.open_lock("steps.lock")?, lock_key(&name), kind)?);
             let lock = match how {
-                CacheUse::Locked => Some(KeyLock::wait(file, lock_key(&name))?),
-                CacheUse::Shared => KeyLock::try_now(file, lock_key(&name), LockKind::Shared)?,
-                CacheUse::Private => KeyLock::try_now(file, lock_key(&name), LockKind::Exclusive)?,
+                CacheUse::Locked => Some(self.wait_for_key(lock_key(&name))?),
+                CacheUse::Shared => try_now(LockKind::Shared)?,
+                CacheUse::Private => try_now(LockKind::Exclusive)?,
             };
             match lock {
                 Some(lock) => return Ok((name, lock)),

@@ -24,6 +24,9 @@ pub enum StoreError {
     NameTaken(String),
     #[error("another rbuild process uses the store")]
     Busy,
+    /// The build that waited for another one was stopped.
+    #[error("the build was stopped while it waited for another one")]
+    Stopped,
 }
 
 impl StoreError {

@@ -1,9 +1,10 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rbuild_layer::Limits;
-use rbuild_linux::{RootDir, process, write_atomic, write_durable};
+use rbuild_linux::{KeyLock, RootDir, process, write_atomic, write_durable};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +30,11 @@ pub struct Store {
     boot: String,
     limits: Limits,
     owners: Owners,
+    stop: Stop,
 }
+
+/// Whether a wait for somebody else's lock is to end.
+type Stop = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// What the owners of files in trees are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +78,7 @@ impl Store {
             boot: process::boot_id(),
             limits: Limits::default(),
             owners: Owners::Given,
+            stop: Arc::new(|| false),
         })
     }
 
@@ -84,7 +90,8 @@ impl Store {
     pub fn moved(&self, path: &Path) -> Result<Store> {
         let lock = self.lock.try_clone().map_err(|e| rbuild_linux::Error::new("dup", path, e))?;
         let (boot, limits, owners) = (self.boot.clone(), self.limits, self.owners);
-        Ok(Store { root: RootDir::open(path)?, path: path.to_path_buf(), lock, boot, limits, owners })
+        let stop = self.stop.clone();
+        Ok(Store { root: RootDir::open(path)?, path: path.to_path_buf(), lock, boot, limits, owners, stop })
     }
 
     /// The same store, with other limits for archives that come in.
@@ -95,6 +102,16 @@ impl Store {
     /// The same store, with trees of such owners.
     pub fn with_owners(self, owners: Owners) -> Store {
         Store { owners, ..self }
+    }
+
+    /// The same store, whose waits for the locks of other builds end with [`StoreError::Stopped`] when `stop` says so.
+    pub fn stopped_by(self, stop: impl Fn() -> bool + Send + Sync + 'static) -> Store {
+        Store { stop: Arc::new(stop), ..self }
+    }
+
+    /// Waits for the lock on a key of `steps.lock`.
+    pub(crate) fn wait_for_key(&self, key: [u8; 8]) -> Result<KeyLock> {
+        KeyLock::wait(self.open_lock("steps.lock")?, key, &*self.stop)?.ok_or(StoreError::Stopped)
     }
 
     pub(crate) fn owners(&self) -> Owners {

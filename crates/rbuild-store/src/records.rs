@@ -95,7 +95,7 @@ impl Store {
 
     /// Waits until no other thread or process works on the step with that key.
     pub fn lock_step(&self, key: &Digest) -> Result<KeyLock> {
-        Ok(KeyLock::wait(self.open_lock("steps.lock")?, lock_key(key))?)
+        self.wait_for_key(lock_key(key))
     }
 
     /// Puts everything that was written so far on the disk, and says so for `build`.

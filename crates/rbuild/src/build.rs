@@ -196,6 +196,8 @@ fn run_builder(
             let stop = cancel.clone();
             builder.on_stop(move || stop.cancel());
             let store = store.moved(&builder.path(Path::new(rbuild_sandbox::STORE)))?.with_owners(owners(&builder));
+            let stop = cancel.clone();
+            let store = store.stopped_by(move || stop.is_cancelled());
             execute(request, prepared, &store, sender, cancel, &builder, |e| {
                 drawing.take().map(std::thread::JoinHandle::join);
                 report(e);

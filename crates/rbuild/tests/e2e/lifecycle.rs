@@ -148,3 +148,71 @@ fn a_command_that_leaves_processes_behind_does_not_hang() {
     lab.build("FROM busybox\nRUN (sleep 200 &) ; sleep 0.2; echo done\n", &["-t", "x"]).ok();
     assert!(started.elapsed() < Duration::from_secs(20));
 }
+
+#[test]
+fn a_cache_that_one_command_mounts_twice_does_not_wait_for_itself() {
+    let lab = Lab::new();
+    for (i, (one, two)) in [("shared", "locked"), ("private", "locked"), ("locked", "shared"), ("shared", "private")]
+        .into_iter()
+        .enumerate()
+    {
+        let mount =
+            |target: &str, sharing: &str| format!("--mount=type=cache,id=c{i},target={target},sharing={sharing}");
+        // Where nothing can be mounted, each mount shows what was there when the command began.
+        let file = format!(
+            "FROM busybox\nRUN {} echo {one} > /z/f\nRUN {} {} cat /a/f /b/f > /o\nFROM scratch\nCOPY --from=0 /o /\n",
+            mount("/z", "shared"),
+            mount("/a", one),
+            mount("/b", two)
+        );
+        let started = Instant::now();
+        let out = lab.build_local(&file, &[]);
+        assert_eq!(std::fs::read_to_string(out.join("o")).unwrap(), format!("{one}\n{one}\n"));
+        assert!(started.elapsed() < Duration::from_secs(10), "{one} and {two}: {:?}", started.elapsed());
+    }
+}
+
+#[test]
+fn caches_that_are_locked_in_opposite_order_do_not_wait_in_a_circle() {
+    let lab = Lab::new();
+    let mount = |id: &str| format!("--mount=type=cache,id={id},target=/{id},sharing=locked");
+    let (x, y) = (mount("x"), mount("y"));
+    for i in 0..5 {
+        let file = format!(
+            "FROM busybox AS a\nRUN {x} {y} usleep 20000; echo {i} > /o\nFROM busybox AS b\nRUN {y} {x} usleep 20000; echo {i} > /p\n\
+             FROM scratch\nCOPY --from=a /o /\nCOPY --from=b /p /\n"
+        );
+        let started = Instant::now();
+        lab.build(&file, &[]).ok();
+        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    }
+}
+
+#[test]
+fn a_build_that_waits_for_another_one_ends_when_it_fails_or_is_stopped() {
+    let lab = Lab::new();
+    let locked = "--mount=type=cache,id=busy,target=/c,sharing=locked";
+    let sleep = format!("sleep 30.{}", std::process::id());
+    lab.write("long/Dockerfile", format!("FROM busybox\nRUN {locked} {sleep} || :\n"));
+    let mut long = lab.command(["build", "long"]).stderr(Stdio::null()).spawn().unwrap();
+    while !processes(&sleep).iter().any(|line| line.starts_with(&sleep)) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let started = Instant::now();
+    let waiting = format!("FROM busybox AS a\nRUN {locked} echo late\n");
+    lab.build(
+        &format!(
+            "{waiting}FROM busybox AS b\nRUN sleep 0.5; exit 3\nFROM scratch\nCOPY --from=a /x /\nCOPY --from=b /x /\n"
+        ),
+        &[],
+    )
+    .fails(1, &["exited with code 3"]);
+    lab.write("Dockerfile", &waiting);
+    let mut stopped = lab.command(["build"]).stderr(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    kill(Pid::from_raw(stopped.id() as i32), Signal::SIGTERM).unwrap();
+    assert_eq!(wait_for(&mut stopped), Some(130));
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    kill(Pid::from_raw(long.id() as i32), Signal::SIGTERM).unwrap();
+    assert_eq!(wait_for(&mut long), Some(130));
+}
