@@ -115,7 +115,7 @@ impl Executor<'_> {
             }
             _ => self.contexts.of(from, span)?.map(|c| c.tree()),
         };
-        copy(&files, tree.as_ref(), dir, self.terms(), None).map_err(|e| self.copy_error(0, &files, e))
+        copy(&files, tree.as_ref(), dir, self.terms(), None).map(drop).map_err(|e| self.copy_error(0, &files, e))
     }
 
     /// A part of another stage. What a command writes to it is thrown away.

@@ -19,6 +19,7 @@ use rbuild_store::{Before, LISTING, Snapshots, StoreError, TreeId, Working};
 use crate::agent::Agent;
 use crate::copy::{CopyError, Reason, Terms, copy};
 use crate::error::{BuildError, Result};
+use crate::event::Event;
 use crate::execute::Executor;
 use crate::invoke::network;
 use crate::keys::{self, StageFiles, source_error};
@@ -134,7 +135,10 @@ impl Executor<'_> {
         let mut track = earlier.as_ref().map_or(Ok(Track::default()), |tree| self.track(tree))?;
         track.defers = working.takes_files();
         let fail = |e| self.copy_error(id, step, e);
-        copy(step, source.as_ref(), root, terms, Some(&mut track)).map_err(fail)?;
+        if copy(step, source.as_ref(), root, terms, Some(&mut track)).map_err(fail)? > 1 {
+            let text = format!("{} is one file, the last of several that were copied to it", step.dest);
+            self.events.send(Event::Warning { text: format!("{text} (for a directory, end it with a slash)") });
+        }
         working.finish(&path.join("fs"))?;
         if let Some(source) = &source {
             let general = |reason| fail(CopyError { source: None, reason });
@@ -206,7 +210,9 @@ impl Executor<'_> {
         let now = Timestamp { sec: step.time.unwrap_or(self.request.now), nsec: 0 };
         let mut made = Vec::new();
         let owner = Some((who.uid, who.gid));
-        let result = root.create_dir_all(&step.path, 0o755, owner, |p| made.push(p.to_path_buf()));
+        // Also where a link leads to nothing.
+        let real = root.resolve(&step.path).map_err(BuildError::kernel(format!("making {}", step.path)))?;
+        let result = root.create_dir_all(&real, 0o755, owner, |p| made.push(p.to_path_buf()));
         result.map_err(|e| match e.kind() {
             std::io::ErrorKind::NotADirectory | std::io::ErrorKind::AlreadyExists => {
                 self.failure(id, format!("{} is not a directory in the image", step.path), Vec::new())

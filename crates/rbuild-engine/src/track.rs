@@ -13,9 +13,9 @@ use std::sync::{Mutex, PoisonError};
 
 use rbuild_layer::{Loose, LooseFile, keep_in_layer};
 use rbuild_linux::{Kind, RootDir, Timestamp, copy_file};
-use rbuild_source::{Changes, Listing, SourceError, Stamp};
+use rbuild_source::{Changes, Listing, Stamp};
 
-use crate::copy::Reason;
+use crate::copy::{Reason, unchanged};
 
 /// File systems allow 65,000 names for a file (ext4) or more; some are left for who links elsewhere.
 const MOST_NAMES: u32 = 60_000;
@@ -75,6 +75,15 @@ impl Track {
             self.places.insert(place, (self.groups.len() - 1, group.files.len() - 1));
         }
         first
+    }
+
+    /// Tracks what was left for later so far without being tracked.
+    pub fn note_places(&mut self) {
+        for (number, group) in self.groups.iter().enumerate() {
+            for (at, file) in group.files.iter().enumerate() {
+                self.places.extend(file.iter().map(|file| (group.dir.join(&file.name), (number, at))));
+            }
+        }
     }
 
     /// Whether a tracked file goes there, a real path in the root.
@@ -190,9 +199,5 @@ fn write(from: &RootDir, to: &RootDir, file: &LooseFile) -> Result<(), Reason> {
         to.set_xattr(name, attr, value)?;
     }
     rbuild_linux::set_file_time(&new, stat.mtime)?;
-    // The key was made of what the file held; it must not have been written since.
-    match from.stat_name(source) {
-        Ok(now) if Stamp::of(&now).sum() == Stamp::of(stat).sum() => Ok(()),
-        _ => Err(SourceError::Changed(from.label().join(source)).into()),
-    }
+    unchanged(from, source, stat)
 }

@@ -263,6 +263,11 @@ impl<'a> Target<'a> {
             Ok(dir) => dir,
             Err(e) if e.is_not_found() => {
                 let (implied, dirs) = (&mut self.implied, &mut self.dirs);
+                // What a layer's link leads to may be a lower layer's; an archive is unpacked onto all there is.
+                let parent = match self.how.whiteouts {
+                    Whiteouts::Overlay => parent.to_path_buf(),
+                    Whiteouts::Plain => self.root.resolve(parent)?,
+                };
                 self.root.create_dir_all(parent, IMPLIED_MODE, None, |made| {
                     implied.insert(made.to_path_buf());
                     // As old as what it was made for, so that it is the same at every time.

@@ -11,7 +11,7 @@ use rbuild_image::Digest;
 
 use crate::stamp::Stamp;
 
-const MAGIC: &[u8; 18] = b"rbuild-listing 2\n\0";
+const MAGIC: &[u8; 18] = b"rbuild-listing 3\n\0";
 /// Lengths of the two paths, mode, stamp, digest; the paths follow.
 const FIXED: usize = 4 + 4 + 4 + Stamp::LEN + 32;
 
@@ -95,6 +95,28 @@ impl Listing {
         out.extend_from_slice(entry.digest.as_ref().map_or(&[0; 32][..], |digest| digest.bytes()));
         out.extend_from_slice(path);
         out.extend_from_slice(source);
+    }
+
+    /// Something that came from no file of the source covers what went to that path: what is there is not the source's any more.
+    pub fn cover(&mut self, path: &Path) {
+        let path = path.as_os_str().as_bytes();
+        if let Some(at) = self.index.get(&hash(path))
+            && let Some((there, ..)) = entry(&self.bytes, *at)
+            && there == path
+        {
+            forget_stamp(&mut self.bytes, *at);
+        }
+    }
+
+    /// The same of everything below a directory.
+    pub fn cover_below(&mut self, dir: &Path) {
+        let mut at = 0;
+        while let Some((path, _, next)) = entry(&self.bytes, at) {
+            if Path::new(OsStr::from_bytes(path)).starts_with(dir) {
+                forget_stamp(&mut self.bytes, at);
+            }
+            at = next;
+        }
     }
 
     pub fn get(&self, path: &Path) -> Option<Listed<'_>> {
@@ -187,13 +209,20 @@ fn hash(path: &[u8]) -> u64 {
     hasher.finish()
 }
 
+/// Where an entry has its stamp, from its beginning.
+const STAMP: usize = 12;
+
+fn forget_stamp(bytes: &mut [u8], at: usize) {
+    bytes[at + STAMP..at + STAMP + Stamp::LEN].fill(0);
+}
+
 /// The path and the entry that begin there, and where the next ones do. `None` if there is no whole one.
 fn entry(bytes: &[u8], at: usize) -> Option<(&[u8], Listed<'_>, usize)> {
     let rest = bytes.get(at..)?;
     let number = |at: usize| Some(u32::from_le_bytes(rest.get(at..at + 4)?.try_into().ok()?));
     let (path_len, source_len) = (number(0)? as usize, number(4)? as usize);
-    let stamp = Stamp::from_bytes(rest.get(12..12 + Stamp::LEN)?)?;
-    let digest: [u8; 32] = rest.get(12 + Stamp::LEN..FIXED)?.try_into().ok()?;
+    let stamp = Stamp::from_bytes(rest.get(STAMP..STAMP + Stamp::LEN)?)?;
+    let digest: [u8; 32] = rest.get(STAMP + Stamp::LEN..FIXED)?.try_into().ok()?;
     let path = rest.get(FIXED..FIXED + path_len)?;
     let end = FIXED + path_len + source_len;
     let source = rest.get(FIXED + path_len..end)?;
@@ -244,6 +273,34 @@ mod tests {
         let mut lying = bytes.clone();
         lying[18..22].copy_from_slice(&u32::MAX.to_le_bytes());
         assert!(Listing::from_bytes(&lying).is_empty());
+    }
+
+    #[test]
+    fn what_others_cover_does_not_count_as_the_sources() {
+        let stamp = Stamp::from_bytes(&[7; Stamp::LEN]);
+        fn of(path: &str, stamp: Option<Stamp>) -> Listed<'_> {
+            let digest = Some(Digest::of(path.as_bytes()));
+            Listed { source: Path::new(path), mode: 0o100644, stamp, digest }
+        }
+        // What is covered, and what of all that still has a stamp.
+        let all = ["d", "d/a", "d/b/c", "d-e", "f"];
+        type Cover = fn(&mut Listing);
+        let cases: [(Cover, &[&str]); 5] = [
+            (|_| (), &all),
+            (|l| l.cover(Path::new("d/a")), &["d", "d/b/c", "d-e", "f"]),
+            (|l| l.cover(Path::new("none")), &all),
+            (|l| l.cover_below(Path::new("d")), &["d-e", "f"]),
+            (|l| l.cover_below(Path::new("")), &[]),
+        ];
+        for (number, (cover, kept)) in cases.iter().enumerate() {
+            let mut listing = Listing::default();
+            all.iter().for_each(|path| listing.put(Path::new(path), of(path, stamp)));
+            cover(&mut listing);
+            let again = Listing::from_bytes(&listing.to_bytes());
+            let stamped = all.iter().filter(|path| again.get(Path::new(path)).unwrap().stamp.is_some());
+            assert_eq!(stamped.copied().collect::<Vec<_>>(), *kept, "case {number}");
+            assert_eq!(again.changes_since(&listing), Changes::default());
+        }
     }
 
     #[test]

@@ -39,10 +39,6 @@ impl Planner<'_> {
         }
         let dest = self.word(state, &copy.dest)?;
         let dest_is_dir = dest.is_empty() || dest == "." || dest.ends_with('/') || dest.ends_with("/.");
-        if sources.len() + copy.heredocs.len() > 1 && !dest_is_dir {
-            let d = Diagnostic::new(copy.dest.span, "with several sources the destination must be a directory");
-            return Err(d.help(format!("end it with a slash: `{dest}/`")).into());
-        }
         let chown = copy.chown.as_ref().map(|w| self.word(state, w)).transpose()?;
         let chmod_text = copy.chmod.as_ref().map(|w| self.word(state, w)).transpose()?;
         let chmod = match (&chmod_text, &copy.chmod) {

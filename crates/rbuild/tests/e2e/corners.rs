@@ -46,10 +46,24 @@ fn files_and_directories_do_not_take_each_others_place() {
     // A file goes into a directory of the destination's name.
     let listing = lab.build_listing(&format!("{base}COPY only /only\n"));
     assert!(entry(&listing, "only/only").ends_with("0:0 only/only"));
-    // Several files that a pattern finds, and one name for them: the last one stays.
+    // Several files, and one name for them that is no directory: the last one stays, and that is said.
     lab.write("p/a1", "one").write("p/a2", "two");
-    let out = lab.build_local("FROM scratch\nCOPY p/a* /f\n", &[]);
-    assert_eq!(std::fs::read_to_string(out.join("f")).unwrap(), "two");
+    for copy in ["p/a*", "p/a1 p/a2", "p/a1 <<h"] {
+        let file = format!("FROM scratch\nCOPY {copy} /f\n{}", if copy.contains("<<") { "two\nh\n" } else { "" });
+        let told = lab.build(&file, &["-o", &format!("type=tar,dest={}", lab.path("o.tar").display())]).ok();
+        assert!(told.stderr.contains("/f is one file, the last of several"), "{}", told.stderr);
+        let out = lab.build_local(&file, &[]);
+        assert_eq!(std::fs::read_to_string(out.join("f")).unwrap().trim(), "two", "{file}");
+    }
+    // A directory needs no slash; a file of the image is not given up for several.
+    let out = lab.build_local("FROM busybox\nWORKDIR /app\nCOPY p/a1 d only /app\nADD p/a1 p/a2 .\n", &[]);
+    for name in ["app/a1", "app/x", "app/only", "app/a2"] {
+        assert!(out.join(name).is_file(), "{name}");
+    }
+    let file = "/d is a file in the image, and several sources need a directory";
+    for copy in ["COPY p/a1 p/a2 /d", "ADD p/a1 p/a2 /d", "COPY p/a1 <<h /d\ntext\nh"] {
+        lab.build(&format!("{base}{copy}\n"), &[]).fails(1, &[file]);
+    }
     // A pattern with nothing to find is fine, and so a file can be optional; a plain name is not.
     lab.build("FROM scratch\nCOPY only non[e] /x/\n", &[]).ok();
     lab.build("FROM scratch\nCOPY only none /x/\n", &[]).fails(1, &["`none` is not there"]);
@@ -58,17 +72,36 @@ fn files_and_directories_do_not_take_each_others_place() {
 #[test]
 fn modes_and_owners_of_what_a_copy_makes_on_the_way() {
     let lab = Lab::new();
-    lab.write("f", "x");
+    lab.write("f", "x").write("src/sub/g", "y");
     chmod(&lab, "f", 0o644);
+    chmod(&lab, "src/sub", 0o750);
+    lab.sh("tar -cf a.tar --owner=0 --group=0 f").ok();
     let listing = lab.build_listing(
-        "FROM busybox\nCOPY --chmod=0777 f /parent/f\nCOPY --chmod=u=rwx,g=,o= f /sym/f\nCOPY --chown=5:6 f /o1/o2/f\n\
+        "FROM busybox\nCOPY --chmod=0777 f /parent/f\nCOPY --chmod=u=rwx,g=,o= f /sym/f\n\
+         COPY --chmod=4755 f /special/f\nCOPY --chmod=1777 f /sticky/f\nCOPY --chmod=g-x,o= src /tree/d\nCOPY --chmod=u=rwx <<h /here/h\ntext\nh\n\
+         ADD --chmod=700 a.tar /archive/x\nCOPY --parents --chmod=u=rwx f /kept/\nCOPY --chown=5:6 f /o1/o2/f\n\
          COPY --chmod=4755 f /set\nUSER 9:9\nCOPY f /user/f\n\
          WORKDIR /made/by\nWORKDIR user\nRUN mkdir -p /tmp/x\nUSER web\nWORKDIR /named/one\nWORKDIR /tmp/x\n",
     );
     for (name, want) in [
         ("parent/", "777 0:0"),
         ("parent/f", "777 0:0"),
+        ("sym/", "755 0:0"),
         ("sym/f", "700 0:0"),
+        ("special/", "755 0:0"),
+        ("special/f", "4755 0:0"),
+        ("sticky/", "777 0:0"),
+        ("sticky/f", "1777 0:0"),
+        ("tree/", "755 0:0"),
+        ("tree/d/", "755 0:0"),
+        ("tree/d/sub/", "740 0:0"),
+        ("here/", "755 0:0"),
+        ("here/h", "744 0:0"),
+        ("archive/", "755 0:0"),
+        ("archive/x/", "755 0:0"),
+        ("archive/x/f", "644 0:0"),
+        ("kept/", "755 0:0"),
+        ("kept/f", "744 0:0"),
         ("o1/", "755 5:6"),
         ("o1/o2/", "755 5:6"),
         ("o1/o2/f", "644 5:6"),

@@ -172,13 +172,19 @@ impl Lab {
     /// The listing of the topmost layer of a built image.
     #[track_caller]
     pub fn top_layer(&self, image: &str) -> Vec<String> {
+        listing(&self.top_layer_tar(image))
+    }
+
+    /// The topmost layer of a built image, as a tar.
+    #[track_caller]
+    pub fn top_layer_tar(&self, image: &str) -> Vec<u8> {
         let tar = self.dir.join("saved.tar");
         self.rbuild(["save", "-o", tar.to_str().unwrap(), image]).ok();
-        let files = contents(&std::fs::read(&tar).unwrap());
+        let mut files = contents(&std::fs::read(&tar).unwrap());
         let manifest: serde_json::Value = serde_json::from_slice(&files["manifest.json"]).unwrap();
         let layer = manifest[0]["Layers"].as_array().unwrap().last().unwrap().as_str().unwrap().to_string();
-        let bytes = &files[&layer];
-        if bytes.starts_with(&[0x1f, 0x8b]) { listing(&unzipped(bytes)) } else { listing(bytes) }
+        let bytes = files.remove(&layer).unwrap();
+        if bytes.starts_with(&[0x1f, 0x8b]) { unzipped(&bytes) } else { bytes }
     }
 
     pub fn sh(&self, script: &str) -> Ran {

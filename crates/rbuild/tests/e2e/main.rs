@@ -6,6 +6,8 @@ mod lab;
 mod articles;
 mod checking;
 mod contexts;
+mod copy_covers;
+mod copy_links;
 mod copying;
 mod corners;
 mod faults;

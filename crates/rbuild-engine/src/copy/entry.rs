@@ -1,0 +1,178 @@
+//! One entry of the source: written now, or left for later.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rbuild_image::Digest;
+use rbuild_layer::{LooseFile, keep_in_layer};
+use rbuild_linux::{Kind, RootDir, Stat, copy_file};
+use rbuild_source::{Listed, SourceError, SourceTree, Stamp};
+
+use super::place::Dir;
+use super::{Copier, Defers, Reason};
+
+/// Where an entry comes from: its parent, its name there, its path in the source.
+pub(super) type Origin<'a> = (&'a RootDir, &'a OsStr, &'a Path);
+
+/// Owner, group and mode that something gets.
+type Meta = (u32, u32, u32);
+
+impl Copier<'_> {
+    /// Copies one entry of the source to a name in a directory; of a directory itself, without what is in it.
+    pub(super) fn entry(
+        &mut self,
+        tree: &SourceTree<'_>,
+        origin: Origin<'_>,
+        stat: &Stat,
+        (dir, name): (&Dir, &OsStr),
+    ) -> Result<(), Reason> {
+        let (uid, gid) = self.chown.unwrap_or_else(|| tree.owner.ids(stat));
+        let meta = (uid, gid, self.mode(tree.owner.mode(stat), stat.kind == Kind::Dir));
+        self.note(tree, origin, stat, (dir, name))?;
+        match stat.kind {
+            Kind::Dir => self.put_dir(origin, stat, (dir, name), meta),
+            _ if self.may_defer((dir, name), stat) => {
+                self.cover(&dir.real.join(name));
+                self.defer(origin, stat, (dir, name), meta)
+            }
+            _ => self.put(origin, stat, (dir, name), meta),
+        }
+    }
+
+    fn put_dir(
+        &mut self,
+        (source, source_name, _): Origin<'_>,
+        stat: &Stat,
+        (dir, name): (&Dir, &OsStr),
+        (uid, gid, mode): Meta,
+    ) -> Result<(), Reason> {
+        let place = self.entry_dir(dir, name)?;
+        let attrs = source.xattrs(source_name)?;
+        let attrs = attrs.iter().filter(|(attr, _)| keep_in_layer(attr));
+        if place == dir.real.join(name) {
+            dir.handle.chown(name, uid, gid)?;
+            dir.handle.chmod(name, mode)?;
+            for (attr, value) in attrs {
+                dir.handle.set_xattr(name, attr, value)?;
+            }
+        } else {
+            let behind = self.root.sub(&place)?;
+            behind.set_own_meta(uid, gid, mode, stat.mtime)?;
+            for (attr, value) in attrs {
+                behind.set_xattr(OsStr::new(""), attr, value)?;
+            }
+        }
+        self.times.insert(place, stat.mtime);
+        Ok(())
+    }
+
+    fn put(
+        &mut self,
+        (source, source_name, _): Origin<'_>,
+        stat: &Stat,
+        (dir, name): (&Dir, &OsStr),
+        (uid, gid, mode): Meta,
+    ) -> Result<(), Reason> {
+        self.clear_place(dir, name)?;
+        let to = &dir.handle;
+        if stat.nlink > 1 && stat.kind == Kind::File {
+            if let Some(first) = self.links.first(stat) {
+                let (first_dir, first_name) = self.root.parent(first)?;
+                return Ok(to.hard_link(&first_dir, &first_name, name)?);
+            }
+            self.links.put(stat, dir.real.join(name));
+        }
+        match stat.kind {
+            Kind::File => {
+                let from = source.open_name(source_name)?;
+                copy_file(&from, stat, &to.create_file(name, 0o600)?)?;
+                unchanged(source, source_name, stat)?;
+            }
+            Kind::Symlink => to.create_symlink(&source.read_link(source_name)?, name)?,
+            // A socket means nothing without its process; it arrives as an empty file.
+            Kind::Socket => drop(to.create_file(name, 0o600)?),
+            kind => to.create_node(name, kind, mode, stat.rdev)?,
+        }
+        to.chown(name, uid, gid)?;
+        if stat.kind != Kind::Symlink {
+            to.chmod(name, mode)?;
+        }
+        if stat.kind == Kind::File {
+            for (attr, value) in source.xattrs(source_name)?.iter().filter(|(attr, _)| keep_in_layer(attr)) {
+                to.set_xattr(name, attr, value)?;
+            }
+        }
+        Ok(to.set_mtime(name, stat.mtime)?)
+    }
+
+    /// Writes down what goes where.
+    fn note(
+        &mut self,
+        tree: &SourceTree<'_>,
+        (source, source_name, source_path): Origin<'_>,
+        stat: &Stat,
+        (dir, name): (&Dir, &OsStr),
+    ) -> Result<(), Reason> {
+        // Files of other stages are told apart by what they are, not by when they were written.
+        let (Some(hashes), Some(track)) = (tree.hashes, &mut self.track) else { return Ok(()) };
+        let digest = match stat.kind {
+            Kind::File => {
+                track.stamps = track.stamps.wrapping_add(Stamp::of(stat).sum());
+                hashes.last_read(stat)
+            }
+            Kind::Symlink => Some(Digest::of(source.read_link(source_name)?.as_bytes())),
+            _ => None,
+        };
+        let stamp = (hashes.tells(stat) && stat.kind == Kind::File).then(|| Stamp::of(stat));
+        let mode = stat.kind.bits() | tree.owner.mode(stat);
+        track.listing.put(&dir.real.join(name), Listed { source: source_path, mode, stamp, digest });
+        Ok(())
+    }
+
+    /// Whether what is copied is a file that can be put in place later: nothing that is there now is in its way.
+    fn may_defer(&self, (dir, name): (&Dir, &OsStr), stat: &Stat) -> bool {
+        let plain = stat.kind == Kind::File && stat.nlink == 1;
+        if !plain || self.defers == Defers::Nothing || !self.track.as_ref().is_some_and(|track| track.defers) {
+            return false;
+        }
+        if self.defers == Defers::Plain && dir.made {
+            return true;
+        }
+        match dir.handle.stat_name(name) {
+            Err(_) => true,
+            // This copy may have put it there.
+            Ok(there) => there.kind != Kind::Dir && self.defers == Defers::Plain,
+        }
+    }
+
+    /// Leaves a file for later.
+    fn defer(
+        &mut self,
+        (_, source_name, source_path): Origin<'_>,
+        stat: &Stat,
+        (dir, name): (&Dir, &OsStr),
+        (uid, gid, mode): Meta,
+    ) -> Result<(), Reason> {
+        let now = self.now();
+        let Some(track) = &mut self.track else { return Ok(()) };
+        let source_dir = source_path.parent().unwrap_or(Path::new(""));
+        let (source, name) = (source_name.into(), name.into());
+        let file = LooseFile { source, name, stat: *stat, uid, gid, mode, unchanged: false };
+        let tracked = self.defers == Defers::Tracked;
+        if track.later(source_dir, &dir.real, file, tracked) && !dir.made {
+            // The directory has to be in the tree then, as it would be if the file were written now.
+            let (dir, own) = (dir.handle.sub(".")?, dir.handle.stat_self()?);
+            dir.set_own_meta(own.uid, own.gid, own.mode, now)?;
+        }
+        Ok(())
+    }
+}
+
+/// An error if a file is not what it was found as: the key was made of what it held then.
+pub(crate) fn unchanged(dir: &RootDir, name: &OsStr, was: &Stat) -> Result<(), Reason> {
+    match dir.stat_name(name) {
+        Ok(now) if Stamp::of(&now).sum() == Stamp::of(was).sum() => Ok(()),
+        _ => Err(SourceError::Changed(dir.label().join(name)).into()),
+    }
+}

@@ -1,0 +1,198 @@
+//! Places in the root: what is there, and what a copy makes, covers and remembers of them.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use rbuild_linux::{Kind, RootDir, Stat};
+
+use super::{Copier, Defers, Reason};
+
+/// A directory of the root that something is put into.
+pub(super) struct Dir {
+    pub handle: RootDir,
+    pub real: PathBuf,
+    /// It is new: nothing is there but what this copy put there.
+    pub made: bool,
+}
+
+/// Device and inode of a file.
+type Inode = (u32, u32, u64);
+
+/// Files of the source that have several names, each with the place of the first copy, as long as it is there.
+#[derive(Default)]
+pub(super) struct Links {
+    first: HashMap<Inode, PathBuf>,
+    at: HashMap<PathBuf, Inode>,
+}
+
+impl Links {
+    pub fn first(&self, stat: &Stat) -> Option<&Path> {
+        self.first.get(&stat.inode()).map(PathBuf::as_path)
+    }
+
+    pub fn put(&mut self, stat: &Stat, place: PathBuf) {
+        self.first.insert(stat.inode(), place.clone());
+        self.at.insert(place, stat.inode());
+    }
+
+    fn cover(&mut self, place: &Path) {
+        if let Some(inode) = self.at.remove(place) {
+            self.first.remove(&inode);
+        }
+    }
+
+    pub fn clear(&mut self) {
+        *self = Links::default();
+    }
+}
+
+impl Copier<'_> {
+    /// Where a path leads, as links of the root have it, those to nothing included.
+    fn real(&self, path: &Path) -> Result<PathBuf, Reason> {
+        let real = self.root.resolve(path)?;
+        Ok(real.strip_prefix("/").unwrap_or(&real).to_path_buf())
+    }
+
+    /// A directory that the destination asks for, made with what is missing above it.
+    pub(super) fn dir(&mut self, path: &Path, mode: u32) -> Result<Dir, Reason> {
+        let real = self.real(path)?;
+        let mut made = Vec::new();
+        let result = self.root.create_dir_all(&real, mode, self.chown, |p| made.push(p.to_path_buf()));
+        let handle = result.map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotADirectory => {
+                Reason::Text(format!("{} is not a directory in the image", shown(path).display()))
+            }
+            _ => e.into(),
+        })?;
+        for path in made {
+            self.no_file_later(&path)?;
+            self.times.insert(path.clone(), self.now());
+            self.made.insert(path);
+        }
+        Ok(Dir { handle, made: self.made.contains(&real), real })
+    }
+
+    /// A directory below the destination. Excluded parents of kept files were not visited and are made here.
+    pub(super) fn member_dir(&mut self, path: &Path) -> Result<Dir, Reason> {
+        let real = self.real(path)?;
+        if real != path {
+            self.meets_link();
+        }
+        match self.root.sub(&real) {
+            Ok(handle) => Ok(Dir { handle, made: self.made.contains(&real), real }),
+            Err(e) if e.is_not_found() => self.dir(&real, self.parent_mode()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// The directory and the name that a single file gets: a link in the last place of the destination is followed, one of the
+    /// file's name in the directory that the destination is, is not.
+    pub(super) fn file_place(&mut self, name: &OsStr) -> Result<(Dir, OsString), Reason> {
+        let (step, mode) = (self.step, self.parent_mode());
+        let dest = Path::new(&step.dest);
+        if step.dest_is_dir {
+            return Ok((self.dir(dest, mode)?, name.to_os_string()));
+        }
+        let real = self.real(dest)?;
+        let there = self.root.stat(&real).ok();
+        match (real.parent(), real.file_name(), there) {
+            (Some(parent), Some(last), there) if there.is_none_or(|stat| stat.kind != Kind::Dir) => {
+                self.at_dest += 1;
+                Ok((self.dir(parent, mode)?, last.to_os_string()))
+            }
+            _ => Ok((self.dir(&real, mode)?, name.to_os_string())),
+        }
+    }
+
+    /// An error if several sources would take the place of one file of the image.
+    pub(super) fn no_file_for_several(&self) -> Result<(), Reason> {
+        let step = self.step;
+        if step.dest_is_dir || step.sources.len() + step.inline.len() < 2 {
+            return Ok(());
+        }
+        match self.root.stat(self.real(Path::new(&step.dest))?) {
+            Ok(stat) if stat.kind != Kind::Dir => {
+                let text = "is a file in the image, and several sources need a directory";
+                Err(Reason::Text(format!("{} {text}", step.dest)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the directory of an entry, or takes the one that is there, also behind a link; gives its place.
+    pub(super) fn entry_dir(&mut self, dir: &Dir, name: &OsStr) -> Result<PathBuf, Reason> {
+        let place = dir.real.join(name);
+        match dir.handle.create_dir(name, 0o755) {
+            Ok(()) => {
+                self.no_file_later(&place)?;
+                self.made.insert(place.clone());
+                return Ok(place);
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e.into()),
+        }
+        match dir.handle.stat_name(name)?.kind {
+            Kind::Dir => Ok(place),
+            Kind::Symlink => {
+                self.meets_link();
+                let real = self.real(&place)?;
+                match self.root.stat(&real) {
+                    Ok(stat) if stat.kind != Kind::Dir => Err(dir_over_file(&place)),
+                    Ok(_) => Ok(real),
+                    Err(_) => Ok(self.dir(&real, 0o755)?.real),
+                }
+            }
+            _ => Err(dir_over_file(&place)),
+        }
+    }
+
+    /// Removes what a file takes the place of; a directory is not replaced.
+    pub(super) fn clear_place(&mut self, dir: &Dir, name: &OsStr) -> Result<(), Reason> {
+        let place = dir.real.join(name);
+        match dir.handle.stat_name(name) {
+            Ok(stat) if stat.kind == Kind::Dir => {
+                let place = shown(&place);
+                let text = "is a directory in the image, and the copy has a file of that name";
+                return Err(Reason::Text(format!("{} {text}", place.display())));
+            }
+            Ok(_) => dir.handle.remove_file(name)?,
+            Err(e) if e.is_not_found() => {}
+            Err(e) => return Err(e.into()),
+        }
+        self.cover(&place);
+        Ok(())
+    }
+
+    /// What is there, or is to be put there later, gives way to what comes now.
+    pub(super) fn cover(&mut self, place: &Path) {
+        self.links.cover(place);
+        if self.defers == Defers::Tracked {
+            self.track.iter_mut().for_each(|track| track.take_back(place));
+        }
+    }
+
+    /// From now on several things may come to one place.
+    fn meets_link(&mut self) {
+        if self.defers == Defers::Plain {
+            self.defers = Defers::Tracked;
+            self.track.iter_mut().for_each(|track| track.note_places());
+        }
+    }
+
+    /// A directory does not take the place of a file.
+    fn no_file_later(&self, place: &Path) -> Result<(), Reason> {
+        let later = self.defers == Defers::Tracked && self.track.as_ref().is_some_and(|track| track.goes_to(place));
+        if later { Err(dir_over_file(place)) } else { Ok(()) }
+    }
+}
+
+fn dir_over_file(place: &Path) -> Reason {
+    let place = shown(place);
+    Reason::Text(format!("{} is a file in the image, and the copy has a directory of that name", place.display()))
+}
+
+/// A path as the image has it.
+fn shown(path: &Path) -> PathBuf {
+    Path::new("/").join(path)
+}
