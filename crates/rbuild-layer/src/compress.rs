@@ -1,6 +1,6 @@
 //! Compression by content, and decompression as a stream.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
 
 use rbuild_image::{Digest, Hashed};
 
@@ -29,6 +29,9 @@ impl Compression {
     }
 }
 
+/// Bytes that tell every compression.
+const TELLING: u64 = 6;
+
 /// Tells the compression from the first bytes. Six bytes are enough.
 pub fn detect(head: &[u8]) -> Compression {
     // Skippable frames (0x184D2A5?) may stand before a zstd frame (RFC 8878, 3.1.2).
@@ -45,7 +48,7 @@ pub fn detect(head: &[u8]) -> Compression {
 
 /// Decompresses whatever it is given; the content decides how.
 pub struct Decoder<R: Read> {
-    inner: Inner<BufReader<R>>,
+    inner: Inner<BufReader<Chain<Cursor<Vec<u8>>, R>>>,
     compression: Compression,
 }
 
@@ -58,9 +61,12 @@ enum Inner<R: BufRead> {
 }
 
 impl<R: Read> Decoder<R> {
-    pub fn new(source: R) -> io::Result<Decoder<R>> {
-        let mut reader = BufReader::with_capacity(256 * 1024, source);
-        let compression = detect(reader.fill_buf()?);
+    pub fn new(mut source: R) -> io::Result<Decoder<R>> {
+        // A pipe may give one byte at first.
+        let mut head = Vec::new();
+        source.by_ref().take(TELLING).read_to_end(&mut head)?;
+        let compression = detect(&head);
+        let reader = BufReader::with_capacity(256 * 1024, Cursor::new(head).chain(source));
         let inner = match compression {
             Compression::None => Inner::Plain(reader),
             Compression::Gzip => Inner::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(reader))),
@@ -137,6 +143,27 @@ mod tests {
             let mut out = Vec::new();
             decoder.read_to_end(&mut out).unwrap();
             assert_eq!(out, plain.repeat(times), "{want:?}");
+        }
+    }
+
+    /// As a pipe may, of which somebody writes byte by byte.
+    #[test]
+    fn a_reader_that_gives_one_byte_at_a_time_is_told_as_well() {
+        struct Slow<'a>(&'a [u8]);
+        impl Read for Slow<'_> {
+            fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+                let n = buf.len().min(1);
+                self.0.read(&mut buf[..n])
+            }
+        }
+        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        gz.write_all(b"some bytes").unwrap();
+        let gz = gz.finish().unwrap();
+        let zst = zstd::encode_all(&b"some bytes"[..], 1).unwrap();
+        for bytes in [&gz[..], &zst, b"some bytes"] {
+            let mut out = String::new();
+            Decoder::new(Slow(bytes)).unwrap().read_to_string(&mut out).unwrap();
+            assert_eq!(out, "some bytes");
         }
     }
 

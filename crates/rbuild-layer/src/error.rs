@@ -16,8 +16,11 @@ pub enum LayerError {
     Limit(String),
     #[error("{} changed while it was read", .0.display())]
     Changed(PathBuf),
-    #[error("the {which} is {found}, but {expected} was promised")]
-    Digest { which: &'static str, expected: String, found: String },
+    #[error(
+        "{} cannot be in an image: a name that begins with `.wh.` deletes something in a layer; rename or remove it",
+        .0.display()
+    )]
+    Deletion(PathBuf),
     #[error("{0}")]
     Kernel(#[from] rbuild_linux::Error),
     #[error("{context}: {source}")]

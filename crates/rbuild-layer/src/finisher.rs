@@ -26,7 +26,6 @@ pub const SMALL: u64 = 32 << 10;
 /// What a file could not be given.
 pub struct Unfinished {
     pub path: PathBuf,
-    pub owner: Option<(u32, u32, u32)>,
     pub error: rbuild_linux::Error,
 }
 
@@ -119,7 +118,7 @@ impl Batch {
             let owned =
                 written.and_then(|()| owner.map_or(Ok(()), |(uid, gid, mode)| set_file_owner(&file, uid, gid, mode)));
             let timed = owned.and_then(|()| set_file_time(&file, mtime));
-            timed.map_err(|error| Unfinished { path, owner, error })?;
+            timed.map_err(|error| Unfinished { path, error })?;
         }
         Ok(())
     }

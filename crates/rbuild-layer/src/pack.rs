@@ -90,7 +90,7 @@ pub fn pack_loose(tree: &RootDir, loose: Loose, form: LayerForm, out: impl Write
 /// Writes a mounted file system to `out` as an image layer that stands alone.
 pub fn pack_whole(view: &RootDir, form: LayerForm, times: Times, out: impl Write) -> Result<Packed> {
     pack(form, out, |pieces| {
-        let mut packer = TreePacker::to(Deletions::None, pieces);
+        let mut packer = TreePacker::to(Deletions::Done, pieces);
         packer.pack(view, Path::new(""), times)?;
         packer.finish()
     })
@@ -153,7 +153,9 @@ fn encoder<W: Write>(form: LayerForm, out: W) -> Result<Encoder<W>> {
 pub enum Deletions {
     /// `.wh.` names, as in image layers.
     Whiteouts,
-    /// The tree is whole and has none (a mounted view).
+    /// The tree is whole and has none (a mounted view), but becomes a layer.
+    Done,
+    /// The tree is whole, and becomes an archive of files in which every name means itself.
     None,
 }
 

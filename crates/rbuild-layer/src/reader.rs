@@ -97,7 +97,7 @@ impl<R: Read> TarReader<R> {
         let mut pax = self.global.clone();
         let mut long_name = None;
         let mut long_link = None;
-        let mut meta = 0;
+        let mut meta = 0u64;
         loop {
             let Some(header) = self.header()? else { return Ok(None) };
             let size = header.entry_size().map_err(|_| self.damaged("has a size that is not a number"))?;
@@ -106,7 +106,7 @@ impl<R: Read> TarReader<R> {
                 kind,
                 EntryType::XHeader | EntryType::XGlobalHeader | EntryType::GNULongName | EntryType::GNULongLink
             ) {
-                meta += size;
+                meta = size.saturating_add(meta);
                 if meta > self.header_limit {
                     let what = format!("an archive entry claims {meta} bytes of extended header");
                     return Err(over("header", self.header_limit, what));

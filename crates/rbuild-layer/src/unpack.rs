@@ -26,7 +26,8 @@ mod content;
 
 use content::{read_content, write_content};
 
-const WHITEOUT: &[u8] = b".wh.";
+/// What the names of deletions begin with.
+pub(crate) const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE_WHITEOUT: &[u8] = b".wh..wh..opq";
 
 /// What `.wh.` names mean.
@@ -103,10 +104,10 @@ pub fn unpack_some(
     let (_, result, diff_id) = with_read_ahead(decoder, !plain, |stream| {
         let mut tee = Tee::new(stream, false);
         let mut target = Target::new(root, how)?;
-        let mut content = 0;
+        let mut content = 0u64;
         let mut reader = TarReader::with_header_limit(&mut tee, how.limits.header);
         while let Some(entry) = reader.next_entry()? {
-            content += entry.size;
+            content = entry.size.saturating_add(content);
             ratio.check(content, &how.limits)?;
             if wants(&entry) {
                 target.apply(&entry, &mut reader)?;
@@ -234,10 +235,13 @@ impl<'a> Target<'a> {
     fn ids(&self, entry: &TarEntry) -> Result<(u32, u32)> {
         match self.how.owners {
             Owners::Always(uid, gid) => Ok((uid, gid)),
-            Owners::FromArchive => match (u32::try_from(entry.uid), u32::try_from(entry.gid)) {
-                (Ok(uid), Ok(gid)) => Ok((uid, gid)),
-                _ => Err(entry_error(entry, "has an owner beyond 32 bits")),
-            },
+            Owners::FromArchive => {
+                // The last id is no id: to chown(2) it means that nothing changes.
+                let id = |id: u64| u32::try_from(id).ok().filter(|id| *id != u32::MAX);
+                let ids = id(entry.uid).zip(id(entry.gid));
+                let odd = || format!("belongs to {}:{}, and there are ids below 4294967295 only", entry.uid, entry.gid);
+                ids.ok_or_else(|| entry_error(entry, odd()))
+            }
         }
     }
 
@@ -275,12 +279,43 @@ impl<'a> Target<'a> {
                 })?
             }
             Err(e) if e.errno() == Some(NOT_A_DIRECTORY) => {
+                if self.replace_deletion(entry, parent)? {
+                    return self.enter_parent(entry, parent);
+                }
                 return Err(entry_error(entry, "lies below something that is not a directory"));
             }
             Err(e) => return Err(e.into()),
         };
         self.parent = (parent.to_path_buf(), dir);
         Ok(())
+    }
+
+    /// Puts a directory in the place of the highest deletion on the way to `path`, if there is one: what was below is deleted, and
+    /// the layer has something of its own there, which no entry describes so far.
+    fn replace_deletion(&mut self, entry: &TarEntry, path: &Path) -> Result<bool> {
+        if self.how.whiteouts == Whiteouts::Plain {
+            return Ok(false);
+        }
+        let mut above: Vec<&Path> = path.ancestors().filter(|p| !p.as_os_str().is_empty()).collect();
+        above.reverse();
+        for path in above {
+            // Links of the layer may lead there.
+            let path = self.root.resolve(path)?;
+            let (dir, name) = self.root.parent(&path)?;
+            let stat = dir.stat_name(&name)?;
+            if !dir.is_whiteout(&name, &stat)? {
+                continue;
+            }
+            dir.remove_all(&name)?;
+            dir.create_dir(&name, IMPLIED_MODE)?;
+            let made = dir.sub(&name)?;
+            made.set_xattr(OsStr::new(""), OsStr::new(OPAQUE), b"y")?;
+            let path = path.strip_prefix("/").unwrap_or(&path).to_path_buf();
+            self.implied.insert(path.clone());
+            self.dirs.insert(path, (IMPLIED_MODE, entry.mtime));
+            return Ok(true);
+        }
+        Ok(false)
     }
 
     fn whiteout(&mut self, entry: &TarEntry, name: &OsStr) -> Result<()> {
@@ -428,9 +463,12 @@ impl<'a> Target<'a> {
         let found = found.and_then(|from| from.stat_name(target_name).map(|stat| (from, stat)));
         let (from, stat) = match found {
             Ok(found) => found,
-            Err(e) if e.is_not_found() => return Ok(Linked::TargetMissing),
+            Err(e) if e.is_not_found() || e.errno() == Some(NOT_A_DIRECTORY) => return Ok(Linked::TargetMissing),
             Err(e) => return Err(e.into()),
         };
+        if self.how.whiteouts == Whiteouts::Overlay && from.is_whiteout(target_name, &stat)? {
+            return Ok(Linked::TargetMissing);
+        }
         if stat.kind == Kind::Dir {
             return Err(entry_error(entry, "is a hard link to a directory"));
         }
@@ -470,7 +508,7 @@ impl<'a> Target<'a> {
     }
 
     fn owner_hint(&self, entry: &TarEntry, e: rbuild_linux::Error) -> LayerError {
-        owner_error(entry.path.to_string_lossy().into_owned(), (entry.uid, entry.gid), e)
+        owner_error(entry.path.to_string_lossy().into_owned(), e)
     }
 
     fn finish(mut self) -> Result<Leaning> {
@@ -546,29 +584,19 @@ enum Linked {
     TargetMissing,
 }
 
-fn unfinished(Unfinished { path, owner, error }: Unfinished) -> LayerError {
-    match owner {
-        Some((uid, gid, _)) => {
-            owner_error(path.to_string_lossy().into_owned(), (u64::from(uid), u64::from(gid)), error)
-        }
-        None => error.into(),
+fn unfinished(Unfinished { path, error }: Unfinished) -> LayerError {
+    owner_error(path.to_string_lossy().into_owned(), error)
+}
+
+fn owner_error(name: String, e: rbuild_linux::Error) -> LayerError {
+    match e.hint() {
+        Some(hint) => LayerError::Entry { name, reason: format!("cannot get its owner: {hint}") },
+        None => e.into(),
     }
 }
 
-fn owner_error(name: String, (uid, gid): (u64, u64), e: rbuild_linux::Error) -> LayerError {
-    if e.errno() != Some(INVALID) {
-        return e.into();
-    }
-    let reason = format!(
-        "belongs to user {uid} and group {gid}, which this user's sub-id ranges do not reach; \
-         grant a larger range in /etc/subuid and /etc/subgid"
-    );
-    LayerError::Entry { name, reason }
-}
-
-// errno(3) values that are told apart here.
+// An errno(3) value that is told apart here.
 const NOT_A_DIRECTORY: i32 = 20;
-const INVALID: i32 = 22;
 
 /// Creates something at `name`; what is in the way is removed first, never written into.
 fn place<T>(dir: &RootDir, name: &OsStr, create: impl Fn(&RootDir) -> rbuild_linux::Result<T>) -> Result<T> {

@@ -14,6 +14,7 @@ use crate::error::{LayerError, Result};
 use crate::loose::{Loose, LooseHere, Unchanged};
 use crate::pack::{BATCH, BATCH_BYTES, Deletions, Times};
 use crate::reader::{EntryKind, TarEntry};
+use crate::unpack::WHITEOUT;
 use crate::xattrs::{keep_in_layer, marks_opaque};
 
 /// An entry, and its content if it has any.
@@ -76,6 +77,7 @@ impl Walk {
             }
             let Some(top) = self.stack.last_mut() else { return Ok(None) };
             if let Some(file) = top.loose.before(top.entries.last()) {
+                check_name(&file.1.name, &top.path, self.deletions)?;
                 return top.loose.item(&file, &top.path, self.times, &mut self.loose).map(Some);
             }
             let Some(name) = top.entries.pop() else {
@@ -122,6 +124,14 @@ impl Walk {
     }
 }
 
+/// Refuses what a layer would take for a deletion.
+fn check_name(name: &OsStr, above: &Path, deletions: Deletions) -> Result<()> {
+    match deletions != Deletions::None && name.as_bytes().starts_with(WHITEOUT) {
+        true => Err(LayerError::Deletion(Path::new("/").join(above).join(name))),
+        false => Ok(()),
+    }
+}
+
 /// What there is to write of one entry; nothing of a socket.
 fn item(
     dir: &RootDir,
@@ -132,10 +142,15 @@ fn item(
     links: &mut HashMap<(u32, u32, u64), PathBuf>,
 ) -> Result<Option<Item>> {
     if deletions == Deletions::Whiteouts && dir.is_whiteout(name, stat)? {
-        let hidden = [b".wh.", name.as_bytes()].concat();
+        // Of such a name nothing is below, as no layer can hold it; and its mark would mean something else.
+        if name.as_bytes().starts_with(WHITEOUT) {
+            return Ok(None);
+        }
+        let hidden = [WHITEOUT, name.as_bytes()].concat();
         let path = path.with_file_name(OsStr::from_bytes(&hidden));
         return Ok(Some(Item::Header(TarEntry { mode: 0, ..TarEntry::plain_file(path, 0) })));
     }
+    check_name(name, path.parent().unwrap_or(Path::new("")), deletions)?;
     let kind = match stat.kind {
         Kind::File => EntryKind::File,
         Kind::Dir => EntryKind::Dir,

@@ -9,6 +9,7 @@ use rustix::fs::{Gid, Mode, SeekFrom, Uid};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
+use crate::idmap::chown_hint;
 use crate::meta::{Stat, Timestamp};
 use crate::owners::{self, Recorded, owners_are_recorded};
 use crate::rootdir::timestamps;
@@ -55,7 +56,8 @@ pub fn set_file_owner(file: &File, uid: u32, gid: u32, mode: u32) -> Result<()> 
         owners::record(&path, true, &Recorded { uid, gid, device: None }).map_err(|e| fail("setxattr", e))?;
         return rustix::fs::fchmod(file, Mode::from_raw_mode(mode)).map_err(|e| fail("fchmod", e));
     }
-    rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))).map_err(|e| fail("fchown", e))?;
+    rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+        .map_err(|e| fail("fchown", e).with_hint(chown_hint(e, uid, gid)))?;
     rustix::fs::fchmod(file, Mode::from_raw_mode(mode)).map_err(|e| fail("fchmod", e))
 }
 

@@ -8,13 +8,24 @@ pub struct Error {
     call: &'static str,
     object: String,
     source: io::Error,
+    /// Why, in a sentence that says what can be done, where that is known.
+    hint: Option<String>,
 }
 
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     pub fn new(call: &'static str, object: impl AsRef<Path>, source: impl Into<io::Error>) -> Self {
-        Error { call, object: object.as_ref().to_string_lossy().into_owned(), source: source.into() }
+        Error { call, object: object.as_ref().to_string_lossy().into_owned(), source: source.into(), hint: None }
+    }
+
+    pub(crate) fn with_hint(self, hint: Option<String>) -> Self {
+        Error { hint, ..self }
+    }
+
+    /// Why it failed and what can be done, if that is known.
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
     }
 
     pub fn kind(&self) -> io::ErrorKind {
@@ -46,7 +57,8 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}({:?}): {}", self.call, self.object, self.source)
+        write!(f, "{}({:?}): {}", self.call, self.object, self.source)?;
+        self.hint.iter().try_for_each(|hint| write!(f, " ({hint})"))
     }
 }
 

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
+use rustix::io::Errno;
+
 use crate::error::{Error, Result};
 
 /// A run of `count` ids that starts at `start`, as the parent namespace numbers them.
@@ -113,6 +115,44 @@ impl IdMaps {
     }
 }
 
+/// Why chown(2) failed, if it is because the user namespace of this process does not hold one of the ids.
+pub(crate) fn chown_hint(e: Errno, uid: u32, gid: u32) -> Option<String> {
+    let text = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
+    let hint = || {
+        missing_id("user", "subuid", uid, &text("/proc/self/uid_map"))
+            .or_else(|| missing_id("group", "subgid", gid, &text("/proc/self/gid_map")))
+    };
+    (e == Errno::INVAL).then(hint).flatten()
+}
+
+/// Says that an id is not among those of the map, if that is so.
+fn missing_id(what: &str, file: &str, id: u32, map: &str) -> Option<String> {
+    let mut ranges: Vec<(u32, u32)> = map
+        .lines()
+        .filter_map(|line| {
+            let mut numbers = line.split_whitespace().map(str::parse::<u32>);
+            let (start, _, count) = (numbers.next()?.ok()?, numbers.next()?, numbers.next()?.ok()?);
+            Some((start, start.saturating_add(count.checked_sub(1)?)))
+        })
+        .collect();
+    if ranges.is_empty() || ranges.iter().any(|(first, last)| (*first..=*last).contains(&id)) {
+        return None;
+    }
+    ranges.sort_unstable();
+    // Lines of a map that follow each other are one range to whoever reads it.
+    ranges.dedup_by(|next, range| {
+        let joins = range.1.checked_add(1) == Some(next.0);
+        range.1 = if joins { next.1 } else { range.1 };
+        joins
+    });
+    let shown: Vec<String> = ranges.iter().map(|(first, last)| format!("{first} to {last}")).collect();
+    Some(format!(
+        "{what} id {id} is beyond those that there are here, {}: grant more of them in /etc/{file}, or build with \
+         --isolation=single-id, which writes owners down",
+        shown.join(", ")
+    ))
+}
+
 fn helper(name: &'static str, pid: u32, lines: &[(u32, u32, u32)]) -> Result<std::process::Child> {
     let mut command = Command::new(name);
     command.arg(pid.to_string());
@@ -159,6 +199,17 @@ mod tests {
         assert_eq!(maps.uids, [(0, 1000, 1), (1, 100, 10), (11, 500, 5)]);
         assert_eq!(maps.gids, [(0, 1001, 1), (1, 200, 3)]);
         assert_eq!(maps.highest(), (15, 3));
+    }
+
+    #[test]
+    fn an_id_that_is_missing_is_named_with_those_that_there_are() {
+        let map = "         0       1000          1\n         1     100000      65536\n";
+        let hint = missing_id("user", "subuid", 70_000, map).unwrap();
+        assert!(hint.starts_with("user id 70000 is beyond those that there are here, 0 to 65536: "), "{hint}");
+        assert!(hint.contains("/etc/subuid"), "{hint}");
+        assert_eq!(missing_id("user", "subuid", 65_536, map), None);
+        assert!(missing_id("group", "subgid", 5, "0 1 1\n7 9 2\n").unwrap().contains("0 to 0, 7 to 8:"));
+        assert_eq!(missing_id("user", "subuid", 5, ""), None);
     }
 
     #[test]

@@ -75,7 +75,8 @@ impl Store {
             (Compression::None, _) => return Ok(size),
             (Compression::Gzip, Some(at)) => {
                 file.read_exact_at(&mut end, at).map_err(|e| Error::new("pread", &name, e))?;
-                if let Some(told) = gzip_unpacked_size(&end) {
+                // Whoever wrote it may have written any number there.
+                if let Some(told) = gzip_unpacked_size(&end).filter(|told| *told <= self.limits().unpacked(size)) {
                     return Ok(told);
                 }
                 let one =

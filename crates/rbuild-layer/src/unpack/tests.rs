@@ -1,6 +1,7 @@
 use super::*;
 use crate::pack::{LayerForm, Times, pack_layer};
 use crate::{Compression, TarWriter};
+use ::tar::Header;
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
@@ -359,3 +360,127 @@ fn sparse_maps_that_lie_are_refused() {
 }
 
 mod roundtrip;
+
+/// A deletion says nothing of what the layer itself has there, be it described or not.
+#[test]
+fn a_deleted_directory_is_replaced_by_what_lies_in_it() {
+    for entries in [
+        vec![file(".wh.x", ""), file("x/new/file", "n")],
+        vec![file("x/new/file", "n"), file(".wh.x", "")],
+        vec![link(EntryKind::Symlink, "l", "x"), file(".wh.x", ""), file("l/new/file", "n")],
+        vec![file(".wh.x", ""), link(EntryKind::Symlink, "l", "/x"), file("l/new/file", "n")],
+    ] {
+        let t = Temp::new("deleted-dir");
+        let unpacked = apply(&t, &entries).unwrap();
+        assert_eq!(std::fs::read_to_string(t.path("x/new/file")).unwrap(), "n");
+        assert!(crate::marks_opaque(&t.root().xattrs(OsStr::new("x")).unwrap()), "{entries:?}");
+        assert_eq!(unpacked.leaning.dirs, [Path::new("x"), Path::new("x/new")]);
+    }
+    let t = Temp::new("deleted-file");
+    let error = apply(&t, &[file("x", ""), file("x/new", "n")]).unwrap_err().to_string();
+    assert!(error.contains("lies below something that is not a directory"), "{error}");
+}
+
+/// A link to what the layer deletes is about a lower layer.
+#[test]
+fn a_hard_link_to_a_deleted_file_is_not_one_to_the_mark() {
+    let hard = || link(EntryKind::HardLink, "h", "d/f");
+    for entries in
+        [vec![file("d/.wh.f", ""), hard()], vec![hard(), file("d/.wh.f", "")], vec![file(".wh.d", ""), hard()]]
+    {
+        let t = Temp::new("link-deleted");
+        let unpacked = apply(&t, &entries).unwrap();
+        assert_eq!(unpacked.leaning.links, [("h".into(), "d/f".into())]);
+        assert!(!t.path("h").exists());
+    }
+}
+
+#[test]
+fn ids_that_are_none_are_refused() {
+    for (uid, gid) in [(u64::from(u32::MAX), 0), (0, u64::from(u32::MAX)), (1 << 32, 0)] {
+        let t = Temp::new("ids");
+        let entry = TarEntry { uid, gid, ..TarEntry::plain_file("f", 0) };
+        let error = apply(&t, &[(entry, vec![])]).unwrap_err().to_string();
+        assert!(error.contains(&format!("\"f\" belongs to {uid}:{gid}")), "{error}");
+    }
+}
+
+/// The name means a deletion to whoever reads the layer; in an archive of files it means itself.
+#[test]
+fn a_file_that_is_called_like_a_deletion_is_in_no_layer() {
+    use crate::{Deletions, TreePacker, pack_whole};
+    for path in [".wh.f", "d/.wh..wh..opq", ".wh.dir/in", "d/.wh."] {
+        let t = Temp::new("called-deletion");
+        std::fs::create_dir_all(t.path(path).parent().unwrap()).unwrap();
+        std::fs::write(t.path(path), "x").unwrap();
+        let plain = LayerForm { compression: Compression::None, level: None };
+        for error in [
+            pack_layer(&t.root(), plain, Times::AsIs, Vec::new()).unwrap_err(),
+            pack_whole(&t.root(), plain, Times::AsIs, Vec::new()).unwrap_err(),
+        ] {
+            let shown = format!("/{}", path.strip_suffix("/in").unwrap_or(path));
+            assert!(error.to_string().starts_with(&format!("{shown} cannot be in an image")), "{error}");
+        }
+        let mut files = Vec::new();
+        let mut packer = TreePacker::new(Deletions::None, &mut files);
+        packer.pack(&t.root(), Path::new(""), Times::AsIs).unwrap();
+        packer.finish().unwrap();
+    }
+    // A deletion of such a file is about nothing, and would be read as something else.
+    let t = Temp::new("deletion-of-deletion");
+    t.root().create_whiteout(OsStr::new(".wh..opq")).unwrap();
+    let mut layer = Vec::new();
+    pack_layer(&t.root(), LayerForm { compression: Compression::None, level: None }, Times::AsIs, &mut layer).unwrap();
+    assert!(crate::TarReader::new(&layer[..]).next_entry().unwrap().is_none());
+}
+
+/// Sizes in headers are whatever somebody wrote there.
+#[test]
+fn sizes_that_wrap_are_refused() {
+    for archive in wrapping_sizes() {
+        let t = Temp::new("wrapping");
+        let error = unpack(&archive[..], &t.root(), Unpacking::layer(Limits::default())).unwrap_err().to_string();
+        assert!(["header", "bytes", "ends in", "not a number"].iter().any(|text| error.contains(text)), "{error}");
+        // The same of entries that nobody wants.
+        let how = Unpacking::layer(Limits::default());
+        unpack_some(&archive[..], &t.root(), how, &mut |_| false).unwrap_err();
+    }
+}
+
+/// Archives in which one size more than there is makes a sum that is beyond all numbers.
+fn wrapping_sizes() -> Vec<Vec<u8>> {
+    let header = |kind: u8, size: u64| {
+        let mut header = ::tar::Header::new_gnu();
+        header.set_path("f").unwrap();
+        header.set_entry_type(::tar::EntryType::new(kind));
+        [Header::set_uid, Header::set_gid, Header::set_mtime].into_iter().for_each(|set| set(&mut header, 0));
+        header.set_mode(0o644);
+        // In base 256.
+        let field = &mut header.as_mut_bytes()[124..136];
+        field.fill(0);
+        field[0] = 0x80;
+        field[4..].copy_from_slice(&size.to_be_bytes());
+        header.set_cksum();
+        header.as_bytes().to_vec()
+    };
+    let mut pax = b"12 path=abc\n".to_vec();
+    pax.resize(512, 0);
+    let tiny = || [header(b'x', 12), pax.clone()].concat();
+    let pax_size = |size: &str| {
+        let body = format!("size={size}\n");
+        let mut record = format!("{} {body}", body.len() + 3).into_bytes();
+        let length = record.len() as u64;
+        record.resize(512, 0);
+        [header(b'x', length), record].concat()
+    };
+    let file = || [header(b'0', 512), vec![1; 512]].concat();
+    vec![
+        [tiny(), header(b'x', u64::MAX - 5)].concat(),
+        [tiny(), header(b'L', u64::MAX - 5)].concat(),
+        [tiny(), header(b'g', u64::MAX - 5)].concat(),
+        [file(), header(b'0', u64::MAX - 5), vec![1; 512]].concat(),
+        [file(), header(b'0', u64::MAX), vec![1; 512]].concat(),
+        [file(), pax_size("18446744073709551615"), header(b'0', 0), vec![1; 512]].concat(),
+        [file(), header(b'S', u64::MAX), vec![1; 512]].concat(),
+    ]
+}
