@@ -52,7 +52,7 @@ pub fn invoke(store: &Store, image: &Image, what: &Invocation, builder: &Builder
     let (scratch, _) = work.new_dir()?;
     let (files, place) = match snapshots {
         Snapshots::Overlay => {
-            let mut lowers: Vec<PathBuf> = trees.iter().rev().map(|t| store.tree_path(t)).collect();
+            let mut lowers = store.lower_dirs(&trees);
             if lowers.is_empty() {
                 lowers.push(work.new_dir()?.0);
             }

@@ -59,6 +59,9 @@ pub struct Stat {
     pub blocks: u64,
     pub mtime: Timestamp,
     pub ctime: Timestamp,
+    /// When the inode was made, where the file system tells and it was asked for: two that have one number after another differ
+    /// in it.
+    pub btime: Option<Timestamp>,
     pub ino: u64,
     pub nlink: u32,
     pub dev: (u32, u32),
@@ -89,6 +92,9 @@ impl Stat {
             blocks: x.stx_blocks,
             mtime: Timestamp { sec: x.stx_mtime.tv_sec, nsec: x.stx_mtime.tv_nsec },
             ctime: Timestamp { sec: x.stx_ctime.tv_sec, nsec: x.stx_ctime.tv_nsec },
+            btime: StatxFlags::from_bits_retain(x.stx_mask)
+                .contains(StatxFlags::BTIME)
+                .then_some(Timestamp { sec: x.stx_btime.tv_sec, nsec: x.stx_btime.tv_nsec }),
             ino: x.stx_ino,
             nlink: x.stx_nlink,
             dev: (x.stx_dev_major, x.stx_dev_minor),

@@ -16,6 +16,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, StatxF
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
+use crate::idmap::chown_hint;
 use crate::meta::{Kind, Stat, Timestamp, Xattrs, xattrs_by};
 use crate::owners::{self, Recorded, owners_are_recorded};
 
@@ -126,7 +127,7 @@ impl RootDir {
     /// Metadata of the direct child `name`; one system call, no resolution.
     pub fn stat_name(&self, name: &OsStr) -> Result<Stat> {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC;
-        let x = rustix::fs::statx(self.fd(), name, flags, StatxFlags::BASIC_STATS)
+        let x = rustix::fs::statx(self.fd(), name, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME)
             .map_err(|e| self.err("statx", Path::new(name), e))?;
         Ok(Stat::from_statx(&x).as_recorded(|| self.proc_path(name), false, x.stx_atime))
     }
@@ -379,7 +380,7 @@ impl RootDir {
             Some(Gid::from_raw(gid)),
             AtFlags::SYMLINK_NOFOLLOW,
         )
-        .map_err(|e| self.err("fchownat", Path::new(name), e))
+        .map_err(|e| self.err("fchownat", Path::new(name), e).with_hint(chown_hint(e, uid, gid)))
     }
 
     /// Sets the permission bits of the direct child `name`, which must not be a symbolic link.
@@ -403,7 +404,7 @@ impl RootDir {
             owners::record(&self.proc_path(OsStr::new("")), true, &what).map_err(|e| self.err("setxattr", here, e))?;
         } else {
             rustix::fs::fchown(self.fd(), Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
-                .map_err(|e| self.err("fchown", here, e))?;
+                .map_err(|e| self.err("fchown", here, e).with_hint(chown_hint(e, uid, gid)))?;
         }
         rustix::fs::fchmod(self.fd(), Mode::from_raw_mode(mode)).map_err(|e| self.err("fchmod", here, e))?;
         rustix::fs::futimens(self.fd(), &timestamps(mtime)).map_err(|e| self.err("futimens", here, e))

@@ -28,6 +28,10 @@ impl Store {
         let mut trees = Vec::new();
         for layer in layers {
             let note = self.tree_note(&layer, LEANING)?;
+            // An overlay merges root directories, marked or not.
+            if is_opaque(&self.tree(&layer)?)? {
+                trees.clear();
+            }
             trees.push(layer);
             if !note.is_empty() {
                 let leaning = Leaning::from_bytes(&note).ok_or_else(|| StoreError::Damaged {
@@ -222,10 +226,20 @@ impl<'a> Mender<'a> {
             let reason = format!("is a hard link to {file:?}, {reason}");
             StoreError::from(LayerError::Entry { name: name.to_string_lossy().into_owned(), reason })
         };
-        let found = self.all.find(&file)?;
+        let (found, stays) = match self.all.find(&file)? {
+            Some(found) => (Some(found), true),
+            // The layer links it and then deletes it under its own name.
+            None => (self.below.find(&file)?, false),
+        };
         let found = found.ok_or_else(|| wrong("which neither its layer nor one below it brings"))?;
         if found.stat.kind == Kind::Dir {
             return Err(wrong("which is a directory"));
+        }
+        if !stays {
+            let to = self.dir(name.parent().unwrap_or(Path::new("")))?;
+            let to_name = name.file_name().unwrap_or_default();
+            to.remove_all(to_name)?;
+            return put(&found.dir, &found.name, &found.stat, &to, to_name);
         }
         let from = self.dir(file.parent().unwrap_or(Path::new("")))?;
         let file_name = file.file_name().unwrap_or_default();

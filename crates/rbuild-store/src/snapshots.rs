@@ -5,6 +5,7 @@ use rbuild_linux::{RootDir, detached_overlay};
 use crate::copies::{Before, Files, Marks, merge};
 use crate::error::Result;
 use crate::layout::Store;
+use crate::stack::distinct;
 use crate::trees::TreeId;
 use crate::workspace::Workspace;
 
@@ -44,7 +45,7 @@ impl Snapshots {
         if self == Snapshots::Copies {
             return Ok(RootDir::from_fd(self.merged(store, work, trees, Files::Linked)?.1.into_fd(), "/"));
         }
-        let mut lowers = paths(store, trees);
+        let mut lowers = store.lower_dirs(trees);
         // An overlay without an upper directory wants two lower ones.
         while lowers.len() < 2 {
             lowers.push(work.new_dir()?.0);
@@ -64,14 +65,14 @@ impl Snapshots {
             return Ok(Working { root: RootDir::from_fd(root.into_fd(), "/"), before: Some(before) });
         }
         let (scratch, _) = work.new_dir()?;
-        let fd = detached_overlay(&paths(store, trees), Some((upper, &scratch)), Path::new(SCRATCH))?;
+        let fd = detached_overlay(&store.lower_dirs(trees), Some((upper, &scratch)), Path::new(SCRATCH))?;
         Ok(Working { root: RootDir::from_fd(fd, "/"), before: None })
     }
 
     /// The trees together in a directory of their own; its path.
     pub fn merged(self, store: &Store, work: &Workspace, trees: &[TreeId], files: Files) -> Result<(PathBuf, RootDir)> {
         let (path, root) = work.new_dir()?;
-        let open = trees.iter().map(|tree| store.tree(tree)).collect::<Result<Vec<_>>>()?;
+        let open = distinct(trees).into_iter().map(|tree| store.tree(tree)).collect::<Result<Vec<_>>>()?;
         merge(&open, &root, files, Marks::Done)?;
         Ok((path, root))
     }
@@ -91,8 +92,4 @@ impl Working {
             None => Ok(()),
         }
     }
-}
-
-fn paths(store: &Store, trees: &[TreeId]) -> Vec<PathBuf> {
-    trees.iter().rev().map(|tree| store.tree_path(tree)).collect()
 }

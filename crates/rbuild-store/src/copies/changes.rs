@@ -10,14 +10,9 @@ use rbuild_linux::{Kind, Result, RootDir, Stat, Timestamp, Xattrs};
 enum Mark {
     /// A file, a link or a node. The time says when it was last changed in any way (statx(2), stx_ctime); it is left
     /// out where files are linked, as making a link changes it.
-    Leaf {
-        inode: u64,
-        changed: Option<Timestamp>,
-    },
-    Dir {
-        inode: u64,
-        meta: Meta,
-    },
+    Leaf { inode: u64, changed: Option<Timestamp> },
+    /// A directory that was removed and made again may have the same number, and is another one.
+    Dir { inode: u64, made: Option<Timestamp>, meta: Meta },
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -53,7 +48,7 @@ impl Before {
                     let sub = dir.sub(&entry.name)?;
                     let meta = meta(&sub, &stat)?;
                     stack.push((path.join(&entry.name), sub));
-                    Mark::Dir { inode: stat.ino, meta }
+                    Mark::Dir { inode: stat.ino, made: stat.btime, meta }
                 } else {
                     before.leaf(&stat)
                 };
@@ -110,7 +105,7 @@ impl Before {
                 let now = meta(&sub, &stat)?;
                 out.now.insert(here.clone(), now.clone());
                 let below = match old {
-                    Some(Mark::Dir { inode, meta }) if inode == stat.ino => {
+                    Some(Mark::Dir { inode, made, meta }) if inode == stat.ino && made == stat.btime => {
                         if meta != now {
                             out.dir(&here)?;
                         }

@@ -35,6 +35,12 @@ struct Level {
 /// any case.
 pub fn merge(trees: &[RootDir], dest: &RootDir, files: Files, marks: Marks) -> Result<()> {
     for tree in trees {
+        // A layer may hide all that is below it, the root directory's own entries included.
+        if marks_opaque(&tree.xattrs(OsStr::new(""))?) {
+            for entry in dest.entries()? {
+                dest.remove_all(&entry.name)?;
+            }
+        }
         let mut links = HashMap::new();
         let mut stack = vec![level(tree.try_clone()?, dest.try_clone()?, PathBuf::new())?];
         while let Some(top) = stack.last_mut() {

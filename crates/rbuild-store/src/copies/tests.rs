@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proptest::prelude::*;
+use rbuild_layer::marks_opaque;
 use rbuild_linux::{Kind, RootDir, Timestamp, remove_tree};
 
 use super::{Before, Files, Marks, merge};
@@ -148,6 +149,26 @@ fn age(root: &RootDir) {
             }
             dir.set_mtime(&entry.name, old).unwrap();
         }
+    }
+}
+
+/// Whatever number the new directory gets: that of the old one is free.
+#[test]
+fn a_directory_that_was_made_again_hides_the_old_one() {
+    for attempt in 0..10 {
+        let temp = Temp::new();
+        let merged = temp.dir("merged");
+        merged.create_dir(OsStr::new("d"), 0o755).unwrap();
+        merged.sub("d").unwrap().create_file(OsStr::new("old"), 0o644).unwrap();
+        let before = Before::of(&merged, false).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(11));
+        merged.remove_all(OsStr::new("d")).unwrap();
+        merged.create_dir(OsStr::new("d"), 0o755).unwrap();
+        let tree = temp.dir("tree");
+        before.changes(&merged, &tree).unwrap();
+        let made = tree.sub("d").unwrap();
+        assert!(marks_opaque(&made.xattrs(OsStr::new("")).unwrap()), "attempt {attempt}");
+        assert!(made.entries().unwrap().is_empty());
     }
 }
 
