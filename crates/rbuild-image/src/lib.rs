@@ -12,7 +12,7 @@ mod platform;
 pub use config::{Healthcheck, History, ImageConfig, RootFs, RunConfig};
 pub use digest::{Digest, DigestError, Hashed, Hasher};
 pub use go::{human_duration, human_size, quote};
-pub use name::{Reference, ReferenceError};
+pub use name::{ImageName, Reference, ReferenceError};
 pub use platform::Platform;
 
 pub use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};

@@ -12,6 +12,26 @@ pub struct Reference {
     digest: Option<Digest>,
 }
 
+/// How a Dockerfile names an image: by a reference, or by a digest in full. The beginning of an id is no name here: it would
+/// mean another image tomorrow.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ImageName {
+    Reference(Reference),
+    /// `sha256:` and 64 digits: an image id, or the digest of a manifest.
+    Id(Digest),
+}
+
+impl FromStr for ImageName {
+    type Err = ReferenceError;
+
+    fn from_str(name: &str) -> Result<ImageName, ReferenceError> {
+        match name.parse() {
+            Ok(digest) => Ok(ImageName::Id(digest)),
+            Err(_) => name.parse().map(ImageName::Reference),
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{name}` is not an image name: {reason}")]
 pub struct ReferenceError {
@@ -20,6 +40,10 @@ pub struct ReferenceError {
 }
 
 const DEFAULT_REGISTRY: &str = "docker.io";
+/// Where names of one part are, in the default registry.
+const OFFICIAL: &str = "library/";
+/// Bytes of registry and path together.
+const MOST_NAME: usize = 255;
 
 impl Reference {
     pub fn registry(&self) -> &str {
@@ -39,7 +63,8 @@ impl Reference {
         if self.registry != DEFAULT_REGISTRY {
             return format!("{}/{}", self.registry, self.path);
         }
-        self.path.strip_prefix("library/").unwrap_or(&self.path).to_string()
+        let official = self.path.strip_prefix(OFFICIAL).filter(|name| !name.contains('/'));
+        official.unwrap_or(&self.path).to_string()
     }
 
     /// The name as people write it, with its tag or digest.
@@ -95,12 +120,16 @@ impl FromStr for Reference {
                 return Err(fail("its tag must be letters, digits, `_`, `.` or `-`, 128 at most"));
             }
         }
-        let (registry, path) = match rest.split_once('/') {
-            Some((first, path)) if first.contains(['.', ':']) || first == "localhost" => (first, path.to_string()),
-            Some(_) => (DEFAULT_REGISTRY, rest.to_string()),
-            None => (DEFAULT_REGISTRY, format!("library/{rest}")),
-        };
-        let registry = if registry == "index.docker.io" { DEFAULT_REGISTRY } else { registry };
+        if tag.is_none() && digest.is_none() && is_id(rest) {
+            return Err(fail("64 hexadecimal digits are an id, which is written with sha256: before it"));
+        }
+        let (registry, path) = split_registry(rest);
+        if !valid_registry(registry) {
+            return Err(fail("its registry is not a host name with or without a port"));
+        }
+        if registry.len() + path.len() >= MOST_NAME {
+            return Err(fail("it is too long"));
+        }
         if path.chars().any(|c| c.is_ascii_uppercase()) {
             return Err(fail("it must be lower case"));
         }
@@ -113,6 +142,39 @@ impl FromStr for Reference {
         };
         Ok(Reference { registry: registry.to_string(), path, tag, digest })
     }
+}
+
+fn is_id(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Registry and path of a name. Its first part is a registry if it cannot be part of a path: if it has a dot, a port or a capital.
+fn split_registry(name: &str) -> (&str, String) {
+    let is_host = |first: &str| {
+        first == "localhost" || first.contains(['.', ':']) || first.contains(|c: char| c.is_ascii_uppercase())
+    };
+    let (registry, path) = match name.split_once('/') {
+        Some((first, path)) if is_host(first) => (first, path),
+        _ => (DEFAULT_REGISTRY, name),
+    };
+    let registry = if registry == "index.docker.io" { DEFAULT_REGISTRY } else { registry };
+    let is_official = registry == DEFAULT_REGISTRY && !path.contains('/');
+    (registry, if is_official { format!("{OFFICIAL}{path}") } else { path.to_string() })
+}
+
+/// A host name, or an IPv6 address in brackets; then perhaps a port.
+fn valid_registry(registry: &str) -> bool {
+    let is_port = |port: &str| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+    if let Some((address, port)) = registry.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        let valid = !address.is_empty() && address.bytes().all(|b| b.is_ascii_hexdigit() || b == b':');
+        return valid && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port));
+    }
+    let (host, port) = registry.split_once(':').map_or((registry, None), |(host, port)| (host, Some(port)));
+    let alnum = |c: char| c.is_ascii_alphanumeric();
+    let valid_label = |label: &str| {
+        label.starts_with(alnum) && label.ends_with(alnum) && label.bytes().all(|b| alnum(b as char) || b == b'-')
+    };
+    host.split('.').all(valid_label) && port.is_none_or(is_port)
 }
 
 /// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`
@@ -134,6 +196,14 @@ mod tests {
             ("go/hello:2", "docker.io/go/hello:2", "go/hello:2"),
             ("localhost:5000/a/b", "localhost:5000/a/b:latest", "localhost:5000/a/b:latest"),
             ("ghcr.io/a-b/c__d:v1.2", "ghcr.io/a-b/c__d:v1.2", "ghcr.io/a-b/c__d:v1.2"),
+            ("docker.io/fam", "docker.io/library/fam:latest", "fam:latest"),
+            ("index.docker.io/fam:1", "docker.io/library/fam:1", "fam:1"),
+            ("docker.io/me/app", "docker.io/me/app:latest", "me/app:latest"),
+            ("library/fam", "docker.io/library/fam:latest", "fam:latest"),
+            ("library/a/b", "docker.io/library/a/b:latest", "library/a/b:latest"),
+            ("localhost/fam", "localhost/fam:latest", "localhost/fam:latest"),
+            ("Host/fam", "Host/fam:latest", "Host/fam:latest"),
+            ("[::1]:5000/fam", "[::1]:5000/fam:latest", "[::1]:5000/fam:latest"),
         ] {
             let r: Reference = name.parse().unwrap();
             assert_eq!((r.to_string().as_str(), r.familiar().as_str()), (full, familiar));
@@ -145,8 +215,23 @@ mod tests {
 
     #[test]
     fn bad_names_say_why() {
-        for bad in ["", "Debian", "a//b", "a:", "a:-x", "a@sha256:1", "-a", "a..b", "a b", "a/", "é"] {
+        let id = Digest::of(b"").hex();
+        let long = format!("h.io/{}", "a".repeat(251));
+        for bad in ["", "Debian", "a//b", "a:", "a:-x", "a@sha256:1", "-a", "a..b", "a b", "a/", "é", &id, &long] {
             assert!(bad.parse::<Reference>().is_err(), "{bad}");
         }
+        for bad in ["/a", ".io/a", "a.io:x/a", "a_b.io/a", "[::1/a", "[]/a", "a.io:/a"] {
+            assert!(bad.parse::<Reference>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_whole_digest_is_an_id_and_a_part_of_one_a_name() {
+        let id = Digest::of(b"x");
+        assert_eq!(id.to_string().parse(), Ok(ImageName::Id(id)));
+        let reference = |text: &str| Ok(ImageName::Reference(text.parse().unwrap()));
+        assert_eq!("b8dce".parse(), reference("docker.io/library/b8dce:latest"));
+        assert_eq!("sha256:b8dce".parse(), reference("docker.io/library/sha256:b8dce"));
+        assert!(id.hex().parse::<ImageName>().is_err());
     }
 }

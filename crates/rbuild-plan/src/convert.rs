@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use rbuild_dockerfile::ast::{self, Command, Dockerfile, Op, Stage, Word};
 use rbuild_dockerfile::{Diagnostic, PROXY_ARGS, Span, closest, parse_trigger};
-use rbuild_image::{DEFAULT_PATH, Digest, ImageConfig, Platform, Reference};
+use rbuild_image::{DEFAULT_PATH, Digest, ImageConfig, ImageName, Platform, Reference};
 
 use crate::graph::{BuildGraph, From as Input, HistoryEntry, Network, Step, Vertex, VertexId, WorkdirStep};
 use crate::scope::{Vars, expand};
@@ -105,7 +105,10 @@ pub struct BaseImage {
 /// An image whose configuration the planner lacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageNeed {
+    /// As it is written.
     pub name: String,
+    /// What that means.
+    pub image: ImageName,
     pub span: Span,
     /// Stages that the name may have been meant to be.
     pub stages: Vec<String>,

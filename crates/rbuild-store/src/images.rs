@@ -1,5 +1,6 @@
 use rbuild_image::{
-    Descriptor, Digest, ImageConfig, ImageIndex, ImageManifest, MediaType, REF_NAME, Reference, descriptor, digest_of,
+    Descriptor, Digest, ImageConfig, ImageIndex, ImageManifest, ImageName, MediaType, REF_NAME, Reference, descriptor,
+    digest_of,
 };
 
 use crate::error::{Result, StoreError};
@@ -68,20 +69,13 @@ impl Store {
     /// All entries, in the order of the index.
     pub fn images(&self) -> Result<Vec<NamedImage>> {
         let index = self.index()?;
-        index
-            .manifests()
-            .iter()
-            .map(|d| Ok(NamedImage { name: name_of(d).and_then(|n| n.parse().ok()), manifest: digest(d)? }))
-            .collect()
+        index.manifests().iter().map(|d| Ok(NamedImage { name: name_of(d), manifest: digest(d)? })).collect()
     }
 
     /// Takes entries out of the index.
     pub(crate) fn forget(&self, gone: &[NamedImage]) -> Result<()> {
         self.change_index(|entries| {
-            entries.retain(|d| {
-                let name: Option<Reference> = name_of(d).and_then(|n| n.parse().ok());
-                !gone.iter().any(|g| g.name == name && digest(d).is_ok_and(|m| m == g.manifest))
-            });
+            entries.retain(|d| !gone.iter().any(|g| g.name == name_of(d) && digest(d).is_ok_and(|m| m == g.manifest)));
             Ok(())
         })
     }
@@ -98,15 +92,48 @@ impl Store {
         Ok(Image { manifest_digest: *manifest_digest, manifest_size: bytes.len() as u64, manifest, id, config })
     }
 
-    /// Finds an image by name, by its id or the beginning of it, or by manifest digest.
+    /// The image that a Dockerfile names so.
+    pub fn named_image(&self, name: &ImageName) -> Result<Image> {
+        let manifest = match name {
+            ImageName::Reference(reference) => self.entry_of(&self.images()?, reference).map(|entry| entry.manifest),
+            ImageName::Id(digest) => self.manifest_of(digest)?,
+        };
+        let missing = || match name {
+            ImageName::Reference(reference) => StoreError::NoImage(reference.familiar()),
+            ImageName::Id(digest) => StoreError::NoImage(digest.to_string()),
+        };
+        self.image(&manifest.ok_or_else(missing)?)
+    }
+
+    /// The entry that a reference means: a digest in it alone decides.
+    fn entry_of<'e>(&self, entries: &'e [NamedImage], reference: &Reference) -> Option<&'e NamedImage> {
+        entries.iter().find(|e| match reference.digest() {
+            Some(digest) => e.manifest == *digest,
+            None => e.name.as_ref() == Some(reference),
+        })
+    }
+
+    /// The manifest with that digest, or else one of the image with that id. A manifest need not be in the index: images of
+    /// layouts on the disk are not.
+    fn manifest_of(&self, digest: &Digest) -> Result<Option<Digest>> {
+        let entries = self.images()?;
+        if entries.iter().any(|entry| entry.manifest == *digest) {
+            return Ok(Some(*digest));
+        }
+        for entry in &entries {
+            // Another image's damage is not this one's.
+            if self.image(&entry.manifest).is_ok_and(|image| image.id == *digest) {
+                return Ok(Some(entry.manifest));
+            }
+        }
+        Ok(self.image(digest).is_ok().then_some(*digest))
+    }
+
+    /// Finds an image for a command: by name, by its id or the beginning of it, or by manifest digest.
     pub fn find_image(&self, wanted: &str) -> Result<(Option<Reference>, Image)> {
         let entries = self.images()?;
         if let Ok(reference) = wanted.parse::<Reference>() {
-            let by_name = entries.iter().find(|e| match reference.digest() {
-                Some(digest) => e.manifest == *digest,
-                None => e.name.as_ref() == Some(&reference),
-            });
-            if let Some(entry) = by_name {
+            if let Some(entry) = self.entry_of(&entries, &reference) {
                 return Ok((Some(reference), self.image(&entry.manifest)?));
             }
         }
@@ -142,10 +169,9 @@ impl Store {
         self.change_index(|entries| {
             match name {
                 Some(name) => {
-                    let full = name.to_string();
-                    let old: Vec<Descriptor> =
-                        entries.iter().filter(|d| name_of(d) == Some(full.as_str())).cloned().collect();
-                    entries.retain(|d| name_of(d) != Some(full.as_str()));
+                    let has_name = |d: &Descriptor| name_of(d).as_ref() == Some(name);
+                    let old: Vec<Descriptor> = entries.iter().filter(|d| has_name(d)).cloned().collect();
+                    entries.retain(|d| !has_name(d));
                     // What loses its last name stays, without one, until it is pruned.
                     for mut d in old {
                         if d.digest() != entry.digest() && !entries.iter().any(|e| e.digest() == d.digest()) {
@@ -169,11 +195,11 @@ impl Store {
         let (name, image) = self.find_image(wanted)?;
         self.change_index(|entries| {
             let ours = |d: &Descriptor| digest(d).is_ok_and(|d| d == image.manifest_digest);
-            let names: Vec<String> = entries.iter().filter(|d| ours(d)).filter_map(name_of).map(familiar).collect();
+            let names: Vec<String> =
+                entries.iter().filter(|d| ours(d)).filter_map(|d| Some(name_of(d)?.familiar())).collect();
             let gone: Vec<String> = match &name {
                 Some(name) if name.digest().is_none() => {
-                    let full = name.to_string();
-                    entries.retain(|d| name_of(d) != Some(full.as_str()));
+                    entries.retain(|d| name_of(d).as_ref() != Some(name));
                     vec![name.familiar()]
                 }
                 _ if names.len() > 1 && !force => {
@@ -191,10 +217,7 @@ impl Store {
     }
 }
 
-fn name_of(d: &Descriptor) -> Option<&str> {
-    d.annotations().as_ref().and_then(|a| a.get(REF_NAME)).map(String::as_str)
-}
-
-fn familiar(name: &str) -> String {
-    name.parse::<Reference>().map_or_else(|_| name.to_string(), |r| r.familiar())
+/// The name of an entry of the index; older versions wrote some in another way.
+fn name_of(d: &Descriptor) -> Option<Reference> {
+    d.annotations().as_ref()?.get(REF_NAME)?.parse().ok()
 }

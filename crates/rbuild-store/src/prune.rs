@@ -5,7 +5,9 @@ use std::path::Path;
 use rbuild_image::{Digest, digest_of};
 use rbuild_linux::{Kind, RootDir, Stat};
 
+use crate::contents::noted_blob;
 use crate::error::Result;
+use crate::images::NamedImage;
 use crate::layout::Store;
 use crate::records::{Record, ResultFile};
 use crate::trees::TreeId;
@@ -52,17 +54,14 @@ impl Store {
     pub fn prune(&self, all: bool) -> Result<Freed> {
         self.lock_alone()?;
         let mut freed = Freed::default();
-        for entry in self.images()?.iter().filter(|e| e.name.is_none()) {
-            let id = self.image(&entry.manifest).map(|i| i.id.to_string());
-            if let Ok(id) = id {
-                self.untag(&id, true)?;
-                freed.images += 1;
-            }
-        }
+        // These entries and no others: an image with a name may have the same id.
+        let unnamed: Vec<NamedImage> = self.images()?.into_iter().filter(|e| e.name.is_none()).collect();
+        self.forget(&unnamed)?;
+        freed.images += unnamed.len() as u64;
         let mut trees = HashSet::new();
         let (mut blobs, live_layers) = self.image_content()?;
         self.prune_records(all, &mut trees, &mut blobs, &mut freed)?;
-        self.prune_layers(all, &live_layers, &mut trees)?;
+        self.prune_layers(all, &live_layers, &blobs, &mut trees)?;
         self.remove_others("trees", |name| trees.contains(name), &mut freed)?;
         self.remove_blobs(&blobs, &mut freed)?;
         self.prune_accounts()?;
@@ -165,14 +164,23 @@ impl Store {
         Ok(())
     }
 
-    fn prune_layers(&self, all: bool, live: &HashSet<String>, trees: &mut HashSet<String>) -> Result<()> {
+    fn prune_layers(
+        &self,
+        all: bool,
+        live: &HashSet<String>,
+        blobs: &HashSet<Digest>,
+        trees: &mut HashSet<String>,
+    ) -> Result<()> {
         let layers = self.dir("layers")?;
+        let blobs: HashSet<String> = blobs.iter().map(Digest::hex).collect();
         for entry in layers.entries()? {
             let name = entry.name.to_string_lossy().into_owned();
             let hex = name.get(..64).unwrap_or(&name);
             if let Some(tree) = TreeId::of_document(&name).filter(|_| !all && live.contains(hex)) {
                 trees.insert(tree.name().to_string());
-            } else if !name.strip_suffix(".size").is_some_and(|hex| live.contains(hex)) {
+            } else if !name.strip_suffix(".size").is_some_and(|hex| live.contains(hex))
+                && !noted_blob(&name).is_some_and(|blob| blobs.contains(blob))
+            {
                 layers.remove_all(&entry.name)?;
             }
         }

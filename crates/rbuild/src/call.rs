@@ -79,7 +79,7 @@ pub fn warnings(file: &Dockerfile, request: &BuildRequest, store: &Store) -> Res
     // The rules ask once a stage; the store answers once a name.
     let known: RefCell<HashMap<String, Option<ImageConfig>>> = RefCell::default();
     let image = |name: &str| {
-        let find = || store.find_image(name).ok().map(|(_, image)| image.config);
+        let find = || store.named_image(&name.parse().ok()?).ok().map(|image| image.config);
         known.borrow_mut().entry(name.to_string()).or_insert_with(find).clone()
     };
     let ignore = request.context.as_ref().map_or("", |c| c.ignore.as_str());

@@ -194,13 +194,13 @@ impl Planner<'_> {
 
     /// A known image; `None` (and a need on record) if it has to be resolved first.
     fn image(&mut self, name: &str, span: Span) -> Planned<Option<&BaseImage>> {
-        if let Err(e) = name.parse::<Reference>() {
+        let image = name.parse::<ImageName>().map_err(|e| {
             let d = Diagnostic::new(span, e.to_string());
-            return Err(d.suggest(name, self.stage_names().iter().map(String::as_str)).into());
-        }
+            d.suggest(name, self.stage_names().iter().map(String::as_str))
+        })?;
         if !self.images.contains_key(name) && !self.needs.iter().any(|n| n.name == name) {
             let stages = self.stage_names();
-            self.needs.push(ImageNeed { name: name.to_string(), span, stages });
+            self.needs.push(ImageNeed { name: name.to_string(), image, span, stages });
         }
         Ok(self.images.get(name))
     }
