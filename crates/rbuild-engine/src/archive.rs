@@ -68,6 +68,20 @@ pub fn archive_blobs(archive: impl Read, shown: &str) -> Result<BTreeSet<Digest>
     Ok(blobs)
 }
 
+/// Makes sure of every layer of the store that is going out that it is what its image's configuration says.
+pub(crate) fn check_layers(store: &Store, images: &[Saved], known: &BTreeSet<Digest>) -> Result<()> {
+    let mut layers = BTreeSet::new();
+    for image in images.iter().flat_map(|saved| &saved.images) {
+        for (digest, (_, diff_id)) in layer_blobs(image)?.into_iter().zip(image.layers()?) {
+            // Layers that are made in the archive are not in the store.
+            if !known.contains(&digest) && store.has_blob(&digest)? {
+                layers.insert((digest, diff_id));
+            }
+        }
+    }
+    Ok(store.check_layers(&layers.into_iter().collect::<Vec<_>>())?)
+}
+
 /// A blob of an archive: of the store, or made for it.
 enum Blob {
     Stored,
@@ -141,6 +155,7 @@ pub fn save_directory(
     dest: &crate::Destination,
     moved: &AtomicU64,
 ) -> Result<()> {
+    check_layers(store, images, known)?;
     let Layout { root, blobs: dir } = Layout::open(dest)?;
     let fail = || BuildError::kernel(format!("writing the layout {}", root.label().display()));
     for (digest, blob) in blobs_of(images, known)? {
@@ -193,6 +208,7 @@ pub(crate) fn save(
     out: &mut impl Write,
     moved: &AtomicU64,
 ) -> Result<()> {
+    check_layers(store, images, known)?;
     Writer::begin(out)?.finish(store, images, known, format, moved).map(drop)
 }
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 use rbuild_image::{Descriptor, Digest, History, MediaType, descriptor};
+use rbuild_layer::LayerError;
 use rbuild_plan::{NoCache, Step, VertexId};
 use rbuild_store::{PackedLayer, StoreError, TreeId};
 
@@ -92,15 +93,33 @@ fn new_layers(build: &Executor<'_>, form: &ImageForm) -> Result<Vec<PackedLayer>
     match form.squash {
         Squash::All => {
             let view = build.view(build.prepared.graph.target)?;
+            // A layer of nothing is none, as without squashing.
+            if view.entries().map_err(BuildError::kernel("the result"))?.is_empty() {
+                return Ok(Vec::new());
+            }
             return Ok(vec![build.store.pack_view(&build.work, &view, form.layers, latest)?]);
         }
         Squash::Steps if !trees.is_empty() => trees = vec![build.store.squash_trees(&build.work, &trees)?],
         Squash::Steps | Squash::None => {}
     }
     let stop = || build.cancel.is_cancelled();
-    let pack = |tree| build.store.pack_tree(&build.work, tree, form.layers, latest, &stop);
-    let packed: std::result::Result<_, StoreError> = trees.par_iter().map(pack).collect();
-    packed.map_err(|e| if build.cancel.is_cancelled() { BuildError::Cancelled } else { e.into() })
+    let pack = |tree| {
+        let packed = build.store.pack_tree(&build.work, tree, form.layers, latest, &stop);
+        packed.map_err(|e| not_packed(build, tree, e))
+    };
+    trees.par_iter().map(pack).collect()
+}
+
+/// The error of a layer that could not be made. What the step itself left is told with its place in the Dockerfile.
+pub(crate) fn not_packed(build: &Executor<'_>, tree: &TreeId, error: StoreError) -> BuildError {
+    if build.cancel.is_cancelled() {
+        return BuildError::Cancelled;
+    }
+    let made_it = |id: &VertexId| build.done(*id).tree.as_ref() == Some(tree);
+    match (&error, build.chain().find(made_it)) {
+        (StoreError::Layer(LayerError::Deletion(_)), Some(id)) => build.failure(id, error.to_string(), Vec::new()),
+        _ => error.into(),
+    }
 }
 
 /// The latest time that a file of a new layer may have, in seconds since 1970.
@@ -124,9 +143,16 @@ pub(crate) fn pack_early(build: &Executor<'_>, trees: &Receiver<TreeId>) {
 /// Leaves as many entries with a layer as there are layers: the last of those that had one stands for all of them.
 fn fold_history(history: &mut [History], layers: usize) {
     let filled: Vec<usize> = (0..history.len()).filter(|i| !history[*i].empty_layer).collect();
-    let Some(kept) = layers.checked_sub(1) else { return };
-    for i in &filled[kept.min(filled.len())..filled.len().saturating_sub(1)] {
-        history[*i].empty_layer = true;
+    match (layers, &filled[..], history) {
+        (0, _, history) => history.iter_mut().for_each(|entry| entry.empty_layer = true),
+        // Other tools' images may have layers that their history does not speak of.
+        (_, [], [.., last]) => last.empty_layer = false,
+        (_, [but_last @ .., _], history) => {
+            for i in &but_last[(layers - 1).min(but_last.len())..] {
+                history[*i].empty_layer = true;
+            }
+        }
+        (_, [], []) => {}
     }
 }
 
@@ -157,4 +183,32 @@ pub(crate) fn time(seconds: i64) -> Result<String> {
     let timestamp = jiff::Timestamp::from_second(seconds)
         .map_err(|e| BuildError::other(format!("the time {seconds} cannot be written: {e}")))?;
     Ok(timestamp.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folded(empty: &[bool], layers: usize) -> Vec<bool> {
+        let mut history: Vec<History> =
+            empty.iter().map(|empty| History { empty_layer: *empty, ..History::default() }).collect();
+        fold_history(&mut history, layers);
+        history.iter().map(|entry| entry.empty_layer).collect()
+    }
+
+    #[test]
+    fn a_squashed_history_has_as_many_layers_as_the_image() {
+        for (empty, layers, want) in [
+            (&[false, true, false, false][..], 1, &[true, true, true, false][..]),
+            (&[false, true, false, false], 2, &[false, true, true, false]),
+            (&[false, false], 2, &[false, false]),
+            // Of layers that nobody speaks of.
+            (&[false, false], 5, &[false, false]),
+            (&[true, true], 1, &[true, false]),
+            (&[], 1, &[]),
+            (&[false, true], 0, &[true, true]),
+        ] {
+            assert_eq!(folded(empty, layers), want, "{empty:?} {layers}");
+        }
+    }
 }

@@ -40,6 +40,7 @@ fn archive(build: &Executor<'_>, output: &Output, format: ArchiveFormat) -> Resu
         }
         let saved = saved(build, output, &packed)?;
         made = Some((saved.images[0].id, saved.images[0].manifest_digest));
+        archive::check_layers(build.store, std::slice::from_ref(&saved), &BTreeSet::new())?;
         let file = archive.finish(build.store, &[saved], &BTreeSet::new(), format, &AtomicU64::new(0))?;
         // A layer that was taken out again may have been longer than all that came after it.
         let end = std::io::Seek::stream_position(file).and_then(|end| file.set_len(end));
@@ -68,7 +69,7 @@ fn pack(build: &Executor<'_>, output: &Output, tree: &TreeId, out: impl std::io:
     let latest = assemble::latest(build, &output.form);
     let stop = || build.cancel.is_cancelled();
     let packed = build.store.pack_tree_to(&build.work, tree, output.form.layers, latest, out, &stop);
-    packed.map_err(|e| if stop() { BuildError::Cancelled } else { e.into() })
+    packed.map_err(|e| assemble::not_packed(build, tree, e))
 }
 
 fn saved(build: &Executor<'_>, output: &Output, packed: &[PackedLayer]) -> Result<Saved> {

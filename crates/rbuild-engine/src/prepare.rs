@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rbuild_dockerfile::Diagnostic;
-use rbuild_image::{Digest, Hasher, Platform};
+use rbuild_image::{Digest, Hasher, ImageName, Platform};
 use rbuild_linux::RootDir;
 use rbuild_plan::{BaseImage, BuildGraph, ImageNeed, Parameters, Plan, Step, VertexId, plan};
 use rbuild_source::{Content, HashCache};
@@ -18,7 +18,7 @@ use crate::event::{Event, Events, StepOutcome};
 use crate::export::{self, View};
 use crate::history::{self, Status};
 use crate::keys::{self, Contexts, Keys, Viewpoint};
-use crate::request::{BuildRequest, ImageForm, OutputKind};
+use crate::request::{BuildRequest, ImageForm, OutputKind, Squash};
 use crate::why;
 
 /// What is known of a vertex before anything runs.
@@ -116,20 +116,25 @@ fn hashes_name(request: &BuildRequest) -> Digest {
 }
 
 fn resolve(store: &Store, need: &ImageNeed) -> Result<Image> {
-    // Images of layouts on the disk have no name in the store.
-    if let Ok(manifest) = need.name.parse::<Digest>() {
-        return Ok(store.image(&manifest)?);
-    }
-    match store.find_image(&need.name) {
-        Ok((_, image)) => Ok(image),
+    match store.named_image(&need.image) {
+        Ok(image) => Ok(image),
         Err(StoreError::NoImage(_)) => Err(missing_image(store, need)),
         Err(e) => Err(e.into()),
     }
 }
 
 fn missing_image(store: &Store, need: &ImageNeed) -> BuildError {
+    if let ImageName::Id(id) = need.image {
+        let d = Diagnostic::new(need.span, format!("there is no image with the id or manifest {id} here"));
+        return BuildError::Unmet(vec![d.help("`rbuild images --no-trunc --digests` lists those that there are")]);
+    }
     let what = if need.stages.is_empty() { "image" } else { "stage or image" };
     let d = Diagnostic::new(need.span, format!("there is no {what} called `{}` here", need.name));
+    // What the command line would take for the beginning of an id.
+    if let Ok((None, image)) = store.find_image(&need.name) {
+        let help = format!("for the image whose id begins so, write the whole id: {}", image.id);
+        return BuildError::Unmet(vec![d.help(help)]);
+    }
     let names: Vec<String> =
         store.images().unwrap_or_default().into_iter().filter_map(|i| i.name).map(|n| n.familiar()).collect();
     let candidates = need.stages.iter().chain(&names).map(String::as_str);
@@ -184,6 +189,9 @@ impl Prepared {
         hasher.field(self.graph.epoch.map_or(String::new(), |e| e.to_string()));
         let ImageForm { layers, force, late_times, squash } = form;
         hasher.field(layers.name()).field([u8::from(*force), u8::from(*late_times), *squash as u8]);
+        if *squash != Squash::None {
+            hasher.field("history as long as the layers");
+        }
         if request.allow_leaks {
             hasher.field("secrets may be in it");
         }

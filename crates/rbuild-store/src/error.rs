@@ -16,6 +16,9 @@ pub enum StoreError {
     Damaged { what: String, reason: String },
     #[error("the store has no blob {0}")]
     NoBlob(Digest),
+    /// A layer that is not what the image says: `which` is its digest, or the diffID of what it holds.
+    #[error("the {which} of the layer {blob} is {found}, but {expected} was promised")]
+    WrongLayer { which: &'static str, blob: Digest, expected: Digest, found: Digest },
     #[error("no image is called `{0}`")]
     NoImage(String),
     #[error("`{name}` fits several images: {found}")]
@@ -47,6 +50,9 @@ impl StoreError {
             }
             StoreError::NameTaken(name) => Some(format!("remove it first: rbuild rm {name}")),
             StoreError::Busy => Some("try again when the other builds are done".into()),
+            StoreError::WrongLayer { .. } => {
+                Some("remove the image, and load it again from an archive that whoever made it wrote anew".into())
+            }
             StoreError::Damaged { .. } | StoreError::NoBlob(_) => {
                 Some("remove the image and bring it in again; `rbuild prune -a` empties the cache".into())
             }

@@ -47,7 +47,7 @@ impl Store {
         let packed = pack_loose(&fs, loose, form, Stoppable { out: &mut blob, stop })?;
         blob.publish(self, &packed.digest, packed.size)?;
         let layer = PackedLayer::new(&packed, form);
-        self.put_layer_size(&layer.diff_id, layer.unpacked)?;
+        self.note_made_layer(&layer)?;
         let name = layer_document(form, None);
         let root = fs.stat_self()?;
         let note = Folded { layer: name.clone(), root: (root.uid, root.gid, root.mode), boot: None };

@@ -5,12 +5,11 @@ use std::fs::File;
 use std::io::Write;
 
 use rbuild_image::{Descriptor, Digest, Hasher, MediaType, descriptor};
-use rbuild_layer::{
-    Compression, LAYER_FORMAT, LayerError, LayerForm, Packed, Times, pack_layer, pack_whole, repack_layer,
-};
+use rbuild_layer::{Compression, LAYER_FORMAT, LayerForm, Packed, Times, pack_layer, pack_whole, repack_layer};
 use rbuild_linux::RootDir;
 use serde::{Deserialize, Serialize};
 
+use crate::contents::compare_content;
 use crate::copies::{Files, Marks, merge};
 use crate::error::{Result, StoreError};
 use crate::images::digest;
@@ -90,7 +89,7 @@ impl Store {
         let packed = pack_layer(&self.tree(tree)?, form, latest.map_or(Times::AsIs, Times::AtMost), out)?;
         blob.publish(self, &packed.digest, packed.size)?;
         let layer = PackedLayer::new(&packed, form);
-        self.put_layer_size(&layer.diff_id, layer.unpacked)?;
+        self.note_made_layer(&layer)?;
         self.write(&dir, &document, &layer)?;
         Ok(layer)
     }
@@ -154,7 +153,7 @@ impl Store {
         let packed = pack_whole(view, form, times, &mut blob)?;
         blob.publish(self, &packed.digest, packed.size)?;
         let layer = PackedLayer::new(&packed, form);
-        self.put_layer_size(&layer.diff_id, layer.unpacked)?;
+        self.note_made_layer(&layer)?;
         Ok(layer)
     }
 
@@ -173,12 +172,10 @@ impl Store {
         let source = digest(layer)?;
         let mut blob = self.new_blob(work)?;
         let packed = repack_layer(self.open_blob(&source)?, form, &mut blob)?;
-        if packed.diff_id != *diff_id {
-            let (expected, found) = (diff_id.to_string(), packed.diff_id.to_string());
-            return Err(LayerError::Digest { which: "diffID of the layer", expected, found }.into());
-        }
+        compare_content(&source, diff_id, packed.diff_id)?;
         blob.publish(self, &packed.digest, packed.size)?;
         let made = PackedLayer::new(&packed, form);
+        self.note_made_layer(&made)?;
         self.write("layers", &document, &made)?;
         Ok(made)
     }
@@ -192,6 +189,12 @@ impl Store {
         // A store that cannot be written still answers.
         let _ = self.put_layer_size(diff_id, bytes);
         Ok(bytes)
+    }
+
+    /// Notes what is known of a layer that was made here, and is in the store.
+    pub(crate) fn note_made_layer(&self, layer: &PackedLayer) -> Result<()> {
+        self.put_layer_size(&layer.diff_id, layer.unpacked)?;
+        self.note_layer(&layer.digest, &layer.diff_id)
     }
 
     pub(crate) fn put_layer_size(&self, diff_id: &Digest, bytes: u64) -> Result<()> {

@@ -15,6 +15,7 @@
 //!   trees/ID/bytes.json    how much it takes, once something asked
 //!   trees/ID/files         inodes and bytes of a copy's files, once something asked
 //!   layers/HEX.json        diffID -> tree
+//!   layers/*.holds         diffID and blob: the blob is that layer
 //!   layers/*.repacked      diffID and form -> the layer in that form
 //!   records/HEX.json       cache key -> tree, written after the tree is in place
 //!   accounts/HEX.json      what the key of a record was made of
@@ -35,6 +36,7 @@ mod blobs;
 mod caches;
 mod collect;
 mod containers;
+mod contents;
 mod copies;
 mod error;
 mod folded;
@@ -49,6 +51,7 @@ mod prune;
 mod records;
 mod side_by_side;
 mod snapshots;
+mod stack;
 mod trees;
 mod verify;
 mod workspace;

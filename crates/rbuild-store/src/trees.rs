@@ -2,13 +2,14 @@ use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use rbuild_image::{Descriptor, Digest, digest_of};
-use rbuild_layer::{LayerError, Leaning, TarEntry, Unpacked, Unpacking, unpack_some};
+use rbuild_image::{Descriptor, Digest};
+use rbuild_layer::{Leaning, TarEntry, Unpacked, Unpacking, unpack_some};
 use rbuild_linux::RootDir;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Result, StoreError};
-use crate::images::Image;
+use crate::contents::{compare, compare_content};
+use crate::error::Result;
+use crate::images::{Image, digest};
 use crate::layout::{Owners as TreeOwners, Store};
 use crate::mend::LEANING;
 use crate::side_by_side::side_by_side;
@@ -135,7 +136,7 @@ impl Store {
     /// by a tree that has it.
     pub fn unpack_image(&self, work: &Workspace, image: &Image, build: &str) -> Result<(Vec<TreeId>, usize)> {
         let layers = image.layers()?;
-        let unpack = |(layer, diff_id): &(Descriptor, Digest)| self.tree_of_layer(work, image, layer, diff_id, build);
+        let unpack = |(layer, diff_id): &(Descriptor, Digest)| self.tree_of_layer(work, layer, diff_id, build);
         let (mut found, mut unpacked) = (Vec::new(), 0);
         for (tree, made) in side_by_side(&layers, unpack)? {
             found.push(tree);
@@ -148,20 +149,21 @@ impl Store {
     fn tree_of_layer(
         &self,
         work: &Workspace,
-        image: &Image,
         layer: &Descriptor,
         diff_id: &Digest,
         build: &str,
     ) -> Result<(TreeId, bool)> {
+        let digest = digest(layer)?;
         if let Some(tree) = self.layer_tree(diff_id)? {
+            // The tree is that of the diffID; the image's own blob need not be, and may go into other images from here.
+            self.check_layer(&digest, diff_id)?;
             return Ok((tree, false));
         }
         let _alone = self.lock_step(diff_id)?;
         if let Some(tree) = self.layer_tree(diff_id)? {
+            self.check_layer(&digest, diff_id)?;
             return Ok((tree, false));
         }
-        let digest = digest_of(layer)
-            .map_err(|e| StoreError::Damaged { what: format!("image {}", image.id.short()), reason: e.to_string() })?;
         Ok((self.unpack_layer(work, &digest, diff_id, build)?, true))
     }
 
@@ -196,13 +198,9 @@ impl Store {
         let blob = self.open_blob(digest)?;
         let known = self.is_known_whole(&blob).then_some(*digest);
         let got = unpack_some(&blob, fs, Unpacking { known, ..Unpacking::layer(self.limits()) }, wants)?;
-        for (which, want, found) in
-            [("digest of the layer", digest, got.digest), ("diffID of the layer", diff_id, got.diff_id)]
-        {
-            if found != *want {
-                return Err(LayerError::Digest { which, expected: want.to_string(), found: found.to_string() }.into());
-            }
-        }
+        compare(digest, got.digest)?;
+        compare_content(digest, diff_id, got.diff_id)?;
+        self.note_layer(digest, diff_id)?;
         if known.is_none() {
             self.note_whole(&blob);
         }

@@ -5,7 +5,6 @@ use std::ffi::OsStr;
 use std::io::Read;
 
 use rbuild_image::digest_of;
-use rbuild_layer::{LayerError, layer_digests};
 
 use crate::error::Result;
 use crate::images::{Image, digest};
@@ -30,15 +29,7 @@ impl Store {
         self.read_document(&image.id)?;
         for (layer, diff_id) in image.layers()? {
             let digest = digest(&layer)?;
-            let (stored, found) = layer_digests(self.open_blob(&digest)?)?;
-            for (which, expected, found) in
-                [("digest of the layer", digest, stored), ("diffID of the layer", diff_id, found)]
-            {
-                if expected != found {
-                    let (expected, found) = (expected.to_string(), found.to_string());
-                    return Err(LayerError::Digest { which, expected, found }.into());
-                }
-            }
+            self.read_layer(&digest, &diff_id)?;
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use rbuild_store::{Store, Workspace};
 
 use crate::args::BuildArgs;
 use crate::exit::Failure;
+use crate::print;
 
 /// The main context with the Dockerfile.
 pub struct MainContext {
@@ -227,5 +228,7 @@ fn layout_image(store: &Store, layout: &str) -> Result<String, Failure> {
             None => (layout, None),
         },
     };
-    Ok(rbuild_engine::take_from_layout(store, Path::new(dir), wanted)?.to_string())
+    let taken = rbuild_engine::take_from_layout(store, Path::new(dir), wanted)?;
+    taken.warnings.iter().for_each(|warning| print::warning(&format!("{layout}: {warning}")));
+    Ok(taken.found.to_string())
 }

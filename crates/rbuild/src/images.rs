@@ -32,9 +32,9 @@ fn id_text(id: &Digest, whole: bool) -> String {
 
 /// Bytes of all layers before compression.
 fn image_size(store: &Store, image: &Image) -> Result<u64, Failure> {
-    let mut size = 0;
+    let mut size = 0u64;
     for (layer, diff_id) in image.layers()? {
-        size += store.layer_size(&layer, &diff_id)?;
+        size = size.saturating_add(store.layer_size(&layer, &diff_id)?);
     }
     Ok(size)
 }
@@ -81,7 +81,7 @@ pub fn images(place: &Place, args: ImagesArgs) -> Result<u8, Failure> {
     let mut listed = Vec::new();
     for entry in store.images()? {
         let wanted = match (&args.name, &entry.name) {
-            (Some(wanted), Some(name)) => name.familiar_name() == *wanted || name.familiar() == *wanted,
+            (Some(wanted), Some(name)) => is_called(name, wanted),
             (Some(_), None) => false,
             (None, name) => args.all || asks_dangling || name.is_some(),
         };
@@ -119,6 +119,14 @@ pub fn images(place: &Place, args: ImagesArgs) -> Result<u8, Failure> {
     };
     print::out(&print::table(&headings, &listed.iter().map(row).collect::<Vec<_>>()));
     Ok(code::OK)
+}
+
+/// Whether a name is the wanted one, or has the wanted one's repository if that comes without a tag.
+fn is_called(name: &Reference, wanted: &str) -> bool {
+    let Ok(reference) = wanted.parse::<Reference>() else { return false };
+    // With a tag or a digest, it takes no other one.
+    let any_tag = format!("{wanted}:latest").parse::<Reference>().is_ok();
+    reference == *name || (any_tag && reference.familiar_name() == name.familiar_name())
 }
 
 fn bad_format(e: String) -> Failure {

@@ -21,6 +21,11 @@ pub fn error(message: &str, help: Option<&str>) {
     err(&text);
 }
 
+pub fn warning(message: &str) {
+    let (on, off) = if colours() { ("\x1b[1;33m", "\x1b[0m") } else { ("", "") };
+    err(&format!("{on}warning{off}: {message}\n"));
+}
+
 /// Writes to standard error. Nobody can be told when that fails.
 pub fn err(text: &str) {
     let _ = std::io::stderr().write_all(text.as_bytes());

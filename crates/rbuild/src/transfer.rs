@@ -59,7 +59,7 @@ pub fn import(place: &Place, args: ImportArgs) -> Result<u8, Failure> {
     let source = meter.reading(source);
     let change = |config: &mut ImageConfig| change_config(config, &args.change);
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs() as i64);
-    let id = rbuild_engine::import(
+    let imported = rbuild_engine::import(
         &store,
         source,
         &Import {
@@ -72,7 +72,8 @@ pub fn import(place: &Place, args: ImportArgs) -> Result<u8, Failure> {
         },
     )?;
     drop(meter);
-    print::out(&format!("{id}\n"));
+    imported.warnings.iter().for_each(|warning| print::warning(warning));
+    print::out(&format!("{}\n", imported.found));
     Ok(code::OK)
 }
 
@@ -175,7 +176,8 @@ pub fn load(place: &Place, args: LoadArgs) -> Result<u8, Failure> {
             rbuild_engine::load(&store, meter.reading(stdin()?))?
         }
     };
-    for image in loaded {
+    loaded.warnings.iter().for_each(|warning| print::warning(warning));
+    for image in loaded.found {
         if args.quiet {
             continue;
         }

@@ -1,0 +1,107 @@
+//! A manifest that comes in, compared with what it names.
+
+use rbuild_image::{Descriptor, Digest, ImageConfig, ImageManifest, MediaType, digest_of};
+use rbuild_layer::{Compression, detect};
+use rbuild_store::Store;
+
+use super::members::{Members, blob_name};
+use super::parse;
+use crate::error::{BuildError, Result};
+
+/// Layers as the registries of this world call them; OCI's own are variants of [`MediaType`].
+const DOCKER_LAYERS: [&str; 5] = [
+    "application/vnd.docker.image.rootfs.diff.tar",
+    "application/vnd.docker.image.rootfs.diff.tar.gzip",
+    "application/vnd.docker.image.rootfs.diff.tar.zstd",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+];
+const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+
+pub(super) fn is_index(media_type: &MediaType) -> bool {
+    matches!(media_type, MediaType::ImageIndex) || media_type.as_ref() == DOCKER_INDEX
+}
+
+fn is_layer(media_type: &MediaType) -> bool {
+    match media_type {
+        MediaType::ImageLayer
+        | MediaType::ImageLayerGzip
+        | MediaType::ImageLayerZstd
+        | MediaType::ImageLayerNonDistributable
+        | MediaType::ImageLayerNonDistributableGzip
+        | MediaType::ImageLayerNonDistributableZstd => true,
+        other => DOCKER_LAYERS.contains(&other.as_ref()),
+    }
+}
+
+/// The digest that a descriptor names.
+pub(super) fn named(d: &Descriptor) -> Result<Digest> {
+    digest_of(d).map_err(|e| BuildError::other(e.to_string()))
+}
+
+/// Has what a descriptor names in the store, and compares its size.
+pub(super) fn take(members: &Members<'_>, d: &Descriptor, what: &str) -> Result<Digest> {
+    let digest = named(d)?;
+    if members.store.has_whole_blob(&digest, d.size())? {
+        return Ok(digest);
+    }
+    let (_, size) = members.blob(&blob_name(&digest))?;
+    if size == d.size() {
+        return Ok(digest);
+    }
+    let message = format!("{what} {digest} has {size} bytes, and {} by the document that names it", d.size());
+    Err(BuildError::Other { message, help: Some(super::DAMAGED.into()) })
+}
+
+/// Has all that a manifest names in the store; gives the image id. An image whose documents and layers do not agree is refused.
+pub(super) fn take_image(members: &Members<'_>, text: &[u8]) -> Result<Digest> {
+    let manifest: ImageManifest = parse(text, "a manifest")?;
+    let layers = manifest.layers();
+    if let Some(odd) = layers.iter().find(|layer| !is_layer(layer.media_type())) {
+        return Err(BuildError::Other {
+            message: format!("the layer {} is of the unknown type {}", odd.digest(), odd.media_type()),
+            help: Some("images of tar layers are taken, plain or compressed with gzip or zstd".into()),
+        });
+    }
+    let names = layers.iter().map(|layer| named(layer).map(|d| blob_name(&d))).collect::<Result<Vec<_>>>()?;
+    members.nothing_missing(names.iter().map(String::as_str))?;
+    let id = take(members, manifest.config(), "the configuration")?;
+    let config: ImageConfig = parse(&members.store.read_document(&id)?, "configuration of an image")?;
+    let diff_ids = &config.rootfs.diff_ids;
+    if diff_ids.len() != layers.len() {
+        return Err(counts_differ(layers.len(), diff_ids.len()));
+    }
+    for (layer, diff_id) in layers.iter().zip(diff_ids) {
+        let digest = take(members, layer, "the layer")?;
+        check_plain(members.store, &digest, &digest.to_string(), diff_id)?;
+    }
+    Ok(id)
+}
+
+pub(super) fn counts_differ(layers: usize, diff_ids: usize) -> BuildError {
+    let message = format!("the archive's manifest has {layers} layers and its configuration {diff_ids}");
+    BuildError::Other { message, help: Some(super::DAMAGED.into()) }
+}
+
+/// Compares a layer that is not compressed with its diffID. What a compressed one holds shows when it is unpacked, or before it
+/// goes out.
+fn check_plain(store: &Store, digest: &Digest, name: &str, diff_id: &Digest) -> Result<()> {
+    match compression(store, digest)? {
+        Compression::None if digest != diff_id => Err(not_the_layer(name, digest, diff_id)),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn compression(store: &Store, blob: &Digest) -> Result<Compression> {
+    use std::os::unix::fs::FileExt;
+    let mut head = [0u8; 16];
+    let n = store.open_blob(blob)?.read_at(&mut head, 0).map_err(BuildError::io("reading a layer"))?;
+    Ok(detect(&head[..n]))
+}
+
+pub(super) fn not_the_layer(name: &str, found: &Digest, diff_id: &Digest) -> BuildError {
+    BuildError::Other {
+        message: format!("the archive's layer {name} has the diffID {found}, but its configuration says {diff_id}"),
+        help: Some(super::DAMAGED.into()),
+    }
+}
