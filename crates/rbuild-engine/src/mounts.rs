@@ -126,7 +126,7 @@ impl Executor<'_> {
     fn trees_mount(&self, trees: &[TreeId], path: PathBuf, access: TreesFor) -> Result<Source> {
         let snapshots = self.snapshots()?;
         if snapshots == Snapshots::Overlay {
-            let lowers = self.store.lower_dirs(&trees);
+            let lowers = self.store.lower_dirs(trees);
             return Ok(Source::Trees { lowers, path });
         }
         // Where nothing can be mounted, nothing can be made read-only either; and a command that may mount makes it writable again.

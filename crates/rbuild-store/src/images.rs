@@ -132,10 +132,10 @@ impl Store {
     /// Finds an image for a command: by name, by its id or the beginning of it, or by manifest digest.
     pub fn find_image(&self, wanted: &str) -> Result<(Option<Reference>, Image)> {
         let entries = self.images()?;
-        if let Ok(reference) = wanted.parse::<Reference>() {
-            if let Some(entry) = self.entry_of(&entries, &reference) {
-                return Ok((Some(reference), self.image(&entry.manifest)?));
-            }
+        if let Ok(reference) = wanted.parse::<Reference>()
+            && let Some(entry) = self.entry_of(&entries, &reference)
+        {
+            return Ok((Some(reference), self.image(&entry.manifest)?));
         }
         let hex = wanted.strip_prefix("sha256:").unwrap_or(wanted);
         if hex.len() >= 4 && hex.bytes().all(|b| b.is_ascii_hexdigit()) {
