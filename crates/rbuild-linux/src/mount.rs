@@ -168,12 +168,15 @@ pub fn private_mount_namespace() -> Result<()> {
 }
 
 /// Namespaces of the caller's own for mounts, from which nothing propagates back, for System V and POSIX objects, and for
-/// the host name, which it sets.
+/// the host name, which it sets if it may: filters of containers forbid sethostname(2) to whoever had no CAP_SYS_ADMIN to begin with.
 pub fn private_namespaces(hostname: &str) -> Result<()> {
     use nix::sched::CloneFlags;
     nix::sched::unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS)
         .map_err(|e| Error::new("unshare", "CLONE_NEWNS|CLONE_NEWIPC|CLONE_NEWUTS", std::io::Error::from(e)))?;
-    rustix::system::sethostname(hostname.as_bytes()).map_err(|e| Error::new("sethostname", hostname, e))?;
+    match rustix::system::sethostname(hostname.as_bytes()) {
+        Ok(()) | Err(Errno::PERM | Errno::NOSYS) => {}
+        Err(e) => return Err(Error::new("sethostname", hostname, e)),
+    }
     make_private()
 }
 

@@ -9,8 +9,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, Resource, Rlimit};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit};
 use rustix::thread::ThreadNameSpaceType;
 
 use crate::error::{Error, Result};
@@ -132,6 +133,21 @@ pub fn answer_with_fd(
         -1 => Err(std::io::Error::last_os_error()),
         _ => Ok(()),
     }
+}
+
+/// `PIDFD_THREAD` (Linux 6.9): a thread that is no first thread of a process, too.
+const THREAD: u32 = libc::O_EXCL as u32;
+
+/// The number that a thread, which this process's pid namespace numbers so, has in the pid namespace of a /proc.
+pub fn number_in(proc: BorrowedFd<'_>, thread: u32) -> Option<u32> {
+    let pid = Pid::from_raw(thread as i32)?;
+    let open = |flags| rustix::process::pidfd_open(pid, PidfdFlags::from_bits_retain(flags));
+    let pidfd = open(THREAD).or_else(|_| open(0)).ok()?;
+    // See proc_pid_fdinfo(5): the number is that of whoever mounted this /proc.
+    let path = format!("self/fdinfo/{}", pidfd.as_raw_fd());
+    let info = rustix::fs::openat(proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let text = std::io::read_to_string(std::fs::File::from(info)).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()
 }
 
 /// Reads the memory of another process; gives the number of bytes, fewer where its memory ends.

@@ -19,9 +19,10 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::chroot;
 use crate::command::Environment;
+use crate::enter::{Proc, Surroundings};
 use crate::mounts::{self, Points, mounts_of};
-use crate::network::Isolated;
-use crate::owners::{Credentials, Ids, Supervisor};
+use crate::owners::{self, Credentials, Ids, Supervisor};
+use crate::probe::UNMASK;
 use crate::request::{Files, Input, Network, Report, RunRequest, Ulimit};
 use crate::rights::{CAPABILITIES, FOR_THE_FILTER, process_capabilities};
 use crate::stubs::{Stubs, plant_points};
@@ -36,14 +37,16 @@ const CONSOLE: &str = "/run/console";
 
 /// The whole life of a runner. Standard input is a socket that brings the request and takes the outcome; standard
 /// output and error are the command's, and `input` is what it reads.
-pub fn runner_main(input: Option<OwnedFd>, isolated: Option<&Isolated>) -> i32 {
+pub(crate) fn runner_main(input: Option<OwnedFd>, around: Option<&Surroundings>) -> i32 {
     let Ok(stdin) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3) else { return 70 };
     let mut socket = UnixStream::from(stdin);
     let mut text = Vec::new();
     let finished = match socket.read_to_end(&mut text).map(|_| serde_json::from_slice::<RunRequest>(&text)) {
-        Ok(Ok(request)) if request.bare => chroot::run(&request, input, &socket),
-        Ok(Ok(request)) => container(&request, input, &socket, isolated)
-            .and_then(|exit| Report::of_end(exit).send(&socket).map_err(|e| format!("reporting the end: {e}"))),
+        Ok(Ok(request)) => match around {
+            None => chroot::run(&request, input, &socket),
+            Some(around) => container(&request, input, &socket, around)
+                .and_then(|exit| Report::of_end(exit).send(&socket).map_err(|e| format!("reporting the end: {e}"))),
+        },
         Ok(Err(e)) => Err(format!("the request cannot be read: {e}")),
         Err(e) => Err(format!("the request cannot be read: {e}")),
     };
@@ -58,12 +61,17 @@ fn container(
     request: &RunRequest,
     input: Option<OwnedFd>,
     socket: &UnixStream,
-    isolated: Option<&Isolated>,
+    around: &Surroundings,
 ) -> Result<Exit, String> {
+    if around.proc == Proc::Outer && request.insecure {
+        return Err(format!(
+            "a command with all rights would reach the builder's own files through the /proc that it gets here; {UNMASK}"
+        ));
+    }
     private_namespaces(&request.hostname).map_err(text)?;
     match request.network {
         Network::Host => {}
-        Network::Isolated => isolated.ok_or("this build has no isolated network")?.join()?,
+        Network::Isolated => around.isolated.as_ref().ok_or("this build has no isolated network")?.join()?,
         Network::None => process::enter_lonely_network().map_err(text)?,
     }
     // Bundle and state are this runner's alone, and go away with its mount namespace.
@@ -72,7 +80,7 @@ fn container(
         std::fs::create_dir_all(dir).map_err(|e| format!("mkdir {dir}: {e}"))?;
     }
     let root = RootDir::open("/").map_err(text)?;
-    let mounts = prepare(request, &root)?;
+    let mounts = prepare(request, around.proc, &root)?;
     let spec = spec(request, mounts)?;
     spec.save(Path::new(BUNDLE).join("config.json")).map_err(|e| format!("the container's configuration: {e}"))?;
     let null = || std::fs::File::open("/dev/null").map(OwnedFd::from).map_err(|e| format!("/dev/null: {e}"));
@@ -84,7 +92,10 @@ fn container(
     if request.recorded {
         let (ours, theirs) = UnixStream::pair().map_err(|e| format!("socketpair: {e}"))?;
         // One that numbers the container's processes as this one does.
-        let proc = new_procfs().map_err(text)?;
+        let proc = match around.proc {
+            Proc::Own => new_procfs().map_err(text)?,
+            Proc::Outer => std::fs::File::open("/proc").map_err(|e| format!("/proc: {e}"))?.into(),
+        };
         environment = environment.answered_through(theirs.into());
         answers = Some((ours, proc));
     }
@@ -111,7 +122,7 @@ fn container(
         .notify_container_start()
         .map_err(|e| killed().unwrap_or_else(|| chain(e)))?;
     if let Some((socket, proc)) = answers {
-        answer(request, &socket, proc, pid)?;
+        answer(request, &socket, owners::Proc { dir: proc, outer: around.proc == Proc::Outer }, pid)?;
     }
     process::wait(pid).map_err(text)
 }
@@ -137,7 +148,7 @@ fn killed() -> Option<String> {
 }
 
 /// Answers the container's calls about owners until its first process has ended.
-fn answer(request: &RunRequest, socket: &UnixStream, proc: OwnedFd, pid: u32) -> Result<(), String> {
+fn answer(request: &RunRequest, socket: &UnixStream, proc: owners::Proc, pid: u32) -> Result<(), String> {
     let ended = process::pidfd(pid).map_err(text)?;
     let mut fds = [PollFd::new(socket, PollFlags::IN), PollFd::new(&ended, PollFlags::IN)];
     while let Err(rustix::io::Errno::INTR) = poll(&mut fds, None) {}
@@ -179,7 +190,7 @@ fn chain(e: impl std::error::Error) -> String {
 const EXECUTOR_SAYS: &str = "error in executing process : ";
 
 /// Puts the root file system in its place, with what every container has mounted on it; gives what else is to be mounted.
-fn prepare(request: &RunRequest, root: &RootDir) -> Result<Vec<oci::Mount>, String> {
+fn prepare(request: &RunRequest, proc: Proc, root: &RootDir) -> Result<Vec<oci::Mount>, String> {
     let scratch = RootDir::open(request.files.scratch()).map_err(text)?;
     let (mounted, points, mounts) = match &request.files {
         Files::Overlay { lowers, upper, .. } => {
@@ -188,7 +199,7 @@ fn prepare(request: &RunRequest, root: &RootDir) -> Result<Vec<oci::Mount>, Stri
             let files = RootDir::from_fd(overlay(&lowers, upper, &scratch, "work")?, "/");
             let mut stubs = Stubs::new(&files, &scratch);
             let points = Points::find(&mut stubs)?;
-            let mounts = mounts_of(request, &mut stubs, root, &scratch)?;
+            let mounts = mounts_of(request, proc, &mut stubs, root, &scratch)?;
             let mounted = match stubs.finish().map_err(text)? {
                 None => files.into_fd(),
                 // Once more, with what was missing.
@@ -204,7 +215,7 @@ fn prepare(request: &RunRequest, root: &RootDir) -> Result<Vec<oci::Mount>, Stri
             let files = RootDir::open(dir).map_err(text)?;
             let mut stubs = Stubs::new(&files, &scratch);
             let points = Points::find(&mut stubs)?;
-            let mounts = mounts_of(request, &mut stubs, root, &scratch)?;
+            let mounts = mounts_of(request, proc, &mut stubs, root, &scratch)?;
             if let Some(stubs) = stubs.finish().map_err(text)? {
                 plant_points(&stubs, &files).map_err(text)?;
             }
@@ -219,7 +230,7 @@ fn prepare(request: &RunRequest, root: &RootDir) -> Result<Vec<oci::Mount>, Stri
         Err(e) if e.is_not_found() => return Err(format!("the working directory {} does not exist", request.cwd)),
         Err(e) => return Err(text(e)),
     }
-    points.mount(request, &rootfs)?;
+    points.mount(request, proc, &rootfs)?;
     Ok(mounts)
 }
 

@@ -10,6 +10,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rbuild_linux::process::{self, Cloned, Exit};
 use rbuild_linux::{MiniRoot, bind_clone, new_procfs};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
 
 use crate::SandboxError;
 use crate::mounts::{SYSFS, new_sysfs};
@@ -35,10 +36,26 @@ pub struct World {
     pub commands: bool,
 }
 
+/// Which processes /proc shows in the builder's world and in containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Proc {
+    /// Those of their own pid namespace.
+    Own,
+    /// Those of the pid namespace in which rbuild was started, by the numbers that they have there.
+    Outer,
+}
+
+/// What runners find of the builder's world.
+pub(crate) struct Surroundings {
+    pub proc: Proc,
+    pub isolated: Option<Isolated>,
+}
+
 /// The builder's view of how it was started.
 pub struct Builder {
     pub isolation: Isolation,
     pub zygote: Zygote,
+    proc: Proc,
     signals: SigSet,
     /// Where things are that have other places in a root of the builder's own; empty if it has one.
     elsewhere: Vec<(PathBuf, PathBuf)>,
@@ -48,6 +65,11 @@ impl Builder {
     /// Whether commands get nothing but a root directory of their own.
     pub fn is_bare(&self) -> bool {
         self.isolation.maps.is_none()
+    }
+
+    /// Whether commands see the processes around this machine's container, as it shows no other /proc.
+    pub fn shows_outer_processes(&self) -> bool {
+        self.proc == Proc::Outer
     }
 
     /// Where the builder finds what has this place in its world ([`World::binds`], [`STORE`]).
@@ -70,6 +92,8 @@ impl Builder {
 /// Runs `build` as root of a new user namespace with a small root file system, in a process of its own, and gives
 /// its exit code; 128 and more for a signal, as a shell has it. The caller must have one thread.
 ///
+/// Where that cannot be set up and any way is welcome, root does with another root directory.
+///
 /// SIGINT, SIGTERM and SIGHUP that arrive meanwhile are passed on; `stopped` tells whether one did. If the caller
 /// dies, so does the builder and everything below it.
 pub fn enter(
@@ -78,53 +102,94 @@ pub fn enter(
     build: impl FnOnce(Result<Builder, SandboxError>) -> i32,
 ) -> Result<Ended, SandboxError> {
     let isolation = isolation(rung)?;
+    // Where owners are written down, the caller has made its keys for that already.
+    let has_spare = rung == Rung::Auto && isolation.maps.is_some() && !isolation.records_owners();
+    let spare = if has_spare { bare_isolation().ok() } else { None };
     let mut signals = SigSet::empty();
     for s in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         signals.add(s);
     }
-    let fail = |call, e: std::io::Error| SandboxError::Kernel(rbuild_linux::Error::new(call, "launcher", e));
-    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&signals), None).map_err(|e| fail("sigprocmask", e.into()))?;
-    let (ready, go) = std::io::pipe().map_err(|e| fail("pipe2", e))?;
-    let launcher = process::own_pidfd()?;
-    let (isolation, cloned) = match &isolation.maps {
-        None => (isolation, process::fork()?),
-        Some(_) => match process::clone_into_namespaces() {
-            Ok(cloned) => (isolation, cloned),
-            // Root of a container that may make none still can change its root directory.
-            Err(_) if rung == Rung::Auto && process::own_ids().0 == 0 => (bare_isolation()?, process::fork()?),
-            Err(e) => return Err(userns_refused(e).into()),
-        },
-    };
-    let child = match cloned {
-        Cloned::Child => {
-            drop(go);
-            let bare = isolation.maps.is_none();
-            if isolation.records_owners() {
-                rbuild_linux::record_owners();
-            }
-            let made =
-                if bare { become_bare_builder(ready, &launcher) } else { become_builder(world, ready, &launcher) };
-            let elsewhere = match bare {
-                true => world
-                    .binds
-                    .iter()
-                    .map(|(source, at)| (at.clone(), source.clone()))
-                    .chain([(STORE.into(), world.store.clone())])
-                    .collect(),
-                false => Vec::new(),
-            };
-            let code = build(made.map(|zygote| Builder { isolation, zygote, signals, elsewhere }));
-            std::process::exit(code);
-        }
-        Cloned::Parent { child } => child,
-    };
-    drop(ready);
-    if let Some(Err(e)) = isolation.maps.as_ref().map(|maps| maps.write(child)) {
-        process::kill(child);
-        let _ = process::wait(child);
-        return Err(crate::probe::maps_refused(e).into());
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&signals), None).map_err(|e| failed("sigprocmask")(e.into()))?;
+    let launcher = Launcher { world, signals, pidfd: process::own_pidfd()? };
+    let mut build = Some(build);
+    match (launcher.launch(isolation, spare.is_some(), &mut build), spare) {
+        (Err(_), Some(spare)) => launcher.launch(spare, false, &mut build)?,
+        (launched, _) => launched?,
     }
-    supervise(child, go, &signals)
+}
+
+fn failed(call: &'static str) -> impl FnOnce(std::io::Error) -> SandboxError {
+    move |e| SandboxError::Kernel(rbuild_linux::Error::new(call, "launcher", e))
+}
+
+struct Launcher<'a> {
+    world: &'a World,
+    signals: SigSet,
+    /// Of the calling process.
+    pidfd: OwnedFd,
+}
+
+impl Launcher<'_> {
+    /// Has one builder with that isolation, and waits for its end. An outer error means that `build` was never called, and stays
+    /// where it was; a builder that cannot set up its world calls it with that error, unless there is a `spare` isolation.
+    fn launch<F: FnOnce(Result<Builder, SandboxError>) -> i32>(
+        &self,
+        isolation: Isolation,
+        spare: bool,
+        build: &mut Option<F>,
+    ) -> Result<Result<Ended, SandboxError>, SandboxError> {
+        let (ready, go) = std::io::pipe().map_err(failed("pipe2"))?;
+        let (told, tell) = std::io::pipe().map_err(failed("pipe2"))?;
+        let cloned = match &isolation.maps {
+            None => process::fork()?,
+            Some(_) => process::clone_into_namespaces().map_err(userns_refused)?,
+        };
+        let child = match cloned {
+            Cloned::Child => {
+                drop((go, told));
+                std::process::exit(self.become_builder(isolation, ready, tell, spare, build.take()))
+            }
+            Cloned::Parent { child } => child,
+        };
+        drop((ready, tell));
+        if let Some(Err(e)) = isolation.maps.as_ref().map(|maps| maps.write(child)) {
+            process::kill(child);
+            let _ = process::wait(child);
+            return Err(crate::probe::maps_refused(e).into());
+        }
+        supervise(child, go, told, &self.signals)
+    }
+
+    fn become_builder<F: FnOnce(Result<Builder, SandboxError>) -> i32>(
+        &self,
+        isolation: Isolation,
+        ready: PipeReader,
+        mut tell: PipeWriter,
+        spare: bool,
+        build: Option<F>,
+    ) -> i32 {
+        if isolation.records_owners() {
+            rbuild_linux::record_owners();
+        }
+        let bare = isolation.maps.is_none();
+        let made = match bare {
+            true => become_bare_builder(ready, &self.pidfd).map(|zygote| (zygote, Proc::Own)),
+            false => become_builder(self.world, ready, &self.pidfd),
+        };
+        if let (Err(e), true) = (&made, spare) {
+            let _ = tell.write_all(e.to_string().as_bytes());
+            return 70;
+        }
+        drop(tell);
+        let binds = self.world.binds.iter().map(|(source, at)| (at.clone(), source.clone()));
+        let elsewhere = match bare {
+            true => binds.chain([(STORE.into(), self.world.store.clone())]).collect(),
+            false => Vec::new(),
+        };
+        let signals = self.signals;
+        let builder = made.map(|(zygote, proc)| Builder { isolation, zygote, proc, signals, elsewhere });
+        build.map_or(70, |build| build(builder))
+    }
 }
 
 /// How the builder ended.
@@ -135,11 +200,16 @@ pub struct Ended {
     pub stopped: bool,
 }
 
-fn supervise(child: u32, mut go: PipeWriter, signals: &SigSet) -> Result<Ended, SandboxError> {
-    let fail = |call, e: std::io::Error| SandboxError::Kernel(rbuild_linux::Error::new(call, "builder", e));
+/// Passes on signals until the builder ends. An outer error is what it says on `told` before it begins.
+fn supervise(
+    child: u32,
+    mut go: PipeWriter,
+    mut told: PipeReader,
+    signals: &SigSet,
+) -> Result<Result<Ended, SandboxError>, SandboxError> {
     let pidfd = process::pidfd(child)?;
-    let signalfd = SignalFd::with_flags(signals, SfdFlags::SFD_CLOEXEC).map_err(|e| fail("signalfd4", e.into()))?;
-    go.write_all(b"g").map_err(|e| fail("write", e))?;
+    let signalfd = SignalFd::with_flags(signals, SfdFlags::SFD_CLOEXEC).map_err(|e| failed("signalfd4")(e.into()))?;
+    go.write_all(b"g").map_err(failed("write"))?;
     let mut deadline: Option<Instant> = None;
     loop {
         let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
@@ -154,7 +224,7 @@ fn supervise(child: u32, mut go: PipeWriter, signals: &SigSet) -> Result<Ended, 
         ];
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(fail("poll", e.into())),
+            Err(e) => return Ok(Err(failed("poll")(e.into()))),
         }
         if fds[1].revents().contains(PollFlags::IN) {
             let _ = signalfd.read_signal();
@@ -170,7 +240,13 @@ fn supervise(child: u32, mut go: PipeWriter, signals: &SigSet) -> Result<Ended, 
                 Exit::Code(code) => code,
                 Exit::Signal(signal) => 128 + signal,
             };
-            return Ok(Ended { code, stopped: deadline.is_some() });
+            // What it wrote is there; others may have the other end still.
+            let mut why = Vec::new();
+            let _ = rustix::fs::fcntl_setfl(&told, OFlags::NONBLOCK).map(|()| told.read_to_end(&mut why));
+            return match why.is_empty() {
+                true => Ok(Ok(Ended { code, stopped: deadline.is_some() })),
+                false => Err(SandboxError::Runner(String::from_utf8_lossy(&why).into_owned())),
+            };
         }
     }
 }
@@ -196,15 +272,19 @@ fn begin(mut ready: PipeReader, launcher: &OwnedFd, become_root: bool) -> Result
 /// A builder that is where its launcher is.
 fn become_bare_builder(ready: PipeReader, launcher: &OwnedFd) -> Result<Zygote, SandboxError> {
     begin(ready, launcher, false)?;
-    Zygote::start(true, None, None)
+    Zygote::start(None, None)
 }
 
-fn become_builder(world: &World, ready: PipeReader, launcher: &OwnedFd) -> Result<Zygote, SandboxError> {
+fn become_builder(world: &World, ready: PipeReader, launcher: &OwnedFd) -> Result<(Zygote, Proc), SandboxError> {
     begin(ready, launcher, true)?;
     let store = bind_clone(&world.store)?;
     let binds = world.binds.iter().map(|(source, at)| Ok((bind_clone(source)?, at)));
     let binds = binds.collect::<Result<Vec<_>, SandboxError>>()?;
-    let proc = new_procfs().map_err(crate::probe::proc_refused)?;
+    let (proc, whose) = match new_procfs() {
+        Ok(proc) => (proc, Proc::Own),
+        // Where parts of /proc are covered, the kernel shows no other one that would uncover them.
+        Err(e) => (bind_clone(Path::new("/proc")).map_err(|_| crate::probe::proc_refused(e))?, Proc::Outer),
+    };
     let isolated = world.carrier.as_ref().map(|carrier| Isolated::start(carrier, &world.store)).transpose()?;
     let sysfs = world.commands.then(new_sysfs).flatten();
     let root = MiniRoot::new(&world.store)?;
@@ -219,5 +299,6 @@ fn become_builder(world: &World, ready: PipeReader, launcher: &OwnedFd) -> Resul
         root.attach(&sysfs.mount, Path::new(SYSFS))?;
     }
     root.enter()?;
-    Zygote::start(false, isolated, sysfs.map(|sysfs| sysfs.network))
+    let zygote = Zygote::start(Some(Surroundings { proc: whose, isolated }), sysfs.map(|sysfs| sysfs.network))?;
+    Ok((zygote, whose))
 }

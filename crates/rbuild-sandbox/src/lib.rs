@@ -24,7 +24,7 @@ mod zygote;
 
 pub use enter::{Builder, STORE, World, enter};
 pub use network::Carrier;
-pub use probe::{Check, Isolation, Refusal, Rung, checks, isolation, records_owners};
+pub use probe::{Check, Isolation, Refusal, Rung, UNMASK, checks, isolation, records_owners};
 pub use request::{Ended, Files, Input, MountRequest, Network, Outcome, RunRequest, Source, Ulimit};
 pub use run::{Cancel, Stream, run, run_attached};
 pub use stubs::remove_points;

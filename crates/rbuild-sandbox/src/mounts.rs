@@ -14,6 +14,7 @@ use rbuild_linux::Forbidden::{Devices, Programs, SetId, Writing};
 use rbuild_linux::{Kind, RootDir, bind_clone, detached_overlay, new_filesystem};
 
 use crate::container::text;
+use crate::enter::Proc;
 use crate::network::{made_in_a_network_of_its_own, own_namespace};
 use crate::request::{MountRequest, RunRequest, Source};
 use crate::stubs::{PointKind, Stubs};
@@ -42,6 +43,7 @@ pub(crate) struct Sysfs {
 
 /// Where the system's places are in a root file system, links resolved.
 pub(crate) struct Points {
+    proc: PathBuf,
     sys: Option<PathBuf>,
     dev: PathBuf,
     hosts: PathBuf,
@@ -50,9 +52,9 @@ pub(crate) struct Points {
 
 impl Points {
     pub(crate) fn find(stubs: &mut Stubs<'_>) -> Result<Points, String> {
-        ensure(stubs, Path::new("/proc"), PointKind::Dir)?;
         let has_sysfs = Path::new(SYSFS).exists();
         Ok(Points {
+            proc: ensure(stubs, Path::new("/proc"), PointKind::Dir)?,
             sys: has_sysfs.then(|| ensure(stubs, Path::new("/sys"), PointKind::Dir)).transpose()?,
             dev: ensure(stubs, Path::new("/dev"), PointKind::Dir)?,
             hosts: ensure(stubs, Path::new("/etc/hosts"), PointKind::File)?,
@@ -61,8 +63,12 @@ impl Points {
     }
 
     /// Mounts them. Device nodes are put into /dev by libcontainer.
-    pub(crate) fn mount(&self, request: &RunRequest, rootfs: &RootDir) -> Result<(), String> {
+    pub(crate) fn mount(&self, request: &RunRequest, proc: Proc, rootfs: &RootDir) -> Result<(), String> {
         let over = |point: &Path| -> Result<(RootDir, OsString), String> { rootfs.parent(point).map_err(text) };
+        if proc == Proc::Outer {
+            let (above, name) = over(&self.proc)?;
+            above.attach(&bind_clone(Path::new("/proc")).map_err(text)?, &name).map_err(text)?;
+        }
         if let Some(sys) = &self.sys {
             let (above, name) = over(sys)?;
             above.attach(&bind_clone(Path::new(SYSFS)).map_err(text)?, &name).map_err(text)?;
@@ -97,12 +103,15 @@ impl Points {
 /// The mounts that the request asks for, in its order: later ones may lie below earlier ones.
 pub(crate) fn mounts_of(
     request: &RunRequest,
+    proc: Proc,
     stubs: &mut Stubs<'_>,
     root: &RootDir,
     scratch: &RootDir,
 ) -> Result<Vec<oci::Mount>, String> {
-    let proc = mount(Path::new("/proc"), "proc", Some(Path::new("proc")), &["nosuid", "noexec", "nodev"])?;
-    let mut mounts = vec![proc];
+    let mut mounts = Vec::new();
+    if proc == Proc::Own {
+        mounts.push(mount(Path::new("/proc"), "proc", Some(Path::new("proc")), &["nosuid", "noexec", "nodev"])?);
+    }
     for (i, wanted) in request.mounts.iter().enumerate() {
         mounts.push(extra_mount(i, (wanted, request.insecure), stubs, root, scratch)?);
     }

@@ -21,7 +21,8 @@ use rustix::io::Errno;
 
 use calls::{Asked, CREATES, I386, of_number};
 pub(crate) use calls::{When, numbers};
-use files::{Guised, HERE, Known, Place, Proc, Result, Target, hands_on_group, path_at};
+pub(crate) use files::Proc;
+use files::{Guised, HERE, Known, Place, Result, Target, hands_on_group, path_at};
 pub(crate) use ids::{Credentials, Ids};
 
 /// Groups that setgroups(2) takes.
@@ -47,7 +48,7 @@ impl Supervisor {
     /// with `proc` as its working directory.
     pub fn enter(
         listener: OwnedFd,
-        proc: OwnedFd,
+        proc: Proc,
         pid: u32,
         first: Credentials,
     ) -> std::result::Result<Supervisor, String> {
@@ -55,17 +56,11 @@ impl Supervisor {
         let pidfd = rbuild_linux::process::pidfd(pid).map_err(text)?;
         notify::enter_mounts_of(pidfd.as_fd()).map_err(text)?;
         notify::take_turns(listener.as_fd());
-        rustix::process::fchdir(&proc).map_err(|e| format!("fchdir: {e}"))?;
+        rustix::process::fchdir(&proc.dir).map_err(|e| format!("fchdir: {e}"))?;
         let root = Credentials::default();
         let places = HashMap::from([(root.clone(), 0)]);
-        let mut supervisor = Supervisor {
-            listener,
-            proc: Proc(proc),
-            table: vec![root],
-            places,
-            chrooted: false,
-            known: Known::default(),
-        };
+        let mut supervisor =
+            Supervisor { listener, proc, table: vec![root], places, chrooted: false, known: Known::default() };
         supervisor.become_(pid, first).map_err(|e| format!("the first ids: {e}"))?;
         Ok(supervisor)
     }
@@ -302,7 +297,7 @@ impl Supervisor {
             return None;
         }
         match self.chrooted {
-            false => self.known.look(call.thread, dir, &path, flags),
+            false => self.known.look(&self.proc, call.thread, dir, &path, flags),
             true => self.target_of(call, dir, path, flags).ok()?.guised(),
         }
     }
@@ -344,7 +339,7 @@ impl Supervisor {
     fn makes_for_root(&self, call: &Call, dir: i32, path: u64) -> bool {
         let who = self.credentials(call.thread);
         let root = !self.chrooted && (who.users.files, who.groups.files) == (0, 0);
-        root && path_at(call.thread, path).is_ok_and(|path| !hands_on_group(call.thread, dir, &path))
+        root && path_at(call.thread, path).is_ok_and(|path| !hands_on_group(&self.proc, call.thread, dir, &path))
     }
 
     fn mode(&self, call: &Call, mode: u32) -> Mode {

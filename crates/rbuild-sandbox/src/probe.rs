@@ -58,6 +58,12 @@ fn setting(path: &str) -> Option<i64> {
 
 /// Chooses the rung for the calling user from what can be known without trying.
 pub fn isolation(rung: Rung) -> Result<Isolation, Refusal> {
+    if !Path::new("/proc/self/task").exists() {
+        return Err(refusal(
+            "there is no /proc here, without which rbuild can neither start processes nor see what it may do",
+            "mount it: mount -t proc proc /proc (for a root directory that is entered with chroot: mount --bind /proc DIR/proc)",
+        ));
+    }
     if rung == Rung::Chroot {
         return bare_isolation();
     }
@@ -69,6 +75,7 @@ pub fn isolation(rung: Rung) -> Result<Isolation, Refusal> {
         0 if rung == Rung::Auto && parent_range(&read("/proc/self/uid_map")).is_some_and(|range| range.count == 1) => {
             return Ok(alone());
         }
+        0 if rung == Rung::Auto && !can_map_ids() && has(Capability::CAP_SETFCAP) => return Ok(alone()),
         0 => root_maps(),
         _ => subordinate_maps(uid, gid),
     };
@@ -95,8 +102,7 @@ pub fn records_owners(rung: Rung) -> bool {
 /// Nothing but another root directory.
 pub fn bare_isolation() -> Result<Isolation, Refusal> {
     let (uid, _) = process::own_ids();
-    let able = caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_CHROOT).unwrap_or(false);
-    if uid != 0 || !able {
+    if uid != 0 || !has(Capability::CAP_SYS_CHROOT) {
         return Err(refusal(
             "a user who is not root, or has no CAP_SYS_CHROOT, cannot change the root directory of commands",
             "run rbuild as root of a container, or where user namespaces are allowed",
@@ -105,12 +111,22 @@ pub fn bare_isolation() -> Result<Isolation, Refusal> {
     Ok(Isolation { rung: "chroot", maps: None })
 }
 
+fn has(cap: Capability) -> bool {
+    caps::has_cap(None, CapSet::Effective, cap).unwrap_or(false)
+}
+
+const TO_MAP_IDS: [Capability; 2] = [Capability::CAP_SETUID, Capability::CAP_SETGID];
+
+fn can_map_ids() -> bool {
+    TO_MAP_IDS.into_iter().all(has)
+}
+
 fn root_maps() -> Result<IdMaps, Refusal> {
-    for cap in [Capability::CAP_SETUID, Capability::CAP_SETGID] {
-        if !caps::has_cap(None, CapSet::Effective, cap).unwrap_or(false) {
+    for cap in TO_MAP_IDS {
+        if !has(cap) {
             return Err(refusal(
                 format!("this process is root without {cap}, so it cannot map ids"),
-                "run rbuild as an ordinary user with sub-ids, or give the container that capability",
+                "give the container or sandbox that capability, or run as another user than 0",
             ));
         }
     }
@@ -177,12 +193,12 @@ pub fn maps_refused(e: Error) -> Refusal {
     refusal(format!("the id maps of the user namespace could not be written: {e}"), remedy)
 }
 
+/// Has a container show its whole /proc.
+pub const UNMASK: &str = "this is a container with a masked /proc: start it with --security-opt systempaths=unconfined, \
+                          or in Kubernetes with procMount: Unmasked";
+
 pub(crate) fn proc_refused(e: Error) -> Refusal {
-    refusal(
-        format!("a new /proc cannot be mounted: {e}"),
-        "this is a container with a masked /proc: start it with --security-opt systempaths=unconfined, \
-         or in Kubernetes with procMount: Unmasked",
-    )
+    refusal(format!("a new /proc cannot be mounted, nor the one that is there be shown to commands: {e}"), UNMASK)
 }
 
 /// One line of `rbuild doctor`.

@@ -17,7 +17,7 @@ use rustix::net::{
 
 use crate::SandboxError;
 use crate::container::runner_main;
-use crate::network::Isolated;
+use crate::enter::Surroundings;
 
 /// What the builder asks for, and the byte that an answer repeats.
 const RUNNER: u8 = b'r';
@@ -36,13 +36,10 @@ pub struct Zygote {
 }
 
 impl Zygote {
-    /// Forks the zygote, whose runners may join the isolated network. The caller must have one thread still. In a pid namespace
-    /// the kernel ends what is left; where there is none (`bare`), the zygote does, and should it be killed, the builder.
-    pub(crate) fn start(
-        bare: bool,
-        isolated: Option<Isolated>,
-        network: Option<OwnedFd>,
-    ) -> Result<Zygote, SandboxError> {
+    /// Forks the zygote. The caller must have one thread still. In a pid namespace the kernel ends what is left; where there is
+    /// none, and so no surroundings of the builder's making, the zygote does, and should it be killed, the builder.
+    pub(crate) fn start(around: Option<Surroundings>, network: Option<OwnedFd>) -> Result<Zygote, SandboxError> {
+        let bare = around.is_none();
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(|e| failed("socketpair", e))?;
         if bare {
@@ -54,7 +51,7 @@ impl Zygote {
             }
             Cloned::Child => {
                 drop(ours);
-                serve(&theirs, bare, isolated.as_ref());
+                serve(&theirs, around.as_ref());
                 std::process::exit(0);
             }
         }
@@ -152,8 +149,8 @@ pub(crate) fn receive_with_byte(socket: impl AsFd) -> rustix::io::Result<(Vec<Ow
 }
 
 /// The zygote's life: until the builder closes its end, or dies.
-fn serve(socket: &OwnedFd, bare: bool, isolated: Option<&Isolated>) {
-    if bare {
+fn serve(socket: &OwnedFd, around: Option<&Surroundings>) {
+    if around.is_none() {
         let _ = process::adopt_orphans();
     }
     let mut runners = Vec::new();
@@ -165,13 +162,13 @@ fn serve(socket: &OwnedFd, bare: bool, isolated: Option<&Isolated>) {
                 kill_strays(&mut runners);
                 send_with_byte(socket, SWEEP, &[])
             }
-            _ => start_runner(socket, fds, bare, isolated, &mut runners),
+            _ => start_runner(socket, fds, around, &mut runners),
         };
         if answered.is_err() {
             break;
         }
     }
-    if bare {
+    if around.is_none() {
         process::kill_children();
     }
 }
@@ -195,15 +192,14 @@ fn kill_strays(runners: &mut Vec<u32>) {
 fn start_runner(
     socket: &OwnedFd,
     fds: Vec<OwnedFd>,
-    bare: bool,
-    isolated: Option<&Isolated>,
+    around: Option<&Surroundings>,
     runners: &mut Vec<u32>,
 ) -> rustix::io::Result<()> {
-    let forked = if bare { process::fork() } else { process::fork_into_pid_namespace() };
+    let forked = if around.is_none() { process::fork() } else { process::fork_into_pid_namespace() };
     match forked {
         Ok(Cloned::Child) => {
             let code = match become_runner(fds) {
-                Ok(input) => runner_main(input, isolated),
+                Ok(input) => runner_main(input, around),
                 Err(_) => 70,
             };
             std::process::exit(code);

@@ -1,18 +1,14 @@
 //! What this machine allows, tried and not guessed.
 
-use rbuild_sandbox::{Builder, Carrier, SandboxError, World, checks, enter};
+use rbuild_sandbox::{Builder, Carrier, SandboxError, UNMASK, World, checks, enter};
 use rbuild_store::{Snapshots, Workspace};
+use serde::{Deserialize, Serialize};
 
 use crate::exit::{Failure, code};
 use crate::place::Place;
 use crate::print;
 
 pub fn doctor(place: &Place) -> Result<u8, Failure> {
-    let line = |good: bool, name: &str, found: &str, remedy: Option<&str>| {
-        let mark = if good { "ok " } else { "NO " };
-        let remedy = remedy.map_or(String::new(), |r| format!("      {r}\n"));
-        print::out(&format!("{mark} {name}: {found}\n{remedy}"));
-    };
     for check in checks() {
         line(check.remedy.is_none(), check.name, &check.found, check.remedy.as_deref());
     }
@@ -27,30 +23,8 @@ pub fn doctor(place: &Place) -> Result<u8, Failure> {
     let trial = trial(place);
     let ok = trial.is_ok();
     match trial {
-        Ok((rung, snapshots)) => {
-            let found = match rung.as_str() {
-                "chroot" => {
-                    "commands get a root directory of their own and nothing else: neither namespaces nor mounts are allowed"
-                }
-                "single-id" => {
-                    "a namespace of one user works: owners are written down, and the images are the same; sub-ids give the \
-                     stronger isolation"
-                }
-                _ => "a namespace with its own root and /proc works",
-            };
-            line(true, &rung, found, None);
-            let found = match snapshots {
-                Snapshots::Overlay => "the kernel mounts overlays of the store's files",
-                Snapshots::Copies => {
-                    "files are copied for each step, which takes time: no overlays on the store's file system"
-                }
-            };
-            line(true, "snapshots", found, None);
-        }
-        Err(e) => {
-            let failure = Failure::from(e);
-            line(false, "userns", &failure.message, failure.help.as_deref());
-        }
+        Ok(found) => found.tell(),
+        Err(failure) => line(false, "userns", &failure.message, failure.help.as_deref()),
     }
     line(true, "networks", "host, none", None);
     match Carrier::find() {
@@ -60,29 +34,73 @@ pub fn doctor(place: &Place) -> Result<u8, Failure> {
     Ok(if ok { code::OK } else { code::REFUSED })
 }
 
-/// Becomes a builder and puts file systems together in the store, as a build does; gives the rung.
-fn trial(place: &Place) -> Result<(String, Snapshots), SandboxError> {
-    let world = World { store: place.root.clone(), binds: Vec::new(), carrier: None, commands: false };
-    let (mut reader, mut writer) = std::io::pipe().map_err(|e| SandboxError::Runner(e.to_string()))?;
-    let ended = enter(&world, place.rung, |builder| {
-        use std::io::Write;
-        let result = builder.and_then(|builder| Ok((builder.isolation.rung, snapshots(place, &builder)?)));
-        let text = match &result {
-            Ok((rung, Snapshots::Overlay)) => rung.to_string(),
-            Ok((rung, Snapshots::Copies)) => format!("{rung} copies"),
-            Err(e) => e.to_string(),
+fn line(good: bool, name: &str, found: &str, remedy: Option<&str>) {
+    let mark = if good { "ok " } else { "NO " };
+    let remedy = remedy.map_or(String::new(), |r| format!("      {r}\n"));
+    print::out(&format!("{mark} {name}: {found}\n{remedy}"));
+}
+
+/// What a builder found.
+#[derive(Debug, Serialize, Deserialize)]
+struct Found {
+    rung: String,
+    copies: bool,
+    outer_processes: bool,
+}
+
+impl Found {
+    fn tell(&self) {
+        let found = match self.rung.as_str() {
+            "chroot" => {
+                "commands get a root directory of their own and nothing else: neither namespaces nor mounts are allowed"
+            }
+            "single-id" => {
+                "a namespace of one user works: owners are written down, and the images are the same; sub-ids give the \
+                 stronger isolation"
+            }
+            _ => "a namespace with its own root works",
         };
-        let _ = writer.write_all(text.as_bytes());
-        i32::from(result.is_err())
+        line(true, &self.rung, found, None);
+        if self.outer_processes {
+            let found =
+                "parts of /proc are covered, so commands get the /proc that is here and see this container's processes";
+            line(false, "proc", found, Some(UNMASK));
+        } else if self.rung != "chroot" {
+            line(true, "proc", "commands see their own processes only", None);
+        }
+        let found = match self.copies {
+            false => "the kernel mounts overlays of the store's files",
+            true => "files are copied for each step, which takes time: no overlays on the store's file system",
+        };
+        line(true, "snapshots", found, None);
+    }
+}
+
+/// Becomes a builder and puts file systems together in the store, as a build does.
+fn trial(place: &Place) -> Result<Found, Failure> {
+    let world = World { store: place.root.clone(), binds: Vec::new(), carrier: None, commands: false };
+    let fail = |e: std::io::Error| Failure::new(format!("the builder's answer: {e}"));
+    let (mut reader, mut writer) = std::io::pipe().map_err(fail)?;
+    enter(&world, place.rung, |builder| {
+        use std::io::Write;
+        let result = builder.and_then(|builder| {
+            let copies = snapshots(place, &builder)? == Snapshots::Copies;
+            let rung = builder.isolation.rung.to_string();
+            Ok(Found { rung, copies, outer_processes: builder.shows_outer_processes() })
+        });
+        let answer = result.map_err(|e| {
+            let Failure { message, help, .. } = e.into();
+            (message, help)
+        });
+        let _ = writer.write_all(&serde_json::to_vec(&answer).unwrap_or_default());
+        i32::from(answer.is_err())
     })?;
     drop(writer);
-    let mut text = String::new();
-    std::io::Read::read_to_string(&mut reader, &mut text).map_err(|e| SandboxError::Runner(e.to_string()))?;
-    match (ended.code, text.split_once(' ')) {
-        (0, Some((rung, _))) => Ok((rung.to_string(), Snapshots::Copies)),
-        (0, None) => Ok((text, Snapshots::Overlay)),
-        _ => Err(SandboxError::Runner(text)),
-    }
+    let mut text = Vec::new();
+    std::io::Read::read_to_end(&mut reader, &mut text).map_err(fail)?;
+    let answer: Result<Found, (String, Option<String>)> =
+        serde_json::from_slice(&text).map_err(|_| Failure::new("the builder process ended without an answer"))?;
+    answer.map_err(|(message, help)| Failure { help, ..Failure::new(message) })
 }
 
 fn snapshots(place: &Place, builder: &Builder) -> Result<Snapshots, SandboxError> {

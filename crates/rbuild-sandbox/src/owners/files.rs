@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rbuild_linux::notify::{Guise, Named, read_memory};
+use rbuild_linux::notify::{Guise, Named, number_in, read_memory};
 use rbuild_linux::{Kind, Recorded, record, record_in_times, recorded};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
@@ -23,8 +23,12 @@ const PAGE: u64 = 4096;
 /// Bytes of another process's memory that are read at a time: most paths are shorter.
 const PIECE: u64 = 256;
 
-/// The builder's /proc, where all processes of the container are, and so is this one.
-pub struct Proc(pub OwnedFd);
+/// A /proc in which all processes of the container are, and so is this one.
+pub struct Proc {
+    pub dir: OwnedFd,
+    /// It is that of a pid namespace further out, and its numbers are others than this process's.
+    pub outer: bool,
+}
 
 /// A file that is open for nothing but its metadata.
 pub struct Target {
@@ -34,24 +38,29 @@ pub struct Target {
 
 impl Proc {
     fn open(&self, path: &str) -> Result<OwnedFd> {
-        rustix::fs::openat(&self.0, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        rustix::fs::openat(&self.dir, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+    }
+
+    /// The number that a thread has in it; 0, which nobody has, if it is gone.
+    fn number(&self, thread: u32) -> u32 {
+        if self.outer { number_in(self.dir.as_fd(), thread).unwrap_or(0) } else { thread }
     }
 
     /// Directory `fd` of a thread, or its working directory.
     pub fn directory(&self, thread: u32, fd: i32) -> Result<OwnedFd> {
         match fd {
-            HERE => self.open(&format!("{thread}/cwd")),
+            HERE => self.open(&format!("{}/cwd", self.number(thread))),
             fd => self.file(thread, fd),
         }
     }
 
     /// What is behind the descriptor `fd` of a thread.
     pub fn file(&self, thread: u32, fd: i32) -> Result<OwnedFd> {
-        self.open(&format!("{thread}/fd/{fd}"))
+        self.open(&format!("{}/fd/{fd}", self.number(thread)))
     }
 
     pub fn root(&self, thread: u32) -> Result<OwnedFd> {
-        self.open(&format!("{thread}/root"))
+        self.open(&format!("{}/root", self.number(thread)))
     }
 
     /// A path for `fd`, a descriptor of this process, as long as this /proc is the working directory.
@@ -60,8 +69,8 @@ impl Proc {
     }
 
     pub fn umask(&self, thread: u32) -> u32 {
-        let status =
-            rustix::fs::openat(&self.0, format!("{thread}/status"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        let path = format!("{}/status", self.number(thread));
+        let status = rustix::fs::openat(&self.dir, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
         let text = status.ok().and_then(|fd| std::io::read_to_string(std::fs::File::from(fd)).ok()).unwrap_or_default();
         let line = text.lines().find_map(|line| line.strip_prefix("Umask:"));
         line.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok()).unwrap_or(0o022)
@@ -92,10 +101,11 @@ pub fn path_at(thread: u32, address: u64) -> Result<CString> {
 
 /// A path for what a thread names, as long as the container's root is this process's, and the builder's /proc its working
 /// directory.
-fn seen_from_here(thread: u32, dir: i32, path: &[u8]) -> Result<CString> {
+fn seen_from_here(proc: &Proc, thread: u32, dir: i32, path: &[u8]) -> Result<CString> {
     if path.starts_with(b"/") {
         return CString::new(path).map_err(|_| Errno::INVAL);
     }
+    let thread = proc.number(thread);
     let mut text = match dir {
         HERE => format!("{thread}/cwd"),
         dir => format!("{thread}/fd/{dir}"),
@@ -140,8 +150,8 @@ impl Guised {
 impl Known {
     /// What is written down of the file that a thread names, which is asked without opening it. No process of the container has
     /// changed its root.
-    pub fn look(&mut self, thread: u32, dir: i32, path: &CStr, flags: AtFlags) -> Option<(Guised, Guise)> {
-        let seen = seen_from_here(thread, dir, path.to_bytes()).ok()?;
+    pub fn look(&mut self, proc: &Proc, thread: u32, dir: i32, path: &CStr, flags: AtFlags) -> Option<(Guised, Guise)> {
+        let seen = seen_from_here(proc, thread, dir, path.to_bytes()).ok()?;
         // What has no path is what the link in /proc leads to.
         let follow = path.is_empty() || !flags.contains(AtFlags::SYMLINK_NOFOLLOW);
         let how = if follow { AtFlags::empty() } else { AtFlags::SYMLINK_NOFOLLOW };
@@ -177,10 +187,10 @@ fn guise(Recorded { uid, gid, device }: Recorded) -> Guise {
 }
 
 /// Whether the directory that a path of a thread is made in hands its group on, likewise.
-pub fn hands_on_group(thread: u32, dir: i32, path: &CStr) -> bool {
+pub fn hands_on_group(proc: &Proc, thread: u32, dir: i32, path: &CStr) -> bool {
     let path = Path::new(OsStr::from_bytes(path.to_bytes()));
     let above = path.parent().unwrap_or(Path::new(""));
-    let Ok(seen) = seen_from_here(thread, dir, above.as_os_str().as_bytes()) else { return true };
+    let Ok(seen) = seen_from_here(proc, thread, dir, above.as_os_str().as_bytes()) else { return true };
     rustix::fs::stat(&seen).is_ok_and(|stat| stat.st_mode & SET_GID != 0)
 }
 

@@ -2,6 +2,8 @@
 
 use crate::lab::{Lab, listing};
 
+mod environments;
+
 /// A directory that is removed and made again may get the number of the old one, and is then told as the old one with
 /// deletions in it, which is the same; one that is moved away keeps its number.
 const CHANGES: &str = r#"FROM busybox

@@ -1,0 +1,162 @@
+//! Containers and sandboxes that take something away: the rung that is left is found, or what is missing is named.
+
+use super::{GRANTED, as_somebody};
+use crate::lab::{Lab, Ran};
+
+/// Covers parts of /proc as podman, Docker and Kubernetes do.
+const MASK: &str = "for f in acpi asound scsi fs; do if [ -d /proc/$f ]; then mount -t tmpfs -o ro tmpfs /proc/$f; fi; done; \
+                    for f in kcore keys timer_list interrupts; do if [ -e /proc/$f ]; then mount --bind /dev/null /proc/$f; fi; done; \
+                    for d in bus irq sys; do mount --bind /proc/$d /proc/$d; mount -o remount,bind,ro,nosuid,nodev,noexec /proc/$d; done";
+
+/// What a command finds in /proc, and what it may do there.
+const LOOKS: &str = r#"FROM busybox
+RUN test "$(cat /proc/self/comm)" = cat && ls /proc/self/fd > /dev/null && grep -q Pid /proc/1/status && ! (echo x > /proc/sys/kernel/hostname) && \
+    test -z "$(cat /proc/keys)" && touch /f && chown 33:34 /f && test "$(stat -c %u:%g /f)" = 33:34 && echo fine > /o && chown 5 /o
+RUN for p in /proc/[0-9]*; do if [ $p != /proc/$(readlink /proc/self) ]; then cat $p/environ; ls $p/root/store $p/root/ctx; fi; done 2> /dev/null \
+    | tr '\0' '\n' | grep -E 'TELL_NOBODY|^blobs|^trees' && exit 1; true
+FROM scratch
+COPY --from=0 /o /
+"#;
+
+const BUILD: &str = "$RB import $BASES/busybox.tar busybox >/dev/null; cp $LAB/ctx/Dockerfile .; export TELL_NOBODY=1; \
+                     $RB doctor; $RB build --no-cache -o type=tar,dest=o.tar . && tar -xOf o.tar o";
+
+#[track_caller]
+fn warns_of_processes(ran: Ran, rung: &str) {
+    let ran = ran.ok();
+    let warning = format!("isolation: {rung}\nwarning: commands see the processes around them");
+    assert!(ran.stderr.starts_with(&warning), "{}", ran.stderr);
+    assert!(ran.stdout.contains(&format!("ok  {rung}")) && ran.stdout.ends_with("fine\n"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("NO  proc: parts of /proc are covered"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("systempaths=unconfined"), "{}", ran.stdout);
+}
+
+#[test]
+fn root_a_covered_proc_is_shown_to_commands_as_it_is() {
+    for (ids, rung) in [(GRANTED, "userns"), ("somebody:500000:0", "single-id")] {
+        let lab = Lab::bare();
+        lab.write("Dockerfile", LOOKS);
+        warns_of_processes(as_somebody(&lab, ids, MASK, "", BUILD), rung);
+    }
+    let lab = Lab::bare();
+    lab.write("Dockerfile", LOOKS);
+    let script = format!("set -e; {MASK}; export BASES=$RBUILD_TEST_BASES; mkdir $LAB/root; cd $LAB/root; {BUILD}");
+    lab.write("script", script);
+    warns_of_processes(lab.sh("unset RBUILD_ISOLATION; unshare -m --propagation private bash script"), "userns");
+    // Through it, a command with all rights would reach the builder's files.
+    lab.write("Dockerfile", "FROM busybox\nRUN --security=insecure true\n");
+    lab.write("script", format!("{MASK}; $RB build --allow security.insecure"));
+    lab.sh("unset RBUILD_ISOLATION; unshare -m --propagation private bash script")
+        .fails(1, &["a command with all rights", "systempaths=unconfined"]);
+}
+
+/// A program whose second thread is the one that works with owners.
+const THREADED: &str = r#"
+#include <fcntl.h>
+#include <pthread.h>
+#include <sys/stat.h>
+#include <unistd.h>
+static int bad = 1;
+static void *work(void *none) {
+    struct stat s;
+    if (chdir("/dir")) return none;
+    int fd = open("given", O_CREAT | O_RDWR, 0644);
+    bad = fchown(fd, 33, 34) || stat("given", &s) || s.st_uid != 33 || s.st_gid != 34 || fstat(fd, &s) || s.st_uid != 33;
+    return none;
+}
+int main(void) {
+    pthread_t thread;
+    pthread_create(&thread, 0, work, 0);
+    pthread_join(thread, 0);
+    return bad;
+}
+"#;
+
+#[test]
+fn root_threads_have_owners_where_proc_is_covered() {
+    let lab = Lab::bare();
+    lab.write("threaded.c", THREADED)
+        .write("Dockerfile", "FROM busybox\nCOPY threaded /\nRUN mkdir /dir && /threaded\n");
+    lab.sh("gcc -static -pthread -o threaded threaded.c").ok();
+    let build =
+        "$RB import $BASES/busybox.tar busybox >/dev/null; cp $LAB/ctx/Dockerfile $LAB/ctx/threaded .; $RB build";
+    as_somebody(&lab, "somebody:500000:0", MASK, "", build).ok();
+}
+
+/// Runs a program that gets EPERM of the calls that are named before it, as filters of containers give it.
+const DENY: &str = r#"
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+static const struct { const char *name; unsigned number; } calls[] = {
+    {"sethostname", SYS_sethostname}, {"pivot_root", SYS_pivot_root}, {"move_mount", SYS_move_mount}, {"mount", SYS_mount},
+};
+int main(int count, char **words) {
+    int i = 1;
+    if (geteuid()) prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    for (; i < count && strcmp(words[i], "--"); i++)
+        for (int c = 0; c < 4; c++)
+            if (!strcmp(words[i], calls[c].name)) {
+                struct sock_filter steps[] = {
+                    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+                    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, calls[c].number, 0, 1),
+                    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+                    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+                };
+                struct sock_fprog program = {4, steps};
+                if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program)) return 9;
+            }
+    execvp(words[i + 1], words + i + 1);
+    return 8;
+}
+"#;
+
+fn denying(calls: &str, script: &str) -> Ran {
+    let lab = Lab::new();
+    lab.write("deny.c", DENY).write("Dockerfile", "FROM busybox\nRUN hostname && id -u\n");
+    lab.sh("gcc -static -o deny deny.c").ok();
+    lab.sh(&format!("unset RBUILD_ISOLATION; ./deny {calls} -- {script}"))
+}
+
+#[test]
+fn a_host_name_that_may_not_be_set_stays() {
+    denying("sethostname", "$RB build").ok();
+}
+
+#[test]
+fn root_without_mounts_falls_to_another_root_directory() {
+    let ran = denying("move_mount mount", "$RB build").ok();
+    assert!(ran.stderr.starts_with("isolation: chroot\nwarning: commands share processes"), "{}", ran.stderr);
+    let told = denying("pivot_root", "$RB doctor").ok().stdout;
+    assert!(told.contains("ok  chroot"), "{told}");
+    // Forced upwards, it says what is missing.
+    denying("pivot_root", "$RB --isolation userns build").fails(1, &["pivot_root"]);
+}
+
+#[test]
+fn root_a_missing_proc_is_said() {
+    let lab = Lab::new();
+    lab.write("Dockerfile", "FROM busybox\nRUN true\n");
+    lab.write("script", "mount -t tmpfs none /proc; $RB $WHAT");
+    for what in ["build", "--isolation=single-id build", "--isolation=chroot build"] {
+        lab.sh(&format!("unset RBUILD_ISOLATION; WHAT='{what}' unshare -m --propagation private bash script"))
+            .fails(3, &["there is no /proc here", "mount -t proc proc /proc"]);
+    }
+    let told = lab.sh("unset RBUILD_ISOLATION; WHAT=doctor unshare -m --propagation private bash script");
+    assert!(told.stdout.contains("there is no /proc here") && told.code == Some(3), "{}", told.stdout);
+}
+
+#[test]
+fn root_without_capabilities_is_told_to_be_somebody_else() {
+    let lab = Lab::new();
+    lab.write("Dockerfile", "FROM busybox\nRUN true\n");
+    let without = "unset RBUILD_ISOLATION; setpriv --bounding-set=-all --inh-caps=-all";
+    lab.sh(&format!("{without} $RB build")).fails(3, &["root without CAP_SETUID", "or run as another user than 0"]);
+    let told = lab.sh(&format!("{without} $RB doctor"));
+    assert!(told.stdout.contains("or run as another user than 0") && told.code == Some(3), "{}", told.stdout);
+}
