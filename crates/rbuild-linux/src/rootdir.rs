@@ -3,7 +3,8 @@
 //! A [`RootDir`] is a directory that stands for `/`. Every path given to it is resolved by the kernel with
 //! `RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS` (openat2(2), Linux 5.6): absolute symbolic links and `..` end at
 //! this root and never leave it, whatever another process changes meanwhile. Operations on the last component
-//! never follow it unless their name says `follow`.
+//! never follow it unless their name says `follow`. Those that take a name instead of a path take exactly one
+//! component and refuse everything else, as the kernel resolves it without regard to the root.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -47,6 +48,21 @@ fn openat2(dir: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> rusti
         }
     }
     Err(Errno::AGAIN)
+}
+
+/// Passes `name` on if it is a single component of a path. `..` or a slash in a name would leave the directory, past any
+/// `RESOLVE_IN_ROOT`, as the `*at` calls know nothing of roots.
+fn one_component(name: &OsStr) -> rustix::io::Result<&OsStr> {
+    match name.as_bytes() {
+        b"" | b"." | b".." => Err(Errno::INVAL),
+        bytes if bytes.contains(&b'/') => Err(Errno::INVAL),
+        _ => Ok(name),
+    }
+}
+
+/// The same, where no name means the directory itself.
+fn one_component_or_self(name: &OsStr) -> rustix::io::Result<&OsStr> {
+    if name.is_empty() { Ok(name) } else { one_component(name) }
 }
 
 /// What an empty file has that stands for a deletion.
@@ -109,7 +125,7 @@ impl RootDir {
     /// Metadata of `path`, not following a link in the last component.
     pub fn stat(&self, path: impl AsRef<Path>) -> Result<Stat> {
         let path = path.as_ref();
-        if path.file_name().is_some() && path.components().count() == 1 {
+        if one_component(path.as_os_str()).is_ok() {
             return self.stat_name(path.as_os_str());
         }
         let fd = openat2(self.fd(), path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())
@@ -127,7 +143,8 @@ impl RootDir {
     /// Metadata of the direct child `name`; one system call, no resolution.
     pub fn stat_name(&self, name: &OsStr) -> Result<Stat> {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC;
-        let x = rustix::fs::statx(self.fd(), name, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME)
+        let x = one_component(name)
+            .and_then(|name| rustix::fs::statx(self.fd(), name, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME))
             .map_err(|e| self.err("statx", Path::new(name), e))?;
         Ok(Stat::from_statx(&x).as_recorded(|| self.proc_path(name), false, x.stx_atime))
     }
@@ -186,7 +203,8 @@ impl RootDir {
     /// Opens the direct child `name` for reading without following it.
     pub fn open_name(&self, name: &OsStr) -> Result<File> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(self.fd(), name, flags, Mode::empty())
+        let fd = one_component(name)
+            .and_then(|name| rustix::fs::openat(self.fd(), name, flags, Mode::empty()))
             .map_err(|e| self.err("openat", Path::new(name), e))?;
         Ok(File::from(fd))
     }
@@ -204,7 +222,8 @@ impl RootDir {
     }
 
     pub fn read_link(&self, name: &OsStr) -> Result<OsString> {
-        let target = rustix::fs::readlinkat(self.fd(), name, Vec::new())
+        let target = one_component(name)
+            .and_then(|name| rustix::fs::readlinkat(self.fd(), name, Vec::new()))
             .map_err(|e| self.err("readlinkat", Path::new(name), e))?;
         Ok(OsString::from_vec(target.into_bytes()))
     }
@@ -212,18 +231,22 @@ impl RootDir {
     /// Creates the direct child `name` as a new regular file, for writing; fails if it exists.
     pub fn create_file(&self, name: &OsStr, mode: u32) -> Result<File> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(self.fd(), name, flags, Mode::from_raw_mode(mode))
+        let fd = one_component(name)
+            .and_then(|name| rustix::fs::openat(self.fd(), name, flags, Mode::from_raw_mode(mode)))
             .map_err(|e| self.err("openat", Path::new(name), e))?;
         Ok(File::from(fd))
     }
 
     pub fn create_dir(&self, name: &OsStr, mode: u32) -> Result<()> {
-        rustix::fs::mkdirat(self.fd(), name, Mode::from_raw_mode(mode))
+        one_component(name)
+            .and_then(|name| rustix::fs::mkdirat(self.fd(), name, Mode::from_raw_mode(mode)))
             .map_err(|e| self.err("mkdirat", Path::new(name), e))
     }
 
     pub fn create_symlink(&self, target: &OsStr, name: &OsStr) -> Result<()> {
-        rustix::fs::symlinkat(target, self.fd(), name).map_err(|e| self.err("symlinkat", Path::new(name), e))
+        one_component(name)
+            .and_then(|name| rustix::fs::symlinkat(target, self.fd(), name))
+            .map_err(|e| self.err("symlinkat", Path::new(name), e))
     }
 
     /// Makes a device node or fifo. `rdev` is (major, minor). Where no device can be made, an empty file stands for it, which
@@ -241,7 +264,8 @@ impl RootDir {
             return self.create_stand_in(name, kind, mode, rdev);
         }
         let dev = rustix::fs::makedev(rdev.0, rdev.1);
-        match rustix::fs::mknodat(self.fd(), name, file_type, Mode::from_raw_mode(mode), dev) {
+        let make = |name| rustix::fs::mknodat(self.fd(), name, file_type, Mode::from_raw_mode(mode), dev);
+        match one_component(name).and_then(make) {
             // No user namespace may make devices (mknod(2)).
             Err(Errno::PERM) if is_device => self.create_stand_in(name, kind, mode, rdev),
             other => other.map_err(|e| self.err("mknodat", Path::new(name), e)),
@@ -275,20 +299,27 @@ impl RootDir {
 
     /// Gives the entry `old` of `old_dir` (not followed) the further name `name` here.
     pub fn hard_link(&self, old_dir: &RootDir, old: &OsStr, name: &OsStr) -> Result<()> {
-        rustix::fs::linkat(old_dir.fd(), old, self.fd(), name, AtFlags::empty())
+        one_component(old)
+            .and_then(|old| rustix::fs::linkat(old_dir.fd(), old, self.fd(), one_component(name)?, AtFlags::empty()))
             .map_err(|e| self.err("linkat", Path::new(name), e))
     }
 
     pub fn rename(&self, from: &OsStr, to_dir: &RootDir, to: &OsStr) -> Result<()> {
-        rustix::fs::renameat(self.fd(), from, to_dir.fd(), to).map_err(|e| to_dir.err("renameat", Path::new(to), e))
+        one_component(from)
+            .and_then(|from| rustix::fs::renameat(self.fd(), from, to_dir.fd(), one_component(to)?))
+            .map_err(|e| to_dir.err("renameat", Path::new(to), e))
     }
 
     pub fn remove_file(&self, name: &OsStr) -> Result<()> {
-        rustix::fs::unlinkat(self.fd(), name, AtFlags::empty()).map_err(|e| self.err("unlinkat", Path::new(name), e))
+        one_component(name)
+            .and_then(|name| rustix::fs::unlinkat(self.fd(), name, AtFlags::empty()))
+            .map_err(|e| self.err("unlinkat", Path::new(name), e))
     }
 
     pub fn remove_dir(&self, name: &OsStr) -> Result<()> {
-        rustix::fs::unlinkat(self.fd(), name, AtFlags::REMOVEDIR).map_err(|e| self.err("unlinkat", Path::new(name), e))
+        one_component(name)
+            .and_then(|name| rustix::fs::unlinkat(self.fd(), name, AtFlags::REMOVEDIR))
+            .map_err(|e| self.err("unlinkat", Path::new(name), e))
     }
 
     /// Removes the direct child `name` whatever it is, with everything below it; no error if it is not there.
@@ -373,26 +404,24 @@ impl RootDir {
             return owners::chown(self.fd(), name, &self.proc_path(name), &stat, (uid, gid))
                 .map_err(|e| self.err("recording the owner", Path::new(name), e));
         }
-        rustix::fs::chownat(
-            self.fd(),
-            name,
-            Some(Uid::from_raw(uid)),
-            Some(Gid::from_raw(gid)),
-            AtFlags::SYMLINK_NOFOLLOW,
-        )
-        .map_err(|e| self.err("fchownat", Path::new(name), e).with_hint(chown_hint(e, uid, gid)))
+        let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        one_component(name)
+            .and_then(|name| rustix::fs::chownat(self.fd(), name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW))
+            .map_err(|e| self.err("fchownat", Path::new(name), e).with_hint(chown_hint(e, uid, gid)))
     }
 
     /// Sets the permission bits of the direct child `name`, which must not be a symbolic link.
     pub fn chmod(&self, name: &OsStr, mode: u32) -> Result<()> {
-        rustix::fs::chmodat(self.fd(), name, Mode::from_raw_mode(mode), AtFlags::empty())
+        one_component(name)
+            .and_then(|name| rustix::fs::chmodat(self.fd(), name, Mode::from_raw_mode(mode), AtFlags::empty()))
             .map_err(|e| self.err("fchmodat", Path::new(name), e))
     }
 
     /// Sets the modification time (and the access time to the same) of `name`, not following it.
     pub fn set_mtime(&self, name: &OsStr, mtime: Timestamp) -> Result<()> {
         let times = timestamps(mtime);
-        rustix::fs::utimensat(self.fd(), name, &times, AtFlags::SYMLINK_NOFOLLOW)
+        one_component(name)
+            .and_then(|name| rustix::fs::utimensat(self.fd(), name, &times, AtFlags::SYMLINK_NOFOLLOW))
             .map_err(|e| self.err("utimensat", Path::new(name), e))
     }
 
@@ -420,6 +449,7 @@ impl RootDir {
     /// There is no `*at` form before Linux 6.13, so the descriptor's directory in /proc stands in for the path;
     /// only the last component is looked up there, and it is not followed.
     pub fn xattrs(&self, name: &OsStr) -> Result<Xattrs> {
+        one_component_or_self(name).map_err(|e| self.err("llistxattr", Path::new(name), e))?;
         let path = self.proc_path(name);
         let found = if name.is_empty() {
             xattrs_by(
@@ -437,6 +467,7 @@ impl RootDir {
 
     /// Sets one extended attribute of the direct child `name` (not followed), or of the directory when empty.
     pub fn set_xattr(&self, name: &OsStr, attr: &OsStr, value: &[u8]) -> Result<()> {
+        one_component_or_self(name).map_err(|e| self.err("lsetxattr", Path::new(name), e))?;
         let path = self.proc_path(name);
         let flags = rustix::fs::XattrFlags::empty();
         if name.is_empty() {

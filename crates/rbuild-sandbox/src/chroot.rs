@@ -163,7 +163,7 @@ impl StandIns<'_> {
                 self.devices.push(Path::new("/dev").join(name));
             }
         }
-        dev.set_mtime(OsStr::new("."), mtime).map_err(text)
+        dev.set_own_mtime(mtime).map_err(text)
     }
 
     fn place(&mut self, at: PathBuf, what: What<'_>) -> Result<(), String> {
@@ -202,7 +202,7 @@ impl StandIns<'_> {
                 }
             }
         }
-        dir.set_mtime(OsStr::new("."), mtime).map_err(fail)?;
+        dir.set_own_mtime(mtime).map_err(fail)?;
         self.placed.push(Placed { at, covered, home });
         Ok(())
     }
@@ -218,14 +218,14 @@ impl StandIns<'_> {
             dir.remove_all(&name).map_err(fail)?;
             let (kept, kept_name) = self.scratch.parent(&covered).map_err(fail)?;
             kept.rename(&kept_name, &dir, &name).map_err(fail)?;
-            dir.set_mtime(OsStr::new("."), mtime).map_err(fail)?;
+            dir.set_own_mtime(mtime).map_err(fail)?;
         }
         for device in self.devices.drain(..) {
             // The command may have taken it away, and its directory with it.
             let Ok((dir, name)) = self.root.parent(&device) else { continue };
             let Ok(here) = dir.stat_self() else { continue };
             let _ = dir.remove_file(&name);
-            let _ = dir.set_mtime(OsStr::new("."), here.mtime);
+            let _ = dir.set_own_mtime(here.mtime);
         }
         Ok(())
     }

@@ -95,7 +95,7 @@ impl<'a> Stubs<'a> {
                         let (dir, name) = stubs.parent(path)?;
                         dir.set_mtime(&name, stat.mtime)?;
                     }
-                    None => stubs.set_mtime(OsStr::new("."), stat.mtime)?,
+                    None => stubs.set_own_mtime(stat.mtime)?,
                 }
             }
             above = path.parent();
@@ -126,7 +126,7 @@ pub fn plant_points(stubs: &RootDir, root: &RootDir) -> Result<()> {
         }
         plant_points(&stubs.sub(&entry.name)?, &root.sub(&entry.name)?)?;
     }
-    root.set_mtime(OsStr::new("."), mtime)
+    root.set_own_mtime(mtime)
 }
 
 /// Takes away what [`plant_points`] made: what `had` does not know from before, and what nobody has put anything into.
@@ -157,5 +157,5 @@ fn remove_below(stubs: &RootDir, root: &RootDir, path: &Path, had: &dyn Fn(&Path
             root.remove_file(&entry.name)?;
         }
     }
-    root.set_mtime(OsStr::new("."), mtime)
+    root.set_own_mtime(mtime)
 }

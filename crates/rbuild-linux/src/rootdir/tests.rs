@@ -105,3 +105,48 @@ fn directories_that_others_make_meanwhile_are_taken() {
     assert_eq!(told.kind(), std::io::ErrorKind::AlreadyExists);
     std::fs::remove_dir_all(&dir).unwrap();
 }
+
+/// The kernel resolves the name of an `*at` call from the directory, but without regard to the root.
+#[test]
+fn calls_by_name_take_one_component() {
+    let f = Fixture::new("names");
+    std::fs::create_dir(f.0.join("root/dir")).unwrap();
+    std::fs::write(f.0.join("root/dir/inner"), "x").unwrap();
+    symlink("..", f.0.join("root/up")).unwrap();
+    let root = f.root();
+    let absolute = f.0.join("outside");
+    for name in ["../outside", "..", ".", "", "dir/inner", "dir/", "up/outside", "up/", absolute.to_str().unwrap()] {
+        let name = OsStr::new(name);
+        let mut refused: Vec<(&str, Option<i32>)> = Vec::new();
+        let mut note = |call, e: Option<Error>| refused.push((call, e.and_then(|e| e.errno())));
+        note("stat_name", root.stat_name(name).err());
+        note("open_name", root.open_name(name).err());
+        note("read_link", root.read_link(name).err());
+        note("create_file", root.create_file(name, 0o644).err());
+        note("create_dir", root.create_dir(name, 0o755).err());
+        note("create_symlink", root.create_symlink(OsStr::new("x"), name).err());
+        note("create_node", root.create_node(name, Kind::Fifo, 0o644, (0, 0)).err());
+        note("create_whiteout", root.create_whiteout(name).err());
+        note("hard_link from", root.hard_link(&root, name, OsStr::new("new")).err());
+        note("hard_link to", root.hard_link(&root, OsStr::new("up"), name).err());
+        note("rename from", root.rename(name, &root, OsStr::new("new")).err());
+        note("rename to", root.rename(OsStr::new("up"), &root, name).err());
+        note("remove_file", root.remove_file(name).err());
+        note("remove_dir", root.remove_dir(name).err());
+        note("remove_all", root.remove_all(name).err());
+        note("chown", root.chown(name, 0, 0).err());
+        note("chmod", root.chmod(name, 0o600).err());
+        note("set_mtime", root.set_mtime(name, Timestamp { sec: 1, nsec: 0 }).err());
+        if !name.is_empty() {
+            note("xattrs", root.xattrs(name).err());
+            note("set_xattr", root.set_xattr(name, OsStr::new("user.x"), b"y").err());
+        }
+        for (call, errno) in refused {
+            assert_eq!(errno, Some(libc::EINVAL), "{call}({name:?})");
+        }
+    }
+    assert_eq!(std::fs::read_to_string(f.0.join("outside")).unwrap(), "secret");
+    assert_eq!(std::fs::read_to_string(f.0.join("root/dir/inner")).unwrap(), "x");
+    // A path with a slash at its end is resolved inside the root all the same.
+    assert_eq!(root.stat("up/").unwrap().inode(), root.stat_self().unwrap().inode());
+}
