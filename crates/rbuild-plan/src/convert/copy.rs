@@ -87,6 +87,7 @@ impl Planner<'_> {
         let lexer = Lexer { escape: '\\', raw_quotes: true, skip_unset: false };
         docs.iter()
             .map(|doc| {
+                file_name(doc)?;
                 let content = if doc.expand {
                     let lookup = |name: &str| state.vars.get(name).map(str::to_string);
                     let got = lexer.word(&doc.body, &lookup);
@@ -98,6 +99,15 @@ impl Planner<'_> {
             })
             .collect()
     }
+}
+
+/// Checks that a here-document's name is the name of a file and not a path: it decides where the file goes.
+pub(super) fn file_name(doc: &ast::Heredoc) -> Result<(), Diagnostic> {
+    if matches!(doc.name.as_str(), "." | "..") || doc.name.contains(['/', '\0']) {
+        let d = Diagnostic::new(doc.opener, format!("`{}` cannot be the name of a file", doc.name));
+        return Err(d.help("name the here-document by one word without slashes; the destination says where it goes"));
+    }
+    Ok(())
 }
 
 fn chmod(text: &str, span: Span) -> Result<Chmod, Diagnostic> {

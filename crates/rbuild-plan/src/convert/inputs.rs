@@ -215,10 +215,23 @@ impl Planner<'_> {
         id
     }
 
+    /// Checks that a stage that is copied from or mounted stands above the one that does so. One whose place a named
+    /// context takes may stand anywhere.
+    fn stands_above(&self, index: usize, name: &str, span: Span) -> Planned<()> {
+        let below = self.open.last().is_some_and(|current| index > *current);
+        let label = self.file.stages[index].from.name.as_ref();
+        if !below || label.is_some_and(|label| self.named_context(&label.text).is_some()) {
+            return Ok(());
+        }
+        let d = Diagnostic::new(span, format!("the stage `{name}` stands further down in the file"));
+        Err(d.help("put stages above those that use them; a stage hides an image of its name").into())
+    }
+
     /// The file system that `--from` or `from=` names: a stage by name or number, or an image.
     pub(super) fn input_named(&mut self, name: &str, span: Span) -> Planned<Input> {
         let count = self.file.stages.len();
         if let Some(index) = self.find_stage(name, count) {
+            self.stands_above(index, name, span)?;
             return Ok(Input::Vertex(self.stage(index)?.vertex));
         }
         if let Some(context) = self.named_context(name) {

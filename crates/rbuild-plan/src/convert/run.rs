@@ -6,6 +6,7 @@ use rbuild_dockerfile::{Diagnostic, Mount, MountKind, PROXY_ARGS, Span, parse_mo
 use rbuild_image::Platform;
 
 use super::args::{CACHE_NAMESPACE, SANDBOX_HOSTNAME};
+use super::copy::file_name;
 use super::{Planned, Planner, State, join};
 use crate::graph::{
     AgentStep, CacheStep, From as Input, InlineFile, MountKindStep, MountStep, Network, RunStep, SecretStep, Security,
@@ -53,7 +54,7 @@ impl Planner<'_> {
             kind: MountKindStep::Volume { index, source: volume.source.clone() },
             span,
         }));
-        let script = script(run);
+        let script = script(run)?;
         let (args, shown) = self.run_args(state, run, script.as_ref())?;
         let proxies = self.proxies(state);
         let created_by = history::run(&state.args, &args);
@@ -234,10 +235,14 @@ impl Planner<'_> {
 }
 
 /// The single here-document of a RUN that is nothing else, if it names its interpreter.
-fn script(run: &ast::Run) -> Option<InlineFile> {
-    let ([doc], Command::Shell(word)) = (&run.heredocs[..], &run.command) else { return None };
+fn script(run: &ast::Run) -> Result<Option<InlineFile>, Diagnostic> {
+    let ([doc], Command::Shell(word)) = (&run.heredocs[..], &run.command) else { return Ok(None) };
     let alone = word.text.split_whitespace().count() == 1 && doc.fd.is_none();
-    (alone && doc.body.starts_with("#!")).then(|| InlineFile { name: doc.name.clone(), content: doc.body.clone() })
+    if !alone || !doc.body.starts_with("#!") {
+        return Ok(None);
+    }
+    file_name(doc)?;
+    Ok(Some(InlineFile { name: doc.name.clone(), content: doc.body.clone() }))
 }
 
 fn secret(state: &State, mount: &Mount, span: Span) -> Planned<SecretStep> {

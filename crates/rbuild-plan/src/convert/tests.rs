@@ -150,13 +150,70 @@ fn heredocs_become_scripts_and_files() {
 }
 
 #[test]
+fn stages_are_used_below_where_they_stand() {
+    let used = |line: &str, params: &Parameters| {
+        let source = format!("FROM debian AS first\nFROM debian AS a\n{line}\nFROM debian AS later\nFROM a\nRUN x\n");
+        plan(&parse(source.as_bytes()).unwrap(), params, &debian()).map(|_| ()).map_err(|mut e| e.remove(0).message)
+    };
+    let later = |name: &str| Err(format!("the stage `{name}` stands further down in the file"));
+    for (line, want) in [
+        ("COPY --from=first x y", Ok(())),
+        ("COPY --from=0 x y", Ok(())),
+        ("COPY --from=debian x y", Ok(())),
+        ("COPY --from=later x y", later("later")),
+        ("COPY --from=Later x y", later("Later")),
+        ("COPY --from=2 x y", later("2")),
+        ("COPY --from=5 x y", Err("there is no stage 5".to_string())),
+        ("RUN --mount=from=first,target=/m x", Ok(())),
+        ("RUN --mount=from=later,target=/m x", later("later")),
+        ("RUN --mount=type=cache,from=later,target=/m x", later("later")),
+    ] {
+        assert_eq!(used(line, &params()), want, "{line}");
+    }
+    // One that is replaced from outside is there already.
+    let context = NamedContext { name: "later".into(), source: ContextSource::Directory };
+    assert_eq!(used("COPY --from=later x y", &Parameters { contexts: vec![context], ..params() }), Ok(()));
+    // FROM looks upwards only: a name that comes later is an image's.
+    let file = parse(b"FROM later AS a\nFROM debian AS later\nFROM a\n").unwrap();
+    let Ok(Plan::Needs(needs)) = plan(&file, &params(), &debian()) else { panic!() };
+    assert_eq!(needs[0].name, "later");
+    // Of two stages of one name, copies mean the last one in the file.
+    let twice = "FROM debian AS x\nFROM debian AS a\nCOPY --from=x a b\nFROM debian AS x\nFROM a\n";
+    assert!(error(twice).contains("stands further down"));
+}
+
+#[test]
+fn a_heredoc_is_a_file_of_one_name() {
+    let mut trigger = debian();
+    let base = trigger.get_mut("trigger").unwrap();
+    base.config.config.on_build = vec!["COPY <</store/x /d/\nx\n/store/x".into()];
+    let Err(e) = plan(&parse(b"FROM trigger\n").unwrap(), &params(), &trigger) else { panic!() };
+    assert!(e[0].message.contains("ONBUILD trigger: `/store/x` cannot be the name of a file"), "{e:?}");
+    for name in ["/context/.git/hooks/x", "../x", "a/b", ".", "..", "./x", "x/"] {
+        for instruction in ["COPY", "COPY --link", "COPY --chmod=755 --chown=1", "ADD", "COPY <<ok"] {
+            let ok = if instruction.ends_with("ok") { "ok\n" } else { "" };
+            let got = error(&format!("FROM debian\n{instruction} <<{name} /d/\n{ok}x\n{name}\n"));
+            assert!(got.contains(&format!("`{name}` cannot be the name of a file")), "{instruction}: {got}");
+            let got = error(&format!("FROM debian\n{instruction} <<\"{name}\" /d/\n{ok}x\n{name}\n"));
+            assert!(got.contains("cannot be the name of a file"), "{instruction}: {got}");
+        }
+        let got = error(&format!("FROM debian\nRUN <<{name}\n#!/bin/sh\n{name}\n"));
+        assert!(got.contains("cannot be the name of a file"), "{got}");
+    }
+    // To a shell it is only a word.
+    graph("FROM debian\nRUN <<a/b\necho\na/b\n");
+    graph("FROM debian\nRUN cat <<a/b | cat\necho\na/b\n");
+    graph("FROM debian\nCOPY <<.hidden..x /d/\n.hidden..x\n");
+}
+
+#[test]
 fn mistakes_are_explained() {
     for (source, want) in [
         ("FROM $NO\n", "empty after expansion"),
         ("FROM debian\nRUN --mount=type=cache,target=/ x\n", "cannot cover the root"),
         ("FROM debian\nRUN --network=moon x\n", "default, none and host"),
         ("FROM debian\nCOPY --from=7 a b\n", "numbered from 0 to 0"),
-        ("FROM debian AS a\nCOPY --from=b x y\nFROM debian AS b\nCOPY --from=a x y\nFROM a\n", "needs itself"),
+        ("FROM debian AS a\nCOPY --from=a x y\n", "needs itself"),
         ("FROM debian\nEXPOSE 99999\n", "0 to 65535"),
         ("FROM debian\nSTOPSIGNAL SIGFOO\n", "not a signal"),
         ("FROM debian\nCOPY --link --chown=me a b\n", "knows no names"),

@@ -18,6 +18,7 @@ mod foreign;
 mod forge;
 mod images;
 mod isolated;
+mod language;
 mod leaning;
 mod lifecycle;
 mod mistakes;
