@@ -69,7 +69,7 @@ pub fn copy(
 ) -> Result<usize, CopyError> {
     let general = |reason: Reason| CopyError { source: None, reason };
     let chown = match &step.chown {
-        Some(spec) => Some(users::owner(root, spec).map_err(|e| general(Reason::Text(e)))?),
+        Some(spec) => Some(users::owner(&users::in_root(root), spec).map_err(|e| general(Reason::Text(e)))?),
         None => None,
     };
     let (times, links, made) = (HashMap::new(), Links::default(), HashSet::new());

@@ -73,7 +73,7 @@ pub fn invoke(store: &Store, image: &Image, what: &Invocation, builder: &Builder
             place.create_dir_all(cwd.trim_start_matches('/'), 0o755, None, |_| ()).map_err(fail())?;
         }
         let user = what.user.as_ref().unwrap_or(&config.user);
-        users::identity(&view, user).map_err(BuildError::other)?
+        users::identity(&users::in_root(&view), user).map_err(BuildError::other)?
     };
     let mount = |(i, volume): (usize, &Volume)| MountRequest {
         target: volume.target.clone(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rbuild_dockerfile::Diagnostic;
 use rbuild_image::DEFAULT_PATH;
 use rbuild_layer::{LayerError, LayerForm, Loose};
-use rbuild_linux::{RootDir, Timestamp};
+use rbuild_linux::{Kind, RootDir, Timestamp};
 use rbuild_plan::{AgentStep, CopyStep, RunStep, SecretStep, Security, Step, VertexId, WorkdirStep};
 use rbuild_sandbox::{
     Ended, Files, Input, MountRequest, Outcome, RunRequest, SandboxError, Source, Stream, remove_points,
@@ -206,13 +206,16 @@ impl Executor<'_> {
     pub(crate) fn workdir_step(&self, id: VertexId, step: &WorkdirStep, path: &Path) -> Result<()> {
         let working = self.writable(&self.trees_below(id)?, path)?;
         let root = &working.root;
-        let who = users::identity(root, &step.user).map_err(|e| self.failure(id, e, Vec::new()))?;
+        // Who the user is matters only where something is made.
+        let owner = match root.stat_follow(&step.path) {
+            Ok(there) if there.kind == Kind::Dir => (0, 0),
+            _ => users::owner(&users::in_root(root), &step.user).map_err(|e| self.failure(id, e, Vec::new()))?,
+        };
         let now = Timestamp { sec: step.time.unwrap_or(self.request.now), nsec: 0 };
         let mut made = Vec::new();
-        let owner = Some((who.uid, who.gid));
         // Also where a link leads to nothing.
         let real = root.resolve(&step.path).map_err(BuildError::kernel(format!("making {}", step.path)))?;
-        let result = root.create_dir_all(&real, 0o755, owner, |p| made.push(p.to_path_buf()));
+        let result = root.create_dir_all(&real, 0o755, Some(owner), |p| made.push(p.to_path_buf()));
         result.map_err(|e| match e.kind() {
             std::io::ErrorKind::NotADirectory | std::io::ErrorKind::AlreadyExists => {
                 self.failure(id, format!("{} is not a directory in the image", step.path), Vec::new())
@@ -284,7 +287,7 @@ impl Executor<'_> {
             source: Source::File { content: script.content.clone().into(), mode: 0o755, uid: 0, gid: 0 },
             read_only: true,
         }));
-        let home = who.home.clone().unwrap_or_else(|| if who.uid == 0 { "/root".into() } else { "/".into() });
+        let home = who.home.clone().unwrap_or_else(|| "/".into());
         RunRequest {
             files,
             bare: self.builder.is_bare(),
@@ -376,13 +379,14 @@ impl Executor<'_> {
         Ok(found)
     }
 
-    /// Who the command runs as. Root needs no look into the image's files.
+    /// Who the command runs as. The image's account files are read without putting its file system together.
     fn user_of(&self, id: VertexId, run: &RunStep) -> Result<users::Identity> {
-        if run.user.is_empty() {
-            return Ok(users::Identity::root());
-        }
-        let view = self.view(self.prepared.graph.vertices[id].parent.unwrap_or(id))?;
-        users::identity(&view, &run.user).map_err(|e| self.failure(id, e, Vec::new()))
+        let trees = self.trees_below(id)?;
+        let files = |path: &str| {
+            let found = self.store.read_in_trees(&trees, Path::new(path), users::MAX_FILE);
+            found.ok().flatten().unwrap_or_default()
+        };
+        users::identity(&files, &run.user).map_err(|e| self.failure(id, e, Vec::new()))
     }
 
     fn run_failure(

@@ -1,89 +1,121 @@
-//! Names of users and groups, as the image's own /etc/passwd and /etc/group have them.
+//! Users and groups by name or number, as the image's own /etc/passwd and /etc/group have them.
 
 use rbuild_linux::RootDir;
 
-/// Who a command runs as, or who owns files.
+/// Who a command runs as.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     pub uid: u32,
     pub gid: u32,
     /// With the primary one.
     pub groups: Vec<u32>,
+    /// The home directory of the user's line in /etc/passwd.
     pub home: Option<String>,
 }
 
-impl Identity {
-    /// Who commands run as where no USER was given.
-    pub fn root() -> Identity {
-        Identity { uid: 0, gid: 0, groups: vec![0], home: Some("/root".into()) }
-    }
+/// Gives the content of an account file by its path in the image; nothing if it is not there.
+pub type Files<'a> = dyn Fn(&str) -> Vec<u8> + 'a;
+
+/// Bytes of an account file that are read at most.
+pub const MAX_FILE: u64 = 16 << 20;
+
+const PASSWD: &str = "etc/passwd";
+const GROUP: &str = "etc/group";
+
+/// The account files of a root file system.
+pub fn in_root(root: &RootDir) -> impl Fn(&str) -> Vec<u8> + '_ {
+    |path| root.read(path, MAX_FILE).unwrap_or_default()
 }
 
-const MAX_FILE: u64 = 16 << 20;
-
-/// Reads `user[:group]`, by name or number. Numbers need not be in the files; a name that is not there is an
-/// error that says which. An explicit group takes the place of all supplementary ones.
-pub fn identity(root: &RootDir, spec: &str) -> Result<Identity, String> {
-    // No user at all is root.
-    let spec = if spec.is_empty() { "0" } else { spec };
-    let (user, group) = match spec.split_once(':') {
-        Some((user, group)) => (user, Some(group)),
-        None => (spec, None),
-    };
-    let passwd = lines(root, "etc/passwd");
-    let entry = passwd.iter().find(|f| f.first().map(String::as_str) == Some(user)).or_else(|| {
-        let number: u32 = user.parse().ok()?;
-        passwd.iter().find(|f| f.get(2).and_then(|n| n.parse().ok()) == Some(number))
+/// Reads `user[:group]` as the user of a command. Numbers need not be in the files; a name that is not there is an error
+/// that says which. No user at all is root. An explicit group takes the place of all supplementary ones.
+pub fn identity(files: &Files<'_>, spec: &str) -> Result<Identity, String> {
+    let (user, group) = parts(spec);
+    let number = if user.is_empty() { Some(0) } else { number(user) };
+    let passwd = lines(files, PASSWD);
+    // A number is never a name.
+    let entry = passwd.iter().find(|line| match number {
+        Some(number) => line.get(2).and_then(|n| n.parse().ok()) == Some(number),
+        None => line.first().map(String::as_str) == Some(user),
     });
-    let field = |i: usize| entry.and_then(|f| f.get(i)).and_then(|n| n.parse::<u32>().ok());
-    let uid = match (user.parse().ok(), field(2)) {
-        (_, Some(uid)) => uid,
-        (Some(uid), None) => uid,
-        (None, None) => return Err(format!("the image has no user `{user}` in /etc/passwd")),
+    let field = |i: usize| entry.and_then(|line| line.get(i)).and_then(|n| n.parse::<u32>().ok());
+    let uid = match number.or_else(|| field(2)).or_else(|| (user == ROOT).then_some(0)) {
+        Some(uid) => uid,
+        None => return Err(format!("the image has no user `{user}` in /etc/passwd")),
     };
-    let group_lines = lines(root, "etc/group");
-    let (gid, groups) = match group {
-        Some(group) => {
-            let gid = group_id(&group_lines, group)?;
+    let gid = field(3).unwrap_or(0);
+    let (gid, groups) = match (group, entry.and_then(|line| line.first())) {
+        (Some(group), _) => {
+            let gid = group_id(files, group)?;
             (gid, vec![gid])
         }
-        None => {
-            let name = entry.and_then(|f| f.first()).map_or(user, String::as_str);
-            let member = |f: &&Vec<String>| f.get(3).is_some_and(|m| m.split(',').any(|m| m == name));
-            let gid = field(3).unwrap_or(0);
-            let named = group_lines.iter().filter(member).filter_map(|f| f.get(2)?.parse::<u32>().ok());
-            let mut groups = vec![gid];
-            groups.extend(named.filter(|g| *g != gid));
+        (None, None) => (gid, vec![gid]),
+        (None, Some(name)) => {
+            let lines = lines(files, GROUP);
+            let member = |line: &&Vec<String>| line.get(3).is_some_and(|m| m.split(',').any(|m| m == name));
+            let mut groups: Vec<u32> =
+                lines.iter().filter(member).filter_map(|line| line.get(2)?.parse().ok()).collect();
+            if !groups.contains(&gid) {
+                groups.insert(0, gid);
+            }
             (gid, groups)
         }
     };
-    let home = entry.and_then(|f| f.get(5)).filter(|h| !h.is_empty()).cloned();
+    let home = entry.and_then(|line| line.get(5)).filter(|home| !home.is_empty()).cloned();
     Ok(Identity { uid, gid, groups, home })
 }
 
-/// The owner that `--chown` names: a user by number alone owns with the group of the same number.
-pub fn owner(root: &RootDir, spec: &str) -> Result<(u32, u32), String> {
-    if let Ok(number) = spec.parse::<u32>() {
-        return Ok((number, number));
-    }
-    let who = identity(root, spec)?;
-    Ok((who.uid, who.gid))
+/// Reads `user[:group]` as the owner of files: of `--chown`, and of directories that WORKDIR makes. A user by number owns
+/// with the group of the same number, whatever /etc/passwd says; what is left out is root, or the user's own group.
+pub fn owner(files: &Files<'_>, spec: &str) -> Result<(u32, u32), String> {
+    let (user, group) = parts(spec);
+    let (uid, gid) = match number(user) {
+        Some(number) => (number, number),
+        None if user.is_empty() || user == ROOT => (0, 0),
+        None => {
+            let passwd = lines(files, PASSWD);
+            let entry = passwd.iter().find(|line| line.first().map(String::as_str) == Some(user));
+            let field = |i: usize| entry.and_then(|line| line.get(i)).and_then(|n| n.parse::<u32>().ok());
+            let uid = field(2).ok_or_else(|| format!("the image has no user `{user}` in /etc/passwd"))?;
+            (uid, field(3).unwrap_or(0))
+        }
+    };
+    Ok((uid, group.map_or(Ok(gid), |group| group_id(files, group))?))
 }
 
-fn group_id(groups: &[Vec<String>], group: &str) -> Result<u32, String> {
-    let by_name = groups.iter().find(|f| f.first().map(String::as_str) == Some(group));
-    by_name
-        .and_then(|f| f.get(2)?.parse().ok())
-        .or_else(|| group.parse().ok())
+/// Means number 0 as a user and as a group, also where no file says so.
+const ROOT: &str = "root";
+
+/// A user, and a group if one is named.
+fn parts(spec: &str) -> (&str, Option<&str>) {
+    match spec.split_once(':') {
+        Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
+        None => (spec, None),
+    }
+}
+
+/// An id by number; those beyond 31 bits are none.
+fn number(text: &str) -> Option<u32> {
+    text.parse::<u32>().ok().filter(|id| i32::try_from(*id).is_ok())
+}
+
+fn group_id(files: &Files<'_>, group: &str) -> Result<u32, String> {
+    if let Some(number) = number(group) {
+        return Ok(number);
+    }
+    let lines = lines(files, GROUP);
+    let found = lines.iter().find(|line| line.first().map(String::as_str) == Some(group));
+    let found = found.and_then(|line| line.get(2)?.parse().ok());
+    found
+        .or_else(|| (group == ROOT).then_some(0))
         .ok_or_else(|| format!("the image has no group `{group}` in /etc/group"))
 }
 
-fn lines(root: &RootDir, path: &str) -> Vec<Vec<String>> {
-    let text = root.read(path, MAX_FILE).unwrap_or_default();
-    String::from_utf8_lossy(&text)
+fn lines(files: &Files<'_>, path: &str) -> Vec<Vec<String>> {
+    String::from_utf8_lossy(&files(path))
         .lines()
-        .map(|l| l.split(':').map(str::to_string).collect())
-        .filter(|f: &Vec<String>| f.len() >= 3)
+        .map(|line| line.split(':').map(|field| field.trim().to_string()).collect())
+        .filter(|line: &Vec<String>| line.len() >= 3)
         .collect()
 }
 
@@ -91,27 +123,66 @@ fn lines(root: &RootDir, path: &str) -> Vec<Vec<String>> {
 mod tests {
     use super::*;
 
+    fn files(path: &str) -> Vec<u8> {
+        match path {
+            PASSWD => "root:x:0:0::/root:/bin/sh\nweb:x:33:34::/srv:/bin/sh\n500:x:7:8::/seven:\nweb:x:1:1::/:\n",
+            GROUP => "root:x:0:\nwww:x:34:\nextra:x:50:web,other\nmore:x:51:root,web\nwheel:x:10:root\n500:x:9:\n",
+            _ => "",
+        }
+        .into()
+    }
+
+    fn nothing(_: &str) -> Vec<u8> {
+        Vec::new()
+    }
+
     #[test]
-    fn names_numbers_and_groups() {
-        let dir = std::env::temp_dir().join(format!("rbuild-users-{}", std::process::id()));
-        std::fs::create_dir_all(dir.join("etc")).unwrap();
-        std::fs::write(dir.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nweb:x:33:34::/srv:/bin/sh\n").unwrap();
-        std::fs::write(dir.join("etc/group"), "root:x:0:\nwww:x:34:\nextra:x:50:web,other\n").unwrap();
-        let root = RootDir::open(&dir).unwrap();
-        let id = |spec| identity(&root, spec);
+    fn commands_run_as_names_numbers_and_groups() {
         let want = |uid, gid, groups: &[u32], home: Option<&str>| {
             Ok(Identity { uid, gid, groups: groups.to_vec(), home: home.map(str::to_string) })
         };
-        assert_eq!(id(""), want(0, 0, &[0], Some("/root")));
-        assert_eq!(id("web"), want(33, 34, &[34, 50], Some("/srv")));
-        assert_eq!(id("33"), want(33, 34, &[34, 50], Some("/srv")));
-        assert_eq!(id("web:extra"), want(33, 50, &[50], Some("/srv")));
-        assert_eq!(id("1000"), want(1000, 0, &[0], None));
-        assert_eq!(id("1000:7"), want(1000, 7, &[7], None));
-        assert!(id("nobody").unwrap_err().contains("no user `nobody`"));
-        assert!(id("web:none").unwrap_err().contains("no group `none`"));
-        assert_eq!(owner(&root, "1000"), Ok((1000, 1000)));
-        assert_eq!(owner(&root, "web"), Ok((33, 34)));
-        std::fs::remove_dir_all(&dir).unwrap();
+        for (spec, expected) in [
+            ("", want(0, 0, &[0, 51, 10], Some("/root"))),
+            ("root", want(0, 0, &[0, 51, 10], Some("/root"))),
+            ("0", want(0, 0, &[0, 51, 10], Some("/root"))),
+            (":www", want(0, 34, &[34], Some("/root"))),
+            ("web", want(33, 34, &[34, 50, 51], Some("/srv"))),
+            ("web:", want(33, 34, &[34, 50, 51], Some("/srv"))),
+            ("33", want(33, 34, &[34, 50, 51], Some("/srv"))),
+            ("web:extra", want(33, 50, &[50], Some("/srv"))),
+            ("1000", want(1000, 0, &[0], None)),
+            ("1000:7", want(1000, 7, &[7], None)),
+            ("500", want(500, 0, &[0], None)),
+            ("500:500", want(500, 500, &[500], None)),
+        ] {
+            assert_eq!(identity(&files, spec), expected, "{spec}");
+        }
+        assert!(identity(&files, "nobody").unwrap_err().contains("no user `nobody`"));
+        assert!(identity(&files, "web:none").unwrap_err().contains("no group `none`"));
+        assert!(identity(&files, "4294967295").unwrap_err().contains("no user `4294967295`"));
+        assert_eq!(identity(&nothing, ""), want(0, 0, &[0], None));
+        assert_eq!(identity(&nothing, "root:root"), want(0, 0, &[0], None));
+    }
+
+    #[test]
+    fn files_are_owned_by_names_numbers_and_groups() {
+        for (spec, expected) in [
+            ("33", (33, 33)),
+            ("1000", (1000, 1000)),
+            ("1000:7", (1000, 7)),
+            ("1000:www", (1000, 34)),
+            ("web", (33, 34)),
+            ("web:", (33, 34)),
+            ("web:1", (33, 1)),
+            (":www", (0, 34)),
+            ("500", (500, 500)),
+        ] {
+            assert_eq!(owner(&files, spec), Ok(expected), "{spec}");
+        }
+        for spec in ["root", "root:root", "root:", ":root", ":", "0:0"] {
+            assert_eq!(owner(&nothing, spec), Ok((0, 0)), "{spec}");
+        }
+        assert!(owner(&nothing, "web").unwrap_err().contains("no user `web`"));
+        assert!(owner(&files, "1:none").unwrap_err().contains("no group `none`"));
     }
 }

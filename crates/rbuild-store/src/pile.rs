@@ -4,6 +4,9 @@ use std::path::{Component, Path, PathBuf};
 use rbuild_layer::marks_opaque;
 use rbuild_linux::{Kind, Result, RootDir, Stat};
 
+use crate::layout::Store;
+use crate::trees::TreeId;
+
 /// Trees on each other, looked into without mounting them.
 pub(crate) struct Pile {
     /// The highest first.
@@ -66,6 +69,17 @@ impl Pile {
             todo.extend(parts(&target));
         }
         Ok(done)
+    }
+}
+
+impl Store {
+    /// The content of a regular file in trees that lie on each other (the lowest first), links followed inside them; `None`
+    /// if it is not there, or larger than `limit`.
+    pub fn read_in_trees(&self, trees: &[TreeId], path: &Path, limit: u64) -> crate::Result<Option<Vec<u8>>> {
+        let open = trees.iter().map(|tree| self.tree(tree)).collect::<crate::Result<Vec<_>>>()?;
+        let pile = Pile::new(open.into_iter());
+        let found = pile.find(&pile.resolve(path)?)?.filter(|f| f.stat.kind == Kind::File && f.stat.size <= limit);
+        Ok(found.map(|f| f.dir.read(&f.name, limit)).transpose()?)
     }
 }
 
