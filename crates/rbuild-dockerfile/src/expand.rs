@@ -35,7 +35,7 @@ pub enum ExpandError {
     #[error("{name}: {message}")]
     Mandatory { name: String, message: String },
     #[error("`\\{0}` cannot be escaped in a pattern")]
-    BadPatternEscape(char),
+    BadPatternEscape(String),
     #[error("expansions are nested too deeply")]
     TooDeep,
     #[error("the result is larger than {MAX_RESULT} bytes")]
@@ -292,17 +292,20 @@ impl Scan<'_> {
             }
             '+' | '-' | '?' => self.conditional(name, op, false),
             '#' | '%' => {
-                let greedy = self.peek() == Some(op);
-                self.at += usize::from(greedy);
-                let pattern = Pattern::new(&self.raw(|s| s.until(Some('}')))?.0, self.lexer.escape)?;
+                let word = self.raw(|s| s.until(Some('}')))?.0;
+                // A doubled operator counts wherever it comes from, a value included.
+                let (greedy, pattern) = word.strip_prefix(op).map_or((false, &word[..]), |rest| (true, rest));
+                let pattern = Pattern::new(pattern)?;
                 let Some(value) = self.value(name) else { return Ok(if skip { None } else { Some(String::new()) }) };
                 Ok(Some(if op == '#' { pattern.trim_start(&value, greedy) } else { pattern.trim_end(&value, greedy) }))
             }
             '/' => {
                 let all = self.peek() == Some('/');
                 self.at += usize::from(all);
-                let pattern = Pattern::new(&self.raw(|s| s.until(Some('/')))?.0, self.lexer.escape)?;
-                let replacement = unescape(&self.raw(|s| s.until(Some('}')))?.0, self.lexer.escape);
+                let pattern = self.raw(|s| s.until(Some('/')))?.0;
+                // Escapes keep a character from ending the replacement, and stay in it.
+                let replacement = self.raw(|s| s.until(Some('}')))?.0;
+                let pattern = Pattern::new(&pattern)?;
                 let Some(value) = self.value(name) else { return Ok(if skip { None } else { Some(String::new()) }) };
                 Ok(Some(pattern.replace(&value, &replacement, all)))
             }
@@ -323,7 +326,8 @@ impl Scan<'_> {
         }
         let (word, _) = self.until(Some('}'))?;
         let value = self.value(name);
-        let skip = self.lexer.skip_unset && value.is_none();
+        let is_set = value.is_some();
+        let skip = self.lexer.skip_unset && !is_set;
         let usable = value.filter(|v| !(empty_is_unset && v.is_empty()));
         match (op, usable) {
             _ if skip => Ok(None),
@@ -331,7 +335,7 @@ impl Scan<'_> {
             ('+', usable) => Ok(Some(if usable.is_some() { word } else { String::new() })),
             (_, Some(value)) => Ok(Some(value)),
             (_, None) => {
-                let default = if empty_is_unset { "is not allowed to be empty" } else { "is not allowed to be unset" };
+                let default = if is_set { "is not allowed to be empty" } else { "is not allowed to be unset" };
                 let message = if word.is_empty() { default.to_string() } else { word };
                 Err(ExpandError::Mandatory { name: name.to_string(), message })
             }
@@ -339,19 +343,37 @@ impl Scan<'_> {
     }
 }
 
-fn unescape(text: &str, escape: char) -> String {
+/// What a replacement means where all matches are replaced: `$0` is the match, other names of groups are empty, `$$` is a
+/// dollar sign. (Dollar signs come here out of values and behind escapes only.)
+fn fill_in(replacement: &str, matched: &[char]) -> String {
+    let word = |c: char| c.is_alphanumeric() || c == '_';
     let mut out = String::new();
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        match chars.peek() {
-            Some(next) if c == escape && matches!(next, '/' | '}') => out.extend(chars.next()),
-            _ => out.push(c),
+    let mut rest = replacement;
+    while let Some((before, after)) = rest.split_once('$') {
+        out.push_str(before);
+        let length = after.find(|c| !word(c)).unwrap_or(after.len());
+        let braced = after.strip_prefix('{').and_then(|inner| inner.split_once('}')).filter(|(n, _)| !n.is_empty());
+        let (name, left) = match braced {
+            _ if after.starts_with('$') => {
+                out.push('$');
+                ("", &after[1..])
+            }
+            Some((name, left)) if name.chars().all(word) => (name, left),
+            _ if length > 0 => after.split_at(length),
+            _ => {
+                out.push('$');
+                ("", after)
+            }
+        };
+        if name.bytes().all(|b| b == b'0') && name.len() == 1 {
+            out.extend(matched);
         }
+        rest = left;
     }
-    out
+    out + rest
 }
 
-/// A glob of `*` and `?`; matching is linear in the text for each start.
+/// A glob of `*` and `?`, neither of which matches the end of a line; matching is linear in the text for each start.
 struct Pattern(Vec<Piece>);
 
 #[derive(Clone, Copy, PartialEq)]
@@ -362,7 +384,8 @@ enum Piece {
 }
 
 impl Pattern {
-    fn new(text: &str, escape: char) -> Result<Pattern, ExpandError> {
+    /// Reads a pattern. Its escape is the backslash, whatever the file's own is.
+    fn new(text: &str) -> Result<Pattern, ExpandError> {
         let mut pieces = Vec::new();
         let mut chars = text.chars();
         while let Some(c) = chars.next() {
@@ -370,10 +393,10 @@ impl Pattern {
                 '*' if pieces.last() == Some(&Piece::Any) => continue,
                 '*' => Piece::Any,
                 '?' => Piece::One,
-                c if c == escape => match chars.next() {
-                    Some(e) if matches!(e, '*' | '?' | '/' | '}') || e == escape => Piece::Char(e),
-                    Some(e) => return Err(ExpandError::BadPatternEscape(e)),
-                    None => break,
+                '\\' => match chars.next() {
+                    Some(e) if matches!(e, '*' | '?' | '/' | '}' | '\\') => Piece::Char(e),
+                    Some(e) => return Err(ExpandError::BadPatternEscape(e.to_string())),
+                    None => return Err(ExpandError::BadPatternEscape(String::new())),
                 },
                 c => Piece::Char(c),
             });
@@ -391,14 +414,14 @@ impl Pattern {
                     star = Some((p, t));
                     p += 1;
                 }
-                Some(Piece::One) => (t, p) = (t + 1, p + 1),
+                Some(Piece::One) if text[t] != '\n' => (t, p) = (t + 1, p + 1),
                 Some(Piece::Char(c)) if *c == text[t] => (t, p) = (t + 1, p + 1),
                 _ => match star {
-                    Some((sp, st)) => {
+                    Some((sp, st)) if text[st] != '\n' => {
                         star = Some((sp, st + 1));
                         (t, p) = (st + 1, sp + 1);
                     }
-                    None => return false,
+                    _ => return false,
                 },
             }
         }
@@ -425,27 +448,34 @@ impl Pattern {
         }
     }
 
-    /// Replaces the longest match at the first place (or at each).
+    /// The first match at or after `from`, the longest one there: its start and its end.
+    fn find(&self, text: &[char], from: usize) -> Option<(usize, usize)> {
+        let longest = |start: usize| (start..=text.len()).rev().find(|end| self.matches(&text[start..*end]));
+        (from..=text.len()).find_map(|start| Some((start, longest(start)?)))
+    }
+
+    /// Replaces the first match or, as regular expressions do it, all of them: a match of nothing counts too, at every place
+    /// but directly behind another match.
     fn replace(&self, value: &str, with: &str, all: bool) -> String {
         let chars: Vec<char> = value.chars().collect();
-        let mut out = String::new();
-        let mut at = 0;
-        while at <= chars.len() {
-            match (0..=chars.len() - at).rev().find(|n| self.matches(&chars[at..at + n])) {
-                Some(n) if n > 0 || self.0.is_empty() || self.0 == [Piece::Any] => {
-                    out.push_str(with);
-                    at += n;
-                    if n == 0 || !all || at >= chars.len() {
-                        break;
-                    }
-                }
-                _ => {
-                    out.extend(chars.get(at));
-                    at += 1;
-                }
-            }
+        if !all {
+            let Some((start, end)) = self.find(&chars, 0) else { return value.to_string() };
+            return chars[..start].iter().chain(&with.chars().collect::<Vec<_>>()).chain(&chars[end..]).collect();
         }
-        out.extend(chars.get(at..).unwrap_or_default());
+        let mut out = String::new();
+        let (mut done, mut at) = (0, 0);
+        while let Some((start, end)) = self.find(&chars, at).filter(|_| at <= chars.len()) {
+            out.extend(&chars[done..start]);
+            if end > done || start == 0 {
+                out.push_str(&fill_in(with, &chars[start..end]));
+            }
+            if out.len() > MAX_RESULT {
+                break;
+            }
+            done = end;
+            at = end.max(at + 1);
+        }
+        out.extend(chars.get(done..).unwrap_or_default());
         out
     }
 }
@@ -460,6 +490,12 @@ mod tests {
             "EMPTY" => Some(String::new()),
             "V" => Some("foo.bar.baz".into()),
             "P" => Some("80 443/udp".into()),
+            "S" => Some("a/b/c".into()),
+            "B" => Some("a\\b*c?d}e".into()),
+            "HASH" => Some("#*.".into()),
+            "D" => Some("[$0]".into()),
+            "BACK" => Some("x\\".into()),
+            "LINES" => Some("1\n2".into()),
             _ => None,
         }
     }
@@ -485,6 +521,18 @@ mod tests {
         assert_eq!(lexer.word("\"$P\" 1", &lookup).unwrap().words, ["80 443/udp", "1"]);
         let got = lexer.word("$HOME $NO ${HOME}", &lookup).unwrap();
         assert_eq!((got.matched, got.unmatched), (vec!["HOME".to_string()], vec!["NO".to_string()]));
+    }
+
+    #[test]
+    fn patterns_keep_to_a_line_and_to_the_backslash() {
+        let text = |lexer: Lexer, word: &str| lexer.word(word, &lookup).map(|got| got.text);
+        let lexer = Lexer::new('\\');
+        assert_eq!(text(lexer, "${LINES#*2}"), Ok("1\n2".into()));
+        assert_eq!(text(lexer, "${LINES##*}"), Ok("\n2".into()));
+        assert_eq!(text(lexer, "${LINES//?/x}"), Ok("x\nx".into()));
+        let lexer = Lexer::new('`');
+        assert_eq!(text(lexer, "${B#a\\\\}"), Ok("b*c?d}e".into()));
+        assert_eq!(text(lexer, "${S//`//`/}"), Ok("a/b/c".into()));
     }
 
     #[test]
