@@ -274,3 +274,25 @@ fn what_is_written_through_a_link_has_the_owner_and_mode_and_the_link_keeps_its_
         assert!(listing.iter().any(|l| l == line), "{line:?} is missing in {listing:#?}");
     }
 }
+
+/// A link of the image that would lead to a directory of the machine leads to one of the image.
+#[test]
+fn nothing_is_written_where_a_link_leads_on_the_machine() {
+    use std::os::unix::fs::PermissionsExt;
+    let lab = scene();
+    let outside = lab.path("outside");
+    std::fs::create_dir_all(outside.join("deep")).unwrap();
+    let links = ["/w/a", "/w/b", "/l", "/x"].map(|link| format!("ln -s {} {link}", outside.display())).join(" && ");
+    let modes = || ["", "deep"].map(|name| std::fs::metadata(outside.join(name)).unwrap().permissions().mode());
+    let (before, path) = (modes(), outside.strip_prefix("/").unwrap().to_path_buf());
+    for step in
+        ["COPY --chmod=701 d /w", "COPY --chmod=701 d /l", "ADD d.tar /l", "WORKDIR /l/b", "COPY <<h /l/b/f\ndb\nh"]
+    {
+        let file = format!("FROM busybox\nRUN mkdir /w && {links}\n{step}\n");
+        let listing = lab.build_listing(&file);
+        let made = format!(" {}/", path.display());
+        assert!(listing.iter().any(|line| line.contains(&made)), "{step}: {listing:#?}");
+        assert_eq!(modes(), before, "{step}");
+        assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 1, "{step}");
+    }
+}
