@@ -9,7 +9,6 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
-use rbuild_dockerfile::Diagnostic;
 use rbuild_image::{Digest, human_size};
 use rbuild_linux::RootDir;
 use rbuild_linux::process::moment;
@@ -25,6 +24,7 @@ use crate::keys::{Contexts, Viewpoint};
 use crate::leaks::Leaks;
 use crate::log_tail::LOG_TAIL;
 use crate::prepare::Prepared;
+use crate::refusal::exposed;
 use crate::request::{BuildRequest, ImageForm, OutputKind};
 use crate::why;
 use crate::{Finished, assemble, direct};
@@ -62,6 +62,10 @@ pub(crate) struct Executor<'a> {
     pub(crate) dependants: Vec<Vec<VertexId>>,
     /// For each vertex, the key of the nearest step that was built here before.
     pub(crate) nearest: Vec<Option<Digest>>,
+    /// The values of secrets that the result must not hold.
+    pub(crate) leaks: Leaks<'a>,
+    /// For each vertex, whether a command that mounts such a secret had a part in it.
+    pub(crate) exposed: Vec<bool>,
     failure: FirstFailure,
     /// Takes trees whose layers will be needed, while steps run.
     early: Mutex<Option<Sender<TreeId>>>,
@@ -105,6 +109,7 @@ impl<'a> Executor<'a> {
     ) -> Result<Executor<'a>> {
         let count = prepared.graph.vertices.len();
         let work = Workspace::open(store)?;
+        let leaks = Leaks::new(&request.secrets, &prepared.marks);
         let mut executor = Executor {
             request,
             prepared,
@@ -123,6 +128,8 @@ impl<'a> Executor<'a> {
             waiting: (0..count).map(|_| AtomicUsize::new(0)).collect(),
             dependants: vec![Vec::new(); count],
             nearest: why::nearest(&store.ledger(&prepared.ledger)?, &prepared.graph),
+            exposed: exposed(&prepared.graph, &leaks),
+            leaks,
             failure: FirstFailure::default(),
             early: Mutex::new(None),
             failed_run: Mutex::new(None),
@@ -360,34 +367,6 @@ impl<'a> Executor<'a> {
             Ok(_) => BuildError::Told,
             Err(e) => e.into(),
         }
-    }
-
-    /// Refuses a result that holds a value of a secret. Every layer of the build's own is read, also what comes from the
-    /// cache: the values may be others than they were then.
-    fn refuse_leaks(&self) -> Result<()> {
-        let leaks = Leaks::new(&self.request.secrets);
-        if leaks.is_empty() || self.request.allow_leaks {
-            return Ok(());
-        }
-        let graph = &self.prepared.graph;
-        let config = serde_json::to_vec(&graph.config).unwrap_or_default();
-        let history = graph.history.iter().map(|entry| entry.created_by.as_bytes());
-        let told = history.chain([&config[..]]).find_map(|text| leaks.in_text(text));
-        let help = "read it from its mount each time, or give leave with --allow secret-in-image";
-        if let Some(id) = told {
-            let message = format!("the image's configuration or history holds the value of the secret `{id}`");
-            return Err(BuildError::Other { message, help: Some(help.into()) });
-        }
-        for id in self.chain() {
-            let Some(Done { tree: Some(tree), .. }) = self.done[id].get() else { continue };
-            if let Some((secret, path)) = leaks.in_tree(&self.files_of(tree)?)? {
-                let span = graph.vertices[id].span;
-                let message =
-                    format!("the result holds the value of the secret `{secret}`: {path} has it since this step");
-                return Err(BuildError::Unmet(vec![Diagnostic::new(span, message).help(help)]));
-            }
-        }
-        Ok(())
     }
 
     fn output_view(&self, split: bool) -> Result<View> {

@@ -1,10 +1,14 @@
-//! Whether a result holds the value of a secret that the build was given.
+//! Finding the values of the secrets that the build was given: in files, in names, in texts.
 
+use std::ffi::OsStr;
 use std::io::Read;
+use std::path::Path;
 
 use memchr::memmem::Finder;
-use rbuild_linux::{Kind, RootDir};
+use rbuild_linux::{Kind, RootDir, Stat};
 use rbuild_source::{Owner, SourceError, SourceTree};
+use rbuild_store::{SecretMark, Verdict};
+use serde_json::Value;
 
 use crate::error::{BuildError, Result};
 
@@ -27,14 +31,39 @@ impl From<BuildError> for Walk {
     }
 }
 
-/// The values to look for, each with the id of its secret.
-pub(crate) struct Leaks<'a>(Vec<(&'a str, Finder<'a>)>);
+/// The secrets whose values are long enough to look for: the id, and what is looked for.
+pub(crate) fn searched(secrets: &[(String, Vec<u8>)]) -> impl Iterator<Item = (&str, &[u8])> {
+    secrets.iter().map(|(id, value)| (id.as_str(), value.trim_ascii())).filter(|(_, v)| v.len() >= SHORTEST)
+}
+
+/// A value to look for.
+struct Wanted<'a> {
+    id: &'a str,
+    mark: SecretMark,
+    value: Finder<'a>,
+}
+
+/// The values to look for.
+pub(crate) struct Leaks<'a>(Vec<Wanted<'a>>);
+
+/// Where the value of a secret was found first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Leak<'a> {
+    pub id: &'a str,
+    pub place: String,
+}
+
+/// What a search found: for each value, the first place.
+pub(crate) struct Found<'a, 'b> {
+    leaks: &'b Leaks<'a>,
+    places: Vec<Option<String>>,
+}
 
 impl<'a> Leaks<'a> {
-    pub fn new(secrets: &'a [(String, Vec<u8>)]) -> Leaks<'a> {
-        let long =
-            secrets.iter().map(|(id, value)| (id.as_str(), value.trim_ascii())).filter(|(_, v)| v.len() >= SHORTEST);
-        Leaks(long.map(|(id, value)| (id, Finder::new(value))).collect())
+    /// `marks` are those of the [`searched`] secrets.
+    pub fn new(secrets: &'a [(String, Vec<u8>)], marks: &[SecretMark]) -> Leaks<'a> {
+        let wanted = searched(secrets).zip(marks);
+        Leaks(wanted.map(|((id, value), mark)| Wanted { id, mark: *mark, value: Finder::new(value) }).collect())
     }
 
     /// Whether there is nothing to look for.
@@ -42,53 +71,119 @@ impl<'a> Leaks<'a> {
         self.0.is_empty()
     }
 
+    /// Whether the value of the secret with this id is looked for.
+    pub fn has(&self, id: &str) -> bool {
+        self.0.iter().any(|wanted| wanted.id == id)
+    }
+
     /// The secret whose value is in the text.
     pub fn in_text(&self, text: &[u8]) -> Option<&'a str> {
-        self.0.iter().find(|(_, value)| value.find(text).is_some()).map(|(id, _)| *id)
+        self.0.iter().find(|wanted| wanted.value.find(text).is_some()).map(|wanted| wanted.id)
     }
 
-    /// The first file of a tree that holds a value: the secret, and the path.
-    pub fn in_tree(&self, tree: &RootDir) -> Result<Option<(&'a str, String)>> {
-        let source = SourceTree { root: tree, ignore: None, exclude: None, owner: Owner::AsIs, hashes: None };
-        let mut found = None;
-        source
-            .walk::<Walk>("".as_ref(), |dir, path, stat| {
-                let shown = || format!("/{}", path.display());
-                if found.is_some() {
-                    return Ok(());
-                }
-                let name = path.file_name().unwrap_or_default();
-                let hit = match stat.kind {
-                    Kind::File => {
-                        let file = dir.open_name(name).map_err(BuildError::kernel(shown()))?;
-                        self.in_stream(file).map_err(BuildError::io(shown()))?
-                    }
-                    Kind::Symlink => {
-                        let link = dir.read_link(name).map_err(BuildError::kernel(shown()))?;
-                        self.in_text(link.as_encoded_bytes())
-                    }
-                    _ => None,
-                };
-                found = hit.or_else(|| self.in_text(name.as_encoded_bytes())).map(|id| (id, shown()));
-                Ok(())
-            })
-            .map_err(|Walk(e)| e)?;
-        Ok(found)
-    }
-
-    fn in_stream(&self, mut source: impl Read) -> std::io::Result<Option<&'a str>> {
-        let overlap = self.0.iter().map(|(_, v)| v.needle().len() - 1).max().unwrap_or(0);
-        let mut window = Vec::with_capacity(CHUNK + overlap);
-        loop {
-            let n = source.by_ref().take(CHUNK as u64).read_to_end(&mut window)?;
-            if let Some(id) = self.in_text(&window) {
-                return Ok(Some(id));
+    /// The secret whose value is in a document: as a key or a text, not as those are written.
+    pub fn in_document(&self, document: &Value) -> Option<&'a str> {
+        match document {
+            Value::String(text) => self.in_text(text.as_bytes()),
+            Value::Array(values) => values.iter().find_map(|value| self.in_document(value)),
+            Value::Object(fields) => {
+                fields.iter().find_map(|(key, value)| self.in_text(key.as_bytes()).or_else(|| self.in_document(value)))
             }
-            if n == 0 {
-                return Ok(None);
+            Value::Null | Value::Bool(_) | Value::Number(_) => None,
+        }
+    }
+
+    /// The values that a tree holds: in contents, names, targets of links, extended attributes.
+    pub fn in_tree(&self, tree: &RootDir) -> Result<Found<'a, '_>> {
+        let mut search = Search { found: self.nothing(), window: Vec::new() };
+        search.attributes(tree, OsStr::new(""), Path::new(""))?;
+        let source = SourceTree { root: tree, ignore: None, exclude: None, owner: Owner::AsIs, hashes: None };
+        let visit = |dir: &RootDir, path: &Path, stat: &Stat| Ok(search.entry(dir, path, stat)?);
+        source.walk::<Walk>("".as_ref(), visit).map_err(|Walk(e)| e)?;
+        Ok(search.found)
+    }
+
+    fn nothing(&self) -> Found<'a, '_> {
+        Found { leaks: self, places: vec![None; self.0.len()] }
+    }
+}
+
+impl<'a> Found<'a, '_> {
+    pub fn first(&self) -> Option<Leak<'a>> {
+        let mut all = self.leaks.0.iter().zip(&self.places);
+        all.find_map(|(wanted, place)| Some(Leak { id: wanted.id, place: place.clone()? }))
+    }
+
+    pub fn verdict(&self) -> Verdict {
+        let mut verdict = Verdict::default();
+        for (wanted, place) in self.leaks.0.iter().zip(&self.places) {
+            if place.is_some() { &mut verdict.held } else { &mut verdict.absent }.push(wanted.mark);
+        }
+        verdict
+    }
+
+    fn is_complete(&self) -> bool {
+        self.places.iter().all(Option::is_some)
+    }
+
+    fn look(&mut self, text: &[u8], place: &dyn Fn() -> String) {
+        for (wanted, found) in self.leaks.0.iter().zip(&mut self.places) {
+            if found.is_none() && wanted.value.find(text).is_some() {
+                *found = Some(place());
+            }
+        }
+    }
+}
+
+/// A search through a tree.
+struct Search<'a, 'b> {
+    found: Found<'a, 'b>,
+    window: Vec<u8>,
+}
+
+impl Search<'_, '_> {
+    fn entry(&mut self, dir: &RootDir, path: &Path, stat: &Stat) -> Result<()> {
+        if self.found.is_complete() {
+            return Ok(());
+        }
+        let shown = || format!("/{}", path.display());
+        let name = path.file_name().unwrap_or_default();
+        self.found.look(path.as_os_str().as_encoded_bytes(), &shown);
+        match stat.kind {
+            Kind::File => {
+                let file = dir.open_name(name).map_err(BuildError::kernel(shown()))?;
+                self.stream(file, &shown).map_err(BuildError::io(shown()))?;
+            }
+            Kind::Symlink => {
+                let link = dir.read_link(name).map_err(BuildError::kernel(shown()))?;
+                self.found.look(link.as_encoded_bytes(), &shown);
+            }
+            _ => {}
+        }
+        self.attributes(dir, name, path)
+    }
+
+    fn attributes(&mut self, dir: &RootDir, name: &OsStr, path: &Path) -> Result<()> {
+        let shown = || format!("/{}", path.display());
+        for (attribute, value) in dir.xattrs(name).map_err(BuildError::kernel(shown()))? {
+            let place = || format!("the attribute {} of {}", attribute.display(), shown());
+            self.found.look(attribute.as_encoded_bytes(), &place);
+            self.found.look(&value, &place);
+        }
+        Ok(())
+    }
+
+    fn stream(&mut self, mut source: impl Read, place: &dyn Fn() -> String) -> std::io::Result<()> {
+        let overlap = self.found.leaks.0.iter().map(|w| w.value.needle().len() - 1).max().unwrap_or(0);
+        self.window.clear();
+        loop {
+            let n = source.by_ref().take(CHUNK as u64).read_to_end(&mut self.window)?;
+            self.found.look(&self.window, place);
+            if n == 0 || self.found.is_complete() {
+                return Ok(());
             }
             // The beginning of a value may stand at the end.
-            window.drain(..window.len().saturating_sub(overlap));
+            self.window.drain(..self.window.len().saturating_sub(overlap));
         }
     }
 }
@@ -96,23 +191,62 @@ impl<'a> Leaks<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rbuild_store::Store;
+
+    fn secrets() -> [(String, Vec<u8>); 3] {
+        [("a".into(), b"correct horse\n".to_vec()), ("b".into(), vec![b'x'; 3000]), ("c".into(), b"short".to_vec())]
+    }
+
+    /// A scratch directory with a store, and the marks of the secrets.
+    fn marks(name: &str, secrets: &[(String, Vec<u8>)]) -> (std::path::PathBuf, Vec<SecretMark>) {
+        let dir = std::env::temp_dir().join(format!("rbuild-leaks-{name}-{}", std::process::id()));
+        let store = Store::open(&dir.join("store")).unwrap();
+        let marks = store.secret_marks(searched(secrets).map(|(_, value)| value)).unwrap();
+        (dir, marks)
+    }
 
     #[test]
     fn values_are_found_across_the_ends_of_pieces() {
-        let secrets = [
-            ("a".to_string(), b"correct horse\n".to_vec()),
-            ("b".to_string(), vec![b'x'; 3000]),
-            ("c".into(), b"short".to_vec()),
-        ];
-        let leaks = Leaks::new(&secrets);
+        let secrets = secrets();
+        let (dir, marks) = marks("pieces", &secrets);
+        let leaks = Leaks::new(&secrets, &marks);
+        let in_stream = |text: &[u8]| {
+            let mut search = Search { found: leaks.nothing(), window: Vec::new() };
+            search.stream(text, &|| "here".into()).unwrap();
+            search.found.first().map(|leak| leak.id)
+        };
         for at in [0, 1, CHUNK - 5, CHUNK, 2 * CHUNK - 13, 2 * CHUNK - 1, 3 * CHUNK + 17] {
             for (id, value) in [("a", &b"correct horse"[..]), ("b", &[b'x'; 3000][..])] {
                 let mut text = vec![b'.'; 4 * CHUNK];
                 text[at..at + value.len()].copy_from_slice(value);
-                assert_eq!(leaks.in_stream(&text[..]).unwrap(), Some(id), "{id} at {at}");
+                assert_eq!(in_stream(&text[..]), Some(id), "{id} at {at}");
             }
         }
-        assert_eq!(leaks.in_stream(&b"correct hors short xxxx"[..]).unwrap(), None);
-        assert!(Leaks::new(&secrets[2..]).is_empty());
+        assert_eq!(in_stream(&b"correct hors short xxxx"[..]), None);
+        assert!(Leaks::new(&secrets[2..], &[]).is_empty());
+        let _ = std::fs::remove_dir_all(dir);
+    }
+
+    #[test]
+    fn names_links_and_documents_are_looked_at() {
+        let secrets = [("t".to_string(), b"two/parts\"quoted\"".to_vec())];
+        let (dir, marks) = marks("names", &secrets);
+        let leaks = Leaks::new(&secrets, &marks);
+        let tree = dir.join("tree");
+        std::fs::create_dir_all(tree.join("in/two")).unwrap();
+        let found = |tree: &Path| leaks.in_tree(&RootDir::open(tree).unwrap()).unwrap().first().map(|leak| leak.place);
+        assert_eq!(found(&tree), None);
+        std::fs::write(tree.join("in/two/parts\"quoted\""), "").unwrap();
+        assert_eq!(found(&tree).unwrap(), "/in/two/parts\"quoted\"");
+        std::fs::remove_file(tree.join("in/two/parts\"quoted\"")).unwrap();
+        std::os::unix::fs::symlink("two/parts\"quoted\"", tree.join("link")).unwrap();
+        assert_eq!(found(&tree).unwrap(), "/link");
+        for document in ["two/parts\"quoted\"", "x=two/parts\"quoted\""] {
+            let document = serde_json::json!({"a": [{"b": document}]});
+            assert_eq!(leaks.in_document(&document), Some("t"));
+            assert_eq!(leaks.in_text(document.to_string().as_bytes()), None);
+        }
+        assert_eq!(leaks.in_document(&serde_json::json!({"two/parts\"quoted\"": 1})), Some("t"));
+        let _ = std::fs::remove_dir_all(dir);
     }
 }

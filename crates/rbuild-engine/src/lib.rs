@@ -27,6 +27,7 @@ mod mounts;
 mod places;
 mod prepare;
 mod private_key;
+mod refusal;
 mod request;
 mod schedule;
 mod steps;

@@ -10,7 +10,7 @@ use rbuild_image::{Digest, Hasher, ImageName, Platform};
 use rbuild_linux::RootDir;
 use rbuild_plan::{BaseImage, BuildGraph, ImageNeed, Parameters, Plan, Step, VertexId, plan};
 use rbuild_source::{Content, HashCache};
-use rbuild_store::{Image, Record, Store, StoreError};
+use rbuild_store::{Image, Record, SecretMark, Store, StoreError};
 
 use crate::Finished;
 use crate::error::{BuildError, Result};
@@ -19,7 +19,7 @@ use crate::export::{self, View};
 use crate::history::{self, Status};
 use crate::keys::{self, Contexts, Keys, Viewpoint};
 use crate::request::{BuildRequest, ImageForm, OutputKind, Squash};
-use crate::why;
+use crate::{leaks, refusal, why};
 
 /// What is known of a vertex before anything runs.
 #[derive(Debug, Clone)]
@@ -43,6 +43,8 @@ pub struct Prepared {
     pub(crate) contents: Vec<Vec<Content>>,
     /// Names what was built from this Dockerfile in this place.
     pub(crate) ledger: Digest,
+    /// Of the secrets whose values are looked for.
+    pub(crate) marks: Vec<SecretMark>,
     /// Images by their manifest.
     pub(crate) images: HashMap<Digest, Image>,
     /// What is known of files of the contexts; the builder has its own copy of it.
@@ -84,14 +86,15 @@ pub fn prepare(request: &BuildRequest, params: &Parameters, store: &Store, event
     let name = hashes_name(request);
     let hashes = Arc::new(HashCache::new(&store.hashes(&name)?, request.now));
     let contexts = Contexts::open(request, Viewpoint::Launcher, &hashes)?;
-    let (known, keys, contents) = look_up(&graph, store, &contexts, request.key_salt().as_deref())?;
+    let marks = store.secret_marks(leaks::searched(&request.secrets).map(|(_, value)| value))?;
+    let (known, keys, contents) = look_up(&graph, store, &contexts, request, &marks)?;
     if let Some(bytes) = hashes.bytes() {
         // Losing them costs time and nothing else.
         let _ = store.put_hashes(&name, &bytes);
     }
     let platform = graph.config.platform();
     let ledger = ledger_name(request, &name, &platform);
-    Ok(Prepared { platform, graph, known, keys, contents, images, hashes, ledger })
+    Ok(Prepared { platform, graph, known, keys, contents, marks, images, hashes, ledger })
 }
 
 /// A Dockerfile in its place, for one platform.
@@ -149,7 +152,14 @@ fn missing_image(store: &Store, need: &ImageNeed) -> BuildError {
 
 type LookedUp = (Vec<Known>, Vec<Option<Digest>>, Vec<Vec<Content>>);
 
-fn look_up(graph: &BuildGraph, store: &Store, contexts: &Contexts, salt: Option<&str>) -> Result<LookedUp> {
+fn look_up(
+    graph: &BuildGraph,
+    store: &Store,
+    contexts: &Contexts,
+    request: &BuildRequest,
+    marks: &[SecretMark],
+) -> Result<LookedUp> {
+    let salt = request.key_salt();
     let mut known: Vec<Known> = Vec::with_capacity(graph.vertices.len());
     let (mut keys, mut contents) = (Vec::new(), Vec::new());
     for vertex in &graph.vertices {
@@ -162,12 +172,16 @@ fn look_up(graph: &BuildGraph, store: &Store, contexts: &Contexts, salt: Option<
         let ready = vertex.inputs().iter().all(|i| known[*i].result().is_some());
         // A step whose inputs are open cannot be keyed, but mistakes in what it reads are told before anything runs.
         let result_of = |id: VertexId| known[id].result().unwrap_or_else(|| Digest::of(b"open"));
-        let maker = Keys { contexts, salt, result_of: &result_of };
+        let maker = Keys { contexts, salt: salt.as_deref(), result_of: &result_of };
         let taken = maker.taken(vertex)?;
         let key = maker.definition(vertex, &taken, &mut |_| ())?;
         let record = match key {
             Some(key) if ready && !vertex.ignore_cache => store.record(&key)?,
             _ => None,
+        };
+        let record = match record {
+            Some(record) => refusal::may_take(request, marks, store, &vertex.step, &record)?.then_some(record),
+            None => None,
         };
         keys.push(key.filter(|_| record.is_some()));
         contents.push(taken);
@@ -214,7 +228,7 @@ impl Prepared {
             return Ok(None);
         }
         let needs_files = |kind| matches!(kind, OutputKind::Local | OutputKind::Tar);
-        if !request.secrets.is_empty() && request.outputs.iter().any(|o| needs_files(o.kind)) {
+        if !self.is_cleared(request, store)? {
             return Ok(None);
         }
         let wants_files = request.outputs.iter().any(|o| needs_files(o.kind));

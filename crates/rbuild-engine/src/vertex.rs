@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use rbuild_image::{Digest, Hasher};
+use rbuild_linux::RootDir;
 use rbuild_plan::{CopyStep, From, Step, VertexId};
 use rbuild_source::{Changes, Content, SourceError};
 use rbuild_store::{Account, TreeId};
@@ -12,6 +13,7 @@ use crate::error::{BuildError, Result};
 use crate::event::{Event, StepOutcome};
 use crate::execute::{Done, Executor};
 use crate::keys::{self, Keys, StageFiles, source_error};
+use crate::refusal;
 use crate::why::{self, Bookkeeper};
 
 /// How often a context that changes while it is copied is copied.
@@ -102,9 +104,13 @@ impl Executor<'_> {
         let before = self.nearest[id].and_then(|key| self.store.account(&key).ok().flatten());
         let why = |changes: Option<&Changes>| tell(self.reason(id, key, account, before.as_ref(), changes));
         let made = self.make(id, taken, stage.as_ref(), before.as_ref(), &why)?;
+        let dir = RootDir::open(&made).map_err(BuildError::kernel("the step's directory"))?;
+        self.judge(id, &dir)?;
         let (created, build) = (self.request.now, self.request.build_id.as_str());
-        let result = self.result_of(id, &shared, key);
-        let again = vertex.ignore_cache && matches!(vertex.step, Step::Run(_));
+        // A command whose earlier result stays where it is.
+        let again =
+            matches!(vertex.step, Step::Run(_)) && (vertex.ignore_cache || self.store.record(&shared)?.is_some());
+        let result = self.result_of(id, &shared, key, again);
         let tree = TreeId::of_step(if again { &result } else { &shared });
         // A tree that stands may be in use, and holds the same: only what a dead process left is replaced.
         if again || self.store.record(&shared)?.is_none() {
@@ -161,7 +167,11 @@ impl Executor<'_> {
         }
         let Some(nearest) = &self.nearest[id] else { return "it was not built here before".into() };
         if nearest == key {
-            return "its earlier result is no longer in the cache".into();
+            let why = match self.store.record(key) {
+                Ok(Some(_)) => "its earlier result holds a secret that this build was not given",
+                _ => "its earlier result is no longer in the cache",
+            };
+            return why.into();
         }
         let Some(before) = before else { return "what it was built of before is no longer known".into() };
         let differences = why::differences(account, before, changes);
@@ -175,11 +185,11 @@ impl Executor<'_> {
 
     /// What later steps know this one by. A linked copy's files are the same on any parent, its file system is
     /// not; and a command that was run again on purpose need not have done the same.
-    fn result_of(&self, id: VertexId, shared: &Digest, key: &Digest) -> Digest {
+    fn result_of(&self, id: VertexId, shared: &Digest, key: &Digest, again: bool) -> Digest {
         let vertex = &self.prepared.graph.vertices[id];
         match &vertex.step {
             Step::Copy(copy) if copy.link => *key,
-            Step::Run(_) if vertex.ignore_cache => {
+            Step::Run(_) if again => {
                 let mut hasher = Hasher::new();
                 hasher.field("run again").field(shared.bytes()).field(&self.request.build_id);
                 hasher.finish()
@@ -194,7 +204,11 @@ impl Executor<'_> {
             return Ok(false);
         }
         let Some(record) = self.store.record(key)? else { return Ok(false) };
-        let result = if key == also { record.result } else { self.result_of(id, key, also) };
+        let vertex = &self.prepared.graph.vertices[id];
+        if !refusal::may_take(self.request, &self.prepared.marks, self.store, &vertex.step, &record)? {
+            return Ok(false);
+        }
+        let result = if key == also { record.result } else { self.result_of(id, key, also, false) };
         if key != also {
             self.store.put_account(also, account)?;
             self.store.put_record(also, &record.tree, &result, record.created, &self.request.build_id)?;

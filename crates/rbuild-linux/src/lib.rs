@@ -16,6 +16,7 @@ pub mod notify;
 mod owners;
 pub mod process;
 mod publish;
+mod random;
 mod rootdir;
 mod syscalls;
 
@@ -31,6 +32,7 @@ pub use mount::{
 
 pub use owners::{Recorded, owners_are_recorded, record, record_in_times, record_owners, recorded};
 pub use publish::{AtomicFile, remove_tree, sync_filesystem, write_atomic, write_durable};
+pub use random::random_bytes;
 pub use rootdir::{Entry, RootDir};
 pub use syscalls::{join_new_session_keyring, make_read_only};
 

@@ -6,11 +6,13 @@
 //!   lock                   held shared by everyone, exclusively by prune
 //!   steps.lock             one byte a step key: equal steps of several processes run once
 //!   index.lock             held while index.json is replaced
+//!   secrets.key            32 bytes that make the marks of secrets this store's own
 //!   oci-layout index.json blobs/sha256/HEX
 //!   trees/ID/fs/           one step's or one layer's files, in overlay form
 //!   trees/ID/folded.json   the files are there as that layer only, or were unpacked from it
 //!   trees/ID/leaning      what a layer takes for granted of those below it
 //!   trees/ID/listing       what a copy took from the context
+//!   trees/ID/secrets.json  which secrets were looked for in it, and which it holds
 //!   trees/ID/layer-*.json  the layers that were made of it, one a form, once something asked
 //!   trees/ID/bytes.json    how much it takes, once something asked
 //!   trees/ID/files         inodes and bytes of a copy's files, once something asked
@@ -49,6 +51,7 @@ mod parts;
 mod pile;
 mod prune;
 mod records;
+mod secrets;
 mod side_by_side;
 mod snapshots;
 mod stack;
@@ -68,6 +71,7 @@ pub use layout::{Owners, Store};
 pub use logs::{BuildLog, LayerLog, PhaseLog, StepLog};
 pub use prune::{Freed, Usage};
 pub use records::Record;
+pub use secrets::{SecretMark, Verdict};
 pub use snapshots::{Snapshots, Working};
 pub use trees::{LISTING, TreeId};
 pub use verify::Checked;

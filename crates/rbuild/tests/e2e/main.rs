@@ -28,6 +28,7 @@ mod promises;
 mod result;
 mod rungs;
 mod running;
+mod secrets;
 mod storm;
 mod surroundings;
 mod why;

@@ -1,0 +1,130 @@
+//! Refusing results that hold the value of a secret.
+//!
+//! A step's files are looked through before anybody can have them, and what was looked for and found stands beside them
+//! ([`Verdict`]). So a build that comes later, with other secrets or none, neither takes a result that holds what it was not given, nor
+//! reads again what was read.
+
+use rbuild_dockerfile::Diagnostic;
+use rbuild_linux::RootDir;
+use rbuild_plan::{BuildGraph, Step, VertexId};
+use rbuild_store::{Record, SecretMark, Store, Verdict};
+
+use crate::error::{BuildError, Result};
+use crate::execute::{Done, Executor};
+use crate::leaks::{Leak, Leaks};
+use crate::prepare::{Known, Prepared};
+use crate::request::BuildRequest;
+
+const HELP: &str = "read it from its mount each time, or give leave with --allow secret-in-image";
+
+/// Whether a build with these secrets may take a result out of the cache. What other steps than commands make follows from
+/// their inputs alone, and those were looked at.
+pub(crate) fn may_take(
+    request: &BuildRequest,
+    marks: &[SecretMark],
+    store: &Store,
+    step: &Step,
+    record: &Record,
+) -> Result<bool> {
+    let Step::Run(run) = step else { return Ok(true) };
+    Ok(request.allow_leaks || store.may_take(record, !run.secrets.is_empty(), marks)?)
+}
+
+/// For each vertex, whether a command that mounts a secret had a part in it.
+pub(crate) fn exposed(graph: &BuildGraph, leaks: &Leaks<'_>) -> Vec<bool> {
+    let mut exposed: Vec<bool> = Vec::with_capacity(graph.vertices.len());
+    for vertex in &graph.vertices {
+        let mounts = matches!(&vertex.step, Step::Run(run) if run.secrets.iter().any(|secret| leaks.has(&secret.id)));
+        let inherits = vertex.inputs().iter().any(|input| exposed.get(*input).copied().unwrap_or(true));
+        exposed.push(mounts || inherits);
+    }
+    exposed
+}
+
+impl Prepared {
+    /// The value of a secret in what the image says of its files: where, and the secret.
+    fn told_leak<'a>(&self, request: &BuildRequest, leaks: &Leaks<'a>) -> Option<(&'static str, &'a str)> {
+        let config = serde_json::to_value(&self.graph.config).unwrap_or_default();
+        let history = &self.graph.history;
+        let built = || history.iter().find_map(|entry| leaks.in_text(entry.created_by.as_bytes()));
+        if let Some(id) = leaks.in_document(&config).or_else(built) {
+            return Some(("configuration or history holds", id));
+        }
+        let mut annotations = request.annotations.iter().flat_map(|(key, value)| [key, value]);
+        let id = annotations.find_map(|text| leaks.in_text(text.as_bytes()))?;
+        Some(("annotations hold", id))
+    }
+
+    /// Whether it is known already that the result holds no value of a secret.
+    pub(crate) fn is_cleared(&self, request: &BuildRequest, store: &Store) -> Result<bool> {
+        let leaks = Leaks::new(&request.secrets, &self.marks);
+        if leaks.is_empty() || request.allow_leaks {
+            return Ok(true);
+        }
+        if self.told_leak(request, &leaks).is_some() {
+            return Ok(false);
+        }
+        let chain = std::iter::successors(Some(self.graph.target), |v| self.graph.vertices[*v].parent);
+        for id in chain {
+            if let Known::Hit(record) = &self.known[id]
+                && !store.verdict(&record.tree)?.is_some_and(|verdict| verdict.clears(&self.marks))
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Executor<'_> {
+    /// Looks for secrets in what a step made, before it is committed. Refuses it if it belongs to the result.
+    pub(crate) fn judge(&self, id: VertexId, made: &RootDir) -> Result<()> {
+        let vertex = &self.prepared.graph.vertices[id];
+        let refuses = !self.request.allow_leaks && self.chain().any(|v| v == id);
+        if self.leaks.is_empty() || !(refuses || self.exposed[id]) {
+            // A command whose secrets were not given, or are too short to be found: nothing is left open.
+            return match &vertex.step {
+                Step::Run(run) if !run.secrets.is_empty() => Ok(self.store.put_verdict(made, &Verdict::default())?),
+                _ => Ok(()),
+            };
+        }
+        let fs = made.sub("fs").map_err(BuildError::kernel("the step's directory"))?;
+        let found = self.leaks.in_tree(&fs)?;
+        match found.first().filter(|_| refuses) {
+            Some(leak) => Err(self.refusal(id, &leak)),
+            None => Ok(self.store.put_verdict(made, &found.verdict())?),
+        }
+    }
+
+    fn refusal(&self, id: VertexId, leak: &Leak<'_>) -> BuildError {
+        let Leak { id: secret, place } = leak;
+        let message = format!("the result holds the value of the secret `{secret}`: {place} has it since this step");
+        BuildError::Unmet(vec![Diagnostic::new(self.prepared.graph.vertices[id].span, message).help(HELP)])
+    }
+
+    /// Refuses a result that holds a value of a secret. Every layer of the build's own is looked at, also what comes from
+    /// the cache: the values may be others than they were then.
+    pub(crate) fn refuse_leaks(&self) -> Result<()> {
+        if self.leaks.is_empty() || self.request.allow_leaks {
+            return Ok(());
+        }
+        if let Some((told, id)) = self.prepared.told_leak(self.request, &self.leaks) {
+            let message = format!("the image's {told} the value of the secret `{id}`");
+            return Err(BuildError::Other { message, help: Some(HELP.into()) });
+        }
+        let mut chain: Vec<VertexId> = self.chain().collect();
+        chain.reverse();
+        for id in chain {
+            let Some(Done { tree: Some(tree), .. }) = self.done[id].get() else { continue };
+            if self.store.verdict(tree)?.is_some_and(|verdict| verdict.clears(&self.prepared.marks)) {
+                continue;
+            }
+            let found = self.leaks.in_tree(&self.files_of(tree)?)?;
+            self.store.add_verdict(tree, &found.verdict())?;
+            if let Some(leak) = found.first() {
+                return Err(self.refusal(id, &leak));
+            }
+        }
+        Ok(())
+    }
+}

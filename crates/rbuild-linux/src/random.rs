@@ -1,0 +1,19 @@
+//! Bytes that nobody can guess.
+
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use crate::error::{Error, Result};
+
+/// Bytes of the kernel's random number generator.
+pub fn random_bytes<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    let mut filled = 0;
+    while filled < N {
+        match getrandom(&mut bytes[filled..], GetRandomFlags::empty()) {
+            Ok(n) => filled += n,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(Error::new("getrandom", "random bytes", e)),
+        }
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,159 @@
+//! Which secrets were looked for in a tree, and which were found there.
+//!
+//! A value is known by a digest that is keyed with bytes of this store alone: without them it tells nobody anything, not
+//! even about a value that could be guessed.
+
+use std::ffi::OsStr;
+use std::io::Write;
+
+use rbuild_image::{Digest, Hasher};
+use rbuild_linux::{AtomicFile, RootDir, random_bytes};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::layout::{Store, document};
+use crate::records::Record;
+use crate::trees::TreeId;
+
+/// Stands for the value of a secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SecretMark(Digest);
+
+/// What is known of secrets in a tree. It stands beside the tree's files.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// Looked for, and not there.
+    pub absent: Vec<SecretMark>,
+    /// Found.
+    pub held: Vec<SecretMark>,
+}
+
+const NOTE: &str = "secrets.json";
+const KEY: &str = "secrets.key";
+const KEY_LENGTH: usize = 32;
+/// Tokens that live for one build come in any number; a forgotten one is looked for again.
+const MOST_ABSENT: usize = 32;
+
+impl Verdict {
+    /// Whether all of these were looked for, and none is there.
+    pub fn clears(&self, marks: &[SecretMark]) -> bool {
+        marks.iter().all(|mark| self.absent.contains(mark)) && !self.held.iter().any(|mark| marks.contains(mark))
+    }
+
+    fn add(&mut self, more: &Verdict) {
+        self.absent.retain(|mark| !more.held.contains(mark));
+        for (known, new) in [(&mut self.absent, &more.absent), (&mut self.held, &more.held)] {
+            known.retain(|mark| !new.contains(mark));
+            known.extend(new);
+        }
+        self.absent.drain(..self.absent.len().saturating_sub(MOST_ABSENT));
+    }
+}
+
+impl Store {
+    /// The marks of values, in their order. Makes the store's key if there is none.
+    pub fn secret_marks<'v>(&self, values: impl Iterator<Item = &'v [u8]>) -> Result<Vec<SecretMark>> {
+        let mut values = values.peekable();
+        if values.peek().is_none() {
+            return Ok(Vec::new());
+        }
+        let key = self.secret_key()?;
+        let mark = |value: &[u8]| {
+            let mut hasher = Hasher::new();
+            hasher.field("secret 1").field(&key).field(value);
+            SecretMark(hasher.finish())
+        };
+        Ok(values.map(mark).collect())
+    }
+
+    fn secret_key(&self) -> Result<Vec<u8>> {
+        let name = OsStr::new(KEY);
+        loop {
+            match self.root.read(name, KEY_LENGTH as u64) {
+                Ok(key) if key.len() == KEY_LENGTH => return Ok(key),
+                // A power cut left it; what was marked with it is looked at again.
+                Ok(_) => self.root.remove_file(name)?,
+                Err(e) if e.is_not_found() => {}
+                Err(e) => return Err(e.into()),
+            }
+            let mut file = AtomicFile::create(&self.root, 0o600)?;
+            let failed = |e| rbuild_linux::Error::new("write", KEY, e);
+            file.write_all(&random_bytes::<KEY_LENGTH>()?).map_err(failed)?;
+            file.file().sync_all().map_err(failed)?;
+            // By a link: the key of another process that came first stays.
+            match self.root.hard_link(&self.root, file.temp_name(), name) {
+                Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(e.into()),
+                _ => {}
+            }
+        }
+    }
+
+    /// What is known of secrets in a tree; `None` if nobody ever looked.
+    pub fn verdict(&self, tree: &TreeId) -> Result<Option<Verdict>> {
+        self.read_if_whole(&format!("trees/{}/{NOTE}", tree.name()))
+    }
+
+    /// Writes the verdict beside the files of a tree in the making.
+    pub fn put_verdict(&self, made: &RootDir, verdict: &Verdict) -> Result<()> {
+        self.put_note(made, NOTE, &document(NOTE, verdict)?)
+    }
+
+    /// Adds to what is known of a tree.
+    pub fn add_verdict(&self, tree: &TreeId, more: &Verdict) -> Result<()> {
+        let mut hasher = Hasher::new();
+        hasher.field("verdict").field(tree.name());
+        let _alone = self.lock_step(&hasher.finish())?;
+        let before = self.verdict(tree)?;
+        let mut after = before.clone().unwrap_or_default();
+        after.add(more);
+        match before == Some(after.clone()) {
+            true => Ok(()),
+            false => self.write(&format!("trees/{}", tree.name()), NOTE, &after),
+        }
+    }
+
+    /// Whether a build that was given these secrets may take the result of a command that mounts some (`mounts_any`): a
+    /// result that holds the value of another secret, or that nobody looked through, would hand on what this build was not given.
+    pub fn may_take(&self, record: &Record, mounts_any: bool, given: &[SecretMark]) -> Result<bool> {
+        Ok(match self.verdict(&record.tree)? {
+            Some(verdict) => verdict.held.iter().all(|mark| given.contains(mark)),
+            None => !mounts_any,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mark(n: u8) -> SecretMark {
+        SecretMark(Digest::of(&[n]))
+    }
+
+    #[test]
+    fn the_last_look_counts_and_found_secrets_are_never_forgotten() {
+        let mut verdict = Verdict { absent: vec![mark(1)], held: vec![mark(2)] };
+        assert!(verdict.clears(&[mark(1)]) && !verdict.clears(&[mark(1), mark(2)]) && !verdict.clears(&[mark(3)]));
+        for n in 10..100 {
+            verdict.add(&Verdict { absent: vec![mark(n)], held: Vec::new() });
+        }
+        assert_eq!((verdict.absent.len(), &verdict.held[..]), (MOST_ABSENT, &[mark(2)][..]));
+        assert!(verdict.clears(&[mark(99)]) && !verdict.clears(&[mark(10)]));
+        verdict.add(&Verdict { absent: Vec::new(), held: vec![mark(99)] });
+        assert!(!verdict.clears(&[mark(99)]));
+    }
+
+    #[test]
+    fn marks_differ_from_store_to_store() {
+        let dir = std::env::temp_dir().join(format!("rbuild-secrets-{}", std::process::id()));
+        let marks = |name: &str| {
+            let store = Store::open(&dir.join(name)).unwrap();
+            store.secret_marks([&b"hunter2"[..], b"other"].into_iter()).unwrap()
+        };
+        let (first, again, second) = (marks("a"), marks("a"), marks("b"));
+        let _ = std::fs::remove_dir_all(&dir);
+        assert_eq!(first, again);
+        assert!(first[0] != first[1] && first[0] != second[0]);
+    }
+}

@@ -1,0 +1,117 @@
+//! A result that holds a secret is refused, whichever way it is there; and what was refused once is in no later build.
+
+use crate::lab::Lab;
+
+/// Writes what a command sees of the secret into `/o`.
+const LEAK: &str = "RUN --mount=type=secret,id=token cat /run/secrets/token > /o 2>/dev/null || echo none > /o\n";
+const TOKEN: [&str; 2] = ["--secret", "id=token,src=token"];
+
+fn lab() -> Lab {
+    let lab = Lab::new();
+    lab.write("token", "hunter2-and-more\n").write("other", "another-value\n").write(".dockerignore", "token\nother\n");
+    lab
+}
+
+fn local(lab: &Lab) -> String {
+    format!("type=local,dest={}", lab.path("out").display())
+}
+
+#[test]
+fn a_refused_result_does_not_come_out_of_the_next_build() {
+    let lab = lab();
+    let out = local(&lab);
+    let file = format!("FROM busybox\n{LEAK}RUN cp /o /copy\n");
+    for _ in 0..2 {
+        lab.build(&file, &[&TOKEN[..], &["-t", "x"]].concat()).fails(1, &["the secret `token`: /o", "Dockerfile:2:1"]);
+    }
+    // Without the secret the command runs, and what stood on its result does so too.
+    assert_eq!(lab.build(&file, &["-o", &out]).ok().steps(), (2, 0));
+    assert_eq!((lab.read("out/o"), lab.read("out/copy")), ("none\n".into(), "none\n".into()));
+    assert_eq!(lab.build(&file, &["-t", "x"]).ok().steps(), (0, 2));
+}
+
+#[test]
+fn leave_for_one_build_is_no_leave_for_the_next() {
+    let lab = lab();
+    let out = local(&lab);
+    let file = format!("FROM busybox\n{LEAK}RUN cp /o /copy\n");
+    lab.build(&file, &[&TOKEN[..], &["--allow", "secret-in-image", "-t", "x"]].concat()).ok();
+    assert_eq!(lab.build(&file, &[&TOKEN[..], &["--allow", "secret-in-image"]].concat()).ok().steps(), (0, 2));
+    lab.build(&file, &TOKEN).fails(1, &["the secret `token`: /o"]);
+    lab.build(&file, &["--secret", "id=token,src=other"]).fails(1, &["the secret `token`: /o"]);
+    assert_eq!(lab.build(&file, &["-o", &out]).ok().steps(), (2, 0));
+    assert_eq!((lab.read("out/o"), lab.read("out/copy")), ("none\n".into(), "none\n".into()));
+}
+
+#[test]
+fn what_a_stage_holds_is_for_builds_with_the_secret_only() {
+    let lab = lab();
+    let out = local(&lab);
+    let copied = "FROM busybox AS between\nCOPY --from=first /o /between/o\n";
+    let mounted = "FROM busybox AS mounted\nRUN --mount=from=first,target=/m cp /m/o /o\n";
+    let last = "FROM busybox\nRUN --mount=from=between,target=/b --mount=from=mounted,target=/m test -s /b/between/o && test -s /m/o\n";
+    let file = format!("FROM busybox AS first\n{LEAK}{copied}{mounted}{last}");
+    lab.build(&file, &TOKEN).ok();
+    assert_eq!(lab.build(&file, &TOKEN).ok().steps(), (0, 4));
+    for target in ["first", "between", "mounted"] {
+        lab.build(&file, &[&TOKEN[..], &["--target", target]].concat()).fails(1, &["the secret `token`: /"]);
+    }
+    for (target, path) in [("first", "out/o"), ("between", "out/between/o"), ("mounted", "out/o")] {
+        lab.build(&file, &["--target", target, "-o", &out]).ok();
+        assert_eq!(lab.read(path), "none\n", "{target}");
+        let _ = std::fs::remove_dir_all(lab.path("out"));
+    }
+}
+
+#[test]
+fn an_image_from_the_cache_is_looked_through_for_the_secrets_of_today() {
+    let lab = lab();
+    let file = "FROM busybox\nARG V\nRUN echo $V > /o\n";
+    let value = ["--build-arg", "V=hunter2-and-more", "-t", "x"];
+    lab.build(file, &value).ok();
+    for _ in 0..2 {
+        lab.build(file, &[&value[..], &TOKEN].concat()).fails(1, &["the value of the secret `token`"]);
+    }
+    let copied = "FROM busybox\nCOPY token /o\n";
+    lab.write(".dockerignore", "");
+    lab.build(copied, &["-t", "x"]).ok();
+    for _ in 0..2 {
+        lab.build(copied, &[&TOKEN[..], &["-t", "x"]].concat()).fails(1, &["the secret `token`: /o", "Dockerfile:2:1"]);
+    }
+    // Of another secret there is nothing in it, which is found out once.
+    for _ in 0..2 {
+        let ran = lab.build(copied, &["--secret", "id=t,src=other", "-t", "x"]).ok();
+        assert_eq!(ran.steps(), (0, 1));
+    }
+}
+
+#[test]
+fn labels_annotations_names_and_attributes_are_looked_at() {
+    let lab = lab();
+    lab.write("key", "-----BEGIN KEY-----\n\"quoted\" \\ and more\n-----END KEY-----\n");
+    let key = ["--secret", "id=key,src=key"];
+    let label = "FROM busybox\nLABEL k=\"-----BEGIN KEY-----\\n\\\"quoted\\\" \\\\ and more\\n-----END KEY-----\"\n";
+    let env = "FROM busybox\nENV K=hunter2-and-more\n";
+    let name = "FROM busybox\nLABEL hunter2-and-more=x\n";
+    for (file, secret) in [(env, TOKEN), (name, TOKEN)] {
+        lab.build(file, &secret).fails(1, &["the value of the secret `token`"]);
+    }
+    lab.sh("printf 'FROM busybox\\nARG K\\nLABEL k=$K\\n' > Dockerfile").ok();
+    let arg = format!("K={}", lab.read("ctx/key").trim_end());
+    lab.rbuild(["build", "--build-arg", &arg, key[0], key[1]]).fails(1, &["the value of the secret `key`"]);
+    lab.build(label, &TOKEN).ok();
+    let annotated = ["--annotation", "a=hunter2-and-more"];
+    lab.build("FROM busybox\n", &[&TOKEN[..], &annotated].concat()).fails(1, &["annotations", "`token`"]);
+    lab.build("FROM busybox\n", &annotated).ok();
+    lab.build("FROM busybox\n", &[&TOKEN[..], &annotated].concat()).fails(1, &["annotations", "`token`"]);
+    let run = "FROM busybox\nRUN --mount=type=secret,id=token";
+    let named = format!("{run} mkdir /d && touch \"/d/x-$(cat /run/secrets/token)-x\"\n");
+    let linked = format!("{run} ln -s \"/x-$(cat /run/secrets/token)\" /l\n");
+    lab.build(&named, &TOKEN).fails(1, &["the secret `token`: /d/x-"]);
+    lab.build(&linked, &TOKEN).fails(1, &["the secret `token`: /l"]);
+    lab.write("f", "x").write("d/in/f", "x");
+    lab.sh("python3 -c \"import os; os.setxattr('f', 'user.a', b'<hunter2-and-more>'); os.setxattr('d/in', 'user.b', b'hunter2-and-more')\"")
+        .ok();
+    lab.build("FROM busybox\nCOPY f /f\n", &TOKEN).fails(1, &["the attribute user.a of /f"]);
+    lab.build("FROM busybox\nCOPY d /d\n", &TOKEN).fails(1, &["the attribute user.b of /d/in"]);
+}
