@@ -62,6 +62,16 @@ const SIGN_REQUEST: u8 = 13;
 const SIGN_RESPONSE: u8 = 14;
 const RSA_SHA2_256: u32 = 2;
 
+/// Whether a command may have a message answered: it asks for the keys, or for a signature.
+pub(crate) fn is_passed_on(message: &[u8]) -> bool {
+    matches!(message.first(), Some(&(REQUEST_IDENTITIES | SIGN_REQUEST)))
+}
+
+/// The answer to what is not done.
+pub(crate) fn refusal() -> Vec<u8> {
+    vec![FAILURE]
+}
+
 /// The answer to one message, both without their lengths. What is not understood is refused.
 pub(crate) fn reply(message: &[u8], keys: &[PrivateKey]) -> Vec<u8> {
     let answer = match message.split_first() {
@@ -69,7 +79,7 @@ pub(crate) fn reply(message: &[u8], keys: &[PrivateKey]) -> Vec<u8> {
         Some((&SIGN_REQUEST, rest)) => sign(rest, keys),
         _ => None,
     };
-    answer.unwrap_or_else(|| vec![FAILURE])
+    answer.unwrap_or_else(refusal)
 }
 
 fn identities(keys: &[PrivateKey]) -> Option<Vec<u8>> {

@@ -113,19 +113,25 @@ fn ssh_add() -> Vec<&'static str> {
     [&program, loader].concat()
 }
 
-#[test]
-fn an_agent_is_passed_on_and_gone_afterwards() {
-    let lab = Lab::new();
+/// Keys of each kind in the context, and an agent that holds one of them, with its socket.
+fn agent_with_a_key(lab: &Lab) -> (Running, std::path::PathBuf) {
     lab.sh("for t in ed25519 rsa ecdsa; do ssh-keygen -q -t $t -N '' -C by-$t -f $t; done").ok();
     let socket = lab.path("sock");
     let agent = std::process::Command::new("ssh-agent")
         .args(["-D", "-a", socket.to_str().unwrap()])
         .stdout(std::process::Stdio::null())
         .spawn();
-    let _agent = Running(agent.unwrap());
+    let agent = Running(agent.unwrap());
     lab.sh("n=0; while [ ! -S $LAB/sock ]; do sleep 0.05; n=$((n+1)); [ $n -lt 100 ] || exit 1; done
             SSH_AUTH_SOCK=$LAB/sock ssh-add -q ed25519")
         .ok();
+    (agent, socket)
+}
+
+#[test]
+fn an_agent_is_passed_on_and_gone_afterwards() {
+    let lab = Lab::new();
+    let (_agent, socket) = agent_with_a_key(&lab);
     let tools = ssh_add();
     let ask = "COPY *.pub /\nRUN --mount=type=ssh,uid=5,mode=0660 echo $SSH_AUTH_SOCK > /o; \
                stat -c '%u %a %F' $SSH_AUTH_SOCK >> /o; /ssh-add -L >> /o; /ssh-add -T /ed25519.pub";
@@ -152,6 +158,25 @@ fn an_agent_is_passed_on_and_gone_afterwards() {
     lab.build("FROM busybox\nRUN --mount=type=ssh,required true\n", &[]).fails(1, &["--ssh default", "Dockerfile:2"]);
     let no_agent = lab.command(["build", "--ssh", "default"]).env_remove("SSH_AUTH_SOCK").output().unwrap();
     assert!(String::from_utf8_lossy(&no_agent.stderr).contains("there is no SSH_AUTH_SOCK"));
+}
+
+#[test]
+fn an_agent_is_for_listing_and_signing_only() {
+    let lab = Lab::new();
+    let (_agent, socket) = agent_with_a_key(&lab);
+    // Not emptied, no key taken away or added, no library loaded.
+    let change = "COPY ed25519* rsa* /\nRUN --mount=type=ssh chmod 600 /rsa; \
+                  for o in -D '-d /ed25519.pub' /rsa '-s /lib/none.so' '-e /lib/none.so'; do \
+                  if /ssh-add $o 2>/dev/null </dev/null; then exit 1; fi; done; /ssh-add -L > /o && /ssh-add -T /ed25519.pub";
+    lab.write("Dockerfile", format!("FROM busybox\n{change}\n"));
+    let out = lab.path("out");
+    let args = [&["build", "--ssh", "default", "--output", out.to_str().unwrap()], &ssh_add()[..]].concat();
+    let ran = lab.command(args).env("SSH_AUTH_SOCK", &socket).output().unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    let after = lab.sh("SSH_AUTH_SOCK=$LAB/sock ssh-add -L").ok().stdout;
+    for listed in [lab.read("out/o"), after] {
+        assert!(listed.ends_with(" by-ed25519\n") && listed.lines().count() == 1, "{listed}");
+    }
 }
 
 #[test]
