@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rbuild_image::{Digest, MediaType, Platform, REF_NAME, Reference, descriptor, digest_of};
 use rbuild_layer::{Decoder, TarEntry, TarReader, TarWriter};
-use rbuild_linux::{AtomicFile, RootDir, write_atomic};
+use rbuild_linux::{AtomicFile, Destination, Directory, RootDir, write_atomic};
 use rbuild_store::{Image, PackedLayer, Store};
 use serde_json::{Value, json};
 
@@ -31,7 +31,7 @@ pub struct Saved {
     pub names: Vec<Reference>,
 }
 
-/// Writes the images with their names to a destination, whole or not at all.
+/// Writes the images with their names to a destination, which is published by whoever opened it.
 ///
 /// Layers among `known` are left out: whoever loads the archive has them. `moved` counts bytes of blobs.
 pub fn save_to(
@@ -39,7 +39,7 @@ pub fn save_to(
     images: &[Saved],
     known: &BTreeSet<Digest>,
     format: ArchiveFormat,
-    dest: &crate::Destination,
+    dest: &Destination,
     moved: &AtomicU64,
 ) -> Result<()> {
     crate::export::write(dest, |out| save(store, images, known, format, out, moved))
@@ -135,13 +135,10 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    pub(crate) fn open(dest: &crate::Destination) -> Result<Layout> {
-        let crate::Destination::Path { base, rest } = dest else {
-            return Err(BuildError::other("a directory of images needs a path to write to"));
-        };
-        let shown = base.label().join(rest);
+    pub(crate) fn open(dest: &Directory) -> Result<Layout> {
+        let shown = dest.path();
         let fail = || BuildError::kernel(format!("writing the layout {}", shown.display()));
-        let root = base.create_dir_all(rest, 0o755, None, |_| ()).map_err(fail())?;
+        let root = dest.base.create_dir_all(&dest.rest, 0o755, None, |_| ()).map_err(fail())?;
         let blobs = root.create_dir_all("blobs/sha256", 0o755, None, |_| ()).map_err(fail())?;
         Ok(Layout { root, blobs })
     }
@@ -152,7 +149,7 @@ pub fn save_directory(
     store: &Store,
     images: &[Saved],
     known: &BTreeSet<Digest>,
-    dest: &crate::Destination,
+    dest: &Directory,
     moved: &AtomicU64,
 ) -> Result<()> {
     check_layers(store, images, known)?;

@@ -1,26 +1,47 @@
 //! Files out of an image, without a container.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use rbuild_layer::{Deletions, Times, TreePacker};
-use rbuild_linux::{AtomicFile, Kind, RootDir, Stat, copy_file};
-use rbuild_plan::{CopyStep, From};
+use rbuild_linux::{Destination, Directory, Kind, RootDir, Stat, copy_contents, copy_file, set_file_time};
 use rbuild_sandbox::Builder;
-use rbuild_source::{Owner, SourceTree};
 use rbuild_store::{Image, Store, Workspace};
 
-use crate::copy::{Reason, Terms, copy};
 use crate::error::{BuildError, Result};
 use crate::execute::snapshots;
-use crate::local;
+use crate::{export, local};
 
-/// Where copied files go.
+/// Where copied files go, by what is there before.
 pub enum CopyTarget {
-    /// A tar.
-    Tar(File),
-    /// `rest` below an open directory, as cp(1) means its last argument.
-    Place { base: RootDir, rest: PathBuf, ends_with_slash: bool },
+    /// A tar of what is copied.
+    Tar(Destination),
+    /// A directory: what is copied goes into it.
+    Into(RootDir),
+    /// A file of whatever kind.
+    Over(Destination),
+    /// Nothing: a file is written, a directory is made. No file may be made where the path ends in a slash.
+    New { file: Option<Destination>, directory: Directory },
+}
+
+/// What [`copy_out`] made of its target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CopiedTo {
+    /// The target's file, which is to be published by whoever opened it.
+    File,
+    /// Something that has its place already.
+    Place,
+}
+
+/// One thing of an image.
+struct Source<'a> {
+    view: &'a RootDir,
+    path: PathBuf,
+    stat: Stat,
+    /// The name under which it goes into a directory.
+    name: OsString,
+    contents_only: bool,
 }
 
 /// Copies `path` of the image; needs to be root of the store's namespace. A directory goes into an existing
@@ -32,15 +53,15 @@ pub fn copy_out(
     follow: bool,
     target: &CopyTarget,
     builder: &Builder,
-) -> Result<()> {
+) -> Result<CopiedTo> {
     let work = Workspace::open(store)?;
     let (trees, _) = store.unpack_image(&work, image, "cp")?;
     let view = snapshots(builder, &work)?.view(store, &work, &trees)?;
     let fail = || BuildError::kernel("the image's files");
     let contents_only = path.ends_with("/.") || path == ".";
-    let wanted = PathBuf::from("/").join(path.trim_start_matches('/'));
-    let wanted =
-        if follow || contents_only || path.ends_with('/') { view.resolve(&wanted).map_err(fail())? } else { wanted };
+    let asked = PathBuf::from("/").join(path.trim_start_matches('/'));
+    let follows = follow || contents_only || path.ends_with('/');
+    let wanted = if follows { view.resolve(&asked).map_err(fail())? } else { asked.clone() };
     let stat = match view.stat(&wanted) {
         Ok(stat) => stat,
         Err(e) if e.is_not_found() => {
@@ -51,87 +72,154 @@ pub fn copy_out(
         }
         Err(e) => return Err(fail()(e)),
     };
+    if path.ends_with('/') && stat.kind != Kind::Dir {
+        return Err(BuildError::other(format!("{path} is no directory in the image")));
+    }
+    // What a link leads to has the link's name.
+    let name = asked.file_name().or(wanted.file_name()).unwrap_or_default().to_os_string();
+    let source = Source { view: &view, path: wanted, stat, name, contents_only };
     match target {
-        CopyTarget::Tar(file) => tar(&view, &wanted, &work, file),
-        CopyTarget::Place { base, rest, ends_with_slash } => {
-            place(&view, &wanted, &stat, contents_only, (base, rest, *ends_with_slash))
-        }
+        CopyTarget::Tar(dest) => source.tar(dest).map(|()| CopiedTo::File),
+        CopyTarget::Into(dir) => source.copy_into(dir).map(|()| CopiedTo::Place),
+        CopyTarget::Over(dest) => source.copy_over(dest),
+        CopyTarget::New { file, directory } => source.copy_new(file.as_ref(), directory),
     }
 }
 
-/// One entry under its own name, with all that is in it.
-fn tar(view: &RootDir, wanted: &Path, work: &Workspace, file: &File) -> Result<()> {
-    let (_, dir) = work.new_dir()?;
-    let source = wanted.to_string_lossy().into_owned();
-    let name = wanted.file_name().map_or_else(|| "/".into(), |n| format!("/{}", n.to_string_lossy()));
-    let is_dir = matches!(view.stat_follow(wanted), Ok(s) if s.kind == Kind::Dir);
-    let step = CopyStep {
-        from: From::Context,
-        sources: vec![source],
-        source_spans: vec![Default::default()],
-        dest: if is_dir { name } else { "/".into() },
-        dest_is_dir: true,
-        ..CopyStep::default()
-    };
-    let tree = SourceTree { root: view, ignore: None, exclude: None, owner: Owner::AsIs, hashes: None };
-    copy(&step, Some(&tree), &dir, Terms::default(), None).map_err(|e| match e.reason {
-        Reason::Kernel(source) => BuildError::Kernel { what: "copying".into(), source },
-        Reason::Source(e) => BuildError::other(e.to_string()),
-        Reason::Layer(e) => BuildError::other(e.to_string()),
-        Reason::Text(text) => BuildError::other(text),
-    })?;
-    let mut out = file;
-    let mut tar = TreePacker::new(Deletions::None, &mut out);
-    let packed = tar.pack(&dir, Path::new(""), Times::AsIs).and_then(|()| tar.finish());
-    packed.map_err(BuildError::layer("the tar"))
+fn writing(shown: &Path) -> impl FnOnce(rbuild_linux::Error) -> BuildError + use<> {
+    BuildError::kernel(format!("writing {}", shown.display()))
 }
 
-fn place(
-    view: &RootDir,
-    wanted: &Path,
-    stat: &Stat,
-    contents_only: bool,
-    (base, rest, ends_with_slash): (&RootDir, &Path, bool),
-) -> Result<()> {
-    let shown = base.label().join(rest);
-    let fail = || BuildError::kernel(format!("writing {}", shown.display()));
-    let existing = base.stat_follow(rest).ok().map(|s| s.kind);
-    let name = wanted.file_name().map(PathBuf::from).unwrap_or_default();
-    let rest = match existing {
-        Some(Kind::Dir) if !contents_only => rest.join(&name),
-        _ => rest.to_path_buf(),
-    };
-    if stat.kind == Kind::Dir {
-        if existing.is_some_and(|kind| kind != Kind::Dir) {
-            return Err(BuildError::other(format!("{} is a file, and the image has a directory", shown.display())));
-        }
-        let dest = base.create_dir_all(&rest, 0o755, None, |_| ()).map_err(fail())?;
-        return local::export(&view.sub(wanted).map_err(fail())?, &dest, None);
+impl Source<'_> {
+    fn is_dir(&self) -> bool {
+        self.stat.kind == Kind::Dir
     }
-    if ends_with_slash && existing.is_none() {
-        return Err(BuildError::Other {
-            message: format!("the directory {} does not exist", shown.display()),
-            help: Some("make it first, or leave the slash out".into()),
-        });
+
+    /// One entry under its own name, with all that is in it.
+    fn tar(&self, dest: &Destination) -> Result<()> {
+        export::write(dest, |out| {
+            let mut tar = TreePacker::new(Deletions::None, out);
+            let (dir, name) = self.view.parent(&self.path).map_err(BuildError::kernel("the image's files"))?;
+            let packed = if self.contents_only || name.is_empty() {
+                let dir = self.view.sub(&self.path).map_err(BuildError::kernel("the image's files"))?;
+                tar.pack(&dir, Path::new(""), Times::AsIs)
+            } else {
+                tar.pack_entry(&dir, &name, Times::AsIs)
+            };
+            packed.and_then(|()| tar.finish()).map_err(BuildError::layer("the tar"))
+        })
     }
-    let dir = base.sub(rest.parent().unwrap_or(Path::new(""))).map_err(fail())?;
-    let target = rest.file_name().unwrap_or_default();
-    let (source, source_name) = view.parent(wanted).map_err(fail())?;
-    match stat.kind {
-        Kind::File => {
-            let mut file = AtomicFile::create(&dir, 0o600).map_err(fail())?;
-            copy_file(&source.open_name(&source_name).map_err(fail())?, stat, file.file()).map_err(fail())?;
-            dir.chmod(file.temp_name(), stat.mode).map_err(fail())?;
-            dir.set_mtime(file.temp_name(), stat.mtime).map_err(fail())?;
-            file.publish(target).map_err(fail())
+
+    fn copy_into(&self, dir: &RootDir) -> Result<()> {
+        if !self.is_dir() {
+            return self.put(dir, &self.name);
         }
-        Kind::Symlink => {
-            if existing.is_some() {
-                dir.remove_file(target).map_err(fail())?;
+        if self.contents_only || self.name.is_empty() {
+            return self.merge(dir);
+        }
+        let shown = dir.label().join(&self.name);
+        if matches!(dir.stat_follow(&self.name), Ok(there) if there.kind != Kind::Dir) {
+            return Err(over_file(&shown));
+        }
+        self.merge(&dir.create_dir_all(&self.name, 0o755, None, |_| ()).map_err(writing(&shown))?)
+    }
+
+    fn copy_over(&self, dest: &Destination) -> Result<CopiedTo> {
+        match (self.stat.kind, dest.place()) {
+            (Kind::Dir, _) => Err(over_file(&dest.path())),
+            (Kind::Symlink, Some((dir, rest))) => {
+                let (dir, name) = dir.parent(rest).map_err(writing(&dest.path()))?;
+                self.put(&dir, &name).map(|()| CopiedTo::Place)
             }
-            let link = source.read_link(&source_name).map_err(fail())?;
-            dir.create_symlink(&link, target).map_err(fail())
+            (Kind::Symlink, None) => Err(not_replaced(&dest.path())),
+            _ => self.write(dest).map(|()| CopiedTo::File),
         }
-        _ => Err(BuildError::other(format!("{} is neither a file nor a directory nor a link", wanted.display()))),
+    }
+
+    fn copy_new(&self, file: Option<&Destination>, directory: &Directory) -> Result<CopiedTo> {
+        let Directory { base, rest } = directory;
+        let shown = directory.path();
+        if self.is_dir() {
+            let dir = base.create_dir_all(rest, 0o755, None, |_| ()).map_err(writing(&shown))?;
+            return self.merge(&dir).map(|()| CopiedTo::Place);
+        }
+        match file {
+            None => Err(BuildError::Other {
+                message: format!("the directory {} does not exist", shown.display()),
+                help: Some("make it first, or leave the slash out".into()),
+            }),
+            Some(_) if self.stat.kind == Kind::Symlink => self.put(base, rest.as_os_str()).map(|()| CopiedTo::Place),
+            Some(dest) => {
+                self.write(dest)?;
+                dest.set_mode(self.stat.mode).map_err(writing(&shown))?;
+                Ok(CopiedTo::File)
+            }
+        }
+    }
+
+    fn open(&self) -> Result<File> {
+        let fail = || BuildError::kernel("the image's files");
+        if self.stat.kind != Kind::File {
+            return Err(BuildError::other(format!(
+                "{} is neither a file nor a directory nor a link",
+                self.path.display()
+            )));
+        }
+        let (dir, name) = self.view.parent(&self.path).map_err(fail())?;
+        dir.open_name(&name).map_err(fail())
+    }
+
+    fn write(&self, dest: &Destination) -> Result<()> {
+        let (from, to) = (self.open()?, export::begin(dest)?);
+        if dest.place().is_none() {
+            let copied = copy_contents(&from, to);
+            return copied.map(drop).map_err(BuildError::io(format!("writing {}", dest.path().display())));
+        }
+        copy_file(&from, &self.stat, to).map_err(writing(&dest.path()))?;
+        set_file_time(to, self.stat.mtime).map_err(writing(&dest.path()))
+    }
+
+    /// A file or a link as a direct child of a directory. A device or a fifo that is there is written and not replaced.
+    fn put(&self, dir: &RootDir, name: &OsStr) -> Result<()> {
+        let shown = dir.label().join(name);
+        let there = dir.stat_name(name).ok().map(|stat| stat.kind);
+        match (self.stat.kind, there) {
+            (_, Some(Kind::Dir)) => {
+                Err(BuildError::other(format!("{} is a directory, and the image has a file", shown.display())))
+            }
+            (Kind::Symlink, None | Some(Kind::File | Kind::Symlink)) => {
+                let fail = || BuildError::kernel("the image's files");
+                let (from, from_name) = self.view.parent(&self.path).map_err(fail())?;
+                let target = from.read_link(&from_name).map_err(fail())?;
+                local::replace(dir, &shown, name, |dir, temp| dir.create_symlink(&target, temp))
+            }
+            (Kind::Symlink, Some(_)) => Err(not_replaced(&shown)),
+            (_, Some(Kind::CharDevice | Kind::BlockDevice | Kind::Fifo | Kind::Socket)) => Err(not_replaced(&shown)),
+            (_, None | Some(Kind::File | Kind::Symlink)) => {
+                let from = self.open()?;
+                let mut file = rbuild_linux::AtomicFile::create(dir, 0o600).map_err(writing(&shown))?;
+                copy_file(&from, &self.stat, file.file()).map_err(writing(&shown))?;
+                file.finish(self.stat.mode, self.stat.mtime, name).map_err(writing(&shown))
+            }
+        }
+    }
+
+    fn merge(&self, dir: &RootDir) -> Result<()> {
+        let from = self.view.sub(&self.path).map_err(BuildError::kernel("the image's files"))?;
+        local::export(&from, dir, None)
+    }
+}
+
+fn over_file(shown: &Path) -> BuildError {
+    BuildError::Other {
+        message: format!("{} is a file, and the image has a directory", shown.display()),
+        help: Some("give a directory, or the path of one to be made".into()),
+    }
+}
+
+fn not_replaced(shown: &Path) -> BuildError {
+    BuildError::Other {
+        message: format!("{} is no regular file and is not replaced", shown.display()),
+        help: Some("give its own path to write into it, or choose another place".into()),
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use rbuild_image::Digest;
-use rbuild_linux::AtomicFile;
+use rbuild_linux::{AtomicFile, Destination, Directory};
 use rbuild_store::{PackedLayer, TreeId};
 
 use crate::archive::{self, ArchiveFormat, Layout, Saved, Writer};
@@ -15,42 +15,45 @@ use crate::error::{BuildError, Result};
 use crate::event::Event;
 use crate::execute::Executor;
 use crate::export;
-use crate::request::{Output, OutputKind};
+use crate::request::{Output, OutputKind, Target};
 
 /// Writes the image of a finished build to an output that is direct; gives its id and manifest.
 pub(crate) fn export(build: &Executor<'_>, output: &Output) -> Result<(Digest, Digest)> {
     let started = Instant::now();
-    let made = match output.kind {
-        OutputKind::OciDirectory => layout(build, output)?,
-        OutputKind::DockerArchive => archive(build, output, ArchiveFormat::Docker)?,
-        _ => archive(build, output, ArchiveFormat::Oci)?,
+    let made = match (&output.target, output.kind) {
+        (Target::Directory(dir), _) => layout(build, output, dir)?,
+        (Target::File(dest), OutputKind::DockerArchive) => archive(build, output, dest, ArchiveFormat::Docker)?,
+        (Target::File(dest), _) => archive(build, output, dest, ArchiveFormat::Oci)?,
+        (Target::Store, _) => return Err(BuildError::other("an output to the store is not written directly")),
     };
     let seconds = started.elapsed().as_secs_f64();
     build.events.send(Event::Phase { text: "writing the archive".into(), seconds });
     Ok(made)
 }
 
-fn archive(build: &Executor<'_>, output: &Output, format: ArchiveFormat) -> Result<(Digest, Digest)> {
-    let mut made = None;
-    export::create(&output.dest, |file| {
-        let mut archive = Writer::begin(file)?;
-        let mut packed = Vec::new();
-        for tree in assemble::own_trees(build) {
-            packed.push(archive.layer(|out| pack(build, output, &tree, out))?);
-        }
-        let saved = saved(build, output, &packed)?;
-        made = Some((saved.images[0].id, saved.images[0].manifest_digest));
-        archive::check_layers(build.store, std::slice::from_ref(&saved), &BTreeSet::new())?;
-        let file = archive.finish(build.store, &[saved], &BTreeSet::new(), format, &AtomicU64::new(0))?;
-        // A layer that was taken out again may have been longer than all that came after it.
-        let end = std::io::Seek::stream_position(file).and_then(|end| file.set_len(end));
-        end.map_err(BuildError::io("writing the archive"))
-    })?;
-    made.ok_or_else(|| BuildError::other("the archive was not written"))
+fn archive(
+    build: &Executor<'_>,
+    output: &Output,
+    dest: &Destination,
+    format: ArchiveFormat,
+) -> Result<(Digest, Digest)> {
+    let mut archive = Writer::begin(export::begin(dest)?)?;
+    let mut packed = Vec::new();
+    for tree in assemble::own_trees(build) {
+        packed.push(archive.layer(|out| pack(build, output, &tree, out))?);
+    }
+    let saved = saved(build, output, &packed)?;
+    let made = (saved.images[0].id, saved.images[0].manifest_digest);
+    archive::check_layers(build.store, std::slice::from_ref(&saved), &BTreeSet::new())?;
+    let mut file = archive.finish(build.store, &[saved], &BTreeSet::new(), format, &AtomicU64::new(0))?;
+    // A layer that was taken out again may have been longer than all that came after it.
+    let end = std::io::Seek::stream_position(&mut file).and_then(|end| file.set_len(end));
+    end.map_err(BuildError::io("writing the archive"))?;
+    Ok(made)
 }
 
-fn layout(build: &Executor<'_>, output: &Output) -> Result<(Digest, Digest)> {
-    let layout = Layout::open(&output.dest)?;
+fn layout(build: &Executor<'_>, output: &Output, dir: &Directory) -> Result<(Digest, Digest)> {
+    let layout = Layout::open(dir)?;
     let fail = || BuildError::kernel(format!("writing the layout {}", layout.blobs.label().display()));
     let mut packed = Vec::new();
     for tree in assemble::own_trees(build) {
@@ -61,7 +64,7 @@ fn layout(build: &Executor<'_>, output: &Output) -> Result<(Digest, Digest)> {
     }
     let saved = saved(build, output, &packed)?;
     let made = (saved.images[0].id, saved.images[0].manifest_digest);
-    archive::save_directory(build.store, &[saved], &BTreeSet::new(), &output.dest, &AtomicU64::new(0))?;
+    archive::save_directory(build.store, &[saved], &BTreeSet::new(), dir, &AtomicU64::new(0))?;
     Ok(made)
 }
 

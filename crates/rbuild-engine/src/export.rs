@@ -3,19 +3,19 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use rbuild_image::Digest;
 use rbuild_layer::{Deletions, Times, TreePacker};
-use rbuild_linux::{AtomicFile, RootDir};
+use rbuild_linux::{Destination, Directory, RootDir};
 use rbuild_store::Store;
 
 use crate::archive::{self, ArchiveFormat, Saved};
 use crate::error::{BuildError, Result};
 use crate::event::{Event, Events};
-use crate::request::{BuildRequest, Destination, ImageForm, Output, OutputKind};
+use crate::request::{BuildRequest, ImageForm, Output, OutputKind, Target};
 use crate::{Finished, local};
 
 /// The files of the result for one platform.
@@ -29,8 +29,8 @@ pub(crate) struct View {
 
 /// Writes the outputs that are files of the result: a directory, or one tar.
 pub(crate) fn files(output: &Output, views: &[View]) -> Result<()> {
-    match (output.kind, &output.dest) {
-        (OutputKind::Local, Destination::Path { base, rest }) => {
+    match (output.kind, &output.target) {
+        (OutputKind::Local, Target::Directory(Directory { base, rest })) => {
             for view in views {
                 let rest = rest.join(&view.folder);
                 let fail = BuildError::kernel(format!("the output directory {}", base.label().join(&rest).display()));
@@ -42,7 +42,7 @@ pub(crate) fn files(output: &Output, views: &[View]) -> Result<()> {
             }
             Ok(())
         }
-        (OutputKind::Tar, dest) => write(dest, |out| {
+        (OutputKind::Tar, Target::File(dest)) => write(dest, |out| {
             let failed = || BuildError::layer("the output tar");
             let mut tar = TreePacker::new(Deletions::None, out);
             for view in views {
@@ -58,36 +58,17 @@ pub(crate) fn files(output: &Output, views: &[View]) -> Result<()> {
 /// Bytes that are brought together before they are written. Less than a piece of a blob has: those are written as they come.
 const GATHERED: usize = 128 << 10;
 
-/// Writes to standard output, or to a file that appears when it is complete.
+/// Writes a destination from its beginning. It is published by whoever opened it.
 pub(crate) fn write(dest: &Destination, fill: impl FnOnce(&mut BufWriter<&File>) -> Result<()>) -> Result<()> {
-    let io = |e| BuildError::io("writing the output")(e);
-    match dest {
-        Destination::None => Ok(()),
-        Destination::Stdout(file) => {
-            let mut out = BufWriter::with_capacity(GATHERED, file);
-            fill(&mut out)?;
-            out.flush().map_err(io)
-        }
-        Destination::Path { .. } => create(dest, |file| {
-            let mut out = BufWriter::with_capacity(GATHERED, &*file);
-            fill(&mut out)?;
-            out.flush().map_err(io)
-        }),
-    }
+    let shown = dest.path();
+    let mut out = BufWriter::with_capacity(GATHERED, begin(dest)?);
+    fill(&mut out)?;
+    out.flush().map_err(BuildError::io(format!("writing the output {}", shown.display())))
 }
 
-/// Writes a file that appears when it is complete.
-pub(crate) fn create(dest: &Destination, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
-    let Destination::Path { base, rest } = dest else {
-        return Err(BuildError::other("the output is no file"));
-    };
-    let what = || BuildError::kernel(format!("the output file {}", base.label().join(rest).display()));
-    let above = rest.parent().unwrap_or(Path::new(""));
-    let dir = base.create_dir_all(above, 0o755, None, |_| ()).map_err(what())?;
-    let name = rest.file_name().ok_or_else(|| BuildError::other("the output file has no name"))?;
-    let mut file = AtomicFile::create(&dir, 0o644).map_err(what())?;
-    fill(file.file())?;
-    file.publish(name).map_err(what())
+/// The file of a destination, empty.
+pub(crate) fn begin(dest: &Destination) -> Result<&File> {
+    dest.begin().map_err(BuildError::kernel(format!("the output {}", dest.path().display())))
 }
 
 /// Names the first image and writes the archives that are made of each; `platforms` has the images of each platform,
@@ -127,11 +108,12 @@ pub(crate) fn publish(
         }
         let moved = AtomicU64::new(0);
         let entries = [Saved { images, names: request.tags.clone() }];
-        match output.kind {
-            OutputKind::OciDirectory => {
-                archive::save_directory(store, &entries, &BTreeSet::new(), &output.dest, &moved)?
+        match &output.target {
+            Target::Store => {}
+            Target::Directory(dir) => archive::save_directory(store, &entries, &BTreeSet::new(), dir, &moved)?,
+            Target::File(dest) => {
+                write(dest, |out| archive::save(store, &entries, &BTreeSet::new(), format, out, &moved))?;
             }
-            _ => write(&output.dest, |out| archive::save(store, &entries, &BTreeSet::new(), format, out, &moved))?,
         }
         events.send(Event::Phase { text: "writing the archive".into(), seconds: started.elapsed().as_secs_f64() });
     }

@@ -38,7 +38,7 @@ mod why;
 
 pub use archive::{ArchiveFormat, Saved, archive_blobs, layer_blobs, save_directory, save_size, save_to};
 pub use compare::{Difference, first_difference};
-pub use copy_out::{CopyTarget, copy_out};
+pub use copy_out::{CopiedTo, CopyTarget, copy_out};
 pub use error::{BuildError, StepFailure};
 pub use event::{Event, Events, StepOutcome};
 pub use execute::{execute, snapshots};
@@ -48,7 +48,7 @@ pub use load::{Incoming, Loaded, load, load_directory, take_from_layout};
 pub use places::binds;
 pub use prepare::{Prepared, prepare};
 pub use private_key::PrivateKey;
-pub use request::{AgentSource, BuildRequest, ContextDir, Destination, ImageForm, Output, OutputKind, Squash};
+pub use request::{AgentSource, BuildRequest, ContextDir, ImageForm, Output, OutputKind, Squash, Target};
 
 /// What a finished build made.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

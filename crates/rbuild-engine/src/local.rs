@@ -134,8 +134,10 @@ impl<'a, 's, 'e> Writer<'a, 's, 'e> {
         match dir.create_dir(name, 0o755) {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
                 let found = dir.stat_name(name).map_err(fail(path))?;
-                if found.kind == Kind::Dir {
-                    return Ok(());
+                match found.kind {
+                    Kind::Dir => return Ok(()),
+                    Kind::CharDevice | Kind::BlockDevice => return Err(is_device(path)),
+                    _ => {}
                 }
                 dir.remove_file(name).map_err(fail(path))?;
                 dir.create_dir(name, 0o755).map_err(fail(path))
@@ -184,7 +186,7 @@ impl Rest<'_> {
 }
 
 /// Makes something under a name of its own and moves it into place.
-fn replace(
+pub(crate) fn replace(
     dir: &RootDir,
     path: &Path,
     name: &OsStr,
@@ -201,13 +203,21 @@ fn replace(
     renamed
 }
 
-/// A directory is not silently thrown away for a file.
+/// A directory is not silently thrown away for a file, and a device never.
 fn clear_directory(dir: &RootDir, path: &Path, name: &OsStr) -> Result<()> {
     match dir.stat_name(name) {
+        Ok(stat) if matches!(stat.kind, Kind::CharDevice | Kind::BlockDevice) => Err(is_device(path)),
         Ok(stat) if stat.kind == Kind::Dir => Err(BuildError::Other {
             message: format!("the output has a file {}, where a directory is", path.display()),
             help: Some("remove that directory, or choose another output directory".into()),
         }),
         _ => Ok(()),
+    }
+}
+
+fn is_device(path: &Path) -> BuildError {
+    BuildError::Other {
+        message: format!("the output has {}, where a device is", path.display()),
+        help: Some("remove that device, or choose another output directory".into()),
     }
 }

@@ -1,9 +1,8 @@
-use std::fs::File;
 use std::path::PathBuf;
 
 use rbuild_image::{Platform, Reference};
 use rbuild_layer::{Compression, LayerForm};
-use rbuild_linux::RootDir;
+use rbuild_linux::{Destination, Directory};
 use rbuild_plan::Parameters;
 use rbuild_sandbox::{Carrier, Ulimit};
 
@@ -99,7 +98,7 @@ pub enum OutputKind {
 
 pub struct Output {
     pub kind: OutputKind,
-    pub dest: Destination,
+    pub target: Target,
     /// Of what is an image.
     pub form: ImageForm,
     /// What a directory has and the result has not is taken away.
@@ -138,15 +137,12 @@ pub enum Squash {
     All,
 }
 
-/// Where an output goes. Directories are held open, so that they can be reached from any mount namespace.
-pub enum Destination {
-    None,
-    /// The file or directory at `rest` below an open directory; what is missing on the way is made.
-    Path {
-        base: RootDir,
-        rest: PathBuf,
-    },
-    Stdout(File),
+/// The place that an output goes to. Files and directories are held open, so that they can be reached from any mount namespace.
+pub enum Target {
+    Store,
+    Directory(Directory),
+    /// Complete when the build is over; its opener publishes it then.
+    File(Destination),
 }
 
 impl BuildRequest {
@@ -172,7 +168,7 @@ impl BuildRequest {
         let ImageForm { layers, force, late_times: _, squash } = output.form;
         let archive =
             matches!(output.kind, OutputKind::OciArchive | OutputKind::OciDirectory | OutputKind::DockerArchive)
-                && matches!(output.dest, Destination::Path { .. });
+                && matches!(output.target, Target::Directory(_) | Target::File(Destination::Regular(_)));
         let kept = !self.tags.is_empty() || self.platforms.len() > 1;
         archive && !kept && layers.compression == Compression::None && !force && squash == Squash::None
     }

@@ -1,5 +1,6 @@
 //! A directory into layer bytes: sorted, whole seconds, one way of saying each thing.
 
+use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
@@ -209,6 +210,11 @@ impl<'a> TreePacker<'a> {
             self.put(Item::Header(TarEntry::plain_dir(folder)))?;
         }
         self.pack_walk(Walk::new(tree, folder, self.deletions, times, Loose::default())?)
+    }
+
+    /// Writes one entry of the directory `dir` under its own name, with all that is in it.
+    pub fn pack_entry(&mut self, dir: &RootDir, name: &OsStr, times: Times) -> Result<()> {
+        self.pack_walk(Walk::of_entry(dir, name, self.deletions, times)?)
     }
 
     fn pack_walk(&mut self, mut walk: Walk) -> Result<()> {

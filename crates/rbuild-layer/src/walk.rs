@@ -55,6 +55,14 @@ impl Walk {
         Ok(walk)
     }
 
+    /// One entry of a directory under its own name, with all that is in it.
+    pub(crate) fn of_entry(dir: &RootDir, name: &OsStr, deletions: Deletions, times: Times) -> Result<Walk> {
+        let mut loose = Loose::default();
+        let (path, here) = (PathBuf::new(), loose.here(Path::new("")));
+        let top = OpenDir { path, dir: dir.try_clone()?, entries: vec![name.to_os_string()], loose: here };
+        Ok(Walk { stack: vec![top], waiting: None, deletions, times, links: HashMap::new(), loose })
+    }
+
     fn open(&mut self, dir: RootDir, path: PathBuf) -> Result<()> {
         if self.deletions == Deletions::Whiteouts && !path.as_os_str().is_empty() {
             let opaque = marks_opaque(&dir.xattrs(OsStr::new(""))?);

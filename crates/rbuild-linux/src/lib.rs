@@ -7,6 +7,7 @@
 //! This is the only crate of the workspace that may hold `unsafe`; it does so in [`process`], in [`notify`], and in `syscalls`.
 
 mod copy;
+mod destination;
 mod error;
 mod idmap;
 mod lock;
@@ -21,6 +22,7 @@ mod rootdir;
 mod syscalls;
 
 pub use copy::{copy_contents, copy_file, set_file_owner, set_file_time};
+pub use destination::{Destination, DestinationError, Directory};
 pub use error::{Error, Result};
 pub use idmap::{IdMaps, IdRange, SubIds, parent_range, subordinate_ranges};
 pub use lock::{KeyLock, LockKind};

@@ -14,6 +14,17 @@ use rustix::process::{Pid, PidfdFlags};
 
 use crate::error::{Error, Result};
 
+/// A descriptor for what is open under a number in this process.
+pub fn duplicate(number: i32) -> std::io::Result<OwnedFd> {
+    // SAFETY: fcntl takes any number, and says EBADF where nothing is open under it.
+    let fd = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given this descriptor out, and nobody else knows of it.
+    Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) })
+}
+
 /// Which side of [`clone_into_namespaces`] this is.
 pub enum Cloned {
     Parent { child: u32 },

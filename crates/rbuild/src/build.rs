@@ -1,11 +1,12 @@
 //! The verb `build`.
 
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
 
-use rbuild_engine::{BuildError, BuildRequest, Event, Events, Finished, Prepared, binds, execute, prepare};
+use rbuild_engine::{BuildError, BuildRequest, Event, Events, Finished, Prepared, Target, binds, execute, prepare};
 use rbuild_image::{Digest, MediaType};
+use rbuild_linux::Destination;
 use rbuild_sandbox::{Cancel, Restore, World, enter, records_owners};
 use rbuild_store::Store;
 
@@ -15,12 +16,12 @@ use crate::args::{BuildArgs, ProgressMode};
 use crate::call::{self, Call, parse_call};
 use crate::exit::{Failure, build_code, code};
 use crate::place::{Place, owners};
-use crate::print;
 use crate::progress::{Mode, Service, draw};
 use crate::render::{self, Source};
 use crate::report;
 use crate::request::{Asked, asked};
 use crate::verify;
+use crate::{output, print};
 
 pub fn build(place: &Place, args: BuildArgs) -> Result<u8, Failure> {
     for flag in args.left_out.given() {
@@ -28,6 +29,7 @@ pub fn build(place: &Place, args: BuildArgs) -> Result<u8, Failure> {
     }
     let store = place.open()?;
     let Asked { request, _arrived } = asked(&args, &store, records_owners(place.rung))?;
+    let reports = Reports::open(&args)?;
     let text = String::from_utf8_lossy(&request.dockerfile).into_owned();
     let name = request.dockerfile_name.clone();
     let source = Source::new(&name, &text);
@@ -57,15 +59,15 @@ pub fn build(place: &Place, args: BuildArgs) -> Result<u8, Failure> {
         return Ok(code);
     }
     let ended = if args.verify {
-        verify::verify(place, &args, request, &store, mode, &report)?
+        verify::verify(place, &args, request, &store, mode, &reports, &report)?
     } else {
         let ended = once(place, &args, &request, &store, mode, &report);
-        if let Some(path) = &args.timings {
-            write_timings(&store, &request, path)?;
+        if let Some(dest) = &reports.timings {
+            write_timings(&store, &request, dest)?;
         }
         let ended = ended?;
         if let Ended::Made(finished) = &ended {
-            conclude(&args, &request, &store, finished)?;
+            conclude(&args, &request, &store, finished, &reports)?;
         }
         ended
     };
@@ -120,10 +122,28 @@ pub fn once(
 }
 
 /// The page of the build that has just ended, well or not.
-fn write_timings(store: &Store, request: &BuildRequest, path: &Path) -> Result<(), Failure> {
+fn write_timings(store: &Store, request: &BuildRequest, dest: &Destination) -> Result<(), Failure> {
     let logs = store.build_logs()?;
     let Some(log) = logs.iter().find(|log| log.id == request.build_id) else { return Ok(()) };
-    std::fs::write(path, report::html(log)).map_err(|e| Failure::new(format!("the timings {}: {e}", path.display())))
+    dest.write(report::html(log).as_bytes()).map_err(|e| Failure::new(format!("the timings: {e}")))
+}
+
+/// What a build tells in files of its own, open before it begins.
+pub struct Reports {
+    timings: Option<Destination>,
+    metadata: Option<Destination>,
+    id: Option<Destination>,
+}
+
+impl Reports {
+    fn open(args: &BuildArgs) -> Result<Reports, Failure> {
+        let open = |what, path: &Option<PathBuf>| path.as_ref().map(|path| output::file(what, path)).transpose();
+        Ok(Reports {
+            timings: open("the timings", &args.timings)?,
+            metadata: open("the metadata file", &args.metadata_file)?,
+            id: open("the id file", &args.iidfile)?,
+        })
+    }
 }
 
 /// What the rules say of the Dockerfile before it is built.
@@ -262,14 +282,24 @@ fn metadata(request: &BuildRequest, store: &Store, finished: &Finished) -> Resul
 }
 
 /// What is said and written when all went well.
-pub fn conclude(args: &BuildArgs, request: &BuildRequest, store: &Store, finished: &Finished) -> Result<(), Failure> {
-    if let Some(path) = &args.metadata_file {
-        let text = serde_json::to_vec_pretty(&metadata(request, store, finished)?).unwrap_or_default();
-        std::fs::write(path, text).map_err(|e| Failure::new(format!("the metadata file {}: {e}", path.display())))?;
+pub fn conclude(
+    args: &BuildArgs,
+    request: &BuildRequest,
+    store: &Store,
+    finished: &Finished,
+    reports: &Reports,
+) -> Result<(), Failure> {
+    for output in &request.outputs {
+        if let Target::File(dest) = &output.target {
+            dest.publish().map_err(|e| Failure::new(format!("the output {}: {e}", dest.path().display())))?;
+        }
     }
-    if let (Some(path), Some((id, _))) = (&args.iidfile, &finished.image) {
-        std::fs::write(path, id.to_string())
-            .map_err(|e| Failure::new(format!("the id file {}: {e}", path.display())))?;
+    if let Some(dest) = &reports.metadata {
+        let text = serde_json::to_vec_pretty(&metadata(request, store, finished)?).unwrap_or_default();
+        dest.write(&text).map_err(|e| Failure::new(format!("the metadata file: {e}")))?;
+    }
+    if let (Some(dest), Some((id, _))) = (&reports.id, &finished.image) {
+        dest.write(id.to_string().as_bytes()).map_err(|e| Failure::new(format!("the id file: {e}")))?;
     }
     let quiet = args.quiet || args.progress == Some(ProgressMode::Quiet);
     match finished.image {

@@ -1,8 +1,9 @@
 //! `create`, `cp` and `rm`: files out of images, the way scripts have always done it.
 
+use std::io::{Read, Write};
 use std::path::Path;
 
-use rbuild_engine::{CopyTarget, Destination, copy_out};
+use rbuild_engine::{CopiedTo, CopyTarget, copy_out};
 use rbuild_image::Digest;
 use rbuild_sandbox::{World, enter};
 use rbuild_store::Store;
@@ -51,13 +52,8 @@ pub fn cp(place: &Place, args: CpArgs) -> Result<u8, Failure> {
         return Err(Failure::usage(format!("`{}` names no image or container and path", args.source))
             .help("write it like IMAGE:/path"));
     };
-    let target = match args.dest.as_str() {
-        "-" => CopyTarget::Tar(output::stdout()?),
-        dest => match output::destination(Path::new(dest))? {
-            Destination::Path { base, rest } => CopyTarget::Place { base, rest, ends_with_slash: dest.ends_with('/') },
-            _ => return Err(Failure::usage(format!("`{dest}` is no place to write to"))),
-        },
-    };
+    let target = copy_target(&args.dest)?;
+    let (mut answer, mut answer_writer) = std::io::pipe().map_err(|e| Failure::new(format!("pipe: {e}")))?;
     let world = World { store: place.root.clone(), binds: Vec::new(), carrier: None, commands: false };
     let ended = enter(&world, place.rung, |builder| {
         let copied = builder.map_err(Failure::from).and_then(|builder| {
@@ -66,11 +62,48 @@ pub fn cp(place: &Place, args: CpArgs) -> Result<u8, Failure> {
             Ok(copy_out(&store, &image, &path, args.follow_link, &target, &builder)?)
         });
         match copied {
-            Ok(()) => i32::from(code::OK),
+            Ok(CopiedTo::Place) => i32::from(code::OK),
+            // One byte tells that there is a file to be published.
+            Ok(CopiedTo::File) => match answer_writer.write_all(b"f") {
+                Ok(()) => i32::from(code::OK),
+                Err(_) => i32::from(code::FAILED),
+            },
             Err(failure) => i32::from(failure.report()),
         }
     })?;
+    // This process's own copy must close before the end of the answer can be seen.
+    drop(answer_writer);
+    let mut told = Vec::new();
+    let made_file = answer.read_to_end(&mut told).is_ok() && !told.is_empty();
+    if ended.code == i32::from(code::OK)
+        && made_file
+        && let CopyTarget::Tar(file) | CopyTarget::Over(file) | CopyTarget::New { file: Some(file), .. } = &target
+    {
+        file.publish().map_err(|e| Failure::new(format!("writing {}: {e}", file.path().display())))?;
+    }
     Ok(if ended.stopped { code::INTERRUPTED } else { ended.code as u8 })
+}
+
+/// Finds out what is at the place where files are to go.
+fn copy_target(dest: &str) -> Result<CopyTarget, Failure> {
+    if dest == "-" {
+        return Ok(CopyTarget::Tar(output::stdout()?));
+    }
+    let path = Path::new(dest);
+    if path.is_dir() {
+        return Ok(CopyTarget::Into(output::directory(path)?.base));
+    }
+    if path.exists() && !dest.ends_with('/') {
+        return Ok(CopyTarget::Over(output::file("the destination", path)?));
+    }
+    let directory = output::directory(path)?;
+    if directory.rest.components().count() > 1 {
+        let missing = directory.base.label().join(directory.rest.parent().unwrap_or(Path::new("")));
+        let failure = Failure::new(format!("the directory {} does not exist", missing.display()));
+        return Err(failure.help("make it first"));
+    }
+    let file = (!dest.ends_with('/')).then(|| output::file("the destination", path)).transpose()?;
+    Ok(CopyTarget::New { file, directory })
 }
 
 /// The image and the path that `NAME:PATH` means. Names of images may hold colons themselves.

@@ -1,13 +1,12 @@
 //! The value of `--output`.
 
-use std::io::IsTerminal;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use rbuild_engine::{Destination, ImageForm, Output, OutputKind};
+use rbuild_engine::{ImageForm, Output, OutputKind, Target};
 use rbuild_image::Reference;
 use rbuild_layer::Compression;
-use rbuild_linux::RootDir;
+use rbuild_linux::{Destination, DestinationError, Directory};
 
 use crate::exit::Failure;
 
@@ -190,14 +189,23 @@ impl Parsed {
         }
     }
 
+    /// The output is a stream of bytes to standard output.
+    pub fn is_stdout(&self) -> bool {
+        match (self.kind, self.dest.as_deref()) {
+            (OutputKind::Tar | OutputKind::OciArchive, None) => true,
+            (OutputKind::Tar | OutputKind::OciArchive | OutputKind::DockerArchive, Some("-")) => true,
+            _ => false,
+        }
+    }
+
     /// Opens what the output needs to be written from anywhere.
     pub fn open(&self) -> Result<Output, Failure> {
-        let dest = match (self.kind, self.dest.as_deref()) {
-            (OutputKind::Image, None) => Destination::None,
+        let target = match (self.kind, self.dest.as_deref()) {
+            (OutputKind::Image, None) => Target::Store,
             // `type=docker` without a file means the local engine, which is the store here.
             (OutputKind::DockerArchive, None) => {
-                let (kind, dest) = (OutputKind::Image, Destination::None);
-                return Ok(Output { kind, dest, form: self.form, delete: false, split: None });
+                let (kind, target) = (OutputKind::Image, Target::Store);
+                return Ok(Output { kind, target, form: self.form, delete: false, split: None });
             }
             (OutputKind::Image, Some(_)) => return Err(Failure::usage("an output of type=image takes no dest")),
             (OutputKind::Local, None) => return Err(Failure::usage("an output of type=local needs dest=DIR")),
@@ -207,43 +215,57 @@ impl Parsed {
             (OutputKind::Local | OutputKind::OciDirectory, Some("-")) => {
                 return Err(Failure::usage("a directory cannot go to standard output").help("use type=tar,dest=-"));
             }
-            (_, None | Some("-")) => Destination::Stdout(stdout()?),
-            (_, Some(path)) => destination(Path::new(path))?,
+            (OutputKind::Local | OutputKind::OciDirectory, Some(path)) => {
+                Target::Directory(directory(Path::new(path))?)
+            }
+            (_, None | Some("-")) => Target::File(stdout()?),
+            (_, Some(path)) => Target::File(archive(Path::new(path))?),
         };
-        if let (OutputKind::Local, Destination::Path { base, rest }) = (self.kind, &dest)
-            && matches!(base.stat_follow(rest), Ok(s) if s.kind != rbuild_linux::Kind::Dir)
-        {
-            let path = self.dest.as_deref().unwrap_or_default();
-            return Err(Failure::usage(format!("the output directory {path} is a file")));
-        }
-        Ok(Output { kind: self.kind, dest, form: self.form, delete: self.delete, split: self.split })
+        Ok(Output { kind: self.kind, target, form: self.form, delete: self.delete, split: self.split })
     }
 }
 
-/// Standard output as a file; refused if it is a terminal.
-pub fn stdout() -> Result<std::fs::File, Failure> {
-    if std::io::stdout().is_terminal() {
+/// Standard output as a place for an archive; refused if it is a terminal.
+pub fn stdout() -> Result<Destination, Failure> {
+    let fd = std::io::stdout().as_fd().try_clone_to_owned();
+    let file = fd.map(std::fs::File::from).map_err(|e| Failure::new(format!("standard output: {e}")))?;
+    no_terminal(Destination::of_file(file, "standard output"))
+}
+
+/// Opens a named file for an archive.
+pub fn archive(path: &Path) -> Result<Destination, Failure> {
+    no_terminal(file("the output", path)?)
+}
+
+fn no_terminal(dest: Destination) -> Result<Destination, Failure> {
+    if dest.is_terminal() {
         return Err(Failure::usage("an archive is not written to a terminal").help("give a file, or pipe it on"));
     }
-    let fd = std::io::stdout().as_fd().try_clone_to_owned();
-    fd.map(std::fs::File::from).map_err(|e| Failure::new(format!("standard output: {e}")))
+    Ok(dest)
 }
 
-/// Opens the nearest directory above `path` that exists, and says what is to be made below it.
-pub fn destination(path: &Path) -> Result<Destination, Failure> {
-    let fail = |e: String| Failure::new(format!("the output {}: {e}", path.display()));
-    let path = std::path::absolute(path).map_err(|e| fail(e.to_string()))?;
-    let path: PathBuf = path.components().collect();
-    let mut base = path.as_path();
-    while let Some(above) = base.parent() {
-        base = above;
-        if base.is_dir() {
-            break;
-        }
-    }
-    let rest = path.strip_prefix(base).unwrap_or(Path::new("")).to_path_buf();
-    let base = RootDir::open(base).map_err(|e| fail(e.to_string()))?;
-    Ok(Destination::Path { base, rest })
+/// Opens a named file to be written when there is something to write; `what` says what it is to the caller.
+pub fn file(what: &str, path: &Path) -> Result<Destination, Failure> {
+    Destination::open(path).map_err(|e| refused(what, path, e))
+}
+
+/// Finds a directory that is to be written.
+pub fn directory(path: &Path) -> Result<Directory, Failure> {
+    Directory::find(path).map_err(|e| refused("the output directory", path, e))
+}
+
+/// Why a file or a directory cannot be written.
+pub fn refused(what: &str, path: &Path, e: DestinationError) -> Failure {
+    let help = match &e {
+        DestinationError::IsDirectory(_) => "give the path of a file",
+        DestinationError::NotDirectory(_) => "give the path of a directory, or of one to be made",
+        DestinationError::NotWritable(..) => "choose another place, or change the directory's owner or mode",
+        DestinationError::NotForWriting(_) => "open it for writing",
+        DestinationError::Socket(_) => "give a file, a fifo or a device",
+        DestinationError::LinkLoop(_) => "give a path whose links come to an end",
+        DestinationError::Kernel(_) => "give a path that can be written",
+    };
+    Failure::new(format!("{what} {}: {e}", path.display())).help(help)
 }
 
 #[cfg(test)]

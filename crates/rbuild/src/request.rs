@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use rbuild_engine::{AgentSource, BuildRequest, Destination, ImageForm, Output, PrivateKey, Squash};
+use rbuild_engine::{AgentSource, BuildRequest, ImageForm, Output, PrivateKey, Squash};
 use rbuild_image::{Platform, Reference, ReferenceError};
 use rbuild_plan::{Network, NoCache, Parameters, Volume};
 use rbuild_sandbox::{Carrier, SandboxError, Ulimit};
@@ -57,9 +57,12 @@ pub fn asked(args: &BuildArgs, store: &Store, recorded_owners: bool) -> Result<A
     }
     let carrier = carrier(parameters.network)?;
     let squash = squash(args.squash.as_deref())?;
-    let mut outputs = Vec::new();
+    let (mut outputs, mut stdout_is_taken) = (Vec::new(), false);
     for text in &args.output {
         let parsed = output::parse(text)?;
+        if parsed.is_stdout() && std::mem::replace(&mut stdout_is_taken, true) {
+            return Err(Failure::usage("only one output can go to standard output"));
+        }
         tags.extend(parsed.names.iter().cloned());
         if parsed.delete && !allowed.delete && !parsed.is_below(&cwd) {
             let failure =
@@ -67,9 +70,6 @@ pub fn asked(args: &BuildArgs, store: &Store, recorded_owners: bool) -> Result<A
             return Err(failure.help("add --allow local.delete if that is meant"));
         }
         outputs.push(Output { form: ImageForm { squash, ..parsed.form }, ..parsed.open()? });
-    }
-    if outputs.iter().filter(|o| matches!(o.dest, Destination::Stdout(_))).count() > 1 {
-        return Err(Failure::usage("only one output can go to standard output"));
     }
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs() as i64);
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{IsTerminal, Read};
 use std::path::Path;
 
-use rbuild_engine::{ArchiveFormat, Destination, Import, Saved, save_size};
+use rbuild_engine::{ArchiveFormat, Import, Saved, save_size};
 use rbuild_image::{ImageConfig, Platform, Reference, ReferenceError};
 use rbuild_source::{fetch, is_url};
 
@@ -146,16 +146,19 @@ pub fn save(place: &Place, args: SaveArgs) -> Result<u8, Failure> {
         let Some(path) = &args.output else {
             return Err(Failure::usage("a directory cannot go to standard output").help("give -o DIR"));
         };
+        let dir = output::directory(path)?;
         let meter = Meter::start("saving", Some(save_size(&store, &images, &known)?));
-        rbuild_engine::save_directory(&store, &images, &known, &output::destination(path)?, meter.moved())?;
+        rbuild_engine::save_directory(&store, &images, &known, &dir, meter.moved())?;
         return Ok(code::OK);
     }
     let dest = match &args.output {
-        Some(path) => output::destination(path)?,
-        None => Destination::Stdout(output::stdout()?),
+        Some(path) => output::archive(path)?,
+        None => output::stdout()?,
     };
     let meter = Meter::start("saving", Some(save_size(&store, &images, &known)?));
     rbuild_engine::save_to(&store, &images, &known, format, &dest, meter.moved())?;
+    drop(meter);
+    dest.publish().map_err(|e| Failure::new(format!("the output {}: {e}", dest.path().display())))?;
     Ok(code::OK)
 }
 

@@ -1,12 +1,10 @@
 //! `--verify`: the same build twice, and in what the results differ.
 
-use rbuild_engine::{
-    BuildError, BuildRequest, Destination, Difference, ImageForm, Output, OutputKind, first_difference,
-};
+use rbuild_engine::{BuildError, BuildRequest, Difference, ImageForm, Output, OutputKind, Target, first_difference};
 use rbuild_store::Store;
 
 use crate::args::BuildArgs;
-use crate::build::{Ended, conclude, once};
+use crate::build::{Ended, Reports, conclude, once};
 use crate::exit::{Failure, code};
 use crate::place::Place;
 use crate::print;
@@ -25,6 +23,7 @@ pub fn verify(
     mut first: BuildRequest,
     store: &Store,
     mode: Mode,
+    reports: &Reports,
     report: &dyn Fn(&BuildError) -> u8,
 ) -> Result<Ended, Failure> {
     if args.context == "-" || args.file.as_deref() == Some("-") {
@@ -33,7 +32,7 @@ pub fn verify(
     }
     let mut second = asked(args, store, first.recorded_owners)?.request;
     let form = first.forms().first().copied().unwrap_or(ImageForm { squash: first.squash, ..ImageForm::of_store() });
-    let image = || Output { kind: OutputKind::Image, dest: Destination::None, form, delete: false, split: None };
+    let image = || Output { kind: OutputKind::Image, target: Target::Store, form, delete: false, split: None };
     first.salt = Some(format!("{} first", first.build_id));
     first.outputs.push(image());
     second.salt = Some(format!("{} second", first.build_id));
@@ -51,7 +50,7 @@ pub fn verify(
         if manifests.len() == 1 {
             let image = manifests.first().map(|manifest| store.image(manifest)).transpose()?;
             let image = image.map(|image| (image.id, image.manifest_digest));
-            conclude(args, &first, store, &rbuild_engine::Finished { image })?;
+            conclude(args, &first, store, &rbuild_engine::Finished { image }, reports)?;
         }
     }
     let [a, b] = manifests[..] else { return Err(Failure::new("the two builds made no images to compare")) };

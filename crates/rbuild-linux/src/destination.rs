@@ -1,0 +1,337 @@
+//! Files that a caller named, to be written: found and opened before any work is done. A regular file appears whole or stays
+//! what it was; anything else is written in place and is never replaced.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::fs::File;
+use std::io::{Seek, Write};
+use std::os::fd::AsRawFd;
+use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use rustix::fs::{Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, StatxAttributes, StatxFlags, Uid};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+use crate::rootdir::RootDir;
+
+mod find;
+
+use find::{Found, find};
+
+/// An open destination of bytes.
+#[derive(Debug)]
+pub enum Destination {
+    Regular(RegularFile),
+    Stream(Stream),
+}
+
+/// A regular file that gets its name when it is complete. Until then it has no name, or, where the file system knows no files
+/// without one, a name of its own that goes away with this value.
+#[derive(Debug)]
+pub struct RegularFile {
+    file: File,
+    base: RootDir,
+    /// Below `base`; directories that are missing are made when the file is published.
+    rest: PathBuf,
+    /// In `base`.
+    temp: Option<OsString>,
+    /// The process that opened it; those that it forks share the file, and leave its names alone.
+    opener: u32,
+    published: AtomicBool,
+}
+
+/// A device, a fifo, a descriptor of this process, or a file that cannot be replaced: written in place.
+#[derive(Debug)]
+pub struct Stream {
+    file: File,
+    shown: PathBuf,
+    /// A regular file, which is emptied before it is written.
+    empties: bool,
+}
+
+/// A directory that a caller named, known to be writable; what is missing of it is made when it is written.
+#[derive(Debug)]
+pub struct Directory {
+    pub base: RootDir,
+    pub rest: PathBuf,
+}
+
+/// The reason why a destination cannot be written.
+#[derive(Debug)]
+pub enum DestinationError {
+    IsDirectory(PathBuf),
+    NotDirectory(PathBuf),
+    /// The directory that would hold it.
+    NotWritable(PathBuf, Errno),
+    NotForWriting(PathBuf),
+    Socket(PathBuf),
+    LinkLoop(PathBuf),
+    Kernel(Error),
+}
+
+impl fmt::Display for DestinationError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DestinationError::IsDirectory(path) => write!(f, "{} is a directory", path.display()),
+            DestinationError::NotDirectory(path) => write!(f, "{} is a file, not a directory", path.display()),
+            DestinationError::NotWritable(path, e) => {
+                write!(f, "the directory {} cannot be written: {}", path.display(), std::io::Error::from(*e))
+            }
+            DestinationError::NotForWriting(path) => write!(f, "{} is open for reading only", path.display()),
+            DestinationError::Socket(path) => write!(f, "{} is a socket", path.display()),
+            DestinationError::LinkLoop(path) => write!(f, "too many links lead on from {}", path.display()),
+            DestinationError::Kernel(e) => e.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for DestinationError {}
+
+impl From<Error> for DestinationError {
+    fn from(e: Error) -> DestinationError {
+        DestinationError::Kernel(e)
+    }
+}
+
+impl Destination {
+    /// Opens what `path` leads to. A link is followed and stays; a regular file that is there keeps its mode and its owner.
+    /// Opening a fifo waits for its reader.
+    pub fn open(path: &Path) -> std::result::Result<Destination, DestinationError> {
+        match find(path)? {
+            Found::Descriptor(fd) => Stream::of_descriptor(&fd, path).map(Destination::Stream),
+            Found::Existing(path) => existing(&path),
+            Found::Missing { base, rest } => {
+                let base = RootDir::open(base)?;
+                writable(&base)?;
+                let (file, temp) = nameless(&base, 0o666).map_err(not_writable(&base))?;
+                Ok(Destination::Regular(RegularFile::new(file, base, rest, temp)))
+            }
+        }
+    }
+
+    /// An open file that is written as it comes, such as standard output.
+    pub fn of_file(file: File, shown: impl Into<PathBuf>) -> Destination {
+        Destination::Stream(Stream { file, shown: shown.into(), empties: false })
+    }
+
+    /// The file, for writing from its beginning. Whatever was written before and not published is gone.
+    pub fn begin(&self) -> Result<&File> {
+        let (file, empties) = match self {
+            Destination::Regular(regular) => (&regular.file, true),
+            Destination::Stream(stream) => (&stream.file, stream.empties),
+        };
+        if empties {
+            let emptied = file.set_len(0).and_then(|()| (&*file).rewind());
+            emptied.map_err(|e| Error::new("ftruncate", self.path(), e))?;
+        }
+        Ok(file)
+    }
+
+    /// Gives a regular file its name. To be called by the process that opened it.
+    pub fn publish(&self) -> Result<()> {
+        match self {
+            Destination::Regular(regular) => regular.publish(),
+            Destination::Stream(_) => Ok(()),
+        }
+    }
+
+    /// Writes all of a small file.
+    pub fn write(&self, bytes: &[u8]) -> Result<()> {
+        let mut file = self.begin()?;
+        file.write_all(bytes).and_then(|()| file.flush()).map_err(|e| Error::new("write", self.path(), e))?;
+        self.publish()
+    }
+
+    /// Gives a regular file this mode.
+    pub fn set_mode(&self, mode: u32) -> Result<()> {
+        let Destination::Regular(regular) = self else { return Ok(()) };
+        let changed = rustix::fs::fchmod(&regular.file, Mode::from_raw_mode(mode));
+        changed.map_err(|e| Error::new("fchmod", self.path(), e))
+    }
+
+    /// The directory that holds a regular file, and its name there; the directory may be missing still.
+    pub fn place(&self) -> Option<(&RootDir, &Path)> {
+        match self {
+            Destination::Regular(regular) => Some((&regular.base, &regular.rest)),
+            Destination::Stream(_) => None,
+        }
+    }
+
+    pub fn is_terminal(&self) -> bool {
+        matches!(self, Destination::Stream(stream) if std::io::IsTerminal::is_terminal(&stream.file))
+    }
+
+    /// The file's path, for people.
+    pub fn path(&self) -> PathBuf {
+        match self {
+            Destination::Regular(regular) => regular.base.label().join(&regular.rest),
+            Destination::Stream(stream) => stream.shown.clone(),
+        }
+    }
+}
+
+impl Directory {
+    /// Finds the directory that `path` leads to, or where it is to be made.
+    pub fn find(path: &Path) -> std::result::Result<Directory, DestinationError> {
+        let (base, rest) = match find(path)? {
+            Found::Existing(path) => (path, PathBuf::new()),
+            Found::Missing { base, rest } => (base, rest),
+            Found::Descriptor(_) => return Err(DestinationError::NotDirectory(path.to_path_buf())),
+        };
+        if !base.is_dir() {
+            return Err(DestinationError::NotDirectory(base));
+        }
+        let base = RootDir::open(base)?;
+        writable(&base)?;
+        Ok(Directory { base, rest })
+    }
+
+    /// The directory's path, for people.
+    pub fn path(&self) -> PathBuf {
+        self.base.label().join(&self.rest)
+    }
+}
+
+fn not_writable(dir: &RootDir) -> impl FnOnce(Errno) -> DestinationError + '_ {
+    |e| DestinationError::NotWritable(dir.label().to_path_buf(), e)
+}
+
+fn writable(dir: &RootDir) -> std::result::Result<(), DestinationError> {
+    let wanted = Access::WRITE_OK | Access::EXEC_OK;
+    rustix::fs::accessat(dir.fd(), c".", wanted, AtFlags::EACCESS).map_err(not_writable(dir))
+}
+
+/// Opens what is there.
+fn existing(path: &Path) -> std::result::Result<Destination, DestinationError> {
+    let stat = rustix::fs::stat(path).map_err(|e| Error::new("stat", path, e))?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => Err(DestinationError::IsDirectory(path.to_path_buf())),
+        FileType::Socket => Err(DestinationError::Socket(path.to_path_buf())),
+        FileType::RegularFile => match replacement(path, &stat)? {
+            Some(regular) => Ok(Destination::Regular(regular)),
+            None => Stream::open(path, true).map(Destination::Stream),
+        },
+        _ => Stream::open(path, false).map(Destination::Stream),
+    }
+}
+
+/// The file that takes the place of a regular one; `None` if that cannot be replaced without changing whose it is.
+fn replacement(path: &Path, old: &rustix::fs::Stat) -> std::result::Result<Option<RegularFile>, DestinationError> {
+    let real = std::fs::canonicalize(path).map_err(|e| Error::new("realpath", path, e))?;
+    let (Some(above), Some(name)) = (real.parent(), real.file_name()) else { return Ok(None) };
+    let base = RootDir::open(above)?;
+    let x = rustix::fs::statx(base.fd(), name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS);
+    if x.is_ok_and(|x| x.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)) {
+        return Ok(None);
+    }
+    let Ok((file, temp)) = nameless(&base, 0o600) else { return Ok(None) };
+    let new = RegularFile::new(file, base, PathBuf::from(name), temp);
+    let stat = rustix::fs::fstat(&new.file).map_err(|e| Error::new("fstat", &real, e))?;
+    let uid = (stat.st_uid != old.st_uid).then(|| Uid::from_raw(old.st_uid));
+    let gid = (stat.st_gid != old.st_gid).then(|| Gid::from_raw(old.st_gid));
+    if (uid.is_some() || gid.is_some()) && rustix::fs::fchown(&new.file, uid, gid).is_err() {
+        return Ok(None);
+    }
+    let mode = Mode::from_raw_mode(old.st_mode & 0o7777);
+    rustix::fs::fchmod(&new.file, mode).map_err(|e| Error::new("fchmod", &real, e))?;
+    Ok(Some(new))
+}
+
+impl Stream {
+    fn open(path: &Path, empties: bool) -> std::result::Result<Stream, DestinationError> {
+        let flags = OFlags::WRONLY | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(|e| Error::new("open", path, e))?;
+        Ok(Stream { file: File::from(fd), shown: path.to_path_buf(), empties })
+    }
+
+    /// The open file behind a link such as /dev/stdout: as the caller has opened it, at the place where it is.
+    fn of_descriptor(fd: &File, shown: &Path) -> std::result::Result<Stream, DestinationError> {
+        let flags = rustix::fs::fcntl_getfl(fd).map_err(|e| Error::new("fcntl", shown, e))?;
+        if flags & OFlags::ACCMODE == OFlags::RDONLY {
+            return Err(DestinationError::NotForWriting(shown.to_path_buf()));
+        }
+        let file = fd.try_clone().map_err(|e| Error::new("dup", shown, e))?;
+        Ok(Stream { file, shown: shown.to_path_buf(), empties: false })
+    }
+}
+
+static SERIAL: AtomicU64 = AtomicU64::new(0);
+
+fn own_name() -> OsString {
+    let nanos = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.subsec_nanos());
+    let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+    OsString::from(format!(".rbuild-{}-{serial}-{nanos:08x}.tmp", std::process::id()))
+}
+
+/// A new file in `dir` that has no name, else one with a name of its own.
+fn nameless(dir: &RootDir, mode: u32) -> rustix::io::Result<(File, Option<OsString>)> {
+    let mode = Mode::from_raw_mode(mode);
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    // Without /proc there would be no way to give it a name.
+    if Path::new("/proc/self/fd").is_dir()
+        && let Ok(fd) = rustix::fs::openat(dir.fd(), c".", flags | OFlags::TMPFILE, mode)
+    {
+        return Ok((File::from(fd), None));
+    }
+    let name = own_name();
+    let fd = rustix::fs::openat(dir.fd(), &name, flags | OFlags::CREATE | OFlags::EXCL, mode)?;
+    Ok((File::from(fd), Some(name)))
+}
+
+impl RegularFile {
+    fn new(file: File, base: RootDir, rest: PathBuf, temp: Option<OsString>) -> RegularFile {
+        let opener = std::process::id();
+        RegularFile { file, base, rest, temp, opener, published: AtomicBool::new(false) }
+    }
+
+    fn publish(&self) -> Result<()> {
+        let above = self.rest.parent().unwrap_or(Path::new(""));
+        let name = self.rest.file_name().unwrap_or_default();
+        let dir = self.base.create_dir_all(above, 0o755, None, |_| ())?;
+        // What came to be there since the file was opened is spared like what was there before.
+        let taken = rustix::fs::statat(dir.fd(), name, AtFlags::SYMLINK_NOFOLLOW);
+        if taken.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile) {
+            return Err(Error::new("rename", dir.label().join(name), Errno::EXIST));
+        }
+        match &self.temp {
+            Some(temp) => self.base.rename(temp, &dir, name)?,
+            None => self.link_over(&dir, name)?,
+        }
+        self.published.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Gives a file without a name this one, whoever has it now.
+    fn link_over(&self, dir: &RootDir, name: &OsStr) -> Result<()> {
+        let own = PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
+        let link = |name: &OsStr| {
+            let linked = rustix::fs::linkat(CWD, &own, dir.fd(), name, AtFlags::SYMLINK_FOLLOW);
+            linked.map_err(|e| Error::new("linkat", dir.label().join(name), e))
+        };
+        if link(name).is_ok() {
+            return Ok(());
+        }
+        let temp = own_name();
+        link(&temp)?;
+        let renamed = dir.rename(&temp, dir, name);
+        if renamed.is_err() {
+            let _ = dir.remove_file(&temp);
+        }
+        renamed
+    }
+}
+
+impl Drop for RegularFile {
+    fn drop(&mut self) {
+        if let Some(temp) = &self.temp
+            && !self.published.load(Ordering::Relaxed)
+            && self.opener == std::process::id()
+        {
+            let _ = self.base.remove_file(temp);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,168 @@
+//! Files that the caller names: what is there is written or spared, and never replaced by something else.
+
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+
+use crate::lab::{Lab, exists, listing};
+
+const FILES: &str = "FROM busybox\nRUN mkdir /d /g && echo f > /d/f && ln -s f /d/l && ln -s /d /way && echo s > '/g/b*r' && echo w > /g/bar\n";
+
+#[test]
+fn every_file_that_is_written_may_be_a_fifo_a_link_or_a_descriptor() {
+    let lab = Lab::new();
+    lab.build(FILES, &["-t", "x"]).ok();
+    for (name, command) in [
+        ("tar", "build -o type=tar,dest=@ ."),
+        ("oci", "build -o type=oci,dest=@ ."),
+        ("docker", "build -o type=docker,dest=@ ."),
+        ("save", "save -o @ x"),
+        ("cp", "cp x:/d/f @"),
+        ("iid", "build -t x --iidfile @ ."),
+        ("metadata", "build -t x --metadata-file @ ."),
+        ("timings", "build -t x --timings @ ."),
+    ] {
+        let run = |dest: &str| command.replace('@', dest);
+        let script = format!(
+            "mkdir $LAB/{name} && cd $LAB/{name} && cp -r $LAB/ctx/. . && set -e\n\
+             $RB {plain} && test -s plain\n\
+             mkfifo p; (cat p > got) & $RB {fifo}; wait; test -p p && test -s got\n\
+             ln -s sub/target l; mkdir sub; $RB {link}; test -L l && test -f sub/target && test -s sub/target\n\
+             $RB {process} 7> >(cat > through); for i in 1 2 3 4 5 6 7 8 9; do test -s through && break; sleep 0.2; done; test -s through\n\
+             $RB {stdout} > out; test -s out\n\
+             echo old > kept; chmod 600 kept; $RB {kept}; test $(stat -c %a kept) = 600; test -s kept; ! grep -qx old kept\n\
+             ! ls -A | grep tmp$",
+            plain = run("plain"),
+            fifo = run("p"),
+            link = run("l"),
+            process = run("/dev/fd/7"),
+            stdout = run("/dev/stdout"),
+            kept = run("kept"),
+        );
+        lab.sh(&script).ok();
+    }
+}
+
+#[test]
+fn root_devices_stay_what_they_are() {
+    let lab = Lab::new();
+    lab.build(FILES, &["-t", "x"]).ok();
+    lab.sh("mknod $LAB/null c 1 3 && mkdir $LAB/to $LAB/out && mknod $LAB/to/f c 1 3 && mkdir $LAB/out/d && mknod $LAB/out/d/f c 1 3")
+        .ok();
+    for command in [
+        "build -o type=tar,dest=$LAB/null .",
+        "build -o type=oci,dest=$LAB/null .",
+        "build -o type=docker,dest=$LAB/null .",
+        "build -t x --iidfile $LAB/null --metadata-file $LAB/null --timings $LAB/null .",
+        "save -o $LAB/null x",
+        "cp x:/d/f $LAB/null",
+        "cp x:/d/f /dev/stdout",
+    ] {
+        lab.sh(&format!("$RB {command} && test -c $LAB/null")).ok();
+    }
+    // Nothing that is no file takes the place of one, and nothing inside a directory does unasked.
+    for command in
+        ["cp x:/d/l $LAB/null", "cp x:/d $LAB/null", "cp x:/d/f $LAB/to", "cp x:/d/. $LAB/to", "build -o $LAB/out ."]
+    {
+        let ran = lab.sh(&format!("$RB {command}"));
+        assert_eq!(ran.code, Some(1), "{command}: {}", ran.stderr);
+        lab.sh("test -c $LAB/null && test -c $LAB/to/f && test -c $LAB/out/d/f").ok();
+    }
+    // The owner of a file stays, too.
+    lab.sh(
+        "echo old > $LAB/theirs && chown 1234:2345 $LAB/theirs && chmod 604 $LAB/theirs && $RB save -o $LAB/theirs x",
+    )
+    .ok();
+    let meta = lab.path("theirs").metadata().unwrap();
+    assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (1234, 2345, 0o604));
+    assert!(meta.len() > 10_000);
+}
+
+#[test]
+fn a_place_that_cannot_be_written_is_told_before_anything_is_built() {
+    let lab = Lab::new();
+    std::fs::write(lab.path("file"), "old").unwrap();
+    std::fs::create_dir(lab.path("closed")).unwrap();
+    std::fs::set_permissions(lab.path("closed"), PermissionsExt::from_mode(0o555)).unwrap();
+    let mut places = vec![("file/x", "is a file, not a directory"), ("ctx", "is a directory")];
+    // Root may write everywhere.
+    if lab.sh("test $(id -u) = 0").code != Some(0) {
+        places.push(("closed/a/b", "cannot be written: Permission denied"));
+    }
+    for (place, says) in places {
+        let dest = lab.path(place).display().to_string();
+        for args in [
+            vec!["-o".to_string(), format!("type=tar,dest={dest}")],
+            vec!["-o".to_string(), format!("type=oci,dest={dest}")],
+            vec!["--iidfile".to_string(), dest.clone()],
+            vec!["--metadata-file".to_string(), dest.clone()],
+            vec!["--timings".to_string(), dest.clone()],
+        ] {
+            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            let ran = lab.build("FROM busybox\nRUN echo ran-after-all && false\n", &args).fails(1, &[says]);
+            assert!(!ran.stderr.contains("ran-after-all"), "{}", ran.stderr);
+        }
+        lab.rbuild(["save", "-o", &dest, "busybox"]).fails(1, &[says]);
+    }
+    assert_eq!(lab.read("file"), "old");
+    assert!(!exists(lab.path("closed/a")));
+}
+
+#[test]
+fn a_build_that_fails_or_is_stopped_leaves_old_outputs_whole() {
+    let lab = Lab::new();
+    std::fs::create_dir(lab.path("o")).unwrap();
+    for name in ["t", "i", "m"] {
+        std::fs::write(lab.path("o").join(name), "old").unwrap();
+    }
+    let args = "-o type=tar,dest=$LAB/o/t -o type=oci,dest=$LAB/o/new --iidfile $LAB/o/i --metadata-file $LAB/o/m";
+    lab.write("Dockerfile", "FROM busybox\nRUN false\n");
+    assert_eq!(lab.sh(&format!("$RB build {args}")).code, Some(1));
+    lab.write("Dockerfile", "FROM busybox\nRUN touch /x && sleep 60\n");
+    for signal in ["INT", "TERM", "KILL"] {
+        lab.sh(&format!("$RB build {args} & sleep 1; kill -{signal} $!; wait $!; ls -A $LAB/o | tr '\\n' ' '"));
+        assert_eq!(lab.sh("ls -A $LAB/o | tr '\\n' ' '; cat $LAB/o/*").ok().stdout, "i m t oldoldold", "{signal}");
+    }
+}
+
+#[test]
+fn cp_takes_paths_as_they_are_and_follows_links_when_asked() {
+    let lab = Lab::new();
+    lab.build(FILES, &["-t", "x"]).ok();
+    let cp = |args: &str| lab.sh(&format!("cd $LAB && $RB cp {args}"));
+    // A pattern's characters mean themselves.
+    assert_eq!(cp("'x:/g/b*r' - | tar -t").ok().stdout, "b*r\n");
+    assert_eq!(cp("'x:/g/b*r' /dev/stdout").ok().stdout, "s\n");
+    cp("'x:/g/b?r' -").fails(1, &["the image has no /g/b?r"]);
+    // A link is a link, in a directory, beside it, and in place of a file or of another link.
+    std::fs::create_dir(lab.path("dir")).unwrap();
+    for _ in 0..2 {
+        cp("x:/d/l dir").ok();
+        assert_eq!(std::fs::read_link(lab.path("dir/l")).unwrap().to_str(), Some("f"));
+    }
+    cp("x:/d/l dir/").ok();
+    cp("x:/way dir").ok();
+    assert_eq!(std::fs::read_link(lab.path("dir/way")).unwrap().to_str(), Some("/d"));
+    std::fs::write(lab.path("file"), "old").unwrap();
+    cp("x:/d/l file").ok();
+    assert!(lab.path("file").symlink_metadata().unwrap().is_symlink());
+    assert_eq!(listing(cp("x:/d/l -").ok().stdout.as_bytes()).len(), 1);
+    // With -L it is what the link leads to, under the link's name.
+    cp("-L x:/d/l followed").ok();
+    assert_eq!(lab.read("followed"), "f\n");
+    std::fs::create_dir(lab.path("into")).unwrap();
+    cp("-L x:/d/l into").ok();
+    cp("-L x:/way into").ok();
+    assert_eq!((lab.read("into/l"), lab.read("into/way/f")), ("f\n".into(), "f\n".into()));
+    // A slash at the end asks for a directory.
+    cp("x:/way/ made").ok();
+    assert_eq!(lab.read("made/f"), "f\n");
+    cp("x:/d/f/ n").fails(1, &["is no directory in the image"]);
+    cp("x:/d followed").fails(1, &["is a file, and the image has a directory"]);
+    cp("x:/d/f no/such").fails(1, &["does not exist"]);
+    // What a link at the destination leads to is written, and the link stays.
+    lab.sh("cd $LAB && ln -s goal to && mkfifo p").ok();
+    cp("x:/d/f to").ok();
+    assert!(lab.path("to").symlink_metadata().unwrap().is_symlink());
+    assert_eq!(lab.read("goal"), "f\n");
+    assert_eq!(lab.sh("cd $LAB && ($RB cp x:/d/f p &) && cat p").ok().stdout, "f\n");
+    assert!(lab.path("p").symlink_metadata().unwrap().file_type().is_fifo());
+}
