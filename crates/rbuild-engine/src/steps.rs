@@ -1,6 +1,5 @@
 //! One step each: RUN, COPY and ADD, WORKDIR. Each fills a new tree, which the caller commits.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -326,7 +325,7 @@ impl Executor<'_> {
                 let number = self.log_number(id);
                 let log = log.get_or_insert_with(|| self.store.new_step_log(&self.request.build_id, number).ok());
                 // What cannot be kept is shown all the same.
-                let _ = log.as_mut().map(|log| log.write_all(&bytes));
+                let _ = log.as_mut().map(|log| log.keep(&bytes));
                 self.events.output(id, stream, bytes);
             }
         };

@@ -73,7 +73,7 @@ impl Store {
     }
 
     /// Takes entries out of the index.
-    pub(crate) fn forget(&self, gone: &[NamedImage]) -> Result<()> {
+    pub fn forget(&self, gone: &[NamedImage]) -> Result<()> {
         self.change_index(|entries| {
             entries.retain(|d| !gone.iter().any(|g| g.name == name_of(d) && digest(d).is_ok_and(|m| m == g.manifest)));
             Ok(())

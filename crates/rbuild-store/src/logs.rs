@@ -1,7 +1,8 @@
 //! What the last builds did, and what their commands printed.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 
 use rbuild_linux::Timestamp;
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::layout::Store;
+use crate::prune::tree_bytes;
 
 /// One build.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -73,14 +75,44 @@ pub struct StepLog {
 const DIR: &str = "logs";
 /// Builds that are remembered.
 const KEPT: usize = 50;
+/// Bytes of what one step printed that are kept, and of all logs.
+const STEP_BYTES: u64 = 16 << 20;
+const ALL_BYTES: u64 = 256 << 20;
+
+/// What a step prints, as far as it is kept: a log that is cut says so in its last line.
+#[derive(Debug)]
+pub struct StepLogFile {
+    file: File,
+    /// Bytes that may still come; none when the log was cut.
+    left: Option<u64>,
+}
+
+impl StepLogFile {
+    fn new(file: File, most: u64) -> StepLogFile {
+        StepLogFile { file, left: Some(most) }
+    }
+
+    /// Writes as much of this as is kept.
+    pub fn keep(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        let Some(left) = self.left else { return Ok(()) };
+        let kept = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        self.file.write_all(&bytes[..kept])?;
+        self.left = Some(left - kept as u64);
+        if kept < bytes.len() {
+            self.left = None;
+            self.file.write_all("\n[the log is cut here: a step's log holds 16 MiB]\n".as_bytes())?;
+        }
+        Ok(())
+    }
+}
 
 impl Store {
     /// A new file for what a step prints.
-    pub fn new_step_log(&self, build: &str, step: usize) -> Result<File> {
+    pub fn new_step_log(&self, build: &str, step: usize) -> Result<StepLogFile> {
         let dir = self.root.create_dir_all(format!("{DIR}/{build}"), 0o700, None, |_| ())?;
         let name = format!("{step}.log");
         dir.remove_all(OsStr::new(&name))?;
-        Ok(dir.create_file(OsStr::new(&name), 0o600)?)
+        Ok(StepLogFile::new(dir.create_file(OsStr::new(&name), 0o600)?, STEP_BYTES))
     }
 
     /// What a step printed; none if it printed nothing.
@@ -96,15 +128,30 @@ impl Store {
     pub fn put_build_log(&self, log: &BuildLog) -> Result<()> {
         self.root.create_dir_all(format!("{DIR}/{}", log.id), 0o700, None, |_| ())?;
         self.write(&format!("{DIR}/{}", log.id), "build.json", log)?;
+        self.bound_logs(KEPT, ALL_BYTES, &log.id)
+    }
+
+    /// Forgets the oldest builds until there are no more than so many, and so many bytes; never the build `last`, and none that
+    /// has not ended.
+    fn bound_logs(&self, most: usize, bytes: u64, last: &str) -> Result<()> {
         let dir = self.dir(DIR)?;
-        let entries = dir.entries()?;
-        if entries.len() > KEPT {
-            let time =
-                |name: &OsStr| dir.stat(Path::new(name).join("build.json")).map_or(Timestamp::default(), |s| s.mtime);
-            let mut old: Vec<_> = entries.iter().map(|entry| (time(&entry.name), &entry.name)).collect();
-            old.sort();
-            for (_, name) in &old[..entries.len() - KEPT] {
-                dir.remove_all(name)?;
+        let mut old: Vec<(Timestamp, u64, OsString)> = Vec::new();
+        let (mut count, mut total) = (0, 0);
+        for entry in dir.entries()? {
+            let size = dir.sub(&entry.name).map_or(0, |d| tree_bytes(&d));
+            (count, total) = (count + 1, total + size);
+            // A directory without this file is that of a build that works still, or of one that was killed.
+            let ended = dir.stat(Path::new(&entry.name).join("build.json")).or_else(|_| dir.stat_name(&entry.name));
+            old.push((ended?.mtime, size, entry.name));
+        }
+        old.sort();
+        for (_, size, name) in old {
+            if count <= most && total <= bytes {
+                break;
+            }
+            if name != *last {
+                dir.remove_all(&name)?;
+                (count, total) = (count - 1, total - size);
             }
         }
         Ok(())
@@ -125,5 +172,49 @@ impl Store {
         // Several may begin within a second; none end at the same time.
         logs.sort_by(|(a, _), (b, _)| b.cmp(a));
         Ok(logs.into_iter().map(|(_, log)| log).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_cut_where_it_is_full_and_says_so() {
+        let path = std::env::temp_dir().join(format!("rbuild-step-log-{}", std::process::id()));
+        for (pieces, want) in [
+            (vec!["12345", "67890"], "1234567890"),
+            (vec!["12345", "678901", "more", "x"], "1234567890\n[the log is cut here: a step's log holds 16 MiB]\n"),
+            (vec!["1234567890", "x"], "1234567890\n[the log is cut here: a step's log holds 16 MiB]\n"),
+        ] {
+            let mut log = StepLogFile::new(File::create(&path).unwrap(), 10);
+            pieces.iter().for_each(|p| log.keep(p.as_bytes()).unwrap());
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), want);
+        }
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn the_oldest_logs_go_first() {
+        let dir = std::env::temp_dir().join(format!("rbuild-logs-{}", std::process::id()));
+        let store = Store::open(&dir).unwrap();
+        for (at, name) in ["a", "b", "c", "d"].iter().enumerate() {
+            let mut log = store.new_step_log(name, 1).unwrap();
+            log.keep(&[b'x'; 100_000]).unwrap();
+            let file = File::create(dir.join(format!("logs/{name}/build.json"))).unwrap();
+            file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(at as u64)).unwrap();
+        }
+        let left = || -> Vec<String> {
+            let entries = store.dir(DIR).unwrap().entries().unwrap();
+            entries.iter().map(|e| e.name.to_string_lossy().into_owned()).collect()
+        };
+        store.bound_logs(3, u64::MAX, "d").unwrap();
+        assert_eq!(left(), ["b", "c", "d"]);
+        store.bound_logs(9, 250_000, "d").unwrap();
+        assert_eq!(left(), ["c", "d"]);
+        store.bound_logs(9, 1, "d").unwrap();
+        assert_eq!(left(), ["d"]);
+        drop(store);
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -32,21 +32,24 @@ pub struct Usage {
 }
 
 impl Store {
-    /// Blobs (packed layers and documents), trees (unpacked files), cache mounts.
-    pub fn usage(&self) -> Result<[(&'static str, Usage); 3]> {
+    /// Blobs (packed layers and documents), trees (unpacked files), cache mounts, logs of builds.
+    pub fn usage(&self) -> Result<[(&'static str, Usage); 4]> {
         let blobs = self.dir("blobs/sha256")?;
         let blob_usage = Usage {
             count: blobs.entries()?.len() as u64,
             bytes: fs_extra::dir::get_size(self.path().join("blobs")).unwrap_or_default(),
         };
         let mut trees = Usage::default();
-        let mut mounts = Usage::default();
-        for (dir, usage) in [("trees", &mut trees), ("mounts", &mut mounts)] {
+        let (mut mounts, mut logs) = (Usage::default(), Usage::default());
+        for (dir, usage) in [("trees", &mut trees), ("mounts", &mut mounts), ("logs", &mut logs)] {
+            if !self.root.exists(dir)? {
+                continue;
+            }
             let dir = self.dir(dir)?;
             usage.count = dir.entries()?.len() as u64;
             usage.bytes = tree_bytes(&dir);
         }
-        Ok([("Blobs", blob_usage), ("Trees", trees), ("Cache mounts", mounts)])
+        Ok([("Blobs", blob_usage), ("Trees", trees), ("Cache mounts", mounts), ("Build logs", logs)])
     }
 
     /// Removes what nothing refers to: images without a name, trees without a record, blobs of neither. With
@@ -67,7 +70,7 @@ impl Store {
         self.prune_accounts()?;
         if all {
             self.remove_others("mounts", |_| false, &mut freed)?;
-            for notes in ["hashes", "ledgers"] {
+            for notes in ["hashes", "ledgers", "logs"] {
                 self.root.remove_all(OsStr::new(notes))?;
             }
         }

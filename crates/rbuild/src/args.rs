@@ -51,6 +51,15 @@ pub enum Verb {
     Rmi(RmiArgs),
     /// Give back space
     Prune(PruneArgs),
+    /// Remove images that have no name, or all that no container holds
+    #[command(name = "image-prune", hide = true)]
+    ImagePrune(ImagePruneArgs),
+    /// List what `create` made
+    #[command(name = "ps", hide = true)]
+    Containers(ContainersArgs),
+    /// Remove all that `create` made
+    #[command(name = "container-prune", hide = true)]
+    ContainerPrune(ContainerPruneArgs),
     /// Copy files out of an image
     Cp(CpArgs),
     /// Name an image for `cp`; nothing runs
@@ -198,7 +207,7 @@ pub struct TagArgs {
 pub struct RmiArgs {
     #[arg(required = true)]
     pub images: Vec<String>,
-    /// Also an image with several names
+    /// Also an image with several names; no error if there is none
     #[arg(short, long)]
     pub force: bool,
 }
@@ -214,6 +223,42 @@ pub struct PruneArgs {
     /// Keep this much of the cache, the most recently used
     #[arg(long, value_name = "SIZE", visible_alias = "max-used-space")]
     pub keep_storage: Option<String>,
+    /// Nobody is asked in any case
+    #[arg(short, long, hide = true)]
+    pub force: bool,
+}
+
+#[derive(Args)]
+pub struct ImagePruneArgs {
+    /// Images with a name, too
+    #[arg(short, long)]
+    pub all: bool,
+    /// until=24h, or label=NAME[=VALUE]
+    #[arg(long, value_name = "FILTER")]
+    pub filter: Vec<String>,
+    /// Nobody is asked in any case
+    #[arg(short, long, hide = true)]
+    pub force: bool,
+}
+
+#[derive(Args)]
+pub struct ContainersArgs {
+    /// Those that do not run, too; none that `create` made does
+    #[arg(short, long)]
+    pub all: bool,
+    /// Ids only
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Whole ids
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// `json`, `table TEMPLATE` or a Go template
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+}
+
+#[derive(Args)]
+pub struct ContainerPruneArgs {
     /// Nobody is asked in any case
     #[arg(short, long, hide = true)]
     pub force: bool,
@@ -322,7 +367,10 @@ pub struct RmArgs {
     pub volumes: bool,
 }
 
-const VERBS: [&str; 21] = [
+const VERBS: [&str; 24] = [
+    "image-prune",
+    "container-prune",
+    "ps",
     "logs",
     "run",
     "completion",
@@ -364,11 +412,8 @@ pub fn with_verb(mut argv: Vec<OsString>, as_docker: bool) -> Result<Vec<OsStrin
         "buildx" | "builder" if second == "build" => drop(argv.remove(at)),
         "image" | "container" => {
             argv.remove(at);
-            let short = match second.as_str() {
-                "ls" | "list" => "images",
-                "rm" | "remove" if first == "image" => "rmi",
-                other if VERBS.contains(&other) => return Ok(argv),
-                other => return Err(unknown_verb(&format!("image {other}"), as_docker)),
+            let Some(short) = short_verb(&first, &second) else {
+                return Err(unknown_verb(&format!("{first} {second}"), as_docker));
             };
             if let Some(word) = argv.get_mut(at) {
                 *word = short.into();
@@ -386,6 +431,21 @@ pub fn with_verb(mut argv: Vec<OsString>, as_docker: bool) -> Result<Vec<OsStrin
         _ => argv.insert(at, "build".into()),
     }
     Ok(argv)
+}
+
+/// The verb that `image WORD` or `container WORD` means.
+fn short_verb(noun: &str, word: &str) -> Option<&'static str> {
+    let known = |words: &[&'static str]| words.iter().find(|known| **known == word).copied();
+    match (noun, word) {
+        ("image", "ls" | "list") => Some("images"),
+        ("image", "rm" | "remove") => Some("rmi"),
+        ("image", "prune") => Some("image-prune"),
+        ("image", _) => known(&["build", "history", "import", "inspect", "load", "save", "tag"]),
+        (_, "ls" | "list" | "ps") => Some("ps"),
+        (_, "rm" | "remove") => Some("rm"),
+        (_, "prune") => Some("container-prune"),
+        (_, _) => known(&["cp", "create", "run"]),
+    }
 }
 
 fn unknown_verb(verb: &str, as_docker: bool) -> Failure {
@@ -419,11 +479,16 @@ mod tests {
             ("rbuild buildx build -t a .", "rbuild build -t a ."),
             ("rbuild image ls -q", "rbuild images -q"),
             ("rbuild image rm x", "rbuild rmi x"),
+            ("rbuild image prune -a", "rbuild image-prune -a"),
+            ("rbuild container ls", "rbuild ps"),
+            ("rbuild container prune -f", "rbuild container-prune -f"),
+            ("rbuild container rm x", "rbuild rm x"),
             ("rbuild ./save", "rbuild build ./save"),
             ("rbuild --version", "rbuild --version"),
         ] {
             assert_eq!(run(typed, false).unwrap(), want);
         }
+        assert_eq!(run("docker container tag a b", true).unwrap_err().code, code::DOCKER_USAGE);
         assert_eq!(run("docker swarm init", true).unwrap_err().code, code::DOCKER_USAGE);
         let e = run("rbuild imagse", false).unwrap_err();
         assert_eq!((e.code, e.help.as_deref()), (code::USAGE, Some("did you mean `rbuild images`?")));

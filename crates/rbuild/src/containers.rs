@@ -4,14 +4,16 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use rbuild_engine::{CopiedTo, CopyTarget, copy_out};
-use rbuild_image::Digest;
+use rbuild_image::{Digest, human_size};
 use rbuild_sandbox::{World, enter};
 use rbuild_store::Store;
+use serde_json::json;
 
-use crate::args::{CpArgs, CreateArgs, RmArgs};
+use crate::args::{ContainersArgs, CpArgs, CreateArgs, RmArgs};
 use crate::exit::{Failure, code};
+use crate::images::bad_format;
 use crate::place::{Place, owners};
-use crate::{output, print};
+use crate::{output, print, template};
 
 pub fn create(place: &Place, args: CreateArgs) -> Result<u8, Failure> {
     let store = place.open()?;
@@ -41,6 +43,45 @@ pub fn rm(place: &Place, args: RmArgs) -> Result<u8, Failure> {
         }
     }
     Ok(if missing == 0 { code::OK } else { code::FAILED })
+}
+
+/// Lists what `create` made. Nothing of it runs, and without `--all` docker lists what runs.
+pub fn list(place: &Place, args: ContainersArgs) -> Result<u8, Failure> {
+    let store = place.open()?;
+    let mut rows = Vec::new();
+    for container in store.containers()?.into_iter().filter(|_| args.all) {
+        let entries = store.images()?.into_iter().filter(|e| e.manifest == container.image);
+        let name = entries.filter_map(|e| e.name).map(|n| n.familiar()).next();
+        let id = container.id.hex();
+        rows.push(json!({
+            "ID": if args.no_trunc { id } else { container.id.short() },
+            "Image": name.unwrap_or_else(|| container.image.short()),
+            "Command": "", "CreatedAt": "", "RunningFor": "", "Status": "Created", "State": "created", "Ports": "",
+            "Names": container.name,
+        }));
+    }
+    let headings = json!({
+        "ID": "CONTAINER ID", "Image": "IMAGE", "Command": "COMMAND", "RunningFor": "CREATED", "CreatedAt": "CREATED AT",
+        "Status": "STATUS", "State": "STATE", "Ports": "PORTS", "Names": "NAMES",
+    });
+    const USUAL: &str = "table {{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}";
+    let format = if args.quiet { "{{.ID}}" } else { args.format.as_deref().unwrap_or(USUAL) };
+    print::out(&template::rows(format, &headings, &rows).map_err(bad_format)?);
+    Ok(code::OK)
+}
+
+/// Removes all that `create` made.
+pub fn prune(place: &Place) -> Result<u8, Failure> {
+    let store = place.open()?;
+    let mut text = String::new();
+    for container in store.containers()? {
+        store.remove_container(&container)?;
+        text += &format!("{}\n", container.id.hex());
+    }
+    let freed = store.sweep_blobs()?;
+    let list = if text.is_empty() { String::new() } else { format!("Deleted Containers:\n{text}\n") };
+    print::out(&format!("{list}Total reclaimed space: {}\n", human_size(freed.bytes)));
+    Ok(code::OK)
 }
 
 pub fn cp(place: &Place, args: CpArgs) -> Result<u8, Failure> {

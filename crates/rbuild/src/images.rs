@@ -2,10 +2,10 @@
 
 use rbuild_image::{Digest, Reference, ReferenceError, human_duration, human_size};
 use rbuild_sandbox::{World, enter};
-use rbuild_store::{Budget, Checked, Freed, Image, Store};
+use rbuild_store::{Budget, Checked, Freed, Image, Store, StoreError};
 use serde_json::{Value, json};
 
-use crate::args::{FsckArgs, HistoryArgs, ImagesArgs, InspectArgs, PruneArgs, RmiArgs, TagArgs};
+use crate::args::{FsckArgs, HistoryArgs, ImagePruneArgs, ImagesArgs, InspectArgs, PruneArgs, RmiArgs, TagArgs};
 use crate::exit::{Failure, code};
 use crate::place::Place;
 use crate::{print, template};
@@ -129,7 +129,7 @@ fn is_called(name: &Reference, wanted: &str) -> bool {
     reference == *name || (any_tag && reference.familiar_name() == name.familiar_name())
 }
 
-fn bad_format(e: String) -> Failure {
+pub fn bad_format(e: String) -> Failure {
     Failure::usage(format!("--format: {e}")).help("`--format json` shows all fields")
 }
 
@@ -298,15 +298,92 @@ pub fn tag(place: &Place, args: TagArgs) -> Result<u8, Failure> {
 
 pub fn rmi(place: &Place, args: RmiArgs) -> Result<u8, Failure> {
     let store = place.open()?;
+    let mut failed = false;
     for wanted in &args.images {
-        let (names, gone) = store.untag(wanted, args.force)?;
+        let (names, gone) = match store.untag(wanted, args.force) {
+            Ok(done) => done,
+            // As docker has it: each is tried, and with -f it is no failure that there is nothing.
+            Err(e) => {
+                failed |= !(args.force && matches!(e, StoreError::NoImage(_)));
+                Failure::from(e).report();
+                continue;
+            }
+        };
         names.iter().for_each(|n| print::out(&format!("Untagged: {n}\n")));
         if let Some(id) = gone {
             print::out(&format!("Deleted: {id}\n"));
         }
     }
     store.sweep_blobs()?;
+    Ok(if failed { code::FAILED } else { code::OK })
+}
+
+/// Removes images that no container holds: those without a name, or all. The build cache stays.
+pub fn image_prune(place: &Place, args: ImagePruneArgs) -> Result<u8, Failure> {
+    let store = place.open()?;
+    let filters: Vec<PruneFilter> = args.filter.iter().map(|f| PruneFilter::parse(f)).collect::<Result<_, _>>()?;
+    let held: Vec<Digest> = store.containers()?.into_iter().map(|c| c.image).collect();
+    let mut gone = Vec::new();
+    let mut text = String::new();
+    for entry in store.images()? {
+        if (entry.name.is_some() && !args.all) || held.contains(&entry.manifest) {
+            continue;
+        }
+        // A damaged image cannot say when it was made; it goes unless somebody asks for that.
+        let image = store.image(&entry.manifest).ok();
+        let passes = |f: &PruneFilter| image.as_ref().is_some_and(|image| f.passes(image));
+        if filters.iter().all(passes) {
+            text += &entry.name.as_ref().map_or(String::new(), |n| format!("untagged: {}\n", n.familiar()));
+            gone.push(entry);
+        }
+    }
+    store.forget(&gone)?;
+    let left: Vec<Digest> = store.images()?.into_iter().map(|e| e.manifest).collect();
+    gone.dedup_by_key(|e| e.manifest);
+    gone.iter().filter(|e| !left.contains(&e.manifest)).for_each(|e| text += &format!("deleted: {}\n", e.manifest));
+    let freed = store.sweep_blobs()?;
+    let list = if text.is_empty() { String::new() } else { format!("Deleted Images:\n{text}\n") };
+    print::out(&format!("{list}Total reclaimed space: {}\n", human_size(freed.bytes)));
     Ok(code::OK)
+}
+
+/// One `--filter` of `image prune`.
+enum PruneFilter {
+    /// Made before this, in seconds since 1970.
+    Until(i64),
+    Label(String, Option<String>),
+}
+
+impl PruneFilter {
+    fn parse(text: &str) -> Result<PruneFilter, Failure> {
+        match text.split_once('=') {
+            Some(("until", span)) => Ok(PruneFilter::Until(until(text, span)?)),
+            Some(("label", label)) => Ok(match label.split_once('=') {
+                Some((name, value)) => PruneFilter::Label(name.into(), Some(value.into())),
+                None => PruneFilter::Label(label.into(), None),
+            }),
+            _ => {
+                Err(Failure::usage(format!("--filter {text}: there is no such filter")).help("until=24h or label=NAME"))
+            }
+        }
+    }
+
+    fn passes(&self, image: &Image) -> bool {
+        match self {
+            PruneFilter::Until(time) => seconds(image).is_some_and(|s| s < *time),
+            PruneFilter::Label(key, value) => {
+                let found = image.config.config.labels.get(key);
+                found.is_some_and(|f| value.as_ref().is_none_or(|v| v == f))
+            }
+        }
+    }
+}
+
+/// The moment that lies a span such as `24h` back.
+fn until(filter: &str, span: &str) -> Result<i64, Failure> {
+    let bad = |_| Failure::usage(format!("--filter {filter}: `{span}` is no time such as 24h"));
+    let span: jiff::SignedDuration = span.parse().map_err(bad)?;
+    Ok(now() - span.as_secs())
 }
 
 /// Files of sub-ids can be removed only by who is root in their namespace, so this runs in a builder.
@@ -341,9 +418,7 @@ fn budget(args: &PruneArgs) -> Result<Option<Budget>, Failure> {
         let Some(("until", text)) = filter.split_once('=') else {
             return Err(Failure::usage(format!("--filter {filter}: there is no such filter")).help("until=24h"));
         };
-        let span: jiff::SignedDuration =
-            text.parse().map_err(|_| Failure::usage(format!("--filter {filter}: `{text}` is no time such as 24h")))?;
-        budget.used_since = Some(now() - span.as_secs());
+        budget.used_since = Some(until(filter, text)?);
     }
     budget.bytes = args.keep_storage.as_deref().map(|s| crate::request::size("--keep-storage", s)).transpose()?;
     Ok((budget != Budget::default()).then_some(budget))

@@ -191,11 +191,9 @@ impl Parsed {
 
     /// The output is a stream of bytes to standard output.
     pub fn is_stdout(&self) -> bool {
-        match (self.kind, self.dest.as_deref()) {
-            (OutputKind::Tar | OutputKind::OciArchive, None) => true,
-            (OutputKind::Tar | OutputKind::OciArchive | OutputKind::DockerArchive, Some("-")) => true,
-            _ => false,
-        }
+        let is_archive = matches!(self.kind, OutputKind::Tar | OutputKind::OciArchive | OutputKind::DockerArchive);
+        // `type=docker` without a file means the store.
+        is_archive && self.dest.as_deref().map_or(self.kind != OutputKind::DockerArchive, |dest| dest == "-")
     }
 
     /// Opens what the output needs to be written from anywhere.

@@ -26,6 +26,7 @@ mod mistakes;
 mod multistage;
 mod names;
 mod promises;
+mod removing;
 mod result;
 mod rungs;
 mod running;

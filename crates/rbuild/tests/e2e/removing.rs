@@ -1,0 +1,110 @@
+//! What takes images, containers and logs away, and what it leaves.
+
+use crate::lab::{Lab, base, exists};
+
+fn images(lab: &Lab) -> Vec<String> {
+    let listed = lab.rbuild(["images", "-a", "--format", "{{.Repository}}:{{.Tag}}"]).ok().stdout;
+    let mut names: Vec<String> = listed.lines().map(str::to_string).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn image_prune_takes_images_and_leaves_the_cache() {
+    let lab = Lab::new();
+    let dockerfile = "FROM busybox\nRUN echo x > /x\n";
+    lab.build(dockerfile, &["-t", "a"]).ok();
+    lab.build("FROM busybox\nRUN echo y > /y\n", &["-t", "a"]).ok();
+    lab.rbuild(["create", "--name", "c", "busybox"]).ok();
+    assert_eq!(images(&lab), ["<none>:<none>", "a:latest", "busybox:latest"]);
+    let said = lab.rbuild(["image", "prune", "-f"]).ok().stdout;
+    assert!(
+        said.starts_with("Deleted Images:\ndeleted: sha256:") && said.contains("\n\nTotal reclaimed space: "),
+        "{said}"
+    );
+    assert_eq!(images(&lab), ["a:latest", "busybox:latest"]);
+    // With -a only what a container holds is left.
+    let said = lab.rbuild(["image", "prune", "-a", "-f"]).ok().stdout;
+    assert!(said.contains("untagged: a:latest\ndeleted: sha256:"), "{said}");
+    assert_eq!(images(&lab), ["busybox:latest"]);
+    assert_eq!(lab.rbuild(["image", "prune", "-a"]).ok().stdout, "Total reclaimed space: 0B\n");
+    assert_eq!(lab.build(dockerfile, &["-t", "a"]).ok().steps().0, 0);
+    lab.rbuild(["image", "prune", "-a", "--filter", "until=24h"]).ok();
+    lab.rbuild(["image", "prune", "-a", "--filter", "label=none"]).ok();
+    assert_eq!(images(&lab), ["a:latest", "busybox:latest"]);
+    lab.rbuild(["image", "prune", "--filter", "x=y"]).fails(2, &["there is no such filter"]);
+}
+
+#[test]
+fn a_named_image_outlives_an_unnamed_one_with_its_id() {
+    let lab = Lab::new();
+    let dockerfile = "FROM busybox\nRUN echo x > /x\n";
+    lab.write("Dockerfile", dockerfile);
+    let build = |form: &str| lab.rbuild(["build", "-o", &format!("type=image,compression={form}")]).ok();
+    build("gzip");
+    lab.build(dockerfile, &["-t", "kept"]).ok();
+    build("zstd");
+    for prune in [["prune", "-f"], ["image-prune", "-f"]] {
+        lab.rbuild(prune).ok();
+        assert_eq!(images(&lab), ["busybox:latest", "kept:latest"]);
+        lab.rbuild(["run", "kept", "cat", "/x"]).ok();
+    }
+}
+
+#[test]
+fn containers_are_listed_and_pruned_as_docker_does() {
+    let lab = Lab::new();
+    let headings = "CONTAINER ID   IMAGE   COMMAND   CREATED   STATUS   PORTS   NAMES\n";
+    assert_eq!(lab.rbuild(["container", "ls"]).ok().stdout, headings);
+    let id = lab.rbuild(["create", "--name", "c", "busybox"]).ok().stdout;
+    // Nothing of it runs.
+    assert_eq!(lab.rbuild(["container", "ls"]).ok().stdout, headings);
+    assert_eq!(lab.rbuild(["ps", "-a", "-q"]).ok().stdout.trim(), &id[..12]);
+    let listed = lab.rbuild(["container", "ls", "-a", "--format", "{{.ID}} {{.Image}} {{.Names}}", "--no-trunc"]).ok();
+    assert_eq!(listed.stdout, format!("{} busybox:latest c\n", id.trim()));
+    let said = lab.rbuild(["container", "prune", "-f"]).ok().stdout;
+    assert_eq!(said, format!("Deleted Containers:\n{id}\nTotal reclaimed space: 0B\n"));
+    assert_eq!(lab.rbuild(["container", "ls", "-aq"]).ok().stdout, "");
+    assert_eq!(lab.rbuild(["container", "prune"]).ok().stdout, "Total reclaimed space: 0B\n");
+    assert_eq!(images(&lab), ["busybox:latest"]);
+    lab.rbuild(["container", "tag", "a", "b"]).fails(2, &["container tag"]);
+}
+
+#[test]
+fn rmi_tries_each_and_forgives_with_force() {
+    let lab = Lab::new();
+    let names = ["a", "b", "c"];
+    let tag = || names.iter().for_each(|name| drop(lab.rbuild(["tag", "busybox", name]).ok()));
+    tag();
+    let ran = lab.rbuild(["rmi", "a", "none", "b", "nope"]).fails(1, &["`none`", "`nope`"]);
+    assert_eq!(ran.stdout, "Untagged: a:latest\nUntagged: b:latest\n");
+    assert_eq!(images(&lab), ["busybox:latest", "c:latest"]);
+    lab.rbuild(["rmi", "-f", "none"]).ok();
+    assert_eq!(lab.rbuild(["rmi", "-f", "none", "c"]).ok().stdout, "Untagged: c:latest\n");
+    // An id with several names takes -f, which removes them all.
+    tag();
+    let id = lab.rbuild(["images", "-q", "busybox"]).ok().stdout.trim().to_string();
+    lab.rbuild(["rmi", &id]).fails(1, &["remove them one by one, or use -f"]);
+    let said = lab.rbuild(["rmi", "--force", &id]).ok().stdout;
+    assert_eq!((said.matches("Untagged: ").count(), said.matches("Deleted: ").count()), (4, 1), "{said}");
+    assert!(images(&lab).is_empty());
+}
+
+#[test]
+fn logs_are_bounded_and_go_with_everything_else() {
+    let lab = Lab::bare();
+    lab.rbuild(["import", base("busybox.tar").to_str().unwrap(), "busybox"]).ok();
+    lab.build("FROM busybox\nRUN head -c 20000000 /dev/zero | tr '\\0' x | fold -w 99; echo; echo the end\n", &["-q"])
+        .ok();
+    let shown = lab.rbuild(["logs", "latest"]).ok().stdout;
+    assert!(shown.ends_with("\n[the log is cut here: a step's log holds 16 MiB]\n"), "{}", &shown[shown.len() - 200..]);
+    assert!((16 << 20..17 << 20).contains(&shown.len()), "{}", shown.len());
+    let df = lab.rbuild(["df"]).ok().stdout;
+    let logs = df.lines().find(|l| l.starts_with("Build logs")).unwrap_or_else(|| panic!("{df}"));
+    assert!(logs.contains(" 1 ") && logs.ends_with("MB"), "{df}");
+    lab.rbuild(["prune"]).ok();
+    assert!(exists(lab.store().join("logs")));
+    lab.rbuild(["prune", "-a"]).ok();
+    assert!(!exists(lab.store().join("logs")));
+    assert_eq!(lab.rbuild(["logs"]).ok().stdout.lines().count(), 1);
+}

@@ -1,0 +1,140 @@
+"""Compares two images saved as docker-archives, and prints the first difference.
+
+Usage: compare-images.py [--mtimes] BUILDKIT.tar RBUILD.tar
+"""
+
+import hashlib
+import io
+import json
+import sys
+import tarfile
+
+CONFIG = [
+    "Env", "Cmd", "Entrypoint", "WorkingDir", "User", "Labels", "ExposedPorts", "Volumes", "OnBuild", "Shell",
+    "StopSignal", "Healthcheck",
+]
+DOCUMENT = ["architecture", "variant", "os", "author"]
+HISTORY = ["created_by", "comment", "author", "empty_layer"]
+KINDS = {
+    tarfile.REGTYPE: "file", tarfile.AREGTYPE: "file", tarfile.CONTTYPE: "file", tarfile.DIRTYPE: "directory",
+    tarfile.SYMTYPE: "link", tarfile.CHRTYPE: "character device", tarfile.BLKTYPE: "block device",
+    tarfile.FIFOTYPE: "fifo", tarfile.GNUTYPE_SPARSE: "file",
+}
+MOUNTED = {"dev", "proc", "sys", "etc/hosts", "etc/resolv.conf", "dev/console", "dev/pts", "dev/shm", "dev/mqueue"}
+XATTR = "SCHILY.xattr."
+
+
+class Archive:
+    """A saved image: its configuration and the file system that its layers make."""
+
+    def __init__(self, path, mtimes):
+        self.tar = tarfile.open(path)
+        manifest = json.load(self.tar.extractfile("manifest.json"))[0]
+        self.config = json.load(self.tar.extractfile(manifest["Config"]))
+        self.layers = len(manifest["Layers"])
+        self.files = {}
+        for layer in manifest["Layers"]:
+            self.apply(io.BytesIO(self.open(layer).read()), mtimes)
+        self.name_link_groups()
+
+    def open(self, name):
+        """Layers that are there once stand behind links in old archives."""
+        return self.tar.extractfile(self.tar.getmember(name))
+
+    def apply(self, layer, mtimes):
+        here = set()
+        tar = tarfile.open(fileobj=layer)
+        for entry in tar:
+            path = entry.name.strip("/").removeprefix("./")
+            above, _, name = path.rpartition("/")
+            if name == ".wh..wh..opq":
+                self.remove_below(above, here)
+            elif name.startswith(".wh."):
+                self.remove(f"{above}/{name[4:]}".lstrip("/"))
+            elif path not in ("", "."):
+                self.put(path, entry, tar, mtimes)
+                here.add(path)
+
+    def put(self, path, entry, tar, mtimes):
+        if entry.islnk():
+            self.remove(path)
+            self.files[path] = self.files[entry.linkname.strip("/").removeprefix("./")]
+            return
+        kind = KINDS.get(entry.type, f"type {entry.type}")
+        if kind != "directory":
+            self.remove(path)
+        node = {"kind": kind, "mode": oct(entry.mode & 0o7777), "owner": f"{entry.uid}:{entry.gid}"}
+        if kind == "file":
+            node["size"] = entry.size
+            node["content"] = hashlib.sha256(tar.extractfile(entry).read()).hexdigest()
+        elif kind == "link":
+            node["target"], node["mode"] = entry.linkname, "0o777"
+        elif "device" in kind:
+            node["device"] = f"{entry.devmajor}:{entry.devminor}"
+        node["attributes"] = {k: v for k, v in sorted(entry.pax_headers.items()) if k.startswith(XATTR)}
+        if mtimes:
+            node["mtime"] = int(entry.mtime)
+        self.files[path] = node
+
+    def remove(self, path):
+        self.files.pop(path, None)
+        self.remove_below(path, ())
+
+    def remove_below(self, path, but):
+        inside = path + "/" if path else ""
+        for known in [p for p in self.files if p.startswith(inside) and p not in but]:
+            del self.files[known]
+
+    def name_link_groups(self):
+        groups = {}
+        for path, node in self.files.items():
+            groups.setdefault(id(node), []).append(path)
+        for paths in groups.values():
+            self.files[paths[0]]["names"] = sorted(paths)
+
+
+def is_mount_point(path, node):
+    """BuildKit leaves what it mounts over in the layer, as empty files and directories."""
+    return path in MOUNTED and node.get("size", 0) == 0
+
+
+def first_difference(theirs, ours):
+    for path in sorted(theirs.files.keys() | ours.files.keys()):
+        a, b = theirs.files.get(path), ours.files.get(path)
+        if (a is None or b is None) and is_mount_point(path, a or b):
+            continue
+        if a is None or b is None:
+            return f"/{path} is {'not there in' if b is None else 'only in'} rbuild's ({(a or b)['kind']})"
+        for what in a.keys() | b.keys():
+            if a.get(what) != b.get(what):
+                return f"/{path}: {what} {a.get(what)} by BuildKit, {b.get(what)} by rbuild"
+    for what in CONFIG:
+        a, b = (i.config.get("config", {}).get(what) or None for i in (theirs, ours))
+        if a != b:
+            return f"configuration {what}: {json.dumps(a)} by BuildKit, {json.dumps(b)} by rbuild"
+    for what in DOCUMENT:
+        a, b = (i.config.get(what) or None for i in (theirs, ours))
+        if a != b:
+            return f"{what}: {a} by BuildKit, {b} by rbuild"
+    a, b = ([{k: h.get(k) or None for k in HISTORY} for h in i.config.get("history", [])] for i in (theirs, ours))
+    for number, (x, y) in enumerate(zip(a, b), 1):
+        for what in HISTORY:
+            if x[what] != y[what]:
+                return f"history {number}, {what}: {x[what]!r} by BuildKit, {y[what]!r} by rbuild"
+    if len(a) != len(b):
+        return f"history: {len(a)} entries by BuildKit, {len(b)} by rbuild"
+    if theirs.layers != ours.layers:
+        return f"layers: {theirs.layers} by BuildKit, {ours.layers} by rbuild"
+    return None
+
+
+def main():
+    words = [w for w in sys.argv[1:] if w != "--mtimes"]
+    theirs, ours = (Archive(path, "--mtimes" in sys.argv) for path in words)
+    found = first_difference(theirs, ours)
+    if found:
+        print(found)
+        sys.exit(1)
+
+
+main()
