@@ -19,6 +19,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::chroot;
 use crate::command::Environment;
+use crate::complaints::Complaints;
 use crate::enter::{Proc, Surroundings};
 use crate::mounts::{self, Points, mounts_of};
 use crate::owners::{self, Credentials, Ids, Supervisor};
@@ -90,18 +91,17 @@ fn container(
     let mut environment = Environment::new(request)?;
     let mut answers = None;
     if request.recorded {
-        let (ours, theirs) = UnixStream::pair().map_err(|e| format!("socketpair: {e}"))?;
-        // One that numbers the container's processes as this one does.
-        let proc = match around.proc {
-            Proc::Own => new_procfs().map_err(text)?,
-            Proc::Outer => std::fs::File::open("/proc").map_err(|e| format!("/proc: {e}"))?.into(),
-        };
+        let (ours, theirs, proc) = for_answers(around.proc)?;
         environment = environment.answered_through(theirs.into());
         answers = Some((ours, proc));
     }
+    let complaints = Complaints::listen();
+    let why = |e: &dyn std::error::Error| {
+        killed().unwrap_or_else(|| cause(&chain(e), complaints.as_ref().and_then(Complaints::first)))
+    };
     let built = ContainerBuilder::new(NAME.to_string(), SyscallType::default())
         .with_root_path(STATE)
-        .map_err(chain)?
+        .map_err(|e| why(&e))?
         .with_stdin(input)
         .with_console_socket(terminal.as_ref().map(|_| CONSOLE))
         .with_executor(environment)
@@ -109,22 +109,35 @@ fn container(
         .with_systemd(false)
         .with_detach(true)
         .build();
-    let container = built.map_err(|e| killed().unwrap_or_else(|| chain(e)))?;
+    let container = built.map_err(|e| why(&e))?;
     if let Some(listener) = terminal {
-        // It was sent while the container was built, and lies in the socket.
-        let (from, _) = listener.accept().map_err(|e| format!("the terminal: {e}"))?;
-        let fds = receive_fds(&from).map_err(|e| format!("the terminal: {e}"))?;
-        let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
-        send_fds(socket, &fds).map_err(|e| format!("the terminal: {e}"))?;
+        pass_on_terminal(&listener, socket).map_err(|e| format!("the terminal: {e}"))?;
     }
     let pid = container.pid().ok_or("the container has no process")?.as_raw() as u32;
-    NotifySocket::new(Path::new(STATE).join(NAME).join(NOTIFY_FILE))
-        .notify_container_start()
-        .map_err(|e| killed().unwrap_or_else(|| chain(e)))?;
+    NotifySocket::new(Path::new(STATE).join(NAME).join(NOTIFY_FILE)).notify_container_start().map_err(|e| why(&e))?;
     if let Some((socket, proc)) = answers {
-        answer(request, &socket, owners::Proc { dir: proc, outer: around.proc == Proc::Outer }, pid)?;
+        answer(request, &socket, proc, pid)?;
     }
     process::wait(pid).map_err(text)
+}
+
+/// The two ends of the socket on which the listener for calls about owners comes, and a /proc that shows the container.
+fn for_answers(proc: Proc) -> Result<(UnixStream, UnixStream, owners::Proc), String> {
+    let (ours, theirs) = UnixStream::pair().map_err(|e| format!("socketpair: {e}"))?;
+    let dir = match proc {
+        // One that numbers the container's processes as this one does.
+        Proc::Own => new_procfs().map_err(text)?,
+        Proc::Outer => std::fs::File::open("/proc").map_err(|e| format!("/proc: {e}"))?.into(),
+    };
+    Ok((ours, theirs, owners::Proc { dir, outer: proc == Proc::Outer }))
+}
+
+/// It was sent while the container was built, and lies in the socket.
+fn pass_on_terminal(listener: &UnixListener, socket: &UnixStream) -> std::io::Result<()> {
+    let (from, _) = listener.accept()?;
+    let fds = receive_fds(&from)?;
+    let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
+    Ok(send_fds(socket, &fds)?)
 }
 
 /// How long a process takes at most to be a zombie after its descriptors have closed.
@@ -156,19 +169,39 @@ fn answer(request: &RunRequest, socket: &UnixStream, proc: owners::Proc, pid: u3
         return Ok(());
     }
     let listener =
-        receive_fds(socket).ok().and_then(|mut fds| fds.pop()).ok_or("the command's calls cannot be answered")?;
+        receive_fds(socket).ok().and_then(|mut fds| fds.pop()).ok_or("the command's calls cannot be answered");
+    let listener = listener.map_err(|why| killed().unwrap_or_else(|| why.into()))?;
     let first = Credentials {
         users: Ids::all(request.uid),
         groups: Ids::all(request.gid),
         more_groups: request.groups.clone(),
         ..Credentials::default()
     };
-    Supervisor::enter(listener, proc, pid, first)?.serve(&ended);
+    let supervisor = Supervisor::enter(listener, proc, pid, first);
+    supervisor.map_err(|why| killed().unwrap_or(why))?.serve(&ended);
     Ok(())
 }
 
+/// What libcontainer says after an error of what came of its putting things away again, which is never the cause.
+const PUTTING_AWAY: &str = ". error during cleanup: ";
+
+/// What it puts before the errors of a container's first process.
+const FIRST_PROCESS_SAYS: &str = "error in executing process : ";
+
+/// Why libcontainer failed, the cause first. `complaint` is the first that it made of it.
+fn cause(said: &str, complaint: Option<String>) -> String {
+    let said = said.split_once(PUTTING_AWAY).map_or(said, |(said, _)| said);
+    let said = said.rsplit_once(FIRST_PROCESS_SAYS).map_or(said, |(_, sentence)| sentence);
+    match complaint {
+        Some(complaint) if complaint.starts_with(said) => complaint,
+        // What our own executor says is a sentence for people; words around it explain nothing.
+        Some(complaint) if !complaint.contains(said) => format!("{complaint} ({said})"),
+        _ => said.into(),
+    }
+}
+
 /// An error with its causes, each once.
-fn chain(e: impl std::error::Error) -> String {
+fn chain(e: &dyn std::error::Error) -> String {
     let mut out = e.to_string();
     let mut source = e.source();
     while let Some(cause) = source {
@@ -179,18 +212,18 @@ fn chain(e: impl std::error::Error) -> String {
         }
         source = cause.source();
     }
-    // What our own executor says is a sentence already; libcontainer's words around it explain nothing.
-    match out.rsplit_once(EXECUTOR_SAYS) {
-        Some((_, sentence)) => sentence.to_string(),
-        None => out,
-    }
+    out
 }
-
-/// What libcontainer puts before the errors of an executor.
-const EXECUTOR_SAYS: &str = "error in executing process : ";
 
 /// Puts the root file system in its place, with what every container has mounted on it; gives what else is to be mounted.
 fn prepare(request: &RunRequest, proc: Proc, root: &RootDir) -> Result<Vec<oci::Mount>, String> {
+    for (name, (major, minor)) in chroot::DEVICES {
+        if !Path::new("/dev").join(name).exists() {
+            return Err(format!(
+                "this machine has no /dev/{name}, which commands are given; make it: mknod -m 666 /dev/{name} c {major} {minor}"
+            ));
+        }
+    }
     let scratch = RootDir::open(request.files.scratch()).map_err(text)?;
     let (mounted, points, mounts) = match &request.files {
         Files::Overlay { lowers, upper, .. } => {
@@ -334,4 +367,30 @@ fn rlimits(request: &RunRequest) -> Result<Option<Vec<oci::PosixRlimit>>, String
         oci::PosixRlimitBuilder::default().typ(kind).soft(u.soft).hard(u.hard).build().map_err(text)
     };
     request.ulimits.iter().map(limit).collect::<Result<_, _>>().map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cause_comes_first_and_the_clean_up_never() {
+        let tail =
+            ". error during cleanup: failed to cleanup container: io error: at /sys/fs/cgroup/: could not delete";
+        let said = |what: &str| {
+            format!("failed to create container: exec process failed with error {FIRST_PROCESS_SAYS}{what}{tail}")
+        };
+        let told = |what: &str, complaint: &str| cause(&said(what), Some(complaint.to_string()));
+        assert_eq!(
+            told("device error", "failed to open bind dev \"/dev/full\": ENOENT"),
+            "failed to open bind dev \"/dev/full\": ENOENT (device error)"
+        );
+        assert_eq!(told("device error", "device error: EPERM"), "device error: EPERM");
+        assert_eq!(
+            told("the image has no /x", "failed to validate: Arg(\"the image has no /x\")"),
+            "the image has no /x"
+        );
+        assert_eq!(cause(&said("device error"), None), "device error");
+        assert_eq!(cause("no such thing", None), "no such thing");
+    }
 }

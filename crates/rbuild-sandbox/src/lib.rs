@@ -7,6 +7,7 @@
 
 mod chroot;
 mod command;
+mod complaints;
 mod container;
 mod enter;
 mod mounts;

@@ -160,3 +160,22 @@ fn root_without_capabilities_is_told_to_be_somebody_else() {
     let told = lab.sh(&format!("{without} $RB doctor"));
     assert!(told.stdout.contains("or run as another user than 0") && told.code == Some(3), "{}", told.stdout);
 }
+
+#[test]
+fn root_a_device_that_is_missing_is_named() {
+    let lab = Lab::new();
+    lab.write("Dockerfile", "FROM busybox\nRUN true\n");
+    let devices = "mount -t tmpfs none /dev; for n in 'null 3' 'zero 5' 'random 8' 'urandom 9'; do set -- $n; mknod -m 666 /dev/$1 c 1 $2; done";
+    lab.write("script", format!("{devices}; $RB build"));
+    let ran = lab.sh("unset RBUILD_ISOLATION; unshare -m --propagation private bash script");
+    ran.fails(1, &["this machine has no /dev/full", "mknod -m 666 /dev/full c 1 7"]);
+}
+
+#[test]
+fn what_keeps_a_container_from_being_made_is_its_cause() {
+    let lab = Lab::new();
+    let ran =
+        lab.build("FROM busybox\nRUN --mount=type=tmpfs,target=/proc/nowhere true\n", &["--isolation", "single-id"]);
+    let ran = ran.fails(1, &["could not be started", "/proc/nowhere"]);
+    assert!(!ran.stderr.contains("cleanup") && !ran.stderr.contains("cgroup"), "{}", ran.stderr);
+}
