@@ -21,6 +21,7 @@ pub use diagnostic::{Diagnostic, Span};
 pub use mount::{Mount, MountKind, Sharing, parse_mount, parse_size};
 pub use parse::{parse, parse_trigger};
 pub use suggest::closest;
+pub use text::readable;
 
 /// Proxy variables: every RUN gets them from the build arguments without a declaration.
 pub const PROXY_ARGS: [&str; 10] = [

@@ -30,10 +30,8 @@ const KEYWORDS: [&str; 18] = [
 
 /// Reads a whole Dockerfile. All errors that can be found are reported together.
 pub fn parse(source: &[u8]) -> Result<Dockerfile, Vec<Diagnostic>> {
-    let source = std::str::from_utf8(source).map_err(|e| {
-        let at = e.valid_up_to();
-        vec![Diagnostic::new(Span::new(at, at + 1), "this is not UTF-8 text").help("save the file as UTF-8")]
-    })?;
+    let (source, damaged) = crate::text::readable(source);
+    let source = source.as_ref();
     if source.is_empty() {
         return Err(vec![Diagnostic::new(Span::default(), "the Dockerfile is empty")]);
     }
@@ -69,7 +67,31 @@ pub fn parse(source: &[u8]) -> Result<Dockerfile, Vec<Diagnostic>> {
         let span = file.global_args.last().map_or(Span::default(), |i| i.span);
         parser.errors.push(Diagnostic::new(span, "the Dockerfile has no FROM, so there is no stage to build"));
     }
+    parser.errors.extend(
+        damaged
+            .into_iter()
+            .find(|at| !is_in_comment(source, &file, *at))
+            .map(|at| Diagnostic::new(Span::new(at, at + 1), "this is not UTF-8 text").help("save the file as UTF-8")),
+    );
     if parser.errors.is_empty() { Ok(file) } else { Err(parser.errors) }
+}
+
+/// Whether a byte of the source belongs to a comment, whose text means nothing.
+fn is_in_comment(source: &str, file: &Dockerfile, at: usize) -> bool {
+    let start = source[..at].rfind('\n').map_or(0, |end| end + 1);
+    let instructions = file.global_args.iter().chain(file.stages.iter().flat_map(|stage| &stage.instructions));
+    let mut bodies = instructions.flat_map(|i| heredocs(&i.op)).map(|doc| doc.body_span);
+    source[start..].trim_start_matches('\u{feff}').trim_start().starts_with('#')
+        && !bodies.any(|body| body.start <= at && at < body.end)
+}
+
+fn heredocs(op: &Op) -> &[Heredoc] {
+    match op {
+        Op::Run(run) => &run.heredocs,
+        Op::Copy(copy) => &copy.heredocs,
+        Op::Onbuild { inner, .. } => heredocs(&inner.op),
+        _ => &[],
+    }
 }
 
 /// Reads one stored ONBUILD trigger; spans are into `text`.
@@ -119,7 +141,9 @@ impl Parser {
             return None;
         }
         let (flags, rest) = flags::take(rest, self.escape);
-        if rest.text.is_empty() {
+        // A shell is given nothing to do then.
+        let may_be_empty = ["RUN", "CMD", "ENTRYPOINT"].contains(&name);
+        if rest.text.is_empty() && !may_be_empty {
             self.error(Diagnostic::new(keyword.span, format!("{name} needs an argument")));
             return None;
         }

@@ -2,6 +2,24 @@
 
 use crate::diagnostic::Span;
 
+use std::borrow::Cow;
+
+/// The source as text in which every byte has its place, and where the bytes are that are no UTF-8: each is shown as `?`.
+pub fn readable(source: &[u8]) -> (Cow<'_, str>, Vec<usize>) {
+    if let Ok(text) = std::str::from_utf8(source) {
+        return (Cow::Borrowed(text), Vec::new());
+    }
+    let (mut text, mut damaged) = (String::with_capacity(source.len()), Vec::new());
+    for chunk in source.utf8_chunks() {
+        text.push_str(chunk.valid());
+        for _ in chunk.invalid() {
+            damaged.push(text.len());
+            text.push('?');
+        }
+    }
+    (Cow::Owned(text), damaged)
+}
+
 #[derive(Debug, Clone, Default)]
 pub struct Text {
     pub text: String,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_image::{Digest, Hasher};
 use rbuild_linux::RootDir;
-use rbuild_plan::{CopyStep, From, MountKindStep, RunStep, Step, Vertex, VertexId};
+use rbuild_plan::{CacheStep, CopyStep, From, MountKindStep, RunStep, Step, Vertex, VertexId};
 use rbuild_sandbox::Builder;
 use rbuild_source::{Content, HashCache, Ignore, Owner, Selected, SourceError, SourceTree, content};
 
@@ -103,6 +103,16 @@ impl Contexts {
     }
 }
 
+impl Contexts {
+    /// The content of a part of a context.
+    pub fn content_of(&self, span: Span, from: From, source: &str) -> Result<Content> {
+        let context = self.of(from, span)?;
+        let tree = context.ok_or_else(|| BuildError::other("a mount of the context names a stage"))?.tree();
+        let selected = tree.select(source).map_err(|e| source_error(e, span))?;
+        content(&tree, &selected).map_err(|e| source_error(e, span))
+    }
+}
+
 /// What one source of a COPY selects.
 pub fn select(tree: &SourceTree<'_>, copy: &CopyStep, source: &str) -> std::result::Result<Vec<Selected>, SourceError> {
     if copy.parents { tree.select_with_parents(source) } else { tree.select(source) }
@@ -143,7 +153,7 @@ impl Keys<'_> {
         note: &mut dyn FnMut(&Part<'_>),
     ) -> Result<Option<Digest>> {
         let mut hasher = Hasher::new();
-        hasher.field("step 2");
+        hasher.field("step 3");
         if let Some(salt) = self.salt {
             hasher.field("salt").field(salt);
         }
@@ -166,8 +176,13 @@ impl Keys<'_> {
             Step::Run(run) => {
                 for mount in &run.mounts {
                     match &mount.kind {
-                        MountKindStep::Bind { from: From::Vertex(id), .. } => put(Part::Input(FROM, *id)),
-                        MountKindStep::Bind { .. } => taken.next().into_iter().for_each(&mut put),
+                        MountKindStep::Bind { from: From::Vertex(id), .. }
+                        | MountKindStep::Cache(CacheStep { from: Some(From::Vertex(id)), .. }) => {
+                            put(Part::Input(FROM, *id));
+                        }
+                        MountKindStep::Bind { .. } | MountKindStep::Cache(CacheStep { from: Some(_), .. }) => {
+                            taken.next().into_iter().for_each(&mut put)
+                        }
                         _ => {}
                     }
                 }
@@ -190,28 +205,33 @@ impl Keys<'_> {
                 let context = self.contexts.of(copy.from, copy.source_spans[0])?;
                 context.map(|context| sources_content(&context.tree(), copy)).into_iter().collect()
             }
-            Step::Run(run) => {
-                context_mounts(run).map(|(span, from, source)| self.mounted(span, from, source)).collect()
-            }
+            Step::Run(run) => context_mounts(run)
+                .map(|mount| self.contexts.content_of(mount.span, mount.from, mount.source))
+                .collect(),
             _ => Ok(Vec::new()),
         }
     }
-
-    fn mounted(&self, span: Span, from: From, source: &str) -> Result<Content> {
-        let tree =
-            self.contexts.of(from, span)?.ok_or_else(|| BuildError::other("a mount of the context names a stage"))?;
-        let tree = tree.tree();
-        let selected = tree.select(source).map_err(|e| source_error(e, span))?;
-        content(&tree, &selected).map_err(|e| source_error(e, span))
-    }
 }
 
-/// The mounts that show a part of a context: where they are asked for, and what part of which.
-pub fn context_mounts(run: &RunStep) -> impl Iterator<Item = (Span, From, &str)> {
-    run.mounts.iter().filter_map(|mount| match &mount.kind {
-        MountKindStep::Bind { from: From::Vertex(_), .. } => None,
-        MountKindStep::Bind { from, source } => Some((mount.span, *from, source.as_str())),
-        _ => None,
+/// A mount that takes a part of a context: where it is asked for, and what part of which.
+pub struct ContextMount<'a> {
+    pub span: Span,
+    pub from: From,
+    pub source: &'a str,
+    /// The part is what a new cache begins with, and is not mounted itself.
+    pub seeds_cache: bool,
+}
+
+/// The mounts that take a part of a context, in order.
+pub fn context_mounts(run: &RunStep) -> impl Iterator<Item = ContextMount<'_>> {
+    run.mounts.iter().filter_map(|mount| {
+        let (from, source, seeds_cache) = match &mount.kind {
+            MountKindStep::Bind { from, source } => (*from, source, false),
+            MountKindStep::Cache(CacheStep { from: Some(from), source, .. }) => (*from, source, true),
+            _ => return None,
+        };
+        let mount = ContextMount { span: mount.span, from, source, seeds_cache };
+        (!matches!(from, From::Vertex(_))).then_some(mount)
     })
 }
 
@@ -223,7 +243,7 @@ pub const FILES: &str = "files of the context";
 /// The key of a COPY by what it copies, and by what it stands on unless it is linked.
 pub fn content_key(vertex: &Vertex, copy: &CopyStep, salt: Option<&str>, parent: &Digest, content: &Digest) -> Digest {
     let mut hasher = Hasher::new();
-    hasher.field("content step 2").field(salt.unwrap_or_default());
+    hasher.field("content step 3").field(salt.unwrap_or_default());
     if copy.link {
         hasher.field("linked");
     } else {
@@ -306,14 +326,14 @@ mod tests {
         USER 3\nRUN --network=none --mount=type=cache,target=/c --mount=type=secret,id=s make all\n\
         FROM scratch\nCOPY --from=a --link /w /v\nADD <<F /f\ntext\nF\n";
 
-    /// Caches of all users are worth something as long as these stay: change them on purpose, and the number in "step 2" with them.
+    /// Caches of all users are worth something as long as these stay: change them on purpose, and the number in "step 3" with them.
     #[test]
     fn keys_are_what_they_were() {
         assert_eq!(keys(EVERYTHING), PINNED);
     }
 
     const PINNED: [&str; 5] =
-        ["cb98e2e41cafeb5b", "220db9332b591d45", "c650f62614c165ff", "f791d34153279814", "cd60de1dae3d0d96"];
+        ["920187c06abd605c", "6d23bee0ee4bf979", "af1a85f93d806d33", "e0f6dd43e5df3d31", "63cd353f8f78b6c1"];
 
     #[test]
     fn what_a_step_is_changes_its_key_and_those_that_stand_on_it_and_no_others() {

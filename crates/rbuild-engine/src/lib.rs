@@ -8,6 +8,7 @@ mod assemble;
 mod compare;
 mod copy;
 mod copy_out;
+mod demands;
 mod direct;
 mod error;
 mod event;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rbuild_dockerfile::{Diagnostic, Sharing, Span};
+use rbuild_dockerfile::{Sharing, Span};
 use rbuild_image::{Digest, Hasher};
 use rbuild_linux::RootDir;
 use rbuild_plan::{AgentStep, CacheStep, CopyStep, From, MountKindStep, MountStep, RunStep, Security, VertexId};
@@ -14,6 +14,7 @@ use rbuild_store::{Account, CacheMount, CacheUse, Files, LISTING, Snapshots, Tre
 
 use crate::agent::Agent;
 use crate::copy::{CopyError, copy};
+use crate::demands::missing_agent;
 use crate::error::{BuildError, Result};
 use crate::execute::Executor;
 use crate::keys::{self, FILES, source_error};
@@ -76,7 +77,7 @@ impl Executor<'_> {
         let mut wanted: BTreeMap<Digest, Vec<(usize, &CacheStep, Span)>> = BTreeMap::new();
         for (i, mount) in steps.iter().enumerate() {
             if let MountKindStep::Cache(step) = &mount.kind {
-                wanted.entry(self.cache_id(step)).or_default().push((i, step, mount.span));
+                wanted.entry(self.cache_id(step, mount.span)?).or_default().push((i, step, mount.span));
             }
         }
         let mut caches: Vec<(Vec<usize>, CacheMount)> = Vec::new();
@@ -89,16 +90,24 @@ impl Executor<'_> {
         Ok(caches)
     }
 
-    /// A cache that starts with files is another one whenever they are.
-    fn cache_id(&self, step: &CacheStep) -> Digest {
+    /// Names a cache: one that began with other files, or for another owner or mode, is another one.
+    fn cache_id(&self, step: &CacheStep, span: Span) -> Result<Digest> {
+        let CacheStep { id, sharing: _, from, source, mode, uid, gid } = step;
         let mut hasher = Hasher::new();
-        hasher.field("cache 1").field(&step.id);
-        match step.from {
-            Some(From::Vertex(id)) => hasher.field("from").field(self.done(id).result.bytes()).field(&step.source),
-            Some(From::Named(i)) => hasher.field("named").field(&self.request.parameters.contexts[i].name),
-            Some(From::Context) | None => &mut hasher,
-        };
-        hasher.finish()
+        hasher.field("cache 1").field(id);
+        if (*mode, *uid, *gid) != (0o755, 0, 0) {
+            hasher.field("owner").field(format!("{mode:o} {uid} {gid}"));
+        }
+        match from {
+            Some(From::Vertex(id)) => {
+                hasher.field("from").field(self.done(*id).result.bytes()).field(source);
+            }
+            Some(from) => {
+                hasher.field("files").field(self.contexts.content_of(span, *from, source)?.digest.bytes());
+            }
+            None => {}
+        }
+        Ok(hasher.finish())
     }
 
     /// What a new cache starts with.
@@ -149,7 +158,12 @@ impl Executor<'_> {
         let mut earlier = Some(earlier).filter(|earlier| earlier.len() == taken.len()).into_iter().flatten();
         let (mut parts, mut all) = (Vec::new(), None);
         for (mount, content) in keys::context_mounts(run).zip(taken) {
-            let (part, changes) = self.context_part(mount, content, earlier.next().flatten())?;
+            let earlier = earlier.next().flatten();
+            if mount.seeds_cache {
+                continue;
+            }
+            let mount = (mount.span, mount.from, mount.source);
+            let (part, changes) = self.context_part(mount, content, earlier)?;
             parts.push(part);
             if let Some(changes) = changes {
                 all.get_or_insert_with(Changes::default).and(changes);
@@ -215,9 +229,7 @@ impl Executor<'_> {
         for step in steps {
             let Some(place) = self.request.agents.iter().position(|(id, _)| *id == step.id) else {
                 if step.required {
-                    let d = Diagnostic::new(step.span, format!("the ssh agent `{}` was not given", step.id));
-                    let d = d.help(format!("pass it: --ssh {0} or --ssh {0}=SOCKET-OR-KEY", step.id));
-                    return Err(BuildError::Unmet(vec![d]));
+                    return Err(BuildError::Unmet(vec![missing_agent(step)]));
                 }
                 continue;
             };

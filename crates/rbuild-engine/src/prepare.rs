@@ -8,11 +8,12 @@ use std::sync::Arc;
 use rbuild_dockerfile::Diagnostic;
 use rbuild_image::{Digest, Hasher, ImageName, Platform};
 use rbuild_linux::RootDir;
-use rbuild_plan::{BaseImage, BuildGraph, ImageNeed, Parameters, Plan, Step, VertexId, plan};
+use rbuild_plan::{BaseImage, BuildGraph, From, ImageNeed, Parameters, Plan, Step, Vertex, VertexId, plan};
 use rbuild_source::{Content, HashCache};
 use rbuild_store::{Image, Record, SecretMark, Store, StoreError};
 
 use crate::Finished;
+use crate::demands;
 use crate::error::{BuildError, Result};
 use crate::event::{Event, Events, StepOutcome};
 use crate::export::{self, View};
@@ -87,7 +88,8 @@ pub fn prepare(request: &BuildRequest, params: &Parameters, store: &Store, event
     let hashes = Arc::new(HashCache::new(&store.hashes(&name)?, request.now));
     let contexts = Contexts::open(request, Viewpoint::Launcher, &hashes)?;
     let marks = store.secret_marks(leaks::searched(&request.secrets).map(|(_, value)| value))?;
-    let (known, keys, contents) = look_up(&graph, store, &contexts, request, &marks)?;
+    let LookedUp { known, keys, contents, will_run } = look_up(&graph, store, &contexts, request, &marks)?;
+    demands::check(request, &graph, &needed(&graph, &known, will_run))?;
     if let Some(bytes) = hashes.bytes() {
         // Losing them costs time and nothing else.
         let _ = store.put_hashes(&name, &bytes);
@@ -150,7 +152,36 @@ fn missing_image(store: &Store, need: &ImageNeed) -> BuildError {
     }])
 }
 
-type LookedUp = (Vec<Known>, Vec<Option<Digest>>, Vec<Vec<Content>>);
+struct LookedUp {
+    known: Vec<Known>,
+    keys: Vec<Option<Digest>>,
+    contents: Vec<Vec<Content>>,
+    /// Commands that run if anything needs them, as far as that can be told.
+    will_run: Vec<VertexId>,
+}
+
+/// Those of the steps that the target needs, in their order.
+fn needed(graph: &BuildGraph, known: &[Known], mut steps: Vec<VertexId>) -> Vec<VertexId> {
+    let mut seen = vec![false; graph.vertices.len()];
+    let mut open = vec![graph.target];
+    while let Some(id) = open.pop() {
+        if matches!(known[id], Known::Open) && !std::mem::replace(&mut seen[id], true) {
+            open.extend(graph.vertices[id].inputs());
+        }
+    }
+    steps.retain(|id| seen[*id]);
+    steps
+}
+
+/// The result that an open step is going to have, if its key tells it.
+fn foreseen(vertex: &Vertex, key: Option<Digest>) -> Option<Digest> {
+    match &vertex.step {
+        _ if vertex.ignore_cache => None,
+        Step::Run(_) | Step::Workdir(_) => key,
+        Step::Copy(copy) if !copy.link && !matches!(copy.from, From::Vertex(_)) => key,
+        _ => None,
+    }
+}
 
 fn look_up(
     graph: &BuildGraph,
@@ -161,17 +192,21 @@ fn look_up(
 ) -> Result<LookedUp> {
     let salt = request.key_salt();
     let mut known: Vec<Known> = Vec::with_capacity(graph.vertices.len());
-    let (mut keys, mut contents) = (Vec::new(), Vec::new());
-    for vertex in &graph.vertices {
+    let (mut keys, mut contents, mut will_run) = (Vec::new(), Vec::new(), Vec::new());
+    // Results, those of open steps as far as they are foreseen.
+    let mut results: Vec<Option<Digest>> = Vec::with_capacity(graph.vertices.len());
+    for (id, vertex) in graph.vertices.iter().enumerate() {
         if matches!(vertex.step, Step::Scratch | Step::Image { .. }) {
-            known.push(Known::Source(keys::source_result(&vertex.step)));
+            let result = keys::source_result(&vertex.step);
+            results.push(Some(result));
+            known.push(Known::Source(result));
             keys.push(None);
             contents.push(Vec::new());
             continue;
         }
         let ready = vertex.inputs().iter().all(|i| known[*i].result().is_some());
         // A step whose inputs are open cannot be keyed, but mistakes in what it reads are told before anything runs.
-        let result_of = |id: VertexId| known[id].result().unwrap_or_else(|| Digest::of(b"open"));
+        let result_of = |id: VertexId| results[id].unwrap_or_else(|| Digest::of(b"open"));
         let maker = Keys { contexts, salt: salt.as_deref(), result_of: &result_of };
         let taken = maker.taken(vertex)?;
         let key = maker.definition(vertex, &taken, &mut |_| ())?;
@@ -183,11 +218,18 @@ fn look_up(
             Some(record) => refusal::may_take(request, marks, store, &vertex.step, &record)?.then_some(record),
             None => None,
         };
+        let told = key.filter(|_| vertex.inputs().iter().all(|i| results[*i].is_some()));
+        let runs = |key: &Digest| Ok::<_, BuildError>(vertex.ignore_cache || store.record(key)?.is_none());
+        if matches!(vertex.step, Step::Run(_)) && record.is_none() {
+            let certain = told.as_ref().map_or(Ok(vertex.ignore_cache), runs)?;
+            will_run.extend(certain.then_some(id));
+        }
+        results.push(record.as_ref().map(|record| record.result).or_else(|| foreseen(vertex, told)));
         keys.push(key.filter(|_| record.is_some()));
         contents.push(taken);
         known.push(record.map_or(Known::Open, Known::Hit));
     }
-    Ok((known, keys, contents))
+    Ok(LookedUp { known, keys, contents, will_run })
 }
 
 impl Prepared {

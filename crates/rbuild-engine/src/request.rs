@@ -4,7 +4,7 @@ use rbuild_image::{Platform, Reference};
 use rbuild_layer::{Compression, LayerForm};
 use rbuild_linux::{Destination, Directory};
 use rbuild_plan::Parameters;
-use rbuild_sandbox::{Carrier, Ulimit};
+use rbuild_sandbox::Carrier;
 
 /// What somebody asked for, all of it read and decided; no environment and no clock come in later.
 pub struct BuildRequest {
@@ -42,9 +42,6 @@ pub struct BuildRequest {
     pub allow_leaks: bool,
     /// Agents for ssh mounts, by their ids.
     pub agents: Vec<(String, AgentSource)>,
-    /// Bytes of each command's /dev/shm; 64 MiB if not given.
-    pub shm_size: Option<u64>,
-    pub ulimits: Vec<Ulimit>,
     pub outputs: Vec<Output>,
     /// Of the image that no output asks for.
     pub squash: Squash,

@@ -8,7 +8,7 @@ use rbuild_dockerfile::Diagnostic;
 use rbuild_image::DEFAULT_PATH;
 use rbuild_layer::{LayerError, LayerForm, Loose};
 use rbuild_linux::{Kind, RootDir, Timestamp};
-use rbuild_plan::{AgentStep, CopyStep, RunStep, SecretStep, Security, Step, VertexId, WorkdirStep};
+use rbuild_plan::{AgentStep, CopyStep, RunStep, SecretStep, Security, Step, Ulimit, VertexId, WorkdirStep};
 use rbuild_sandbox::{
     Ended, Files, Input, MountRequest, Outcome, RunRequest, SandboxError, Source, Stream, remove_points,
 };
@@ -17,6 +17,7 @@ use rbuild_store::{Before, LISTING, Snapshots, StoreError, TreeId, Working};
 
 use crate::agent::Agent;
 use crate::copy::{CopyError, Reason, Terms, copy};
+use crate::demands::missing_secret;
 use crate::error::{BuildError, Result};
 use crate::event::Event;
 use crate::execute::Executor;
@@ -301,8 +302,8 @@ impl Executor<'_> {
             mounts,
             network: network(run.network),
             insecure: run.security == Security::Insecure,
-            shm_size: self.request.shm_size.unwrap_or(DEFAULT_SHM),
-            ulimits: self.request.ulimits.clone(),
+            shm_size: run.shm_size.unwrap_or(DEFAULT_SHM),
+            ulimits: run.ulimits.iter().map(ulimit).collect(),
             input: Input::Nothing,
             hosts: hosts_file(&run.hostname, &run.hosts),
             resolv_conf: self.request.resolv_conf.clone(),
@@ -370,10 +371,7 @@ impl Executor<'_> {
     fn secret(&self, wanted: &SecretStep) -> Result<Option<&[u8]>> {
         let found = self.request.secrets.iter().find(|(id, _)| *id == wanted.id).map(|(_, value)| value.as_slice());
         if found.is_none() && wanted.required {
-            let d = Diagnostic::new(wanted.span, format!("the secret `{}` was not given", wanted.id));
-            return Err(BuildError::Unmet(vec![
-                d.help(format!("pass it: --secret id={0},src=FILE or --secret id={0},env=NAME", wanted.id)),
-            ]));
+            return Err(BuildError::Unmet(vec![missing_secret(wanted)]));
         }
         Ok(found)
     }
@@ -410,6 +408,10 @@ const TICK: Duration = Duration::from_millis(11);
 
 /// Bytes of a command's /dev/shm, as docker has it.
 pub(crate) const DEFAULT_SHM: u64 = 64 << 20;
+
+fn ulimit(limit: &Ulimit) -> rbuild_sandbox::Ulimit {
+    rbuild_sandbox::Ulimit { name: limit.name.clone(), soft: limit.soft, hard: limit.hard }
+}
 
 /// /etc/hosts of a container of that name.
 pub(crate) fn hosts_file(own: &str, more: &[(String, String)]) -> String {

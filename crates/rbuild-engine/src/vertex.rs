@@ -7,7 +7,7 @@ use rbuild_image::{Digest, Hasher};
 use rbuild_linux::RootDir;
 use rbuild_plan::{CopyStep, From, Step, VertexId};
 use rbuild_source::{Changes, Content, SourceError};
-use rbuild_store::{Account, TreeId};
+use rbuild_store::{Account, Record, TreeId};
 
 use crate::error::{BuildError, Result};
 use crate::event::{Event, StepOutcome};
@@ -107,9 +107,10 @@ impl Executor<'_> {
         let dir = RootDir::open(&made).map_err(BuildError::kernel("the step's directory"))?;
         self.judge(id, &dir)?;
         let (created, build) = (self.request.now, self.request.build_id.as_str());
-        // A command whose earlier result stays where it is.
-        let again =
-            matches!(vertex.step, Step::Run(_)) && (vertex.ignore_cache || self.store.record(&shared)?.is_some());
+        // What is made again stays beside its earlier result: that of --no-cache, and of a command whose record is not for
+        // this build.
+        let is_run = matches!(vertex.step, Step::Run(_));
+        let again = vertex.ignore_cache || (is_run && self.store.record(&shared)?.is_some());
         let result = self.result_of(id, &shared, key, again);
         let tree = TreeId::of_step(if again { &result } else { &shared });
         // A tree that stands may be in use, and holds the same: only what a dead process left is replaced.
@@ -180,21 +181,34 @@ impl Executor<'_> {
 
     /// The tree that the nearest earlier step made here, if it is still there.
     pub(crate) fn nearest_tree(&self, id: VertexId) -> Option<TreeId> {
+        // What is made anew takes nothing from what it replaces.
+        if self.prepared.graph.vertices[id].ignore_cache {
+            return None;
+        }
         self.store.record(&self.nearest[id]?).ok().flatten().map(|record| record.tree)
     }
 
     /// What later steps know this one by. A linked copy's files are the same on any parent, its file system is
-    /// not; and a command that was run again on purpose need not have done the same.
+    /// not; and what was made again need not be the same as before.
     fn result_of(&self, id: VertexId, shared: &Digest, key: &Digest, again: bool) -> Digest {
         let vertex = &self.prepared.graph.vertices[id];
+        if again {
+            return made_again(shared, self.request.build_id.as_bytes());
+        }
         match &vertex.step {
             Step::Copy(copy) if copy.link => *key,
-            Step::Run(_) if again => {
-                let mut hasher = Hasher::new();
-                hasher.field("run again").field(shared.bytes()).field(&self.request.build_id);
-                hasher.finish()
-            }
             _ => *shared,
+        }
+    }
+
+    /// What later steps know a step by whose files another one made, under the content key `shared`. Files that were made
+    /// again, in place of those that had the key, are known by what they were made for.
+    fn result_of_found(&self, id: VertexId, record: &Record, shared: &Digest, key: &Digest) -> Digest {
+        let linked = matches!(&self.prepared.graph.vertices[id].step, Step::Copy(copy) if copy.link);
+        match (record.tree == TreeId::of_step(shared), linked) {
+            (true, _) => self.result_of(id, shared, key, false),
+            (false, true) => made_again(key, record.result.bytes()),
+            (false, false) => record.result,
         }
     }
 
@@ -208,7 +222,7 @@ impl Executor<'_> {
         if !refusal::may_take(self.request, &self.prepared.marks, self.store, &vertex.step, &record)? {
             return Ok(false);
         }
-        let result = if key == also { record.result } else { self.result_of(id, key, also, false) };
+        let result = if key == also { record.result } else { self.result_of_found(id, &record, key, also) };
         if key != also {
             self.store.put_account(also, account)?;
             self.store.put_record(also, &record.tree, &result, record.created, &self.request.build_id)?;
@@ -217,6 +231,13 @@ impl Executor<'_> {
         let _ = self.done[id].set(done);
         Ok(true)
     }
+}
+
+/// The result of a step that was made again, told apart from what it replaces.
+fn made_again(key: &Digest, which: &[u8]) -> Digest {
+    let mut hasher = Hasher::new();
+    hasher.field("run again").field(key.bytes()).field(which);
+    hasher.finish()
 }
 
 /// What a COPY copies, where it counts by content although its key does not say it: files of another stage,

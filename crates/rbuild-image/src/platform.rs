@@ -22,6 +22,60 @@ impl Platform {
     }
 }
 
+/// Systems and architectures that a single word may name.
+const SYSTEMS: [&str; 17] = [
+    "aix",
+    "android",
+    "darwin",
+    "dragonfly",
+    "freebsd",
+    "hurd",
+    "illumos",
+    "ios",
+    "js",
+    "linux",
+    "nacl",
+    "netbsd",
+    "openbsd",
+    "plan9",
+    "solaris",
+    "windows",
+    "zos",
+];
+const ARCHITECTURES: [&str; 24] = [
+    "386",
+    "amd64",
+    "amd64p32",
+    "arm",
+    "armbe",
+    "arm64",
+    "arm64be",
+    "ppc64",
+    "ppc64le",
+    "loong64",
+    "mips",
+    "mipsle",
+    "mips64",
+    "mips64le",
+    "mips64p32",
+    "mips64p32le",
+    "ppc",
+    "riscv",
+    "riscv64",
+    "s390",
+    "s390x",
+    "sparc",
+    "sparc64",
+    "wasm",
+];
+
+fn normal_os(os: &str) -> String {
+    match os.to_lowercase().as_str() {
+        "macos" => "darwin".into(),
+        os => os.into(),
+    }
+}
+
 fn normal_arch(arch: &str, variant: Option<&str>) -> (String, Option<String>) {
     let (arch, variant) = match (arch.to_lowercase().as_str(), variant) {
         ("x86_64" | "x86-64" | "amd64", v) => ("amd64", v.filter(|v| *v != "v1")),
@@ -46,9 +100,16 @@ impl FromStr for Platform {
     type Err = String;
     fn from_str(text: &str) -> Result<Platform, String> {
         let parts: Vec<&str> = text.trim().split('/').collect();
+        let host = Platform::host();
         let (os, arch, variant) = match parts[..] {
+            // One word is a system on this machine's architecture, or an architecture of this machine's system.
+            [word] if SYSTEMS.contains(&normal_os(word).as_str()) => {
+                (word, host.arch.as_str(), host.variant.as_deref())
+            }
+            [word] if ARCHITECTURES.contains(&normal_arch(word, None).0.as_str()) => (host.os.as_str(), word, None),
             [os, arch] => (os, arch, None),
             [os, arch, variant] => (os, arch, Some(variant)),
+            [word] => return Err(format!("`{word}` is neither an operating system nor an architecture")),
             _ => return Err(format!("`{text}` is not a platform of the form os/arch[/variant]")),
         };
         let word = |s: &str| !s.is_empty() && s.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c));
@@ -56,7 +117,7 @@ impl FromStr for Platform {
             return Err(format!("`{text}` is not a platform of the form os/arch[/variant]"));
         }
         let (arch, variant) = normal_arch(arch, variant);
-        Ok(Platform { os: os.to_lowercase(), arch, variant })
+        Ok(Platform { os: normal_os(os), arch, variant })
     }
 }
 
@@ -74,7 +135,13 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Platform>().unwrap().to_string(), want);
         }
-        assert!("linux".parse::<Platform>().is_err());
+        let host = Platform::host();
+        assert_eq!("linux".parse::<Platform>().unwrap(), host);
+        assert_eq!("Windows".parse::<Platform>().unwrap().to_string(), format!("windows/{}", host.arch));
+        assert_eq!("aarch64".parse::<Platform>().unwrap().to_string(), "linux/arm64");
+        assert_eq!("armhf".parse::<Platform>().unwrap().to_string(), "linux/arm/v7");
+        assert!("nothing".parse::<Platform>().is_err());
+        assert!("".parse::<Platform>().is_err());
         assert!("linux/".parse::<Platform>().is_err());
     }
 }

@@ -4,24 +4,52 @@
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Chmod {
     Octal(u32),
-    Symbolic(Vec<Clause>),
+    Symbolic(Symbolic),
 }
 
-/// One `u+rw` of a symbolic mode.
+/// A symbolic mode: what it does, one change after the other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Symbolic {
+    text: String,
+    changes: Vec<Change>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Clause {
+enum Change {
+    Set(u32),
+    Clear(u32),
+    /// `X`: execute for directories, and for files that somebody may execute already.
+    SetIfExecutable(u32),
+    /// The bits of one class, by its place in a mode, go to others.
+    Copy {
+        from: u32,
+        to: Who,
+        op: Op,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Op {
+    Add,
+    Remove,
+    Assign,
+}
+
+/// The classes of users that a clause is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Who {
     user: bool,
     group: bool,
     other: bool,
-    op: char,
-    read: bool,
-    write: bool,
-    execute: bool,
-    /// `X`: execute for directories, and for files that somebody may execute already.
-    execute_if: bool,
-    set_id: bool,
-    sticky: bool,
 }
+
+const USER: u32 = 6;
+const GROUP: u32 = 3;
+const OTHER: u32 = 0;
+const SET_UID: u32 = 0o4000;
+const SET_GID: u32 = 0o2000;
+const STICKY: u32 = 0o1000;
+const EXECUTE: u32 = 0o111;
 
 impl Chmod {
     /// `None` if the text is neither form.
@@ -29,77 +57,150 @@ impl Chmod {
         if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
             return u32::from_str_radix(text, 8).ok().filter(|m| *m <= 0o7777).map(Chmod::Octal);
         }
-        let clauses: Option<Vec<Vec<Clause>>> = text.split(',').map(clauses).collect();
-        clauses.map(|c| Chmod::Symbolic(c.concat()))
+        let mut changes = Vec::new();
+        for clause in text.split(',') {
+            read_clause(clause, &mut changes)?;
+        }
+        Some(Chmod::Symbolic(Symbolic { text: text.to_string(), changes }))
     }
 
     /// The bits of something that had `mode`.
     pub fn apply(&self, mode: u32, is_dir: bool) -> u32 {
         match self {
             Chmod::Octal(mode) => *mode,
-            Chmod::Symbolic(clauses) => clauses.iter().fold(mode, |mode, c| c.apply(mode, is_dir)),
-        }
-    }
-}
-
-fn clauses(text: &str) -> Option<Vec<Clause>> {
-    let ops = text.find(['+', '-', '='])?;
-    let who = &text[..ops];
-    if !who.chars().all(|c| "ugoa".contains(c)) {
-        return None;
-    }
-    let has = |c| who.is_empty() || who.contains('a') || who.contains(c);
-    let mut found: Vec<Clause> = Vec::new();
-    for c in text[ops..].chars() {
-        if matches!(c, '+' | '-' | '=') {
-            found.push(Clause {
-                user: has('u'),
-                group: has('g'),
-                other: has('o'),
-                op: c,
-                read: false,
-                write: false,
-                execute: false,
-                execute_if: false,
-                set_id: false,
-                sticky: false,
-            });
-            continue;
-        }
-        let clause = found.last_mut()?;
-        match c {
-            'r' => clause.read = true,
-            'w' => clause.write = true,
-            'x' => clause.execute = true,
-            'X' => clause.execute_if = true,
-            's' => clause.set_id = true,
-            't' => clause.sticky = true,
-            _ => return None,
-        }
-    }
-    Some(found)
-}
-
-impl Clause {
-    fn apply(&self, mode: u32, is_dir: bool) -> u32 {
-        let execute = self.execute || (self.execute_if && (is_dir || mode & 0o111 != 0));
-        let bits = u32::from(self.read) * 4 + u32::from(self.write) * 2 + u32::from(execute);
-        let mut set = 0;
-        let mut mask = 0;
-        for (on, shift, special) in [(self.user, 6, 0o4000), (self.group, 3, 0o2000), (self.other, 0, 0)] {
-            if on {
-                set |= bits << shift | if self.set_id { special } else { 0 };
-                // chmod(1): `=` on a directory leaves its set-id bits alone.
-                mask |= 7 << shift | if is_dir { 0 } else { special };
+            Chmod::Symbolic(symbolic) => {
+                let executable = is_dir || mode & EXECUTE != 0;
+                symbolic.changes.iter().fold(mode, |mode, change| change.apply(mode, executable))
             }
         }
-        if self.sticky {
-            set |= 0o1000;
+    }
+
+    /// The mode in words that mean the same in every version, for keys.
+    pub fn key(&self) -> String {
+        match self {
+            Chmod::Octal(mode) => format!("{mode:o}"),
+            Chmod::Symbolic(symbolic) => symbolic.text.clone(),
         }
-        match self.op {
-            '+' => mode | set,
-            '-' => mode & !set,
-            _ => mode & !mask | set,
+    }
+}
+
+impl Who {
+    /// Nobody named means everybody.
+    fn parse(text: &str) -> Option<Who> {
+        let mut who = Who::default();
+        for c in text.chars() {
+            match c {
+                'u' => who.user = true,
+                'g' => who.group = true,
+                'o' => who.other = true,
+                'a' => who = Who { user: true, group: true, other: true },
+                _ => return None,
+            }
+        }
+        Some(if text.is_empty() { Who { user: true, group: true, other: true } } else { who })
+    }
+
+    fn classes(self) -> impl Iterator<Item = u32> {
+        let all = [(self.user, USER), (self.group, GROUP), (self.other, OTHER)];
+        all.into_iter().filter(|(on, _)| *on).map(|(_, place)| place)
+    }
+
+    /// Every bit that is these classes' own.
+    fn mask(self) -> u32 {
+        let special = if self.user { SET_UID } else { 0 } | if self.group { SET_GID } else { 0 };
+        self.classes().fold(special, |mask, place| mask | 0o7 << place)
+    }
+}
+
+/// Reads `who`, and behind it operators with what each is about: `u+rw`, `go=u-w`.
+fn read_clause(clause: &str, changes: &mut Vec<Change>) -> Option<()> {
+    let start = clause.find(['+', '-', '='])?;
+    let who = Who::parse(&clause[..start])?;
+    let mut rest = &clause[start..];
+    while let Some(symbol) = rest.chars().next() {
+        let op = match symbol {
+            '+' => Op::Add,
+            '-' => Op::Remove,
+            '=' => Op::Assign,
+            _ => return None,
+        };
+        let end = rest[1..].find(['+', '-', '=']).map_or(rest.len(), |at| at + 1);
+        read_permissions(who, op, &rest[1..end], changes)?;
+        rest = &rest[end..];
+    }
+    Some(())
+}
+
+/// Reads permissions in letters, and classes whose bits are copied. They count one after the other: of several things that
+/// are assigned the last one stays.
+fn read_permissions(who: Who, op: Op, letters: &str, changes: &mut Vec<Change>) -> Option<()> {
+    let (mut bits, mut if_executable, mut assigned) = (0, 0, false);
+    for c in letters.chars() {
+        let from = match c {
+            'r' => 0o444,
+            'w' => 0o222,
+            'x' => EXECUTE,
+            'X' if op == Op::Remove => EXECUTE,
+            's' => SET_UID | SET_GID,
+            't' | 'X' | 'u' | 'g' | 'o' => 0,
+            _ => return None,
+        };
+        bits |= from & who.mask();
+        let class = match c {
+            't' if who.user || who.group => {
+                bits |= STICKY;
+                continue;
+            }
+            'X' if op != Op::Remove => {
+                if_executable = EXECUTE & who.mask();
+                continue;
+            }
+            'u' => USER,
+            'g' => GROUP,
+            'o' => OTHER,
+            _ => continue,
+        };
+        if bits != 0 {
+            change(who, op, std::mem::take(&mut bits), changes);
+        }
+        if if_executable != 0 {
+            changes.push(Change::SetIfExecutable(std::mem::take(&mut if_executable)));
+        }
+        assigned = true;
+        changes.push(Change::Copy { from: class, to: who, op });
+    }
+    if bits != 0 || (op == Op::Assign && !assigned) {
+        change(who, op, bits, changes);
+    }
+    if if_executable != 0 {
+        changes.push(Change::SetIfExecutable(if_executable));
+    }
+    Some(())
+}
+
+fn change(who: Who, op: Op, bits: u32, changes: &mut Vec<Change>) {
+    match op {
+        Op::Add => changes.push(Change::Set(bits)),
+        Op::Remove => changes.push(Change::Clear(bits)),
+        Op::Assign => changes.extend([Change::Clear(who.mask() | bits & STICKY), Change::Set(bits)]),
+    }
+}
+
+impl Change {
+    fn apply(self, mode: u32, executable: bool) -> u32 {
+        match self {
+            Change::Set(bits) => mode | bits,
+            Change::Clear(bits) => mode & !bits,
+            Change::SetIfExecutable(bits) if executable => mode | bits,
+            Change::SetIfExecutable(_) => mode,
+            Change::Copy { from, to, op } => {
+                let bits = mode >> from & 0o7;
+                to.classes().fold(mode, |mode, place| match op {
+                    Op::Add => mode | bits << place,
+                    Op::Remove => mode & !(bits << place),
+                    Op::Assign => mode & !(0o7 << place) | bits << place,
+                })
+            }
         }
     }
 }
@@ -122,6 +223,22 @@ mod tests {
             ("u+r-w", 0o200, false, 0o400),
             ("+t", 0o777, true, 0o1777),
             ("u=rw", 0o4755, false, 0o655),
+            ("go=u", 0o750, false, 0o777),
+            ("u=g", 0o640, false, 0o440),
+            ("o=g-w", 0o760, false, 0o764),
+            ("go=u-w", 0o700, true, 0o755),
+            ("g+u", 0o720, false, 0o770),
+            ("u-g", 0o750, false, 0o250),
+            ("u=go", 0o042, false, 0o242),
+            ("=u", 0o700, false, 0o777),
+            ("go=", 0o4777, false, 0o4700),
+            ("=rX", 0o700, false, 0o555),
+            ("a=rX", 0o600, false, 0o444),
+            ("a-X", 0o755, false, 0o644),
+            ("u=rwx", 0o6070, true, 0o2770),
+            ("o+st", 0o644, false, 0o644),
+            ("a=", 0o7777, false, 0o1000),
+            ("u=rw,g=u,o=", 0o7, false, 0o660),
         ] {
             assert_eq!(Chmod::parse(text).unwrap().apply(mode, is_dir), want, "{text} {mode:o}");
         }

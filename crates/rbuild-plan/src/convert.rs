@@ -6,7 +6,7 @@ use rbuild_dockerfile::ast::{self, Command, Dockerfile, Op, Stage, Word};
 use rbuild_dockerfile::{Diagnostic, PROXY_ARGS, Span, closest, parse_trigger};
 use rbuild_image::{DEFAULT_PATH, Digest, ImageConfig, ImageName, Platform, Reference};
 
-use crate::graph::{BuildGraph, From as Input, HistoryEntry, Network, Step, Vertex, VertexId, WorkdirStep};
+use crate::graph::{BuildGraph, From as Input, HistoryEntry, Network, Step, Ulimit, Vertex, VertexId, WorkdirStep};
 use crate::scope::{Vars, expand};
 
 /// What the caller wants of the Dockerfile.
@@ -35,6 +35,9 @@ pub struct Parameters {
     pub hosts: Vec<(String, String)>,
     /// Directories of the machine that every command sees.
     pub volumes: Vec<Volume>,
+    /// Bytes of each command's /dev/shm; what the builder has by itself if not given.
+    pub shm_size: Option<u64>,
+    pub ulimits: Vec<Ulimit>,
     /// The time of the newest file of a context that came as an archive; what `SOURCE_DATE_EPOCH=context` means.
     pub context_epoch: Option<i64>,
 }
@@ -56,6 +59,8 @@ impl Parameters {
             allow_host_network: true,
             hosts: Vec::new(),
             volumes: Vec::new(),
+            shm_size: None,
+            ulimits: Vec::new(),
             context_epoch: None,
         }
     }
@@ -386,7 +391,7 @@ impl Planner<'_> {
                 for (k, v) in set {
                     text.push_str(&format!(" {k}={v}"));
                     state.env.set(&k, &v);
-                    state.vars.set(&k, &v);
+                    state.vars.set_last(&k, &v);
                 }
                 self.note(state, text);
                 Ok(())
@@ -407,14 +412,19 @@ impl Planner<'_> {
     }
 
     fn workdir(&mut self, state: &mut State, word: &Word, span: Span) -> Planned<()> {
+        // No path at all is where one is already.
         let path = self.word(state, word)?;
-        if path.is_empty() {
-            return Err(Diagnostic::new(word.span, "the working directory is empty after expansion").into());
-        }
-        let path = join(&state.config.config.working_dir, &path);
-        state.config.config.working_dir = path.clone();
-        let text = format!("WORKDIR {path}");
-        if path == "/" {
+        let path = native_path(state, &path, word.span)?;
+        // An absolute path is kept as it is written.
+        let shown = match &path[..] {
+            "" => Some(cwd(state)).filter(|dir| dir.starts_with('/')).unwrap_or_else(|| join("/", &cwd(state))),
+            path if path.starts_with('/') && !is_windows(state) => path.to_string(),
+            path => join(&cwd(state), path),
+        };
+        state.config.config.working_dir = if is_windows(state) { shown.replace('/', "\\") } else { shown.clone() };
+        let text = format!("WORKDIR {shown}");
+        let path = join("/", &shown);
+        if shown == "/" {
             self.note(state, text);
         } else {
             let user = state.config.config.user.clone();
@@ -425,6 +435,7 @@ impl Planner<'_> {
 
     fn shell(&self, state: &State) -> Vec<String> {
         match &state.config.config.shell {
+            shell if shell.is_empty() && is_windows(state) => ["cmd", "/S", "/C"].map(String::from).into(),
             shell if shell.is_empty() => vec!["/bin/sh".into(), "-c".into()],
             shell => shell.clone(),
         }
@@ -439,6 +450,34 @@ impl Planner<'_> {
                 argv
             }
         }
+    }
+}
+
+fn is_windows(state: &State) -> bool {
+    state.config.os == "windows"
+}
+
+/// The working directory, with slashes on every system.
+fn cwd(state: &State) -> String {
+    match &state.config.config.working_dir {
+        dir if is_windows(state) => dir.replace('\\', "/"),
+        dir => dir.clone(),
+    }
+}
+
+/// A path as the image's system writes it, with slashes. That of windows may name the drive that is the image's.
+fn native_path(state: &State, path: &str, span: Span) -> Result<String, Diagnostic> {
+    if !is_windows(state) {
+        return Ok(path.to_string());
+    }
+    let path = path.replace('\\', "/");
+    let refused = |what: &str| Err(Diagnostic::new(span, format!("`{path}` {what}")));
+    match path.split_once(':') {
+        _ if path.starts_with("//") => refused("names a share, and an image has none"),
+        None => Ok(path),
+        Some((drive, _)) if !drive.eq_ignore_ascii_case("c") => refused("is not on the drive of the image (C:)"),
+        Some((_, "")) => refused("names a drive and no path"),
+        Some((_, rest)) => Ok(rest.to_string()),
     }
 }
 
@@ -469,6 +508,8 @@ fn join(base: &str, path: &str) -> String {
     }
     format!("/{}", parts.join("/"))
 }
+
+pub use args::automatic_args;
 
 mod args;
 mod copy;

@@ -90,8 +90,20 @@ pub struct RunStep {
     pub mounts: Vec<MountStep>,
     pub secrets: Vec<SecretStep>,
     pub agents: Vec<AgentStep>,
+    /// Bytes of /dev/shm, if they were asked for.
+    pub shm_size: Option<u64>,
+    pub ulimits: Vec<Ulimit>,
     /// A here-document that is a program: its name and text. The command runs it from `/dev/pipes/NAME`.
     pub script: Option<InlineFile>,
+}
+
+/// A limit on what a command's processes may use (setrlimit(2)).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ulimit {
+    /// Upper case and with its prefix, `RLIMIT_NOFILE`.
+    pub name: String,
+    pub soft: u64,
+    pub hard: u64,
 }
 
 /// A secret that the command sees, as a file, as a variable, or both.

@@ -11,10 +11,12 @@ mod parts;
 mod scope;
 
 pub use chmod::Chmod;
-pub use convert::{BaseImage, ContextSource, ImageNeed, NamedContext, NoCache, Parameters, Plan, Volume, plan};
+pub use convert::{
+    BaseImage, ContextSource, ImageNeed, NamedContext, NoCache, Parameters, Plan, Volume, automatic_args, plan,
+};
 pub use graph::{
     AgentStep, BuildGraph, CacheStep, CopyStep, From, HistoryEntry, InlineFile, MountKindStep, MountStep, Network,
-    RunStep, SecretStep, Security, Step, Vertex, VertexId, WorkdirStep,
+    RunStep, SecretStep, Security, Step, Ulimit, Vertex, VertexId, WorkdirStep,
 };
 pub use parts::Tell;
 pub use scope::Vars;

@@ -3,9 +3,10 @@
 //!
 //! Each step is taken apart field by field, so that a new field does not compile until somebody decides.
 
+use crate::Chmod;
 use crate::graph::{
     AgentStep, CacheStep, CopyStep, InlineFile, MountKindStep, MountStep, Network, RunStep, SecretStep, Security, Step,
-    WorkdirStep,
+    Ulimit, WorkdirStep,
 };
 
 /// Takes one part: its name and its value. A name may come several times.
@@ -38,6 +39,8 @@ impl RunStep {
             mounts,
             secrets,
             agents,
+            shm_size,
+            ulimits,
             script,
         } = self;
         args.iter().for_each(|arg| tell("command", arg.as_bytes()));
@@ -64,6 +67,12 @@ impl RunStep {
         tell("host name", hostname.as_bytes());
         // Where a host is may change from day to day; that it has a name counts.
         hosts.iter().for_each(|(name, _)| tell("known host", name.as_bytes()));
+        if let Some(bytes) = shm_size {
+            tell("shm size", bytes.to_string().as_bytes());
+        }
+        for Ulimit { name, soft, hard } in ulimits {
+            tell("ulimit", format!("{name} {soft} {hard}").as_bytes());
+        }
         if let Some(InlineFile { name, content }) = script {
             tell("script name", name.as_bytes());
             tell("script", content.as_bytes());
@@ -78,9 +87,9 @@ impl RunStep {
         for MountStep { target, read_only, kind, span: _ } in mounts {
             let what = match kind {
                 MountKindStep::Bind { from: _, source } => format!("bind {source:?}"),
-                // What a cache holds never counts, and so neither does which one it is.
-                MountKindStep::Cache(CacheStep { id: _, sharing: _, from: _, source, mode: _, uid: _, gid: _ }) => {
-                    format!("cache {source:?}")
+                // What a cache holds never counts, and so neither does which one it is; what it began with does.
+                MountKindStep::Cache(CacheStep { id: _, sharing: _, from: _, source, mode, uid, gid }) => {
+                    format!("cache {source:?} {mode:o} {uid} {gid}")
                 }
                 MountKindStep::Tmpfs { size } => format!("tmpfs {size:?}"),
                 // What a volume holds never counts; which one it is does.
@@ -118,7 +127,7 @@ impl CopyStep {
             tell(name, if *on { b"yes" } else { b"no" });
         }
         tell("--chown", chown.as_deref().unwrap_or("").as_bytes());
-        tell("--chmod", chmod.as_ref().map_or(String::new(), |c| format!("{c:?}")).as_bytes());
+        tell("--chmod", chmod.as_ref().map_or(String::new(), Chmod::key).as_bytes());
         exclude.iter().for_each(|pattern| tell("--exclude", pattern.as_bytes()));
         for InlineFile { name, content } in inline {
             tell("here-document name", name.as_bytes());

@@ -10,7 +10,8 @@ use rpds::{HashTrieMapSync, VectorSync};
 /// A copy shares what is equal: it costs nothing, and a change to either costs no more than its own size.
 #[derive(Debug, Clone, Default)]
 pub struct Vars {
-    list: VectorSync<(String, String)>,
+    /// Nothing stands where a value was that is further back now.
+    list: VectorSync<Option<(String, String)>>,
     /// Where in the list a name is.
     places: HashTrieMapSync<String, usize>,
 }
@@ -18,7 +19,7 @@ pub struct Vars {
 impl Vars {
     pub fn get(&self, name: &str) -> Option<&str> {
         let place = self.places.get(name)?;
-        self.list.get(*place).map(|(_, value)| value.as_str())
+        self.list.get(*place)?.as_ref().map(|(_, value)| value.as_str())
     }
 
     /// A value that is replaced keeps its place. What has no name is not kept.
@@ -26,7 +27,7 @@ impl Vars {
         if name.is_empty() {
             return;
         }
-        let pair = (name.to_string(), value.to_string());
+        let pair = Some((name.to_string(), value.to_string()));
         match self.places.get(name) {
             Some(place) => drop(self.list.set_mut(*place, pair)),
             None => {
@@ -36,16 +37,25 @@ impl Vars {
         }
     }
 
+    /// Sets a value that goes behind all others, as the environment of commands has it.
+    pub fn set_last(&mut self, name: &str, value: &str) {
+        if let Some(place) = self.places.get(name) {
+            self.list.set_mut(*place, None);
+            self.places.remove_mut(name);
+        }
+        self.set(name, value);
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &(String, String)> {
-        self.list.iter()
+        self.list.iter().flatten()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.list.is_empty()
+        self.len() == 0
     }
 
     pub fn len(&self) -> usize {
-        self.list.len()
+        self.places.size()
     }
 }
 
@@ -100,5 +110,10 @@ mod tests {
         let list: Vec<String> = vars.iter().map(|(k, v)| format!("{k}={v}")).collect();
         assert_eq!(list, ["A=3", "B=2", "C=4"]);
         assert_eq!((vars.get("B"), vars.get("D")), (Some("2"), None));
+        vars.set_last("A", "4");
+        vars.set_last("D", "5");
+        let list: Vec<String> = vars.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        assert_eq!(list, ["B=2", "C=4", "A=4", "D=5"]);
+        assert_eq!((vars.get("A"), vars.len()), (Some("4"), 4));
     }
 }

@@ -30,7 +30,7 @@ pub fn build(place: &Place, args: BuildArgs) -> Result<u8, Failure> {
     let store = place.open()?;
     let Asked { request, _arrived } = asked(&args, &store, records_owners(place.rung))?;
     let reports = Reports::open(&args)?;
-    let text = String::from_utf8_lossy(&request.dockerfile).into_owned();
+    let text = rbuild_dockerfile::readable(&request.dockerfile).0.into_owned();
     let name = request.dockerfile_name.clone();
     let source = Source::new(&name, &text);
     let mode = match args.progress {

@@ -7,7 +7,7 @@ use rbuild_dockerfile::ast::{Comment, Dockerfile, Op, Stage};
 use rbuild_dockerfile::lint::{self, Settings, Surroundings, Warning};
 use rbuild_dockerfile::{Diagnostic, MountKind, Span, parse, parse_mount};
 use rbuild_engine::BuildRequest;
-use rbuild_image::{ImageConfig, Platform};
+use rbuild_image::ImageConfig;
 use rbuild_source::Ignore;
 use rbuild_store::Store;
 use serde_json::{Value, json};
@@ -47,7 +47,7 @@ pub fn parse_call(text: &str) -> Result<(Call, bool), Failure> {
 }
 
 pub fn call(request: &BuildRequest, store: &Store, call: Call, json: bool) -> Result<u8, Failure> {
-    let text = String::from_utf8_lossy(&request.dockerfile).into_owned();
+    let text = rbuild_dockerfile::readable(&request.dockerfile).0.into_owned();
     let source = Source::new(&request.dockerfile_name, &text);
     let file = match parse(&request.dockerfile) {
         Ok(file) => file,
@@ -86,20 +86,7 @@ pub fn warnings(file: &Dockerfile, request: &BuildRequest, store: &Store) -> Res
     let ignore = Ignore::parse(ignore).unwrap_or_default();
     // A file that something takes back in may be meant; the rule keeps out of it.
     let ignored = |path: &str| !ignore.has_negations() && ignore.excludes(path);
-    let host = Platform::host();
-    let automatic: Vec<(String, String)> = ["BUILD", "TARGET"]
-        .into_iter()
-        .flat_map(|prefix| {
-            [
-                (format!("{prefix}PLATFORM"), host.to_string()),
-                (format!("{prefix}OS"), host.os.clone()),
-                (format!("{prefix}OSVERSION"), String::new()),
-                (format!("{prefix}ARCH"), host.arch.clone()),
-                (format!("{prefix}VARIANT"), String::new()),
-            ]
-        })
-        .chain([("TARGETSTAGE".to_string(), "default".to_string())])
-        .collect();
+    let automatic = rbuild_plan::automatic_args(&request.parameters, "default");
     let wanted = &request.parameters.platform;
     let around = Surroundings {
         base_env: &|name| image(name).map(|c| c.config.env),

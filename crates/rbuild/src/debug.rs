@@ -30,7 +30,7 @@ fn parsed(file: &Path, then: impl FnOnce(&ast::Dockerfile) -> Result<(), Failure
     match parse(&bytes) {
         Ok(dockerfile) => then(&dockerfile).map(|()| code::OK),
         Err(errors) => {
-            let (name, text) = (file.display().to_string(), String::from_utf8_lossy(&bytes));
+            let (name, text) = (file.display().to_string(), rbuild_dockerfile::readable(&bytes).0);
             let source = Source::new(&name, &text);
             for d in &errors {
                 print::err(&render::diagnostic(d, &source, print::colours()));

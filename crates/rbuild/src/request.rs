@@ -48,6 +48,8 @@ pub fn asked(args: &BuildArgs, store: &Store, recorded_owners: bool) -> Result<A
         allow_host_network: allowed.host_network || network(&args.network)? != Network::Isolated,
         hosts: args.add_host.iter().map(|h| host(h)).collect::<Result<_, _>>()?,
         volumes,
+        shm_size: args.shm_size.as_deref().map(|s| size("--shm-size", s)).transpose()?,
+        ulimits: args.ulimit.iter().map(|u| Ok(in_plan(ulimit(u)?))).collect::<Result<_, Failure>>()?,
         context_epoch: newest,
         ..Parameters::new(platform)
     };
@@ -92,9 +94,7 @@ pub fn asked(args: &BuildArgs, store: &Store, recorded_owners: bool) -> Result<A
         recorded_owners,
         weigh: args.timings.is_some(),
         shell_on_error: shell_on_error(args.on_error.as_deref())?,
-        shm_size: args.shm_size.as_deref().map(|s| size("--shm-size", s)).transpose()?,
         cache_limit: args.cache_limit.as_deref().map(|s| size("--cache-limit", s)).transpose()?,
-        ulimits: args.ulimit.iter().map(|u| ulimit(u)).collect::<Result<_, _>>()?,
         outputs,
         squash,
         jobs: args.jobs.unwrap_or(cores.max(4)),
@@ -104,6 +104,10 @@ pub fn asked(args: &BuildArgs, store: &Store, recorded_owners: bool) -> Result<A
         build_id: format!("{now:x}-{:x}", std::process::id()),
     };
     Ok(Asked { request, _arrived: arrived })
+}
+
+fn in_plan(limit: Ulimit) -> rbuild_plan::Ulimit {
+    rbuild_plan::Ulimit { name: limit.name, soft: limit.soft, hard: limit.hard }
 }
 
 fn git_modes(text: Option<&str>) -> Result<bool, Failure> {

@@ -141,3 +141,24 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn bytes_that_are_no_text_may_stand_in_comments_only() {
+    for source in [&b"FROM a\n# caf\xe9\nRUN x\n"[..], b"  # \xff\xfe\nFROM a\n", b"FROM a\nRUN x \\\n# \xe9\n y\n"] {
+        assert!(parse(source).is_ok(), "{}", String::from_utf8_lossy(source));
+    }
+    for source in [
+        &b"FROM a\nRUN echo \xe9\n"[..],
+        b"FROM a\nENV a=\xe9\n",
+        b"FROM a\nRUN <<E\n# \xe9\nE\n",
+        b"FROM a\nCOPY <<E /\n# \xe9\nE\n",
+        b"FROM a\nONBUILD RUN <<E\n# \xe9\nE\n",
+    ] {
+        let errors = parse(source).unwrap_err();
+        let at = source.iter().position(|b| *b == 0xe9).unwrap();
+        assert_eq!((errors[0].message.as_str(), errors[0].span), ("this is not UTF-8 text", Span::new(at, at + 1)));
+    }
+    // Every byte keeps its place for what comes behind it.
+    let file = parse(b"# \xe9\xe9\nFROM a\n").unwrap();
+    assert_eq!(file.stages[0].span.start, 5);
+}

@@ -25,6 +25,24 @@ pub(super) const SANDBOX_HOSTNAME: &str = "BUILDKIT_SANDBOX_HOSTNAME";
 /// Declared in a stage, they speak to the builder and do not reach the environment of commands.
 const NEVER_IN_ENV: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
 
+/// The arguments that are there without being declared: the platforms of this machine and of the result, and the stage that
+/// is built. Build arguments of their names take their place.
+pub fn automatic_args(params: &Parameters, stage: &str) -> Vec<(String, String)> {
+    let of = |prefix: &str, p: &Platform| {
+        [
+            (format!("{prefix}PLATFORM"), p.to_string()),
+            (format!("{prefix}OS"), p.os.clone()),
+            (format!("{prefix}OSVERSION"), String::new()),
+            (format!("{prefix}ARCH"), p.arch.clone()),
+            (format!("{prefix}VARIANT"), p.variant.clone().unwrap_or_default()),
+        ]
+    };
+    let platforms = [of("BUILD", &Platform::host()), of("TARGET", &params.platform)].concat();
+    let given = |name: &str| params.build_args.iter().rev().find(|(k, _)| k == name).map(|(_, v)| v.clone());
+    let all = platforms.into_iter().chain([("TARGETSTAGE".to_string(), stage.to_string())]);
+    all.map(|(name, value)| (name.clone(), given(&name).unwrap_or(value))).collect()
+}
+
 impl Planner<'_> {
     /// The language that the file asks for. The standard ones are built in; no frontend is ever fetched.
     pub(super) fn syntax(&mut self) -> Planned<()> {
@@ -37,9 +55,7 @@ impl Planner<'_> {
         };
         let Some(wanted) = wanted else { return Ok(()) };
         let image = wanted.text.split_whitespace().next().unwrap_or("");
-        let name = image.strip_prefix("docker.io/").unwrap_or(image);
-        let standard = ["docker/dockerfile", "docker/dockerfile-upstream"];
-        if image == "dockerfile.v0" || standard.contains(&name.split([':', '@']).next().unwrap_or("")) {
+        if image == "dockerfile.v0" || is_standard(image) {
             return Ok(());
         }
         let d = Diagnostic::new(wanted.span, format!("the file asks for the frontend `{image}`, and rbuild runs none"));
@@ -63,26 +79,10 @@ impl Planner<'_> {
     }
 
     pub(super) fn global_args(&mut self, target: usize) -> Planned<()> {
-        let host = Platform::host();
         let name = self.file.stages[target].from.name.as_ref().map_or("default".into(), |n| n.text.to_lowercase());
-        for (prefix, p) in [("BUILD", &host), ("TARGET", &self.params.platform)] {
-            let variant = p.variant.clone().unwrap_or_default();
-            for (key, value) in [
-                ("PLATFORM", p.to_string()),
-                ("OS", p.os.clone()),
-                ("OSVERSION", String::new()),
-                ("ARCH", p.arch.clone()),
-                ("VARIANT", variant),
-            ] {
-                self.globals.set(&format!("{prefix}{key}"), &value);
-            }
-        }
-        self.globals.set("TARGETSTAGE", &name);
-        let automatic: Vec<String> = self.globals.iter().map(|(k, _)| k.clone()).collect();
-        for key in automatic {
-            if let Some(value) = self.build_arg(&key) {
-                self.globals.set(&key, &value);
-            }
+        for (key, value) in automatic_args(self.params, &name) {
+            self.build_arg(&key);
+            self.globals.set(&key, &value);
         }
         for instruction in &self.file.global_args {
             let Op::Arg(decls) = &instruction.op else { continue };
@@ -136,7 +136,7 @@ impl Planner<'_> {
                 Some(value) => {
                     text.push_str(&format!(" {name}={value}"));
                     if !NEVER_IN_ENV.contains(&name) {
-                        state.vars.set(name, &value);
+                        state.vars.set_last(name, &value);
                     }
                     state.args.set(name, &value);
                 }
@@ -146,4 +146,14 @@ impl Planner<'_> {
         self.note(state, text);
         Ok(())
     }
+}
+
+/// Whether an image is the standard frontend, also by way of a mirror: `mirror:5000/docker/dockerfile:1`.
+fn is_standard(image: &str) -> bool {
+    let name = image.split('@').next().unwrap_or("");
+    let last = name.rfind('/').map_or(0, |slash| slash + 1);
+    let name = name[last..].find(':').map_or(name, |colon| &name[..last + colon]);
+    ["docker/dockerfile", "docker/dockerfile-upstream"]
+        .iter()
+        .any(|standard| name.strip_suffix(standard).is_some_and(|host| host.is_empty() || host.ends_with('/')))
 }

@@ -4,7 +4,7 @@ use rbuild_dockerfile::ast;
 use rbuild_dockerfile::expand::Lexer;
 use rbuild_dockerfile::{Diagnostic, Span};
 
-use super::{Planned, Planner, State, join, not_yet};
+use super::{Planned, Planner, State, cwd, join, native_path, not_yet};
 use crate::Chmod;
 use crate::graph::{CopyStep, From as Input, InlineFile, Step};
 use crate::history;
@@ -26,7 +26,9 @@ impl Planner<'_> {
             }
             Some(word) => self.input_named(&word.text, word.span)?,
         };
-        let sources = self.words(state, &copy.sources)?;
+        let written = self.words(state, &copy.sources)?;
+        let native = written.iter().zip(&copy.sources).map(|(path, word)| native_path(state, path, word.span));
+        let sources = native.collect::<Result<Vec<_>, _>>()?;
         for (source, word) in sources.iter().zip(&copy.sources) {
             let remote = ["http://", "https://", "git://", "git@", "ssh://"].iter().any(|p| source.starts_with(p));
             if remote && copy.add {
@@ -38,7 +40,8 @@ impl Planner<'_> {
             }
         }
         let dest = self.word(state, &copy.dest)?;
-        let dest_is_dir = dest.is_empty() || dest == "." || dest.ends_with('/') || dest.ends_with("/.");
+        let place = native_path(state, &dest, copy.dest.span)?;
+        let dest_is_dir = place.is_empty() || place == "." || place.ends_with('/') || place.ends_with("/.");
         let chown = copy.chown.as_ref().map(|w| self.word(state, w)).transpose()?;
         let chmod_text = copy.chmod.as_ref().map(|w| self.word(state, w)).transpose()?;
         let chmod = match (&chmod_text, &copy.chmod) {
@@ -46,7 +49,7 @@ impl Planner<'_> {
             _ => None,
         };
         if let (Some(link), Some(owner)) = (&copy.link, &chown)
-            && !owner.split(':').all(|part| part.parse::<u32>().is_ok())
+            && !owner.split(':').all(|part| part.is_empty() || part == "root" || part.parse::<u32>().is_ok())
         {
             let d = Diagnostic::new(link.span, "a copy with --link stands on nothing, so it knows no names of users");
             return Err(d.help("give numbers to --chown, or leave --link out").into());
@@ -57,7 +60,7 @@ impl Planner<'_> {
             copy.parents.is_some(),
             chown.as_deref(),
             chmod_text.as_deref(),
-            &sources,
+            &written,
             &copy.heredocs,
             &dest,
         );
@@ -69,7 +72,7 @@ impl Planner<'_> {
             from,
             sources,
             inline,
-            dest: join(&state.config.config.working_dir, &dest),
+            dest: join(&cwd(state), &place),
             dest_is_dir,
             chown,
             chmod,

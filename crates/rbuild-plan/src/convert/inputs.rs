@@ -79,14 +79,18 @@ impl Planner<'_> {
         if let Some(platform) = platform {
             state.config.set_platform(&platform);
         }
+        if is_windows(&state) {
+            state.config.config.working_dir = cwd(&state).replace('/', "\\");
+        }
         state.ignore_cache = match &self.params.no_cache {
             NoCache::None => false,
             NoCache::All => true,
             NoCache::Stages(names) => names.iter().any(|n| self.find_stage(n, self.file.stages.len()) == Some(index)),
         };
-        if state.env.get("PATH").is_none() {
+        // Windows knows its own.
+        if state.env.get("PATH").is_none() && !is_windows(&state) {
             state.env.set("PATH", DEFAULT_PATH);
-            state.vars.set("PATH", DEFAULT_PATH);
+            state.vars.set_last("PATH", DEFAULT_PATH);
         }
         Ok(state)
     }

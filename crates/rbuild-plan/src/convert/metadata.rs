@@ -16,25 +16,27 @@ impl Planner<'_> {
         let text = match &i.op {
             Op::User(word) => {
                 let user = self.word(state, word)?;
-                if user.is_empty() {
-                    return Err(Diagnostic::new(word.span, "the user is empty after expansion").into());
-                }
                 state.config.config.user = user.clone();
                 format!("USER {user}")
             }
             Op::Expose(words) => {
                 let mut ports = Vec::new();
+                // The words are sorted as they are written; the ports of a range come in their order.
+                let mut words: Vec<_> = words.iter().collect();
+                words.sort_by(|a, b| a.text.cmp(&b.text));
                 for word in words {
                     for port in expand_words(word, self.file.escape, &state.vars, &mut self.warnings)? {
                         ports.extend(expose(&port, word.span)?);
                     }
                 }
-                ports.sort();
                 ports.iter().for_each(|p| drop(state.config.config.exposed_ports.insert(p.clone(), empty())));
                 format!("EXPOSE [{}]", ports.join(" "))
             }
             Op::Volume(words) => {
                 let volumes = self.words(state, words)?;
+                if let Some((_, word)) = volumes.iter().zip(words).find(|(volume, _)| volume.trim().is_empty()) {
+                    return Err(Diagnostic::new(word.span, "a volume needs a path, and this one is empty").into());
+                }
                 volumes.iter().for_each(|v| drop(state.config.config.volumes.insert(v.clone(), empty())));
                 format!("VOLUME [{}]", volumes.join(" "))
             }
@@ -111,8 +113,8 @@ impl Planner<'_> {
 
 /// `80`, `80/udp`, `8000-8010/tcp` to one entry a port.
 fn expose(text: &str, span: Span) -> Result<Vec<String>, Diagnostic> {
-    let (ports, proto) = text.split_once('/').unwrap_or((text, "tcp"));
-    let proto = proto.to_lowercase();
+    let (ports, proto) = text.split_once('/').unwrap_or((text, ""));
+    let proto = if proto.is_empty() { "tcp".to_string() } else { proto.to_lowercase() };
     // `ip:host:container` maps a port at run time, which an image cannot; the container's port is what counts.
     let ports = ports.rsplit(':').next().unwrap_or(ports);
     let bad = |why: &str| {

@@ -76,6 +76,8 @@ impl Planner<'_> {
             mounts,
             secrets,
             agents,
+            shm_size: self.params.shm_size,
+            ulimits: self.params.ulimits.clone(),
             script,
         };
         self.step(state, Step::Run(step), text, created_by, span);

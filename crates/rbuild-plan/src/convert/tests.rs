@@ -49,7 +49,14 @@ fn env(graph: &BuildGraph, name: &str) -> Option<String> {
 
 #[test]
 fn the_standard_frontends_are_built_in() {
-    for syntax in ["docker/dockerfile:1", "docker.io/docker/dockerfile:1.7-labs", "dockerfile.v0"] {
+    for syntax in [
+        "docker/dockerfile:1",
+        "docker.io/docker/dockerfile:1.7-labs",
+        "dockerfile.v0",
+        "mirror/docker/dockerfile:1",
+        "mirror:5000/docker/dockerfile",
+        "mirror:5000/a/docker/dockerfile-upstream:master@sha256:00",
+    ] {
         graph(&format!("# syntax={syntax}\nFROM debian\n"));
     }
 }
@@ -183,6 +190,81 @@ fn stages_are_used_below_where_they_stand() {
 }
 
 #[test]
+fn windows_images_have_their_own_words() {
+    let windows = Parameters { platform: "windows/amd64".parse().unwrap(), platform_given: true, ..params() };
+    let g = graph_with(
+        "FROM scratch\nWORKDIR C:\\\\app\nWORKDIR sub\nCOPY dir\\\\f x\\\\\nCMD serve it\nCOPY a /b\nENTRYPOINT [\"e\"]\n",
+        &windows,
+    );
+    let config = &g.config.config;
+    assert_eq!(config.env, [""; 0]);
+    assert_eq!(config.working_dir, "\\app\\sub");
+    assert_eq!(config.cmd.as_deref().unwrap(), ["cmd", "/S", "/C", "serve it"]);
+    let texts: Vec<&str> = g.history.iter().map(|h| h.created_by.as_str()).collect();
+    assert_eq!(texts[..2], ["WORKDIR /app", "WORKDIR /app/sub"]);
+    let dests: Vec<(&str, bool)> = g
+        .vertices
+        .iter()
+        .filter_map(|v| if let Step::Copy(c) = &v.step { Some((c.dest.as_str(), c.dest_is_dir)) } else { None })
+        .collect();
+    assert_eq!(dests, [("/app/sub/x", true), ("/b", false)]);
+    for (path, want) in [("D:\\\\x", "not on the drive"), ("C:", "no path"), ("\\\\\\\\host\\\\x", "a share")] {
+        let file = parse(format!("FROM scratch\nWORKDIR {path}\n").as_bytes()).unwrap();
+        let Err(e) = plan(&file, &windows, &debian()) else { panic!("{path}") };
+        assert!(e[0].message.contains(want), "{path}: {e:?}");
+    }
+}
+
+#[test]
+fn the_directory_and_the_user_are_what_they_are_written_as() {
+    let g = graph("FROM debian\nARG NONE\nWORKDIR /a/\nUSER $NONE\nWORKDIR $NONE\nWORKDIR b/../c\n");
+    let texts: Vec<&str> = g.history.iter().map(|h| h.created_by.as_str()).collect();
+    assert_eq!(texts[1..], ["WORKDIR /a/", "USER ", "WORKDIR /a/", "WORKDIR /a/c"]);
+    assert_eq!(g.config.config.working_dir, "/a/c");
+    let g = graph("FROM debian\nRUN\nCMD\n");
+    assert_eq!(run(&g).args, ["/bin/sh", "-c", ""]);
+    assert_eq!(g.config.config.cmd.as_deref().unwrap(), ["/bin/sh", "-c", ""]);
+    let g = graph("FROM debian\nEXPOSE 8080 99-101 80/\n");
+    assert_eq!(g.history[0].created_by, "EXPOSE [80/tcp 8080/tcp 99/tcp 100/tcp 101/tcp]");
+}
+
+#[test]
+fn an_argument_that_is_shadowed_does_not_count() {
+    let source = "FROM debian\nARG FOO\nENV X=1 FOO=bat\nRUN y\n";
+    let parts = |args: &[(&str, &str)]| {
+        let build_args = args.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        let g = graph_with(source, &Parameters { build_args, ..params() });
+        let mut all = Vec::new();
+        g.vertices[g.target].step.parts(&mut |name, value| all.push((name, value.to_vec())));
+        all
+    };
+    assert_eq!(parts(&[("FOO", "1")]), parts(&[("FOO", "2")]));
+    assert_eq!(parts(&[("FOO", "1")]), parts(&[]));
+}
+
+#[test]
+fn limits_and_caches_are_in_the_key() {
+    let parts = |source: &str, params: &Parameters| {
+        let g = graph_with(source, params);
+        let mut all = Vec::new();
+        g.vertices[g.target].step.parts(&mut |name, value| all.push((name, value.to_vec())));
+        all
+    };
+    let plain = "FROM debian\nRUN --mount=type=cache,target=/c y\n";
+    let limit = Ulimit { name: "RLIMIT_NOFILE".into(), soft: 1, hard: 2 };
+    assert_ne!(parts(plain, &params()), parts(plain, &Parameters { shm_size: Some(1), ..params() }));
+    assert_ne!(parts(plain, &params()), parts(plain, &Parameters { ulimits: vec![limit], ..params() }));
+    for option in ["uid=10", "gid=10", "mode=0700", "source=/x", "ro"] {
+        let other = plain.replace("target=/c", &format!("target=/c,{option}"));
+        assert_ne!(parts(plain, &params()), parts(&other, &params()), "{option}");
+    }
+    for option in ["id=other", "sharing=locked", "uid=0"] {
+        let other = plain.replace("target=/c", &format!("target=/c,{option}"));
+        assert_eq!(parts(plain, &params()), parts(&other, &params()), "{option}");
+    }
+}
+
+#[test]
 fn a_heredoc_is_a_file_of_one_name() {
     let mut trigger = debian();
     let base = trigger.get_mut("trigger").unwrap();
@@ -225,6 +307,7 @@ fn mistakes_are_explained() {
         ("ARG P=\nFROM --platform=$P debian\n", "is empty after expansion"),
         ("FROM debian\nENV A=\"${B:?must be set}\"\n", "must be set"),
         ("FROM Debian\n", "lower case"),
+        ("# syntax=example.com/notdocker/dockerfile:1\nFROM debian\n", "rbuild runs none"),
         ("# syntax=example.com/other:1\nFROM debian\n", "rbuild runs none"),
     ] {
         let got = error(source);

@@ -20,3 +20,122 @@ fn a_heredoc_stays_in_the_image_whatever_its_name() {
     let out = lab.build_local("FROM scratch\nCOPY <<f /x/\ntext\nf\n", &[]);
     assert_eq!(std::fs::read_to_string(out.join("x/f")).unwrap(), "text\n");
 }
+
+#[test]
+fn directories_and_commands_have_the_users_that_the_reference_gives() {
+    let lab = Lab::new();
+    let listing = lab.build_listing(
+        "FROM busybox\nRUN printf 'root:x:0:\\nwheel:x:10:root\\nweb:x:33:\\n' > /etc/group && id -G > /groups\n\
+         RUN id -G > /groups2\nUSER 9999\nWORKDIR /by-number\nUSER 9999:7\nWORKDIR /both\nUSER web\nWORKDIR /by-name\n\
+         USER nobody-here\nWORKDIR /by-name\n",
+    );
+    for want in ["755 9999:9999 by-number/", "755 9999:7 both/", "755 33:33 by-name/"] {
+        assert!(listing.iter().any(|entry| entry == want), "{want}: {listing:#?}");
+    }
+    let out = lab.build_local(
+        "FROM busybox\nRUN printf 'root:x:0:\\nwheel:x:10:root\\n' > /etc/group\nRUN id -G > /o\nFROM scratch\nCOPY --from=0 /o /\n",
+        &[],
+    );
+    assert_eq!(std::fs::read_to_string(out.join("o")).unwrap(), "0 10\n");
+    lab.write("f", "x");
+    lab.build("FROM scratch\nUSER root\nWORKDIR /w\nCOPY --chown=root f /a\nCOPY --link --chown=root:root f /b\n", &[])
+        .ok();
+    lab.build("FROM busybox\nCOPY --chown=:web f /a\nCOPY --chown=web: f /b\n", &[]).ok();
+}
+
+#[test]
+fn caches_of_other_owners_are_others() {
+    let lab = Lab::new();
+    let run = |options: &str, command: &str| {
+        let out = lab.build_local(
+            &format!(
+                "FROM busybox\nRUN --mount=type=cache,target=/c{options} {command}\nFROM scratch\nCOPY --from=0 /o /\n"
+            ),
+            &["--no-cache"],
+        );
+        std::fs::read_to_string(out.join("o")).unwrap()
+    };
+    assert_eq!(run("", "echo root > /c/who; stat -c %u:%a /c > /o"), "0:755\n");
+    assert_eq!(run(",uid=10,mode=0700", "{ stat -c %u:%a /c; ls /c; } > /o"), "10:700\n");
+    assert_eq!(run(",sharing=locked", "cat /c/who > /o"), "root\n");
+}
+
+#[test]
+fn what_is_built_without_the_cache_takes_the_place_of_what_it_held() {
+    let lab = Lab::new();
+    lab.write("f", "one");
+    let file = "FROM busybox AS made\nRUN head -c9 /dev/urandom | od -An -tx1 > /r\nFROM scratch\nCOPY f /f\nCOPY --from=made /r /r\n";
+    let built = |args: &[&str]| std::fs::read_to_string(lab.build_local(file, args).join("r")).unwrap();
+    let first = built(&[]);
+    assert_eq!(built(&[]), first);
+    let second = built(&["--no-cache"]);
+    assert_ne!(second, first);
+    assert_eq!(built(&[]), second);
+    assert_eq!(lab.build(file, &["-t", "x"]).ok().steps().0, 0);
+    assert_eq!(lab.build(file, &["-t", "x", "--no-cache"]).ok().steps().1, 0);
+}
+
+#[test]
+fn keys_hold_what_counts_and_nothing_else() {
+    let lab = Lab::new();
+    let shadowed = "FROM busybox\nARG FOO\nENV X=1 FOO=bat\nRUN echo $FOO > /o\n";
+    lab.build(shadowed, &["--build-arg", "FOO=1", "-t", "x"]).ok();
+    assert_eq!(lab.build(shadowed, &["--build-arg", "FOO=2", "-t", "x"]).ok().steps(), (0, 1));
+    assert_eq!(lab.build(shadowed, &["-t", "x"]).ok().steps(), (0, 1));
+    let limited = "FROM busybox\nRUN ulimit -n > /o; df -k /dev/shm >> /o\n";
+    for args in [&["-t", "x"][..], &["-t", "x", "--ulimit", "nofile=100:200"], &["-t", "x", "--shm-size", "1m"]] {
+        assert_eq!(lab.build(limited, args).ok().steps(), (1, 0), "{args:?}");
+        assert_eq!(lab.build(limited, args).ok().steps(), (0, 1), "{args:?}");
+    }
+    let seeded = |text: &str| {
+        format!(
+            "FROM busybox AS seed\nRUN mkdir /s && echo {text} > /s/f\nFROM busybox\n\
+             RUN --mount=type=cache,target=/c,from=seed,source=/s cat /c/f > /o\nFROM scratch\nCOPY --from=1 /o /\n"
+        )
+    };
+    for text in ["one", "two", "one"] {
+        let out = lab.build_local(&seeded(text), &[]);
+        assert_eq!(std::fs::read_to_string(out.join("o")).unwrap(), format!("{text}\n"));
+    }
+}
+
+#[test]
+fn what_commands_require_is_asked_for_before_anything_runs() {
+    let lab = Lab::new();
+    let file = "FROM busybox\nRUN echo long > /o\nRUN --mount=type=secret,id=tok,required=true cat /run/secrets/tok\n\
+                RUN --mount=type=ssh,required=true true\n";
+    let ran =
+        lab.build(file, &[]).fails(1, &["the secret `tok` was not given", "the ssh agent `default` was not given"]);
+    assert!(!ran.stderr.contains("RUN echo long > /o\n#"), "{}", ran.stderr);
+    assert_eq!(ran.steps(), (0, 0), "{}", ran.stderr);
+    // A step that comes from the cache needs nothing.
+    lab.write("token", "a-long-secret");
+    let file = "FROM busybox\nRUN --mount=type=secret,id=tok,required=true wc -c < /run/secrets/tok > /o\n";
+    lab.build(file, &["-t", "x", "--secret", "id=tok,src=token"]).ok();
+    assert_eq!(lab.build(file, &["-t", "x"]).ok().steps(), (0, 1));
+}
+
+#[test]
+fn odd_files_build_as_they_do_elsewhere() {
+    let lab = Lab::new();
+    lab.write("f", "x");
+    lab.write("Dockerfile", b"# caf\xe9\nFROM --platform=linux busybox\nRUN\nUSER nobody-here\nWORKDIR /bin\n");
+    lab.rbuild(["build", "-t", "x"]).ok();
+    lab.build("# syntax=mirror:5000/docker/dockerfile:1\nFROM scratch\nCOPY --chmod=go=u,o=g-w f /\n", &[]).ok();
+    let windows = "FROM scratch\nWORKDIR C:\\\\app\nCOPY f .\nCMD serve\n";
+    lab.build(windows, &["--platform", "windows/amd64", "-t", "win"]).ok();
+    let config = lab.rbuild(["inspect", "win"]).ok().stdout;
+    for want in ["\"cmd\"", "\"/S\"", "\"/C\"", "\\\\app"] {
+        assert!(config.contains(want), "{want}: {config}");
+    }
+    assert!(!config.contains("/usr/local/sbin"), "{config}");
+}
+
+#[test]
+fn checks_and_builds_mean_the_same_platform() {
+    let lab = Lab::new();
+    lab.build("FROM scratch\nENV FROMBASE=1\n", &["--platform", "linux/arm64", "-t", "base-arm64"]).ok();
+    lab.build("FROM scratch\n", &["--platform", "linux/amd64", "-t", "base-amd64"]).ok();
+    lab.write("Dockerfile", "FROM base-$TARGETARCH\nLABEL x=$FROMBASE\n");
+    lab.rbuild(["build", "--platform", "linux/arm64", "--check"]).ok();
+}

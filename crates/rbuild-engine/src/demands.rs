@@ -1,0 +1,35 @@
+//! Secrets and ssh agents that commands cannot do without.
+
+use rbuild_dockerfile::Diagnostic;
+use rbuild_plan::{AgentStep, BuildGraph, RunStep, SecretStep, Step, VertexId};
+
+use crate::error::{BuildError, Result};
+use crate::request::BuildRequest;
+
+/// Checks, before anything runs, that the commands that will run were given what they require.
+pub(crate) fn check(request: &BuildRequest, graph: &BuildGraph, will_run: &[VertexId]) -> Result<()> {
+    let commands = will_run.iter().filter_map(|id| match &graph.vertices[*id].step {
+        Step::Run(run) => Some(run),
+        _ => None,
+    });
+    let unmet: Vec<Diagnostic> = commands.flat_map(|run| unmet(request, run)).collect();
+    if unmet.is_empty() { Ok(()) } else { Err(BuildError::Unmet(unmet)) }
+}
+
+fn unmet(request: &BuildRequest, run: &RunStep) -> Vec<Diagnostic> {
+    let secrets = run.secrets.iter().filter(|step| step.required);
+    let secrets = secrets.filter(|step| !request.secrets.iter().any(|(id, _)| *id == step.id));
+    let agents = run.agents.iter().filter(|step| step.required);
+    let agents = agents.filter(|step| !request.agents.iter().any(|(id, _)| *id == step.id));
+    secrets.map(missing_secret).chain(agents.map(missing_agent)).collect()
+}
+
+pub(crate) fn missing_secret(step: &SecretStep) -> Diagnostic {
+    let d = Diagnostic::new(step.span, format!("the secret `{}` was not given", step.id));
+    d.help(format!("pass it: --secret id={0},src=FILE or --secret id={0},env=NAME", step.id))
+}
+
+pub(crate) fn missing_agent(step: &AgentStep) -> Diagnostic {
+    let d = Diagnostic::new(step.span, format!("the ssh agent `{}` was not given", step.id));
+    d.help(format!("pass it: --ssh {0} or --ssh {0}=SOCKET-OR-KEY", step.id))
+}
