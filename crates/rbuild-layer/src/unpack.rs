@@ -225,11 +225,24 @@ impl<'a> Target<'a> {
         let name = name.to_os_string();
         self.enter_parent(entry, path.parent().unwrap_or(Path::new("")))?;
         // The last entry of a name counts.
-        self.later.remove(&path);
+        self.forget_links(&path, entry.kind);
         if self.how.whiteouts == Whiteouts::Overlay && name.as_bytes().starts_with(WHITEOUT) {
             return self.whiteout(entry, &name);
         }
         self.create(entry, &path, &name, content)
+    }
+
+    /// Forgets hard links that were to be made at a path, and below it unless that becomes a directory.
+    fn forget_links(&mut self, path: &Path, kind: EntryKind) {
+        self.later.remove(path);
+        if kind == EntryKind::Dir || self.later.is_empty() {
+            return;
+        }
+        let below =
+            self.later.range(path.to_path_buf()..).map(|(link, _)| link).take_while(|link| link.starts_with(path));
+        for link in below.cloned().collect::<Vec<_>>() {
+            self.later.remove(&link);
+        }
     }
 
     fn ids(&self, entry: &TarEntry) -> Result<(u32, u32)> {
@@ -268,11 +281,10 @@ impl<'a> Target<'a> {
             Err(e) if e.is_not_found() => {
                 let (implied, dirs) = (&mut self.implied, &mut self.dirs);
                 // What a layer's link leads to may be a lower layer's; an archive is unpacked onto all there is.
-                let parent = match self.how.whiteouts {
-                    Whiteouts::Overlay => parent.to_path_buf(),
-                    Whiteouts::Plain => self.root.resolve(parent)?,
-                };
-                self.root.create_dir_all(parent, IMPLIED_MODE, None, |made| {
+                // A link may lead to what only lower layers have, or to nothing so far.
+                let real = self.root.resolve(parent)?;
+                let real = real.strip_prefix("/").unwrap_or(&real);
+                self.root.create_dir_all(real, IMPLIED_MODE, None, |made| {
                     implied.insert(made.to_path_buf());
                     // As old as what it was made for, so that it is the same at every time.
                     dirs.insert(made.to_path_buf(), (IMPLIED_MODE, entry.mtime));
@@ -311,7 +323,7 @@ impl<'a> Target<'a> {
             let made = dir.sub(&name)?;
             made.set_xattr(OsStr::new(""), OsStr::new(OPAQUE), b"y")?;
             let path = path.strip_prefix("/").unwrap_or(&path).to_path_buf();
-            self.implied.insert(path.clone());
+            // Nothing that is below describes it.
             self.dirs.insert(path, (IMPLIED_MODE, entry.mtime));
             return Ok(true);
         }
@@ -319,7 +331,7 @@ impl<'a> Target<'a> {
     }
 
     fn whiteout(&mut self, entry: &TarEntry, name: &OsStr) -> Result<()> {
-        let dir = &self.parent.1;
+        let (above, dir) = (&self.parent.0, &self.parent.1);
         if name.as_bytes() == OPAQUE_WHITEOUT {
             return Ok(dir.set_xattr(OsStr::new(""), OsStr::new(OPAQUE), b"y")?);
         }
@@ -338,6 +350,9 @@ impl<'a> Target<'a> {
             let stat = dir.stat_name(hidden)?;
             if stat.kind == Kind::Dir {
                 dir.sub(hidden)?.set_xattr(OsStr::new(""), OsStr::new(OPAQUE), b"y")?;
+                // What is below describes it no more.
+                let path = self.root.resolve(above)?.join(hidden);
+                self.implied.remove(path.strip_prefix("/").unwrap_or(&path));
             }
             return Ok(());
         }
@@ -367,10 +382,10 @@ impl<'a> Target<'a> {
                     if found.kind == Kind::Dir {
                         made = false;
                     } else {
-                        let deleted = dir.is_whiteout(name, &found)?;
                         dir.remove_all(name)?;
                         dir.create_dir(name, 0o700)?;
-                        if deleted {
+                        // The deletion, or what the layer had there before, hid what is below.
+                        if self.how.whiteouts == Whiteouts::Overlay {
                             dir.sub(name)?.set_xattr(OsStr::new(""), OsStr::new(OPAQUE), b"y")?;
                         }
                     }
@@ -526,7 +541,8 @@ impl<'a> Target<'a> {
         };
         let mut dirs = BTreeSet::new();
         for dir in &self.implied {
-            let dir = real(dir)?;
+            // A link that goes round in a circle may stand in its place by now.
+            let Ok(dir) = real(dir) else { continue };
             // Under its own name it may have an entry, and a later entry may have replaced it.
             let described = self.dirs.contains_key(&dir) && !self.implied.contains(&dir);
             if !described && matches!(self.root.stat(&dir), Ok(stat) if stat.kind == Kind::Dir) {

@@ -140,7 +140,10 @@ impl<'a> Mender<'a> {
                 let to = self.below.resolve(dir)?;
                 self.move_all(dir, &to)?;
                 let above = self.dir(dir.parent().unwrap_or(Path::new("")))?;
-                put(&from, &name, &stat, &above, &name)?;
+                // What lies behind it may have gone to its own place.
+                if !above.exists(&name)? {
+                    put(&from, &name, &stat, &above, &name)?;
+                }
                 self.moved.insert(dir.to_path_buf(), to);
             }
             // The directory takes its place.
@@ -149,9 +152,9 @@ impl<'a> Mender<'a> {
         Ok(())
     }
 
-    /// Whether the layer shows nothing of what is below at that path.
+    /// Whether the layer shows nothing of what is below at that path. A directory that hides what is in it is what it was.
     fn is_alone(&self, path: &Path) -> Result<bool> {
-        for above in path.ancestors().filter(|p| !p.as_os_str().is_empty()) {
+        for above in path.ancestors().skip(1).filter(|p| !p.as_os_str().is_empty()) {
             if is_opaque(&self.layer.sub(above)?)? {
                 return Ok(true);
             }
@@ -174,10 +177,9 @@ impl<'a> Mender<'a> {
         }
         let mine = || self.layer.sub(own).ok();
         let found = |f: Found| (f.stat.kind == Kind::Dir).then(|| f.dir.sub(&f.name)).transpose();
-        let source = match self.implied.contains(own) {
-            false => mine(),
-            true => None,
-        };
+        // The layer may describe it under its own path, too.
+        let described = [own, path].into_iter().find(|dir| !self.implied.contains(*dir) && self.is_own_dir(dir));
+        let source = described.and_then(|dir| self.layer.sub(dir).ok());
         let source = match source {
             Some(dir) => Some(dir),
             None => self.below.find(path)?.map_or(Ok(None), found)?.or_else(mine),
@@ -189,6 +191,12 @@ impl<'a> Mender<'a> {
             self.times.push((path.to_path_buf(), dress(&source, &made)?));
         }
         Ok(())
+    }
+
+    /// Whether the layer itself has a directory there, without a link on the way.
+    fn is_own_dir(&self, path: &Path) -> bool {
+        let mut steps = path.ancestors().filter(|p| !p.as_os_str().is_empty());
+        steps.all(|step| matches!(self.layer.stat(step), Ok(stat) if stat.kind == Kind::Dir))
     }
 
     /// Puts all that the layer has below `from` where a link leads.

@@ -31,6 +31,7 @@ mod result;
 mod rungs;
 mod running;
 mod secrets;
+mod stacks;
 mod storm;
 mod surroundings;
 mod why;

@@ -1,0 +1,280 @@
+//! What a stack of layers is, told by applying entry after entry to a list of nodes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::path::{Component, Path, PathBuf};
+
+use crate::forge::Meta;
+
+pub type Xattrs = Vec<(String, Vec<u8>)>;
+
+/// A byte, and how often it stands there.
+pub type Content = (u8, usize);
+
+/// An entry of a layer.
+#[derive(Debug, Clone)]
+pub enum Entry {
+    File(PathBuf, Content, Meta, Xattrs),
+    Dir(PathBuf, Meta, Xattrs),
+    Symlink(PathBuf, PathBuf),
+    HardLink(PathBuf, PathBuf),
+    Whiteout(PathBuf),
+    Opaque(PathBuf),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Node {
+    Dir(Meta, Xattrs, /* no entry describes it */ bool),
+    /// Equal numbers are names of one file. Those of a layer that occurs again are, too.
+    File(u64, Content, Meta, Xattrs),
+    Symlink(PathBuf),
+}
+
+/// The oracle: what paths are, after some layers.
+#[derive(Debug, Clone, Default)]
+pub struct Tree {
+    pub nodes: BTreeMap<PathBuf, Node>,
+    pub files: u64,
+    pub numbers: BTreeMap<String, u64>,
+}
+
+/// Links on the way to a path, as the kernel counts them.
+const MOST_LINKS: usize = 40;
+
+impl Tree {
+    pub fn paths(&self) -> Vec<PathBuf> {
+        self.nodes.keys().cloned().collect()
+    }
+
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.nodes.iter().filter(|(_, node)| matches!(node, Node::File(..))).map(|(path, _)| path.clone()).collect()
+    }
+
+    pub fn dirs(&self) -> Vec<PathBuf> {
+        self.nodes.iter().filter(|(_, node)| !matches!(node, Node::File(..))).map(|(path, _)| path.clone()).collect()
+    }
+
+    /// The path without links in it; `None` if it goes round in a circle. What does not exist stays as it is.
+    pub fn resolve(&self, path: &Path) -> Option<PathBuf> {
+        let parts = |path: &Path| -> Vec<PathBuf> {
+            path.components()
+                .filter(|c| matches!(c, Component::Normal(_)))
+                .map(|c| c.as_os_str().into())
+                .rev()
+                .collect()
+        };
+        let (mut done, mut todo, mut links) = (PathBuf::new(), parts(path), 0);
+        while let Some(part) = todo.pop() {
+            done.push(part);
+            if let Some(Node::Symlink(to)) = self.nodes.get(&done) {
+                links += 1;
+                if links > MOST_LINKS {
+                    return None;
+                }
+                done.pop();
+                if to.is_absolute() {
+                    done.clear();
+                }
+                todo.extend(parts(to));
+            }
+        }
+        Some(done)
+    }
+
+    pub fn remove(&mut self, path: &Path) {
+        self.nodes.retain(|p, _| !p.starts_with(path));
+    }
+
+    /// Makes what is missing above an entry; gives the real path of the entry, `None` if it cannot be there.
+    pub fn make_above(&mut self, path: &Path, mtime: u64, own: &mut BTreeSet<PathBuf>) -> Option<PathBuf> {
+        let above = self.resolve(path.parent()?)?;
+        let mut dirs: Vec<&Path> = above.ancestors().filter(|p| !p.as_os_str().is_empty()).collect();
+        dirs.reverse();
+        for dir in dirs {
+            match self.nodes.get(dir) {
+                Some(Node::Dir(..)) => {}
+                // Below a file of the layer itself there is nothing.
+                Some(_) if own.contains(dir) => return None,
+                _ => {
+                    self.remove(dir);
+                    let meta = Meta { mode: 0o755, uid: 0, gid: 0, mtime };
+                    self.nodes.insert(dir.to_path_buf(), Node::Dir(meta, Vec::new(), true));
+                }
+            }
+            own.insert(dir.to_path_buf());
+        }
+        Some(above.join(path.file_name()?))
+    }
+
+    /// Whether a layer brings something behind a link that it also brings under its own name: a layer is a set of paths, and who
+    /// comes first is a matter of taste.
+    pub fn meets_itself(&self, entries: &[Entry]) -> Option<bool> {
+        let place = |entry: &Entry| match entry {
+            Entry::File(path, ..) | Entry::Symlink(path, _) | Entry::HardLink(path, _) | Entry::Dir(path, ..) => {
+                Some((self.resolve(path.parent()?)?.join(path.file_name()?), path.clone()))
+            }
+            Entry::Whiteout(path) => Some((self.resolve(path.parent()?)?, path.parent()?.to_path_buf())),
+            Entry::Opaque(path) => Some((self.resolve(path)?, path.clone())),
+        };
+        let places = entries.iter().map(place).collect::<Option<Vec<_>>>()?;
+        let (behind, own): (Vec<_>, Vec<_>) = places.iter().partition(|(real, written)| real != written);
+        let meets = |(real, _): &&(PathBuf, PathBuf)| {
+            own.iter().any(|(other, _)| other.starts_with(real) || real.starts_with(other))
+                || behind.iter().any(|(other, _)| other != real && other.starts_with(real))
+        };
+        Some(behind.iter().any(|place| meets(&place)))
+    }
+
+    /// Puts a layer on it; `None` if no file system has such a layer.
+    pub fn apply(&mut self, entries: &[Entry]) -> Option<()> {
+        if self.meets_itself(entries)? {
+            return None;
+        }
+        // Deletions speak of what is below, wherever they stand.
+        for entry in entries {
+            match entry {
+                Entry::Whiteout(path) => {
+                    let path = self.resolve(path.parent()?)?.join(path.file_name()?);
+                    self.remove(&path);
+                }
+                Entry::Opaque(path) => {
+                    let path = self.resolve(path)?;
+                    self.nodes.retain(|p, _| p == &path || !p.starts_with(&path));
+                }
+                _ => {}
+            }
+        }
+        // Paths that the layer itself has made.
+        let mut own = BTreeSet::new();
+        // Files of lower layers that it links to, which it does not replace afterwards: who comes first is a matter of taste.
+        let mut linked: BTreeSet<PathBuf> = BTreeSet::new();
+        for (at, entry) in entries.iter().enumerate() {
+            match entry {
+                Entry::File(path, content, meta, xattrs) => {
+                    let path = self.make_above(path, meta.mtime, &mut own)?;
+                    self.remove(&path);
+                    let number = self.number(entries, at);
+                    self.nodes.insert(path.clone(), Node::File(number, *content, meta.clone(), xattrs.clone()));
+                    own.insert(path);
+                }
+                Entry::Dir(path, meta, xattrs) => {
+                    let path = self.make_above(path, meta.mtime, &mut own)?;
+                    let mut all = xattrs.clone();
+                    match self.nodes.get(&path) {
+                        // A second entry of a layer takes nothing away.
+                        Some(Node::Dir(_, before, _)) if own.contains(&path) && all.is_empty() => all = before.clone(),
+                        Some(Node::Dir(..)) => {}
+                        _ => self.remove(&path),
+                    }
+                    self.nodes.insert(path.clone(), Node::Dir(meta.clone(), all, false));
+                    own.insert(path);
+                }
+                Entry::Symlink(path, to) => {
+                    let path = self.make_above(path, 1_000_000, &mut own)?;
+                    self.remove(&path);
+                    self.nodes.insert(path.clone(), Node::Symlink(to.clone()));
+                    own.insert(path);
+                }
+                Entry::HardLink(path, to) => {
+                    let to = self.resolve(to.parent()?)?.join(to.file_name()?);
+                    let path = self.make_above(path, 1_000_000, &mut own)?;
+                    if path == to || to.starts_with(&path) {
+                        return None;
+                    }
+                    let node = self.nodes.get(&to)?.clone();
+                    if !own.contains(&to) {
+                        linked.insert(to);
+                    }
+                    if matches!(node, Node::Dir(..)) {
+                        return None;
+                    }
+                    self.remove(&path);
+                    self.nodes.insert(path.clone(), node);
+                    own.insert(path);
+                }
+                Entry::Opaque(path) => {
+                    let path = self.make_above(&path.join("x"), 0, &mut own)?.parent()?.to_path_buf();
+                    if !matches!(self.nodes.get(&path), Some(Node::Dir(..))) {
+                        return None;
+                    }
+                }
+                // Its directory has to be there, too.
+                Entry::Whiteout(path) => drop(self.make_above(path, 0, &mut own)?),
+            }
+            let is_dir = |path: &Path| matches!(self.nodes.get(path), Some(Node::Dir(..)));
+            let replaced =
+                |to: &PathBuf| own.contains(to) || to.ancestors().skip(1).any(|p| own.contains(p) && !is_dir(p));
+            if linked.iter().any(replaced) {
+                return None;
+            }
+        }
+        if self.meets_itself(entries)? || repeats_itself(entries) {
+            return None;
+        }
+        // Nor does a mark stand in what is no directory afterwards.
+        let leaf = |entry: &Entry| match entry {
+            Entry::File(path, ..) | Entry::Symlink(path, _) | Entry::HardLink(path, _) => Some(path.clone()),
+            _ => None,
+        };
+        let leaves: Vec<PathBuf> = entries.iter().filter_map(leaf).collect();
+        for entry in entries {
+            let dir = match entry {
+                Entry::Whiteout(path) => path.parent()?,
+                Entry::Opaque(path) => path,
+                _ => continue,
+            };
+            if leaves.iter().any(|leaf| dir.starts_with(leaf)) {
+                return None;
+            }
+        }
+        Some(())
+    }
+
+    /// The number of a file, by the layer that brings it and its place there.
+    pub fn number(&mut self, layer: &[Entry], at: usize) -> u64 {
+        let next = self.numbers.len() as u64;
+        *self.numbers.entry(format!("{at} {layer:?}")).or_insert(next)
+    }
+
+    /// A line for each path.
+    pub fn lines(&self) -> Vec<String> {
+        let mut first: BTreeMap<u64, &Path> = BTreeMap::new();
+        let line = |(path, node): (&'_ PathBuf, &'_ Node)| match node {
+            Node::Dir(meta, xattrs, implied) => {
+                let mtime = if *implied { "-".into() } else { meta.mtime.to_string() };
+                format!("{path:?} dir {:o} {}:{} {mtime} {xattrs:?}", meta.mode, meta.uid, meta.gid)
+            }
+            Node::Symlink(to) => format!("{path:?} -> {to:?}"),
+            Node::File(..) => String::new(),
+        };
+        let mut lines = Vec::new();
+        for (path, node) in &self.nodes {
+            let Node::File(number, content, meta, xattrs) = node else {
+                lines.push(line((path, node)));
+                continue;
+            };
+            let same = *first.entry(*number).or_insert(path);
+            let mut text = format!("{path:?} {:o} {}:{} {} {xattrs:?}", meta.mode, meta.uid, meta.gid, meta.mtime);
+            write!(text, " {}x{} as {same:?}", content.1, content.0).unwrap();
+            lines.push(text);
+        }
+        lines
+    }
+}
+
+/// Whether a layer has two entries of one path, or something above what it had before: no archive of a file system has.
+fn repeats_itself(entries: &[Entry]) -> bool {
+    let path = |entry: &Entry| match entry {
+        Entry::File(path, ..) | Entry::Symlink(path, _) | Entry::HardLink(path, _) | Entry::Dir(path, ..) => {
+            path.clone()
+        }
+        Entry::Whiteout(path) => path.with_file_name(".wh"),
+        Entry::Opaque(path) => path.join(".wh"),
+    };
+    let paths: Vec<PathBuf> = entries.iter().map(path).collect();
+    let is_mark = |path: &Path| path.ends_with(".wh");
+    paths
+        .iter()
+        .enumerate()
+        .any(|(i, path)| paths[i + 1..].iter().any(|later| path.starts_with(later) && !is_mark(later)))
+}
