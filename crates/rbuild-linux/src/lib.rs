@@ -16,6 +16,7 @@ mod mount;
 pub mod notify;
 mod owners;
 pub mod process;
+mod program;
 mod publish;
 mod random;
 mod rootdir;
@@ -33,6 +34,7 @@ pub use mount::{
 };
 
 pub use owners::{Recorded, owners_are_recorded, record, record_in_times, record_owners, recorded};
+pub use program::sealed_program;
 pub use publish::{AtomicFile, remove_tree, sync_filesystem, write_atomic, write_durable};
 pub use random::random_bytes;
 pub use rootdir::{Entry, RootDir};

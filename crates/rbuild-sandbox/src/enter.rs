@@ -32,7 +32,7 @@ pub struct World {
     pub binds: Vec<(PathBuf, PathBuf)>,
     /// Carries what goes in and out of an isolated network, if there is to be one.
     pub carrier: Option<Carrier>,
-    /// Commands may run: they are to have a /sys, which takes a moment to make.
+    /// Commands may run: they are to have a /sys, and a process that starts them, both of which take a moment to make.
     pub commands: bool,
 }
 
@@ -272,7 +272,7 @@ fn begin(mut ready: PipeReader, launcher: &OwnedFd, become_root: bool) -> Result
 /// A builder that is where its launcher is.
 fn become_bare_builder(ready: PipeReader, launcher: &OwnedFd) -> Result<Zygote, SandboxError> {
     begin(ready, launcher, false)?;
-    Zygote::start(None, None)
+    Zygote::start(None, true, None)
 }
 
 fn become_builder(world: &World, ready: PipeReader, launcher: &OwnedFd) -> Result<(Zygote, Proc), SandboxError> {
@@ -287,6 +287,8 @@ fn become_builder(world: &World, ready: PipeReader, launcher: &OwnedFd) -> Resul
     };
     let isolated = world.carrier.as_ref().map(|carrier| Isolated::start(carrier, &world.store)).transpose()?;
     let sysfs = world.commands.then(new_sysfs).flatten();
+    let (sysfs, network) = sysfs.map_or((None, None), |sysfs| (Some(sysfs.mount), Some(sysfs.network)));
+    let zygote = Zygote::start(Some(Surroundings { proc: whose, isolated }), world.commands, network)?;
     let root = MiniRoot::new(&world.store)?;
     root.attach_devices()?;
     root.attach_cgroup()?;
@@ -296,9 +298,9 @@ fn become_builder(world: &World, ready: PipeReader, launcher: &OwnedFd) -> Resul
     }
     root.attach(&proc, Path::new("/proc"))?;
     if let Some(sysfs) = &sysfs {
-        root.attach(&sysfs.mount, Path::new(SYSFS))?;
+        root.attach(sysfs, Path::new(SYSFS))?;
     }
+    zygote.wait_until_loaded()?;
     root.enter()?;
-    let zygote = Zygote::start(Some(Surroundings { proc: whose, isolated }), sysfs.map(|sysfs| sysfs.network))?;
     Ok((zygote, whose))
 }

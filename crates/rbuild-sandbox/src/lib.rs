@@ -30,7 +30,7 @@ pub use request::{Ended, Files, Input, MountRequest, Network, Outcome, RunReques
 pub use run::{Cancel, Stream, run, run_attached};
 pub use stubs::remove_points;
 pub use terminal::Restore;
-pub use zygote::Zygote;
+pub use zygote::{ZYGOTE, Zygote, zygote_main};
 
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {

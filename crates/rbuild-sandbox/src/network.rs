@@ -7,7 +7,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{PipeWriter, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
@@ -36,6 +36,15 @@ pub struct Carrier {
 enum Kind {
     Pasta,
     Slirp,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Pasta => "pasta",
+            Kind::Slirp => "slirp4netns",
+        }
+    }
 }
 
 const TUN: &str = "/dev/net/tun";
@@ -80,10 +89,7 @@ impl Carrier {
     }
 
     pub fn name(&self) -> &'static str {
-        match self.kind {
-            Kind::Pasta => "pasta",
-            Kind::Slirp => "slirp4netns",
-        }
+        self.kind.name()
     }
 
     /// Where commands ask for names; it is passed on to whom the machine asks.
@@ -166,6 +172,23 @@ impl Isolated {
         // Until it has mounts of its own: changing the root here would change it there.
         let _ = apart.read(&mut [0]);
         Ok(isolated)
+    }
+
+    /// The carrier's name.
+    pub(crate) fn carrier(&self) -> &'static str {
+        self.carrier
+    }
+
+    /// What another process takes to use it, together with the carrier's name.
+    pub(crate) fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
+        [self.namespace.as_fd(), self.said.as_fd()]
+    }
+
+    /// The network of [`Isolated::descriptors`] and a carrier's name; none if there are no descriptors.
+    pub(crate) fn from_descriptors(carrier: &str, fds: Vec<OwnedFd>) -> Option<Isolated> {
+        let carrier = [Kind::Pasta, Kind::Slirp].map(Kind::name).into_iter().find(|name| *name == carrier)?;
+        let [namespace, said] = <[OwnedFd; 2]>::try_from(fds).ok()?;
+        Some(Isolated { namespace, carrier, said: said.into() })
     }
 
     /// Comes back with the reason if it cannot be done.

@@ -2,14 +2,20 @@
 //!
 //! A runner must have one thread and come quickly, and the builder has many. So a copy of the builder waits, with
 //! one thread, for three descriptors on a socket, forks a runner that has them as its standard streams, and
-//! answers with a pidfd. No program is executed for it: the builder's small root holds none.
+//! answers with a pidfd.
+//!
+//! Where commands may come to see /proc, the copy executes rbuild once more, from a file that cannot be changed through it
+//! ([`sealed_program`]): a command that an image starts as /proc/self/exe would otherwise have the machine's own rbuild in its hands
+//! (CVE-2019-5736). It does so before the builder has a root of its own, which holds no dynamic linker.
 
+use std::ffi::{CStr, CString, OsString};
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
 use rbuild_linux::process::{self, Cloned};
+use rbuild_linux::sealed_program;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -17,11 +23,25 @@ use rustix::net::{
 
 use crate::SandboxError;
 use crate::container::runner_main;
-use crate::enter::Surroundings;
+use crate::enter::{Proc, Surroundings};
+use crate::network::Isolated;
 
 /// What the builder asks for, and the byte that an answer repeats.
 const RUNNER: u8 = b'r';
 const SWEEP: u8 = b's';
+/// The first message to a zygote that executed rbuild anew, with the descriptors of the isolated network, and its answer.
+const BEGIN: u8 = b'b';
+
+/// How a zygote comes to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ZygoteKind {
+    /// A fork of the builder where there is no pid namespace that the kernel would empty, and no /proc for commands.
+    Bare,
+    /// Executes rbuild anew from a file that commands cannot change.
+    Executed,
+    /// A fork of the builder that starts no commands.
+    Idle,
+}
 
 /// The builder's end.
 #[derive(Debug)]
@@ -29,31 +49,60 @@ pub struct Zygote {
     /// Closed to let the zygote end.
     socket: Mutex<Option<OwnedFd>>,
     process: OwnedFd,
-    /// There is no pid namespace that the kernel would empty.
-    bare: bool,
+    kind: ZygoteKind,
     /// The network that commands see in /sys; kept, not used.
     _network: Option<OwnedFd>,
 }
 
 impl Zygote {
-    /// Forks the zygote. The caller must have one thread still. In a pid namespace the kernel ends what is left; where there is
-    /// none, and so no surroundings of the builder's making, the zygote does, and should it be killed, the builder.
-    pub(crate) fn start(around: Option<Surroundings>, network: Option<OwnedFd>) -> Result<Zygote, SandboxError> {
-        let bare = around.is_none();
+    /// Forks the zygote, which starts commands if that is announced. The caller must have one thread still. In a pid namespace the
+    /// kernel ends what is left; where there is none, and so no surroundings of the builder's making, the zygote does, and should it
+    /// be killed, the builder.
+    pub(crate) fn start(
+        around: Option<Surroundings>,
+        commands: bool,
+        network: Option<OwnedFd>,
+    ) -> Result<Zygote, SandboxError> {
+        let kind = match (&around, commands) {
+            (None, _) => ZygoteKind::Bare,
+            (Some(_), true) => ZygoteKind::Executed,
+            (Some(_), false) => ZygoteKind::Idle,
+        };
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(|e| failed("socketpair", e))?;
-        if bare {
+        if kind == ZygoteKind::Bare {
             process::adopt_orphans()?;
         }
+        let program = (kind == ZygoteKind::Executed).then(sealed_program).transpose()?;
         match process::fork()? {
             Cloned::Parent { child } => {
-                Ok(Zygote { socket: Mutex::new(Some(ours)), process: process::pidfd(child)?, bare, _network: network })
+                drop(theirs);
+                let process = process::pidfd(child)?;
+                if let (ZygoteKind::Executed, Some(around)) = (kind, &around) {
+                    begin(&ours, around.isolated.as_ref())?;
+                }
+                Ok(Zygote { socket: Mutex::new(Some(ours)), process, kind, _network: network })
             }
             Cloned::Child => {
                 drop(ours);
-                serve(&theirs, around.as_ref());
-                std::process::exit(0);
+                match (program, &around) {
+                    (Some(program), Some(around)) => execute(&program, &theirs, around),
+                    _ => serve(&theirs, around.as_ref()),
+                }
+                std::process::exit(70);
             }
+        }
+    }
+
+    /// Waits until a zygote that executes rbuild anew has what it needs of the machine's files.
+    pub(crate) fn wait_until_loaded(&self) -> Result<(), SandboxError> {
+        if self.kind != ZygoteKind::Executed {
+            return Ok(());
+        }
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        match socket.as_ref().map(receive_with_byte) {
+            Some(Ok((_, BEGIN))) => Ok(()),
+            _ => Err(SandboxError::Runner("rbuild could not be executed once more to start commands".into())),
         }
     }
 
@@ -61,6 +110,9 @@ impl Zygote {
     /// command reads, if it is to read anything. Gives a pidfd of it. When it has ended, nothing is left of what came of it,
     /// except where there are no namespaces: there, what one leaves that was killed is left to [`Zygote::sweep`].
     pub(crate) fn runner(&self, streams: &[BorrowedFd<'_>]) -> Result<OwnedFd, SandboxError> {
+        if self.kind == ZygoteKind::Idle {
+            return Err(SandboxError::Runner("no commands were announced when the builder was started".into()));
+        }
         let mut fds = self.ask(RUNNER, streams).map_err(|e| match e {
             _ if self.has_ended() => SandboxError::Killed("the process that starts commands"),
             e => failed("asking for it", e),
@@ -80,7 +132,7 @@ impl Zygote {
 
     /// Kills what killed runners left behind, where the kernel does not.
     pub(crate) fn sweep(&self) {
-        if self.bare && self.ask(SWEEP, &[]).is_err() {
+        if self.kind == ZygoteKind::Bare && self.ask(SWEEP, &[]).is_err() {
             // What was the zygote's is the builder's now.
             process::kill_children();
         }
@@ -98,7 +150,7 @@ impl Zygote {
 
 impl Drop for Zygote {
     fn drop(&mut self) {
-        if self.bare {
+        if self.kind == ZygoteKind::Bare {
             self.socket.lock().unwrap_or_else(PoisonError::into_inner).take();
             process::wait_for_end(&self.process);
             process::kill_children();
@@ -146,6 +198,49 @@ pub(crate) fn receive_with_byte(socket: impl AsFd) -> rustix::io::Result<(Vec<Ow
     let rights =
         control.drain().filter_map(|m| if let RecvAncillaryMessage::ScmRights(fds) = m { Some(fds) } else { None });
     Ok((rights.flatten().collect(), byte[0]))
+}
+
+/// Hands a new zygote what it does not inherit.
+fn begin(socket: &OwnedFd, isolated: Option<&Isolated>) -> Result<(), SandboxError> {
+    let fds = isolated.map(Isolated::descriptors);
+    send_with_byte(socket, BEGIN, fds.as_ref().map_or(&[][..], |fds| &fds[..]))
+        .map_err(|e| failed("beginning with it", e))
+}
+
+/// Executes rbuild as [`zygote_main`], with nothing of the launcher's environment; comes back if that is not possible.
+fn execute(program: &OwnedFd, socket: &OwnedFd, around: &Surroundings) {
+    let recorded = if rbuild_linux::owners_are_recorded() { RECORDED } else { "" };
+    let proc = if around.proc == Proc::Outer { OUTER_PROC } else { "" };
+    let carrier = around.isolated.as_ref().map_or("", Isolated::carrier);
+    let args = ["rbuild", ZYGOTE, recorded, proc, carrier].map(|arg| CString::new(arg).unwrap_or_default());
+    // The working directory would lead out of the builder's root.
+    if std::env::set_current_dir("/").is_ok() && rustix::stdio::dup2_stdin(socket).is_ok() {
+        let _ = nix::unistd::fexecve(program, &args, &[] as &[&CStr]);
+    }
+}
+
+/// The first argument of the program when it is to be a zygote.
+pub const ZYGOTE: &str = "__zygote";
+const RECORDED: &str = "--owners-recorded";
+const OUTER_PROC: &str = "--outer-proc";
+
+/// The whole life of a zygote that was executed; `args` follow [`ZYGOTE`]. Standard input is its socket.
+pub fn zygote_main(args: &[OsString]) -> i32 {
+    let is = |i: usize, text: &str| args.get(i).is_some_and(|arg| arg == text);
+    if is(0, RECORDED) {
+        rbuild_linux::record_owners();
+    }
+    // The kernel named it after the descriptor.
+    let _ = rustix::thread::set_name(c"rbuild");
+    let Ok(socket) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3) else { return 70 };
+    let Ok((fds, BEGIN)) = receive_with_byte(&socket) else { return 70 };
+    let isolated = Isolated::from_descriptors(args.get(2).and_then(|arg| arg.to_str()).unwrap_or_default(), fds);
+    let around = Surroundings { proc: if is(1, OUTER_PROC) { Proc::Outer } else { Proc::Own }, isolated };
+    if send_with_byte(&socket, BEGIN, &[]).is_err() {
+        return 70;
+    }
+    serve(&socket, Some(&around));
+    0
 }
 
 /// The zygote's life: until the builder closes its end, or dies.

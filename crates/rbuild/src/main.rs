@@ -36,6 +36,9 @@ use place::Place;
 
 fn main() -> ExitCode {
     let argv: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    if argv.get(1).is_some_and(|arg| arg == rbuild_sandbox::ZYGOTE) {
+        std::process::exit(rbuild_sandbox::zygote_main(&argv[2..]));
+    }
     let result = std::panic::catch_unwind(|| run(argv));
     ExitCode::from(result.unwrap_or(code::BUG))
 }

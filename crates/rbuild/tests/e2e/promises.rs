@@ -157,3 +157,51 @@ fn an_insecure_command_changes_neither_trees_nor_read_only_volumes() {
     lab.build("FROM busybox\nRUN --security=insecure true\n", &["--allow", "security.insecure", "-v", &file])
         .fails(1, &["single file", "mount its directory instead"]);
 }
+
+/// Stands in for the dynamic linker of whatever is executed: tries changes that would leave the program as it is, should they
+/// be allowed, and exits with 30 (EROFS) if each is refused for the sake of its mount.
+const LINKER: &str = r#"
+static long call(long number, long a, long b, long c) {
+    long result;
+    asm volatile("syscall" : "=a"(result) : "a"(number), "D"(a), "S"(b), "d"(c) : "rcx", "r11", "memory");
+    return result;
+}
+void _start(void) {
+    const char *program = "/proc/self/exe";
+    long refused = call(90, (long)program, MODE, 0) == -30 && call(92, (long)program, -1, -1) == -30 &&
+                   call(197, (long)program, (long)"user.none", 0) == -30;
+    call(60, refused ? 30 : 1, 0, 0);
+}
+"#;
+
+/// An image brings its own dynamic linker and starts the machine's rbuild as /proc/self/exe (CVE-2019-5736).
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn a_command_cannot_change_rbuild_itself() {
+    let lab = Lab::new();
+    let program = std::fs::metadata(lab.command([]).get_program()).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::mode(&program.permissions()) & 0o7777;
+    lab.write("linker.c", LINKER);
+    let mut compiler = Command::new("cc");
+    compiler.args(["-O1", "-nostdlib", "-shared", "-fPIC", "-Wl,-e,_start", &format!("-DMODE=0{mode:o}")]);
+    lab.run({
+        compiler.args(["-o", "linker", "linker.c"]);
+        compiler
+    })
+    .ok();
+    let file = "FROM scratch\nCOPY --chmod=755 linker /lib64/ld-linux-x86-64.so.2\nRUN [\"/proc/self/exe\"]\n";
+    lab.build(file, &[]).fails(1, &["exited with code 30"]);
+}
+
+#[test]
+fn a_program_that_was_replaced_while_it_runs_builds_on() {
+    let lab = Lab::new();
+    lab.write("Dockerfile", "FROM busybox\nRUN echo ran > /o\n");
+    let (program, out) = (lab.path("rbuild-of-before"), lab.path("out"));
+    std::fs::copy(lab.command([]).get_program(), &program).unwrap();
+    let mut command = Command::new("sh");
+    command.args(["-ec", "exec 9< \"$0\"; rm \"$0\"; echo other > \"$0\"; exec /proc/self/fd/9 \"$@\""]);
+    command.arg(&program).args(["build", "-o", &format!("type=local,dest={}", out.display())]);
+    lab.run(command).ok();
+    assert_eq!(std::fs::read_to_string(out.join("o")).unwrap(), "ran\n");
+}
