@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rbuild_layer::Limits;
 use rbuild_linux::{Kind, RootDir, Timestamp};
 use rbuild_plan::{Chmod, CopyStep};
-use rbuild_source::{Selected, SourceError, SourceTree};
+use rbuild_source::{Details, Selected, SourceError, SourceTree, Take};
 
 use crate::track::Track;
 use crate::{keys, users};
@@ -140,8 +140,9 @@ impl Copier<'_> {
     }
 
     fn item(&mut self, tree: &SourceTree<'_>, item: &Selected) -> Result<(), Reason> {
+        self.see(item.sight());
         let dest = Path::new(&self.step.dest);
-        if item.kept {
+        if item.take != Take::Content {
             return self.kept_item(tree, item, dest);
         }
         if item.stat.kind == Kind::Dir {
@@ -161,38 +162,33 @@ impl Copier<'_> {
         self.entry(tree, (&source_dir, source_name, &item.path), &item.stat, (dir, name))
     }
 
-    /// An item below the directories that `--parents` keeps.
+    /// Something that `--parents` keeps the directories of, or one of these, which came before.
     fn kept_item(&mut self, tree: &SourceTree<'_>, item: &Selected, dest: &Path) -> Result<(), Reason> {
-        let mode = self.parent_mode();
-        let dest = self.dir(dest, mode)?.real;
-        self.kept_dirs(tree, item, &dest)?;
-        let path = dest.join(&item.name);
-        if item.stat.kind == Kind::Dir {
-            let dir = self.dir(&path, mode)?;
-            return self.directory(tree, item, dir);
+        let top = self.dir(dest, self.parent_mode())?;
+        let whole = item.stat.kind == Kind::Dir && item.take == Take::Kept;
+        let (Some(parent), Some(name)) = (item.name.parent(), item.name.file_name()) else {
+            return if whole { self.directory(tree, item, top) } else { Ok(()) };
+        };
+        let dir = self.member_dir(&top.real.join(parent))?;
+        if item.take == Take::Above && self.is_dir(&dir.real.join(name))? {
+            return self.keep_mode(tree, item, &dir, name);
         }
-        let dir = self.dir(path.parent().unwrap_or(&dest), mode)?;
-        self.single(tree, item, &dir, path.file_name().unwrap_or(item.name.as_os_str()))
+        self.single(tree, item, &dir, name)?;
+        if !whole {
+            return Ok(());
+        }
+        let dir = self.member_dir(&top.real.join(&item.name))?;
+        self.directory(tree, item, dir)
     }
 
-    /// Makes the directories that `--parents` keeps above an item (and the item, if it is one) as the source has them.
-    fn kept_dirs(&mut self, tree: &SourceTree<'_>, item: &Selected, dest: &Path) -> Result<(), Reason> {
-        let depth = item.path.components().count().saturating_sub(item.name.components().count());
-        let own = usize::from(item.stat.kind != Kind::Dir);
-        let kept = item.name.components().count() - own;
-        let mut source: PathBuf = item.path.components().take(depth).collect();
-        let mut at = dest.to_path_buf();
-        for part in item.name.components().take(kept) {
-            source.push(part);
-            at.push(part);
-            if self.root.stat_follow(&at).is_ok() {
-                continue;
-            }
-            let dir = self.dir(at.parent().unwrap_or(dest), self.parent_mode())?;
-            let (source_dir, source_name) = tree.root.parent(&source)?;
-            let stat = source_dir.stat_name(&source_name)?;
-            let name = at.file_name().unwrap_or_default();
-            self.entry(tree, (&source_dir, &source_name, &source), &stat, (&dir, name))?;
+    /// A directory above what is kept that is there already: no more than its mode becomes that of the source.
+    fn keep_mode(&mut self, tree: &SourceTree<'_>, item: &Selected, dir: &Dir, name: &OsStr) -> Result<(), Reason> {
+        let (source, source_name) = tree.root.parent(&item.path)?;
+        let details = Details::read(&source, &source_name, &item.stat)?;
+        self.note(tree, &item.path, &item.stat, &details, (dir, name));
+        let is_link = dir.handle.stat_name(name)?.kind == Kind::Symlink;
+        if !is_link && !self.made.contains(&dir.real.join(name)) {
+            dir.handle.chmod(name, tree.owner.mode(&item.stat))?;
         }
         Ok(())
     }
@@ -200,7 +196,7 @@ impl Copier<'_> {
     fn directory(&mut self, tree: &SourceTree<'_>, item: &Selected, dest: Dir) -> Result<(), Reason> {
         let top = dest.real.clone();
         let mut open = (PathBuf::new(), dest);
-        tree.walk::<Reason>(&item.path, |source, path, stat| {
+        tree.walk_selected::<Reason>(item, |source, path, stat| {
             let parent = path.parent().unwrap_or(Path::new(""));
             if open.0.as_os_str() != parent.as_os_str() {
                 open = (parent.to_path_buf(), self.member_dir(&top.join(parent))?);

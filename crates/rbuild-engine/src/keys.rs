@@ -10,9 +10,9 @@ use std::sync::Arc;
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_image::{Digest, Hasher};
 use rbuild_linux::RootDir;
-use rbuild_plan::{CacheStep, CopyStep, From, MountKindStep, RunStep, Step, Vertex, VertexId};
+use rbuild_plan::{CacheStep, CopyStep, From, MountKindStep, RunStep, SourceNames, Step, Vertex, VertexId};
 use rbuild_sandbox::Builder;
-use rbuild_source::{Content, HashCache, Ignore, Owner, Selected, SourceError, SourceTree, content};
+use rbuild_source::{Content, HashCache, Ignore, Owner, Selected, Sight, SourceError, SourceTree, Take, content};
 
 use crate::error::{BuildError, Result};
 use crate::places::Place;
@@ -108,14 +108,18 @@ impl Contexts {
     pub fn content_of(&self, span: Span, from: From, source: &str) -> Result<Content> {
         let context = self.of(from, span)?;
         let tree = context.ok_or_else(|| BuildError::other("a mount of the context names a stage"))?.tree();
-        let selected = tree.select(source).map_err(|e| source_error(e, span))?;
-        content(&tree, &selected).map_err(|e| source_error(e, span))
+        let selected = tree.select_literal(source).map_err(|e| source_error(e, span))?;
+        content(&tree, &[selected]).map_err(|e| source_error(e, span))
     }
 }
 
 /// What one source of a COPY selects.
 pub fn select(tree: &SourceTree<'_>, copy: &CopyStep, source: &str) -> std::result::Result<Vec<Selected>, SourceError> {
-    if copy.parents { tree.select_with_parents(source) } else { tree.select(source) }
+    match copy.names {
+        SourceNames::Patterns => tree.select(source),
+        SourceNames::Parents => tree.select_with_parents(source),
+        SourceNames::Literal => tree.select_literal(source).map(|item| vec![item]),
+    }
 }
 
 /// The patterns of `--exclude`, read as an ignore file's.
@@ -176,8 +180,11 @@ impl Keys<'_> {
             Step::Run(run) => {
                 for mount in &run.mounts {
                     match &mount.kind {
-                        MountKindStep::Bind { from: From::Vertex(id), .. }
-                        | MountKindStep::Cache(CacheStep { from: Some(From::Vertex(id)), .. }) => {
+                        MountKindStep::Bind { from: From::Vertex(id), source } => {
+                            put(Part::Own("mounted path", source.as_bytes()));
+                            put(Part::Input(FROM, *id));
+                        }
+                        MountKindStep::Cache(CacheStep { from: Some(From::Vertex(id)), .. }) => {
                             put(Part::Input(FROM, *id));
                         }
                         MountKindStep::Bind { .. } | MountKindStep::Cache(CacheStep { from: Some(_), .. }) => {
@@ -240,20 +247,34 @@ pub const PARENT: &str = "the file system below";
 pub const FROM: &str = "what it reads";
 pub const FILES: &str = "files of the context";
 
-/// The key of a COPY by what it copies, and by what it stands on unless it is linked.
-pub fn content_key(vertex: &Vertex, copy: &CopyStep, salt: Option<&str>, parent: &Digest, content: &Digest) -> Digest {
+/// The key of a step by what it reads, and by what it stands on unless that is nothing (a linked copy).
+pub fn content_key(vertex: &Vertex, salt: Option<&str>, parent: Option<&Digest>, contents: &[Digest]) -> Digest {
     let mut hasher = Hasher::new();
     hasher.field("content step 3").field(salt.unwrap_or_default());
-    if copy.link {
-        hasher.field("linked");
-    } else {
-        hasher.field(parent.bytes());
-    }
+    match parent {
+        Some(parent) => hasher.field(parent.bytes()),
+        None => hasher.field("linked"),
+    };
     vertex.step.parts(&mut |name, value| {
         hasher.field(name).field(value);
     });
-    hasher.field(FILES).field(content.bytes());
+    for content in contents {
+        hasher.field(FILES).field(content.bytes());
+    }
     hasher.finish()
+}
+
+/// What a mount shows of a stage, as a digest: its own mode and owner count, its name does not. `None` if it is not there.
+pub fn mounted_content(stage: &StageFiles, source: &str) -> std::result::Result<Option<Digest>, SourceError> {
+    let tree = stage.tree();
+    match tree.select_literal(source) {
+        Ok(item) => {
+            let item = Selected { name: "mounted".into(), take: Take::Kept, ..item };
+            Ok(Some(content(&tree, &[item])?.digest))
+        }
+        Err(SourceError::NotFound { .. }) => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 /// The content of all sources of a COPY, in order.
@@ -261,14 +282,14 @@ pub fn sources_content(tree: &SourceTree<'_>, copy: &CopyStep) -> Result<Content
     let exclude = exclusions(copy)?;
     let tree = SourceTree { exclude: Some(&exclude), ..*tree };
     let mut hasher = Hasher::new();
-    let mut stamps = 0u64;
+    let mut sight = Sight::default();
     for (source, span) in copy.sources.iter().zip(&copy.source_spans) {
         let fail = |e| source_error(e, *span);
         let one = content(&tree, &select(&tree, copy, source).map_err(fail)?).map_err(fail)?;
         hasher.field(one.digest.bytes());
-        stamps = stamps.wrapping_add(one.stamps);
+        sight += one.sight;
     }
-    Ok(Content { digest: hasher.finish(), stamps })
+    Ok(Content { digest: hasher.finish(), sight })
 }
 
 /// A selection that went wrong, at the word that asked for it.
@@ -279,7 +300,9 @@ pub fn source_error(e: SourceError, span: Span) -> BuildError {
         SourceError::NotFound { similar: Some(name), .. } => d.help(format!("did you mean `{name}`?")),
         SourceError::NotFound { .. } => d.help("paths are relative to the root of the build context"),
         SourceError::Changed(_) => d.help("let what writes the files finish, then build again"),
-        SourceError::BadPattern(_) | SourceError::Kernel(_) => d,
+        SourceError::BadPattern(_) => d.help("write `[[]` for a bracket that is part of a name"),
+        SourceError::BehindLink { .. } => d.help("name the path that the link leads to"),
+        SourceError::Kernel(_) => d,
     }])
 }
 
@@ -314,7 +337,7 @@ mod tests {
         for vertex in &graph.vertices {
             let result_of = |i: VertexId| results[i];
             let keys = Keys { contexts: &contexts, salt: None, result_of: &result_of };
-            let content = Content { digest: Digest::of(b"what is copied"), stamps: 0 };
+            let content = Content { digest: Digest::of(b"what is copied"), sight: Sight::default() };
             let key = keys.definition(vertex, &[content], &mut |_| ()).unwrap();
             found.extend(key.map(|key| key.hex()[..16].to_string()));
             results.push(key.unwrap_or_else(|| source_result(&vertex.step)));

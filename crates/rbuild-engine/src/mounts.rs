@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rbuild_dockerfile::{Sharing, Span};
 use rbuild_image::{Digest, Hasher};
 use rbuild_linux::RootDir;
-use rbuild_plan::{AgentStep, CacheStep, CopyStep, From, MountKindStep, MountStep, RunStep, Security, VertexId};
+use rbuild_plan::{
+    AgentStep, CacheStep, CopyStep, From, MountKindStep, MountStep, RunStep, Security, SourceNames, VertexId,
+};
 use rbuild_sandbox::{MountRequest, Source};
 use rbuild_source::{Changes, Content, Listing, Owner, SourceTree};
 use rbuild_store::{Account, CacheMount, CacheUse, Files, LISTING, Snapshots, TreeId};
@@ -184,10 +186,7 @@ impl Executor<'_> {
             return Err(BuildError::other("a mount of the context names a stage"));
         };
         let tree = context.tree();
-        let selected = tree.select(source).map_err(|e| source_error(e, span))?;
-        let [item] = &selected[..] else {
-            return Err(source_error(rbuild_source::SourceError::BadPattern(source.to_string()), span));
-        };
+        let item = tree.select_literal(source).map_err(|e| source_error(e, span))?;
         let is_dir = item.stat.kind == rbuild_linux::Kind::Dir;
         let path = if is_dir { PathBuf::from("/") } else { Path::new("/").join(&item.name) };
         let key = self.part_key(&content.digest);
@@ -207,7 +206,7 @@ impl Executor<'_> {
         track.defers = true;
         copy(&files, Some(&tree), &root, self.terms(), Some(&mut track)).map_err(fail)?;
         track.finish(tree.root, &root).map_err(|reason| fail(CopyError { source: None, reason }))?;
-        if content.stamps != track.stamps {
+        if content.sight != track.sight {
             return Err(BuildError::Moved);
         }
         self.store.put_note(&dir, LISTING, &track.listing.to_bytes())?;
@@ -281,6 +280,7 @@ fn files_of(from: From, source: &str, span: Span) -> CopyStep {
     CopyStep {
         from,
         sources: vec![source.to_string()],
+        names: SourceNames::Literal,
         source_spans: vec![span],
         dest: "/".into(),
         dest_is_dir: true,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
-use rbuild_plan::{From, Step, VertexId};
+use rbuild_plan::{From, SourceNames, Step, VertexId};
 
 use crate::event::Event;
 use crate::execute::{Done, Executor};
@@ -97,12 +97,12 @@ impl Executor<'_> {
             let vertex = &graph.vertices[*dependant];
             let Step::Copy(copy) = &vertex.step else { return None };
             let stands_on_it = vertex.parent.and_then(|parent| self.bottom(parent)) == Some(id);
-            if copy.from != From::Vertex(id) || stands_on_it || copy.parents {
+            if copy.from != From::Vertex(id) || stands_on_it || copy.names == SourceNames::Parents {
                 return None;
             }
             for source in &copy.sources {
                 let path = rbuild_layer::entry_path(source.as_ref())?;
-                if path.as_os_str().is_empty() || source.contains(['*', '?', '[', '\\']) {
+                if path.as_os_str().is_empty() || rbuild_source::is_pattern(source) {
                     return None;
                 }
                 wanted.insert(path);

@@ -153,7 +153,7 @@ impl Executor<'_> {
                 }
             }
         }
-        if taken.iter().any(|content| content.stamps != track.stamps) {
+        if taken.iter().any(|content| content.sight != track.sight) {
             return Err(BuildError::Moved);
         }
         if source.is_some() {

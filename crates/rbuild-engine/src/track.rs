@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rbuild_layer::{Loose, LooseFile, keep_in_layer};
 use rbuild_linux::{Kind, RootDir, Timestamp, copy_file};
-use rbuild_source::{Changes, Listing, Stamp};
+use rbuild_source::{Changes, Listing, Sight, Stamp};
 
 use crate::copy::{Reason, unchanged};
 
@@ -28,8 +28,8 @@ pub struct Track {
     /// Files may be put in place later.
     pub defers: bool,
     pub listing: Listing,
-    /// The sum of the stamps of all files so far.
-    pub stamps: u64,
+    /// What was seen of the source so far.
+    pub sight: Sight,
     earlier: Listing,
     /// The earlier copy's files.
     files: Option<RootDir>,

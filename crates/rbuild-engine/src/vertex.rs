@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use rbuild_image::{Digest, Hasher};
 use rbuild_linux::RootDir;
-use rbuild_plan::{CopyStep, From, Step, VertexId};
+use rbuild_plan::{CacheStep, CopyStep, From, MountKindStep, RunStep, Step, VertexId};
 use rbuild_source::{Changes, Content, SourceError};
 use rbuild_store::{Account, Record, TreeId};
 
@@ -82,11 +82,11 @@ impl Executor<'_> {
             Step::Copy(CopyStep { from: From::Vertex(from), .. }) => Some(StageFiles::new(self.view(*from)?)),
             _ => None,
         };
-        if let Step::Copy(copy) = &vertex.step
-            && let Some(digest) = copied_content(copy, taken, stage.as_ref())?
-        {
+        if let Some(contents) = self.contents_read(&vertex.step, taken, stage.as_ref())? {
+            let linked = matches!(&vertex.step, Step::Copy(copy) if copy.link);
             let parent = vertex.parent.map_or(*key, |p| self.done(p).result);
-            shared = keys::content_key(vertex, copy, self.request.key_salt().as_deref(), &parent, &digest);
+            let parent = (!linked).then_some(&parent);
+            shared = keys::content_key(vertex, self.request.key_salt().as_deref(), parent, &contents);
             if self.hit(id, &shared, key, account)? {
                 tell(why::hit(&shared));
                 return Ok(true);
@@ -139,9 +139,13 @@ impl Executor<'_> {
         let (made, dir) = self.new_tree(id)?;
         match &self.prepared.graph.vertices[id].step {
             // It shows when they are copied.
-            Step::Copy(step) => why(self.copy_step(id, step, taken, stage, (&made, &dir))?.as_ref()),
+            Step::Copy(step) => {
+                let copied = self.copy_step(id, step, taken, stage, (&made, &dir));
+                why(copied.map_err(|e| self.or_moved(id, taken, e))?.as_ref());
+            }
             Step::Run(run) => {
-                let (parts, changes) = self.context_parts(run, taken, before)?;
+                let parts = self.context_parts(run, taken, before);
+                let (parts, changes) = parts.map_err(|e| self.or_moved(id, taken, e))?;
                 why(changes.as_ref());
                 self.run_step(id, run, parts, &made)?;
             }
@@ -152,6 +156,63 @@ impl Executor<'_> {
             Step::Scratch | Step::Image { .. } => {}
         }
         Ok(made)
+    }
+
+    /// What was told of a step that failed while it read a context: that the context is another one now, if it is.
+    fn or_moved(&self, id: VertexId, taken: &[Content], error: BuildError) -> BuildError {
+        if taken.is_empty() || self.cancel.is_cancelled() {
+            return error;
+        }
+        let result_of = |i: VertexId| self.done(i).result;
+        let keys = Keys { contexts: &self.contexts, salt: None, result_of: &result_of };
+        match keys.taken(&self.prepared.graph.vertices[id]) {
+            Ok(now) if now == taken => error,
+            Ok(_) => BuildError::Moved,
+            Err(e) => e,
+        }
+    }
+
+    /// What a step reads, where it counts by content although its key does not say it: files of other stages, copied or
+    /// mounted, and linked copies. `None` where the key says everything.
+    fn contents_read(&self, step: &Step, taken: &[Content], stage: Option<&StageFiles>) -> Result<Option<Vec<Digest>>> {
+        match (step, stage) {
+            (Step::Copy(copy), Some(stage)) => Ok(Some(vec![keys::sources_content(&stage.tree(), copy)?.digest])),
+            (Step::Copy(copy), None) if copy.link => Ok(taken.first().map(|content| vec![content.digest])),
+            (Step::Run(run), _) => self.contents_mounted(run, taken),
+            _ => Ok(None),
+        }
+    }
+
+    /// What a command mounts of stages and contexts, in order; `None` if it mounts no stage, or what is not there.
+    fn contents_mounted(&self, run: &RunStep, taken: &[Content]) -> Result<Option<Vec<Digest>>> {
+        let (mut contents, mut stages) = (Vec::new(), 0);
+        let mut taken = taken.iter();
+        for mount in &run.mounts {
+            let (from, source) = match &mount.kind {
+                MountKindStep::Bind { from: From::Vertex(from), source } => (from, source),
+                MountKindStep::Cache(CacheStep { from: Some(From::Vertex(seed)), .. }) => {
+                    contents.push(self.done(*seed).result);
+                    continue;
+                }
+                MountKindStep::Bind { .. } | MountKindStep::Cache(CacheStep { from: Some(_), .. }) => {
+                    contents.extend(taken.next().map(|content| content.digest));
+                    continue;
+                }
+                _ => continue,
+            };
+            stages += 1;
+            let is_made = !matches!(self.prepared.graph.vertices[*from].step, Step::Scratch | Step::Image { .. });
+            // All of an image is what it is called by.
+            let whole = !is_made && source.trim_matches('/').is_empty();
+            let content = match whole {
+                true => Some(self.done(*from).result),
+                false => keys::mounted_content(&StageFiles::new(self.view(*from)?), source)
+                    .map_err(|e| source_error(e, mount.span))?,
+            };
+            let Some(content) = content else { return Ok(None) };
+            contents.push(content);
+        }
+        Ok((stages > 0).then_some(contents))
     }
 
     /// Why a step has to run, as far as earlier builds tell.
@@ -238,14 +299,4 @@ fn made_again(key: &Digest, which: &[u8]) -> Digest {
     let mut hasher = Hasher::new();
     hasher.field("run again").field(key.bytes()).field(which);
     hasher.finish()
-}
-
-/// What a COPY copies, where it counts by content although its key does not say it: files of another stage,
-/// and linked copies.
-fn copied_content(copy: &CopyStep, taken: &[Content], stage: Option<&StageFiles>) -> Result<Option<Digest>> {
-    match stage {
-        Some(stage) => Ok(Some(keys::sources_content(&stage.tree(), copy)?.digest)),
-        None if copy.link => Ok(taken.first().map(|content| content.digest)),
-        None => Ok(None),
-    }
 }

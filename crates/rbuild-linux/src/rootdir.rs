@@ -530,6 +530,11 @@ impl RootDir {
     /// The path with every symbolic link replaced, as far as it exists; the rest is appended as it is.
     /// Absolute, without `..`; purely a description at one moment, so use it for names, not for access.
     pub fn resolve(&self, path: impl AsRef<Path>) -> Result<PathBuf> {
+        Ok(self.resolve_by(path, |_| true)?.unwrap_or_default())
+    }
+
+    /// As [`RootDir::resolve`], by way of links for which `may_follow` holds alone; `None` if another one is met.
+    pub fn resolve_by(&self, path: impl AsRef<Path>, may_follow: impl Fn(&Path) -> bool) -> Result<Option<PathBuf>> {
         let mut done = PathBuf::from("/");
         let mut todo: Vec<OsString> = clean_dotted(path.as_ref());
         todo.reverse();
@@ -542,6 +547,9 @@ impl RootDir {
             let here = done.join(&part);
             match self.stat(&here) {
                 Ok(stat) if stat.kind == Kind::Symlink => {
+                    if !may_follow(here.strip_prefix("/").unwrap_or(&here)) {
+                        return Ok(None);
+                    }
                     links += 1;
                     if links > 40 {
                         return Err(self.err("openat2", &here, Errno::LOOP));
@@ -558,7 +566,7 @@ impl RootDir {
                 Err(e) => return Err(e),
             }
         }
-        Ok(done)
+        Ok(Some(done))
     }
 }
 

@@ -199,14 +199,25 @@ pub struct CopyStep {
     pub chmod: Option<Chmod>,
     /// Patterns of what is left out, relative to each source.
     pub exclude: Vec<String>,
-    /// Sources keep their directories, from the pivot `/./` on if they have one.
-    pub parents: bool,
+    pub names: SourceNames,
     /// The copy stands on nothing: it does not look at what is below, and what is below does not count for it.
     pub link: bool,
     /// ADD: regular files that are archives are unpacked.
     pub unpack: bool,
     /// Where each source stands, for errors.
     pub source_spans: Vec<Span>,
+}
+
+/// What the sources of a step say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SourceNames {
+    /// Paths, or patterns of them.
+    #[default]
+    Patterns,
+    /// Patterns that keep directories, from the pivot `/./` on if they have one (`--parents`).
+    Parents,
+    /// Paths, whatever characters are in them.
+    Literal,
 }
 
 #[derive(Debug, Clone)]

@@ -16,7 +16,7 @@ pub use convert::{
 };
 pub use graph::{
     AgentStep, BuildGraph, CacheStep, CopyStep, From, HistoryEntry, InlineFile, MountKindStep, MountStep, Network,
-    RunStep, SecretStep, Security, Step, Ulimit, Vertex, VertexId, WorkdirStep,
+    RunStep, SecretStep, Security, SourceNames, Step, Ulimit, Vertex, VertexId, WorkdirStep,
 };
 pub use parts::Tell;
 pub use scope::Vars;

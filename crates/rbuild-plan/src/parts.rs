@@ -5,8 +5,8 @@
 
 use crate::Chmod;
 use crate::graph::{
-    AgentStep, CacheStep, CopyStep, InlineFile, MountKindStep, MountStep, Network, RunStep, SecretStep, Security, Step,
-    Ulimit, WorkdirStep,
+    AgentStep, CacheStep, CopyStep, InlineFile, MountKindStep, MountStep, Network, RunStep, SecretStep, Security,
+    SourceNames, Step, Ulimit, WorkdirStep,
 };
 
 /// Takes one part: its name and its value. A name may come several times.
@@ -86,7 +86,8 @@ impl RunStep {
         }
         for MountStep { target, read_only, kind, span: _ } in mounts {
             let what = match kind {
-                MountKindStep::Bind { from: _, source } => format!("bind {source:?}"),
+                // What is mounted counts, and not where it comes from.
+                MountKindStep::Bind { from: _, source: _ } => "bind".to_string(),
                 // What a cache holds never counts, and so neither does which one it is; what it began with does.
                 MountKindStep::Cache(CacheStep { id: _, sharing: _, from: _, source, mode, uid, gid }) => {
                     format!("cache {source:?} {mode:o} {uid} {gid}")
@@ -112,20 +113,24 @@ impl CopyStep {
             chown,
             chmod,
             exclude,
-            parents,
+            names,
             link,
             unpack,
             source_spans: _,
         } = self;
         tell("destination", dest.as_bytes());
-        for (name, on) in [
-            ("destination is a directory", dest_is_dir),
-            ("--parents", parents),
-            ("--link", link),
-            ("unpacks archives", unpack),
-        ] {
-            tell(name, if *on { b"yes" } else { b"no" });
-        }
+        let answer = |on: bool| if on { &b"yes"[..] } else { b"no" };
+        tell("destination is a directory", answer(*dest_is_dir));
+        tell(
+            "--parents",
+            match names {
+                SourceNames::Patterns => b"no",
+                SourceNames::Parents => b"yes",
+                SourceNames::Literal => b"literal",
+            },
+        );
+        tell("--link", answer(*link));
+        tell("unpacks archives", answer(*unpack));
         tell("--chown", chown.as_deref().unwrap_or("").as_bytes());
         tell("--chmod", chmod.as_ref().map_or(String::new(), Chmod::key).as_bytes());
         exclude.iter().for_each(|pattern| tell("--exclude", pattern.as_bytes()));

@@ -1,57 +1,58 @@
 //! The content of selected files as one digest: what a cache key says of them.
 //!
-//! Counted: names below the selected directory, kind, mode, owner, size, bytes, link target, device number, and
+//! Counted: names below the selected directory, directories that are kept above, kind, mode, owner, size, bytes, link target, device number, and
 //! the extended attributes that reach an image. Not counted: times, and everything that was not selected.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use rbuild_image::{Digest, Hasher};
 use rbuild_linux::{Kind, RootDir, Stat};
 
 use crate::file::file_digest;
-use crate::select::{Owner, Selected, SourceError, SourceTree};
-use crate::stamp::Stamp;
+use crate::select::{Owner, Selected, SourceError, SourceTree, Take};
+use crate::sight::{Details, Sight};
 
 /// What a selection holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Content {
     pub digest: Digest,
-    /// The sum of the files' stamps.
-    pub stamps: u64,
+    /// What was seen of it, to be compared with what a copy of it sees.
+    pub sight: Sight,
 }
 
 /// The digest of everything that the sources select, and the names that files are copied under.
 pub fn content(tree: &SourceTree<'_>, selected: &[Selected]) -> Result<Content, SourceError> {
     let mut hasher = Hasher::new();
-    let stamps = AtomicU64::new(0);
-    let describe = |out: &mut Vec<u8>, dir: &RootDir, path: &Path, stat: &Stat| {
-        if stat.kind == Kind::File {
-            stamps.fetch_add(Stamp::of(stat).sum(), Ordering::Relaxed);
-        }
-        entry(out, tree, dir, path, stat)
-    };
-    hasher.field("content 3");
+    let mut sight = Sight::default();
+    hasher.field("content 4");
     for item in selected {
-        let mut said = Vec::new();
-        if item.stat.kind == Kind::Dir {
-            // What a directory is called counts only where it is kept.
-            let kept = if item.kept { item.name.as_os_str().as_bytes() } else { b"" };
-            hasher.field("dir").field(kept);
-            header(&mut said, tree.owner, &item.stat);
-            hasher.update(&said);
-            tree.digest(&item.path, &mut hasher, &describe)?;
-            hasher.field("end");
-        } else {
-            hasher.field("file").field(item.name.as_os_str().as_bytes());
+        sight += item.sight();
+        let (kind, below) = match (item.stat.kind, item.take) {
+            (Kind::Dir, Take::Above) => ("directory above", false),
+            (Kind::Dir, Take::Kept) => ("directory", true),
+            (Kind::Dir, Take::Content) => ("content of a directory", true),
+            _ => ("file", false),
+        };
+        // What a directory is called counts only where it is kept.
+        let name = if item.stat.kind == Kind::Dir && item.take == Take::Content { Path::new("") } else { &item.name };
+        hasher.field(kind).field(name.as_os_str().as_bytes());
+        if item.counts_itself() {
+            let mut said = Vec::new();
             let (dir, _) = tree.root.parent(&item.path)?;
-            describe(&mut said, &dir, &item.path, &item.stat)?;
+            sight += entry(&mut said, tree, &dir, &item.path, &item.stat)?;
             hasher.update(&said);
+        }
+        if below {
+            let describe = |out: &mut Vec<u8>, dir: &RootDir, path: &Path, stat: &Stat| {
+                entry(out, tree, dir, &item.path.join(path), stat)
+            };
+            sight += tree.digest(item, &mut hasher, &describe)?;
+            hasher.field("end");
         }
     }
-    Ok(Content { digest: hasher.finish(), stamps: stamps.into_inner() })
+    Ok(Content { digest: hasher.finish(), sight })
 }
 
 fn field(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -76,13 +77,26 @@ fn header(out: &mut Vec<u8>, owner: Owner, stat: &Stat) {
     }
 }
 
-fn entry(out: &mut Vec<u8>, tree: &SourceTree<'_>, dir: &RootDir, path: &Path, stat: &Stat) -> Result<(), SourceError> {
+/// Says what counts of an entry; `path` is relative to the root, and its parent is `dir`.
+fn entry(
+    out: &mut Vec<u8>,
+    tree: &SourceTree<'_>,
+    dir: &RootDir,
+    path: &Path,
+    stat: &Stat,
+) -> Result<Sight, SourceError> {
     let name = path.file_name().unwrap_or(OsStr::new(""));
     header(out, tree.owner, stat);
-    match stat.kind {
-        Kind::Dir => attributes(dir, name, |bytes| field(out, bytes))?,
-        Kind::Symlink => field(out, dir.read_link(name)?.as_bytes()),
-        Kind::File => {
+    let details = Details::read(dir, name, stat)?;
+    match &details {
+        Details::Attributes(attributes) => {
+            for (attr, value) in attributes {
+                field(out, attr.as_bytes());
+                field(out, value);
+            }
+        }
+        Details::Target(target) => field(out, target.as_bytes()),
+        Details::None if stat.kind == Kind::File => {
             let known = tree.hashes.and_then(|hashes| hashes.get(stat));
             let digest = match known {
                 Some(digest) => digest,
@@ -96,17 +110,9 @@ fn entry(out: &mut Vec<u8>, tree: &SourceTree<'_>, dir: &RootDir, path: &Path, s
             };
             out.extend_from_slice(digest.bytes());
         }
-        _ => {}
+        Details::None => {}
     }
-    Ok(())
-}
-
-fn attributes(dir: &RootDir, name: &OsStr, mut tell: impl FnMut(&[u8])) -> Result<(), SourceError> {
-    for (attr, value) in dir.xattrs(name)?.iter().filter(|(attr, _)| rbuild_layer::keep_in_layer(attr)) {
-        tell(attr.as_bytes());
-        tell(value);
-    }
-    Ok(())
+    Ok(Sight::of_entry(path, tree.owner, stat, &details))
 }
 
 #[cfg(test)]

@@ -139,6 +139,10 @@ mod tests {
         let text = "\u{feff}# comment\n  spaced  \n/rooted\n #kept\n!  back/./x/\na//b/../c\n\n";
         assert_eq!(Ignore::read(text), ["spaced", "rooted", "#kept", "!back/x", "a/c"]);
         assert_eq!(Ignore::parse("a\n!\n").unwrap_err().line, 2);
-        assert!(Ignore::parse("[a").is_err());
+        for bad in ["[a", "[]a]", "[-]", "!x/[a-b-c]", "**/[z-a]"] {
+            let told = Ignore::parse(&format!("ok\n{bad}\n")).unwrap_err();
+            let pattern = bad.trim_start_matches('!');
+            assert_eq!((told.line, told.reason), (2, format!("`{pattern}` is not a pattern")), "{bad}");
+        }
     }
 }

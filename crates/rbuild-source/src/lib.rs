@@ -10,7 +10,10 @@ mod hashes;
 mod http;
 mod ignore;
 mod listing;
+mod parents;
 mod select;
+mod sight;
+mod similar;
 mod stamp;
 mod walk;
 
@@ -20,5 +23,6 @@ pub use hashes::HashCache;
 pub use http::{FetchError, Fetched, fetch, is_url};
 pub use ignore::{Ignore, IgnoreError};
 pub use listing::{Changes, Listed, Listing};
-pub use select::{Owner, Selected, SourceError, SourceTree};
+pub use select::{Owner, Selected, SourceError, SourceTree, Take, is_pattern};
+pub use sight::{Details, Sight};
 pub use stamp::Stamp;

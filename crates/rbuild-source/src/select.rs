@@ -5,14 +5,17 @@ use rbuild_linux::{Kind, RootDir, Stat};
 use crate::glob::Glob;
 use crate::hashes::HashCache;
 use crate::ignore::Ignore;
+use crate::similar::closest;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// Names the path as the Dockerfile wrote it, and what there is of similar name.
     #[error("`{path}` is not there")]
     NotFound { path: String, similar: Option<String>, ignored: bool },
-    #[error("`{0}` is not a pattern")]
+    #[error("`{0}` is not a pattern: a class `[…]` in it is empty, not closed, or has a `-` without its two ends")]
     BadPattern(String),
+    #[error("`{path}` leads through `{}`, a link, which --parents does not follow", link.display())]
+    BehindLink { path: String, link: PathBuf },
     #[error("{0}")]
     Kernel(#[from] rbuild_linux::Error),
     #[error("{0:?} changed while it was read")]
@@ -67,75 +70,70 @@ pub struct Selected {
     pub path: PathBuf,
     /// The name it was selected by; with kept directories, the path from the pivot on.
     pub name: PathBuf,
-    /// Directories keep their names too.
-    pub kept: bool,
+    /// How much of it, and under which name.
+    pub take: Take,
     pub stat: Stat,
 }
 
+/// How much of a selected thing is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Take {
+    /// A file under its last name, or all that is in a directory.
+    Content,
+    /// As it is, under the whole name.
+    Kept,
+    /// A directory alone, for what is kept below it; the name is empty for the one that all names begin at.
+    Above,
+}
+
+impl Selected {
+    /// The path that exclusions of what is below begin with.
+    pub(crate) fn seen_as(&self) -> &Path {
+        match self.take {
+            Take::Content => Path::new(""),
+            Take::Kept | Take::Above => &self.name,
+        }
+    }
+
+    /// Whether it is copied itself, and not only what is in it.
+    pub fn counts_itself(&self) -> bool {
+        self.stat.kind != Kind::Dir || (self.take != Take::Content && !self.name.as_os_str().is_empty())
+    }
+}
+
 impl SourceTree<'_> {
-    /// What `source` names: one thing, or with a pattern any number of them in the order of their names. Links
-    /// that are named are followed inside the root.
+    /// What the pattern `source` names, in the order of the names, or the one thing if it is no pattern. Links that are
+    /// named are followed inside the root; those that a pattern would have to pass through are not.
     pub fn select(&self, source: &str) -> Result<Vec<Selected>, SourceError> {
-        let mut found = self.select_all(source)?;
+        let mut found = if is_pattern(source) { self.matching(source)? } else { vec![self.select_literal(source)?] };
         // A file is left out by its own name; what is below a directory, while it is walked.
         found.retain(|s| s.stat.kind == Kind::Dir || !self.exclude.is_some_and(|e| e.excludes(&base_name(&s.name))));
         Ok(found)
     }
 
-    /// As [`SourceTree::select`], but `**` crosses directories, and each name is the path from the pivot `/./` on
-    /// (the whole path without one).
-    pub fn select_with_parents(&self, source: &str) -> Result<Vec<Selected>, SourceError> {
-        let (above, kept) = source.split_once("/./").unwrap_or(("", source));
-        let cut = clean_parts(above).len();
-        let mut found = match kept.contains("**") || above.contains("**") {
-            true => self.select_deep(source)?,
-            false => self.select(source)?,
-        };
-        let parts = clean_parts(source);
-        for item in &mut found {
-            // The path as it was written, not as links resolve it: patterns have been filled in part by part.
-            let written: PathBuf =
-                if parts.iter().any(|p| is_pattern(p)) { item.path.clone() } else { parts.iter().collect() };
-            item.name = written.components().skip(cut).collect();
-            item.kept = true;
-        }
-        Ok(found)
+    /// What is at the path `source`, whatever characters are in it.
+    pub fn select_literal(&self, source: &str) -> Result<Selected, SourceError> {
+        let path: PathBuf = clean_parts(source).into_iter().collect();
+        self.named(&path)?.ok_or_else(|| self.not_found(source, &path))
     }
 
-    fn select_deep(&self, source: &str) -> Result<Vec<Selected>, SourceError> {
-        let pattern = clean_parts(source).join("/");
-        let glob = Glob::new(&pattern, true).ok_or_else(|| SourceError::BadPattern(source.to_string()))?;
-        let mut found: Vec<Selected> = Vec::new();
-        self.walk::<SourceError>(Path::new(""), |_, path, stat| {
-            let below_found =
-                found.last().is_some_and(|last| last.stat.kind == Kind::Dir && path.starts_with(&last.path));
-            if !below_found && glob.matches(&path.to_string_lossy()) {
-                found.push(Selected { path: path.to_path_buf(), name: path.to_path_buf(), kept: true, stat: *stat });
-            }
-            Ok(())
-        })?;
-        Ok(found)
-    }
-
-    fn select_all(&self, source: &str) -> Result<Vec<Selected>, SourceError> {
+    fn matching(&self, source: &str) -> Result<Vec<Selected>, SourceError> {
         let parts = clean_parts(source);
-        if !parts.iter().any(|p| is_pattern(p)) {
-            let path: PathBuf = parts.iter().collect();
-            return match self.named(&path)? {
-                Some(selected) => Ok(vec![selected]),
-                None => Err(self.not_found(source, &path)),
-            };
-        }
-        let globs: Vec<Glob> = parts
+        // Up to the first part that is a pattern, a path is a path.
+        let literal = parts.iter().take_while(|p| !is_pattern(p)).count();
+        let globs: Vec<Glob> = parts[literal..]
             .iter()
             .map(|p| Glob::new(p, false).ok_or_else(|| SourceError::BadPattern(source.to_string())))
             .collect::<Result<_, _>>()?;
-        let mut found = vec![PathBuf::new()];
+        let start = parts[..literal].iter().collect::<PathBuf>();
+        let mut found: Vec<PathBuf> = self.visible(&start)?.into_iter().collect();
         for glob in &globs {
             let mut next = Vec::new();
             for dir in &found {
-                let Ok(handle) = self.root.sub(dir) else { continue };
-                for entry in handle.entries()? {
+                if !dir.as_os_str().is_empty() && !self.root.stat(dir).is_ok_and(|stat| stat.kind == Kind::Dir) {
+                    continue;
+                }
+                for entry in self.root.sub(dir)?.entries()? {
                     // Bytes that are no text count as one character each.
                     if glob.matches(&entry.name.to_string_lossy()) {
                         next.push(dir.join(&entry.name));
@@ -148,23 +146,44 @@ impl SourceTree<'_> {
     }
 
     fn named(&self, path: &Path) -> Result<Option<Selected>, SourceError> {
-        if self.ignored(path) && !self.may_hold_kept(path) {
-            return Ok(None);
-        }
-        let resolved = self.root.resolve(path)?;
-        let real = resolved.strip_prefix("/").unwrap_or(&resolved).to_path_buf();
+        let Some(real) = self.visible(path)? else { return Ok(None) };
         let name = PathBuf::from(path.file_name().unwrap_or_default());
-        match self.root.stat(&real) {
-            Ok(stat) if stat.is_whiteout() => Ok(None),
-            Ok(stat) => Ok(Some(Selected { path: real, name, kept: false, stat })),
-            Err(e) if e.is_not_found() => Ok(None),
-            Err(e) => Err(e.into()),
-        }
+        let stat = match self.root.stat(&real) {
+            Ok(stat) if stat.is_whiteout() => return Ok(None),
+            Ok(stat) => stat,
+            Err(e) if e.is_not_found() || e.kind() == std::io::ErrorKind::NotADirectory => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        // A directory that is left out is there for what is taken back in, and without any of that it is not.
+        let there = !self.ignored(&real) || (stat.kind == Kind::Dir && self.holds_anything(&real)?);
+        Ok(there.then_some(Selected { path: real, name, take: Take::Content, stat }))
     }
 
-    /// An excluded directory still counts if something below it may be taken back in.
-    fn may_hold_kept(&self, path: &Path) -> bool {
-        self.ignore.is_some_and(Ignore::has_negations) && matches!(self.root.stat(path), Ok(s) if s.kind == Kind::Dir)
+    /// Where a path leads, relative to the root; `None` by way of a link that is left out: it is not there to be followed.
+    pub(crate) fn visible(&self, path: &Path) -> Result<Option<PathBuf>, SourceError> {
+        let real = self.root.resolve_by(path, |link| !self.ignored(link))?;
+        Ok(real.map(|real| real.strip_prefix("/").map(Path::to_path_buf).unwrap_or(real)))
+    }
+
+    /// Whether anything below an ignored directory is taken back in.
+    fn holds_anything(&self, dir: &Path) -> Result<bool, SourceError> {
+        enum Stop {
+            Found,
+            Failed(SourceError),
+        }
+        impl From<SourceError> for Stop {
+            fn from(e: SourceError) -> Stop {
+                Stop::Failed(e)
+            }
+        }
+        if !self.ignore.is_some_and(Ignore::has_negations) {
+            return Ok(false);
+        }
+        match (SourceTree { exclude: None, ..*self }).walk(dir, |_, _, _| Err(Stop::Found)) {
+            Ok(()) => Ok(false),
+            Err(Stop::Found) => Ok(true),
+            Err(Stop::Failed(e)) => Err(e),
+        }
     }
 
     pub(crate) fn ignored(&self, path: &Path) -> bool {
@@ -176,8 +195,10 @@ impl SourceTree<'_> {
         }
     }
 
-    fn not_found(&self, source: &str, path: &Path) -> SourceError {
-        let ignored = self.ignored(path) && self.root.exists(path).unwrap_or(false);
+    pub(crate) fn not_found(&self, source: &str, path: &Path) -> SourceError {
+        // It is there for who does not ask the ignore file.
+        let seen = |tree: &SourceTree<'_>| tree.named(path).is_ok_and(|found| found.is_some());
+        let ignored = !seen(self) && seen(&SourceTree { ignore: None, ..*self });
         let (dir, name) = (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default());
         let names: Vec<String> = self
             .root
@@ -194,8 +215,17 @@ impl SourceTree<'_> {
     }
 }
 
-fn is_pattern(part: &str) -> bool {
-    part.contains(['*', '?', '[', '\\'])
+/// Whether a source is a pattern: it has `*`, `?` or `[` that no backslash stands before.
+pub fn is_pattern(source: &str) -> bool {
+    let mut chars = source.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => drop(chars.next()),
+            '*' | '?' | '[' => return true,
+            _ => {}
+        }
+    }
+    false
 }
 
 fn base_name(path: &Path) -> String {
@@ -203,7 +233,7 @@ fn base_name(path: &Path) -> String {
 }
 
 /// The parts of a source path: relative to the root, never above it.
-fn clean_parts(source: &str) -> Vec<String> {
+pub(crate) fn clean_parts(source: &str) -> Vec<String> {
     let mut parts: Vec<String> = Vec::new();
     for part in source.split('/') {
         match part {
@@ -213,24 +243,4 @@ fn clean_parts(source: &str) -> Vec<String> {
         }
     }
     parts
-}
-
-/// The name nearest to `wanted`: the same but for case or ending, or with most of its beginning.
-fn closest<'a>(wanted: &str, names: &'a [String]) -> Option<&'a str> {
-    let stem = |s: &str| s.to_lowercase().split('.').next().unwrap_or("").to_string();
-    let common = |a: &str, b: &str| a.chars().zip(b.chars()).take_while(|(x, y)| x == y).count();
-    let want = wanted.to_lowercase();
-    names
-        .iter()
-        .map(|n| {
-            let lower = n.to_lowercase();
-            let reversed = |s: &str| s.chars().rev().collect::<String>();
-            let same = common(&want, &lower) + common(&reversed(&want), &reversed(&lower));
-            (if lower == want { 1000 } else { same }, n)
-        })
-        .filter(|(same, n)| {
-            *same >= 1000 || stem(n) == stem(&want) || same + 2 >= want.chars().count().max(n.chars().count())
-        })
-        .max_by_key(|(same, _)| *same)
-        .map(|(_, n)| n.as_str())
 }

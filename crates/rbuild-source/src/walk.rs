@@ -9,58 +9,80 @@ use rbuild_image::Hasher;
 use rbuild_linux::{Kind, RootDir, Stat};
 
 use crate::ignore::Ignore;
-use crate::select::{SourceError, SourceTree};
+use crate::select::{Selected, SourceError, SourceTree};
+use crate::sight::Sight;
 
 /// Longest chain of directories that is walked.
-const MAX_DEPTH: usize = 2000;
+pub(crate) const MAX_DEPTH: usize = 2000;
 
 impl SourceTree<'_> {
     /// Visits what lies below the directory `dir` (relative to the root), parents before children, names sorted,
-    /// excluded paths left out. The visitor gets the open parent, the path relative to `dir`, and the metadata.
+    /// excluded paths left out, but for directories that hold what is taken back in. The visitor gets the open parent,
+    /// the path relative to `dir`, and the metadata.
     pub fn walk<E: From<SourceError>>(
         &self,
         dir: &Path,
+        visit: impl FnMut(&RootDir, &Path, &Stat) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.walk_as(dir, Path::new(""), visit)
+    }
+
+    /// As [`SourceTree::walk`], below a directory that was selected.
+    pub fn walk_selected<E: From<SourceError>>(
+        &self,
+        item: &Selected,
+        visit: impl FnMut(&RootDir, &Path, &Stat) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.walk_as(&item.path, item.seen_as(), visit)
+    }
+
+    fn walk_as<E: From<SourceError>>(
+        &self,
+        dir: &Path,
+        seen_as: &Path,
         mut visit: impl FnMut(&RootDir, &Path, &Stat) -> Result<(), E>,
     ) -> Result<(), E> {
-        let open = |handle: RootDir, relative: PathBuf| -> Result<Level, SourceError> {
+        let open = |handle: RootDir, relative: PathBuf, unseen: Option<Stat>| -> Result<Level, SourceError> {
             let mut names = names(&handle)?;
             names.reverse();
-            Ok(Level { handle, relative, names })
+            Ok(Level { handle, relative, names, unseen })
         };
         let start = self.root.sub(dir).map_err(SourceError::from)?;
-        let mut stack = vec![open(start, PathBuf::new())?];
+        let mut stack = vec![open(start, PathBuf::new(), None)?];
         while let Some(level) = stack.last_mut() {
             let Some(name) = level.names.pop() else {
                 stack.pop();
                 continue;
             };
             let relative = level.relative.join(&name);
-            let Some((stat, taken)) = self.look(&level.handle, dir, &relative, &name)? else { continue };
+            let seen = seen_as.join(&relative);
+            let Some((stat, taken)) = self.look(&level.handle, dir, (&relative, &seen), &name)? else { continue };
             if taken {
-                visit(&level.handle, &relative, &stat)?;
+                visit_above(&mut stack, &mut visit)?;
+                visit(&stack[stack.len() - 1].handle, &relative, &stat)?;
             }
             if stat.kind == Kind::Dir {
                 if stack.len() >= MAX_DEPTH {
                     return Err(SourceError::Changed(dir.join(&relative)).into());
                 }
                 let handle = stack[stack.len() - 1].handle.sub(&name).map_err(SourceError::from)?;
-                stack.push(open(handle, relative)?);
+                stack.push(open(handle, relative, (!taken).then_some(stat))?);
             }
         }
         Ok(())
     }
 
     /// An entry of a directory, and whether it counts itself: an excluded directory may hold what is taken back in.
-    /// `None` if there is nothing to see.
-    fn look(
+    /// `None` if there is nothing to see. Exclusions are asked for the path that is `seen`.
+    pub(crate) fn look(
         &self,
         parent: &RootDir,
         dir: &Path,
-        relative: &Path,
+        (relative, seen): (&Path, &Path),
         name: &OsStr,
     ) -> Result<Option<(Stat, bool)>, SourceError> {
         let excluded = self.ignored(&dir.join(relative));
-        let excluded = excluded || self.exclude.is_some_and(|e| e.excludes(&relative.to_string_lossy()));
+        let excluded = excluded || self.exclude.is_some_and(|e| e.excludes(&seen.to_string_lossy()));
         if excluded && ![self.ignore, self.exclude].into_iter().flatten().any(Ignore::has_negations) {
             return Ok(None);
         }
@@ -73,13 +95,19 @@ impl SourceTree<'_> {
         Ok((!hidden).then_some((stat, !excluded)))
     }
 
-    /// Has `describe` say something of everything below the directory `dir`, and puts what it says into the hasher, each
+    /// Has `describe` say something of everything below a selected directory, and puts what it says into the hasher, each
     /// path before it, in the order of [`SourceTree::walk`]. Directories are read by several threads if there are many;
     /// all of them have ended when this returns.
-    pub(crate) fn digest(&self, dir: &Path, hasher: &mut Hasher, describe: &Describe<'_>) -> Result<(), SourceError> {
-        let scan = Scan { tree: self, dir, describe, state: Mutex::default(), more: Condvar::new() };
+    pub(crate) fn digest(
+        &self,
+        item: &Selected,
+        hasher: &mut Hasher,
+        describe: &Describe<'_>,
+    ) -> Result<Sight, SourceError> {
+        let (dir, seen_as) = (item.path.as_path(), item.seen_as());
+        let scan = Scan { tree: self, dir, seen_as, describe, state: Mutex::default(), more: Condvar::new() };
         scan.lock().parts.push(Part::default());
-        scan.add(Task { id: 0, relative: PathBuf::new(), names: None });
+        scan.add(Task { id: 0, relative: PathBuf::new(), names: None, above: None });
         let most = std::thread::available_parallelism().map_or(1, |n| n.get()).min(MOST_THREADS);
         std::thread::scope(|scope| {
             let mut helpers = 0;
@@ -97,16 +125,16 @@ impl SourceTree<'_> {
             }
         });
         let state = scan.state.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if let Some(e) = state.failure {
-            return Err(e);
+        match state.failure {
+            Some(e) => Err(e),
+            None => Ok(feed(&state.parts, hasher)),
         }
-        feed(&state.parts, hasher);
-        Ok(())
     }
 }
 
-/// Appends what counts of an entry: its parent, its path relative to the directory that is scanned, its metadata.
-pub(crate) type Describe<'a> = dyn Fn(&mut Vec<u8>, &RootDir, &Path, &Stat) -> Result<(), SourceError> + Sync + 'a;
+/// Appends what counts of an entry, and tells what was seen of it: its parent, its path relative to the directory that
+/// is scanned, its metadata.
+pub(crate) type Describe<'a> = dyn Fn(&mut Vec<u8>, &RootDir, &Path, &Stat) -> Result<Sight, SourceError> + Sync + 'a;
 
 /// Reading directories is waiting for the kernel's locks from some number of threads on.
 const MOST_THREADS: usize = 8;
@@ -119,9 +147,24 @@ struct Level {
     handle: RootDir,
     relative: PathBuf,
     names: Vec<OsString>,
+    /// Of a directory that counts only if something in it does, and was not visited yet.
+    unseen: Option<Stat>,
 }
 
-fn names(dir: &RootDir) -> Result<Vec<OsString>, SourceError> {
+/// Visits the directories of the stack that were not visited, as nothing in them was so far.
+fn visit_above<E>(
+    stack: &mut [Level],
+    visit: &mut impl FnMut(&RootDir, &Path, &Stat) -> Result<(), E>,
+) -> Result<(), E> {
+    for at in 1..stack.len() {
+        if let Some(stat) = stack[at].unseen.take() {
+            visit(&stack[at - 1].handle, &stack[at].relative, &stat)?;
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn names(dir: &RootDir) -> Result<Vec<OsString>, SourceError> {
     Ok(dir.entries()?.into_iter().map(|e| e.name).collect())
 }
 
@@ -130,13 +173,22 @@ struct Task {
     id: usize,
     relative: PathBuf,
     names: Option<Vec<OsString>>,
+    above: Option<Said>,
 }
 
 /// What was said of the entries of a directory, and where other parts come in between.
 #[derive(Default)]
 struct Part {
-    said: Vec<u8>,
+    /// Of the directory itself, where that counts only if something in it does.
+    above: Option<Said>,
+    said: Said,
     inner: Vec<(usize, usize)>,
+}
+
+#[derive(Default)]
+struct Said {
+    bytes: Vec<u8>,
+    sight: Sight,
 }
 
 #[derive(Default)]
@@ -151,6 +203,8 @@ struct State {
 struct Scan<'a> {
     tree: &'a SourceTree<'a>,
     dir: &'a Path,
+    /// The path that exclusions begin with.
+    seen_as: &'a Path,
     describe: &'a Describe<'a>,
     state: Mutex<State>,
     more: Condvar,
@@ -197,7 +251,7 @@ impl Scan<'_> {
     }
 
     fn read(&self, task: Task) -> Result<Part, SourceError> {
-        let mut part = Part::default();
+        let mut part = Part { above: task.above, ..Part::default() };
         let handle = self.tree.root.sub(self.dir.join(&task.relative))?;
         let names = match task.names {
             Some(names) => names,
@@ -205,7 +259,7 @@ impl Scan<'_> {
                 let names = names(&handle)?;
                 if names.len() > CHUNK {
                     for chunk in names.chunks(CHUNK) {
-                        self.later(&mut part, task.relative.clone(), Some(chunk.to_vec()));
+                        self.later(&mut part, task.relative.clone(), Some(chunk.to_vec()), None);
                     }
                     return Ok(part);
                 }
@@ -214,48 +268,70 @@ impl Scan<'_> {
         };
         for name in &names {
             let relative = task.relative.join(name);
-            let Some((stat, taken)) = self.tree.look(&handle, self.dir, &relative, name)? else { continue };
+            let seen = self.seen_as.join(&relative);
+            let Some((stat, taken)) = self.tree.look(&handle, self.dir, (&relative, &seen), name)? else { continue };
             if taken {
-                let path = relative.as_os_str().as_encoded_bytes();
-                part.said.extend_from_slice(&(path.len() as u64).to_le_bytes());
-                part.said.extend_from_slice(path);
-                (self.describe)(&mut part.said, &handle, &relative, &stat)?;
+                self.describe(&mut part.said, &handle, &relative, &stat)?;
             }
             if stat.kind == Kind::Dir {
                 if relative.components().count() >= MAX_DEPTH {
                     return Err(SourceError::Changed(self.dir.join(&relative)));
                 }
-                self.later(&mut part, relative, None);
+                let mut above = (!taken).then(Said::default);
+                above.iter_mut().try_for_each(|said| self.describe(said, &handle, &relative, &stat))?;
+                self.later(&mut part, relative, None, above);
             }
         }
         Ok(part)
     }
 
+    fn describe(&self, said: &mut Said, parent: &RootDir, relative: &Path, stat: &Stat) -> Result<(), SourceError> {
+        let path = relative.as_os_str().as_encoded_bytes();
+        said.bytes.extend_from_slice(&(path.len() as u64).to_le_bytes());
+        said.bytes.extend_from_slice(path);
+        said.sight += (self.describe)(&mut said.bytes, parent, relative, stat)?;
+        Ok(())
+    }
+
     /// Has the rest of a part made by whoever is free.
-    fn later(&self, part: &mut Part, relative: PathBuf, names: Option<Vec<OsString>>) {
+    fn later(&self, part: &mut Part, relative: PathBuf, names: Option<Vec<OsString>>, above: Option<Said>) {
         let id = {
             let mut state = self.lock();
             state.parts.push(Part::default());
             state.parts.len() - 1
         };
-        part.inner.push((part.said.len(), id));
-        self.add(Task { id, relative, names });
+        part.inner.push((part.said.bytes.len(), id));
+        self.add(Task { id, relative, names, above });
     }
 }
 
-/// Puts the parts into their order. On a stack of its own: directories may be very deep.
-fn feed(parts: &[Part], hasher: &mut Hasher) {
+/// Puts the parts into their order; gives the sum of what was seen. On a stack of its own: directories may be very deep.
+fn feed(parts: &[Part], hasher: &mut Hasher) -> Sight {
+    // Parts come before those that they need.
+    let mut speaks = vec![false; parts.len()];
+    for (id, part) in parts.iter().enumerate().rev() {
+        speaks[id] = !part.said.bytes.is_empty() || part.inner.iter().any(|(_, inner)| speaks[*inner]);
+    }
+    let mut sight = Sight::default();
     let mut stack = vec![(0, 0, 0)];
     while let Some((id, said, inner)) = stack.pop() {
         let part: &Part = &parts[id];
+        if inner == 0 {
+            sight += part.said.sight;
+            if let Some(above) = part.above.as_ref().filter(|_| speaks[id]) {
+                hasher.update(&above.bytes);
+                sight += above.sight;
+            }
+        }
         let Some((end, child)) = part.inner.get(inner) else {
-            hasher.update(&part.said[said..]);
+            hasher.update(&part.said.bytes[said..]);
             continue;
         };
-        hasher.update(&part.said[said..*end]);
+        hasher.update(&part.said.bytes[said..*end]);
         stack.push((id, *end, inner + 1));
         stack.push((*child, 0, 0));
     }
+    sight
 }
 
 #[cfg(test)]
@@ -277,7 +353,7 @@ mod tests {
         std::fs::create_dir_all(dir.join("flat")).unwrap();
         (0..2500).for_each(|f| std::fs::write(dir.join(format!("flat/{f}")), "").unwrap());
         let root = RootDir::open(&dir).unwrap();
-        for ignored in ["", "**/*.skip\nd3", "*\n!d5/e/f/7.txt"] {
+        for ignored in ["", "**/*.skip\nd3", "*\n!d5/e/f/7.txt\n!d6/e/none", "flat\n!flat/99"] {
             let ignore = Ignore::parse(ignored).unwrap();
             let tree =
                 SourceTree { root: &root, ignore: Some(&ignore), exclude: None, owner: Owner::Root, hashes: None };
@@ -291,13 +367,14 @@ mod tests {
             })
             .unwrap();
             let walked = walked.finish();
+            let whole = tree.select_literal("").unwrap();
             for _ in 0..5 {
                 let mut scanned = Hasher::new();
                 let describe = |out: &mut Vec<u8>, _: &RootDir, _: &Path, stat: &Stat| {
                     out.extend_from_slice(&stat.ino.to_le_bytes());
-                    Ok(())
+                    Ok(Sight::default())
                 };
-                tree.digest(Path::new(""), &mut scanned, &describe).unwrap();
+                tree.digest(&whole, &mut scanned, &describe).unwrap();
                 assert_eq!(scanned.finish(), walked, "{ignored:?}, {count} entries");
             }
         }

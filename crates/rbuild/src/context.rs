@@ -13,6 +13,8 @@ use crate::args::BuildArgs;
 use crate::exit::Failure;
 use crate::print;
 
+mod untrusted;
+
 /// The main context with the Dockerfile.
 pub struct MainContext {
     /// Absent when the Dockerfile came alone.
@@ -39,7 +41,7 @@ pub fn main(args: &BuildArgs, store: &Store) -> Result<MainContext, Failure> {
             .help("fetch it first, and give the directory")),
         dir if dockerfile_from_stdin => {
             let path = directory(dir)?;
-            let ignore = read_ignore(&path.join(".dockerignore"))?.unwrap_or_default();
+            let ignore = ignore_of(&open(&path)?, &path)?;
             let dir = Some(ContextDir { path, ignore });
             let dockerfile = stdin_bytes()?;
             Ok(MainContext { dir, dockerfile_name: STDIN_NAME.into(), dockerfile, newest: None, arrived: None })
@@ -74,15 +76,16 @@ fn stdin_failed(e: std::io::Error) -> Failure {
 }
 
 fn from_directory(args: &BuildArgs, context: PathBuf) -> Result<MainContext, Failure> {
-    let path = match &args.file {
+    let root = open(&context)?;
+    let (path, place) = match &args.file {
         Some(url) if is_remote(url) => {
             return Err(Failure::usage(format!("a Dockerfile from {url} is not supported yet")).help("fetch it first"));
         }
-        Some(file) => PathBuf::from(file),
+        Some(file) => (PathBuf::from(file), place_in(&context, &args.context, Path::new(file))),
         None => {
-            let usual = context.join("Dockerfile");
-            let lower = context.join("dockerfile");
-            if !usual.exists() && lower.exists() { lower } else { usual }
+            let lower = !is_anything(&root, "Dockerfile") && is_anything(&root, "dockerfile");
+            let name = if lower { "dockerfile" } else { "Dockerfile" };
+            (context.join(name), Some(name.into()))
         }
     };
     let shown = match (&args.file, path.file_name()) {
@@ -90,16 +93,60 @@ fn from_directory(args: &BuildArgs, context: PathBuf) -> Result<MainContext, Fai
         (None, Some(name)) => Path::new(&args.context).join(name).to_string_lossy().into_owned(),
         _ => path.to_string_lossy().into_owned(),
     };
-    let dockerfile = std::fs::read(&path).map_err(|e| no_dockerfile(&shown, &e))?;
-    let mut own = path.clone().into_os_string();
-    own.push(".dockerignore");
-    let ignore = match read_ignore(Path::new(&own))? {
+    let with_ending = |path: &Path| {
+        let mut own = path.as_os_str().to_os_string();
+        own.push(".dockerignore");
+        PathBuf::from(own)
+    };
+    let (dockerfile, own) = match &place {
+        Some(place) => {
+            let read = untrusted::read(&root, place, &format!("the Dockerfile {shown}"))?;
+            (read.ok_or_else(not_there), read_ignore(&root, &with_ending(place), &with_ending(&path))?)
+        }
+        // A file that is named and is not of the context is the caller's own choice, a pipe as well.
+        None => (std::fs::read(&path), outer_ignore(&with_ending(&path))?),
+    };
+    let dockerfile = dockerfile.map_err(|e| no_dockerfile(&shown, &e))?;
+    let ignore = match own {
         Some(text) => text,
-        None => read_ignore(&context.join(".dockerignore"))?.unwrap_or_default(),
+        None => ignore_of(&root, &context)?,
     };
     let dir = Some(ContextDir { path: context, ignore });
     Ok(MainContext { dir, dockerfile_name: shown, dockerfile, newest: None, arrived: None })
 }
+
+fn open(context: &Path) -> Result<RootDir, Failure> {
+    RootDir::open(context)
+        .map_err(|e| Failure::new(format!("the context {}: {}", context.display(), std::io::Error::from(e))))
+}
+
+fn is_anything(context: &RootDir, name: &str) -> bool {
+    context.exists(name).unwrap_or(true)
+}
+
+/// Where in the context a file is that was named on the command line: by the directories as they are, or as they are
+/// written, which links of the context may belie. `None` if it is not in it.
+fn place_in(context: &Path, typed_context: &str, file: &Path) -> Option<PathBuf> {
+    let name = file.file_name()?;
+    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if let Ok(parent) = std::fs::canonicalize(parent)
+        && let Ok(inside) = parent.strip_prefix(context)
+    {
+        return Some(inside.join(name));
+    }
+    let (written, typed) = (std::path::absolute(file).ok()?, std::path::absolute(typed_context).ok()?);
+    if written.components().any(|part| part == std::path::Component::ParentDir) {
+        return None;
+    }
+    [context, &typed].iter().find_map(|context| written.strip_prefix(context).ok()).map(Path::to_path_buf)
+}
+
+fn not_there() -> std::io::Error {
+    std::io::Error::from_raw_os_error(NO_ENTRY)
+}
+
+/// ENOENT of Linux.
+const NO_ENTRY: i32 = 2;
 
 fn no_dockerfile(shown: &str, e: &std::io::Error) -> Failure {
     let failure = Failure::new(format!("the Dockerfile {shown}: {e}"));
@@ -153,15 +200,13 @@ fn from_archive(args: &BuildArgs, store: &Store, archive: impl Read + Send) -> R
     let dockerfile = if name.starts_with('/') {
         std::fs::read(&name).map_err(|e| no_dockerfile(&name, &e))?
     } else {
-        dir.read(&name, MAX_DOCKERFILE).map_err(|e| no_dockerfile(&name, &std::io::Error::from(e.kind())))?
+        let read = untrusted::read(&dir, Path::new(&name), &format!("the Dockerfile {name}"))?;
+        read.ok_or_else(|| no_dockerfile(&name, &not_there()))?
     };
     let newest = newest(&dir).map_err(|e| failed(e.to_string()))?;
     let dir = Some(ContextDir { path, ignore: String::new() });
     Ok(MainContext { dir, dockerfile_name: name, dockerfile, newest, arrived: Some(work) })
 }
-
-/// Bytes; more is no Dockerfile.
-const MAX_DOCKERFILE: u64 = 64 << 20;
 
 fn newest(dir: &RootDir) -> Result<Option<i64>, SourceError> {
     let tree = SourceTree { root: dir, ignore: None, exclude: None, owner: Owner::Root, hashes: None };
@@ -173,11 +218,28 @@ fn newest(dir: &RootDir) -> Result<Option<i64>, SourceError> {
     Ok(newest)
 }
 
-fn read_ignore(path: &Path) -> Result<Option<String>, Failure> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Failure::new(format!("the ignore file {}: {e}", path.display()))),
+/// The patterns of a context's own ignore file.
+fn ignore_of(context: &RootDir, path: &Path) -> Result<String, Failure> {
+    const NAME: &str = ".dockerignore";
+    Ok(read_ignore(context, Path::new(NAME), &path.join(NAME))?.unwrap_or_default())
+}
+
+fn read_ignore(context: &RootDir, path: &Path, shown: &Path) -> Result<Option<String>, Failure> {
+    let bytes = untrusted::read(context, path, &format!("the ignore file {}", shown.display()))?;
+    Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// An ignore file beside a Dockerfile that is not of the context.
+fn outer_ignore(path: &Path) -> Result<Option<String>, Failure> {
+    let failed = |what: String| Failure::new(format!("the ignore file {}: {what}", path.display()));
+    match std::fs::metadata(path) {
+        Ok(meta) if !meta.is_file() => Err(failed("it is not a regular file".into())),
+        Ok(_) => {
+            let bytes = std::fs::read(path).map_err(|e| failed(e.to_string()))?;
+            Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+        }
+        Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => Ok(None),
+        Err(e) => Err(failed(e.to_string())),
     }
 }
 
@@ -207,7 +269,7 @@ pub fn named(given: &[String], store: &Store) -> Result<Named, Failure> {
             }
             _ => {
                 let path = directory(value).map_err(|f| bad(f.message))?;
-                let ignore = read_ignore(&path.join(".dockerignore"))?.unwrap_or_default();
+                let ignore = ignore_of(&open(&path)?, &path)?;
                 dir = Some(ContextDir { path, ignore });
                 ContextSource::Directory
             }

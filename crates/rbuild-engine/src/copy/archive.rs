@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use rbuild_layer::{Compression, Decoder, EntryKind, Owners, Unpacking, detect, entry_path, is_tar, unpack_some};
 use rbuild_linux::RootDir;
-use rbuild_source::{Selected, SourceTree, Stamp};
+use rbuild_source::{Details, Selected, Sight, SourceTree};
 
-use super::{Copier, Reason};
+use super::{Copier, Reason, unchanged};
 
 /// Of the directory that an archive is unpacked into, whatever mode the step gives to files.
 const DEST_MODE: u32 = 0o755;
@@ -27,14 +27,16 @@ impl Copier<'_> {
         let owners = self.chown.map_or(Owners::FromArchive, |(uid, gid)| Owners::Always(uid, gid));
         let how = Unpacking::archive(owners, self.terms.limits);
         let mut described = Vec::new();
-        unpack_some(tree.root.open_file(&item.path)?, &dir.handle, how, &mut |entry| {
+        let unpacked = unpack_some(tree.root.open_file(&item.path)?, &dir.handle, how, &mut |entry| {
             described.extend(entry_path(&entry.path).filter(|_| entry.kind == EntryKind::Dir));
             true
-        })?;
+        });
+        // One that was written meanwhile may have been no archive for a moment.
+        let (source, name) = tree.root.parent(&item.path)?;
+        unchanged(&source, &name, &item.stat)?;
+        unpacked?;
         self.covered_by_archive(&dir.real, &dir.handle, described)?;
-        if let Some(track) = &mut self.track {
-            track.stamps = track.stamps.wrapping_add(Stamp::of(&item.stat).sum());
-        }
+        self.see(Sight::of_entry(&item.path, tree.owner, &item.stat, &Details::None));
         Ok(true)
     }
 

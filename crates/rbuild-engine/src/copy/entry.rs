@@ -7,7 +7,7 @@ use std::path::Path;
 use rbuild_image::Digest;
 use rbuild_layer::{LooseFile, keep_in_layer};
 use rbuild_linux::{Kind, RootDir, Stat, copy_file};
-use rbuild_source::{Listed, SourceError, SourceTree, Stamp};
+use rbuild_source::{Details, Listed, Sight, SourceError, SourceTree, Stamp};
 
 use super::place::Dir;
 use super::{Copier, Defers, Reason};
@@ -29,27 +29,30 @@ impl Copier<'_> {
     ) -> Result<(), Reason> {
         let (uid, gid) = self.chown.unwrap_or_else(|| tree.owner.ids(stat));
         let meta = (uid, gid, self.mode(tree.owner.mode(stat), stat.kind == Kind::Dir));
-        self.note(tree, origin, stat, (dir, name))?;
+        let details = Details::read(origin.0, origin.1, stat)?;
+        self.note(tree, origin.2, stat, &details, (dir, name));
         match stat.kind {
-            Kind::Dir => self.put_dir(origin, stat, (dir, name), meta),
+            Kind::Dir => self.put_dir(&details, stat, (dir, name), meta),
             _ if self.may_defer((dir, name), stat) => {
                 self.cover(&dir.real.join(name));
                 self.defer(origin, stat, (dir, name), meta)
             }
-            _ => self.put(origin, stat, (dir, name), meta),
+            _ => self.put(origin, &details, stat, (dir, name), meta),
         }
     }
 
     fn put_dir(
         &mut self,
-        (source, source_name, _): Origin<'_>,
+        details: &Details,
         stat: &Stat,
         (dir, name): (&Dir, &OsStr),
         (uid, gid, mode): Meta,
     ) -> Result<(), Reason> {
         let place = self.entry_dir(dir, name)?;
-        let attrs = source.xattrs(source_name)?;
-        let attrs = attrs.iter().filter(|(attr, _)| keep_in_layer(attr));
+        let attrs = match details {
+            Details::Attributes(attributes) => attributes.iter(),
+            Details::Target(_) | Details::None => Default::default(),
+        };
         if place == dir.real.join(name) {
             dir.handle.chown(name, uid, gid)?;
             dir.handle.chmod(name, mode)?;
@@ -70,6 +73,7 @@ impl Copier<'_> {
     fn put(
         &mut self,
         (source, source_name, _): Origin<'_>,
+        details: &Details,
         stat: &Stat,
         (dir, name): (&Dir, &OsStr),
         (uid, gid, mode): Meta,
@@ -89,10 +93,13 @@ impl Copier<'_> {
                 copy_file(&from, stat, &to.create_file(name, 0o600)?)?;
                 unchanged(source, source_name, stat)?;
             }
-            Kind::Symlink => to.create_symlink(&source.read_link(source_name)?, name)?,
             // A socket means nothing without its process; it arrives as an empty file.
             Kind::Socket => drop(to.create_file(name, 0o600)?),
+            Kind::Symlink | Kind::Dir => {}
             kind => to.create_node(name, kind, mode, stat.rdev)?,
+        }
+        if let Details::Target(target) = details {
+            to.create_symlink(target, name)?;
         }
         to.chown(name, uid, gid)?;
         if stat.kind != Kind::Symlink {
@@ -106,28 +113,31 @@ impl Copier<'_> {
         Ok(to.set_mtime(name, stat.mtime)?)
     }
 
+    /// Adds to what was seen of the source.
+    pub(super) fn see(&mut self, sight: Sight) {
+        self.track.iter_mut().for_each(|track| track.sight += sight);
+    }
+
     /// Writes down what goes where.
-    fn note(
+    pub(super) fn note(
         &mut self,
         tree: &SourceTree<'_>,
-        (source, source_name, source_path): Origin<'_>,
+        source: &Path,
         stat: &Stat,
+        details: &Details,
         (dir, name): (&Dir, &OsStr),
-    ) -> Result<(), Reason> {
+    ) {
+        self.see(Sight::of_entry(source, tree.owner, stat, details));
         // Files of other stages are told apart by what they are, not by when they were written.
-        let (Some(hashes), Some(track)) = (tree.hashes, &mut self.track) else { return Ok(()) };
-        let digest = match stat.kind {
-            Kind::File => {
-                track.stamps = track.stamps.wrapping_add(Stamp::of(stat).sum());
-                hashes.last_read(stat)
-            }
-            Kind::Symlink => Some(Digest::of(source.read_link(source_name)?.as_bytes())),
+        let (Some(hashes), Some(track)) = (tree.hashes, &mut self.track) else { return };
+        let digest = match details {
+            Details::Target(target) => Some(Digest::of(target.as_bytes())),
+            _ if stat.kind == Kind::File => hashes.last_read(stat),
             _ => None,
         };
         let stamp = (hashes.tells(stat) && stat.kind == Kind::File).then(|| Stamp::of(stat));
         let mode = stat.kind.bits() | tree.owner.mode(stat);
-        track.listing.put(&dir.real.join(name), Listed { source: source_path, mode, stamp, digest });
-        Ok(())
+        track.listing.put(&dir.real.join(name), Listed { source, mode, stamp, digest });
     }
 
     /// Whether what is copied is a file that can be put in place later: nothing that is there now is in its way.

@@ -54,6 +54,11 @@ impl Copier<'_> {
         Ok(real.strip_prefix("/").unwrap_or(&real).to_path_buf())
     }
 
+    /// Whether a directory is there, or behind a link.
+    pub(super) fn is_dir(&self, path: &Path) -> Result<bool, Reason> {
+        Ok(self.root.stat(self.real(path)?).is_ok_and(|stat| stat.kind == Kind::Dir))
+    }
+
     /// A directory that the destination asks for, made with what is missing above it.
     pub(super) fn dir(&mut self, path: &Path, mode: u32) -> Result<Dir, Reason> {
         let real = self.real(path)?;

@@ -6,7 +6,7 @@ use rbuild_dockerfile::{Diagnostic, Span};
 
 use super::{Planned, Planner, State, cwd, join, native_path, not_yet};
 use crate::Chmod;
-use crate::graph::{CopyStep, From as Input, InlineFile, Step};
+use crate::graph::{CopyStep, From as Input, InlineFile, SourceNames, Step};
 use crate::history;
 
 impl Planner<'_> {
@@ -77,7 +77,7 @@ impl Planner<'_> {
             chown,
             chmod,
             exclude: copy.exclude.iter().map(|w| w.text.clone()).collect(),
-            parents: copy.parents.is_some(),
+            names: if copy.parents.is_some() { SourceNames::Parents } else { SourceNames::Patterns },
             link: copy.link.is_some(),
             unpack: copy.unpack.as_ref().map_or(copy.add, |w| w.text == "true"),
             source_spans: copy.sources.iter().map(|w| w.span).collect(),

@@ -85,7 +85,7 @@ fn patterns_and_ignores_select_together() {
     assert_eq!(t.names("*.nothing", ""), Vec::<String>::new());
     assert_eq!(t.names("d", ""), ["d", "e", "e/y", "x"]);
     assert_eq!(t.names("d", "**/y"), ["d", "e", "x"]);
-    assert_eq!(t.names("d", "d\n!d/e/y"), ["d", "e/y"]);
+    assert_eq!(t.names("d", "d\n!d/e/y"), ["d", "e", "e/y"]);
     assert_eq!(t.names("../../d/./e", ""), ["d/e", "y"]);
     symlink("d/e", t.0.join("link")).unwrap();
     assert_eq!(t.names("link", ""), ["d/e", "y"]);
@@ -102,7 +102,7 @@ fn what_is_missing_is_named_with_what_is_similar() {
     assert!(matches!(t.digest("out", ""), Err(SourceError::NotFound { .. })));
 }
 
-/// Caches are worth something as long as this stays: change it on purpose, and the number in "content 3" with it.
+/// Caches are worth something as long as this stays: change it on purpose, and the number in "content 4" with it.
 #[test]
 fn content_is_named_as_it_was() {
     let t = Temp::new("pinned");
@@ -118,6 +118,223 @@ fn content_is_named_as_it_was() {
     let named = |source: &str| t.digest(source, "").unwrap().hex()[..16].to_string();
     assert_eq!(
         [named("."), named("d"), named("*.go"), named("large"), named("link")],
-        ["03914dac6f2d7eb5", "67c8c875985c79f0", "ae39a89fc58300d1", "280e63280364daab", "9fef4cc861790353"]
+        ["8e79e9244625ecac", "2d69785e9e45a234", "67c0ef9cc4eab2c1", "1989c3e17875840f", "0344518be51bea5a"]
     );
+}
+
+/// One case a line: the ignore file (`;` between its lines), the source, and what it selects.
+#[test]
+fn sources_select_what_is_not_left_out() {
+    let t = Temp::new("left-out");
+    for (link, target) in [("link", "a.go"), ("deep", "d/e"), ("chain", "link"), ("out", "/etc"), ("d/up", "../b.go")] {
+        symlink(target, t.0.join(link)).unwrap();
+    }
+    std::fs::write(t.0.join("[i]"), "").unwrap();
+    std::fs::write(t.0.join("b\\q"), "").unwrap();
+    let select = |source: &str, ignore: &str| {
+        let root = RootDir::open(&t.0).unwrap();
+        let ignore = Ignore::parse(&ignore.replace(';', "\n")).unwrap();
+        let tree = SourceTree { root: &root, ignore: Some(&ignore), exclude: None, owner: Owner::Root, hashes: None };
+        let found = match source.strip_prefix('=') {
+            Some(literal) => tree.select_literal(literal).map(|item| vec![item]),
+            None => tree.select(source),
+        };
+        match found {
+            Ok(items) => items
+                .iter()
+                .map(|i| format!("{} {}", i.name.display(), i.path.display()))
+                .collect::<Vec<_>>()
+                .join(", "),
+            Err(SourceError::NotFound { ignored, .. }) => {
+                if ignored {
+                    "left out".into()
+                } else {
+                    "nothing".into()
+                }
+            }
+            Err(e) => e.to_string().split(':').next().unwrap().to_string(),
+        }
+    };
+    for (ignore, source, want) in [
+        ("", "link", "link a.go"),
+        ("a.go", "link", "left out"),
+        ("a.go", "chain", "left out"),
+        ("link", "chain", "left out"),
+        ("a.go", "lin*", ""),
+        ("a.go", "*.go", "b.go b.go"),
+        ("d", "deep", "left out"),
+        ("d/e", "deep/y", "left out"),
+        ("deep", "deep/y", "left out"),
+        ("b.go", "d/up", "left out"),
+        ("d;!d/e/y", "deep/y", "y d/e/y"),
+        ("d;!d/e/y", "deep/z", "nothing"),
+        ("", "out", "nothing"),
+        // A directory that is left out is there for what comes back only.
+        ("d", "d", "left out"),
+        ("d/*", "d", "d d"),
+        ("d/**", "d", "d d"),
+        ("d;!d/none", "d", "left out"),
+        ("d;!d/e/y", "d", "d d"),
+        ("*;!d/e/y", "d/e", "e d/e"),
+        ("*;!d/x", "d/e", "left out"),
+        ("*", ".", " "),
+        // Patterns do not go through links; the path before them may.
+        ("", "dee*/y", ""),
+        ("", "deep/*", "y d/e/y"),
+        ("", "d*", "d d, deep d/e"),
+        // A path is a path.
+        ("", "=[i]", "[i] [i]"),
+        ("", "[[]i]", "[i] [i]"),
+        ("", "[i]", ""),
+        ("", "=a.*", "nothing"),
+        ("", "b\\q", "b\\q b\\q"),
+        ("", "b\\[q", "nothing"),
+        ("", "[]a]", "`[]a]` is not a pattern"),
+        ("", "d/[a-b-c]", "`d/[a-b-c]` is not a pattern"),
+        ("", "nothing/[-]", "`nothing/[-]` is not a pattern"),
+    ] {
+        assert_eq!(select(source, ignore), want, "{source} without {ignore}");
+    }
+}
+
+/// Sources with kept directories: `name` for what is taken with all that is in it, `(name)` for a directory alone.
+#[test]
+fn kept_directories_are_selected_themselves() {
+    let t = Temp::new("parents");
+    for (link, target) in [("lib.so", "lib.so.1"), ("lib.so.1", "lib.so.1.2"), ("lnk", "d")] {
+        symlink(target, t.0.join(link)).unwrap();
+    }
+    std::fs::write(t.0.join("lib.so.1.2"), "").unwrap();
+    let select = |source: &str, ignore: &str, exclude: &str| {
+        let root = RootDir::open(&t.0).unwrap();
+        let (ignore, exclude) = (Ignore::parse(ignore).unwrap(), Ignore::parse(exclude).unwrap());
+        let exclude = Some(&exclude);
+        let tree = SourceTree { root: &root, ignore: Some(&ignore), exclude, owner: Owner::Root, hashes: None };
+        match tree.select_with_parents(source) {
+            Ok(items) => items
+                .iter()
+                .map(|i| {
+                    if i.take == Take::Above { format!("({})", i.name.display()) } else { i.name.display().to_string() }
+                })
+                .collect::<Vec<_>>()
+                .join(" "),
+            Err(e) => e.to_string(),
+        }
+    };
+    for (source, ignore, exclude, want) in [
+        ("d/e/y", "", "", "() (d) (d/e) d/e/y"),
+        ("d/./e/y", "", "", "() (e) e/y"),
+        ("/d/e", "", "", "() (d) d/e"),
+        ("**/y", "", "", "() (d) (d/e) d/e/y"),
+        ("d/*", "", "", "() (d) d/e d/x"),
+        ("*/./x", "", "", "() x () x"),
+        (".", "", "", ""),
+        ("none*", "", "", "()"),
+        ("none*/./x", "", "", ""),
+        ("d/none", "", "", "`d/none` is not there"),
+        ("none/./x", "", "", "`none/./x` is not there"),
+        // Links are what they are.
+        ("lib.so*", "", "", "() lib.so lib.so.1 lib.so.1.2"),
+        ("lnk", "", "", "() lnk"),
+        ("lnk/x", "", "", "`lnk/x` leads through `lnk`, a link, which --parents does not follow"),
+        ("lnk/*", "", "", "()"),
+        ("lnk/./x", "", "", "() x"),
+        // Exclusions begin at the pivot.
+        ("d", "", "x", "() d"),
+        ("d/*", "", "d/x", "() (d) d/e"),
+        ("d/*", "", "x", "() (d) d/e d/x"),
+        ("d/./*", "", "x", "() e"),
+        ("d/e", "", "d/e\n!d/e/y", "() (d) (d/e) d/e/y"),
+        ("d/x", "d\n!d/x", "", "() (d) d/x"),
+        ("d/x", "d/x", "", "`d/x` is not there"),
+        (
+            "d/[-]",
+            "",
+            "",
+            "`d/[-]` is not a pattern: a class `[…]` in it is empty, not closed, or has a `-` without its two ends",
+        ),
+    ] {
+        assert_eq!(select(source, ignore, exclude), want, "{source}, ignore {ignore:?}, exclude {exclude:?}");
+    }
+}
+
+/// What changes a key makes the sight of a copy another one, and nothing else does.
+#[test]
+fn whatever_counts_is_seen() {
+    let t = Temp::new("sight");
+    symlink("a.go", t.0.join("link")).unwrap();
+    symlink("d", t.0.join("dirs")).unwrap();
+    std::fs::create_dir(t.0.join("d/empty")).unwrap();
+    std::fs::create_dir(t.0.join("left-out")).unwrap();
+    let look = |source: &str, parents: bool| {
+        let root = RootDir::open(&t.0).unwrap();
+        let ignore = Ignore::parse("left-out/*").unwrap();
+        let tree = SourceTree { root: &root, ignore: Some(&ignore), exclude: None, owner: Owner::Root, hashes: None };
+        let selected = if parents { tree.select_with_parents(source) } else { tree.select(source) };
+        content(&tree, &selected.unwrap()).unwrap()
+    };
+    let all = || [look(".", false), look("d/e", true), look("*", false), look("dirs", false)];
+    let mut before = all();
+    assert_eq!(before, all());
+    let mut change = |what: &str, does: &dyn Fn(), seen: [bool; 4]| {
+        does();
+        let after = all();
+        for i in 0..4 {
+            assert_eq!(after[i].sight != before[i].sight, seen[i], "{what}, {i}");
+            assert!(seen[i] || after[i].digest == before[i].digest, "{what}, {i}");
+        }
+        before = after;
+    };
+    let at = |name: &str| t.0.join(name);
+    let mode = |name: &str, mode| std::fs::set_permissions(at(name), PermissionsExt::from_mode(mode)).unwrap();
+    change("a name in what is left out", &|| std::fs::write(at("left-out/x"), "").unwrap(), [false; 4]);
+    change("a directory renamed", &|| std::fs::rename(at("d/empty"), at("d/void")).unwrap(), [true, false, true, true]);
+    change("an empty directory removed", &|| std::fs::remove_dir(at("d/void")).unwrap(), [true, false, true, true]);
+    change(
+        "a link to a file retargeted",
+        &|| {
+            std::fs::remove_file(at("link")).unwrap();
+            symlink("b.go", at("link")).unwrap();
+        },
+        [true, false, true, false],
+    );
+    change("a directory's mode", &|| mode("d/e", 0o700), [true, true, true, true]);
+    change("the mode of one above", &|| mode("d", 0o711), [true, true, false, false]);
+    change("a file's mode", &|| mode("d/e/y", 0o600), [true, true, true, true]);
+    change("a file's bytes", &|| std::fs::write(at("d/x"), "y").unwrap(), [true, false, true, true]);
+    change("a new file", &|| std::fs::write(at("d/e/z"), "").unwrap(), [true, true, true, true]);
+    change("a file removed", &|| std::fs::remove_file(at("a.go")).unwrap(), [true, false, true, false]);
+    let root = RootDir::open(&t.0).unwrap();
+    let attribute = || root.sub("d").unwrap().set_xattr(OsStr::new("e"), OsStr::new("user.x"), b"1").unwrap();
+    change("a directory's attribute", &attribute, [true, true, true, true]);
+    change(
+        "a link to a directory retargeted",
+        &|| {
+            std::fs::remove_file(at("dirs")).unwrap();
+            symlink("d/e", at("dirs")).unwrap();
+        },
+        [true, false, true, true],
+    );
+}
+
+/// Directories above what is taken back in are there as they are.
+#[test]
+fn directories_above_what_comes_back_keep_their_mode() {
+    let t = Temp::new("above");
+    let mode = |name: &str, mode| std::fs::set_permissions(t.0.join(name), PermissionsExt::from_mode(mode)).unwrap();
+    mode("d", 0o711);
+    mode("d/e", 0o750);
+    let root = RootDir::open(&t.0).unwrap();
+    let ignore = Ignore::parse("*\n!d/e/y\n!gone/x").unwrap();
+    let tree = SourceTree { root: &root, ignore: Some(&ignore), exclude: None, owner: Owner::Root, hashes: None };
+    let mut seen = Vec::new();
+    tree.walk::<SourceError>(Path::new(""), |_, path, stat| {
+        seen.push(format!("{} {:o}", path.display(), stat.mode & 0o777));
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(seen[..2], ["d 711", "d/e 750"]);
+    let before = t.digest(".", "*\n!d/e/y").unwrap();
+    mode("d", 0o755);
+    assert_ne!(t.digest(".", "*\n!d/e/y").unwrap(), before);
 }

@@ -1,0 +1,113 @@
+//! Sources of `COPY --parents`: what one pattern matches below the directories that names begin at.
+//!
+//! Nothing that a pattern passes through is a link: a link that it matches is taken as the link that it is.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use rbuild_linux::{Kind, RootDir, Stat};
+
+use crate::glob::Glob;
+use crate::ignore::Ignore;
+use crate::select::{Selected, SourceError, SourceTree, Take, clean_parts, is_pattern};
+use crate::walk::{MAX_DEPTH, names};
+
+/// A directory that is looked through.
+struct Level {
+    handle: RootDir,
+    /// From the pivot on.
+    relative: PathBuf,
+    /// Still to be looked at, the last one first.
+    names: Vec<OsString>,
+    stat: Stat,
+    /// It was selected for what is below.
+    kept: bool,
+    /// The pattern matches a directory above: everything counts that is not excluded.
+    inside: bool,
+}
+
+impl SourceTree<'_> {
+    /// What `source` names, each by its path from the pivot `/./` on (the whole path without one), and before it the
+    /// directories that lead there from the pivot. A pattern that matches nothing selects the pivot alone.
+    pub fn select_with_parents(&self, source: &str) -> Result<Vec<Selected>, SourceError> {
+        let (above, kept) = source.split_once("/./").unwrap_or(("", source));
+        let pattern = clean_parts(kept).join("/");
+        let bad = || SourceError::BadPattern(source.to_string());
+        let glob = Glob::new(&pattern, true).ok_or_else(bad)?;
+        let not_there = || self.not_found(source, &clean_parts(source).into_iter().collect::<PathBuf>());
+        let mut found = Vec::new();
+        let pivots = SourceTree { exclude: None, ..*self };
+        let pivots =
+            if is_pattern(above) { pivots.select(above)? } else { vec![pivots.pivot(above).ok_or_else(not_there)?] };
+        for pivot in pivots {
+            if pivot.stat.kind == Kind::Dir {
+                let take = if pattern.is_empty() { Take::Kept } else { Take::Above };
+                found.push(Selected { name: PathBuf::new(), take, ..pivot.clone() });
+                self.match_below(&pivot.path, &glob, &mut found)?;
+            }
+        }
+        let required = !is_pattern(above) && !is_pattern(kept) && !pattern.is_empty();
+        if required && found.iter().all(|item| item.take == Take::Above) {
+            return Err(self.link_on_the_way(source).unwrap_or_else(not_there));
+        }
+        Ok(found)
+    }
+
+    fn link_on_the_way(&self, source: &str) -> Option<SourceError> {
+        let path: PathBuf = clean_parts(source).into_iter().collect();
+        let above = path.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty());
+        let is_link = |path: &&Path| self.root.stat(path).is_ok_and(|stat| stat.kind == Kind::Symlink);
+        let link = above.filter(is_link).last()?.to_path_buf();
+        Some(SourceError::BehindLink { path: source.to_string(), link })
+    }
+
+    fn pivot(&self, above: &str) -> Option<Selected> {
+        self.select_literal(above).ok().filter(|pivot| pivot.stat.kind == Kind::Dir)
+    }
+
+    fn match_below(&self, pivot: &Path, glob: &Glob, found: &mut Vec<Selected>) -> Result<(), SourceError> {
+        let negations = [self.ignore, self.exclude].into_iter().flatten().any(Ignore::has_negations);
+        let select = |relative: &Path, take, stat: Stat| Selected {
+            path: pivot.join(relative),
+            name: relative.to_path_buf(),
+            take,
+            stat,
+        };
+        let handle = self.root.sub(pivot)?;
+        let mut stack = vec![Level {
+            names: names(&handle)?.into_iter().rev().collect(),
+            stat: handle.stat_self()?,
+            handle,
+            relative: PathBuf::new(),
+            kept: true,
+            inside: false,
+        }];
+        while let Some(level) = stack.last_mut() {
+            let Some(name) = level.names.pop() else {
+                stack.pop();
+                continue;
+            };
+            let (relative, mut inside) = (level.relative.join(&name), level.inside);
+            let Some((stat, taken)) = self.look(&level.handle, pivot, (&relative, &relative), &name)? else { continue };
+            inside |= glob.matches(&relative.to_string_lossy());
+            if taken && inside {
+                for level in stack.iter_mut().filter(|level| !level.kept) {
+                    level.kept = true;
+                    found.push(select(&level.relative, Take::Above, level.stat));
+                }
+                found.push(select(&relative, Take::Kept, stat));
+                continue;
+            }
+            let worthwhile = if inside { negations } else { glob.leads_into(&relative.to_string_lossy()) };
+            if stat.kind == Kind::Dir && worthwhile {
+                if stack.len() >= MAX_DEPTH {
+                    return Err(SourceError::Changed(pivot.join(&relative)));
+                }
+                let handle = stack[stack.len() - 1].handle.sub(&name)?;
+                let names = names(&handle)?.into_iter().rev().collect();
+                stack.push(Level { names, stat, handle, relative, kept: false, inside });
+            }
+        }
+        Ok(())
+    }
+}
