@@ -284,7 +284,7 @@ pub fn sources_content(tree: &SourceTree<'_>, copy: &CopyStep) -> Result<Content
     let mut hasher = Hasher::new();
     let mut sight = Sight::default();
     for (source, span) in copy.sources.iter().zip(&copy.source_spans) {
-        let fail = |e| source_error(e, *span);
+        let fail = |e| copy_source_error(e, *span, copy);
         let one = content(&tree, &select(&tree, copy, source).map_err(fail)?).map_err(fail)?;
         hasher.field(one.digest.bytes());
         sight += one.sight;
@@ -304,6 +304,20 @@ pub fn source_error(e: SourceError, span: Span) -> BuildError {
         SourceError::BehindLink { .. } => d.help("name the path that the link leads to"),
         SourceError::Kernel(_) => d,
     }])
+}
+
+/// The same of a COPY, which may be from somewhere else than the build context.
+pub fn copy_source_error(e: SourceError, span: Span, copy: &CopyStep) -> BuildError {
+    match (&e, &copy.from_name) {
+        (SourceError::NotFound { similar, .. }, Some(name)) => {
+            let d = Diagnostic::new(span, format!("{e} in `{name}`"));
+            BuildError::Unmet(vec![match similar {
+                Some(close) => d.help(format!("did you mean `{close}`?")),
+                None => d.help(format!("paths are relative to the root of `{name}`")),
+            }])
+        }
+        _ => source_error(e, span),
+    }
 }
 
 /// What a step without a key of its own is worth to others.

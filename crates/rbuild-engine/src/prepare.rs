@@ -71,8 +71,7 @@ pub fn prepare(request: &BuildRequest, params: &Parameters, store: &Store, event
         match plan(&file, params, &bases).map_err(BuildError::Dockerfile)? {
             Plan::Graph(graph) => break *graph,
             Plan::Needs(needs) => {
-                for need in needs {
-                    let image = resolve(store, &need)?;
+                for (need, image) in resolve(store, needs)? {
                     bases
                         .insert(need.name, BaseImage { manifest: image.manifest_digest, config: image.config.clone() });
                     images.insert(image.manifest_digest, image);
@@ -120,36 +119,41 @@ fn hashes_name(request: &BuildRequest) -> Digest {
     hasher.finish()
 }
 
-fn resolve(store: &Store, need: &ImageNeed) -> Result<Image> {
-    match store.named_image(&need.image) {
-        Ok(image) => Ok(image),
-        Err(StoreError::NoImage(_)) => Err(missing_image(store, need)),
-        Err(e) => Err(e.into()),
+/// Finds the images that are needed; all that are missing are told together.
+fn resolve(store: &Store, needs: Vec<ImageNeed>) -> Result<Vec<(ImageNeed, Image)>> {
+    let (mut found, mut missing) = (Vec::new(), Vec::new());
+    for need in needs {
+        match store.named_image(&need.image) {
+            Ok(image) => found.push((need, image)),
+            Err(StoreError::NoImage(_)) => missing.push(missing_image(store, &need)),
+            Err(e) => return Err(e.into()),
+        }
     }
+    if missing.is_empty() { Ok(found) } else { Err(BuildError::Unmet(missing)) }
 }
 
-fn missing_image(store: &Store, need: &ImageNeed) -> BuildError {
+fn missing_image(store: &Store, need: &ImageNeed) -> Diagnostic {
     if let ImageName::Id(id) = need.image {
         let d = Diagnostic::new(need.span, format!("there is no image with the id or manifest {id} here"));
-        return BuildError::Unmet(vec![d.help("`rbuild images --no-trunc --digests` lists those that there are")]);
+        return d.help("`rbuild images --no-trunc --digests` lists those that there are");
     }
     let what = if need.stages.is_empty() { "image" } else { "stage or image" };
     let d = Diagnostic::new(need.span, format!("there is no {what} called `{}` here", need.name));
     // What the command line would take for the beginning of an id.
     if let Ok((None, image)) = store.find_image(&need.name) {
         let help = format!("for the image whose id begins so, write the whole id: {}", image.id);
-        return BuildError::Unmet(vec![d.help(help)]);
+        return d.help(help);
     }
     let names: Vec<String> =
         store.images().unwrap_or_default().into_iter().filter_map(|i| i.name).map(|n| n.familiar()).collect();
     let candidates = need.stages.iter().chain(&names).map(String::as_str);
-    BuildError::Unmet(vec![match rbuild_dockerfile::closest(&need.name, candidates) {
+    match rbuild_dockerfile::closest(&need.name, candidates) {
         Some(close) => d.help(format!("did you mean `{close}`?")),
         None => d.help(format!(
             "bring it in with `rbuild import FILE {0}` or `rbuild load -i FILE`; pulling from a registry is not supported yet",
             need.name
         )),
-    }])
+    }
 }
 
 struct LookedUp {

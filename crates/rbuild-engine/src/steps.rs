@@ -22,7 +22,7 @@ use crate::error::{BuildError, Result};
 use crate::event::Event;
 use crate::execute::Executor;
 use crate::invoke::network;
-use crate::keys::{self, StageFiles, source_error};
+use crate::keys::{self, StageFiles, copy_source_error};
 use crate::log_tail::LogTail;
 use crate::mask::Mask;
 use crate::mounts::ContextPart;
@@ -191,7 +191,7 @@ impl Executor<'_> {
         let span = e.source.and_then(|i| step.source_spans.get(i).copied());
         match (e.reason, span) {
             (Reason::Source(SourceError::Changed(_)), _) => BuildError::Moved,
-            (Reason::Source(e), Some(span)) => source_error(e, span),
+            (Reason::Source(e), Some(span)) => copy_source_error(e, span, step),
             (Reason::Text(text), Some(span)) => BuildError::Unmet(vec![Diagnostic::new(span, text)]),
             (Reason::Layer(e), Some(span)) if !e.is_disk_full() => {
                 BuildError::Unmet(vec![Diagnostic::new(span, format!("the archive cannot be unpacked: {e}"))])

@@ -206,6 +206,8 @@ pub struct CopyStep {
     pub unpack: bool,
     /// Where each source stands, for errors.
     pub source_spans: Vec<Span>,
+    /// The stage, image or context that `--from` names, for errors.
+    pub from_name: Option<String>,
 }
 
 /// What the sources of a step say.

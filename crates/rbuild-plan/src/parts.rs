@@ -117,6 +117,7 @@ impl CopyStep {
             link,
             unpack,
             source_spans: _,
+            from_name: _,
         } = self;
         tell("destination", dest.as_bytes());
         let answer = |on: bool| if on { &b"yes"[..] } else { b"no" };

@@ -70,6 +70,7 @@ impl Planner<'_> {
         }
         let step = CopyStep {
             from,
+            from_name: copy.from.as_ref().map(|word| word.text.clone()),
             sources,
             inline,
             dest: join(&cwd(state), &place),

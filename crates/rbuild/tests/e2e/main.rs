@@ -36,4 +36,5 @@ mod sources;
 mod stacks;
 mod storm;
 mod surroundings;
+mod ways_out;
 mod why;

@@ -137,3 +137,14 @@ fn root_doctor_says_how_to_get_sub_ids_and_what_works_without() {
     assert!(ran.stdout.contains("newuidmap is not installed"), "{}", ran.stdout);
     assert!(ran.stdout.contains("apt-get install uidmap"), "{}", ran.stdout);
 }
+
+#[test]
+fn all_missing_images_are_told_at_once_and_a_stage_by_its_name() {
+    let lab = Lab::bare();
+    let all = "FROM none-1 AS x\nFROM none-2\nCOPY --from=x /c /d\n";
+    lab.build(all, &[]).fails(1, &["`none-1`", "Dockerfile:1:6", "`none-2`", "Dockerfile:2:6"]);
+    let stage = "FROM scratch AS x\nFROM scratch\nCOPY --from=x /nope /a\n";
+    let ran = lab.build(stage, &[]);
+    let ran = ran.fails(1, &["`/nope` is not there in `x`", "Dockerfile:3:15", "relative to the root of `x`"]);
+    assert!(!ran.stderr.contains("build context"), "{}", ran.stderr);
+}
