@@ -1,0 +1,79 @@
+//! The net: a build that reuses what earlier builds left gives the same as a build in an empty store.
+//!
+//! Each case is a sequence of builds of a generated Dockerfile over generated trees, with changes of both in between.
+//! Every build is made in the store of the case and in a new one, for the same output, and the results are compared
+//! entry by entry: names, kinds, modes, owners, times, links, attributes, content, configurations and digests. Some
+//! builds have another one beside them in the same store, and some follow a build during which files changed.
+//!
+//! `RBUILD_NET_SECONDS` is how long it goes on (20 by default), `RBUILD_NET_SEED` the first seed (the time, by default),
+//! `RBUILD_NET_CASES` the number of cases after which it ends earlier.
+//!
+//! Not generated: several platforms, `ADD` of archives other than tar and tar.gz, mounts of type ssh, tokens of
+//! `security.insecure` and networks, contexts as archives, base images of several layers, files that the user
+//! cannot read. The content of secrets and cache mounts never reaches a result, because no key holds it. Modification times
+//! are a function of the size, or later than SOURCE_DATE_EPOCH: a touched file is no change for a key, so results
+//! may differ in times by design. Where several stages can fail, the texts of errors are not compared.
+
+// Seeds and cases that were cut down are for whoever reads the log.
+#![allow(clippy::print_stderr)]
+
+#[path = "../e2e/lab.rs"]
+#[allow(dead_code)]
+mod lab;
+
+mod compare;
+mod generate;
+mod mutate;
+mod random;
+mod run;
+mod script;
+mod shrink;
+mod tree;
+
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().map(|v| v.parse().unwrap_or_else(|_| panic!("{variable} takes a number")))
+}
+
+#[test]
+fn incremental_builds_equal_builds_from_scratch() {
+    let clock = UNIX_EPOCH.elapsed().map_or(0, |t| t.as_secs());
+    let first = number("RBUILD_NET_SEED").unwrap_or(clock % 1_000_000 * 1000);
+    let seconds = Duration::from_secs(number("RBUILD_NET_SECONDS").unwrap_or(20));
+    let most = number("RBUILD_NET_CASES").unwrap_or(u64::MAX);
+    let image = std::env::temp_dir().join(format!("rbuild-net-{}.tar", std::process::id()));
+    run::base_image(&image);
+    let begun = Instant::now();
+    let (mut cases, mut rounds, mut failed) = (0, 0, Vec::new());
+    while begun.elapsed() < seconds && cases < most && failed.len() < 20 {
+        let tried = std::env::temp_dir().join(format!("rbuild-net-{}-tried", std::process::id()));
+        let case = generate::case(first + cases, &tried);
+        let _ = std::fs::remove_dir_all(tried);
+        cases += 1;
+        rounds += case.rounds.len();
+        if let Some(told) = run::play(&case, &image) {
+            failed.push(case.seed);
+            tell(case, &told, &image);
+        }
+    }
+    let _ = std::fs::remove_file(&image);
+    let succeeded = run::SUCCEEDED.load(std::sync::atomic::Ordering::Relaxed);
+    let took = begun.elapsed().as_secs();
+    eprintln!("{rounds} rounds ({succeeded} succeed) of {cases} cases from seed {first} in {took} s");
+    assert!(failed.is_empty(), "these seeds fail (RBUILD_NET_SEED=N RBUILD_NET_CASES=1): {failed:?}");
+}
+
+/// Prints the smallest case that fails in the same way.
+fn tell(case: script::Case, told: &str, image: &std::path::Path) {
+    eprintln!("seed {} fails; it is being cut down", case.seed);
+    let raced = case.rounds.iter().any(|r| !r.racing.is_empty() || r.twin.is_some());
+    let tries = if raced { 3 } else { 1 };
+    let kind = |told: &str| told.lines().next().and_then(|l| l.split(": ").nth(1)).map(str::to_string);
+    let wanted = kind(told);
+    let fails = |case: &script::Case| (0..tries).any(|_| run::play(case, image).is_some_and(|t| kind(&t) == wanted));
+    let time = Duration::from_secs(number("RBUILD_NET_SHRINK").unwrap_or(60));
+    let small = shrink::shrink(case, time, &fails);
+    let again = (0..tries).find_map(|_| run::play(&small, image));
+    eprintln!("{small}{}", again.as_deref().unwrap_or(told));
+}
