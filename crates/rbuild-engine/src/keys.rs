@@ -370,7 +370,7 @@ mod tests {
     }
 
     const PINNED: [&str; 5] =
-        ["920187c06abd605c", "6d23bee0ee4bf979", "af1a85f93d806d33", "e0f6dd43e5df3d31", "63cd353f8f78b6c1"];
+        ["920187c06abd605c", "6d23bee0ee4bf979", "2b663b97fe4737fb", "1e98613deb4f9736", "645c3d8d540c7ad6"];
 
     #[test]
     fn what_a_step_is_changes_its_key_and_those_that_stand_on_it_and_no_others() {

@@ -88,9 +88,11 @@ impl RunStep {
             let what = match kind {
                 // What is mounted counts, and not where it comes from.
                 MountKindStep::Bind { from: _, source: _ } => "bind".to_string(),
-                // What a cache holds never counts, and so neither does which one it is; what it began with does.
-                MountKindStep::Cache(CacheStep { id: _, sharing: _, from: _, source, mode, uid, gid }) => {
-                    format!("cache {source:?} {mode:o} {uid} {gid}")
+                // What a cache holds never counts, and so neither does which one it is; what it began with does, and which of
+                // several caches the seeds of the key belong to is said here.
+                MountKindStep::Cache(CacheStep { id: _, sharing: _, from, source, mode, uid, gid }) => {
+                    let seed = if from.is_some() { "seeded" } else { "empty" };
+                    format!("cache {seed} {source:?} {mode:o} {uid} {gid}")
                 }
                 MountKindStep::Tmpfs { size } => format!("tmpfs {size:?}"),
                 // What a volume holds never counts; which one it is does.

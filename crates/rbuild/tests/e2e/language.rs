@@ -99,6 +99,23 @@ fn keys_hold_what_counts_and_nothing_else() {
     }
 }
 
+/// Of two caches, one or the other begins with files: the same instruction but for that word.
+#[test]
+fn a_key_tells_which_of_two_caches_was_seeded() {
+    let lab = Lab::new();
+    let file = |first: &str, second: &str| {
+        format!(
+            "FROM busybox AS seed\nRUN mkdir /s && echo > /s/f\nFROM busybox\n\
+             RUN --mount=type=cache,id=a,target=/x,source=/s{first} --mount=type=cache,id=b,target=/y,source=/s{second} \
+             --mount=from=seed,source=/s,target=/z ls /x /y > /o\n"
+        )
+    };
+    for (first, second, listed) in [(",from=seed", "", "/x:\nf\n\n/y:\n"), ("", ",from=seed", "/x:\n\n/y:\nf\n")] {
+        let out = lab.build_local(&file(first, second), &[]);
+        assert_eq!(std::fs::read_to_string(out.join("o")).unwrap(), listed, "{first}{second}");
+    }
+}
+
 #[test]
 fn what_commands_require_is_asked_for_before_anything_runs() {
     let lab = Lab::new();
