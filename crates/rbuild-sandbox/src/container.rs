@@ -20,13 +20,13 @@ use rustix::event::{PollFd, PollFlags, poll};
 use crate::chroot;
 use crate::command::Environment;
 use crate::complaints::Complaints;
-use crate::enter::{Proc, Surroundings};
 use crate::mounts::{self, Points, mounts_of};
 use crate::owners::{self, Credentials, Ids, Supervisor};
 use crate::probe::UNMASK;
 use crate::request::{Files, Input, Network, Report, RunRequest, Ulimit};
 use crate::rights::{CAPABILITIES, FOR_THE_FILTER, process_capabilities};
 use crate::stubs::{Stubs, plant_points};
+use crate::surroundings::{Proc, Surroundings};
 use crate::zygote::{receive_fds, send_fds};
 
 /// The runner's own places.

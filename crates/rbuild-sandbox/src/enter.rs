@@ -16,6 +16,7 @@ use crate::SandboxError;
 use crate::mounts::{SYSFS, new_sysfs};
 use crate::network::{Carrier, Isolated};
 use crate::probe::{Isolation, Rung, bare_isolation, isolation, userns_refused};
+use crate::surroundings::{Proc, Surroundings};
 use crate::zygote::Zygote;
 
 /// Where the builder finds the store.
@@ -34,21 +35,6 @@ pub struct World {
     pub carrier: Option<Carrier>,
     /// Commands may run: they are to have a /sys, and a process that starts them, both of which take a moment to make.
     pub commands: bool,
-}
-
-/// Which processes /proc shows in the builder's world and in containers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Proc {
-    /// Those of their own pid namespace.
-    Own,
-    /// Those of the pid namespace in which rbuild was started, by the numbers that they have there.
-    Outer,
-}
-
-/// What runners find of the builder's world.
-pub(crate) struct Surroundings {
-    pub proc: Proc,
-    pub isolated: Option<Isolated>,
 }
 
 /// The builder's view of how it was started.

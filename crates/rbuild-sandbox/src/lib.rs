@@ -20,6 +20,7 @@ mod rights;
 mod run;
 mod seccomp;
 mod stubs;
+mod surroundings;
 mod terminal;
 mod zygote;
 

@@ -14,10 +14,10 @@ use rbuild_linux::Forbidden::{Devices, Programs, SetId, Writing};
 use rbuild_linux::{Kind, RootDir, bind_clone, detached_overlay, new_filesystem};
 
 use crate::container::text;
-use crate::enter::Proc;
 use crate::network::{made_in_a_network_of_its_own, own_namespace};
 use crate::request::{MountRequest, RunRequest, Source};
 use crate::stubs::{PointKind, Stubs};
+use crate::surroundings::Proc;
 
 /// Files that the runner makes for the container.
 pub(crate) const FILES: &str = "/run/files";

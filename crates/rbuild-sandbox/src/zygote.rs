@@ -23,8 +23,8 @@ use rustix::net::{
 
 use crate::SandboxError;
 use crate::container::runner_main;
-use crate::enter::{Proc, Surroundings};
 use crate::network::Isolated;
+use crate::surroundings::{Proc, Surroundings};
 
 /// What the builder asks for, and the byte that an answer repeats.
 const RUNNER: u8 = b'r';
