@@ -7,12 +7,13 @@ use std::fs::File;
 use std::io::{Seek, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Component, Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, StatxAttributes, StatxFlags, Uid};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
+use crate::publish::temporary_name;
 use crate::rootdir::RootDir;
 
 mod find;
@@ -256,14 +257,6 @@ impl Stream {
     }
 }
 
-static SERIAL: AtomicU64 = AtomicU64::new(0);
-
-fn own_name() -> OsString {
-    let nanos = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.subsec_nanos());
-    let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-    OsString::from(format!(".rbuild-{}-{serial}-{nanos:08x}.tmp", std::process::id()))
-}
-
 /// A new file in `dir` that has no name, else one with a name of its own.
 fn nameless(dir: &RootDir, mode: u32) -> rustix::io::Result<(File, Option<OsString>)> {
     let mode = Mode::from_raw_mode(mode);
@@ -274,7 +267,7 @@ fn nameless(dir: &RootDir, mode: u32) -> rustix::io::Result<(File, Option<OsStri
     {
         return Ok((File::from(fd), None));
     }
-    let name = own_name();
+    let name = temporary_name();
     let fd = rustix::fs::openat(dir.fd(), &name, flags | OFlags::CREATE | OFlags::EXCL, mode)?;
     Ok((File::from(fd), Some(name)))
 }
@@ -312,7 +305,7 @@ impl RegularFile {
         if link(name).is_ok() {
             return Ok(());
         }
-        let temp = own_name();
+        let temp = temporary_name();
         link(&temp)?;
         let renamed = dir.rename(&temp, dir, name);
         if renamed.is_err() {

@@ -12,6 +12,18 @@ use crate::rootdir::RootDir;
 
 static SERIAL: AtomicU64 = AtomicU64::new(0);
 
+/// Names no file that another thread, process or earlier run has.
+pub(crate) fn temporary_name() -> OsString {
+    let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+    let nanos = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.subsec_nanos());
+    OsString::from(format!(".rbuild-{}-{serial}-{nanos:08x}.tmp", std::process::id()))
+}
+
+/// Recognizes the name of a file that has not been published: one being written, or what a killed process left of one.
+pub fn is_unpublished(name: &OsStr) -> bool {
+    name.to_str().is_some_and(|name| name.starts_with(".rbuild-") && name.ends_with(".tmp"))
+}
+
 /// A file being written beside its final name; it takes that name on [`AtomicFile::publish`], and is removed if
 /// it is dropped before.
 pub struct AtomicFile<'a> {
@@ -23,9 +35,7 @@ pub struct AtomicFile<'a> {
 impl<'a> AtomicFile<'a> {
     pub fn create(dir: &'a RootDir, mode: u32) -> Result<AtomicFile<'a>> {
         loop {
-            let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-            let nanos = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.subsec_nanos());
-            let temp = OsString::from(format!(".rbuild-{}-{serial}-{nanos:08x}.tmp", std::process::id()));
+            let temp = temporary_name();
             match dir.create_file(&temp, mode) {
                 Ok(file) => return Ok(AtomicFile { dir, temp, file: Some(file) }),
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}

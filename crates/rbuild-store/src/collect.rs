@@ -83,13 +83,13 @@ impl Store {
     fn items(&self) -> Result<Vec<Item>> {
         let mut trees: HashMap<String, Item> = HashMap::new();
         let records = self.dir("records")?;
-        for entry in records.entries()? {
+        for entry in self.documents("records")? {
             let file = entry.name.to_string_lossy().into_owned();
             let Ok(Some(record)) = self.read_if_any::<Record>(&format!("records/{file}")) else { continue };
             self.name_tree(&mut trees, record.tree.name(), last_use(&records, &entry.name)?, ("records", file));
         }
         let layers = self.dir("layers")?;
-        for entry in layers.entries()? {
+        for entry in self.documents("layers")? {
             let file = entry.name.to_string_lossy().into_owned();
             if let Some(tree) = TreeId::of_document(&file) {
                 self.name_tree(&mut trees, tree.name(), last_use(&layers, &entry.name)?, ("layers", file.clone()));

@@ -39,7 +39,7 @@ impl Store {
         if !self.root.exists(DIR)? {
             return Ok(Vec::new());
         }
-        let entries = self.dir(DIR)?.entries()?;
+        let entries = self.documents(DIR)?;
         let read = |name: &OsStr| self.read_if_any(&format!("{DIR}/{}", name.to_string_lossy()));
         let found: Vec<Option<Container>> = entries.iter().map(|e| read(&e.name)).collect::<Result<_>>()?;
         Ok(found.into_iter().flatten().collect())

@@ -33,6 +33,10 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, StoreError::Kernel(e) if e.is_not_found())
+    }
+
     pub fn is_disk_full(&self) -> bool {
         match self {
             StoreError::Kernel(e) => e.is_disk_full(),

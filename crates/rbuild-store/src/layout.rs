@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rbuild_layer::Limits;
-use rbuild_linux::{KeyLock, RootDir, process, write_atomic, write_durable};
+use rbuild_linux::{Entry, KeyLock, RootDir, is_unpublished, process, write_atomic, write_durable};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +46,10 @@ pub enum Owners {
 }
 
 const DIRS: [&str; 9] = ["blobs", "blobs/sha256", "trees", "layers", "records", "results", "builds", "mounts", "tmp"];
+
+/// Where [`Store::write`], [`Store::write_durable`] and the writers of notes put their files.
+const DIRS_OF_DOCUMENTS: [&str; 9] =
+    [".", "records", "results", "builds", "layers", "accounts", "ledgers", "containers", "hashes"];
 
 impl Store {
     /// Opens the store at `path` and makes one if there is none.
@@ -129,7 +133,12 @@ impl Store {
 
     /// Takes the store for this process alone, or says that it is busy.
     pub(crate) fn lock_alone(&self) -> Result<()> {
-        self.lock.try_lock().map_err(|_| StoreError::Busy)
+        if self.lock.try_lock().is_err() {
+            // Linux gives up the shared lock before it refuses the exclusive one (flock(2)).
+            self.lock_shared()?;
+            return Err(StoreError::Busy);
+        }
+        Ok(())
     }
 
     /// Lets others use the store again after [`Store::lock_alone`].
@@ -143,6 +152,27 @@ impl Store {
 
     pub(crate) fn dir(&self, name: &str) -> Result<RootDir> {
         Ok(self.root.sub(name)?)
+    }
+
+    /// Lists the documents of a directory, without those that another process is writing or was killed while writing.
+    pub(crate) fn documents(&self, dir: &str) -> Result<Vec<Entry>> {
+        let mut entries = self.dir(dir)?.entries()?;
+        entries.retain(|entry| !is_unpublished(&entry.name));
+        Ok(entries)
+    }
+
+    /// Removes what killed processes left of documents. Nobody else may use the store meanwhile.
+    pub(crate) fn remove_unpublished(&self) -> Result<()> {
+        for dir in DIRS_OF_DOCUMENTS {
+            let dir = match self.dir(dir) {
+                Err(e) if e.is_not_found() => continue,
+                other => other?,
+            };
+            for entry in dir.entries()?.into_iter().filter(|entry| is_unpublished(&entry.name)) {
+                dir.remove_file(&entry.name)?;
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T> {

@@ -56,6 +56,7 @@ impl Store {
     /// `all`, the whole build cache and the cache mounts go as well. Nobody else may use the store meanwhile.
     pub fn prune(&self, all: bool) -> Result<Freed> {
         self.lock_alone()?;
+        self.remove_unpublished()?;
         let mut freed = Freed::default();
         // These entries and no others: an image with a name may have the same id.
         let unnamed: Vec<NamedImage> = self.images()?.into_iter().filter(|e| e.name.is_none()).collect();

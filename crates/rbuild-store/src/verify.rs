@@ -40,6 +40,7 @@ impl Store {
     pub fn check(&self, repair: bool) -> Result<Checked> {
         if repair {
             self.lock_alone()?;
+            self.remove_unpublished()?;
         }
         let mut checked = Checked::default();
         let sound = self.check_blobs(repair, &mut checked)?;
@@ -126,7 +127,7 @@ impl Store {
         whole: impl Fn(&T) -> Result<bool>,
     ) -> Result<()> {
         let handle = self.dir(dir)?;
-        for entry in handle.entries()? {
+        for entry in self.documents(dir)? {
             checked.records += 1;
             let path = format!("{dir}/{}", entry.name.to_string_lossy());
             let problem = match self.read::<T>(&path) {

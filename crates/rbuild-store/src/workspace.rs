@@ -24,7 +24,10 @@ pub struct Workspace {
 impl Workspace {
     pub fn open(store: &Store) -> Result<Workspace> {
         let tmp = store.dir("tmp")?;
-        sweep(store, &tmp)?;
+        if sweep(store, &tmp)? && store.lock_alone().is_ok() {
+            store.remove_unpublished()?;
+            store.lock_shared()?;
+        }
         let (name, lock) = locked_name(store)?;
         tmp.create_dir(OsStr::new(&name), 0o755)?;
         let dir = tmp.sub(&name)?;
@@ -77,8 +80,9 @@ fn locked_name(store: &Store) -> Result<(String, File)> {
     }
 }
 
-/// Removes the work of processes that are no more: those whose lock can be had.
-fn sweep(store: &Store, tmp: &RootDir) -> Result<()> {
+/// Removes the work of processes that are no more: those whose lock can be had. Tells whether there was any.
+fn sweep(store: &Store, tmp: &RootDir) -> Result<bool> {
+    let mut found = false;
     for entry in tmp.entries()? {
         let Some(name) = entry.name.to_str().and_then(|n| n.strip_suffix(".lock")) else {
             // Its lock is made before a place and goes after it: one without was left by a power cut.
@@ -89,18 +93,48 @@ fn sweep(store: &Store, tmp: &RootDir) -> Result<()> {
         };
         let Ok(lock) = File::open(store.path().join("tmp").join(&entry.name)) else { continue };
         if lock.try_lock().is_ok() {
+            found = true;
             // Files of sub-ids can only be removed from inside the namespace; then the next builder does it.
             if tmp.remove_all(OsStr::new(name)).is_ok() {
                 let _ = tmp.remove_file(&entry.name);
             }
         }
     }
-    Ok(())
+    Ok(found)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_killed_writer_left_is_no_document_and_goes() {
+        let dir = std::env::temp_dir().join(format!("rbuild-unpublished-{}", std::process::id()));
+        let store = Store::open(&dir).unwrap();
+        std::fs::create_dir_all(dir.join("containers")).unwrap();
+        let left: Vec<_> = [".", "records", "results", "builds", "layers", "containers"]
+            .iter()
+            .map(|of| dir.join(of).join(".rbuild-7-1-000000aa.tmp"))
+            .collect();
+        let leave = || left.iter().for_each(|path| std::fs::write(path, b"").unwrap());
+        leave();
+        assert_eq!(store.check(false).unwrap().problems, Vec::<String>::new());
+        assert!(store.containers().unwrap().is_empty());
+        store.check(true).unwrap();
+        assert!(left.iter().all(|path| !path.exists()), "a repair leaves none");
+        store.lock_shared().unwrap();
+        leave();
+        std::fs::write(dir.join("tmp/dead.lock"), b"").unwrap();
+        let other = Store::open(&dir).unwrap();
+        drop(Workspace::open(&store).unwrap());
+        assert!(left.iter().all(|path| path.exists()), "another process may be writing them");
+        drop(other);
+        std::fs::write(dir.join("tmp/dead.lock"), b"").unwrap();
+        drop(Workspace::open(&store).unwrap());
+        assert!(left.iter().all(|path| !path.exists()), "the next builder removes them");
+        drop(store);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 
     #[test]
     fn places_of_the_living_are_never_swept() {
