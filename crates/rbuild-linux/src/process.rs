@@ -4,12 +4,13 @@
 
 #![allow(unsafe_code)]
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 use rustix::process::{Pid, PidfdFlags};
 
 use crate::error::{Error, Result};
@@ -155,6 +156,30 @@ pub fn has_ended(pidfd: &OwnedFd) -> bool {
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     while let Err(rustix::io::Errno::INTR) = poll(&mut fds, Some(&now)) {}
     !fds[0].revents().is_empty()
+}
+
+/// Waits until there is something to read, or until the process behind a pidfd, which may have written it, has ended. Fails with
+/// EPIPE if that left nothing to read.
+pub fn wait_for_input_or_end(input: impl AsFd, pidfd: &OwnedFd) -> rustix::io::Result<()> {
+    let mut fds = [PollFd::new(&input, PollFlags::IN), PollFd::new(pidfd, PollFlags::IN)];
+    retry_on_intr(|| poll(&mut fds, None))?;
+    if fds[0].revents().is_empty() {
+        // What it wrote came before its end, which may have come before this look.
+        let mut last = [PollFd::new(&input, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        retry_on_intr(|| poll(&mut last, Some(&now)))?;
+        if last[0].revents().is_empty() {
+            return Err(rustix::io::Errno::PIPE);
+        }
+    }
+    Ok(())
+}
+
+/// Tells whether the process behind a pidfd, a child that nobody has waited for, was ended by a signal.
+pub fn was_killed(pidfd: &OwnedFd) -> bool {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+    matches!(waitid(WaitId::PidFd(pidfd.as_fd()), options), Ok(Some(status)) if status.killed() || status.dumped())
 }
 
 /// Waits for the end of the process behind a pidfd, which need not be a child.

@@ -43,6 +43,9 @@ enum ZygoteKind {
     Idle,
 }
 
+/// What is to be said when it ends before the builder does.
+pub(crate) const KILLED: SandboxError = SandboxError::Killed("the process that starts commands");
+
 /// The builder's end.
 #[derive(Debug)]
 pub struct Zygote {
@@ -87,7 +90,7 @@ impl Zygote {
                 drop(ours);
                 match (program, &around) {
                     (Some(program), Some(around)) => execute(&program, &theirs, around),
-                    _ => serve(&theirs, around.as_ref()),
+                    _ => serve(theirs, around.as_ref()),
                 }
                 std::process::exit(70);
             }
@@ -100,8 +103,9 @@ impl Zygote {
             return Ok(());
         }
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
-        match socket.as_ref().map(receive_with_byte) {
+        match socket.as_ref().map(|socket| self.answer(socket)) {
             Some(Ok((_, BEGIN))) => Ok(()),
+            _ if process::was_killed(&self.process) => Err(KILLED),
             _ => Err(SandboxError::Runner("rbuild could not be executed once more to start commands".into())),
         }
     }
@@ -114,7 +118,7 @@ impl Zygote {
             return Err(SandboxError::Runner("no commands were announced when the builder was started".into()));
         }
         let mut fds = self.ask(RUNNER, streams).map_err(|e| match e {
-            _ if self.has_ended() => SandboxError::Killed("the process that starts commands"),
+            _ if self.has_ended() => KILLED,
             e => failed("asking for it", e),
         })?;
         match (fds.pop(), fds.is_empty()) {
@@ -127,7 +131,14 @@ impl Zygote {
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         let socket = socket.as_ref().ok_or(rustix::io::Errno::PIPE)?;
         send_with_byte(socket, what, streams)?;
-        receive_fds(socket)
+        self.answer(socket).map(|(fds, _)| fds)
+    }
+
+    /// Waits for the next message of the zygote, or for its end: the socket alone does not tell of that as long as a runner that
+    /// was forked a moment ago has the other end open as well.
+    fn answer(&self, socket: &OwnedFd) -> rustix::io::Result<(Vec<OwnedFd>, u8)> {
+        process::wait_for_input_or_end(socket, &self.process)?;
+        receive_with_byte(socket)
     }
 
     /// Kills what killed runners left behind, where the kernel does not.
@@ -239,25 +250,39 @@ pub fn zygote_main(args: &[OsString]) -> i32 {
     if send_with_byte(&socket, BEGIN, &[]).is_err() {
         return 70;
     }
-    serve(&socket, Some(&around));
+    serve(socket, Some(&around));
     0
 }
 
 /// The zygote's life: until the builder closes its end, or dies.
-fn serve(socket: &OwnedFd, around: Option<&Surroundings>) {
+fn serve(socket: OwnedFd, around: Option<&Surroundings>) {
     if around.is_none() {
         let _ = process::adopt_orphans();
     }
     let mut runners = Vec::new();
-    while let Ok((fds, what)) = receive_with_byte(socket) {
+    while let Ok((fds, what)) = receive_with_byte(&socket) {
         let ended = process::reap();
         runners.retain(|runner| !ended.iter().any(|(pid, _)| pid == runner));
         let answered = match what {
             SWEEP => {
                 kill_strays(&mut runners);
-                send_with_byte(socket, SWEEP, &[])
+                send_with_byte(&socket, SWEEP, &[])
             }
-            _ => start_runner(socket, fds, around, &mut runners),
+            _ => match fork_runner(around) {
+                Ok(Cloned::Child) => {
+                    // Whose end tells the builder of the zygote's.
+                    drop(socket);
+                    std::process::exit(become_runner(fds).map_or(70, |input| runner_main(input, around)));
+                }
+                Ok(Cloned::Parent { child }) => {
+                    runners.push(child);
+                    let pidfd = process::pidfd(child);
+                    drop(fds);
+                    let answer: Vec<BorrowedFd<'_>> = pidfd.iter().map(|fd| fd.as_fd()).collect();
+                    send_with_byte(&socket, RUNNER, &answer)
+                }
+                Err(_) => send_with_byte(&socket, RUNNER, &[]),
+            },
         };
         if answered.is_err() {
             break;
@@ -284,30 +309,8 @@ fn kill_strays(runners: &mut Vec<u32>) {
     }
 }
 
-fn start_runner(
-    socket: &OwnedFd,
-    fds: Vec<OwnedFd>,
-    around: Option<&Surroundings>,
-    runners: &mut Vec<u32>,
-) -> rustix::io::Result<()> {
-    let forked = if around.is_none() { process::fork() } else { process::fork_into_pid_namespace() };
-    match forked {
-        Ok(Cloned::Child) => {
-            let code = match become_runner(fds) {
-                Ok(input) => runner_main(input, around),
-                Err(_) => 70,
-            };
-            std::process::exit(code);
-        }
-        Ok(Cloned::Parent { child }) => {
-            runners.push(child);
-            let pidfd = process::pidfd(child);
-            drop(fds);
-            let answer: Vec<BorrowedFd<'_>> = pidfd.iter().map(|fd| fd.as_fd()).collect();
-            send_with_byte(socket, RUNNER, &answer)
-        }
-        Err(_) => send_with_byte(socket, RUNNER, &[]),
-    }
+fn fork_runner(around: Option<&Surroundings>) -> rbuild_linux::Result<Cloned> {
+    if around.is_none() { process::fork() } else { process::fork_into_pid_namespace() }
 }
 
 /// Takes the streams; gives what the command is to read.
@@ -318,4 +321,39 @@ fn become_runner(mut fds: Vec<OwnedFd>) -> rustix::io::Result<Option<OwnedFd>> {
     rustix::stdio::dup2_stdout(&stdout)?;
     rustix::stdio::dup2_stderr(&stderr)?;
     Ok(input)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn zygote(process: &std::process::Child) -> (Zygote, OwnedFd) {
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        let process = process::pidfd(process.id()).unwrap();
+        (Zygote { socket: Mutex::new(Some(ours)), process, kind: ZygoteKind::Executed, _network: None }, theirs)
+    }
+
+    #[test]
+    fn the_end_of_a_zygote_ends_the_wait_for_its_answer_whoever_holds_its_socket() {
+        let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        let (zygote, held) = zygote(&child);
+        child.kill().unwrap();
+        assert!(matches!(zygote.wait_until_loaded(), Err(SandboxError::Killed(_))));
+        assert!(matches!(zygote.runner(&[]), Err(SandboxError::Killed(_))));
+        child.wait().unwrap();
+        drop(held);
+    }
+
+    #[test]
+    fn an_answer_that_came_before_the_end_counts() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let (zygote, held) = zygote(&child);
+        send_with_byte(&held, BEGIN, &[]).unwrap();
+        process::wait_for_end(&zygote.process);
+        zygote.wait_until_loaded().unwrap();
+        assert!(matches!(zygote.wait_until_loaded(), Err(SandboxError::Runner(_))), "it was not killed");
+        child.wait().unwrap();
+        drop(held);
+    }
 }
