@@ -138,12 +138,17 @@ impl Launcher<'_> {
             Cloned::Parent { child } => child,
         };
         drop((ready, tell));
+        let pidfd = process::pidfd(child)?;
         if let Some(Err(e)) = isolation.maps.as_ref().map(|maps| maps.write(child)) {
+            let killed = process::was_killed(&pidfd);
             process::kill(child);
-            let _ = process::wait(child);
-            return Err(crate::probe::maps_refused(e).into());
+            let exit = process::wait(child)?;
+            return match killed {
+                true => Ok(Ok(Ended { code: exit_code(exit), stopped: false })),
+                false => Err(crate::probe::maps_refused(e).into()),
+            };
         }
-        supervise(child, go, told, &self.signals)
+        supervise(child, &pidfd, go, told, &self.signals)
     }
 
     fn become_builder<F: FnOnce(Result<Builder, SandboxError>) -> i32>(
@@ -178,6 +183,14 @@ impl Launcher<'_> {
     }
 }
 
+/// The code by which a shell tells of an end.
+fn exit_code(exit: Exit) -> i32 {
+    match exit {
+        Exit::Code(code) => code,
+        Exit::Signal(signal) => 128 + signal,
+    }
+}
+
 /// How the builder ended.
 #[derive(Debug, Clone, Copy)]
 pub struct Ended {
@@ -189,13 +202,17 @@ pub struct Ended {
 /// Passes on signals until the builder ends. An outer error is what it says on `told` before it begins.
 fn supervise(
     child: u32,
+    pidfd: &OwnedFd,
     mut go: PipeWriter,
     mut told: PipeReader,
     signals: &SigSet,
 ) -> Result<Result<Ended, SandboxError>, SandboxError> {
-    let pidfd = process::pidfd(child)?;
     let signalfd = SignalFd::with_flags(signals, SfdFlags::SFD_CLOEXEC).map_err(|e| failed("signalfd4")(e.into()))?;
-    go.write_all(b"g").map_err(failed("write"))?;
+    match go.write_all(b"g") {
+        // It was killed before it read that, which its end will say.
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {}
+        other => other.map_err(failed("write"))?,
+    }
     let mut deadline: Option<Instant> = None;
     loop {
         let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
@@ -222,10 +239,7 @@ fn supervise(
             deadline = Some(Instant::now() + GRACE);
         }
         if fds[0].revents().contains(PollFlags::IN) {
-            let code = match process::wait(child)? {
-                Exit::Code(code) => code,
-                Exit::Signal(signal) => 128 + signal,
-            };
+            let code = exit_code(process::wait(child)?);
             // What it wrote is there; others may have the other end still.
             let mut why = Vec::new();
             let _ = rustix::fs::fcntl_setfl(&told, OFlags::NONBLOCK).map(|()| told.read_to_end(&mut why));
@@ -289,4 +303,24 @@ fn become_builder(world: &World, ready: PipeReader, launcher: &OwnedFd) -> Resul
     zygote.wait_until_loaded()?;
     root.enter()?;
     Ok((zygote, whose))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_builder_that_is_killed_before_it_begins_is_one_that_was_killed() {
+        let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        let pidfd = process::pidfd(child.id()).unwrap();
+        child.kill().unwrap();
+        process::wait_for_end(&pidfd);
+        assert!(process::was_killed(&pidfd));
+        let (ready, go) = std::io::pipe().unwrap();
+        let (told, _tell) = std::io::pipe().unwrap();
+        drop(ready);
+        let ended = supervise(child.id(), &pidfd, go, told, &SigSet::empty()).unwrap().unwrap();
+        assert_eq!((ended.code, ended.stopped), (128 + 9, false));
+        assert!(child.wait().is_err(), "it has been waited for");
+    }
 }
