@@ -1,5 +1,6 @@
 //! Which user and group ids a user namespace of ours may hold, and writing its maps.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -36,12 +37,17 @@ pub fn subordinate_ranges(text: &str, user: Option<&str>, uid: u32) -> Vec<IdRan
         .collect()
 }
 
-/// The largest range of ids that the calling namespace holds from 0 on, for a caller who is root in it.
-/// One less than everything, so that nobody takes the new namespace for the initial one.
-pub fn parent_range(map: &str) -> Option<IdRange> {
-    let line = map.lines().find(|l| l.split_whitespace().next() == Some("0"))?;
-    let count: u32 = line.split_whitespace().nth(2)?.parse().ok()?;
-    Some(IdRange { start: 0, count: count.min(u32::MAX - 1) })
+/// Reads the ids that a namespace holds from the text of its /proc/PID/uid_map, for a caller who is root in it: one range for each
+/// line, as the kernel takes no range that spans two. Empty if id 0 is not among them. One id less than everything, so that nobody
+/// takes a namespace with these ids for the initial one.
+pub fn held_ranges(map: &str) -> Vec<IdRange> {
+    let read = |line: &str| {
+        let mut numbers = line.split_whitespace();
+        let (start, count): (u32, u32) = (numbers.next()?.parse().ok()?, numbers.nth(1)?.parse().ok()?);
+        (count > 0).then_some(IdRange { start, count: count.min(u32::MAX - 1 - start) })
+    };
+    let ranges: Vec<IdRange> = map.lines().filter_map(read).collect();
+    if ranges.iter().any(|range| range.start == 0) { ranges } else { Vec::new() }
 }
 
 /// The maps of a new user namespace: lines of (inside, outside, count).
@@ -76,13 +82,9 @@ impl IdMaps {
     }
 
     /// Every id inside is the same id outside.
-    pub fn identity(uids: IdRange, gids: IdRange) -> IdMaps {
-        IdMaps {
-            uids: vec![(uids.start, uids.start, uids.count)],
-            gids: vec![(gids.start, gids.start, gids.count)],
-            through_helpers: false,
-            alone: false,
-        }
+    pub fn identity(uids: &[IdRange], gids: &[IdRange]) -> IdMaps {
+        let lines = |ranges: &[IdRange]| ranges.iter().map(|r| (r.start, r.start, r.count)).collect();
+        IdMaps { uids: lines(uids), gids: lines(gids), through_helpers: false, alone: false }
     }
 
     /// The highest user and group id that exist inside.
@@ -174,7 +176,10 @@ fn finish(name: &'static str, child: &mut std::process::Child) -> Result<()> {
     if status.success() {
         return Ok(());
     }
-    Err(Error::new("newuidmap", name, std::io::Error::other(text.trim().to_string())))
+    if let Some(signal) = status.signal() {
+        text = format!("was killed by signal {signal}");
+    }
+    Err(Error::new("execve", name, std::io::Error::other(text.trim().to_string())))
 }
 
 #[cfg(test)]
@@ -214,9 +219,16 @@ mod tests {
 
     #[test]
     fn the_initial_namespace_is_never_mapped_whole() {
-        let all = parent_range("         0          0 4294967295\n").unwrap();
-        assert_eq!(all, IdRange { start: 0, count: u32::MAX - 1 });
-        assert_eq!(parent_range("0 1000 1\n1 100000 65536\n").unwrap().count, 1);
-        assert_eq!(parent_range("5 5 5\n"), None);
+        let all = held_ranges("         0          0 4294967295\n");
+        assert_eq!(all, [IdRange { start: 0, count: u32::MAX - 1 }]);
+        assert_eq!(held_ranges("5 5 5\n"), []);
+    }
+
+    #[test]
+    fn a_namespace_inside_one_with_sub_ids_holds_all_of_them() {
+        let held = held_ranges("         0       1000          1\n         1     100000      65536\n");
+        let maps = IdMaps::identity(&held, &held);
+        assert_eq!(maps.uids, [(0, 0, 1), (1, 1, 65536)]);
+        assert_eq!(maps.highest(), (65536, 65536));
     }
 }

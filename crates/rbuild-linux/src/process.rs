@@ -187,6 +187,14 @@ pub fn wait_for_end(pidfd: &OwnedFd) {
     while let Err(rustix::io::Errno::INTR) = poll(&mut [PollFd::new(pidfd, PollFlags::IN)], None) {}
 }
 
+/// Waits for that end no longer than `most`; tells whether it came.
+pub fn ends_within(pidfd: &OwnedFd, most: Duration) -> bool {
+    let most = Timespec { tv_sec: most.as_secs() as i64, tv_nsec: i64::from(most.subsec_nanos()) };
+    let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
+    let _ = retry_on_intr(|| poll(&mut fds, Some(&most)));
+    !fds[0].revents().is_empty()
+}
+
 /// A moment on the clock that all processes of the machine share (CLOCK_MONOTONIC), in nanoseconds.
 pub fn moment() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);

@@ -22,6 +22,9 @@ use crate::zygote::Zygote;
 /// Where the builder finds the store.
 pub const STORE: &str = "/store";
 
+/// How long a process that was killed may take to be a zombie.
+const DYING: Duration = Duration::from_millis(50);
+
 /// How long the builder may take to clean up after a signal before it is killed.
 const GRACE: Duration = Duration::from_millis(1500);
 
@@ -140,7 +143,8 @@ impl Launcher<'_> {
         drop((ready, tell));
         let pidfd = process::pidfd(child)?;
         if let Some(Err(e)) = isolation.maps.as_ref().map(|maps| maps.write(child)) {
-            let killed = process::was_killed(&pidfd);
+            // It waits for the launcher's word, so that it ends now only if somebody kills it.
+            let killed = process::ends_within(&pidfd, DYING) && process::was_killed(&pidfd);
             process::kill(child);
             let exit = process::wait(child)?;
             return match killed {

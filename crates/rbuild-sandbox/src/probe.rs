@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::Path;
 
 use caps::{CapSet, Capability};
-use rbuild_linux::{Error, IdMaps, SubIds, parent_range, process, subordinate_ranges};
+use rbuild_linux::{Error, IdMaps, SubIds, held_ranges, process, subordinate_ranges};
 
 use crate::newuidmap;
 
@@ -72,7 +72,9 @@ pub fn isolation(rung: Rung) -> Result<Isolation, Refusal> {
     let found = match uid {
         _ if rung == Rung::SingleId => return Ok(alone()),
         // Root of a namespace that holds nobody else is in the place of a user without sub-ids.
-        0 if rung == Rung::Auto && parent_range(&read("/proc/self/uid_map")).is_some_and(|range| range.count == 1) => {
+        0 if rung == Rung::Auto
+            && matches!(held_ranges(&read("/proc/self/uid_map"))[..], [only] if only.count == 1) =>
+        {
             return Ok(alone());
         }
         0 if rung == Rung::Auto && !can_map_ids() && has(Capability::CAP_SETFCAP) => return Ok(alone()),
@@ -130,15 +132,14 @@ fn root_maps() -> Result<IdMaps, Refusal> {
             ));
         }
     }
-    let range = |file: &str| {
-        parent_range(&read(file)).ok_or_else(|| {
-            refusal(
-                format!("this process is root, but {file} holds no ids"),
-                "run rbuild as an ordinary user with sub-ids, or in a namespace that maps id 0",
-            )
-        })
+    let ranges = |file: &str| match held_ranges(&read(file)) {
+        ranges if ranges.is_empty() => Err(refusal(
+            format!("this process is root, but {file} holds no ids"),
+            "run rbuild as an ordinary user with sub-ids, or in a namespace that maps id 0",
+        )),
+        ranges => Ok(ranges),
     };
-    Ok(IdMaps::identity(range("/proc/self/uid_map")?, range("/proc/self/gid_map")?))
+    Ok(IdMaps::identity(&ranges("/proc/self/uid_map")?, &ranges("/proc/self/gid_map")?))
 }
 
 fn subordinate_maps(uid: u32, gid: u32) -> Result<IdMaps, Refusal> {
