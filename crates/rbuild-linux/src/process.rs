@@ -26,6 +26,20 @@ pub fn duplicate(number: i32) -> std::io::Result<OwnedFd> {
     Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) })
 }
 
+/// Has programs that this process and its children execute inherit no descriptor but the standard streams.
+pub fn keep_descriptors_from_programs() -> Result<()> {
+    let open = Path::new("/proc/self/fd");
+    let fail = |e| Error::new("openat", open, e);
+    for entry in std::fs::read_dir(open).map_err(fail)? {
+        let number = entry.map_err(fail)?.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
+        if let Some(number) = number.filter(|number| *number > 2) {
+            // SAFETY: fcntl takes any number; whether it is passed on to programs is all that this changes about a descriptor.
+            unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+    }
+    Ok(())
+}
+
 /// Which side of [`clone_into_namespaces`] this is.
 pub enum Cloned {
     Parent { child: u32 },

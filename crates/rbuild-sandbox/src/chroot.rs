@@ -78,7 +78,8 @@ fn started(request: &RunRequest, root: &Path, mut input: Option<OwnedFd>, socket
 fn become_command(request: &RunRequest, root: &Path, input: Option<OwnedFd>, runner: &OwnedFd) -> Result<(), String> {
     let input = match input {
         Some(input) => input,
-        None => std::fs::File::open("/dev/null").map_err(|e| format!("/dev/null: {e}"))?.into(),
+        // A pipe at its end: the machine's /dev/null would be the command's to change the mode of.
+        None => std::io::pipe().map_err(text)?.0.into(),
     };
     rustix::stdio::dup2_stdin(&input).map_err(text)?;
     let _ = rustix::process::setsid();

@@ -266,6 +266,8 @@ fn begin(mut ready: PipeReader, launcher: &OwnedFd, become_root: bool) -> Result
         process::become_root()?;
     }
     process::die_with(launcher)?;
+    // What the caller's shell has open is for nothing that is executed from here on.
+    process::keep_descriptors_from_programs()?;
     // A terminal's signals are for the launcher, which passes them on.
     let _ = rustix::process::setsid();
     rustix::process::umask(rustix::fs::Mode::empty());

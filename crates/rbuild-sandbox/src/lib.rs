@@ -5,6 +5,7 @@
 //! streams what it prints. A runner mounts, hands over to libcontainer, and reports one outcome.
 //! libcontainer and caps are named in this crate only.
 
+mod attached;
 mod chroot;
 mod command;
 mod complaints;
@@ -24,11 +25,12 @@ mod surroundings;
 mod terminal;
 mod zygote;
 
+pub use attached::run_attached;
 pub use enter::{Builder, STORE, World, enter};
 pub use network::Carrier;
 pub use probe::{Check, Isolation, Refusal, Rung, UNMASK, checks, isolation, records_owners};
 pub use request::{Ended, Files, Input, MountRequest, Network, Outcome, RunRequest, Source, Ulimit};
-pub use run::{Cancel, Stream, run, run_attached};
+pub use run::{Cancel, Stream, run};
 pub use stubs::remove_points;
 pub use terminal::Restore;
 pub use zygote::{ZYGOTE, Zygote, zygote_main};
@@ -44,4 +46,7 @@ pub enum SandboxError {
     /// One of rbuild's own processes ended in the middle of its work.
     #[error("{0} was killed")]
     Killed(&'static str),
+    /// What the command printed did not arrive where it was to go.
+    #[error("the command's output could not be written: {0}")]
+    Output(std::io::Error),
 }

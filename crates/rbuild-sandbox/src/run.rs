@@ -5,7 +5,7 @@
 //! in the pipes is to be read.
 
 use std::collections::HashMap;
-use std::io::{PipeReader, Read, Write};
+use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,8 +16,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
 
 use crate::SandboxError;
-use crate::request::{Ended, Input, Outcome, Report, RunRequest};
-use crate::zygote::{KILLED, Zygote, receive_with_byte};
+use crate::request::{Ended, Outcome, Report, RunRequest};
+use crate::zygote::{KILLED, Zygote};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {
@@ -63,16 +63,20 @@ impl Cancel {
 }
 
 /// A runner that works. One that has not finished when this is dropped is killed, with everything that came of it.
-struct Runner<'a> {
+pub(crate) struct Runner<'a> {
     zygote: &'a Zygote,
     cancel: &'a Cancel,
     serial: u64,
-    pidfd: Arc<OwnedFd>,
+    pub(crate) pidfd: Arc<OwnedFd>,
     finished: bool,
 }
 
 impl<'a> Runner<'a> {
-    fn start(zygote: &'a Zygote, cancel: &'a Cancel, streams: &[BorrowedFd<'_>]) -> Result<Runner<'a>, SandboxError> {
+    pub(crate) fn start(
+        zygote: &'a Zygote,
+        cancel: &'a Cancel,
+        streams: &[BorrowedFd<'_>],
+    ) -> Result<Runner<'a>, SandboxError> {
         let pidfd = Arc::new(zygote.runner(streams)?);
         let serial = cancel.add(pidfd.clone());
         Ok(Runner { zygote, cancel, serial, pidfd, finished: false })
@@ -85,7 +89,7 @@ impl<'a> Runner<'a> {
     }
 
     /// Ends the runner, and takes what it said: the outcome of its command, if it came so far.
-    fn conclude(mut self, said: &Said) -> Result<Ended, SandboxError> {
+    pub(crate) fn conclude(mut self, said: &Said) -> Result<Ended, SandboxError> {
         let last = said.reports.last();
         self.finished = matches!(last, Some(Report::Finished(_)));
         let at = process::moment();
@@ -111,13 +115,13 @@ impl Drop for Runner<'_> {
 
 /// What a runner has said, as it comes.
 #[derive(Default)]
-struct Said {
+pub(crate) struct Said {
     bytes: Vec<u8>,
     reports: Vec<Report>,
 }
 
 impl Said {
-    fn add(&mut self, bytes: &[u8]) {
+    pub(crate) fn add(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
         while let Some(end) = self.bytes.iter().position(|b| *b == b'\n') {
             let line: Vec<u8> = self.bytes.drain(..=end).collect();
@@ -130,8 +134,17 @@ impl Said {
     }
 }
 
-fn fail(what: &'static str) -> impl Fn(std::io::Error) -> SandboxError {
+pub(crate) fn fail(what: &'static str) -> impl Fn(std::io::Error) -> SandboxError {
     move |e| SandboxError::Runner(format!("{what}: {e}"))
+}
+
+/// A pipe for a stream of the command. It belongs to the command's user, who may open it anew as /dev/stdout, as under docker.
+pub(crate) fn pipe_for(request: &RunRequest) -> Result<(PipeReader, PipeWriter), SandboxError> {
+    let (reader, writer) = std::io::pipe().map_err(fail("pipe"))?;
+    if request.uid != 0 && !request.recorded {
+        std::os::unix::fs::fchown(&writer, Some(request.uid), Some(request.gid)).map_err(fail("fchown"))?;
+    }
+    Ok((reader, writer))
 }
 
 /// Runs one command to its end. `output` gets what it prints, as it comes.
@@ -142,8 +155,8 @@ pub fn run(
     mut output: impl FnMut(Stream, &[u8]),
 ) -> Result<Ended, SandboxError> {
     let (mut ours, theirs) = UnixStream::pair().map_err(fail("socketpair"))?;
-    let (out, out_writer) = std::io::pipe().map_err(fail("pipe"))?;
-    let (err, err_writer) = std::io::pipe().map_err(fail("pipe"))?;
+    let (out, out_writer) = pipe_for(request)?;
+    let (err, err_writer) = pipe_for(request)?;
     let runner = Runner::start(zygote, cancel, &[theirs.as_fd(), out_writer.as_fd(), err_writer.as_fd()])?;
     drop((theirs, out_writer, err_writer));
     let mut said = Said::default();
@@ -159,7 +172,7 @@ pub fn run(
 const PIECE: usize = 64 * 1024;
 
 /// Passes on what the command prints until its runner is done or dead.
-fn follow(
+pub(crate) fn follow(
     runner: &Runner<'_>,
     socket: &mut UnixStream,
     said: &mut Said,
@@ -190,7 +203,7 @@ fn follow(
 const LAST_PIECES: usize = 64;
 
 /// Waits until there is something to read; gives whether the runner, or the zygote, has ended.
-fn wait_for_news(
+pub(crate) fn wait_for_news(
     runner: &Runner<'_>,
     socket: &UnixStream,
     pipes: &[(Stream, Option<PipeReader>); 2],
@@ -227,48 +240,7 @@ fn read_pipes(
     Ok(())
 }
 
-/// Runs one command on this process's own output, and on its input or on a terminal if the request says so.
-pub fn run_attached(zygote: &Zygote, request: &RunRequest, cancel: &Cancel) -> Result<Outcome, SandboxError> {
-    let (mut ours, theirs) = UnixStream::pair().map_err(fail("socketpair"))?;
-    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-    let mut streams = vec![theirs.as_fd(), stdout.as_fd(), stderr.as_fd()];
-    if request.input == Input::Given {
-        streams.push(stdin.as_fd());
-    }
-    let runner = Runner::start(zygote, cancel, &streams)?;
-    drop(streams);
-    drop(theirs);
-    let mut said = Said::default();
-    if send_request(&mut ours, request).is_ok() {
-        let mut none = [(Stream::Stdout, None), (Stream::Stderr, None)];
-        if request.input == Input::Terminal && !wait_for_news(&runner, &ours, &none)? {
-            let (terminal, first) = receive_terminal(&ours).map_err(fail("the terminal"))?;
-            match terminal {
-                Some(terminal) => {
-                    crate::terminal::connect(&terminal, &runner.pidfd).map_err(fail("the terminal"))?;
-                }
-                // Without a terminal the report, whose first byte this is, says why.
-                None => said.add(first.as_slice()),
-            }
-        }
-        follow(&runner, &mut ours, &mut said, &mut none, &mut |_, _| ())?;
-    }
-    runner.conclude(&said).map(|ended| ended.outcome)
-}
-
-/// The terminal, or the first byte of what comes instead.
-fn receive_terminal(socket: &UnixStream) -> std::io::Result<(Option<OwnedFd>, Option<u8>)> {
-    match receive_with_byte(socket) {
-        Ok((mut fds, byte)) => match fds.pop() {
-            Some(terminal) => Ok((Some(terminal), None)),
-            None => Ok((None, Some(byte))),
-        },
-        Err(rustix::io::Errno::PIPE) => Ok((None, None)),
-        Err(e) => Err(e.into()),
-    }
-}
-
-fn send_request(socket: &mut UnixStream, request: &RunRequest) -> Result<(), SandboxError> {
+pub(crate) fn send_request(socket: &mut UnixStream, request: &RunRequest) -> Result<(), SandboxError> {
     let bytes = serde_json::to_vec(request).map_err(|e| SandboxError::Runner(e.to_string()))?;
     socket.write_all(&bytes).map_err(fail("sending the request"))?;
     socket.shutdown(std::net::Shutdown::Write).map_err(fail("sending the request"))

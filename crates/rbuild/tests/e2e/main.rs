@@ -35,6 +35,7 @@ mod secrets;
 mod sources;
 mod stacks;
 mod storm;
+mod streams;
 mod surroundings;
 mod ways_out;
 mod why;

@@ -1,0 +1,282 @@
+//! A command in the foreground: the caller's own streams, carried through pipes.
+//!
+//! The command gets pipes and never the caller's files, which it could truncate, read or change the mode of through
+//! /proc/self/fd; docker does the same. Each stream has a thread of its own, so that a reader that is slow on one does not hold
+//! up the other. A reader that goes away takes the pipe with it: the command's next write is answered with SIGPIPE.
+
+use std::io::{self, PipeReader, PipeWriter};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::thread::JoinHandle;
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::SandboxError;
+use crate::request::{Input, Outcome, RunRequest};
+use crate::run::{Cancel, Runner, Said, Stream, fail, follow, pipe_for, send_request, wait_for_news};
+use crate::zygote::{Zygote, receive_with_byte};
+
+/// Runs one command whose output goes where this process's own goes, and whose input is this process's or a terminal if the
+/// request says so.
+pub fn run_attached(zygote: &Zygote, request: &RunRequest, cancel: &Cancel) -> Result<Outcome, SandboxError> {
+    let (mut ours, theirs) = UnixStream::pair().map_err(fail("socketpair"))?;
+    let streams = Streams::new(request)?;
+    let runner = {
+        let given = [Some(theirs.as_fd()), Some(streams.out.1.as_fd()), Some(streams.error().as_fd()), streams.input()];
+        let given: Vec<BorrowedFd<'_>> = given.into_iter().flatten().collect();
+        Runner::start(zygote, cancel, &given)?
+    };
+    drop(theirs);
+    let carried = streams.carry();
+    let mut said = Said::default();
+    if send_request(&mut ours, request).is_ok() {
+        let mut none = [(Stream::Stdout, None), (Stream::Stderr, None)];
+        if request.input == Input::Terminal && !wait_for_news(&runner, &ours, &none)? {
+            let (terminal, first) = receive_terminal(&ours).map_err(fail("the terminal"))?;
+            match terminal {
+                Some(terminal) => {
+                    crate::terminal::connect(&terminal, &runner.pidfd).map_err(fail("the terminal"))?;
+                }
+                // Without a terminal the report, whose first byte this is, says why.
+                None => said.add(first.as_slice()),
+            }
+        }
+        follow(&runner, &mut ours, &mut said, &mut none, &mut |_, _| ())?;
+    }
+    let outcome = runner.conclude(&said).map(|ended| ended.outcome);
+    // Of a stopped command nobody waits for the last words, which a reader may never take.
+    if !cancel.is_cancelled() {
+        carried.finish().map_err(SandboxError::Output)?;
+    }
+    outcome
+}
+
+/// The terminal, or the first byte of what comes instead.
+fn receive_terminal(socket: &UnixStream) -> io::Result<(Option<OwnedFd>, Option<u8>)> {
+    match receive_with_byte(socket) {
+        Ok((mut fds, byte)) => match fds.pop() {
+            Some(terminal) => Ok((Some(terminal), None)),
+            None => Ok((None, Some(byte))),
+        },
+        Err(rustix::io::Errno::PIPE) => Ok((None, None)),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// The pipes of a command.
+struct Streams {
+    out: (PipeReader, PipeWriter),
+    /// Missing if the caller's standard output and errors are one file: one pipe then keeps their order.
+    err: Option<(PipeReader, PipeWriter)>,
+    input: Option<(PipeReader, PipeWriter)>,
+}
+
+impl Streams {
+    fn new(request: &RunRequest) -> Result<Streams, SandboxError> {
+        let pipe = || pipe_for(request);
+        let input = (request.input == Input::Given).then(pipe).transpose()?;
+        let err = (!is_one_file(io::stdout(), io::stderr())).then(pipe).transpose()?;
+        Ok(Streams { out: pipe()?, err, input })
+    }
+
+    fn error(&self) -> &PipeWriter {
+        self.err.as_ref().map_or(&self.out.1, |(_, writer)| writer)
+    }
+
+    fn input(&self) -> Option<BorrowedFd<'_>> {
+        self.input.as_ref().map(|(reader, _)| reader.as_fd())
+    }
+
+    /// Starts to carry; the command's ends are closed here.
+    fn carry(self) -> Carried {
+        let (ended, until) = match io::pipe() {
+            Ok((reader, writer)) => (Some(reader), Some(writer)),
+            Err(_) => (None, None),
+        };
+        let out = self.out.0;
+        let mut threads = Vec::new();
+        let mut carry = |from: PipeReader, to: fn() -> io::Result<OwnedFd>| {
+            let ended = ended.as_ref().and_then(|ended| ended.try_clone().ok());
+            threads.push(std::thread::spawn(move || carry_out(&from, &to()?, ended.as_ref())));
+        };
+        carry(out, || io::stdout().as_fd().try_clone_to_owned());
+        if let Some((err, _)) = self.err {
+            carry(err, || io::stderr().as_fd().try_clone_to_owned());
+        }
+        if let Some((_, to)) = self.input {
+            // Nobody waits for this one, as nobody knows when its source says something again.
+            std::thread::spawn(move || carry_in(&to, ended.as_ref()));
+        }
+        Carried { threads, until }
+    }
+}
+
+/// Output on its way.
+struct Carried {
+    threads: Vec<JoinHandle<io::Result<()>>>,
+    /// Closed when nothing is written any more.
+    until: Option<PipeWriter>,
+}
+
+impl Carried {
+    /// Waits until all that was written has arrived.
+    fn finish(self) -> io::Result<()> {
+        drop(self.until);
+        self.threads.into_iter().try_for_each(|thread| thread.join().unwrap_or(Ok(())))
+    }
+}
+
+fn is_one_file(a: impl AsFd, b: impl AsFd) -> bool {
+    match (rustix::fs::fstat(a), rustix::fs::fstat(b)) {
+        (Ok(a), Ok(b)) => (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino),
+        _ => false,
+    }
+}
+
+/// Bytes that are carried at a time, and that a pipe holds if the user may have one as large.
+const PIECE: usize = 256 * 1024;
+
+/// Pieces that are taken out of a pipe whose writers should all be gone.
+const LAST_PIECES: usize = 8;
+
+/// Carries what comes out of a pipe to its end, until `to` takes no more, or until nothing comes and the command has ended.
+fn carry_out(from: &PipeReader, to: &OwnedFd, ended: Option<&PipeReader>) -> io::Result<()> {
+    let _ = rustix::pipe::fcntl_setpipe_size(from, PIECE);
+    let mut buffer = vec![0; PIECE];
+    let mut last = LAST_PIECES;
+    while last > 0 {
+        let mut fds = vec![PollFd::new(from, PollFlags::IN), PollFd::new(to, PollFlags::empty())];
+        fds.extend(ended.map(|ended| PollFd::new(ended, PollFlags::IN)));
+        wait(&mut fds)?;
+        let (news, broken) = (fds[0].revents(), fds[1].revents());
+        let over = fds.get(2).is_some_and(|ended| !ended.revents().is_empty());
+        if !broken.is_empty() || (news.is_empty() && over) {
+            return Ok(());
+        }
+        if !news.is_empty() {
+            last -= usize::from(over);
+            match read(from, &mut buffer)? {
+                Some(0) => return Ok(()),
+                Some(n) if !write_all(to, &buffer[..n])? => return Ok(()),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Carries the caller's input into a pipe until one of them ends, or the command.
+fn carry_in(to: &PipeWriter, ended: Option<&PipeReader>) -> io::Result<()> {
+    let from = io::stdin();
+    let mut buffer = vec![0; PIECE];
+    loop {
+        let mut fds = vec![PollFd::new(&from, PollFlags::IN), PollFd::new(to, PollFlags::empty())];
+        fds.extend(ended.map(|ended| PollFd::new(ended, PollFlags::IN)));
+        wait(&mut fds)?;
+        if fds[1..].iter().any(|fd| !fd.revents().is_empty()) {
+            return Ok(());
+        }
+        match read(&from, &mut buffer)? {
+            Some(0) => return Ok(()),
+            Some(n) if !write_all(to, &buffer[..n])? => return Ok(()),
+            _ => {}
+        }
+    }
+}
+
+fn wait(fds: &mut [PollFd<'_>]) -> io::Result<()> {
+    loop {
+        match poll(fds, None) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => return other.map(drop).map_err(io::Error::from),
+        }
+    }
+}
+
+/// One read; `None` if there was nothing after all.
+fn read(from: impl AsFd, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    match rustix::io::read(from, buffer) {
+        Ok(n) => Ok(Some(n)),
+        Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Writes all of it, and waits where that does not block by itself; false if nobody reads any more.
+fn write_all(to: impl AsFd, mut bytes: &[u8]) -> io::Result<bool> {
+    while !bytes.is_empty() {
+        match rustix::io::write(&to, bytes) {
+            Ok(n) => bytes = &bytes[n..],
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::AGAIN) => wait(&mut [PollFd::new(&to, PollFlags::OUT)])?,
+            Err(rustix::io::Errno::PIPE) => return Ok(false),
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    fn carried(write: impl FnOnce(PipeWriter, PipeWriter) + Send, read: impl FnOnce(PipeReader)) -> io::Result<()> {
+        let (from, command) = io::pipe().unwrap();
+        let (reader, to) = io::pipe().unwrap();
+        let (ended, until) = io::pipe().unwrap();
+        std::thread::scope(|scope| {
+            let carrier = scope.spawn(move || carry_out(&from, &to.into(), Some(&ended)));
+            let writer = scope.spawn(move || write(command, until));
+            read(reader);
+            writer.join().unwrap();
+            carrier.join().unwrap()
+        })
+    }
+
+    #[test]
+    fn everything_arrives_in_its_order() {
+        let bytes: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
+        let mut arrived = Vec::new();
+        let write = |mut command: PipeWriter, _| command.write_all(&bytes).unwrap();
+        carried(write, |mut reader| drop(reader.read_to_end(&mut arrived))).unwrap();
+        assert!(arrived == bytes);
+    }
+
+    #[test]
+    fn a_reader_that_is_gone_takes_the_pipe_with_it() {
+        let write = |mut command: PipeWriter, _| {
+            let error = (0..1000).find_map(|_| {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+                command.write_all(b"x").err()
+            });
+            assert_eq!(error.unwrap().kind(), io::ErrorKind::BrokenPipe);
+        };
+        carried(write, drop).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_no_success() {
+        let (from, mut command) = io::pipe().unwrap();
+        command.write_all(b"lost").unwrap();
+        let read_only = std::fs::File::open("/proc/self/maps").unwrap();
+        assert!(carry_out(&from, &read_only.into(), None).is_err());
+    }
+
+    #[test]
+    fn a_pipe_that_somebody_holds_open_is_not_waited_for() {
+        let mut arrived = String::new();
+        let write = |mut command: PipeWriter, until| {
+            command.write_all(b"last words").unwrap();
+            drop(until);
+            // Held by a thread that outlives the command.
+            std::thread::spawn(move || {
+                std::thread::sleep(std::time::Duration::from_secs(600));
+                drop(command);
+            });
+        };
+        carried(write, |mut reader| drop(reader.read_to_string(&mut arrived))).unwrap();
+        assert_eq!(arrived, "last words");
+    }
+}
