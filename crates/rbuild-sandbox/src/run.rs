@@ -17,7 +17,7 @@ use rustix::fs::OFlags;
 
 use crate::SandboxError;
 use crate::request::{Ended, Outcome, Report, RunRequest};
-use crate::zygote::{KILLED, Zygote};
+use crate::zygote::Zygote;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {
@@ -98,7 +98,7 @@ impl<'a> Runner<'a> {
             (Some(Report::Ended(ended)), _) if ended.outcome != Outcome::Exited(0) => Ok(ended.clone()),
             (_, Some(Report::Finished(Err(why)))) => Ok(Ended { outcome: Outcome::NotStarted(why.clone()), at }),
             (Some(Report::Ended(ended)), Some(Report::Finished(Ok(())))) => Ok(ended.clone()),
-            _ if self.zygote.has_ended() => Err(KILLED),
+            _ if self.zygote.has_ended() => Err(self.zygote.end()),
             _ => Err(SandboxError::Killed("the process that runs the command")),
         }
     }

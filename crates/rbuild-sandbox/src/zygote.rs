@@ -43,9 +43,6 @@ enum ZygoteKind {
     Idle,
 }
 
-/// What is to be said when it ends before the builder does.
-pub(crate) const KILLED: SandboxError = SandboxError::Killed("the process that starts commands");
-
 /// The builder's end.
 #[derive(Debug)]
 pub struct Zygote {
@@ -105,7 +102,7 @@ impl Zygote {
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         match socket.as_ref().map(|socket| self.answer(socket)) {
             Some(Ok((_, BEGIN))) => Ok(()),
-            _ if process::was_killed(&self.process) => Err(KILLED),
+            _ if process::was_killed(&self.process) => Err(self.end()),
             _ => Err(SandboxError::Runner("rbuild could not be executed once more to start commands".into())),
         }
     }
@@ -118,7 +115,7 @@ impl Zygote {
             return Err(SandboxError::Runner("no commands were announced when the builder was started".into()));
         }
         let mut fds = self.ask(RUNNER, streams).map_err(|e| match e {
-            _ if self.has_ended() => KILLED,
+            _ if self.has_ended() => self.end(),
             e => failed("asking for it", e),
         })?;
         match (fds.pop(), fds.is_empty()) {
@@ -156,6 +153,14 @@ impl Zygote {
 
     pub(crate) fn has_ended(&self) -> bool {
         process::has_ended(&self.process)
+    }
+
+    /// The error for its end, which is to come after the builder's.
+    pub(crate) fn end(&self) -> SandboxError {
+        match process::was_killed(&self.process) {
+            true => SandboxError::Killed("the process that starts commands"),
+            false => SandboxError::Runner("the process that starts commands ended by itself".into()),
+        }
     }
 }
 
