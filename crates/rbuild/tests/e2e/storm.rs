@@ -2,6 +2,7 @@
 //! and leaves nothing. `RBUILD_STORM_SECONDS` says for how long (30 for each storm), `RBUILD_STORM_SEED` which storm.
 
 use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -247,7 +248,10 @@ fn ended_for_a_reason(status: ExitStatus, signal: Option<Signal>, log: &str, wha
     match (status.code(), signal) {
         // It came too late, or hit something that nobody waits for.
         (Some(0), _) => {}
-        (None, Some(Signal::SIGKILL)) => {}
+        // Nothing catches SIGKILL, nor the others before there is a builder to pass them on to.
+        (None, Some(signal)) if status.signal() == Some(signal as i32) => {
+            assert!(signal == Signal::SIGKILL || !log.contains("isolation: "), "{what}\n{log}");
+        }
         (Some(130), Some(_)) => assert!(error.is_some_and(|e| e.contains("interrupted")), "{what}\n{log}"),
         (Some(1), None) => assert!(error.is_some_and(|e| reasons.iter().any(|r| e.contains(r))), "{what}\n{log}"),
         (code, _) => panic!("{what}: ended with {code:?}\n{log}"),
