@@ -26,9 +26,15 @@ need_packages() {
         die "the packages ${missing[*]} could not be installed"
 }
 
+# A cargo that is as new as Cargo.toml asks for; Debian 12's own is not.
 need_cargo() {
-    command -v cargo >/dev/null || { [ -x "$HOME/.cargo/bin/cargo" ] && PATH="$HOME/.cargo/bin:$PATH"; }
-    command -v cargo >/dev/null || die "cargo is missing" "install Rust, from rustup or with: apt-get install cargo"
+    local wanted found
+    wanted=$(sed -n 's/^rust-version *= *"\(.*\)"$/\1/p' "$TOP/Cargo.toml")
+    [ ! -x "$HOME/.cargo/bin/cargo" ] || PATH="$HOME/.cargo/bin:$PATH"
+    command -v cargo >/dev/null || die "cargo is missing" "install Rust $wanted or newer with rustup: https://rustup.rs"
+    found=$(cargo --version | cut -d' ' -f2)
+    [ "$(printf '%s\n' "$wanted" "$found" | sort -V | sed -n 1p)" = "$wanted" ] ||
+        die "cargo $found is too old" "install Rust $wanted or newer with rustup: https://rustup.rs"
 }
 
 # An ordinary user with sub-ids to run as, when the script runs as root.
@@ -40,10 +46,13 @@ need_user() {
     need_subids "$RBUILD_USER"
 }
 
+# need_subids USER: grants the next 65536 ids that no one has, unless the user has some.
 need_subids() {
     grep -q "^$1:" /etc/subuid 2>/dev/null && grep -q "^$1:" /etc/subgid 2>/dev/null && return 0
     say "granting $1 sub-ids"
-    as_root usermod --add-subuids 200000-265535 --add-subgids 200000-265535 "$1"
+    local first
+    first=$(cat /etc/subuid /etc/subgid 2>/dev/null | awk -F: '$2 + $3 > n { n = $2 + $3 } END { print n < 100000 ? 100000 : n }')
+    as_root usermod --add-subuids "$first-$((first + 65535))" --add-subgids "$first-$((first + 65535))" "$1"
 }
 
 # as_user DIR COMMAND...: runs a command in DIR as an ordinary user: the caller, unless that is root.
