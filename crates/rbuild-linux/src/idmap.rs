@@ -37,6 +37,36 @@ pub fn subordinate_ranges(text: &str, user: Option<&str>, uid: u32) -> Vec<IdRan
         .collect()
 }
 
+/// Ids that images count on: root's and all of 16 bits.
+pub const USUAL_COUNT: u32 = 65536;
+
+/// The first id that is nobody's own on the systems of today (login.defs(5), SUB_UID_MIN).
+const FIRST_SUBORDINATE: u32 = 100_000;
+
+/// The lowest range of [`USUAL_COUNT`] ids that a subuid(5) file, of which this is the text, has granted to nobody. `None` if
+/// there is none left.
+pub fn free_range(text: &str) -> Option<IdRange> {
+    let mut granted: Vec<(u64, u64)> = text
+        .lines()
+        .filter_map(|line| {
+            let mut numbers = line.trim().split(':').skip(1).map(|number| number.parse::<u32>().ok());
+            let (start, count) = (u64::from(numbers.next()??), u64::from(numbers.next()??));
+            Some((start, start + count))
+        })
+        .collect();
+    granted.sort_unstable();
+    let mut start = u64::from(FIRST_SUBORDINATE);
+    for (first, end) in granted {
+        if first >= start + u64::from(USUAL_COUNT) {
+            break;
+        }
+        start = start.max(end);
+    }
+    // The last number is no id.
+    (start + u64::from(USUAL_COUNT) <= u64::from(u32::MAX))
+        .then_some(IdRange { start: start as u32, count: USUAL_COUNT })
+}
+
 /// Reads the ids that a namespace holds from the text of its /proc/PID/uid_map, for a caller who is root in it: one range for each
 /// line, as the kernel takes no range that spans two. Empty if id 0 is not among them. One id less than everything, so that nobody
 /// takes a namespace with these ids for the initial one.
@@ -192,6 +222,24 @@ mod tests {
         let got = subordinate_ranges(text, Some("alice"), 1000);
         assert_eq!(got, [IdRange { start: 100000, count: 65536 }, IdRange { start: 300000, count: 10 }]);
         assert!(subordinate_ranges(text, None, 7).is_empty());
+    }
+
+    #[test]
+    fn what_is_granted_to_nobody_is_found() {
+        let start = |text: &str| free_range(text).map(|range| range.start);
+        for (text, want) in [
+            ("", 100_000),
+            ("a:1000:10\nbroken\nb:x:5\n", 100_000),
+            ("a:100000:65536\n", 165_536),
+            ("b:165536:65536\na:100000:65536\n", 231_072),
+            ("a:100000:65536\nb:231072:65536\n", 165_536),
+            ("a:100000:65536\nb:231071:65536\n", 296_607),
+            ("a:90000:10001\nb:100500:1\nc:100000:1000000\n", 1_100_000),
+        ] {
+            assert_eq!(start(text), Some(want), "{text}");
+        }
+        assert_eq!(start("a:100000:4294967295\n"), None);
+        assert_eq!(start("a:100000:4294801760\n"), None);
     }
 
     #[test]

@@ -25,7 +25,7 @@ mod syscalls;
 pub use copy::{copy_contents, copy_file, set_file_owner, set_file_time};
 pub use destination::{Destination, DestinationError, Directory};
 pub use error::{Error, Result};
-pub use idmap::{IdMaps, IdRange, SubIds, held_ranges, subordinate_ranges};
+pub use idmap::{IdMaps, IdRange, SubIds, USUAL_COUNT, free_range, held_ranges, subordinate_ranges};
 pub use lock::{KeyLock, LockKind};
 pub use meta::{Kind, Stat, Timestamp, Xattrs, file_stat, file_xattr, file_xattrs, set_file_xattr};
 pub use mount::{

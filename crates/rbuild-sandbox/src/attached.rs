@@ -35,7 +35,8 @@ pub fn run_attached(zygote: &Zygote, request: &RunRequest, cancel: &Cancel) -> R
             let (terminal, first) = receive_terminal(&ours).map_err(fail("the terminal"))?;
             match terminal {
                 Some(terminal) => {
-                    crate::terminal::connect(&terminal, &runner.pidfd).map_err(fail("the terminal"))?;
+                    crate::terminal::connect(&terminal, &runner.pidfd, zygote.process())
+                        .map_err(fail("the terminal"))?;
                 }
                 // Without a terminal the report, whose first byte this is, says why.
                 None => said.add(first.as_slice()),

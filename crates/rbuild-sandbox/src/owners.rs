@@ -23,6 +23,7 @@ use calls::{Asked, CREATES, I386, of_number};
 pub(crate) use calls::{When, numbers};
 pub(crate) use files::Proc;
 use files::{Guised, HERE, Known, Place, Result, Target, hands_on_group, path_at};
+use ids::SAME;
 pub(crate) use ids::{Credentials, Ids};
 
 /// Groups that setgroups(2) takes.
@@ -175,7 +176,11 @@ impl Supervisor {
                 {
                     return Err(Errno::FAULT);
                 }
-                let groups = bytes.chunks_exact(4).map(|b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]])).collect();
+                let groups: Vec<u32> =
+                    bytes.chunks_exact(4).map(|b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]])).collect();
+                if groups.contains(&SAME) {
+                    return Err(Errno::INVAL);
+                }
                 let who = self.credentials(call.thread).clone();
                 self.become_(call.thread, Credentials { more_groups: groups, ..who })?;
                 Ok(Reply::value(0))
@@ -190,7 +195,7 @@ impl Supervisor {
                     SetReUid | SetReGid => ids.set_two(able, id(0), id(1)),
                     _ => ids.set_three(able, [id(0), id(1), id(2)]),
                 };
-                let new = new.ok_or(Errno::PERM)?;
+                let new = new?;
                 let who = match users {
                     true => who.with_users(new),
                     false => Credentials { groups: new, ..who },
@@ -218,7 +223,13 @@ impl Supervisor {
             }
             Chown => self.chown(call, self.place(call, HERE, arg(0)).and_then(|p| p.target(true)), id(1), id(2)),
             LinkChown => self.chown(call, self.place(call, HERE, arg(0)).and_then(|p| p.target(false)), id(1), id(2)),
-            FileChown => self.chown(call, self.proc.file(call.thread, dir(0)).and_then(Target::of), id(1), id(2)),
+            FileChown => {
+                let file = self.proc.file(call.thread, dir(0)).and_then(Target::of);
+                if file.is_ok() && self.proc.is_path_only(call.thread, dir(0)) {
+                    return Err(Errno::BADF);
+                }
+                self.chown(call, file, id(1), id(2))
+            }
             ChownAt => self.chown(call, self.target(call, dir(0), arg(1), id(4)), id(2), id(3)),
             MakeNode => self.make_node(call, HERE, arg(0), id(1), arg(2)),
             MakeNodeAt => self.make_node(call, dir(0), arg(1), id(2), arg(3)),
@@ -313,7 +324,7 @@ impl Supervisor {
         let Ok(target) = target else { return Ok(Reply::GO) };
         let who = self.credentials(call.thread);
         let before = target.recorded().unwrap_or_default();
-        let keep = |id: u32, old: u32| if id == u32::MAX { old } else { id };
+        let keep = |id: u32, old: u32| if id == SAME { old } else { id };
         let (uid, gid) = (keep(uid, before.uid), keep(gid, before.gid));
         if !who.able() {
             let own = who.users.files == before.uid && uid == before.uid;

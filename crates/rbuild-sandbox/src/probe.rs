@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::Path;
 
 use caps::{CapSet, Capability};
-use rbuild_linux::{Error, IdMaps, SubIds, held_ranges, process, subordinate_ranges};
+use rbuild_linux::{Error, IdMaps, IdRange, SubIds, USUAL_COUNT, free_range, held_ranges, process, subordinate_ranges};
 
 use crate::newuidmap;
 
@@ -150,13 +150,30 @@ fn subordinate_maps(uid: u32, gid: u32) -> Result<IdMaps, Refusal> {
     let sub = SubIds { uids: ranges("/etc/subuid"), gids: ranges("/etc/subgid") };
     for (file, found) in [("/etc/subuid", &sub.uids), ("/etc/subgid", &sub.gids)] {
         if found.is_empty() {
+            let missing = [sub.uids.is_empty(), sub.gids.is_empty()];
             return Err(refusal(
                 format!("{file} grants user {shown} no sub-ids"),
-                format!("grant some: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {shown}"),
+                format!("grant some: {}", granting(missing, &shown)),
             ));
         }
     }
     Ok(IdMaps::subordinate(uid, gid, &sub))
+}
+
+/// The command that grants a user the usual number of user ids, of group ids or of both, out of those that nobody has.
+fn granting([uids, gids]: [bool; 2], user: &str) -> String {
+    let mut command = String::from("sudo usermod");
+    for (wanted, option, file) in [(uids, "--add-subuids", "/etc/subuid"), (gids, "--add-subgids", "/etc/subgid")] {
+        if !wanted {
+            continue;
+        }
+        let range = match free_range(&read(file)) {
+            Some(IdRange { start, count }) => format!("{start}-{}", start + (count - 1)),
+            None => "FIRST-LAST".into(),
+        };
+        command.push_str(&format!(" {option} {range}"));
+    }
+    command + " " + user
 }
 
 /// Explains why the kernel did not give a user namespace.
@@ -221,9 +238,10 @@ pub fn checks() -> Vec<Check> {
     list.push(match isolation(Rung::Userns) {
         Ok(isolation) => {
             let (top_uid, top_gid) = isolation.maps.map_or((0, 0), |maps| maps.highest());
-            let small = top_uid < 65535 || top_gid < 65535;
-            let remedy = small.then(|| {
-                "images with higher ids cannot be unpacked; grant at least 65536 in /etc/subuid and /etc/subgid".into()
+            let small = [top_uid, top_gid].map(|top| top < USUAL_COUNT - 1);
+            let remedy = small.contains(&true).then(|| {
+                let command = granting(small, &process::user_name(uid).unwrap_or_else(|| uid.to_string()));
+                format!("images with higher ids cannot be unpacked; grant {USUAL_COUNT} more: {command}")
             });
             Check { name: "ids", found: format!("users up to {top_uid}, groups up to {top_gid}"), remedy }
         }

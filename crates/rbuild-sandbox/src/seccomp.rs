@@ -269,6 +269,7 @@ mod tests {
             assert_eq!(run(&program, AUDIT[a], family, 2), ALLOW);
             assert_eq!(run(&program, AUDIT[a], family, 40), fail(EPERM), "AF_VSOCK");
         }
+        assert_eq!(run(&program, AUDIT[0], 335, 0), ALLOW, "uretprobe");
         assert_eq!(run(&program, AUDIT[0], X32 + 1, 0), fail(EPERM));
         assert_eq!(run(&program, 0x1234, 1, 0), fail(ENOSYS), "another architecture");
     }

@@ -1,7 +1,7 @@
 //! The terminal of whoever called, connected to one of a container.
 
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
@@ -26,9 +26,9 @@ impl Drop for Restore {
 }
 
 /// Carries bytes and the window's size between standard input and output and the container's terminal, until nobody
-/// has that open any more, or the runner has ended. Keys arrive as they are: what they mean is for the terminal in the
+/// has that open any more, the runner has ended, or the zygote that would tell of its end. Keys arrive as they are: what they mean is for the terminal in the
 /// container to say.
-pub(crate) fn connect(terminal: &OwnedFd, runner: &OwnedFd) -> io::Result<()> {
+pub(crate) fn connect(terminal: &OwnedFd, runner: &OwnedFd, zygote: BorrowedFd<'_>) -> io::Result<()> {
     let restore = Restore::of_stdin();
     if let Some(Restore(settings)) = &restore {
         let mut raw = settings.clone();
@@ -46,7 +46,7 @@ pub(crate) fn connect(terminal: &OwnedFd, runner: &OwnedFd) -> io::Result<()> {
             size = Some((new.ws_row, new.ws_col));
         }
         let stdin = io::stdin();
-        let mut fds = vec![PollFd::from_borrowed_fd(terminal.as_fd(), PollFlags::IN)];
+        let mut fds = [terminal.as_fd(), zygote].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).to_vec();
         // The kernel passes on in its own time what was written last; whoever could write more is gone with the runner.
         let more = [(!ended, runner.as_fd()), (listening, stdin.as_fd())];
         fds.extend(
@@ -59,7 +59,11 @@ pub(crate) fn connect(terminal: &OwnedFd, runner: &OwnedFd) -> io::Result<()> {
         }
         let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
         let mut is_ready = |watched: bool| watched && ready.next() == Some(true);
-        let (said, gone, typed) = (is_ready(true), is_ready(!ended), is_ready(listening));
+        let (said, alone) = (is_ready(true), is_ready(true));
+        let (gone, typed) = (is_ready(!ended), is_ready(listening));
+        if alone {
+            return Ok(());
+        }
         if said {
             match inside.read(&mut buffer) {
                 Ok(n) if n > 0 => {

@@ -91,7 +91,7 @@ impl Store {
         let layers = self.dir("layers")?;
         for entry in self.documents("layers")? {
             let file = entry.name.to_string_lossy().into_owned();
-            if let Some(tree) = TreeId::of_document(&file) {
+            if let Some(tree) = self.tree_of_document(&file)? {
                 self.name_tree(&mut trees, tree.name(), last_use(&layers, &entry.name)?, ("layers", file.clone()));
             }
         }

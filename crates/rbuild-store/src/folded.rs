@@ -92,6 +92,9 @@ impl Store {
 
     pub fn has_tree(&self, tree: &TreeId) -> Result<bool> {
         let place = Path::new("trees").join(tree.name());
+        if !tree.is_current() {
+            return Ok(false);
+        }
         match self.folded(tree)? {
             Some(note) => Ok(self.packed_layer(&format!("{}/{}", place.display(), note.layer))?.is_some()),
             None => Ok(self.root.exists(place.join("fs"))?),

@@ -15,7 +15,7 @@ use crate::mend::LEANING;
 use crate::side_by_side::side_by_side;
 use crate::workspace::Workspace;
 
-/// Names a tree of the store. Short, as overlay mounts count every byte of a path.
+/// Names a tree of the store.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct TreeId(String);
@@ -23,7 +23,13 @@ pub struct TreeId(String);
 impl TreeId {
     /// The tree of a step by its key.
     pub fn of_step(key: &Digest) -> TreeId {
-        TreeId(format!("s{}", &key.hex()[..24]))
+        TreeId(format!("s{}", key.hex()))
+    }
+
+    /// Whether the name is a whole digest, as earlier versions did not make it. Those knew owners and devices by attributes that
+    /// anybody could write: their trees count for nothing.
+    pub(crate) fn is_current(&self) -> bool {
+        self.0.len() == 65
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -38,14 +44,14 @@ impl TreeId {
     /// The tree of a layer by its diffID.
     pub fn of_layer(diff_id: &Digest, owners: TreeOwners) -> TreeId {
         let kind = if owners == TreeOwners::Given { 'l' } else { 'r' };
-        TreeId(format!("{kind}{}", &diff_id.hex()[..24]))
+        TreeId(format!("{kind}{}", diff_id.hex()))
     }
 
-    /// The tree that a document in `layers` is about.
+    /// The tree of the layer that a document in `layers` is about.
     pub(crate) fn of_document(name: &str) -> Option<TreeId> {
         let name = name.strip_suffix(".json")?;
         let (hex, kind) = name.strip_suffix(RECORDED).map_or((name, 'l'), |hex| (hex, 'r'));
-        Some(TreeId(format!("{kind}{}", hex.get(..24)?)))
+        (hex.len() == 64).then(|| TreeId(format!("{kind}{hex}")))
     }
 }
 
@@ -127,6 +133,14 @@ impl Store {
         Ok(there.then_some(file.tree))
     }
 
+    /// The tree that a document in `layers` names, which an earlier version may have made.
+    pub(crate) fn tree_of_document(&self, document: &str) -> Result<Option<TreeId>> {
+        if TreeId::of_document(document).is_none() {
+            return Ok(None);
+        }
+        Ok(self.read_if_whole::<LayerFile>(&format!("layers/{document}"))?.map(|file| file.tree))
+    }
+
     fn layer_document(&self, diff_id: &Digest) -> String {
         format!("{}{}.json", diff_id.hex(), if self.owners() == TreeOwners::Given { "" } else { RECORDED })
     }
@@ -205,5 +219,25 @@ impl Store {
             self.note_whole(&blob);
         }
         Ok(got)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trees_of_earlier_versions_count_for_nothing() {
+        let place = std::env::temp_dir().join(format!("rbuild-trees-{}", std::process::id()));
+        let store = Store::open(&place).unwrap();
+        let key = Digest::of(b"a step");
+        let (now, before) = (TreeId::of_step(&key), TreeId(format!("s{}", &key.hex()[..24])));
+        assert_eq!(now.name(), format!("s{}", key.hex()));
+        for (tree, counts) in [(before, false), (now, true)] {
+            std::fs::create_dir_all(store.tree_path(&tree)).unwrap();
+            store.put_record(&key, &tree, &key, 0, "build").unwrap();
+            assert_eq!(store.record(&key).unwrap().is_some(), counts, "{}", tree.name());
+        }
+        std::fs::remove_dir_all(&place).unwrap();
     }
 }

@@ -59,6 +59,15 @@ impl Proc {
         self.open(&format!("{}/fd/{fd}", self.number(thread)))
     }
 
+    /// Whether the descriptor `fd` of a thread is of the kind that names a file and opens nothing (O_PATH).
+    pub fn is_path_only(&self, thread: u32, fd: i32) -> bool {
+        let path = format!("{}/fdinfo/{fd}", self.number(thread));
+        let info = rustix::fs::openat(&self.dir, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        let text = info.ok().and_then(|fd| std::io::read_to_string(std::fs::File::from(fd)).ok()).unwrap_or_default();
+        let flags = text.lines().find_map(|line| u32::from_str_radix(line.strip_prefix("flags:")?.trim(), 8).ok());
+        flags.is_some_and(|flags| flags & OFlags::PATH.bits() != 0)
+    }
+
     pub fn root(&self, thread: u32) -> Result<OwnedFd> {
         self.open(&format!("{}/root", self.number(thread)))
     }

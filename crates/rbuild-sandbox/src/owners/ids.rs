@@ -1,7 +1,9 @@
 //! Who a process pretends to be: the ids that the kernel would keep, and what it would let it change (credentials(7)).
 
-/// "Leave it as it is" in the set*id calls.
-const SAME: u32 = u32::MAX;
+use rustix::io::Errno;
+
+/// "Leave it as it is" in the set*id calls; nobody has it.
+pub const SAME: u32 = u32::MAX;
 
 /// One kind of id: users, or groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -27,26 +29,28 @@ impl Ids {
         Ids { real: id, effective: id, saved: id, files: id }
     }
 
-    /// setuid(2) and setgid(2); `None` where they fail with EPERM.
-    pub fn set(self, able: bool, id: u32) -> Option<Ids> {
-        if able {
-            return Some(Ids::all(id));
+    /// setuid(2) and setgid(2).
+    pub fn set(self, able: bool, id: u32) -> Result<Ids, Errno> {
+        match id {
+            SAME => Err(Errno::INVAL),
+            _ if able => Ok(Ids::all(id)),
+            _ if id == self.real || id == self.saved => Ok(Ids { effective: id, files: id, ..self }),
+            _ => Err(Errno::PERM),
         }
-        (id == self.real || id == self.saved).then_some(Ids { effective: id, files: id, ..self })
     }
 
     /// setreuid(2) and setregid(2).
-    pub fn set_two(self, able: bool, real: u32, effective: u32) -> Option<Ids> {
+    pub fn set_two(self, able: bool, real: u32, effective: u32) -> Result<Ids, Errno> {
         let mut new = self;
         if real != SAME {
             if !able && real != self.real && real != self.effective {
-                return None;
+                return Err(Errno::PERM);
             }
             new.real = real;
         }
         if effective != SAME {
             if !able && ![self.real, self.effective, self.saved].contains(&effective) {
-                return None;
+                return Err(Errno::PERM);
             }
             new.effective = effective;
         }
@@ -54,18 +58,18 @@ impl Ids {
             new.saved = new.effective;
         }
         new.files = new.effective;
-        Some(new)
+        Ok(new)
     }
 
     /// setresuid(2) and setresgid(2).
-    pub fn set_three(self, able: bool, wanted: [u32; 3]) -> Option<Ids> {
+    pub fn set_three(self, able: bool, wanted: [u32; 3]) -> Result<Ids, Errno> {
         let own = [self.real, self.effective, self.saved];
         if !able && wanted.iter().any(|id| *id != SAME && !own.contains(id)) {
-            return None;
+            return Err(Errno::PERM);
         }
         let or = |id: u32, old: u32| if id == SAME { old } else { id };
         let effective = or(wanted[1], self.effective);
-        Some(Ids { real: or(wanted[0], self.real), effective, saved: or(wanted[2], self.saved), files: effective })
+        Ok(Ids { real: or(wanted[0], self.real), effective, saved: or(wanted[2], self.saved), files: effective })
     }
 
     /// setfsuid(2) and setfsgid(2), which fail silently.
@@ -107,25 +111,26 @@ impl Credentials {
 mod tests {
     use super::*;
 
-    fn ids(real: u32, effective: u32, saved: u32) -> Option<Ids> {
-        Some(Ids { real, effective, saved, files: effective })
+    fn ids(real: u32, effective: u32, saved: u32) -> Result<Ids, Errno> {
+        Ok(Ids { real, effective, saved, files: effective })
     }
 
     #[test]
     fn ids_change_as_the_kernel_changes_them() {
         let root = Ids::default();
-        assert_eq!(root.set(true, 33), Some(Ids::all(33)));
-        assert_eq!(Ids::all(33).set(false, 0), None);
+        assert_eq!(root.set(true, 33), Ok(Ids::all(33)));
+        assert_eq!(Ids::all(33).set(false, 0), Err(Errno::PERM));
+        assert_eq!((root.set(true, SAME), Ids::all(33).set(false, SAME)), (Err(Errno::INVAL), Err(Errno::INVAL)));
         assert_eq!(root.set_two(true, SAME, 33), ids(0, 33, 33));
         assert_eq!(root.set_three(true, [SAME, 33, SAME]), ids(0, 33, 0));
         // Back by the saved id, and for good.
         let dropped = root.set_three(true, [SAME, 33, SAME]).unwrap();
         assert_eq!(dropped.set(false, 0), ids(0, 0, 0));
         assert_eq!(dropped.set_three(false, [33, 33, 33]), ids(33, 33, 33));
-        assert_eq!(Ids::all(33).set_three(false, [SAME, 0, SAME]), None);
+        assert_eq!(Ids::all(33).set_three(false, [SAME, 0, SAME]), Err(Errno::PERM));
         // A swap, as daemons do it.
         assert_eq!(ids(1, 2, 2).unwrap().set_two(false, 2, 1), ids(2, 1, 1));
-        assert_eq!(ids(1, 2, 2).unwrap().set_two(false, 3, SAME), None);
+        assert_eq!(ids(1, 2, 2).unwrap().set_two(false, 3, SAME), Err(Errno::PERM));
         assert_eq!(Ids::all(5).set_files(false, 7), Ids::all(5));
         assert_eq!(root.set_files(true, 7).files, 7);
     }
@@ -147,7 +152,7 @@ mod tests {
             ..Credentials::default()
         };
         let su = user.after_exec(Some(0), None);
-        assert_eq!(Some(su.users), ids(1000, 0, 0));
+        assert_eq!(Ok(su.users), ids(1000, 0, 0));
         assert!(su.able() && !su.is_root());
         assert_eq!(su.users.set(su.able(), 0), ids(0, 0, 0));
     }

@@ -119,6 +119,29 @@ fn a_terminal_has_a_size_and_ctrl_c_goes_to_the_command() {
     assert!(code == Some(0) && said.contains("/dev/pts/0") && said.contains(" icanon"), "{said}");
 }
 
+/// The zygote is the first child of the builder, which is the only one of the process that was started.
+#[test]
+fn a_command_ends_with_the_process_that_started_it() {
+    let lab = Lab::new();
+    let marker = format!("{}4", std::process::id());
+    lab.write("Dockerfile", format!("FROM busybox\nRUN echo u''p; sleep 300 {marker} || sleep 300\n"));
+    let killer = "below() { cat /proc/$1/task/$1/children | cut -d' ' -f1; }; until grep -q up out; do sleep 0.05; done; \
+                  kill -9 $(below $(below $(cat pid))); timeout 5 tail --pid=$(cat pid) -f /dev/null || echo late";
+    lab.write("killer", killer);
+    let runs = format!("busybox sh -c \"echo u''p; sleep 300 {marker} || sleep 300\"");
+    for command in ["build --no-cache --progress plain".into(), format!("run {runs}"), format!("run -t {runs}")] {
+        let line = format!(
+            "rm -f out; bash killer 2>&1 & sh -c 'echo $$ > pid; exec $RB {command}' > out 2>&1; echo ended $?; wait; cat out"
+        );
+        // Output that is no terminal is none to `run -t` either.
+        let line = if command.contains("-t ") { line.replace("> out 2>&1", "2>&1 | tee out") } else { line };
+        let (_, said) = on_terminal(&lab, &line, "");
+        assert!(said.contains("was killed") && !said.contains("late"), "{command}: {said}");
+        let left = std::process::Command::new("pgrep").args(["-f", &format!("sleep 300 {marker}")]).output().unwrap();
+        assert!(left.stdout.is_empty(), "{command}: {}", String::from_utf8_lossy(&left.stdout));
+    }
+}
+
 #[test]
 fn a_failed_command_leaves_a_shell_where_it_was() {
     let lab = Lab::new();

@@ -1,6 +1,6 @@
 //! What a step leaves is the same on every rung, and the best rung is found without asking.
 
-use crate::lab::{Lab, listing};
+use crate::lab::{Lab, base, listing};
 
 mod environments;
 
@@ -199,7 +199,17 @@ fn root_ids_that_are_out_of_reach_are_named() {
         .fails(1, &["user id 3000 is beyond", "0 to 1000", "/etc/subuid", "--isolation=single-id"]);
     let doctor = "$RB --isolation=userns doctor; true";
     let told = as_somebody(&Lab::bare(), "somebody:500000:1000", "true", "", doctor).ok().stdout;
-    assert!(told.contains("users up to 1000") && told.contains("grant at least 65536"), "{told}");
+    assert!(told.contains("users up to 1000") && told.contains("usermod --add-subuids 100000-165535"), "{told}");
+    // What others have is not offered again.
+    let others = "a:165536:65536\nb:100000:65536\nsomebody:231072:1000";
+    let told = as_somebody(&Lab::bare(), others, "true", "", doctor).ok().stdout;
+    let command = "grant 65536 more: sudo usermod --add-subuids 232072-297607 --add-subgids 232072-297607 somebody";
+    assert!(told.contains(command), "{told}");
+    let none = others.replace("somebody", "c");
+    as_somebody(&Lab::bare(), &none, "true", "", &image.replace("doctor", "build")).fails(
+        3,
+        &["grants user somebody no sub-ids", "--add-subuids 232072-297607 --add-subgids 232072-297607 somebody"],
+    );
     // And what no range reaches that anybody has.
     let beyond = image.replace("3000", "3000000");
     as_somebody(&Lab::bare(), GRANTED, "true", "", &beyond).fails(1, &["user id 3000000 is beyond"]);
@@ -261,6 +271,31 @@ void _start(void) {
     call(1, bad, 0, 0, 0);
 }
 "#;
+
+/// Calls that fail, by their numbers on x86_64: what errors they give.
+const MISTAKES: &str = r#"perl -e '
+    sub errno { my @of = @_; my $got = syscall(shift(@of), @of); print $got == -1 ? $! + 0 : "none", "\n" }
+    my $nobody = pack("L", 0xffffffff);
+    errno(105, 0xffffffff); errno(106, 0xffffffff); errno(116, 1, $nobody); errno(116, 0x10001, $nobody);
+    errno(113, 0xffffffff, 0xffffffff); errno(117, 0xffffffff, 0xffffffff, 0xffffffff);
+    sysopen(my $path, "/etc/passwd", 0x200000); errno(93, fileno($path), 1, 1); errno(93, 99, 1, 1);
+    errno(260, fileno($path), "", 1, 1, 0x1000); errno(260, fileno($path), "", 1, 1, 0);
+    errno(119, 1, 1, 1); errno(117, 1, 1, 1); errno(105, 0); errno(105, 0xffffffff); errno(92, "/etc/passwd", 0, 0); errno(116, 0, 0)
+'"#;
+
+#[test]
+fn calls_that_fail_fail_alike() {
+    let lab = Lab::bare();
+    lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
+    lab.write("Dockerfile", format!("FROM debian\nRUN {}> /o\n", MISTAKES.replace('\n', " ")));
+    let dest = format!("type=local,dest={}", lab.path("out").display());
+    for rung in ["userns", "single-id"] {
+        lab.rbuild(["--isolation", rung, "build", "-o", &dest]).ok();
+        let errors: Vec<_> = lab.read("out/o").lines().map(String::from).collect();
+        let wanted = "22 22 22 22 none none 9 9 none 2 none none 1 22 1 1";
+        assert_eq!(errors.join(" "), wanted, "{rung}");
+    }
+}
 
 #[test]
 fn old_programs_have_owners_too() {
