@@ -122,9 +122,9 @@ pub fn select(tree: &SourceTree<'_>, copy: &CopyStep, source: &str) -> std::resu
     }
 }
 
-/// The patterns of `--exclude`, read as an ignore file's.
+/// The patterns of `--exclude`.
 pub fn exclusions(copy: &CopyStep) -> Result<Ignore> {
-    Ignore::parse(&copy.exclude.join("\n")).map_err(|e| {
+    Ignore::from_patterns(&copy.exclude).map_err(|e| {
         let span = copy.source_spans.first().copied().unwrap_or_default();
         BuildError::Dockerfile(vec![Diagnostic::new(span, format!("--exclude: {}", e.reason))])
     })

@@ -14,6 +14,10 @@ struct Rule {
     negated: bool,
 }
 
+/// The rules that matched a directory or one above it, by their places: what its entries begin with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inherited(Vec<bool>);
+
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {reason}")]
 pub struct IgnoreError {
@@ -22,19 +26,24 @@ pub struct IgnoreError {
 }
 
 impl Ignore {
-    /// The patterns of the file: comments (`#` in the first column) and blanks dropped, paths cleaned.
+    /// Reads the patterns of the file: comments (`#` in the first column) and blanks dropped, paths cleaned.
     pub fn read(text: &str) -> Vec<String> {
-        text.strip_prefix('\u{feff}').unwrap_or(text).lines().filter_map(clean_line).collect()
+        lines(text).map(|(_, pattern)| pattern).collect()
     }
 
+    /// Parses an ignore file.
     pub fn parse(text: &str) -> Result<Ignore, IgnoreError> {
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        Ignore::of(text.lines().enumerate().filter_map(|(i, line)| Some((i + 1, clean_line(line)?))))
+        Ignore::of(lines(text))
     }
 
-    /// Patterns that were read before. Errors count them from 1.
-    pub fn from_patterns(patterns: &[&str]) -> Result<Ignore, IgnoreError> {
-        Ignore::of(patterns.iter().enumerate().filter_map(|(i, p)| Some((i + 1, clean_pattern(p)?))))
+    /// Takes patterns as they are, those of `--exclude` or of a file that was read before: a `#` begins no comment, and a leading
+    /// slash matches nothing. Errors count them from 1.
+    pub fn from_patterns<S: AsRef<str>>(patterns: &[S]) -> Result<Ignore, IgnoreError> {
+        let clean = |(i, pattern): (usize, &S)| {
+            let pattern = pattern.as_ref().trim();
+            (!pattern.is_empty()).then(|| (i + 1, clean_path(pattern)))
+        };
+        Ignore::of(patterns.iter().enumerate().filter_map(clean))
     }
 
     fn of(patterns: impl Iterator<Item = (usize, String)>) -> Result<Ignore, IgnoreError> {
@@ -53,17 +62,52 @@ impl Ignore {
         Ok(ignore)
     }
 
-    /// Whether the path (relative, `/` between parts) is left out. The last rule that matches it or a directory
-    /// above it decides.
+    /// Tells whether the path (relative, `/` between parts) is left out, as a walk from the root finds it. The last rule that
+    /// matches the path or a directory above it decides; one that had nothing to change when the walk came by a directory is
+    /// asked for the paths below alone.
     pub fn excludes(&self, path: &str) -> bool {
+        let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
+        self.excludes_entry(&self.inherited_below(parent), path)
+    }
+
+    /// The same for an entry of a directory of which [`Ignore::inherited_below`] is known.
+    pub fn excludes_entry(&self, inherited: &Inherited, path: &str) -> bool {
+        self.decide(inherited, path, |_, _| ())
+    }
+
+    /// What the entries of a directory inherit.
+    pub fn inherited_below(&self, dir: &str) -> Inherited {
+        let mut inherited = Inherited::default();
+        let ends = dir.match_indices('/').map(|(i, _)| i).chain([dir.len()]).filter(|end| *end > 0);
+        for end in ends {
+            let mut matched = vec![false; self.rules.len()];
+            self.decide(&inherited, &dir[..end], |i, matches| matched[i] = matches);
+            inherited = Inherited(matched);
+        }
+        inherited
+    }
+
+    fn decide(&self, inherited: &Inherited, path: &str, mut note: impl FnMut(usize, bool)) -> bool {
         let mut excluded = false;
-        for rule in &self.rules {
+        for (i, rule) in self.rules.iter().enumerate() {
             // A rule can only change the answer if it says the opposite.
-            if rule.negated != excluded {
-                continue;
+            let matches =
+                inherited.0.get(i).copied().unwrap_or(false) || (rule.negated == excluded && rule.glob.matches(path));
+            note(i, matches);
+            if matches {
+                excluded = !rule.negated;
             }
+        }
+        excluded
+    }
+
+    /// Tells whether the path is left out where nothing is known of the directories above it: each rule is asked for all of
+    /// them.
+    pub fn excludes_alone(&self, path: &str) -> bool {
+        let mut excluded = false;
+        for rule in self.rules.iter() {
             let ends = path.match_indices('/').map(|(i, _)| i).chain([path.len()]);
-            if ends.into_iter().any(|end| rule.glob.matches(&path[..end])) {
+            if rule.negated == excluded && ends.into_iter().any(|end| rule.glob.matches(&path[..end])) {
                 excluded = !rule.negated;
             }
         }
@@ -80,43 +124,43 @@ impl Ignore {
     }
 }
 
-fn clean_line(line: &str) -> Option<String> {
-    if line.starts_with('#') { None } else { clean_pattern(line) }
-}
-
-fn clean_pattern(line: &str) -> Option<String> {
-    let line = line.trim();
-    let (mark, pattern) = match line.strip_prefix('!') {
-        Some(rest) => ("!", rest.trim()),
-        None => ("", line),
+/// The patterns of an ignore file with their lines, cleaned; a leading slash is the root of the context.
+fn lines(text: &str) -> impl Iterator<Item = (usize, String)> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let clean = |line: &str| {
+        let pattern = line.trim();
+        if line.starts_with('#') || pattern.is_empty() {
+            return None;
+        }
+        let (mark, pattern) = pattern.strip_prefix('!').map_or(("", pattern), |rest| ("!", rest.trim()));
+        if pattern.is_empty() {
+            return Some(mark.to_string());
+        }
+        let path = clean_path(pattern);
+        let inside = path.strip_prefix('/').filter(|path| !path.is_empty()).unwrap_or(&path);
+        Some(format!("{mark}{inside}"))
     };
-    if line.is_empty() {
-        return None;
-    }
-    Some(format!("{mark}{}", clean_path(pattern)))
+    text.lines().enumerate().filter_map(move |(i, line)| Some((i + 1, clean(line)?)))
 }
 
-/// The path without `.`, `..`, doubled slashes and a leading slash.
+/// The path without `.`, `..` behind a name, and doubled slashes: Go's `filepath.Clean`.
 fn clean_path(path: &str) -> String {
+    let rooted = path.starts_with('/');
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {
         match part {
             "" | "." => {}
-            ".." => {
-                if parts.last().is_some_and(|p| *p != "..") {
-                    parts.pop();
-                } else if !path.starts_with('/') {
-                    parts.push("..");
-                }
-            }
+            ".." if parts.last().is_some_and(|p| *p != "..") => drop(parts.pop()),
+            ".." if rooted => {}
             part => parts.push(part),
         }
     }
-    if parts.is_empty() && !path.is_empty() {
-        // `/` and `.` name the root of the context, which no rule can exclude.
-        return ".".to_string();
+    match (rooted, parts.is_empty()) {
+        (true, _) => format!("/{}", parts.join("/")),
+        // The root itself, which no rule can exclude.
+        (false, true) => ".".to_string(),
+        (false, false) => parts.join("/"),
     }
-    parts.join("/")
 }
 
 #[cfg(test)]
@@ -131,7 +175,32 @@ mod tests {
             let [patterns, path, want] = parts[..] else { panic!("bad case {line}") };
             let ignore = Ignore::parse(&patterns.replace(';', "\n")).unwrap();
             assert_eq!(ignore.excludes(path), want == "yes", "{line}");
+            assert_eq!(ignore.excludes_alone(path), want == "yes", "{line}");
         }
+    }
+
+    #[test]
+    fn a_rule_that_came_too_early_for_a_directory_is_asked_for_what_is_below_alone() {
+        let ignore = Ignore::parse("d/x\n!d\n").unwrap();
+        assert!(ignore.excludes("d/x") && !ignore.excludes("d/y") && !ignore.excludes("d"));
+        assert!(!ignore.excludes_alone("d/x"));
+    }
+
+    #[test]
+    fn patterns_of_exclude_are_taken_as_they_are() {
+        for (pattern, path, want) in [
+            ("#*#", "#a#", true),
+            ("/sub", "sub", false),
+            ("  sub ", "sub", true),
+            ("./sub/", "sub", true),
+            ("**.txt", "d/a.txt", true),
+            ("..", "a", false),
+        ] {
+            assert_eq!(Ignore::from_patterns(&[pattern]).unwrap().excludes(path), want, "{pattern} {path}");
+        }
+        let ignore = Ignore::from_patterns(&["*", "!keep"]).unwrap();
+        assert!(ignore.excludes("other") && !ignore.excludes("keep"));
+        assert_eq!(Ignore::from_patterns(&["a", "", "!"]).unwrap_err().line, 3);
     }
 
     #[test]

@@ -10,13 +10,14 @@ use rbuild_linux::{Kind, RootDir, Stat};
 use crate::glob::Glob;
 use crate::ignore::Ignore;
 use crate::select::{Selected, SourceError, SourceTree, Take, clean_parts, is_pattern};
-use crate::walk::{MAX_DEPTH, names};
+use crate::walk::{MAX_DEPTH, RulesBelow, names};
 
 /// A directory that is looked through.
 struct Level {
     handle: RootDir,
     /// From the pivot on.
     relative: PathBuf,
+    rules: RulesBelow,
     /// Still to be looked at, the last one first.
     names: Vec<OsString>,
     stat: Stat,
@@ -78,6 +79,7 @@ impl SourceTree<'_> {
             names: names(&handle)?.into_iter().rev().collect(),
             stat: handle.stat_self()?,
             handle,
+            rules: self.rules_below(pivot, Path::new("")),
             relative: PathBuf::new(),
             kept: true,
             inside: false,
@@ -88,7 +90,7 @@ impl SourceTree<'_> {
                 continue;
             };
             let (relative, mut inside) = (level.relative.join(&name), level.inside);
-            let Some((stat, taken)) = self.look(&level.handle, pivot, (&relative, &relative), &name)? else { continue };
+            let Some((stat, taken)) = self.look(&level.handle, &level.rules, &name)? else { continue };
             inside |= glob.matches(&relative.to_string_lossy());
             if taken && inside {
                 for level in stack.iter_mut().filter(|level| !level.kept) {
@@ -105,7 +107,8 @@ impl SourceTree<'_> {
                 }
                 let handle = stack[stack.len() - 1].handle.sub(&name)?;
                 let names = names(&handle)?.into_iter().rev().collect();
-                stack.push(Level { names, stat, handle, relative, kept: false, inside });
+                let rules = self.rules_below(&pivot.join(&relative), &relative);
+                stack.push(Level { names, stat, handle, rules, relative, kept: false, inside });
             }
         }
         Ok(())

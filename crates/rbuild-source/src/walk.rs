@@ -8,7 +8,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use rbuild_image::Hasher;
 use rbuild_linux::{Kind, RootDir, Stat};
 
-use crate::ignore::Ignore;
+use crate::ignore::{Ignore, Inherited};
 use crate::select::{Selected, SourceError, SourceTree};
 use crate::sight::Sight;
 
@@ -45,7 +45,8 @@ impl SourceTree<'_> {
         let open = |handle: RootDir, relative: PathBuf, unseen: Option<Stat>| -> Result<Level, SourceError> {
             let mut names = names(&handle)?;
             names.reverse();
-            Ok(Level { handle, relative, names, unseen })
+            let rules = self.rules_below(&dir.join(&relative), &seen_as.join(&relative));
+            Ok(Level { handle, relative, names, rules, unseen })
         };
         let start = self.root.sub(dir).map_err(SourceError::from)?;
         let mut stack = vec![open(start, PathBuf::new(), None)?];
@@ -55,8 +56,7 @@ impl SourceTree<'_> {
                 continue;
             };
             let relative = level.relative.join(&name);
-            let seen = seen_as.join(&relative);
-            let Some((stat, taken)) = self.look(&level.handle, dir, (&relative, &seen), &name)? else { continue };
+            let Some((stat, taken)) = self.look(&level.handle, &level.rules, &name)? else { continue };
             if taken {
                 visit_above(&mut stack, &mut visit)?;
                 visit(&stack[stack.len() - 1].handle, &relative, &stat)?;
@@ -72,17 +72,29 @@ impl SourceTree<'_> {
         Ok(())
     }
 
+    /// What the rules have decided for the entries of the directory `dir`, whose path for exclusions is `seen`.
+    pub(crate) fn rules_below(&self, dir: &Path, seen: &Path) -> RulesBelow {
+        let of = |rules: Option<&Ignore>, path: &Path| {
+            // Joined with nothing, a path ends in a slash.
+            let path = path.components().as_path().to_string_lossy().into_owned();
+            let inherited = rules.map(|rules| rules.inherited_below(&path)).unwrap_or_default();
+            Verdicts { path, inherited }
+        };
+        RulesBelow { ignore: of(self.ignore, dir), exclude: of(self.exclude, seen) }
+    }
+
     /// An entry of a directory, and whether it counts itself: an excluded directory may hold what is taken back in.
-    /// `None` if there is nothing to see. Exclusions are asked for the path that is `seen`.
+    /// `None` if there is nothing to see.
     pub(crate) fn look(
         &self,
         parent: &RootDir,
-        dir: &Path,
-        (relative, seen): (&Path, &Path),
+        rules: &RulesBelow,
         name: &OsStr,
     ) -> Result<Option<(Stat, bool)>, SourceError> {
-        let excluded = self.ignored(&dir.join(relative));
-        let excluded = excluded || self.exclude.is_some_and(|e| e.excludes(&seen.to_string_lossy()));
+        let excludes = |ignore: Option<&Ignore>, of: &Verdicts| {
+            ignore.filter(|ignore| !ignore.is_empty()).is_some_and(|ignore| of.exclude(ignore, name))
+        };
+        let excluded = excludes(self.ignore, &rules.ignore) || excludes(self.exclude, &rules.exclude);
         if excluded && ![self.ignore, self.exclude].into_iter().flatten().any(Ignore::has_negations) {
             return Ok(None);
         }
@@ -143,10 +155,33 @@ const ENOUGH: usize = 3;
 /// Names that are looked at in one go.
 const CHUNK: usize = 1000;
 
+/// What the rules of the ignore file and of `--exclude` have decided above the entries of one directory.
+pub(crate) struct RulesBelow {
+    ignore: Verdicts,
+    exclude: Verdicts,
+}
+
+struct Verdicts {
+    /// Of the directory, as these rules see it.
+    path: String,
+    inherited: Inherited,
+}
+
+impl Verdicts {
+    fn exclude(&self, rules: &Ignore, name: &OsStr) -> bool {
+        let name = name.to_string_lossy();
+        match self.path.is_empty() {
+            true => rules.excludes_entry(&self.inherited, &name),
+            false => rules.excludes_entry(&self.inherited, &format!("{}/{name}", self.path)),
+        }
+    }
+}
+
 struct Level {
     handle: RootDir,
     relative: PathBuf,
     names: Vec<OsString>,
+    rules: RulesBelow,
     /// Of a directory that counts only if something in it does, and was not visited yet.
     unseen: Option<Stat>,
 }
@@ -266,10 +301,10 @@ impl Scan<'_> {
                 names
             }
         };
+        let rules = self.tree.rules_below(&self.dir.join(&task.relative), &self.seen_as.join(&task.relative));
         for name in &names {
             let relative = task.relative.join(name);
-            let seen = self.seen_as.join(&relative);
-            let Some((stat, taken)) = self.tree.look(&handle, self.dir, (&relative, &seen), name)? else { continue };
+            let Some((stat, taken)) = self.tree.look(&handle, &rules, name)? else { continue };
             if taken {
                 self.describe(&mut part.said, &handle, &relative, &stat)?;
             }

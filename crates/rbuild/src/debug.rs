@@ -86,7 +86,7 @@ fn ignore(request: &Value) -> Result<Value, String> {
                 request["patterns"].as_array().and_then(|list| list.iter().map(Value::as_str).collect());
             let patterns = patterns.ok_or("`patterns` is missing or no list of strings")?;
             let ignore = Ignore::from_patterns(&patterns).map_err(|e| e.reason)?;
-            Ok(json!({ "match": ignore.excludes(text(request, "path")?) }))
+            Ok(json!({ "match": ignore.excludes_alone(text(request, "path")?) }))
         }
         other => Err(format!("`{other}` is not an operation")),
     }
