@@ -193,9 +193,8 @@ pub(crate) fn replace(
     make: impl FnOnce(&RootDir, &OsStr) -> rbuild_linux::Result<()>,
 ) -> Result<()> {
     clear_directory(dir, path, name)?;
-    let temp = format!(".rbuild-{}.tmp", std::process::id());
-    let temp = OsStr::new(&temp);
-    dir.remove_all(temp).map_err(fail(path))?;
+    // Other builds may be writing into the same directory.
+    let temp = &*rbuild_linux::temporary_name();
     make(dir, temp).map_err(fail(path))?;
     let renamed = dir.rename(temp, dir, name).map_err(fail(path));
     // Renaming one link of a file over another leaves the first one there (rename(2)).

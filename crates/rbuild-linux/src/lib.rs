@@ -35,7 +35,9 @@ pub use mount::{
 
 pub use owners::{Recorded, owners_are_recorded, record, record_in_times, record_owners, recorded};
 pub use program::sealed_program;
-pub use publish::{AtomicFile, is_unpublished, remove_tree, sync_filesystem, write_atomic, write_durable};
+pub use publish::{
+    AtomicFile, is_unpublished, remove_tree, sync_filesystem, temporary_name, write_atomic, write_durable,
+};
 pub use random::random_bytes;
 pub use rootdir::{Entry, RootDir};
 pub use syscalls::{join_new_session_keyring, make_read_only};

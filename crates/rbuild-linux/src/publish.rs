@@ -13,7 +13,7 @@ use crate::rootdir::RootDir;
 static SERIAL: AtomicU64 = AtomicU64::new(0);
 
 /// Names no file that another thread, process or earlier run has.
-pub(crate) fn temporary_name() -> OsString {
+pub fn temporary_name() -> OsString {
     let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
     let nanos = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.subsec_nanos());
     OsString::from(format!(".rbuild-{}-{serial}-{nanos:08x}.tmp", std::process::id()))

@@ -73,7 +73,7 @@ impl Store {
     }
 
     /// Reads all layers for these paths, several side by side; gives what hard links lead to besides. `None` if a layer leans
-    /// on those below it: what it means shows only when they are all there.
+    /// on those below it, or puts something behind a link of its own: what it means shows only when all of it is there.
     fn read_parts(
         &self,
         work: &Workspace,
@@ -84,7 +84,7 @@ impl Store {
         let layers = image.layers()?;
         let read = |(layer, diff_id): &(Descriptor, Digest)| self.read_layer_parts(work, layer, diff_id, wanted);
         let read = side_by_side(&layers, read)?;
-        if read.iter().skip(1).any(|parts| parts.leans) {
+        if read.iter().any(|parts| parts.behind_link) || read.iter().skip(1).any(|parts| parts.leans) {
             return Ok(None);
         }
         let open = read.iter().map(|parts| parts.dir.try_clone()).collect::<std::result::Result<Vec<_>, _>>()?;
@@ -106,14 +106,22 @@ impl Store {
         let (path, dir) = work.new_dir()?;
         let mut further = BTreeSet::new();
         let (mut dirs, mut leans) = (HashSet::new(), false);
+        let (mut passed, mut links) = (HashSet::new(), HashSet::new());
         let mut wants = |entry: &TarEntry| {
             // Also of what is not wanted by this name: the name may be another one above other layers.
             let path = entry_path(&entry.path).unwrap_or_default();
             leans |= path.parent().is_some_and(|dir| !dir.as_os_str().is_empty() && !dirs.contains(dir));
-            if entry.kind == EntryKind::Dir {
-                dirs.insert(path);
-            }
             let linked = (entry.kind == EntryKind::HardLink).then(|| entry_path(&entry.link)).flatten();
+            for parent in [Some(&path), linked.as_ref()].into_iter().flatten().filter_map(|path| path.parent()) {
+                if !passed.contains(parent) {
+                    passed.extend(parent.ancestors().map(Path::to_path_buf));
+                }
+            }
+            match entry.kind {
+                EntryKind::Dir => drop(dirs.insert(path)),
+                EntryKind::Symlink => drop(links.insert(path)),
+                _ => {}
+            }
             match linked {
                 Some(target) if is_wanted(entry, wanted) && !concerns(&target, wanted) => {
                     further.insert(target);
@@ -124,7 +132,8 @@ impl Store {
         };
         let got = self.unpack_some_verified(&digest(layer)?, diff_id, &dir, &mut wants)?;
         leans |= !got.leaning.is_empty();
-        Ok(LayerParts { path, dir, further, leans })
+        let behind_link = !links.is_disjoint(&passed);
+        Ok(LayerParts { path, dir, further, leans, behind_link })
     }
 }
 
@@ -136,11 +145,13 @@ struct LayerParts {
     further: BTreeSet<PathBuf>,
     /// Something in it has no directory of its own, or is a link to what is not in it.
     leans: bool,
+    /// The way to something in it leads through a symbolic link that it brings itself.
+    behind_link: bool,
 }
 
 fn key(image: &Image, wanted: &BTreeSet<PathBuf>, recorded: bool) -> Digest {
     let mut hasher = Hasher::new();
-    hasher.field("parts 1").field(image.manifest_digest.bytes()).field([u8::from(recorded)]);
+    hasher.field("parts 2").field(image.manifest_digest.bytes()).field([u8::from(recorded)]);
     for path in wanted {
         hasher.field(path.as_os_str().as_bytes());
     }

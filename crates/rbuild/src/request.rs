@@ -101,9 +101,15 @@ pub fn asked(args: &BuildArgs, store: &Store, recorded_owners: bool) -> Result<A
         resolv_conf: resolv_conf(carrier.as_ref()),
         carrier,
         now,
-        build_id: format!("{now:x}-{:x}", std::process::id()),
+        build_id: build_id(now)?,
     };
     Ok(Asked { request, _arrived: arrived })
+}
+
+/// A name that no other build of the store has: process ids are not enough, as containers have their own.
+fn build_id(now: i64) -> Result<String, Failure> {
+    let random = rbuild_linux::random_bytes().map_err(|e| Failure::new(e.to_string()))?;
+    Ok(format!("{now:x}-{:08x}", u32::from_le_bytes(random)))
 }
 
 fn in_plan(limit: Ulimit) -> rbuild_plan::Ulimit {

@@ -166,3 +166,39 @@ fn cp_takes_paths_as_they_are_and_follows_links_when_asked() {
     assert_eq!(lab.sh("cd $LAB && ($RB cp x:/d/f p &) && cat p").ok().stdout, "f\n");
     assert!(lab.path("p").symlink_metadata().unwrap().file_type().is_fifo());
 }
+
+/// Each is the first process of its own namespace: the number of a process names nothing.
+#[test]
+fn builds_side_by_side_write_into_one_directory() {
+    let lab = Lab::new();
+    for side in ["a", "b"] {
+        lab.sh(&format!("mkdir -p {side}/l; for i in $(seq 400); do ln -s to-{side}-$i {side}/l/{side}$i; echo {side} > {side}/l/f{side}$i; ln {side}/l/f{side}$i {side}/l/h{side}$i; done")).ok();
+    }
+    let file = "FROM busybox AS a\nCOPY a/l /l/\nFROM busybox AS b\nCOPY b/l /l/\n\
+                FROM scratch AS xa\nCOPY --from=a /l /l/\nFROM scratch AS xb\nCOPY --from=b /l /l/\n";
+    lab.write("Dockerfile", file);
+    lab.sh(
+        "set -e; for i in 1 2 3; do rm -rf z; $RB build --target xa -o z & $RB build --target xb -o z || exit 1; wait $!; done",
+    )
+    .ok();
+    let count = |side: &str| {
+        format!(
+            "for i in $(seq 400); do test $(readlink z/l/{side}$i) = to-{side}-$i && test z/l/f{side}$i -ef z/l/h{side}$i && echo; done | wc -l"
+        )
+    };
+    for side in ["a", "b"] {
+        assert_eq!(lab.sh(&count(side)).ok().stdout.trim(), "400", "{side}");
+    }
+    assert_eq!(lab.sh("find z -name '.rbuild*'").ok().stdout, "");
+}
+
+#[test]
+fn builds_in_one_second_have_names_of_their_own_in_every_namespace() {
+    let lab = Lab::new();
+    lab.write("Dockerfile", "FROM busybox\nRUN echo words\n");
+    let script = "root=-r; [ $(id -u) != 0 ] || root=; \
+        for i in 1 2 3; do unshare $root --pid --fork --mount-proc $RB build --no-cache & done; wait $(jobs -p)";
+    lab.sh(&format!("set -e; {script}")).ok();
+    let names = lab.sh("$RB logs | tail -n +2 | cut -d' ' -f1 | sort -u | wc -l").ok().stdout;
+    assert_eq!(names.trim(), "3");
+}

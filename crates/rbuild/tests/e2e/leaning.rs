@@ -1,6 +1,7 @@
 //! Layers of other tools: devices, and those that lean on those below them: files in directories that they do not describe, whiteouts and files
 //! behind links of a lower layer, further names for its files.
 
+use crate::forge::{Forged, Layer};
 use crate::lab::{Lab, contents};
 
 /// An image `leaning` whose lowest layer is a whole root directory, and whose second has single entries only.
@@ -159,4 +160,24 @@ fn devices_of_a_layer_stay_devices() {
         layer.sort();
         assert_eq!((layer, tar), (all.map(String::from).to_vec(), all.map(String::from).to_vec()), "{dockerfile}");
     }
+}
+
+/// One layer is lowest and leans on itself: what is asked for lies behind a link that it brings, or is a hard link by way of it.
+#[test]
+fn parts_of_an_image_behind_its_own_links_are_there() {
+    let lab = Lab::new();
+    let behind = Layer::new().dir("usr").dir("usr/lib").file("usr/lib/own", "own").symlink("lib", "usr/lib");
+    let hard = Layer::new().dir("usr").dir("usr/lib").file("usr/lib/f", "linked").symlink("lib", "usr/lib").dir("x");
+    let images = [
+        ("behind", behind.file("lib/f", "behind").gzip()),
+        ("hard", hard.file("x/own", "own").hard_link("x/g", "lib/f").gzip()),
+    ];
+    for (name, layer) in images {
+        let archive = lab.path("image.tar");
+        Forged::new(vec![layer]).write_docker(&archive, &format!("{name}:latest"));
+        lab.rbuild(["load", "-i", archive.to_str().unwrap()]).ok();
+    }
+    let out = lab.build_local("FROM scratch\nCOPY --from=behind /usr/lib /out/\nCOPY --from=hard /x /x/\n", &[]);
+    let read = |path: &str| std::fs::read_to_string(out.join(path)).unwrap();
+    assert_eq!([read("out/own"), read("out/f"), read("x/own"), read("x/g")], ["own", "behind", "own", "linked"]);
 }
