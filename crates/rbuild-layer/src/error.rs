@@ -30,12 +30,16 @@ pub enum LayerError {
 impl LayerError {
     pub(crate) fn io(context: impl Into<String>) -> impl FnOnce(io::Error) -> LayerError {
         let context = context.into();
-        move |source| match source.kind() {
-            io::ErrorKind::UnexpectedEof => LayerError::Truncated(context),
-            io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => {
-                LayerError::Damaged(format!("{context}: {source}"))
-            }
-            _ => LayerError::Io { context, source },
+        move |source| match source.downcast::<LayerError>() {
+            // It came through a reader.
+            Ok(known) => known,
+            Err(source) => match source.kind() {
+                io::ErrorKind::UnexpectedEof => LayerError::Truncated(context),
+                io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => {
+                    LayerError::Damaged(format!("{context}: {source}"))
+                }
+                _ => LayerError::Io { context, source },
+            },
         }
     }
 

@@ -30,7 +30,7 @@ pub use counting::Counting;
 pub use error::{LayerError, Result};
 pub use gzip::{END as GZIP_END, may_have_members as gzip_may_have_members, unpacked_size as gzip_unpacked_size};
 pub use leaning::Leaning;
-pub use limits::Limits;
+pub use limits::{Bounded, LimitedTar, Limits};
 pub use loose::{Loose, LooseFile};
 pub use pack::{
     Deletions, LAYER_FORMAT, LayerForm, Packed, Times, TreePacker, pack_layer, pack_loose, pack_whole, repack_layer,

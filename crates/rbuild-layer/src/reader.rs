@@ -14,6 +14,9 @@ use crate::sparse::{self, SparseRecords};
 
 const BLOCK: usize = 512;
 
+/// Bytes of the attributes that a global header gives to every later entry: each of them costs that much.
+const GLOBAL_MOST: usize = 64 << 10;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EntryKind {
     File,
@@ -43,6 +46,13 @@ pub struct TarEntry {
     pub xattrs: Xattrs,
     /// Where the content's pieces go in a file of that whole size, if it has holes: in order, without overlap.
     pub sparse: Option<(Vec<(u64, u64)>, u64)>,
+}
+
+impl TarEntry {
+    /// Bytes of the file with its holes.
+    pub(crate) fn whole_size(&self) -> u64 {
+        self.sparse.as_ref().map_or(self.size, |(_, whole)| *whole)
+    }
 }
 
 pub struct TarReader<R> {
@@ -117,8 +127,14 @@ impl<R: Read> TarReader<R> {
                 EntryType::XGlobalHeader => {
                     let content = self.meta_content(size)?;
                     self.global.read(&content)?;
-                    // A size or a path for every later entry makes no sense; the rest is a default.
+                    // A size, a path or holes for every later entry make no sense; the rest is a default.
                     (self.global.size, self.global.path, self.global.link) = (None, None, None);
+                    self.global.sparse = SparseRecords::default();
+                    let kept = self.global.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+                    if kept > GLOBAL_MOST {
+                        let what = format!("attributes for all entries of the archive take {kept} bytes");
+                        return Err(LayerError::Limit(format!("{what}; {GLOBAL_MOST} are read at most")));
+                    }
                     pax = self.global.clone();
                 }
                 EntryType::GNULongName => long_name = Some(until_nul(self.meta_content(size)?)),

@@ -13,11 +13,11 @@ use std::path::{Component, Path, PathBuf};
 use rbuild_image::{Digest, Hasher};
 use rbuild_linux::{Kind, RootDir, Timestamp, set_file_owner};
 
-use crate::compress::{Compression, Decoder};
+use crate::compress::Compression;
 use crate::error::{LayerError, Result};
 use crate::finisher::{Filled, Finisher, SMALL, Unfinished};
 use crate::leaning::Leaning;
-use crate::limits::{Limits, Ratio};
+use crate::limits::{Bounded, Limits};
 use crate::pipe::with_read_ahead;
 use crate::reader::{EntryKind, TarEntry, TarReader};
 use crate::xattrs::{OPAQUE, ORIGIN, keep_in_tree};
@@ -96,19 +96,15 @@ pub fn unpack_some(
     how: Unpacking,
     wants: &mut dyn FnMut(&TarEntry) -> bool,
 ) -> Result<Unpacked> {
-    let ratio = Ratio::default();
-    let mut raw = Tee::new(ratio.counting(source), how.known.is_none());
-    let decoder = Decoder::new(&mut raw).map_err(LayerError::io("the start of the archive"))?;
+    let mut raw = Tee::new(source, how.known.is_none());
+    let decoder = Bounded::new(&mut raw, how.limits).map_err(LayerError::io("the start of the archive"))?;
     // Bytes that come as they are have one digest, before and after.
     let plain = decoder.compression() == Compression::None;
     let (_, result, diff_id) = with_read_ahead(decoder, !plain, |stream| {
         let mut tee = Tee::new(stream, false);
         let mut target = Target::new(root, how)?;
-        let mut content = 0u64;
         let mut reader = TarReader::with_header_limit(&mut tee, how.limits.header);
         while let Some(entry) = reader.next_entry()? {
-            content = entry.size.saturating_add(content);
-            ratio.check(content, &how.limits)?;
             if wants(&entry) {
                 target.apply(&entry, &mut reader)?;
             }
@@ -217,8 +213,7 @@ impl<'a> Target<'a> {
 
     fn apply<R: Read>(&mut self, entry: &TarEntry, content: &mut TarReader<R>) -> Result<()> {
         self.entries += 1;
-        let size = entry.sparse.as_ref().map_or(entry.size, |(_, whole)| *whole);
-        self.bytes = self.bytes.saturating_add(size);
+        self.bytes = self.bytes.saturating_add(entry.whole_size());
         self.how.limits.check(entry, self.entries, self.bytes)?;
         let path = entry_path(&entry.path).ok_or_else(|| entry_error(entry, "leaves the archive's root with `..`"))?;
         let Some(name) = path.file_name() else { return self.apply_root(entry) };

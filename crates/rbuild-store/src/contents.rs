@@ -34,7 +34,7 @@ impl Store {
 
     /// Reads a layer to its end, whatever is known of it.
     pub(crate) fn read_layer(&self, blob: &Digest, diff_id: &Digest) -> Result<()> {
-        let (stored, found) = layer_digests(self.open_blob(blob)?)?;
+        let (stored, found) = layer_digests(self.open_blob(blob)?, self.limits())?;
         compare(blob, stored)?;
         compare_content(blob, diff_id, found)
     }
