@@ -9,7 +9,7 @@ use std::io::{Read, Seek, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rbuild_image::{Digest, MediaType, Platform, REF_NAME, Reference, descriptor, digest_of};
-use rbuild_layer::{Decoder, TarEntry, TarReader, TarWriter};
+use rbuild_layer::{Bounded, LimitedTar, Limits, TarEntry, TarWriter};
 use rbuild_linux::{AtomicFile, Destination, Directory, RootDir, write_atomic};
 use rbuild_store::{Image, PackedLayer, Store};
 use serde_json::{Value, json};
@@ -59,8 +59,8 @@ pub fn layer_blobs(image: &Image) -> Result<Vec<Digest>> {
 }
 
 /// The blobs that an archive of images holds, by their names in it.
-pub fn archive_blobs(archive: impl Read, shown: &str) -> Result<BTreeSet<Digest>> {
-    let mut tar = TarReader::new(Decoder::new(archive).map_err(BuildError::io(shown))?);
+pub fn archive_blobs(archive: impl Read, shown: &str, limits: Limits) -> Result<BTreeSet<Digest>> {
+    let mut tar = LimitedTar::new(Bounded::new(archive, limits).map_err(BuildError::io(shown))?, limits);
     let mut blobs = BTreeSet::new();
     while let Some(entry) = tar.next_entry().map_err(BuildError::layer(shown))? {
         blobs.extend(promised(&clean(&entry.path.to_string_lossy())));

@@ -1,11 +1,12 @@
 //! `import`: a root file system archive as an image of one layer.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::io::Read;
+use std::io::{Cursor, Read};
 
-use rbuild_image::{DEFAULT_PATH, Digest, Hashed, History, ImageConfig, MediaType, Platform, Reference, descriptor};
-use rbuild_layer::{Compression, Decoder, TarReader, detect};
-use rbuild_store::{Store, Workspace};
+use rbuild_image::{DEFAULT_PATH, Digest, Hasher, History, ImageConfig, MediaType, Platform, Reference, descriptor};
+use rbuild_layer::{Bounded, Compression, LimitedTar, detect};
+use rbuild_store::{Receiving, Staging, Store, Workspace};
 
 use crate::assemble::time;
 use crate::error::{BuildError, Result};
@@ -28,7 +29,8 @@ pub struct Import<'a> {
 pub fn import(store: &Store, source: impl Read + Send, import: &Import<'_>) -> Result<Incoming<Digest>> {
     let work = Workspace::open(store)?;
     let what = format!("the archive {}", import.from);
-    let layer = put_layer(store, &work, source, &what)?;
+    let staging = Staging::open(store, &work)?;
+    let layer = put_layer(&staging, source, &what)?;
     let mut config = ImageConfig::empty(&import.platform);
     config.config.env = vec![format!("PATH={DEFAULT_PATH}")];
     (import.change)(&mut config).map_err(BuildError::other)?;
@@ -40,21 +42,20 @@ pub fn import(store: &Store, source: impl Read + Send, import: &Import<'_>) -> R
         comment: import.message.unwrap_or(&default).to_string(),
         ..History::default()
     }];
-    let (config_digest, config_size) = store.put_document(&work, &config)?;
+    let (config_digest, config_size) = staging.put_document(&config)?;
     let manifest = rbuild_image::manifest(
         descriptor(MediaType::ImageConfig, &config_digest, config_size),
         vec![descriptor(layer.media_type, &layer.digest, layer.size)],
     );
-    let (manifest, _) = store.put_document(&work, &manifest)?;
-    store.sync("import")?;
-    store.tag(&manifest, import.name)?;
+    let (manifest, _) = staging.put_document(&manifest)?;
+    staging.keep("import", &[manifest], &[(manifest, import.name.cloned())])?;
     let warning = layer.is_image_archive.then(|| {
         format!("{what} is an image archive, whose files are now those of the image; `rbuild load -i FILE` takes in the image in it")
     });
     Ok(Incoming { found: config_digest, warnings: warning.into_iter().collect() })
 }
 
-/// A layer that was stored.
+/// A layer that was taken in.
 pub(crate) struct PutLayer {
     pub digest: Digest,
     pub size: u64,
@@ -64,22 +65,34 @@ pub(crate) struct PutLayer {
     pub is_image_archive: bool,
 }
 
-/// Stores a layer of any compression. Every entry is read once, so that an archive that is none is refused here.
-pub(crate) fn put_layer(store: &Store, work: &Workspace, mut source: impl Read + Send, what: &str) -> Result<PutLayer> {
+/// Takes a layer of any compression in. Every entry is read, so that an archive that is none, or asks for too much, is refused
+/// here.
+pub(crate) fn put_layer(staging: &Staging<'_>, source: impl Read, what: &str) -> Result<PutLayer> {
+    let limits = staging.store().limits();
     let mut head = Vec::new();
+    let mut source = source;
     source.by_ref().take(16).read_to_end(&mut head).map_err(BuildError::io(what))?;
     let compression = detect(&head);
-    let whole = std::io::Cursor::new(head).chain(source);
+    // Images hold no bzip2 and no xz: such an archive is stored as the tar it is.
     let keep = matches!(compression, Compression::None | Compression::Gzip | Compression::Zstd);
-    let (digest, size) = if keep {
-        store.put_blob(work, whole)?
-    } else {
-        // Images hold no bzip2 and no xz: the archive is stored as the tar it is.
-        let decoder = Decoder::new(whole).map_err(BuildError::io(what))?;
-        store.put_blob(work, decoder)?
-    };
-    let (diff_id, is_image_archive) = check_archive(store, &digest, what)?;
-    store.note_layer(&digest, &diff_id)?;
+    let stored = RefCell::new(staging.receive()?);
+    let mut raw = Passing::new(Cursor::new(head).chain(source), keep.then_some(&stored));
+    let decoder = Bounded::new(&mut raw, limits).map_err(BuildError::io(what))?;
+    let mut plain = Passing::new(decoder, (!keep).then_some(&stored));
+    plain.hasher = matches!(compression, Compression::Gzip | Compression::Zstd).then(Hasher::new);
+    let is_image_archive = read_entries(LimitedTar::new(&mut plain, limits), what)?;
+    if plain.source.count() == 0 {
+        return Err(BuildError::Other {
+            message: format!("{what} is empty"),
+            help: Some("a root file system comes as a tar, plain or compressed".into()),
+        });
+    }
+    let content = plain.hasher.take().map(Hasher::finish);
+    // What follows the end of the compressed stream belongs to the digest as well.
+    std::io::copy(&mut raw, &mut std::io::sink()).map_err(BuildError::io(what))?;
+    let (digest, size) = stored.into_inner().finish()?;
+    let diff_id = content.unwrap_or(digest);
+    staging.note_layer(&digest, &diff_id);
     let media_type = match compression {
         Compression::Gzip => MediaType::ImageLayerGzip,
         Compression::Zstd => MediaType::ImageLayerZstd,
@@ -88,26 +101,42 @@ pub(crate) fn put_layer(store: &Store, work: &Workspace, mut source: impl Read +
     Ok(PutLayer { digest, size, diff_id, media_type, is_image_archive })
 }
 
+/// A stream of which all that is read is stored, or hashed, or both.
+struct Passing<'s, 'a, R> {
+    source: R,
+    stored: Option<&'s RefCell<Receiving<'a>>>,
+    hasher: Option<Hasher>,
+}
+
+impl<'s, 'a, R: Read> Passing<'s, 'a, R> {
+    fn new(source: R, stored: Option<&'s RefCell<Receiving<'a>>>) -> Self {
+        Passing { source, stored, hasher: None }
+    }
+}
+
+impl<R: Read> Read for Passing<'_, '_, R> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.source.read(buf)?;
+        if let Some(stored) = self.stored {
+            stored.borrow_mut().add(&buf[..n])?;
+        }
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&buf[..n]);
+        }
+        Ok(n)
+    }
+}
+
 /// What stands at the top of archives of images, and hardly in a root directory.
 const IMAGE_DOCUMENTS: [&str; 3] = ["manifest.json", "index.json", "oci-layout"];
 
-/// Reads a stored archive to its end; gives the digest of its uncompressed bytes, and whether it is one of images.
-fn check_archive(store: &Store, blob: &Digest, what: &str) -> Result<(Digest, bool)> {
-    let decoder = Decoder::new(store.open_blob(blob)?).map_err(BuildError::io(what))?;
-    let mut tee = Hashed::new(decoder);
-    let mut tar = TarReader::new(&mut tee);
+/// Reads an archive to its end; tells whether it is one of images.
+fn read_entries<R: Read>(mut tar: LimitedTar<R>, what: &str) -> Result<bool> {
     let mut documents = BTreeSet::new();
     while let Some(entry) = tar.next_entry().map_err(BuildError::layer(what))? {
         documents.extend(IMAGE_DOCUMENTS.into_iter().filter(|name| clean(&entry.path.to_string_lossy()) == **name));
     }
     tar.drain().map_err(BuildError::layer(what))?;
-    if tee.count() == 0 {
-        return Err(BuildError::Other {
-            message: format!("{what} is empty"),
-            help: Some("a root file system comes as a tar, plain or compressed".into()),
-        });
-    }
     // Those of docker have the first for ever, layouts the others.
-    let is_images = documents.contains("manifest.json") || documents.len() == 2;
-    Ok((tee.finish().1, is_images))
+    Ok(documents.contains("manifest.json") || documents.len() == 2)
 }

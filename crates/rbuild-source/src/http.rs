@@ -77,7 +77,7 @@ impl<R: Read> Read for Whole<R> {
     fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
         let early = |left: u64| {
             let what = format!("the server closed the connection {left} bytes before the end");
-            Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, what))
+            Err(std::io::Error::new(std::io::ErrorKind::ConnectionAborted, what))
         };
         match (self.body.read(buf), &mut self.left) {
             (Ok(0), Some(left)) if *left > 0 && !buf.is_empty() => early(*left),

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 
 use rbuild_image::Digest;
 use rbuild_layer::{ChunkHash, Compression, Decoder, GZIP_END, detect, gzip_may_have_members, gzip_unpacked_size};
-use rbuild_linux::{AtomicFile, Error};
+use rbuild_linux::{AtomicFile, Error, RootDir};
 use serde::Serialize;
 
 use crate::error::{Result, StoreError};
@@ -96,32 +96,14 @@ impl Store {
 
     /// A small blob whole, verified.
     pub fn read_document(&self, digest: &Digest) -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        let path = digest.to_string();
-        self.open_blob(digest)?.take(MAX_DOCUMENT).read_to_end(&mut bytes).map_err(|e| Error::new("read", &path, e))?;
-        if Digest::of(&bytes) != *digest {
-            return Err(StoreError::Damaged { what: format!("blob {digest}"), reason: "its digest is wrong".into() });
-        }
-        Ok(bytes)
+        read_document(self.open_blob(digest)?, digest)
     }
 
     /// Stores the bytes of `source`; gives their digest and size.
-    pub fn put_blob(&self, work: &Workspace, mut source: impl Read) -> Result<(Digest, u64)> {
-        let mut blob = self.new_blob(work)?;
-        let mut hash = ChunkHash::new();
-        let mut chunk = Vec::new();
-        loop {
-            chunk.reserve_exact(CHUNK);
-            let read = (&mut source).take(CHUNK as u64).read_to_end(&mut chunk);
-            read.map_err(|e| Error::new("read", "the incoming data", e))?;
-            if chunk.is_empty() {
-                break;
-            }
-            blob.write_all(&chunk).map_err(|e| Error::new("write", "a blob", e))?;
-            chunk = hash.take(chunk);
-            chunk.clear();
-        }
-        let (digest, size) = hash.finish();
+    pub fn put_blob(&self, work: &Workspace, source: impl Read) -> Result<(Digest, u64)> {
+        let mut blob = HashedBlob::new(self.new_blob(work)?);
+        blob.fill(source)?;
+        let (blob, digest, size) = blob.finish()?;
         blob.publish(self, &digest, size)?;
         Ok((digest, size))
     }
@@ -187,15 +169,28 @@ impl Store {
     }
 
     pub fn put_document<T: Serialize>(&self, work: &Workspace, value: &T) -> Result<(Digest, u64)> {
-        let bytes = serde_json::to_vec(value)
-            .map_err(|e| StoreError::Damaged { what: "document".into(), reason: e.to_string() })?;
-        self.put_blob(work, &bytes[..])
+        self.put_blob(work, &to_document(value)?[..])
     }
 
     /// A blob to be written piece by piece.
     pub fn new_blob<'a>(&self, work: &'a Workspace) -> Result<NewBlob<'a>> {
         Ok(NewBlob { file: AtomicFile::create(work.dir(), 0o644)?, work })
     }
+}
+
+/// Reads a small blob to its end and compares its digest.
+pub(crate) fn read_document(blob: File, digest: &Digest) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let path = digest.to_string();
+    blob.take(MAX_DOCUMENT).read_to_end(&mut bytes).map_err(|e| Error::new("read", &path, e))?;
+    if Digest::of(&bytes) != *digest {
+        return Err(StoreError::Damaged { what: format!("blob {digest}"), reason: "its digest is wrong".into() });
+    }
+    Ok(bytes)
+}
+
+pub(crate) fn to_document<T: Serialize>(value: &T) -> Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(|e| StoreError::Damaged { what: "document".into(), reason: e.to_string() })
 }
 
 pub struct NewBlob<'a> {
@@ -205,7 +200,12 @@ pub struct NewBlob<'a> {
 
 impl NewBlob<'_> {
     /// Gives it its name. Whoever wrote it made the digest of what was written.
-    pub fn publish(mut self, store: &Store, digest: &Digest, size: u64) -> Result<()> {
+    pub fn publish(self, store: &Store, digest: &Digest, size: u64) -> Result<()> {
+        self.publish_in(&store.dir("blobs/sha256")?, store, digest, size)
+    }
+
+    /// The same in a directory of the store's file system.
+    pub(crate) fn publish_in(mut self, dir: &RootDir, store: &Store, digest: &Digest, size: u64) -> Result<()> {
         let written = self.file.file().metadata().map_err(|e| Error::new("fstat", "a blob", e))?.len();
         if written != size {
             let reason = format!("{written} of {size} bytes were written");
@@ -215,7 +215,7 @@ impl NewBlob<'_> {
         // A blob of that name may be what a power cut left of it: it is replaced in any case.
         let name = self.work.unique("blob");
         self.file.publish(OsStr::new(&name))?;
-        self.work.dir().rename(OsStr::new(&name), &store.dir("blobs/sha256")?, OsStr::new(&digest.hex()))?;
+        self.work.dir().rename(OsStr::new(&name), dir, OsStr::new(&digest.hex()))?;
         Ok(())
     }
 }
@@ -226,5 +226,58 @@ impl Write for NewBlob<'_> {
     }
     fn flush(&mut self) -> std::io::Result<()> {
         self.file.flush()
+    }
+}
+
+/// A blob whose digest is made on the way, on another thread if it is long.
+pub(crate) struct HashedBlob<'a> {
+    blob: NewBlob<'a>,
+    hash: ChunkHash,
+    chunk: Vec<u8>,
+}
+
+impl<'a> HashedBlob<'a> {
+    pub fn new(blob: NewBlob<'a>) -> HashedBlob<'a> {
+        HashedBlob { blob, hash: ChunkHash::new(), chunk: Vec::new() }
+    }
+
+    /// Takes a stream to its end.
+    pub fn fill(&mut self, mut source: impl Read) -> Result<()> {
+        loop {
+            self.chunk.reserve_exact(CHUNK);
+            let read = (&mut source).take(CHUNK as u64).read_to_end(&mut self.chunk);
+            read.map_err(|e| Error::new("read", "the incoming data", e))?;
+            if self.chunk.is_empty() {
+                return Ok(());
+            }
+            self.pass_on()?;
+        }
+    }
+
+    /// Takes the next bytes.
+    pub fn add(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.chunk.extend_from_slice(bytes);
+        if self.chunk.len() >= CHUNK { self.write_chunk() } else { Ok(()) }
+    }
+
+    fn write_chunk(&mut self) -> std::io::Result<()> {
+        if self.chunk.is_empty() {
+            return Ok(());
+        }
+        self.blob.write_all(&self.chunk)?;
+        self.chunk = self.hash.take(std::mem::take(&mut self.chunk));
+        self.chunk.clear();
+        Ok(())
+    }
+
+    fn pass_on(&mut self) -> Result<()> {
+        Ok(self.write_chunk().map_err(|e| Error::new("write", "a blob", e))?)
+    }
+
+    /// The blob, its digest and its size.
+    pub fn finish(mut self) -> Result<(NewBlob<'a>, Digest, u64)> {
+        self.pass_on()?;
+        let (digest, size) = self.hash.finish();
+        Ok((self.blob, digest, size))
     }
 }

@@ -1,3 +1,5 @@
+use std::collections::{HashMap, HashSet};
+
 use rbuild_image::{
     Descriptor, Digest, ImageConfig, ImageIndex, ImageManifest, ImageName, MediaType, REF_NAME, Reference, descriptor,
     digest_of,
@@ -74,8 +76,13 @@ impl Store {
 
     /// Takes entries out of the index.
     pub fn forget(&self, gone: &[NamedImage]) -> Result<()> {
+        let gone: HashSet<(Option<String>, Digest)> =
+            gone.iter().map(|g| (g.name.as_ref().map(Reference::to_string), g.manifest)).collect();
         self.change_index(|entries| {
-            entries.retain(|d| !gone.iter().any(|g| g.name == name_of(d) && digest(d).is_ok_and(|m| m == g.manifest)));
+            entries.retain(|d| {
+                let name = name_of(d).map(|name| name.to_string());
+                !digest(d).is_ok_and(|manifest| gone.contains(&(name, manifest)))
+            });
             Ok(())
         })
     }
@@ -161,30 +168,45 @@ impl Store {
 
     /// Gives the image a name (taking it from whatever had it), or keeps it without one.
     pub fn tag(&self, manifest: &Digest, name: Option<&Reference>) -> Result<()> {
-        let image = self.image(manifest)?;
-        let mut entry = descriptor(MediaType::ImageManifest, manifest, image.manifest_size);
-        if let Some(name) = name {
-            entry.set_annotations(Some([(REF_NAME.to_string(), name.to_string())].into()));
+        self.image(manifest)?;
+        self.tag_all(&[(*manifest, name.cloned())])
+    }
+
+    /// Gives images their names, one after the other, in one go: the index is written once, with all of them or none.
+    pub fn tag_all(&self, named: &[(Digest, Option<Reference>)]) -> Result<()> {
+        // Who comes last has the name.
+        let mut last: HashMap<String, usize> = HashMap::new();
+        for (at, (_, name)) in named.iter().enumerate() {
+            last.extend(name.as_ref().map(|name| (name.to_string(), at)));
         }
-        self.change_index(|entries| {
-            match name {
-                Some(name) => {
-                    let has_name = |d: &Descriptor| name_of(d).as_ref() == Some(name);
-                    let old: Vec<Descriptor> = entries.iter().filter(|d| has_name(d)).cloned().collect();
-                    entries.retain(|d| !has_name(d));
-                    // What loses its last name stays, without one, until it is pruned.
-                    for mut d in old {
-                        if d.digest() != entry.digest() && !entries.iter().any(|e| e.digest() == d.digest()) {
-                            d.set_annotations(None);
-                            entries.push(d);
-                        }
-                    }
-                    entries.retain(|d| name_of(d).is_some() || d.digest() != entry.digest());
-                    entries.push(entry);
-                }
-                None if entries.iter().any(|d| d.digest() == entry.digest()) => {}
-                None => entries.push(entry),
+        let mut sizes: HashMap<Digest, u64> = HashMap::new();
+        for (manifest, _) in named {
+            if !sizes.contains_key(manifest) {
+                sizes.insert(*manifest, self.blob_size(manifest)?);
             }
+        }
+        let entry = |manifest: &Digest| descriptor(MediaType::ImageManifest, manifest, sizes[manifest]);
+        self.change_index(|entries| {
+            let retagged = |d: &Descriptor| name_of(d).is_some_and(|name| last.contains_key(&name.to_string()));
+            let (old, mut kept): (Vec<_>, Vec<_>) = entries.drain(..).partition(retagged);
+            for (at, (manifest, name)) in named.iter().enumerate() {
+                let Some(name) = name.as_ref().filter(|name| last[&name.to_string()] == at) else { continue };
+                let mut d = entry(manifest);
+                d.set_annotations(Some([(REF_NAME.to_string(), name.to_string())].into()));
+                kept.push(d);
+            }
+            // Who has a name now needs no entry without one.
+            let given: HashSet<Digest> = last.values().map(|at| named[*at].0).collect();
+            kept.retain(|d| name_of(d).is_some() || !digest(d).is_ok_and(|manifest| given.contains(&manifest)));
+            // What has lost its last name, or never had one, stays without one until it is pruned.
+            let mut there: HashSet<Digest> = kept.iter().filter_map(|d| digest(d).ok()).collect();
+            for mut d in old.into_iter().chain(named.iter().map(|(manifest, _)| entry(manifest))) {
+                if there.insert(digest(&d)?) {
+                    d.set_annotations(None);
+                    kept.push(d);
+                }
+            }
+            *entries = kept;
             Ok(())
         })
     }

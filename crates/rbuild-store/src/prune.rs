@@ -11,6 +11,7 @@ use crate::images::NamedImage;
 use crate::layout::Store;
 use crate::records::{Record, ResultFile};
 use crate::trees::TreeId;
+use crate::workspace::sweep;
 
 /// What a prune gave back.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -57,6 +58,7 @@ impl Store {
     pub fn prune(&self, all: bool) -> Result<Freed> {
         self.lock_alone()?;
         self.remove_unpublished()?;
+        sweep(self, &self.dir("tmp")?)?;
         let mut freed = Freed::default();
         // These entries and no others: an image with a name may have the same id.
         let unnamed: Vec<NamedImage> = self.images()?.into_iter().filter(|e| e.name.is_none()).collect();
@@ -111,7 +113,7 @@ impl Store {
         let (mut blobs, mut layers) = (HashSet::new(), HashSet::new());
         let named = self.images()?.into_iter().map(|entry| entry.manifest);
         let held = self.containers()?.into_iter().map(|container| container.image);
-        for manifest in named.chain(held) {
+        for manifest in named.chain(held).collect::<HashSet<_>>() {
             let image = self.image(&manifest)?;
             blobs.extend([manifest, image.id]);
             for (layer, diff_id) in image.layers()? {

@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::images::{Image, digest};
 use crate::layout::Store;
 use crate::records::{Record, ResultFile};
+use crate::workspace::sweep;
 
 /// What [`Store::check`] found.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -41,6 +42,7 @@ impl Store {
         if repair {
             self.lock_alone()?;
             self.remove_unpublished()?;
+            sweep(self, &self.dir("tmp")?)?;
         }
         let mut checked = Checked::default();
         let sound = self.check_blobs(repair, &mut checked)?;

@@ -81,7 +81,7 @@ fn locked_name(store: &Store) -> Result<(String, File)> {
 }
 
 /// Removes the work of processes that are no more: those whose lock can be had. Tells whether there was any.
-fn sweep(store: &Store, tmp: &RootDir) -> Result<bool> {
+pub(crate) fn sweep(store: &Store, tmp: &RootDir) -> Result<bool> {
     let mut found = false;
     for entry in tmp.entries()? {
         let Some(name) = entry.name.to_str().and_then(|n| n.strip_suffix(".lock")) else {

@@ -1,5 +1,8 @@
 //! The image verbs that list and change what the store holds.
 
+use std::collections::HashMap;
+use std::rc::Rc;
+
 use rbuild_image::{Digest, Reference, ReferenceError, human_duration, human_size};
 use rbuild_sandbox::{World, enter};
 use rbuild_store::{Budget, Checked, Freed, Image, Store, StoreError};
@@ -32,9 +35,15 @@ fn id_text(id: &Digest, whole: bool) -> String {
 
 /// Bytes of all layers before compression.
 fn image_size(store: &Store, image: &Image) -> Result<u64, Failure> {
-    let mut size = 0u64;
+    let (mut size, mut known) = (0u64, HashMap::new());
     for (layer, diff_id) in image.layers()? {
-        size = size.saturating_add(store.layer_size(&layer, &diff_id)?);
+        // An image may have one layer any number of times.
+        let layer_size = match known.get(layer.digest()) {
+            Some(known) => *known,
+            None => store.layer_size(&layer, &diff_id)?,
+        };
+        size = size.saturating_add(layer_size);
+        known.insert(layer.digest().clone(), layer_size);
     }
     Ok(size)
 }
@@ -42,7 +51,7 @@ fn image_size(store: &Store, image: &Image) -> Result<u64, Failure> {
 /// One line of `images`.
 struct Listed {
     name: Option<Reference>,
-    image: Image,
+    image: Rc<Image>,
     size: u64,
 }
 
@@ -78,7 +87,7 @@ pub fn images(place: &Place, args: ImagesArgs) -> Result<u8, Failure> {
     let store = place.open()?;
     let filters: Vec<Filter> = args.filter.iter().map(|f| Filter::parse(&store, f)).collect::<Result<_, _>>()?;
     let asks_dangling = filters.iter().any(|f| matches!(f, Filter::Dangling(true)));
-    let mut listed = Vec::new();
+    let (mut listed, mut known) = (Vec::new(), HashMap::new());
     for entry in store.images()? {
         let wanted = match (&args.name, &entry.name) {
             (Some(wanted), Some(name)) => is_called(name, wanted),
@@ -86,9 +95,17 @@ pub fn images(place: &Place, args: ImagesArgs) -> Result<u8, Failure> {
             (None, name) => args.all || asks_dangling || name.is_some(),
         };
         if wanted {
-            let image = store.image(&entry.manifest)?;
+            // An image may have any number of names.
+            let image = match known.get(&entry.manifest) {
+                Some((image, _)) => Rc::clone(image),
+                None => Rc::new(store.image(&entry.manifest)?),
+            };
             if filters.iter().all(|f| f.passes(entry.name.as_ref(), &image)) {
-                let size = image_size(&store, &image)?;
+                let size = match known.get(&entry.manifest) {
+                    Some((_, size)) => *size,
+                    None => image_size(&store, &image)?,
+                };
+                known.insert(entry.manifest, (image.clone(), size));
                 listed.push(Listed { name: entry.name, image, size });
             }
         }

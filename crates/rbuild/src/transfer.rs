@@ -140,7 +140,7 @@ pub fn save(place: &Place, args: SaveArgs) -> Result<u8, Failure> {
         known.extend(rbuild_engine::layer_blobs(&store.find_image(wanted)?.1)?);
     }
     for path in &args.since {
-        known.extend(rbuild_engine::archive_blobs(open(path)?, &path.display().to_string())?);
+        known.extend(rbuild_engine::archive_blobs(open(path)?, &path.display().to_string(), store.limits())?);
     }
     if args.format == "oci" {
         let Some(path) = &args.output else {

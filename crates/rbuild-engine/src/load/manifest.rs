@@ -1,8 +1,7 @@
 //! A manifest that comes in, compared with what it names.
 
-use rbuild_image::{Descriptor, Digest, ImageConfig, ImageManifest, MediaType, digest_of};
-use rbuild_layer::{Compression, detect};
-use rbuild_store::Store;
+use rbuild_image::{Descriptor, Digest, ImageManifest, MediaType, digest_of};
+use rbuild_layer::Compression;
 
 use super::members::{Members, blob_name};
 use super::parse;
@@ -39,10 +38,10 @@ pub(super) fn named(d: &Descriptor) -> Result<Digest> {
     digest_of(d).map_err(|e| BuildError::other(e.to_string()))
 }
 
-/// Has what a descriptor names in the store, and compares its size.
+/// Has what a descriptor names taken in, and compares its size.
 pub(super) fn take(members: &Members<'_>, d: &Descriptor, what: &str) -> Result<Digest> {
     let digest = named(d)?;
-    if members.store.has_whole_blob(&digest, d.size())? {
+    if members.staging.size(&digest)? == Some(d.size()) {
         return Ok(digest);
     }
     let (_, size) = members.blob(&blob_name(&digest))?;
@@ -53,7 +52,7 @@ pub(super) fn take(members: &Members<'_>, d: &Descriptor, what: &str) -> Result<
     Err(BuildError::Other { message, help: Some(super::DAMAGED.into()) })
 }
 
-/// Has all that a manifest names in the store; gives the image id. An image whose documents and layers do not agree is refused.
+/// Has all that a manifest names taken in; gives the image id. An image whose documents and layers do not agree is refused.
 pub(super) fn take_image(members: &Members<'_>, text: &[u8]) -> Result<Digest> {
     let manifest: ImageManifest = parse(text, "a manifest")?;
     let layers = manifest.layers();
@@ -66,14 +65,16 @@ pub(super) fn take_image(members: &Members<'_>, text: &[u8]) -> Result<Digest> {
     let names = layers.iter().map(|layer| named(layer).map(|d| blob_name(&d))).collect::<Result<Vec<_>>>()?;
     members.nothing_missing(names.iter().map(String::as_str))?;
     let id = take(members, manifest.config(), "the configuration")?;
-    let config: ImageConfig = parse(&members.store.read_document(&id)?, "configuration of an image")?;
-    let diff_ids = &config.rootfs.diff_ids;
+    let diff_ids = members.diff_ids(&id, "configuration of an image")?;
     if diff_ids.len() != layers.len() {
         return Err(counts_differ(layers.len(), diff_ids.len()));
     }
-    for (layer, diff_id) in layers.iter().zip(diff_ids) {
+    for (layer, diff_id) in layers.iter().zip(&*diff_ids) {
         let digest = take(members, layer, "the layer")?;
-        check_plain(members.store, &digest, &digest.to_string(), diff_id)?;
+        // What a compressed one holds shows when it is unpacked, or before it goes out.
+        if members.compression(&digest)? == Compression::None && digest != *diff_id {
+            return Err(not_the_layer(&digest.to_string(), &digest, diff_id));
+        }
     }
     Ok(id)
 }
@@ -81,22 +82,6 @@ pub(super) fn take_image(members: &Members<'_>, text: &[u8]) -> Result<Digest> {
 pub(super) fn counts_differ(layers: usize, diff_ids: usize) -> BuildError {
     let message = format!("the archive's manifest has {layers} layers and its configuration {diff_ids}");
     BuildError::Other { message, help: Some(super::DAMAGED.into()) }
-}
-
-/// Compares a layer that is not compressed with its diffID. What a compressed one holds shows when it is unpacked, or before it
-/// goes out.
-fn check_plain(store: &Store, digest: &Digest, name: &str, diff_id: &Digest) -> Result<()> {
-    match compression(store, digest)? {
-        Compression::None if digest != diff_id => Err(not_the_layer(name, digest, diff_id)),
-        _ => Ok(()),
-    }
-}
-
-pub(super) fn compression(store: &Store, blob: &Digest) -> Result<Compression> {
-    use std::os::unix::fs::FileExt;
-    let mut head = [0u8; 16];
-    let n = store.open_blob(blob)?.read_at(&mut head, 0).map_err(BuildError::io("reading a layer"))?;
-    Ok(detect(&head[..n]))
 }
 
 pub(super) fn not_the_layer(name: &str, found: &Digest, diff_id: &Digest) -> BuildError {

@@ -1,16 +1,20 @@
 //! The parts of images as an archive or a directory has them.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use rbuild_image::Digest;
-use rbuild_layer::{Counting, Decoder, EntryKind, TarReader};
+use rbuild_image::{Digest, ImageConfig};
+use rbuild_layer::{Bounded, Compression, Counting, EntryKind, LimitedTar, detect};
 use rbuild_linux::RootDir;
-use rbuild_store::{Store, Workspace};
+use rbuild_store::Staging;
 
+use super::parse;
 use crate::error::{BuildError, Result};
 
 /// What the archive has under a name.
@@ -26,28 +30,41 @@ const MAX_DOCUMENT: u64 = 16 << 20;
 
 /// Where the parts of images are.
 enum Place {
-    /// In the store already, by the names they had in the archive.
+    /// Taken in already, by the names they had in the archive.
     Archive(HashMap<String, Member>),
     /// In a directory; bytes that are read of it are counted.
     Directory(RootDir, Arc<AtomicU64>),
 }
 
-/// The parts of images, on their way into a store.
+/// The parts of images, on their way into a store. Each is looked at once, however often it is named.
 pub(super) struct Members<'a> {
-    pub store: &'a Store,
-    pub work: &'a Workspace,
+    pub staging: Staging<'a>,
     place: Place,
+    /// Digests and sizes of the parts that were asked for by these names.
+    known: RefCell<HashMap<String, (Digest, u64)>>,
+    /// DiffIDs of the configurations that were read.
+    configs: RefCell<HashMap<Digest, Rc<Vec<Digest>>>>,
+    compressions: RefCell<HashMap<Digest, Compression>>,
 }
 
-fn read_archive(store: &Store, work: &Workspace, source: impl Read) -> Result<HashMap<String, Member>> {
-    let what = "the archive";
-    let mut tar = TarReader::new(Decoder::new(source).map_err(BuildError::io(what))?);
+/// Longer content goes to the disk as it comes.
+const SMALL: u64 = 64 << 10;
+
+/// Names that an error lists.
+const LISTED: usize = 20;
+
+const ARCHIVE: &str = "the archive";
+
+fn read_archive(staging: &Staging<'_>, source: impl Read) -> Result<HashMap<String, Member>> {
+    let failed = || BuildError::layer(ARCHIVE);
+    let limits = staging.store().limits();
+    let mut tar = LimitedTar::new(Bounded::new(source, limits).map_err(BuildError::io(ARCHIVE))?, limits);
     let mut members = HashMap::new();
-    while let Some(entry) = tar.next_entry().map_err(BuildError::layer(what))? {
+    while let Some(entry) = tar.next_entry().map_err(failed())? {
         let name = clean(&entry.path.to_string_lossy());
         match entry.kind {
             EntryKind::File => {
-                let (digest, size) = store.put_blob(work, Content(&mut tar))?;
+                let (digest, size) = put_content(staging, &mut tar, entry.size)?;
                 if promised(&name).is_some_and(|p| p != digest) {
                     return Err(wrong_digest(&name, &digest));
                 }
@@ -63,12 +80,22 @@ fn read_archive(store: &Store, work: &Workspace, source: impl Read) -> Result<Ha
             _ => {}
         }
     }
-    tar.drain().map_err(BuildError::layer(what))?;
+    tar.drain().map_err(failed())?;
     Ok(members)
 }
 
+/// Takes the content of the current entry in: small content that an archive repeats is written once.
+fn put_content<R: Read>(staging: &Staging<'_>, tar: &mut LimitedTar<R>, size: u64) -> Result<(Digest, u64)> {
+    if size > SMALL {
+        return Ok(staging.put_blob(Content(tar))?);
+    }
+    let mut bytes = Vec::new();
+    Content(tar).read_to_end(&mut bytes).map_err(BuildError::io(ARCHIVE))?;
+    Ok(staging.put_bytes(&bytes)?)
+}
+
 /// The content of the current entry as a reader.
-struct Content<'a, R: Read>(&'a mut TarReader<R>);
+struct Content<'a, R: Read>(&'a mut LimitedTar<R>);
 
 impl<R: Read> Read for Content<'_, R> {
     fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
@@ -100,56 +127,97 @@ fn wrong_digest(name: &str, found: &Digest) -> BuildError {
     }
 }
 
+fn lacks(name: &str) -> BuildError {
+    BuildError::Other {
+        message: format!("the archive lacks {name}, which its manifest names"),
+        help: Some("it was cut short; write or transfer it again".into()),
+    }
+}
+
 pub(super) fn blob_name(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 
 impl<'a> Members<'a> {
     /// Reads an archive of any compression to its end.
-    pub(super) fn of_archive(store: &'a Store, work: &'a Workspace, source: impl Read) -> Result<Members<'a>> {
-        Ok(Members { store, work, place: Place::Archive(read_archive(store, work, source)?) })
+    pub(super) fn of_archive(staging: Staging<'a>, source: impl Read) -> Result<Members<'a>> {
+        let place = Place::Archive(read_archive(&staging, source)?);
+        Ok(Members::new(staging, place))
     }
 
     /// An OCI image layout directory; `moved` counts the bytes that are read.
-    pub(super) fn of_directory(
-        store: &'a Store,
-        work: &'a Workspace,
-        dir: &Path,
-        moved: &Arc<AtomicU64>,
-    ) -> Result<Members<'a>> {
+    pub(super) fn of_directory(staging: Staging<'a>, dir: &Path, moved: &Arc<AtomicU64>) -> Result<Members<'a>> {
         let root = RootDir::open(dir).map_err(BuildError::kernel(format!("the OCI layout {}", dir.display())))?;
-        Ok(Members { store, work, place: Place::Directory(root, moved.clone()) })
+        Ok(Members::new(staging, Place::Directory(root, moved.clone())))
     }
 
-    /// A part by its name, in the store.
+    fn new(staging: Staging<'a>, place: Place) -> Members<'a> {
+        let (known, configs, compressions) = Default::default();
+        Members { staging, place, known, configs, compressions }
+    }
+
+    /// The diffIDs that a configuration says.
+    pub(super) fn diff_ids(&self, id: &Digest, what: &str) -> Result<Rc<Vec<Digest>>> {
+        if let Some(known) = self.configs.borrow().get(id) {
+            return Ok(known.clone());
+        }
+        let config: ImageConfig = parse(&self.staging.read_document(id)?, what)?;
+        let diff_ids = Rc::new(config.rootfs.diff_ids);
+        self.configs.borrow_mut().insert(*id, diff_ids.clone());
+        Ok(diff_ids)
+    }
+
+    /// The compression of a layer that was taken in.
+    pub(super) fn compression(&self, blob: &Digest) -> Result<Compression> {
+        if let Some(known) = self.compressions.borrow().get(blob) {
+            return Ok(*known);
+        }
+        let mut head = [0u8; 16];
+        let n = self.staging.open_blob(blob)?.read_at(&mut head, 0).map_err(BuildError::io("reading a layer"))?;
+        let compression = detect(&head[..n]);
+        self.compressions.borrow_mut().insert(*blob, compression);
+        Ok(compression)
+    }
+
+    /// Takes a part in by its name.
     pub(super) fn blob(&self, name: &str) -> Result<(Digest, u64)> {
+        if let Some(known) = self.known.borrow().get(name) {
+            return Ok(*known);
+        }
+        let found = self.find(&clean(name))?;
+        self.known.borrow_mut().insert(name.to_string(), found);
+        Ok(found)
+    }
+
+    fn find(&self, name: &str) -> Result<(Digest, u64)> {
         match &self.place {
-            Place::Archive(members) => match promised(&clean(name)) {
-                // What was left out because we have it.
-                Some(digest) if !members.contains_key(&clean(name)) && self.store.has_blob(&digest)? => {
-                    Ok((digest, self.store.blob_size(&digest)?))
-                }
-                _ => Self::member(members, name),
+            // What was left out because we have it.
+            Place::Archive(members) if !members.contains_key(name) => match promised(name) {
+                Some(digest) => Ok((digest, self.staging.size(&digest)?.ok_or_else(|| lacks(name))?)),
+                None => Err(lacks(name)),
             },
-            Place::Directory(dir, moved) => self.file(dir, moved, &clean(name)),
+            Place::Archive(members) => Self::member(members, name),
+            Place::Directory(dir, moved) => self.file(dir, moved, name),
         }
     }
 
     fn file(&self, dir: &RootDir, moved: &Arc<AtomicU64>, name: &str) -> Result<(Digest, u64)> {
         let fail = || BuildError::kernel(format!("the image's {name}"));
-        if let Some(digest) = promised(name) {
-            // Left out because we have it, or in the store at its full length.
+        if let Some(digest) = promised(name)
+            && let Some(size) = self.staging.size(&digest)?
+        {
+            // Left out because we have it, or had at its full length.
             let there = match dir.stat(name) {
-                Ok(stat) => self.store.has_whole_blob(&digest, stat.size)?,
-                Err(e) if e.is_not_found() => self.store.has_blob(&digest)?,
+                Ok(stat) => size == stat.size,
+                Err(e) if e.is_not_found() => true,
                 Err(e) => return Err(fail()(e)),
             };
             if there {
-                return Ok((digest, self.store.blob_size(&digest)?));
+                return Ok((digest, size));
             }
         }
         let file = dir.open_file(name).map_err(fail())?;
-        let (digest, size) = self.store.put_blob(self.work, Counting::new(file, moved.clone()))?;
+        let (digest, size) = self.staging.put_blob(Counting::new(file, moved.clone()))?;
         match promised(name) {
             Some(promised) if promised != digest => Err(wrong_digest(name, &digest)),
             _ => Ok((digest, size)),
@@ -157,18 +225,15 @@ impl<'a> Members<'a> {
     }
 
     fn member(members: &HashMap<String, Member>, name: &str) -> Result<(Digest, u64)> {
-        let mut name = clean(name);
+        let mut name = name;
         for _ in 0..16 {
-            match members.get(&name) {
+            match members.get(name) {
                 Some(Member::Blob(digest, size)) => return Ok((*digest, *size)),
-                Some(Member::Link(to)) => name = to.clone(),
+                Some(Member::Link(to)) => name = to,
                 None => break,
             }
         }
-        Err(BuildError::Other {
-            message: format!("the archive lacks {name}, which its manifest names"),
-            help: Some("it was cut short; write or transfer it again".into()),
-        })
+        Err(lacks(name))
     }
 
     /// Says which of the layers are neither in the archive nor in the store; none is fetched or guessed.
@@ -176,18 +241,24 @@ impl<'a> Members<'a> {
         let Place::Archive(members) = &self.place else { return Ok(()) };
         let mut missing = Vec::new();
         for name in names {
-            let here = members.contains_key(&clean(name));
-            let known = promised(&clean(name));
-            if !here && !known.map_or(Ok(false), |digest| self.store.has_blob(&digest))? {
-                missing.push(known.map_or_else(|| name.to_string(), |digest| digest.to_string()));
+            let name = clean(name);
+            if members.contains_key(&name) {
+                continue;
+            }
+            let known = promised(&name);
+            if known.map_or(Ok(None), |digest| self.staging.size(&digest))?.is_none() {
+                missing.push(known.map_or(name, |digest| digest.to_string()));
             }
         }
         if missing.is_empty() {
             return Ok(());
         }
         let count = missing.len();
+        let more = if count > LISTED { ", …" } else { "" };
+        missing.truncate(LISTED);
+        let listed = missing.join(", ");
         Err(BuildError::Other {
-            message: format!("{count} layers are neither in the archive nor in the store: {}", missing.join(", ")),
+            message: format!("{count} layers are neither in the archive nor in the store: {listed}{more}"),
             help: Some("it was written without its base (save --exclude or --since): load the base first".into()),
         })
     }
@@ -195,7 +266,7 @@ impl<'a> Members<'a> {
     pub(super) fn document(&self, name: &str) -> Result<Option<Vec<u8>>> {
         match &self.place {
             Place::Archive(members) => match members.get(name) {
-                Some(Member::Blob(digest, _)) => Ok(Some(self.store.read_document(digest)?)),
+                Some(Member::Blob(digest, _)) => Ok(Some(self.staging.read_document(digest)?)),
                 _ => Ok(None),
             },
             Place::Directory(dir, _) => match dir.read(name, MAX_DOCUMENT) {

@@ -22,6 +22,7 @@ mod isolated;
 mod language;
 mod leaning;
 mod lifecycle;
+mod loading;
 mod mistakes;
 mod moving;
 mod multistage;

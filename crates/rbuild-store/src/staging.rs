@@ -1,0 +1,228 @@
+//! Blobs on their way in.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
+
+use rbuild_image::{Digest, ImageManifest, Reference};
+use rbuild_linux::RootDir;
+use serde::Serialize;
+
+use crate::blobs::{HashedBlob, read_document, to_document};
+use crate::error::{Result, StoreError};
+use crate::images::digest;
+use crate::layout::Store;
+use crate::workspace::Workspace;
+
+/// Blobs that come in together. They lie beside those of the store until [`Staging::keep`] makes them the store's: nothing stays
+/// of what is refused, and of what a killed process took in, the next one removes all.
+pub struct Staging<'a> {
+    store: &'a Store,
+    work: &'a Workspace,
+    dir: RootDir,
+    /// The blobs here, and their sizes.
+    here: RefCell<HashMap<Digest, u64>>,
+    /// Blobs and the diffIDs of what they hold.
+    holds: RefCell<HashSet<(Digest, Digest)>>,
+}
+
+impl<'a> Staging<'a> {
+    pub fn open(store: &'a Store, work: &'a Workspace) -> Result<Staging<'a>> {
+        let (_, dir) = work.new_dir()?;
+        Ok(Staging { store, work, dir, here: RefCell::default(), holds: RefCell::default() })
+    }
+
+    pub fn store(&self) -> &'a Store {
+        self.store
+    }
+
+    /// Bytes of a blob that came in or that the store has; `None` if neither.
+    pub fn size(&self, digest: &Digest) -> Result<Option<u64>> {
+        if let Some(size) = self.here.borrow().get(digest) {
+            return Ok(Some(*size));
+        }
+        match self.store.blob_size(digest) {
+            Ok(size) => Ok(Some(size)),
+            Err(StoreError::NoBlob(_)) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Opens a blob of either place.
+    pub fn open_blob(&self, digest: &Digest) -> Result<File> {
+        match self.here.borrow().contains_key(digest) {
+            true => Ok(self.dir.open_file(digest.hex())?),
+            false => self.store.open_blob(digest),
+        }
+    }
+
+    /// A small blob of either place whole, verified.
+    pub fn read_document(&self, digest: &Digest) -> Result<Vec<u8>> {
+        read_document(self.open_blob(digest)?, digest)
+    }
+
+    /// Takes the bytes of `source` in; gives their digest and size.
+    pub fn put_blob(&self, source: impl Read) -> Result<(Digest, u64)> {
+        let mut blob = self.receive()?;
+        blob.blob.fill(source)?;
+        blob.finish()
+    }
+
+    /// Takes bytes in that are in memory: what either place has is not written again.
+    pub fn put_bytes(&self, bytes: &[u8]) -> Result<(Digest, u64)> {
+        let digest = Digest::of(bytes);
+        if !self.here.borrow().contains_key(&digest) && !self.store_has(&digest) {
+            self.put_blob(bytes)?;
+        }
+        Ok((digest, bytes.len() as u64))
+    }
+
+    /// Whether the store has all of a blob: a power cut may have left a part.
+    fn store_has(&self, digest: &Digest) -> bool {
+        self.store.open_blob(digest).is_ok_and(|file| self.store.is_known_whole(&file))
+    }
+
+    pub fn put_document<T: Serialize>(&self, value: &T) -> Result<(Digest, u64)> {
+        self.put_bytes(&to_document(value)?)
+    }
+
+    /// A blob that comes in piece by piece.
+    pub fn receive(&self) -> Result<Receiving<'_>> {
+        Ok(Receiving { staging: self, blob: HashedBlob::new(self.store.new_blob(self.work)?) })
+    }
+
+    /// Notes that the layer with that diffID is what the blob holds.
+    pub fn note_layer(&self, blob: &Digest, diff_id: &Digest) {
+        self.holds.borrow_mut().insert((*blob, *diff_id));
+    }
+
+    /// Makes what the images with these manifests need the store's and, when it is on the disk, gives them their names.
+    /// `what` tells this from builds.
+    pub fn keep(self, what: &str, images: &[Digest], named: &[(Digest, Option<Reference>)]) -> Result<()> {
+        let kept = self.move_in(images).and_then(|()| {
+            self.store.sync(what)?;
+            self.store.tag_all(named)
+        });
+        if kept.is_err() && self.store.lock_alone().is_ok() {
+            // What is left takes room, and prune gives that back.
+            let _ = self.store.sweep_blobs();
+            self.store.lock_shared()?;
+        }
+        kept
+    }
+
+    fn move_in(&self, images: &[Digest]) -> Result<()> {
+        let needed = self.needed(images)?;
+        let blobs = self.store.dir("blobs/sha256")?;
+        for digest in self.here.borrow().keys().filter(|digest| needed.contains(*digest)) {
+            // To replace a file takes the file system long.
+            if self.store_has(digest) {
+                continue;
+            }
+            let name = digest.hex();
+            self.dir.rename(OsStr::new(&name), &blobs, OsStr::new(&name))?;
+        }
+        for (blob, diff_id) in self.holds.borrow().iter() {
+            self.store.note_layer(blob, diff_id)?;
+        }
+        Ok(())
+    }
+
+    /// The manifests of images, their configurations and layers.
+    fn needed(&self, images: &[Digest]) -> Result<HashSet<Digest>> {
+        let mut needed: HashSet<Digest> = images.iter().copied().collect();
+        for image in images {
+            let damaged = |e: serde_json::Error| {
+                let what = format!("manifest {image}");
+                StoreError::Damaged { what, reason: e.to_string() }
+            };
+            let manifest: ImageManifest = serde_json::from_slice(&self.read_document(image)?).map_err(damaged)?;
+            for part in manifest.layers().iter().chain([manifest.config()]) {
+                needed.insert(digest(part)?);
+            }
+        }
+        Ok(needed)
+    }
+}
+
+/// A blob that is coming in.
+pub struct Receiving<'a> {
+    staging: &'a Staging<'a>,
+    blob: HashedBlob<'a>,
+}
+
+impl Receiving<'_> {
+    /// Takes the next bytes.
+    pub fn add(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.blob.add(bytes)
+    }
+
+    /// The digest and the size of what came.
+    pub fn finish(self) -> Result<(Digest, u64)> {
+        let (blob, digest, size) = self.blob.finish()?;
+        blob.publish_in(&self.staging.dir, self.staging.store, &digest, size)?;
+        self.staging.here.borrow_mut().insert(digest, size);
+        Ok((digest, size))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_image::{ImageConfig, MediaType, Platform, descriptor, manifest};
+
+    use super::*;
+
+    /// An image of one layer with these bytes, and one blob that it does not need.
+    fn image(staging: &Staging<'_>, layer: &[u8]) -> Digest {
+        staging.put_blob(&b"of no use"[..]).unwrap();
+        let (digest, size) = staging.put_blob(layer).unwrap();
+        let mut config = ImageConfig::empty(&Platform::host());
+        config.rootfs.diff_ids = vec![digest];
+        let (id, id_size) = staging.put_document(&config).unwrap();
+        let layer = descriptor(MediaType::ImageLayer, &digest, size);
+        staging.put_document(&manifest(descriptor(MediaType::ImageConfig, &id, id_size), vec![layer])).unwrap().0
+    }
+
+    #[test]
+    fn what_is_refused_leaves_nothing_and_takes_nothing_of_another() {
+        let dir = std::env::temp_dir().join(format!("rbuild-staging-{}", std::process::id()));
+        let store = Store::open(&dir).unwrap();
+        let (work, other_work) = (Workspace::open(&store).unwrap(), Workspace::open(&store).unwrap());
+        let blobs = || std::fs::read_dir(dir.join("blobs/sha256")).unwrap().count();
+        let (refused, kept) = (Staging::open(&store, &work).unwrap(), Staging::open(&store, &other_work).unwrap());
+        let manifest = image(&refused, b"layer");
+        refused.note_layer(&manifest, &Digest::of(b"x"));
+        assert_eq!(image(&kept, b"layer"), manifest);
+        assert_eq!(refused.size(&Digest::of(b"layer")).unwrap(), Some(5));
+        assert_eq!(blobs(), 0);
+        let name: Reference = "a:1".parse().unwrap();
+        kept.keep("load", &[manifest], &[(manifest, Some(name.clone()))]).unwrap();
+        drop(refused);
+        drop((work, other_work));
+        assert_eq!(
+            (blobs(), std::fs::read_dir(dir.join("layers")).unwrap().count()),
+            (3, 0),
+            "what images need is kept"
+        );
+        assert_eq!(std::fs::read_dir(dir.join("tmp")).unwrap().count(), 0);
+        assert_eq!(store.images().unwrap(), [crate::NamedImage { name: Some(name), manifest }]);
+        assert_eq!(store.check(false).unwrap().problems, Vec::<String>::new());
+        // What the store has whole is not written again, and what it has a part of is.
+        let layer = dir.join("blobs/sha256").join(Digest::of(b"layer").hex());
+        let inode = || std::os::unix::fs::MetadataExt::ino(&layer.metadata().unwrap());
+        let before = inode();
+        for _ in 0..2 {
+            let work = Workspace::open(&store).unwrap();
+            let staging = Staging::open(&store, &work).unwrap();
+            image(&staging, b"layer");
+            staging.keep("load", &[manifest], &[]).unwrap();
+            assert_eq!(std::fs::read(&layer).unwrap(), b"layer");
+            std::fs::write(&layer, b"lay").unwrap();
+        }
+        assert_ne!(inode(), before);
+        drop(store);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}

@@ -1,0 +1,264 @@
+//! Archives that ask for more than they bring are taken in time that grows with their length, or refused without a trace.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use crate::lab::{Lab, Ran};
+
+/// Writes `$LAB/x.tar`, an archive of which the tests' scripts say the rest. `add(name, data)` adds a member, `item(kind, value)` a
+/// blob of a document and gives its descriptor. There are `image`, an empty one, and its `config`.
+const ARCHIVE: &str = r#"
+import hashlib, io, json, lzma, os, platform, tarfile
+tar = tarfile.open(os.environ['LAB'] + '/x.tar', 'w')
+def add(name, data):
+    info = tarfile.TarInfo(name); info.size = len(data); tar.addfile(info, io.BytesIO(data))
+def link(name, to):
+    info = tarfile.TarInfo(name); info.type = tarfile.SYMTYPE; info.linkname = to; tar.addfile(info)
+def digest(data): return 'sha256:' + hashlib.sha256(data).hexdigest()
+def blob(data): add('blobs/sha256/' + digest(data)[7:], data); return digest(data)
+def item(kind, value):
+    data = json.dumps(value).encode()
+    return dict(mediaType='application/vnd.oci.image.' + kind, digest=blob(data), size=len(data))
+arch = dict(x86_64='amd64', aarch64='arm64')[platform.machine()]
+def config_of(layers, **more):
+    return item('config.v1+json', dict(architecture=arch, os='linux', config={}, rootfs=dict(type='layers', diff_ids=layers), **more))
+config = config_of([])
+image = item('manifest.v1+json', dict(schemaVersion=2, config=config, layers=[]))
+def index(entries): add('index.json', json.dumps(dict(schemaVersion=2, manifests=entries)).encode())
+def inner(entries): return item('index.v1+json', dict(schemaVersion=2, manifests=entries))
+def name(entry, name): return dict(entry, annotations={'io.containerd.image.name': name})
+def docker(items): add('manifest.json', json.dumps(items).encode())
+def one(config, layers, names): return dict(Config='blobs/sha256/' + config['digest'][7:], Layers=layers, RepoTags=names)
+add('oci-layout', b'{"imageLayoutVersion":"1.0.0"}')
+"#;
+
+fn archive(lab: &Lab, rest: &str) {
+    let script = lab.path("make.py");
+    std::fs::write(&script, format!("{ARCHIVE}{rest}\ntar.close()\n")).unwrap();
+    lab.sh("python3 $LAB/make.py").ok();
+}
+
+/// Runs a command that takes the archive, which may cost one second for each 100 kB and what a process takes to begin. It is the
+/// time of processors: others have the machine as well.
+#[track_caller]
+fn in_time(lab: &Lab, command: &str) -> Ran {
+    let length = lab.path("x.tar").metadata().unwrap().len();
+    let ran = lab.sh(&format!("TIMEFORMAT='%U %S'; time $RB {command}"));
+    let times = ran.stderr.lines().last().unwrap().split(' ').map(|seconds| seconds.parse::<f64>().unwrap());
+    let (taken, most) = (times.sum::<f64>(), 1.0 + length as f64 / 1e5);
+    assert!(taken < most, "{length} bytes took {taken} s of {most}");
+    ran
+}
+
+const LOAD: &str = "load -i $LAB/x.tar";
+
+fn images(lab: &Lab) -> usize {
+    lab.rbuild(["images", "-aq"]).ok().stdout.lines().count()
+}
+
+/// Nothing of what came in is in the store.
+#[track_caller]
+fn nothing_stays(lab: &Lab) {
+    for dir in ["blobs/sha256", "layers", "trees", "tmp"] {
+        let left: Vec<_> = lab.store().join(dir).read_dir().unwrap().flatten().map(|e| e.path()).collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+    assert_eq!(images(lab), 0);
+}
+
+#[test]
+fn what_an_index_names_many_times_is_followed_once() {
+    let lab = Lab::bare();
+    archive(&lab, "at = image\nfor n in range(5): at = inner([at] * 300)\nindex([at] * 300)");
+    in_time(&lab, LOAD).fails(1, &["a manifest cannot be read"]);
+    archive(
+        &lab,
+        "at = image\nfor n in range(4): at = inner([at] * 300)\nindex([name(at, 'docker.io/library/n:1')] * 300)",
+    );
+    assert_eq!(in_time(&lab, LOAD).ok().stdout, "Loaded image: n:1\n");
+    assert_eq!(images(&lab), 1);
+    archive(&lab, "index([image] * 50000)");
+    in_time(&lab, LOAD).ok();
+    assert_eq!(images(&lab), 1);
+    // Many indexes that lead to the same many images.
+    archive(
+        &lab,
+        "all = [item('manifest.v1+json', dict(schemaVersion=2, config=config, layers=[], annotations={'n': str(n)})) for n in range(1500)]\n\
+         all = inner(all)\nindex([item('index.v1+json', dict(schemaVersion=2, manifests=[all, image], annotations={'n': str(n)})) for n in range(1500)])",
+    );
+    in_time(&lab, LOAD).ok();
+    assert_eq!(images(&lab), 1501);
+    lab.rbuild(["fsck"]).ok();
+}
+
+#[test]
+fn a_digest_of_several_media_types_is_what_each_says() {
+    let lab = Lab::bare();
+    let two = |first: &str, second: &str| {
+        archive(
+            &lab,
+            &format!(
+                "ix = inner([image])\nas_image = dict(ix, mediaType=image['mediaType'])\nindex([{first}, {second}])"
+            ),
+        );
+        lab.rbuild(["load", "-i", lab.path("x.tar").to_str().unwrap()]).fails(1, &["a manifest cannot be read"]);
+    };
+    two("ix", "as_image");
+    two("as_image", "ix");
+    nothing_stays(&lab);
+}
+
+#[test]
+fn names_are_written_once() {
+    let lab = Lab::bare();
+    archive(&lab, "index([name(image, f'docker.io/library/n:{n}') for n in range(20000)])");
+    assert_eq!(in_time(&lab, LOAD).ok().stdout.lines().count(), 20000);
+    assert_eq!(images(&lab), 20000);
+    archive(&lab, "docker([one(config, [], ['docker.io/library/m:1'])] * 20000)");
+    assert_eq!(in_time(&lab, LOAD).ok().stdout, "Loaded image: m:1\n");
+    archive(&lab, "docker([one(config, [], [f'docker.io/library/m:{n}' for n in range(20000)])])");
+    in_time(&lab, LOAD).ok();
+    archive(&lab, "docker([one(config, [], [f'docker.io/library/m:{n}']) for n in range(20000)])");
+    in_time(&lab, LOAD).ok();
+    assert_eq!(images(&lab), 40000);
+    in_time(&lab, "rmi -f m:1 n:1").ok();
+    assert_eq!(images(&lab), 39998);
+}
+
+#[test]
+fn a_layer_is_read_once_however_often_it_is_named() {
+    let lab = Lab::bare();
+    let layer = "t = io.BytesIO(); inner_tar = tarfile.open(fileobj=t, mode='w'); i = tarfile.TarInfo('big'); i.size = 20 << 20\n\
+        inner_tar.addfile(i, io.BytesIO(bytes(20 << 20))); inner_tar.close(); layer = t.getvalue()\n";
+    // 100 kB which are 20 MB, and 20 GB if each mention is decompressed.
+    archive(
+        &lab,
+        &format!(
+            "{layer}add('l', lzma.compress(layer))\nmany = config_of([digest(layer)] * 1000)\ndocker([one(many, ['l'] * 1000, ['m:1'])])"
+        ),
+    );
+    in_time(&lab, LOAD).ok();
+    archive(
+        &lab,
+        "layer = blob(bytes(1024)); many = config_of([layer] * 50000, history=[dict(created_by='x')] * 50000)\n\
+         part = dict(mediaType='application/vnd.oci.image.layer.v1.tar', digest=layer, size=1024)\n\
+         index([item('manifest.v1+json', dict(schemaVersion=2, config=many, layers=[part] * 50000))])",
+    );
+    in_time(&lab, LOAD).ok();
+    // Links through long names, one after the other.
+    archive(
+        &lab,
+        "at = lambda n: '/'.join(['%02d' % n + 'x' * 200] * 200)\nlink('l', at(0))\n\
+         for n in range(13): link(at(n), '/'.join(['..'] * 199) + '/' + at(n + 1))\n\
+         link(at(13), '/'.join(['..'] * 199) + '/end'); add('end', bytes(1024))\n\
+         docker([one(config_of([digest(bytes(1024))] * 3000), ['l'] * 3000, [f'k:{n}']) for n in range(100)])",
+    );
+    in_time(&lab, LOAD).ok();
+    assert_eq!(images(&lab), 102);
+}
+
+#[test]
+fn limits_are_for_the_archive_itself_too_and_nothing_of_it_stays() {
+    let lab = Lab::bare();
+    archive(&lab, "add('d/' * 40 + 'f', b'x' * 5000)\nindex([image])");
+    lab.sh("gzip -k $LAB/x.tar; xz -k $LAB/x.tar").ok();
+    for limit in ["entries=3", "path=30", "depth=30", "bytes=4000"] {
+        let says = format!("--limit {}=N", limit.split('=').next().unwrap());
+        for load in [
+            "load -i $LAB/x.tar",
+            "load -i $LAB/x.tar.gz",
+            "load < $LAB/x.tar",
+            "import $LAB/x.tar",
+            "import $LAB/x.tar.xz",
+        ] {
+            lab.sh(&format!("$RB --limit {limit} {load}")).fails(1, &[&says]);
+            nothing_stays(&lab);
+        }
+    }
+    in_time(&lab, LOAD).ok();
+    let lab = Lab::bare();
+    let header = "i = tarfile.TarInfo('f'); i.pax_headers = {'comment': 'x' * 3000}; tar.addfile(i)\nindex([image])";
+    archive(&lab, header);
+    for load in [LOAD, "import $LAB/x.tar"] {
+        lab.sh(&format!("$RB --limit header=2000 {load}")).fails(1, &["--limit header=N"]);
+        nothing_stays(&lab);
+    }
+}
+
+#[test]
+fn what_is_refused_at_its_end_leaves_nothing() {
+    let lab = Lab::bare();
+    archive(&lab, "index([name(image, 'n:1'), dict(image, digest='sha256:' + '0' * 64)])");
+    lab.sh("$RB load -i $LAB/x.tar").fails(1, &["lacks"]);
+    nothing_stays(&lab);
+    lab.sh("mkdir $LAB/dir; tar -C $LAB/dir -xf $LAB/x.tar; $RB load -i $LAB/dir").fails(1, &["No such file"]);
+    nothing_stays(&lab);
+    lab.sh("printf 'FROM x\n' > $LAB/ctx/Dockerfile; sed -i 's/n:1/n/' $LAB/dir/index.json; rm $LAB/dir/blobs/sha256/*; $RB build --build-context x=oci-layout://$LAB/dir .").fails(1, &[]);
+    nothing_stays(&lab);
+    // A layer that is none, after one that was stored as the tar it is.
+    archive(
+        &lab,
+        "layer = bytes(10240); add('good', lzma.compress(layer)); add('bad', lzma.compress(b'x' * 2000))\n\
+         docker([one(config_of([digest(layer)] * 2), ['good', 'bad'], ['n:1'])])",
+    );
+    lab.sh("$RB load -i $LAB/x.tar").fails(1, &["wrong checksum"]);
+    nothing_stays(&lab);
+    lab.sh("head -c 100000 $LAB/make.py | $RB import - x").fails(1, &["archive"]);
+    nothing_stays(&lab);
+    // What images do not need is no part of them.
+    archive(&lab, "add('more', b'x' * 100000)\nindex([name(image, 'n:1')])");
+    in_time(&lab, LOAD).ok();
+    assert_eq!(std::fs::read_dir(lab.store().join("blobs/sha256")).unwrap().count(), 2);
+}
+
+/// A load that waits for the rest of its archive, behind the images and before `index.json`.
+fn waiting(lab: &Lab) -> (std::process::Child, Vec<u8>) {
+    archive(lab, "index([name(image, 'n:1')])");
+    let bytes = std::fs::read(lab.path("x.tar")).unwrap();
+    let end = bytes.windows(10).position(|name| name == b"index.json").unwrap();
+    let mut load = lab.command(["load"]);
+    let mut load = load.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    load.stdin.as_mut().unwrap().write_all(&bytes[..end]).unwrap();
+    let staged = || {
+        let tmp = lab.store().join("tmp");
+        let below = |dir: std::path::PathBuf| dir.read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
+        below(tmp).flat_map(below).flat_map(below).count()
+    };
+    for _ in 0..1000 {
+        if staged() > 1 {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    (load, bytes[end..].to_vec())
+}
+
+#[test]
+fn a_killed_load_leaves_nothing_behind_the_next_prune() {
+    for after in ["$RB prune", "$RB fsck --repair", "! $RB load -i $LAB/refused.tar"] {
+        let lab = Lab::bare();
+        let (mut load, _) = waiting(&lab);
+        load.kill().unwrap();
+        load.wait().unwrap();
+        archive(&lab, "index([dict(image, size=1)])");
+        lab.sh(&format!("mv $LAB/x.tar $LAB/refused.tar; {after}")).ok();
+        nothing_stays(&lab);
+    }
+}
+
+#[test]
+fn a_refused_load_takes_nothing_from_one_at_its_side() {
+    let lab = Lab::bare();
+    let (mut load, rest) = waiting(&lab);
+    // The same image is refused, and loaded, meanwhile.
+    archive(&lab, "index([image, dict(image, size=1)])");
+    lab.sh("$RB load -i $LAB/x.tar").fails(1, &["bytes"]);
+    archive(&lab, "index([name(image, 'm:1')])");
+    lab.sh("$RB load -i $LAB/x.tar").ok();
+    archive(&lab, "index([image, dict(image, size=1)])");
+    lab.sh("$RB load -i $LAB/x.tar").fails(1, &["bytes"]);
+    load.stdin.take().unwrap().write_all(&rest).unwrap();
+    assert!(load.wait().unwrap().success());
+    lab.rbuild(["inspect", "--verify", "n:1", "m:1"]).ok();
+    lab.rbuild(["fsck"]).ok();
+}
