@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,7 +44,8 @@ enum Behind {
 impl Agent {
     /// Listens in the new directory `dir`. `socket` is where the caller's agent is in this world.
     pub fn listen(dir: PathBuf, source: &AgentSource, socket: &Path, step: &AgentStep) -> std::io::Result<Agent> {
-        std::fs::create_dir_all(&dir)?;
+        // The socket has its mode a moment after it is there.
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
         let path = dir.join(NAME);
         let listener = UnixListener::bind(&path)?;
         let io = |e: rbuild_linux::Error| std::io::Error::other(e.to_string());

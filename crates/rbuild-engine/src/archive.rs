@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rbuild_image::{Digest, MediaType, Platform, REF_NAME, Reference, descriptor, digest_of};
 use rbuild_layer::{Bounded, LimitedTar, Limits, TarEntry, TarWriter};
+use rbuild_linux::process::by_umask;
 use rbuild_linux::{AtomicFile, Destination, Directory, RootDir, write_atomic};
 use rbuild_store::{Image, PackedLayer, Store};
 use serde_json::{Value, json};
@@ -138,8 +139,8 @@ impl Layout {
     pub(crate) fn open(dest: &Directory) -> Result<Layout> {
         let shown = dest.path();
         let fail = || BuildError::kernel(format!("writing the layout {}", shown.display()));
-        let root = dest.base.create_dir_all(&dest.rest, 0o755, None, |_| ()).map_err(fail())?;
-        let blobs = root.create_dir_all("blobs/sha256", 0o755, None, |_| ()).map_err(fail())?;
+        let root = dest.base.create_dir_all(&dest.rest, by_umask(0o777), None, |_| ()).map_err(fail())?;
+        let blobs = root.create_dir_all("blobs/sha256", by_umask(0o777), None, |_| ()).map_err(fail())?;
         Ok(Layout { root, blobs })
     }
 }
@@ -160,7 +161,7 @@ pub fn save_directory(
         if dir.exists(&name).map_err(fail())? {
             continue;
         }
-        let mut file = AtomicFile::create(&dir, 0o644).map_err(fail())?;
+        let mut file = AtomicFile::create(&dir, by_umask(0o666)).map_err(fail())?;
         match &blob {
             Blob::Stored => copy_blob(store, &digest, moved, file.file())?,
             Blob::Made(bytes) => file.write_all(bytes).map_err(BuildError::io("writing the image"))?,
@@ -169,7 +170,7 @@ pub fn save_directory(
     }
     for (name, value) in [("oci-layout", json!({"imageLayoutVersion": "1.0.0"})), ("index.json", index(images)?)] {
         let bytes = serde_json::to_vec(&value).map_err(|e| BuildError::other(e.to_string()))?;
-        write_atomic(&root, OsStr::new(name), &bytes, 0o644).map_err(fail())?;
+        write_atomic(&root, OsStr::new(name), &bytes, by_umask(0o666)).map_err(fail())?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use rbuild_image::Digest;
+use rbuild_linux::process::by_umask;
 use rbuild_linux::{AtomicFile, Destination, Directory};
 use rbuild_store::{PackedLayer, TreeId};
 
@@ -57,7 +58,7 @@ fn layout(build: &Executor<'_>, output: &Output, dir: &Directory) -> Result<(Dig
     let fail = || BuildError::kernel(format!("writing the layout {}", layout.blobs.label().display()));
     let mut packed = Vec::new();
     for tree in assemble::own_trees(build) {
-        let mut file = AtomicFile::create(&layout.blobs, 0o644).map_err(fail())?;
+        let mut file = AtomicFile::create(&layout.blobs, by_umask(0o666)).map_err(fail())?;
         let layer = pack(build, output, &tree, &mut file)?;
         file.publish(OsStr::new(&layer.digest.hex())).map_err(fail())?;
         packed.push(layer);

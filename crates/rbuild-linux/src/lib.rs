@@ -26,7 +26,7 @@ pub use copy::{copy_contents, copy_file, set_file_owner, set_file_time};
 pub use destination::{Destination, DestinationError, Directory};
 pub use error::{Error, Result};
 pub use idmap::{IdMaps, IdRange, SubIds, USUAL_COUNT, free_range, held_ranges, subordinate_ranges};
-pub use lock::{KeyLock, LockKind};
+pub use lock::{Conflict, KeyLock, LockHolder, LockKind, lock_holders};
 pub use meta::{Kind, Stat, Timestamp, Xattrs, file_stat, file_xattr, file_xattrs, set_file_xattr};
 pub use mount::{
     Forbidden, MOUNT_POINTS, MiniRoot, bind_clone, detached_overlay, mount_tmpfs, new_filesystem, new_procfs,

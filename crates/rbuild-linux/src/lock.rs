@@ -1,12 +1,14 @@
-//! Locks between processes that the kernel lets go of when their holder dies.
+//! Locks between processes that the kernel lets go of when their holder dies, and who holds them.
 
 use std::fs::File;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
+use rustix::fs::fstat;
 
 use crate::error::{Error, Result};
+use crate::rootdir::RootDir;
 
 /// A lock on one key of a lock file; let go on drop. Threads exclude each other as processes do.
 ///
@@ -27,31 +29,51 @@ pub enum LockKind {
     Exclusive,
 }
 
+/// What stands in the way of a lock on a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Conflict {
+    /// A lock on that key, of the kind that [`KeyLock`] is.
+    Key,
+    /// A lock that no [`KeyLock`] is: of a process, or on other bytes as well.
+    Foreign,
+}
+
 impl KeyLock {
     /// Waits until nobody else holds `key`, or `stop` says that it is to wait no longer. The kernel's own wait could not be
     /// ended from another thread, so the lock is tried again and again, at most [`LOOK`] apart.
-    pub fn wait(file: File, key: [u8; 8], stop: &dyn Fn() -> bool) -> Result<Option<KeyLock>> {
-        let lock = flock(LockKind::Exclusive, key);
+    pub fn wait(file: File, key: [u8; 8], stop: &mut dyn FnMut(&File, Conflict) -> bool) -> Result<Option<KeyLock>> {
         let mut pause = Duration::from_millis(1);
         loop {
-            match fcntl(&file, FcntlArg::F_OFD_SETLK(&lock)) {
-                Ok(_) => return Ok(Some(KeyLock { _file: file })),
-                Err(Errno::EAGAIN | Errno::EACCES | Errno::EINTR) if stop() => return Ok(None),
-                Err(Errno::EAGAIN | Errno::EACCES | Errno::EINTR) => std::thread::sleep(pause),
-                Err(e) => return Err(Error::new("fcntl(F_OFD_SETLK)", "lock file", std::io::Error::from(e))),
+            match attempt(&file, key, LockKind::Exclusive)? {
+                None => return Ok(Some(KeyLock { _file: file })),
+                Some(conflict) if stop(&file, conflict) => return Ok(None),
+                Some(_) => std::thread::sleep(pause),
             }
             pause = (pause * 2).min(LOOK);
         }
     }
 
-    /// The lock if it can be had at once.
-    pub fn try_now(file: File, key: [u8; 8], kind: LockKind) -> Result<Option<KeyLock>> {
-        match fcntl(&file, FcntlArg::F_OFD_SETLK(&flock(kind, key))) {
-            Ok(_) => Ok(Some(KeyLock { _file: file })),
-            Err(Errno::EAGAIN | Errno::EACCES) => Ok(None),
-            Err(e) => Err(Error::new("fcntl(F_OFD_SETLK)", "lock file", std::io::Error::from(e))),
-        }
+    /// The lock if it can be had at once, or what stands in its way.
+    pub fn try_now(file: File, key: [u8; 8], kind: LockKind) -> Result<std::result::Result<KeyLock, Conflict>> {
+        Ok(attempt(&file, key, kind)?.map_or(Ok(KeyLock { _file: file }), Err))
     }
+}
+
+/// Locks; gives what stands in the way, if something does.
+fn attempt(file: &File, key: [u8; 8], kind: LockKind) -> Result<Option<Conflict>> {
+    let fail = |call, e| Error::new(call, "lock file", std::io::Error::from(e));
+    let mut wanted = flock(kind, key);
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&wanted)) {
+        Ok(_) => return Ok(None),
+        Err(Errno::EAGAIN | Errno::EACCES | Errno::EINTR) => {}
+        Err(e) => return Err(fail("fcntl(F_OFD_SETLK)", e)),
+    }
+    let (start, length) = (wanted.l_start, wanted.l_len);
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut wanted)).map_err(|e| fail("fcntl(F_OFD_GETLK)", e))?;
+    // Gone in between, or of an open file (-1) and on the same byte.
+    let is_key = wanted.l_type == libc::F_UNLCK as libc::c_short
+        || (wanted.l_pid == -1 && (wanted.l_start, wanted.l_len) == (start, length));
+    Ok(Some(if is_key { Conflict::Key } else { Conflict::Foreign }))
 }
 
 fn flock(kind: LockKind, key: [u8; 8]) -> libc::flock {
@@ -65,5 +87,124 @@ fn flock(kind: LockKind, key: [u8; 8]) -> libc::flock {
         l_start: (u64::from_le_bytes(key) >> 2) as i64,
         l_len: 1,
         l_pid: 0,
+    }
+}
+
+/// A process that holds a lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LockHolder {
+    /// As that /proc numbers it.
+    pub pid: u32,
+    /// The name of its program; empty if it cannot be seen.
+    pub command: String,
+    pub uid: Option<u32>,
+}
+
+/// Most processes whose open files are looked through for a lock that the kernel gives no process for.
+const MOST_PROCESSES: usize = 10_000;
+
+/// The processes that hold a lock on a file, of any kind, as far as `proc`, a /proc, shows them.
+pub fn lock_holders(proc: &RootDir, file: &File) -> Vec<LockHolder> {
+    let Ok(stat) = fstat(file) else { return Vec::new() };
+    let locks = proc.read("locks", 16 << 20).unwrap_or_default();
+    let locks = String::from_utf8_lossy(&locks);
+    let own = proc.read_link("self".as_ref()).ok().and_then(|own| own.to_str()?.parse::<u32>().ok());
+    let held: Vec<Option<u32>> = locks.lines().filter_map(|line| holder_of(line, stat.st_ino)).collect();
+    let mut pids: Vec<u32> = held.iter().filter_map(|pid| *pid).filter(|pid| Some(*pid) != own).collect();
+    if held.contains(&None) {
+        pids.extend(openers(proc, stat.st_ino, own));
+    }
+    pids.sort_unstable();
+    pids.dedup();
+    pids.into_iter().map(|pid| describe(proc, pid)).collect()
+}
+
+/// The process in a line of /proc/locks, or of the locks in /proc/PID/fdinfo, if it is about that inode; the inner `None` stands
+/// for a lock of an open file, which has no process.
+fn holder_of(line: &str, inode: u64) -> Option<Option<u32>> {
+    // `1: POSIX  ADVISORY  WRITE 4711 08:01:1234 0 EOF`; one that waits has `->` in the second place.
+    let fields: Vec<&str> = line.trim_start_matches("lock:").split_whitespace().collect();
+    let [_, kind, _, _, pid, place, ..] = fields[..] else { return None };
+    let is_it = kind != "->" && place.rsplit(':').next()?.parse() == Ok(inode);
+    is_it.then(|| pid.parse().ok())
+}
+
+/// Processes that have a file open which holds a lock of its own on that inode.
+fn openers(proc: &RootDir, inode: u64, own: Option<u32>) -> Vec<u32> {
+    let entries = proc.entries().unwrap_or_default();
+    let pids = entries.iter().filter_map(|entry| entry.name.to_str()?.parse::<u32>().ok());
+    let has_lock = |pid: &u32| {
+        let Ok(open) = proc.sub(format!("{pid}/fdinfo")) else { return false };
+        open.entries().unwrap_or_default().iter().any(|entry| {
+            let text = open.read(&entry.name, 64 << 10).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            text.lines().any(|line| line.starts_with("lock:") && holder_of(line, inode).is_some())
+        })
+    };
+    pids.filter(|pid| Some(*pid) != own).take(MOST_PROCESSES).filter(has_lock).collect()
+}
+
+fn describe(proc: &RootDir, pid: u32) -> LockHolder {
+    let read = |name: &str| {
+        let bytes = proc.read(format!("{pid}/{name}"), 64 << 10).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    let status = read("status");
+    let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok());
+    LockHolder { pid, command: read("comm").trim().to_string(), uid }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lock_file(name: &str) -> (std::path::PathBuf, impl Fn() -> File) {
+        let path = std::env::temp_dir().join(format!("rbuild-lock-{name}-{}", std::process::id()));
+        let open = {
+            let path = path.clone();
+            move || File::options().read(true).write(true).create(true).truncate(false).open(&path).unwrap()
+        };
+        (path, open)
+    }
+
+    #[test]
+    fn a_lock_of_another_kind_is_foreign() {
+        let (path, open) = lock_file("foreign");
+        let held = KeyLock::try_now(open(), [7; 8], LockKind::Exclusive).unwrap();
+        assert!(held.is_ok());
+        assert_eq!(KeyLock::try_now(open(), [7; 8], LockKind::Shared).unwrap().err(), Some(Conflict::Key));
+        drop(held);
+        let whole = open();
+        let lock = libc::flock { l_start: 0, l_len: 0, ..flock(LockKind::Exclusive, [0; 8]) };
+        fcntl(&whole, FcntlArg::F_OFD_SETLK(&lock)).unwrap();
+        assert_eq!(KeyLock::try_now(open(), [7; 8], LockKind::Shared).unwrap().err(), Some(Conflict::Foreign));
+        drop(whole);
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn holders_are_named() {
+        let (path, open) = lock_file("holders");
+        let file = open();
+        let mut holder = std::process::Command::new("flock").arg(&path).args(["sleep", "60"]).spawn().unwrap();
+        let proc = RootDir::open("/proc").unwrap();
+        let found = (0..200).find_map(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            lock_holders(&proc, &file).into_iter().next()
+        });
+        let _ = holder.kill();
+        let _ = holder.wait();
+        let expected = LockHolder { pid: holder.id(), command: "flock".into(), uid: Some(crate::process::own_ids().0) };
+        assert_eq!(found, Some(expected));
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn lines_of_locks() {
+        assert_eq!(holder_of("1: POSIX  ADVISORY  WRITE 4711 08:01:1234 0 EOF", 1234), Some(Some(4711)));
+        assert_eq!(holder_of("lock:\t1: OFDLCK ADVISORY  WRITE -1 08:01:1234 0 EOF", 1234), Some(None));
+        assert_eq!(holder_of("1: -> POSIX  ADVISORY  WRITE 4711 08:01:1234 0 EOF", 1234), None);
+        assert_eq!(holder_of("1: POSIX  ADVISORY  WRITE 4711 08:01:1235 0 EOF", 1234), None);
+        assert_eq!(holder_of("", 1234), None);
     }
 }

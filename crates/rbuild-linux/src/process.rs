@@ -406,9 +406,30 @@ pub fn user_name(uid: u32) -> Option<String> {
     })
 }
 
+/// The umask that the program was started with, once somebody has asked.
+static CALLERS_UMASK: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
+
+/// `mode` without what the umask that the program was started with takes away. For the program's own files, which are created
+/// also where the umask is cleared. The first call must come while the process has one thread.
+pub fn by_umask(mode: u32) -> u32 {
+    let umask = CALLERS_UMASK.get_or_init(|| {
+        let umask = rustix::process::umask(rustix::fs::Mode::empty());
+        rustix::process::umask(umask);
+        umask.as_raw_mode()
+    });
+    mode & !umask
+}
+
+/// Clears the umask for good: files get the modes that they are created with.
+pub fn clear_umask() {
+    by_umask(0);
+    rustix::process::umask(rustix::fs::Mode::empty());
+}
+
 /// Runs `work` with a umask of zero: files get the modes that they are created with. The umask is the process's, so
 /// nothing else may create files meanwhile.
 pub fn without_umask<T>(work: impl FnOnce() -> T) -> T {
+    by_umask(0);
     let old = rustix::process::umask(rustix::fs::Mode::empty());
     let result = work();
     rustix::process::umask(old);

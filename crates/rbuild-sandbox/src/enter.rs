@@ -270,7 +270,7 @@ fn begin(mut ready: PipeReader, launcher: &OwnedFd, become_root: bool) -> Result
     process::keep_descriptors_from_programs()?;
     // A terminal's signals are for the launcher, which passes them on.
     let _ = rustix::process::setsid();
-    rustix::process::umask(rustix::fs::Mode::empty());
+    process::clear_umask();
     rbuild_linux::join_new_session_keyring();
     Ok(())
 }

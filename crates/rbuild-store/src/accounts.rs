@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::layout::Store;
+use crate::modes;
 
 /// What a step's key was made of: parts by name, in order. A name may come several times.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,7 +40,7 @@ impl Store {
     }
 
     pub fn put_account(&self, key: &Digest, account: &Account) -> Result<()> {
-        self.root.create_dir_all("accounts", 0o755, None, |_| ())?;
+        self.root.create_dir_all("accounts", modes::dir(), None, |_| ())?;
         self.write("accounts", &format!("{}.json", key.hex()), account)
     }
 
@@ -49,7 +50,7 @@ impl Store {
     }
 
     pub fn put_ledger(&self, name: &Digest, ledger: &Ledger) -> Result<()> {
-        self.root.create_dir_all("ledgers", 0o755, None, |_| ())?;
+        self.root.create_dir_all("ledgers", modes::dir(), None, |_| ())?;
         self.write("ledgers", &format!("{}.json", name.hex()), ledger)
     }
 }

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::error::{Result, StoreError};
 use crate::layout::Store;
+use crate::modes;
 use crate::workspace::Workspace;
 
 /// The attribute that says when a blob's digest was compared.
@@ -174,7 +175,7 @@ impl Store {
 
     /// A blob to be written piece by piece.
     pub fn new_blob<'a>(&self, work: &'a Workspace) -> Result<NewBlob<'a>> {
-        Ok(NewBlob { file: AtomicFile::create(work.dir(), 0o644)?, work })
+        Ok(NewBlob { file: AtomicFile::create(work.dir(), modes::file())?, work })
     }
 }
 

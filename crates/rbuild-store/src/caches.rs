@@ -70,12 +70,10 @@ impl Store {
                 hasher.field("recorded owners");
             }
             let name = hasher.finish();
-            let try_now =
-                |kind| Ok::<_, StoreError>(KeyLock::try_now(self.open_lock("steps.lock")?, lock_key(&name), kind)?);
             let lock = match how {
                 CacheUse::Locked => Some(self.wait_for_key(lock_key(&name))?),
-                CacheUse::Shared => try_now(LockKind::Shared)?,
-                CacheUse::Private => try_now(LockKind::Exclusive)?,
+                CacheUse::Shared => self.try_key(lock_key(&name), LockKind::Shared)?,
+                CacheUse::Private => self.try_key(lock_key(&name), LockKind::Exclusive)?,
             };
             match lock {
                 Some(lock) => return Ok((name, lock)),

@@ -7,6 +7,7 @@ use rbuild_linux::{Kind, RootDir, Timestamp, write_atomic};
 
 use crate::error::Result;
 use crate::layout::Store;
+use crate::modes;
 use crate::prune::{Freed, each_below, tree_bytes};
 use crate::records::Record;
 use crate::trees::{LISTING, TreeId};
@@ -147,7 +148,7 @@ impl Store {
         files.dedup();
         let bytes: Vec<u8> =
             files.iter().flat_map(|(inode, bytes)| [inode.to_le_bytes(), bytes.to_le_bytes()]).flatten().collect();
-        write_atomic(&dir, OsStr::new(FILES), &bytes, 0o644)?;
+        write_atomic(&dir, OsStr::new(FILES), &bytes, modes::file())?;
         Ok(files)
     }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StoreError};
 use crate::layout::Store;
+use crate::modes;
 
 /// What `create` made. There is no process and there are no files of its own: it stands for its image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,7 +27,7 @@ impl Store {
         hasher.field("container").field(image.bytes()).field(salt);
         let id = hasher.finish();
         let name = name.map_or_else(|| format!("rbuild_{}", &id.hex()[..8]), str::to_string);
-        self.root.create_dir_all(DIR, 0o755, None, |_| ())?;
+        self.root.create_dir_all(DIR, modes::dir(), None, |_| ())?;
         if self.containers()?.iter().any(|c| c.name == name) {
             return Err(StoreError::NameTaken(name));
         }

@@ -25,8 +25,12 @@ pub enum StoreError {
     Ambiguous { name: String, found: String },
     #[error("there is a container `{0}` already")]
     NameTaken(String),
-    #[error("another rbuild process uses the store")]
-    Busy,
+    /// Who uses it.
+    #[error("the store is in use by {0}")]
+    Busy(String),
+    /// A program that is no rbuild has a lock for longer than it is waited for.
+    #[error("the store's {lock} is held by {holder}, which is no rbuild")]
+    Held { lock: &'static str, holder: String },
     /// The build that waited for another one was stopped.
     #[error("the build was stopped while it waited for another one")]
     Stopped,
@@ -53,7 +57,10 @@ impl StoreError {
                 Some(format!("bring it in with `rbuild import FILE {name}` or `rbuild load -i FILE`"))
             }
             StoreError::NameTaken(name) => Some(format!("remove it first: rbuild rm {name}")),
-            StoreError::Busy => Some("try again when the other builds are done".into()),
+            StoreError::Busy(_) => Some("try again when the other builds are done".into()),
+            StoreError::Held { lock, .. } => Some(format!(
+                "end that program (`fuser {lock}` in the store names it, too), or wait for it longer with RBUILD_LOCK_TIMEOUT=SECONDS"
+            )),
             StoreError::WrongLayer { .. } => {
                 Some("remove the image, and load it again from an archive that whoever made it wrote anew".into())
             }

@@ -56,8 +56,7 @@ impl Store {
 
     /// Reads the index, changes it, and puts it in place, with no other process between.
     fn change_index<T>(&self, change: impl FnOnce(&mut Vec<Descriptor>) -> Result<T>) -> Result<T> {
-        let lock = self.open_lock("index.lock")?;
-        lock.lock().map_err(|e| rbuild_linux::Error::new("flock", "index.lock", e))?;
+        let _lock = self.lock_file("index.lock")?;
         let mut index = self.index()?;
         let mut entries = index.manifests().clone();
         let result = change(&mut entries)?;

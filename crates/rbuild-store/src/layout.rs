@@ -2,13 +2,19 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rbuild_layer::Limits;
-use rbuild_linux::{Entry, KeyLock, RootDir, is_unpublished, process, write_atomic, write_durable};
+use rbuild_linux::{Conflict, Entry, KeyLock, LockKind, RootDir, is_unpublished, process, write_atomic, write_durable};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StoreError};
+use crate::modes;
+use crate::waiting::{Patience, Wait, Waits, open_lock};
+
+/// The file with a byte for each step and each cache mount.
+const STEPS: &str = "steps.lock";
 
 /// Bumped when older programs can no longer read what newer ones write.
 const VERSION: u32 = 1;
@@ -30,11 +36,8 @@ pub struct Store {
     boot: String,
     limits: Limits,
     owners: Owners,
-    stop: Stop,
+    waits: Waits,
 }
-
-/// Whether a wait for somebody else's lock is to end.
-type Stop = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// What the owners of files in trees are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +57,11 @@ const DIRS_OF_DOCUMENTS: [&str; 9] =
 impl Store {
     /// Opens the store at `path` and makes one if there is none.
     pub fn open(path: &Path) -> Result<Store> {
+        Store::open_with(path, Patience::default())
+    }
+
+    /// The same, with other waits for the locks of other processes.
+    pub fn open_with(path: &Path, patience: Patience) -> Result<Store> {
         let unusable = |reason: String| StoreError::Unusable {
             path: path.to_path_buf(),
             reason,
@@ -74,7 +82,8 @@ impl Store {
             });
         }
         let lock = open_lock(path, "lock").map_err(|e| unusable(e.to_string()))?;
-        lock.lock_shared().map_err(|e| unusable(e.to_string()))?;
+        let waits = Waits::new(patience);
+        waits.lock("lock", &lock, LockKind::Shared)?;
         Ok(Store {
             root,
             path: path.to_path_buf(),
@@ -82,7 +91,7 @@ impl Store {
             boot: process::boot_id(),
             limits: Limits::default(),
             owners: Owners::Given,
-            stop: Arc::new(|| false),
+            waits,
         })
     }
 
@@ -94,8 +103,8 @@ impl Store {
     pub fn moved(&self, path: &Path) -> Result<Store> {
         let lock = self.lock.try_clone().map_err(|e| rbuild_linux::Error::new("dup", path, e))?;
         let (boot, limits, owners) = (self.boot.clone(), self.limits, self.owners);
-        let stop = self.stop.clone();
-        Ok(Store { root: RootDir::open(path)?, path: path.to_path_buf(), lock, boot, limits, owners, stop })
+        let waits = self.waits.clone();
+        Ok(Store { root: RootDir::open(path)?, path: path.to_path_buf(), lock, boot, limits, owners, waits })
     }
 
     /// The same store, with other limits for archives that come in.
@@ -110,12 +119,45 @@ impl Store {
 
     /// The same store, whose waits for the locks of other builds end with [`StoreError::Stopped`] when `stop` says so.
     pub fn stopped_by(self, stop: impl Fn() -> bool + Send + Sync + 'static) -> Store {
-        Store { stop: Arc::new(stop), ..self }
+        Store { waits: Waits { stop: Arc::new(stop), ..self.waits }, ..self }
+    }
+
+    /// The same store, whose waits are told another way.
+    pub fn telling(self, tell: impl Fn(&str) + Send + Sync + 'static) -> Store {
+        let patience = Patience { tell: Arc::new(tell), ..self.waits.patience };
+        Store { waits: Waits { patience, ..self.waits }, ..self }
     }
 
     /// Waits for the lock on a key of `steps.lock`.
     pub(crate) fn wait_for_key(&self, key: [u8; 8]) -> Result<KeyLock> {
-        KeyLock::wait(self.open_lock("steps.lock")?, key, &*self.stop)?.ok_or(StoreError::Stopped)
+        let mut wait = Wait::for_key(&self.waits, &self.lock);
+        let mut ended = Ok(());
+        let lock = KeyLock::wait(self.open_lock(STEPS)?, key, &mut |file, conflict| {
+            ended = wait.go_on(file, Some(conflict));
+            ended.is_err()
+        })?;
+        ended.and(lock.ok_or(StoreError::Stopped))
+    }
+
+    /// The lock on a key of `steps.lock`, if no other build has it.
+    pub(crate) fn try_key(&self, key: [u8; 8], kind: LockKind) -> Result<Option<KeyLock>> {
+        let mut wait = Wait::for_key(&self.waits, &self.lock);
+        loop {
+            let conflict = match KeyLock::try_now(self.open_lock(STEPS)?, key, kind)? {
+                Ok(lock) => return Ok(Some(lock)),
+                Err(Conflict::Key) => return Ok(None),
+                Err(conflict @ Conflict::Foreign) => conflict,
+            };
+            wait.go_on(&self.open_lock(STEPS)?, Some(conflict))?;
+            std::thread::sleep(Duration::from_millis(16));
+        }
+    }
+
+    /// Takes the lock of a file for this process alone.
+    pub(crate) fn lock_file(&self, name: &'static str) -> Result<File> {
+        let file = self.open_lock(name)?;
+        self.waits.lock(name, &file, LockKind::Exclusive)?;
+        Ok(file)
     }
 
     pub(crate) fn owners(&self) -> Owners {
@@ -135,15 +177,16 @@ impl Store {
     pub(crate) fn lock_alone(&self) -> Result<()> {
         if self.lock.try_lock().is_err() {
             // Linux gives up the shared lock before it refuses the exclusive one (flock(2)).
+            let holders = self.waits.names(&self.waits.holders(&self.lock));
             self.lock_shared()?;
-            return Err(StoreError::Busy);
+            return Err(StoreError::Busy(holders));
         }
         Ok(())
     }
 
     /// Lets others use the store again after [`Store::lock_alone`].
     pub(crate) fn lock_shared(&self) -> Result<()> {
-        Ok(self.lock.lock_shared().map_err(|e| rbuild_linux::Error::new("flock", "lock", e))?)
+        self.waits.lock("lock", &self.lock, LockKind::Shared)
     }
 
     pub(crate) fn open_lock(&self, name: &str) -> Result<File> {
@@ -198,12 +241,12 @@ impl Store {
 
     /// Writes a document that the store can do without.
     pub(crate) fn write<T: Serialize>(&self, dir: &str, name: &str, value: &T) -> Result<()> {
-        Ok(write_atomic(&self.dir(dir)?, OsStr::new(name), &document(name, value)?, 0o644)?)
+        Ok(write_atomic(&self.dir(dir)?, OsStr::new(name), &document(name, value)?, modes::file())?)
     }
 
     /// Writes a document that has to be whole after a power cut. What it names was put on the disk before.
     pub(crate) fn write_durable<T: Serialize>(&self, dir: &str, name: &str, value: &T) -> Result<()> {
-        Ok(write_durable(&self.dir(dir)?, OsStr::new(name), &document(name, value)?, 0o644)?)
+        Ok(write_durable(&self.dir(dir)?, OsStr::new(name), &document(name, value)?, modes::file())?)
     }
 }
 
@@ -211,29 +254,18 @@ pub(crate) fn document<T: Serialize>(name: &str, value: &T) -> Result<Vec<u8>> {
     serde_json::to_vec(value).map_err(|e| StoreError::Damaged { what: name.to_string(), reason: e.to_string() })
 }
 
-fn open_lock(path: &Path, name: &str) -> rbuild_linux::Result<File> {
-    let path = path.join(name);
-    std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(|e| rbuild_linux::Error::new("openat", &path, e))
-}
-
 fn create(root: &RootDir) -> Result<()> {
     for dir in DIRS {
-        root.create_dir_all(dir, 0o755, None, |_| ())?;
+        root.create_dir_all(dir, modes::dir(), None, |_| ())?;
     }
     if !root.exists("index.json")? {
         let index = br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
-        write_durable(root, OsStr::new("index.json"), index, 0o644)?;
+        write_durable(root, OsStr::new("index.json"), index, modes::file())?;
     }
-    write_durable(root, OsStr::new("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#, 0o644)?;
+    write_durable(root, OsStr::new("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#, modes::file())?;
     // Last: its presence says that the rest is there.
     let format = br#"{"version":1,"compatible":[],"read_only_compatible":[],"incompatible":[]}"#;
-    Ok(write_durable(root, OsStr::new("format.json"), format, 0o644)?)
+    Ok(write_durable(root, OsStr::new("format.json"), format, modes::file())?)
 }
 
 fn read_json<T: DeserializeOwned>(root: &RootDir, path: &str) -> Result<T> {

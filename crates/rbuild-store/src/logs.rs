@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::layout::Store;
+use crate::modes;
 use crate::prune::tree_bytes;
 
 /// One build.
@@ -109,10 +110,10 @@ impl StepLogFile {
 impl Store {
     /// A new file for what a step prints.
     pub fn new_step_log(&self, build: &str, step: usize) -> Result<StepLogFile> {
-        let dir = self.root.create_dir_all(format!("{DIR}/{build}"), 0o700, None, |_| ())?;
+        let dir = self.root.create_dir_all(format!("{DIR}/{build}"), modes::private_dir(), None, |_| ())?;
         let name = format!("{step}.log");
         dir.remove_all(OsStr::new(&name))?;
-        Ok(StepLogFile::new(dir.create_file(OsStr::new(&name), 0o600)?, STEP_BYTES))
+        Ok(StepLogFile::new(dir.create_file(OsStr::new(&name), modes::private_file())?, STEP_BYTES))
     }
 
     /// What a step printed; none if it printed nothing.
@@ -126,7 +127,7 @@ impl Store {
 
     /// Remembers a build that is over, and forgets the oldest.
     pub fn put_build_log(&self, log: &BuildLog) -> Result<()> {
-        self.root.create_dir_all(format!("{DIR}/{}", log.id), 0o700, None, |_| ())?;
+        self.root.create_dir_all(format!("{DIR}/{}", log.id), modes::private_dir(), None, |_| ())?;
         self.write(&format!("{DIR}/{}", log.id), "build.json", log)?;
         self.bound_logs(KEPT, ALL_BYTES, &log.id)
     }

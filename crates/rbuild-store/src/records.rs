@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::layout::Store;
+use crate::modes;
 use crate::trees::TreeId;
 
 /// What a step with a certain key gave.
@@ -89,8 +90,8 @@ impl Store {
     }
 
     pub fn put_hashes(&self, name: &Digest, bytes: &[u8]) -> Result<()> {
-        let dir = self.root.create_dir_all("hashes", 0o755, None, |_| ())?;
-        Ok(write_atomic(&dir, std::ffi::OsStr::new(&name.hex()), bytes, 0o644)?)
+        let dir = self.root.create_dir_all("hashes", modes::dir(), None, |_| ())?;
+        Ok(write_atomic(&dir, std::ffi::OsStr::new(&name.hex()), bytes, modes::file())?)
     }
 
     /// Waits until no other thread or process works on the step with that key.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::layout::{Store, document};
+use crate::modes;
 use crate::records::Record;
 use crate::trees::TreeId;
 
@@ -77,7 +78,7 @@ impl Store {
                 Err(e) if e.is_not_found() => {}
                 Err(e) => return Err(e.into()),
             }
-            let mut file = AtomicFile::create(&self.root, 0o600)?;
+            let mut file = AtomicFile::create(&self.root, modes::private_file())?;
             let failed = |e| rbuild_linux::Error::new("write", KEY, e);
             file.write_all(&random_bytes::<KEY_LENGTH>()?).map_err(failed)?;
             file.file().sync_all().map_err(failed)?;

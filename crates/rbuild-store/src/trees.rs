@@ -12,6 +12,7 @@ use crate::error::Result;
 use crate::images::{Image, digest};
 use crate::layout::{Owners as TreeOwners, Store};
 use crate::mend::LEANING;
+use crate::modes;
 use crate::side_by_side::side_by_side;
 use crate::workspace::Workspace;
 
@@ -91,14 +92,14 @@ impl Store {
 
     /// Writes something beside the files of a tree in the making.
     pub fn put_note(&self, made: &RootDir, name: &str, bytes: &[u8]) -> Result<()> {
-        let mut file = made.create_file(OsStr::new(name), 0o644)?;
+        let mut file = made.create_file(OsStr::new(name), modes::file())?;
         file.write_all(bytes).map_err(|e| rbuild_linux::Error::new("write", name, e))?;
         Ok(())
     }
 
     /// A new tree in the making: a directory that holds an empty `fs`.
     pub fn new_tree(&self, work: &Workspace) -> Result<(PathBuf, RootDir)> {
-        let (path, dir) = work.new_dir()?;
+        let (path, dir) = work.new_dir_with(modes::dir())?;
         dir.create_dir(OsStr::new("fs"), 0o755)?;
         Ok((path, dir))
     }

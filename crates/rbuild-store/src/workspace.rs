@@ -8,6 +8,7 @@ use rbuild_linux::RootDir;
 
 use crate::error::Result;
 use crate::layout::Store;
+use crate::modes;
 
 static SERIAL: AtomicU64 = AtomicU64::new(0);
 
@@ -29,7 +30,7 @@ impl Workspace {
             store.lock_shared()?;
         }
         let (name, lock) = locked_name(store)?;
-        tmp.create_dir(OsStr::new(&name), 0o755)?;
+        tmp.create_dir(OsStr::new(&name), modes::dir())?;
         let dir = tmp.sub(&name)?;
         let path = store.path().join("tmp").join(&name);
         Ok(Workspace { tmp, name: name.into(), dir, path, _lock: lock })
@@ -43,10 +44,14 @@ impl Workspace {
         &self.path
     }
 
-    /// A new empty directory with a name of its own.
+    /// A new empty directory with a name of its own, which may become a root directory.
     pub fn new_dir(&self) -> Result<(PathBuf, RootDir)> {
+        self.new_dir_with(0o755)
+    }
+
+    pub(crate) fn new_dir_with(&self, mode: u32) -> Result<(PathBuf, RootDir)> {
         let name = self.unique("d");
-        self.dir.create_dir(OsStr::new(&name), 0o755)?;
+        self.dir.create_dir(OsStr::new(&name), mode)?;
         Ok((self.path.join(&name), self.dir.sub(&name)?))
     }
 

@@ -22,6 +22,9 @@ pub struct Cli {
     /// How commands are kept apart: auto, userns, single-id or chroot [default: auto, the best that this machine allows]
     #[arg(long, global = true, value_name = "RUNG", env = "RBUILD_ISOLATION")]
     pub isolation: Option<String>,
+    /// How long to wait for a program that is no rbuild and holds a lock of the store [default: 15]
+    #[arg(long, global = true, value_name = "SECONDS", env = "RBUILD_LOCK_TIMEOUT")]
+    pub lock_timeout: Option<u64>,
     #[command(subcommand)]
     pub verb: Verb,
 }

@@ -217,7 +217,10 @@ fn run_builder(
             builder.on_stop(move || stop.cancel());
             let store = store.moved(&builder.path(Path::new(rbuild_sandbox::STORE)))?.with_owners(owners(&builder));
             let stop = cancel.clone();
-            let store = store.stopped_by(move || stop.is_cancelled());
+            let events = sender.clone();
+            let store = store
+                .stopped_by(move || stop.is_cancelled())
+                .telling(move |text| events.send(Event::Warning { text: text.into() }));
             execute(request, prepared, &store, sender, cancel, &builder, |e| {
                 drawing.take().map(std::thread::JoinHandle::join);
                 report(e);

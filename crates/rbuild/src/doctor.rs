@@ -1,7 +1,9 @@
 //! What this machine allows, tried and not guessed.
 
+use std::path::Path;
+
 use rbuild_sandbox::{Builder, Carrier, SandboxError, UNMASK, World, checks, enter};
-use rbuild_store::{Snapshots, Workspace};
+use rbuild_store::{Snapshots, Store, Workspace};
 use serde::{Deserialize, Serialize};
 
 use crate::exit::{Failure, code};
@@ -78,13 +80,14 @@ impl Found {
 
 /// Becomes a builder and puts file systems together in the store, as a build does.
 fn trial(place: &Place) -> Result<Found, Failure> {
+    let store = place.open()?;
     let world = World { store: place.root.clone(), binds: Vec::new(), carrier: None, commands: false };
     let fail = |e: std::io::Error| Failure::new(format!("the builder's answer: {e}"));
     let (mut reader, mut writer) = std::io::pipe().map_err(fail)?;
     enter(&world, place.rung, |builder| {
         use std::io::Write;
         let result = builder.and_then(|builder| {
-            let copies = snapshots(place, &builder)? == Snapshots::Copies;
+            let copies = snapshots(&store, &builder)? == Snapshots::Copies;
             let rung = builder.isolation.rung.to_string();
             Ok(Found { rung, copies, outer_processes: builder.shows_outer_processes() })
         });
@@ -103,9 +106,9 @@ fn trial(place: &Place) -> Result<Found, Failure> {
     answer.map_err(|(message, help)| Failure { help, ..Failure::new(message) })
 }
 
-fn snapshots(place: &Place, builder: &Builder) -> Result<Snapshots, SandboxError> {
+fn snapshots(store: &Store, builder: &Builder) -> Result<Snapshots, SandboxError> {
     let other = |e: rbuild_store::StoreError| SandboxError::Runner(e.to_string());
-    let store = place.inside(builder).map_err(other)?;
+    let store = store.moved(&builder.path(Path::new(rbuild_sandbox::STORE))).map_err(other)?;
     let work = Workspace::open(&store).map_err(other)?;
     rbuild_engine::snapshots(builder, &work).map_err(|e| SandboxError::Runner(e.message()))
 }

@@ -1,6 +1,7 @@
 //! The image verbs that list and change what the store holds.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::rc::Rc;
 
 use rbuild_image::{Digest, Reference, ReferenceError, human_duration, human_size};
@@ -405,12 +406,12 @@ fn until(filter: &str, span: &str) -> Result<i64, Failure> {
 
 /// Files of sub-ids can be removed only by who is root in their namespace, so this runs in a builder.
 pub fn prune(place: &Place, args: PruneArgs) -> Result<u8, Failure> {
-    drop(place.open()?);
+    let store = place.open()?;
     let budget = budget(&args)?;
     let world = World { store: place.root.clone(), binds: Vec::new(), carrier: None, commands: false };
     let ended = enter(&world, place.rung, |builder| {
         let pruned = builder.map_err(Failure::from).and_then(|builder| {
-            let store = place.inside(&builder)?;
+            let store = store.moved(&builder.path(Path::new(rbuild_sandbox::STORE)))?;
             drop(rbuild_store::Workspace::open(&store)?);
             Ok(match budget {
                 Some(budget) => store.collect(budget)?,

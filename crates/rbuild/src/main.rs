@@ -66,7 +66,7 @@ fn run(argv: Vec<std::ffi::OsString>) -> u8 {
         Err(failure) => return failure.report(),
     };
     let place = match Place::new(cli.root, &cli.limit, cli.isolation.as_deref(), &config) {
-        Ok(place) => place,
+        Ok(place) => place.with_lock_timeout(cli.lock_timeout),
         Err(failure) => return failure.report(),
     };
     let result = match cli.verb {

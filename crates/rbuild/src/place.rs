@@ -1,13 +1,16 @@
 //! Where images and the build cache are, and what archives that come in may ask for.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use rbuild_layer::Limits;
 use rbuild_sandbox::{Builder, Rung};
-use rbuild_store::{Owners, Store};
+use rbuild_store::{Owners, Patience, Store};
 
 use crate::config::Config;
 use crate::exit::Failure;
+use crate::print;
 
 pub struct Place {
     /// Absolute.
@@ -15,6 +18,7 @@ pub struct Place {
     limits: Limits,
     /// How commands are to be isolated.
     pub rung: Rung,
+    lock_timeout: Option<u64>,
 }
 
 impl Place {
@@ -30,16 +34,27 @@ impl Place {
         let mut given =
             texts.chain(limits.iter().map(String::as_str)).flat_map(|l| l.split(',')).filter(|l| !l.is_empty());
         let limits = given.try_fold(Limits::default(), raised)?;
-        Ok(Place { root: store_root(root, config)?, limits, rung: rung_of(rung.or(config.isolation.as_deref()))? })
+        Ok(Place {
+            root: store_root(root, config)?,
+            limits,
+            rung: rung_of(rung.or(config.isolation.as_deref()))?,
+            lock_timeout: None,
+        })
+    }
+
+    /// The same, waiting so many seconds for programs that hold a lock of the store and are no rbuild.
+    pub fn with_lock_timeout(self, seconds: Option<u64>) -> Place {
+        Place { lock_timeout: seconds, ..self }
+    }
+
+    fn patience(&self) -> Patience {
+        let usual = Patience::default();
+        let foreign = self.lock_timeout.map_or(usual.foreign, Duration::from_secs);
+        Patience { foreign, tell: Arc::new(print::warning) }
     }
 
     pub fn open(&self) -> Result<Store, Failure> {
-        Ok(Store::open(&self.root)?.with_limits(self.limits))
-    }
-
-    /// The store where a builder sees it.
-    pub fn inside(&self, builder: &Builder) -> Result<Store, rbuild_store::StoreError> {
-        Ok(Store::open(&builder.path(Path::new(rbuild_sandbox::STORE)))?.with_limits(self.limits))
+        Ok(Store::open_with(&self.root, self.patience())?.with_limits(self.limits))
     }
 }
 

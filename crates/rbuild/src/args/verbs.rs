@@ -113,13 +113,16 @@ const LACKING: [(&[&str], &str, &str); 9] = [
     (&["bake"], "bake files are not supported yet", "build each target with rbuild --target STAGE"),
 ];
 
+/// Flags of all verbs, each with a value.
+const VALUED: [&str; 4] = ["--root", "--limit", "--isolation", "--lock-timeout"];
+
 /// Puts the default verb where none was typed, and turns long forms (`image ls`, `buildx build`) into short ones.
 pub fn with_verb(mut argv: Vec<OsString>, as_docker: bool) -> Result<Vec<OsString>, Failure> {
     let mut at = 1;
     while let Some(arg) = argv.get(at) {
         match arg.to_str() {
-            Some("--root" | "--limit" | "--isolation") => at += 2,
-            Some(a) if ["--root=", "--limit=", "--isolation="].iter().any(|flag| a.starts_with(flag)) => at += 1,
+            Some(flag) if VALUED.contains(&flag) => at += 2,
+            Some(a) if a.split_once('=').is_some_and(|(flag, _)| VALUED.contains(&flag)) => at += 1,
             _ => break,
         }
     }

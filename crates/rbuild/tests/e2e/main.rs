@@ -23,6 +23,7 @@ mod language;
 mod leaning;
 mod lifecycle;
 mod loading;
+mod locks;
 mod mistakes;
 mod moving;
 mod multistage;

@@ -1,0 +1,158 @@
+//! Modes of what the store is made of, and its locks in the hands of other programs.
+
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::lab::{Lab, base};
+
+/// Everything of the store and beside it that lets others do what the umask forbids. Files of images are their own matter: of a
+/// tree and of a cache mount only the directory is looked at.
+fn too_open(dir: &Path, umask: u32, found: &mut Vec<String>) {
+    for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        let (path, meta) = (entry.path(), entry.metadata().unwrap());
+        let is_of_an_image = path.file_name().is_some_and(|name| name == "fs")
+            || path.parent().and_then(Path::file_name).is_some_and(|above| above == "mounts");
+        if meta.is_symlink() || meta.file_type().is_socket() || is_of_an_image {
+            continue;
+        }
+        if meta.mode() & umask & 0o777 != 0 {
+            found.push(format!("{:o} {}", meta.mode() & 0o7777, path.display()));
+        }
+        if meta.is_dir() {
+            too_open(&path, umask, found);
+        }
+    }
+}
+
+#[test]
+fn modes_in_the_store_are_the_umasks() {
+    for umask in ["077", "022", "027"] {
+        let lab = Lab::bare();
+        lab.write("f", "content").write("d/g", "more");
+        std::fs::write(lab.path("token"), "tops3cret").unwrap();
+        lab.write(
+            "Dockerfile",
+            "FROM busybox AS a\nRUN --mount=type=cache,target=/c echo x > /c/f; echo printed\nFROM busybox\nCOPY --from=a /etc/passwd /p\n\
+             COPY . /ctx\nRUN --mount=type=secret,id=t --mount=target=/m wc -c < /run/secrets/t\nWORKDIR /w\n",
+        );
+        let build = "$RB build -q --secret id=t,src=$LAB/token";
+        let out = "$LAB/made";
+        lab.sh(&format!(
+            "set -e; umask {umask}; mkdir {out}; $RB import {} busybox; {build} -t x .; {build} -t y .; echo new >> f; {build} -t x .; \
+             {build} -o type=oci,dest={out}/a.tar -o type=oci,tar=false,dest={out}/layout .; $RB save -o {out}/x.tar x; \
+             $RB load -i {out}/x.tar; $RB load -i {out}/a.tar; $RB create --name c x; $RB run x true; $RB prune; $RB df; \
+             {build} --timings {out}/t.html --metadata-file {out}/m --iidfile {out}/i -t z .",
+            base("busybox.tar").display()
+        ))
+        .ok();
+        let mut found = Vec::new();
+        let umask = u32::from_str_radix(umask, 8).unwrap();
+        for place in [lab.store(), lab.path("made")] {
+            too_open(&place, umask, &mut found);
+        }
+        assert_eq!(found, Vec::<String>::new());
+        // Whoever may open a lock may have everybody wait.
+        for lock in ["lock", "steps.lock", "index.lock"] {
+            assert_eq!(std::fs::metadata(lab.store().join(lock)).unwrap().mode() & 0o007, 0, "{lock}");
+        }
+    }
+}
+
+/// A program that is no rbuild takes a lock and keeps it; with which call, is for the script to say.
+fn holder(lab: &Lab, script: &str) -> Child {
+    let text = format!(
+        "import fcntl, os, struct, sys, time\nf = open(sys.argv[1], 'r+b')\n{script}\nprint('has it', flush=True)\ntime.sleep(600)\n"
+    );
+    let file = lab.path("holder.py");
+    std::fs::write(&file, text).unwrap();
+    let mut holder =
+        Command::new("python3").arg(&file).arg(lab.store().join("steps.lock")).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(holder.stdout.as_mut().unwrap()), &mut line).unwrap();
+    assert_eq!(line, "has it\n");
+    holder
+}
+
+fn end(mut holder: Child) {
+    let _ = holder.kill();
+    let _ = holder.wait();
+}
+
+const STEP: &str = "FROM busybox\nRUN --mount=type=cache,target=/c echo x > /o\n";
+
+#[test]
+fn a_program_that_holds_steps_is_named_and_not_waited_for_without_end() {
+    let lab = Lab::new();
+    lab.build(STEP, &["-q"]).ok();
+    // A lock of the process, one of the open file on all bytes, and one that others may share.
+    for script in [
+        "fcntl.lockf(f, fcntl.LOCK_EX)",
+        "fcntl.fcntl(f, 37, struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, 0, 0, 0))",
+        "fcntl.lockf(f, fcntl.LOCK_SH)",
+    ] {
+        let holder = holder(&lab, script);
+        let named = format!("python3 (pid {}, user ", holder.id());
+        let began = Instant::now();
+        let ran = lab.rbuild(["--lock-timeout", "4", "build", "--no-cache", "."]);
+        end(holder);
+        let ran =
+            ran.fails(1, &["the store's steps.lock is held by", "is no rbuild", "RBUILD_LOCK_TIMEOUT", "waiting for "]);
+        // Locks of open files have no process; whose files they are, a builder in a namespace may not see.
+        assert!(script.contains("37") || ran.stderr.contains(&named), "{}", ran.stderr);
+        assert!(began.elapsed() < Duration::from_secs(30), "{script} took {:?}", began.elapsed());
+    }
+    // Who lets go in time has held nothing up but time.
+    let holder = holder(&lab, "fcntl.lockf(f, fcntl.LOCK_EX)");
+    let waiting = std::thread::scope(|scope| {
+        let build = scope.spawn(|| lab.rbuild(["build", "--no-cache", "."]));
+        std::thread::sleep(Duration::from_secs(1));
+        end(holder);
+        build.join().unwrap()
+    });
+    waiting.ok();
+}
+
+#[test]
+fn a_program_that_holds_the_store_is_named_and_not_waited_for_without_end() {
+    let lab = Lab::new();
+    lab.write("Dockerfile", STEP);
+    for (file, args) in [("lock", &["images"][..]), ("lock", &["build", "."]), ("index.lock", &["tag", "busybox", "y"])]
+    {
+        let holder = Command::new("flock").arg(lab.store().join(file)).args(["sleep", "600"]).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(500));
+        let named = format!("flock (pid {}, user ", holder.id());
+        let ran = lab.run_with(&mut lab.command(args.iter().copied()), &[("RBUILD_LOCK_TIMEOUT", "1")]);
+        end(holder);
+        // What `flock` started has the lock still.
+        lab.sh(&format!("fuser -s -k $LAB/store/{file}; true")).ok();
+        ran.fails(1, &[&format!("the store's {file} is held by"), &named, "is no rbuild"]);
+    }
+    // Prune takes the store for itself: it says at once who uses it.
+    let holder = Command::new("flock").arg("-s").arg(lab.store().join("lock")).args(["sleep", "600"]).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    let named = format!("the store is in use by flock (pid {}", holder.id());
+    let ran = lab.rbuild(["prune"]);
+    end(holder);
+    lab.sh("fuser -s -k $LAB/store/lock; true").ok();
+    ran.fails(1, &[&named]);
+    lab.rbuild(["prune"]).ok();
+}
+
+#[test]
+fn another_build_is_waited_for_as_long_as_it_takes() {
+    let lab = Lab::new();
+    lab.write("Dockerfile", "FROM busybox\nRUN sleep 7\n");
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| lab.rbuild(["build", "."]));
+        std::thread::sleep(Duration::from_secs(1));
+        let second = lab.rbuild(["--lock-timeout", "1", "build", "."]).ok();
+        assert!(
+            second.stderr.contains("waiting for rbuild (pid ") && second.stderr.contains("the same step"),
+            "{}",
+            second.stderr
+        );
+        first.join().unwrap().ok();
+    });
+}
