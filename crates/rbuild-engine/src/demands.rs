@@ -24,6 +24,16 @@ fn unmet(request: &BuildRequest, run: &RunStep) -> Vec<Diagnostic> {
     secrets.map(missing_secret).chain(agents.map(missing_agent)).collect()
 }
 
+/// Names what a command may have missed: the optional secrets and agents that the build was not given.
+pub(crate) fn not_given(run: &RunStep, request: &BuildRequest) -> Option<String> {
+    let secrets = run.secrets.iter().filter(|step| !request.secrets.iter().any(|(id, _)| *id == step.id));
+    let secrets = secrets.map(|step| format!("the secret `{0}` was not given (--secret id={0},src=FILE)", step.id));
+    let agents = run.agents.iter().filter(|step| !request.agents.iter().any(|(id, _)| *id == step.id));
+    let agents = agents.map(|step| format!("the ssh agent `{0}` was not given (--ssh {0})", step.id));
+    let missing: Vec<String> = secrets.chain(agents).collect();
+    (!missing.is_empty()).then(|| missing.join("; "))
+}
+
 pub(crate) fn missing_secret(step: &SecretStep) -> Diagnostic {
     let d = Diagnostic::new(step.span, format!("the secret `{}` was not given", step.id));
     d.help(format!("pass it: --secret id={0},src=FILE or --secret id={0},env=NAME", step.id))

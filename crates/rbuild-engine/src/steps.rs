@@ -17,7 +17,7 @@ use rbuild_store::{Before, LISTING, Snapshots, StoreError, TreeId, Working};
 
 use crate::agent::Agent;
 use crate::copy::{CopyError, Reason, Terms, copy};
-use crate::demands::missing_secret;
+use crate::demands::{missing_secret, not_given};
 use crate::error::{BuildError, Result};
 use crate::event::Event;
 use crate::execute::Executor;
@@ -343,7 +343,8 @@ impl Executor<'_> {
         match outcome {
             Outcome::Exited(0) => Ok(()),
             Outcome::Exited(code) => {
-                Err(self.run_failure(id, run, format!("exited with code {code}"), exit_help(code), log))
+                let help = not_given(run, self.request).or_else(|| exit_help(code));
+                Err(self.run_failure(id, run, format!("exited with code {code}"), help, log))
             }
             Outcome::Signaled(signal) => {
                 let help = if signal == SIGKILL { killed_help() } else { None };

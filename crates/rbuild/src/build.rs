@@ -4,7 +4,9 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
 
-use rbuild_engine::{BuildError, BuildRequest, Event, Events, Finished, Prepared, Target, binds, execute, prepare};
+use rbuild_engine::{
+    BuildError, BuildRequest, Event, Events, Finished, Output, Prepared, Target, binds, execute, prepare,
+};
 use rbuild_image::{Digest, MediaType};
 use rbuild_linux::Destination;
 use rbuild_sandbox::{Cancel, Restore, World, enter, records_owners};
@@ -304,15 +306,35 @@ pub fn conclude(
     if let (Some(dest), Some((id, _))) = (&reports.id, &finished.image) {
         dest.write(id.to_string().as_bytes()).map_err(|e| Failure::new(format!("the id file: {e}")))?;
     }
-    let quiet = args.quiet || args.progress == Some(ProgressMode::Quiet);
+    // Of JSON, every line is a document.
+    let quiet = args.quiet || matches!(args.progress, Some(ProgressMode::Quiet | ProgressMode::Rawjson));
     match finished.image {
         Some((id, _)) if args.quiet => print::out(&format!("{id}\n")),
         Some((id, _)) if !quiet => {
             let names: Vec<String> = request.tags.iter().map(|t| t.familiar()).collect();
-            let names = if names.is_empty() { "without a name (give one with -t)".into() } else { names.join(", ") };
-            print::err(&format!("image {id} is in the local store, {names}\n"));
+            let names = if names.is_empty() {
+                "without a name (give one with -t)".into()
+            } else {
+                format!("as {}", names.join(", "))
+            };
+            print::err(&format!("image {id} is in the local store {names}\n"));
         }
         _ => {}
     }
+    if !quiet {
+        for place in request.outputs.iter().filter_map(place_of) {
+            print::err(&format!("wrote {place}\n"));
+        }
+    }
     Ok(())
+}
+
+/// The file or directory that an output was written to; none for the store and for standard output.
+fn place_of(output: &Output) -> Option<String> {
+    let path = match &output.target {
+        Target::Store => return None,
+        Target::Directory(dir) => dir.path(),
+        Target::File(file) => file.path(),
+    };
+    path.is_absolute().then(|| path.display().to_string())
 }

@@ -149,11 +149,22 @@ fn not_there() -> std::io::Error {
 const NO_ENTRY: i32 = 2;
 
 fn no_dockerfile(shown: &str, e: &std::io::Error) -> Failure {
-    let failure = Failure::new(format!("the Dockerfile {shown}: {e}"));
-    if e.kind() == std::io::ErrorKind::NotFound {
-        return failure.help("name another file with -f FILE, or another directory as the context");
+    match e.kind() {
+        std::io::ErrorKind::NotFound => {
+            let path = Path::new(shown);
+            let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let other = dir.join("Containerfile");
+            let help = match other.is_file() {
+                true => format!("build {0}: -f {0}", other.display()),
+                false => "name another file with -f FILE, or another directory as the context".to_string(),
+            };
+            Failure::new(format!("there is no Dockerfile {shown}")).help(help)
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            Failure::new(format!("the Dockerfile {shown} may not be read by this user"))
+        }
+        _ => Failure::new(format!("the Dockerfile {shown}: {e}")),
     }
-    failure
 }
 
 /// A tar of any compression with the context in it, or a Dockerfile without one.

@@ -21,7 +21,7 @@ fn a_context_arrives_as_a_tar_of_any_compression() {
     lab.write(".dockerignore", "*\n");
     lab.sh("rm -rf $LAB/out; tar -c . | $RB build -f other/Dockerfile --output $LAB/out -").ok();
     assert!(exists(lab.path("out/sub/a")) && exists(lab.path("out/.dockerignore")));
-    lab.sh("tar -c . | $RB build -f missing -").fails(1, &["the Dockerfile missing"]);
+    lab.sh("tar -c . | $RB build -f missing -").fails(1, &["there is no Dockerfile missing"]);
     // Nothing of it stays in the store.
     let left = std::fs::read_dir(lab.store().join("tmp")).unwrap().count();
     assert_eq!(left, 0, "the archive's files are still there");

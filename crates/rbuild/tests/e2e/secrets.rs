@@ -115,3 +115,15 @@ fn labels_annotations_names_and_attributes_are_looked_at() {
     lab.build("FROM busybox\nCOPY f /f\n", &TOKEN).fails(1, &["the attribute user.a of /f"]);
     lab.build("FROM busybox\nCOPY d /d\n", &TOKEN).fails(1, &["the attribute user.b of /d/in"]);
 }
+
+#[test]
+fn a_failing_command_is_told_what_it_was_not_given() {
+    let lab = Lab::new();
+    let file = "FROM busybox\nRUN --mount=type=secret,id=tok --mount=type=ssh cat /run/secrets/tok\n";
+    let missing = "the secret `tok` was not given (--secret id=tok,src=FILE)";
+    lab.build(file, &[]).fails(1, &[missing, "the ssh agent `default` was not given (--ssh default)"]);
+    lab.write("t", "x");
+    let given = lab.build("FROM busybox\nRUN --mount=type=secret,id=tok false\n", &["--secret", "id=tok,src=t"]);
+    let given = given.fails(1, &["exited with code 1"]);
+    assert!(!given.stderr.contains("was not given"), "{}", given.stderr);
+}
