@@ -50,6 +50,9 @@ pub enum Owners {
 
 const DIRS: [&str; 9] = ["blobs", "blobs/sha256", "trees", "layers", "records", "results", "builds", "mounts", "tmp"];
 
+/// Hold files of images, of commands and of contexts, with the modes that these have.
+const FOREIGN_ROOMS: [&str; 3] = ["trees", "mounts", "tmp"];
+
 /// Where [`Store::write`], [`Store::write_durable`] and the writers of notes put their files.
 const DIRS_OF_DOCUMENTS: [&str; 9] =
     [".", "records", "results", "builds", "layers", "accounts", "ledgers", "containers", "hashes"];
@@ -81,6 +84,7 @@ impl Store {
                 remedy: "use that rbuild, or another place with --root DIR",
             });
         }
+        close_rooms(&root)?;
         let lock = open_lock(path, "lock").map_err(|e| unusable(e.to_string()))?;
         let waits = Waits::new(patience);
         waits.lock("lock", &lock, LockKind::Shared)?;
@@ -266,6 +270,19 @@ fn create(root: &RootDir) -> Result<()> {
     // Last: its presence says that the rest is there.
     let format = br#"{"version":1,"compatible":[],"read_only_compatible":[],"incompatible":[]}"#;
     Ok(write_durable(root, OsStr::new("format.json"), format, modes::file())?)
+}
+
+/// Lets nobody but the caller into the rooms of other people's files: a set-uid program of an image would run as the store's
+/// owner, whoever starts it. Stores were made without that before.
+fn close_rooms(root: &RootDir) -> Result<()> {
+    for room in FOREIGN_ROOMS {
+        let room = OsStr::new(room);
+        if root.stat_name(room)?.mode & 0o077 != 0 {
+            // One that cannot be changed can still be read.
+            let _ = root.chmod(room, 0o700);
+        }
+    }
+    Ok(())
 }
 
 fn read_json<T: DeserializeOwned>(root: &RootDir, path: &str) -> Result<T> {

@@ -60,6 +60,31 @@ fn modes_in_the_store_are_the_umasks() {
     }
 }
 
+/// A set-uid program of an image lies in the store with its mode, and belongs to whoever builds.
+#[test]
+fn nobody_else_gets_at_the_files_of_images() {
+    let lab = Lab::new();
+    let build = || lab.build("FROM busybox\nRUN cp /bin/busybox /s && chmod 6755 /s\n", &["-t", "x"]).ok();
+    build();
+    let modes = || ["trees", "mounts", "tmp"].map(|d| std::fs::metadata(lab.store().join(d)).unwrap().mode() & 0o777);
+    assert_eq!(modes(), [0o700; 3]);
+    // A store that was made before.
+    lab.sh("cd $RBUILD_ROOT && chmod 755 trees mounts tmp").ok();
+    lab.rbuild(["images"]).ok();
+    assert_eq!(modes(), [0o700; 3]);
+    build();
+}
+
+#[test]
+fn root_nobody_else_starts_a_set_uid_program_of_an_image() {
+    let lab = Lab::new();
+    lab.build("FROM busybox\nRUN cp /bin/busybox /s && chmod 6755 /s\n", &["-t", "x"]).ok();
+    let run = "for f in $RBUILD_ROOT/trees/*/fs/s; do test -u $f && echo there; \
+        setpriv --reuid 65534 --regid 65534 --clear-groups $f id -u && echo started; done";
+    let ran = lab.sh(run);
+    assert_eq!(ran.stdout, "there\n", "{}", ran.stderr);
+}
+
 /// A program that is no rbuild takes a lock and keeps it; with which call, is for the script to say.
 fn holder(lab: &Lab, script: &str) -> Child {
     let text = format!(
