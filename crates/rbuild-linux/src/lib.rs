@@ -9,6 +9,7 @@
 mod copy;
 mod destination;
 mod error;
+mod held;
 mod idmap;
 mod lock;
 mod meta;
@@ -25,6 +26,7 @@ mod syscalls;
 pub use copy::{copy_contents, copy_file, set_file_owner, set_file_time};
 pub use destination::{Destination, DestinationError, Directory};
 pub use error::{Error, Result};
+pub use held::Held;
 pub use idmap::{IdMaps, IdRange, SubIds, USUAL_COUNT, free_range, held_ranges, subordinate_ranges};
 pub use lock::{Conflict, KeyLock, LockHolder, LockKind, lock_holders};
 pub use meta::{Kind, Stat, Timestamp, Xattrs, file_stat, file_xattr, file_xattrs, set_file_xattr};

@@ -209,6 +209,14 @@ impl RootDir {
         Ok(File::from(fd))
     }
 
+    /// A descriptor of the direct child `name`, not followed, that opens nothing (O_PATH).
+    pub(crate) fn hold(&self, name: &OsStr) -> Result<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        one_component(name)
+            .and_then(|name| rustix::fs::openat(self.fd(), name, flags, Mode::empty()))
+            .map_err(|e| self.err("openat", Path::new(name), e))
+    }
+
     /// The whole content of a file, refused beyond `limit` bytes.
     pub fn read(&self, path: impl AsRef<Path>, limit: u64) -> Result<Vec<u8>> {
         let path = path.as_ref();
@@ -570,7 +578,7 @@ impl RootDir {
     }
 }
 
-fn stat_fd(fd: BorrowedFd<'_>) -> rustix::io::Result<Stat> {
+pub(crate) fn stat_fd(fd: BorrowedFd<'_>) -> rustix::io::Result<Stat> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC;
     let x = rustix::fs::statx(fd, c"", flags, StatxFlags::BASIC_STATS)?;
     let path = || PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));

@@ -1,0 +1,109 @@
+//! Entries that are known again by their inode, whatever becomes of their names.
+
+use std::ffi::OsStr;
+use std::fs::OpenOptions;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
+
+use crate::error::{Error, Result};
+use crate::meta::{Kind, Stat};
+use crate::rootdir::{RootDir, stat_fd};
+
+/// An entry of a directory that a descriptor keeps alive: as long as this is there, no other entry gets its inode's number, also
+/// when its last name is gone.
+#[derive(Debug)]
+pub struct Held {
+    fd: OwnedFd,
+    inode: (u32, u32, u64),
+    /// For error texts only.
+    label: PathBuf,
+}
+
+impl Held {
+    /// Takes hold of the direct child `name`, whatever it is, not following it.
+    pub fn of(dir: &RootDir, name: &OsStr) -> Result<Held> {
+        let fd = dir.hold(name)?;
+        let label = dir.label().join(name);
+        let inode = stat_fd(fd.as_fd()).map_err(|e| Error::new("statx", &label, e))?.inode();
+        Ok(Held { fd, inode, label })
+    }
+
+    /// The inode's identity, as [`Stat::inode`] gives it.
+    pub fn inode(&self) -> (u32, u32, u64) {
+        self.inode
+    }
+
+    /// The metadata as it is now.
+    pub fn stat(&self) -> Result<Stat> {
+        stat_fd(self.fd.as_fd()).map_err(|e| Error::new("statx", &self.label, e))
+    }
+
+    /// Whether the direct child `name` of `dir` is this entry.
+    pub fn is(&self, dir: &RootDir, name: &OsStr) -> bool {
+        dir.stat_name(name).is_ok_and(|stat| stat.inode() == self.inode)
+    }
+
+    /// Takes all content from a regular file, whose names may be anywhere.
+    pub fn truncate(&self) -> Result<()> {
+        if self.stat()?.kind != Kind::File {
+            return Err(Error::new("ftruncate", &self.label, rustix::io::Errno::INVAL));
+        }
+        // A descriptor of this kind cannot be written to; its name in /proc leads to the file itself.
+        let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        let opened = OpenOptions::new().write(true).truncate(true).open(path);
+        opened.map(drop).map_err(|e| Error::new("openat", &self.label, e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn scratch(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("rbuild-held-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        dir
+    }
+
+    fn write(path: &Path, content: &str) {
+        std::fs::write(path, content).unwrap();
+    }
+
+    #[test]
+    fn an_entry_is_known_by_any_name_and_no_other_is_taken_for_it() {
+        let path = scratch("names");
+        let dir = RootDir::open(&path).unwrap();
+        write(&path.join("a"), "secret");
+        let held = Held::of(&dir, OsStr::new("a")).unwrap();
+        std::fs::hard_link(path.join("a"), path.join("b")).unwrap();
+        std::fs::rename(path.join("a"), path.join("c")).unwrap();
+        assert!(held.is(&dir, OsStr::new("b")) && held.is(&dir, OsStr::new("c")) && !held.is(&dir, OsStr::new("a")));
+        assert_eq!(held.stat().unwrap().nlink, 2);
+        held.truncate().unwrap();
+        assert_eq!(std::fs::read(path.join("b")).unwrap(), b"");
+        for name in ["b", "c"] {
+            std::fs::remove_file(path.join(name)).unwrap();
+        }
+        assert_eq!(held.stat().unwrap().nlink, 0);
+        for n in 0..100 {
+            let name = format!("new-{n}");
+            write(&path.join(&name), "");
+            assert!(!held.is(&dir, OsStr::new(&name)));
+        }
+        std::fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
+    fn links_are_held_themselves() {
+        let path = scratch("links");
+        let dir = RootDir::open(&path).unwrap();
+        write(&path.join("file"), "kept");
+        std::os::unix::fs::symlink("file", path.join("link")).unwrap();
+        let held = Held::of(&dir, OsStr::new("link")).unwrap();
+        assert!(!held.is(&dir, OsStr::new("file")) && held.truncate().is_err());
+        assert_eq!(std::fs::read(path.join("file")).unwrap(), b"kept");
+        std::fs::remove_dir_all(path).unwrap();
+    }
+}
