@@ -12,7 +12,7 @@ use rbuild_plan::{
 };
 use rbuild_sandbox::{MountRequest, Source};
 use rbuild_source::{Changes, Content, Listing, Owner, SourceTree};
-use rbuild_store::{Account, CacheMount, CacheUse, Files, LISTING, Snapshots, TreeId};
+use rbuild_store::{Account, CacheMount, CacheUse, Files, LISTING, LentCache, Snapshots, Store, TreeId, Workspace};
 
 use crate::agent::Agent;
 use crate::copy::{CopyError, copy};
@@ -29,6 +29,24 @@ pub(crate) struct ContextPart {
     path: PathBuf,
 }
 
+/// The caches of a command, which are its own, as far as their sharing goes, until this is dropped.
+pub(crate) struct HeldCaches {
+    /// Each with the mounts that show it, by number.
+    caches: Vec<(Vec<usize>, CacheMount)>,
+    /// Copies that the command works in, where nothing can be mounted, each with the number of its cache.
+    lent: Vec<(usize, LentCache)>,
+}
+
+impl HeldCaches {
+    /// Has the caches keep what the command changed in its copies, which are to be used `again` or not.
+    pub(crate) fn bring_home(self, store: &Store, work: &Workspace, again: bool) -> Result<()> {
+        for (cache, lent) in self.lent {
+            store.return_cache(work, &self.caches[cache].1, lent, again)?;
+        }
+        Ok(())
+    }
+}
+
 /// Rights of the command for which trees of the store are mounted.
 #[derive(Clone, Copy)]
 struct TreesFor {
@@ -40,21 +58,16 @@ struct TreesFor {
 const LISTENING: &str = "/listening";
 
 impl Executor<'_> {
-    /// The mounts of a command, and the caches among them, which are its own until they are dropped. `parts` are those of
-    /// contexts, in order.
-    pub(crate) fn mounts(
-        &self,
-        run: &RunStep,
-        parts: Vec<ContextPart>,
-    ) -> Result<(Vec<MountRequest>, Vec<CacheMount>)> {
+    /// The mounts of a command, and the caches among them. `parts` are those of contexts, in order.
+    pub(crate) fn mounts(&self, run: &RunStep, parts: Vec<ContextPart>) -> Result<(Vec<MountRequest>, HeldCaches)> {
         let (steps, insecure) = (&run.mounts, run.security == Security::Insecure);
-        let mut caches = self.caches(steps)?;
+        let mut held = HeldCaches { caches: self.caches(steps)?, lent: Vec::new() };
         let mut parts = parts.into_iter();
         let mut requests = Vec::new();
         for (i, mount) in steps.iter().enumerate() {
             let source = match &mount.kind {
                 MountKindStep::Tmpfs { size } => Source::Tmpfs { size: *size },
-                MountKindStep::Cache(step) => cache_source(&caches, i, step)?,
+                MountKindStep::Cache(step) => self.cache_source(&mut held, (i, mount.read_only), step)?,
                 MountKindStep::Volume { index, .. } => {
                     Source::Machine(self.builder.path(&Place::Volume(*index).path()))
                 }
@@ -68,7 +81,6 @@ impl Executor<'_> {
             };
             requests.push(MountRequest { target: mount.target.clone(), source, read_only: mount.read_only });
         }
-        let held = caches.drain(..).map(|(_, cache)| cache).collect();
         Ok((requests, held))
     }
 
@@ -90,6 +102,35 @@ impl Executor<'_> {
             caches.push((mounts.iter().map(|(i, ..)| *i).collect(), cache));
         }
         Ok(caches)
+    }
+
+    /// What a mount of a cache shows: the cache itself, or a copy where nothing can be mounted. What is written to one that is
+    /// read-only stays in its copy.
+    fn cache_source(
+        &self,
+        held: &mut HeldCaches,
+        (mount, read_only): (usize, bool),
+        step: &CacheStep,
+    ) -> Result<Source> {
+        let found = held.caches.iter().position(|(mounts, _)| mounts.contains(&mount));
+        let number = found.ok_or_else(|| BuildError::other("a cache mount has no cache"))?;
+        let cache = &held.caches[number].1;
+        // With `from`, the source was the part of it that the cache began with.
+        let part = if step.from.is_some() { "/" } else { step.source.as_str() };
+        if self.builder.is_bare() {
+            let lent = self.store.lend_cache(&self.work, cache, Path::new(part))?;
+            let dir = lent.path.clone();
+            if !read_only {
+                held.lent.push((number, lent));
+            }
+            return Ok(Source::Part { dir, path: "/".into() });
+        }
+        if part == "/" {
+            return Ok(Source::Bind(cache.path.clone()));
+        }
+        let fail = BuildError::kernel(format!("{part} in the cache mount {}", step.id));
+        cache.dir.create_dir_all(part, 0o755, None, |_| ()).map_err(fail)?;
+        Ok(Source::BindBelow { dir: cache.path.clone(), path: PathBuf::from(part) })
     }
 
     /// Names a cache: one that began with other files, or for another owner or mode, is another one.
@@ -261,18 +302,6 @@ fn cache_use(step: &CacheStep) -> CacheUse {
         Sharing::Private => CacheUse::Private,
         Sharing::Locked => CacheUse::Locked,
     }
-}
-
-fn cache_source(caches: &[(Vec<usize>, CacheMount)], mount: usize, step: &CacheStep) -> Result<Source> {
-    let found = caches.iter().find(|(places, _)| places.contains(&mount));
-    let (_, cache) = found.ok_or_else(|| BuildError::other("a cache mount has no cache"))?;
-    // With `from`, the source was the part of it that the cache began with.
-    if step.source == "/" || step.from.is_some() {
-        return Ok(Source::Bind(cache.path.clone()));
-    }
-    let fail = BuildError::kernel(format!("{} in the cache mount {}", step.source, step.id));
-    cache.dir.create_dir_all(&step.source, 0o755, None, |_| ()).map_err(fail)?;
-    Ok(Source::BindBelow { dir: cache.path.clone(), path: PathBuf::from(&step.source) })
 }
 
 /// The copy of one source to the root.

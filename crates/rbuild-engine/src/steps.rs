@@ -10,10 +10,10 @@ use rbuild_layer::{LayerError, LayerForm, Loose};
 use rbuild_linux::{Kind, RootDir, Timestamp};
 use rbuild_plan::{AgentStep, CopyStep, RunStep, SecretStep, Security, Step, Ulimit, VertexId, WorkdirStep};
 use rbuild_sandbox::{
-    Ended, Files, Input, MountRequest, Outcome, RunRequest, SandboxError, Source, Stream, remove_points,
+    Ended, Files, Input, MountRequest, Outcome, RunRequest, SandboxError, Source, Stream, remove_points, restored_files,
 };
 use rbuild_source::{Changes, Content, Listing, SourceError, SourceTree};
-use rbuild_store::{Before, LISTING, Snapshots, StoreError, TreeId, Working};
+use rbuild_store::{Before, LISTING, Snapshots, StoreError, TreeId, Working, cut_links};
 
 use crate::agent::Agent;
 use crate::copy::{CopyError, Reason, Terms, copy};
@@ -86,16 +86,15 @@ impl Executor<'_> {
         let fail = || BuildError::kernel("the step's files");
         let dir = RootDir::open(root).map_err(fail())?;
         let scratch = RootDir::open(scratch).map_err(fail())?;
-        if request.bare {
-            let targets = request.mounts.iter().map(|mount| mount.target.as_str());
-            for target in targets.chain(["/etc/hosts", "/etc/resolv.conf"]) {
-                let real = dir.resolve(target).map_err(fail())?;
-                before.forgive(&dir, real.strip_prefix("/").unwrap_or(&real));
-            }
+        for path in restored_files(&scratch).map_err(fail())? {
+            before.forgive(&dir, path.strip_prefix("/").unwrap_or(&path));
         }
         remove_points(&scratch, &dir, &|path| before.had(path)).map_err(fail())?;
-        before.changes(&dir, &RootDir::open(path.join("fs")).map_err(fail())?).map_err(fail())?;
+        let tree = RootDir::open(path.join("fs")).map_err(fail())?;
+        before.changes(&dir, &tree).map_err(fail())?;
         self.throw_away(root);
+        // Where mounts are directories like any other, a command may have linked files of one to its own.
+        cut_links(&tree).map_err(fail())?;
         Ok(())
     }
 
@@ -233,13 +232,16 @@ impl Executor<'_> {
     /// Runs a command; `parts` are those of contexts that it mounts.
     pub(crate) fn run_step(&self, id: VertexId, run: &RunStep, parts: Vec<ContextPart>, path: &Path) -> Result<()> {
         let who = self.user_of(id, run)?;
-        let (files, before) = self.files(&self.trees_below(id)?, path)?;
         let (mounts, caches) = self.mounts(run, parts)?;
+        let (files, before) = self.files(&self.trees_below(id)?, path)?;
         let secrets = self.secrets_of(run)?;
         let agents = self.agents(&run.agents)?;
         let request = self.run_request(run, who, files, mounts, &secrets, &agents);
         let (ended, log) = self.run_command(id, &request, &secrets);
-        drop((caches, agents));
+        // A shell may look into what a command that failed has left.
+        let again = !matches!(&ended, Ok(Ended { outcome: Outcome::Exited(0), .. }));
+        let brought = if ended.is_ok() { caches.bring_home(self.store, &self.work, again) } else { Ok(()) };
+        drop(agents);
         let ended = match ended {
             // Killed with the rest of the build.
             Err(_) if self.cancel.is_cancelled() => return Err(BuildError::Cancelled),
@@ -254,6 +256,12 @@ impl Executor<'_> {
         if !matches!(ended.outcome, Outcome::Exited(0) | Outcome::NotStarted(_)) {
             self.note_failed_run(ended.at, request);
         } else if ended.outcome == Outcome::Exited(0) {
+            brought?;
+            for mount in &request.mounts {
+                if let Source::Part { dir, .. } = &mount.source {
+                    self.throw_away(dir);
+                }
+            }
             self.take_changes(&request, before, path)?;
             self.throw_away(request.files.scratch());
         }

@@ -26,6 +26,7 @@ mod terminal;
 mod zygote;
 
 pub use attached::run_attached;
+pub use chroot::restored_files;
 pub use enter::{Builder, STORE, World, enter};
 pub use network::Carrier;
 pub use probe::{Check, Isolation, Refusal, Rung, UNMASK, checks, isolation, records_owners};

@@ -11,6 +11,10 @@ use crate::layout::{Owners, Store};
 use crate::records::lock_key;
 use crate::workspace::Workspace;
 
+mod lent;
+
+pub use lent::LentCache;
+
 /// Who may use a cache at the same time; the strictest last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CacheUse {
@@ -26,6 +30,7 @@ pub enum CacheUse {
 pub struct CacheMount {
     pub path: PathBuf,
     pub dir: RootDir,
+    name: Digest,
     _lock: KeyLock,
 }
 
@@ -45,9 +50,7 @@ impl Store {
         let exists = || mounts.exists(short).map_err(StoreError::from);
         if !exists()? {
             // Those who share the cache make it once.
-            let mut making = Hasher::new();
-            making.field("making").field(name.bytes());
-            let _alone = self.lock_step(&making.finish())?;
+            let _alone = self.alone_with("making", &name)?;
             if !exists()? {
                 let (path, dir) = work.new_dir()?;
                 fill(&dir)?;
@@ -57,7 +60,14 @@ impl Store {
         }
         self.note_use("mounts", short)?;
         let path = self.path().join("mounts").join(short);
-        Ok(CacheMount { path, dir: mounts.sub(short).map_err(StoreError::from)?, _lock: lock })
+        Ok(CacheMount { path, dir: mounts.sub(short).map_err(StoreError::from)?, name, _lock: lock })
+    }
+
+    /// Keeps others from doing the same with the cache of that name.
+    fn alone_with(&self, doing: &str, name: &Digest) -> Result<KeyLock> {
+        let mut hasher = Hasher::new();
+        hasher.field(doing).field(name.bytes());
+        self.lock_step(&hasher.finish())
     }
 
     /// The name of the first cache of that id that can be had this way, and the lock on it.

@@ -63,10 +63,10 @@ mod waiting;
 mod workspace;
 
 pub use accounts::{Account, Ledger, LedgerStep};
-pub use caches::{CacheMount, CacheUse};
+pub use caches::{CacheMount, CacheUse, LentCache};
 pub use collect::Budget;
 pub use containers::Container;
-pub use copies::{Before, Files};
+pub use copies::{Before, Files, cut_links};
 pub use error::{Result, StoreError};
 pub use images::{Image, NamedImage};
 pub use layers::PackedLayer;

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use rbuild_layer::marks_opaque;
 use rbuild_linux::{Kind, RootDir, Timestamp, remove_tree};
 
-use super::{Before, Files, Marks, merge};
+use super::{Before, Files, Marks, cut_links, merge};
 
 static SERIAL: AtomicUsize = AtomicUsize::new(0);
 
@@ -170,6 +170,39 @@ fn a_directory_that_was_made_again_hides_the_old_one() {
         assert!(marks_opaque(&made.xattrs(OsStr::new("")).unwrap()), "attempt {attempt}");
         assert!(made.entries().unwrap().is_empty());
     }
+}
+
+#[test]
+fn links_to_the_outside_are_cut_and_others_stay() {
+    let temp = Temp::new();
+    let (tree, outside) = (temp.dir("tree"), temp.dir("outside"));
+    let write = |path: &str, text: &str| std::fs::write(temp.0.join(path), text).unwrap();
+    let link = |old: &str, new: &str| std::fs::hard_link(temp.0.join(old), temp.0.join(new)).unwrap();
+    let inode = |path: &str| std::os::unix::fs::MetadataExt::ino(&temp.0.join(path).symlink_metadata().unwrap());
+    tree.create_dir(OsStr::new("d"), 0o755).unwrap();
+    for name in ["shared", "own", "alone"] {
+        write(&format!("tree/{name}"), name);
+    }
+    std::os::unix::fs::symlink("target", temp.0.join("tree/link")).unwrap();
+    for (old, new) in [
+        ("tree/shared", "tree/d/shared"),
+        ("tree/shared", "outside/shared"),
+        ("tree/own", "tree/d/own"),
+        ("tree/link", "outside/link"),
+    ] {
+        link(old, new);
+    }
+    age(&tree);
+    let (before, inodes) = (look(&tree), ["tree/own", "tree/alone"].map(inode));
+    cut_links(&tree).unwrap();
+    assert_eq!(look(&tree), before);
+    assert_eq!(["tree/own", "tree/alone"].map(inode), inodes);
+    assert_eq!(inode("tree/shared"), inode("tree/d/shared"));
+    assert_ne!(inode("tree/shared"), inode("outside/shared"));
+    assert_ne!(inode("tree/link"), inode("outside/link"));
+    write("outside/shared", "changed");
+    assert_eq!(look(&tree), before);
+    drop(outside);
 }
 
 proptest! {

@@ -39,5 +39,6 @@ mod stacks;
 mod storm;
 mod streams;
 mod surroundings;
+mod taken_back;
 mod ways_out;
 mod why;

@@ -1,0 +1,370 @@
+//! What stands in a root directory for mounts, from before the command until after it.
+//!
+//! A command can do with it whatever it can do with its own files: move it, link it, put something else in its place. So every entry
+//! that is put there is held by a descriptor and known again by its inode, wherever it is by then and under however many names; and the
+//! directories that it was put into are held, too. What was laid out is taken back by that identity: none of it stays in the
+//! root directory, and what it covered returns to the very directory in which it was.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+
+use rbuild_linux::{Held, Kind, RootDir, Stat, Timestamp};
+
+use super::material::{Entry, What};
+use crate::request::RunRequest;
+
+type Failure = rbuild_linux::Error;
+
+/// Where covered entries are meanwhile, in the scratch directory.
+const COVERED: &str = "covered";
+
+/// Where the paths of [`restored_files`] are written, in the scratch directory.
+const RESTORED: &str = "restored";
+
+/// More than all mounts of a command have in paths (PATH_MAX each).
+const MOST_RESTORED: u64 = 16 << 20;
+
+pub(super) struct LaidOut<'a> {
+    root: &'a RootDir,
+    scratch: &'a RootDir,
+    /// In the order in which they were put there: later ones may lie in earlier ones.
+    mounts: Vec<Mounted>,
+}
+
+struct Mounted {
+    /// In the root directory, links resolved.
+    at: PathBuf,
+    dir: RootDir,
+    name: OsString,
+    /// Directories that were missing above it, the topmost first.
+    points: Vec<Tracked>,
+    /// What was there, and how it was once it had been moved away.
+    covered: Option<(String, Stat)>,
+    /// None until it stands.
+    material: Option<Material>,
+}
+
+struct Material {
+    entry: Tracked,
+    /// What was made in it.
+    inner: Vec<Tracked>,
+    /// Where it came from and goes back to.
+    home: Option<Entry>,
+    /// Its content is nobody else's business.
+    is_text: bool,
+}
+
+/// An entry that was put into the root directory.
+struct Tracked {
+    held: Held,
+    kind: Kind,
+    /// How many names it may have.
+    most_names: u32,
+    dir: RootDir,
+    dir_inode: (u32, u32, u64),
+    name: OsString,
+    found: Found,
+}
+
+enum Found {
+    InPlace,
+    Elsewhere(RootDir, OsString),
+    Gone,
+}
+
+impl Tracked {
+    /// One that has the names that it has now, and is to get no others.
+    fn of(dir: &RootDir, name: &OsStr) -> Result<Tracked, Failure> {
+        let held = Held::of(dir, name)?;
+        let stat = held.stat()?;
+        Ok(Tracked {
+            kind: stat.kind,
+            most_names: if stat.kind == Kind::Dir { u32::MAX } else { stat.nlink },
+            held,
+            dir: dir.try_clone()?,
+            dir_inode: dir.stat_self()?.inode(),
+            name: name.to_os_string(),
+            found: Found::InPlace,
+        })
+    }
+
+    /// Looks where it was put; gives whether it is there and nowhere else.
+    fn look(&mut self) -> Result<bool, Failure> {
+        let in_place = self.held.is(&self.dir, &self.name);
+        self.found = if in_place { Found::InPlace } else { Found::Gone };
+        Ok(in_place && self.held.stat()?.nlink <= self.most_names)
+    }
+
+    /// Takes note of a name that was come across. One that a file should not have is removed.
+    fn meet(&mut self, dir: &RootDir, name: &OsStr) -> Result<(), Failure> {
+        if name == self.name && dir.stat_self()?.inode() == self.dir_inode {
+            return Ok(());
+        }
+        if self.kind != Kind::Dir {
+            return unnoticed(dir, || dir.remove_file(name));
+        }
+        self.found = Found::Elsewhere(dir.try_clone()?, name.to_os_string());
+        Ok(())
+    }
+
+    /// The place where it is.
+    fn place(&self) -> Option<(&RootDir, &OsStr)> {
+        match &self.found {
+            Found::InPlace => Some((&self.dir, &self.name)),
+            Found::Elsewhere(dir, name) => Some((dir, name)),
+            Found::Gone => None,
+        }
+    }
+
+    fn remove(&self) -> Result<(), Failure> {
+        self.place().map_or(Ok(()), |(dir, name)| unnoticed(dir, || dir.remove_all(name)))
+    }
+}
+
+/// Does something in a directory without a trace in its time.
+fn unnoticed<T>(dir: &RootDir, work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    let mtime = dir.stat_self()?.mtime;
+    let done = work()?;
+    dir.set_own_mtime(mtime)?;
+    Ok(done)
+}
+
+impl LaidOut<'_> {
+    pub(super) fn new<'a>(root: &'a RootDir, scratch: &'a RootDir) -> LaidOut<'a> {
+        LaidOut { root, scratch, mounts: Vec::new() }
+    }
+
+    pub(super) fn put(&mut self, request: &RunRequest) -> Result<(), String> {
+        self.scratch.create_dir_all(COVERED, 0o755, None, |_| ()).map_err(super::text)?;
+        for (target, what) in [
+            ("/proc", What::Empty(0o555)),
+            ("/sys", What::Empty(0o555)),
+            ("/dev", What::Devices),
+            ("/etc/hosts", What::Text(request.hosts.as_bytes(), 0o644, 0, 0)),
+            ("/etc/resolv.conf", What::Text(request.resolv_conf.as_bytes(), 0o644, 0, 0)),
+        ] {
+            self.mount(target, what)?;
+        }
+        for wanted in &request.mounts {
+            self.mount(&wanted.target, What::of(wanted)?)?;
+        }
+        Ok(())
+    }
+
+    fn mount(&mut self, target: &str, what: What<'_>) -> Result<(), String> {
+        let fail = |e: Failure| format!("the mount point {target}: {e}");
+        let is_dir = what.is_dir()?;
+        let at = self.root.resolve(target).map_err(fail)?;
+        let Some(name) = at.file_name().map(OsStr::to_os_string) else {
+            return Err(format!("{target} is the root directory, and nothing can be mounted over that"));
+        };
+        let (dir, points) = self.directory_of(&at).map_err(fail)?;
+        let there = dir.stat_name(&name).ok();
+        self.mounts.push(Mounted { at, dir, name, points, covered: None, material: None });
+        match there {
+            Some(stat) if (stat.kind == Kind::Dir) != is_dir => {
+                let (here, other) = if is_dir { ("no directory", "a directory") } else { ("a directory", "a file") };
+                Err(format!("{target} is {here} in the image, and {other} is to be mounted there"))
+            }
+            there => self.cover(there.is_some(), what).map_err(fail),
+        }
+    }
+
+    /// The directory in which `at` is. What is missing of it is made.
+    fn directory_of(&self, at: &Path) -> Result<(RootDir, Vec<Tracked>), Failure> {
+        let mut dir = self.root.try_clone()?;
+        let mut points = Vec::new();
+        for part in at.parent().into_iter().flat_map(Path::components) {
+            let Component::Normal(name) = part else { continue };
+            if !dir.exists(name)? {
+                unnoticed(&dir, || dir.create_dir(name, 0o755).and_then(|()| dir.chmod(name, 0o755)))?;
+                points.push(Tracked::of(&dir, name)?);
+            }
+            dir = dir.sub(name)?;
+        }
+        Ok((dir, points))
+    }
+
+    /// Puts up the last of the mounts, in the place of what may be there.
+    fn cover(&mut self, occupied: bool, what: What<'_>) -> Result<(), Failure> {
+        let number = self.mounts.len();
+        let Some(Mounted { dir, name, covered, material, .. }) = self.mounts.last_mut() else { return Ok(()) };
+        let mtime = dir.stat_self()?.mtime;
+        if occupied {
+            let kept_name = number.to_string();
+            let kept = self.scratch.sub(COVERED)?;
+            dir.rename(name, &kept, OsStr::new(&kept_name))?;
+            *covered = Some((kept_name.clone(), kept.stat_name(OsStr::new(&kept_name))?));
+        }
+        what.make(dir, name)?;
+        let mut inner = Vec::new();
+        if matches!(what, What::Devices) {
+            let made = dir.sub(&*name)?;
+            inner = made.entries()?.iter().map(|e| Tracked::of(&made, &e.name)).collect::<Result<_, _>>()?;
+        }
+        let mut entry = Tracked::of(dir, name)?;
+        if matches!(what, What::Lent(_) | What::Copied(_)) {
+            // Files of a mount may be linked into the result, also when the mount is a file.
+            entry.most_names = u32::MAX;
+        }
+        let is_text = matches!(what, What::Text(..));
+        let home = if let What::Lent(home) = what { Some(home) } else { None };
+        *material = Some(Material { entry, inner, home, is_text });
+        dir.set_own_mtime(mtime)
+    }
+
+    /// Takes everything out again; nothing that the command started may be running any more.
+    pub(super) fn take_back(&mut self) -> Result<(), String> {
+        let mounts = std::mem::take(&mut self.mounts);
+        self.bring_back(mounts).map_err(|e| format!("taking back what stood for mounts: {e}"))
+    }
+
+    fn bring_back(&self, mut mounts: Vec<Mounted>) -> Result<(), Failure> {
+        let times = mounts.iter().flat_map(Mounted::directories).map(|dir| Ok((dir.try_clone()?, mtime_of(dir)?)));
+        let times = times.collect::<Result<Vec<_>, Failure>>()?;
+        self.find_moved(&mut mounts)?;
+        // One may lie in another: those that are kept leave before anything is removed.
+        for mounted in mounts.iter().rev() {
+            mounted.send_home()?;
+        }
+        for mounted in mounts.iter().rev() {
+            mounted.remove()?;
+        }
+        let kept = self.scratch.sub(COVERED)?;
+        let mut restored = Vec::new();
+        for mounted in mounts.iter().rev() {
+            if mounted.uncover(&kept)? {
+                restored.push(mounted.at.as_os_str().as_bytes());
+            }
+        }
+        for (dir, mtime) in times {
+            dir.set_own_mtime(mtime)?;
+        }
+        if !restored.is_empty() {
+            let mut file = self.scratch.create_file(OsStr::new(RESTORED), 0o600)?;
+            let failed = |e| Failure::new("write", self.scratch.label().join(RESTORED), e);
+            std::io::Write::write_all(&mut file, &restored.join(&0)).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Looks for what is not, or not only, where it was put.
+    fn find_moved(&self, mounts: &mut [Mounted]) -> Result<(), Failure> {
+        let mut missing = HashMap::new();
+        for tracked in mounts.iter_mut().flat_map(Mounted::tracked) {
+            if !tracked.look()? {
+                missing.insert(tracked.held.inode(), tracked);
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        walk(self.root, |dir, name, stat| match missing.get_mut(&stat.inode()) {
+            Some(tracked) => tracked.meet(dir, name),
+            None => Ok(()),
+        })
+    }
+}
+
+fn mtime_of(dir: &RootDir) -> Result<Timestamp, Failure> {
+    Ok(dir.stat_self()?.mtime)
+}
+
+/// Shows `each` entry below `root`, directories before what is in them.
+fn walk(root: &RootDir, mut each: impl FnMut(&RootDir, &OsStr, &Stat) -> Result<(), Failure>) -> Result<(), Failure> {
+    let level = |dir: RootDir| Ok((dir.entries()?, dir));
+    let mut levels = vec![level(root.try_clone()?)?];
+    while let Some((entries, dir)) = levels.last_mut() {
+        let Some(entry) = entries.pop() else {
+            levels.pop();
+            continue;
+        };
+        let stat = dir.stat_name(&entry.name)?;
+        each(dir, &entry.name, &stat)?;
+        if stat.kind == Kind::Dir {
+            let below = level(dir.sub(&entry.name)?)?;
+            levels.push(below);
+        }
+    }
+    Ok(())
+}
+
+impl Mounted {
+    fn tracked(&mut self) -> impl Iterator<Item = &mut Tracked> {
+        let material = self.material.iter_mut().flat_map(|m| std::iter::once(&mut m.entry).chain(&mut m.inner));
+        self.points.iter_mut().chain(material)
+    }
+
+    /// Those whose times are as the command left them before any of it is taken back.
+    fn directories(&self) -> impl Iterator<Item = &RootDir> {
+        self.points.iter().map(|point| &point.dir).chain([&self.dir])
+    }
+
+    /// What was lent returns. Where the command removed it, what it put in its place does, or an empty directory.
+    fn send_home(&self) -> Result<(), Failure> {
+        let Some(Material { entry, home: Some((home, old)), .. }) = &self.material else { return Ok(()) };
+        if let Some((dir, name)) = entry.place() {
+            return unnoticed(dir, || dir.rename(name, home, old));
+        }
+        if entry.kind != Kind::Dir {
+            return Ok(());
+        }
+        match self.dir.stat_name(&self.name) {
+            Ok(stat) if stat.kind == Kind::Dir => self.dir.rename(&self.name, home, old),
+            _ => {
+                let stat = entry.held.stat()?;
+                home.create_dir(old, 0o700)?;
+                home.sub(old)?.set_own_meta(stat.uid, stat.gid, stat.mode, stat.mtime)
+            }
+        }
+    }
+
+    fn remove(&self) -> Result<(), Failure> {
+        let Some(Material { entry, inner, home: None, is_text }) = &self.material else { return Ok(()) };
+        entry.remove()?;
+        for moved in inner.iter().filter(|inner| matches!(inner.found, Found::Elsewhere(..))) {
+            moved.remove()?;
+        }
+        // A name outside of the root directory, which a command can leave, shows nothing.
+        if *is_text && entry.held.stat()?.nlink > 0 {
+            entry.held.truncate()?;
+        }
+        Ok(())
+    }
+
+    /// What was covered is there again, and the directories that were made are gone unless the command has put something into them.
+    /// Gives whether that was a file, and is what it was.
+    fn uncover(&self, kept: &RootDir) -> Result<bool, Failure> {
+        let mut as_it_was = false;
+        if self.material.is_some() || self.covered.is_some() {
+            self.dir.remove_all(&self.name)?;
+        }
+        if let Some((kept_name, stat)) = &self.covered {
+            let kept_name = OsStr::new(kept_name);
+            as_it_was = stat.kind != Kind::Dir && kept.stat_name(kept_name)? == *stat;
+            match kept.rename(kept_name, &self.dir, &self.name) {
+                // The directory itself was removed, and with it what was in it.
+                Err(e) if e.is_not_found() => as_it_was = false,
+                other => other?,
+            }
+        }
+        for (dir, name) in self.points.iter().rev().filter_map(Tracked::place) {
+            // Full: then it is more than a mount point.
+            let _ = unnoticed(dir, || dir.remove_dir(name));
+        }
+        Ok(as_it_was)
+    }
+}
+
+/// The paths of files that were covered while a command ran and that it left alone. Being moved away and back has changed their change
+/// times (statx(2), stx_ctime) and nothing else. `scratch` is the directory that the request named.
+pub fn restored_files(scratch: &RootDir) -> rbuild_linux::Result<Vec<PathBuf>> {
+    let paths = match scratch.read(RESTORED, MOST_RESTORED) {
+        Ok(paths) => paths,
+        Err(e) if e.is_not_found() => return Ok(Vec::new()),
+        Err(e) => return Err(e),
+    };
+    Ok(paths.split(|byte| *byte == 0).map(|path| PathBuf::from(OsString::from_vec(path.to_vec()))).collect())
+}

@@ -1,0 +1,146 @@
+//! What is put into a root directory in the place of a mount.
+
+use std::ffi::{OsStr, OsString};
+use std::io::Write;
+use std::path::Path;
+
+use rbuild_linux::{Kind, RootDir, copy_file};
+
+use super::{DEVICES, text};
+use crate::request::{MountRequest, Source};
+
+/// The directory that holds something, and its name there.
+pub(super) type Entry = (RootDir, OsString);
+
+/// What a mount shows.
+pub(super) enum What<'a> {
+    /// A file: content, mode and owner.
+    Text(&'a [u8], u32, u32, u32),
+    /// An empty directory of that mode.
+    Empty(u32),
+    /// A /dev of the command's own.
+    Devices,
+    /// Something that was made for this command alone, and goes back to where it was.
+    Lent(Entry),
+    /// Something of the machine's that is only read.
+    Copied(Entry),
+    /// A socket, which is one however many names it has.
+    Socket(Entry),
+}
+
+impl What<'_> {
+    pub(super) fn of(wanted: &MountRequest) -> Result<What<'_>, String> {
+        Ok(match &wanted.source {
+            Source::File { content, mode, uid, gid } => What::Text(content, *mode, *uid, *gid),
+            Source::Tmpfs { .. } => What::Empty(0o1777),
+            Source::Bind(path) => socket(path)?,
+            Source::Part { dir, path } => What::Lent(inside(dir, path)?),
+            Source::BindBelow { .. } => return Err("a directory that stays takes a mount".into()),
+            Source::Trees { .. } => return Err("a mount of layers takes an overlay".into()),
+            Source::Machine(path) if wanted.read_only => What::Copied(outside(path)?),
+            Source::Machine(path) => {
+                let shown = path.display();
+                return Err(format!(
+                    "{shown} cannot be written to by a command where nothing can be mounted; add :ro to the --volume"
+                ));
+            }
+        })
+    }
+
+    pub(super) fn is_dir(&self) -> Result<bool, String> {
+        match self {
+            What::Text(..) | What::Socket(_) => Ok(false),
+            What::Empty(_) | What::Devices => Ok(true),
+            What::Lent((dir, name)) | What::Copied((dir, name)) => {
+                let stat = dir.stat_name(name).map_err(|e| format!("a mount source: {e}"))?;
+                Ok(stat.kind == Kind::Dir)
+            }
+        }
+    }
+
+    /// Makes it the entry `name` of `dir`, a name that is free.
+    pub(super) fn make(&self, dir: &RootDir, name: &OsStr) -> rbuild_linux::Result<()> {
+        match self {
+            What::Text(content, mode, uid, gid) => {
+                let mut file = dir.create_file(name, 0o600)?;
+                let failed = |e| rbuild_linux::Error::new("write", dir.label().join(name), e);
+                file.write_all(content).map_err(failed)?;
+                dir.chown(name, *uid, *gid)?;
+                dir.chmod(name, *mode)
+            }
+            What::Empty(mode) => {
+                dir.create_dir(name, 0o700)?;
+                dir.chmod(name, *mode)
+            }
+            What::Devices => {
+                dir.create_dir(name, 0o755)?;
+                dir.chmod(name, 0o755)?;
+                fill_dev(&dir.sub(name)?)
+            }
+            What::Lent((from, old)) => from.rename(old, dir, name),
+            What::Copied((from, old)) => copy_tree(from, old, dir, name),
+            What::Socket((from, old)) => dir.hard_link(from, old, name),
+        }
+    }
+}
+
+/// Device nodes and shared memory. Without the right to make nodes, a command goes without.
+fn fill_dev(dev: &RootDir) -> rbuild_linux::Result<()> {
+    for (name, number) in DEVICES {
+        let name = OsStr::new(name);
+        if dev.create_node(name, Kind::CharDevice, 0o666, number).is_ok() {
+            dev.chmod(name, 0o666)?;
+        }
+    }
+    let shared = OsStr::new("shm");
+    dev.create_dir(shared, 0o777)?;
+    dev.chmod(shared, 0o1777)
+}
+
+fn socket(path: &Path) -> Result<What<'static>, String> {
+    let (dir, name) = outside(path)?;
+    match dir.stat_name(&name).map_err(text)?.kind {
+        Kind::Socket => Ok(What::Socket((dir, name))),
+        // Whatever is shown as it is could be linked into the result.
+        _ => Err(format!("{} is no socket, and takes a mount", path.display())),
+    }
+}
+
+/// What is at a path inside of a directory, wherever links lead there.
+fn inside(dir: &Path, path: &Path) -> Result<Entry, String> {
+    let root = RootDir::open(dir).map_err(text)?;
+    let real = root.resolve(path).map_err(text)?;
+    match real.file_name() {
+        Some(_) => root.parent(&real).map_err(text),
+        None => outside(dir),
+    }
+}
+
+fn outside(path: &Path) -> Result<Entry, String> {
+    let above = path.parent().ok_or("the root of the machine is no mount source")?;
+    let name = path.file_name().ok_or("the root of the machine is no mount source")?;
+    Ok((RootDir::open(above).map_err(text)?, name.to_os_string()))
+}
+
+/// What is there under one name as files of their own under another; nodes are left out.
+fn copy_tree(from: &RootDir, old: &OsStr, to: &RootDir, name: &OsStr) -> rbuild_linux::Result<()> {
+    let stat = from.stat_name(old)?;
+    match stat.kind {
+        Kind::Dir => {
+            to.create_dir(name, 0o700)?;
+            let (inside, made) = (from.sub(old)?, to.sub(name)?);
+            for entry in inside.entries()? {
+                copy_tree(&inside, &entry.name, &made, &entry.name)?;
+            }
+        }
+        Kind::File => {
+            let file = to.create_file(name, 0o600)?;
+            copy_file(&from.open_name(old)?, &stat, &file)?;
+        }
+        Kind::Symlink => return to.create_symlink(&from.read_link(old)?, name),
+        _ => return Ok(()),
+    }
+    to.chown(name, stat.uid, stat.gid)?;
+    to.chmod(name, stat.mode)?;
+    to.set_mtime(name, stat.mtime)
+}

@@ -1,0 +1,76 @@
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use rbuild_linux::{Kind, Result, RootDir, Stat};
+
+use super::copy_entry;
+
+/// Gives each entry of `tree` that also has names outside of it an inode of its own, so that nobody changes the tree through those.
+/// Links within the tree stay links. Nobody else may work in the tree meanwhile.
+pub fn cut_links(tree: &RootDir) -> Result<()> {
+    for Linked { stat, names } in linked_entries(tree)? {
+        if names.len() as u64 == u64::from(stat.nlink) {
+            continue;
+        }
+        let (first_dir, first) = tree.parent(&names[0])?;
+        let own = free_name(&first_dir)?;
+        unnoticed(&first_dir, || {
+            copy_entry(&first_dir, &first, &stat, &first_dir, &own)?;
+            first_dir.rename(&own, &first_dir, &first)
+        })?;
+        for other in &names[1..] {
+            let (dir, name) = tree.parent(other)?;
+            unnoticed(&dir, || {
+                dir.remove_file(&name)?;
+                dir.hard_link(&first_dir, &first, &name)
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// An inode of several names, and those of them that are in the tree.
+struct Linked {
+    stat: Stat,
+    names: Vec<PathBuf>,
+}
+
+fn linked_entries(tree: &RootDir) -> Result<Vec<Linked>> {
+    let mut linked: HashMap<_, Linked> = HashMap::new();
+    let mut levels = vec![(tree.try_clone()?, tree.entries()?, PathBuf::new())];
+    while let Some((dir, entries, path)) = levels.last_mut() {
+        let Some(entry) = entries.pop() else {
+            levels.pop();
+            continue;
+        };
+        let stat = dir.stat_name(&entry.name)?;
+        let here = path.join(&entry.name);
+        if stat.kind == Kind::Dir {
+            let below = dir.sub(&entry.name)?;
+            let entries = below.entries()?;
+            levels.push((below, entries, here));
+        } else if stat.nlink > 1 {
+            linked.entry(stat.inode()).or_insert_with(|| Linked { stat, names: Vec::new() }).names.push(here);
+        }
+    }
+    Ok(linked.into_values().collect())
+}
+
+fn free_name(dir: &RootDir) -> Result<OsString> {
+    let mut serial = 0;
+    loop {
+        let name = OsString::from(format!(".own-{serial}"));
+        if !dir.exists(&name)? {
+            return Ok(name);
+        }
+        serial += 1;
+    }
+}
+
+/// Does something in a directory without a trace in its time.
+fn unnoticed(dir: &RootDir, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let mtime = dir.stat_self()?.mtime;
+    work()?;
+    dir.set_own_mtime(mtime)
+}

@@ -1,0 +1,228 @@
+//! What a command is given for its time stays apart from its result, whatever it does with it: caches, secrets, the files of the
+//! system. Where mounts are real, much of this fails in the command, which is as good.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use crate::lab::{Lab, contents, exists, listing};
+
+/// Reads a file of a result.
+fn read(out: &Path, name: &str) -> String {
+    std::fs::read_to_string(out.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+/// The layer that a command makes with a secret mounted: its listing and its files; none where the build was refused for the secret.
+fn layer_of(lab: &Lab, mounts: &str, command: &str) -> Option<(Vec<String>, HashMap<String, Vec<u8>>)> {
+    let file = format!("FROM busybox\nRUN --mount=type=secret,id=s {mounts} {command}; true\n");
+    let ran = lab.build(&file, &["--no-cache", "--secret", "id=s,src=secret", "-t", "made"]);
+    if ran.code != Some(0) {
+        let why = "give leave with --allow secret-in-image";
+        assert!(ran.stderr.contains(why), "{command}: {}", ran.stderr);
+        // Nothing is copied where it can be moved or linked.
+        assert!(!is_bare(), "{command}: {}", ran.stderr);
+        return None;
+    }
+    let tar = lab.top_layer_tar("made");
+    Some((listing(&tar), contents(&tar)))
+}
+
+/// Whether mounts are made of a root directory's own entries.
+fn is_bare() -> bool {
+    std::env::var_os("RBUILD_ISOLATION").is_some_and(|rung| rung == "chroot")
+}
+
+const LINKS: &str = r#"FROM busybox
+RUN mkdir /own && echo tree > /own/f && echo in > /in
+RUN --mount=type=cache,target=/c mkdir -p /c/d && echo one > /c/d/f && echo two > /c/moved && echo three > /c/hard && ln /c/hard /c/hard2
+RUN --mount=type=cache,target=/c \
+    (ln /c/d/f /linked || cp /c/d/f /linked) && (ln /own/f /c/own || cp /own/f /c/own) && mv /c/moved /moved && mv /in /c/in && \
+    (ln /c/hard2 /third || cp /c/hard2 /third) && (ln /own/f /own/g && ln /own/g /c/own2 || cp /own/g /c/own2)
+"#;
+
+#[test]
+fn a_cache_shares_no_file_with_a_result() {
+    let lab = Lab::new();
+    lab.build(LINKS, &[]).ok();
+    // Everything in the cache is written to in place.
+    let append = "FROM busybox\nRUN --mount=type=cache,target=/c for f in d/f own in hard; do echo changed >> /c/$f; done && chmod 700 /c/own\n";
+    lab.build(append, &[]).ok();
+    let out = lab.build_local(LINKS, &[]);
+    assert_eq!(
+        ["linked", "moved", "own/f", "own/g", "third"].map(|f| read(&out, f)),
+        ["one\n", "two\n", "tree\n", "tree\n", "three\n"]
+    );
+    // And the other way round: a later step writes to what it has of the cache.
+    let on_top = format!(
+        "{LINKS}RUN for f in linked moved own/f third; do echo later >> /$f; done\n\
+         RUN --mount=type=cache,target=/c cat /c/d/f /c/own /c/in /c/hard /c/hard2 > /o; ls /c >> /o\n"
+    );
+    let out = lab.build_local(&on_top, &[]);
+    let lines = read(&out, "o").replace('\n', " ");
+    assert_eq!(lines, "one changed tree changed in changed three changed three changed d hard hard2 in own own2 ");
+}
+
+#[test]
+fn root_no_file_of_a_tree_is_one_of_a_cache() {
+    let lab = Lab::new();
+    lab.build(LINKS, &[]).ok();
+    let script = "cd $RBUILD_ROOT; find mounts -type f -printf '%i\\n' | sort -u > $LAB/a; find trees -type f -printf '%i\\n' | sort -u > $LAB/b; \
+                  wc -l < $LAB/a; comm -12 $LAB/a $LAB/b | wc -l";
+    // d/f, hard with its second name, in, own, own2: `own` and `own2` are one where they could be linked.
+    let told = lab.sh(script).ok().stdout;
+    let counts: Vec<&str> = told.lines().collect();
+    assert!(["4", "5"].contains(&counts[0]) && counts[1] == "0", "{told}");
+}
+
+#[test]
+fn what_is_written_to_a_read_only_cache_does_not_stay() {
+    let lab = Lab::new();
+    let file = "FROM busybox\nRUN --mount=type=cache,target=/c mkdir /c/d && echo first > /c/f && echo first > /c/d/g\n\
+                RUN --mount=type=cache,target=/c,ro echo bad > /c/f; rm -f /c/d/g; echo new > /c/new; chmod 700 /c/d; (ln /c/f /f && echo bad >> /f); true\n\
+                RUN --mount=type=cache,target=/c,readonly,source=/d echo bad > /c/g; rmdir /c; true\n\
+                RUN --mount=type=cache,target=/c cat /c/f /c/d/g > /o && ls -l /c | grep -c drwxr-xr-x >> /o && ls /c >> /o\n";
+    let out = lab.build_local(file, &[]);
+    assert_eq!(read(&out, "o"), "first\nfirst\n1\nd\nf\n");
+}
+
+#[test]
+fn several_mounts_of_one_cache_keep_what_is_written_to_each() {
+    let lab = Lab::new();
+    let file = "FROM busybox\nRUN --mount=type=cache,id=i,target=/a mkdir /a/d && echo old > /a/gone && echo old > /a/d/f\n\
+                RUN --mount=type=cache,id=i,target=/a --mount=type=cache,id=i,target=/b --mount=type=cache,id=i,target=/d,source=/d \
+                echo 1 > /a/one; echo 2 > /b/two; rm /b/gone; echo 3 > /d/three\n\
+                RUN --mount=type=cache,id=i,target=/a cd /a && find . -type f | sort > /o\n";
+    let out = lab.build_local(file, &[]);
+    assert_eq!(read(&out, "o"), "./d/f\n./d/three\n./one\n./two\n");
+}
+
+#[test]
+fn commands_that_share_a_cache_keep_what_each_of_them_wrote() {
+    let lab = Lab::new();
+    let work = |name: &str| {
+        format!(
+            "FROM busybox AS {name}\nRUN --mount=type=cache,id=shared,target=/c touch /c/{name} && sleep 2 && touch /c/{name}2 && touch /{name}\n"
+        )
+    };
+    let file = format!(
+        "{}{}FROM busybox\nCOPY --from=a /a /\nCOPY --from=b /b /\nRUN --mount=type=cache,id=shared,target=/c ls /c > /o\n",
+        work("a"),
+        work("b")
+    );
+    let out = lab.build_local(&file, &["--jobs", "2"]);
+    assert_eq!(read(&out, "o"), "a\na2\nb\nb2\n");
+}
+
+#[test]
+fn what_a_failed_command_wrote_to_a_cache_stays() {
+    let lab = Lab::new();
+    lab.build("FROM busybox\nRUN --mount=type=cache,target=/c echo 1 > /c/f && mkdir /c/d && exit 3\n", &[])
+        .fails(1, &[]);
+    let out = lab.build_local("FROM busybox\nRUN --mount=type=cache,target=/c rm -rf /c/d; ls /c > /o\n", &[]);
+    assert_eq!(read(&out, "o"), "f\n");
+    // A cache that a command removes is empty, and is there.
+    lab.build("FROM busybox\nRUN --mount=type=cache,target=/c rm -rf /c; true\n", &[]).ok();
+    let out = lab.build_local("FROM busybox\nRUN --mount=type=cache,target=/c ls -A /c > /o\n", &[]);
+    assert_eq!(read(&out, "o"), "");
+}
+
+#[test]
+fn a_secret_is_taken_back_wherever_it_was_moved() {
+    let lab = Lab::new();
+    lab.write("secret", "a secret value\n");
+    let apart = "--mount=type=tmpfs,target=/t --mount=type=cache,target=/c --mount=type=bind,target=/b,rw";
+    // Each with what it makes itself.
+    let own = &["run/", "run/secrets/", "run/secrets/s"][..];
+    for (command, own) in [
+        ("mv /run/secrets /x", &[][..]),
+        ("mv /run/secrets/s /x", &[]),
+        ("mv /run /x", &[]),
+        ("ln /run/secrets/s /x", &[]),
+        ("ln /run/secrets/s /x && rm -r /run/secrets", &[]),
+        ("mkdir -p /x/y/z && mv /run/secrets /x/y/z/", &["x/", "x/y/", "x/y/z/"]),
+        ("mv /run/secrets /x; mkdir -p /run/secrets; echo own > /run/secrets/s", own),
+        ("mv /run/secrets/s /t/s; mv /t /x", &[]),
+        ("mv /run/secrets/s /b/; mv /b /x", &[]),
+        ("mv /run/secrets /c/; mv /c /x", &[]),
+        ("ln /run/secrets/s /c/s", &[]),
+        ("ln /run/secrets/s /b/s", &[]),
+        ("mkdir -p /x && ln /run/secrets/s /x/x && ln /x/x /dev/x && mv /dev /x", &["x/"]),
+    ] {
+        let Some((names, files)) = layer_of(&lab, apart, command) else { continue };
+        for (name, content) in &files {
+            let text = String::from_utf8_lossy(content);
+            assert!(!text.contains("secret value"), "{command}: {name} of {names:?}");
+        }
+        let more: Vec<&String> = files.keys().filter(|name| !own.contains(&name.as_str())).collect();
+        assert!(!is_bare() || more.is_empty(), "{command}: {more:?}");
+    }
+    let out = lab.build_local("FROM busybox\nRUN --mount=type=cache,target=/c find /c -type f > /o\n", &["--no-cache"]);
+    // A copy is as good as a move where the mount is a real one.
+    if is_bare() {
+        assert_eq!(read(&out, "o"), "");
+    }
+}
+
+#[test]
+fn what_the_system_lays_out_is_in_no_layer() {
+    let lab = Lab::new();
+    lab.write("secret", "a secret value\n");
+    let (names, _) = layer_of(
+        &lab,
+        "",
+        "echo 1 > /dev/shm/x; echo 2 > /dev/x; mkdir /proc/x /sys/x /dev/shm/d; mknod /dev/p p; echo 3 > /proc/y; rm -f /dev/null /dev/zero; \
+         chmod 700 /dev /proc /sys /dev/shm; echo more >> /etc/hosts; echo more >> /etc/resolv.conf; touch /made",
+    )
+    .unwrap();
+    assert!(names.iter().any(|n| n.ends_with(" made")), "{names:?}");
+    let left = |n: &&String| [" dev", " proc", " sys", " etc"].iter().any(|part| n.contains(part));
+    assert!(!names.iter().any(|n| left(&n)), "{names:?}");
+    // Nor under another name.
+    for command in [
+        "mv /dev /x",
+        "mv /dev/shm /x",
+        "mv /proc /x",
+        "ln /etc/hosts /x",
+        "ln /etc/resolv.conf /x",
+        "mv /etc/hosts /x",
+    ] {
+        let (names, _) = layer_of(&lab, "", command).unwrap();
+        let left =
+            |n: &&String| n.ends_with("hosts") || n.ends_with("resolv.conf") || n.ends_with(" x") || n.contains(" x/");
+        assert!(!is_bare() || !names.iter().any(|n| left(&n)), "{command}: {names:?}");
+    }
+}
+
+#[test]
+fn what_mounts_covered_is_there_again() {
+    let lab = Lab::new();
+    lab.write("secret", "a secret value\n").write("f", "context\n");
+    let file = "FROM busybox AS s\nRUN mkdir /m && echo stage > /m/f\n\
+                FROM busybox\nRUN mkdir -p /d /run/secrets && echo own > /d/f && echo own > /file && echo own > /run/secrets/s && echo own > /d/g\n\
+                RUN --mount=type=secret,id=s --mount=type=tmpfs,target=/d --mount=type=bind,target=/file,source=f --mount=from=s,source=/m,target=/m,rw \
+                    cat /file /m/f > /o && echo x > /d/x && echo x > /m/x && mv /m/f /f\n\
+                RUN --mount=type=bind,source=f,target=/d/f rm -f /d/g; mv /d /e; ls /d /e > /list; true\n";
+    let out = lab.build_local(file, &["--secret", "id=s,src=secret"]);
+    assert_eq!(
+        ["o", "file", "run/secrets/s", "f"].map(|f| read(&out, f)),
+        ["context\nstage\n", "own\n", "own\n", "stage\n"]
+    );
+    assert!(!exists(out.join("m")));
+    // Where the directory could be moved the file that was covered has moved with it.
+    if is_bare() {
+        assert_eq!(read(&out, "e/f"), "own\n");
+        assert!(!exists(out.join("d")));
+    }
+}
+
+#[test]
+fn a_mount_may_lie_in_another() {
+    let lab = Lab::new();
+    let file = "FROM busybox\nRUN --mount=type=cache,id=n,target=/a --mount=type=tmpfs,target=/a/t --mount=type=cache,id=m,target=/a/t/c \
+                echo 1 > /a/one && echo 2 > /a/t/two && echo 3 > /a/t/c/three\n\
+                RUN --mount=type=cache,id=n,target=/a --mount=type=cache,id=m,target=/b --mount=type=cache,id=m,target=/dev/x/y \
+                cat /a/one /b/three > /o; ls /a/t /dev/x/y/three >> /o; true\n";
+    let out = lab.build_local(file, &[]);
+    let said = read(&out, "o");
+    assert!(said.starts_with("1\n3\n") && !said.contains("two"), "{said}");
+    assert!(!exists(out.join("a")) && !exists(out.join("b")));
+}
