@@ -11,6 +11,7 @@ use std::path::Path;
 
 use rbuild_linux::RootDir;
 use rbuild_linux::process::{self, Cloned, Exit};
+use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::command::Environment;
 use crate::request::{Files, Input, Network, Report, RunRequest};
@@ -73,10 +74,23 @@ fn started(request: &RunRequest, root: &Path, mut input: Option<OwnedFd>, socket
             drop(saying);
             let mut why = String::new();
             std::io::Read::read_to_string(&mut said, &mut why).map_err(text)?;
-            let exit = process::wait(child).map_err(text)?;
+            let exit = wait_for(child, socket)?;
             if why.is_empty() { Ok(exit) } else { Err(why) }
         }
     }
+}
+
+/// Waits for the command's end. If the builder dies first, nobody may be left who would kill what the command has started: the zygote
+/// may have been killed with it.
+fn wait_for(child: u32, socket: &UnixStream) -> Result<Exit, String> {
+    let command = process::pidfd(child).map_err(text)?;
+    let mut fds = [PollFd::new(&command, PollFlags::IN), PollFd::new(socket, PollFlags::empty())];
+    while let Err(rustix::io::Errno::INTR) = poll(&mut fds, None) {}
+    if fds[1].revents().contains(PollFlags::HUP) {
+        process::kill_children();
+        std::process::exit(70);
+    }
+    process::wait(child).map_err(text)
 }
 
 fn become_command(request: &RunRequest, root: &Path, input: Option<OwnedFd>, runner: &OwnedFd) -> Result<(), String> {

@@ -129,6 +129,10 @@ impl Launcher<'_> {
     ) -> Result<Result<Ended, SandboxError>, SandboxError> {
         let (ready, go) = std::io::pipe().map_err(failed("pipe2"))?;
         let (told, tell) = std::io::pipe().map_err(failed("pipe2"))?;
+        // What came of a builder that is killed together with all who would see to its end comes to this process, where there is no
+        // pid namespace. Children that the caller had before are not the builder's, and could not be told from those.
+        let bare = isolation.maps.is_none();
+        let adopts = bare && process::children().is_empty() && process::adopt_orphans().is_ok();
         let cloned = match &isolation.maps {
             None => process::fork()?,
             Some(_) => process::clone_into_namespaces().map_err(userns_refused)?,
@@ -152,7 +156,11 @@ impl Launcher<'_> {
                 false => Err(crate::probe::maps_refused(e).into()),
             };
         }
-        supervise(child, &pidfd, go, told, &self.signals)
+        let ended = supervise(child, &pidfd, go, told, &self.signals);
+        if adopts {
+            process::kill_children();
+        }
+        ended
     }
 
     fn become_builder<F: FnOnce(Result<Builder, SandboxError>) -> i32>(

@@ -150,6 +150,39 @@ fn root_what_a_command_leaves_running_is_killed_without_a_namespace_too() {
     assert!(wait(false), "left: {}", String::from_utf8_lossy(&left()));
 }
 
+#[test]
+fn root_nothing_is_left_running_though_several_of_rbuilds_processes_are_killed_at_once() {
+    let child_of = |pid: u32| -> u32 {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        text.split_whitespace().next().unwrap_or_else(|| panic!("{pid} has no child")).parse().unwrap()
+    };
+    // The launcher, the builder, the zygote and the runner, by their places in that row.
+    for (i, killed) in [&[1, 2][..], &[1, 2, 3], &[0, 1, 2], &[2, 3]].into_iter().enumerate() {
+        let lab = Lab::new();
+        let marker = format!("{}99{i}", std::process::id());
+        lab.write("Dockerfile", format!("FROM busybox\nRUN (setsid sleep {marker} &) ; sleep {marker}\n"));
+        let mut child =
+            lab.command(["--isolation", "chroot", "build"]).stderr(std::process::Stdio::null()).spawn().unwrap();
+        let find = || {
+            let found = std::process::Command::new("pgrep").args(["-f", &format!("^sleep {marker}")]).output().unwrap();
+            String::from_utf8(found.stdout).unwrap()
+        };
+        let wait = |count: usize| {
+            (0..100).any(|_| {
+                std::thread::sleep(std::time::Duration::from_millis(50));
+                find().lines().count() == count
+            })
+        };
+        assert!(wait(2), "it does not begin");
+        let mut row = vec![child.id()];
+        (0..3).for_each(|i| row.push(child_of(row[i])));
+        let row: Vec<String> = killed.iter().map(|i| row[*i].to_string()).collect();
+        assert!(std::process::Command::new("kill").arg("-9").args(&row).status().unwrap().success());
+        child.wait().unwrap();
+        assert!(wait(0), "{killed:?}: left: {}", find());
+    }
+}
+
 /// As a user of another name whom `/etc/subuid` grants ids, in a mount namespace in which `setup` has changed something, and with
 /// `with` before the command.
 fn as_somebody(lab: &Lab, ids: &str, setup: &str, with: &str, script: &str) -> crate::lab::Ran {
