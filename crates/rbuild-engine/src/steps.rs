@@ -81,9 +81,12 @@ impl Executor<'_> {
     }
 
     /// Brings home what a command did to its files.
-    fn take_changes(&self, request: &RunRequest, before: Option<Before>, path: &Path) -> Result<()> {
-        let (Files::Directory { root, scratch }, Some(mut before)) = (&request.files, before) else { return Ok(()) };
+    fn take_changes(&self, request: &RunRequest, before: Option<Before>, trees: &[TreeId], path: &Path) -> Result<()> {
         let fail = || BuildError::kernel("the step's files");
+        let (Files::Directory { root, scratch }, Some(mut before)) = (&request.files, before) else {
+            let upper = RootDir::open(path.join("fs")).map_err(fail())?;
+            return Ok(self.store.renew_stand_ins(trees, &upper)?);
+        };
         let dir = RootDir::open(root).map_err(fail())?;
         let scratch = RootDir::open(scratch).map_err(fail())?;
         for path in restored_files(&scratch).map_err(fail())? {
@@ -232,8 +235,9 @@ impl Executor<'_> {
     /// Runs a command; `parts` are those of contexts that it mounts.
     pub(crate) fn run_step(&self, id: VertexId, run: &RunStep, parts: Vec<ContextPart>, path: &Path) -> Result<()> {
         let who = self.user_of(id, run)?;
+        let trees = self.trees_below(id)?;
         let (mounts, caches) = self.mounts(run, parts)?;
-        let (files, before) = self.files(&self.trees_below(id)?, path)?;
+        let (files, before) = self.files(&trees, path)?;
         let secrets = self.secrets_of(run)?;
         let agents = self.agents(&run.agents)?;
         let request = self.run_request(run, who, files, mounts, &secrets, &agents);
@@ -262,7 +266,7 @@ impl Executor<'_> {
                     self.throw_away(dir);
                 }
             }
-            self.take_changes(&request, before, path)?;
+            self.take_changes(&request, before, &trees, path)?;
             self.throw_away(request.files.scratch());
         }
         self.outcome_of_run(id, run, ended.outcome, log).map_err(|e| e.happened(ended.at))

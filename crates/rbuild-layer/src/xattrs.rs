@@ -3,7 +3,7 @@
 //! | attribute | layer to tree | tree to layer | why |
 //! |---|---|---|---|
 //! | `user.overlay.*`, `trusted.overlay.*` | no | no | the overlay's own marks: a layer that sets them would steer it |
-//! | `user.rbuild.*` | no | no | owners that are written down, and notes of the store |
+//! | `user.rbuild.` and 32 digits of this store's | no | no | owners that are written down ([`rbuild_linux::owner_attribute`]) |
 //! | `security.capability` | yes | yes | part of the program's meaning |
 //! | `user.*` otherwise | yes | yes | data of the image |
 //! | `security.selinux`, `security.ima`, … | no | no | belong to the machine, not to the image |
@@ -13,7 +13,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-use rbuild_linux::Xattrs;
+use rbuild_linux::{Xattrs, owner_attribute};
 
 /// Set on a directory that may hold whiteouts though nothing is merged with it; an empty value means "copied up from
 /// who knows where" (fs/overlayfs/inode.c, ovl_get_inode).
@@ -22,9 +22,11 @@ pub const ORIGIN: &str = "user.overlay.origin";
 pub const OPAQUE: &str = "user.overlay.opaque";
 
 fn is_image_data(name: &OsStr) -> bool {
+    if name == owner_attribute() {
+        return false;
+    }
     let name = name.as_bytes();
-    let marks = [&b"user.overlay."[..], b"user.rbuild."];
-    name == b"security.capability" || (name.starts_with(b"user.") && !marks.iter().any(|mark| name.starts_with(mark)))
+    name == b"security.capability" || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
 }
 
 /// Whether an attribute found in a layer is set on the tree.
@@ -55,9 +57,12 @@ mod tests {
             ("security.capability", true),
             ("security.selinux", false),
             ("user.mime_type", true),
+            ("user.rbuild.owner", true),
             ("system.posix_acl_access", false),
         ] {
-            assert_eq!((keep_in_tree(OsStr::new(name)), keep_in_layer(OsStr::new(name))), (crosses, crosses), "{name}");
+            let name = OsStr::new(name);
+            assert_eq!((keep_in_tree(name), keep_in_layer(name)), (crosses, crosses), "{name:?}");
         }
+        assert!(!keep_in_tree(owner_attribute()) && !keep_in_layer(owner_attribute()));
     }
 }

@@ -35,7 +35,10 @@ pub use mount::{
     private_mount_namespace, private_namespaces,
 };
 
-pub use owners::{Recorded, owners_are_recorded, record, record_in_times, record_owners, recorded};
+pub use owners::{
+    OwnerKey, Recorded, has_met_stand_ins, owner_attribute, owner_key, owners_are_recorded, record, record_in_times,
+    record_owners, recorded, set_owner_key,
+};
 pub use program::sealed_program;
 pub use publish::{
     AtomicFile, is_unpublished, remove_tree, sync_filesystem, temporary_name, write_atomic, write_durable,

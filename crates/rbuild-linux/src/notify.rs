@@ -93,6 +93,12 @@ pub fn receive(listener: BorrowedFd<'_>) -> std::io::Result<Option<Call>> {
     }
 }
 
+/// Whether whoever made a call waits for its answer still: a thread that is gone may have handed its number on.
+pub fn still_waits(listener: BorrowedFd<'_>, call: &Call) -> bool {
+    // SAFETY: the request reads one number of 64 bits, which `call.id` is.
+    unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID as _, &call.id) == 0 }
+}
+
 /// What becomes of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {

@@ -283,7 +283,13 @@ impl RootDir {
     /// An empty file that says which device it stands for.
     fn create_stand_in(&self, name: &OsStr, kind: Kind, mode: u32, rdev: (u32, u32)) -> Result<()> {
         drop(self.create_file(name, mode)?);
-        let what = Recorded { uid: 0, gid: 0, device: Some((kind, rdev.0, rdev.1)) };
+        self.set_stand_in(name, (kind, rdev.0, rdev.1))
+    }
+
+    /// Has the empty file `name` stand for a device.
+    pub fn set_stand_in(&self, name: &OsStr, device: (Kind, u32, u32)) -> Result<()> {
+        one_component(name).map_err(|e| self.err("lsetxattr", Path::new(name), e))?;
+        let what = Recorded { uid: 0, gid: 0, device: Some(device) };
         owners::record(&self.proc_path(name), false, &what).map_err(|e| self.err("lsetxattr", Path::new(name), e))
     }
 

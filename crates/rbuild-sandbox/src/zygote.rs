@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
 use rbuild_linux::process::{self, Cloned};
-use rbuild_linux::sealed_program;
+use rbuild_linux::{OwnerKey, sealed_program};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -29,7 +29,8 @@ use crate::surroundings::{Proc, Surroundings};
 /// What the builder asks for, and the byte that an answer repeats.
 const RUNNER: u8 = b'r';
 const SWEEP: u8 = b's';
-/// The first message to a zygote that executed rbuild anew, with the descriptors of the isolated network, and its answer.
+/// The first message to a zygote that executed rbuild anew, with the key of owners and the descriptors of the isolated network, and
+/// its answer.
 const BEGIN: u8 = b'b';
 
 /// How a zygote comes to be.
@@ -184,12 +185,16 @@ pub(crate) fn send_fds(socket: impl AsFd, fds: &[BorrowedFd<'_>]) -> rustix::io:
 }
 
 fn send_with_byte(socket: impl AsFd, byte: u8, fds: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {
+    send_with_bytes(socket, &[byte], fds)
+}
+
+fn send_with_bytes(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(rustix::io::Errno::NOBUFS);
     }
-    sendmsg(socket, &[IoSlice::new(&[byte])], &mut control, SendFlags::NOSIGNAL).map(|_| ())
+    sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).map(|_| ())
 }
 
 /// One message's descriptors; an error at the end of the stream.
@@ -199,11 +204,16 @@ pub(crate) fn receive_fds(socket: impl AsFd) -> rustix::io::Result<Vec<OwnedFd>>
 
 /// The next byte, and the descriptors that came with it.
 pub(crate) fn receive_with_byte(socket: impl AsFd) -> rustix::io::Result<(Vec<OwnedFd>, u8)> {
+    let mut byte = [0u8; 1];
+    receive_with_bytes(socket, &mut byte).map(|(fds, _)| (fds, byte[0]))
+}
+
+/// The next bytes, their number, and the descriptors that came with them.
+fn receive_with_bytes(socket: impl AsFd, bytes: &mut [u8]) -> rustix::io::Result<(Vec<OwnedFd>, usize)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut byte = [0u8; 1];
     let message = loop {
-        match recvmsg(&socket, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+        match recvmsg(&socket, &mut [IoSliceMut::new(bytes)], &mut control, RecvFlags::CMSG_CLOEXEC) {
             Err(rustix::io::Errno::INTR) => {}
             other => break other?,
         }
@@ -213,13 +223,16 @@ pub(crate) fn receive_with_byte(socket: impl AsFd) -> rustix::io::Result<(Vec<Ow
     }
     let rights =
         control.drain().filter_map(|m| if let RecvAncillaryMessage::ScmRights(fds) = m { Some(fds) } else { None });
-    Ok((rights.flatten().collect(), byte[0]))
+    Ok((rights.flatten().collect(), message.bytes))
 }
 
 /// Hands a new zygote what it does not inherit.
 fn begin(socket: &OwnedFd, isolated: Option<&Isolated>) -> Result<(), SandboxError> {
     let fds = isolated.map(Isolated::descriptors);
-    send_with_byte(socket, BEGIN, fds.as_ref().map_or(&[][..], |fds| &fds[..]))
+    // Not an argument, which all processes see of each other.
+    let key = rbuild_linux::owner_key();
+    let message: Vec<u8> = [BEGIN].into_iter().chain(key.into_iter().flatten()).collect();
+    send_with_bytes(socket, &message, fds.as_ref().map_or(&[][..], |fds| &fds[..]))
         .map_err(|e| failed("beginning with it", e))
 }
 
@@ -249,7 +262,14 @@ pub fn zygote_main(args: &[OsString]) -> i32 {
     // The kernel named it after the descriptor.
     let _ = rustix::thread::set_name(c"rbuild");
     let Ok(socket) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3) else { return 70 };
-    let Ok((fds, BEGIN)) = receive_with_byte(&socket) else { return 70 };
+    let mut message = [0; 1 + size_of::<OwnerKey>()];
+    let fds = match receive_with_bytes(&socket, &mut message) {
+        Ok((fds, n)) if message[0] == BEGIN => {
+            message[1..n].try_into().into_iter().for_each(rbuild_linux::set_owner_key);
+            fds
+        }
+        _ => return 70,
+    };
     let isolated = Isolated::from_descriptors(args.get(2).and_then(|arg| arg.to_str()).unwrap_or_default(), fds);
     let around = Surroundings { proc: if is(1, OUTER_PROC) { Proc::Outer } else { Proc::Own }, isolated };
     if send_with_byte(&socket, BEGIN, &[]).is_err() {

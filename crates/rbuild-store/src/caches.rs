@@ -77,7 +77,7 @@ impl Store {
             let mut hasher = Hasher::new();
             hasher.field("cache mount").field(id.bytes()).field(copy.to_le_bytes());
             if self.owners() == Owners::Recorded {
-                hasher.field("recorded owners");
+                hasher.field("keyed owners");
             }
             let name = hasher.finish();
             let lock = match how {

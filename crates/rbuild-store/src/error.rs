@@ -31,6 +31,11 @@ pub enum StoreError {
     /// A program that is no rbuild has a lock for longer than it is waited for.
     #[error("the store's {lock} is held by {holder}, which is no rbuild")]
     Held { lock: &'static str, holder: String },
+    /// A copy of a store without all that files have.
+    #[error(
+        "the files of the store have lost their {0}: it was copied without them, or its user has other sub-ids than before"
+    )]
+    Stripped(&'static str),
     /// The build that waited for another one was stopped.
     #[error("the build was stopped while it waited for another one")]
     Stopped,
@@ -61,6 +66,10 @@ impl StoreError {
             StoreError::Held { lock, .. } => Some(format!(
                 "end that program (`fuser {lock}` in the store names it, too), or wait for it longer with RBUILD_LOCK_TIMEOUT=SECONDS"
             )),
+            StoreError::Stripped(_) => Some(
+                "copy it again with all that its files have, as root (`cp -a`, `rsync -aHXU`), or empty its cache: `rbuild prune -a`"
+                    .into(),
+            ),
             StoreError::WrongLayer { .. } => {
                 Some("remove the image, and load it again from an archive that whoever made it wrote anew".into())
             }

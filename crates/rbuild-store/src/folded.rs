@@ -15,6 +15,7 @@ use crate::collect::FILES;
 use crate::error::Result;
 use crate::layers::{PackedLayer, Stoppable, layer_document};
 use crate::layout::{Store, document};
+use crate::stand_ins::STAND_INS;
 use crate::trees::TreeId;
 use crate::workspace::Workspace;
 
@@ -75,10 +76,11 @@ impl Store {
         fs.set_own_meta(uid, gid, mode, fs.stat_self()?.mtime)?;
         let dir = self.dir(&place)?;
         // Half of one, if there is any; and what it was counted to take.
-        for old in ["fs", "bytes.json", FILES] {
+        for old in ["fs", "bytes.json", FILES, STAND_INS] {
             dir.remove_all(OsStr::new(old))?;
         }
         made.rename(OsStr::new("fs"), &dir, OsStr::new("fs"))?;
+        self.note_stand_ins(&dir)?;
         self.write(&place, NOTE, &Folded { boot: Some(self.boot().to_string()), ..note })
     }
 
@@ -97,7 +99,7 @@ impl Store {
         }
         match self.folded(tree)? {
             Some(note) => Ok(self.packed_layer(&format!("{}/{}", place.display(), note.layer))?.is_some()),
-            None => Ok(self.root.exists(place.join("fs"))?),
+            None => Ok(self.root.exists(place.join("fs"))? && self.has_own_stand_ins(tree)?),
         }
     }
 

@@ -19,6 +19,12 @@ const STEPS: &str = "steps.lock";
 /// Bumped when older programs can no longer read what newer ones write.
 const VERSION: u32 = 1;
 
+/// Features that whoever uses the store must know: owners that are written down are in an attribute that is made with a key.
+const FEATURES: [&str; 1] = ["keyed-owners"];
+
+/// The file of the key with which owners are written down.
+const OWNER_KEY: &str = "owners.key";
+
 #[derive(Serialize, Deserialize)]
 struct Format {
     version: u32,
@@ -76,8 +82,10 @@ impl Store {
             create(&root).map_err(|e| unusable(e.to_string()))?;
         }
         let format: Format = read_json(&root, "format.json")?;
-        if format.version != VERSION || !format.incompatible.is_empty() {
-            let features = format.incompatible.join(", ");
+        let unknown: Vec<&str> =
+            format.incompatible.iter().map(String::as_str).filter(|feature| !FEATURES.contains(feature)).collect();
+        if format.version != VERSION || !unknown.is_empty() {
+            let features = unknown.join(", ");
             return Err(StoreError::Unusable {
                 path: path.to_path_buf(),
                 reason: format!("it was written by a newer rbuild (version {}, features: {features})", format.version),
@@ -88,7 +96,11 @@ impl Store {
         let lock = open_lock(path, "lock").map_err(|e| unusable(e.to_string()))?;
         let waits = Waits::new(patience);
         waits.lock("lock", &lock, LockKind::Shared)?;
-        Ok(Store {
+        if FEATURES.iter().any(|feature| !format.incompatible.iter().any(|known| known == feature)) {
+            // What an earlier version made stays, and counts as far as it is what it seems to be: no tree of its is any more.
+            write_format(&root).map_err(|e| unusable(e.to_string()))?;
+        }
+        let store = Store {
             root,
             path: path.to_path_buf(),
             lock,
@@ -96,7 +108,9 @@ impl Store {
             limits: Limits::default(),
             owners: Owners::Given,
             waits,
-        })
+        };
+        rbuild_linux::set_owner_key(store.key(OWNER_KEY)?);
+        Ok(store)
     }
 
     pub fn path(&self) -> &Path {
@@ -116,9 +130,11 @@ impl Store {
         Store { limits, ..self }
     }
 
-    /// The same store, with trees of such owners.
-    pub fn with_owners(self, owners: Owners) -> Store {
-        Store { owners, ..self }
+    /// The same store, with trees of such owners; an error if those that there are have lost theirs.
+    pub fn with_owners(self, owners: Owners) -> Result<Store> {
+        let store = Store { owners, ..self };
+        store.ask_witnesses()?;
+        Ok(store)
     }
 
     /// The same store, whose waits for the locks of other builds end with [`StoreError::Stopped`] when `stop` says so.
@@ -268,8 +284,7 @@ fn create(root: &RootDir) -> Result<()> {
     }
     write_durable(root, OsStr::new("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#, modes::file())?;
     // Last: its presence says that the rest is there.
-    let format = br#"{"version":1,"compatible":[],"read_only_compatible":[],"incompatible":[]}"#;
-    Ok(write_durable(root, OsStr::new("format.json"), format, modes::file())?)
+    write_format(root)
 }
 
 /// Lets nobody but the caller into the rooms of other people's files: a set-uid program of an image would run as the store's
@@ -283,6 +298,12 @@ fn close_rooms(root: &RootDir) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn write_format(root: &RootDir) -> Result<()> {
+    let incompatible = FEATURES.map(String::from).to_vec();
+    let format = Format { version: VERSION, compatible: Vec::new(), read_only_compatible: Vec::new(), incompatible };
+    Ok(write_durable(root, OsStr::new("format.json"), &document("format.json", &format)?, modes::file())?)
 }
 
 fn read_json<T: DeserializeOwned>(root: &RootDir, path: &str) -> Result<T> {

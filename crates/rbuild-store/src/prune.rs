@@ -60,6 +60,9 @@ impl Store {
         self.remove_unpublished()?;
         sweep(self, &self.dir("tmp")?)?;
         let mut freed = Freed::default();
+        if all {
+            self.forget_witnesses()?;
+        }
         // These entries and no others: an image with a name may have the same id.
         let unnamed: Vec<NamedImage> = self.images()?.into_iter().filter(|e| e.name.is_none()).collect();
         self.forget(&unnamed)?;

@@ -3,16 +3,12 @@
 //! A value is known by a digest that is keyed with bytes of this store alone: without them it tells nobody anything, not
 //! even about a value that could be guessed.
 
-use std::ffi::OsStr;
-use std::io::Write;
-
 use rbuild_image::{Digest, Hasher};
-use rbuild_linux::{AtomicFile, RootDir, random_bytes};
+use rbuild_linux::RootDir;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::layout::{Store, document};
-use crate::modes;
 use crate::records::Record;
 use crate::trees::TreeId;
 
@@ -32,7 +28,6 @@ pub struct Verdict {
 
 const NOTE: &str = "secrets.json";
 const KEY: &str = "secrets.key";
-const KEY_LENGTH: usize = 32;
 /// Tokens that live for one build come in any number; a forgotten one is looked for again.
 const MOST_ABSENT: usize = 32;
 
@@ -59,35 +54,13 @@ impl Store {
         if values.peek().is_none() {
             return Ok(Vec::new());
         }
-        let key = self.secret_key()?;
+        let key = self.key(KEY)?;
         let mark = |value: &[u8]| {
             let mut hasher = Hasher::new();
-            hasher.field("secret 1").field(&key).field(value);
+            hasher.field("secret 1").field(key).field(value);
             SecretMark(hasher.finish())
         };
         Ok(values.map(mark).collect())
-    }
-
-    fn secret_key(&self) -> Result<Vec<u8>> {
-        let name = OsStr::new(KEY);
-        loop {
-            match self.root.read(name, KEY_LENGTH as u64) {
-                Ok(key) if key.len() == KEY_LENGTH => return Ok(key),
-                // A power cut left it; what was marked with it is looked at again.
-                Ok(_) => self.root.remove_file(name)?,
-                Err(e) if e.is_not_found() => {}
-                Err(e) => return Err(e.into()),
-            }
-            let mut file = AtomicFile::create(&self.root, modes::private_file())?;
-            let failed = |e| rbuild_linux::Error::new("write", KEY, e);
-            file.write_all(&random_bytes::<KEY_LENGTH>()?).map_err(failed)?;
-            file.file().sync_all().map_err(failed)?;
-            // By a link: the key of another process that came first stays.
-            match self.root.hard_link(&self.root, file.temp_name(), name) {
-                Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(e.into()),
-                _ => {}
-            }
-        }
     }
 
     /// What is known of secrets in a tree; `None` if nobody ever looked.

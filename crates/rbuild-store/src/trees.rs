@@ -109,6 +109,7 @@ impl Store {
     pub fn commit_tree(&self, work: &Workspace, made: &Path, id: &TreeId) -> Result<()> {
         let trees = self.dir("trees")?;
         let name = made.file_name().unwrap_or_default();
+        self.note_stand_ins(&work.dir().sub(name)?)?;
         match work.dir().rename(name, &trees, OsStr::new(&id.0)) {
             Err(e) if matches!(e.kind(), std::io::ErrorKind::DirectoryNotEmpty | std::io::ErrorKind::AlreadyExists) => {
                 let old = work.unique("old");

@@ -217,7 +217,7 @@ fn run_builder(
         let result = builder.map_err(BuildError::from).and_then(|builder| {
             let stop = cancel.clone();
             builder.on_stop(move || stop.cancel());
-            let store = store.moved(&builder.path(Path::new(rbuild_sandbox::STORE)))?.with_owners(owners(&builder));
+            let store = store.moved(&builder.path(Path::new(rbuild_sandbox::STORE)))?.with_owners(owners(&builder))?;
             let stop = cancel.clone();
             let events = sender.clone();
             let store = store

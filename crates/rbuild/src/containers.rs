@@ -98,7 +98,7 @@ pub fn cp(place: &Place, args: CpArgs) -> Result<u8, Failure> {
     let world = World { store: place.root.clone(), binds: Vec::new(), carrier: None, commands: false };
     let ended = enter(&world, place.rung, |builder| {
         let copied = builder.map_err(Failure::from).and_then(|builder| {
-            let store = store.moved(&builder.path(Path::new(rbuild_sandbox::STORE)))?.with_owners(owners(&builder));
+            let store = store.moved(&builder.path(Path::new(rbuild_sandbox::STORE)))?.with_owners(owners(&builder))?;
             let image = store.image(&manifest)?;
             Ok(copy_out(&store, &image, &path, args.follow_link, &target, &builder)?)
         });

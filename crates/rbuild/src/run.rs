@@ -57,8 +57,9 @@ pub fn run(place: &Place, args: RunArgs) -> Result<u8, Failure> {
         let outcome = builder.map_err(BuildError::from).and_then(|builder| {
             let stop = cancel.clone();
             builder.on_stop(move || stop.cancel());
-            let store =
-                store.moved(&builder.path(std::path::Path::new(rbuild_sandbox::STORE)))?.with_owners(owners(&builder));
+            let store = store
+                .moved(&builder.path(std::path::Path::new(rbuild_sandbox::STORE)))?
+                .with_owners(owners(&builder))?;
             invoke(&store, &image, &invocation, &builder, &cancel)
         });
         match outcome {

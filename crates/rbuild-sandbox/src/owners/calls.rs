@@ -44,65 +44,86 @@ pub enum Asked {
     Control,
     SetLimit,
     ChangeLimit,
+    ListAttributes,
+    LinkListAttributes,
+    FileListAttributes,
+    ListAttributesAt,
+    SetSeconds,
+    SetMicroseconds,
+    SetMicrosecondsAt,
+    SetNanosecondsAt,
+    SetWideNanosecondsAt,
 }
 
 use Asked::*;
 
-/// The numbers on x86_64, on i386 and on aarch64 (arch/x86/entry/syscalls/syscall_64.tbl and syscall_32.tbl,
-/// include/uapi/asm-generic/unistd.h); -1 where there is no such call. Of i386, the calls with ids of 32 bits and sizes of 64: C
-/// libraries know no others any more. 32-bit programs of aarch64 see themselves as what they are: root.
-const NUMBERS: [(Asked, [i32; 3]); 41] = [
-    (SetUid, [105, 213, 146]),
-    (SetGid, [106, 214, 144]),
-    (SetReUid, [113, 203, 145]),
-    (SetReGid, [114, 204, 143]),
-    (SetResUid, [117, 208, 147]),
-    (SetResGid, [119, 210, 149]),
-    (SetFsUid, [122, 215, 151]),
-    (SetFsGid, [123, 216, 152]),
-    (SetGroups, [116, 206, 159]),
-    (GetGroups, [115, 205, 158]),
-    (GetUid, [102, 199, 174]),
-    (GetEffectiveUid, [107, 201, 175]),
-    (GetGid, [104, 200, 176]),
-    (GetEffectiveGid, [108, 202, 177]),
-    (GetResUid, [118, 209, 148]),
-    (GetResGid, [120, 211, 150]),
-    (Chown, [92, 212, -1]),
-    (LinkChown, [94, 198, -1]),
-    (FileChown, [93, 207, 55]),
-    (ChownAt, [260, 298, 54]),
-    (Stat, [4, 195, -1]),
-    (LinkStat, [6, 196, -1]),
-    (FileStat, [5, 197, 80]),
-    (StatAt, [262, 300, 79]),
-    (StatX, [332, 383, 291]),
-    (MakeNode, [133, 14, -1]),
-    (MakeNodeAt, [259, 297, 33]),
-    (MakeDir, [83, 39, -1]),
-    (MakeDirAt, [258, 296, 34]),
-    (SymLink, [88, 83, -1]),
-    (SymLinkAt, [266, 304, 36]),
-    (Open, [2, 5, -1]),
-    (OpenAt, [257, 295, 56]),
-    (OpenAt2, [437, 437, 437]),
-    (Create, [85, 8, -1]),
-    (Execute, [59, 11, 221]),
-    (ExecuteAt, [322, 358, 281]),
-    (ChangeRoot, [161, 61, 51]),
-    (Control, [157, 172, 167]),
-    (SetLimit, [160, 75, 164]),
-    (ChangeLimit, [302, 340, 261]),
+/// The numbers on x86_64, i386, aarch64 and arm (arch/x86/entry/syscalls/syscall_64.tbl and syscall_32.tbl,
+/// include/uapi/asm-generic/unistd.h, arch/arm/tools/syscall.tbl); -1 where there is no such call. Of i386, the calls with ids of
+/// 32 bits and sizes of 64: C libraries know no others any more. 32-bit programs of aarch64 see themselves as what they are, root,
+/// but are kept from what tells of owners as all others are.
+const NUMBERS: [(Asked, [i32; 4]); 50] = [
+    (SetUid, [105, 213, 146, -1]),
+    (SetGid, [106, 214, 144, -1]),
+    (SetReUid, [113, 203, 145, -1]),
+    (SetReGid, [114, 204, 143, -1]),
+    (SetResUid, [117, 208, 147, -1]),
+    (SetResGid, [119, 210, 149, -1]),
+    (SetFsUid, [122, 215, 151, -1]),
+    (SetFsGid, [123, 216, 152, -1]),
+    (SetGroups, [116, 206, 159, -1]),
+    (GetGroups, [115, 205, 158, -1]),
+    (GetUid, [102, 199, 174, -1]),
+    (GetEffectiveUid, [107, 201, 175, -1]),
+    (GetGid, [104, 200, 176, -1]),
+    (GetEffectiveGid, [108, 202, 177, -1]),
+    (GetResUid, [118, 209, 148, -1]),
+    (GetResGid, [120, 211, 150, -1]),
+    (Chown, [92, 212, -1, -1]),
+    (LinkChown, [94, 198, -1, -1]),
+    (FileChown, [93, 207, 55, -1]),
+    (ChownAt, [260, 298, 54, -1]),
+    (Stat, [4, 195, -1, -1]),
+    (LinkStat, [6, 196, -1, -1]),
+    (FileStat, [5, 197, 80, -1]),
+    (StatAt, [262, 300, 79, -1]),
+    (StatX, [332, 383, 291, -1]),
+    (MakeNode, [133, 14, -1, -1]),
+    (MakeNodeAt, [259, 297, 33, -1]),
+    (MakeDir, [83, 39, -1, -1]),
+    (MakeDirAt, [258, 296, 34, -1]),
+    (SymLink, [88, 83, -1, -1]),
+    (SymLinkAt, [266, 304, 36, -1]),
+    (Open, [2, 5, -1, -1]),
+    (OpenAt, [257, 295, 56, -1]),
+    (OpenAt2, [437, 437, 437, -1]),
+    (Create, [85, 8, -1, -1]),
+    (Execute, [59, 11, 221, -1]),
+    (ExecuteAt, [322, 358, 281, -1]),
+    (ChangeRoot, [161, 61, 51, -1]),
+    (Control, [157, 172, 167, -1]),
+    (SetLimit, [160, 75, 164, -1]),
+    (ChangeLimit, [302, 340, 261, -1]),
+    (ListAttributes, [194, 232, 11, 232]),
+    (LinkListAttributes, [195, 233, 12, 233]),
+    (FileListAttributes, [196, 234, 13, 234]),
+    (ListAttributesAt, [465, 465, 465, 465]),
+    (SetSeconds, [132, 30, -1, -1]),
+    (SetMicroseconds, [235, 271, -1, 269]),
+    (SetMicrosecondsAt, [261, 299, -1, 326]),
+    (SetNanosecondsAt, [280, 320, 88, 348]),
+    (SetWideNanosecondsAt, [-1, 412, -1, 412]),
 ];
 
 /// `AUDIT_ARCH_I386` (linux/audit.h).
 pub const I386: u32 = 0x4000_0003;
+/// `AUDIT_ARCH_ARM`.
+const ARM: u32 = 0x4000_0028;
 
 /// The columns of this architecture and of its 32-bit sibling.
 fn columns() -> (Option<usize>, Option<usize>) {
     match std::env::consts::ARCH {
         "x86_64" => (Some(0), Some(1)),
-        "aarch64" => (Some(2), None),
+        "aarch64" => (Some(2), Some(3)),
         _ => (None, None),
     }
 }
@@ -110,8 +131,13 @@ fn columns() -> (Option<usize>, Option<usize>) {
 /// The call of that number on an architecture that this machine runs.
 pub fn of_number(number: i32, architecture: u32) -> Option<Asked> {
     let (native, sibling) = columns();
-    let column = if architecture == I386 { sibling? } else { native? };
+    let column = if is_of_sibling(architecture) { sibling? } else { native? };
     NUMBERS.iter().find(|(_, numbers)| numbers[column] == number).map(|(asked, _)| *asked)
+}
+
+/// Whether an architecture is the 32-bit sibling of another.
+pub fn is_of_sibling(architecture: u32) -> bool {
+    matches!(architecture, I386 | ARM)
 }
 
 /// When a call counts.
@@ -134,7 +160,7 @@ pub fn numbers() -> [Vec<(u32, When)>; 2] {
         _ => When::Always,
     };
     let of = |column: Option<usize>| {
-        let number = |numbers: &[i32; 3]| u32::try_from(numbers[column?]).ok();
+        let number = |numbers: &[i32; 4]| u32::try_from(numbers[column?]).ok();
         NUMBERS.iter().filter_map(|(asked, numbers)| Some((number(numbers)?, when(asked)))).collect()
     };
     let (native, sibling) = columns();

@@ -2,6 +2,8 @@
 
 use rustix::io::Errno;
 
+use super::decode::Of;
+
 /// "Leave it as it is" in the set*id calls; nobody has it.
 pub const SAME: u32 = u32::MAX;
 
@@ -80,6 +82,21 @@ impl Ids {
 }
 
 impl Credentials {
+    pub fn ids(&self, of: Of) -> Ids {
+        match of {
+            Of::Users => self.users,
+            Of::Groups => self.groups,
+        }
+    }
+
+    /// With other ids, and nothing else.
+    pub fn with(self, of: Of, ids: Ids) -> Credentials {
+        match of {
+            Of::Users => Credentials { users: ids, ..self },
+            Of::Groups => Credentials { groups: ids, ..self },
+        }
+    }
+
     /// Whether CAP_SETUID, CAP_SETGID and CAP_CHOWN would be held.
     pub fn able(&self) -> bool {
         self.users.effective == 0 || self.kept

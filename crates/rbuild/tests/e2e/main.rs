@@ -28,6 +28,7 @@ mod mistakes;
 mod moving;
 mod multistage;
 mod names;
+mod owners;
 mod promises;
 mod removing;
 mod result;

@@ -1,0 +1,299 @@
+//! What is done with files for whoever asks.
+
+use std::ffi::CString;
+
+use rbuild_linux::notify::{Guise, Layout, stat_bytes, statx_bytes};
+use rbuild_linux::{Kind, owner_attribute};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
+use rustix::io::Errno;
+
+use super::caller::{Caller, Proc, Result};
+use super::calls::{CREATES, I386};
+use super::decode::{At, Named, Subject, Time, TimeForm, Width, open_how, without};
+use super::files::{Guised, Place, Target, hands_on_group, seen};
+use super::ids::SAME;
+use super::{Reply, Supervisor, errno};
+
+/// Bytes of a list of attributes, the kernel's limit (xattr(7)).
+const MOST_NAMES: usize = 64 * 1024;
+
+impl Supervisor {
+    fn place(&self, caller: &Caller<'_>, at: At) -> Result<Place> {
+        Place::of(caller, at.dir, caller.path(at.path)?, self.chrooted)
+    }
+
+    fn target(&self, caller: &Caller<'_>, file: Named) -> Result<Target> {
+        self.target_of(caller, file.at.dir, caller.path_or_none(file.at.path)?, AtFlags::from_bits_retain(file.flags))
+    }
+
+    fn target_of(&self, caller: &Caller<'_>, dir: i32, path: CString, flags: AtFlags) -> Result<Target> {
+        if path.is_empty() {
+            if !flags.contains(AtFlags::EMPTY_PATH) {
+                return Err(Errno::NOENT);
+            }
+            return Target::of(caller.directory(dir)?);
+        }
+        Place::of(caller, dir, path, self.chrooted)?.target(!flags.contains(AtFlags::SYMLINK_NOFOLLOW))
+    }
+
+    fn subject(&self, caller: &Caller<'_>, file: Subject) -> Result<Target> {
+        match file {
+            Subject::Open(fd) => Target::of(caller.open_file(fd)?),
+            Subject::Named(file) => self.target(caller, file),
+        }
+    }
+
+    /// How a file is to look that a call asks about. `None` if as the kernel says: nothing is written down, or this process
+    /// finds nothing. Most calls of all are of this kind, and most find nothing.
+    fn guise(&mut self, caller: &Caller<'_>, file: Named) -> Option<(Guised, Guise)> {
+        let path = caller.path_or_none(file.at.path).ok()?;
+        let flags = AtFlags::from_bits_retain(file.flags);
+        if path.is_empty() && !flags.contains(AtFlags::EMPTY_PATH) {
+            return None;
+        }
+        match self.chrooted {
+            false => self.known.look(caller, file.at.dir, &path, flags),
+            true => self.target_of(caller, file.at.dir, path, flags).ok()?.guised(),
+        }
+    }
+
+    pub(super) fn stat(&mut self, caller: &Caller<'_>, file: Named, to: u64) -> Result<Reply> {
+        let Some((file, guise)) = self.guise(caller, file) else { return Ok(Reply::GO) };
+        let layout = if caller.call.architecture == I386 { Layout::I386 } else { Layout::Native };
+        caller.write(to, &stat_bytes(file.named(), &guise, layout).map_err(errno)?)?;
+        Ok(Reply::value(0))
+    }
+
+    pub(super) fn statx(&mut self, caller: &Caller<'_>, file: Named, mask: u32, to: u64) -> Result<Reply> {
+        let Some((file, guise)) = self.guise(caller, file) else { return Ok(Reply::GO) };
+        caller.write(to, &statx_bytes(file.named(), mask, &guise).map_err(errno)?)?;
+        Ok(Reply::value(0))
+    }
+
+    /// Lists the attributes of a file without ours. The kernel is never left to do that: whoever knew the name could set it.
+    pub(super) fn list_attributes(&self, caller: &Caller<'_>, file: Subject, to: u64, size: u64) -> Result<Reply> {
+        let mut names = vec![0; MOST_NAMES];
+        let n = match file {
+            Subject::Named(Named { at, flags }) if !self.chrooted => {
+                let (path, flags) = (caller.path_or_none(at.path)?, AtFlags::from_bits_retain(flags));
+                if path.is_empty() && !flags.contains(AtFlags::EMPTY_PATH) {
+                    return Err(Errno::NOENT);
+                }
+                let (seen, how) = seen(caller, at.dir, &path, flags)?;
+                let n = match how.is_empty() {
+                    true => rustix::fs::listxattr(&*seen, &mut names[..])?,
+                    false => rustix::fs::llistxattr(&*seen, &mut names[..])?,
+                };
+                caller.still_waits()?;
+                n
+            }
+            file => rustix::fs::listxattr(Proc::path_of(&self.subject(caller, file)?.fd), &mut names[..])?,
+        };
+        let names = without(&names[..n], owner_attribute().as_encoded_bytes());
+        if size > 0 {
+            if size < names.len() as u64 {
+                return Err(Errno::RANGE);
+            }
+            caller.write(to, &names)?;
+        }
+        Ok(Reply::value(names.len() as u32))
+    }
+
+    /// Sets times, but that of access where it tells an owner. The kernel is never left to do that, whatever the file seems to be:
+    /// another one may stand there by then.
+    pub(super) fn set_times(
+        &mut self,
+        caller: &Caller<'_>,
+        file: Subject,
+        (form, width): (TimeForm, Width),
+        times: u64,
+    ) -> Result<Reply> {
+        let mut bytes = [0; 32];
+        let bytes = &mut bytes[..form.size(width)];
+        let now = (0, super::decode::NOW);
+        let [access, modification] = match times {
+            0 => [now, now],
+            address => {
+                caller.read(address, bytes)?;
+                form.read(width, bytes).ok_or(Errno::INVAL)?
+            }
+        };
+        if let Subject::Named(Named { flags, .. }) = file
+            && flags & !(super::decode::NO_FOLLOW | super::decode::EMPTY_PATH) != 0
+        {
+            return Err(Errno::INVAL);
+        }
+        let target = self.subject(caller, file)?;
+        let access = if matches!(target.kind(), Kind::File | Kind::Dir) { access } else { (0, super::decode::OMIT) };
+        let time = |(sec, nsec): Time| Timespec { tv_sec: sec, tv_nsec: nsec };
+        let times = Timestamps { last_access: time(access), last_modification: time(modification) };
+        rustix::fs::utimensat(&target.fd, c"", &times, AtFlags::EMPTY_PATH)?;
+        Ok(Reply::value(0))
+    }
+
+    pub(super) fn chown(&mut self, caller: &Caller<'_>, file: Subject, uid: u32, gid: u32) -> Result<Reply> {
+        let target = match (self.subject(caller, file), file) {
+            (Ok(target), _) => target,
+            (Err(e), Subject::Open(_)) => return Err(e),
+            (Err(_), Subject::Named(_)) => return Ok(Reply::GO),
+        };
+        let who = self.credentials(caller.thread());
+        let before = target.recorded().unwrap_or_default();
+        let keep = |id: u32, old: u32| if id == SAME { old } else { id };
+        let (uid, gid) = (keep(uid, before.uid), keep(gid, before.gid));
+        if !who.able() {
+            let own = who.users.files == before.uid && uid == before.uid;
+            let member = gid == before.gid || gid == who.groups.files || who.more_groups.contains(&gid);
+            if !own || !member {
+                return Err(Errno::PERM);
+            }
+        }
+        // Has the kernel do what it does with every change of owner: copies the file up, and takes set-id bits away.
+        rustix::fs::chownat(&target.fd, c"", None, None, AtFlags::EMPTY_PATH)?;
+        self.own(&target, uid, gid, before.device)?;
+        Ok(Reply::value(0))
+    }
+
+    /// Owner of what the caller makes in a directory; `None` if that is root with its group.
+    fn maker(&self, caller: &Caller<'_>, dir: &Target) -> Option<(u32, u32)> {
+        let who = self.credentials(caller.thread());
+        let owner = (who.users.files, dir.group_for_new().unwrap_or(who.groups.files));
+        (owner != (0, 0)).then_some(owner)
+    }
+
+    /// Whether what the caller makes at a path belongs to root and its group, as far as that shows without opening anything.
+    fn makes_for_root(&self, caller: &Caller<'_>, at: At) -> bool {
+        let who = self.credentials(caller.thread());
+        let root = !self.chrooted && (who.users.files, who.groups.files) == (0, 0);
+        root && caller.path(at.path).is_ok_and(|path| !hands_on_group(caller, at.dir, &path))
+    }
+
+    fn mode(&self, caller: &Caller<'_>, mode: u32) -> Mode {
+        Mode::from_raw_mode(mode & 0o7777 & !caller.umask())
+    }
+
+    /// Writes down whose a file is.
+    fn own(&mut self, target: &Target, uid: u32, gid: u32, device: Option<(Kind, u32, u32)>) -> Result<()> {
+        target.own(uid, gid, device)?;
+        self.known.forget(target)
+    }
+
+    fn own_new(
+        &mut self,
+        dir: &Target,
+        name: &CString,
+        owner: (u32, u32),
+        device: Option<(Kind, u32, u32)>,
+    ) -> Result<()> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made = Target::of(rustix::fs::openat(&dir.fd, name, flags, Mode::empty())?)?;
+        self.own(&made, owner.0, owner.1, device)
+    }
+
+    pub(super) fn make_node(&mut self, caller: &Caller<'_>, at: At, mode: u32, device: u64) -> Result<Reply> {
+        let Ok((parent, name)) = self.place(caller, at).and_then(|p| p.parent()) else { return Ok(Reply::GO) };
+        let maker = self.maker(caller, &parent);
+        let kind = match FileType::from_raw_mode(mode) {
+            FileType::CharacterDevice => Some(Kind::CharDevice),
+            FileType::BlockDevice => Some(Kind::BlockDevice),
+            _ => None,
+        };
+        let numbers = (rustix::fs::major(device), rustix::fs::minor(device));
+        match (kind, maker) {
+            (None, None) => return Ok(Reply::GO),
+            (None, Some(owner)) => {
+                let kind = match FileType::from_raw_mode(mode) {
+                    FileType::Unknown => FileType::RegularFile,
+                    kind => kind,
+                };
+                rustix::fs::mknodat(&parent.fd, &name, kind, self.mode(caller, mode), 0)?;
+                self.own_new(&parent, &name, owner, None)?;
+            }
+            (Some(kind), maker) => {
+                if !self.credentials(caller.thread()).able() {
+                    return Err(Errno::PERM);
+                }
+                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+                drop(rustix::fs::openat(&parent.fd, &name, flags, self.mode(caller, mode))?);
+                self.own_new(&parent, &name, maker.unwrap_or_default(), Some((kind, numbers.0, numbers.1)))?;
+            }
+        }
+        Ok(Reply::value(0))
+    }
+
+    pub(super) fn make_dir(&mut self, caller: &Caller<'_>, at: At, mode: u32) -> Result<Reply> {
+        if self.makes_for_root(caller, at) {
+            return Ok(Reply::GO);
+        }
+        let Ok((parent, name)) = self.place(caller, at).and_then(|p| p.parent()) else { return Ok(Reply::GO) };
+        let Some(owner) = self.maker(caller, &parent) else { return Ok(Reply::GO) };
+        rustix::fs::mkdirat(&parent.fd, &name, self.mode(caller, mode))?;
+        self.own_new(&parent, &name, owner, None)?;
+        Ok(Reply::value(0))
+    }
+
+    pub(super) fn symlink(&mut self, caller: &Caller<'_>, text: u64, at: At) -> Result<Reply> {
+        if self.makes_for_root(caller, at) {
+            return Ok(Reply::GO);
+        }
+        let Ok((parent, name)) = self.place(caller, at).and_then(|p| p.parent()) else { return Ok(Reply::GO) };
+        let Some(owner) = self.maker(caller, &parent) else { return Ok(Reply::GO) };
+        rustix::fs::symlinkat(caller.path(text)?, &parent.fd, &name)?;
+        self.own_new(&parent, &name, owner, None)?;
+        Ok(Reply::value(0))
+    }
+
+    pub(super) fn open_how(&mut self, caller: &Caller<'_>, at: At, how: u64) -> Result<Reply> {
+        let mut bytes = [0; 24];
+        if caller.read(how, &mut bytes).is_err() {
+            return Ok(Reply::GO);
+        }
+        let [flags, mode, resolve] = open_how(bytes);
+        // What resolves in a way of its own is rare, and opened as it asks.
+        if resolve != 0 || flags as u32 & CREATES == 0 {
+            return Ok(Reply::GO);
+        }
+        self.open(caller, at, flags as u32, mode as u32)
+    }
+
+    /// An open that may make a file. One that finds a file is the kernel's own affair, and so is one through a link: those of
+    /// /dev lead into a /proc that is not this process's.
+    pub(super) fn open(&mut self, caller: &Caller<'_>, at: At, flags: u32, mode: u32) -> Result<Reply> {
+        let unnamed = flags & CREATES & !0o100 != 0;
+        if !unnamed && self.makes_for_root(caller, at) {
+            return Ok(Reply::GO);
+        }
+        let Ok(place) = self.place(caller, at) else { return Ok(Reply::GO) };
+        let parent = if unnamed { place.target(true) } else { place.parent().map(|(parent, _)| parent) };
+        let Ok(parent) = parent else { return Ok(Reply::GO) };
+        let Some((uid, gid)) = self.maker(caller, &parent) else { return Ok(Reply::GO) };
+        if !unnamed && place.target(false).is_ok() {
+            return Ok(Reply::GO);
+        }
+        let fd = place.open(OFlags::from_bits_retain(flags), self.mode(caller, mode))?;
+        self.own(&Target::of(fd.try_clone().map_err(|_| Errno::MFILE)?)?, uid, gid, None)?;
+        let close_on_exec = OFlags::from_bits_retain(flags).contains(OFlags::CLOEXEC);
+        Ok(Reply::File { fd, close_on_exec })
+    }
+
+    /// Programs with set-id bits change who their caller is; the rest is the kernel's.
+    pub(super) fn execute(&mut self, caller: &Caller<'_>, file: Named) -> Result<Reply> {
+        let who = self.credentials(caller.thread()).clone();
+        if who.is_root() && !who.keeps {
+            return Ok(Reply::GO);
+        }
+        let Ok(target) = self.target(caller, file) else { return Ok(Reply::GO) };
+        let mode = target.stat.st_mode;
+        if target.kind() != Kind::File || mode & 0o111 == 0 {
+            return Ok(Reply::GO);
+        }
+        let owner = target.recorded().unwrap_or_default();
+        let user = (mode & 0o4000 != 0).then_some(owner.uid);
+        let group = (mode & 0o2010 == 0o2010).then_some(owner.gid);
+        let new = who.after_exec(user, group);
+        if new != who {
+            self.become_(caller.thread(), new)?;
+        }
+        Ok(Reply::GO)
+    }
+}

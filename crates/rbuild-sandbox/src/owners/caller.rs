@@ -1,0 +1,198 @@
+//! Who makes a call, as long as it waits for the answer: its memory, and what is behind its descriptors.
+
+use std::ffi::CString;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use rbuild_linux::notify::{self, Call, number_in};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::decode::HERE;
+
+pub type Result<T> = std::result::Result<T, Errno>;
+
+/// The longest path that the kernel takes, with its end.
+const PATH_MAX: usize = 4096;
+
+const PAGE: u64 = 4096;
+/// Bytes of another process's memory that are read at a time: most paths are shorter.
+const PIECE: u64 = 256;
+
+/// A /proc in which all processes of the container are, and so is this one.
+pub struct Proc {
+    pub dir: OwnedFd,
+    /// It is that of a pid namespace further out, and its numbers are others than this process's.
+    pub outer: bool,
+}
+
+impl Proc {
+    /// A path for `fd`, a descriptor of this process, as long as this /proc is the working directory.
+    pub fn path_of(fd: impl AsFd) -> PathBuf {
+        PathBuf::from(format!("self/fd/{}", fd.as_fd().as_raw_fd()))
+    }
+}
+
+/// A thread that waits for an answer.
+#[derive(Clone, Copy)]
+pub struct Caller<'a> {
+    pub call: &'a Call,
+    pub listener: BorrowedFd<'a>,
+    pub proc: &'a Proc,
+}
+
+impl Caller<'_> {
+    pub fn thread(&self) -> u32 {
+        self.call.thread
+    }
+
+    /// An error if it does not wait any more. Its number may be another thread's then, and what was opened or read by that number
+    /// is not what it means (seccomp_unotify(2), "Avoiding TOCTOU"): to be asked after each such look.
+    pub fn still_waits(&self) -> Result<()> {
+        if notify::still_waits(self.listener, self.call) { Ok(()) } else { Err(Errno::SRCH) }
+    }
+
+    /// The number that it has in this /proc; 0, which nobody has, if it is gone.
+    pub fn number(&self) -> u32 {
+        if self.proc.outer { number_in(self.proc.dir.as_fd(), self.thread()).unwrap_or(0) } else { self.thread() }
+    }
+
+    fn open(&self, path: &str, flags: OFlags) -> Result<OwnedFd> {
+        let path = format!("{}/{path}", self.number());
+        let opened = rustix::fs::openat(&self.proc.dir, path, flags | OFlags::CLOEXEC, Mode::empty())?;
+        self.still_waits()?;
+        Ok(opened)
+    }
+
+    /// Its directory `fd`, or its working directory.
+    pub fn directory(&self, fd: i32) -> Result<OwnedFd> {
+        if fd == HERE { self.open("cwd", OFlags::PATH) } else { self.file(fd) }
+    }
+
+    /// What is behind its descriptor `fd`.
+    pub fn file(&self, fd: i32) -> Result<OwnedFd> {
+        self.open(&format!("fd/{fd}"), OFlags::PATH)
+    }
+
+    /// The same of a descriptor that does more than name a file (O_PATH).
+    pub fn open_file(&self, fd: i32) -> Result<OwnedFd> {
+        let file = self.file(fd).map_err(|_| Errno::BADF)?;
+        let flags = self.line(&format!("fdinfo/{fd}"), "flags:").and_then(|flags| u32::from_str_radix(&flags, 8).ok());
+        match flags {
+            Some(flags) if flags & OFlags::PATH.bits() == 0 => Ok(file),
+            _ => Err(Errno::BADF),
+        }
+    }
+
+    pub fn root(&self) -> Result<OwnedFd> {
+        self.open("root", OFlags::PATH)
+    }
+
+    pub fn umask(&self) -> u32 {
+        self.line("status", "Umask:").and_then(|mask| u32::from_str_radix(&mask, 8).ok()).unwrap_or(0o022)
+    }
+
+    /// What stands in one of its files of /proc behind that word.
+    fn line(&self, file: &str, word: &str) -> Option<String> {
+        let mut text = String::new();
+        std::fs::File::from(self.open(file, OFlags::RDONLY).ok()?).read_to_string(&mut text).ok()?;
+        text.lines().find_map(|line| line.strip_prefix(word)).map(|rest| rest.trim().to_string())
+    }
+
+    /// Fills all of `into` from its memory.
+    pub fn read(&self, address: u64, into: &mut [u8]) -> Result<()> {
+        let read = notify::read_memory(self.thread(), address, into).map_err(|_| Errno::FAULT)?;
+        self.still_waits()?;
+        if read == into.len() { Ok(()) } else { Err(Errno::FAULT) }
+    }
+
+    pub fn write(&self, address: u64, bytes: &[u8]) -> Result<()> {
+        self.still_waits()?;
+        notify::write_memory(self.thread(), address, bytes).map_err(|_| Errno::FAULT)
+    }
+
+    /// A path in its memory; the empty one at no address.
+    pub fn path_or_none(&self, address: u64) -> Result<CString> {
+        if address == 0 { Ok(CString::default()) } else { self.path(address) }
+    }
+
+    /// A path in its memory.
+    pub fn path(&self, address: u64) -> Result<CString> {
+        let mut bytes = Vec::new();
+        // In pieces that end with a page, as the next page may not be there.
+        while bytes.len() < PATH_MAX {
+            let at = address.checked_add(bytes.len() as u64).ok_or(Errno::FAULT)?;
+            let room = (PAGE - at % PAGE).min(PIECE) as usize;
+            let start = bytes.len();
+            bytes.resize(start + room, 0);
+            let n = notify::read_memory(self.thread(), at, &mut bytes[start..]).map_err(|_| Errno::FAULT)?;
+            bytes.truncate(start + n);
+            if let Some(end) = bytes[start..].iter().position(|b| *b == 0) {
+                bytes.truncate(start + end);
+                self.still_waits()?;
+                return CString::new(bytes).map_err(|_| Errno::FAULT);
+            }
+            if n < room {
+                return Err(Errno::FAULT);
+            }
+        }
+        Err(Errno::NAMETOOLONG)
+    }
+
+    /// A path as this process finds it: what the caller's own /proc calls itself is another one's to whoever else looks. Only links
+    /// to what the caller has are replaced, as nothing but these leads out of the builder's /proc again.
+    pub fn own_path(&self, path: &[u8]) -> Option<Vec<u8>> {
+        let own = own_link(path)?;
+        Some([self.number().to_string().as_bytes(), b"/", &own].concat())
+    }
+}
+
+/// The part of a path behind the caller's directory in /proc, if it begins with one of its links there.
+fn own_link(path: &[u8]) -> Option<Vec<u8>> {
+    let rest = [&b"/proc/self/"[..], b"/proc/thread-self/"].iter().find_map(|own| path.strip_prefix(*own));
+    let rest = match rest {
+        Some(rest) => rest.to_vec(),
+        None => [b"fd/", path.strip_prefix(b"/dev/fd/")?].concat(),
+    };
+    let mut parts = rest.split(|byte| *byte == b'/');
+    let is_link = match parts.next()? {
+        b"cwd" | b"root" => true,
+        b"fd" => parts.next().is_some_and(|fd| !fd.is_empty() && fd.iter().all(u8::is_ascii_digit)),
+        _ => false,
+    };
+    is_link.then_some(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::own_link;
+
+    #[test]
+    fn only_links_of_the_caller_are_followed_in_the_builders_proc() {
+        for (path, own) in [
+            ("/proc/self/fd/3", "fd/3"),
+            ("/proc/thread-self/fd/17/x/..", "fd/17/x/.."),
+            ("/proc/self/cwd/x", "cwd/x"),
+            ("/proc/self/root", "root"),
+            ("/dev/fd/0", "fd/0"),
+        ] {
+            assert_eq!(own_link(path.as_bytes()).as_deref(), Some(own.as_bytes()), "{path}");
+        }
+        for path in [
+            "/proc/self/../1/root/etc",
+            "/proc/self/./fd/3",
+            "/proc/self/fd/../../1/root",
+            "/proc/self/fd//3",
+            "/proc/self/fd",
+            "/proc/self/fd/",
+            "/proc/self/task/1/fd/3",
+            "/dev/fd/../x",
+            "/dev/fd",
+            "/proc/1/fd/3",
+            "proc/self/fd/3",
+        ] {
+            assert_eq!(own_link(path.as_bytes()), None, "{path}");
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! What calls ask for, out of registers and bytes that whoever calls has filled as it likes. Nothing here looks at anything else.
+
+use super::calls::{Asked, is_of_sibling, of_number};
+
+/// `AT_FDCWD`: the working directory.
+pub const HERE: i32 = -100;
+
+/// `AT_SYMLINK_NOFOLLOW` and `AT_EMPTY_PATH` (include/uapi/linux/fcntl.h).
+pub const NO_FOLLOW: u32 = 0x100;
+pub const EMPTY_PATH: u32 = 0x1000;
+
+/// `O_CREAT | O_WRONLY | O_TRUNC`, which creat(2) means.
+const CREATE: u32 = 0o100 | 0o1 | 0o1000;
+
+// Of prctl(2): PR_SET_KEEPCAPS, and PR_SET_SECUREBITS with SECBIT_KEEP_CAPS.
+const KEEP_CAPABILITIES: u32 = 8;
+const SECURE_BITS: u32 = 28;
+const KEEPING: u64 = 1 << 4;
+
+/// A path in the caller's memory, and the directory that it begins in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct At {
+    pub dir: i32,
+    pub path: u64,
+}
+
+/// A file by a path, with flags of the `*at` calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Named {
+    pub at: At,
+    pub flags: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// A descriptor that is open for more than its path.
+    Open(i32),
+    Named(Named),
+}
+
+/// Which ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Of {
+    Users,
+    Groups,
+}
+
+/// A change of ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    One(u32),
+    Two(u32, u32),
+    Three([u32; 3]),
+}
+
+/// How times lie in memory, two of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimeForm {
+    Seconds,
+    Microseconds,
+    Nanoseconds,
+}
+
+/// The numbers of times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Width {
+    /// 32 bits.
+    Short,
+    /// 64 bits.
+    Long,
+    /// 64 bits, of which those of nanoseconds count by half: what 32-bit programs leave in the other is padding.
+    Padded,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    OwnId {
+        of: Of,
+        effective: bool,
+    },
+    /// Real, effective and saved, to these addresses.
+    OwnIds {
+        of: Of,
+        to: [u64; 3],
+    },
+    Groups {
+        room: i32,
+        to: u64,
+    },
+    SetGroups {
+        count: u32,
+        from: u64,
+    },
+    SetIds {
+        of: Of,
+        change: Change,
+    },
+    SetFileId {
+        of: Of,
+        id: u32,
+    },
+    Stat {
+        file: Named,
+        to: u64,
+    },
+    StatX {
+        file: Named,
+        mask: u32,
+        to: u64,
+    },
+    ChangeOwner {
+        file: Subject,
+        uid: u32,
+        gid: u32,
+    },
+    MakeNode {
+        at: At,
+        mode: u32,
+        device: u64,
+    },
+    MakeDir {
+        at: At,
+        mode: u32,
+    },
+    SymLink {
+        target: u64,
+        at: At,
+    },
+    Open {
+        at: At,
+        flags: u32,
+        mode: u32,
+    },
+    /// The rest is in a structure at that address.
+    OpenHow {
+        at: At,
+        how: u64,
+    },
+    Execute {
+        file: Named,
+    },
+    KeepCapabilities(bool),
+    /// Nothing that matters here.
+    Other,
+    SetLimit,
+    ChangeLimit {
+        new: u64,
+        old: u64,
+    },
+    ChangeRoot,
+    ListAttributes {
+        file: Subject,
+        to: u64,
+        size: u64,
+    },
+    /// No address means now.
+    SetTimes {
+        file: Subject,
+        form: TimeForm,
+        width: Width,
+        times: u64,
+    },
+}
+
+/// What a call asks for; `None` if nobody is to be asked about it.
+pub fn decode(number: i32, architecture: u32, args: [u64; 6]) -> Option<Request> {
+    let asked = of_number(number, architecture)?;
+    let width = if is_of_sibling(architecture) { Width::Short } else { Width::Long };
+    Some(ids(asked, args).unwrap_or_else(|| files(asked, args, width)))
+}
+
+/// What is about processes.
+fn ids(asked: Asked, args: [u64; 6]) -> Option<Request> {
+    use Asked::*;
+    let id = |i: usize| args[i] as u32;
+    let of = match asked {
+        SetUid | SetReUid | SetResUid | SetFsUid | GetUid | GetEffectiveUid | GetResUid => Of::Users,
+        _ => Of::Groups,
+    };
+    Some(match asked {
+        GetUid | GetGid => Request::OwnId { of, effective: false },
+        GetEffectiveUid | GetEffectiveGid => Request::OwnId { of, effective: true },
+        GetResUid | GetResGid => Request::OwnIds { of, to: [args[0], args[1], args[2]] },
+        GetGroups => Request::Groups { room: args[0] as i32, to: args[1] },
+        SetGroups => Request::SetGroups { count: id(0), from: args[1] },
+        SetUid | SetGid => Request::SetIds { of, change: Change::One(id(0)) },
+        SetReUid | SetReGid => Request::SetIds { of, change: Change::Two(id(0), id(1)) },
+        SetResUid | SetResGid => Request::SetIds { of, change: Change::Three([id(0), id(1), id(2)]) },
+        SetFsUid | SetFsGid => Request::SetFileId { of, id: id(0) },
+        Control => match id(0) {
+            KEEP_CAPABILITIES => Request::KeepCapabilities(args[1] != 0),
+            SECURE_BITS => Request::KeepCapabilities(args[1] & KEEPING != 0),
+            _ => Request::Other,
+        },
+        SetLimit => Request::SetLimit,
+        ChangeLimit => Request::ChangeLimit { new: args[2], old: args[3] },
+        ChangeRoot => Request::ChangeRoot,
+        _ => return None,
+    })
+}
+
+/// What is about files. `width` is that of the caller's numbers.
+fn files(asked: Asked, args: [u64; 6], width: Width) -> Request {
+    use Asked::*;
+    let id = |i: usize| args[i] as u32;
+    let here = At { dir: HERE, path: args[0] };
+    let at = At { dir: args[0] as i32, path: args[1] };
+    let named = |at, flags| Named { at, flags };
+    let opened = Subject::Open(args[0] as i32);
+    match asked {
+        Stat => Request::Stat { file: named(here, 0), to: args[1] },
+        LinkStat => Request::Stat { file: named(here, NO_FOLLOW), to: args[1] },
+        FileStat => Request::Stat { file: named(At { path: 0, ..at }, EMPTY_PATH), to: args[1] },
+        StatAt => Request::Stat { file: named(at, id(3)), to: args[2] },
+        StatX => Request::StatX { file: named(at, id(2)), mask: id(3), to: args[4] },
+        Chown => Request::ChangeOwner { file: Subject::Named(named(here, 0)), uid: id(1), gid: id(2) },
+        LinkChown => Request::ChangeOwner { file: Subject::Named(named(here, NO_FOLLOW)), uid: id(1), gid: id(2) },
+        FileChown => Request::ChangeOwner { file: opened, uid: id(1), gid: id(2) },
+        ChownAt => Request::ChangeOwner { file: Subject::Named(named(at, id(4))), uid: id(2), gid: id(3) },
+        MakeNode => Request::MakeNode { at: here, mode: id(1), device: args[2] },
+        MakeNodeAt => Request::MakeNode { at, mode: id(2), device: args[3] },
+        MakeDir => Request::MakeDir { at: here, mode: id(1) },
+        MakeDirAt => Request::MakeDir { at, mode: id(2) },
+        SymLink => Request::SymLink { target: args[0], at: At { dir: HERE, path: args[1] } },
+        SymLinkAt => Request::SymLink { target: args[0], at: At { dir: args[1] as i32, path: args[2] } },
+        Open => Request::Open { at: here, flags: id(1), mode: id(2) },
+        OpenAt => Request::Open { at, flags: id(2), mode: id(3) },
+        Create => Request::Open { at: here, flags: CREATE, mode: id(1) },
+        OpenAt2 => Request::OpenHow { at, how: args[2] },
+        Execute => Request::Execute { file: named(here, 0) },
+        ExecuteAt => Request::Execute { file: named(at, id(4)) },
+        ListAttributes | LinkListAttributes => {
+            let flags = if asked == ListAttributes { 0 } else { NO_FOLLOW };
+            Request::ListAttributes { file: Subject::Named(named(here, flags)), to: args[1], size: args[2] }
+        }
+        FileListAttributes => Request::ListAttributes { file: opened, to: args[1], size: args[2] },
+        ListAttributesAt => {
+            Request::ListAttributes { file: Subject::Named(named(at, id(2))), to: args[3], size: args[4] }
+        }
+        SetSeconds | SetMicroseconds => {
+            let form = if asked == SetSeconds { TimeForm::Seconds } else { TimeForm::Microseconds };
+            Request::SetTimes { file: Subject::Named(named(here, 0)), form, width, times: args[1] }
+        }
+        SetMicrosecondsAt | SetNanosecondsAt | SetWideNanosecondsAt => {
+            let micro = asked == SetMicrosecondsAt;
+            let flags = if micro { 0 } else { id(3) };
+            // Without a path, it is the descriptor itself; then there are no flags (utimensat(2)).
+            let file = if at.path == 0 && flags == 0 { opened } else { Subject::Named(named(at, flags)) };
+            let form = if micro { TimeForm::Microseconds } else { TimeForm::Nanoseconds };
+            let width = if asked == SetWideNanosecondsAt { Width::Padded } else { width };
+            Request::SetTimes { file, form, width, times: args[2] }
+        }
+        _ => Request::Other,
+    }
+}
+
+/// Seconds and nanoseconds, or [`NOW`] or [`OMIT`] in their place.
+pub type Time = (i64, i64);
+
+/// `UTIME_NOW` and `UTIME_OMIT`.
+pub const NOW: i64 = 0x3fff_ffff;
+pub const OMIT: i64 = 0x3fff_fffe;
+
+impl TimeForm {
+    fn numbers(self) -> usize {
+        if self == TimeForm::Seconds { 2 } else { 4 }
+    }
+
+    /// Bytes of both times.
+    pub fn size(self, width: Width) -> usize {
+        self.numbers() * if width == Width::Short { 4 } else { 8 }
+    }
+
+    /// The times of access and of modification; `None` for what is no time.
+    pub fn read(self, width: Width, bytes: &[u8]) -> Option<[Time; 2]> {
+        let number = |i: usize| match width {
+            Width::Short => Some(i64::from(i32::from_ne_bytes(bytes.get(i * 4..i * 4 + 4)?.try_into().ok()?))),
+            _ => Some(i64::from_ne_bytes(bytes.get(i * 8..i * 8 + 8)?.try_into().ok()?)),
+        };
+        let half = |number: i64| if width == Width::Padded { number & 0xffff_ffff } else { number };
+        let time = |i: usize| {
+            Some(match self {
+                TimeForm::Seconds => (number(i)?, 0),
+                TimeForm::Microseconds => {
+                    let micro = number(2 * i + 1)?;
+                    (number(2 * i)?, (0..1_000_000).contains(&micro).then_some(micro * 1000)?)
+                }
+                TimeForm::Nanoseconds => {
+                    let nano = half(number(2 * i + 1)?);
+                    (
+                        number(2 * i)?,
+                        ((0..1_000_000_000).contains(&nano) || nano == NOW || nano == OMIT).then_some(nano)?,
+                    )
+                }
+            })
+        };
+        Some([time(0)?, time(1)?])
+    }
+}
+
+/// Flags, mode and ways of resolving of openat2(2).
+pub fn open_how(bytes: [u8; 24]) -> [u64; 3] {
+    [0, 8, 16].map(|at| u64::from_ne_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|i| bytes[at + i])))
+}
+
+/// Ids one after another.
+pub fn ids_of(bytes: &[u8]) -> Vec<u32> {
+    bytes.chunks_exact(4).map(|b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]])).collect()
+}
+
+/// A list of names of attributes, each with a zero at its end, without one of them.
+pub fn without(names: &[u8], name: &[u8]) -> Vec<u8> {
+    let others = names.split_inclusive(|byte| *byte == 0).filter(|one| one.strip_suffix(&[0]).unwrap_or(one) != name);
+    others.flatten().copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_in_every_form() {
+        let wide = |numbers: &[i64]| -> Vec<u8> { numbers.iter().flat_map(|n| n.to_ne_bytes()).collect() };
+        let narrow = |numbers: &[i32]| -> Vec<u8> { numbers.iter().flat_map(|n| n.to_ne_bytes()).collect() };
+        use Width::{Long, Padded, Short};
+        assert_eq!(TimeForm::Seconds.read(Long, &wide(&[1, -2])), Some([(1, 0), (-2, 0)]));
+        assert_eq!(TimeForm::Microseconds.read(Short, &narrow(&[1, 2, 3, 4])), Some([(1, 2000), (3, 4000)]));
+        assert_eq!(TimeForm::Nanoseconds.read(Long, &wide(&[1, 2, 3, NOW])), Some([(1, 2), (3, NOW)]));
+        assert_eq!(TimeForm::Nanoseconds.read(Long, &wide(&[1, 1_000_000_000, 3, 4])), None);
+        assert_eq!(TimeForm::Microseconds.read(Long, &wide(&[1, 2, 3, -1])), None);
+        assert_eq!(TimeForm::Nanoseconds.read(Short, &narrow(&[1, 2, 3])), None);
+        let padding = 7 << 32;
+        assert_eq!(TimeForm::Nanoseconds.read(Padded, &wide(&[1, padding | 2, 3, padding])), Some([(1, 2), (3, 0)]));
+        assert_eq!(TimeForm::Nanoseconds.read(Long, &wide(&[1, padding | 2, 3, padding])), None);
+    }
+
+    #[test]
+    fn a_name_is_taken_out_of_a_list() {
+        let list = b"user.a\0user.x\0user.xy\0";
+        assert_eq!(without(list, b"user.x"), b"user.a\0user.xy\0");
+        assert_eq!(without(list, b"user"), list);
+        assert_eq!(without(b"user.x\0", b"user.x"), b"");
+        assert_eq!(without(b"user.x", b"user.x"), b"");
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn both_ways_of_spelling_a_call_are_understood() {
+        const NATIVE: u32 = 0xC000_003E;
+        const I386: u32 = super::super::calls::I386;
+        let args = [7, 8, 9, 0x100, 11, 12];
+        let at = At { dir: 7, path: 8 };
+        let times = |file, width| Some(Request::SetTimes { file, form: TimeForm::Nanoseconds, width, times: 9 });
+        let named = Subject::Named(Named { at, flags: NO_FOLLOW });
+        assert_eq!(decode(280, NATIVE, args), times(named, Width::Long));
+        assert_eq!(decode(320, I386, args), times(named, Width::Short));
+        assert_eq!(decode(412, I386, args), times(named, Width::Padded));
+        assert_eq!(decode(280, NATIVE, [7, 0, 9, 0, 0, 0]), times(Subject::Open(7), Width::Long));
+        assert_eq!(decode(196, NATIVE, args), Some(Request::ListAttributes { file: Subject::Open(7), to: 8, size: 9 }));
+        assert_eq!(decode(0, NATIVE, args), None, "read");
+    }
+}

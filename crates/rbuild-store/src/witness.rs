@@ -1,0 +1,75 @@
+//! Files by which a store notices that owners, attributes or times of its files were lost: when it was copied by a program
+//! that does not carry them, or when other ids stand for its owners than did.
+
+use std::ffi::{OsStr, OsString};
+use std::io::Write;
+
+use rbuild_linux::{Kind, RootDir, random_bytes};
+
+use crate::error::{Result, StoreError};
+use crate::layout::{Owners, Store};
+use crate::modes;
+
+const DIR: &str = "owners";
+/// Whom witnesses belong to: somebody else than whoever copies a store.
+const SOMEBODY: (u32, u32) = (1, 1);
+const ATTRIBUTE: &str = "user.rbuild.witness";
+/// What a witness says it has.
+const OWNERS: &[u8] = b"owners\n";
+const OWNERS_AND_ATTRIBUTES: &[u8] = b"owners and attributes\n";
+
+impl Store {
+    /// Looks at the witnesses for the present kind of owners; makes them where there are none.
+    pub(crate) fn ask_witnesses(&self) -> Result<()> {
+        let dir = self.root.create_dir_all(DIR, modes::dir(), None, |_| ())?;
+        let names: &[(&str, Kind)] = match self.owners() {
+            Owners::Given => &[("given", Kind::File)],
+            Owners::Recorded => &[("recorded", Kind::File), ("recorded-link", Kind::Symlink)],
+        };
+        for (name, kind) in names {
+            let name = OsStr::new(name);
+            if !dir.exists(name)? {
+                make(&dir, name, *kind)?;
+            } else if let Some(lost) = lost(&dir, name)? {
+                return Err(StoreError::Stripped(lost));
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets them, as nothing is left for which they could stand.
+    pub(crate) fn forget_witnesses(&self) -> Result<()> {
+        Ok(self.root.remove_all(OsStr::new(DIR))?)
+    }
+}
+
+fn make(dir: &RootDir, name: &OsStr, kind: Kind) -> Result<()> {
+    let random: [u8; 8] = random_bytes()?;
+    let temp = OsString::from(format!(".{:016x}", u64::from_le_bytes(random)));
+    if kind == Kind::Symlink {
+        dir.create_symlink(OsStr::new("nowhere"), &temp)?;
+    } else {
+        let mut file = dir.create_file(&temp, modes::file())?;
+        let keeps = dir.set_xattr(&temp, OsStr::new(ATTRIBUTE), b"y").is_ok();
+        let says = if keeps { OWNERS_AND_ATTRIBUTES } else { OWNERS };
+        file.write_all(says).map_err(|e| rbuild_linux::Error::new("write", name, e))?;
+    }
+    match dir.chown(&temp, SOMEBODY.0, SOMEBODY.1) {
+        Ok(()) => Ok(dir.rename(&temp, dir, name)?),
+        // Where there is nobody else, nobody can be lost.
+        Err(_) => Ok(dir.remove_file(&temp)?),
+    }
+}
+
+/// What a witness has no more.
+fn lost(dir: &RootDir, name: &OsStr) -> Result<Option<&'static str>> {
+    let stat = dir.stat_name(name)?;
+    if (stat.uid, stat.gid) != SOMEBODY {
+        return Ok(Some(if stat.kind == Kind::Symlink { "owners of links" } else { "owners" }));
+    }
+    if stat.kind != Kind::File || dir.read(name, 64)? != OWNERS_AND_ATTRIBUTES {
+        return Ok(None);
+    }
+    let there = dir.xattrs(name)?.contains_key(OsStr::new(ATTRIBUTE));
+    Ok((!there).then_some("extended attributes"))
+}

@@ -1,0 +1,213 @@
+//! Owners and devices that are written down: only what rbuild wrote counts, whatever commands, contexts and images say.
+
+use std::collections::BTreeMap;
+
+use crate::lab::{Lab, base};
+
+/// Calls about attributes, by their numbers on x86_64: `set FILE NAME VALUE`, `get FILE NAME`, `remove FILE NAME`, `list FILE`,
+/// and `steal FROM TO`, which gives a file all attributes of another.
+const ATTR: &str = r#"
+use strict;
+my ($what, @of) = @ARGV;
+sub list { my ($file) = @_; my $names = "\0" x 65536; my $n = syscall(194, $file, $names, 65536); split /\0/, substr($names, 0, $n > 0 ? $n : 0) }
+sub get { my ($file, $name) = @_; my $value = "\0" x 65536; my $n = syscall(191, $file, $name, $value, 65536); $n < 0 ? undef : substr($value, 0, $n) }
+sub set { my ($file, $name, $value) = @_; syscall(188, $file, $name, $value, length $value, 0) == 0 or die "$file: $!" }
+if ($what eq "set") { set(@of) }
+if ($what eq "get") { my $value = get(@of); print defined $value ? $value : "none", "\n" }
+if ($what eq "remove") { my ($file, $name) = @of; syscall(197, $file, $name) }
+if ($what eq "list") { print join(" ", list($of[0])), "\n" }
+if ($what eq "steal") { set($of[1], $_, get($of[0], $_)) for grep { /^user/ } list($of[0]) }
+"#;
+
+fn debian() -> Lab {
+    let lab = Lab::bare();
+    lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
+    lab.write("attr.pl", ATTR);
+    lab
+}
+
+/// Kind, mode and owner of the files of a tar, and their attributes, by their names.
+fn files(tar: &[u8]) -> BTreeMap<String, String> {
+    let mut archive = tar::Archive::new(tar);
+    let mut found = BTreeMap::new();
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let path = entry.path().unwrap().display().to_string();
+        let mut attributes = String::new();
+        for record in entry.pax_extensions().unwrap().into_iter().flatten().flatten() {
+            if let Some(name) = record.key().unwrap().strip_prefix("SCHILY.xattr.") {
+                attributes += &format!(" {name}={}", String::from_utf8_lossy(record.value_bytes()));
+            }
+        }
+        let h = entry.header();
+        let device = match (h.device_major(), h.device_minor()) {
+            (Ok(Some(major)), Ok(Some(minor))) if (major, minor) != (0, 0) => format!(" {major}:{minor}"),
+            _ => String::new(),
+        };
+        let kind = format!("{:?}", h.entry_type());
+        let line =
+            format!("{kind} {:o} {}:{}{device}{attributes}", h.mode().unwrap(), h.uid().unwrap(), h.gid().unwrap());
+        found.insert(path, line);
+    }
+    found
+}
+
+/// Builds, and gives the files of the whole result and of its topmost layer.
+#[track_caller]
+fn built(lab: &Lab, dockerfile: &str) -> [BTreeMap<String, String>; 2] {
+    let tar = lab.path("all.tar");
+    let dest = format!("type=tar,dest={}", tar.display());
+    lab.build(dockerfile, &["-t", "x", "-o", &dest, "-o", "type=image"]).ok();
+    [files(&std::fs::read(&tar).unwrap()), files(&lab.top_layer_tar("x"))]
+}
+
+const FORGED: &str = r#"FROM debian AS forged
+COPY attr.pl /
+USER 1000:1000
+RUN cd /tmp && touch disk plain copy && cp /bin/true root && chmod 4755 root && mkdir dir && \
+    perl /attr.pl set disk user.rbuild.owner 0:0:b:8:0 && perl /attr.pl set root user.rbuild.owner 0:0 && \
+    perl /attr.pl set dir user.rbuild.owner 0:0 && perl /attr.pl steal disk copy && \
+    test "$(perl /attr.pl get disk user.rbuild.owner)" = 0:0:b:8:0 && test "$(perl /attr.pl list root)" = user.rbuild.owner && \
+    test "$(stat -c '%F %u' disk root)" = "$(printf 'regular empty file 1000\nregular file 1000')" && \
+    test -z "$(perl /attr.pl list plain)" && chmod 4711 plain && perl /attr.pl remove plain user.rbuild.owner && \
+    ln -s x link && mkfifo fifo && touch -h -a -d @8589934592.000000033 link && touch -a -d @8589934592.000000033 fifo && \
+    touch -h -m -d @1000000000 link && test "$(stat -c %Y link)" = 1000000000
+"#;
+
+#[test]
+fn what_a_command_says_of_owners_is_no_more_than_an_attribute() {
+    let lab = debian();
+    let own = "1000:1000";
+    for (dockerfile, above) in [
+        (FORGED.replace(" AS forged", ""), "tmp/"),
+        (format!("{FORGED}FROM scratch\nCOPY --from=forged /tmp/ /put/\n"), "put/"),
+        (
+            format!(
+                "{FORGED}FROM debian\nRUN --mount=from=forged,target=/f cp -a --no-preserve=ownership /f/tmp /put && chown -Rh 1000:1000 /put\n"
+            ),
+            "put/",
+        ),
+    ] {
+        for found in built(&lab, &dockerfile) {
+            let of = |name: &str| found.get(&format!("{above}{name}")).map_or("nothing", String::as_str).to_string();
+            assert_eq!(of("disk"), format!("Regular 644 {own} user.rbuild.owner=0:0:b:8:0"), "{dockerfile}");
+            assert_eq!(of("copy"), format!("Regular 644 {own} user.rbuild.owner=0:0:b:8:0"));
+            assert_eq!(of("dir/"), format!("Directory 755 {own} user.rbuild.owner=0:0"));
+            assert!(of("root").ends_with(&format!(" {own} user.rbuild.owner=0:0")), "{}", of("root"));
+            assert!(of("plain").ends_with(&format!(" {own}")), "{}", of("plain"));
+            assert_eq!(of("link"), format!("Symlink 777 {own}"));
+            assert_eq!(of("fifo"), format!("Fifo 644 {own}"));
+        }
+    }
+}
+
+/// An image with devices: one that everybody may read and write, and one that only root may.
+fn with_devices(lab: &Lab) {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (name, kind, numbers, mode) in
+        [("null", tar::EntryType::Char, (1, 3), 0o666), ("disk", tar::EntryType::Block, (8, 0), 0o640)]
+    {
+        let mut header = tar::Header::new_ustar();
+        header.set_path(format!("nodes/{name}")).unwrap();
+        header.set_entry_type(kind);
+        header.set_device_major(numbers.0).unwrap();
+        header.set_device_minor(numbers.1).unwrap();
+        (header.set_mode(mode), header.set_size(0), header.set_uid(0), header.set_gid(6), header.set_mtime(5));
+        header.set_cksum();
+        archive.append(&header, &[][..]).unwrap();
+    }
+    lab.write("nodes.tar", archive.into_inner().unwrap());
+    lab.build("FROM debian\nCOPY attr.pl /\nADD nodes.tar /\nRUN touch /open && chmod 666 /open\n", &["-t", "devices"])
+        .ok();
+}
+
+#[test]
+fn a_device_is_not_to_be_had_by_copying_what_tells_of_it() {
+    let lab = debian();
+    with_devices(&lab);
+    // Where devices can be made, this finds nothing to copy.
+    let steal = |n: u32| {
+        format!(
+            "touch /tmp/f{n} /tmp/d{n}; for d in disk null; do perl /attr.pl steal /nodes/$d /tmp/f{n}; done; perl /attr.pl steal /nodes/null /open; true"
+        )
+    };
+    let dockerfile = format!("FROM devices\nUSER 1000:1000\nRUN {}\nUSER 0\nRUN {}\n", steal(1), steal(2));
+    let [all, top] = built(&lab, &dockerfile);
+    assert_eq!(all["nodes/null"], "Char 666 0:6 1:3");
+    assert_eq!(all["nodes/disk"], "Block 640 0:6 8:0");
+    for found in [&all, &top] {
+        // It stays as it was where there is nothing to copy.
+        assert!(found.get("open").is_none_or(|file| file == "Regular 666 0:0"), "{:?}", found.get("open"));
+        assert_eq!(found["tmp/f2"], "Regular 644 0:0");
+    }
+    assert_eq!(all["tmp/f1"], "Regular 644 1000:1000");
+}
+
+#[test]
+fn devices_stay_devices_when_commands_change_them() {
+    let lab = debian();
+    with_devices(&lab);
+    let [all, top] = built(&lab, "FROM devices\nRUN chmod 600 /nodes/null && chown 0:4 /nodes/disk && touch /nodes\n");
+    for found in [all, top] {
+        assert_eq!(found["nodes/null"], "Char 600 0:6 1:3");
+        assert_eq!(found["nodes/disk"], "Block 640 0:4 8:0");
+    }
+}
+
+#[test]
+fn files_of_a_context_say_nothing_of_owners() {
+    let lab = debian();
+    lab.sh("touch disk && perl attr.pl set disk user.rbuild.owner 0:0:b:8:0").ok();
+    for dockerfile in ["FROM debian\nCOPY disk /\n", "FROM debian\nADD --chown=5:6 disk /\nRUN touch /x\n"] {
+        let [all, _] = built(&lab, dockerfile);
+        assert!(all["disk"].starts_with("Regular ") && all["disk"].ends_with("=0:0:b:8:0"), "{}", all["disk"]);
+    }
+}
+
+#[test]
+fn a_store_that_was_copied_without_what_its_files_have_is_told() {
+    let lab = Lab::new();
+    let dockerfile = "FROM busybox\nRUN echo x > /x && chown 33:50 /x && ln -s x /l && chown -h 33:50 /l\n";
+    lab.build(dockerfile, &["-t", "x"]).ok();
+    let more = format!("{dockerfile}RUN ls -ln /x /l\n");
+    lab.write("Dockerfile", &more);
+    let single = std::env::var("RBUILD_ISOLATION").is_ok_and(|rung| rung == "single-id");
+    let is_root = nix::unistd::geteuid().is_root();
+    let mut copies = vec![
+        ("cp -r $RBUILD_ROOT copy", "owners"),
+        ("mkdir copy && tar -C $RBUILD_ROOT -c . | tar -C copy --no-same-owner -x", "owners"),
+    ];
+    if is_root {
+        copies.push(("mkdir copy && tar -C $RBUILD_ROOT -c . | tar -C copy -x", "extended attributes"));
+    }
+    if single {
+        copies.push((
+            "mkdir copy && tar --xattrs -C $RBUILD_ROOT -c . | tar --xattrs --xattrs-include=* -C copy -x",
+            "owners of links",
+        ));
+    }
+    for (copy, lost) in copies {
+        // Files of sub-ids cannot be read by everybody.
+        let script = format!("rm -rf copy; set -o noglob; {{ {copy}; }} 2>/dev/null; RBUILD_ROOT=$PWD/copy $RB build");
+        let says = format!("have lost their {lost}: it was copied without them");
+        lab.sh(&script).fails(1, &[&says, "cp -a", "rbuild prune -a"]);
+        // An empty cache has nothing that could be wrong.
+        lab.sh("RBUILD_ROOT=$PWD/copy $RB prune -a && RBUILD_ROOT=$PWD/copy $RB build --progress plain").ok();
+    }
+    if single || is_root {
+        let ran = lab.sh("rm -rf copy; cp -a $RBUILD_ROOT copy; RBUILD_ROOT=$PWD/copy $RB build --progress plain").ok();
+        assert_eq!(ran.stderr.matches("33 ").count(), 2, "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn the_key_of_owners_is_for_the_caller_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let lab = Lab::new();
+    let key = lab.store().join("owners.key");
+    let meta = key.metadata().unwrap();
+    assert_eq!((meta.len(), meta.permissions().mode() & 0o7777), (32, 0o600));
+    lab.build("FROM busybox\nRUN true\n", &[]).ok();
+    // An older rbuild does not take the store for one of its own.
+    assert!(lab.read("store/format.json").contains("keyed-owners"));
+}
