@@ -88,13 +88,15 @@ impl Points {
             let made = new_filesystem(kind, options, forbidden).map_err(text)?;
             dev.attach(&made, name).map_err(text)?;
         }
+        let files = RootDir::open(FILES).map_err(text)?;
         for (point, name, content) in
             [(&self.hosts, "hosts", &request.hosts), (&self.resolv_conf, "resolv.conf", &request.resolv_conf)]
         {
-            let file = Path::new(FILES).join(name);
-            std::fs::write(&file, content).map_err(|e| format!("{}: {e}", file.display()))?;
+            let path = Path::new(FILES).join(name);
+            let mut file = files.create_file(name.as_ref(), 0o644).map_err(text)?;
+            file.write_all(content.as_bytes()).map_err(|e| format!("{}: {e}", path.display()))?;
             let (above, name) = over(point)?;
-            above.attach(&bind_clone(&file).map_err(text)?, &name).map_err(text)?;
+            above.attach(&bind_clone(&path).map_err(text)?, &name).map_err(text)?;
         }
         Ok(())
     }

@@ -193,6 +193,16 @@ fn what_the_system_lays_out_is_in_no_layer() {
 }
 
 #[test]
+fn files_of_the_system_are_roots_alone_to_write() {
+    let lab = Lab::new();
+    let out = lab.build_local(
+        "FROM busybox\nRUN ls -ln /etc/hosts /etc/resolv.conf | cut -d ' ' -f 1 > /o; ls -ld /dev /dev/shm | cut -d ' ' -f 1 >> /o\n",
+        &[],
+    );
+    assert_eq!(read(&out, "o"), "-rw-r--r--\n-rw-r--r--\ndrwxr-xr-x\ndrwxrwxrwt\n");
+}
+
+#[test]
 fn what_mounts_covered_is_there_again() {
     let lab = Lab::new();
     lab.write("secret", "a secret value\n").write("f", "context\n");
