@@ -33,12 +33,12 @@ pub(crate) struct ContextPart {
 pub(crate) struct HeldCaches {
     /// Each with the mounts that show it, by number.
     caches: Vec<(Vec<usize>, CacheMount)>,
-    /// Copies that the command works in, where nothing can be mounted, each with the number of its cache.
+    /// What the command works in where nothing can be mounted, each with the number of its cache.
     lent: Vec<(usize, LentCache)>,
 }
 
 impl HeldCaches {
-    /// Has the caches keep what the command changed in its copies, which are to be used `again` or not.
+    /// Has the caches keep what the command changed in what was lent, which is to be used `again` or not.
     pub(crate) fn bring_home(self, store: &Store, work: &Workspace, again: bool) -> Result<()> {
         for (cache, lent) in self.lent {
             store.return_cache(work, &self.caches[cache].1, lent, again)?;
@@ -104,8 +104,8 @@ impl Executor<'_> {
         Ok(caches)
     }
 
-    /// What a mount of a cache shows: the cache itself, or a copy where nothing can be mounted. What is written to one that is
-    /// read-only stays in its copy.
+    /// What a mount of a cache shows: the cache itself, or what is lent of it where nothing can be mounted. What is written to one that
+    /// is read-only stays there.
     fn cache_source(
         &self,
         held: &mut HeldCaches,
@@ -118,7 +118,7 @@ impl Executor<'_> {
         // With `from`, the source was the part of it that the cache began with.
         let part = if step.from.is_some() { "/" } else { step.source.as_str() };
         if self.builder.is_bare() {
-            let lent = self.store.lend_cache(&self.work, cache, Path::new(part))?;
+            let lent = self.store.lend_cache(&self.work, cache, Path::new(part), read_only)?;
             let dir = lent.path.clone();
             if !read_only {
                 held.lent.push((number, lent));

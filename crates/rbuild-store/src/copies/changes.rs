@@ -9,10 +9,17 @@ use rbuild_linux::{Kind, Result, RootDir, Stat, Timestamp, Xattrs};
 #[derive(Debug, Clone, PartialEq)]
 enum Mark {
     /// A file, a link or a node. The time says when it was last changed in any way (statx(2), stx_ctime); it is left
-    /// out where files are linked, as making a link changes it.
+    /// out of those that are linked, as making a link changes it.
     Leaf { inode: u64, changed: Option<Timestamp> },
     /// A directory that was removed and made again may have the same number, and is another one.
     Dir { inode: u64, made: Option<Timestamp>, meta: Meta },
+}
+
+impl Mark {
+    /// Whether an entry that is no directory is the one that was marked, and unchanged as far as the mark tells.
+    fn is_leaf(&self, stat: &Stat) -> bool {
+        matches!(self, Mark::Leaf { inode, changed } if *inode == stat.ino && changed.is_none_or(|at| at == stat.ctime))
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -36,7 +43,8 @@ fn meta(dir: &RootDir, stat: &Stat) -> Result<Meta> {
 }
 
 impl Before {
-    /// Takes note of everything. `linked` tells whether the files are names of files elsewhere, which nobody writes to.
+    /// Takes note of everything. `linked` tells whether the files are names of files elsewhere: then a change of their content or metadata
+    /// is none here.
     pub fn of(root: &RootDir, linked: bool) -> Result<Before> {
         let mut before = Before { dirs: HashMap::new(), linked };
         let mut stack = vec![(PathBuf::new(), root.try_clone()?)];
@@ -60,7 +68,9 @@ impl Before {
     }
 
     fn leaf(&self, stat: &Stat) -> Mark {
-        Mark::Leaf { inode: stat.ino, changed: (!self.linked).then_some(stat.ctime) }
+        // Where no link could be made, a file is a copy.
+        let is_link = self.linked && stat.nlink > 1;
+        Mark::Leaf { inode: stat.ino, changed: (!is_link).then_some(stat.ctime) }
     }
 
     /// Whether there was something at the path.
@@ -96,7 +106,7 @@ impl Before {
                 let old = marks.remove(&entry.name);
                 let here = path.join(&entry.name);
                 if stat.kind != Kind::Dir {
-                    if old != Some(self.leaf(&stat)) {
+                    if !old.is_some_and(|old| old.is_leaf(&stat)) {
                         dir.rename(&entry.name, &out.dir(&path)?, &entry.name)?;
                     }
                     continue;

@@ -177,7 +177,8 @@ fn root_nothing_is_left_running_though_several_of_rbuilds_processes_are_killed_a
         let mut row = vec![child.id()];
         (0..3).for_each(|i| row.push(child_of(row[i])));
         let row: Vec<String> = killed.iter().map(|i| row[*i].to_string()).collect();
-        assert!(std::process::Command::new("kill").arg("-9").args(&row).status().unwrap().success());
+        // Some end by the others' end, before their turn.
+        let _ = std::process::Command::new("kill").arg("-9").args(&row).status().unwrap();
         child.wait().unwrap();
         assert!(wait(0), "{killed:?}: left: {}", find());
     }
