@@ -189,11 +189,20 @@ pub fn wait_for_input_or_end(input: impl AsFd, pidfd: &OwnedFd) -> rustix::io::R
     Ok(())
 }
 
-/// Tells whether the process behind a pidfd, a child that nobody has waited for, was ended by a signal.
+/// Tells whether the process behind a pidfd, a child, was ended by a signal. `false` if somebody has waited for it.
 pub fn was_killed(pidfd: &OwnedFd) -> bool {
+    end_of_child(pidfd).is_some_and(|status| status.killed() || status.dumped())
+}
+
+/// Tells whether the process behind a pidfd, a child, ended by itself. `false` if somebody has waited for it.
+pub fn has_exited(pidfd: &OwnedFd) -> bool {
+    end_of_child(pidfd).is_some_and(|status| status.exited())
+}
+
+fn end_of_child(pidfd: &OwnedFd) -> Option<rustix::process::WaitIdStatus> {
     use rustix::process::{WaitId, WaitIdOptions, waitid};
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
-    matches!(waitid(WaitId::PidFd(pidfd.as_fd()), options), Ok(Some(status)) if status.killed() || status.dumped())
+    waitid(WaitId::PidFd(pidfd.as_fd()), options).ok().flatten()
 }
 
 /// Waits for the end of the process behind a pidfd, which need not be a child.

@@ -103,7 +103,7 @@ impl Zygote {
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         match socket.as_ref().map(|socket| self.answer(socket)) {
             Some(Ok((_, BEGIN))) => Ok(()),
-            _ if process::was_killed(&self.process) => Err(self.end()),
+            _ if self.has_ended() && !process::has_exited(&self.process) => Err(self.end()),
             _ => Err(SandboxError::Runner("rbuild could not be executed once more to start commands".into())),
         }
     }
@@ -158,9 +158,10 @@ impl Zygote {
 
     /// The error for its end, which is to come after the builder's.
     pub(crate) fn end(&self) -> SandboxError {
-        match process::was_killed(&self.process) {
-            true => SandboxError::Killed("the process that starts commands"),
-            false => SandboxError::Runner("the process that starts commands ended by itself".into()),
+        // A builder without a pid namespace waits for whatever it has adopted, this one included.
+        match process::has_exited(&self.process) {
+            true => SandboxError::Runner("the process that starts commands ended by itself".into()),
+            false => SandboxError::Killed("the process that starts commands"),
         }
     }
 }
