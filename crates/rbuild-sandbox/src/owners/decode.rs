@@ -283,7 +283,7 @@ impl TimeForm {
                 TimeForm::Seconds => (number(i)?, 0),
                 TimeForm::Microseconds => {
                     let micro = number(2 * i + 1)?;
-                    (number(2 * i)?, (0..1_000_000).contains(&micro).then_some(micro * 1000)?)
+                    (number(2 * i)?, (0..1_000_000).contains(&micro).then(|| micro * 1000)?)
                 }
                 TimeForm::Nanoseconds => {
                     let nano = half(number(2 * i + 1)?);
@@ -329,6 +329,7 @@ mod tests {
         assert_eq!(TimeForm::Nanoseconds.read(Long, &wide(&[1, 1_000_000_000, 3, 4])), None);
         assert_eq!(TimeForm::Microseconds.read(Long, &wide(&[1, 2, 3, -1])), None);
         assert_eq!(TimeForm::Nanoseconds.read(Short, &narrow(&[1, 2, 3])), None);
+        assert_eq!(TimeForm::Microseconds.read(Long, &wide(&[1, i64::MAX, 3, i64::MIN])), None);
         let padding = 7 << 32;
         assert_eq!(TimeForm::Nanoseconds.read(Padded, &wide(&[1, padding | 2, 3, padding])), Some([(1, 2), (3, 0)]));
         assert_eq!(TimeForm::Nanoseconds.read(Long, &wide(&[1, padding | 2, 3, padding])), None);
