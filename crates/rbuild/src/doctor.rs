@@ -28,7 +28,8 @@ pub fn doctor(place: &Place) -> Result<u8, Failure> {
         Ok(found) => found.tell(),
         Err(failure) => line(false, "userns", &failure.message, failure.help.as_deref()),
     }
-    line(true, "networks", "host, none", None);
+    let shared = "host, none; on host, the default, commands reach what listens for you: loopback ports and abstract unix sockets";
+    line(true, "networks", shared, None);
     match Carrier::find() {
         Ok(carrier) => line(true, "isolated", &format!("--network isolated goes through {}", carrier.name()), None),
         Err(why) => line(false, "isolated", &why.reason, Some(&why.remedy)),
