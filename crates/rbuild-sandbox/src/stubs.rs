@@ -24,6 +24,9 @@ pub struct Stubs<'a> {
     made: bool,
 }
 
+/// Where file systems of the kernel are mounted: over what a link leads to, they would cover something else.
+const SYSTEM: [&str; 3] = ["/proc", "/sys", "/dev"];
+
 /// The name of the directory of stubs.
 pub(crate) const STUBS: &str = "stubs";
 
@@ -45,7 +48,20 @@ impl<'a> Stubs<'a> {
 
     /// Makes sure that `target` exists once the stubs are in place; gives the path with links resolved.
     pub fn ensure(&mut self, target: &Path, kind: PointKind) -> Result<PathBuf> {
+        let refused = |has: &str, needs: &str| {
+            let why = format!("the image has {has} there, and it has to be {needs} to be mounted on");
+            Err(rbuild_linux::Error::new("mount", target, std::io::Error::other(why)))
+        };
+        let is_link = self.below.stat(target).is_ok_and(|stat| stat.kind == Kind::Symlink);
+        if is_link && SYSTEM.iter().any(|place| Path::new(place) == target) {
+            return refused("a symbolic link", "a directory");
+        }
         let real = self.below.resolve(target)?;
+        match (self.below.stat(&real).map(|stat| stat.kind == Kind::Dir), kind) {
+            (Ok(false), PointKind::Dir) => return refused("something else than a directory", "one"),
+            (Ok(true), PointKind::File) => return refused("a directory", "a file"),
+            _ => {}
+        }
         if self.below.exists(&real)? || (self.made && self.dir()?.exists(&real)?) {
             return Ok(real);
         }

@@ -17,6 +17,7 @@ mod folded;
 mod foreground;
 mod foreign;
 mod forge;
+mod hostile;
 mod images;
 mod isolated;
 mod language;
