@@ -169,7 +169,14 @@ impl Parser {
             "STOPSIGNAL" => Op::Stopsignal(self.single(name, rest)?),
             "MAINTAINER" => Op::Maintainer(whole(rest)),
             "EXPOSE" => Op::Expose(words::plain(rest)),
-            "VOLUME" => Op::Volume(self.list(rest)?),
+            "VOLUME" => match self.list(rest)? {
+                items if items.is_empty() => {
+                    let d = Diagnostic::new(whole(rest).span, "VOLUME takes at least one argument");
+                    self.error(d.help("for example VOLUME [\"/data\"]"));
+                    return None;
+                }
+                items => Op::Volume(items),
+            },
             "SHELL" => match words::json_strings(&rest.text) {
                 Ok(argv) if !argv.is_empty() => Op::Shell(argv),
                 _ => {

@@ -88,7 +88,11 @@ pub fn copy(
                 true if step.unpack => Defers::Nothing,
                 true => Defers::Tracked,
             };
+            copier.links.clear();
             for item in items {
+                if item.take == Take::Content {
+                    copier.links.clear();
+                }
                 copier.item(tree, &item).map_err(at)?;
             }
         }

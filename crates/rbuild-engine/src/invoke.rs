@@ -13,7 +13,7 @@ use rbuild_store::{Image, Snapshots, Store, Workspace};
 use crate::error::{BuildError, Result};
 use crate::execute::snapshots;
 use crate::places::Place;
-use crate::steps::{DEFAULT_SHM, hosts_file};
+use crate::steps::{DEFAULT_SHM, hosts_file, is_set};
 use crate::users;
 
 /// What is to run, where the image does not say it or somebody wants it otherwise.
@@ -134,6 +134,7 @@ fn environment(what: &Invocation, image: &[String], home: Option<&str>) -> Vec<S
         env.retain(|(known, _)| known != name);
         env.push((name.to_string(), value.to_string()));
     }
+    env.retain(|(name, value)| is_set(name, value));
     let home = home.filter(|h| !h.is_empty()).unwrap_or("/");
     let mut defaults = vec![("PATH", DEFAULT_PATH), ("HOME", home), ("HOSTNAME", what.hostname.as_str())];
     if what.input == Input::Terminal {

@@ -272,7 +272,7 @@ pub fn mounted_content(stage: &StageFiles, source: &str) -> std::result::Result<
             let item = Selected { name: "mounted".into(), take: Take::Kept, ..item };
             Ok(Some(content(&tree, &[item])?.digest))
         }
-        Err(SourceError::NotFound { .. }) => Ok(None),
+        Err(SourceError::NotFound { .. } | SourceError::DeadLink { .. }) => Ok(None),
         Err(e) => Err(e),
     }
 }
@@ -299,6 +299,7 @@ pub fn source_error(e: SourceError, span: Span) -> BuildError {
         SourceError::NotFound { ignored: true, .. } => d.help("the file exists, but the ignore file leaves it out"),
         SourceError::NotFound { similar: Some(name), .. } => d.help(format!("did you mean `{name}`?")),
         SourceError::NotFound { .. } => d.help("paths are relative to the root of the build context"),
+        SourceError::DeadLink { .. } => d.help("mend the link or leave it out; links that are named are followed"),
         SourceError::Changed(_) => d.help("let what writes the files finish, then build again"),
         SourceError::BadPattern(_) => d.help("write `[[]` for a bracket that is part of a name"),
         SourceError::BehindLink { .. } => d.help("name the path that the link leads to"),

@@ -435,8 +435,13 @@ pub(crate) fn hosts_file(own: &str, more: &[(String, String)]) -> String {
     text
 }
 
+/// Whether a variable says anything: runtimes take an empty HOME for none, and give the user's.
+pub(crate) fn is_set(name: &str, value: &str) -> bool {
+    name != "HOME" || !value.is_empty()
+}
+
 fn environment(run: &RunStep, home: &str) -> Vec<String> {
-    let mut env: Vec<(String, String)> = run.env.iter().cloned().collect();
+    let mut env: Vec<(String, String)> = run.env.iter().filter(|(name, value)| is_set(name, value)).cloned().collect();
     let mut default = |name: &str, value: &str| {
         if !env.iter().any(|(k, _)| k == name) {
             env.push((name.to_string(), value.to_string()));

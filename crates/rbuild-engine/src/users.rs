@@ -66,7 +66,8 @@ pub fn identity(files: &Files<'_>, spec: &str) -> Result<Identity, String> {
 }
 
 /// Reads `user[:group]` as the owner of files: of `--chown`, and of directories that WORKDIR makes. A user by number owns
-/// with the group of the same number, whatever /etc/passwd says; what is left out is root, or the user's own group.
+/// with the group of the same number, whatever /etc/passwd says; what is left out is root, without a colon the user's own
+/// group.
 pub fn owner(files: &Files<'_>, spec: &str) -> Result<(u32, u32), String> {
     let (user, group) = parts(spec);
     let (uid, gid) = match number(user) {
@@ -80,7 +81,12 @@ pub fn owner(files: &Files<'_>, spec: &str) -> Result<(u32, u32), String> {
             (uid, field(3).unwrap_or(0))
         }
     };
-    Ok((uid, group.map_or(Ok(gid), |group| group_id(files, group))?))
+    let gid = match group {
+        None if spec.ends_with(':') => 0,
+        None => gid,
+        Some(group) => group_id(files, group)?,
+    };
+    Ok((uid, gid))
 }
 
 /// Means number 0 as a user and as a group, also where no file says so.
@@ -172,7 +178,8 @@ mod tests {
             ("1000:7", (1000, 7)),
             ("1000:www", (1000, 34)),
             ("web", (33, 34)),
-            ("web:", (33, 34)),
+            ("web:", (33, 0)),
+            ("1000:", (1000, 0)),
             ("web:1", (33, 1)),
             (":www", (0, 34)),
             ("500", (500, 500)),

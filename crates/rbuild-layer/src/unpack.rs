@@ -166,13 +166,14 @@ fn entry_error(entry: &TarEntry, reason: impl Into<String>) -> LayerError {
     LayerError::Entry { name: entry.path.to_string_lossy().into_owned(), reason: reason.into() }
 }
 
-/// The path of an entry relative to the root, without `.` parts; `None` if it leads out of it.
+/// The path of an entry relative to the root, without `.` and `..` parts; `None` if it leads out of it.
 pub fn entry_path(path: &OsStr) -> Option<PathBuf> {
     let mut clean = PathBuf::new();
     for part in Path::new(path).components() {
         match part {
             Component::Normal(name) => clean.push(name),
             Component::RootDir | Component::CurDir => {}
+            Component::ParentDir if clean.pop() => {}
             Component::ParentDir | Component::Prefix(_) => return None,
         }
     }

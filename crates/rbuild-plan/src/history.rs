@@ -5,12 +5,13 @@ use rbuild_image::{Healthcheck, quote};
 
 use crate::scope::Vars;
 
-pub fn run(args: &Vars, words: &[String]) -> String {
+/// Arguments have the values that the command sees: an ENV of the same name hides them.
+pub fn run(args: &Vars, env: &Vars, words: &[String]) -> String {
     let mut text = String::from("RUN ");
     if !args.is_empty() {
         text.push_str(&format!("|{} ", args.len()));
         for (k, v) in args.iter() {
-            text.push_str(&format!("{k}={v} "));
+            text.push_str(&format!("{k}={} ", env.get(k).unwrap_or(v)));
         }
     }
     text.push_str(&words.join(" "));
@@ -94,12 +95,14 @@ mod tests {
     fn shapes_are_the_known_ones() {
         let s = |v: &[&str]| v.iter().map(|s| s.to_string()).collect::<Vec<_>>();
         assert_eq!(quoted_list(&s(&["a b", "c"])), r#"["a b" "c"]"#);
-        let mut args = Vars::default();
+        let (mut args, mut env) = (Vars::default(), Vars::default());
         args.set("foo", "bar2");
         args.set("bar", "123");
+        args.set("none", "");
+        env.set("bar", "of the environment");
         assert_eq!(
-            run(&args, &s(&["/bin/sh", "-c", "ls /etc/"])),
-            "RUN |2 foo=bar2 bar=123 /bin/sh -c ls /etc/ # buildkit"
+            run(&args, &env, &s(&["/bin/sh", "-c", "ls /etc/"])),
+            "RUN |3 foo=bar2 bar=of the environment none= /bin/sh -c ls /etc/ # buildkit"
         );
         let check = Healthcheck {
             test: s(&["CMD-SHELL", "x"]),

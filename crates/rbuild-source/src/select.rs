@@ -12,6 +12,8 @@ pub enum SourceError {
     /// Names the path as the Dockerfile wrote it, and what there is of similar name.
     #[error("`{path}` is not there")]
     NotFound { path: String, similar: Option<String>, ignored: bool },
+    #[error("`{path}` is not there: it is a link to {}", target.display())]
+    DeadLink { path: String, target: PathBuf },
     #[error("`{0}` is not a pattern: a class `[…]` in it is empty, not closed, or has a `-` without its two ends")]
     BadPattern(String),
     #[error("`{path}` leads through `{}`, a link, which --parents does not follow", link.display())]
@@ -142,7 +144,28 @@ impl SourceTree<'_> {
             }
             found = next;
         }
-        Ok(found.iter().map(|p| self.named(p)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+        let mut selected = Vec::new();
+        for path in &found {
+            match self.named(path)? {
+                Some(found) => selected.push(found),
+                // Whoever names a link asks for what it leads to.
+                None if self.link_target(path).is_some()
+                    && !self.exclude.is_some_and(|e| e.excludes(&base_name(path))) =>
+                {
+                    return Err(self.not_found(&path.to_string_lossy(), path));
+                }
+                None => {}
+            }
+        }
+        Ok(selected)
+    }
+
+    /// Where a link that is not left out leads.
+    fn link_target(&self, path: &Path) -> Option<PathBuf> {
+        let (dir, name) = (path.parent().unwrap_or(Path::new("")), path.file_name()?);
+        let real = self.visible(dir).ok()??.join(name);
+        let is_link = !self.ignored(&real) && self.root.stat(&real).is_ok_and(|stat| stat.kind == Kind::Symlink);
+        is_link.then(|| self.root.resolve(&real).ok()).flatten()
     }
 
     fn named(&self, path: &Path) -> Result<Option<Selected>, SourceError> {
@@ -199,6 +222,9 @@ impl SourceTree<'_> {
         // It is there for who does not ask the ignore file.
         let seen = |tree: &SourceTree<'_>| tree.named(path).is_ok_and(|found| found.is_some());
         let ignored = !seen(self) && seen(&SourceTree { ignore: None, ..*self });
+        if let Some(target) = self.link_target(path).filter(|_| !ignored) {
+            return SourceError::DeadLink { path: source.to_string(), target };
+        }
         let (dir, name) = (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default());
         let names: Vec<String> = self
             .root

@@ -84,6 +84,15 @@ fn nothing_is_written_outside_of_the_root() {
 }
 
 #[test]
+fn names_that_come_back_are_inside() {
+    let t = Temp::new("back");
+    apply(&t, &[file("a/../b", "x"), file("c/./d/../e", "y"), link(EntryKind::HardLink, "f/../g", "z/../b")]).unwrap();
+    let read = |p: &str| std::fs::read_to_string(t.path(p)).unwrap();
+    assert_eq!((read("b"), read("c/e"), read("g")), ("x".into(), "y".into(), "x".into()));
+    assert!(!t.0.join("a").exists());
+}
+
+#[test]
 fn the_last_entry_wins_whatever_it_replaces() {
     let sym = EntryKind::Symlink;
     let t = Temp::new("replace");

@@ -140,7 +140,10 @@ impl Planner<'_> {
                     }
                     state.args.set(name, &value);
                 }
-                None => text.push_str(&format!(" {name}")),
+                None => {
+                    text.push_str(&format!(" {name}"));
+                    state.args.set(name, "");
+                }
             }
         }
         self.note(state, text);

@@ -133,15 +133,22 @@ fn expose(text: &str, span: Span) -> Result<Vec<String>, Diagnostic> {
 }
 
 fn valid_signal(text: &str) -> bool {
-    const NAMES: [&str; 31] = [
-        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
-        "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",
-        "WINCH", "IO", "PWR", "SYS",
+    const NAMES: [&str; 34] = [
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "IOT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
+        "ALRM", "TERM", "STKFLT", "CHLD", "CLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
+        "VTALRM", "PROF", "WINCH", "IO", "POLL", "PWR", "SYS",
     ];
-    if let Ok(n) = text.parse::<u32>() {
-        return (1..=64).contains(&n);
+    // Which numbers there are is for the machine to say that the image runs on.
+    if let Ok(n) = text.parse::<i64>() {
+        return n != 0;
     }
     let upper = text.to_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    NAMES.contains(&name) || name == "POLL" || name.starts_with("RTMIN") || name.starts_with("RTMAX")
+    let beside = |base: &str, sign: char, most: u32| {
+        name.strip_prefix(base).is_some_and(|rest| {
+            let number = rest.strip_prefix(sign).and_then(|n| n.parse().ok());
+            rest.is_empty() || number.is_some_and(|n| (1..=most).contains(&n))
+        })
+    };
+    NAMES.contains(&name) || beside("RTMIN", '+', 15) || beside("RTMAX", '-', 14)
 }

@@ -57,7 +57,7 @@ impl Planner<'_> {
         let script = script(run)?;
         let (args, shown) = self.run_args(state, run, script.as_ref())?;
         let proxies = self.proxies(state);
-        let created_by = history::run(&state.args, &args);
+        let created_by = history::run(&state.args, &state.vars, &args);
         let text = format!("RUN {shown}");
         let step = RunStep {
             args,

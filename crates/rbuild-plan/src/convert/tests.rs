@@ -289,6 +289,23 @@ fn a_heredoc_is_a_file_of_one_name() {
 }
 
 #[test]
+fn signals_are_names_and_any_number() {
+    for signal in ["SIGTERM", "kill", "IOT", "sigcld", "RTMIN", "SIGRTMIN+15", "RTMAX-14", "9", "99", "-1"] {
+        graph(&format!("FROM debian\nSTOPSIGNAL {signal}\n"));
+    }
+}
+
+#[test]
+fn the_history_of_a_command_tells_the_arguments_as_it_sees_them() {
+    let with = Parameters { build_args: vec![("A".into(), "given".into())], ..params() };
+    let g = graph_with("FROM debian AS a\nARG A B C=c\nENV C=env\nFROM a\nARG A\nRUN x\n", &with);
+    assert_eq!(
+        g.history.last().map(|h| h.created_by.as_str()),
+        Some("RUN |3 A=given B= C=env /bin/sh -c x # buildkit")
+    );
+}
+
+#[test]
 fn mistakes_are_explained() {
     for (source, want) in [
         ("FROM $NO\n", "empty after expansion"),
@@ -298,6 +315,8 @@ fn mistakes_are_explained() {
         ("FROM debian AS a\nCOPY --from=a x y\n", "needs itself"),
         ("FROM debian\nEXPOSE 99999\n", "0 to 65535"),
         ("FROM debian\nSTOPSIGNAL SIGFOO\n", "not a signal"),
+        ("FROM debian\nSTOPSIGNAL 0\n", "not a signal"),
+        ("FROM debian\nSTOPSIGNAL RTMIN+16\n", "not a signal"),
         ("FROM debian\nCOPY --link --chown=me a b\n", "knows no names"),
         ("FROM debian\nRUN --security=insecure y\n", "--allow security.insecure"),
         ("FROM debian\nRUN --security=maybe y\n", "sandbox and insecure"),

@@ -99,7 +99,22 @@ fn what_is_missing_is_named_with_what_is_similar() {
     let Err(SourceError::NotFound { ignored, .. }) = t.digest("a.go", "*.go") else { panic!() };
     assert!(ignored);
     symlink("/etc/passwd", t.0.join("out")).unwrap();
-    assert!(matches!(t.digest("out", ""), Err(SourceError::NotFound { .. })));
+    assert!(matches!(t.digest("out", ""), Err(SourceError::DeadLink { .. })));
+}
+
+#[test]
+fn a_link_that_is_named_has_to_lead_somewhere() {
+    let t = Temp::new("dead");
+    symlink("/nope/x", t.0.join("dead")).unwrap();
+    symlink("a.go", t.0.join("left-out")).unwrap();
+    for source in ["dead", "d*", "dead/"] {
+        let Err(SourceError::DeadLink { path, target }) = t.digest(source, "") else { panic!("{source}") };
+        assert_eq!((path.trim_end_matches('/').replace('*', "ead"), target), ("dead".into(), "/nope/x".into()));
+    }
+    let Err(SourceError::NotFound { ignored: true, .. }) = t.digest("left*", "a.go") else { panic!() };
+    // One that is left out, and one in a directory, is nobody's concern.
+    t.digest("d*", "dead").unwrap();
+    t.digest(".", "").unwrap();
 }
 
 /// Caches are worth something as long as this stays: change it on purpose, and the number in "content 4" with it.
@@ -160,7 +175,7 @@ fn sources_select_what_is_not_left_out() {
         ("a.go", "link", "left out"),
         ("a.go", "chain", "left out"),
         ("link", "chain", "left out"),
-        ("a.go", "lin*", ""),
+        ("a.go", "lin*", "left out"),
         ("a.go", "*.go", "b.go b.go"),
         ("d", "deep", "left out"),
         ("d/e", "deep/y", "left out"),
@@ -168,7 +183,8 @@ fn sources_select_what_is_not_left_out() {
         ("b.go", "d/up", "left out"),
         ("d;!d/e/y", "deep/y", "y d/e/y"),
         ("d;!d/e/y", "deep/z", "nothing"),
-        ("", "out", "nothing"),
+        ("", "out", "`out` is not there"),
+        ("", "o*", "`out` is not there"),
         // A directory that is left out is there for what comes back only.
         ("d", "d", "left out"),
         ("d/*", "d", "d d"),

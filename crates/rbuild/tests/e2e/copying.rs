@@ -122,6 +122,31 @@ fn hard_links_times_and_holes_are_kept() {
     assert!(meta("sparse").blocks() < 1000, "{} blocks", meta("sparse").blocks());
 }
 
+/// What one source has in several places is one file in the image; what several sources or matches have is not.
+#[test]
+fn each_source_has_hard_links_of_its_own() {
+    let lab = Lab::new();
+    lab.write("d/one", "x");
+    std::fs::hard_link(lab.ctx().join("d/one"), lab.ctx().join("d/two")).unwrap();
+    let stage = "FROM scratch AS s\nCOPY d /d\n";
+    for (copies, linked) in [
+        ("COPY d/one d/two /r/", false),
+        ("COPY d/* /r/", false),
+        ("ADD d/one d/two /r/", false),
+        ("COPY d/one /r/one\nCOPY d/two /r/two", false),
+        ("COPY --link d/one d/two /r/", false),
+        ("COPY --from=s d/one d/two /r/", false),
+        ("COPY --parents d/./one d/./two /r/", false),
+        ("COPY --parents d/./* /r/", true),
+        ("COPY --from=s d /r/", true),
+        ("COPY d* /r/", true),
+    ] {
+        let listed = lab.build_local(&format!("{stage}FROM scratch\n{copies}\n"), &[]);
+        let meta = |n: &str| std::fs::metadata(listed.join("r").join(n)).unwrap();
+        assert_eq!(meta("one").ino() == meta("two").ino(), linked, "{copies}");
+    }
+}
+
 #[test]
 fn heredocs_become_files_and_scripts() {
     let lab = Lab::new();
