@@ -13,6 +13,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rbuild_linux::process::{self, Cloned};
 use rbuild_linux::{OwnerKey, sealed_program};
@@ -315,7 +316,20 @@ fn serve(socket: OwnedFd, around: Option<&Surroundings>) {
         }
     }
     if around.is_none() {
+        wait_for_runners(&runners);
         process::kill_children();
+    }
+}
+
+/// How long a runner may take to end what its command has started.
+const ENDING: Duration = Duration::from_secs(1);
+
+/// Waits for the runners, which see the builder's end themselves and kill what their commands have started. Killed before that, a
+/// runner would leave it to the zygote, which may be the next to be killed.
+fn wait_for_runners(runners: &[u32]) {
+    let end = Instant::now() + ENDING;
+    for runner in runners.iter().filter_map(|pid| process::pidfd(*pid).ok()) {
+        process::ends_within(&runner, end.saturating_duration_since(Instant::now()));
     }
 }
 
