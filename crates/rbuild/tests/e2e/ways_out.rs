@@ -253,7 +253,7 @@ fn dockerfile(random: &mut Random) -> String {
         "COPY --chmod=750 t1 /mode",
         "RUN rm -rf /w && mkdir /w && echo new > /w/new",
         "RUN rm -f /w/n1 /w/n2 /mode/n1; rm -rf /own/deep; true",
-        "RUN mkdir -p /r/a/b /r/empty && echo 1 > /r/a/1 && ln -f /r/a/1 /r/a/b/2 && ln -sf 1 /r/a/l",
+        "RUN [ -d /r/a ] || rm -f /r/a; mkdir -p /r/a/b /r/empty && echo 1 > /r/a/1 && ln -f /r/a/1 /r/a/b/2 && ln -sf 1 /r/a/l",
         "RUN chown -R 33:33 /w 2>/dev/null; chmod -R g+w /r 2>/dev/null; true",
         "RUN test -p /p || mkfifo -m 620 /p; echo more >> /r/a/1 2>/dev/null; true",
         "RUN touch \"/tmp/$(printf 'new\\nline')\" && truncate -s 3000000 /tmp/holes && echo end >> /tmp/holes",
