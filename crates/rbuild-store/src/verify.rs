@@ -1,10 +1,10 @@
 //! Reading what the store holds, to see whether it is whole; and taking out what is not.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::io::Read;
 
-use rbuild_image::digest_of;
+use rbuild_image::{Digest, digest_of};
 
 use crate::error::Result;
 use crate::images::{Image, digest};
@@ -94,22 +94,12 @@ impl Store {
     }
 
     fn check_images(&self, repair: bool, sound: &HashSet<String>, checked: &mut Checked) -> Result<()> {
-        let mut broken = Vec::new();
+        let (mut broken, mut known) = (Vec::new(), HashMap::new());
         for entry in self.images()? {
             checked.images += 1;
             let name = entry.name.as_ref().map_or_else(|| entry.manifest.to_string(), |n| n.familiar());
-            let lacks = match self.image(&entry.manifest) {
-                Err(e) => Some(e.to_string()),
-                Ok(image) => {
-                    let layers = image.layers().unwrap_or_default();
-                    let needed = layers.iter().filter_map(|(layer, _)| digest_of(layer).ok());
-                    let missing = needed.chain([image.id, entry.manifest]).find(|d| !sound.contains(&d.hex()));
-                    let wrong = layers.is_empty() && !image.manifest.layers().is_empty();
-                    missing
-                        .map(|d| format!("its blob {d} is missing or damaged"))
-                        .or_else(|| wrong.then(|| "its manifest and its configuration do not agree".to_string()))
-                }
-            };
+            // An image may have any number of names.
+            let lacks = known.entry(entry.manifest).or_insert_with(|| self.lacks(&entry.manifest, sound));
             if let Some(why) = lacks {
                 checked.problems.push(format!("the image {name} is not whole: {why}"));
                 broken.push(entry);
@@ -119,6 +109,21 @@ impl Store {
             self.forget(&broken)?;
         }
         Ok(())
+    }
+
+    /// What is wrong with the image of that manifest.
+    fn lacks(&self, manifest: &Digest, sound: &HashSet<String>) -> Option<String> {
+        let image = match self.image(manifest) {
+            Ok(image) => image,
+            Err(e) => return Some(e.to_string()),
+        };
+        let layers = image.layers().unwrap_or_default();
+        let needed = layers.iter().filter_map(|(layer, _)| digest_of(layer).ok());
+        if let Some(missing) = needed.chain([image.id, *manifest]).find(|d| !sound.contains(&d.hex())) {
+            return Some(format!("its blob {missing} is missing or damaged"));
+        }
+        let wrong = layers.is_empty() && !image.manifest.layers().is_empty();
+        wrong.then(|| "its manifest and its configuration do not agree".to_string())
     }
 
     fn check_documents<T: serde::de::DeserializeOwned>(

@@ -58,8 +58,11 @@ fn docker_item(
     for (name, diff_id) in item.layers.iter().zip(&*diff_ids) {
         layers.push(known.layer(members, name, diff_id)?);
     }
-    let config = descriptor(MediaType::ImageConfig, &id, config_size);
-    Ok(Image { manifest: manifests.of(members, config, &id, layers)?, id })
+    let manifest = manifests.of(members, (id, layers), |layers| {
+        let layers = layers.iter().map(|layer| known.descriptor(layer)).collect();
+        rbuild_image::manifest(descriptor(MediaType::ImageConfig, &id, config_size), layers)
+    })?;
+    Ok(Image { manifest, id })
 }
 
 /// Manifests of images by their ids and layers.
@@ -70,15 +73,13 @@ struct Manifests<'e> {
 }
 
 impl Manifests<'_> {
-    /// The image's own manifest if the archive has it, else one that is made.
+    /// The own manifest of the image with that id and these layers if the archive has it, else the one that is made.
     fn of(
         &mut self,
         members: &Members<'_>,
-        config: Descriptor,
-        id: &Digest,
-        layers: Vec<Descriptor>,
+        wanted: (Digest, Vec<Digest>),
+        make: impl FnOnce(&[Digest]) -> ImageManifest,
     ) -> Result<Digest> {
-        let wanted = (*id, layers.iter().map(named).collect::<Result<Vec<_>>>()?);
         if let Some(known) = self.known.get(&wanted) {
             return Ok(*known);
         }
@@ -96,53 +97,66 @@ impl Manifests<'_> {
             }
             self.known.entry(it).or_insert(digest);
         }
-        let made = members.staging.put_document(&rbuild_image::manifest(config, layers))?.0;
+        let made = members.staging.put_document(&make(&wanted.1))?.0;
         self.known.insert(wanted, made);
         Ok(made)
     }
 }
 
-/// Layers of docker-archives, by what the archive has.
-struct Layers(HashMap<Digest, Layer>);
+/// Layers of docker-archives.
+struct Layers {
+    /// By the digests of what the archive has.
+    members: HashMap<Digest, Layer>,
+    descriptors: HashMap<Digest, Descriptor>,
+}
 
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 struct Layer {
-    descriptor: Descriptor,
+    digest: Digest,
     /// The diffID, where it shows without decompressing the layer.
     diff_id: Option<Digest>,
 }
 
 impl Layers {
     fn new() -> Layers {
-        Layers(HashMap::new())
+        Layers { members: HashMap::new(), descriptors: HashMap::new() }
     }
 
     /// A layer comes without a digest of its own. Whether it is the one that the configuration means shows here where its
     /// bytes are plain, and else when it is unpacked or before it goes out, as with any other image.
-    fn layer(&mut self, members: &Members<'_>, name: &str, diff_id: &Digest) -> Result<Descriptor> {
-        let (digest, size) = members.blob(name)?;
-        let layer = match self.0.get(&digest) {
-            Some(known) => known,
-            None => self.0.entry(digest).or_insert(Layer::of(members, name, &digest, size)?),
+    fn layer(&mut self, members: &Members<'_>, name: &str, diff_id: &Digest) -> Result<Digest> {
+        let (member, size) = members.blob(name)?;
+        let layer = match self.members.get(&member) {
+            Some(known) => *known,
+            None => {
+                let (layer, descriptor) = take_layer(members, name, &member, size)?;
+                self.descriptors.insert(layer.digest, descriptor);
+                self.members.insert(member, layer);
+                layer
+            }
         };
         match layer.diff_id {
             Some(found) if found != *diff_id => Err(not_the_layer(name, &found, diff_id)),
-            _ => Ok(layer.descriptor.clone()),
+            _ => Ok(layer.digest),
         }
+    }
+
+    /// Of a layer that was taken.
+    fn descriptor(&self, layer: &Digest) -> Descriptor {
+        self.descriptors[layer].clone()
     }
 }
 
-impl Layer {
-    fn of(members: &Members<'_>, name: &str, digest: &Digest, size: u64) -> Result<Layer> {
-        let (descriptor, diff_id) = match members.compression(digest)? {
-            Compression::Gzip => (descriptor(MediaType::ImageLayerGzip, digest, size), None),
-            Compression::Zstd => (descriptor(MediaType::ImageLayerZstd, digest, size), None),
-            Compression::None => (descriptor(MediaType::ImageLayer, digest, size), Some(*digest)),
-            Compression::Bzip2 | Compression::Xz => {
-                let put = put_layer(&members.staging, members.staging.open_blob(digest)?, name)?;
-                (descriptor(put.media_type, &put.digest, put.size), Some(put.diff_id))
-            }
-        };
-        Ok(Layer { descriptor, diff_id })
-    }
+fn take_layer(members: &Members<'_>, name: &str, member: &Digest, size: u64) -> Result<(Layer, Descriptor)> {
+    let (media_type, diff_id) = match members.compression(member)? {
+        Compression::Gzip => (MediaType::ImageLayerGzip, None),
+        Compression::Zstd => (MediaType::ImageLayerZstd, None),
+        Compression::None => (MediaType::ImageLayer, Some(*member)),
+        Compression::Bzip2 | Compression::Xz => {
+            let put = put_layer(&members.staging, members.staging.open_blob(member)?, name)?;
+            let layer = Layer { digest: put.digest, diff_id: Some(put.diff_id) };
+            return Ok((layer, descriptor(put.media_type, &put.digest, put.size)));
+        }
+    };
+    Ok((Layer { digest: *member, diff_id }, descriptor(media_type, member, size)))
 }

@@ -241,6 +241,9 @@ impl<'a> Members<'a> {
         let Place::Archive(members) = &self.place else { return Ok(()) };
         let mut missing = Vec::new();
         for name in names {
+            if self.known.borrow().contains_key(name) {
+                continue;
+            }
             let name = clean(name);
             if members.contains_key(&name) {
                 continue;

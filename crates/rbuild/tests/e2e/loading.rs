@@ -121,6 +121,7 @@ fn names_are_written_once() {
     archive(&lab, "docker([one(config, [], [f'docker.io/library/m:{n}']) for n in range(20000)])");
     in_time(&lab, LOAD).ok();
     assert_eq!(images(&lab), 40000);
+    in_time(&lab, "fsck").ok();
     in_time(&lab, "rmi -f m:1 n:1").ok();
     assert_eq!(images(&lab), 39998);
 }
