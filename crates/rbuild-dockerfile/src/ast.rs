@@ -1,179 +1,256 @@
-//! What a Dockerfile says, before any expansion.
+//! Syntax tree of a Dockerfile, before any expansion.
+//!
+//! Every [`Word`] holds the text as written, quotes and variables included, and its range in the source.
 
 use crate::diagnostic::Span;
-use crate::lines::Directive;
 
+/// A piece of text and its range in the source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Word {
+    /// Text as written; line continuations are removed.
     pub text: String,
+    /// Range in the source.
     pub span: Span,
 }
 
+/// A comment line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Comment {
+    /// Text behind `#`, without surrounding blanks.
     pub text: String,
+    /// Range of the whole line.
     pub span: Span,
 }
 
+/// A parser directive, `# name=value`, from the top of the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Directive {
+    /// Name in lower case: `syntax`, `escape` or `check`.
+    pub name: String,
+    /// Value without surrounding blanks.
+    pub value: Word,
+}
+
+/// A whole Dockerfile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dockerfile {
+    /// Parser directives, in order.
     pub directives: Vec<Directive>,
+    /// Escape character: a backslash or a backtick.
     pub escape: char,
-    /// Global ARGs before the first FROM.
+    /// ARG instructions before the first FROM.
     pub global_args: Vec<Instruction>,
+    /// Stages, in order; at least one.
     pub stages: Vec<Stage>,
+    /// Blank lines inside continued instructions.
     pub empty_continuations: Vec<Span>,
-    /// All instructions before interpretation, in order.
-    pub raw: Vec<Node>,
 }
 
-/// An instruction as it is written: lower-case keyword, flags, words.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Node {
-    pub keyword: String,
-    pub flags: Vec<String>,
-    pub words: Vec<String>,
-    /// What ONBUILD triggers.
-    pub inner: Option<Box<Node>>,
-}
-
+/// A stage: FROM and the instructions up to the next one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stage {
     /// `FROM`, as written.
     pub keyword: Word,
+    /// Arguments of FROM.
     pub from: From,
-    /// The whole FROM instruction.
+    /// Range of the FROM instruction.
     pub span: Span,
+    /// Comment lines directly above FROM.
     pub comments: Vec<Comment>,
+    /// Instructions behind FROM, in order.
     pub instructions: Vec<Instruction>,
 }
 
+/// Arguments of FROM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct From {
+    /// Value of `--platform`.
     pub platform: Option<Word>,
+    /// Image, earlier stage or named context.
     pub image: Word,
-    /// The word between image and name, as written.
+    /// `AS`, as written.
     pub as_word: Option<Word>,
-    /// As written; names compare in lower case.
+    /// Name of the stage, as written. Names are compared in lower case.
     pub name: Option<Word>,
 }
 
+/// An instruction other than FROM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instruction {
-    /// As written.
+    /// Keyword, as written.
     pub keyword: Word,
+    /// Range from the keyword to the end of the last line or here-document.
     pub span: Span,
+    /// Comment lines directly above.
     pub comments: Vec<Comment>,
+    /// Keyword and arguments, parsed.
     pub op: Op,
 }
 
+/// A parsed instruction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
+    /// RUN.
     Run(Run),
+    /// COPY or ADD.
     Copy(Copy),
+    /// ENV.
     Env(Vec<Pair>),
+    /// LABEL.
     Label(Vec<Pair>),
+    /// ARG.
     Arg(Vec<ArgDecl>),
+    /// WORKDIR.
     Workdir(Word),
+    /// USER.
     User(Word),
+    /// EXPOSE.
     Expose(Vec<Word>),
+    /// VOLUME.
     Volume(Vec<Word>),
+    /// SHELL; at least one word.
     Shell(Vec<String>),
+    /// STOPSIGNAL.
     Stopsignal(Word),
+    /// HEALTHCHECK.
     Healthcheck(Healthcheck),
+    /// CMD.
     Cmd(Command),
+    /// ENTRYPOINT.
     Entrypoint(Command),
+    /// MAINTAINER.
     Maintainer(Word),
+    /// ONBUILD.
     Onbuild {
-        /// The trigger as it is stored in the image: the text after ONBUILD, heredoc bodies included.
+        /// Trigger as stored in the image: the text behind ONBUILD, here-documents included.
         text: String,
+        /// Deferred instruction.
         inner: Box<Instruction>,
     },
 }
 
+/// A pair of ENV or LABEL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pair {
+    /// Text before the equals sign.
     pub name: Word,
+    /// Text behind the equals sign.
     pub value: Word,
-    /// Written in the old way, `ENV name value`.
+    /// True for the deprecated form without an equals sign, `ENV name value`.
     pub legacy: bool,
 }
 
+/// A variable declared by ARG.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArgDecl {
+    /// Name of the variable.
     pub name: Word,
+    /// Default value.
     pub default: Option<Word>,
 }
 
-/// The shell form or the JSON form of a command.
+/// Command of RUN, CMD, ENTRYPOINT or HEALTHCHECK.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
+    /// Shell form: a script for the shell of the stage.
     Shell(Word),
+    /// Exec form: a JSON array of arguments.
     Exec(Vec<String>),
 }
 
+/// Arguments of RUN.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
+    /// Values of `--mount`; see [`parse_mount`](crate::parse_mount).
     pub mounts: Vec<Word>,
+    /// Value of `--network`.
     pub network: Option<Word>,
+    /// Value of `--security`.
     pub security: Option<Word>,
+    /// Values of `--device`.
     pub devices: Vec<Word>,
+    /// Command.
     pub command: Command,
+    /// Here-documents, in the order of their openers.
     pub heredocs: Vec<Heredoc>,
 }
 
-/// COPY and ADD.
+/// Arguments of COPY or ADD. Flags that the instruction does not have are `None`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Copy {
+    /// True for ADD.
     pub add: bool,
+    /// Value of `--from`.
     pub from: Option<Word>,
+    /// Value of `--chown`.
     pub chown: Option<Word>,
+    /// Value of `--chmod`.
     pub chmod: Option<Word>,
+    /// `--link`, if it is on.
     pub link: Option<Word>,
+    /// `--parents`, if it is on.
     pub parents: Option<Word>,
+    /// Values of `--exclude`.
     pub exclude: Vec<Word>,
+    /// Value of `--checksum`.
     pub checksum: Option<Word>,
+    /// Value of `--keep-git-dir`, `true` where it stands without one.
     pub keep_git_dir: Option<Word>,
+    /// Value of `--unpack`, `true` where it stands without one.
     pub unpack: Option<Word>,
-    /// Without the heredocs.
+    /// Sources other than here-documents.
     pub sources: Vec<Word>,
+    /// Destination.
     pub dest: Word,
+    /// Sources that are here-documents, in order.
     pub heredocs: Vec<Heredoc>,
 }
 
+/// Arguments of HEALTHCHECK.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Healthcheck {
+    /// `HEALTHCHECK NONE`.
     None,
+    /// `HEALTHCHECK CMD`. Durations are in nanoseconds, 0 where not given.
     Check {
-        /// In nanoseconds; 0 where not given.
+        /// Value of `--interval`.
         interval: i64,
+        /// Value of `--timeout`.
         timeout: i64,
+        /// Value of `--start-period`.
         start_period: i64,
+        /// Value of `--start-interval`.
         start_interval: i64,
+        /// Value of `--retries`, 0 where not given.
         retries: i64,
+        /// Command.
         command: Command,
     },
 }
 
+/// A here-document of RUN, COPY or ADD.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Heredoc {
-    /// The word without quotes.
+    /// Delimiter without quotes.
     pub name: String,
-    /// File descriptor number before `<<`, if any.
+    /// Number of the file descriptor before `<<`.
     pub fd: Option<u32>,
-    /// The word was not quoted, so that COPY and ADD expand the body.
+    /// True for an unquoted delimiter: COPY and ADD expand variables of the body.
     pub expand: bool,
-    /// `<<-`: leading tabs are taken away (already done in `body`).
+    /// True for `<<-`, which removes leading tabs from the body.
     pub chomp: bool,
+    /// Text between the opener's line and the terminator's; leading tabs are already removed.
     pub body: String,
+    /// Range of the opener.
     pub opener: Span,
+    /// Range of the body.
     pub body_span: Span,
-    /// Where the terminator ends in the source.
+    /// Offset behind the terminator.
     pub end: usize,
 }
 
 impl Heredoc {
-    /// Reads `3<<-"EOF"`; `None` if the word does not open a heredoc.
+    /// Parses an opener such as `3<<-"EOF"`. Returns `None` for any other word.
     pub(crate) fn from_word(word: &str, opener: Span) -> Option<Heredoc> {
         let digits = word.bytes().take_while(u8::is_ascii_digit).count();
         let rest = word[digits..].strip_prefix("<<")?;

@@ -1,40 +1,50 @@
+//! Mistakes and their positions.
+
 /// A range of bytes of the Dockerfile: `start..end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Span {
+    /// Offset of the first byte.
     pub start: usize,
+    /// Offset behind the last byte.
     pub end: usize,
 }
 
 impl Span {
+    /// Returns the range `start..end`.
     pub fn new(start: usize, end: usize) -> Span {
         Span { start, end }
     }
 
+    /// Returns the smallest range that covers both.
     pub fn to(self, other: Span) -> Span {
         Span { start: self.start.min(other.start), end: self.end.max(other.end) }
     }
 }
 
-/// One thing that is wrong with a Dockerfile, and where.
+/// A mistake in a Dockerfile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
+    /// Position of the mistake.
     pub span: Span,
+    /// Problem, without a full stop.
     pub message: String,
-    /// What to do about it, as one sentence.
+    /// Remedy, as one imperative.
     pub help: Option<String>,
 }
 
 impl Diagnostic {
+    /// Returns a mistake without a remedy.
     pub fn new(span: Span, message: impl Into<String>) -> Diagnostic {
         Diagnostic { span, message: message.into(), help: None }
     }
 
+    /// Sets the remedy.
     pub fn help(mut self, help: impl Into<String>) -> Diagnostic {
         self.help = Some(help.into());
         self
     }
 
-    /// Adds "did you mean" when `candidates` holds something close to `word`.
+    /// Sets the remedy to "did you mean …" if one of `candidates` is close to `word`.
     pub fn suggest<'a>(self, word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Diagnostic {
         match crate::closest(word, candidates) {
             Some(close) => self.help(format!("did you mean `{close}`?")),

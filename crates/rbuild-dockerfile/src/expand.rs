@@ -1,43 +1,67 @@
-//! Word expansion: `$x`, `${x:-w}` and their relatives, quotes and escapes.
+//! Expansion of variables, quotes and escapes in words: `$x`, `${x:-word}`, `${x#pattern}`, `${x/pattern/text}`.
+//!
+//! ```
+//! use rbuild_dockerfile::expand::Lexer;
+//!
+//! let lookup = |name: &str| (name == "TAG").then(|| "3.20".to_string());
+//! let word = Lexer::new('\\').word("alpine:${TAG:-latest}", &lookup).unwrap();
+//! assert_eq!(word.text, "alpine:3.20");
+//! ```
 
-/// How a word is read.
+/// Options of an expansion.
 #[derive(Debug, Clone, Copy)]
 pub struct Lexer {
-    /// `\` or `` ` ``, as the escape directive says.
+    /// Escape character of the file: `\` or `` ` ``.
     pub escape: char,
-    /// Quotes mean nothing and stay (heredoc bodies).
+    /// Treat quotes as text. Used for here-documents.
     pub raw_quotes: bool,
-    /// Leave references to unset variables as they are written.
+    /// Keep references to unset variables as written.
     pub skip_unset: bool,
 }
 
+/// An expanded word.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expanded {
+    /// Result as a single word.
     pub text: String,
-    /// Split at unquoted blanks, those of values included.
+    /// Result split at unquoted blanks, including those of values.
     pub words: Vec<String>,
-    /// Variables that were used and had a value, in order of first use.
+    /// Names of the variables that had a value, in order of first use.
     pub matched: Vec<String>,
-    /// Variables that were used and had none.
+    /// Names of the variables that were not set, in order of first use.
     pub unmatched: Vec<String>,
 }
 
+/// A mistake in a word.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ExpandError {
+    /// A quote (`single` or `double`) without its end.
     #[error("a {0} quote is opened and not closed")]
     OpenQuote(&'static str),
+    /// `${` without `}`.
     #[error("`${{` has no closing `}}`")]
     MissingBrace,
+    /// `${}` without a name.
     #[error("`${{…}}` needs a variable name at its start")]
     BadSubstitution,
+    /// An operator that the language does not have.
     #[error("`{0}` is not a modifier in `${{…}}`")]
     UnsupportedModifier(String),
+    /// `${name:?message}` where the variable is not set.
     #[error("{name}: {message}")]
-    Mandatory { name: String, message: String },
+    Mandatory {
+        /// Name of the variable.
+        name: String,
+        /// Message from the Dockerfile, or a default.
+        message: String,
+    },
+    /// An escape that patterns do not have.
     #[error("`\\{0}` cannot be escaped in a pattern")]
     BadPatternEscape(String),
+    /// More than 64 expansions inside each other.
     #[error("expansions are nested too deeply")]
     TooDeep,
+    /// A result of more than 4 MiB.
     #[error("the result is larger than {MAX_RESULT} bytes")]
     TooLarge,
 }
@@ -45,14 +69,20 @@ pub enum ExpandError {
 const MAX_DEPTH: usize = 64;
 const MAX_RESULT: usize = 4 << 20;
 
-/// The value of a variable, if it is set.
+/// Returns the value of a variable, if it is set.
 pub type Lookup<'a> = dyn Fn(&str) -> Option<String> + 'a;
 
 impl Lexer {
+    /// Returns the options for arguments of instructions.
     pub fn new(escape: char) -> Lexer {
         Lexer { escape, raw_quotes: false, skip_unset: false }
     }
 
+    /// Expands a word. `lookup` supplies the variables.
+    ///
+    /// # Errors
+    ///
+    /// Returns the first mistake in the word, or that a bound on depth or size was exceeded.
     pub fn word(&self, input: &str, lookup: &Lookup<'_>) -> Result<Expanded, ExpandError> {
         let chars: Vec<char> = input.chars().collect();
         let mut scan = Scan {
@@ -122,7 +152,7 @@ impl Scan<'_> {
         c
     }
 
-    /// Reads up to `stop` (which is consumed) or to the end.
+    /// Expands up to `stop`, which is consumed, or to the end.
     fn until(&mut self, stop: Option<char>) -> Result<(String, Words), ExpandError> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
@@ -274,7 +304,7 @@ impl Scan<'_> {
         }
     }
 
-    /// What stands between the name and the closing brace. `None`: leave the whole reference as it is written.
+    /// Expands the rest of `${name…}`. Returns `None` if the reference must stay as written.
     fn braces(&mut self, name: &str) -> Result<Option<String>, ExpandError> {
         let skip = self.lexer.skip_unset;
         let op = self.next().ok_or(ExpandError::MissingBrace)?;
@@ -293,7 +323,7 @@ impl Scan<'_> {
             '+' | '-' | '?' => self.conditional(name, op, false),
             '#' | '%' => {
                 let word = self.raw(|s| s.until(Some('}')))?.0;
-                // A doubled operator counts wherever it comes from, a value included.
+                // A doubled operator is greedy even if its second half comes from a value.
                 let (greedy, pattern) = word.strip_prefix(op).map_or((false, &word[..]), |rest| (true, rest));
                 let pattern = Pattern::new(pattern)?;
                 let Some(value) = self.value(name) else { return Ok(if skip { None } else { Some(String::new()) }) };
@@ -303,7 +333,7 @@ impl Scan<'_> {
                 let all = self.peek() == Some('/');
                 self.at += usize::from(all);
                 let pattern = self.raw(|s| s.until(Some('/')))?.0;
-                // Escapes keep a character from ending the replacement, and stay in it.
+                // An escaped character does not end the replacement; the escape stays in it.
                 let replacement = self.raw(|s| s.until(Some('}')))?.0;
                 let pattern = Pattern::new(&pattern)?;
                 let Some(value) = self.value(name) else { return Ok(if skip { None } else { Some(String::new()) }) };
@@ -343,8 +373,8 @@ impl Scan<'_> {
     }
 }
 
-/// What a replacement means where all matches are replaced: `$0` is the match, other names of groups are empty, `$$` is a
-/// dollar sign. (Dollar signs come here out of values and behind escapes only.)
+/// Expands the replacement of `${x//pattern/replacement}` as Go's `Regexp.ReplaceAllString` does: `$0` is the match, other
+/// groups are empty, `$$` is a dollar sign. Dollar signs get here from values and behind escapes only.
 fn fill_in(replacement: &str, matched: &[char]) -> String {
     let word = |c: char| c.is_alphanumeric() || c == '_';
     let mut out = String::new();
@@ -373,7 +403,7 @@ fn fill_in(replacement: &str, matched: &[char]) -> String {
     out + rest
 }
 
-/// A glob of `*` and `?`, neither of which matches the end of a line; matching is linear in the text for each start.
+/// A glob of `*` and `?`, neither of which matches a newline. A match takes linear time per start.
 struct Pattern(Vec<Piece>);
 
 #[derive(Clone, Copy, PartialEq)]
@@ -384,7 +414,7 @@ enum Piece {
 }
 
 impl Pattern {
-    /// Reads a pattern. Its escape is the backslash, whatever the file's own is.
+    /// Parses a pattern. Its escape character is the backslash, independent of the file's.
     fn new(text: &str) -> Result<Pattern, ExpandError> {
         let mut pieces = Vec::new();
         let mut chars = text.chars();
@@ -404,7 +434,7 @@ impl Pattern {
         Ok(Pattern(pieces))
     }
 
-    /// Whether exactly `text` matches.
+    /// Returns true if the pattern matches the whole of `text`.
     fn matches(&self, text: &[char]) -> bool {
         let (mut t, mut p) = (0, 0);
         let mut star: Option<(usize, usize)> = None;
@@ -448,14 +478,14 @@ impl Pattern {
         }
     }
 
-    /// The first match at or after `from`, the longest one there: its start and its end.
+    /// Returns the range of the first match at or after `from`, the longest at its start.
     fn find(&self, text: &[char], from: usize) -> Option<(usize, usize)> {
         let longest = |start: usize| (start..=text.len()).rev().find(|end| self.matches(&text[start..*end]));
         (from..=text.len()).find_map(|start| Some((start, longest(start)?)))
     }
 
-    /// Replaces the first match or, as regular expressions do it, all of them: a match of nothing counts too, at every place
-    /// but directly behind another match.
+    /// Replaces the first match, or all of them. As in Go's regular expressions, empty matches count except directly behind
+    /// another match.
     fn replace(&self, value: &str, with: &str, all: bool) -> String {
         let chars: Vec<char> = value.chars().collect();
         if !all {

@@ -1,4 +1,4 @@
-//! Builder flags: the `--name[=value]` words right behind an instruction.
+//! Builder flags: `--name[=value]` words directly behind the keyword.
 
 use crate::ast::Word;
 use crate::diagnostic::{Diagnostic, Span};
@@ -11,8 +11,9 @@ pub struct Flag {
     pub span: Span,
 }
 
-/// Takes the flags off the front; gives them and the rest. Quotes and escapes are resolved as the reference
-/// reader does: both go away, and a bare `--` ends the flags.
+/// Splits the flags off the front of the arguments. Returns them and the rest.
+///
+/// Quotes and escapes are removed from flags, as BuildKit's parser does. A bare `--` ends the flags.
 pub fn take(text: &Text, escape: char) -> (Vec<Flag>, Text) {
     let line = &text.text;
     let mut flags = Vec::new();
@@ -41,7 +42,7 @@ pub fn take(text: &Text, escape: char) -> (Vec<Flag>, Text) {
     }
 }
 
-/// One word with quotes and escapes resolved, and where it ends.
+/// Reads a word. Returns it without quotes and escapes, and the offset of its end.
 fn flag_word(line: &str, escape: char) -> (String, usize) {
     let mut word = String::new();
     let mut quote = None;
@@ -60,15 +61,15 @@ fn flag_word(line: &str, escape: char) -> (String, usize) {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Arity {
-    /// Once, with a value.
+    /// At most once, with a value.
     One,
-    /// Once; the value is `true` or `false` and may be left out.
+    /// At most once; the value is `true` or `false` and defaults to `true`.
     Bool,
     /// Any number of times, with a value.
     Many,
 }
 
-/// Flags checked against what an instruction takes.
+/// Flags of an instruction, checked against those that it takes.
 pub struct Flags {
     keyword: String,
     known: &'static [(&'static str, Arity)],
@@ -130,7 +131,7 @@ impl Flags {
         self.flags.iter().filter(|f| f.name == name).filter_map(|f| f.value.clone()).collect()
     }
 
-    /// The flag's own words if it is on; `--name=false` is off.
+    /// Returns the flag if it is given and not `false`.
     pub fn on(&self, name: &str) -> Option<Word> {
         self.assert_known(name);
         let flag = self.flags.iter().find(|f| f.name == name)?;
@@ -138,7 +139,7 @@ impl Flags {
         (!off).then(|| Word { text: format!("--{name}"), span: flag.span })
     }
 
-    /// A Bool flag as it was given, with its own words as the span: `Some("false")` where it was turned off.
+    /// Returns the value of a flag of [`Arity::Bool`], in lower case, with the range of the whole flag.
     pub fn boolean(&self, name: &str) -> Option<Word> {
         self.assert_known(name);
         let flag = self.flags.iter().find(|f| f.name == name)?;

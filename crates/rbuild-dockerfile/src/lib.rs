@@ -1,29 +1,46 @@
-//! A Dockerfile's bytes as a typed syntax tree with a span for every word.
+//! Parser for Dockerfiles: a typed syntax tree in which every word has its position.
 //!
-//! Pure text: no I/O, no clock, no environment. Nothing here knows what an image is. Errors are [`Diagnostic`]s
-//! with byte spans into the input; drawing them is the command's affair.
+//! The parser is pure: it reads no files, no environment and no clock, and never panics. Mistakes are
+//! [`Diagnostic`]s with byte ranges of the input; all of them are reported together.
+//!
+//! The language is the one of the [Dockerfile reference](https://docs.docker.com/reference/dockerfile/),
+//! here-documents, parser directives and ONBUILD triggers included. Variables are left unexpanded: see
+//! [`expand`]. Likely mistakes that are not errors are found by [`lint`].
+//!
+//! ```
+//! use rbuild_dockerfile::{ast::Op, parse};
+//!
+//! let file = parse(b"FROM alpine AS build\nRUN echo hello\n").unwrap();
+//! assert_eq!(file.stages[0].from.image.text, "alpine");
+//! assert!(matches!(file.stages[0].instructions[0].op, Op::Run(_)));
+//!
+//! let mistakes = parse(b"FROM alpine\nCOPPY a b\n").unwrap_err();
+//! assert_eq!(mistakes[0].help.as_deref(), Some("did you mean `COPY`?"));
+//! ```
+#![warn(missing_docs)]
 
 pub mod ast;
+mod debug_tree;
 mod diagnostic;
 pub mod expand;
 mod flags;
 mod lines;
 pub mod lint;
 mod mount;
-mod node;
 mod parse;
 mod suggest;
 mod text;
 mod words;
 
 pub use ast::Dockerfile;
+pub use debug_tree::{Node, debug_tree};
 pub use diagnostic::{Diagnostic, Span};
 pub use mount::{Mount, MountKind, Sharing, parse_mount, parse_size};
 pub use parse::{parse, parse_trigger};
 pub use suggest::closest;
 pub use text::readable;
 
-/// Proxy variables: every RUN gets them from the build arguments without a declaration.
+/// Proxy variables. Build arguments of these names reach every RUN without an ARG instruction.
 pub const PROXY_ARGS: [&str; 10] = [
     "HTTP_PROXY",
     "http_proxy",

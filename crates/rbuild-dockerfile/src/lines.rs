@@ -1,35 +1,29 @@
-//! Physical lines to logical ones: directives, comments, continuations, heredoc bodies.
+//! Splitter of the source into logical lines: directives, comments, continuations, here-documents.
 
-use crate::ast::{Comment, Heredoc, Word};
+use crate::ast::{Comment, Directive, Heredoc, Word};
 use crate::diagnostic::{Diagnostic, Span};
 use crate::text::Text;
 use crate::words;
 
-/// The longest physical line that is read; the reference reader has the same bound.
+/// Longest physical line in bytes. BuildKit's scanner has the same limit.
 const MAX_LINE: usize = 64 * 1024 - 1;
 
-/// One instruction as it stands in the file, continuations joined.
+/// An instruction with its continuation lines joined.
 #[derive(Debug, Clone)]
 pub struct Logical {
     pub text: Text,
     pub heredocs: Vec<Heredoc>,
-    /// From the first byte of the keyword to the last of the last line or heredoc terminator.
+    /// Range from the keyword to the end of the last line or here-document.
     pub span: Span,
     /// Comment lines directly above.
     pub comments: Vec<Comment>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Directive {
-    pub name: String,
-    pub value: Word,
 }
 
 pub struct Lines {
     pub directives: Vec<Directive>,
     pub escape: char,
     pub logical: Vec<Logical>,
-    /// Blank lines inside a continued instruction; a lint, not an error.
+    /// Blank lines inside continued instructions.
     pub empty_continuations: Vec<Span>,
 }
 
@@ -38,7 +32,7 @@ pub struct Lines {
 struct Line<'a> {
     text: &'a str,
     start: usize,
-    /// With the line ending, for heredoc bodies.
+    /// Text with the line ending, for the bodies of here-documents.
     raw: &'a str,
 }
 
@@ -110,7 +104,7 @@ pub fn split(source: &str) -> Result<Lines, Vec<Diagnostic>> {
     if errors.is_empty() { Ok(out) } else { Err(errors) }
 }
 
-/// Reads `# name=value` lines at the very top. Gives the index of the first line that is none of them.
+/// Reads the directives at the top of the file. Returns them and the index of the first other line.
 fn read_directives(lines: &[Line<'_>], errors: &mut Vec<Diagnostic>) -> (Vec<Directive>, usize) {
     let mut found: Vec<Directive> = Vec::new();
     let skip = usize::from(lines.first().is_some_and(|l| l.text.starts_with("#!")));
@@ -155,7 +149,8 @@ impl<'a> Reader<'a> {
         line
     }
 
-    /// The line without a continuation mark at its end, and whether it had one. An escaped escape is none.
+    /// Removes the continuation mark at the end of a line. Returns the rest, and true if there was a mark. A doubled escape
+    /// character is not a mark.
     fn strip_continuation(&self, text: &'a str) -> (&'a str, bool) {
         let bare = text.trim_end_matches([' ', '\t']);
         match bare.strip_suffix(self.escape) {
@@ -217,8 +212,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The `<<WORD` openers of a logical line. Only RUN, COPY and ADD (also behind ONBUILD) have any, and never in
-/// JSON form.
+/// Returns the here-documents that a logical line opens, with empty bodies. Only RUN, COPY and ADD in their shell form have
+/// any, also behind ONBUILD.
 fn heredoc_openers(text: &Text, escape: char) -> Vec<Heredoc> {
     let mut rest = text.text.as_str();
     let mut offset = 0;

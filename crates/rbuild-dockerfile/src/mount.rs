@@ -1,40 +1,63 @@
-//! The value of `RUN --mount=…`.
+//! Parser of the value of `RUN --mount=…`.
 
 use crate::diagnostic::{Diagnostic, Span};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// Type of a mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum MountKind {
+    /// Files of the build context, a stage, an image or a named context.
+    #[default]
     Bind,
+    /// A directory that persists between builds.
     Cache,
+    /// A file system in memory.
     Tmpfs,
+    /// A file or variable that never becomes part of a layer.
     Secret,
+    /// A socket of an ssh agent.
     Ssh,
 }
 
+/// Sharing of a cache mount between commands that run at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Sharing {
+    /// All commands use the same directory.
     #[default]
     Shared,
+    /// A command gets another directory while the first is in use.
     Private,
+    /// A command waits until the directory is free.
     Locked,
 }
 
-/// A mount as it is written, after expansion; `None` where an option was not given.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A parsed `--mount`, after expansion. Options that were not given are `None`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Mount {
+    /// `type`.
     pub kind: MountKind,
+    /// `target`, `dst` or `destination`.
     pub target: Option<String>,
+    /// `source` or `src`.
     pub source: Option<String>,
+    /// `from`: stage, image or named context.
     pub from: Option<String>,
+    /// `ro`/`readonly`, or the opposite of `rw`/`readwrite`.
     pub read_only: Option<bool>,
+    /// `id` of a cache, secret or agent.
     pub id: Option<String>,
+    /// `sharing` of a cache.
     pub sharing: Sharing,
+    /// `required`: the build fails without the secret or agent.
     pub required: bool,
-    /// Bytes.
+    /// `size` of a tmpfs, in bytes.
     pub size: Option<u64>,
+    /// `mode`: permission bits of the mounted file or directory.
     pub mode: Option<u32>,
+    /// `uid` of its owner.
     pub uid: Option<u32>,
+    /// `gid` of its group.
     pub gid: Option<u32>,
+    /// `env`: variable that receives the secret.
     pub env: Option<String>,
 }
 
@@ -62,60 +85,28 @@ const KEYS: [&str; 20] = [
     "",
 ];
 
-/// Reads the comma-separated options; fields may be quoted as in CSV.
+/// Parses the value of a `--mount`: comma-separated options, which may be quoted as in CSV.
+///
+/// `span` is where the value stands in the Dockerfile. If its length is that of `text`, errors point at single options;
+/// otherwise (after an expansion) at the whole value.
+///
+/// # Errors
+///
+/// Returns the first unknown, misplaced or malformed option, or the missing target.
 pub fn parse_mount(text: &str, span: Span) -> Result<Mount, Diagnostic> {
     let fail = |message: String| Diagnostic::new(span, message);
     let fields = csv_fields(text).ok_or_else(|| fail("a quote in the mount options is not closed".into()))?;
-    let mut mount = Mount {
-        kind: MountKind::Bind,
-        target: None,
-        source: None,
-        from: None,
-        read_only: None,
-        id: None,
-        sharing: Sharing::default(),
-        required: false,
-        size: None,
-        mode: None,
-        uid: None,
-        gid: None,
-        env: None,
-    };
-    // Each option where it stands, as long as the text is the source's own, without expansions and quotes taken out.
-    let exact = span.end.saturating_sub(span.start) == text.len();
-    let place = |start: usize, end: usize| {
-        if exact { Span::new(span.start + start, span.start + end) } else { span }
-    };
-    let pairs: Vec<(String, Option<String>, Span)> = fields
-        .into_iter()
-        .map(|(f, start, end)| match f.split_once('=') {
-            Some((k, v)) => (k.trim().to_lowercase(), Some(v.to_string()), place(start, end)),
-            None => (f.trim().to_lowercase(), None, place(start, end)),
-        })
-        .collect();
-    if let Some((_, Some(kind), at)) = pairs.iter().find(|(k, _, _)| k == "type") {
-        mount.kind = match kind.to_lowercase().as_str() {
-            "bind" => MountKind::Bind,
-            "cache" => MountKind::Cache,
-            "tmpfs" => MountKind::Tmpfs,
-            "secret" => MountKind::Secret,
-            "ssh" => MountKind::Ssh,
-            other => {
-                return Err(Diagnostic::new(*at, format!("`{other}` is not a mount type"))
-                    .help(format!("the types are {}", TYPES.join(", ")))
-                    .suggest(other, TYPES));
-            }
-        };
-    }
-    for (key, value, at) in &pairs {
+    let options = options(fields, text, span);
+    let mut mount = Mount { kind: kind(&options)?, ..Mount::default() };
+    for Assignment { key, value, span } in &options {
         set_option(&mut mount, key, value.as_deref()).map_err(|e| match e {
-            OptionError::Unknown => Diagnostic::new(*at, format!("a mount has no option `{key}`")).suggest(key, KEYS),
+            OptionError::Unknown => Diagnostic::new(*span, format!("a mount has no option `{key}`")).suggest(key, KEYS),
             OptionError::Misplaced => {
-                Diagnostic::new(*at, format!("a {} mount has no option `{key}`", mount.kind.name()))
+                Diagnostic::new(*span, format!("a {} mount has no option `{key}`", mount.kind.name()))
             }
             OptionError::Value(want) => {
                 let value = value.as_deref().unwrap_or("");
-                Diagnostic::new(*at, format!("`{key}={value}` in a mount: {want}"))
+                Diagnostic::new(*span, format!("`{key}={value}` in a mount: {want}"))
             }
         })?;
     }
@@ -128,7 +119,45 @@ pub fn parse_mount(text: &str, span: Span) -> Result<Mount, Diagnostic> {
     Ok(mount)
 }
 
+/// An option of a mount: `key=value` or `key`.
+struct Assignment {
+    key: String,
+    value: Option<String>,
+    span: Span,
+}
+
+fn options(fields: Vec<Field>, text: &str, span: Span) -> Vec<Assignment> {
+    let exact = span.end.saturating_sub(span.start) == text.len();
+    let assignment = |Field { text, start, end }: Field| {
+        let span = if exact { Span::new(span.start + start, span.start + end) } else { span };
+        match text.split_once('=') {
+            Some((key, value)) => Assignment { key: key.trim().to_lowercase(), value: Some(value.to_string()), span },
+            None => Assignment { key: text.trim().to_lowercase(), value: None, span },
+        }
+    };
+    fields.into_iter().map(assignment).collect()
+}
+
+/// Returns the type of the mount, which decides about the other options wherever it stands.
+fn kind(options: &[Assignment]) -> Result<MountKind, Diagnostic> {
+    let given = options.iter().find(|o| o.key == "type").and_then(|o| Some((o.value.as_deref()?, o.span)));
+    let Some((kind, span)) = given else { return Ok(MountKind::Bind) };
+    Ok(match kind.to_lowercase().as_str() {
+        "bind" => MountKind::Bind,
+        "cache" => MountKind::Cache,
+        "tmpfs" => MountKind::Tmpfs,
+        "secret" => MountKind::Secret,
+        "ssh" => MountKind::Ssh,
+        other => {
+            return Err(Diagnostic::new(span, format!("`{other}` is not a mount type"))
+                .help(format!("the types are {}", TYPES.join(", ")))
+                .suggest(other, TYPES));
+        }
+    })
+}
+
 impl MountKind {
+    /// Returns the value of `type`.
     pub fn name(self) -> &'static str {
         match self {
             MountKind::Bind => "bind",
@@ -146,71 +175,68 @@ enum OptionError {
     Value(&'static str),
 }
 
-fn set_option(mount: &mut Mount, key: &str, value: Option<&str>) -> Result<(), OptionError> {
+/// Returns the types of mounts that take an option; `None` if no mount has it.
+fn takers(key: &str) -> Option<&'static [MountKind]> {
     use MountKind::*;
-    let kind = mount.kind;
-    let allowed = |kinds: &[MountKind]| if kinds.contains(&kind) { Ok(()) } else { Err(OptionError::Misplaced) };
+    Some(match key {
+        "type" | "target" | "dst" | "destination" | "ro" | "readonly" | "rw" | "readwrite" => {
+            &[Bind, Cache, Tmpfs, Secret, Ssh]
+        }
+        "source" | "src" => &[Bind, Cache, Secret],
+        "from" => &[Bind, Cache],
+        "id" | "mode" | "uid" | "gid" => &[Cache, Secret, Ssh],
+        "sharing" => &[Cache],
+        "required" => &[Secret, Ssh],
+        "size" => &[Tmpfs],
+        "env" => &[Secret],
+        _ => return None,
+    })
+}
+
+fn set_option(mount: &mut Mount, key: &str, value: Option<&str>) -> Result<(), OptionError> {
+    if !takers(key).ok_or(OptionError::Unknown)?.contains(&mount.kind) {
+        return Err(OptionError::Misplaced);
+    }
     let text = || value.filter(|v| !v.is_empty()).map(str::to_string).ok_or(OptionError::Value("needs a value"));
     let number =
         |base| text().and_then(|v| u32::from_str_radix(&v, base).map_err(|_| OptionError::Value("must be a number")));
-    let flag = || match value.map(str::to_lowercase).as_deref() {
-        None | Some("true") | Some("1") => Ok(true),
-        Some("false") | Some("0") => Ok(false),
-        Some(_) => Err(OptionError::Value("must be true or false")),
-    };
     match key {
-        "type" => {}
         "target" | "dst" | "destination" => mount.target = Some(text()?),
-        "source" | "src" => {
-            allowed(&[Bind, Cache, Secret])?;
-            mount.source = Some(text()?);
-        }
-        "from" => {
-            allowed(&[Bind, Cache])?;
-            mount.from = Some(text()?);
-        }
-        "ro" | "readonly" => mount.read_only = Some(flag()?),
-        "rw" | "readwrite" => mount.read_only = Some(!flag()?),
-        "id" => {
-            allowed(&[Cache, Secret, Ssh])?;
-            mount.id = Some(text()?);
-        }
-        "sharing" => {
-            allowed(&[Cache])?;
-            mount.sharing = match text()?.to_lowercase().as_str() {
-                "shared" => Sharing::Shared,
-                "private" => Sharing::Private,
-                "locked" => Sharing::Locked,
-                _ => return Err(OptionError::Value("must be shared, private or locked")),
-            };
-        }
-        "required" => {
-            allowed(&[Secret, Ssh])?;
-            mount.required = flag()?;
-        }
-        "size" => {
-            allowed(&[Tmpfs])?;
-            mount.size = Some(parse_size(&text()?).ok_or(OptionError::Value("must be a size such as 64m"))?);
-        }
-        "mode" => {
-            allowed(&[Cache, Secret, Ssh])?;
-            mount.mode = Some(number(8)?);
-        }
-        "uid" | "gid" => {
-            allowed(&[Cache, Secret, Ssh])?;
-            let id = Some(number(10)?);
-            if key == "uid" { mount.uid = id } else { mount.gid = id }
-        }
-        "env" => {
-            allowed(&[Secret])?;
-            mount.env = Some(text()?);
-        }
-        _ => return Err(OptionError::Unknown),
+        "source" | "src" => mount.source = Some(text()?),
+        "from" => mount.from = Some(text()?),
+        "ro" | "readonly" => mount.read_only = Some(boolean(value)?),
+        "rw" | "readwrite" => mount.read_only = Some(!boolean(value)?),
+        "id" => mount.id = Some(text()?),
+        "sharing" => mount.sharing = sharing(&text()?)?,
+        "required" => mount.required = boolean(value)?,
+        "size" => mount.size = Some(parse_size(&text()?).ok_or(OptionError::Value("must be a size such as 64m"))?),
+        "mode" => mount.mode = Some(number(8)?),
+        "uid" => mount.uid = Some(number(10)?),
+        "gid" => mount.gid = Some(number(10)?),
+        "env" => mount.env = Some(text()?),
+        _ => {}
     }
     Ok(())
 }
 
-/// Bytes of `10`, `64k`, `1.5g` and the like; binary multiples.
+fn boolean(value: Option<&str>) -> Result<bool, OptionError> {
+    match value.map(str::to_lowercase).as_deref() {
+        None | Some("true" | "1") => Ok(true),
+        Some("false" | "0") => Ok(false),
+        Some(_) => Err(OptionError::Value("must be true or false")),
+    }
+}
+
+fn sharing(value: &str) -> Result<Sharing, OptionError> {
+    match value.to_lowercase().as_str() {
+        "shared" => Ok(Sharing::Shared),
+        "private" => Ok(Sharing::Private),
+        "locked" => Ok(Sharing::Locked),
+        _ => Err(OptionError::Value("must be shared, private or locked")),
+    }
+}
+
+/// Parses a size such as `10`, `64k` or `1.5g` into bytes. Units are multiples of 1024. Returns `None` for anything else.
 pub fn parse_size(text: &str) -> Option<u64> {
     let lower = text.trim().to_lowercase();
     let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -226,27 +252,34 @@ pub fn parse_size(text: &str) -> Option<u64> {
     (n >= 0.0 && n.is_finite()).then_some((n * unit as f64) as u64)
 }
 
-/// One CSV record, each field with where it starts and ends in the text; `None` if a quote stays open.
-fn csv_fields(text: &str) -> Option<Vec<(String, usize, usize)>> {
-    let mut fields = vec![(String::new(), 0, 0)];
+/// A field of a CSV record: its value without quotes, and its range in the record.
+struct Field {
+    text: String,
+    start: usize,
+    end: usize,
+}
+
+/// Splits a CSV record. Returns `None` if a quote is not closed.
+fn csv_fields(text: &str) -> Option<Vec<Field>> {
+    let mut fields = vec![Field { text: String::new(), start: 0, end: 0 }];
     let mut quoted = false;
     let mut chars = text.char_indices().peekable();
     while let Some((at, c)) = chars.next() {
         let field = fields.last_mut()?;
         match c {
             '"' if quoted && matches!(chars.peek(), Some((_, '"'))) => {
-                field.0.push('"');
+                field.text.push('"');
                 chars.next();
             }
             '"' => quoted = !quoted,
             ',' if !quoted => {
-                field.2 = at;
-                fields.push((String::new(), at + 1, at + 1));
+                field.end = at;
+                fields.push(Field { text: String::new(), start: at + 1, end: at + 1 });
             }
-            c => field.0.push(c),
+            c => field.text.push(c),
         }
     }
-    fields.last_mut()?.2 = text.len();
+    fields.last_mut()?.end = text.len();
     (!quoted).then_some(fields)
 }
 

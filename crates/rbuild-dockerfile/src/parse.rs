@@ -1,11 +1,11 @@
-//! Logical lines to the typed tree.
+//! Parser of logical lines into the syntax tree.
 
 use crate::ast::*;
 use crate::diagnostic::{Diagnostic, Span};
 use crate::flags::{self, Arity, Flags};
 use crate::lines::{self, Logical};
 use crate::text::Text;
-use crate::words::{self, NotJson};
+use crate::words::{self, NotJson, split_keyword, whole};
 
 const KEYWORDS: [&str; 18] = [
     "ADD",
@@ -28,7 +28,13 @@ const KEYWORDS: [&str; 18] = [
     "WORKDIR",
 ];
 
-/// Reads a whole Dockerfile. All errors that can be found are reported together.
+/// Parses a whole Dockerfile.
+///
+/// Bytes that are not UTF-8 are allowed in comments only.
+///
+/// # Errors
+///
+/// Returns all mistakes, in no particular order. The vector is never empty.
 pub fn parse(source: &[u8]) -> Result<Dockerfile, Vec<Diagnostic>> {
     let (source, damaged) = crate::text::readable(source);
     let source = source.as_ref();
@@ -47,7 +53,6 @@ pub fn parse(source: &[u8]) -> Result<Dockerfile, Vec<Diagnostic>> {
         global_args: Vec::new(),
         stages: Vec::new(),
         empty_continuations: lines.empty_continuations,
-        raw: lines.logical.iter().map(|l| crate::node::node(&l.text, lines.escape)).collect(),
     };
     for logical in lines.logical {
         match parser.item(logical) {
@@ -76,7 +81,7 @@ pub fn parse(source: &[u8]) -> Result<Dockerfile, Vec<Diagnostic>> {
     if parser.errors.is_empty() { Ok(file) } else { Err(parser.errors) }
 }
 
-/// Whether a byte of the source belongs to a comment, whose text means nothing.
+/// Returns true if the byte at `at` belongs to a comment.
 fn is_in_comment(source: &str, file: &Dockerfile, at: usize) -> bool {
     let start = source[..at].rfind('\n').map_or(0, |end| end + 1);
     let instructions = file.global_args.iter().chain(file.stages.iter().flat_map(|stage| &stage.instructions));
@@ -94,7 +99,11 @@ fn heredocs(op: &Op) -> &[Heredoc] {
     }
 }
 
-/// Reads one stored ONBUILD trigger; spans are into `text`.
+/// Parses an ONBUILD trigger as stored in an image configuration. Spans are ranges of `text`.
+///
+/// # Errors
+///
+/// Returns the mistakes in the trigger, or that it is not exactly one instruction.
 pub fn parse_trigger(text: &str) -> Result<Instruction, Vec<Diagnostic>> {
     let lines = lines::split(text)?;
     let mut parser = Parser { escape: '\\', errors: Vec::new() };
@@ -141,7 +150,7 @@ impl Parser {
             return None;
         }
         let (flags, rest) = flags::take(rest, self.escape);
-        // A shell is given nothing to do then.
+        // Without arguments, these run the shell with an empty script.
         let may_be_empty = ["RUN", "CMD", "ENTRYPOINT"].contains(&name);
         if rest.text.is_empty() && !may_be_empty {
             self.error(Diagnostic::new(keyword.span, format!("{name} needs an argument")));
@@ -158,7 +167,7 @@ impl Parser {
         }
     }
 
-    /// The instructions without flags.
+    /// Parses an instruction that has no flags.
     fn plain_op(&mut self, name: &str, keyword: &Word, rest: &Text, heredocs: Vec<Heredoc>) -> Option<Op> {
         Some(match name {
             "ENV" => Op::Env(self.pairs(name, rest)?),
@@ -472,11 +481,7 @@ impl Parser {
     }
 }
 
-fn whole(text: &Text) -> Word {
-    words::word(text, 0, text.text.len())
-}
-
-/// Splits `NAME=VALUE` with a span for each.
+/// Splits `NAME=VALUE` into words with spans of their own.
 fn split_pair(word: &Word) -> Option<(Word, Word)> {
     let at = word.text.find('=')?;
     let (name, value) = (&word.text[..at], &word.text[at + 1..]);
@@ -486,13 +491,7 @@ fn split_pair(word: &Word) -> Option<(Word, Word)> {
     Some((name, Word { text: value.to_string(), span: Span::new(start, word.span.end) }))
 }
 
-/// The first blank-separated word, and what follows it.
-pub(crate) fn split_keyword(text: &Text) -> (Word, Text) {
-    let end = text.text.find(char::is_whitespace).unwrap_or(text.text.len());
-    (words::word(text, 0, end), text.slice(end, text.text.len()).trimmed())
-}
-
-/// Nanoseconds of `1h2m3.5s`, `300ms`, `0`.
+/// Parses a duration such as `1h2m3.5s`, `300ms` or `0` into nanoseconds. Syntax of Go's `time.ParseDuration`.
 pub(crate) fn parse_duration(text: &str) -> Option<i64> {
     let (negative, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),

@@ -1,6 +1,13 @@
-/// The candidate that `word` was most likely meant to be: at most a third of its letters away, case aside, or
-/// one of the two is the beginning of the other's first dash-separated part. Only the first hundred candidates are
-/// looked at: a file with more of them must not take the longer for each mistake.
+//! Suggestions for misspelt words.
+
+/// Characters of a word that are compared. Longer words differ enough in these.
+const COMPARED: usize = 64;
+
+/// Returns the candidate that `word` was most likely meant to be, if any is close.
+///
+/// Close is an edit distance of at most a third of the word's length, ignoring case, or the same first
+/// part before `-`, `_` or `.`. Only the first hundred candidates are compared, which bounds the time
+/// that a file with many mistakes takes.
 pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wanted = word.to_lowercase();
     let limit = (wanted.chars().count() / 3).max(1);
@@ -8,7 +15,7 @@ pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     let mut related = None;
     for candidate in candidates.into_iter().take(100) {
         let lower = candidate.to_lowercase();
-        let d = distance(&wanted, &lower);
+        let d = strsim::osa_distance(cut(&wanted), cut(&lower));
         if d <= limit && best.is_none_or(|(b, _)| d < b) {
             best = Some((d, candidate));
         }
@@ -20,24 +27,8 @@ pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     best.map(|(_, c)| c).or(related)
 }
 
-/// Edit distance with transpositions of neighbours, in two rolling rows and one more.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(64).collect(), b.chars().take(64).collect());
-    let mut before: Vec<usize> = Vec::new();
-    let mut last: Vec<usize> = (0..=b.len()).collect();
-    for i in 1..=a.len() {
-        let mut row = vec![i];
-        for j in 1..=b.len() {
-            let change = last[j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut d = change.min(last[j] + 1).min(row[j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                d = d.min(before[j - 2] + 1);
-            }
-            row.push(d);
-        }
-        before = std::mem::replace(&mut last, row);
-    }
-    last[b.len()]
+fn cut(word: &str) -> &str {
+    word.char_indices().nth(COMPARED).map_or(word, |(end, _)| &word[..end])
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
-//! Text joined from several places of the source, which remembers where each byte came from.
+//! Text joined from several ranges of the source, with a map back to them.
 
 use crate::diagnostic::Span;
 
 use std::borrow::Cow;
 
-/// The source as text in which every byte has its place, and where the bytes are that are no UTF-8: each is shown as `?`.
+/// Returns the source as text, with each invalid UTF-8 sequence replaced by `?`, and the offsets of the replacements in the text.
 pub fn readable(source: &[u8]) -> (Cow<'_, str>, Vec<usize>) {
     if let Ok(text) = std::str::from_utf8(source) {
         return (Cow::Borrowed(text), Vec::new());
@@ -23,9 +23,9 @@ pub fn readable(source: &[u8]) -> (Cow<'_, str>, Vec<usize>) {
 #[derive(Debug, Clone, Default)]
 pub struct Text {
     pub text: String,
-    /// (offset in `text`, offset in the source) of each run of bytes, ascending.
+    /// Runs of adjacent bytes, ascending: (offset in `text`, offset in the source).
     runs: Vec<(usize, usize)>,
-    /// Where the source of the last byte ends.
+    /// Source offset behind the last byte.
     end: usize,
 }
 
@@ -39,7 +39,7 @@ impl Text {
         self.end = source + piece.len();
     }
 
-    /// The source offset of the byte at `at`; past the end, the end of the last byte.
+    /// Returns the source offset of the byte at `at`. Past the end, that is the offset behind the last byte.
     pub fn source(&self, at: usize) -> usize {
         if at >= self.text.len() {
             return self.end;
@@ -48,7 +48,7 @@ impl Text {
         self.runs.get(i).map_or(self.end, |(t, s)| s + (at - t))
     }
 
-    /// The span in the source of `text[start..end]`.
+    /// Returns the range in the source of `text[start..end]`.
     pub fn span(&self, start: usize, end: usize) -> Span {
         let from = self.source(start);
         if end <= start {
@@ -57,7 +57,7 @@ impl Text {
         Span::new(from, self.source(end - 1) + 1)
     }
 
-    /// The part from `start` to `end` as a text of its own.
+    /// Returns `text[start..end]` with its part of the map.
     pub fn slice(&self, start: usize, end: usize) -> Text {
         let mut part = Text { end: self.source(start), ..Text::default() };
         for (i, (t, s)) in self.runs.iter().enumerate() {

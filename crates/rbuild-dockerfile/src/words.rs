@@ -1,14 +1,14 @@
-//! Splitting the rest of a line into words, and the JSON form.
+//! Splitters of an instruction's arguments into words, and the JSON form.
 
 use crate::ast::Word;
 use crate::text::Text;
 
-/// Blanks between words of plain (unquoted) lists.
+/// Returns true for characters that separate the words of unquoted lists.
 fn is_blank(c: char) -> bool {
     matches!(c, ' ' | '\t' | '\u{b}' | '\u{c}' | '\r')
 }
 
-/// Words by blanks alone; quotes mean nothing (COPY, EXPOSE, …).
+/// Splits at blanks. Quotes have no meaning (COPY, EXPOSE, FROM).
 pub fn plain(text: &Text) -> Vec<Word> {
     let mut found = Vec::new();
     let mut start = None;
@@ -25,12 +25,12 @@ pub fn plain(text: &Text) -> Vec<Word> {
     found
 }
 
-/// Words where quotes and the escape character keep blanks together; both stay in the words (ENV, LABEL, ARG).
+/// Splits at blanks that are neither quoted nor escaped. Quotes and escapes stay in the words (ENV, LABEL, ARG).
 pub fn quoted(text: &Text, escape: char) -> Vec<Word> {
     split_quoted(&text.text, escape).into_iter().map(|(a, b)| word(text, a, b)).collect()
 }
 
-/// Byte ranges of quote-aware words.
+/// Returns the byte ranges of the words that [`quoted`] returns.
 pub fn split_quoted(text: &str, escape: char) -> Vec<(usize, usize)> {
     let mut found = Vec::new();
     let mut start = None;
@@ -45,13 +45,17 @@ pub fn split_quoted(text: &str, escape: char) -> Vec<(usize, usize)> {
         }
         match quote {
             Some(q) if c == q => quote = None,
-            Some(_) if c == escape => drop(chars.next()),
+            Some(_) if c == escape => {
+                chars.next();
+            }
             Some(_) => {}
             None if c.is_whitespace() => {
                 found.extend(start.take().map(|from| (from, i)));
             }
             None if c == '\'' || c == '"' => quote = Some(c),
-            None if c == escape => drop(chars.next()),
+            None if c == escape => {
+                chars.next();
+            }
             None => {}
         }
     }
@@ -63,15 +67,26 @@ pub fn word(text: &Text, start: usize, end: usize) -> Word {
     Word { text: text.text[start..end].to_string(), span: text.span(start, end) }
 }
 
+/// Returns the whole text as one word.
+pub fn whole(text: &Text) -> Word {
+    word(text, 0, text.text.len())
+}
+
+/// Splits off the first word. The rest comes without surrounding blanks.
+pub fn split_keyword(text: &Text) -> (Word, Text) {
+    let end = text.text.find(char::is_whitespace).unwrap_or(text.text.len());
+    (word(text, 0, end), text.slice(end, text.text.len()).trimmed())
+}
+
 #[derive(Debug, PartialEq, Eq)]
 pub enum NotJson {
-    /// Not a JSON array at all: the shell or word form is meant.
+    /// No JSON array: the shell form or the plain form is meant.
     Other,
-    /// An array that holds something else than strings.
+    /// A JSON array with an item that is not a string.
     NotStrings,
 }
 
-/// The strings of a JSON array, if that is what the text is.
+/// Parses a JSON array of strings.
 pub fn json_strings(text: &str) -> Result<Vec<String>, NotJson> {
     if !text.starts_with('[') {
         return Err(NotJson::Other);

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use libfuzzer_sys::fuzz_target;
-use rbuild_dockerfile::lint::{self, Surroundings};
+use rbuild_dockerfile::lint::{self, Facts};
 use rbuild_dockerfile::{Diagnostic, parse};
 use rbuild_image::{Digest, ImageConfig, Platform};
 use rbuild_plan::{BaseImage, Parameters, Plan, plan};
@@ -23,13 +23,13 @@ fuzz_target!(|bytes: &[u8]| {
         Err(errors) => return inside(&errors, bytes.len()),
     };
     if let Ok(settings) = lint::settings(&file) {
-        let around = Surroundings {
+        let facts = Facts {
             base_env: &|_| None,
             foreign_base: &|_| None,
             ignored: &|path| path.len() % 2 == 0,
             automatic: &[],
         };
-        for warning in lint::check(&file, &around, &settings) {
+        for warning in lint::check(&file, &facts, &settings) {
             assert!(warning.span.end <= bytes.len());
         }
     }

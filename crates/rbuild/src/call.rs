@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 
 use rbuild_dockerfile::ast::{Comment, Dockerfile, Op, Stage};
-use rbuild_dockerfile::lint::{self, Settings, Surroundings, Warning};
+use rbuild_dockerfile::lint::{self, Facts, Settings, Warning};
 use rbuild_dockerfile::{Diagnostic, MountKind, Span, parse, parse_mount};
 use rbuild_engine::BuildRequest;
 use rbuild_image::ImageConfig;
@@ -88,13 +88,13 @@ pub fn warnings(file: &Dockerfile, request: &BuildRequest, store: &Store) -> Res
     let ignored = |path: &str| !ignore.has_negations() && ignore.excludes(path);
     let automatic = rbuild_plan::automatic_args(&request.parameters, "default");
     let wanted = &request.parameters.platform;
-    let around = Surroundings {
+    let facts = Facts {
         base_env: &|name| image(name).map(|c| c.config.env),
         foreign_base: &|name| image(name).map(|c| c.platform()).filter(|p| !wanted.runs(p)).map(|p| p.to_string()),
         ignored: &ignored,
         automatic: &automatic,
     };
-    Ok((lint::check(file, &around, &settings), settings.error))
+    Ok((lint::check(file, &facts, &settings), settings.error))
 }
 
 fn check(

@@ -4,7 +4,7 @@ use std::io::{BufRead, Write};
 use std::path::Path;
 
 use rbuild_dockerfile::expand::Lexer;
-use rbuild_dockerfile::{ast, parse};
+use rbuild_dockerfile::{Node, debug_tree, parse};
 use rbuild_source::Ignore;
 use serde_json::{Value, json};
 
@@ -15,20 +15,23 @@ use crate::render::{self, Source};
 
 pub fn debug(verb: DebugVerb) -> Result<u8, Failure> {
     match verb {
-        DebugVerb::Parse { file } => parsed(&file, |_| Ok(())),
-        DebugVerb::Ast { file } => parsed(&file, |dockerfile| {
-            print::out(&dump(dockerfile));
-            Ok(())
+        DebugVerb::Parse { file } => parsed(&file, |_| {}),
+        DebugVerb::Ast { file } => parsed(&file, |bytes| {
+            // The parse succeeded, so this one does.
+            print::out(&dump(&debug_tree(bytes).unwrap_or_default()));
         }),
         DebugVerb::Expand => lines(expand),
         DebugVerb::Ignore => lines(ignore),
     }
 }
 
-fn parsed(file: &Path, then: impl FnOnce(&ast::Dockerfile) -> Result<(), Failure>) -> Result<u8, Failure> {
+fn parsed(file: &Path, then: impl FnOnce(&[u8])) -> Result<u8, Failure> {
     let bytes = std::fs::read(file).map_err(|e| Failure::new(format!("{}: {e}", file.display())))?;
     match parse(&bytes) {
-        Ok(dockerfile) => then(&dockerfile).map(|()| code::OK),
+        Ok(_) => {
+            then(&bytes);
+            Ok(code::OK)
+        }
         Err(errors) => {
             let (name, text) = (file.display().to_string(), rbuild_dockerfile::readable(&bytes).0);
             let source = Source::new(&name, &text);
@@ -93,11 +96,11 @@ fn ignore(request: &Value) -> Result<Value, String> {
 }
 
 /// One S-expression an instruction, in the form of the reference parser's own dump.
-fn dump(file: &ast::Dockerfile) -> String {
-    file.raw.iter().map(|node| expression(node) + "\n").collect()
+fn dump(nodes: &[Node]) -> String {
+    nodes.iter().map(|node| expression(node) + "\n").collect()
 }
 
-fn expression(node: &ast::Node) -> String {
+fn expression(node: &Node) -> String {
     let mut text = format!("({}", node.keyword.to_lowercase());
     if !node.flags.is_empty() {
         let flags: Vec<String> = node.flags.iter().map(|f| rbuild_image::quote(f)).collect();

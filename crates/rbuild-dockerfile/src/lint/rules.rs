@@ -1,11 +1,12 @@
-//! The rules that look at one place, or at a few places together.
+//! Rules about instructions and stages.
 
 use std::collections::HashSet;
 
-use super::*;
-use crate::ast::{Command, Comment, Healthcheck, Instruction, Op, Stage};
+use crate::ast::{Command, Comment, Dockerfile, Healthcheck, Instruction, Op, Stage, Word};
+use crate::lint::catalog::*;
+use crate::lint::facts::Facts;
 
-pub fn check(file: &Dockerfile, around: &Surroundings<'_>, found: &mut Vec<Warning>) {
+pub fn check(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<Warning>) {
     for span in &file.empty_continuations {
         let message = "an empty line inside a continued instruction; it will become an error".into();
         found.push(Warning { rule: &NO_EMPTY_CONTINUATION, span: *span, message });
@@ -13,10 +14,10 @@ pub fn check(file: &Dockerfile, around: &Surroundings<'_>, found: &mut Vec<Warni
     casing(file, found);
     let mut names: HashSet<String> = HashSet::new();
     for stage in &file.stages {
-        stage_line(stage, &mut names, around, found);
+        stage_line(stage, &mut names, facts, found);
         let own_shell = stage.instructions.iter().any(|o| matches!(o.op, Op::Shell(_)));
         for i in &stage.instructions {
-            instruction(own_shell, i, around, found);
+            instruction(own_shell, i, facts, found);
         }
         repeated(stage, found);
     }
@@ -43,7 +44,7 @@ fn casing(file: &Dockerfile, found: &mut Vec<Warning>) {
     }
 }
 
-fn stage_line(stage: &Stage, names: &mut HashSet<String>, around: &Surroundings<'_>, found: &mut Vec<Warning>) {
+fn stage_line(stage: &Stage, names: &mut HashSet<String>, facts: &Facts<'_>, found: &mut Vec<Warning>) {
     if let Some(name) = &stage.from.name {
         let lower = name.text.to_lowercase();
         if lower != name.text {
@@ -79,13 +80,13 @@ fn stage_line(stage: &Stage, names: &mut HashSet<String>, around: &Surroundings<
             }
         }
     }
-    if let Some(platform) = (around.foreign_base)(&stage.from.image.text) {
+    if let Some(platform) = (facts.foreign_base)(&stage.from.image.text) {
         let message = format!("`{}` is an image for {platform}", stage.from.image.text);
         warn(found, &INVALID_BASE_IMAGE_PLATFORM, &stage.from.image, message);
     }
 }
 
-fn instruction(own_shell: bool, i: &Instruction, around: &Surroundings<'_>, found: &mut Vec<Warning>) {
+fn instruction(own_shell: bool, i: &Instruction, facts: &Facts<'_>, found: &mut Vec<Warning>) {
     secrets(i, found);
     match &i.op {
         Op::Maintainer(_) => {
@@ -106,7 +107,7 @@ fn instruction(own_shell: bool, i: &Instruction, around: &Surroundings<'_>, foun
         Op::Copy(copy) if copy.from.is_none() => {
             for source in copy.sources.iter().filter(|s| !s.text.contains(['$', '*', '?', '['])) {
                 let path = source.text.trim_start_matches("./").trim_matches('/');
-                if !path.is_empty() && path != "." && !path.contains("://") && (around.ignored)(path) {
+                if !path.is_empty() && path != "." && !path.contains("://") && (facts.ignored)(path) {
                     let message = format!("`{path}` is left out by the ignore file");
                     warn(found, &COPY_IGNORED_FILE, source, message);
                 }
@@ -147,7 +148,7 @@ fn repeated(stage: &Stage, found: &mut Vec<Warning>) {
     }
 }
 
-/// Words that make a name a secret's, at its beginning, at its end or alone; and words that take it back.
+/// Words at the start or end of a name that mark a secret, and words that mark an exception.
 const SECRET: [&str; 10] =
     ["apikey", "auth", "credential", "credentials", "key", "password", "pword", "passwd", "secret", "token"];
 const HARMLESS: [&str; 3] = ["public", "file", "version"];
@@ -169,7 +170,7 @@ fn secrets(i: &Instruction, found: &mut Vec<Warning>) {
     }
 }
 
-/// A comment right above a stage or an ARG should begin with its name.
+/// Checks that a comment above a stage or an ARG begins with its name.
 fn descriptions(file: &Dockerfile, found: &mut Vec<Warning>) {
     let mut look = |comments: &[Comment], name: &Word| {
         let Some(last) = comments.last().filter(|c| !c.text.is_empty() && !c.text.starts_with("check=")) else {

@@ -4,13 +4,13 @@ use crate::parse;
 fn run(source: &str, settings: &Settings) -> Vec<Warning> {
     let file = parse(source.as_bytes()).unwrap_or_else(|e| panic!("{source}\n{e:?}"));
     let automatic = [("TARGETPLATFORM".to_string(), "linux/amd64".to_string())];
-    let around = Surroundings {
+    let facts = Facts {
         base_env: &|name| (name == "base").then(|| vec!["PATH=/bin".into(), "KNOWN=1".into()]),
         foreign_base: &|name| (name == "foreign").then(|| "linux/arm64".to_string()),
         ignored: &|path| path == "hidden",
         automatic: &automatic,
     };
-    check(&file, &around, settings)
+    check(&file, &facts, settings)
 }
 
 /// The cases are data: `== Rule pass|fail`, then a Dockerfile. A failing case draws that rule, a passing one does not.

@@ -1,13 +1,14 @@
-//! The rules about variables: what is declared where, and what FROM makes of the defaults.
+//! Rules about variables: declarations, and the defaults that FROM uses.
 
 use std::collections::{HashMap, HashSet};
 
-use super::*;
-use crate::ast::{Instruction, Op};
+use crate::ast::{Dockerfile, Instruction, Op, Word};
 use crate::closest;
 use crate::expand::Lexer;
+use crate::lint::catalog::*;
+use crate::lint::facts::Facts;
 
-/// Whether commands and builders know the name without a declaration.
+/// Returns true for variables that need no declaration.
 fn always(name: &str) -> bool {
     name == "PATH" || crate::PROXY_ARGS.contains(&name)
 }
@@ -15,14 +16,14 @@ fn always(name: &str) -> bool {
 #[derive(Clone)]
 struct Scope {
     names: HashSet<String>,
-    /// The base's environment is not known, so nothing can be called undefined.
+    /// The environment of the base image is unknown: no variable counts as undefined.
     open: bool,
-    /// An absolute WORKDIR came before.
+    /// An absolute WORKDIR precedes.
     workdir: bool,
 }
 
-pub fn check(file: &Dockerfile, around: &Surroundings<'_>, found: &mut Vec<Warning>) {
-    let globals = globals(file, around, found);
+pub fn check(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<Warning>) {
+    let globals = globals(file, facts, found);
     let global_names: HashSet<String> = globals.keys().cloned().collect();
     let mut stages: HashMap<String, Scope> = HashMap::new();
     for stage in &file.stages {
@@ -32,7 +33,7 @@ pub fn check(file: &Dockerfile, around: &Surroundings<'_>, found: &mut Vec<Warni
         }
         let image = expand(file, &stage.from.image.text, &globals);
         let of_image = || {
-            let env = if image == "scratch" { Some(Vec::new()) } else { (around.base_env)(&image) };
+            let env = if image == "scratch" { Some(Vec::new()) } else { (facts.base_env)(&image) };
             let open = env.is_none();
             let names = env.unwrap_or_default().iter().map(|e| e.split('=').next().unwrap_or(e).to_string()).collect();
             Scope { names, open, workdir: false }
@@ -49,8 +50,8 @@ pub fn check(file: &Dockerfile, around: &Surroundings<'_>, found: &mut Vec<Warni
 
 type Globals = HashMap<String, Option<String>>;
 
-fn globals(file: &Dockerfile, around: &Surroundings<'_>, found: &mut Vec<Warning>) -> Globals {
-    let mut globals: Globals = around.automatic.iter().map(|(k, v)| (k.clone(), Some(v.clone()))).collect();
+fn globals(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<Warning>) -> Globals {
+    let mut globals: Globals = facts.automatic.iter().map(|(k, v)| (k.clone(), Some(v.clone()))).collect();
     let mut names: HashSet<String> = globals.keys().cloned().collect();
     for i in &file.global_args {
         let Op::Arg(decls) = &i.op else { continue };
@@ -71,7 +72,7 @@ fn expand(file: &Dockerfile, text: &str, globals: &Globals) -> String {
     Lexer::new(file.escape).word(text, &lookup).map(|e| e.text).unwrap_or_default()
 }
 
-/// The base image's name: declared variables only, and a name that the defaults make valid.
+/// Checks the image of FROM: variables are declared, and their defaults make a valid name.
 fn from(file: &Dockerfile, image: &Word, globals: &Globals, names: &HashSet<String>, found: &mut Vec<Warning>) {
     if undefined(file, image, names, &UNDEFINED_ARG_IN_FROM, found) || !image.text.contains('$') {
         return;
@@ -85,7 +86,7 @@ fn from(file: &Dockerfile, image: &Word, globals: &Globals, names: &HashSet<Stri
     }
 }
 
-/// Warns of each variable that is not among `names`; whether there was one.
+/// Warns of each variable that is not among `names`. Returns true if there was one.
 fn undefined(
     file: &Dockerfile,
     word: &Word,
@@ -96,7 +97,7 @@ fn undefined(
     let lookup = |name: &str| names.contains(name).then(String::new);
     let Ok(got) = Lexer::new(file.escape).word(&word.text, &lookup) else { return false };
     let mut any = false;
-    // A default of its own says that the variable may be missing.
+    // `${x:-default}` allows for a missing variable.
     let guarded = |name: &str| ["-", ":-", "+", ":+"].iter().any(|op| word.text.contains(&format!("${{{name}{op}")));
     for name in got.unmatched.iter().filter(|n| !always(n) && !guarded(n)) {
         any = true;

@@ -1,4 +1,6 @@
 //! The flags of `build`.
+// Doc comments here are help texts, not Markdown.
+#![allow(rustdoc::broken_intra_doc_links)]
 
 use std::path::PathBuf;
 
