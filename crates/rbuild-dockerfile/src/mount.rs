@@ -119,6 +119,14 @@ pub fn parse_mount(text: &str, span: Span) -> Result<Mount, Diagnostic> {
     Ok(mount)
 }
 
+/// Returns the `from` of a mount of files (bind or cache), whose other options may hold variables yet.
+pub fn mount_from(text: &str) -> Option<String> {
+    let options = options(csv_fields(text)?, text, Span::default());
+    let of_files = matches!(kind(&options).ok()?, MountKind::Bind | MountKind::Cache);
+    let from = options.into_iter().rfind(|o| o.key == "from")?;
+    from.value.filter(|_| of_files)
+}
+
 /// An option of a mount: `key=value` or `key`.
 struct Assignment {
     key: String,

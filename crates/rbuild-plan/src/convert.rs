@@ -149,7 +149,9 @@ pub fn plan(
         used_args: Vec::new(),
         epoch: None,
     };
-    match planner.build() {
+    let built = planner.build();
+    planner.needs.sort_by_key(|need| need.span.start);
+    match built {
         Ok(_) if !planner.needs.is_empty() => Ok(Plan::Needs(planner.needs)),
         Ok(graph) => Ok(Plan::Graph(Box::new(graph))),
         Err(Stop::Needs) => Ok(Plan::Needs(planner.needs)),

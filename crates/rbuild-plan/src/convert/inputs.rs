@@ -1,10 +1,23 @@
 //! What stages stand on and copy from: other stages, images, named contexts.
 
 use rbuild_dockerfile::expand::Lexer;
-use rbuild_dockerfile::parse_mount;
+use rbuild_dockerfile::mount_from;
 
 use super::*;
 use crate::graph::CopyStep;
+
+/// Lists what a stage's own lines copy from and mount.
+fn inputs_named(stage: &Stage) -> Vec<(String, Span)> {
+    let mut named = Vec::new();
+    for instruction in &stage.instructions {
+        match &instruction.op {
+            Op::Copy(copy) => named.extend(copy.from.as_ref().map(|word| (word.text.clone(), word.span))),
+            Op::Run(run) => named.extend(run.mounts.iter().filter_map(|w| Some((mount_from(&w.text)?, w.span)))),
+            _ => {}
+        }
+    }
+    named
+}
 
 impl Planner<'_> {
     /// Plans the stages that the target needs from the bottom up, so that a long chain of stages costs no depth.
@@ -18,9 +31,12 @@ impl Planner<'_> {
             }
             open.extend(self.stages_used(index));
         }
+        // All needs are collected before anybody is asked.
+        for index in (0..=target).filter(|i| needed[*i]) {
+            self.ask_for_inputs(index);
+        }
         for index in (0..target).filter(|i| needed[*i]) {
             match self.stage(index) {
-                // All needs are collected before anybody is asked.
                 Ok(_) | Err(Stop::Needs) => self.open.clear(),
                 Err(e) => return Err(e),
             }
@@ -31,21 +47,43 @@ impl Planner<'_> {
     /// The stages that a stage's own lines name.
     fn stages_used(&self, index: usize) -> Vec<usize> {
         let stage = &self.file.stages[index];
+        if self.is_replaced(stage) {
+            return Vec::new();
+        }
         let count = self.file.stages.len();
         let lookup = |name: &str| self.globals.get(name).map(str::to_string);
         let base = Lexer::new(self.file.escape).word(&stage.from.image.text, &lookup).ok();
         let mut used: Vec<usize> = base.and_then(|b| self.base_stage(&b.text, index)).into_iter().collect();
-        for instruction in &stage.instructions {
-            match &instruction.op {
-                Op::Copy(copy) => used.extend(copy.from.as_ref().and_then(|w| self.find_stage(&w.text, count))),
-                Op::Run(run) => {
-                    let mounts = run.mounts.iter().filter_map(|w| parse_mount(&w.text, w.span).ok());
-                    used.extend(mounts.filter_map(|m| self.find_stage(&m.from?, count)));
-                }
-                _ => {}
-            }
-        }
+        used.extend(inputs_named(stage).iter().filter_map(|(name, _)| self.find_stage(name, count)));
         used
+    }
+
+    /// Whether a named context takes the stage's place.
+    fn is_replaced(&self, stage: &Stage) -> bool {
+        stage.from.name.as_ref().is_some_and(|name| self.named_context(&name.text).is_some())
+    }
+
+    /// Puts the images that a stage's own lines copy from or mount on record. A name that is none is told by the
+    /// instruction.
+    fn ask_for_inputs(&mut self, index: usize) {
+        let file = self.file;
+        let stage = &file.stages[index];
+        if self.is_replaced(stage) {
+            return;
+        }
+        for (name, span) in inputs_named(stage) {
+            let number = name.bytes().all(|b| b.is_ascii_digit());
+            if number || name.contains('$') || self.find_stage(&name, file.stages.len()).is_some() {
+                continue;
+            }
+            let image = match self.named_context(&name).map(|context| &self.params.contexts[context].source) {
+                Some(ContextSource::Image(image)) => image.clone(),
+                Some(ContextSource::Directory | ContextSource::Scratch) => continue,
+                None if name == "scratch" => continue,
+                None => name,
+            };
+            let _ = self.image(&image, span);
+        }
     }
 
     /// The stage that `FROM name` means in stage `index`. A bare number names an image.
@@ -133,8 +171,8 @@ impl Planner<'_> {
 
     /// A stage whose place a named context takes: its own instructions do not count.
     pub(super) fn stage_from_context(&mut self, index: usize, stage: &Stage) -> Planned<Option<State>> {
-        let Some(name) = &stage.from.name else { return Ok(None) };
-        let Some(context) = self.named_context(&name.text) else { return Ok(None) };
+        let name = stage.from.name.as_ref();
+        let Some(context) = name.and_then(|name| self.named_context(&name.text)) else { return Ok(None) };
         let label = self.stage_label(index, stage);
         self.context_state(context, label, 2, stage.span).map(Some)
     }
@@ -202,11 +240,19 @@ impl Planner<'_> {
             let d = Diagnostic::new(span, e.to_string());
             d.suggest(name, self.stage_names().iter().map(String::as_str))
         })?;
-        if !self.images.contains_key(name) && !self.needs.iter().any(|n| n.name == name) {
-            let stages = self.stage_names();
-            self.needs.push(ImageNeed { name: name.to_string(), image, span, stages });
+        if self.images.contains_key(name) {
+            return Ok(self.images.get(name));
         }
-        Ok(self.images.get(name))
+        match self.needs.iter_mut().find(|need| need.name == name) {
+            // The first line that names it is shown.
+            Some(need) if span.start < need.span.start => need.span = span,
+            Some(_) => {}
+            None => {
+                let stages = self.stage_names();
+                self.needs.push(ImageNeed { name: name.to_string(), image, span, stages });
+            }
+        }
+        Ok(None)
     }
 
     fn image_vertex(&mut self, name: &str, manifest: Digest, label: &str, total: usize, span: Span) -> VertexId {

@@ -145,6 +145,31 @@ fn missing_images_are_asked_for_with_the_stages_they_may_be() {
 }
 
 #[test]
+fn all_images_that_the_target_needs_are_asked_for_at_once() {
+    let source = "FROM scratch AS unused\nCOPY --from=never /x /\n\
+                  FROM none-1 AS a\nCOPY --from=none-2 /x /\nCOPY --from=scratch /x /\n\
+                  FROM scratch AS replaced\nCOPY --from=never /x /\n\
+                  FROM debian AS b\nARG mode=755\n\
+                  RUN --mount=type=cache,target=/c,mode=$mode,from=none-3 --mount=type=tmpfs,target=/t x\n\
+                  RUN --mount=from=dir,target=/d --mount=from=image,target=/m x\n\
+                  FROM none-4\nCOPY --from=a /x /\nCOPY --from=b /x /\nCOPY --from=none-1 /x /\n\
+                  COPY --from=replaced /x /\nRUN --mount=type=bind,from=none-6,target=/m x\n";
+    let context = |name: &str, source| NamedContext { name: name.into(), source };
+    let contexts = vec![
+        context("dir", ContextSource::Directory),
+        context("image", ContextSource::Image("none-5".into())),
+        context("replaced", ContextSource::Scratch),
+    ];
+    let file = parse(source.as_bytes()).unwrap();
+    let Ok(Plan::Needs(needs)) = plan(&file, &Parameters { contexts, ..params() }, &debian()) else { panic!() };
+    let names: Vec<&str> = needs.iter().map(|n| n.name.as_str()).collect();
+    assert_eq!(names, ["none-1", "none-2", "none-3", "none-5", "none-4", "none-6"]);
+    for need in needs.iter().filter(|n| n.name != "none-5") {
+        assert!(source[need.span.start..need.span.end].contains(&need.name), "{need:?}");
+    }
+}
+
+#[test]
 fn heredocs_become_scripts_and_files() {
     let g = graph("FROM debian\nRUN <<EOF\na $x\nb\nEOF\n");
     assert_eq!(run(&g).args, ["/bin/sh", "-c", "a $x\nb\n"]);

@@ -143,6 +143,11 @@ fn all_missing_images_are_told_at_once_and_a_stage_by_its_name() {
     let lab = Lab::bare();
     let all = "FROM none-1 AS x\nFROM none-2\nCOPY --from=x /c /d\n";
     lab.build(all, &[]).fails(1, &["`none-1`", "Dockerfile:1:6", "`none-2`", "Dockerfile:2:6"]);
+    let inputs = "FROM scratch AS unused\nCOPY --from=none-0 /a /\nFROM none-1 AS x\nFROM scratch\nCOPY --from=none-2 /c /d\n\
+                  COPY --from=x /c /d\nRUN --mount=from=none-3,target=/m true\n";
+    let ran = lab.build(inputs, &[]);
+    let all = ["`none-1`", "Dockerfile:3:6", "`none-2`", "Dockerfile:5:13", "`none-3`", "Dockerfile:7:13"];
+    assert!(!ran.fails(1, &all).stderr.contains("none-0"));
     let stage = "FROM scratch AS x\nFROM scratch\nCOPY --from=x /nope /a\n";
     let ran = lab.build(stage, &[]);
     let ran = ran.fails(1, &["`/nope` is not there in `x`", "Dockerfile:3:15", "relative to the root of `x`"]);
