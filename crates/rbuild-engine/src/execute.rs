@@ -398,6 +398,8 @@ pub fn execute(
     builder: &Builder,
     tell: impl FnOnce(&BuildError),
 ) -> Result<Finished> {
+    // Losing it may cost the log of a build that takes long beside many others.
+    let _logs = store.hold_logs(&request.build_id);
     let mut executors = Vec::new();
     let result = execute_all(request, platforms, store, &events, &cancel, builder, tell, &mut executors);
     executors.iter().for_each(Executor::remember);

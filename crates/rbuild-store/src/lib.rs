@@ -74,7 +74,7 @@ pub use error::{Result, StoreError};
 pub use images::{Image, NamedImage};
 pub use layers::PackedLayer;
 pub use layout::{Owners, Store};
-pub use logs::{BuildLog, LayerLog, PhaseLog, StepLog, StepLogFile};
+pub use logs::{BuildLog, LayerLog, LogLock, PhaseLog, StepLog, StepLogFile};
 pub use prune::{Freed, Usage};
 pub use records::Record;
 pub use secrets::{SecretMark, Verdict};

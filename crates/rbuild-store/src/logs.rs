@@ -5,13 +5,15 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
-use rbuild_linux::Timestamp;
+use rbuild_image::Digest;
+use rbuild_linux::{KeyLock, LockKind, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::layout::Store;
 use crate::modes;
 use crate::prune::tree_bytes;
+use crate::records::lock_key;
 
 /// One build.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -107,7 +109,17 @@ impl StepLogFile {
     }
 }
 
+/// Keeps the logs of a build from other builds that bound them, until it is dropped.
+pub struct LogLock {
+    _lock: KeyLock,
+}
+
 impl Store {
+    /// Says to other builds that this one has not ended; `None` if one of that id is said so already.
+    pub fn hold_logs(&self, build: &str) -> Result<Option<LogLock>> {
+        Ok(self.try_key(key(build), LockKind::Exclusive)?.map(|lock| LogLock { _lock: lock }))
+    }
+
     /// A new file for what a step prints.
     pub fn new_step_log(&self, build: &str, step: usize) -> Result<StepLogFile> {
         let dir = self.root.create_dir_all(format!("{DIR}/{build}"), modes::private_dir(), None, |_| ())?;
@@ -139,21 +151,29 @@ impl Store {
         let mut old: Vec<(Timestamp, u64, OsString)> = Vec::new();
         let (mut count, mut total) = (0, 0);
         for entry in dir.entries()? {
-            let size = dir.sub(&entry.name).map_or(0, |d| tree_bytes(&d));
-            (count, total) = (count + 1, total + size);
             // A directory without this file is that of a build that works still, or of one that was killed.
             let ended = dir.stat(Path::new(&entry.name).join("build.json")).or_else(|_| dir.stat_name(&entry.name));
-            old.push((ended?.mtime, size, entry.name));
+            let ended = match ended {
+                Ok(stat) => stat.mtime,
+                // Another build has just forgotten it.
+                Err(e) if e.is_not_found() => continue,
+                Err(e) => return Err(e.into()),
+            };
+            let size = dir.sub(&entry.name).map_or(0, |d| tree_bytes(&d));
+            (count, total) = (count + 1, total + size);
+            old.push((ended, size, entry.name));
         }
         old.sort();
         for (_, size, name) in old {
             if count <= most && total <= bytes {
                 break;
             }
-            if name != *last {
-                dir.remove_all(&name)?;
-                (count, total) = (count - 1, total - size);
+            if name == *last {
+                continue;
             }
+            let Some(_lock) = self.try_key(key(&name.to_string_lossy()), LockKind::Exclusive)? else { continue };
+            dir.remove_all(&name)?;
+            (count, total) = (count - 1, total - size);
         }
         Ok(())
     }
@@ -174,6 +194,11 @@ impl Store {
         logs.sort_by(|(a, _), (b, _)| b.cmp(a));
         Ok(logs.into_iter().map(|(_, log)| log).collect())
     }
+}
+
+/// The key of the lock that a build holds until it has ended.
+fn key(build: &str) -> [u8; 8] {
+    lock_key(&Digest::of(format!("logs of {build}").as_bytes()))
 }
 
 #[cfg(test)]
@@ -216,6 +241,26 @@ mod tests {
         store.bound_logs(9, 1, "d").unwrap();
         assert_eq!(left(), ["d"]);
         drop(store);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn logs_of_builds_that_still_run_stay() {
+        let dir = std::env::temp_dir().join(format!("rbuild-held-logs-{}", std::process::id()));
+        let store = Store::open(&dir).unwrap();
+        let held = store.hold_logs("runs").unwrap();
+        assert!(held.is_some());
+        for name in ["runs", "killed", "last"] {
+            store.new_step_log(name, 1).unwrap().keep(&[b'x'; 100_000]).unwrap();
+        }
+        let other = Store::open(&dir).unwrap();
+        other.bound_logs(0, 0, "last").unwrap();
+        let here = |name: &str| store.step_log(name, 1).unwrap().is_some();
+        assert_eq!(["runs", "killed", "last"].map(here), [true, false, true]);
+        drop(held);
+        other.bound_logs(0, 0, "last").unwrap();
+        assert_eq!(["runs", "killed", "last"].map(here), [false, false, true]);
+        drop((store, other));
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }
