@@ -1,13 +1,13 @@
-//! `--chmod`: octal digits, or symbolic as chmod(1) reads it with umask 0.
+//! Parses and applies `--chmod` modes: octal, or symbolic as chmod(1) reads it under umask 0.
 
-/// A change of permission bits.
+/// A `--chmod` mode.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Chmod {
     Octal(u32),
     Symbolic(Symbolic),
 }
 
-/// A symbolic mode: what it does, one change after the other.
+/// A symbolic mode, parsed into changes that are applied in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Symbolic {
     text: String,
@@ -18,9 +18,9 @@ pub struct Symbolic {
 enum Change {
     Set(u32),
     Clear(u32),
-    /// `X`: execute for directories, and for files that somebody may execute already.
+    /// `X`: sets the execute bits on directories and on files that already have an execute bit.
     SetIfExecutable(u32),
-    /// The bits of one class, by its place in a mode, go to others.
+    /// Copies the permissions of the class at bit offset `from` to other classes.
     Copy {
         from: u32,
         to: Who,
@@ -35,7 +35,7 @@ enum Op {
     Assign,
 }
 
-/// The classes of users that a clause is about.
+/// The user classes that a clause applies to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Who {
     user: bool,
@@ -52,7 +52,7 @@ const STICKY: u32 = 0o1000;
 const EXECUTE: u32 = 0o111;
 
 impl Chmod {
-    /// `None` if the text is neither form.
+    /// Parses an octal or symbolic mode. Returns `None` if the text is neither.
     pub fn parse(text: &str) -> Option<Chmod> {
         if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
             return u32::from_str_radix(text, 8).ok().filter(|m| *m <= 0o7777).map(Chmod::Octal);
@@ -64,7 +64,7 @@ impl Chmod {
         Some(Chmod::Symbolic(Symbolic { text: text.to_string(), changes }))
     }
 
-    /// The bits of something that had `mode`.
+    /// Returns the new mode of a file or directory whose mode was `mode`.
     pub fn apply(&self, mode: u32, is_dir: bool) -> u32 {
         match self {
             Chmod::Octal(mode) => *mode,
@@ -75,7 +75,7 @@ impl Chmod {
         }
     }
 
-    /// The mode in words that mean the same in every version, for keys.
+    /// Returns a representation for cache keys. It must not change between versions.
     pub fn key(&self) -> String {
         match self {
             Chmod::Octal(mode) => format!("{mode:o}"),
@@ -85,7 +85,7 @@ impl Chmod {
 }
 
 impl Who {
-    /// Nobody named means everybody.
+    /// Parses class letters. No letters means all classes.
     fn parse(text: &str) -> Option<Who> {
         let mut who = Who::default();
         for c in text.chars() {
@@ -105,14 +105,14 @@ impl Who {
         all.into_iter().filter(|(on, _)| *on).map(|(_, place)| place)
     }
 
-    /// Every bit that is these classes' own.
+    /// Returns all mode bits that belong to these classes, including setuid and setgid.
     fn mask(self) -> u32 {
         let special = if self.user { SET_UID } else { 0 } | if self.group { SET_GID } else { 0 };
         self.classes().fold(special, |mask, place| mask | 0o7 << place)
     }
 }
 
-/// Reads `who`, and behind it operators with what each is about: `u+rw`, `go=u-w`.
+/// Parses a clause: classes followed by one or more operators with permissions (`u+rw`, `go=u-w`).
 fn read_clause(clause: &str, changes: &mut Vec<Change>) -> Option<()> {
     let start = clause.find(['+', '-', '='])?;
     let who = Who::parse(&clause[..start])?;
@@ -131,8 +131,8 @@ fn read_clause(clause: &str, changes: &mut Vec<Change>) -> Option<()> {
     Some(())
 }
 
-/// Reads permissions in letters, and classes whose bits are copied. They count one after the other: of several things that
-/// are assigned the last one stays.
+/// Parses the permission letters and copied classes after an operator. They apply in order, so with
+/// `=` the last copied class wins.
 fn read_permissions(who: Who, op: Op, letters: &str, changes: &mut Vec<Change>) -> Option<()> {
     let (mut bits, mut if_executable, mut assigned) = (0, 0, false);
     for c in letters.chars() {
@@ -210,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn modes_as_chmod_has_them() {
+    fn modes_match_chmod() {
         for (text, mode, is_dir, want) in [
             ("755", 0o600, false, 0o755),
             ("4711", 0, false, 0o4711),

@@ -1,53 +1,59 @@
+//! The build graph: vertices, their steps, and the inputs between them.
+
 use rbuild_dockerfile::{Sharing, Span};
 use rbuild_image::{Digest, ImageConfig};
 
 use crate::Chmod;
-use crate::scope::Vars;
+use crate::variables::Vars;
 
-/// A vertex by its place in [`BuildGraph::vertices`].
+/// Index of a vertex in [`BuildGraph::vertices`].
 pub type VertexId = usize;
 
-/// The steps of one target, in an order where inputs come first.
+/// The steps of one target, in topological order (inputs first).
 #[derive(Debug, Clone)]
 pub struct BuildGraph {
     pub vertices: Vec<Vertex>,
     pub target: VertexId,
-    /// The result's configuration without root file system and history.
+    /// Configuration of the result, without `rootfs` and `history`.
     pub config: ImageConfig,
-    /// What the target adds to its base's history, in order.
+    /// Entries that the target adds to the history of its base image, in order.
     pub history: Vec<HistoryEntry>,
-    /// SOURCE_DATE_EPOCH, in seconds: no time in the result is later.
+    /// `SOURCE_DATE_EPOCH` in seconds: the upper bound of all timestamps in the result.
     pub epoch: Option<i64>,
-    /// Things to tell the user that are not errors.
+    /// Diagnostics that do not fail the build.
     pub warnings: Vec<rbuild_dockerfile::Diagnostic>,
 }
 
+/// One entry of the image history.
 #[derive(Debug, Clone)]
 pub struct HistoryEntry {
     pub created_by: String,
-    /// The vertex whose layer it describes; `None` for an entry without one.
+    /// The vertex whose layer the entry describes; `None` for an empty layer.
     pub layer: Option<VertexId>,
 }
 
+/// A step and its place in the graph.
 #[derive(Debug, Clone)]
 pub struct Vertex {
     pub step: Step,
-    /// The file system that the step changes.
+    /// The vertex whose file system the step modifies; `None` for a base.
     pub parent: Option<VertexId>,
-    /// `builder 3/7`, as people see it.
+    /// Stage and step number as shown to the user, for example `builder 3/7`.
     pub label: String,
-    /// The instruction, expanded as far as people should see it.
+    /// The instruction as shown to the user, with most variables expanded.
     pub text: String,
-    /// The instruction in the Dockerfile.
+    /// Location of the instruction in the Dockerfile.
     pub span: Span,
-    /// What earlier builds made of it does not count.
+    /// Run the step even if its result is cached (`--no-cache`).
     pub ignore_cache: bool,
 }
 
+/// An operation on a file system.
 #[derive(Debug, Clone)]
 pub enum Step {
     /// An empty file system.
     Scratch,
+    /// The root file system of an image.
     Image {
         name: String,
         manifest: Digest,
@@ -57,61 +63,65 @@ pub enum Step {
     Workdir(WorkdirStep),
 }
 
+/// Network mode of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Network {
     Host,
-    /// One of the build's own, from which the outside can be reached.
+    /// A private network with outbound access.
     Isolated,
     None,
 }
 
+/// Security mode of a command (`RUN --security`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Security {
     Sandbox,
-    /// All capabilities of the namespace, and nothing masked.
+    /// All capabilities of the user namespace, and no masked paths.
     Insecure,
 }
 
+/// A command to run (RUN).
 #[derive(Debug, Clone)]
 pub struct RunStep {
     pub args: Vec<String>,
-    /// In order; each name once.
+    /// Environment, in order; each name occurs once.
     pub env: Vars,
-    /// Reaches the command without counting for the cache.
+    /// Undeclared proxy arguments: visible to the command, but not part of its cache key.
     pub proxies: Vec<(String, String)>,
     pub cwd: String,
-    /// As USER has it; empty for root.
+    /// Value of USER; empty for root.
     pub user: String,
     pub network: Network,
     pub security: Security,
     pub hostname: String,
-    /// Lines for /etc/hosts: a name, and its address.
+    /// Entries of /etc/hosts: host name and address.
     pub hosts: Vec<(String, String)>,
     pub mounts: Vec<MountStep>,
     pub secrets: Vec<SecretStep>,
     pub agents: Vec<AgentStep>,
-    /// Bytes of /dev/shm, if they were asked for.
+    /// Size of /dev/shm in bytes; `None` for the default.
     pub shm_size: Option<u64>,
     pub ulimits: Vec<Ulimit>,
-    /// A here-document that is a program: its name and text. The command runs it from `/dev/pipes/NAME`.
+    /// A here-document that starts with `#!`. The command executes it as `/dev/pipes/NAME`.
     pub script: Option<InlineFile>,
 }
 
-/// A limit on what a command's processes may use (setrlimit(2)).
+/// A resource limit of a command's processes (setrlimit(2)).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ulimit {
-    /// Upper case and with its prefix, `RLIMIT_NOFILE`.
+    /// Upper case with prefix, for example `RLIMIT_NOFILE`.
     pub name: String,
     pub soft: u64,
     pub hard: u64,
 }
 
-/// A secret that the command sees, as a file, as a variable, or both.
+/// A secret exposed to a command as a file, an environment variable, or both.
 #[derive(Debug, Clone)]
 pub struct SecretStep {
     pub id: String,
-    /// Absolute.
+    /// Absolute path of the file.
     pub target: Option<String>,
+    /// Name of the environment variable.
     pub env: Option<String>,
     pub required: bool,
     pub mode: u32,
@@ -120,11 +130,11 @@ pub struct SecretStep {
     pub span: Span,
 }
 
-/// A socket of an ssh agent that the command sees.
+/// An ssh agent socket exposed to a command.
 #[derive(Debug, Clone)]
 pub struct AgentStep {
     pub id: String,
-    /// Absolute.
+    /// Absolute path of the socket.
     pub target: String,
     pub required: bool,
     pub mode: u32,
@@ -133,15 +143,17 @@ pub struct AgentStep {
     pub span: Span,
 }
 
+/// A file system mounted while a command runs.
 #[derive(Debug, Clone)]
 pub struct MountStep {
-    /// Absolute.
+    /// Absolute path of the mount point.
     pub target: String,
     pub read_only: bool,
     pub kind: MountKindStep,
     pub span: Span,
 }
 
+/// Source of a mount.
 #[derive(Debug, Clone)]
 pub enum MountKindStep {
     Bind {
@@ -150,96 +162,100 @@ pub enum MountKindStep {
     },
     Cache(CacheStep),
     Tmpfs {
+        /// Bytes.
         size: Option<u64>,
     },
-    /// A directory of the machine that the caller gives to every command, by its place among
-    /// [`crate::Parameters::volumes`].
+    /// A host directory mounted into every command: index into [`crate::Parameters::volumes`].
     Volume {
         index: usize,
         source: String,
     },
 }
 
-/// A directory that lasts between builds.
+/// A directory that persists between builds (`--mount=type=cache`).
 #[derive(Debug, Clone)]
 pub struct CacheStep {
     pub id: String,
     pub sharing: Sharing,
-    /// What a new cache starts with.
+    /// Initial content of a new cache.
     pub from: Option<From>,
-    /// The part of it that is mounted; the root is all of it.
+    /// Directory of the cache that is mounted; `/` mounts the whole cache.
     pub source: String,
     pub mode: u32,
     pub uid: u32,
     pub gid: u32,
 }
 
+/// The file tree that a copy or mount reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum From {
     /// The build context.
     #[default]
     Context,
-    /// A directory among [`crate::Parameters::contexts`], by its place there.
+    /// A named context that is a directory: index into [`crate::Parameters::contexts`].
     Named(usize),
     Vertex(VertexId),
 }
 
+/// Files to copy (COPY and ADD).
 #[derive(Debug, Clone, Default)]
 pub struct CopyStep {
     pub from: From,
     pub sources: Vec<String>,
-    /// Here-documents.
+    /// Here-documents, copied as files.
     pub inline: Vec<InlineFile>,
-    /// Absolute.
+    /// Absolute destination path.
     pub dest: String,
-    /// The destination is written as a directory.
+    /// The destination is written as a directory (`dir/`, `.`).
     pub dest_is_dir: bool,
     /// `user[:group]`, by name or number.
     pub chown: Option<String>,
     pub chmod: Option<Chmod>,
-    /// Patterns of what is left out, relative to each source.
+    /// `--exclude` patterns, relative to each source.
     pub exclude: Vec<String>,
     pub names: SourceNames,
-    /// The copy stands on nothing: it does not look at what is below, and what is below does not count for it.
+    /// `--link`: the copy neither reads its parent nor depends on it.
     pub link: bool,
-    /// ADD: regular files that are archives are unpacked.
+    /// Unpack regular files that are archives (the default of ADD).
     pub unpack: bool,
-    /// Where each source stands, for errors.
+    /// Location of each source in the Dockerfile, for diagnostics.
     pub source_spans: Vec<Span>,
-    /// The stage, image or context that `--from` names, for errors.
+    /// Stage, image or context named by `--from`, for diagnostics.
     pub from_name: Option<String>,
 }
 
-/// What the sources of a step say.
+/// Interpretation of the sources of a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SourceNames {
-    /// Paths, or patterns of them.
+    /// Paths or glob patterns.
     #[default]
     Patterns,
-    /// Patterns that keep directories, from the pivot `/./` on if they have one (`--parents`).
+    /// `--parents`: patterns whose parent directories are kept, from the pivot `/./` on if present.
     Parents,
-    /// Paths, whatever characters are in them.
+    /// Literal paths: no character is special.
     Literal,
 }
 
+/// A file whose content is given in the Dockerfile.
 #[derive(Debug, Clone)]
 pub struct InlineFile {
     pub name: String,
     pub content: String,
 }
 
+/// A directory to create if it is missing (WORKDIR).
 #[derive(Debug, Clone)]
 pub struct WorkdirStep {
-    /// Absolute, not the root.
+    /// Absolute path; never `/`.
     pub path: String,
-    /// Who owns what is made; as USER has it.
+    /// Owner of created directories: the value of USER.
     pub user: String,
-    /// The time of what is made, in seconds; the build's own if not given.
+    /// Modification time of created directories in seconds; `None` for the build's time.
     pub time: Option<i64>,
 }
 
 impl Vertex {
-    /// Everything that the step reads, its parent first.
+    /// Returns the vertices that the step reads, including its parent: sorted, without duplicates.
     pub fn inputs(&self) -> Vec<VertexId> {
         let mut inputs: Vec<VertexId> = self.parent.into_iter().collect();
         let mut add = |from: &From| {

@@ -1,11 +1,12 @@
-//! `created_by` texts of the image history, in the shapes that docker's users know.
+//! Formats the `created_by` texts of the image history as Docker does.
 
 use rbuild_dockerfile::ast::{Command, Heredoc};
 use rbuild_image::{Healthcheck, quote};
 
-use crate::scope::Vars;
+use crate::variables::Vars;
 
-/// Arguments have the values that the command sees: an ENV of the same name hides them.
+/// Formats a RUN entry, with the number and values of the build arguments in front of the command.
+/// An argument shows the value that the command sees: an ENV of the same name overrides it.
 pub fn run(args: &Vars, env: &Vars, words: &[String]) -> String {
     let mut text = String::from("RUN ");
     if !args.is_empty() {
@@ -19,13 +20,14 @@ pub fn run(args: &Vars, env: &Vars, words: &[String]) -> String {
     text
 }
 
+/// Formats a COPY or ADD entry.
 pub fn copy(
     add: bool,
     parents: bool,
     chown: Option<&str>,
     chmod: Option<&str>,
     sources: &[String],
-    docs: &[Heredoc],
+    heredocs: &[Heredoc],
     dest: &str,
 ) -> String {
     let mut parts = vec![if add { "ADD".to_string() } else { "COPY".to_string() }];
@@ -33,17 +35,18 @@ pub fn copy(
     parts.extend(chown.map(|c| format!("--chown={c}")));
     parts.extend(chmod.map(|c| format!("--chmod={c}")));
     parts.extend(sources.iter().cloned());
-    parts.extend(docs.iter().map(|d| format!("<<{}", d.name)));
+    parts.extend(heredocs.iter().map(|d| format!("<<{}", d.name)));
     parts.push(dest.to_string());
     parts.push("# buildkit".to_string());
     parts.join(" ")
 }
 
-/// Go's `%q` of a list of strings: blanks between, no commas.
+/// Formats a list as Go's `%q` does: quoted strings separated by spaces, in brackets.
 pub fn quoted_list(words: &[String]) -> String {
     format!("[{}]", words.iter().map(|w| quote(w)).collect::<Vec<_>>().join(" "))
 }
 
+/// Formats a HEALTHCHECK entry as Go prints the struct (`%+v`).
 pub fn healthcheck(check: &Healthcheck) -> String {
     format!(
         "HEALTHCHECK {{Test:[{}] Interval:{} Timeout:{} StartPeriod:{} StartInterval:{} Retries:{}}}",
@@ -56,7 +59,7 @@ pub fn healthcheck(check: &Healthcheck) -> String {
     )
 }
 
-/// A duration as Go prints it.
+/// Formats nanoseconds as Go's `time.Duration` prints them.
 fn duration(ns: i64) -> String {
     if ns == 0 {
         return "0s".into();
@@ -79,8 +82,8 @@ fn fraction(n: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_string()
 }
 
-/// The words that people see for a command.
-pub fn shown(command: &Command) -> String {
+/// Returns the command as shown in progress output: shell form as written, exec form as JSON.
+pub fn display(command: &Command) -> String {
     match command {
         Command::Shell(word) => word.text.clone(),
         Command::Exec(words) => serde_json::to_string(words).unwrap_or_default(),
@@ -92,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shapes_are_the_known_ones() {
+    fn texts_match_dockers_format() {
         let s = |v: &[&str]| v.iter().map(|s| s.to_string()).collect::<Vec<_>>();
         assert_eq!(quoted_list(&s(&["a b", "c"])), r#"["a b" "c"]"#);
         let (mut args, mut env) = (Vars::default(), Vars::default());

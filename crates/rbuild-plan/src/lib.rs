@@ -1,22 +1,23 @@
-//! A Dockerfile and its parameters to an immutable graph of steps.
+//! Translates a parsed Dockerfile and the build parameters into an immutable graph of steps.
 //!
-//! Pure: what the planner lacks (the configurations of base images) it asks for by returning [`Plan::Needs`], and
-//! is called again. Variables are expanded, stages and names are bound, users see none of it but in errors.
+//! The planner is pure. If it needs the configuration of a base image, it returns [`Plan::Needs`];
+//! the caller resolves the image and calls [`plan`] again. Planning expands variables, resolves
+//! stage names, and binds `--from` and `FROM` to vertices.
 
 mod chmod;
-mod convert;
 mod graph;
 mod history;
-mod parts;
-mod scope;
+mod key_parts;
+mod planner;
+mod variables;
 
 pub use chmod::Chmod;
-pub use convert::{
-    BaseImage, ContextSource, ImageNeed, NamedContext, NoCache, Parameters, Plan, Volume, automatic_args, plan,
-};
 pub use graph::{
     AgentStep, BuildGraph, CacheStep, CopyStep, From, HistoryEntry, InlineFile, MountKindStep, MountStep, Network,
     RunStep, SecretStep, Security, SourceNames, Step, Ulimit, Vertex, VertexId, WorkdirStep,
 };
-pub use parts::Tell;
-pub use scope::Vars;
+pub use key_parts::Tell;
+pub use planner::{
+    BaseImage, ContextSource, ImageNeed, NamedContext, NoCache, Parameters, Plan, Volume, automatic_args, plan,
+};
+pub use variables::Vars;

@@ -34,7 +34,7 @@ fn mistakes_on_the_command_line() {
     lab.rbuild(["build", "-f", "Dockerfile.none"]).fails(1, &["Dockerfile.none"]);
     lab.rbuild(["build", "/no/such/dir"]).fails(2, &["/no/such/dir"]);
     lab.rbuild(["build", "-t", "UPPER"]).fails(2, &["lower case"]);
-    lab.rbuild(["build", "--target", "nope"]).fails(2, &["no stage `nope`"]);
+    lab.rbuild(["build", "--target", "nope"]).fails(2, &["stage `nope` does not exist"]);
     // What scripts pass to docker out of habit: taken, and what will be missed is said.
     let habits = ["build", "--rm", "--force-rm", "--compress", "--provenance=false", "-m", "1g", "--cache-from", "x"];
     let ran = lab.rbuild(habits).ok();

@@ -1,53 +1,56 @@
-//! Variables: what is set where, and expanding words with them.
+//! Stage variables (ARG and ENV) and the expansion of words with them.
 
 use rbuild_dockerfile::ast::Word;
 use rbuild_dockerfile::expand::Lexer;
 use rbuild_dockerfile::{Diagnostic, closest};
 use rpds::{HashTrieMapSync, VectorSync};
 
-/// Named values in the order of their first setting.
+/// Variables in the order in which they were first set.
 ///
-/// A copy shares what is equal: it costs nothing, and a change to either costs no more than its own size.
+/// The map is persistent: a clone is O(1) and shares unchanged entries, so every step of a stage
+/// can keep its own state.
 #[derive(Debug, Clone, Default)]
 pub struct Vars {
-    /// Nothing stands where a value was that is further back now.
-    list: VectorSync<Option<(String, String)>>,
-    /// Where in the list a name is.
-    places: HashTrieMapSync<String, usize>,
+    /// Entries in order; `None` where an entry was moved to the end.
+    entries: VectorSync<Option<(String, String)>>,
+    /// Index into `entries` of each name.
+    positions: HashTrieMapSync<String, usize>,
 }
 
 impl Vars {
     pub fn get(&self, name: &str) -> Option<&str> {
-        let place = self.places.get(name)?;
-        self.list.get(*place)?.as_ref().map(|(_, value)| value.as_str())
+        let position = self.positions.get(name)?;
+        self.entries.get(*position)?.as_ref().map(|(_, value)| value.as_str())
     }
 
-    /// A value that is replaced keeps its place. What has no name is not kept.
+    /// Sets a variable. An existing one keeps its position; an empty name is ignored.
     pub fn set(&mut self, name: &str, value: &str) {
         if name.is_empty() {
             return;
         }
         let pair = Some((name.to_string(), value.to_string()));
-        match self.places.get(name) {
-            Some(place) => drop(self.list.set_mut(*place, pair)),
+        match self.positions.get(name) {
+            Some(position) => {
+                self.entries.set_mut(*position, pair);
+            }
             None => {
-                self.places.insert_mut(name.to_string(), self.list.len());
-                self.list.push_back_mut(pair);
+                self.positions.insert_mut(name.to_string(), self.entries.len());
+                self.entries.push_back_mut(pair);
             }
         }
     }
 
-    /// Sets a value that goes behind all others, as the environment of commands has it.
+    /// Sets a variable and moves it to the end: ENV orders the environment of commands this way.
     pub fn set_last(&mut self, name: &str, value: &str) {
-        if let Some(place) = self.places.get(name) {
-            self.list.set_mut(*place, None);
-            self.places.remove_mut(name);
+        if let Some(position) = self.positions.get(name) {
+            self.entries.set_mut(*position, None);
+            self.positions.remove_mut(name);
         }
         self.set(name, value);
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &(String, String)> {
-        self.list.iter().flatten()
+        self.entries.iter().flatten()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -55,11 +58,11 @@ impl Vars {
     }
 
     pub fn len(&self) -> usize {
-        self.places.size()
+        self.positions.size()
     }
 }
 
-/// Expands one word; quotes go away.
+/// Expands a word to a single string and removes its quotes. Unset variables add a warning.
 pub fn expand(word: &Word, escape: char, vars: &Vars, warnings: &mut Vec<Diagnostic>) -> Result<String, Diagnostic> {
     let got = Lexer::new(escape)
         .word(&word.text, &|name| vars.get(name).map(str::to_string))
@@ -68,7 +71,7 @@ pub fn expand(word: &Word, escape: char, vars: &Vars, warnings: &mut Vec<Diagnos
     Ok(got.text)
 }
 
-/// Expands and splits at blanks.
+/// Expands a word and splits the result at unquoted whitespace. Unset variables add a warning.
 pub fn expand_words(
     word: &Word,
     escape: char,
@@ -82,13 +85,13 @@ pub fn expand_words(
     Ok(got.words)
 }
 
-/// How many warnings say what may have been meant.
+/// Maximum number of warnings that suggest a similar name.
 const SUGGESTIONS: usize = 100;
 
 fn warn_unset(word: &Word, unset: &[String], vars: &Vars, warnings: &mut Vec<Diagnostic>) {
     for name in unset {
-        let d = Diagnostic::new(word.span, format!("the variable `{name}` is not set here, so it is empty"));
-        // Nobody reads that many, and looking for likely names takes time.
+        let d = Diagnostic::new(word.span, format!("variable `{name}` is not set and expands to an empty string"));
+        // Searching for similar names is too slow to do for every one of thousands of warnings.
         let candidates = if warnings.len() < SUGGESTIONS { vars.len() } else { 0 };
         warnings.push(match closest(name, vars.iter().take(candidates).map(|(k, _)| k.as_str())) {
             Some(close) => d.help(format!("did you mean `{close}`?")),
@@ -102,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_replaced_value_keeps_its_place() {
+    fn a_replaced_value_keeps_its_position() {
         let mut vars = Vars::default();
         for (k, v) in [("A", "1"), ("B", "2"), ("A", "3"), ("C", "4")] {
             vars.set(k, v);

@@ -1,4 +1,4 @@
-//! Stages to vertices.
+//! The planner: evaluates stages and turns their instructions into vertices.
 
 use std::collections::HashMap;
 
@@ -7,43 +7,46 @@ use rbuild_dockerfile::{Diagnostic, PROXY_ARGS, Span, closest, parse_trigger};
 use rbuild_image::{DEFAULT_PATH, Digest, ImageConfig, ImageName, Platform, Reference};
 
 use crate::graph::{BuildGraph, From as Input, HistoryEntry, Network, Step, Ulimit, Vertex, VertexId, WorkdirStep};
-use crate::scope::{Vars, expand};
+use crate::variables::{Vars, expand};
 
-/// What the caller wants of the Dockerfile.
+/// Parameters of a build.
 #[derive(Debug, Clone)]
 pub struct Parameters {
-    /// A stage by name or number; the last one if not given.
+    /// Target stage, by name or number; `None` for the last one.
     pub target: Option<String>,
+    /// Names and values; the last occurrence of a name wins.
     pub build_args: Vec<(String, String)>,
-    /// Set on the result after the Dockerfile's own.
+    /// Labels of the result; they override the Dockerfile's.
     pub labels: Vec<(String, String)>,
-    /// What a RUN gets that asks for nothing else.
+    /// Network mode of RUN without `--network`.
     pub network: Network,
-    /// What the result is for. Unless it was asked for, a base image of another platform decides.
+    /// Platform of the result.
     pub platform: Platform,
+    /// The platform was requested. Otherwise the platform of the base image is kept.
     pub platform_given: bool,
-    /// Architectures whose programs this machine runs besides its own.
+    /// Foreign architectures that this machine can run through an emulator.
     pub emulated: Vec<String>,
-    /// `--build-context`: they take the place of stages, of base images and of what `--from` names.
+    /// `--build-context`: replaces stages, base images and sources of `--from` by name.
     pub contexts: Vec<NamedContext>,
     pub no_cache: NoCache,
-    /// Whether `RUN --security=insecure` may.
+    /// Permit `RUN --security=insecure`.
     pub allow_insecure: bool,
-    /// Whether `RUN --network=host` may.
+    /// Permit `RUN --network=host`.
     pub allow_host_network: bool,
-    /// Names that every command can resolve, and their addresses.
+    /// `--add-host`: host names and their addresses.
     pub hosts: Vec<(String, String)>,
-    /// Directories of the machine that every command sees.
+    /// Host directories mounted into every command.
     pub volumes: Vec<Volume>,
-    /// Bytes of each command's /dev/shm; what the builder has by itself if not given.
+    /// Size of /dev/shm in bytes; `None` for the default.
     pub shm_size: Option<u64>,
     pub ulimits: Vec<Ulimit>,
-    /// The time of the newest file of a context that came as an archive; what `SOURCE_DATE_EPOCH=context` means.
+    /// Value of `SOURCE_DATE_EPOCH=context`: modification time in seconds of the newest file of a
+    /// context that was sent as an archive.
     pub context_epoch: Option<i64>,
 }
 
 impl Parameters {
-    /// The last stage, for this platform, and nothing else asked for.
+    /// Returns the defaults: the last stage, for `platform`.
     pub fn new(platform: Platform) -> Parameters {
         Parameters {
             target: None,
@@ -66,68 +69,79 @@ impl Parameters {
     }
 }
 
-/// What `--build-context NAME=…` gives.
+/// A named context (`--build-context NAME=…`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedContext {
     pub name: String,
     pub source: ContextSource,
 }
 
+/// Content of a named context.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ContextSource {
     Directory,
-    /// An image by a name that the store knows.
+    /// Name of an image in the store.
     Image(String),
     Scratch,
 }
 
-/// A directory of the machine in every command's container.
+/// A host directory mounted into the container of every command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Volume {
-    /// On the machine, as it was given.
+    /// Path on the host, as given.
     pub source: String,
-    /// Absolute, in the container.
+    /// Absolute path in the container.
     pub target: String,
     pub read_only: bool,
 }
 
-/// Which steps run though the cache may hold them.
+/// Steps that run even if their result is cached.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum NoCache {
     #[default]
     None,
     All,
-    /// Those of these stages, by name or number.
+    /// The steps of these stages, by name or number.
     Stages(Vec<String>),
 }
 
+/// A resolved base image.
 #[derive(Debug, Clone)]
 pub struct BaseImage {
     pub manifest: Digest,
     pub config: ImageConfig,
 }
 
-/// An image whose configuration the planner lacks.
+/// An image whose configuration is needed to continue planning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageNeed {
-    /// As it is written.
+    /// The name as written.
     pub name: String,
-    /// What that means.
+    /// The parsed name.
     pub image: ImageName,
     pub span: Span,
-    /// Stages that the name may have been meant to be.
+    /// Stage names, for a suggestion if the image does not exist.
     pub stages: Vec<String>,
 }
 
+/// The outcome of planning.
 pub enum Plan {
     Graph(Box<BuildGraph>),
+    /// Images to resolve before planning can continue.
     Needs(Vec<ImageNeed>),
 }
 
-/// How many stages may each need one that stands further down in the file.
+/// Maximum nesting of stages that depend on stages defined later in the file.
 const MAX_DEPTH: usize = 100;
 
-/// Plans the target. `images` holds the configurations that are known, by the names that FROM and `--from` use.
+/// Plans the target stage and the stages it depends on.
+///
+/// `images` holds the images resolved so far, by their names in FROM and `--from`. Returns
+/// [`Plan::Needs`] if others are needed.
+///
+/// # Errors
+///
+/// Returns the first error in the Dockerfile or the parameters.
 pub fn plan(
     file: &Dockerfile,
     params: &Parameters,
@@ -137,10 +151,10 @@ pub fn plan(
         file,
         params,
         images,
-        stage_places: stage_places(file),
+        stages_by_name: stages_by_name(file),
         globals: Vars::default(),
         states: HashMap::new(),
-        open: Vec::new(),
+        in_progress: Vec::new(),
         vertices: Vec::new(),
         history: Vec::new(),
         image_vertices: HashMap::new(),
@@ -159,8 +173,9 @@ pub fn plan(
     }
 }
 
+/// Reason for planning to stop early.
 enum Stop {
-    /// Something must be known first; it is in `needs`.
+    /// An image must be resolved first; it is in `needs`.
     Needs,
     Error(Diagnostic),
 }
@@ -173,25 +188,25 @@ impl From<Diagnostic> for Stop {
 
 type Planned<T> = std::result::Result<T, Stop>;
 
-/// A stage up to a certain instruction.
+/// The state of a stage after an instruction.
 #[derive(Debug, Clone)]
-struct State {
+struct StageState {
     vertex: VertexId,
     config: ImageConfig,
-    /// The image's own environment. It becomes a part of the configuration when the graph is finished.
+    /// Environment of the image. Written to `config` when the graph is complete.
     env: Vars,
-    /// What words see: ENV and ARG share one space; the later declaration wins.
+    /// Variables for expansion: ENV and ARG share one namespace, and the later declaration wins.
     vars: Vars,
-    /// ARGs declared in the stage that have a value, latest value, for the history.
+    /// ARGs declared in the stage, with their latest values, for the history of RUN.
     args: Vars,
-    /// The last entry, among the planner's.
+    /// Index of the latest entry in [`Planner::history`].
     history: Option<usize>,
     cmd_set: bool,
-    /// `(done, of)` steps of the stage, for labels.
+    /// Steps planned so far and in total, for labels.
     step: usize,
     total: usize,
     stage: String,
-    /// The stage's steps run though the cache may hold them.
+    /// The stage is subject to `--no-cache`.
     ignore_cache: bool,
 }
 
@@ -199,14 +214,14 @@ struct Planner<'a> {
     file: &'a Dockerfile,
     params: &'a Parameters,
     images: &'a HashMap<String, BaseImage>,
-    /// Stages by their names in lower case, in order.
-    stage_places: HashMap<String, Vec<usize>>,
+    /// Indices of the stages with a name (in lower case), ascending.
+    stages_by_name: HashMap<String, Vec<usize>>,
     globals: Vars,
-    states: HashMap<usize, State>,
-    /// Stages being planned, for cycles.
-    open: Vec<usize>,
+    states: HashMap<usize, StageState>,
+    /// Stack of stages being planned, to detect cycles.
+    in_progress: Vec<usize>,
     vertices: Vec<Vertex>,
-    /// Entries of all stages, each with the one before it: stages share what they have in common.
+    /// History entries of all stages, each linked to its predecessor; stages share common prefixes.
     history: Vec<(HistoryEntry, Option<usize>)>,
     image_vertices: HashMap<Digest, VertexId>,
     needs: Vec<ImageNeed>,
@@ -222,7 +237,7 @@ impl Planner<'_> {
         self.global_args(target)?;
         let epoch = self.epoch()?;
         self.epoch = epoch;
-        self.stages_below(target)?;
+        self.plan_dependencies(target)?;
         let mut state = self.stage(target)?;
         state.config.config.env = state.env.iter().map(|(k, v)| format!("{k}={v}")).collect();
         for (k, v) in &self.params.labels {
@@ -234,7 +249,7 @@ impl Planner<'_> {
                 let span = self.file.stages[target].span;
                 let d = Diagnostic::new(
                     Span::new(span.start, span.start),
-                    format!("no ARG takes the build argument `{name}`"),
+                    format!("build argument `{name}` is not declared by any ARG"),
                 );
                 let declared: Vec<String> = self.declared_args();
                 self.warnings.push(d.suggest(name, declared.iter().map(String::as_str)));
@@ -257,12 +272,12 @@ impl Planner<'_> {
             return Ok(i);
         }
         let span = stages[stages.len() - 1].span;
-        let d = Diagnostic::new(Span::new(span.start, span.start), format!("there is no stage `{wanted}` to build"));
+        let d = Diagnostic::new(Span::new(span.start, span.start), format!("target stage `{wanted}` does not exist"));
         let names = self.stage_names();
         Err(match closest(wanted, names.iter().map(String::as_str)) {
             Some(close) => d.help(format!("did you mean `{close}`?")),
-            None if names.is_empty() => d.help("no stage has a name; give its number, counted from 0"),
-            None => d.help(format!("the stages are {}", names.join(", "))),
+            None if names.is_empty() => d.help("pass a stage number, counted from 0: the Dockerfile names no stages"),
+            None => d.help(format!("use one of these stages: {}", names.join(", "))),
         }
         .into())
     }
@@ -271,30 +286,35 @@ impl Planner<'_> {
         self.file.stages.iter().filter_map(|s| s.from.name.as_ref()).map(|n| n.text.clone()).collect()
     }
 
-    /// The last stage of that name (or number) among the first `before`.
+    /// Returns the last stage with that name, or the stage with that number, among the first
+    /// `before`.
     fn find_stage(&self, name: &str, before: usize) -> Option<usize> {
-        let places = self.stage_places.get(&name.to_lowercase()).map_or(&[][..], Vec::as_slice);
-        let by_name = places[..places.partition_point(|i| *i < before)].last().copied();
+        let named = self.stages_by_name.get(&name.to_lowercase()).map_or(&[][..], Vec::as_slice);
+        let by_name = named[..named.partition_point(|i| *i < before)].last().copied();
         by_name.or_else(|| name.parse().ok().filter(|i| *i < before))
     }
 
-    /// The finished state of stage `index`; planned when it is first asked for.
-    fn stage(&mut self, index: usize) -> Planned<State> {
+    /// Returns the final state of stage `index`, planning the stage on first use.
+    fn stage(&mut self, index: usize) -> Planned<StageState> {
         if let Some(state) = self.states.get(&index) {
             return Ok(state.clone());
         }
         let stage = &self.file.stages[index];
-        if self.open.contains(&index) {
-            let d = Diagnostic::new(stage.span, "this stage needs itself, by way of the stages it copies from");
-            return Err(d.help("break the circle: one of the stages must not use the other").into());
+        if let Some(start) = self.in_progress.iter().position(|i| *i == index) {
+            let name = |i: &usize| self.file.stages[*i].from.name.as_ref().map_or(i.to_string(), |n| n.text.clone());
+            let mut cycle: Vec<String> = self.in_progress[start..].iter().map(name).collect();
+            cycle.push(name(&index));
+            let message = format!("stage `{}` depends on itself: {}", name(&index), cycle.join(" → "));
+            let d = Diagnostic::new(stage.span, message);
+            return Err(d.help("remove one of the references that form the cycle").into());
         }
-        if self.open.len() >= MAX_DEPTH {
-            let d = Diagnostic::new(stage.span, format!("more than {MAX_DEPTH} stages wait for stages further down"));
-            return Err(d.help("put stages above those that use them").into());
+        if self.in_progress.len() >= MAX_DEPTH {
+            let message = format!("more than {MAX_DEPTH} stages depend on stages defined later in the file");
+            return Err(Diagnostic::new(stage.span, message).help("move stages above the stages that use them").into());
         }
-        self.open.push(index);
+        self.in_progress.push(index);
         if let Some(state) = self.stage_from_context(index, stage)? {
-            self.open.pop();
+            self.in_progress.pop();
             self.states.insert(index, state.clone());
             return Ok(state);
         }
@@ -302,7 +322,10 @@ impl Planner<'_> {
         for trigger in std::mem::take(&mut state.config.config.on_build) {
             let mut instruction = parse_trigger(&trigger).map_err(|mut e| {
                 let d = e.remove(0);
-                Diagnostic::new(stage.span, format!("the base image's ONBUILD trigger `{trigger}`: {}", d.message))
+                Diagnostic::new(
+                    stage.span,
+                    format!("invalid ONBUILD trigger `{trigger}` in the base image: {}", d.message),
+                )
             })?;
             instruction.span = stage.span;
             self.instruction(&mut state, &instruction, Some(stage.from.image.span))?;
@@ -310,7 +333,7 @@ impl Planner<'_> {
         for instruction in &stage.instructions {
             self.instruction(&mut state, instruction, None)?;
         }
-        self.open.pop();
+        self.in_progress.pop();
         self.states.insert(index, state.clone());
         Ok(state)
     }
@@ -331,22 +354,24 @@ impl Planner<'_> {
         self.vertices.len() - 1
     }
 
-    /// Adds a step to the stage, with its line of history.
-    fn step(&mut self, state: &mut State, step: Step, text: String, created_by: String, span: Span) {
+    /// Appends a step to the stage, with its history entry.
+    fn step(&mut self, state: &mut StageState, step: Step, text: String, created_by: String, span: Span) {
         state.step += 1;
         let total = state.total.max(state.step);
         let id = self.add(step, Some(state.vertex), &state.stage.clone(), state.step, total, text, span);
-        // Making a directory again is not what anybody means by building without the cache.
+        // WORKDIR is excluded: creating a directory again has no effect that --no-cache is meant
+        // for.
         self.vertices[id].ignore_cache = state.ignore_cache && !matches!(self.vertices[id].step, Step::Workdir(_));
         state.vertex = id;
-        self.remember(state, created_by, Some(id));
+        self.push_history(state, created_by, Some(id));
     }
 
-    fn note(&mut self, state: &mut State, created_by: String) {
-        self.remember(state, created_by, None);
+    /// Appends a history entry without a layer.
+    fn push_empty_layer(&mut self, state: &mut StageState, created_by: String) {
+        self.push_history(state, created_by, None);
     }
 
-    fn remember(&mut self, state: &mut State, created_by: String, layer: Option<VertexId>) {
+    fn push_history(&mut self, state: &mut StageState, created_by: String, layer: Option<VertexId>) {
         self.history.push((HistoryEntry { created_by, layer }, state.history));
         state.history = Some(self.history.len() - 1);
     }
@@ -358,16 +383,17 @@ impl Planner<'_> {
         entries
     }
 
-    fn word(&mut self, state: &State, word: &Word) -> Planned<String> {
+    fn word(&mut self, state: &StageState, word: &Word) -> Planned<String> {
         Ok(expand(word, self.file.escape, &state.vars, &mut self.warnings)?)
     }
 
-    fn words(&mut self, state: &State, words: &[Word]) -> Planned<Vec<String>> {
+    fn words(&mut self, state: &StageState, words: &[Word]) -> Planned<Vec<String>> {
         words.iter().map(|w| self.word(state, w)).collect()
     }
 
-    /// `at`: where to point when the instruction is a trigger of a base image and stands in no file.
-    fn instruction(&mut self, state: &mut State, i: &ast::Instruction, at: Option<Span>) -> Planned<()> {
+    /// Plans one instruction. `at` is the location for diagnostics if the instruction is an ONBUILD
+    /// trigger of the base image, which is not part of the Dockerfile.
+    fn instruction(&mut self, state: &mut StageState, i: &ast::Instruction, at: Option<Span>) -> Planned<()> {
         let result = self.dispatch(state, i);
         match (result, at) {
             (Err(Stop::Error(d)), Some(span)) => {
@@ -378,14 +404,14 @@ impl Planner<'_> {
         }
     }
 
-    fn dispatch(&mut self, state: &mut State, i: &ast::Instruction) -> Planned<()> {
+    fn dispatch(&mut self, state: &mut StageState, i: &ast::Instruction) -> Planned<()> {
         match &i.op {
             Op::Run(run) => self.run(state, run, i.span),
             Op::Copy(copy) => self.copy(state, copy, i.span),
             Op::Workdir(word) => self.workdir(state, word, i.span),
             Op::Env(pairs) => {
                 let mut text = String::from("ENV");
-                // All values see the environment as it was before the instruction.
+                // All values are expanded in the environment before the instruction.
                 let mut set = Vec::new();
                 for pair in pairs {
                     set.push((self.word(state, &pair.name)?, self.word(state, &pair.value)?));
@@ -395,7 +421,7 @@ impl Planner<'_> {
                     state.env.set(&k, &v);
                     state.vars.set_last(&k, &v);
                 }
-                self.note(state, text);
+                self.push_empty_layer(state, text);
                 Ok(())
             }
             Op::Label(pairs) => {
@@ -405,7 +431,7 @@ impl Planner<'_> {
                     text.push_str(&format!(" {k}={v}"));
                     state.config.config.labels.insert(k, v);
                 }
-                self.note(state, text);
+                self.push_empty_layer(state, text);
                 Ok(())
             }
             Op::Arg(decls) => self.arg(state, decls),
@@ -413,11 +439,11 @@ impl Planner<'_> {
         }
     }
 
-    fn workdir(&mut self, state: &mut State, word: &Word, span: Span) -> Planned<()> {
-        // No path at all is where one is already.
+    fn workdir(&mut self, state: &mut StageState, word: &Word, span: Span) -> Planned<()> {
+        // An empty path means the current working directory.
         let path = self.word(state, word)?;
         let path = native_path(state, &path, word.span)?;
-        // An absolute path is kept as it is written.
+        // An absolute path is kept as written.
         let shown = match &path[..] {
             "" => Some(cwd(state)).filter(|dir| dir.starts_with('/')).unwrap_or_else(|| join("/", &cwd(state))),
             path if path.starts_with('/') && !is_windows(state) => path.to_string(),
@@ -427,7 +453,7 @@ impl Planner<'_> {
         let text = format!("WORKDIR {shown}");
         let path = join("/", &shown);
         if shown == "/" {
-            self.note(state, text);
+            self.push_empty_layer(state, text);
         } else {
             let user = state.config.config.user.clone();
             self.step(state, Step::Workdir(WorkdirStep { path, user, time: self.epoch }), text.clone(), text, span);
@@ -435,7 +461,7 @@ impl Planner<'_> {
         Ok(())
     }
 
-    fn shell(&self, state: &State) -> Vec<String> {
+    fn shell(&self, state: &StageState) -> Vec<String> {
         match &state.config.config.shell {
             shell if shell.is_empty() && is_windows(state) => ["cmd", "/S", "/C"].map(String::from).into(),
             shell if shell.is_empty() => vec!["/bin/sh".into(), "-c".into()],
@@ -443,7 +469,7 @@ impl Planner<'_> {
         }
     }
 
-    fn argv(&self, state: &State, command: &Command) -> Vec<String> {
+    fn argv(&self, state: &StageState, command: &Command) -> Vec<String> {
         match command {
             Command::Exec(argv) => argv.clone(),
             Command::Shell(word) => {
@@ -455,56 +481,61 @@ impl Planner<'_> {
     }
 }
 
-fn is_windows(state: &State) -> bool {
+fn is_windows(state: &StageState) -> bool {
     state.config.os == "windows"
 }
 
-/// The working directory, with slashes on every system.
-fn cwd(state: &State) -> String {
+/// Returns the working directory with forward slashes on every operating system.
+fn cwd(state: &StageState) -> String {
     match &state.config.config.working_dir {
         dir if is_windows(state) => dir.replace('\\', "/"),
         dir => dir.clone(),
     }
 }
 
-/// A path as the image's system writes it, with slashes. That of windows may name the drive that is the image's.
-fn native_path(state: &State, path: &str, span: Span) -> Result<String, Diagnostic> {
+/// Converts a path of the image's operating system to forward slashes. A Windows path may name
+/// drive C:, the only drive of an image.
+fn native_path(state: &StageState, path: &str, span: Span) -> Result<String, Diagnostic> {
     if !is_windows(state) {
         return Ok(path.to_string());
     }
     let path = path.replace('\\', "/");
     let refused = |what: &str| Err(Diagnostic::new(span, format!("`{path}` {what}")));
     match path.split_once(':') {
-        _ if path.starts_with("//") => refused("names a share, and an image has none"),
+        _ if path.starts_with("//") => refused("is a network share, which an image cannot contain"),
         None => Ok(path),
-        Some((drive, _)) if !drive.eq_ignore_ascii_case("c") => refused("is not on the drive of the image (C:)"),
-        Some((_, "")) => refused("names a drive and no path"),
+        Some((drive, _)) if !drive.eq_ignore_ascii_case("c") => {
+            refused("is not on drive C:, the only drive of an image")
+        }
+        Some((_, "")) => refused("names a drive but no path"),
         Some((_, rest)) => Ok(rest.to_string()),
     }
 }
 
-fn stage_places(file: &Dockerfile) -> HashMap<String, Vec<usize>> {
-    let mut places: HashMap<String, Vec<usize>> = HashMap::new();
+fn stages_by_name(file: &Dockerfile) -> HashMap<String, Vec<usize>> {
+    let mut stages: HashMap<String, Vec<usize>> = HashMap::new();
     for (i, stage) in file.stages.iter().enumerate() {
         if let Some(name) = &stage.from.name {
-            places.entry(name.text.to_lowercase()).or_default().push(i);
+            stages.entry(name.text.to_lowercase()).or_default().push(i);
         }
     }
-    places
+    stages
 }
 
 fn not_yet(span: Span, what: &str) -> Diagnostic {
     Diagnostic::new(span, format!("{what} is not supported yet"))
 }
 
-/// `path` below `base` if it is relative; without `.`, `..` and doubled slashes.
+/// Resolves `path` against `base` lexically: the result is absolute, without `.`, `..` and `//`.
 fn join(base: &str, path: &str) -> String {
     let whole = if path.starts_with('/') { path.to_string() } else { format!("{base}/{path}") };
     let mut parts: Vec<&str> = Vec::new();
     for part in whole.split('/') {
         match part {
             "" | "." => {}
-            ".." => drop(parts.pop()),
+            ".." => {
+                parts.pop();
+            }
             part => parts.push(part),
         }
     }

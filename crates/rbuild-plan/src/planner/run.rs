@@ -1,4 +1,4 @@
-//! RUN and its mounts.
+//! RUN: command line, mounts, network and security mode.
 
 use rbuild_dockerfile::ast::{self, Command, Word};
 use rbuild_dockerfile::{Diagnostic, Mount, MountKind, PROXY_ARGS, Span, parse_mount};
@@ -7,7 +7,7 @@ use rbuild_image::Platform;
 
 use super::args::{CACHE_NAMESPACE, SANDBOX_HOSTNAME};
 use super::copy::file_name;
-use super::{Planned, Planner, State, join};
+use super::{Planned, Planner, StageState, join};
 use crate::graph::{
     AgentStep, CacheStep, From as Input, InlineFile, MountKindStep, MountStep, Network, RunStep, SecretStep, Security,
     Step,
@@ -17,21 +17,21 @@ use crate::history;
 const HOSTNAME: &str = "buildkitsandbox";
 
 impl Planner<'_> {
-    pub(super) fn run(&mut self, state: &mut State, run: &ast::Run, span: Span) -> Planned<()> {
-        self.can_run(state, span)?;
+    pub(super) fn run(&mut self, state: &mut StageState, run: &ast::Run, span: Span) -> Planned<()> {
+        self.check_runnable(state, span)?;
         self.devices(&run.devices)?;
         let security = self.security(run.security.as_ref())?;
         let network = match run.network.as_ref().map(|w| (w.text.as_str(), w.span)) {
             None | Some(("default", _)) => self.params.network,
             Some(("host", _)) if self.params.allow_host_network => Network::Host,
             Some(("host", span)) => {
-                let d = Diagnostic::new(span, "this build keeps its commands off the machine's network");
-                return Err(d.help("add --allow network.host if you trust the Dockerfile").into());
+                let d = Diagnostic::new(span, "`--network=host` is not allowed in this build");
+                return Err(d.help("pass `--allow network.host` if you trust the Dockerfile").into());
             }
             Some(("none", _)) => Network::None,
             Some((other, span)) => {
-                let d = Diagnostic::new(span, format!("`{other}` is not a network"));
-                return Err(d.help("the networks are default, none and host").into());
+                let d = Diagnostic::new(span, format!("unknown network mode `{other}`"));
+                return Err(d.help("use default, none or host").into());
             }
         };
         let mut mounts = Vec::new();
@@ -84,9 +84,9 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// Proxies that were given as build arguments and not declared: programs look for either spelling, so each gives
-    /// both.
-    fn proxies(&self, state: &State) -> Vec<(String, String)> {
+    /// Returns the proxy settings given as undeclared build arguments. Programs read either
+    /// spelling, so each setting is returned in upper and in lower case.
+    fn proxies(&self, state: &StageState) -> Vec<(String, String)> {
         let given = |name: &str| self.params.build_args.iter().rev().find(|(k, _)| k == name).map(|(_, v)| v.clone());
         let twin = |name: &str| {
             let upper = name.to_uppercase();
@@ -96,17 +96,17 @@ impl Planner<'_> {
         undeclared.filter_map(|name| Some((name.to_string(), given(name).or_else(|| given(&twin(name)))?))).collect()
     }
 
-    /// Whether this machine can run the stage's programs at all.
-    fn can_run(&self, state: &State, span: Span) -> Planned<()> {
+    /// Checks that this machine can run programs of the stage's platform.
+    fn check_runnable(&self, state: &StageState, span: Span) -> Planned<()> {
         let (host, wanted) = (Platform::host(), state.config.platform());
         if host.runs(&wanted) || (wanted.os == host.os && self.params.emulated.contains(&wanted.arch)) {
             return Ok(());
         }
-        let d = Diagnostic::new(span, format!("this command is for {wanted}, and this machine runs {host} only"));
+        let d = Diagnostic::new(span, format!("command requires {wanted}, but this machine runs only {host}"));
         Err(d
             .help(
-                "install an emulator that the kernel finds by itself (Debian: apt-get install qemu-user-static \
-                   binfmt-support), build on a machine of that platform, or keep to COPY in this stage",
+                "install an emulator registered with binfmt_misc (Debian: apt-get install qemu-user-static \
+                   binfmt-support), build on a machine of that platform, or use only COPY in this stage",
             )
             .into())
     }
@@ -116,22 +116,26 @@ impl Planner<'_> {
             None | Some(("sandbox", _)) => Ok(Security::Sandbox),
             Some(("insecure", _)) if self.params.allow_insecure => Ok(Security::Insecure),
             Some(("insecure", span)) => {
-                let d = Diagnostic::new(span, "this command asks for all rights, and the build does not allow that");
-                Err(d.help("add --allow security.insecure if you trust the Dockerfile").into())
+                let d = Diagnostic::new(span, "`--security=insecure` is not allowed in this build");
+                Err(d.help("pass `--allow security.insecure` if you trust the Dockerfile").into())
             }
             Some((other, span)) => {
-                let d = Diagnostic::new(span, format!("`{other}` is not a security mode"));
-                Err(d.help("the modes are sandbox and insecure").into())
+                let d = Diagnostic::new(span, format!("unknown security mode `{other}`"));
+                Err(d.help("use sandbox or insecure").into())
             }
         }
     }
 
-    /// Devices come from descriptions that no builder without a daemon reads; one that need not be there is left out.
+    /// Rejects required devices and warns about optional ones: `--device` names CDI devices, which
+    /// are not supported.
     fn devices(&mut self, devices: &[Word]) -> Planned<()> {
         for word in devices {
             let required = word.text.split(',').skip(1).any(|o| o == "required" || o == "required=true");
-            let d = Diagnostic::new(word.span, format!("the device `{}` cannot be given to commands", word.text));
-            let d = d.help("RUN --device is not supported; /dev/null, zero, full, random, urandom and tty are there");
+            let d = Diagnostic::new(
+                word.span,
+                format!("device `{}` is not available: RUN --device is not supported", word.text),
+            );
+            let d = d.help("remove --device; commands have /dev/null, zero, full, random, urandom and tty");
             if required {
                 return Err(d.into());
             }
@@ -140,15 +144,15 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// The command line of a RUN, and its short form for people.
+    /// Returns the command line of a RUN and its short form for display.
     fn run_args(
         &mut self,
-        state: &State,
+        state: &StageState,
         run: &ast::Run,
         script: Option<&InlineFile>,
     ) -> Planned<(Vec<String>, String)> {
         let Command::Shell(word) = &run.command else {
-            return Ok((self.argv(state, &run.command), history::shown(&run.command)));
+            return Ok((self.argv(state, &run.command), history::display(&run.command)));
         };
         if run.heredocs.is_empty() {
             return Ok((self.argv(state, &run.command), word.text.clone()));
@@ -175,16 +179,16 @@ impl Planner<'_> {
         Ok((argv, word.text.clone()))
     }
 
-    fn mount(&mut self, state: &State, mount: &Mount, span: Span) -> Planned<MountStep> {
+    fn mount(&mut self, state: &StageState, mount: &Mount, span: Span) -> Planned<MountStep> {
         let target = mount.target.as_deref().map(|t| join(&state.config.config.working_dir, t));
         let target = match target.as_deref() {
             Some("/") => {
-                let d = Diagnostic::new(span, "a mount cannot cover the root directory");
-                return Err(d.help("give a target below /").into());
+                let d = Diagnostic::new(span, "mount target `/` would cover the root file system");
+                return Err(d.help("set `target` to a path below /").into());
             }
             Some(target) => target.to_string(),
-            // The parser has seen to it that these mounts have one.
-            None => return Err(Diagnostic::new(span, "the mount needs a target").into()),
+            // The parser rejects these mounts without a target.
+            None => return Err(Diagnostic::new(span, "mount has no target").into()),
         };
         let (kind, read_only) = match mount.kind {
             MountKind::Bind => {
@@ -198,7 +202,7 @@ impl Planner<'_> {
             MountKind::Cache => (self.cache(mount, &target, span)?, mount.read_only.unwrap_or(false)),
             MountKind::Tmpfs => (MountKindStep::Tmpfs { size: mount.size }, false),
             MountKind::Secret | MountKind::Ssh => {
-                return Err(Diagnostic::new(span, format!("a {} mount is no file system", mount.kind.name())).into());
+                return Err(Diagnostic::new(span, format!("a {} mount is not a file system", mount.kind.name())).into());
             }
         };
         Ok(MountStep { target, read_only, kind, span })
@@ -222,21 +226,21 @@ impl Planner<'_> {
         }))
     }
 
-    /// Expands every option of a mount but `from`.
-    fn mount_text(&mut self, state: &State, word: &Word) -> Planned<String> {
+    /// Expands the options of a mount, except `from`.
+    fn mount_text(&mut self, state: &StageState, word: &Word) -> Planned<String> {
         if !word.text.contains('$') {
             return Ok(word.text.clone());
         }
         let from = word.text.split(',').find(|f| f.to_lowercase().starts_with("from=") && f.contains('$'));
         if from.is_some() {
-            let d = Diagnostic::new(word.span, "`from` in a mount takes no variables");
-            return Err(d.help("define a stage `FROM $NAME AS x` and use `from=x`").into());
+            let d = Diagnostic::new(word.span, "mount option `from` does not expand variables");
+            return Err(d.help("define a stage with `FROM $NAME AS x` and use `from=x`").into());
         }
         self.word(state, word)
     }
 }
 
-/// The single here-document of a RUN that is nothing else, if it names its interpreter.
+/// Returns the here-document of a RUN that consists only of it, if it starts with `#!`.
 fn script(run: &ast::Run) -> Result<Option<InlineFile>, Diagnostic> {
     let ([doc], Command::Shell(word)) = (&run.heredocs[..], &run.command) else { return Ok(None) };
     let alone = word.text.split_whitespace().count() == 1 && doc.fd.is_none();
@@ -247,15 +251,15 @@ fn script(run: &ast::Run) -> Result<Option<InlineFile>, Diagnostic> {
     Ok(Some(InlineFile { name: doc.name.clone(), content: doc.body.clone() }))
 }
 
-fn secret(state: &State, mount: &Mount, span: Span) -> Planned<SecretStep> {
+fn secret(state: &StageState, mount: &Mount, span: Span) -> Planned<SecretStep> {
     let target = mount.target.as_deref().map(|t| join(&state.config.config.working_dir, t));
     let base = target.as_deref().and_then(|t| t.rsplit('/').next()).filter(|b| !b.is_empty());
     let id = mount.id.as_deref().or(mount.source.as_deref()).or(base);
     let Some(id) = id.map(str::to_string) else {
-        let d = Diagnostic::new(span, "a secret mount needs to know which secret");
+        let d = Diagnostic::new(span, "secret mount has no id");
         return Err(d.help("add `id=NAME`").into());
     };
-    // A variable alone needs no file.
+    // With `env` alone there is no file.
     let default = || format!("/run/secrets/{}", id.rsplit('/').next().unwrap_or(&id));
     let target = target.or_else(|| mount.env.is_none().then(default));
     Ok(SecretStep {
@@ -270,8 +274,8 @@ fn secret(state: &State, mount: &Mount, span: Span) -> Planned<SecretStep> {
     })
 }
 
-/// Where the `n`th agent of a command is, unless the mount says otherwise.
-fn agent(state: &State, mount: &Mount, n: usize, span: Span) -> AgentStep {
+/// Returns the ssh agent mount; `n` numbers the default socket paths of a command.
+fn agent(state: &StageState, mount: &Mount, n: usize, span: Span) -> AgentStep {
     let target = mount.target.as_deref().map(|t| join(&state.config.config.working_dir, t));
     AgentStep {
         id: mount.id.clone().unwrap_or_else(|| "default".into()),

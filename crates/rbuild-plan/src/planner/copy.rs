@@ -1,16 +1,16 @@
-//! COPY and ADD.
+//! COPY and ADD: options, sources and here-documents.
 
 use rbuild_dockerfile::ast;
 use rbuild_dockerfile::expand::Lexer;
 use rbuild_dockerfile::{Diagnostic, Span};
 
-use super::{Planned, Planner, State, cwd, join, native_path, not_yet};
+use super::{Planned, Planner, StageState, cwd, join, native_path, not_yet};
 use crate::Chmod;
 use crate::graph::{CopyStep, From as Input, InlineFile, SourceNames, Step};
 use crate::history;
 
 impl Planner<'_> {
-    pub(super) fn copy(&mut self, state: &mut State, copy: &ast::Copy, span: Span) -> Planned<()> {
+    pub(super) fn copy(&mut self, state: &mut StageState, copy: &ast::Copy, span: Span) -> Planned<()> {
         let name = if copy.add { "ADD" } else { "COPY" };
         let later = [("--checksum", &copy.checksum), ("--keep-git-dir", &copy.keep_git_dir)];
         for (flag, word) in later {
@@ -21,8 +21,8 @@ impl Planner<'_> {
         let from = match &copy.from {
             None => Input::Context,
             Some(word) if word.text.contains('$') => {
-                let d = Diagnostic::new(word.span, "--from takes no variables");
-                return Err(d.help("define a stage `FROM $NAME AS x` and use `--from=x`").into());
+                let d = Diagnostic::new(word.span, "`--from` does not expand variables");
+                return Err(d.help("define a stage with `FROM $NAME AS x` and use `--from=x`").into());
             }
             Some(word) => self.input_named(&word.text, word.span)?,
         };
@@ -35,8 +35,8 @@ impl Planner<'_> {
                 return Err(not_yet(word.span, "ADD of a URL").into());
             }
             if remote {
-                let d = Diagnostic::new(word.span, "COPY takes files of the context, not a URL");
-                return Err(d.help("use ADD for URLs").into());
+                let d = Diagnostic::new(word.span, "COPY cannot fetch a URL");
+                return Err(d.help("use ADD").into());
             }
         }
         let dest = self.word(state, &copy.dest)?;
@@ -51,8 +51,8 @@ impl Planner<'_> {
         if let (Some(link), Some(owner)) = (&copy.link, &chown)
             && !owner.split(':').all(|part| part.is_empty() || part == "root" || part.parse::<u32>().is_ok())
         {
-            let d = Diagnostic::new(link.span, "a copy with --link stands on nothing, so it knows no names of users");
-            return Err(d.help("give numbers to --chown, or leave --link out").into());
+            let message = format!("`--chown={owner}` needs /etc/passwd, which `{name} --link` cannot read");
+            return Err(Diagnostic::new(link.span, message).help("use numeric IDs, or remove --link").into());
         }
         let inline = self.inline_files(state, &copy.heredocs)?;
         let created_by = history::copy(
@@ -87,7 +87,7 @@ impl Planner<'_> {
         Ok(())
     }
 
-    fn inline_files(&mut self, state: &State, docs: &[ast::Heredoc]) -> Planned<Vec<InlineFile>> {
+    fn inline_files(&mut self, state: &StageState, docs: &[ast::Heredoc]) -> Planned<Vec<InlineFile>> {
         let lexer = Lexer { escape: '\\', raw_quotes: true, skip_unset: false };
         docs.iter()
             .map(|doc| {
@@ -105,11 +105,12 @@ impl Planner<'_> {
     }
 }
 
-/// Checks that a here-document's name is the name of a file and not a path: it decides where the file goes.
+/// Checks that the name of a here-document is a plain file name. A path could place the file
+/// outside of the destination.
 pub(super) fn file_name(doc: &ast::Heredoc) -> Result<(), Diagnostic> {
     if matches!(doc.name.as_str(), "." | "..") || doc.name.contains(['/', '\0']) {
-        let d = Diagnostic::new(doc.opener, format!("`{}` cannot be the name of a file", doc.name));
-        return Err(d.help("name the here-document by one word without slashes; the destination says where it goes"));
+        let d = Diagnostic::new(doc.opener, format!("here-document name `{}` is not a file name", doc.name));
+        return Err(d.help("use a name without slashes; the destination sets the directory"));
     }
     Ok(())
 }
@@ -117,6 +118,6 @@ pub(super) fn file_name(doc: &ast::Heredoc) -> Result<(), Diagnostic> {
 fn chmod(text: &str, span: Span) -> Result<Chmod, Diagnostic> {
     Chmod::parse(text).ok_or_else(|| {
         let d = Diagnostic::new(span, format!("`{text}` is not a file mode"));
-        d.help("give octal digits from 0 to 7777, for example 644, or a symbolic mode such as u=rwX,go=rX")
+        d.help("use octal digits from 0 to 7777, for example 644, or a symbolic mode such as u=rwX,go=rX")
     })
 }

@@ -1,17 +1,17 @@
-//! Instructions that change the image's configuration and nothing else.
+//! Instructions that only change the image configuration.
 
 use rbuild_dockerfile::ast::{self, Command, Op};
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_image::Healthcheck;
 use serde_json::{Map, Value};
 
-use super::{Planned, Planner, State};
+use super::{Planned, Planner, StageState};
 use crate::history;
-use crate::scope::expand_words;
+use crate::variables::expand_words;
 
 impl Planner<'_> {
-    /// Instructions that change the configuration only.
-    pub(super) fn metadata(&mut self, state: &mut State, i: &ast::Instruction) -> Planned<()> {
+    /// Applies an instruction that only changes the configuration.
+    pub(super) fn metadata(&mut self, state: &mut StageState, i: &ast::Instruction) -> Planned<()> {
         let empty = || Value::Object(Map::new());
         let text = match &i.op {
             Op::User(word) => {
@@ -21,7 +21,8 @@ impl Planner<'_> {
             }
             Op::Expose(words) => {
                 let mut ports = Vec::new();
-                // The words are sorted as they are written; the ports of a range come in their order.
+                // BuildKit sorts the words as written; the ports of a range stay in ascending
+                // order.
                 let mut words: Vec<_> = words.iter().collect();
                 words.sort_by(|a, b| a.text.cmp(&b.text));
                 for word in words {
@@ -29,15 +30,15 @@ impl Planner<'_> {
                         ports.extend(expose(&port, word.span)?);
                     }
                 }
-                ports.iter().for_each(|p| drop(state.config.config.exposed_ports.insert(p.clone(), empty())));
+                state.config.config.exposed_ports.extend(ports.iter().map(|p| (p.clone(), empty())));
                 format!("EXPOSE [{}]", ports.join(" "))
             }
             Op::Volume(words) => {
                 let volumes = self.words(state, words)?;
                 if let Some((_, word)) = volumes.iter().zip(words).find(|(volume, _)| volume.trim().is_empty()) {
-                    return Err(Diagnostic::new(word.span, "a volume needs a path, and this one is empty").into());
+                    return Err(Diagnostic::new(word.span, "volume path is empty").into());
                 }
-                volumes.iter().for_each(|v| drop(state.config.config.volumes.insert(v.clone(), empty())));
+                state.config.config.volumes.extend(volumes.iter().map(|v| (v.clone(), empty())));
                 format!("VOLUME [{}]", volumes.join(" "))
             }
             Op::Shell(argv) => {
@@ -48,7 +49,7 @@ impl Planner<'_> {
                 let signal = self.word(state, word)?;
                 if !valid_signal(&signal) {
                     let d = Diagnostic::new(word.span, format!("`{signal}` is not a signal"));
-                    return Err(d.help("give a name such as SIGTERM or a number from 1 to 64").into());
+                    return Err(d.help("use a name such as SIGTERM or a number from 1 to 64").into());
                 }
                 state.config.config.stop_signal = signal.clone();
                 format!("STOPSIGNAL {signal}")
@@ -86,7 +87,7 @@ impl Planner<'_> {
             }
             Op::Run(_) | Op::Copy(_) | Op::Workdir(_) | Op::Env(_) | Op::Label(_) | Op::Arg(_) => return Ok(()),
         };
-        self.note(state, text);
+        self.push_empty_layer(state, text);
         Ok(())
     }
 
@@ -111,23 +112,23 @@ impl Planner<'_> {
     }
 }
 
-/// `80`, `80/udp`, `8000-8010/tcp` to one entry a port.
+/// Expands a port or range (`80`, `80/udp`, `8000-8010/tcp`) to one `port/protocol` entry per port.
 fn expose(text: &str, span: Span) -> Result<Vec<String>, Diagnostic> {
     let (ports, proto) = text.split_once('/').unwrap_or((text, ""));
     let proto = if proto.is_empty() { "tcp".to_string() } else { proto.to_lowercase() };
-    // `ip:host:container` maps a port at run time, which an image cannot; the container's port is what counts.
+    // Of `ip:host:container` only the container port applies: an image cannot publish ports.
     let ports = ports.rsplit(':').next().unwrap_or(ports);
     let bad = |why: &str| {
-        Diagnostic::new(span, format!("`{text}` is not a port: {why}")).help("write it like 80, 80/udp or 8000-8010")
+        Diagnostic::new(span, format!("invalid port `{text}`: {why}")).help("use the form 80, 80/udp or 8000-8010")
     };
     if !["tcp", "udp", "sctp"].contains(&proto.as_str()) {
-        return Err(bad("the protocol is tcp, udp or sctp"));
+        return Err(bad("protocol must be tcp, udp or sctp"));
     }
     let (low, high) = ports.split_once('-').unwrap_or((ports, ports));
-    let number = |s: &str| s.parse::<u16>().map_err(|_| bad("ports go from 0 to 65535"));
+    let number = |s: &str| s.parse::<u16>().map_err(|_| bad("port numbers range from 0 to 65535"));
     let (low, high) = (number(low)?, number(high)?);
     if high < low {
-        return Err(bad("the range ends before it starts"));
+        return Err(bad("range ends before it starts"));
     }
     Ok((low..=high).map(|p| format!("{p}/{proto}")).collect())
 }
@@ -138,7 +139,7 @@ fn valid_signal(text: &str) -> bool {
         "ALRM", "TERM", "STKFLT", "CHLD", "CLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
         "VTALRM", "PROF", "WINCH", "IO", "POLL", "PWR", "SYS",
     ];
-    // Which numbers there are is for the machine to say that the image runs on.
+    // Valid numbers depend on the machine that runs the image; only 0 is always wrong.
     if let Ok(n) = text.parse::<i64>() {
         return n != 0;
     }

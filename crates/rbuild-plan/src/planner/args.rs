@@ -1,8 +1,8 @@
-//! ARG, the build arguments, and what some of them mean to the builder itself.
+//! ARG, build arguments, and the arguments that configure the builder itself.
 
 use super::*;
 
-/// Build arguments that mean something without being declared.
+/// Build arguments that have an effect without an ARG.
 pub(super) const BUILT_IN_ARGS: [&str; 11] = [
     EPOCH,
     CACHE_NAMESPACE,
@@ -18,15 +18,16 @@ pub(super) const BUILT_IN_ARGS: [&str; 11] = [
 ];
 
 const EPOCH: &str = "SOURCE_DATE_EPOCH";
-/// Goes before the ids of cache mounts, so that builds that share a store need not share caches.
+/// Prefix of the ids of cache mounts: separates the caches of builds that share a store.
 pub(super) const CACHE_NAMESPACE: &str = "BUILDKIT_CACHE_MOUNT_NS";
-/// The host name that commands see.
+/// Host name of the containers of RUN.
 pub(super) const SANDBOX_HOSTNAME: &str = "BUILDKIT_SANDBOX_HOSTNAME";
-/// Declared in a stage, they speak to the builder and do not reach the environment of commands.
+/// Arguments for the builder: an ARG in a stage does not pass them to commands.
 const NEVER_IN_ENV: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
 
-/// The arguments that are there without being declared: the platforms of this machine and of the result, and the stage that
-/// is built. Build arguments of their names take their place.
+/// Returns the predefined global arguments: `BUILD*` for the platform of this machine, `TARGET*`
+/// for the platform of the result, and `TARGETSTAGE`. Build arguments of the same name override
+/// them.
 pub fn automatic_args(params: &Parameters, stage: &str) -> Vec<(String, String)> {
     let of = |prefix: &str, p: &Platform| {
         [
@@ -44,7 +45,7 @@ pub fn automatic_args(params: &Parameters, stage: &str) -> Vec<(String, String)>
 }
 
 impl Planner<'_> {
-    /// The language that the file asks for. The standard ones are built in; no frontend is ever fetched.
+    /// Checks the requested frontend. The standard one is built in; others are errors.
     pub(super) fn syntax(&mut self) -> Planned<()> {
         let directive = self.file.directives.iter().find(|d| d.name == "syntax").map(|d| d.value.clone());
         let argument = self.build_arg("BUILDKIT_SYNTAX");
@@ -58,8 +59,8 @@ impl Planner<'_> {
         if image == "dockerfile.v0" || is_standard(image) {
             return Ok(());
         }
-        let d = Diagnostic::new(wanted.span, format!("the file asks for the frontend `{image}`, and rbuild runs none"));
-        Err(d.help("the language of docker/dockerfile is built in; leave the syntax directive out").into())
+        let d = Diagnostic::new(wanted.span, format!("frontend `{image}` is not supported"));
+        Err(d.help("remove the syntax directive; the language of docker/dockerfile is built in").into())
     }
 
     pub(super) fn declared_args(&self) -> Vec<String> {
@@ -70,6 +71,7 @@ impl Planner<'_> {
             .collect()
     }
 
+    /// Returns the value of a build argument and marks it as used.
     pub(super) fn build_arg(&mut self, name: &str) -> Option<String> {
         let value = self.params.build_args.iter().rev().find(|(k, _)| k == name).map(|(_, v)| v.clone());
         if value.is_some() && !self.used_args.iter().any(|a| a == name) {
@@ -100,7 +102,8 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// SOURCE_DATE_EPOCH: what the caller gave, else the file's own global default. Empty is none.
+    /// Returns `SOURCE_DATE_EPOCH` in seconds: the build argument, or else the default of the
+    /// global ARG. An empty value means none.
     pub(super) fn epoch(&mut self) -> Planned<Option<i64>> {
         let given = self.build_arg(EPOCH);
         let decls = self.file.global_args.iter().filter_map(|i| if let Op::Arg(d) = &i.op { Some(d) } else { None });
@@ -120,10 +123,10 @@ impl Planner<'_> {
             return Err(not_yet(span, &format!("{EPOCH} taken from `{text}`")).into());
         }
         let d = Diagnostic::new(span, format!("{EPOCH}={text} is neither a number of seconds nor `context`"));
-        Err(d.help("`git log -1 --format=%ct` gives the time of a commit in seconds").into())
+        Err(d.help("use the time of a commit in seconds, as printed by `git log -1 --format=%ct`").into())
     }
 
-    pub(super) fn arg(&mut self, state: &mut State, decls: &[ast::ArgDecl]) -> Planned<()> {
+    pub(super) fn arg(&mut self, state: &mut StageState, decls: &[ast::ArgDecl]) -> Planned<()> {
         let mut text = String::from("ARG");
         for decl in decls {
             let name = decl.name.text.as_str();
@@ -146,12 +149,13 @@ impl Planner<'_> {
                 }
             }
         }
-        self.note(state, text);
+        self.push_empty_layer(state, text);
         Ok(())
     }
 }
 
-/// Whether an image is the standard frontend, also by way of a mirror: `mirror:5000/docker/dockerfile:1`.
+/// Returns true if `image` is the standard frontend, possibly on a mirror
+/// (`mirror:5000/docker/dockerfile:1`).
 fn is_standard(image: &str) -> bool {
     let name = image.split('@').next().unwrap_or("");
     let last = name.rfind('/').map_or(0, |slash| slash + 1);

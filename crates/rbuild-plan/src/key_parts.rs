@@ -1,7 +1,8 @@
-//! What a step contributes to its cache key, inputs aside: parts, each with a name that people understand, so that what
-//! changed between two builds can be said.
+//! Splits a step's definition into named parts for its cache key.
 //!
-//! Each step is taken apart field by field, so that a new field does not compile until somebody decides.
+//! Inputs (parent, context files) are not included. The names are user-visible: they explain which
+//! part changed when a step misses the cache. Steps are destructured field by field, so adding a
+//! field does not compile until its effect on the key has been decided.
 
 use crate::Chmod;
 use crate::graph::{
@@ -9,11 +10,11 @@ use crate::graph::{
     SourceNames, Step, Ulimit, WorkdirStep,
 };
 
-/// Takes one part: its name and its value. A name may come several times.
+/// Receives one part: its name and its value. A name may occur more than once.
 pub type Tell<'a> = &'a mut dyn FnMut(&'static str, &[u8]);
 
 impl Step {
-    /// Tells everything that the step is, but what it reads.
+    /// Passes every part of the step's definition to `tell`, in a fixed order.
     pub fn parts(&self, tell: Tell<'_>) {
         match self {
             Step::Run(run) => run.parts(tell),
@@ -65,7 +66,7 @@ impl RunStep {
             },
         );
         tell("host name", hostname.as_bytes());
-        // Where a host is may change from day to day; that it has a name counts.
+        // Only the names: an address may differ between builds without changing the result.
         hosts.iter().for_each(|(name, _)| tell("known host", name.as_bytes()));
         if let Some(bytes) = shm_size {
             tell("shm size", bytes.to_string().as_bytes());
@@ -77,7 +78,7 @@ impl RunStep {
             tell("script name", name.as_bytes());
             tell("script", content.as_bytes());
         }
-        // Which secrets there are counts; what they are never does.
+        // The mount options of secrets count; their content never does.
         for SecretStep { id, target, env, required, mode, uid, gid, span: _ } in secrets {
             tell("secret", format!("{id:?} {target:?} {env:?} {required} {mode:o} {uid} {gid}").as_bytes());
         }
@@ -86,16 +87,16 @@ impl RunStep {
         }
         for MountStep { target, read_only, kind, span: _ } in mounts {
             let what = match kind {
-                // What is mounted counts, and not where it comes from.
+                // The content of the source is an input with its own key; its name does not count.
                 MountKindStep::Bind { from: _, source: _ } => "bind".to_string(),
-                // What a cache holds never counts, and so neither does which one it is; what it began with does, and which of
-                // several caches the seeds of the key belong to is said here.
+                // Neither the content of a cache nor its id counts. Its seed does: the seed's
+                // digest is an input of the key, and "seeded" assigns that input to this cache.
                 MountKindStep::Cache(CacheStep { id: _, sharing: _, from, source, mode, uid, gid }) => {
                     let seed = if from.is_some() { "seeded" } else { "empty" };
                     format!("cache {seed} {source:?} {mode:o} {uid} {gid}")
                 }
                 MountKindStep::Tmpfs { size } => format!("tmpfs {size:?}"),
-                // What a volume holds never counts; which one it is does.
+                // The content of a volume never counts; its path on the host does.
                 MountKindStep::Volume { index: _, source } => format!("volume {source:?}"),
             };
             let access = if *read_only { "read-only" } else { "writable" };
@@ -143,7 +144,8 @@ impl CopyStep {
         }
     }
 
-    /// The sources as they are written: with the key of what they are taken from, they stand for their content.
+    /// Passes the source paths as written to `tell`. Together with the key of the tree they are
+    /// taken from, they determine the copied content.
     pub fn source_parts(&self, tell: Tell<'_>) {
         self.sources.iter().for_each(|source| tell("source", source.as_bytes()));
     }

@@ -1,4 +1,4 @@
-//! What stages stand on and copy from: other stages, images, named contexts.
+//! Resolves FROM and `--from` to stages, images and named contexts.
 
 use rbuild_dockerfile::expand::Lexer;
 use rbuild_dockerfile::mount_from;
@@ -6,46 +6,47 @@ use rbuild_dockerfile::mount_from;
 use super::*;
 use crate::graph::CopyStep;
 
-/// Lists what a stage's own lines copy from and mount.
-fn inputs_named(stage: &Stage) -> Vec<(String, Span)> {
-    let mut named = Vec::new();
+/// Returns the names in `--from` and `from=` of a stage's instructions, with their locations.
+fn input_names(stage: &Stage) -> Vec<(String, Span)> {
+    let mut names = Vec::new();
     for instruction in &stage.instructions {
         match &instruction.op {
-            Op::Copy(copy) => named.extend(copy.from.as_ref().map(|word| (word.text.clone(), word.span))),
-            Op::Run(run) => named.extend(run.mounts.iter().filter_map(|w| Some((mount_from(&w.text)?, w.span)))),
+            Op::Copy(copy) => names.extend(copy.from.as_ref().map(|word| (word.text.clone(), word.span))),
+            Op::Run(run) => names.extend(run.mounts.iter().filter_map(|w| Some((mount_from(&w.text)?, w.span)))),
             _ => {}
         }
     }
-    named
+    names
 }
 
 impl Planner<'_> {
-    /// Plans the stages that the target needs from the bottom up, so that a long chain of stages costs no depth.
-    /// What only triggers of base images need is found later, by [`Planner::stage`].
-    pub(super) fn stages_below(&mut self, target: usize) -> Planned<()> {
+    /// Plans the stages that the target depends on, dependencies first, so that long chains of
+    /// stages do not recurse. Stages used only by ONBUILD triggers are found later, by
+    /// [`Planner::stage`].
+    pub(super) fn plan_dependencies(&mut self, target: usize) -> Planned<()> {
         let mut needed = vec![false; self.file.stages.len()];
-        let mut open = vec![target];
-        while let Some(index) = open.pop() {
+        let mut pending = vec![target];
+        while let Some(index) = pending.pop() {
             if std::mem::replace(&mut needed[index], true) {
                 continue;
             }
-            open.extend(self.stages_used(index));
+            pending.extend(self.stage_dependencies(index));
         }
-        // All needs are collected before anybody is asked.
+        // Collect all needs, so that the caller can resolve them at once.
         for index in (0..=target).filter(|i| needed[*i]) {
-            self.ask_for_inputs(index);
+            self.request_inputs(index);
         }
         for index in (0..target).filter(|i| needed[*i]) {
             match self.stage(index) {
-                Ok(_) | Err(Stop::Needs) => self.open.clear(),
+                Ok(_) | Err(Stop::Needs) => self.in_progress.clear(),
                 Err(e) => return Err(e),
             }
         }
         Ok(())
     }
 
-    /// The stages that a stage's own lines name.
-    fn stages_used(&self, index: usize) -> Vec<usize> {
+    /// Returns the stages named by the instructions of stage `index`, FROM included.
+    fn stage_dependencies(&self, index: usize) -> Vec<usize> {
         let stage = &self.file.stages[index];
         if self.is_replaced(stage) {
             return Vec::new();
@@ -54,24 +55,24 @@ impl Planner<'_> {
         let lookup = |name: &str| self.globals.get(name).map(str::to_string);
         let base = Lexer::new(self.file.escape).word(&stage.from.image.text, &lookup).ok();
         let mut used: Vec<usize> = base.and_then(|b| self.base_stage(&b.text, index)).into_iter().collect();
-        used.extend(inputs_named(stage).iter().filter_map(|(name, _)| self.find_stage(name, count)));
+        used.extend(input_names(stage).iter().filter_map(|(name, _)| self.find_stage(name, count)));
         used
     }
 
-    /// Whether a named context takes the stage's place.
+    /// Returns true if a named context replaces the stage.
     fn is_replaced(&self, stage: &Stage) -> bool {
         stage.from.name.as_ref().is_some_and(|name| self.named_context(&name.text).is_some())
     }
 
-    /// Puts the images that a stage's own lines copy from or mount on record. A name that is none is told by the
-    /// instruction.
-    fn ask_for_inputs(&mut self, index: usize) {
+    /// Records the images that a stage copies from or mounts as needs. Invalid names are reported
+    /// later, when the instruction is planned.
+    fn request_inputs(&mut self, index: usize) {
         let file = self.file;
         let stage = &file.stages[index];
         if self.is_replaced(stage) {
             return;
         }
-        for (name, span) in inputs_named(stage) {
+        for (name, span) in input_names(stage) {
             let number = name.bytes().all(|b| b.is_ascii_digit());
             if number || name.contains('$') || self.find_stage(&name, file.stages.len()).is_some() {
                 continue;
@@ -86,27 +87,28 @@ impl Planner<'_> {
         }
     }
 
-    /// The stage that `FROM name` means in stage `index`. A bare number names an image.
+    /// Returns the earlier stage that `FROM name` refers to in stage `index`. A number is an image
+    /// name.
     fn base_stage(&self, name: &str, index: usize) -> Option<usize> {
         self.find_stage(name, index).filter(|_| name.parse::<usize>().is_err())
     }
 
-    pub(super) fn from(&mut self, index: usize, stage: &Stage) -> Planned<State> {
+    pub(super) fn from(&mut self, index: usize, stage: &Stage) -> Planned<StageState> {
         let platform = self.platform(stage)?;
         let image = &stage.from.image;
         let name = expand(image, self.file.escape, &self.globals, &mut self.warnings)?;
         if name.is_empty() {
-            let d = Diagnostic::new(image.span, format!("`{}` is empty after expansion", image.text));
-            return Err(d.help("give the ARG a default before FROM, or pass --build-arg").into());
+            let d = Diagnostic::new(image.span, format!("image name `{}` is empty after expansion", image.text));
+            return Err(d.help("set a default on the ARG before FROM, or pass --build-arg").into());
         }
         let label = self.stage_label(index, stage);
-        let works =
+        let steps =
             stage.instructions.iter().filter(|i| matches!(i.op, Op::Run(_) | Op::Copy(_) | Op::Workdir(_))).count();
-        let total = 1 + works;
+        let total = 1 + steps;
         let mut state = match self.base_stage(&name, index) {
             Some(base) => {
                 let state = self.stage(base)?;
-                State { stage: label, step: 1, total, cmd_set: false, ..state }
+                StageState { stage: label, step: 1, total, cmd_set: false, ..state }
             }
             None => match self.named_context(&name) {
                 Some(context) => self.context_state(context, label, total, image.span)?,
@@ -125,7 +127,7 @@ impl Planner<'_> {
             NoCache::All => true,
             NoCache::Stages(names) => names.iter().any(|n| self.find_stage(n, self.file.stages.len()) == Some(index)),
         };
-        // Windows knows its own.
+        // Windows sets its own PATH.
         if state.env.get("PATH").is_none() && !is_windows(&state) {
             state.env.set("PATH", DEFAULT_PATH);
             state.vars.set_last("PATH", DEFAULT_PATH);
@@ -133,15 +135,15 @@ impl Planner<'_> {
         Ok(state)
     }
 
-    /// The platform that the stage is to be of, if anybody says so.
+    /// Returns the platform requested by `FROM --platform` or by the caller, if any.
     fn platform(&mut self, stage: &Stage) -> Planned<Option<Platform>> {
         let Some(word) = &stage.from.platform else {
             return Ok(self.params.platform_given.then(|| self.params.platform.clone()));
         };
         let text = expand(word, self.file.escape, &self.globals, &mut self.warnings)?;
         if text.is_empty() {
-            let d = Diagnostic::new(word.span, format!("the platform `{}` is empty after expansion", word.text));
-            return Err(d.help("give the ARG a default before FROM, or pass --build-arg").into());
+            let d = Diagnostic::new(word.span, format!("platform `{}` is empty after expansion", word.text));
+            return Err(d.help("set a default on the ARG before FROM, or pass --build-arg").into());
         }
         Ok(Some(text.parse().map_err(|e: String| Diagnostic::new(word.span, e))?))
     }
@@ -154,7 +156,8 @@ impl Planner<'_> {
         }
     }
 
-    /// The named context that a name of a stage or an image means; the last one given counts.
+    /// Returns the index of the named context that replaces the stage or image `name`; the last
+    /// wins.
     pub(super) fn named_context(&self, name: &str) -> Option<usize> {
         if self.params.contexts.is_empty() || ["scratch", "context"].contains(&name.to_lowercase().as_str()) {
             return None;
@@ -162,22 +165,22 @@ impl Planner<'_> {
         let image = |n: &str| n.parse::<Reference>().ok();
         let wanted = image(name);
         let same = |n: &str| n.eq_ignore_ascii_case(name) || (wanted.is_some() && image(n) == wanted);
-        // `name::linux/arm64` counts for that platform only.
+        // `name::linux/arm64` applies to that platform only.
         self.params.contexts.iter().rposition(|c| match c.name.split_once("::") {
             Some((n, platform)) => same(n) && platform.parse().ok().as_ref() == Some(&self.params.platform),
             None => same(&c.name),
         })
     }
 
-    /// A stage whose place a named context takes: its own instructions do not count.
-    pub(super) fn stage_from_context(&mut self, index: usize, stage: &Stage) -> Planned<Option<State>> {
+    /// Returns the state of a stage that a named context replaces; its instructions are ignored.
+    pub(super) fn stage_from_context(&mut self, index: usize, stage: &Stage) -> Planned<Option<StageState>> {
         let name = stage.from.name.as_ref();
         let Some(context) = name.and_then(|name| self.named_context(&name.text)) else { return Ok(None) };
         let label = self.stage_label(index, stage);
         self.context_state(context, label, 2, stage.span).map(Some)
     }
 
-    fn context_state(&mut self, context: usize, label: String, total: usize, span: Span) -> Planned<State> {
+    fn context_state(&mut self, context: usize, label: String, total: usize, span: Span) -> Planned<StageState> {
         let NamedContext { name, source } = self.params.contexts[context].clone();
         match source {
             ContextSource::Scratch => Ok(self.scratch_state(label, total, span)),
@@ -199,27 +202,27 @@ impl Planner<'_> {
         }
     }
 
-    fn scratch_state(&mut self, label: String, total: usize, span: Span) -> State {
+    fn scratch_state(&mut self, label: String, total: usize, span: Span) -> StageState {
         let vertex = self.add(Step::Scratch, None, &label, 1, total, "FROM scratch".into(), span);
         let mut config = ImageConfig::empty(&self.params.platform);
         config.config.working_dir = "/".into();
         self.base_state(vertex, config, label, total)
     }
 
-    fn image_state(&mut self, name: &str, label: String, total: usize, span: Span) -> Planned<State> {
+    fn image_state(&mut self, name: &str, label: String, total: usize, span: Span) -> Planned<StageState> {
         let Some(base) = self.image(name, span)? else { return Err(Stop::Needs) };
         let (manifest, config) = (base.manifest, base.config.clone());
         let vertex = self.image_vertex(name, manifest, &label, total, span);
         Ok(self.base_state(vertex, config, label, total))
     }
 
-    fn base_state(&self, vertex: VertexId, config: ImageConfig, stage: String, total: usize) -> State {
+    fn base_state(&self, vertex: VertexId, config: ImageConfig, stage: String, total: usize) -> StageState {
         let mut env = Vars::default();
         for entry in &config.config.env {
             let (k, v) = entry.split_once('=').unwrap_or((entry, ""));
             env.set(k, v);
         }
-        State {
+        StageState {
             vertex,
             config,
             vars: env.clone(),
@@ -234,7 +237,7 @@ impl Planner<'_> {
         }
     }
 
-    /// A known image; `None` (and a need on record) if it has to be resolved first.
+    /// Returns a resolved image. Otherwise records the need and returns `None`.
     fn image(&mut self, name: &str, span: Span) -> Planned<Option<&BaseImage>> {
         let image = name.parse::<ImageName>().map_err(|e| {
             let d = Diagnostic::new(span, e.to_string());
@@ -244,7 +247,7 @@ impl Planner<'_> {
             return Ok(self.images.get(name));
         }
         match self.needs.iter_mut().find(|need| need.name == name) {
-            // The first line that names it is shown.
+            // Report the first use in the file.
             Some(need) if span.start < need.span.start => need.span = span,
             Some(_) => {}
             None => {
@@ -265,23 +268,23 @@ impl Planner<'_> {
         id
     }
 
-    /// Checks that a stage that is copied from or mounted stands above the one that does so. One whose place a named
-    /// context takes may stand anywhere.
-    fn stands_above(&self, index: usize, name: &str, span: Span) -> Planned<()> {
-        let below = self.open.last().is_some_and(|current| index > *current);
+    /// Checks that a stage used by `--from` is not defined after the current one. A stage replaced
+    /// by a named context may be anywhere.
+    fn require_earlier_stage(&self, index: usize, name: &str, span: Span) -> Planned<()> {
+        let later = self.in_progress.last().is_some_and(|current| index > *current);
         let label = self.file.stages[index].from.name.as_ref();
-        if !below || label.is_some_and(|label| self.named_context(&label.text).is_some()) {
+        if !later || label.is_some_and(|label| self.named_context(&label.text).is_some()) {
             return Ok(());
         }
-        let d = Diagnostic::new(span, format!("the stage `{name}` stands further down in the file"));
-        Err(d.help("put stages above those that use them; a stage hides an image of its name").into())
+        let d = Diagnostic::new(span, format!("stage `{name}` is defined later in the file"));
+        Err(d.help("move the stage above this one, or rename it if you mean an image").into())
     }
 
-    /// The file system that `--from` or `from=` names: a stage by name or number, or an image.
+    /// Resolves `--from` or `from=`: a stage by name or number, a named context, or an image.
     pub(super) fn input_named(&mut self, name: &str, span: Span) -> Planned<Input> {
         let count = self.file.stages.len();
         if let Some(index) = self.find_stage(name, count) {
-            self.stands_above(index, name, span)?;
+            self.require_earlier_stage(index, name, span)?;
             return Ok(Input::Vertex(self.stage(index)?.vertex));
         }
         if let Some(context) = self.named_context(name) {
@@ -291,8 +294,8 @@ impl Planner<'_> {
             };
         }
         if name.bytes().all(|b| b.is_ascii_digit()) {
-            let d = Diagnostic::new(span, format!("there is no stage {name}"));
-            return Err(d.help(format!("the stages are numbered from 0 to {}", count - 1)).into());
+            let d = Diagnostic::new(span, format!("stage {name} does not exist"));
+            return Err(d.help(format!("use a stage number from 0 to {}", count - 1)).into());
         }
         if name == "scratch" {
             return Ok(Input::Vertex(self.add(Step::Scratch, None, "", 1, 1, "FROM scratch".into(), span)));
