@@ -4,7 +4,7 @@
 //! content (COPY from another stage), there is a *content key* too; the step's own result is named by that one,
 //! so that later steps do not notice how the same content came about.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rbuild_dockerfile::{Diagnostic, Span};
@@ -216,6 +216,24 @@ impl Keys<'_> {
                 .map(|mount| self.contexts.content_of(mount.span, mount.from, mount.source))
                 .collect(),
             _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Finds what was changed last of all that a step takes from contexts.
+    pub fn changed_last(&self, vertex: &Vertex) -> Option<PathBuf> {
+        match &vertex.step {
+            Step::Copy(copy) => {
+                let context = self.contexts.of(copy.from, vertex.span).ok()??;
+                let exclude = exclusions(copy).ok()?;
+                let tree = SourceTree { exclude: Some(&exclude), ..context.tree() };
+                let items = copy.sources.iter().filter_map(|source| select(&tree, copy, source).ok());
+                tree.changed_last(&items.flatten().collect::<Vec<_>>())
+            }
+            Step::Run(run) => context_mounts(run).find_map(|mount| {
+                let tree = self.contexts.of(mount.from, mount.span).ok()??.tree();
+                tree.changed_last(&[tree.select_literal(mount.source).ok()?])
+            }),
+            _ => None,
         }
     }
 }

@@ -65,7 +65,8 @@ impl Executor<'_> {
                 other => return other,
             }
         }
-        Err(source_error(SourceError::Changed(PathBuf::from(".")), vertex.span))
+        let last = keys.changed_last(vertex).filter(|path| !path.as_os_str().is_empty());
+        Err(source_error(SourceError::Changed(last.unwrap_or_else(|| ".".into())), vertex.span))
     }
 
     /// Whether the result was there already; otherwise it is now.

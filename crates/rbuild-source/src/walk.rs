@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use rbuild_image::Hasher;
-use rbuild_linux::{Kind, RootDir, Stat};
+use rbuild_linux::{Kind, RootDir, Stat, Timestamp};
 
 use crate::ignore::{Ignore, Inherited};
 use crate::select::{Selected, SourceError, SourceTree};
@@ -70,6 +70,28 @@ impl SourceTree<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Finds what was changed last of a selection; of a file and its directory that is the file. Whatever cannot be read is passed
+    /// over.
+    pub fn changed_last(&self, items: &[Selected]) -> Option<PathBuf> {
+        let age = |stat: &Stat| (stat.ctime, stat.kind != Kind::Dir);
+        let mut last: Option<((Timestamp, bool), PathBuf)> = None;
+        let mut see = |path: PathBuf, stat: &Stat| {
+            if last.as_ref().is_none_or(|(known, _)| age(stat) > *known) {
+                last = Some((age(stat), path));
+            }
+        };
+        for item in items {
+            see(item.path.clone(), &self.root.stat(&item.path).unwrap_or(item.stat));
+            if item.stat.kind == Kind::Dir {
+                let _ = self.walk_selected::<SourceError>(item, |_, path, stat| {
+                    see(item.path.join(path), stat);
+                    Ok(())
+                });
+            }
+        }
+        last.map(|(_, path)| path)
     }
 
     /// What the rules have decided for the entries of the directory `dir`, whose path for exclusions is `seen`.
