@@ -45,7 +45,7 @@ pub use event::{Event, Events, StepOutcome};
 pub use execute::{execute, snapshots};
 pub use image::{Import, import};
 pub use invoke::{Invocation, invoke, volume_binds};
-pub use load::{Incoming, Loaded, load, load_directory, take_from_layout};
+pub use load::{Incoming, Loaded, Wanted, load, load_directory, take_from_layout};
 pub use places::binds;
 pub use prepare::{Prepared, prepare};
 pub use private_key::PrivateKey;

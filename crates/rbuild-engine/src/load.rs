@@ -1,12 +1,12 @@
 //! `load`: images from a tar or an OCI image layout that docker, podman, skopeo or rbuild wrote.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use rbuild_image::{Descriptor, Digest, ImageIndex, REF_NAME, Reference};
+use rbuild_image::{Descriptor, Digest, Platform, REF_NAME, Reference, parse_index};
 use rbuild_store::{Staging, Store, Workspace};
 
 use crate::error::{BuildError, Result};
@@ -39,25 +39,71 @@ pub struct Incoming<T> {
 
 const DAMAGED: &str = "the archive is damaged; write or transfer it again";
 
+/// The platform of which images are taken, where there are several.
+#[derive(Debug, Clone)]
+pub enum Wanted {
+    /// This machine's; images that are there for one platform alone are taken, whichever that is.
+    Host(Platform),
+    /// That one, and no other.
+    Given(Platform),
+}
+
+impl Wanted {
+    pub fn new(given: Option<Platform>) -> Wanted {
+        given.map_or_else(|| Wanted::Host(Platform::host()), Wanted::Given)
+    }
+
+    fn given(&self) -> bool {
+        matches!(self, Wanted::Given(_))
+    }
+
+    fn platform(&self) -> &Platform {
+        let (Wanted::Host(platform) | Wanted::Given(platform)) = self;
+        platform
+    }
+
+    /// The error for what is there for other platforms only.
+    fn missing(&self, what: &str, others: &BTreeSet<String>) -> BuildError {
+        let listed: Vec<&str> = others.iter().map(String::as_str).collect();
+        BuildError::Other {
+            message: format!("{what} has no image for {}, only for {}", self.platform(), listed.join(", ")),
+            help: others
+                .first()
+                .map(|other| format!("take another one with --platform, for example --platform {other}")),
+        }
+    }
+}
+
 /// Reads an archive of any compression to its end and keeps its images under their names.
-pub fn load(store: &Store, source: impl Read) -> Result<Incoming<Vec<Loaded>>> {
+pub fn load(store: &Store, source: impl Read, wanted: &Wanted) -> Result<Incoming<Vec<Loaded>>> {
     let work = Workspace::open(store)?;
-    keep_all(Members::of_archive(Staging::open(store, &work)?, source)?)
+    keep_all(Members::of_archive(Staging::open(store, &work)?, source)?, wanted)
 }
 
 /// Keeps the images of an OCI image layout directory under their names. `moved` counts the bytes that are read.
-pub fn load_directory(store: &Store, dir: &Path, moved: &Arc<AtomicU64>) -> Result<Incoming<Vec<Loaded>>> {
+pub fn load_directory(
+    store: &Store,
+    dir: &Path,
+    wanted: &Wanted,
+    moved: &Arc<AtomicU64>,
+) -> Result<Incoming<Vec<Loaded>>> {
     let work = Workspace::open(store)?;
-    keep_all(Members::of_directory(Staging::open(store, &work)?, dir, moved)?)
+    keep_all(Members::of_directory(Staging::open(store, &work)?, dir, moved)?, wanted)
 }
 
 /// Takes one image of an OCI image layout into the store without a name, and gives its manifest. `wanted` is a tag
-/// or a digest; without one, the only image there is, or the one tagged `latest`.
-pub fn take_from_layout(store: &Store, dir: &Path, wanted: Option<&str>) -> Result<Incoming<Digest>> {
+/// or a digest; without one, the only image there is, or the one tagged `latest`. Of an image of several platforms, that of
+/// `platform` is taken.
+pub fn take_from_layout(
+    store: &Store,
+    dir: &Path,
+    wanted: Option<&str>,
+    platform: &Platform,
+) -> Result<Incoming<Digest>> {
     let work = Workspace::open(store)?;
     let members = Members::of_directory(Staging::open(store, &work)?, dir, &Arc::default())?;
     let text = members.document("index.json")?.unwrap_or_default();
-    let index: ImageIndex = parse(&text, "index.json")?;
+    let index = parse_index(&text).map_err(unreadable("index.json"))?;
     let tag = |d: &Descriptor| d.annotations().as_ref().and_then(|a| a.get(REF_NAME).cloned()).unwrap_or_default();
     let fits = |d: &&Descriptor| match wanted {
         Some(wanted) => tag(d) == wanted || d.digest().to_string() == wanted,
@@ -70,13 +116,25 @@ pub fn take_from_layout(store: &Store, dir: &Path, wanted: Option<&str>) -> Resu
             help: Some(if tags.is_empty() { "give a digest".into() } else { format!("it has {}", tags.join(", ")) }),
         });
     };
-    let mut layout = Layout::new(&members);
-    let Reached::One(image) = layout.follow(entry, 0)? else {
-        return Err(BuildError::other(format!(
-            "the OCI layout {} has {} images of this platform under that name",
-            dir.display(),
-            layout.images.len()
-        )));
+    let platform = Wanted::Host(platform.clone());
+    let mut layout = Layout::new(&members, &platform);
+    let image = match layout.enter(entry)? {
+        Reached::One(image) => image,
+        Reached::None if !layout.others.is_empty() => {
+            let platform = platform.platform();
+            let others: Vec<&str> = layout.others.iter().map(String::as_str).collect();
+            let (dir, others) = (dir.display(), others.join(", "));
+            return Err(BuildError::other(format!(
+                "the OCI layout {dir} has no image for {platform} under that name, only for {others}"
+            )));
+        }
+        Reached::None | Reached::Several(_) => {
+            return Err(BuildError::other(format!(
+                "the OCI layout {} has {} images of this platform under that name",
+                dir.display(),
+                layout.images.len()
+            )));
+        }
     };
     let warnings = layout_warning(&members)?.into_iter().collect();
     members.staging.keep("load", &[image.manifest], &[])?;
@@ -98,8 +156,11 @@ struct Found {
 }
 
 /// Keeps what is in order all together, and gives it its names.
-fn keep_all(members: Members<'_>) -> Result<Incoming<Vec<Loaded>>> {
-    let Incoming { found: Found { images, names }, warnings } = images(&members)?;
+fn keep_all(members: Members<'_>, wanted: &Wanted) -> Result<Incoming<Vec<Loaded>>> {
+    let Incoming { found: Found { images, names }, mut warnings } = images(&members, wanted)?;
+    if images.is_empty() {
+        warnings.push("the archive names no image; nothing was loaded".into());
+    }
     let manifests: Vec<Digest> = images.iter().map(|image| image.manifest).collect();
     let with_names = names.iter().map(|(image, name)| (image.manifest, Some(name.clone())));
     let tags: Vec<_> = manifests.iter().map(|manifest| (*manifest, None)).chain(with_names).collect();
@@ -119,34 +180,69 @@ fn keep_all(members: Members<'_>) -> Result<Incoming<Vec<Loaded>>> {
     Ok(Incoming { found: all, warnings })
 }
 
-fn images(members: &Members<'_>) -> Result<Incoming<Found>> {
+fn images(members: &Members<'_>, wanted: &Wanted) -> Result<Incoming<Found>> {
     let text = members.document("index.json")?;
-    let index = text.as_ref().and_then(|text| serde_json::from_slice::<ImageIndex>(text).ok());
+    let index = text.as_ref().and_then(|text| parse_index(text).ok());
     // What docker's own document says of an image of several platforms is the choice of whoever wrote it.
     let several = index.iter().flat_map(|index| index.manifests()).any(|entry| is_index(entry.media_type()));
     let docker = if several { None } else { members.document("manifest.json")? };
     match (docker, text) {
         (Some(text), _) => {
-            let items: Vec<DockerItem> = parse(&text, "manifest.json")?;
+            let items: Option<Vec<DockerItem>> = serde_json::from_slice(&text).map_err(unreadable("manifest.json"))?;
             let entries = index.map(|index| index.manifests().clone()).unwrap_or_default();
-            Ok(Incoming { found: docker_items(members, items, &entries)?, warnings: Vec::new() })
+            let loaded = docker_items(members, items.unwrap_or_default(), &entries)?;
+            of_platform(members, loaded, wanted)
         }
-        (None, Some(text)) => {
-            let index: ImageIndex = parse(&text, "index.json")?;
-            let mut layout = Layout::new(members);
-            let mut names = Vec::new();
-            for entry in index.manifests() {
-                let reached = layout.follow(entry, 0)?;
-                names.extend(reached.last().zip(name_of(entry)));
-            }
-            let found = Found { images: layout.images, names };
-            Ok(Incoming { found, warnings: layout_warning(members)?.into_iter().collect() })
-        }
+        (None, Some(text)) => of_layout(members, &text, wanted),
         (None, None) => Err(BuildError::Other {
             message: "the archive holds no image: it has neither manifest.json nor index.json".into(),
             help: Some("a root file system without image files is taken in by `rbuild import`".into()),
         }),
     }
+}
+
+/// The images that an index.json leads to. An entry that is there for other platforms only is told, or an error if there is
+/// nothing else.
+fn of_layout(members: &Members<'_>, text: &[u8], wanted: &Wanted) -> Result<Incoming<Found>> {
+    let index = parse_index(text).map_err(unreadable("index.json"))?;
+    let mut layout = Layout::new(members, wanted);
+    let mut names = Vec::new();
+    let mut warnings: Vec<String> = layout_warning(members)?.into_iter().collect();
+    for entry in index.manifests() {
+        let reached = layout.enter(entry)?;
+        let name = name_of(entry);
+        if reached == Reached::None && !layout.others.is_empty() {
+            let what = name.as_ref().map_or_else(|| entry.digest().to_string(), |name| name.familiar());
+            warnings.push(wanted.missing(&what, &layout.others).message());
+        }
+        names.extend(reached.last().zip(name));
+    }
+    if layout.images.is_empty() && !layout.others.is_empty() {
+        return Err(wanted.missing("the archive", &layout.others));
+    }
+    Ok(Incoming { found: Found { images: layout.images, names }, warnings })
+}
+
+/// Keeps of the images of a manifest.json, which says nothing of platforms, those that are wanted.
+fn of_platform(members: &Members<'_>, loaded: Incoming<Found>, wanted: &Wanted) -> Result<Incoming<Found>> {
+    if !wanted.given() {
+        return Ok(loaded);
+    }
+    let Incoming { found: Found { images, mut names }, warnings } = loaded;
+    let (mut kept, mut others) = (Vec::new(), BTreeSet::new());
+    for image in images {
+        let platform = members.platform(&image.id)?;
+        if wanted.platform().takes(&platform) {
+            kept.push(image);
+        } else {
+            others.insert(platform.to_string());
+        }
+    }
+    if kept.is_empty() && !others.is_empty() {
+        return Err(wanted.missing("the archive", &others));
+    }
+    names.retain(|(image, _)| kept.contains(image));
+    Ok(Incoming { found: Found { images: kept, names }, warnings })
 }
 
 /// A layout says that it is one by a file of its own (OCI image layout, "oci-layout file").
@@ -155,6 +251,6 @@ fn layout_warning(members: &Members<'_>) -> Result<Option<String>> {
     Ok(missing.then(|| "the OCI layout has no oci-layout file; its index.json is read as if it were one".into()))
 }
 
-fn parse<T: serde::de::DeserializeOwned>(text: &[u8], what: &str) -> Result<T> {
-    serde_json::from_slice(text).map_err(|e| BuildError::other(format!("the archive's {what} cannot be read: {e}")))
+fn unreadable(what: &str) -> impl Fn(serde_json::Error) -> BuildError {
+    move |e| BuildError::other(format!("the archive's {what} cannot be read: {e}"))
 }

@@ -1,6 +1,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use oci_spec::image::Descriptor;
+
 /// Operating system, architecture and variant, in the words of GOOS and GOARCH.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Platform {
@@ -14,6 +16,19 @@ impl Platform {
     pub fn host() -> Platform {
         let (arch, variant) = normal_arch(std::env::consts::ARCH, None);
         Platform { os: "linux".into(), arch, variant }
+    }
+
+    /// The platform that a descriptor names, if it names one.
+    pub fn of(d: &Descriptor) -> Option<Platform> {
+        let named = d.platform().as_ref()?;
+        let (arch, variant) = normal_arch(&named.architecture().to_string(), named.variant().as_deref());
+        Some(Platform { os: normal_os(&named.os().to_string()), arch, variant })
+    }
+
+    /// Whether an image of `other` is one of this platform; a variant that is not named is any.
+    pub fn takes(&self, other: &Platform) -> bool {
+        let variants = self.variant.as_ref().zip(other.variant.as_ref());
+        self.runs(other) && variants.is_none_or(|(own, other)| own == other)
     }
 
     /// Whether programs of `other` run here without help.

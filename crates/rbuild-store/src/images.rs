@@ -2,7 +2,7 @@ use std::collections::{HashMap, HashSet};
 
 use rbuild_image::{
     Descriptor, Digest, ImageConfig, ImageIndex, ImageManifest, ImageName, MediaType, REF_NAME, Reference, descriptor,
-    digest_of,
+    digest_of, parse_manifest,
 };
 
 use crate::error::{Result, StoreError};
@@ -90,8 +90,7 @@ impl Store {
     pub fn image(&self, manifest_digest: &Digest) -> Result<Image> {
         let bytes = self.read_document(manifest_digest)?;
         let damaged = |what: String| move |e: serde_json::Error| StoreError::Damaged { what, reason: e.to_string() };
-        let manifest: ImageManifest =
-            serde_json::from_slice(&bytes).map_err(damaged(format!("manifest {manifest_digest}")))?;
+        let manifest = parse_manifest(&bytes).map_err(damaged(format!("manifest {manifest_digest}")))?;
         let id = digest(manifest.config())?;
         let config =
             serde_json::from_slice(&self.read_document(&id)?).map_err(damaged(format!("configuration {id}")))?;

@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
 
-use rbuild_image::{Digest, ImageManifest, Reference};
+use rbuild_image::{Digest, Reference, parse_manifest};
 use rbuild_linux::RootDir;
 use serde::Serialize;
 
@@ -138,7 +138,7 @@ impl<'a> Staging<'a> {
                 let what = format!("manifest {image}");
                 StoreError::Damaged { what, reason: e.to_string() }
             };
-            let manifest: ImageManifest = serde_json::from_slice(&self.read_document(image)?).map_err(damaged)?;
+            let manifest = parse_manifest(&self.read_document(image)?).map_err(damaged)?;
             for part in manifest.layers().iter().chain([manifest.config()]) {
                 needed.insert(digest(part)?);
             }

@@ -140,6 +140,9 @@ pub struct LoadArgs {
     /// File to read; standard input if not given
     #[arg(short, long, value_name = "FILE")]
     pub input: Option<PathBuf>,
+    /// Platform of which images are taken; of this machine's where there are several, if not given
+    #[arg(long, value_name = "OS/ARCH")]
+    pub platform: Option<String>,
     #[arg(short, long)]
     pub quiet: bool,
 }

@@ -4,6 +4,7 @@ use std::io::{Cursor, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 use rbuild_engine::ContextDir;
+use rbuild_image::Platform;
 use rbuild_linux::RootDir;
 use rbuild_plan::{ContextSource, NamedContext};
 use rbuild_source::{Owner, SourceError, SourceTree};
@@ -258,7 +259,7 @@ type Named = (Vec<NamedContext>, Vec<Option<ContextDir>>);
 
 /// Reads `NAME=DIR`, `NAME=docker-image://REF`, `NAME=oci-layout://DIR[:TAG|@DIGEST]`; images of layouts are taken
 /// into the store.
-pub fn named(given: &[String], store: &Store) -> Result<Named, Failure> {
+pub fn named(given: &[String], store: &Store, platform: &Platform) -> Result<Named, Failure> {
     let (mut contexts, mut dirs) = (Vec::new(), Vec::new());
     for text in given {
         let bad = |what: String| Failure::usage(format!("--build-context {text}: {what}"));
@@ -270,7 +271,10 @@ pub fn named(given: &[String], store: &Store) -> Result<Named, Failure> {
         let source = match value.split_once("://") {
             Some(("docker-image", "scratch")) => ContextSource::Scratch,
             Some(("docker-image", image)) => ContextSource::Image(image.to_string()),
-            Some(("oci-layout", layout)) => ContextSource::Image(layout_image(store, layout)?),
+            Some(("oci-layout", layout)) => {
+                let own = name.split_once("::").and_then(|(_, platform)| platform.parse().ok());
+                ContextSource::Image(layout_image(store, layout, own.as_ref().unwrap_or(platform))?)
+            }
             Some(("target" | "input", _)) => {
                 return Err(bad("only a bake file can name another target".into())
                     .help("build the other target to a directory or an image first"));
@@ -292,7 +296,7 @@ pub fn named(given: &[String], store: &Store) -> Result<Named, Failure> {
 }
 
 /// Takes `DIR[:TAG|@DIGEST]` into the store and gives the name under which a plan finds it.
-fn layout_image(store: &Store, layout: &str) -> Result<String, Failure> {
+fn layout_image(store: &Store, layout: &str, platform: &Platform) -> Result<String, Failure> {
     let (dir, wanted) = match layout.split_once('@') {
         Some((dir, digest)) => (dir, Some(digest)),
         // A tag holds no slash.
@@ -301,7 +305,7 @@ fn layout_image(store: &Store, layout: &str) -> Result<String, Failure> {
             None => (layout, None),
         },
     };
-    let taken = rbuild_engine::take_from_layout(store, Path::new(dir), wanted)?;
+    let taken = rbuild_engine::take_from_layout(store, Path::new(dir), wanted, platform)?;
     taken.warnings.iter().for_each(|warning| print::warning(&format!("{layout}: {warning}")));
     Ok(taken.found.to_string())
 }

@@ -22,7 +22,6 @@ pub struct Asked {
 /// `recorded_owners` as the rung has it that the build will be on.
 pub fn asked(args: &BuildArgs, store: &Store, recorded_owners: bool) -> Result<Asked, Failure> {
     let MainContext { dir, dockerfile_name, dockerfile, newest, arrived } = context::main(args, store)?;
-    let (contexts, named) = context::named(&args.build_context, store)?;
     let mut volumes = Vec::new();
     let mut volume_paths = Vec::new();
     for text in &args.volume {
@@ -32,6 +31,7 @@ pub fn asked(args: &BuildArgs, store: &Store, recorded_owners: bool) -> Result<A
     }
     let platforms = platforms(&args.platform)?;
     let platform = platforms.first().cloned().unwrap_or_else(Platform::host);
+    let (contexts, named) = context::named(&args.build_context, store, &platform)?;
     let platform_given = !platforms.is_empty();
     let allowed = allowed(&args.allow)?;
     let cwd = std::env::current_dir().map_err(|e| Failure::new(format!("the working directory: {e}")))?;

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{IsTerminal, Read};
 use std::path::Path;
 
-use rbuild_engine::{ArchiveFormat, Import, Saved, save_size};
+use rbuild_engine::{ArchiveFormat, Import, Saved, Wanted, save_size};
 use rbuild_image::{ImageConfig, Platform, Reference, ReferenceError};
 use rbuild_source::{fetch, is_url};
 
@@ -163,20 +163,21 @@ pub fn save(place: &Place, args: SaveArgs) -> Result<u8, Failure> {
 }
 
 pub fn load(place: &Place, args: LoadArgs) -> Result<u8, Failure> {
+    let wanted = Wanted::new(args.platform.as_deref().map(str::parse).transpose().map_err(Failure::usage)?);
     let store = place.open()?;
     let loaded = match &args.input {
         Some(path) if path.is_dir() => {
             let meter = Meter::start(&format!("loading {}", path.display()), None);
-            rbuild_engine::load_directory(&store, path, meter.moved())?
+            rbuild_engine::load_directory(&store, path, &wanted, meter.moved())?
         }
         Some(path) => {
             let file = open(path)?;
             let meter = Meter::start(&format!("loading {}", path.display()), size(&file));
-            rbuild_engine::load(&store, meter.reading(file))?
+            rbuild_engine::load(&store, meter.reading(file), &wanted)?
         }
         None => {
             let meter = Meter::start("loading", None);
-            rbuild_engine::load(&store, meter.reading(stdin()?))?
+            rbuild_engine::load(&store, meter.reading(stdin()?), &wanted)?
         }
     };
     loaded.warnings.iter().for_each(|warning| print::warning(warning));

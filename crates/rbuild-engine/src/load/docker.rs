@@ -2,13 +2,15 @@
 
 use std::collections::{HashMap, HashSet};
 
-use rbuild_image::{Descriptor, Digest, ImageManifest, MediaType, Reference, ReferenceError, descriptor};
+use rbuild_image::{
+    Descriptor, Digest, ImageManifest, MediaType, Reference, ReferenceError, descriptor, parse_manifest,
+};
 use rbuild_layer::Compression;
 use serde::Deserialize;
 
 use super::manifest::{counts_differ, named, not_the_layer, take, take_image};
 use super::members::Members;
-use super::{Found, Image};
+use super::{Found, Image, Incoming};
 use crate::error::{BuildError, Result};
 use crate::image::put_layer;
 
@@ -19,12 +21,16 @@ pub(super) struct DockerItem {
     #[serde(default)]
     repo_tags: Option<Vec<String>>,
     #[serde(default)]
-    layers: Vec<String>,
+    layers: Option<Vec<String>>,
 }
 
 /// Takes in all images that the document names. `entries` are those of the index, where the archive is a layout as well.
-pub(super) fn docker_items(members: &Members<'_>, items: Vec<DockerItem>, entries: &[Descriptor]) -> Result<Found> {
-    let (mut manifests, mut layers) = (Manifests { entries: entries.iter(), known: HashMap::new() }, Layers::new());
+pub(super) fn docker_items(
+    members: &Members<'_>,
+    items: Vec<DockerItem>,
+    entries: &[Descriptor],
+) -> Result<Incoming<Found>> {
+    let (mut manifests, mut layers) = (Manifests::new(entries), Layers::new());
     let (mut found, mut seen) = (Found::default(), HashSet::new());
     for item in items {
         let names: Vec<Reference> = item
@@ -39,7 +45,7 @@ pub(super) fn docker_items(members: &Members<'_>, items: Vec<DockerItem>, entrie
         }
         found.names.extend(names.into_iter().map(|name| (image, name)));
     }
-    Ok(found)
+    Ok(Incoming { found, warnings: manifests.warnings })
 }
 
 fn docker_item(
@@ -50,12 +56,13 @@ fn docker_item(
 ) -> Result<Image> {
     let (id, config_size) = members.blob(&item.config)?;
     let diff_ids = members.diff_ids(&id, &item.config)?;
-    if diff_ids.len() != item.layers.len() {
-        return Err(counts_differ(item.layers.len(), diff_ids.len()));
+    let names = item.layers.as_deref().unwrap_or_default();
+    if diff_ids.len() != names.len() {
+        return Err(counts_differ(names.len(), diff_ids.len()));
     }
-    members.nothing_missing(item.layers.iter().map(String::as_str))?;
+    members.nothing_missing(names.iter().map(String::as_str))?;
     let mut layers = Vec::new();
-    for (name, diff_id) in item.layers.iter().zip(&*diff_ids) {
+    for (name, diff_id) in names.iter().zip(&*diff_ids) {
         layers.push(known.layer(members, name, diff_id)?);
     }
     let manifest = manifests.of(members, (id, layers), |layers| {
@@ -69,38 +76,64 @@ fn docker_item(
 struct Manifests<'e> {
     /// Those of the archive that were not looked at yet: docker's document says nothing of annotations and types.
     entries: std::slice::Iter<'e, Descriptor>,
-    known: HashMap<(Digest, Vec<Digest>), Digest>,
+    known: HashMap<Content, Digest>,
+    /// What there is to say of those that cannot be used.
+    warnings: Vec<String>,
 }
 
-impl Manifests<'_> {
+/// An image's id and its layers.
+type Content = (Digest, Vec<Digest>);
+
+impl<'e> Manifests<'e> {
+    fn new(entries: &'e [Descriptor]) -> Manifests<'e> {
+        Manifests { entries: entries.iter(), known: HashMap::new(), warnings: Vec::new() }
+    }
+
     /// The own manifest of the image with that id and these layers if the archive has it, else the one that is made.
     fn of(
         &mut self,
         members: &Members<'_>,
-        wanted: (Digest, Vec<Digest>),
+        wanted: Content,
         make: impl FnOnce(&[Digest]) -> ImageManifest,
     ) -> Result<Digest> {
         if let Some(known) = self.known.get(&wanted) {
             return Ok(*known);
         }
         for entry in self.entries.by_ref() {
-            let digest = take(members, entry, "the manifest")?;
-            let text = members.staging.read_document(&digest)?;
-            let Ok(manifest) = serde_json::from_slice::<ImageManifest>(&text) else { continue };
-            let its_layers = manifest.layers().iter().map(named).collect::<Result<Vec<_>>>();
-            let (Ok(id), Ok(layers)) = (named(manifest.config()), its_layers) else { continue };
-            let it = (id, layers);
-            if it == wanted {
-                take_image(members, &text)?;
-                self.known.insert(it, digest);
+            // The image is whole without it.
+            let found = match own(members, entry, &wanted) {
+                Err(e @ BuildError::Other { .. }) => {
+                    let what = format!("index.json names {}, which cannot be used: {}", entry.digest(), e.message());
+                    self.warnings.push(format!("{what}; its image is taken as manifest.json describes it"));
+                    continue;
+                }
+                found => found?,
+            };
+            let Some((digest, content)) = found else { continue };
+            let is_it = content == wanted;
+            self.known.entry(content).or_insert(digest);
+            if is_it {
                 return Ok(digest);
             }
-            self.known.entry(it).or_insert(digest);
         }
         let made = members.staging.put_document(&make(&wanted.1))?.0;
         self.known.insert(wanted, made);
         Ok(made)
     }
+}
+
+/// Reads the manifest that an entry names, and with it the image that it is of if that is `wanted`. `None` if it is no manifest.
+fn own(members: &Members<'_>, entry: &Descriptor, wanted: &Content) -> Result<Option<(Digest, Content)>> {
+    let digest = take(members, entry, "the manifest")?;
+    let text = members.staging.read_document(&digest)?;
+    let Ok(manifest) = parse_manifest(&text) else { return Ok(None) };
+    let layers = manifest.layers().iter().map(named).collect::<Result<Vec<_>>>();
+    let (Ok(id), Ok(layers)) = (named(manifest.config()), layers) else { return Ok(None) };
+    let content = (id, layers);
+    if content == *wanted {
+        take_image(members, &text)?;
+    }
+    Ok(Some((digest, content)))
 }
 
 /// Layers of docker-archives.

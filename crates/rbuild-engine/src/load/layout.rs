@@ -1,12 +1,12 @@
 //! The images that the index of a layout leads to.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-use rbuild_image::{Descriptor, Digest, ImageIndex, Platform, REF_NAME, Reference};
+use rbuild_image::{Descriptor, Digest, ImageIndex, Platform, REF_NAME, Reference, parse_index};
 
 use super::manifest::{is_index, take, take_image};
 use super::members::Members;
-use super::{Image, parse};
+use super::{Image, Wanted, unreadable};
 use crate::error::Result;
 
 const MAX_INDEX_DEPTH: usize = 4;
@@ -45,15 +45,39 @@ pub(super) struct Layout<'m, 'a> {
     /// All images so far, in order, each once.
     pub images: Vec<Image>,
     manifests: HashSet<Digest>,
+    wanted: &'m Wanted,
+    /// Platforms of the images that were left out.
+    pub others: BTreeSet<String>,
 }
 
 impl<'m, 'a> Layout<'m, 'a> {
-    pub(super) fn new(members: &'m Members<'a>) -> Layout<'m, 'a> {
-        Layout { members, seen: HashMap::new(), images: Vec::new(), manifests: HashSet::new() }
+    pub(super) fn new(members: &'m Members<'a>, wanted: &'m Wanted) -> Layout<'m, 'a> {
+        let (seen, images, manifests, others) = Default::default();
+        Layout { members, seen, images, manifests, wanted, others }
+    }
+
+    /// Takes in all that an entry of the layout's own index leads to. What it names itself is of any platform, unless one was
+    /// asked for.
+    pub(super) fn enter(&mut self, entry: &Descriptor) -> Result<Reached> {
+        let foreign = Platform::of(entry).filter(|own| self.wanted.given() && !self.wanted.platform().takes(own));
+        match foreign.filter(|_| !is_index(entry.media_type())) {
+            Some(platform) => {
+                self.leave_out(&platform);
+                Ok(Reached::None)
+            }
+            None => self.follow(entry, 0),
+        }
+    }
+
+    /// Notes the platform of an image that is left out. Documents beside images are of none.
+    fn leave_out(&mut self, platform: &Platform) {
+        if platform.os != "unknown" {
+            self.others.insert(platform.to_string());
+        }
     }
 
     /// Takes in all that an entry leads to.
-    pub(super) fn follow(&mut self, entry: &Descriptor, depth: usize) -> Result<Reached> {
+    fn follow(&mut self, entry: &Descriptor, depth: usize) -> Result<Reached> {
         let digest = take(self.members, entry, "the manifest")?;
         let is_index = is_index(entry.media_type());
         if let Some(known) = self.seen.get(&(digest, is_index)) {
@@ -61,7 +85,7 @@ impl<'m, 'a> Layout<'m, 'a> {
         }
         let text = self.members.staging.read_document(&digest)?;
         let reached = match is_index && depth < MAX_INDEX_DEPTH {
-            true => self.follow_all(&parse(&text, "an index")?, depth)?,
+            true => self.follow_all(&parse_index(&text).map_err(unreadable("an index"))?, depth)?,
             false => {
                 let image = Image { manifest: digest, id: take_image(self.members, &text)? };
                 if self.manifests.insert(digest) {
@@ -75,13 +99,14 @@ impl<'m, 'a> Layout<'m, 'a> {
     }
 
     fn follow_all(&mut self, index: &ImageIndex, depth: usize) -> Result<Reached> {
-        let host = Platform::host();
-        let fits = |d: &&Descriptor| match d.platform() {
-            Some(p) => p.os().to_string() == host.os && p.architecture().to_string() == host.arch,
-            None => true,
-        };
-        let inner = index.manifests().iter().filter(fits);
-        inner.map(|entry| self.follow(entry, depth + 1)).try_fold(Reached::None, |all, next| Ok(all.and(next?)))
+        let mut all = Reached::None;
+        for entry in index.manifests() {
+            match Platform::of(entry) {
+                Some(platform) if !self.wanted.platform().takes(&platform) => self.leave_out(&platform),
+                _ => all = all.and(self.follow(entry, depth + 1)?),
+            }
+        }
+        Ok(all)
     }
 }
 

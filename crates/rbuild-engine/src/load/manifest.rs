@@ -1,10 +1,10 @@
 //! A manifest that comes in, compared with what it names.
 
-use rbuild_image::{Descriptor, Digest, ImageManifest, MediaType, digest_of};
+use rbuild_image::{Descriptor, Digest, MediaType, digest_of};
 use rbuild_layer::Compression;
 
 use super::members::{Members, blob_name};
-use super::parse;
+use super::unreadable;
 use crate::error::{BuildError, Result};
 
 /// Layers as the registries of this world call them; OCI's own are variants of [`MediaType`].
@@ -54,7 +54,7 @@ pub(super) fn take(members: &Members<'_>, d: &Descriptor, what: &str) -> Result<
 
 /// Has all that a manifest names taken in; gives the image id. An image whose documents and layers do not agree is refused.
 pub(super) fn take_image(members: &Members<'_>, text: &[u8]) -> Result<Digest> {
-    let manifest: ImageManifest = parse(text, "a manifest")?;
+    let manifest = rbuild_image::parse_manifest(text).map_err(unreadable("a manifest"))?;
     let layers = manifest.layers();
     if let Some(odd) = layers.iter().find(|layer| !is_layer(layer.media_type())) {
         return Err(BuildError::Other {

@@ -9,12 +9,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use rbuild_image::{Digest, ImageConfig};
+use rbuild_image::{Digest, ImageConfig, Platform};
 use rbuild_layer::{Bounded, Compression, Counting, EntryKind, LimitedTar, detect};
 use rbuild_linux::RootDir;
 use rbuild_store::Staging;
 
-use super::parse;
+use super::unreadable;
 use crate::error::{BuildError, Result};
 
 /// What the archive has under a name.
@@ -161,10 +161,18 @@ impl<'a> Members<'a> {
         if let Some(known) = self.configs.borrow().get(id) {
             return Ok(known.clone());
         }
-        let config: ImageConfig = parse(&self.staging.read_document(id)?, what)?;
+        let text = self.staging.read_document(id)?;
+        let config: ImageConfig = serde_json::from_slice(&text).map_err(unreadable(what))?;
         let diff_ids = Rc::new(config.rootfs.diff_ids);
         self.configs.borrow_mut().insert(*id, diff_ids.clone());
         Ok(diff_ids)
+    }
+
+    /// The platform that a configuration names.
+    pub(super) fn platform(&self, id: &Digest) -> Result<Platform> {
+        let text = self.staging.read_document(id)?;
+        let config: ImageConfig = serde_json::from_slice(&text).map_err(unreadable("configuration of an image"))?;
+        Ok(config.platform())
     }
 
     /// The compression of a layer that was taken in.

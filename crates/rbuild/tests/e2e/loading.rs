@@ -263,3 +263,100 @@ fn a_refused_load_takes_nothing_from_one_at_its_side() {
     lab.rbuild(["inspect", "--verify", "n:1", "m:1"]).ok();
     lab.rbuild(["fsck"]).ok();
 }
+
+#[test]
+fn lists_that_are_null_are_empty() {
+    let lab = Lab::bare();
+    for rest in [
+        "docker([one(config, None, ['n:1'])])",
+        "docker([one(config, None, None), one(config, [], ['n:1'])])",
+        "index([name(item('manifest.v1+json', dict(schemaVersion=2, config=config, layers=None)), 'docker.io/library/n:1')])",
+        "index([name(item('index.v1+json', dict(schemaVersion=2, manifests=None)), 'x:1'), name(image, 'docker.io/library/n:1')])",
+        "index([name(item('manifest.v1+json', dict(schemaVersion=2, config=config)), 'docker.io/library/n:1')])",
+        "c = config_of(None, history=None)\ndocker([one(c, None, ['n:1'])])",
+        "c = item('config.v1+json', dict(architecture=arch, os='linux', config=dict(User=None, Healthcheck=dict(Interval=None)), \
+         rootfs=None))\ndocker([one(c, None, ['n:1'])])",
+    ] {
+        archive(&lab, rest);
+        assert_eq!(lab.sh("$RB load -i $LAB/x.tar").ok().stdout, "Loaded image: n:1\n", "{rest}");
+        lab.rbuild(["save", "n:1", "-o", "/dev/null"]).ok();
+        lab.sh("$RB inspect n:1 && $RB build -q - <<<'FROM n:1' && $RB rmi n:1").ok();
+    }
+    for nothing in ["index(None)", "docker(None)", "docker([])"] {
+        archive(&lab, nothing);
+        let ran = lab.sh("$RB load -i $LAB/x.tar").ok();
+        assert!(ran.stderr.contains("names no image; nothing was loaded"), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn a_sound_manifest_json_outweighs_an_index_that_is_not() {
+    let lab = Lab::bare();
+    let missing =
+        "gone = dict(mediaType='application/vnd.oci.image.manifest.v1+json', digest='sha256:' + 64 * '7', size=7)\n";
+    let lacking = "gone = item('manifest.v1+json', dict(schemaVersion=2, config=config, layers=[dict(mediaType='x/y', \
+                   digest='sha256:' + 64 * '7', size=7)]))\n";
+    let sized = "gone = dict(image, size=7)\n";
+    for (gone, told) in [(missing, true), (lacking, false), (sized, true)] {
+        archive(&lab, &format!("{gone}docker([one(config, [], ['n:1'])])\nindex([gone])"));
+        let ran = lab.sh("$RB load -i $LAB/x.tar").ok();
+        assert_eq!(ran.stdout, "Loaded image: n:1\n");
+        assert_eq!(ran.stderr.contains("index.json names sha256:"), told, "{}", ran.stderr);
+        lab.rbuild(["save", "n:1", "-o", "/dev/null"]).ok();
+        // Without the other form there is nothing to fall back to.
+        archive(&lab, &format!("{gone}index([gone])"));
+        lab.sh("$RB rmi n:1; $RB load -i $LAB/x.tar").fails(1, &[]);
+    }
+}
+
+#[test]
+fn images_for_other_platforms_are_named() {
+    let lab = Lab::bare();
+    let foreign = "def of(a, v=None):\n  c = item('config.v1+json', dict(architecture=a, os='linux', config={}, rootfs=dict(diff_ids=[]), \
+                   x=a))\n  return dict(item('manifest.v1+json', dict(schemaVersion=2, config=c, layers=[])), \
+                   platform=dict(os='linux', architecture=a, **({'variant': v} if v else {})))\n\
+                   attestation = dict(image, platform=dict(os='unknown', architecture='unknown'))\n\
+                   both = inner([of('s390x'), of('arm', 'v7'), attestation])\n";
+    archive(&lab, &format!("{foreign}index([name(both, 'docker.io/library/n:1')])"));
+    let ran = lab
+        .sh("$RB load -i $LAB/x.tar")
+        .fails(1, &["has no image for linux/", "linux/arm/v7, linux/s390x", "--platform"]);
+    assert!(!ran.stderr.contains("unknown"), "{}", ran.stderr);
+    assert_eq!(images(&lab), 0);
+    for platform in ["linux/s390x", "linux/arm/v7", "linux/arm"] {
+        lab.sh(&format!("$RB load --platform {platform} -i $LAB/x.tar && $RB inspect n:1")).ok();
+        lab.rbuild(["rmi", "n:1"]).ok();
+    }
+    lab.sh("$RB load --platform linux/arm/v6 -i $LAB/x.tar").fails(1, &["has no image for linux/arm/v6"]);
+    lab.sh("$RB load --platform nothing/at/all/here -i $LAB/x.tar").fails(2, &["is not a platform"]);
+    // What is beside it is taken, and what is left out is told.
+    archive(
+        &lab,
+        &format!("{foreign}index([name(both, 'docker.io/library/n:1'), name(image, 'docker.io/library/m:1')])"),
+    );
+    let ran = lab.sh("$RB load -i $LAB/x.tar").ok();
+    assert_eq!(ran.stdout, "Loaded image: m:1\n");
+    assert!(ran.stderr.contains("n:1 has no image for linux/"), "{}", ran.stderr);
+    // One of a single platform is taken as it is, unless another one is asked for.
+    archive(&lab, &format!("{foreign}index([name(of('s390x'), 'docker.io/library/o:1')])"));
+    lab.sh("$RB load -i $LAB/x.tar").ok();
+    lab.sh("$RB load --platform linux/arm64 -i $LAB/x.tar").fails(1, &["only for linux/s390x"]);
+    archive(&lab, &format!("{foreign}c = of('s390x')\ndocker([one(config, [], ['p:1'])])"));
+    lab.sh("$RB load --platform linux/s390x -i $LAB/x.tar").fails(1, &["has no image for linux/s390x"]);
+    lab.sh("$RB load --platform linux/$(uname -m) -i $LAB/x.tar").ok();
+}
+
+#[test]
+fn a_layout_gives_the_image_of_the_platform_that_is_built_for() {
+    let lab = Lab::bare();
+    let foreign = "c = item('config.v1+json', dict(architecture='s390x', os='linux', config={}, rootfs=dict(diff_ids=[])))\n\
+                   m = dict(item('manifest.v1+json', dict(schemaVersion=2, config=c, layers=[])), platform=dict(os='linux', architecture='s390x'))\n\
+                   index([inner([m])])";
+    archive(&lab, foreign);
+    lab.sh("mkdir $LAB/layout && tar -xf $LAB/x.tar -C $LAB/layout").ok();
+    let build = |platform: &str| {
+        lab.sh(&format!("$RB build -q {platform} --build-context x=oci-layout://$LAB/layout - <<<'FROM x'"))
+    };
+    build("").fails(1, &["has no image for linux/", "only for linux/s390x"]);
+    build("--platform linux/s390x").ok();
+}
