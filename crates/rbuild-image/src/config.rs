@@ -1,3 +1,5 @@
+//! The image configuration.
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -5,30 +7,35 @@ use serde_json::{Map, Value};
 
 use crate::{Digest, Platform};
 
-/// The image configuration document (OCI image spec, config.md, with Docker's extensions). Keys that are not
-/// known here are kept in `rest` and written again.
+/// The image configuration document (OCI image-spec, config.md, with Docker's extensions). Unknown
+/// keys are preserved in `rest`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ImageConfig {
+    /// GOARCH of the image.
     pub architecture: String,
+    /// GOOS of the image.
     pub os: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
-    /// RFC 3339.
+    /// Creation time (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub author: Option<String>,
+    /// Defaults for containers of the image.
     #[serde(default, deserialize_with = "null_is_default")]
     pub config: RunConfig,
+    /// Layers of the root file system.
     #[serde(default, deserialize_with = "null_is_default")]
     pub rootfs: RootFs,
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<History>,
+    /// Keys that this crate does not know.
     #[serde(flatten)]
     pub rest: Map<String, Value>,
 }
 
-/// What a container of the image runs as.
+/// Execution parameters of containers (`config` in OCI image-spec, config.md).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct RunConfig {
@@ -58,11 +65,13 @@ pub struct RunConfig {
     pub on_build: Vec<String>,
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
     pub shell: Vec<String>,
+    /// Keys that this crate does not know.
     #[serde(flatten)]
     pub rest: Map<String, Value>,
 }
 
-/// Times in nanoseconds; 0 means the runtime's default.
+/// Health check of containers (a Docker extension). Times are in nanoseconds; 0 is the default of
+/// the runtime.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Healthcheck {
@@ -80,14 +89,17 @@ pub struct Healthcheck {
     pub retries: i64,
 }
 
+/// Layers of an image, lowest first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RootFs {
     #[serde(rename = "type", default = "layers")]
     pub kind: String,
+    /// Digests of the uncompressed layers.
     #[serde(default, deserialize_with = "null_is_default")]
     pub diff_ids: Vec<Digest>,
 }
 
+/// History entry of a layer, or of a change to the configuration (`empty_layer`).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct History {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -125,7 +137,7 @@ impl Default for RootFs {
 }
 
 impl ImageConfig {
-    /// An image without content.
+    /// Returns the configuration of an image without layers.
     pub fn empty(platform: &Platform) -> ImageConfig {
         ImageConfig {
             architecture: platform.arch.clone(),
@@ -140,12 +152,14 @@ impl ImageConfig {
         }
     }
 
+    /// Sets operating system, architecture and variant.
     pub fn set_platform(&mut self, platform: &Platform) {
         self.os = platform.os.clone();
         self.architecture = platform.arch.clone();
         self.variant = platform.variant.clone();
     }
 
+    /// Returns the normalized platform.
     pub fn platform(&self) -> Platform {
         let text = match &self.variant {
             Some(v) if !v.is_empty() => format!("{}/{}/{v}", self.os, self.architecture),

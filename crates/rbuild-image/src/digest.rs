@@ -1,37 +1,42 @@
+//! SHA-256 digests, and hashing of streams.
+
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-/// A SHA-256, written as `sha256:` and 64 hexadecimal digits.
+/// A SHA-256 digest. Its text form is `sha256:` followed by 64 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest([u8; 32]);
 
+/// A text is not a SHA-256 digest. Contains the first 100 characters of the text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a digest of the form sha256:<64 hexadecimal digits>")]
+#[error("invalid digest `{0}`: expected sha256:<64 hexadecimal digits>")]
 pub struct DigestError(pub String);
 
 impl Digest {
+    /// Returns the digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Digest {
         Digest(Sha256::digest(bytes).into())
     }
 
-    /// The 64 digits without the algorithm.
-    /// The digest that these 32 bytes are.
+    /// Returns the digest with this binary value.
     pub fn from_bytes(bytes: [u8; 32]) -> Digest {
         Digest(bytes)
     }
 
+    /// Returns the 64 hexadecimal digits without the algorithm.
     pub fn hex(&self) -> String {
         self.0.iter().map(|b| format!("{b:02x}")).collect()
     }
 
-    /// The first twelve digits, as people see ids.
+    /// Returns the first twelve hexadecimal digits, the short form of ids.
     pub fn short(&self) -> String {
         self.hex()[..12].to_string()
     }
 
+    /// Returns the binary value.
     pub fn bytes(&self) -> &[u8; 32] {
         &self.0
     }
@@ -77,20 +82,23 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
-/// A SHA-256 in the making. [`Hasher::field`] frames what it is given with its length, so that two lists of
-/// fields have the same digest only if they are the same.
+/// Incremental SHA-256. [`Hasher::field`] prefixes each field with its length, so two different
+/// lists of fields cannot have the same input.
 #[derive(Clone, Default)]
 pub struct Hasher(Sha256);
 
 impl Hasher {
+    /// Returns a hasher without input.
     pub fn new() -> Hasher {
         Hasher::default()
     }
 
+    /// Adds raw bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
+    /// Adds a field: its length as 8 bytes little-endian, and its bytes.
     pub fn field(&mut self, bytes: impl AsRef<[u8]>) -> &mut Hasher {
         let bytes = bytes.as_ref();
         self.0.update((bytes.len() as u64).to_le_bytes());
@@ -98,6 +106,7 @@ impl Hasher {
         self
     }
 
+    /// Returns the digest of the input.
     pub fn finish(self) -> Digest {
         Digest(self.0.finalize().into())
     }
@@ -113,29 +122,31 @@ impl std::io::Write for Hasher {
     }
 }
 
-/// Hashes and counts what is read or written through it.
+/// A reader or writer that hashes and counts the bytes passing through it.
 pub struct Hashed<T> {
+    /// The wrapped reader or writer.
     pub inner: T,
     hasher: Hasher,
     count: u64,
 }
 
 impl<T> Hashed<T> {
+    /// Wraps a reader or writer.
     pub fn new(inner: T) -> Hashed<T> {
         Hashed { inner, hasher: Hasher::new(), count: 0 }
     }
 
-    /// Bytes so far.
+    /// Returns the number of bytes so far.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// The inner one, and the digest and number of the bytes that went through.
+    /// Returns the wrapped value, and the digest and number of the bytes.
     pub fn finish(self) -> (T, Digest, u64) {
         (self.inner, self.hasher.finish(), self.count)
     }
 
-    fn took(&mut self, bytes: &[u8]) {
+    fn record(&mut self, bytes: &[u8]) {
         self.hasher.update(bytes);
         self.count += bytes.len() as u64;
     }
@@ -144,7 +155,7 @@ impl<T> Hashed<T> {
 impl<R: std::io::Read> std::io::Read for Hashed<R> {
     fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
         let n = self.inner.read(buf)?;
-        self.took(&buf[..n]);
+        self.record(&buf[..n]);
         Ok(n)
     }
 }
@@ -152,7 +163,7 @@ impl<R: std::io::Read> std::io::Read for Hashed<R> {
 impl<W: std::io::Write> std::io::Write for Hashed<W> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let n = self.inner.write(bytes)?;
-        self.took(&bytes[..n]);
+        self.record(&bytes[..n]);
         Ok(n)
     }
     fn flush(&mut self) -> std::io::Result<()> {
@@ -165,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn digests_round_trip_and_bad_ones_are_refused() {
+    fn digests_round_trip_and_invalid_ones_are_rejected() {
         let d = Digest::of(b"");
         assert_eq!(d.to_string(), "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
         assert_eq!(d.to_string().parse(), Ok(d));
@@ -175,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_framed() {
+    fn fields_are_length_prefixed() {
         let hash = |parts: &[&str]| {
             let mut h = Hasher::new();
             for p in parts {

@@ -1,6 +1,6 @@
-//! Texts in the shapes that people's scripts already parse.
+//! Text formats of Docker and Go, which scripts parse.
 
-/// A size as docker prints it: decimal units, three significant digits.
+/// Formats a size in bytes as Docker does: decimal units, three significant digits.
 pub fn human_size(bytes: u64) -> String {
     let mut size = bytes as f64;
     for unit in ["B", "kB", "MB", "GB", "TB"] {
@@ -23,7 +23,7 @@ pub fn human_size(bytes: u64) -> String {
     unreachable!("the last unit always returns")
 }
 
-/// A span of time as docker words it, from its seconds.
+/// Formats a duration in seconds as Docker does: `45 seconds`, `About a minute`, `3 days`.
 pub fn human_duration(seconds: i64) -> String {
     let many = |n: i64, unit: &str| format!("{n} {unit}");
     let (minutes, hours) = (seconds / 60, (seconds + 1800) / 3600);
@@ -42,7 +42,7 @@ pub fn human_duration(seconds: i64) -> String {
     }
 }
 
-/// A string as Go's `%q` writes it.
+/// Quotes a string as Go's `%q` does.
 pub fn quote(text: &str) -> String {
     let mut out = String::from("\"");
     for c in text.chars() {
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_and_times_in_dockers_words() {
+    fn sizes_durations_and_quotes_match_docker() {
         for (n, want) in [(0, "0B"), (999, "999B"), (1000, "1kB"), (6_470_000, "6.47MB"), (123_400_000, "123MB")] {
             assert_eq!(human_size(n), want);
         }

@@ -1,7 +1,7 @@
-//! What an image is: digests, names, platforms, and the documents that tie them together.
+//! Image data types: digests, references, platforms, and the OCI documents that connect them.
 //!
-//! Values only: no I/O, no clock, no environment. A document that came with a digest is kept as bytes elsewhere;
-//! what is parsed here is never written back in its place.
+//! This crate only contains values: no I/O, no clock, no environment. A document that arrived with
+//! a digest must be stored as the original bytes; serializing a parsed document may produce others.
 
 mod config;
 mod digest;
@@ -20,19 +20,19 @@ use serde_json::{Map, Value};
 
 pub use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
 
-/// The `PATH` of an image that names none.
+/// Default `PATH` for images that do not set one.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Annotation under which a layout names its entries (OCI image layout, "org.opencontainers.image.ref.name").
+/// Annotation with the name of an entry in an OCI image layout (OCI image-spec, annotations.md).
 pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
-/// A descriptor of `size` bytes with that digest.
+/// Returns the descriptor of a blob of `size` bytes.
 pub fn descriptor(media_type: MediaType, digest: &Digest, size: u64) -> Descriptor {
-    let digest: oci_spec::image::Digest = digest.to_string().parse().expect("our digests are valid");
+    let digest: oci_spec::image::Digest = digest.to_string().parse().expect("a Digest prints as a valid OCI digest");
     Descriptor::new(media_type, size, digest)
 }
 
-/// The manifest of one image.
+/// Returns an image manifest with schema version 2 and the OCI media type.
 pub fn manifest(config: Descriptor, layers: Vec<Descriptor>) -> ImageManifest {
     oci_spec::image::ImageManifestBuilder::default()
         .schema_version(2u32)
@@ -40,19 +40,28 @@ pub fn manifest(config: Descriptor, layers: Vec<Descriptor>) -> ImageManifest {
         .config(config)
         .layers(layers)
         .build()
-        .expect("all that a manifest must have is given")
+        .expect("all required fields are set")
 }
 
-/// Reads a manifest. As for other tools, a list that is `null` or not there is empty.
+/// Parses an image manifest. As in Go tools, a `layers` list that is `null` or missing is empty.
+///
+/// # Errors
+///
+/// Returns an error if the text is not a manifest.
 pub fn parse_manifest(text: &[u8]) -> serde_json::Result<ImageManifest> {
     with_list(text, "layers")
 }
 
-/// Reads an index. As for other tools, a list that is `null` or not there is empty.
+/// Parses an image index. As in Go tools, a `manifests` list that is `null` or missing is empty.
+///
+/// # Errors
+///
+/// Returns an error if the text is not an index.
 pub fn parse_index(text: &[u8]) -> serde_json::Result<ImageIndex> {
     with_list(text, "manifests")
 }
 
+/// Parses a document, with an empty array for `list` if it is `null` or missing.
 fn with_list<T: DeserializeOwned>(text: &[u8], list: &str) -> serde_json::Result<T> {
     serde_json::from_slice(text).or_else(|e| {
         let mut document: Map<String, Value> = serde_json::from_slice(text)?;
@@ -65,7 +74,11 @@ fn with_list<T: DeserializeOwned>(text: &[u8], list: &str) -> serde_json::Result
     })
 }
 
-/// The digest a descriptor names, if it is a SHA-256.
+/// Returns the digest of a descriptor.
+///
+/// # Errors
+///
+/// Returns an error if the digest is not a SHA-256.
 pub fn digest_of(d: &Descriptor) -> Result<Digest, DigestError> {
     d.digest().to_string().parse()
 }
@@ -75,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_that_are_null_are_empty() {
+    fn null_and_missing_lists_are_empty() {
         let digest = Digest::of(b"config");
         let config =
             format!(r#"{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{digest}","size":6}}"#);

@@ -1,9 +1,12 @@
+//! Image references.
+
 use std::fmt;
 use std::str::FromStr;
 
 use crate::Digest;
 
-/// An image name in full: registry, path, and a tag or a digest (distribution reference grammar).
+/// A fully qualified image reference: registry, path, and a tag, a digest or both (grammar of the
+/// distribution project). Parsing adds the default registry and tag.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Reference {
     registry: String,
@@ -12,12 +15,13 @@ pub struct Reference {
     digest: Option<Digest>,
 }
 
-/// How a Dockerfile names an image: by a reference, or by a digest in full. The beginning of an id is no name here: it would
-/// mean another image tomorrow.
+/// An image name in a Dockerfile: a reference or a full digest. Abbreviated ids are not accepted,
+/// because a prefix may identify another image later.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ImageName {
+    /// Registry, path, and tag or digest.
     Reference(Reference),
-    /// `sha256:` and 64 digits: an image id, or the digest of a manifest.
+    /// Image id or manifest digest: `sha256:` and 64 digits.
     Id(Digest),
 }
 
@@ -32,33 +36,39 @@ impl FromStr for ImageName {
     }
 }
 
+/// A text is not an image reference.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{name}` is not an image name: {reason}")]
+#[error("invalid image name `{name}`: {reason}")]
 pub struct ReferenceError {
+    /// The first 300 characters of the text.
     pub name: String,
+    /// The violated rule.
     pub reason: &'static str,
 }
 
 const DEFAULT_REGISTRY: &str = "docker.io";
-/// Where names of one part are, in the default registry.
+/// Namespace of names without a slash, in the default registry.
 const OFFICIAL: &str = "library/";
-/// Bytes of registry and path together.
-const MOST_NAME: usize = 255;
+/// Maximum length of registry, slash and path in bytes.
+const MAX_NAME: usize = 255;
 
 impl Reference {
+    /// Returns the host name of the registry, with its port if any.
     pub fn registry(&self) -> &str {
         &self.registry
     }
 
+    /// Returns the tag, if any.
     pub fn tag(&self) -> Option<&str> {
         self.tag.as_deref()
     }
 
+    /// Returns the digest, if any.
     pub fn digest(&self) -> Option<&Digest> {
         self.digest.as_ref()
     }
 
-    /// The name as people write it, without tag and digest: `debian`, `me/app`, `ghcr.io/me/app`.
+    /// Returns the short name without tag and digest: `debian`, `me/app`, `ghcr.io/me/app`.
     pub fn familiar_name(&self) -> String {
         if self.registry != DEFAULT_REGISTRY {
             return format!("{}/{}", self.registry, self.path);
@@ -67,7 +77,7 @@ impl Reference {
         official.unwrap_or(&self.path).to_string()
     }
 
-    /// The name as people write it, with its tag or digest.
+    /// Returns the short name with tag and digest.
     pub fn familiar(&self) -> String {
         let mut name = self.familiar_name();
         if let Some(tag) = &self.tag {
@@ -96,17 +106,19 @@ impl fmt::Display for Reference {
 impl FromStr for Reference {
     type Err = ReferenceError;
 
-    /// Without tag and digest the tag is `latest`.
+    /// Parses a reference. Without tag and digest, the tag is `latest`.
     fn from_str(name: &str) -> Result<Reference, ReferenceError> {
         let fail = |reason| ReferenceError { name: name.chars().take(300).collect(), reason };
         if name.is_empty() {
-            return Err(fail("it is empty"));
+            return Err(fail("name is empty"));
         }
         if name.len() > 255 + 128 + 72 {
-            return Err(fail("it is too long"));
+            return Err(fail("name is too long"));
         }
         let (rest, digest) = match name.split_once('@') {
-            Some((rest, digest)) => (rest, Some(digest.parse().map_err(|_| fail("its digest is not sha256"))?)),
+            Some((rest, digest)) => {
+                (rest, Some(digest.parse().map_err(|_| fail("digest must be sha256:<64 hexadecimal digits>"))?))
+            }
             None => (name, None),
         };
         let (rest, tag) = match rest.rsplit_once(':') {
@@ -117,24 +129,24 @@ impl FromStr for Reference {
             let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
             let valid = tag.starts_with(word) && tag.chars().all(|c| word(c) || c == '.' || c == '-');
             if !valid || tag.len() > 128 {
-                return Err(fail("its tag must be letters, digits, `_`, `.` or `-`, 128 at most"));
+                return Err(fail("tag must consist of at most 128 letters, digits, `_`, `.` or `-`"));
             }
         }
         if tag.is_none() && digest.is_none() && is_id(rest) {
-            return Err(fail("64 hexadecimal digits are an id, which is written with sha256: before it"));
+            return Err(fail("64 hexadecimal digits are an image id, which needs the prefix `sha256:`"));
         }
         let (registry, path) = split_registry(rest);
         if !valid_registry(registry) {
-            return Err(fail("its registry is not a host name with or without a port"));
+            return Err(fail("registry must be a host name with an optional port"));
         }
-        if registry.len() + path.len() >= MOST_NAME {
-            return Err(fail("it is too long"));
+        if registry.len() + path.len() >= MAX_NAME {
+            return Err(fail("name is too long"));
         }
         if path.chars().any(|c| c.is_ascii_uppercase()) {
-            return Err(fail("it must be lower case"));
+            return Err(fail("path must be lower case"));
         }
         if !path.split('/').all(valid_component) {
-            return Err(fail("each part is lower-case letters and digits, with `.`, `_` or `-` between them"));
+            return Err(fail("path components must be lower-case letters and digits, separated by `.`, `_` or `-`"));
         }
         let tag = match (tag, &digest) {
             (None, None) => Some("latest".to_string()),
@@ -148,7 +160,8 @@ fn is_id(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Registry and path of a name. Its first part is a registry if it cannot be part of a path: if it has a dot, a port or a capital.
+/// Splits a name into registry and path. The first component is a registry if it is `localhost`, or
+/// has a dot, a port or an upper-case letter.
 fn split_registry(name: &str) -> (&str, String) {
     let is_host = |first: &str| {
         first == "localhost" || first.contains(['.', ':']) || first.contains(|c: char| c.is_ascii_uppercase())
@@ -162,7 +175,7 @@ fn split_registry(name: &str) -> (&str, String) {
     (registry, if is_official { format!("{OFFICIAL}{path}") } else { path.to_string() })
 }
 
-/// A host name, or an IPv6 address in brackets; then perhaps a port.
+/// Checks for a host name, or an IPv6 address in brackets, with an optional port.
 fn valid_registry(registry: &str) -> bool {
     let is_port = |port: &str| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
     if let Some((address, port)) = registry.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
@@ -177,7 +190,7 @@ fn valid_registry(registry: &str) -> bool {
     host.split('.').all(valid_label) && port.is_none_or(is_port)
 }
 
-/// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`
+/// Matches `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`.
 fn valid_component(part: &str) -> bool {
     let alnum = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let ends = part.starts_with(alnum) && part.ends_with(alnum);
@@ -189,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_filled_up_and_shortened_again() {
+    fn names_are_qualified_and_shortened() {
         for (name, full, familiar) in [
             ("debian", "docker.io/library/debian:latest", "debian:latest"),
             ("debian:bookworm", "docker.io/library/debian:bookworm", "debian:bookworm"),
@@ -214,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_names_say_why() {
+    fn invalid_names_are_rejected() {
         let id = Digest::of(b"").hex();
         let long = format!("h.io/{}", "a".repeat(251));
         for bad in ["", "Debian", "a//b", "a:", "a:-x", "a@sha256:1", "-a", "a..b", "a b", "a/", "é", &id, &long] {
@@ -226,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_digest_is_an_id_and_a_part_of_one_a_name() {
+    fn full_digests_are_ids_and_prefixes_are_names() {
         let id = Digest::of(b"x");
         assert_eq!(id.to_string().parse(), Ok(ImageName::Id(id)));
         let reference = |text: &str| Ok(ImageName::Reference(text.parse().unwrap()));

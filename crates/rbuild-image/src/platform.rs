@@ -1,43 +1,49 @@
+//! Platforms and their normalization.
+
 use std::fmt;
 use std::str::FromStr;
 
 use oci_spec::image::Descriptor;
 
-/// Operating system, architecture and variant, in the words of GOOS and GOARCH.
+/// Operating system, architecture and variant. Parsing normalizes aliases (`x86_64` to `amd64`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Platform {
+    /// GOOS.
     pub os: String,
+    /// GOARCH.
     pub arch: String,
+    /// Variant of the architecture, for example `v7` of `arm`.
     pub variant: Option<String>,
 }
 
 impl Platform {
-    /// What this program was built for.
+    /// Returns the platform that this program was built for.
     pub fn host() -> Platform {
         let (arch, variant) = normal_arch(std::env::consts::ARCH, None);
         Platform { os: "linux".into(), arch, variant }
     }
 
-    /// The platform that a descriptor names, if it names one.
+    /// Returns the normalized platform of a descriptor, if it has one.
     pub fn of(d: &Descriptor) -> Option<Platform> {
         let named = d.platform().as_ref()?;
         let (arch, variant) = normal_arch(&named.architecture().to_string(), named.variant().as_deref());
         Some(Platform { os: normal_os(&named.os().to_string()), arch, variant })
     }
 
-    /// Whether an image of `other` is one of this platform; a variant that is not named is any.
+    /// Returns true if an image of platform `other` matches this platform. A missing variant on
+    /// either side matches any.
     pub fn takes(&self, other: &Platform) -> bool {
         let variants = self.variant.as_ref().zip(other.variant.as_ref());
         self.runs(other) && variants.is_none_or(|(own, other)| own == other)
     }
 
-    /// Whether programs of `other` run here without help.
+    /// Returns true if this platform runs programs of `other` without an emulator.
     pub fn runs(&self, other: &Platform) -> bool {
         self.os == other.os && self.arch == other.arch
     }
 }
 
-/// Systems and architectures that a single word may name.
+/// Operating systems that may be given without an architecture.
 const SYSTEMS: [&str; 17] = [
     "aix",
     "android",
@@ -57,6 +63,7 @@ const SYSTEMS: [&str; 17] = [
     "windows",
     "zos",
 ];
+/// Architectures that may be given without an operating system.
 const ARCHITECTURES: [&str; 24] = [
     "386",
     "amd64",
@@ -117,19 +124,21 @@ impl FromStr for Platform {
         let parts: Vec<&str> = text.trim().split('/').collect();
         let host = Platform::host();
         let (os, arch, variant) = match parts[..] {
-            // One word is a system on this machine's architecture, or an architecture of this machine's system.
+            // A single word is an operating system or an architecture; the host provides the other.
             [word] if SYSTEMS.contains(&normal_os(word).as_str()) => {
                 (word, host.arch.as_str(), host.variant.as_deref())
             }
             [word] if ARCHITECTURES.contains(&normal_arch(word, None).0.as_str()) => (host.os.as_str(), word, None),
             [os, arch] => (os, arch, None),
             [os, arch, variant] => (os, arch, Some(variant)),
-            [word] => return Err(format!("`{word}` is neither an operating system nor an architecture")),
-            _ => return Err(format!("`{text}` is not a platform of the form os/arch[/variant]")),
+            [word] => {
+                return Err(format!("unknown platform `{word}`: neither an operating system nor an architecture"));
+            }
+            _ => return Err(format!("invalid platform `{text}`: expected os/arch[/variant]")),
         };
         let word = |s: &str| !s.is_empty() && s.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c));
         if ![os, arch].into_iter().chain(variant).all(word) {
-            return Err(format!("`{text}` is not a platform of the form os/arch[/variant]"));
+            return Err(format!("invalid platform `{text}`: expected os/arch[/variant]"));
         }
         let (arch, variant) = normal_arch(arch, variant);
         Ok(Platform { os: normal_os(os), arch, variant })
@@ -141,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn platforms_are_normalised() {
+    fn platforms_are_normalized() {
         for (text, want) in [
             ("linux/x86_64", "linux/amd64"),
             ("linux/arm64/v8", "linux/arm64"),
