@@ -40,7 +40,7 @@ pub enum Conflict {
 
 impl KeyLock {
     /// Waits until nobody else holds `key`, or `stop` says that it is to wait no longer. The kernel's own wait could not be
-    /// ended from another thread, so the lock is tried again and again, at most [`LOOK`] apart.
+    /// ended from another thread, so the lock is tried again and again, at most `LOOK` apart.
     pub fn wait(file: File, key: [u8; 8], stop: &mut dyn FnMut(&File, Conflict) -> bool) -> Result<Option<KeyLock>> {
         let mut pause = Duration::from_millis(1);
         loop {
