@@ -18,6 +18,7 @@ use crate::request::{ImageForm, Squash};
 const COMMENT: &str = "buildkit.dockerfile.v0";
 
 /// Makes the image of the target, or finds it made; gives its manifest.
+#[tracing::instrument(target = "engine", name = "pack", level = "debug", skip_all)]
 pub(crate) fn image(build: &Executor<'_>, form: &ImageForm) -> Result<Digest> {
     let key = build.prepared.image_key(&build.done(build.prepared.graph.target).result, build.request, form);
     if build.request.parameters.no_cache == NoCache::None
@@ -87,6 +88,7 @@ pub(crate) fn documents(build: &Executor<'_>, form: &ImageForm, packed: &[Packed
 }
 
 /// The layers that are the target's own, the lowest first.
+#[tracing::instrument(target = "engine", name = "layers", level = "debug", skip_all)]
 fn new_layers(build: &Executor<'_>, form: &ImageForm) -> Result<Vec<PackedLayer>> {
     let latest = latest(build, form);
     let mut trees = own_trees(build);

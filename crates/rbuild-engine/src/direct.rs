@@ -19,6 +19,7 @@ use crate::export;
 use crate::request::{Output, OutputKind, Target};
 
 /// Writes the image of a finished build to an output that is direct; gives its id and manifest.
+#[tracing::instrument(target = "engine", name = "export", level = "debug", skip_all)]
 pub(crate) fn export(build: &Executor<'_>, output: &Output) -> Result<(Digest, Digest)> {
     let started = Instant::now();
     let made = match (&output.target, output.kind) {

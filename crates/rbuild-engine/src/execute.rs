@@ -227,6 +227,7 @@ impl<'a> Executor<'a> {
         }
     }
 
+    #[tracing::instrument(target = "engine", name = "unpack", level = "debug", skip_all, fields(step = id, image = %manifest))]
     pub(crate) fn unpack(&self, id: VertexId, manifest: &Digest) -> Result<()> {
         let started = Instant::now();
         let image = self.image(manifest)?;
@@ -427,6 +428,7 @@ pub fn execute(
 }
 
 #[allow(clippy::too_many_arguments)]
+#[tracing::instrument(target = "engine", name = "solve", level = "debug", skip_all)]
 fn execute_all<'a>(
     request: &'a BuildRequest,
     platforms: &'a [Prepared],

@@ -28,6 +28,7 @@ pub(crate) struct View {
 }
 
 /// Writes the outputs that are files of the result: a directory, or one tar.
+#[tracing::instrument(target = "engine", name = "export", level = "debug", skip_all)]
 pub(crate) fn files(output: &Output, views: &[View]) -> Result<()> {
     match (output.kind, &output.target) {
         (OutputKind::Local, Target::Directory(Directory { base, rest })) => {
@@ -73,6 +74,7 @@ pub(crate) fn begin(dest: &Destination) -> Result<&File> {
 
 /// Names the first image and writes the archives that are made of each; `platforms` has the images of each platform,
 /// in the order of the forms.
+#[tracing::instrument(target = "engine", name = "export", level = "debug", skip_all)]
 pub(crate) fn publish(
     request: &BuildRequest,
     store: &Store,

@@ -156,6 +156,7 @@ struct Found {
 }
 
 /// Keeps what is in order all together, and gives it its names.
+#[tracing::instrument(target = "engine", name = "load", level = "debug", skip_all)]
 fn keep_all(members: Members<'_>, wanted: &Wanted) -> Result<Incoming<Vec<Loaded>>> {
     let Incoming { found: Found { images, names }, mut warnings } = images(&members, wanted)?;
     if images.is_empty() {

@@ -63,6 +63,7 @@ impl Known {
 }
 
 /// Parses, plans and looks everything up.
+#[tracing::instrument(target = "engine", name = "prepare", level = "debug", skip_all)]
 pub fn prepare(request: &BuildRequest, params: &Parameters, store: &Store, events: &Events) -> Result<Prepared> {
     let file = rbuild_dockerfile::parse(&request.dockerfile).map_err(BuildError::Dockerfile)?;
     let mut bases = HashMap::new();
@@ -187,6 +188,7 @@ fn foreseen(vertex: &Vertex, key: Option<Digest>) -> Option<Digest> {
     }
 }
 
+#[tracing::instrument(target = "engine", name = "key", level = "debug", skip_all)]
 fn look_up(
     graph: &BuildGraph,
     store: &Store,
@@ -267,6 +269,7 @@ impl Prepared {
 
     /// Answers the build if the cache holds all of it and no file system has to be looked into; `None` if a
     /// builder is needed.
+    #[tracing::instrument(target = "engine", name = "answer", level = "debug", skip_all)]
     pub fn answer(&self, request: &BuildRequest, store: &Store, events: &Events) -> Result<Option<Finished>> {
         let target = &self.known[self.graph.target];
         let Some(result) = target.result() else { return Ok(None) };

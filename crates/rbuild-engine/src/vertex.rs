@@ -21,6 +21,7 @@ const LOOKS: usize = 3;
 
 impl Executor<'_> {
     /// Has the result of a vertex whose inputs are done: finds it or makes it.
+    #[tracing::instrument(target = "engine", name = "vertex", level = "debug", skip_all, fields(step = id, label = %self.prepared.graph.vertices[id].label))]
     pub(crate) fn vertex(&self, id: VertexId) -> Result<()> {
         let vertex = &self.prepared.graph.vertices[id];
         if let Step::Image { manifest, .. } = &vertex.step {
@@ -70,6 +71,7 @@ impl Executor<'_> {
     }
 
     /// Whether the result was there already; otherwise it is now.
+    #[tracing::instrument(target = "engine", name = "once", level = "debug", skip_all, fields(step = id, key = %key.short()))]
     fn cached_or_executed(&self, id: VertexId, key: &Digest, taken: &[Content], account: &Account) -> Result<bool> {
         let tell = |text: String| self.events.send(Event::Why { step: id, text });
         if self.hit(id, key, key, account)? {
@@ -129,6 +131,7 @@ impl Executor<'_> {
 
     /// Has a step fill a new tree; gives its directory. `before` is the account of the nearest earlier step, and `why` is told
     /// what changed among the files that the step takes, as soon as that is known.
+    #[tracing::instrument(target = "engine", name = "make", level = "debug", skip_all, fields(step = id))]
     fn make(
         &self,
         id: VertexId,

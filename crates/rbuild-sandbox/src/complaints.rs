@@ -1,5 +1,5 @@
-//! What libcontainer complains about while it makes a container: its errors say which of its parts failed, and the cause is told to
-//! whoever listens for events only.
+//! Errors and warnings that libcontainer logs while it makes a container. Its error values name only
+//! the part that failed; the cause goes to the log.
 
 use std::fmt::{self, Write as _};
 use std::fs::File;
@@ -10,14 +10,17 @@ use tracing_core::field::{Field, Visit};
 use tracing_core::span::{Attributes, Id, Record};
 use tracing_core::{Dispatch, Event, Level, LevelFilter, Metadata, Subscriber};
 
-/// The complaints of the calling process and of those that it starts.
+/// Log of the calling process and of the processes that it starts.
 pub(crate) struct Complaints(File);
 
-/// Bytes of a complaint that are shown.
-const MOST: usize = 1000;
+/// Bytes of the log that are read.
+const MOST: usize = 4000;
+
+/// Marks the lines of errors. Other lines are warnings.
+const ERROR: char = '!';
 
 impl Complaints {
-    /// Listens from now on, once in the life of a process. Without memory for that, or twice, nothing is heard.
+    /// Starts the log. Returns `None` if there is no memory for it, or if the process has one already.
     pub fn listen() -> Option<Complaints> {
         let file = File::from(rustix::fs::memfd_create("complaints", rustix::fs::MemfdFlags::CLOEXEC).ok()?);
         let listener = Listener(file.try_clone().ok()?);
@@ -25,12 +28,20 @@ impl Complaints {
         Some(Complaints(file))
     }
 
-    /// The first, which is the nearest to the cause: those that were told of it complain in turn.
-    pub fn first(&self) -> Option<String> {
+    /// Returns the first error, which is the closest to the cause: callers log it again on its way up.
+    pub fn first_error(&self) -> Option<String> {
+        self.lines().into_iter().find_map(|line| line.strip_prefix(ERROR).map(String::from))
+    }
+
+    /// Returns the warnings in order.
+    pub fn warnings(&self) -> Vec<String> {
+        self.lines().into_iter().filter(|line| !line.starts_with(ERROR)).collect()
+    }
+
+    fn lines(&self) -> Vec<String> {
         let mut bytes = vec![0; MOST];
-        let n = self.0.read_at(&mut bytes, 0).ok()?;
-        let text = String::from_utf8_lossy(&bytes[..n]).into_owned();
-        text.lines().next().map(String::from).filter(|line| !line.is_empty())
+        let n = self.0.read_at(&mut bytes, 0).unwrap_or(0);
+        String::from_utf8_lossy(&bytes[..n]).lines().filter(|line| !line.is_empty()).map(String::from).collect()
     }
 }
 
@@ -38,17 +49,19 @@ struct Listener(File);
 
 impl Subscriber for Listener {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() == Level::ERROR
+        *metadata.level() <= Level::WARN
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(LevelFilter::ERROR)
+        Some(LevelFilter::WARN)
     }
 
     fn event(&self, event: &Event<'_>) {
         let mut line = Line::default();
         event.record(&mut line);
-        let text = [line.message, line.fields].concat().replace('\n', " ");
+        let mark = if *event.metadata().level() == Level::ERROR { String::from(ERROR) } else { String::new() };
+        let text = [mark, line.message, line.fields].concat().replace('\n', " ");
+        // The log explains failures; it must not cause one.
         let _ = (&self.0).write_all(format!("{text}\n").as_bytes());
     }
 
@@ -62,7 +75,7 @@ impl Subscriber for Listener {
     fn exit(&self, _: &Id) {}
 }
 
-/// A complaint in one line: what is said, then the facts.
+/// An event as one line: the message, then its fields.
 #[derive(Default)]
 struct Line {
     message: String,

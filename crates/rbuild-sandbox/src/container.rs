@@ -97,7 +97,7 @@ fn container(
     }
     let complaints = Complaints::listen();
     let why = |e: &dyn std::error::Error| {
-        killed().unwrap_or_else(|| cause(&chain(e), complaints.as_ref().and_then(Complaints::first)))
+        killed().unwrap_or_else(|| cause(&chain(e), complaints.as_ref().and_then(Complaints::first_error)))
     };
     let built = ContainerBuilder::new(NAME.to_string(), SyscallType::default())
         .with_root_path(STATE)
@@ -110,6 +110,9 @@ fn container(
         .with_detach(true)
         .build();
     let container = built.map_err(|e| why(&e))?;
+    for warning in complaints.iter().flat_map(Complaints::warnings) {
+        Report::Warned(warning).send(socket).map_err(|e| format!("reporting a warning: {e}"))?;
+    }
     if let Some(listener) = terminal {
         pass_on_terminal(&listener, socket).map_err(|e| format!("the terminal: {e}"))?;
     }

@@ -155,11 +155,13 @@ pub struct Ended {
     pub at: u64,
 }
 
-/// A line that a runner writes. The first comes when the command ends, the last when everything is put away.
+/// A message of a runner: any number of warnings, one when the command has ended, one when the runner has cleaned up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Report {
+    /// A warning of a library, for the debug log.
+    Warned(String),
     Ended(Ended),
-    /// All went well since, or why not, in a sentence.
+    /// Success, or the reason of the failure as a sentence.
     Finished(Result<(), String>),
 }
 

@@ -125,7 +125,12 @@ impl Said {
         self.bytes.extend_from_slice(bytes);
         while let Some(end) = self.bytes.iter().position(|b| *b == b'\n') {
             let line: Vec<u8> = self.bytes.drain(..=end).collect();
-            self.reports.extend(serde_json::from_slice::<Report>(&line).ok());
+            match serde_json::from_slice::<Report>(&line) {
+                Ok(Report::Warned(warning)) => tracing::warn!(target: "libcontainer", "{warning}"),
+                Ok(report) => self.reports.push(report),
+                // The runner is ours: a line cut short is one that it did not live to finish.
+                Err(_) => {}
+            }
         }
     }
 
@@ -154,6 +159,7 @@ pub fn run(
     cancel: &Cancel,
     mut output: impl FnMut(Stream, &[u8]),
 ) -> Result<Ended, SandboxError> {
+    let _span = tracing::debug_span!(target: "sandbox", "runner", bare = request.bare, uid = request.uid).entered();
     let (mut ours, theirs) = UnixStream::pair().map_err(fail("socketpair"))?;
     let (out, out_writer) = pipe_for(request)?;
     let (err, err_writer) = pipe_for(request)?;
@@ -165,7 +171,9 @@ pub fn run(
         let mut pipes = [(Stream::Stdout, Some(out)), (Stream::Stderr, Some(err))];
         follow(&runner, &mut ours, &mut said, &mut pipes, &mut output)?;
     }
-    runner.conclude(&said)
+    let ended = runner.conclude(&said);
+    tracing::debug!(target: "sandbox", ?ended, "command ended");
+    ended
 }
 
 /// Bytes that are read at a time.

@@ -23,6 +23,7 @@ pub struct Content {
 }
 
 /// The digest of everything that the sources select, and the names that files are copied under.
+#[tracing::instrument(target = "source", name = "content", level = "debug", skip_all, fields(selected = selected.len()))]
 pub fn content(tree: &SourceTree<'_>, selected: &[Selected]) -> Result<Content, SourceError> {
     let mut hasher = Hasher::new();
     let mut sight = Sight::default();

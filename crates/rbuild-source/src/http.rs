@@ -47,6 +47,7 @@ pub fn is_url(text: &str) -> bool {
 
 /// Asks for a file. Redirects are followed, proxies taken from the environment, and certificates are those that the
 /// machine trusts.
+#[tracing::instrument(target = "source", name = "fetch", level = "debug", skip_all)]
 pub fn fetch(url: &str) -> Result<Fetched, FetchError> {
     let tls = ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::PlatformVerifier).build();
     let agent: ureq::Agent = ureq::Agent::config_builder()

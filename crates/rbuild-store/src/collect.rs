@@ -40,6 +40,7 @@ const NOTE_AGAIN: i64 = 3600;
 impl Store {
     /// Removes what was not used for the longest time until the cache is within the budget. Images with names and
     /// what they are made of stay. Does nothing while another process uses the store: the last one cleans up.
+    #[tracing::instrument(target = "store", name = "collect", level = "debug", skip_all)]
     pub fn collect(&self, budget: Budget) -> Result<Freed> {
         let mut freed = Freed::default();
         if self.lock_alone().is_err() {

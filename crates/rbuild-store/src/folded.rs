@@ -59,6 +59,7 @@ impl Store {
     }
 
     /// Has the files of a tree in place.
+    #[tracing::instrument(target = "store", name = "materialize", level = "debug", skip_all, fields(tree = ?tree))]
     pub fn unfold_tree(&self, work: &Workspace, tree: &TreeId) -> Result<()> {
         if self.folded(tree)?.is_none() {
             return Ok(());

@@ -141,6 +141,7 @@ impl Store {
     }
 
     /// A view of a whole file system as one layer. Nothing is kept of it but its bytes.
+    #[tracing::instrument(target = "store", name = "pack", level = "debug", skip_all)]
     pub fn pack_view(
         &self,
         work: &Workspace,
@@ -158,6 +159,7 @@ impl Store {
     }
 
     /// An image's layer in another form.
+    #[tracing::instrument(target = "store", name = "repack", level = "debug", skip_all)]
     pub fn repack_layer(
         &self,
         work: &Workspace,

@@ -70,6 +70,7 @@ impl Store {
     }
 
     /// The same, with other waits for the locks of other processes.
+    #[tracing::instrument(target = "store", name = "open", level = "debug", skip_all, fields(path = %path.display()))]
     pub fn open_with(path: &Path, patience: Patience) -> Result<Store> {
         let unusable = |reason: String| StoreError::Unusable {
             path: path.to_path_buf(),
@@ -149,6 +150,7 @@ impl Store {
     }
 
     /// Waits for the lock on a key of `steps.lock`.
+    #[tracing::instrument(target = "store", name = "lock", level = "debug", skip_all)]
     pub(crate) fn wait_for_key(&self, key: [u8; 8]) -> Result<KeyLock> {
         let mut wait = Wait::for_key(&self.waits, &self.lock);
         let mut ended = Ok(());

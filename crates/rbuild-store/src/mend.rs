@@ -45,6 +45,7 @@ impl Store {
     }
 
     /// What the last tree lacks above the others; made once. `None` if that is nothing.
+    #[tracing::instrument(target = "store", name = "fixup", level = "debug", skip_all)]
     fn mend(&self, work: &Workspace, trees: &[TreeId], leaning: &Leaning, build: &str) -> Result<Option<TreeId>> {
         let [below @ .., layer] = trees else { return Ok(None) };
         let layer = self.tree(layer)?;

@@ -22,6 +22,7 @@ const READINGS: usize = 4;
 impl Store {
     /// A tree that shows these paths (relative, clean) as the image has them, made once. `None` if it is not worth it, or not
     /// possible: the image is unpacked already, or a path is not there, or leads too far.
+    #[tracing::instrument(target = "store", name = "partial", level = "debug", skip_all)]
     pub fn image_parts(
         &self,
         work: &Workspace,

@@ -55,6 +55,7 @@ impl Store {
 
     /// Removes what nothing refers to: images without a name, trees without a record, blobs of neither. With
     /// `all`, the whole build cache and the cache mounts go as well. Nobody else may use the store meanwhile.
+    #[tracing::instrument(target = "store", name = "prune", level = "debug", skip(self))]
     pub fn prune(&self, all: bool) -> Result<Freed> {
         self.lock_alone()?;
         self.remove_unpublished()?;
@@ -84,6 +85,7 @@ impl Store {
     }
 
     /// Removes the blobs that neither an image nor the cache refers to, unless another process uses the store.
+    #[tracing::instrument(target = "store", name = "sweep", level = "debug", skip_all)]
     pub fn sweep_blobs(&self) -> Result<Freed> {
         let mut freed = Freed::default();
         if self.lock_alone().is_err() {

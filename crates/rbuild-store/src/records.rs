@@ -47,6 +47,7 @@ impl Store {
         Ok(boot == self.boot() || self.root.exists(format!("builds/{build}.synced"))?)
     }
 
+    #[tracing::instrument(target = "store", name = "record", level = "debug", skip_all, fields(key = %key.short()))]
     pub fn put_record(&self, key: &Digest, tree: &TreeId, result: &Digest, created: i64, build: &str) -> Result<()> {
         let record = Record {
             tree: tree.clone(),

@@ -106,6 +106,7 @@ impl Store {
 
     /// Publishes a finished tree; nothing is copied. What a dead process left under that id is replaced. The
     /// caller holds the lock of the step.
+    #[tracing::instrument(target = "store", name = "commit", level = "debug", skip_all, fields(tree = ?id))]
     pub fn commit_tree(&self, work: &Workspace, made: &Path, id: &TreeId) -> Result<()> {
         let trees = self.dir("trees")?;
         let name = made.file_name().unwrap_or_default();
@@ -183,6 +184,7 @@ impl Store {
         Ok((self.unpack_layer(work, &digest, diff_id, build)?, true))
     }
 
+    #[tracing::instrument(target = "store", name = "unpack", level = "debug", skip_all, fields(layer = %digest))]
     fn unpack_layer(&self, work: &Workspace, digest: &Digest, diff_id: &Digest, build: &str) -> Result<TreeId> {
         let (path, dir) = self.new_tree(work)?;
         let fs = dir.sub("fs")?;

@@ -38,6 +38,7 @@ impl Store {
     /// Checks the whole store: every blob against its name, every document against what it names. With `repair`
     /// (nobody else may use the store then) what is broken is taken out: damaged blobs, names of images that are
     /// not whole, records of the cache whose files are gone. Files of trees carry no checksums and are not read.
+    #[tracing::instrument(target = "store", name = "fsck", level = "debug", skip(self))]
     pub fn check(&self, repair: bool) -> Result<Checked> {
         if repair {
             self.lock_alone()?;

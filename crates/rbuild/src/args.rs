@@ -25,6 +25,12 @@ pub struct Cli {
     /// How long to wait for a program that is no rbuild and holds a lock of the store [default: 15]
     #[arg(long, global = true, value_name = "SECONDS", env = "RBUILD_LOCK_TIMEOUT")]
     pub lock_timeout: Option<u64>,
+    /// Log to standard error, with the warnings of libraries; RBUILD_LOG=engine=debug chooses parts and levels
+    #[arg(short = 'D', long, global = true)]
+    pub debug: bool,
+    /// Append a log of everything that rbuild does to FILE, as JSON lines
+    #[arg(long, global = true, value_name = "FILE", env = "RBUILD_DEBUG_LOG")]
+    pub debug_log: Option<PathBuf>,
     #[command(subcommand)]
     pub verb: Verb,
 }

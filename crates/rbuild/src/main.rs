@@ -8,6 +8,7 @@ mod config;
 mod containers;
 mod context;
 mod debug;
+mod debug_log;
 mod doctor;
 mod exit;
 mod images;
@@ -29,8 +30,9 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
 
-use args::{Cli, Verb};
+use args::{Cli, ProgressMode, Verb};
 use config::Config;
+use debug_log::DebugLog;
 use exit::{Failure, code};
 use place::Place;
 
@@ -61,6 +63,10 @@ fn run(argv: Vec<std::ffi::OsString>) -> u8 {
         Ok(cli) => cli,
         Err(e) => return Failure::usage(e.to_string()).report(),
     };
+    let log = DebugLog { filter: std::env::var("RBUILD_LOG").ok(), debug: cli.debug, file: cli.debug_log.clone() };
+    if let Err(failure) = log.start() {
+        return failure.report();
+    }
     let config = match Config::of_user() {
         Ok(config) => config,
         Err(failure) => return failure.report(),
@@ -72,6 +78,9 @@ fn run(argv: Vec<std::ffi::OsString>) -> u8 {
     let result = match cli.verb {
         Verb::Build(mut args) => {
             config.fill(&mut args);
+            if log.is_on_stderr() && matches!(args.progress, None | Some(ProgressMode::Auto)) {
+                args.progress = Some(ProgressMode::Plain);
+            }
             build::build(&place, *args)
         }
         Verb::Import(args) => transfer::import(&place, args),

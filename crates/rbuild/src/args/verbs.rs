@@ -114,7 +114,10 @@ const LACKING: [(&[&str], &str, &str); 9] = [
 ];
 
 /// Flags of all verbs, each with a value.
-const VALUED: [&str; 4] = ["--root", "--limit", "--isolation", "--lock-timeout"];
+const VALUED: [&str; 5] = ["--root", "--limit", "--isolation", "--lock-timeout", "--debug-log"];
+
+/// Flags of all verbs without a value.
+const SWITCHES: [&str; 2] = ["-D", "--debug"];
 
 /// Puts the default verb where none was typed, and turns long forms (`image ls`, `buildx build`) into short ones.
 pub fn with_verb(mut argv: Vec<OsString>, as_docker: bool) -> Result<Vec<OsString>, Failure> {
@@ -122,6 +125,7 @@ pub fn with_verb(mut argv: Vec<OsString>, as_docker: bool) -> Result<Vec<OsStrin
     while let Some(arg) = argv.get(at) {
         match arg.to_str() {
             Some(flag) if VALUED.contains(&flag) => at += 2,
+            Some(flag) if SWITCHES.contains(&flag) => at += 1,
             Some(a) if a.split_once('=').is_some_and(|(flag, _)| VALUED.contains(&flag)) => at += 1,
             _ => break,
         }
@@ -224,6 +228,8 @@ mod tests {
             ("rbuild src -t a", "rbuild build src -t a"),
             ("rbuild --output type=local,dest=bin", "rbuild build --output type=local,dest=bin"),
             ("rbuild --root /x images", "rbuild --root /x images"),
+            ("rbuild -D images", "rbuild -D images"),
+            ("rbuild --debug -t a .", "rbuild --debug build -t a ."),
             ("rbuild --root=/x -t a .", "rbuild --root=/x build -t a ."),
             ("rbuild buildx build -t a .", "rbuild build -t a ."),
             ("rbuild builder build -t a .", "rbuild build -t a ."),

@@ -10,6 +10,7 @@ mod copy_covers;
 mod copy_links;
 mod copying;
 mod corners;
+mod debug_log;
 mod destinations;
 mod equal_layers;
 mod faults;

@@ -1,0 +1,123 @@
+//! The debug log: `RBUILD_LOG` and `-D` on standard error, `--debug-log` as JSON lines in a file.
+//!
+//! The builder process inherits both by fork. Processes that it starts for commands send their
+//! warnings back to it.
+
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::format::FmtSpan;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{Layer, Registry, fmt};
+
+use crate::exit::Failure;
+
+/// Targets of rbuild's own spans and events. All others are libraries.
+const TARGETS: [&str; 4] = ["engine", "store", "sandbox", "source"];
+
+/// Flags and variables that ask for a log.
+pub struct DebugLog {
+    /// `RBUILD_LOG`: a level, or levels by target as in `engine=debug,store=trace`.
+    pub filter: Option<String>,
+    /// `-D`: debug messages of rbuild and warnings of libraries.
+    pub debug: bool,
+    /// `--debug-log`.
+    pub file: Option<PathBuf>,
+}
+
+impl DebugLog {
+    /// Starts logging. Does nothing if no log is asked for.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the filter has no meaning or the file cannot be written.
+    pub fn start(&self) -> Result<(), Failure> {
+        let filter = self.filter.as_deref().filter(|f| !f.trim().is_empty()).map(parse).transpose()?;
+        let mut layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = Vec::new();
+        if self.is_on_stderr() {
+            let layer = fmt::layer().compact().with_ansi(false).with_writer(std::io::stderr);
+            let targets = filter.clone().unwrap_or_else(|| everything(LevelFilter::DEBUG));
+            layers.push(layer.with_span_events(FmtSpan::CLOSE).with_filter(targets).boxed());
+        }
+        if let Some(path) = &self.file {
+            let layer = fmt::layer().json().with_writer(Mutex::new(open(path)?));
+            let targets = filter.unwrap_or_else(|| everything(LevelFilter::TRACE));
+            layers.push(layer.with_span_events(FmtSpan::CLOSE).with_filter(targets).boxed());
+        }
+        if layers.is_empty() {
+            return Ok(());
+        }
+        tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layers))
+            .map_err(|e| Failure::new(format!("the debug log: {e}")))
+    }
+
+    /// Returns true if the log goes to standard error, which progress then has to share with it.
+    pub fn is_on_stderr(&self) -> bool {
+        self.debug || self.filter.as_deref().is_some_and(|f| !f.trim().is_empty())
+    }
+}
+
+fn open(path: &Path) -> Result<File, Failure> {
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    let failed = |e| Failure::new(format!("--debug-log {}: {e}", path.display()));
+    file.map_err(|e| failed(e).help("choose a file that you can write"))
+}
+
+/// Returns a filter with one level for rbuild and warnings of libraries.
+fn everything(level: LevelFilter) -> Targets {
+    let own = TARGETS.map(|target| (target, level));
+    Targets::new().with_default(level.min(LevelFilter::WARN)).with_targets(own)
+}
+
+fn parse(filter: &str) -> Result<Targets, Failure> {
+    let wrong = |why: String| Failure::usage(format!("RBUILD_LOG={filter}: {why}"));
+    let levels = "the levels are error, warn, info, debug and trace";
+    if !filter.contains(['=', ',']) {
+        let level = filter.trim().parse();
+        return level.map(everything).map_err(|_| {
+            wrong(format!("`{filter}` is not a level")).help(format!("{levels}; or name a part, such as engine=debug"))
+        });
+    }
+    for part in filter.split(',') {
+        let Some((target, _)) = part.split_once('=') else { continue };
+        let known = TARGETS.contains(&target.trim()) || target.starts_with("lib");
+        if !known {
+            let parts = format!("the parts are {}", TARGETS.join(", "));
+            return Err(wrong(format!("rbuild has no part `{target}`")).help(parts));
+        }
+    }
+    filter.parse().map_err(|e| wrong(format!("{e}")).help(levels))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tracing::Level;
+
+    #[test]
+    fn filters_name_levels_and_parts() {
+        for (filter, target, level, enabled) in [
+            ("debug", "engine", Level::DEBUG, true),
+            ("debug", "engine", Level::TRACE, false),
+            ("debug", "libcontainer", Level::WARN, true),
+            ("debug", "libcontainer", Level::INFO, false),
+            ("engine=debug", "engine", Level::DEBUG, true),
+            ("engine=debug", "store", Level::ERROR, false),
+            ("engine=debug,store=trace", "store", Level::TRACE, true),
+            ("warn,engine=debug", "libcontainer", Level::WARN, true),
+        ] {
+            let targets = parse(filter).unwrap_or_else(|e| panic!("{filter}: {}", e.message));
+            assert_eq!(targets.would_enable(target, &level), enabled, "{filter} {target} {level}");
+        }
+        for (filter, why) in [
+            ("loud", "`loud` is not a level"),
+            ("engin=debug", "no part `engin`"),
+            ("engine=loud", "RBUILD_LOG=engine=loud"),
+        ] {
+            assert!(parse(filter).unwrap_err().message.contains(why), "{filter}");
+        }
+    }
+}
