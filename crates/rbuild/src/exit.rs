@@ -40,7 +40,7 @@ impl Failure {
 
     /// Prints it and gives its code.
     pub fn report(&self) -> u8 {
-        crate::print::error(&self.message, self.help.as_deref());
+        crate::ui::terminal::error(&self.message, self.help.as_deref());
         self.code
     }
 }

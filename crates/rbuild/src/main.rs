@@ -2,39 +2,25 @@
 //! The only crate that prints.
 
 mod args;
-mod build;
-mod call;
-mod config;
-mod containers;
-mod context;
-mod debug;
+mod commands;
 mod debug_log;
-mod doctor;
 mod exit;
-mod images;
-mod logs;
-mod meter;
-mod output;
-mod place;
-mod print;
+mod input;
 mod progress;
-mod render;
-mod report;
-mod request;
-mod run;
 mod template;
-mod transfer;
-mod verify;
+mod ui;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
 
 use args::{Cli, ProgressMode, Verb};
-use config::Config;
+use commands::{build, cp, debug, doctor, images, logs, run, save_load};
 use debug_log::DebugLog;
 use exit::{Failure, code};
-use place::Place;
+use input::config::Config;
+use input::settings::Settings;
+use ui::terminal;
 
 fn main() -> ExitCode {
     let argv: Vec<std::ffi::OsString> = std::env::args_os().collect();
@@ -71,8 +57,8 @@ fn run(argv: Vec<std::ffi::OsString>) -> u8 {
         Ok(config) => config,
         Err(failure) => return failure.report(),
     };
-    let place = match Place::new(cli.root, &cli.limit, cli.isolation.as_deref(), &config) {
-        Ok(place) => place.with_lock_timeout(cli.lock_timeout),
+    let settings = match Settings::new(cli.root, &cli.limit, cli.isolation.as_deref(), &config) {
+        Ok(settings) => settings.with_lock_timeout(cli.lock_timeout),
         Err(failure) => return failure.report(),
     };
     let result = match cli.verb {
@@ -81,32 +67,32 @@ fn run(argv: Vec<std::ffi::OsString>) -> u8 {
             if log.is_on_stderr() && matches!(args.progress, None | Some(ProgressMode::Auto)) {
                 args.progress = Some(ProgressMode::Plain);
             }
-            build::build(&place, *args)
+            build::build(&settings, *args)
         }
-        Verb::Import(args) => transfer::import(&place, args),
-        Verb::Save(args) => transfer::save(&place, args),
-        Verb::Load(args) => transfer::load(&place, args),
-        Verb::Run(args) => run::run(&place, args),
-        Verb::Images(args) => images::images(&place, args),
-        Verb::History(args) => images::history(&place, args),
-        Verb::Inspect(args) => images::inspect(&place, args),
-        Verb::Tag(args) => images::tag(&place, args),
-        Verb::Rmi(args) => images::rmi(&place, args),
-        Verb::Prune(args) => images::prune(&place, args),
-        Verb::ImagePrune(args) => images::image_prune(&place, args),
-        Verb::Containers(args) => containers::list(&place, args),
-        Verb::ContainerPrune(_) => containers::prune(&place),
-        Verb::Create(args) => containers::create(&place, args),
-        Verb::Cp(args) => containers::cp(&place, args),
-        Verb::Rm(args) => containers::rm(&place, args),
-        Verb::Logs(args) => logs::logs(&place, args),
-        Verb::Df => images::df(&place),
-        Verb::Fsck(args) => images::fsck(&place, args),
-        Verb::Doctor => doctor::doctor(&place),
+        Verb::Import(args) => save_load::import(&settings, args),
+        Verb::Save(args) => save_load::save(&settings, args),
+        Verb::Load(args) => save_load::load(&settings, args),
+        Verb::Run(args) => run::run(&settings, args),
+        Verb::Images(args) => images::images(&settings, args),
+        Verb::History(args) => images::history(&settings, args),
+        Verb::Inspect(args) => images::inspect(&settings, args),
+        Verb::Tag(args) => images::tag(&settings, args),
+        Verb::Rmi(args) => images::rmi(&settings, args),
+        Verb::Prune(args) => images::prune(&settings, args),
+        Verb::ImagePrune(args) => images::image_prune(&settings, args),
+        Verb::Containers(args) => cp::list(&settings, args),
+        Verb::ContainerPrune(_) => cp::prune(&settings),
+        Verb::Create(args) => cp::create(&settings, args),
+        Verb::Cp(args) => cp::cp(&settings, args),
+        Verb::Rm(args) => cp::rm(&settings, args),
+        Verb::Logs(args) => logs::logs(&settings, args),
+        Verb::Df => images::df(&settings),
+        Verb::Fsck(args) => images::fsck(&settings, args),
+        Verb::Doctor => doctor::doctor(&settings),
         Verb::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "rbuild", &mut script);
-            print::out(&String::from_utf8_lossy(&script));
+            terminal::out(&String::from_utf8_lossy(&script));
             Ok(code::OK)
         }
         Verb::Debug { verb } => debug::debug(verb),

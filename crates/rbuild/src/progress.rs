@@ -6,8 +6,8 @@ use std::sync::mpsc::Receiver;
 use rbuild_engine::{Event, StepOutcome};
 use rbuild_sandbox::Stream;
 
-use crate::print;
-use crate::render::first_line;
+use crate::ui::diagnostics::first_line;
+use crate::ui::terminal;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -40,9 +40,9 @@ pub fn draw(events: &Receiver<Event>, mode: Mode, explain: bool) {
             continue;
         }
         match mode {
-            Mode::Plain => print::err(&drawing.plain(event)),
-            Mode::RawJson => print::err(&documents.line(event, &jiff::Timestamp::now().to_string())),
-            Mode::Groups(_) => print::err(&groups.text(event, groups::now())),
+            Mode::Plain => terminal::err(&drawing.plain(event)),
+            Mode::RawJson => terminal::err(&documents.line(event, &jiff::Timestamp::now().to_string())),
+            Mode::Groups(_) => terminal::err(&groups.text(event, groups::now())),
             Mode::Tty | Mode::Quiet => {}
         }
     }

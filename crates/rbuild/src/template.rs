@@ -47,7 +47,7 @@ pub fn rows(format: &str, headings: &Value, rows: &[Value]) -> Result<String, St
     let head: Vec<&str> = head.iter().map(String::as_str).collect();
     let mut rows: Vec<Vec<String>> = lines.iter().map(|l| cells(l)).collect();
     rows.iter_mut().for_each(|r| r.resize(head.len(), String::new()));
-    Ok(crate::print::table(&head, &rows))
+    Ok(crate::ui::terminal::table(&head, &rows))
 }
 
 #[cfg(test)]

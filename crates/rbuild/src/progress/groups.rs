@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rbuild_engine::{Event, StepOutcome};
 
 use super::shown_lines;
-use crate::render::first_line;
+use crate::ui::diagnostics::first_line;
 
 /// Whose log it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use rbuild_engine::{Event, StepOutcome};
 
-use crate::print;
-use crate::render::first_line;
+use crate::ui::diagnostics::first_line;
+use crate::ui::terminal;
 
 /// Lines of a running step's output that are shown.
 const TAIL: usize = 4;
@@ -64,7 +64,7 @@ pub fn draw(events: &Receiver<Event>, explain: bool) {
         };
         if !open || drawn.elapsed() >= FRAME {
             let (rows, columns) = rbuild_linux::process::terminal_size().unwrap_or((24, 80));
-            print::err(&screen.frame(rows, columns, open));
+            terminal::err(&screen.frame(rows, columns, open));
             drawn = Instant::now();
         }
         if !open {

@@ -4,12 +4,12 @@ use rbuild_engine::{BuildError, BuildRequest, Difference, ImageForm, Output, Out
 use rbuild_store::Store;
 
 use crate::args::BuildArgs;
-use crate::build::{Ended, Reports, conclude, once};
+use crate::commands::build::{Ended, Reports, conclude, once};
 use crate::exit::{Failure, code};
-use crate::place::Place;
-use crate::print;
+use crate::input::request::BuildInput;
+use crate::input::settings::Settings;
 use crate::progress::Mode;
-use crate::request::asked;
+use crate::ui::terminal;
 
 /// Seconds between the clocks of the two builds. The second one is behind: what files looked like "just now" is then trusted
 /// less, never more.
@@ -18,7 +18,7 @@ const BEHIND: i64 = 100_000;
 /// Builds what was asked for, then once more with one step at a time and another clock, both without the cache, and
 /// compares. The first result is the one that outputs and names get.
 pub fn verify(
-    place: &Place,
+    settings: &Settings,
     args: &BuildArgs,
     mut first: BuildRequest,
     store: &Store,
@@ -30,7 +30,7 @@ pub fn verify(
         let failure = Failure::usage("--verify reads what it builds twice, and standard input can be read once");
         return Err(failure.help("give the Dockerfile and the context as files"));
     }
-    let mut second = asked(args, store, first.recorded_owners)?.request;
+    let mut second = BuildInput::read(args, store, first.recorded_owners)?.request;
     let form = first.forms().first().copied().unwrap_or(ImageForm { squash: first.squash, ..ImageForm::of_store() });
     let image = || Output { kind: OutputKind::Image, target: Target::Store, form, delete: false, split: None };
     first.salt = Some(format!("{} first", first.build_id));
@@ -43,7 +43,7 @@ pub fn verify(
     second.build_id = format!("{}-again", first.build_id);
     let mut manifests = Vec::new();
     for request in [&first, &second] {
-        match once(place, args, request, store, mode, report)? {
+        match once(settings, args, request, store, mode, report)? {
             Ended::Made(finished) => manifests.extend(finished.image.map(|(_, manifest)| manifest)),
             failed => return Ok(failed),
         }
@@ -57,13 +57,13 @@ pub fn verify(
     let (a, b) = (store.image(&a)?, store.image(&b)?);
     let Some(difference) = first_difference(store, &a, &b).map_err(|e| Failure::new(e.message()))? else {
         if mode != Mode::Quiet {
-            print::err("verified: two builds without cache gave the same bytes\n");
+            terminal::err("verified: two builds without cache gave the same bytes\n");
         }
         let image = Some((a.id, a.manifest_digest));
         return Ok(Ended::Made(rbuild_engine::Finished { image }));
     };
     let (text, help) = told(&difference);
-    print::error(&text, help);
+    terminal::error(&text, help);
     Ok(Ended::Failed(code::FAILED))
 }
 

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use rbuild_image::human_size;
 use rbuild_store::{BuildLog, LayerLog, StepLog};
 
-const STYLE: &str = include_str!("report.css");
+const STYLE: &str = include_str!("timings.css");
 
 /// The page. Nothing in it comes from elsewhere, and no script runs.
 pub fn html(build: &BuildLog) -> String {

@@ -5,20 +5,20 @@ use std::io::Write;
 use rbuild_store::{BuildLog, StepLog, Store};
 
 use crate::args::LogsArgs;
+use crate::commands::images::ago;
 use crate::exit::{Failure, code};
-use crate::images::ago;
-use crate::place::Place;
-use crate::print;
+use crate::input::settings::Settings;
+use crate::ui::terminal;
 
-pub fn logs(place: &Place, args: LogsArgs) -> Result<u8, Failure> {
-    let store = place.open()?;
+pub fn logs(settings: &Settings, args: LogsArgs) -> Result<u8, Failure> {
+    let store = settings.open()?;
     let all = store.build_logs()?;
     let Some(wanted) = &args.build else {
         let row = |b: &BuildLog| {
             vec![b.id.clone(), ago(b.started), b.status.clone(), format!("{:.1}s", b.seconds), b.what.clone()]
         };
         let rows: Vec<Vec<String>> = all.iter().map(row).collect();
-        print::out(&print::table(&["BUILD", "STARTED", "STATUS", "DURATION", "RESULT"], &rows));
+        terminal::out(&terminal::table(&["BUILD", "STARTED", "STATUS", "DURATION", "RESULT"], &rows));
         return Ok(code::OK);
     };
     let found = if wanted == "latest" { all.first() } else { all.iter().find(|b| b.id.starts_with(wanted.as_str())) };
@@ -47,9 +47,9 @@ pub fn logs(place: &Place, args: LogsArgs) -> Result<u8, Failure> {
 
 fn show(store: &Store, build: &BuildLog, step: &StepLog) -> Result<(), Failure> {
     let StepLog { label, text, outcome, seconds, why, .. } = step;
-    print::out(&format!("[{label}] {} ({outcome}, {seconds:.1}s)\n", text.lines().next().unwrap_or_default()));
+    terminal::out(&format!("[{label}] {} ({outcome}, {seconds:.1}s)\n", text.lines().next().unwrap_or_default()));
     if let Some(why) = why {
-        print::out(&format!("why: {why}\n"));
+        terminal::out(&format!("why: {why}\n"));
     }
     if let Some(mut log) = store.step_log(&build.id, step.step)? {
         let mut out = std::io::stdout().lock();

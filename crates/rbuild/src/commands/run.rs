@@ -7,15 +7,16 @@ use rbuild_sandbox::{Cancel, Input, Outcome, Restore, World, enter};
 
 use crate::args::RunArgs;
 use crate::exit::{Failure, code};
-use crate::place::{Place, owners};
-use crate::{print, request};
+use crate::input::request;
+use crate::input::settings::{Settings, owners};
+use crate::ui::terminal;
 
 /// What shells say when a program was not found, and when it cannot be run.
 const NOT_FOUND: i32 = 127;
 const CANNOT_RUN: i32 = 126;
 
-pub fn run(place: &Place, args: RunArgs) -> Result<u8, Failure> {
-    let store = place.open()?;
+pub fn run(settings: &Settings, args: RunArgs) -> Result<u8, Failure> {
+    let store = settings.open()?;
     let (_, image) = store.find_image(&args.image)?;
     let terminal = args.tty && std::io::stdin().is_terminal();
     if args.tty && args.interactive && !terminal {
@@ -49,10 +50,10 @@ pub fn run(place: &Place, args: RunArgs) -> Result<u8, Failure> {
         },
         resolv_conf: request::resolv_conf(carrier.as_ref()),
     };
-    let world = World { store: place.root.clone(), binds: volume_binds(&paths), carrier, commands: true };
+    let world = World { store: settings.root.clone(), binds: volume_binds(&paths), carrier, commands: true };
     // If the builder is killed, nobody else puts the terminal right.
     let _restore = terminal.then(Restore::of_stdin);
-    let ended = enter(&world, place.rung, |builder| {
+    let ended = enter(&world, settings.rung, |builder| {
         let cancel = Cancel::default();
         let outcome = builder.map_err(BuildError::from).and_then(|builder| {
             let stop = cancel.clone();
@@ -66,7 +67,7 @@ pub fn run(place: &Place, args: RunArgs) -> Result<u8, Failure> {
             Ok(Outcome::Exited(code)) => code,
             Ok(Outcome::Signaled(signal)) => 128 + signal,
             Ok(Outcome::NotStarted(why)) => {
-                print::error(&format!("the command could not be started: {why}"), None);
+                terminal::error(&format!("the command could not be started: {why}"), None);
                 if why.starts_with("the image has no") { NOT_FOUND } else { CANNOT_RUN }
             }
             Err(_) if cancel.is_cancelled() => i32::from(code::INTERRUPTED),

@@ -9,101 +9,103 @@ use rbuild_sandbox::{Carrier, SandboxError, Ulimit};
 use rbuild_store::{Store, Workspace};
 
 use crate::args::BuildArgs;
-use crate::context::{self, MainContext};
 use crate::exit::Failure;
-use crate::output;
+use crate::input::context::{self, MainContext};
+use crate::input::output;
 
 /// A request, and the place of a context that arrived by standard input, for as long as it is needed.
-pub struct Asked {
+pub struct BuildInput {
     pub request: BuildRequest,
     pub _arrived: Option<Workspace>,
 }
 
-/// `recorded_owners` as the rung has it that the build will be on.
-pub fn asked(args: &BuildArgs, store: &Store, recorded_owners: bool) -> Result<Asked, Failure> {
-    let MainContext { dir, dockerfile_name, dockerfile, newest, arrived } = context::main(args, store)?;
-    let mut volumes = Vec::new();
-    let mut volume_paths = Vec::new();
-    for text in &args.volume {
-        let (path, volume) = volume(text)?;
-        volumes.push(volume);
-        volume_paths.push(path);
-    }
-    let platforms = platforms(&args.platform)?;
-    let platform = platforms.first().cloned().unwrap_or_else(Platform::host);
-    let (contexts, named) = context::named(&args.build_context, store, &platform)?;
-    let platform_given = !platforms.is_empty();
-    let allowed = allowed(&args.allow)?;
-    let cwd = std::env::current_dir().map_err(|e| Failure::new(format!("the working directory: {e}")))?;
-    let parameters = Parameters {
-        target: args.target.clone(),
-        build_args: build_args(&args.build_arg),
-        labels: args.label.iter().map(|l| pair(l)).collect(),
-        network: network(&args.network)?,
-        platform_given,
-        emulated: emulated(),
-        contexts,
-        no_cache: no_cache(args),
-        allow_insecure: allowed.insecure,
-        allow_host_network: allowed.host_network || network(&args.network)? != Network::Isolated,
-        hosts: args.add_host.iter().map(|h| host(h)).collect::<Result<_, _>>()?,
-        volumes,
-        shm_size: args.shm_size.as_deref().map(|s| size("--shm-size", s)).transpose()?,
-        ulimits: args.ulimit.iter().map(|u| Ok(in_plan(ulimit(u)?))).collect::<Result<_, Failure>>()?,
-        context_epoch: newest,
-        ..Parameters::new(platform)
-    };
-    let mut tags: Vec<Reference> = Vec::new();
-    for tag in &args.tag {
-        tags.push(tag.parse().map_err(|e: ReferenceError| Failure::usage(e.to_string()))?);
-    }
-    let carrier = carrier(parameters.network)?;
-    let squash = squash(args.squash.as_deref())?;
-    let (mut outputs, mut stdout_is_taken) = (Vec::new(), false);
-    for text in &args.output {
-        let parsed = output::parse(text)?;
-        if parsed.is_stdout() && std::mem::replace(&mut stdout_is_taken, true) {
-            return Err(Failure::usage("only one output can go to standard output"));
+impl BuildInput {
+    /// `recorded_owners` as the rung has it that the build will be on.
+    pub fn read(args: &BuildArgs, store: &Store, recorded_owners: bool) -> Result<BuildInput, Failure> {
+        let MainContext { dir, dockerfile_name, dockerfile, newest, arrived } = context::main(args, store)?;
+        let mut volumes = Vec::new();
+        let mut volume_paths = Vec::new();
+        for text in &args.volume {
+            let (path, volume) = volume(text)?;
+            volumes.push(volume);
+            volume_paths.push(path);
         }
-        tags.extend(parsed.names.iter().cloned());
-        if parsed.delete && !allowed.delete && !parsed.is_below(&cwd) {
-            let failure =
-                Failure::usage(format!("--output {text}: it would delete files outside the working directory"));
-            return Err(failure.help("add --allow local.delete if that is meant"));
+        let platforms = platforms(&args.platform)?;
+        let platform = platforms.first().cloned().unwrap_or_else(Platform::host);
+        let (contexts, named) = context::named(&args.build_context, store, &platform)?;
+        let platform_given = !platforms.is_empty();
+        let allowed = allowed(&args.allow)?;
+        let cwd = std::env::current_dir().map_err(|e| Failure::new(format!("the working directory: {e}")))?;
+        let parameters = Parameters {
+            target: args.target.clone(),
+            build_args: build_args(&args.build_arg),
+            labels: args.label.iter().map(|l| pair(l)).collect(),
+            network: network(&args.network)?,
+            platform_given,
+            emulated: emulated(),
+            contexts,
+            no_cache: no_cache(args),
+            allow_insecure: allowed.insecure,
+            allow_host_network: allowed.host_network || network(&args.network)? != Network::Isolated,
+            hosts: args.add_host.iter().map(|h| host(h)).collect::<Result<_, _>>()?,
+            volumes,
+            shm_size: args.shm_size.as_deref().map(|s| size("--shm-size", s)).transpose()?,
+            ulimits: args.ulimit.iter().map(|u| Ok(in_plan(ulimit(u)?))).collect::<Result<_, Failure>>()?,
+            context_epoch: newest,
+            ..Parameters::new(platform)
+        };
+        let mut tags: Vec<Reference> = Vec::new();
+        for tag in &args.tag {
+            tags.push(tag.parse().map_err(|e: ReferenceError| Failure::usage(e.to_string()))?);
         }
-        outputs.push(Output { form: ImageForm { squash, ..parsed.form }, ..parsed.open()? });
+        let carrier = carrier(parameters.network)?;
+        let squash = squash(args.squash.as_deref())?;
+        let (mut outputs, mut stdout_is_taken) = (Vec::new(), false);
+        for text in &args.output {
+            let parsed = output::parse(text)?;
+            if parsed.is_stdout() && std::mem::replace(&mut stdout_is_taken, true) {
+                return Err(Failure::usage("only one output can go to standard output"));
+            }
+            tags.extend(parsed.names.iter().cloned());
+            if parsed.delete && !allowed.delete && !parsed.is_below(&cwd) {
+                let failure =
+                    Failure::usage(format!("--output {text}: it would delete files outside the working directory"));
+                return Err(failure.help("add --allow local.delete if that is meant"));
+            }
+            outputs.push(Output { form: ImageForm { squash, ..parsed.form }, ..parsed.open()? });
+        }
+        let now = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs() as i64);
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let request = BuildRequest {
+            dockerfile_name,
+            dockerfile,
+            parameters,
+            platforms,
+            context: dir,
+            named,
+            git_modes: git_modes(args.context_modes.as_deref())?,
+            volumes: volume_paths,
+            tags,
+            annotations: args.annotation.iter().map(|a| annotation(a)).collect::<Result<_, _>>()?,
+            secrets: args.secret.iter().map(|s| secret(s)).collect::<Result<_, _>>()?,
+            agents: args.ssh.iter().map(|s| agent(s)).collect::<Result<_, _>>()?,
+            copies: copies()?,
+            allow_leaks: allowed.leaks,
+            salt: None,
+            recorded_owners,
+            weigh: args.timings.is_some(),
+            shell_on_error: shell_on_error(args.on_error.as_deref())?,
+            cache_limit: args.cache_limit.as_deref().map(|s| size("--cache-limit", s)).transpose()?,
+            outputs,
+            squash,
+            jobs: args.jobs.unwrap_or(cores.max(4)),
+            resolv_conf: resolv_conf(carrier.as_ref()),
+            carrier,
+            now,
+            build_id: build_id(now)?,
+        };
+        Ok(BuildInput { request, _arrived: arrived })
     }
-    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs() as i64);
-    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let request = BuildRequest {
-        dockerfile_name,
-        dockerfile,
-        parameters,
-        platforms,
-        context: dir,
-        named,
-        git_modes: git_modes(args.context_modes.as_deref())?,
-        volumes: volume_paths,
-        tags,
-        annotations: args.annotation.iter().map(|a| annotation(a)).collect::<Result<_, _>>()?,
-        secrets: args.secret.iter().map(|s| secret(s)).collect::<Result<_, _>>()?,
-        agents: args.ssh.iter().map(|s| agent(s)).collect::<Result<_, _>>()?,
-        copies: copies()?,
-        allow_leaks: allowed.leaks,
-        salt: None,
-        recorded_owners,
-        weigh: args.timings.is_some(),
-        shell_on_error: shell_on_error(args.on_error.as_deref())?,
-        cache_limit: args.cache_limit.as_deref().map(|s| size("--cache-limit", s)).transpose()?,
-        outputs,
-        squash,
-        jobs: args.jobs.unwrap_or(cores.max(4)),
-        resolv_conf: resolv_conf(carrier.as_ref()),
-        carrier,
-        now,
-        build_id: build_id(now)?,
-    };
-    Ok(Asked { request, _arrived: arrived })
 }
 
 /// A name that no other build of the store has: process ids are not enough, as containers have their own.

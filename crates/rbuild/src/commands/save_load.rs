@@ -11,9 +11,10 @@ use rbuild_source::{fetch, is_url};
 
 use crate::args::{ImportArgs, LoadArgs, SaveArgs};
 use crate::exit::{Failure, code};
-use crate::meter::Meter;
-use crate::place::Place;
-use crate::{output, print};
+use crate::input::output;
+use crate::input::settings::Settings;
+use crate::ui::terminal;
+use crate::ui::transfer_bar::TransferBar;
 
 fn open(path: &Path) -> Result<File, Failure> {
     File::open(path).map_err(|e| Failure::new(format!("{}: {e}", path.display())))
@@ -31,14 +32,14 @@ fn stdin() -> Result<Box<dyn Read + Send>, Failure> {
     Ok(Box::new(std::io::stdin()))
 }
 
-pub fn import(place: &Place, args: ImportArgs) -> Result<u8, Failure> {
+pub fn import(settings: &Settings, args: ImportArgs) -> Result<u8, Failure> {
     let name: Option<Reference> =
         args.name.as_deref().map(str::parse).transpose().map_err(|e: ReferenceError| Failure::usage(e.to_string()))?;
     let platform = match &args.platform {
         Some(text) => text.parse().map_err(Failure::usage)?,
         None => Platform::host(),
     };
-    let store = place.open()?;
+    let store = settings.open()?;
     let (source, total) = match args.file.as_str() {
         "-" => (stdin()?, None),
         url if is_url(url) => {
@@ -55,8 +56,8 @@ pub fn import(place: &Place, args: ImportArgs) -> Result<u8, Failure> {
             (Box::new(file) as Box<dyn Read + Send>, total)
         }
     };
-    let meter = Meter::start(&format!("importing {}", args.file), total);
-    let source = meter.reading(source);
+    let bar = TransferBar::start(&format!("importing {}", args.file), total);
+    let source = bar.reading(source);
     let change = |config: &mut ImageConfig| change_config(config, &args.change);
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs() as i64);
     let imported = rbuild_engine::import(
@@ -71,9 +72,9 @@ pub fn import(place: &Place, args: ImportArgs) -> Result<u8, Failure> {
             now,
         },
     )?;
-    drop(meter);
-    imported.warnings.iter().for_each(|warning| print::warning(warning));
-    print::out(&format!("{}\n", imported.found));
+    drop(bar);
+    imported.warnings.iter().for_each(|warning| terminal::warning(warning));
+    terminal::out(&format!("{}\n", imported.found));
     Ok(code::OK)
 }
 
@@ -116,7 +117,7 @@ fn change_config(config: &mut ImageConfig, changes: &[String]) -> Result<(), Str
     Ok(())
 }
 
-pub fn save(place: &Place, args: SaveArgs) -> Result<u8, Failure> {
+pub fn save(settings: &Settings, args: SaveArgs) -> Result<u8, Failure> {
     let format = match args.format.as_str() {
         "docker-archive" => ArchiveFormat::Docker,
         "oci-archive" | "oci" => ArchiveFormat::Oci,
@@ -125,7 +126,7 @@ pub fn save(place: &Place, args: SaveArgs) -> Result<u8, Failure> {
                 .help("the formats are docker-archive, oci-archive and oci"));
         }
     };
-    let store = place.open()?;
+    let store = settings.open()?;
     let mut images: Vec<Saved> = Vec::new();
     for wanted in &args.images {
         let (name, image) = store.find_image(wanted)?;
@@ -147,49 +148,49 @@ pub fn save(place: &Place, args: SaveArgs) -> Result<u8, Failure> {
             return Err(Failure::usage("a directory cannot go to standard output").help("give -o DIR"));
         };
         let dir = output::directory(path)?;
-        let meter = Meter::start("saving", Some(save_size(&store, &images, &known)?));
-        rbuild_engine::save_directory(&store, &images, &known, &dir, meter.moved())?;
+        let bar = TransferBar::start("saving", Some(save_size(&store, &images, &known)?));
+        rbuild_engine::save_directory(&store, &images, &known, &dir, bar.moved())?;
         return Ok(code::OK);
     }
     let dest = match &args.output {
         Some(path) => output::archive(path)?,
         None => output::stdout()?,
     };
-    let meter = Meter::start("saving", Some(save_size(&store, &images, &known)?));
-    rbuild_engine::save_to(&store, &images, &known, format, &dest, meter.moved())?;
-    drop(meter);
+    let bar = TransferBar::start("saving", Some(save_size(&store, &images, &known)?));
+    rbuild_engine::save_to(&store, &images, &known, format, &dest, bar.moved())?;
+    drop(bar);
     dest.publish().map_err(|e| Failure::new(format!("the output {}: {e}", dest.path().display())))?;
     Ok(code::OK)
 }
 
-pub fn load(place: &Place, args: LoadArgs) -> Result<u8, Failure> {
+pub fn load(settings: &Settings, args: LoadArgs) -> Result<u8, Failure> {
     let wanted = Wanted::new(args.platform.as_deref().map(str::parse).transpose().map_err(Failure::usage)?);
-    let store = place.open()?;
+    let store = settings.open()?;
     let loaded = match &args.input {
         Some(path) if path.is_dir() => {
-            let meter = Meter::start(&format!("loading {}", path.display()), None);
-            rbuild_engine::load_directory(&store, path, &wanted, meter.moved())?
+            let bar = TransferBar::start(&format!("loading {}", path.display()), None);
+            rbuild_engine::load_directory(&store, path, &wanted, bar.moved())?
         }
         Some(path) => {
             let file = open(path)?;
-            let meter = Meter::start(&format!("loading {}", path.display()), size(&file));
-            rbuild_engine::load(&store, meter.reading(file), &wanted)?
+            let bar = TransferBar::start(&format!("loading {}", path.display()), size(&file));
+            rbuild_engine::load(&store, bar.reading(file), &wanted)?
         }
         None => {
-            let meter = Meter::start("loading", None);
-            rbuild_engine::load(&store, meter.reading(stdin()?), &wanted)?
+            let bar = TransferBar::start("loading", None);
+            rbuild_engine::load(&store, bar.reading(stdin()?), &wanted)?
         }
     };
-    loaded.warnings.iter().for_each(|warning| print::warning(warning));
+    loaded.warnings.iter().for_each(|warning| terminal::warning(warning));
     for image in loaded.found {
         if args.quiet {
             continue;
         }
         if image.names.is_empty() {
-            print::out(&format!("Loaded image ID: {}\n", image.id));
+            terminal::out(&format!("Loaded image ID: {}\n", image.id));
         }
         for name in &image.names {
-            print::out(&format!("Loaded image: {}\n", name.familiar()));
+            terminal::out(&format!("Loaded image: {}\n", name.familiar()));
         }
     }
     Ok(code::OK)

@@ -10,15 +10,15 @@ use serde_json::{Value, json};
 
 use crate::args::DebugVerb;
 use crate::exit::{Failure, code};
-use crate::print;
-use crate::render::{self, Source};
+use crate::ui::diagnostics::{self, Source};
+use crate::ui::terminal;
 
 pub fn debug(verb: DebugVerb) -> Result<u8, Failure> {
     match verb {
         DebugVerb::Parse { file } => parsed(&file, |_| {}),
         DebugVerb::Ast { file } => parsed(&file, |bytes| {
             // The parse succeeded, so this one does.
-            print::out(&dump(&debug_tree(bytes).unwrap_or_default()));
+            terminal::out(&dump(&debug_tree(bytes).unwrap_or_default()));
         }),
         DebugVerb::Expand => lines(expand),
         DebugVerb::Ignore => lines(ignore),
@@ -36,7 +36,7 @@ fn parsed(file: &Path, then: impl FnOnce(&[u8])) -> Result<u8, Failure> {
             let (name, text) = (file.display().to_string(), rbuild_dockerfile::readable(&bytes).0);
             let source = Source::new(&name, &text);
             for d in &errors {
-                print::err(&render::diagnostic(d, &source, print::colours()));
+                terminal::err(&diagnostics::diagnostic(d, &source, terminal::colours()));
             }
             Ok(code::USAGE)
         }

@@ -8,11 +8,11 @@ use rbuild_layer::Limits;
 use rbuild_sandbox::{Builder, Rung};
 use rbuild_store::{Owners, Patience, Store};
 
-use crate::config::Config;
 use crate::exit::Failure;
-use crate::print;
+use crate::input::config::Config;
+use crate::ui::terminal;
 
-pub struct Place {
+pub struct Settings {
     /// Absolute.
     pub root: PathBuf,
     limits: Limits,
@@ -21,20 +21,20 @@ pub struct Place {
     lock_timeout: Option<u64>,
 }
 
-impl Place {
+impl Settings {
     /// The place that was asked for, by flags, else by the environment, else by the user's configuration.
     pub fn new(
         root: Option<PathBuf>,
         limits: &[String],
         rung: Option<&str>,
         config: &Config,
-    ) -> Result<Place, Failure> {
+    ) -> Result<Settings, Failure> {
         let from_env = std::env::var("RBUILD_LIMIT").unwrap_or_default();
         let texts = config.limit.iter().map(String::as_str).chain([from_env.as_str()]);
         let mut given =
             texts.chain(limits.iter().map(String::as_str)).flat_map(|l| l.split(',')).filter(|l| !l.is_empty());
         let limits = given.try_fold(Limits::default(), raised)?;
-        Ok(Place {
+        Ok(Settings {
             root: store_root(root, config)?,
             limits,
             rung: rung_of(rung.or(config.isolation.as_deref()))?,
@@ -43,14 +43,14 @@ impl Place {
     }
 
     /// The same, waiting so many seconds for programs that hold a lock of the store and are no rbuild.
-    pub fn with_lock_timeout(self, seconds: Option<u64>) -> Place {
-        Place { lock_timeout: seconds, ..self }
+    pub fn with_lock_timeout(self, seconds: Option<u64>) -> Settings {
+        Settings { lock_timeout: seconds, ..self }
     }
 
     fn patience(&self) -> Patience {
         let usual = Patience::default();
         let foreign = self.lock_timeout.map_or(usual.foreign, Duration::from_secs);
-        Patience { foreign, tell: Arc::new(print::warning) }
+        Patience { foreign, tell: Arc::new(terminal::warning) }
     }
 
     pub fn open(&self) -> Result<Store, Failure> {

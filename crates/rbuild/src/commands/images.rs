@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 
 use crate::args::{FsckArgs, HistoryArgs, ImagePruneArgs, ImagesArgs, InspectArgs, PruneArgs, RmiArgs, TagArgs};
 use crate::exit::{Failure, code};
-use crate::place::Place;
-use crate::{print, template};
+use crate::input::settings::Settings;
+use crate::template;
+use crate::ui::terminal;
 
 fn now() -> i64 {
     std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs() as i64)
@@ -84,8 +85,8 @@ impl Listed {
     }
 }
 
-pub fn images(place: &Place, args: ImagesArgs) -> Result<u8, Failure> {
-    let store = place.open()?;
+pub fn images(settings: &Settings, args: ImagesArgs) -> Result<u8, Failure> {
+    let store = settings.open()?;
     let filters: Vec<Filter> = args.filter.iter().map(|f| Filter::parse(&store, f)).collect::<Result<_, _>>()?;
     let asks_dangling = filters.iter().any(|f| matches!(f, Filter::Dangling(true)));
     let (mut listed, mut known) = (Vec::new(), HashMap::new());
@@ -118,11 +119,11 @@ pub fn images(place: &Place, args: ImagesArgs) -> Result<u8, Failure> {
             "Containers": "CONTAINERS", "SharedSize": "SHARED SIZE", "UniqueSize": "UNIQUE SIZE",
         });
         let fields: Vec<Value> = listed.iter().map(|l| l.fields(args.no_trunc)).collect();
-        print::out(&template::rows(format, &headings, &fields).map_err(bad_format)?);
+        terminal::out(&template::rows(format, &headings, &fields).map_err(bad_format)?);
         return Ok(code::OK);
     }
     if args.quiet {
-        listed.iter().for_each(|l| print::out(&format!("{}\n", id_text(&l.image.id, args.no_trunc))));
+        listed.iter().for_each(|l| terminal::out(&format!("{}\n", id_text(&l.image.id, args.no_trunc))));
         return Ok(code::OK);
     }
     let mut headings = vec!["REPOSITORY", "TAG"];
@@ -135,7 +136,7 @@ pub fn images(place: &Place, args: ImagesArgs) -> Result<u8, Failure> {
         row.extend([id_text(&l.image.id, args.no_trunc), created, human_size(l.size)]);
         row
     };
-    print::out(&print::table(&headings, &listed.iter().map(row).collect::<Vec<_>>()));
+    terminal::out(&terminal::table(&headings, &listed.iter().map(row).collect::<Vec<_>>()));
     Ok(code::OK)
 }
 
@@ -206,8 +207,8 @@ fn seconds(image: &Image) -> Option<i64> {
     Some(image.config.created.as_deref()?.parse::<jiff::Timestamp>().ok()?.as_second())
 }
 
-pub fn history(place: &Place, args: HistoryArgs) -> Result<u8, Failure> {
-    let store = place.open()?;
+pub fn history(settings: &Settings, args: HistoryArgs) -> Result<u8, Failure> {
+    let store = settings.open()?;
     let (_, image) = store.find_image(&args.image)?;
     let mut layers = image.layers()?.into_iter();
     let mut rows = Vec::new();
@@ -240,12 +241,12 @@ pub fn history(place: &Place, args: HistoryArgs) -> Result<u8, Failure> {
     });
     const USUAL: &str = "table {{.ID}}\t{{.CreatedSince}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}";
     let format = if args.quiet { "{{.ID}}" } else { args.format.as_deref().unwrap_or(USUAL) };
-    print::out(&template::rows(format, &headings, &rows).map_err(bad_format)?);
+    terminal::out(&template::rows(format, &headings, &rows).map_err(bad_format)?);
     Ok(code::OK)
 }
 
-pub fn inspect(place: &Place, args: InspectArgs) -> Result<u8, Failure> {
-    let store = place.open()?;
+pub fn inspect(settings: &Settings, args: InspectArgs) -> Result<u8, Failure> {
+    let store = settings.open()?;
     let mut all = Vec::new();
     for wanted in &args.images {
         let (_, image) = store.find_image(wanted)?;
@@ -262,7 +263,7 @@ pub fn inspect(place: &Place, args: InspectArgs) -> Result<u8, Failure> {
         }
         None => serde_json::to_string_pretty(&all).map_err(|e| Failure::new(e.to_string()))? + "\n",
     };
-    print::out(&text);
+    terminal::out(&text);
     Ok(code::OK)
 }
 
@@ -306,16 +307,16 @@ fn fill_in(image: &mut Value) {
     }
 }
 
-pub fn tag(place: &Place, args: TagArgs) -> Result<u8, Failure> {
+pub fn tag(settings: &Settings, args: TagArgs) -> Result<u8, Failure> {
     let name: Reference = args.name.parse().map_err(|e: ReferenceError| Failure::usage(e.to_string()))?;
-    let store = place.open()?;
+    let store = settings.open()?;
     let (_, image) = store.find_image(&args.image)?;
     store.tag(&image.manifest_digest, Some(&name))?;
     Ok(code::OK)
 }
 
-pub fn rmi(place: &Place, args: RmiArgs) -> Result<u8, Failure> {
-    let store = place.open()?;
+pub fn rmi(settings: &Settings, args: RmiArgs) -> Result<u8, Failure> {
+    let store = settings.open()?;
     let mut failed = false;
     for wanted in &args.images {
         let (names, gone) = match store.untag(wanted, args.force) {
@@ -327,9 +328,9 @@ pub fn rmi(place: &Place, args: RmiArgs) -> Result<u8, Failure> {
                 continue;
             }
         };
-        names.iter().for_each(|n| print::out(&format!("Untagged: {n}\n")));
+        names.iter().for_each(|n| terminal::out(&format!("Untagged: {n}\n")));
         if let Some(id) = gone {
-            print::out(&format!("Deleted: {id}\n"));
+            terminal::out(&format!("Deleted: {id}\n"));
         }
     }
     store.sweep_blobs()?;
@@ -337,8 +338,8 @@ pub fn rmi(place: &Place, args: RmiArgs) -> Result<u8, Failure> {
 }
 
 /// Removes images that no container holds: those without a name, or all. The build cache stays.
-pub fn image_prune(place: &Place, args: ImagePruneArgs) -> Result<u8, Failure> {
-    let store = place.open()?;
+pub fn image_prune(settings: &Settings, args: ImagePruneArgs) -> Result<u8, Failure> {
+    let store = settings.open()?;
     let filters: Vec<PruneFilter> = args.filter.iter().map(|f| PruneFilter::parse(f)).collect::<Result<_, _>>()?;
     let held: Vec<Digest> = store.containers()?.into_iter().map(|c| c.image).collect();
     let mut gone = Vec::new();
@@ -361,7 +362,7 @@ pub fn image_prune(place: &Place, args: ImagePruneArgs) -> Result<u8, Failure> {
     gone.iter().filter(|e| !left.contains(&e.manifest)).for_each(|e| text += &format!("deleted: {}\n", e.manifest));
     let freed = store.sweep_blobs()?;
     let list = if text.is_empty() { String::new() } else { format!("Deleted Images:\n{text}\n") };
-    print::out(&format!("{list}Total reclaimed space: {}\n", human_size(freed.bytes)));
+    terminal::out(&format!("{list}Total reclaimed space: {}\n", human_size(freed.bytes)));
     Ok(code::OK)
 }
 
@@ -405,11 +406,11 @@ fn until(filter: &str, span: &str) -> Result<i64, Failure> {
 }
 
 /// Files of sub-ids can be removed only by who is root in their namespace, so this runs in a builder.
-pub fn prune(place: &Place, args: PruneArgs) -> Result<u8, Failure> {
-    let store = place.open()?;
+pub fn prune(settings: &Settings, args: PruneArgs) -> Result<u8, Failure> {
+    let store = settings.open()?;
     let budget = budget(&args)?;
-    let world = World { store: place.root.clone(), binds: Vec::new(), carrier: None, commands: false };
-    let ended = enter(&world, place.rung, |builder| {
+    let world = World { store: settings.root.clone(), binds: Vec::new(), carrier: None, commands: false };
+    let ended = enter(&world, settings.rung, |builder| {
         let pruned = builder.map_err(Failure::from).and_then(|builder| {
             let store = store.moved(&builder.path(Path::new(rbuild_sandbox::STORE)))?;
             drop(rbuild_store::Workspace::open(&store)?);
@@ -420,7 +421,7 @@ pub fn prune(place: &Place, args: PruneArgs) -> Result<u8, Failure> {
         });
         match pruned {
             Ok(freed) => {
-                print::out(&freed_text(&freed));
+                terminal::out(&freed_text(&freed));
                 i32::from(code::OK)
             }
             Err(failure) => i32::from(failure.report()),
@@ -438,7 +439,8 @@ fn budget(args: &PruneArgs) -> Result<Option<Budget>, Failure> {
         };
         budget.used_since = Some(until(filter, text)?);
     }
-    budget.bytes = args.keep_storage.as_deref().map(|s| crate::request::size("--keep-storage", s)).transpose()?;
+    budget.bytes =
+        args.keep_storage.as_deref().map(|s| crate::input::request::size("--keep-storage", s)).transpose()?;
     Ok((budget != Budget::default()).then_some(budget))
 }
 
@@ -451,32 +453,32 @@ fn freed_text(freed: &Freed) -> String {
     )
 }
 
-pub fn df(place: &Place) -> Result<u8, Failure> {
-    let store = place.open()?;
+pub fn df(settings: &Settings) -> Result<u8, Failure> {
+    let store = settings.open()?;
     let images = store.images()?.len();
     let mut rows = vec![vec!["Images".to_string(), images.to_string(), String::new()]];
     for (name, usage) in store.usage()? {
         rows.push(vec![name.to_string(), usage.count.to_string(), human_size(usage.bytes)]);
     }
-    print::out(&print::table(&["TYPE", "TOTAL", "SIZE"], &rows));
+    terminal::out(&terminal::table(&["TYPE", "TOTAL", "SIZE"], &rows));
     Ok(code::OK)
 }
 
-pub fn fsck(place: &Place, args: FsckArgs) -> Result<u8, Failure> {
-    let store = place.open()?;
+pub fn fsck(settings: &Settings, args: FsckArgs) -> Result<u8, Failure> {
+    let store = settings.open()?;
     let found = store.check(args.repair)?;
     for problem in &found.problems {
-        print::err(&format!("{problem}\n"));
+        terminal::err(&format!("{problem}\n"));
     }
     let Checked { blobs, bytes, images, records, problems } = &found;
-    print::out(&format!(
+    terminal::out(&format!(
         "Checked {blobs} blobs ({}), {images} images, {records} cache records: {} problems{}\n",
         human_size(*bytes),
         problems.len(),
         if args.repair && !problems.is_empty() { ", taken out" } else { "" }
     ));
     if !problems.is_empty() && !args.repair {
-        print::error("the store is damaged", Some("`rbuild fsck --repair` takes out what is broken"));
+        terminal::error("the store is damaged", Some("`rbuild fsck --repair` takes out what is broken"));
         return Ok(code::FAILED);
     }
     Ok(code::OK)

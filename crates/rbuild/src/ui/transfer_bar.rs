@@ -9,37 +9,37 @@ use std::time::{Duration, Instant};
 use rbuild_image::human_size;
 use rbuild_layer::Counting;
 
-use crate::print;
+use crate::ui::terminal;
 
 const FRAME: Duration = Duration::from_millis(200);
 
 /// One line at the bottom of the terminal; away when this is dropped. Draws nothing where lines cannot be redrawn.
-pub struct Meter {
+pub struct TransferBar {
     moved: Arc<AtomicU64>,
     over: Arc<AtomicBool>,
     drawing: Option<JoinHandle<()>>,
 }
 
-impl Meter {
+impl TransferBar {
     /// `total` in bytes, if it is known.
-    pub fn start(doing: &str, total: Option<u64>) -> Meter {
+    pub fn start(doing: &str, total: Option<u64>) -> TransferBar {
         let (moved, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-        let drawing = print::redraws().then(|| {
+        let drawing = terminal::redraws().then(|| {
             let (doing, moved, over, started) = (doing.to_string(), moved.clone(), over.clone(), Instant::now());
             std::thread::spawn(move || {
                 while !over.load(Ordering::Relaxed) {
                     std::thread::park_timeout(FRAME);
                     let columns = rbuild_linux::process::terminal_size().map_or(80, |(_, columns)| columns);
                     let text = line(&doing, moved.load(Ordering::Relaxed), total, started.elapsed());
-                    print::err(&format!(
+                    terminal::err(&format!(
                         "\r\x1b[K{}",
                         text.chars().take(columns.saturating_sub(1)).collect::<String>()
                     ));
                 }
-                print::err("\r\x1b[K");
+                terminal::err("\r\x1b[K");
             })
         });
-        Meter { moved, over, drawing }
+        TransferBar { moved, over, drawing }
     }
 
     /// What counts the bytes.
@@ -53,7 +53,7 @@ impl Meter {
     }
 }
 
-impl Drop for Meter {
+impl Drop for TransferBar {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Relaxed);
         if let Some(drawing) = self.drawing.take() {

@@ -10,34 +10,36 @@ use rbuild_store::Store;
 use serde_json::json;
 
 use crate::args::{ContainersArgs, CpArgs, CreateArgs, RmArgs};
+use crate::commands::images::bad_format;
 use crate::exit::{Failure, code};
-use crate::images::bad_format;
-use crate::place::{Place, owners};
-use crate::{output, print, template};
+use crate::input::output;
+use crate::input::settings::{Settings, owners};
+use crate::template;
+use crate::ui::terminal;
 
-pub fn create(place: &Place, args: CreateArgs) -> Result<u8, Failure> {
-    let store = place.open()?;
+pub fn create(settings: &Settings, args: CreateArgs) -> Result<u8, Failure> {
+    let store = settings.open()?;
     let (_, image) = store.find_image(&args.image)?;
     let nanos = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_nanos());
     let salt = format!("{nanos} {}", std::process::id());
     let container = store.create_container(args.name.as_deref(), &image.manifest_digest, &salt)?;
-    print::out(&format!("{}\n", container.id.hex()));
+    terminal::out(&format!("{}\n", container.id.hex()));
     Ok(code::OK)
 }
 
-pub fn rm(place: &Place, args: RmArgs) -> Result<u8, Failure> {
-    let store = place.open()?;
+pub fn rm(settings: &Settings, args: RmArgs) -> Result<u8, Failure> {
+    let store = settings.open()?;
     let mut missing = 0;
     for wanted in &args.containers {
         match store.find_container(wanted)? {
             Some(container) => {
                 store.remove_container(&container)?;
-                print::out(&format!("{wanted}\n"));
+                terminal::out(&format!("{wanted}\n"));
             }
             // As docker has it: with -f it is no error that there is nothing.
             None if args.force => {}
             None => {
-                print::error(&format!("there is no container `{wanted}`"), None);
+                terminal::error(&format!("there is no container `{wanted}`"), None);
                 missing += 1;
             }
         }
@@ -46,8 +48,8 @@ pub fn rm(place: &Place, args: RmArgs) -> Result<u8, Failure> {
 }
 
 /// Lists what `create` made. Nothing of it runs, and without `--all` docker lists what runs.
-pub fn list(place: &Place, args: ContainersArgs) -> Result<u8, Failure> {
-    let store = place.open()?;
+pub fn list(settings: &Settings, args: ContainersArgs) -> Result<u8, Failure> {
+    let store = settings.open()?;
     let mut rows = Vec::new();
     for container in store.containers()?.into_iter().filter(|_| args.all) {
         let entries = store.images()?.into_iter().filter(|e| e.manifest == container.image);
@@ -66,13 +68,13 @@ pub fn list(place: &Place, args: ContainersArgs) -> Result<u8, Failure> {
     });
     const USUAL: &str = "table {{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}";
     let format = if args.quiet { "{{.ID}}" } else { args.format.as_deref().unwrap_or(USUAL) };
-    print::out(&template::rows(format, &headings, &rows).map_err(bad_format)?);
+    terminal::out(&template::rows(format, &headings, &rows).map_err(bad_format)?);
     Ok(code::OK)
 }
 
 /// Removes all that `create` made.
-pub fn prune(place: &Place) -> Result<u8, Failure> {
-    let store = place.open()?;
+pub fn prune(settings: &Settings) -> Result<u8, Failure> {
+    let store = settings.open()?;
     let mut text = String::new();
     for container in store.containers()? {
         store.remove_container(&container)?;
@@ -80,12 +82,12 @@ pub fn prune(place: &Place) -> Result<u8, Failure> {
     }
     let freed = store.sweep_blobs()?;
     let list = if text.is_empty() { String::new() } else { format!("Deleted Containers:\n{text}\n") };
-    print::out(&format!("{list}Total reclaimed space: {}\n", human_size(freed.bytes)));
+    terminal::out(&format!("{list}Total reclaimed space: {}\n", human_size(freed.bytes)));
     Ok(code::OK)
 }
 
-pub fn cp(place: &Place, args: CpArgs) -> Result<u8, Failure> {
-    let store = place.open()?;
+pub fn cp(settings: &Settings, args: CpArgs) -> Result<u8, Failure> {
+    let store = settings.open()?;
     let Some((manifest, path)) = source(&store, &args.source)? else {
         if source(&store, &args.dest)?.is_some() {
             return Err(Failure::usage("files go out of images only").help("COPY in a Dockerfile brings files in"));
@@ -95,8 +97,8 @@ pub fn cp(place: &Place, args: CpArgs) -> Result<u8, Failure> {
     };
     let target = copy_target(&args.dest)?;
     let (mut answer, mut answer_writer) = std::io::pipe().map_err(|e| Failure::new(format!("pipe: {e}")))?;
-    let world = World { store: place.root.clone(), binds: Vec::new(), carrier: None, commands: false };
-    let ended = enter(&world, place.rung, |builder| {
+    let world = World { store: settings.root.clone(), binds: Vec::new(), carrier: None, commands: false };
+    let ended = enter(&world, settings.rung, |builder| {
         let copied = builder.map_err(Failure::from).and_then(|builder| {
             let store = store.moved(&builder.path(Path::new(rbuild_sandbox::STORE)))?.with_owners(owners(&builder))?;
             let image = store.image(&manifest)?;

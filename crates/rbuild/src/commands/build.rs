@@ -15,22 +15,23 @@ use rbuild_store::Store;
 use serde_json::{Value, json};
 
 use crate::args::{BuildArgs, ProgressMode};
-use crate::call::{self, Call, parse_call};
+use crate::commands::check::{self, Call, parse_call};
+use crate::commands::verify;
 use crate::exit::{Failure, build_code, code};
-use crate::place::{Place, owners};
+use crate::input::output;
+use crate::input::request::BuildInput;
+use crate::input::settings::{Settings, owners};
 use crate::progress::{Mode, Service, draw};
-use crate::render::{self, Source};
-use crate::report;
-use crate::request::{Asked, asked};
-use crate::verify;
-use crate::{output, print};
+use crate::ui::diagnostics::{self, Source};
+use crate::ui::terminal;
+use crate::ui::timings_html;
 
-pub fn build(place: &Place, args: BuildArgs) -> Result<u8, Failure> {
+pub fn build(settings: &Settings, args: BuildArgs) -> Result<u8, Failure> {
     for flag in args.left_out.given() {
-        print::err(&format!("warning: {flag} is not supported yet and does nothing\n"));
+        terminal::err(&format!("warning: {flag} is not supported yet and does nothing\n"));
     }
-    let store = place.open()?;
-    let Asked { request, _arrived } = asked(&args, &store, records_owners(place.rung))?;
+    let store = settings.open()?;
+    let BuildInput { request, _arrived } = BuildInput::read(&args, &store, records_owners(settings.rung))?;
     let reports = Reports::open(&args)?;
     let text = rbuild_dockerfile::readable(&request.dockerfile).0.into_owned();
     let name = request.dockerfile_name.clone();
@@ -42,28 +43,28 @@ pub fn build(place: &Place, args: BuildArgs) -> Result<u8, Failure> {
         Some(ProgressMode::Rawjson) => Mode::RawJson,
         Some(ProgressMode::Github) => Mode::Groups(Service::Github),
         Some(ProgressMode::Gitlab) => Mode::Groups(Service::Gitlab),
-        None | Some(ProgressMode::Auto) if print::redraws() => Mode::Tty,
+        None | Some(ProgressMode::Auto) if terminal::redraws() => Mode::Tty,
         None | Some(ProgressMode::Auto | ProgressMode::Plain) => Mode::Plain,
     };
     let report = |e: &BuildError| {
         if matches!(e, BuildError::Told) {
             return code::FAILED;
         }
-        print::err(&render::build_error(e, &source, print::colours()));
+        terminal::err(&diagnostics::build_error(e, &source, terminal::colours()));
         build_code(e)
     };
     let (asked, json) = if args.check { (Call::Check, false) } else { parse_call(&args.call)? };
     if asked != Call::Build {
-        return call::call(&request, &store, asked, json);
+        return check::call(&request, &store, asked, json);
     }
     let lint = lint(&request, &store, &source)?;
     if let Lint::Fails(code) = lint {
         return Ok(code);
     }
     let ended = if args.verify {
-        verify::verify(place, &args, request, &store, mode, &reports, &report)?
+        verify::verify(settings, &args, request, &store, mode, &reports, &report)?
     } else {
-        let ended = once(place, &args, &request, &store, mode, &report);
+        let ended = once(settings, &args, &request, &store, mode, &report);
         if let Some(dest) = &reports.timings {
             write_timings(&store, &request, dest)?;
         }
@@ -90,7 +91,7 @@ pub enum Ended {
 
 /// One build from request to result, with its progress.
 pub fn once(
-    place: &Place,
+    settings: &Settings,
     args: &BuildArgs,
     request: &BuildRequest,
     store: &Store,
@@ -113,7 +114,7 @@ pub fn once(
         _ => Ok(None),
     };
     match answer {
-        Ok(None) => run_builder(place, args, request, &prepared, store, (sender, events), mode, report),
+        Ok(None) => run_builder(settings, args, request, &prepared, store, (sender, events), mode, report),
         Ok(Some(finished)) => {
             drop(sender);
             draw(&events, mode, args.explain);
@@ -127,7 +128,7 @@ pub fn once(
 fn write_timings(store: &Store, request: &BuildRequest, dest: &Destination) -> Result<(), Failure> {
     let logs = store.build_logs()?;
     let Some(log) = logs.iter().find(|log| log.id == request.build_id) else { return Ok(()) };
-    dest.write(report::html(log).as_bytes()).map_err(|e| Failure::new(format!("the timings: {e}")))
+    dest.write(timings_html::html(log).as_bytes()).map_err(|e| Failure::new(format!("the timings: {e}")))
 }
 
 /// What a build tells in files of its own, open before it begins.
@@ -158,13 +159,13 @@ enum Lint {
 fn lint(request: &BuildRequest, store: &Store, source: &Source<'_>) -> Result<Lint, Failure> {
     // Errors in the file are told by the build itself.
     let Ok(file) = rbuild_dockerfile::parse(&request.dockerfile) else { return Ok(Lint::Warnings(Vec::new())) };
-    let (warnings, fails) = call::warnings(&file, request, store)?;
+    let (warnings, fails) = check::warnings(&file, request, store)?;
     if fails && !warnings.is_empty() {
         for w in &warnings {
             let d = rbuild_dockerfile::Diagnostic::new(w.span, format!("{}: {}", w.rule.name, w.message));
-            print::err(&render::diagnostic(&d, source, print::colours()));
+            terminal::err(&diagnostics::diagnostic(&d, source, terminal::colours()));
         }
-        print::error("the Dockerfile asks for warnings to be errors (check=error=true)", None);
+        terminal::error("the Dockerfile asks for warnings to be errors (check=error=true)", None);
         return Ok(Lint::Fails(code::FAILED));
     }
     let text = |w: &rbuild_dockerfile::lint::Warning| {
@@ -182,7 +183,7 @@ impl Lint {
         }
         let noun = if list.len() == 1 { "warning" } else { "warnings" };
         let more = if list.len() > 3 { "; --check shows all" } else { "" };
-        print::err(&format!(
+        terminal::err(&format!(
             "{} {noun} found{more}:\n{}",
             list.len(),
             list.iter().take(3).cloned().collect::<String>()
@@ -193,7 +194,7 @@ impl Lint {
 /// The part that needs a namespace: a builder process does it, and says through a pipe what it made.
 #[allow(clippy::too_many_arguments)]
 fn run_builder(
-    place: &Place,
+    settings: &Settings,
     args: &BuildArgs,
     request: &BuildRequest,
     prepared: &[Prepared],
@@ -203,14 +204,14 @@ fn run_builder(
     report: &dyn Fn(&BuildError) -> u8,
 ) -> Result<Ended, Failure> {
     let world = World {
-        store: place.root.clone(),
+        store: settings.root.clone(),
         binds: binds(request),
         carrier: request.carrier.clone(),
         commands: prepared.iter().any(Prepared::has_commands),
     };
     let _restore = request.shell_on_error.then(Restore::of_stdin);
     let (mut answer, mut answer_writer) = std::io::pipe().map_err(|e| Failure::new(format!("pipe: {e}")))?;
-    let ended = enter(&world, place.rung, |builder| {
+    let ended = enter(&world, settings.rung, |builder| {
         let explain = args.explain;
         let mut drawing = Some(std::thread::spawn(move || draw(&events, mode, explain)));
         let cancel = Cancel::default();
@@ -226,7 +227,7 @@ fn run_builder(
             execute(request, prepared, &store, sender, cancel, &builder, |e| {
                 drawing.take().map(std::thread::JoinHandle::join);
                 report(e);
-                print::err("a shell in the container of the failed step; the build ends when it does\n");
+                terminal::err("a shell in the container of the failed step; the build ends when it does\n");
             })
         });
         drawing.map(std::thread::JoinHandle::join);
@@ -240,7 +241,7 @@ fn run_builder(
         }
     })?;
     if ended.stopped && ended.code != 0 {
-        print::error("interrupted", None);
+        terminal::error("interrupted", None);
         return Ok(Ended::Failed(code::INTERRUPTED));
     }
     if ended.code != 0 {
@@ -309,7 +310,7 @@ pub fn conclude(
     // Of JSON, every line is a document.
     let quiet = args.quiet || matches!(args.progress, Some(ProgressMode::Quiet | ProgressMode::Rawjson));
     match finished.image {
-        Some((id, _)) if args.quiet => print::out(&format!("{id}\n")),
+        Some((id, _)) if args.quiet => terminal::out(&format!("{id}\n")),
         Some((id, _)) if !quiet => {
             let names: Vec<String> = request.tags.iter().map(|t| t.familiar()).collect();
             let names = if names.is_empty() {
@@ -317,13 +318,13 @@ pub fn conclude(
             } else {
                 format!("as {}", names.join(", "))
             };
-            print::err(&format!("image {id} is in the local store {names}\n"));
+            terminal::err(&format!("image {id} is in the local store {names}\n"));
         }
         _ => {}
     }
     if !quiet {
         for place in request.outputs.iter().filter_map(place_of) {
-            print::err(&format!("wrote {place}\n"));
+            terminal::err(&format!("wrote {place}\n"));
         }
     }
     Ok(())

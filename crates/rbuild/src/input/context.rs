@@ -12,7 +12,7 @@ use rbuild_store::{Store, Workspace};
 
 use crate::args::BuildArgs;
 use crate::exit::Failure;
-use crate::print;
+use crate::ui::terminal;
 
 mod untrusted;
 
@@ -306,6 +306,6 @@ fn layout_image(store: &Store, layout: &str, platform: &Platform) -> Result<Stri
         },
     };
     let taken = rbuild_engine::take_from_layout(store, Path::new(dir), wanted, platform)?;
-    taken.warnings.iter().for_each(|warning| print::warning(&format!("{layout}: {warning}")));
+    taken.warnings.iter().for_each(|warning| terminal::warning(&format!("{layout}: {warning}")));
     Ok(taken.found.to_string())
 }

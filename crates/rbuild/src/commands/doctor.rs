@@ -7,14 +7,14 @@ use rbuild_store::{Snapshots, Store, Workspace};
 use serde::{Deserialize, Serialize};
 
 use crate::exit::{Failure, code};
-use crate::place::Place;
-use crate::print;
+use crate::input::settings::Settings;
+use crate::ui::terminal;
 
-pub fn doctor(place: &Place) -> Result<u8, Failure> {
+pub fn doctor(settings: &Settings) -> Result<u8, Failure> {
     for check in checks() {
         line(check.remedy.is_none(), check.name, &check.found, check.remedy.as_deref());
     }
-    match place.open() {
+    match settings.open() {
         Ok(store) => line(true, "store", &store.path().display().to_string(), None),
         Err(e) => {
             line(false, "store", &e.message, e.help.as_deref());
@@ -22,7 +22,7 @@ pub fn doctor(place: &Place) -> Result<u8, Failure> {
         }
     }
     // What is missing for a better rung is told above; what counts is that there is one.
-    let trial = trial(place);
+    let trial = trial(settings);
     let ok = trial.is_ok();
     match trial {
         Ok(found) => found.tell(),
@@ -40,7 +40,7 @@ pub fn doctor(place: &Place) -> Result<u8, Failure> {
 fn line(good: bool, name: &str, found: &str, remedy: Option<&str>) {
     let mark = if good { "ok " } else { "NO " };
     let remedy = remedy.map_or(String::new(), |r| format!("      {r}\n"));
-    print::out(&format!("{mark} {name}: {found}\n{remedy}"));
+    terminal::out(&format!("{mark} {name}: {found}\n{remedy}"));
 }
 
 /// What a builder found.
@@ -80,12 +80,12 @@ impl Found {
 }
 
 /// Becomes a builder and puts file systems together in the store, as a build does.
-fn trial(place: &Place) -> Result<Found, Failure> {
-    let store = place.open()?;
-    let world = World { store: place.root.clone(), binds: Vec::new(), carrier: None, commands: false };
+fn trial(settings: &Settings) -> Result<Found, Failure> {
+    let store = settings.open()?;
+    let world = World { store: settings.root.clone(), binds: Vec::new(), carrier: None, commands: false };
     let fail = |e: std::io::Error| Failure::new(format!("the builder's answer: {e}"));
     let (mut reader, mut writer) = std::io::pipe().map_err(fail)?;
-    enter(&world, place.rung, |builder| {
+    enter(&world, settings.rung, |builder| {
         use std::io::Write;
         let result = builder.and_then(|builder| {
             let copies = snapshots(&store, &builder)? == Snapshots::Copies;

@@ -13,8 +13,8 @@ use rbuild_store::Store;
 use serde_json::{Value, json};
 
 use crate::exit::{Failure, code};
-use crate::print;
-use crate::render::{self, Source};
+use crate::ui::diagnostics::{self, Source};
+use crate::ui::terminal;
 
 /// What `--call` asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +52,7 @@ pub fn call(request: &BuildRequest, store: &Store, call: Call, json: bool) -> Re
     let file = match parse(&request.dockerfile) {
         Ok(file) => file,
         Err(errors) => {
-            errors.iter().for_each(|d| print::err(&render::diagnostic(d, &source, print::colours())));
+            errors.iter().for_each(|d| terminal::err(&diagnostics::diagnostic(d, &source, terminal::colours())));
             return Ok(code::USAGE);
         }
     };
@@ -109,15 +109,15 @@ fn check(
         let list: Vec<Value> = warnings.iter().map(|w| warning_json(w, source)).collect();
         print_json(&json!({ "warnings": list, "sources": [{ "filename": source.name }] }));
     } else if warnings.is_empty() {
-        print::out("Check complete, no warnings found.\n");
+        terminal::out("Check complete, no warnings found.\n");
     } else {
         for w in &warnings {
             let d = Diagnostic::new(w.span, format!("{}: {}", w.rule.name, w.message)).help(page(w));
-            print::out(&(render::warning(&d, source, false) + "\n"));
+            terminal::out(&(diagnostics::warning(&d, source, false) + "\n"));
         }
         let count = warnings.len();
         let noun = if count == 1 { "warning has" } else { "warnings have" };
-        print::out(&format!("Check complete, {count} {noun} been found!\n"));
+        terminal::out(&format!("Check complete, {count} {noun} been found!\n"));
     }
     Ok(if warnings.is_empty() { code::OK } else { code::FAILED })
 }
@@ -150,7 +150,7 @@ fn warning_json(w: &Warning, source: &Source<'_>) -> Value {
 }
 
 fn print_json(value: &Value) {
-    print::out(&(serde_json::to_string_pretty(value).unwrap_or_default() + "\n"));
+    terminal::out(&(serde_json::to_string_pretty(value).unwrap_or_default() + "\n"));
 }
 
 /// What the comments directly above say of `name`, if they begin with it.
@@ -187,7 +187,7 @@ fn targets(file: &Dockerfile, json: bool) {
     let mark = |i: usize| if i == last { " (default)" } else { "" };
     let rows: Vec<Vec<String>> =
         file.stages.iter().enumerate().map(|(i, s)| vec![name(i, s) + mark(i), about(s)]).collect();
-    print::out(&print::table(&["TARGET", "DESCRIPTION"], &rows));
+    terminal::out(&terminal::table(&["TARGET", "DESCRIPTION"], &rows));
 }
 
 /// The stages that a target is made of: itself last, before it in the order of the file those that it stands on,
@@ -292,16 +292,16 @@ fn outline(file: &Dockerfile, request: &BuildRequest, json: bool) -> Result<u8, 
     if !args.is_empty() {
         let rows: Vec<Vec<String>> = args.into_iter().map(Vec::from).collect();
         text.push('\n');
-        text.push_str(&print::table(&["BUILD ARG", "VALUE", "DESCRIPTION"], &rows));
+        text.push_str(&terminal::table(&["BUILD ARG", "VALUE", "DESCRIPTION"], &rows));
     }
     for (heading, items) in [("SECRET", &secrets), ("SSH", &ssh), ("CACHE", &caches)] {
         if !items.is_empty() {
             let required = |r: &bool| if *r { "true".to_string() } else { String::new() };
             let rows: Vec<Vec<String>> = items.iter().map(|(id, r)| vec![id.clone(), required(r)]).collect();
             text.push('\n');
-            text.push_str(&print::table(&[heading, "REQUIRED"], &rows));
+            text.push_str(&terminal::table(&[heading, "REQUIRED"], &rows));
         }
     }
-    print::out(&text);
+    terminal::out(&text);
     Ok(code::OK)
 }

@@ -1,0 +1,7 @@
+//! Reads flags, environment variables, the configuration file and the build context.
+
+pub mod config;
+pub mod context;
+pub mod output;
+pub mod request;
+pub mod settings;
