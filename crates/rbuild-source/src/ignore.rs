@@ -80,11 +80,16 @@ impl Ignore {
         let mut inherited = Inherited::default();
         let ends = dir.match_indices('/').map(|(i, _)| i).chain([dir.len()]).filter(|end| *end > 0);
         for end in ends {
-            let mut matched = vec![false; self.rules.len()];
-            self.decide(&inherited, &dir[..end], |i, matches| matched[i] = matches);
-            inherited = Inherited(matched);
+            inherited = self.inherited_from(&inherited, &dir[..end]);
         }
         inherited
+    }
+
+    /// The same of a directory in one whose entries inherit `above`.
+    pub fn inherited_from(&self, above: &Inherited, dir: &str) -> Inherited {
+        let mut matched = vec![false; self.rules.len()];
+        self.decide(above, dir, |i, matches| matched[i] = matches);
+        Inherited(matched)
     }
 
     fn decide(&self, inherited: &Inherited, path: &str, mut note: impl FnMut(usize, bool)) -> bool {

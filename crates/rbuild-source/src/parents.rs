@@ -105,9 +105,9 @@ impl SourceTree<'_> {
                 if stack.len() >= MAX_DEPTH {
                     return Err(SourceError::Changed(pivot.join(&relative)));
                 }
-                let handle = stack[stack.len() - 1].handle.sub(&name)?;
+                let above = &stack[stack.len() - 1];
+                let (handle, rules) = (above.handle.sub(&name)?, self.rules_inside(&above.rules, &name));
                 let names = names(&handle)?.into_iter().rev().collect();
-                let rules = self.rules_below(&pivot.join(&relative), &relative);
                 stack.push(Level { names, stat, handle, rules, relative, kept: false, inside });
             }
         }

@@ -3,7 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use rbuild_image::Hasher;
 use rbuild_linux::{Kind, RootDir, Stat, Timestamp};
@@ -42,14 +42,13 @@ impl SourceTree<'_> {
         seen_as: &Path,
         mut visit: impl FnMut(&RootDir, &Path, &Stat) -> Result<(), E>,
     ) -> Result<(), E> {
-        let open = |handle: RootDir, relative: PathBuf, unseen: Option<Stat>| -> Result<Level, SourceError> {
+        let open = |handle, relative, rules, unseen| -> Result<Level, SourceError> {
             let mut names = names(&handle)?;
             names.reverse();
-            let rules = self.rules_below(&dir.join(&relative), &seen_as.join(&relative));
             Ok(Level { handle, relative, names, rules, unseen })
         };
         let start = self.root.sub(dir).map_err(SourceError::from)?;
-        let mut stack = vec![open(start, PathBuf::new(), None)?];
+        let mut stack = vec![open(start, PathBuf::new(), self.rules_below(dir, seen_as), None)?];
         while let Some(level) = stack.last_mut() {
             let Some(name) = level.names.pop() else {
                 stack.pop();
@@ -65,8 +64,10 @@ impl SourceTree<'_> {
                 if stack.len() >= MAX_DEPTH {
                     return Err(SourceError::Changed(dir.join(&relative)).into());
                 }
-                let handle = stack[stack.len() - 1].handle.sub(&name).map_err(SourceError::from)?;
-                stack.push(open(handle, relative, (!taken).then_some(stat))?);
+                let above = &stack[stack.len() - 1];
+                let handle = above.handle.sub(&name).map_err(SourceError::from)?;
+                let rules = self.rules_inside(&above.rules, &name);
+                stack.push(open(handle, relative, rules, (!taken).then_some(stat))?);
             }
         }
         Ok(())
@@ -105,6 +106,16 @@ impl SourceTree<'_> {
         RulesBelow { ignore: of(self.ignore, dir), exclude: of(self.exclude, seen) }
     }
 
+    /// The same of an entry of a directory of which they are known: what is above it is not looked at again.
+    pub(crate) fn rules_inside(&self, above: &RulesBelow, name: &OsStr) -> RulesBelow {
+        let of = |rules: Option<&Ignore>, above: &Verdicts| {
+            let path = above.entry(name);
+            let inherited = rules.map(|rules| rules.inherited_from(&above.inherited, &path)).unwrap_or_default();
+            Verdicts { path, inherited }
+        };
+        RulesBelow { ignore: of(self.ignore, &above.ignore), exclude: of(self.exclude, &above.exclude) }
+    }
+
     /// An entry of a directory, and whether it counts itself: an excluded directory may hold what is taken back in.
     /// `None` if there is nothing to see.
     pub(crate) fn look(
@@ -139,9 +150,10 @@ impl SourceTree<'_> {
         describe: &Describe<'_>,
     ) -> Result<Sight, SourceError> {
         let (dir, seen_as) = (item.path.as_path(), item.seen_as());
-        let scan = Scan { tree: self, dir, seen_as, describe, state: Mutex::default(), more: Condvar::new() };
+        let scan = Scan { tree: self, dir, describe, state: Mutex::default(), more: Condvar::new() };
         scan.lock().parts.push(Part::default());
-        scan.add(Task { id: 0, relative: PathBuf::new(), names: None, above: None });
+        let rules = Arc::new(self.rules_below(dir, seen_as));
+        scan.add(Task { id: 0, relative: PathBuf::new(), rules, names: None, above: None });
         let most = std::thread::available_parallelism().map_or(1, |n| n.get()).min(MOST_THREADS);
         std::thread::scope(|scope| {
             let mut helpers = 0;
@@ -190,12 +202,14 @@ struct Verdicts {
 }
 
 impl Verdicts {
-    fn exclude(&self, rules: &Ignore, name: &OsStr) -> bool {
+    /// The path of an entry.
+    fn entry(&self, name: &OsStr) -> String {
         let name = name.to_string_lossy();
-        match self.path.is_empty() {
-            true => rules.excludes_entry(&self.inherited, &name),
-            false => rules.excludes_entry(&self.inherited, &format!("{}/{name}", self.path)),
-        }
+        if self.path.is_empty() { name.into_owned() } else { format!("{}/{name}", self.path) }
+    }
+
+    fn exclude(&self, rules: &Ignore, name: &OsStr) -> bool {
+        rules.excludes_entry(&self.inherited, &self.entry(name))
     }
 }
 
@@ -229,6 +243,7 @@ pub(crate) fn names(dir: &RootDir) -> Result<Vec<OsString>, SourceError> {
 struct Task {
     id: usize,
     relative: PathBuf,
+    rules: Arc<RulesBelow>,
     names: Option<Vec<OsString>>,
     above: Option<Said>,
 }
@@ -260,8 +275,6 @@ struct State {
 struct Scan<'a> {
     tree: &'a SourceTree<'a>,
     dir: &'a Path,
-    /// The path that exclusions begin with.
-    seen_as: &'a Path,
     describe: &'a Describe<'a>,
     state: Mutex<State>,
     more: Condvar,
@@ -316,17 +329,17 @@ impl Scan<'_> {
                 let names = names(&handle)?;
                 if names.len() > CHUNK {
                     for chunk in names.chunks(CHUNK) {
-                        self.later(&mut part, task.relative.clone(), Some(chunk.to_vec()), None);
+                        let place = (task.relative.clone(), task.rules.clone());
+                        self.later(&mut part, place, Some(chunk.to_vec()), None);
                     }
                     return Ok(part);
                 }
                 names
             }
         };
-        let rules = self.tree.rules_below(&self.dir.join(&task.relative), &self.seen_as.join(&task.relative));
         for name in &names {
             let relative = task.relative.join(name);
-            let Some((stat, taken)) = self.tree.look(&handle, &rules, name)? else { continue };
+            let Some((stat, taken)) = self.tree.look(&handle, &task.rules, name)? else { continue };
             if taken {
                 self.describe(&mut part.said, &handle, &relative, &stat)?;
             }
@@ -336,7 +349,8 @@ impl Scan<'_> {
                 }
                 let mut above = (!taken).then(Said::default);
                 above.iter_mut().try_for_each(|said| self.describe(said, &handle, &relative, &stat))?;
-                self.later(&mut part, relative, None, above);
+                let rules = Arc::new(self.tree.rules_inside(&task.rules, name));
+                self.later(&mut part, (relative, rules), None, above);
             }
         }
         Ok(part)
@@ -351,14 +365,20 @@ impl Scan<'_> {
     }
 
     /// Has the rest of a part made by whoever is free.
-    fn later(&self, part: &mut Part, relative: PathBuf, names: Option<Vec<OsString>>, above: Option<Said>) {
+    fn later(
+        &self,
+        part: &mut Part,
+        (relative, rules): (PathBuf, Arc<RulesBelow>),
+        names: Option<Vec<OsString>>,
+        above: Option<Said>,
+    ) {
         let id = {
             let mut state = self.lock();
             state.parts.push(Part::default());
             state.parts.len() - 1
         };
         part.inner.push((part.said.bytes.len(), id));
-        self.add(Task { id, relative, names, above });
+        self.add(Task { id, relative, rules, names, above });
     }
 }
 
