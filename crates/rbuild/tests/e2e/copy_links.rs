@@ -296,3 +296,34 @@ fn nothing_is_written_where_a_link_leads_on_the_machine() {
         assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 1, "{step}");
     }
 }
+
+/// Parts of a link's target lead up from the directory that the link stands in, to the root at most.
+#[test]
+fn links_that_lead_up_in_a_source_end_at_its_root() {
+    let lab = Lab::new();
+    lab.write("f", "root\n").write("d/f", "inner\n").write("e/f", "e\n");
+    lab.sh("ln -s ../.. d/up && ln -s ../../../e d/far && ln -s .. d/one && ln -s up d/chain").ok();
+    let stage = "FROM busybox AS s\nCOPY . /c/\nRUN mkdir -p /x/y && ln -s ../../.. /x/y/up && ln -s ../../../c/d /x/y/c && \
+                 echo top >/f\n";
+    let cases = [
+        ("", "d/up/f", "root"),
+        ("", "d/far/f", "e"),
+        ("", "d/one/f", "root"),
+        ("", "d/chain/f", "root"),
+        ("", "d/up/d/f", "inner"),
+        ("", "d/up/f*", "root"),
+        ("", "/d/up/../f", "inner"),
+        ("--from=s", "/c/d/up/f", "top"),
+        ("--from=s", "/c/d/one/f", "root"),
+        ("--from=s", "/x/y/up/f", "top"),
+        ("--from=s", "/x/y/c/f", "inner"),
+        ("--link --from=s", "/x/y/c/up/f", "top"),
+    ];
+    let copies: Vec<String> =
+        cases.iter().enumerate().map(|(n, (flags, source, _))| format!("COPY {flags} {source} /{n}/\n")).collect();
+    let out = lab.build_local(&format!("{stage}FROM scratch\n{}", copies.concat()), &[]);
+    for (n, (flags, source, want)) in cases.iter().enumerate() {
+        let got = std::fs::read_to_string(out.join(format!("{n}/f"))).unwrap();
+        assert_eq!(got.trim(), *want, "COPY {flags} {source}");
+    }
+}
