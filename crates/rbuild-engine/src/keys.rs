@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_image::{Digest, Hasher};
 use rbuild_linux::RootDir;
-use rbuild_plan::{CacheStep, CopyStep, From, MountKindStep, RunStep, SourceNames, Step, Vertex, VertexId};
+use rbuild_plan::{CacheStep, CopyStep, From, MountKindStep, MountStep, RunStep, SourceNames, Step, Vertex, VertexId};
 use rbuild_sandbox::Builder;
 use rbuild_source::{Content, HashCache, Ignore, Owner, Selected, Sight, SourceError, SourceTree, Take, content};
 
@@ -247,6 +247,16 @@ pub struct ContextMount<'a> {
     pub seeds_cache: bool,
 }
 
+/// Whether a mount takes a part of a context.
+pub fn takes_context(mount: &MountStep) -> bool {
+    match &mount.kind {
+        MountKindStep::Bind { from, .. } | MountKindStep::Cache(CacheStep { from: Some(from), .. }) => {
+            !matches!(from, From::Vertex(_))
+        }
+        _ => false,
+    }
+}
+
 /// The mounts that take a part of a context, in order.
 pub fn context_mounts(run: &RunStep) -> impl Iterator<Item = ContextMount<'_>> {
     run.mounts.iter().filter_map(|mount| {
@@ -255,8 +265,7 @@ pub fn context_mounts(run: &RunStep) -> impl Iterator<Item = ContextMount<'_>> {
             MountKindStep::Cache(CacheStep { from: Some(from), source, .. }) => (*from, source, true),
             _ => return None,
         };
-        let mount = ContextMount { span: mount.span, from, source, seeds_cache };
-        (!matches!(from, From::Vertex(_))).then_some(mount)
+        takes_context(mount).then_some(ContextMount { span: mount.span, from, source, seeds_cache })
     })
 }
 

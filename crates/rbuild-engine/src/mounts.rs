@@ -57,11 +57,24 @@ struct TreesFor {
 /// Where the builder listens on behalf of agents; each in a directory of its own.
 const LISTENING: &str = "/listening";
 
+/// Of the files that a cache begins with: where they are asked for, and what they are if they come from a context.
+#[derive(Clone, Copy)]
+struct Seed<'a> {
+    span: Span,
+    content: Option<&'a Content>,
+}
+
 impl Executor<'_> {
-    /// The mounts of a command, and the caches among them. `parts` are those of contexts, in order.
-    pub(crate) fn mounts(&self, run: &RunStep, parts: Vec<ContextPart>) -> Result<(Vec<MountRequest>, HeldCaches)> {
+    /// The mounts of a command, and the caches among them. `parts` are those of contexts, in order, and `taken` the content of
+    /// all that the command takes from there.
+    pub(crate) fn mounts(
+        &self,
+        run: &RunStep,
+        parts: Vec<ContextPart>,
+        taken: &[Content],
+    ) -> Result<(Vec<MountRequest>, HeldCaches)> {
         let (steps, insecure) = (&run.mounts, run.security == Security::Insecure);
-        let mut held = HeldCaches { caches: self.caches(steps)?, lent: Vec::new() };
+        let mut held = HeldCaches { caches: self.caches(steps, taken)?, lent: Vec::new() };
         let mut parts = parts.into_iter();
         let mut requests = Vec::new();
         for (i, mount) in steps.iter().enumerate() {
@@ -87,18 +100,21 @@ impl Executor<'_> {
     /// The caches of a command, each with the mounts that show it. A command has each once, for all its mounts of that cache,
     /// so that it does not wait for itself, and in the strictest way that one of them asks for. They are taken in the order of
     /// their ids, so that commands that wait for each other's cannot wait in a circle.
-    fn caches(&self, steps: &[MountStep]) -> Result<Vec<(Vec<usize>, CacheMount)>> {
-        let mut wanted: BTreeMap<Digest, Vec<(usize, &CacheStep, Span)>> = BTreeMap::new();
+    fn caches(&self, steps: &[MountStep], taken: &[Content]) -> Result<Vec<(Vec<usize>, CacheMount)>> {
+        let mut wanted: BTreeMap<Digest, Vec<(usize, &CacheStep, Seed<'_>)>> = BTreeMap::new();
+        let mut taken = taken.iter();
         for (i, mount) in steps.iter().enumerate() {
+            let content = if keys::takes_context(mount) { taken.next() } else { None };
             if let MountKindStep::Cache(step) = &mount.kind {
-                wanted.entry(self.cache_id(step, mount.span)?).or_default().push((i, step, mount.span));
+                let seed = Seed { span: mount.span, content };
+                wanted.entry(self.cache_id(step, seed)?).or_default().push((i, step, seed));
             }
         }
         let mut caches: Vec<(Vec<usize>, CacheMount)> = Vec::new();
         for (id, mounts) in wanted {
-            let (_, first, span) = mounts[0];
+            let (_, first, seed) = mounts[0];
             let how = mounts.iter().map(|(_, step, _)| cache_use(step)).max().unwrap_or(CacheUse::Shared);
-            let cache = self.store.cache_mount(&self.work, &id, how, |dir| self.fill_cache(first, span, dir))?;
+            let cache = self.store.cache_mount(&self.work, &id, how, |dir| self.fill_cache(first, seed, dir))?;
             caches.push((mounts.iter().map(|(i, ..)| *i).collect(), cache));
         }
         Ok(caches)
@@ -134,7 +150,7 @@ impl Executor<'_> {
     }
 
     /// Names a cache: one that began with other files, or for another owner or mode, is another one.
-    fn cache_id(&self, step: &CacheStep, span: Span) -> Result<Digest> {
+    fn cache_id(&self, step: &CacheStep, seed: Seed<'_>) -> Result<Digest> {
         let CacheStep { id, sharing: _, from, source, mode, uid, gid } = step;
         let mut hasher = Hasher::new();
         hasher.field("cache 1").field(id);
@@ -145,16 +161,18 @@ impl Executor<'_> {
             Some(From::Vertex(id)) => {
                 hasher.field("from").field(self.done(*id).result.bytes()).field(source);
             }
-            Some(from) => {
-                hasher.field("files").field(self.contexts.content_of(span, *from, source)?.digest.bytes());
+            Some(From::Context | From::Named(_)) => {
+                let content =
+                    seed.content.ok_or_else(|| BuildError::other("the content of a cache's files is missing"))?;
+                hasher.field("files").field(content.digest.bytes());
             }
             None => {}
         }
         Ok(hasher.finish())
     }
 
-    /// What a new cache starts with.
-    fn fill_cache(&self, step: &CacheStep, span: Span, dir: &RootDir) -> Result<()> {
+    /// What a new cache starts with: what it is named by, or the context is another one by now.
+    fn fill_cache(&self, step: &CacheStep, Seed { span, content }: Seed<'_>, dir: &RootDir) -> Result<()> {
         let fail = || BuildError::kernel(format!("the cache mount {}", step.id));
         dir.set_own_meta(step.uid, step.gid, step.mode, now(self.request.now)).map_err(fail())?;
         let Some(from) = step.from else { return Ok(()) };
@@ -167,7 +185,12 @@ impl Executor<'_> {
             }
             _ => self.contexts.of(from, span)?.map(|c| c.tree()),
         };
-        copy(&files, tree.as_ref(), dir, self.terms(), None).map(drop).map_err(|e| self.copy_error(0, &files, e))
+        let mut track = Track::default();
+        copy(&files, tree.as_ref(), dir, self.terms(), Some(&mut track)).map_err(|e| self.copy_error(0, &files, e))?;
+        match content {
+            Some(content) if content.sight != track.sight => Err(BuildError::Moved),
+            _ => Ok(()),
+        }
     }
 
     /// A part of another stage. What a command writes to it is thrown away.

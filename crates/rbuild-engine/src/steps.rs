@@ -232,11 +232,17 @@ impl Executor<'_> {
         Ok(working.finish(&path.join("fs"))?)
     }
 
-    /// Runs a command; `parts` are those of contexts that it mounts.
-    pub(crate) fn run_step(&self, id: VertexId, run: &RunStep, parts: Vec<ContextPart>, path: &Path) -> Result<()> {
+    /// Runs a command; `parts` are those of contexts that it mounts, and `taken` is all that it takes from there.
+    pub(crate) fn run_step(
+        &self,
+        id: VertexId,
+        run: &RunStep,
+        (parts, taken): (Vec<ContextPart>, &[Content]),
+        path: &Path,
+    ) -> Result<()> {
         let who = self.user_of(id, run)?;
         let trees = self.trees_below(id)?;
-        let (mounts, caches) = self.mounts(run, parts)?;
+        let (mounts, caches) = self.mounts(run, parts, taken)?;
         let (files, before) = self.files(&trees, path)?;
         let secrets = self.secrets_of(run)?;
         let agents = self.agents(&run.agents)?;

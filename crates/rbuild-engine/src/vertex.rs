@@ -151,7 +151,7 @@ impl Executor<'_> {
                 let parts = self.context_parts(run, taken, before);
                 let (parts, changes) = parts.map_err(|e| self.or_moved(id, taken, e))?;
                 why(changes.as_ref());
-                self.run_step(id, run, parts, &made)?;
+                self.run_step(id, run, (parts, taken), &made)?;
             }
             Step::Workdir(step) => {
                 why(None);
