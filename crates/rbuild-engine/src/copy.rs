@@ -5,9 +5,10 @@ use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use rbuild_layer::Limits;
+use rbuild_layer::{LayerError, Limits};
 use rbuild_linux::{Kind, RootDir, Timestamp};
 use rbuild_plan::{Chmod, CopyStep};
+use rbuild_sandbox::Cancel;
 use rbuild_source::{Details, Selected, SourceError, SourceTree, Take};
 
 use crate::track::Track;
@@ -17,7 +18,7 @@ mod archive;
 mod entry;
 mod place;
 
-pub(crate) use entry::unchanged;
+pub(crate) use entry::{copy_file, unchanged};
 use place::{Dir, Links};
 
 /// A copy that went wrong: which source (by its place in the step), and what happened.
@@ -31,6 +32,8 @@ pub enum Reason {
     Kernel(rbuild_linux::Error),
     Layer(rbuild_layer::LayerError),
     Text(String),
+    /// The build was stopped.
+    Stopped,
 }
 
 impl From<SourceError> for Reason {
@@ -45,17 +48,28 @@ impl From<rbuild_linux::Error> for Reason {
 }
 impl From<rbuild_layer::LayerError> for Reason {
     fn from(e: rbuild_layer::LayerError) -> Reason {
-        Reason::Layer(e)
+        match e {
+            LayerError::Stopped => Reason::Stopped,
+            e => Reason::Layer(e),
+        }
     }
 }
 
 /// What a copy goes by besides its step.
-#[derive(Clone, Copy, Default)]
-pub struct Terms {
+#[derive(Clone, Copy)]
+pub struct Terms<'a> {
     /// Dates what is made up; seconds since 1970.
     pub now: i64,
     /// Of archives that ADD unpacks.
     pub limits: Limits,
+    /// Ends the copy before its time.
+    pub cancel: &'a Cancel,
+}
+
+impl Terms<'_> {
+    fn check(&self) -> Result<(), Reason> {
+        if self.cancel.is_cancelled() { Err(Reason::Stopped) } else { Ok(()) }
+    }
 }
 
 /// Copies what the step selects from `source` into `root`. With a `track`, what an earlier copy has is left to it. Gives the
@@ -64,7 +78,7 @@ pub fn copy(
     step: &CopyStep,
     source: Option<&SourceTree<'_>>,
     root: &RootDir,
-    terms: Terms,
+    terms: Terms<'_>,
     track: Option<&mut Track>,
 ) -> Result<usize, CopyError> {
     let general = |reason: Reason| CopyError { source: None, reason };
@@ -110,7 +124,7 @@ struct Copier<'a> {
     step: &'a CopyStep,
     root: &'a RootDir,
     chown: Option<(u32, u32)>,
-    terms: Terms,
+    terms: Terms<'a>,
     /// Times of directories, which are set once they are full.
     times: HashMap<PathBuf, Timestamp>,
     links: Links,

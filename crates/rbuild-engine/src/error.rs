@@ -125,7 +125,7 @@ pub(crate) fn disk_full(e: &std::io::Error) -> Option<String> {
 impl From<StoreError> for BuildError {
     fn from(e: StoreError) -> BuildError {
         match e {
-            StoreError::Stopped => BuildError::Cancelled,
+            StoreError::Stopped | StoreError::Layer(LayerError::Stopped) => BuildError::Cancelled,
             e => BuildError::Store(e),
         }
     }

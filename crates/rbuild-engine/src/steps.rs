@@ -107,8 +107,8 @@ impl Executor<'_> {
         }
     }
 
-    pub(crate) fn terms(&self) -> Terms {
-        Terms { now: self.request.now, limits: self.store.limits() }
+    pub(crate) fn terms(&self) -> Terms<'_> {
+        Terms { now: self.request.now, limits: self.store.limits(), cancel: &self.cancel }
     }
 
     /// Copies into a new tree, from a context or from `stage`; gives what is different among the files since it was
@@ -151,7 +151,7 @@ impl Executor<'_> {
                 }
                 None => {
                     let fs = dir.sub("fs").map_err(BuildError::kernel("the step's directory"))?;
-                    track.finish(source.root, &fs).map_err(general)?;
+                    track.finish(source.root, &fs, &self.cancel).map_err(general)?;
                 }
             }
         }
@@ -193,6 +193,7 @@ impl Executor<'_> {
         let span = e.source.and_then(|i| step.source_spans.get(i).copied());
         match (e.reason, span) {
             (Reason::Source(SourceError::Changed(_)), _) => BuildError::Moved,
+            (Reason::Stopped, _) => BuildError::Cancelled,
             (Reason::Source(e), Some(span)) => copy_source_error(e, span, step),
             (Reason::Text(text), Some(span)) => BuildError::Unmet(vec![Diagnostic::new(span, text)]),
             (Reason::Layer(e), Some(span)) if !e.is_disk_full() => {

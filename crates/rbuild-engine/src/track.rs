@@ -12,10 +12,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rbuild_layer::{Loose, LooseFile, keep_in_layer};
-use rbuild_linux::{Kind, RootDir, Timestamp, copy_file};
+use rbuild_linux::{Kind, RootDir, Timestamp};
+use rbuild_sandbox::Cancel;
 use rbuild_source::{Changes, Listing, Sight, Stamp};
 
-use crate::copy::{Reason, unchanged};
+use crate::copy::{Reason, copy_file, unchanged};
 
 /// File systems allow 65,000 names for a file (ext4) or more; some are left for who links elsewhere.
 const MOST_NAMES: u32 = 60_000;
@@ -115,7 +116,7 @@ impl Track {
     }
 
     /// Puts everything that was left for later into the tree. Directories keep the times that they have.
-    pub fn finish(&self, source: &RootDir, tree: &RootDir) -> Result<(), Reason> {
+    pub fn finish(&self, source: &RootDir, tree: &RootDir, cancel: &Cancel) -> Result<(), Reason> {
         let mut times: Vec<(&Path, Timestamp)> = Vec::new();
         for group in &self.groups {
             if times.last().is_none_or(|(path, _)| path.as_os_str() != group.dir.as_os_str()) {
@@ -125,7 +126,7 @@ impl Track {
         let (next, failure) = (AtomicUsize::new(0), Mutex::new(None));
         let work = || {
             while let Some(group) = self.groups.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if let Err(e) = self.place(group, source, tree) {
+                if let Err(e) = self.place(group, source, tree, cancel) {
                     failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
                     next.store(self.groups.len(), Ordering::Relaxed);
                 }
@@ -145,14 +146,17 @@ impl Track {
         Ok(())
     }
 
-    fn place(&self, group: &Group, source: &RootDir, tree: &RootDir) -> Result<(), Reason> {
+    fn place(&self, group: &Group, source: &RootDir, tree: &RootDir, cancel: &Cancel) -> Result<(), Reason> {
         let (from, to) = (source.sub(&group.source)?, tree.sub(&group.dir)?);
         let earlier = self.files.as_ref().and_then(|files| files.sub(&group.dir).ok());
         for file in group.files() {
+            if cancel.is_cancelled() {
+                return Err(Reason::Stopped);
+            }
             let old = earlier.as_ref().filter(|earlier| self.has(earlier, group, file));
             match old {
                 Some(earlier) => to.hard_link(earlier, &file.name, &file.name)?,
-                None => write(&from, &to, file)?,
+                None => write(&from, &to, file, cancel)?,
             }
         }
         Ok(())
@@ -189,11 +193,11 @@ impl Track {
     }
 }
 
-fn write(from: &RootDir, to: &RootDir, file: &LooseFile) -> Result<(), Reason> {
+fn write(from: &RootDir, to: &RootDir, file: &LooseFile, cancel: &Cancel) -> Result<(), Reason> {
     let LooseFile { source, name, stat, uid, gid, mode, .. } = file;
     let read = from.open_name(source)?;
     let new = to.create_file(name, 0o600)?;
-    copy_file(&read, stat, &new)?;
+    copy_file(&read, stat, &new, cancel)?;
     rbuild_linux::set_file_owner(&new, *uid, *gid, *mode)?;
     for (attr, value) in from.xattrs(source)?.iter().filter(|(attr, _)| keep_in_layer(attr)) {
         to.set_xattr(name, attr, value)?;

@@ -21,6 +21,9 @@ pub enum LayerError {
         .0.display()
     )]
     Deletion(PathBuf),
+    /// Whoever unpacks wants it no more.
+    #[error("it was stopped")]
+    Stopped,
     #[error("{0}")]
     Kernel(#[from] rbuild_linux::Error),
     #[error("{context}: {source}")]

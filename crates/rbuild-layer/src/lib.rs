@@ -36,6 +36,6 @@ pub use pack::{
     Deletions, LAYER_FORMAT, LayerForm, Packed, Times, TreePacker, pack_layer, pack_loose, pack_whole, repack_layer,
 };
 pub use reader::{EntryKind, TarEntry, TarReader, is_tar};
-pub use unpack::{Owners, Unpacked, Unpacking, Whiteouts, entry_path, unpack, unpack_some};
+pub use unpack::{Owners, Stop, Unpacked, Unpacking, Whiteouts, entry_path, unpack, unpack_some};
 pub use writer::{LateEntry, TarWriter};
 pub use xattrs::{OPAQUE, ORIGIN, keep_in_layer, keep_in_tree, marks_opaque};

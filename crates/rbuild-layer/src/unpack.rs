@@ -61,31 +61,36 @@ pub struct Unpacked {
     pub leaning: Leaning,
 }
 
+/// Whether work is to stop.
+pub type Stop<'a> = &'a (dyn Fn() -> bool + Sync);
+
 /// How an archive is unpacked.
-#[derive(Debug, Clone, Copy)]
-pub struct Unpacking {
+#[derive(Clone, Copy)]
+pub struct Unpacking<'a> {
     pub whiteouts: Whiteouts,
     pub owners: Owners,
     pub limits: Limits,
     /// The digest of the bytes as they come, where it was compared already: it is not made again.
     pub known: Option<Digest>,
+    /// Asked all the time; the error is [`LayerError::Stopped`] then.
+    pub stop: Stop<'a>,
 }
 
-impl Unpacking {
+impl Unpacking<'_> {
     /// Of an image's layer.
-    pub fn layer(limits: Limits) -> Unpacking {
-        Unpacking { whiteouts: Whiteouts::Overlay, owners: Owners::FromArchive, limits, known: None }
+    pub fn layer(limits: Limits) -> Unpacking<'static> {
+        Unpacking { whiteouts: Whiteouts::Overlay, ..Unpacking::archive(Owners::FromArchive, limits) }
     }
 
     /// Of an archive of files.
-    pub fn archive(owners: Owners, limits: Limits) -> Unpacking {
-        Unpacking { whiteouts: Whiteouts::Plain, owners, limits, known: None }
+    pub fn archive(owners: Owners, limits: Limits) -> Unpacking<'static> {
+        Unpacking { whiteouts: Whiteouts::Plain, owners, limits, known: None, stop: &|| false }
     }
 }
 
 /// Unpacks a tar of any compression into `root`. On an error the directory holds a part of it: unpack into a
 /// place that nobody sees and publish it after the digests were compared.
-pub fn unpack(source: impl Read + Send, root: &RootDir, how: Unpacking) -> Result<Unpacked> {
+pub fn unpack(source: impl Read + Send, root: &RootDir, how: Unpacking<'_>) -> Result<Unpacked> {
     unpack_some(source, root, how, &mut |_| true)
 }
 
@@ -93,7 +98,7 @@ pub fn unpack(source: impl Read + Send, root: &RootDir, how: Unpacking) -> Resul
 pub fn unpack_some(
     source: impl Read + Send,
     root: &RootDir,
-    how: Unpacking,
+    how: Unpacking<'_>,
     wants: &mut dyn FnMut(&TarEntry) -> bool,
 ) -> Result<Unpacked> {
     let mut raw = Tee::new(source, how.known.is_none());
@@ -101,7 +106,7 @@ pub fn unpack_some(
     // Bytes that come as they are have one digest, before and after.
     let plain = decoder.compression() == Compression::None;
     let (_, result, diff_id) = with_read_ahead(decoder, !plain, |stream| {
-        let mut tee = Tee::new(stream, false);
+        let mut tee = Tee::new(Stoppable { stream, stop: how.stop }, false);
         let mut target = Target::new(root, how)?;
         let mut reader = TarReader::with_header_limit(&mut tee, how.limits.header);
         while let Some(entry) = reader.next_entry()? {
@@ -145,9 +150,24 @@ impl<R: Read> Read for Tee<R> {
     }
 }
 
+/// Passes bytes on until it is told to stop.
+struct Stoppable<'a, R> {
+    stream: R,
+    stop: Stop<'a>,
+}
+
+impl<R: Read> Read for Stoppable<'_, R> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        if (self.stop)() {
+            return Err(std::io::Error::other(LayerError::Stopped));
+        }
+        self.stream.read(buf)
+    }
+}
+
 struct Target<'a> {
     root: &'a RootDir,
-    how: Unpacking,
+    how: Unpacking<'a>,
     entries: u64,
     bytes: u64,
     /// The directory of the last entry; most entries share it with their neighbour.
@@ -197,7 +217,7 @@ impl TarEntry {
 }
 
 impl<'a> Target<'a> {
-    fn new(root: &'a RootDir, how: Unpacking) -> Result<Target<'a>> {
+    fn new(root: &'a RootDir, how: Unpacking<'a>) -> Result<Target<'a>> {
         Ok(Target {
             root,
             how,

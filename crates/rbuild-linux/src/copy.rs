@@ -17,27 +17,36 @@ use crate::rootdir::timestamps;
 /// Copies all bytes of `from` into the empty file `to`. Holes stay holes where `stat` shows that there are some
 /// (plain copy_file_range(2) fills them on ext4). Gives the number of bytes, holes included.
 pub fn copy_file(from: &File, stat: &Stat, to: &File) -> Result<u64> {
+    copy_file_while(from, stat, to, &|| true).map(Option::unwrap_or_default)
+}
+
+/// Bytes that are copied before it is asked whether to go on.
+const PIECE: usize = 16 << 20;
+
+/// The same as long as `go_on` says so, which is asked every few megabytes; `None` if it did not.
+pub fn copy_file_while(from: &File, stat: &Stat, to: &File, go_on: &dyn Fn() -> bool) -> Result<Option<u64>> {
     let fail = |call, e| Error::new(call, "file contents", e);
     if stat.size >= 64 * 1024 && rustix::fs::ioctl_ficlone(to, from).is_ok() {
-        return Ok(stat.size);
+        return Ok(Some(stat.size));
     }
     if stat.blocks * 512 < stat.size {
-        return copy_sparse(from, stat.size, to);
+        return copy_sparse(from, stat.size, to, go_on);
     }
     if stat.size < 64 * 1024 {
-        return copy_small(from, stat.size as usize, to).map_err(|e| fail("read", e));
+        return copy_small(from, stat.size as usize, to).map(Some).map_err(|e| fail("read", e));
     }
     let mut copied = 0u64;
-    loop {
-        match rustix::fs::copy_file_range(from, None, to, None, 1 << 30) {
-            Ok(0) => return Ok(copied),
+    while go_on() {
+        match rustix::fs::copy_file_range(from, None, to, None, PIECE) {
+            Ok(0) => return Ok(Some(copied)),
             Ok(n) => copied += n as u64,
             Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) if copied == 0 => {
-                return copy_contents(from, to).map_err(|e| fail("read", e));
+                return copy_pieces(from, to, go_on).map_err(|e| fail("read", e));
             }
             Err(e) => return Err(fail("copy_file_range", e.into())),
         }
     }
+    Ok(None)
 }
 
 /// In one read and one write, where the size is what it was.
@@ -67,12 +76,16 @@ pub fn set_file_time(file: &File, mtime: Timestamp) -> Result<()> {
 }
 
 /// Copies through a buffer; the plain way that works between any two descriptors.
-pub fn copy_contents(mut from: impl Read, mut to: impl Write) -> std::io::Result<u64> {
+pub fn copy_contents(from: impl Read, to: impl Write) -> std::io::Result<u64> {
+    copy_pieces(from, to, &|| true).map(Option::unwrap_or_default)
+}
+
+fn copy_pieces(mut from: impl Read, mut to: impl Write, go_on: &dyn Fn() -> bool) -> std::io::Result<Option<u64>> {
     let mut buffer = vec![0u8; 128 * 1024];
     let mut copied = 0;
-    loop {
+    while go_on() {
         match from.read(&mut buffer) {
-            Ok(0) => return Ok(copied),
+            Ok(0) => return Ok(Some(copied)),
             Ok(n) => {
                 to.write_all(&buffer[..n])?;
                 copied += n as u64;
@@ -81,9 +94,10 @@ pub fn copy_contents(mut from: impl Read, mut to: impl Write) -> std::io::Result
             Err(e) => return Err(e),
         }
     }
+    Ok(None)
 }
 
-fn copy_sparse(from: &File, size: u64, to: &File) -> Result<u64> {
+fn copy_sparse(from: &File, size: u64, to: &File, go_on: &dyn Fn() -> bool) -> Result<Option<u64>> {
     let fail = |call, e: Errno| Error::new(call, "file contents", e);
     let mut at = 0u64;
     let mut buffer = vec![0u8; 256 * 1024];
@@ -96,6 +110,9 @@ fn copy_sparse(from: &File, size: u64, to: &File) -> Result<u64> {
         let end = rustix::fs::seek(from, SeekFrom::Hole(start)).map_err(|e| fail("lseek", e))?.min(size);
         let mut pos = start;
         while pos < end {
+            if !go_on() {
+                return Ok(None);
+            }
             let want = (end - pos).min(buffer.len() as u64) as usize;
             let n = from.read_at(&mut buffer[..want], pos).map_err(|e| Error::new("pread", "file contents", e))?;
             if n == 0 {
@@ -107,5 +124,5 @@ fn copy_sparse(from: &File, size: u64, to: &File) -> Result<u64> {
         at = end.max(start + 1);
     }
     to.set_len(size).map_err(|e| Error::new("ftruncate", "file contents", e))?;
-    Ok(size)
+    Ok(Some(size))
 }

@@ -23,7 +23,7 @@ mod random;
 mod rootdir;
 mod syscalls;
 
-pub use copy::{copy_contents, copy_file, set_file_owner, set_file_time};
+pub use copy::{copy_contents, copy_file, copy_file_while, set_file_owner, set_file_time};
 pub use destination::{Destination, DestinationError, Directory};
 pub use error::{Error, Result};
 pub use held::Held;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rbuild_layer::Limits;
+use rbuild_layer::{Limits, Stop};
 use rbuild_linux::{Conflict, Entry, KeyLock, LockKind, RootDir, is_unpublished, process, write_atomic, write_durable};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -138,7 +138,8 @@ impl Store {
         Ok(store)
     }
 
-    /// The same store, whose waits for the locks of other builds end with [`StoreError::Stopped`] when `stop` says so.
+    /// The same store, whose waits for the locks of other builds end with [`StoreError::Stopped`] when `stop` says so, and whose
+    /// layers are unpacked no further.
     pub fn stopped_by(self, stop: impl Fn() -> bool + Send + Sync + 'static) -> Store {
         Store { waits: Waits { stop: Arc::new(stop), ..self.waits }, ..self }
     }
@@ -147,6 +148,11 @@ impl Store {
     pub fn telling(self, tell: impl Fn(&str) + Send + Sync + 'static) -> Store {
         let patience = Patience { tell: Arc::new(tell), ..self.waits.patience };
         Store { waits: Waits { patience, ..self.waits }, ..self }
+    }
+
+    /// Whether work for this store is to stop.
+    pub(crate) fn stop(&self) -> Stop<'_> {
+        &*self.waits.stop
     }
 
     /// Waits for the lock on a key of `steps.lock`.

@@ -215,7 +215,8 @@ impl Store {
     ) -> Result<Unpacked> {
         let blob = self.open_blob(digest)?;
         let known = self.is_known_whole(&blob).then_some(*digest);
-        let got = unpack_some(&blob, fs, Unpacking { known, ..Unpacking::layer(self.limits()) }, wants)?;
+        let how = Unpacking { known, stop: self.stop(), ..Unpacking::layer(self.limits()) };
+        let got = unpack_some(&blob, fs, how, wants)?;
         compare(digest, got.digest)?;
         compare_content(digest, diff_id, got.diff_id)?;
         self.note_layer(digest, diff_id)?;

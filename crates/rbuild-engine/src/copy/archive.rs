@@ -25,7 +25,8 @@ impl Copier<'_> {
         }
         let dir = self.dir(dest, DEST_MODE)?;
         let owners = self.chown.map_or(Owners::FromArchive, |(uid, gid)| Owners::Always(uid, gid));
-        let how = Unpacking::archive(owners, self.terms.limits);
+        let cancel = self.terms.cancel;
+        let how = Unpacking { stop: &|| cancel.is_cancelled(), ..Unpacking::archive(owners, self.terms.limits) };
         let mut described = Vec::new();
         let unpacked = unpack_some(tree.root.open_file(&item.path)?, &dir.handle, how, &mut |entry| {
             described.extend(entry_path(&entry.path).filter(|_| entry.kind == EntryKind::Dir));

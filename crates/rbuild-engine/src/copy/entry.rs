@@ -1,12 +1,14 @@
 //! One entry of the source: written now, or left for later.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rbuild_image::Digest;
 use rbuild_layer::{LooseFile, keep_in_layer};
-use rbuild_linux::{Kind, RootDir, Stat, copy_file};
+use rbuild_linux::{Kind, RootDir, Stat, copy_file_while};
+use rbuild_sandbox::Cancel;
 use rbuild_source::{Details, Listed, Sight, SourceError, SourceTree, Stamp};
 
 use super::place::Dir;
@@ -27,6 +29,7 @@ impl Copier<'_> {
         stat: &Stat,
         (dir, name): (&Dir, &OsStr),
     ) -> Result<(), Reason> {
+        self.terms.check()?;
         let (uid, gid) = self.chown.unwrap_or_else(|| tree.owner.ids(stat));
         let meta = (uid, gid, self.mode(tree.owner.mode(stat), stat.kind == Kind::Dir));
         let details = Details::read(origin.0, origin.1, stat)?;
@@ -90,7 +93,7 @@ impl Copier<'_> {
         match stat.kind {
             Kind::File => {
                 let from = source.open_name(source_name)?;
-                copy_file(&from, stat, &to.create_file(name, 0o600)?)?;
+                copy_file(&from, stat, &to.create_file(name, 0o600)?, self.terms.cancel)?;
                 unchanged(source, source_name, stat)?;
             }
             // A socket means nothing without its process; it arrives as an empty file.
@@ -176,6 +179,14 @@ impl Copier<'_> {
             dir.set_own_meta(own.uid, own.gid, own.mode, now)?;
         }
         Ok(())
+    }
+}
+
+/// Copies the content of a file, or a part of it if the build is stopped.
+pub(crate) fn copy_file(from: &File, stat: &Stat, to: &File, cancel: &Cancel) -> Result<(), Reason> {
+    match copy_file_while(from, stat, to, &|| !cancel.is_cancelled())? {
+        Some(_) => Ok(()),
+        None => Err(Reason::Stopped),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Builds that fail, are stopped, or lose one of their processes at a random moment: each ends at once, with the real reason,
 //! and leaves nothing. `RBUILD_STORM_SECONDS` says for how long (30 for each storm), `RBUILD_STORM_SEED` which storm.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, ExitStatus, Stdio};
@@ -290,4 +290,65 @@ fn whatever_is_killed_leaves_nothing_and_stops_nobody_else() {
     }
     no_mounts(&lab, "after the storm");
     lab.rbuild(["fsck"]).ok();
+}
+
+/// Waits for a line of the progress that begins and ends so; gives the time that the build took to end after `then`.
+fn time_to_end(mut build: Child, (begins, ends): (&str, &str), then: impl FnOnce(&Child)) -> Duration {
+    let mut lines = BufReader::new(build.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let found = lines.by_ref().find(|line| line.starts_with('#') && line.contains(begins) && line.ends_with(ends));
+    let rest = std::thread::spawn(move || lines.count());
+    then(&build);
+    let since = Instant::now();
+    build.wait().unwrap();
+    let took = since.elapsed();
+    rest.join().unwrap();
+    assert!(found.is_some(), "no line says {begins:?} and {ends:?}");
+    took
+}
+
+/// What copies and unpacks for seconds ends with the build: when a command beside it fails, and when somebody wants it to stop.
+/// On a machine that others use as well, one of three tries has to be fast.
+#[test]
+fn large_copies_and_layers_end_with_their_build() {
+    const MOST: Duration = Duration::from_millis(600);
+    let lab = Lab::new();
+    for n in 0..20_000 {
+        lab.write(&format!("many/{}/{n}", n / 500), format!("{n}"));
+    }
+    lab.sh("fallocate -l 1G large && tar -cf many.tar many").ok();
+    lab.build("FROM busybox\nCOPY many /m/\n", &["-q", "-t", "big"]).ok();
+    let forget = "$RB rmi big; $RB prune -a; $RB load -q -i $LAB/big.tar";
+    lab.sh(&format!("$RB save big -o $LAB/big.tar && {forget}")).ok();
+    let take = |command: &str, long: &str| {
+        let last = "FROM busybox\nCOPY --from=a /etc /a\nCOPY --from=b /etc /b\n";
+        lab.write("Dockerfile", format!("FROM busybox AS a\nRUN {command}\n{long}\n{last}"));
+        let mut build = lab.command(["build", "--progress=plain", "-t", "x", "."]);
+        let build = build.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        if command == "sleep 30" {
+            return time_to_end(build, ("RUN sleep 30", ""), |build| {
+                std::thread::sleep(Duration::from_millis(200));
+                kill(Pid::from_raw(build.id() as i32), Signal::SIGINT).unwrap();
+            });
+        }
+        time_to_end(build, ("", " ERROR"), |_| ())
+    };
+    for (long, commands) in [
+        ("FROM busybox AS b\nCOPY many /m/", &["sleep 0.3; exit 3", "sleep 30"][..]),
+        ("FROM busybox AS b\nCOPY many many.tar /m/", &["sleep 0.3; exit 3"]),
+        ("FROM busybox AS b\nCOPY large /", &["sleep 0.3; exit 3"]),
+        ("FROM busybox AS b\nADD many.tar /m/", &["sleep 0.3; exit 3", "sleep 30"]),
+        ("FROM busybox AS b\nRUN --mount=source=many,target=/m true", &["sleep 0.3; exit 3"]),
+        ("FROM big AS b\nWORKDIR /made", &["sleep 0.3; exit 3", "sleep 30"]),
+    ] {
+        for command in commands {
+            let mut took = take(command, long);
+            for _ in 0..2 {
+                if took >= MOST {
+                    lab.sh(forget).ok();
+                    took = took.min(take(command, long));
+                }
+            }
+            assert!(took < MOST, "{long} beside {command}: {took:?}");
+        }
+    }
 }
