@@ -14,7 +14,7 @@ from pathlib import Path
 TOP = Path(__file__).parent.parent
 ALLOWED = TOP / "scripts/module-cycles.allowed"
 PATH = re.compile(r"\b(crate|super(?:::super)*|self)((?:::\w+)*)(?:::([{*]))")
-PLAIN = re.compile(r"\b(crate|super(?:::super)*|self)((?:::\w+)+)(?!\w|::[{*])")
+PLAIN = re.compile(r"\b(crate|super(?:::super)*|self)((?:::\w+)+)(?![\w:])")
 
 
 def code(path):
