@@ -1,7 +1,8 @@
-//! The content of selected files as one digest: what a cache key says of them.
+//! The content digest of selected files, for cache keys.
 //!
-//! Counted: names below the selected directory, directories that are kept above, kind, mode, owner, size, bytes, link target, device number, and
-//! the extended attributes that reach an image. Not counted: times, and everything that was not selected.
+//! The digest covers the names below the selected directory, the kept parent directories, and of
+//! each file: kind, mode, owner, size, content, link target, device number, and the extended
+//! attributes that are stored in images. It does not cover times or files that are not selected.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -14,15 +15,20 @@ use crate::file::file_digest;
 use crate::select::{Owner, Selected, SourceError, SourceTree, Take};
 use crate::sight::{Details, Sight};
 
-/// What a selection holds.
+/// The content of a selection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Content {
+    /// Digest for cache keys.
     pub digest: Digest,
-    /// What was seen of it, to be compared with what a copy of it sees.
+    /// Metadata that were read for the digest, to detect changes between hashing and copying.
     pub sight: Sight,
 }
 
-/// The digest of everything that the sources select, and the names that files are copied under.
+/// Returns the content of a selection. The digest includes the names under which files are copied.
+///
+/// # Errors
+///
+/// Returns an error if a file cannot be read or changes while it is read.
 #[tracing::instrument(target = "source", name = "content", level = "debug", skip_all, fields(selected = selected.len()))]
 pub fn content(tree: &SourceTree<'_>, selected: &[Selected]) -> Result<Content, SourceError> {
     let mut hasher = Hasher::new();
@@ -36,14 +42,14 @@ pub fn content(tree: &SourceTree<'_>, selected: &[Selected]) -> Result<Content, 
             (Kind::Dir, Take::Content) => ("content of a directory", true),
             _ => ("file", false),
         };
-        // What a directory is called counts only where it is kept.
+        // The name of a directory counts only if the directory itself is copied.
         let name = if item.stat.kind == Kind::Dir && item.take == Take::Content { Path::new("") } else { &item.name };
         hasher.field(kind).field(name.as_os_str().as_bytes());
         if item.counts_itself() {
-            let mut said = Vec::new();
+            let mut description = Vec::new();
             let (dir, _) = tree.root.parent(&item.path)?;
-            sight += entry(&mut said, tree, &dir, &item.path, &item.stat)?;
-            hasher.update(&said);
+            sight += entry(&mut description, tree, &dir, &item.path, &item.stat)?;
+            hasher.update(&description);
         }
         if below {
             let describe = |out: &mut Vec<u8>, dir: &RootDir, path: &Path, stat: &Stat| {
@@ -78,7 +84,8 @@ fn header(out: &mut Vec<u8>, owner: Owner, stat: &Stat) {
     }
 }
 
-/// Says what counts of an entry; `path` is relative to the root, and its parent is `dir`.
+/// Appends the hashed form of an entry to `out`. `path` is relative to the root; `dir` is its
+/// parent.
 fn entry(
     out: &mut Vec<u8>,
     tree: &SourceTree<'_>,

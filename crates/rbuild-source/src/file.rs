@@ -1,7 +1,7 @@
-//! The digest of one file: its attributes, its size and its bytes.
+//! The digest of one file: extended attributes, size and content.
 //!
-//! It serves cache keys only and is never seen outside, so it need not be the SHA-256 of images: BLAKE3 is several times as
-//! fast, and large files are read and hashed in pieces by several threads.
+//! The digest is only used in cache keys, so it does not have to be a SHA-256: BLAKE3 is several
+//! times as fast. Large files are split into pieces that several threads read and hash.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -18,13 +18,14 @@ use rbuild_linux::{RootDir, Stat, file_xattrs};
 
 use crate::select::SourceError;
 
-/// Bytes of a file that are hashed in one go; part of the definition of the digest of larger files.
+/// Piece size in bytes. Changing it changes the digests of files larger than one piece.
 const PIECE: u64 = 4 << 20;
-/// Bytes that are read at a time.
+/// Buffer size in bytes.
 const READ: u64 = 256 << 10;
-const MOST_THREADS: usize = 8;
+const MAX_THREADS: usize = 8;
 
-/// The digest of the child `name` of `dir`, which had these metadata; `path` is for errors.
+/// Returns the digest of the child `name` of `dir`. `stat` are its expected metadata; `path` is
+/// used in errors. Fails with [`SourceError::Changed`] if the size differs.
 pub(crate) fn file_digest(dir: &RootDir, name: &OsStr, path: &Path, stat: &Stat) -> Result<Digest, SourceError> {
     let file = dir.open_name(name)?;
     let mut hasher = Hasher::new();
@@ -51,12 +52,12 @@ pub(crate) fn file_digest(dir: &RootDir, name: &OsStr, path: &Path, stat: &Stat)
 struct Reading<'a> {
     file: &'a File,
     path: &'a Path,
-    /// In bytes, as it has to be.
+    /// Expected size in bytes.
     size: u64,
 }
 
 impl Reading<'_> {
-    /// The digests of all pieces, in order.
+    /// Returns the digests of all pieces, in order.
     fn pieces(&self) -> Result<Vec<[u8; 32]>, SourceError> {
         let count = self.size.div_ceil(PIECE) as usize;
         let (next, failed) = (AtomicUsize::new(0), Mutex::new(None));
@@ -72,7 +73,7 @@ impl Reading<'_> {
             }
             done
         };
-        let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(MOST_THREADS).min(count);
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(MAX_THREADS).min(count);
         let mut digests: Vec<(usize, [u8; 32])> = std::thread::scope(|scope| {
             let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
             let mut all = work();
@@ -90,11 +91,11 @@ impl Reading<'_> {
         }
     }
 
-    /// Reads one piece; the last one has to end where the file does.
+    /// Hashes one piece. The last piece must end at the end of the file.
     fn piece(&self, number: usize, hasher: &mut Hasher) -> Result<(), SourceError> {
         let mut at = number as u64 * PIECE;
         let end = self.size.min(at + PIECE);
-        // One byte more than there should be: a file that fills it has grown, and one that does not is at its end.
+        // Request one byte more than expected: if it can be read, the file has grown.
         let probe = u64::from(end == self.size);
         let mut buffer = vec![0; (end - at + probe).min(READ) as usize];
         loop {
@@ -123,9 +124,9 @@ impl Reading<'_> {
 mod tests {
     use super::*;
 
-    /// Every byte counts, wherever it is, and nothing else does.
+    /// Checks that a change of any byte changes the digest, at all sizes around the piece size.
     #[test]
-    fn a_digest_tells_each_byte_of_files_of_every_size() {
+    fn every_byte_changes_the_digest() {
         let dir = std::env::temp_dir().join(format!("rbuild-file-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let root = RootDir::open(&dir).unwrap();
@@ -147,7 +148,7 @@ mod tests {
                 std::fs::write(dir.join("f"), &bytes).unwrap();
                 let got = digest(size as u64).unwrap();
                 assert_eq!(got, digest(size as u64).unwrap());
-                assert!(seen.insert(got), "{size} {at:?} is like another");
+                assert!(seen.insert(got), "{size} {at:?} collides");
             }
             for wrong in [size as u64 + 1, (size as u64).wrapping_sub(1)] {
                 assert!(wrong == u64::MAX || matches!(digest(wrong), Err(SourceError::Changed(_))), "{size} {wrong}");

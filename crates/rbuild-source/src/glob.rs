@@ -1,7 +1,8 @@
-//! Patterns over paths: `*` and `?` stay inside a part, `[…]` is a class, `\` escapes, `**` crosses parts.
+//! Glob patterns for paths: `*` and `?` do not match `/`, `[…]` is a character class, `\` escapes,
+//! and `**` matches across path components.
 //!
-//! Matching follows all possibilities at once, so it is linear in pattern times path for any input. Most patterns need less:
-//! a literal path, beginning or end.
+//! The matcher simulates an NFA, so its time is bounded by pattern length times path length for any
+//! input. Literal paths, prefixes and suffixes are compared directly.
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Token {
@@ -10,10 +11,12 @@ enum Token {
     One,
     /// `*`
     Star,
-    /// `**` at the end: anything at all.
+    /// `**` at the end: matches anything.
     Deep,
-    /// `**/`, or `**` before anything else: nothing, or anything up to and with a slash. Always followed by its loop.
+    /// `**/`, or `**` elsewhere: matches nothing, or anything up to and including a slash. Always
+    /// followed by `DeepLoop`.
     DeepDirs,
+    /// Consumes the characters of `DeepDirs`.
     DeepLoop,
     Class {
         negated: bool,
@@ -21,19 +24,20 @@ enum Token {
     },
 }
 
-/// The least that tells a match.
+/// The cheapest test for a match.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Kind {
-    /// No pattern at all.
+    /// A literal path.
     Exact(String),
     /// `x**`
     Prefix(String),
-    /// `**x`, which need not begin at a slash.
+    /// `**x`; the match may start inside a path component.
     Suffix(String),
-    /// Everything else begins and ends with these characters.
+    /// Simulate the tokens, if the path starts and ends with these literals.
     Tokens { begin: String, end: String },
 }
 
+/// A compiled pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Glob {
     tokens: Vec<Token>,
@@ -41,10 +45,13 @@ pub struct Glob {
 }
 
 impl Glob {
-    /// `None` for what Go's `filepath.Match` refuses: a class that is not closed, is empty, or has a `-` or `]` where a
-    /// character is due; an escape at the end. With `deep`, `**` crosses parts as in moby's patternmatcher (which takes
-    /// `**.x` for any path that ends so), and a range that runs backwards is refused, too, as the regular expressions behind
-    /// ignore files do it.
+    /// Compiles a pattern. With `deep`, `**` matches across components as in moby's patternmatcher
+    /// (`**.x` matches any path that ends with `.x`).
+    ///
+    /// Returns `None` for patterns that Go's `filepath.Match` rejects: a class that is unclosed,
+    /// empty, or has a `-` or `]` in place of a character, and an escape at the end. With `deep`, a
+    /// descending range is also rejected, because patternmatcher compiles patterns to regular
+    /// expressions.
     pub fn new(pattern: &str, deep: bool) -> Option<Glob> {
         let mut tokens = Vec::new();
         let mut escaped = false;
@@ -53,7 +60,7 @@ impl Glob {
             tokens.push(match c {
                 '*' if deep && chars.next_if_eq(&'*').is_some() => {
                     chars.next_if_eq(&'/');
-                    // `a/**` alone at the end matches below a; `a/**/` likewise.
+                    // At the end, both `a/**` and `a/**/` match everything below `a`.
                     if chars.peek().is_none() { Token::Deep } else { Token::DeepDirs }
                 }
                 '*' => Token::Star,
@@ -62,7 +69,7 @@ impl Glob {
                     escaped = true;
                     Token::Char(chars.next()?)
                 }
-                '[' => class(&mut chars).filter(|class| !deep || class.runs_forwards())?,
+                '[' => class(&mut chars).filter(|class| !deep || class.is_ascending())?,
                 c => Token::Char(c),
             });
         }
@@ -71,6 +78,7 @@ impl Glob {
         Some(Glob { tokens: tokens.into_iter().flat_map(with_loops).collect(), kind })
     }
 
+    /// Returns true if the pattern matches the whole path.
     pub fn matches(&self, path: &str) -> bool {
         match &self.kind {
             Kind::Exact(whole) => path == whole,
@@ -82,13 +90,13 @@ impl Glob {
         }
     }
 
-    /// Tells whether something below the directory `dir` (empty for the root) can match.
+    /// Returns true if a path below the directory `dir` (empty for the root) can match.
     pub fn leads_into(&self, dir: &str) -> bool {
         let slash = (!dir.is_empty()).then_some('/');
         matches!(self.kind, Kind::Suffix(_)) || self.states(dir.chars().chain(slash)).contains(&true)
     }
 
-    /// At `i`, whether the first `i` tokens can match the text.
+    /// Runs the NFA. Element `i` of the result is true if the first `i` tokens can match the text.
     fn states(&self, text: impl Iterator<Item = char>) -> Vec<bool> {
         let mut states = vec![false; self.tokens.len() + 1];
         let mut next = states.clone();
@@ -122,12 +130,12 @@ impl Glob {
         states
     }
 
-    /// Tokens that may match nothing pass their state on.
+    /// Follows the transitions of tokens that can match the empty string.
     fn skip_empty(&self, states: &mut [bool]) {
         for (i, token) in self.tokens.iter().enumerate() {
             match token {
                 Token::Star | Token::Deep if states[i] => states[i + 1] = true,
-                // Either all of `**/` is nothing, or its loop begins.
+                // `**/` matches nothing, or enters its loop.
                 Token::DeepDirs if states[i] => (states[i + 1], states[i + 2]) = (true, true),
                 _ => {}
             }
@@ -136,7 +144,7 @@ impl Glob {
 }
 
 impl Kind {
-    /// The tokens are those before loops were added.
+    /// Chooses the test for a pattern. `tokens` do not include loops yet.
     fn of(pattern: &str, tokens: &[Token], escaped: bool) -> Kind {
         let literal = |tokens: &[Token]| -> Option<String> {
             tokens.iter().map(|t| if let Token::Char(c) = t { Some(*c) } else { None }).collect()
@@ -154,12 +162,12 @@ impl Kind {
 }
 
 impl Token {
-    fn runs_forwards(&self) -> bool {
+    fn is_ascending(&self) -> bool {
         !matches!(self, Token::Class { ranges, .. } if ranges.iter().any(|(low, high)| low > high))
     }
 }
 
-/// The rest of a class whose bracket was read.
+/// Parses a class after its opening bracket.
 fn class(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<Token> {
     let negated = chars.next_if_eq(&'^').is_some();
     let mut ranges = Vec::new();
@@ -183,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns_are_refused_as_go_refuses_them() {
+    fn patterns_are_rejected_as_in_go() {
         for bad in [
             "[]a]", "[-]", "[a-b-c]", "[a-]", "[-a]", "[]", "[^]", "[^-a]", "[^]a]", "[", "a[", "[a", "[a-", "a\\",
             "[\\",
@@ -199,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn classes_hold_what_they_name() {
+    fn classes_match_their_members() {
         for (pattern, yes, no) in [
             ("[[]0", "[0", "0"),
             ("[!a]", "!", "b"),
@@ -214,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn two_stars_cross_parts_as_mobys_patternmatcher_has_it() {
+    fn double_star_matches_as_in_patternmatcher() {
         for (pattern, path, want) in [
             ("**.txt", "a.txt", true),
             ("**.txt", "sub/b.txt", true),
@@ -253,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn only_directories_that_can_hold_a_match_are_led_into() {
+    fn leads_into_only_directories_that_can_contain_a_match() {
         for (pattern, dir, want) in [
             ("a/b/c", "", true),
             ("a/b/c", "a", true),

@@ -1,8 +1,9 @@
-//! Digests of files that were read before, by what stat(2) says of them.
+//! Cache of file digests, keyed by stat(2) metadata.
 //!
-//! A file whose size, times and inode are what they were has the bytes and the attributes that it had. That is only
-//! true if the times are older than the moment of reading by more than a file system's clock is coarse: a file that was
-//! written just before is read again the next time, as git does it.
+//! A file with unchanged inode, size and times is assumed to have the same content and attributes.
+//! The assumption only holds if its times were older than the time of reading by more than the
+//! granularity of file system clocks. Files that were modified more recently are not cached (git
+//! has the same rule for its index).
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -13,40 +14,46 @@ use rbuild_linux::Stat;
 use crate::stamp::Stamp;
 
 const MAGIC: &[u8; 16] = b"rbuild-hashes 2\n";
-/// Device, inode, size, two times, digest.
+/// Bytes of a record: device, inode, size, two times, digest.
 const RECORD: usize = 80;
+/// Bytes of the key of a record: device and inode.
 const KEY: usize = 16;
+/// Offset of the digest in a record.
 const DIGEST: usize = 48;
 
-/// Seconds that times must be older than the moment of reading.
+/// Minimum age in seconds of a file's times when it is read.
 const MARGIN: i64 = 2;
 
-/// What is known of the files of a build's contexts.
+/// A cache of file digests. Safe to use from several threads.
 #[derive(Debug)]
 pub struct HashCache {
     /// Records, sorted by device and inode.
     known: Vec<u8>,
+    /// Records added since.
     found: Mutex<BTreeMap<[u8; KEY], [u8; RECORD]>>,
-    /// Of files that may still be written within the same tick of the clock: what they held when they were read.
+    /// Records of files that are too recent to be cached: they could still be written within the
+    /// same clock tick. Only used by [`HashCache::last_read`].
     young: Mutex<BTreeMap<[u8; KEY], [u8; RECORD]>>,
-    /// Files with a time from then on (seconds since 1970) are not remembered.
+    /// Files with a time at or after this one (seconds since 1970) are not cached.
     horizon: i64,
 }
 
 impl HashCache {
-    /// From the bytes that [`HashCache::bytes`] gave; anything else is an empty cache. `now` in seconds since 1970.
+    /// Loads a cache from the output of [`HashCache::bytes`]. Invalid input gives an empty cache.
+    /// `now` is in seconds since 1970.
     pub fn new(bytes: &[u8], now: i64) -> HashCache {
         let records = bytes.strip_prefix(MAGIC).filter(|r| r.len() % RECORD == 0).unwrap_or_default();
         HashCache { known: records.to_vec(), found: Mutex::default(), young: Mutex::default(), horizon: now - MARGIN }
     }
 
-    /// For files that nobody writes while they are looked at, and that are told apart later by what they hold: what was
-    /// read is known by [`HashCache::last_read`], and no time tells anything.
+    /// Returns an empty cache that trusts no metadata: digests are only available from
+    /// [`HashCache::last_read`]. For files that are not written during a build and are later
+    /// compared by content.
     pub fn for_once() -> HashCache {
         HashCache { known: Vec::new(), found: Mutex::default(), young: Mutex::default(), horizon: i64::MIN }
     }
 
-    /// The digest of the file that has these metadata.
+    /// Returns the cached digest of the file with these metadata.
     pub fn get(&self, stat: &Stat) -> Option<Digest> {
         let stamp = Stamp::of(stat);
         let digest = |found: &[u8]| {
@@ -60,7 +67,7 @@ impl HashCache {
         found.get(&stamp.bytes()[..KEY]).and_then(|found| digest(found))
     }
 
-    /// The digest that a file had when it was last read, which for a young file it need not have any more.
+    /// Returns the digest of a file when it was last read. A recent file may have changed since.
     pub fn last_read(&self, stat: &Stat) -> Option<Digest> {
         let stamp = Stamp::of(stat);
         let young = self.young.lock().unwrap_or_else(PoisonError::into_inner);
@@ -70,11 +77,13 @@ impl HashCache {
         digest.or_else(|| self.get(stat))
     }
 
-    /// Whether the stamp of a file tells that it was not written since: it is older than the clock is coarse.
+    /// Returns true if the file is old enough for its metadata to prove that it has not been
+    /// written since.
     pub fn tells(&self, stat: &Stat) -> bool {
         stat.mtime.sec.max(stat.ctime.sec) < self.horizon
     }
 
+    /// Binary search in `known`.
     fn find(&self, key: &[u8]) -> Option<&[u8]> {
         let at = |i: usize| &self.known[i * RECORD..(i + 1) * RECORD];
         let (mut low, mut high) = (0, self.known.len() / RECORD);
@@ -89,7 +98,7 @@ impl HashCache {
         None
     }
 
-    /// Remembers what a file held. `stat` was taken before it was read.
+    /// Records a digest. `stat` must have been taken before the file was read.
     pub fn put(&self, stat: &Stat, digest: &Digest) {
         let mut record = record(stat);
         record[DIGEST..].copy_from_slice(digest.bytes());
@@ -99,13 +108,13 @@ impl HashCache {
         map.lock().unwrap_or_else(PoisonError::into_inner).insert(key, record);
     }
 
-    /// What to keep for the next time; `None` if nothing new was learnt.
+    /// Serializes the cache. Returns `None` if nothing was added.
     pub fn bytes(&self) -> Option<Vec<u8>> {
         let mut records = self.found.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if records.is_empty() {
             return None;
         }
-        // What was not looked at may come back (another target, another directory), but not for ever.
+        // Keep unused records for builds of other targets or directories, up to a limit.
         if self.known.len() / RECORD <= 4 * records.len() + 100_000 {
             for old in self.known.chunks_exact(RECORD) {
                 if let (Ok(key), Ok(record)) = (old[..KEY].try_into(), old.try_into()) {
@@ -117,7 +126,7 @@ impl HashCache {
     }
 }
 
-/// The record of a file, its digest left out.
+/// Returns the record of a file without its digest.
 fn record(stat: &Stat) -> [u8; RECORD] {
     let mut out = [0; RECORD];
     out[..DIGEST].copy_from_slice(Stamp::of(stat).bytes());
@@ -131,7 +140,7 @@ mod tests {
     use std::ffi::OsStr;
 
     #[test]
-    fn a_file_is_known_until_anything_about_it_changes() {
+    fn a_digest_is_cached_until_the_file_changes() {
         let dir = std::env::temp_dir().join(format!("rbuild-hashes-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         for i in 0..50 {
@@ -141,7 +150,7 @@ mod tests {
         let stat = |i: i32| root.stat_name(OsStr::new(&format!("f{i}"))).unwrap();
         let digest = |i: i32| Digest::of(format!("{i}").as_bytes());
         let now = stat(0).ctime.sec;
-        // Just written: not remembered.
+        // A file that was just written is not cached.
         let young = HashCache::new(b"", now);
         young.put(&stat(1), &digest(1));
         assert_eq!(young.bytes(), None);
@@ -151,17 +160,17 @@ mod tests {
         let again = HashCache::new(&bytes, now + 20);
         assert!((0..50).all(|i| again.get(&stat(i)) == Some(digest(i))));
         assert_eq!(again.bytes(), None);
-        // Same size, same modification time, other bytes: the change time tells.
+        // Same size and modification time, other content: the change time differs.
         let before = stat(7);
         std::thread::sleep(std::time::Duration::from_millis(20));
         std::fs::write(dir.join("f7"), "8").unwrap();
         root.set_mtime(OsStr::new("f7"), before.mtime).unwrap();
         assert_eq!(again.get(&stat(7)), None);
-        // A new digest takes the place of the old one, and the others stay.
+        // A new digest replaces the old one; other records stay.
         again.put(&stat(7), &digest(8));
         let third = HashCache::new(&again.bytes().unwrap(), now + 30);
         assert_eq!((third.get(&stat(7)), third.get(&stat(8))), (Some(digest(8)), Some(digest(8))));
-        // What is no cache is an empty one.
+        // Invalid input gives an empty cache.
         for junk in [&b"junk"[..], &bytes[..bytes.len() - 1], b""] {
             assert_eq!(HashCache::new(junk, now).get(&stat(1)), None);
         }

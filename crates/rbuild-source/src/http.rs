@@ -1,59 +1,62 @@
-//! Files that are fetched by HTTP.
+//! HTTP downloads.
 
 use std::io::Read;
 use std::time::Duration;
 
 use thiserror::Error;
 
-/// A file on its way.
+/// A response whose body is being downloaded.
 pub struct Fetched {
-    /// Ends in an error if the server closes the connection before the end of what it promised.
+    /// The body. Reading fails if the connection closes before `size` bytes were received.
     pub body: Box<dyn Read + Send>,
-    /// Bytes, if the server says it.
+    /// Size in bytes, if the server sent it.
     pub size: Option<u64>,
 }
 
+/// A failed download.
 #[derive(Debug, Error)]
 pub enum FetchError {
-    #[error("{url}: the server answers {status}")]
+    #[error("{url}: the server returned HTTP status {status}")]
     Status { url: String, status: u16 },
     #[error("{url}: {reason}")]
     Failed { url: String, reason: String },
 }
 
 impl FetchError {
-    /// What may help.
+    /// Returns a hint for the user.
     pub fn remedy(&self) -> &'static str {
         match self {
             FetchError::Status { status: 401 | 403, .. } => {
-                "the server wants to know who asks: fetch the file with curl, and give the file"
+                "download the file and pass its path: the server requires authentication"
             }
-            FetchError::Status { status: 404 | 410, .. } => "nothing is there: check the address",
-            FetchError::Status { .. } => "try again later, or fetch the file by other means",
-            FetchError::Failed { .. } => {
-                "check the network and the name; a proxy is taken from http_proxy and https_proxy"
-            }
+            FetchError::Status { status: 404 | 410, .. } => "check the address: the server does not have this file",
+            FetchError::Status { .. } => "try again later, or download the file by other means",
+            FetchError::Failed { .. } => "check the network, the host name, and the proxy (http_proxy, https_proxy)",
         }
     }
 }
 
-/// How long a server may take to take the connection, and then to begin its answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Timeout for connecting, and again for the start of the response.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Whether it looks like something to fetch.
+/// Returns true for HTTP and HTTPS URLs.
 pub fn is_url(text: &str) -> bool {
     text.starts_with("http://") || text.starts_with("https://")
 }
 
-/// Asks for a file. Redirects are followed, proxies taken from the environment, and certificates are those that the
-/// machine trusts.
+/// Starts a download. Follows redirects, uses the proxies of the environment, and trusts the
+/// certificates of the system.
+///
+/// # Errors
+///
+/// Returns an error if the server cannot be reached or does not return a success status.
 #[tracing::instrument(target = "source", name = "fetch", level = "debug", skip_all)]
 pub fn fetch(url: &str) -> Result<Fetched, FetchError> {
     let tls = ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::PlatformVerifier).build();
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .tls_config(tls)
-        .timeout_connect(Some(PATIENCE))
-        .timeout_recv_response(Some(PATIENCE))
+        .timeout_connect(Some(TIMEOUT))
+        .timeout_recv_response(Some(TIMEOUT))
         .user_agent(concat!("rbuild/", env!("CARGO_PKG_VERSION")))
         .build()
         .into();
@@ -64,17 +67,17 @@ pub fn fetch(url: &str) -> Result<Fetched, FetchError> {
     let answer = agent.get(url).call().map_err(failed)?;
     let body = answer.into_body();
     let size = body.content_length();
-    let reader = Whole { body: body.into_reader(), left: size };
+    let reader = FullBody { body: body.into_reader(), left: size };
     Ok(Fetched { body: Box::new(reader), size })
 }
 
-/// A body that may not end early.
-struct Whole<R> {
+/// A reader that fails if the body ends early.
+struct FullBody<R> {
     body: R,
     left: Option<u64>,
 }
 
-impl<R: Read> Read for Whole<R> {
+impl<R: Read> Read for FullBody<R> {
     fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
         let early = |left: u64| {
             let what = format!("the server closed the connection {left} bytes before the end");
@@ -98,15 +101,15 @@ mod tests {
     use std::io::Write;
     use std::net::TcpListener;
 
-    /// Answers each connection with the next of these, whatever is asked.
+    /// Answers each connection with the next response, whatever the request.
     fn serve(answers: Vec<String>) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         std::thread::spawn(move || {
             for answer in answers {
                 let (mut connection, _) = listener.accept().unwrap();
-                let mut asked = [0; 1024];
-                let _ = connection.read(&mut asked).unwrap();
+                let mut request = [0; 1024];
+                let _ = connection.read(&mut request).unwrap();
                 connection.write_all(answer.as_bytes()).unwrap();
             }
         });
@@ -114,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn files_come_whole_or_not_at_all() {
+    fn truncated_downloads_fail() {
         let whole = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello";
         let short = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\nConnection: close\r\n\r\nhello";
         let moved = "HTTP/1.1 302 Found\r\nLocation: /other\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";

@@ -55,7 +55,7 @@ impl Ignore {
                 Some(rest) => (true, rest),
                 None => (false, pattern.as_str()),
             };
-            let glob = Glob::new(pattern, true).ok_or_else(|| fail(&format!("`{pattern}` is not a pattern")))?;
+            let glob = Glob::new(pattern, true).ok_or_else(|| fail(&format!("invalid pattern `{pattern}`")))?;
             ignore.negations |= negated;
             ignore.rules.push(Rule { glob, negated });
         }
@@ -216,7 +216,7 @@ mod tests {
         for bad in ["[a", "[]a]", "[-]", "!x/[a-b-c]", "**/[z-a]"] {
             let told = Ignore::parse(&format!("ok\n{bad}\n")).unwrap_err();
             let pattern = bad.trim_start_matches('!');
-            assert_eq!((told.line, told.reason), (2, format!("`{pattern}` is not a pattern")), "{bad}");
+            assert_eq!((told.line, told.reason), (2, format!("invalid pattern `{pattern}`")), "{bad}");
         }
     }
 }

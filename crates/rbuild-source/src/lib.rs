@@ -1,7 +1,8 @@
-//! What a build reads: a directory, which of its files a step selects, and what they contain; and files from elsewhere.
+//! Reads the sources of a build: selects files of a directory, hashes their content, and downloads
+//! files over HTTP.
 //!
-//! The same selection serves the build context and the file systems of other stages; paths are resolved inside
-//! the source's root and never leave it. Nothing here writes.
+//! Selection works the same for the build context and for the file systems of other stages. Paths
+//! are resolved inside the root of the source and never leave it. This crate does not write.
 
 mod content;
 mod file;

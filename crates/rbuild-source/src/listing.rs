@@ -1,5 +1,5 @@
-//! What a copy took from where: kept beside its result, so that the next one can tell what changed, and needs to write
-//! only that.
+//! Listing of the files of a copy, stored with its result. The next copy compares its sources with
+//! the listing to report changes, and to write only the changed files.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -12,24 +12,25 @@ use rbuild_image::Digest;
 use crate::stamp::Stamp;
 
 const MAGIC: &[u8; 18] = b"rbuild-listing 3\n\0";
-/// Lengths of the two paths, mode, stamp, digest; the paths follow.
+/// Bytes of an entry before its paths: lengths of both paths, mode, stamp, digest.
 const FIXED: usize = 4 + 4 + 4 + Stamp::LEN + 32;
 
-/// The files, links and directories of one copy, by where they went. Hundreds of thousands are usual, so they lie in one
-/// piece, as they do on the disk.
+/// The files, links and directories of one copy, by destination path. Copies of hundreds of
+/// thousands of files are common, so the entries are kept in one buffer, in the format that is
+/// stored.
 #[derive(Debug, Clone, Default)]
 pub struct Listing {
     bytes: Vec<u8>,
-    /// Where entries begin, by the hash of the path that they went to. Of two with one hash the first is not found, and
-    /// so counts as new.
-    index: HashMap<u64, usize, BuildHasherDefault<AsIs>>,
+    /// Offset of each entry, by the hash of its destination path. After a hash collision the
+    /// earlier entry is not found and is treated as new.
+    index: HashMap<u64, usize, BuildHasherDefault<PassThrough>>,
 }
 
-/// For what is a hash already.
+/// Hasher for keys that are hashes already.
 #[derive(Default)]
-struct AsIs(u64);
+struct PassThrough(u64);
 
-impl Hasher for AsIs {
+impl Hasher for PassThrough {
     fn finish(&self) -> u64 {
         self.0
     }
@@ -41,20 +42,20 @@ impl Hasher for AsIs {
     }
 }
 
-/// One entry as its source was.
+/// Metadata of an entry's source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Listed<'a> {
-    /// Relative to the root of the source.
+    /// Path relative to the root of the source.
     pub source: &'a Path,
-    /// What it counted as, its kind in the bits of `S_IFMT`.
+    /// Mode as copied, with the file type in the bits of `S_IFMT`.
     pub mode: u32,
-    /// Of a file; none where it would not tell whether the file was written since.
+    /// Stamp of a regular file; `None` if it cannot prove that the file has not been written since.
     pub stamp: Option<Stamp>,
-    /// Of a file's content with its attributes, or of a link's target, if it was known.
+    /// Digest of the content and attributes of a file, or of the target of a link, if known.
     pub digest: Option<Digest>,
 }
 
-/// What is different in a copy, by path in the source. Each list is in the order of the copy.
+/// Differences between two copies, by source path. Each list is in the order of the copy.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
     pub changed: Vec<String>,
@@ -63,27 +64,28 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// Those of another copy, too.
+    /// Appends the changes of another copy.
     pub fn and(&mut self, more: Changes) {
         self.changed.extend(more.changed);
         self.new.extend(more.new);
         self.gone.extend(more.gone);
     }
 
+    /// Returns true if there are no changes.
     pub fn is_empty(&self) -> bool {
         self.changed.is_empty() && self.new.is_empty() && self.gone.is_empty()
     }
 }
 
 impl Listing {
-    /// An empty one with room for as much as another one has.
+    /// Returns an empty listing with capacity for the entries of `other`.
     pub fn as_large_as(other: &Listing) -> Listing {
         let room = |size: usize| size + size / 16;
         let index = HashMap::with_capacity_and_hasher(room(other.index.len()), Default::default());
         Listing { bytes: Vec::with_capacity(room(other.bytes.len())), index }
     }
 
-    /// What went to that path; what came there before is covered.
+    /// Adds an entry for the destination `path`. An earlier entry for the same path is hidden.
     pub fn put(&mut self, path: &Path, entry: Listed<'_>) {
         let (path, source) = (path.as_os_str().as_bytes(), entry.source.as_os_str().as_bytes());
         self.index.insert(hash(path), self.bytes.len());
@@ -97,7 +99,8 @@ impl Listing {
         out.extend_from_slice(source);
     }
 
-    /// Something that came from no file of the source covers what went to that path: what is there is not the source's any more.
+    /// Marks the entry at `path` as overwritten by something else than a source file: its stamp no
+    /// longer applies.
     pub fn cover(&mut self, path: &Path) {
         let path = path.as_os_str().as_bytes();
         if let Some(at) = self.index.get(&hash(path))
@@ -108,7 +111,7 @@ impl Listing {
         }
     }
 
-    /// The same of everything below a directory.
+    /// Marks all entries at and below `dir` as overwritten, as [`Listing::cover`] does.
     pub fn cover_below(&mut self, dir: &Path) {
         let mut at = 0;
         while let Some((path, _, next)) = entry(&self.bytes, at) {
@@ -119,21 +122,25 @@ impl Listing {
         }
     }
 
+    /// Returns the entry at a destination path.
     pub fn get(&self, path: &Path) -> Option<Listed<'_>> {
         let path = path.as_os_str().as_bytes();
         let (there, entry, _) = entry(&self.bytes, *self.index.get(&hash(path))?)?;
         (there == path).then_some(entry)
     }
 
+    /// Returns true if there are no entries.
     pub fn is_empty(&self) -> bool {
         self.index.is_empty()
     }
 
+    /// Serializes the listing.
     pub fn to_bytes(&self) -> Vec<u8> {
         [MAGIC, &self.bytes[..]].concat()
     }
 
-    /// From the bytes that [`Listing::to_bytes`] gave; anything else is an empty listing.
+    /// Loads a listing from the output of [`Listing::to_bytes`]. Invalid input gives an empty
+    /// listing.
     pub fn from_bytes(bytes: &[u8]) -> Listing {
         let Some(bytes) = bytes.strip_prefix(MAGIC) else { return Listing::default() };
         let mut index = HashMap::with_capacity_and_hasher(bytes.len() / (2 * FIXED), Default::default());
@@ -146,22 +153,22 @@ impl Listing {
         Listing { bytes: bytes.to_vec(), index }
     }
 
-    /// Path and entry of everything, in the order in which it was put.
+    /// Iterates over paths and entries in the order in which they were added.
     fn iter(&self) -> impl Iterator<Item = (&[u8], Listed<'_>)> {
         let mut at = 0;
         std::iter::from_fn(move || {
             loop {
                 let (path, entry, next) = entry(&self.bytes, at)?;
-                let covered = self.index.get(&hash(path)) != Some(&at);
+                let hidden = self.index.get(&hash(path)) != Some(&at);
                 at = next;
-                if !covered {
+                if !hidden {
                     return Some((path, entry));
                 }
             }
         })
     }
 
-    /// How the copy differs from an earlier one.
+    /// Returns the differences from an earlier copy.
     pub fn changes_since(&self, earlier: &Listing) -> Changes {
         let mut changes = Changes::default();
         let name = |entry: &Listed<'_>| entry.source.to_string_lossy().into_owned();
@@ -186,11 +193,12 @@ impl Listing {
 }
 
 impl Listed<'_> {
-    /// In what an entry differs from what it was; `None` if not in anything that counts.
+    /// Returns a description of the difference from `before`, empty for changed content. `None` if
+    /// the entries are the same, except for times of directories.
     fn difference(&self, before: &Listed<'_>) -> Option<String> {
         const KIND: u32 = 0o170000;
         if self.mode & KIND != before.mode & KIND {
-            return Some(" (is of another kind)".into());
+            return Some(" (file type changed)".into());
         }
         if self.mode != before.mode {
             return Some(format!(" (mode {:o} → {:o})", before.mode & !KIND, self.mode & !KIND));
@@ -209,14 +217,15 @@ fn hash(path: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// Where an entry has its stamp, from its beginning.
+/// Offset of the stamp in an entry.
 const STAMP: usize = 12;
 
 fn forget_stamp(bytes: &mut [u8], at: usize) {
     bytes[at + STAMP..at + STAMP + Stamp::LEN].fill(0);
 }
 
-/// The path and the entry that begin there, and where the next ones do. `None` if there is no whole one.
+/// Decodes the entry at offset `at`. Returns its path, the entry, and the offset of the next one;
+/// `None` if it is truncated.
 fn entry(bytes: &[u8], at: usize) -> Option<(&[u8], Listed<'_>, usize)> {
     let rest = bytes.get(at..)?;
     let number = |at: usize| Some(u32::from_le_bytes(rest.get(at..at + 4)?.try_into().ok()?));
@@ -250,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_named_by_what_changed() {
+    fn changes_are_listed_by_kind() {
         let old = listing(&[("a", "1", 0o644), ("b", "2", 0o644), ("c", "3", 0o644), ("d", "4", 0o644)]);
         let new = listing(&[("a", "1", 0o644), ("b", "x", 0o644), ("c", "3", 0o755), ("e", "5", 0o644)]);
         let changes = new.changes_since(&old);
@@ -260,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn listings_survive_the_disk_and_junk_is_an_empty_one() {
+    fn listings_round_trip_and_invalid_bytes_give_an_empty_one() {
         let whole = listing(&[("a", "1", 0o644), ("b/c", "2", 0o600)]);
         let bytes = whole.to_bytes();
         let again = Listing::from_bytes(&bytes);
@@ -276,13 +285,13 @@ mod tests {
     }
 
     #[test]
-    fn what_others_cover_does_not_count_as_the_sources() {
+    fn covered_entries_lose_their_stamp() {
         let stamp = Stamp::from_bytes(&[7; Stamp::LEN]);
         fn of(path: &str, stamp: Option<Stamp>) -> Listed<'_> {
             let digest = Some(Digest::of(path.as_bytes()));
             Listed { source: Path::new(path), mode: 0o100644, stamp, digest }
         }
-        // What is covered, and what of all that still has a stamp.
+        // The operation, and the paths that still have a stamp after it.
         let all = ["d", "d/a", "d/b/c", "d-e", "f"];
         type Cover = fn(&mut Listing);
         let cases: [(Cover, &[&str]); 5] = [
@@ -304,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_later_covers_what_was_there() {
+    fn a_later_entry_hides_an_earlier_one() {
         let mut twice = listing(&[("a", "1", 0o644)]);
         let digest = Some(Digest::of(b"2"));
         let entry = Listed { source: Path::new("other/a"), digest, mode: 0o100644, stamp: None };

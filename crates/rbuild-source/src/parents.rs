@@ -1,6 +1,6 @@
-//! Sources of `COPY --parents`: what one pattern matches below the directories that names begin at.
+//! Sources of `COPY --parents`: matches a pattern below the pivot directories.
 //!
-//! Nothing that a pattern passes through is a link: a link that it matches is taken as the link that it is.
+//! Patterns do not match through symbolic links; a link that matches is selected as a link.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -12,24 +12,25 @@ use crate::ignore::Ignore;
 use crate::select::{Selected, SourceError, SourceTree, Take, clean_parts, is_pattern};
 use crate::walk::{MAX_DEPTH, RulesBelow, names};
 
-/// A directory that is looked through.
+/// A directory on the stack of the traversal.
 struct Level {
     handle: RootDir,
-    /// From the pivot on.
+    /// Path relative to the pivot.
     relative: PathBuf,
     rules: RulesBelow,
-    /// Still to be looked at, the last one first.
+    /// Remaining names, last one first.
     names: Vec<OsString>,
     stat: Stat,
-    /// It was selected for what is below.
+    /// The directory is part of the selection already.
     kept: bool,
-    /// The pattern matches a directory above: everything counts that is not excluded.
+    /// The pattern matched this directory or one above: everything not excluded is selected.
     inside: bool,
 }
 
 impl SourceTree<'_> {
-    /// What `source` names, each by its path from the pivot `/./` on (the whole path without one), and before it the
-    /// directories that lead there from the pivot. A pattern that matches nothing selects the pivot alone.
+    /// Selects the files of a `--parents` source. Each is named by its path after the pivot `/./`,
+    /// or by its whole path, and preceded by its parent directories up to the pivot. A pattern
+    /// without a match selects only the pivot.
     pub fn select_with_parents(&self, source: &str) -> Result<Vec<Selected>, SourceError> {
         let (above, kept) = source.split_once("/./").unwrap_or(("", source));
         let pattern = clean_parts(kept).join("/");

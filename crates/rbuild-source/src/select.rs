@@ -1,3 +1,5 @@
+//! Selection of the files that a source of COPY or a mount names.
+
 use std::path::{Path, PathBuf};
 
 use rbuild_linux::{Kind, RootDir, Stat};
@@ -7,35 +9,43 @@ use crate::hashes::HashCache;
 use crate::ignore::Ignore;
 use crate::similar::closest;
 
+/// A source that cannot be selected or read.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// Names the path as the Dockerfile wrote it, and what there is of similar name.
-    #[error("`{path}` is not there")]
+    /// No such file. `path` is as written in the Dockerfile; `similar` is an existing file with a
+    /// similar name; `ignored` is true if the file exists but is ignored.
+    #[error("`{path}` not found")]
     NotFound { path: String, similar: Option<String>, ignored: bool },
-    #[error("`{path}` is not there: it is a link to {}", target.display())]
+    /// A symbolic link whose target does not exist inside the root.
+    #[error("`{path}` not found: dangling symbolic link to {}", target.display())]
     DeadLink { path: String, target: PathBuf },
-    #[error("`{0}` is not a pattern: a class `[…]` in it is empty, not closed, or has a `-` without its two ends")]
+    /// A pattern with a syntax error.
+    #[error("invalid pattern `{0}`: a class `[…]` is empty, unclosed, or has a `-` without both ends")]
     BadPattern(String),
-    #[error("`{path}` leads through `{}`, a link, which --parents does not follow", link.display())]
+    /// A `--parents` source with a symbolic link among its parent directories.
+    #[error("`{path}` crosses the symbolic link `{}`, which --parents does not follow", link.display())]
     BehindLink { path: String, link: PathBuf },
+    /// A failed system call.
     #[error("{0}")]
     Kernel(#[from] rbuild_linux::Error),
+    /// A file changed between two reads.
     #[error("{0:?} changed while it was read")]
     Changed(PathBuf),
 }
 
-/// Who owns the files as far as the build is concerned.
+/// Owner and mode of copied files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owner {
-    /// Everything is root's: what a checkout says about owners means nothing (the build context).
+    /// Owned by root. For the build context, where the owner depends on the checkout.
     Root,
-    /// And modes are those that git keeps, 644 or 755, whatever the umask of the checkout was.
+    /// Owned by root, with the modes that git stores (644 or 755), independent of the umask.
     RootWithGitModes,
+    /// Owner and mode of the source.
     AsIs,
 }
 
 impl Owner {
-    /// User and group that a file counts as.
+    /// Returns the user and group of the copied file.
     pub fn ids(self, stat: &Stat) -> (u32, u32) {
         match self {
             Owner::AsIs => (stat.uid, stat.gid),
@@ -43,7 +53,7 @@ impl Owner {
         }
     }
 
-    /// The mode that a file counts as.
+    /// Returns the mode of the copied file.
     pub fn mode(self, stat: &Stat) -> u32 {
         match (self, stat.kind) {
             (Owner::RootWithGitModes, Kind::Dir) => 0o755,
@@ -54,42 +64,46 @@ impl Owner {
     }
 }
 
-/// A directory that steps take files from.
+/// A directory from which steps read files.
 pub struct SourceTree<'a> {
+    /// All paths are resolved inside this directory.
     pub root: &'a RootDir,
+    /// Rules of the ignore file, relative to the root.
     pub ignore: Option<&'a Ignore>,
-    /// What is left out of each source, by paths relative to it (a file's own name for a file).
+    /// `--exclude` rules, relative to each source (for a file, its name).
     pub exclude: Option<&'a Ignore>,
+    /// Owner and mode of copied files.
     pub owner: Owner,
-    /// What is known of files that were read before.
+    /// Digests of files that were read before.
     pub hashes: Option<&'a HashCache>,
 }
 
-/// One thing that a source of COPY names.
+/// One file or directory that a source selects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selected {
-    /// Relative to the root, links resolved.
+    /// Path relative to the root, with links resolved.
     pub path: PathBuf,
-    /// The name it was selected by; with kept directories, the path from the pivot on.
+    /// Name at the destination; with `--parents`, the path after the pivot.
     pub name: PathBuf,
-    /// How much of it, and under which name.
+    /// The part that is copied.
     pub take: Take,
+    /// Metadata of the file.
     pub stat: Stat,
 }
 
-/// How much of a selected thing is taken.
+/// The part of a selected file or directory that is copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Take {
-    /// A file under its last name, or all that is in a directory.
+    /// A file under its base name, or the content of a directory.
     Content,
-    /// As it is, under the whole name.
+    /// The file, or the directory with its content, under its full name.
     Kept,
-    /// A directory alone, for what is kept below it; the name is empty for the one that all names begin at.
+    /// Only the directory, as parent of kept files. The name of the pivot is empty.
     Above,
 }
 
 impl Selected {
-    /// The path that exclusions of what is below begin with.
+    /// Returns the path prefix for matching exclusions below this entry.
     pub(crate) fn seen_as(&self) -> &Path {
         match self.take {
             Take::Content => Path::new(""),
@@ -97,23 +111,29 @@ impl Selected {
         }
     }
 
-    /// Whether it is copied itself, and not only what is in it.
+    /// Returns true if the entry itself is copied, and not only its content.
     pub fn counts_itself(&self) -> bool {
         self.stat.kind != Kind::Dir || (self.take != Take::Content && !self.name.as_os_str().is_empty())
     }
 }
 
 impl SourceTree<'_> {
-    /// What the pattern `source` names, in the order of the names, or the one thing if it is no pattern. Links that are
-    /// named are followed inside the root; those that a pattern would have to pass through are not.
+    /// Selects the files that match the pattern or path `source`, in order of their names. A
+    /// selected link is followed inside the root; links in the part matched by wildcards are not
+    /// followed.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if a path does not exist, or a pattern is invalid or matches a dangling
+    /// link. A pattern without a match is not an error.
     pub fn select(&self, source: &str) -> Result<Vec<Selected>, SourceError> {
         let mut found = if is_pattern(source) { self.matching(source)? } else { vec![self.select_literal(source)?] };
-        // A file is left out by its own name; what is below a directory, while it is walked.
+        // Exclusions match a file by its name; below directories they apply during the walk.
         found.retain(|s| s.stat.kind == Kind::Dir || !self.exclude.is_some_and(|e| e.excludes(&base_name(&s.name))));
         Ok(found)
     }
 
-    /// What is at the path `source`, whatever characters are in it.
+    /// Selects the file at the path `source`; no character is special.
     pub fn select_literal(&self, source: &str) -> Result<Selected, SourceError> {
         let path: PathBuf = clean_parts(source).into_iter().collect();
         self.named(&path)?.ok_or_else(|| self.not_found(source, &path))
@@ -121,7 +141,7 @@ impl SourceTree<'_> {
 
     fn matching(&self, source: &str) -> Result<Vec<Selected>, SourceError> {
         let parts = clean_parts(source);
-        // Up to the first part that is a pattern, a path is a path.
+        // The components before the first pattern are resolved as a path.
         let literal = parts.iter().take_while(|p| !is_pattern(p)).count();
         let globs: Vec<Glob> = parts[literal..]
             .iter()
@@ -136,7 +156,7 @@ impl SourceTree<'_> {
                     continue;
                 }
                 for entry in self.root.sub(dir)?.entries()? {
-                    // Bytes that are no text count as one character each.
+                    // Bytes that are not UTF-8 match as one character each.
                     if glob.matches(&entry.name.to_string_lossy()) {
                         next.push(dir.join(&entry.name));
                     }
@@ -148,7 +168,7 @@ impl SourceTree<'_> {
         for path in &found {
             match self.named(path)? {
                 Some(found) => selected.push(found),
-                // Whoever names a link asks for what it leads to.
+                // A matching link selects its target, so a dangling one is an error.
                 None if self.link_target(path).is_some()
                     && !self.exclude.is_some_and(|e| e.excludes(&base_name(path))) =>
                 {
@@ -160,7 +180,7 @@ impl SourceTree<'_> {
         Ok(selected)
     }
 
-    /// Where a link that is not left out leads.
+    /// Returns the target of a link, unless the link is ignored.
     fn link_target(&self, path: &Path) -> Option<PathBuf> {
         let (dir, name) = (path.parent().unwrap_or(Path::new("")), path.file_name()?);
         let real = self.visible(dir).ok()??.join(name);
@@ -168,6 +188,7 @@ impl SourceTree<'_> {
         is_link.then(|| self.root.resolve(&real).ok()).flatten()
     }
 
+    /// Selects the file at `path`; `None` if it does not exist or is ignored.
     fn named(&self, path: &Path) -> Result<Option<Selected>, SourceError> {
         let Some(real) = self.visible(path)? else { return Ok(None) };
         let name = PathBuf::from(path.file_name().unwrap_or_default());
@@ -177,19 +198,20 @@ impl SourceTree<'_> {
             Err(e) if e.is_not_found() || e.kind() == std::io::ErrorKind::NotADirectory => return Ok(None),
             Err(e) => return Err(e.into()),
         };
-        // A directory that is left out is there for what is taken back in, and without any of that it is not.
-        let there = !self.ignored(&real) || (stat.kind == Kind::Dir && self.holds_anything(&real)?);
+        // An ignored directory exists only if a negated rule re-includes something in it.
+        let there = !self.ignored(&real) || (stat.kind == Kind::Dir && self.has_reincluded(&real)?);
         Ok(there.then_some(Selected { path: real, name, take: Take::Content, stat }))
     }
 
-    /// Where a path leads, relative to the root; `None` by way of a link that is left out: it is not there to be followed.
+    /// Resolves links in `path`. Returns a path relative to the root, or `None` if a link on the
+    /// way is ignored.
     pub(crate) fn visible(&self, path: &Path) -> Result<Option<PathBuf>, SourceError> {
         let real = self.root.resolve_by(path, |link| !self.ignored(link))?;
         Ok(real.map(|real| real.strip_prefix("/").map(Path::to_path_buf).unwrap_or(real)))
     }
 
-    /// Whether anything below an ignored directory is taken back in.
-    fn holds_anything(&self, dir: &Path) -> Result<bool, SourceError> {
+    /// Returns true if a negated rule re-includes anything below an ignored directory.
+    fn has_reincluded(&self, dir: &Path) -> Result<bool, SourceError> {
         enum Stop {
             Found,
             Failed(SourceError),
@@ -219,7 +241,7 @@ impl SourceTree<'_> {
     }
 
     pub(crate) fn not_found(&self, source: &str, path: &Path) -> SourceError {
-        // It is there for who does not ask the ignore file.
+        // Look again without the ignore file.
         let seen = |tree: &SourceTree<'_>| tree.named(path).is_ok_and(|found| found.is_some());
         let ignored = !seen(self) && seen(&SourceTree { ignore: None, ..*self });
         if let Some(target) = self.link_target(path).filter(|_| !ignored) {
@@ -241,12 +263,14 @@ impl SourceTree<'_> {
     }
 }
 
-/// Whether a source is a pattern: it has `*`, `?` or `[` that no backslash stands before.
+/// Returns true if a source is a pattern: it contains an unescaped `*`, `?` or `[`.
 pub fn is_pattern(source: &str) -> bool {
     let mut chars = source.chars();
     while let Some(c) = chars.next() {
         match c {
-            '\\' => drop(chars.next()),
+            '\\' => {
+                chars.next();
+            }
             '*' | '?' | '[' => return true,
             _ => {}
         }
@@ -258,13 +282,15 @@ fn base_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// The parts of a source path: relative to the root, never above it.
+/// Splits a source path into normalized components, relative to the root. `..` stops at the root.
 pub(crate) fn clean_parts(source: &str) -> Vec<String> {
     let mut parts: Vec<String> = Vec::new();
     for part in source.split('/') {
         match part {
             "" | "." => {}
-            ".." => drop(parts.pop()),
+            ".." => {
+                parts.pop();
+            }
             part => parts.push(part.to_string()),
         }
     }

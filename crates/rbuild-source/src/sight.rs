@@ -1,3 +1,5 @@
+//! Fingerprints of selected files, to detect changes between hashing and copying.
+
 use std::ffi::{OsStr, OsString};
 use std::hash::Hasher;
 use std::ops::AddAssign;
@@ -9,9 +11,10 @@ use rbuild_linux::{Kind, RootDir, Stat, Xattrs};
 use crate::select::{Owner, Selected, SourceError};
 use crate::stamp::Stamp;
 
-/// Everything that was seen of a selection, added up in any order: names, kinds, modes, owners, targets of links,
-/// attributes of directories, sizes and times of files. What counts and was changed, made, removed or renamed between
-/// two looks makes them differ. Against files that change meanwhile, not against somebody who wants looks to be equal.
+/// An order-independent fingerprint of a selection: names, kinds, modes, owners, link targets,
+/// attributes of directories, sizes and times of files. It differs if a relevant file is changed,
+/// created, removed or renamed between two passes. It detects concurrent changes, but is not
+/// collision resistant.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sight(u64);
 
@@ -21,17 +24,19 @@ impl AddAssign for Sight {
     }
 }
 
-/// What is not in the metadata of an entry, and is read once, for who looks and for who copies.
+/// Data of an entry that stat(2) does not return. Read once, for hashing and for copying.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Details {
-    /// Of a directory: those that images hold.
+    /// Extended attributes of a directory that are stored in images.
     Attributes(Xattrs),
-    /// Of a link.
+    /// Target of a symbolic link.
     Target(OsString),
+    /// Nothing: any other kind of file.
     None,
 }
 
 impl Details {
+    /// Reads the details of the child `name` of `parent`.
     pub fn read(parent: &RootDir, name: &OsStr, stat: &Stat) -> Result<Details, SourceError> {
         Ok(match stat.kind {
             Kind::Dir => {
@@ -46,44 +51,44 @@ impl Details {
 }
 
 impl Sight {
-    /// Of an entry that is copied; `path` is relative to the root of the source.
+    /// Returns the fingerprint of a copied entry. `path` is relative to the root of the source.
     pub fn of_entry(path: &Path, owner: Owner, stat: &Stat, details: &Details) -> Sight {
-        let mut look = Look::default();
-        look.bytes(path.as_os_str().as_bytes());
-        look.numbers(stat.kind.bits(), if stat.kind == Kind::Symlink { 0 } else { owner.mode(stat) });
+        let mut print = Fingerprint::default();
+        print.bytes(path.as_os_str().as_bytes());
+        print.numbers(stat.kind.bits(), if stat.kind == Kind::Symlink { 0 } else { owner.mode(stat) });
         let (uid, gid) = owner.ids(stat);
-        look.numbers(uid, gid);
-        look.numbers(stat.rdev.0, stat.rdev.1);
+        print.numbers(uid, gid);
+        print.numbers(stat.rdev.0, stat.rdev.1);
         match details {
             Details::Attributes(attributes) => attributes.iter().for_each(|(attr, value)| {
-                look.bytes(attr.as_bytes());
-                look.bytes(value);
+                print.bytes(attr.as_bytes());
+                print.bytes(value);
             }),
-            Details::Target(target) => look.bytes(target.as_bytes()),
+            Details::Target(target) => print.bytes(target.as_bytes()),
             Details::None => {}
         }
         if stat.kind == Kind::File {
-            look.0.write_u64(Stamp::of(stat).sum());
+            print.0.write_u64(Stamp::of(stat).sum());
         }
-        look.end()
+        print.end()
     }
 }
 
 impl Selected {
-    /// What a source selects, whatever is in it.
+    /// Returns the fingerprint of the selected name, without the content.
     pub fn sight(&self) -> Sight {
-        let mut look = Look::default();
-        look.bytes(self.path.as_os_str().as_bytes());
-        look.bytes(self.name.as_os_str().as_bytes());
-        look.numbers(self.stat.kind.bits(), self.take as u32);
-        look.end()
+        let mut print = Fingerprint::default();
+        print.bytes(self.path.as_os_str().as_bytes());
+        print.bytes(self.name.as_os_str().as_bytes());
+        print.numbers(self.stat.kind.bits(), self.take as u32);
+        print.end()
     }
 }
 
 #[derive(Default)]
-struct Look(std::hash::DefaultHasher);
+struct Fingerprint(std::hash::DefaultHasher);
 
-impl Look {
+impl Fingerprint {
     fn bytes(&mut self, bytes: &[u8]) {
         self.0.write_usize(bytes.len());
         self.0.write(bytes);

@@ -1,6 +1,7 @@
-//! The name that was probably meant.
+//! Suggestions for misspelled file names.
 
-/// The name nearest to `wanted`: the same but for case or ending, or with most of its beginning.
+/// Returns the name most similar to `wanted`: equal except for case or extension, or with all but
+/// two characters in common at the start and the end.
 pub(crate) fn closest<'a>(wanted: &str, names: &'a [String]) -> Option<&'a str> {
     let stem = |s: &str| s.to_lowercase().split('.').next().unwrap_or("").to_string();
     let common = |a: &str, b: &str| a.chars().zip(b.chars()).take_while(|(x, y)| x == y).count();

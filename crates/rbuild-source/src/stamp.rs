@@ -1,16 +1,19 @@
+//! File stamps: stat(2) metadata that identify the content of a file.
+
 use std::hash::Hasher;
 
 use rbuild_linux::Stat;
 
-/// Device, inode, size, modification and change time of a file: while they stay, so do its bytes, its mode and its
-/// attributes (within what the clock of the file system resolves).
+/// Device, inode, size, modification time and change time of a file. While they are unchanged, so
+/// are its content, mode and attributes (within the granularity of the file system's clock).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp([u8; Stamp::LEN]);
 
 impl Stamp {
     pub(crate) const LEN: usize = 48;
 
-    /// Numbers are big-endian, so that stamps sort by device and inode as bytes.
+    /// Returns the stamp of a file. Numbers are big-endian, so that stamps sort by device and
+    /// inode.
     pub fn of(stat: &Stat) -> Stamp {
         let mut out = [0; Stamp::LEN];
         let mut at = 0;
@@ -37,9 +40,9 @@ impl Stamp {
         Some(Stamp(bytes.try_into().ok()?))
     }
 
-    /// A number to add up: two looks at the same files give the same sum in any order. Of size and times alone, as some file
-    /// systems number their files anew at every look. Against files that change meanwhile, not against somebody who wants it
-    /// to be equal.
+    /// Returns a hash of size and times, for order-independent sums over files. Inode numbers are
+    /// not included: some file systems assign new ones at every lookup. The hash detects concurrent
+    /// changes, but is not collision resistant.
     pub fn sum(&self) -> u64 {
         const SIZE: usize = 16;
         let mut hasher = std::hash::DefaultHasher::new();

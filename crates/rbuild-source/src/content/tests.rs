@@ -71,14 +71,14 @@ fn each_counted_field_changes_the_digest_and_nothing_else_does() {
     let root = RootDir::open(&t.0).unwrap();
     root.set_xattr(OsStr::new("a.go"), OsStr::new("user.x"), b"1").unwrap();
     changed("attribute");
-    // Only what is selected counts.
+    // Files that are not selected do not count.
     let only = t.digest("b.go", "").unwrap();
     std::fs::write(t.0.join("a.go"), "other").unwrap();
     assert_eq!(t.digest("b.go", "").unwrap(), only);
 }
 
 #[test]
-fn patterns_and_ignores_select_together() {
+fn ignore_rules_apply_to_patterns_and_directories() {
     let t = Temp::new("select");
     assert_eq!(t.names("*.go", ""), ["a.go", "b.go"]);
     assert_eq!(t.names("*.go", "a.*"), ["b.go"]);
@@ -92,7 +92,7 @@ fn patterns_and_ignores_select_together() {
 }
 
 #[test]
-fn what_is_missing_is_named_with_what_is_similar() {
+fn missing_files_are_reported_with_similar_names() {
     let t = Temp::new("missing");
     let Err(SourceError::NotFound { similar, ignored, .. }) = t.digest("A.GO", "") else { panic!() };
     assert_eq!((similar.as_deref(), ignored), (Some("a.go"), false));
@@ -103,7 +103,7 @@ fn what_is_missing_is_named_with_what_is_similar() {
 }
 
 #[test]
-fn a_link_that_is_named_has_to_lead_somewhere() {
+fn a_selected_link_must_not_dangle() {
     let t = Temp::new("dead");
     symlink("/nope/x", t.0.join("dead")).unwrap();
     symlink("a.go", t.0.join("left-out")).unwrap();
@@ -112,14 +112,15 @@ fn a_link_that_is_named_has_to_lead_somewhere() {
         assert_eq!((path.trim_end_matches('/').replace('*', "ead"), target), ("dead".into(), "/nope/x".into()));
     }
     let Err(SourceError::NotFound { ignored: true, .. }) = t.digest("left*", "a.go") else { panic!() };
-    // One that is left out, and one in a directory, is nobody's concern.
+    // Ignored links, and links inside a directory, may dangle.
     t.digest("d*", "dead").unwrap();
     t.digest(".", "").unwrap();
 }
 
-/// Caches are worth something as long as this stays: change it on purpose, and the number in "content 4" with it.
+/// Pins the digests. A change invalidates all caches: it must be intended, and requires a new
+/// number in "content 4".
 #[test]
-fn content_is_named_as_it_was() {
+fn content_digests_are_stable() {
     let t = Temp::new("pinned");
     for (path, mode) in [("a.go", 0o644), ("b.go", 0o600), ("d/x", 0o755), ("d/e/y", 0o644), (".dockerignore", 0o644)] {
         std::fs::set_permissions(t.0.join(path), PermissionsExt::from_mode(mode)).unwrap();
@@ -137,9 +138,9 @@ fn content_is_named_as_it_was() {
     );
 }
 
-/// One case a line: the ignore file (`;` between its lines), the source, and what it selects.
+/// Each case is an ignore file (`;` separates lines), a source, and the selection.
 #[test]
-fn sources_select_what_is_not_left_out() {
+fn sources_select_files_that_are_not_ignored() {
     let t = Temp::new("left-out");
     for (link, target) in [("link", "a.go"), ("deep", "d/e"), ("chain", "link"), ("out", "/etc"), ("d/up", "../b.go")] {
         symlink(target, t.0.join(link)).unwrap();
@@ -162,9 +163,9 @@ fn sources_select_what_is_not_left_out() {
                 .join(", "),
             Err(SourceError::NotFound { ignored, .. }) => {
                 if ignored {
-                    "left out".into()
+                    "ignored".into()
                 } else {
-                    "nothing".into()
+                    "not found".into()
                 }
             }
             Err(e) => e.to_string().split(':').next().unwrap().to_string(),
@@ -172,50 +173,50 @@ fn sources_select_what_is_not_left_out() {
     };
     for (ignore, source, want) in [
         ("", "link", "link a.go"),
-        ("a.go", "link", "left out"),
-        ("a.go", "chain", "left out"),
-        ("link", "chain", "left out"),
-        ("a.go", "lin*", "left out"),
+        ("a.go", "link", "ignored"),
+        ("a.go", "chain", "ignored"),
+        ("link", "chain", "ignored"),
+        ("a.go", "lin*", "ignored"),
         ("a.go", "*.go", "b.go b.go"),
-        ("d", "deep", "left out"),
-        ("d/e", "deep/y", "left out"),
-        ("deep", "deep/y", "left out"),
-        ("b.go", "d/up", "left out"),
+        ("d", "deep", "ignored"),
+        ("d/e", "deep/y", "ignored"),
+        ("deep", "deep/y", "ignored"),
+        ("b.go", "d/up", "ignored"),
         ("d;!d/e/y", "deep/y", "y d/e/y"),
-        ("d;!d/e/y", "deep/z", "nothing"),
-        ("", "out", "`out` is not there"),
-        ("", "o*", "`out` is not there"),
-        // A directory that is left out is there for what comes back only.
-        ("d", "d", "left out"),
+        ("d;!d/e/y", "deep/z", "not found"),
+        ("", "out", "`out` not found"),
+        ("", "o*", "`out` not found"),
+        // An ignored directory exists only if a negated rule re-includes something in it.
+        ("d", "d", "ignored"),
         ("d/*", "d", "d d"),
         ("d/**", "d", "d d"),
-        ("d;!d/none", "d", "left out"),
+        ("d;!d/none", "d", "ignored"),
         ("d;!d/e/y", "d", "d d"),
         ("*;!d/e/y", "d/e", "e d/e"),
-        ("*;!d/x", "d/e", "left out"),
+        ("*;!d/x", "d/e", "ignored"),
         ("*", ".", " "),
-        // Patterns do not go through links; the path before them may.
+        // Wildcards do not match through links; the literal path before them may contain links.
         ("", "dee*/y", ""),
         ("", "deep/*", "y d/e/y"),
         ("", "d*", "d d, deep d/e"),
-        // A path is a path.
+        // Literal paths and escapes.
         ("", "=[i]", "[i] [i]"),
         ("", "[[]i]", "[i] [i]"),
         ("", "[i]", ""),
-        ("", "=a.*", "nothing"),
+        ("", "=a.*", "not found"),
         ("", "b\\q", "b\\q b\\q"),
-        ("", "b\\[q", "nothing"),
-        ("", "[]a]", "`[]a]` is not a pattern"),
-        ("", "d/[a-b-c]", "`d/[a-b-c]` is not a pattern"),
-        ("", "nothing/[-]", "`nothing/[-]` is not a pattern"),
+        ("", "b\\[q", "not found"),
+        ("", "[]a]", "invalid pattern `[]a]`"),
+        ("", "d/[a-b-c]", "invalid pattern `d/[a-b-c]`"),
+        ("", "nothing/[-]", "invalid pattern `nothing/[-]`"),
     ] {
         assert_eq!(select(source, ignore), want, "{source} without {ignore}");
     }
 }
 
-/// Sources with kept directories: `name` for what is taken with all that is in it, `(name)` for a directory alone.
+/// Sources of `--parents`: `name` is copied with its content, `(name)` is a parent directory.
 #[test]
-fn kept_directories_are_selected_themselves() {
+fn parent_directories_are_selected_with_parents() {
     let t = Temp::new("parents");
     for (link, target) in [("lib.so", "lib.so.1"), ("lib.so.1", "lib.so.1.2"), ("lnk", "d")] {
         symlink(target, t.0.join(link)).unwrap();
@@ -247,36 +248,31 @@ fn kept_directories_are_selected_themselves() {
         (".", "", "", ""),
         ("none*", "", "", "()"),
         ("none*/./x", "", "", ""),
-        ("d/none", "", "", "`d/none` is not there"),
-        ("none/./x", "", "", "`none/./x` is not there"),
-        // Links are what they are.
+        ("d/none", "", "", "`d/none` not found"),
+        ("none/./x", "", "", "`none/./x` not found"),
+        // Links are copied as links.
         ("lib.so*", "", "", "() lib.so lib.so.1 lib.so.1.2"),
         ("lnk", "", "", "() lnk"),
-        ("lnk/x", "", "", "`lnk/x` leads through `lnk`, a link, which --parents does not follow"),
+        ("lnk/x", "", "", "`lnk/x` crosses the symbolic link `lnk`, which --parents does not follow"),
         ("lnk/*", "", "", "()"),
         ("lnk/./x", "", "", "() x"),
-        // Exclusions begin at the pivot.
+        // Exclusions are relative to the pivot.
         ("d", "", "x", "() d"),
         ("d/*", "", "d/x", "() (d) d/e"),
         ("d/*", "", "x", "() (d) d/e d/x"),
         ("d/./*", "", "x", "() e"),
         ("d/e", "", "d/e\n!d/e/y", "() (d) (d/e) d/e/y"),
         ("d/x", "d\n!d/x", "", "() (d) d/x"),
-        ("d/x", "d/x", "", "`d/x` is not there"),
-        (
-            "d/[-]",
-            "",
-            "",
-            "`d/[-]` is not a pattern: a class `[…]` in it is empty, not closed, or has a `-` without its two ends",
-        ),
+        ("d/x", "d/x", "", "`d/x` not found"),
+        ("d/[-]", "", "", "invalid pattern `d/[-]`: a class `[…]` is empty, unclosed, or has a `-` without both ends"),
     ] {
         assert_eq!(select(source, ignore, exclude), want, "{source}, ignore {ignore:?}, exclude {exclude:?}");
     }
 }
 
-/// What changes a key makes the sight of a copy another one, and nothing else does.
+/// Checks that every change that changes the digest also changes the sight.
 #[test]
-fn whatever_counts_is_seen() {
+fn sight_detects_all_relevant_changes() {
     let t = Temp::new("sight");
     symlink("a.go", t.0.join("link")).unwrap();
     symlink("d", t.0.join("dirs")).unwrap();
@@ -303,7 +299,7 @@ fn whatever_counts_is_seen() {
     };
     let at = |name: &str| t.0.join(name);
     let mode = |name: &str, mode| std::fs::set_permissions(at(name), PermissionsExt::from_mode(mode)).unwrap();
-    change("a name in what is left out", &|| std::fs::write(at("left-out/x"), "").unwrap(), [false; 4]);
+    change("a name in an ignored directory", &|| std::fs::write(at("left-out/x"), "").unwrap(), [false; 4]);
     change("a directory renamed", &|| std::fs::rename(at("d/empty"), at("d/void")).unwrap(), [true, false, true, true]);
     change("an empty directory removed", &|| std::fs::remove_dir(at("d/void")).unwrap(), [true, false, true, true]);
     change(
@@ -315,7 +311,7 @@ fn whatever_counts_is_seen() {
         [true, false, true, false],
     );
     change("a directory's mode", &|| mode("d/e", 0o700), [true, true, true, true]);
-    change("the mode of one above", &|| mode("d", 0o711), [true, true, false, false]);
+    change("the mode of a parent directory", &|| mode("d", 0o711), [true, true, false, false]);
     change("a file's mode", &|| mode("d/e/y", 0o600), [true, true, true, true]);
     change("a file's bytes", &|| std::fs::write(at("d/x"), "y").unwrap(), [true, false, true, true]);
     change("a new file", &|| std::fs::write(at("d/e/z"), "").unwrap(), [true, true, true, true]);
@@ -333,9 +329,9 @@ fn whatever_counts_is_seen() {
     );
 }
 
-/// Directories above what is taken back in are there as they are.
+/// Checks that parents of re-included files keep their metadata.
 #[test]
-fn directories_above_what_comes_back_keep_their_mode() {
+fn parents_of_reincluded_files_keep_their_mode() {
     let t = Temp::new("above");
     let mode = |name: &str, mode| std::fs::set_permissions(t.0.join(name), PermissionsExt::from_mode(mode)).unwrap();
     mode("d", 0o711);

@@ -66,7 +66,7 @@ fn files_and_directories_do_not_take_each_others_place() {
     }
     // A pattern with nothing to find is fine, and so a file can be optional; a plain name is not.
     lab.build("FROM scratch\nCOPY only non[e] /x/\n", &[]).ok();
-    lab.build("FROM scratch\nCOPY only none /x/\n", &[]).fails(1, &["`none` is not there"]);
+    lab.build("FROM scratch\nCOPY only none /x/\n", &[]).fails(1, &["`none` not found"]);
 }
 
 #[test]

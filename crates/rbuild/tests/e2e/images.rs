@@ -368,7 +368,7 @@ fn an_address_is_fetched_and_imported() {
     let id = import("/moved").ok().stdout;
     assert_eq!(lab.rbuild(["images", "-q", "--no-trunc", "web"]).ok().stdout, id);
     assert!(lab.rbuild(["history", "web"]).ok().stdout.contains("Imported from http://127.0.0.1"));
-    import("/nothing").fails(1, &["the server answers 404", "check the address"]);
+    import("/nothing").fails(1, &["HTTP status 404", "check the address"]);
     import("/short").fails(1, &["closed the connection"]);
     lab.rbuild(["import", "ftp://somewhere/x.tar"]).fails(2, &["only http and https"]);
     // What was cut short left nothing behind.

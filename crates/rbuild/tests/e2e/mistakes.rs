@@ -18,7 +18,7 @@ fn mistakes_in_the_dockerfile_are_shown_where_they_are() {
     lab.build("FROM busybox AS build-client\nFROM scratch\nCOPY --from=build-server /x /\n", &[])
         .fails(1, &["called `build-server`", "did you mean `build-client`", "Dockerfile:3:13"]);
     lab.write("main.go", "x");
-    lab.build("FROM busybox\nCOPY mian.go /\n", &[]).fails(1, &["`mian.go` is not there", "Dockerfile:2:6"]);
+    lab.build("FROM busybox\nCOPY mian.go /\n", &[]).fails(1, &["`mian.go` not found", "Dockerfile:2:6"]);
     lab.build("FROM busybox\nCOPY Main.go /\n", &[]).fails(1, &["did you mean `main.go`"]);
     lab.build("FROM no-such-image\n", &[]).fails(1, &["`no-such-image`", "rbuild import"]);
     lab.build("", &[]).fails(2, &["is empty"]);
@@ -150,6 +150,6 @@ fn all_missing_images_are_told_at_once_and_a_stage_by_its_name() {
     assert!(!ran.fails(1, &all).stderr.contains("none-0"));
     let stage = "FROM scratch AS x\nFROM scratch\nCOPY --from=x /nope /a\n";
     let ran = lab.build(stage, &[]);
-    let ran = ran.fails(1, &["`/nope` is not there in `x`", "Dockerfile:3:15", "relative to the root of `x`"]);
+    let ran = ran.fails(1, &["`/nope` not found in `x`", "Dockerfile:3:15", "relative to the root of `x`"]);
     assert!(!ran.stderr.contains("build context"), "{}", ran.stderr);
 }
