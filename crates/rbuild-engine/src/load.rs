@@ -15,12 +15,15 @@ mod docker;
 mod layout;
 mod manifest;
 mod members;
+mod named;
 
-use docker::{DockerItem, docker_items};
+use docker::docker_items;
 use layout::{Layout, Reached, name_of};
 use manifest::is_index;
 use members::Members;
-pub(crate) use members::{clean, promised};
+pub(crate) use members::promised;
+use named::DockerItem;
+pub(crate) use named::clean;
 
 /// One image that was loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -35,10 +35,18 @@ impl Default for Limits {
 /// Smaller archives may be compressed as far as anybody can.
 const RATIO_FROM: u64 = 32 << 30;
 
+/// Bytes of an archive that nothing asks for, beyond those that its compressed bytes stand for.
+const UNASKED: u64 = 64 << 20;
+
 impl Limits {
     /// Bytes that so many compressed ones may become.
     pub fn unpacked(&self, packed: u64) -> u64 {
         packed.saturating_mul(self.ratio).max(RATIO_FROM)
+    }
+
+    /// Bytes that so many compressed ones may become without being asked for. No less than what gzip makes of zeros (1032 of one).
+    fn unasked(&self, packed: u64) -> u64 {
+        packed.saturating_mul(self.ratio.saturating_add(self.ratio / 16)).saturating_add(UNASKED)
     }
 
     pub const NAMES: [&str; 6] = ["entries", "path", "depth", "bytes", "header", "ratio"];
@@ -95,6 +103,8 @@ pub struct Bounded<R: Read> {
     stream: Decoder<Counting<R>>,
     packed: Arc<AtomicU64>,
     unpacked: u64,
+    /// Bytes of what was asked for, where the others are bounded on their own.
+    asked: Option<Arc<AtomicU64>>,
     limits: Limits,
 }
 
@@ -102,7 +112,12 @@ impl<R: Read> Bounded<R> {
     pub fn new(source: R, limits: Limits) -> std::io::Result<Bounded<R>> {
         let packed = Arc::new(AtomicU64::new(0));
         let stream = Decoder::new(Counting::new(source, packed.clone()))?;
-        Ok(Bounded { stream, packed, unpacked: 0, limits })
+        Ok(Bounded { stream, packed, unpacked: 0, asked: None, limits })
+    }
+
+    /// Bounds all but the bytes counted in `asked` by a few and by what the compressed ones stand for.
+    pub fn with_asked(source: R, limits: Limits, asked: Arc<AtomicU64>) -> std::io::Result<Bounded<R>> {
+        Ok(Bounded { asked: Some(asked), ..Bounded::new(source, limits)? })
     }
 
     pub fn compression(&self) -> Compression {
@@ -116,7 +131,11 @@ impl<R: Read> Bounded<R> {
 
     fn check(&self) -> Result<()> {
         let packed = self.packed.load(Ordering::Relaxed);
-        if self.unpacked <= self.limits.unpacked(packed) {
+        let most = self
+            .asked
+            .as_ref()
+            .map_or(u64::MAX, |asked| self.limits.unasked(packed).saturating_add(asked.load(Ordering::Relaxed)));
+        if self.unpacked <= self.limits.unpacked(packed).min(most) {
             return Ok(());
         }
         let what = format!("{packed} compressed bytes become more than {}", self.unpacked);
@@ -182,6 +201,21 @@ mod tests {
         let error = bounded(RATIO_FROM + 1, limits).check().unwrap_err().to_string();
         assert!(error.contains("--limit ratio=N"), "{error}");
         bounded(RATIO_FROM + 1, Limits { ratio: 1 << 40, ..limits }).check().unwrap();
+    }
+
+    #[test]
+    fn what_nobody_asks_for_is_bounded_sooner() {
+        let asked = Arc::new(AtomicU64::new(0));
+        let bounded = |unpacked| {
+            let mut bounded = Bounded::with_asked(&[b'x'; 1000][..], Limits::default(), asked.clone()).unwrap();
+            std::io::copy(&mut bounded, &mut std::io::sink()).unwrap();
+            Bounded { unpacked, ..bounded }
+        };
+        bounded(UNASKED + 1_000_000).check().unwrap();
+        let error = bounded(UNASKED + 1_100_000).check().unwrap_err().to_string();
+        assert!(error.contains("--limit ratio=N"), "{error}");
+        asked.store(1 << 30, Ordering::Relaxed);
+        bounded(UNASKED + (1 << 30)).check().unwrap();
     }
 
     /// As long as what is read of it comes, its length is no sign of a bomb.

@@ -6,23 +6,13 @@ use rbuild_image::{
     Descriptor, Digest, ImageManifest, MediaType, Reference, ReferenceError, descriptor, parse_manifest,
 };
 use rbuild_layer::Compression;
-use serde::Deserialize;
 
 use super::manifest::{counts_differ, named, not_the_layer, take, take_image};
 use super::members::Members;
+use super::named::DockerItem;
 use super::{Found, Image, Incoming};
 use crate::error::{BuildError, Result};
 use crate::image::put_layer;
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub(super) struct DockerItem {
-    config: String,
-    #[serde(default)]
-    repo_tags: Option<Vec<String>>,
-    #[serde(default)]
-    layers: Option<Vec<String>>,
-}
 
 /// Takes in all images that the document names. `entries` are those of the index, where the archive is a layout as well.
 pub(super) fn docker_items(
@@ -77,6 +67,8 @@ struct Manifests<'e> {
     /// Those of the archive that were not looked at yet: docker's document says nothing of annotations and types.
     entries: std::slice::Iter<'e, Descriptor>,
     known: HashMap<Content, Digest>,
+    /// Digests of those that were looked at, however often they are named.
+    seen: HashSet<Digest>,
     /// What there is to say of those that cannot be used.
     warnings: Vec<String>,
 }
@@ -86,7 +78,8 @@ type Content = (Digest, Vec<Digest>);
 
 impl<'e> Manifests<'e> {
     fn new(entries: &'e [Descriptor]) -> Manifests<'e> {
-        Manifests { entries: entries.iter(), known: HashMap::new(), warnings: Vec::new() }
+        let (known, seen, warnings) = Default::default();
+        Manifests { entries: entries.iter(), known, seen, warnings }
     }
 
     /// The own manifest of the image with that id and these layers if the archive has it, else the one that is made.
@@ -101,7 +94,7 @@ impl<'e> Manifests<'e> {
         }
         for entry in self.entries.by_ref() {
             // The image is whole without it.
-            let found = match own(members, entry, &wanted) {
+            let found = match own(members, entry, &wanted, &mut self.seen) {
                 Err(e @ BuildError::Other { .. }) => {
                     let what = format!("index.json names {}, which cannot be used: {}", entry.digest(), e.message());
                     self.warnings.push(format!("{what}; its image is taken as manifest.json describes it"));
@@ -122,9 +115,18 @@ impl<'e> Manifests<'e> {
     }
 }
 
-/// Reads the manifest that an entry names, and with it the image that it is of if that is `wanted`. `None` if it is no manifest.
-fn own(members: &Members<'_>, entry: &Descriptor, wanted: &Content) -> Result<Option<(Digest, Content)>> {
+/// Reads the manifest that an entry names, and with it the image that it is of if that is `wanted`. `None` if it is no manifest, or
+/// was read before.
+fn own(
+    members: &Members<'_>,
+    entry: &Descriptor,
+    wanted: &Content,
+    seen: &mut HashSet<Digest>,
+) -> Result<Option<(Digest, Content)>> {
     let digest = take(members, entry, "the manifest")?;
+    if !seen.insert(digest) {
+        return Ok(None);
+    }
     let text = members.staging.read_document(&digest)?;
     let Ok(manifest) = parse_manifest(&text) else { return Ok(None) };
     let layers = manifest.layers().iter().map(named).collect::<Result<Vec<_>>>();

@@ -3,7 +3,8 @@
 use rbuild_image::{Descriptor, Digest, MediaType, digest_of};
 use rbuild_layer::Compression;
 
-use super::members::{Members, blob_name};
+use super::members::Members;
+use super::named::blob_name;
 use super::unreadable;
 use crate::error::{BuildError, Result};
 

@@ -7,13 +7,14 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rbuild_image::{Digest, ImageConfig, Platform};
 use rbuild_layer::{Bounded, Compression, Counting, EntryKind, LimitedTar, detect};
 use rbuild_linux::RootDir;
 use rbuild_store::Staging;
 
+use super::named::{Named, clean};
 use super::unreadable;
 use crate::error::{BuildError, Result};
 
@@ -58,16 +59,25 @@ const ARCHIVE: &str = "the archive";
 fn read_archive(staging: &Staging<'_>, source: impl Read) -> Result<HashMap<String, Member>> {
     let failed = || BuildError::layer(ARCHIVE);
     let limits = staging.store().limits();
-    let mut tar = LimitedTar::new(Bounded::new(source, limits).map_err(BuildError::io(ARCHIVE))?, limits);
-    let mut members = HashMap::new();
+    let asked = Arc::new(AtomicU64::new(0));
+    let stream = Bounded::with_asked(source, limits, asked.clone()).map_err(BuildError::io(ARCHIVE))?;
+    let mut tar = LimitedTar::new(stream, limits);
+    let (mut members, mut named) = (HashMap::new(), Named::default());
     while let Some(entry) = tar.next_entry().map_err(failed())? {
         let name = clean(&entry.path.to_string_lossy());
         match entry.kind {
             EntryKind::File => {
+                if !named.may_need(&name) {
+                    continue;
+                }
+                if named.asks_for(&name) {
+                    asked.fetch_add(entry.size, Ordering::Relaxed);
+                }
                 let (digest, size) = put_content(staging, &mut tar, entry.size)?;
                 if promised(&name).is_some_and(|p| p != digest) {
                     return Err(wrong_digest(&name, &digest));
                 }
+                named.met(&name, size, || Ok(staging.read_document(&digest)?))?;
                 members.insert(name, Member::Blob(digest, size));
             }
             EntryKind::Symlink | EntryKind::HardLink => {
@@ -103,18 +113,6 @@ impl<R: Read> Read for Content<'_, R> {
     }
 }
 
-pub(crate) fn clean(path: &str) -> String {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()),
-            part => parts.push(part),
-        }
-    }
-    parts.join("/")
-}
-
 /// What the digest in a blob's name promises.
 pub(crate) fn promised(name: &str) -> Option<Digest> {
     name.strip_prefix("blobs/sha256/").and_then(|hex| format!("sha256:{hex}").parse().ok())
@@ -132,10 +130,6 @@ fn lacks(name: &str) -> BuildError {
         message: format!("the archive lacks {name}, which its manifest names"),
         help: Some("it was cut short; write or transfer it again".into()),
     }
-}
-
-pub(super) fn blob_name(digest: &Digest) -> String {
-    format!("blobs/sha256/{}", digest.hex())
 }
 
 impl<'a> Members<'a> {

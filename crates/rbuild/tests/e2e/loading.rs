@@ -91,6 +91,51 @@ fn what_an_index_names_many_times_is_followed_once() {
     lab.rbuild(["fsck"]).ok();
 }
 
+/// A manifest that docker's document does not mean, named again and again.
+#[test]
+fn a_manifest_is_read_once_however_often_an_index_names_it() {
+    let lab = Lab::bare();
+    archive(
+        &lab,
+        "layer = blob(bytes(1024)); part = dict(mediaType='application/vnd.oci.image.layer.v1.tar', digest=layer, size=1024)\n\
+         other = item('manifest.v1+json', dict(schemaVersion=2, config=config, layers=[part] * 5000))\n\
+         docker([one(config, [], ['docker.io/library/n:1'])])\nindex([other] * 5000 + [image])",
+    );
+    lab.sh("gzip -9 $LAB/x.tar; mv $LAB/x.tar.gz $LAB/x.tar").ok();
+    assert_eq!(in_time(&lab, LOAD).ok().stdout, "Loaded image: n:1\n");
+}
+
+/// Members that nothing names, of a few bytes that become many, wherever they stand.
+#[test]
+fn what_no_document_names_costs_little() {
+    let bomb = "i = tarfile.TarInfo('more'); i.size = 500 << 20\n\
+                class Zeros:\n  def read(self, n): return bytes(n)\n\
+                def bomb(): tar.addfile(i, Zeros())\n";
+    let named = "docker([one(config, [], ['docker.io/library/n:1'])]); index([image])";
+    for (rest, extra) in [
+        (format!("{bomb}bomb()\n{named}"), ""),
+        (format!("{bomb}{named}\nbomb()"), ""),
+        (named.to_string(), "; head -c 500M /dev/zero >> $LAB/x.tar"),
+    ] {
+        let lab = Lab::bare();
+        archive(&lab, &rest);
+        lab.sh(&format!("true{extra}; bzip2 $LAB/x.tar; mv $LAB/x.tar.bz2 $LAB/x.tar")).ok();
+        in_time(&lab, LOAD).fails(1, &["--limit ratio=N"]);
+        nothing_stays(&lab);
+        lab.sh("$RB --limit ratio=10000000 load -i $LAB/x.tar").ok();
+    }
+    // What the documents name first is taken.
+    let lab = Lab::bare();
+    archive(
+        &lab,
+        &format!(
+            "{bomb}hash = hashlib.sha256(bytes(500 << 20)).hexdigest()\n\
+             many = config_of(['sha256:' + hash]); i.name = 'layer'; docker([one(many, ['layer'], ['docker.io/library/n:1'])]); bomb()"
+        ),
+    );
+    lab.sh("bzip2 $LAB/x.tar; mv $LAB/x.tar.bz2 $LAB/x.tar; $RB load -i $LAB/x.tar").ok();
+}
+
 #[test]
 fn a_digest_of_several_media_types_is_what_each_says() {
     let lab = Lab::bare();
