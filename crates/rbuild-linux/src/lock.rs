@@ -98,6 +98,8 @@ pub struct LockHolder {
     /// The name of its program; empty if it cannot be seen.
     pub command: String,
     pub uid: Option<u32>,
+    /// Ticks of processors that it has taken so far.
+    pub work: u64,
 }
 
 /// Most processes whose open files are looked through for a lock that the kernel gives no process for.
@@ -151,7 +153,11 @@ fn describe(proc: &RootDir, pid: u32) -> LockHolder {
     };
     let status = read("status");
     let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok());
-    LockHolder { pid, command: read("comm").trim().to_string(), uid }
+    // The name may hold anything; user and system time are the 12th and 13th field after it (proc(5)).
+    let stat = read("stat");
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let work = fields.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+    LockHolder { pid, command: read("comm").trim().to_string(), uid, work }
 }
 
 #[cfg(test)]
@@ -194,9 +200,19 @@ mod tests {
         });
         let _ = holder.kill();
         let _ = holder.wait();
-        let expected = LockHolder { pid: holder.id(), command: "flock".into(), uid: Some(crate::process::own_ids().0) };
-        assert_eq!(found, Some(expected));
+        let found = found.map(|found| (found.pid, found.command, found.uid));
+        assert_eq!(found, Some((holder.id(), "flock".into(), Some(crate::process::own_ids().0))));
         std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn work_is_seen() {
+        let proc = RootDir::open("/proc").unwrap();
+        let before = describe(&proc, std::process::id()).work;
+        let began = std::time::Instant::now();
+        while describe(&proc, std::process::id()).work == before {
+            assert!(began.elapsed() < Duration::from_secs(20));
+        }
     }
 
     #[test]

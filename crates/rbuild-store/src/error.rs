@@ -31,6 +31,9 @@ pub enum StoreError {
     /// A program that is no rbuild has a lock for longer than it is waited for.
     #[error("the store's {lock} is held by {holder}, which is no rbuild")]
     Held { lock: &'static str, holder: String },
+    /// A program that may be an rbuild has a lock, and has done nothing for as long as it was waited for.
+    #[error("the store's {lock} is held by {holder}, which does nothing")]
+    Idle { lock: &'static str, holder: String },
     /// A copy of a store without all that files have.
     #[error(
         "the files of the store have lost their {0}: it was copied without them, or its user has other sub-ids than before"
@@ -63,7 +66,7 @@ impl StoreError {
             }
             StoreError::NameTaken(name) => Some(format!("remove it first: rbuild rm {name}")),
             StoreError::Busy(_) => Some("try again when the other builds are done".into()),
-            StoreError::Held { lock, .. } => Some(format!(
+            StoreError::Held { lock, .. } | StoreError::Idle { lock, .. } => Some(format!(
                 "end that program (`fuser {lock}` in the store names it, too), or wait for it longer with RBUILD_LOCK_TIMEOUT=SECONDS"
             )),
             StoreError::Stripped(_) => Some(

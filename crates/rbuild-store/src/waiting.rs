@@ -118,6 +118,8 @@ pub(crate) struct Wait<'a> {
     /// When the holders are looked at again.
     look: Duration,
     told: bool,
+    /// How far the holders had got in their work, and when that was seen first.
+    at_work: (Vec<(u32, u64)>, Duration),
     /// All builds have this lock; one of them has the key that is waited for.
     builds: Option<&'a File>,
 }
@@ -125,7 +127,7 @@ pub(crate) struct Wait<'a> {
 impl Wait<'_> {
     pub fn new<'a>(waits: &'a Waits, name: &'static str) -> Wait<'a> {
         let look = SAY.min(waits.patience.foreign);
-        Wait { waits, name, began: Instant::now(), look, told: false, builds: None }
+        Wait { waits, name, began: Instant::now(), look, told: false, at_work: Default::default(), builds: None }
     }
 
     /// A wait for a key of `steps.lock`; `lock` is the one that all builds have.
@@ -152,6 +154,10 @@ impl Wait<'_> {
         if is_foreign && waited >= waits.patience.foreign {
             return Err(StoreError::Held { lock: self.name, holder: waits.names(&holders) });
         }
+        // Anybody can have our name: who has a whole lock works, or is not waited for.
+        if conflict.is_none() && self.is_idle(&holders, waited) {
+            return Err(StoreError::Idle { lock: self.name, holder: waits.names(&holders) });
+        }
         if !self.told && waited >= SAY {
             self.told = true;
             match (is_foreign, conflict) {
@@ -161,6 +167,15 @@ impl Wait<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether the holders have done nothing for as long as a foreign one would be waited for.
+    fn is_idle(&mut self, holders: &[LockHolder], waited: Duration) -> bool {
+        let now: Vec<(u32, u64)> = holders.iter().map(|holder| (holder.pid, holder.work)).collect();
+        if now != self.at_work.0 {
+            self.at_work = (now, waited);
+        }
+        waited - self.at_work.1 >= self.waits.patience.foreign
     }
 
     fn tell_of_builds(&self) {

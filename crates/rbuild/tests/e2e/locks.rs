@@ -165,6 +165,25 @@ fn a_program_that_holds_the_store_is_named_and_not_waited_for_without_end() {
     lab.rbuild(["prune"]).ok();
 }
 
+/// A name is no proof: who has a lock and does nothing is not waited for.
+#[test]
+fn a_program_that_is_called_rbuild_is_not_waited_for_without_end() {
+    let lab = Lab::new();
+    lab.sh("mkdir $LAB/fake && cp $(command -v flock) $LAB/fake/rbuild").ok();
+    for (file, args) in [("lock", &["images"][..]), ("index.lock", &["tag", "busybox", "y"])] {
+        let holder =
+            Command::new(lab.path("fake/rbuild")).arg(lab.store().join(file)).args(["sleep", "600"]).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(500));
+        let began = Instant::now();
+        let named = format!("the store's {file} is held by rbuild (pid {}, user ", holder.id());
+        let ran = lab.run_with(&mut lab.command(args.iter().copied()), &[("RBUILD_LOCK_TIMEOUT", "1")]);
+        end(holder);
+        lab.sh(&format!("fuser -s -k $LAB/store/{file}; true")).ok();
+        ran.fails(1, &[&named, "does nothing", "RBUILD_LOCK_TIMEOUT"]);
+        assert!(began.elapsed() < Duration::from_secs(20), "{file} took {:?}", began.elapsed());
+    }
+}
+
 #[test]
 fn another_build_is_waited_for_as_long_as_it_takes() {
     let lab = Lab::new();
