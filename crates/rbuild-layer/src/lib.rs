@@ -38,4 +38,4 @@ pub use pack::{
 pub use reader::{EntryKind, TarEntry, TarReader, is_tar};
 pub use unpack::{Owners, Stop, Unpacked, Unpacking, Whiteouts, entry_path, unpack, unpack_some};
 pub use writer::{LateEntry, TarWriter};
-pub use xattrs::{OPAQUE, ORIGIN, keep_in_layer, keep_in_tree, marks_opaque};
+pub use xattrs::{OPAQUE, ORIGIN, keep_in_layer, keep_in_tree, marks_opaque, steers_overlay};

@@ -29,6 +29,12 @@ fn is_image_data(name: &OsStr) -> bool {
     name == b"security.capability" || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
 }
 
+/// Whether an overlay acts upon an attribute of the files below it.
+pub fn steers_overlay(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    name.starts_with(b"user.overlay.") || name.starts_with(b"trusted.overlay.")
+}
+
 /// Whether an attribute found in a layer is set on the tree.
 pub fn keep_in_tree(name: &OsStr) -> bool {
     is_image_data(name)

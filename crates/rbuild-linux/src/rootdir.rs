@@ -492,6 +492,14 @@ impl RootDir {
         .map_err(|e| self.err("lsetxattr", Path::new(name), e))
     }
 
+    pub fn remove_xattr(&self, name: &OsStr, attr: &OsStr) -> Result<()> {
+        one_component_or_self(name).map_err(|e| self.err("lremovexattr", Path::new(name), e))?;
+        let path = self.proc_path(name);
+        let removed =
+            if name.is_empty() { rustix::fs::removexattr(&path, attr) } else { rustix::fs::lremovexattr(&path, attr) };
+        removed.map_err(|e| self.err("lremovexattr", Path::new(name), e))
+    }
+
     fn proc_path(&self, name: &OsStr) -> PathBuf {
         let mut path = PathBuf::from(format!("/proc/self/fd/{}", self.fd.as_raw_fd()));
         if !name.is_empty() {

@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use rbuild_layer::{OPAQUE, ORIGIN, keep_in_tree};
+use rbuild_layer::{OPAQUE, ORIGIN, keep_in_tree, steers_overlay};
 use rbuild_linux::{Kind, Result, RootDir, Stat, Timestamp, Xattrs};
 
 /// What an entry was.
@@ -107,7 +107,9 @@ impl Before {
                 let here = path.join(&entry.name);
                 if stat.kind != Kind::Dir {
                     if !old.is_some_and(|old| old.is_leaf(&stat)) {
-                        dir.rename(&entry.name, &out.dir(&path)?, &entry.name)?;
+                        let to = out.dir(&path)?;
+                        dir.rename(&entry.name, &to, &entry.name)?;
+                        without_steering(&to, &entry.name)?;
                     }
                     continue;
                 }
@@ -139,6 +141,14 @@ impl Before {
         }
         out.finish()
     }
+}
+
+/// Takes from a leaf the attributes that an overlay of this tree would act upon.
+fn without_steering(dir: &RootDir, name: &OsStr) -> Result<()> {
+    for (attribute, _) in dir.xattrs(name)?.iter().filter(|(attribute, _)| steers_overlay(attribute)) {
+        dir.remove_xattr(name, attribute)?;
+    }
+    Ok(())
 }
 
 struct Out<'a> {

@@ -252,3 +252,28 @@ proptest! {
         prop_assert!(tree.entries().unwrap().is_empty());
     }
 }
+
+/// An overlay acts upon such attributes of the files of its lower directories.
+#[test]
+fn what_steers_an_overlay_is_not_in_the_tree() {
+    let temp = Temp::new();
+    let (root, tree) = (temp.dir("root"), temp.dir("tree"));
+    std::fs::create_dir(temp.0.join("root/d")).unwrap();
+    std::fs::write(temp.0.join("root/d/old"), "x").unwrap();
+    let before = Before::of(&root, false).unwrap();
+    let dir = root.sub("d").unwrap();
+    std::fs::write(temp.0.join("root/d/new"), "x").unwrap();
+    for name in ["old", "new", ""] {
+        for (attribute, value) in
+            [("user.overlay.metacopy", &b""[..]), ("user.overlay.redirect", b"/"), ("user.a", b"b")]
+        {
+            dir.set_xattr(OsStr::new(name), OsStr::new(attribute), value).unwrap();
+        }
+    }
+    before.changes(&root, &tree).unwrap();
+    let made = tree.sub("d").unwrap();
+    for name in ["old", "new", ""] {
+        let xattrs = made.xattrs(OsStr::new(name)).unwrap();
+        assert_eq!(xattrs.keys().collect::<Vec<_>>(), ["user.a"], "{name}");
+    }
+}
