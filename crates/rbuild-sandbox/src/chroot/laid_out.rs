@@ -5,7 +5,7 @@
 //! directories that it was put into are held, too. What was laid out is taken back by that identity: none of it stays in the
 //! root directory, and what it covered returns to the very directory in which it was.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
@@ -16,6 +16,9 @@ use super::material::{Entry, What};
 use crate::request::RunRequest;
 
 type Failure = rbuild_linux::Error;
+
+/// Device and inode.
+type Inode = (u32, u32, u64);
 
 /// Where covered entries are meanwhile, in the scratch directory.
 const COVERED: &str = "covered";
@@ -63,7 +66,7 @@ struct Tracked {
     /// How many names it may have.
     most_names: u32,
     dir: RootDir,
-    dir_inode: (u32, u32, u64),
+    dir_inode: Inode,
     name: OsString,
     found: Found,
 }
@@ -226,8 +229,10 @@ impl LaidOut<'_> {
         let times = times.collect::<Result<Vec<_>, Failure>>()?;
         self.find_moved(&mut mounts)?;
         // One may lie in another: those that are kept leave before anything is removed.
+        let own: HashSet<Inode> =
+            mounts.iter().flat_map(Mounted::materials).map(|tracked| tracked.held.inode()).collect();
         for mounted in mounts.iter().rev() {
-            mounted.send_home()?;
+            mounted.send_home(&own)?;
         }
         for mounted in mounts.iter().rev() {
             mounted.remove()?;
@@ -297,13 +302,19 @@ impl Mounted {
         self.points.iter_mut().chain(material)
     }
 
+    /// What was put there, and what was made in it.
+    fn materials(&self) -> impl Iterator<Item = &Tracked> {
+        self.material.iter().flat_map(|m| std::iter::once(&m.entry).chain(&m.inner))
+    }
+
     /// Those whose times are as the command left them before any of it is taken back.
     fn directories(&self) -> impl Iterator<Item = &RootDir> {
         self.points.iter().map(|point| &point.dir).chain([&self.dir])
     }
 
-    /// What was lent returns. Where the command removed it, what it put in its place does, or an empty directory.
-    fn send_home(&self) -> Result<(), Failure> {
+    /// What was lent returns. Where the command removed it, what it put in its place does, or an empty directory: `own` are the
+    /// inodes of what was laid out, of which none is the command's to put there.
+    fn send_home(&self, own: &HashSet<Inode>) -> Result<(), Failure> {
         let Some(Material { entry, home: Some((home, old)), .. }) = &self.material else { return Ok(()) };
         if let Some((dir, name)) = entry.place() {
             return unnoticed(dir, || dir.rename(name, home, old));
@@ -312,7 +323,9 @@ impl Mounted {
             return Ok(());
         }
         match self.dir.stat_name(&self.name) {
-            Ok(stat) if stat.kind == Kind::Dir => self.dir.rename(&self.name, home, old),
+            Ok(stat) if stat.kind == Kind::Dir && !own.contains(&stat.inode()) => {
+                self.dir.rename(&self.name, home, old)
+            }
             _ => {
                 let stat = entry.held.stat()?;
                 home.create_dir(old, 0o700)?;

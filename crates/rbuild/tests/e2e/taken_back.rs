@@ -31,6 +31,35 @@ fn is_bare() -> bool {
     std::env::var_os("RBUILD_ISOLATION").is_some_and(|rung| rung == "chroot")
 }
 
+/// Where the directory of a cache was removed, nothing that is not the command's own takes its place.
+#[test]
+fn a_cache_does_not_become_what_was_laid_out() {
+    let lab = Lab::new();
+    let mounts = "--mount=type=cache,target=/c --mount=type=cache,target=/d --mount=type=tmpfs,target=/t";
+    for command in [
+        "rmdir /c && mv /dev /c",
+        "rmdir /c && mv /t /c",
+        "rmdir /c && mv /proc /c",
+        "rmdir /c && mkdir /new && mv /dev /t /sys /new && mv /new /c",
+        "rmdir /c /d && mv /dev /d && mv /t /c",
+        "rmdir /c && mv /d /c",
+    ] {
+        lab.build(&format!("FROM busybox\nRUN {mounts} {command}; true\n"), &["--no-cache"]).ok();
+        let kept = format!(
+            "FROM busybox\nRUN {mounts} cp -a /c /d /kept; find /c /d ! -type d > /o; ls /c/dev /c/t >> /o; true\n"
+        );
+        let kept = kept.replace("cp -a", "mkdir /kept && cp -a");
+        let out = lab.build_local(&kept, &["--no-cache"]);
+        assert_eq!(read(&out, "o"), "", "{command}");
+        let _ = std::fs::remove_dir_all(out);
+    }
+    // Of two caches, each is what it was.
+    let two = "FROM busybox\nRUN --mount=type=cache,target=/c --mount=type=cache,target=/d echo x > /c/f; rmdir /d && mv /c /d; true\n";
+    lab.build(two, &["--no-cache"]).ok();
+    let out = lab.build_local(&format!("FROM busybox\nRUN {mounts} find /c /d > /o\n"), &["--no-cache"]);
+    assert_eq!(read(&out, "o"), "/c\n/c/f\n/d\n");
+}
+
 const LINKS: &str = r#"FROM busybox
 RUN mkdir /own && echo tree > /own/f && echo in > /in
 RUN --mount=type=cache,target=/c mkdir -p /c/d && echo one > /c/d/f && echo two > /c/moved && echo three > /c/hard && ln /c/hard /c/hard2
