@@ -13,7 +13,7 @@ use crate::error::{BuildError, Result};
 use crate::execute::{Done, Executor};
 use crate::leaks::{Leak, Leaks};
 use crate::prepare::{Known, Prepared};
-use crate::request::BuildRequest;
+use crate::request::{BuildRequest, Squash};
 
 const HELP: &str = "read it from its mount each time, or give leave with --allow secret-in-image";
 
@@ -62,6 +62,9 @@ impl Prepared {
             return Ok(true);
         }
         if self.told_leak(request, &leaks).is_some() {
+            return Ok(false);
+        }
+        if request.forms().iter().any(|form| form.squash == Squash::All) {
             return Ok(false);
         }
         let chain = std::iter::successors(Some(self.graph.target), |v| self.graph.vertices[*v].parent);
@@ -125,6 +128,36 @@ impl Executor<'_> {
                 return Err(self.refusal(id, &leak));
             }
         }
+        if self.request.forms().iter().any(|form| form.squash == Squash::All) {
+            self.refuse_leaks_of_base()?;
+        }
         Ok(())
+    }
+
+    /// Refuses a result whose own layer takes in an image's files, if one that is left of them holds a value.
+    fn refuse_leaks_of_base(&self) -> Result<()> {
+        let target = self.prepared.graph.target;
+        let mut open = false;
+        for tree in self.trees(target)? {
+            if self.store.verdict(&tree)?.is_some_and(|verdict| verdict.clears(&self.prepared.marks)) {
+                continue;
+            }
+            let found = self.leaks.in_tree(&self.files_of(&tree)?)?;
+            self.store.add_verdict(&tree, &found.verdict())?;
+            open |= found.first().is_some();
+        }
+        if !open {
+            return Ok(());
+        }
+        // What a later layer hides does not count.
+        match self.leaks.in_tree(&self.view(target)?)?.first() {
+            None => Ok(()),
+            Some(Leak { id, place }) => {
+                let message = format!(
+                    "the result holds the value of the secret `{id}`: {place} has it from the image that --squash=all takes in"
+                );
+                Err(BuildError::Other { message, help: Some(HELP.into()) })
+            }
+        }
     }
 }
