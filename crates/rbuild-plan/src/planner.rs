@@ -384,7 +384,7 @@ impl Planner<'_> {
     }
 
     fn word(&mut self, state: &StageState, word: &Word) -> Planned<String> {
-        Ok(expand(word, self.file.escape, &state.vars, &mut self.warnings)?)
+        Ok(expand(word, self.file.escape, &state.vars)?)
     }
 
     fn words(&mut self, state: &StageState, words: &[Word]) -> Planned<Vec<String>> {

@@ -1,8 +1,8 @@
 //! Stage variables (ARG and ENV) and the expansion of words with them.
 
+use rbuild_dockerfile::Diagnostic;
 use rbuild_dockerfile::ast::Word;
 use rbuild_dockerfile::expand::Lexer;
-use rbuild_dockerfile::{Diagnostic, closest};
 use rpds::{HashTrieMapSync, VectorSync};
 
 /// Variables in the order in which they were first set.
@@ -62,42 +62,20 @@ impl Vars {
     }
 }
 
-/// Expands a word to a single string and removes its quotes. Unset variables add a warning.
-pub fn expand(word: &Word, escape: char, vars: &Vars, warnings: &mut Vec<Diagnostic>) -> Result<String, Diagnostic> {
+/// Expands a word to a single string and removes its quotes. Unset variables are empty: the lint rules warn of them.
+pub fn expand(word: &Word, escape: char, vars: &Vars) -> Result<String, Diagnostic> {
     let got = Lexer::new(escape)
         .word(&word.text, &|name| vars.get(name).map(str::to_string))
         .map_err(|e| Diagnostic::new(word.span, e.to_string()))?;
-    warn_unset(word, &got.unmatched, vars, warnings);
     Ok(got.text)
 }
 
-/// Expands a word and splits the result at unquoted whitespace. Unset variables add a warning.
-pub fn expand_words(
-    word: &Word,
-    escape: char,
-    vars: &Vars,
-    warnings: &mut Vec<Diagnostic>,
-) -> Result<Vec<String>, Diagnostic> {
+/// Expands a word and splits the result at unquoted whitespace. Unset variables are empty: the lint rules warn of them.
+pub fn expand_words(word: &Word, escape: char, vars: &Vars) -> Result<Vec<String>, Diagnostic> {
     let got = Lexer::new(escape)
         .word(&word.text, &|name| vars.get(name).map(str::to_string))
         .map_err(|e| Diagnostic::new(word.span, e.to_string()))?;
-    warn_unset(word, &got.unmatched, vars, warnings);
     Ok(got.words)
-}
-
-/// Maximum number of warnings that suggest a similar name.
-const SUGGESTIONS: usize = 100;
-
-fn warn_unset(word: &Word, unset: &[String], vars: &Vars, warnings: &mut Vec<Diagnostic>) {
-    for name in unset {
-        let d = Diagnostic::new(word.span, format!("variable `{name}` is not set and expands to an empty string"));
-        // Searching for similar names is too slow to do for every one of thousands of warnings.
-        let candidates = if warnings.len() < SUGGESTIONS { vars.len() } else { 0 };
-        warnings.push(match closest(name, vars.iter().take(candidates).map(|(k, _)| k.as_str())) {
-            Some(close) => d.help(format!("did you mean `{close}`?")),
-            None => d.help(format!("declare it with `ARG {name}` or `ENV {name}=…`")),
-        });
-    }
 }
 
 #[cfg(test)]

@@ -91,7 +91,7 @@ impl Planner<'_> {
             for decl in decls {
                 let value = match (self.build_arg(&decl.name.text), &decl.default) {
                     (Some(value), _) => Some(value),
-                    (None, Some(word)) => Some(expand(word, self.file.escape, &self.globals, &mut self.warnings)?),
+                    (None, Some(word)) => Some(expand(word, self.file.escape, &self.globals)?),
                     (None, None) => None,
                 };
                 if let Some(value) = value {

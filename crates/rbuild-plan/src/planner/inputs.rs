@@ -96,7 +96,7 @@ impl Planner<'_> {
     pub(super) fn from(&mut self, index: usize, stage: &Stage) -> Planned<StageState> {
         let platform = self.platform(stage)?;
         let image = &stage.from.image;
-        let name = expand(image, self.file.escape, &self.globals, &mut self.warnings)?;
+        let name = expand(image, self.file.escape, &self.globals)?;
         if name.is_empty() {
             let d = Diagnostic::new(image.span, format!("image name `{}` is empty after expansion", image.text));
             return Err(d.help("set a default on the ARG before FROM, or pass --build-arg").into());
@@ -140,7 +140,7 @@ impl Planner<'_> {
         let Some(word) = &stage.from.platform else {
             return Ok(self.params.platform_given.then(|| self.params.platform.clone()));
         };
-        let text = expand(word, self.file.escape, &self.globals, &mut self.warnings)?;
+        let text = expand(word, self.file.escape, &self.globals)?;
         if text.is_empty() {
             let d = Diagnostic::new(word.span, format!("platform `{}` is empty after expansion", word.text));
             return Err(d.help("set a default on the ARG before FROM, or pass --build-arg").into());

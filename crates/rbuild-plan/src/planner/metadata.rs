@@ -26,7 +26,7 @@ impl Planner<'_> {
                 let mut words: Vec<_> = words.iter().collect();
                 words.sort_by(|a, b| a.text.cmp(&b.text));
                 for word in words {
-                    for port in expand_words(word, self.file.escape, &state.vars, &mut self.warnings)? {
+                    for port in expand_words(word, self.file.escape, &state.vars)? {
                         ports.extend(expose(&port, word.span)?);
                     }
                 }

@@ -363,12 +363,13 @@ fn errors_name_the_problem() {
 }
 
 #[test]
-fn undeclared_build_arguments_and_unset_variables_are_warnings() {
+fn undeclared_build_arguments_are_warnings() {
     let with = Parameters { build_args: vec![("VERSON".into(), "1".into())], ..params() };
     let g = graph_with("FROM debian\nARG VERSION\nENV A=$VERSIN\n", &with);
     let texts: Vec<String> =
         g.warnings.iter().map(|d| format!("{} {}", d.message, d.help.as_deref().unwrap_or(""))).collect();
-    assert!(texts.iter().any(|t| t.contains("`VERSIN` is not set")), "{texts:?}");
+    // Of variables that are not set, the lint rules warn.
+    assert_eq!(texts.len(), 1, "{texts:?}");
     assert!(texts.iter().any(|t| t.contains("`VERSON`") && t.contains("did you mean `VERSION`")), "{texts:?}");
 }
 
