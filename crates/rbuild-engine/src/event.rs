@@ -4,6 +4,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use rbuild_sandbox::Stream;
 
 use crate::journal::Journal;
+use crate::mask::SecretValues;
 
 /// What happens during a build, in order for each step. Steps are named by their vertex.
 #[derive(Debug)]
@@ -121,11 +122,19 @@ pub struct Events {
     /// Before the label of each.
     platform: String,
     journal: Arc<Journal>,
+    /// What no text of an event shows.
+    secrets: SecretValues,
 }
 
 impl Events {
     pub fn new(sender: Sender<Event>) -> Events {
-        Events { sender, room: Arc::default(), first: 0, platform: String::new(), journal: Arc::new(Journal::new()) }
+        let (room, first, platform, secrets) = Default::default();
+        Events { sender, room, first, platform, journal: Arc::new(Journal::new()), secrets }
+    }
+
+    /// Masks these values in every text that is sent. Output is masked by whoever reads it, as it comes in pieces.
+    pub fn masking(self, secrets: SecretValues) -> Events {
+        Events { secrets, ..self }
     }
 
     /// For the steps of one of several platforms, which are told apart by number and by label.
@@ -140,18 +149,21 @@ impl Events {
 
     pub fn send(&self, event: Event) {
         let step = |step: usize| self.first + step;
+        let mask = |text| self.secrets.mask(text);
         let event = match event {
             Event::Started { step: s, label, text } => {
-                Event::Started { step: step(s), label: format!("{}{label}", self.platform), text }
+                Event::Started { step: step(s), label: format!("{}{label}", self.platform), text: mask(text) }
             }
             Event::Waiting { step: s, label, text, inputs } => {
                 let (label, inputs) = (format!("{}{label}", self.platform), inputs.into_iter().map(step).collect());
-                Event::Waiting { step: step(s), label, text, inputs }
+                Event::Waiting { step: step(s), label, text: mask(text), inputs }
             }
-            Event::Why { step: s, text } => Event::Why { step: step(s), text },
+            Event::Why { step: s, text } => Event::Why { step: step(s), text: mask(text) },
             Event::Output { step: s, stream, bytes } => Event::Output { step: step(s), stream, bytes },
             Event::Done { step: s, outcome, seconds } => Event::Done { step: step(s), outcome, seconds },
-            other => other,
+            Event::Phase { text, seconds } => Event::Phase { text: mask(text), seconds },
+            Event::Warning { text } => Event::Warning { text: mask(text) },
+            other @ (Event::Isolation { .. } | Event::End) => other,
         };
         self.journal.note(&event);
         let _ = self.sender.send(event);

@@ -410,8 +410,8 @@ pub fn execute(
     };
     let status = match &result {
         Ok(_) => Status::Done,
-        Err(BuildError::Step(_) | BuildError::Told) => Status::Failed,
-        Err(_) if cancel.is_cancelled() => Status::Stopped,
+        // One that fails has the others stopped, too.
+        Err(BuildError::Cancelled) => Status::Stopped,
         Err(_) => Status::Failed,
     };
     remember(request, platforms, store, &events, status, layers);

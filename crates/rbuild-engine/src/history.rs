@@ -26,7 +26,7 @@ pub fn remember(
     store: &Store,
     events: &Events,
     status: Status,
-    layers: Vec<LayerLog>,
+    mut layers: Vec<LayerLog>,
 ) {
     let (mut steps, phases) = events.journal().read();
     let mut first = 0;
@@ -36,6 +36,10 @@ pub fn remember(
             step.inputs = prepared.graph.vertices[step.step - first].inputs().iter().map(|i| first + i).collect();
         }
         first += count;
+    }
+    let secrets = request.secret_values();
+    for (path, _) in layers.iter_mut().flat_map(|layer| &mut layer.biggest) {
+        *path = secrets.mask(std::mem::take(path));
     }
     let names: Vec<String> = request.tags.iter().map(|tag| tag.familiar()).collect();
     let status = match status {

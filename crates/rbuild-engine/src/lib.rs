@@ -46,6 +46,7 @@ pub use execute::{execute, snapshots};
 pub use image::{Import, import};
 pub use invoke::{Invocation, invoke, volume_binds};
 pub use load::{Incoming, Loaded, Wanted, load, load_directory, take_from_layout};
+pub use mask::SecretValues;
 pub use places::binds;
 pub use prepare::{Prepared, prepare};
 pub use private_key::PrivateKey;

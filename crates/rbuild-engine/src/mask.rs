@@ -1,4 +1,6 @@
-//! Secrets in what a command prints.
+//! Secrets in what a command prints, and in what is said and remembered of a build.
+
+use std::sync::Arc;
 
 use rbuild_sandbox::Stream;
 
@@ -6,19 +8,38 @@ const MASK: &[u8] = b"****";
 /// Shorter values would mask half of every log.
 const SHORTEST: usize = 4;
 
+/// The values of a build's secrets, without the white space around them, as far as they are long enough to be masked.
+#[derive(Debug, Clone, Default)]
+pub struct SecretValues(Arc<Vec<Vec<u8>>>);
+
+impl SecretValues {
+    pub fn of(secrets: &[(String, Vec<u8>)]) -> SecretValues {
+        let trimmed = secrets.iter().map(|(_, value)| value.trim_ascii().to_vec());
+        let mut values: Vec<Vec<u8>> = trimmed.filter(|v| v.len() >= SHORTEST).collect();
+        // The longest first, so that a value that begins with another one is masked whole.
+        values.sort_by_key(|v| std::cmp::Reverse(v.len()));
+        SecretValues(Arc::new(values))
+    }
+
+    /// The text with `****` in the place of each value.
+    pub fn mask(&self, text: String) -> String {
+        if self.0.is_empty() {
+            return text;
+        }
+        let shown = Mask::new(self).replace(text.as_bytes(), true).0;
+        String::from_utf8_lossy(&shown).into_owned()
+    }
+}
+
 /// Replaces the values of secrets in two streams, also where a value is cut by the end of a piece.
-pub struct Mask {
-    values: Vec<Vec<u8>>,
+pub(crate) struct Mask {
+    values: Arc<Vec<Vec<u8>>>,
     held: [Vec<u8>; 2],
 }
 
 impl Mask {
-    pub fn new<'a>(values: impl Iterator<Item = &'a [u8]>) -> Mask {
-        let trim = |v: &[u8]| v.trim_ascii_end().to_vec();
-        let mut values: Vec<Vec<u8>> = values.map(trim).filter(|v| v.len() >= SHORTEST).collect();
-        // The longest first, so that a value that begins with another one is masked whole.
-        values.sort_by_key(|v| std::cmp::Reverse(v.len()));
-        Mask { values, held: [Vec::new(), Vec::new()] }
+    pub fn new(values: &SecretValues) -> Mask {
+        Mask { values: values.0.clone(), held: [Vec::new(), Vec::new()] }
     }
 
     /// What may be shown of the stream by now. A tail that may be the beginning of a secret is held back.
@@ -73,15 +94,18 @@ mod tests {
 
     #[test]
     fn values_are_masked_across_pieces() {
-        let values: [&[u8]; 3] = [b"hunter2\n", b"hunter22", b"no"];
+        let values = [&b" hunter2\n"[..], b"hunter22", b"no"].map(|value| (String::new(), value.to_vec()));
+        let values = SecretValues::of(&values);
         let text = b"say hunter2, hunter22 or no hunt";
         for cut in 0..text.len() {
             let (a, b) = text.split_at(cut);
-            let mut mask = Mask::new(values.into_iter());
+            let mut mask = Mask::new(&values);
             let mut shown = mask.push(Stream::Stdout, a);
             shown.extend(mask.push(Stream::Stdout, b));
             shown.extend(mask.finish(Stream::Stdout));
             assert_eq!(String::from_utf8(shown).unwrap(), "say ****, **** or no hunt", "{cut}");
         }
+        assert_eq!(values.mask("/a/hunter22 no hunter".into()), "/a/**** no hunter");
+        assert_eq!(SecretValues::default().mask("hunter2".into()), "hunter2");
     }
 }

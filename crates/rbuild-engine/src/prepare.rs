@@ -68,7 +68,7 @@ pub fn prepare(request: &BuildRequest, params: &Parameters, store: &Store, event
     let file = rbuild_dockerfile::parse(&request.dockerfile).map_err(BuildError::Dockerfile)?;
     let mut bases = HashMap::new();
     let mut images = HashMap::new();
-    let graph = loop {
+    let mut graph = loop {
         match plan(&file, params, &bases).map_err(BuildError::Dockerfile)? {
             Plan::Graph(graph) => break *graph,
             Plan::Needs(needs) => {
@@ -80,6 +80,11 @@ pub fn prepare(request: &BuildRequest, params: &Parameters, store: &Store, event
             }
         }
     };
+    let secrets = request.secret_values();
+    // The texts of steps are shown and kept, and are part of nothing that is made.
+    for vertex in &mut graph.vertices {
+        vertex.text = secrets.mask(std::mem::take(&mut vertex.text));
+    }
     for warning in &graph.warnings {
         let help = warning.help.as_deref().map_or(String::new(), |h| format!(" ({h})"));
         events.send(Event::Warning { text: format!("{}{help}", warning.message) });

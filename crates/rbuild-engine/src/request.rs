@@ -6,6 +6,8 @@ use rbuild_linux::{Destination, Directory};
 use rbuild_plan::Parameters;
 use rbuild_sandbox::Carrier;
 
+use crate::mask::SecretValues;
+
 /// What somebody asked for, all of it read and decided; no environment and no clock come in later.
 pub struct BuildRequest {
     /// As it is shown in errors.
@@ -143,6 +145,11 @@ pub enum Target {
 }
 
 impl BuildRequest {
+    /// The values that nothing which is said or kept of the build may show.
+    pub fn secret_values(&self) -> SecretValues {
+        SecretValues::of(&self.secrets)
+    }
+
     /// What the plans are made with, one for each platform.
     pub fn plans(&self) -> Vec<Parameters> {
         let others = self.platforms.iter().skip(1).cloned();

@@ -248,7 +248,7 @@ impl Executor<'_> {
         let secrets = self.secrets_of(run)?;
         let agents = self.agents(&run.agents)?;
         let request = self.run_request(run, who, files, mounts, &secrets, &agents);
-        let (ended, log) = self.run_command(id, &request, &secrets);
+        let (ended, log) = self.run_command(id, &request);
         // A shell may look into what a command that failed has left.
         let again = !matches!(&ended, Ok(Ended { outcome: Outcome::Exited(0), .. }));
         let brought = if ended.is_ok() { caches.bring_home(self.store, &self.work, again) } else { Ok(()) };
@@ -334,10 +334,10 @@ impl Executor<'_> {
         &self,
         id: VertexId,
         request: &RunRequest,
-        secrets: &[(&SecretStep, &[u8])],
     ) -> (std::result::Result<Ended, SandboxError>, Vec<String>) {
         let mut tail = LogTail::new();
-        let mut mask = Mask::new(secrets.iter().map(|(_, value)| *value));
+        // A cache may hold what another step was given.
+        let mut mask = Mask::new(&self.request.secret_values());
         let mut log = None;
         let mut show = |stream, bytes: Vec<u8>| {
             if !bytes.is_empty() {
@@ -414,7 +414,8 @@ impl Executor<'_> {
         help: Option<String>,
         log: Vec<String>,
     ) -> BuildError {
-        let command: String = run.args.join(" ").chars().take(200).collect();
+        let command = self.request.secret_values().mask(run.args.join(" "));
+        let command: String = command.chars().take(200).collect();
         let mut error = self.failure(id, format!("the command `{}` {what}", command.trim_end()), log);
         if let BuildError::Step(failure) = &mut error {
             failure.help = help;

@@ -57,8 +57,9 @@ impl Executor<'_> {
         let keys = Keys { contexts: &self.contexts, salt: salt.as_deref(), result_of: &result_of };
         let mut taken = self.prepared.contents[id].clone();
         for _ in 0..LOOKS {
-            let mut book =
-                Bookkeeper { graph: &self.prepared.graph, result_of: &result_of, account: Account::default() };
+            let secrets = self.request.secret_values();
+            let account = Account::default();
+            let mut book = Bookkeeper { graph: &self.prepared.graph, result_of: &result_of, account, secrets };
             let key = keys.definition(vertex, &taken, &mut |part| book.note(part))?;
             let key = key.ok_or_else(|| BuildError::other("a step has no key"))?;
             match self.cached_or_executed(id, &key, &taken, &book.account) {

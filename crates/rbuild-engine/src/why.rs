@@ -6,6 +6,7 @@ use rbuild_source::Changes;
 use rbuild_store::{Account, Ledger, LedgerStep};
 
 use crate::keys::{FILES, FROM, PARENT, Part};
+use crate::mask::SecretValues;
 
 /// Names that are told of each kind of change; the rest is counted.
 const TOLD: usize = 3;
@@ -17,6 +18,8 @@ pub struct Bookkeeper<'a> {
     pub graph: &'a BuildGraph,
     pub result_of: &'a dyn Fn(VertexId) -> Digest,
     pub account: Account,
+    /// What the account does not hold: it is kept.
+    pub secrets: SecretValues,
 }
 
 impl Bookkeeper<'_> {
@@ -32,7 +35,7 @@ impl Bookkeeper<'_> {
                 }
             }
         };
-        self.account.parts.push((name.to_string(), value));
+        self.account.parts.push((name.to_string(), self.secrets.mask(value)));
     }
 }
 

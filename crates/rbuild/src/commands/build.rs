@@ -46,11 +46,12 @@ pub fn build(settings: &Settings, args: BuildArgs) -> Result<u8, Failure> {
         None | Some(ProgressMode::Auto) if terminal::redraws() => Mode::Tty,
         None | Some(ProgressMode::Auto | ProgressMode::Plain) => Mode::Plain,
     };
+    let secrets = request.secret_values();
     let report = |e: &BuildError| {
         if matches!(e, BuildError::Told) {
             return code::FAILED;
         }
-        terminal::err(&diagnostics::build_error(e, &source, terminal::colours()));
+        terminal::err(&secrets.mask(diagnostics::build_error(e, &source, terminal::colours())));
         build_code(e)
     };
     let (asked, json) = if args.check { (Call::Check, false) } else { parse_call(&args.call)? };
@@ -74,11 +75,9 @@ pub fn build(settings: &Settings, args: BuildArgs) -> Result<u8, Failure> {
         }
         ended
     };
+    lint.tell(mode);
     match ended {
-        Ended::Made(_) => {
-            lint.tell(mode);
-            Ok(code::OK)
-        }
+        Ended::Made(_) => Ok(code::OK),
         Ended::Failed(code) => Ok(code),
     }
 }
@@ -99,7 +98,7 @@ pub fn once(
     report: &dyn Fn(&BuildError) -> u8,
 ) -> Result<Ended, Failure> {
     let (sender, events) = channel();
-    let sender = Events::new(sender);
+    let sender = Events::new(sender).masking(request.secret_values());
     let plans = request.plans();
     let prepared: Vec<Prepared> = match plans.iter().map(|plan| prepare(request, plan, store, &sender)).collect() {
         Ok(prepared) => prepared,
@@ -163,19 +162,20 @@ fn lint(request: &BuildRequest, store: &Store, source: &Source<'_>) -> Result<Li
     if fails && !warnings.is_empty() {
         for w in &warnings {
             let d = rbuild_dockerfile::Diagnostic::new(w.span, format!("{}: {}", w.rule.name, w.message));
-            terminal::err(&diagnostics::diagnostic(&d, source, terminal::colours()));
+            terminal::err(&request.secret_values().mask(diagnostics::diagnostic(&d, source, terminal::colours())));
         }
         terminal::error("the Dockerfile asks for warnings to be errors (check=error=true)", None);
         return Ok(Lint::Fails(code::FAILED));
     }
     let text = |w: &rbuild_dockerfile::lint::Warning| {
-        format!(" - {}: {} (line {})\n", w.rule.name, w.message, source.line(w.span.start).0)
+        let text = format!(" - {}: {} (line {})\n", w.rule.name, w.message, source.line(w.span.start).0);
+        request.secret_values().mask(text)
     };
     Ok(Lint::Warnings(warnings.iter().map(text).collect()))
 }
 
 impl Lint {
-    /// After a build, the first few; the rest is what `--check` is for.
+    /// After a build, well or not, the first few; the rest is what `--check` is for.
     fn tell(&self, mode: Mode) {
         let Lint::Warnings(list) = self else { return };
         if list.is_empty() || mode == Mode::Quiet {

@@ -1,6 +1,21 @@
 use crate::lab::Lab;
 
 #[test]
+fn a_variable_that_is_not_set_is_told_once_and_where_it_is_true() {
+    let lab = Lab::new();
+    let told = |file: &str, code| {
+        let ran = lab.build(file, &[]);
+        assert_eq!(ran.code, Some(code), "{}", ran.stderr);
+        ran.stderr.matches("variable `").count()
+    };
+    assert_eq!(told("FROM busybox\nENV A=${U1:-d} B=${U2:+x} C=${U3-z} D=${U4+y}\nWORKDIR /${U5:-w}\n", 0), 0);
+    assert_eq!(told("FROM busybox\nENV A=$UNSET\n", 0), 1);
+    assert_eq!(told("# check=skip=UndefinedVar\nFROM busybox\nENV A=$UNSET\n", 0), 0);
+    assert_eq!(told("FROM busybox\nENV A=$UNSET\nRUN false\n", 1), 1);
+    assert_eq!(told("FROM busybox\nARG DECLARED\nENV A=$DECLARED\n", 0), 0);
+}
+
+#[test]
 fn check_names_rules_and_builds_nothing() {
     let lab = Lab::new();
     lab.write(

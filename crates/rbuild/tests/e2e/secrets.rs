@@ -116,6 +116,70 @@ fn labels_annotations_names_and_attributes_are_looked_at() {
     lab.build("FROM busybox\nCOPY d /d\n", &TOKEN).fails(1, &["the attribute user.b of /d/in"]);
 }
 
+/// Neither what a command prints, nor what rbuild says of it, nor what is kept of either shows a value.
+#[test]
+fn nothing_that_is_said_or_kept_shows_a_value() {
+    let lab = lab();
+    lab.write("token", "  hunter2-and-more\n");
+    let mount = "RUN --mount=type=secret,id=token";
+    let arg = ["--build-arg", "T=hunter2-and-more"];
+    let printed =
+        format!("FROM busybox\n{mount} echo \"<$(cat /run/secrets/token)>\"; echo $(cat /run/secrets/token)\n");
+    let cache = "--mount=type=cache,target=/c";
+    let cached =
+        format!("FROM busybox\n{mount} {cache} cp /run/secrets/token /c/t\nRUN {cache} cat /c/t; cat /c/t >&2\n");
+    let named = format!("FROM busybox\n{mount} touch /x$(cat /run/secrets/token)\n");
+    for (file, code, says) in [
+        (&*printed, 0, "<  ****>"),
+        (&*cached, 0, "****"),
+        (&*named, 1, "/**** has it"),
+        ("FROM busybox\nARG T\nWORKDIR /a/$T\n", 1, "/a/**** has it"),
+        ("FROM busybox\nARG T\nLABEL x=$T\n", 1, "the secret `token`"),
+        ("FROM busybox\nARG T\nRUN test -z $T\n", 1, "exited with code 1"),
+        ("FROM busybox\nARG T\nCOPY no-$T /\n", 1, "no-****"),
+        ("FROM busybox\nARG T\nRUN echo hunter2-and-more; false\n", 1, "exited with code 1"),
+        ("FROM busybox\nARG T\nRUN <<A\ncat hunter2-and-more\nA\n", 1, "exited with code 1"),
+    ] {
+        for progress in ["plain", "rawjson", "github"] {
+            let ran = lab.build(
+                file,
+                &[&TOKEN[..], &arg, &["--progress", progress, "--no-cache", "--timings", "t.html"]].concat(),
+            );
+            let all = format!("{}{}", ran.stdout, ran.stderr);
+            assert_eq!(ran.code, Some(code), "{file}: {all}");
+            assert!(!all.contains("hunter2-and"), "{file}: {all}");
+            assert!(all.contains(says) || progress == "rawjson", "{file}: {all}");
+        }
+    }
+    let logs = lab.rbuild(["logs"]).ok().stdout;
+    assert!(logs.contains("failed") && !logs.contains("stopped"), "{logs}");
+    let kept =
+        "grep -rl hunter2-and $LAB/store $LAB/ctx/t.html --exclude-dir=mounts; find $LAB/store -name '*hunter2-and*'";
+    assert_eq!(lab.sh(kept).stdout, "");
+}
+
+/// A layer that takes in an image's files is one of the build's own.
+#[test]
+fn squashing_all_looks_at_the_files_of_the_base() {
+    let lab = lab();
+    lab.write("f", "hunter2-and-more");
+    lab.build("FROM busybox\nCOPY f /f\n", &["-t", "base"]).ok();
+    let file = "FROM base\nWORKDIR /a\n";
+    let tar = format!("type=docker,dest={}", lab.path("x.tar").display());
+    lab.build(file, &["--squash=all", "-t", "x"]).ok();
+    for _ in 0..2 {
+        lab.build(file, &[&TOKEN[..], &["-t", "x"]].concat()).ok();
+        for more in [&["-t", "x"][..], &["-o", &tar]] {
+            let ran = lab.build(file, &[&TOKEN[..], &["--squash=all"], more].concat());
+            ran.fails(1, &["the secret `token`: /f has it from the image", "--allow secret-in-image"]);
+        }
+    }
+    assert!(!lab.path("x.tar").exists());
+    lab.build(file, &[&TOKEN[..], &["--squash=all", "--allow", "secret-in-image"]].concat()).ok();
+    lab.build("FROM base\nRUN rm /f\n", &[&TOKEN[..], &["--squash=all", "-t", "x"]].concat()).ok();
+    lab.build(file, &["--squash=all", "--secret", "id=t,src=other"]).ok();
+}
+
 #[test]
 fn a_failing_command_is_told_what_it_was_not_given() {
     let lab = Lab::new();
