@@ -1,7 +1,8 @@
-//! `.dockerignore`: which paths of the context do not exist for the build.
+//! Ignore files (`.dockerignore`) and `--exclude`.
 
 use crate::glob::Glob;
 
+/// A list of ignore rules; the last matching one decides.
 #[derive(Debug, Clone, Default)]
 pub struct Ignore {
     rules: Vec<Rule>,
@@ -14,19 +15,24 @@ struct Rule {
     negated: bool,
 }
 
-/// The rules that matched a directory or one above it, by their places: what its entries begin with.
+/// For each rule, true if it matched a directory or one of its parents. Entries of the directory
+/// inherit these matches.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inherited(Vec<bool>);
 
+/// An invalid rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {reason}")]
 pub struct IgnoreError {
+    /// Line of the file, or index of the pattern, counted from 1.
     pub line: usize,
+    /// Description of the problem.
     pub reason: String,
 }
 
 impl Ignore {
-    /// Reads the patterns of the file: comments (`#` in the first column) and blanks dropped, paths cleaned.
+    /// Returns the cleaned patterns of an ignore file, without comments (`#` in the first column)
+    /// and blank lines.
     pub fn read(text: &str) -> Vec<String> {
         lines(text).map(|(_, pattern)| pattern).collect()
     }
@@ -36,8 +42,8 @@ impl Ignore {
         Ignore::of(lines(text))
     }
 
-    /// Takes patterns as they are, those of `--exclude` or of a file that was read before: a `#` begins no comment, and a leading
-    /// slash matches nothing. Errors count them from 1.
+    /// Parses a list of patterns, from `--exclude` or [`Ignore::read`]. `#` does not start a
+    /// comment, and a pattern with a leading slash matches nothing.
     pub fn from_patterns<S: AsRef<str>>(patterns: &[S]) -> Result<Ignore, IgnoreError> {
         let clean = |(i, pattern): (usize, &S)| {
             let pattern = pattern.as_ref().trim();
@@ -51,7 +57,7 @@ impl Ignore {
         for (line, pattern) in patterns {
             let fail = |reason: &str| IgnoreError { line, reason: reason.to_string() };
             let (negated, pattern) = match pattern.strip_prefix('!') {
-                Some("") => return Err(fail("a `!` needs a pattern behind it")),
+                Some("") => return Err(fail("`!` without a pattern")),
                 Some(rest) => (true, rest),
                 None => (false, pattern.as_str()),
             };
@@ -62,20 +68,21 @@ impl Ignore {
         Ok(ignore)
     }
 
-    /// Tells whether the path (relative, `/` between parts) is left out, as a walk from the root finds it. The last rule that
-    /// matches the path or a directory above it decides; one that had nothing to change when the walk came by a directory is
-    /// asked for the paths below alone.
+    /// Returns true if the path (relative, separated by `/`) is excluded in a walk from the root.
+    /// The last rule that matches the path or one of its parents decides. A rule that could not
+    /// change the verdict for a directory is not inherited by its entries, and is only matched
+    /// against their own paths.
     pub fn excludes(&self, path: &str) -> bool {
         let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
         self.excludes_entry(&self.inherited_below(parent), path)
     }
 
-    /// The same for an entry of a directory of which [`Ignore::inherited_below`] is known.
+    /// Like [`Ignore::excludes`], with the matches that the entry inherits from its directory.
     pub fn excludes_entry(&self, inherited: &Inherited, path: &str) -> bool {
         self.decide(inherited, path, |_, _| ())
     }
 
-    /// What the entries of a directory inherit.
+    /// Returns the matches that the entries of a directory inherit.
     pub fn inherited_below(&self, dir: &str) -> Inherited {
         let mut inherited = Inherited::default();
         let ends = dir.match_indices('/').map(|(i, _)| i).chain([dir.len()]).filter(|end| *end > 0);
@@ -85,7 +92,7 @@ impl Ignore {
         inherited
     }
 
-    /// The same of a directory in one whose entries inherit `above`.
+    /// Like [`Ignore::inherited_below`], for a directory that itself inherits `above`.
     pub fn inherited_from(&self, above: &Inherited, dir: &str) -> Inherited {
         let mut matched = vec![false; self.rules.len()];
         self.decide(above, dir, |i, matches| matched[i] = matches);
@@ -95,7 +102,7 @@ impl Ignore {
     fn decide(&self, inherited: &Inherited, path: &str, mut note: impl FnMut(usize, bool)) -> bool {
         let mut excluded = false;
         for (i, rule) in self.rules.iter().enumerate() {
-            // A rule can only change the answer if it says the opposite.
+            // A rule can only change the verdict if it has the opposite sense.
             let matches =
                 inherited.0.get(i).copied().unwrap_or(false) || (rule.negated == excluded && rule.glob.matches(path));
             note(i, matches);
@@ -106,8 +113,8 @@ impl Ignore {
         excluded
     }
 
-    /// Tells whether the path is left out where nothing is known of the directories above it: each rule is asked for all of
-    /// them.
+    /// Returns true if the path is excluded, without the verdicts of a walk: each rule is matched
+    /// against the path and all of its parents.
     pub fn excludes_alone(&self, path: &str) -> bool {
         let mut excluded = false;
         for rule in self.rules.iter() {
@@ -119,17 +126,20 @@ impl Ignore {
         excluded
     }
 
-    /// Whether anything below an excluded directory can come back.
+    /// Returns true if there are negated rules, which can re-include entries of excluded
+    /// directories.
     pub fn has_negations(&self) -> bool {
         self.negations
     }
 
+    /// Returns true if there are no rules.
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
     }
 }
 
-/// The patterns of an ignore file with their lines, cleaned; a leading slash is the root of the context.
+/// Returns the cleaned patterns of an ignore file with their line numbers. A leading slash means
+/// the root of the context and is removed.
 fn lines(text: &str) -> impl Iterator<Item = (usize, String)> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let clean = |line: &str| {
@@ -148,21 +158,23 @@ fn lines(text: &str) -> impl Iterator<Item = (usize, String)> {
     text.lines().enumerate().filter_map(move |(i, line)| Some((i + 1, clean(line)?)))
 }
 
-/// The path without `.`, `..` behind a name, and doubled slashes: Go's `filepath.Clean`.
+/// Normalizes a path like Go's `filepath.Clean`.
 fn clean_path(path: &str) -> String {
     let rooted = path.starts_with('/');
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {
         match part {
             "" | "." => {}
-            ".." if parts.last().is_some_and(|p| *p != "..") => drop(parts.pop()),
+            ".." if parts.last().is_some_and(|p| *p != "..") => {
+                parts.pop();
+            }
             ".." if rooted => {}
             part => parts.push(part),
         }
     }
     match (rooted, parts.is_empty()) {
         (true, _) => format!("/{}", parts.join("/")),
-        // The root itself, which no rule can exclude.
+        // The root, which no rule can exclude.
         (false, true) => ".".to_string(),
         (false, false) => parts.join("/"),
     }
@@ -172,9 +184,9 @@ fn clean_path(path: &str) -> String {
 mod tests {
     use super::*;
 
-    /// One case a line: patterns separated by `;`, then the path, then yes or no.
+    /// Each line of the table has patterns separated by `;`, a path, and yes or no.
     #[test]
-    fn rules_of_the_table() {
+    fn paths_are_excluded_as_recorded() {
         for line in include_str!("../tests/ignore.txt").lines().filter(|l| !l.is_empty() && !l.starts_with("# ")) {
             let parts: Vec<&str> = line.split(" | ").collect();
             let [patterns, path, want] = parts[..] else { panic!("bad case {line}") };
@@ -185,14 +197,14 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_that_came_too_early_for_a_directory_is_asked_for_what_is_below_alone() {
+    fn a_rule_without_effect_on_a_directory_is_not_inherited() {
         let ignore = Ignore::parse("d/x\n!d\n").unwrap();
         assert!(ignore.excludes("d/x") && !ignore.excludes("d/y") && !ignore.excludes("d"));
         assert!(!ignore.excludes_alone("d/x"));
     }
 
     #[test]
-    fn patterns_of_exclude_are_taken_as_they_are() {
+    fn exclude_patterns_have_no_comments_and_no_rooted_form() {
         for (pattern, path, want) in [
             ("#*#", "#a#", true),
             ("/sub", "sub", false),
@@ -209,14 +221,14 @@ mod tests {
     }
 
     #[test]
-    fn files_are_read_as_written() {
+    fn ignore_files_are_cleaned() {
         let text = "\u{feff}# comment\n  spaced  \n/rooted\n #kept\n!  back/./x/\na//b/../c\n\n";
         assert_eq!(Ignore::read(text), ["spaced", "rooted", "#kept", "!back/x", "a/c"]);
         assert_eq!(Ignore::parse("a\n!\n").unwrap_err().line, 2);
         for bad in ["[a", "[]a]", "[-]", "!x/[a-b-c]", "**/[z-a]"] {
-            let told = Ignore::parse(&format!("ok\n{bad}\n")).unwrap_err();
+            let error = Ignore::parse(&format!("ok\n{bad}\n")).unwrap_err();
             let pattern = bad.trim_start_matches('!');
-            assert_eq!((told.line, told.reason), (2, format!("invalid pattern `{pattern}`")), "{bad}");
+            assert_eq!((error.line, error.reason), (2, format!("invalid pattern `{pattern}`")), "{bad}");
         }
     }
 }

@@ -1,5 +1,4 @@
-//! Going through a directory: one entry after the other for who copies, several directories at a time for who only wants
-//! to know what there is.
+//! Directory traversal: sequential for copying, parallel for hashing.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -16,9 +15,14 @@ use crate::sight::Sight;
 pub(crate) const MAX_DEPTH: usize = 2000;
 
 impl SourceTree<'_> {
-    /// Visits what lies below the directory `dir` (relative to the root), parents before children, names sorted,
-    /// excluded paths left out, but for directories that hold what is taken back in. The visitor gets the open parent,
-    /// the path relative to `dir`, and the metadata.
+    /// Visits the entries below the directory `dir` (relative to the root): parents before
+    /// children, in order of their names, without excluded paths. Excluded directories are visited
+    /// if they contain re-included entries. The visitor receives the open parent directory, the
+    /// path relative to `dir`, and the metadata.
+    ///
+    /// # Errors
+    ///
+    /// Returns the first error of the visitor or of reading a directory.
     pub fn walk<E: From<SourceError>>(
         &self,
         dir: &Path,
@@ -27,7 +31,7 @@ impl SourceTree<'_> {
         self.walk_as(dir, Path::new(""), visit)
     }
 
-    /// As [`SourceTree::walk`], below a directory that was selected.
+    /// Like [`SourceTree::walk`], for a selected directory.
     pub fn walk_selected<E: From<SourceError>>(
         &self,
         item: &Selected,
@@ -73,8 +77,8 @@ impl SourceTree<'_> {
         Ok(())
     }
 
-    /// Finds what was changed last of a selection; of a file and its directory that is the file. Whatever cannot be read is passed
-    /// over.
+    /// Returns the most recently changed path of a selection, for diagnostics. If a file and its
+    /// directory changed at the same time, returns the file. Unreadable entries are skipped.
     pub fn changed_last(&self, items: &[Selected]) -> Option<PathBuf> {
         let age = |stat: &Stat| (stat.ctime, stat.kind != Kind::Dir);
         let mut last: Option<((Timestamp, bool), PathBuf)> = None;
@@ -95,10 +99,11 @@ impl SourceTree<'_> {
         last.map(|(_, path)| path)
     }
 
-    /// What the rules have decided for the entries of the directory `dir`, whose path for exclusions is `seen`.
+    /// Returns the verdicts of the rules for the entries of the directory `dir`. `seen` is its path
+    /// for `--exclude`.
     pub(crate) fn rules_below(&self, dir: &Path, seen: &Path) -> RulesBelow {
         let of = |rules: Option<&Ignore>, path: &Path| {
-            // Joined with nothing, a path ends in a slash.
+            // Joining an empty path adds a trailing slash.
             let path = path.components().as_path().to_string_lossy().into_owned();
             let inherited = rules.map(|rules| rules.inherited_below(&path)).unwrap_or_default();
             Verdicts { path, inherited }
@@ -106,7 +111,8 @@ impl SourceTree<'_> {
         RulesBelow { ignore: of(self.ignore, dir), exclude: of(self.exclude, seen) }
     }
 
-    /// The same of an entry of a directory of which they are known: what is above it is not looked at again.
+    /// Returns the verdicts for the entries of the subdirectory `name`, derived from those of its
+    /// parent.
     pub(crate) fn rules_inside(&self, above: &RulesBelow, name: &OsStr) -> RulesBelow {
         let of = |rules: Option<&Ignore>, above: &Verdicts| {
             let path = above.entry(name);
@@ -116,8 +122,9 @@ impl SourceTree<'_> {
         RulesBelow { ignore: of(self.ignore, &above.ignore), exclude: of(self.exclude, &above.exclude) }
     }
 
-    /// An entry of a directory, and whether it counts itself: an excluded directory may hold what is taken back in.
-    /// `None` if there is nothing to see.
+    /// Returns the metadata of an entry, and true if it is selected. An excluded directory is
+    /// returned with false if it may contain re-included entries. Returns `None` for other excluded
+    /// entries, whiteouts, and entries that no longer exist.
     pub(crate) fn look(
         &self,
         parent: &RootDir,
@@ -140,9 +147,9 @@ impl SourceTree<'_> {
         Ok((!hidden).then_some((stat, !excluded)))
     }
 
-    /// Has `describe` say something of everything below a selected directory, and puts what it says into the hasher, each
-    /// path before it, in the order of [`SourceTree::walk`]. Directories are read by several threads if there are many;
-    /// all of them have ended when this returns.
+    /// Hashes the entries below a selected directory: for each, its path and the output of
+    /// `describe`, in the order of [`SourceTree::walk`]. Uses several threads if there are many
+    /// directories; all of them have ended when this function returns.
     pub(crate) fn digest(
         &self,
         item: &Selected,
@@ -178,31 +185,31 @@ impl SourceTree<'_> {
     }
 }
 
-/// Appends what counts of an entry, and tells what was seen of it: its parent, its path relative to the directory that
-/// is scanned, its metadata.
+/// Appends the hashed form of an entry to the buffer and returns its fingerprint. Receives the open
+/// parent, the path relative to the scanned directory, and the metadata.
 pub(crate) type Describe<'a> = dyn Fn(&mut Vec<u8>, &RootDir, &Path, &Stat) -> Result<Sight, SourceError> + Sync + 'a;
 
-/// Reading directories is waiting for the kernel's locks from some number of threads on.
+/// Maximum number of threads. With more, reading directories is limited by locks in the kernel.
 const MOST_THREADS: usize = 8;
-/// Directories that wait for each thread before another one is started.
+/// Number of queued directories per thread before another thread is started.
 const ENOUGH: usize = 3;
-/// Names that are looked at in one go.
+/// Maximum number of names in one task.
 const CHUNK: usize = 1000;
 
-/// What the rules of the ignore file and of `--exclude` have decided above the entries of one directory.
+/// Verdicts of the ignore file and of `--exclude` that the entries of one directory inherit.
 pub(crate) struct RulesBelow {
     ignore: Verdicts,
     exclude: Verdicts,
 }
 
 struct Verdicts {
-    /// Of the directory, as these rules see it.
+    /// Path of the directory that these rules are matched against.
     path: String,
     inherited: Inherited,
 }
 
 impl Verdicts {
-    /// The path of an entry.
+    /// Returns the path of an entry.
     fn entry(&self, name: &OsStr) -> String {
         let name = name.to_string_lossy();
         if self.path.is_empty() { name.into_owned() } else { format!("{}/{name}", self.path) }
@@ -218,11 +225,11 @@ struct Level {
     relative: PathBuf,
     names: Vec<OsString>,
     rules: RulesBelow,
-    /// Of a directory that counts only if something in it does, and was not visited yet.
+    /// Metadata of an excluded directory that has not been visited yet.
     unseen: Option<Stat>,
 }
 
-/// Visits the directories of the stack that were not visited, as nothing in them was so far.
+/// Visits the excluded directories on the stack, before the first re-included entry in them.
 fn visit_above<E>(
     stack: &mut [Level],
     visit: &mut impl FnMut(&RootDir, &Path, &Stat) -> Result<(), E>,
@@ -239,7 +246,7 @@ pub(crate) fn names(dir: &RootDir) -> Result<Vec<OsString>, SourceError> {
     Ok(dir.entries()?.into_iter().map(|e| e.name).collect())
 }
 
-/// A directory to read, or the part of one that these names are.
+/// A directory to read, or a part of it (`names`).
 struct Task {
     id: usize,
     relative: PathBuf,
@@ -248,10 +255,10 @@ struct Task {
     above: Option<Said>,
 }
 
-/// What was said of the entries of a directory, and where other parts come in between.
+/// Hashed form of the entries of a directory, and the positions of other parts in it.
 #[derive(Default)]
 struct Part {
-    /// Of the directory itself, where that counts only if something in it does.
+    /// Hashed form of an excluded directory; used only if it contains re-included entries.
     above: Option<Said>,
     said: Said,
     inner: Vec<(usize, usize)>,
@@ -266,7 +273,7 @@ struct Said {
 #[derive(Default)]
 struct State {
     tasks: Vec<Task>,
-    /// Tasks that wait or are worked on.
+    /// Number of queued and running tasks.
     open: usize,
     parts: Vec<Part>,
     failure: Option<SourceError>,
@@ -292,7 +299,8 @@ impl Scan<'_> {
         self.more.notify_one();
     }
 
-    /// The next task; waits while others may find one. `None` when all is done, or when something failed.
+    /// Returns the next task, waiting while running tasks may add one. Returns `None` when all
+    /// tasks are done or one has failed.
     fn next(&self) -> Option<Task> {
         let mut state = self.lock();
         loop {
@@ -313,7 +321,9 @@ impl Scan<'_> {
         state.open -= 1;
         match result {
             Ok(part) => state.parts[id] = part,
-            Err(e) => drop(state.failure.get_or_insert(e)),
+            Err(e) => {
+                state.failure.get_or_insert(e);
+            }
         }
         if state.open == 0 || state.failure.is_some() {
             self.more.notify_all();
@@ -364,7 +374,7 @@ impl Scan<'_> {
         Ok(())
     }
 
-    /// Has the rest of a part made by whoever is free.
+    /// Queues a task whose result is inserted at the current position of `part`.
     fn later(
         &self,
         part: &mut Part,
@@ -382,12 +392,13 @@ impl Scan<'_> {
     }
 }
 
-/// Puts the parts into their order; gives the sum of what was seen. On a stack of its own: directories may be very deep.
+/// Hashes the parts in traversal order and returns the sum of their fingerprints. Uses an explicit
+/// stack, because directories may be nested very deeply.
 fn feed(parts: &[Part], hasher: &mut Hasher) -> Sight {
-    // Parts come before those that they need.
-    let mut speaks = vec![false; parts.len()];
+    // A part has a lower index than the parts inside it.
+    let mut nonempty = vec![false; parts.len()];
     for (id, part) in parts.iter().enumerate().rev() {
-        speaks[id] = !part.said.bytes.is_empty() || part.inner.iter().any(|(_, inner)| speaks[*inner]);
+        nonempty[id] = !part.said.bytes.is_empty() || part.inner.iter().any(|(_, inner)| nonempty[*inner]);
     }
     let mut sight = Sight::default();
     let mut stack = vec![(0, 0, 0)];
@@ -395,7 +406,7 @@ fn feed(parts: &[Part], hasher: &mut Hasher) -> Sight {
         let part: &Part = &parts[id];
         if inner == 0 {
             sight += part.said.sight;
-            if let Some(above) = part.above.as_ref().filter(|_| speaks[id]) {
+            if let Some(above) = part.above.as_ref().filter(|_| nonempty[id]) {
                 hasher.update(&above.bytes);
                 sight += above.sight;
             }
@@ -417,9 +428,10 @@ mod tests {
     use crate::Owner;
     use std::os::unix::ffi::OsStrExt;
 
-    /// What many threads find is what one finds, in the same order.
+    /// Checks that the parallel scan finds the same entries in the same order as the sequential
+    /// walk.
     #[test]
-    fn a_scan_says_what_a_walk_visits() {
+    fn scan_and_walk_find_the_same_entries() {
         let dir = std::env::temp_dir().join(format!("rbuild-walk-{}", std::process::id()));
         for d in 0..40 {
             let inner = dir.join(format!("d{d}/e/f"));
