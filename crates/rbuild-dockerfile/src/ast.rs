@@ -1,6 +1,7 @@
 //! Syntax tree of a Dockerfile, before any expansion.
 //!
-//! Every [`Word`] holds the text as written, quotes and variables included, and its range in the source.
+//! Every [`Word`] holds the text as written, quotes and variables included, and its range in the
+//! source.
 
 use crate::diagnostic::Span;
 
@@ -16,7 +17,7 @@ pub struct Word {
 /// A comment line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Comment {
-    /// Text behind `#`, without surrounding blanks.
+    /// Text after `#`, without surrounding whitespace.
     pub text: String,
     /// Range of the whole line.
     pub span: Span,
@@ -27,7 +28,7 @@ pub struct Comment {
 pub struct Directive {
     /// Name in lower case: `syntax`, `escape` or `check`.
     pub name: String,
-    /// Value without surrounding blanks.
+    /// Value without surrounding whitespace.
     pub value: Word,
 }
 
@@ -57,7 +58,7 @@ pub struct Stage {
     pub span: Span,
     /// Comment lines directly above FROM.
     pub comments: Vec<Comment>,
-    /// Instructions behind FROM, in order.
+    /// Instructions after FROM, in order.
     pub instructions: Vec<Instruction>,
 }
 
@@ -122,7 +123,7 @@ pub enum Op {
     Maintainer(Word),
     /// ONBUILD.
     Onbuild {
-        /// Trigger as stored in the image: the text behind ONBUILD, here-documents included.
+        /// Trigger as stored in the image: the text after ONBUILD, including here-documents.
         text: String,
         /// Deferred instruction.
         inner: Box<Instruction>,
@@ -134,7 +135,7 @@ pub enum Op {
 pub struct Pair {
     /// Text before the equals sign.
     pub name: Word,
-    /// Text behind the equals sign.
+    /// Text after the equals sign.
     pub value: Word,
     /// True for the deprecated form without an equals sign, `ENV name value`.
     pub legacy: bool,
@@ -194,9 +195,9 @@ pub struct Copy {
     pub exclude: Vec<Word>,
     /// Value of `--checksum`.
     pub checksum: Option<Word>,
-    /// Value of `--keep-git-dir`, `true` where it stands without one.
+    /// Value of `--keep-git-dir`; `true` if given without a value.
     pub keep_git_dir: Option<Word>,
-    /// Value of `--unpack`, `true` where it stands without one.
+    /// Value of `--unpack`; `true` if given without a value.
     pub unpack: Option<Word>,
     /// Sources other than here-documents.
     pub sources: Vec<Word>,
@@ -211,7 +212,7 @@ pub struct Copy {
 pub enum Healthcheck {
     /// `HEALTHCHECK NONE`.
     None,
-    /// `HEALTHCHECK CMD`. Durations are in nanoseconds, 0 where not given.
+    /// `HEALTHCHECK CMD`. Durations are in nanoseconds; 0 if not given.
     Check {
         /// Value of `--interval`.
         interval: i64,
@@ -221,7 +222,7 @@ pub enum Healthcheck {
         start_period: i64,
         /// Value of `--start-interval`.
         start_interval: i64,
-        /// Value of `--retries`, 0 where not given.
+        /// Value of `--retries`; 0 if not given.
         retries: i64,
         /// Command.
         command: Command,
@@ -239,13 +240,13 @@ pub struct Heredoc {
     pub expand: bool,
     /// True for `<<-`, which removes leading tabs from the body.
     pub chomp: bool,
-    /// Text between the opener's line and the terminator's; leading tabs are already removed.
+    /// Text between the line of the opener and the terminator, without the tabs that `<<-` removes.
     pub body: String,
     /// Range of the opener.
     pub opener: Span,
     /// Range of the body.
     pub body_span: Span,
-    /// Offset behind the terminator.
+    /// Offset after the terminator.
     pub end: usize,
 }
 

@@ -1,6 +1,6 @@
-//! The uninterpreted tree of instructions, in the form in which BuildKit's parser dumps it.
+//! The uninterpreted instruction tree, in the form that BuildKit's parser dumps.
 //!
-//! Serves comparisons with other parsers. Building an image does not need it.
+//! Used to compare parsers; building an image does not need it.
 
 use crate::diagnostic::Diagnostic;
 use crate::flags;
@@ -15,20 +15,20 @@ pub struct Node {
     pub keyword: String,
     /// Builder flags, each as `--name` or `--name=value`.
     pub flags: Vec<String>,
-    /// Arguments, split as the instruction requires.
+    /// Arguments, split by the rules of the instruction.
     pub words: Vec<String>,
-    /// Instruction that an ONBUILD defers.
+    /// Deferred instruction of ONBUILD.
     pub inner: Option<Box<Node>>,
 }
 
-/// Reads a Dockerfile into one node per instruction.
+/// Parses a Dockerfile into one node per instruction.
 ///
-/// Instructions are not checked: unknown keywords and wrong arguments become nodes too.
+/// Instructions are not validated: unknown keywords and invalid arguments also become nodes.
 ///
 /// # Errors
 ///
-/// Returns the mistakes that keep the text from being split into instructions: an overlong line, a repeated directive, an
-/// unterminated here-document.
+/// Returns the errors that prevent splitting the text into instructions: an overlong line, a
+/// repeated directive, an unterminated here-document.
 pub fn debug_tree(source: &[u8]) -> Result<Vec<Node>, Vec<Diagnostic>> {
     let (source, _) = readable(source);
     let lines = lines::split(&source)?;
@@ -69,7 +69,7 @@ fn arguments(keyword: &str, rest: &Text, escape: char) -> Vec<String> {
     }
 }
 
-/// Returns name, value and `=` for each pair, or an empty third word for `ENV name value`.
+/// Returns name, value and `=` of each pair. The third word is empty for `ENV name value`.
 fn pairs(rest: &Text, escape: char) -> Vec<String> {
     let parts = words::quoted(rest, escape);
     if parts.first().is_some_and(|p| !p.text.contains('=')) {

@@ -1,11 +1,11 @@
-//! Mistakes and their positions.
+//! Errors and warnings with their positions.
 
 /// A range of bytes of the Dockerfile: `start..end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Span {
     /// Offset of the first byte.
     pub start: usize,
-    /// Offset behind the last byte.
+    /// Offset after the last byte.
     pub end: usize,
 }
 
@@ -21,10 +21,10 @@ impl Span {
     }
 }
 
-/// A mistake in a Dockerfile.
+/// An error or warning about a range of a Dockerfile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// Position of the mistake.
+    /// Range of the affected text.
     pub span: Span,
     /// Problem, without a full stop.
     pub message: String,
@@ -33,7 +33,7 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
-    /// Returns a mistake without a remedy.
+    /// Returns a diagnostic without a remedy.
     pub fn new(span: Span, message: impl Into<String>) -> Diagnostic {
         Diagnostic { span, message: message.into(), help: None }
     }

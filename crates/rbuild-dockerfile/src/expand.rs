@@ -1,4 +1,5 @@
-//! Expansion of variables, quotes and escapes in words: `$x`, `${x:-word}`, `${x#pattern}`, `${x/pattern/text}`.
+//! Expands variables, quotes and escapes in words: `$x`, `${x:-word}`, `${x#pattern}`,
+//! `${x/pattern/text}`.
 //!
 //! ```
 //! use rbuild_dockerfile::expand::Lexer;
@@ -13,7 +14,7 @@
 pub struct Lexer {
     /// Escape character of the file: `\` or `` ` ``.
     pub escape: char,
-    /// Treat quotes as text. Used for here-documents.
+    /// Treat quotes as plain text. Used for here-documents.
     pub raw_quotes: bool,
     /// Keep references to unset variables as written.
     pub skip_unset: bool,
@@ -24,30 +25,30 @@ pub struct Lexer {
 pub struct Expanded {
     /// Result as a single word.
     pub text: String,
-    /// Result split at unquoted blanks, including those of values.
+    /// Result split at unquoted whitespace, including whitespace in values.
     pub words: Vec<String>,
-    /// Names of the variables that had a value, in order of first use.
+    /// Names of the variables that were set, in order of first use.
     pub matched: Vec<String>,
     /// Names of the variables that were not set, in order of first use.
     pub unmatched: Vec<String>,
 }
 
-/// A mistake in a word.
+/// An error in a word.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ExpandError {
-    /// A quote (`single` or `double`) without its end.
-    #[error("a {0} quote is opened and not closed")]
+    /// An unclosed quote (`single` or `double`).
+    #[error("unclosed {0} quote")]
     OpenQuote(&'static str),
     /// `${` without `}`.
-    #[error("`${{` has no closing `}}`")]
+    #[error("`${{` without closing `}}`")]
     MissingBrace,
     /// `${}` without a name.
-    #[error("`${{…}}` needs a variable name at its start")]
+    #[error("`${{…}}` must start with a variable name")]
     BadSubstitution,
-    /// An operator that the language does not have.
-    #[error("`{0}` is not a modifier in `${{…}}`")]
+    /// An unknown operator.
+    #[error("unsupported modifier `{0}` in `${{…}}`")]
     UnsupportedModifier(String),
-    /// `${name:?message}` where the variable is not set.
+    /// `${name:?message}` with an unset variable.
     #[error("{name}: {message}")]
     Mandatory {
         /// Name of the variable.
@@ -55,14 +56,14 @@ pub enum ExpandError {
         /// Message from the Dockerfile, or a default.
         message: String,
     },
-    /// An escape that patterns do not have.
+    /// An escape that patterns do not support.
     #[error("`\\{0}` cannot be escaped in a pattern")]
     BadPatternEscape(String),
-    /// More than 64 expansions inside each other.
+    /// More than 64 nested expansions.
     #[error("expansions are nested too deeply")]
     TooDeep,
     /// A result of more than 4 MiB.
-    #[error("the result is larger than {MAX_RESULT} bytes")]
+    #[error("expansion is larger than {MAX_RESULT} bytes")]
     TooLarge,
 }
 
@@ -82,7 +83,7 @@ impl Lexer {
     ///
     /// # Errors
     ///
-    /// Returns the first mistake in the word, or that a bound on depth or size was exceeded.
+    /// Returns the first error in the word, or an error if a limit on depth or size is exceeded.
     pub fn word(&self, input: &str, lookup: &Lookup<'_>) -> Result<Expanded, ExpandError> {
         let chars: Vec<char> = input.chars().collect();
         let mut scan = Scan {
@@ -152,7 +153,7 @@ impl Scan<'_> {
         c
     }
 
-    /// Expands up to `stop`, which is consumed, or to the end.
+    /// Expands up to and including `stop`, or to the end of the text.
     fn until(&mut self, stop: Option<char>) -> Result<(String, Words), ExpandError> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
@@ -304,7 +305,7 @@ impl Scan<'_> {
         }
     }
 
-    /// Expands the rest of `${name…}`. Returns `None` if the reference must stay as written.
+    /// Expands the rest of `${name…}`. Returns `None` if the reference must be kept as written.
     fn braces(&mut self, name: &str) -> Result<Option<String>, ExpandError> {
         let skip = self.lexer.skip_unset;
         let op = self.next().ok_or(ExpandError::MissingBrace)?;
@@ -323,7 +324,7 @@ impl Scan<'_> {
             '+' | '-' | '?' => self.conditional(name, op, false),
             '#' | '%' => {
                 let word = self.raw(|s| s.until(Some('}')))?.0;
-                // A doubled operator is greedy even if its second half comes from a value.
+                // A doubled operator is greedy even if its second character comes from a value.
                 let (greedy, pattern) = word.strip_prefix(op).map_or((false, &word[..]), |rest| (true, rest));
                 let pattern = Pattern::new(pattern)?;
                 let Some(value) = self.value(name) else { return Ok(if skip { None } else { Some(String::new()) }) };
@@ -333,7 +334,7 @@ impl Scan<'_> {
                 let all = self.peek() == Some('/');
                 self.at += usize::from(all);
                 let pattern = self.raw(|s| s.until(Some('/')))?.0;
-                // An escaped character does not end the replacement; the escape stays in it.
+                // An escaped character does not end the replacement; the escape is kept.
                 let replacement = self.raw(|s| s.until(Some('}')))?.0;
                 let pattern = Pattern::new(&pattern)?;
                 let Some(value) = self.value(name) else { return Ok(if skip { None } else { Some(String::new()) }) };
@@ -373,8 +374,9 @@ impl Scan<'_> {
     }
 }
 
-/// Expands the replacement of `${x//pattern/replacement}` as Go's `Regexp.ReplaceAllString` does: `$0` is the match, other
-/// groups are empty, `$$` is a dollar sign. Dollar signs get here from values and behind escapes only.
+/// Expands the replacement of `${x//pattern/replacement}` as Go's `Regexp.ReplaceAllString` does:
+/// `$0` is the match, other groups are empty, `$$` is a dollar sign. Dollar signs in the
+/// replacement can only come from values or escapes.
 fn fill_in(replacement: &str, matched: &[char]) -> String {
     let word = |c: char| c.is_alphanumeric() || c == '_';
     let mut out = String::new();
@@ -403,7 +405,7 @@ fn fill_in(replacement: &str, matched: &[char]) -> String {
     out + rest
 }
 
-/// A glob of `*` and `?`, neither of which matches a newline. A match takes linear time per start.
+/// A glob of `*` and `?`, which do not match a newline.
 struct Pattern(Vec<Piece>);
 
 #[derive(Clone, Copy, PartialEq)]
@@ -414,7 +416,7 @@ enum Piece {
 }
 
 impl Pattern {
-    /// Parses a pattern. Its escape character is the backslash, independent of the file's.
+    /// Parses a pattern. Its escape character is always the backslash.
     fn new(text: &str) -> Result<Pattern, ExpandError> {
         let mut pieces = Vec::new();
         let mut chars = text.chars();
@@ -478,14 +480,14 @@ impl Pattern {
         }
     }
 
-    /// Returns the range of the first match at or after `from`, the longest at its start.
+    /// Returns the range of the first match at or after `from`; the longest one at that position.
     fn find(&self, text: &[char], from: usize) -> Option<(usize, usize)> {
         let longest = |start: usize| (start..=text.len()).rev().find(|end| self.matches(&text[start..*end]));
         (from..=text.len()).find_map(|start| Some((start, longest(start)?)))
     }
 
-    /// Replaces the first match, or all of them. As in Go's regular expressions, empty matches count except directly behind
-    /// another match.
+    /// Replaces the first match or all matches. As in Go's regular expressions, empty matches are
+    /// replaced except directly after another match.
     fn replace(&self, value: &str, with: &str, all: bool) -> String {
         let chars: Vec<char> = value.chars().collect();
         if !all {
@@ -530,9 +532,9 @@ mod tests {
         }
     }
 
-    /// Input and result, one pair a line; the table is data so that cases are cheap to add.
+    /// Each line of the table is an input and its result.
     #[test]
-    fn words_of_the_table() {
+    fn words_expand_as_recorded() {
         for line in include_str!("../tests/words.txt").lines().filter(|l| !l.is_empty() && !l.starts_with("# ")) {
             let (input, want) = line.split_once(" | ").unwrap_or_else(|| panic!("bad case {line}"));
             let got = Lexer::new('\\').word(input, &lookup);
@@ -554,7 +556,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_keep_to_a_line_and_to_the_backslash() {
+    fn patterns_do_not_match_newlines_and_escape_with_backslash() {
         let text = |lexer: Lexer, word: &str| lexer.word(word, &lookup).map(|got| got.text);
         let lexer = Lexer::new('\\');
         assert_eq!(text(lexer, "${LINES#*2}"), Ok("1\n2".into()));
@@ -566,13 +568,13 @@ mod tests {
     }
 
     #[test]
-    fn unset_references_can_be_left_alone() {
+    fn unset_references_can_be_kept() {
         let lexer = Lexer { skip_unset: true, ..Lexer::new('\\') };
         assert_eq!(lexer.word("$NO ${NO:-x} ${NO#a} $HOME", &lookup).unwrap().text, "$NO ${NO:-x} ${NO#a} /root");
     }
 
     #[test]
-    fn deep_nesting_is_refused_and_not_a_crash() {
+    fn deep_nesting_is_an_error() {
         let deep = "${A:-".repeat(5000) + &"}".repeat(5000);
         assert_eq!(Lexer::new('\\').word(&deep, &lookup), Err(ExpandError::TooDeep));
     }

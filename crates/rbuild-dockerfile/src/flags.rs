@@ -1,4 +1,4 @@
-//! Builder flags: `--name[=value]` words directly behind the keyword.
+//! Builder flags: the `--name[=value]` words directly after the keyword.
 
 use crate::ast::Word;
 use crate::diagnostic::{Diagnostic, Span};
@@ -11,9 +11,9 @@ pub struct Flag {
     pub span: Span,
 }
 
-/// Splits the flags off the front of the arguments. Returns them and the rest.
+/// Splits leading flags from the arguments. Returns the flags and the rest.
 ///
-/// Quotes and escapes are removed from flags, as BuildKit's parser does. A bare `--` ends the flags.
+/// As in BuildKit's parser, quotes and escapes are removed from flags, and a bare `--` ends them.
 pub fn take(text: &Text, escape: char) -> (Vec<Flag>, Text) {
     let line = &text.text;
     let mut flags = Vec::new();
@@ -42,7 +42,7 @@ pub fn take(text: &Text, escape: char) -> (Vec<Flag>, Text) {
     }
 }
 
-/// Reads a word. Returns it without quotes and escapes, and the offset of its end.
+/// Parses a word. Returns it without quotes and escapes, and the offset of its end.
 fn flag_word(line: &str, escape: char) -> (String, usize) {
     let mut word = String::new();
     let mut quote = None;
@@ -104,12 +104,12 @@ impl Flags {
                 }
                 Some((_, arity)) => {
                     if flags[..i].iter().any(|f| f.name == *name) {
-                        errors.push(Diagnostic::new(flag.span, format!("`--{name}` stands twice")));
+                        errors.push(Diagnostic::new(flag.span, format!("duplicate flag `--{name}`")));
                     }
                     let value = flag.value.as_ref().map(|v| v.text.to_lowercase());
                     if *arity == Arity::Bool && !matches!(value.as_deref(), None | Some("true") | Some("false")) {
-                        let d = Diagnostic::new(flag.span, format!("`--{name}` is either true or false"));
-                        errors.push(d.help(format!("write `--{name}` or `--{name}=false`")));
+                        let d = Diagnostic::new(flag.span, format!("`--{name}` must be true or false"));
+                        errors.push(d.help(format!("use `--{name}` or `--{name}=false`")));
                     }
                 }
             }
@@ -139,7 +139,8 @@ impl Flags {
         (!off).then(|| Word { text: format!("--{name}"), span: flag.span })
     }
 
-    /// Returns the value of a flag of [`Arity::Bool`], in lower case, with the range of the whole flag.
+    /// Returns the value of a flag of [`Arity::Bool`], in lower case, with the range of the whole
+    /// flag.
     pub fn boolean(&self, name: &str) -> Option<Word> {
         self.assert_known(name);
         let flag = self.flags.iter().find(|f| f.name == name)?;

@@ -1,11 +1,12 @@
 //! Parser for Dockerfiles: a typed syntax tree in which every word has its position.
 //!
-//! The parser is pure: it reads no files, no environment and no clock, and never panics. Mistakes are
+//! The parser is pure: it reads no files, no environment and no clock, and never panics. Errors are
 //! [`Diagnostic`]s with byte ranges of the input; all of them are reported together.
 //!
-//! The language is the one of the [Dockerfile reference](https://docs.docker.com/reference/dockerfile/),
-//! here-documents, parser directives and ONBUILD triggers included. Variables are left unexpanded: see
-//! [`expand`]. Likely mistakes that are not errors are found by [`lint`].
+//! The language is defined by the [Dockerfile
+//! reference](https://docs.docker.com/reference/dockerfile/), including here-documents, parser
+//! directives and ONBUILD triggers. Variables are not expanded; see [`expand`]. [`lint`] finds
+//! likely mistakes in valid files.
 //!
 //! ```
 //! use rbuild_dockerfile::{ast::Op, parse};
@@ -14,8 +15,8 @@
 //! assert_eq!(file.stages[0].from.image.text, "alpine");
 //! assert!(matches!(file.stages[0].instructions[0].op, Op::Run(_)));
 //!
-//! let mistakes = parse(b"FROM alpine\nCOPPY a b\n").unwrap_err();
-//! assert_eq!(mistakes[0].help.as_deref(), Some("did you mean `COPY`?"));
+//! let errors = parse(b"FROM alpine\nCOPPY a b\n").unwrap_err();
+//! assert_eq!(errors[0].help.as_deref(), Some("did you mean `COPY`?"));
 //! ```
 #![warn(missing_docs)]
 
@@ -40,7 +41,7 @@ pub use parse::{parse, parse_trigger};
 pub use suggest::closest;
 pub use text::readable;
 
-/// Proxy variables. Build arguments of these names reach every RUN without an ARG instruction.
+/// Proxy variables. Build arguments with these names are passed to every RUN without an ARG.
 pub const PROXY_ARGS: [&str; 10] = [
     "HTTP_PROXY",
     "http_proxy",

@@ -1,11 +1,11 @@
-//! Splitter of the source into logical lines: directives, comments, continuations, here-documents.
+//! Splits the source into logical lines: directives, comments, continuations, here-documents.
 
 use crate::ast::{Comment, Directive, Heredoc, Word};
 use crate::diagnostic::{Diagnostic, Span};
 use crate::text::Text;
 use crate::words;
 
-/// Longest physical line in bytes. BuildKit's scanner has the same limit.
+/// Maximum length of a physical line in bytes. BuildKit's scanner has the same limit.
 const MAX_LINE: usize = 64 * 1024 - 1;
 
 /// An instruction with its continuation lines joined.
@@ -65,9 +65,9 @@ pub fn split(source: &str) -> Result<Lines, Vec<Diagnostic>> {
     if let Some(long) = lines.iter().find(|l| l.raw.len() > MAX_LINE) {
         let d = Diagnostic::new(
             Span::new(long.start, long.start + 40),
-            format!("this line has {} bytes; a line may have {MAX_LINE} at most", long.raw.len()),
+            format!("line of {} bytes exceeds the limit of {MAX_LINE}", long.raw.len()),
         );
-        return Err(vec![d.help("break it with a line continuation or move it into a script")]);
+        return Err(vec![d.help("split it with line continuations, or move it into a script")]);
     }
     let mut errors = Vec::new();
     let (directives, first) = read_directives(&lines, &mut errors);
@@ -78,8 +78,7 @@ pub fn split(source: &str) -> Result<Lines, Vec<Diagnostic>> {
                 "\\" => {}
                 "`" => escape = '`',
                 other => errors.push(
-                    Diagnostic::new(d.value.span, format!("`{other}` cannot be the escape character"))
-                        .help("the directive takes \\ or `"),
+                    Diagnostic::new(d.value.span, format!("invalid escape character `{other}`")).help("use \\ or `"),
                 ),
             }
         }
@@ -104,7 +103,8 @@ pub fn split(source: &str) -> Result<Lines, Vec<Diagnostic>> {
     if errors.is_empty() { Ok(out) } else { Err(errors) }
 }
 
-/// Reads the directives at the top of the file. Returns them and the index of the first other line.
+/// Parses the directives at the top of the file. Returns them and the index of the first other
+/// line.
 fn read_directives(lines: &[Line<'_>], errors: &mut Vec<Diagnostic>) -> (Vec<Directive>, usize) {
     let mut found: Vec<Directive> = Vec::new();
     let skip = usize::from(lines.first().is_some_and(|l| l.text.starts_with("#!")));
@@ -114,7 +114,7 @@ fn read_directives(lines: &[Line<'_>], errors: &mut Vec<Diagnostic>) -> (Vec<Dir
             return (found, i);
         }
         if found.iter().any(|d| d.name == directive.name) {
-            errors.push(Diagnostic::new(line.span(), format!("the directive `{}` stands twice", directive.name)));
+            errors.push(Diagnostic::new(line.span(), format!("duplicate directive `{}`", directive.name)));
         }
         found.push(directive);
     }
@@ -149,8 +149,8 @@ impl<'a> Reader<'a> {
         line
     }
 
-    /// Removes the continuation mark at the end of a line. Returns the rest, and true if there was a mark. A doubled escape
-    /// character is not a mark.
+    /// Removes the continuation character at the end of a line. Returns the rest, and true if there
+    /// was one. A doubled escape character does not continue the line.
     fn strip_continuation(&self, text: &'a str) -> (&'a str, bool) {
         let bare = text.trim_end_matches([' ', '\t']);
         match bare.strip_suffix(self.escape) {
@@ -207,13 +207,13 @@ impl<'a> Reader<'a> {
             let raw = if doc.chomp { line.raw.trim_start_matches('\t') } else { line.raw };
             doc.body.push_str(raw);
         }
-        Err(Diagnostic::new(doc.opener, format!("the here-document `{}` is not closed", doc.name))
-            .help(format!("put a line with `{}` alone after its text", doc.name)))
+        Err(Diagnostic::new(doc.opener, format!("here-document `{}` is not terminated", doc.name))
+            .help(format!("add a line that contains only `{}` after its text", doc.name)))
     }
 }
 
-/// Returns the here-documents that a logical line opens, with empty bodies. Only RUN, COPY and ADD in their shell form have
-/// any, also behind ONBUILD.
+/// Returns the here-documents that a logical line opens, with empty bodies. Only the shell forms of
+/// RUN, COPY and ADD have here-documents, also after ONBUILD.
 fn heredoc_openers(text: &Text, escape: char) -> Vec<Heredoc> {
     let mut rest = text.text.as_str();
     let mut offset = 0;

@@ -1,4 +1,4 @@
-//! Checks for valid Dockerfiles that probably do not do what their authors meant. Each rule has a page in docs/rules/.
+//! Lint rules: likely mistakes in valid Dockerfiles. Each rule has a page in docs/rules/.
 
 mod catalog;
 mod facts;
@@ -13,25 +13,25 @@ pub use catalog::*;
 pub use facts::Facts;
 pub use settings::Settings;
 
-/// Returns the breaches of all rules that `settings` ask for, ordered by position.
+/// Returns the warnings of all rules enabled by `settings`, ordered by position.
 ///
-/// Comments of the form `# check=skip=RULE` directly above an instruction apply to that instruction alone.
+/// A comment `# check=skip=RULE` directly above an instruction only applies to that instruction.
 pub fn check(file: &Dockerfile, facts: &Facts<'_>, settings: &Settings) -> Vec<Warning> {
     let mut found = Vec::new();
     rules::check(file, facts, &mut found);
     variables::check(file, facts, &mut found);
     let exceptions = exceptions(file);
-    found.retain(|w| settings.wants(w.rule) && !excepted(&exceptions, w));
+    found.retain(|w| settings.enables(w.rule) && !excepted(&exceptions, w));
     found.sort_by_key(|w| (w.span.start, w.rule.name));
     found.dedup();
     found
 }
 
-/// Returns the settings of the file's `# check=` directive, or the default if it has none.
+/// Returns the settings of the `# check=` directive, or the defaults.
 ///
 /// # Errors
 ///
-/// Returns the position and a sentence about the first mistake in the directive.
+/// Returns the position and description of the first error in the directive.
 pub fn settings(file: &Dockerfile) -> Result<Settings, (Span, String)> {
     match file.directives.iter().find(|d| d.name == "check") {
         Some(d) => Settings::parse(&d.value.text).map_err(|e| (d.value.span, e)),
@@ -39,7 +39,8 @@ pub fn settings(file: &Dockerfile) -> Result<Settings, (Span, String)> {
     }
 }
 
-/// Returns the settings that comments above instructions make for them: (start, end, settings), ordered by start.
+/// Returns the settings in comments above instructions: (start, end, settings) of each instruction,
+/// ordered by start.
 fn exceptions(file: &Dockerfile) -> Vec<(usize, usize, Settings)> {
     let instructions = file.global_args.iter().chain(file.stages.iter().flat_map(|s| &s.instructions));
     let stages = file.stages.iter().map(|s| (s.span, &s.comments));
@@ -56,7 +57,7 @@ fn exceptions(file: &Dockerfile) -> Vec<(usize, usize, Settings)> {
 fn excepted(exceptions: &[(usize, usize, Settings)], warning: &Warning) -> bool {
     let at = warning.span.start;
     let before = exceptions.partition_point(|(start, ..)| *start <= at);
-    exceptions[..before].last().is_some_and(|(_, end, settings)| at <= *end && !settings.wants(warning.rule))
+    exceptions[..before].last().is_some_and(|(_, end, settings)| at <= *end && !settings.enables(warning.rule))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Parser of the value of `RUN --mount=…`.
+//! Parses the value of `RUN --mount=…`.
 
 use crate::diagnostic::{Diagnostic, Span};
 
@@ -10,23 +10,23 @@ pub enum MountKind {
     Bind,
     /// A directory that persists between builds.
     Cache,
-    /// A file system in memory.
+    /// An in-memory file system.
     Tmpfs,
-    /// A file or variable that never becomes part of a layer.
+    /// A file or variable that is never stored in a layer.
     Secret,
-    /// A socket of an ssh agent.
+    /// An ssh agent socket.
     Ssh,
 }
 
-/// Sharing of a cache mount between commands that run at the same time.
+/// Sharing of a cache mount between concurrent commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Sharing {
     /// All commands use the same directory.
     #[default]
     Shared,
-    /// A command gets another directory while the first is in use.
+    /// A command gets a separate directory while the first one is in use.
     Private,
-    /// A command waits until the directory is free.
+    /// A command waits until the directory is not in use.
     Locked,
 }
 
@@ -41,21 +41,21 @@ pub struct Mount {
     pub source: Option<String>,
     /// `from`: stage, image or named context.
     pub from: Option<String>,
-    /// `ro`/`readonly`, or the opposite of `rw`/`readwrite`.
+    /// `ro`/`readonly`, or the negation of `rw`/`readwrite`.
     pub read_only: Option<bool>,
-    /// `id` of a cache, secret or agent.
+    /// `id` of a cache, secret or ssh agent.
     pub id: Option<String>,
     /// `sharing` of a cache.
     pub sharing: Sharing,
-    /// `required`: the build fails without the secret or agent.
+    /// `required`: the build fails without the secret or ssh agent.
     pub required: bool,
     /// `size` of a tmpfs, in bytes.
     pub size: Option<u64>,
     /// `mode`: permission bits of the mounted file or directory.
     pub mode: Option<u32>,
-    /// `uid` of its owner.
+    /// `uid` of the owner.
     pub uid: Option<u32>,
-    /// `gid` of its group.
+    /// `gid` of the group.
     pub gid: Option<u32>,
     /// `env`: variable that receives the secret.
     pub env: Option<String>,
@@ -85,28 +85,28 @@ const KEYS: [&str; 20] = [
     "",
 ];
 
-/// Parses the value of a `--mount`: comma-separated options, which may be quoted as in CSV.
+/// Parses the value of `--mount`: comma-separated options, with CSV quoting.
 ///
-/// `span` is where the value stands in the Dockerfile. If its length is that of `text`, errors point at single options;
-/// otherwise (after an expansion) at the whole value.
+/// `span` is the range of the value in the Dockerfile. If it is as long as `text`, errors point at
+/// single options; otherwise (after expansion of variables) they point at the whole value.
 ///
 /// # Errors
 ///
-/// Returns the first unknown, misplaced or malformed option, or the missing target.
+/// Returns an error for the first unknown, misplaced or malformed option, or for a missing target.
 pub fn parse_mount(text: &str, span: Span) -> Result<Mount, Diagnostic> {
     let fail = |message: String| Diagnostic::new(span, message);
-    let fields = csv_fields(text).ok_or_else(|| fail("a quote in the mount options is not closed".into()))?;
+    let fields = csv_fields(text).ok_or_else(|| fail("unclosed quote in mount options".into()))?;
     let options = options(fields, text, span);
     let mut mount = Mount { kind: kind(&options)?, ..Mount::default() };
     for Assignment { key, value, span } in &options {
         set_option(&mut mount, key, value.as_deref()).map_err(|e| match e {
-            OptionError::Unknown => Diagnostic::new(*span, format!("a mount has no option `{key}`")).suggest(key, KEYS),
+            OptionError::Unknown => Diagnostic::new(*span, format!("unknown mount option `{key}`")).suggest(key, KEYS),
             OptionError::Misplaced => {
                 Diagnostic::new(*span, format!("a {} mount has no option `{key}`", mount.kind.name()))
             }
             OptionError::Value(want) => {
                 let value = value.as_deref().unwrap_or("");
-                Diagnostic::new(*span, format!("`{key}={value}` in a mount: {want}"))
+                Diagnostic::new(*span, format!("invalid mount option `{key}={value}`: {want}"))
             }
         })?;
     }
@@ -114,12 +114,12 @@ pub fn parse_mount(text: &str, span: Span) -> Result<Mount, Diagnostic> {
         return Err(fail(format!("a {} mount needs a target", mount.kind.name())).help("add `target=/path`"));
     }
     if mount.kind == MountKind::Secret && mount.id.is_some() && mount.source.is_some() {
-        return Err(fail("a secret mount takes `id` or `source`, not both".into()));
+        return Err(fail("a secret mount takes either `id` or `source`, not both".into()));
     }
     Ok(mount)
 }
 
-/// Returns the `from` of a mount of files (bind or cache), whose other options may hold variables yet.
+/// Returns the `from` of a bind or cache mount. Other options may still contain variables.
 pub fn mount_from(text: &str) -> Option<String> {
     let options = options(csv_fields(text)?, text, Span::default());
     let of_files = matches!(kind(&options).ok()?, MountKind::Bind | MountKind::Cache);
@@ -146,7 +146,8 @@ fn options(fields: Vec<Field>, text: &str, span: Span) -> Vec<Assignment> {
     fields.into_iter().map(assignment).collect()
 }
 
-/// Returns the type of the mount, which decides about the other options wherever it stands.
+/// Returns the type of the mount. It determines the valid options, so it is read first wherever it
+/// occurs.
 fn kind(options: &[Assignment]) -> Result<MountKind, Diagnostic> {
     let given = options.iter().find(|o| o.key == "type").and_then(|o| Some((o.value.as_deref()?, o.span)));
     let Some((kind, span)) = given else { return Ok(MountKind::Bind) };
@@ -157,8 +158,8 @@ fn kind(options: &[Assignment]) -> Result<MountKind, Diagnostic> {
         "secret" => MountKind::Secret,
         "ssh" => MountKind::Ssh,
         other => {
-            return Err(Diagnostic::new(span, format!("`{other}` is not a mount type"))
-                .help(format!("the types are {}", TYPES.join(", ")))
+            return Err(Diagnostic::new(span, format!("unknown mount type `{other}`"))
+                .help(format!("use one of {}", TYPES.join(", ")))
                 .suggest(other, TYPES));
         }
     })
@@ -183,8 +184,8 @@ enum OptionError {
     Value(&'static str),
 }
 
-/// Returns the types of mounts that take an option; `None` if no mount has it.
-fn takers(key: &str) -> Option<&'static [MountKind]> {
+/// Returns the mount types that accept an option; `None` if there is no such option.
+fn accepted_by(key: &str) -> Option<&'static [MountKind]> {
     use MountKind::*;
     Some(match key {
         "type" | "target" | "dst" | "destination" | "ro" | "readonly" | "rw" | "readwrite" => {
@@ -202,7 +203,7 @@ fn takers(key: &str) -> Option<&'static [MountKind]> {
 }
 
 fn set_option(mount: &mut Mount, key: &str, value: Option<&str>) -> Result<(), OptionError> {
-    if !takers(key).ok_or(OptionError::Unknown)?.contains(&mount.kind) {
+    if !accepted_by(key).ok_or(OptionError::Unknown)?.contains(&mount.kind) {
         return Err(OptionError::Misplaced);
     }
     let text = || value.filter(|v| !v.is_empty()).map(str::to_string).ok_or(OptionError::Value("needs a value"));
@@ -244,7 +245,8 @@ fn sharing(value: &str) -> Result<Sharing, OptionError> {
     }
 }
 
-/// Parses a size such as `10`, `64k` or `1.5g` into bytes. Units are multiples of 1024. Returns `None` for anything else.
+/// Parses a size such as `10`, `64k` or `1.5g` into bytes. Units are powers of 1024. Returns `None`
+/// for invalid text.
 pub fn parse_size(text: &str) -> Option<u64> {
     let lower = text.trim().to_lowercase();
     let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -267,7 +269,7 @@ struct Field {
     end: usize,
 }
 
-/// Splits a CSV record. Returns `None` if a quote is not closed.
+/// Splits a CSV record. Returns `None` if it has an unclosed quote.
 fn csv_fields(text: &str) -> Option<Vec<Field>> {
     let mut fields = vec![Field { text: String::new(), start: 0, end: 0 }];
     let mut quoted = false;
@@ -296,7 +298,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn options_are_read_for_each_type() {
+    fn options_are_parsed_for_each_type() {
         let m = parse_mount("type=cache,target=/c,id=x,sharing=locked,mode=0700,uid=5", Span::default()).unwrap();
         assert_eq!((m.kind, m.sharing, m.mode, m.uid), (MountKind::Cache, Sharing::Locked, Some(0o700), Some(5)));
         let m = parse_mount("target=.,src=go.mod,rw", Span::default()).unwrap();
@@ -306,14 +308,14 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named() {
+    fn errors_name_the_option() {
         for (input, want) in [
             ("type=cach,target=/x", "did you mean `cache`"),
             ("type=bind,tagret=/x", "did you mean `target`"),
             ("type=bind", "needs a target"),
             ("type=tmpfs,target=/x,sharing=locked", "a tmpfs mount has no option `sharing`"),
             ("type=cache,target=/x,mode=9", "must be a number"),
-            ("type=cache,target=\"/x", "not closed"),
+            ("type=cache,target=\"/x", "unclosed quote"),
         ] {
             let d = parse_mount(input, Span::default()).unwrap_err();
             let text = format!("{} {}", d.message, d.help.unwrap_or_default());

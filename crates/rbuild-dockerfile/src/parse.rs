@@ -1,4 +1,4 @@
-//! Parser of logical lines into the syntax tree.
+//! Parses logical lines into the syntax tree.
 
 use crate::ast::*;
 use crate::diagnostic::{Diagnostic, Span};
@@ -30,20 +30,20 @@ const KEYWORDS: [&str; 18] = [
 
 /// Parses a whole Dockerfile.
 ///
-/// Bytes that are not UTF-8 are allowed in comments only.
+/// Bytes that are not UTF-8 are only allowed in comments.
 ///
 /// # Errors
 ///
-/// Returns all mistakes, in no particular order. The vector is never empty.
+/// Returns all errors, in no particular order. The vector is never empty.
 pub fn parse(source: &[u8]) -> Result<Dockerfile, Vec<Diagnostic>> {
-    let (source, damaged) = crate::text::readable(source);
+    let (source, replaced) = crate::text::readable(source);
     let source = source.as_ref();
     if source.is_empty() {
         return Err(vec![Diagnostic::new(Span::default(), "the Dockerfile is empty")]);
     }
     let lines = lines::split(source)?;
     if lines.logical.is_empty() {
-        let d = Diagnostic::new(Span::default(), "the Dockerfile holds no instructions");
+        let d = Diagnostic::new(Span::default(), "the Dockerfile contains no instructions");
         return Err(vec![d.help("start with `FROM image`")]);
     }
     let mut parser = Parser { escape: lines.escape, errors: Vec::new() };
@@ -62,26 +62,26 @@ pub fn parse(source: &[u8]) -> Result<Dockerfile, Vec<Diagnostic>> {
                 Some(stage) => stage.instructions.push(i),
                 None if matches!(i.op, Op::Arg(_)) => file.global_args.push(i),
                 None => parser.errors.push(
-                    Diagnostic::new(i.keyword.span, format!("{} stands before the first FROM", i.keyword.text))
-                        .help("a Dockerfile starts with FROM; only ARG may come before it"),
+                    Diagnostic::new(i.keyword.span, format!("{} before the first FROM", i.keyword.text))
+                        .help("move it below FROM; only ARG may come before it"),
                 ),
             },
         }
     }
     if parser.errors.is_empty() && file.stages.is_empty() {
         let span = file.global_args.last().map_or(Span::default(), |i| i.span);
-        parser.errors.push(Diagnostic::new(span, "the Dockerfile has no FROM, so there is no stage to build"));
+        parser.errors.push(Diagnostic::new(span, "the Dockerfile contains no FROM"));
     }
     parser.errors.extend(
-        damaged
+        replaced
             .into_iter()
             .find(|at| !is_in_comment(source, &file, *at))
-            .map(|at| Diagnostic::new(Span::new(at, at + 1), "this is not UTF-8 text").help("save the file as UTF-8")),
+            .map(|at| Diagnostic::new(Span::new(at, at + 1), "invalid UTF-8").help("save the file as UTF-8")),
     );
     if parser.errors.is_empty() { Ok(file) } else { Err(parser.errors) }
 }
 
-/// Returns true if the byte at `at` belongs to a comment.
+/// Returns true if the byte at `at` is in a comment.
 fn is_in_comment(source: &str, file: &Dockerfile, at: usize) -> bool {
     let start = source[..at].rfind('\n').map_or(0, |end| end + 1);
     let instructions = file.global_args.iter().chain(file.stages.iter().flat_map(|stage| &stage.instructions));
@@ -103,7 +103,7 @@ fn heredocs(op: &Op) -> &[Heredoc] {
 ///
 /// # Errors
 ///
-/// Returns the mistakes in the trigger, or that it is not exactly one instruction.
+/// Returns the errors in the trigger, or an error if it is not exactly one instruction.
 pub fn parse_trigger(text: &str) -> Result<Instruction, Vec<Diagnostic>> {
     let lines = lines::split(text)?;
     let mut parser = Parser { escape: '\\', errors: Vec::new() };
@@ -111,7 +111,10 @@ pub fn parse_trigger(text: &str) -> Result<Instruction, Vec<Diagnostic>> {
     match (found.pop(), found.is_empty()) {
         (Some(Item::Instruction(i)), true) if parser.errors.is_empty() => Ok(i),
         _ if !parser.errors.is_empty() => Err(parser.errors),
-        _ => Err(vec![Diagnostic::new(Span::new(0, text.len()), "a trigger is exactly one instruction, not FROM")]),
+        _ => Err(vec![Diagnostic::new(
+            Span::new(0, text.len()),
+            "a trigger must be exactly one instruction other than FROM",
+        )]),
     }
 }
 
@@ -145,7 +148,7 @@ impl Parser {
         let upper = keyword.text.to_ascii_uppercase();
         let name = upper.as_str();
         if !KEYWORDS.contains(&name) {
-            let d = Diagnostic::new(keyword.span, format!("`{}` is not an instruction", keyword.text));
+            let d = Diagnostic::new(keyword.span, format!("unknown instruction `{}`", keyword.text));
             self.error(d.suggest(name, KEYWORDS));
             return None;
         }
@@ -153,7 +156,7 @@ impl Parser {
         // Without arguments, these run the shell with an empty script.
         let may_be_empty = ["RUN", "CMD", "ENTRYPOINT"].contains(&name);
         if rest.text.is_empty() && !may_be_empty {
-            self.error(Diagnostic::new(keyword.span, format!("{name} needs an argument")));
+            self.error(Diagnostic::new(keyword.span, format!("{name} requires an argument")));
             return None;
         }
         match name {
@@ -180,8 +183,8 @@ impl Parser {
             "EXPOSE" => Op::Expose(words::plain(rest)),
             "VOLUME" => match self.list(rest)? {
                 items if items.is_empty() => {
-                    let d = Diagnostic::new(whole(rest).span, "VOLUME takes at least one argument");
-                    self.error(d.help("for example VOLUME [\"/data\"]"));
+                    let d = Diagnostic::new(whole(rest).span, "VOLUME requires at least one argument");
+                    self.error(d.help("use the form VOLUME [\"/data\"]"));
                     return None;
                 }
                 items => Op::Volume(items),
@@ -189,8 +192,8 @@ impl Parser {
             "SHELL" => match words::json_strings(&rest.text) {
                 Ok(argv) if !argv.is_empty() => Op::Shell(argv),
                 _ => {
-                    let d = Diagnostic::new(whole(rest).span, "SHELL takes a JSON array of strings");
-                    self.error(d.help("for example SHELL [\"/bin/bash\", \"-c\"]"));
+                    let d = Diagnostic::new(whole(rest).span, "SHELL requires a JSON array of strings");
+                    self.error(d.help("use the form SHELL [\"/bin/bash\", \"-c\"]"));
                     return None;
                 }
             },
@@ -214,16 +217,16 @@ impl Parser {
                 let valid = lower.starts_with(|c: char| c.is_ascii_lowercase())
                     && lower.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c));
                 if !valid {
-                    let d = Diagnostic::new(name.span, format!("`{}` cannot name a stage", name.text));
-                    self.error(d.help("a name starts with a letter and goes on with letters, digits, `-`, `_` or `.`"));
+                    let d = Diagnostic::new(name.span, format!("invalid stage name `{}`", name.text));
+                    self.error(d.help("use a letter followed by letters, digits, `-`, `_` or `.`"));
                     return None;
                 }
                 Some(From { platform: flags.one("platform"), image: parts.remove(0), as_word, name: Some(name) })
             }
             _ => {
                 let span = if parts.is_empty() { keyword.span } else { parts[0].span.to(parts[parts.len() - 1].span) };
-                let d = Diagnostic::new(span, "FROM takes an image, and `AS name` behind it if it should have one");
-                self.error(d.help("write `FROM image` or `FROM image AS name`"));
+                let d = Diagnostic::new(span, "FROM requires an image and an optional `AS name`");
+                self.error(d.help("use the form `FROM image` or `FROM image AS name`"));
                 None
             }
         }
@@ -281,8 +284,8 @@ impl Parser {
         let mut sources = self.list(rest)?;
         let dest = sources.pop()?;
         if sources.is_empty() {
-            let d = Diagnostic::new(dest.span.to(keyword.span), format!("{name} needs a source and a destination"));
-            self.error(d.help(format!("write `{name} source destination`")));
+            let d = Diagnostic::new(dest.span.to(keyword.span), format!("{name} requires a source and a destination"));
+            self.error(d.help(format!("use the form `{name} source destination`")));
             return None;
         }
         if heredocs.iter().any(|h| h.opener == dest.span) {
@@ -322,11 +325,11 @@ impl Parser {
         match kind.text.to_ascii_uppercase().as_str() {
             "NONE" if rest.text.is_empty() && !given => Some(Op::Healthcheck(Healthcheck::None)),
             "NONE" => {
-                self.error(Diagnostic::new(kind.span, "HEALTHCHECK NONE takes nothing else"));
+                self.error(Diagnostic::new(kind.span, "HEALTHCHECK NONE takes no flags or arguments"));
                 None
             }
             "CMD" if rest.text.is_empty() => {
-                self.error(Diagnostic::new(kind.span, "HEALTHCHECK CMD needs a command"));
+                self.error(Diagnostic::new(kind.span, "HEALTHCHECK CMD requires a command"));
                 None
             }
             "CMD" => {
@@ -343,8 +346,8 @@ impl Parser {
                 Some(Op::Healthcheck(check))
             }
             _ => {
-                let d = Diagnostic::new(kind.span, format!("`{}` is not a kind of HEALTHCHECK", kind.text));
-                self.error(d.help("write `HEALTHCHECK CMD command` or `HEALTHCHECK NONE`"));
+                let d = Diagnostic::new(kind.span, format!("unknown HEALTHCHECK type `{}`", kind.text));
+                self.error(d.help("use the form `HEALTHCHECK CMD command` or `HEALTHCHECK NONE`"));
                 None
             }
         }
@@ -356,8 +359,11 @@ impl Parser {
             Some(0) => 0,
             Some(n) if n >= 1_000_000 => n,
             _ => {
-                let d = Diagnostic::new(word.span, format!("`{}` is not a duration of 1ms or more", word.text));
-                self.error(d.help("write it like `30s`, `1m30s` or `500ms`"));
+                let d = Diagnostic::new(
+                    word.span,
+                    format!("invalid duration `{}`: expected 0, or at least 1ms", word.text),
+                );
+                self.error(d.help("use the form `30s`, `1m30s` or `500ms`"));
                 0
             }
         }
@@ -368,7 +374,7 @@ impl Parser {
         match word.text.parse::<i64>() {
             Ok(n) if n >= 0 => n,
             _ => {
-                self.error(Diagnostic::new(word.span, "the number of retries is 0 or more"));
+                self.error(Diagnostic::new(word.span, "the number of retries must be 0 or more"));
                 0
             }
         }
@@ -378,8 +384,8 @@ impl Parser {
         let (inner_keyword, inner_rest) = split_keyword(rest);
         let upper = inner_keyword.text.to_ascii_uppercase();
         if ["FROM", "MAINTAINER", "ONBUILD"].contains(&upper.as_str()) {
-            let d = Diagnostic::new(inner_keyword.span, format!("{upper} cannot be a trigger"));
-            self.error(d.help("ONBUILD takes any instruction but FROM, MAINTAINER and ONBUILD"));
+            let d = Diagnostic::new(inner_keyword.span, format!("{upper} is not allowed in ONBUILD"));
+            self.error(d.help("use any instruction other than FROM, MAINTAINER and ONBUILD"));
             return None;
         }
         let mut text = rest.text.clone();
@@ -420,8 +426,8 @@ impl Parser {
     }
 
     fn not_strings(&mut self, rest: &Text) {
-        let d = Diagnostic::new(whole(rest).span, "the JSON form is an array of strings only");
-        self.error(d.help("put every item into double quotes"));
+        let d = Diagnostic::new(whole(rest).span, "the JSON form must be an array of strings");
+        self.error(d.help("put every item in double quotes"));
     }
 
     fn single(&mut self, name: &str, rest: &Text) -> Option<Word> {
@@ -442,12 +448,14 @@ impl Parser {
         for part in parts {
             match split_pair(&part) {
                 Some((name, _)) if name.text.is_empty() => {
-                    self.error(Diagnostic::new(part.span, "there is no name before the `=`"));
+                    self.error(Diagnostic::new(part.span, "missing name before `=`"));
                 }
                 Some((name, value)) => pairs.push(Pair { name, value, legacy: false }),
                 None => {
                     let d = Diagnostic::new(part.span, format!("`{}` has no `=`", part.text));
-                    self.error(d.help(format!("write `{name} name=value`; quote a value that holds blanks")));
+                    self.error(
+                        d.help(format!("use the form `{name} name=value`, and quote values that contain spaces")),
+                    );
                 }
             }
         }
@@ -457,8 +465,8 @@ impl Parser {
     fn legacy_pair(&mut self, name: &str, rest: &Text) -> Option<Vec<Pair>> {
         let (key, value) = split_keyword(rest);
         if value.text.is_empty() {
-            let d = Diagnostic::new(key.span, format!("{name} needs a name and a value"));
-            self.error(d.help(format!("write `{name} {}=value`", key.text)));
+            let d = Diagnostic::new(key.span, format!("{name} requires a name and a value"));
+            self.error(d.help(format!("use the form `{name} {}=value`", key.text)));
             return None;
         }
         Some(vec![Pair { name: key, value: whole(&value), legacy: true }])
@@ -472,7 +480,7 @@ impl Parser {
                 None => (part.clone(), None),
             };
             if name.text.is_empty() {
-                self.error(Diagnostic::new(part.span, "there is no name before the `=`"));
+                self.error(Diagnostic::new(part.span, "missing name before `=`"));
                 continue;
             }
             decls.push(ArgDecl { name, default });
@@ -481,7 +489,7 @@ impl Parser {
     }
 }
 
-/// Splits `NAME=VALUE` into words with spans of their own.
+/// Splits `NAME=VALUE` into two words with their spans.
 fn split_pair(word: &Word) -> Option<(Word, Word)> {
     let at = word.text.find('=')?;
     let (name, value) = (&word.text[..at], &word.text[at + 1..]);
@@ -491,7 +499,8 @@ fn split_pair(word: &Word) -> Option<(Word, Word)> {
     Some((name, Word { text: value.to_string(), span: Span::new(start, word.span.end) }))
 }
 
-/// Parses a duration such as `1h2m3.5s`, `300ms` or `0` into nanoseconds. Syntax of Go's `time.ParseDuration`.
+/// Parses a duration such as `1h2m3.5s`, `300ms` or `0` into nanoseconds, with the syntax of Go's
+/// `time.ParseDuration`.
 pub(crate) fn parse_duration(text: &str) -> Option<i64> {
     let (negative, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),

@@ -1,13 +1,13 @@
-//! Suggestions for misspelt words.
+//! Suggestions for misspelled words.
 
-/// Characters of a word that are compared. Longer words differ enough in these.
+/// Number of leading characters that are compared; enough to tell longer words apart.
 const COMPARED: usize = 64;
 
-/// Returns the candidate that `word` was most likely meant to be, if any is close.
+/// Returns the candidate most similar to `word`, if any is close.
 ///
-/// Close is an edit distance of at most a third of the word's length, ignoring case, or the same first
-/// part before `-`, `_` or `.`. Only the first hundred candidates are compared, which bounds the time
-/// that a file with many mistakes takes.
+/// A candidate is close if its edit distance is at most a third of the word's length, ignoring
+/// case, or if both have the same part before the first `-`, `_` or `.`. Only the first hundred
+/// candidates are compared, to bound the time for files with many errors.
 pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wanted = word.to_lowercase();
     let limit = (wanted.chars().count() / 3).max(1);
@@ -36,7 +36,7 @@ mod tests {
     use super::closest;
 
     #[test]
-    fn close_words_are_found_and_far_ones_are_not() {
+    fn only_close_candidates_are_suggested() {
         let names = ["FROM", "RUN", "COPY", "ENTRYPOINT"];
         assert_eq!(closest("FORM", names), Some("FROM"));
         assert_eq!(closest("COPPY", names), Some("COPY"));

@@ -4,20 +4,21 @@ use crate::diagnostic::Span;
 
 use std::borrow::Cow;
 
-/// Returns the source as text, with each invalid UTF-8 sequence replaced by `?`, and the offsets of the replacements in the text.
+/// Decodes the source. Replaces every byte of an invalid UTF-8 sequence by `?`, which preserves
+/// offsets, and returns the offsets of the replacements.
 pub fn readable(source: &[u8]) -> (Cow<'_, str>, Vec<usize>) {
     if let Ok(text) = std::str::from_utf8(source) {
         return (Cow::Borrowed(text), Vec::new());
     }
-    let (mut text, mut damaged) = (String::with_capacity(source.len()), Vec::new());
+    let (mut text, mut replaced) = (String::with_capacity(source.len()), Vec::new());
     for chunk in source.utf8_chunks() {
         text.push_str(chunk.valid());
         for _ in chunk.invalid() {
-            damaged.push(text.len());
+            replaced.push(text.len());
             text.push('?');
         }
     }
-    (Cow::Owned(text), damaged)
+    (Cow::Owned(text), replaced)
 }
 
 #[derive(Debug, Clone, Default)]
@@ -25,11 +26,12 @@ pub struct Text {
     pub text: String,
     /// Runs of adjacent bytes, ascending: (offset in `text`, offset in the source).
     runs: Vec<(usize, usize)>,
-    /// Source offset behind the last byte.
+    /// Source offset after the last byte.
     end: usize,
 }
 
 impl Text {
+    /// Appends a piece that starts at offset `source`.
     pub fn push(&mut self, piece: &str, source: usize) {
         if piece.is_empty() {
             return;
@@ -39,7 +41,8 @@ impl Text {
         self.end = source + piece.len();
     }
 
-    /// Returns the source offset of the byte at `at`. Past the end, that is the offset behind the last byte.
+    /// Returns the source offset of the byte at `at`. Past the end, this is the offset after the
+    /// last byte.
     pub fn source(&self, at: usize) -> usize {
         if at >= self.text.len() {
             return self.end;
@@ -57,7 +60,7 @@ impl Text {
         Span::new(from, self.source(end - 1) + 1)
     }
 
-    /// Returns `text[start..end]` with its part of the map.
+    /// Returns `text[start..end]` with the corresponding part of the map.
     pub fn slice(&self, start: usize, end: usize) -> Text {
         let mut part = Text { end: self.source(start), ..Text::default() };
         for (i, (t, s)) in self.runs.iter().enumerate() {
@@ -70,6 +73,7 @@ impl Text {
         part
     }
 
+    /// Removes surrounding whitespace.
     pub fn trimmed(&self) -> Text {
         let start = self.text.len() - self.text.trim_start().len();
         let end = self.text.trim_end().len();

@@ -1,4 +1,4 @@
-//! Splitters of an instruction's arguments into words, and the JSON form.
+//! Splits the arguments of instructions into words, and parses the JSON form.
 
 use crate::ast::Word;
 use crate::text::Text;
@@ -8,7 +8,7 @@ fn is_blank(c: char) -> bool {
     matches!(c, ' ' | '\t' | '\u{b}' | '\u{c}' | '\r')
 }
 
-/// Splits at blanks. Quotes have no meaning (COPY, EXPOSE, FROM).
+/// Splits at blanks, without regard to quotes (COPY, EXPOSE, FROM).
 pub fn plain(text: &Text) -> Vec<Word> {
     let mut found = Vec::new();
     let mut start = None;
@@ -25,7 +25,8 @@ pub fn plain(text: &Text) -> Vec<Word> {
     found
 }
 
-/// Splits at blanks that are neither quoted nor escaped. Quotes and escapes stay in the words (ENV, LABEL, ARG).
+/// Splits at unquoted, unescaped blanks. Quotes and escapes are kept in the words (ENV, LABEL,
+/// ARG).
 pub fn quoted(text: &Text, escape: char) -> Vec<Word> {
     split_quoted(&text.text, escape).into_iter().map(|(a, b)| word(text, a, b)).collect()
 }
@@ -72,15 +73,16 @@ pub fn whole(text: &Text) -> Word {
     word(text, 0, text.text.len())
 }
 
-/// Splits off the first word. The rest comes without surrounding blanks.
+/// Splits off the first word. Returns it, and the rest without surrounding whitespace.
 pub fn split_keyword(text: &Text) -> (Word, Text) {
     let end = text.text.find(char::is_whitespace).unwrap_or(text.text.len());
     (word(text, 0, end), text.slice(end, text.text.len()).trimmed())
 }
 
+/// Reason why a text is not a JSON array of strings.
 #[derive(Debug, PartialEq, Eq)]
 pub enum NotJson {
-    /// No JSON array: the shell form or the plain form is meant.
+    /// Not a JSON array: the shell form or a plain list.
     Other,
     /// A JSON array with an item that is not a string.
     NotStrings,
@@ -114,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn quotes_and_escapes_keep_words_together() {
+    fn quoted_and_escaped_blanks_do_not_split_words() {
         let cases: [(&str, &[&str]); 5] = [
             ("a=b c=d", &["a=b", "c=d"]),
             (r#"a="b c" d"#, &[r#"a="b c""#, "d"]),
@@ -129,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn json_form_is_an_array_of_strings_and_nothing_else() {
+    fn json_form_must_be_an_array_of_strings() {
         assert_eq!(json_strings(r#"["a", "b c"]"#), Ok(vec!["a".into(), "b c".into()]));
         assert_eq!(json_strings("['a']"), Err(NotJson::Other));
         assert_eq!(json_strings(r#"["a"] b"#), Err(NotJson::Other));

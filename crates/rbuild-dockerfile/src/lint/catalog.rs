@@ -1,27 +1,27 @@
-//! The rules, as data.
+//! Catalog of the lint rules.
 
 use crate::ast::Word;
 use crate::diagnostic::Span;
 
-/// A rule.
+/// A lint rule.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Rule {
     /// Name in `# check=skip=NAME`.
     pub name: &'static str,
-    /// The practice that it asks for, as a sentence.
+    /// Recommended practice or detected problem, as a sentence.
     pub description: &'static str,
-    /// Off unless the settings name it or ask for all experimental rules.
+    /// Disabled unless the settings enable it by name or enable all experimental rules.
     pub experimental: bool,
 }
 
-/// A breach of a rule.
+/// A violation of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
-    /// The rule.
+    /// The violated rule.
     pub rule: &'static Rule,
     /// Range in the Dockerfile.
     pub span: Span,
-    /// The breach, as a sentence.
+    /// Description of the violation.
     pub message: String,
 }
 
@@ -34,27 +34,27 @@ macro_rules! rules {
 }
 
 rules! {
-    CONSISTENT_INSTRUCTION_CASING "ConsistentInstructionCasing" "All instructions of a file should be written in the same case." false;
-    COPY_IGNORED_FILE "CopyIgnoredFile" "A source of COPY or ADD is left out by the ignore file." false;
+    CONSISTENT_INSTRUCTION_CASING "ConsistentInstructionCasing" "All instructions of a file should use the same case." false;
+    COPY_IGNORED_FILE "CopyIgnoredFile" "A source of COPY or ADD is excluded by the ignore file." false;
     DUPLICATE_STAGE_NAME "DuplicateStageName" "Stage names should be unique." false;
-    EXPOSE_INVALID_FORMAT "ExposeInvalidFormat" "EXPOSE takes container ports, without addresses and host ports." false;
+    EXPOSE_INVALID_FORMAT "ExposeInvalidFormat" "EXPOSE takes container ports without addresses or host ports." false;
     EXPOSE_PROTO_CASING "ExposeProtoCasing" "The protocol in EXPOSE should be in lower case." false;
-    FROM_AS_CASING "FromAsCasing" "FROM and AS should be written in the same case." false;
+    FROM_AS_CASING "FromAsCasing" "FROM and AS should use the same case." false;
     FROM_PLATFORM_FLAG_CONST_DISALLOWED "FromPlatformFlagConstDisallowed" "FROM --platform should not be a constant." false;
-    INVALID_BASE_IMAGE_PLATFORM "InvalidBaseImagePlatform" "The base image is for another platform than the build." false;
-    INVALID_DEFAULT_ARG_IN_FROM "InvalidDefaultArgInFrom" "The default values of global ARGs should give a valid base image." false;
+    INVALID_BASE_IMAGE_PLATFORM "InvalidBaseImagePlatform" "The platform of the base image differs from the target platform." false;
+    INVALID_DEFAULT_ARG_IN_FROM "InvalidDefaultArgInFrom" "The default values of global ARGs should form a valid base image name." false;
     INVALID_DEFINITION_DESCRIPTION "InvalidDefinitionDescription" "A comment above a stage or an ARG should describe it." true;
-    JSON_ARGS_RECOMMENDED "JSONArgsRecommended" "CMD and ENTRYPOINT in JSON form receive signals." false;
-    LEGACY_KEY_VALUE_FORMAT "LegacyKeyValueFormat" "ENV and LABEL should be written with an equals sign." false;
-    MAINTAINER_DEPRECATED "MaintainerDeprecated" "MAINTAINER is deprecated; a label says the same." false;
-    MULTIPLE_INSTRUCTIONS_DISALLOWED "MultipleInstructionsDisallowed" "Of several CMD, ENTRYPOINT or HEALTHCHECK in a stage only the last counts." false;
-    NO_EMPTY_CONTINUATION "NoEmptyContinuation" "An empty line inside a continued instruction." false;
-    REDUNDANT_TARGET_PLATFORM "RedundantTargetPlatform" "FROM --platform=$TARGETPLATFORM is what happens anyway." false;
-    RESERVED_STAGE_NAME "ReservedStageName" "`scratch` and `context` cannot be used as names of stages." false;
-    SECRETS_USED_IN_ARG_OR_ENV "SecretsUsedInArgOrEnv" "ARG and ENV end up in the image; secrets should not." false;
+    JSON_ARGS_RECOMMENDED "JSONArgsRecommended" "CMD and ENTRYPOINT should use the JSON form, so that they receive signals." false;
+    LEGACY_KEY_VALUE_FORMAT "LegacyKeyValueFormat" "ENV and LABEL should use the form name=value." false;
+    MAINTAINER_DEPRECATED "MaintainerDeprecated" "MAINTAINER is deprecated; use a label instead." false;
+    MULTIPLE_INSTRUCTIONS_DISALLOWED "MultipleInstructionsDisallowed" "Only the last CMD, ENTRYPOINT and HEALTHCHECK of a stage has an effect." false;
+    NO_EMPTY_CONTINUATION "NoEmptyContinuation" "Continued instructions should not contain empty lines." false;
+    REDUNDANT_TARGET_PLATFORM "RedundantTargetPlatform" "FROM --platform=$TARGETPLATFORM is redundant: it is the default." false;
+    RESERVED_STAGE_NAME "ReservedStageName" "`scratch` and `context` are reserved and cannot be stage names." false;
+    SECRETS_USED_IN_ARG_OR_ENV "SecretsUsedInArgOrEnv" "Secrets should not be passed in ARG or ENV: the image stores their values." false;
     STAGE_NAME_CASING "StageNameCasing" "Stage names should be in lower case." false;
     UNDEFINED_ARG_IN_FROM "UndefinedArgInFrom" "FROM uses an ARG that is not declared before it." false;
-    UNDEFINED_VAR "UndefinedVar" "A variable is used that nothing declares." false;
+    UNDEFINED_VAR "UndefinedVar" "Variables should be declared before use." false;
     WORKDIR_RELATIVE_PATH "WorkdirRelativePath" "A relative WORKDIR depends on the base image." false;
 }
 

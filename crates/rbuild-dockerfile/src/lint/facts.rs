@@ -1,10 +1,10 @@
 //! Facts about a build that a Dockerfile does not contain.
 
-/// Facts that rules look up.
+/// External facts for lint rules.
 pub struct Facts<'a> {
-    /// Returns the environment of a base image; `None` if the image is not known.
+    /// Returns the environment of a base image; `None` if the image is unknown.
     pub base_env: &'a dyn Fn(&str) -> Option<Vec<String>>,
-    /// Returns the platform of a base image if it is not the platform of the build.
+    /// Returns the platform of a base image if it differs from the target platform.
     pub foreign_base: &'a dyn Fn(&str) -> Option<String>,
     /// Returns true for a path that the ignore file excludes from the context.
     pub ignored: &'a dyn Fn(&str) -> bool,

@@ -8,7 +8,7 @@ use crate::lint::facts::Facts;
 
 pub fn check(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<Warning>) {
     for span in &file.empty_continuations {
-        let message = "an empty line inside a continued instruction; it will become an error".into();
+        let message = "empty line in a continued instruction; future versions will reject it".into();
         found.push(Warning { rule: &NO_EMPTY_CONTINUATION, span: *span, message });
     }
     casing(file, found);
@@ -38,7 +38,7 @@ fn casing(file: &Dockerfile, found: &mut Vec<Warning>) {
     for word in keywords {
         let want = if want_lower { word.text.to_lowercase() } else { word.text.to_uppercase() };
         if word.text != want {
-            let message = format!("`{}` is written otherwise than the file's other instructions: `{want}`", word.text);
+            let message = format!("`{}` should be `{want}`, to match the case of the other instructions", word.text);
             warn(found, &CONSISTENT_INSTRUCTION_CASING, word, message);
         }
     }
@@ -48,14 +48,13 @@ fn stage_line(stage: &Stage, names: &mut HashSet<String>, facts: &Facts<'_>, fou
     if let Some(name) = &stage.from.name {
         let lower = name.text.to_lowercase();
         if lower != name.text {
-            warn(found, &STAGE_NAME_CASING, name, format!("the stage name `{}` should be `{lower}`", name.text));
+            warn(found, &STAGE_NAME_CASING, name, format!("stage name `{}` should be `{lower}`", name.text));
         }
         if ["scratch", "context"].contains(&lower.as_str()) {
-            warn(found, &RESERVED_STAGE_NAME, name, format!("`{lower}` is reserved and no name for a stage"));
+            warn(found, &RESERVED_STAGE_NAME, name, format!("stage name `{lower}` is reserved"));
         }
         if names.contains(&lower) {
-            let message =
-                format!("another stage is called `{lower}` as well; later uses of the name mean the last one");
+            let message = format!("duplicate stage name `{lower}`; later uses of the name refer to the last one");
             warn(found, &DUPLICATE_STAGE_NAME, name, message);
         }
         names.insert(lower);
@@ -63,25 +62,30 @@ fn stage_line(stage: &Stage, names: &mut HashSet<String>, facts: &Facts<'_>, fou
     if let Some(word) = &stage.from.as_word {
         let upper = |t: &str| t.chars().all(|c| c.is_ascii_uppercase());
         if upper(&word.text) != upper(&stage.keyword.text) {
-            let message = format!("`{}` and `{}` are written in different cases", stage.keyword.text, word.text);
+            let message = format!("`{}` and `{}` should use the same case", stage.keyword.text, word.text);
             warn(found, &FROM_AS_CASING, word, message);
         }
     }
     if let Some(platform) = &stage.from.platform {
         if ["$TARGETPLATFORM", "${TARGETPLATFORM}"].contains(&platform.text.as_str()) {
-            warn(found, &REDUNDANT_TARGET_PLATFORM, platform, "the target platform is the default; leave the flag out");
+            warn(
+                found,
+                &REDUNDANT_TARGET_PLATFORM,
+                platform,
+                "redundant --platform: the target platform is the default",
+            );
         } else if !platform.text.contains('$') {
             let name = stage.from.name.as_ref().map_or(String::new(), |n| n.text.to_lowercase());
             let named = platform.text.split('/').any(|part| !part.is_empty() && name.contains(&part.to_lowercase()));
             if !named {
                 let message =
-                    format!("the platform is fixed to `{}`; the stage then ignores --platform", platform.text);
+                    format!("constant platform `{}`; the stage ignores the --platform of the build", platform.text);
                 warn(found, &FROM_PLATFORM_FLAG_CONST_DISALLOWED, platform, message);
             }
         }
     }
     if let Some(platform) = (facts.foreign_base)(&stage.from.image.text) {
-        let message = format!("`{}` is an image for {platform}", stage.from.image.text);
+        let message = format!("base image `{}` is for {platform}", stage.from.image.text);
         warn(found, &INVALID_BASE_IMAGE_PLATFORM, &stage.from.image, message);
     }
 }
@@ -90,16 +94,16 @@ fn instruction(own_shell: bool, i: &Instruction, facts: &Facts<'_>, found: &mut 
     secrets(i, found);
     match &i.op {
         Op::Maintainer(_) => {
-            let message = "MAINTAINER is deprecated; write LABEL org.opencontainers.image.authors=…";
+            let message = "MAINTAINER is deprecated; use LABEL org.opencontainers.image.authors=…";
             warn(found, &MAINTAINER_DEPRECATED, &i.keyword, message);
         }
         Op::Cmd(Command::Shell(word)) | Op::Entrypoint(Command::Shell(word)) if !own_shell => {
-            let message = format!("{} in shell form gets no signals; write it as a JSON array", i.keyword.text);
+            let message = format!("{} in shell form does not receive signals; use the JSON form", i.keyword.text);
             warn(found, &JSON_ARGS_RECOMMENDED, word, message);
         }
         Op::Env(pairs) | Op::Label(pairs) => {
             for pair in pairs.iter().filter(|p| p.legacy) {
-                let message = format!("write `{} {}=…` with an equals sign", i.keyword.text, pair.name.text);
+                let message = format!("use the form `{} {}=…`", i.keyword.text, pair.name.text);
                 warn(found, &LEGACY_KEY_VALUE_FORMAT, &pair.name, message);
             }
         }
@@ -108,7 +112,7 @@ fn instruction(own_shell: bool, i: &Instruction, facts: &Facts<'_>, found: &mut 
             for source in copy.sources.iter().filter(|s| !s.text.contains(['$', '*', '?', '['])) {
                 let path = source.text.trim_start_matches("./").trim_matches('/');
                 if !path.is_empty() && path != "." && !path.contains("://") && (facts.ignored)(path) {
-                    let message = format!("`{path}` is left out by the ignore file");
+                    let message = format!("`{path}` is excluded by the ignore file");
                     warn(found, &COPY_IGNORED_FILE, source, message);
                 }
             }
@@ -120,11 +124,11 @@ fn instruction(own_shell: bool, i: &Instruction, facts: &Facts<'_>, found: &mut 
 fn expose(word: &Word, found: &mut Vec<Warning>) {
     let (ports, proto) = word.text.split_once('/').unwrap_or((&word.text, "tcp"));
     if !word.text.contains('$') && proto != proto.to_lowercase() {
-        let message = format!("the protocol `{proto}` should be `{}`", proto.to_lowercase());
+        let message = format!("protocol `{proto}` should be `{}`", proto.to_lowercase());
         warn(found, &EXPOSE_PROTO_CASING, word, message);
     }
     if !word.text.contains('$') && ports.contains(':') {
-        let message = format!("`{}` maps a port of the host, which an image cannot", word.text);
+        let message = format!("`{}` maps a host port, which an image cannot do", word.text);
         warn(found, &EXPOSE_INVALID_FORMAT, word, message);
     }
 }
@@ -148,9 +152,10 @@ fn repeated(stage: &Stage, found: &mut Vec<Warning>) {
     }
 }
 
-/// Words at the start or end of a name that mark a secret, and words that mark an exception.
+/// Words that mark a secret at the start or end of a name.
 const SECRET: [&str; 10] =
     ["apikey", "auth", "credential", "credentials", "key", "password", "pword", "passwd", "secret", "token"];
+/// Words that mark a name as harmless.
 const HARMLESS: [&str; 3] = ["public", "file", "version"];
 
 fn secrets(i: &Instruction, found: &mut Vec<Warning>) {
@@ -164,7 +169,8 @@ fn secrets(i: &Instruction, found: &mut Vec<Warning>) {
         let parts: Vec<&str> = lower.split(['_', '-', '.']).collect();
         let ends = [parts.first(), parts.last()].into_iter().flatten().any(|p| SECRET.contains(p));
         if ends && !parts.iter().any(|p| HARMLESS.contains(p)) {
-            let message = format!("`{}` looks like a secret, and ends up in the image; use a secret mount", name.text);
+            let message =
+                format!("`{}` looks like a secret, and the image stores its value; use a secret mount", name.text);
             warn(found, &SECRETS_USED_IN_ARG_OR_ENV, name, message);
         }
     }
@@ -178,7 +184,7 @@ fn descriptions(file: &Dockerfile, found: &mut Vec<Warning>) {
         };
         let first = last.text.split_whitespace().next().unwrap_or("");
         if !first.eq_ignore_ascii_case(&name.text) {
-            let message = format!("the comment above should read `# {} …` to describe it", name.text);
+            let message = format!("the comment above should start with the name: `# {} …`", name.text);
             warn(found, &INVALID_DEFINITION_DESCRIPTION, name, message);
         }
     };

@@ -2,16 +2,16 @@
 
 use crate::lint::catalog::Rule;
 
-/// Settings of a check.
+/// Settings of the lint rules.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// Rules that are off, by name.
+    /// Names of disabled rules.
     pub skip: Vec<String>,
-    /// All rules are off.
+    /// All rules are disabled.
     pub skip_all: bool,
-    /// Experimental rules that are on, by name.
+    /// Names of enabled experimental rules.
     pub experimental: Vec<String>,
-    /// All experimental rules are on.
+    /// All experimental rules are enabled.
     pub experimental_all: bool,
     /// Warnings fail the build.
     pub error: bool,
@@ -22,11 +22,11 @@ impl Settings {
     ///
     /// # Errors
     ///
-    /// Returns a sentence about the first part that has another form.
+    /// Returns a description of the first invalid part.
     pub fn parse(text: &str) -> Result<Settings, String> {
         let mut settings = Settings::default();
         for part in text.split(';') {
-            let (key, value) = part.trim().split_once('=').ok_or(format!("`{part}` is not of the form key=value"))?;
+            let (key, value) = part.trim().split_once('=').ok_or(format!("expected key=value instead of `{part}`"))?;
             let names = || value.split(',').map(|n| n.trim().to_string()).filter(|n| n != "all").collect();
             let all = value.split(',').any(|n| n.trim() == "all");
             match key.trim() {
@@ -36,17 +36,17 @@ impl Settings {
                     settings.error = match value.trim() {
                         "true" => true,
                         "false" => false,
-                        other => return Err(format!("error is true or false, not `{other}`")),
+                        other => return Err(format!("`error` must be true or false, not `{other}`")),
                     }
                 }
-                other => return Err(format!("`{other}` is none of skip, error and experimental")),
+                other => return Err(format!("unknown key `{other}`: expected skip, error or experimental")),
             }
         }
         Ok(settings)
     }
 
-    /// Returns true if warnings of the rule are wanted.
-    pub(super) fn wants(&self, rule: &Rule) -> bool {
+    /// Returns true if the rule is enabled.
+    pub(super) fn enables(&self, rule: &Rule) -> bool {
         let named = |list: &[String]| list.iter().any(|n| n.eq_ignore_ascii_case(rule.name));
         if rule.experimental {
             return self.experimental_all || named(&self.experimental);

@@ -13,7 +13,8 @@ fn run(source: &str, settings: &Settings) -> Vec<Warning> {
     check(&file, &facts, settings)
 }
 
-/// The cases are data: `== Rule pass|fail`, then a Dockerfile. A failing case draws that rule, a passing one does not.
+/// Cases are `== Rule pass|fail` followed by a Dockerfile. A failing case must trigger that rule, a
+/// passing one must not.
 #[test]
 fn every_rule_has_a_passing_and_a_failing_case() {
     let settings = Settings { experimental_all: true, ..Settings::default() };
@@ -22,8 +23,8 @@ fn every_rule_has_a_passing_and_a_failing_case() {
         let (head, source) = case.split_once('\n').unwrap();
         let (name, fails) = head.split_once(' ').map(|(n, k)| (n, k == "fail")).unwrap();
         let found = run(source, &settings);
-        let drawn = found.iter().any(|w| w.rule.name == name);
-        assert_eq!(drawn, fails, "{head}\n{source}\n{found:#?}");
+        let triggered = found.iter().any(|w| w.rule.name == name);
+        assert_eq!(triggered, fails, "{head}\n{source}\n{found:#?}");
         seen.push((name.to_string(), fails));
     }
     for rule in RULES {
@@ -54,7 +55,7 @@ fn rules_can_be_skipped_for_the_file_and_for_one_instruction() {
 }
 
 #[test]
-fn spans_name_the_very_word() {
+fn spans_cover_the_exact_word() {
     let source = "FROM base AS Upper\nEXPOSE 80/TCP\nENV A=$KNWON\n";
     let found = run(source, &Settings::default());
     let words: Vec<&str> = found.iter().map(|w| &source[w.span.start..w.span.end]).collect();

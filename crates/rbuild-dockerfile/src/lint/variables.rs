@@ -1,4 +1,4 @@
-//! Rules about variables: declarations, and the defaults that FROM uses.
+//! Rules about variables: declarations, and default values used in FROM.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,9 +16,9 @@ fn always(name: &str) -> bool {
 #[derive(Clone)]
 struct Scope {
     names: HashSet<String>,
-    /// The environment of the base image is unknown: no variable counts as undefined.
+    /// The environment of the base image is unknown, so no variable is reported as undefined.
     open: bool,
-    /// An absolute WORKDIR precedes.
+    /// The stage has an absolute WORKDIR already.
     workdir: bool,
 }
 
@@ -72,7 +72,7 @@ fn expand(file: &Dockerfile, text: &str, globals: &Globals) -> String {
     Lexer::new(file.escape).word(text, &lookup).map(|e| e.text).unwrap_or_default()
 }
 
-/// Checks the image of FROM: variables are declared, and their defaults make a valid name.
+/// Checks that variables in FROM are declared and that their defaults form a valid image name.
 fn from(file: &Dockerfile, image: &Word, globals: &Globals, names: &HashSet<String>, found: &mut Vec<Warning>) {
     if undefined(file, image, names, &UNDEFINED_ARG_IN_FROM, found) || !image.text.contains('$') {
         return;
@@ -81,12 +81,12 @@ fn from(file: &Dockerfile, image: &Word, globals: &Globals, names: &HashSet<Stri
     let broken =
         name.is_empty() || name.contains("//") || name.ends_with([':', '/', '@']) || name.starts_with([':', '/']);
     if broken || name.contains(char::is_whitespace) {
-        let message = format!("with the defaults of its ARGs `{}` is `{name}`, which is no image name", image.text);
+        let message = format!("with default values, `{}` expands to `{name}`, an invalid image name", image.text);
         warn(found, &INVALID_DEFAULT_ARG_IN_FROM, image, message);
     }
 }
 
-/// Warns of each variable that is not among `names`. Returns true if there was one.
+/// Warns about each variable that is not in `names`. Returns true if there was one.
 fn undefined(
     file: &Dockerfile,
     word: &Word,
@@ -97,13 +97,13 @@ fn undefined(
     let lookup = |name: &str| names.contains(name).then(String::new);
     let Ok(got) = Lexer::new(file.escape).word(&word.text, &lookup) else { return false };
     let mut any = false;
-    // `${x:-default}` allows for a missing variable.
+    // `${x:-default}` handles an unset variable.
     let guarded = |name: &str| ["-", ":-", "+", ":+"].iter().any(|op| word.text.contains(&format!("${{{name}{op}")));
     for name in got.unmatched.iter().filter(|n| !always(n) && !guarded(n)) {
         any = true;
         let hint =
             closest(name, names.iter().map(String::as_str)).map_or(String::new(), |c| format!("; did you mean `{c}`?"));
-        warn(found, rule, word, format!("the variable `{name}` is not declared here{hint}"));
+        warn(found, rule, word, format!("variable `{name}` is not declared here{hint}"));
     }
     any
 }
@@ -131,7 +131,7 @@ fn instruction(file: &Dockerfile, i: &Instruction, scope: &mut Scope, found: &mu
         Op::Arg(decls) => scope.names.extend(decls.iter().map(|d| d.name.text.clone())),
         Op::Workdir(word) if word.text.starts_with('/') || word.text.starts_with('$') => scope.workdir = true,
         Op::Workdir(word) if !scope.workdir => {
-            let message = format!("`{}` is relative to whatever the base image has; begin it with a slash", word.text);
+            let message = format!("`{}` is relative to the WORKDIR of the base image; use an absolute path", word.text);
             warn(found, &WORKDIR_RELATIVE_PATH, word, message);
         }
         _ => {}

@@ -34,7 +34,7 @@ fn all_eighteen_instructions_parse() {
 }
 
 #[test]
-fn spans_point_at_the_very_word() {
+fn spans_cover_the_exact_word() {
     let source = "FROM a\nRUN echo \\\n  # note\n  one \\\n\n  two\nCOPY x \\\n  y /z\n";
     let f = file(source);
     let Op::Copy(copy) = &f.stages[0].instructions[1].op else { panic!() };
@@ -47,14 +47,14 @@ fn spans_point_at_the_very_word() {
 }
 
 #[test]
-fn the_escape_directive_rules_continuations() {
+fn the_escape_directive_sets_the_continuation_character() {
     let f = file("# escape=`\nFROM a\nRUN dir c:\\ `\n  x\nENV a=b` c\n");
     let Op::Run(Run { command: Command::Shell(w), .. }) = &f.stages[0].instructions[0].op else { panic!() };
     assert_eq!(w.text, "dir c:\\   x");
     let Op::Env(pairs) = &f.stages[0].instructions[1].op else { panic!() };
     assert_eq!(pairs[0].value.text, "b` c");
     assert_eq!(errors("# escape=x\nFROM a\n").len(), 1);
-    // A comment that is no directive ends them.
+    // A comment that is not a directive ends the directives.
     assert_eq!(file("# hello\n# escape=`\nFROM a\n").escape, '\\');
 }
 
@@ -75,7 +75,7 @@ fn heredocs_in_all_forms() {
     let f = file("FROM a\nONBUILD RUN <<E\nhi\nE\nRUN x\n");
     let Op::Onbuild { text, .. } = &f.stages[0].instructions[0].op else { panic!() };
     assert_eq!(text, "RUN <<E\nhi\nE");
-    assert!(errors("FROM a\nRUN <<EOF\nx\n")[0].message.contains("not closed"));
+    assert!(errors("FROM a\nRUN <<EOF\nx\n")[0].message.contains("not terminated"));
 }
 
 #[test]
@@ -86,19 +86,19 @@ fn json_form_falls_back_to_shell_text() {
 }
 
 #[test]
-fn several_errors_come_together_with_help() {
+fn all_errors_are_reported_with_help() {
     let all = errors("FORM a\nFROM b\nCOPPY a b\nRUN --mont=type=cache x\nENV\nHEALTHCHECK FOO\n");
     let texts: Vec<String> = all.iter().map(|d| format!("{} {}", d.message, d.help.as_deref().unwrap_or(""))).collect();
-    for want in ["`FROM`", "`COPY`", "`--mount`", "ENV needs an argument", "not a kind of HEALTHCHECK"] {
+    for want in ["`FROM`", "`COPY`", "`--mount`", "ENV requires an argument", "unknown HEALTHCHECK type"] {
         assert!(texts.iter().any(|t| t.contains(want)), "{want} in {texts:#?}");
     }
 }
 
 #[test]
-fn the_three_ways_of_being_empty() {
+fn files_without_instructions_or_from_are_errors() {
     assert!(errors("")[0].message.contains("is empty"));
     assert!(errors("# only a comment\n\n")[0].message.contains("no instructions"));
-    assert!(errors("ARG a=1\n")[0].message.contains("no FROM"));
+    assert!(errors("ARG a=1\n")[0].message.contains("contains no FROM"));
     assert!(errors("RUN x\nFROM a\n")[0].message.contains("before the first FROM"));
 }
 
@@ -112,7 +112,7 @@ fn bom_and_windows_line_endings() {
 }
 
 #[test]
-fn durations_as_go_writes_them() {
+fn durations_parse_as_in_go() {
     for (text, want) in [("1m30s", Some(90_000_000_000)), ("1.5s", Some(1_500_000_000)), ("0", Some(0)), ("5", None)] {
         assert_eq!(parse_duration(text), want, "{text}");
     }
@@ -143,7 +143,7 @@ proptest::proptest! {
 }
 
 #[test]
-fn bytes_that_are_no_text_may_stand_in_comments_only() {
+fn invalid_utf8_is_only_allowed_in_comments() {
     for source in [&b"FROM a\n# caf\xe9\nRUN x\n"[..], b"  # \xff\xfe\nFROM a\n", b"FROM a\nRUN x \\\n# \xe9\n y\n"] {
         assert!(parse(source).is_ok(), "{}", String::from_utf8_lossy(source));
     }
@@ -156,9 +156,9 @@ fn bytes_that_are_no_text_may_stand_in_comments_only() {
     ] {
         let errors = parse(source).unwrap_err();
         let at = source.iter().position(|b| *b == 0xe9).unwrap();
-        assert_eq!((errors[0].message.as_str(), errors[0].span), ("this is not UTF-8 text", Span::new(at, at + 1)));
+        assert_eq!((errors[0].message.as_str(), errors[0].span), ("invalid UTF-8", Span::new(at, at + 1)));
     }
-    // Every byte keeps its place for what comes behind it.
+    // Replacements preserve the offsets of the text after them.
     let file = parse(b"# \xe9\xe9\nFROM a\n").unwrap();
     assert_eq!(file.stages[0].span.start, 5);
 }

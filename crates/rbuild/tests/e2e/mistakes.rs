@@ -8,7 +8,7 @@ fn mistakes_in_the_dockerfile_are_shown_where_they_are() {
     lab.build("FROM busybox\nCOPPY a b\nRUN --mont=x y\n", &[]).fails(
         2,
         &[
-            "`COPPY` is not an instruction",
+            "unknown instruction `COPPY`",
             "did you mean `COPY`",
             "--> Dockerfile:2:1",
             "^^^^^",
