@@ -82,6 +82,8 @@ fn container(
     }
     let root = RootDir::open("/").map_err(text)?;
     let mounts = prepare(request, around.proc, &root)?;
+    // Whoever answers calls keeps no way out of the container.
+    drop(root);
     let spec = spec(request, mounts)?;
     spec.save(Path::new(BUNDLE).join("config.json")).map_err(|e| format!("the container's configuration: {e}"))?;
     let null = || std::fs::File::open("/dev/null").map(OwnedFd::from).map_err(|e| format!("/dev/null: {e}"));

@@ -10,12 +10,15 @@ use rustix::io::Errno;
 use super::caller::{Caller, Proc, Result};
 use super::calls::{CREATES, I386};
 use super::decode::{At, Named, Subject, Time, TimeForm, Width, open_how, without};
-use super::files::{Guised, Place, Target, hands_on_group, seen};
+use super::files::{Guised, Place, Target, hands_on_group};
 use super::ids::SAME;
 use super::{Reply, Supervisor, errno};
 
 /// Bytes of a list of attributes, the kernel's limit (xattr(7)).
 const MOST_NAMES: usize = 64 * 1024;
+
+/// Links that are followed one after the other, the kernel's limit (path_resolution(7)).
+const MOST_LINKS: usize = 40;
 
 impl Supervisor {
     fn place(&self, caller: &Caller<'_>, at: At) -> Result<Place> {
@@ -51,7 +54,7 @@ impl Supervisor {
         if path.is_empty() && !flags.contains(AtFlags::EMPTY_PATH) {
             return None;
         }
-        match self.chrooted {
+        match self.chrooted || caller.proc.outer {
             false => self.known.look(caller, file.at.dir, &path, flags),
             true => self.target_of(caller, file.at.dir, path, flags).ok()?.guised(),
         }
@@ -73,22 +76,7 @@ impl Supervisor {
     /// Lists the attributes of a file without ours. The kernel is never left to do that: whoever knew the name could set it.
     pub(super) fn list_attributes(&self, caller: &Caller<'_>, file: Subject, to: u64, size: u64) -> Result<Reply> {
         let mut names = vec![0; MOST_NAMES];
-        let n = match file {
-            Subject::Named(Named { at, flags }) if !self.chrooted => {
-                let (path, flags) = (caller.path_or_none(at.path)?, AtFlags::from_bits_retain(flags));
-                if path.is_empty() && !flags.contains(AtFlags::EMPTY_PATH) {
-                    return Err(Errno::NOENT);
-                }
-                let (seen, how) = seen(caller, at.dir, &path, flags)?;
-                let n = match how.is_empty() {
-                    true => rustix::fs::listxattr(&*seen, &mut names[..])?,
-                    false => rustix::fs::llistxattr(&*seen, &mut names[..])?,
-                };
-                caller.still_waits()?;
-                n
-            }
-            file => rustix::fs::listxattr(Proc::path_of(&self.subject(caller, file)?.fd), &mut names[..])?,
-        };
+        let n = rustix::fs::listxattr(Proc::path_of(&self.subject(caller, file)?.fd), &mut names[..])?;
         let names = without(&names[..n], owner_attribute().as_encoded_bytes());
         if size > 0 {
             if size < names.len() as u64 {
@@ -191,7 +179,10 @@ impl Supervisor {
     }
 
     pub(super) fn make_node(&mut self, caller: &Caller<'_>, at: At, mode: u32, device: u64) -> Result<Reply> {
-        let Ok((parent, name)) = self.place(caller, at).and_then(|p| p.parent()) else { return Ok(Reply::GO) };
+        let (parent, name) = match self.place(caller, at).and_then(|p| p.parent()) {
+            Ok(found) => found,
+            Err(e) => return self.unless_for_root(caller, e),
+        };
         let maker = self.maker(caller, &parent);
         let kind = match FileType::from_raw_mode(mode) {
             FileType::CharacterDevice => Some(Kind::CharDevice),
@@ -225,7 +216,10 @@ impl Supervisor {
         if self.makes_for_root(caller, at) {
             return Ok(Reply::GO);
         }
-        let Ok((parent, name)) = self.place(caller, at).and_then(|p| p.parent()) else { return Ok(Reply::GO) };
+        let (parent, name) = match self.place(caller, at).and_then(|p| p.parent()) {
+            Ok(found) => found,
+            Err(e) => return self.unless_for_root(caller, e),
+        };
         let Some(owner) = self.maker(caller, &parent) else { return Ok(Reply::GO) };
         rustix::fs::mkdirat(&parent.fd, &name, self.mode(caller, mode))?;
         self.own_new(&parent, &name, owner, None)?;
@@ -236,7 +230,10 @@ impl Supervisor {
         if self.makes_for_root(caller, at) {
             return Ok(Reply::GO);
         }
-        let Ok((parent, name)) = self.place(caller, at).and_then(|p| p.parent()) else { return Ok(Reply::GO) };
+        let (parent, name) = match self.place(caller, at).and_then(|p| p.parent()) {
+            Ok(found) => found,
+            Err(e) => return self.unless_for_root(caller, e),
+        };
         let Some(owner) = self.maker(caller, &parent) else { return Ok(Reply::GO) };
         rustix::fs::symlinkat(caller.path(text)?, &parent.fd, &name)?;
         self.own_new(&parent, &name, owner, None)?;
@@ -256,24 +253,65 @@ impl Supervisor {
         self.open(caller, at, flags as u32, mode as u32)
     }
 
-    /// An open that may make a file. One that finds a file is the kernel's own affair, and so is one through a link: those of
-    /// /dev lead into a /proc that is not this process's.
+    /// An open that may make a file. One that finds a file is the kernel's own affair; what is made is made here, at the end of
+    /// all links, and never opened if somebody else was faster.
     pub(super) fn open(&mut self, caller: &Caller<'_>, at: At, flags: u32, mode: u32) -> Result<Reply> {
-        let unnamed = flags & CREATES & !0o100 != 0;
+        let flags = OFlags::from_bits_retain(flags);
+        let unnamed = flags.bits() & CREATES & !OFlags::CREATE.bits() != 0;
         if !unnamed && self.makes_for_root(caller, at) {
             return Ok(Reply::GO);
         }
-        let Ok(place) = self.place(caller, at) else { return Ok(Reply::GO) };
-        let parent = if unnamed { place.target(true) } else { place.parent().map(|(parent, _)| parent) };
-        let Ok(parent) = parent else { return Ok(Reply::GO) };
+        let place = self.place(caller, at);
+        let found = match (unnamed, place) {
+            (_, Err(e)) => Err(e),
+            (true, Ok(place)) => place.target(true).map(|dir| Some((dir, c".".into()))),
+            (false, Ok(place)) => self.new_file(caller, place, flags),
+        };
+        let (parent, name) = match found {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(Reply::GO),
+            Err(e) => return self.unless_for_root(caller, e),
+        };
         let Some((uid, gid)) = self.maker(caller, &parent) else { return Ok(Reply::GO) };
-        if !unnamed && place.target(false).is_ok() {
-            return Ok(Reply::GO);
-        }
-        let fd = place.open(OFlags::from_bits_retain(flags), self.mode(caller, mode))?;
+        let alone = if unnamed { OFlags::empty() } else { OFlags::EXCL };
+        let fd = match rustix::fs::openat(&parent.fd, &name, flags | alone | OFlags::CLOEXEC, self.mode(caller, mode)) {
+            Err(Errno::EXIST) => return Ok(Reply::GO),
+            made => made?,
+        };
         self.own(&Target::of(fd.try_clone().map_err(|_| Errno::MFILE)?)?, uid, gid, None)?;
-        let close_on_exec = OFlags::from_bits_retain(flags).contains(OFlags::CLOEXEC);
-        Ok(Reply::File { fd, close_on_exec })
+        Ok(Reply::File { fd, close_on_exec: flags.contains(OFlags::CLOEXEC) })
+    }
+
+    /// The directory and the name of a file that an open makes, behind links that lead to nothing; `None` if it makes none.
+    fn new_file(&self, caller: &Caller<'_>, mut place: Place, flags: OFlags) -> Result<Option<(Target, CString)>> {
+        if place.names_directory() || place.target(true).is_ok() {
+            return Ok(None);
+        }
+        for _ in 0..MOST_LINKS {
+            let (parent, name) = place.parent()?;
+            let Ok(text) = rustix::fs::readlinkat(&parent.fd, &name, Vec::new()) else {
+                return Ok(Some((parent, name)));
+            };
+            // What is a link there leads to something that is.
+            if parent.is_in_proc() {
+                return Ok(None);
+            }
+            if flags.intersects(OFlags::EXCL | OFlags::NOFOLLOW) {
+                return Ok(None);
+            }
+            place = place.behind(caller, parent, text, self.chrooted)?;
+            // A link of /proc to what the caller has is found here only by its name.
+            if place.names_directory() || place.target(true).is_ok() {
+                return Ok(None);
+            }
+        }
+        Err(Errno::LOOP)
+    }
+
+    /// The kernel says what is wrong, unless it finds a way that is closed here and makes something that is root's.
+    fn unless_for_root(&self, caller: &Caller<'_>, e: Errno) -> Result<Reply> {
+        let who = self.credentials(caller.thread());
+        if (who.users.files, who.groups.files) == (0, 0) { Ok(Reply::GO) } else { Err(e) }
     }
 
     /// Programs with set-id bits change who their caller is; the rest is the kernel's.

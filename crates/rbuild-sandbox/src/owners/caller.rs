@@ -140,59 +140,89 @@ impl Caller<'_> {
         Err(Errno::NAMETOOLONG)
     }
 
-    /// A path as this process finds it: what the caller's own /proc calls itself is another one's to whoever else looks. Only links
-    /// to what the caller has are replaced, as nothing but these leads out of the builder's /proc again.
-    pub fn own_path(&self, path: &[u8]) -> Option<Vec<u8>> {
-        let own = own_link(path)?;
-        Some([self.number().to_string().as_bytes(), b"/", &own].concat())
+    /// A path of its own /proc, which is another one to whoever else looks; `None` for all other paths.
+    pub fn own_path<'p>(&self, path: &'p [u8]) -> Result<Option<OwnPath<'p>>> {
+        let Some(own) = own_path(path) else { return Ok(None) };
+        Ok(Some(match own {
+            // The one place where a link of /proc is followed: it leads to what the caller has open itself.
+            Own::Behind(link, rest) => OwnPath { base: self.open(&link, OFlags::PATH)?, rest, is_link: false },
+            Own::Link(dir, name) => OwnPath { base: self.open(dir, OFlags::PATH)?, rest: name, is_link: true },
+            Own::Other(rest) => OwnPath { base: self.open(".", OFlags::PATH)?, rest, is_link: false },
+        }))
     }
 }
 
-/// The part of a path behind the caller's directory in /proc, if it begins with one of its links there.
-fn own_link(path: &[u8]) -> Option<Vec<u8>> {
-    let rest = [&b"/proc/self/"[..], b"/proc/thread-self/"].iter().find_map(|own| path.strip_prefix(*own));
-    let rest = match rest {
-        Some(rest) => rest.to_vec(),
-        None => [b"fd/", path.strip_prefix(b"/dev/fd/")?].concat(),
+/// A path below a directory that is the caller's own.
+pub struct OwnPath<'p> {
+    pub base: OwnedFd,
+    pub rest: &'p [u8],
+    /// It is one name, that of a link of /proc to what the caller has.
+    pub is_link: bool,
+}
+
+/// What a path names in the caller's directory of /proc.
+#[derive(Debug, PartialEq, Eq)]
+enum Own<'p> {
+    /// A link to what the caller has: the directory that it is in, and its name.
+    Link(&'static str, &'p [u8]),
+    /// Something behind such a link.
+    Behind(String, &'p [u8]),
+    Other(&'p [u8]),
+}
+
+fn own_path(path: &[u8]) -> Option<Own<'_>> {
+    let own = [&b"/proc/self/"[..], b"/proc/thread-self/"].iter().find_map(|own| path.strip_prefix(*own));
+    let fd = path.strip_prefix(b"/dev/fd/").or_else(|| own?.strip_prefix(b"fd/"));
+    let part = |path: &'_ [u8]| path.iter().position(|byte| *byte == b'/').unwrap_or(path.len());
+    if let Some(fd) = fd {
+        let (name, rest) = fd.split_at(part(fd));
+        if !name.is_empty() && name.iter().all(u8::is_ascii_digit) {
+            return Some(link("fd", name, rest));
+        }
+    }
+    let own = own?;
+    let (name, rest) = own.split_at(part(own));
+    Some(if matches!(name, b"cwd" | b"root") { link(".", name, rest) } else { Own::Other(own) })
+}
+
+/// The link `name`, or the path behind it.
+fn link<'p>(dir: &'static str, name: &'p [u8], rest: &'p [u8]) -> Own<'p> {
+    let Some(slashes) = rest.iter().position(|byte| *byte != b'/') else {
+        return if rest.is_empty() { Own::Link(dir, name) } else { Own::Behind(text(dir, name), b".") };
     };
-    let mut parts = rest.split(|byte| *byte == b'/');
-    let is_link = match parts.next()? {
-        b"cwd" | b"root" => true,
-        b"fd" => parts.next().is_some_and(|fd| !fd.is_empty() && fd.iter().all(u8::is_ascii_digit)),
-        _ => false,
-    };
-    is_link.then_some(rest)
+    Own::Behind(text(dir, name), &rest[slashes..])
+}
+
+fn text(dir: &str, name: &[u8]) -> String {
+    format!("{dir}/{}", String::from_utf8_lossy(name))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::own_link;
+    use super::{Own, own_path};
 
     #[test]
     fn only_links_of_the_caller_are_followed_in_the_builders_proc() {
+        let behind = |link: &str, rest: &'static str| Own::Behind(link.to_string(), rest.as_bytes());
         for (path, own) in [
-            ("/proc/self/fd/3", "fd/3"),
-            ("/proc/thread-self/fd/17/x/..", "fd/17/x/.."),
-            ("/proc/self/cwd/x", "cwd/x"),
-            ("/proc/self/root", "root"),
-            ("/dev/fd/0", "fd/0"),
+            ("/proc/self/fd/3", Own::Link("fd", b"3")),
+            ("/proc/thread-self/fd/17/x/..", behind("fd/17", "x/..")),
+            ("/proc/self/fd/17//", behind("fd/17", ".")),
+            ("/proc/self/cwd//x", behind("./cwd", "x")),
+            ("/proc/self/root", Own::Link(".", b"root")),
+            ("/dev/fd/0", Own::Link("fd", b"0")),
+            ("/proc/self/../1/root/etc", Own::Other(b"../1/root/etc")),
+            ("/proc/self/./fd/3", Own::Other(b"./fd/3")),
+            ("/proc/self/fd/../../1/root", Own::Other(b"fd/../../1/root")),
+            ("/proc/self/fd//3", Own::Other(b"fd//3")),
+            ("/proc/self/fd", Own::Other(b"fd")),
+            ("/proc/self/fd/", Own::Other(b"fd/")),
+            ("/proc/self/task/1/fd/3", Own::Other(b"task/1/fd/3")),
         ] {
-            assert_eq!(own_link(path.as_bytes()).as_deref(), Some(own.as_bytes()), "{path}");
+            assert_eq!(own_path(path.as_bytes()), Some(own), "{path}");
         }
-        for path in [
-            "/proc/self/../1/root/etc",
-            "/proc/self/./fd/3",
-            "/proc/self/fd/../../1/root",
-            "/proc/self/fd//3",
-            "/proc/self/fd",
-            "/proc/self/fd/",
-            "/proc/self/task/1/fd/3",
-            "/dev/fd/../x",
-            "/dev/fd",
-            "/proc/1/fd/3",
-            "proc/self/fd/3",
-        ] {
-            assert_eq!(own_link(path.as_bytes()), None, "{path}");
+        for path in ["/dev/fd/../x", "/dev/fd", "/proc/1/fd/3", "proc/self/fd/3", "/proc/self"] {
+            assert_eq!(own_path(path.as_bytes()), None, "{path}");
         }
     }
 }

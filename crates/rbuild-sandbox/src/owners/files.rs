@@ -21,10 +21,10 @@ pub struct Target {
 }
 
 /// A path for what a caller names, as long as the container's root is this process's, and the builder's /proc its working
-/// directory.
+/// directory. Only where no path of the container leads into a /proc in which this process is (see [`Proc::outer`]): links of
+/// that one are followed with this process's rights.
 fn seen_from_here(caller: &Caller<'_>, dir: i32, path: &[u8]) -> Result<CString> {
     if path.starts_with(b"/") {
-        let path = caller.own_path(path).unwrap_or_else(|| path.to_vec());
         return CString::new(path).map_err(|_| Errno::INVAL);
     }
     let thread = caller.number();
@@ -71,7 +71,7 @@ impl Guised {
 
 impl Known {
     /// What is written down of the file that a caller names, which is asked without opening it. No process of the container has
-    /// changed its root.
+    /// changed its root, and this process is in no /proc that the container sees.
     pub fn look(&mut self, caller: &Caller<'_>, dir: i32, path: &CStr, flags: AtFlags) -> Option<(Guised, Guise)> {
         let (seen, how) = seen(caller, dir, path, flags).ok()?;
         let follow = how.is_empty();
@@ -108,20 +108,27 @@ fn guise(Recorded { uid, gid, device }: Recorded) -> Guise {
 }
 
 /// A path for a file that a caller names, likewise, and the flags that go with it.
-pub fn seen(caller: &Caller<'_>, dir: i32, path: &CStr, flags: AtFlags) -> Result<(CString, AtFlags)> {
+fn seen(caller: &Caller<'_>, dir: i32, path: &CStr, flags: AtFlags) -> Result<(CString, AtFlags)> {
     // What has no path is what the link in /proc leads to.
     let follow = path.is_empty() || !flags.contains(AtFlags::SYMLINK_NOFOLLOW);
     let how = if follow { AtFlags::empty() } else { AtFlags::SYMLINK_NOFOLLOW };
     Ok((seen_from_here(caller, dir, path.to_bytes())?, how))
 }
 
-/// Whether the directory that a path of a caller is made in hands its group on, likewise.
+/// Whether the directory that a path of a caller is made in hands its group on.
 pub fn hands_on_group(caller: &Caller<'_>, dir: i32, path: &CStr) -> bool {
     let path = Path::new(OsStr::from_bytes(path.to_bytes()));
-    let above = path.parent().unwrap_or(Path::new(""));
-    let Ok(seen) = seen_from_here(caller, dir, above.as_os_str().as_bytes()) else { return true };
-    rustix::fs::stat(&seen).is_ok_and(|stat| stat.st_mode & SET_GID != 0)
+    let above = path.parent().unwrap_or(Path::new("")).as_os_str().as_bytes();
+    let mode = if caller.proc.outer {
+        let above = if above.is_empty() { c".".into() } else { CString::new(above).unwrap_or_default() };
+        Place::of(caller, dir, above, false).and_then(|place| place.target(true)).map(|dir| dir.stat.st_mode)
+    } else {
+        seen_from_here(caller, dir, above).and_then(|seen| rustix::fs::stat(&seen)).map(|stat| stat.st_mode)
+    };
+    mode.map_or(true, |mode| mode & SET_GID != 0)
 }
+
+const NO_LINKS_OF_PROC: ResolveFlags = ResolveFlags::NO_MAGICLINKS;
 
 const SET_GID: u32 = 0o2000;
 
@@ -137,13 +144,13 @@ fn kind(stat: &Stat) -> Kind {
     }
 }
 
-/// Where a call looks for a path.
+/// Where a call looks for a path. The path is walked by this process and with its rights, so a link of /proc on the way (to
+/// descriptors, root and working directories of any process) is not followed, as it could lead out of the container.
 pub struct Place {
     /// `None` for the working directory of this process, for absolute paths of the common root.
     base: Option<OwnedFd>,
-    /// The caller has a root directory of its own.
-    rooted: bool,
-    pub path: CString,
+    path: CString,
+    how: ResolveFlags,
 }
 
 impl Place {
@@ -151,31 +158,43 @@ impl Place {
     pub fn of(caller: &Caller<'_>, dir: i32, path: CString, chrooted: bool) -> Result<Place> {
         let absolute = path.to_bytes().starts_with(b"/");
         if absolute && chrooted {
-            return Ok(Place { base: Some(caller.root()?), rooted: true, path });
+            return Ok(Place { base: Some(caller.root()?), path, how: ResolveFlags::IN_ROOT | NO_LINKS_OF_PROC });
         }
-        if let Some(own) = caller.own_path(path.to_bytes()) {
-            return Ok(Place { base: None, rooted: false, path: CString::new(own).map_err(|_| Errno::INVAL)? });
+        if let Some(own) = caller.own_path(path.to_bytes())? {
+            let path = CString::new(own.rest).map_err(|_| Errno::INVAL)?;
+            let how = if own.is_link { ResolveFlags::empty() } else { NO_LINKS_OF_PROC };
+            return Ok(Place { base: Some(own.base), path, how });
         }
         let base = if absolute { None } else { Some(caller.directory(dir)?) };
-        Ok(Place { base, rooted: false, path })
+        Ok(Place { base, path, how: NO_LINKS_OF_PROC })
     }
 
     fn base(&self) -> BorrowedFd<'_> {
         self.base.as_ref().map_or(CWD, |fd| fd.as_fd())
     }
 
-    pub fn open(&self, flags: OFlags, mode: Mode) -> Result<OwnedFd> {
-        let flags = flags | OFlags::CLOEXEC;
-        if self.rooted {
-            return rustix::fs::openat2(self.base(), &self.path, flags, mode, ResolveFlags::IN_ROOT);
-        }
-        rustix::fs::openat(self.base(), &self.path, flags, mode)
+    fn open(&self, path: &CStr, flags: OFlags) -> Result<OwnedFd> {
+        let flags = flags | OFlags::PATH | OFlags::CLOEXEC;
+        rustix::fs::openat2(self.base(), path, flags, Mode::empty(), self.how)
     }
 
     /// The file that is there.
     pub fn target(&self, follow: bool) -> Result<Target> {
         let link = if follow { OFlags::empty() } else { OFlags::NOFOLLOW };
-        Target::of(self.open(OFlags::PATH | link, Mode::empty())?)
+        Target::of(self.open(&self.path, link)?)
+    }
+
+    /// Whether the path can be nothing but a directory's.
+    pub fn names_directory(&self) -> bool {
+        self.path.to_bytes().ends_with(b"/")
+    }
+
+    /// Where a link leads that is in `dir`.
+    pub fn behind(&self, caller: &Caller<'_>, dir: Target, text: CString, chrooted: bool) -> Result<Place> {
+        match text.to_bytes().starts_with(b"/") {
+            true => Place::of(caller, HERE, text, chrooted),
+            false => Ok(Place { base: Some(dir.fd), path: text, how: NO_LINKS_OF_PROC }),
+        }
     }
 
     /// The directory that holds the last part, and that part.
@@ -187,9 +206,7 @@ impl Place {
             _ => Path::new("."),
         };
         let text = CString::new(above.as_os_str().as_bytes()).map_err(|_| Errno::INVAL)?;
-        let base = self.base.as_ref().map(|fd| fd.try_clone()).transpose().map_err(|_| Errno::MFILE)?;
-        let dir =
-            Place { base, rooted: self.rooted, path: text }.open(OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
+        let dir = self.open(&text, OFlags::DIRECTORY)?;
         Ok((Target::of(dir)?, CString::new(name.as_bytes()).map_err(|_| Errno::INVAL)?))
     }
 }
@@ -202,6 +219,11 @@ impl Target {
 
     pub fn kind(&self) -> Kind {
         kind(&self.stat)
+    }
+
+    /// Whether it is part of a /proc.
+    pub fn is_in_proc(&self) -> bool {
+        rustix::fs::fstatfs(&self.fd).is_ok_and(|fs| fs.f_type == rustix::fs::PROC_SUPER_MAGIC)
     }
 
     /// What is written down of it.

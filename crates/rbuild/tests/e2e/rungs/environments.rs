@@ -50,6 +50,87 @@ fn root_a_covered_proc_is_shown_to_commands_as_it_is() {
         .fails(1, &["a command with all rights", "systempaths=unconfined"]);
 }
 
+/// Tries to get at the builder's files through links of /proc, by every call that is answered for it; says what it reached.
+const REACHES: &str = r#"
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+static int reached;
+static void told(int worked, const char *what, const char *path) { if (worked) { printf("%s %s\n", what, path); reached = 1; } }
+static void at(const char *root) {
+    char path[600], list[4096];
+    struct timespec now[2] = {{0, UTIME_OMIT}, {0, UTIME_NOW}};
+    struct stat s;
+    snprintf(path, 600, "%s/store/format.json", root);
+    told(!utimensat(AT_FDCWD, path, now, 0), "times", path);
+    told(!chown(path, 33, 33), "owner", path);
+    told(!stat(path, &s), "stat", path);
+    told(listxattr(path, list, 4096) >= 0, "attributes", path);
+    snprintf(path, 600, "%s/store/planted", root);
+    int fd = open(path, O_CREAT | O_RDWR | O_EXCL, 0755);
+    told(fd >= 0, "open", path);
+    told(!mkdir(path, 0755), "mkdir", path);
+    told(!symlink("x", path), "symlink", path);
+    told(!mknod(path, S_IFIFO | 0644, 0), "mknod", path);
+    snprintf(path, 600, "%s/store", root);
+    told(open(path, O_TMPFILE | O_RDWR, 0644) >= 0, "unnamed", path);
+}
+static void all(const char *dir, int most) {
+    char root[500];
+    const char *links[] = {"root", "cwd", "cwd/..", "cwd/../..", "./root", "./cwd"};
+    for (int i = 0; i < 6; i++) { snprintf(root, 500, "%s/%s", dir, links[i]); at(root); }
+    for (int i = 0; i < most; i++) { snprintf(root, 500, "%s/fd/%d", dir, i); at(root); snprintf(root, 500, "%s/./fd/%d", dir, i); at(root); }
+}
+static void each(const char *proc) {
+    char dir[400], task[450];
+    struct dirent *e, *t;
+    snprintf(dir, 400, "%s/self", proc); all(dir, 24);
+    snprintf(dir, 400, "%s/thread-self", proc); all(dir, 24);
+    DIR *d = opendir(proc);
+    while ((e = readdir(d))) {
+        if (e->d_name[0] < '0' || e->d_name[0] > '9') continue;
+        snprintf(dir, 400, "%s/%s", proc, e->d_name); all(dir, 5);
+        snprintf(dir, 400, "%s/%s/task", proc, e->d_name);
+        DIR *tasks = opendir(dir);
+        while (tasks && (t = readdir(tasks))) {
+            if (t->d_name[0] == '.') continue;
+            snprintf(task, 450, "%s/%s/root", dir, t->d_name); at(task);
+        }
+        if (tasks) closedir(tasks);
+    }
+    closedir(d);
+}
+int main(void) {
+    each("/proc");
+    symlink("/proc", "/tmp/p");
+    symlink("/proc/self/root", "/tmp/r");
+    symlink("/proc/self/./root", "/tmp/q");
+    all("/tmp/p/self", 24); all("/tmp/p/1", 5); at("/tmp/r"); at("/tmp/q");
+    chdir("/proc"); each("."); at("self/root");
+    chdir("/proc/self"); all(".", 24); all("../thread-self", 24);
+    return reached;
+}
+"#;
+
+#[test]
+fn root_links_of_a_covered_proc_lead_to_nothing_of_the_builders() {
+    let lab = Lab::bare();
+    let dockerfile = "FROM busybox\nCOPY reaches /\nRUN mkdir -m 1777 -p /tmp && /reaches\nUSER 1000:1000\nRUN /reaches\n";
+    lab.write("reaches.c", REACHES).write("Dockerfile", dockerfile);
+    lab.sh("gcc -static -o reaches reaches.c").ok();
+    let build = "$RB import $BASES/busybox.tar busybox >/dev/null; cp $LAB/ctx/Dockerfile $LAB/ctx/reaches .; $RB build --no-cache; ! find . -name planted | grep .";
+    for ids in ["somebody:500000:0", GRANTED] {
+        as_somebody(&lab, ids, MASK, "", build).ok();
+        lab.sh("rm -rf $LAB/theirs").ok();
+    }
+}
+
 /// A program whose second thread is the one that works with owners.
 const THREADED: &str = r#"
 #include <fcntl.h>
