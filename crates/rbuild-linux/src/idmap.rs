@@ -1,12 +1,16 @@
 //! Which user and group ids a user namespace of ours may hold, and writing its maps.
 
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
+use crate::process::{self, Cloned, Exit};
 
 /// A run of `count` ids that starts at `start`, as the parent namespace numbers them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,17 +137,59 @@ impl IdMaps {
             finish("newuidmap", &mut uid)?;
             return finish("newgidmap", &mut gid);
         }
-        let text =
-            |lines: &[(u32, u32, u32)]| lines.iter().map(|(i, o, n)| format!("{i} {o} {n}\n")).collect::<String>();
         if self.alone {
             let path = format!("/proc/{pid}/setgroups");
             std::fs::write(&path, "deny").map_err(|e| Error::new("write", Path::new(&path), e))?;
         }
+        self.write_into(Path::new(&format!("/proc/{pid}")))
+    }
+
+    /// Writes the maps of the process with that directory in /proc.
+    fn write_into(&self, process: &Path) -> Result<()> {
+        let text =
+            |lines: &[(u32, u32, u32)]| lines.iter().map(|(i, o, n)| format!("{i} {o} {n}\n")).collect::<String>();
         for (name, lines) in [("uid_map", &self.uids), ("gid_map", &self.gids)] {
-            let path = format!("/proc/{pid}/{name}");
-            std::fs::write(&path, text(lines)).map_err(|e| Error::new("write", Path::new(&path), e))?;
+            let path = process.join(name);
+            std::fs::write(&path, text(lines)).map_err(|e| Error::new("write", path, e))?;
         }
         Ok(())
+    }
+}
+
+/// Moves the calling process, which must have one thread, into a user namespace of its own that holds the ids of the present
+/// one. It keeps all rights there, and has none over processes of the namespace that it comes from, nor of others that were
+/// made like this.
+pub fn enter_user_namespace_below() -> Result<()> {
+    let held = |file: &str| -> Result<Vec<IdRange>> {
+        let text = std::fs::read_to_string(file).map_err(|e| Error::new("open", Path::new(file), e))?;
+        Ok(held_ranges(&text))
+    };
+    let maps = IdMaps::identity(&held("/proc/self/uid_map")?, &held("/proc/self/gid_map")?);
+    // Who writes the maps may know this process by another number.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let process = rustix::fs::open("/proc/self", flags, Mode::empty())
+        .map_err(|e| Error::new("open", Path::new("/proc/self"), e))?;
+    let (mut told, tell) = std::io::pipe().map_err(|e| Error::new("pipe2", "", e))?;
+    match process::fork()? {
+        Cloned::Child => {
+            drop(tell);
+            // Not told, the other is gone.
+            let written = told.read_exact(&mut [0]).is_ok()
+                && maps.write_into(Path::new(&format!("/proc/self/fd/{}", process.as_raw_fd()))).is_ok();
+            std::process::exit(if written { 0 } else { 1 });
+        }
+        Cloned::Parent { child } => {
+            drop(told);
+            let entered = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER)
+                .map_err(|e| Error::new("unshare", "CLONE_NEWUSER", std::io::Error::from(e)));
+            let told = entered.and_then(|()| (&tell).write_all(&[0]).map_err(|e| Error::new("write", "a pipe", e)));
+            drop(tell);
+            match (process::wait(child)?, told) {
+                (_, Err(e)) => Err(e),
+                (Exit::Code(0), Ok(())) => Ok(()),
+                _ => Err(Error::new("write", Path::new("/proc/self/uid_map"), Errno::PERM)),
+            }
+        }
     }
 }
 

@@ -27,7 +27,9 @@ pub use copy::{copy_contents, copy_file, copy_file_while, set_file_owner, set_fi
 pub use destination::{Destination, DestinationError, Directory};
 pub use error::{Error, Result};
 pub use held::Held;
-pub use idmap::{IdMaps, IdRange, SubIds, USUAL_COUNT, free_range, held_ranges, subordinate_ranges};
+pub use idmap::{
+    IdMaps, IdRange, SubIds, USUAL_COUNT, enter_user_namespace_below, free_range, held_ranges, subordinate_ranges,
+};
 pub use lock::{Conflict, KeyLock, LockHolder, LockKind, lock_holders};
 pub use meta::{Kind, Stat, Timestamp, Xattrs, file_stat, file_xattr, file_xattrs, set_file_xattr};
 pub use mount::{

@@ -12,7 +12,8 @@ use libcontainer::oci_spec::runtime as oci;
 use libcontainer::syscall::syscall::SyscallType;
 use rbuild_linux::process::{self, Exit};
 use rbuild_linux::{
-    Kind, MOUNT_POINTS, RootDir, bind_clone, detached_overlay, mount_tmpfs, new_procfs, private_namespaces,
+    Kind, MOUNT_POINTS, RootDir, bind_clone, detached_overlay, enter_user_namespace_below, mount_tmpfs, new_procfs,
+    private_namespaces,
 };
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -69,11 +70,16 @@ fn container(
             "a command with all rights would reach the builder's own files through the /proc that it gets here; {UNMASK}"
         ));
     }
+    if request.network == Network::Isolated {
+        around.isolated.as_ref().ok_or("this build has no isolated network")?.join()?;
+    }
+    if around.proc == Proc::Outer {
+        // This /proc shows the other commands, too, and the kernel lets the root of a namespace look into its processes.
+        enter_user_namespace_below().map_err(text)?;
+    }
     private_namespaces(&request.hostname).map_err(text)?;
-    match request.network {
-        Network::Host => {}
-        Network::Isolated => around.isolated.as_ref().ok_or("this build has no isolated network")?.join()?,
-        Network::None => process::enter_lonely_network().map_err(text)?,
+    if request.network == Network::None {
+        process::enter_lonely_network().map_err(text)?;
     }
     // Bundle and state are this runner's alone, and go away with its mount namespace.
     mount_tmpfs(Path::new("/run")).map_err(text)?;

@@ -121,7 +121,8 @@ int main(void) {
 #[test]
 fn root_links_of_a_covered_proc_lead_to_nothing_of_the_builders() {
     let lab = Lab::bare();
-    let dockerfile = "FROM busybox\nCOPY reaches /\nRUN mkdir -m 1777 -p /tmp && /reaches\nUSER 1000:1000\nRUN /reaches\n";
+    let dockerfile =
+        "FROM busybox\nCOPY reaches /\nRUN mkdir -m 1777 -p /tmp && /reaches\nUSER 1000:1000\nRUN /reaches\n";
     lab.write("reaches.c", REACHES).write("Dockerfile", dockerfile);
     lab.sh("gcc -static -o reaches reaches.c").ok();
     let build = "$RB import $BASES/busybox.tar busybox >/dev/null; cp $LAB/ctx/Dockerfile $LAB/ctx/reaches .; $RB build --no-cache; ! find . -name planted | grep .";
@@ -129,6 +130,31 @@ fn root_links_of_a_covered_proc_lead_to_nothing_of_the_builders() {
         as_somebody(&lab, ids, MASK, "", build).ok();
         lab.sh("rm -rf $LAB/theirs").ok();
     }
+}
+
+/// A step with a secret, and one beside it that looks for it and leaves something in its root.
+const BESIDE: &str = r#"FROM busybox AS victim
+RUN --mount=type=secret,id=s --mount=type=secret,id=s,env=TOLD sleep 4; ls / > /found
+FROM busybox AS thief
+RUN for i in 1 2 3 4 5 6; do sleep 0.5; for p in /proc/[0-9]*; do if [ $p != /proc/$(readlink /proc/self) ]; then     cat $p/root/run/secrets/s $p/environ $p/cwd/run/secrets/s; ls $p/fd/; echo x > $p/root/planted; fi; done; done 2> /dev/null | tr '\0' '\n' > /seen;     grep -c . /proc/[0-9]*/comm > /names; true
+FROM scratch
+COPY --from=victim /found /
+COPY --from=thief /seen /names /
+"#;
+
+#[test]
+fn root_steps_side_by_side_are_out_of_reach_where_proc_is_covered() {
+    for ids in ["somebody:500000:0", GRANTED] {
+        let lab = Lab::bare();
+        lab.write("Dockerfile", BESIDE);
+        let build = "$RB import $BASES/busybox.tar busybox >/dev/null; cp $LAB/ctx/Dockerfile .; echo kept-to-itself > s; \
+                     $RB build --no-cache --secret id=s,src=s -o type=tar,dest=o.tar . && tar -xf o.tar && cat seen found && ! grep planted found && ! grep -E \"kept|TOLD\" seen";
+        as_somebody(&lab, ids, MASK, "", build).ok();
+    }
+    let lab = Lab::bare();
+    lab.write("Dockerfile", BESIDE);
+    lab.write("script", format!("set -e; {MASK}; $RB import $RBUILD_TEST_BASES/busybox.tar busybox; echo kept-to-itself > s; $RB build --no-cache --secret id=s,src=s -o type=tar,dest=o.tar . ; tar -xf o.tar; cat seen found; ! grep planted found && ! grep -E 'kept|TOLD' seen"));
+    lab.sh("unset RBUILD_ISOLATION; unshare -m --propagation private bash script").ok();
 }
 
 /// A program whose second thread is the one that works with owners.
