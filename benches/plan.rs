@@ -1,8 +1,10 @@
-//! How long a Dockerfile takes to parse and plan, against `wc` on the same file, and how that grows with its size.
+//! Benchmark of parsing and planning: time relative to `wc` on the same file, and growth with the
+//! size of the file.
 //!
-//! `cargo bench -p rbuild-plan`. Each shape of file is made with 100, 1,000 and 10,000 lines (one of them with 100,000).
-//! Fails if 10,000 lines take 50 times as long as `wc` (with its process), or if ten times the lines take more than
-//! 25 times as long: what is linear stays far below that on a noisy machine, what is quadratic far above.
+//! Run with `cargo bench -p rbuild-plan`. Each kind of file is generated with 100, 1,000 and 10,000
+//! lines (one of them also with 100,000). Fails if 10,000 lines take more than 50 times as long as
+//! `wc` (including its process), or if ten times the lines take more than 25 times as long. Linear
+//! time stays far below this limit on a noisy machine, quadratic time far above.
 
 #![allow(clippy::print_stdout)]
 
@@ -83,14 +85,14 @@ fn copies(lines: usize) -> String {
 }
 
 fn parse_and_plan(text: &str, images: &HashMap<String, BaseImage>) -> usize {
-    let file = rbuild_dockerfile::parse(text.as_bytes()).expect("the file is sound");
+    let file = rbuild_dockerfile::parse(text.as_bytes()).expect("the generated file is valid");
     match plan(&file, &Parameters::new(Platform::host()), images) {
         Ok(Plan::Graph(graph)) => graph.vertices.len(),
         _ => panic!("the file cannot be planned"),
     }
 }
 
-/// The shortest of several runs.
+/// Returns the shortest time of several runs.
 fn best(rounds: usize, mut run: impl FnMut()) -> Duration {
     let times = (0..rounds).map(|_| {
         let start = Instant::now();
@@ -102,7 +104,7 @@ fn best(rounds: usize, mut run: impl FnMut()) -> Duration {
 
 fn wc(text: &str) -> Duration {
     let path = std::env::temp_dir().join(format!("rbuild-plan-{}", std::process::id()));
-    std::fs::write(&path, text).expect("a file for wc");
+    std::fs::write(&path, text).expect("writing the file for wc");
     let time = best(5, || assert!(Command::new("wc").arg(&path).output().is_ok_and(|o| o.status.success())));
     let _ = std::fs::remove_file(&path);
     time
