@@ -405,7 +405,8 @@ fn fill_in(replacement: &str, matched: &[char]) -> String {
     out + rest
 }
 
-/// A glob of `*` and `?`, which do not match a newline.
+/// A glob of `*` and `?`, neither of which matches a newline. Matching simulates all positions in the
+/// pattern at once, so its time is proportional to the length of the text.
 struct Pattern(Vec<Piece>);
 
 #[derive(Clone, Copy, PartialEq)]
@@ -436,54 +437,56 @@ impl Pattern {
         Ok(Pattern(pieces))
     }
 
-    /// Returns true if the pattern matches the whole of `text`.
-    fn matches(&self, text: &[char]) -> bool {
-        let (mut t, mut p) = (0, 0);
-        let mut star: Option<(usize, usize)> = None;
-        while t < text.len() {
-            match self.0.get(p) {
-                Some(Piece::Any) => {
-                    star = Some((p, t));
-                    p += 1;
-                }
-                Some(Piece::One) if text[t] != '\n' => (t, p) = (t + 1, p + 1),
-                Some(Piece::Char(c)) if *c == text[t] => (t, p) = (t + 1, p + 1),
-                _ => match star {
-                    Some((sp, st)) if text[st] != '\n' => {
-                        star = Some((sp, st + 1));
-                        (t, p) = (st + 1, sp + 1);
-                    }
-                    _ => return false,
-                },
+    /// Returns the lengths of the shortest and of the longest prefix that matches.
+    fn prefix(pieces: &[Piece], text: &[char]) -> Option<(usize, usize)> {
+        let mut states = States::new(pieces);
+        let mut found = None;
+        states.add(0);
+        for at in 0..=text.len() {
+            if states.accepted().is_some() {
+                found = Some((found.map_or(at, |(shortest, _)| shortest), at));
             }
+            let Some(c) = text.get(at) else { break };
+            states.step(*c);
         }
-        self.0[p..].iter().all(|x| *x == Piece::Any)
-    }
-
-    fn ends(&self, len: usize, greedy: bool) -> Box<dyn Iterator<Item = usize>> {
-        if greedy { Box::new((0..=len).rev()) } else { Box::new(0..=len) }
+        found
     }
 
     fn trim_start(&self, value: &str, greedy: bool) -> String {
         let chars: Vec<char> = value.chars().collect();
-        match self.ends(chars.len(), greedy).find(|n| self.matches(&chars[..*n])) {
-            Some(n) => chars[n..].iter().collect(),
+        match Pattern::prefix(&self.0, &chars) {
+            Some((shortest, longest)) => chars[if greedy { longest } else { shortest }..].iter().collect(),
             None => value.to_string(),
         }
     }
 
     fn trim_end(&self, value: &str, greedy: bool) -> String {
-        let chars: Vec<char> = value.chars().collect();
-        match self.ends(chars.len(), greedy).find(|n| self.matches(&chars[chars.len() - n..])) {
-            Some(n) => chars[..chars.len() - n].iter().collect(),
+        let backwards: Vec<char> = value.chars().rev().collect();
+        let pieces: Vec<Piece> = self.0.iter().rev().copied().collect();
+        match Pattern::prefix(&pieces, &backwards) {
+            Some((shortest, longest)) => backwards[if greedy { longest } else { shortest }..].iter().rev().collect(),
             None => value.to_string(),
         }
     }
 
     /// Returns the range of the first match at or after `from`; the longest one at that position.
     fn find(&self, text: &[char], from: usize) -> Option<(usize, usize)> {
-        let longest = |start: usize| (start..=text.len()).rev().find(|end| self.matches(&text[start..*end]));
-        (from..=text.len()).find_map(|start| Some((start, longest(start)?)))
+        let mut states = States::new(&self.0);
+        let mut best: Option<(usize, usize)> = None;
+        for at in from..=text.len() {
+            if best.is_none() {
+                states.add(at);
+            }
+            if let Some(start) = states.accepted().filter(|start| best.is_none_or(|(first, _)| *start <= first)) {
+                best = Some((start, at));
+            }
+            if best.is_some_and(|(first, _)| !states.keep_until(first)) {
+                break;
+            }
+            let Some(c) = text.get(at) else { break };
+            states.step(*c);
+        }
+        best
     }
 
     /// Replaces the first match or all matches. As in Go's regular expressions, empty matches are
@@ -509,6 +512,63 @@ impl Pattern {
         }
         out.extend(chars.get(done..).unwrap_or_default());
         out
+    }
+}
+
+/// Positions in a pattern that are reached by some match in progress, each with the earliest start of
+/// such a match.
+struct States<'a> {
+    pieces: &'a [Piece],
+    starts: Vec<Option<usize>>,
+}
+
+impl<'a> States<'a> {
+    fn new(pieces: &'a [Piece]) -> States<'a> {
+        States { pieces, starts: vec![None; pieces.len() + 1] }
+    }
+
+    /// Begins a match at `start`.
+    fn add(&mut self, start: usize) {
+        self.reach(0, start);
+    }
+
+    /// Notes a match in progress, also behind a `*`, which may match nothing.
+    fn reach(&mut self, mut state: usize, start: usize) {
+        loop {
+            let known = &mut self.starts[state];
+            if known.is_some_and(|known| known <= start) {
+                return;
+            }
+            *known = Some(start);
+            if self.pieces.get(state) != Some(&Piece::Any) {
+                return;
+            }
+            state += 1;
+        }
+    }
+
+    /// Returns the earliest start of the matches that are complete.
+    fn accepted(&self) -> Option<usize> {
+        self.starts[self.pieces.len()]
+    }
+
+    /// Drops matches that start after `first`. Returns true if any is left that can go on.
+    fn keep_until(&mut self, first: usize) -> bool {
+        self.starts.iter_mut().for_each(|start| *start = start.filter(|start| *start <= first));
+        self.starts[..self.pieces.len()].iter().any(Option::is_some)
+    }
+
+    fn step(&mut self, c: char) {
+        let before = std::mem::replace(&mut self.starts, vec![None; self.pieces.len() + 1]);
+        for (state, piece) in self.pieces.iter().enumerate() {
+            let Some(start) = before[state] else { continue };
+            match piece {
+                Piece::Any if c != '\n' => self.reach(state, start),
+                Piece::One if c != '\n' => self.reach(state + 1, start),
+                Piece::Char(wanted) if *wanted == c => self.reach(state + 1, start),
+                _ => {}
+            }
+        }
     }
 }
 
@@ -565,6 +625,16 @@ mod tests {
         let lexer = Lexer::new('`');
         assert_eq!(text(lexer, "${B#a\\\\}"), Ok("b*c?d}e".into()));
         assert_eq!(text(lexer, "${S//`//`/}"), Ok("a/b/c".into()));
+    }
+
+    #[test]
+    fn matching_takes_time_in_proportion_to_the_text() {
+        let lookup = |_: &str| Some("a".repeat(60_000));
+        for word in ["${X//a*c/}", "${X/a*c/}", "${X##*b}", "${X%%b*}", "${X//*a?b/x}", "${X%a*c}"] {
+            let begun = std::time::Instant::now();
+            assert_eq!(Lexer::new('\\').word(word, &lookup).unwrap().text.len(), 60_000, "{word}");
+            assert!(begun.elapsed() < std::time::Duration::from_secs(5), "{word}: {:?}", begun.elapsed());
+        }
     }
 
     #[test]

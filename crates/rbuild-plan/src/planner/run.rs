@@ -54,6 +54,7 @@ impl Planner<'_> {
             kind: MountKindStep::Volume { index, source: volume.source.clone() },
             span,
         }));
+        sort_mounts(&mut mounts);
         let script = script(run)?;
         let (args, shown) = self.run_args(state, run, script.as_ref())?;
         let proxies = self.proxies(state);
@@ -238,6 +239,14 @@ impl Planner<'_> {
         }
         self.word(state, word)
     }
+}
+
+/// Orders mounts by target, parents first, as BuildKit does (client/llb/exec.go): a mount never hides
+/// one below it. Of mounts with the same target, the last counts.
+fn sort_mounts(mounts: &mut Vec<MountStep>) {
+    mounts.reverse();
+    mounts.sort_by(|a, b| a.target.cmp(&b.target));
+    mounts.dedup_by(|later, kept| later.target == kept.target);
 }
 
 /// Returns the here-document of a RUN that consists only of it, if it starts with `#!`.

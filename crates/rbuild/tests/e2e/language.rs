@@ -156,3 +156,30 @@ fn checks_and_builds_mean_the_same_platform() {
     lab.write("Dockerfile", "FROM base-$TARGETARCH\nLABEL x=$FROMBASE\n");
     lab.rbuild(["build", "--platform", "linux/arm64", "--check"]).ok();
 }
+
+/// Mounts are ordered by target, parents first, whatever their order in the instruction.
+#[test]
+fn a_mount_does_not_hide_another_below_it() {
+    let lab = Lab::new();
+    lab.write("in/f", "inner").write("c/in/.keep", "").write("c/f", "outer");
+    let caches =
+        [("inner", "/x/y"), ("outer", "/x")].map(|(id, target)| format!("--mount=type=cache,id={id},target={target}"));
+    let binds = ["--mount=source=in,target=/x/in", "--mount=source=c,target=/x"].map(String::from);
+    for [first, second] in [caches.clone(), [caches[1].clone(), caches[0].clone()]] {
+        let out = lab.build_local(
+            &format!(
+                "FROM busybox AS b\nRUN {first} {second} echo kept >/x/y/f\n\
+                 RUN --mount=type=cache,id=inner,target=/c cp /c/f /kept\nFROM scratch\nCOPY --from=b /kept /\n"
+            ),
+            &["--no-cache"],
+        );
+        assert_eq!(std::fs::read_to_string(out.join("kept")).unwrap(), "kept\n", "{first} {second}");
+    }
+    for [first, second] in [binds.clone(), [binds[1].clone(), binds[0].clone()]] {
+        let file = format!(
+            "FROM busybox AS b\nRUN {first} {second} cat /x/in/f /x/f >/both\nFROM scratch\nCOPY --from=b /both /\n"
+        );
+        let out = lab.build_local(&file, &[]);
+        assert_eq!(std::fs::read_to_string(out.join("both")).unwrap(), "innerouter", "{first} {second}");
+    }
+}
