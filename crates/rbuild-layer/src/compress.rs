@@ -2,11 +2,6 @@
 
 use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
 
-use rbuild_image::{Digest, Hashed};
-
-use crate::error::{LayerError, Result};
-use crate::limits::{Bounded, Limits};
-
 /// How the bytes of a layer are packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Compression {
@@ -98,18 +93,6 @@ impl<R: Read> Read for Decoder<R> {
             Inner::Xz(r) => r.read(buf),
         }
     }
-}
-
-/// The digests of a layer's bytes as they came and after decompression, without looking at what they hold.
-pub fn layer_digests(source: impl Read, limits: Limits) -> Result<(Digest, Digest)> {
-    let failed = |e| LayerError::io("reading the layer")(e);
-    let mut raw = Hashed::new(source);
-    let mut plain = Hashed::new(Bounded::new(&mut raw, limits).map_err(failed)?);
-    io::copy(&mut plain, &mut io::sink()).map_err(failed)?;
-    let diff_id = plain.finish().1;
-    // What follows the end of the compressed stream belongs to the digest as well.
-    io::copy(&mut raw, &mut io::sink()).map_err(failed)?;
-    Ok((raw.finish().1, diff_id))
 }
 
 #[cfg(test)]

@@ -4,38 +4,45 @@
 //! `user.overlay.opaque`. A layer is a tar of the OCI image spec: deletions are `.wh.` names. The tar framing is
 //! our own over the tar crate's header block; nothing here knows an image, a store or a build.
 
-mod aside;
+mod bounded;
+mod chunks;
 mod compress;
 mod counting;
-mod earlier;
+mod entry;
 mod error;
-mod finisher;
+mod external;
 mod gzip;
-mod leaning;
+mod hash_thread;
+mod item;
+mod limited_tar;
 mod limits;
-mod loose;
+mod lower_refs;
+mod options;
 mod pack;
-mod pieces;
-mod pipe;
+mod read_ahead;
 mod reader;
+mod reuse;
 mod sparse;
 mod unpack;
 mod walk;
+mod write_behind;
 mod writer;
 mod xattrs;
 
-pub use aside::ChunkHash;
-pub use compress::{Compression, Decoder, detect, layer_digests};
+pub use bounded::{Bounded, layer_digests};
+pub use compress::{Compression, Decoder, detect};
 pub use counting::Counting;
+pub use entry::{EntryKind, TarEntry};
 pub use error::{LayerError, Result};
+pub use external::{Loose, LooseFile};
 pub use gzip::{END as GZIP_END, may_have_members as gzip_may_have_members, unpacked_size as gzip_unpacked_size};
-pub use leaning::Leaning;
-pub use limits::{Bounded, LimitedTar, Limits};
-pub use loose::{Loose, LooseFile};
-pub use pack::{
-    Deletions, LAYER_FORMAT, LayerForm, Packed, Times, TreePacker, pack_layer, pack_loose, pack_whole, repack_layer,
-};
-pub use reader::{EntryKind, TarEntry, TarReader, is_tar};
+pub use hash_thread::ChunkHash;
+pub use limited_tar::LimitedTar;
+pub use limits::Limits;
+pub use lower_refs::Leaning;
+pub use options::{Deletions, LAYER_FORMAT, LayerForm, Times};
+pub use pack::{Packed, TreePacker, pack_layer, pack_loose, pack_whole, repack_layer};
+pub use reader::{TarReader, is_tar};
 pub use unpack::{Owners, Stop, Unpacked, Unpacking, Whiteouts, entry_path, unpack, unpack_some};
 pub use writer::{LateEntry, TarWriter};
 pub use xattrs::{OPAQUE, ORIGIN, keep_in_layer, keep_in_tree, marks_opaque, steers_overlay};

@@ -8,38 +8,20 @@ use std::sync::mpsc::sync_channel;
 use rbuild_image::{Digest, Hashed};
 use rbuild_linux::RootDir;
 
-use crate::aside::ChunkHash;
+use crate::chunks::Pieces;
 use crate::compress::{Compression, Decoder};
+use crate::entry::TarEntry;
 use crate::error::{LayerError, Result};
+use crate::external::Loose;
 use crate::gzip::ParallelGzip;
-use crate::loose::Loose;
-use crate::pieces::Pieces;
-use crate::reader::TarEntry;
-use crate::walk::{Item, Walk, entry_changed};
+use crate::hash_thread::ChunkHash;
+use crate::item::{Item, entry_changed};
+use crate::options::{Deletions, LayerForm, Times};
+use crate::walk::Walk;
 use crate::writer::TarWriter;
-
-/// Names the way layer bytes are made. It changes when, and only when, the same tree gives other bytes.
-pub const LAYER_FORMAT: u32 = 2;
 
 const GZIP_LEVEL: i32 = 6;
 const ZSTD_LEVEL: i32 = 3;
-
-/// How a layer is packed. The default is what images have had for ever: gzip at its usual level.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct LayerForm {
-    /// Gzip, zstd or none.
-    pub compression: Compression,
-    /// The compression's usual one if not given.
-    pub level: Option<i32>,
-}
-
-impl LayerForm {
-    /// A short name, different for every form: `gzip`, `zstd-19`.
-    pub fn name(&self) -> String {
-        let level = self.level.map_or(String::new(), |l| format!("-{l}"));
-        format!("{}{level}", self.compression.name())
-    }
-}
 
 /// A layer that was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,36 +131,6 @@ fn encoder<W: Write>(form: LayerForm, out: W) -> Result<Encoder<W>> {
     })
 }
 
-/// What becomes of the overlay's deletion marks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Deletions {
-    /// `.wh.` names, as in image layers.
-    Whiteouts,
-    /// The tree is whole and has none (a mounted view), but becomes a layer.
-    Done,
-    /// The tree is whole, and becomes an archive of files in which every name means itself.
-    None,
-}
-
-/// What becomes of modification times; seconds since 1970.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Times {
-    AsIs,
-    /// None is later than this.
-    AtMost(i64),
-    Always(i64),
-}
-
-impl Times {
-    pub(crate) fn of(self, seconds: i64) -> i64 {
-        match self {
-            Times::AsIs => seconds,
-            Times::AtMost(latest) => seconds.min(latest),
-            Times::Always(time) => time,
-        }
-    }
-}
-
 /// Writes one directory after the other into one uncompressed tar.
 pub struct TreePacker<'a> {
     out: TarWriter<Pieces<'a>>,
@@ -187,9 +139,7 @@ pub struct TreePacker<'a> {
 
 /// Entries that are written before it is worth a thread to read the next ones.
 const FEW: usize = 200;
-/// Entries, or bytes of their files, that come over from that thread at a time; and how many times ahead it may be.
-pub(crate) const BATCH: usize = 64;
-pub(crate) const BATCH_BYTES: usize = 1 << 20;
+/// Batches that it may be ahead.
 const AHEAD: usize = 8;
 
 const WRITING: &str = "writing the archive";

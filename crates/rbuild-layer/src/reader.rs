@@ -8,6 +8,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use rbuild_linux::{Timestamp, Xattrs};
 use tar::{EntryType, Header};
 
+use crate::entry::{EntryKind, TarEntry};
 use crate::error::{LayerError, Result};
 use crate::limits::{Limits, over};
 use crate::sparse::{self, SparseRecords};
@@ -16,44 +17,6 @@ const BLOCK: usize = 512;
 
 /// Bytes of the attributes that a global header gives to every later entry: each of them costs that much.
 const GLOBAL_MOST: usize = 64 << 10;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EntryKind {
-    File,
-    Dir,
-    Symlink,
-    HardLink,
-    CharDevice,
-    BlockDevice,
-    Fifo,
-}
-
-/// One entry's header, long names and PAX records applied.
-#[derive(Debug, Clone)]
-pub struct TarEntry {
-    /// As written, except that it is never empty.
-    pub path: OsString,
-    pub kind: EntryKind,
-    /// `0o7777` at most.
-    pub mode: u32,
-    pub uid: u64,
-    pub gid: u64,
-    pub mtime: Timestamp,
-    /// Bytes of content that follow.
-    pub size: u64,
-    pub link: OsString,
-    pub rdev: (u32, u32),
-    pub xattrs: Xattrs,
-    /// Where the content's pieces go in a file of that whole size, if it has holes: in order, without overlap.
-    pub sparse: Option<(Vec<(u64, u64)>, u64)>,
-}
-
-impl TarEntry {
-    /// Bytes of the file with its holes.
-    pub(crate) fn whole_size(&self) -> u64 {
-        self.sparse.as_ref().map_or(self.size, |(_, whole)| *whole)
-    }
-}
 
 pub struct TarReader<R> {
     inner: R,

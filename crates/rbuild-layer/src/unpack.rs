@@ -13,13 +13,15 @@ use std::path::{Component, Path, PathBuf};
 use rbuild_image::{Digest, Hasher};
 use rbuild_linux::{Kind, RootDir, Timestamp, set_file_owner};
 
+use crate::bounded::Bounded;
 use crate::compress::Compression;
+use crate::entry::{EntryKind, TarEntry};
 use crate::error::{LayerError, Result};
-use crate::finisher::{Filled, Finisher, SMALL, Unfinished};
-use crate::leaning::Leaning;
-use crate::limits::{Bounded, Limits};
-use crate::pipe::with_read_ahead;
-use crate::reader::{EntryKind, TarEntry, TarReader};
+use crate::limits::Limits;
+use crate::lower_refs::Leaning;
+use crate::read_ahead::with_read_ahead;
+use crate::reader::TarReader;
+use crate::write_behind::{Filled, Finisher, SMALL, Unfinished};
 use crate::xattrs::{OPAQUE, ORIGIN, keep_in_tree};
 
 mod content;

@@ -2,31 +2,19 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
 
 use rbuild_linux::{Kind, RootDir, Stat, Timestamp};
 
+use crate::entry::{EntryKind, TarEntry};
 use crate::error::{LayerError, Result};
-use crate::loose::{Loose, LooseHere, Unchanged};
-use crate::pack::{BATCH, BATCH_BYTES, Deletions, Times};
-use crate::reader::{EntryKind, TarEntry};
+use crate::external::{Loose, LooseHere};
+use crate::item::{Item, SMALL, read_small};
+use crate::options::{Deletions, Times};
 use crate::unpack::WHITEOUT;
 use crate::xattrs::{keep_in_layer, marks_opaque};
-
-/// An entry, and its content if it has any.
-pub(crate) enum Item {
-    Header(TarEntry),
-    Small(TarEntry, Vec<u8>),
-    /// Read when it is written.
-    Large(TarEntry, File, Option<Unchanged>),
-}
-
-/// Files up to this size are read where they are found.
-pub(crate) const SMALL: u64 = 64 << 10;
 
 struct OpenDir {
     path: PathBuf,
@@ -35,6 +23,9 @@ struct OpenDir {
     loose: LooseHere,
 }
 
+/// Entries, or bytes of their files, that come over from that thread at a time.
+const BATCH: usize = 64;
+const BATCH_BYTES: usize = 1 << 20;
 /// Goes through a tree and says what there is to write, in the order of the archive.
 pub(crate) struct Walk {
     /// Directories still to be listed, deepest last, their entries in reverse.
@@ -208,21 +199,4 @@ fn item(
     }
     let content = read_small(&file, &entry)?;
     Ok(Some(Item::Small(entry, content)))
-}
-
-/// What a small file holds, which has to be as much as its entry says.
-pub(crate) fn read_small(mut file: &File, entry: &TarEntry) -> Result<Vec<u8>> {
-    let mut content = vec![0; entry.size as usize];
-    match file.read_exact(&mut content) {
-        Ok(()) => Ok(content),
-        Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Err(entry_changed(entry)),
-        Err(e) => Err(LayerError::io(format!("reading {:?}", entry.path))(e)),
-    }
-}
-
-pub(crate) fn entry_changed(entry: &TarEntry) -> LayerError {
-    LayerError::Entry {
-        name: entry.path.to_string_lossy().into_owned(),
-        reason: "became shorter while it was read".into(),
-    }
 }

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use tar::{EntryType, Header};
 
-use crate::reader::{EntryKind, TarEntry};
+use crate::entry::{EntryKind, TarEntry};
 
 /// A field of a header that holds a number: where it stands, and its length.
 type Field = (usize, usize);

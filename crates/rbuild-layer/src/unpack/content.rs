@@ -5,8 +5,9 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use crate::entry::TarEntry;
 use crate::error::{LayerError, Result};
-use crate::reader::{TarEntry, TarReader};
+use crate::reader::TarReader;
 
 /// Appends the content of a file to what was read before.
 pub(super) fn read_content<R: Read>(entry: &TarEntry, tar: &mut TarReader<R>, to: &mut Vec<u8>) -> Result<()> {

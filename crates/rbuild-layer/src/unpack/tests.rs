@@ -1,5 +1,6 @@
 use super::*;
-use crate::pack::{LayerForm, Times, pack_layer};
+use crate::options::{LayerForm, Times};
+use crate::pack::pack_layer;
 use crate::{Compression, TarWriter};
 use ::tar::Header;
 use std::io::Write;

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use rbuild_linux::Xattrs;
 
-use crate::reader::{EntryKind, TarEntry, TarReader};
+use crate::entry::{EntryKind, TarEntry};
+use crate::reader::TarReader;
 
 /// Goes through an uncompressed layer that was written here, beside a walk in the same order.
 pub(crate) struct EarlierLayer {

@@ -8,13 +8,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rbuild_linux::{RootDir, Stat, Timestamp, file_stat, file_xattrs};
+use rbuild_linux::{RootDir, Stat, Timestamp, file_xattrs};
 
-use crate::earlier::EarlierLayer;
-use crate::error::{LayerError, Result};
-use crate::pack::Times;
-use crate::reader::{EntryKind, TarEntry};
-use crate::walk::{Item, SMALL, read_small};
+use crate::entry::{EntryKind, TarEntry};
+use crate::error::Result;
+use crate::item::{Item, SMALL, Unchanged, read_small};
+use crate::options::Times;
+use crate::reuse::EarlierLayer;
 use crate::xattrs::keep_in_layer;
 
 /// A regular file that lies elsewhere.
@@ -137,32 +137,11 @@ fn read(dir: &RootDir, file: &LooseFile, mut entry: TarEntry) -> Result<Item> {
     Ok(Item::Small(entry, content?))
 }
 
-/// What a file was when it was found.
-pub(crate) struct Unchanged {
-    stat: Stat,
-    path: PathBuf,
-}
-
-impl Unchanged {
-    /// An error if it is something else now. A file that was removed or replaced has another time of change.
-    pub(crate) fn check(&self, file: &File) -> Result<()> {
-        let now = file_stat(file)?;
-        let told = |stat: &Stat| (stat.size, stat.mtime, stat.ctime);
-        match told(&now) == told(&self.stat) {
-            true => Ok(()),
-            false => Err(self.broken()),
-        }
-    }
-
-    pub(crate) fn broken(&self) -> LayerError {
-        LayerError::Changed(self.path.clone())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{LayerForm, pack_layer, pack_loose};
+    use crate::{LayerError, LayerForm, pack_layer, pack_loose};
+    use rbuild_linux::file_stat;
     use std::ffi::OsStr;
 
     /// Half of a tree lies elsewhere, under other names: the layer is that of the whole tree.

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 use rbuild_image::Digest;
 
-use crate::aside::HashAside;
+use crate::hash_thread::HashAside;
 
 const CHUNK: usize = 1 << 20;
 const AHEAD: usize = 4;

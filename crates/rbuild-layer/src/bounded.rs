@@ -1,0 +1,113 @@
+//! Decompression of streams that may be hostile.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rbuild_image::{Digest, Hashed};
+
+use crate::compress::{Compression, Decoder};
+use crate::counting::Counting;
+use crate::error::{LayerError, Result};
+use crate::limits::{Limits, over};
+
+/// What a stream decompresses to, which ends in an error where that is more than its compressed bytes may become.
+pub struct Bounded<R: Read> {
+    stream: Decoder<Counting<R>>,
+    packed: Arc<AtomicU64>,
+    unpacked: u64,
+    /// Bytes of what was asked for, where the others are bounded on their own.
+    asked: Option<Arc<AtomicU64>>,
+    limits: Limits,
+}
+
+impl<R: Read> Bounded<R> {
+    pub fn new(source: R, limits: Limits) -> std::io::Result<Bounded<R>> {
+        let packed = Arc::new(AtomicU64::new(0));
+        let stream = Decoder::new(Counting::new(source, packed.clone()))?;
+        Ok(Bounded { stream, packed, unpacked: 0, asked: None, limits })
+    }
+
+    /// Bounds all but the bytes counted in `asked` by a few and by what the compressed ones stand for.
+    pub fn with_asked(source: R, limits: Limits, asked: Arc<AtomicU64>) -> std::io::Result<Bounded<R>> {
+        Ok(Bounded { asked: Some(asked), ..Bounded::new(source, limits)? })
+    }
+
+    pub fn compression(&self) -> Compression {
+        self.stream.compression()
+    }
+
+    /// Bytes that were read, after decompression.
+    pub fn count(&self) -> u64 {
+        self.unpacked
+    }
+
+    fn check(&self) -> Result<()> {
+        let packed = self.packed.load(Ordering::Relaxed);
+        let most = self
+            .asked
+            .as_ref()
+            .map_or(u64::MAX, |asked| self.limits.unasked(packed).saturating_add(asked.load(Ordering::Relaxed)));
+        if self.unpacked <= self.limits.unpacked(packed).min(most) {
+            return Ok(());
+        }
+        let what = format!("{packed} compressed bytes become more than {}", self.unpacked);
+        Err(over("ratio", self.limits.ratio, what))
+    }
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.stream.read(buf)?;
+        self.unpacked += n as u64;
+        self.check().map_err(std::io::Error::other)?;
+        Ok(n)
+    }
+}
+
+/// The digests of a layer's bytes as they came and after decompression, without looking at what they hold.
+pub fn layer_digests(source: impl Read, limits: Limits) -> Result<(Digest, Digest)> {
+    let failed = |e| LayerError::io("reading the layer")(e);
+    let mut raw = Hashed::new(source);
+    let mut plain = Hashed::new(Bounded::new(&mut raw, limits).map_err(failed)?);
+    io::copy(&mut plain, &mut io::sink()).map_err(failed)?;
+    let diff_id = plain.finish().1;
+    // What follows the end of the compressed stream belongs to the digest as well.
+    io::copy(&mut raw, &mut io::sink()).map_err(failed)?;
+    Ok((raw.finish().1, diff_id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::{RATIO_FROM, UNASKED};
+
+    #[test]
+    fn a_bomb_is_refused_and_a_well_packed_archive_is_not() {
+        let bounded = |unpacked, limits| {
+            let mut bounded = Bounded::new(&[b'x'; 1000][..], limits).unwrap();
+            std::io::copy(&mut bounded, &mut std::io::sink()).unwrap();
+            Bounded { unpacked, ..bounded }
+        };
+        let limits = Limits::default();
+        bounded(RATIO_FROM, limits).check().unwrap();
+        let error = bounded(RATIO_FROM + 1, limits).check().unwrap_err().to_string();
+        assert!(error.contains("--limit ratio=N"), "{error}");
+        bounded(RATIO_FROM + 1, Limits { ratio: 1 << 40, ..limits }).check().unwrap();
+    }
+
+    #[test]
+    fn what_nobody_asks_for_is_bounded_sooner() {
+        let asked = Arc::new(AtomicU64::new(0));
+        let bounded = |unpacked| {
+            let mut bounded = Bounded::with_asked(&[b'x'; 1000][..], Limits::default(), asked.clone()).unwrap();
+            std::io::copy(&mut bounded, &mut std::io::sink()).unwrap();
+            Bounded { unpacked, ..bounded }
+        };
+        bounded(UNASKED + 1_000_000).check().unwrap();
+        let error = bounded(UNASKED + 1_100_000).check().unwrap_err().to_string();
+        assert!(error.contains("--limit ratio=N"), "{error}");
+        asked.store(1 << 30, Ordering::Relaxed);
+        bounded(UNASKED + (1 << 30)).check().unwrap();
+    }
+}

@@ -1,0 +1,82 @@
+//! Archives that may be hostile.
+
+use std::io::Read;
+
+use crate::entry::TarEntry;
+use crate::error::Result;
+use crate::limits::Limits;
+use crate::reader::TarReader;
+
+/// The entries of an archive, of which none is over a limit.
+pub struct LimitedTar<R> {
+    tar: TarReader<R>,
+    limits: Limits,
+    entries: u64,
+    bytes: u64,
+}
+
+impl<R: Read> LimitedTar<R> {
+    pub fn new(stream: R, limits: Limits) -> LimitedTar<R> {
+        LimitedTar { tar: TarReader::with_header_limit(stream, limits.header), limits, entries: 0, bytes: 0 }
+    }
+
+    /// The next entry, `None` at the end of the archive.
+    pub fn next_entry(&mut self) -> Result<Option<TarEntry>> {
+        let Some(entry) = self.tar.next_entry()? else { return Ok(None) };
+        self.entries += 1;
+        self.bytes = self.bytes.saturating_add(entry.whole_size());
+        self.limits.check(&entry, self.entries, self.bytes)?;
+        Ok(Some(entry))
+    }
+
+    /// Reads content of the current entry; 0 at its end.
+    pub fn read_content(&mut self, buf: &mut [u8]) -> Result<usize> {
+        self.tar.read_content(buf)
+    }
+
+    /// Reads the stream to its end.
+    pub fn drain(self) -> Result<()> {
+        self.tar.drain()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bounded::Bounded;
+    use crate::limits::RATIO_FROM;
+
+    /// As long as what is read of it comes, its length is no sign of a bomb.
+    #[test]
+    fn a_large_file_that_is_not_compressed_may_stand_first() {
+        let mut header = Vec::new();
+        crate::TarWriter::new(&mut header).entry(&TarEntry::plain_file("large", RATIO_FROM * 2)).unwrap();
+        let source = header.chain(std::io::repeat(b'x')).take(4 << 20);
+        let mut tar = LimitedTar::new(Bounded::new(source, Limits::default()).unwrap(), Limits::default());
+        assert_eq!(tar.next_entry().unwrap().unwrap().size, RATIO_FROM * 2);
+        let mut buffer = [0; 4096];
+        for _ in 0..500 {
+            assert!(tar.read_content(&mut buffer).unwrap() > 0);
+        }
+    }
+
+    /// Every later entry is read with what a global header says.
+    #[test]
+    fn a_global_header_has_few_attributes() {
+        let archive = |times: usize| {
+            let mut header = tar::Header::new_ustar();
+            let record = |n: usize| format!("1000 SCHILY.xattr.user.{n:04}={}\n", "x".repeat(971));
+            assert_eq!(record(1).len(), 1000);
+            let records: Vec<u8> = (0..times).flat_map(|n| record(n).into_bytes()).collect();
+            header.set_entry_type(tar::EntryType::XGlobalHeader);
+            header.set_size(records.len() as u64);
+            header.set_cksum();
+            let padding = vec![0; records.len().next_multiple_of(512) - records.len()];
+            [header.as_bytes(), &records[..], &padding, &[0; 1024]].concat()
+        };
+        let read = |times| LimitedTar::new(&archive(times)[..], Limits::default()).next_entry();
+        assert!(read(50).unwrap().is_none());
+        let error = read(70).unwrap_err().to_string();
+        assert!(error.contains("attributes for all entries"), "{error}");
+    }
+}
