@@ -1,11 +1,13 @@
 """Compares two images saved as docker-archives, and prints the first difference.
 
-Usage: compare-images.py [--mtimes] [--mounted=PATH]... BUILDKIT.tar RBUILD.tar
+Usage: compare-images.py [--mtimes=START] [--mounted=PATH]... BUILDKIT.tar RBUILD.tar
 
 Docker 20.10 has a BuildKit of 2020. Three things that later ones do otherwise are no differences here: empty mount
 points stay in the layers of RUN (PATH is one), the history has no flags of COPY and ADD and no values of ARG and
 writes EXPOSE and HEALTHCHECK in forms of its own, and a stage does not take the ARGs of the stage that it is made from.
-Its layers keep no extended attributes but capabilities, which alone are compared.
+Its layers keep no extended attributes but capabilities, which alone are compared. It dates directories by when they were
+filled, which later ones do not: those that it dates so may have any time. With --mtimes, times from START on, in seconds
+since 1970, are those of the build, and equal.
 """
 
 import hashlib
@@ -28,6 +30,8 @@ KINDS = {
 }
 MOUNTED = {"dev", "proc", "sys", "etc/hosts", "etc/resolv.conf", "dev/console", "dev/pts", "dev/shm", "dev/mqueue"}
 XATTR = "SCHILY.xattr.security.capability"
+
+OF_THE_BUILD = "of the build"
 
 
 class Archive:
@@ -79,7 +83,7 @@ class Archive:
             node["device"] = f"{entry.devmajor}:{entry.devminor}"
         node["attributes"] = {k: v for k, v in sorted(entry.pax_headers.items()) if k.startswith(XATTR)}
         if mtimes:
-            node["mtime"] = int(entry.mtime)
+            node["mtime"] = OF_THE_BUILD if entry.mtime >= mtimes else int(entry.mtime)
         self.files[path] = node
 
     def remove(self, path):
@@ -131,7 +135,8 @@ def first_difference(theirs, ours, mounted):
         if a is None or b is None:
             return f"/{path} is {'not there in' if b is None else 'only in'} rbuild's ({(a or b)['kind']})"
         for what in a.keys() | b.keys():
-            if a.get(what) != b.get(what):
+            filled = what == "mtime" and a["kind"] == "directory" and a["mtime"] == OF_THE_BUILD
+            if a.get(what) != b.get(what) and not filled:
                 return f"/{path}: {what} {a.get(what)} by BuildKit, {b.get(what)} by rbuild"
     for what in CONFIG:
         a, b = (i.config.get("config", {}).get(what) or None for i in (theirs, ours))
@@ -156,7 +161,8 @@ def first_difference(theirs, ours, mounted):
 def main():
     words = [w for w in sys.argv[1:] if not w.startswith("--")]
     mounted = [w.removeprefix("--mounted=").strip("/") for w in sys.argv if w.startswith("--mounted=")]
-    theirs, ours = (Archive(path, "--mtimes" in sys.argv) for path in words)
+    start = [int(w.removeprefix("--mtimes=")) for w in sys.argv if w.startswith("--mtimes=")]
+    theirs, ours = (Archive(path, start[0] if start else None) for path in words)
     found = first_difference(theirs, ours, mounted)
     if found:
         print(found)

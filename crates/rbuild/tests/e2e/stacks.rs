@@ -1,7 +1,7 @@
 //! Stacks of layers as anybody may write them, beside a flattener that shares nothing with what is tested: it applies entry after
 //! entry to a list of nodes.
 //!
-//! Runs for 5 seconds, or with new seeds for `RBUILD_TEST_SECONDS`, or with the one seed `RBUILD_TEST_SEED`; the seed of a stack
+//! Runs for 5 seconds, or with new seeds for `RBUILD_STACKS_SECONDS`, or with the one seed `RBUILD_STACKS_SEED`; the seed of a stack
 //! is printed with what went wrong.
 
 use std::ffi::OsStr;
@@ -274,15 +274,17 @@ fn number(name: &str) -> Option<u64> {
 
 #[test]
 fn stacks_of_foreign_layers_are_what_their_entries_say() {
-    let time = Duration::from_secs(number("RBUILD_TEST_SECONDS").unwrap_or(5));
-    if let Some(seed) = number("RBUILD_TEST_SEED") {
+    let time = Duration::from_secs(number("RBUILD_STACKS_SECONDS").unwrap_or(5));
+    if let Some(seed) = number("RBUILD_STACKS_SEED") {
         return Stack::new(seed).check();
     }
     let clock = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
     // The same stacks each time, unless somebody looks for others.
-    let first = if number("RBUILD_TEST_SECONDS").is_some() { clock } else { 1 };
+    let first = if number("RBUILD_STACKS_SECONDS").is_some() { clock } else { 1 };
     let (mut seeds, began) = (Random(first), Instant::now());
     while began.elapsed() < time {
-        Stack::new(seeds.next()).check();
+        let seed = seeds.next();
+        println!("RBUILD_STACKS_SEED={seed}");
+        Stack::new(seed).check();
     }
 }
