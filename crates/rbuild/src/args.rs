@@ -1,4 +1,4 @@
-//! What can be typed.
+//! Command-line arguments.
 
 use std::path::PathBuf;
 
@@ -13,22 +13,26 @@ pub use verbs::with_verb;
 #[derive(Parser)]
 #[command(name = "rbuild", version, about = "docker build without Docker: one binary, no daemon, no root")]
 pub struct Cli {
-    /// Where images and the build cache are kept [default: $RBUILD_ROOT, else ~/.local/share/rbuild]
+    /// Directory of the store: images and build cache [default: $RBUILD_ROOT, else
+    /// ~/.local/share/rbuild]
     #[arg(long, global = true, value_name = "DIR")]
     pub root: Option<PathBuf>,
-    /// What archives that come in may ask for: entries, path, depth, bytes, header or ratio
+    /// Set a limit on unpacked archives: entries, path, depth, bytes, header or ratio (for example
+    /// bytes=20g)
     #[arg(long, global = true, value_name = "NAME=VALUE")]
     pub limit: Vec<String>,
-    /// How commands are kept apart: auto, userns, single-id or chroot [default: auto, the best that this machine allows]
+    /// Isolation of commands: auto, userns, single-id or chroot [default: auto, the strongest
+    /// available]
     #[arg(long, global = true, value_name = "RUNG", env = "RBUILD_ISOLATION")]
     pub isolation: Option<String>,
-    /// How long to wait for a program that is no rbuild and holds a lock of the store [default: 15]
+    /// Seconds to wait for a store lock held by a program other than rbuild [default: 15]
     #[arg(long, global = true, value_name = "SECONDS", env = "RBUILD_LOCK_TIMEOUT")]
     pub lock_timeout: Option<u64>,
-    /// Log to standard error, with the warnings of libraries; RBUILD_LOG=engine=debug chooses parts and levels
+    /// Log to standard error, including warnings of libraries; RBUILD_LOG=engine=debug selects
+    /// parts and levels
     #[arg(short = 'D', long, global = true)]
     pub debug: bool,
-    /// Append a log of everything that rbuild does to FILE, as JSON lines
+    /// Append a detailed log to FILE, as JSON lines
     #[arg(long, global = true, value_name = "FILE", env = "RBUILD_DEBUG_LOG")]
     pub debug_log: Option<PathBuf>,
     #[command(subcommand)]
@@ -37,57 +41,57 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 pub enum Verb {
-    /// Build from a Dockerfile (the verb may be left out)
+    /// Build from a Dockerfile (the default command)
     Build(Box<BuildArgs>),
-    /// Make an image of a root file system archive
+    /// Create an image from a root file system archive
     Import(ImportArgs),
     /// Write images to an archive
     Save(SaveArgs),
-    /// Read images from an archive
+    /// Load images from an archive
     Load(LoadArgs),
-    /// Run a command in a container of an image, in the foreground
+    /// Run a command in a container, in the foreground
     Run(RunArgs),
     /// List images
     Images(ImagesArgs),
-    /// Show how an image was made
+    /// Show the history of an image
     History(HistoryArgs),
-    /// Show an image as JSON
+    /// Show the configuration of an image as JSON
     Inspect(InspectArgs),
     /// Give an image another name
     Tag(TagArgs),
     /// Remove images
     Rmi(RmiArgs),
-    /// Give back space
+    /// Remove unused build cache
     Prune(PruneArgs),
-    /// Remove images that have no name, or all that no container holds
+    /// Remove dangling images, or all that no container uses
     #[command(name = "image-prune", hide = true)]
     ImagePrune(ImagePruneArgs),
-    /// List what `create` made
+    /// List containers
     #[command(name = "ps", hide = true)]
     Containers(ContainersArgs),
-    /// Remove all that `create` made
+    /// Remove all containers
     #[command(name = "container-prune", hide = true)]
     ContainerPrune(ContainerPruneArgs),
     /// Copy files out of an image
     Cp(CpArgs),
-    /// Name an image for `cp`; nothing runs
+    /// Create a container of an image for `cp`, without starting it
     Create(CreateArgs),
-    /// Remove what `create` made
+    /// Remove containers
     Rm(RmArgs),
-    /// List the last builds, or show what the steps of one printed
+    /// List recent builds, or show the output of one
     Logs(LogsArgs),
-    /// Show what the store holds
+    /// Show disk usage of the store
     Df,
-    /// Check what the store holds
+    /// Check the integrity of the store
     Fsck(FsckArgs),
-    /// Show what this machine allows, and what to change
+    /// Check what this machine supports, and suggest changes
     Doctor,
-    /// Print what a shell needs to complete this command
+    /// Print a completion script for a shell
     Completion {
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
-    /// Plumbing for tests and editors
+    /// Commands for tests and editors
     Debug {
         #[command(subcommand)]
         verb: DebugVerb,
@@ -96,29 +100,29 @@ pub enum Verb {
 
 #[derive(Subcommand)]
 pub enum DebugVerb {
-    /// Whether FILE is a valid Dockerfile; if not, why
+    /// Check the syntax of a Dockerfile
     Parse { file: PathBuf },
-    /// The parse before expansion, one S-expression an instruction
+    /// Print the parsed Dockerfile before expansion, one S-expression per instruction
     Ast { file: PathBuf },
-    /// Word expansion: JSON requests on standard input, answers on standard output
+    /// Expand words: JSON requests on standard input, answers on standard output
     Expand,
-    /// Ignore rules: JSON requests on standard input, answers on standard output
+    /// Match ignore patterns: JSON requests on standard input, answers on standard output
     Ignore,
 }
 
 #[derive(Args)]
 pub struct ImportArgs {
-    /// A tar (plain, gzip, bzip2, xz or zstd), or `-` for standard input
+    /// Tar archive (plain, gzip, bzip2, xz or zstd), http(s) URL, or `-` for standard input
     pub file: String,
     /// Name of the image
     pub name: Option<String>,
-    /// Set a part of the configuration, as the Dockerfile instruction would
+    /// Apply a Dockerfile instruction to the configuration, for example `CMD ["sh"]`
     #[arg(short, long, value_name = "INSTRUCTION")]
     pub change: Vec<String>,
-    /// Comment in the history
+    /// Comment for the history
     #[arg(short, long)]
     pub message: Option<String>,
-    /// Platform that the image says it is for
+    /// Platform of the image [default: that of this machine]
     #[arg(long)]
     pub platform: Option<String>,
 }
@@ -127,26 +131,26 @@ pub struct ImportArgs {
 pub struct SaveArgs {
     #[arg(required = true, value_name = "IMAGE")]
     pub images: Vec<String>,
-    /// File to write; standard output if not given
+    /// Output file [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// docker-archive, oci-archive, or oci for a directory
+    /// Archive format: docker-archive, oci-archive, or oci for a directory
     #[arg(long, default_value = "docker-archive")]
     pub format: String,
-    /// Leave out the layers of this image: the other side has it
+    /// Omit layers of this image, which the receiver already has
     #[arg(long, value_name = "IMAGE")]
     pub exclude: Vec<String>,
-    /// Leave out the layers of this archive: the other side has loaded it
+    /// Omit layers in this archive, which the receiver has already loaded
     #[arg(long, value_name = "FILE")]
     pub since: Vec<PathBuf>,
 }
 
 #[derive(Args)]
 pub struct LoadArgs {
-    /// File to read; standard input if not given
+    /// Input file or OCI layout directory [default: standard input]
     #[arg(short, long, value_name = "FILE")]
     pub input: Option<PathBuf>,
-    /// Platform of which images are taken; of this machine's where there are several, if not given
+    /// Platform to load from a multi-platform image [default: that of this machine]
     #[arg(long, value_name = "OS/ARCH")]
     pub platform: Option<String>,
     #[arg(short, long)]
@@ -155,24 +159,25 @@ pub struct LoadArgs {
 
 #[derive(Args)]
 pub struct ImagesArgs {
-    /// Only this name
+    /// Show only this repository or name
     pub name: Option<String>,
-    /// Images without a name too
+    /// Include images without a name
     #[arg(short, long)]
     pub all: bool,
-    /// Ids only
+    /// Print only ids
     #[arg(short, long)]
     pub quiet: bool,
-    /// Manifest digests too
+    /// Show manifest digests
     #[arg(long)]
     pub digests: bool,
-    /// dangling=true|false, reference=PATTERN, label=NAME[=VALUE], before=IMAGE or since=IMAGE
+    /// Filter: dangling=true|false, reference=PATTERN, label=NAME[=VALUE], before=IMAGE or
+    /// since=IMAGE
     #[arg(short, long, value_name = "FILTER")]
     pub filter: Vec<String>,
-    /// `json`, `table TEMPLATE` or a Go template
+    /// Output format: `json`, `table TEMPLATE` or a Go template
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<String>,
-    /// Whole ids
+    /// Do not truncate ids
     #[arg(long)]
     pub no_trunc: bool,
 }
@@ -180,15 +185,15 @@ pub struct ImagesArgs {
 #[derive(Args)]
 pub struct HistoryArgs {
     pub image: String,
-    /// `json`, `table TEMPLATE` or a Go template
+    /// Output format: `json`, `table TEMPLATE` or a Go template
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<String>,
     #[arg(short, long)]
     pub quiet: bool,
-    /// Whole texts
+    /// Do not truncate commands
     #[arg(long)]
     pub no_trunc: bool,
-    /// Sizes and times in people's words
+    /// Print sizes and times in human-readable form
     #[arg(short = 'H', long, default_value = "true", action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub human: bool,
 }
@@ -197,13 +202,13 @@ pub struct HistoryArgs {
 pub struct InspectArgs {
     #[arg(required = true)]
     pub images: Vec<String>,
-    /// `json` or a Go template, for each image
+    /// Output format for each image: `json` or a Go template
     #[arg(short, long, value_name = "FORMAT")]
     pub format: Option<String>,
-    /// Everything is an image
+    /// Accepted for compatibility; every object is an image
     #[arg(long = "type", hide = true)]
     pub kind: Option<String>,
-    /// Read every blob, and compare digests and diffIDs
+    /// Verify the digests and diffIDs of all blobs
     #[arg(long)]
     pub verify: bool,
 }
@@ -218,89 +223,89 @@ pub struct TagArgs {
 pub struct RmiArgs {
     #[arg(required = true)]
     pub images: Vec<String>,
-    /// Also an image with several names; no error if there is none
+    /// Remove an image that has several names; ignore missing images
     #[arg(short, long)]
     pub force: bool,
 }
 
 #[derive(Args)]
 pub struct PruneArgs {
-    /// The whole build cache and the cache mounts too
+    /// Remove the whole build cache, including cache mounts
     #[arg(short, long)]
     pub all: bool,
-    /// Only what was not used for so long: until=24h
+    /// Remove only entries unused for this long: until=24h
     #[arg(long, value_name = "FILTER")]
     pub filter: Vec<String>,
-    /// Keep this much of the cache, the most recently used
+    /// Keep the most recently used entries, up to this size
     #[arg(long, value_name = "SIZE", visible_alias = "max-used-space")]
     pub keep_storage: Option<String>,
-    /// Nobody is asked in any case
+    /// Accepted for compatibility; there is no confirmation
     #[arg(short, long, hide = true)]
     pub force: bool,
 }
 
 #[derive(Args)]
 pub struct ImagePruneArgs {
-    /// Images with a name, too
+    /// Include images with a name
     #[arg(short, long)]
     pub all: bool,
-    /// until=24h, or label=NAME[=VALUE]
+    /// Filter: until=24h or label=NAME[=VALUE]
     #[arg(long, value_name = "FILTER")]
     pub filter: Vec<String>,
-    /// Nobody is asked in any case
+    /// Accepted for compatibility; there is no confirmation
     #[arg(short, long, hide = true)]
     pub force: bool,
 }
 
 #[derive(Args)]
 pub struct ContainersArgs {
-    /// Those that do not run, too; none that `create` made does
+    /// Include containers that are not running, which is all of them
     #[arg(short, long)]
     pub all: bool,
-    /// Ids only
+    /// Print only ids
     #[arg(short, long)]
     pub quiet: bool,
-    /// Whole ids
+    /// Do not truncate ids
     #[arg(long)]
     pub no_trunc: bool,
-    /// `json`, `table TEMPLATE` or a Go template
+    /// Output format: `json`, `table TEMPLATE` or a Go template
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<String>,
 }
 
 #[derive(Args)]
 pub struct ContainerPruneArgs {
-    /// Nobody is asked in any case
+    /// Accepted for compatibility; there is no confirmation
     #[arg(short, long, hide = true)]
     pub force: bool,
 }
 
 #[derive(Args)]
 pub struct LogsArgs {
-    /// The beginning of a build's name, or `latest`
+    /// Build id or a prefix of it, or `latest`
     pub build: Option<String>,
-    /// One step, by its label: `builder 3/7` or `3/7`
+    /// Label of a step: `builder 3/7` or `3/7`
     pub step: Option<String>,
 }
 
 #[derive(Args)]
 pub struct FsckArgs {
-    /// Take out what is broken
+    /// Remove damaged entries
     #[arg(long)]
     pub repair: bool,
 }
 
 #[derive(Args)]
 pub struct CpArgs {
-    /// IMAGE:/path, or the name that `create` gave
+    /// IMAGE:/path or CONTAINER:/path
     #[arg(value_name = "IMAGE:PATH")]
     pub source: String,
-    /// A file or directory; `-` writes a tar to standard output
+    /// Destination file or directory; `-` writes a tar archive to standard output
     pub dest: String,
-    /// Copy what a link points to
+    /// Copy the target of a symlink
     #[arg(short = 'L', long)]
     pub follow_link: bool,
-    /// Owners are the caller's in any case
+    /// Accepted for compatibility; files belong to the caller
     #[arg(short, long, hide = true)]
     pub archive: bool,
     #[arg(short, long, hide = true)]
@@ -310,19 +315,19 @@ pub struct CpArgs {
 #[derive(Args)]
 pub struct RunArgs {
     pub image: String,
-    /// Takes the place of the image's CMD
+    /// Command to run instead of the image's CMD
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<String>,
-    /// Pass standard input on
+    /// Connect standard input
     #[arg(short, long)]
     pub interactive: bool,
-    /// Give it a terminal
+    /// Allocate a terminal
     #[arg(short, long)]
     pub tty: bool,
-    /// A variable; without a value it is taken from the environment
+    /// Set an environment variable; without a value, pass it on from the environment
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     pub env: Vec<String>,
-    /// A directory of this machine that the command sees
+    /// Mount a file or directory of this machine
     #[arg(short, long, value_name = "SOURCE:TARGET[:ro]")]
     pub volume: Vec<String>,
     /// Working directory
@@ -330,13 +335,14 @@ pub struct RunArgs {
     pub workdir: Option<String>,
     #[arg(short, long, value_name = "USER[:GROUP]")]
     pub user: Option<String>,
-    /// Takes the place of the image's ENTRYPOINT
+    /// Program to run instead of the image's ENTRYPOINT
     #[arg(long, value_name = "PROGRAM")]
     pub entrypoint: Option<String>,
-    /// host (the default), isolated (its own, out through pasta or slirp4netns) or none
-    #[arg(long, value_name = "MODE", default_value = "default", visible_alias = "net")]
+    /// Network mode: host, isolated (private, with outbound access through pasta or slirp4netns) or
+    /// none [default: host]
+    #[arg(long, value_name = "MODE", default_value = "default", hide_default_value = true, visible_alias = "net")]
     pub network: String,
-    /// A name that the command can resolve
+    /// Add an entry to /etc/hosts
     #[arg(long, value_name = "NAME:ADDRESS")]
     pub add_host: Vec<String>,
     #[arg(long, value_name = "NAME")]
@@ -346,7 +352,7 @@ pub struct RunArgs {
     pub shm_size: Option<String>,
     #[arg(long, value_name = "NAME=SOFT[:HARD]")]
     pub ulimit: Vec<String>,
-    /// Nothing stays in any case
+    /// Accepted for compatibility; the container is always removed
     #[arg(long, hide = true)]
     pub rm: bool,
     #[arg(long, hide = true)]
@@ -360,7 +366,7 @@ pub struct RunArgs {
 #[derive(Args)]
 pub struct CreateArgs {
     pub image: String,
-    /// Taken for the sake of scripts; nothing runs
+    /// Accepted for compatibility; nothing runs
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
     pub command: Vec<String>,
     #[arg(long)]
@@ -371,7 +377,7 @@ pub struct CreateArgs {
 pub struct RmArgs {
     #[arg(required = true)]
     pub containers: Vec<String>,
-    /// No error if there is none
+    /// Ignore missing containers
     #[arg(short, long)]
     pub force: bool,
     #[arg(short, long, hide = true)]
@@ -383,7 +389,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_can_be_typed_is_sound() {
+    fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
     }

@@ -1,12 +1,15 @@
 //! One module per verb of the command line.
 
 pub mod build;
+mod build_once;
 pub mod check;
 pub mod cp;
 pub mod debug;
 pub mod doctor;
 pub mod images;
+mod in_builder;
 pub mod logs;
+mod outline;
 pub mod run;
 pub mod save_load;
-pub mod verify;
+mod verify;

@@ -1,4 +1,4 @@
-//! Exit codes, and the one place that decides them.
+//! Exit codes, and errors on their way to the terminal.
 
 use rbuild_engine::BuildError;
 use rbuild_store::StoreError;
@@ -7,16 +7,16 @@ pub mod code {
     pub const OK: u8 = 0;
     pub const FAILED: u8 = 1;
     pub const USAGE: u8 = 2;
-    /// This machine cannot isolate.
+    /// This machine does not allow the requested isolation.
     pub const REFUSED: u8 = 3;
-    /// A bug of ours.
+    /// A bug in rbuild (EX_SOFTWARE of sysexits.h).
     pub const BUG: u8 = 70;
-    /// What docker's own command line gives for a usage error.
+    /// Exit code of the docker command for usage errors.
     pub const DOCKER_USAGE: u8 = 125;
     pub const INTERRUPTED: u8 = 130;
 }
 
-/// An error on its way out: text for people, and a code for scripts.
+/// A message and an exit code.
 #[derive(Debug)]
 pub struct Failure {
     pub code: u8,
@@ -29,22 +29,25 @@ impl Failure {
         Failure { code: code::FAILED, message: message.into(), help: None }
     }
 
+    /// Returns a failure with the exit code for usage errors.
     pub fn usage(message: impl Into<String>) -> Failure {
         Failure { code: code::USAGE, ..Failure::new(message) }
     }
 
+    /// Adds help, printed below the message.
     pub fn help(mut self, help: impl Into<String>) -> Failure {
         self.help = Some(help.into());
         self
     }
 
-    /// Prints it and gives its code.
+    /// Prints the message and returns the exit code.
     pub fn report(&self) -> u8 {
         crate::ui::terminal::error(&self.message, self.help.as_deref());
         self.code
     }
 }
 
+/// Returns the exit code for a build error.
 pub fn build_code(e: &BuildError) -> u8 {
     match e {
         BuildError::Dockerfile(_) => code::USAGE,

@@ -2,6 +2,8 @@
 
 pub mod config;
 pub mod context;
+pub mod flags;
+pub mod network;
 pub mod output;
 pub mod request;
 pub mod settings;

@@ -1,5 +1,5 @@
-//! The command: what was typed becomes requests, what happens becomes text, what went wrong becomes an exit code.
-//! The only crate that prints.
+//! The command line: parses flags into requests, prints progress and results, and maps errors to
+//! exit codes. The only crate that prints.
 
 mod args;
 mod commands;
@@ -49,46 +49,55 @@ fn run(argv: Vec<std::ffi::OsString>) -> u8 {
         Ok(cli) => cli,
         Err(e) => return Failure::usage(e.to_string()).report(),
     };
-    let log = DebugLog { filter: std::env::var("RBUILD_LOG").ok(), debug: cli.debug, file: cli.debug_log.clone() };
-    if let Err(failure) = log.start() {
-        return failure.report();
+    match run_cli(cli) {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
     }
-    let config = match Config::of_user() {
-        Ok(config) => config,
-        Err(failure) => return failure.report(),
-    };
-    let settings = match Settings::new(cli.root, &cli.limit, cli.isolation.as_deref(), &config) {
-        Ok(settings) => settings.with_lock_timeout(cli.lock_timeout),
-        Err(failure) => return failure.report(),
-    };
-    let result = match cli.verb {
+}
+
+/// Starts the debug log, resolves the settings and runs the verb.
+fn run_cli(cli: Cli) -> Result<u8, Failure> {
+    let log = DebugLog { filter: std::env::var("RBUILD_LOG").ok(), debug: cli.debug, file: cli.debug_log };
+    log.start()?;
+    let config = Config::of_user()?;
+    let settings = Settings::new(cli.root, &cli.limit, cli.isolation.as_deref(), &config)?;
+    let settings = settings.with_lock_timeout(cli.lock_timeout);
+    let verb = match cli.verb {
         Verb::Build(mut args) => {
             config.fill(&mut args);
             if log.is_on_stderr() && matches!(args.progress, None | Some(ProgressMode::Auto)) {
                 args.progress = Some(ProgressMode::Plain);
             }
-            build::build(&settings, *args)
+            Verb::Build(args)
         }
-        Verb::Import(args) => save_load::import(&settings, args),
-        Verb::Save(args) => save_load::save(&settings, args),
-        Verb::Load(args) => save_load::load(&settings, args),
-        Verb::Run(args) => run::run(&settings, args),
-        Verb::Images(args) => images::images(&settings, args),
-        Verb::History(args) => images::history(&settings, args),
-        Verb::Inspect(args) => images::inspect(&settings, args),
-        Verb::Tag(args) => images::tag(&settings, args),
-        Verb::Rmi(args) => images::rmi(&settings, args),
-        Verb::Prune(args) => images::prune(&settings, args),
-        Verb::ImagePrune(args) => images::image_prune(&settings, args),
-        Verb::Containers(args) => cp::list(&settings, args),
-        Verb::ContainerPrune(_) => cp::prune(&settings),
-        Verb::Create(args) => cp::create(&settings, args),
-        Verb::Cp(args) => cp::cp(&settings, args),
-        Verb::Rm(args) => cp::rm(&settings, args),
-        Verb::Logs(args) => logs::logs(&settings, args),
-        Verb::Df => images::df(&settings),
-        Verb::Fsck(args) => images::fsck(&settings, args),
-        Verb::Doctor => doctor::doctor(&settings),
+        verb => verb,
+    };
+    run_verb(verb, &settings)
+}
+
+fn run_verb(verb: Verb, settings: &Settings) -> Result<u8, Failure> {
+    match verb {
+        Verb::Build(args) => build::build(settings, *args),
+        Verb::Import(args) => save_load::import(settings, args),
+        Verb::Save(args) => save_load::save(settings, args),
+        Verb::Load(args) => save_load::load(settings, args),
+        Verb::Run(args) => run::run(settings, args),
+        Verb::Images(args) => images::images(settings, args),
+        Verb::History(args) => images::history(settings, args),
+        Verb::Inspect(args) => images::inspect(settings, args),
+        Verb::Tag(args) => images::tag(settings, args),
+        Verb::Rmi(args) => images::rmi(settings, args),
+        Verb::Prune(args) => images::prune(settings, args),
+        Verb::ImagePrune(args) => images::image_prune(settings, args),
+        Verb::Containers(args) => cp::list(settings, args),
+        Verb::ContainerPrune(_) => cp::prune(settings),
+        Verb::Create(args) => cp::create(settings, args),
+        Verb::Cp(args) => cp::cp(settings, args),
+        Verb::Rm(args) => cp::rm(settings, args),
+        Verb::Logs(args) => logs::logs(settings, args),
+        Verb::Df => images::df(settings),
+        Verb::Fsck(args) => images::fsck(settings, args),
+        Verb::Doctor => doctor::doctor(settings),
         Verb::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "rbuild", &mut script);
@@ -96,9 +105,5 @@ fn run(argv: Vec<std::ffi::OsString>) -> u8 {
             Ok(code::OK)
         }
         Verb::Debug { verb } => debug::debug(verb),
-    };
-    match result {
-        Ok(code) => code,
-        Err(failure) => failure.report(),
     }
 }

@@ -1,7 +1,7 @@
-//! The value of `--format`: Go's text/template as people write it for docker, over JSON values.
+//! `--format`: the part of Go's text/template that docker's formats use, applied to JSON values.
 //!
-//! Fields, variables, pipelines, `if`, `else`, `range`, `with`, comments, trim marks, and the functions that docker
-//! offers. Definitions, blocks and methods are left out: nothing docker prints has any.
+//! Supports fields, variables, pipelines, `if`, `else`, `range`, `with`, comments, trim markers and
+//! docker's functions. Definitions, blocks and methods are not supported.
 
 use serde_json::Value;
 
@@ -10,27 +10,29 @@ mod parse;
 
 pub use eval::TemplateError;
 
-/// A template that was read.
+/// A parsed template.
 #[derive(Debug)]
 pub struct Template(Vec<parse::Node>);
 
 impl Template {
-    /// The error is a sentence for people.
+    /// Parses a template. The error is a message for the user.
     pub fn parse(text: &str) -> Result<Template, String> {
         parse::parse(text).map(Template)
     }
 
+    /// Renders the template with `value` as its data.
     pub fn render(&self, value: &Value) -> Result<String, TemplateError> {
         eval::render(&self.0, value)
     }
 }
 
-/// Rows in the form that `--format` asks for: `json`, `table TEMPLATE`, or a template for each.
+/// Formats rows as `--format` requests: `json`, `table TEMPLATE`, or a template applied to each
+/// row.
 pub fn rows(format: &str, headings: &Value, rows: &[Value]) -> Result<String, String> {
     if format == "json" || format == "{{json .}}" {
         return Ok(rows.iter().map(|r| format!("{r}\n")).collect());
     }
-    // A shell's single quotes leave these to us.
+    // Within a shell's single quotes, \t and \n arrive unexpanded.
     let format = format.replace("\\t", "\t").replace("\\n", "\n");
     let (text, table) = match format.strip_prefix("table ") {
         Some(rest) => (rest, true),
@@ -64,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn what_people_write_renders_as_docker_has_it() {
+    fn templates_render_as_in_docker() {
         for (template, want) in [
             ("{{.Id}} {{ .Size }}", "sha256:abc 12"),
             ("{{.List}} {{.Config.Labels}} {{.None}} {{.Yes}}", "[a b] map[one:1 two:2] <nil> true"),
@@ -100,18 +102,18 @@ mod tests {
         for (template, want) in [
             ("{{.Missing}}", "no field `Missing`"),
             ("{{.Iid}}", "did you mean `Id`"),
-            ("{{.", "not closed"),
+            ("{{.", "unclosed action"),
             ("{{end}}", "`end` without"),
-            ("{{if .Id}}", "is not closed"),
+            ("{{if .Id}}", "unclosed `if`"),
             ("{{nosuch .Id}}", "no function `nosuch`"),
             ("{{$x}}", "no variable `$x`"),
             ("{{index .List 7}}", "out of range"),
-            ("{{\"abc}}", "not closed"),
+            ("{{\"abc}}", "unclosed string"),
             ("{{.Id.Deep}}", "has no fields"),
             ("{{len 3}}", "len"),
             ("{{join .List}}", "join"),
             ("{{}}", "empty"),
-            ("{{(.Id}}", "not closed"),
+            ("{{(.Id}}", "unclosed parenthesis"),
         ] {
             let got = Template::parse(template).and_then(|t| t.render(&data()).map_err(|e| e.to_string()));
             let error = got.expect_err(template);

@@ -1,5 +1,5 @@
 //! The flags of `build`.
-// Doc comments here are help texts, not Markdown.
+// Doc comments are help texts here, not Markdown.
 #![allow(rustdoc::broken_intra_doc_links)]
 
 use std::path::PathBuf;
@@ -9,130 +9,133 @@ use clap::{Args, ValueEnum};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProgressMode {
-    /// A terminal is drawn on, everything else gets plain lines
+    /// tty on a terminal, else plain
     Auto,
     Tty,
     Plain,
     Quiet,
-    /// One JSON document a line, as docker buildx writes them
+    /// One JSON document per line, as docker buildx writes it
     Rawjson,
-    /// Groups of GitHub's workflow logs
+    /// Groups of GitHub workflow logs
     Github,
-    /// Sections of GitLab's job logs
+    /// Sections of GitLab job logs
     Gitlab,
 }
 
 #[derive(Args)]
 pub struct BuildArgs {
-    /// Directory that COPY takes files from; `-` reads a Dockerfile from standard input
+    /// Build context: a directory, or `-` to read a tar archive or a Dockerfile from standard input
     #[arg(value_name = "CONTEXT", default_value = ".")]
     pub context: String,
-    /// The Dockerfile [default: CONTEXT/Dockerfile]; `-` reads standard input
+    /// Path of the Dockerfile, or `-` for standard input [default: CONTEXT/Dockerfile]
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<String>,
-    /// Name of the result (may be repeated)
+    /// Name of the image (repeatable)
     #[arg(short, long, value_name = "NAME[:TAG]")]
     pub tag: Vec<String>,
-    /// Build this stage, by name or number
+    /// Stage to build, by name or number [default: the last]
     #[arg(long, value_name = "STAGE")]
     pub target: Option<String>,
-    /// Value of an ARG; without a value it is taken from the environment
+    /// Set a build argument; without a value, take it from the environment
     #[arg(long, value_name = "NAME[=VALUE]")]
     pub build_arg: Vec<String>,
-    /// Where the result goes: DIR, `-`, or type=local|tar|oci|docker|image[,dest=PATH]
+    /// Output: DIR, `-` for a tar on standard output, or
+    /// type=local|tar|oci|docker|image[,dest=PATH]
     #[arg(short, long, value_name = "OUTPUT")]
     pub output: Vec<String>,
-    /// Run every step again
+    /// Do not use the cache
     #[arg(long)]
     pub no_cache: bool,
-    /// Run the steps of these stages again
+    /// Do not use the cache for these stages
     #[arg(long, value_name = "STAGE,…")]
     pub no_cache_filter: Vec<String>,
-    /// What the result is for: os/arch[/variant]
+    /// Target platform: OS/ARCH[/VARIANT] (repeatable)
     #[arg(long, value_name = "PLATFORM")]
     pub platform: Vec<String>,
-    /// Another source of files or images: NAME=DIR, NAME=docker-image://IMAGE or NAME=oci-layout://DIR[:TAG]
+    /// Named build context: NAME=DIR, NAME=docker-image://IMAGE or NAME=oci-layout://DIR[:TAG]
     #[arg(long, value_name = "NAME=SOURCE")]
     pub build_context: Vec<String>,
-    /// Modes of the context's files: as-is, or git for 644 and 755 whatever the umask of the checkout [default: as-is]
+    /// File modes of the context: as-is, or git for 644 and 755 regardless of the umask [default:
+    /// as-is]
     #[arg(long, value_name = "MODES", env = "RBUILD_CONTEXT_MODES")]
     pub context_modes: Option<String>,
-    /// A secret for `RUN --mount=type=secret`: id=NAME[,src=FILE][,env=VARIABLE]
+    /// Secret for `RUN --mount=type=secret`: id=NAME[,src=FILE][,env=VARIABLE]
     #[arg(long, value_name = "SECRET")]
     pub secret: Vec<String>,
-    /// An agent for `RUN --mount=type=ssh`: default, or ID=SOCKET-OR-KEY
+    /// SSH agent for `RUN --mount=type=ssh`: default, or ID=SOCKET-OR-KEY
     #[arg(long, value_name = "SSH")]
     pub ssh: Vec<String>,
-    /// A name that commands can resolve
+    /// Add an entry to /etc/hosts for commands
     #[arg(long, value_name = "NAME:ADDRESS")]
     pub add_host: Vec<String>,
-    /// Size of each command's /dev/shm [default: 64m]
+    /// Size of /dev/shm for commands [default: 64m]
     #[arg(long, value_name = "SIZE")]
     pub shm_size: Option<String>,
-    /// Limit of each command, for example nofile=1024:2048
+    /// Resource limit for commands, for example nofile=1024:2048
     #[arg(long, value_name = "NAME=SOFT[:HARD]")]
     pub ulimit: Vec<String>,
-    /// A directory of this machine that every command sees
+    /// Mount a file or directory of this machine for all commands
     #[arg(short, long, value_name = "SOURCE:TARGET[:ro]")]
     pub volume: Vec<String>,
-    /// Make one layer of those of the build's steps; with `=all`, of the base's too
+    /// Merge the layers of the build into one; with `=all`, those of the base image, too
     #[arg(long, value_name = "WHICH", num_args = 0..=1, require_equals = true, default_missing_value = "steps")]
     pub squash: Option<String>,
-    /// What is given leave for: security.insecure, local.delete, secret-in-image, network.host
-    #[arg(long, value_name = "RIGHT")]
+    /// Grant an entitlement: security.insecure, network.host, local.delete or secret-in-image
+    #[arg(long, value_name = "ENTITLEMENT")]
     pub allow: Vec<String>,
-    /// Annotation of the result's manifest
+    /// Add an annotation to the manifest
     #[arg(long, value_name = "KEY=VALUE")]
     pub annotation: Vec<String>,
-    /// Label of the result
+    /// Add a label to the image
     #[arg(long, value_name = "NAME=VALUE")]
     pub label: Vec<String>,
-    /// Look for likely mistakes and build nothing
+    /// Check the Dockerfile for likely mistakes, without building
     #[arg(long)]
     pub check: bool,
-    /// What to do with the Dockerfile: build, check, outline or targets, and `,format=json`
+    /// Action: build, check, outline or targets, with `,format=json` for JSON
     #[arg(long, value_name = "CALL", default_value = "build")]
     pub call: String,
-    /// Network of RUN: host (the default), isolated (its own, out through pasta or slirp4netns) or none
-    #[arg(long, value_name = "MODE", default_value = "default")]
+    /// Network mode for RUN: host, isolated (private, with outbound access through pasta or
+    /// slirp4netns) or none [default: host]
+    #[arg(long, value_name = "MODE", default_value = "default", hide_default_value = true)]
     pub network: String,
-    /// How progress is shown [default: auto]
+    /// Form of progress output [default: auto]
     #[arg(long, value_enum, env = "RBUILD_PROGRESS")]
     pub progress: Option<ProgressMode>,
-    /// Print the image id and nothing else
+    /// Print only the image id
     #[arg(short, long)]
     pub quiet: bool,
-    /// Say for each step why it ran, or why it did not have to
+    /// Show for each step why it ran or was cached
     #[arg(long)]
     pub explain: bool,
-    /// Build twice without cache, in different ways, and say where the results differ
+    /// Build twice without cache and report the first difference
     #[arg(long)]
     pub verify: bool,
-    /// Write a page that shows where the time went and what takes room
+    /// Write a page with the timeline of the build and the sizes of its layers
     #[arg(long, value_name = "FILE.html")]
     pub timings: Option<PathBuf>,
-    /// What follows a command that fails: `shell` opens one in its container
-    #[arg(long, value_name = "WHAT")]
+    /// Action when a command fails: fail, or shell to open one in its container [default: fail]
+    #[arg(long, value_name = "ACTION")]
     pub on_error: Option<String>,
     /// Write the image id to a file
     #[arg(long, value_name = "FILE")]
     pub iidfile: Option<PathBuf>,
-    /// Write digests and names of the result to a file, as JSON
+    /// Write names and digests of the image to a file, as JSON
     #[arg(long, value_name = "FILE")]
     pub metadata_file: Option<PathBuf>,
-    /// Steps that run at a time [default: the number of cores, 4 at least]
+    /// Maximum number of concurrent steps [default: number of cores, at least 4]
     #[arg(long, value_name = "N", env = "RBUILD_JOBS")]
     pub jobs: Option<usize>,
-    /// What the build cache may take when the build is over, for example 10g; the longest unused goes first
+    /// Evict the least recently used cache entries above this size after the build, for example 10g
     #[arg(long, value_name = "SIZE", env = "RBUILD_CACHE_LIMIT")]
     pub cache_limit: Option<String>,
-    /// The result is in the local store in any case
+    /// Accepted for compatibility; the image is always in the local store
     #[arg(long, hide = true)]
     pub load: bool,
-    /// Images are those of the local store in any case
+    /// Accepted for compatibility; images come from the local store
     #[arg(long, hide = true)]
     pub pull: bool,
-    /// Intermediate containers never stay
+    /// Accepted for compatibility; containers are always removed
     #[arg(long, hide = true)]
     pub rm: bool,
     #[arg(long, hide = true)]
@@ -143,7 +146,8 @@ pub struct BuildArgs {
     pub left_out: LeftOut,
 }
 
-/// Flags of docker's that scripts pass and that do nothing here. A build does without them and says so.
+/// Flags of docker that scripts pass and rbuild does not support. They have no effect except a
+/// warning.
 #[derive(Args)]
 pub struct LeftOut {
     #[arg(short, long, hide = true)]
@@ -179,7 +183,7 @@ pub struct LeftOut {
 }
 
 impl LeftOut {
-    /// Those that were given and ask for something that will be missed.
+    /// Returns the flags that were given and would have an effect in docker.
     pub fn given(&self) -> Vec<&'static str> {
         let asks = |value: &Option<String>| value.as_deref().is_some_and(|v| v != "false");
         let all = [

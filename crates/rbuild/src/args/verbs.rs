@@ -1,4 +1,5 @@
-//! The words before the flags: verbs, docker's groups of verbs, and words that rbuild answers without having them.
+//! Resolves the verb on the command line: rbuild's verbs, docker's groups of verbs, and errors for
+//! verbs that rbuild does not have.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -32,7 +33,7 @@ const VERBS: [&str; 24] = [
     "help",
 ];
 
-/// Groups of docker's verbs, and what rbuild has of each: the word, and the verb that it means.
+/// Groups of docker verbs. Maps each supported word to a verb of rbuild.
 const GROUPS: [(&str, &[(&str, &str)]); 5] = [
     (
         "image",
@@ -70,56 +71,57 @@ const GROUPS: [(&str, &[(&str, &str)]); 5] = [
     ("system", &[("df", "df")]),
 ];
 
-/// Verbs of docker and podman that rbuild lacks: the words, why, and what to do.
+/// Verbs of docker and podman that rbuild does not have: words, reason, help.
 const LACKING: [(&[&str], &str, &str); 9] = [
     (
         &["pull"],
         "pulling from a registry is not supported yet",
-        "bring the image as a file: skopeo copy docker://NAME docker-archive:FILE:NAME, then rbuild load -i FILE",
+        "copy the image to a file: skopeo copy docker://NAME docker-archive:FILE:NAME, then rbuild load -i FILE",
     ),
     (
         &["push"],
         "pushing to a registry is not supported yet",
-        "write the image to a file and push that: rbuild save -o FILE NAME, then skopeo copy docker-archive:FILE docker://NAME",
+        "save the image to a file and push that: rbuild save -o FILE NAME, then skopeo copy docker-archive:FILE docker://NAME",
     ),
     (
         &["login", "logout", "search"],
         "rbuild has no registry client yet",
-        "images come and go as files: rbuild load, rbuild save, rbuild import",
+        "use files: rbuild load, rbuild save, rbuild import",
     ),
     (
         &[
             "start", "stop", "kill", "restart", "exec", "attach", "wait", "top", "stats", "port", "pause", "unpause",
             "rename", "update",
         ],
-        "rbuild runs containers in the foreground only, and keeps none of them",
-        "run a command in a container of an image: rbuild run IMAGE COMMAND",
+        "rbuild runs containers in the foreground only and does not keep them",
+        "run a command in a new container: rbuild run IMAGE COMMAND",
     ),
-    (&["commit"], "rbuild makes images of Dockerfiles", "write what was done into a Dockerfile, as RUN instructions"),
-    (&["export"], "rbuild keeps no containers", "write the files of an image as a tar: rbuild cp IMAGE:/ -"),
+    (&["commit"], "rbuild builds images from Dockerfiles", "add RUN instructions to a Dockerfile"),
     (
-        &["info"],
-        "there is no daemon to ask",
-        "see what this machine allows with rbuild doctor, and what the store holds with rbuild df",
+        &["export"],
+        "rbuild does not keep containers",
+        "write the files of an image as a tar archive: rbuild cp IMAGE:/ -",
     ),
+    (&["info"], "rbuild has no daemon", "run rbuild doctor to check this machine, and rbuild df for disk usage"),
     (
         &[
             "compose", "volume", "network", "context", "swarm", "stack", "service", "node", "plugin", "secret",
             "trust", "manifest",
         ],
-        "rbuild builds images, and manages nothing beside them",
-        "rbuild --help lists the verbs",
+        "rbuild only builds and manages images",
+        "run rbuild --help to list the verbs",
     ),
     (&["bake"], "bake files are not supported yet", "build each target with rbuild --target STAGE"),
 ];
 
-/// Flags of all verbs, each with a value.
+/// Global flags with a value.
 const VALUED: [&str; 5] = ["--root", "--limit", "--isolation", "--lock-timeout", "--debug-log"];
 
-/// Flags of all verbs without a value.
+/// Global flags without a value.
 const SWITCHES: [&str; 2] = ["-D", "--debug"];
 
-/// Puts the default verb where none was typed, and turns long forms (`image ls`, `buildx build`) into short ones.
+/// Inserts the default verb if there is none, and replaces long forms (`image ls`, `buildx build`)
+/// by verbs of rbuild. `as_docker` is true if rbuild was started under the name docker.
 pub fn with_verb(mut argv: Vec<OsString>, as_docker: bool) -> Result<Vec<OsString>, Failure> {
     let mut at = 1;
     while let Some(arg) = argv.get(at) {
@@ -163,7 +165,8 @@ pub fn with_verb(mut argv: Vec<OsString>, as_docker: bool) -> Result<Vec<OsStrin
     Ok(argv)
 }
 
-/// Tells whether a first word that is no verb was meant as one: it names nothing that could be built.
+/// Returns true if an unknown first word was probably meant as a verb: it is neither a path nor a
+/// URL.
 fn is_meant_as_verb(word: &str) -> bool {
     !word.is_empty() && !word.starts_with('-') && !word.contains(['/', '.', ':']) && !Path::new(word).exists()
 }
@@ -178,16 +181,15 @@ fn verb_of_group(group: &str, word: &str) -> Result<&'static str, Failure> {
     }
     let known = verbs.iter().map(|(name, _)| *name);
     let failure = match word {
-        "" => Failure::usage(format!("`{group}` needs a verb")),
+        "" => Failure::usage(format!("`{group}` requires a verb")),
         "prune" => {
-            return Err(Failure::usage(format!("`{group} prune` is called `prune` here")).help(
-                "rbuild prune removes what no image and no recent build needs; rbuild prune -a empties the cache",
-            ));
+            return Err(Failure::usage(format!("`{group} prune` is called `prune` here"))
+                .help("run rbuild prune to remove unused cache entries, or rbuild prune -a to empty the cache"));
         }
         _ if lacking(word).is_some() => return Err(unknown(word)),
         _ => Failure::usage(format!("`{group} {word}` is not a verb of rbuild")),
     };
-    let listed = || format!("rbuild has `{group}` with {}", known.clone().collect::<Vec<_>>().join(", "));
+    let listed = || format!("rbuild supports `{group}` with {}", known.clone().collect::<Vec<_>>().join(", "));
     let close = rbuild_dockerfile::closest(word, known.clone()).filter(|_| !word.is_empty());
     Err(failure.help(close.map_or_else(listed, |close| format!("did you mean `rbuild {group} {close}`?"))))
 }
@@ -198,7 +200,7 @@ fn lacking(word: &str) -> Option<&'static (&'static [&'static str], &'static str
 
 fn unknown(word: &str) -> Failure {
     if let Some((_, why, help)) = lacking(word) {
-        return Failure::usage(format!("there is no `{word}`: {why}")).help(*help);
+        return Failure::usage(format!("unsupported verb `{word}`: {why}")).help(*help);
     }
     let failure = Failure::usage(format!("`{word}` is neither a verb of rbuild nor a directory to build"));
     let close = match word {
@@ -207,7 +209,7 @@ fn unknown(word: &str) -> Failure {
     };
     match close {
         Some(close) => failure.help(format!("did you mean `rbuild {close}`?")),
-        None => failure.help("rbuild --help lists the verbs"),
+        None => failure.help("run rbuild --help to list the verbs"),
     }
 }
 
@@ -221,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn the_verb_may_be_left_out_or_long() {
+    fn the_verb_is_optional_and_has_long_forms() {
         for (typed, want) in [
             ("rbuild", "rbuild build"),
             ("rbuild .", "rbuild build ."),
@@ -253,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn words_that_are_no_verbs_are_answered_by_name_whatever_follows() {
+    fn unknown_verbs_are_named_regardless_of_the_rest() {
         for (typed, message, help) in [
             (
                 "rbuild imagse",
@@ -273,24 +275,24 @@ mod tests {
             (
                 "rbuild xyzzy -a",
                 "`xyzzy` is neither a verb of rbuild nor a directory to build",
-                "rbuild --help lists the verbs",
+                "run rbuild --help to list the verbs",
             ),
-            ("rbuild image", "`image` needs a verb", "rbuild has `image` with ls, list, rm"),
+            ("rbuild image", "`image` requires a verb", "rbuild supports `image` with ls, list, rm"),
             ("rbuild image tga a b", "`image tga` is not a verb of rbuild", "did you mean `rbuild image tag`?"),
-            ("rbuild system prune -af", "`system prune` is called `prune` here", "rbuild prune -a empties the cache"),
+            ("rbuild system prune -af", "`system prune` is called `prune` here", "rbuild prune -a to empty the cache"),
             (
                 "rbuild pull debian",
-                "there is no `pull`: pulling from a registry is not supported yet",
+                "unsupported verb `pull`: pulling from a registry is not supported yet",
                 "rbuild load -i FILE",
             ),
             (
                 "rbuild image push x",
-                "there is no `push`: pushing to a registry is not supported yet",
+                "unsupported verb `push`: pushing to a registry is not supported yet",
                 "rbuild save -o FILE NAME",
             ),
             (
                 "rbuild exec -it x sh",
-                "there is no `exec`: rbuild runs containers in the foreground only",
+                "unsupported verb `exec`: rbuild runs containers in the foreground only",
                 "rbuild run IMAGE COMMAND",
             ),
         ] {

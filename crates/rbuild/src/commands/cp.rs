@@ -1,19 +1,21 @@
-//! `create`, `cp` and `rm`: files out of images, the way scripts have always done it.
+//! The verbs `create`, `cp`, `rm`, `ps` and `container prune`: copy files out of images with the
+//! commands that scripts use with docker.
 
 use std::io::{Read, Write};
 use std::path::Path;
 
 use rbuild_engine::{CopiedTo, CopyTarget, copy_out};
 use rbuild_image::{Digest, human_size};
-use rbuild_sandbox::{World, enter};
+use rbuild_sandbox::{Builder, SandboxError, enter};
 use rbuild_store::Store;
 use serde_json::json;
 
 use crate::args::{ContainersArgs, CpArgs, CreateArgs, RmArgs};
 use crate::commands::images::bad_format;
+use crate::commands::in_builder::{exit_code, store_in, store_only};
 use crate::exit::{Failure, code};
 use crate::input::output;
-use crate::input::settings::{Settings, owners};
+use crate::input::settings::Settings;
 use crate::template;
 use crate::ui::terminal;
 
@@ -36,10 +38,10 @@ pub fn rm(settings: &Settings, args: RmArgs) -> Result<u8, Failure> {
                 store.remove_container(&container)?;
                 terminal::out(&format!("{wanted}\n"));
             }
-            // As docker has it: with -f it is no error that there is nothing.
+            // Docker: with -f, a missing container is not an error.
             None if args.force => {}
             None => {
-                terminal::error(&format!("there is no container `{wanted}`"), None);
+                terminal::error(&format!("no container named `{wanted}`"), None);
                 missing += 1;
             }
         }
@@ -47,7 +49,7 @@ pub fn rm(settings: &Settings, args: RmArgs) -> Result<u8, Failure> {
     Ok(if missing == 0 { code::OK } else { code::FAILED })
 }
 
-/// Lists what `create` made. Nothing of it runs, and without `--all` docker lists what runs.
+/// Lists containers. None of them runs, and docker lists only running ones without `--all`.
 pub fn list(settings: &Settings, args: ContainersArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let mut rows = Vec::new();
@@ -72,7 +74,7 @@ pub fn list(settings: &Settings, args: ContainersArgs) -> Result<u8, Failure> {
     Ok(code::OK)
 }
 
-/// Removes all that `create` made.
+/// Removes all containers.
 pub fn prune(settings: &Settings) -> Result<u8, Failure> {
     let store = settings.open()?;
     let mut text = String::new();
@@ -90,23 +92,17 @@ pub fn cp(settings: &Settings, args: CpArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let Some((manifest, path)) = source(&store, &args.source)? else {
         if source(&store, &args.dest)?.is_some() {
-            return Err(Failure::usage("files go out of images only").help("COPY in a Dockerfile brings files in"));
+            return Err(Failure::usage("cp copies files out of images, not into them").help("use COPY in a Dockerfile"));
         }
-        return Err(Failure::usage(format!("`{}` names no image or container and path", args.source))
-            .help("write it like IMAGE:/path"));
+        return Err(Failure::usage(format!("`{}` is not IMAGE:PATH or CONTAINER:PATH", args.source))
+            .help("write IMAGE:/path; `rbuild images` lists the images"));
     };
     let target = copy_target(&args.dest)?;
     let (mut answer, mut answer_writer) = std::io::pipe().map_err(|e| Failure::new(format!("pipe: {e}")))?;
-    let world = World { store: settings.root.clone(), binds: Vec::new(), carrier: None, commands: false };
-    let ended = enter(&world, settings.rung, |builder| {
-        let copied = builder.map_err(Failure::from).and_then(|builder| {
-            let store = store.moved(&builder.path(Path::new(rbuild_sandbox::STORE)))?.with_owners(owners(&builder))?;
-            let image = store.image(&manifest)?;
-            Ok(copy_out(&store, &image, &path, args.follow_link, &target, &builder)?)
-        });
-        match copied {
+    let ended = enter(&store_only(settings), settings.rung, |builder| {
+        match copy(builder, &store, &manifest, &path, args.follow_link, &target) {
             Ok(CopiedTo::Place) => i32::from(code::OK),
-            // One byte tells that there is a file to be published.
+            // One byte reports that there is a file to publish.
             Ok(CopiedTo::File) => match answer_writer.write_all(b"f") {
                 Ok(()) => i32::from(code::OK),
                 Err(_) => i32::from(code::FAILED),
@@ -114,20 +110,35 @@ pub fn cp(settings: &Settings, args: CpArgs) -> Result<u8, Failure> {
             Err(failure) => i32::from(failure.report()),
         }
     })?;
-    // This process's own copy must close before the end of the answer can be seen.
+    // The end of the answer is visible only when this process's copy of the writer is closed.
     drop(answer_writer);
-    let mut told = Vec::new();
-    let made_file = answer.read_to_end(&mut told).is_ok() && !told.is_empty();
+    let mut bytes = Vec::new();
+    let made_file = answer.read_to_end(&mut bytes).is_ok() && !bytes.is_empty();
     if ended.code == i32::from(code::OK)
         && made_file
         && let CopyTarget::Tar(file) | CopyTarget::Over(file) | CopyTarget::New { file: Some(file), .. } = &target
     {
         file.publish().map_err(|e| Failure::new(format!("writing {}: {e}", file.path().display())))?;
     }
-    Ok(if ended.stopped { code::INTERRUPTED } else { ended.code as u8 })
+    Ok(exit_code(ended.code, ended.stopped))
 }
 
-/// Finds out what is at the place where files are to go.
+/// Copies in the builder process.
+fn copy(
+    builder: Result<Builder, SandboxError>,
+    store: &Store,
+    manifest: &Digest,
+    path: &str,
+    follow_link: bool,
+    target: &CopyTarget,
+) -> Result<CopiedTo, Failure> {
+    let builder = builder?;
+    let store = store_in(&builder, store)?;
+    let image = store.image(manifest)?;
+    Ok(copy_out(&store, &image, path, follow_link, target, &builder)?)
+}
+
+/// Opens the destination of `cp`: standard output, a directory, a file, or a new path.
 fn copy_target(dest: &str) -> Result<CopyTarget, Failure> {
     if dest == "-" {
         return Ok(CopyTarget::Tar(output::stdout()?));
@@ -143,13 +154,14 @@ fn copy_target(dest: &str) -> Result<CopyTarget, Failure> {
     if directory.rest.components().count() > 1 {
         let missing = directory.base.label().join(directory.rest.parent().unwrap_or(Path::new("")));
         let failure = Failure::new(format!("the directory {} does not exist", missing.display()));
-        return Err(failure.help("make it first"));
+        return Err(failure.help("create it first"));
     }
     let file = (!dest.ends_with('/')).then(|| output::file("the destination", path)).transpose()?;
     Ok(CopyTarget::New { file, directory })
 }
 
-/// The image and the path that `NAME:PATH` means. Names of images may hold colons themselves.
+/// Parses `NAME:PATH` and looks the name up; `None` if no container or image has it. Image names
+/// may contain colons, so each colon is tried.
 fn source(store: &Store, text: &str) -> Result<Option<(Digest, String)>, Failure> {
     for (at, _) in text.match_indices(':') {
         let (name, path) = (&text[..at], &text[at + 1..]);
@@ -159,7 +171,7 @@ fn source(store: &Store, text: &str) -> Result<Option<(Digest, String)>, Failure
         if let Some(container) = store.find_container(name)? {
             return Ok(Some((container.image, path.to_string())));
         }
-        // A tag has no slash, and what follows an image is a path.
+        // A tag contains no slash, so text after a colon that starts with one is a path.
         if path.starts_with('/')
             && let Ok((_, image)) = store.find_image(name)
         {

@@ -1,4 +1,5 @@
-//! Plumbing for tests and editors: what the parser and the pattern matchers make of their input. Stable.
+//! The verb `debug`: exposes the Dockerfile parser, word expansion and ignore patterns to tests and
+//! editors. The formats are stable.
 
 use std::io::{BufRead, Write};
 use std::path::Path;
@@ -43,7 +44,8 @@ fn parsed(file: &Path, then: impl FnOnce(&[u8])) -> Result<u8, Failure> {
     }
 }
 
-/// One JSON object a line in, one a line out, in order. What goes wrong is an object too, and no exit status.
+/// Answers JSON requests, one per line, in order. Errors are answers too (`{"error": …}`) and do
+/// not change the exit code.
 fn lines(answer: fn(&Value) -> Result<Value, String>) -> Result<u8, Failure> {
     let stdin = std::io::stdin().lock();
     let mut stdout = std::io::BufWriter::new(std::io::stdout().lock());
@@ -62,14 +64,16 @@ fn lines(answer: fn(&Value) -> Result<Value, String>) -> Result<u8, Failure> {
 }
 
 fn text<'a>(request: &'a Value, key: &str) -> Result<&'a str, String> {
-    request[key].as_str().ok_or_else(|| format!("`{key}` is missing or no string"))
+    request[key].as_str().ok_or_else(|| format!("`{key}` is missing or not a string"))
 }
 
 fn expand(request: &Value) -> Result<Value, String> {
     let flag = |key: &str| request[key].as_bool().unwrap_or(false);
     let escape = request["escape"].as_str().unwrap_or("\\");
     let mut chars = escape.chars();
-    let (Some(escape), None) = (chars.next(), chars.next()) else { return Err("`escape` is one character".into()) };
+    let (Some(escape), None) = (chars.next(), chars.next()) else {
+        return Err("`escape` must be one character".into());
+    };
     let lexer = Lexer { escape, raw_quotes: flag("raw_quotes"), skip_unset: flag("skip_unset") };
     let env = |name: &str| request["env"][name].as_str().map(str::to_string);
     let got = lexer.word(text(request, "input")?, &env).map_err(|e| e.to_string())?;
@@ -87,7 +91,7 @@ fn ignore(request: &Value) -> Result<Value, String> {
         "match" => {
             let patterns: Option<Vec<&str>> =
                 request["patterns"].as_array().and_then(|list| list.iter().map(Value::as_str).collect());
-            let patterns = patterns.ok_or("`patterns` is missing or no list of strings")?;
+            let patterns = patterns.ok_or("`patterns` is missing or not a list of strings")?;
             let ignore = Ignore::from_patterns(&patterns).map_err(|e| e.reason)?;
             Ok(json!({ "match": ignore.excludes_alone(text(request, "path")?) }))
         }
@@ -95,7 +99,7 @@ fn ignore(request: &Value) -> Result<Value, String> {
     }
 }
 
-/// One S-expression an instruction, in the form of the reference parser's own dump.
+/// Formats one S-expression per instruction, as BuildKit's parser dumps them.
 fn dump(nodes: &[Node]) -> String {
     nodes.iter().map(|node| expression(node) + "\n").collect()
 }

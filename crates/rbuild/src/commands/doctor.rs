@@ -1,11 +1,10 @@
-//! What this machine allows, tried and not guessed.
+//! The verb `doctor`: tests what this machine allows by doing it.
 
-use std::path::Path;
-
-use rbuild_sandbox::{Builder, Carrier, SandboxError, UNMASK, World, checks, enter};
+use rbuild_sandbox::{Builder, Carrier, SandboxError, UNMASK, checks, enter};
 use rbuild_store::{Snapshots, Store, Workspace};
 use serde::{Deserialize, Serialize};
 
+use crate::commands::in_builder::{moved_store, store_only};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
 use crate::ui::terminal;
@@ -21,17 +20,18 @@ pub fn doctor(settings: &Settings) -> Result<u8, Failure> {
             return Ok(code::FAILED);
         }
     }
-    // What is missing for a better rung is told above; what counts is that there is one.
+    // The checks above show what a better rung lacks; the exit code depends only on whether one
+    // works.
     let trial = trial(settings);
     let ok = trial.is_ok();
     match trial {
-        Ok(found) => found.tell(),
+        Ok(found) => found.print(),
         Err(failure) => line(false, "userns", &failure.message, failure.help.as_deref()),
     }
-    let shared = "host, none; on host, the default, commands reach what listens for you: loopback ports and abstract unix sockets";
+    let shared = "host (the default) and none; with host, commands can reach loopback ports and abstract Unix sockets of this machine";
     line(true, "networks", shared, None);
     match Carrier::find() {
-        Ok(carrier) => line(true, "isolated", &format!("--network isolated goes through {}", carrier.name()), None),
+        Ok(carrier) => line(true, "isolated", &format!("--network isolated uses {}", carrier.name()), None),
         Err(why) => line(false, "isolated", &why.reason, Some(&why.remedy)),
     }
     Ok(if ok { code::OK } else { code::REFUSED })
@@ -43,7 +43,7 @@ fn line(good: bool, name: &str, found: &str, remedy: Option<&str>) {
     terminal::out(&format!("{mark} {name}: {found}\n{remedy}"));
 }
 
-/// What a builder found.
+/// Findings of the builder process.
 #[derive(Debug, Serialize, Deserialize)]
 struct Found {
     rung: String,
@@ -52,40 +52,38 @@ struct Found {
 }
 
 impl Found {
-    fn tell(&self) {
+    fn print(&self) {
         let found = match self.rung.as_str() {
             "chroot" => {
-                "commands get a root directory of their own and nothing else: neither namespaces nor mounts are allowed"
+                "commands have their own root directory and no other isolation: neither namespaces nor mounts are allowed"
             }
             "single-id" => {
-                "a namespace of one user works: owners are written down, and the images are the same; sub-ids give the \
-                 stronger isolation"
+                "a user namespace with one ID works; owners are recorded, so images are the same; sub-IDs isolate better"
             }
-            _ => "a namespace with its own root works",
+            _ => "a user namespace with sub-IDs works",
         };
         line(true, &self.rung, found, None);
         if self.outer_processes {
-            let found =
-                "parts of /proc are covered, so commands get the /proc that is here and see this container's processes";
+            let found = "parts of /proc are masked, so commands share /proc with this container and see its processes";
             line(false, "proc", found, Some(UNMASK));
         } else if self.rung != "chroot" {
-            line(true, "proc", "commands see their own processes only", None);
+            line(true, "proc", "commands see only their own processes", None);
         }
-        let found = match self.copies {
-            false => "the kernel mounts overlays of the store's files",
-            true => "files are copied for each step, which takes time: no overlays on the store's file system",
+        let found = if self.copies {
+            "files are copied for each step, which is slower: the store's file system does not support overlays"
+        } else {
+            "overlay mounts work on the store's file system"
         };
         line(true, "snapshots", found, None);
     }
 }
 
-/// Becomes a builder and puts file systems together in the store, as a build does.
+/// Enters a builder process and assembles a snapshot in the store, as a build does.
 fn trial(settings: &Settings) -> Result<Found, Failure> {
     let store = settings.open()?;
-    let world = World { store: settings.root.clone(), binds: Vec::new(), carrier: None, commands: false };
     let fail = |e: std::io::Error| Failure::new(format!("the builder's answer: {e}"));
     let (mut reader, mut writer) = std::io::pipe().map_err(fail)?;
-    enter(&world, settings.rung, |builder| {
+    enter(&store_only(settings), settings.rung, |builder| {
         use std::io::Write;
         let result = builder.and_then(|builder| {
             let copies = snapshots(&store, &builder)? == Snapshots::Copies;
@@ -109,7 +107,7 @@ fn trial(settings: &Settings) -> Result<Found, Failure> {
 
 fn snapshots(store: &Store, builder: &Builder) -> Result<Snapshots, SandboxError> {
     let other = |e: rbuild_store::StoreError| SandboxError::Runner(e.to_string());
-    let store = store.moved(&builder.path(Path::new(rbuild_sandbox::STORE))).map_err(other)?;
+    let store = moved_store(builder, store).map_err(other)?;
     let work = Workspace::open(&store).map_err(other)?;
     rbuild_engine::snapshots(builder, &work).map_err(|e| SandboxError::Runner(e.message()))
 }

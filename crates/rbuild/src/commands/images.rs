@@ -1,15 +1,15 @@
-//! The image verbs that list and change what the store holds.
+//! Verbs that list, inspect, name and remove images, and that maintain the store.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::rc::Rc;
 
 use rbuild_image::{Digest, Reference, ReferenceError, human_duration, human_size};
-use rbuild_sandbox::{World, enter};
+use rbuild_sandbox::enter;
 use rbuild_store::{Budget, Checked, Freed, Image, Store, StoreError};
 use serde_json::{Value, json};
 
 use crate::args::{FsckArgs, HistoryArgs, ImagePruneArgs, ImagesArgs, InspectArgs, PruneArgs, RmiArgs, TagArgs};
+use crate::commands::in_builder::{exit_code, moved_store, store_only};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
 use crate::template;
@@ -19,7 +19,7 @@ fn now() -> i64 {
     std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs() as i64)
 }
 
-/// How long ago a moment was, given in seconds since 1970.
+/// Formats the time since a moment, which is in seconds since the Unix epoch.
 pub fn ago(moment: i64) -> String {
     format!("{} ago", human_duration(now() - moment))
 }
@@ -35,11 +35,11 @@ fn id_text(id: &Digest, whole: bool) -> String {
     if whole { id.to_string() } else { id.short() }
 }
 
-/// Bytes of all layers before compression.
+/// Returns the uncompressed size of all layers in bytes.
 fn image_size(store: &Store, image: &Image) -> Result<u64, Failure> {
     let (mut size, mut known) = (0u64, HashMap::new());
     for (layer, diff_id) in image.layers()? {
-        // An image may have one layer any number of times.
+        // An image may contain the same layer several times.
         let layer_size = match known.get(layer.digest()) {
             Some(known) => *known,
             None => store.layer_size(&layer, &diff_id)?,
@@ -50,7 +50,7 @@ fn image_size(store: &Store, image: &Image) -> Result<u64, Failure> {
     Ok(size)
 }
 
-/// One line of `images`.
+/// A row of `images`.
 struct Listed {
     name: Option<Reference>,
     image: Rc<Image>,
@@ -66,7 +66,7 @@ impl Listed {
         self.name.as_ref().and_then(|n| n.tag().map(str::to_string)).unwrap_or("<none>".into())
     }
 
-    /// The fields that templates know.
+    /// Returns the fields for templates.
     fn fields(&self, whole_ids: bool) -> Value {
         let size = human_size(self.size);
         json!({
@@ -97,7 +97,7 @@ pub fn images(settings: &Settings, args: ImagesArgs) -> Result<u8, Failure> {
             (None, name) => args.all || asks_dangling || name.is_some(),
         };
         if wanted {
-            // An image may have any number of names.
+            // An image may have several names.
             let image = match known.get(&entry.manifest) {
                 Some((image, _)) => Rc::clone(image),
                 None => Rc::new(store.image(&entry.manifest)?),
@@ -140,24 +140,25 @@ pub fn images(settings: &Settings, args: ImagesArgs) -> Result<u8, Failure> {
     Ok(code::OK)
 }
 
-/// Whether a name is the wanted one, or has the wanted one's repository if that comes without a tag.
+/// Returns true if `name` matches `wanted`: the same reference, or any reference of the same
+/// repository if `wanted` has no tag.
 fn is_called(name: &Reference, wanted: &str) -> bool {
     let Ok(reference) = wanted.parse::<Reference>() else { return false };
-    // With a tag or a digest, it takes no other one.
+    // Appending a tag parses only if `wanted` has neither tag nor digest.
     let any_tag = format!("{wanted}:latest").parse::<Reference>().is_ok();
     reference == *name || (any_tag && reference.familiar_name() == name.familiar_name())
 }
 
 pub fn bad_format(e: String) -> Failure {
-    Failure::usage(format!("--format: {e}")).help("`--format json` shows all fields")
+    Failure::usage(format!("--format: {e}")).help("use `--format json` to see all fields")
 }
 
-/// One `--filter` of `images`.
+/// A `--filter` of `images`.
 enum Filter {
     Dangling(bool),
     Reference(rbuild_source::Glob),
     Label(String, Option<String>),
-    /// Seconds since 1970.
+    /// Seconds since the Unix epoch.
     Before(i64),
     Since(i64),
 }
@@ -165,7 +166,7 @@ enum Filter {
 impl Filter {
     fn parse(store: &Store, text: &str) -> Result<Filter, Failure> {
         let bad = |what: &str| Failure::usage(format!("--filter {text}: {what}"));
-        let (key, value) = text.split_once('=').ok_or_else(|| bad("it is not of the form name=value"))?;
+        let (key, value) = text.split_once('=').ok_or_else(|| bad("not of the form NAME=VALUE"))?;
         let created = || -> Result<i64, Failure> {
             let (_, image) = store.find_image(value)?;
             Ok(seconds(&image).unwrap_or(0))
@@ -175,7 +176,7 @@ impl Filter {
             ("dangling", "false" | "0") => Filter::Dangling(false),
             ("reference", pattern) => {
                 let glob = rbuild_source::Glob::new(pattern, false);
-                Filter::Reference(glob.ok_or_else(|| bad("the pattern is not closed"))?)
+                Filter::Reference(glob.ok_or_else(|| bad("the pattern has an unclosed bracket"))?)
             }
             ("label", label) => match label.split_once('=') {
                 Some((name, value)) => Filter::Label(name.into(), Some(value.into())),
@@ -183,7 +184,7 @@ impl Filter {
             },
             ("before", _) => Filter::Before(created()?),
             ("since", _) => Filter::Since(created()?),
-            _ => return Err(bad("there is no such filter").help("dangling, reference, label, before and since")),
+            _ => return Err(bad("unknown filter").help("use dangling, reference, label, before or since")),
         })
     }
 
@@ -213,9 +214,10 @@ pub fn history(settings: &Settings, args: HistoryArgs) -> Result<u8, Failure> {
     let mut layers = image.layers()?.into_iter();
     let mut rows = Vec::new();
     for entry in &image.config.history {
-        let size = match entry.empty_layer {
-            true => 0,
-            false => layers.next().map(|(layer, diff_id)| store.layer_size(&layer, &diff_id)).transpose()?.unwrap_or(0),
+        let size = if entry.empty_layer {
+            0
+        } else {
+            layers.next().map(|(layer, diff_id)| store.layer_size(&layer, &diff_id)).transpose()?.unwrap_or(0)
         };
         let mut text = entry.created_by.replace('\t', " ");
         if !args.no_trunc && text.chars().count() > 45 {
@@ -293,7 +295,7 @@ fn inspected(store: &Store, image: &Image) -> Result<Value, Failure> {
     }))
 }
 
-/// Fields that the printed document leaves out when they are empty are there for templates.
+/// Adds the fields that the printed document omits when empty, so that templates can use them.
 fn fill_in(image: &mut Value) {
     let empty = json!({
         "Hostname": "", "Domainname": "", "User": "", "ExposedPorts": null, "Env": null, "Cmd": null,
@@ -321,7 +323,7 @@ pub fn rmi(settings: &Settings, args: RmiArgs) -> Result<u8, Failure> {
     for wanted in &args.images {
         let (names, gone) = match store.untag(wanted, args.force) {
             Ok(done) => done,
-            // As docker has it: each is tried, and with -f it is no failure that there is nothing.
+            // Docker: every name is tried, and with -f a missing image is not a failure.
             Err(e) => {
                 failed |= !(args.force && matches!(e, StoreError::NoImage(_)));
                 Failure::from(e).report();
@@ -337,7 +339,8 @@ pub fn rmi(settings: &Settings, args: RmiArgs) -> Result<u8, Failure> {
     Ok(if failed { code::FAILED } else { code::OK })
 }
 
-/// Removes images that no container holds: those without a name, or all. The build cache stays.
+/// Removes images that no container uses: dangling ones, or all with `--all`. Keeps the build
+/// cache.
 pub fn image_prune(settings: &Settings, args: ImagePruneArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let filters: Vec<PruneFilter> = args.filter.iter().map(|f| PruneFilter::parse(f)).collect::<Result<_, _>>()?;
@@ -348,7 +351,8 @@ pub fn image_prune(settings: &Settings, args: ImagePruneArgs) -> Result<u8, Fail
         if (entry.name.is_some() && !args.all) || held.contains(&entry.manifest) {
             continue;
         }
-        // A damaged image cannot say when it was made; it goes unless somebody asks for that.
+        // A damaged image has no creation time or labels, so it passes only if there are no
+        // filters.
         let image = store.image(&entry.manifest).ok();
         let passes = |f: &PruneFilter| image.as_ref().is_some_and(|image| f.passes(image));
         if filters.iter().all(passes) {
@@ -366,9 +370,9 @@ pub fn image_prune(settings: &Settings, args: ImagePruneArgs) -> Result<u8, Fail
     Ok(code::OK)
 }
 
-/// One `--filter` of `image prune`.
+/// A `--filter` of `image prune`.
 enum PruneFilter {
-    /// Made before this, in seconds since 1970.
+    /// Created before this time, in seconds since the Unix epoch.
     Until(i64),
     Label(String, Option<String>),
 }
@@ -381,9 +385,7 @@ impl PruneFilter {
                 Some((name, value)) => PruneFilter::Label(name.into(), Some(value.into())),
                 None => PruneFilter::Label(label.into(), None),
             }),
-            _ => {
-                Err(Failure::usage(format!("--filter {text}: there is no such filter")).help("until=24h or label=NAME"))
-            }
+            _ => Err(Failure::usage(format!("--filter {text}: unknown filter")).help("use until=24h or label=NAME")),
         }
     }
 
@@ -398,21 +400,21 @@ impl PruneFilter {
     }
 }
 
-/// The moment that lies a span such as `24h` back.
+/// Returns the time a duration such as `24h` ago, in seconds since the Unix epoch.
 fn until(filter: &str, span: &str) -> Result<i64, Failure> {
-    let bad = |_| Failure::usage(format!("--filter {filter}: `{span}` is no time such as 24h"));
+    let bad = |_| Failure::usage(format!("--filter {filter}: `{span}` is not a duration such as 24h"));
     let span: jiff::SignedDuration = span.parse().map_err(bad)?;
     Ok(now() - span.as_secs())
 }
 
-/// Files of sub-ids can be removed only by who is root in their namespace, so this runs in a builder.
+/// Removes cache entries in a builder process: files owned by sub-IDs can be removed only by root
+/// of their user namespace.
 pub fn prune(settings: &Settings, args: PruneArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let budget = budget(&args)?;
-    let world = World { store: settings.root.clone(), binds: Vec::new(), carrier: None, commands: false };
-    let ended = enter(&world, settings.rung, |builder| {
+    let ended = enter(&store_only(settings), settings.rung, |builder| {
         let pruned = builder.map_err(Failure::from).and_then(|builder| {
-            let store = store.moved(&builder.path(Path::new(rbuild_sandbox::STORE)))?;
+            let store = moved_store(&builder, &store)?;
             drop(rbuild_store::Workspace::open(&store)?);
             Ok(match budget {
                 Some(budget) => store.collect(budget)?,
@@ -427,20 +429,19 @@ pub fn prune(settings: &Settings, args: PruneArgs) -> Result<u8, Failure> {
             Err(failure) => i32::from(failure.report()),
         }
     })?;
-    Ok(if ended.stopped { code::INTERRUPTED } else { ended.code as u8 })
+    Ok(exit_code(ended.code, ended.stopped))
 }
 
-/// What `--filter until=` and `--keep-storage` leave.
+/// Returns the budget of `--filter until=` and `--keep-storage`; `None` if neither is set.
 fn budget(args: &PruneArgs) -> Result<Option<Budget>, Failure> {
     let mut budget = Budget::default();
     for filter in &args.filter {
         let Some(("until", text)) = filter.split_once('=') else {
-            return Err(Failure::usage(format!("--filter {filter}: there is no such filter")).help("until=24h"));
+            return Err(Failure::usage(format!("--filter {filter}: unknown filter")).help("use until=24h"));
         };
         budget.used_since = Some(until(filter, text)?);
     }
-    budget.bytes =
-        args.keep_storage.as_deref().map(|s| crate::input::request::size("--keep-storage", s)).transpose()?;
+    budget.bytes = args.keep_storage.as_deref().map(|s| crate::input::flags::size("--keep-storage", s)).transpose()?;
     Ok((budget != Budget::default()).then_some(budget))
 }
 
@@ -475,10 +476,10 @@ pub fn fsck(settings: &Settings, args: FsckArgs) -> Result<u8, Failure> {
         "Checked {blobs} blobs ({}), {images} images, {records} cache records: {} problems{}\n",
         human_size(*bytes),
         problems.len(),
-        if args.repair && !problems.is_empty() { ", taken out" } else { "" }
+        if args.repair && !problems.is_empty() { ", removed" } else { "" }
     ));
     if !problems.is_empty() && !args.repair {
-        terminal::error("the store is damaged", Some("`rbuild fsck --repair` takes out what is broken"));
+        terminal::error("the store is damaged", Some("run `rbuild fsck --repair` to remove damaged entries"));
         return Ok(code::FAILED);
     }
     Ok(code::OK)

@@ -1,4 +1,4 @@
-//! The verb `logs`: the last builds, and what their steps printed.
+//! The verb `logs`: lists recent builds and prints the output of their steps.
 
 use std::io::Write;
 
@@ -24,7 +24,7 @@ pub fn logs(settings: &Settings, args: LogsArgs) -> Result<u8, Failure> {
     let found = if wanted == "latest" { all.first() } else { all.iter().find(|b| b.id.starts_with(wanted.as_str())) };
     let Some(build) = found else {
         return Err(
-            Failure::new(format!("no build `{wanted}` is remembered")).help("`rbuild logs` lists the last builds")
+            Failure::new(format!("no log of a build `{wanted}`")).help("run `rbuild logs` to list recent builds")
         );
     };
     let steps: Vec<&StepLog> = match &args.step {
@@ -35,9 +35,8 @@ pub fn logs(settings: &Settings, args: LogsArgs) -> Result<u8, Failure> {
     };
     if let (Some(step), true) = (&args.step, steps.is_empty()) {
         let labels: Vec<&str> = build.steps.iter().map(|s| s.label.as_str()).collect();
-        return Err(
-            Failure::new(format!("that build has no step `{step}`")).help(format!("it has {}", labels.join(", ")))
-        );
+        return Err(Failure::new(format!("build {} has no step `{step}`", build.id))
+            .help(format!("choose one of {}", labels.join(", "))));
     }
     for step in steps {
         show(&store, build, step)?;
@@ -53,7 +52,7 @@ fn show(store: &Store, build: &BuildLog, step: &StepLog) -> Result<(), Failure> 
     }
     if let Some(mut log) = store.step_log(&build.id, step.step)? {
         let mut out = std::io::stdout().lock();
-        // A reader that went away is no error.
+        // A closed pipe is not an error.
         let _ = std::io::copy(&mut log, &mut out).and_then(|_| out.flush());
     }
     Ok(())

@@ -1,83 +1,99 @@
-//! The verb `run`: a command in a container of an image, in the foreground.
+//! The verb `run`: runs a command in a container of an image, in the foreground.
 
 use std::io::IsTerminal;
 
 use rbuild_engine::{BuildError, Invocation, invoke, volume_binds};
-use rbuild_sandbox::{Cancel, Input, Outcome, Restore, World, enter};
+use rbuild_plan::{Network, Volume};
+use rbuild_sandbox::{Builder, Cancel, Carrier, Input, Outcome, Restore, SandboxError, World, enter};
+use rbuild_store::{Image, Store};
 
 use crate::args::RunArgs;
+use crate::commands::in_builder::{exit_code, store_in};
 use crate::exit::{Failure, code};
-use crate::input::request;
-use crate::input::settings::{Settings, owners};
+use crate::input::settings::Settings;
+use crate::input::{flags, network};
 use crate::ui::terminal;
 
-/// What shells say when a program was not found, and when it cannot be run.
+/// Exit codes of shells for a program that was not found, and for one that cannot be executed.
 const NOT_FOUND: i32 = 127;
 const CANNOT_RUN: i32 = 126;
 
 pub fn run(settings: &Settings, args: RunArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let (_, image) = store.find_image(&args.image)?;
-    let terminal = args.tty && std::io::stdin().is_terminal();
-    if args.tty && args.interactive && !terminal {
-        return Err(Failure::usage("-it: standard input is no terminal").help("leave -t out"));
+    let has_terminal = args.tty && std::io::stdin().is_terminal();
+    if args.tty && args.interactive && !has_terminal {
+        return Err(Failure::usage("-it: standard input is not a terminal").help("omit -t"));
     }
     let mut volumes = Vec::new();
     let mut paths = Vec::new();
     for text in &args.volume {
-        let (path, volume) = request::volume(text)?;
+        let (path, volume) = flags::volume(text)?;
         paths.push(path);
         volumes.push(volume);
     }
-    let network = request::network(&args.network)?;
-    let carrier = request::carrier(network)?;
-    let invocation = Invocation {
+    let network = network::network(&args.network)?;
+    let carrier = network::carrier(network)?;
+    let invocation = invocation(args, volumes, network, carrier.as_ref(), has_terminal)?;
+    let world = World { store: settings.root.clone(), binds: volume_binds(&paths), carrier, commands: true };
+    // The builder cannot restore the terminal if it is killed.
+    let _restore = has_terminal.then(Restore::of_stdin);
+    let ended = enter(&world, settings.rung, |builder| in_builder(builder, &store, &image, &invocation))?;
+    Ok(exit_code(ended.code, ended.stopped))
+}
+
+fn invocation(
+    args: RunArgs,
+    volumes: Vec<Volume>,
+    network: Network,
+    carrier: Option<&Carrier>,
+    has_terminal: bool,
+) -> Result<Invocation, Failure> {
+    Ok(Invocation {
         args: args.command,
         entrypoint: args.entrypoint.map(|e| if e.is_empty() { Vec::new() } else { vec![e] }),
         env: args.env.iter().filter_map(|e| variable(e)).collect(),
         user: args.user,
         cwd: args.workdir.map(|d| if d.starts_with('/') { d } else { format!("/{d}") }),
         hostname: args.hostname.unwrap_or_else(|| "rbuild".into()),
-        hosts: args.add_host.iter().map(|h| request::host(h)).collect::<Result<_, _>>()?,
+        hosts: args.add_host.iter().map(|h| flags::host(h)).collect::<Result<_, _>>()?,
         volumes,
         network,
-        shm_size: args.shm_size.as_deref().map(|s| request::size("--shm-size", s)).transpose()?,
-        ulimits: args.ulimit.iter().map(|u| request::ulimit(u)).collect::<Result<_, _>>()?,
-        input: match (terminal, args.interactive) {
+        shm_size: args.shm_size.as_deref().map(|s| flags::size("--shm-size", s)).transpose()?,
+        ulimits: args.ulimit.iter().map(|u| flags::ulimit(u)).collect::<Result<_, _>>()?,
+        input: match (has_terminal, args.interactive) {
             (true, _) => Input::Terminal,
             (false, true) => Input::Given,
             (false, false) => Input::Nothing,
         },
-        resolv_conf: request::resolv_conf(carrier.as_ref()),
-    };
-    let world = World { store: settings.root.clone(), binds: volume_binds(&paths), carrier, commands: true };
-    // If the builder is killed, nobody else puts the terminal right.
-    let _restore = terminal.then(Restore::of_stdin);
-    let ended = enter(&world, settings.rung, |builder| {
-        let cancel = Cancel::default();
-        let outcome = builder.map_err(BuildError::from).and_then(|builder| {
-            let stop = cancel.clone();
-            builder.on_stop(move || stop.cancel());
-            let store = store
-                .moved(&builder.path(std::path::Path::new(rbuild_sandbox::STORE)))?
-                .with_owners(owners(&builder))?;
-            invoke(&store, &image, &invocation, &builder, &cancel)
-        });
-        match outcome {
-            Ok(Outcome::Exited(code)) => code,
-            Ok(Outcome::Signaled(signal)) => 128 + signal,
-            Ok(Outcome::NotStarted(why)) => {
-                terminal::error(&format!("the command could not be started: {why}"), None);
-                if why.starts_with("the image has no") { NOT_FOUND } else { CANNOT_RUN }
-            }
-            Err(_) if cancel.is_cancelled() => i32::from(code::INTERRUPTED),
-            Err(e) => i32::from(Failure::from(e).report()),
-        }
-    })?;
-    Ok(if ended.stopped { code::INTERRUPTED } else { ended.code as u8 })
+        resolv_conf: network::resolv_conf(carrier),
+    })
 }
 
-/// A name alone passes the environment's value on, if there is one.
+/// Runs the command in the builder process and returns its exit code; 128 and the signal's number
+/// if a signal killed it.
+fn in_builder(builder: Result<Builder, SandboxError>, store: &Store, image: &Image, invocation: &Invocation) -> i32 {
+    let cancel = Cancel::default();
+    let outcome = builder.map_err(BuildError::from).and_then(|builder| {
+        let stop = cancel.clone();
+        builder.on_stop(move || stop.cancel());
+        let store = store_in(&builder, store)?;
+        invoke(&store, image, invocation, &builder, &cancel)
+    });
+    match outcome {
+        Ok(Outcome::Exited(code)) => code,
+        Ok(Outcome::Signaled(signal)) => 128 + signal,
+        Ok(Outcome::NotStarted(why)) => {
+            terminal::error(&format!("the command could not be started: {why}"), None);
+            if why.starts_with("the image has no") { NOT_FOUND } else { CANNOT_RUN }
+        }
+        Err(_) if cancel.is_cancelled() => i32::from(code::INTERRUPTED),
+        Err(e) => i32::from(Failure::from(e).report()),
+    }
+}
+
+/// Parses `NAME=VALUE`. A name alone takes its value from the environment; `None` if it is unset
+/// there.
 fn variable(text: &str) -> Option<(String, String)> {
     match text.split_once('=') {
         Some((name, value)) => Some((name.to_string(), value.to_string())),

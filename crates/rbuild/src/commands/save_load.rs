@@ -1,4 +1,4 @@
-//! Images in and out: `import`, `save`, `load`.
+//! The verbs `import`, `save` and `load`: images from and to archives.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -20,14 +20,16 @@ fn open(path: &Path) -> Result<File, Failure> {
     File::open(path).map_err(|e| Failure::new(format!("{}: {e}", path.display())))
 }
 
-/// Bytes of a file, if it has a size.
+/// Returns the size of a regular file in bytes; `None` for pipes and devices.
 fn size(file: &File) -> Option<u64> {
     file.metadata().ok().filter(std::fs::Metadata::is_file).map(|m| m.len())
 }
 
 fn stdin() -> Result<Box<dyn Read + Send>, Failure> {
     if std::io::stdin().is_terminal() {
-        return Err(Failure::usage("no archive comes from a terminal").help("give a file, or pipe one in"));
+        return Err(
+            Failure::usage("standard input is a terminal, not an archive").help("pass a file, or pipe an archive in")
+        );
     }
     Ok(Box::new(std::io::stdin()))
 }
@@ -47,8 +49,8 @@ pub fn import(settings: &Settings, args: ImportArgs) -> Result<u8, Failure> {
             (fetched.body, fetched.size)
         }
         other if other.contains("://") => {
-            let failure = Failure::usage(format!("{other}: only http and https addresses can be fetched"));
-            return Err(failure.help("fetch it by other means, and give the file"));
+            let failure = Failure::usage(format!("{other}: only http and https URLs can be fetched"));
+            return Err(failure.help("download the file and pass its path"));
         }
         path => {
             let file = open(Path::new(path))?;
@@ -78,7 +80,7 @@ pub fn import(settings: &Settings, args: ImportArgs) -> Result<u8, Failure> {
     Ok(code::OK)
 }
 
-/// Instructions that change the configuration, read as a Dockerfile on nothing.
+/// Instructions that `--change` accepts. They are planned as a Dockerfile `FROM scratch`.
 const CHANGES: [&str; 11] = [
     "CMD",
     "ENTRYPOINT",
@@ -100,7 +102,7 @@ fn change_config(config: &mut ImageConfig, changes: &[String]) -> Result<(), Str
     for change in changes {
         let word = change.split_whitespace().next().unwrap_or("").to_uppercase();
         if !CHANGES.contains(&word.as_str()) {
-            return Err(format!("--change takes {}, not `{change}`", CHANGES.join(", ")));
+            return Err(format!("--change `{change}`: the instruction must be one of {}", CHANGES.join(", ")));
         }
     }
     let text = format!("FROM scratch\n{}\n", changes.join("\n"));
@@ -112,7 +114,7 @@ fn change_config(config: &mut ImageConfig, changes: &[String]) -> Result<(), Str
     let params = rbuild_plan::Parameters::new(config.platform());
     match rbuild_plan::plan(&file, &params, &Default::default()).map_err(first)? {
         rbuild_plan::Plan::Graph(graph) => config.config = graph.config.config,
-        rbuild_plan::Plan::Needs(_) => return Err("--change names an image".into()),
+        rbuild_plan::Plan::Needs(_) => return Err("--change must not name an image".into()),
     }
     Ok(())
 }
@@ -122,8 +124,8 @@ pub fn save(settings: &Settings, args: SaveArgs) -> Result<u8, Failure> {
         "docker-archive" => ArchiveFormat::Docker,
         "oci-archive" | "oci" => ArchiveFormat::Oci,
         other => {
-            return Err(Failure::usage(format!("`{other}` is not a format to save in"))
-                .help("the formats are docker-archive, oci-archive and oci"));
+            return Err(Failure::usage(format!("--format {other}: unknown archive format"))
+                .help("use docker-archive, oci-archive or oci"));
         }
     };
     let store = settings.open()?;
@@ -145,7 +147,7 @@ pub fn save(settings: &Settings, args: SaveArgs) -> Result<u8, Failure> {
     }
     if args.format == "oci" {
         let Some(path) = &args.output else {
-            return Err(Failure::usage("a directory cannot go to standard output").help("give -o DIR"));
+            return Err(Failure::usage("--format oci writes a directory, not to standard output").help("add -o DIR"));
         };
         let dir = output::directory(path)?;
         let bar = TransferBar::start("saving", Some(save_size(&store, &images, &known)?));

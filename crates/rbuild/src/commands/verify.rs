@@ -1,34 +1,31 @@
-//! `--verify`: the same build twice, and in what the results differ.
+//! `--verify`: builds twice and reports the first difference between the results.
 
-use rbuild_engine::{BuildError, BuildRequest, Difference, ImageForm, Output, OutputKind, Target, first_difference};
-use rbuild_store::Store;
+use rbuild_engine::{BuildRequest, Difference, ImageForm, Output, OutputKind, Target, first_difference};
 
 use crate::args::BuildArgs;
-use crate::commands::build::{Ended, Reports, conclude, once};
+use crate::commands::build_once::{BuildOnce, Ended, Reports, conclude};
 use crate::exit::{Failure, code};
 use crate::input::request::BuildInput;
-use crate::input::settings::Settings;
 use crate::progress::Mode;
 use crate::ui::terminal;
 
-/// Seconds between the clocks of the two builds. The second one is behind: what files looked like "just now" is then trusted
-/// less, never more.
+/// Seconds by which the clock of the second build is behind that of the first. Behind, not ahead:
+/// files that look recently modified are then trusted less, never more.
 const BEHIND: i64 = 100_000;
 
-/// Builds what was asked for, then once more with one step at a time and another clock, both without the cache, and
-/// compares. The first result is the one that outputs and names get.
+/// Builds the request, builds it again one step at a time with another clock, both without cache,
+/// and compares the images. Outputs and names get the first result.
 pub fn verify(
-    settings: &Settings,
+    once: &BuildOnce<'_>,
     args: &BuildArgs,
     mut first: BuildRequest,
-    store: &Store,
-    mode: Mode,
     reports: &Reports,
-    report: &dyn Fn(&BuildError) -> u8,
 ) -> Result<Ended, Failure> {
+    let store = once.store;
     if args.context == "-" || args.file.as_deref() == Some("-") {
-        let failure = Failure::usage("--verify reads what it builds twice, and standard input can be read once");
-        return Err(failure.help("give the Dockerfile and the context as files"));
+        let failure =
+            Failure::usage("--verify reads the Dockerfile and the context twice, but standard input only once");
+        return Err(failure.help("pass the Dockerfile and the context as paths"));
     }
     let mut second = BuildInput::read(args, store, first.recorded_owners)?.request;
     let form = first.forms().first().copied().unwrap_or(ImageForm { squash: first.squash, ..ImageForm::of_store() });
@@ -43,7 +40,7 @@ pub fn verify(
     second.build_id = format!("{}-again", first.build_id);
     let mut manifests = Vec::new();
     for request in [&first, &second] {
-        match once(settings, args, request, store, mode, report)? {
+        match once.build(request)? {
             Ended::Made(finished) => manifests.extend(finished.image.map(|(_, manifest)| manifest)),
             failed => return Ok(failed),
         }
@@ -53,26 +50,27 @@ pub fn verify(
             conclude(args, &first, store, &rbuild_engine::Finished { image }, reports)?;
         }
     }
-    let [a, b] = manifests[..] else { return Err(Failure::new("the two builds made no images to compare")) };
+    let [a, b] = manifests[..] else { return Err(Failure::new("the two builds produced no images to compare")) };
     let (a, b) = (store.image(&a)?, store.image(&b)?);
     let Some(difference) = first_difference(store, &a, &b).map_err(|e| Failure::new(e.message()))? else {
-        if mode != Mode::Quiet {
-            terminal::err("verified: two builds without cache gave the same bytes\n");
+        if once.mode != Mode::Quiet {
+            terminal::err("verified: two builds without cache produced identical images\n");
         }
         let image = Some((a.id, a.manifest_digest));
         return Ok(Ended::Made(rbuild_engine::Finished { image }));
     };
-    let (text, help) = told(&difference);
+    let (text, help) = message(&difference);
     terminal::error(&text, help);
     Ok(Ended::Failed(code::FAILED))
 }
 
-fn told(difference: &Difference) -> (String, Option<&'static str>) {
-    let epoch = "give SOURCE_DATE_EPOCH: no time in the result is later then";
+/// Returns the error for a difference, with its help.
+fn message(difference: &Difference) -> (String, Option<&'static str>) {
+    let epoch = "set SOURCE_DATE_EPOCH to clamp all times in the result";
     match difference {
         Difference::Configuration { what } => {
             let times = what.contains("created");
-            (format!("two builds gave different configurations: {what}"), times.then_some(epoch))
+            (format!("two builds produced different configurations: {what}"), times.then_some(epoch))
         }
         Difference::Layer { number, of, made_by, path, what } => {
             let what = match what.strip_prefix("time ").and_then(|times| times.split_once(" and ")) {
@@ -82,13 +80,12 @@ fn told(difference: &Difference) -> (String, Option<&'static str>) {
             let help = if what.starts_with("time ") {
                 epoch
             } else {
-                "the step's command does not do the same each time: look for dates, random numbers, lists in no order, and \
-                 what comes from the network"
+                "make the step's command deterministic: look for dates, random numbers, unordered lists and downloads"
             };
             let made_by: String = made_by.chars().take(100).collect();
             (
                 format!(
-                    "two builds gave different files: /{path} in layer {number} of {of}, made by `{made_by}`: {what}"
+                    "two builds produced different files: /{path} in layer {number} of {of}, made by `{made_by}`: {what}"
                 ),
                 Some(help),
             )

@@ -1,4 +1,5 @@
-//! What a user wants in every build: `~/.config/rbuild/config.toml`. Flags and the environment go before it.
+//! The configuration file, `~/.config/rbuild/config.toml`. Flags and environment variables take
+//! precedence over it.
 
 use std::path::{Path, PathBuf};
 
@@ -7,11 +8,11 @@ use serde::Deserialize;
 use crate::args::{BuildArgs, ProgressMode};
 use crate::exit::Failure;
 
-/// Each is named and written like the flag.
+/// Defaults of flags, under the names of the flags.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
-    /// Absolute.
+    /// Absolute path of the store.
     pub root: Option<PathBuf>,
     pub limit: Vec<String>,
     cache_limit: Option<String>,
@@ -22,7 +23,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// The user's own file; nothing if there is none.
+    /// Reads the file of the calling user. Returns the default if there is none.
     pub fn of_user() -> Result<Config, Failure> {
         let env = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
         let dir = env("XDG_CONFIG_HOME").or_else(|| env("HOME").map(|home| home.join(".config")));
@@ -34,18 +35,18 @@ impl Config {
         use std::io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
-            // The last: the home is another user's, as after a change of user that keeps the environment.
+            // Permission is denied if HOME is another user's, as after su without a login shell.
             Err(e) if matches!(e.kind(), NotFound | NotADirectory | PermissionDenied) => return Ok(Config::default()),
             Err(e) => return Err(failed(e.to_string())),
         };
         let config: Config = toml::from_str(&text).map_err(|e| failed(e.to_string()))?;
         if config.root.as_ref().is_some_and(|root| root.is_relative()) {
-            return Err(failed("root is not an absolute path".into()));
+            return Err(failed("root must be an absolute path".into()));
         }
         Ok(config)
     }
 
-    /// Fills in what neither the flags nor the environment say.
+    /// Fills in flags of `build` that neither the command line nor the environment sets.
     pub fn fill(&self, args: &mut BuildArgs) {
         args.cache_limit = args.cache_limit.take().or_else(|| self.cache_limit.clone());
         args.jobs = args.jobs.or(self.jobs);

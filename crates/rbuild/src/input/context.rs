@@ -1,4 +1,4 @@
-//! Where files come from: the main context and its Dockerfile, and the named ones.
+//! Opens build contexts: the main one with its Dockerfile and ignore file, and named ones.
 
 use std::io::{Cursor, IsTerminal, Read};
 use std::path::{Path, PathBuf};
@@ -16,36 +16,41 @@ use crate::ui::terminal;
 
 mod untrusted;
 
-/// The main context with the Dockerfile.
+/// The main build context and the Dockerfile.
 pub struct MainContext {
-    /// Absent when the Dockerfile came alone.
+    /// `None` if standard input was a Dockerfile without a context.
     pub dir: Option<ContextDir>,
-    /// As it is shown in errors.
+    /// Name of the Dockerfile for errors.
     pub dockerfile_name: String,
     pub dockerfile: Vec<u8>,
-    /// The time of the newest file, if the context arrived as an archive.
+    /// Modification time of the newest file of a context from an archive, in seconds since the Unix
+    /// epoch.
     pub newest: Option<i64>,
-    /// Holds the files of such an archive.
-    pub arrived: Option<Workspace>,
+    /// The directory with the unpacked archive; removed when this is dropped.
+    pub unpacked: Option<Workspace>,
 }
 
 const STDIN_NAME: &str = "Dockerfile (standard input)";
 
+/// Opens the main context and reads the Dockerfile.
 pub fn main(args: &BuildArgs, store: &Store) -> Result<MainContext, Failure> {
     let dockerfile_from_stdin = args.file.as_deref() == Some("-");
     match args.context.as_str() {
         "-" if dockerfile_from_stdin => {
-            Err(Failure::usage("both the context and the Dockerfile cannot come from standard input"))
+            Err(Failure::usage("the context and the Dockerfile cannot both be standard input")
+                .help("pass one of them as a path"))
         }
         "-" => from_stdin(args, store),
-        url if is_remote(url) => Err(Failure::usage(format!("a context from {url} is not supported yet"))
-            .help("fetch it first, and give the directory")),
+        url if is_remote(url) => {
+            Err(Failure::usage(format!("the context {url}: remote contexts are not supported yet"))
+                .help("download it and pass the directory"))
+        }
         dir if dockerfile_from_stdin => {
             let path = directory(dir)?;
             let ignore = ignore_of(&open(&path)?, &path)?;
             let dir = Some(ContextDir { path, ignore });
             let dockerfile = stdin_bytes()?;
-            Ok(MainContext { dir, dockerfile_name: STDIN_NAME.into(), dockerfile, newest: None, arrived: None })
+            Ok(MainContext { dir, dockerfile_name: STDIN_NAME.into(), dockerfile, newest: None, unpacked: None })
         }
         dir => from_directory(args, directory(dir)?),
     }
@@ -58,14 +63,17 @@ fn is_remote(text: &str) -> bool {
 fn directory(dir: &str) -> Result<PathBuf, Failure> {
     match std::fs::canonicalize(dir) {
         Ok(path) if path.is_dir() => Ok(path),
-        Ok(_) => Err(Failure::usage(format!("the context {dir} is a file")).help("give the directory that holds it")),
+        Ok(_) => {
+            Err(Failure::usage(format!("the context {dir} is not a directory"))
+                .help("pass the directory that contains it"))
+        }
         Err(e) => Err(Failure::usage(format!("the context {dir}: {e}"))),
     }
 }
 
 fn stdin_bytes() -> Result<Vec<u8>, Failure> {
     if std::io::stdin().is_terminal() {
-        return Err(Failure::usage("nothing comes from a terminal").help("pipe it in: … | rbuild build -"));
+        return Err(Failure::usage("standard input is a terminal").help("pipe the Dockerfile in: … | rbuild build -"));
     }
     let mut bytes = Vec::new();
     std::io::stdin().read_to_end(&mut bytes).map_err(stdin_failed)?;
@@ -80,7 +88,8 @@ fn from_directory(args: &BuildArgs, context: PathBuf) -> Result<MainContext, Fai
     let root = open(&context)?;
     let (path, place) = match &args.file {
         Some(url) if is_remote(url) => {
-            return Err(Failure::usage(format!("a Dockerfile from {url} is not supported yet")).help("fetch it first"));
+            return Err(Failure::usage(format!("-f {url}: remote Dockerfiles are not supported yet"))
+                .help("download it and pass its path"));
         }
         Some(file) => (PathBuf::from(file), place_in(&context, &args.context, Path::new(file))),
         None => {
@@ -94,7 +103,7 @@ fn from_directory(args: &BuildArgs, context: PathBuf) -> Result<MainContext, Fai
         (None, Some(name)) => Path::new(&args.context).join(name).to_string_lossy().into_owned(),
         _ => path.to_string_lossy().into_owned(),
     };
-    let with_ending = |path: &Path| {
+    let ignore_path = |path: &Path| {
         let mut own = path.as_os_str().to_os_string();
         own.push(".dockerignore");
         PathBuf::from(own)
@@ -102,10 +111,10 @@ fn from_directory(args: &BuildArgs, context: PathBuf) -> Result<MainContext, Fai
     let (dockerfile, own) = match &place {
         Some(place) => {
             let read = untrusted::read(&root, place, &format!("the Dockerfile {shown}"))?;
-            (read.ok_or_else(not_there), read_ignore(&root, &with_ending(place), &with_ending(&path))?)
+            (read.ok_or_else(not_found), read_ignore(&root, &ignore_path(place), &ignore_path(&path))?)
         }
-        // A file that is named and is not of the context is the caller's own choice, a pipe as well.
-        None => (std::fs::read(&path), outer_ignore(&with_ending(&path))?),
+        // The caller chose a file outside the context, so it is trusted; it may be a pipe.
+        None => (std::fs::read(&path), outer_ignore(&ignore_path(&path))?),
     };
     let dockerfile = dockerfile.map_err(|e| no_dockerfile(&shown, &e))?;
     let ignore = match own {
@@ -113,7 +122,7 @@ fn from_directory(args: &BuildArgs, context: PathBuf) -> Result<MainContext, Fai
         None => ignore_of(&root, &context)?,
     };
     let dir = Some(ContextDir { path: context, ignore });
-    Ok(MainContext { dir, dockerfile_name: shown, dockerfile, newest: None, arrived: None })
+    Ok(MainContext { dir, dockerfile_name: shown, dockerfile, newest: None, unpacked: None })
 }
 
 fn open(context: &Path) -> Result<RootDir, Failure> {
@@ -125,8 +134,9 @@ fn is_anything(context: &RootDir, name: &str) -> bool {
     context.exists(name).unwrap_or(true)
 }
 
-/// Where in the context a file is that was named on the command line: by the directories as they are, or as they are
-/// written, which links of the context may belie. `None` if it is not in it.
+/// Returns the path inside the context of a file named on the command line; `None` if it is
+/// outside. Paths are compared after resolving symlinks, then as written: the context may have
+/// replaced a directory by a symlink.
 fn place_in(context: &Path, typed_context: &str, file: &Path) -> Option<PathBuf> {
     let name = file.file_name()?;
     let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -142,11 +152,11 @@ fn place_in(context: &Path, typed_context: &str, file: &Path) -> Option<PathBuf>
     [context, &typed].iter().find_map(|context| written.strip_prefix(context).ok()).map(Path::to_path_buf)
 }
 
-fn not_there() -> std::io::Error {
+fn not_found() -> std::io::Error {
     std::io::Error::from_raw_os_error(NO_ENTRY)
 }
 
-/// ENOENT of Linux.
+/// ENOENT.
 const NO_ENTRY: i32 = 2;
 
 fn no_dockerfile(shown: &str, e: &std::io::Error) -> Failure {
@@ -155,23 +165,24 @@ fn no_dockerfile(shown: &str, e: &std::io::Error) -> Failure {
             let path = Path::new(shown);
             let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
             let other = dir.join("Containerfile");
-            let help = match other.is_file() {
-                true => format!("build {0}: -f {0}", other.display()),
-                false => "name another file with -f FILE, or another directory as the context".to_string(),
+            let help = if other.is_file() {
+                format!("pass -f {} to build that file", other.display())
+            } else {
+                "name another file with -f FILE, or pass another directory as the context".to_string()
             };
-            Failure::new(format!("there is no Dockerfile {shown}")).help(help)
+            Failure::new(format!("the Dockerfile {shown} does not exist")).help(help)
         }
-        std::io::ErrorKind::PermissionDenied => {
-            Failure::new(format!("the Dockerfile {shown} may not be read by this user"))
-        }
+        std::io::ErrorKind::PermissionDenied => Failure::new(format!("the Dockerfile {shown}: permission denied")),
         _ => Failure::new(format!("the Dockerfile {shown}: {e}")),
     }
 }
 
-/// A tar of any compression with the context in it, or a Dockerfile without one.
+/// Reads standard input: a tar archive of the context, compressed or not, or a Dockerfile alone.
 fn from_stdin(args: &BuildArgs, store: &Store) -> Result<MainContext, Failure> {
     if std::io::stdin().is_terminal() {
-        return Err(Failure::usage("no context comes from a terminal").help("pipe it in: tar -c . | rbuild build -"));
+        return Err(
+            Failure::usage("standard input is a terminal").help("pipe the context in: tar -c . | rbuild build -")
+        );
     }
     let mut stdin = std::io::stdin();
     let mut head = Vec::new();
@@ -181,21 +192,21 @@ fn from_stdin(args: &BuildArgs, store: &Store) -> Result<MainContext, Failure> {
         return from_archive(args, store, Cursor::new(head).chain(stdin));
     }
     if let Some(file) = &args.file {
-        let failure = Failure::usage(format!("standard input brings a Dockerfile, and -f {file} names another"));
-        return Err(failure.help("leave -f out, or pipe in a tar"));
+        let failure = Failure::usage(format!("standard input is a Dockerfile, and -f {file} names another"));
+        return Err(failure.help("omit -f, or pipe in a tar archive"));
     }
     let mut dockerfile = head;
     stdin.read_to_end(&mut dockerfile).map_err(stdin_failed)?;
-    Ok(MainContext { dir: None, dockerfile_name: STDIN_NAME.into(), dockerfile, newest: None, arrived: None })
+    Ok(MainContext { dir: None, dockerfile_name: STDIN_NAME.into(), dockerfile, newest: None, unpacked: None })
 }
 
-/// Unpacks a context into the store's place for work in progress. Ignore files do not apply: who made the archive
-/// chose what is in it.
+/// Unpacks a context into the store's working directory. Ignore files do not apply, because the
+/// creator of the archive chose its files.
 fn from_archive(args: &BuildArgs, store: &Store, archive: impl Read + Send) -> Result<MainContext, Failure> {
     let failed = |e: String| Failure::new(format!("the context from standard input: {e}"));
     let work = Workspace::open(store)?;
     let (path, dir) = work.new_dir()?;
-    // Owners do not count: files of a context are root's, as those of a directory are.
+    // Owners are ignored: all files of a context belong to root, as in a directory.
     let (uid, gid) = rbuild_linux::process::own_ids();
     let owners = rbuild_layer::Owners::Always(uid, gid);
     let how = rbuild_layer::Unpacking::archive(owners, store.limits());
@@ -208,18 +219,19 @@ fn from_archive(args: &BuildArgs, store: &Store, archive: impl Read + Send) -> R
         }
         None => "Dockerfile".to_string(),
     };
-    // A path that is absolute is a file of the machine, not of the archive.
+    // An absolute path names a file of this machine, not of the archive.
     let dockerfile = if name.starts_with('/') {
         std::fs::read(&name).map_err(|e| no_dockerfile(&name, &e))?
     } else {
         let read = untrusted::read(&dir, Path::new(&name), &format!("the Dockerfile {name}"))?;
-        read.ok_or_else(|| no_dockerfile(&name, &not_there()))?
+        read.ok_or_else(|| no_dockerfile(&name, &not_found()))?
     };
     let newest = newest(&dir).map_err(|e| failed(e.to_string()))?;
     let dir = Some(ContextDir { path, ignore: String::new() });
-    Ok(MainContext { dir, dockerfile_name: name, dockerfile, newest, arrived: Some(work) })
+    Ok(MainContext { dir, dockerfile_name: name, dockerfile, newest, unpacked: Some(work) })
 }
 
+/// Returns the newest modification time below a directory, in seconds since the Unix epoch.
 fn newest(dir: &RootDir) -> Result<Option<i64>, SourceError> {
     let tree = SourceTree { root: dir, ignore: None, exclude: None, owner: Owner::Root, hashes: None };
     let mut newest = None;
@@ -230,7 +242,7 @@ fn newest(dir: &RootDir) -> Result<Option<i64>, SourceError> {
     Ok(newest)
 }
 
-/// The patterns of a context's own ignore file.
+/// Returns the content of the context's .dockerignore; empty if there is none.
 fn ignore_of(context: &RootDir, path: &Path) -> Result<String, Failure> {
     const NAME: &str = ".dockerignore";
     Ok(read_ignore(context, Path::new(NAME), &path.join(NAME))?.unwrap_or_default())
@@ -241,11 +253,11 @@ fn read_ignore(context: &RootDir, path: &Path, shown: &Path) -> Result<Option<St
     Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
 }
 
-/// An ignore file beside a Dockerfile that is not of the context.
+/// Reads the ignore file next to a Dockerfile outside the context; `None` if there is none.
 fn outer_ignore(path: &Path) -> Result<Option<String>, Failure> {
     let failed = |what: String| Failure::new(format!("the ignore file {}: {what}", path.display()));
     match std::fs::metadata(path) {
-        Ok(meta) if !meta.is_file() => Err(failed("it is not a regular file".into())),
+        Ok(meta) if !meta.is_file() => Err(failed("not a regular file".into())),
         Ok(_) => {
             let bytes = std::fs::read(path).map_err(|e| failed(e.to_string()))?;
             Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
@@ -257,15 +269,15 @@ fn outer_ignore(path: &Path) -> Result<Option<String>, Failure> {
 
 type Named = (Vec<NamedContext>, Vec<Option<ContextDir>>);
 
-/// Reads `NAME=DIR`, `NAME=docker-image://REF`, `NAME=oci-layout://DIR[:TAG|@DIGEST]`; images of layouts are taken
-/// into the store.
+/// Parses the values of `--build-context`: `NAME=DIR`, `NAME=docker-image://REF` or
+/// `NAME=oci-layout://DIR[:TAG|@DIGEST]`. Loads images of OCI layouts into the store.
 pub fn named(given: &[String], store: &Store, platform: &Platform) -> Result<Named, Failure> {
     let (mut contexts, mut dirs) = (Vec::new(), Vec::new());
     for text in given {
         let bad = |what: String| Failure::usage(format!("--build-context {text}: {what}"));
-        let (name, value) = text.split_once('=').ok_or_else(|| bad("it is not of the form NAME=SOURCE".into()))?;
+        let (name, value) = text.split_once('=').ok_or_else(|| bad("not of the form NAME=SOURCE".into()))?;
         if name.is_empty() || value.is_empty() {
-            return Err(bad("it is not of the form NAME=SOURCE".into()));
+            return Err(bad("not of the form NAME=SOURCE".into()));
         }
         let mut dir = None;
         let source = match value.split_once("://") {
@@ -276,11 +288,13 @@ pub fn named(given: &[String], store: &Store, platform: &Platform) -> Result<Nam
                 ContextSource::Image(layout_image(store, layout, own.as_ref().unwrap_or(platform))?)
             }
             Some(("target" | "input", _)) => {
-                return Err(bad("only a bake file can name another target".into())
-                    .help("build the other target to a directory or an image first"));
+                return Err(bad("targets of bake files are not supported".into())
+                    .help("build the other target to a directory or an image first, and pass that"));
             }
             _ if is_remote(value) => {
-                return Err(bad("contexts from other machines are not supported yet".into()).help("fetch it first"));
+                return Err(
+                    bad("remote contexts are not supported yet".into()).help("download it and pass the directory")
+                );
             }
             _ => {
                 let path = directory(value).map_err(|f| bad(f.message))?;
@@ -295,17 +309,17 @@ pub fn named(given: &[String], store: &Store, platform: &Platform) -> Result<Nam
     Ok((contexts, dirs))
 }
 
-/// Takes `DIR[:TAG|@DIGEST]` into the store and gives the name under which a plan finds it.
+/// Loads `DIR[:TAG|@DIGEST]` into the store and returns the name by which a plan finds the image.
 fn layout_image(store: &Store, layout: &str, platform: &Platform) -> Result<String, Failure> {
     let (dir, wanted) = match layout.split_once('@') {
         Some((dir, digest)) => (dir, Some(digest)),
-        // A tag holds no slash.
+        // A tag contains no slash.
         None => match layout.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')) {
             Some((dir, tag)) => (dir, Some(tag)),
             None => (layout, None),
         },
     };
-    let taken = rbuild_engine::take_from_layout(store, Path::new(dir), wanted, platform)?;
-    taken.warnings.iter().for_each(|warning| terminal::warning(&format!("{layout}: {warning}")));
-    Ok(taken.found.to_string())
+    let loaded = rbuild_engine::take_from_layout(store, Path::new(dir), wanted, platform)?;
+    loaded.warnings.iter().for_each(|warning| terminal::warning(&format!("{layout}: {warning}")));
+    Ok(loaded.found.to_string())
 }

@@ -1,4 +1,4 @@
-//! The value of `--output`.
+//! Parses the values of `--output` and opens their destinations.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -10,13 +10,14 @@ use rbuild_linux::{Destination, DestinationError, Directory};
 
 use crate::exit::Failure;
 
-/// A parsed output: what it is, where it goes, and the names it gives the image.
+/// A parsed `--output`, not yet opened.
 pub struct Parsed {
     pub kind: OutputKind,
     dest: Option<String>,
+    /// Names for the image.
     pub names: Vec<Reference>,
     pub form: ImageForm,
-    /// The directory becomes a mirror of the result.
+    /// Deletes files of the directory that the result does not contain (`mode=delete`).
     pub delete: bool,
     split: Option<bool>,
 }
@@ -41,9 +42,36 @@ const KEYS: [&str; 16] = [
     "context",
 ];
 
-/// Reads `DIR`, `-`, or CSV `type=…,key=value,…`.
+/// Fields of a `type=…,key=value,…` output while they are parsed.
+struct Fields {
+    kind: Option<OutputKind>,
+    dest: Option<String>,
+    names: Vec<Reference>,
+    form: ImageForm,
+    tar: bool,
+    delete: bool,
+    split: Option<bool>,
+    compression: Option<Compression>,
+}
+
+impl Default for Fields {
+    fn default() -> Fields {
+        Fields {
+            kind: None,
+            dest: None,
+            names: Vec::new(),
+            form: ImageForm::default(),
+            tar: true,
+            delete: false,
+            split: None,
+            compression: None,
+        }
+    }
+}
+
+/// Parses `DIR`, `-`, or CSV `type=…,key=value,…`.
 pub fn parse(text: &str) -> Result<Parsed, Failure> {
-    let bad = |what: String| Failure::usage(format!("--output {text}: {what}"));
+    let named = |failure: Failure| Failure { message: format!("--output {text}: {}", failure.message), ..failure };
     let short = |kind, dest: &str| Parsed {
         kind,
         dest: Some(dest.into()),
@@ -55,83 +83,96 @@ pub fn parse(text: &str) -> Result<Parsed, Failure> {
     if text == "-" {
         return Ok(short(OutputKind::Tar, "-"));
     }
-    let fields = csv_record(text).map_err(bad)?;
+    let fields = csv_record(text).map_err(|e| named(Failure::usage(e)))?;
     if let [only] = &fields[..]
         && !only.contains('=')
     {
         return Ok(short(OutputKind::Local, only));
     }
-    let mut kind = None;
-    let mut dest = None;
-    let mut names = Vec::new();
-    let mut form = ImageForm::default();
-    let (mut tar, mut delete, mut split, mut packed) = (true, false, None, None);
+    let mut parsed = Fields::default();
     for field in &fields {
+        parsed.set(field).map_err(named)?;
+    }
+    parsed.finish().map_err(named)
+}
+
+impl Fields {
+    /// Sets one field from `key=value`.
+    fn set(&mut self, field: &str) -> Result<(), Failure> {
+        let bad = |what: String| Failure::usage(what);
         let Some((key, value)) = field.split_once('=') else {
             return Err(bad(format!("`{field}` is not of the form key=value")));
         };
         match key.trim().to_lowercase().as_str() {
-            "type" => kind = Some(output_kind(value).map_err(|f| bad(f.message).help(f.help.unwrap_or_default()))?),
-            "dest" => dest = Some(value.to_string()),
+            "type" => self.kind = Some(output_kind(value)?),
+            "dest" => self.dest = Some(value.to_string()),
             "name" => {
                 for name in value.split(',').filter(|n| !n.is_empty()) {
-                    names.push(name.parse().map_err(|e: rbuild_image::ReferenceError| bad(e.to_string()))?);
+                    self.names.push(name.parse().map_err(|e: rbuild_image::ReferenceError| bad(e.to_string()))?);
                 }
             }
-            // Their default meaning is what is done.
-            "tar" => tar = switch(value).map_err(bad)?,
+            "tar" => self.tar = switch(value).map_err(bad)?,
+            // The supported value is the default behavior.
             "oci-mediatypes" if value == "true" => {}
-            "rewrite-timestamp" => form.late_times = !switch(value).map_err(bad)?,
-            "force-compression" => form.force = switch(value).map_err(bad)?,
-            "compression" => packed = Some(compression(value).map_err(bad)?),
-            "compression-level" => {
-                form.layers.level = Some(value.parse().map_err(|_| bad(format!("`{value}` is not a level")))?);
-            }
             "push" if value == "false" => {}
-            "mode" if value == "copy" || value == "delete" => delete = value == "delete",
-            "platform-split" => split = Some(switch(value).map_err(bad)?),
+            "rewrite-timestamp" => self.form.late_times = !switch(value).map_err(bad)?,
+            "force-compression" => self.form.force = switch(value).map_err(bad)?,
+            "compression" => self.compression = Some(compression(value).map_err(bad)?),
+            "compression-level" => {
+                let level = value.parse().map_err(|_| bad(format!("`{value}` is not a compression level")))?;
+                self.form.layers.level = Some(level);
+            }
+            "mode" if value == "copy" || value == "delete" => self.delete = value == "delete",
+            "platform-split" => self.split = Some(switch(value).map_err(bad)?),
             known if KEYS.contains(&known) => return Err(bad(format!("`{known}={value}` is not supported yet"))),
             other => {
-                let failure = bad(format!("there is no option `{other}`"));
+                let failure = bad(format!("unknown option `{other}`"));
                 return Err(match rbuild_dockerfile::closest(other, KEYS) {
                     Some(close) => failure.help(format!("did you mean `{close}`?")),
                     None => failure,
                 });
             }
         }
+        Ok(())
     }
-    let Some(kind) = kind else { return Err(bad("it has no type".into()).help("add type=local, tar, oci or docker")) };
-    let kind = match (kind, tar) {
-        (kind, true) => kind,
-        (OutputKind::OciArchive, false) => OutputKind::OciDirectory,
-        _ => return Err(bad("only type=oci has a form without a tar".into())),
-    };
-    form.layers.compression = match kind {
-        OutputKind::Image => packed.unwrap_or(ImageForm::of_store().layers.compression),
-        _ => packed.unwrap_or_default(),
-    };
-    let levels = match form.layers.compression {
-        Compression::Gzip => 0..=9,
-        Compression::Zstd => 0..=22,
-        _ => 0..=0,
-    };
-    if let Some(level) = form.layers.level.filter(|l| !levels.contains(l)) {
-        let (name, most) = (form.layers.compression.name(), levels.end());
-        return Err(bad(format!("{name} has no level {level}; {most} is its highest")));
+
+    /// Checks the fields against each other.
+    fn finish(self) -> Result<Parsed, Failure> {
+        let bad = |what: String| Failure::usage(what);
+        let Fields { kind, dest, names, mut form, tar, delete, split, compression } = self;
+        let Some(kind) = kind else { return Err(bad("no type".into()).help("add type=local, tar, oci or docker")) };
+        let kind = match (kind, tar) {
+            (kind, true) => kind,
+            (OutputKind::OciArchive, false) => OutputKind::OciDirectory,
+            _ => return Err(bad("tar=false requires type=oci".into())),
+        };
+        form.layers.compression = match kind {
+            OutputKind::Image => compression.unwrap_or(ImageForm::of_store().layers.compression),
+            _ => compression.unwrap_or_default(),
+        };
+        let levels = match form.layers.compression {
+            Compression::Gzip => 0..=9,
+            Compression::Zstd => 0..=22,
+            _ => 0..=0,
+        };
+        if let Some(level) = form.layers.level.filter(|l| !levels.contains(l)) {
+            let (name, most) = (form.layers.compression.name(), levels.end());
+            return Err(bad(format!("{name} has no level {level}; the highest is {most}")));
+        }
+        if delete && kind != OutputKind::Local {
+            return Err(bad("mode=delete requires type=local".into()));
+        }
+        Ok(Parsed { kind, dest, names, form, delete, split })
     }
-    if delete && kind != OutputKind::Local {
-        return Err(bad("only type=local has mode=delete".into()));
-    }
-    Ok(Parsed { kind, dest, names, form, delete, split })
 }
 
-/// The fields of one CSV record.
+/// Parses one CSV record.
 pub fn csv_record(text: &str) -> Result<Vec<String>, String> {
     let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(text.as_bytes());
     match reader.records().next() {
         Some(Ok(record)) => Ok(record.iter().map(str::to_string).collect()),
         Some(Err(e)) => Err(e.to_string()),
-        None => Err("it is empty".into()),
+        None => Err("the value is empty".into()),
     }
 }
 
@@ -148,8 +189,8 @@ fn compression(name: &str) -> Result<Compression, String> {
         "gzip" => Ok(Compression::Gzip),
         "zstd" => Ok(Compression::Zstd),
         "uncompressed" => Ok(Compression::None),
-        "estargz" => Err("estargz is not supported; gzip, zstd and uncompressed are".into()),
-        other => Err(format!("`{other}` is not a compression; gzip, zstd and uncompressed are")),
+        "estargz" => Err("compression=estargz is not supported; use gzip, zstd or uncompressed".into()),
+        other => Err(format!("unknown compression `{other}`; use gzip, zstd or uncompressed")),
     }
 }
 
@@ -160,25 +201,25 @@ fn output_kind(name: &str) -> Result<OutputKind, Failure> {
         "oci" => Ok(OutputKind::OciArchive),
         "docker" => Ok(OutputKind::DockerArchive),
         "image" => Ok(OutputKind::Image),
-        "registry" => {
-            Err(Failure::usage("pushing to a registry is not supported yet").help("write type=oci,dest=FILE"))
-        }
+        "registry" => Err(Failure::usage("pushing to a registry is not supported yet")
+            .help("write an archive with type=oci,dest=FILE")),
         other => {
-            let failure = Failure::usage(format!("`{other}` is not an output type"));
+            let failure = Failure::usage(format!("unknown type `{other}`"));
             Err(match rbuild_dockerfile::closest(other, TYPES) {
                 Some(close) => failure.help(format!("did you mean `{close}`?")),
-                None => failure.help(format!("the types are {}", TYPES.join(", "))),
+                None => failure.help(format!("use one of {}", TYPES.join(", "))),
             })
         }
     }
 }
 
 impl Parsed {
-    /// Whether files may be taken away there without asking: below the working directory, and not that itself.
+    /// Returns true if the destination is strictly below the working directory, where files may be
+    /// deleted without `--allow local.delete`.
     pub fn is_below(&self, cwd: &Path) -> bool {
         let Some(dest) = &self.dest else { return false };
         let path = cwd.join(dest);
-        // What is not there yet cannot be a link out of here; what is, is followed.
+        // Symlinks in the existing part of the path are resolved; the rest cannot be symlinks.
         let real = path.ancestors().find_map(|p| Some((std::fs::canonicalize(p).ok()?, path.strip_prefix(p).ok()?)));
         let leaves = |rest: &Path| rest.components().any(|c| c == std::path::Component::ParentDir);
         match (real, std::fs::canonicalize(cwd)) {
@@ -189,29 +230,31 @@ impl Parsed {
         }
     }
 
-    /// The output is a stream of bytes to standard output.
+    /// Returns true if the output is written to standard output.
     pub fn is_stdout(&self) -> bool {
         let is_archive = matches!(self.kind, OutputKind::Tar | OutputKind::OciArchive | OutputKind::DockerArchive);
-        // `type=docker` without a file means the store.
+        // Without dest, type=docker means the local engine: for rbuild, the store.
         is_archive && self.dest.as_deref().map_or(self.kind != OutputKind::DockerArchive, |dest| dest == "-")
     }
 
-    /// Opens what the output needs to be written from anywhere.
+    /// Opens the destination, so that the builder can write to it from its own namespaces.
     pub fn open(&self) -> Result<Output, Failure> {
         let target = match (self.kind, self.dest.as_deref()) {
             (OutputKind::Image, None) => Target::Store,
-            // `type=docker` without a file means the local engine, which is the store here.
+            // Without dest, type=docker means the local engine: for rbuild, the store.
             (OutputKind::DockerArchive, None) => {
                 let (kind, target) = (OutputKind::Image, Target::Store);
                 return Ok(Output { kind, target, form: self.form, delete: false, split: None });
             }
-            (OutputKind::Image, Some(_)) => return Err(Failure::usage("an output of type=image takes no dest")),
-            (OutputKind::Local, None) => return Err(Failure::usage("an output of type=local needs dest=DIR")),
+            (OutputKind::Image, Some(_)) => return Err(Failure::usage("--output type=image does not take dest")),
+            (OutputKind::Local, None) => return Err(Failure::usage("--output type=local requires dest=DIR")),
             (OutputKind::OciDirectory, None) => {
-                return Err(Failure::usage("an output of type=oci,tar=false needs dest=DIR"));
+                return Err(Failure::usage("--output type=oci,tar=false requires dest=DIR"));
             }
             (OutputKind::Local | OutputKind::OciDirectory, Some("-")) => {
-                return Err(Failure::usage("a directory cannot go to standard output").help("use type=tar,dest=-"));
+                return Err(
+                    Failure::usage("a directory cannot be written to standard output").help("use type=tar,dest=-")
+                );
             }
             (OutputKind::Local | OutputKind::OciDirectory, Some(path)) => {
                 Target::Directory(directory(Path::new(path))?)
@@ -223,45 +266,50 @@ impl Parsed {
     }
 }
 
-/// Standard output as a place for an archive; refused if it is a terminal.
+/// Returns standard output as the destination of an archive.
+///
+/// # Errors
+///
+/// Fails if standard output is a terminal.
 pub fn stdout() -> Result<Destination, Failure> {
     let fd = std::io::stdout().as_fd().try_clone_to_owned();
     let file = fd.map(std::fs::File::from).map_err(|e| Failure::new(format!("standard output: {e}")))?;
     no_terminal(Destination::of_file(file, "standard output"))
 }
 
-/// Opens a named file for an archive.
+/// Opens a file as the destination of an archive; a terminal is an error.
 pub fn archive(path: &Path) -> Result<Destination, Failure> {
     no_terminal(file("the output", path)?)
 }
 
 fn no_terminal(dest: Destination) -> Result<Destination, Failure> {
     if dest.is_terminal() {
-        return Err(Failure::usage("an archive is not written to a terminal").help("give a file, or pipe it on"));
+        return Err(Failure::usage("refusing to write an archive to a terminal")
+            .help("pass a file, or redirect standard output"));
     }
     Ok(dest)
 }
 
-/// Opens a named file to be written when there is something to write; `what` says what it is to the caller.
+/// Opens a file whose content will be written later; `what` names its purpose in errors.
 pub fn file(what: &str, path: &Path) -> Result<Destination, Failure> {
     Destination::open(path).map_err(|e| refused(what, path, e))
 }
 
-/// Finds a directory that is to be written.
+/// Opens the destination directory, or the nearest existing parent if it is yet to be created.
 pub fn directory(path: &Path) -> Result<Directory, Failure> {
     Directory::find(path).map_err(|e| refused("the output directory", path, e))
 }
 
-/// Why a file or a directory cannot be written.
+/// Converts the error of a destination; `what` names its purpose.
 pub fn refused(what: &str, path: &Path, e: DestinationError) -> Failure {
     let help = match &e {
-        DestinationError::IsDirectory(_) => "give the path of a file",
-        DestinationError::NotDirectory(_) => "give the path of a directory, or of one to be made",
-        DestinationError::NotWritable(..) => "choose another place, or change the directory's owner or mode",
-        DestinationError::NotForWriting(_) => "open it for writing",
-        DestinationError::Socket(_) => "give a file, a fifo or a device",
-        DestinationError::LinkLoop(_) => "give a path whose links come to an end",
-        DestinationError::Kernel(_) => "give a path that can be written",
+        DestinationError::IsDirectory(_) => "pass the path of a file",
+        DestinationError::NotDirectory(_) => "pass the path of a directory, existing or new",
+        DestinationError::NotWritable(..) => "choose another path, or change the owner or mode of the directory",
+        DestinationError::NotForWriting(_) => "open the descriptor for writing",
+        DestinationError::Socket(_) => "pass a file, a named pipe or a device",
+        DestinationError::LinkLoop(_) => "remove the symlink loop, or pass another path",
+        DestinationError::Kernel(_) => "pass a writable path",
     };
     Failure::new(format!("{what} {}: {e}", path.display())).help(help)
 }
@@ -293,7 +341,7 @@ mod tests {
             ("type=lcoal,dest=x", "did you mean `local`"),
             ("type=local,dst=x", "did you mean `dest`"),
             ("type=oci,compression=estargz", "estargz is not supported"),
-            ("type=oci,compression=gzip,compression-level=12", "9 is its highest"),
+            ("type=oci,compression=gzip,compression-level=12", "the highest is 9"),
             ("type=local,x", "key=value"),
         ] {
             let Err(f) = parse(text) else { panic!("{text}") };

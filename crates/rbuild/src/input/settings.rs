@@ -1,28 +1,29 @@
-//! Where images and the build cache are, and what archives that come in may ask for.
+//! Settings of all verbs: path of the store, limits for unpacked archives, isolation, lock timeout.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rbuild_layer::Limits;
-use rbuild_sandbox::{Builder, Rung};
-use rbuild_store::{Owners, Patience, Store};
+use rbuild_sandbox::Rung;
+use rbuild_store::{Patience, Store};
 
 use crate::exit::Failure;
 use crate::input::config::Config;
 use crate::ui::terminal;
 
 pub struct Settings {
-    /// Absolute.
+    /// Absolute path of the store.
     pub root: PathBuf,
     limits: Limits,
-    /// How commands are to be isolated.
+    /// Requested isolation of commands.
     pub rung: Rung,
     lock_timeout: Option<u64>,
 }
 
 impl Settings {
-    /// The place that was asked for, by flags, else by the environment, else by the user's configuration.
+    /// Resolves each setting from flags, else the environment, else the configuration file. Limits
+    /// from all three are combined.
     pub fn new(
         root: Option<PathBuf>,
         limits: &[String],
@@ -33,7 +34,7 @@ impl Settings {
         let texts = config.limit.iter().map(String::as_str).chain([from_env.as_str()]);
         let mut given =
             texts.chain(limits.iter().map(String::as_str)).flat_map(|l| l.split(',')).filter(|l| !l.is_empty());
-        let limits = given.try_fold(Limits::default(), raised)?;
+        let limits = given.try_fold(Limits::default(), with_limit)?;
         Ok(Settings {
             root: store_root(root, config)?,
             limits,
@@ -42,7 +43,7 @@ impl Settings {
         })
     }
 
-    /// The same, waiting so many seconds for programs that hold a lock of the store and are no rbuild.
+    /// Sets the seconds to wait for a program other than rbuild that holds a lock of the store.
     pub fn with_lock_timeout(self, seconds: Option<u64>) -> Settings {
         Settings { lock_timeout: seconds, ..self }
     }
@@ -53,6 +54,7 @@ impl Settings {
         Patience { foreign, tell: Arc::new(terminal::warning) }
     }
 
+    /// Opens the store, and creates it if there is none.
     pub fn open(&self) -> Result<Store, Failure> {
         Ok(Store::open_with(&self.root, self.patience())?.with_limits(self.limits))
     }
@@ -65,13 +67,8 @@ fn store_root(flag: Option<PathBuf>, config: &Config) -> Result<PathBuf, Failure
         .or_else(|| config.root.clone())
         .or_else(|| env("XDG_DATA_HOME").map(|d| d.join("rbuild")))
         .or_else(|| env("HOME").map(|d| d.join(".local/share/rbuild")));
-    let path = path.ok_or_else(|| Failure::new("there is no HOME to keep the store in").help("give --root DIR"))?;
+    let path = path.ok_or_else(|| Failure::new("no path for the store: HOME is not set").help("pass --root DIR"))?;
     std::path::absolute(&path).map_err(|e| Failure::new(format!("the store {}: {e}", path.display())))
-}
-
-/// What the owners of files are in the trees that this builder makes.
-pub fn owners(builder: &Builder) -> Owners {
-    if builder.isolation.records_owners() { Owners::Recorded } else { Owners::Given }
 }
 
 fn rung_of(text: Option<&str>) -> Result<Rung, Failure> {
@@ -80,19 +77,22 @@ fn rung_of(text: Option<&str>) -> Result<Rung, Failure> {
         "userns" => Ok(Rung::Userns),
         "single-id" => Ok(Rung::SingleId),
         "chroot" => Ok(Rung::Chroot),
-        other => Err(Failure::usage(format!("--isolation {other}: auto, userns, single-id or chroot"))),
+        other => {
+            Err(Failure::usage(format!("--isolation {other}: unknown rung"))
+                .help("use auto, userns, single-id or chroot"))
+        }
     }
 }
 
-/// Reads `NAME=VALUE`; the value may be a size.
-fn raised(mut limits: Limits, text: &str) -> Result<Limits, Failure> {
+/// Applies `NAME=VALUE` to the limits; the value is a number or a size.
+fn with_limit(mut limits: Limits, text: &str) -> Result<Limits, Failure> {
     let bad = |what: String| Failure::usage(format!("--limit {text}: {what}"));
-    let (name, value) = text.split_once('=').ok_or_else(|| bad("it is not of the form name=value".into()))?;
+    let (name, value) = text.split_once('=').ok_or_else(|| bad("not of the form NAME=VALUE".into()))?;
     let Some(limit) = limits.of(name) else {
-        let failure = bad(format!("there is no limit `{name}`"));
+        let failure = bad(format!("unknown limit `{name}`"));
         return Err(match rbuild_dockerfile::closest(name, Limits::NAMES) {
             Some(close) => failure.help(format!("did you mean `{close}`?")),
-            None => failure.help(format!("the limits are {}", Limits::NAMES.join(", "))),
+            None => failure.help(format!("use one of {}", Limits::NAMES.join(", "))),
         });
     };
     let number = value.parse().ok().or_else(|| rbuild_dockerfile::parse_size(value));
@@ -106,13 +106,13 @@ mod tests {
 
     #[test]
     fn limits_by_name() {
-        let limits = raised(Limits::default(), "bytes=10g").unwrap();
+        let limits = with_limit(Limits::default(), "bytes=10g").unwrap();
         assert_eq!(limits, Limits { bytes: 10 << 30, ..Limits::default() });
-        assert_eq!(raised(limits, "entries=7").unwrap().entries, 7);
+        assert_eq!(with_limit(limits, "entries=7").unwrap().entries, 7);
         for (text, want) in
-            [("bytes", "name=value"), ("entires=1", "did you mean `entries`"), ("path=x", "not a number")]
+            [("bytes", "NAME=VALUE"), ("entires=1", "did you mean `entries`"), ("path=x", "not a number")]
         {
-            let f = raised(Limits::default(), text).unwrap_err();
+            let f = with_limit(Limits::default(), text).unwrap_err();
             let all = format!("{} {}", f.message, f.help.unwrap_or_default());
             assert!(all.contains(want), "{all}");
         }

@@ -1,15 +1,14 @@
-//! Progress for the logs of CI services: one group a step, folded where the service folds, in the order in which steps
-//! end.
+//! Progress for CI logs: one collapsible group per step, in the order in which steps end.
 
 use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rbuild_engine::{Event, StepOutcome};
 
-use super::shown_lines;
+use crate::progress::lines::shown_lines;
 use crate::ui::diagnostics::first_line;
 
-/// Whose log it is.
+/// CI service that shows the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Service {
     Github,
@@ -29,7 +28,7 @@ struct Step {
     output: Vec<u8>,
 }
 
-/// Of what a step prints, this much stays until the step ends; the beginning goes first.
+/// Maximum output kept per step in bytes. The beginning is dropped first.
 const MAX_OUTPUT: usize = 4 << 20;
 
 impl Groups {
@@ -37,7 +36,7 @@ impl Groups {
         Groups { service, steps: HashMap::new(), count: 0 }
     }
 
-    /// What is to be written for an event, at a time in seconds since 1970.
+    /// Returns the text to print for an event. `now` is in seconds since the Unix epoch.
     pub fn text(&mut self, event: Event, now: u64) -> String {
         match event {
             Event::Isolation { rung } => format!("isolation: {rung}\n"),
@@ -99,7 +98,7 @@ impl Groups {
     }
 }
 
-/// A message of a workflow command is one line.
+/// Escapes a message of a workflow command, which must be one line.
 fn escaped(text: &str) -> String {
     text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
 }
@@ -132,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_are_groups_and_what_they_print_is_no_command() {
+    fn steps_are_groups_and_their_output_is_not_a_command() {
         assert_eq!(
             play(Service::Github),
             "[b 1/1] RUN make CACHED\n::group::[a 1/2] RUN make ERROR\n#1 1.500 one\n#1 1.500 two\n#1 1.500 ::error::no command\n\

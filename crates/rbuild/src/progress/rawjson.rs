@@ -1,5 +1,5 @@
-//! Progress for programs: one JSON document a line, in the form of `docker buildx build --progress rawjson`. A vertex is a
-//! step or a piece of work that is none; what it printed comes in base64.
+//! Progress for programs: one JSON document per line, as `docker buildx build --progress rawjson`
+//! writes it. A vertex is a step or other work; its output is in base64.
 
 use std::collections::HashMap;
 
@@ -30,7 +30,7 @@ impl Vertex {
 }
 
 impl Documents {
-    /// The line for an event, if it has one, at a time in RFC 3339.
+    /// Returns the line for an event; empty for events without one. `now` is in RFC 3339.
     pub fn line(&mut self, event: Event, now: &str) -> String {
         let document = match event {
             Event::Isolation { rung } => self.note(&format!("isolation: {rung}"), now),
@@ -60,7 +60,7 @@ impl Documents {
                 }
                 json!({"vertexes": [ended]})
             }
-            // What docker has no place for is a warning of the lowest level there.
+            // The format has no field for this, so it is a warning of the lowest level.
             Event::Why { step, text } => {
                 let Some(vertex) = self.steps.get(&step) else { return String::new() };
                 let why = STANDARD.encode(format!("why: {text}"));
@@ -77,7 +77,7 @@ impl Documents {
         Vertex { digest, name: name.to_string(), started: now.to_string() }
     }
 
-    /// Work that was done when it is told of.
+    /// Returns the document of work that is already complete.
     fn note(&mut self, text: &str, now: &str) -> Value {
         let mut vertex = self.vertex(text, now).json();
         vertex["completed"] = json!(now);
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_line_is_a_document_and_logs_name_their_vertex() {
+    fn every_line_is_a_document_and_logs_refer_to_their_vertex() {
         let mut documents = Documents::default();
         let events = [
             Event::Isolation { rung: "userns" },

@@ -1,4 +1,5 @@
-//! Progress on a terminal: what is done scrolls up, what runs stays at the bottom with the last that it said.
+//! Progress on a terminal: finished steps scroll up; running steps stay at the bottom with their
+//! last lines of output.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -9,11 +10,11 @@ use rbuild_engine::{Event, StepOutcome};
 use crate::ui::diagnostics::first_line;
 use crate::ui::terminal;
 
-/// Lines of a running step's output that are shown.
+/// Lines of output shown per running step.
 const TAIL: usize = 4;
-/// Running steps that are shown with their output; of more only the number is told.
+/// Maximum number of running steps shown with output; the rest are counted.
 const SHOWN: usize = 6;
-/// Steps that wait and are shown; of more only the number is told.
+/// Maximum number of waiting steps shown; the rest are counted.
 const WAITS_SHOWN: usize = 3;
 const FRAME: Duration = Duration::from_millis(100);
 
@@ -26,14 +27,14 @@ struct Running {
     why: Option<String>,
 }
 
-/// A step whose turn has not come.
+/// A step whose inputs are not ready.
 struct Waiting {
     label: String,
     title: String,
     inputs: Vec<usize>,
 }
 
-/// What is on the screen, as far as it changes.
+/// State of the redrawn part of the screen.
 pub struct Screen {
     started: Instant,
     running: BTreeMap<usize, Running>,
@@ -41,13 +42,13 @@ pub struct Screen {
     done: usize,
     cached: usize,
     failed: bool,
-    /// Lines that will not change any more and wait to be written.
+    /// Final lines that are not yet written.
     finished: String,
-    /// Lines of the part that is redrawn.
+    /// Height of the redrawn part in lines.
     height: usize,
 }
 
-/// Draws until the last sender is gone.
+/// Draws until [`Event::End`] or until all senders are gone.
 pub fn draw(events: &Receiver<Event>, explain: bool) {
     let mut screen = Screen::new();
     let mut drawn = Instant::now() - FRAME;
@@ -87,6 +88,7 @@ impl Screen {
         }
     }
 
+    /// Updates the state with an event.
     pub fn take(&mut self, event: Event) {
         match event {
             Event::Isolation { rung } => self.finished.push_str(&format!("isolation: {rung}\n")),
@@ -111,7 +113,7 @@ impl Screen {
             }
             Event::Output { step, bytes, .. } => {
                 if let Some(running) = self.running.get_mut(&step) {
-                    running.hear(&bytes);
+                    running.append(&bytes);
                 }
             }
             Event::Done { step, outcome, seconds } => {
@@ -141,11 +143,13 @@ impl Screen {
 
     fn finish(&mut self, mark: &str, title: &str, seconds: Option<f64>) {
         let time = seconds.map_or(String::new(), |s| format!("{s:.1}s"));
-        // A tab stands for the room between the two; its width is known when the line is written.
+        // A tab separates title and time; `frame` replaces it when it knows the width of the
+        // terminal.
         self.finished.push_str(&format!(" {mark} {}\t{time}\n", plain(title)));
     }
 
-    /// The text that brings the screen up to date: the old lower part away, finished lines, the new lower part.
+    /// Returns the text that updates the screen: it erases the old lower part and prints the
+    /// finished lines and the new lower part. `more` is false for the last frame.
     pub fn frame(&mut self, rows: usize, columns: usize, more: bool) -> String {
         let mut out = String::new();
         if self.height > 0 {
@@ -165,7 +169,7 @@ impl Screen {
         };
         let mut lines = vec![format!("[+] {state} {seconds:.1}s, {} steps done{cached}", self.done)];
         if more {
-            // Few rows: fewer lines of output, so that nothing scrolls away that is to be redrawn.
+            // On a small terminal, show less output: lines that scroll away cannot be redrawn.
             let room = rows.saturating_sub(3);
             let shown = self.running.len().min(SHOWN).min(room);
             let tail = (room.saturating_sub(shown) / shown.max(1)).min(TAIL);
@@ -191,9 +195,9 @@ impl Screen {
 }
 
 impl Screen {
-    /// What the steps that come next wait for, in so many lines at most.
+    /// Returns at most `most` lines about the next steps and the inputs that they wait for.
     fn waits(&self, most: usize) -> Vec<String> {
-        // One of the inputs runs; the rest stands further back in the queue.
+        // Steps none of whose inputs is running are further back in the queue.
         let next = |waiting: &&Waiting| waiting.inputs.iter().any(|input| self.running.contains_key(input));
         let shown = most.saturating_sub(1).min(WAITS_SHOWN);
         let mut lines: Vec<String> = Vec::new();
@@ -214,10 +218,11 @@ impl Screen {
 }
 
 impl Running {
-    fn hear(&mut self, bytes: &[u8]) {
+    /// Appends output to the last lines shown for the step.
+    fn append(&mut self, bytes: &[u8]) {
         self.partial.extend_from_slice(bytes);
         let Some(end) = self.partial.iter().rposition(|b| matches!(b, b'\n' | b'\r')) else {
-            // Nobody sees more of a line that never ends.
+            // Keep only the end of a line without a newline.
             let excess = self.partial.len().saturating_sub(4096);
             self.partial.drain(..excess);
             return;
@@ -234,7 +239,7 @@ impl Running {
     }
 }
 
-/// Without anything that moves the cursor or changes colours.
+/// Removes escape sequences and control characters.
 fn plain(text: &str) -> String {
     let mut out = String::new();
     let mut chars = text.chars().peekable();
@@ -252,14 +257,16 @@ fn plain(text: &str) -> String {
     out
 }
 
+/// Truncates a line to the width of the terminal.
 fn cut(text: &str, columns: usize) -> String {
-    match text.chars().count() <= columns {
-        true => text.to_string(),
-        false => text.chars().take(columns.saturating_sub(1)).chain(['…']).collect(),
+    if text.chars().count() <= columns {
+        text.to_string()
+    } else {
+        text.chars().take(columns.saturating_sub(1)).chain(['…']).collect()
     }
 }
 
-/// The text at the left and the time at the right end of the line.
+/// Returns a line with the text on the left and the time on the right.
 fn spread(text: &str, time: &str, columns: usize) -> String {
     if time.is_empty() {
         return cut(text, columns);
@@ -278,14 +285,14 @@ mod tests {
         Event::Output { step, stream: Stream::Stdout, bytes: text.into() }
     }
 
-    /// The frame without its time.
+    /// Returns the lines of a frame without trailing blanks.
     fn lines(screen: &mut Screen, rows: usize, columns: usize) -> Vec<String> {
         let text = screen.frame(rows, columns, true);
         text.lines().map(|l| l.trim_end().to_string()).collect()
     }
 
     #[test]
-    fn what_is_done_scrolls_up_and_what_runs_is_redrawn() {
+    fn finished_steps_scroll_up_and_running_steps_are_redrawn() {
         let mut screen = Screen::new();
         screen.take(Event::Started { step: 1, label: "a 1/2".into(), text: "RUN make\nmore".into() });
         screen.take(Event::Started { step: 2, label: "b 1/1".into(), text: "COPY x y".into() });
@@ -298,7 +305,7 @@ mod tests {
         screen.take(Event::Done { step: 2, outcome: StepOutcome::Cached, seconds: 0.0 });
         screen.take(Event::Done { step: 1, outcome: StepOutcome::Done, seconds: 12.34 });
         let frame = lines(&mut screen, 24, 40);
-        // Seven lines up, everything below away, then what is finished.
+        // Seven lines up, erase everything below, then the finished steps.
         assert_eq!(frame[0], "\x1b[7A\x1b[J => CACHED [b 1/1] COPY x y");
         assert_eq!(frame[1], " => [a 1/2] RUN make               12.3s");
         assert!(frame[2].contains("2 steps done, 1 cach"), "{frame:?}");
@@ -307,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_says_for_what() {
+    fn waiting_steps_name_their_inputs() {
         let mut screen = Screen::new();
         let waiting = |step: usize, label: &str, inputs: &[usize]| Event::Waiting {
             step,
@@ -334,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn no_line_is_wider_than_the_terminal_and_no_frame_is_higher() {
+    fn frames_fit_the_terminal() {
         for (rows, columns) in [(24, 80), (6, 20), (3, 10), (1, 1)] {
             let mut screen = Screen::new();
             for step in 0..30 {

@@ -1,11 +1,11 @@
-//! Nodes and a value to text.
+//! Evaluates the nodes of a template.
 
 use rbuild_dockerfile::closest;
 use serde_json::Value;
 
-use super::parse::{Node, Operand, Pipeline, Root};
+use crate::template::parse::{Node, Operand, Pipeline, Root};
 
-/// What went wrong; a sentence for people.
+/// A message for the user.
 #[derive(Debug)]
 pub struct TemplateError(String);
 
@@ -21,9 +21,9 @@ fn error<T>(text: impl Into<String>) -> Result<T> {
     Err(TemplateError(text.into()))
 }
 
-/// Objects whose keys are anybody's: what they lack is no mistake.
+/// Objects with arbitrary keys, in which a missing key is not an error.
 const OPEN: [&str; 6] = ["Labels", "Annotations", "ExposedPorts", "Volumes", "Options", "Data"];
-/// What Go prints for a key that is not there. It travels as a text of its own that no document holds.
+/// Text that Go prints for a missing key. It stands for the missing value during evaluation.
 const NO_VALUE: &str = "<no value>";
 
 const FUNCTIONS: [&str; 25] = [
@@ -31,6 +31,7 @@ const FUNCTIONS: [&str; 25] = [
     "print", "printf", "println", "slice", "split", "title", "truncate", "upper", "urlquery",
 ];
 
+/// Renders nodes with `value` as the data.
 pub fn render(nodes: &[Node], value: &Value) -> Result<String> {
     let mut scope = Scope { variables: vec![("$".into(), value.clone())], out: String::new() };
     scope.nodes(nodes, value)?;
@@ -72,9 +73,10 @@ impl Scope {
             }
             Node::With(pipeline, body, otherwise) => {
                 let value = self.pipeline(pipeline, dot)?;
-                match truth(&value) {
-                    true => self.nodes(body, &value)?,
-                    false => self.nodes(otherwise, dot)?,
+                if truth(&value) {
+                    self.nodes(body, &value)?;
+                } else {
+                    self.nodes(otherwise, dot)?;
                 }
             }
             Node::Range { names, over, body, otherwise } => {
@@ -82,7 +84,7 @@ impl Scope {
                     Value::Array(list) => list.into_iter().enumerate().map(|(i, v)| (i.into(), v)).collect(),
                     Value::Object(map) => map.into_iter().map(|(k, v)| (k.into(), v)).collect(),
                     Value::Null => Vec::new(),
-                    other => return error(format!("range cannot go over {}", shown(&other))),
+                    other => return error(format!("range cannot iterate over {}", shown(&other))),
                 };
                 if items.is_empty() {
                     return self.nodes(otherwise, dot);
@@ -121,7 +123,7 @@ impl Scope {
         }
         match (command, piped) {
             ([one], None) => self.operand(one, dot),
-            _ => error("a value is no function and takes no arguments"),
+            _ => error("a value is not a function and takes no arguments"),
         }
     }
 
@@ -135,7 +137,7 @@ impl Scope {
                     Root::Nested(pipeline) => self.pipeline(pipeline, dot)?,
                     Root::Variable(name) => match self.variables.iter().rev().find(|(n, _)| n == name) {
                         Some((_, value)) => value.clone(),
-                        None => return error(format!("there is no variable `{name}`")),
+                        None => return error(format!("no variable `{name}`")),
                     },
                 };
                 field(value, path)
@@ -144,6 +146,7 @@ impl Scope {
     }
 }
 
+/// Looks up a path of fields.
 fn field(mut value: Value, path: &[String]) -> Result<Value> {
     let mut open = false;
     for name in path {
@@ -154,19 +157,19 @@ fn field(mut value: Value, path: &[String]) -> Result<Value> {
                 None => {
                     let known: Vec<&str> = map.keys().map(String::as_str).collect();
                     let hint = closest(name, known).map_or(String::new(), |c| format!("; did you mean `{c}`?"));
-                    return error(format!("there is no field `{name}`{hint}"));
+                    return error(format!("no field `{name}`{hint}"));
                 }
             },
             Value::Null if open => Value::String(NO_VALUE.into()),
             Value::Null => Value::Null,
-            other => return error(format!("{} has no fields, so no `{name}`", shown(&other))),
+            other => return error(format!("{} has no fields, so it has no `{name}`", shown(&other))),
         };
         open = OPEN.contains(&name.as_str());
     }
     Ok(value)
 }
 
-/// As Go prints a value.
+/// Formats a value like Go.
 fn shown(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -181,6 +184,7 @@ fn shown(value: &Value) -> String {
     }
 }
 
+/// Returns the truth value of Go templates: false for empty and zero values.
 fn truth(value: &Value) -> bool {
     match value {
         Value::Null => false,
@@ -192,8 +196,9 @@ fn truth(value: &Value) -> bool {
     }
 }
 
+/// Calls a function of docker's templates.
 fn call(name: &str, args: &[Value]) -> Result<Value> {
-    let wrong = || error(format!("`{name}` is not used like that"));
+    let wrong = || error(format!("`{name}` does not accept these arguments"));
     let text = |i: usize| args.get(i).map(shown);
     Ok(match (name, args) {
         ("json", [v]) => v.to_string().into(),
@@ -233,7 +238,7 @@ fn call(name: &str, args: &[Value]) -> Result<Value> {
         (known, _) if FUNCTIONS.contains(&known) => return wrong(),
         (other, _) => {
             let hint = closest(other, FUNCTIONS).map_or(String::new(), |c| format!("; did you mean `{c}`?"));
-            return error(format!("there is no function `{other}`{hint}"));
+            return error(format!("no function `{other}`{hint}"));
         }
     })
 }
@@ -249,9 +254,9 @@ fn index(value: &Value, keys: &[Value]) -> Result<Value> {
         at = match (at, key) {
             (Value::Array(list), Value::Number(n)) => match n.as_u64().and_then(|n| list.get(n as usize)) {
                 Some(found) => found,
-                None => return error(format!("index: {n} is out of range, there are {}", list.len())),
+                None => return error(format!("index: {n} is out of range for {} items", list.len())),
             },
-            // A map of texts has an empty one for what is not there, and so has none at all.
+            // In Go, a missing key of a map of strings yields an empty string, as does a nil map.
             (Value::Null, Value::String(_)) => return Ok("".into()),
             (Value::Object(map), Value::String(key)) => match map.get(key) {
                 Some(found) => found,
@@ -269,7 +274,7 @@ fn compare(name: &str, a: &Value, b: &Value) -> Result<Value> {
         (Value::Number(a), Value::Number(b)) => a.as_f64().zip(b.as_f64()).and_then(|(a, b)| a.partial_cmp(&b)),
         _ => None,
     };
-    let Some(order) = order else { return error(format!("{name}: the two are of different kinds")) };
+    let Some(order) = order else { return error(format!("{name}: the arguments have different types")) };
     Ok(match name {
         "lt" => order.is_lt(),
         "le" => order.is_le(),
@@ -279,7 +284,7 @@ fn compare(name: &str, a: &Value, b: &Value) -> Result<Value> {
     .into())
 }
 
-/// The verbs that formats of images use: `%s %d %v %q %x %t %f %%`, with width, `-`, `0` and precision.
+/// Formats like Go: the verbs `%s %d %v %q %x %t %f %%`, with width, `-`, `0` and precision.
 fn printf(format: &str, args: &[Value]) -> String {
     let mut out = String::new();
     let mut args = args.iter();

@@ -1,4 +1,4 @@
-//! Text to nodes.
+//! Parses a template into nodes.
 
 use serde_json::Value;
 
@@ -7,7 +7,7 @@ pub enum Node {
     Text(String),
     Print(Pipeline),
     Set(String, Pipeline),
-    /// `if`, with what follows `else`.
+    /// Condition, body, and the nodes of the `else` branch.
     If(Pipeline, Vec<Node>, Vec<Node>),
     With(Pipeline, Vec<Node>, Vec<Node>),
     Range {
@@ -18,7 +18,7 @@ pub enum Node {
     },
 }
 
-/// Commands, each fed to the next as its last argument.
+/// Commands, each of whose results is the last argument of the next.
 #[derive(Debug)]
 pub struct Pipeline(pub Vec<Vec<Operand>>);
 
@@ -26,7 +26,7 @@ pub struct Pipeline(pub Vec<Vec<Operand>>);
 pub enum Operand {
     Literal(Value),
     Function(String),
-    /// `.`, `$name` or something in parentheses, and the fields that are asked of it.
+    /// `.`, `$name` or a pipeline in parentheses, with fields.
     Path(Root, Vec<String>),
 }
 
@@ -37,15 +37,16 @@ pub enum Root {
     Nested(Pipeline),
 }
 
-/// How deep blocks and parentheses may lie in each other.
+/// Maximum nesting of blocks and parentheses.
 const MAX_DEPTH: usize = 50;
 
+/// Parses a template. The error is a message for the user.
 pub fn parse(text: &str) -> Result<Vec<Node>, String> {
     let mut parser = Parser { pieces: split(text)?, at: 0 };
     let (nodes, end) = parser.nodes(0)?;
     match end {
         None => Ok(nodes),
-        Some(word) => Err(format!("`{word}` without anything that it belongs to")),
+        Some(word) => Err(format!("`{word}` without a block")),
     }
 }
 
@@ -57,7 +58,7 @@ enum Piece {
 
 #[derive(Debug, Clone, PartialEq)]
 enum Token {
-    /// `.` with the name behind it, if there is one; and whether it stands directly behind what is before it.
+    /// `.` and the name after it, which may be empty; true if no blank precedes it.
     Field(String, bool),
     Variable(String),
     Word(String),
@@ -66,7 +67,7 @@ enum Token {
     Mark(&'static str),
 }
 
-/// Texts and actions; trim marks take blanks away.
+/// Splits a template into texts and actions, and trims blanks at trim markers.
 fn split(text: &str) -> Result<Vec<Piece>, String> {
     let mut pieces = Vec::new();
     let mut rest = text;
@@ -97,11 +98,12 @@ fn split(text: &str) -> Result<Vec<Piece>, String> {
 
 type Tokens<'a> = (Option<Vec<Token>>, &'a str, bool);
 
-/// The tokens up to `}}`; `None` for a comment.
+/// Returns the tokens up to `}}` (`None` for a comment), the text after it, and true for a trim
+/// marker at the end.
 fn tokens(text: &str) -> Result<Tokens<'_>, String> {
-    let not_closed = || "an action is not closed by }}".to_string();
+    let not_closed = || "unclosed action: missing }}".to_string();
     if let Some(comment) = text.trim_start().strip_prefix("/*") {
-        let (_, after) = comment.split_once("*/").ok_or("a comment is not closed by */")?;
+        let (_, after) = comment.split_once("*/").ok_or("unclosed comment: missing */")?;
         let after = after.trim_start();
         let trims = after.starts_with('-');
         let after = after.trim_start_matches('-').strip_prefix("}}").ok_or_else(not_closed)?;
@@ -131,7 +133,7 @@ fn tokens(text: &str) -> Result<Tokens<'_>, String> {
             }
             '"' | '\'' => quoted(rest, first)?,
             '`' => {
-                let end = rest[1..].find('`').ok_or("a raw text is not closed")?;
+                let end = rest[1..].find('`').ok_or("unclosed raw string: missing `")?;
                 (Token::Literal(rest[1..=end].into()), end + 2)
             }
             '|' => (Token::Mark("|"), 1),
@@ -152,7 +154,7 @@ fn tokens(text: &str) -> Result<Tokens<'_>, String> {
                 let length = name_end(rest);
                 (word(&rest[..length]), length)
             }
-            c => return Err(format!("`{c}` means nothing in an action")),
+            c => return Err(format!("unexpected `{c}` in an action")),
         };
         tokens.push(token);
         rest = &rest[length..];
@@ -168,7 +170,7 @@ fn word(text: &str) -> Token {
     }
 }
 
-/// A text in quotes with Go's escapes; its length in the source.
+/// Parses a quoted string with Go's escapes; returns the literal and its length in the source.
 fn quoted(text: &str, quote: char) -> Result<(Token, usize), String> {
     let mut out = String::new();
     let mut chars = text.char_indices().skip(1);
@@ -185,7 +187,7 @@ fn quoted(text: &str, quote: char) -> Result<(Token, usize), String> {
             c => out.push(c),
         }
     }
-    Err("a quoted text is not closed".into())
+    Err("unclosed string".into())
 }
 
 struct Parser {
@@ -194,10 +196,11 @@ struct Parser {
 }
 
 impl Parser {
-    /// Nodes up to the end, or up to an `else` or `end`, which is given back with what follows the `else`.
+    /// Parses nodes up to the end of the template or to `else`, `else if` or `end`, and returns
+    /// that word.
     fn nodes(&mut self, depth: usize) -> Result<(Vec<Node>, Option<String>), String> {
         if depth > MAX_DEPTH {
-            return Err("blocks lie too deep in each other".into());
+            return Err("blocks are nested too deeply".into());
         }
         let mut nodes = Vec::new();
         while self.at < self.pieces.len() {
@@ -211,10 +214,10 @@ impl Parser {
                 Piece::Action(tokens) => tokens,
             };
             match tokens.split_first() {
-                None => return Err("an action is empty".into()),
+                None => return Err("empty action".into()),
                 Some((Token::Word(w), [])) if w == "end" || w == "else" => return Ok((nodes, Some(w.clone()))),
                 Some((Token::Word(w), rest)) if w == "else" => {
-                    // `else if` stands for an `if` of its own, which takes the same end.
+                    // `else if` is an `if` inside `else` with the same `end`.
                     self.at -= 1;
                     self.pieces[self.at] = Piece::Action(rest.to_vec());
                     return Ok((nodes, Some("else if".into())));
@@ -250,14 +253,14 @@ impl Parser {
                     Piece::Action(tokens) if matches!(tokens.first(), Some(Token::Word(w)) if w == "if") => {
                         vec![self.block("if", &tokens[1..], depth + 1)?]
                     }
-                    _ => return Err("`else` is followed by something other than `if`".into()),
+                    _ => return Err("`else` must be followed by `if` or nothing".into()),
                 }
             }
             Some(_) => match self.nodes(depth + 1)? {
                 (nodes, Some(end)) if end == "end" => nodes,
-                _ => return Err(format!("`{word}` is not closed by an `end`")),
+                _ => return Err(format!("unclosed `{word}`: missing `end`")),
             },
-            None => return Err(format!("`{word}` is not closed by an `end`")),
+            None => return Err(format!("unclosed `{word}`: missing `end`")),
         };
         Ok(match word {
             "if" => Node::If(over, body, otherwise),
@@ -272,15 +275,15 @@ fn pipeline(tokens: &[Token]) -> Result<Pipeline, String> {
     let pipeline = commands(&mut rest, 0)?;
     match rest.first() {
         None => Ok(pipeline),
-        Some(Token::Mark(mark)) => Err(format!("`{mark}` stands where nothing like it can")),
-        Some(_) => Err("something stands behind the end of a command".into()),
+        Some(Token::Mark(mark)) => Err(format!("unexpected `{mark}`")),
+        Some(_) => Err("unexpected text after the end of a command".into()),
     }
 }
 
-/// Commands up to the end or a closing parenthesis.
+/// Parses commands up to the end or a closing parenthesis.
 fn commands(rest: &mut &[Token], depth: usize) -> Result<Pipeline, String> {
     if depth > MAX_DEPTH {
-        return Err("parentheses lie too deep in each other".into());
+        return Err("parentheses are nested too deeply".into());
     }
     let mut all = Vec::new();
     loop {
@@ -289,7 +292,7 @@ fn commands(rest: &mut &[Token], depth: usize) -> Result<Pipeline, String> {
             command.push(operand);
         }
         if command.is_empty() {
-            return Err("a command is empty".into());
+            return Err("empty command".into());
         }
         all.push(command);
         match rest.split_first() {
@@ -306,7 +309,7 @@ fn operand(rest: &mut &[Token], depth: usize) -> Result<Option<Operand>, String>
             let mut inner = after;
             let nested = commands(&mut inner, depth + 1)?;
             let Some((Token::Mark(")"), after)) = inner.split_first() else {
-                return Err("a parenthesis is not closed".into());
+                return Err("unclosed parenthesis".into());
             };
             *rest = after;
             Root::Nested(nested)
@@ -335,7 +338,7 @@ fn operand(rest: &mut &[Token], depth: usize) -> Result<Option<Operand>, String>
     Ok(Some(Operand::Path(root, path)))
 }
 
-/// Fields that follow directly, without a blank.
+/// Parses the fields that follow without a blank.
 fn fields(rest: &mut &[Token]) -> Vec<String> {
     let mut path = Vec::new();
     while let Some((Token::Field(name, true), after)) = rest.split_first() {

@@ -1,14 +1,14 @@
-//! Errors with the place in the Dockerfile that they are about.
+//! Errors and warnings with excerpts of the Dockerfile.
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_engine::{BuildError, StepFailure};
 
-/// The Dockerfile as errors show it.
+/// A Dockerfile and its line index.
 pub struct Source<'a> {
     pub name: &'a str,
     pub text: &'a str,
-    /// Where each line starts.
+    /// Byte offsets of the starts of lines.
     lines: Vec<usize>,
 }
 
@@ -18,13 +18,13 @@ impl<'a> Source<'a> {
         Source { name, text, lines }
     }
 
-    /// The line of a byte, counted from 1, and where it starts.
+    /// Returns the number (from 1) of the line that contains a byte, and the offset of its start.
     pub fn line(&self, at: usize) -> (usize, usize) {
         let number = self.lines.partition_point(|start| *start <= at);
         (number, self.lines[number.saturating_sub(1)])
     }
 
-    /// The line of a byte with its number and where it starts; the last line without text is the one before it.
+    /// Returns the number, offset and text of the line that contains a byte.
     fn excerpt(&self, at: usize) -> (usize, usize, &'a str) {
         let (number, start) = self.line(at.min(self.text.len()));
         let end = self.lines.get(number).copied().unwrap_or(self.text.len());
@@ -32,7 +32,7 @@ impl<'a> Source<'a> {
     }
 }
 
-/// All of an error, ready to print.
+/// Formats a build error for the terminal.
 pub fn build_error(e: &BuildError, source: &Source<'_>, colours: bool) -> String {
     match e {
         BuildError::Dockerfile(list) | BuildError::Unmet(list) => {
@@ -65,7 +65,11 @@ fn step_failure(f: &StepFailure, source: &Source<'_>, colours: bool) -> String {
         text.push_str("------\n");
     }
     if let Some(build) = &f.more {
-        text.push_str(&format!("the last {} lines; all of them: rbuild logs {build} \"{}\"\n", f.log.len(), f.label));
+        text.push_str(&format!(
+            "last {} lines; for the whole log, run: rbuild logs {build} \"{}\"\n",
+            f.log.len(),
+            f.label
+        ));
     }
     let mut d = Diagnostic::new(f.span, f.reason.clone());
     d.help = f.help.clone();
@@ -73,23 +77,24 @@ fn step_failure(f: &StepFailure, source: &Source<'_>, colours: bool) -> String {
     text
 }
 
+/// Returns the first line of a text.
 pub fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or("")
 }
 
-/// One error with an excerpt and a caret under the very word.
+/// Formats an error with an excerpt of the Dockerfile that marks the word in question.
 pub fn diagnostic(d: &Diagnostic, source: &Source<'_>, colours: bool) -> String {
     excerpt(d, Level::ERROR, source, colours)
 }
 
-/// As [`diagnostic`], for what is only likely wrong.
+/// Formats a warning like [`diagnostic`].
 pub fn warning(d: &Diagnostic, source: &Source<'_>, colours: bool) -> String {
     excerpt(d, Level::WARNING, source, colours)
 }
 
 fn excerpt(d: &Diagnostic, level: Level<'_>, source: &Source<'_>, colours: bool) -> String {
     let span = inside(d.span, source.text);
-    // The line alone: drawing must not take the longer the longer the file is.
+    // Pass only one line to the renderer, whose time grows with the length of the text.
     let (number, start, line) = source.excerpt(span.start);
     let range = span.start - start..(span.end - start).min(line.len()).max(span.start - start);
     let annotation = AnnotationKind::Primary.span(range);
@@ -104,7 +109,7 @@ fn excerpt(d: &Diagnostic, level: Level<'_>, source: &Source<'_>, colours: bool)
     text
 }
 
-/// The span as one that lies in the text, on character boundaries.
+/// Clamps a span to the first line that it covers, on character boundaries.
 fn inside(span: Span, text: &str) -> Span {
     let mut start = span.start.min(text.len());
     let mut end = span.end.clamp(start, text.len());
@@ -114,7 +119,7 @@ fn inside(span: Span, text: &str) -> Span {
     while !text.is_char_boundary(end) {
         end += 1;
     }
-    // Several lines of one instruction: the first is enough to find it.
+    // Of an instruction with several lines, mark only the first.
     if let Some(line) = text[start..end].find('\n') {
         end = start + line;
     }
@@ -127,7 +132,7 @@ mod tests {
     use rbuild_image::{Digest, ImageConfig, Platform};
     use rbuild_plan::{BaseImage, Parameters, Plan, plan};
 
-    /// What a Dockerfile's errors look like; nothing if it plans.
+    /// Returns the errors of a Dockerfile as printed; empty if it plans.
     fn shown(text: &[u8]) -> String {
         let params = Parameters::new(Platform::host());
         let config = ImageConfig::empty(&Platform::host());
@@ -162,10 +167,11 @@ mod tests {
         out
     }
 
-    /// The file holds `=== name`, the Dockerfile on one line (`\n` and `\xNN` escaped), `---`, and what is shown.
-    /// With UPDATE_SNAPSHOTS set it is written anew; read what changed before you commit it.
+    /// Each case in the file is `=== name`, the Dockerfile on one line (`\n` and `\xNN` escaped),
+    /// `---`, and the printed errors. UPDATE_SNAPSHOTS=1 rewrites the file; review the changes
+    /// before committing.
     #[test]
-    fn every_error_looks_as_recorded() {
+    fn errors_match_the_recorded_ones() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/errors.txt");
         let recorded = std::fs::read_to_string(path).unwrap();
         let mut now = String::new();
@@ -174,7 +180,7 @@ mod tests {
             let (name, rest) = case.split_once('\n').unwrap();
             let (source, _) = rest.split_once("\n---").unwrap();
             let text = shown(&unescape(source));
-            assert!(text.starts_with("error: "), "{name} is no error any more: {text}");
+            assert!(text.starts_with("error: "), "{name} is no longer an error: {text}");
             now.push_str(&format!("=== {name}\n{source}\n---\n{text}\n"));
             count += 1;
         }

@@ -1,17 +1,19 @@
-//! Text to people. Standard output carries data only; everything else goes to standard error.
+//! Writes to the terminal. Standard output carries only data; everything else goes to standard
+//! error.
 
 use std::io::{IsTerminal, Write};
 
-/// Whether standard error may have colours.
+/// Returns true if standard error is a terminal that shows colours.
 pub fn colours() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }
 
-/// Whether lines on standard error may be drawn over.
+/// Returns true if lines on standard error can be redrawn.
 pub fn redraws() -> bool {
     colours() && std::env::var_os("TERM").is_some_and(|t| !t.is_empty() && t != "dumb")
 }
 
+/// Prints an error, and its help on a second line.
 pub fn error(message: &str, help: Option<&str>) {
     let (on, off) = if colours() { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
     let mut text = format!("{on}error{off}: {message}\n");
@@ -21,23 +23,24 @@ pub fn error(message: &str, help: Option<&str>) {
     err(&text);
 }
 
+/// Prints a warning.
 pub fn warning(message: &str) {
     let (on, off) = if colours() { ("\x1b[1;33m", "\x1b[0m") } else { ("", "") };
     err(&format!("{on}warning{off}: {message}\n"));
 }
 
-/// Writes to standard error. Nobody can be told when that fails.
+/// Writes to standard error. A failure is ignored, because it could not be reported.
 pub fn err(text: &str) {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
-/// Writes data to standard output. A reader that went away (`| head`) is no error.
+/// Writes data to standard output. A closed pipe (`| head`) is not an error.
 pub fn out(text: &str) {
     let mut stdout = std::io::stdout().lock();
     let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }
 
-/// Rows under headings, columns three blanks apart, as docker prints them.
+/// Formats a table like docker: headings, then rows, with three blanks between columns.
 pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = headings.iter().map(|h| h.chars().count()).collect();
     for row in rows {

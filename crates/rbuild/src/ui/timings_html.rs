@@ -1,4 +1,5 @@
-//! `--timings`: one self-contained page with the timeline of a build, its critical path, and what its layers hold.
+//! `--timings`: a self-contained page with the timeline of a build, its critical path and its
+//! layers.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -8,7 +9,7 @@ use rbuild_store::{BuildLog, LayerLog, StepLog};
 
 const STYLE: &str = include_str!("timings.css");
 
-/// The page. Nothing in it comes from elsewhere, and no script runs.
+/// Returns the page. It loads nothing and contains no script.
 pub fn html(build: &BuildLog) -> String {
     let critical = critical_path(&build.steps);
     let mut page = format!(
@@ -36,8 +37,8 @@ pub fn html(build: &BuildLog) -> String {
     page
 }
 
-/// The steps that nothing could have been faster without, the first to run first: from the last one to end, always back to
-/// the input that came last.
+/// Returns the indices of the steps on the critical path in order of execution: starting from the
+/// step that ended last, each step's latest input.
 fn critical_path(steps: &[StepLog]) -> Vec<usize> {
     let places: HashMap<usize, usize> = steps.iter().enumerate().map(|(i, s)| (s.step, i)).collect();
     let end = |i: &usize| steps[*i].began + steps[*i].seconds;
@@ -56,13 +57,14 @@ fn critical_path(steps: &[StepLog]) -> Vec<usize> {
     path
 }
 
-/// A row of the timeline: what it is, where its bar is, how it looks, what is shown of it on pointing at it.
+/// Appends a row of the timeline: label, text, and a bar from `began` with a tooltip. Times are in
+/// seconds.
 fn row(page: &mut String, total: f64, name: &str, text: &str, (began, seconds): (f64, f64), class: &str) {
     let (left, width) = (percent(began, total), percent(seconds, total).max(0.15));
     let _ = writeln!(
         page,
         "<div class=\"name\" title=\"{2}\"><b>{0}</b> {1}</div><div class=\"track\"><i class=\"{class}\" \
-         style=\"left:{left:.3}%;width:{width:.3}%\" title=\"{2}\n{3} from {began:.2} s on\"></i><span style=\"left:{4:.3}%\">{3}</span></div>",
+         style=\"left:{left:.3}%;width:{width:.3}%\" title=\"{2}\n{3}, started at {began:.2} s\"></i><span style=\"left:{4:.3}%\">{3}</span></div>",
         escape(name),
         escape(&short(text)),
         escape(text),
@@ -71,7 +73,8 @@ fn row(page: &mut String, total: f64, name: &str, text: &str, (began, seconds): 
     );
 }
 
-/// A time on the track, whose end has room for what stands behind the last bar.
+/// Converts a time to a percentage of the track. The last 7 % are left for the text after the last
+/// bar.
 fn percent(time: f64, total: f64) -> f64 {
     (time / total * 93.0).clamp(0.0, 93.0)
 }
@@ -96,7 +99,7 @@ fn timeline(page: &mut String, build: &BuildLog, critical: &[usize]) {
     page.push_str("</div>\n");
 }
 
-/// Round times for the axis, five to ten of them.
+/// Returns five to ten round times for the axis, in seconds.
 fn ticks(total: f64) -> Vec<f64> {
     let mut step = 10f64.powf((total / 5.0).log10().floor());
     while total / step > 10.0 {
@@ -135,9 +138,13 @@ fn layers(page: &mut String, build: &BuildLog) {
     }
     let most = build.layers.iter().map(|l| l.bytes).max().unwrap_or(0).max(1) as f64;
     let sum: u64 = build.layers.iter().map(|l| l.bytes).sum();
-    let _ = writeln!(page, "<h2>Layers</h2>\n<p>{} of files in the target's own layers.</p>\n<table>", human_size(sum));
+    let _ = writeln!(
+        page,
+        "<h2>Layers</h2>\n<p>{} of files in the layers that the build added.</p>\n<table>",
+        human_size(sum)
+    );
     page.push_str(
-        "<tr><th>step</th><th class=\"n\">size</th><th></th><th class=\"n\">files</th><th>the biggest</th></tr>\n",
+        "<tr><th>step</th><th class=\"n\">size</th><th></th><th class=\"n\">files</th><th>largest files</th></tr>\n",
     );
     for LayerLog { step, bytes, files, biggest } in &build.layers {
         let log = build.steps.iter().find(|s| s.step == *step);
@@ -181,7 +188,7 @@ fn time(seconds: f64) -> String {
     }
 }
 
-/// The first line, not too long.
+/// Returns the first line, truncated to 90 characters.
 fn short(text: &str) -> String {
     const LONG: usize = 90;
     let line = text.lines().next().unwrap_or_default();
@@ -229,13 +236,13 @@ mod tests {
     }
 
     #[test]
-    fn the_critical_path_goes_back_to_what_came_last() {
+    fn the_critical_path_follows_the_latest_inputs() {
         assert_eq!(critical_path(&build().steps), [2, 3]);
         assert_eq!(critical_path(&build().steps[..1]), Vec::<usize>::new());
     }
 
     #[test]
-    fn nothing_from_the_build_becomes_markup_and_nothing_is_fetched() {
+    fn build_data_is_escaped_and_nothing_is_fetched() {
         let page = html(&build());
         assert!(page.contains("RUN &lt;b&gt;&amp;") && page.contains("/a&lt;b"), "{page}");
         assert!(!page.contains("<b>&") && !page.contains("http") && !page.contains("<script"));

@@ -1,4 +1,4 @@
-//! How far a transfer has come, on a terminal: bytes, rate, time left.
+//! Progress of a transfer on a terminal: bytes, rate, time left.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -13,7 +13,8 @@ use crate::ui::terminal;
 
 const FRAME: Duration = Duration::from_millis(200);
 
-/// One line at the bottom of the terminal; away when this is dropped. Draws nothing where lines cannot be redrawn.
+/// A line at the bottom of the terminal, erased on drop. Draws nothing if standard error cannot be
+/// redrawn.
 pub struct TransferBar {
     moved: Arc<AtomicU64>,
     over: Arc<AtomicBool>,
@@ -21,7 +22,7 @@ pub struct TransferBar {
 }
 
 impl TransferBar {
-    /// `total` in bytes, if it is known.
+    /// Starts drawing. `total` is the size in bytes, if known.
     pub fn start(doing: &str, total: Option<u64>) -> TransferBar {
         let (moved, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let drawing = terminal::redraws().then(|| {
@@ -42,12 +43,12 @@ impl TransferBar {
         TransferBar { moved, over, drawing }
     }
 
-    /// What counts the bytes.
+    /// Returns the counter of transferred bytes.
     pub fn moved(&self) -> &Arc<AtomicU64> {
         &self.moved
     }
 
-    /// The same bytes, counted.
+    /// Wraps a reader so that its bytes are counted.
     pub fn reading<R: Read>(&self, source: R) -> Counting<R> {
         Counting::new(source, self.moved.clone())
     }
@@ -70,10 +71,7 @@ fn line(doing: &str, moved: u64, total: Option<u64>, elapsed: Duration) -> Strin
         None => format!("{doing}: {}  {speed}", human_size(moved)),
         Some(total) if moved >= total => format!("{doing}: {}  finishing", human_size(total)),
         Some(total) => {
-            let left = match rate > 0.0 {
-                true => duration((total - moved) as f64 / rate),
-                false => "?".into(),
-            };
+            let left = if rate > 0.0 { duration((total - moved) as f64 / rate) } else { "?".into() };
             let percent = moved * 100 / total;
             format!("{doing}: {percent:>3} %  {} of {}  {speed}  {left} left", human_size(moved), human_size(total))
         }
@@ -94,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_line_says_what_is_known() {
+    fn the_line_shows_bytes_rate_and_time_left() {
         let at = |moved, total, seconds| line("loading x", moved, total, Duration::from_secs(seconds));
         assert_eq!(at(50_000_000, Some(200_000_000), 5), "loading x:  25 %  50MB of 200MB  10MB/s  15 s left");
         assert_eq!(at(50_000_000, None, 5), "loading x: 50MB  10MB/s");

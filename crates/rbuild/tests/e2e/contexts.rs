@@ -21,7 +21,7 @@ fn a_context_arrives_as_a_tar_of_any_compression() {
     lab.write(".dockerignore", "*\n");
     lab.sh("rm -rf $LAB/out; tar -c . | $RB build -f other/Dockerfile --output $LAB/out -").ok();
     assert!(exists(lab.path("out/sub/a")) && exists(lab.path("out/.dockerignore")));
-    lab.sh("tar -c . | $RB build -f missing -").fails(1, &["there is no Dockerfile missing"]);
+    lab.sh("tar -c . | $RB build -f missing -").fails(1, &["the Dockerfile missing does not exist"]);
     // Nothing of it stays in the store.
     let left = std::fs::read_dir(lab.store().join("tmp")).unwrap().count();
     assert_eq!(left, 0, "the archive's files are still there");
@@ -36,7 +36,7 @@ fn a_dockerfile_arrives_alone_or_beside_a_directory() {
     lab.sh("printf 'FROM scratch\\nCOPY . /\\n' | $RB build -f - --output $LAB/out2 .").ok();
     assert!(exists(lab.path("out2/f")) && !exists(lab.path("out2/hidden")));
     lab.sh("printf 'FROM scratch\\nCOPY f /\\n' | $RB build -").fails(1, &["there is no build context"]);
-    lab.sh("printf x | $RB build -f - -").fails(2, &["both the context and the Dockerfile"]);
+    lab.sh("printf x | $RB build -f - -").fails(2, &["the context and the Dockerfile cannot both be standard input"]);
     lab.sh("printf 'FROM scratch\\n' | $RB build -f Dockerfile -").fails(2, &["-f Dockerfile names another"]);
     lab.sh("printf '' | $RB build -").fails(2, &["empty"]);
 }

@@ -161,5 +161,5 @@ fn a_failed_command_leaves_a_shell_where_it_was() {
         }
     }
     assert_eq!(std::fs::read_dir(lab.store().join("tmp")).unwrap().count(), 0);
-    lab.rbuild(["build", "--on-error", "shell", "."]).fails(2, &["no terminal"]);
+    lab.rbuild(["build", "--on-error", "shell", "."]).fails(2, &["standard input and output are not a terminal"]);
 }

@@ -32,7 +32,7 @@ fn image_prune_takes_images_and_leaves_the_cache() {
     lab.rbuild(["image", "prune", "-a", "--filter", "until=24h"]).ok();
     lab.rbuild(["image", "prune", "-a", "--filter", "label=none"]).ok();
     assert_eq!(images(&lab), ["a:latest", "busybox:latest"]);
-    lab.rbuild(["image", "prune", "--filter", "x=y"]).fails(2, &["there is no such filter"]);
+    lab.rbuild(["image", "prune", "--filter", "x=y"]).fails(2, &["unknown filter"]);
 }
 
 #[test]

@@ -343,7 +343,7 @@ fn logs_of_the_last_builds_are_kept_whole() {
         "FROM busybox AS a\nRUN echo first >&2\nRUN --mount=type=secret,id=t seq 200; cat /run/secrets/t; exit 3\n";
     let ran = lab
         .build(file, &["--secret", "id=t,src=token", "-t", "x"])
-        .fails(1, &["exited with code 3", "the last 50 lines; all of them: rbuild logs"]);
+        .fails(1, &["exited with code 3", "last 50 lines; for the whole log, run: rbuild logs"]);
     let list = lab.rbuild(["logs"]).ok().stdout;
     let line = list.lines().nth(1).unwrap_or_else(|| panic!("{list}\n{}", ran.stderr));
     assert!(line.contains("failed") && line.ends_with("x:latest"), "{list}");
@@ -353,7 +353,7 @@ fn logs_of_the_last_builds_are_kept_whole() {
     let one = lab.rbuild(["logs", "latest", "2/3"]).ok().stdout;
     assert!(one.contains("first\n") && !one.contains("200"), "{one}");
     lab.rbuild(["logs", "latest", "9/9"]).fails(1, &["no step `9/9`", "it has a 2/3, a 3/3"]);
-    lab.rbuild(["logs", "zzz"]).fails(1, &["`rbuild logs` lists"]);
+    lab.rbuild(["logs", "zzz"]).fails(1, &["run `rbuild logs` to list"]);
     lab.build("FROM busybox\nRUN echo fine\n", &["-t", "y"]).ok();
     assert!(lab.rbuild(["logs"]).ok().stdout.lines().nth(1).unwrap().contains("done"));
 }

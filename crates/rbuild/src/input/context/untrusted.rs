@@ -1,5 +1,6 @@
-//! Files that steer a build and come with a context, which may be anybody's: only regular files of the context itself are
-//! read, whatever links say, and nothing is waited for.
+//! Reads the Dockerfile and ignore files of a context, which is untrusted: only regular files
+//! inside the context are read, symlinks out of it are errors, and pipes and devices are never
+//! opened.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -8,54 +9,54 @@ use rbuild_linux::{Kind, RootDir};
 
 use crate::exit::Failure;
 
-/// Bytes; more is no Dockerfile.
+/// Maximum size of such a file, in bytes.
 const MAX_SIZE: u64 = 64 << 20;
 
-/// Reads a file of the context; `shown` names it in errors. `None` if it is not there.
+/// Reads a file of the context; `shown` names it in errors. Returns `None` if it does not exist.
 pub fn read(context: &RootDir, path: &Path, shown: &str) -> Result<Option<Vec<u8>>, Failure> {
     let failed = |e: rbuild_linux::Error| Failure::new(format!("{shown}: {}", std::io::Error::from(e)));
     let stat = match context.stat_follow(path) {
         Ok(stat) => stat,
         Err(e) => {
             return match leaving_link(context, path) {
-                Some(link) => Err(leads_out(shown, &link)),
+                Some(link) => Err(link_error(shown, &link)),
                 None if e.is_not_found() || e.kind() == std::io::ErrorKind::NotADirectory => Ok(None),
                 None => Err(failed(e)),
             };
         }
     };
     if stat.kind != Kind::File {
-        return Err(no_file(shown, stat.kind));
+        return Err(kind_error(shown, stat.kind));
     }
     let file = context.open_file(path).map_err(failed)?;
-    // What was looked at may be something else by now.
+    // The file may have been replaced since it was checked.
     if !file.metadata().is_ok_and(|meta| meta.is_file()) {
         return Err(Failure::new(format!("{shown} changed while it was read")));
     }
     let mut bytes = Vec::new();
     file.take(MAX_SIZE + 1).read_to_end(&mut bytes).map_err(|e| Failure::new(format!("{shown}: {e}")))?;
-    match bytes.len() as u64 > MAX_SIZE {
-        true => Err(Failure::new(format!("{shown} is larger than {} MiB", MAX_SIZE >> 20))),
-        false => Ok(Some(bytes)),
+    if bytes.len() as u64 > MAX_SIZE {
+        return Err(Failure::new(format!("{shown} is larger than {} MiB", MAX_SIZE >> 20)));
     }
+    Ok(Some(bytes))
 }
 
-/// The first link on the way to a path that leads to nothing in the context.
+/// Returns the first symlink on the path that does not resolve inside the context.
 fn leaving_link(context: &RootDir, path: &Path) -> Option<PathBuf> {
-    let mut ways: Vec<&Path> = path.ancestors().filter(|way| !way.as_os_str().is_empty()).collect();
-    ways.reverse();
-    let leads_nowhere = |way: &&&Path| {
-        context.stat(way).is_ok_and(|stat| stat.kind == Kind::Symlink) && context.stat_follow(way).is_err()
+    let mut prefixes: Vec<&Path> = path.ancestors().filter(|prefix| !prefix.as_os_str().is_empty()).collect();
+    prefixes.reverse();
+    let leads_nowhere = |prefix: &&&Path| {
+        context.stat(prefix).is_ok_and(|stat| stat.kind == Kind::Symlink) && context.stat_follow(prefix).is_err()
     };
-    ways.iter().find(leads_nowhere).map(|way| way.to_path_buf())
+    prefixes.iter().find(leads_nowhere).map(|prefix| prefix.to_path_buf())
 }
 
-fn leads_out(shown: &str, link: &Path) -> Failure {
+fn link_error(shown: &str, link: &Path) -> Failure {
     let failure = Failure::new(format!("{shown}: {} is a link to nothing in the context", link.display()));
-    failure.help("links do not lead out of the context; put the file there, or name another one with -f")
+    failure.help("copy the file into the context, or name another one with -f")
 }
 
-fn no_file(shown: &str, kind: Kind) -> Failure {
+fn kind_error(shown: &str, kind: Kind) -> Failure {
     let what = match kind {
         Kind::Dir => "a directory",
         Kind::Fifo => "a named pipe",
@@ -63,5 +64,5 @@ fn no_file(shown: &str, kind: Kind) -> Failure {
         Kind::CharDevice | Kind::BlockDevice => "a device",
         Kind::File | Kind::Symlink => "not a file",
     };
-    Failure::new(format!("{shown} is {what}")).help("only a regular file can steer a build")
+    Failure::new(format!("{shown} is {what}")).help("use a regular file")
 }

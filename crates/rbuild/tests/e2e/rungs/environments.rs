@@ -27,7 +27,7 @@ fn warns_of_processes(ran: Ran, rung: &str) {
     let warning = format!("isolation: {rung}\nwarning: commands see the processes around them");
     assert!(ran.stderr.starts_with(&warning), "{}", ran.stderr);
     assert!(ran.stdout.contains(&format!("ok  {rung}")) && ran.stdout.ends_with("fine\n"), "{}", ran.stdout);
-    assert!(ran.stdout.contains("NO  proc: parts of /proc are covered"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("NO  proc: parts of /proc are masked"), "{}", ran.stdout);
     assert!(ran.stdout.contains("systempaths=unconfined"), "{}", ran.stdout);
 }
 

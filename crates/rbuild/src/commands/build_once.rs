@@ -1,0 +1,254 @@
+//! One build from a prepared request to its result, in a builder process if anything has to run.
+
+use std::io::{PipeReader, Read, Write};
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, channel};
+
+use rbuild_engine::{
+    BuildError, BuildRequest, Event, Events, Finished, Output, Prepared, Target, binds, execute, prepare,
+};
+use rbuild_image::{Digest, MediaType};
+use rbuild_linux::Destination;
+use rbuild_sandbox::{Builder, Cancel, Restore, World, enter};
+use rbuild_store::Store;
+use serde_json::{Value, json};
+
+use crate::args::{BuildArgs, ProgressMode};
+use crate::commands::in_builder::store_in;
+use crate::exit::{Failure, code};
+use crate::input::output;
+use crate::input::settings::Settings;
+use crate::progress::{Mode, draw};
+use crate::ui::terminal;
+
+/// Outcome of a build.
+pub enum Ended {
+    Made(Finished),
+    /// The exit code. The error has been printed.
+    Failed(u8),
+}
+
+/// Settings shared by the builds of one command: one build, or two with `--verify`.
+pub struct BuildOnce<'a> {
+    pub settings: &'a Settings,
+    pub store: &'a Store,
+    pub mode: Mode,
+    /// Shows why each step runs or is cached.
+    pub explain: bool,
+    /// Prints an error and returns its exit code.
+    pub report: &'a dyn Fn(&BuildError) -> u8,
+}
+
+impl BuildOnce<'_> {
+    /// Builds a request and draws its progress. Enters a builder process only if the cache does not
+    /// answer the whole build.
+    pub fn build(&self, request: &BuildRequest) -> Result<Ended, Failure> {
+        let (sender, events) = channel();
+        let sender = Events::new(sender).masking(request.secret_values());
+        let plans = request.plans();
+        let prepared: Result<Vec<Prepared>, BuildError> =
+            plans.iter().map(|plan| prepare(request, plan, self.store, &sender)).collect();
+        let prepared = match prepared {
+            Ok(prepared) => prepared,
+            Err(e) => {
+                drop(sender);
+                draw(&events, self.mode, self.explain);
+                return Ok(Ended::Failed((self.report)(&e)));
+            }
+        };
+        let answer = match &prepared[..] {
+            [only] => only.answer(request, self.store, &sender),
+            _ => Ok(None),
+        };
+        match answer {
+            Ok(None) => self.build_in_builder(request, &prepared, sender, events),
+            Ok(Some(finished)) => {
+                drop(sender);
+                draw(&events, self.mode, self.explain);
+                Ok(Ended::Made(finished))
+            }
+            Err(e) => Ok(Ended::Failed((self.report)(&e))),
+        }
+    }
+
+    /// Runs the steps in a builder process, which sends the ids of the image back through a pipe.
+    fn build_in_builder(
+        &self,
+        request: &BuildRequest,
+        prepared: &[Prepared],
+        sender: Events,
+        events: Receiver<Event>,
+    ) -> Result<Ended, Failure> {
+        let world = World {
+            store: self.settings.root.clone(),
+            binds: binds(request),
+            carrier: request.carrier.clone(),
+            commands: prepared.iter().any(Prepared::has_commands),
+        };
+        let _restore = request.shell_on_error.then(Restore::of_stdin);
+        let (answer, mut answer_writer) = std::io::pipe().map_err(|e| Failure::new(format!("pipe: {e}")))?;
+        let ended = enter(&world, self.settings.rung, |builder| {
+            let result = self.execute(request, prepared, builder.map_err(BuildError::from), sender, events);
+            match result {
+                Ok(finished) => {
+                    let image = finished.image.map(|(id, manifest)| format!("{id} {manifest}")).unwrap_or_default();
+                    let _ = answer_writer.write_all(image.as_bytes());
+                    i32::from(code::OK)
+                }
+                Err(e) => i32::from((self.report)(&e)),
+            }
+        })?;
+        if ended.stopped && ended.code != 0 {
+            terminal::error("interrupted", None);
+            return Ok(Ended::Failed(code::INTERRUPTED));
+        }
+        if ended.code > 128 {
+            let failure = Failure::new(format!("the builder process was killed (signal {})", ended.code - 128));
+            return Err(failure.help("check dmesg: the kernel may have run out of memory"));
+        }
+        if ended.code != 0 {
+            return Ok(Ended::Failed(ended.code as u8));
+        }
+        // The end of the answer is visible only when this process's copy of the writer is closed.
+        drop(answer_writer);
+        Ok(Ended::Made(Finished { image: image_of(answer)? }))
+    }
+
+    /// Executes the steps; runs in the builder process. A thread draws progress until all senders
+    /// of events are gone.
+    fn execute(
+        &self,
+        request: &BuildRequest,
+        prepared: &[Prepared],
+        builder: Result<Builder, BuildError>,
+        sender: Events,
+        events: Receiver<Event>,
+    ) -> Result<Finished, BuildError> {
+        let (mode, explain) = (self.mode, self.explain);
+        let mut drawing = Some(std::thread::spawn(move || draw(&events, mode, explain)));
+        let cancel = Cancel::default();
+        let result = builder.and_then(|builder| {
+            let stop = cancel.clone();
+            builder.on_stop(move || stop.cancel());
+            let store = store_in(&builder, self.store)?;
+            let stop = cancel.clone();
+            let events = sender.clone();
+            let store = store
+                .stopped_by(move || stop.is_cancelled())
+                .telling(move |text| events.send(Event::Warning { text: text.into() }));
+            execute(request, prepared, &store, sender, cancel, &builder, |e| {
+                drawing.take().map(std::thread::JoinHandle::join);
+                (self.report)(e);
+                terminal::err("opening a shell in the container of the failed step; the build ends with it\n");
+            })
+        });
+        drawing.map(std::thread::JoinHandle::join);
+        result
+    }
+}
+
+/// Reads the image id and manifest digest that the builder sent; `None` if it made no image.
+fn image_of(mut answer: PipeReader) -> Result<Option<(Digest, Digest)>, Failure> {
+    let mut text = String::new();
+    answer.read_to_string(&mut text).map_err(|e| Failure::new(format!("the builder's answer: {e}")))?;
+    let digests: Vec<Digest> = text.split_whitespace().filter_map(|d| d.parse().ok()).collect();
+    Ok(if let [id, manifest] = digests[..] { Some((id, manifest)) } else { None })
+}
+
+/// Files that a build writes about itself, opened before it begins.
+pub struct Reports {
+    pub timings: Option<Destination>,
+    metadata: Option<Destination>,
+    id: Option<Destination>,
+}
+
+impl Reports {
+    pub fn open(args: &BuildArgs) -> Result<Reports, Failure> {
+        let open = |what, path: &Option<PathBuf>| path.as_ref().map(|path| output::file(what, path)).transpose();
+        Ok(Reports {
+            timings: open("the timings", &args.timings)?,
+            metadata: open("the metadata file", &args.metadata_file)?,
+            id: open("the id file", &args.iidfile)?,
+        })
+    }
+}
+
+/// Returns the document of `--metadata-file`, with the keys that `docker buildx build` writes and
+/// rbuild has values for.
+fn metadata(request: &BuildRequest, store: &Store, finished: &Finished) -> Result<Value, Failure> {
+    let mut all = json!({"buildx.build.ref": format!("rbuild/{}", request.build_id)});
+    if let Some((id, manifest)) = &finished.image {
+        let image = store.image(manifest)?;
+        let mut descriptor = json!({
+            "mediaType": MediaType::ImageManifest.to_string(),
+            "digest": manifest.to_string(),
+            "size": image.manifest_size,
+        });
+        if !request.annotations.is_empty() {
+            let annotations = request.annotations.iter().map(|(k, v)| (k.clone(), json!(v)));
+            descriptor["annotations"] = Value::Object(annotations.collect());
+        }
+        all["containerimage.config.digest"] = json!(id.to_string());
+        all["containerimage.descriptor"] = descriptor;
+        all["containerimage.digest"] = json!(manifest.to_string());
+    }
+    if !request.tags.is_empty() {
+        let names: Vec<String> = request.tags.iter().map(|tag| tag.to_string()).collect();
+        all["image.name"] = json!(names.join(","));
+    }
+    Ok(all)
+}
+
+/// Publishes outputs, writes reports and prints the result after a successful build.
+pub fn conclude(
+    args: &BuildArgs,
+    request: &BuildRequest,
+    store: &Store,
+    finished: &Finished,
+    reports: &Reports,
+) -> Result<(), Failure> {
+    for output in &request.outputs {
+        if let Target::File(dest) = &output.target {
+            dest.publish().map_err(|e| Failure::new(format!("the output {}: {e}", dest.path().display())))?;
+        }
+    }
+    if let Some(dest) = &reports.metadata {
+        let text = serde_json::to_vec_pretty(&metadata(request, store, finished)?).unwrap_or_default();
+        dest.write(&text).map_err(|e| Failure::new(format!("the metadata file: {e}")))?;
+    }
+    if let (Some(dest), Some((id, _))) = (&reports.id, &finished.image) {
+        dest.write(id.to_string().as_bytes()).map_err(|e| Failure::new(format!("the id file: {e}")))?;
+    }
+    // With rawjson, every line on standard error must be a JSON document.
+    let quiet = args.quiet || matches!(args.progress, Some(ProgressMode::Quiet | ProgressMode::Rawjson));
+    match finished.image {
+        Some((id, _)) if args.quiet => terminal::out(&format!("{id}\n")),
+        Some((id, _)) if !quiet => {
+            let names: Vec<String> = request.tags.iter().map(|t| t.familiar()).collect();
+            let names = if names.is_empty() {
+                "without a name (give one with -t)".into()
+            } else {
+                format!("as {}", names.join(", "))
+            };
+            terminal::err(&format!("image {id} is in the local store {names}\n"));
+        }
+        _ => {}
+    }
+    if !quiet {
+        for path in request.outputs.iter().filter_map(path_of) {
+            terminal::err(&format!("wrote {path}\n"));
+        }
+    }
+    Ok(())
+}
+
+/// Returns the path of the file or directory that an output was written to; `None` for the store
+/// and for standard output.
+fn path_of(output: &Output) -> Option<String> {
+    let path = match &output.target {
+        Target::Store => return None,
+        Target::Directory(dir) => dir.path(),
+        Target::File(file) => file.path(),
+    };
+    path.is_absolute().then(|| path.display().to_string())
+}

@@ -1,0 +1,32 @@
+//! Helpers for verbs that do their work in a builder process.
+
+use std::path::Path;
+
+use rbuild_sandbox::{Builder, World};
+use rbuild_store::{Owners, Store, StoreError};
+
+use crate::exit::code;
+use crate::input::settings::Settings;
+
+/// Returns a world that shows the builder nothing but the store and runs no commands.
+pub fn store_only(settings: &Settings) -> World {
+    World { store: settings.root.clone(), binds: Vec::new(), carrier: None, commands: false }
+}
+
+/// Returns the store under the path at which the builder sees it. Trees made through it have owners
+/// as the builder's isolation gives them.
+pub fn store_in(builder: &Builder, store: &Store) -> Result<Store, StoreError> {
+    let owners = if builder.isolation.records_owners() { Owners::Recorded } else { Owners::Given };
+    moved_store(builder, store)?.with_owners(owners)
+}
+
+/// Returns the store under the path at which the builder sees it, for work that makes no trees.
+pub fn moved_store(builder: &Builder, store: &Store) -> Result<Store, StoreError> {
+    store.moved(&builder.path(Path::new(rbuild_sandbox::STORE)))
+}
+
+/// Returns the exit code of rbuild for a builder that ended with `code`; `stopped` is true if a
+/// signal asked it to.
+pub fn exit_code(code: i32, stopped: bool) -> u8 {
+    if stopped { code::INTERRUPTED } else { code as u8 }
+}

@@ -1,0 +1,182 @@
+//! `--call=outline`: the arguments, secrets, SSH agents and caches of a build target.
+
+use std::collections::BTreeSet;
+
+use rbuild_dockerfile::ast::{ArgDecl, Comment, Dockerfile, Instruction, Op, Run, Stage};
+use rbuild_dockerfile::{MountKind, parse_mount};
+use rbuild_engine::BuildRequest;
+use serde_json::{Value, json};
+
+use crate::exit::Failure;
+use crate::ui::terminal;
+
+/// Inputs of a target.
+pub struct Outline {
+    /// `None` if the target's stage has no name.
+    name: Option<String>,
+    description: String,
+    args: Vec<Arg>,
+    secrets: Vec<Mount>,
+    ssh: Vec<Mount>,
+    caches: Vec<Mount>,
+}
+
+struct Arg {
+    name: String,
+    value: String,
+    description: String,
+}
+
+struct Mount {
+    id: String,
+    required: bool,
+}
+
+impl Outline {
+    /// Collects the inputs of the requested target from its stage and the stages that it needs.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the Dockerfile has no such target.
+    pub fn of(file: &Dockerfile, request: &BuildRequest) -> Result<Outline, Failure> {
+        let stages = needed(file, request)?;
+        let stage = stages[stages.len() - 1];
+        let name = stage.from.name.as_ref().map(|n| n.text.to_lowercase());
+        let description = name.as_deref().map_or(String::new(), |n| description(&stage.comments, n));
+        let mut outline =
+            Outline { name, description, args: Vec::new(), secrets: Vec::new(), ssh: Vec::new(), caches: Vec::new() };
+        for instruction in file.global_args.iter().chain(stages.iter().flat_map(|s| &s.instructions)) {
+            match &instruction.op {
+                Op::Arg(declarations) => {
+                    declarations.iter().for_each(|d| outline.add_arg(d, instruction, request));
+                }
+                Op::Run(run) => outline.add_mounts(run),
+                _ => {}
+            }
+        }
+        Ok(outline)
+    }
+
+    /// Adds an argument. A stage that redeclares a global one keeps its default and description
+    /// unless it has its own.
+    fn add_arg(&mut self, declaration: &ArgDecl, instruction: &Instruction, request: &BuildRequest) {
+        let name = &declaration.name.text;
+        let given = request.parameters.build_args.iter().rev().find(|(k, _)| k == name).map(|(_, v)| v.clone());
+        let value = given.or(declaration.default.as_ref().map(|v| v.text.clone())).unwrap_or_default();
+        let description = description(&instruction.comments, name);
+        let Some(known) = self.args.iter_mut().find(|a| a.name == *name) else {
+            self.args.push(Arg { name: name.clone(), value, description });
+            return;
+        };
+        if !value.is_empty() {
+            known.value = value;
+        }
+        if !description.is_empty() {
+            known.description = description;
+        }
+    }
+
+    fn add_mounts(&mut self, run: &Run) {
+        for mount in run.mounts.iter().filter_map(|w| parse_mount(&w.text, w.span).ok()) {
+            let id = mount.id.or(mount.target).unwrap_or_else(|| "default".into());
+            let list = match mount.kind {
+                MountKind::Secret => &mut self.secrets,
+                MountKind::Ssh => &mut self.ssh,
+                MountKind::Cache => &mut self.caches,
+                MountKind::Bind | MountKind::Tmpfs => continue,
+            };
+            if !list.iter().any(|known| known.id == id) {
+                list.push(Mount { id, required: mount.required });
+            }
+        }
+    }
+
+    /// Returns the outline with the keys of `docker buildx build --call=outline,format=json`.
+    pub fn json(&self) -> Value {
+        let list = |mounts: &[Mount]| -> Vec<Value> {
+            mounts.iter().map(|m| json!({ "name": m.id, "required": m.required })).collect()
+        };
+        let arg = |a: &Arg| json!({ "name": a.name, "value": a.value, "description": a.description });
+        json!({
+            "name": self.name,
+            "description": self.description,
+            "args": self.args.iter().map(arg).collect::<Vec<_>>(),
+            "secrets": list(&self.secrets),
+            "ssh": list(&self.ssh),
+            "cache": self.caches.iter().map(|m| json!({ "ID": m.id })).collect::<Vec<_>>(),
+        })
+    }
+
+    /// Returns the outline as tables.
+    pub fn text(&self) -> String {
+        let mut text = format!("TARGET:      {}\n", self.name.as_deref().unwrap_or("default"));
+        if !self.description.is_empty() {
+            text.push_str(&format!("DESCRIPTION: {}\n", self.description));
+        }
+        if !self.args.is_empty() {
+            let row = |a: &Arg| vec![a.name.clone(), a.value.clone(), a.description.clone()];
+            let rows: Vec<Vec<String>> = self.args.iter().map(row).collect();
+            text.push('\n');
+            text.push_str(&terminal::table(&["BUILD ARG", "VALUE", "DESCRIPTION"], &rows));
+        }
+        for (heading, mounts) in [("SECRET", &self.secrets), ("SSH", &self.ssh), ("CACHE", &self.caches)] {
+            if !mounts.is_empty() {
+                let required = |m: &Mount| if m.required { "true".to_string() } else { String::new() };
+                let rows: Vec<Vec<String>> = mounts.iter().map(|m| vec![m.id.clone(), required(m)]).collect();
+                text.push('\n');
+                text.push_str(&terminal::table(&[heading, "REQUIRED"], &rows));
+            }
+        }
+        text
+    }
+}
+
+/// Returns the description of `name` from the comment directly above its instruction; empty unless
+/// the comment begins with the name.
+pub fn description(comments: &[Comment], name: &str) -> String {
+    let lines: Vec<&str> = comments.iter().map(|c| c.text.as_str()).collect();
+    let start = lines.iter().rposition(|l| l.is_empty()).map_or(0, |i| i + 1);
+    let text = lines[start..].join(" ");
+    match text.split_once(' ') {
+        Some((first, rest)) if first.eq_ignore_ascii_case(name) => rest.trim().to_string(),
+        _ => String::new(),
+    }
+}
+
+/// Returns the target stage, preceded in file order by the stages that it builds on, copies from or
+/// mounts.
+fn needed<'a>(file: &'a Dockerfile, request: &BuildRequest) -> Result<Vec<&'a Stage>, Failure> {
+    let find = |name: &str, before: usize| {
+        let by_name = file.stages[..before]
+            .iter()
+            .rposition(|s| s.from.name.as_ref().is_some_and(|n| n.text.eq_ignore_ascii_case(name)));
+        by_name.or_else(|| name.parse().ok().filter(|i| *i < before))
+    };
+    let count = file.stages.len();
+    let target = match &request.parameters.target {
+        None => count - 1,
+        Some(target) => {
+            find(target, count).ok_or_else(|| Failure::usage(format!("--target {target}: no stage has this name")))?
+        }
+    };
+    let mut needed = BTreeSet::new();
+    let mut open = vec![target];
+    while let Some(i) = open.pop() {
+        if !needed.insert(i) {
+            continue;
+        }
+        open.extend(find(&file.stages[i].from.image.text, i));
+        for instruction in &file.stages[i].instructions {
+            match &instruction.op {
+                Op::Copy(copy) => open.extend(copy.from.as_ref().and_then(|w| find(&w.text, count))),
+                Op::Run(run) => {
+                    let mounts = run.mounts.iter().filter_map(|w| parse_mount(&w.text, w.span).ok());
+                    open.extend(mounts.filter_map(|m| find(&m.from?, count)));
+                }
+                _ => {}
+            }
+        }
+    }
+    needed.remove(&target);
+    Ok(needed.into_iter().chain([target]).map(|i| &file.stages[i]).collect())
+}

@@ -1,0 +1,278 @@
+//! Parsers for the values of flags that `build` and `run` share, and for those of `build` alone.
+
+use std::path::PathBuf;
+
+use rbuild_engine::{AgentSource, PrivateKey};
+use rbuild_image::Platform;
+use rbuild_plan::Volume;
+use rbuild_sandbox::Ulimit;
+
+use crate::exit::Failure;
+use crate::input::output;
+
+/// Parses the values of `--platform`; duplicates are dropped.
+pub fn platforms(given: &[String]) -> Result<Vec<Platform>, Failure> {
+    let mut all = Vec::new();
+    for text in given.iter().flat_map(|p| p.split(',')).filter(|p| !p.is_empty()) {
+        let platform = match text {
+            "local" => Platform::host(),
+            text => text.parse().map_err(|e: String| Failure::usage(format!("--platform: {e}")))?,
+        };
+        if !all.contains(&platform) {
+            all.push(platform);
+        }
+    }
+    Ok(all)
+}
+
+/// Entitlements granted by `--allow`.
+#[derive(Default)]
+pub struct Allowed {
+    /// Commands may run with all privileges (`RUN --security=insecure`).
+    pub insecure: bool,
+    /// Commands may use the host's network in a build with an isolated one.
+    pub host_network: bool,
+    /// An output with `mode=delete` may be outside the working directory.
+    pub delete: bool,
+    /// The result may contain values of secrets.
+    pub leaks: bool,
+}
+
+/// Parses the values of `--allow`.
+pub fn allowed(given: &[String]) -> Result<Allowed, Failure> {
+    let mut allowed = Allowed::default();
+    for entitlement in given.iter().flat_map(|a| a.split(',')) {
+        match entitlement {
+            "security.insecure" => allowed.insecure = true,
+            "local.delete" | "buildx.local.delete" => allowed.delete = true,
+            "secret-in-image" => allowed.leaks = true,
+            "network.host" => allowed.host_network = true,
+            other => {
+                let failure = Failure::usage(format!("--allow {other}: unknown entitlement"));
+                return Err(failure.help("use security.insecure, network.host, local.delete or secret-in-image"));
+            }
+        }
+    }
+    Ok(allowed)
+}
+
+/// Parses `NAME:ADDRESS` or `NAME=ADDRESS`; an IPv6 address may be in brackets.
+pub fn host(text: &str) -> Result<(String, String), Failure> {
+    let bad = |what: &str| {
+        Failure::usage(format!("--add-host {text}: {what}")).help("write NAME:ADDRESS, for example db:10.0.0.1")
+    };
+    let (name, address) = text.split_once('=').or_else(|| text.split_once(':')).ok_or_else(|| bad("no address"))?;
+    let address = address.trim_start_matches('[').trim_end_matches(']');
+    // Commands share the host's network, so the gateway to it is loopback.
+    let address = if address == "host-gateway" { "127.0.0.1" } else { address };
+    if name.is_empty() || name.contains(char::is_whitespace) {
+        return Err(bad("the name is empty or contains a blank"));
+    }
+    address.parse::<std::net::IpAddr>().map_err(|_| bad(&format!("`{address}` is not an IP address")))?;
+    Ok((name.to_string(), address.to_string()))
+}
+
+/// Parses a size such as `64m` in bytes; `option` is named in errors. Zero is an error.
+pub fn size(option: &str, text: &str) -> Result<u64, Failure> {
+    let size = rbuild_dockerfile::parse_size(text).filter(|s| *s > 0);
+    size.ok_or_else(|| {
+        Failure::usage(format!("{option} {text}: not a size")).help("write a number with a unit, such as 64m or 10g")
+    })
+}
+
+/// Parses `NAME=SOFT[:HARD]`; -1 and `unlimited` mean no limit.
+pub fn ulimit(text: &str) -> Result<Ulimit, Failure> {
+    const NAMES: [&str; 15] = [
+        "core",
+        "cpu",
+        "data",
+        "fsize",
+        "locks",
+        "memlock",
+        "msgqueue",
+        "nice",
+        "nofile",
+        "nproc",
+        "rss",
+        "rtprio",
+        "rttime",
+        "sigpending",
+        "stack",
+    ];
+    let bad = |what: String| Failure::usage(format!("--ulimit {text}: {what}"));
+    let (name, value) = text.split_once('=').ok_or_else(|| bad("not of the form NAME=SOFT[:HARD]".into()))?;
+    if !NAMES.contains(&name) {
+        let failure = bad(format!("unknown limit `{name}`"));
+        return Err(match rbuild_dockerfile::closest(name, NAMES) {
+            Some(close) => failure.help(format!("did you mean `{close}`?")),
+            None => failure.help(format!("use one of {}", NAMES.join(", "))),
+        });
+    }
+    let number = |n: &str| match n {
+        "-1" | "unlimited" => Ok(u64::MAX),
+        n => n.parse::<u64>().map_err(|_| bad(format!("`{n}` is not a number"))),
+    };
+    let (soft, hard) = value.split_once(':').unwrap_or((value, value));
+    let (soft, hard) = (number(soft)?, number(hard)?);
+    if soft > hard {
+        return Err(bad("the soft limit exceeds the hard limit".into()));
+    }
+    let most = rbuild_linux::process::hard_limit(name).unwrap_or(u64::MAX);
+    if hard > most {
+        let failure = bad(format!("the hard limit of this session is {most}"));
+        return Err(failure.help("raise the limit of the session (ulimit -H, limits.conf, LimitNOFILE=)"));
+    }
+    Ok(Ulimit { name: format!("RLIMIT_{}", name.to_uppercase()), soft, hard })
+}
+
+/// Parses `SOURCE:TARGET[:ro|rw]`. Returns the real path of the source with the volume.
+pub fn volume(text: &str) -> Result<(PathBuf, Volume), Failure> {
+    let bad = |what: String| Failure::usage(format!("--volume {text}: {what}"));
+    let parts: Vec<&str> = text.split(':').collect();
+    let (source, target, options) = match parts[..] {
+        [source, target] => (source, target, ""),
+        [source, target, options] => (source, target, options),
+        _ => return Err(bad("not of the form SOURCE:TARGET[:ro]".into())),
+    };
+    if !target.starts_with('/') || target.trim_matches('/').is_empty() {
+        return Err(bad("the target is not an absolute path below /".into()));
+    }
+    let mut read_only = false;
+    for option in options.split(',').filter(|o| !o.is_empty()) {
+        match option {
+            "ro" => read_only = true,
+            "rw" => read_only = false,
+            // SELinux labels are accepted, but files are not relabelled.
+            "z" | "Z" => {}
+            other => return Err(bad(format!("unknown option `{other}`")).help("use ro or rw")),
+        }
+    }
+    let path = std::fs::canonicalize(source).map_err(|e| bad(format!("{source}: {e}")))?;
+    let shown = path.to_string_lossy().into_owned();
+    Ok((path, Volume { source: shown, target: target.to_string(), read_only }))
+}
+
+/// Parses `[manifest[OS/ARCH]:]KEY=VALUE`. An image for one platform has no index to annotate.
+pub fn annotation(text: &str) -> Result<(String, String), Failure> {
+    let bad = |what: &str| Failure::usage(format!("--annotation {text}: {what}"));
+    let (key, value) = text.split_once('=').ok_or_else(|| bad("not of the form KEY=VALUE"))?;
+    let (kind, key) = key.split_once(':').unwrap_or(("manifest", key));
+    match kind.split('[').next().unwrap_or(kind) {
+        "manifest" => Ok((key.to_string(), value.to_string())),
+        "index" | "index-descriptor" | "manifest-descriptor" => {
+            Err(bad("an image for one platform has only a manifest").help("omit the type"))
+        }
+        _ => Err(bad("unknown type").help("use manifest, or omit the type")),
+    }
+}
+
+/// Maximum size of a secret in bytes. The same as BuildKit's, so that a build that works here works
+/// there.
+const MAX_SECRET: usize = 500 * 1024;
+
+/// Parses `id=ID[,src=PATH|source=PATH][,env=NAME][,type=file|env]` and reads the value. Without
+/// source and type, the environment variable named ID is used if it is set, else the file named ID.
+pub fn secret(text: &str) -> Result<(String, Vec<u8>), Failure> {
+    let bad = |what: String| Failure::usage(format!("--secret {text}: {what}"));
+    let (mut id, mut file, mut env, mut kind) = (None, None, None, None);
+    for field in output::csv_record(text).map_err(bad)? {
+        let (key, value) =
+            field.split_once('=').ok_or_else(|| bad(format!("`{field}` is not of the form KEY=VALUE")))?;
+        match key {
+            "id" => id = Some(value.to_string()),
+            "src" | "source" => file = Some(value.to_string()),
+            "env" => env = Some(value.to_string()),
+            "type" if value == "file" || value == "env" => kind = Some(value.to_string()),
+            _ => return Err(bad(format!("unknown option `{field}`")).help("use id, src, env and type=file|env")),
+        }
+    }
+    let id = id.filter(|id| !id.is_empty()).ok_or_else(|| bad("no id".into()).help("add id=NAME"))?;
+    let variable = |name: &str| std::env::var_os(name).map(std::os::unix::ffi::OsStringExt::into_vec);
+    let from_env = match (&env, &file, kind.as_deref()) {
+        (Some(name), _, _) => {
+            Some(variable(name).ok_or_else(|| bad(format!("the environment variable {name} is not set")))?)
+        }
+        (None, Some(name), Some("env")) => {
+            Some(variable(name).ok_or_else(|| bad(format!("the environment variable {name} is not set")))?)
+        }
+        (None, None, None | Some("env")) => variable(&id),
+        _ => None,
+    };
+    let value = match from_env {
+        Some(value) => value,
+        None => {
+            let path = file.unwrap_or_else(|| id.clone());
+            std::fs::read(&path).map_err(|e| bad(format!("{path}: {e}")))?
+        }
+    };
+    if value.len() > MAX_SECRET {
+        return Err(bad(format!("the value has {} bytes; the limit is {MAX_SECRET}", value.len())));
+    }
+    Ok((id, value))
+}
+
+/// Parses `default|ID[=PATH[,PATH]…]`. The paths are one agent's socket or private keys; without
+/// paths, the agent at `SSH_AUTH_SOCK` is used.
+pub fn agent(text: &str) -> Result<(String, AgentSource), Failure> {
+    let bad = |what: String| Failure::usage(format!("--ssh {text}: {what}"));
+    let (id, paths) = text.split_once('=').map_or((text, None), |(id, paths)| (id, Some(paths)));
+    let paths: Vec<PathBuf> = match paths {
+        Some(paths) => paths.split(',').map(PathBuf::from).collect(),
+        None => {
+            let own = std::env::var_os("SSH_AUTH_SOCK").filter(|s| !s.is_empty());
+            let own = own.ok_or_else(|| {
+                bad("SSH_AUTH_SOCK is not set".into())
+                    .help("start ssh-agent and add a key, or pass a key: --ssh default=FILE")
+            })?;
+            vec![own.into()]
+        }
+    };
+    let mut keys = Vec::new();
+    for path in &paths {
+        let fail = |e: std::io::Error| bad(format!("{}: {e}", path.display()));
+        let path = std::fs::canonicalize(path).map_err(fail)?;
+        let kind = std::fs::metadata(&path).map_err(fail)?.file_type();
+        if std::os::unix::fs::FileTypeExt::is_socket(&kind) {
+            if paths.len() > 1 {
+                return Err(bad("an agent socket cannot be combined with other paths".into())
+                    .help("give each socket its own id"));
+            }
+            return Ok((id.to_string(), AgentSource::Socket(path)));
+        }
+        let bytes = std::fs::read(&path).map_err(fail)?;
+        keys.push(PrivateKey::parse(&bytes).map_err(|e| bad(format!("{}: {e}", path.display())))?);
+    }
+    Ok((id.to_string(), AgentSource::Keys(keys)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_limits_and_volumes() {
+        let text = |s: &str| s.to_string();
+        assert_eq!(host("a:10.0.0.1").unwrap(), (text("a"), text("10.0.0.1")));
+        assert_eq!(host("a=[::1]").unwrap(), (text("a"), text("::1")));
+        assert_eq!(host("a:::1").unwrap(), (text("a"), text("::1")));
+        assert_eq!(host("gate:host-gateway").unwrap(), (text("gate"), text("127.0.0.1")));
+        let limit = ulimit("nofile=16:32").unwrap();
+        assert_eq!((limit.name.as_str(), limit.soft, limit.hard), ("RLIMIT_NOFILE", 16, 32));
+        let (path, v) = volume("/:/host:ro").unwrap();
+        assert_eq!((path, v.target.as_str(), v.read_only), (PathBuf::from("/"), "/host", true));
+        assert_eq!(annotation("manifest:a.b=c=d").unwrap(), (text("a.b"), text("c=d")));
+        for (given, want) in [
+            (host("a").map(drop), "no address"),
+            (host("a:b").map(drop), "`b` is not an IP address"),
+            (ulimit("nofiel=1").map(drop), "did you mean `nofile`"),
+            (ulimit("nofile=3:2").map(drop), "exceeds the hard limit"),
+            (volume("/nowhere-at-all:/x").map(drop), "No such file"),
+            (volume("/:relative").map(drop), "absolute"),
+            (annotation("index:a=b").map(drop), "has only a manifest"),
+        ] {
+            let f = given.unwrap_err();
+            let all = format!("{} {}", f.message, f.help.unwrap_or_default());
+            assert!(all.contains(want), "{want}: {all}");
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Network of commands: `--network`, the program that connects an isolated network, and
+//! resolv.conf.
+
+use rbuild_plan::Network;
+use rbuild_sandbox::{Carrier, SandboxError};
+
+use crate::exit::Failure;
+
+/// Parses the value of `--network`.
+pub fn network(text: &str) -> Result<Network, Failure> {
+    match text {
+        "default" | "host" => Ok(Network::Host),
+        "none" => Ok(Network::None),
+        // `private` is what buildah and podman call it.
+        "isolated" | "private" => Ok(Network::Isolated),
+        other => {
+            Err(Failure::usage(format!("--network {other}: unknown mode")).help("use default, host, isolated or none"))
+        }
+    }
+}
+
+/// Finds the program that connects an isolated network; `None` for other networks.
+///
+/// # Errors
+///
+/// Fails if the network is isolated and neither pasta nor slirp4netns is usable.
+pub fn carrier(network: Network) -> Result<Option<Carrier>, Failure> {
+    match network {
+        Network::Isolated => Ok(Some(Carrier::find().map_err(SandboxError::from)?)),
+        Network::Host | Network::None => Ok(None),
+    }
+}
+
+/// Returns the content of /etc/resolv.conf for commands. In an isolated network, the carrier is the
+/// only name server.
+pub fn resolv_conf(carrier: Option<&Carrier>) -> String {
+    let host = host_resolv_conf();
+    let Some(carrier) = carrier else { return host };
+    let rest = host.lines().filter(|line| !line.trim_start().starts_with("nameserver"));
+    [format!("nameserver {}", carrier.nameserver()).as_str()].into_iter().chain(rest).flat_map(|l| [l, "\n"]).collect()
+}
+
+/// Returns this machine's resolv.conf; where it names only the stub of systemd-resolved
+/// (127.0.0.53), the file with the real servers.
+fn host_resolv_conf() -> String {
+    let read = |p: &str| std::fs::read_to_string(p).unwrap_or_default();
+    let own = read("/etc/resolv.conf");
+    let mut servers = own.lines().filter_map(|l| l.trim().strip_prefix("nameserver")).map(str::trim).peekable();
+    if servers.peek().is_some() && servers.all(|s| s == "127.0.0.53") {
+        let real = read("/run/systemd/resolve/resolv.conf");
+        if !real.is_empty() {
+            return real;
+        }
+    }
+    own
+}

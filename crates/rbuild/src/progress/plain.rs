@@ -1,0 +1,154 @@
+//! Plain progress: `#5 [builder 3/7] RUN …`, then numbered lines of output.
+
+use std::collections::HashMap;
+
+use rbuild_engine::{Event, StepOutcome};
+use rbuild_sandbox::Stream;
+
+use crate::progress::lines::shown_lines;
+use crate::ui::diagnostics::first_line;
+
+/// State of the plain form. Steps are numbered without gaps in order of first appearance.
+#[derive(Default)]
+pub struct Plain {
+    steps: HashMap<usize, Step>,
+    count: usize,
+    /// The step that the last line belongs to.
+    last: Option<usize>,
+}
+
+struct Step {
+    number: usize,
+    header: String,
+    started: std::time::Instant,
+    /// Incomplete last lines of standard output and standard error.
+    partial: [Vec<u8>; 2],
+}
+
+/// Longest incomplete line in bytes; a longer one is printed in pieces.
+const MAX_LINE: usize = 8192;
+
+impl Plain {
+    /// Returns the text to print for an event.
+    pub fn text(&mut self, event: Event) -> String {
+        match event {
+            Event::Isolation { rung } => format!("isolation: {rung}\n"),
+            Event::Warning { text } => format!("warning: {text}\n"),
+            Event::Waiting { .. } | Event::End => String::new(),
+            Event::Phase { text, seconds } => {
+                self.count += 1;
+                self.last = None;
+                format!("#{0} {text}\n#{0} DONE {seconds:.1}s\n\n", self.count)
+            }
+            Event::Started { step, label, text } => {
+                self.count += 1;
+                let header = format!("#{} [{label}] {}\n", self.count, first_line(&text));
+                let gap = self.switch(step);
+                let started = std::time::Instant::now();
+                let new = Step { number: self.count, header: header.clone(), started, partial: Default::default() };
+                self.steps.insert(step, new);
+                gap + &header
+            }
+            Event::Output { step, stream, bytes } => {
+                let lines = self.lines(step, stream, &bytes);
+                if lines.is_empty() {
+                    return lines;
+                }
+                self.headed(step, lines)
+            }
+            Event::Why { step, text } => {
+                let Some(known) = self.steps.get(&step) else { return String::new() };
+                let line = format!("#{} why: {text}\n", known.number);
+                self.headed(step, line)
+            }
+            Event::Done { step, outcome, seconds } => {
+                let rest = self.rest(step);
+                let Some(known) = self.steps.get(&step) else { return rest };
+                let word = match outcome {
+                    StepOutcome::Done => format!("DONE {seconds:.1}s"),
+                    StepOutcome::Cached => "CACHED".into(),
+                    StepOutcome::Failed => "ERROR".into(),
+                    StepOutcome::Cancelled => "CANCELED".into(),
+                };
+                let line = format!("{rest}#{} {word}\n", known.number);
+                let text = self.headed(step, line);
+                self.last = None;
+                text + "\n"
+            }
+        }
+    }
+
+    /// Makes `step` the current one; returns a blank line if the last line belongs to another step.
+    fn switch(&mut self, step: usize) -> String {
+        let other = self.last.is_some_and(|l| l != step);
+        self.last = Some(step);
+        if other { "\n".into() } else { String::new() }
+    }
+
+    /// Prepends the step's header if the last line belongs to another step.
+    fn headed(&mut self, step: usize, text: String) -> String {
+        let again = self.last != Some(step);
+        let gap = self.switch(step);
+        match self.steps.get(&step) {
+            Some(known) if again => format!("{gap}{}{text}", known.header),
+            _ => gap + &text,
+        }
+    }
+
+    /// Returns the complete lines of the output so far and keeps the rest.
+    fn lines(&mut self, step: usize, stream: Stream, bytes: &[u8]) -> String {
+        let Some(known) = self.steps.get_mut(&step) else { return String::new() };
+        let partial = &mut known.partial[usize::from(stream == Stream::Stderr)];
+        partial.extend_from_slice(bytes);
+        let end = match partial.iter().rposition(|b| *b == b'\n') {
+            Some(end) => end + 1,
+            None if partial.len() >= MAX_LINE => partial.len(),
+            None => return String::new(),
+        };
+        let whole: Vec<u8> = partial.drain(..end).collect();
+        let (number, seconds) = (known.number, known.started.elapsed().as_secs_f64());
+        shown_lines(&whole, number, seconds)
+    }
+
+    /// Returns the incomplete lines of a step that has ended.
+    fn rest(&mut self, step: usize) -> String {
+        let Some(known) = self.steps.get_mut(&step) else { return String::new() };
+        let (number, seconds) = (known.number, known.started.elapsed().as_secs_f64());
+        known.partial.iter_mut().map(std::mem::take).map(|p| shown_lines(&p, number, seconds)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn out(step: usize, text: &str) -> Event {
+        Event::Output { step, stream: Stream::Stdout, bytes: text.into() }
+    }
+
+    fn start(step: usize, label: &str) -> Event {
+        Event::Started { step, label: label.into(), text: "RUN x\nmore".into() }
+    }
+
+    #[test]
+    fn alternating_steps_repeat_their_headers() {
+        let mut d = Plain::default();
+        let done = Event::Done { step: 3, outcome: StepOutcome::Done, seconds: 1.26 };
+        let cached = Event::Done { step: 9, outcome: StepOutcome::Cached, seconds: 0.0 };
+        let events =
+            [start(3, "a 2/2"), out(3, "one\ntw"), start(9, "b 1/2"), out(3, "o\n"), cached, out(3, "end"), done];
+        let text: String = events.into_iter().map(|e| d.text(e)).collect();
+        let timeless: String = text
+            .lines()
+            .map(|l| match l.split_whitespace().nth(1) {
+                Some(n) if n.parse::<f64>().is_ok() => l.replacen(n, "T", 1) + "\n",
+                _ => l.to_string() + "\n",
+            })
+            .collect();
+        assert_eq!(
+            timeless,
+            "#1 [a 2/2] RUN x\n#1 T one\n\n#2 [b 1/2] RUN x\n\n#1 [a 2/2] RUN x\n#1 T two\n\n#2 [b 1/2] RUN x\n\
+             #2 CACHED\n\n#1 [a 2/2] RUN x\n#1 T end\n#1 DONE 1.3s\n\n"
+        );
+    }
+}
