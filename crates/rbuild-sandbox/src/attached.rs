@@ -31,16 +31,10 @@ pub fn run_attached(zygote: &Zygote, request: &RunRequest, cancel: &Cancel) -> R
     let mut said = Said::default();
     if send_request(&mut ours, request).is_ok() {
         let mut none = [(Stream::Stdout, None), (Stream::Stderr, None)];
-        if request.input == Input::Terminal && !wait_for_news(&runner, &ours, &none)? {
-            let (terminal, first) = receive_terminal(&ours).map_err(fail("the terminal"))?;
-            match terminal {
-                Some(terminal) => {
-                    crate::terminal::connect(&terminal, &runner.pidfd, zygote.process())
-                        .map_err(fail("the terminal"))?;
-                }
-                // Without a terminal the report, whose first byte this is, says why.
-                None => said.add(first.as_slice()),
-            }
+        if request.input == Input::Terminal
+            && let Some(terminal) = wait_for_terminal(&runner, &ours, &mut said)?
+        {
+            crate::terminal::connect(&terminal, &runner.pidfd, zygote.process()).map_err(fail("the terminal"))?;
         }
         follow(&runner, &mut ours, &mut said, &mut none, &mut |_, _| ())?;
     }
@@ -52,16 +46,26 @@ pub fn run_attached(zygote: &Zygote, request: &RunRequest, cancel: &Cancel) -> R
     outcome
 }
 
-/// The terminal, or the first byte of what comes instead.
-fn receive_terminal(socket: &UnixStream) -> io::Result<(Option<OwnedFd>, Option<u8>)> {
-    match receive_with_byte(socket) {
-        Ok((mut fds, byte)) => match fds.pop() {
-            Some(terminal) => Ok((Some(terminal), None)),
-            None => Ok((None, Some(byte))),
-        },
-        Err(rustix::io::Errno::PIPE) => Ok((None, None)),
-        Err(e) => Err(e.into()),
+/// Waits for the terminal that the runner sends. Returns `None` if the runner ends or reports a failure
+/// instead. Warnings that precede the terminal, and the failure, are added to `said`.
+fn wait_for_terminal(
+    runner: &Runner<'_>,
+    socket: &UnixStream,
+    said: &mut Said,
+) -> Result<Option<OwnedFd>, SandboxError> {
+    let none = [(Stream::Stdout, None), (Stream::Stderr, None)];
+    while !said.has_reports() && !wait_for_news(runner, socket, &none)? {
+        // One byte at a time: a longer read could continue past the byte that carries the terminal.
+        match receive_with_byte(socket) {
+            Ok((mut fds, byte)) => match fds.pop() {
+                Some(terminal) => return Ok(Some(terminal)),
+                None => said.add(&[byte]),
+            },
+            Err(rustix::io::Errno::PIPE) => break,
+            Err(e) => return Err(fail("the terminal")(e.into())),
+        }
     }
+    Ok(None)
 }
 
 /// The pipes of a command.

@@ -134,6 +134,11 @@ impl Said {
         }
     }
 
+    /// Returns true once the runner has sent a report other than a warning.
+    pub(crate) fn has_reports(&self) -> bool {
+        !self.reports.is_empty()
+    }
+
     fn is_complete(&self) -> bool {
         matches!(self.reports.last(), Some(Report::Finished(_)))
     }
