@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use rbuild_dockerfile::ast::{self, Command, Dockerfile, Op, Stage, Word};
+use rbuild_dockerfile::ast::{self, Command, Dockerfile, Instruction, Op, Stage, Word};
 use rbuild_dockerfile::{Diagnostic, PROXY_ARGS, Span, closest, parse_trigger};
 use rbuild_image::{DEFAULT_PATH, Digest, ImageConfig, ImageName, Platform, Reference};
 
@@ -319,16 +319,10 @@ impl Planner<'_> {
             return Ok(state);
         }
         let mut state = self.from(index, stage)?;
-        for trigger in std::mem::take(&mut state.config.config.on_build) {
-            let mut instruction = parse_trigger(&trigger).map_err(|mut e| {
-                let d = e.remove(0);
-                Diagnostic::new(
-                    stage.span,
-                    format!("invalid ONBUILD trigger `{trigger}` in the base image: {}", d.message),
-                )
-            })?;
-            instruction.span = stage.span;
-            self.instruction(&mut state, &instruction, Some(stage.from.image.span))?;
+        let triggers = triggers(&mut state, stage)?;
+        self.raise_total(&mut state, steps_of(&triggers));
+        for trigger in &triggers {
+            self.instruction(&mut state, trigger, Some(stage.from.image.span))?;
         }
         for instruction in &stage.instructions {
             self.instruction(&mut state, instruction, None)?;
@@ -336,6 +330,16 @@ impl Planner<'_> {
         self.in_progress.pop();
         self.states.insert(index, state.clone());
         Ok(state)
+    }
+
+    /// Counts steps of the stage that are not in its text. The label of its base is there already.
+    fn raise_total(&mut self, state: &mut StageState, more: usize) {
+        let before = label(&state.stage, 1, state.total);
+        state.total += more;
+        let base = &mut self.vertices[state.vertex];
+        if base.label == before {
+            base.label = label(&state.stage, 1, state.total);
+        }
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -349,7 +353,7 @@ impl Planner<'_> {
         text: String,
         span: Span,
     ) -> VertexId {
-        let label = if stage.is_empty() { format!("{number}/{total}") } else { format!("{stage} {number}/{total}") };
+        let label = label(stage, number, total);
         self.vertices.push(Vertex { step, parent, label, text, span, ignore_cache: false });
         self.vertices.len() - 1
     }
@@ -540,6 +544,29 @@ fn join(base: &str, path: &str) -> String {
         }
     }
     format!("/{}", parts.join("/"))
+}
+
+/// Returns the base image's ONBUILD triggers, which are those of this stage only.
+fn triggers(state: &mut StageState, stage: &Stage) -> Planned<Vec<Instruction>> {
+    let mut triggers = Vec::new();
+    for trigger in std::mem::take(&mut state.config.config.on_build) {
+        let mut instruction = parse_trigger(&trigger).map_err(|mut e| {
+            let d = e.remove(0);
+            Diagnostic::new(stage.span, format!("invalid ONBUILD trigger `{trigger}` in the base image: {}", d.message))
+        })?;
+        instruction.span = stage.span;
+        triggers.push(instruction);
+    }
+    Ok(triggers)
+}
+
+/// Returns how many steps instructions make.
+fn steps_of(instructions: &[Instruction]) -> usize {
+    instructions.iter().filter(|i| matches!(i.op, Op::Run(_) | Op::Copy(_) | Op::Workdir(_))).count()
+}
+
+fn label(stage: &str, number: usize, total: usize) -> String {
+    if stage.is_empty() { format!("{number}/{total}") } else { format!("{stage} {number}/{total}") }
 }
 
 pub use args::automatic_args;

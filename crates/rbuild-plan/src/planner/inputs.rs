@@ -102,9 +102,7 @@ impl Planner<'_> {
             return Err(d.help("set a default on the ARG before FROM, or pass --build-arg").into());
         }
         let label = self.stage_label(index, stage);
-        let steps =
-            stage.instructions.iter().filter(|i| matches!(i.op, Op::Run(_) | Op::Copy(_) | Op::Workdir(_))).count();
-        let total = 1 + steps;
+        let total = 1 + steps_of(&stage.instructions);
         let mut state = match self.base_stage(&name, index) {
             Some(base) => {
                 let state = self.stage(base)?;

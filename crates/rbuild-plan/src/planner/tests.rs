@@ -363,6 +363,14 @@ fn errors_name_the_problem() {
 }
 
 #[test]
+fn triggers_count_as_steps() {
+    let labels = |source: &str| graph(source).vertices.iter().map(|v| v.label.clone()).collect::<Vec<_>>();
+    assert_eq!(labels("FROM trigger\nRUN a\n"), ["1/4", "2/4", "3/4", "4/4"]);
+    let two = labels("FROM trigger AS a\nFROM a AS b\nRUN x\n");
+    assert_eq!(two, ["a 1/3", "a 2/3", "a 3/3", "b 2/2"]);
+}
+
+#[test]
 fn undeclared_build_arguments_are_warnings() {
     let with = Parameters { build_args: vec![("VERSON".into(), "1".into())], ..params() };
     let g = graph_with("FROM debian\nARG VERSION\nENV A=$VERSIN\n", &with);
