@@ -154,6 +154,16 @@ pub fn save_directory(
     moved: &AtomicU64,
 ) -> Result<()> {
     check_layers(store, images, known)?;
+    write_layout(store, images, known, dest, moved).map_err(|e| e.writing_to(&dest.path()))
+}
+
+fn write_layout(
+    store: &Store,
+    images: &[Saved],
+    known: &BTreeSet<Digest>,
+    dest: &Directory,
+    moved: &AtomicU64,
+) -> Result<()> {
     let Layout { root, blobs: dir } = Layout::open(dest)?;
     let fail = || BuildError::kernel(format!("writing the layout {}", root.label().display()));
     for (digest, blob) in blobs_of(images, known)? {

@@ -78,12 +78,13 @@ pub fn copy_out(
     // What a link leads to has the link's name.
     let name = asked.file_name().or(wanted.file_name()).unwrap_or_default().to_os_string();
     let source = Source { view: &view, path: wanted, stat, name, contents_only };
-    match target {
-        CopyTarget::Tar(dest) => source.tar(dest).map(|()| CopiedTo::File),
-        CopyTarget::Into(dir) => source.copy_into(dir).map(|()| CopiedTo::Place),
-        CopyTarget::Over(dest) => source.copy_over(dest),
-        CopyTarget::New { file, directory } => source.copy_new(file.as_ref(), directory),
-    }
+    let (copied, place) = match target {
+        CopyTarget::Tar(dest) => (source.tar(dest).map(|()| CopiedTo::File), dest.path()),
+        CopyTarget::Into(dir) => (source.copy_into(dir).map(|()| CopiedTo::Place), dir.label().to_path_buf()),
+        CopyTarget::Over(dest) => (source.copy_over(dest), dest.path()),
+        CopyTarget::New { file, directory } => (source.copy_new(file.as_ref(), directory), directory.path()),
+    };
+    copied.map_err(|e| e.writing_to(&place))
 }
 
 fn writing(shown: &Path) -> impl FnOnce(rbuild_linux::Error) -> BuildError + use<> {
@@ -173,7 +174,7 @@ impl Source<'_> {
         let (from, to) = (self.open()?, export::begin(dest)?);
         if dest.place().is_none() {
             let copied = copy_contents(&from, to);
-            return copied.map(drop).map_err(BuildError::io(format!("writing {}", dest.path().display())));
+            return copied.map(drop).map_err(writing(&dest.path()));
         }
         copy_file(&from, &self.stat, to).map_err(writing(&dest.path()))?;
         set_file_time(to, self.stat.mtime).map_err(writing(&dest.path()))

@@ -23,9 +23,12 @@ use crate::request::{Output, OutputKind, Target};
 pub(crate) fn export(build: &Executor<'_>, output: &Output) -> Result<(Digest, Digest)> {
     let started = Instant::now();
     let made = match (&output.target, output.kind) {
-        (Target::Directory(dir), _) => layout(build, output, dir)?,
-        (Target::File(dest), OutputKind::DockerArchive) => archive(build, output, dest, ArchiveFormat::Docker)?,
-        (Target::File(dest), _) => archive(build, output, dest, ArchiveFormat::Oci)?,
+        (Target::Directory(dir), _) => layout(build, output, dir).map_err(|e| e.writing_to(&dir.path()))?,
+        (Target::File(dest), kind) => {
+            let docker = kind == OutputKind::DockerArchive;
+            let format = if docker { ArchiveFormat::Docker } else { ArchiveFormat::Oci };
+            archive(build, output, dest, format).map_err(|e| e.writing_to(&dest.path()))?
+        }
         (Target::Store, _) => return Err(BuildError::other("an output to the store is not written directly")),
     };
     let seconds = started.elapsed().as_secs_f64();

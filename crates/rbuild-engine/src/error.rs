@@ -1,7 +1,12 @@
+use std::path::Path;
+
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_layer::LayerError;
 use rbuild_sandbox::{Refusal, SandboxError};
 use rbuild_store::StoreError;
+
+/// What to do where the disk of the store is full.
+const STORE_IS_FULL: &str = "free some space: `rbuild prune -a` empties the build cache";
 
 /// Why a build or an image verb did not do what it was asked.
 #[derive(Debug)]
@@ -82,6 +87,15 @@ impl BuildError {
         self
     }
 
+    /// The same of something that writes to `place`, which is not in the store: there the disk is full.
+    pub(crate) fn writing_to(self, place: &Path) -> BuildError {
+        if self.help().as_deref() != Some(STORE_IS_FULL) {
+            return self;
+        }
+        let help = format!("free some space on the disk of {}, or write to another one", place.display());
+        BuildError::Other { message: self.message(), help: Some(help) }
+    }
+
     /// The sentence that says what happened.
     pub fn message(&self) -> String {
         match self {
@@ -103,7 +117,7 @@ impl BuildError {
 
     /// What to do about it.
     pub fn help(&self) -> Option<String> {
-        let full = "free some space: `rbuild prune -a` empties the build cache".to_string();
+        let full = STORE_IS_FULL.to_string();
         match self {
             BuildError::Dockerfile(list) | BuildError::Unmet(list) => list.first().and_then(|d| d.help.clone()),
             BuildError::Step(f) => f.help.clone(),
@@ -119,7 +133,7 @@ impl BuildError {
 
 pub(crate) fn disk_full(e: &std::io::Error) -> Option<String> {
     matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
-        .then(|| "free some space: `rbuild prune -a` empties the build cache".to_string())
+        .then(|| STORE_IS_FULL.to_string())
 }
 
 impl From<StoreError> for BuildError {

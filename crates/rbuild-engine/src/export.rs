@@ -39,7 +39,7 @@ pub(crate) fn files(output: &Output, views: &[View]) -> Result<()> {
                 if output.delete {
                     local::remove_others(&view.root, &dest)?;
                 }
-                local::export(&view.root, &dest, view.epoch)?;
+                local::export(&view.root, &dest, view.epoch).map_err(|e| e.writing_to(&base.label().join(&rest)))?;
             }
             Ok(())
         }
@@ -63,8 +63,9 @@ const GATHERED: usize = 128 << 10;
 pub(crate) fn write(dest: &Destination, fill: impl FnOnce(&mut BufWriter<&File>) -> Result<()>) -> Result<()> {
     let shown = dest.path();
     let mut out = BufWriter::with_capacity(GATHERED, begin(dest)?);
-    fill(&mut out)?;
-    out.flush().map_err(BuildError::io(format!("writing the output {}", shown.display())))
+    let filled = fill(&mut out)
+        .and_then(|()| out.flush().map_err(BuildError::io(format!("writing the output {}", shown.display()))));
+    filled.map_err(|e| e.writing_to(&shown))
 }
 
 /// The file of a destination, empty.

@@ -25,7 +25,6 @@ const PIECE: usize = 16 << 20;
 
 /// The same as long as `go_on` says so, which is asked every few megabytes; `None` if it did not.
 pub fn copy_file_while(from: &File, stat: &Stat, to: &File, go_on: &dyn Fn() -> bool) -> Result<Option<u64>> {
-    let fail = |call, e| Error::new(call, "file contents", e);
     if stat.size >= 64 * 1024 && rustix::fs::ioctl_ficlone(to, from).is_ok() {
         return Ok(Some(stat.size));
     }
@@ -33,7 +32,7 @@ pub fn copy_file_while(from: &File, stat: &Stat, to: &File, go_on: &dyn Fn() -> 
         return copy_sparse(from, stat.size, to, go_on);
     }
     if stat.size < 64 * 1024 {
-        return copy_small(from, stat.size as usize, to).map(Some).map_err(|e| fail("read", e));
+        return copy_small(from, stat.size as usize, to).map(Some);
     }
     let mut copied = 0u64;
     while go_on() {
@@ -41,19 +40,19 @@ pub fn copy_file_while(from: &File, stat: &Stat, to: &File, go_on: &dyn Fn() -> 
             Ok(0) => return Ok(Some(copied)),
             Ok(n) => copied += n as u64,
             Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) if copied == 0 => {
-                return copy_pieces(from, to, go_on).map_err(|e| fail("read", e));
+                return copy_pieces(from, to, go_on);
             }
-            Err(e) => return Err(fail("copy_file_range", e.into())),
+            Err(e) => return Err(Error::new("copy_file_range", "file contents", e)),
         }
     }
     Ok(None)
 }
 
 /// In one read and one write, where the size is what it was.
-fn copy_small(mut from: &File, size: usize, mut to: &File) -> std::io::Result<u64> {
+fn copy_small(mut from: &File, size: usize, mut to: &File) -> Result<u64> {
     let mut content = Vec::with_capacity(size + 1);
-    from.read_to_end(&mut content)?;
-    to.write_all(&content)?;
+    from.read_to_end(&mut content).map_err(|e| Error::new("read", "file contents", e))?;
+    to.write_all(&content).map_err(|e| Error::new("write", "file contents", e))?;
     Ok(content.len() as u64)
 }
 
@@ -76,22 +75,22 @@ pub fn set_file_time(file: &File, mtime: Timestamp) -> Result<()> {
 }
 
 /// Copies through a buffer; the plain way that works between any two descriptors.
-pub fn copy_contents(from: impl Read, to: impl Write) -> std::io::Result<u64> {
+pub fn copy_contents(from: impl Read, to: impl Write) -> Result<u64> {
     copy_pieces(from, to, &|| true).map(Option::unwrap_or_default)
 }
 
-fn copy_pieces(mut from: impl Read, mut to: impl Write, go_on: &dyn Fn() -> bool) -> std::io::Result<Option<u64>> {
+fn copy_pieces(mut from: impl Read, mut to: impl Write, go_on: &dyn Fn() -> bool) -> Result<Option<u64>> {
     let mut buffer = vec![0u8; 128 * 1024];
     let mut copied = 0;
     while go_on() {
         match from.read(&mut buffer) {
             Ok(0) => return Ok(Some(copied)),
             Ok(n) => {
-                to.write_all(&buffer[..n])?;
+                to.write_all(&buffer[..n]).map_err(|e| Error::new("write", "file contents", e))?;
                 copied += n as u64;
             }
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
+            Err(e) => return Err(Error::new("read", "file contents", e)),
         }
     }
     Ok(None)

@@ -112,6 +112,39 @@ fn a_full_disk_is_said_and_nothing_is_left() {
     assert!(ran.stdout.starts_with("sha256:"), "left in tmp: {}", ran.stdout);
 }
 
+/// A full disk that is not the store's is not told to be it.
+#[test]
+fn a_full_disk_of_a_target_is_said() {
+    let lab = Lab::bare();
+    lab.write("Dockerfile", "FROM scratch\nCOPY big small-* /\n");
+    // Nothing that can be packed.
+    let noise: Vec<u8> = (0..3u32 << 20)
+        .scan(1u32, |x, _| {
+            *x = x.wrapping_mul(1664525).wrapping_add(1013904223);
+            Some((*x >> 24) as u8)
+        })
+        .collect();
+    lab.write("big", noise).write("small-a", vec![7u8; 60 << 10]);
+    let prepare = "mkdir -p t; mount -t tmpfs -o size=1m x t; $RB import $BASE busybox >/dev/null; $RB build -q -t x >/dev/null; ";
+    for command in [
+        "save -o t/x x",
+        "build -o t/d",
+        "build -o type=tar,dest=t/x",
+        "build -o type=oci,compression=uncompressed,dest=t/x",
+        "build -o type=docker,compression=uncompressed,dest=t/x",
+        "build -o type=oci,tar=false,compression=uncompressed,dest=t/d",
+        "cp x:/big t/big",
+        "cp x:/big t",
+    ] {
+        let ran = in_namespace(&lab, &format!("{prepare}$RB {command}"));
+        let ran = ran.fails(1, &["No space left on device", "free some space on the disk of "]);
+        assert!(!ran.stderr.contains("prune") && !ran.stderr.contains("read("), "{command}: {}", ran.stderr);
+    }
+    let small = "dd if=/dev/zero of=t/fill bs=1k count=1000 2>/dev/null; $RB cp x:/small-a t";
+    let ran = in_namespace(&lab, &format!("{prepare}{small}")).fails(1, &["write(", "No space left on device"]);
+    assert!(!ran.stderr.contains("read("), "{}", ran.stderr);
+}
+
 #[test]
 fn a_read_only_store_is_said() {
     let lab = Lab::bare();
