@@ -373,7 +373,8 @@ fn images_for_other_platforms_are_named() {
         lab.rbuild(["rmi", "n:1"]).ok();
     }
     lab.sh("$RB load --platform linux/arm/v6 -i $LAB/x.tar").fails(1, &["has no image for linux/arm/v6"]);
-    lab.sh("$RB load --platform nothing/at/all/here -i $LAB/x.tar").fails(2, &["is not a platform"]);
+    lab.sh("$RB load --platform nothing/at/all/here -i $LAB/x.tar")
+        .fails(2, &["invalid platform `nothing/at/all/here`"]);
     // What is beside it is taken, and what is left out is told.
     archive(
         &lab,

@@ -189,7 +189,7 @@ fn a_foreign_platform_is_built_as_far_as_nothing_has_to_run() {
     let json = lab.rbuild(["inspect", "x"]).ok().stdout;
     assert!(json.contains(&format!("\"Architecture\": \"{}\"", foreign.trim_start_matches("linux/"))), "{json}");
     lab.build("FROM scratch\nCOPY f /\nRUN x\n", &["--platform", foreign])
-        .fails(2, &[&format!("this command is for {foreign}"), "qemu-user-static", "Dockerfile:3"]);
+        .fails(2, &[&format!("command requires {foreign}"), "qemu-user-static", "Dockerfile:3"]);
     lab.build("FROM scratch\n", &["--platform", "linux"]).ok();
     lab.build("FROM scratch\n", &["--platform", "penguin"])
         .fails(2, &["neither an operating system nor an architecture"]);
