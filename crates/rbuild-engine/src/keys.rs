@@ -330,7 +330,7 @@ pub fn source_error(e: SourceError, span: Span) -> BuildError {
         SourceError::Changed(_) => d.help("let what writes the files finish, then build again"),
         SourceError::BadPattern(_) => d.help("write `[[]` for a bracket that is part of a name"),
         SourceError::BehindLink { .. } => d.help("name the path that the link leads to"),
-        SourceError::Kernel(_) => d,
+        SourceError::Kernel(_) | SourceError::TooDeep(_) => d,
     }])
 }
 

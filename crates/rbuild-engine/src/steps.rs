@@ -220,9 +220,11 @@ impl Executor<'_> {
         let real = root.resolve(&step.path).map_err(BuildError::kernel(format!("making {}", step.path)))?;
         let result = root.create_dir_all(&real, 0o755, Some(owner), |p| made.push(p.to_path_buf()));
         result.map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotADirectory | std::io::ErrorKind::AlreadyExists => {
-                self.failure(id, format!("{} is not a directory in the image", step.path), Vec::new())
-            }
+            std::io::ErrorKind::NotADirectory | std::io::ErrorKind::AlreadyExists => self.failure(
+                id,
+                format!("{} is not a directory in the image; choose another one", step.path),
+                Vec::new(),
+            ),
             _ => BuildError::Kernel { what: format!("making {}", step.path), source: e },
         })?;
         for path in made.iter().rev() {

@@ -39,10 +39,7 @@ pub fn identity(files: &Files<'_>, spec: &str) -> Result<Identity, String> {
         None => line.first().map(String::as_str) == Some(user),
     });
     let field = |i: usize| entry.and_then(|line| line.get(i)).and_then(|n| n.parse::<u32>().ok());
-    let uid = match number.or_else(|| field(2)).or_else(|| (user == ROOT).then_some(0)) {
-        Some(uid) => uid,
-        None => return Err(format!("the image has no user `{user}` in /etc/passwd")),
-    };
+    let uid = number.or_else(|| field(2)).or_else(|| (user == ROOT).then_some(0)).ok_or_else(|| no_user(user))?;
     let gid = field(3).unwrap_or(0);
     let (gid, groups) = match (group, entry.and_then(|line| line.first())) {
         (Some(group), _) => {
@@ -77,7 +74,7 @@ pub fn owner(files: &Files<'_>, spec: &str) -> Result<(u32, u32), String> {
             let passwd = lines(files, PASSWD);
             let entry = passwd.iter().find(|line| line.first().map(String::as_str) == Some(user));
             let field = |i: usize| entry.and_then(|line| line.get(i)).and_then(|n| n.parse::<u32>().ok());
-            let uid = field(2).ok_or_else(|| format!("the image has no user `{user}` in /etc/passwd"))?;
+            let uid = field(2).ok_or_else(|| no_user(user))?;
             (uid, field(3).unwrap_or(0))
         }
     };
@@ -112,9 +109,13 @@ fn group_id(files: &Files<'_>, group: &str) -> Result<u32, String> {
     let lines = lines(files, GROUP);
     let found = lines.iter().find(|line| line.first().map(String::as_str) == Some(group));
     let found = found.and_then(|line| line.get(2)?.parse().ok());
-    found
-        .or_else(|| (group == ROOT).then_some(0))
-        .ok_or_else(|| format!("the image has no group `{group}` in /etc/group"))
+    found.or_else(|| (group == ROOT).then_some(0)).ok_or_else(|| {
+        format!("the image has no group `{group}` in /etc/group; add it in an earlier step, or use its number")
+    })
+}
+
+fn no_user(user: &str) -> String {
+    format!("the image has no user `{user}` in /etc/passwd; add it in an earlier step, or use its number")
 }
 
 fn lines(files: &Files<'_>, path: &str) -> Vec<Vec<String>> {

@@ -21,7 +21,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        let (entries, path, depth) = (20_000_000, 64 * 1024, 4096);
+        let (entries, path, depth) = (20_000_000, 64 * 1024, 2048);
         Limits { entries, path, depth, bytes: 1 << 44, header: 1 << 20, ratio: 1000 }
     }
 }

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
 
-use rbuild_linux::{Kind, RootDir, Stat, Timestamp};
+use rbuild_linux::{Kind, RootDir, Stat, Timestamp, Trail};
 
 use crate::entry::{EntryKind, TarEntry};
 use crate::error::{LayerError, Result};
@@ -18,7 +18,6 @@ use crate::xattrs::{keep_in_layer, marks_opaque};
 
 struct OpenDir {
     path: PathBuf,
-    dir: RootDir,
     entries: Vec<OsString>,
     loose: LooseHere,
 }
@@ -28,6 +27,8 @@ const BATCH: usize = 64;
 const BATCH_BYTES: usize = 1 << 20;
 /// Goes through a tree and says what there is to write, in the order of the archive.
 pub(crate) struct Walk {
+    /// The directory of the last of the stack.
+    trail: Trail,
     /// Directories still to be listed, deepest last, their entries in reverse.
     stack: Vec<OpenDir>,
     /// What was found and comes before the next entry.
@@ -41,8 +42,9 @@ pub(crate) struct Walk {
 
 impl Walk {
     pub(crate) fn new(tree: &RootDir, folder: &Path, deletions: Deletions, times: Times, loose: Loose) -> Result<Walk> {
-        let mut walk = Walk { stack: Vec::new(), waiting: None, deletions, times, links: HashMap::new(), loose };
-        walk.open(tree.try_clone()?, folder.to_path_buf())?;
+        let trail = Trail::new(tree.try_clone()?);
+        let mut walk = Walk { trail, stack: Vec::new(), waiting: None, deletions, times, links: HashMap::new(), loose };
+        walk.open(folder.to_path_buf())?;
         Ok(walk)
     }
 
@@ -50,11 +52,14 @@ impl Walk {
     pub(crate) fn of_entry(dir: &RootDir, name: &OsStr, deletions: Deletions, times: Times) -> Result<Walk> {
         let mut loose = Loose::default();
         let (path, here) = (PathBuf::new(), loose.here(Path::new("")));
-        let top = OpenDir { path, dir: dir.try_clone()?, entries: vec![name.to_os_string()], loose: here };
-        Ok(Walk { stack: vec![top], waiting: None, deletions, times, links: HashMap::new(), loose })
+        let top = OpenDir { path, entries: vec![name.to_os_string()], loose: here };
+        let trail = Trail::new(dir.try_clone()?);
+        Ok(Walk { trail, stack: vec![top], waiting: None, deletions, times, links: HashMap::new(), loose })
     }
 
-    fn open(&mut self, dir: RootDir, path: PathBuf) -> Result<()> {
+    /// Begins with what is in the last directory of the trail.
+    fn open(&mut self, path: PathBuf) -> Result<()> {
+        let dir = self.trail.last();
         if self.deletions == Deletions::Whiteouts && !path.as_os_str().is_empty() {
             let opaque = marks_opaque(&dir.xattrs(OsStr::new(""))?);
             if opaque {
@@ -65,7 +70,7 @@ impl Walk {
         let mut entries: Vec<OsString> = dir.entries()?.into_iter().map(|e| e.name).collect();
         entries.reverse();
         let loose = self.loose.here(&path);
-        self.stack.push(OpenDir { path, dir, entries, loose });
+        self.stack.push(OpenDir { path, entries, loose });
         Ok(())
     }
 
@@ -81,14 +86,16 @@ impl Walk {
             }
             let Some(name) = top.entries.pop() else {
                 self.stack.pop();
+                self.trail.leave()?;
                 continue;
             };
             let path = top.path.join(&name);
-            let stat = top.dir.stat_name(&name)?;
-            let below = if stat.kind == Kind::Dir { Some(top.dir.sub(&name)?) } else { None };
-            let item = item(&top.dir, &name, &path, &stat, (self.deletions, self.times), &mut self.links)?;
-            if let Some(below) = below {
-                self.open(below, path)?;
+            let dir = self.trail.last();
+            let stat = dir.stat_name(&name)?;
+            let item = item(dir, &name, &path, &stat, (self.deletions, self.times), &mut self.links)?;
+            if stat.kind == Kind::Dir {
+                self.trail.enter(&name)?;
+                self.open(path)?;
             }
             if let Some(item) = item {
                 return Ok(Some(item));

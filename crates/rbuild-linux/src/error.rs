@@ -2,6 +2,8 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+use crate::meta::Kind;
+
 /// A system call that failed: its name, what it was asked about, and the kernel's answer.
 #[derive(Debug)]
 pub struct Error {
@@ -17,6 +19,11 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     pub fn new(call: &'static str, object: impl AsRef<Path>, source: impl Into<io::Error>) -> Self {
         Error { call, object: object.as_ref().to_string_lossy().into_owned(), source: source.into(), hint: None }
+    }
+
+    /// Of something that is read as a file and is none.
+    pub(crate) fn not_a_file(call: &'static str, object: impl AsRef<Path>, kind: Kind) -> Self {
+        Error::new(call, object, io::Error::other(format!("it is {} and not a file", kind.noun())))
     }
 
     pub(crate) fn with_hint(self, hint: Option<String>) -> Self {
@@ -55,9 +62,39 @@ impl Error {
     }
 }
 
+/// Characters of a path that are shown at each end of a longer one.
+const SHOWN: usize = 100;
+
+/// A path for a message; of a very long one both ends, and how deep it is.
+pub fn shown_path(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let length = text.chars().count();
+    if length <= 3 * SHOWN {
+        return text.into_owned();
+    }
+    let (start, end): (String, String) =
+        (text.chars().take(SHOWN).collect(), text.chars().skip(length - SHOWN).collect());
+    format!("{start}…{end} ({} directories deep)", path.components().count())
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}({:?}): {}", self.call, self.object, self.source)?;
+        let object = shown_path(Path::new(&self.object));
+        match self.errno() {
+            Some(libc::ELOOP) => write!(
+                f,
+                "{object:?} leads round in a circle by symbolic links; remove the link that leads to itself, or have it \
+                 lead elsewhere"
+            )?,
+            Some(libc::ENAMETOOLONG) => {
+                write!(f, "{object:?} has a longer name than the file system takes (255 bytes, as a rule); shorten it")?
+            }
+            Some(libc::EMFILE) => write!(
+                f,
+                "{object:?} cannot be opened, as this process may open no more files; raise the limit (ulimit -n)"
+            )?,
+            _ => write!(f, "{}({object:?}): {}", self.call, self.source)?,
+        }
         self.hint.iter().try_for_each(|hint| write!(f, " ({hint})"))
     }
 }

@@ -22,10 +22,11 @@ mod publish;
 mod random;
 mod rootdir;
 mod syscalls;
+mod trail;
 
 pub use copy::{copy_contents, copy_file, copy_file_while, set_file_owner, set_file_time};
 pub use destination::{Destination, DestinationError, Directory};
-pub use error::{Error, Result};
+pub use error::{Error, Result, shown_path};
 pub use held::Held;
 pub use idmap::{
     IdMaps, IdRange, SubIds, USUAL_COUNT, enter_user_namespace_below, free_range, held_ranges, subordinate_ranges,
@@ -48,5 +49,6 @@ pub use publish::{
 pub use random::random_bytes;
 pub use rootdir::{Entry, RootDir};
 pub use syscalls::{join_new_session_keyring, make_read_only};
+pub use trail::{MOST_DEEP, Trail};
 
 pub use rustix::fs::{Gid, Uid};

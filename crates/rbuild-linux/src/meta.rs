@@ -21,6 +21,18 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// What it is called in messages.
+    pub fn noun(self) -> &'static str {
+        match self {
+            Kind::File => "a file",
+            Kind::Dir => "a directory",
+            Kind::Symlink => "a symbolic link",
+            Kind::CharDevice | Kind::BlockDevice => "a device",
+            Kind::Fifo => "a fifo",
+            Kind::Socket => "a socket",
+        }
+    }
+
     /// As stat(2) has it in the bits of `S_IFMT`.
     pub fn bits(self) -> u32 {
         let kind = match self {

@@ -20,6 +20,9 @@ use crate::error::{Error, Result};
 use crate::idmap::chown_hint;
 use crate::meta::{Kind, Stat, Timestamp, Xattrs, xattrs_by};
 use crate::owners::{self, Recorded, owners_are_recorded};
+use crate::trail::Trail;
+
+mod long;
 
 #[derive(Debug)]
 pub struct RootDir {
@@ -40,9 +43,21 @@ const IN_ROOT: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGIC
 
 fn openat2(dir: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    if path.as_os_str().len() >= long::MOST_AT_ONCE {
+        return long::open(dir, path, flags, mode);
+    }
+    openat2_by(dir, path, (flags, mode), IN_ROOT)
+}
+
+fn openat2_by(
+    dir: BorrowedFd<'_>,
+    path: &Path,
+    (flags, mode): (OFlags, Mode),
+    resolve: ResolveFlags,
+) -> rustix::io::Result<OwnedFd> {
     // EAGAIN: a rename or mount raced with the resolution, and the kernel asks to try again (openat2(2)).
     for _ in 0..128 {
-        match rustix::fs::openat2(dir, path, flags | OFlags::CLOEXEC, mode, IN_ROOT) {
+        match rustix::fs::openat2(dir, path, flags | OFlags::CLOEXEC, mode, resolve) {
             Err(Errno::AGAIN) => continue,
             other => return other,
         }
@@ -221,6 +236,11 @@ impl RootDir {
     pub fn read(&self, path: impl AsRef<Path>, limit: u64) -> Result<Vec<u8>> {
         let path = path.as_ref();
         let mut content = Vec::new();
+        // Opening a device may do something, and a fifo has no end.
+        let kind = self.stat_follow(path)?.kind;
+        if kind != Kind::File {
+            return Err(Error::not_a_file("read", self.label.join(path.strip_prefix("/").unwrap_or(path)), kind));
+        }
         let file = self.open_file(path)?;
         file.take(limit + 1).read_to_end(&mut content).map_err(|e| Error::new("read", self.label.join(path), e))?;
         if content.len() as u64 > limit {
@@ -363,52 +383,56 @@ impl RootDir {
             .map_err(|e| dir.err("openat", Path::new(name), e))?;
             Ok(RootDir { fd, label: dir.label.join(name) })
         };
-        // (directory, its name in the one below it on the stack)
-        let mut stack = vec![(open(self, name)?, name.to_os_string())];
-        while let Some((dir, _)) = stack.last() {
-            let mut descend = None;
-            for entry in dir.entries()? {
-                match dir.remove_file(&entry.name) {
-                    Ok(()) => {}
-                    Err(e) if e.is_not_found() => {}
-                    Err(e) if matches!(e.errno(), Some(libc::EISDIR) | Some(libc::EPERM)) => {
-                        match dir.remove_dir(&entry.name) {
-                            Ok(()) => {}
-                            Err(e) if e.errno() == Some(libc::ENOTEMPTY) => {
-                                descend = Some((open(dir, &entry.name)?, entry.name));
-                                break;
-                            }
-                            Err(e) => return Err(e),
-                        }
-                    }
-                    Err(e) if e.errno() == Some(libc::EACCES) => {
-                        // The directory itself lacks write permission, and it is ours.
-                        rustix::fs::fchmod(dir.fd(), Mode::from_raw_mode(0o700))
-                            .map_err(|e| dir.err("fchmod", Path::new(""), e))?;
-                        match dir.remove_file(&entry.name) {
-                            Ok(()) => {}
-                            Err(e) if matches!(e.errno(), Some(libc::EISDIR) | Some(libc::EPERM)) => {
-                                descend = Some((open(dir, &entry.name)?, entry.name));
-                                break;
-                            }
-                            Err(e) => return Err(e),
-                        }
-                    }
-                    Err(e) => return Err(e),
-                }
-            }
-            if let Some(next) = descend {
-                stack.push(next);
+        let mut trail = Trail::endless(self.try_clone()?);
+        let mut names = vec![name.to_os_string()];
+        trail.push(open(self, name)?)?;
+        while !names.is_empty() {
+            let dir = trail.last();
+            if let Some(name) = dir.empty_up_to_directory()? {
+                let below = open(dir, &name)?;
+                trail.push(below)?;
+                names.push(name);
                 continue;
             }
-            let Some((_, name)) = stack.pop() else { break };
-            let holder = stack.last().map_or(self, |(dir, _)| dir);
-            match holder.remove_dir(&name) {
+            let Some(name) = names.pop() else { break };
+            trail.leave()?;
+            match trail.last().remove_dir(&name) {
                 Err(e) if !e.is_not_found() => return Err(e),
                 _ => {}
             }
         }
         Ok(())
+    }
+
+    /// Removes what is in this directory, up to the first directory that is not empty, whose name it gives.
+    fn empty_up_to_directory(&self) -> Result<Option<OsString>> {
+        for entry in self.entries()? {
+            match self.remove_file(&entry.name) {
+                Ok(()) => {}
+                Err(e) if e.is_not_found() => {}
+                Err(e) if matches!(e.errno(), Some(libc::EISDIR) | Some(libc::EPERM)) => {
+                    match self.remove_dir(&entry.name) {
+                        Ok(()) => {}
+                        Err(e) if e.errno() == Some(libc::ENOTEMPTY) => return Ok(Some(entry.name)),
+                        Err(e) => return Err(e),
+                    }
+                }
+                Err(e) if e.errno() == Some(libc::EACCES) => {
+                    // The directory itself lacks write permission, and it is ours.
+                    rustix::fs::fchmod(self.fd(), Mode::from_raw_mode(0o700))
+                        .map_err(|e| self.err("fchmod", Path::new(""), e))?;
+                    match self.remove_file(&entry.name) {
+                        Ok(()) => {}
+                        Err(e) if matches!(e.errno(), Some(libc::EISDIR) | Some(libc::EPERM)) => {
+                            return Ok(Some(entry.name));
+                        }
+                        Err(e) => return Err(e),
+                    }
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(None)
     }
 
     /// Sets the owner of the direct child `name`, not following it.
@@ -517,12 +541,17 @@ impl RootDir {
         owner: Option<(u32, u32)>,
         mut made: impl FnMut(&Path),
     ) -> Result<RootDir> {
-        let mut at = self.try_clone()?;
-        let mut walked = PathBuf::new();
-        for part in clean_components(path.as_ref()) {
+        let parts = clean_components(path.as_ref());
+        let (mut at, mut walked) = self.nearest(&parts)?;
+        for part in parts.into_iter().skip(walked.components().count()) {
             let next = walked.join(&part);
-            // From the root each time, so that a link on the way resolves against the root, not against `at`.
-            match self.sub(&next) {
+            // A link resolves against the root and not against `at`.
+            let found = match at.stat_name(&part) {
+                Ok(stat) if stat.kind == Kind::Dir => at.sub(&part),
+                Ok(_) => self.sub(&next),
+                Err(e) => Err(e),
+            };
+            match found {
                 Ok(dir) => at = dir,
                 Err(e) if e.is_not_found() => {
                     match at.create_dir(&part, mode) {
@@ -540,13 +569,27 @@ impl RootDir {
                     }
                     at.chmod(&part, mode)?;
                     made(&next);
-                    at = self.sub(&next)?;
+                    at = at.sub(&part)?;
                 }
                 Err(e) => return Err(e),
             }
             walked = next;
         }
         Ok(at)
+    }
+
+    /// The directory of a path if it is there, or the one above it, else the root; with its path. Of a deep path most is there,
+    /// as a rule, and one call opens all of that.
+    fn nearest(&self, parts: &[OsString]) -> Result<(RootDir, PathBuf)> {
+        for there in [parts.len(), parts.len().saturating_sub(1)] {
+            let path: PathBuf = parts[..there].iter().collect();
+            match self.sub(&path) {
+                Ok(dir) => return Ok((dir, path)),
+                Err(e) if e.is_not_found() => {}
+                Err(_) => break,
+            }
+        }
+        Ok((self.try_clone()?, PathBuf::new()))
     }
 
     /// The path with every symbolic link replaced, as far as it exists; the rest is appended as it is.
@@ -559,34 +602,44 @@ impl RootDir {
     pub fn resolve_by(&self, path: impl AsRef<Path>, may_follow: impl Fn(&Path) -> bool) -> Result<Option<PathBuf>> {
         let mut done = PathBuf::from("/");
         let mut todo: Vec<OsString> = clean_dotted(path.as_ref());
+        if long::has_no_link(self.fd(), &todo) {
+            done.extend(todo);
+            return Ok(Some(done));
+        }
         todo.reverse();
+        // The directory `done`, if it is one.
+        let mut at = Some(self.try_clone()?);
         let mut links = 0;
         while let Some(part) = todo.pop() {
             if part == ".." {
                 done.pop();
+                at = self.sub(&done).ok();
                 continue;
             }
             let here = done.join(&part);
-            match self.stat(&here) {
-                Ok(stat) if stat.kind == Kind::Symlink => {
+            let found = at.as_ref().map(|dir| (dir, dir.stat_name(&part)));
+            match found {
+                Some((dir, Ok(stat))) if stat.kind == Kind::Symlink => {
                     if !may_follow(here.strip_prefix("/").unwrap_or(&here)) {
                         return Ok(None);
                     }
                     links += 1;
-                    if links > 40 {
-                        return Err(self.err("openat2", &here, Errno::LOOP));
+                    if links > long::MOST_LINKS {
+                        return Err(self.err("openat2", path.as_ref(), Errno::LOOP));
                     }
-                    let (dir, name) = self.parent(&here)?;
-                    let target = PathBuf::from(dir.read_link(&name)?);
+                    let target = PathBuf::from(dir.read_link(&part)?);
                     if target.is_absolute() {
                         done = PathBuf::from("/");
+                        at = Some(self.try_clone()?);
                     }
                     todo.extend(clean_dotted(&target).into_iter().rev());
+                    continue;
                 }
-                Ok(_) => done = here,
-                Err(e) if e.is_not_found() || e.errno() == Some(libc::ENOTDIR) => done = here,
-                Err(e) => return Err(e),
+                Some((dir, Ok(stat))) if stat.kind == Kind::Dir => at = Some(dir.sub(&part)?),
+                Some((_, Err(e))) if !e.is_not_found() && e.errno() != Some(libc::ENOTDIR) => return Err(e),
+                _ => at = None,
             }
+            done = here;
         }
         Ok(Some(done))
     }

@@ -38,7 +38,7 @@ pub fn run(request: &RunRequest, input: Option<OwnedFd>, socket: &UnixStream) ->
         );
     }
     process::adopt_orphans().map_err(text)?;
-    let files = RootDir::open(root).map_err(text)?;
+    let files = RootDir::from_fd(RootDir::open(root).map_err(text)?.into_fd(), "/");
     let scratch = RootDir::open(scratch).map_err(text)?;
     let mut laid_out = LaidOut::new(&files, &scratch);
     let put = laid_out.put(request);

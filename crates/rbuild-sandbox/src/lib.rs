@@ -14,6 +14,7 @@ mod enter;
 mod mounts;
 mod network;
 mod newuidmap;
+mod obstacles;
 mod owners;
 mod probe;
 mod request;

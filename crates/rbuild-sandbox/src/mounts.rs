@@ -15,6 +15,7 @@ use rbuild_linux::{Kind, RootDir, bind_clone, detached_overlay, new_filesystem};
 
 use crate::container::text;
 use crate::network::{made_in_a_network_of_its_own, own_namespace};
+use crate::obstacles::outside_of_the_kernels;
 use crate::request::{MountRequest, RunRequest, Source};
 use crate::stubs::{PointKind, Stubs};
 use crate::surroundings::Proc;
@@ -54,11 +55,11 @@ impl Points {
     pub(crate) fn find(stubs: &mut Stubs<'_>) -> Result<Points, String> {
         let has_sysfs = Path::new(SYSFS).exists();
         Ok(Points {
-            proc: ensure(stubs, Path::new("/proc"), PointKind::Dir)?,
-            sys: has_sysfs.then(|| ensure(stubs, Path::new("/sys"), PointKind::Dir)).transpose()?,
-            dev: ensure(stubs, Path::new("/dev"), PointKind::Dir)?,
-            hosts: ensure(stubs, Path::new("/etc/hosts"), PointKind::File)?,
-            resolv_conf: ensure(stubs, Path::new("/etc/resolv.conf"), PointKind::File)?,
+            proc: stubs.ensure(Path::new("/proc"), PointKind::Dir)?,
+            sys: has_sysfs.then(|| stubs.ensure(Path::new("/sys"), PointKind::Dir)).transpose()?,
+            dev: stubs.ensure(Path::new("/dev"), PointKind::Dir)?,
+            hosts: stubs.ensure(Path::new("/etc/hosts"), PointKind::File)?,
+            resolv_conf: stubs.ensure(Path::new("/etc/resolv.conf"), PointKind::File)?,
         })
     }
 
@@ -120,8 +121,10 @@ pub(crate) fn mounts_of(
     Ok(mounts)
 }
 
+/// The place of something that the request asks for.
 fn ensure(stubs: &mut Stubs<'_>, target: &Path, kind: PointKind) -> Result<PathBuf, String> {
-    stubs.ensure(target, kind).map_err(|e| format!("the mount point {}: {e}", target.display()))
+    outside_of_the_kernels(target, &|path| Path::new(SYSFS).join(path).exists())?;
+    stubs.ensure(target, kind)
 }
 
 fn extra_mount(

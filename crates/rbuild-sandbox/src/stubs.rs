@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use rbuild_linux::{Kind, Result, RootDir};
 
+use crate::obstacles::{cannot, free_place};
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PointKind {
     Dir,
@@ -23,9 +25,6 @@ pub struct Stubs<'a> {
     scratch: &'a RootDir,
     made: bool,
 }
-
-/// Where file systems of the kernel are mounted: over what a link leads to, they would cover something else.
-const SYSTEM: [&str; 3] = ["/proc", "/sys", "/dev"];
 
 /// The name of the directory of stubs.
 pub(crate) const STUBS: &str = "stubs";
@@ -47,23 +46,16 @@ impl<'a> Stubs<'a> {
     }
 
     /// Makes sure that `target` exists once the stubs are in place; gives the path with links resolved.
-    pub fn ensure(&mut self, target: &Path, kind: PointKind) -> Result<PathBuf> {
-        let refused = |has: &str, needs: &str| {
-            let why = format!("the image has {has} there, and it has to be {needs} to be mounted on");
-            Err(rbuild_linux::Error::new("mount", target, std::io::Error::other(why)))
-        };
-        let is_link = self.below.stat(target).is_ok_and(|stat| stat.kind == Kind::Symlink);
-        if is_link && SYSTEM.iter().any(|place| Path::new(place) == target) {
-            return refused("a symbolic link", "a directory");
-        }
-        let real = self.below.resolve(target)?;
-        match (self.below.stat(&real).map(|stat| stat.kind == Kind::Dir), kind) {
-            (Ok(false), PointKind::Dir) => return refused("something else than a directory", "one"),
-            (Ok(true), PointKind::File) => return refused("a directory", "a file"),
-            _ => {}
-        }
-        if self.below.exists(&real)? || (self.made && self.dir()?.exists(&real)?) {
-            return Ok(real);
+    pub fn ensure(&mut self, target: &Path, kind: PointKind) -> std::result::Result<PathBuf, String> {
+        let needs = if kind == PointKind::Dir { Kind::Dir } else { Kind::File };
+        let real = free_place(self.below, target, needs)?;
+        self.have(&real, kind).map_err(|e| cannot(target, &e))?;
+        Ok(real)
+    }
+
+    fn have(&mut self, real: &Path, kind: PointKind) -> Result<()> {
+        if self.below.exists(real)? || (self.made && self.dir()?.exists(real)?) {
+            return Ok(());
         }
         let stubs = self.dir()?;
         let mut at = PathBuf::from("/");
@@ -71,14 +63,13 @@ impl<'a> Stubs<'a> {
             at.push(part);
             self.cover(&stubs, &at)?;
         }
-        let (dir, name) = stubs.parent(&real)?;
+        let (dir, name) = stubs.parent(real)?;
         match kind {
             PointKind::Dir => dir.create_dir(&name, 0o755)?,
             PointKind::File => drop(dir.create_file(&name, 0o644)?),
         }
         // Making the point moved the times of the directories above it.
-        self.restore_times(&stubs, &real)?;
-        Ok(real)
+        self.restore_times(&stubs, real)
     }
 
     /// One directory on the way: a copy of what is below, or a new one.

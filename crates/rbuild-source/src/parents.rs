@@ -5,16 +5,15 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use rbuild_linux::{Kind, RootDir, Stat};
+use rbuild_linux::{Kind, Stat, Trail};
 
 use crate::glob::Glob;
 use crate::ignore::Ignore;
 use crate::select::{Selected, SourceError, SourceTree, Take, clean_parts, is_pattern};
-use crate::walk::{MAX_DEPTH, RulesBelow, names};
+use crate::walk::{RulesBelow, names};
 
 /// A directory on the stack of the traversal.
 struct Level {
-    handle: RootDir,
     /// Path relative to the pivot.
     relative: PathBuf,
     rules: RulesBelow,
@@ -75,11 +74,10 @@ impl SourceTree<'_> {
             take,
             stat,
         };
-        let handle = self.root.sub(pivot)?;
+        let mut trail = Trail::new(self.root.sub(pivot)?);
         let mut stack = vec![Level {
-            names: names(&handle)?.into_iter().rev().collect(),
-            stat: handle.stat_self()?,
-            handle,
+            names: names(trail.last())?.into_iter().rev().collect(),
+            stat: trail.last().stat_self()?,
             rules: self.rules_below(pivot, Path::new("")),
             relative: PathBuf::new(),
             kept: true,
@@ -88,10 +86,11 @@ impl SourceTree<'_> {
         while let Some(level) = stack.last_mut() {
             let Some(name) = level.names.pop() else {
                 stack.pop();
+                trail.leave()?;
                 continue;
             };
             let (relative, mut inside) = (level.relative.join(&name), level.inside);
-            let Some((stat, taken)) = self.look(&level.handle, &level.rules, &name)? else { continue };
+            let Some((stat, taken)) = self.look(trail.last(), &level.rules, &name)? else { continue };
             inside |= glob.matches(&relative.to_string_lossy());
             if taken && inside {
                 for level in stack.iter_mut().filter(|level| !level.kept) {
@@ -103,13 +102,9 @@ impl SourceTree<'_> {
             }
             let worthwhile = if inside { negations } else { glob.leads_into(&relative.to_string_lossy()) };
             if stat.kind == Kind::Dir && worthwhile {
-                if stack.len() >= MAX_DEPTH {
-                    return Err(SourceError::Changed(pivot.join(&relative)));
-                }
-                let above = &stack[stack.len() - 1];
-                let (handle, rules) = (above.handle.sub(&name)?, self.rules_inside(&above.rules, &name));
-                let names = names(&handle)?.into_iter().rev().collect();
-                stack.push(Level { names, stat, handle, rules, relative, kept: false, inside });
+                let rules = self.rules_inside(&stack[stack.len() - 1].rules, &name);
+                let names = names(trail.enter(&name)?)?.into_iter().rev().collect();
+                stack.push(Level { names, stat, rules, relative, kept: false, inside });
             }
         }
         Ok(())

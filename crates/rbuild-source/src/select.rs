@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rbuild_linux::{Kind, RootDir, Stat};
+use rbuild_linux::{Kind, MOST_DEEP, RootDir, Stat, shown_path};
 
 use crate::glob::Glob;
 use crate::hashes::HashCache;
@@ -31,6 +31,8 @@ pub enum SourceError {
     /// A file changed between two reads.
     #[error("{0:?} changed while it was read")]
     Changed(PathBuf),
+    #[error("{:?} is more than {MOST_DEEP} directories deep, which is the limit; make the tree flatter, or ignore it", shown_path(.0))]
+    TooDeep(PathBuf),
 }
 
 /// Owner and mode of copied files.

@@ -5,14 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use rbuild_image::Hasher;
-use rbuild_linux::{Kind, RootDir, Stat, Timestamp};
+use rbuild_linux::{Kind, MOST_DEEP, RootDir, Stat, Timestamp, Trail};
 
 use crate::ignore::{Ignore, Inherited};
 use crate::select::{Selected, SourceError, SourceTree};
 use crate::sight::Sight;
-
-/// Longest chain of directories that is walked.
-pub(crate) const MAX_DEPTH: usize = 2000;
 
 impl SourceTree<'_> {
     /// Visits the entries below the directory `dir` (relative to the root): parents before
@@ -46,31 +43,28 @@ impl SourceTree<'_> {
         seen_as: &Path,
         mut visit: impl FnMut(&RootDir, &Path, &Stat) -> Result<(), E>,
     ) -> Result<(), E> {
-        let open = |handle, relative, rules, unseen| -> Result<Level, SourceError> {
-            let mut names = names(&handle)?;
+        let open = |handle: &RootDir, relative, rules, unseen| -> Result<Level, SourceError> {
+            let mut names = names(handle)?;
             names.reverse();
-            Ok(Level { handle, relative, names, rules, unseen })
+            Ok(Level { relative, names, rules, unseen })
         };
-        let start = self.root.sub(dir).map_err(SourceError::from)?;
-        let mut stack = vec![open(start, PathBuf::new(), self.rules_below(dir, seen_as), None)?];
+        let mut trail = Trail::new(self.root.sub(dir).map_err(SourceError::from)?);
+        let mut stack = vec![open(trail.last(), PathBuf::new(), self.rules_below(dir, seen_as), None)?];
         while let Some(level) = stack.last_mut() {
             let Some(name) = level.names.pop() else {
                 stack.pop();
+                trail.leave().map_err(SourceError::from)?;
                 continue;
             };
             let relative = level.relative.join(&name);
-            let Some((stat, taken)) = self.look(&level.handle, &level.rules, &name)? else { continue };
+            let Some((stat, taken)) = self.look(trail.last(), &level.rules, &name)? else { continue };
             if taken {
-                visit_above(&mut stack, &mut visit)?;
-                visit(&stack[stack.len() - 1].handle, &relative, &stat)?;
+                visit_above(&mut stack, &trail, &mut visit)?;
+                visit(trail.last(), &relative, &stat)?;
             }
             if stat.kind == Kind::Dir {
-                if stack.len() >= MAX_DEPTH {
-                    return Err(SourceError::Changed(dir.join(&relative)).into());
-                }
-                let above = &stack[stack.len() - 1];
-                let handle = above.handle.sub(&name).map_err(SourceError::from)?;
-                let rules = self.rules_inside(&above.rules, &name);
+                let rules = self.rules_inside(&stack[stack.len() - 1].rules, &name);
+                let handle = trail.enter(&name).map_err(SourceError::from)?;
                 stack.push(open(handle, relative, rules, (!taken).then_some(stat))?);
             }
         }
@@ -221,7 +215,6 @@ impl Verdicts {
 }
 
 struct Level {
-    handle: RootDir,
     relative: PathBuf,
     names: Vec<OsString>,
     rules: RulesBelow,
@@ -230,13 +223,14 @@ struct Level {
 }
 
 /// Visits the excluded directories on the stack, before the first re-included entry in them.
-fn visit_above<E>(
+fn visit_above<E: From<SourceError>>(
     stack: &mut [Level],
+    trail: &Trail,
     visit: &mut impl FnMut(&RootDir, &Path, &Stat) -> Result<(), E>,
 ) -> Result<(), E> {
-    for at in 1..stack.len() {
-        if let Some(stat) = stack[at].unseen.take() {
-            visit(&stack[at - 1].handle, &stack[at].relative, &stat)?;
+    for (at, level) in stack.iter_mut().enumerate().skip(1) {
+        if let Some(stat) = level.unseen.take() {
+            visit(&trail.nth(at - 1).map_err(SourceError::from)?, &level.relative, &stat)?;
         }
     }
     Ok(())
@@ -354,8 +348,8 @@ impl Scan<'_> {
                 self.describe(&mut part.said, &handle, &relative, &stat)?;
             }
             if stat.kind == Kind::Dir {
-                if relative.components().count() >= MAX_DEPTH {
-                    return Err(SourceError::Changed(self.dir.join(&relative)));
+                if relative.components().count() > MOST_DEEP {
+                    return Err(SourceError::TooDeep(self.dir.join(&relative)));
                 }
                 let mut above = (!taken).then(Said::default);
                 above.iter_mut().try_for_each(|said| self.describe(said, &handle, &relative, &stat))?;

@@ -65,9 +65,10 @@ impl Copier<'_> {
         let mut made = Vec::new();
         let result = self.root.create_dir_all(&real, mode, self.chown, |p| made.push(p.to_path_buf()));
         let handle = result.map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotADirectory => {
-                Reason::Text(format!("{} is not a directory in the image", shown(path).display()))
-            }
+            std::io::ErrorKind::NotADirectory => Reason::Text(format!(
+                "{} is not a directory in the image; choose another destination",
+                shown(path).display()
+            )),
             _ => e.into(),
         })?;
         for path in made {

@@ -10,9 +10,10 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
-use rbuild_linux::{Held, Kind, RootDir, Stat, Timestamp};
+use rbuild_linux::{Held, Kind, RootDir, Stat, Timestamp, Trail};
 
 use super::material::{Entry, What};
+use crate::obstacles::{cannot, free_place};
 use crate::request::RunRequest;
 
 type Failure = rbuild_linux::Error;
@@ -157,22 +158,16 @@ impl LaidOut<'_> {
     }
 
     fn mount(&mut self, target: &str, what: What<'_>) -> Result<(), String> {
-        let fail = |e: Failure| format!("the mount point {target}: {e}");
-        let is_dir = what.is_dir()?;
-        let at = self.root.resolve(target).map_err(fail)?;
+        let fail = |e: Failure| cannot(Path::new(target), &e);
+        let needs = if what.is_dir()? { Kind::Dir } else { Kind::File };
+        let at = free_place(self.root, Path::new(target), needs)?;
         let Some(name) = at.file_name().map(OsStr::to_os_string) else {
             return Err(format!("{target} is the root directory, and nothing can be mounted over that"));
         };
         let (dir, points) = self.directory_of(&at).map_err(fail)?;
-        let there = dir.stat_name(&name).ok();
+        let is_there = dir.stat_name(&name).is_ok();
         self.mounts.push(Mounted { at, dir, name, points, covered: None, material: None });
-        match there {
-            Some(stat) if (stat.kind == Kind::Dir) != is_dir => {
-                let (here, other) = if is_dir { ("no directory", "a directory") } else { ("a directory", "a file") };
-                Err(format!("{target} is {here} in the image, and {other} is to be mounted there"))
-            }
-            there => self.cover(there.is_some(), what).map_err(fail),
-        }
+        self.cover(is_there, what).map_err(fail)
     }
 
     /// The directory in which `at` is. What is missing of it is made.
@@ -279,18 +274,19 @@ fn mtime_of(dir: &RootDir) -> Result<Timestamp, Failure> {
 
 /// Shows `each` entry below `root`, directories before what is in them.
 fn walk(root: &RootDir, mut each: impl FnMut(&RootDir, &OsStr, &Stat) -> Result<(), Failure>) -> Result<(), Failure> {
-    let level = |dir: RootDir| Ok((dir.entries()?, dir));
-    let mut levels = vec![level(root.try_clone()?)?];
-    while let Some((entries, dir)) = levels.last_mut() {
+    let mut trail = Trail::new(root.try_clone()?);
+    let mut levels = vec![root.entries()?];
+    while let Some(entries) = levels.last_mut() {
         let Some(entry) = entries.pop() else {
             levels.pop();
+            trail.leave()?;
             continue;
         };
+        let dir = trail.last();
         let stat = dir.stat_name(&entry.name)?;
         each(dir, &entry.name, &stat)?;
         if stat.kind == Kind::Dir {
-            let below = level(dir.sub(&entry.name)?)?;
-            levels.push(below);
+            levels.push(trail.enter(&entry.name)?.entries()?);
         }
     }
     Ok(())

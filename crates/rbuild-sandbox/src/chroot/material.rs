@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::path::Path;
 
-use rbuild_linux::{Kind, RootDir, copy_file};
+use rbuild_linux::{Kind, RootDir, Stat, Trail, copy_file};
 
 use super::{DEVICES, text};
 use crate::request::{MountRequest, Source};
@@ -125,21 +125,38 @@ fn outside(path: &Path) -> Result<Entry, String> {
 /// What is there under one name as files of their own under another; nodes are left out.
 fn copy_tree(from: &RootDir, old: &OsStr, to: &RootDir, name: &OsStr) -> rbuild_linux::Result<()> {
     let stat = from.stat_name(old)?;
+    if stat.kind != Kind::Dir {
+        return copy_leaf((from, old), &stat, (to, name));
+    }
+    to.create_dir(name, 0o700)?;
+    let (mut there, mut here) = (Trail::new(from.sub(old)?), Trail::new(to.sub(name)?));
+    let mut levels = vec![(there.last().entries()?, stat)];
+    while let Some((entries, stat)) = levels.last_mut() {
+        let Some(entry) = entries.pop() else {
+            here.last().set_own_meta(stat.uid, stat.gid, stat.mode, stat.mtime)?;
+            levels.pop();
+            there.leave()?;
+            here.leave()?;
+            continue;
+        };
+        let (name, stat) = (&entry.name, there.last().stat_name(&entry.name)?);
+        if stat.kind != Kind::Dir {
+            copy_leaf((there.last(), name), &stat, (here.last(), name))?;
+            continue;
+        }
+        here.last().create_dir(name, 0o700)?;
+        here.enter(name)?;
+        levels.push((there.enter(name)?.entries()?, stat));
+    }
+    Ok(())
+}
+
+fn copy_leaf((from, old): (&RootDir, &OsStr), stat: &Stat, (to, name): (&RootDir, &OsStr)) -> rbuild_linux::Result<()> {
     match stat.kind {
-        Kind::Dir => {
-            to.create_dir(name, 0o700)?;
-            let (inside, made) = (from.sub(old)?, to.sub(name)?);
-            for entry in inside.entries()? {
-                copy_tree(&inside, &entry.name, &made, &entry.name)?;
-            }
-        }
-        Kind::File => {
-            let file = to.create_file(name, 0o600)?;
-            copy_file(&from.open_name(old)?, &stat, &file)?;
-        }
+        Kind::File => copy_file(&from.open_name(old)?, stat, &to.create_file(name, 0o600)?)?,
         Kind::Symlink => return to.create_symlink(&from.read_link(old)?, name),
         _ => return Ok(()),
-    }
+    };
     to.chown(name, stat.uid, stat.gid)?;
     to.chmod(name, stat.mode)?;
     to.set_mtime(name, stat.mtime)

@@ -3,7 +3,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use rbuild_layer::{OPAQUE, ORIGIN, keep_in_tree, steers_overlay};
-use rbuild_linux::{Kind, Result, RootDir, Stat, Timestamp, Xattrs};
+use rbuild_linux::{Kind, Result, RootDir, Stat, Timestamp, Trail, Xattrs};
 
 /// What an entry was.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,10 +30,16 @@ struct Meta {
     xattrs: Xattrs,
 }
 
+/// The entries of a directory.
+type Entries = HashMap<OsString, Mark>;
+
+/// A directory in another one, and the entries that it had if it is the one that was there.
+type Below = (OsString, Option<Entries>);
+
 /// How a merged directory was before somebody worked in it.
 pub struct Before {
     /// Entries of each directory, by its path relative to the root.
-    dirs: HashMap<PathBuf, HashMap<OsString, Mark>>,
+    dirs: HashMap<PathBuf, Entries>,
     linked: bool,
 }
 
@@ -47,24 +53,40 @@ impl Before {
     /// is none here.
     pub fn of(root: &RootDir, linked: bool) -> Result<Before> {
         let mut before = Before { dirs: HashMap::new(), linked };
-        let mut stack = vec![(PathBuf::new(), root.try_clone()?)];
-        while let Some((path, dir)) = stack.pop() {
-            let mut marks = HashMap::new();
-            for entry in dir.entries()? {
-                let stat = dir.stat_name(&entry.name)?;
-                let mark = if stat.kind == Kind::Dir {
-                    let sub = dir.sub(&entry.name)?;
-                    let meta = meta(&sub, &stat)?;
-                    stack.push((path.join(&entry.name), sub));
-                    Mark::Dir { inode: stat.ino, made: stat.btime, meta }
-                } else {
-                    before.leaf(&stat)
-                };
-                marks.insert(entry.name, mark);
-            }
-            before.dirs.insert(path, marks);
+        let mut trail = Trail::new(root.try_clone()?);
+        // The directories that are left on each level.
+        let mut levels = vec![before.note(root, Path::new(""))?];
+        let mut path = PathBuf::new();
+        while let Some(names) = levels.last_mut() {
+            let Some(name) = names.pop() else {
+                levels.pop();
+                path.pop();
+                trail.leave()?;
+                continue;
+            };
+            path.push(&name);
+            let below = before.note(trail.enter(&name)?, &path)?;
+            levels.push(below);
         }
         Ok(before)
+    }
+
+    /// Takes note of what is in one directory; gives the names of those that are directories themselves.
+    fn note(&mut self, dir: &RootDir, path: &Path) -> Result<Vec<OsString>> {
+        let (mut marks, mut below) = (Entries::new(), Vec::new());
+        for entry in dir.entries()? {
+            let stat = dir.stat_name(&entry.name)?;
+            let mark = if stat.kind == Kind::Dir {
+                let meta = meta(&dir.sub(&entry.name)?, &stat)?;
+                below.push(entry.name.clone());
+                Mark::Dir { inode: stat.ino, made: stat.btime, meta }
+            } else {
+                self.leaf(&stat)
+            };
+            marks.insert(entry.name, mark);
+        }
+        self.dirs.insert(path.to_path_buf(), marks);
+        Ok(below)
     }
 
     fn leaf(&self, stat: &Stat) -> Mark {
@@ -98,48 +120,70 @@ impl Before {
     pub fn changes(mut self, root: &RootDir, tree: &RootDir) -> Result<()> {
         let mut out = Out { tree, now: HashMap::new(), made: vec![PathBuf::new()] };
         out.now.insert(PathBuf::new(), meta(root, &root.stat_self()?)?);
-        let mut stack = vec![(PathBuf::new(), root.try_clone()?, self.dirs.remove(Path::new("")))];
-        while let Some((path, dir, marks)) = stack.pop() {
-            let mut marks = marks.unwrap_or_default();
-            for entry in dir.entries()? {
-                let stat = dir.stat_name(&entry.name)?;
-                let old = marks.remove(&entry.name);
-                let here = path.join(&entry.name);
-                if stat.kind != Kind::Dir {
-                    if !old.is_some_and(|old| old.is_leaf(&stat)) {
-                        let to = out.dir(&path)?;
-                        dir.rename(&entry.name, &to, &entry.name)?;
-                        without_steering(&to, &entry.name)?;
-                    }
-                    continue;
-                }
-                let sub = dir.sub(&entry.name)?;
-                let now = meta(&sub, &stat)?;
-                out.now.insert(here.clone(), now.clone());
-                let below = match old {
-                    Some(Mark::Dir { inode, made, meta }) if inode == stat.ino && made == stat.btime => {
-                        if meta != now {
-                            out.dir(&here)?;
-                        }
-                        self.dirs.remove(&here)
-                    }
-                    other => {
-                        let made = out.dir(&here)?;
-                        if other.is_some() {
-                            made.set_xattr(OsStr::new(""), OsStr::new(OPAQUE), b"y")?;
-                        }
-                        None
-                    }
-                };
-                stack.push((here, sub, below));
-            }
-            for gone in marks.into_keys() {
-                let to = out.dir(&path)?;
-                to.set_xattr(OsStr::new(""), OsStr::new(ORIGIN), b"")?;
-                to.create_whiteout(&gone)?;
-            }
+        let mut trail = Trail::new(root.try_clone()?);
+        let mut path = PathBuf::new();
+        let marks = self.dirs.remove(Path::new(""));
+        let mut levels = vec![self.changes_in(root, &path, marks, &mut out)?];
+        while let Some(below) = levels.last_mut() {
+            let Some((name, marks)) = below.pop() else {
+                levels.pop();
+                path.pop();
+                trail.leave()?;
+                continue;
+            };
+            path.push(&name);
+            let below = self.changes_in(trail.enter(&name)?, &path, marks, &mut out)?;
+            levels.push(below);
         }
         out.finish()
+    }
+
+    /// Does so with what is in one directory, which had these entries; gives the directories in it with those that they had.
+    fn changes_in(
+        &mut self,
+        dir: &RootDir,
+        path: &Path,
+        marks: Option<Entries>,
+        out: &mut Out<'_>,
+    ) -> Result<Vec<Below>> {
+        let (mut marks, mut dirs) = (marks.unwrap_or_default(), Vec::new());
+        for entry in dir.entries()? {
+            let stat = dir.stat_name(&entry.name)?;
+            let old = marks.remove(&entry.name);
+            if stat.kind != Kind::Dir {
+                if !old.is_some_and(|old| old.is_leaf(&stat)) {
+                    let to = out.dir(path)?;
+                    dir.rename(&entry.name, &to, &entry.name)?;
+                    without_steering(&to, &entry.name)?;
+                }
+                continue;
+            }
+            let here = path.join(&entry.name);
+            let now = meta(&dir.sub(&entry.name)?, &stat)?;
+            out.now.insert(here.clone(), now.clone());
+            let had = match old {
+                Some(Mark::Dir { inode, made, meta }) if inode == stat.ino && made == stat.btime => {
+                    if meta != now {
+                        out.dir(&here)?;
+                    }
+                    self.dirs.remove(&here)
+                }
+                other => {
+                    let made = out.dir(&here)?;
+                    if other.is_some() {
+                        made.set_xattr(OsStr::new(""), OsStr::new(OPAQUE), b"y")?;
+                    }
+                    None
+                }
+            };
+            dirs.push((entry.name, had));
+        }
+        for gone in marks.into_keys() {
+            let to = out.dir(path)?;
+            to.set_xattr(OsStr::new(""), OsStr::new(ORIGIN), b"")?;
+            to.create_whiteout(&gone)?;
+        }
+        Ok(dirs)
     }
 }
 

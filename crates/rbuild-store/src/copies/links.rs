@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use rbuild_linux::{Kind, Result, RootDir, Stat};
+use rbuild_linux::{Kind, Result, RootDir, Stat, Trail};
 
 use super::copy_entry;
 
@@ -38,18 +38,18 @@ struct Linked {
 
 fn linked_entries(tree: &RootDir) -> Result<Vec<Linked>> {
     let mut linked: HashMap<_, Linked> = HashMap::new();
-    let mut levels = vec![(tree.try_clone()?, tree.entries()?, PathBuf::new())];
-    while let Some((dir, entries, path)) = levels.last_mut() {
+    let mut trail = Trail::new(tree.try_clone()?);
+    let mut levels = vec![(tree.entries()?, PathBuf::new())];
+    while let Some((entries, path)) = levels.last_mut() {
         let Some(entry) = entries.pop() else {
             levels.pop();
+            trail.leave()?;
             continue;
         };
-        let stat = dir.stat_name(&entry.name)?;
+        let stat = trail.last().stat_name(&entry.name)?;
         let here = path.join(&entry.name);
         if stat.kind == Kind::Dir {
-            let below = dir.sub(&entry.name)?;
-            let entries = below.entries()?;
-            levels.push((below, entries, here));
+            levels.push((trail.enter(&entry.name)?.entries()?, here));
         } else if stat.nlink > 1 {
             linked.entry(stat.inode()).or_insert_with(|| Linked { stat, names: Vec::new() }).names.push(here);
         }

@@ -3,7 +3,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use rbuild_layer::{OPAQUE, ORIGIN, keep_in_tree, marks_opaque};
-use rbuild_linux::{Kind, Result, RootDir, Stat, copy_file};
+use rbuild_linux::{Kind, Result, RootDir, Stat, Trail, copy_file};
 
 /// What files become in a merged directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,12 +23,12 @@ pub enum Marks {
     Kept,
 }
 
-/// One directory on the way: where its files come from, where they go, and what is left of them.
-struct Level {
-    from: RootDir,
-    to: RootDir,
+/// The directories on the way: where files come from, where they go, and the names that are left in each.
+struct Way {
+    from: Trail,
+    to: Trail,
     path: PathBuf,
-    names: Vec<OsString>,
+    names: Vec<Vec<OsString>>,
 }
 
 /// Makes the empty directory `dest` what an overlay of the trees (the lowest first) would show. Directories are new in
@@ -42,79 +42,92 @@ pub fn merge(trees: &[RootDir], dest: &RootDir, files: Files, marks: Marks) -> R
             }
         }
         let mut links = HashMap::new();
-        let mut stack = vec![level(tree.try_clone()?, dest.try_clone()?, PathBuf::new())?];
-        while let Some(top) = stack.last_mut() {
-            let Some(name) = top.names.pop() else {
-                let done = stack.pop();
-                if let Some(done) = done {
-                    let stat = done.from.stat_self()?;
-                    done.to.set_own_meta(stat.uid, stat.gid, stat.mode, stat.mtime)?;
-                }
+        let (from, to) = (Trail::new(tree.try_clone()?), Trail::new(dest.try_clone()?));
+        let mut way = Way { from, to, path: PathBuf::new(), names: vec![names_in(tree)?] };
+        while let Some(names) = way.names.last_mut() {
+            let Some(name) = names.pop() else {
+                way.leave()?;
                 continue;
             };
-            let stat = top.from.stat_name(&name)?;
-            if top.from.is_whiteout(&name, &stat)? {
-                top.to.remove_all(&name)?;
+            let (from, to) = (way.from.last(), way.to.last());
+            let stat = from.stat_name(&name)?;
+            if from.is_whiteout(&name, &stat)? {
+                to.remove_all(&name)?;
                 if marks == Marks::Kept {
-                    top.to.set_xattr(OsStr::new(""), OsStr::new(ORIGIN), b"")?;
-                    top.to.create_whiteout(&name)?;
+                    to.set_xattr(OsStr::new(""), OsStr::new(ORIGIN), b"")?;
+                    to.create_whiteout(&name)?;
                 }
             } else if stat.kind == Kind::Dir {
-                let next = enter(top, &name, marks)?;
-                stack.push(next);
+                way.enter(&name, marks)?;
             } else {
-                place(top, &name, &stat, files, dest, &mut links)?;
+                place(&way, &name, &stat, files, dest, &mut links)?;
             }
         }
     }
     Ok(())
 }
 
-fn level(from: RootDir, to: RootDir, path: PathBuf) -> Result<Level> {
-    let names = from.entries()?.into_iter().map(|e| e.name).collect();
-    Ok(Level { from, to, path, names })
+fn names_in(dir: &RootDir) -> Result<Vec<OsString>> {
+    Ok(dir.entries()?.into_iter().map(|e| e.name).collect())
 }
 
-fn enter(top: &Level, name: &OsStr, marks: Marks) -> Result<Level> {
-    let from = top.from.sub(name)?;
-    let attributes = from.xattrs(OsStr::new(""))?;
-    let hides = marks_opaque(&attributes);
-    let before = top.to.stat_name(name).ok();
-    let deleted = before.as_ref().map_or(Ok(false), |stat| top.to.is_whiteout(name, stat))?;
-    if hides || before.is_none_or(|stat| stat.kind != Kind::Dir) {
-        top.to.remove_all(name)?;
-        top.to.create_dir(name, 0o700)?;
-        if marks == Marks::Kept && (hides || deleted) {
-            top.to.set_xattr(name, OsStr::new(OPAQUE), b"y")?;
+impl Way {
+    fn enter(&mut self, name: &OsStr, marks: Marks) -> Result<()> {
+        let from = self.from.enter(name)?;
+        let attributes = from.xattrs(OsStr::new(""))?;
+        let hides = marks_opaque(&attributes);
+        let to = self.to.last();
+        let before = to.stat_name(name).ok();
+        let deleted = before.as_ref().map_or(Ok(false), |stat| to.is_whiteout(name, stat))?;
+        if hides || before.is_none_or(|stat| stat.kind != Kind::Dir) {
+            to.remove_all(name)?;
+            to.create_dir(name, 0o700)?;
+            if marks == Marks::Kept && (hides || deleted) {
+                to.set_xattr(name, OsStr::new(OPAQUE), b"y")?;
+            }
         }
+        for (attr, value) in attributes.iter().filter(|(attr, _)| keep_in_tree(attr)) {
+            to.set_xattr(name, attr, value)?;
+        }
+        self.to.enter(name)?;
+        self.path.push(name);
+        self.names.push(names_in(self.from.last())?);
+        Ok(())
     }
-    for (attr, value) in attributes.iter().filter(|(attr, _)| keep_in_tree(attr)) {
-        top.to.set_xattr(name, attr, value)?;
+
+    /// Goes back from a directory that is full, and has the metadata now that it is to have.
+    fn leave(&mut self) -> Result<()> {
+        let stat = self.from.last().stat_self()?;
+        self.to.last().set_own_meta(stat.uid, stat.gid, stat.mode, stat.mtime)?;
+        self.names.pop();
+        self.path.pop();
+        self.from.leave()?;
+        self.to.leave()
     }
-    level(from, top.to.sub(name)?, top.path.join(name))
 }
 
 fn place(
-    top: &Level,
+    way: &Way,
     name: &OsStr,
     stat: &Stat,
     files: Files,
     dest: &RootDir,
     links: &mut HashMap<(u32, u32, u64), PathBuf>,
 ) -> Result<()> {
-    top.to.remove_all(name)?;
+    let (from, to) = (way.from.last(), way.to.last());
+    to.remove_all(name)?;
     // Too many names, or a file system that has none.
-    if files == Files::Linked && top.to.hard_link(&top.from, name, name).is_ok() {
+    if files == Files::Linked && to.hard_link(from, name, name).is_ok() {
         return Ok(());
     }
     if stat.nlink > 1 {
         if let Some(first) = links.get(&stat.inode()) {
             let (dir, first) = dest.parent(first)?;
-            return top.to.hard_link(&dir, &first, name);
+            return to.hard_link(&dir, &first, name);
         }
-        links.insert(stat.inode(), Path::new("/").join(&top.path).join(name));
+        links.insert(stat.inode(), Path::new("/").join(&way.path).join(name));
     }
-    copy_entry(&top.from, name, stat, &top.to, name)
+    copy_entry(from, name, stat, to, name)
 }
 
 /// Copies one entry, which is no directory and whose metadata these are, to a name that is free.

@@ -9,11 +9,11 @@ fn places_of_the_system_that_are_something_else_are_told() {
     lab.write("f", "");
     lab.sh("mkdir -p k e/hosts; ln -s /tmp k/proc").ok();
     for (copy, says) in [
-        ("COPY f /proc", "something else than a directory"),
-        ("COPY k /", "a symbolic link"),
-        ("COPY f /dev", "something else than a directory"),
-        ("COPY e/hosts /etc/hosts/", "a directory"),
-        ("COPY e/hosts /etc/resolv.conf/", "a directory"),
+        ("COPY f /proc", "a file at /proc"),
+        ("COPY k /", "a symbolic link at /proc"),
+        ("COPY f /dev", "a file at /dev"),
+        ("COPY e/hosts /etc/hosts/", "a directory at /etc/hosts"),
+        ("COPY e/hosts /etc/resolv.conf/", "a directory at /etc/resolv.conf"),
     ] {
         let make = format!("FROM busybox AS b\nFROM scratch\nCOPY --from=b /bin /bin\n{copy}\nRUN true\n");
         let ran = lab.build(&make, &[]);
@@ -23,4 +23,45 @@ fn places_of_the_system_that_are_something_else_are_told() {
         }
         assert_eq!(std::fs::read_dir(lab.store().join("tmp")).unwrap().count(), 0);
     }
+}
+
+/// An image whose places are links to themselves, wherever they are needed.
+#[test]
+fn links_that_lead_to_themselves_are_told() {
+    let lab = Lab::new();
+    lab.write("f", "");
+    for place in ["/proc", "/sys", "/dev", "/tmp", "/etc/hosts", "/etc/resolv.conf"] {
+        let name = place.rsplit('/').next().unwrap();
+        lab.sh(&format!("rm -rf k; mkdir -p k$(dirname {place}); ln -s {name} k{place}")).ok();
+        let base = "FROM busybox AS b\nFROM scratch\nCOPY --from=b /bin /bin\nCOPY k /\n";
+        let mut steps = vec![format!("COPY f {place}/x"), format!("ADD f {place}/"), format!("WORKDIR {place}/y")];
+        if place != "/tmp" {
+            steps.push("RUN true".into());
+        }
+        for step in steps {
+            let ran = lab.build(&format!("{base}{step}\n"), &[]).fails(1, &[place]);
+            let says = ["leads round in a circle by symbolic links", "the image has a symbolic link at"];
+            assert!(says.iter().any(|says| ran.stderr.contains(says)), "{step}: {}", ran.stderr);
+            assert!(!ran.stderr.contains("os error"), "{step}: {}", ran.stderr);
+        }
+    }
+    lab.sh("rm -rf k; mkdir -p k/etc; ln -s passwd k/etc/passwd").ok();
+    let base = "FROM busybox AS b\nFROM scratch\nCOPY --from=b /bin /bin\nCOPY k /\n";
+    for step in ["USER web\nRUN true", "COPY --chown=web f /g"] {
+        lab.build(&format!("{base}{step}\n"), &[]).fails(1, &["no user `web` in /etc/passwd", "use its number"]);
+    }
+    lab.build(&format!("{base}USER 7\nRUN true\n"), &[]).ok();
+}
+
+/// A tree of more directories in each other than are gone through.
+#[test]
+fn trees_that_are_too_deep_are_told_with_the_limit() {
+    let lab = Lab::new();
+    let deep = "cd k; for i in $(seq 25); do mkdir -p $(printf 'd/%.0s' $(seq 100)); cd -P $(printf 'd/%.0s' $(seq 100)); done";
+    lab.sh(&format!("mkdir k; bash -c \"{}\"", deep.replace('$', "\\$"))).ok();
+    for step in ["COPY k /k", "COPY . /k/", "ADD --link k /k", "RUN --mount=type=bind,source=k,target=/m true"] {
+        let ran = lab.build(&format!("FROM busybox\n{step}\n"), &[]).fails(1, &["2048 directories", "the limit"]);
+        assert!(ran.stderr.len() < 3000 && !ran.stderr.contains("changed"), "{step}: {}", ran.stderr);
+    }
+    lab.sh("rm -rf k").ok();
 }

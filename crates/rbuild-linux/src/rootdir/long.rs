@@ -1,0 +1,180 @@
+//! Paths longer than the kernel takes in one call (PATH_MAX, 4096 bytes with the end).
+//!
+//! They are opened piece by piece. A piece is resolved without links, as one would be resolved against the piece before it; where
+//! there is one it is read and its target takes its place, so that a path leads where a shorter one would.
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::{Errno, Result};
+
+use super::{IN_ROOT, clean_dotted, openat2_by};
+
+/// Bytes of a path that are resolved in one call; a last name of up to 255 has room beyond them.
+pub(super) const MOST_AT_ONCE: usize = 3072;
+
+/// Links that a path may lead by, as the kernel has it (MAXSYMLINKS).
+pub(super) const MOST_LINKS: u32 = 40;
+
+const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY);
+const UNFOLLOWED: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW);
+
+/// Opens a path of any length below `root`.
+pub(super) fn open(root: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd> {
+    let mut way = Way::new(root, &clean_dotted(path));
+    loop {
+        let piece = way.next_piece()?;
+        let last = way.todo.is_empty();
+        match plainly(way.here(), &piece, if last { flags } else { DIRECTORY }, mode) {
+            Ok(fd) if last => return Ok(fd),
+            Ok(fd) => way.go(fd, piece),
+            Err(Errno::LOOP) => way.follow(piece, last && flags.contains(OFlags::NOFOLLOW))?,
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Whether all of a path is there, and no part of it is a link.
+pub(super) fn has_no_link(root: BorrowedFd<'_>, parts: &[OsString]) -> bool {
+    if parts.is_empty() || parts.iter().any(|part| part == "..") {
+        return false;
+    }
+    let mut way = Way::new(root, parts);
+    while !way.todo.is_empty() {
+        let Ok(piece) = way.next_piece() else { return false };
+        match plainly(way.here(), &piece, OFlags::PATH, Mode::empty()) {
+            Ok(fd) => way.go(fd, piece),
+            Err(_) => return false,
+        }
+    }
+    true
+}
+
+/// Opens a piece of a path that has no links.
+fn plainly(dir: BorrowedFd<'_>, piece: &[OsString], flags: OFlags, mode: Mode) -> Result<OwnedFd> {
+    let path: PathBuf = if piece.is_empty() { ".".into() } else { piece.iter().collect() };
+    let resolve = IN_ROOT.union(ResolveFlags::NO_SYMLINKS);
+    openat2_by(dir, &path, (flags, mode), resolve)
+}
+
+/// A path that is being gone along.
+struct Way<'a> {
+    root: BorrowedFd<'a>,
+    /// Where `done` leads; the root before anything is.
+    at: Option<OwnedFd>,
+    done: Vec<OsString>,
+    /// What is left, in reverse.
+    todo: Vec<OsString>,
+    links: u32,
+}
+
+impl Way<'_> {
+    fn new<'a>(root: BorrowedFd<'a>, parts: &[OsString]) -> Way<'a> {
+        Way { root, at: None, done: Vec::new(), todo: parts.iter().rev().cloned().collect(), links: 0 }
+    }
+
+    fn here(&self) -> BorrowedFd<'_> {
+        self.at.as_ref().map_or(self.root, |fd| fd.as_fd())
+    }
+
+    fn go(&mut self, to: OwnedFd, piece: Vec<OsString>) {
+        self.at = Some(to);
+        self.done.extend(piece);
+    }
+
+    /// What can be opened in one call. `..` leads up along the way, which has no links.
+    fn next_piece(&mut self) -> Result<Vec<OsString>> {
+        while self.todo.last().is_some_and(|part| part == "..") {
+            self.todo.pop();
+            self.done.pop();
+            self.at = None;
+            let mut again = Way::new(self.root, &self.done);
+            while !again.todo.is_empty() {
+                let piece = again.next_piece()?;
+                let fd = plainly(again.here(), &piece, DIRECTORY, Mode::empty())?;
+                again.go(fd, piece);
+            }
+            self.at = again.at;
+        }
+        let (mut piece, mut bytes) = (Vec::new(), 0);
+        while let Some(part) = self.todo.last().filter(|part| *part != "..") {
+            bytes += part.len() + 1;
+            if bytes > MOST_AT_ONCE && !piece.is_empty() {
+                break;
+            }
+            piece.extend(self.todo.pop());
+        }
+        Ok(piece)
+    }
+
+    /// Goes along a piece up to the first link in it, and has its target take its place. The last part stays what it is if the
+    /// caller does not follow it.
+    fn follow(&mut self, piece: Vec<OsString>, last_stays: bool) -> Result<()> {
+        let mut parts = piece.into_iter();
+        while let Some(part) = parts.next() {
+            if last_stays && parts.len() == 0 {
+                return Err(Errno::LOOP);
+            }
+            let fd = rustix::fs::openat(self.here(), &part, UNFOLLOWED | OFlags::CLOEXEC, Mode::empty())?;
+            let target = match rustix::fs::readlinkat(&fd, c"", Vec::new()) {
+                Ok(target) => OsString::from_vec(target.into_bytes()),
+                // No link (readlink(2)).
+                Err(Errno::INVAL | Errno::NOENT) => {
+                    self.go(fd, vec![part]);
+                    continue;
+                }
+                Err(e) => return Err(e),
+            };
+            self.links += 1;
+            if self.links > MOST_LINKS {
+                return Err(Errno::LOOP);
+            }
+            self.todo.extend(parts.rev());
+            self.todo.extend(clean_dotted(Path::new(&target)).into_iter().rev());
+            if target.as_bytes().first() == Some(&b'/') {
+                (self.at, self.done) = (None, Vec::new());
+            }
+            return Ok(());
+        }
+        // The link was replaced meanwhile; all parts were opened.
+        self.links += 1;
+        if self.links > MOST_LINKS { Err(Errno::LOOP) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use super::super::RootDir;
+    use super::*;
+
+    #[test]
+    fn long_paths_lead_where_short_ones_do() {
+        let scratch = std::env::temp_dir().join(format!("rbuild-long-{}", std::process::id()));
+        std::fs::create_dir_all(&scratch).unwrap();
+        let root = RootDir::open(&scratch).unwrap();
+        let deep: PathBuf = std::iter::repeat_n("d", 5_000).collect();
+        let end = root.create_dir_all(&deep, 0o755, None, |_| ()).unwrap();
+        end.create_file(OsStr::new("f"), 0o644).unwrap();
+        root.create_symlink(OsStr::new("/d/./d"), OsStr::new("top")).unwrap();
+        end.create_symlink(OsStr::new("/d"), OsStr::new("up")).unwrap();
+        end.create_symlink(OsStr::new("round"), OsStr::new("round")).unwrap();
+        let inode = |path: &Path| root.stat(path).map(|stat| stat.ino);
+        let file = inode(&deep.join("f")).unwrap();
+        let below: PathBuf = std::iter::repeat_n("d", 4_998).collect();
+        assert_eq!(inode(&Path::new("top").join(&below).join("f")).unwrap(), file);
+        assert_eq!(inode(&deep.join("up").join(&below).join("d/f")).unwrap(), file);
+        assert_eq!(inode(&deep.join("..").join("d/f")).unwrap(), file);
+        assert_eq!(root.resolve(deep.join("up/x")).unwrap(), Path::new("/d/x"));
+        assert_eq!(root.resolve(&deep).unwrap(), Path::new("/").join(&deep));
+        assert!(root.stat(deep.join("round")).unwrap().kind == crate::Kind::Symlink);
+        assert_eq!(root.stat_follow(deep.join("round")).unwrap_err().errno(), Some(libc::ELOOP));
+        assert!(root.stat(deep.join("none")).unwrap_err().is_not_found());
+        root.remove_all(OsStr::new("d")).unwrap();
+        std::fs::remove_dir_all(&scratch).unwrap();
+    }
+}

@@ -1,0 +1,155 @@
+//! The way down to a directory while a tree is walked, with a bounded number of open descriptors.
+//!
+//! Of a deep way only the last directories stay open. One further up is opened again as the parent of the one below it when the walk
+//! comes back to it, and has to be the directory that it was.
+
+use std::ffi::OsStr;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+use crate::rootdir::RootDir;
+
+/// Directories of one way that are open at a time.
+const MOST_OPEN: usize = 48;
+
+/// Directories in each other that a tree may have where all of it is gone through.
+pub const MOST_DEEP: usize = 2048;
+
+/// Directories, each in the one before it. There is always one: the top, where the walk began.
+#[derive(Debug)]
+pub struct Trail {
+    top: RootDir,
+    steps: Vec<Step>,
+    most: usize,
+}
+
+#[derive(Debug)]
+enum Step {
+    Open(RootDir),
+    /// With the inode that it has to have when it is opened again.
+    Closed((u32, u32, u64)),
+}
+
+impl Trail {
+    /// Refuses directories that are more than [`MOST_DEEP`] levels down.
+    pub fn new(top: RootDir) -> Trail {
+        Trail { top, steps: Vec::new(), most: MOST_DEEP }
+    }
+
+    /// Goes down as far as a tree goes: for who removes it.
+    pub fn endless(top: RootDir) -> Trail {
+        Trail { most: usize::MAX, ..Trail::new(top) }
+    }
+
+    /// The directory at the end of the way.
+    pub fn last(&self) -> &RootDir {
+        match self.steps.last() {
+            Some(Step::Open(dir)) => dir,
+            // Never, as the last is opened before it becomes that.
+            Some(Step::Closed(_)) | None => &self.top,
+        }
+    }
+
+    /// Goes on to a directory in the last one.
+    pub fn enter(&mut self, name: &OsStr) -> Result<&RootDir> {
+        let below = self.last().sub(name)?;
+        self.push(below)?;
+        Ok(self.last())
+    }
+
+    /// The same with a directory that was opened by the caller.
+    pub fn push(&mut self, below: RootDir) -> Result<()> {
+        if self.steps.len() >= self.most {
+            let why = format!(
+                "more than {MOST_DEEP} directories lie in each other, which is the limit; make the tree flatter"
+            );
+            return Err(Error::new("walking", below.label(), std::io::Error::other(why)));
+        }
+        if let Some(far) = self.steps.len().checked_sub(MOST_OPEN)
+            && let Step::Open(dir) = &self.steps[far]
+        {
+            self.steps[far] = Step::Closed(dir.stat_self()?.inode());
+        }
+        self.steps.push(Step::Open(below));
+        Ok(())
+    }
+
+    /// Goes back by one directory. At the top it stays there.
+    pub fn leave(&mut self) -> Result<()> {
+        let Some(Step::Open(below)) = self.steps.pop() else { return Ok(()) };
+        if let Some(Step::Closed(inode)) = self.steps.last() {
+            let above = above(&below, *inode)?;
+            self.steps.pop();
+            self.steps.push(Step::Open(above));
+        }
+        Ok(())
+    }
+
+    /// Directories on the way, the top not counted.
+    pub fn depth(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// The directory that so many steps lead to, as a descriptor of its own.
+    pub fn nth(&self, depth: usize) -> Result<RootDir> {
+        let Some(at) = depth.checked_sub(1) else { return self.top.try_clone() };
+        let open = self.steps.iter().enumerate().skip(at);
+        let first = open.into_iter().find_map(|(i, step)| match step {
+            Step::Open(dir) => Some((i, dir)),
+            Step::Closed(_) => None,
+        });
+        let Some((mut i, first)) = first else { return self.top.try_clone() };
+        let mut dir = first.try_clone()?;
+        while i > at {
+            i -= 1;
+            if let Step::Closed(inode) = &self.steps[i] {
+                dir = above(&dir, *inode)?;
+            }
+        }
+        Ok(dir)
+    }
+}
+
+/// Opens the parent of a directory, which has to be the one of that inode.
+fn above(below: &RootDir, inode: (u32, u32, u64)) -> Result<RootDir> {
+    let label = below.label().parent().unwrap_or(below.label()).to_path_buf();
+    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(below.fd(), c"..", flags, Mode::empty());
+    let dir = RootDir::from_fd(fd.map_err(|e| Error::new("openat", &label, e))?, &label);
+    match dir.stat_self()?.inode() == inode {
+        true => Ok(dir),
+        false => Err(Error::new("openat", &label, Errno::STALE)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deep_way_has_few_descriptors_and_leads_back() {
+        let scratch = std::env::temp_dir().join(format!("rbuild-trail-{}", std::process::id()));
+        std::fs::create_dir_all(&scratch).unwrap();
+        let root = RootDir::open(&scratch).unwrap();
+        let mut trail = Trail::new(root.try_clone().unwrap());
+        let mut inodes = Vec::new();
+        for _ in 0..300 {
+            trail.last().create_dir(OsStr::new("d"), 0o755).unwrap();
+            inodes.push(trail.enter(OsStr::new("d")).unwrap().stat_self().unwrap().ino);
+        }
+        assert!(trail.steps.iter().filter(|step| matches!(step, Step::Open(_))).count() <= MOST_OPEN);
+        for depth in [300, 299, 200, 1] {
+            assert_eq!(trail.nth(depth).unwrap().stat_self().unwrap().ino, inodes[depth - 1]);
+        }
+        assert_eq!(trail.nth(0).unwrap().stat_self().unwrap().ino, root.stat_self().unwrap().ino);
+        while let Some(inode) = inodes.pop() {
+            assert_eq!(trail.last().stat_self().unwrap().ino, inode);
+            trail.leave().unwrap();
+            trail.last().remove_dir(OsStr::new("d")).unwrap();
+        }
+        assert_eq!((trail.depth(), trail.last().entries().unwrap().len()), (0, 0));
+        std::fs::remove_dir_all(&scratch).unwrap();
+    }
+}
