@@ -191,11 +191,18 @@ impl Wait<'_> {
     }
 }
 
-/// Opens a lock file of the store.
+/// Opens a lock file of the store. One that an earlier version left open to everybody is closed to them by its owner.
 pub(crate) fn open_lock(store: &Path, name: &str) -> rbuild_linux::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
+    use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
     let path = store.join(name);
     let mut how = File::options();
     how.read(true).write(true).create(true).truncate(false).mode(crate::modes::lock());
-    how.open(&path).map_err(|e| rbuild_linux::Error::new("openat", &path, e))
+    let failed = |e| rbuild_linux::Error::new("openat", &path, e);
+    let file = how.open(&path).map_err(failed)?;
+    let found = file.metadata().map_err(failed)?;
+    if found.mode() & 0o007 != 0 && found.uid() == rbuild_linux::process::own_ids().0 {
+        // A file system without modes has nobody to keep away.
+        let _ = file.set_permissions(std::fs::Permissions::from_mode(found.mode() & 0o770));
+    }
+    Ok(file)
 }
