@@ -2,8 +2,6 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
-use crate::meta::Kind;
-
 /// A system call that failed: its name, what it was asked about, and the kernel's answer.
 #[derive(Debug)]
 pub struct Error {
@@ -22,8 +20,8 @@ impl Error {
     }
 
     /// Of something that is read as a file and is none.
-    pub(crate) fn not_a_file(call: &'static str, object: impl AsRef<Path>, kind: Kind) -> Self {
-        Error::new(call, object, io::Error::other(format!("it is {} and not a file", kind.noun())))
+    pub(crate) fn not_a_file(call: &'static str, object: impl AsRef<Path>, noun: &str) -> Self {
+        Error::new(call, object, io::Error::other(format!("it is {noun} and not a file")))
     }
 
     pub(crate) fn with_hint(self, hint: Option<String>) -> Self {

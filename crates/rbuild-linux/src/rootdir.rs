@@ -13,16 +13,17 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, StatxFlags, Timespec, Timestamps, Uid};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, StatxFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::idmap::chown_hint;
 use crate::meta::{Kind, Stat, Timestamp, Xattrs, xattrs_by};
 use crate::owners::{self, Recorded, owners_are_recorded};
-use crate::trail::Trail;
 
 mod long;
+
+use long::{IN_ROOT, clean_dotted, openat2_by};
 
 #[derive(Debug)]
 pub struct RootDir {
@@ -39,30 +40,12 @@ pub struct Entry {
     pub kind: Option<Kind>,
 }
 
-const IN_ROOT: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
-
 fn openat2(dir: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     if path.as_os_str().len() >= long::MOST_AT_ONCE {
         return long::open(dir, path, flags, mode);
     }
     openat2_by(dir, path, (flags, mode), IN_ROOT)
-}
-
-fn openat2_by(
-    dir: BorrowedFd<'_>,
-    path: &Path,
-    (flags, mode): (OFlags, Mode),
-    resolve: ResolveFlags,
-) -> rustix::io::Result<OwnedFd> {
-    // EAGAIN: a rename or mount raced with the resolution, and the kernel asks to try again (openat2(2)).
-    for _ in 0..128 {
-        match rustix::fs::openat2(dir, path, flags | OFlags::CLOEXEC, mode, resolve) {
-            Err(Errno::AGAIN) => continue,
-            other => return other,
-        }
-    }
-    Err(Errno::AGAIN)
 }
 
 /// Passes `name` on if it is a single component of a path. `..` or a slash in a name would leave the directory, past any
@@ -114,7 +97,7 @@ impl RootDir {
         Ok(RootDir { fd, label: self.label.clone() })
     }
 
-    fn err(&self, call: &'static str, path: &Path, e: Errno) -> Error {
+    pub(crate) fn err(&self, call: &'static str, path: &Path, e: Errno) -> Error {
         let shown = path.strip_prefix("/").unwrap_or(path);
         Error::new(call, self.label.join(shown), e)
     }
@@ -239,7 +222,11 @@ impl RootDir {
         // Opening a device may do something, and a fifo has no end.
         let kind = self.stat_follow(path)?.kind;
         if kind != Kind::File {
-            return Err(Error::not_a_file("read", self.label.join(path.strip_prefix("/").unwrap_or(path)), kind));
+            return Err(Error::not_a_file(
+                "read",
+                self.label.join(path.strip_prefix("/").unwrap_or(path)),
+                kind.noun(),
+            ));
         }
         let file = self.open_file(path)?;
         file.take(limit + 1).read_to_end(&mut content).map_err(|e| Error::new("read", self.label.join(path), e))?;
@@ -365,74 +352,6 @@ impl RootDir {
             Err(e) => return Err(e),
         }
         self.remove_dir_tree(name)
-    }
-
-    /// Empties and removes directory trees with an explicit stack, so that depth costs memory and not stack.
-    fn remove_dir_tree(&self, name: &OsStr) -> Result<()> {
-        let open = |dir: &RootDir, name: &OsStr| -> Result<RootDir> {
-            let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let try_open = || rustix::fs::openat(dir.fd(), name, flags, Mode::empty());
-            let fd = match try_open() {
-                Err(Errno::ACCESS) => {
-                    // A directory of ours without read or search permission: open it up, then again.
-                    let _ = rustix::fs::chmodat(dir.fd(), name, Mode::from_raw_mode(0o700), AtFlags::empty());
-                    try_open()
-                }
-                other => other,
-            }
-            .map_err(|e| dir.err("openat", Path::new(name), e))?;
-            Ok(RootDir { fd, label: dir.label.join(name) })
-        };
-        let mut trail = Trail::endless(self.try_clone()?);
-        let mut names = vec![name.to_os_string()];
-        trail.push(open(self, name)?)?;
-        while !names.is_empty() {
-            let dir = trail.last();
-            if let Some(name) = dir.empty_up_to_directory()? {
-                let below = open(dir, &name)?;
-                trail.push(below)?;
-                names.push(name);
-                continue;
-            }
-            let Some(name) = names.pop() else { break };
-            trail.leave()?;
-            match trail.last().remove_dir(&name) {
-                Err(e) if !e.is_not_found() => return Err(e),
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes what is in this directory, up to the first directory that is not empty, whose name it gives.
-    fn empty_up_to_directory(&self) -> Result<Option<OsString>> {
-        for entry in self.entries()? {
-            match self.remove_file(&entry.name) {
-                Ok(()) => {}
-                Err(e) if e.is_not_found() => {}
-                Err(e) if matches!(e.errno(), Some(libc::EISDIR) | Some(libc::EPERM)) => {
-                    match self.remove_dir(&entry.name) {
-                        Ok(()) => {}
-                        Err(e) if e.errno() == Some(libc::ENOTEMPTY) => return Ok(Some(entry.name)),
-                        Err(e) => return Err(e),
-                    }
-                }
-                Err(e) if e.errno() == Some(libc::EACCES) => {
-                    // The directory itself lacks write permission, and it is ours.
-                    rustix::fs::fchmod(self.fd(), Mode::from_raw_mode(0o700))
-                        .map_err(|e| self.err("fchmod", Path::new(""), e))?;
-                    match self.remove_file(&entry.name) {
-                        Ok(()) => {}
-                        Err(e) if matches!(e.errno(), Some(libc::EISDIR) | Some(libc::EPERM)) => {
-                            return Ok(Some(entry.name));
-                        }
-                        Err(e) => return Err(e),
-                    }
-                }
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(None)
     }
 
     /// Sets the owner of the direct child `name`, not following it.
@@ -671,16 +590,6 @@ fn clean_components(path: &Path) -> Vec<OsString> {
         }
     }
     parts
-}
-
-fn clean_dotted(path: &Path) -> Vec<OsString> {
-    path.components()
-        .filter_map(|c| match c {
-            Component::Normal(name) => Some(name.to_os_string()),
-            Component::ParentDir => Some(OsString::from("..")),
-            Component::CurDir | Component::RootDir | Component::Prefix(_) => None,
-        })
-        .collect()
 }
 
 #[cfg(test)]

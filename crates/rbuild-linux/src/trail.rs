@@ -3,9 +3,10 @@
 //! Of a deep way only the last directories stay open. One further up is opened again as the parent of the one below it when the walk
 //! comes back to it, and has to be the directory that it was.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
@@ -121,6 +122,76 @@ fn above(below: &RootDir, inode: (u32, u32, u64)) -> Result<RootDir> {
     match dir.stat_self()?.inode() == inode {
         true => Ok(dir),
         false => Err(Error::new("openat", &label, Errno::STALE)),
+    }
+}
+
+impl RootDir {
+    /// Empties and removes directory trees with an explicit stack, so that depth costs memory and not stack.
+    pub(crate) fn remove_dir_tree(&self, name: &OsStr) -> Result<()> {
+        let open = |dir: &RootDir, name: &OsStr| -> Result<RootDir> {
+            let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let try_open = || rustix::fs::openat(dir.fd(), name, flags, Mode::empty());
+            let fd = match try_open() {
+                Err(Errno::ACCESS) => {
+                    // A directory of ours without read or search permission: open it up, then again.
+                    let _ = rustix::fs::chmodat(dir.fd(), name, Mode::from_raw_mode(0o700), AtFlags::empty());
+                    try_open()
+                }
+                other => other,
+            }
+            .map_err(|e| dir.err("openat", Path::new(name), e))?;
+            Ok(RootDir::from_fd(fd, dir.label().join(name)))
+        };
+        let mut trail = Trail::endless(self.try_clone()?);
+        let mut names = vec![name.to_os_string()];
+        trail.push(open(self, name)?)?;
+        while !names.is_empty() {
+            let dir = trail.last();
+            if let Some(name) = dir.empty_up_to_directory()? {
+                let below = open(dir, &name)?;
+                trail.push(below)?;
+                names.push(name);
+                continue;
+            }
+            let Some(name) = names.pop() else { break };
+            trail.leave()?;
+            match trail.last().remove_dir(&name) {
+                Err(e) if !e.is_not_found() => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what is in this directory, up to the first directory that is not empty, whose name it gives.
+    fn empty_up_to_directory(&self) -> Result<Option<OsString>> {
+        for entry in self.entries()? {
+            match self.remove_file(&entry.name) {
+                Ok(()) => {}
+                Err(e) if e.is_not_found() => {}
+                Err(e) if matches!(e.errno(), Some(libc::EISDIR) | Some(libc::EPERM)) => {
+                    match self.remove_dir(&entry.name) {
+                        Ok(()) => {}
+                        Err(e) if e.errno() == Some(libc::ENOTEMPTY) => return Ok(Some(entry.name)),
+                        Err(e) => return Err(e),
+                    }
+                }
+                Err(e) if e.errno() == Some(libc::EACCES) => {
+                    // The directory itself lacks write permission, and it is ours.
+                    rustix::fs::fchmod(self.fd(), Mode::from_raw_mode(0o700))
+                        .map_err(|e| self.err("fchmod", Path::new(""), e))?;
+                    match self.remove_file(&entry.name) {
+                        Ok(()) => {}
+                        Err(e) if matches!(e.errno(), Some(libc::EISDIR) | Some(libc::EPERM)) => {
+                            return Ok(Some(entry.name));
+                        }
+                        Err(e) => return Err(e),
+                    }
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(None)
     }
 }
 

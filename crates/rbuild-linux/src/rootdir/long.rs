@@ -6,12 +6,10 @@
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::{Errno, Result};
-
-use super::{IN_ROOT, clean_dotted, openat2_by};
 
 /// Bytes of a path that are resolved in one call; a last name of up to 255 has room beyond them.
 pub(super) const MOST_AT_ONCE: usize = 3072;
@@ -143,6 +141,34 @@ impl Way<'_> {
         self.links += 1;
         if self.links > MOST_LINKS { Err(Errno::LOOP) } else { Ok(()) }
     }
+}
+
+pub(super) const IN_ROOT: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
+
+pub(super) fn openat2_by(
+    dir: BorrowedFd<'_>,
+    path: &Path,
+    (flags, mode): (OFlags, Mode),
+    resolve: ResolveFlags,
+) -> rustix::io::Result<OwnedFd> {
+    // EAGAIN: a rename or mount raced with the resolution, and the kernel asks to try again (openat2(2)).
+    for _ in 0..128 {
+        match rustix::fs::openat2(dir, path, flags | OFlags::CLOEXEC, mode, resolve) {
+            Err(Errno::AGAIN) => continue,
+            other => return other,
+        }
+    }
+    Err(Errno::AGAIN)
+}
+
+pub(super) fn clean_dotted(path: &Path) -> Vec<OsString> {
+    path.components()
+        .filter_map(|c| match c {
+            Component::Normal(name) => Some(name.to_os_string()),
+            Component::ParentDir => Some(OsString::from("..")),
+            Component::CurDir | Component::RootDir | Component::Prefix(_) => None,
+        })
+        .collect()
 }
 
 #[cfg(test)]
