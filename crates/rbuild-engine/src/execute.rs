@@ -23,7 +23,7 @@ use crate::history::{Status, remember, weigh};
 use crate::keys::{Contexts, Viewpoint};
 use crate::leaks::Leaks;
 use crate::log_tail::LOG_TAIL;
-use crate::prepare::Prepared;
+use crate::prepare::{Known, Prepared};
 use crate::refusal::exposed;
 use crate::request::{BuildRequest, ImageForm, OutputKind};
 use crate::why;
@@ -33,7 +33,7 @@ use crate::{Finished, assemble, direct};
 #[derive(Debug, Clone)]
 pub(crate) struct Done {
     pub result: Digest,
-    /// The step's own tree; none for scratch and images.
+    /// The step's own tree; none for scratch and images, and where it has other owners and nobody needs it.
     pub tree: Option<TreeId>,
     pub created: i64,
     /// Its definition key; none for scratch and images.
@@ -56,6 +56,8 @@ pub(crate) struct Executor<'a> {
     unpacked: Vec<OnceLock<Vec<TreeId>>>,
     /// Trees of steps whose files are known to be in place.
     unfolded: Mutex<HashSet<TreeId>>,
+    /// What is known of the vertices, as far as this builder can use it.
+    pub(crate) known: Vec<Known>,
     /// The vertices that run, and how many of their inputs do.
     pub(crate) scheduled: HashSet<VertexId>,
     pub(crate) waiting: Vec<AtomicUsize>,
@@ -124,6 +126,7 @@ impl<'a> Executor<'a> {
             done: (0..count).map(|_| OnceLock::new()).collect(),
             unpacked: (0..count).map(|_| OnceLock::new()).collect(),
             unfolded: Mutex::default(),
+            known: Vec::new(),
             scheduled: HashSet::new(),
             waiting: (0..count).map(|_| AtomicUsize::new(0)).collect(),
             dependants: vec![Vec::new(); count],
@@ -134,6 +137,7 @@ impl<'a> Executor<'a> {
             early: Mutex::new(None),
             failed_run: Mutex::new(None),
         };
+        executor.known = executor.settle()?;
         executor.schedule();
         Ok(executor)
     }
@@ -153,7 +157,7 @@ impl<'a> Executor<'a> {
                 self.events.send(Event::Warning { text: text.into() });
             }
         }
-        self.prepared.report_hits(&self.events);
+        self.prepared.report_hits(&self.known, &self.events);
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(self.request.jobs.max(1))
             .thread_name(|i| format!("step-{i}"))
@@ -284,6 +288,9 @@ impl<'a> Executor<'a> {
                 }
                 _ => {
                     let tree = self.done(id).tree.clone();
+                    if tree.is_none() && !matches!(vertex.step, Step::Scratch) {
+                        return Err(BuildError::other("files of a step are used that nobody asked for"));
+                    }
                     tree.iter().try_for_each(|tree| self.unfold(tree))?;
                     own.extend(tree);
                 }

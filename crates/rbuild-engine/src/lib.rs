@@ -2,6 +2,7 @@
 //!
 //! The only crate that sees everything. It prints nothing: what happens goes out as [`Event`]s on one channel.
 
+mod adopt;
 mod agent;
 mod archive;
 mod assemble;

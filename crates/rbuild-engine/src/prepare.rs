@@ -27,7 +27,7 @@ use crate::{leaks, refusal, why};
 pub(crate) enum Known {
     /// Scratch or an image: it has a result, and its files can be had.
     Source(Digest),
-    /// The cache holds it.
+    /// The cache holds it; perhaps with the owners of another rung ([`Store::is_ours`]).
     Hit(Record),
     /// It has to run, or cannot be told before its inputs have.
     Open,
@@ -107,12 +107,7 @@ pub fn prepare(request: &BuildRequest, params: &Parameters, store: &Store, event
 /// A Dockerfile in its place, for one platform.
 fn ledger_name(request: &BuildRequest, contexts: &Digest, platform: &Platform) -> Digest {
     let mut hasher = Hasher::new();
-    hasher
-        .field("ledger 1")
-        .field([u8::from(request.recorded_owners)])
-        .field(contexts.bytes())
-        .field(&request.dockerfile_name)
-        .field(platform.to_string());
+    hasher.field("ledger 2").field(contexts.bytes()).field(&request.dockerfile_name).field(platform.to_string());
     hasher.finish()
 }
 
@@ -201,7 +196,6 @@ fn look_up(
     request: &BuildRequest,
     marks: &[SecretMark],
 ) -> Result<LookedUp> {
-    let salt = request.key_salt();
     let mut known: Vec<Known> = Vec::with_capacity(graph.vertices.len());
     let (mut keys, mut contents, mut will_run) = (Vec::new(), Vec::new(), Vec::new());
     // Results, those of open steps as far as they are foreseen.
@@ -218,11 +212,11 @@ fn look_up(
         let ready = vertex.inputs().iter().all(|i| known[*i].result().is_some());
         // A step whose inputs are open cannot be keyed, but mistakes in what it reads are told before anything runs.
         let result_of = |id: VertexId| results[id].unwrap_or_else(|| Digest::of(b"open"));
-        let maker = Keys { contexts, salt: salt.as_deref(), result_of: &result_of };
+        let maker = Keys { contexts, salt: request.salt.as_deref(), result_of: &result_of };
         let taken = maker.taken(vertex)?;
         let key = maker.definition(vertex, &taken, &mut |_| ())?;
         let record = match key {
-            Some(key) if ready && !vertex.ignore_cache => store.record(&key)?,
+            Some(key) if ready && !vertex.ignore_cache => store.any_record(&key)?,
             _ => None,
         };
         let record = match record {
@@ -230,7 +224,7 @@ fn look_up(
             None => None,
         };
         let told = key.filter(|_| vertex.inputs().iter().all(|i| results[*i].is_some()));
-        let runs = |key: &Digest| Ok::<_, BuildError>(vertex.ignore_cache || store.record(key)?.is_none());
+        let runs = |key: &Digest| Ok::<_, BuildError>(vertex.ignore_cache || store.any_record(key)?.is_none());
         if matches!(vertex.step, Step::Run(_)) && record.is_none() {
             let certain = told.as_ref().map_or(Ok(vertex.ignore_cache), runs)?;
             will_run.extend(certain.then_some(id));
@@ -287,7 +281,9 @@ impl Prepared {
         }
         let wants_files = request.outputs.iter().any(|o| needs_files(o.kind));
         let single = match target {
-            Known::Hit(record) if wants_files && self.bottom_is_scratch() => store.tree_if_here(&record.tree)?,
+            Known::Hit(record) if wants_files && self.bottom_is_scratch() && store.is_ours(&record.tree) => {
+                store.tree_if_here(&record.tree)?
+            }
             _ => None,
         };
         if wants_files && single.is_none() {
@@ -307,7 +303,7 @@ impl Prepared {
                 }
             }
         }
-        self.report_hits(events);
+        self.report_hits(&self.known, events);
         // Losing it costs an explanation, once.
         let _ = self.remember(store, &self.keys);
         let finished = export::publish(request, store, &[manifests], events)?;
@@ -349,8 +345,9 @@ impl Prepared {
         }
     }
 
-    pub(crate) fn report_hits(&self, events: &Events) {
-        for (step, known) in self.known.iter().enumerate() {
+    /// Tells of the steps that nothing has to be done for.
+    pub(crate) fn report_hits(&self, known: &[Known], events: &Events) {
+        for (step, known) in known.iter().enumerate() {
             let vertex = &self.graph.vertices[step];
             if matches!(known, Known::Hit(_)) {
                 events.send(Event::Started { step, label: vertex.label.clone(), text: vertex.text.clone() });

@@ -34,8 +34,6 @@ pub struct BuildRequest {
     pub copies: bool,
     /// Keeps the build apart from all others: nothing comes from the cache, and nobody else gets anything from it.
     pub salt: Option<String>,
-    /// Owners of files are written down instead of given: such trees are of use to such builds only.
-    pub recorded_owners: bool,
     /// What layers and files of the result take is to be remembered.
     pub weigh: bool,
     /// A command that fails is followed by a shell in its container, on the caller's terminal.
@@ -155,15 +153,6 @@ impl BuildRequest {
         let others = self.platforms.iter().skip(1).cloned();
         let others = others.map(|platform| Parameters { platform, ..self.parameters.clone() });
         std::iter::once(self.parameters.clone()).chain(others).collect()
-    }
-
-    /// What goes into every key besides the step.
-    pub(crate) fn key_salt(&self) -> Option<String> {
-        let recorded = self.recorded_owners.then(|| "recorded owners".to_string());
-        match (&self.salt, recorded) {
-            (Some(salt), Some(recorded)) => Some(format!("{recorded} {salt}")),
-            (salt, recorded) => salt.clone().or(recorded),
-        }
     }
 
     /// Whether an output is an image that nobody keeps, and that takes no more work than copying it would: its layers are

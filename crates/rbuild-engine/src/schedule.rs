@@ -21,12 +21,13 @@ impl Executor<'_> {
     /// Decides what runs: what is open and needed, and the images below it.
     pub(crate) fn schedule(&mut self) {
         let graph = &self.prepared.graph;
-        for (id, known) in self.prepared.known.iter().enumerate() {
+        for (id, known) in self.known.iter().enumerate() {
             let done = match known {
                 Known::Source(result) => Done { result: *result, tree: None, created: self.request.now, key: None },
                 Known::Hit(r) => {
                     let key = self.prepared.keys[id];
-                    Done { result: r.result, tree: Some(r.tree.clone()), created: r.created, key }
+                    let tree = Some(&r.tree).filter(|tree| self.store.is_ours(tree)).cloned();
+                    Done { result: r.result, tree, created: r.created, key }
                 }
                 Known::Open => continue,
             };
@@ -34,11 +35,7 @@ impl Executor<'_> {
         }
         let wants_files = self.wants_files();
         let mut queue = VecDeque::new();
-        match self.prepared.known[graph.target] {
-            Known::Open => queue.push_back(graph.target),
-            _ if wants_files => queue.extend(self.bottom(graph.target)),
-            _ => {}
-        }
+        queue.extend(self.bottom(graph.target).filter(|id| wants_files || matches!(self.known[*id], Known::Open)));
         while let Some(id) = queue.pop_front() {
             if !self.scheduled.insert(id) {
                 continue;
@@ -72,7 +69,7 @@ impl Executor<'_> {
         let mut at = id;
         loop {
             let vertex = &self.prepared.graph.vertices[at];
-            match (&self.prepared.known[at], &vertex.step) {
+            match (&self.known[at], &vertex.step) {
                 (Known::Open, _) | (_, Step::Image { .. }) => return Some(at),
                 (_, Step::Scratch) => return None,
                 _ => at = vertex.parent?,

@@ -53,8 +53,7 @@ impl Executor<'_> {
     fn keyed(&self, id: VertexId) -> Result<bool> {
         let vertex = &self.prepared.graph.vertices[id];
         let result_of = |i: VertexId| self.done(i).result;
-        let salt = self.request.key_salt();
-        let keys = Keys { contexts: &self.contexts, salt: salt.as_deref(), result_of: &result_of };
+        let keys = Keys { contexts: &self.contexts, salt: self.request.salt.as_deref(), result_of: &result_of };
         let mut taken = self.prepared.contents[id].clone();
         for _ in 0..LOOKS {
             let secrets = self.request.secret_values();
@@ -90,7 +89,7 @@ impl Executor<'_> {
             let linked = matches!(&vertex.step, Step::Copy(copy) if copy.link);
             let parent = vertex.parent.map_or(*key, |p| self.done(p).result);
             let parent = (!linked).then_some(&parent);
-            shared = keys::content_key(vertex, self.request.key_salt().as_deref(), parent, &contents);
+            shared = keys::content_key(vertex, self.request.salt.as_deref(), parent, &contents);
             if self.hit(id, &shared, key, account)? {
                 tell(why::hit(&shared));
                 return Ok(true);
@@ -113,18 +112,21 @@ impl Executor<'_> {
         let (created, build) = (self.request.now, self.request.build_id.as_str());
         // What is made again stays beside its earlier result: that of --no-cache, and of a command whose record is not for
         // this build.
-        let is_run = matches!(vertex.step, Step::Run(_));
-        let again = vertex.ignore_cache || (is_run && self.store.record(&shared)?.is_some());
+        let again = vertex.ignore_cache || self.is_refused(id, &shared)?;
         let result = self.result_of(id, &shared, key, again);
-        let tree = TreeId::of_step(if again { &result } else { &shared });
+        let tree = self.store.step_tree(if again { &result } else { &shared });
+        let _tree_alone = self.store.lock_tree(&tree)?;
         // A tree that stands may be in use, and holds the same: only what a dead process left is replaced.
         if again || self.store.record(&shared)?.is_none() {
             self.store.commit_tree(&self.work, &made, &tree)?;
         }
         self.store.put_account(key, account)?;
-        self.store.put_record(&shared, &tree, &result, created, build)?;
-        if shared != *key {
+        let further = (shared != *key).then_some(key);
+        for key in std::iter::once(&shared).chain(further) {
             self.store.put_record(key, &tree, &result, created, build)?;
+            if again {
+                self.store.forget_others_record(key)?;
+            }
         }
         let _ = self.done[id].set(Done { result, tree: Some(tree), created, key: Some(*key) });
         Ok(false)
@@ -234,8 +236,13 @@ impl Executor<'_> {
         }
         let Some(nearest) = &self.nearest[id] else { return "it was not built here before".into() };
         if nearest == key {
-            let why = match self.store.record(key) {
-                Ok(Some(_)) => "its earlier result holds a secret that this build was not given",
+            let why = match self.store.any_record(key) {
+                Ok(Some(record)) if self.store.is_ours(&record.tree) => {
+                    "its earlier result holds a secret that this build was not given"
+                }
+                Ok(Some(_)) => {
+                    "its files are needed, and no layer of them was kept that this rung could take them from"
+                }
                 _ => "its earlier result is no longer in the cache",
             };
             return why.into();
@@ -251,7 +258,9 @@ impl Executor<'_> {
         if self.prepared.graph.vertices[id].ignore_cache {
             return None;
         }
-        self.store.record(&self.nearest[id]?).ok().flatten().map(|record| record.tree)
+        let key = self.nearest[id]?;
+        let record = self.store.any_record(&key).ok().flatten()?;
+        self.ours(&key, record).ok().flatten().map(|record| record.tree)
     }
 
     /// What later steps know this one by. A linked copy's files are the same on any parent, its file system is
@@ -271,7 +280,7 @@ impl Executor<'_> {
     /// again, in place of those that had the key, are known by what they were made for.
     fn result_of_found(&self, id: VertexId, record: &Record, shared: &Digest, key: &Digest) -> Digest {
         let linked = matches!(&self.prepared.graph.vertices[id].step, Step::Copy(copy) if copy.link);
-        match (record.tree == TreeId::of_step(shared), linked) {
+        match (record.tree.is_of_step(shared), linked) {
             (true, _) => self.result_of(id, shared, key, false),
             (false, true) => made_again(key, record.result.bytes()),
             (false, false) => record.result,
@@ -283,11 +292,11 @@ impl Executor<'_> {
         if self.prepared.graph.vertices[id].ignore_cache {
             return Ok(false);
         }
-        let Some(record) = self.store.record(key)? else { return Ok(false) };
-        let vertex = &self.prepared.graph.vertices[id];
-        if !refusal::may_take(self.request, &self.prepared.marks, self.store, &vertex.step, &record)? {
+        let Some(record) = self.store.any_record(key)? else { return Ok(false) };
+        if !self.may_take(id, &record)? {
             return Ok(false);
         }
+        let Some(record) = self.ours(key, record)? else { return Ok(false) };
         let result = if key == also { record.result } else { self.result_of_found(id, &record, key, also) };
         if key != also {
             self.store.put_account(also, account)?;
@@ -296,6 +305,17 @@ impl Executor<'_> {
         let done = Done { result, tree: Some(record.tree), created: record.created, key: Some(*also) };
         let _ = self.done[id].set(done);
         Ok(true)
+    }
+
+    fn may_take(&self, id: VertexId, record: &Record) -> Result<bool> {
+        let step = &self.prepared.graph.vertices[id].step;
+        refusal::may_take(self.request, &self.prepared.marks, self.store, step, record)
+    }
+
+    /// Whether the key has a result that is not for this build.
+    fn is_refused(&self, id: VertexId, key: &Digest) -> Result<bool> {
+        let found = self.store.any_record(key)?;
+        found.map_or(Ok(false), |record| Ok(!self.may_take(id, &record)?))
     }
 }
 

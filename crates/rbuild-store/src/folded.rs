@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::collect::FILES;
 use crate::error::Result;
-use crate::layers::{PackedLayer, Stoppable, layer_document};
+use crate::layers::{PackedLayer, RootMeta, Stoppable, layer_document};
 use crate::layout::{Store, document};
 use crate::stand_ins::STAND_INS;
 use crate::trees::TreeId;
@@ -25,7 +25,7 @@ struct Folded {
     /// The document of the layer, beside it.
     layer: String,
     /// Owner, group and mode of the tree's root, which a layer does not tell.
-    root: (u32, u32, u32),
+    root: RootMeta,
     /// The files were unpacked since this machine was started with that name; before, a power cut may have taken from them.
     boot: Option<String>,
 }
@@ -47,15 +47,20 @@ impl Store {
         let fs = made.sub("fs")?;
         let packed = pack_loose(&fs, loose, form, Stoppable { out: &mut blob, stop })?;
         blob.publish(self, &packed.digest, packed.size)?;
-        let layer = PackedLayer::new(&packed, form);
+        let layer = PackedLayer::new(&packed, form).of_tree(&fs)?;
         self.note_made_layer(&layer)?;
         let name = layer_document(form, None);
-        let root = fs.stat_self()?;
-        let note = Folded { layer: name.clone(), root: (root.uid, root.gid, root.mode), boot: None };
         self.put_note(made, &name, &document(&name, &layer)?)?;
-        self.put_note(made, NOTE, &document(NOTE, &note)?)?;
+        self.put_folded(made, name, &layer)?;
         made.remove_all(OsStr::new("fs"))?;
         Ok(())
+    }
+
+    /// Says of a tree in the making that its files are those of a layer of all of it, whose document is beside it.
+    pub(crate) fn put_folded(&self, made: &RootDir, document_name: String, layer: &PackedLayer) -> Result<()> {
+        let root = layer.root.unwrap_or((0, 0, 0o755));
+        let note = Folded { layer: document_name, root, boot: None };
+        self.put_note(made, NOTE, &document(NOTE, &note)?)
     }
 
     /// Has the files of a tree in place.

@@ -28,7 +28,14 @@ pub struct PackedLayer {
     /// Bytes before compression.
     pub unpacked: u64,
     media_type: MediaType,
+    /// Where the layer is all of a tree, with the times that its files have: owner, group and mode of the tree's root
+    /// directory, which a layer does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) root: Option<RootMeta>,
 }
+
+/// Owner, group and mode.
+pub(crate) type RootMeta = (u32, u32, u32);
 
 impl PackedLayer {
     pub(crate) fn new(packed: &Packed, form: LayerForm) -> PackedLayer {
@@ -38,7 +45,13 @@ impl PackedLayer {
             _ => MediaType::ImageLayerGzip,
         };
         let Packed { diff_id, digest, size, unpacked } = *packed;
-        PackedLayer { format: LAYER_FORMAT, diff_id, digest, size, unpacked, media_type }
+        PackedLayer { format: LAYER_FORMAT, diff_id, digest, size, unpacked, media_type, root: None }
+    }
+
+    /// The layer of all of a tree whose root directory that is.
+    pub(crate) fn of_tree(self, fs: &RootDir) -> Result<PackedLayer> {
+        let root = fs.stat_self()?;
+        Ok(PackedLayer { root: Some((root.uid, root.gid, root.mode)), ..self })
     }
 
     pub fn descriptor(&self) -> Descriptor {
@@ -86,9 +99,11 @@ impl Store {
         self.unfold_tree(work, tree)?;
         let mut blob = self.new_blob(work)?;
         let out = Stoppable { out: &mut blob, stop };
-        let packed = pack_layer(&self.tree(tree)?, form, latest.map_or(Times::AsIs, Times::AtMost), out)?;
+        let fs = self.tree(tree)?;
+        let packed = pack_layer(&fs, form, latest.map_or(Times::AsIs, Times::AtMost), out)?;
         blob.publish(self, &packed.digest, packed.size)?;
         let layer = PackedLayer::new(&packed, form);
+        let layer = if latest.is_none() { layer.of_tree(&fs)? } else { layer };
         self.note_made_layer(&layer)?;
         self.write(&dir, &document, &layer)?;
         Ok(layer)
@@ -127,7 +142,7 @@ impl Store {
             hasher.field(tree.name());
         }
         let key = hasher.finish();
-        let id = TreeId::of_step(&key);
+        let id = self.step_tree(&key);
         let _alone = self.lock_step(&key)?;
         // Packed trees are kept by who made them; this one is made anew for each build that wants it, as no record
         // says that it is whole.

@@ -54,6 +54,16 @@ pub enum Owners {
     Recorded,
 }
 
+impl Owners {
+    /// What they are for those who have them otherwise.
+    pub(crate) fn others(self) -> Owners {
+        match self {
+            Owners::Given => Owners::Recorded,
+            Owners::Recorded => Owners::Given,
+        }
+    }
+}
+
 const DIRS: [&str; 9] = ["blobs", "blobs/sha256", "trees", "layers", "records", "results", "builds", "mounts", "tmp"];
 
 /// Hold files of images, of commands and of contexts, with the modes that these have.
@@ -133,9 +143,14 @@ impl Store {
 
     /// The same store, with trees of such owners; an error if those that there are have lost theirs.
     pub fn with_owners(self, owners: Owners) -> Result<Store> {
-        let store = Store { owners, ..self };
+        let store = self.expecting(owners);
         store.ask_witnesses()?;
         Ok(store)
+    }
+
+    /// The same store for who looks up what builders with such owners made, and cannot read the owners of files itself.
+    pub fn expecting(self, owners: Owners) -> Store {
+        Store { owners, ..self }
     }
 
     /// The same store, whose waits for the locks of other builds end with [`StoreError::Stopped`] when `stop` says so, and whose

@@ -34,6 +34,7 @@
 //! build was synced: after a power cut the rest is ignored, never repaired.
 
 mod accounts;
+mod adopt;
 mod blobs;
 mod caches;
 mod collect;

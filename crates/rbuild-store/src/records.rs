@@ -1,11 +1,13 @@
+use std::ffi::OsStr;
+
 use rbuild_image::Digest;
 use rbuild_linux::{KeyLock, write_atomic};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::layout::Store;
+use crate::layout::{Owners, Store};
 use crate::modes;
-use crate::trees::TreeId;
+use crate::trees::{TreeId, document_of};
 
 /// What a step with a certain key gave.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,14 +33,28 @@ pub(crate) struct ResultFile {
 const MAX_HASHES: u64 = 1 << 30;
 
 impl Store {
-    /// The record of a key, if it can be trusted and its tree is there.
+    /// The record of a key, if it can be trusted and its tree is there, with owners as this store has them.
     pub fn record(&self, key: &Digest) -> Result<Option<Record>> {
-        let Some(record) = self.read_if_whole::<Record>(&format!("records/{}.json", key.hex()))? else {
+        self.record_with(key, self.owners())
+    }
+
+    /// The record of a key: that of [`Store::record`], or else the one of a tree with other owners ([`Store::is_ours`] tells
+    /// them apart), which [`Store::adopt`] may be able to make ours.
+    pub fn any_record(&self, key: &Digest) -> Result<Option<Record>> {
+        match self.record(key)? {
+            None => self.record_with(key, self.owners().others()),
+            found => Ok(found),
+        }
+    }
+
+    fn record_with(&self, key: &Digest, owners: Owners) -> Result<Option<Record>> {
+        let document = document_of(key, owners);
+        let Some(record) = self.read_if_whole::<Record>(&format!("records/{document}"))? else {
             return Ok(None);
         };
         let there = self.trusted(&record.boot, &record.build)? && self.has_tree(&record.tree)?;
         if there {
-            self.note_use("records", &format!("{}.json", key.hex()))?;
+            self.note_use("records", &document)?;
         }
         Ok(there.then_some(record))
     }
@@ -56,7 +72,15 @@ impl Store {
             boot: self.boot().to_string(),
             build: build.to_string(),
         };
-        self.write("records", &format!("{}.json", key.hex()), &record)
+        self.write("records", &document_of(key, self.owners()), &record)
+    }
+
+    /// Forgets the record of a key whose tree has other owners: the step was made again.
+    pub fn forget_others_record(&self, key: &Digest) -> Result<()> {
+        match self.dir("records")?.remove_file(OsStr::new(&document_of(key, self.owners().others()))) {
+            Err(e) if !e.is_not_found() => Err(e.into()),
+            _ => Ok(()),
+        }
     }
 
     /// The manifest of the finished image with that key, if all of it is still there.
@@ -92,7 +116,7 @@ impl Store {
 
     pub fn put_hashes(&self, name: &Digest, bytes: &[u8]) -> Result<()> {
         let dir = self.root.create_dir_all("hashes", modes::dir(), None, |_| ())?;
-        Ok(write_atomic(&dir, std::ffi::OsStr::new(&name.hex()), bytes, modes::file())?)
+        Ok(write_atomic(&dir, OsStr::new(&name.hex()), bytes, modes::file())?)
     }
 
     /// Waits until no other thread or process works on the step with that key.

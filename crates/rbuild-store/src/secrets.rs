@@ -26,7 +26,7 @@ pub struct Verdict {
     pub held: Vec<SecretMark>,
 }
 
-const NOTE: &str = "secrets.json";
+pub(crate) const NOTE: &str = "secrets.json";
 const KEY: &str = "secrets.key";
 /// Tokens that live for one build come in any number; a forgotten one is looked for again.
 const MOST_ABSENT: usize = 32;

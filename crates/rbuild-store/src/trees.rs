@@ -23,8 +23,23 @@ pub struct TreeId(String);
 
 impl TreeId {
     /// The tree of a step by its key.
-    pub fn of_step(key: &Digest) -> TreeId {
-        TreeId(format!("s{}", key.hex()))
+    fn of_step(key: &Digest, owners: TreeOwners) -> TreeId {
+        TreeId(format!("{}{}", step_kind(owners), key.hex()))
+    }
+
+    /// Whether it is the tree of the step with that key, whatever owners are in it.
+    pub fn is_of_step(&self, key: &Digest) -> bool {
+        self.0.get(1..) == Some(&key.hex())
+    }
+
+    /// The key in the name.
+    pub(crate) fn key(&self) -> Option<Digest> {
+        format!("sha256:{}", self.0.get(1..)?).parse().ok()
+    }
+
+    /// The tree of the same step with such owners.
+    pub(crate) fn with_owners(&self, owners: TreeOwners) -> TreeId {
+        TreeId(format!("{}{}", step_kind(owners), self.0.get(1..).unwrap_or_default()))
     }
 
     /// Whether the name is a whole digest, as earlier versions did not make it. Those knew owners and devices by attributes that
@@ -59,8 +74,23 @@ impl TreeId {
 /// Stands beside the files of a copy, and says where they came from. Such files may be links to those of another copy.
 pub const LISTING: &str = "listing";
 
-/// Before the `.json` of a layer's document, where owners are written down.
+/// Before the `.json` of a layer's document or a record, where owners are written down.
 const RECORDED: &str = "-recorded";
+
+fn step_kind(owners: TreeOwners) -> char {
+    if owners == TreeOwners::Given { 's' } else { 'w' }
+}
+
+/// The document about a digest, and a tree with such owners.
+pub(crate) fn document_of(digest: &Digest, owners: TreeOwners) -> String {
+    format!("{}{}.json", digest.hex(), if owners == TreeOwners::Given { "" } else { RECORDED })
+}
+
+/// The digest in the name of such a document.
+pub(crate) fn digest_in(document: &str) -> &str {
+    let name = document.strip_suffix(".json").unwrap_or(document);
+    name.strip_suffix(RECORDED).unwrap_or(name)
+}
 
 /// Bytes; more than that is no note of ours.
 const MAX_NOTE: u64 = 1 << 30;
@@ -73,6 +103,16 @@ struct LayerFile {
 }
 
 impl Store {
+    /// The tree of a step by its key.
+    pub fn step_tree(&self, key: &Digest) -> TreeId {
+        TreeId::of_step(key, self.owners())
+    }
+
+    /// Whether the tree of a step has owners as this store's builder makes and reads them.
+    pub fn is_ours(&self, tree: &TreeId) -> bool {
+        tree.0.starts_with(step_kind(self.owners()))
+    }
+
     /// Where the files of a tree are, as a path of this process.
     pub fn tree_path(&self, tree: &TreeId) -> PathBuf {
         self.path().join("trees").join(&tree.0).join("fs")
@@ -124,7 +164,7 @@ impl Store {
 
     /// The tree of a layer that was unpacked before.
     pub(crate) fn layer_tree(&self, diff_id: &Digest) -> Result<Option<TreeId>> {
-        let document = self.layer_document(diff_id);
+        let document = document_of(diff_id, self.owners());
         let Some(file) = self.read_if_whole::<LayerFile>(&format!("layers/{document}"))? else {
             return Ok(None);
         };
@@ -142,10 +182,6 @@ impl Store {
             return Ok(None);
         }
         Ok(self.read_if_whole::<LayerFile>(&format!("layers/{document}"))?.map(|file| file.tree))
-    }
-
-    fn layer_document(&self, diff_id: &Digest) -> String {
-        format!("{}{}.json", diff_id.hex(), if self.owners() == TreeOwners::Given { "" } else { RECORDED })
     }
 
     /// The trees of an image, the lowest first; layers that were never unpacked are unpacked now, each once and
@@ -196,7 +232,7 @@ impl Store {
         let id = TreeId::of_layer(diff_id, self.owners());
         self.commit_tree(work, &path, &id)?;
         let file = LayerFile { tree: id.clone(), boot: self.boot().to_string(), build: build.to_string() };
-        self.write("layers", &self.layer_document(diff_id), &file)?;
+        self.write("layers", &document_of(diff_id, self.owners()), &file)?;
         Ok(id)
     }
 
@@ -236,7 +272,7 @@ mod tests {
         let place = std::env::temp_dir().join(format!("rbuild-trees-{}", std::process::id()));
         let store = Store::open(&place).unwrap();
         let key = Digest::of(b"a step");
-        let (now, before) = (TreeId::of_step(&key), TreeId(format!("s{}", &key.hex()[..24])));
+        let (now, before) = (store.step_tree(&key), TreeId(format!("s{}", &key.hex()[..24])));
         assert_eq!(now.name(), format!("s{}", key.hex()));
         for (tree, counts) in [(before, false), (now, true)] {
             std::fs::create_dir_all(store.tree_path(&tree)).unwrap();

@@ -3,6 +3,7 @@
 use crate::lab::{Lab, base, listing};
 
 mod environments;
+mod sharing;
 
 /// A directory that is removed and made again may get the number of the old one, and is then told as the old one with
 /// deletions in it, which is the same; one that is moved away keeps its number.

@@ -1,0 +1,96 @@
+//! Results that were made on a rung with other owners: they count as any others, and their trees are made ours where files or
+//! layers of them are needed.
+
+use rbuild_image::Digest;
+use rbuild_plan::{Step, VertexId};
+use rbuild_store::Record;
+
+use crate::error::Result;
+use crate::execute::Executor;
+use crate::prepare::Known;
+
+impl Executor<'_> {
+    /// What is known of each vertex, for this builder: a result whose tree is needed and cannot be made ours is open.
+    pub(crate) fn settle(&self) -> Result<Vec<Known>> {
+        let mut known = self.prepared.known.clone();
+        loop {
+            let mut reopened = vec![false; known.len()];
+            for id in self.needed(&known)? {
+                let (Known::Hit(record), Some(key)) = (&known[id], self.prepared.keys[id]) else { continue };
+                match self.ours(&key, record.clone())? {
+                    Some(ours) => known[id] = Known::Hit(ours),
+                    None => {
+                        // Another run of a command that was made again has another result.
+                        let is_run = matches!(self.prepared.graph.vertices[id].step, Step::Run(_));
+                        reopened[id] = is_run && record.result != key;
+                        known[id] = Known::Open;
+                    }
+                }
+            }
+            self.reopen_above(&mut known, &mut reopened);
+            if self.needed(&known)?.iter().all(|id| self.is_settled(&known[*id])) {
+                return Ok(known);
+            }
+        }
+    }
+
+    fn is_settled(&self, known: &Known) -> bool {
+        !matches!(known, Known::Hit(record) if !self.store.is_ours(&record.tree))
+    }
+
+    /// What stands on vertices whose results may be others now is looked up again when they are done.
+    fn reopen_above(&self, known: &mut [Known], reopened: &mut [bool]) {
+        for (id, vertex) in self.prepared.graph.vertices.iter().enumerate() {
+            if vertex.inputs().iter().any(|input| reopened[*input]) {
+                reopened[id] = true;
+                known[id] = Known::Open;
+            }
+        }
+    }
+
+    /// The steps whose trees the build needs, and those that it runs.
+    fn needed(&self, known: &[Known]) -> Result<Vec<VertexId>> {
+        let graph = &self.prepared.graph;
+        let mut queue = Vec::new();
+        if matches!(known[graph.target], Known::Open) || self.needs_trees(&known[graph.target])? {
+            queue.push(graph.target);
+        }
+        let mut seen = vec![false; known.len()];
+        let mut found = Vec::new();
+        while let Some(id) = queue.pop() {
+            if std::mem::replace(&mut seen[id], true) {
+                continue;
+            }
+            found.push(id);
+            match known[id] {
+                Known::Open => queue.extend(graph.vertices[id].inputs()),
+                _ => queue.extend(graph.vertices[id].parent),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether anybody looks into the trees of a result that is known: what is in the store as an image needs none of them.
+    fn needs_trees(&self, target: &Known) -> Result<bool> {
+        let request = self.request;
+        let is_direct = request.outputs.iter().any(|output| request.is_direct(output));
+        if self.wants_files() || request.weigh || is_direct || !self.leaks.is_empty() {
+            return Ok(true);
+        }
+        let Some(result) = target.result() else { return Ok(true) };
+        for form in request.forms() {
+            if self.store.result(&self.prepared.image_key(&result, request, &form))?.is_none() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// A record with a tree of ours in place of one with other owners; `None` if there is no way but to make it here.
+    pub(crate) fn ours(&self, key: &Digest, record: Record) -> Result<Option<Record>> {
+        if self.store.is_ours(&record.tree) {
+            return Ok(Some(record));
+        }
+        Ok(self.store.adopt(&self.work, key, &record, &self.request.build_id)?)
+    }
+}
