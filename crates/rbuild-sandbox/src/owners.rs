@@ -20,6 +20,7 @@ use rbuild_linux::notify::{self, Answer, Call};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
+use acts::How;
 pub(crate) use caller::Proc;
 use caller::{Caller, Result};
 pub(crate) use calls::{When, numbers};
@@ -181,7 +182,7 @@ impl Supervisor {
             Request::MakeNode { at, mode, device } => self.make_node(caller, at, mode, device),
             Request::MakeDir { at, mode } => self.make_dir(caller, at, mode),
             Request::SymLink { target, at } => self.symlink(caller, target, at),
-            Request::Open { at, flags, mode } => self.open(caller, at, flags, mode),
+            Request::Open { at, flags, mode } => self.open(caller, at, How::plain(flags, mode)),
             Request::OpenHow { at, how } => self.open_how(caller, at, how),
             Request::Execute { file } => self.execute(caller, file),
             Request::ListAttributes { file, to, size } => self.list_attributes(caller, file, to, size),

@@ -4,7 +4,7 @@ use std::ffi::CString;
 
 use rbuild_linux::notify::{Guise, Layout, stat_bytes, statx_bytes};
 use rbuild_linux::{Kind, owner_attribute};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::caller::{Caller, Proc, Result};
@@ -19,6 +19,20 @@ const MOST_NAMES: usize = 64 * 1024;
 
 /// Links that are followed one after the other, the kernel's limit (path_resolution(7)).
 const MOST_LINKS: usize = 40;
+
+/// How a file is opened (openat2(2)).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct How {
+    flags: OFlags,
+    mode: u32,
+    resolve: ResolveFlags,
+}
+
+impl How {
+    pub fn plain(flags: u32, mode: u32) -> How {
+        How { flags: OFlags::from_bits_retain(flags), mode, resolve: ResolveFlags::empty() }
+    }
+}
 
 impl Supervisor {
     fn place(&self, caller: &Caller<'_>, at: At) -> Result<Place> {
@@ -246,26 +260,28 @@ impl Supervisor {
             return Ok(Reply::GO);
         }
         let [flags, mode, resolve] = open_how(bytes);
-        // What resolves in a way of its own is rare, and opened as it asks.
-        if resolve != 0 || flags as u32 & CREATES == 0 {
+        // What has more bits than there are is the kernel's to refuse.
+        let (Ok(flags), Ok(mode)) = (u32::try_from(flags), u32::try_from(mode)) else { return Ok(Reply::GO) };
+        if flags & CREATES == 0 {
             return Ok(Reply::GO);
         }
-        self.open(caller, at, flags as u32, mode as u32)
+        let resolve = ResolveFlags::from_bits_retain(resolve);
+        self.open(caller, at, How { resolve, ..How::plain(flags, mode) })
     }
 
     /// An open that may make a file. One that finds a file is the kernel's own affair; what is made is made here, at the end of
     /// all links, and never opened if somebody else was faster.
-    pub(super) fn open(&mut self, caller: &Caller<'_>, at: At, flags: u32, mode: u32) -> Result<Reply> {
-        let flags = OFlags::from_bits_retain(flags);
+    pub(super) fn open(&mut self, caller: &Caller<'_>, at: At, how: How) -> Result<Reply> {
+        let How { flags, mode, resolve } = how;
         let unnamed = flags.bits() & CREATES & !OFlags::CREATE.bits() != 0;
-        if !unnamed && self.makes_for_root(caller, at) {
+        if !unnamed && resolve.is_empty() && self.makes_for_root(caller, at) {
             return Ok(Reply::GO);
         }
-        let place = self.place(caller, at);
+        let place = caller.path(at.path).and_then(|path| Place::resolved(caller, at.dir, path, self.chrooted, resolve));
         let found = match (unnamed, place) {
             (_, Err(e)) => Err(e),
             (true, Ok(place)) => place.target(true).map(|dir| Some((dir, c".".into()))),
-            (false, Ok(place)) => self.new_file(caller, place, flags),
+            (false, Ok(place)) => self.new_file(caller, place, how),
         };
         let (parent, name) = match found {
             Ok(Some(found)) => found,
@@ -283,7 +299,7 @@ impl Supervisor {
     }
 
     /// The directory and the name of a file that an open makes, behind links that lead to nothing; `None` if it makes none.
-    fn new_file(&self, caller: &Caller<'_>, mut place: Place, flags: OFlags) -> Result<Option<(Target, CString)>> {
+    fn new_file(&self, caller: &Caller<'_>, mut place: Place, how: How) -> Result<Option<(Target, CString)>> {
         if place.names_directory() || place.target(true).is_ok() {
             return Ok(None);
         }
@@ -296,8 +312,12 @@ impl Supervisor {
             if parent.is_in_proc() {
                 return Ok(None);
             }
-            if flags.intersects(OFlags::EXCL | OFlags::NOFOLLOW) {
+            if how.flags.intersects(OFlags::EXCL | OFlags::NOFOLLOW) {
                 return Ok(None);
+            }
+            // Nobody needs both, and where such a link may lead is more than is worth knowing here.
+            if !how.resolve.is_empty() {
+                return Err(Errno::LOOP);
             }
             place = place.behind(caller, parent, text, self.chrooted)?;
             // A link of /proc to what the caller has is found here only by its name.

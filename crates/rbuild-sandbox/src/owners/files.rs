@@ -169,6 +169,21 @@ impl Place {
         Ok(Place { base, path, how: NO_LINKS_OF_PROC })
     }
 
+    /// The same, resolved as the caller wants it besides (openat2(2)).
+    pub fn resolved(
+        caller: &Caller<'_>,
+        dir: i32,
+        path: CString,
+        chrooted: bool,
+        resolve: ResolveFlags,
+    ) -> Result<Place> {
+        if resolve.intersects(ResolveFlags::BENEATH | ResolveFlags::IN_ROOT) {
+            return Ok(Place { base: Some(caller.directory(dir)?), path, how: resolve | NO_LINKS_OF_PROC });
+        }
+        let place = Place::of(caller, dir, path, chrooted)?;
+        Ok(Place { how: place.how | resolve, ..place })
+    }
+
     fn base(&self) -> BorrowedFd<'_> {
         self.base.as_ref().map_or(CWD, |fd| fd.as_fd())
     }

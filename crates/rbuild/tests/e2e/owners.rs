@@ -211,3 +211,28 @@ fn the_key_of_owners_is_for_the_caller_alone() {
     // An older rbuild does not take the store for one of its own.
     assert!(lab.read("store/format.json").contains("keyed-owners"));
 }
+
+/// Files that are made by calls whose paths are resolved in ways of their own (openat2(2)), or lead through links to what is not
+/// there yet.
+const MAKES: &str = r#"FROM debian
+WORKDIR /w
+RUN chmod 777 /w
+USER 1000:1000
+RUN perl -e 'for my $r (0, 1, 2, 4, 8, 16) { my ($n, $h) = ("how$r", pack("QQQ", 0101, 0755, $r)); syscall(437, -100, $n, $h, 24) >= 0 or die "$r: $!"; chmod 04755, $n or die }' && \
+    ln -s new link && echo x > link && test -f new && mkdir d && ln -s ../d/behind d/up && echo x > d/up && test -f d/behind && \
+    ln -s /proc/self/cwd c && { echo x > c/through; ln -s /dev/stdout out; echo told > out; true; }
+"#;
+
+#[test]
+fn a_file_belongs_to_its_maker_however_its_path_is_resolved() {
+    let lab = debian();
+    for found in built(&lab, MAKES) {
+        let of = |name: &str| found.get(name).map_or("nothing", String::as_str);
+        for how in [0, 1, 2, 4, 8, 16] {
+            assert_eq!(of(&format!("w/how{how}")), "Regular 4755 1000:1000", "{how}");
+        }
+        for (name, file) in found.iter().filter(|(name, _)| name.len() > 2 && name.starts_with("w/")) {
+            assert!(file.ends_with(" 1000:1000"), "{name}: {file}");
+        }
+    }
+}
