@@ -9,6 +9,7 @@ mod acts;
 mod caller;
 mod calls;
 mod decode;
+mod executing;
 mod files;
 mod ids;
 
@@ -16,6 +17,7 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use caps::Capability;
 use rbuild_linux::notify::{self, Answer, Call};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -25,6 +27,7 @@ pub(crate) use caller::Proc;
 use caller::{Caller, Result};
 pub(crate) use calls::{When, numbers};
 use decode::{Change, Of, Request, decode, ids_of};
+use executing::{Image, Pending};
 use files::Known;
 use ids::SAME;
 pub(crate) use ids::{Credentials, Ids};
@@ -38,6 +41,8 @@ pub(crate) struct Supervisor {
     /// Each once; the first is root's.
     table: Vec<Credentials>,
     places: HashMap<Credentials, u64>,
+    /// Places of processes that may have executed a program since.
+    pending: HashMap<u64, Pending>,
     chrooted: bool,
     known: Known,
 }
@@ -63,6 +68,7 @@ impl Supervisor {
             proc: Arc::new(proc),
             table: vec![root],
             places,
+            pending: HashMap::new(),
             chrooted: false,
             known: Known::default(),
         };
@@ -116,23 +122,52 @@ impl Supervisor {
         notify::answer(self.listener.as_fd(), call, answer);
     }
 
+    fn place_of(&self, thread: u32) -> u64 {
+        notify::queue_limit(thread).map_or(0, |(soft, hard)| hard.saturating_sub(soft))
+    }
+
     fn credentials(&self, thread: u32) -> &Credentials {
-        let place = notify::queue_limit(thread).map_or(0, |(soft, hard)| hard.saturating_sub(soft));
+        let place = self.place_of(thread);
+        if let Some(pending) = self.pending.get(&place) {
+            return pending.who(Image::of(&self.proc, thread));
+        }
         // Somebody else's use of that limit is as good as none.
         self.table.get(usize::try_from(place).unwrap_or(0)).unwrap_or(&self.table[0])
     }
 
+    /// Whether the caller is somebody with that capability, and has not given it up.
+    fn may(&self, caller: &Caller<'_>, capability: Capability) -> bool {
+        self.credentials(caller.thread()).able() && caller.holds(capability)
+    }
+
+    fn may_set(&self, caller: &Caller<'_>, of: Of) -> bool {
+        self.may(caller, if of == Of::Users { Capability::CAP_SETUID } else { Capability::CAP_SETGID })
+    }
+
     fn become_(&mut self, thread: u32, who: Credentials) -> Result<()> {
-        let (_, hard) = notify::queue_limit(thread).map_err(|_| Errno::SRCH)?;
-        let known = self.places.get(&who).copied();
-        let place = known.unwrap_or(self.table.len() as u64);
-        // The limit has room for so many, and no more.
-        let soft = hard.checked_sub(place).ok_or(Errno::NOMEM)?;
-        if known.is_none() {
-            self.table.push(who.clone());
-            self.places.insert(who, place);
+        if let Some(place) = self.places.get(&who) {
+            return take_place(thread, *place);
         }
-        notify::set_queue_limit(thread, soft, hard).map_err(|_| Errno::PERM)
+        let place = self.table.len() as u64;
+        take_place(thread, place)?;
+        self.table.push(who.clone());
+        self.places.insert(who, place);
+        Ok(())
+    }
+
+    /// From now on who a thread is depends on what it executes.
+    fn expect(&mut self, thread: u32, pending: Pending) -> Result<()> {
+        let place = self.table.len() as u64;
+        take_place(thread, place)?;
+        // Holds the place; nobody is asked about it.
+        self.table.push(Credentials::default());
+        self.pending.insert(place, pending);
+        Ok(())
+    }
+
+    /// Ends what was expected of a thread that is `who`.
+    fn settle(&mut self, thread: u32, who: &Credentials) -> Result<()> {
+        if self.pending.contains_key(&self.place_of(thread)) { self.become_(thread, who.clone()) } else { Ok(()) }
     }
 
     fn decide(&mut self, request: Request, caller: &Caller<'_>) -> Result<Reply> {
@@ -153,7 +188,7 @@ impl Supervisor {
             Request::SetIds { of, change } => self.set_ids(caller, of, change),
             Request::SetFileId { of, id } => {
                 let who = self.credentials(caller.thread()).clone();
-                let (before, able) = (who.ids(of), who.able());
+                let (before, able) = (who.ids(of), self.may_set(caller, of));
                 self.become_(caller.thread(), who.with(of, before.set_files(able, id)))?;
                 Ok(Reply::value(before.files))
             }
@@ -205,7 +240,7 @@ impl Supervisor {
 
     fn set_groups(&mut self, caller: &Caller<'_>, count: u32, from: u64) -> Result<Reply> {
         let who = self.credentials(caller.thread()).clone();
-        if !who.able() {
+        if !self.may_set(caller, Of::Groups) {
             return Err(Errno::PERM);
         }
         if count > MOST_GROUPS {
@@ -225,7 +260,7 @@ impl Supervisor {
 
     fn set_ids(&mut self, caller: &Caller<'_>, of: Of, change: Change) -> Result<Reply> {
         let who = self.credentials(caller.thread()).clone();
-        let (ids, able) = (who.ids(of), who.able());
+        let (ids, able) = (who.ids(of), self.may_set(caller, of));
         let new = match change {
             Change::One(id) => ids.set(able, id),
             Change::Two(real, effective) => ids.set_two(able, real, effective),
@@ -238,6 +273,14 @@ impl Supervisor {
         self.become_(caller.thread(), who)?;
         Ok(Reply::value(0))
     }
+}
+
+/// Notes the place of a thread's process in the table.
+fn take_place(thread: u32, place: u64) -> Result<()> {
+    let (_, hard) = notify::queue_limit(thread).map_err(|_| Errno::SRCH)?;
+    // The limit has room for so many, and no more.
+    let soft = hard.checked_sub(place).ok_or(Errno::NOMEM)?;
+    notify::set_queue_limit(thread, soft, hard).map_err(|_| Errno::PERM)
 }
 
 enum Reply {

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 
+use caps::Capability;
 use rbuild_linux::notify::{Guise, Layout, stat_bytes, statx_bytes};
 use rbuild_linux::{Kind, owner_attribute};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
@@ -39,7 +40,7 @@ impl Supervisor {
         Place::of(caller, at.dir, caller.path(at.path)?, self.chrooted)
     }
 
-    fn target(&self, caller: &Caller<'_>, file: Named) -> Result<Target> {
+    pub(super) fn target(&self, caller: &Caller<'_>, file: Named) -> Result<Target> {
         self.target_of(caller, file.at.dir, caller.path_or_none(file.at.path)?, AtFlags::from_bits_retain(file.flags))
     }
 
@@ -143,7 +144,7 @@ impl Supervisor {
         let before = target.recorded().unwrap_or_default();
         let keep = |id: u32, old: u32| if id == SAME { old } else { id };
         let (uid, gid) = (keep(uid, before.uid), keep(gid, before.gid));
-        if !who.able() {
+        if !self.may(caller, Capability::CAP_CHOWN) {
             let own = who.users.files == before.uid && uid == before.uid;
             let member = gid == before.gid || gid == who.groups.files || who.more_groups.contains(&gid);
             if !own || !member {
@@ -215,7 +216,7 @@ impl Supervisor {
                 self.own_new(&parent, &name, owner, None)?;
             }
             (Some(kind), maker) => {
-                if !self.credentials(caller.thread()).able() {
+                if !self.may(caller, Capability::CAP_MKNOD) {
                     return Err(Errno::PERM);
                 }
                 let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
@@ -332,26 +333,5 @@ impl Supervisor {
     fn unless_for_root(&self, caller: &Caller<'_>, e: Errno) -> Result<Reply> {
         let who = self.credentials(caller.thread());
         if (who.users.files, who.groups.files) == (0, 0) { Ok(Reply::GO) } else { Err(e) }
-    }
-
-    /// Programs with set-id bits change who their caller is; the rest is the kernel's.
-    pub(super) fn execute(&mut self, caller: &Caller<'_>, file: Named) -> Result<Reply> {
-        let who = self.credentials(caller.thread()).clone();
-        if who.is_root() && !who.keeps {
-            return Ok(Reply::GO);
-        }
-        let Ok(target) = self.target(caller, file) else { return Ok(Reply::GO) };
-        let mode = target.stat.st_mode;
-        if target.kind() != Kind::File || mode & 0o111 == 0 {
-            return Ok(Reply::GO);
-        }
-        let owner = target.recorded().unwrap_or_default();
-        let user = (mode & 0o4000 != 0).then_some(owner.uid);
-        let group = (mode & 0o2010 == 0o2010).then_some(owner.gid);
-        let new = who.after_exec(user, group);
-        if new != who {
-            self.become_(caller.thread(), new)?;
-        }
-        Ok(Reply::GO)
     }
 }

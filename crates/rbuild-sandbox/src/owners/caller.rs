@@ -5,6 +5,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use caps::Capability;
 use rbuild_linux::notify::{self, Call, number_in};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -91,6 +92,17 @@ impl Caller<'_> {
 
     pub fn umask(&self) -> u32 {
         self.line("status", "Umask:").and_then(|mask| u32::from_str_radix(&mask, 8).ok()).unwrap_or(0o022)
+    }
+
+    /// Whether it holds a capability.
+    pub fn holds(&self, capability: Capability) -> bool {
+        let held = self.line("status", "CapEff:").and_then(|held| u64::from_str_radix(&held, 16).ok());
+        held.is_some_and(|held| held & capability.bitmask() != 0)
+    }
+
+    /// Whether no program that it executes gives it more rights (`no_new_privs`).
+    pub fn gains_nothing(&self) -> bool {
+        self.line("status", "NoNewPrivs:").is_some_and(|said| said != "0")
     }
 
     /// What stands in one of its files of /proc behind that word.

@@ -9,6 +9,9 @@ pub const HERE: i32 = -100;
 pub const NO_FOLLOW: u32 = 0x100;
 pub const EMPTY_PATH: u32 = 0x1000;
 
+/// `AT_EXECVE_CHECK` (Linux 6.14): whether a program would be executed, and no more.
+pub const CHECK_ONLY: u32 = 0x10000;
+
 /// `O_CREAT | O_WRONLY | O_TRUNC`, which creat(2) means.
 const CREATE: u32 = 0o100 | 0o1 | 0o1000;
 
