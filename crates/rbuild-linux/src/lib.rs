@@ -39,8 +39,8 @@ pub use mount::{
 };
 
 pub use owners::{
-    OwnerKey, Recorded, has_met_stand_ins, owner_attribute, owner_key, owners_are_recorded, record, record_in_times,
-    record_owners, recorded, set_owner_key,
+    OwnerKey, Recorded, has_met_stand_ins, latest_modification, owner_attribute, owner_key, owners_are_recorded,
+    record, record_in_times, record_owners, recorded, set_owner_key,
 };
 pub use program::sealed_program;
 pub use publish::{

@@ -4,7 +4,7 @@
 //! file or a directory is an extended attribute, and a device is an empty file whose attribute says which. What can have no
 //! such attribute (symbolic links, fifos, sockets: xattr(7)) keeps its owner in the time of its last access, which nobody
 //! needs: seconds from [`FAR`] on are the group, the nanoseconds the user. The kernel moves no such time by itself, as it is
-//! later than any access (mount(8), relatime). A file that says nothing is root's. Devices are written down like that
+//! later than any access (mount(8), relatime), and than any modification, as [`latest_modification`] sees to. A file that says nothing is root's. Devices are written down like that
 //! wherever none can be made.
 //!
 //! Anybody may write attributes and times, and only what rbuild wrote counts (`docs/design/0001-owners-that-count.md`). The
@@ -223,6 +223,12 @@ pub fn record_in_times(uid: u32, gid: u32) -> rustix::io::Result<Timestamps> {
         _ => Timespec { tv_sec: FAR + i64::from(gid), tv_nsec: uid.into() },
     };
     Ok(Timestamps { last_access: access, last_modification: OMITTED })
+}
+
+/// The latest time of modification, in seconds, of a file of that kind: with a later one, the next reading would move the time of
+/// access that tells the owner.
+pub fn latest_modification(kind: Kind) -> i64 {
+    if takes_attributes(kind) { i64::MAX } else { FAR - 1 }
 }
 
 pub(crate) const OMITTED: Timespec = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };

@@ -376,7 +376,11 @@ impl RootDir {
 
     /// Sets the modification time (and the access time to the same) of `name`, not following it.
     pub fn set_mtime(&self, name: &OsStr, mtime: Timestamp) -> Result<()> {
-        let times = timestamps(mtime);
+        let mut times = timestamps(mtime);
+        if owners_are_recorded() && mtime.sec > owners::latest_modification(Kind::Symlink) {
+            let latest = owners::latest_modification(self.stat(name)?.kind);
+            times.last_modification.tv_sec = times.last_modification.tv_sec.min(latest);
+        }
         one_component(name)
             .and_then(|name| rustix::fs::utimensat(self.fd(), name, &times, AtFlags::SYMLINK_NOFOLLOW))
             .map_err(|e| self.err("utimensat", Path::new(name), e))

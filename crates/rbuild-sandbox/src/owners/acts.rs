@@ -4,7 +4,7 @@ use std::ffi::CString;
 
 use caps::Capability;
 use rbuild_linux::notify::{Guise, Layout, stat_bytes, statx_bytes};
-use rbuild_linux::{Kind, owner_attribute};
+use rbuild_linux::{Kind, latest_modification, owner_attribute};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
@@ -128,6 +128,7 @@ impl Supervisor {
         }
         let target = self.subject(caller, file)?;
         let access = if matches!(target.kind(), Kind::File | Kind::Dir) { access } else { (0, super::decode::OMIT) };
+        let modification = (modification.0.min(latest_modification(target.kind())), modification.1);
         let time = |(sec, nsec): Time| Timespec { tv_sec: sec, tv_nsec: nsec };
         let times = Timestamps { last_access: time(access), last_modification: time(modification) };
         rustix::fs::utimensat(&target.fd, c"", &times, AtFlags::EMPTY_PATH)?;

@@ -236,3 +236,53 @@ fn a_file_belongs_to_its_maker_however_its_path_is_resolved() {
         }
     }
 }
+
+/// Programs that the kernel does not execute, or not with the rights of their owner.
+const EXECUTES: &str = r#"FROM debian
+RUN echo garbage > /garbage && cp /usr/bin/id /suid && printf '#!/bin/sh\nid -u\n' > /script && chmod 4755 /garbage /suid /script && \
+    head -c 4 /bin/true > /cut && chmod 6755 /cut && touch /f /g && chmod 777 /f
+RUN ! setpriv --bounding-set -chown --inh-caps -chown chown 33 /f && ! setpriv --bounding-set -setuid,-setgid --inh-caps -setuid,-setgid setpriv --reuid 33 true && \
+    ! setpriv --bounding-set -setgid --inh-caps -setgid setpriv --groups 5 true && setpriv --bounding-set -setuid --inh-caps -setuid chown 33 /g && \
+    perl -e 'syscall(117, 1000, 1000, 0) == 0 or die; for ("/garbage", "/cut") { my ($a, $e) = (pack("pQ", $_, 0), pack("Q", 0)); syscall(59, $_, $a, $e); } $> == 1000 or die; syscall(105, 0) == 0 or die "the saved id is gone"; $> == 0 or die'
+USER 1000
+RUN perl -e 'for my $p ("/garbage", "/cut", "/suid") { my ($a, $e) = (pack("pQ", $p, 0), pack("Q", 0)); \
+      $p eq "/suid" ? syscall(322, -100, $p, $a, $e, 0x10000) : syscall(59, $p, $a, $e); \
+      my $child = fork; $> == 1000 or die "$p: $>"; my $made = "/tmp/made$$"; open my $f, ">", $made; close $f; syscall(92, $made, 0, 0) == 0 and die $p; \
+      if ($child) { wait; $? and die } else { exit 0 } }' && \
+    test $(/suid -u) = 0 && test $(/suid -ru) = 1000 && test $(/script) = 1000 && test $(setpriv --no-new-privs /suid -u) = 1000
+"#;
+
+#[test]
+fn a_set_id_program_counts_as_the_kernel_executes_it() {
+    let lab = debian();
+    let [all, _] = built(&lab, EXECUTES);
+    assert_eq!(all["f"], "Regular 777 0:0");
+    assert!(all.iter().all(|(name, file)| !name.starts_with("tmp/made") || file.contains(" 1000:")), "{all:?}");
+}
+
+#[test]
+fn an_owner_stays_whatever_times_are_set() {
+    let lab = debian();
+    // Each reading moves a time of access that is not later than that of modification.
+    let dockerfile = "FROM debian\nWORKDIR /w\nRUN chmod 777 /w\nUSER 1000:1000\nRUN ln -s x l && mkfifo f && touch -h -m -d 2400-01-01 l && touch -m -d 2400-01-01 f && \\\n\
+        readlink l && test \"$(stat -c %u l f | sort -u)\" = 1000 && sleep 0.1 && readlink l && ls -ln l f\nRUN readlink l && test \"$(stat -c %u l f | sort -u)\" = 1000\n";
+    for found in built(&lab, dockerfile) {
+        if let Some(link) = found.get("w/l") {
+            assert_eq!(link, "Symlink 777 1000:1000");
+            assert_eq!(found["w/f"], "Fifo 644 1000:1000");
+        }
+    }
+    // The same of an image.
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::Symlink);
+    header.set_size(0);
+    header.set_mode(0o777);
+    header.set_uid(33);
+    header.set_gid(34);
+    header.set_mtime(13_569_465_600);
+    archive.append_link(&mut header, "far", "nowhere").unwrap();
+    lab.write("far.tar", archive.into_inner().unwrap());
+    let dockerfile = "FROM debian\nADD far.tar /\nRUN readlink /far && readlink /far && test $(stat -c %u:%g /far) = 33:34\nRUN test $(stat -c %u:%g /far) = 33:34\n";
+    assert_eq!(built(&lab, dockerfile)[0]["far"], "Symlink 777 33:34");
+}
