@@ -243,9 +243,9 @@ RUN echo garbage > /garbage && cp /usr/bin/id /suid && printf '#!/bin/sh\nid -u\
     head -c 4 /bin/true > /cut && chmod 6755 /cut && touch /f /g && chmod 777 /f
 RUN ! setpriv --bounding-set -chown --inh-caps -chown chown 33 /f && ! setpriv --bounding-set -setuid,-setgid --inh-caps -setuid,-setgid setpriv --reuid 33 true && \
     ! setpriv --bounding-set -setgid --inh-caps -setgid setpriv --groups 5 true && setpriv --bounding-set -setuid --inh-caps -setuid chown 33 /g && \
-    perl -e 'syscall(117, 1000, 1000, 0) == 0 or die; for ("/garbage", "/cut") { my ($a, $e) = (pack("pQ", $_, 0), pack("Q", 0)); syscall(59, $_, $a, $e); } $> == 1000 or die; syscall(105, 0) == 0 or die "the saved id is gone"; $> == 0 or die'
+    perl -e 'syscall(117, 1000, 1000, 0) == 0 or die; for (qw(/garbage /cut)) { my $p = $_; my ($a, $e) = (pack("pQ", $p, 0), pack("Q", 0)); syscall(59, $p, $a, $e); } $> == 1000 or die; syscall(105, 0) == 0 or die "the saved id is gone"; $> == 0 or die'
 USER 1000
-RUN perl -e 'for my $p ("/garbage", "/cut", "/suid") { my ($a, $e) = (pack("pQ", $p, 0), pack("Q", 0)); \
+RUN perl -e 'for (qw(/garbage /cut /suid)) { my $p = $_; my ($a, $e) = (pack("pQ", $p, 0), pack("Q", 0)); \
       $p eq "/suid" ? syscall(322, -100, $p, $a, $e, 0x10000) : syscall(59, $p, $a, $e); \
       my $child = fork; $> == 1000 or die "$p: $>"; my $made = "/tmp/made$$"; open my $f, ">", $made; close $f; syscall(92, $made, 0, 0) == 0 and die $p; \
       if ($child) { wait; $? and die } else { exit 0 } }' && \
