@@ -59,7 +59,7 @@ fn explain_names_files_of_stages_and_mounts() {
     build();
     lab.write("src/a", "2").write("src/c", "1").write("other/x", "2");
     let changed = build();
-    assert_eq!(why(&changed, "RUN cp"), "src/a, other/x changed; src/c is new");
+    assert_eq!(why(&changed, "RUN cp"), "other/x, src/a changed; src/c is new");
     assert_eq!(why(&changed, "/out /out/"), "of [build 2/2]: out/a changed; out/c is new");
     // Back to what was there before: the mounted files are in the store still, and so is the result.
     lab.write("src/a", "1").write("other/x", "1");
@@ -67,7 +67,7 @@ fn explain_names_files_of_stages_and_mounts() {
     assert!(why(&build(), "RUN cp").starts_with("all that it depends on"));
     // One of them as it was, the other new.
     lab.write("src/a", "2").write("src/c", "1").write("other/x", "3");
-    assert_eq!(why(&build(), "RUN cp"), "src/a, other/x changed; src/c is new");
+    assert_eq!(why(&build(), "RUN cp"), "other/x, src/a changed; src/c is new");
 }
 
 #[test]
