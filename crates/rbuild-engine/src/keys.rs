@@ -12,7 +12,10 @@ use rbuild_image::{Digest, Hasher};
 use rbuild_linux::RootDir;
 use rbuild_plan::{CacheStep, CopyStep, From, MountKindStep, MountStep, RunStep, SourceNames, Step, Vertex, VertexId};
 use rbuild_sandbox::Builder;
-use rbuild_source::{Content, HashCache, Ignore, Owner, Selected, Sight, SourceError, SourceTree, Take, content};
+use rbuild_source::{
+    Content, HardLinks, HashCache, Ignore, Owner, Selected, Sight, SourceError, SourceTree, Take, content,
+    content_without_links,
+};
 
 use crate::error::{BuildError, Result};
 use crate::places::Place;
@@ -310,13 +313,15 @@ pub fn sources_content(tree: &SourceTree<'_>, copy: &CopyStep) -> Result<Content
     let tree = SourceTree { exclude: Some(&exclude), ..*tree };
     let mut hasher = Hasher::new();
     let mut sight = Sight::default();
+    let links = HardLinks::default();
     for (source, span) in copy.sources.iter().zip(&copy.source_spans) {
         let fail = |e| copy_source_error(e, *span, copy);
-        let one = content(&tree, &select(&tree, copy, source).map_err(fail)?).map_err(fail)?;
+        let selected = select(&tree, copy, source).map_err(fail)?;
+        let one = content_without_links(&tree, &selected, &links).map_err(fail)?;
         hasher.field(one.digest.bytes());
         sight += one.sight;
     }
-    Ok(Content { digest: hasher.finish(), sight })
+    Ok(Content { digest: links.added_to(hasher.finish()), sight })
 }
 
 /// A selection that went wrong, at the word that asked for it.

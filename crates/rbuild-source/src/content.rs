@@ -2,11 +2,14 @@
 //!
 //! The digest covers the names below the selected directory, the kept parent directories, and of
 //! each file: kind, mode, owner, size, content, link target, device number, and the extended
-//! attributes that are stored in images. It does not cover times or files that are not selected.
+//! attributes that are stored in images, and which files are hard links to each other. It does not
+//! cover times or files that are not selected.
 
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use rbuild_image::{Digest, Hasher};
 use rbuild_linux::{Kind, RootDir, Stat};
@@ -24,13 +27,62 @@ pub struct Content {
     pub sight: Sight,
 }
 
-/// Returns the content of a selection. The digest includes the names under which files are copied.
+/// Hard links within what a step reads, of all its sources together: a copy preserves them.
+#[derive(Default)]
+pub struct HardLinks(Mutex<HashMap<(u32, u32, u64), BTreeSet<PathBuf>>>);
+
+impl HardLinks {
+    fn note(&self, path: &Path, stat: &Stat) {
+        if stat.nlink > 1 && stat.kind != Kind::Dir {
+            let mut groups = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            groups.entry(stat.inode()).or_default().insert(path.to_path_buf());
+        }
+    }
+
+    /// Adds the groups of two or more names to a digest, in order of their names. Returns the digest
+    /// unchanged if there are none.
+    pub fn added_to(self, digest: Digest) -> Digest {
+        let groups = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let groups: BTreeSet<BTreeSet<PathBuf>> = groups.into_values().filter(|names| names.len() > 1).collect();
+        if groups.is_empty() {
+            return digest;
+        }
+        let mut hasher = Hasher::new();
+        hasher.field(digest.bytes());
+        for names in groups {
+            hasher.field("hard links").field(names.len().to_le_bytes());
+            for name in names {
+                hasher.field(name.as_os_str().as_bytes());
+            }
+        }
+        hasher.finish()
+    }
+}
+
+/// Returns the content of a selection, with the hard links in it. The digest includes the names
+/// under which files are copied.
+///
+/// # Errors
+///
+/// Returns an error if a file cannot be read or changes while it is read.
+pub fn content(tree: &SourceTree<'_>, selected: &[Selected]) -> Result<Content, SourceError> {
+    let links = HardLinks::default();
+    let Content { digest, sight } = content_without_links(tree, selected, &links)?;
+    Ok(Content { digest: links.added_to(digest), sight })
+}
+
+/// Returns the content of a selection, and notes its hard links: links may lead from one source of
+/// a step to another, so the caller adds them to a digest over all sources.
 ///
 /// # Errors
 ///
 /// Returns an error if a file cannot be read or changes while it is read.
 #[tracing::instrument(target = "source", name = "content", level = "debug", skip_all, fields(selected = selected.len()))]
-pub fn content(tree: &SourceTree<'_>, selected: &[Selected]) -> Result<Content, SourceError> {
+pub fn content_without_links(
+    tree: &SourceTree<'_>,
+    selected: &[Selected],
+    links: &HardLinks,
+) -> Result<Content, SourceError> {
     let mut hasher = Hasher::new();
     let mut sight = Sight::default();
     hasher.field("content 4");
@@ -48,12 +100,15 @@ pub fn content(tree: &SourceTree<'_>, selected: &[Selected]) -> Result<Content, 
         if item.counts_itself() {
             let mut description = Vec::new();
             let (dir, _) = tree.root.parent(&item.path)?;
+            links.note(&item.path, &item.stat);
             sight += entry(&mut description, tree, &dir, &item.path, &item.stat)?;
             hasher.update(&description);
         }
         if below {
             let describe = |out: &mut Vec<u8>, dir: &RootDir, path: &Path, stat: &Stat| {
-                entry(out, tree, dir, &item.path.join(path), stat)
+                let path = item.path.join(path);
+                links.note(&path, stat);
+                entry(out, tree, dir, &path, stat)
             };
             sight += tree.digest(item, &mut hasher, &describe)?;
             hasher.field("end");

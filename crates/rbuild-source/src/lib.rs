@@ -18,7 +18,7 @@ mod similar;
 mod stamp;
 mod walk;
 
-pub use content::{Content, content};
+pub use content::{Content, HardLinks, content, content_without_links};
 pub use glob::Glob;
 pub use hashes::HashCache;
 pub use http::{FetchError, Fetched, fetch, is_url};

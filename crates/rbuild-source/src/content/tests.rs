@@ -350,3 +350,19 @@ fn parents_of_reincluded_files_keep_their_mode() {
     mode("d", 0o755);
     assert_ne!(t.digest(".", "*\n!d/e/y").unwrap(), before);
 }
+
+#[test]
+fn hard_links_count_by_the_names_that_share_a_file() {
+    let t = Temp::new("links");
+    std::fs::write(t.0.join("d/twin"), "x").unwrap();
+    let apart = t.digest("d", "").unwrap();
+    std::fs::remove_file(t.0.join("d/twin")).unwrap();
+    std::fs::hard_link(t.0.join("d/x"), t.0.join("d/twin")).unwrap();
+    let linked = t.digest("d", "").unwrap();
+    assert_ne!(apart, linked);
+    // A name outside the selection does not count.
+    std::fs::remove_file(t.0.join("d/twin")).unwrap();
+    let alone = t.digest("d", "").unwrap();
+    std::fs::hard_link(t.0.join("d/x"), t.0.join("outside")).unwrap();
+    assert_eq!(t.digest("d", "").unwrap(), alone);
+}

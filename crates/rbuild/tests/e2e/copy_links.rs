@@ -327,3 +327,31 @@ fn links_that_lead_up_in_a_source_end_at_its_root() {
         assert_eq!(got.trim(), *want, "COPY {flags} {source}");
     }
 }
+
+/// Which names are one file belongs to a copy's content: a relinked context is copied anew.
+#[test]
+fn hard_links_that_are_cut_or_made_are_not_served_from_the_cache() {
+    let lab = Lab::new();
+    let file = "FROM busybox AS s\nCOPY c /d\nFROM busybox\nCOPY --from=s /d /d\n\
+                RUN --mount=source=c,target=/m stat -c %h /m/f >/count; echo tail >>/d/f\n";
+    let built = |fresh: bool| {
+        let mut args = vec!["-o", "type=tar,dest=../out.tar"];
+        if fresh {
+            args.push("--no-cache");
+        }
+        lab.build(file, &args).ok();
+        let tar = std::fs::read(lab.path("out.tar")).unwrap();
+        let content = crate::lab::contents(&tar);
+        let mut names = crate::lab::listing(&tar);
+        names.retain(|name| name.contains("d/"));
+        (names, content.get("d/g").cloned(), content.get("count").cloned())
+    };
+    lab.write("c/f", "one\n");
+    std::fs::hard_link(lab.ctx().join("c/f"), lab.ctx().join("c/g")).unwrap();
+    let linked = built(false);
+    std::fs::remove_file(lab.ctx().join("c/g")).unwrap();
+    lab.write("c/g", "one\n");
+    let apart = built(false);
+    assert_eq!(apart, built(true));
+    assert_ne!(apart, linked);
+}
