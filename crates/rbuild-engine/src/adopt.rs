@@ -1,5 +1,6 @@
-//! Results that were made on a rung with other owners: they count as any others, and their trees are made ours where files or
-//! layers of them are needed.
+//! Reuse of results made under an isolation mode that records owners differently. Such a result is
+//! a cache hit like any other; its tree is converted to this builder's owners only where its files
+//! or its layer are needed.
 
 use rbuild_image::Digest;
 use rbuild_plan::{Step, VertexId};
@@ -10,7 +11,8 @@ use crate::execute::Executor;
 use crate::prepare::Known;
 
 impl Executor<'_> {
-    /// What is known of each vertex, for this builder: a result whose tree is needed and cannot be made ours is open.
+    /// Returns the state of each vertex for this builder. A hit whose tree is needed but cannot be
+    /// converted to this builder's owners becomes [`Known::Open`].
     pub(crate) fn settle(&self) -> Result<Vec<Known>> {
         let mut known = self.prepared.known.clone();
         loop {
@@ -20,7 +22,8 @@ impl Executor<'_> {
                 match self.ours(&key, record.clone())? {
                     Some(ours) => known[id] = Known::Hit(ours),
                     None => {
-                        // Another run of a command that was made again has another result.
+                        // A forced RUN (whose result differs from its key) may give another result
+                        // when it runs again.
                         let is_run = matches!(self.prepared.graph.vertices[id].step, Step::Run(_));
                         reopened[id] = is_run && record.result != key;
                         known[id] = Known::Open;
@@ -38,7 +41,8 @@ impl Executor<'_> {
         !matches!(known, Known::Hit(record) if !self.store.is_ours(&record.tree))
     }
 
-    /// What stands on vertices whose results may be others now is looked up again when they are done.
+    /// Reopens all vertices that depend, directly or not, on one whose result may change. They are
+    /// looked up again once their inputs are done.
     fn reopen_above(&self, known: &mut [Known], reopened: &mut [bool]) {
         for (id, vertex) in self.prepared.graph.vertices.iter().enumerate() {
             if vertex.inputs().iter().any(|input| reopened[*input]) {
@@ -48,7 +52,7 @@ impl Executor<'_> {
         }
     }
 
-    /// The steps whose trees the build needs, and those that it runs.
+    /// Returns the vertices that the build runs and those whose trees it needs.
     fn needed(&self, known: &[Known]) -> Result<Vec<VertexId>> {
         let graph = &self.prepared.graph;
         let mut queue = Vec::new();
@@ -70,7 +74,8 @@ impl Executor<'_> {
         Ok(found)
     }
 
-    /// Whether anybody looks into the trees of a result that is known: what is in the store as an image needs none of them.
+    /// Returns true if the build needs the trees of the target. It does not if every requested
+    /// image of the target's result is already in the store.
     fn needs_trees(&self, target: &Known) -> Result<bool> {
         let request = self.request;
         let is_direct = request.outputs.iter().any(|output| request.is_direct(output));
@@ -86,7 +91,8 @@ impl Executor<'_> {
         Ok(false)
     }
 
-    /// A record with a tree of ours in place of one with other owners; `None` if there is no way but to make it here.
+    /// Returns the record with a tree that has this builder's owners, converting the tree if
+    /// necessary. Returns `None` if the step must be run again here.
     pub(crate) fn ours(&self, key: &Digest, record: Record) -> Result<Option<Record>> {
         if self.store.is_ours(&record.tree) {
             return Ok(Some(record));

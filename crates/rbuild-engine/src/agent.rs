@@ -1,8 +1,10 @@
-//! ssh agents for commands: a socket of the build's own, behind which keys can be listed and used.
+//! SSH agent sockets for commands, with access limited to listing and using keys.
 //!
-//! The caller's agent is never mounted itself. The command gets a socket with the owner and mode it asked for, which
-//! is gone when the command is; behind it is the caller's agent, or keys that the build holds. Only requests to list keys and to
-//! sign get through: what would change the agent (add, remove, lock), and extensions, are refused here.
+//! The caller's agent socket is never mounted itself. A command gets its own socket, with the owner
+//! and mode it asked for, which exists only while the command runs. The socket forwards to the
+//! caller's agent or to keys held by the build. Only requests to list keys and to sign are
+//! answered; requests that would modify the agent (add, remove, lock) and extensions are refused
+//! here.
 
 use std::ffi::OsStr;
 use std::io::{Read, Write};
@@ -24,17 +26,17 @@ use rustix::event::{PollFd, PollFlags, poll};
 use crate::private_key::{self, PrivateKey};
 use crate::request::AgentSource;
 
-/// A socket that is served until this is dropped.
+/// An agent socket. It is served until this value is dropped.
 pub(crate) struct Agent {
     dir: PathBuf,
-    /// Its closing ends the thread.
+    /// Closing it ends the thread.
     stop: Option<OwnedFd>,
     thread: Option<JoinHandle<()>>,
 }
 
 const NAME: &str = "agent";
 
-/// What answers at the other end of one connection.
+/// The backend that answers the requests of a connection.
 #[derive(Clone)]
 enum Behind {
     Socket(PathBuf),
@@ -42,9 +44,10 @@ enum Behind {
 }
 
 impl Agent {
-    /// Listens in the new directory `dir`. `socket` is where the caller's agent is in this world.
+    /// Listens in the new directory `dir`. `socket` is the path of the caller's agent as seen from
+    /// this mount namespace.
     pub fn listen(dir: PathBuf, source: &AgentSource, socket: &Path, step: &AgentStep) -> std::io::Result<Agent> {
-        // The socket has its mode a moment after it is there.
+        // The socket gets its mode only after it has been bound, so the directory must be private.
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
         let path = dir.join(NAME);
         let listener = UnixListener::bind(&path)?;
@@ -77,10 +80,10 @@ impl Drop for Agent {
     }
 }
 
-/// Connections of one command that are served at a time.
+/// Maximum number of concurrent connections per command.
 const MOST_CONNECTIONS: usize = 256;
 
-/// A conversation with a command, as whoever ends it sees it.
+/// A connection from a command and the thread that serves it.
 struct Connection {
     shared: Arc<Shared>,
     thread: JoinHandle<()>,
@@ -88,9 +91,9 @@ struct Connection {
 
 struct Shared {
     ours: UnixStream,
-    /// The caller's agent, once it is connected.
+    /// The connection to the caller's agent, once established.
     agent: OnceLock<UnixStream>,
-    /// Nothing more is to be asked.
+    /// Set when the connection ends; no further request is forwarded.
     over: AtomicBool,
 }
 
@@ -108,7 +111,8 @@ impl Connection {
     }
 }
 
-/// Serves connections, each on a thread of its own, until the other end of `stopped` closes; then ends them all.
+/// Serves each connection on a thread of its own until the other end of `stopped` is closed, then
+/// ends all connections.
 fn accept(listener: &UnixListener, stopped: &OwnedFd, behind: &Behind) {
     let mut open: Vec<Connection> = Vec::new();
     loop {
@@ -143,7 +147,7 @@ impl Shared {
         }
     }
 
-    /// Answers until either side ends.
+    /// Answers requests until either side ends the connection.
     fn serve(&self, behind: &Behind) {
         match behind {
             Behind::Keys(keys) => self.answer(|message| Some(private_key::reply(message, keys))),
@@ -157,10 +161,11 @@ impl Shared {
         self.end();
     }
 
-    /// Answers each message with what `reply` says, as long as it says something.
+    /// Answers each message with the result of `reply`. Stops if `reply` returns `None`.
     fn answer(&self, reply: impl Fn(&[u8]) -> Option<Vec<u8>>) {
         while let Some(message) = receive(&self.ours) {
-            // What came before the end is not asked after it: nobody would end the wait for the agent.
+            // A request received before the end must not be forwarded after it: nothing would
+            // interrupt the wait for the agent's answer.
             if self.over.load(Ordering::SeqCst) {
                 return;
             }
@@ -173,7 +178,7 @@ impl Shared {
     }
 }
 
-/// A caller's agent that does not accept connections for this long is none.
+/// Time limit for connecting to the caller's agent; after it, the agent counts as unavailable.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 fn connect(path: &Path) -> std::io::Result<UnixStream> {
@@ -191,10 +196,12 @@ fn ask(agent: &UnixStream, message: &[u8]) -> Option<Vec<u8>> {
     receive(agent)
 }
 
-/// A message of the agent protocol is longer than this only if it is none (draft-ietf-sshm-ssh-agent, section 3).
+/// Maximum length of a message. The protocol does not allow longer ones (draft-ietf-sshm-ssh-agent,
+/// section 3).
 const MAX_MESSAGE: usize = 256 * 1024;
 
-/// One message without its length; none at the end, and of what is no message.
+/// Reads one message and strips its length. Returns `None` at the end of the stream and for an
+/// invalid length.
 fn receive(mut stream: &UnixStream) -> Option<Vec<u8>> {
     let mut length = [0u8; 4];
     stream.read_exact(&mut length).ok()?;
@@ -216,7 +223,7 @@ fn send(mut stream: &UnixStream, message: &[u8]) -> Option<()> {
 mod tests {
     use super::*;
 
-    /// An agent that answers every message with its own bytes, and the types of the messages that reached it.
+    /// Starts an agent that echoes every message; returns the types of the messages it received.
     fn echo(path: &Path) -> JoinHandle<Vec<u8>> {
         let listener = UnixListener::bind(path).unwrap();
         std::thread::spawn(move || {

@@ -1,7 +1,9 @@
-//! Images as one tar: an OCI image layout, and with it the files of a docker-archive.
+//! Images as a tar archive or a directory: an OCI image layout, optionally with the files of a
+//! docker-archive.
 //!
-//! The bytes depend on the images and their names only: entries are sorted, times are zero, owners are root. An archive whose
-//! layers are made in it begins with them, in their own order.
+//! The bytes depend only on the images and their names: entries are sorted, times are zero, owners
+//! are root. An archive whose layers are packed directly into it starts with these layers, in their
+//! own order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -21,20 +23,22 @@ use crate::load::{clean, promised};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ArchiveFormat {
     Oci,
-    /// An OCI layout that also has `manifest.json`, which `docker load` and `podman load` of any age read.
+    /// An OCI layout that also has `manifest.json`, which `docker load` and `podman load` of any
+    /// version read.
     Docker,
 }
 
-/// What goes into an archive under the same names: one image, or one for each of several platforms.
+/// An image to be archived under its names, or one image per platform under the same names.
 pub struct Saved {
-    /// Never empty.
+    /// Never empty. With several platforms, one image for each.
     pub images: Vec<Image>,
     pub names: Vec<Reference>,
 }
 
-/// Writes the images with their names to a destination, which is published by whoever opened it.
+/// Writes the images with their names to a destination. The caller, who opened it, publishes it.
 ///
-/// Layers among `known` are left out: whoever loads the archive has them. `moved` counts bytes of blobs.
+/// Layers in `known` are left out because the recipient already has them. `moved` counts the bytes
+/// of blobs that were written.
 pub fn save_to(
     store: &Store,
     images: &[Saved],
@@ -46,20 +50,20 @@ pub fn save_to(
     crate::export::write(dest, |out| save(store, images, known, format, out, moved))
 }
 
-/// Bytes of what goes into an archive, without its framing.
+/// Returns the size in bytes of the blobs to be archived, without tar headers and padding.
 pub fn save_size(store: &Store, images: &[Saved], known: &BTreeSet<Digest>) -> Result<u64> {
     let blobs = blobs_of(images, known)?;
     let stored = blobs.iter().filter(|(_, blob)| matches!(blob, Blob::Stored));
     stored.map(|(digest, _)| Ok(store.blob_size(digest)?)).sum()
 }
 
-/// The layers of an image, by the digests of their bytes.
+/// Returns the blob digests of an image's layers, lowest first.
 pub fn layer_blobs(image: &Image) -> Result<Vec<Digest>> {
     let layers = image.layers()?;
     layers.iter().map(|(layer, _)| digest_of(layer).map_err(|e| BuildError::other(e.to_string()))).collect()
 }
 
-/// The blobs that an archive of images holds, by their names in it.
+/// Returns the digests of the blobs in an archive of images, taken from the entry names.
 pub fn archive_blobs(archive: impl Read, shown: &str, limits: Limits) -> Result<BTreeSet<Digest>> {
     let mut tar = LimitedTar::new(Bounded::new(archive, limits).map_err(BuildError::io(shown))?, limits);
     let mut blobs = BTreeSet::new();
@@ -69,12 +73,13 @@ pub fn archive_blobs(archive: impl Read, shown: &str, limits: Limits) -> Result<
     Ok(blobs)
 }
 
-/// Makes sure of every layer of the store that is going out that it is what its image's configuration says.
+/// Checks that every outgoing layer of the store has the diffID that its image's configuration
+/// names.
 pub(crate) fn check_layers(store: &Store, images: &[Saved], known: &BTreeSet<Digest>) -> Result<()> {
     let mut layers = BTreeSet::new();
     for image in images.iter().flat_map(|saved| &saved.images) {
         for (digest, (_, diff_id)) in layer_blobs(image)?.into_iter().zip(image.layers()?) {
-            // Layers that are made in the archive are not in the store.
+            // Layers that were packed directly into the archive are not in the store.
             if !known.contains(&digest) && store.has_blob(&digest)? {
                 layers.insert((digest, diff_id));
             }
@@ -83,7 +88,7 @@ pub(crate) fn check_layers(store: &Store, images: &[Saved], known: &BTreeSet<Dig
     Ok(store.check_layers(&layers.into_iter().collect::<Vec<_>>())?)
 }
 
-/// A blob of an archive: of the store, or made for it.
+/// A blob of an archive: read from the store, or generated for the archive.
 enum Blob {
     Stored,
     Made(Vec<u8>),
@@ -103,7 +108,7 @@ fn blobs_of(images: &[Saved], known: &BTreeSet<Digest>) -> Result<BTreeMap<Diges
     Ok(blobs)
 }
 
-/// The index of an image of several platforms.
+/// Returns the image index for an image of several platforms, `None` for a single image.
 fn platform_index(saved: &Saved) -> Result<Option<Vec<u8>>> {
     if saved.images.len() < 2 {
         return Ok(None);
@@ -129,7 +134,7 @@ fn platform_index(saved: &Saved) -> Result<Option<Vec<u8>>> {
     serde_json::to_vec(&index).map(Some).map_err(|e| BuildError::other(e.to_string()))
 }
 
-/// An OCI image layout directory in the making.
+/// An OCI image layout directory that is being written.
 pub(crate) struct Layout {
     root: RootDir,
     pub blobs: RootDir,
@@ -145,7 +150,7 @@ impl Layout {
     }
 }
 
-/// Writes the images with their names as an OCI image layout directory; blobs that are there already stay.
+/// Writes the images with their names as an OCI image layout directory. Existing blobs are kept.
 pub fn save_directory(
     store: &Store,
     images: &[Saved],
@@ -185,12 +190,13 @@ fn write_layout(
     Ok(())
 }
 
-/// Writes a blob that is what its name says; `moved` counts its bytes.
+/// Writes a blob after verifying its digest; `moved` counts its bytes.
 fn copy_blob(store: &Store, blob: &Digest, moved: &AtomicU64, out: &mut impl Write) -> Result<()> {
     let failed = || BuildError::io("writing the image");
     let count = |bytes| moved.fetch_add(bytes, Ordering::Relaxed);
     if let Some(file) = store.open_known(blob)? {
-        // The kernel moves the bytes where both ends are files: nobody here looks at them.
+        // If both ends are files, the kernel copies the bytes without passing them through user
+        // space.
         loop {
             match std::io::copy(&mut (&file).take(MOVED), out).map_err(failed())? {
                 0 => return Ok(()),
@@ -204,10 +210,10 @@ fn copy_blob(store: &Store, blob: &Digest, moved: &AtomicU64, out: &mut impl Wri
     })
 }
 
-/// Bytes that are moved between two looks at how far it is.
+/// Bytes copied between two updates of the progress counter.
 const MOVED: u64 = 16 << 20;
 
-/// Writes the images with their names.
+/// Writes the images with their names as an archive to `out`.
 pub(crate) fn save(
     store: &Store,
     images: &[Saved],
@@ -220,10 +226,10 @@ pub(crate) fn save(
     Writer::begin(out)?.finish(store, images, known, format, moved).map(drop)
 }
 
-/// An archive in the making.
+/// An archive that is being written.
 pub(crate) struct Writer<W: Write> {
     tar: TarWriter<W>,
-    /// Blobs that are in it.
+    /// Blobs already in the archive.
     written: BTreeSet<Digest>,
 }
 
@@ -239,7 +245,8 @@ impl<W: Write> Writer<W> {
         Ok(Writer { tar, written: BTreeSet::new() })
     }
 
-    /// Has a layer made in the archive itself; what is made twice stands there once.
+    /// Packs a layer directly into the archive. A layer with a digest that is already in the
+    /// archive is dropped, so each blob is stored once.
     pub(crate) fn layer(&mut self, make: impl FnOnce(&mut dyn Write) -> Result<PackedLayer>) -> Result<PackedLayer>
     where
         W: Seek,
@@ -260,7 +267,7 @@ impl<W: Write> Writer<W> {
         Ok(layer)
     }
 
-    /// Writes all blobs that are not there yet, and the documents.
+    /// Writes all blobs that are still missing, then the index and the other documents.
     pub(crate) fn finish(
         mut self,
         store: &Store,
@@ -303,7 +310,7 @@ fn blob_path(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 
-/// One entry for each name; an image without one stands there once.
+/// Returns `index.json`: one descriptor per name, and a single one for an image without names.
 fn index(images: &[Saved]) -> Result<Value> {
     let mut manifests = Vec::new();
     for saved in images {
@@ -325,7 +332,7 @@ fn index(images: &[Saved]) -> Result<Value> {
         }
     }
     let mut manifests = serde_json::to_value(&manifests).map_err(|e| BuildError::other(e.to_string()))?;
-    // The annotations come out of an unordered map.
+    // The annotations come from an unordered map.
     for entry in manifests.as_array_mut().into_iter().flatten() {
         if let Some(annotations) = entry.get_mut("annotations").and_then(Value::as_object_mut) {
             let sorted: BTreeMap<String, Value> = std::mem::take(annotations).into_iter().collect();
@@ -339,7 +346,8 @@ fn index(images: &[Saved]) -> Result<Value> {
     }))
 }
 
-/// Programs that read docker's own documents know one platform of an image: they are told of the one that runs here.
+/// Returns the image for Docker's own documents, which have one platform per image: the one that
+/// runs on this machine.
 fn for_docker(images: &[Saved]) -> impl Iterator<Item = (&Image, &[Reference])> {
     images.iter().map(|saved| {
         let chosen = preferred(saved.images.iter().map(|image| image.config.platform()));
@@ -347,7 +355,7 @@ fn for_docker(images: &[Saved]) -> impl Iterator<Item = (&Image, &[Reference])> 
     })
 }
 
-/// Which of several platforms runs here; the first if none does.
+/// Returns the index of the platform that runs on this machine, 0 if none does.
 pub(crate) fn preferred(mut platforms: impl Iterator<Item = Platform>) -> usize {
     platforms.position(|platform| Platform::host().runs(&platform)).unwrap_or(0)
 }
@@ -371,7 +379,8 @@ fn docker_manifest(images: &[Saved]) -> Result<Value> {
     Ok(Value::Array(items))
 }
 
-/// `{name: {tag: top layer}}`, for programs from before manifest.json.
+/// Returns the legacy `repositories` document, `{name: {tag: top layer}}`, for programs that
+/// predate `manifest.json`.
 fn repositories(images: &[Saved]) -> Result<Value> {
     let mut names: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
     for (image, references) in for_docker(images) {

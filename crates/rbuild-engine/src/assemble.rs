@@ -1,4 +1,5 @@
-//! The finished image: layers of the steps on those of the base, configuration, manifest.
+//! Assembly of the final image: the base's layers plus those of the steps, configuration and
+//! manifest.
 
 use std::collections::HashMap;
 use std::sync::mpsc::Receiver;
@@ -17,7 +18,7 @@ use crate::request::{ImageForm, Squash};
 
 const COMMENT: &str = "buildkit.dockerfile.v0";
 
-/// Makes the image of the target, or finds it made; gives its manifest.
+/// Returns the manifest digest of the target's image, assembling it unless it is cached.
 #[tracing::instrument(target = "engine", name = "pack", level = "debug", skip_all)]
 pub(crate) fn image(build: &Executor<'_>, form: &ImageForm) -> Result<Digest> {
     let key = build.prepared.image_key(&build.done(build.prepared.graph.target).result, build.request, form);
@@ -34,19 +35,20 @@ pub(crate) fn image(build: &Executor<'_>, form: &ImageForm) -> Result<Digest> {
     Ok(manifest)
 }
 
-/// The vertices that the result is made of, from its base up.
+/// Returns the vertices of the target's parent chain, base first.
 fn chain(build: &Executor<'_>) -> Vec<VertexId> {
     let mut chain: Vec<VertexId> = build.chain().collect();
     chain.reverse();
     chain
 }
 
-/// The trees of the target's own steps, the lowest first.
+/// Returns the trees of the target's own steps, lowest first.
 pub(crate) fn own_trees(build: &Executor<'_>) -> Vec<TreeId> {
     chain(build)[1..].iter().filter_map(|v| build.done(*v).tree.clone()).collect()
 }
 
-/// Stores configuration and manifest of the image of which these are the target's own layers; gives the manifest.
+/// Stores the configuration and the manifest of the image whose own layers are `packed`; returns
+/// the manifest digest.
 pub(crate) fn documents(build: &Executor<'_>, form: &ImageForm, packed: &[PackedLayer]) -> Result<Digest> {
     let graph = &build.prepared.graph;
     let chain = chain(build);
@@ -87,7 +89,7 @@ pub(crate) fn documents(build: &Executor<'_>, form: &ImageForm, packed: &[Packed
     Ok(build.store.put_document(&build.work, &manifest)?.0)
 }
 
-/// The layers that are the target's own, the lowest first.
+/// Packs the target's own layers; returns them lowest first.
 #[tracing::instrument(target = "engine", name = "layers", level = "debug", skip_all)]
 fn new_layers(build: &Executor<'_>, form: &ImageForm) -> Result<Vec<PackedLayer>> {
     let latest = latest(build, form);
@@ -95,7 +97,7 @@ fn new_layers(build: &Executor<'_>, form: &ImageForm) -> Result<Vec<PackedLayer>
     match form.squash {
         Squash::All => {
             let view = build.view(build.prepared.graph.target)?;
-            // A layer of nothing is none, as without squashing.
+            // An empty result has no layer, as without squashing.
             if view.entries().map_err(BuildError::kernel("the result"))?.is_empty() {
                 return Ok(Vec::new());
             }
@@ -112,7 +114,8 @@ fn new_layers(build: &Executor<'_>, form: &ImageForm) -> Result<Vec<PackedLayer>
     trees.par_iter().map(pack).collect()
 }
 
-/// The error of a layer that could not be made. What the step itself left is told with its place in the Dockerfile.
+/// Converts an error from packing a layer. If the step itself caused it, the error points at the
+/// step in the Dockerfile.
 pub(crate) fn not_packed(build: &Executor<'_>, tree: &TreeId, error: StoreError) -> BuildError {
     if build.cancel.is_cancelled() {
         return BuildError::Cancelled;
@@ -124,17 +127,19 @@ pub(crate) fn not_packed(build: &Executor<'_>, tree: &TreeId, error: StoreError)
     }
 }
 
-/// The latest time that a file of a new layer may have, in seconds since 1970.
+/// Returns the upper bound for modification times in new layers, in seconds since 1970.
 pub(crate) fn latest(build: &Executor<'_>, form: &ImageForm) -> Option<i64> {
     build.prepared.graph.epoch.filter(|_| !form.late_times)
 }
 
-/// Makes the layers of trees as they come, each in the forms that the result will want, while other steps still run: on
-/// processors that would be idle. What goes wrong here goes wrong again, and is told, when the layer is needed.
+/// Packs the layers of trees as they arrive, in the requested forms, while other steps still run.
+/// It uses only processor time that would be idle. Errors are ignored: they occur again, and are
+/// reported, when the layer is needed.
 pub(crate) fn pack_early(build: &Executor<'_>, trees: &Receiver<TreeId>) {
     rbuild_linux::process::yield_to_others();
     let stop = || build.cancel.is_cancelled();
-    // What is left when the last step has ended is made by several threads, and not by idle ones.
+    // Layers still unpacked after the last step are packed by several threads at normal priority
+    // instead.
     for tree in trees.iter().take_while(|_| build.runs()) {
         for form in build.request.forms().iter().filter(|form| form.squash == Squash::None) {
             let _ = build.store.pack_tree(&build.work, &tree, form.layers, latest(build, form), &stop);
@@ -142,12 +147,13 @@ pub(crate) fn pack_early(build: &Executor<'_>, trees: &Receiver<TreeId>) {
     }
 }
 
-/// Leaves as many entries with a layer as there are layers: the last of those that had one stands for all of them.
+/// Marks history entries as empty until as many non-empty ones remain as there are layers. The last
+/// non-empty entry is always kept; it represents all layers that were merged.
 fn fold_history(history: &mut [History], layers: usize) {
     let filled: Vec<usize> = (0..history.len()).filter(|i| !history[*i].empty_layer).collect();
     match (layers, &filled[..], history) {
         (0, _, history) => history.iter_mut().for_each(|entry| entry.empty_layer = true),
-        // Other tools' images may have layers that their history does not speak of.
+        // Images from other tools may have layers without history entries.
         (_, [], [.., last]) => last.empty_layer = false,
         (_, [but_last @ .., _], history) => {
             for i in &but_last[(layers - 1).min(but_last.len())..] {
@@ -158,8 +164,9 @@ fn fold_history(history: &mut [History], layers: usize) {
     }
 }
 
-/// The target's own history: a layer has the time at which it was made, what comes before the first one has that
-/// one's, and the rest the time of what it follows.
+/// Appends the target's own history. An entry with a layer is dated by the layer's creation;
+/// entries before the first layer get the time of that layer, other entries the time of the
+/// preceding one.
 fn add_history(build: &Executor<'_>, history: &mut Vec<History>, steps: &[VertexId]) -> Result<()> {
     let clamp = |t: i64| build.prepared.graph.epoch.map_or(t, |epoch| t.min(epoch));
     let times: HashMap<VertexId, i64> = steps.iter().map(|v| (*v, clamp(build.done(*v).created))).collect();
@@ -180,7 +187,7 @@ fn add_history(build: &Executor<'_>, history: &mut Vec<History>, steps: &[Vertex
     Ok(())
 }
 
-/// RFC 3339 in UTC.
+/// Formats a time as RFC 3339 in UTC.
 pub(crate) fn time(seconds: i64) -> Result<String> {
     let timestamp = jiff::Timestamp::from_second(seconds)
         .map_err(|e| BuildError::other(format!("the time {seconds} cannot be written: {e}")))?;
@@ -204,7 +211,7 @@ mod tests {
             (&[false, true, false, false][..], 1, &[true, true, true, false][..]),
             (&[false, true, false, false], 2, &[false, true, true, false]),
             (&[false, false], 2, &[false, false]),
-            // Of layers that nobody speaks of.
+            // Layers without history entries.
             (&[false, false], 5, &[false, false]),
             (&[true, true], 1, &[true, false]),
             (&[], 1, &[]),

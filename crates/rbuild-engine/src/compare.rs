@@ -1,4 +1,4 @@
-//! In what two images differ that should be the same.
+//! Finds the first difference between two images that should be identical.
 
 use std::io::Read;
 
@@ -8,16 +8,18 @@ use rbuild_store::{Image, Store};
 
 use crate::error::{BuildError, Result};
 
-/// The first thing that differs.
+/// The first difference between two images.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Difference {
-    /// A layer, from 1, of so many; what made it, the first path in it that differs, and in what.
+    /// Layer `number` (from 1) of `of`; the command that created it, the first path that differs,
+    /// and the difference.
     Layer { number: usize, of: usize, made_by: String, path: String, what: String },
-    /// A part of the configuration, and its two values.
+    /// A field of the configuration and its two values.
     Configuration { what: String },
 }
 
-/// The first difference between two images of the store; `None` if their manifests are the same.
+/// Returns the first difference between two images of the store, `None` if their manifests are
+/// equal.
 pub fn first_difference(store: &Store, a: &Image, b: &Image) -> Result<Option<Difference>> {
     let (layers_a, layers_b) = (a.layers()?, b.layers()?);
     let made_by: Vec<&History> = a.config.history.iter().filter(|entry| !entry.empty_layer).collect();
@@ -47,7 +49,7 @@ pub fn first_difference(store: &Store, a: &Image, b: &Image) -> Result<Option<Di
     Ok(Some(Difference::Configuration { what }))
 }
 
-/// The first path that is not the same in two layers, whose entries are sorted, and what is different.
+/// Returns the first path that differs between two layers, and the difference. Both must be sorted.
 fn first_entry(
     a: &mut TarReader<impl Read>,
     b: &mut TarReader<impl Read>,
@@ -113,7 +115,7 @@ fn fill(reader: &mut TarReader<impl Read>, buffer: &mut [u8]) -> std::result::Re
     Ok(filled)
 }
 
-/// The first value of two documents that is not the same, by its path.
+/// Returns the path of the first value that differs between two JSON documents, with both values.
 fn first_value(path: &str, a: &serde_json::Value, b: &serde_json::Value) -> Option<String> {
     use serde_json::Value::{Array, Null, Object};
     match (a, b) {

@@ -1,4 +1,4 @@
-//! COPY and ADD: selected files into a root file system.
+//! COPY and ADD: copies selected files into a root file system.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -21,7 +21,7 @@ mod place;
 pub(crate) use entry::{copy_file, unchanged};
 use place::{Dir, Links};
 
-/// A copy that went wrong: which source (by its place in the step), and what happened.
+/// A failed copy: the index of the source in the step, if one is to blame, and the reason.
 pub struct CopyError {
     pub source: Option<usize>,
     pub reason: Reason,
@@ -32,7 +32,7 @@ pub enum Reason {
     Kernel(rbuild_linux::Error),
     Layer(rbuild_layer::LayerError),
     Text(String),
-    /// The build was stopped.
+    /// The build was cancelled.
     Stopped,
 }
 
@@ -55,14 +55,14 @@ impl From<rbuild_layer::LayerError> for Reason {
     }
 }
 
-/// What a copy goes by besides its step.
+/// Settings of a copy that are not part of its step.
 #[derive(Clone, Copy)]
 pub struct Terms<'a> {
-    /// Dates what is made up; seconds since 1970.
+    /// Modification time of files and directories that have none in the source; seconds since 1970.
     pub now: i64,
-    /// Of archives that ADD unpacks.
+    /// Limits on archives that ADD unpacks.
     pub limits: Limits,
-    /// Ends the copy before its time.
+    /// Cancels the copy.
     pub cancel: &'a Cancel,
 }
 
@@ -72,8 +72,9 @@ impl Terms<'_> {
     }
 }
 
-/// Copies what the step selects from `source` into `root`. With a `track`, what an earlier copy has is left to it. Gives the
-/// number of files that went to the path of the destination itself, where each covers the one before.
+/// Copies the files that the step selects from `source` into `root`. With a `track`, files that are
+/// unchanged since an earlier copy are left to it. Returns the number of files written to the
+/// destination path itself, where each one replaces the previous one.
 pub fn copy(
     step: &CopyStep,
     source: Option<&SourceTree<'_>>,
@@ -98,7 +99,7 @@ pub fn copy(
             copier.defers = match others || items.len() > 1 {
                 _ if !step.inline.is_empty() => Defers::Nothing,
                 false => Defers::Plain,
-                // What comes out of archives is not tracked.
+                // Files from archives are not tracked.
                 true if step.unpack => Defers::Nothing,
                 true => Defers::Tracked,
             };
@@ -118,38 +119,38 @@ pub fn copy(
     Ok(copier.at_dest)
 }
 
-/// All paths that it keeps are real ones, relative to the root: links of the image lead many names to one place, and what is
-/// there is told by the place.
+/// State of one copy. All stored paths are resolved and relative to the root, because symbolic
+/// links in the image can lead from several names to the same place.
 struct Copier<'a> {
     step: &'a CopyStep,
     root: &'a RootDir,
     chown: Option<(u32, u32)>,
     terms: Terms<'a>,
-    /// Times of directories, which are set once they are full.
+    /// Modification times of directories, set after their contents have been written.
     times: HashMap<PathBuf, Timestamp>,
     links: Links,
-    /// Directories that are new in the root: nothing was there.
+    /// Directories that this copy created.
     made: HashSet<PathBuf>,
     track: Option<&'a mut Track>,
     defers: Defers,
-    /// Files that went to the path of the destination itself.
+    /// Files written to the destination path itself.
     at_dest: usize,
 }
 
-/// Which files may be put in place later.
+/// The files whose writing may be deferred.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Defers {
     Nothing,
-    /// The step copies one thing, and no link of the image was met below its destination: nothing in it comes to where
-    /// something else of it is.
+    /// The step copies a single item, and no symbolic link of the image has been met below the
+    /// destination: no two entries have the same destination path.
     Plain,
-    /// A later entry may come to the same place, and covers what was there.
+    /// A later entry may have the same destination path and replace the earlier one.
     Tracked,
 }
 
 impl Copier<'_> {
-    /// The mode of directories that the destination asks for. A symbolic mode says nothing of them, and no mode sets more than
-    /// their permissions.
+    /// Returns the mode of directories created for the destination path. A symbolic `--chmod` does
+    /// not apply to them, and of an octal one only the permission bits do.
     fn parent_mode(&self) -> u32 {
         match self.step.chmod {
             Some(Chmod::Octal(mode)) => mode & 0o777,
@@ -180,7 +181,8 @@ impl Copier<'_> {
         self.entry(tree, (&source_dir, source_name, &item.path), &item.stat, (dir, name))
     }
 
-    /// Something that `--parents` keeps the directories of, or one of these, which came before.
+    /// Copies an item whose parent directories `--parents` keeps, or one of these parents. Parents
+    /// are selected before their contents.
     fn kept_item(&mut self, tree: &SourceTree<'_>, item: &Selected, dest: &Path) -> Result<(), Reason> {
         let top = self.dir(dest, self.parent_mode())?;
         let whole = item.stat.kind == Kind::Dir && item.take == Take::Kept;
@@ -199,7 +201,7 @@ impl Copier<'_> {
         self.directory(tree, item, dir)
     }
 
-    /// A directory above what is kept that is there already: no more than its mode becomes that of the source.
+    /// Handles a kept parent directory that already exists: takes only the mode from the source.
     fn keep_mode(&mut self, tree: &SourceTree<'_>, item: &Selected, dir: &Dir, name: &OsStr) -> Result<(), Reason> {
         let (source, source_name) = tree.root.parent(&item.path)?;
         let details = Details::read(&source, &source_name, &item.stat)?;
@@ -224,7 +226,7 @@ impl Copier<'_> {
         })
     }
 
-    /// A here-document as a file.
+    /// Writes a here-document as a file.
     fn inline(&mut self, name: &str, content: &[u8]) -> Result<(), Reason> {
         let (dir, name) = self.file_place(OsStr::new(name))?;
         let place = dir.real.join(&name);
@@ -251,7 +253,7 @@ impl Copier<'_> {
     fn finish_dirs(&mut self) -> Result<(), Reason> {
         for (path, mtime) in std::mem::take(&mut self.times) {
             let (dir, name) = self.root.parent(&path)?;
-            // An archive may have put something else there.
+            // An archive may have replaced the directory with something else.
             if !name.is_empty() && dir.stat_name(&name)?.kind == Kind::Dir {
                 dir.set_mtime(&name, mtime)?;
             }

@@ -1,4 +1,4 @@
-//! Files out of an image, without a container.
+//! Copies files out of an image without a container.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -13,39 +13,41 @@ use crate::error::{BuildError, Result};
 use crate::execute::snapshots;
 use crate::{export, local};
 
-/// Where copied files go, by what is there before.
+/// Destination of copied files, by what exists there.
 pub enum CopyTarget {
-    /// A tar of what is copied.
+    /// A tar archive of the copied files.
     Tar(Destination),
-    /// A directory: what is copied goes into it.
+    /// An existing directory, which the files are copied into.
     Into(RootDir),
-    /// A file of whatever kind.
+    /// An existing file of any type other than a directory.
     Over(Destination),
-    /// Nothing: a file is written, a directory is made. No file may be made where the path ends in a slash.
+    /// A path that does not exist: a file or directory is created there. `file` is `None` if the
+    /// path ends in a slash, which allows only a directory.
     New { file: Option<Destination>, directory: Directory },
 }
 
-/// What [`copy_out`] made of its target.
+/// The part of the target that [`copy_out`] wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CopiedTo {
-    /// The target's file, which is to be published by whoever opened it.
+    /// The target's file. The caller, who opened it, publishes it.
     File,
-    /// Something that has its place already.
+    /// A file, link or directory that is already in its final place.
     Place,
 }
 
-/// One thing of an image.
+/// An entry of an image that is being copied.
 struct Source<'a> {
     view: &'a RootDir,
     path: PathBuf,
     stat: Stat,
-    /// The name under which it goes into a directory.
+    /// Its name when copied into a directory.
     name: OsString,
     contents_only: bool,
 }
 
-/// Copies `path` of the image; needs to be root of the store's namespace. A directory goes into an existing
-/// directory under its own name, unless the path ends in `/.`; links are copied as links unless `follow`.
+/// Copies `path` out of the image. Must run as root of the store's user namespace. A directory is
+/// copied under its own name into an existing directory, unless `path` ends in `/.`, which copies
+/// its contents. A symbolic link is copied as a link unless `follow` is set.
 pub fn copy_out(
     store: &Store,
     image: &Image,
@@ -75,7 +77,7 @@ pub fn copy_out(
     if path.ends_with('/') && stat.kind != Kind::Dir {
         return Err(BuildError::other(format!("{path} is no directory in the image")));
     }
-    // What a link leads to has the link's name.
+    // The target of a symbolic link is copied under the link's name.
     let name = asked.file_name().or(wanted.file_name()).unwrap_or_default().to_os_string();
     let source = Source { view: &view, path: wanted, stat, name, contents_only };
     let (copied, place) = match target {
@@ -96,7 +98,7 @@ impl Source<'_> {
         self.stat.kind == Kind::Dir
     }
 
-    /// One entry under its own name, with all that is in it.
+    /// Writes the entry as a tar archive: under its own name, with all its contents.
     fn tar(&self, dest: &Destination) -> Result<()> {
         export::write(dest, |out| {
             let mut tar = TreePacker::new(Deletions::None, out);
@@ -180,7 +182,8 @@ impl Source<'_> {
         set_file_time(to, self.stat.mtime).map_err(writing(&dest.path()))
     }
 
-    /// A file or a link as a direct child of a directory. A device or a fifo that is there is written and not replaced.
+    /// Writes a file or a symbolic link as a direct child of a directory. Fails if a device, FIFO
+    /// or socket exists there: these are only written to under their own path, never replaced.
     fn put(&self, dir: &RootDir, name: &OsStr) -> Result<()> {
         let shown = dir.label().join(name);
         let there = dir.stat_name(name).ok().map(|stat| stat.kind);

@@ -1,4 +1,4 @@
-//! Secrets and ssh agents that commands cannot do without.
+//! Checks for secrets and SSH agents that commands require.
 
 use rbuild_dockerfile::Diagnostic;
 use rbuild_plan::{AgentStep, BuildGraph, RunStep, SecretStep, Step, VertexId};
@@ -6,7 +6,8 @@ use rbuild_plan::{AgentStep, BuildGraph, RunStep, SecretStep, Step, VertexId};
 use crate::error::{BuildError, Result};
 use crate::request::BuildRequest;
 
-/// Checks, before anything runs, that the commands that will run were given what they require.
+/// Checks, before anything runs, that all secrets and agents required by commands that will run
+/// were given.
 pub(crate) fn check(request: &BuildRequest, graph: &BuildGraph, will_run: &[VertexId]) -> Result<()> {
     let commands = will_run.iter().filter_map(|id| match &graph.vertices[*id].step {
         Step::Run(run) => Some(run),
@@ -24,7 +25,8 @@ fn unmet(request: &BuildRequest, run: &RunStep) -> Vec<Diagnostic> {
     secrets.map(missing_secret).chain(agents.map(missing_agent)).collect()
 }
 
-/// Names what a command may have missed: the optional secrets and agents that the build was not given.
+/// Returns a hint that names the optional secrets and agents of a command that the build was not
+/// given; their absence may have made the command fail.
 pub(crate) fn not_given(run: &RunStep, request: &BuildRequest) -> Option<String> {
     let secrets = run.secrets.iter().filter(|step| !request.secrets.iter().any(|(id, _)| *id == step.id));
     let secrets = secrets.map(|step| format!("the secret `{0}` was not given (--secret id={0},src=FILE)", step.id));

@@ -1,4 +1,5 @@
-//! An image that is made where it goes: its new layers are packed into the archive or the layout itself and are written once.
+//! Direct export of an image: new layers are packed into the archive or layout itself, so that they
+//! are written only once.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -18,7 +19,7 @@ use crate::execute::Executor;
 use crate::export;
 use crate::request::{Output, OutputKind, Target};
 
-/// Writes the image of a finished build to an output that is direct; gives its id and manifest.
+/// Writes the image of a finished build to a direct output; returns image ID and manifest digest.
 #[tracing::instrument(target = "engine", name = "export", level = "debug", skip_all)]
 pub(crate) fn export(build: &Executor<'_>, output: &Output) -> Result<(Digest, Digest)> {
     let started = Instant::now();
@@ -51,7 +52,7 @@ fn archive(
     let made = (saved.images[0].id, saved.images[0].manifest_digest);
     archive::check_layers(build.store, std::slice::from_ref(&saved), &BTreeSet::new())?;
     let mut file = archive.finish(build.store, &[saved], &BTreeSet::new(), format, &AtomicU64::new(0))?;
-    // A layer that was taken out again may have been longer than all that came after it.
+    // A duplicate layer that was dropped may have been longer than all that was written after it.
     let end = std::io::Seek::stream_position(&mut file).and_then(|end| file.set_len(end));
     end.map_err(BuildError::io("writing the archive"))?;
     Ok(made)

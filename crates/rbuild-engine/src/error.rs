@@ -5,15 +5,15 @@ use rbuild_layer::LayerError;
 use rbuild_sandbox::{Refusal, SandboxError};
 use rbuild_store::StoreError;
 
-/// What to do where the disk of the store is full.
+/// Hint for a full disk under the store.
 const STORE_IS_FULL: &str = "free some space: `rbuild prune -a` empties the build cache";
 
-/// Why a build or an image verb did not do what it was asked.
+/// An error of a build or an image command.
 #[derive(Debug)]
 pub enum BuildError {
-    /// The Dockerfile is wrong, with places in it.
+    /// Errors in the Dockerfile, with source positions.
     Dockerfile(Vec<Diagnostic>),
-    /// The Dockerfile asks for something that cannot be had, with places in it.
+    /// Requirements of the Dockerfile that the build cannot meet, with source positions.
     Unmet(Vec<Diagnostic>),
     Step(Box<StepFailure>),
     Store(StoreError),
@@ -25,14 +25,15 @@ pub enum BuildError {
         what: String,
         source: rbuild_linux::Error,
     },
-    /// This machine cannot isolate.
+    /// This machine does not allow the required isolation.
     Refused(Refusal),
     Sandbox(String),
-    /// Stopped by a signal, or because another step failed.
+    /// Cancelled by a signal, or because another step failed.
     Cancelled,
-    /// The context changed while it was copied; it is to be looked at again.
+    /// The build context changed while it was copied. The build must start over with a new look at
+    /// it.
     Moved,
-    /// Somebody was told of it already.
+    /// The error has already been reported.
     Told,
     Other {
         message: String,
@@ -40,20 +41,21 @@ pub enum BuildError {
     },
 }
 
-/// A step that failed.
+/// The failure of a step.
 #[derive(Debug)]
 pub struct StepFailure {
     pub span: Span,
     pub label: String,
     pub text: String,
-    /// What happened, in a sentence.
+    /// The reason, as a sentence.
     pub reason: String,
     pub help: Option<String>,
-    /// The last lines of what the command printed.
+    /// The last lines of the command's output.
     pub log: Vec<String>,
-    /// The build's name, under which all lines are kept, if there are more.
+    /// The build ID under which the complete output is kept, if `log` is only a part of it.
     pub more: Option<String>,
-    /// The moment, on the clock of [`rbuild_linux::process::moment`]: of several failures it tells which was first.
+    /// Time of the failure on the clock of [`rbuild_linux::process::moment`]. Used to find the
+    /// first of several failures.
     pub at: u64,
 }
 
@@ -79,7 +81,7 @@ impl BuildError {
         move |e| BuildError::Other { help: disk_full(&e), message: format!("{what}: {e}") }
     }
 
-    /// The same of a step that failed at that moment, which was before anybody here knew of it.
+    /// Sets the time of a step failure that happened before it was noticed here.
     pub(crate) fn happened(mut self, at: u64) -> BuildError {
         if let BuildError::Step(failure) = &mut self {
             failure.at = at;
@@ -87,7 +89,8 @@ impl BuildError {
         self
     }
 
-    /// The same of something that writes to `place`, which is not in the store: there the disk is full.
+    /// Corrects the hint of a write to `place`, which is outside the store: if a disk is full, it
+    /// is the disk of `place`.
     pub(crate) fn writing_to(self, place: &Path) -> BuildError {
         if self.help().as_deref() != Some(STORE_IS_FULL) {
             return self;
@@ -96,7 +99,7 @@ impl BuildError {
         BuildError::Other { message: self.message(), help: Some(help) }
     }
 
-    /// The sentence that says what happened.
+    /// Returns the error message, one sentence.
     pub fn message(&self) -> String {
         match self {
             BuildError::Dockerfile(list) | BuildError::Unmet(list) => {
@@ -115,7 +118,7 @@ impl BuildError {
         }
     }
 
-    /// What to do about it.
+    /// Returns a hint on how to fix the error.
     pub fn help(&self) -> Option<String> {
         let full = STORE_IS_FULL.to_string();
         match self {

@@ -6,27 +6,27 @@ use rbuild_sandbox::Stream;
 use crate::journal::Journal;
 use crate::mask::SecretValues;
 
-/// What happens during a build, in order for each step. Steps are named by their vertex.
+/// An event of a build. Events of one step arrive in order. Steps are identified by their vertex.
 #[derive(Debug)]
 pub enum Event {
-    /// How commands are kept apart; the first event of a build that runs any.
+    /// The isolation mode of commands; the first event of a build that runs any.
     Isolation {
         rung: &'static str,
     },
-    /// A step will run when these have ended; told once, when the build begins to run steps.
+    /// A step will run once its `inputs` have finished. Sent once, before the first step runs.
     Waiting {
         step: usize,
         label: String,
         text: String,
         inputs: Vec<usize>,
     },
-    /// A step begins; `label` is `builder 3/7`.
+    /// A step starts; `label` is like `builder 3/7`.
     Started {
         step: usize,
         label: String,
         text: String,
     },
-    /// Why a step runs or does not have to, in a few words.
+    /// A short explanation of why a step runs or is cached.
     Why {
         step: usize,
         text: String,
@@ -41,7 +41,7 @@ pub enum Event {
         outcome: StepOutcome,
         seconds: f64,
     },
-    /// Work that is no step of the Dockerfile, in a few words.
+    /// A short description of work that is not a step of the Dockerfile.
     Phase {
         text: String,
         seconds: f64,
@@ -49,7 +49,7 @@ pub enum Event {
     Warning {
         text: String,
     },
-    /// Nothing more is to be drawn: somebody else uses the terminal.
+    /// No more progress may be drawn, because the terminal is about to be used by something else.
     End,
 }
 
@@ -72,7 +72,7 @@ impl StepOutcome {
     }
 }
 
-/// A piece of what a command printed; it takes room on the way until it is dropped.
+/// A chunk of a command's output. It counts against [`ROOM`] until it is dropped.
 #[derive(Debug)]
 pub struct Chunk {
     bytes: Vec<u8>,
@@ -101,28 +101,29 @@ impl Drop for Chunk {
     }
 }
 
-/// Output that was sent and that nobody has drawn yet.
+/// Counter of output bytes that were sent but not yet drawn.
 #[derive(Debug, Default)]
 struct Room {
     taken: Mutex<usize>,
     freed: Condvar,
 }
 
-/// Bytes of output that may be on the way: a command that prints faster than a terminal takes has to wait, as it would
-/// on the terminal itself.
+/// Maximum bytes of output in flight. A command that prints faster than the terminal can draw has
+/// to wait, as it would if it wrote to the terminal itself.
 const ROOM: usize = 8 << 20;
 
-/// The sending end. Sending never fails: when nobody listens any more, nobody misses anything.
+/// The sending end of a build's events. Sending never fails; without a receiver, events are
+/// dropped.
 #[derive(Clone)]
 pub struct Events {
     sender: Sender<Event>,
     room: Arc<Room>,
-    /// Where the steps of this part of the build begin.
+    /// Number of the first step of this part of the build.
     first: usize,
-    /// Before the label of each.
+    /// Prefix of each step's label.
     platform: String,
     journal: Arc<Journal>,
-    /// What no text of an event shows.
+    /// Values that are masked in the text of events.
     secrets: SecretValues,
 }
 
@@ -132,17 +133,19 @@ impl Events {
         Events { sender, room, first, platform, journal: Arc::new(Journal::new()), secrets }
     }
 
-    /// Masks these values in every text that is sent. Output is masked by whoever reads it, as it comes in pieces.
+    /// Masks these values in all text that is sent. Output is not masked here: it arrives in chunks
+    /// that may split a value, so the code that reads it masks it.
     pub fn masking(self, secrets: SecretValues) -> Events {
         Events { secrets, ..self }
     }
 
-    /// For the steps of one of several platforms, which are told apart by number and by label.
+    /// Returns a sender for the steps of one of several platforms, distinguished by number and by
+    /// label.
     pub fn of_platform(&self, first: usize, platform: &str) -> Events {
         Events { first, platform: format!("{platform} "), ..self.clone() }
     }
 
-    /// Where the steps of this part begin.
+    /// Returns the number of the first step of this part.
     pub(crate) fn first(&self) -> usize {
         self.first
     }
@@ -173,7 +176,7 @@ impl Events {
         &self.journal
     }
 
-    /// Sends what a command printed; waits while too much is on the way.
+    /// Sends a command's output. Blocks while more than [`ROOM`] bytes are in flight.
     pub fn output(&self, step: usize, stream: Stream, bytes: Vec<u8>) {
         let mut taken = self.room.taken.lock().unwrap_or_else(PoisonError::into_inner);
         while *taken > ROOM {
@@ -181,7 +184,7 @@ impl Events {
         }
         *taken += bytes.len();
         drop(taken);
-        // If nobody listens, the chunk comes back and is dropped here.
+        // Without a receiver, the chunk is returned and dropped here.
         self.send(Event::Output { step, stream, bytes: Chunk { bytes, room: Some(self.room.clone()) } });
     }
 }
@@ -208,7 +211,7 @@ mod tests {
         writer.join().unwrap();
         assert_eq!((count, *room.taken.lock().unwrap()), (200, 0));
         assert!(most <= ROOM + (1 << 20), "{most} bytes were on the way");
-        // Nobody listens any more: nothing waits.
+        // Without a receiver, sending does not block.
         drop(receiver);
         let (sender, receiver) = std::sync::mpsc::channel();
         drop(receiver);

@@ -1,7 +1,8 @@
-//! Running what the cache does not hold: vertices start when the last of their inputs is there.
+//! Parallel execution of the steps that are not cached. A vertex starts when its last input is
+//! done.
 //!
-//! A worker never waits inside rayon: a vertex is spawned by whoever finishes its last input, and blocks, if it
-//! does, on a child process or a file.
+//! Workers must not wait for each other inside rayon. The worker that completes a vertex's last
+//! input spawns it; the only blocking operations are child processes and file I/O.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,18 +30,19 @@ use crate::request::{BuildRequest, ImageForm, OutputKind};
 use crate::why;
 use crate::{Finished, assemble, direct};
 
-/// A vertex that is done.
+/// The outcome of a finished vertex.
 #[derive(Debug, Clone)]
 pub(crate) struct Done {
     pub result: Digest,
-    /// The step's own tree; none for scratch and images, and where it has other owners and nobody needs it.
+    /// The step's own tree. `None` for scratch and images, and for results with other owners whose
+    /// tree is not needed.
     pub tree: Option<TreeId>,
     pub created: i64,
-    /// Its definition key; none for scratch and images.
+    /// The definition key; `None` for scratch and images.
     pub key: Option<Digest>,
 }
 
-/// The builder's side of a build: everything that needs a namespace.
+/// The part of a build that runs inside the builder's namespaces.
 pub(crate) struct Executor<'a> {
     pub(crate) request: &'a BuildRequest,
     pub(crate) prepared: &'a Prepared,
@@ -52,39 +54,40 @@ pub(crate) struct Executor<'a> {
     pub(crate) cancel: Cancel,
     pub(crate) builder: &'a Builder,
     pub(crate) done: Vec<OnceLock<Done>>,
-    /// Trees of image vertices, the lowest first, once they are unpacked.
+    /// Trees of image vertices, lowest first, once unpacked.
     unpacked: Vec<OnceLock<Vec<TreeId>>>,
-    /// Trees of steps whose files are known to be in place.
+    /// Trees of steps whose files are known to be on disk.
     unfolded: Mutex<HashSet<TreeId>>,
-    /// What is known of the vertices, as far as this builder can use it.
+    /// State of each vertex, after [`Executor::settle`].
     pub(crate) known: Vec<Known>,
-    /// The vertices that run, and how many of their inputs do.
+    /// Vertices that will run. `waiting` counts the unfinished inputs of each vertex among them.
     pub(crate) scheduled: HashSet<VertexId>,
     pub(crate) waiting: Vec<AtomicUsize>,
     pub(crate) dependants: Vec<Vec<VertexId>>,
-    /// For each vertex, the key of the nearest step that was built here before.
+    /// For each vertex, the key of the most similar step that was built here before.
     pub(crate) nearest: Vec<Option<Digest>>,
-    /// The values of secrets that the result must not hold.
+    /// Values of secrets that the result must not contain.
     pub(crate) leaks: Leaks<'a>,
-    /// For each vertex, whether a command that mounts such a secret had a part in it.
+    /// For each vertex, true if a command that mounts such a secret contributed to it.
     pub(crate) exposed: Vec<bool>,
     failure: FirstFailure,
-    /// Takes trees whose layers will be needed, while steps run.
+    /// Receives trees whose layers will be needed; set while steps run.
     early: Mutex<Option<Sender<TreeId>>>,
-    /// Of the first step, where several platforms are built.
+    /// Number of this platform's first step in a build of several platforms.
     pub(crate) first_step: usize,
-    /// The command that failed first, when, and where it wrote.
+    /// The command that failed first: the time of failure, and its request with its files.
     pub(crate) failed_run: Mutex<Option<(u64, RunRequest)>>,
 }
 
-/// Of the steps that failed side by side, the one that failed first: those that come to tell of it first need not be.
+/// The earliest of several parallel step failures. Failures are not necessarily reported in the
+/// order in which they happened.
 #[derive(Default)]
 struct FirstFailure(Mutex<Option<(u64, BuildError)>>);
 
 impl FirstFailure {
     fn note(&self, e: BuildError) {
         let at = match &e {
-            // Stopped because another one failed, or somebody wants the build to stop.
+            // A consequence of another failure or of a request to stop.
             BuildError::Cancelled => return,
             BuildError::Step(failure) => failure.at,
             _ => moment(),
@@ -142,7 +145,7 @@ impl<'a> Executor<'a> {
         Ok(executor)
     }
 
-    /// Runs the steps.
+    /// Runs all scheduled steps.
     fn run(&self) -> Result<()> {
         let runs_any = self.scheduled.iter().any(|v| matches!(self.prepared.graph.vertices[*v].step, Step::Run(_)));
         if runs_any {
@@ -190,12 +193,12 @@ impl<'a> Executor<'a> {
         Ok(())
     }
 
-    /// Whether steps may still run.
+    /// Returns true while steps may still run.
     pub(crate) fn runs(&self) -> bool {
         self.early.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    /// Has the layer of a step made by whoever has time, if the result will need it.
+    /// Queues the layer of a step for early packing, if the result will need it.
     fn pack_when_idle(&self, id: VertexId) {
         let early = self.early.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let tree = self.done[id].get().and_then(|done| done.tree.as_ref());
@@ -206,7 +209,7 @@ impl<'a> Executor<'a> {
         }
     }
 
-    /// Steps of the result that came from the cache have trees, and perhaps no layers yet.
+    /// Queues the layers of cached steps of the result, which may not have been packed yet.
     fn layers_of_done(&self, trees: &Sender<TreeId>) {
         let mut found: Vec<TreeId> = self.chain().filter_map(|id| self.done[id].get()?.tree.clone()).collect();
         found.reverse();
@@ -255,12 +258,12 @@ impl<'a> Executor<'a> {
         self.prepared.images.get(manifest).ok_or_else(|| BuildError::other("an image of the plan was never resolved"))
     }
 
-    /// The outcome of an input, which is there by the order of things.
+    /// Returns the outcome of an input. Vertices run in dependency order, so it exists.
     pub(crate) fn done(&self, id: VertexId) -> &Done {
         self.done[id].get().expect("inputs are done before what needs them")
     }
 
-    /// The files of a step's tree, unpacked if there is only a layer of them.
+    /// Returns the files of a step's tree, unpacking them if only a layer is stored.
     pub(crate) fn files_of(&self, tree: &TreeId) -> Result<RootDir> {
         self.unfold(tree)?;
         Ok(self.store.tree(tree)?)
@@ -274,7 +277,7 @@ impl<'a> Executor<'a> {
         Ok(())
     }
 
-    /// The trees below and with a vertex, the lowest first, their files in place.
+    /// Returns the trees of a vertex and its parents, lowest first, with their files on disk.
     pub(crate) fn trees(&self, id: VertexId) -> Result<Vec<TreeId>> {
         let mut own = Vec::new();
         let mut at = Some(id);
@@ -301,7 +304,7 @@ impl<'a> Executor<'a> {
         Ok(own)
     }
 
-    /// How trees are put on each other; tried out when the first are.
+    /// Returns the method of stacking trees, probed on first use.
     pub(crate) fn snapshots(&self) -> Result<Snapshots> {
         if let Some(known) = self.snapshots.get() {
             return Ok(*known);
@@ -310,7 +313,7 @@ impl<'a> Executor<'a> {
         Ok(*self.snapshots.get_or_init(|| found))
     }
 
-    /// The whole file system of a vertex, read-only.
+    /// Returns a read-only view of the complete root file system of a vertex.
     pub(crate) fn view(&self, id: VertexId) -> Result<RootDir> {
         Ok(self.snapshots()?.view(self.store, &self.work, &self.trees(id)?)?)
     }
@@ -329,20 +332,21 @@ impl<'a> Executor<'a> {
         }))
     }
 
-    /// Notes which steps were built here; what did not come to its turn is noted as it was before.
+    /// Records which steps were built here. A step that was not reached keeps its previous record.
     fn remember(&self) {
         let key = |(done, before): (&OnceLock<Done>, &Option<Digest>)| match done.get() {
             Some(done) => done.key,
             None => *before,
         };
         let keys: Vec<Option<Digest>> = self.done.iter().zip(&self.nearest).map(key).collect();
-        // Losing it costs an explanation, once. Nobody stands beside a build that is kept apart.
+        // Losing the record only costs one explanation. Builds with a salt have nothing to compare
+        // with.
         if self.request.salt.is_none() {
             let _ = self.prepared.remember(self.store, &keys);
         }
     }
 
-    /// What the layers hold that the target's own steps made.
+    /// Returns the sizes of the layers made by the target's own steps, lowest first.
     fn weigh(&self) -> Vec<LayerLog> {
         let mut layers = Vec::new();
         for id in self.chain() {
@@ -353,8 +357,8 @@ impl<'a> Executor<'a> {
         layers
     }
 
-    /// A shell in the container of the command that failed, if that was asked for: with its files as it left them, its
-    /// mounts, variables and user.
+    /// Starts a shell in the container of the command that failed, if requested: with its files as
+    /// the command left them, its mounts, variables and user.
     fn after_failure(&self, error: BuildError, tell: impl FnOnce(&BuildError)) -> BuildError {
         let failed = self.failed_run.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some((_, mut request)) = failed.filter(|_| self.request.shell_on_error) else { return error };
@@ -364,12 +368,12 @@ impl<'a> Executor<'a> {
         request.files.renew(scratch);
         request.args = vec!["/bin/sh".into()];
         request.input = Input::Terminal;
-        // Sockets of agents went with the step.
+        // Agent sockets were removed with the step.
         request.mounts.retain(|m| !matches!(&m.source, Source::Bind(path) if !path.exists()));
         if !request.env.iter().any(|e| e.starts_with("TERM=")) {
             request.env.push("TERM=xterm".into());
         }
-        // The build's own is used up: it stopped the other steps.
+        // The build's own `Cancel` was triggered to stop the other steps.
         match rbuild_sandbox::run_attached(&self.builder.zygote, &request, &Cancel::default()) {
             Ok(Outcome::NotStarted(why)) => BuildError::other(format!("the shell could not be started: {why}")),
             Ok(_) => BuildError::Told,
@@ -383,20 +387,21 @@ impl<'a> Executor<'a> {
         Ok(View { folder: folder.into(), root, epoch: self.prepared.graph.epoch })
     }
 
-    /// The images of the target, in the order of the forms.
+    /// Returns the images of the target, in the order of the forms.
     fn images(&self) -> Result<Vec<(ImageForm, Digest)>> {
         let make = |form| Ok((form, assemble::image(self, &form)?));
         self.request.forms().into_iter().map(make).collect()
     }
 }
 
-/// What the builder may do with the trees of its store.
+/// Returns the method by which the builder stacks trees of its store.
 pub fn snapshots(builder: &Builder, work: &Workspace) -> Result<Snapshots> {
     Ok(if builder.is_bare() { Snapshots::Copies } else { Snapshots::probe(work)? })
 }
 
-/// Runs what is open for each platform, one after the other, and writes the outputs when everything is made. An error
-/// that is followed by a shell is given to `tell` before that.
+/// Runs the open steps of each platform, one platform after the other, and writes the outputs once
+/// everything is built. An error that is followed by a shell is passed to `tell` before the shell
+/// starts.
 pub fn execute(
     request: &BuildRequest,
     platforms: &[Prepared],
@@ -406,7 +411,7 @@ pub fn execute(
     builder: &Builder,
     tell: impl FnOnce(&BuildError),
 ) -> Result<Finished> {
-    // Losing it may cost the log of a build that takes long beside many others.
+    // Without the hold, a long build among many others may lose its log.
     let _logs = store.hold_logs(&request.build_id);
     let mut executors = Vec::new();
     let result = execute_all(request, platforms, store, &events, &cancel, builder, tell, &mut executors);
@@ -417,7 +422,7 @@ pub fn execute(
     };
     let status = match &result {
         Ok(_) => Status::Done,
-        // One that fails has the others stopped, too.
+        // A failed step cancels the others, too.
         Err(BuildError::Cancelled) => Status::Stopped,
         Err(_) => Status::Failed,
     };
@@ -476,7 +481,7 @@ fn execute_all<'a>(
             events.send(Event::Phase { text: text.into(), seconds: started.elapsed().as_secs_f64() });
         }
     }
-    // What is named has to be on the disk.
+    // Everything that a name refers to must be on disk before the name is.
     if executors.iter().any(|e| !e.scheduled.is_empty()) || images.iter().any(|made| !made.is_empty()) {
         store.sync(&request.build_id)?;
     }

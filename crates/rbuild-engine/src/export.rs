@@ -1,4 +1,4 @@
-//! The outputs of a build.
+//! Writes the outputs of a build.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -20,14 +20,14 @@ use crate::{Finished, local};
 
 /// The files of the result for one platform.
 pub(crate) struct View {
-    /// Where they go below the output's place; empty if they are all there is.
+    /// Directory below the output's root; empty if the output has the files of one platform only.
     pub folder: PathBuf,
     pub root: RootDir,
-    /// The time of all of them, if there is one.
+    /// Modification time for all files, if it is fixed.
     pub epoch: Option<i64>,
 }
 
-/// Writes the outputs that are files of the result: a directory, or one tar.
+/// Writes an output that consists of the result's files: a directory or a tar archive.
 #[tracing::instrument(target = "engine", name = "export", level = "debug", skip_all)]
 pub(crate) fn files(output: &Output, views: &[View]) -> Result<()> {
     match (output.kind, &output.target) {
@@ -56,10 +56,11 @@ pub(crate) fn files(output: &Output, views: &[View]) -> Result<()> {
     }
 }
 
-/// Bytes that are brought together before they are written. Less than a piece of a blob has: those are written as they come.
+/// Size of the write buffer in bytes. It is smaller than the chunks in which blobs are read, so
+/// that these bypass the buffer.
 const GATHERED: usize = 128 << 10;
 
-/// Writes a destination from its beginning. It is published by whoever opened it.
+/// Writes a destination from its beginning. The caller, who opened it, publishes it.
 pub(crate) fn write(dest: &Destination, fill: impl FnOnce(&mut BufWriter<&File>) -> Result<()>) -> Result<()> {
     let shown = dest.path();
     let mut out = BufWriter::with_capacity(GATHERED, begin(dest)?);
@@ -68,13 +69,13 @@ pub(crate) fn write(dest: &Destination, fill: impl FnOnce(&mut BufWriter<&File>)
     filled.map_err(|e| e.writing_to(&shown))
 }
 
-/// The file of a destination, empty.
+/// Returns the file of a destination, positioned at its beginning and emptied where possible.
 pub(crate) fn begin(dest: &Destination) -> Result<&File> {
     dest.begin().map_err(BuildError::kernel(format!("the output {}", dest.path().display())))
 }
 
-/// Names the first image and writes the archives that are made of each; `platforms` has the images of each platform,
-/// in the order of the forms.
+/// Tags the first image and writes the archives. `platforms` has the images of each platform, in
+/// the order of the forms.
 #[tracing::instrument(target = "engine", name = "export", level = "debug", skip_all)]
 pub(crate) fn publish(
     request: &BuildRequest,
@@ -86,7 +87,7 @@ pub(crate) fn publish(
     for manifests in platforms {
         firsts.extend(manifests.first().map(|(_, manifest)| store.image(manifest)).transpose()?);
     }
-    // The store keeps one platform under a name: the one that runs here.
+    // The store keeps one platform per name: the one that runs on this machine.
     let chosen = archive::preferred(firsts.iter().map(|image| image.config.platform()));
     let Some(image) = firsts.get(chosen) else { return Ok(Finished::default()) };
     let named = &image.manifest_digest;

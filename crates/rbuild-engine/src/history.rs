@@ -1,4 +1,4 @@
-//! What is remembered of a build when it is over.
+//! Records finished builds in the store's logs.
 
 use std::path::PathBuf;
 
@@ -16,10 +16,11 @@ pub enum Status {
     Stopped,
 }
 
-/// Files of a layer that are named.
+/// Number of largest files recorded per layer.
 const BIGGEST: usize = 5;
 
-/// Writes the build into the store's logs. A build is not worse for not being remembered.
+/// Writes the build to the store's logs. Errors are ignored: a build does not fail because its log
+/// cannot be kept.
 pub fn remember(
     request: &BuildRequest,
     platforms: &[Prepared],
@@ -59,7 +60,7 @@ pub fn remember(
     });
 }
 
-/// How much a tree holds, and which files take most of it.
+/// Returns the number and total size in bytes of a tree's files, and the largest ones.
 pub fn weigh(tree: &RootDir, step: usize) -> rbuild_linux::Result<LayerLog> {
     let mut layer = LayerLog { step, bytes: 0, files: 0, biggest: Vec::new() };
     let mut open = vec![(PathBuf::from("/"), tree.sub(".")?)];

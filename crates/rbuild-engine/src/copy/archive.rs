@@ -1,4 +1,4 @@
-//! Archives that ADD unpacks.
+//! Unpacking of archives by ADD.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -9,11 +9,12 @@ use rbuild_source::{Details, Selected, Sight, SourceTree};
 
 use super::{Copier, Reason, unchanged};
 
-/// Of the directory that an archive is unpacked into, whatever mode the step gives to files.
+/// Mode of the directory that an archive is unpacked into. The step's `--chmod` does not apply to
+/// it.
 const DEST_MODE: u32 = 0o755;
 
 impl Copier<'_> {
-    /// Unpacks the file into the destination if its content is an archive.
+    /// Unpacks the file into the destination if it is an archive. Returns false if it is not.
     pub(super) fn unpack_archive(
         &mut self,
         tree: &SourceTree<'_>,
@@ -32,7 +33,8 @@ impl Copier<'_> {
             described.extend(entry_path(&entry.path).filter(|_| entry.kind == EntryKind::Dir));
             true
         });
-        // One that was written meanwhile may have been no archive for a moment.
+        // Checked before the result of unpacking, because a file that is being written may look
+        // corrupt.
         let (source, name) = tree.root.parent(&item.path)?;
         unchanged(&source, &name, &item.stat)?;
         unpacked?;
@@ -41,8 +43,8 @@ impl Copier<'_> {
         Ok(true)
     }
 
-    /// Nothing that the step put below the destination need still be what it was; directories that the archive describes have
-    /// its times.
+    /// Discards records that the archive may have invalidated: everything the step wrote below the
+    /// destination, and pending modification times of directories that the archive describes.
     fn covered_by_archive(&mut self, dest: &Path, dir: &RootDir, described: Vec<PathBuf>) -> Result<(), Reason> {
         self.links.clear();
         if let Some(track) = &mut self.track {
@@ -56,7 +58,7 @@ impl Copier<'_> {
     }
 }
 
-/// Whether a file holds a tar. Compressed bytes are an archive if a tar is inside.
+/// Returns true if a file is a tar archive. A compressed file is one if it contains a tar archive.
 fn is_archive(root: &RootDir, path: &Path) -> Result<bool, Reason> {
     let mut head = Vec::new();
     let file = root.open_file(path)?;

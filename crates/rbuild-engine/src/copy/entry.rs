@@ -1,4 +1,4 @@
-//! One entry of the source: written now, or left for later.
+//! Copying of a single source entry, either at once or deferred.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -14,14 +14,15 @@ use rbuild_source::{Details, Listed, Sight, SourceError, SourceTree, Stamp};
 use super::place::Dir;
 use super::{Copier, Defers, Reason};
 
-/// Where an entry comes from: its parent, its name there, its path in the source.
+/// An entry of the source: its parent directory, its name there and its path in the source.
 pub(super) type Origin<'a> = (&'a RootDir, &'a OsStr, &'a Path);
 
-/// Owner, group and mode that something gets.
+/// User ID, group ID and mode of a copied entry.
 type Meta = (u32, u32, u32);
 
 impl Copier<'_> {
-    /// Copies one entry of the source to a name in a directory; of a directory itself, without what is in it.
+    /// Copies one entry of the source to a name in a directory. Of a directory, only the directory
+    /// itself is copied, not its contents.
     pub(super) fn entry(
         &mut self,
         tree: &SourceTree<'_>,
@@ -96,7 +97,7 @@ impl Copier<'_> {
                 copy_file(&from, stat, &to.create_file(name, 0o600)?, self.terms.cancel)?;
                 unchanged(source, source_name, stat)?;
             }
-            // A socket means nothing without its process; it arrives as an empty file.
+            // A socket is useless without its process; it is copied as an empty file.
             Kind::Socket => drop(to.create_file(name, 0o600)?),
             Kind::Symlink | Kind::Dir => {}
             kind => to.create_node(name, kind, mode, stat.rdev)?,
@@ -116,12 +117,12 @@ impl Copier<'_> {
         Ok(to.set_mtime(name, stat.mtime)?)
     }
 
-    /// Adds to what was seen of the source.
+    /// Adds to the summary of what was seen of the source.
     pub(super) fn see(&mut self, sight: Sight) {
         self.track.iter_mut().for_each(|track| track.sight += sight);
     }
 
-    /// Writes down what goes where.
+    /// Records the source and the destination of an entry.
     pub(super) fn note(
         &mut self,
         tree: &SourceTree<'_>,
@@ -131,7 +132,7 @@ impl Copier<'_> {
         (dir, name): (&Dir, &OsStr),
     ) {
         self.see(Sight::of_entry(source, tree.owner, stat, details));
-        // Files of other stages are told apart by what they are, not by when they were written.
+        // Files of other stages are identified by their content, not by their modification times.
         let (Some(hashes), Some(track)) = (tree.hashes, &mut self.track) else { return };
         let digest = match details {
             Details::Target(target) => Some(Digest::of(target.as_bytes())),
@@ -143,7 +144,8 @@ impl Copier<'_> {
         track.listing.put(&dir.real.join(name), Listed { source, mode, stamp, digest });
     }
 
-    /// Whether what is copied is a file that can be put in place later: nothing that is there now is in its way.
+    /// Returns true if the entry is a file that may be written later: nothing at the destination is
+    /// in the way.
     fn may_defer(&self, (dir, name): (&Dir, &OsStr), stat: &Stat) -> bool {
         let plain = stat.kind == Kind::File && stat.nlink == 1;
         if !plain || self.defers == Defers::Nothing || !self.track.as_ref().is_some_and(|track| track.defers) {
@@ -154,12 +156,12 @@ impl Copier<'_> {
         }
         match dir.handle.stat_name(name) {
             Err(_) => true,
-            // This copy may have put it there.
+            // The existing file may come from this copy.
             Ok(there) => there.kind != Kind::Dir && self.defers == Defers::Plain,
         }
     }
 
-    /// Leaves a file for later.
+    /// Defers the writing of a file.
     fn defer(
         &mut self,
         (_, source_name, source_path): Origin<'_>,
@@ -174,7 +176,7 @@ impl Copier<'_> {
         let file = LooseFile { source, name, stat: *stat, uid, gid, mode, unchanged: false };
         let tracked = self.defers == Defers::Tracked;
         if track.later(source_dir, &dir.real, file, tracked) && !dir.made {
-            // The directory has to be in the tree then, as it would be if the file were written now.
+            // The directory must be part of the layer, as it would be if the file were written now.
             let (dir, own) = (dir.handle.sub(".")?, dir.handle.stat_self()?);
             dir.set_own_meta(own.uid, own.gid, own.mode, now)?;
         }
@@ -182,7 +184,7 @@ impl Copier<'_> {
     }
 }
 
-/// Copies the content of a file, or a part of it if the build is stopped.
+/// Copies the contents of a file. Returns [`Reason::Stopped`] if the build is cancelled meanwhile.
 pub(crate) fn copy_file(from: &File, stat: &Stat, to: &File, cancel: &Cancel) -> Result<(), Reason> {
     match copy_file_while(from, stat, to, &|| !cancel.is_cancelled())? {
         Some(_) => Ok(()),
@@ -190,7 +192,8 @@ pub(crate) fn copy_file(from: &File, stat: &Stat, to: &File, cancel: &Cancel) ->
     }
 }
 
-/// An error if a file is not what it was found as: the key was made of what it held then.
+/// Fails if a file has changed since it was selected: the key was computed from its former
+/// contents.
 pub(crate) fn unchanged(dir: &RootDir, name: &OsStr, was: &Stat) -> Result<(), Reason> {
     match dir.stat_name(name) {
         Ok(now) if Stamp::of(&now).sum() == Stamp::of(was).sum() => Ok(()),

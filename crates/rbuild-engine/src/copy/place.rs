@@ -1,4 +1,4 @@
-//! Places in the root: what is there, and what a copy makes, covers and remembers of them.
+//! Destination paths in the root: resolving, creating and replacing what is there.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -8,18 +8,18 @@ use rbuild_linux::{Kind, RootDir, Stat};
 
 use super::{Copier, Defers, Reason};
 
-/// A directory of the root that something is put into.
+/// A directory of the root that entries are copied into.
 pub(super) struct Dir {
     pub handle: RootDir,
     pub real: PathBuf,
-    /// It is new: nothing is there but what this copy put there.
+    /// True if this copy created it, so that it contains only what this copy put there.
     pub made: bool,
 }
 
-/// Device and inode of a file.
+/// Device (major, minor) and inode number of a file.
 type Inode = (u32, u32, u64);
 
-/// Files of the source that have several names, each with the place of the first copy, as long as it is there.
+/// The first copies of source files that have several hard links, as long as these copies exist.
 #[derive(Default)]
 pub(super) struct Links {
     first: HashMap<Inode, PathBuf>,
@@ -48,18 +48,18 @@ impl Links {
 }
 
 impl Copier<'_> {
-    /// Where a path leads, as links of the root have it, those to nothing included.
+    /// Resolves a path, following symbolic links of the root, including dangling ones.
     fn real(&self, path: &Path) -> Result<PathBuf, Reason> {
         let real = self.root.resolve(path)?;
         Ok(real.strip_prefix("/").unwrap_or(&real).to_path_buf())
     }
 
-    /// Whether a directory is there, or behind a link.
+    /// Returns true if the path is a directory or a symbolic link to one.
     pub(super) fn is_dir(&self, path: &Path) -> Result<bool, Reason> {
         Ok(self.root.stat(self.real(path)?).is_ok_and(|stat| stat.kind == Kind::Dir))
     }
 
-    /// A directory that the destination asks for, made with what is missing above it.
+    /// Returns a directory of the destination path, creating it and its missing parents.
     pub(super) fn dir(&mut self, path: &Path, mode: u32) -> Result<Dir, Reason> {
         let real = self.real(path)?;
         let mut made = Vec::new();
@@ -79,7 +79,8 @@ impl Copier<'_> {
         Ok(Dir { handle, made: self.made.contains(&real), real })
     }
 
-    /// A directory below the destination. Excluded parents of kept files were not visited and are made here.
+    /// Returns a directory below the destination. Excluded parents of included files were not
+    /// visited, so they are created here.
     pub(super) fn member_dir(&mut self, path: &Path) -> Result<Dir, Reason> {
         let real = self.real(path)?;
         if real != path {
@@ -92,8 +93,9 @@ impl Copier<'_> {
         }
     }
 
-    /// The directory and the name that a single file gets: a link in the last place of the destination is followed, one of the
-    /// file's name in the directory that the destination is, is not.
+    /// Returns the directory and the name for a single file. A symbolic link in the last component
+    /// of the destination path is followed; one with the file's name inside a destination directory
+    /// is replaced.
     pub(super) fn file_place(&mut self, name: &OsStr) -> Result<(Dir, OsString), Reason> {
         let (step, mode) = (self.step, self.parent_mode());
         let dest = Path::new(&step.dest);
@@ -111,7 +113,7 @@ impl Copier<'_> {
         }
     }
 
-    /// An error if several sources would take the place of one file of the image.
+    /// Fails if several sources would be copied to a path that is a file in the image.
     pub(super) fn no_file_for_several(&self) -> Result<(), Reason> {
         let step = self.step;
         if step.dest_is_dir || step.sources.len() + step.inline.len() < 2 {
@@ -126,7 +128,8 @@ impl Copier<'_> {
         }
     }
 
-    /// Makes the directory of an entry, or takes the one that is there, also behind a link; gives its place.
+    /// Creates the directory of an entry, or takes an existing one, following symbolic links.
+    /// Returns its resolved path.
     pub(super) fn entry_dir(&mut self, dir: &Dir, name: &OsStr) -> Result<PathBuf, Reason> {
         let place = dir.real.join(name);
         match dir.handle.create_dir(name, 0o755) {
@@ -153,7 +156,7 @@ impl Copier<'_> {
         }
     }
 
-    /// Removes what a file takes the place of; a directory is not replaced.
+    /// Removes what a file replaces. Fails for a directory, which is never replaced.
     pub(super) fn clear_place(&mut self, dir: &Dir, name: &OsStr) -> Result<(), Reason> {
         let place = dir.real.join(name);
         match dir.handle.stat_name(name) {
@@ -170,7 +173,7 @@ impl Copier<'_> {
         Ok(())
     }
 
-    /// What is there, or is to be put there later, gives way to what comes now.
+    /// Forgets earlier hard links and deferred files at a path that is being replaced.
     pub(super) fn cover(&mut self, place: &Path) {
         self.links.cover(place);
         if self.defers == Defers::Tracked {
@@ -178,7 +181,8 @@ impl Copier<'_> {
         }
     }
 
-    /// From now on several things may come to one place.
+    /// Starts tracking destination paths: through a symbolic link, several entries may now have the
+    /// same one.
     fn meets_link(&mut self) {
         if self.defers == Defers::Plain {
             self.defers = Defers::Tracked;
@@ -186,7 +190,7 @@ impl Copier<'_> {
         }
     }
 
-    /// A directory does not take the place of a file.
+    /// Fails if a deferred file has this path: a directory does not replace a file.
     fn no_file_later(&self, place: &Path) -> Result<(), Reason> {
         let later = self.defers == Defers::Tracked && self.track.as_ref().is_some_and(|track| track.goes_to(place));
         if later { Err(dir_over_file(place)) } else { Ok(()) }
@@ -198,7 +202,7 @@ fn dir_over_file(place: &Path) -> Reason {
     Reason::Text(format!("{} is a file in the image, and the copy has a directory of that name", place.display()))
 }
 
-/// A path as the image has it.
+/// Returns the path as seen in the image.
 fn shown(path: &Path) -> PathBuf {
     Path::new("/").join(path)
 }
