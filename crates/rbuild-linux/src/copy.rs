@@ -1,4 +1,4 @@
-//! File contents from one descriptor to another, holes kept.
+//! Copies of file contents between descriptors, preserving holes.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -14,16 +14,18 @@ use crate::meta::{Stat, Timestamp};
 use crate::owners::{self, Recorded, owners_are_recorded};
 use crate::rootdir::timestamps;
 
-/// Copies all bytes of `from` into the empty file `to`. Holes stay holes where `stat` shows that there are some
-/// (plain copy_file_range(2) fills them on ext4). Gives the number of bytes, holes included.
+/// Copies all bytes of `from` into the empty file `to`, and returns the number of bytes, holes
+/// included. Holes are preserved if `stat` shows that there are any (plain copy_file_range(2) fills
+/// them on ext4).
 pub fn copy_file(from: &File, stat: &Stat, to: &File) -> Result<u64> {
     copy_file_while(from, stat, to, &|| true).map(Option::unwrap_or_default)
 }
 
-/// Bytes that are copied before it is asked whether to go on.
+/// Number of bytes copied between two calls of `go_on`.
 const PIECE: usize = 16 << 20;
 
-/// The same as long as `go_on` says so, which is asked every few megabytes; `None` if it did not.
+/// Like [`copy_file`], but stops and returns `None` when `go_on` returns false. It is called every
+/// few megabytes.
 pub fn copy_file_while(from: &File, stat: &Stat, to: &File, go_on: &dyn Fn() -> bool) -> Result<Option<u64>> {
     if stat.size >= 64 * 1024 && rustix::fs::ioctl_ficlone(to, from).is_ok() {
         return Ok(Some(stat.size));
@@ -48,7 +50,7 @@ pub fn copy_file_while(from: &File, stat: &Stat, to: &File, go_on: &dyn Fn() -> 
     Ok(None)
 }
 
-/// In one read and one write, where the size is what it was.
+/// Copies with one read and one write if the size has not changed since `stat`.
 fn copy_small(mut from: &File, size: usize, mut to: &File) -> Result<u64> {
     let mut content = Vec::with_capacity(size + 1);
     from.read_to_end(&mut content).map_err(|e| Error::new("read", "file contents", e))?;
@@ -56,7 +58,7 @@ fn copy_small(mut from: &File, size: usize, mut to: &File) -> Result<u64> {
     Ok(content.len() as u64)
 }
 
-/// Owner and mode of an open file.
+/// Sets the owner and mode of an open file.
 pub fn set_file_owner(file: &File, uid: u32, gid: u32, mode: u32) -> Result<()> {
     let fail = |call, e: Errno| Error::new(call, "a new file", e);
     if owners_are_recorded() {
@@ -69,12 +71,12 @@ pub fn set_file_owner(file: &File, uid: u32, gid: u32, mode: u32) -> Result<()> 
     rustix::fs::fchmod(file, Mode::from_raw_mode(mode)).map_err(|e| fail("fchmod", e))
 }
 
-/// The modification time of an open file, and the access time too.
+/// Sets the modification time of an open file, and its access time to the same.
 pub fn set_file_time(file: &File, mtime: Timestamp) -> Result<()> {
     rustix::fs::futimens(file, &timestamps(mtime)).map_err(|e| Error::new("futimens", "a new file", e))
 }
 
-/// Copies through a buffer; the plain way that works between any two descriptors.
+/// Copies through a buffer. Slower than [`copy_file`], but works between any two descriptors.
 pub fn copy_contents(from: impl Read, to: impl Write) -> Result<u64> {
     copy_pieces(from, to, &|| true).map(Option::unwrap_or_default)
 }

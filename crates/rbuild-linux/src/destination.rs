@@ -1,5 +1,5 @@
-//! Files that a caller named, to be written: found and opened before any work is done. A regular file appears whole or stays
-//! what it was; anything else is written in place and is never replaced.
+//! Output files named by the caller, located and opened before any work is done. A regular file is
+//! replaced atomically; anything else is written in place and never replaced.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -20,50 +20,52 @@ mod find;
 
 use find::{Found, find};
 
-/// An open destination of bytes.
+/// An open output.
 #[derive(Debug)]
 pub enum Destination {
     Regular(RegularFile),
     Stream(Stream),
 }
 
-/// A regular file that gets its name when it is complete. Until then it has no name, or, where the file system knows no files
-/// without one, a name of its own that goes away with this value.
+/// A regular file that gets its name when it is complete. Until then it is unnamed (`O_TMPFILE`)
+/// or, on file systems without unnamed files, has a temporary name that is removed on drop.
 #[derive(Debug)]
 pub struct RegularFile {
     file: File,
     base: RootDir,
-    /// Below `base`; directories that are missing are made when the file is published.
+    /// Path below `base`. Missing directories are created when the file is published.
     rest: PathBuf,
-    /// In `base`.
+    /// Temporary name in `base`.
     temp: Option<OsString>,
-    /// The process that opened it; those that it forks share the file, and leave its names alone.
+    /// ID of the process that opened the file. Forked children share the file but must not remove
+    /// its temporary name.
     opener: u32,
     published: AtomicBool,
 }
 
-/// A device, a fifo, a descriptor of this process, or a file that cannot be replaced: written in place.
+/// A device, a FIFO, a descriptor of this process, or a file that cannot be replaced. Written in
+/// place.
 #[derive(Debug)]
 pub struct Stream {
     file: File,
     shown: PathBuf,
-    /// A regular file, which is emptied before it is written.
+    /// True for a regular file, which is truncated before it is written.
     empties: bool,
 }
 
-/// A directory that a caller named, known to be writable; what is missing of it is made when it is written.
+/// An output directory named by the caller and checked to be writable. Missing components are
+/// created when it is written.
 #[derive(Debug)]
 pub struct Directory {
     pub base: RootDir,
     pub rest: PathBuf,
 }
 
-/// The reason why a destination cannot be written.
 #[derive(Debug)]
 pub enum DestinationError {
     IsDirectory(PathBuf),
     NotDirectory(PathBuf),
-    /// The directory that would hold it.
+    /// Carries the parent directory of the destination.
     NotWritable(PathBuf, Errno),
     NotForWriting(PathBuf),
     Socket(PathBuf),
@@ -96,8 +98,8 @@ impl From<Error> for DestinationError {
 }
 
 impl Destination {
-    /// Opens what `path` leads to. A link is followed and stays; a regular file that is there keeps its mode and its owner.
-    /// Opening a fifo waits for its reader.
+    /// Opens the file at `path`. A symbolic link is followed and kept; an existing regular file
+    /// keeps its mode and owner. Opening a FIFO blocks until it has a reader.
     pub fn open(path: &Path) -> std::result::Result<Destination, DestinationError> {
         match find(path)? {
             Found::Descriptor(fd) => Stream::of_descriptor(&fd, path).map(Destination::Stream),
@@ -111,12 +113,13 @@ impl Destination {
         }
     }
 
-    /// An open file that is written as it comes, such as standard output.
+    /// Wraps an open file that is written in place, such as standard output.
     pub fn of_file(file: File, shown: impl Into<PathBuf>) -> Destination {
         Destination::Stream(Stream { file, shown: shown.into(), empties: false })
     }
 
-    /// The file, for writing from its beginning. Whatever was written before and not published is gone.
+    /// Returns the file, positioned at its beginning. Discards everything that was written and not
+    /// published.
     pub fn begin(&self) -> Result<&File> {
         let (file, empties) = match self {
             Destination::Regular(regular) => (&regular.file, true),
@@ -129,7 +132,7 @@ impl Destination {
         Ok(file)
     }
 
-    /// Gives a regular file its name. To be called by the process that opened it.
+    /// Gives a regular file its name. Must be called by the process that opened it.
     pub fn publish(&self) -> Result<()> {
         match self {
             Destination::Regular(regular) => regular.publish(),
@@ -137,21 +140,22 @@ impl Destination {
         }
     }
 
-    /// Writes all of a small file.
+    /// Writes and publishes a small file.
     pub fn write(&self, bytes: &[u8]) -> Result<()> {
         let mut file = self.begin()?;
         file.write_all(bytes).and_then(|()| file.flush()).map_err(|e| Error::new("write", self.path(), e))?;
         self.publish()
     }
 
-    /// Gives a regular file this mode.
+    /// Sets the mode of a regular file; has no effect on a stream.
     pub fn set_mode(&self, mode: u32) -> Result<()> {
         let Destination::Regular(regular) = self else { return Ok(()) };
         let changed = rustix::fs::fchmod(&regular.file, Mode::from_raw_mode(mode));
         changed.map_err(|e| Error::new("fchmod", self.path(), e))
     }
 
-    /// The directory that holds a regular file, and its name there; the directory may be missing still.
+    /// Returns the base directory of a regular file and its path below it, whose directories may
+    /// not exist yet. `None` for a stream.
     pub fn place(&self) -> Option<(&RootDir, &Path)> {
         match self {
             Destination::Regular(regular) => Some((&regular.base, &regular.rest)),
@@ -163,7 +167,7 @@ impl Destination {
         matches!(self, Destination::Stream(stream) if std::io::IsTerminal::is_terminal(&stream.file))
     }
 
-    /// The file's path, for people.
+    /// Returns the file's path for messages.
     pub fn path(&self) -> PathBuf {
         match self {
             Destination::Regular(regular) => regular.base.label().join(&regular.rest),
@@ -173,7 +177,7 @@ impl Destination {
 }
 
 impl Directory {
-    /// Finds the directory that `path` leads to, or where it is to be made.
+    /// Locates the directory at `path`, or the place where it will be created.
     pub fn find(path: &Path) -> std::result::Result<Directory, DestinationError> {
         let (base, rest) = match find(path)? {
             Found::Existing(path) => (path, PathBuf::new()),
@@ -188,7 +192,7 @@ impl Directory {
         Ok(Directory { base, rest })
     }
 
-    /// The directory's path, for people.
+    /// Returns the directory's path for messages.
     pub fn path(&self) -> PathBuf {
         self.base.label().join(&self.rest)
     }
@@ -203,7 +207,7 @@ fn writable(dir: &RootDir) -> std::result::Result<(), DestinationError> {
     rustix::fs::accessat(dir.fd(), c".", wanted, AtFlags::EACCESS).map_err(not_writable(dir))
 }
 
-/// Opens what is there.
+/// Opens an existing file.
 fn existing(path: &Path) -> std::result::Result<Destination, DestinationError> {
     let stat = rustix::fs::stat(path).map_err(|e| Error::new("stat", path, e))?;
     match FileType::from_raw_mode(stat.st_mode) {
@@ -217,7 +221,8 @@ fn existing(path: &Path) -> std::result::Result<Destination, DestinationError> {
     }
 }
 
-/// The file that takes the place of a regular one; `None` if that cannot be replaced without changing whose it is.
+/// Opens the replacement of a regular file. Returns `None` if replacing it would change its owner
+/// or group, or is impossible.
 fn replacement(path: &Path, old: &rustix::fs::Stat) -> std::result::Result<Option<RegularFile>, DestinationError> {
     let real = std::fs::canonicalize(path).map_err(|e| Error::new("realpath", path, e))?;
     let (Some(above), Some(name)) = (real.parent(), real.file_name()) else { return Ok(None) };
@@ -246,7 +251,8 @@ impl Stream {
         Ok(Stream { file: File::from(fd), shown: path.to_path_buf(), empties })
     }
 
-    /// The open file behind a link such as /dev/stdout: as the caller has opened it, at the place where it is.
+    /// Opens the file behind a link such as /dev/stdout as the caller opened it, at its current
+    /// position.
     fn of_descriptor(fd: &File, shown: &Path) -> std::result::Result<Stream, DestinationError> {
         let flags = rustix::fs::fcntl_getfl(fd).map_err(|e| Error::new("fcntl", shown, e))?;
         if flags & OFlags::ACCMODE == OFlags::RDONLY {
@@ -257,11 +263,12 @@ impl Stream {
     }
 }
 
-/// A new file in `dir` that has no name, else one with a name of its own.
+/// Creates a file in `dir`: unnamed if possible, otherwise with a temporary name, which is
+/// returned.
 fn nameless(dir: &RootDir, mode: u32) -> rustix::io::Result<(File, Option<OsString>)> {
     let mode = Mode::from_raw_mode(mode);
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
-    // Without /proc there would be no way to give it a name.
+    // Linking an unnamed file requires /proc.
     if Path::new("/proc/self/fd").is_dir()
         && let Ok(fd) = rustix::fs::openat(dir.fd(), c".", flags | OFlags::TMPFILE, mode)
     {
@@ -282,7 +289,7 @@ impl RegularFile {
         let above = self.rest.parent().unwrap_or(Path::new(""));
         let name = self.rest.file_name().unwrap_or_default();
         let dir = self.base.create_dir_all(above, 0o755, None, |_| ())?;
-        // What came to be there since the file was opened is spared like what was there before.
+        // A file of another type created since the destination was opened is not replaced either.
         let taken = rustix::fs::statat(dir.fd(), name, AtFlags::SYMLINK_NOFOLLOW);
         if taken.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile) {
             return Err(Error::new("rename", dir.label().join(name), Errno::EXIST));
@@ -295,7 +302,7 @@ impl RegularFile {
         Ok(())
     }
 
-    /// Gives a file without a name this one, whoever has it now.
+    /// Links the unnamed file under `name`, replacing an existing file of that name.
     fn link_over(&self, dir: &RootDir, name: &OsStr) -> Result<()> {
         let own = PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
         let link = |name: &OsStr| {

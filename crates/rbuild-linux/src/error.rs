@@ -2,13 +2,13 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
-/// A system call that failed: its name, what it was asked about, and the kernel's answer.
+/// A failed system call: its name, its object, and the kernel's error.
 #[derive(Debug)]
 pub struct Error {
     call: &'static str,
     object: String,
     source: io::Error,
-    /// Why, in a sentence that says what can be done, where that is known.
+    /// The cause and a remedy in one sentence, if known.
     hint: Option<String>,
 }
 
@@ -19,7 +19,7 @@ impl Error {
         Error { call, object: object.as_ref().to_string_lossy().into_owned(), source: source.into(), hint: None }
     }
 
-    /// Of something that is read as a file and is none.
+    /// Returns the error for an object that is read as a file but has another type.
     pub(crate) fn not_a_file(call: &'static str, object: impl AsRef<Path>, noun: &str) -> Self {
         Error::new(call, object, io::Error::other(format!("it is {noun} and not a file")))
     }
@@ -28,7 +28,7 @@ impl Error {
         Error { hint, ..self }
     }
 
-    /// Why it failed and what can be done, if that is known.
+    /// Returns the cause and a remedy, if known.
     pub fn hint(&self) -> Option<&str> {
         self.hint.as_deref()
     }
@@ -37,7 +37,7 @@ impl Error {
         self.source.kind()
     }
 
-    /// The raw `errno`, if the failure came from the kernel.
+    /// Returns the raw `errno`, if the kernel reported the failure.
     pub fn errno(&self) -> Option<i32> {
         self.source.raw_os_error()
     }
@@ -54,16 +54,16 @@ impl Error {
         self.kind() == io::ErrorKind::NotFound
     }
 
-    /// No space or no quota left where the object lives.
+    /// Returns true if the file system is full or the quota is exhausted.
     pub fn is_disk_full(&self) -> bool {
         matches!(self.errno(), Some(libc::ENOSPC) | Some(libc::EDQUOT))
     }
 }
 
-/// Characters of a path that are shown at each end of a longer one.
+/// Number of characters shown at each end of a shortened path.
 const SHOWN: usize = 100;
 
-/// A path for a message; of a very long one both ends, and how deep it is.
+/// Formats a path for a message. A very long path is shortened to both ends and its depth.
 pub fn shown_path(path: &Path) -> String {
     let text = path.to_string_lossy();
     let length = text.chars().count();

@@ -1,4 +1,4 @@
-//! Entries that are known again by their inode, whatever becomes of their names.
+//! Directory entries tracked by inode, independent of their names.
 
 use std::ffi::OsStr;
 use std::fs::OpenOptions;
@@ -9,18 +9,18 @@ use crate::error::{Error, Result};
 use crate::meta::{Kind, Stat};
 use crate::rootdir::{RootDir, stat_fd};
 
-/// An entry of a directory that a descriptor keeps alive: as long as this is there, no other entry gets its inode's number, also
-/// when its last name is gone.
+/// A directory entry pinned by a descriptor: while this value lives, its inode number is not
+/// reused, even after the last name is removed.
 #[derive(Debug)]
 pub struct Held {
     fd: OwnedFd,
     inode: (u32, u32, u64),
-    /// For error texts only.
+    /// Used in error messages only.
     label: PathBuf,
 }
 
 impl Held {
-    /// Takes hold of the direct child `name`, whatever it is, not following it.
+    /// Pins the direct child `name` of any type, without following it.
     pub fn of(dir: &RootDir, name: &OsStr) -> Result<Held> {
         let fd = dir.hold(name)?;
         let label = dir.label().join(name);
@@ -28,27 +28,27 @@ impl Held {
         Ok(Held { fd, inode, label })
     }
 
-    /// The inode's identity, as [`Stat::inode`] gives it.
+    /// Returns the inode's identity, as [`Stat::inode`] does.
     pub fn inode(&self) -> (u32, u32, u64) {
         self.inode
     }
 
-    /// The metadata as it is now.
+    /// Returns the current metadata.
     pub fn stat(&self) -> Result<Stat> {
         stat_fd(self.fd.as_fd()).map_err(|e| Error::new("statx", &self.label, e))
     }
 
-    /// Whether the direct child `name` of `dir` is this entry.
+    /// Returns true if the direct child `name` of `dir` is this entry.
     pub fn is(&self, dir: &RootDir, name: &OsStr) -> bool {
         dir.stat_name(name).is_ok_and(|stat| stat.inode() == self.inode)
     }
 
-    /// Takes all content from a regular file, whose names may be anywhere.
+    /// Truncates a regular file to zero bytes, whatever its names are.
     pub fn truncate(&self) -> Result<()> {
         if self.stat()?.kind != Kind::File {
             return Err(Error::new("ftruncate", &self.label, rustix::io::Errno::INVAL));
         }
-        // A descriptor of this kind cannot be written to; its name in /proc leads to the file itself.
+        // An `O_PATH` descriptor cannot be written to; its link in /proc opens the file itself.
         let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
         let opened = OpenOptions::new().write(true).truncate(true).open(path);
         opened.map(drop).map_err(|e| Error::new("openat", &self.label, e))

@@ -1,4 +1,4 @@
-//! Which user and group ids a user namespace of ours may hold, and writing its maps.
+//! User and group ID ranges of user namespaces, and writing of their maps.
 
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
@@ -12,22 +12,22 @@ use rustix::io::Errno;
 use crate::error::{Error, Result};
 use crate::process::{self, Cloned, Exit};
 
-/// A run of `count` ids that starts at `start`, as the parent namespace numbers them.
+/// A range of `count` IDs beginning at `start`, in the numbering of the parent namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IdRange {
     pub start: u32,
     pub count: u32,
 }
 
-/// The subordinate ids that /etc/subuid and /etc/subgid grant to one user (subuid(5)).
+/// The sub-IDs granted to one user by /etc/subuid and /etc/subgid (subuid(5)).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SubIds {
     pub uids: Vec<IdRange>,
     pub gids: Vec<IdRange>,
 }
 
-/// Reads the ranges of `user` (by name or by number) from the text of a subuid(5) file. Lines that do not parse
-/// are passed over, as newuidmap does.
+/// Parses the ranges of `user` (by name or number) from the text of a subuid(5) file. Lines that do
+/// not parse are skipped, as newuidmap does.
 pub fn subordinate_ranges(text: &str, user: Option<&str>, uid: u32) -> Vec<IdRange> {
     let number = uid.to_string();
     text.lines()
@@ -41,14 +41,14 @@ pub fn subordinate_ranges(text: &str, user: Option<&str>, uid: u32) -> Vec<IdRan
         .collect()
 }
 
-/// Ids that images count on: root's and all of 16 bits.
+/// Number of IDs that images expect: all 16-bit IDs, root included.
 pub const USUAL_COUNT: u32 = 65536;
 
-/// The first id that is nobody's own on the systems of today (login.defs(5), SUB_UID_MIN).
+/// First ID not assigned to a real user on current systems (login.defs(5), SUB_UID_MIN).
 const FIRST_SUBORDINATE: u32 = 100_000;
 
-/// The lowest range of [`USUAL_COUNT`] ids that a subuid(5) file, of which this is the text, has granted to nobody. `None` if
-/// there is none left.
+/// Returns the lowest range of [`USUAL_COUNT`] IDs that is not granted in the given text of a
+/// subuid(5) file, or `None` if there is none.
 pub fn free_range(text: &str) -> Option<IdRange> {
     let mut granted: Vec<(u64, u64)> = text
         .lines()
@@ -66,14 +66,15 @@ pub fn free_range(text: &str) -> Option<IdRange> {
         }
         start = start.max(end);
     }
-    // The last number is no id.
+    // The highest number, (uid_t) -1, is not a valid ID.
     (start + u64::from(USUAL_COUNT) <= u64::from(u32::MAX))
         .then_some(IdRange { start: start as u32, count: USUAL_COUNT })
 }
 
-/// Reads the ids that a namespace holds from the text of its /proc/PID/uid_map, for a caller who is root in it: one range for each
-/// line, as the kernel takes no range that spans two. Empty if id 0 is not among them. One id less than everything, so that nobody
-/// takes a namespace with these ids for the initial one.
+/// Parses the IDs that a namespace holds from the text of its /proc/PID/uid_map, for a caller who
+/// is root in it. Returns one range per line, as the kernel does not accept a range that spans two;
+/// empty if ID 0 is not mapped. A full range is shortened by one ID, so that a namespace with these
+/// IDs is not mistaken for the initial one.
 pub fn held_ranges(map: &str) -> Vec<IdRange> {
     let read = |line: &str| {
         let mut numbers = line.split_whitespace();
@@ -84,19 +85,21 @@ pub fn held_ranges(map: &str) -> Vec<IdRange> {
     if ranges.iter().any(|range| range.start == 0) { ranges } else { Vec::new() }
 }
 
-/// The maps of a new user namespace: lines of (inside, outside, count).
+/// The maps of a new user namespace, as lines of (inside, outside, count).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdMaps {
     pub uids: Vec<(u32, u32, u32)>,
     pub gids: Vec<(u32, u32, u32)>,
-    /// Written by newuidmap and newgidmap; otherwise into /proc directly, which needs CAP_SETUID and CAP_SETGID.
+    /// True if newuidmap and newgidmap write the maps. Otherwise they are written to /proc
+    /// directly, which requires CAP_SETUID and CAP_SETGID.
     pub through_helpers: bool,
-    /// Nobody is mapped but the caller, which takes no rights but giving up setgroups(2).
+    /// True if only the caller is mapped. This requires no privileges, but setgroups(2) must be
+    /// given up.
     pub alone: bool,
 }
 
 impl IdMaps {
-    /// Root inside is the caller; the ids from 1 on are the subordinate ones, as many as are granted.
+    /// Maps root inside to the caller, and the IDs from 1 on to all granted sub-IDs.
     pub fn subordinate(uid: u32, gid: u32, sub: &SubIds) -> IdMaps {
         let lines = |own: u32, ranges: &[IdRange]| {
             let mut lines = vec![(0, own, 1)];
@@ -110,18 +113,18 @@ impl IdMaps {
         IdMaps { uids: lines(uid, &sub.uids), gids: lines(gid, &sub.gids), through_helpers: true, alone: false }
     }
 
-    /// Root inside is the caller, and there is nobody else.
+    /// Maps root inside to the caller and nothing else.
     pub fn alone(uid: u32, gid: u32) -> IdMaps {
         IdMaps { uids: vec![(0, uid, 1)], gids: vec![(0, gid, 1)], through_helpers: false, alone: true }
     }
 
-    /// Every id inside is the same id outside.
+    /// Maps every ID inside to the same ID outside.
     pub fn identity(uids: &[IdRange], gids: &[IdRange]) -> IdMaps {
         let lines = |ranges: &[IdRange]| ranges.iter().map(|r| (r.start, r.start, r.count)).collect();
         IdMaps { uids: lines(uids), gids: lines(gids), through_helpers: false, alone: false }
     }
 
-    /// The highest user and group id that exist inside.
+    /// Returns the highest user and group ID mapped inside.
     pub fn highest(&self) -> (u32, u32) {
         let top = |lines: &[(u32, u32, u32)]| {
             lines.iter().map(|(inside, _, count)| inside.saturating_add(count - 1)).max().unwrap_or(0)
@@ -144,7 +147,7 @@ impl IdMaps {
         self.write_into(Path::new(&format!("/proc/{pid}")))
     }
 
-    /// Writes the maps of the process with that directory in /proc.
+    /// Writes the maps of the process whose /proc directory is given.
     fn write_into(&self, process: &Path) -> Result<()> {
         let text =
             |lines: &[(u32, u32, u32)]| lines.iter().map(|(i, o, n)| format!("{i} {o} {n}\n")).collect::<String>();
@@ -156,16 +159,17 @@ impl IdMaps {
     }
 }
 
-/// Moves the calling process, which must have one thread, into a user namespace of its own that holds the ids of the present
-/// one. It keeps all rights there, and has none over processes of the namespace that it comes from, nor of others that were
-/// made like this.
+/// Moves the calling process, which must be single-threaded, into a new user namespace that holds
+/// the IDs of the current one. The process keeps all capabilities there, and has none over
+/// processes of the namespace it leaves or of other namespaces created this way.
 pub fn enter_user_namespace_below() -> Result<()> {
     let held = |file: &str| -> Result<Vec<IdRange>> {
         let text = std::fs::read_to_string(file).map_err(|e| Error::new("open", Path::new(file), e))?;
         Ok(held_ranges(&text))
     };
     let maps = IdMaps::identity(&held("/proc/self/uid_map")?, &held("/proc/self/gid_map")?);
-    // Who writes the maps may know this process by another number.
+    // The process that writes the maps may be in a pid namespace that numbers this process
+    // differently.
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let process = rustix::fs::open("/proc/self", flags, Mode::empty())
         .map_err(|e| Error::new("open", Path::new("/proc/self"), e))?;
@@ -173,7 +177,7 @@ pub fn enter_user_namespace_below() -> Result<()> {
     match process::fork()? {
         Cloned::Child => {
             drop(tell);
-            // Not told, the other is gone.
+            // A failed read means that the other process is gone.
             let written = told.read_exact(&mut [0]).is_ok()
                 && maps.write_into(Path::new(&format!("/proc/self/fd/{}", process.as_raw_fd()))).is_ok();
             std::process::exit(if written { 0 } else { 1 });
@@ -193,7 +197,7 @@ pub fn enter_user_namespace_below() -> Result<()> {
     }
 }
 
-/// Why chown(2) failed, if it is because the user namespace of this process does not hold one of the ids.
+/// Explains a failed chown(2) if the user namespace of this process does not map one of the IDs.
 pub(crate) fn chown_hint(e: Errno, uid: u32, gid: u32) -> Option<String> {
     let text = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
     let hint = || {
@@ -203,7 +207,7 @@ pub(crate) fn chown_hint(e: Errno, uid: u32, gid: u32) -> Option<String> {
     (e == Errno::INVAL).then(hint).flatten()
 }
 
-/// Says that an id is not among those of the map, if that is so.
+/// Returns a message if the ID is not in the map.
 fn missing_id(what: &str, file: &str, id: u32, map: &str) -> Option<String> {
     let mut ranges: Vec<(u32, u32)> = map
         .lines()
@@ -217,7 +221,7 @@ fn missing_id(what: &str, file: &str, id: u32, map: &str) -> Option<String> {
         return None;
     }
     ranges.sort_unstable();
-    // Lines of a map that follow each other are one range to whoever reads it.
+    // Adjacent lines of the map are shown as one range.
     ranges.dedup_by(|next, range| {
         let joins = range.1.checked_add(1) == Some(next.0);
         range.1 = if joins { next.1 } else { range.1 };

@@ -1,10 +1,11 @@
-//! The kernel in safe words.
+//! Safe wrappers around Linux system calls.
 //!
-//! Every path inside a root file system is followed by [`RootDir`] and by nothing else; every mount is a file
-//! descriptor before it has a place; every error reads like a line of strace. Nothing here knows what an image,
-//! a layer or a build is, and nothing here prints.
+//! Every path inside a root file system is resolved by [`RootDir`] and by nothing else; every mount
+//! is a file descriptor before it is attached; every error reads like a line of strace. This crate
+//! knows nothing of images, layers or builds, and prints nothing.
 //!
-//! This is the only crate of the workspace that may hold `unsafe`; it does so in [`process`], in [`notify`], and in `syscalls`.
+//! It is the only crate of the workspace that may contain `unsafe`, which is confined to
+//! [`process`], [`notify`] and `syscalls`.
 
 mod copy;
 mod destination;

@@ -1,4 +1,4 @@
-//! Locks between processes that the kernel lets go of when their holder dies, and who holds them.
+//! Inter-process locks that the kernel releases when their holder dies, and lookup of lock holders.
 
 use std::fs::File;
 use std::time::Duration;
@@ -10,37 +10,38 @@ use rustix::fs::fstat;
 use crate::error::{Error, Result};
 use crate::rootdir::RootDir;
 
-/// A lock on one key of a lock file; let go on drop. Threads exclude each other as processes do.
+/// A lock on one key of a lock file, released on drop. It excludes threads as well as processes.
 ///
-/// Its file must be the lock's own open of the lock file: the lock belongs to the open file description (fcntl(2),
-/// F_OFD_SETLK), and is one byte at an offset made of the key. Keys that share their first 62 bits stand in each
-/// other's way, which costs time and nothing else.
+/// Each lock needs its own open of the lock file, because the lock belongs to the open file
+/// description (fcntl(2), F_OFD_SETLK). It covers one byte at an offset derived from the key. Keys
+/// that agree in their first 62 bits conflict, which costs time but is otherwise harmless.
 pub struct KeyLock {
     _file: File,
 }
 
-/// Time between two tries at most.
+/// Maximum time between two attempts.
 const LOOK: Duration = Duration::from_millis(16);
 
-/// Whether others may hold the lock at the same time.
+/// Sharing mode of a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockKind {
     Shared,
     Exclusive,
 }
 
-/// What stands in the way of a lock on a key.
+/// The kind of lock that conflicts with a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Conflict {
-    /// A lock on that key, of the kind that [`KeyLock`] is.
+    /// A lock on the same key, of the kind that [`KeyLock`] takes.
     Key,
-    /// A lock that no [`KeyLock`] is: of a process, or on other bytes as well.
+    /// A lock that is not a [`KeyLock`]: owned by a process, or covering other bytes as well.
     Foreign,
 }
 
 impl KeyLock {
-    /// Waits until nobody else holds `key`, or `stop` says that it is to wait no longer. The kernel's own wait could not be
-    /// ended from another thread, so the lock is tried again and again, at most `LOOK` apart.
+    /// Waits until `key` is free. Returns `None` if `stop` returns true. The kernel's blocking wait
+    /// cannot be cancelled from another thread, so the lock is polled at intervals of at most
+    /// `LOOK`.
     pub fn wait(file: File, key: [u8; 8], stop: &mut dyn FnMut(&File, Conflict) -> bool) -> Result<Option<KeyLock>> {
         let mut pause = Duration::from_millis(1);
         loop {
@@ -53,13 +54,13 @@ impl KeyLock {
         }
     }
 
-    /// The lock if it can be had at once, or what stands in its way.
+    /// Takes the lock if it is free, without waiting; otherwise returns the conflict.
     pub fn try_now(file: File, key: [u8; 8], kind: LockKind) -> Result<std::result::Result<KeyLock, Conflict>> {
         Ok(attempt(&file, key, kind)?.map_or(Ok(KeyLock { _file: file }), Err))
     }
 }
 
-/// Locks; gives what stands in the way, if something does.
+/// Tries to lock; returns the conflict on failure.
 fn attempt(file: &File, key: [u8; 8], kind: LockKind) -> Result<Option<Conflict>> {
     let fail = |call, e| Error::new(call, "lock file", std::io::Error::from(e));
     let mut wanted = flock(kind, key);
@@ -70,7 +71,7 @@ fn attempt(file: &File, key: [u8; 8], kind: LockKind) -> Result<Option<Conflict>
     }
     let (start, length) = (wanted.l_start, wanted.l_len);
     fcntl(file, FcntlArg::F_OFD_GETLK(&mut wanted)).map_err(|e| fail("fcntl(F_OFD_GETLK)", e))?;
-    // Gone in between, or of an open file (-1) and on the same byte.
+    // Released in between, or held by an open file description (-1) on the same byte.
     let is_key = wanted.l_type == libc::F_UNLCK as libc::c_short
         || (wanted.l_pid == -1 && (wanted.l_start, wanted.l_len) == (start, length));
     Ok(Some(if is_key { Conflict::Key } else { Conflict::Foreign }))
@@ -93,19 +94,21 @@ fn flock(kind: LockKind, key: [u8; 8]) -> libc::flock {
 /// A process that holds a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LockHolder {
-    /// As that /proc numbers it.
+    /// Process ID in the numbering of the given /proc.
     pub pid: u32,
-    /// The name of its program; empty if it cannot be seen.
+    /// Name of its program; empty if it is not visible.
     pub command: String,
     pub uid: Option<u32>,
-    /// Ticks of processors that it has taken so far.
+    /// Processor time used so far, in clock ticks.
     pub work: u64,
 }
 
-/// Most processes whose open files are looked through for a lock that the kernel gives no process for.
+/// Maximum number of processes whose open files are searched for a lock that the kernel reports
+/// without a process.
 const MOST_PROCESSES: usize = 10_000;
 
-/// The processes that hold a lock on a file, of any kind, as far as `proc`, a /proc, shows them.
+/// Returns the processes that hold a lock of any kind on a file, as far as `proc`, a /proc, shows
+/// them.
 pub fn lock_holders(proc: &RootDir, file: &File) -> Vec<LockHolder> {
     let Ok(stat) = fstat(file) else { return Vec::new() };
     let locks = proc.read("locks", 16 << 20).unwrap_or_default();
@@ -121,17 +124,19 @@ pub fn lock_holders(proc: &RootDir, file: &File) -> Vec<LockHolder> {
     pids.into_iter().map(|pid| describe(proc, pid)).collect()
 }
 
-/// The process in a line of /proc/locks, or of the locks in /proc/PID/fdinfo, if it is about that inode; the inner `None` stands
-/// for a lock of an open file, which has no process.
+/// Parses the holder from a line of /proc/locks, or of the locks in /proc/PID/fdinfo, if the line
+/// is about that inode. The inner `None` means a lock of an open file description, which has no
+/// process.
 fn holder_of(line: &str, inode: u64) -> Option<Option<u32>> {
-    // `1: POSIX  ADVISORY  WRITE 4711 08:01:1234 0 EOF`; one that waits has `->` in the second place.
+    // `1: POSIX  ADVISORY  WRITE 4711 08:01:1234 0 EOF`; a waiting lock has `->` in the second
+    // field.
     let fields: Vec<&str> = line.trim_start_matches("lock:").split_whitespace().collect();
     let [_, kind, _, _, pid, place, ..] = fields[..] else { return None };
     let is_it = kind != "->" && place.rsplit(':').next()?.parse() == Ok(inode);
     is_it.then(|| pid.parse().ok())
 }
 
-/// Processes that have a file open which holds a lock of its own on that inode.
+/// Returns the processes that have a file open which holds a lock on that inode.
 fn openers(proc: &RootDir, inode: u64, own: Option<u32>) -> Vec<u32> {
     let entries = proc.entries().unwrap_or_default();
     let pids = entries.iter().filter_map(|entry| entry.name.to_str()?.parse::<u32>().ok());
@@ -153,7 +158,8 @@ fn describe(proc: &RootDir, pid: u32) -> LockHolder {
     };
     let status = read("status");
     let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok());
-    // The name may hold anything; user and system time are the 12th and 13th field after it (proc(5)).
+    // The name may contain any character; user and system time are the 12th and 13th field after it
+    // (proc(5)).
     let stat = read("stat");
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
     let work = fields.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();

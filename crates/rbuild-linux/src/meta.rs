@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 
-/// What a directory entry is.
+/// The type of a directory entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     File,
@@ -21,7 +21,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// What it is called in messages.
+    /// Returns the name of the type for messages.
     pub fn noun(self) -> &'static str {
         match self {
             Kind::File => "a file",
@@ -33,7 +33,7 @@ impl Kind {
         }
     }
 
-    /// As stat(2) has it in the bits of `S_IFMT`.
+    /// Returns the `S_IFMT` bits of stat(2).
     pub fn bits(self) -> u32 {
         let kind = match self {
             Kind::File => FileType::RegularFile,
@@ -55,14 +55,14 @@ pub struct Timestamp {
     pub nsec: u32,
 }
 
-/// Extended attributes by full name, in the order of their names.
+/// Extended attributes by full name, ordered by name.
 pub type Xattrs = BTreeMap<OsString, Vec<u8>>;
 
-/// The metadata of one entry, as statx(2) gives it.
+/// The metadata of one entry, as returned by statx(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stat {
     pub kind: Kind,
-    /// Permission bits with set-id and sticky: `0o7777` at most.
+    /// Permission bits including set-id and sticky: at most `0o7777`.
     pub mode: u32,
     pub uid: u32,
     pub gid: u32,
@@ -71,15 +71,15 @@ pub struct Stat {
     pub blocks: u64,
     pub mtime: Timestamp,
     pub ctime: Timestamp,
-    /// When the inode was made, where the file system tells and it was asked for: two that have one number after another differ
-    /// in it.
+    /// Creation time of the inode, if requested and supported by the file system. It distinguishes
+    /// inodes that reuse a number.
     pub btime: Option<Timestamp>,
     pub ino: u64,
     pub nlink: u32,
     pub dev: (u32, u32),
     /// Device number of a device node, (major, minor).
     pub rdev: (u32, u32),
-    /// The device that a file stands for, where there can be none.
+    /// The device that a stand-in file represents where device nodes cannot be created.
     pub device: Option<(Kind, u32, u32)>,
 }
 
@@ -115,18 +115,19 @@ impl Stat {
         }
     }
 
-    /// An overlay whiteout: a character device with number 0:0.
+    /// Returns true for an overlay whiteout: a character device with number 0:0.
     pub fn is_whiteout(&self) -> bool {
         self.kind == Kind::CharDevice && self.rdev == (0, 0)
     }
 
-    /// The inode's identity within this boot.
+    /// Returns the inode's identity, valid within this boot.
     pub fn inode(&self) -> (u32, u32, u64) {
         (self.dev.0, self.dev.1, self.ino)
     }
 }
 
-/// An extended attribute of an open file; none if it cannot be had. For short ones: 256 bytes at most.
+/// Returns a short extended attribute (at most 256 bytes) of an open file, or `None` if it cannot
+/// be read.
 pub fn file_xattr(file: &File, attr: &str) -> Option<Vec<u8>> {
     let mut value = vec![0; 256];
     let n = rustix::fs::fgetxattr(file, attr, value.as_mut_slice()).ok()?;
@@ -134,14 +135,14 @@ pub fn file_xattr(file: &File, attr: &str) -> Option<Vec<u8>> {
     Some(value)
 }
 
-/// All extended attributes of an open file.
+/// Returns all extended attributes of an open file.
 pub fn file_xattrs(file: &File) -> Result<Xattrs> {
     let found =
         xattrs_by(|names| rustix::fs::flistxattr(file, names), |attr, value| rustix::fs::fgetxattr(file, attr, value));
     found.map_err(|(call, e)| Error::new(call, "an open file", std::io::Error::from(e)))
 }
 
-/// The metadata of an open file.
+/// Returns the metadata of an open file.
 pub fn file_stat(file: &File) -> Result<Stat> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     let x = rustix::fs::statx(file, c"", flags, StatxFlags::BASIC_STATS)
@@ -149,13 +150,14 @@ pub fn file_stat(file: &File) -> Result<Stat> {
     Ok(Stat::from_statx(&x))
 }
 
-/// Attributes by the calls that list their names and read one of them; an error comes with the call's name.
+/// Collects attributes with the given list and get calls; an error carries the name of the failed
+/// call.
 pub(crate) fn xattrs_by(
     list: impl Fn(&mut [u8]) -> rustix::io::Result<usize>,
     get: impl Fn(&OsStr, &mut [u8]) -> rustix::io::Result<usize>,
 ) -> std::result::Result<Xattrs, (&'static str, Errno)> {
     let mut found = Xattrs::new();
-    // Most files have none, and are asked by the thousand.
+    // Most files have no attributes, and thousands of files are queried.
     let mut few = [0u8; 512];
     let mut many = Vec::new();
     let names = match list(&mut few) {
@@ -175,7 +177,7 @@ pub(crate) fn xattrs_by(
             match get(attr, &mut value) {
                 Ok(n) => break n,
                 Err(Errno::RANGE) if value.len() < MOST_XATTR => value.resize(MOST_XATTR, 0),
-                // Gone meanwhile, or not ours to read (trusted.* below a user namespace).
+                // Removed in the meantime, or unreadable (trusted.* in a user namespace).
                 Err(Errno::NODATA | Errno::PERM) => break usize::MAX,
                 Err(e) => return Err(("getxattr", e)),
             }
@@ -188,10 +190,10 @@ pub(crate) fn xattrs_by(
     Ok(found)
 }
 
-/// Bytes of a list of names or of a value, the kernel's limit (xattr(7)).
+/// The kernel's limit for a list of names and for a value, in bytes (xattr(7)).
 const MOST_XATTR: usize = 64 * 1024;
 
-/// Sets an extended attribute that nobody depends on: whether that went well is not told.
+/// Sets an extended attribute that is only an optimization. Errors are ignored.
 pub fn set_file_xattr(file: &File, attr: &str, value: &[u8]) {
     let _ = rustix::fs::fsetxattr(file, attr, value, rustix::fs::XattrFlags::empty());
 }

@@ -1,7 +1,8 @@
 //! Mounts as file descriptors.
 //!
-//! A mount made here has no place in any tree until somebody moves it to one: it is usable through its
-//! descriptor (`RootDir::from_fd`), and the kernel drops it with that descriptor. Nothing can be left behind.
+//! A mount created here is detached until it is attached somewhere: it is usable through its
+//! descriptor (`RootDir::from_fd`), and the kernel drops it with that descriptor, so no mount can
+//! be left behind.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,16 +20,16 @@ use crate::error::{Error, Result};
 use crate::rootdir::RootDir;
 use crate::syscalls::make_read_only;
 
-/// Lower directories that one overlay takes (fs/overlayfs/params.h, OVL_MAX_STACK).
+/// Maximum number of lower directories of one overlay (fs/overlayfs/params.h, OVL_MAX_STACK).
 const MAX_LOWERS: usize = 500;
 
-/// Serves all threads of a process for mounts that need a place for a moment.
+/// Serializes mounts that temporarily occupy the scratch directory.
 static SCRATCH: Mutex<()> = Mutex::new(());
 
-/// Longest option page of the classic mount(2) call.
+/// Maximum length of the option page of the classic mount(2) call.
 const OPTION_PAGE: usize = 4096;
 
-/// What a mount does not let be used.
+/// A kind of use that a mount forbids (mount(2): nosuid, nodev, noexec, ro).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forbidden {
     SetId,
@@ -37,7 +38,7 @@ pub enum Forbidden {
     Writing,
 }
 
-/// A new file system of that kind with these options.
+/// Creates a detached file system of that type with these options.
 pub fn new_filesystem(kind: &'static str, options: &[(&str, &str)], forbidden: &[Forbidden]) -> Result<OwnedFd> {
     let attributes = forbidden.iter().map(|what| match what {
         Forbidden::SetId => MountAttrFlags::MOUNT_ATTR_NOSUID,
@@ -67,13 +68,13 @@ fn new_fs_with(
     rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(|e| fail("fsmount", e))
 }
 
-/// A new procfs of the calling process's pid namespace.
+/// Creates a procfs of the calling process's pid namespace.
 pub fn new_procfs() -> Result<OwnedFd> {
     new_fs("proc", |_| Ok(()))
 }
 
-/// The directory or file `path` as a mount of its own. Mounts below it come along only where the kernel refuses
-/// to show what they cover (a user namespace may not uncover locked mounts).
+/// Clones the directory or file `path` as a detached mount. Mounts below it are included only if
+/// the kernel refuses to reveal what they cover (a user namespace may not uncover locked mounts).
 pub fn bind_clone(path: &Path) -> Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     match rustix::mount::open_tree(CWD, path, flags) {
@@ -83,14 +84,17 @@ pub fn bind_clone(path: &Path) -> Result<OwnedFd> {
     .map_err(|e| Error::new("open_tree", path, e))
 }
 
-/// An overlay of `lowers` (the topmost first) with `upper` and its work directory on top, or read-only without.
+/// Creates an overlay of `lowers` (topmost first), with `upper` and its work directory on top, or
+/// read-only without them.
 ///
-/// Paths must be absolute and stay valid during this call only. `userxattr` is always set, as an overlay in a
-/// user namespace needs it. With an upper directory the mount is `volatile`: fsync inside costs nothing, and
-/// the caller syncs what it keeps.
-/// Uses `lowerdir+` (Linux 6.8, 500 layers); on older kernels the classic call at `scratch`, an existing
-/// directory of the caller's own mount namespace, which takes about 100 layers. What is beyond 500 becomes an
-/// overlay of its own below the other; the kernel stacks two, so there are 999 layers at most.
+/// Paths must be absolute and need to stay valid during this call only. `userxattr` is always set,
+/// as required for an overlay in a user namespace. With an upper directory the mount is `volatile`:
+/// fsync inside is free, and the caller syncs what it keeps.
+///
+/// Uses `lowerdir+` (Linux 6.8, 500 layers). Older kernels get the classic call at `scratch`, an
+/// existing directory in the caller's own mount namespace, which takes about 100 layers. Layers
+/// beyond 500 form a second overlay below the first; the kernel stacks two, so the maximum is 999
+/// layers.
 pub fn detached_overlay(lowers: &[PathBuf], upper: Option<(&Path, &Path)>, scratch: &Path) -> Result<OwnedFd> {
     if lowers.len() >= 2 * MAX_LOWERS {
         return Err(Error::new(
@@ -160,15 +164,16 @@ fn overlay_classic(lowers: &[PathBuf], upper: Option<(&Path, &Path)>, scratch: &
     clone
 }
 
-/// A mount namespace of the caller's own from which nothing propagates back.
+/// Enters a new mount namespace that propagates no mounts back.
 pub fn private_mount_namespace() -> Result<()> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
         .map_err(|e| Error::new("unshare", "CLONE_NEWNS", std::io::Error::from(e)))?;
     make_private()
 }
 
-/// Namespaces of the caller's own for mounts, from which nothing propagates back, for System V and POSIX objects, and for
-/// the host name, which it sets if it may: filters of containers forbid sethostname(2) to whoever had no CAP_SYS_ADMIN to begin with.
+/// Enters new namespaces for mounts (propagating none back), for System V and POSIX IPC objects,
+/// and for the host name, which is set if permitted: seccomp filters of containers deny
+/// sethostname(2) to processes that started without CAP_SYS_ADMIN.
 pub fn private_namespaces(hostname: &str) -> Result<()> {
     use nix::sched::CloneFlags;
     nix::sched::unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS)
@@ -191,25 +196,27 @@ fn make_private() -> Result<()> {
         .map_err(|e| Error::new("mount", "/ (private)", e))
 }
 
-/// The small world of the builder process: a tmpfs with a handful of mounts in it.
+/// The root file system of the builder process: a tmpfs with a handful of mounts in it.
 ///
-/// Few lines in mountinfo make every later container cheap. The container library moves each container into a cgroup, and there
-/// is none to move it to: where `/sys/fs/cgroup` is a cgroup2, it writes a number into an ordinary file that covers
-/// `cgroup.procs` there, and where it is an empty directory, it looks through mountinfo for each old controller in vain.
+/// A short mountinfo makes every later container cheap. The container library moves each container
+/// into a cgroup, but there is none to move it to. If `/sys/fs/cgroup` is a cgroup2, the library
+/// writes the process ID into an ordinary file mounted over its `cgroup.procs`; if it is an empty
+/// directory, the library searches mountinfo for each cgroup v1 controller and finds none.
 pub struct MiniRoot {
     root: RootDir,
 }
 
-/// A directory of the small root with the mount points that every container has: /proc, /sys, /dev, and in /etc the hosts and the
-/// resolv.conf. As the lowest layer of a container's files it gives what no layer above it has.
+/// Directory of the builder's root with the mount points that every container has: /proc, /sys,
+/// /dev, /etc/hosts and /etc/resolv.conf. As the lowest layer of a container it supplies those that
+/// the layers above lack.
 pub const MOUNT_POINTS: &str = "/points";
 
-/// Device nodes that containers get from the outside, as a user namespace cannot make them.
+/// Device nodes bound from the host, because a user namespace cannot create them.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
 impl MiniRoot {
-    /// Mounts an empty tmpfs at `place` (an existing directory; only this mount namespace sees it). What is to
-    /// be attached later must have been cloned before if it lies under `place`.
+    /// Mounts an empty tmpfs at `place` (an existing directory; visible in this mount namespace
+    /// only). Mounts to attach later that lie under `place` must be cloned before.
     pub fn new(place: &Path) -> Result<MiniRoot> {
         make_private()?;
         mount_tmpfs(place)?;
@@ -217,7 +224,7 @@ impl MiniRoot {
         for dir in ["proc", "dev", "sys", "sys/fs", "sys/fs/cgroup", "etc", "run", "tmp", "mnt"] {
             root.create_dir_all(dir, 0o755, None, |_| ())?;
         }
-        // See MOUNT_POINTS.
+        // See [`MOUNT_POINTS`].
         for dir in ["proc", "sys", "dev", "etc"] {
             root.create_dir_all(Path::new("points").join(dir), 0o755, None, |_| ())?;
         }
@@ -231,9 +238,11 @@ impl MiniRoot {
         &self.root
     }
 
-    /// Mounts a cgroup2 whose `cgroup.procs` is an ordinary file. Where that cannot be, the directory stays empty.
+    /// Mounts a cgroup2 whose `cgroup.procs` is an ordinary file. If that is not possible, the
+    /// directory stays empty.
     pub fn attach_cgroup(&self) -> Result<()> {
-        // A user namespace mounts cgroups of a cgroup namespace that it owns (cgroup_namespaces(7)).
+        // A user namespace can mount cgroups of a cgroup namespace that it owns
+        // (cgroup_namespaces(7)).
         if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).is_err() {
             return Ok(());
         }
@@ -252,7 +261,8 @@ impl MiniRoot {
         Ok(())
     }
 
-    /// Attaches a detached mount of a directory or a file at `place` below the root; the point is made.
+    /// Attaches a detached mount of a directory or file at `place` below the root, creating the
+    /// mount point.
     pub fn attach(&self, mount: &OwnedFd, place: &Path) -> Result<()> {
         let place = place.strip_prefix("/").unwrap_or(place);
         let stat = rustix::fs::fstat(mount).map_err(|e| Error::new("fstat", place, e))?;
@@ -266,8 +276,8 @@ impl MiniRoot {
         move_to(mount.as_fd(), self.root.fd(), place)
     }
 
-    /// Binds the few device nodes from the caller's /dev, read-only: commands use the devices and cannot change the machine's
-    /// nodes (mode, owner, times, attributes). One that is missing there is left out.
+    /// Binds the few device nodes from the caller's /dev, read-only: commands can use the devices
+    /// but not change the host's nodes (mode, owner, times, attributes). Missing nodes are skipped.
     pub fn attach_devices(&self) -> Result<()> {
         let dev = self.root.sub("dev")?;
         for name in DEVICES {
@@ -285,8 +295,8 @@ impl MiniRoot {
         Ok(())
     }
 
-    /// Makes this the root of the mount namespace and lets go of the old one. Descriptors opened before stay
-    /// usable, mounts below them included.
+    /// Makes this the root of the mount namespace and detaches the old one. Descriptors opened
+    /// before remain usable, including mounts below them.
     pub fn enter(self) -> Result<()> {
         let fail = |call, e: Errno| Error::new(call, "/", e);
         rustix::process::fchdir(self.root.fd()).map_err(|e| fail("fchdir", e))?;
@@ -302,7 +312,7 @@ fn move_to(mount: BorrowedFd<'_>, dir: impl AsFd, name: &Path) -> Result<()> {
 }
 
 impl RootDir {
-    /// This directory as a mount of its own.
+    /// Clones this directory as a detached mount.
     pub fn detached(&self) -> Result<OwnedFd> {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
         rustix::mount::open_tree(self.fd(), "", flags).map_err(|e| Error::new("open_tree", self.label(), e))

@@ -1,6 +1,7 @@
-//! Answering the system calls of other processes: seccomp(2) with a listener, and what answers need of the caller.
+//! Interception of other processes' system calls: seccomp(2) with a listener, and access to the
+//! caller's memory and files.
 //!
-//! With [`crate::process`] the place of the workspace's `unsafe`.
+//! Contains `unsafe`, like [`crate::process`].
 
 #![allow(unsafe_code)]
 
@@ -17,22 +18,25 @@ use rustix::thread::ThreadNameSpaceType;
 use crate::error::{Error, Result};
 use crate::process::{FilterStep, raw_steps};
 
-/// What a filter answers for a call that the listener is to decide on.
+/// The filter result that sends a call to the listener.
 pub const NOTIFY: u32 = libc::SECCOMP_RET_USER_NOTIF;
 
-/// `SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV` (Linux 5.19): a call that is being answered is interrupted by fatal signals only.
+/// `SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV` (Linux 5.19): once received, a call is interrupted by
+/// fatal signals only.
 const WAIT_KILLABLE: libc::c_ulong = 1 << 5;
 
-/// As [`crate::process::filter_calls`]; gives the descriptor that calls with the answer [`NOTIFY`] arrive at.
+/// Installs a filter like [`crate::process::filter_calls`], and returns the listener descriptor
+/// that receives calls with the result [`NOTIFY`].
 pub fn filter_and_listen(steps: &[FilterStep]) -> Result<OwnedFd> {
     let (mut raw, len) = raw_steps(steps)?;
     let program = libc::sock_fprog { len, filter: raw.as_mut_ptr() };
     let listen = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
     for flags in [listen | WAIT_KILLABLE, listen] {
-        // SAFETY: `program` points at `len` steps that live past the call; the kernel copies and checks them.
+        // SAFETY: `program` points at `len` steps that live past the call; the kernel copies and
+        // checks them.
         let fd = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &program) };
         if fd >= 0 {
-            // SAFETY: the kernel has just made this descriptor for us; nobody else knows of it.
+            // SAFETY: the kernel has just created this descriptor for us; nothing else owns it.
             return Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) });
         }
         let e = std::io::Error::last_os_error();
@@ -43,39 +47,41 @@ pub fn filter_and_listen(steps: &[FilterStep]) -> Result<OwnedFd> {
     Err(Error::new("seccomp", "a filter with a listener", Errno::INVAL))
 }
 
-/// Has who waits and who answers take turns on one processor, which halves the time that an answer takes. Kernels before 6.6
-/// do not know it, and nothing but time is lost.
+/// Makes the kernel switch between caller and supervisor on one processor, which halves the time of
+/// an answer. Kernels before 6.6 lack the request, which costs only time.
 pub fn take_turns(listener: BorrowedFd<'_>) {
     // SAFETY: the request takes a number and no pointer (include/uapi/linux/seccomp.h).
     unsafe { libc::ioctl(listener.as_raw_fd(), SET_FLAGS as _, SYNC_WAKE_UP) };
 }
 
-/// `SECCOMP_IOCTL_NOTIF_SET_FLAGS`, which is `_IOW('!', 4, __u64)`, and `SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP`.
+/// `SECCOMP_IOCTL_NOTIF_SET_FLAGS`, which is `_IOW('!', 4, __u64)`, and
+/// `SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP`.
 const SET_FLAGS: u64 = 0x4008_2104;
 const SYNC_WAKE_UP: libc::c_ulong = 1;
 
-/// Whether [`receive`] ends when all callers have (Linux 6.11); before, it waits for ever.
+/// Returns true if [`receive`] ends when all callers have ended (Linux 6.11); on older kernels it
+/// waits forever.
 pub fn receiving_ends() -> bool {
     let release = rustix::system::uname();
     let mut numbers = release.release().to_str().unwrap_or_default().split(['.', '-']).map(|n| n.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 11)
 }
 
-/// A call that waits for its answer.
+/// An intercepted call that waits for its answer.
 #[derive(Debug, Clone, Copy)]
 pub struct Call {
     id: u64,
-    /// The thread, as this process's pid namespace numbers it.
+    /// Thread ID in this process's pid namespace.
     pub thread: u32,
     pub number: i32,
-    /// `AUDIT_ARCH_…` of the call.
+    /// `AUDIT_ARCH_…` value of the call.
     pub architecture: u32,
     pub args: [u64; 6],
 }
 
-/// The next call; `None` if its caller is gone meanwhile.
+/// Receives the next call; `None` if its caller has ended in the meantime.
 pub fn receive(listener: BorrowedFd<'_>) -> std::io::Result<Option<Call>> {
-    // SAFETY: all zeros is a valid value of this plain structure, and what the kernel wants to be given.
+    // SAFETY: all zeros is a valid value of this plain structure, and the kernel requires it.
     let mut notif: libc::seccomp_notif = unsafe { MaybeUninit::zeroed().assume_init() };
     // SAFETY: the request writes one seccomp_notif, which `notif` is; it lives past the call.
     match unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV as _, &mut notif) } {
@@ -93,22 +99,23 @@ pub fn receive(listener: BorrowedFd<'_>) -> std::io::Result<Option<Call>> {
     }
 }
 
-/// Whether whoever made a call waits for its answer still: a thread that is gone may have handed its number on.
+/// Returns true if the caller still waits for its answer. The thread ID of an ended caller may have
+/// been reused.
 pub fn still_waits(listener: BorrowedFd<'_>, call: &Call) -> bool {
-    // SAFETY: the request reads one number of 64 bits, which `call.id` is.
+    // SAFETY: the request reads one 64-bit number, which `call.id` is.
     unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID as _, &call.id) == 0 }
 }
 
-/// What becomes of a call.
+/// The result of an intercepted call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
-    /// The kernel does it.
+    /// The kernel executes the call.
     Go,
     Value(i64),
     Fail(Errno),
 }
 
-/// Answers a call. A caller that is gone needs none.
+/// Answers a call. Does nothing if the caller has ended.
 pub fn answer(listener: BorrowedFd<'_>, call: &Call, answer: Answer) {
     let mut response = libc::seccomp_notif_resp { id: call.id, val: 0, error: 0, flags: 0 };
     match answer {
@@ -120,7 +127,7 @@ pub fn answer(listener: BorrowedFd<'_>, call: &Call, answer: Answer) {
     unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND as _, &mut response) };
 }
 
-/// Gives the caller a descriptor of its own for `fd`, as the result of its call.
+/// Installs a duplicate of `fd` in the caller and returns its number as the result of the call.
 pub fn answer_with_fd(
     listener: BorrowedFd<'_>,
     call: &Call,
@@ -134,33 +141,36 @@ pub fn answer_with_fd(
         newfd: 0,
         newfd_flags: if close_on_exec { libc::O_CLOEXEC as u32 } else { 0 },
     };
-    // SAFETY: the request reads one seccomp_notif_addfd, which `add` is; `fd` is open for the length of the call.
+    // SAFETY: the request reads one seccomp_notif_addfd, which `add` is; `fd` is open for the
+    // length of the call.
     match unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ADDFD as _, &mut add) } {
         -1 => Err(std::io::Error::last_os_error()),
         _ => Ok(()),
     }
 }
 
-/// `PIDFD_THREAD` (Linux 6.9): a thread that is no first thread of a process, too.
+/// `PIDFD_THREAD` (Linux 6.9): also accepts a thread that is not a thread-group leader.
 const THREAD: u32 = libc::O_EXCL as u32;
 
-/// The number that a thread, which this process's pid namespace numbers so, has in the pid namespace of a /proc.
+/// Translates a thread ID of this process's pid namespace to the pid namespace of a /proc.
 pub fn number_in(proc: BorrowedFd<'_>, thread: u32) -> Option<u32> {
     let pid = Pid::from_raw(thread as i32)?;
     let open = |flags| rustix::process::pidfd_open(pid, PidfdFlags::from_bits_retain(flags));
     let pidfd = open(THREAD).or_else(|_| open(0)).ok()?;
-    // See proc_pid_fdinfo(5): the number is that of whoever mounted this /proc.
+    // See proc_pid_fdinfo(5): the number is in the pid namespace of the procfs mount.
     let path = format!("self/fdinfo/{}", pidfd.as_raw_fd());
     let info = rustix::fs::openat(proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
     let text = std::io::read_to_string(std::fs::File::from(info)).ok()?;
     text.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()
 }
 
-/// Reads the memory of another process; gives the number of bytes, fewer where its memory ends.
+/// Reads the memory of another process. Returns the number of bytes, which is smaller than
+/// requested where its memory ends.
 pub fn read_memory(thread: u32, address: u64, into: &mut [u8]) -> std::io::Result<usize> {
     let local = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
     let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: into.len() };
-    // SAFETY: `local` is the whole of `into`, to which this function has the only reference; the kernel checks the other side.
+    // SAFETY: `local` is the whole of `into`, to which this function has the only reference; the
+    // kernel checks the other side.
     match unsafe { libc::process_vm_readv(thread as i32, &local, 1, &remote, 1, 0) } {
         -1 => Err(std::io::Error::last_os_error()),
         n => Ok(n as usize),
@@ -171,7 +181,8 @@ pub fn read_memory(thread: u32, address: u64, into: &mut [u8]) -> std::io::Resul
 pub fn write_memory(thread: u32, address: u64, bytes: &[u8]) -> std::io::Result<()> {
     let local = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: bytes.len() };
-    // SAFETY: the kernel only reads `local`, which is the whole of `bytes`; it checks the other side.
+    // SAFETY: the kernel only reads `local`, which is the whole of `bytes`; it checks the other
+    // side.
     match unsafe { libc::process_vm_writev(thread as i32, &local, 1, &remote, 1, 0) } {
         n if n == bytes.len() as isize => Ok(()),
         -1 => Err(std::io::Error::last_os_error()),
@@ -179,17 +190,18 @@ pub fn write_memory(thread: u32, address: u64, bytes: &[u8]) -> std::io::Result<
     }
 }
 
-/// Soft and hard limit of another process for the bytes of its message queues (`RLIMIT_MSGQUEUE`).
+/// Returns the soft and hard limit for the bytes of another process's message queues
+/// (`RLIMIT_MSGQUEUE`).
 pub fn queue_limit(thread: u32) -> std::io::Result<(u64, u64)> {
     let mut old = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: a null new limit asks only; `old` is one rlimit64, which the call fills.
+    // SAFETY: a null new limit only queries; `old` is one rlimit64, which the call fills.
     match unsafe { libc::prlimit64(thread as i32, libc::RLIMIT_MSGQUEUE, std::ptr::null(), &mut old) } {
         0 => Ok((old.rlim_cur, old.rlim_max)),
         _ => Err(std::io::Error::last_os_error()),
     }
 }
 
-/// Sets both, as [`queue_limit`] gives them.
+/// Sets both limits, in the form that [`queue_limit`] returns.
 pub fn set_queue_limit(thread: u32, soft: u64, hard: u64) -> std::io::Result<()> {
     let bound = |limit: u64| (limit != libc::RLIM64_INFINITY).then_some(limit);
     let pid = Pid::from_raw(thread as i32).ok_or(Errno::SRCH)?;
@@ -197,23 +209,23 @@ pub fn set_queue_limit(thread: u32, soft: u64, hard: u64) -> std::io::Result<()>
     Ok(rustix::process::prlimit(Some(pid), Resource::Msgqueue, limits).map(drop)?)
 }
 
-/// The bytes of a plain structure, as the kernel writes it for this architecture.
+/// Returns the bytes of a plain structure in the kernel's layout for this architecture.
 fn bytes_of<T: Copy>(value: &T) -> &[u8] {
-    // SAFETY: the reference covers size_of::<T>() initialised bytes: the callers below give structures that the C library
-    // filled over zeros, padding included.
+    // SAFETY: the reference covers size_of::<T>() initialised bytes: the callers below pass
+    // structures that the C library filled over zeros, padding included.
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
 }
 
-/// Who owns a file and what it is, instead of what the file system says.
+/// The owner and device of a file as reported to callers, in place of the real ones.
 #[derive(Debug, Clone, Copy)]
 pub struct Guise {
     pub uid: u32,
     pub gid: u32,
-    /// File type bits, and the device.
+    /// File type bits, and the major and minor device number.
     pub node: Option<(u32, u32, u32)>,
 }
 
-/// A file by a directory, a path and flags, as fstatat(2) takes them.
+/// A file named by a directory, a path and flags, as for fstatat(2).
 #[derive(Debug, Clone, Copy)]
 pub struct Named<'a> {
     pub dir: BorrowedFd<'a>,
@@ -221,7 +233,7 @@ pub struct Named<'a> {
     pub flags: rustix::fs::AtFlags,
 }
 
-/// Which structure a call writes.
+/// The structure that a call fills.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
     /// `struct stat` of this architecture.
@@ -230,12 +242,13 @@ pub enum Layout {
     I386,
 }
 
-/// What is known of a file, its owner as it is to appear, in the bytes that stat(2) writes.
+/// Returns a file's metadata as stat(2) would write it, with the owner and device of `guise`.
 pub fn stat_bytes(file: Named<'_>, guise: &Guise, layout: Layout) -> std::io::Result<Vec<u8>> {
     // SAFETY: all zeros is a valid value of this plain structure.
     let mut stat: libc::stat = unsafe { MaybeUninit::zeroed().assume_init() };
     let (dir, path, flags) = (file.dir.as_raw_fd(), file.path.as_ptr(), file.flags.bits() as i32);
-    // SAFETY: the path is a C string that lives past the call, `stat` is one stat structure that the call fills.
+    // SAFETY: the path is a C string that lives past the call, `stat` is one stat structure that
+    // the call fills.
     if unsafe { libc::fstatat(dir, path, &mut stat, flags) } != 0 {
         return Err(std::io::Error::last_os_error());
     }
@@ -273,12 +286,13 @@ fn i386_stat64(stat: &libc::stat) -> Vec<u8> {
     bytes
 }
 
-/// The same in the bytes that statx(2) writes, asked for with that mask.
+/// Like [`stat_bytes`], as statx(2) would write it for that mask.
 pub fn statx_bytes(file: Named<'_>, mask: u32, guise: &Guise) -> std::io::Result<Vec<u8>> {
     // SAFETY: all zeros is a valid value of this plain structure.
     let mut statx: libc::statx = unsafe { MaybeUninit::zeroed().assume_init() };
     let (dir, path, flags) = (file.dir.as_raw_fd(), file.path.as_ptr(), file.flags.bits() as i32);
-    // SAFETY: the path is a C string that lives past the call, `statx` is one statx structure that the call fills.
+    // SAFETY: the path is a C string that lives past the call, `statx` is one statx structure that
+    // the call fills.
     if unsafe { libc::statx(dir, path, flags, mask, &mut statx) } != 0 {
         return Err(std::io::Error::last_os_error());
     }
@@ -290,7 +304,8 @@ pub fn statx_bytes(file: Named<'_>, mask: u32, guise: &Guise) -> std::io::Result
     Ok(bytes_of(&statx).to_vec())
 }
 
-/// Moves the calling process into the mount namespace of another one (as a pidfd), whose root directory becomes its own.
+/// Moves the calling process into the mount namespace of another one (given as a pidfd), and makes
+/// that namespace's root its root directory.
 pub fn enter_mounts_of(pidfd: BorrowedFd<'_>) -> Result<()> {
     rustix::thread::move_into_thread_name_spaces(pidfd, ThreadNameSpaceType::MOUNT)
         .map_err(|e| Error::new("setns", Path::new("the container's mounts"), e))

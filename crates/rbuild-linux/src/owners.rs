@@ -1,16 +1,19 @@
-//! Owners where only one id is mapped: they are written down instead of given.
+//! File owners in user namespaces that map a single ID: recorded in metadata instead of set.
 //!
-//! A user namespace without sub-ids holds nobody but its root, so no file can belong to anyone else. There the owner of a
-//! file or a directory is an extended attribute, and a device is an empty file whose attribute says which. What can have no
-//! such attribute (symbolic links, fifos, sockets: xattr(7)) keeps its owner in the time of its last access, which nobody
-//! needs: seconds from [`FAR`] on are the group, the nanoseconds the user. The kernel moves no such time by itself, as it is
-//! later than any access (mount(8), relatime), and than any modification, as [`latest_modification`] sees to. A file that says nothing is root's. Devices are written down like that
-//! wherever none can be made.
+//! A user namespace without sub-IDs maps only its root, so no file can belong to another user.
+//! There the owner of a file or directory is stored in an extended attribute, and a device is an
+//! empty file whose attribute holds the device number. Files that cannot have such an attribute
+//! (symbolic links, FIFOs, sockets: xattr(7)) store their owner in their access time, which is not
+//! otherwise used: the seconds from [`FAR`] on are the group, the nanoseconds the user. The kernel
+//! does not update such a time by itself, because it is later than any access (mount(8), relatime)
+//! and than any modification time, which [`latest_modification`] limits. A file without a record
+//! belongs to root. Devices are recorded this way wherever device nodes cannot be created.
 //!
-//! Anybody may write attributes and times, and only what rbuild wrote counts (`docs/design/0001-owners-that-count.md`). The
-//! attribute's name and value are made with a key of the store. Where owners are written down, commands cannot set those
-//! times, and are not shown the attribute, whose name nobody guesses. Elsewhere they see it on files that stand for devices;
-//! there its value is of use to the inode alone that it was written for.
+//! Any process can write attributes and times, but only rbuild's own records count
+//! (`docs/design/0001-owners-that-count.md`). The attribute's name and value are derived from a key
+//! of the store. Where owners are recorded, commands cannot set those times and do not see the
+//! attribute, whose name cannot be guessed. Elsewhere they see it on files that represent devices;
+//! there its value is valid only for the inode that it was written for.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -23,31 +26,31 @@ use rustix::io::Errno;
 use crate::meta::{Kind, Stat};
 use crate::random::random_bytes;
 
-/// In the year 2242: no file is read then, and ext4 and xfs (with bigtime) still know it.
+/// In the year 2242: no file is accessed then, and ext4 and xfs (with bigtime) can still store it.
 const FAR: i64 = 1 << 33;
-/// Nanoseconds of a timestamp.
+/// Nanoseconds per second.
 const SECOND: u32 = 1_000_000_000;
 
 static RECORDED: AtomicBool = AtomicBool::new(false);
 
-/// From now on owners are written down, by this process and those that it forks.
+/// Records owners from now on, in this process and those that it forks.
 pub fn record_owners() {
     RECORDED.store(true, Ordering::Relaxed);
 }
 
-/// Whether owners are written down in this process.
+/// Returns true if this process records owners.
 pub fn owners_are_recorded() -> bool {
     RECORDED.load(Ordering::Relaxed)
 }
 
-/// Bytes that nobody but the builder has.
+/// A secret key known to the builder only.
 pub type OwnerKey = [u8; 32];
 
-/// Whether this process has had to do with files that stand for devices.
+/// True once this process has handled a stand-in file for a device.
 static DEVICES: AtomicBool = AtomicBool::new(false);
 
-/// Whether this process has seen or made a file that stands for a device, where owners are not written down. The attributes of
-/// such files are of use to their inodes alone.
+/// Returns true if this process has read or created a stand-in file for a device while owners are
+/// not recorded. The attributes of such files are valid only for their own inodes.
 pub fn has_met_stand_ins() -> bool {
     DEVICES.load(Ordering::Relaxed)
 }
@@ -67,39 +70,40 @@ impl Keyed {
     }
 }
 
-/// Sets the key with which this process, and those that it forks, write down owners. The first one stays.
+/// Sets the key for records of this process and those that it forks. Only the first call has an
+/// effect.
 pub fn set_owner_key(key: OwnerKey) {
     KEY.get_or_init(|| Keyed::new(key));
 }
 
-/// The key that this process was given.
+/// Returns this process's key, if one was set.
 pub fn owner_key() -> Option<OwnerKey> {
     KEY.get().map(|keyed| keyed.key)
 }
 
-/// The attribute that tells of owners, which is no part of any image.
+/// Returns the name of the owner attribute, which must not be part of any image.
 pub fn owner_attribute() -> &'static OsStr {
     OsStr::new(&keyed().attribute)
 }
 
-/// A process that was given no key has one of its own: what it writes down is for itself alone.
+/// A process without a key generates one; its records are valid for that process alone.
 fn keyed() -> &'static Keyed {
     KEY.get_or_init(|| Keyed::new(random_bytes().expect("the kernel has random bytes")))
 }
 
-/// What is written down of a file.
+/// The record of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Recorded {
     pub uid: u32,
     pub gid: u32,
-    /// The device that the file stands for.
+    /// The device that the file represents.
     pub device: Option<(Kind, u32, u32)>,
 }
 
-/// Whose a value is: that of whatever file has it, or of one inode.
+/// The scope of a record's authenticator: any file, or one inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Bound {
-    /// The kernel copies attributes when it copies a file up, and commands cannot.
+    /// The kernel copies attributes when it copies a file up, and commands cannot set them.
     ToNothing,
     ToInode(u64),
 }
@@ -110,11 +114,12 @@ impl Bound {
     }
 }
 
-/// Bytes of a value's authenticator.
+/// Length of a record's authenticator, in bytes.
 const CODE: usize = 16;
 
 impl Recorded {
-    /// Numbers in little-endian order: user, group, and of a device `c` or `b` and its numbers; then the authenticator.
+    /// Encodes the record in little-endian order: user, group, for a device `c` or `b` and its
+    /// numbers; then the authenticator.
     fn value(&self, bound: Bound) -> Vec<u8> {
         let mut value = [self.uid.to_le_bytes(), self.gid.to_le_bytes()].concat();
         if let Some((kind, major, minor)) = self.device {
@@ -126,10 +131,10 @@ impl Recorded {
         value
     }
 
-    /// Reads a value that this key's holder has written.
+    /// Decodes a record; `None` unless it was written with this key.
     fn of_value(value: &[u8], bound: Bound) -> Option<Recorded> {
         let (said, code_there) = value.split_at_checked(value.len().checked_sub(CODE)?)?;
-        // Equal in all bytes or not: how many of them are tells nothing that could be tried in time.
+        // Constant-time comparison: the timing does not reveal how many bytes match.
         if blake3::Hash::from(widened(code_there)?) != blake3::Hash::from(widened(&code(said, bound))?) {
             return None;
         }
@@ -155,20 +160,20 @@ fn code(said: &[u8], bound: Bound) -> [u8; CODE] {
     code
 }
 
-/// As long as the hashes that can be compared in constant time.
+/// Pads the authenticator to the length of a hash, whose comparison takes constant time.
 fn widened(code: &[u8]) -> Option<[u8; 32]> {
     let mut wide = [0; 32];
     wide.get_mut(..code.len())?.copy_from_slice(code);
     Some(wide)
 }
 
-/// Whether what is of that kind can have attributes of its own.
+/// Returns true if files of this type can have user extended attributes.
 fn takes_attributes(kind: Kind) -> bool {
     matches!(kind, Kind::File | Kind::Dir)
 }
 
-/// What is written down of the file at `path` (a link in the last component is followed if `follow`), whose kind, inode and time
-/// of last access are known.
+/// Returns the record of the file at `path` (following a link in the last component if `follow`),
+/// whose type, inode and access time are given.
 pub fn recorded(path: &Path, follow: bool, kind: Kind, inode: u64, access: (i64, u32)) -> Option<Recorded> {
     if !takes_attributes(kind) {
         let gid = u32::try_from(access.0.checked_sub(FAR)?).ok()?;
@@ -186,7 +191,7 @@ fn read_value(path: &Path, follow: bool, value: &mut [u8]) -> rustix::io::Result
     }
 }
 
-/// Writes down what a file or a directory at `path` is.
+/// Stores the record of the file or directory at `path`.
 pub fn record(path: &Path, follow: bool, what: &Recorded) -> rustix::io::Result<()> {
     let name = owner_attribute();
     if *what == Recorded::default() {
@@ -213,7 +218,7 @@ pub fn record(path: &Path, follow: bool, what: &Recorded) -> rustix::io::Result<
     }
 }
 
-/// The times that write down the owner of what takes no attributes.
+/// Returns the timestamps that record the owner of a file that cannot have attributes.
 pub fn record_in_times(uid: u32, gid: u32) -> rustix::io::Result<Timestamps> {
     if uid >= SECOND {
         return Err(Errno::INVAL);
@@ -225,15 +230,16 @@ pub fn record_in_times(uid: u32, gid: u32) -> rustix::io::Result<Timestamps> {
     Ok(Timestamps { last_access: access, last_modification: OMITTED })
 }
 
-/// The latest time of modification, in seconds, of a file of that kind: with a later one, the next reading would move the time of
-/// access that tells the owner.
+/// Returns the latest permitted modification time, in seconds, of a file of this type. After a
+/// later one, the next read would update the access time that records the owner.
 pub fn latest_modification(kind: Kind) -> i64 {
     if takes_attributes(kind) { i64::MAX } else { FAR - 1 }
 }
 
 pub(crate) const OMITTED: Timespec = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
 
-/// Writes down the owner of the entry at `name` of `dir`, whose kind is known; `path` is the same by another way.
+/// Records the owner of the entry `name` of `dir`, whose metadata is given; `path` names the same
+/// entry.
 pub(crate) fn chown(
     dir: impl std::os::fd::AsFd,
     name: &std::ffi::OsStr,
@@ -248,7 +254,7 @@ pub(crate) fn chown(
 }
 
 impl Stat {
-    /// Has the owner, and the kind, that are written down at `path`.
+    /// Replaces the owner and type by those recorded at `path`.
     pub(crate) fn as_recorded(
         mut self,
         path: impl FnOnce() -> std::path::PathBuf,
@@ -256,11 +262,11 @@ impl Stat {
         access: StatxTimestamp,
     ) -> Stat {
         let owners = owners_are_recorded();
-        // Elsewhere only files without content may be something else: what stands for a device.
+        // Elsewhere only empty regular files can be stand-ins for devices.
         if !owners && (self.kind != Kind::File || self.size > 0) {
             return self;
         }
-        // Where the time of access tells, nobody looks at the path.
+        // Where the access time holds the record, the path is not used.
         let path = if takes_attributes(self.kind) { path() } else { Default::default() };
         let found = recorded(&path, follow, self.kind, self.ino, (access.tv_sec, access.tv_nsec));
         let Some(Recorded { uid, gid, device }) = found else { return self };

@@ -1,6 +1,6 @@
-//! Processes: entering namespaces with a new one, waiting, dying together.
+//! Process management: creating namespaces, waiting, and tying lifetimes together.
 //!
-//! The `unsafe` of the workspace is here.
+//! Contains most of the workspace's `unsafe`.
 
 #![allow(unsafe_code)]
 
@@ -15,50 +15,53 @@ use rustix::process::{Pid, PidfdFlags};
 
 use crate::error::{Error, Result};
 
-/// A descriptor for what is open under a number in this process.
+/// Duplicates the open descriptor with that number in this process.
 pub fn duplicate(number: i32) -> std::io::Result<OwnedFd> {
-    // SAFETY: fcntl takes any number, and says EBADF where nothing is open under it.
+    // SAFETY: fcntl takes any number, and fails with EBADF if it is not open.
     let fd = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 0) };
     if fd < 0 {
         return Err(std::io::Error::last_os_error());
     }
-    // SAFETY: the kernel has just given this descriptor out, and nobody else knows of it.
+    // SAFETY: the kernel has just allocated this descriptor; nothing else owns it.
     Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) })
 }
 
-/// Has programs that this process and its children execute inherit no descriptor but the standard streams.
+/// Sets close-on-exec on every descriptor except the standard streams, so that programs executed by
+/// this process and its children inherit no others.
 pub fn keep_descriptors_from_programs() -> Result<()> {
     let open = Path::new("/proc/self/fd");
     let fail = |e| Error::new("openat", open, e);
     for entry in std::fs::read_dir(open).map_err(fail)? {
         let number = entry.map_err(fail)?.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
         if let Some(number) = number.filter(|number| *number > 2) {
-            // SAFETY: fcntl takes any number; whether it is passed on to programs is all that this changes about a descriptor.
+            // SAFETY: fcntl takes any number; only the close-on-exec flag of the descriptor
+            // changes.
             unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
         }
     }
     Ok(())
 }
 
-/// Which side of [`clone_into_namespaces`] this is.
+/// The side of a clone or fork on which the caller runs.
 pub enum Cloned {
     Parent { child: u32 },
     Child,
 }
 
-/// Starts a copy of this process, as fork(2) does, as the first process of a new user, mount, pid and ipc
-/// namespace. Fails unless the calling process has exactly one thread.
+/// Forks the calling process into new user, mount, pid and ipc namespaces, as their first process.
+/// Fails unless the calling process has exactly one thread.
 pub fn clone_into_namespaces() -> Result<Cloned> {
     clone((libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC) as u64)
 }
 
-/// Starts a copy of this process, as fork(2) does. Fails unless the calling process has exactly one thread.
+/// Forks the calling process, as fork(2) does. Fails unless it has exactly one thread.
 pub fn fork() -> Result<Cloned> {
     clone(0)
 }
 
-/// The same, as the first process of a new pid namespace: whatever comes of it, also what it has not told anybody of yet,
-/// is killed by the kernel when it ends, and is gone before a pidfd of it says that it has ended (pid_namespaces(7)).
+/// Like [`fork`], as the first process of a new pid namespace. When that process ends, the kernel
+/// kills all its descendants, including those it has not yet reported, before its pidfd signals the
+/// end (pid_namespaces(7)).
 pub fn fork_into_pid_namespace() -> Result<Cloned> {
     clone(libc::CLONE_NEWPID as u64)
 }
@@ -80,15 +83,16 @@ fn clone(flags: u64) -> Result<Cloned> {
         tls: u64,
     }
     let args = CloneArgs { flags, exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() };
-    // SAFETY: `args` is a live clone_args of version 0 (64 bytes) whose pointers are all null. Without CLONE_VM
-    // the child gets a copy of the address space and returns here on a copy of this stack. The only hazard of
-    // such a copy is state that other threads held at that moment (locks, the allocator); there is no other
-    // thread, as checked above. libc's fork handlers, which this call does not run, exist to guard against
-    // exactly those other threads; glibc keeps no cached pid since 2.25.
+    // SAFETY: `args` is a live clone_args of version 0 (64 bytes) whose pointers are all null.
+    // Without CLONE_VM the child gets a copy of the address space and returns here on a copy of
+    // this stack. The only hazard of such a copy is state that other threads held at that moment
+    // (locks, the allocator); there is no other thread, as checked above. libc's fork handlers,
+    // which this call does not run, exist to guard against exactly those other threads; glibc keeps
+    // no cached pid since 2.25.
     let mut pid = unsafe { libc::syscall(libc::SYS_clone3, &args, size_of::<CloneArgs>()) };
     if pid == -1 && std::io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS) {
-        // Filters of containers deny clone3 so that programs fall back to this.
-        // SAFETY: as above; a null stack means a copy of this one, and no flag asks for the other pointers.
+        // Seccomp filters of containers deny clone3 so that programs fall back to clone. SAFETY: as
+        // above; a null stack means a copy of this one, and no flag uses the other pointers.
         pid = unsafe { libc::syscall(libc::SYS_clone, flags | libc::SIGCHLD as u64, 0u64, 0u64, 0u64, 0u64) };
     }
     match pid {
@@ -98,8 +102,9 @@ fn clone(flags: u64) -> Result<Cloned> {
     }
 }
 
-/// Gives the calling process the signal state that programs expect to start with: nothing blocked, and nothing ignored,
-/// neither SIGPIPE, which Rust's runtime ignores, nor what rbuild was started with (a shell's background jobs ignore SIGINT).
+/// Restores the signal state that programs expect at start: nothing blocked and nothing ignored.
+/// This includes SIGPIPE, which Rust's runtime ignores, and signals ignored when rbuild was started
+/// (a shell's background jobs ignore SIGINT).
 pub fn reset_signals() -> Result<()> {
     use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, signal, sigprocmask};
     let fail = |call, e: nix::errno::Errno| Error::new(call, "signals", std::io::Error::from(e));
@@ -111,7 +116,7 @@ pub fn reset_signals() -> Result<()> {
     Ok(())
 }
 
-/// Takes note of ended children, so that they do not stay as zombies, and gives them. Does not wait.
+/// Reaps all children that have ended, and returns them. Does not block.
 pub fn reap() -> Vec<(u32, Exit)> {
     use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
     let mut ended = Vec::new();
@@ -125,12 +130,13 @@ pub fn reap() -> Vec<(u32, Exit)> {
     }
 }
 
-/// Sends SIGKILL through a pidfd; no error if the process is gone.
+/// Sends SIGKILL through a pidfd. Succeeds if the process has already ended.
 pub fn kill_pidfd(pidfd: &OwnedFd) {
     let _ = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL);
 }
 
-/// Whether this is the only thread. One that was joined may still be on its way out of the kernel's list: it is waited for.
+/// Returns true if this is the only thread. A joined thread may still be listed by the kernel for a
+/// moment, so this waits up to a second for it to disappear.
 fn is_alone() -> Result<bool> {
     let patience = Instant::now() + Duration::from_secs(1);
     while thread_count()? != 1 {
@@ -147,9 +153,10 @@ fn thread_count() -> Result<usize> {
     Ok(std::fs::read_dir(tasks).map_err(|e| Error::new("openat", tasks, e))?.count())
 }
 
-/// Asks the kernel to SIGKILL the calling process when the thread that started it ends; `parent` is a pidfd of that
-/// process, opened before this one was started. A parent that has ended already sends no signal any more: then this process
-/// ends here. A change of credentials takes the wish back (prctl(2), PR_SET_PDEATHSIG), so call this after the last one.
+/// Asks the kernel to SIGKILL the calling process when the thread that started it ends. `parent` is
+/// a pidfd of that thread's process, opened before this one was started. A parent that has already
+/// ended sends no signal; in that case this process exits here. A change of credentials clears the
+/// request (prctl(2), PR_SET_PDEATHSIG), so call this after the last one.
 pub fn die_with(parent: &OwnedFd) -> Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .map_err(|e| Error::new("prctl", "PR_SET_PDEATHSIG", e))?;
@@ -159,12 +166,12 @@ pub fn die_with(parent: &OwnedFd) -> Result<()> {
     Ok(())
 }
 
-/// A pidfd of the calling process, for the children that are to [`die_with`] it.
+/// Returns a pidfd of the calling process, for children that call [`die_with`].
 pub fn own_pidfd() -> Result<OwnedFd> {
     pidfd(std::process::id())
 }
 
-/// Whether the process behind a pidfd has ended.
+/// Returns true if the process behind a pidfd has ended.
 pub fn has_ended(pidfd: &OwnedFd) -> bool {
     let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -172,13 +179,14 @@ pub fn has_ended(pidfd: &OwnedFd) -> bool {
     !fds[0].revents().is_empty()
 }
 
-/// Waits until there is something to read, or until the process behind a pidfd, which may have written it, has ended. Fails with
-/// EPIPE if that left nothing to read.
+/// Waits until there is input, or until the process behind a pidfd (usually the writer) has ended.
+/// Fails with EPIPE if that process ended and left nothing to read.
 pub fn wait_for_input_or_end(input: impl AsFd, pidfd: &OwnedFd) -> rustix::io::Result<()> {
     let mut fds = [PollFd::new(&input, PollFlags::IN), PollFd::new(pidfd, PollFlags::IN)];
     retry_on_intr(|| poll(&mut fds, None))?;
     if fds[0].revents().is_empty() {
-        // What it wrote came before its end, which may have come before this look.
+        // The process may have written and ended between the poll's snapshot of the two
+        // descriptors.
         let mut last = [PollFd::new(&input, PollFlags::IN)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         retry_on_intr(|| poll(&mut last, Some(&now)))?;
@@ -189,12 +197,12 @@ pub fn wait_for_input_or_end(input: impl AsFd, pidfd: &OwnedFd) -> rustix::io::R
     Ok(())
 }
 
-/// Tells whether the process behind a pidfd, a child, was ended by a signal. `false` if somebody has waited for it.
+/// Returns true if the child behind a pidfd was killed by a signal; false if it was already reaped.
 pub fn was_killed(pidfd: &OwnedFd) -> bool {
     end_of_child(pidfd).is_some_and(|status| status.killed() || status.dumped())
 }
 
-/// Tells whether the process behind a pidfd, a child, ended by itself. `false` if somebody has waited for it.
+/// Returns true if the child behind a pidfd exited by itself; false if it was already reaped.
 pub fn has_exited(pidfd: &OwnedFd) -> bool {
     end_of_child(pidfd).is_some_and(|status| status.exited())
 }
@@ -205,12 +213,12 @@ fn end_of_child(pidfd: &OwnedFd) -> Option<rustix::process::WaitIdStatus> {
     waitid(WaitId::PidFd(pidfd.as_fd()), options).ok().flatten()
 }
 
-/// Waits for the end of the process behind a pidfd, which need not be a child.
+/// Waits for the process behind a pidfd, which need not be a child, to end.
 pub fn wait_for_end(pidfd: &OwnedFd) {
     while let Err(rustix::io::Errno::INTR) = poll(&mut [PollFd::new(pidfd, PollFlags::IN)], None) {}
 }
 
-/// Waits for that end no longer than `most`; tells whether it came.
+/// Waits at most `most` for that process to end, and returns true if it did.
 pub fn ends_within(pidfd: &OwnedFd, most: Duration) -> bool {
     let most = Timespec { tv_sec: most.as_secs() as i64, tv_nsec: i64::from(most.subsec_nanos()) };
     let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
@@ -218,17 +226,19 @@ pub fn ends_within(pidfd: &OwnedFd, most: Duration) -> bool {
     !fds[0].revents().is_empty()
 }
 
-/// A moment on the clock that all processes of the machine share (CLOCK_MONOTONIC), in nanoseconds.
+/// Returns the current time of the clock shared by all processes of the machine (CLOCK_MONOTONIC),
+/// in nanoseconds.
 pub fn moment() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
-/// Becomes user and group 0 of the calling process's user namespace, with no supplementary groups.
+/// Switches to user and group 0 of the calling process's user namespace, without supplementary
+/// groups.
 pub fn become_root() -> Result<()> {
     let fail = |call, e: nix::errno::Errno| Error::new(call, "0", std::io::Error::from(e));
     match nix::unistd::setgroups(&[]) {
-        // Groups stay as they are then.
+        // The supplementary groups cannot be changed in this case.
         Err(nix::errno::Errno::EPERM) if setgroups_denied() => {}
         other => other.map_err(|e| fail("setgroups", e))?,
     }
@@ -237,7 +247,7 @@ pub fn become_root() -> Result<()> {
     nix::unistd::setresuid(uid, uid, uid).map_err(|e| fail("setresuid", e))
 }
 
-/// Becomes that user for good: groups, then ids.
+/// Switches permanently to that user: groups first, then IDs.
 pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> Result<()> {
     let fail = |call, e: nix::errno::Errno| Error::new(call, format!("{uid}:{gid}"), std::io::Error::from(e));
     let groups: Vec<nix::unistd::Gid> = groups.iter().map(|g| nix::unistd::Gid::from_raw(*g)).collect();
@@ -250,13 +260,13 @@ pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> Result<()> {
     nix::unistd::setresuid(uid, uid, uid).map_err(|e| fail("setresuid", e))
 }
 
-/// Makes the calling process the parent of what its descendants leave behind (prctl(2), PR_SET_CHILD_SUBREAPER).
+/// Makes the calling process the reaper of orphaned descendants (prctl(2), PR_SET_CHILD_SUBREAPER).
 pub fn adopt_orphans() -> Result<()> {
     nix::sys::prctl::set_child_subreaper(true)
         .map_err(|e| Error::new("prctl", "PR_SET_CHILD_SUBREAPER", std::io::Error::from(e)))
 }
 
-/// A new pseudoterminal: the end that shows it, and the end that is it (pty(7)).
+/// Opens a new pseudoterminal, and returns its controlling end and its terminal end (pty(7)).
 pub fn new_terminal() -> Result<(OwnedFd, OwnedFd)> {
     use rustix::pty::OpenptFlags;
     let fail = |call, e| Error::new(call, "/dev/ptmx", e);
@@ -267,16 +277,16 @@ pub fn new_terminal() -> Result<(OwnedFd, OwnedFd)> {
     Ok((ours, theirs))
 }
 
-/// The children that the first thread of the calling process has, numbered as /proc numbers processes.
+/// Returns the children of the calling process's first thread, in the numbering of /proc.
 pub fn children() -> Vec<u32> {
-    // Where /proc is that of an outer pid namespace, the process has another number there.
+    // If /proc belongs to an outer pid namespace, this process has another number there.
     let shown = std::fs::read_link("/proc/self").ok().and_then(|link| link.to_str()?.parse().ok());
     let own: u32 = shown.unwrap_or_else(std::process::id);
     let text = std::fs::read_to_string(format!("/proc/self/task/{own}/children"));
     if let Ok(text) = text {
         return text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
     }
-    // A kernel without that file (CONFIG_PROC_CHILDREN).
+    // Fallback for kernels without that file (CONFIG_PROC_CHILDREN).
     let parent = |pid: u32| -> Option<u32> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
@@ -285,7 +295,8 @@ pub fn children() -> Vec<u32> {
     all.filter_map(|e| e.file_name().to_str()?.parse().ok()).filter(|pid| parent(*pid) == Some(own)).collect()
 }
 
-/// Kills all children, and those that come to the calling process because of that, until there is none.
+/// Kills all children, including those that are reparented to the calling process meanwhile, until
+/// none are left.
 pub fn kill_children() {
     loop {
         let children = children();
@@ -309,19 +320,20 @@ pub fn set_limit(name: &str, soft: u64, hard: u64) -> Result<()> {
     rustix::process::setrlimit(resource, limit).map_err(fail)
 }
 
-/// Whether this namespace, or one around it, gave up setgroups(2) for good (user_namespaces(7)).
+/// Returns true if this namespace or one of its ancestors has permanently disabled setgroups(2)
+/// (user_namespaces(7)).
 pub fn setgroups_denied() -> bool {
     std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|s| s.trim() == "deny")
 }
 
-/// A descriptor that becomes readable when process `pid` ends (Linux 5.3).
+/// Returns a descriptor that becomes readable when process `pid` ends (Linux 5.3).
 pub fn pidfd(pid: u32) -> Result<OwnedFd> {
     let fail = |e| Error::new("pidfd_open", pid.to_string(), e);
     let pid = Pid::from_raw(pid as i32).ok_or_else(|| fail(rustix::io::Errno::INVAL))?;
     rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(fail)
 }
 
-/// Sends SIGKILL to `pid`; no error if it is gone.
+/// Sends SIGKILL to `pid`. Succeeds if it has already ended.
 pub fn kill(pid: u32) {
     let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), Signal::SIGKILL);
 }
@@ -330,7 +342,7 @@ pub fn send(pid: u32, signal: Signal) {
     let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), signal);
 }
 
-/// How a process ended.
+/// The exit status of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     Code(i32),
@@ -362,50 +374,50 @@ pub fn enter_lonely_network() -> Result<()> {
         *to = *from as libc::c_char;
     }
     request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
-    // SAFETY: the descriptor is an open socket, and SIOCSIFFLAGS reads one `ifreq`, which lives past the call and
-    // whose name ends in a zero byte.
+    // SAFETY: the descriptor is an open socket, and SIOCSIFFLAGS reads one `ifreq`, which lives
+    // past the call and whose name ends in a zero byte.
     let set = unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&socket), libc::SIOCSIFFLAGS as _, &request) };
     if set == 0 { Ok(()) } else { Err(fail("ioctl(SIOCSIFFLAGS)", std::io::Error::last_os_error())) }
 }
 
-/// One step of a seccomp filter (struct sock_filter of linux/filter.h).
+/// One instruction of a seccomp filter (struct sock_filter of linux/filter.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FilterStep {
     pub code: u16,
-    /// Steps to pass over if a comparison holds, and if it does not.
+    /// Number of instructions to skip if a comparison holds, and if it does not.
     pub yes: u8,
     pub no: u8,
     pub k: u32,
 }
 
-/// The steps as the kernel takes them, and how many there are.
+/// Converts the instructions to the kernel's form, and returns them with their count.
 pub(crate) fn raw_steps(steps: &[FilterStep]) -> Result<(Vec<libc::sock_filter>, u16)> {
     let raw = steps.iter().map(|s| libc::sock_filter { code: s.code, jt: s.yes, jf: s.no, k: s.k }).collect();
     let len = u16::try_from(steps.len()).map_err(|_| Error::new("seccomp", "a filter", rustix::io::Errno::INVAL))?;
     Ok((raw, len))
 }
 
-/// Filters the system calls of the calling process and of all that come from it, for ever (seccomp(2)). Needs
-/// CAP_SYS_ADMIN in its user namespace.
+/// Permanently filters the system calls of the calling process and all its descendants
+/// (seccomp(2)). Requires CAP_SYS_ADMIN in its user namespace.
 pub fn filter_calls(steps: &[FilterStep]) -> Result<()> {
     let fail = || Error::new("prctl", "PR_SET_SECCOMP", std::io::Error::last_os_error());
     let (mut raw, len) = raw_steps(steps)?;
     let program = libc::sock_fprog { len, filter: raw.as_mut_ptr() };
-    // SAFETY: `program` points at `len` steps that live past the call; the kernel copies and checks them. The call
-    // changes no memory of this process.
+    // SAFETY: `program` points at `len` steps that live past the call; the kernel copies and checks
+    // them. The call changes no memory of this process.
     match unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) } {
         0 => Ok(()),
         _ => Err(fail()),
     }
 }
 
-/// The kernel's name for this boot; another one means that unsynced writes may be lost.
+/// Returns the kernel's ID of this boot. A different ID means that unsynced writes may be lost.
 pub fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_string()
 }
 
-/// The user's name as /etc/passwd has it. Name services are not asked: they would load code at run time, and the
-/// helpers that read subuid(5) files take numbers as well.
+/// Returns the user's name from /etc/passwd. Name services are not queried: they would load code at
+/// run time, and the helpers that read subuid(5) files accept numbers as well.
 pub fn user_name(uid: u32) -> Option<String> {
     let passwd = std::fs::read_to_string("/etc/passwd").ok()?;
     passwd.lines().find_map(|line| {
@@ -415,11 +427,12 @@ pub fn user_name(uid: u32) -> Option<String> {
     })
 }
 
-/// The umask that the program was started with, once somebody has asked.
+/// The umask that the program was started with, once queried.
 static CALLERS_UMASK: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
 
-/// `mode` without what the umask that the program was started with takes away. For the program's own files, which are created
-/// also where the umask is cleared. The first call must come while the process has one thread.
+/// Applies the umask that the program was started with to `mode`. For the program's own files,
+/// which are also created while the umask is cleared. The first call must happen while the process
+/// is single-threaded.
 pub fn by_umask(mode: u32) -> u32 {
     let umask = CALLERS_UMASK.get_or_init(|| {
         let umask = rustix::process::umask(rustix::fs::Mode::empty());
@@ -429,14 +442,14 @@ pub fn by_umask(mode: u32) -> u32 {
     mode & !umask
 }
 
-/// Clears the umask for good: files get the modes that they are created with.
+/// Clears the umask permanently: files get exactly the modes that they are created with.
 pub fn clear_umask() {
     by_umask(0);
     rustix::process::umask(rustix::fs::Mode::empty());
 }
 
-/// Runs `work` with a umask of zero: files get the modes that they are created with. The umask is the process's, so
-/// nothing else may create files meanwhile.
+/// Runs `work` with a umask of zero: files get exactly the modes that they are created with. The
+/// umask is per process, so no other thread may create files meanwhile.
 pub fn without_umask<T>(work: impl FnOnce() -> T) -> T {
     by_umask(0);
     let old = rustix::process::umask(rustix::fs::Mode::empty());
@@ -445,20 +458,20 @@ pub fn without_umask<T>(work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Has the calling thread, and those that it starts, run when nobody else wants the processor (setpriority(2), which on
-/// Linux is about threads). Where that is not possible they run as before.
+/// Gives the calling thread, and those that it starts, the lowest scheduling priority
+/// (setpriority(2), which applies to threads on Linux). Errors are ignored.
 pub fn yield_to_others() {
     let _ = rustix::process::setpriority_process(None, 19);
 }
 
-/// Rows and columns of the terminal at standard error, if it is one.
+/// Returns the rows and columns of the terminal at standard error, if it is one.
 pub fn terminal_size() -> Option<(usize, usize)> {
     let size = rustix::termios::tcgetwinsize(rustix::stdio::stderr()).ok()?;
     (size.ws_row > 0 && size.ws_col > 0).then_some((usize::from(size.ws_row), usize::from(size.ws_col)))
 }
 
-/// The most that the calling process may set the limit to that setrlimit(2) calls `RLIMIT_NAME`, in its own unit;
-/// `None` if there is no bound, or no such limit.
+/// Returns the hard limit of the calling process for what setrlimit(2) calls `RLIMIT_NAME`, in its
+/// own unit; `None` if it is unlimited or the name is unknown.
 pub fn hard_limit(name: &str) -> Option<u64> {
     rustix::process::getrlimit(resource(name)?).maximum
 }
@@ -493,7 +506,8 @@ pub fn own_ids() -> (u32, u32) {
 mod tests {
     use super::*;
 
-    /// A process that had threads a moment ago clones; in a process of its own, as the harness has threads.
+    /// A process whose threads have just ended can clone. Runs in a process of its own because the
+    /// test harness has threads.
     #[test]
     fn threads_that_were_joined_are_no_hindrance() {
         const MARK: &str = "RBUILD_TEST_JOINED";
@@ -505,7 +519,7 @@ mod tests {
             assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stdout));
             return;
         }
-        // The harness itself waits on a thread of its own: as many as there are now is alone.
+        // The harness itself waits on another thread, so the present count is the baseline.
         let before = thread_count().unwrap();
         for _ in 0..200 {
             std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(|| std::hint::black_box(1)))));
@@ -518,7 +532,7 @@ mod tests {
 
     #[test]
     fn a_process_with_threads_is_never_cloned() {
-        // The test harness itself runs this on a thread of its own.
+        // The test harness runs this on a thread of its own.
         let Err(e) = clone_into_namespaces() else { panic!("cloned a threaded process") };
         assert!(e.to_string().contains("several threads"), "{e}");
     }

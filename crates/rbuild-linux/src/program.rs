@@ -1,4 +1,4 @@
-//! The running program as a file that cannot be changed through whoever executes it.
+//! The running program as a file that cannot be modified through a process that executes it.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -12,9 +12,10 @@ use crate::syscalls::make_read_only;
 
 const RUNNING: &str = "/proc/self/exe";
 
-/// Returns the calling process's program for execution by descriptor: as a read-only mount of its file, so that neither its bytes
-/// nor its mode, owner, times and attributes can be changed through `/proc/PID/exe`; or, where the file is no longer at its path or
-/// cannot be mounted, as a sealed copy in memory.
+/// Returns the calling process's program for execution by descriptor: as a read-only mount of its
+/// file, so that its bytes, mode, owner, times and attributes cannot be changed through
+/// `/proc/PID/exe`; or, if the file is no longer at its path or cannot be mounted, as a sealed copy
+/// in memory.
 pub fn sealed_program() -> Result<OwnedFd> {
     mounted_program().or_else(|_| copied_program())
 }
@@ -43,7 +44,7 @@ fn copied_program() -> Result<OwnedFd> {
     std::io::copy(&mut program, &mut copy).map_err(|e| Error::new("write", "a copy of the program", e))?;
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
     rustix::fs::fcntl_add_seals(&copy, seals).map_err(|e| fail("fcntl(F_ADD_SEALS)", e))?;
-    // A file that somebody has open for writing is not executed (execve(2), ETXTBSY).
+    // A file that is open for writing cannot be executed (execve(2), ETXTBSY).
     let again = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&copy));
     rustix::fs::openat(CWD, again, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| fail("openat", e))
 }

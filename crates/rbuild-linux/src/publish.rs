@@ -1,4 +1,4 @@
-//! Files that appear whole or not at all.
+//! Atomic publication of files.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -12,20 +12,21 @@ use crate::rootdir::RootDir;
 
 static SERIAL: AtomicU64 = AtomicU64::new(0);
 
-/// Names no file that another thread, process or earlier run has.
+/// Returns a file name that no other thread, process or earlier run uses.
 pub fn temporary_name() -> OsString {
     let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
     let nanos = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.subsec_nanos());
     OsString::from(format!(".rbuild-{}-{serial}-{nanos:08x}.tmp", std::process::id()))
 }
 
-/// Recognizes the name of a file that has not been published: one being written, or what a killed process left of one.
+/// Returns true for the name of an unpublished file: one being written, or left behind by a killed
+/// process.
 pub fn is_unpublished(name: &OsStr) -> bool {
     name.to_str().is_some_and(|name| name.starts_with(".rbuild-") && name.ends_with(".tmp"))
 }
 
-/// A file being written beside its final name; it takes that name on [`AtomicFile::publish`], and is removed if
-/// it is dropped before.
+/// A file written next to its final name. It gets that name on [`AtomicFile::publish`], and is
+/// removed if dropped before.
 pub struct AtomicFile<'a> {
     dir: &'a RootDir,
     temp: OsString,
@@ -45,7 +46,7 @@ impl<'a> AtomicFile<'a> {
     }
 
     pub fn file(&mut self) -> &mut File {
-        // The file is taken by `publish` alone, which consumes self.
+        // Only `publish` takes the file, and it consumes self.
         self.file.as_mut().expect("an unpublished file is open")
     }
 
@@ -53,7 +54,7 @@ impl<'a> AtomicFile<'a> {
         &self.temp
     }
 
-    /// Gives the file its mode, its time and its name, replacing what had it.
+    /// Sets the file's mode and time, and publishes it under `name`, replacing an existing file.
     pub fn finish(mut self, mode: u32, mtime: Timestamp, name: &OsStr) -> Result<()> {
         let file = self.file();
         rustix::fs::fchmod(&*file, rustix::fs::Mode::from_raw_mode(mode)).map_err(|e| Error::new("fchmod", name, e))?;
@@ -61,7 +62,7 @@ impl<'a> AtomicFile<'a> {
         self.publish(name)
     }
 
-    /// Gives the file its name, replacing what had it.
+    /// Renames the file to `name`, replacing an existing file.
     pub fn publish(mut self, name: &OsStr) -> Result<()> {
         self.dir.rename(&self.temp, self.dir, name)?;
         self.file = None;
@@ -86,15 +87,15 @@ impl Write for AtomicFile<'_> {
     }
 }
 
-/// Writes `content` as `name` in `dir`: readers see the old file or the new one.
+/// Atomically writes `content` as `name` in `dir`: readers see either the old file or the new one.
 pub fn write_atomic(dir: &RootDir, name: &OsStr, content: &[u8], mode: u32) -> Result<()> {
     let mut file = AtomicFile::create(dir, mode)?;
     file.write_all(content).map_err(|e| Error::new("write", dir.label().join(name), e))?;
     file.publish(name)
 }
 
-/// Like [`write_atomic`]; the content is on the disk before it has the name, so that no power cut leaves a name
-/// with nothing behind it.
+/// Like [`write_atomic`], but syncs the content to disk before the rename, so that a power failure
+/// cannot leave an empty or truncated file under the name.
 pub fn write_durable(dir: &RootDir, name: &OsStr, content: &[u8], mode: u32) -> Result<()> {
     let mut file = AtomicFile::create(dir, mode)?;
     let failed = |e| Error::new("write", dir.label().join(name), e);
@@ -103,7 +104,7 @@ pub fn write_durable(dir: &RootDir, name: &OsStr, content: &[u8], mode: u32) -> 
     file.publish(name)
 }
 
-/// Removes `path` and everything below it; no error if it is not there.
+/// Removes `path` and everything below it. Succeeds if it does not exist.
 pub fn remove_tree(path: &Path) -> Result<()> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(Error::new("unlinkat", path, rustix::io::Errno::INVAL));
@@ -115,7 +116,7 @@ pub fn remove_tree(path: &Path) -> Result<()> {
     }
 }
 
-/// Waits until everything written to the file system that holds `dir` is on the disk (syncfs(2)).
+/// Waits until everything written to the file system that holds `dir` is on disk (syncfs(2)).
 pub fn sync_filesystem(dir: &RootDir) -> Result<()> {
     rustix::fs::syncfs(dir.fd()).map_err(|e| Error::new("syncfs", dir.label(), e))
 }

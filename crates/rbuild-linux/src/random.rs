@@ -1,10 +1,10 @@
-//! Bytes that nobody can guess.
+//! Cryptographically secure random bytes.
 
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::error::{Error, Result};
 
-/// Bytes of the kernel's random number generator.
+/// Returns bytes from the kernel's random number generator.
 pub fn random_bytes<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
     let mut filled = 0;

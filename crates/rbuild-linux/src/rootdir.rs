@@ -1,10 +1,11 @@
-//! Paths inside a root file system.
+//! Path resolution inside a root file system.
 //!
-//! A [`RootDir`] is a directory that stands for `/`. Every path given to it is resolved by the kernel with
-//! `RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS` (openat2(2), Linux 5.6): absolute symbolic links and `..` end at
-//! this root and never leave it, whatever another process changes meanwhile. Operations on the last component
-//! never follow it unless their name says `follow`. Those that take a name instead of a path take exactly one
-//! component and refuse everything else, as the kernel resolves it without regard to the root.
+//! A [`RootDir`] is a directory that serves as `/`. Every path given to it is resolved by the
+//! kernel with `RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS` (openat2(2), Linux 5.6): absolute symbolic
+//! links and `..` stop at this root and never escape it, whatever other processes change
+//! concurrently. Operations never follow a link in the last component unless their name contains
+//! `follow`. Operations that take a name instead of a path accept exactly one component, as the
+//! kernel resolves it without regard to the root.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -28,15 +29,15 @@ use long::{IN_ROOT, clean_dotted, openat2_by};
 #[derive(Debug)]
 pub struct RootDir {
     fd: OwnedFd,
-    /// For error texts only; no call ever resolves it again.
+    /// Used in error messages only; never resolved again.
     label: PathBuf,
 }
 
-/// One name in a directory, with its type as getdents(2) gives it.
+/// One directory entry, with its type as returned by getdents(2).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     pub name: OsString,
-    /// `None` where the file system does not tell.
+    /// `None` if the file system does not report it.
     pub kind: Option<Kind>,
 }
 
@@ -48,8 +49,8 @@ fn openat2(dir: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> rusti
     openat2_by(dir, path, (flags, mode), IN_ROOT)
 }
 
-/// Passes `name` on if it is a single component of a path. `..` or a slash in a name would leave the directory, past any
-/// `RESOLVE_IN_ROOT`, as the `*at` calls know nothing of roots.
+/// Returns `name` if it is a single path component. `..` or a slash in a name would leave the
+/// directory despite `RESOLVE_IN_ROOT`, because the `*at` calls do not know the root.
 fn one_component(name: &OsStr) -> rustix::io::Result<&OsStr> {
     match name.as_bytes() {
         b"" | b"." | b".." => Err(Errno::INVAL),
@@ -58,12 +59,12 @@ fn one_component(name: &OsStr) -> rustix::io::Result<&OsStr> {
     }
 }
 
-/// The same, where no name means the directory itself.
+/// Like [`one_component`], but accepts an empty name, which means the directory itself.
 fn one_component_or_self(name: &OsStr) -> rustix::io::Result<&OsStr> {
     if name.is_empty() { Ok(name) } else { one_component(name) }
 }
 
-/// What an empty file has that stands for a deletion.
+/// Attribute that makes an empty file an overlay whiteout.
 const WHITEOUT: &str = "user.overlay.whiteout";
 
 impl RootDir {
@@ -75,7 +76,7 @@ impl RootDir {
         Ok(RootDir { fd, label: path.to_path_buf() })
     }
 
-    /// Takes a directory descriptor as a root; `label` names it in errors.
+    /// Uses a directory descriptor as a root; `label` names it in errors.
     pub fn from_fd(fd: OwnedFd, label: impl Into<PathBuf>) -> RootDir {
         RootDir { fd, label: label.into() }
     }
@@ -102,7 +103,7 @@ impl RootDir {
         Error::new(call, self.label.join(shown), e)
     }
 
-    /// A directory below this one as a root of its own.
+    /// Opens a directory below this one as a root of its own.
     pub fn sub(&self, path: impl AsRef<Path>) -> Result<RootDir> {
         let path = path.as_ref();
         let fd = openat2(self.fd(), path, OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty())
@@ -110,8 +111,8 @@ impl RootDir {
         Ok(RootDir { fd, label: self.label.join(path.strip_prefix("/").unwrap_or(path)) })
     }
 
-    /// Opens the directory that holds the last component of `path`; gives it with that component's name.
-    /// The name is empty when `path` is the root itself.
+    /// Opens the directory that holds the last component of `path`, and returns it with that
+    /// component's name. The name is empty if `path` is the root itself.
     pub fn parent(&self, path: impl AsRef<Path>) -> Result<(RootDir, OsString)> {
         let path = path.as_ref();
         match (path.parent(), path.file_name()) {
@@ -120,7 +121,7 @@ impl RootDir {
         }
     }
 
-    /// Metadata of `path`, not following a link in the last component.
+    /// Returns the metadata of `path`, without following a link in the last component.
     pub fn stat(&self, path: impl AsRef<Path>) -> Result<Stat> {
         let path = path.as_ref();
         if one_component(path.as_os_str()).is_ok() {
@@ -131,14 +132,15 @@ impl RootDir {
         stat_fd(fd.as_fd()).map_err(|e| self.err("statx", path, e))
     }
 
-    /// Metadata of `path`, links followed inside the root.
+    /// Returns the metadata of `path`, following links inside the root.
     pub fn stat_follow(&self, path: impl AsRef<Path>) -> Result<Stat> {
         let path = path.as_ref();
         let fd = openat2(self.fd(), path, OFlags::PATH, Mode::empty()).map_err(|e| self.err("openat2", path, e))?;
         stat_fd(fd.as_fd()).map_err(|e| self.err("statx", path, e))
     }
 
-    /// Metadata of the direct child `name`; one system call, no resolution.
+    /// Returns the metadata of the direct child `name`, with one system call and no path
+    /// resolution.
     pub fn stat_name(&self, name: &OsStr) -> Result<Stat> {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC;
         let x = one_component(name)
@@ -147,7 +149,7 @@ impl RootDir {
         Ok(Stat::from_statx(&x).as_recorded(|| self.proc_path(name), false, x.stx_atime))
     }
 
-    /// Metadata of the directory itself.
+    /// Returns the metadata of the directory itself.
     pub fn stat_self(&self) -> Result<Stat> {
         stat_fd(self.fd()).map_err(|e| self.err("statx", Path::new(""), e))
     }
@@ -160,7 +162,7 @@ impl RootDir {
         }
     }
 
-    /// The entries of this directory sorted by bytes of the name, without `.` and `..`.
+    /// Returns the entries of this directory, sorted bytewise by name, without `.` and `..`.
     pub fn entries(&self) -> Result<Vec<Entry>> {
         let here = Path::new("");
         let fd = rustix::fs::openat(self.fd(), c".", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
@@ -190,7 +192,7 @@ impl RootDir {
         Ok(entries)
     }
 
-    /// Opens a regular file for reading; links are followed inside the root. Opening does not block on a fifo.
+    /// Opens a regular file for reading, following links inside the root. Does not block on a FIFO.
     pub fn open_file(&self, path: impl AsRef<Path>) -> Result<File> {
         let path = path.as_ref();
         let fd = openat2(self.fd(), path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())
@@ -207,7 +209,7 @@ impl RootDir {
         Ok(File::from(fd))
     }
 
-    /// A descriptor of the direct child `name`, not followed, that opens nothing (O_PATH).
+    /// Opens an `O_PATH` descriptor of the direct child `name`, without following it.
     pub(crate) fn hold(&self, name: &OsStr) -> Result<OwnedFd> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         one_component(name)
@@ -215,11 +217,11 @@ impl RootDir {
             .map_err(|e| self.err("openat", Path::new(name), e))
     }
 
-    /// The whole content of a file, refused beyond `limit` bytes.
+    /// Reads a whole regular file. Fails if it is longer than `limit` bytes.
     pub fn read(&self, path: impl AsRef<Path>, limit: u64) -> Result<Vec<u8>> {
         let path = path.as_ref();
         let mut content = Vec::new();
-        // Opening a device may do something, and a fifo has no end.
+        // Opening a device may have side effects, and a FIFO may never end.
         let kind = self.stat_follow(path)?.kind;
         if kind != Kind::File {
             return Err(Error::not_a_file(
@@ -243,7 +245,7 @@ impl RootDir {
         Ok(OsString::from_vec(target.into_bytes()))
     }
 
-    /// Creates the direct child `name` as a new regular file, for writing; fails if it exists.
+    /// Creates the direct child `name` as a new regular file for writing. Fails if it exists.
     pub fn create_file(&self, name: &OsStr, mode: u32) -> Result<File> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = one_component(name)
@@ -264,8 +266,8 @@ impl RootDir {
             .map_err(|e| self.err("symlinkat", Path::new(name), e))
     }
 
-    /// Makes a device node or fifo. `rdev` is (major, minor). Where no device can be made, an empty file stands for it, which
-    /// [`Stat`] shows as that device.
+    /// Creates a device node or FIFO. `rdev` is (major, minor). If devices cannot be created,
+    /// creates an empty stand-in file, which [`Stat`] reports as that device.
     pub fn create_node(&self, name: &OsStr, kind: Kind, mode: u32, rdev: (u32, u32)) -> Result<()> {
         let file_type = match kind {
             Kind::CharDevice => FileType::CharacterDevice,
@@ -281,27 +283,28 @@ impl RootDir {
         let dev = rustix::fs::makedev(rdev.0, rdev.1);
         let make = |name| rustix::fs::mknodat(self.fd(), name, file_type, Mode::from_raw_mode(mode), dev);
         match one_component(name).and_then(make) {
-            // No user namespace may make devices (mknod(2)).
+            // User namespaces cannot create devices (mknod(2)).
             Err(Errno::PERM) if is_device => self.create_stand_in(name, kind, mode, rdev),
             other => other.map_err(|e| self.err("mknodat", Path::new(name), e)),
         }
     }
 
-    /// An empty file that says which device it stands for.
+    /// Creates an empty file that records the device it represents.
     fn create_stand_in(&self, name: &OsStr, kind: Kind, mode: u32, rdev: (u32, u32)) -> Result<()> {
         drop(self.create_file(name, mode)?);
         self.set_stand_in(name, (kind, rdev.0, rdev.1))
     }
 
-    /// Has the empty file `name` stand for a device.
+    /// Makes the empty file `name` a stand-in for a device.
     pub fn set_stand_in(&self, name: &OsStr, device: (Kind, u32, u32)) -> Result<()> {
         one_component(name).map_err(|e| self.err("lsetxattr", Path::new(name), e))?;
         let what = Recorded { uid: 0, gid: 0, device: Some(device) };
         owners::record(&self.proc_path(name), false, &what).map_err(|e| self.err("lsetxattr", Path::new(name), e))
     }
 
-    /// Makes a mark that something below is deleted: a device 0:0, or where there can be none (on a file system that is an
-    /// overlay itself) an empty file with an attribute, as the kernel knows it too (Linux 6.7).
+    /// Creates an overlay whiteout: a device 0:0 or, where devices cannot be created (on a file
+    /// system that is itself an overlay), an empty file with an attribute that the kernel also
+    /// recognizes (Linux 6.7).
     pub fn create_whiteout(&self, name: &OsStr) -> Result<()> {
         match self.create_node(name, Kind::CharDevice, 0, (0, 0)) {
             Err(e) if e.errno() == Some(libc::EPERM) => {
@@ -312,13 +315,14 @@ impl RootDir {
         }
     }
 
-    /// Whether the direct child `name`, whose metadata these are, is such a mark.
+    /// Returns true if the direct child `name`, whose metadata is given, is a whiteout of either
+    /// form.
     pub fn is_whiteout(&self, name: &OsStr, stat: &Stat) -> Result<bool> {
         let may_be = stat.kind == Kind::File && stat.size == 0 && stat.mode == 0;
         Ok(stat.is_whiteout() || (may_be && self.xattrs(name)?.contains_key(OsStr::new(WHITEOUT))))
     }
 
-    /// Gives the entry `old` of `old_dir` (not followed) the further name `name` here.
+    /// Creates the hard link `name` here to the entry `old` of `old_dir`, which is not followed.
     pub fn hard_link(&self, old_dir: &RootDir, old: &OsStr, name: &OsStr) -> Result<()> {
         one_component(old)
             .and_then(|old| rustix::fs::linkat(old_dir.fd(), old, self.fd(), one_component(name)?, AtFlags::empty()))
@@ -343,7 +347,8 @@ impl RootDir {
             .map_err(|e| self.err("unlinkat", Path::new(name), e))
     }
 
-    /// Removes the direct child `name` whatever it is, with everything below it; no error if it is not there.
+    /// Removes the direct child `name` of any type, with everything below it. Succeeds if it does
+    /// not exist.
     pub fn remove_all(&self, name: &OsStr) -> Result<()> {
         match self.remove_file(name) {
             Ok(()) => return Ok(()),
@@ -354,7 +359,7 @@ impl RootDir {
         self.remove_dir_tree(name)
     }
 
-    /// Sets the owner of the direct child `name`, not following it.
+    /// Sets the owner of the direct child `name`, without following it.
     pub fn chown(&self, name: &OsStr, uid: u32, gid: u32) -> Result<()> {
         if owners_are_recorded() {
             let stat = self.stat_name(name)?;
@@ -374,7 +379,7 @@ impl RootDir {
             .map_err(|e| self.err("fchmodat", Path::new(name), e))
     }
 
-    /// Sets the modification time (and the access time to the same) of `name`, not following it.
+    /// Sets the modification time of `name`, and its access time to the same, without following it.
     pub fn set_mtime(&self, name: &OsStr, mtime: Timestamp) -> Result<()> {
         let mut times = timestamps(mtime);
         if owners_are_recorded() && mtime.sec > owners::latest_modification(Kind::Symlink) {
@@ -386,7 +391,7 @@ impl RootDir {
             .map_err(|e| self.err("utimensat", Path::new(name), e))
     }
 
-    /// Owner, mode and time of this directory itself.
+    /// Sets the owner, mode and modification time of this directory itself.
     pub fn set_own_meta(&self, uid: u32, gid: u32, mode: u32, mtime: Timestamp) -> Result<()> {
         let here = Path::new("");
         if owners_are_recorded() {
@@ -400,15 +405,16 @@ impl RootDir {
         rustix::fs::futimens(self.fd(), &timestamps(mtime)).map_err(|e| self.err("futimens", here, e))
     }
 
-    /// The modification time of this directory itself.
+    /// Sets the modification time of this directory itself.
     pub fn set_own_mtime(&self, mtime: Timestamp) -> Result<()> {
         rustix::fs::futimens(self.fd(), &timestamps(mtime)).map_err(|e| self.err("futimens", Path::new(""), e))
     }
 
-    /// The extended attributes of the direct child `name` (not followed), or of the directory itself when empty.
+    /// Returns the extended attributes of the direct child `name` (not followed), or of the
+    /// directory itself if empty.
     ///
-    /// There is no `*at` form before Linux 6.13, so the descriptor's directory in /proc stands in for the path;
-    /// only the last component is looked up there, and it is not followed.
+    /// Before Linux 6.13 there is no `*at` form, so the path goes through the descriptor's link in
+    /// /proc; only the last component is looked up there, and it is not followed.
     pub fn xattrs(&self, name: &OsStr) -> Result<Xattrs> {
         one_component_or_self(name).map_err(|e| self.err("llistxattr", Path::new(name), e))?;
         let path = self.proc_path(name);
@@ -426,7 +432,8 @@ impl RootDir {
         found.map_err(|(call, e)| self.err(call, Path::new(name), e))
     }
 
-    /// Sets one extended attribute of the direct child `name` (not followed), or of the directory when empty.
+    /// Sets an extended attribute of the direct child `name` (not followed), or of the directory if
+    /// empty.
     pub fn set_xattr(&self, name: &OsStr, attr: &OsStr, value: &[u8]) -> Result<()> {
         one_component_or_self(name).map_err(|e| self.err("lsetxattr", Path::new(name), e))?;
         let path = self.proc_path(name);
@@ -455,8 +462,8 @@ impl RootDir {
         path
     }
 
-    /// Makes the directory `path` and what is missing above it, each new one with `mode` and `owner`; calls
-    /// `made` with the path of each new one. Links on the way are followed inside the root.
+    /// Creates the directory `path` and its missing parents, each with `mode` and `owner`, and
+    /// calls `made` with the path of each new one. Links on the way are followed inside the root.
     pub fn create_dir_all(
         &self,
         path: impl AsRef<Path>,
@@ -468,7 +475,7 @@ impl RootDir {
         let (mut at, mut walked) = self.nearest(&parts)?;
         for part in parts.into_iter().skip(walked.components().count()) {
             let next = walked.join(&part);
-            // A link resolves against the root and not against `at`.
+            // A link is resolved against the root, not against `at`.
             let found = match at.stat_name(&part) {
                 Ok(stat) if stat.kind == Kind::Dir => at.sub(&part),
                 Ok(_) => self.sub(&next),
@@ -479,7 +486,8 @@ impl RootDir {
                 Err(e) if e.is_not_found() => {
                     match at.create_dir(&part, mode) {
                         Ok(()) => {}
-                        // Somebody else made it in between; or a link to nothing is in the way, which stays an error.
+                        // Another process or thread created it in between; or a dangling link
+                        // exists, which remains an error.
                         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
                             at = self.sub(&next).map_err(|_| e)?;
                             walked = next;
@@ -501,8 +509,8 @@ impl RootDir {
         Ok(at)
     }
 
-    /// The directory of a path if it is there, or the one above it, else the root; with its path. Of a deep path most is there,
-    /// as a rule, and one call opens all of that.
+    /// Returns the directory of a path if it exists, else its parent, else the root; with its path.
+    /// Most of a deep path usually exists, and this opens it in one call.
     fn nearest(&self, parts: &[OsString]) -> Result<(RootDir, PathBuf)> {
         for there in [parts.len(), parts.len().saturating_sub(1)] {
             let path: PathBuf = parts[..there].iter().collect();
@@ -515,13 +523,15 @@ impl RootDir {
         Ok((self.try_clone()?, PathBuf::new()))
     }
 
-    /// The path with every symbolic link replaced, as far as it exists; the rest is appended as it is.
-    /// Absolute, without `..`; purely a description at one moment, so use it for names, not for access.
+    /// Replaces all symbolic links in the existing part of the path and appends the rest unchanged.
+    /// The result is absolute and contains no `..`. It describes a single moment, so use it for
+    /// naming files, not for accessing them.
     pub fn resolve(&self, path: impl AsRef<Path>) -> Result<PathBuf> {
         Ok(self.resolve_by(path, |_| true)?.unwrap_or_default())
     }
 
-    /// As [`RootDir::resolve`], by way of links for which `may_follow` holds alone; `None` if another one is met.
+    /// Like [`RootDir::resolve`], but returns `None` on a link for which `may_follow` returns
+    /// false.
     pub fn resolve_by(&self, path: impl AsRef<Path>, may_follow: impl Fn(&Path) -> bool) -> Result<Option<PathBuf>> {
         let mut done = PathBuf::from("/");
         let mut todo: Vec<OsString> = clean_dotted(path.as_ref());
@@ -577,7 +587,7 @@ pub(crate) fn stat_fd(fd: BorrowedFd<'_>) -> rustix::io::Result<Stat> {
 
 pub(crate) fn timestamps(mtime: Timestamp) -> Timestamps {
     let t = Timespec { tv_sec: mtime.sec, tv_nsec: i64::from(mtime.nsec) };
-    // The time of access may tell an owner.
+    // The access time may hold an owner record.
     let access = if owners_are_recorded() { owners::OMITTED } else { t };
     Timestamps { last_access: access, last_modification: t }
 }

@@ -1,7 +1,7 @@
-//! The way down to a directory while a tree is walked, with a bounded number of open descriptors.
+//! Directory-tree traversal with a bounded number of open descriptors.
 //!
-//! Of a deep way only the last directories stay open. One further up is opened again as the parent of the one below it when the walk
-//! comes back to it, and has to be the directory that it was.
+//! Only the last directories of a deep path stay open. An ancestor is reopened as the parent of the
+//! one below it when the traversal returns to it, and must be the same directory as before.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -12,13 +12,13 @@ use rustix::io::Errno;
 use crate::error::{Error, Result};
 use crate::rootdir::RootDir;
 
-/// Directories of one way that are open at a time.
+/// Maximum number of directories of one path that are open at a time.
 const MOST_OPEN: usize = 48;
 
-/// Directories in each other that a tree may have where all of it is gone through.
+/// Maximum depth of a tree in a full traversal.
 pub const MOST_DEEP: usize = 2048;
 
-/// Directories, each in the one before it. There is always one: the top, where the walk began.
+/// A path of nested directories. Always contains the top, where the traversal began.
 #[derive(Debug)]
 pub struct Trail {
     top: RootDir,
@@ -29,38 +29,38 @@ pub struct Trail {
 #[derive(Debug)]
 enum Step {
     Open(RootDir),
-    /// With the inode that it has to have when it is opened again.
+    /// Identified by its inode, which is checked when it is reopened.
     Closed((u32, u32, u64)),
 }
 
 impl Trail {
-    /// Refuses directories that are more than [`MOST_DEEP`] levels down.
+    /// Starts a traversal that refuses directories more than [`MOST_DEEP`] levels down.
     pub fn new(top: RootDir) -> Trail {
         Trail { top, steps: Vec::new(), most: MOST_DEEP }
     }
 
-    /// Goes down as far as a tree goes: for who removes it.
+    /// Starts a traversal without a depth limit, for removal.
     pub fn endless(top: RootDir) -> Trail {
         Trail { most: usize::MAX, ..Trail::new(top) }
     }
 
-    /// The directory at the end of the way.
+    /// Returns the deepest directory of the path.
     pub fn last(&self) -> &RootDir {
         match self.steps.last() {
             Some(Step::Open(dir)) => dir,
-            // Never, as the last is opened before it becomes that.
+            // Unreachable: the last directory is opened before it becomes the last.
             Some(Step::Closed(_)) | None => &self.top,
         }
     }
 
-    /// Goes on to a directory in the last one.
+    /// Descends into a directory of the last one.
     pub fn enter(&mut self, name: &OsStr) -> Result<&RootDir> {
         let below = self.last().sub(name)?;
         self.push(below)?;
         Ok(self.last())
     }
 
-    /// The same with a directory that was opened by the caller.
+    /// Descends into a directory that the caller has opened.
     pub fn push(&mut self, below: RootDir) -> Result<()> {
         if self.steps.len() >= self.most {
             let why = format!(
@@ -77,7 +77,7 @@ impl Trail {
         Ok(())
     }
 
-    /// Goes back by one directory. At the top it stays there.
+    /// Ascends by one directory; stays at the top.
     pub fn leave(&mut self) -> Result<()> {
         let Some(Step::Open(below)) = self.steps.pop() else { return Ok(()) };
         if let Some(Step::Closed(inode)) = self.steps.last() {
@@ -88,12 +88,12 @@ impl Trail {
         Ok(())
     }
 
-    /// Directories on the way, the top not counted.
+    /// Returns the depth below the top.
     pub fn depth(&self) -> usize {
         self.steps.len()
     }
 
-    /// The directory that so many steps lead to, as a descriptor of its own.
+    /// Returns a new descriptor of the directory at that depth.
     pub fn nth(&self, depth: usize) -> Result<RootDir> {
         let Some(at) = depth.checked_sub(1) else { return self.top.try_clone() };
         let open = self.steps.iter().enumerate().skip(at);
@@ -113,7 +113,7 @@ impl Trail {
     }
 }
 
-/// Opens the parent of a directory, which has to be the one of that inode.
+/// Opens the parent of a directory. Fails with ESTALE unless it has that inode.
 fn above(below: &RootDir, inode: (u32, u32, u64)) -> Result<RootDir> {
     let label = below.label().parent().unwrap_or(below.label()).to_path_buf();
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
@@ -126,14 +126,15 @@ fn above(below: &RootDir, inode: (u32, u32, u64)) -> Result<RootDir> {
 }
 
 impl RootDir {
-    /// Empties and removes directory trees with an explicit stack, so that depth costs memory and not stack.
+    /// Removes directory trees with an explicit stack, so that depth consumes heap and not call
+    /// stack.
     pub(crate) fn remove_dir_tree(&self, name: &OsStr) -> Result<()> {
         let open = |dir: &RootDir, name: &OsStr| -> Result<RootDir> {
             let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let try_open = || rustix::fs::openat(dir.fd(), name, flags, Mode::empty());
             let fd = match try_open() {
                 Err(Errno::ACCESS) => {
-                    // A directory of ours without read or search permission: open it up, then again.
+                    // Our own directory without read or search permission: add them and retry.
                     let _ = rustix::fs::chmodat(dir.fd(), name, Mode::from_raw_mode(0o700), AtFlags::empty());
                     try_open()
                 }
@@ -163,7 +164,8 @@ impl RootDir {
         Ok(())
     }
 
-    /// Removes what is in this directory, up to the first directory that is not empty, whose name it gives.
+    /// Removes the contents of this directory up to the first non-empty directory, whose name it
+    /// returns.
     fn empty_up_to_directory(&self) -> Result<Option<OsString>> {
         for entry in self.entries()? {
             match self.remove_file(&entry.name) {
@@ -177,7 +179,7 @@ impl RootDir {
                     }
                 }
                 Err(e) if e.errno() == Some(libc::EACCES) => {
-                    // The directory itself lacks write permission, and it is ours.
+                    // Our own directory without write permission.
                     rustix::fs::fchmod(self.fd(), Mode::from_raw_mode(0o700))
                         .map_err(|e| self.err("fchmod", Path::new(""), e))?;
                     match self.remove_file(&entry.name) {

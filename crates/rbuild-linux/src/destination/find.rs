@@ -1,23 +1,22 @@
-//! The way from a path to what it leads to.
+//! Resolution of an output path to the file it names.
 
 use std::fs::File;
 
 use super::*;
 
-/// What a path leads to.
 pub(super) enum Found {
-    /// An open file of this process.
+    /// A file that this process has open.
     Descriptor(File),
-    /// Something that is there; links in its path lead on.
+    /// An existing file. Its path may contain links.
     Existing(PathBuf),
-    /// Nothing yet: `rest` is missing in the directory `base`.
+    /// A path that does not exist yet: `rest` is missing in the directory `base`.
     Missing { base: PathBuf, rest: PathBuf },
 }
 
-/// As many links as the kernel follows.
+/// Same limit as the kernel's.
 const MOST_LINKS: usize = 40;
 
-/// Follows the links of a path, also one that leads to nothing.
+/// Resolves the links of a path, including dangling ones.
 pub(super) fn find(path: &Path) -> std::result::Result<Found, DestinationError> {
     let mut at = std::path::absolute(path).map_err(|e| Error::new("getcwd", path, e))?;
     for _ in 0..=MOST_LINKS {
@@ -47,7 +46,7 @@ pub(super) fn find(path: &Path) -> std::result::Result<Found, DestinationError> 
     Err(DestinationError::LinkLoop(path.to_path_buf()))
 }
 
-/// Splits a path behind the last part that is there, be it a link to nothing.
+/// Splits a path after its last existing component, which may be a dangling link.
 fn deepest(path: &Path) -> std::result::Result<(PathBuf, PathBuf), DestinationError> {
     for there in path.ancestors() {
         match there.symlink_metadata() {
@@ -62,7 +61,8 @@ fn deepest(path: &Path) -> std::result::Result<(PathBuf, PathBuf), DestinationEr
     Err(Error::new("lstat", path, Errno::NOENT).into())
 }
 
-/// What a link below /proc leads to; where that is a descriptor of this process, the very file that is open.
+/// Resolves a link below /proc. If it names a descriptor of this process, returns that open file
+/// itself.
 fn own_descriptor(dir: &Path, name: &OsStr, link: &Path) -> std::result::Result<Found, DestinationError> {
     let own = std::fs::canonicalize("/proc/self").map_err(|e| Error::new("realpath", "/proc/self", e))?;
     let is_own = dir == own.join("fd") || (dir.starts_with(own.join("task")) && dir.ends_with("fd"));

@@ -124,7 +124,7 @@ fn what_cannot_be_written_is_told_when_it_is_opened() {
     assert!(Destination::open(&scene.path("no/../x")).is_err());
     std::os::unix::net::UnixListener::bind(scene.path("s")).unwrap();
     assert!(matches!(Destination::open(&scene.path("s")), Err(DestinationError::Socket(_))));
-    // Root writes everywhere.
+    // Root can write to any directory.
     if !rustix::process::geteuid().is_root() {
         std::fs::create_dir(scene.path("d")).unwrap();
         std::fs::write(scene.path("d/old"), "old").unwrap();

@@ -1,7 +1,9 @@
-//! Paths longer than the kernel takes in one call (PATH_MAX, 4096 bytes with the end).
+//! Resolution of paths longer than the kernel accepts in one call (PATH_MAX, 4096 bytes including
+//! the terminator).
 //!
-//! They are opened piece by piece. A piece is resolved without links, as one would be resolved against the piece before it; where
-//! there is one it is read and its target takes its place, so that a path leads where a shorter one would.
+//! Such paths are opened piece by piece. Each piece is resolved without following links, which
+//! would resolve against the previous piece instead of the root. A link is read and replaced by its
+//! target, so that a long path resolves like a short one.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,10 +13,10 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::{Errno, Result};
 
-/// Bytes of a path that are resolved in one call; a last name of up to 255 has room beyond them.
+/// Length of a path resolved in one call, in bytes; leaves room for a last name of up to 255 bytes.
 pub(super) const MOST_AT_ONCE: usize = 3072;
 
-/// Links that a path may lead by, as the kernel has it (MAXSYMLINKS).
+/// Maximum number of links in one resolution, the same as the kernel's (MAXSYMLINKS).
 pub(super) const MOST_LINKS: u32 = 40;
 
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY);
@@ -35,7 +37,7 @@ pub(super) fn open(root: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode)
     }
 }
 
-/// Whether all of a path is there, and no part of it is a link.
+/// Returns true if all components of a path exist and none of them is a link.
 pub(super) fn has_no_link(root: BorrowedFd<'_>, parts: &[OsString]) -> bool {
     if parts.is_empty() || parts.iter().any(|part| part == "..") {
         return false;
@@ -51,20 +53,20 @@ pub(super) fn has_no_link(root: BorrowedFd<'_>, parts: &[OsString]) -> bool {
     true
 }
 
-/// Opens a piece of a path that has no links.
+/// Opens a piece of a path, refusing links.
 fn plainly(dir: BorrowedFd<'_>, piece: &[OsString], flags: OFlags, mode: Mode) -> Result<OwnedFd> {
     let path: PathBuf = if piece.is_empty() { ".".into() } else { piece.iter().collect() };
     let resolve = IN_ROOT.union(ResolveFlags::NO_SYMLINKS);
     openat2_by(dir, &path, (flags, mode), resolve)
 }
 
-/// A path that is being gone along.
+/// A path resolution in progress.
 struct Way<'a> {
     root: BorrowedFd<'a>,
-    /// Where `done` leads; the root before anything is.
+    /// The directory at `done`; `None` means the root.
     at: Option<OwnedFd>,
     done: Vec<OsString>,
-    /// What is left, in reverse.
+    /// Remaining components, in reverse order.
     todo: Vec<OsString>,
     links: u32,
 }
@@ -83,7 +85,8 @@ impl Way<'_> {
         self.done.extend(piece);
     }
 
-    /// What can be opened in one call. `..` leads up along the way, which has no links.
+    /// Returns the next components that can be opened in one call. `..` ascends along `done`, which
+    /// contains no links.
     fn next_piece(&mut self) -> Result<Vec<OsString>> {
         while self.todo.last().is_some_and(|part| part == "..") {
             self.todo.pop();
@@ -108,8 +111,8 @@ impl Way<'_> {
         Ok(piece)
     }
 
-    /// Goes along a piece up to the first link in it, and has its target take its place. The last part stays what it is if the
-    /// caller does not follow it.
+    /// Resolves a piece up to its first link, and replaces that link by its target. A link in the
+    /// last component is kept if the caller does not follow it.
     fn follow(&mut self, piece: Vec<OsString>, last_stays: bool) -> Result<()> {
         let mut parts = piece.into_iter();
         while let Some(part) = parts.next() {
@@ -119,7 +122,7 @@ impl Way<'_> {
             let fd = rustix::fs::openat(self.here(), &part, UNFOLLOWED | OFlags::CLOEXEC, Mode::empty())?;
             let target = match rustix::fs::readlinkat(&fd, c"", Vec::new()) {
                 Ok(target) => OsString::from_vec(target.into_bytes()),
-                // No link (readlink(2)).
+                // Not a link (readlink(2)).
                 Err(Errno::INVAL | Errno::NOENT) => {
                     self.go(fd, vec![part]);
                     continue;
@@ -137,7 +140,7 @@ impl Way<'_> {
             }
             return Ok(());
         }
-        // The link was replaced meanwhile; all parts were opened.
+        // The link was replaced meanwhile; all components were opened.
         self.links += 1;
         if self.links > MOST_LINKS { Err(Errno::LOOP) } else { Ok(()) }
     }
@@ -151,7 +154,8 @@ pub(super) fn openat2_by(
     (flags, mode): (OFlags, Mode),
     resolve: ResolveFlags,
 ) -> rustix::io::Result<OwnedFd> {
-    // EAGAIN: a rename or mount raced with the resolution, and the kernel asks to try again (openat2(2)).
+    // EAGAIN: a rename or mount raced with the resolution, and the kernel asks to retry
+    // (openat2(2)).
     for _ in 0..128 {
         match rustix::fs::openat2(dir, path, flags | OFlags::CLOEXEC, mode, resolve) {
             Err(Errno::AGAIN) => continue,

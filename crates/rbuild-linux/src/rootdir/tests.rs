@@ -82,7 +82,7 @@ fn extended_attributes_survive_binary_values() {
     assert_eq!(root.xattrs(OsStr::new("f")).unwrap()[OsStr::new("user.x")], value);
 }
 
-/// Several threads that need the same directory all get it.
+/// Threads that create the same directory concurrently all get it.
 #[test]
 fn directories_that_others_make_meanwhile_are_taken() {
     let dir = std::env::temp_dir().join(format!("rbuild-rootdir-race-{}", std::process::id()));
@@ -99,14 +99,14 @@ fn directories_that_others_make_meanwhile_are_taken() {
             }
         });
     }
-    // What is in the way and leads nowhere is still an error.
+    // A dangling link in the way is still an error.
     std::os::unix::fs::symlink("nowhere", dir.join("link")).unwrap();
     let told = RootDir::open(&dir).unwrap().create_dir_all("link/x", 0o755, None, |_| ()).unwrap_err();
     assert_eq!(told.kind(), std::io::ErrorKind::AlreadyExists);
     std::fs::remove_dir_all(&dir).unwrap();
 }
 
-/// The kernel resolves the name of an `*at` call from the directory, but without regard to the root.
+/// The kernel resolves the name of an `*at` call from the directory, without regard to the root.
 #[test]
 fn calls_by_name_take_one_component() {
     let f = Fixture::new("names");
@@ -147,6 +147,6 @@ fn calls_by_name_take_one_component() {
     }
     assert_eq!(std::fs::read_to_string(f.0.join("outside")).unwrap(), "secret");
     assert_eq!(std::fs::read_to_string(f.0.join("root/dir/inner")).unwrap(), "x");
-    // A path with a slash at its end is resolved inside the root all the same.
+    // A path with a trailing slash is still resolved inside the root.
     assert_eq!(root.stat("up/").unwrap().inode(), root.stat_self().unwrap().inode());
 }
