@@ -1,4 +1,4 @@
-//! Decompression of streams that may be hostile.
+//! Bounded decompression of untrusted streams.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -11,33 +11,48 @@ use crate::counting::Counting;
 use crate::error::{LayerError, Result};
 use crate::limits::{Limits, over};
 
-/// What a stream decompresses to, which ends in an error where that is more than its compressed bytes may become.
+/// A decompressing reader that fails once its output exceeds what the compressed input may expand
+/// to.
 pub struct Bounded<R: Read> {
     stream: Decoder<Counting<R>>,
+    /// Compressed bytes read so far.
     packed: Arc<AtomicU64>,
+    /// Decompressed bytes returned so far.
     unpacked: u64,
-    /// Bytes of what was asked for, where the others are bounded on their own.
+    /// Number of decompressed bytes that the consumer requested. Those are bounded by the consumer
+    /// itself; the others get a tighter bound.
     asked: Option<Arc<AtomicU64>>,
     limits: Limits,
 }
 
 impl<R: Read> Bounded<R> {
+    /// Starts decompressing `source` under the ratio limit of `limits`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the first bytes cannot be read, or if the decompressor cannot be set up.
     pub fn new(source: R, limits: Limits) -> std::io::Result<Bounded<R>> {
         let packed = Arc::new(AtomicU64::new(0));
         let stream = Decoder::new(Counting::new(source, packed.clone()))?;
         Ok(Bounded { stream, packed, unpacked: 0, asked: None, limits })
     }
 
-    /// Bounds all but the bytes counted in `asked` by a few and by what the compressed ones stand for.
+    /// Starts decompressing `source` with a tighter bound. All bytes beyond those counted in
+    /// `asked` must fit what the compressed input may expand to, plus a small allowance.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the first bytes cannot be read, or if the decompressor cannot be set up.
     pub fn with_asked(source: R, limits: Limits, asked: Arc<AtomicU64>) -> std::io::Result<Bounded<R>> {
         Ok(Bounded { asked: Some(asked), ..Bounded::new(source, limits)? })
     }
 
+    /// Returns the detected compression.
     pub fn compression(&self) -> Compression {
         self.stream.compression()
     }
 
-    /// Bytes that were read, after decompression.
+    /// Returns the number of bytes read so far, after decompression.
     pub fn count(&self) -> u64 {
         self.unpacked
     }
@@ -65,14 +80,18 @@ impl<R: Read> Read for Bounded<R> {
     }
 }
 
-/// The digests of a layer's bytes as they came and after decompression, without looking at what they hold.
+/// Returns the digest and the diffID of a layer without parsing its content.
+///
+/// # Errors
+///
+/// Fails if the layer cannot be read or decompressed, or if it exceeds `limits`.
 pub fn layer_digests(source: impl Read, limits: Limits) -> Result<(Digest, Digest)> {
     let failed = |e| LayerError::io("reading the layer")(e);
     let mut raw = Hashed::new(source);
     let mut plain = Hashed::new(Bounded::new(&mut raw, limits).map_err(failed)?);
     io::copy(&mut plain, &mut io::sink()).map_err(failed)?;
     let diff_id = plain.finish().1;
-    // What follows the end of the compressed stream belongs to the digest as well.
+    // The digest also covers bytes that follow the end of the compressed stream.
     io::copy(&mut raw, &mut io::sink()).map_err(failed)?;
     Ok((raw.finish().1, diff_id))
 }

@@ -1,19 +1,20 @@
-//! An archive's bytes in pieces of one size: headers and small files are brought together, large files are read to where
-//! they are written from.
+//! A writer that collects an archive's bytes into chunks of equal size. Headers and small files are
+//! copied into the current chunk; large files are read directly into it.
 
 use std::io::{self, Write};
 
-/// Bytes of a piece; the last one is shorter.
+/// Size of a chunk in bytes. The last one may be shorter.
 const PIECE: usize = 1 << 20;
 
-/// Who takes a piece; gives memory for another one, with whatever it holds.
+/// Consumes a chunk and returns a buffer for another one; the buffer's content is irrelevant.
 type Pass<'a> = dyn FnMut(Vec<u8>) -> io::Result<Vec<u8>> + 'a;
 
+/// Collects bytes and passes them on in chunks of [`PIECE`] bytes.
 pub(crate) struct Pieces<'a> {
     pass: Box<Pass<'a>>,
-    /// As long as a piece.
+    /// The current chunk, always [`PIECE`] bytes long.
     piece: Vec<u8>,
-    /// Bytes of it that are there.
+    /// Number of valid bytes in `piece`.
     filled: usize,
 }
 
@@ -22,11 +23,13 @@ impl<'a> Pieces<'a> {
         Pieces { pass: Box::new(pass), piece: vec![0; PIECE], filled: 0 }
     }
 
-    /// Where the next bytes go; never empty. [`Pieces::put`] says how many came.
+    /// Returns the free part of the current chunk; never empty. Report what was written with
+    /// [`Pieces::put`].
     pub fn room(&mut self) -> &mut [u8] {
         &mut self.piece[self.filled..]
     }
 
+    /// Marks the next `bytes` bytes of [`Pieces::room`] as filled, and passes on a full chunk.
     pub fn put(&mut self, bytes: usize) -> io::Result<()> {
         self.filled += bytes;
         if self.filled == PIECE { self.pass_on() } else { Ok(()) }
@@ -41,7 +44,7 @@ impl<'a> Pieces<'a> {
         Ok(())
     }
 
-    /// Passes on what is left.
+    /// Passes on the last, partial chunk.
     pub fn finish(mut self) -> io::Result<()> {
         if self.filled > 0 { self.pass_on() } else { Ok(()) }
     }

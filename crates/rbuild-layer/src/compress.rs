@@ -1,19 +1,25 @@
-//! Compression by content, and decompression as a stream.
+//! Compression detection and streaming decompression.
 
 use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
 
-/// How the bytes of a layer are packed.
+/// The compression of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Compression {
+    /// No compression.
     None,
+    /// Gzip (RFC 1952), the default.
     #[default]
     Gzip,
+    /// Zstandard (RFC 8878).
     Zstd,
+    /// Bzip2; read, never written.
     Bzip2,
+    /// Xz; read, never written.
     Xz,
 }
 
 impl Compression {
+    /// Returns the name used in messages and in [`crate::LayerForm::name`].
     pub fn name(self) -> &'static str {
         match self {
             Compression::None => "uncompressed",
@@ -25,12 +31,12 @@ impl Compression {
     }
 }
 
-/// Bytes that tell every compression.
+/// Number of leading bytes that identify every compression.
 const TELLING: u64 = 6;
 
-/// Tells the compression from the first bytes. Six bytes are enough.
+/// Detects the compression from the first bytes of a stream. Six bytes are enough.
 pub fn detect(head: &[u8]) -> Compression {
-    // Skippable frames (0x184D2A5?) may stand before a zstd frame (RFC 8878, 3.1.2).
+    // Skippable frames (0x184D2A5?) may precede a zstd frame (RFC 8878, 3.1.2).
     let skippable = head.len() >= 4 && head[1..4] == [0x2a, 0x4d, 0x18] && head[0] & 0xf0 == 0x50;
     match head {
         [0x1f, 0x8b, ..] => Compression::Gzip,
@@ -42,7 +48,7 @@ pub fn detect(head: &[u8]) -> Compression {
     }
 }
 
-/// Decompresses whatever it is given; the content decides how.
+/// A decompressing reader that detects the compression from the content.
 pub struct Decoder<R: Read> {
     inner: Inner<BufReader<Chain<Cursor<Vec<u8>>, R>>>,
     compression: Compression,
@@ -57,8 +63,13 @@ enum Inner<R: BufRead> {
 }
 
 impl<R: Read> Decoder<R> {
+    /// Detects the compression of `source` and starts decompressing.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the first bytes cannot be read, or if the decompressor cannot be set up.
     pub fn new(mut source: R) -> io::Result<Decoder<R>> {
-        // A pipe may give one byte at first.
+        // The first read of a pipe may return a single byte.
         let mut head = Vec::new();
         source.by_ref().take(TELLING).read_to_end(&mut head)?;
         let compression = detect(&head);
@@ -68,7 +79,7 @@ impl<R: Read> Decoder<R> {
             Compression::Gzip => Inner::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(reader))),
             Compression::Zstd => {
                 let mut decoder = zstd::Decoder::with_buffer(reader)?;
-                // 128 MiB: what `zstd -d` takes without being asked.
+                // 128 MiB: the window that `zstd -d` accepts by default.
                 decoder.window_log_max(27)?;
                 Inner::Zstd(decoder)
             }
@@ -78,6 +89,7 @@ impl<R: Read> Decoder<R> {
         Ok(Decoder { inner, compression })
     }
 
+    /// Returns the detected compression.
     pub fn compression(&self) -> Compression {
         self.compression
     }
@@ -130,7 +142,7 @@ mod tests {
         }
     }
 
-    /// As a pipe may, of which somebody writes byte by byte.
+    /// Returns one byte per read, as a pipe may.
     #[test]
     fn a_reader_that_gives_one_byte_at_a_time_is_told_as_well() {
         struct Slow<'a>(&'a [u8]);

@@ -1,14 +1,17 @@
+//! A reader that counts its bytes in a shared counter.
+
 use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The same bytes, counted for somebody who looks on from another thread.
+/// A reader that counts its bytes, so that another thread can observe the progress.
 pub struct Counting<R> {
     source: R,
     count: Arc<AtomicU64>,
 }
 
 impl<R> Counting<R> {
+    /// Wraps `source`; every read adds to `count`.
     pub fn new(source: R, count: Arc<AtomicU64>) -> Counting<R> {
         Counting { source, count }
     }

@@ -1,5 +1,5 @@
-//! Files that belong into a tree and still lie where they come from: a layer is made of both without bringing them
-//! together first.
+//! Packs a layer from a tree plus files that have not been copied into it. External files are
+//! streamed from their source directory, which saves one copy of each of them.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -17,23 +17,26 @@ use crate::options::Times;
 use crate::reuse::EarlierLayer;
 use crate::xattrs::keep_in_layer;
 
-/// A regular file that lies elsewhere.
+/// A regular file of the layer whose content is outside the tree.
 #[derive(Debug, Clone)]
 pub struct LooseFile {
+    /// File name in the layer.
     pub name: OsString,
-    /// Its name where it lies.
+    /// File name in the source directory.
     pub source: OsString,
-    /// As it was there when it was found.
+    /// Status of the source file when it was selected. Packing fails if it has changed since.
     pub stat: Stat,
-    /// As it is to be.
+    /// Owner in the layer.
     pub uid: u32,
+    /// Group in the layer.
     pub gid: u32,
+    /// Mode in the layer.
     pub mode: u32,
-    /// It holds what it held when an earlier layer was made of it.
+    /// True if the content is the same as in the earlier layer.
     pub unchanged: bool,
 }
 
-/// All files of a tree that lie elsewhere.
+/// All external files of a tree, by directory of the tree.
 #[derive(Default)]
 pub struct Loose {
     source: Option<RootDir>,
@@ -42,13 +45,15 @@ pub struct Loose {
 }
 
 impl Loose {
-    /// Files that lie below `source`. `earlier` is the uncompressed layer that those were in which are unchanged, made here
-    /// and known to be whole.
+    /// Creates an empty set of files below `source`. `earlier` is the uncompressed layer that
+    /// contains the files marked as unchanged; it must have been written by this crate and verified
+    /// to be complete.
     pub fn of(source: RootDir, earlier: Option<File>) -> Loose {
         Loose { source: Some(source), earlier: earlier.map(EarlierLayer::new), dirs: HashMap::new() }
     }
 
-    /// Puts files of one directory of the source into the directory `dir` of the tree, which has nothing of their names.
+    /// Adds files of the source directory `source` to the directory `dir` of the tree, which must
+    /// not contain any of their names.
     pub fn add(&mut self, dir: &Path, source: &Path, files: impl IntoIterator<Item = LooseFile>) {
         let source: Arc<Path> = source.into();
         let files = files.into_iter().map(|file| (source.clone(), file));
@@ -58,7 +63,7 @@ impl Loose {
         }
     }
 
-    /// Takes out the files of a directory of the tree.
+    /// Removes and returns the external files of a directory of the tree.
     pub(crate) fn here(&mut self, dir: &Path) -> LooseHere {
         let mut files = if self.dirs.is_empty() { Vec::new() } else { self.dirs.remove(dir).unwrap_or_default() };
         files.sort_by(|a, b| b.1.name.as_bytes().cmp(a.1.name.as_bytes()));
@@ -66,20 +71,22 @@ impl Loose {
     }
 }
 
-/// Those of one directory, the last one first.
+/// The external files of one directory, in reverse order of their names.
 pub(crate) struct LooseHere {
     files: Vec<(Arc<Path>, LooseFile)>,
     open: Option<(Arc<Path>, RootDir)>,
 }
 
 impl LooseHere {
-    /// The next file, if it comes before the tree's own next entry.
+    /// Removes and returns the next file if it sorts before the tree's own next entry.
     pub(crate) fn before(&mut self, own: Option<&OsString>) -> Option<(Arc<Path>, LooseFile)> {
         let (_, next) = self.files.last()?;
         let first = own.is_none_or(|own| next.name.as_bytes() < own.as_bytes());
         if first { self.files.pop() } else { None }
     }
 
+    /// Returns the archive item of a file. Small unchanged files come from the earlier layer if it
+    /// has them, all others from the source directory.
     pub(crate) fn item(
         &mut self,
         (source, file): &(Arc<Path>, LooseFile),
@@ -144,7 +151,8 @@ mod tests {
     use rbuild_linux::file_stat;
     use std::ffi::OsStr;
 
-    /// Half of a tree lies elsewhere, under other names: the layer is that of the whole tree.
+    /// Half of the tree's files are external, under other names; the layer lists the same entries
+    /// as that of the whole tree.
     #[test]
     fn a_layer_of_loose_files_is_that_of_the_tree_they_belong_into() {
         let top = std::env::temp_dir().join(format!("rbuild-loose-{}", std::process::id()));
@@ -178,7 +186,7 @@ mod tests {
                     });
                 }
             }
-            // Out of order, and in two parts.
+            // Unsorted, and in two calls.
             files.reverse();
             let rest = files.split_off(20);
             loose.add(Path::new(dir), Path::new("from"), files);
@@ -203,8 +211,8 @@ mod tests {
         std::fs::remove_dir_all(&top).unwrap();
     }
 
-    /// What is unchanged comes out of the earlier layer, whatever lies around it there, and from where it lies if the layer
-    /// does not have it after all.
+    /// Unchanged files come from the earlier layer regardless of its other entries, and from the
+    /// source directory if the earlier layer lacks them.
     #[test]
     fn unchanged_files_come_from_the_earlier_layer() {
         let top = std::env::temp_dir().join(format!("rbuild-earlier-{}", std::process::id()));
@@ -224,7 +232,7 @@ mod tests {
         let layer = top.join("layer");
         let written = std::fs::File::create(&layer).unwrap();
         pack_layer(&RootDir::open(&old).unwrap(), form, Times::AsIs, written).unwrap();
-        // What each file holds, by its first byte.
+        // The first byte identifies the origin of each file.
         let packed = |layer: &Path| -> Vec<(String, u8)> {
             let mut loose = Loose::of(RootDir::open(&source).unwrap(), Some(File::open(layer).unwrap()));
             for (name, unchanged) in
@@ -257,7 +265,7 @@ mod tests {
                 .map(|(name, byte)| (name.to_string(), byte))
         };
         assert_eq!(packed(&layer), expected(b'o'));
-        // Layers that end too early, or are none.
+        // Earlier layers that are truncated or not archives at all.
         std::fs::write(top.join("junk"), vec![b'j'; 10_000]).unwrap();
         std::fs::write(top.join("empty"), "").unwrap();
         for broken in ["junk", "empty"] {

@@ -1,8 +1,9 @@
-//! Gzip on several cores, the same bytes for any number of threads.
+//! Parallel gzip whose output does not depend on the number of threads.
 //!
-//! The input is cut into blocks of a fixed size, and each becomes a member of its own (RFC 1952, 2.2: members simply follow each
-//! other). A last member holds nothing, and says in its extra field how long all the others are together, which gzip
-//! itself says of one member only and modulo 4 GiB.
+//! The input is split into blocks of fixed size, and each block becomes a gzip member of its own
+//! (RFC 1952, 2.2: members simply follow each other). A final empty member records the total
+//! uncompressed size in its extra field, because gzip records the size of a single member only,
+//! modulo 4 GiB.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -12,33 +13,42 @@ use std::sync::{Arc, OnceLock};
 
 use libdeflater::{CompressionLvl, Compressor};
 
+/// Uncompressed size of a member in bytes.
 const BLOCK: usize = 1 << 20;
 
-/// libdeflate's levels for those of gzip: the ones that come out as small.
+/// libdeflate levels that compress as well as gzip levels 0 to 9.
 const LEVELS: [i32; 10] = [0, 1, 2, 3, 3, 4, 5, 6, 7, 9];
 
-/// Bytes of the last member.
+/// Size of the final member in bytes.
 pub const END: usize = 34;
 
-/// The last member, up to the number: a header without time and system, and its extra field's length (12), name and size (8).
+/// The final member up to the size: a header without time and operating system, the length of the
+/// extra field (12), and the subfield's name and length (8).
 const END_HEAD: [u8; 16] = [0x1f, 0x8b, 8, 4, 0, 0, 0, 0, 0, 0xff, 12, 0, b'R', b'B', 8, 0];
-/// What follows the number: an empty final block with fixed codes, its checksum and its length.
+/// The final member after the size: an empty final block with fixed codes, its checksum and its
+/// length.
 const END_TAIL: [u8; 10] = [3, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
-/// The bytes before compression, as the last member of what was compressed here says.
+/// Returns the uncompressed size recorded in the final member, or `None` if the stream was not
+/// written by [`ParallelGzip`].
 pub fn unpacked_size(end: &[u8; END]) -> Option<u64> {
     let number = end.strip_prefix(&END_HEAD)?.strip_suffix(&END_TAIL)?;
     Some(u64::from_le_bytes(number.try_into().ok()?))
 }
 
-/// Whether gzip bytes may be of several members: something in them looks as the header of one (RFC 1952, 2.3).
+/// Returns true if a gzip stream may consist of several members, that is, if any later bytes look
+/// like a member header (RFC 1952, 2.3). False positives are possible.
+///
+/// # Errors
+///
+/// Fails if `source` cannot be read.
 pub fn may_have_members(mut source: impl Read) -> io::Result<bool> {
     const HEADER: usize = 10;
     let is_header = |at: &[u8]| {
         let [0x1f, 0x8b, 8, flags, _, _, _, _, extra, system, ..] = *at else { return false };
         flags & 0xe0 == 0 && matches!(extra, 0 | 2 | 4) && matches!(system, 0..=13 | 255)
     };
-    // The first header does not count.
+    // Skip the magic of the first header.
     io::copy(&mut (&mut source).take(1), &mut io::sink())?;
     let mut bytes = Vec::new();
     loop {
@@ -53,12 +63,13 @@ pub fn may_have_members(mut source: impl Read) -> io::Result<bool> {
         if n == 0 {
             return Ok(false);
         }
-        // What begins at the end may go on.
+        // A header may straddle two reads.
         bytes.drain(..bytes.len().saturating_sub(HEADER - 1));
     }
 }
 
-/// Threads that compress and do nothing else, so that whoever waits for them may be a worker of another pool.
+/// Returns the pool of compression threads. It is separate from other pools, so that a worker of
+/// those may block on it.
 fn compressors() -> io::Result<Arc<rayon::ThreadPool>> {
     static POOL: OnceLock<Result<Arc<rayon::ThreadPool>, String>> = OnceLock::new();
     let make = || rayon::ThreadPoolBuilder::new().thread_name(|i| format!("gzip-{i}")).build();
@@ -66,22 +77,29 @@ fn compressors() -> io::Result<Arc<rayon::ThreadPool>> {
     pool.clone().map_err(io::Error::other)
 }
 
-/// A member, and the buffer of the block that it was made of.
+/// A finished member, and the buffer of its input block for reuse.
 type Made = io::Result<(Vec<u8>, Vec<u8>)>;
 
+/// A gzip writer that compresses blocks in parallel.
 pub struct ParallelGzip<W: Write> {
     out: W,
     level: CompressionLvl,
     pool: Arc<rayon::ThreadPool>,
     block: Vec<u8>,
-    /// Blocks in the making, in order; their number bounds the memory.
+    /// Blocks being compressed, in order. Their number bounds the memory use.
     making: VecDeque<Receiver<Made>>,
+    /// Input buffers for reuse.
     spare: Vec<Vec<u8>>,
+    /// Uncompressed bytes written so far.
     taken: u64,
 }
 
 impl<W: Write> ParallelGzip<W> {
-    /// `level` is from 0 to 9.
+    /// Creates a writer with a gzip level from 0 to 9.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the level is out of range, or if the compression threads cannot be started.
     pub fn new(out: W, level: u32) -> io::Result<ParallelGzip<W>> {
         ParallelGzip::on(compressors()?, out, level)
     }
@@ -94,7 +112,7 @@ impl<W: Write> ParallelGzip<W> {
         Ok(ParallelGzip { out, level, pool, block, making, spare, taken: 0 })
     }
 
-    /// Hands the block to the compressors, and writes what they have finished if enough is in the making.
+    /// Queues the current block, and writes finished members while too many blocks are in flight.
     fn submit(&mut self) -> io::Result<()> {
         let next = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(BLOCK));
         let block = std::mem::replace(&mut self.block, next);
@@ -116,6 +134,11 @@ impl<W: Write> ParallelGzip<W> {
         self.out.write_all(&member)
     }
 
+    /// Writes the remaining members and the final one, and returns the underlying writer.
+    ///
+    /// # Errors
+    ///
+    /// Fails if compression or a write fails.
     pub fn finish(mut self) -> io::Result<W> {
         if !self.block.is_empty() {
             self.submit()?;
@@ -130,7 +153,7 @@ impl<W: Write> ParallelGzip<W> {
     }
 }
 
-/// What a compressing thread keeps: fresh memory costs.
+/// Per-thread compressor and output buffer; allocating them for every block is measurably slow.
 struct State {
     level: CompressionLvl,
     compressor: Compressor,

@@ -1,4 +1,4 @@
-//! A digest that is made on another thread while the bytes go on.
+//! Hashing on a separate thread, concurrent with other work on the same bytes.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
@@ -6,15 +6,15 @@ use std::thread::JoinHandle;
 
 use rbuild_image::{Digest, Hasher};
 
-/// Chunks that may wait for the other thread.
+/// Capacity of the queue to the hashing thread, in chunks.
 const WAITING: usize = 8;
-/// Less than this is hashed where it comes along: a thread costs more.
+/// Up to this size, data is hashed on the calling thread: starting a thread costs more.
 const SMALL: u64 = 512 << 10;
 
-/// Who gets a chunk that was hashed.
+/// Receives every chunk after it was hashed.
 type Done<C> = Arc<dyn Fn(C) + Send + Sync>;
 
-/// Hashes the chunks that it is given, in order; of much, on a thread of its own.
+/// Hashes a sequence of chunks in order, on a separate thread once they exceed [`SMALL`] bytes.
 pub(crate) struct HashAside<C> {
     here: Hasher,
     elsewhere: Option<Elsewhere<C>>,
@@ -22,18 +22,20 @@ pub(crate) struct HashAside<C> {
     done: Done<C>,
 }
 
-/// The thread, and the way to it, which ends when this is dropped.
+/// The hashing thread and its queue. The thread ends when the queue is dropped.
 struct Elsewhere<C> {
     sender: SyncSender<C>,
     thread: JoinHandle<Hasher>,
 }
 
 impl<C: AsRef<[u8]> + Send + 'static> HashAside<C> {
-    /// Each chunk goes to `done` when it is hashed: fresh memory costs as much as hashing it.
+    /// Creates a hasher that passes each hashed chunk to `done`, so that its memory can be reused:
+    /// allocating fresh memory takes as long as hashing it.
     pub fn new(done: impl Fn(C) + Send + Sync + 'static) -> HashAside<C> {
         HashAside { here: Hasher::new(), elsewhere: None, count: 0, done: Arc::new(done) }
     }
 
+    /// Hashes the next chunk.
     pub fn take(&mut self, chunk: C) {
         self.count += chunk.as_ref().len() as u64;
         if self.count <= SMALL {
@@ -52,11 +54,12 @@ impl<C: AsRef<[u8]> + Send + 'static> HashAside<C> {
             });
             Elsewhere { sender, thread }
         });
-        // It listens until this end is dropped; if it panicked, joining says so.
+        // The thread receives until the sender is dropped. If it panicked, joining reports the
+        // panic.
         let _ = elsewhere.sender.send(chunk);
     }
 
-    /// The digest and the number of bytes.
+    /// Returns the digest and the number of bytes.
     pub fn finish(mut self) -> (Digest, u64) {
         let hasher = match self.elsewhere.take() {
             None => std::mem::take(&mut self.here),
@@ -69,7 +72,7 @@ impl<C: AsRef<[u8]> + Send + 'static> HashAside<C> {
     }
 }
 
-/// Nobody asks for the digest any more: the thread does not outlive it all the same.
+/// Joins the thread even if the digest is not needed, so that it does not outlive its owner.
 impl<C> Drop for HashAside<C> {
     fn drop(&mut self) {
         if let Some(Elsewhere { sender, thread }) = self.elsewhere.take() {
@@ -79,28 +82,29 @@ impl<C> Drop for HashAside<C> {
     }
 }
 
-/// The digest of chunks that are filled anew when they were hashed.
+/// A digest of chunks whose buffers are reused after hashing.
 pub struct ChunkHash {
     aside: HashAside<Vec<u8>>,
     used: Receiver<Vec<u8>>,
 }
 
 impl ChunkHash {
+    /// Creates an empty digest.
     #[allow(clippy::new_without_default)]
     pub fn new() -> ChunkHash {
         let (back, used) = channel();
-        // The last ones are not waited for.
+        // The receiver may be gone before the last chunks are hashed.
         let aside = HashAside::new(move |chunk| drop(back.send(chunk)));
         ChunkHash { aside, used }
     }
 
-    /// Takes bytes that nobody needs any more; gives memory for the next ones, with whatever it holds.
+    /// Hashes a chunk and returns a buffer for the next one; the buffer's content is irrelevant.
     pub fn take(&mut self, chunk: Vec<u8>) -> Vec<u8> {
         self.aside.take(chunk);
         self.used.try_recv().unwrap_or_default()
     }
 
-    /// The digest and the number of bytes.
+    /// Returns the digest and the number of bytes.
     pub fn finish(self) -> (Digest, u64) {
         self.aside.finish()
     }

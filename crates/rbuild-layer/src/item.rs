@@ -1,4 +1,4 @@
-//! Entries with their content, on the way from a tree into an archive.
+//! Archive entries with their content, as produced by a walk of a tree.
 
 use std::fs::File;
 use std::io::Read;
@@ -9,25 +9,27 @@ use rbuild_linux::{Stat, file_stat};
 use crate::entry::TarEntry;
 use crate::error::{LayerError, Result};
 
-/// An entry, and its content if it has any.
+/// An entry and its content.
 pub(crate) enum Item {
+    /// An entry without content.
     Header(TarEntry),
+    /// An entry and its content in memory.
     Small(TarEntry, Vec<u8>),
-    /// Read when it is written.
+    /// An entry whose content is read when it is written.
     Large(TarEntry, File, Option<Unchanged>),
 }
 
-/// Files up to this size are read where they are found.
+/// Files up to this size are read during the walk.
 pub(crate) const SMALL: u64 = 64 << 10;
 
-/// What a file was when it was found.
+/// The status of a file when it was found, to detect later changes.
 pub(crate) struct Unchanged {
     pub stat: Stat,
     pub path: PathBuf,
 }
 
 impl Unchanged {
-    /// An error if it is something else now. A file that was removed or replaced has another time of change.
+    /// Fails if the file has changed. Removing or replacing a file changes its ctime.
     pub(crate) fn check(&self, file: &File) -> Result<()> {
         let now = file_stat(file)?;
         let told = |stat: &Stat| (stat.size, stat.mtime, stat.ctime);
@@ -37,12 +39,13 @@ impl Unchanged {
         }
     }
 
+    /// Returns the error for a file that has changed.
     pub(crate) fn broken(&self) -> LayerError {
         LayerError::Changed(self.path.clone())
     }
 }
 
-/// What a small file holds, which has to be as much as its entry says.
+/// Reads the content of a small file. Fails if the file is shorter than its entry's size.
 pub(crate) fn read_small(mut file: &File, entry: &TarEntry) -> Result<Vec<u8>> {
     let mut content = vec![0; entry.size as usize];
     match file.read_exact(&mut content) {

@@ -1,8 +1,9 @@
-//! Directory trees to layer bytes and back.
+//! Packs directory trees into image layers and unpacks layers into trees.
 //!
-//! A tree here is an overlay upper directory: deletions are character devices 0:0, replaced directories carry
-//! `user.overlay.opaque`. A layer is a tar of the OCI image spec: deletions are `.wh.` names. The tar framing is
-//! our own over the tar crate's header block; nothing here knows an image, a store or a build.
+//! A tree is an overlay upper directory: whiteouts are character devices 0:0, and opaque
+//! directories carry `user.overlay.opaque`. A layer is a tar archive as defined by the OCI image
+//! specification: whiteouts are files named `.wh.*`. The tar framing is implemented here, on top of
+//! the tar crate's header block. The crate knows nothing of images, stores or builds.
 
 mod bounded;
 mod chunks;

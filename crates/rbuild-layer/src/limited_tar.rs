@@ -1,4 +1,4 @@
-//! Archives that may be hostile.
+//! A tar reader for untrusted archives.
 
 use std::io::Read;
 
@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::limits::Limits;
 use crate::reader::TarReader;
 
-/// The entries of an archive, of which none is over a limit.
+/// A [`TarReader`] that enforces [`Limits`] on every entry.
 pub struct LimitedTar<R> {
     tar: TarReader<R>,
     limits: Limits,
@@ -16,11 +16,16 @@ pub struct LimitedTar<R> {
 }
 
 impl<R: Read> LimitedTar<R> {
+    /// Starts reading an uncompressed archive.
     pub fn new(stream: R, limits: Limits) -> LimitedTar<R> {
         LimitedTar { tar: TarReader::with_header_limit(stream, limits.header), limits, entries: 0, bytes: 0 }
     }
 
-    /// The next entry, `None` at the end of the archive.
+    /// Returns the next entry, or `None` at the end of the archive.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the archive cannot be read, is damaged, or exceeds a limit.
     pub fn next_entry(&mut self) -> Result<Option<TarEntry>> {
         let Some(entry) = self.tar.next_entry()? else { return Ok(None) };
         self.entries += 1;
@@ -29,12 +34,20 @@ impl<R: Read> LimitedTar<R> {
         Ok(Some(entry))
     }
 
-    /// Reads content of the current entry; 0 at its end.
+    /// Reads content of the current entry; returns 0 at its end.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the archive cannot be read or ends inside the content.
     pub fn read_content(&mut self, buf: &mut [u8]) -> Result<usize> {
         self.tar.read_content(buf)
     }
 
     /// Reads the stream to its end.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the stream cannot be read.
     pub fn drain(self) -> Result<()> {
         self.tar.drain()
     }
@@ -46,7 +59,8 @@ mod tests {
     use crate::bounded::Bounded;
     use crate::limits::RATIO_FROM;
 
-    /// As long as what is read of it comes, its length is no sign of a bomb.
+    /// A large size in a header is not a sign of a decompression bomb while the input grows along
+    /// with the output.
     #[test]
     fn a_large_file_that_is_not_compressed_may_stand_first() {
         let mut header = Vec::new();
@@ -60,7 +74,7 @@ mod tests {
         }
     }
 
-    /// Every later entry is read with what a global header says.
+    /// Attributes of a global header apply to every later entry, so their total size is limited.
     #[test]
     fn a_global_header_has_few_attributes() {
         let archive = |times: usize| {

@@ -1,21 +1,22 @@
-//! What a stream may ask for before it is refused. Whoever means it raises the limit by its name.
+//! Limits on archives, each of which the user can raise by name.
 
 use crate::entry::TarEntry;
 use crate::error::{LayerError, Result};
 
-/// What a stream may ask for before it is refused.
+/// Limits on the resources that an archive may claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
+    /// Number of entries.
     pub entries: u64,
-    /// Bytes of one path.
+    /// Length of a path in bytes.
     pub path: u64,
-    /// Parts of one path.
+    /// Number of components of a path.
     pub depth: u64,
-    /// Bytes of content in all, holes included.
+    /// Total size of the content in bytes, including holes.
     pub bytes: u64,
-    /// Bytes of extended headers of one entry.
+    /// Size of the extended headers of one entry in bytes.
     pub header: u64,
-    /// Bytes that may come of each compressed byte; counts for archives of more than 32 GiB.
+    /// Decompressed bytes per compressed byte. Applies to archives of more than 32 GiB.
     pub ratio: u64,
 }
 
@@ -26,26 +27,30 @@ impl Default for Limits {
     }
 }
 
-/// Smaller archives may be compressed as far as anybody can.
+/// Archives up to this decompressed size may have any compression ratio.
 pub(crate) const RATIO_FROM: u64 = 32 << 30;
 
-/// Bytes of an archive that nothing asks for, beyond those that its compressed bytes stand for.
+/// Allowance for archive bytes that the consumer did not request, beyond those that the compressed
+/// input accounts for.
 pub(crate) const UNASKED: u64 = 64 << 20;
 
 impl Limits {
-    /// Bytes that so many compressed ones may become.
+    /// Returns the maximum decompressed size of `packed` compressed bytes.
     pub fn unpacked(&self, packed: u64) -> u64 {
         packed.saturating_mul(self.ratio).max(RATIO_FROM)
     }
 
-    /// Bytes that so many compressed ones may become without being asked for. No less than what gzip makes of zeros (1032 of one).
+    /// Returns the maximum number of decompressed bytes of `packed` compressed ones that the
+    /// consumer did not request. With the default ratio it is at least gzip's maximum for zeros
+    /// (1032:1).
     pub(crate) fn unasked(&self, packed: u64) -> u64 {
         packed.saturating_mul(self.ratio.saturating_add(self.ratio / 16)).saturating_add(UNASKED)
     }
 
+    /// Names of all limits.
     pub const NAMES: [&str; 6] = ["entries", "path", "depth", "bytes", "header", "ratio"];
 
-    /// The limit of that name.
+    /// Returns the limit with the given name.
     pub fn of(&mut self, name: &str) -> Option<&mut u64> {
         match name {
             "entries" => Some(&mut self.entries),
@@ -58,7 +63,7 @@ impl Limits {
         }
     }
 
-    /// Looks at the next entry, with the number of entries and of bytes of content up to and with it.
+    /// Checks the next entry. `entries` and `bytes` are totals that include it.
     pub(crate) fn check(&self, entry: &TarEntry, entries: u64, bytes: u64) -> Result<()> {
         if entries > self.entries {
             return Err(over("entries", self.entries, format!("the archive has more than {} entries", self.entries)));
@@ -87,7 +92,7 @@ impl Limits {
     }
 }
 
-/// The error for what is over a limit, which says how to raise it.
+/// Returns the error for an exceeded limit, including the option that raises it.
 pub(crate) fn over(name: &str, limit: u64, what: String) -> LayerError {
     LayerError::Limit(format!("{what}; the limit is {limit}, and --limit {name}=N raises it"))
 }

@@ -1,32 +1,36 @@
-//! What a layer takes for granted of the layers below it.
+//! References from a layer to the layers below it: directories it uses without describing, and hard
+//! links to files it does not contain.
 //!
-//! Layers are unpacked apart from each other. Most tell everything about what they hold; others have files in directories
-//! that no entry of theirs describes, or further names for files of a lower layer.
+//! Layers are unpacked independently of each other. Most are self-contained; the others are
+//! completed from their lower layers later.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// Paths are relative to the root and clean.
+/// References to lower layers. Paths are normalized and relative to the root.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Leaning {
-    /// Directories that hold something and have no entry of their own; those above come first. Where the layers below have a
-    /// directory, it should look like that one; where they have a link, what it holds belongs where the link leads.
+    /// Non-empty directories without an entry of their own, parents first. If the lower layers have
+    /// a directory there, this one takes its metadata; if they have a symbolic link, the content
+    /// belongs to the link's target.
     pub dirs: Vec<PathBuf>,
-    /// Hard links to files that the layer does not bring: the name, and the file.
+    /// Hard links to files outside the layer, as link path and target path.
     pub links: Vec<(PathBuf, PathBuf)>,
-    /// No entry describes the root directory, which is what it is below, then. Docker's own layers are mostly like that.
+    /// True if no entry describes the root directory, which then keeps the metadata of the lower
+    /// layers. Most layers made by Docker are like this.
     pub root: bool,
 }
 
 impl Leaning {
-    /// Whether all that lies in the layer stands by itself.
+    /// Returns true if the layer's content is self-contained; `root` does not count.
     pub fn is_empty(&self) -> bool {
         self.dirs.is_empty() && self.links.is_empty()
     }
 
-    /// For a note beside the tree: `d PATH` and `l NAME`, `t FILE`, each with a zero behind it; `r ` first where the
-    /// root is not described.
+    /// Serializes the references for a file beside the tree: records `d DIR`, and `l LINK` followed
+    /// by `t TARGET`, each terminated by a zero byte, preceded by a record `r ` if the root is not
+    /// described.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         let mut put = |tag: u8, path: &Path| {
@@ -45,7 +49,7 @@ impl Leaning {
         bytes
     }
 
-    /// The same read back; `None` if that is no such note.
+    /// Parses the output of [`Leaning::to_bytes`]. Returns `None` if the format is invalid.
     pub fn from_bytes(bytes: &[u8]) -> Option<Leaning> {
         let mut leaning = Leaning::default();
         let mut name = None;

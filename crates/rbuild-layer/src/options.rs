@@ -1,44 +1,48 @@
-//! Options of packing.
+//! Options for packing layers.
 
 use crate::compress::Compression;
 
-/// Names the way layer bytes are made. It changes when, and only when, the same tree gives other bytes.
+/// Version of the layer encoding. It changes if, and only if, the same tree yields different bytes.
 pub const LAYER_FORMAT: u32 = 2;
 
-/// How a layer is packed. The default is what images have had for ever: gzip at its usual level.
+/// Compression settings of a layer. The default is gzip at its usual level, as in most images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct LayerForm {
-    /// Gzip, zstd or none.
+    /// Gzip, zstd or none; the other compressions cannot be written.
     pub compression: Compression,
-    /// The compression's usual one if not given.
+    /// Compression level; `None` selects the default of the compression.
     pub level: Option<i32>,
 }
 
 impl LayerForm {
-    /// A short name, different for every form: `gzip`, `zstd-19`.
+    /// Returns a short name that is unique for every form, such as `gzip` or `zstd-19`.
     pub fn name(&self) -> String {
         let level = self.level.map_or(String::new(), |l| format!("-{l}"));
         format!("{}{level}", self.compression.name())
     }
 }
 
-/// What becomes of the overlay's deletion marks.
+/// Handling of overlay whiteouts during packing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deletions {
-    /// `.wh.` names, as in image layers.
+    /// Writes `.wh.*` entries, as in image layers.
     Whiteouts,
-    /// The tree is whole and has none (a mounted view), but becomes a layer.
+    /// The tree is a complete view without whiteouts and becomes a layer, so names that begin with
+    /// `.wh.` are rejected.
     Done,
-    /// The tree is whole, and becomes an archive of files in which every name means itself.
+    /// The tree is a complete view and becomes an archive of files, in which `.wh.*` names have no
+    /// special meaning.
     None,
 }
 
-/// What becomes of modification times; seconds since 1970.
+/// Handling of modification times during packing, in seconds since the Unix epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Times {
+    /// Times are kept.
     AsIs,
-    /// None is later than this.
+    /// Later times are set to this one.
     AtMost(i64),
+    /// All times are set to this one.
     Always(i64),
 }
 

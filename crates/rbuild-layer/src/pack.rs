@@ -1,4 +1,5 @@
-//! A directory into layer bytes: sorted, whole seconds, one way of saying each thing.
+//! Packs a directory tree into a layer. The result is deterministic: entries are sorted, times are
+//! in whole seconds, and everything has a single encoding.
 
 use std::ffi::OsStr;
 use std::io::{Read, Write};
@@ -23,14 +24,16 @@ use crate::writer::TarWriter;
 const GZIP_LEVEL: i32 = 6;
 const ZSTD_LEVEL: i32 = 3;
 
-/// A layer that was written.
+/// Digests and sizes of a written layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packed {
+    /// Digest of the bytes before compression.
     pub diff_id: Digest,
-    /// Of the bytes that were written, compressed.
+    /// Digest of the bytes as written, compressed.
     pub digest: Digest,
+    /// Number of bytes as written, compressed.
     pub size: u64,
-    /// Bytes before compression.
+    /// Number of bytes before compression.
     pub unpacked: u64,
 }
 
@@ -52,6 +55,11 @@ impl<W: Write> Write for Encoder<W> {
 }
 
 /// Writes the overlay upper directory `tree` to `out` as an image layer.
+///
+/// # Errors
+///
+/// Fails if the tree cannot be read, if a name in it begins with `.wh.`, if the form cannot be
+/// written, or if `out` fails.
 pub fn pack_layer(tree: &RootDir, form: LayerForm, times: Times, out: impl Write) -> Result<Packed> {
     pack(form, out, |pieces| {
         let mut packer = TreePacker::to(Deletions::Whiteouts, pieces);
@@ -60,8 +68,12 @@ pub fn pack_layer(tree: &RootDir, form: LayerForm, times: Times, out: impl Write
     })
 }
 
-/// Writes the overlay upper directory `tree`, in which files are missing that lie elsewhere still, to `out` as an image
-/// layer.
+/// Writes the overlay upper directory `tree` to `out` as an image layer, together with the external
+/// files `loose`.
+///
+/// # Errors
+///
+/// Fails as [`pack_layer`] does, and with [`LayerError::Changed`] if an external file has changed.
 pub fn pack_loose(tree: &RootDir, loose: Loose, form: LayerForm, out: impl Write) -> Result<Packed> {
     pack(form, out, |pieces| {
         let mut packer = TreePacker::to(Deletions::Whiteouts, pieces);
@@ -70,7 +82,11 @@ pub fn pack_loose(tree: &RootDir, loose: Loose, form: LayerForm, out: impl Write
     })
 }
 
-/// Writes a mounted file system to `out` as an image layer that stands alone.
+/// Writes a mounted file system to `out` as a single, self-contained image layer.
+///
+/// # Errors
+///
+/// Fails as [`pack_layer`] does.
 pub fn pack_whole(view: &RootDir, form: LayerForm, times: Times, out: impl Write) -> Result<Packed> {
     pack(form, out, |pieces| {
         let mut packer = TreePacker::to(Deletions::Done, pieces);
@@ -79,7 +95,12 @@ pub fn pack_whole(view: &RootDir, form: LayerForm, times: Times, out: impl Write
     })
 }
 
-/// Packs a layer of any compression in another form; what it holds stays the same, byte for byte.
+/// Recompresses a layer of any compression. The uncompressed bytes, and so the diffID, stay the
+/// same.
+///
+/// # Errors
+///
+/// Fails if the layer cannot be read, if the form cannot be written, or if `out` fails.
 pub fn repack_layer(layer: impl Read, form: LayerForm, out: impl Write) -> Result<Packed> {
     pack(form, out, |mut pieces| {
         let failed = LayerError::io("repacking the layer");
@@ -120,7 +141,8 @@ fn encoder<W: Write>(form: LayerForm, out: W) -> Result<Encoder<W>> {
         }
         Compression::Zstd => {
             let mut z = zstd::Encoder::new(out, form.level.unwrap_or(ZSTD_LEVEL)).map_err(io)?;
-            // One worker or more give the same bytes; none gives others.
+            // The output is the same for any number of workers from one up, but differs without
+            // workers.
             let workers = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
             z.multithread(workers).map_err(io)?;
             Encoder::Zstd(z)
@@ -131,21 +153,21 @@ fn encoder<W: Write>(form: LayerForm, out: W) -> Result<Encoder<W>> {
     })
 }
 
-/// Writes one directory after the other into one uncompressed tar.
+/// Writes several directory trees into one uncompressed tar archive.
 pub struct TreePacker<'a> {
     out: TarWriter<Pieces<'a>>,
     deletions: Deletions,
 }
 
-/// Entries that are written before it is worth a thread to read the next ones.
+/// Number of entries written before a thread is started to read ahead.
 const FEW: usize = 200;
-/// Batches that it may be ahead.
+/// Number of batches the reading thread may be ahead.
 const AHEAD: usize = 8;
 
 const WRITING: &str = "writing the archive";
 
 impl<'a> TreePacker<'a> {
-    /// Writes to `out`, in large pieces.
+    /// Creates a packer that writes to `out` in large chunks.
     pub fn new(deletions: Deletions, out: &'a mut dyn Write) -> TreePacker<'a> {
         TreePacker::to(deletions, Pieces::new(|piece| out.write_all(&piece).map(|()| piece)))
     }
@@ -154,7 +176,12 @@ impl<'a> TreePacker<'a> {
         TreePacker { out: TarWriter::new(out), deletions }
     }
 
-    /// Writes what is below `tree` with paths below `folder`.
+    /// Writes the content of `tree` with paths below `folder`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the tree cannot be read, if a name in it is not allowed in a layer, or if the
+    /// output fails.
     pub fn pack(&mut self, tree: &RootDir, folder: &Path, times: Times) -> Result<()> {
         if !folder.as_os_str().is_empty() {
             self.put(Item::Header(TarEntry::plain_dir(folder)))?;
@@ -162,7 +189,11 @@ impl<'a> TreePacker<'a> {
         self.pack_walk(Walk::new(tree, folder, self.deletions, times, Loose::default())?)
     }
 
-    /// Writes one entry of the directory `dir` under its own name, with all that is in it.
+    /// Writes one entry of the directory `dir` under its own name, including its descendants.
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`TreePacker::pack`] does.
     pub fn pack_entry(&mut self, dir: &RootDir, name: &OsStr, times: Times) -> Result<()> {
         self.pack_walk(Walk::of_entry(dir, name, self.deletions, times)?)
     }
@@ -178,7 +209,7 @@ impl<'a> TreePacker<'a> {
         std::thread::scope(|scope| {
             let (sender, batches) = sync_channel(AHEAD);
             scope.spawn(move || walk.send_all(&sender));
-            // An error here ends the other thread at its next batch.
+            // On an error, dropping the receiver ends the other thread at its next batch.
             for batch in batches {
                 for item in batch? {
                     self.put(item)?;
@@ -188,7 +219,11 @@ impl<'a> TreePacker<'a> {
         })
     }
 
-    /// Ends the archive.
+    /// Writes the end of the archive.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the output fails.
     pub fn finish(self) -> Result<()> {
         self.out.finish().and_then(Pieces::finish).map_err(LayerError::io(WRITING))
     }
@@ -228,7 +263,7 @@ mod tests {
         packer.finish()
     }
 
-    /// More than a thread is worth: everything arrives, in order, with what it holds.
+    /// Enough files that a thread reads ahead: all arrive in order and with their content.
     #[test]
     fn a_tree_of_many_files_is_whole_and_in_order() {
         let dir = std::env::temp_dir().join(format!("rbuild-pack-{}", std::process::id()));
@@ -254,7 +289,7 @@ mod tests {
             (entry.path().unwrap().display().to_string(), content)
         });
         assert!(found.collect::<Vec<_>>() == wanted, "entries are not those of the tree");
-        // A reader that fails ends the other thread, too.
+        // A failing writer ends the reading thread as well.
         struct Full(usize);
         impl Write for Full {
             fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {

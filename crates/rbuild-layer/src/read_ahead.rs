@@ -1,5 +1,5 @@
-//! A reader that runs ahead on a thread of its own, so that decompression overlaps with what uses its bytes, and with hashing
-//! them on a third one.
+//! Reads ahead on a separate thread, so that decompression overlaps with the use of the bytes, and
+//! with hashing on a third thread.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -9,10 +9,12 @@ use rbuild_image::Digest;
 
 use crate::hash_thread::HashAside;
 
+/// Size of a chunk in bytes.
 const CHUNK: usize = 1 << 20;
+/// Number of chunks the producer may be ahead.
 const AHEAD: usize = 4;
 
-/// Bytes for the consumer and for who hashes them.
+/// Bytes shared by the consumer and the hasher.
 #[derive(Clone, Default)]
 struct Chunk(Arc<Vec<u8>>);
 
@@ -22,16 +24,19 @@ impl AsRef<[u8]> for Chunk {
     }
 }
 
+/// A reader of the chunks produced by the other thread.
 pub struct ReadAhead {
     receiver: Receiver<io::Result<Chunk>>,
-    /// Takes chunks that were read: fresh memory costs as much as what is done with it.
+    /// Returns the memory of used chunks to the producer: allocating fresh memory costs as much as
+    /// processing it.
     used: Sender<Vec<u8>>,
     chunk: Chunk,
     at: usize,
 }
 
-/// Runs `consume` with a reader over `source`, which is read on another thread. The source is given back so that
-/// what it counted and hashed can be asked for, and with `hashes` the digest of the bytes that were read of it.
+/// Runs `consume` with a reader over `source`, which is read on another thread. Returns the source,
+/// for its counters and digests, the result of `consume`, and with `hashes` the digest of the bytes
+/// read from the source.
 pub fn with_read_ahead<S, T>(
     mut source: S,
     hashes: bool,
@@ -52,17 +57,17 @@ where
         });
         let mut reader = ReadAhead { receiver, used, chunk: Chunk::default(), at: 0 };
         let result = consume(&mut reader);
-        // The producer sees the closed channel and stops.
+        // Closing the channel stops the producer.
         drop(reader);
         let (source, digest) = producer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         (source, result, digest)
     })
 }
 
-/// The last to have a chunk gives its memory back.
+/// Returns the memory of a chunk to the producer if this was the last reference.
 fn give_back(chunk: Chunk, used: &Sender<Vec<u8>>) {
     if let Some(memory) = Arc::into_inner(chunk.0).filter(|memory| memory.capacity() > 0) {
-        // The producer may have ended.
+        // The producer may have ended already.
         let _ = used.send(memory);
     }
 }
@@ -74,7 +79,7 @@ fn produce(
     hashing: &mut Option<HashAside<Chunk>>,
 ) {
     loop {
-        // Only the last chunk is shorter than what was filled before.
+        // A reused buffer keeps its content; `resize` only fills what a shorter last chunk lacks.
         let mut chunk = again.try_recv().unwrap_or_else(|_| vec![0; CHUNK]);
         chunk.resize(CHUNK, 0);
         let mut filled = 0;

@@ -1,4 +1,5 @@
-//! Tar framing: headers, PAX records, long names, sizes. The header block itself is the tar crate's.
+//! A tar reader: framing, PAX records, GNU long names and sparse files. Header blocks are parsed by
+//! the tar crate.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -15,22 +16,25 @@ use crate::sparse::{self, SparseRecords};
 
 const BLOCK: usize = 512;
 
-/// Bytes of the attributes that a global header gives to every later entry: each of them costs that much.
+/// Maximum size in bytes of the attributes in a global header, which every later entry carries.
 const GLOBAL_MOST: usize = 64 << 10;
 
+/// A streaming reader of an uncompressed tar archive.
 pub struct TarReader<R> {
     inner: R,
-    /// Content and padding of the current entry that nobody has read yet.
+    /// Unread content of the current entry, in bytes.
     remaining: u64,
+    /// Unread padding after the content, in bytes.
     padding: u64,
-    /// The path of the last entry.
+    /// Path of the last entry, for messages.
     current: Option<OsString>,
+    /// Defaults from global headers.
     global: Pax,
-    /// Bytes that one entry may claim before its content: PAX records and long names together.
+    /// Maximum size of the PAX records and long names of one entry, together, in bytes.
     header_limit: u64,
 }
 
-/// The PAX records that mean something to us.
+/// The PAX records that are interpreted; others are ignored.
 #[derive(Default, Clone)]
 struct Pax {
     path: Option<Vec<u8>>,
@@ -44,7 +48,7 @@ struct Pax {
 }
 
 impl TarReader<BufReader<File>> {
-    /// Passes over what is left of the current entry's content without reading it.
+    /// Seeks past the rest of the current entry's content.
     pub(crate) fn pass_over(&mut self) -> Result<()> {
         let skip = i64::try_from(self.remaining.saturating_add(self.padding)).unwrap_or(i64::MAX);
         self.inner.seek_relative(skip).map_err(LayerError::io("the content of a file"))?;
@@ -54,17 +58,23 @@ impl TarReader<BufReader<File>> {
 }
 
 impl<R: Read> TarReader<R> {
+    /// Starts reading an archive with the default limit on extended headers.
     pub fn new(inner: R) -> TarReader<R> {
         TarReader::with_header_limit(inner, Limits::default().header)
     }
 
-    /// Extended headers of one entry may have that many bytes.
+    /// Starts reading an archive; the extended headers of one entry may have `header_limit` bytes.
     pub fn with_header_limit(inner: R, header_limit: u64) -> TarReader<R> {
         TarReader { inner, remaining: 0, padding: 0, current: None, global: Pax::default(), header_limit }
     }
 
-    /// The next entry, `None` at the end of the archive (two empty blocks, or the end of the stream at a block
-    /// boundary). Unread content of the last entry is passed over.
+    /// Returns the next entry, or `None` at the end of the archive: two zero blocks, or the end of
+    /// the stream at a block boundary. Skips unread content of the last entry.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the stream cannot be read, if the archive is damaged, or if an extended header
+    /// exceeds the limit.
     pub fn next_entry(&mut self) -> Result<Option<TarEntry>> {
         self.skip_content()?;
         let mut pax = self.global.clone();
@@ -90,7 +100,8 @@ impl<R: Read> TarReader<R> {
                 EntryType::XGlobalHeader => {
                     let content = self.meta_content(size)?;
                     self.global.read(&content)?;
-                    // A size, a path or holes for every later entry make no sense; the rest is a default.
+                    // A size, a path or a sparse map makes no sense for all later entries; the
+                    // other records are defaults.
                     (self.global.size, self.global.path, self.global.link) = (None, None, None);
                     self.global.sparse = SparseRecords::default();
                     let kept = self.global.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
@@ -107,7 +118,7 @@ impl<R: Read> TarReader<R> {
         }
     }
 
-    /// What errors call the last entry.
+    /// Returns the name of the last entry for messages.
     fn current(&self) -> String {
         match &self.current {
             Some(path) => format!("{:?}", path.to_string_lossy()),
@@ -211,7 +222,7 @@ impl<R: Read> TarReader<R> {
             uid: pax.uid.map_or_else(|| number(header.uid(), "user id"), Ok)?,
             gid: pax.gid.map_or_else(|| number(header.gid(), "group id"), Ok)?,
             mtime,
-            // Only regular files have content, whatever the header says (POSIX pax, "size").
+            // Only regular files have content, regardless of the header (POSIX pax, "size").
             size: stored,
             link: OsString::from_vec(link),
             rdev,
@@ -241,7 +252,11 @@ impl<R: Read> TarReader<R> {
         Ok(())
     }
 
-    /// Reads content of the current entry; 0 at its end.
+    /// Reads content of the current entry; returns 0 at its end.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the stream cannot be read or ends inside the content.
     pub fn read_content(&mut self, buf: &mut [u8]) -> Result<usize> {
         let want = (buf.len() as u64).min(self.remaining) as usize;
         if want == 0 {
@@ -262,13 +277,18 @@ impl<R: Read> TarReader<R> {
     }
 
     /// Reads the stream to its end, so that digests cover all of it.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the stream cannot be read.
     pub fn drain(mut self) -> Result<()> {
         std::io::copy(&mut self.inner, &mut std::io::sink()).map_err(LayerError::io("the end of the archive"))?;
         Ok(())
     }
 }
 
-/// The sum of all bytes, those of the checksum counted as blanks (POSIX ustar).
+/// Returns true if the header's checksum is correct: the sum of all bytes, with those of the
+/// checksum field counted as blanks (POSIX ustar).
 fn checksum_fits(header: &Header) -> bool {
     let sum = |bytes: &[u8]| bytes.iter().map(|b| u32::from(*b)).sum::<u32>();
     let bytes = header.as_bytes();
@@ -276,7 +296,8 @@ fn checksum_fits(header: &Header) -> bool {
     header.cksum().is_ok_and(|claimed| claimed == counted)
 }
 
-/// Whether bytes begin as a tar does: a header whose checksum fits (old tars have no magic).
+/// Returns true if the bytes begin with a tar header. Only the checksum is tested, because old
+/// archives have no magic.
 pub fn is_tar(head: &[u8]) -> bool {
     let Some(block) = head.get(..BLOCK).filter(|b| b.iter().any(|b| *b != 0)) else { return false };
     let mut header = Header::new_old();
@@ -288,7 +309,7 @@ fn padding(size: u64) -> u64 {
     (BLOCK as u64 - size % BLOCK as u64) % BLOCK as u64
 }
 
-/// Fills one block; `false` if the stream ends right before it.
+/// Reads one block. Returns false if the stream ends before its first byte.
 fn read_block(reader: &mut impl Read, block: &mut [u8; BLOCK]) -> std::io::Result<bool> {
     let mut filled = 0;
     while filled < BLOCK {
@@ -311,7 +332,7 @@ fn until_nul(mut bytes: Vec<u8>) -> Vec<u8> {
 }
 
 impl Pax {
-    /// Reads `LENGTH KEY=VALUE\n` records by their length, so that values may hold anything.
+    /// Parses `LENGTH KEY=VALUE\n` records by their length, because values may contain any byte.
     fn read(&mut self, mut records: &[u8]) -> Result<()> {
         let damaged = |what: &str| LayerError::Damaged(format!("a PAX record {what}"));
         while !records.is_empty() && records[0] != 0 {
@@ -358,7 +379,8 @@ impl Pax {
     }
 }
 
-/// Seconds with a fraction, possibly negative: the time is `sec + nsec/1e9` with `nsec` never negative.
+/// Parses decimal seconds, possibly negative, with an optional fraction. The time is `sec +
+/// nsec/1e9`, and `nsec` is never negative.
 fn parse_time(value: &[u8]) -> Result<Timestamp> {
     let bad = || LayerError::Damaged(format!("the PAX time {:?} is not a number", String::from_utf8_lossy(value)));
     let text = std::str::from_utf8(value).map_err(|_| bad())?;

@@ -1,5 +1,5 @@
-//! An earlier layer of mostly the same files: what has not changed since is read from there, in one go, and not file by file from
-//! where it lies.
+//! Reads unchanged files sequentially from an earlier layer, which is faster than opening each of
+//! them.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -10,15 +10,15 @@ use rbuild_linux::Xattrs;
 use crate::entry::{EntryKind, TarEntry};
 use crate::reader::TarReader;
 
-/// Goes through an uncompressed layer that was written here, beside a walk in the same order.
+/// An uncompressed layer written by this crate, read in step with a walk in the same order.
 pub(crate) struct EarlierLayer {
-    /// None when it has nothing more to say.
+    /// `None` at the end of the layer, or after an error.
     reader: Option<TarReader<BufReader<File>>>,
-    /// The entry that was read last, and the path that it is about.
+    /// The last entry read, and its path.
     entry: Option<(PathBuf, TarEntry)>,
 }
 
-/// Bytes that are read at a time.
+/// Size of the read buffer in bytes.
 const BUFFER: usize = 256 << 10;
 
 impl EarlierLayer {
@@ -26,8 +26,8 @@ impl EarlierLayer {
         EarlierLayer { reader: Some(TarReader::new(BufReader::with_capacity(BUFFER, file))), entry: None }
     }
 
-    /// The attributes and the content of a file of that path and size, if the layer has it. Each path comes after the one that
-    /// was asked for before, by the parts of both.
+    /// Returns the attributes and the content of the file with this path and size, if the layer has
+    /// it. Calls must be in ascending order of the paths, compared by component.
     pub fn file(&mut self, path: &Path, size: u64) -> Option<(Xattrs, Vec<u8>)> {
         loop {
             let Some((found, _)) = &self.entry else {
@@ -50,7 +50,7 @@ impl EarlierLayer {
         while filled < content.len() {
             match self.reader.as_mut()?.read_content(&mut content[filled..]) {
                 Ok(n) if n > 0 => filled += n,
-                // What cannot be read here is read where it lies.
+                // On any failure the caller reads the file from its source.
                 _ => {
                     self.reader = None;
                     return None;

@@ -1,5 +1,5 @@
-//! Files with holes in archives: old GNU headers, and GNU's PAX records of versions 0.0, 0.1 and 1.0 (GNU tar manual,
-//! "Storing Sparse Files").
+//! Sparse files in archives: old GNU headers, and GNU's PAX records of versions 0.0, 0.1 and 1.0
+//! (GNU tar manual, "Storing Sparse Files").
 
 use std::io::Read;
 
@@ -7,34 +7,35 @@ use tar::Header;
 
 use crate::error::{LayerError, Result};
 
-/// A piece of data: where it stands in the file, and how long it is.
+/// Offset and length of a data region.
 pub(crate) type Piece = (u64, u64);
 
-/// More pieces than this are no honest file.
+/// Maximum number of data regions of a file; no legitimate archive has more.
 const MAX_PIECES: usize = 200_000;
 
-/// The records that speak of holes, as they are found.
+/// The `GNU.sparse.*` records of an entry.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct SparseRecords {
     pub name: Option<Vec<u8>>,
     size: Option<u64>,
     pieces: Vec<Piece>,
-    /// Version 0.0 gives an offset and a length in turn.
+    /// In version 0.0, offset and length are separate records, in turn.
     offset: Option<u64>,
     major: u64,
+    /// True if there was any such record.
     any: bool,
 }
 
-/// What the records say of a file.
+/// The sparse map of a file.
 pub(crate) struct SparseFile {
-    /// Bytes with the holes.
+    /// Size of the file including holes, in bytes.
     pub size: u64,
-    /// `None`: the map stands before the content (version 1.0).
+    /// Data regions. `None` if the map precedes the content (version 1.0).
     pub pieces: Option<Vec<Piece>>,
 }
 
 impl SparseRecords {
-    /// `key` without its `GNU.sparse.`.
+    /// Adds a record. `key` lacks the prefix `GNU.sparse.`.
     pub fn set(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
         self.any = true;
         match key {
@@ -56,6 +57,7 @@ impl SparseRecords {
         Ok(())
     }
 
+    /// Returns the file's sparse map, or `None` if there was no record.
     pub fn file(&self) -> Result<Option<SparseFile>> {
         if !self.any {
             return Ok(None);
@@ -69,7 +71,8 @@ impl SparseRecords {
     }
 }
 
-/// Reads the map of version 1.0 from before the content; gives it with the bytes that it took, padding included.
+/// Reads the map of version 1.0, which precedes the content. Returns it and the number of bytes it
+/// occupies, including padding.
 pub(crate) fn read_map(content: &mut impl Read, size: u64) -> Result<(Vec<Piece>, u64)> {
     let mut taken = 0u64;
     let mut block = [0u8; 512];
@@ -103,7 +106,8 @@ pub(crate) fn read_map(content: &mut impl Read, size: u64) -> Result<(Vec<Piece>
     Ok((pieces, taken))
 }
 
-/// The pieces of an old GNU header and of the blocks that follow it, and the size with the holes.
+/// Reads the data regions from an old GNU header and the extension blocks after it. Returns them
+/// and the size of the file including holes.
 pub(crate) fn read_old(header: &Header, content: &mut impl Read) -> Result<(Vec<Piece>, u64)> {
     let gnu = header.as_gnu().ok_or_else(|| damaged("has a header that is not GNU's"))?;
     let size = gnu.real_size().map_err(|_| damaged("has a size that is not a number"))?;
@@ -130,7 +134,7 @@ pub(crate) fn read_old(header: &Header, content: &mut impl Read) -> Result<(Vec<
     Ok((pieces, size))
 }
 
-/// Pieces stand in order, do not overlap, and end within the file.
+/// Checks that the regions are ordered, do not overlap, and end within the file.
 fn check(pieces: &[Piece], size: u64) -> Result<()> {
     if pieces.len() > MAX_PIECES {
         return Err(LayerError::Limit(format!("a sparse file has more than {MAX_PIECES} pieces")));

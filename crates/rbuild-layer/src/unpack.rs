@@ -1,7 +1,8 @@
-//! Layer bytes into a directory.
+//! Unpacks a layer or an archive into a directory.
 //!
-//! The directory is the root: every path, and every target of a hard link, is resolved by the kernel inside it.
-//! Modes and times of directories are set at the end, in reverse, so that a read-only directory can be filled.
+//! The directory acts as the root: the kernel resolves every path, and every target of a hard link,
+//! inside it. Modes and times of directories are set at the end, deepest first, so that read-only
+//! directories can be filled.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -28,75 +29,95 @@ mod content;
 
 use content::{read_content, write_content};
 
-/// What the names of deletions begin with.
+/// Prefix of the names of whiteouts.
 pub(crate) const WHITEOUT: &[u8] = b".wh.";
+/// Name of the entry that marks its directory as opaque.
 const OPAQUE_WHITEOUT: &[u8] = b".wh..wh..opq";
 
-/// What `.wh.` names mean.
+/// Interpretation of `.wh.*` names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Whiteouts {
-    /// Deletions of an image layer; they become the overlay's own marks.
+    /// Whiteouts of an image layer; they become overlay whiteouts.
     Overlay,
-    /// Ordinary names (ADD of an archive).
+    /// Ordinary names, as in an archive unpacked by `ADD`.
     Plain,
 }
 
-/// Who owns what is unpacked.
+/// Ownership of unpacked files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owners {
+    /// The IDs in the archive.
     FromArchive,
+    /// This user and group ID.
     Always(u32, u32),
 }
 
-/// What a stream turned out to be.
+/// Digests, sizes and references of an unpacked archive.
 #[derive(Debug, Clone)]
 pub struct Unpacked {
-    /// Digest and size of the bytes as they came.
+    /// Digest of the bytes as read, compressed.
     pub digest: Digest,
+    /// Number of bytes as read, compressed.
     pub size: u64,
     /// Digest of the bytes after decompression.
     pub diff_id: Digest,
-    /// Bytes after decompression.
+    /// Number of bytes after decompression.
     pub unpacked: u64,
+    /// Number of entries.
     pub entries: u64,
-    /// What is missing for it to be whole, where the archive is a layer.
+    /// References to lower layers; empty unless the archive is a layer.
     pub leaning: Leaning,
 }
 
-/// Whether work is to stop.
+/// Returns true if unpacking is cancelled.
 pub type Stop<'a> = &'a (dyn Fn() -> bool + Sync);
 
-/// How an archive is unpacked.
+/// Options for unpacking.
 #[derive(Clone, Copy)]
 pub struct Unpacking<'a> {
+    /// Interpretation of `.wh.*` names.
     pub whiteouts: Whiteouts,
+    /// Ownership of unpacked files.
     pub owners: Owners,
+    /// Limits on the archive.
     pub limits: Limits,
-    /// The digest of the bytes as they come, where it was compared already: it is not made again.
+    /// Digest of the bytes as read, if it has been verified already. It is then not computed again.
     pub known: Option<Digest>,
-    /// Asked all the time; the error is [`LayerError::Stopped`] then.
+    /// Polled before every read. Unpacking fails with [`LayerError::Stopped`] once it returns true.
     pub stop: Stop<'a>,
 }
 
 impl Unpacking<'_> {
-    /// Of an image's layer.
+    /// Returns the options for a layer of an image.
     pub fn layer(limits: Limits) -> Unpacking<'static> {
         Unpacking { whiteouts: Whiteouts::Overlay, ..Unpacking::archive(Owners::FromArchive, limits) }
     }
 
-    /// Of an archive of files.
+    /// Returns the options for an archive of files.
     pub fn archive(owners: Owners, limits: Limits) -> Unpacking<'static> {
         Unpacking { whiteouts: Whiteouts::Plain, owners, limits, known: None, stop: &|| false }
     }
 }
 
-/// Unpacks a tar of any compression into `root`. On an error the directory holds a part of it: unpack into a
-/// place that nobody sees and publish it after the digests were compared.
+/// Unpacks a tar archive of any compression into `root`.
+///
+/// After an error the directory contains part of the archive. Unpack into a private directory, and
+/// publish it after comparing the digests.
+///
+/// # Errors
+///
+/// Fails if the archive cannot be read, is damaged or exceeds a limit, if an entry cannot be
+/// created, or if unpacking is cancelled.
 pub fn unpack(source: impl Read + Send, root: &RootDir, how: Unpacking<'_>) -> Result<Unpacked> {
     unpack_some(source, root, how, &mut |_| true)
 }
 
-/// The same of those entries only that `wants` says; the stream is read and hashed to its end in any case.
+/// Unpacks only the entries for which `wants` returns true. The stream is still read and hashed to
+/// its end.
+///
+/// # Errors
+///
+/// Fails as [`unpack`] does.
 pub fn unpack_some(
     source: impl Read + Send,
     root: &RootDir,
@@ -105,7 +126,7 @@ pub fn unpack_some(
 ) -> Result<Unpacked> {
     let mut raw = Tee::new(source, how.known.is_none());
     let decoder = Bounded::new(&mut raw, how.limits).map_err(LayerError::io("the start of the archive"))?;
-    // Bytes that come as they are have one digest, before and after.
+    // An uncompressed archive has one digest for both.
     let plain = decoder.compression() == Compression::None;
     let (_, result, diff_id) = with_read_ahead(decoder, !plain, |stream| {
         let mut tee = Tee::new(Stoppable { stream, stop: how.stop }, false);
@@ -122,13 +143,13 @@ pub fn unpack_some(
         Ok::<_, LayerError>((tee.count, entries, leaning))
     });
     let (unpacked, entries, leaning) = result?;
-    // What follows the end of the compressed stream belongs to the digest as well.
+    // The digest also covers bytes that follow the end of the compressed stream.
     std::io::copy(&mut raw, &mut std::io::sink()).map_err(LayerError::io("the end of the archive"))?;
     let digest = how.known.unwrap_or_else(|| raw.hasher.unwrap_or_default().finish());
     Ok(Unpacked { digest, size: raw.count, diff_id: diff_id.unwrap_or(digest), unpacked, entries, leaning })
 }
 
-/// Counts what is read, and hashes it if that is asked for.
+/// Counts the bytes read, and hashes them on request.
 struct Tee<R> {
     stream: R,
     hasher: Option<Hasher>,
@@ -152,7 +173,7 @@ impl<R: Read> Read for Tee<R> {
     }
 }
 
-/// Passes bytes on until it is told to stop.
+/// Fails reads once unpacking is cancelled.
 struct Stoppable<'a, R> {
     stream: R,
     stop: Stop<'a>,
@@ -167,19 +188,20 @@ impl<R: Read> Read for Stoppable<'_, R> {
     }
 }
 
+/// The state of unpacking into one root.
 struct Target<'a> {
     root: &'a RootDir,
     how: Unpacking<'a>,
     entries: u64,
     bytes: u64,
-    /// The directory of the last entry; most entries share it with their neighbour.
+    /// The directory of the last entry, which most entries share with their predecessor.
     parent: (PathBuf, RootDir),
     finisher: Finisher,
-    /// Hard links to what the archive may still bring, by their own paths.
+    /// Hard links whose targets may follow in the archive, by the path of the link.
     later: BTreeMap<PathBuf, TarEntry>,
-    /// What is set on directories at the end.
+    /// Mode and time of directories, applied at the end.
     dirs: BTreeMap<PathBuf, (u32, Timestamp)>,
-    /// Directories that were made because something lies in them.
+    /// Directories without an entry of their own, created because an entry is inside them.
     implied: BTreeSet<PathBuf>,
     buffer: Vec<u8>,
 }
@@ -188,7 +210,8 @@ fn entry_error(entry: &TarEntry, reason: impl Into<String>) -> LayerError {
     LayerError::Entry { name: entry.path.to_string_lossy().into_owned(), reason: reason.into() }
 }
 
-/// The path of an entry relative to the root, without `.` and `..` parts; `None` if it leads out of it.
+/// Returns the path of an entry relative to the root, without `.` and `..` components, or `None` if
+/// it is outside the root.
 pub fn entry_path(path: &OsStr) -> Option<PathBuf> {
     let mut clean = PathBuf::new();
     for part in Path::new(path).components() {
@@ -203,8 +226,8 @@ pub fn entry_path(path: &OsStr) -> Option<PathBuf> {
 }
 
 impl TarEntry {
-    /// The path in a layer's file system that the entry is about: its own, or for a deletion what is deleted. `None` if it
-    /// leads out of the root.
+    /// Returns the path that the entry affects: its own, or for a whiteout the deleted path.
+    /// Returns `None` if the path is outside the root.
     pub fn subject(&self) -> Option<PathBuf> {
         let path = entry_path(&self.path)?;
         let name = path.file_name().unwrap_or_default().as_bytes();
@@ -242,7 +265,7 @@ impl<'a> Target<'a> {
         let Some(name) = path.file_name() else { return self.apply_root(entry) };
         let name = name.to_os_string();
         self.enter_parent(entry, path.parent().unwrap_or(Path::new("")))?;
-        // The last entry of a name counts.
+        // If several entries have the same name, the last one wins.
         self.forget_links(&path, entry.kind);
         if self.how.whiteouts == Whiteouts::Overlay && name.as_bytes().starts_with(WHITEOUT) {
             return self.whiteout(entry, &name);
@@ -250,7 +273,7 @@ impl<'a> Target<'a> {
         self.create(entry, &path, &name, content)
     }
 
-    /// Forgets hard links that were to be made at a path, and below it unless that becomes a directory.
+    /// Discards pending hard links at `path`, and those below it unless it becomes a directory.
     fn forget_links(&mut self, path: &Path, kind: EntryKind) {
         self.later.remove(path);
         if kind == EntryKind::Dir || self.later.is_empty() {
@@ -267,7 +290,7 @@ impl<'a> Target<'a> {
         match self.how.owners {
             Owners::Always(uid, gid) => Ok((uid, gid)),
             Owners::FromArchive => {
-                // The last id is no id: to chown(2) it means that nothing changes.
+                // The highest ID is invalid: to chown(2) it means "unchanged".
                 let id = |id: u64| u32::try_from(id).ok().filter(|id| *id != u32::MAX);
                 let ids = id(entry.uid).zip(id(entry.gid));
                 let odd = || format!("belongs to {}:{}, and there are ids below 4294967295 only", entry.uid, entry.gid);
@@ -277,7 +300,7 @@ impl<'a> Target<'a> {
     }
 
     fn apply_root(&mut self, entry: &TarEntry) -> Result<()> {
-        // The root entry of an added archive says nothing about the directory that it is added to.
+        // The root entry of an archive does not describe the directory that it is added to.
         if entry.kind != EntryKind::Dir || self.how.whiteouts == Whiteouts::Plain {
             return match entry.kind {
                 EntryKind::Dir => Ok(()),
@@ -298,13 +321,13 @@ impl<'a> Target<'a> {
             Ok(dir) => dir,
             Err(e) if e.is_not_found() => {
                 let (implied, dirs) = (&mut self.implied, &mut self.dirs);
-                // What a layer's link leads to may be a lower layer's; an archive is unpacked onto all there is.
-                // A link may lead to what only lower layers have, or to nothing so far.
+                // The parent may be a symbolic link whose target does not exist yet, or exists in
+                // lower layers only.
                 let real = self.root.resolve(parent)?;
                 let real = real.strip_prefix("/").unwrap_or(&real);
                 self.root.create_dir_all(real, IMPLIED_MODE, None, |made| {
                     implied.insert(made.to_path_buf());
-                    // As old as what it was made for, so that it is the same at every time.
+                    // The time of the entry that caused it, so that the result is reproducible.
                     dirs.insert(made.to_path_buf(), (IMPLIED_MODE, entry.mtime));
                 })?
             }
@@ -320,8 +343,9 @@ impl<'a> Target<'a> {
         Ok(())
     }
 
-    /// Puts a directory in the place of the highest deletion on the way to `path`, if there is one: what was below is deleted, and
-    /// the layer has something of its own there, which no entry describes so far.
+    /// Replaces the topmost whiteout on the way to `path` by an opaque directory. Returns false if
+    /// there is none. This happens when a layer deletes a directory and has files below it without
+    /// an entry for the new directory.
     fn replace_deletion(&mut self, entry: &TarEntry, path: &Path) -> Result<bool> {
         if self.how.whiteouts == Whiteouts::Plain {
             return Ok(false);
@@ -329,7 +353,7 @@ impl<'a> Target<'a> {
         let mut above: Vec<&Path> = path.ancestors().filter(|p| !p.as_os_str().is_empty()).collect();
         above.reverse();
         for path in above {
-            // Links of the layer may lead there.
+            // Symbolic links of the layer may lead there.
             let path = self.root.resolve(path)?;
             let (dir, name) = self.root.parent(&path)?;
             let stat = dir.stat_name(&name)?;
@@ -341,7 +365,7 @@ impl<'a> Target<'a> {
             let made = dir.sub(&name)?;
             made.set_xattr(OsStr::new(""), OsStr::new(OPAQUE), b"y")?;
             let path = path.strip_prefix("/").unwrap_or(&path).to_path_buf();
-            // Nothing that is below describes it.
+            // No lower layer describes it.
             self.dirs.insert(path, (IMPLIED_MODE, entry.mtime));
             return Ok(true);
         }
@@ -355,20 +379,22 @@ impl<'a> Target<'a> {
         }
         let hidden = OsStr::from_bytes(&name.as_bytes()[WHITEOUT.len()..]);
         if hidden.is_empty() || hidden == "." || hidden == ".." || hidden.as_bytes().starts_with(WHITEOUT) {
-            // `.wh..wh.plnk` and its like are marks of another file system, not deletions.
+            // `.wh..wh.plnk` and the like are metadata of AUFS, not whiteouts.
             return match hidden.as_bytes().starts_with(WHITEOUT) {
                 true => Ok(()),
                 false => Err(entry_error(entry, "deletes nothing that has a name")),
             };
         }
-        // The layers below may lack the directory: without this mark the kernel would then list its whiteouts.
+        // If the lower layers lack the directory, the kernel would list its whiteouts without this
+        // mark.
         dir.set_xattr(OsStr::new(""), OsStr::new(ORIGIN), b"")?;
-        // Whiteouts speak of the layers below, in whatever order they come: what this layer has stays.
+        // Whiteouts apply to lower layers only, regardless of the order of entries: this layer's
+        // own files stay.
         if dir.exists(hidden)? {
             let stat = dir.stat_name(hidden)?;
             if stat.kind == Kind::Dir {
                 dir.sub(hidden)?.set_xattr(OsStr::new(""), OsStr::new(OPAQUE), b"y")?;
-                // What is below describes it no more.
+                // The lower layers no longer describe it.
                 let path = self.root.resolve(above)?.join(hidden);
                 self.implied.remove(path.strip_prefix("/").unwrap_or(&path));
             }
@@ -384,7 +410,7 @@ impl<'a> Target<'a> {
         match entry.kind {
             EntryKind::File => {
                 let file = place(dir, name, |dir| dir.create_file(name, entry.mode & 0o777))?;
-                // What is set beside the content would not survive that it is written later.
+                // Writing the content later would undo attributes set now.
                 let later = entry.size <= SMALL && entry.sparse.is_none() && entry.xattrs.is_empty();
                 match later {
                     true => read_content(entry, tar, self.finisher.content())?,
@@ -402,7 +428,7 @@ impl<'a> Target<'a> {
                     } else {
                         dir.remove_all(name)?;
                         dir.create_dir(name, 0o700)?;
-                        // The deletion, or what the layer had there before, hid what is below.
+                        // The whiteout, or the layer's earlier file, hid the lower layers.
                         if self.how.whiteouts == Whiteouts::Overlay {
                             dir.sub(name)?.set_xattr(OsStr::new(""), OsStr::new(OPAQUE), b"y")?;
                         }
@@ -462,8 +488,8 @@ impl<'a> Target<'a> {
         Ok(dir.set_mtime(name, entry.mtime)?)
     }
 
-    /// The same for a file that is still open, and has the mode that it can have at birth; it gets so many bytes of the
-    /// finisher's content.
+    /// Sets the metadata of a file that is still open and was created with its permission bits. The
+    /// file receives the next `bytes` bytes of the finisher's buffer.
     fn finish_file(
         &mut self,
         file: File,
@@ -473,9 +499,9 @@ impl<'a> Target<'a> {
         name: &OsStr,
         ids: (u32, u32),
     ) -> Result<()> {
-        // Changing the owner and writing clear set-id bits.
+        // Changing the owner and writing both clear set-id bits.
         let mut owner = (entry.mode & 0o7000 != 0 || ids != (0, 0)).then_some((ids.0, ids.1, entry.mode));
-        // Changing the owner takes capabilities away: attributes come after it.
+        // Changing the owner removes capabilities, so attributes are set after it.
         if !entry.xattrs.is_empty() {
             if let Some((uid, gid, mode)) = owner.take() {
                 set_file_owner(&file, uid, gid, mode).map_err(|e| self.owner_hint(entry, e))?;
@@ -518,8 +544,8 @@ impl<'a> Target<'a> {
         Ok(Linked::Done)
     }
 
-    /// Makes the links whose targets came after them, or are such links themselves. What is left of them in a layer may be
-    /// about lower layers.
+    /// Creates the hard links that precede their targets, which may be such links themselves. In a
+    /// layer, those that remain may refer to lower layers.
     fn link_later(&mut self) -> Result<()> {
         for _ in 0..MOST_LINKED {
             for (path, entry) in std::mem::take(&mut self.later) {
@@ -551,7 +577,8 @@ impl<'a> Target<'a> {
         if self.how.whiteouts == Whiteouts::Overlay { self.leaning() } else { Ok(Leaning::default()) }
     }
 
-    /// What the archive takes for granted. Paths are those of the tree, without the links that the archive brings itself.
+    /// Returns the references to lower layers. Paths are those of the tree, with the archive's own
+    /// symbolic links resolved.
     fn leaning(&self) -> Result<Leaning> {
         let real = |path: &Path| -> Result<PathBuf> {
             let path = self.root.resolve(path)?;
@@ -559,9 +586,10 @@ impl<'a> Target<'a> {
         };
         let mut dirs = BTreeSet::new();
         for dir in &self.implied {
-            // A link that goes round in a circle may stand in its place by now.
+            // A cyclic symbolic link may have replaced it.
             let Ok(dir) = real(dir) else { continue };
-            // Under its own name it may have an entry, and a later entry may have replaced it.
+            // The resolved path may have an entry of its own, or a later entry may have replaced
+            // it.
             let described = self.dirs.contains_key(&dir) && !self.implied.contains(&dir);
             if !described && matches!(self.root.stat(&dir), Ok(stat) if stat.kind == Kind::Dir) {
                 dirs.insert(dir);
@@ -578,7 +606,7 @@ impl<'a> Target<'a> {
         Ok(Leaning { dirs: dirs.into_iter().collect(), links, root })
     }
 
-    /// Modes and times of directories, the deepest first.
+    /// Sets modes and times of directories, deepest first.
     fn finish_dirs(&self) -> Result<()> {
         let mut parent: Option<(PathBuf, RootDir)> = None;
         for (path, (mode, mtime)) in self.dirs.iter().rev() {
@@ -606,13 +634,13 @@ impl<'a> Target<'a> {
     }
 }
 
-/// Of a directory that no entry describes, as everybody's tar makes it.
+/// Mode of a directory without an entry, the common default of tar implementations.
 const IMPLIED_MODE: u32 = 0o755;
 
-/// Hard links that may stand on each other, each before its target.
+/// Maximum length of a chain of hard links, each preceding its target.
 const MOST_LINKED: usize = 40;
 
-/// How a hard link went.
+/// The outcome of creating a hard link.
 enum Linked {
     Done,
     TargetMissing,
@@ -629,10 +657,10 @@ fn owner_error(name: String, e: rbuild_linux::Error) -> LayerError {
     }
 }
 
-// An errno(3) value that is told apart here.
+// `ENOTDIR`.
 const NOT_A_DIRECTORY: i32 = 20;
 
-/// Creates something at `name`; what is in the way is removed first, never written into.
+/// Creates a file system object at `name`. An existing one is removed first, never written into.
 fn place<T>(dir: &RootDir, name: &OsStr, create: impl Fn(&RootDir) -> rbuild_linux::Result<T>) -> Result<T> {
     match create(dir) {
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {

@@ -1,4 +1,4 @@
-//! Going through a tree in the order of an archive.
+//! Walks a tree in the order of the archive's entries.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -16,26 +16,28 @@ use crate::options::{Deletions, Times};
 use crate::unpack::WHITEOUT;
 use crate::xattrs::{keep_in_layer, marks_opaque};
 
+/// A directory that is being listed.
 struct OpenDir {
     path: PathBuf,
     entries: Vec<OsString>,
     loose: LooseHere,
 }
 
-/// Entries, or bytes of their files, that come over from that thread at a time.
+/// Maximum number of entries in a batch sent to the packing thread.
 const BATCH: usize = 64;
+/// File content in bytes after which a batch is sent.
 const BATCH_BYTES: usize = 1 << 20;
-/// Goes through a tree and says what there is to write, in the order of the archive.
+/// Yields the archive items of a tree, in order.
 pub(crate) struct Walk {
-    /// The directory of the last of the stack.
+    /// The directory at the top of the stack.
     trail: Trail,
-    /// Directories still to be listed, deepest last, their entries in reverse.
+    /// Directories being listed, deepest last, with their entries in reverse order.
     stack: Vec<OpenDir>,
-    /// What was found and comes before the next entry.
+    /// An item that precedes the next entry.
     waiting: Option<Item>,
     deletions: Deletions,
     times: Times,
-    /// First path of each inode with several names.
+    /// First path of each inode with several hard links.
     links: HashMap<(u32, u32, u64), PathBuf>,
     loose: Loose,
 }
@@ -48,7 +50,7 @@ impl Walk {
         Ok(walk)
     }
 
-    /// One entry of a directory under its own name, with all that is in it.
+    /// Walks one entry of a directory under its own name, including its descendants.
     pub(crate) fn of_entry(dir: &RootDir, name: &OsStr, deletions: Deletions, times: Times) -> Result<Walk> {
         let mut loose = Loose::default();
         let (path, here) = (PathBuf::new(), loose.here(Path::new("")));
@@ -57,7 +59,7 @@ impl Walk {
         Ok(Walk { trail, stack: vec![top], waiting: None, deletions, times, links: HashMap::new(), loose })
     }
 
-    /// Begins with what is in the last directory of the trail.
+    /// Starts listing the last directory of the trail.
     fn open(&mut self, path: PathBuf) -> Result<()> {
         let dir = self.trail.last();
         if self.deletions == Deletions::Whiteouts && !path.as_os_str().is_empty() {
@@ -74,6 +76,7 @@ impl Walk {
         Ok(())
     }
 
+    /// Returns the next item, or `None` at the end.
     pub(crate) fn next(&mut self) -> Result<Option<Item>> {
         loop {
             if let Some(item) = self.waiting.take() {
@@ -103,7 +106,7 @@ impl Walk {
         }
     }
 
-    /// Sends everything that is left, until nobody listens or something fails.
+    /// Sends all remaining items in batches, until the receiver is dropped or an error occurs.
     pub(crate) fn send_all(mut self, sender: &SyncSender<Result<Vec<Item>>>) {
         loop {
             let (mut batch, mut bytes) = (Vec::new(), 0);
@@ -130,7 +133,7 @@ impl Walk {
     }
 }
 
-/// Refuses what a layer would take for a deletion.
+/// Rejects a name that a layer would interpret as a whiteout.
 fn check_name(name: &OsStr, above: &Path, deletions: Deletions) -> Result<()> {
     match deletions != Deletions::None && name.as_bytes().starts_with(WHITEOUT) {
         true => Err(LayerError::Deletion(Path::new("/").join(above).join(name))),
@@ -138,7 +141,7 @@ fn check_name(name: &OsStr, above: &Path, deletions: Deletions) -> Result<()> {
     }
 }
 
-/// What there is to write of one entry; nothing of a socket.
+/// Returns the archive item of a directory entry, or `None` for a socket.
 fn item(
     dir: &RootDir,
     name: &OsStr,
@@ -148,7 +151,7 @@ fn item(
     links: &mut HashMap<(u32, u32, u64), PathBuf>,
 ) -> Result<Option<Item>> {
     if deletions == Deletions::Whiteouts && dir.is_whiteout(name, stat)? {
-        // Of such a name nothing is below, as no layer can hold it; and its mark would mean something else.
+        // No lower layer can contain such a name, and its whiteout would have another meaning.
         if name.as_bytes().starts_with(WHITEOUT) {
             return Ok(None);
         }
@@ -164,7 +167,7 @@ fn item(
         Kind::CharDevice => EntryKind::CharDevice,
         Kind::BlockDevice => EntryKind::BlockDevice,
         Kind::Fifo => EntryKind::Fifo,
-        // A socket means nothing without the process that made it.
+        // A socket is useless without the process that bound it.
         Kind::Socket => return Ok(None),
     };
     let mut entry = TarEntry {
@@ -181,7 +184,7 @@ fn item(
         sparse: None,
     };
     if kind == EntryKind::Symlink {
-        // Always 0777 to the kernel, and nobody reads it.
+        // The kernel reports 0777 for every symbolic link and ignores its mode.
         entry.mode = 0o777;
         entry.link = dir.read_link(name)?;
     }

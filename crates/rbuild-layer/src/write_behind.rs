@@ -1,5 +1,5 @@
-//! The content of small new files, and owners, modes and times of all of them, on a thread of its own while the next files
-//! are made.
+//! Finishes new files on a separate thread while the next ones are created: the content of small
+//! files, and owner, mode and time of all files.
 
 use std::fs::File;
 use std::io::Write;
@@ -9,43 +9,51 @@ use std::thread::JoinHandle;
 
 use rbuild_linux::{Timestamp, set_file_owner, set_file_time};
 
-/// A file that has its content, or gets the next so many bytes of its batch.
+/// A file that has its content, or receives the next `bytes` bytes of its batch.
 pub struct Filled {
+    /// The open file.
     pub file: File,
+    /// Number of bytes to take from the content of the batch.
     pub bytes: usize,
-    /// In the archive, for errors.
+    /// Path in the archive, for messages.
     pub path: PathBuf,
-    /// User, group and mode, if they are not what the file was born with.
+    /// User ID, group ID and mode, if they differ from those at creation.
     pub owner: Option<(u32, u32, u32)>,
+    /// Modification time to set.
     pub mtime: Timestamp,
 }
 
-/// What is held for it at the most while its batch grows.
+/// Maximum size in bytes of a file whose content is buffered in the batch.
 pub const SMALL: u64 = 32 << 10;
 
-/// What a file could not be given.
+/// A failure to write a file or to set its metadata.
 pub struct Unfinished {
+    /// Path in the archive.
     pub path: PathBuf,
+    /// The failed operation.
     pub error: rbuild_linux::Error,
 }
 
-/// Files that are finished here before it is worth a thread.
+/// Number of files finished on the calling thread before another one is started.
 const FEW: usize = 100;
-/// Files and bytes that go over at a time, and how many times may wait: all of them are open.
+/// Maximum number of files in a batch. All files in queued batches are open.
 const BATCH: usize = 32;
+/// Content in bytes after which a batch is sent.
 const BATCH_BYTES: usize = 128 << 10;
+/// Capacity of the queue, in batches.
 const WAITING: usize = 4;
 
-/// Files, and the content of those that have none yet, one after the other.
+/// Files, and the concatenated content of those that have not been written yet.
 #[derive(Default)]
 struct Batch {
     files: Vec<Filled>,
     content: Vec<u8>,
 }
 
-/// The way to the thread, and what it says when it ends.
+/// The queue to the thread, and the handle that yields its result.
 type Other = (SyncSender<Batch>, JoinHandle<Result<(), Unfinished>>);
 
+/// Finishes files in batches, after the first [`FEW`] on a separate thread.
 #[derive(Default)]
 pub struct Finisher {
     count: usize,
@@ -54,12 +62,16 @@ pub struct Finisher {
 }
 
 impl Finisher {
-    /// Where the content of the next file is put that is not written yet.
+    /// Returns the buffer to which the content of the next unwritten file is appended.
     pub fn content(&mut self) -> &mut Vec<u8> {
         &mut self.batch.content
     }
 
-    /// Finishes a file, now or soon. An error may be that of an earlier one.
+    /// Finishes a file, immediately or later.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a file cannot be finished, which may be an earlier one.
     pub fn take(&mut self, filled: Filled) -> Result<(), Unfinished> {
         self.count += 1;
         self.batch.files.push(filled);
@@ -80,12 +92,16 @@ impl Finisher {
         });
         match sender.send(std::mem::take(&mut self.batch)) {
             Ok(()) => Ok(()),
-            // It ended, because something went wrong.
+            // The thread has ended because of an error, which `end` returns.
             Err(_) => self.end(),
         }
     }
 
-    /// Waits until everything is finished.
+    /// Waits until all files are finished.
+    ///
+    /// # Errors
+    ///
+    /// Fails with the first error of the thread, or else that of the last batch.
     pub fn end(&mut self) -> Result<(), Unfinished> {
         let rest = std::mem::take(&mut self.batch).finish();
         match self.other.take() {
@@ -100,7 +116,7 @@ impl Finisher {
 
 impl Drop for Finisher {
     fn drop(&mut self) {
-        // After an error nobody asks any more; the thread must not outlive what it works on.
+        // Wait for the thread after an error as well, so that it does not outlive the tree.
         let _ = self.end();
     }
 }
@@ -110,11 +126,11 @@ impl Batch {
         let mut content = &self.content[..];
         for filled in self.files {
             let Filled { mut file, bytes, path, owner, mtime } = filled;
-            // What was read before an error may be less.
+            // After a read error the buffer may be shorter than the files require.
             let (own, rest) = content.split_at(bytes.min(content.len()));
             content = rest;
             let written = file.write_all(own).map_err(|e| rbuild_linux::Error::new("write", &path, e));
-            // Writing and changing the owner clear set-id bits.
+            // Writing and changing the owner both clear set-id bits.
             let owned =
                 written.and_then(|()| owner.map_or(Ok(()), |(uid, gid, mode)| set_file_owner(&file, uid, gid, mode)));
             let timed = owned.and_then(|()| set_file_time(&file, mtime));

@@ -1,4 +1,5 @@
-//! Writing tar: POSIX headers with PAX records only where a plain header cannot say it; deterministic.
+//! A deterministic tar writer. It writes POSIX headers, with PAX records only for values that do
+//! not fit a plain header.
 
 use std::ffi::OsStr;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -8,7 +9,7 @@ use tar::{EntryType, Header};
 
 use crate::entry::{EntryKind, TarEntry};
 
-/// A field of a header that holds a number: where it stands, and its length.
+/// Offset and length of a numeric header field.
 type Field = (usize, usize);
 const MODE: Field = (100, 8);
 const UID: Field = (108, 8);
@@ -19,24 +20,31 @@ const CHECKSUM: Field = (148, 8);
 const MAJOR: Field = (329, 8);
 const MINOR: Field = (337, 8);
 
+/// A writer of uncompressed tar archives.
 pub struct TarWriter<W: Write> {
     out: W,
+    /// Padding of the last entry, written before the next one.
     padding: usize,
 }
 
-/// A file of an archive that has no header yet.
+/// A file in an archive whose header has not been written yet.
 pub struct LateEntry {
-    /// Where its header goes.
+    /// Offset of the header.
     at: u64,
 }
 
 impl<W: Write> TarWriter<W> {
+    /// Starts an empty archive.
     pub fn new(out: W) -> TarWriter<W> {
         TarWriter { out, padding: 0 }
     }
 
-    /// Writes an entry's header; exactly `entry.size` bytes of content are to follow through [`Self::content`].
-    /// The time is cut to whole seconds.
+    /// Writes the header of an entry, whose time is truncated to whole seconds. Exactly
+    /// `entry.size` bytes must follow through [`Self::content`].
+    ///
+    /// # Errors
+    ///
+    /// Fails if the output fails, or if a device number does not fit the format.
     pub fn entry(&mut self, entry: &TarEntry) -> io::Result<()> {
         self.pad()?;
         let mut header = Header::new_ustar();
@@ -92,7 +100,11 @@ impl<W: Write> TarWriter<W> {
         Ok(())
     }
 
-    /// Begins a regular file whose name and size are known at its end.
+    /// Starts a regular file whose name and size become known at its end.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the output fails.
     pub fn late_entry(&mut self) -> io::Result<LateEntry>
     where
         W: Seek,
@@ -103,7 +115,12 @@ impl<W: Write> TarWriter<W> {
         Ok(LateEntry { at })
     }
 
-    /// Gives it its header; `None` takes it out again.
+    /// Writes the header of a file started by [`Self::late_entry`]. With `path` `None`, the file is
+    /// removed again.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the output fails.
     pub fn end_late_entry(&mut self, late: LateEntry, path: Option<&str>) -> io::Result<()>
     where
         W: Seek,
@@ -112,7 +129,8 @@ impl<W: Write> TarWriter<W> {
         self.out.seek(SeekFrom::Start(late.at))?;
         let Some(path) = path else { return Ok(()) };
         let size = end - late.at - 512;
-        // One block, however large the file: numbers beyond eleven octal digits are in base 256, as GNU writes them.
+        // The header must be a single block for any size: numbers of more than eleven octal digits
+        // are written in base 256, as GNU tar does.
         let mut header = Header::new_ustar();
         put(&mut header, 0, 100, path.as_bytes());
         header.set_mode(0o644);
@@ -141,11 +159,16 @@ impl<W: Write> TarWriter<W> {
         self.out.write_all(&[0; 512][..padding(records.len() as u64)])
     }
 
+    /// Writes content of the current entry.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the output fails.
     pub fn content(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.out.write_all(bytes)
     }
 
-    /// Where content goes, for who has it written by others.
+    /// Returns the output, so that content can be written to it directly.
     pub fn content_writer(&mut self) -> &mut W {
         &mut self.out
     }
@@ -155,7 +178,11 @@ impl<W: Write> TarWriter<W> {
         self.out.write_all(&[0; 512][..padding])
     }
 
-    /// Ends the archive with two empty blocks.
+    /// Writes the end of the archive, two zero blocks, and returns the output.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the output fails.
     pub fn finish(mut self) -> io::Result<W> {
         self.pad()?;
         self.out.write_all(&[0; 1024])?;
@@ -167,7 +194,8 @@ fn padding(size: u64) -> usize {
     ((512 - size % 512) % 512) as usize
 }
 
-/// Puts the path into name and prefix; `false` if it does not fit (a cut form is left there).
+/// Stores the path in the name and prefix fields. Returns false if it does not fit; the fields then
+/// contain a truncated form.
 fn set_path(header: &mut Header, path: &[u8]) -> bool {
     if !path.is_ascii() {
         put(header, 0, 100, &path.iter().map(|b| if b.is_ascii() { *b } else { b'_' }).collect::<Vec<u8>>());
@@ -196,12 +224,13 @@ fn put(header: &mut Header, at: usize, length: usize, bytes: &[u8]) {
     header.as_mut_bytes()[at..at + n].copy_from_slice(&bytes[..n]);
 }
 
-/// The largest number that a field holds: octal digits, and a zero byte behind them.
+/// Returns the largest number that fits a field: octal digits followed by a zero byte.
 fn largest((_, length): Field) -> u64 {
     (1 << (3 * (length - 1))) - 1
 }
 
-/// Writes a number that is not too large. Formatting is a good part of packing small files, hence by hand.
+/// Writes a number that fits the field. Formatting is a significant part of the cost of packing
+/// small files, so it is done by hand.
 fn octal(header: &mut Header, (at, length): Field, mut value: u64) {
     let field = &mut header.as_mut_bytes()[at..at + length];
     field[length - 1] = 0;
@@ -211,7 +240,7 @@ fn octal(header: &mut Header, (at, length): Field, mut value: u64) {
     }
 }
 
-/// The same, and a PAX record in its place for a number that is too large.
+/// Writes a number, or a zero and a PAX record if it does not fit the field.
 fn number(header: &mut Header, field: Field, value: u64, pax: &mut Vec<u8>, key: &[u8]) {
     if value > largest(field) {
         record(pax, key, value.to_string().as_bytes());
@@ -219,14 +248,14 @@ fn number(header: &mut Header, field: Field, value: u64, pax: &mut Vec<u8>, key:
     octal(header, field, if value > largest(field) { 0 } else { value });
 }
 
-/// The sum of all bytes, its own eight counted as blanks (POSIX ustar).
+/// Sets the checksum: the sum of all bytes, with its own eight counted as blanks (POSIX ustar).
 fn checksum(header: &mut Header) {
     header.as_mut_bytes()[CHECKSUM.0..CHECKSUM.0 + CHECKSUM.1].fill(b' ');
     let sum: u32 = header.as_bytes().iter().map(|byte| u32::from(*byte)).sum();
     octal(header, CHECKSUM, u64::from(sum));
 }
 
-/// Appends `LENGTH KEY=VALUE\n`, where LENGTH counts itself.
+/// Appends `LENGTH KEY=VALUE\n`, where LENGTH includes itself.
 fn record(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     let body = key.len() + value.len() + 3;
     let mut length = body + 1;
@@ -241,7 +270,7 @@ fn record(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
 }
 
 impl TarEntry {
-    /// A regular file of an archive that we make up: owned by root, no time.
+    /// Returns a regular file of a generated archive: mode 0644, owned by root, time zero.
     pub fn plain_file(path: impl AsRef<OsStr>, size: u64) -> TarEntry {
         TarEntry {
             path: path.as_ref().to_os_string(),
@@ -258,6 +287,7 @@ impl TarEntry {
         }
     }
 
+    /// Returns a directory of a generated archive: mode 0755, owned by root, time zero.
     pub fn plain_dir(path: impl AsRef<OsStr>) -> TarEntry {
         TarEntry { kind: EntryKind::Dir, mode: 0o755, ..TarEntry::plain_file(path, 0) }
     }

@@ -1,24 +1,25 @@
-//! Which extended attributes cross between trees and layers.
+//! Rules for extended attributes that are copied between trees and layers.
 //!
-//! | attribute | layer to tree | tree to layer | why |
+//! | attribute | layer to tree | tree to layer | reason |
 //! |---|---|---|---|
-//! | `user.overlay.*`, `trusted.overlay.*` | no | no | the overlay's own marks: a layer that sets them would steer it |
-//! | `user.rbuild.` and 32 digits of this store's | no | no | owners that are written down ([`rbuild_linux::owner_attribute`]) |
-//! | `security.capability` | yes | yes | part of the program's meaning |
-//! | `user.*` otherwise | yes | yes | data of the image |
+//! | `user.overlay.*`, `trusted.overlay.*` | no | no | would let a layer manipulate the overlay |
+//! | `user.rbuild.` and 32 digits of the store | no | no | recorded owners ([`owner_attribute`]) |
+//! | `security.capability` | yes | yes | part of the program's behaviour |
+//! | other `user.*` | yes | yes | data of the image |
 //! | `security.selinux`, `security.ima`, … | no | no | belong to the machine, not to the image |
-//! | `system.posix_acl_*` | no | no | name ids of the namespace that wrote them |
-//! | `trusted.*` otherwise | no | no | cannot be written below a user namespace |
+//! | `system.posix_acl_*` | no | no | contain IDs of the user namespace that wrote them |
+//! | other `trusted.*` | no | no | cannot be set in a user namespace |
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use rbuild_linux::{Xattrs, owner_attribute};
 
-/// Set on a directory that may hold whiteouts though nothing is merged with it; an empty value means "copied up from
-/// who knows where" (fs/overlayfs/inode.c, ovl_get_inode).
+/// Attribute of a directory that may contain whiteouts although nothing is merged with it. An empty
+/// value means that the origin of the copy-up is unknown (fs/overlayfs/inode.c, ovl_get_inode).
 pub const ORIGIN: &str = "user.overlay.origin";
-/// Marks a directory of a tree whose lower namesakes do not show through.
+/// Attribute of an opaque directory of a tree, which hides the directories of the same path below
+/// it.
 pub const OPAQUE: &str = "user.overlay.opaque";
 
 fn is_image_data(name: &OsStr) -> bool {
@@ -29,23 +30,23 @@ fn is_image_data(name: &OsStr) -> bool {
     name == b"security.capability" || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
 }
 
-/// Whether an overlay acts upon an attribute of the files below it.
+/// Returns true if overlayfs interprets the attribute on files of its layers.
 pub fn steers_overlay(name: &OsStr) -> bool {
     let name = name.as_bytes();
     name.starts_with(b"user.overlay.") || name.starts_with(b"trusted.overlay.")
 }
 
-/// Whether an attribute found in a layer is set on the tree.
+/// Returns true if an attribute of a layer is set on the tree.
 pub fn keep_in_tree(name: &OsStr) -> bool {
     is_image_data(name)
 }
 
-/// Whether an attribute found on the tree is written into the layer.
+/// Returns true if an attribute of the tree is written to the layer.
 pub fn keep_in_layer(name: &OsStr) -> bool {
     is_image_data(name)
 }
 
-/// Whether a directory with these attributes hides what is below it.
+/// Returns true if a directory with these attributes is opaque.
 pub fn marks_opaque(attributes: &Xattrs) -> bool {
     attributes.get(OsStr::new(OPAQUE)).is_some_and(|v| v == b"y")
 }

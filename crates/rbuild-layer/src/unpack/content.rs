@@ -1,4 +1,4 @@
-//! The content of a file out of an archive, holes and all.
+//! Writes the content of archive files, preserving holes.
 
 use std::fs::File;
 use std::io::Read;
@@ -9,7 +9,7 @@ use crate::entry::TarEntry;
 use crate::error::{LayerError, Result};
 use crate::reader::TarReader;
 
-/// Appends the content of a file to what was read before.
+/// Appends the content of a file to `to`.
 pub(super) fn read_content<R: Read>(entry: &TarEntry, tar: &mut TarReader<R>, to: &mut Vec<u8>) -> Result<()> {
     let start = to.len();
     to.resize(start + entry.size as usize, 0);
@@ -22,8 +22,8 @@ pub(super) fn read_content<R: Read>(entry: &TarEntry, tar: &mut TarReader<R>, to
     }
 }
 
-/// Writes the content of a file. Where an archive says that there are holes, and where a long piece of content is
-/// nothing but zeros, the file gets holes.
+/// Writes the content of a file. The file gets holes where the archive has them, and in place of
+/// long runs of zeros.
 pub(super) fn write_content<R: Read>(
     file: &File,
     path: &Path,
@@ -59,10 +59,10 @@ pub(super) fn write_content<R: Read>(
     Ok(())
 }
 
-/// Bytes of zeros that are worth a hole.
+/// Minimum length in bytes of a run of zeros that becomes a hole.
 const HOLE: usize = 64 * 1024;
 
-/// What of the bytes is not a hole, with where it stands.
+/// Returns the runs that contain data, with their offsets.
 fn data_runs(bytes: &[u8]) -> Vec<(usize, &[u8])> {
     const ZEROS: [u8; 256] = [0; 256];
     let is_hole = |piece: &[u8]| piece.len() == HOLE && piece.chunks(ZEROS.len()).all(|c| c == ZEROS);

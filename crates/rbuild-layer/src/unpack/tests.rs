@@ -79,7 +79,8 @@ fn nothing_is_written_outside_of_the_root() {
     for (i, case) in cases.iter().enumerate() {
         let t = Temp::new(&format!("escape{i}"));
         let _ = apply(&t, case);
-        // Temp's drop checks that the file beside the root is untouched; inside nothing points at it.
+        // `Temp::drop` checks that the file beside the root is untouched. Nothing inside may point
+        // at it.
         assert!(!t.0.join("h").exists());
     }
 }
@@ -136,7 +137,8 @@ fn a_hard_link_may_come_before_its_target() {
     let ino = |p: &str| std::fs::metadata(t.path(p)).unwrap().ino();
     assert_eq!((ino("a/first"), ino("b/second")), (ino("z"), ino("z")));
     assert_eq!(std::fs::read_to_string(t.path("covered")).unwrap(), "itself");
-    // What never comes is an error in an archive, however many wait for it, and for each other; a layer may mean one below.
+    // A missing target is an error in an archive, no matter how many links wait for it and for each
+    // other. In a layer it may be in a lower layer.
     let never: Vec<_> = (0..3000).map(|i| link(hard, &format!("l{i:04}"), &format!("l{:04}", i + 1))).collect();
     let (t, limits) = (Temp::new("never"), Limits::default());
     let told =
@@ -144,7 +146,7 @@ fn a_hard_link_may_come_before_its_target() {
     assert!(told.contains("\"l0000\" links to \"l0001\", which the archive does not bring"), "{told}");
     let links = apply(&t, &never).unwrap().leaning.links;
     assert_eq!((links.len(), &links[7]), (3000, &("l0007".into(), "l0008".into())));
-    // And none leads out of the root.
+    // No target is outside the root.
     let out = [link(hard, "h", "up/outside"), link(EntryKind::Symlink, "up", "..")];
     let (t, limits) = (Temp::new("early-out"), Limits::default());
     assert!(unpack(&tar(&out)[..], &t.root(), Unpacking::archive(Owners::FromArchive, limits)).is_err());
@@ -168,7 +170,7 @@ fn directories_without_an_entry_are_told() {
     let entries = [f, file("later/f", "x"), dir("later", 0o700), file("gone/f", "x"), file("gone", "now a file")];
     let leaning = apply(&t, &entries).unwrap().leaning;
     assert_eq!(leaning.dirs, [Path::new("a"), Path::new("a/b")]);
-    // Behind a link of its own, where that leads.
+    // The path goes through a symbolic link of the layer itself.
     let own = [dir("real", 0o755), link(EntryKind::Symlink, "way", "/real"), file("way/in/f", "x")];
     let own = [&own[..], &[link(EntryKind::HardLink, "way/h", "elsewhere")]].concat();
     let there = apply(&Temp::new("own-link"), &own).unwrap().leaning;
@@ -236,7 +238,7 @@ fn packing_is_deterministic_and_keeps_links() {
     let (plain, bytes) = pack(Compression::None);
     assert_eq!((plain.diff_id, plain.digest), (gz.diff_id, Digest::of(&bytes)));
     assert_eq!(pack(Compression::Zstd).0.diff_id, gz.diff_id);
-    // Unpacked again, it packs to the same bytes.
+    // Unpacked and packed again, it yields the same bytes.
     let t2 = Temp::new("pack2");
     unpack(&gz_bytes[..], &t2.root(), Unpacking::layer(Limits::default())).unwrap();
     assert_eq!(pack_of(&t2, Compression::None).1, bytes);
@@ -244,7 +246,8 @@ fn packing_is_deterministic_and_keeps_links() {
     assert_eq!(ino("a"), ino("z"));
 }
 
-/// Pinned for ever: if this changes, layers of unchanged trees get other digests, and LAYER_FORMAT must change.
+/// Pinned: if this changes, layers of unchanged trees get other digests, and LAYER_FORMAT must
+/// change.
 #[test]
 fn golden_digests_of_fixed_entries() {
     let mut entries = vec![
@@ -281,7 +284,8 @@ proptest::proptest! {
     }
 }
 
-/// GNU tar writes the same file with holes in each of its formats; all are read, and the holes stay.
+/// GNU tar writes the same sparse file in each of its formats; all are read, and the holes are
+/// kept.
 #[test]
 fn sparse_files_of_every_format_stay_sparse() {
     let t = Temp::new("sparse");
@@ -291,7 +295,7 @@ fn sparse_files_of_every_format_stay_sparse() {
     for (at, text) in [(0u64, "start"), (5 << 20, "middle"), ((40 << 20) - 3, "end")] {
         file.write_all_at(text.as_bytes(), at).unwrap();
     }
-    // More pieces than the old header has room for.
+    // More data regions than fit the old header.
     (6..36).for_each(|i| file.write_all_at(b"piece", i << 20).unwrap());
     drop(file);
     let expected = Digest::of(&std::fs::read(&source).unwrap());
@@ -300,7 +304,7 @@ fn sparse_files_of_every_format_stay_sparse() {
         &["--format=pax", "-S", "--sparse-version=0.0"],
         &["--format=pax", "-S", "--sparse-version=0.1"],
         &["--format=pax", "-S", "--sparse-version=1.0"],
-        // No word of holes: long runs of zeros become holes anyway.
+        // Without a sparse map, long runs of zeros become holes.
         &["--format=pax"],
     ] {
         let mut command = std::process::Command::new("tar");
@@ -371,7 +375,7 @@ fn sparse_maps_that_lie_are_refused() {
 
 mod roundtrip;
 
-/// A deletion says nothing of what the layer itself has there, be it described or not.
+/// A whiteout does not affect the layer's own files, whether or not they have entries.
 #[test]
 fn a_deleted_directory_is_replaced_by_what_lies_in_it() {
     for entries in [
@@ -391,7 +395,7 @@ fn a_deleted_directory_is_replaced_by_what_lies_in_it() {
     assert!(error.contains("lies below something that is not a directory"), "{error}");
 }
 
-/// A link to what the layer deletes is about a lower layer.
+/// A hard link to a path that the layer deletes refers to a lower layer.
 #[test]
 fn a_hard_link_to_a_deleted_file_is_not_one_to_the_mark() {
     let hard = || link(EntryKind::HardLink, "h", "d/f");
@@ -415,7 +419,7 @@ fn ids_that_are_none_are_refused() {
     }
 }
 
-/// The name means a deletion to whoever reads the layer; in an archive of files it means itself.
+/// The name is a whiteout in a layer, and an ordinary name in an archive of files.
 #[test]
 fn a_file_that_is_called_like_a_deletion_is_in_no_layer() {
     use crate::{Deletions, TreePacker, pack_whole};
@@ -436,7 +440,7 @@ fn a_file_that_is_called_like_a_deletion_is_in_no_layer() {
         packer.pack(&t.root(), Path::new(""), Times::AsIs).unwrap();
         packer.finish().unwrap();
     }
-    // A deletion of such a file is about nothing, and would be read as something else.
+    // A whiteout of such a file has no effect, and would be read as something else.
     let t = Temp::new("deletion-of-deletion");
     t.root().create_whiteout(OsStr::new(".wh..opq")).unwrap();
     let mut layer = Vec::new();
@@ -444,20 +448,20 @@ fn a_file_that_is_called_like_a_deletion_is_in_no_layer() {
     assert!(crate::TarReader::new(&layer[..]).next_entry().unwrap().is_none());
 }
 
-/// Sizes in headers are whatever somebody wrote there.
+/// Sizes in headers are untrusted.
 #[test]
 fn sizes_that_wrap_are_refused() {
     for archive in wrapping_sizes() {
         let t = Temp::new("wrapping");
         let error = unpack(&archive[..], &t.root(), Unpacking::layer(Limits::default())).unwrap_err().to_string();
         assert!(["header", "bytes", "ends in", "not a number"].iter().any(|text| error.contains(text)), "{error}");
-        // The same of entries that nobody wants.
+        // Entries that are not selected are checked as well.
         let how = Unpacking::layer(Limits::default());
         unpack_some(&archive[..], &t.root(), how, &mut |_| false).unwrap_err();
     }
 }
 
-/// Archives in which one size more than there is makes a sum that is beyond all numbers.
+/// Archives in which adding one more size overflows the sum.
 fn wrapping_sizes() -> Vec<Vec<u8>> {
     let header = |kind: u8, size: u64| {
         let mut header = ::tar::Header::new_gnu();
@@ -465,7 +469,7 @@ fn wrapping_sizes() -> Vec<Vec<u8>> {
         header.set_entry_type(::tar::EntryType::new(kind));
         [Header::set_uid, Header::set_gid, Header::set_mtime].into_iter().for_each(|set| set(&mut header, 0));
         header.set_mode(0o644);
-        // In base 256.
+        // Encoded in base 256.
         let field = &mut header.as_mut_bytes()[124..136];
         field.fill(0);
         field[0] = 0x80;

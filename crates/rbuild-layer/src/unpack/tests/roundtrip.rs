@@ -1,10 +1,10 @@
-//! What is packed and unpacked again is the same, for trees of every kind; with any compression.
+//! Packing and unpacking trees of every kind, with every compression, yields the same tree.
 
 use super::*;
 use proptest::prelude::*;
 use std::os::unix::ffi::OsStringExt;
 
-/// One thing to make in a tree; names come from a small set, so that they meet.
+/// A file system object to create. Names come from a small set, so that they collide.
 #[derive(Debug, Clone)]
 enum Make {
     File { path: usize, content: Vec<u8>, mode: u32 },
@@ -47,7 +47,7 @@ fn make() -> impl Strategy<Value = Make> {
     ]
 }
 
-/// Does what it can; what does not fit is left out.
+/// Creates the objects; those that do not fit are skipped.
 fn build(root: &RootDir, steps: &[Make]) {
     for step in steps {
         let path = match step {
@@ -76,7 +76,7 @@ fn build(root: &RootDir, steps: &[Make]) {
             Make::Fifo { .. } => dir.create_node(&base, Kind::Fifo, 0o600, (0, 0)),
             Make::Sparse { at, .. } => dir.create_file(&base, 0o600).map(|f| f.write_all_at(b"data", *at).unwrap()),
             Make::Attribute { value, .. } => dir.set_xattr(&base, OsStr::new("user.test"), value),
-            // The mark means something on directories only.
+            // The mark has a meaning on directories only.
             Make::Opaque { .. } => match dir.stat_name(&base) {
                 Ok(stat) if stat.kind == Kind::Dir => dir.set_xattr(&base, OsStr::new(OPAQUE), b"y"),
                 _ => Ok(()),
@@ -87,7 +87,8 @@ fn build(root: &RootDir, steps: &[Make]) {
     }
 }
 
-/// Everything that a layer carries of a tree, an entry a line, times of directories aside that building has moved.
+/// Everything a layer records of a tree, one entry per line, without the times of directories that
+/// the test has changed.
 fn listing(root: &RootDir, at: &Path, first: &mut BTreeMap<(u32, u32, u64), PathBuf>, out: &mut Vec<String>) {
     let dir = root.sub(at).unwrap();
     for entry in dir.entries().unwrap() {
@@ -111,7 +112,8 @@ fn listing(root: &RootDir, at: &Path, first: &mut BTreeMap<(u32, u32, u64), Path
             Kind::File | Kind::Dir => dir.xattrs(&entry.name).unwrap(),
             _ => Default::default(),
         };
-        // For the kernel's eyes: a directory with whiteouts has it, whether it was unpacked or is an overlay's own.
+        // A mark for the kernel: every directory with whiteouts has it, whether unpacked or made by
+        // an overlay.
         attributes.remove(OsStr::new(ORIGIN));
         let mode = if stat.kind == Kind::Symlink { 0 } else { stat.mode };
         out.push(format!(
@@ -139,7 +141,7 @@ proptest! {
         static SERIAL: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
         let serial = SERIAL.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let (a, b) = (Temp::new(&format!("from-{serial}")), Temp::new(&format!("to-{serial}")));
-        // Who is not root cannot read what has no read bit.
+        // Other users than root cannot read files without read permission.
         let steps: Vec<Make> = steps.into_iter().map(|s| match s {
             Make::File { path, content, mode } if own().0 != 0 => Make::File { path, content, mode: mode | 0o400 },
             other => other,
@@ -151,7 +153,7 @@ proptest! {
         let got = unpack(&layer[..], &b.root(), Unpacking::layer(Limits::default())).unwrap();
         prop_assert_eq!((got.digest, got.diff_id), (made.digest, made.diff_id));
         prop_assert_eq!(whole(&a.root()), whole(&b.root()));
-        // And what came back packs to the same bytes.
+        // The unpacked tree packs to the same bytes.
         let mut again = Vec::new();
         pack_layer(&b.root(), LayerForm { compression, level: None }, Times::AsIs, &mut again).unwrap();
         prop_assert!(again == layer);
