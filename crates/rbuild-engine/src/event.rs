@@ -72,7 +72,7 @@ impl StepOutcome {
     }
 }
 
-/// A chunk of a command's output. It counts against [`ROOM`] until it is dropped.
+/// A chunk of a command's output. It counts against `ROOM` until it is dropped.
 #[derive(Debug)]
 pub struct Chunk {
     bytes: Vec<u8>,
@@ -176,7 +176,7 @@ impl Events {
         &self.journal
     }
 
-    /// Sends a command's output. Blocks while more than [`ROOM`] bytes are in flight.
+    /// Sends a command's output. Blocks while more than `ROOM` bytes are in flight.
     pub fn output(&self, step: usize, stream: Stream, bytes: Vec<u8>) {
         let mut taken = self.room.taken.lock().unwrap_or_else(PoisonError::into_inner);
         while *taken > ROOM {

@@ -1,4 +1,4 @@
-//! `import`: a root file system archive as an image of one layer.
+//! `import`: makes a single-layer image from a root file system archive.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -12,20 +12,21 @@ use crate::assemble::time;
 use crate::error::{BuildError, Result};
 use crate::load::{Incoming, clean};
 
-/// What to import, and what to say of it.
+/// Source and properties of an imported image.
 pub struct Import<'a> {
-    /// Where it comes from, for the history: a file name, a URL, or `-`.
+    /// Origin of the archive, for the history: a file name, a URL, or `-`.
     pub from: &'a str,
     pub message: Option<&'a str>,
     pub name: Option<&'a Reference>,
     pub platform: Platform,
-    /// Changes the configuration, after the defaults were set.
+    /// Modifies the configuration after the defaults have been set.
     pub change: &'a dyn Fn(&mut ImageConfig) -> std::result::Result<(), String>,
-    /// Seconds since the epoch.
+    /// Seconds since 1970.
     pub now: i64,
 }
 
-/// Stores the archive as a layer (as it is, if images may hold its compression) and makes an image of it.
+/// Stores the archive as a layer, unchanged if images may have its compression, and makes an image
+/// of it.
 pub fn import(store: &Store, source: impl Read + Send, import: &Import<'_>) -> Result<Incoming<Digest>> {
     let work = Workspace::open(store)?;
     let what = format!("the archive {}", import.from);
@@ -55,25 +56,25 @@ pub fn import(store: &Store, source: impl Read + Send, import: &Import<'_>) -> R
     Ok(Incoming { found: config_digest, warnings: warning.into_iter().collect() })
 }
 
-/// A layer that was taken in.
+/// A layer that was stored.
 pub(crate) struct PutLayer {
     pub digest: Digest,
     pub size: u64,
     pub diff_id: Digest,
     pub media_type: MediaType,
-    /// Its files are those of a docker-archive or an OCI layout.
+    /// True if the files in it are those of a docker-archive or an OCI layout.
     pub is_image_archive: bool,
 }
 
-/// Takes a layer of any compression in. Every entry is read, so that an archive that is none, or asks for too much, is refused
-/// here.
+/// Stores a layer of any compression. Reads every entry, so that a stream that is not an archive,
+/// or one that exceeds the limits, is refused here.
 pub(crate) fn put_layer(staging: &Staging<'_>, source: impl Read, what: &str) -> Result<PutLayer> {
     let limits = staging.store().limits();
     let mut head = Vec::new();
     let mut source = source;
     source.by_ref().take(16).read_to_end(&mut head).map_err(BuildError::io(what))?;
     let compression = detect(&head);
-    // Images hold no bzip2 and no xz: such an archive is stored as the tar it is.
+    // Image layers are never compressed with bzip2 or xz; such an archive is stored uncompressed.
     let keep = matches!(compression, Compression::None | Compression::Gzip | Compression::Zstd);
     let stored = RefCell::new(staging.receive()?);
     let mut raw = Passing::new(Cursor::new(head).chain(source), keep.then_some(&stored));
@@ -88,7 +89,7 @@ pub(crate) fn put_layer(staging: &Staging<'_>, source: impl Read, what: &str) ->
         });
     }
     let content = plain.hasher.take().map(Hasher::finish);
-    // What follows the end of the compressed stream belongs to the digest as well.
+    // Trailing bytes after the compressed stream count towards the digest, too.
     std::io::copy(&mut raw, &mut std::io::sink()).map_err(BuildError::io(what))?;
     let (digest, size) = stored.into_inner().finish()?;
     let diff_id = content.unwrap_or(digest);
@@ -101,7 +102,7 @@ pub(crate) fn put_layer(staging: &Staging<'_>, source: impl Read, what: &str) ->
     Ok(PutLayer { digest, size, diff_id, media_type, is_image_archive })
 }
 
-/// A stream of which all that is read is stored, or hashed, or both.
+/// A reader that stores or hashes everything read through it.
 struct Passing<'s, 'a, R> {
     source: R,
     stored: Option<&'s RefCell<Receiving<'a>>>,
@@ -127,16 +128,16 @@ impl<R: Read> Read for Passing<'_, '_, R> {
     }
 }
 
-/// What stands at the top of archives of images, and hardly in a root directory.
+/// Files at the top level of image archives. A root directory hardly ever has them.
 const IMAGE_DOCUMENTS: [&str; 3] = ["manifest.json", "index.json", "oci-layout"];
 
-/// Reads an archive to its end; tells whether it is one of images.
+/// Reads an archive to its end. Returns true if it is an image archive.
 fn read_entries<R: Read>(mut tar: LimitedTar<R>, what: &str) -> Result<bool> {
     let mut documents = BTreeSet::new();
     while let Some(entry) = tar.next_entry().map_err(BuildError::layer(what))? {
         documents.extend(IMAGE_DOCUMENTS.into_iter().filter(|name| clean(&entry.path.to_string_lossy()) == **name));
     }
     tar.drain().map_err(BuildError::layer(what))?;
-    // Those of docker have the first for ever, layouts the others.
+    // A docker-archive always has `manifest.json`, an OCI layout both of the others.
     Ok(documents.contains("manifest.json") || documents.len() == 2)
 }

@@ -1,4 +1,5 @@
-//! One command in a container of an image, in the foreground: `run`. What it writes is thrown away.
+//! `run`: runs one command in a container of an image, in the foreground. Changes to files are
+//! discarded.
 
 use std::path::PathBuf;
 
@@ -16,34 +17,34 @@ use crate::places::Place;
 use crate::steps::{DEFAULT_SHM, hosts_file, is_set};
 use crate::users;
 
-/// What is to run, where the image does not say it or somebody wants it otherwise.
+/// The command to run, and settings that override those of the image.
 pub struct Invocation {
-    /// Takes the place of CMD; if it is empty, CMD stands unless there is another entrypoint.
+    /// Replaces CMD. If empty, CMD applies unless `entrypoint` is given.
     pub args: Vec<String>,
     pub entrypoint: Option<Vec<String>>,
-    /// Goes before the image's own variables.
+    /// Variables that precede the image's own in the environment.
     pub env: Vec<(String, String)>,
     pub user: Option<String>,
     pub cwd: Option<String>,
     pub hostname: String,
-    /// Names that the command can resolve, with their addresses.
+    /// Additional entries of `/etc/hosts`: names and their addresses.
     pub hosts: Vec<(String, String)>,
-    /// Each of the directories of the same place in [`volume_binds`].
+    /// Volumes; the directory of each is at the same index in [`volume_binds`].
     pub volumes: Vec<Volume>,
     pub network: Network,
     pub shm_size: Option<u64>,
     pub ulimits: Vec<Ulimit>,
     pub input: Input,
-    /// The resolver file that the command sees.
+    /// Content of `/etc/resolv.conf` in the container.
     pub resolv_conf: String,
 }
 
-/// Where the builder finds the directories of volumes.
+/// Returns the bind mounts through which the builder reaches the directories of volumes.
 pub fn volume_binds(volumes: &[PathBuf]) -> Vec<(PathBuf, PathBuf)> {
     volumes.iter().enumerate().map(|(i, path)| (path.clone(), Place::Volume(i).path())).collect()
 }
 
-/// Runs it to its end, on this process's own streams.
+/// Runs the command to its end on the standard streams of this process.
 pub fn invoke(store: &Store, image: &Image, what: &Invocation, builder: &Builder, cancel: &Cancel) -> Result<Outcome> {
     let work = Workspace::open(store)?;
     let (trees, _) = store.unpack_image(&work, image, "run")?;
@@ -103,7 +104,7 @@ pub fn invoke(store: &Store, image: &Image, what: &Invocation, builder: &Builder
     Ok(run_attached(&builder.zygote, &request, cancel)?)
 }
 
-/// The sandbox's word for a network of the plan.
+/// Converts the plan's network mode to the sandbox's.
 pub(crate) fn network(network: Network) -> SandboxNetwork {
     match network {
         Network::Host => SandboxNetwork::Host,

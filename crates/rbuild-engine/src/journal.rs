@@ -1,4 +1,4 @@
-//! What happened in a build and when: every event that tells of a step or a piece of work is written down as it is sent.
+//! Records the steps and phases of a build, with their times, from the events that are sent.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -18,7 +18,7 @@ pub(crate) struct Journal {
 struct Pages {
     steps: Vec<StepLog>,
     phases: Vec<PhaseLog>,
-    /// Steps that were begun, by their number.
+    /// Index in `steps` by step number.
     places: HashMap<usize, usize>,
 }
 
@@ -27,7 +27,7 @@ impl Journal {
         Journal { started: Instant::now(), pages: Mutex::default() }
     }
 
-    /// Seconds since the build began.
+    /// Returns the seconds since the build began.
     pub fn now(&self) -> f64 {
         self.started.elapsed().as_secs_f64()
     }
@@ -72,7 +72,7 @@ impl Journal {
         }
     }
 
-    /// What was written down so far.
+    /// Returns everything recorded so far.
     pub fn read(&self) -> (Vec<StepLog>, Vec<PhaseLog>) {
         let pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
         (pages.steps.clone(), pages.phases.clone())

@@ -1,8 +1,9 @@
-//! Cache keys: what must be equal for a step's result to be used again.
+//! Cache keys: digests of everything that must be equal for a cached result to be reused.
 //!
-//! A step's *definition key* is made of the operation and the results of its inputs. Where an input counts by its
-//! content (COPY from another stage), there is a *content key* too; the step's own result is named by that one,
-//! so that later steps do not notice how the same content came about.
+//! A step's *definition key* covers the operation and the results of its inputs. Where an input
+//! counts by its content (COPY from another stage), the step has a *content key* as well. Its
+//! result is then named by the content key, so that later steps do not depend on how the content
+//! was made.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use crate::error::{BuildError, Result};
 use crate::places::Place;
 use crate::request::{BuildRequest, ContextDir};
 
-/// A directory of the caller's as keys and steps read it.
+/// A build context, as read by keys and steps.
 pub struct Context {
     root: RootDir,
     ignore: Ignore,
@@ -50,7 +51,7 @@ impl Context {
     }
 }
 
-/// All the directories that a build may read.
+/// All build contexts of a build.
 pub struct Contexts {
     main: Option<Context>,
     named: Vec<Option<Context>>,
@@ -72,7 +73,7 @@ impl StageFiles {
     }
 }
 
-/// Who looks, and so under which paths.
+/// The process that opens the contexts; it determines their paths.
 #[derive(Clone, Copy)]
 pub enum Viewpoint<'a> {
     Launcher,
@@ -92,7 +93,8 @@ impl Contexts {
         Ok(Contexts { main, named: named.collect::<Result<_>>()? })
     }
 
-    /// The directory that a step reads; `None` if it reads another step's files. An error if there is none.
+    /// Returns the context that a step reads, `None` if it reads another step's files. Fails if the
+    /// build has no such context.
     pub fn of(&self, from: From, span: Span) -> Result<Option<&Context>> {
         let found = match from {
             From::Vertex(_) => return Ok(None),
@@ -107,7 +109,7 @@ impl Contexts {
 }
 
 impl Contexts {
-    /// The content of a part of a context.
+    /// Returns the content of a path in a context.
     pub fn content_of(&self, span: Span, from: From, source: &str) -> Result<Content> {
         let context = self.of(from, span)?;
         let tree = context.ok_or_else(|| BuildError::other("a mount of the context names a stage"))?.tree();
@@ -116,7 +118,7 @@ impl Contexts {
     }
 }
 
-/// What one source of a COPY selects.
+/// Returns the files that one source of a COPY selects.
 pub fn select(tree: &SourceTree<'_>, copy: &CopyStep, source: &str) -> std::result::Result<Vec<Selected>, SourceError> {
     match copy.names {
         SourceNames::Patterns => tree.select(source),
@@ -125,7 +127,7 @@ pub fn select(tree: &SourceTree<'_>, copy: &CopyStep, source: &str) -> std::resu
     }
 }
 
-/// The patterns of `--exclude`.
+/// Returns the patterns of `--exclude`.
 pub fn exclusions(copy: &CopyStep) -> Result<Ignore> {
     Ignore::from_patterns(&copy.exclude).map_err(|e| {
         let span = copy.source_spans.first().copied().unwrap_or_default();
@@ -133,17 +135,17 @@ pub fn exclusions(copy: &CopyStep) -> Result<Ignore> {
     })
 }
 
-/// One thing that a key is made of.
+/// A component of a cache key.
 pub enum Part<'a> {
-    /// Of the step itself.
+    /// A property of the step itself.
     Own(&'static str, &'a [u8]),
-    /// What the step reads; it counts by its result.
+    /// An input of the step, represented by its result.
     Input(&'static str, VertexId),
-    /// Files of a context.
+    /// Content of files from a context.
     Files(&'static str, Digest),
 }
 
-/// What keys of a build are made with.
+/// The values that all keys of a build depend on.
 pub struct Keys<'a> {
     pub contexts: &'a Contexts,
     pub salt: Option<&'a str>,
@@ -151,8 +153,9 @@ pub struct Keys<'a> {
 }
 
 impl Keys<'_> {
-    /// The definition key of a step whose inputs all have results; each part of it is given to `note`, too. `taken` is
-    /// what it takes from contexts, as [`Keys::taken`] tells it. `None` for what has no key: scratch and images.
+    /// Returns the definition key of a step whose inputs all have results; `None` for scratch and
+    /// images, which have no key. Each component of the key is also passed to `note`. `taken` is
+    /// the content that the step takes from contexts, as returned by [`Keys::taken`].
     pub fn definition(
         &self,
         vertex: &Vertex,
@@ -208,7 +211,8 @@ impl Keys<'_> {
         Ok(Some(hasher.finish()))
     }
 
-    /// What a step takes from contexts, by its content: a copy once, if at all, and a command with each mount of one.
+    /// Returns the content that a step takes from contexts: for a copy at most one, for a command
+    /// one per mount of a context.
     pub fn taken(&self, vertex: &Vertex) -> Result<Vec<Content>> {
         match &vertex.step {
             Step::Copy(copy) if !copy.sources.is_empty() => {
@@ -222,7 +226,8 @@ impl Keys<'_> {
         }
     }
 
-    /// Finds what was changed last of all that a step takes from contexts.
+    /// Returns the path of the most recently changed file among those that a step takes from
+    /// contexts.
     pub fn changed_last(&self, vertex: &Vertex) -> Option<PathBuf> {
         match &vertex.step {
             Step::Copy(copy) => {
@@ -241,16 +246,17 @@ impl Keys<'_> {
     }
 }
 
-/// A mount that takes a part of a context: where it is asked for, and what part of which.
+/// A mount that takes files from a context: its position in the Dockerfile, the context, and the
+/// path in it.
 pub struct ContextMount<'a> {
     pub span: Span,
     pub from: From,
     pub source: &'a str,
-    /// The part is what a new cache begins with, and is not mounted itself.
+    /// True if the files are the initial content of a cache, and not mounted themselves.
     pub seeds_cache: bool,
 }
 
-/// Whether a mount takes a part of a context.
+/// Returns true if a mount takes files from a context.
 pub fn takes_context(mount: &MountStep) -> bool {
     match &mount.kind {
         MountKindStep::Bind { from, .. } | MountKindStep::Cache(CacheStep { from: Some(from), .. }) => {
@@ -260,7 +266,7 @@ pub fn takes_context(mount: &MountStep) -> bool {
     }
 }
 
-/// The mounts that take a part of a context, in order.
+/// Returns the mounts that take files from a context, in order.
 pub fn context_mounts(run: &RunStep) -> impl Iterator<Item = ContextMount<'_>> {
     run.mounts.iter().filter_map(|mount| {
         let (from, source, seeds_cache) = match &mount.kind {
@@ -272,12 +278,13 @@ pub fn context_mounts(run: &RunStep) -> impl Iterator<Item = ContextMount<'_>> {
     })
 }
 
-/// Names of the parts that are not the step's own.
+/// Names of key components that are not properties of the step itself.
 pub const PARENT: &str = "the file system below";
 pub const FROM: &str = "what it reads";
 pub const FILES: &str = "files of the context";
 
-/// The key of a step by what it reads, and by what it stands on unless that is nothing (a linked copy).
+/// Returns the key of a step by the content that it reads and by its parent's result. `parent` is
+/// `None` for a linked copy, whose files do not depend on it.
 pub fn content_key(vertex: &Vertex, salt: Option<&str>, parent: Option<&Digest>, contents: &[Digest]) -> Digest {
     let mut hasher = Hasher::new();
     hasher.field("content step 3").field(salt.unwrap_or_default());
@@ -294,7 +301,8 @@ pub fn content_key(vertex: &Vertex, salt: Option<&str>, parent: Option<&Digest>,
     hasher.finish()
 }
 
-/// What a mount shows of a stage, as a digest: its own mode and owner count, its name does not. `None` if it is not there.
+/// Returns the digest of the content that a mount of a stage shows; `None` if the path does not
+/// exist. Mode and owner of the mounted file or directory itself count, its name does not.
 pub fn mounted_content(stage: &StageFiles, source: &str) -> std::result::Result<Option<Digest>, SourceError> {
     let tree = stage.tree();
     match tree.select_literal(source) {
@@ -307,7 +315,7 @@ pub fn mounted_content(stage: &StageFiles, source: &str) -> std::result::Result<
     }
 }
 
-/// The content of all sources of a COPY, in order.
+/// Returns the content of all sources of a COPY, in order.
 pub fn sources_content(tree: &SourceTree<'_>, copy: &CopyStep) -> Result<Content> {
     let exclude = exclusions(copy)?;
     let tree = SourceTree { exclude: Some(&exclude), ..*tree };
@@ -324,7 +332,7 @@ pub fn sources_content(tree: &SourceTree<'_>, copy: &CopyStep) -> Result<Content
     Ok(Content { digest: links.added_to(hasher.finish()), sight })
 }
 
-/// A selection that went wrong, at the word that asked for it.
+/// Converts a selection error to a diagnostic at the source in the Dockerfile.
 pub fn source_error(e: SourceError, span: Span) -> BuildError {
     let d = Diagnostic::new(span, e.to_string());
     BuildError::Unmet(vec![match e {
@@ -339,7 +347,7 @@ pub fn source_error(e: SourceError, span: Span) -> BuildError {
     }])
 }
 
-/// The same of a COPY, which may be from somewhere else than the build context.
+/// Like [`source_error`], for a COPY whose source need not be the build context.
 pub fn copy_source_error(e: SourceError, span: Span, copy: &CopyStep) -> BuildError {
     match (&e, &copy.from_name) {
         (SourceError::NotFound { similar, .. }, Some(name)) => {
@@ -353,7 +361,7 @@ pub fn copy_source_error(e: SourceError, span: Span, copy: &CopyStep) -> BuildEr
     }
 }
 
-/// What a step without a key of its own is worth to others.
+/// Returns the result digest of a step that has no key.
 pub fn source_result(step: &Step) -> Digest {
     let mut hasher = Hasher::new();
     match step {
@@ -373,7 +381,8 @@ mod tests {
 
     use super::*;
 
-    /// The keys of all steps of a Dockerfile that stands on nothing; content of contexts counts as given.
+    /// Returns the keys of all steps of a Dockerfile based on scratch. The content of contexts is a
+    /// constant.
     fn keys(source: &str) -> Vec<String> {
         let platform: Platform = "linux/amd64".parse().unwrap();
         let file = parse(source.as_bytes()).unwrap();
@@ -396,7 +405,8 @@ mod tests {
         USER 3\nRUN --network=none --mount=type=cache,target=/c --mount=type=secret,id=s make all\n\
         FROM scratch\nCOPY --from=a --link /w /v\nADD <<F /f\ntext\nF\n";
 
-    /// Caches of all users are worth something as long as these stay: change them on purpose, and the number in "step 3" with them.
+    /// Every user's cache depends on these keys. Change them only on purpose, and the number in
+    /// "step 3" with them.
     #[test]
     fn keys_are_what_they_were() {
         assert_eq!(keys(EVERYTHING), PINNED);
@@ -408,7 +418,8 @@ mod tests {
     #[test]
     fn what_a_step_is_changes_its_key_and_those_that_stand_on_it_and_no_others() {
         let before = keys(EVERYTHING);
-        // What changes, and the first of the steps that notice: all later ones stand on it.
+        // Each case replaces text; the number is the first step whose key changes. All later steps
+        // depend on it.
         let cases = [
             ("WORKDIR /w", "WORKDIR /z", 0),
             ("ENV E=1", "ENV E=2", 2),
@@ -425,7 +436,7 @@ mod tests {
             ("text", "other text", 4),
             ("/f\n", "/g\n", 4),
             ("type=secret,id=s", "type=secret,id=other", 2),
-            // What comments and spaces say is nothing.
+            // Comments and spaces do not count.
             ("WORKDIR /w", "# a comment\nWORKDIR   /w", 5),
         ];
         for (old, new, first) in cases {

@@ -1,4 +1,4 @@
-//! Finding the values of the secrets that the build was given: in files, in names, in texts.
+//! Search for the values of the build's secrets: in file contents, names and texts.
 
 use std::ffi::OsStr;
 use std::io::Read;
@@ -12,11 +12,11 @@ use serde_json::Value;
 
 use crate::error::{BuildError, Result};
 
-/// Shorter values are found by chance.
+/// Minimum length of a value to search for. Shorter values occur by chance.
 const SHORTEST: usize = 8;
 const CHUNK: usize = 1 << 20;
 
-/// An error of a walk, whoever made it.
+/// An error of a directory walk, from the walk itself or from the visitor.
 struct Walk(BuildError);
 
 impl From<SourceError> for Walk {
@@ -31,57 +31,58 @@ impl From<BuildError> for Walk {
     }
 }
 
-/// The secrets whose values are long enough to look for: the id, and what is looked for.
+/// Returns ID and value of the secrets whose values are long enough to search for.
 pub(crate) fn searched(secrets: &[(String, Vec<u8>)]) -> impl Iterator<Item = (&str, &[u8])> {
     secrets.iter().map(|(id, value)| (id.as_str(), value.trim_ascii())).filter(|(_, v)| v.len() >= SHORTEST)
 }
 
-/// A value to look for.
+/// A value to search for.
 struct Wanted<'a> {
     id: &'a str,
     mark: SecretMark,
     value: Finder<'a>,
 }
 
-/// The values to look for.
+/// All values to search for.
 pub(crate) struct Leaks<'a>(Vec<Wanted<'a>>);
 
-/// Where the value of a secret was found first.
+/// The first place where a secret's value was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Leak<'a> {
     pub id: &'a str,
     pub place: String,
 }
 
-/// What a search found: for each value, the first place.
+/// The result of a search: for each value, the first place where it was found.
 pub(crate) struct Found<'a, 'b> {
     leaks: &'b Leaks<'a>,
     places: Vec<Option<String>>,
 }
 
 impl<'a> Leaks<'a> {
-    /// `marks` are those of the [`searched`] secrets.
+    /// Creates a search. `marks` are those of the [`searched`] secrets, in order.
     pub fn new(secrets: &'a [(String, Vec<u8>)], marks: &[SecretMark]) -> Leaks<'a> {
         let wanted = searched(secrets).zip(marks);
         Leaks(wanted.map(|((id, value), mark)| Wanted { id, mark: *mark, value: Finder::new(value) }).collect())
     }
 
-    /// Whether there is nothing to look for.
+    /// Returns true if there is nothing to search for.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether the value of the secret with this id is looked for.
+    /// Returns true if the value of the secret with this ID is searched for.
     pub fn has(&self, id: &str) -> bool {
         self.0.iter().any(|wanted| wanted.id == id)
     }
 
-    /// The secret whose value is in the text.
+    /// Returns the ID of a secret whose value is in the text.
     pub fn in_text(&self, text: &[u8]) -> Option<&'a str> {
         self.0.iter().find(|wanted| wanted.value.find(text).is_some()).map(|wanted| wanted.id)
     }
 
-    /// The secret whose value is in a document: as a key or a text, not as those are written.
+    /// Returns the ID of a secret whose value is in a JSON document. Decoded keys and strings are
+    /// searched, not their escaped form.
     pub fn in_document(&self, document: &Value) -> Option<&'a str> {
         match document {
             Value::String(text) => self.in_text(text.as_bytes()),
@@ -93,7 +94,7 @@ impl<'a> Leaks<'a> {
         }
     }
 
-    /// The values that a tree holds: in contents, names, targets of links, extended attributes.
+    /// Searches a tree: file contents, names, targets of symbolic links and extended attributes.
     pub fn in_tree(&self, tree: &RootDir) -> Result<Found<'a, '_>> {
         let mut search = Search { found: self.nothing(), window: Vec::new() };
         search.attributes(tree, OsStr::new(""), Path::new(""))?;
@@ -135,7 +136,7 @@ impl<'a> Found<'a, '_> {
     }
 }
 
-/// A search through a tree.
+/// State of a search through a tree.
 struct Search<'a, 'b> {
     found: Found<'a, 'b>,
     window: Vec<u8>,
@@ -182,7 +183,7 @@ impl Search<'_, '_> {
             if n == 0 || self.found.is_complete() {
                 return Ok(());
             }
-            // The beginning of a value may stand at the end.
+            // The chunk may end with the beginning of a value.
             self.window.drain(..self.window.len().saturating_sub(overlap));
         }
     }
@@ -197,7 +198,7 @@ mod tests {
         [("a".into(), b"correct horse\n".to_vec()), ("b".into(), vec![b'x'; 3000]), ("c".into(), b"short".to_vec())]
     }
 
-    /// A scratch directory with a store, and the marks of the secrets.
+    /// Returns a scratch directory with a store, and the marks of the secrets.
     fn marks(name: &str, secrets: &[(String, Vec<u8>)]) -> (std::path::PathBuf, Vec<SecretMark>) {
         let dir = std::env::temp_dir().join(format!("rbuild-leaks-{name}-{}", std::process::id()));
         let store = Store::open(&dir.join("store")).unwrap();

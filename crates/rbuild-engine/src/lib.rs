@@ -1,6 +1,7 @@
-//! A build from request to result: resolve, key, prune, execute, export; and the image verbs around it.
+//! The build engine: takes a request to its result (resolve, key, prune, execute, export), and
+//! implements the image commands around builds.
 //!
-//! The only crate that sees everything. It prints nothing: what happens goes out as [`Event`]s on one channel.
+//! This crate prints nothing. Progress is reported as [`Event`]s on one channel.
 
 mod adopt;
 mod agent;
@@ -53,9 +54,9 @@ pub use prepare::{Prepared, prepare};
 pub use private_key::PrivateKey;
 pub use request::{AgentSource, BuildRequest, ContextDir, ImageForm, Output, OutputKind, Squash, Target};
 
-/// What a finished build made.
+/// The result of a finished build.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Finished {
-    /// Image id (configuration digest) and manifest digest, if an image was asked for.
+    /// Image ID (configuration digest) and manifest digest, if an image was requested.
     pub image: Option<(rbuild_image::Digest, rbuild_image::Digest)>,
 }

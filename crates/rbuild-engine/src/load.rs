@@ -1,4 +1,5 @@
-//! `load`: images from a tar or an OCI image layout that docker, podman, skopeo or rbuild wrote.
+//! `load`: imports images from a tar archive or an OCI image layout, as written by Docker, Podman,
+//! skopeo or rbuild.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::Read;
@@ -25,29 +26,29 @@ pub(crate) use members::promised;
 use named::DockerItem;
 pub(crate) use named::clean;
 
-/// One image that was loaded.
+/// An image that was loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded {
     pub id: Digest,
     pub names: Vec<Reference>,
 }
 
-/// What came in, and what there is to say of where it came from.
+/// Imported images, with warnings about their source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Incoming<T> {
     pub found: T,
-    /// Each a sentence.
+    /// Warnings, one sentence each.
     pub warnings: Vec<String>,
 }
 
 const DAMAGED: &str = "the archive is damaged; write or transfer it again";
 
-/// The platform of which images are taken, where there are several.
+/// The platform whose images are taken from a source with several platforms.
 #[derive(Debug, Clone)]
 pub enum Wanted {
-    /// This machine's; images that are there for one platform alone are taken, whichever that is.
+    /// This machine's platform. An image that exists for a single platform is taken regardless.
     Host(Platform),
-    /// That one, and no other.
+    /// The given platform and no other.
     Given(Platform),
 }
 
@@ -65,7 +66,7 @@ impl Wanted {
         platform
     }
 
-    /// The error for what is there for other platforms only.
+    /// Returns the error for an image that exists for other platforms only.
     fn missing(&self, what: &str, others: &BTreeSet<String>) -> BuildError {
         let listed: Vec<&str> = others.iter().map(String::as_str).collect();
         BuildError::Other {
@@ -77,13 +78,14 @@ impl Wanted {
     }
 }
 
-/// Reads an archive of any compression to its end and keeps its images under their names.
+/// Reads an archive of any compression to its end and stores its images under their names.
 pub fn load(store: &Store, source: impl Read, wanted: &Wanted) -> Result<Incoming<Vec<Loaded>>> {
     let work = Workspace::open(store)?;
     keep_all(Members::of_archive(Staging::open(store, &work)?, source)?, wanted)
 }
 
-/// Keeps the images of an OCI image layout directory under their names. `moved` counts the bytes that are read.
+/// Stores the images of an OCI image layout directory under their names. `moved` counts the bytes
+/// read.
 pub fn load_directory(
     store: &Store,
     dir: &Path,
@@ -94,9 +96,9 @@ pub fn load_directory(
     keep_all(Members::of_directory(Staging::open(store, &work)?, dir, moved)?, wanted)
 }
 
-/// Takes one image of an OCI image layout into the store without a name, and gives its manifest. `wanted` is a tag
-/// or a digest; without one, the only image there is, or the one tagged `latest`. Of an image of several platforms, that of
-/// `platform` is taken.
+/// Imports one image of an OCI image layout without a name; returns its manifest digest. `wanted`
+/// is a tag or a digest; without it, the only image is taken, or the one tagged `latest`. If the
+/// image has several platforms, the one for `platform` is taken.
 pub fn take_from_layout(
     store: &Store,
     dir: &Path,
@@ -144,21 +146,22 @@ pub fn take_from_layout(
     Ok(Incoming { found: image.manifest, warnings })
 }
 
-/// An image that was looked at as a whole.
+/// An image whose manifest, configuration and layers have been checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Image {
     manifest: Digest,
     id: Digest,
 }
 
-/// The images that came in, each once, and the names for them, of which the last one counts.
+/// Imported images, each once, and their names. If a name occurs more than once, the last one
+/// applies.
 #[derive(Default)]
 struct Found {
     images: Vec<Image>,
     names: Vec<(Image, Reference)>,
 }
 
-/// Keeps what is in order all together, and gives it its names.
+/// Stores all images in one transaction and tags them.
 #[tracing::instrument(target = "engine", name = "load", level = "debug", skip_all)]
 fn keep_all(members: Members<'_>, wanted: &Wanted) -> Result<Incoming<Vec<Loaded>>> {
     let Incoming { found: Found { images, names }, mut warnings } = images(&members, wanted)?;
@@ -187,7 +190,8 @@ fn keep_all(members: Members<'_>, wanted: &Wanted) -> Result<Incoming<Vec<Loaded
 fn images(members: &Members<'_>, wanted: &Wanted) -> Result<Incoming<Found>> {
     let text = members.document("index.json")?;
     let index = text.as_ref().and_then(|text| parse_index(text).ok());
-    // What docker's own document says of an image of several platforms is the choice of whoever wrote it.
+    // For an image of several platforms, `manifest.json` has only the platform that its writer
+    // chose, so the index is used instead.
     let several = index.iter().flat_map(|index| index.manifests()).any(|entry| is_index(entry.media_type()));
     let docker = if several { None } else { members.document("manifest.json")? };
     match (docker, text) {
@@ -205,8 +209,8 @@ fn images(members: &Members<'_>, wanted: &Wanted) -> Result<Incoming<Found>> {
     }
 }
 
-/// The images that an index.json leads to. An entry that is there for other platforms only is told, or an error if there is
-/// nothing else.
+/// Returns the images that `index.json` refers to. An entry for other platforms only is a warning,
+/// or an error if no image is left.
 fn of_layout(members: &Members<'_>, text: &[u8], wanted: &Wanted) -> Result<Incoming<Found>> {
     let index = parse_index(text).map_err(unreadable("index.json"))?;
     let mut layout = Layout::new(members, wanted);
@@ -227,7 +231,8 @@ fn of_layout(members: &Members<'_>, text: &[u8], wanted: &Wanted) -> Result<Inco
     Ok(Incoming { found: Found { images: layout.images, names }, warnings })
 }
 
-/// Keeps of the images of a manifest.json, which says nothing of platforms, those that are wanted.
+/// Keeps only images of the wanted platform. `manifest.json` does not state platforms, so they are
+/// read from the configurations.
 fn of_platform(members: &Members<'_>, loaded: Incoming<Found>, wanted: &Wanted) -> Result<Incoming<Found>> {
     if !wanted.given() {
         return Ok(loaded);
@@ -249,7 +254,8 @@ fn of_platform(members: &Members<'_>, loaded: Incoming<Found>, wanted: &Wanted) 
     Ok(Incoming { found: Found { images: kept, names }, warnings })
 }
 
-/// A layout says that it is one by a file of its own (OCI image layout, "oci-layout file").
+/// Returns a warning if the `oci-layout` file is missing, which marks a directory as a layout (OCI
+/// image layout, "oci-layout file").
 fn layout_warning(members: &Members<'_>) -> Result<Option<String>> {
     let missing = members.document("oci-layout")?.is_none();
     Ok(missing.then(|| "the OCI layout has no oci-layout file; its index.json is read as if it were one".into()))

@@ -1,4 +1,5 @@
-//! A file system as plain files of the caller: merged into what is there, each file whole or not at all.
+//! Export of a file system as plain files of the caller. It is merged into an existing directory;
+//! each file is written completely or not at all.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -13,8 +14,8 @@ mod crew;
 
 use crew::{Crew, Group, Work};
 
-/// Copies everything in `view` into `dest`. Modes, links and times are kept (unless all files are to have the time
-/// `epoch`); owners are not. Devices are left out.
+/// Copies everything in `view` into `dest`. Modes, symbolic and hard links and times are kept (with
+/// `epoch`, all files get that time); owners are not. Devices are left out.
 pub fn export(view: &RootDir, dest: &RootDir, epoch: Option<i64>) -> Result<()> {
     let work = Work::default();
     let writer = std::thread::scope(|scope| {
@@ -26,7 +27,8 @@ pub fn export(view: &RootDir, dest: &RootDir, epoch: Option<i64>) -> Result<()> 
     writer?.finish()
 }
 
-/// Takes away from `dest` what the result does not have, or has as something of another kind.
+/// Removes from `dest` all entries that the result does not have, or that are a directory in one
+/// and not in the other.
 pub fn remove_others(view: &RootDir, dest: &RootDir) -> Result<()> {
     let mut stack = vec![PathBuf::new()];
     while let Some(path) = stack.pop() {
@@ -67,7 +69,7 @@ fn fail(path: &Path) -> impl FnOnce(rbuild_linux::Error) -> BuildError + use<> {
     BuildError::kernel(format!("writing the output file {}", path.display()))
 }
 
-/// Goes through the result.
+/// Walks the result, creates directories and passes files to the crew.
 struct Writer<'a, 's, 'e> {
     dest: &'a RootDir,
     crew: Crew<'s, 'e>,
@@ -75,14 +77,14 @@ struct Writer<'a, 's, 'e> {
     rest: Rest<'a>,
 }
 
-/// What is done when all files are there.
+/// Work that is done after all files have been written.
 struct Rest<'a> {
     dest: &'a RootDir,
-    /// The first name of each file that has several.
+    /// The first path of each file that has several hard links.
     firsts: HashMap<(u32, u32, u64), PathBuf>,
-    /// The others, and the first.
+    /// The other paths of these files, each with the first one.
     links: Vec<(PathBuf, PathBuf)>,
-    /// Their modes and times.
+    /// Directories with their modes and times.
     dirs: Vec<(PathBuf, u32, Timestamp)>,
 }
 
@@ -164,7 +166,7 @@ impl<'a, 's, 'e> Writer<'a, 's, 'e> {
         };
         group.add(path.file_name().unwrap_or_default().to_os_string(), stat);
         self.group = Some(group);
-        // What comes now does not count any more; the crew says what went wrong.
+        // This error ends the walk. The caller returns the one that the crew recorded.
         if self.crew.has_failed() { Err(BuildError::Told) } else { Ok(()) }
     }
 }
@@ -185,7 +187,7 @@ impl Rest<'_> {
     }
 }
 
-/// Makes something under a name of its own and moves it into place.
+/// Creates something under a temporary name and renames it into place.
 pub(crate) fn replace(
     dir: &RootDir,
     path: &Path,
@@ -193,16 +195,16 @@ pub(crate) fn replace(
     make: impl FnOnce(&RootDir, &OsStr) -> rbuild_linux::Result<()>,
 ) -> Result<()> {
     clear_directory(dir, path, name)?;
-    // Other builds may be writing into the same directory.
+    // Other builds may be writing to the same directory.
     let temp = &*rbuild_linux::temporary_name();
     make(dir, temp).map_err(fail(path))?;
     let renamed = dir.rename(temp, dir, name).map_err(fail(path));
-    // Renaming one link of a file over another leaves the first one there (rename(2)).
+    // Renaming a hard link over another one of the same file does nothing (rename(2)).
     let _ = dir.remove_file(temp);
     renamed
 }
 
-/// A directory is not silently thrown away for a file, and a device never.
+/// Fails if a directory or a device is in the way: these are not replaced.
 fn clear_directory(dir: &RootDir, path: &Path, name: &OsStr) -> Result<()> {
     match dir.stat_name(name) {
         Ok(stat) if matches!(stat.kind, Kind::CharDevice | Kind::BlockDevice) => Err(is_device(path)),

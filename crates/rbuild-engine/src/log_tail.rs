@@ -1,17 +1,17 @@
-//! The last lines of what a command prints, for when it fails.
+//! The last lines of a command's output, to be shown if it fails.
 
 use std::collections::VecDeque;
 
-/// Lines of output that a failure shows.
+/// Number of lines that a failure shows.
 pub(crate) const LOG_TAIL: usize = 50;
 
-/// Keeps the last lines of what a command prints.
+/// Collects the last lines of a command's output.
 pub(crate) struct LogTail {
     lines: VecDeque<String>,
     partial: [Vec<u8>; 2],
 }
 
-/// A line longer than this is cut into several.
+/// Maximum length of a line in bytes; longer ones are split.
 const MAX_LINE: usize = 4096;
 
 impl LogTail {
@@ -21,7 +21,7 @@ impl LogTail {
 
     pub fn push(&mut self, stream: rbuild_sandbox::Stream, bytes: &[u8]) {
         let i = usize::from(stream == rbuild_sandbox::Stream::Stderr);
-        // Of many lines at once only the last can stay; the others are not even looked at.
+        // Only the last lines can remain, so earlier ones in the same chunk are skipped unseen.
         let ends = bytes.iter().enumerate().rev().filter(|(_, b)| **b == b'\n').map(|(at, _)| at);
         let bytes = match { ends }.nth(LOG_TAIL) {
             Some(end) => {

@@ -1,14 +1,15 @@
-//! Secrets in what a command prints, and in what is said and remembered of a build.
+//! Masking of secrets in the output of commands and in everything that is reported or recorded.
 
 use std::sync::Arc;
 
 use rbuild_sandbox::Stream;
 
 const MASK: &[u8] = b"****";
-/// Shorter values would mask half of every log.
+/// Minimum length of a masked value. Masking shorter ones would make logs unreadable.
 const SHORTEST: usize = 4;
 
-/// The values of a build's secrets, without the white space around them, as far as they are long enough to be masked.
+/// The values of a build's secrets that are long enough to be masked, without surrounding white
+/// space.
 #[derive(Debug, Clone, Default)]
 pub struct SecretValues(Arc<Vec<Vec<u8>>>);
 
@@ -16,12 +17,12 @@ impl SecretValues {
     pub fn of(secrets: &[(String, Vec<u8>)]) -> SecretValues {
         let trimmed = secrets.iter().map(|(_, value)| value.trim_ascii().to_vec());
         let mut values: Vec<Vec<u8>> = trimmed.filter(|v| v.len() >= SHORTEST).collect();
-        // The longest first, so that a value that begins with another one is masked whole.
+        // Longest first, so that a value that starts with another one is masked completely.
         values.sort_by_key(|v| std::cmp::Reverse(v.len()));
         SecretValues(Arc::new(values))
     }
 
-    /// The text with `****` in the place of each value.
+    /// Returns the text with each value replaced by `****`.
     pub fn mask(&self, text: String) -> String {
         if self.0.is_empty() {
             return text;
@@ -31,7 +32,7 @@ impl SecretValues {
     }
 }
 
-/// Replaces the values of secrets in two streams, also where a value is cut by the end of a piece.
+/// Masks the values of secrets in two streams, even if a value is split between chunks.
 pub(crate) struct Mask {
     values: Arc<Vec<Vec<u8>>>,
     held: [Vec<u8>; 2],
@@ -42,7 +43,8 @@ impl Mask {
         Mask { values: values.0.clone(), held: [Vec::new(), Vec::new()] }
     }
 
-    /// What may be shown of the stream by now. A tail that may be the beginning of a secret is held back.
+    /// Returns the output that can be shown by now. A tail that may be the beginning of a secret is
+    /// held back.
     pub fn push(&mut self, stream: Stream, bytes: &[u8]) -> Vec<u8> {
         if self.values.is_empty() {
             return bytes.to_vec();
@@ -54,7 +56,7 @@ impl Mask {
         shown
     }
 
-    /// What was held back, at the end.
+    /// Returns the held-back output at the end of the stream.
     pub fn finish(&mut self, stream: Stream) -> Vec<u8> {
         let held = std::mem::take(&mut self.held[index(stream)]);
         self.replace(&held, true).0
@@ -65,7 +67,7 @@ impl Mask {
         let mut at = 0;
         while at < text.len() {
             let rest = &text[at..];
-            // A longer value may still be on its way.
+            // A longer value may continue in the next chunk.
             if !last && self.values.iter().any(|v| v.len() > rest.len() && v.starts_with(rest)) {
                 return (shown, rest.to_vec());
             }

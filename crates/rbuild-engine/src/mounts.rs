@@ -1,4 +1,4 @@
-//! What `RUN --mount` gives to commands: caches, parts of the context, agents.
+//! Mounts of `RUN --mount`: caches, files of contexts and stages, SSH agents.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,22 +23,24 @@ use crate::keys::{self, FILES, source_error};
 use crate::places::Place;
 use crate::track::Track;
 
-/// A part of a context that a command mounts: a path in a tree of the store.
+/// Files of a context that a command mounts: a path in a tree of the store.
 pub(crate) struct ContextPart {
     tree: TreeId,
     path: PathBuf,
 }
 
-/// The caches of a command, which are its own, as far as their sharing goes, until this is dropped.
+/// The caches of a command, locked according to their sharing mode until this is dropped.
 pub(crate) struct HeldCaches {
-    /// Each with the mounts that show it, by number.
+    /// The caches, each with the indices of the mounts that show it.
     caches: Vec<(Vec<usize>, CacheMount)>,
-    /// What the command works in where nothing can be mounted, each with the number of its cache.
+    /// Copies that the command works in where mounts are not allowed, each with the index of its
+    /// cache.
     lent: Vec<(usize, LentCache)>,
 }
 
 impl HeldCaches {
-    /// Has the caches keep what the command changed in what was lent, which is to be used `again` or not.
+    /// Copies the command's changes in lent caches back to the caches. `again` is true if the lent
+    /// copies are still needed afterwards.
     pub(crate) fn bring_home(self, store: &Store, work: &Workspace, again: bool) -> Result<()> {
         for (cache, lent) in self.lent {
             store.return_cache(work, &self.caches[cache].1, lent, again)?;
@@ -47,17 +49,18 @@ impl HeldCaches {
     }
 }
 
-/// Rights of the command for which trees of the store are mounted.
+/// Access of a command to mounted trees of the store.
 #[derive(Clone, Copy)]
 struct TreesFor {
     read_only: bool,
     insecure: bool,
 }
 
-/// Where the builder listens on behalf of agents; each in a directory of its own.
+/// Directory of the builder's agent sockets; each is in a subdirectory of its own.
 const LISTENING: &str = "/listening";
 
-/// Of the files that a cache begins with: where they are asked for, and what they are if they come from a context.
+/// The initial content of a cache: its position in the Dockerfile, and its content if it comes from
+/// a context.
 #[derive(Clone, Copy)]
 struct Seed<'a> {
     span: Span,
@@ -65,8 +68,8 @@ struct Seed<'a> {
 }
 
 impl Executor<'_> {
-    /// The mounts of a command, and the caches among them. `parts` are those of contexts, in order, and `taken` the content of
-    /// all that the command takes from there.
+    /// Returns the mounts of a command, and its caches. `parts` are its mounts of contexts, in
+    /// order; `taken` is the content of everything that the command takes from contexts.
     pub(crate) fn mounts(
         &self,
         run: &RunStep,
@@ -97,9 +100,10 @@ impl Executor<'_> {
         Ok((requests, held))
     }
 
-    /// The caches of a command, each with the mounts that show it. A command has each once, for all its mounts of that cache,
-    /// so that it does not wait for itself, and in the strictest way that one of them asks for. They are taken in the order of
-    /// their ids, so that commands that wait for each other's cannot wait in a circle.
+    /// Locks the caches of a command; returns each with the indices of the mounts that show it.
+    /// Each cache is locked once, in the strictest sharing mode of its mounts, so that a command
+    /// does not wait for itself. Caches are locked in the order of their IDs, so that commands
+    /// cannot deadlock.
     fn caches(&self, steps: &[MountStep], taken: &[Content]) -> Result<Vec<(Vec<usize>, CacheMount)>> {
         let mut wanted: BTreeMap<Digest, Vec<(usize, &CacheStep, Seed<'_>)>> = BTreeMap::new();
         let mut taken = taken.iter();
@@ -120,8 +124,8 @@ impl Executor<'_> {
         Ok(caches)
     }
 
-    /// What a mount of a cache shows: the cache itself, or what is lent of it where nothing can be mounted. What is written to one that
-    /// is read-only stays there.
+    /// Returns the source of a cache mount: the cache itself, or a lent copy where mounts are not
+    /// allowed. Changes to a read-only copy are discarded.
     fn cache_source(
         &self,
         held: &mut HeldCaches,
@@ -131,7 +135,7 @@ impl Executor<'_> {
         let found = held.caches.iter().position(|(mounts, _)| mounts.contains(&mount));
         let number = found.ok_or_else(|| BuildError::other("a cache mount has no cache"))?;
         let cache = &held.caches[number].1;
-        // With `from`, the source was the part of it that the cache began with.
+        // With `from`, `source` is the path that the cache was initialized from.
         let part = if step.from.is_some() { "/" } else { step.source.as_str() };
         if self.builder.is_bare() {
             let lent = self.store.lend_cache(&self.work, cache, Path::new(part), read_only)?;
@@ -149,7 +153,7 @@ impl Executor<'_> {
         Ok(Source::BindBelow { dir: cache.path.clone(), path: PathBuf::from(part) })
     }
 
-    /// Names a cache: one that began with other files, or for another owner or mode, is another one.
+    /// Returns the ID of a cache. Initial content, owner and mode are part of it.
     fn cache_id(&self, step: &CacheStep, seed: Seed<'_>) -> Result<Digest> {
         let CacheStep { id, sharing: _, from, source, mode, uid, gid } = step;
         let mut hasher = Hasher::new();
@@ -171,7 +175,8 @@ impl Executor<'_> {
         Ok(hasher.finish())
     }
 
-    /// What a new cache starts with: what it is named by, or the context is another one by now.
+    /// Fills a new cache with its initial content. Returns [`BuildError::Moved`] if the context no
+    /// longer has the content that the cache's ID was computed from.
     fn fill_cache(&self, step: &CacheStep, Seed { span, content }: Seed<'_>, dir: &RootDir) -> Result<()> {
         let fail = || BuildError::kernel(format!("the cache mount {}", step.id));
         dir.set_own_meta(step.uid, step.gid, step.mode, now(self.request.now)).map_err(fail())?;
@@ -193,7 +198,7 @@ impl Executor<'_> {
         }
     }
 
-    /// A part of another stage. What a command writes to it is thrown away.
+    /// Mounts files of another stage. A command's changes to them are discarded.
     fn stage_mount(&self, from: VertexId, source: &str, access: TreesFor) -> Result<Source> {
         self.trees_mount(&self.trees(from)?, Path::new("/").join(source.trim_start_matches('/')), access)
     }
@@ -204,15 +209,17 @@ impl Executor<'_> {
             let lowers = self.store.lower_dirs(trees);
             return Ok(Source::Trees { lowers, path });
         }
-        // Where nothing can be mounted, nothing can be made read-only either; and a command that may mount makes it writable again.
+        // Without mounts there is no read-only access, and a command that may mount can make a
+        // mount writable again. Both get a copy instead of hard links to the store.
         let stays = access.read_only && !access.insecure && !self.builder.is_bare();
         let files = if stays { Files::Linked } else { Files::Copied };
         let (dir, _) = snapshots.merged(self.store, &self.work, trees, files)?;
         Ok(Source::Part { dir, path })
     }
 
-    /// The parts of contexts that a command mounts, in order, with what was `taken` from them for its key; and what is
-    /// different in them since the command was last run here with the key of that account, where that is known.
+    /// Returns the files of contexts that a command mounts, in order. `taken` is their content as
+    /// used in the key. Also returns the changes since the run that `before` describes, if they are
+    /// known.
     pub(crate) fn context_parts(
         &self,
         run: &RunStep,
@@ -220,7 +227,7 @@ impl Executor<'_> {
         before: Option<&Account>,
     ) -> Result<(Vec<ContextPart>, Option<Changes>)> {
         let earlier: Vec<Option<Digest>> = before.map(content_digests).unwrap_or_default();
-        // Another number of mounts: which was which is not known.
+        // With a different number of mounts, the earlier ones cannot be matched.
         let mut earlier = Some(earlier).filter(|earlier| earlier.len() == taken.len()).into_iter().flatten();
         let (mut parts, mut all) = (Vec::new(), None);
         for (mount, content) in keys::context_mounts(run).zip(taken) {
@@ -238,8 +245,9 @@ impl Executor<'_> {
         Ok((parts, all))
     }
 
-    /// A part of the context as a tree: filtered by the ignore file, owned by root, and still while files change. What an
-    /// `earlier` one of that content has unchanged is taken from it.
+    /// Returns files of a context as a tree: filtered by the ignore file, owned by root, and
+    /// unaffected by later changes to the context. Files that are unchanged since the `earlier`
+    /// content are taken from its tree.
     fn context_part(
         &self,
         (span, from, source): (Span, From, &str),
@@ -285,7 +293,7 @@ impl Executor<'_> {
         hasher.finish()
     }
 
-    /// The agents that a command may ask, until they are dropped.
+    /// Starts the SSH agents of a command. They serve until dropped.
     pub(crate) fn agents<'s>(&self, steps: &'s [AgentStep]) -> Result<Vec<(Agent, &'s AgentStep)>> {
         static SERIAL: AtomicUsize = AtomicUsize::new(0);
         let mut agents = Vec::new();
@@ -297,7 +305,8 @@ impl Executor<'_> {
                 continue;
             };
             let serial = SERIAL.fetch_add(1, Ordering::SeqCst);
-            // Without a root of its own, the builder listens where it may write.
+            // Without a root file system of its own, the builder uses its writable working
+            // directory.
             let listening = if self.builder.is_bare() { self.work.path().join("agents") } else { LISTENING.into() };
             let dir = listening.join(serial.to_string());
             let socket = self.builder.path(&Place::Agent(place).path());
@@ -309,7 +318,7 @@ impl Executor<'_> {
     }
 }
 
-/// The content of the parts of contexts that a command with that account mounted, in order.
+/// Returns the content digests of the context mounts that an account records, in order.
 fn content_digests(account: &Account) -> Vec<Option<Digest>> {
     let contents = account.parts.iter().filter(|(name, _)| name == FILES);
     contents.map(|(_, hex)| format!("sha256:{hex}").parse().ok()).collect()
@@ -327,7 +336,7 @@ fn cache_use(step: &CacheStep) -> CacheUse {
     }
 }
 
-/// The copy of one source to the root.
+/// Returns a COPY of one source to the root.
 fn files_of(from: From, source: &str, span: Span) -> CopyStep {
     CopyStep {
         from,

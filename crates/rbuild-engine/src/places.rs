@@ -1,10 +1,11 @@
-//! Where the builder finds what its caller has: its small root holds these binds and nothing else of the machine.
+//! Paths of the caller's files in the builder. The builder's root file system consists of these
+//! bind mounts and shows nothing else of the machine.
 
 use std::path::{Path, PathBuf};
 
 use crate::request::{AgentSource, BuildRequest};
 
-/// Something of the caller's, and its place in the builder's world.
+/// An object of the caller's that the builder accesses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
     Context,
@@ -24,7 +25,7 @@ impl Place {
     }
 }
 
-/// What of the machine the builder is to see: where it is, and where the builder looks for it.
+/// Returns the bind mounts that the builder needs: path on the machine, path in the builder.
 pub fn binds(request: &BuildRequest) -> Vec<(PathBuf, PathBuf)> {
     let bind = |source: &Path, place: Place| (source.to_path_buf(), place.path());
     let mut binds: Vec<_> = request.context.iter().map(|c| bind(&c.path, Place::Context)).collect();

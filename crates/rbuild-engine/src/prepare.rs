@@ -1,5 +1,5 @@
-//! Everything that can be done without a namespace: parse, resolve, plan, key. If nothing is left to run, the
-//! build is answered from here.
+//! The phases of a build that need no namespaces: parse, resolve, plan, key. A build that is fully
+//! cached is answered here.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -22,33 +22,33 @@ use crate::keys::{self, Contexts, Keys, Viewpoint};
 use crate::request::{BuildRequest, ImageForm, OutputKind, Squash};
 use crate::{leaks, refusal, why};
 
-/// What is known of a vertex before anything runs.
+/// The state of a vertex before anything runs.
 #[derive(Debug, Clone)]
 pub(crate) enum Known {
-    /// Scratch or an image: it has a result, and its files can be had.
+    /// Scratch or an image. It has a result, and its files are available.
     Source(Digest),
-    /// The cache holds it; perhaps with the owners of another rung ([`Store::is_ours`]).
+    /// A cache hit, possibly with the owners of another isolation mode ([`Store::is_ours`]).
     Hit(Record),
-    /// It has to run, or cannot be told before its inputs have.
+    /// It must run, or cannot be looked up before its inputs have run.
     Open,
 }
 
 pub struct Prepared {
-    /// What the result is for.
+    /// The platform of the result.
     pub(crate) platform: Platform,
     pub(crate) graph: BuildGraph,
     pub(crate) known: Vec<Known>,
-    /// The keys of the steps that are known.
+    /// Keys of the steps, where known.
     pub(crate) keys: Vec<Option<Digest>>,
-    /// What each step takes from contexts.
+    /// Content that each step takes from contexts.
     pub(crate) contents: Vec<Vec<Content>>,
-    /// Names what was built from this Dockerfile in this place.
+    /// Name of the ledger of steps built from this Dockerfile and these contexts.
     pub(crate) ledger: Digest,
-    /// Of the secrets whose values are looked for.
+    /// Marks of the secrets whose values are searched for.
     pub(crate) marks: Vec<SecretMark>,
-    /// Images by their manifest.
+    /// Images by manifest digest.
     pub(crate) images: HashMap<Digest, Image>,
-    /// What is known of files of the contexts; the builder has its own copy of it.
+    /// Hashes of context files. The builder is a separate process and has a copy of its own.
     pub(crate) hashes: Arc<HashCache>,
 }
 
@@ -62,7 +62,7 @@ impl Known {
     }
 }
 
-/// Parses, plans and looks everything up.
+/// Parses and plans the Dockerfile and looks up all steps in the cache.
 #[tracing::instrument(target = "engine", name = "prepare", level = "debug", skip_all)]
 pub fn prepare(request: &BuildRequest, params: &Parameters, store: &Store, events: &Events) -> Result<Prepared> {
     let file = rbuild_dockerfile::parse(&request.dockerfile).map_err(BuildError::Dockerfile)?;
@@ -81,7 +81,7 @@ pub fn prepare(request: &BuildRequest, params: &Parameters, store: &Store, event
         }
     };
     let secrets = request.secret_values();
-    // The texts of steps are shown and kept, and are part of nothing that is made.
+    // The text of a step is displayed and recorded, but is not part of any result.
     for vertex in &mut graph.vertices {
         vertex.text = secrets.mask(std::mem::take(&mut vertex.text));
     }
@@ -96,7 +96,7 @@ pub fn prepare(request: &BuildRequest, params: &Parameters, store: &Store, event
     let LookedUp { known, keys, contents, will_run } = look_up(&graph, store, &contexts, request, &marks)?;
     demands::check(request, &graph, &needed(&graph, &known, will_run))?;
     if let Some(bytes) = hashes.bytes() {
-        // Losing them costs time and nothing else.
+        // Losing the hashes only costs time.
         let _ = store.put_hashes(&name, &bytes);
     }
     let platform = graph.config.platform();
@@ -104,14 +104,14 @@ pub fn prepare(request: &BuildRequest, params: &Parameters, store: &Store, event
     Ok(Prepared { platform, graph, known, keys, contents, marks, images, hashes, ledger })
 }
 
-/// A Dockerfile in its place, for one platform.
+/// Returns the name of the ledger: Dockerfile name, contexts and platform.
 fn ledger_name(request: &BuildRequest, contexts: &Digest, platform: &Platform) -> Digest {
     let mut hasher = Hasher::new();
     hasher.field("ledger 2").field(contexts.bytes()).field(&request.dockerfile_name).field(platform.to_string());
     hasher.finish()
 }
 
-/// The contexts of a build, as a name for what is known of their files.
+/// Returns the name under which file hashes of a build's contexts are stored.
 fn hashes_name(request: &BuildRequest) -> Digest {
     let mut hasher = Hasher::new();
     for dir in request.context.iter().chain(request.named.iter().flatten()) {
@@ -120,7 +120,7 @@ fn hashes_name(request: &BuildRequest) -> Digest {
     hasher.finish()
 }
 
-/// Finds the images that are needed; all that are missing are told together.
+/// Resolves the images that are needed. All missing ones are reported together.
 fn resolve(store: &Store, needs: Vec<ImageNeed>) -> Result<Vec<(ImageNeed, Image)>> {
     let (mut found, mut missing) = (Vec::new(), Vec::new());
     for need in needs {
@@ -140,7 +140,7 @@ fn missing_image(store: &Store, need: &ImageNeed) -> Diagnostic {
     }
     let what = if need.stages.is_empty() { "image" } else { "stage or image" };
     let d = Diagnostic::new(need.span, format!("there is no {what} called `{}` here", need.name));
-    // What the command line would take for the beginning of an id.
+    // Image commands accept an ID prefix here; FROM does not.
     if let Ok((None, image)) = store.find_image(&need.name) {
         let help = format!("for the image whose id begins so, write the whole id: {}", image.id);
         return d.help(help);
@@ -161,11 +161,11 @@ struct LookedUp {
     known: Vec<Known>,
     keys: Vec<Option<Digest>>,
     contents: Vec<Vec<Content>>,
-    /// Commands that run if anything needs them, as far as that can be told.
+    /// Commands that will run if they are needed, as far as is known.
     will_run: Vec<VertexId>,
 }
 
-/// Those of the steps that the target needs, in their order.
+/// Returns those of the steps that the target needs, in their order.
 fn needed(graph: &BuildGraph, known: &[Known], mut steps: Vec<VertexId>) -> Vec<VertexId> {
     let mut seen = vec![false; graph.vertices.len()];
     let mut open = vec![graph.target];
@@ -178,7 +178,7 @@ fn needed(graph: &BuildGraph, known: &[Known], mut steps: Vec<VertexId>) -> Vec<
     steps
 }
 
-/// The result that an open step is going to have, if its key tells it.
+/// Returns the result that an open step will have, if its key determines it.
 fn foreseen(vertex: &Vertex, key: Option<Digest>) -> Option<Digest> {
     match &vertex.step {
         _ if vertex.ignore_cache => None,
@@ -198,7 +198,7 @@ fn look_up(
 ) -> Result<LookedUp> {
     let mut known: Vec<Known> = Vec::with_capacity(graph.vertices.len());
     let (mut keys, mut contents, mut will_run) = (Vec::new(), Vec::new(), Vec::new());
-    // Results, those of open steps as far as they are foreseen.
+    // Results; for open steps the foreseen ones.
     let mut results: Vec<Option<Digest>> = Vec::with_capacity(graph.vertices.len());
     for (id, vertex) in graph.vertices.iter().enumerate() {
         if matches!(vertex.step, Step::Scratch | Step::Image { .. }) {
@@ -210,7 +210,8 @@ fn look_up(
             continue;
         }
         let ready = vertex.inputs().iter().all(|i| known[*i].result().is_some());
-        // A step whose inputs are open cannot be keyed, but mistakes in what it reads are told before anything runs.
+        // A step with open inputs cannot be looked up, but errors in its sources are reported
+        // before anything runs.
         let result_of = |id: VertexId| results[id].unwrap_or_else(|| Digest::of(b"open"));
         let maker = Keys { contexts, salt: request.salt.as_deref(), result_of: &result_of };
         let taken = maker.taken(vertex)?;
@@ -238,12 +239,13 @@ fn look_up(
 }
 
 impl Prepared {
-    /// Whether the build has commands, be they cached or not.
+    /// Returns true if the build has commands, cached or not.
     pub fn has_commands(&self) -> bool {
         self.graph.vertices.iter().any(|vertex| matches!(vertex.step, Step::Run(_)))
     }
 
-    /// The key under which the finished image is kept: the target's files, and all that the image says of them.
+    /// Returns the key of the final image: the target's result and everything else in the image's
+    /// documents.
     pub(crate) fn image_key(&self, target: &Digest, request: &BuildRequest, form: &ImageForm) -> Digest {
         let mut hasher = Hasher::new();
         hasher.field("image 5").field(target.bytes());
@@ -266,8 +268,8 @@ impl Prepared {
         hasher.finish()
     }
 
-    /// Answers the build if the cache holds all of it and no file system has to be looked into; `None` if a
-    /// builder is needed.
+    /// Answers the build from the cache. Returns `None` if a step must run or a file system must be
+    /// mounted, which takes a builder.
     #[tracing::instrument(target = "engine", name = "answer", level = "debug", skip_all)]
     pub fn answer(&self, request: &BuildRequest, store: &Store, events: &Events) -> Result<Option<Finished>> {
         let target = &self.known[self.graph.target];
@@ -304,14 +306,15 @@ impl Prepared {
             }
         }
         self.report_hits(&self.known, events);
-        // Losing it costs an explanation, once.
+        // Losing the record only costs one explanation.
         let _ = self.remember(store, &self.keys);
         let finished = export::publish(request, store, &[manifests], events)?;
         history::remember(request, std::slice::from_ref(self), store, events, Status::Done, Vec::new());
         Ok(Some(finished))
     }
 
-    /// Notes which steps were built here, for the next build to compare itself with. What has no key was not built.
+    /// Records which steps were built here, for comparison with the next build. Steps without a key
+    /// were not built.
     pub(crate) fn remember(&self, store: &Store, keys: &[Option<Digest>]) -> Result<()> {
         let built = self.graph.vertices.iter().zip(keys);
         let steps = built.filter_map(|(vertex, key)| Some(why::entry(vertex, (*key)?))).collect();
@@ -324,13 +327,15 @@ impl Prepared {
         Ok(())
     }
 
-    /// Whether the target is a single step on nothing, so that its own tree is its whole file system.
+    /// Returns true if the target is a single step on scratch, so that its tree is its whole root
+    /// file system.
     fn bottom_is_scratch(&self) -> bool {
         let parent = self.graph.vertices[self.graph.target].parent;
         parent.is_some_and(|p| matches!(self.graph.vertices[p].step, Step::Scratch))
     }
 
-    /// Writes the files if the caller can read them all; otherwise the builder, who is root there, has to.
+    /// Writes the files if the caller can read them all. Returns false if not: then the builder,
+    /// which is root in its user namespace, must write them.
     fn export_readable(&self, output: &crate::Output, view: &RootDir) -> Result<bool> {
         if output.kind != OutputKind::Local || output.split == Some(true) {
             return Ok(false);
@@ -345,7 +350,7 @@ impl Prepared {
         }
     }
 
-    /// Tells of the steps that nothing has to be done for.
+    /// Reports the cached steps.
     pub(crate) fn report_hits(&self, known: &[Known], events: &Events) {
         for (step, known) in known.iter().enumerate() {
             let vertex = &self.graph.vertices[step];

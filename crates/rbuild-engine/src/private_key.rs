@@ -1,8 +1,8 @@
-//! Private ssh keys, and what an agent that holds them answers (draft-ietf-sshm-ssh-agent).
+//! Private SSH keys, and the replies of an agent that holds them (draft-ietf-sshm-ssh-agent).
 
 use ssh_key::{Algorithm, HashAlg, Signature};
 
-/// An unencrypted key in OpenSSH's format.
+/// An unencrypted key in OpenSSH format.
 #[derive(Clone)]
 pub struct PrivateKey(ssh_key::PrivateKey);
 
@@ -13,7 +13,7 @@ impl std::fmt::Debug for PrivateKey {
 }
 
 impl PrivateKey {
-    /// Reads `-----BEGIN OPENSSH PRIVATE KEY-----`. The error is a sentence for people.
+    /// Parses `-----BEGIN OPENSSH PRIVATE KEY-----`. The error is part of a message for users.
     pub fn parse(bytes: &[u8]) -> Result<PrivateKey, String> {
         let key =
             ssh_key::PrivateKey::from_openssh(bytes).map_err(|e| format!("it is no OpenSSH private key ({e})"))?;
@@ -27,7 +27,7 @@ impl PrivateKey {
         self.0.public_key().to_bytes().ok()
     }
 
-    /// RSA keys sign with the hash that the flags ask for; SHA-1 is not offered.
+    /// Signs data. RSA keys use the hash that the flags request; SHA-1 is not supported.
     fn sign(&self, data: &[u8], flags: u32) -> Option<Signature> {
         use signature::Signer;
         match self.0.key_data() {
@@ -42,7 +42,7 @@ impl PrivateKey {
 
 fn rsa_signature(pair: &ssh_key::private::RsaKeypair, hash: HashAlg, data: &[u8]) -> Option<Signature> {
     use rsa::signature::{SignatureEncoding, Signer};
-    // The conversion of ssh-key 0.6 takes the first prime twice; the parts are put together here.
+    // ssh-key 0.6 converts RSA keys with the first prime twice, so the key is assembled here.
     let number = |n: &ssh_key::Mpint| n.as_positive_bytes().map(rsa::BigUint::from_bytes_be);
     let (public, private) = (&pair.public, &pair.private);
     let primes = vec![number(&private.p)?, number(&private.q)?];
@@ -62,17 +62,18 @@ const SIGN_REQUEST: u8 = 13;
 const SIGN_RESPONSE: u8 = 14;
 const RSA_SHA2_256: u32 = 2;
 
-/// Whether a command may have a message answered: it asks for the keys, or for a signature.
+/// Returns true for requests that commands may make: listing keys and signing.
 pub(crate) fn is_passed_on(message: &[u8]) -> bool {
     matches!(message.first(), Some(&(REQUEST_IDENTITIES | SIGN_REQUEST)))
 }
 
-/// The answer to what is not done.
+/// Returns the failure reply.
 pub(crate) fn refusal() -> Vec<u8> {
     vec![FAILURE]
 }
 
-/// The answer to one message, both without their lengths. What is not understood is refused.
+/// Returns the reply to a message, both without length prefix. Unknown messages get the failure
+/// reply.
 pub(crate) fn reply(message: &[u8], keys: &[PrivateKey]) -> Vec<u8> {
     let answer = match message.split_first() {
         Some((&REQUEST_IDENTITIES, _)) => identities(keys),

@@ -1,8 +1,9 @@
-//! Refusing results that hold the value of a secret.
+//! Refusal of results that contain the value of a secret.
 //!
-//! A step's files are looked through before anybody can have them, and what was looked for and found stands beside them
-//! ([`Verdict`]). So a build that comes later, with other secrets or none, neither takes a result that holds what it was not given, nor
-//! reads again what was read.
+//! A step's files are searched before they become available to anything else, and the searched
+//! values and the findings are stored with them ([`Verdict`]). A later build with other secrets, or
+//! none, therefore neither reuses a result that contains a value it was not given nor searches the
+//! same files again.
 
 use rbuild_dockerfile::Diagnostic;
 use rbuild_linux::RootDir;
@@ -17,8 +18,8 @@ use crate::request::{BuildRequest, Squash};
 
 const HELP: &str = "read it from its mount each time, or give leave with --allow secret-in-image";
 
-/// Whether a build with these secrets may take a result out of the cache. What other steps than commands make follows from
-/// their inputs alone, and those were looked at.
+/// Returns true if a build with these secrets may reuse a cached result. Results of steps other
+/// than RUN depend only on their inputs, which have been checked themselves.
 pub(crate) fn may_take(
     request: &BuildRequest,
     marks: &[SecretMark],
@@ -30,7 +31,7 @@ pub(crate) fn may_take(
     Ok(request.allow_leaks || store.may_take(record, !run.secrets.is_empty(), marks)?)
 }
 
-/// For each vertex, whether a command that mounts a secret had a part in it.
+/// Returns for each vertex whether a command that mounts a secret contributed to it.
 pub(crate) fn exposed(graph: &BuildGraph, leaks: &Leaks<'_>) -> Vec<bool> {
     let mut exposed: Vec<bool> = Vec::with_capacity(graph.vertices.len());
     for vertex in &graph.vertices {
@@ -42,7 +43,8 @@ pub(crate) fn exposed(graph: &BuildGraph, leaks: &Leaks<'_>) -> Vec<bool> {
 }
 
 impl Prepared {
-    /// The value of a secret in what the image says of its files: where, and the secret.
+    /// Searches the image's documents; returns the document that contains the value of a secret,
+    /// and the secret's ID.
     fn told_leak<'a>(&self, request: &BuildRequest, leaks: &Leaks<'a>) -> Option<(&'static str, &'a str)> {
         let config = serde_json::to_value(&self.graph.config).unwrap_or_default();
         let history = &self.graph.history;
@@ -55,7 +57,7 @@ impl Prepared {
         Some(("annotations hold", id))
     }
 
-    /// Whether it is known already that the result holds no value of a secret.
+    /// Returns true if the result is already known to contain no value of a secret.
     pub(crate) fn is_cleared(&self, request: &BuildRequest, store: &Store) -> Result<bool> {
         let leaks = Leaks::new(&request.secrets, &self.marks);
         if leaks.is_empty() || request.allow_leaks {
@@ -80,12 +82,14 @@ impl Prepared {
 }
 
 impl Executor<'_> {
-    /// Looks for secrets in what a step made, before it is committed. Refuses it if it belongs to the result.
+    /// Searches the files that a step made, before they are committed. Fails if a secret is found
+    /// and the step is part of the result.
     pub(crate) fn judge(&self, id: VertexId, made: &RootDir) -> Result<()> {
         let vertex = &self.prepared.graph.vertices[id];
         let refuses = !self.request.allow_leaks && self.chain().any(|v| v == id);
         if self.leaks.is_empty() || !(refuses || self.exposed[id]) {
-            // A command whose secrets were not given, or are too short to be found: nothing is left open.
+            // No secret was given to the command, or only values too short to search for. The empty
+            // verdict records that nothing is left to be searched.
             return match &vertex.step {
                 Step::Run(run) if !run.secrets.is_empty() => Ok(self.store.put_verdict(made, &Verdict::default())?),
                 _ => Ok(()),
@@ -105,8 +109,8 @@ impl Executor<'_> {
         BuildError::Unmet(vec![Diagnostic::new(self.prepared.graph.vertices[id].span, message).help(HELP)])
     }
 
-    /// Refuses a result that holds a value of a secret. Every layer of the build's own is looked at, also what comes from
-    /// the cache: the values may be others than they were then.
+    /// Fails if the result contains the value of a secret. Searches every layer of the build's own,
+    /// including cached ones: they may have been searched for other values.
     pub(crate) fn refuse_leaks(&self) -> Result<()> {
         if self.leaks.is_empty() || self.request.allow_leaks {
             return Ok(());
@@ -134,7 +138,7 @@ impl Executor<'_> {
         Ok(())
     }
 
-    /// Refuses a result whose own layer takes in an image's files, if one that is left of them holds a value.
+    /// Fails if a squashed result contains a value in a file that comes from its base image.
     fn refuse_leaks_of_base(&self) -> Result<()> {
         let target = self.prepared.graph.target;
         let mut open = false;
@@ -149,7 +153,7 @@ impl Executor<'_> {
         if !open {
             return Ok(());
         }
-        // What a later layer hides does not count.
+        // Files that a later layer hides do not count.
         match self.leaks.in_tree(&self.view(target)?)?.first() {
             None => Ok(()),
             Some(Leak { id, place }) => {

@@ -8,72 +8,75 @@ use rbuild_sandbox::Carrier;
 
 use crate::mask::SecretValues;
 
-/// What somebody asked for, all of it read and decided; no environment and no clock come in later.
+/// A build request with all inputs read and resolved. The build reads neither the environment nor
+/// the clock.
 pub struct BuildRequest {
-    /// As it is shown in errors.
+    /// Name of the Dockerfile in errors.
     pub dockerfile_name: String,
     pub dockerfile: Vec<u8>,
-    /// What the plan is made with, for the first platform.
+    /// Parameters of the plan for the first platform.
     pub parameters: Parameters,
-    /// All platforms to build for, in order; empty if none was asked for.
+    /// All target platforms, in order; empty if none was requested.
     pub platforms: Vec<Platform>,
-    /// Absent when the Dockerfile came alone.
+    /// `None` if only a Dockerfile was given.
     pub context: Option<ContextDir>,
-    /// The directories among the named contexts, each at the place of [`Parameters::contexts`].
+    /// Directories of named contexts, at the same index as in [`Parameters::contexts`].
     pub named: Vec<Option<ContextDir>>,
-    /// Files of contexts have the modes that git keeps.
+    /// Reduces the modes of context files to those that git keeps.
     pub git_modes: bool,
-    /// The directories of [`Parameters::volumes`], absolute.
+    /// Directories of [`Parameters::volumes`], as absolute paths.
     pub volumes: Vec<PathBuf>,
     pub tags: Vec<Reference>,
-    /// Of the manifest.
+    /// Annotations of the manifest.
     pub annotations: Vec<(String, String)>,
-    /// Secrets by their ids. Their values go to the commands that ask for them, and nowhere else.
+    /// Secrets by ID. Their values are passed only to the commands that mount them.
     pub secrets: Vec<(String, Vec<u8>)>,
-    /// File systems are put together by copying, also where the kernel would mount overlays.
+    /// Assembles root file systems by copying, even where the kernel supports overlay mounts.
     pub copies: bool,
-    /// Keeps the build apart from all others: nothing comes from the cache, and nobody else gets anything from it.
+    /// Cache namespace. Part of every key, so that the build neither reads nor populates the shared
+    /// cache.
     pub salt: Option<String>,
-    /// What layers and files of the result take is to be remembered.
+    /// Records the sizes of the result's layers and their largest files.
     pub weigh: bool,
-    /// A command that fails is followed by a shell in its container, on the caller's terminal.
+    /// After a command has failed, starts a shell in its container on the caller's terminal.
     pub shell_on_error: bool,
-    /// The result may hold a value of a secret.
+    /// Allows the value of a secret in the result.
     pub allow_leaks: bool,
-    /// Agents for ssh mounts, by their ids.
+    /// SSH agents by ID.
     pub agents: Vec<(String, AgentSource)>,
     pub outputs: Vec<Output>,
-    /// Of the image that no output asks for.
+    /// Squashing of the image that is made without an output.
     pub squash: Squash,
-    /// Vertices that run at a time.
+    /// Maximum number of vertices that run concurrently.
     pub jobs: usize,
-    /// The resolver file that commands see.
+    /// Content of `/etc/resolv.conf` for commands.
     pub resolv_conf: String,
-    /// What an isolated network takes; there is one if commands are to have it.
+    /// The program that provides isolated networks with outbound access, if any command may need
+    /// it.
     pub carrier: Option<Carrier>,
-    /// Seconds since 1970 when the build began.
+    /// Start of the build, in seconds since 1970.
     pub now: i64,
-    /// Bytes that the build cache may take when the build is over.
+    /// Maximum size of the build cache after the build, in bytes.
     pub cache_limit: Option<u64>,
-    /// Names this build in the store's records.
+    /// ID of this build in the store's records.
     pub build_id: String,
 }
 
-/// A directory that files are copied from.
+/// A directory that serves as a build context.
 #[derive(Debug, Clone)]
 pub struct ContextDir {
-    /// Absolute.
+    /// Absolute path.
     pub path: PathBuf,
-    /// The text of the ignore file that applies.
+    /// Content of the ignore file that applies.
     pub ignore: String,
 }
 
-/// What answers when a command asks an ssh agent.
+/// The backend of an SSH agent mount.
 #[derive(Debug, Clone)]
 pub enum AgentSource {
-    /// The caller's own agent.
+    /// The caller's agent.
     Socket(PathBuf),
-    /// Private keys, served by the build itself.
+    /// Private keys that the build serves itself.
     Keys(Vec<crate::PrivateKey>),
 }
 
@@ -81,82 +84,83 @@ pub enum AgentSource {
 pub enum OutputKind {
     /// A directory.
     Local,
-    /// The file system as one tar.
+    /// The root file system as a tar archive.
     Tar,
-    /// An OCI image layout as a tar.
+    /// An OCI image layout as a tar archive.
     OciArchive,
     /// An OCI image layout as a directory.
     OciDirectory,
-    /// A docker-archive that is an OCI image layout too.
+    /// A docker-archive that is also an OCI image layout.
     DockerArchive,
-    /// The local store.
+    /// An image in the local store.
     Image,
 }
 
 pub struct Output {
     pub kind: OutputKind,
     pub target: Target,
-    /// Of what is an image.
+    /// Form of the image; unused for file outputs.
     pub form: ImageForm,
-    /// What a directory has and the result has not is taken away.
+    /// Deletes files in the directory that the result does not have.
     pub delete: bool,
-    /// Each platform has a directory of its own; if not given, as soon as there are several.
+    /// Writes each platform to a directory of its own. By default, if there are several platforms.
     pub split: Option<bool>,
 }
 
-/// How an image is made of the same files.
+/// Properties of an image that do not change the files in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ImageForm {
     pub layers: LayerForm,
-    /// Layers of the base are packed in this form too; else they stay as they came.
+    /// Repacks layers of the base in this form, too. Otherwise they are kept as they are.
     pub force: bool,
-    /// Files in new layers keep times that are later than SOURCE_DATE_EPOCH.
+    /// Keeps modification times in new layers that are later than SOURCE_DATE_EPOCH.
     pub late_times: bool,
     pub squash: Squash,
 }
 
 impl ImageForm {
-    /// What stays in the local store is not packed until somebody takes it elsewhere.
+    /// Returns the form of images in the local store. Their layers are compressed only on export.
     pub fn of_store() -> ImageForm {
         let layers = LayerForm { compression: Compression::None, level: None };
         ImageForm { layers, ..ImageForm::default() }
     }
 }
 
-/// Which layers become one.
+/// The layers that are merged into one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Squash {
     #[default]
     None,
-    /// Those of the build's own steps.
+    /// The layers of the build's own steps.
     Steps,
-    /// All of them: nothing of the base stays recognisable.
+    /// All layers, including those of the base.
     All,
 }
 
-/// The place that an output goes to. Files and directories are held open, so that they can be reached from any mount namespace.
+/// Destination of an output. Files and directories are held open, so that they can be reached from
+/// any mount namespace.
 pub enum Target {
     Store,
     Directory(Directory),
-    /// Complete when the build is over; its opener publishes it then.
+    /// A file that is complete when the build ends; the caller, who opened it, publishes it then.
     File(Destination),
 }
 
 impl BuildRequest {
-    /// The values that nothing which is said or kept of the build may show.
+    /// Returns the secret values to be masked in everything that is reported or recorded.
     pub fn secret_values(&self) -> SecretValues {
         SecretValues::of(&self.secrets)
     }
 
-    /// What the plans are made with, one for each platform.
+    /// Returns the parameters of the plans, one for each platform.
     pub fn plans(&self) -> Vec<Parameters> {
         let others = self.platforms.iter().skip(1).cloned();
         let others = others.map(|platform| Parameters { platform, ..self.parameters.clone() });
         std::iter::once(self.parameters.clone()).chain(others).collect()
     }
 
-    /// Whether an output is an image that nobody keeps, and that takes no more work than copying it would: its layers are
-    /// written where they go and nowhere else.
+    /// Returns true if an output can be written directly: an image that is not kept in the store,
+    /// and whose layers need no more work than copying. Its layers are packed into the output only.
     pub(crate) fn is_direct(&self, output: &Output) -> bool {
         let ImageForm { layers, force, late_times: _, squash } = output.form;
         let archive =
@@ -166,7 +170,7 @@ impl BuildRequest {
         archive && !kept && layers.compression == Compression::None && !force && squash == Squash::None
     }
 
-    /// The images that the build has to make of its result and keep; the first is the one that gets the names.
+    /// Returns the forms of the images to be made and kept. The first one is tagged.
     pub fn forms(&self) -> Vec<ImageForm> {
         let files_only = |o: &&Output| matches!(o.kind, OutputKind::Local | OutputKind::Tar);
         let kept = |o: &&Output| !files_only(o) && !self.is_direct(o);

@@ -1,4 +1,5 @@
-//! What runs, in which order, and for whom: read off the graph before the first step.
+//! The schedule of a build, computed from the graph before the first step: the vertices to run,
+//! their order and their dependants.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
@@ -12,13 +13,13 @@ use crate::prepare::Known;
 use crate::request::{OutputKind, Squash};
 
 impl Executor<'_> {
-    /// The steps that the result is made of, from the target down to its base.
+    /// Returns the parent chain of the target, from the target down to its base.
     pub(crate) fn chain(&self) -> impl Iterator<Item = VertexId> {
         let graph = &self.prepared.graph;
         std::iter::successors(Some(graph.target), |v| graph.vertices[*v].parent)
     }
 
-    /// Decides what runs: what is open and needed, and the images below it.
+    /// Schedules the open vertices that are needed, and the images below them.
     pub(crate) fn schedule(&mut self) {
         let graph = &self.prepared.graph;
         for (id, known) in self.known.iter().enumerate() {
@@ -52,19 +53,19 @@ impl Executor<'_> {
         }
     }
 
-    /// Whether the result is wanted as files, and not only as layers of its steps.
+    /// Returns true if the result is needed as files, not only as the layers of its steps.
     pub(crate) fn wants_files(&self) -> bool {
         self.request.outputs.iter().any(|o| matches!(o.kind, OutputKind::Local | OutputKind::Tar))
             || self.request.forms().iter().any(|form| form.squash == Squash::All)
     }
 
-    /// Whether nothing needs the files of a vertex but the images that are made of it.
+    /// Returns true if the files of a vertex are needed only for the images made from it.
     pub(crate) fn is_only_in_images(&self, id: VertexId) -> bool {
         id == self.prepared.graph.target && self.dependants[id].is_empty() && !self.wants_files()
     }
 
-    /// What has to run before the files of `id` are there: itself if it is open, the image below it if it is a
-    /// hit, nothing if it stands on scratch.
+    /// Returns the vertex that must run before the files of `id` are available: `id` itself if it
+    /// is open, the image below it if it is a cache hit, `None` if it is based on scratch.
     pub(crate) fn bottom(&self, id: VertexId) -> Option<VertexId> {
         let mut at = id;
         loop {
@@ -77,8 +78,8 @@ impl Executor<'_> {
         }
     }
 
-    /// The paths of an image that copies take from it, if nothing else needs it; `None` also where only the whole image can
-    /// say what a pattern means.
+    /// Returns the paths that copies take from an image, if nothing else needs it. Returns `None`
+    /// if the whole image is needed, as for patterns, which only the complete tree can resolve.
     pub(crate) fn parts_wanted(&self, id: VertexId) -> Option<BTreeSet<PathBuf>> {
         let graph = &self.prepared.graph;
         let Step::Image { manifest, .. } = &graph.vertices[id].step else { return None };
@@ -108,7 +109,8 @@ impl Executor<'_> {
         Some(wanted)
     }
 
-    /// Names the steps that others have to come before. Images are unpacked without being steps.
+    /// Reports the steps that wait for others. Images are unpacked without being steps, so they do
+    /// not count.
     pub(crate) fn tell_who_waits(&self) {
         let graph = &self.prepared.graph;
         let is_step = |id: &VertexId| !matches!(graph.vertices[*id].step, Step::Image { .. } | Step::Scratch);

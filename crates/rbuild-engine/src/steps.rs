@@ -1,4 +1,5 @@
-//! One step each: RUN, COPY and ADD, WORKDIR. Each fills a new tree, which the caller commits.
+//! Execution of single steps: RUN, COPY and ADD, WORKDIR. Each fills a new tree, which the caller
+//! commits.
 
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
@@ -31,22 +32,22 @@ use crate::track::Track;
 use crate::users;
 
 impl Executor<'_> {
-    /// A new tree for what a vertex makes: its directory, which holds its `fs`.
+    /// Creates the tree for a vertex; returns its directory, which contains `fs`.
     pub(crate) fn new_tree(&self, id: VertexId) -> Result<(PathBuf, RootDir)> {
         let (path, dir) = self.store.new_tree(&self.work)?;
         self.prepare_root(&self.trees_below(id)?, &dir)?;
         Ok((path, dir))
     }
 
-    /// The trees that a vertex works on. A linked copy makes a tree of its own, which covers what is below as any other
-    /// tree does.
+    /// Returns the trees that a vertex builds on. A linked copy starts from nothing; its tree
+    /// covers the ones below like any other.
     fn trees_below(&self, id: VertexId) -> Result<Vec<TreeId>> {
         let vertex = &self.prepared.graph.vertices[id];
         let linked = matches!(&vertex.step, Step::Copy(step) if step.link);
         vertex.parent.filter(|_| !linked).map_or(Ok(Vec::new()), |parent| self.trees(parent))
     }
 
-    /// The root of the new tree looks like the root that it covers.
+    /// Gives the root of the new tree the owner and mode of the root that it covers.
     pub(crate) fn prepare_root(&self, trees: &[TreeId], dir: &RootDir) -> Result<()> {
         let fail = || BuildError::kernel("the step's directory");
         let fs = dir.sub("fs").map_err(fail())?;
@@ -60,12 +61,13 @@ impl Executor<'_> {
         fs.set_own_meta(uid, gid, mode, Timestamp { sec: self.request.now, nsec: 0 }).map_err(fail())
     }
 
-    /// The step's file system for writing: what it has below, with its own tree on top.
+    /// Returns the step's root file system for writing: the trees below with its own tree on top.
     fn writable(&self, trees: &[TreeId], path: &Path) -> Result<Working> {
         Ok(self.snapshots()?.working(self.store, &self.work, trees, &path.join("fs"))?)
     }
 
-    /// The step's file system for a command, and how it was if that has to be known afterwards.
+    /// Returns the root file system for a command. Without overlays, also returns a record of its
+    /// files, for finding the changes afterwards.
     fn files(&self, trees: &[TreeId], path: &Path) -> Result<(Files, Option<Before>)> {
         let (scratch, _) = self.work.new_dir()?;
         let snapshots = self.snapshots()?;
@@ -75,12 +77,12 @@ impl Executor<'_> {
         }
         let (root, dir) = snapshots.merged(self.store, &self.work, trees, rbuild_store::Files::Copied)?;
         let before = Before::of(&dir, false).map_err(BuildError::kernel("the step's files"))?;
-        // The clock that stamps changes ticks every few milliseconds.
+        // The kernel's clock for file times is coarse. Wait for a tick, so that changes show.
         std::thread::sleep(TICK);
         Ok((Files::Directory { root, scratch }, Some(before)))
     }
 
-    /// Brings home what a command did to its files.
+    /// Moves the changes that a command made to the step's tree.
     fn take_changes(&self, request: &RunRequest, before: Option<Before>, trees: &[TreeId], path: &Path) -> Result<()> {
         let fail = || BuildError::kernel("the step's files");
         let (Files::Directory { root, scratch }, Some(mut before)) = (&request.files, before) else {
@@ -96,7 +98,8 @@ impl Executor<'_> {
         let tree = RootDir::open(path.join("fs")).map_err(fail())?;
         before.changes(&dir, &tree).map_err(fail())?;
         self.throw_away(root);
-        // Where mounts are directories like any other, a command may have linked files of one to its own.
+        // Where mounts are plain directories, the command may have created hard links to files in
+        // them.
         cut_links(&tree).map_err(fail())?;
         Ok(())
     }
@@ -111,8 +114,8 @@ impl Executor<'_> {
         Terms { now: self.request.now, limits: self.store.limits(), cancel: &self.cancel }
     }
 
-    /// Copies into a new tree, from a context or from `stage`; gives what is different among the files since it was
-    /// last done here, where that is known.
+    /// Copies files into a new tree, from a context or from `stage`. Returns the changes since the
+    /// last time the step was executed here, if known.
     pub(crate) fn copy_step(
         &self,
         id: VertexId,
@@ -164,7 +167,8 @@ impl Executor<'_> {
         Ok(track.changes())
     }
 
-    /// The form in which a copy goes into the result, if it goes nowhere else: nobody will look at its files.
+    /// Returns the layer form in which a copy can be stored directly, without unpacked files: only
+    /// if nothing will read its files.
     fn folds(&self, id: VertexId) -> Option<LayerForm> {
         let request = self.request;
         let looked_at = request.weigh || request.salt.is_some() || !request.secrets.is_empty();
@@ -173,7 +177,7 @@ impl Executor<'_> {
         (self.is_only_in_images(id) && !looked_at && !clamped).then_some(form.layers)
     }
 
-    /// Keeps a copy as its layer; the files that it was to get stay where they are.
+    /// Stores a copy as its layer. The deferred files are packed straight from their source.
     fn fold(&self, dir: &RootDir, loose: Loose, form: LayerForm) -> Result<()> {
         let stop = || self.cancel.is_cancelled();
         self.store.fold_tree(&self.work, dir, loose, form, &stop).map_err(|e| match e {
@@ -183,7 +187,7 @@ impl Executor<'_> {
         })
     }
 
-    /// What an earlier copy knows, and its files.
+    /// Returns the tracking data of an earlier copy, including its files.
     pub(crate) fn track(&self, tree: &TreeId) -> Result<Track> {
         let listing = Listing::from_bytes(&self.store.tree_note(tree, LISTING)?);
         Ok(Track::since(listing, self.store.tree_if_here(tree)?))
@@ -209,14 +213,14 @@ impl Executor<'_> {
     pub(crate) fn workdir_step(&self, id: VertexId, step: &WorkdirStep, path: &Path) -> Result<()> {
         let working = self.writable(&self.trees_below(id)?, path)?;
         let root = &working.root;
-        // Who the user is matters only where something is made.
+        // The user is resolved only if a directory must be created.
         let owner = match root.stat_follow(&step.path) {
             Ok(there) if there.kind == Kind::Dir => (0, 0),
             _ => users::owner(&users::in_root(root), &step.user).map_err(|e| self.failure(id, e, Vec::new()))?,
         };
         let now = Timestamp { sec: step.time.unwrap_or(self.request.now), nsec: 0 };
         let mut made = Vec::new();
-        // Also where a link leads to nothing.
+        // Resolves dangling links, too.
         let real = root.resolve(&step.path).map_err(BuildError::kernel(format!("making {}", step.path)))?;
         let result = root.create_dir_all(&real, 0o755, Some(owner), |p| made.push(p.to_path_buf()));
         result.map_err(|e| match e.kind() {
@@ -235,7 +239,8 @@ impl Executor<'_> {
         Ok(working.finish(&path.join("fs"))?)
     }
 
-    /// Runs a command; `parts` are those of contexts that it mounts, and `taken` is all that it takes from there.
+    /// Runs a command. `parts` are its mounts of contexts, `taken` is the content of everything
+    /// that it takes from contexts.
     pub(crate) fn run_step(
         &self,
         id: VertexId,
@@ -251,12 +256,12 @@ impl Executor<'_> {
         let agents = self.agents(&run.agents)?;
         let request = self.run_request(run, who, files, mounts, &secrets, &agents);
         let (ended, log) = self.run_command(id, &request);
-        // A shell may look into what a command that failed has left.
+        // A shell may inspect the files of a failed command.
         let again = !matches!(&ended, Ok(Ended { outcome: Outcome::Exited(0), .. }));
         let brought = if ended.is_ok() { caches.bring_home(self.store, &self.work, again) } else { Ok(()) };
         drop(agents);
         let ended = match ended {
-            // Killed with the rest of the build.
+            // Killed when the build was cancelled.
             Err(_) if self.cancel.is_cancelled() => return Err(BuildError::Cancelled),
             Ok(Ended { outcome: Outcome::Exited(0), .. }) if self.cancel.is_cancelled() => {
                 return Err(BuildError::Cancelled);
@@ -331,14 +336,15 @@ impl Executor<'_> {
         }
     }
 
-    /// Runs the command of a request, and shows and keeps what it prints; gives the last of that, too.
+    /// Runs a command, and displays and records its output. Returns the last lines of the output,
+    /// too.
     fn run_command(
         &self,
         id: VertexId,
         request: &RunRequest,
     ) -> (std::result::Result<Ended, SandboxError>, Vec<String>) {
         let mut tail = LogTail::new();
-        // A cache may hold what another step was given.
+        // All secrets are masked: a cache may contain those of another step.
         let mut mask = Mask::new(&self.request.secret_values());
         let mut log = None;
         let mut show = |stream, bytes: Vec<u8>| {
@@ -346,7 +352,7 @@ impl Executor<'_> {
                 tail.push(stream, &bytes);
                 let number = self.log_number(id);
                 let log = log.get_or_insert_with(|| self.store.new_step_log(&self.request.build_id, number).ok());
-                // What cannot be kept is shown all the same.
+                // Output that cannot be recorded is still displayed.
                 let _ = log.as_mut().map(|log| log.keep(&bytes));
                 self.events.output(id, stream, bytes);
             }
@@ -375,7 +381,7 @@ impl Executor<'_> {
         }
     }
 
-    /// Of the commands that failed by themselves, the first is the one that a shell is for.
+    /// Records the first command that failed by itself, which a shell is started for.
     fn note_failed_run(&self, at: u64, request: RunRequest) {
         let mut failed = self.failed_run.lock().unwrap_or_else(PoisonError::into_inner);
         if failed.as_ref().is_none_or(|(first, _)| at < *first) {
@@ -383,13 +389,13 @@ impl Executor<'_> {
         }
     }
 
-    /// The secrets of a command that were given, with their values.
+    /// Returns those secrets of a command that were given, with their values.
     fn secrets_of<'s>(&'s self, run: &'s RunStep) -> Result<Vec<(&'s SecretStep, &'s [u8])>> {
         let value = |secret| Ok(self.secret(secret)?.map(|value| (secret, value)));
         run.secrets.iter().filter_map(|secret| value(secret).transpose()).collect()
     }
 
-    /// The value of a secret; `None` if it was not given and need not be.
+    /// Returns the value of a secret, `None` if it is optional and was not given.
     fn secret(&self, wanted: &SecretStep) -> Result<Option<&[u8]>> {
         let found = self.request.secrets.iter().find(|(id, _)| *id == wanted.id).map(|(_, value)| value.as_slice());
         if found.is_none() && wanted.required {
@@ -398,7 +404,8 @@ impl Executor<'_> {
         Ok(found)
     }
 
-    /// Who the command runs as. The image's account files are read without putting its file system together.
+    /// Returns the user of a command. Reads the account files from the trees without mounting the
+    /// root file system.
     fn user_of(&self, id: VertexId, run: &RunStep) -> Result<users::Identity> {
         let trees = self.trees_below(id)?;
         let files = |path: &str| {
@@ -426,17 +433,17 @@ impl Executor<'_> {
     }
 }
 
-/// More than the kernel's clock for the times of files is coarse (CONFIG_HZ is 100 at least).
+/// Longer than the granularity of the kernel's clock for file times (CONFIG_HZ is at least 100).
 const TICK: Duration = Duration::from_millis(11);
 
-/// Bytes of a command's /dev/shm, as docker has it.
+/// Default size of `/dev/shm` in bytes, the same as Docker's.
 pub(crate) const DEFAULT_SHM: u64 = 64 << 20;
 
 fn ulimit(limit: &Ulimit) -> rbuild_sandbox::Ulimit {
     rbuild_sandbox::Ulimit { name: limit.name.clone(), soft: limit.soft, hard: limit.hard }
 }
 
-/// /etc/hosts of a container of that name.
+/// Returns `/etc/hosts` of a container with this host name.
 pub(crate) fn hosts_file(own: &str, more: &[(String, String)]) -> String {
     let mut text = format!("127.0.0.1\tlocalhost {own}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     for (name, address) in more {
@@ -445,7 +452,8 @@ pub(crate) fn hosts_file(own: &str, more: &[(String, String)]) -> String {
     text
 }
 
-/// Whether a variable says anything: runtimes take an empty HOME for none, and give the user's.
+/// Returns true if a variable counts as set. Runtimes treat an empty HOME as unset and use the home
+/// directory of the user.
 pub(crate) fn is_set(name: &str, value: &str) -> bool {
     name != "HOME" || !value.is_empty()
 }

@@ -1,9 +1,11 @@
-//! What a copy took, and the files that are put in place when its file system is no longer mounted: straight into the
-//! tree, with no overlay in between, by several threads.
+//! Tracking of copied files across builds, and deferred writing. Deferred files are written after
+//! the step's file system has been unmounted: straight into the tree, without an overlay, by
+//! several threads.
 //!
-//! What an earlier copy from the same context has unchanged becomes a hard link to it, path by path, so that the links
-//! within a result stay what they would be. Files of trees are never written in place (overlays copy them up, copied file
-//! systems copy them), so two trees may share one.
+//! Files that are unchanged since an earlier copy from the same context become hard links to it,
+//! path by path, so that hard links within a result stay as they are. Files of trees are never
+//! modified in place (overlays copy them up, copied file systems copy them), so two trees may share
+//! one.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -18,33 +20,34 @@ use rbuild_source::{Changes, Listing, Sight, Stamp};
 
 use crate::copy::{Reason, copy_file, unchanged};
 
-/// File systems allow 65,000 names for a file (ext4) or more; some are left for who links elsewhere.
+/// Maximum link count for sharing a file. File systems allow at least 65,000 (ext4); some are
+/// reserved for other users of the tree.
 const MOST_NAMES: u32 = 60_000;
-/// Files that a thread takes at a time.
+/// Number of files that a thread takes at a time.
 const GROUP: usize = 300;
 const MOST_THREADS: usize = 8;
 
 #[derive(Default)]
 pub struct Track {
-    /// Files may be put in place later.
+    /// Files may be deferred.
     pub defers: bool,
     pub listing: Listing,
-    /// What was seen of the source so far.
+    /// Summary of what was seen of the source so far.
     pub sight: Sight,
     earlier: Listing,
-    /// The earlier copy's files.
+    /// The files of the earlier copy.
     files: Option<RootDir>,
     groups: Vec<Group>,
-    /// Where the files of the groups go, if another one may come to the same place: group and file.
+    /// Group and index of deferred files by destination, for files that a later entry may replace.
     places: HashMap<PathBuf, (usize, usize)>,
 }
 
-/// Files of one directory that go to one directory.
+/// Files to be copied from one directory to another.
 struct Group {
-    /// Real paths, of the source and in the tree.
+    /// Resolved paths, in the source and in the tree.
     source: PathBuf,
     dir: PathBuf,
-    /// None where something else came to the same place later.
+    /// `None` if a later entry replaced the file.
     files: Vec<Option<LooseFile>>,
 }
 
@@ -55,13 +58,14 @@ impl Group {
 }
 
 impl Track {
-    /// Beside an earlier copy, whose files are `files`.
+    /// Starts tracking relative to an earlier copy, whose files are `files`.
     pub fn since(earlier: Listing, files: Option<RootDir>) -> Track {
         Track { listing: Listing::as_large_as(&earlier), earlier, files, ..Track::default() }
     }
 
-    /// Leaves a file of the directory `source` for later; it goes to `dir`, a real path in the root. Whether it is the
-    /// first one of its directory. Nothing else may come there, unless it is `tracked`.
+    /// Defers a file from the directory `source` to `dir`, a resolved path in the root. Returns
+    /// true if it is the first of its directory. Unless `tracked`, no other entry may have the same
+    /// destination.
     pub fn later(&mut self, source: &Path, dir: &Path, file: LooseFile, tracked: bool) -> bool {
         let place = tracked.then(|| dir.join(&file.name));
         let last = self.groups.last_mut();
@@ -78,7 +82,7 @@ impl Track {
         first
     }
 
-    /// Tracks what was left for later so far without being tracked.
+    /// Starts tracking the files that were deferred untracked.
     pub fn note_places(&mut self) {
         for (number, group) in self.groups.iter().enumerate() {
             for (at, file) in group.files.iter().enumerate() {
@@ -87,24 +91,24 @@ impl Track {
         }
     }
 
-    /// Whether a tracked file goes there, a real path in the root.
+    /// Returns true if a tracked file has this destination, a resolved path in the root.
     pub fn goes_to(&self, place: &Path) -> bool {
         self.places.contains_key(place)
     }
 
-    /// Takes back a tracked file that was to go there.
+    /// Drops the tracked file with this destination.
     pub fn take_back(&mut self, place: &Path) {
         if let Some((group, file)) = self.places.remove(place) {
             self.groups[group].files[file] = None;
         }
     }
 
-    /// Whether anything was left for later.
+    /// Returns true if any files were deferred.
     pub fn has_later(&self) -> bool {
         !self.groups.is_empty()
     }
 
-    /// What was left for later, for who takes it from the source, or from the earlier copy's `layer`.
+    /// Takes the deferred files, for packing from the source or from the earlier copy's `layer`.
     pub fn take_loose(&mut self, source: &RootDir, layer: Option<File>) -> Result<Loose, Reason> {
         let mut loose = Loose::of(source.try_clone()?, layer);
         for mut group in std::mem::take(&mut self.groups) {
@@ -115,7 +119,7 @@ impl Track {
         Ok(loose)
     }
 
-    /// Puts everything that was left for later into the tree. Directories keep the times that they have.
+    /// Writes all deferred files into the tree. The times of directories are preserved.
     pub fn finish(&self, source: &RootDir, tree: &RootDir, cancel: &Cancel) -> Result<(), Reason> {
         let mut times: Vec<(&Path, Timestamp)> = Vec::new();
         for group in &self.groups {
@@ -162,7 +166,7 @@ impl Track {
         Ok(())
     }
 
-    /// Whether the earlier copy has this very file at this very place.
+    /// Returns true if the earlier copy still has this file at this path, with the same metadata.
     fn has(&self, earlier: &RootDir, group: &Group, file: &LooseFile) -> bool {
         let LooseFile { name, stat, uid, gid, mode, .. } = file;
         self.had(group, file)
@@ -174,7 +178,8 @@ impl Track {
             })
     }
 
-    /// Whether the earlier copy took this very file to this very place, and it has not been written since.
+    /// Returns true if the earlier copy took this file from the same source to the same path, and
+    /// the file has not been modified since.
     fn had(&self, group: &Group, file: &LooseFile) -> bool {
         self.earlier.get(&group.dir.join(&file.name)).is_some_and(|known| {
             known.stamp == Some(Stamp::of(&file.stat))
@@ -182,12 +187,12 @@ impl Track {
         })
     }
 
-    /// What is different since the earlier copy; `None` if there was none.
+    /// Returns the changes since the earlier copy, `None` if there was none.
     pub fn changes(&self) -> Option<Changes> {
         self.changes_to(&self.listing)
     }
 
-    /// What is different in another copy, which was made since the earlier one.
+    /// Returns the changes from the earlier copy to another, later one.
     pub fn changes_to(&self, later: &Listing) -> Option<Changes> {
         (!self.earlier.is_empty()).then(|| later.changes_since(&self.earlier))
     }

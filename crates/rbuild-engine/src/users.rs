@@ -1,39 +1,40 @@
-//! Users and groups by name or number, as the image's own /etc/passwd and /etc/group have them.
+//! Users and groups by name or number, resolved with the image's `/etc/passwd` and `/etc/group`.
 
 use rbuild_linux::RootDir;
 
-/// Who a command runs as.
+/// The user and groups of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     pub uid: u32,
     pub gid: u32,
-    /// With the primary one.
+    /// All groups, including the primary one.
     pub groups: Vec<u32>,
-    /// The home directory of the user's line in /etc/passwd.
+    /// The home directory of the user according to `/etc/passwd`.
     pub home: Option<String>,
 }
 
-/// Gives the content of an account file by its path in the image; nothing if it is not there.
+/// Returns the content of an account file by its path in the image, empty if there is no such file.
 pub type Files<'a> = dyn Fn(&str) -> Vec<u8> + 'a;
 
-/// Bytes of an account file that are read at most.
+/// Maximum number of bytes read from an account file.
 pub const MAX_FILE: u64 = 16 << 20;
 
 const PASSWD: &str = "etc/passwd";
 const GROUP: &str = "etc/group";
 
-/// The account files of a root file system.
+/// Returns access to the account files of a root file system.
 pub fn in_root(root: &RootDir) -> impl Fn(&str) -> Vec<u8> + '_ {
     |path| root.read(path, MAX_FILE).unwrap_or_default()
 }
 
-/// Reads `user[:group]` as the user of a command. Numbers need not be in the files; a name that is not there is an error
-/// that says which. No user at all is root. An explicit group takes the place of all supplementary ones.
+/// Resolves `user[:group]` as the user of a command. An empty user is root. Numbers need not be in
+/// the files; an unknown name is an error that contains it. An explicit group replaces all
+/// supplementary groups.
 pub fn identity(files: &Files<'_>, spec: &str) -> Result<Identity, String> {
     let (user, group) = parts(spec);
     let number = if user.is_empty() { Some(0) } else { number(user) };
     let passwd = lines(files, PASSWD);
-    // A number is never a name.
+    // A number is never looked up as a name.
     let entry = passwd.iter().find(|line| match number {
         Some(number) => line.get(2).and_then(|n| n.parse().ok()) == Some(number),
         None => line.first().map(String::as_str) == Some(user),
@@ -62,9 +63,9 @@ pub fn identity(files: &Files<'_>, spec: &str) -> Result<Identity, String> {
     Ok(Identity { uid, gid, groups, home })
 }
 
-/// Reads `user[:group]` as the owner of files: of `--chown`, and of directories that WORKDIR makes. A user by number owns
-/// with the group of the same number, whatever /etc/passwd says; what is left out is root, without a colon the user's own
-/// group.
+/// Resolves `user[:group]` as the owner of files, for `--chown` and directories made by WORKDIR.
+/// The default group of a numeric user is the group of the same number, regardless of
+/// `/etc/passwd`; of a named user, its primary group. An empty part is root.
 pub fn owner(files: &Files<'_>, spec: &str) -> Result<(u32, u32), String> {
     let (user, group) = parts(spec);
     let (uid, gid) = match number(user) {
@@ -86,10 +87,10 @@ pub fn owner(files: &Files<'_>, spec: &str) -> Result<(u32, u32), String> {
     Ok((uid, gid))
 }
 
-/// Means number 0 as a user and as a group, also where no file says so.
+/// The name that means ID 0 as a user and as a group, even without account files.
 const ROOT: &str = "root";
 
-/// A user, and a group if one is named.
+/// Splits into a user and an optional group.
 fn parts(spec: &str) -> (&str, Option<&str>) {
     match spec.split_once(':') {
         Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
@@ -97,7 +98,7 @@ fn parts(spec: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// An id by number; those beyond 31 bits are none.
+/// Parses a numeric ID. IDs of more than 31 bits are not accepted.
 fn number(text: &str) -> Option<u32> {
     text.parse::<u32>().ok().filter(|id| i32::try_from(*id).is_ok())
 }

@@ -1,4 +1,4 @@
-//! One vertex: its key, what the cache holds of it, and else its execution; and why.
+//! Processing of a single vertex: key, cache lookup, execution, and the reason for it.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -16,11 +16,11 @@ use crate::keys::{self, Keys, StageFiles, source_error};
 use crate::refusal;
 use crate::why::{self, Bookkeeper};
 
-/// How often a context that changes while it is copied is copied.
+/// Maximum number of attempts to copy a context that changes meanwhile.
 const LOOKS: usize = 3;
 
 impl Executor<'_> {
-    /// Has the result of a vertex whose inputs are done: finds it or makes it.
+    /// Looks up or makes the result of a vertex whose inputs are done.
     #[tracing::instrument(target = "engine", name = "vertex", level = "debug", skip_all, fields(step = id, label = %self.prepared.graph.vertices[id].label))]
     pub(crate) fn vertex(&self, id: VertexId) -> Result<()> {
         let vertex = &self.prepared.graph.vertices[id];
@@ -44,12 +44,13 @@ impl Executor<'_> {
         outcome.map(|_| ())
     }
 
-    /// Names the step in the build's log.
+    /// Returns the number of the step in the build's log.
     pub(crate) fn log_number(&self, id: VertexId) -> usize {
         self.first_step + id
     }
 
-    /// Makes the key and then the result. A context that changes meanwhile is looked at again a few times.
+    /// Computes the key, then looks up or makes the result. Repeats a few times if the context
+    /// changes meanwhile.
     fn keyed(&self, id: VertexId) -> Result<bool> {
         let vertex = &self.prepared.graph.vertices[id];
         let result_of = |i: VertexId| self.done(i).result;
@@ -70,7 +71,7 @@ impl Executor<'_> {
         Err(source_error(SourceError::Changed(last.unwrap_or_else(|| ".".into())), vertex.span))
     }
 
-    /// Whether the result was there already; otherwise it is now.
+    /// Looks up or makes the result. Returns true if it was cached.
     #[tracing::instrument(target = "engine", name = "once", level = "debug", skip_all, fields(step = id, key = %key.short()))]
     fn cached_or_executed(&self, id: VertexId, key: &Digest, taken: &[Content], account: &Account) -> Result<bool> {
         let tell = |text: String| self.events.send(Event::Why { step: id, text });
@@ -79,7 +80,7 @@ impl Executor<'_> {
             return Ok(true);
         }
         let vertex = &self.prepared.graph.vertices[id];
-        // The key under which other steps may have made the same files.
+        // Key under which other steps may have made the same files.
         let mut shared = *key;
         let stage = match &vertex.step {
             Step::Copy(CopyStep { from: From::Vertex(from), .. }) => Some(StageFiles::new(self.view(*from)?)),
@@ -95,7 +96,7 @@ impl Executor<'_> {
                 return Ok(true);
             }
         }
-        // Equal steps of other builds wait here, and find the record when they go on.
+        // Equal steps of other builds wait for the lock and then find the record.
         let _alone = self.store.lock_step(&shared)?;
         if self.cancel.is_cancelled() {
             return Err(BuildError::Cancelled);
@@ -110,13 +111,14 @@ impl Executor<'_> {
         let dir = RootDir::open(&made).map_err(BuildError::kernel("the step's directory"))?;
         self.judge(id, &dir)?;
         let (created, build) = (self.request.now, self.request.build_id.as_str());
-        // What is made again stays beside its earlier result: that of --no-cache, and of a command whose record is not for
-        // this build.
+        // A repeated run (`--no-cache`, or a record that this build may not use) is stored next to
+        // the earlier result.
         let again = vertex.ignore_cache || self.is_refused(id, &shared)?;
         let result = self.result_of(id, &shared, key, again);
         let tree = self.store.step_tree(if again { &result } else { &shared });
         let _tree_alone = self.store.lock_tree(&tree)?;
-        // A tree that stands may be in use, and holds the same: only what a dead process left is replaced.
+        // An existing tree may be in use and has the same content. Only leftovers of a dead process
+        // are replaced.
         if again || self.store.record(&shared)?.is_none() {
             self.store.commit_tree(&self.work, &made, &tree)?;
         }
@@ -132,8 +134,9 @@ impl Executor<'_> {
         Ok(false)
     }
 
-    /// Has a step fill a new tree; gives its directory. `before` is the account of the nearest earlier step, and `why` is told
-    /// what changed among the files that the step takes, as soon as that is known.
+    /// Executes a step into a new tree; returns its directory. `before` is the account of the most
+    /// similar earlier step. `why` is called with the changes among the step's source files as soon
+    /// as they are known.
     #[tracing::instrument(target = "engine", name = "make", level = "debug", skip_all, fields(step = id))]
     fn make(
         &self,
@@ -145,7 +148,7 @@ impl Executor<'_> {
     ) -> Result<PathBuf> {
         let (made, dir) = self.new_tree(id)?;
         match &self.prepared.graph.vertices[id].step {
-            // It shows when they are copied.
+            // Changes show while files are copied.
             Step::Copy(step) => {
                 let copied = self.copy_step(id, step, taken, stage, (&made, &dir));
                 why(copied.map_err(|e| self.or_moved(id, taken, e))?.as_ref());
@@ -165,7 +168,8 @@ impl Executor<'_> {
         Ok(made)
     }
 
-    /// What was told of a step that failed while it read a context: that the context is another one now, if it is.
+    /// Replaces the error of a step that was reading a context by [`BuildError::Moved`], if the
+    /// context has changed.
     fn or_moved(&self, id: VertexId, taken: &[Content], error: BuildError) -> BuildError {
         if taken.is_empty() || self.cancel.is_cancelled() {
             return error;
@@ -179,8 +183,9 @@ impl Executor<'_> {
         }
     }
 
-    /// What a step reads, where it counts by content although its key does not say it: files of other stages, copied or
-    /// mounted, and linked copies. `None` where the key says everything.
+    /// Returns the content that a step reads beyond what its definition key covers by content:
+    /// files of other stages, copied or mounted, and linked copies. Returns `None` if there is
+    /// none.
     fn contents_read(&self, step: &Step, taken: &[Content], stage: Option<&StageFiles>) -> Result<Option<Vec<Digest>>> {
         match (step, stage) {
             (Step::Copy(copy), Some(stage)) => Ok(Some(vec![keys::sources_content(&stage.tree(), copy)?.digest])),
@@ -190,7 +195,8 @@ impl Executor<'_> {
         }
     }
 
-    /// What a command mounts of stages and contexts, in order; `None` if it mounts no stage, or what is not there.
+    /// Returns the content of a command's mounts of stages and contexts, in order. Returns `None`
+    /// if it mounts no stage, or if a mounted path does not exist.
     fn contents_mounted(&self, run: &RunStep, taken: &[Content]) -> Result<Option<Vec<Digest>>> {
         let (mut contents, mut stages) = (Vec::new(), 0);
         let mut taken = taken.iter();
@@ -209,7 +215,7 @@ impl Executor<'_> {
             };
             stages += 1;
             let is_made = !matches!(self.prepared.graph.vertices[*from].step, Step::Scratch | Step::Image { .. });
-            // All of an image is what it is called by.
+            // A whole image is identified by its result, without reading its files.
             let whole = !is_made && source.trim_matches('/').is_empty();
             let content = match whole {
                 true => Some(self.done(*from).result),
@@ -222,7 +228,7 @@ impl Executor<'_> {
         Ok((stages > 0).then_some(contents))
     }
 
-    /// Why a step has to run, as far as earlier builds tell.
+    /// Returns the reason why a step must run, as far as earlier builds tell.
     fn reason(
         &self,
         id: VertexId,
@@ -252,9 +258,9 @@ impl Executor<'_> {
         if differences.is_empty() { "the earlier key was made by other rules".into() } else { differences.join("; ") }
     }
 
-    /// The tree that the nearest earlier step made here, if it is still there.
+    /// Returns the tree of the most similar earlier step, if it still exists.
     pub(crate) fn nearest_tree(&self, id: VertexId) -> Option<TreeId> {
-        // What is made anew takes nothing from what it replaces.
+        // A forced run takes nothing from the result that it replaces.
         if self.prepared.graph.vertices[id].ignore_cache {
             return None;
         }
@@ -263,8 +269,9 @@ impl Executor<'_> {
         self.ours(&key, record).ok().flatten().map(|record| record.tree)
     }
 
-    /// What later steps know this one by. A linked copy's files are the same on any parent, its file system is
-    /// not; and what was made again need not be the same as before.
+    /// Returns the digest that dependants include in their keys. A linked copy has its definition
+    /// key: its files do not depend on the parent, but the resulting root file system does. A
+    /// repeated run has a digest of its own, because its output may differ.
     fn result_of(&self, id: VertexId, shared: &Digest, key: &Digest, again: bool) -> Digest {
         let vertex = &self.prepared.graph.vertices[id];
         if again {
@@ -276,8 +283,8 @@ impl Executor<'_> {
         }
     }
 
-    /// What later steps know a step by whose files another one made, under the content key `shared`. Files that were made
-    /// again, in place of those that had the key, are known by what they were made for.
+    /// Returns the digest for dependants of a step whose files another step made, under the content
+    /// key `shared`. Files of a repeated run are identified by that run.
     fn result_of_found(&self, id: VertexId, record: &Record, shared: &Digest, key: &Digest) -> Digest {
         let linked = matches!(&self.prepared.graph.vertices[id].step, Step::Copy(copy) if copy.link);
         match (record.tree.is_of_step(shared), linked) {
@@ -287,7 +294,8 @@ impl Executor<'_> {
         }
     }
 
-    /// Takes the record of `key`, if there is one, as the result of the vertex whose definition key is `also`.
+    /// Looks up the record of `key`; if there is a usable one, takes it as the result of the
+    /// vertex, whose definition key is `also`. Returns true if it does.
     fn hit(&self, id: VertexId, key: &Digest, also: &Digest, account: &Account) -> Result<bool> {
         if self.prepared.graph.vertices[id].ignore_cache {
             return Ok(false);
@@ -312,14 +320,14 @@ impl Executor<'_> {
         refusal::may_take(self.request, &self.prepared.marks, self.store, step, record)
     }
 
-    /// Whether the key has a result that is not for this build.
+    /// Returns true if the key has a result that this build may not use.
     fn is_refused(&self, id: VertexId, key: &Digest) -> Result<bool> {
         let found = self.store.any_record(key)?;
         found.map_or(Ok(false), |record| Ok(!self.may_take(id, &record)?))
     }
 }
 
-/// The result of a step that was made again, told apart from what it replaces.
+/// Returns the result digest of a repeated run, distinct from the result that it replaces.
 fn made_again(key: &Digest, which: &[u8]) -> Digest {
     let mut hasher = Hasher::new();
     hasher.field("run again").field(key.bytes()).field(which);

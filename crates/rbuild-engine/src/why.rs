@@ -1,4 +1,5 @@
-//! Why a step ran: in what its key differs from the nearest one that was built here before.
+//! Explanations of why a step ran: the differences between its key and that of the most similar
+//! step built here before.
 
 use rbuild_image::Digest;
 use rbuild_plan::{BuildGraph, Step, Vertex, VertexId};
@@ -8,17 +9,17 @@ use rbuild_store::{Account, Ledger, LedgerStep};
 use crate::keys::{FILES, FROM, PARENT, Part};
 use crate::mask::SecretValues;
 
-/// Names that are told of each kind of change; the rest is counted.
+/// Maximum number of names per kind of change; further ones are only counted.
 const TOLD: usize = 3;
-/// Characters of a value that are told.
+/// Maximum length of a value in characters.
 const LONG: usize = 60;
 
-/// Writes down what a key is made of, for people to compare.
+/// Records the components of a key in readable form, for explanations.
 pub struct Bookkeeper<'a> {
     pub graph: &'a BuildGraph,
     pub result_of: &'a dyn Fn(VertexId) -> Digest,
     pub account: Account,
-    /// What the account does not hold: it is kept.
+    /// Values that are masked, because the account is stored.
     pub secrets: SecretValues,
 }
 
@@ -39,23 +40,23 @@ impl Bookkeeper<'_> {
     }
 }
 
-// What stands before the name of an input in an account.
+// Prefixes of an input's name in an account.
 const IMAGE: &str = "image ";
 const STEP: &str = "step ";
 
-/// Stage and number of a step, from the label that people see: `builder 3/7`.
+/// Returns stage and number of a step, parsed from its label: `builder 3/7`.
 pub fn place(vertex: &Vertex) -> (&str, usize) {
     let (stage, number) = vertex.label.rsplit_once(' ').unwrap_or(("", &vertex.label));
     (stage, number.split('/').next().and_then(|n| n.parse().ok()).unwrap_or(0))
 }
 
-/// The entry of a step in the ledger.
+/// Returns the ledger entry of a step.
 pub fn entry(vertex: &Vertex, key: Digest) -> LedgerStep {
     let (stage, number) = place(vertex);
     LedgerStep { stage: stage.to_string(), number, text: vertex.text.clone(), key }
 }
 
-/// For each vertex, the key of the nearest step that was built here before.
+/// Returns for each vertex the key of the most similar step that was built here before.
 pub fn nearest(ledger: &Ledger, graph: &BuildGraph) -> Vec<Option<Digest>> {
     let keyed = |vertex: &Vertex| !matches!(vertex.step, Step::Scratch | Step::Image { .. });
     let steps: Vec<(VertexId, (&str, usize, &str))> = graph
@@ -73,14 +74,14 @@ pub fn nearest(ledger: &Ledger, graph: &BuildGraph) -> Vec<Option<Digest>> {
     keys
 }
 
-/// What there is to say of a step that did not have to run.
+/// Returns the explanation of a cache hit.
 pub fn hit(key: &Digest) -> String {
     format!("all that it depends on is as it was (key {})", key.short())
 }
 
-/// In what the key of a step differs from an earlier one, in words. `files` tells what changed among the files that it
-/// takes, if that is known: of a context if it takes any from there, else of a stage or an image. Empty if the two are the
-/// same.
+/// Returns the differences between the key of a step and an earlier one, in words; empty if they
+/// are equal. `files` are the changes among the files that the step takes, if known: from a context
+/// if it takes any, otherwise from a stage or an image.
 pub fn differences(now: &Account, before: &Account, files: Option<&Changes>) -> Vec<String> {
     let mut told = Vec::new();
     let mut names: Vec<&str> = Vec::new();
@@ -117,7 +118,7 @@ pub fn differences(now: &Account, before: &Account, files: Option<&Changes>) -> 
     told
 }
 
-/// Where files come from: `[build 3/4]`, `debian:bookworm`.
+/// Returns the display name of a file source: `[build 3/4]`, `debian:bookworm`.
 fn source(input: &str) -> String {
     let name = |kind: &str| Some(input.strip_prefix(kind)?.rsplit_once(' ')?.0);
     match (name(STEP), name(IMAGE)) {
@@ -155,7 +156,7 @@ fn inputs(new: &[String], old: &[String]) -> Vec<String> {
             (Some((name, _)), Some((was, _))) => format!("image {was} → {name}"),
             (Some((name, _)), None) => format!("it stands on the image {name} now"),
             (None, _) => match split(input, STEP) {
-                // A step that only got another place is the same by its result.
+                // A step that only moved has the same result and is not a reason.
                 Some((_, to)) if before.and_then(|b| split(b, STEP)).is_some_and(|(_, from)| from == to) => continue,
                 Some((label, _)) => format!("[{label}] before it changed"),
                 None => continue,

@@ -1,4 +1,4 @@
-//! The images that docker's `manifest.json` names.
+//! Import of the images listed in Docker's `manifest.json`.
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,7 +14,8 @@ use super::{Found, Image, Incoming};
 use crate::error::{BuildError, Result};
 use crate::image::put_layer;
 
-/// Takes in all images that the document names. `entries` are those of the index, where the archive is a layout as well.
+/// Imports all images of the document. `entries` are those of `index.json`, if the archive is an
+/// OCI layout as well.
 pub(super) fn docker_items(
     members: &Members<'_>,
     items: Vec<DockerItem>,
@@ -62,18 +63,19 @@ fn docker_item(
     Ok(Image { manifest, id })
 }
 
-/// Manifests of images by their ids and layers.
+/// Manifests by image ID and layers.
 struct Manifests<'e> {
-    /// Those of the archive that were not looked at yet: docker's document says nothing of annotations and types.
+    /// Entries of the index that have not been read yet. Their manifests have annotations and media
+    /// types, which `manifest.json` lacks.
     entries: std::slice::Iter<'e, Descriptor>,
     known: HashMap<Content, Digest>,
-    /// Digests of those that were looked at, however often they are named.
+    /// Digests of the manifests that have been read, so that each is read once.
     seen: HashSet<Digest>,
-    /// What there is to say of those that cannot be used.
+    /// Warnings about manifests that cannot be used.
     warnings: Vec<String>,
 }
 
-/// An image's id and its layers.
+/// An image ID and the digests of the image's layers.
 type Content = (Digest, Vec<Digest>);
 
 impl<'e> Manifests<'e> {
@@ -82,7 +84,8 @@ impl<'e> Manifests<'e> {
         Manifests { entries: entries.iter(), known, seen, warnings }
     }
 
-    /// The own manifest of the image with that id and these layers if the archive has it, else the one that is made.
+    /// Returns the archive's own manifest of the image with this ID and these layers, or else a
+    /// generated one.
     fn of(
         &mut self,
         members: &Members<'_>,
@@ -93,7 +96,7 @@ impl<'e> Manifests<'e> {
             return Ok(*known);
         }
         for entry in self.entries.by_ref() {
-            // The image is whole without it.
+            // The image is complete without its own manifest.
             let found = match own(members, entry, &wanted, &mut self.seen) {
                 Err(e @ BuildError::Other { .. }) => {
                     let what = format!("index.json names {}, which cannot be used: {}", entry.digest(), e.message());
@@ -115,8 +118,8 @@ impl<'e> Manifests<'e> {
     }
 }
 
-/// Reads the manifest that an entry names, and with it the image that it is of if that is `wanted`. `None` if it is no manifest, or
-/// was read before.
+/// Reads the manifest of an entry; if its image is `wanted`, checks that image, too. Returns `None`
+/// if it is not a manifest or was read before.
 fn own(
     members: &Members<'_>,
     entry: &Descriptor,
@@ -140,7 +143,7 @@ fn own(
 
 /// Layers of docker-archives.
 struct Layers {
-    /// By the digests of what the archive has.
+    /// Layers by the digests of the archive members.
     members: HashMap<Digest, Layer>,
     descriptors: HashMap<Digest, Descriptor>,
 }
@@ -148,7 +151,7 @@ struct Layers {
 #[derive(Clone, Copy)]
 struct Layer {
     digest: Digest,
-    /// The diffID, where it shows without decompressing the layer.
+    /// The diffID, if it is known without decompressing the layer.
     diff_id: Option<Digest>,
 }
 
@@ -157,8 +160,9 @@ impl Layers {
         Layers { members: HashMap::new(), descriptors: HashMap::new() }
     }
 
-    /// A layer comes without a digest of its own. Whether it is the one that the configuration means shows here where its
-    /// bytes are plain, and else when it is unpacked or before it goes out, as with any other image.
+    /// Imports a layer. `manifest.json` gives no digests for layers, so an uncompressed layer is
+    /// compared with its diffID here. A compressed one is compared when it is unpacked or exported,
+    /// as with any other image.
     fn layer(&mut self, members: &Members<'_>, name: &str, diff_id: &Digest) -> Result<Digest> {
         let (member, size) = members.blob(name)?;
         let layer = match self.members.get(&member) {
@@ -176,7 +180,7 @@ impl Layers {
         }
     }
 
-    /// Of a layer that was taken.
+    /// Returns the descriptor of an imported layer.
     fn descriptor(&self, layer: &Digest) -> Descriptor {
         self.descriptors[layer].clone()
     }

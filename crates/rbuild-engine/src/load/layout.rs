@@ -1,4 +1,4 @@
-//! The images that the index of a layout leads to.
+//! Import of the images that the index of an OCI layout refers to.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -11,12 +11,12 @@ use crate::error::Result;
 
 const MAX_INDEX_DEPTH: usize = 4;
 
-/// The images that an entry leads to, for this platform.
+/// The images for the wanted platform that an index entry refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reached {
     None,
     One(Image),
-    /// The last of them.
+    /// More than one; holds the last of them.
     Several(Image),
 }
 
@@ -37,12 +37,12 @@ impl Reached {
     }
 }
 
-/// Follows the entries of indexes, each digest once, however often it is named.
+/// Resolves index entries recursively. Each digest is resolved once.
 pub(super) struct Layout<'m, 'a> {
     members: &'m Members<'a>,
-    /// What the digests lead to, as indexes or as manifests.
+    /// Results by digest. The flag is true if the digest was read as an index.
     seen: HashMap<(Digest, bool), Reached>,
-    /// All images so far, in order, each once.
+    /// All images found so far, in order, each once.
     pub images: Vec<Image>,
     manifests: HashSet<Digest>,
     wanted: &'m Wanted,
@@ -56,8 +56,8 @@ impl<'m, 'a> Layout<'m, 'a> {
         Layout { members, seen, images, manifests, wanted, others }
     }
 
-    /// Takes in all that an entry of the layout's own index leads to. What it names itself is of any platform, unless one was
-    /// asked for.
+    /// Imports everything that an entry of the layout's own index refers to. An image that the
+    /// entry names directly is taken for any platform, unless one was requested.
     pub(super) fn enter(&mut self, entry: &Descriptor) -> Result<Reached> {
         let foreign = Platform::of(entry).filter(|own| self.wanted.given() && !self.wanted.platform().takes(own));
         match foreign.filter(|_| !is_index(entry.media_type())) {
@@ -69,14 +69,15 @@ impl<'m, 'a> Layout<'m, 'a> {
         }
     }
 
-    /// Notes the platform of an image that is left out. Documents beside images are of none.
+    /// Records the platform of an image that is left out. Attestations have the platform `unknown`
+    /// and do not count.
     fn leave_out(&mut self, platform: &Platform) {
         if platform.os != "unknown" {
             self.others.insert(platform.to_string());
         }
     }
 
-    /// Takes in all that an entry leads to.
+    /// Imports everything that an entry refers to.
     fn follow(&mut self, entry: &Descriptor, depth: usize) -> Result<Reached> {
         let digest = take(self.members, entry, "the manifest")?;
         let is_index = is_index(entry.media_type());
@@ -110,7 +111,7 @@ impl<'m, 'a> Layout<'m, 'a> {
     }
 }
 
-/// The name that an entry gives to its image. A bare tag is none.
+/// Returns the name that an entry gives to its image, `None` for a bare tag.
 pub(super) fn name_of(entry: &Descriptor) -> Option<Reference> {
     let annotations = entry.annotations().as_ref()?;
     let name = annotations.get("io.containerd.image.name").or_else(|| annotations.get(REF_NAME))?;

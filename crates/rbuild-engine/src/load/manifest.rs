@@ -1,4 +1,4 @@
-//! A manifest that comes in, compared with what it names.
+//! Validation of an imported manifest against the blobs that it refers to.
 
 use rbuild_image::{Descriptor, Digest, MediaType, digest_of};
 use rbuild_layer::Compression;
@@ -8,7 +8,7 @@ use super::named::blob_name;
 use super::unreadable;
 use crate::error::{BuildError, Result};
 
-/// Layers as the registries of this world call them; OCI's own are variants of [`MediaType`].
+/// Docker's media types for layers; those of OCI are variants of [`MediaType`].
 const DOCKER_LAYERS: [&str; 5] = [
     "application/vnd.docker.image.rootfs.diff.tar",
     "application/vnd.docker.image.rootfs.diff.tar.gzip",
@@ -34,12 +34,12 @@ fn is_layer(media_type: &MediaType) -> bool {
     }
 }
 
-/// The digest that a descriptor names.
+/// Returns the digest in a descriptor.
 pub(super) fn named(d: &Descriptor) -> Result<Digest> {
     digest_of(d).map_err(|e| BuildError::other(e.to_string()))
 }
 
-/// Has what a descriptor names taken in, and compares its size.
+/// Imports the blob that a descriptor refers to and checks its size.
 pub(super) fn take(members: &Members<'_>, d: &Descriptor, what: &str) -> Result<Digest> {
     let digest = named(d)?;
     if members.staging.size(&digest)? == Some(d.size()) {
@@ -53,7 +53,8 @@ pub(super) fn take(members: &Members<'_>, d: &Descriptor, what: &str) -> Result<
     Err(BuildError::Other { message, help: Some(super::DAMAGED.into()) })
 }
 
-/// Has all that a manifest names taken in; gives the image id. An image whose documents and layers do not agree is refused.
+/// Imports everything that a manifest refers to; returns the image ID. Fails if manifest,
+/// configuration and layers do not agree.
 pub(super) fn take_image(members: &Members<'_>, text: &[u8]) -> Result<Digest> {
     let manifest = rbuild_image::parse_manifest(text).map_err(unreadable("a manifest"))?;
     let layers = manifest.layers();
@@ -72,7 +73,7 @@ pub(super) fn take_image(members: &Members<'_>, text: &[u8]) -> Result<Digest> {
     }
     for (layer, diff_id) in layers.iter().zip(&*diff_ids) {
         let digest = take(members, layer, "the layer")?;
-        // What a compressed one holds shows when it is unpacked, or before it goes out.
+        // A compressed layer is checked when it is unpacked or exported.
         if members.compression(&digest)? == Compression::None && digest != *diff_id {
             return Err(not_the_layer(&digest.to_string(), &digest, diff_id));
         }

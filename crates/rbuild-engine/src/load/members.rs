@@ -1,4 +1,4 @@
-//! The parts of images as an archive or a directory has them.
+//! Access to the parts of images in an archive or a directory.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -18,40 +18,40 @@ use super::named::{Named, clean};
 use super::unreadable;
 use crate::error::{BuildError, Result};
 
-/// What the archive has under a name.
+/// A member of an archive.
 #[derive(Debug, Clone)]
 enum Member {
     Blob(Digest, u64),
-    /// Old docker-archives link equal layers to each other.
+    /// A link to another member. Old docker-archives use links between equal layers.
     Link(String),
 }
 
-/// Longest index of a layout directory, in bytes.
+/// Maximum size in bytes of a layout directory's index.
 const MAX_DOCUMENT: u64 = 16 << 20;
 
-/// Where the parts of images are.
+/// The source of image parts.
 enum Place {
-    /// Taken in already, by the names they had in the archive.
+    /// Archive members by name; their content has already been imported.
     Archive(HashMap<String, Member>),
-    /// In a directory; bytes that are read of it are counted.
+    /// A directory, and a counter of the bytes read from it.
     Directory(RootDir, Arc<AtomicU64>),
 }
 
-/// The parts of images, on their way into a store. Each is looked at once, however often it is named.
+/// The parts of images that are being imported into a store. Each is read at most once.
 pub(super) struct Members<'a> {
     pub staging: Staging<'a>,
     place: Place,
-    /// Digests and sizes of the parts that were asked for by these names.
+    /// Digests and sizes of the parts requested so far, by name.
     known: RefCell<HashMap<String, (Digest, u64)>>,
-    /// DiffIDs of the configurations that were read.
+    /// DiffIDs of the configurations that have been read.
     configs: RefCell<HashMap<Digest, Rc<Vec<Digest>>>>,
     compressions: RefCell<HashMap<Digest, Compression>>,
 }
 
-/// Longer content goes to the disk as it comes.
+/// Maximum size in bytes of content that is held in memory; longer content is streamed to disk.
 const SMALL: u64 = 64 << 10;
 
-/// Names that an error lists.
+/// Maximum number of names in an error message.
 const LISTED: usize = 20;
 
 const ARCHIVE: &str = "the archive";
@@ -94,7 +94,7 @@ fn read_archive(staging: &Staging<'_>, source: impl Read) -> Result<HashMap<Stri
     Ok(members)
 }
 
-/// Takes the content of the current entry in: small content that an archive repeats is written once.
+/// Imports the content of the current entry. Small content that occurs repeatedly is written once.
 fn put_content<R: Read>(staging: &Staging<'_>, tar: &mut LimitedTar<R>, size: u64) -> Result<(Digest, u64)> {
     if size > SMALL {
         return Ok(staging.put_blob(Content(tar))?);
@@ -113,7 +113,7 @@ impl<R: Read> Read for Content<'_, R> {
     }
 }
 
-/// What the digest in a blob's name promises.
+/// Returns the digest in a blob's name.
 pub(crate) fn promised(name: &str) -> Option<Digest> {
     name.strip_prefix("blobs/sha256/").and_then(|hex| format!("sha256:{hex}").parse().ok())
 }
@@ -139,7 +139,7 @@ impl<'a> Members<'a> {
         Ok(Members::new(staging, place))
     }
 
-    /// An OCI image layout directory; `moved` counts the bytes that are read.
+    /// Opens an OCI image layout directory; `moved` counts the bytes read.
     pub(super) fn of_directory(staging: Staging<'a>, dir: &Path, moved: &Arc<AtomicU64>) -> Result<Members<'a>> {
         let root = RootDir::open(dir).map_err(BuildError::kernel(format!("the OCI layout {}", dir.display())))?;
         Ok(Members::new(staging, Place::Directory(root, moved.clone())))
@@ -150,7 +150,7 @@ impl<'a> Members<'a> {
         Members { staging, place, known, configs, compressions }
     }
 
-    /// The diffIDs that a configuration says.
+    /// Returns the diffIDs in a configuration.
     pub(super) fn diff_ids(&self, id: &Digest, what: &str) -> Result<Rc<Vec<Digest>>> {
         if let Some(known) = self.configs.borrow().get(id) {
             return Ok(known.clone());
@@ -162,14 +162,14 @@ impl<'a> Members<'a> {
         Ok(diff_ids)
     }
 
-    /// The platform that a configuration names.
+    /// Returns the platform in a configuration.
     pub(super) fn platform(&self, id: &Digest) -> Result<Platform> {
         let text = self.staging.read_document(id)?;
         let config: ImageConfig = serde_json::from_slice(&text).map_err(unreadable("configuration of an image"))?;
         Ok(config.platform())
     }
 
-    /// The compression of a layer that was taken in.
+    /// Returns the compression of an imported layer.
     pub(super) fn compression(&self, blob: &Digest) -> Result<Compression> {
         if let Some(known) = self.compressions.borrow().get(blob) {
             return Ok(*known);
@@ -181,7 +181,7 @@ impl<'a> Members<'a> {
         Ok(compression)
     }
 
-    /// Takes a part in by its name.
+    /// Imports a part by its name; returns digest and size.
     pub(super) fn blob(&self, name: &str) -> Result<(Digest, u64)> {
         if let Some(known) = self.known.borrow().get(name) {
             return Ok(*known);
@@ -193,7 +193,7 @@ impl<'a> Members<'a> {
 
     fn find(&self, name: &str) -> Result<(Digest, u64)> {
         match &self.place {
-            // What was left out because we have it.
+            // Left out by the sender because the store has it.
             Place::Archive(members) if !members.contains_key(name) => match promised(name) {
                 Some(digest) => Ok((digest, self.staging.size(&digest)?.ok_or_else(|| lacks(name))?)),
                 None => Err(lacks(name)),
@@ -208,7 +208,7 @@ impl<'a> Members<'a> {
         if let Some(digest) = promised(name)
             && let Some(size) = self.staging.size(&digest)?
         {
-            // Left out because we have it, or had at its full length.
+            // Left out because the store has it, or already imported with the same size.
             let there = match dir.stat(name) {
                 Ok(stat) => size == stat.size,
                 Err(e) if e.is_not_found() => true,
@@ -238,7 +238,8 @@ impl<'a> Members<'a> {
         Err(lacks(name))
     }
 
-    /// Says which of the layers are neither in the archive nor in the store; none is fetched or guessed.
+    /// Fails with a list of the layers that are neither in the archive nor in the store. None are
+    /// fetched from elsewhere.
     pub(super) fn nothing_missing<'n>(&self, names: impl Iterator<Item = &'n str>) -> Result<()> {
         let Place::Archive(members) = &self.place else { return Ok(()) };
         let mut missing = Vec::new();

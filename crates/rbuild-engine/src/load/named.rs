@@ -1,4 +1,4 @@
-//! What the documents of an archive name, as far as they have come.
+//! Tracking of the members that an archive's documents refer to, while the archive is being read.
 
 use std::collections::HashSet;
 
@@ -7,10 +7,11 @@ use serde::Deserialize;
 
 use crate::error::Result;
 
-/// Longer documents are read when all of the archive is there.
+/// Maximum size in bytes of a document that is parsed here; longer ones are read after the whole
+/// archive has been imported.
 const LONGEST: u64 = 1 << 20;
 
-/// An image of docker's `manifest.json`.
+/// An image in Docker's `manifest.json`.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct DockerItem {
@@ -21,37 +22,39 @@ pub(super) struct DockerItem {
     pub(super) layers: Option<Vec<String>>,
 }
 
-/// Names that no document has to name.
+/// Members that are kept without being referred to.
 const FIXED: [&str; 3] = ["manifest.json", "index.json", "oci-layout"];
 
-/// The members that an archive's documents name, for an archive whose documents come before what they name. Nothing is refused here:
-/// that is for whoever follows the documents.
+/// The members that an archive's documents refer to. It saves importing other members if the
+/// documents precede them. Invalid documents are ignored here and reported when the images are
+/// resolved.
 #[derive(Default)]
 pub(super) struct Named {
     names: HashSet<String>,
-    /// Those that were not met since they were named.
+    /// Members that did not follow a reference to them yet.
     missing: HashSet<String>,
-    /// Those that are manifests or indexes.
+    /// Members that are manifests or indexes.
     documents: HashSet<String>,
     docker: bool,
     index: bool,
-    /// A document was too long to be read here.
+    /// A document was too long to be parsed here.
     unknown: bool,
 }
 
 impl Named {
-    /// Whether a document has named this member, which was not met since.
+    /// Returns true if a document refers to this member and the member did not follow yet.
     pub(super) fn asks_for(&self, name: &str) -> bool {
         self.missing.contains(name)
     }
 
-    /// Whether a member may be of use. It is not if both documents were met and all that they lead to after them.
+    /// Returns false if the member is not needed: both documents and all members that they refer to
+    /// have been read, and it is not one of them.
     pub(super) fn may_need(&self, name: &str) -> bool {
         let is_complete = self.docker && self.index && !self.unknown && self.missing.is_empty();
         !is_complete || FIXED.contains(&name) || self.names.contains(name)
     }
 
-    /// Takes note of a member and, if it is a document, of what it names.
+    /// Records a member and, if it is a document, the members that it refers to.
     pub(super) fn met(&mut self, name: &str, size: u64, read: impl FnOnce() -> Result<Vec<u8>>) -> Result<()> {
         self.missing.remove(name);
         let is_document = matches!(name, "manifest.json" | "index.json") || self.documents.contains(name);

@@ -1,4 +1,4 @@
-//! Threads that write files while the next ones are found.
+//! Threads that write files while the walk goes on.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -12,19 +12,19 @@ use rbuild_linux::{AtomicFile, RootDir, Stat, copy_file};
 use super::{clear_directory, fail};
 use crate::error::Result;
 
-/// Files that are written by whoever finds them before it is worth a thread.
+/// Number of files that the walking thread writes itself before threads are started.
 const FEW: usize = 64;
-/// Files and bytes that go over at a time, and how many times may wait.
+/// Number of files and of bytes per group, and number of groups that may be queued.
 const GROUP: usize = 100;
 const GROUP_BYTES: u64 = 4 << 20;
 const WAITING: usize = 16;
 const MOST_THREADS: usize = 8;
 
-/// Files of one directory that go to one directory.
+/// Files to be copied from one directory to another.
 pub(super) struct Group {
     pub from: RootDir,
     pub to: RootDir,
-    /// Of the directory, below the output's.
+    /// Path of the directory, relative to the output directory.
     pub path: PathBuf,
     pub files: Vec<(OsString, Stat)>,
     bytes: u64,
@@ -58,7 +58,7 @@ impl Group {
     }
 }
 
-/// What the threads share.
+/// State shared by the threads.
 #[derive(Default)]
 pub(super) struct Work {
     groups: Mutex<Option<Receiver<Group>>>,
@@ -68,7 +68,8 @@ pub(super) struct Work {
 
 impl Work {
     fn run(&self) {
-        // Waiting for a group with the lock held keeps the others waiting for the lock: one of them gets the next.
+        // A thread waits for a group while it holds the lock; the others wait for the lock and get
+        // the following groups.
         let next = || self.groups.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.recv().ok();
         while let Some(group) = next() {
             if self.failed.load(Ordering::Relaxed) {
@@ -81,13 +82,14 @@ impl Work {
         }
     }
 
-    /// What went wrong first.
+    /// Returns the first error.
     pub(super) fn outcome(self) -> Result<()> {
         self.failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 }
 
-/// The way to the threads, which are started when there is enough to do, and end when this is dropped.
+/// The sending end of the threads' queue. The threads are started when there is enough to do, and
+/// end when this is dropped.
 pub(super) struct Crew<'s, 'e> {
     scope: &'s Scope<'s, 'e>,
     work: &'e Work,
@@ -100,8 +102,8 @@ impl<'s, 'e> Crew<'s, 'e> {
         Crew { scope, work, sender: None, count: 0 }
     }
 
-    /// Writes the files of a group, now or soon. An error of one that was written on another thread is told by
-    /// [`Work::outcome`]; further groups are then not written.
+    /// Writes the files of a group, now or later. An error on another thread is returned by
+    /// [`Work::outcome`]; groups after it are not written.
     pub(super) fn give(&mut self, group: Group) -> Result<()> {
         self.count += group.files.len();
         if self.count <= FEW && !group.is_full() {
@@ -114,7 +116,7 @@ impl<'s, 'e> Crew<'s, 'e> {
             (0..threads).for_each(|_| drop(self.scope.spawn(|| self.work.run())));
             sender
         });
-        // The receiver is there until the work is gone.
+        // The receiver is in `work`, which outlives this.
         let _ = sender.send(group);
         Ok(())
     }
