@@ -1,8 +1,9 @@
-//! A command in the foreground: the caller's own streams, carried through pipes.
+//! Foreground execution: connects a command to the caller's own streams through pipes.
 //!
-//! The command gets pipes and never the caller's files, which it could truncate, read or change the mode of through
-//! /proc/self/fd; docker does the same. Each stream has a thread of its own, so that a reader that is slow on one does not hold
-//! up the other. A reader that goes away takes the pipe with it: the command's next write is answered with SIGPIPE.
+//! The command gets pipes instead of the caller's files, which it could otherwise truncate, read or
+//! change the mode of through /proc/self/fd; docker does the same. Each stream has its own thread,
+//! so that a slow reader of one does not block the other. When a reader goes away, its pipe is
+//! closed, and the command's next write fails with SIGPIPE.
 
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,8 +17,8 @@ use crate::request::{Input, Outcome, RunRequest};
 use crate::run::{Cancel, Runner, Said, Stream, fail, follow, pipe_for, send_request, wait_for_news};
 use crate::zygote::{Zygote, receive_with_byte};
 
-/// Runs one command whose output goes where this process's own goes, and whose input is this process's or a terminal if the
-/// request says so.
+/// Runs one command with this process's output streams. Its input is this process's, or a terminal
+/// if the request says so.
 pub fn run_attached(zygote: &Zygote, request: &RunRequest, cancel: &Cancel) -> Result<Outcome, SandboxError> {
     let (mut ours, theirs) = UnixStream::pair().map_err(fail("socketpair"))?;
     let streams = Streams::new(request)?;
@@ -39,15 +40,15 @@ pub fn run_attached(zygote: &Zygote, request: &RunRequest, cancel: &Cancel) -> R
         follow(&runner, &mut ours, &mut said, &mut none, &mut |_, _| ())?;
     }
     let outcome = runner.conclude(&said).map(|ended| ended.outcome);
-    // Of a stopped command nobody waits for the last words, which a reader may never take.
+    // After a cancellation, remaining output is dropped: the reader might never take it.
     if !cancel.is_cancelled() {
         carried.finish().map_err(SandboxError::Output)?;
     }
     outcome
 }
 
-/// Waits for the terminal that the runner sends. Returns `None` if the runner ends or reports a failure
-/// instead. Warnings that precede the terminal, and the failure, are added to `said`.
+/// Waits for the terminal that the runner sends. Returns `None` if the runner ends or reports a
+/// failure instead. Warnings that precede the terminal, and the failure, are added to `said`.
 fn wait_for_terminal(
     runner: &Runner<'_>,
     socket: &UnixStream,
@@ -71,7 +72,8 @@ fn wait_for_terminal(
 /// The pipes of a command.
 struct Streams {
     out: (PipeReader, PipeWriter),
-    /// Missing if the caller's standard output and errors are one file: one pipe then keeps their order.
+    /// `None` if the caller's standard output and error are the same file: a single pipe preserves
+    /// their order.
     err: Option<(PipeReader, PipeWriter)>,
     input: Option<(PipeReader, PipeWriter)>,
 }
@@ -92,7 +94,7 @@ impl Streams {
         self.input.as_ref().map(|(reader, _)| reader.as_fd())
     }
 
-    /// Starts to carry; the command's ends are closed here.
+    /// Starts the copying threads and closes the command's ends of the pipes in this process.
     fn carry(self) -> Carried {
         let (ended, until) = match io::pipe() {
             Ok((reader, writer)) => (Some(reader), Some(writer)),
@@ -109,22 +111,22 @@ impl Streams {
             carry(err, || io::stderr().as_fd().try_clone_to_owned());
         }
         if let Some((_, to)) = self.input {
-            // Nobody waits for this one, as nobody knows when its source says something again.
+            // Not joined: there is no telling when its source will produce input again.
             std::thread::spawn(move || carry_in(&to, ended.as_ref()));
         }
         Carried { threads, until }
     }
 }
 
-/// Output on its way.
+/// Copying threads in progress.
 struct Carried {
     threads: Vec<JoinHandle<io::Result<()>>>,
-    /// Closed when nothing is written any more.
+    /// Dropped when the command can write no more.
     until: Option<PipeWriter>,
 }
 
 impl Carried {
-    /// Waits until all that was written has arrived.
+    /// Waits until all output has been delivered.
     fn finish(self) -> io::Result<()> {
         drop(self.until);
         self.threads.into_iter().try_for_each(|thread| thread.join().unwrap_or(Ok(())))
@@ -138,13 +140,15 @@ fn is_one_file(a: impl AsFd, b: impl AsFd) -> bool {
     }
 }
 
-/// Bytes that are carried at a time, and that a pipe holds if the user may have one as large.
+/// Bytes copied at a time, and the requested pipe capacity, if the user may have pipes of that
+/// size.
 const PIECE: usize = 256 * 1024;
 
-/// Pieces that are taken out of a pipe whose writers should all be gone.
+/// Maximum number of reads from a pipe after its last writer should have ended.
 const LAST_PIECES: usize = 8;
 
-/// Carries what comes out of a pipe to its end, until `to` takes no more, or until nothing comes and the command has ended.
+/// Copies a pipe's content until end of file, until `to` accepts no more, or until the command has
+/// ended and the pipe is empty.
 fn carry_out(from: &PipeReader, to: &OwnedFd, ended: Option<&PipeReader>) -> io::Result<()> {
     let _ = rustix::pipe::fcntl_setpipe_size(from, PIECE);
     let mut buffer = vec![0; PIECE];
@@ -170,7 +174,7 @@ fn carry_out(from: &PipeReader, to: &OwnedFd, ended: Option<&PipeReader>) -> io:
     Ok(())
 }
 
-/// Carries the caller's input into a pipe until one of them ends, or the command.
+/// Copies the caller's input into a pipe until either end closes or the command ends.
 fn carry_in(to: &PipeWriter, ended: Option<&PipeReader>) -> io::Result<()> {
     let from = io::stdin();
     let mut buffer = vec![0; PIECE];
@@ -198,7 +202,7 @@ fn wait(fds: &mut [PollFd<'_>]) -> io::Result<()> {
     }
 }
 
-/// One read; `None` if there was nothing after all.
+/// Reads once; returns `None` if no data was available.
 fn read(from: impl AsFd, buffer: &mut [u8]) -> io::Result<Option<usize>> {
     match rustix::io::read(from, buffer) {
         Ok(n) => Ok(Some(n)),
@@ -207,7 +211,8 @@ fn read(from: impl AsFd, buffer: &mut [u8]) -> io::Result<Option<usize>> {
     }
 }
 
-/// Writes all of it, and waits where that does not block by itself; false if nobody reads any more.
+/// Writes everything, waiting for non-blocking files to become writable. Returns false if the
+/// reader is gone.
 fn write_all(to: impl AsFd, mut bytes: &[u8]) -> io::Result<bool> {
     while !bytes.is_empty() {
         match rustix::io::write(&to, bytes) {

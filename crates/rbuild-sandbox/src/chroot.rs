@@ -1,8 +1,9 @@
-//! A command in another root directory and nothing more: for root in a container that may neither make namespaces nor
-//! mount.
+//! The `chroot` isolation mode: runs a command in another root directory and nothing more. For root
+//! in a container that permits neither namespaces nor mounts.
 //!
-//! What would be mounted is put into the root directory before the command runs and taken out afterwards ([`laid_out`]). What
-//! the command leaves running is killed: this process adopts it (PR_SET_CHILD_SUBREAPER).
+//! Files that would be mounted are placed into the root directory before the command runs and
+//! removed afterwards ([`laid_out`]). Processes left behind by the command are killed: this process
+//! adopts them (PR_SET_CHILD_SUBREAPER).
 
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
@@ -27,7 +28,7 @@ fn text(e: impl std::fmt::Display) -> String {
     e.to_string()
 }
 
-/// Runs the command of the request to its end, which is reported as soon as it is there.
+/// Runs the command of the request to its end, which is reported before the cleanup.
 pub fn run(request: &RunRequest, input: Option<OwnedFd>, socket: &UnixStream) -> Result<(), String> {
     let Files::Directory { root, scratch } = &request.files else {
         return Err("a root directory of layers cannot be entered without mounts".into());
@@ -51,12 +52,13 @@ pub fn run(request: &RunRequest, input: Option<OwnedFd>, socket: &UnixStream) ->
 fn started(request: &RunRequest, root: &Path, mut input: Option<OwnedFd>, socket: &UnixStream) -> Result<Exit, String> {
     let environment = Environment::new(request)?;
     if request.input == Input::Terminal {
-        // One of the machine's: the command finds it as its streams, and no name for it in its /dev.
+        // A pseudoterminal of the host: it is connected to the command's streams, but has no name
+        // in the command's /dev.
         let (ours, theirs) = process::new_terminal().map_err(text)?;
         send_fds(socket, &[ours.as_fd()]).map_err(|e| format!("the terminal: {e}"))?;
         input = Some(theirs);
     }
-    // Whether the command came to run, and if not, why.
+    // Reports whether the command was executed and, if not, why.
     let (mut said, saying) = std::io::pipe().map_err(text)?;
     let runner = process::own_pidfd().map_err(text)?;
     match process::fork().map_err(text)? {
@@ -80,8 +82,8 @@ fn started(request: &RunRequest, root: &Path, mut input: Option<OwnedFd>, socket
     }
 }
 
-/// Waits for the command's end. If the builder dies first, nobody may be left who would kill what the command has started: the zygote
-/// may have been killed with it.
+/// Waits for the command to end. If the builder dies first, kills the command's processes here,
+/// because the zygote, which would otherwise do so, may have been killed as well.
 fn wait_for(child: u32, socket: &UnixStream) -> Result<Exit, String> {
     let command = process::pidfd(child).map_err(text)?;
     let mut fds = [PollFd::new(&command, PollFlags::IN), PollFd::new(socket, PollFlags::empty())];
@@ -96,7 +98,7 @@ fn wait_for(child: u32, socket: &UnixStream) -> Result<Exit, String> {
 fn become_command(request: &RunRequest, root: &Path, input: Option<OwnedFd>, runner: &OwnedFd) -> Result<(), String> {
     let input = match input {
         Some(input) => input,
-        // A pipe at its end: the machine's /dev/null would be the command's to change the mode of.
+        // A pipe at end of file: the command could change the mode of the host's /dev/null.
         None => std::io::pipe().map_err(text)?.0.into(),
     };
     rustix::stdio::dup2_stdin(&input).map_err(text)?;

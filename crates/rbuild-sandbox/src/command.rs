@@ -1,4 +1,4 @@
-//! From a process of the container to the command itself.
+//! The last step from a container's first process to the command itself.
 
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -14,15 +14,15 @@ use rbuild_linux::process;
 use crate::request::RunRequest;
 use crate::rights::{have_answers, narrow};
 
-/// Runs in the container's first process, right before the command takes its place.
+/// The executor, which runs in the container's first process right before the command replaces it.
 #[derive(Clone)]
 pub(crate) struct Environment {
     args: Vec<CString>,
     env: Vec<CString>,
     path: String,
-    /// Whose calls are to be filtered.
+    /// The user ID whose system calls are to be filtered.
     narrowed: Option<u32>,
-    /// Where the answers to calls about owners come from.
+    /// Socket for the listener of calls about file owners.
     answers: Option<Arc<OwnedFd>>,
 }
 
@@ -42,12 +42,13 @@ impl Environment {
         })
     }
 
-    /// Has calls about owners answered by whoever gets the listener at the other end of that socket.
+    /// Makes calls about owners go to the supervisor that receives the listener at the other end of
+    /// `socket`.
     pub(crate) fn answered_through(self, socket: OwnedFd) -> Environment {
         Environment { answers: Some(Arc::new(socket)), ..self }
     }
 
-    /// Where the program is, as execvpe(3) would find it; the error is a sentence for people.
+    /// Finds the program as execvpe(3) would. The error is a user-facing sentence.
     fn program(&self) -> Result<PathBuf, String> {
         let name = self.args[0].to_string_lossy().into_owned();
         let found = if name.contains('/') {
@@ -68,7 +69,7 @@ impl Executor for Environment {
         self.program().map(|_| ()).map_err(ExecutorValidationError::ArgValidationError)
     }
 
-    /// The environment goes to execve(2) as it is.
+    /// The environment is passed to execve(2) directly.
     fn setup_envs(&self, _: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
         Ok(())
     }
@@ -86,7 +87,7 @@ impl Executor for Environment {
 }
 
 impl Environment {
-    /// Takes the place of the calling process; comes back with a sentence if there is no such program.
+    /// Replaces the calling process. Returns a user-facing sentence on failure.
     pub(crate) fn execute(&self) -> String {
         let program = match self.program() {
             Ok(program) => program,
@@ -95,7 +96,8 @@ impl Environment {
         let shown = program.display().to_string();
         let Ok(path) = CString::new(shown.clone()) else { return format!("{shown:?} holds a zero byte") };
         let Err(e) = nix::unistd::execve(&path, &self.args, &self.env);
-        // Past the point where an error could travel; the step's log is what is left.
+        // Errors can no longer be reported to the parent here, so the message goes to the step's
+        // log.
         let hint = match e {
             nix::errno::Errno::ENOENT => " (its interpreter is missing)",
             nix::errno::Errno::ENOEXEC => " (it is for another platform, or a script without #!)",

@@ -1,5 +1,5 @@
-//! Errors and warnings that libcontainer logs while it makes a container. Its error values name only
-//! the part that failed; the cause goes to the log.
+//! Errors and warnings that libcontainer logs while it creates a container. Its error values name
+//! only the part that failed; the cause goes to the log.
 
 use std::fmt::{self, Write as _};
 use std::fs::File;
@@ -13,14 +13,14 @@ use tracing_core::{Dispatch, Event, Level, LevelFilter, Metadata, Subscriber};
 /// Log of the calling process and of the processes that it starts.
 pub(crate) struct Complaints(File);
 
-/// Bytes of the log that are read.
+/// Maximum number of bytes read from the log.
 const MOST: usize = 4000;
 
 /// Marks the lines of errors. Other lines are warnings.
 const ERROR: char = '!';
 
 impl Complaints {
-    /// Starts the log. Returns `None` if there is no memory for it, or if the process has one already.
+    /// Starts the log. Returns `None` if memory is lacking, or if the process already has one.
     pub fn listen() -> Option<Complaints> {
         let file = File::from(rustix::fs::memfd_create("complaints", rustix::fs::MemfdFlags::CLOEXEC).ok()?);
         let listener = Listener(file.try_clone().ok()?);
@@ -28,7 +28,7 @@ impl Complaints {
         Some(Complaints(file))
     }
 
-    /// Returns the first error, which is the closest to the cause: callers log it again on its way up.
+    /// Returns the first error, which is closest to the cause: callers log it again on its way up.
     pub fn first_error(&self) -> Option<String> {
         self.lines().into_iter().find_map(|line| line.strip_prefix(ERROR).map(String::from))
     }

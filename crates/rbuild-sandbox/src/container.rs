@@ -30,15 +30,15 @@ use crate::stubs::{Stubs, plant_points};
 use crate::surroundings::{Proc, Surroundings};
 use crate::zygote::{receive_fds, send_fds};
 
-/// The runner's own places.
+/// Paths private to the runner.
 const BUNDLE: &str = "/run/bundle";
 const ROOTFS: &str = "/run/bundle/rootfs";
 const STATE: &str = "/run/state";
 const NAME: &str = "run";
 const CONSOLE: &str = "/run/console";
 
-/// The whole life of a runner. Standard input is a socket that brings the request and takes the outcome; standard
-/// output and error are the command's, and `input` is what it reads.
+/// Runs a runner process to completion. Standard input is a socket that carries the request and the
+/// reports; standard output and error belong to the command, and `input` is the command's input.
 pub(crate) fn runner_main(input: Option<OwnedFd>, around: Option<&Surroundings>) -> i32 {
     let Ok(stdin) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3) else { return 70 };
     let mut socket = UnixStream::from(stdin);
@@ -74,21 +74,22 @@ fn container(
         around.isolated.as_ref().ok_or("this build has no isolated network")?.join()?;
     }
     if around.proc == Proc::Outer {
-        // This /proc shows the other commands, too, and the kernel lets the root of a namespace look into its processes.
+        // This /proc shows the other commands as well, and the kernel lets the root of a user
+        // namespace inspect processes of that namespace.
         enter_user_namespace_below().map_err(text)?;
     }
     private_namespaces(&request.hostname).map_err(text)?;
     if request.network == Network::None {
         process::enter_lonely_network().map_err(text)?;
     }
-    // Bundle and state are this runner's alone, and go away with its mount namespace.
+    // Bundle and state belong to this runner alone, and disappear with its mount namespace.
     mount_tmpfs(Path::new("/run")).map_err(text)?;
     for dir in [BUNDLE, ROOTFS, STATE, mounts::FILES] {
         std::fs::create_dir_all(dir).map_err(|e| format!("mkdir {dir}: {e}"))?;
     }
     let root = RootDir::open("/").map_err(text)?;
     let mounts = prepare(request, around.proc, &root)?;
-    // Whoever answers calls keeps no way out of the container.
+    // The supervisor must not keep a descriptor that leads out of the container.
     drop(root);
     let spec = spec(request, mounts)?;
     spec.save(Path::new(BUNDLE).join("config.json")).map_err(|e| format!("the container's configuration: {e}"))?;
@@ -132,18 +133,19 @@ fn container(
     process::wait(pid).map_err(text)
 }
 
-/// The two ends of the socket on which the listener for calls about owners comes, and a /proc that shows the container.
+/// Returns the two ends of the socket that carries the listener for calls about owners, and a /proc
+/// that shows the container's processes.
 fn for_answers(proc: Proc) -> Result<(UnixStream, UnixStream, owners::Proc), String> {
     let (ours, theirs) = UnixStream::pair().map_err(|e| format!("socketpair: {e}"))?;
     let dir = match proc {
-        // One that numbers the container's processes as this one does.
+        // A procfs in which process IDs are the same as in this process's pid namespace.
         Proc::Own => new_procfs().map_err(text)?,
         Proc::Outer => std::fs::File::open("/proc").map_err(|e| format!("/proc: {e}"))?.into(),
     };
     Ok((ours, theirs, owners::Proc { dir, outer: proc == Proc::Outer }))
 }
 
-/// It was sent while the container was built, and lies in the socket.
+/// Forwards the terminal, which was sent while the container was built and is queued in the socket.
 fn pass_on_terminal(listener: &UnixListener, socket: &UnixStream) -> std::io::Result<()> {
     let (from, _) = listener.accept()?;
     let fds = receive_fds(&from)?;
@@ -151,11 +153,11 @@ fn pass_on_terminal(listener: &UnixListener, socket: &UnixStream) -> std::io::Re
     Ok(send_fds(socket, &fds)?)
 }
 
-/// How long a process takes at most to be a zombie after its descriptors have closed.
+/// Maximum time between the closing of a process's descriptors and its becoming a zombie.
 const DYING: Duration = Duration::from_millis(50);
 
-/// Why a container was not finished, if one of its first processes was killed in the making: what libcontainer says of that is
-/// that somebody does not answer.
+/// Returns an explanation if one of the container's first processes was killed during setup;
+/// libcontainer reports only that a peer does not answer.
 fn killed() -> Option<String> {
     let end = Instant::now() + DYING;
     loop {
@@ -193,25 +195,25 @@ fn answer(request: &RunRequest, socket: &UnixStream, proc: owners::Proc, pid: u3
     Ok(())
 }
 
-/// What libcontainer says after an error of what came of its putting things away again, which is never the cause.
+/// Introduces the results of libcontainer's cleanup after an error, which are never the cause.
 const PUTTING_AWAY: &str = ". error during cleanup: ";
 
-/// What it puts before the errors of a container's first process.
+/// libcontainer's prefix for errors of a container's first process.
 const FIRST_PROCESS_SAYS: &str = "error in executing process : ";
 
-/// Why libcontainer failed, the cause first. `complaint` is the first that it made of it.
+/// Formats a libcontainer failure with its cause first. `complaint` is the first error in its log.
 fn cause(said: &str, complaint: Option<String>) -> String {
     let said = said.split_once(PUTTING_AWAY).map_or(said, |(said, _)| said);
     let said = said.rsplit_once(FIRST_PROCESS_SAYS).map_or(said, |(_, sentence)| sentence);
     match complaint {
         Some(complaint) if complaint.starts_with(said) => complaint,
-        // What our own executor says is a sentence for people; words around it explain nothing.
+        // Messages of our own executor are user-facing sentences and need no prefix.
         Some(complaint) if !complaint.contains(said) => format!("{complaint} ({said})"),
         _ => said.into(),
     }
 }
 
-/// An error with its causes, each once.
+/// Joins an error and its causes, without repetitions.
 fn chain(e: &dyn std::error::Error) -> String {
     let mut out = e.to_string();
     let mut source = e.source();
@@ -226,7 +228,8 @@ fn chain(e: &dyn std::error::Error) -> String {
     out
 }
 
-/// Puts the root file system in its place, with what every container has mounted on it; gives what else is to be mounted.
+/// Mounts the root file system with the mounts that every container has, and returns the remaining
+/// mounts.
 fn prepare(request: &RunRequest, proc: Proc, root: &RootDir) -> Result<Vec<oci::Mount>, String> {
     for (name, (major, minor)) in chroot::DEVICES {
         if !Path::new("/dev").join(name).exists() {
@@ -246,7 +249,7 @@ fn prepare(request: &RunRequest, proc: Proc, root: &RootDir) -> Result<Vec<oci::
             let mounts = mounts_of(request, proc, &mut stubs, root, &scratch)?;
             let mounted = match stubs.finish().map_err(text)? {
                 None => files.into_fd(),
-                // Once more, with what was missing.
+                // Mounts it again with the missing mount points.
                 Some(stubs) => {
                     drop(files);
                     lowers.insert(0, stubs.label().to_path_buf());
@@ -278,7 +281,8 @@ fn prepare(request: &RunRequest, proc: Proc, root: &RootDir) -> Result<Vec<oci::
     Ok(mounts)
 }
 
-/// `work` is made in the scratch directory. An overlay of this kind cannot take a work directory again.
+/// Creates `work` in the scratch directory and mounts the overlay. A volatile overlay cannot reuse
+/// a work directory.
 fn overlay(lowers: &[PathBuf], upper: &Path, scratch: &RootDir, work: &str) -> Result<OwnedFd, String> {
     scratch.create_dir(work.as_ref(), 0o755).map_err(text)?;
     detached_overlay(lowers, Some((upper, &scratch.label().join(work))), Path::new("/mnt")).map_err(text)
@@ -304,11 +308,12 @@ const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys",
 fn spec(request: &RunRequest, mounts: Vec<oci::Mount>) -> Result<oci::Spec, String> {
     let all: oci::Capabilities =
         if request.insecure { process_capabilities() } else { CAPABILITIES.into_iter().collect() };
-    // A command of another user starts without capabilities and may win them back through set-uid programs.
+    // A command of another user starts without capabilities and may regain them through set-uid
+    // programs.
     let mut held = if request.uid == 0 || request.recorded { all.clone() } else { oci::Capabilities::new() };
     let mut bounding = all;
     if !request.insecure {
-        // To install the filter of calls; given up right after that.
+        // Required to install the seccomp filter; dropped right after.
         held.extend(FOR_THE_FILTER);
         bounding.extend(FOR_THE_FILTER);
     }
@@ -339,7 +344,7 @@ fn spec(request: &RunRequest, mounts: Vec<oci::Mount>) -> Result<oci::Spec, Stri
     // Set-uid programs (su, sudo, ping) work in builds as they do under docker.
     process.set_no_new_privileges(None);
     process.set_rlimits(rlimits(request)?);
-    // All others are the runner's own.
+    // The other namespaces are the runner's own.
     let kinds = [oci::LinuxNamespaceType::Pid, oci::LinuxNamespaceType::Mount];
     let namespaces = kinds
         .into_iter()
@@ -352,7 +357,7 @@ fn spec(request: &RunRequest, mounts: Vec<oci::Mount>) -> Result<oci::Spec, Stri
         .build()
         .map_err(text)?;
     linux.set_resources(None);
-    // See MiniRoot: the container stays in the cgroup that it is in.
+    // See MiniRoot: the container stays in its current cgroup.
     linux.set_cgroups_path(Some("/".into()));
     let root = oci::RootBuilder::default().path(ROOTFS).readonly(false).build().map_err(text)?;
     let mut spec = oci::SpecBuilder::default()
@@ -363,7 +368,7 @@ fn spec(request: &RunRequest, mounts: Vec<oci::Mount>) -> Result<oci::Spec, Stri
         .linux(linux)
         .build()
         .map_err(text)?;
-    // The runner has set the name.
+    // The runner has already set the host name.
     spec.set_hostname(None);
     spec.set_hooks(None);
     Ok(spec)

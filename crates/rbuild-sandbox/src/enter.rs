@@ -1,4 +1,5 @@
-//! From the launcher to the builder: namespaces, id maps, a small root; and dying together.
+//! The transition from launcher to builder: namespaces, ID maps, a minimal root, and shared
+//! lifetime.
 
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,24 +20,26 @@ use crate::probe::{Isolation, Rung, bare_isolation, isolation, userns_refused};
 use crate::surroundings::{Proc, Surroundings};
 use crate::zygote::Zygote;
 
-/// Where the builder finds the store.
+/// Path of the store in the builder's root.
 pub const STORE: &str = "/store";
 
-/// How long a process that was killed may take to be a zombie.
+/// Maximum time for a killed process to become a zombie.
 const DYING: Duration = Duration::from_millis(50);
 
-/// How long the builder may take to clean up after a signal before it is killed.
+/// Time that the builder has to clean up after a signal before it is killed.
 const GRACE: Duration = Duration::from_millis(1500);
 
-/// What the builder is to see of the machine.
+/// The parts of the host that the builder sees.
 #[derive(Debug, Clone)]
 pub struct World {
     pub store: PathBuf,
-    /// Directories and files, and where the builder finds them: absolute, in directories of no other purpose.
+    /// Directories and files with their paths in the builder's root: absolute, in otherwise unused
+    /// directories.
     pub binds: Vec<(PathBuf, PathBuf)>,
-    /// Carries what goes in and out of an isolated network, if there is to be one.
+    /// Program that connects an isolated network to the outside, if one is requested.
     pub carrier: Option<Carrier>,
-    /// Commands may run: they are to have a /sys, and a process that starts them, both of which take a moment to make.
+    /// True if commands may run. They require a /sys and a zygote, both of which take time to
+    /// create.
     pub commands: bool,
 }
 
@@ -46,28 +49,31 @@ pub struct Builder {
     pub zygote: Zygote,
     proc: Proc,
     signals: SigSet,
-    /// Where things are that have other places in a root of the builder's own; empty if it has one.
+    /// Host paths by their path in [`World`]; empty if the builder has a root of its own.
     elsewhere: Vec<(PathBuf, PathBuf)>,
 }
 
 impl Builder {
-    /// Whether commands get nothing but a root directory of their own.
+    /// Returns true in the `chroot` isolation mode, where commands get only another root directory.
     pub fn is_bare(&self) -> bool {
         self.isolation.maps.is_none()
     }
 
-    /// Whether commands see the processes around this machine's container, as it shows no other /proc.
+    /// Returns true if commands see the processes of the surrounding container, because the kernel
+    /// refuses to mount another /proc.
     pub fn shows_outer_processes(&self) -> bool {
         self.proc == Proc::Outer
     }
 
-    /// Where the builder finds what has this place in its world ([`World::binds`], [`STORE`]).
+    /// Returns the actual path of something with that path in [`World`] ([`World::binds`],
+    /// [`STORE`]).
     pub fn path(&self, place: &Path) -> PathBuf {
         let found = self.elsewhere.iter().find(|(at, _)| at == place);
         found.map_or(place, |(_, source)| source).to_path_buf()
     }
 
-    /// Calls `cancel` on another thread when the launcher passes on a signal to stop. Call it once.
+    /// Calls `cancel` on another thread when the launcher forwards a stop signal. Must be called
+    /// only once.
     pub fn on_stop(&self, cancel: impl FnOnce() + Send + 'static) {
         let signals = self.signals;
         std::thread::spawn(move || {
@@ -78,20 +84,22 @@ impl Builder {
     }
 }
 
-/// Runs `build` as root of a new user namespace with a small root file system, in a process of its own, and gives
-/// its exit code; 128 and more for a signal, as a shell has it. The caller must have one thread.
+/// Runs `build` as root of a new user namespace with a minimal root file system, in a process of
+/// its own. Returns its exit code, or 128 plus the signal number, as a shell does. The caller must
+/// be single-threaded.
 ///
-/// Where that cannot be set up and any way is welcome, root does with another root directory.
+/// If that cannot be set up in the automatic mode, root falls back to the `chroot` mode.
 ///
-/// SIGINT, SIGTERM and SIGHUP that arrive meanwhile are passed on; `stopped` tells whether one did. If the caller
-/// dies, so does the builder and everything below it.
+/// SIGINT, SIGTERM and SIGHUP received meanwhile are forwarded; `stopped` reports whether one was.
+/// If the caller dies, the builder and all its descendants are killed.
 pub fn enter(
     world: &World,
     rung: Rung,
     build: impl FnOnce(Result<Builder, SandboxError>) -> i32,
 ) -> Result<Ended, SandboxError> {
     let isolation = isolation(rung)?;
-    // Where owners are written down, the caller has made its keys for that already.
+    // With recorded owners there is no fallback: the caller has already derived its keys for that
+    // mode.
     let has_spare = rung == Rung::Auto && isolation.maps.is_some() && !isolation.records_owners();
     let spare = if has_spare { bare_isolation().ok() } else { None };
     let mut signals = SigSet::empty();
@@ -114,13 +122,14 @@ fn failed(call: &'static str) -> impl FnOnce(std::io::Error) -> SandboxError {
 struct Launcher<'a> {
     world: &'a World,
     signals: SigSet,
-    /// Of the calling process.
+    /// A pidfd of the calling process.
     pidfd: OwnedFd,
 }
 
 impl Launcher<'_> {
-    /// Has one builder with that isolation, and waits for its end. An outer error means that `build` was never called, and stays
-    /// where it was; a builder that cannot set up its world calls it with that error, unless there is a `spare` isolation.
+    /// Runs one builder with that isolation and waits for its end. An outer error means that
+    /// `build` was never called and has not been consumed. A builder that cannot set up its world
+    /// calls `build` with that error, unless there is a `spare` isolation.
     fn launch<F: FnOnce(Result<Builder, SandboxError>) -> i32>(
         &self,
         isolation: Isolation,
@@ -129,8 +138,9 @@ impl Launcher<'_> {
     ) -> Result<Result<Ended, SandboxError>, SandboxError> {
         let (ready, go) = std::io::pipe().map_err(failed("pipe2"))?;
         let (told, tell) = std::io::pipe().map_err(failed("pipe2"))?;
-        // What came of a builder that is killed together with all who would see to its end comes to this process, where there is no
-        // pid namespace. Children that the caller had before are not the builder's, and could not be told from those.
+        // Without a pid namespace, descendants of a builder that is killed together with its zygote
+        // and runners are reparented to this process. It adopts them only if it has no children of
+        // its own, which could not be told apart from the builder's.
         let bare = isolation.maps.is_none();
         let adopts = bare && process::children().is_empty() && process::adopt_orphans().is_ok();
         let cloned = match &isolation.maps {
@@ -147,7 +157,8 @@ impl Launcher<'_> {
         drop((ready, tell));
         let pidfd = process::pidfd(child)?;
         if let Some(Err(e)) = isolation.maps.as_ref().map(|maps| maps.write(child)) {
-            // It waits for the launcher's word, so that it ends now only if somebody kills it.
+            // The child waits for the launcher's byte, so it ends at this point only if it is
+            // killed.
             let killed = process::ends_within(&pidfd, DYING) && process::was_killed(&pidfd);
             process::kill(child);
             let exit = process::wait(child)?;
@@ -195,7 +206,7 @@ impl Launcher<'_> {
     }
 }
 
-/// The code by which a shell tells of an end.
+/// Returns the exit code that a shell would report.
 fn exit_code(exit: Exit) -> i32 {
     match exit {
         Exit::Code(code) => code,
@@ -203,15 +214,16 @@ fn exit_code(exit: Exit) -> i32 {
     }
 }
 
-/// How the builder ended.
+/// The exit status of the builder.
 #[derive(Debug, Clone, Copy)]
 pub struct Ended {
     pub code: i32,
-    /// A signal asked for it.
+    /// True if a signal requested the end.
     pub stopped: bool,
 }
 
-/// Passes on signals until the builder ends. An outer error is what it says on `told` before it begins.
+/// Forwards signals until the builder ends. An outer error is what the builder reports on `told`
+/// before it calls `build`.
 fn supervise(
     child: u32,
     pidfd: &OwnedFd,
@@ -221,7 +233,7 @@ fn supervise(
 ) -> Result<Result<Ended, SandboxError>, SandboxError> {
     let signalfd = SignalFd::with_flags(signals, SfdFlags::SFD_CLOEXEC).map_err(|e| failed("signalfd4")(e.into()))?;
     match go.write_all(b"g") {
-        // It was killed before it read that, which its end will say.
+        // The builder was killed before it read the byte; its exit status reports that.
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {}
         other => other.map_err(failed("write"))?,
     }
@@ -244,7 +256,7 @@ fn supervise(
         if fds[1].revents().contains(PollFlags::IN) {
             let _ = signalfd.read_signal();
             if deadline.is_some() {
-                // Asked twice: no more patience.
+                // Second request: kill without waiting for the grace period.
                 process::kill(child);
             }
             process::send(child, Signal::SIGTERM);
@@ -252,7 +264,7 @@ fn supervise(
         }
         if fds[0].revents().contains(PollFlags::IN) {
             let code = exit_code(process::wait(child)?);
-            // What it wrote is there; others may have the other end still.
+            // The builder's report is complete; other processes may still hold the other end open.
             let mut why = Vec::new();
             let _ = rustix::fs::fcntl_setfl(&told, OFlags::NONBLOCK).map(|()| told.read_to_end(&mut why));
             return match why.is_empty() {
@@ -263,7 +275,7 @@ fn supervise(
     }
 }
 
-/// Waits for the launcher's word, and sees to it that this process dies with it.
+/// Waits for the launcher's byte, and ties this process's lifetime to the launcher's.
 fn begin(mut ready: PipeReader, launcher: &OwnedFd, become_root: bool) -> Result<(), SandboxError> {
     let mut byte = [0u8; 1];
     // End of file: the launcher died or could not write the maps.
@@ -274,16 +286,17 @@ fn begin(mut ready: PipeReader, launcher: &OwnedFd, become_root: bool) -> Result
         process::become_root()?;
     }
     process::die_with(launcher)?;
-    // What the caller's shell has open is for nothing that is executed from here on.
+    // Descriptors inherited from the caller's shell must not reach any program executed from here
+    // on.
     process::keep_descriptors_from_programs()?;
-    // A terminal's signals are for the launcher, which passes them on.
+    // A terminal's signals are for the launcher, which forwards them.
     let _ = rustix::process::setsid();
     process::clear_umask();
     rbuild_linux::join_new_session_keyring();
     Ok(())
 }
 
-/// A builder that is where its launcher is.
+/// Sets up a builder in the launcher's own namespaces and root.
 fn become_bare_builder(ready: PipeReader, launcher: &OwnedFd) -> Result<Zygote, SandboxError> {
     begin(ready, launcher, false)?;
     Zygote::start(None, true, None)
@@ -296,7 +309,8 @@ fn become_builder(world: &World, ready: PipeReader, launcher: &OwnedFd) -> Resul
     let binds = binds.collect::<Result<Vec<_>, SandboxError>>()?;
     let (proc, whose) = match new_procfs() {
         Ok(proc) => (proc, Proc::Own),
-        // Where parts of /proc are covered, the kernel shows no other one that would uncover them.
+        // If parts of /proc are covered, the kernel refuses to mount a procfs that would reveal
+        // them.
         Err(e) => (bind_clone(Path::new("/proc")).map_err(|_| crate::probe::proc_refused(e))?, Proc::Outer),
     };
     let isolated = world.carrier.as_ref().map(|carrier| Isolated::start(carrier, &world.store)).transpose()?;

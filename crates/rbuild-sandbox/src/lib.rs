@@ -1,9 +1,9 @@
-//! The user namespace that builds live in, and the containers that run their commands.
+//! The user namespace in which builds run, and the containers that run their commands.
 //!
-//! Three processes meet here. The launcher (P0) calls [`enter`], which starts the builder (P1) as root of a small
-//! world of its own. The builder calls [`run`] for each command, which has a runner (P2) forked by the [`Zygote`] and
-//! streams what it prints. A runner mounts, hands over to libcontainer, and reports one outcome.
-//! libcontainer and caps are named in this crate only.
+//! Three processes are involved. The launcher (P0) calls [`enter`], which starts the builder (P1)
+//! as root of a minimal root file system. The builder calls [`run`] for each command, which makes
+//! the [`Zygote`] fork a runner (P2) and streams the command's output. A runner mounts, hands over
+//! to libcontainer, and reports one outcome. Only this crate uses libcontainer and caps.
 
 mod attached;
 mod chroot;
@@ -45,10 +45,10 @@ pub enum SandboxError {
     Kernel(#[from] rbuild_linux::Error),
     #[error("the runner process failed: {0}")]
     Runner(String),
-    /// One of rbuild's own processes ended in the middle of its work.
+    /// One of rbuild's own processes was killed in the middle of its work.
     #[error("{0} was killed")]
     Killed(&'static str),
-    /// What the command printed did not arrive where it was to go.
+    /// The command's output could not be delivered.
     #[error("the command's output could not be written: {0}")]
     Output(std::io::Error),
 }

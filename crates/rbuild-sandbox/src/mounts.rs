@@ -1,8 +1,8 @@
-//! What a container has mounted on its root file system: the places of the system, and what the request asks for.
+//! Mounts of a container: the system's mount points and those requested.
 //!
-//! The places of the system are made here and not by libcontainer, which resolves every path with dozens of calls: /dev
-//! with its terminals and shared memory, and the files of /etc. /proc is of the container's own processes, so it is mounted by
-//! who lives there.
+//! The system's mounts are created here and not by libcontainer, which resolves every path with
+//! dozens of calls: /dev with its terminals and shared memory, and the files of /etc. /proc shows
+//! the container's own processes, so it is mounted from inside the container's pid namespace.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -20,16 +20,16 @@ use crate::request::{MountRequest, RunRequest, Source};
 use crate::stubs::{PointKind, Stubs};
 use crate::surroundings::Proc;
 
-/// Files that the runner makes for the container.
+/// Files that the runner creates for the container.
 pub(crate) const FILES: &str = "/run/files";
 const MOUNTS: &str = "/run/mounts";
 
-/// Where the builder's world has the file system for /sys, if there could be one.
+/// Path of the sysfs in the builder's root, if one could be mounted.
 pub(crate) const SYSFS: &str = "/sysfs";
 
-/// Makes it; the caller sees the machine's /sys still, without which the kernel would not show another. It shows a network of its
-/// own, as only who owns a network may show it. Where the machine covers parts of its own /sys, there is none, and containers
-/// go without.
+/// Mounts a sysfs while the caller still sees the host's /sys, as the kernel requires. It shows a
+/// network namespace of its own, because only the owner of a network namespace may mount its sysfs.
+/// Returns `None` if the host covers parts of its own /sys; containers then have no /sys.
 pub(crate) fn new_sysfs() -> Option<Sysfs> {
     let make = || Ok([new_filesystem("sysfs", &[], &[SetId, Devices, Programs, Writing])?, own_namespace()?]);
     let [mount, network] = made_in_a_network_of_its_own(make).ok()?;
@@ -38,11 +38,11 @@ pub(crate) fn new_sysfs() -> Option<Sysfs> {
 
 pub(crate) struct Sysfs {
     pub mount: OwnedFd,
-    /// What it shows of networks is gone with the last descriptor of this one.
+    /// Keeps the network namespace alive; without it, the sysfs would show no networks.
     pub network: OwnedFd,
 }
 
-/// Where the system's places are in a root file system, links resolved.
+/// Paths of the system's mount points in a root file system, with links resolved.
 pub(crate) struct Points {
     proc: PathBuf,
     sys: Option<PathBuf>,
@@ -63,7 +63,7 @@ impl Points {
         })
     }
 
-    /// Mounts them. Device nodes are put into /dev by libcontainer.
+    /// Mounts them. libcontainer adds the device nodes to /dev.
     pub(crate) fn mount(&self, request: &RunRequest, proc: Proc, rootfs: &RootDir) -> Result<(), String> {
         let over = |point: &Path| -> Result<(RootDir, OsString), String> { rootfs.parent(point).map_err(text) };
         if proc == Proc::Outer {
@@ -103,7 +103,7 @@ impl Points {
     }
 }
 
-/// The mounts that the request asks for, in its order: later ones may lie below earlier ones.
+/// Returns the requested mounts, in the request's order: later ones may lie below earlier ones.
 pub(crate) fn mounts_of(
     request: &RunRequest,
     proc: Proc,
@@ -121,7 +121,7 @@ pub(crate) fn mounts_of(
     Ok(mounts)
 }
 
-/// The place of something that the request asks for.
+/// Ensures that a requested mount point exists, and returns its resolved path.
 fn ensure(stubs: &mut Stubs<'_>, target: &Path, kind: PointKind) -> Result<PathBuf, String> {
     outside_of_the_kernels(target, &|path| Path::new(SYSFS).join(path).exists())?;
     stubs.ensure(target, kind)
@@ -151,12 +151,14 @@ fn extra_mount(
             file.write_all(content).map_err(|e| format!("the file for {}: {e}", wanted.target))?;
             files.chown(name.as_ref(), *uid, *gid).map_err(text)?;
             files.chmod(name.as_ref(), *mode).map_err(text)?;
-            // Below /dev, which is the container's own, the point is made when the mount is.
+            // In /dev, which belongs to the container, the mount point is created together with the
+            // mount.
             let in_dev = target.starts_with("/dev");
             let at = if in_dev { target.to_path_buf() } else { ensure(stubs, target, PointKind::File)? };
             mount(&at, "bind", Some(&Path::new(FILES).join(name)), &["bind", access])
         }
-        // A command that may mount could make a bind writable again; it cannot do so to an overlay without an upper directory.
+        // A command that may mount could remount a bind read-write; it cannot do so with an overlay
+        // that has no upper directory.
         Source::Machine(source) if wanted.read_only && insecure => {
             let stat = std::fs::symlink_metadata(source).map_err(|e| format!("{}: {e}", source.display()))?;
             if !stat.is_dir() {
@@ -188,7 +190,7 @@ fn extra_mount(
     }
 }
 
-/// What is at `path` inside of `source`, wherever links lead there.
+/// Mounts the file or directory that `path` resolves to inside `source`.
 fn part_mount(
     source: &Path,
     path: &Path,
@@ -205,7 +207,7 @@ fn part_mount(
     mount(&at, "bind", Some(&source), &["bind", access])
 }
 
-/// A directory of the runner's to mount something on: what it lies in, and its name there.
+/// Creates one of the runner's mount points, and returns its directory and name.
 fn own_place(index: usize, root: &RootDir) -> Result<(RootDir, String), String> {
     let name = format!("mount-{index}");
     let place = root.create_dir_all(MOUNTS.trim_start_matches('/'), 0o755, None, |_| ()).map_err(text)?;
@@ -213,8 +215,9 @@ fn own_place(index: usize, root: &RootDir) -> Result<(RootDir, String), String> 
     Ok((place, name))
 }
 
-/// Mounts a stack of trees in the runner's own namespace and returns the place. Always as an overlay, even a single tree that is
-/// read-only: a bare bind could be made writable again by a command that may mount, and lead into the store.
+/// Mounts a stack of trees in the runner's own namespace and returns the mount point. Always an
+/// overlay, even for a single read-only tree: a command that may mount could remount a plain bind
+/// read-write, and thereby write to the store.
 fn trees_mount(
     index: usize,
     lowers: &[PathBuf],
@@ -229,7 +232,7 @@ fn trees_mount(
         lowers.push(empty(scratch)?);
     }
     let overlay = if read_only {
-        // An overlay without an upper directory wants two lower ones.
+        // An overlay without an upper directory requires two lower ones.
         if lowers.len() == 1 {
             lowers.push(empty(scratch)?);
         }
@@ -246,7 +249,7 @@ fn trees_mount(
     Ok(path)
 }
 
-/// An empty directory.
+/// Returns an empty directory.
 fn empty(scratch: &RootDir) -> Result<PathBuf, String> {
     scratch.create_dir_all("empty", 0o755, None, |_| ()).map_err(text)?;
     Ok(scratch.label().join("empty"))

@@ -1,8 +1,8 @@
-//! A network of a build's own with a way out.
+//! Isolated network of a build, with outbound access.
 //!
-//! The network namespace belongs to the build and is shared by its commands. What goes in and out is carried by a program of the
-//! machine's, pasta or slirp4netns, which lives in the builder's pid namespace and ends with it. It sees the machine as its
-//! caller does; commands see an interface of its making.
+//! The network namespace belongs to the build and is shared by its commands. Traffic is carried by
+//! a program of the host, pasta or slirp4netns, which runs in the builder's pid namespace and ends
+//! with it. That program sees the host like its caller; commands see an interface that it creates.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -25,7 +25,7 @@ use crate::newuidmap::in_path;
 use crate::probe::{Refusal, refusal};
 use crate::zygote::{receive_fds, send_fds};
 
-/// The program that carries what goes in and out.
+/// The program that carries traffic in and out.
 #[derive(Debug, Clone)]
 pub struct Carrier {
     path: PathBuf,
@@ -49,11 +49,12 @@ impl Kind {
 
 const TUN: &str = "/dev/net/tun";
 
-/// How long the way out may take to come up.
+/// Maximum time for outbound access to come up.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Carrier {
-    /// The one that is installed; pasta rather than slirp4netns, which is slower, unless it is an old one.
+    /// Finds an installed carrier. Prefers pasta, because slirp4netns is slower, unless pasta is
+    /// too old.
     pub fn find() -> Result<Carrier, Refusal> {
         let found = |name: &str, kind| in_path(name).map(|path| Carrier { path, kind });
         let (pasta, slirp) = (found("pasta", Kind::Pasta), found("slirp4netns", Kind::Slirp));
@@ -65,7 +66,7 @@ impl Carrier {
                  or use --network host or none",
             )
         })?;
-        // What makes the interface that commands see.
+        // The device through which the commands' interface is created.
         match rustix::fs::access(TUN, Access::READ_OK | Access::WRITE_OK) {
             Ok(()) => Ok(carrier),
             Err(Errno::NOENT) => Err(refusal(
@@ -79,8 +80,8 @@ impl Carrier {
         }
     }
 
-    /// Whether it is of 2024 or later: the one of March 2023 repeats and loses data on Linux 6.18. A version holds a date,
-    /// `2024_12_11` or `20230309`.
+    /// Returns true for versions of 2024 or later: that of March 2023 duplicates and loses data on
+    /// Linux 6.18. A version contains a date, `2024_12_11` or `20230309`.
     fn is_new(&self) -> bool {
         let asked = std::process::Command::new(&self.path).arg("--version").stdin(std::process::Stdio::null()).output();
         let said = asked.map(|out| String::from_utf8_lossy(&out.stdout).into_owned()).unwrap_or_default();
@@ -92,7 +93,7 @@ impl Carrier {
         self.kind.name()
     }
 
-    /// Where commands ask for names; it is passed on to whom the machine asks.
+    /// Returns the address of the carrier's name server, which forwards to the host's.
     pub fn nameserver(&self) -> &'static str {
         match self.kind {
             Kind::Pasta => "169.254.1.1",
@@ -100,7 +101,8 @@ impl Carrier {
         }
     }
 
-    /// No port of the machine leads in, and its loopback addresses are out of reach.
+    /// Returns arguments that forward no host ports and make the host's loopback addresses
+    /// unreachable.
     fn arguments(&self, namespace: &Path) -> Result<Vec<CString>, String> {
         let namespace = namespace.as_os_str().as_bytes();
         let words: Vec<&[u8]> = match self.kind {
@@ -144,18 +146,18 @@ fn text(e: impl std::fmt::Display) -> String {
     e.to_string()
 }
 
-/// A network namespace with a way out.
+/// A network namespace with outbound access.
 #[derive(Debug)]
 pub(crate) struct Isolated {
     namespace: OwnedFd,
     carrier: &'static str,
-    /// What the carrier said.
+    /// The carrier's output.
     said: File,
 }
 
 impl Isolated {
-    /// Starts it. The caller has one thread, and the machine's files still; `place` is a directory of theirs, which only the
-    /// carrier sees covered.
+    /// Starts the carrier. The caller must be single-threaded and still have the host's root.
+    /// `place` is a host directory, which is covered in the carrier's mount namespace only.
     pub(crate) fn start(carrier: &Carrier, place: &Path) -> Result<Isolated, SandboxError> {
         let namespace = new_namespace()?;
         let fail = |e: Errno| SandboxError::Runner(format!("memfd_create: {e}"));
@@ -169,36 +171,39 @@ impl Isolated {
             std::process::exit(127);
         }
         drop(tell);
-        // Until it has mounts of its own: changing the root here would change it there.
+        // Wait until the carrier has its own mount namespace: until then, changing the root here
+        // would change its root as well.
         let _ = apart.read(&mut [0]);
         Ok(isolated)
     }
 
-    /// The carrier's name.
+    /// Returns the carrier's name.
     pub(crate) fn carrier(&self) -> &'static str {
         self.carrier
     }
 
-    /// What another process takes to use it, together with the carrier's name.
+    /// Returns the descriptors that another process needs to use the network, besides the carrier's
+    /// name.
     pub(crate) fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
         [self.namespace.as_fd(), self.said.as_fd()]
     }
 
-    /// The network of [`Isolated::descriptors`] and a carrier's name; none if there are no descriptors.
+    /// Restores the network from [`Isolated::descriptors`] and a carrier's name; `None` if there
+    /// are no descriptors.
     pub(crate) fn from_descriptors(carrier: &str, fds: Vec<OwnedFd>) -> Option<Isolated> {
         let carrier = [Kind::Pasta, Kind::Slirp].map(Kind::name).into_iter().find(|name| *name == carrier)?;
         let [namespace, said] = <[OwnedFd; 2]>::try_from(fds).ok()?;
         Some(Isolated { namespace, carrier, said: said.into() })
     }
 
-    /// Comes back with the reason if it cannot be done.
+    /// Executes the carrier. Returns the reason if that fails.
     fn become_carrier(&self, carrier: &Carrier, place: &Path, apart: PipeWriter) -> String {
         let prepare = || -> Result<(), String> {
             private_mount_namespace().map_err(text)?;
             drop(apart);
             let namespace = bind_clone(Path::new(&format!("/proc/self/fd/{}", self.namespace.as_raw_fd())));
             let namespace = namespace.map_err(text)?;
-            // A path is what all versions take, and its end is what pasta waits for.
+            // All versions accept a path, and pasta ends when it disappears.
             mount_tmpfs(place).map_err(text)?;
             let dir = RootDir::open(place).map_err(text)?;
             drop(dir.create_file("net".as_ref(), 0o600).map_err(text)?);
@@ -224,7 +229,8 @@ impl Isolated {
         format!("exec {}: {e}", carrier.path.display())
     }
 
-    /// Moves the calling process, which has one thread, into it, and waits until there is a way out.
+    /// Moves the calling process, which must be single-threaded, into the network, and waits until
+    /// outbound access is available.
     pub(crate) fn join(&self) -> Result<(), String> {
         nix::sched::setns(self.namespace.as_fd(), nix::sched::CloneFlags::CLONE_NEWNET)
             .map_err(|e| format!("setns(CLONE_NEWNET): {e}"))?;
@@ -249,7 +255,8 @@ impl Isolated {
     }
 }
 
-/// Whether the calling process's network has a default route. The tables are described in proc_pid_net(5).
+/// Returns true if the calling process's network has a default route. The tables are described in
+/// proc_pid_net(5).
 fn has_way_out() -> bool {
     let table = |path| std::fs::read_to_string(path).unwrap_or_default();
     let old = table("/proc/self/net/route");
@@ -264,19 +271,21 @@ fn has_way_out() -> bool {
     })
 }
 
-/// A new network namespace with its loopback interface up, of the caller's user namespace.
+/// Creates a network namespace, owned by the caller's user namespace, with its loopback interface
+/// up.
 fn new_namespace() -> Result<OwnedFd, SandboxError> {
     let [namespace] = made_in_a_network_of_its_own(|| Ok([own_namespace()?]))?;
     Ok(namespace)
 }
 
-/// The network namespace of the calling process.
+/// Returns the network namespace of the calling process.
 pub(crate) fn own_namespace() -> rbuild_linux::Result<OwnedFd> {
     let open = |e: std::io::Error| rbuild_linux::Error::new("openat", "/proc/self/ns/net", e);
     Ok(File::open("/proc/self/ns/net").map_err(open)?.into())
 }
 
-/// What a process makes that is in such a namespace; the caller, which has one thread, stays where it is.
+/// Runs `make` in a child process inside such a namespace and returns its descriptors. The caller,
+/// which must be single-threaded, stays in its own namespace.
 pub(crate) fn made_in_a_network_of_its_own<const N: usize>(
     make: impl FnOnce() -> rbuild_linux::Result<[OwnedFd; N]>,
 ) -> Result<[OwnedFd; N], SandboxError> {

@@ -1,4 +1,4 @@
-//! The programs that hand out sub-ids: whether they could, as far as that shows before they are tried.
+//! Checks of newuidmap and newgidmap, the programs that grant sub-IDs, before they are run.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -10,7 +10,7 @@ use crate::probe::{Refusal, refusal};
 
 const SET_UID: u32 = 0o4000;
 
-/// Why `newuidmap` and `newgidmap` cannot serve the user of that name.
+/// Fails with the reason if `newuidmap` and `newgidmap` cannot work for the named user.
 pub(crate) fn usable(shown: &str) -> Result<(), Refusal> {
     for helper in ["newuidmap", "newgidmap"] {
         let Some(path) = in_path(helper) else {
@@ -21,7 +21,7 @@ pub(crate) fn usable(shown: &str) -> Result<(), Refusal> {
         };
         privileged(&path)?;
     }
-    // Set on this process, it is on all that this process starts.
+    // The flag is inherited by everything that this process starts.
     if rustix::thread::no_new_privs().unwrap_or(false) {
         return Err(refusal(
             "this process and all that it starts may gain no privileges (no_new_privs), so newuidmap cannot hand out sub-ids",
@@ -37,7 +37,8 @@ pub(crate) fn in_path(program: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
 }
 
-/// Whether a program has privileges when it is started; where that cannot be seen, it is left to the trial.
+/// Checks that a program gains privileges when it is started. If that cannot be determined,
+/// succeeds and leaves the answer to the actual attempt.
 fn privileged(path: &Path) -> Result<(), Refusal> {
     let shown = path.display();
     if statvfs(path).is_ok_and(|fs| fs.flags().contains(FsFlags::ST_NOSUID)) {

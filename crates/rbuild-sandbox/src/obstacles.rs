@@ -1,13 +1,15 @@
-//! Places of an image that nothing can be mounted on, in words that are the same wherever commands run.
+//! Detection of image paths that nothing can be mounted on, with the same messages in every
+//! isolation mode.
 
 use std::path::{Path, PathBuf};
 
 use rbuild_linux::{Kind, RootDir, shown_path};
 
-/// Where file systems of the kernel are mounted: over what a link leads to, they would cover something else.
+/// Mount points of kernel file systems. If one is a link, the mount would cover its target instead.
 const SYSTEM: [&str; 3] = ["/proc", "/sys", "/dev"];
 
-/// Where `target` is, links resolved. Refused if nothing could be mounted there, or if it needs something that the image has not got.
+/// Returns `target` with links resolved. Fails if nothing can be mounted there, or if the image
+/// lacks something that the mount requires.
 pub(crate) fn free_place(image: &RootDir, target: &Path, needs: Kind) -> Result<PathBuf, String> {
     let is_link = image.stat(target).is_ok_and(|stat| stat.kind == Kind::Symlink);
     if is_link && SYSTEM.iter().any(|place| Path::new(place) == target) {
@@ -21,7 +23,7 @@ pub(crate) fn free_place(image: &RootDir, target: &Path, needs: Kind) -> Result<
     }
 }
 
-/// Refuses what the kernel shows in its own file systems.
+/// Fails for paths inside the kernel's own file systems.
 pub(crate) fn outside_of_the_kernels(at: &Path, has: &dyn Fn(&Path) -> bool) -> Result<(), String> {
     for place in ["/proc", "/sys", "/dev/pts", "/dev/mqueue"] {
         let Ok(inside) = at.strip_prefix(place) else { continue };
@@ -46,7 +48,7 @@ fn in_the_way(target: &Path, has: Kind, needs: Kind) -> String {
     )
 }
 
-/// The first part of a path that is there and no directory.
+/// Formats the error for a path with a component that exists and is not a directory.
 fn below_a_file(image: &RootDir, target: &Path, real: &Path) -> String {
     let mut above: Vec<&Path> = real.ancestors().skip(1).collect();
     above.reverse();

@@ -1,9 +1,12 @@
-//! Answers for a container in which only one id is mapped: its processes may be anybody, and its files belong to whomever
-//! they were given. The owners of files are written down ([`rbuild_linux::Recorded`]); who a process is stands in a table here,
-//! and the place in that table is told by a limit of the process that no program looks at (the size of its message
-//! queues), because the kernel itself hands limits on to children at the very moment of a fork, and keeps them over an exec.
+//! Supervisor of a container in which only one ID is mapped. It answers the system calls about
+//! identity and ownership, so that processes appear to run as any user and files to belong to any
+//! owner. File owners are stored as records ([`rbuild_linux::Recorded`]). Process credentials are
+//! kept in a table here; a process's index in that table is encoded in a resource limit that no
+//! program uses (the size of its message queues), because the kernel copies limits to children
+//! atomically on fork and preserves them across exec.
 //!
-//! This is for truthful results, not a boundary: towards the kernel all processes of the container are its root.
+//! This provides accurate results, not a security boundary: to the kernel, all processes of the
+//! container are its root.
 
 mod acts;
 mod caller;
@@ -32,24 +35,24 @@ use files::Known;
 use ids::SAME;
 pub(crate) use ids::{Credentials, Ids};
 
-/// Groups that setgroups(2) takes.
+/// Maximum number of groups accepted by setgroups(2).
 const MOST_GROUPS: u32 = 65536;
 
 pub(crate) struct Supervisor {
     listener: Arc<OwnedFd>,
     proc: Arc<Proc>,
-    /// Each once; the first is root's.
+    /// Without duplicates; the first entry is root's.
     table: Vec<Credentials>,
     places: HashMap<Credentials, u64>,
-    /// Places of processes that may have executed a program since.
+    /// Table indices of processes that may have executed a program since.
     pending: HashMap<u64, Pending>,
     chrooted: bool,
     known: Known,
 }
 
 impl Supervisor {
-    /// For the container whose first process has that pid. Takes the calling process into the container's mounts, and leaves it
-    /// with `proc` as its working directory.
+    /// Creates the supervisor of the container whose first process is `pid`. Moves the calling
+    /// process into the container's mount namespace, with `proc` as its working directory.
     pub fn enter(
         listener: OwnedFd,
         proc: Proc,
@@ -76,11 +79,12 @@ impl Supervisor {
         Ok(supervisor)
     }
 
-    /// Answers until the process behind `ended` has ended.
+    /// Answers calls until the process behind `ended` has ended.
     pub fn serve(&mut self, ended: &OwnedFd) {
         let told_of_the_end = notify::receiving_ends();
         loop {
-            // Waiting for a call and receiving it are one then.
+            // Here receiving also returns when all callers have ended, so polling first is
+            // unnecessary.
             if told_of_the_end && let Ok(Some(call)) = notify::receive(self.listener.as_fd()) {
                 self.reply(&call);
                 continue;
@@ -131,11 +135,12 @@ impl Supervisor {
         if let Some(pending) = self.pending.get(&place) {
             return pending.who(Image::of(&self.proc, thread));
         }
-        // Somebody else's use of that limit is as good as none.
+        // A program that uses this limit for its own purposes is treated as root.
         self.table.get(usize::try_from(place).unwrap_or(0)).unwrap_or(&self.table[0])
     }
 
-    /// Whether the caller is somebody with that capability, and has not given it up.
+    /// Returns true if the caller's apparent identity has that capability, and the caller has not
+    /// dropped it.
     fn may(&self, caller: &Caller<'_>, capability: Capability) -> bool {
         self.credentials(caller.thread()).able() && caller.holds(capability)
     }
@@ -155,17 +160,17 @@ impl Supervisor {
         Ok(())
     }
 
-    /// From now on who a thread is depends on what it executes.
+    /// Marks a thread whose credentials depend on the program that it executes next.
     fn expect(&mut self, thread: u32, pending: Pending) -> Result<()> {
         let place = self.table.len() as u64;
         take_place(thread, place)?;
-        // Holds the place; nobody is asked about it.
+        // A placeholder: its index is looked up in `pending` first.
         self.table.push(Credentials::default());
         self.pending.insert(place, pending);
         Ok(())
     }
 
-    /// Ends what was expected of a thread that is `who`.
+    /// Ends the pending state of a thread whose credentials have been determined as `who`.
     fn settle(&mut self, thread: u32, who: &Credentials) -> Result<()> {
         if self.pending.contains_key(&self.place_of(thread)) { self.become_(thread, who.clone()) } else { Ok(()) }
     }
@@ -198,7 +203,8 @@ impl Supervisor {
                 Ok(Reply::GO)
             }
             Request::Other | Request::ChangeLimit { new: 0, .. } => Ok(Reply::GO),
-            // It is ours: whoever sets it (su does, by way of pam_limits) is told that it is set.
+            // The limit is reserved for rbuild; setting it (as su does, through pam_limits) appears
+            // to succeed.
             Request::SetLimit => Ok(Reply::value(0)),
             Request::ChangeLimit { new: _, old } => {
                 if old != 0 {
@@ -275,17 +281,17 @@ impl Supervisor {
     }
 }
 
-/// Notes the place of a thread's process in the table.
+/// Stores a table index in a thread's process.
 fn take_place(thread: u32, place: u64) -> Result<()> {
     let (_, hard) = notify::queue_limit(thread).map_err(|_| Errno::SRCH)?;
-    // The limit has room for so many, and no more.
+    // The index cannot exceed the hard limit.
     let soft = hard.checked_sub(place).ok_or(Errno::NOMEM)?;
     notify::set_queue_limit(thread, soft, hard).map_err(|_| Errno::PERM)
 }
 
 enum Reply {
     Answer(Answer),
-    /// A new file, for the caller to have.
+    /// Returns a new file to the caller.
     File {
         fd: OwnedFd,
         close_on_exec: bool,

@@ -1,4 +1,4 @@
-//! What this machine allows, why not, and what to do about it.
+//! Detection of the isolation modes that this machine permits, with reasons and remedies.
 
 use std::fmt;
 use std::path::Path;
@@ -8,30 +8,30 @@ use rbuild_linux::{Error, IdMaps, IdRange, SubIds, USUAL_COUNT, free_range, held
 
 use crate::newuidmap;
 
-/// How commands are kept apart from the machine.
+/// The isolation of commands from the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Isolation {
-    /// The name of the rung, as `--isolation=` takes it.
+    /// The name of the mode, as `--isolation=` takes it.
     pub rung: &'static str,
-    /// Of the user namespace; none where commands only get a root directory of their own.
+    /// ID maps of the user namespace; `None` in the `chroot` mode.
     pub maps: Option<IdMaps>,
 }
 
-/// Which rung of the ladder is wanted.
+/// The requested isolation mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Rung {
-    /// The best that this machine allows.
+    /// The strongest mode that this machine permits.
     #[default]
     Auto,
-    /// A user namespace with sub-ids, or root's own.
+    /// A user namespace with sub-IDs, or with root's own IDs.
     Userns,
-    /// A user namespace of nobody but the caller; owners are written down.
+    /// A user namespace that maps only the caller; file owners are recorded.
     SingleId,
-    /// Another root directory and nothing more; takes root.
+    /// Another root directory and nothing more. Requires root.
     Chroot,
 }
 
-/// Why this machine cannot isolate, and the command that changes it.
+/// The reason why this machine cannot isolate, and the command that changes it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Refusal {
     pub reason: String,
@@ -56,7 +56,7 @@ fn setting(path: &str) -> Option<i64> {
     read(path).trim().parse().ok()
 }
 
-/// Chooses the rung for the calling user from what can be known without trying.
+/// Chooses the isolation mode for the calling user, without trying anything out.
 pub fn isolation(rung: Rung) -> Result<Isolation, Refusal> {
     if !Path::new("/proc/self/task").exists() {
         return Err(refusal(
@@ -71,7 +71,8 @@ pub fn isolation(rung: Rung) -> Result<Isolation, Refusal> {
     let alone = || Isolation { rung: "single-id", maps: Some(IdMaps::alone(uid, gid)) };
     let found = match uid {
         _ if rung == Rung::SingleId => return Ok(alone()),
-        // Root of a namespace that holds nobody else is in the place of a user without sub-ids.
+        // Root of a namespace that maps a single ID is in the same position as a user without
+        // sub-IDs.
         0 if rung == Rung::Auto
             && matches!(held_ranges(&read("/proc/self/uid_map"))[..], [only] if only.count == 1) =>
         {
@@ -83,25 +84,25 @@ pub fn isolation(rung: Rung) -> Result<Isolation, Refusal> {
     };
     match found {
         Ok(maps) => Ok(Isolation { rung: "userns", maps: Some(maps) }),
-        // Without sub-ids, or without the helpers that hand them out.
+        // No sub-IDs, or no helper programs that grant them.
         Err(_) if rung == Rung::Auto && uid != 0 => Ok(alone()),
         Err(e) => Err(e),
     }
 }
 
 impl Isolation {
-    /// Whether owners are written down, as nobody but root exists.
+    /// Returns true if file owners are recorded, because only root is mapped.
     pub fn records_owners(&self) -> bool {
         self.maps.as_ref().is_some_and(|maps| maps.alone)
     }
 }
 
-/// Whether a builder on that rung writes owners down.
+/// Returns true if a builder in that isolation mode records file owners.
 pub fn records_owners(rung: Rung) -> bool {
     isolation(rung).is_ok_and(|isolation| isolation.records_owners())
 }
 
-/// Nothing but another root directory.
+/// Returns the `chroot` mode.
 pub fn bare_isolation() -> Result<Isolation, Refusal> {
     let (uid, _) = process::own_ids();
     if uid != 0 || !has(Capability::CAP_SYS_CHROOT) {
@@ -160,7 +161,8 @@ fn subordinate_maps(uid: u32, gid: u32) -> Result<IdMaps, Refusal> {
     Ok(IdMaps::subordinate(uid, gid, &sub))
 }
 
-/// The command that grants a user the usual number of user ids, of group ids or of both, out of those that nobody has.
+/// Returns the command that grants a user the usual number of user IDs, group IDs or both, from an
+/// unassigned range.
 fn granting([uids, gids]: [bool; 2], user: &str) -> String {
     let mut command = String::from("sudo usermod");
     for (wanted, option, file) in [(uids, "--add-subuids", "/etc/subuid"), (gids, "--add-subgids", "/etc/subgid")] {
@@ -176,7 +178,7 @@ fn granting([uids, gids]: [bool; 2], user: &str) -> String {
     command + " " + user
 }
 
-/// Explains why the kernel did not give a user namespace.
+/// Explains why the kernel denied a user namespace.
 pub fn userns_refused(e: Error) -> Refusal {
     let reason = format!("the kernel refuses a user namespace: {e}");
     if setting("/proc/sys/user/max_user_namespaces") == Some(0) {
@@ -198,7 +200,7 @@ pub fn userns_refused(e: Error) -> Refusal {
     refusal(reason, "a security module or a seccomp profile denies it; see `rbuild doctor`")
 }
 
-/// Explains why the id maps could not be written.
+/// Explains why the ID maps could not be written.
 pub fn maps_refused(e: Error) -> Refusal {
     let restricted = setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == Some(1);
     let remedy = if restricted {
@@ -211,7 +213,7 @@ pub fn maps_refused(e: Error) -> Refusal {
     refusal(format!("the id maps of the user namespace could not be written: {e}"), remedy)
 }
 
-/// Has a container show its whole /proc.
+/// Remedy for a masked /proc.
 pub const UNMASK: &str = "this is a container with a masked /proc: start it with --security-opt systempaths=unconfined, \
                           or in Kubernetes with procMount: Unmasked";
 
@@ -224,11 +226,11 @@ pub(crate) fn proc_refused(e: Error) -> Refusal {
 pub struct Check {
     pub name: &'static str,
     pub found: String,
-    /// What to change, where something is missing.
+    /// The remedy if something is missing.
     pub remedy: Option<String>,
 }
 
-/// The checks that need no trial: kernel, user, sub-ids, settings.
+/// Runs the checks that have no side effects: kernel, user, sub-IDs, settings.
 pub fn checks() -> Vec<Check> {
     let (uid, _) = process::own_ids();
     let kernel = read("/proc/sys/kernel/osrelease").trim().to_string();
@@ -256,7 +258,7 @@ pub fn checks() -> Vec<Check> {
     list
 }
 
-/// (name, file, the value that forbids, the setting that allows)
+/// Name, file, value that forbids user namespaces, and setting that permits them.
 const SETTINGS: [(&str, &str, i64, &str); 3] = [
     ("user.max_user_namespaces", "/proc/sys/user/max_user_namespaces", 0, "user.max_user_namespaces=15000"),
     (

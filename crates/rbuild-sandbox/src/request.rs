@@ -1,4 +1,4 @@
-//! What the builder asks a runner to do, and what the runner answers; JSON over one socket.
+//! The protocol between builder and runner: JSON over one socket.
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -7,13 +7,13 @@ use std::path::PathBuf;
 use rbuild_linux::process::{self, Exit};
 use serde::{Deserialize, Serialize};
 
-/// One command in one container. All paths outside of the container are the builder's.
+/// One command in one container. All paths outside of the container are in the builder's root.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunRequest {
     pub files: Files,
-    /// Nothing but another root directory.
+    /// True in the `chroot` isolation mode.
     pub bare: bool,
-    /// Owners are written down, and the command's ids are those that it pretends to have.
+    /// True if file owners are recorded and the command's IDs are emulated.
     pub recorded: bool,
     pub args: Vec<String>,
     /// `NAME=value`, each name once.
@@ -25,9 +25,9 @@ pub struct RunRequest {
     pub hostname: String,
     pub mounts: Vec<MountRequest>,
     pub network: Network,
-    /// All capabilities of the namespace, and nothing of /proc masked.
+    /// Grants all capabilities of the namespace, and leaves /proc unmasked.
     pub insecure: bool,
-    /// Bytes of /dev/shm.
+    /// Size of /dev/shm in bytes.
     pub shm_size: u64,
     pub ulimits: Vec<Ulimit>,
     pub input: Input,
@@ -44,12 +44,12 @@ pub enum Files {
         lowers: Vec<PathBuf>,
         /// Receives what the command writes.
         upper: PathBuf,
-        /// An empty directory on the same file system as `upper`, for the overlay and for mount points that the
-        /// root file system lacks. Its content is of no use afterwards.
+        /// An empty directory on the same file system as `upper`, for the overlay and for mount
+        /// points that the root file system lacks. Its contents can be discarded afterwards.
         scratch: PathBuf,
     },
-    /// A directory that is written to. Mount points that it lacks are made in `scratch`, an empty directory, and then
-    /// in it: see [`crate::remove_points`].
+    /// A directory that is written to directly. Missing mount points are created in `scratch`, an
+    /// empty directory, and then in `root`: see [`crate::remove_points`].
     Directory { root: PathBuf, scratch: PathBuf },
 }
 
@@ -60,7 +60,7 @@ impl Files {
         }
     }
 
-    /// The same for another command, with an empty directory for its own use.
+    /// Replaces the scratch directory for another command.
     pub fn renew(&mut self, empty: PathBuf) {
         match self {
             Files::Overlay { scratch, .. } | Files::Directory { scratch, .. } => *scratch = empty,
@@ -68,30 +68,30 @@ impl Files {
     }
 }
 
-/// What a command reads.
+/// The input of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Input {
     Nothing,
-    /// A descriptor that is passed on to it.
+    /// A descriptor that is passed to the runner.
     Given,
-    /// A terminal of the container's own, for input and output.
+    /// A pseudoterminal in the container, for input and output.
     Terminal,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Network {
-    /// The network of whoever started the build.
+    /// The network namespace in which rbuild was started.
     Host,
-    /// The build's own ([`crate::Carrier`]).
+    /// The build's own network ([`crate::Carrier`]).
     Isolated,
-    /// A loopback interface and nothing else.
+    /// A loopback interface only.
     None,
 }
 
-/// A limit on what a process may use (setrlimit(2)).
+/// A resource limit (setrlimit(2)).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ulimit {
-    /// Upper case and with its prefix, `RLIMIT_NOFILE`.
+    /// Upper-case name with prefix, such as `RLIMIT_NOFILE`.
     pub name: String,
     pub soft: u64,
     pub hard: u64,
@@ -107,22 +107,22 @@ pub struct MountRequest {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Source {
-    /// A file or directory of the builder's, as it is.
+    /// A file or directory of the builder, shown directly.
     Bind(PathBuf),
-    /// A directory below one of the builder's, found without leaving that one.
+    /// A directory below one of the builder's, resolved without leaving that one.
     BindBelow {
         dir: PathBuf,
         path: PathBuf,
     },
-    /// A directory of the machine's own, which has to stay what it is.
+    /// A directory of the host, which must not change.
     Machine(PathBuf),
-    /// A path inside one of the builder's directories, found without leaving it.
+    /// A path inside one of the builder's directories, resolved without leaving it.
     Part {
         dir: PathBuf,
         path: PathBuf,
     },
-    /// A path inside a stack of trees (the topmost first). Unless the mount is read-only, what is written goes to
-    /// a directory that is thrown away.
+    /// A path inside a stack of trees (topmost first). Unless the mount is read-only, writes go to
+    /// a directory that is discarded.
     Trees {
         lowers: Vec<PathBuf>,
         path: PathBuf,
@@ -130,7 +130,7 @@ pub enum Source {
     Tmpfs {
         size: Option<u64>,
     },
-    /// A file that is nowhere but in the container's own memory.
+    /// A file that exists only in the container's own memory (a tmpfs).
     File {
         content: Vec<u8>,
         mode: u32,
@@ -143,19 +143,21 @@ pub enum Source {
 pub enum Outcome {
     Exited(i32),
     Signaled(i32),
-    /// The command was never started; why, in a sentence.
+    /// The command was never started; contains the reason as a sentence.
     NotStarted(String),
 }
 
-/// A command that is no more.
+/// A command that has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ended {
     pub outcome: Outcome,
-    /// The moment, as [`rbuild_linux::process::moment`] has it: of several that ended side by side it tells which was first.
+    /// Time of the end, from [`rbuild_linux::process::moment`]. Orders the ends of concurrent
+    /// commands.
     pub at: u64,
 }
 
-/// A message of a runner: any number of warnings, one when the command has ended, one when the runner has cleaned up.
+/// A message of a runner: any number of warnings, one when the command has ended, one when the
+/// runner has cleaned up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Report {
     /// A warning of a library, for the debug log.
@@ -166,7 +168,7 @@ pub(crate) enum Report {
 }
 
 impl Report {
-    /// Of a command that has ended just now.
+    /// Reports a command that has just ended.
     pub fn of_end(exit: Exit) -> Report {
         let outcome = match exit {
             Exit::Code(code) => Outcome::Exited(code),

@@ -1,4 +1,4 @@
-//! What a command may do: capabilities and system calls.
+//! Privileges of a command: capabilities and system calls.
 
 use libcontainer::oci_spec::runtime as oci;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -13,7 +13,8 @@ fn text(e: impl std::fmt::Display) -> String {
     e.to_string()
 }
 
-/// Docker's default capabilities (moby profiles, 2026): what a build may do as root of its container.
+/// Docker's default capabilities (moby profiles, 2026), granted to a build as root of its
+/// container.
 pub(crate) const CAPABILITIES: [oci::Capability; 14] = [
     oci::Capability::Chown,
     oci::Capability::DacOverride,
@@ -31,10 +32,11 @@ pub(crate) const CAPABILITIES: [oci::Capability; 14] = [
     oci::Capability::AuditWrite,
 ];
 
-/// What the container's first process needs beyond that to narrow itself.
+/// Additional capabilities that the container's first process needs to install the filter.
 pub(crate) const FOR_THE_FILTER: [oci::Capability; 2] = [oci::Capability::SysAdmin, oci::Capability::Setpcap];
 
-/// Takes capabilities beyond Docker's out of the calling process's reach, and its programs'; fewer stay fewer.
+/// Removes capabilities beyond Docker's from the bounding set of the calling process. Does not add
+/// any.
 pub(crate) fn bound_capabilities(insecure: bool) -> Result<(), String> {
     if insecure {
         return Ok(());
@@ -52,23 +54,25 @@ pub(crate) fn bound_capabilities(insecure: bool) -> Result<(), String> {
     Ok(())
 }
 
-/// Has the calls of the calling process that are about owners answered by whoever is at the other end of the socket.
-/// Nothing else is filtered.
+/// Sends the calling process's calls about owners to the supervisor at the other end of the socket.
+/// Filters nothing else.
 pub(crate) fn have_answers(socket: BorrowedFd<'_>) -> Result<(), String> {
     let filter = seccomp::only_ask(&numbers()).ok_or("owners are written down on x86_64 and aarch64 only")?;
     listen(&filter, socket)
 }
 
 fn listen(filter: &[process::FilterStep], socket: BorrowedFd<'_>) -> Result<(), String> {
-    // Who answers looks at this process, whose memory is the launcher's until it executes something: without that, only
-    // somebody with rights where the launcher is could look.
+    // The supervisor inspects this process, whose memory is a copy of the launcher's until it
+    // executes a program. While it is not dumpable, that would require privileges in the launcher's
+    // user namespace.
     nix::sys::prctl::set_dumpable(true).map_err(text)?;
     let listener = notify::filter_and_listen(filter).map_err(text)?;
     send_fds(socket, &[listener.as_fd()]).map_err(|e| format!("passing on the listener: {e}"))
 }
 
-/// Filters the system calls of the calling process, and gives up what that took: for a command of root its capabilities
-/// are Docker's, for another none. Calls about owners are answered at the other end of `socket`, if there is one.
+/// Filters the system calls of the calling process, and drops the capabilities needed for that:
+/// root keeps Docker's, other users none. Calls about owners go to the other end of `socket`, if
+/// given.
 pub(crate) fn narrow(uid: u32, socket: Option<BorrowedFd<'_>>) -> Result<(), String> {
     match socket {
         Some(socket) => {
@@ -88,7 +92,8 @@ pub(crate) fn narrow(uid: u32, socket: Option<BorrowedFd<'_>>) -> Result<(), Str
     caps::set(None, caps::CapSet::Permitted, &held).map_err(text)
 }
 
-/// All that the builder itself has: a namespace's root holds them all, root of a narrow container fewer.
+/// Returns the builder's own capabilities: all for a namespace's root, fewer for root of a
+/// restricted container.
 pub(crate) fn process_capabilities() -> oci::Capabilities {
     caps::read(None, caps::CapSet::Permitted)
         .unwrap_or_default()

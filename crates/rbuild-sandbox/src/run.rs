@@ -1,8 +1,9 @@
-//! The builder's side of a command: start a runner, stream what it prints, take its outcome.
+//! The builder's side of a command: starts a runner, streams its output, and collects its outcome.
 //!
-//! Nothing here waits for the end of a pipe or a socket, which any stray process could hold open: the runner itself is watched,
-//! through its pidfd. What a runner leaves is gone when it has ended ([`Zygote::runner`]), so that then only what already lies
-//! in the pipes is to be read.
+//! Nothing here waits for the end of a pipe or a socket, which any stray process could hold open:
+//! the runner itself is watched through its pidfd. All descendants of a runner are gone when it has
+//! ended ([`Zygote::runner`]), so that afterwards only data already in the pipes remains to be
+//! read.
 
 use std::collections::HashMap;
 use std::io::{PipeReader, PipeWriter, Read, Write};
@@ -25,7 +26,7 @@ pub enum Stream {
     Stderr,
 }
 
-/// Stops a build: no further runner starts, and those that run are killed.
+/// Cancels a build: no more runners are started, and running ones are killed.
 #[derive(Debug, Clone, Default)]
 pub struct Cancel(Arc<CancelState>);
 
@@ -33,7 +34,7 @@ pub struct Cancel(Arc<CancelState>);
 struct CancelState {
     stopped: AtomicBool,
     serial: AtomicU64,
-    /// Runners that were started and are not known to be done.
+    /// Runners that were started and are not known to have ended.
     running: Mutex<HashMap<u64, Arc<OwnedFd>>>,
 }
 
@@ -62,7 +63,8 @@ impl Cancel {
     }
 }
 
-/// A runner that works. One that has not finished when this is dropped is killed, with everything that came of it.
+/// An active runner. If it has not finished when this is dropped, it is killed with all
+/// descendants.
 pub(crate) struct Runner<'a> {
     zygote: &'a Zygote,
     cancel: &'a Cancel,
@@ -88,13 +90,13 @@ impl<'a> Runner<'a> {
         self.zygote.sweep();
     }
 
-    /// Ends the runner, and takes what it said: the outcome of its command, if it came so far.
+    /// Finishes the runner and returns the outcome of its command, if the command got that far.
     pub(crate) fn conclude(mut self, said: &Said) -> Result<Ended, SandboxError> {
         let last = said.reports.last();
         self.finished = matches!(last, Some(Report::Finished(_)));
         let at = process::moment();
         match (said.reports.first(), last) {
-            // A command that failed did so by itself, whatever became of its runner after that.
+            // A failure of the command takes precedence over failures of its runner afterwards.
             (Some(Report::Ended(ended)), _) if ended.outcome != Outcome::Exited(0) => Ok(ended.clone()),
             (_, Some(Report::Finished(Err(why)))) => Ok(Ended { outcome: Outcome::NotStarted(why.clone()), at }),
             (Some(Report::Ended(ended)), Some(Report::Finished(Ok(())))) => Ok(ended.clone()),
@@ -113,7 +115,7 @@ impl Drop for Runner<'_> {
     }
 }
 
-/// What a runner has said, as it comes.
+/// The reports received from a runner so far.
 #[derive(Default)]
 pub(crate) struct Said {
     bytes: Vec<u8>,
@@ -128,7 +130,8 @@ impl Said {
             match serde_json::from_slice::<Report>(&line) {
                 Ok(Report::Warned(warning)) => tracing::warn!(target: "libcontainer", "{warning}"),
                 Ok(report) => self.reports.push(report),
-                // The runner is ours: a line cut short is one that it did not live to finish.
+                // The runner is trusted code: a truncated line means that it was killed while
+                // writing.
                 Err(_) => {}
             }
         }
@@ -148,7 +151,8 @@ pub(crate) fn fail(what: &'static str) -> impl Fn(std::io::Error) -> SandboxErro
     move |e| SandboxError::Runner(format!("{what}: {e}"))
 }
 
-/// A pipe for a stream of the command. It belongs to the command's user, who may open it anew as /dev/stdout, as under docker.
+/// Creates a pipe for a stream of the command. The command's user owns it and may reopen it as
+/// /dev/stdout, as under docker.
 pub(crate) fn pipe_for(request: &RunRequest) -> Result<(PipeReader, PipeWriter), SandboxError> {
     let (reader, writer) = std::io::pipe().map_err(fail("pipe"))?;
     if request.uid != 0 && !request.recorded {
@@ -157,7 +161,7 @@ pub(crate) fn pipe_for(request: &RunRequest) -> Result<(PipeReader, PipeWriter),
     Ok((reader, writer))
 }
 
-/// Runs one command to its end. `output` gets what it prints, as it comes.
+/// Runs one command to completion. `output` is called with its output as it arrives.
 pub fn run(
     zygote: &Zygote,
     request: &RunRequest,
@@ -171,7 +175,7 @@ pub fn run(
     let runner = Runner::start(zygote, cancel, &[theirs.as_fd(), out_writer.as_fd(), err_writer.as_fd()])?;
     drop((theirs, out_writer, err_writer));
     let mut said = Said::default();
-    // A request that could not be sent says nothing of why: the runner is gone, and that is told below.
+    // A request that cannot be sent means that the runner is gone, which is reported below.
     if send_request(&mut ours, request).is_ok() {
         let mut pipes = [(Stream::Stdout, Some(out)), (Stream::Stderr, Some(err))];
         follow(&runner, &mut ours, &mut said, &mut pipes, &mut output)?;
@@ -181,10 +185,10 @@ pub fn run(
     ended
 }
 
-/// Bytes that are read at a time.
+/// Bytes read at a time.
 const PIECE: usize = 64 * 1024;
 
-/// Passes on what the command prints until its runner is done or dead.
+/// Forwards the command's output until its runner has finished or died.
 pub(crate) fn follow(
     runner: &Runner<'_>,
     socket: &mut UnixStream,
@@ -208,14 +212,14 @@ pub(crate) fn follow(
         }
         read_pipes(pipes, &mut buffer, 1, output)?;
     }
-    // Nobody writes any more.
+    // All writers are gone.
     read_pipes(pipes, &mut buffer, LAST_PIECES, output)
 }
 
-/// More pieces than a pipe holds (fs.pipe-max-size is 1 MiB unless root raised it).
+/// More reads than a pipe can hold data for (fs.pipe-max-size is 1 MiB unless root raised it).
 const LAST_PIECES: usize = 64;
 
-/// Waits until there is something to read; gives whether the runner, or the zygote, has ended.
+/// Waits for input; returns true if the runner or the zygote has ended.
 pub(crate) fn wait_for_news(
     runner: &Runner<'_>,
     socket: &UnixStream,
@@ -231,7 +235,8 @@ pub(crate) fn wait_for_news(
     }
 }
 
-/// Passes on what lies in the pipes, so many pieces of each at most; pipes that have come to their end are let go.
+/// Forwards the contents of the pipes, with at most `pieces` reads each, and closes pipes that have
+/// reached their end.
 fn read_pipes(
     pipes: &mut [(Stream, Option<PipeReader>); 2],
     buffer: &mut [u8],

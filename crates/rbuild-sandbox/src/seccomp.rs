@@ -1,8 +1,9 @@
-//! Docker's default seccomp profile as a program for the kernel's filter machine (seccomp(2), bpf(4)).
+//! Docker's default seccomp profile as a BPF program (seccomp(2), bpf(4)).
 //!
-//! What the profile allows is allowed; what it does not know because it is newer fails with ENOSYS, so that programs
-//! take another way; everything else fails with EPERM. Calls of the 32-bit sibling of an architecture have rules of
-//! their own. Of the profile's parts that depend on capabilities only those apply that a build has: CAP_SYS_CHROOT.
+//! Calls that the profile allows are allowed; calls newer than the profile fail with ENOSYS, so
+//! that programs use a fallback; all others fail with EPERM. Calls of an architecture's 32-bit
+//! sibling have their own rules. Of the profile's capability-dependent parts, only those for
+//! CAP_SYS_CHROOT apply, the one such capability that a build has.
 
 mod calls;
 
@@ -36,13 +37,15 @@ const fn fail(errno: u32) -> u32 {
 const EPERM: u32 = 1;
 const ENOSYS: u32 = 38;
 
-/// Flags of clone(2) that make namespaces.
+/// Flags of clone(2) that create namespaces.
 const NEW_NAMESPACES: u32 = 0x7E02_0000;
-/// Values that personality(2) may be given: the usual one, 32-bit names and no randomness, and the question.
+/// Permitted arguments of personality(2): the default, 32-bit uname and no randomization, their
+/// combination, and the query.
 const PERSONALITIES: [u32; 5] = [0, 0x0008, 0x2_0000, 0x2_0008, 0xffff_ffff];
-/// Families of socket(2) that are left out: the host's own channel to virtual machines, and the kernel's ciphers.
+/// Denied families of socket(2): AF_VSOCK, the host's channel to virtual machines, and AF_ALG, the
+/// kernel's ciphers.
 const NO_FAMILIES: [u32; 2] = [40, 38];
-/// Numbers from here on are of the x32 interface.
+/// First call number of the x32 ABI.
 const X32: u32 = 0x4000_0000;
 
 fn step(code: u16, k: u32, yes: u8, no: u8) -> FilterStep {
@@ -53,22 +56,23 @@ fn answer(value: u32) -> FilterStep {
     step(RETURN, value, 0, 0)
 }
 
-/// The filter for what this program was built for; none if the profile does not know it.
+/// Returns the filter for the architecture of this build, or `None` if the profile does not cover
+/// it.
 pub fn filter() -> Option<Vec<FilterStep>> {
     let native = native()?;
     Some(program([native, native + 1], &Default::default()))
 }
 
-/// Calls that somebody is to be asked about, by their numbers on this architecture and on its 32-bit sibling.
+/// Calls for the supervisor, by number, on this architecture and on its 32-bit sibling.
 pub type About = [Vec<(u32, When)>; 2];
 
-/// The same, with calls that somebody is to be asked about.
+/// Like [`filter`], but sends the given calls to the supervisor.
 pub fn filter_that_asks(about: &About) -> Option<Vec<FilterStep>> {
     let native = native()?;
     Some(program([native, native + 1], about))
 }
 
-/// A filter that lets everything pass but those calls.
+/// Returns a filter that allows everything except those calls, which go to the supervisor.
 pub fn only_ask(about: &About) -> Option<Vec<FilterStep>> {
     let native = native()?;
     let [of_native, of_sibling] = about.each_ref().map(|about| {
@@ -84,7 +88,8 @@ fn native() -> Option<usize> {
     ARCHITECTURES.iter().position(|name| *name == std::env::consts::ARCH)
 }
 
-/// The steps that ask, behind a loaded number. The number stays loaded.
+/// Returns the instructions that send calls to the supervisor. They expect the call number in the
+/// accumulator and leave it there.
 fn asking(about: &[(u32, When)]) -> Vec<FilterStep> {
     let mut steps = Vec::new();
     for (number, when) in about {
@@ -102,16 +107,17 @@ fn asking(about: &[(u32, When)]) -> Vec<FilterStep> {
     steps
 }
 
-/// The rules of two architectures, which ask about some calls.
+/// Assembles the rules of two architectures, with the given calls sent to the supervisor.
 fn program(architectures: [usize; 2], about: &About) -> Vec<FilterStep> {
     let [mut native, mut sibling] = architectures.map(rules);
-    // Behind the number, which comes first.
+    // After the instruction that loads the call number.
     native.splice(1..1, asking(&about[0]));
     sibling.splice(1..1, asking(&about[1]));
     by_architecture(architectures, native, sibling, answer(fail(ENOSYS)))
 }
 
-/// The steps of two architectures, behind a look at which of them a call is of, and what calls of others get.
+/// Prefixes the rules of two architectures with a dispatch on the call's architecture; calls of any
+/// other architecture get `other`.
 fn by_architecture(
     architectures: [usize; 2],
     native: Vec<FilterStep>,
@@ -125,7 +131,7 @@ fn by_architecture(
         step(JUMP, 1 + native.len() as u32, 0, 0),
         other,
     ];
-    // The native rules follow; the first comparison leads past the three steps in between.
+    // The native rules follow; the first comparison jumps over the three instructions in between.
     steps.extend(native);
     steps.extend(sibling);
     steps
@@ -141,7 +147,7 @@ fn rules(architecture: usize) -> Vec<FilterStep> {
     };
     let argument = step(LOAD, FIRST_ARGUMENT, 0, 0);
     special(CLONE, &[argument, step(JUMP_IF_ANY_BIT, NEW_NAMESPACES, 0, 1), answer(fail(EPERM)), answer(ALLOW)]);
-    // Its flags lie in memory, where no filter can look: libraries fall back to clone.
+    // Its flags are in memory, which filters cannot read: libraries fall back to clone.
     special(CLONE3, &[answer(fail(ENOSYS))]);
     let mut looks = vec![argument];
     looks.extend(PERSONALITIES.iter().flat_map(|value| [step(JUMP_IF_EQUAL, *value, 0, 1), answer(ALLOW)]));
@@ -166,7 +172,7 @@ fn rules(architecture: usize) -> Vec<FilterStep> {
     steps
 }
 
-/// The numbers of the allowed calls, neighbours together.
+/// Returns the allowed numbers as ranges.
 fn ranges(architecture: usize) -> Vec<(u32, u32)> {
     let mut numbers: Vec<u32> =
         ALLOWED.iter().filter_map(|(_, numbers)| u32::try_from(numbers[architecture]).ok()).collect();
@@ -185,7 +191,7 @@ fn ranges(architecture: usize) -> Vec<(u32, u32)> {
 mod tests {
     use super::*;
 
-    /// What the kernel's machine would answer.
+    /// Emulates the kernel's BPF machine.
     fn run(program: &[FilterStep], architecture: u32, number: u32, argument: u32) -> u32 {
         let (mut at, mut value) = (0, 0);
         loop {
@@ -225,7 +231,7 @@ mod tests {
                     if allowed.contains(&number) {
                         assert_eq!(got, ALLOW, "{number} of {}", ARCHITECTURES[a]);
                     } else if !special {
-                        // ARM has calls of its own far above the others.
+                        // ARM has private calls far above the others.
                         let errno = if number > newest && a != 3 { ENOSYS } else { EPERM };
                         assert_eq!(got, fail(errno), "{number} of {}", ARCHITECTURES[a]);
                     }
@@ -243,7 +249,7 @@ mod tests {
         assert_eq!(run(&asks, AUDIT[0], 257, 0o101), NOTIFY);
         assert_eq!(run(&asks, AUDIT[0], 257, 0), ALLOW);
         assert_eq!((run(&asks, AUDIT[0], 302, 12), run(&asks, AUDIT[0], 302, 13)), (NOTIFY, ALLOW));
-        // The 32-bit sibling has numbers of its own.
+        // The 32-bit sibling has different numbers.
         assert_eq!((run(&asks, AUDIT[1], 102, 0), run(&asks, AUDIT[1], 199, 0)), (ALLOW, NOTIFY));
         assert_eq!((run(&asks, AUDIT[1], 295, 0o101), run(&asks, AUDIT[1], 295, 0)), (NOTIFY, ALLOW));
         assert_eq!(run(&asks, AUDIT[0], 199, 0), ALLOW);

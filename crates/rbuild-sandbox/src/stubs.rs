@@ -1,9 +1,10 @@
 //! Mount points that the root file system lacks.
 //!
-//! They must exist to be mounted on and must not end up in the layer. Those that every container has stand in a layer below
-//! all others (`rbuild_linux::MOUNT_POINTS`). Others, and those that something above hides, are made in a directory of their
-//! own that goes below the upper one as the topmost lower layer: what the command sees is complete, and what it
-//! writes is only what it wrote. Directories above a mount point repeat the metadata of what they cover.
+//! They must exist to be mounted on, but must not end up in the layer. Those that every container
+//! has are in a layer below all others (`rbuild_linux::MOUNT_POINTS`). Others, and those hidden by
+//! layers above it, are created in a separate directory that becomes the topmost lower layer of the
+//! overlay: the command sees them, but the upper directory contains only what the command wrote.
+//! Parent directories of a mount point copy the metadata of the directories that they cover.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -19,9 +20,9 @@ pub enum PointKind {
 }
 
 pub struct Stubs<'a> {
-    /// The root file system as it is below the step.
+    /// The root file system below the step.
     below: &'a RootDir,
-    /// Where the directory of stubs is made once there is one.
+    /// Parent of the directory of stubs, which is created on demand.
     scratch: &'a RootDir,
     made: bool,
 }
@@ -45,7 +46,8 @@ impl<'a> Stubs<'a> {
         self.scratch.sub(name)
     }
 
-    /// Makes sure that `target` exists once the stubs are in place; gives the path with links resolved.
+    /// Ensures that `target` exists once the stubs are in place, and returns it with links
+    /// resolved.
     pub fn ensure(&mut self, target: &Path, kind: PointKind) -> std::result::Result<PathBuf, String> {
         let needs = if kind == PointKind::Dir { Kind::Dir } else { Kind::File };
         let real = free_place(self.below, target, needs)?;
@@ -68,11 +70,11 @@ impl<'a> Stubs<'a> {
             PointKind::Dir => dir.create_dir(&name, 0o755)?,
             PointKind::File => drop(dir.create_file(&name, 0o644)?),
         }
-        // Making the point moved the times of the directories above it.
+        // Creating the mount point changed the times of its parent directories.
         self.restore_times(&stubs, real)
     }
 
-    /// One directory on the way: a copy of what is below, or a new one.
+    /// Creates one parent directory, with the metadata of the one below, if any.
     fn cover(&self, stubs: &RootDir, path: &Path) -> Result<()> {
         if stubs.exists(path)? {
             return Ok(());
@@ -110,13 +112,14 @@ impl<'a> Stubs<'a> {
         Ok(())
     }
 
-    /// The directory of stubs, if there had to be any.
+    /// Returns the directory of stubs, if any were needed.
     pub fn finish(mut self) -> Result<Option<RootDir>> {
         if self.made { self.dir().map(Some) } else { Ok(None) }
     }
 }
 
-/// Makes what is in `stubs` in `root`, as far as it is not there; times of directories that stand stay.
+/// Creates the entries of `stubs` that are missing in `root`. Times of existing directories are
+/// kept.
 pub fn plant_points(stubs: &RootDir, root: &RootDir) -> Result<()> {
     let mtime = root.stat_self()?.mtime;
     for entry in stubs.entries()? {
@@ -136,8 +139,8 @@ pub fn plant_points(stubs: &RootDir, root: &RootDir) -> Result<()> {
     root.set_own_mtime(mtime)
 }
 
-/// Takes away what [`plant_points`] made: what `had` does not know from before, and what nobody has put anything into.
-/// `scratch` is the directory that the request named.
+/// Removes what [`plant_points`] created: entries that `had` does not report as preexisting, and
+/// that are still empty. `scratch` is the scratch directory of the request.
 pub fn remove_points(scratch: &RootDir, root: &RootDir, had: &dyn Fn(&Path) -> bool) -> Result<()> {
     match scratch.sub(STUBS) {
         Ok(stubs) => remove_below(&stubs, root, Path::new(""), had),
@@ -150,14 +153,14 @@ fn remove_below(stubs: &RootDir, root: &RootDir, path: &Path, had: &dyn Fn(&Path
     let mtime = root.stat_self()?.mtime;
     for entry in stubs.entries()? {
         let here = path.join(&entry.name);
-        // The command may have taken it away itself.
+        // The command may have removed it.
         let Ok(stat) = root.stat_name(&entry.name) else { continue };
         if stat.kind == Kind::Dir {
             if let (Ok(stub), Ok(dir)) = (stubs.sub(&entry.name), root.sub(&entry.name)) {
                 remove_below(&stub, &dir, &here, had)?;
             }
             if !had(&here) {
-                // Full: then it is more than a mount point.
+                // Fails if it is not empty; then it is more than a mount point and stays.
                 let _ = root.remove_dir(&entry.name);
             }
         } else if stat.kind == Kind::File && stat.size == 0 && !had(&here) {

@@ -1,17 +1,17 @@
-//! Facts about the builder's world that outlive the moment of its making.
+//! Properties of the builder's environment that later runners need.
 
 use crate::network::Isolated;
 
-/// Processes that /proc shows in the builder's world and in containers.
+/// The processes that /proc shows to the builder and in containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Proc {
     /// Those of their own pid namespace.
     Own,
-    /// Those of the pid namespace in which rbuild was started, by the numbers that they have there.
+    /// Those of the pid namespace in which rbuild was started, with the IDs of that namespace.
     Outer,
 }
 
-/// The builder's world as runners find it.
+/// The builder's environment as runners find it.
 pub(crate) struct Surroundings {
     pub proc: Proc,
     pub isolated: Option<Isolated>,

@@ -1,4 +1,4 @@
-//! The terminal of whoever called, connected to one of a container.
+//! Connection between the caller's terminal and a container's.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -6,14 +6,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
 
-/// How often the size of the terminal is looked at: signals about it go to another process.
+/// Polling interval for the terminal's size: SIGWINCH goes to another process.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 
-/// The settings of a terminal, which come back when this is dropped.
+/// Saved terminal settings, restored on drop.
 pub struct Restore(Termios);
 
 impl Restore {
-    /// Those of standard input, if it is a terminal.
+    /// Saves the settings of standard input if it is a terminal.
     pub fn of_stdin() -> Option<Restore> {
         tcgetattr(io::stdin()).ok().map(Restore)
     }
@@ -25,9 +25,9 @@ impl Drop for Restore {
     }
 }
 
-/// Carries bytes and the window's size between standard input and output and the container's terminal, until nobody
-/// has that open any more, the runner has ended, or the zygote that would tell of its end. Keys arrive as they are: what they mean is for the terminal in the
-/// container to say.
+/// Copies bytes and the window size between standard input and output and the container's terminal,
+/// until its last descriptor is closed, or the runner or the zygote has ended. Keys are passed on
+/// unprocessed; their interpretation is up to the terminal in the container.
 pub(crate) fn connect(terminal: &OwnedFd, runner: &OwnedFd, zygote: BorrowedFd<'_>) -> io::Result<()> {
     let restore = Restore::of_stdin();
     if let Some(Restore(settings)) = &restore {
@@ -47,7 +47,8 @@ pub(crate) fn connect(terminal: &OwnedFd, runner: &OwnedFd, zygote: BorrowedFd<'
         }
         let stdin = io::stdin();
         let mut fds = [terminal.as_fd(), zygote].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).to_vec();
-        // The kernel passes on in its own time what was written last; whoever could write more is gone with the runner.
+        // The kernel may deliver the last output after the runner has ended; no process is left to
+        // write more.
         let more = [(!ended, runner.as_fd()), (listening, stdin.as_fd())];
         fds.extend(
             more.iter().filter(|(wanted, _)| *wanted).map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)),
@@ -70,7 +71,7 @@ pub(crate) fn connect(terminal: &OwnedFd, runner: &OwnedFd, zygote: BorrowedFd<'
                     let mut out = io::stdout().lock();
                     out.write_all(&buffer[..n]).and_then(|()| out.flush())?;
                 }
-                // EIO: the last of the other end is closed.
+                // EIO: the last descriptor of the other end was closed.
                 _ => return Ok(()),
             }
         }

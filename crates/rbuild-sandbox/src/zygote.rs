@@ -1,12 +1,13 @@
-//! Where runners come from: a process that the builder forks off before its first thread.
+//! The zygote: a process from which runners are forked, started before the builder's first thread.
 //!
-//! A runner must have one thread and come quickly, and the builder has many. So a copy of the builder waits, with
-//! one thread, for three descriptors on a socket, forks a runner that has them as its standard streams, and
-//! answers with a pidfd.
+//! A runner must be single-threaded and start quickly, but the builder has many threads. Therefore
+//! a single-threaded copy of the builder waits on a socket for three or four descriptors, forks a
+//! runner that has them as its streams, and answers with a pidfd.
 //!
-//! Where commands may come to see /proc, the copy executes rbuild once more, from a file that cannot be changed through it
-//! ([`sealed_program`]): a command that an image starts as /proc/self/exe would otherwise have the machine's own rbuild in its hands
-//! (CVE-2019-5736). It does so before the builder has a root of its own, which holds no dynamic linker.
+//! If commands may see /proc, the copy executes rbuild again, from a file that cannot be changed
+//! through it ([`sealed_program`]): otherwise an image could start /proc/self/exe as its command
+//! and get write access to the host's rbuild binary (CVE-2019-5736). It does so before the builder
+//! has its own root, which contains no dynamic linker.
 
 use std::ffi::{CStr, CString, OsString};
 use std::io::{IoSlice, IoSliceMut};
@@ -27,39 +28,40 @@ use crate::container::runner_main;
 use crate::network::Isolated;
 use crate::surroundings::{Proc, Surroundings};
 
-/// What the builder asks for, and the byte that an answer repeats.
+/// Requests of the builder. The answer repeats the byte.
 const RUNNER: u8 = b'r';
 const SWEEP: u8 = b's';
-/// The first message to a zygote that executed rbuild anew, with the key of owners and the descriptors of the isolated network, and
-/// its answer.
+/// The first message to a zygote that executed rbuild again, with the owner key and the descriptors
+/// of the isolated network; and its answer.
 const BEGIN: u8 = b'b';
 
-/// How a zygote comes to be.
+/// The way in which a zygote was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ZygoteKind {
-    /// A fork of the builder where there is no pid namespace that the kernel would empty, and no /proc for commands.
+    /// A fork of the builder in the `chroot` mode: there is no pid namespace for the kernel to
+    /// clean up, and commands have no /proc.
     Bare,
-    /// Executes rbuild anew from a file that commands cannot change.
+    /// Executes rbuild again, from a file that commands cannot change.
     Executed,
     /// A fork of the builder that starts no commands.
     Idle,
 }
 
-/// The builder's end.
+/// The builder's handle of the zygote.
 #[derive(Debug)]
 pub struct Zygote {
-    /// Closed to let the zygote end.
+    /// Closed to make the zygote exit.
     socket: Mutex<Option<OwnedFd>>,
     process: OwnedFd,
     kind: ZygoteKind,
-    /// The network that commands see in /sys; kept, not used.
+    /// The network namespace that commands see in /sys; only kept alive.
     _network: Option<OwnedFd>,
 }
 
 impl Zygote {
-    /// Forks the zygote, which starts commands if that is announced. The caller must have one thread still. In a pid namespace the
-    /// kernel ends what is left; where there is none, and so no surroundings of the builder's making, the zygote does, and should it
-    /// be killed, the builder.
+    /// Starts the zygote; it can start commands only if `commands` is true. The caller must still
+    /// be single-threaded. In a pid namespace the kernel kills leftover processes. Without one (and
+    /// thus without `around`), the zygote does or, if it is killed, the builder.
     pub(crate) fn start(
         around: Option<Surroundings>,
         commands: bool,
@@ -96,7 +98,8 @@ impl Zygote {
         }
     }
 
-    /// Waits until a zygote that executes rbuild anew has what it needs of the machine's files.
+    /// Waits until a zygote that executes rbuild again has loaded what it needs from the host's
+    /// files.
     pub(crate) fn wait_until_loaded(&self) -> Result<(), SandboxError> {
         if self.kind != ZygoteKind::Executed {
             return Ok(());
@@ -109,9 +112,10 @@ impl Zygote {
         }
     }
 
-    /// Starts a runner with these: the socket for its request, the output and the errors of its command, and what the
-    /// command reads, if it is to read anything. Gives a pidfd of it. When it has ended, nothing is left of what came of it,
-    /// except where there are no namespaces: there, what one leaves that was killed is left to [`Zygote::sweep`].
+    /// Starts a runner with these streams: the socket for its request, the output and errors of its
+    /// command, and optionally the command's input. Returns a pidfd of the runner. When the runner
+    /// has ended, its descendants are gone, except in the `chroot` mode, where those of a killed
+    /// runner remain until [`Zygote::sweep`].
     pub(crate) fn runner(&self, streams: &[BorrowedFd<'_>]) -> Result<OwnedFd, SandboxError> {
         if self.kind == ZygoteKind::Idle {
             return Err(SandboxError::Runner("no commands were announced when the builder was started".into()));
@@ -133,22 +137,22 @@ impl Zygote {
         self.answer(socket).map(|(fds, _)| fds)
     }
 
-    /// Waits for the next message of the zygote, or for its end: the socket alone does not tell of that as long as a runner that
-    /// was forked a moment ago has the other end open as well.
+    /// Waits for the zygote's next message or its end. The socket alone does not signal the end
+    /// while a just-forked runner also has the other end open.
     fn answer(&self, socket: &OwnedFd) -> rustix::io::Result<(Vec<OwnedFd>, u8)> {
         process::wait_for_input_or_end(socket, &self.process)?;
         receive_with_byte(socket)
     }
 
-    /// Kills what killed runners left behind, where the kernel does not.
+    /// Kills the remaining descendants of killed runners, where the kernel does not.
     pub(crate) fn sweep(&self) {
         if self.kind == ZygoteKind::Bare && self.ask(SWEEP, &[]).is_err() {
-            // What was the zygote's is the builder's now.
+            // If the zygote is gone, its children have been reparented to the builder.
             process::kill_children();
         }
     }
 
-    /// A pidfd of it.
+    /// Returns a pidfd of the zygote.
     pub(crate) fn process(&self) -> BorrowedFd<'_> {
         self.process.as_fd()
     }
@@ -157,9 +161,9 @@ impl Zygote {
         process::has_ended(&self.process)
     }
 
-    /// The error for its end, which is to come after the builder's.
+    /// Returns the error for a zygote that ended before the builder.
     pub(crate) fn end(&self) -> SandboxError {
-        // A builder without a pid namespace waits for whatever it has adopted, this one included.
+        // A builder without a pid namespace reaps all adopted children, this one included.
         match process::has_exited(&self.process) {
             true => SandboxError::Runner("the process that starts commands ended by itself".into()),
             false => SandboxError::Killed("the process that starts commands"),
@@ -181,7 +185,7 @@ fn failed(what: &str, e: rustix::io::Errno) -> SandboxError {
     SandboxError::Runner(format!("{what}: {e}"))
 }
 
-/// Sends one byte with these descriptors, four at most.
+/// Sends one byte with these descriptors, at most four.
 pub(crate) fn send_fds(socket: impl AsFd, fds: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {
     send_with_byte(socket, RUNNER, fds)
 }
@@ -199,18 +203,18 @@ fn send_with_bytes(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> r
     sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).map(|_| ())
 }
 
-/// One message's descriptors; an error at the end of the stream.
+/// Receives one message's descriptors. Fails at the end of the stream.
 pub(crate) fn receive_fds(socket: impl AsFd) -> rustix::io::Result<Vec<OwnedFd>> {
     receive_with_byte(socket).map(|(fds, _)| fds)
 }
 
-/// The next byte, and the descriptors that came with it.
+/// Receives the next byte and the descriptors sent with it.
 pub(crate) fn receive_with_byte(socket: impl AsFd) -> rustix::io::Result<(Vec<OwnedFd>, u8)> {
     let mut byte = [0u8; 1];
     receive_with_bytes(socket, &mut byte).map(|(fds, _)| (fds, byte[0]))
 }
 
-/// The next bytes, their number, and the descriptors that came with them.
+/// Receives the next bytes; returns the descriptors sent with them, and the number of bytes.
 fn receive_with_bytes(socket: impl AsFd, bytes: &mut [u8]) -> rustix::io::Result<(Vec<OwnedFd>, usize)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -228,17 +232,17 @@ fn receive_with_bytes(socket: impl AsFd, bytes: &mut [u8]) -> rustix::io::Result
     Ok((rights.flatten().collect(), message.bytes))
 }
 
-/// Hands a new zygote what it does not inherit.
+/// Sends a new zygote the state that it does not inherit.
 fn begin(socket: &OwnedFd, isolated: Option<&Isolated>) -> Result<(), SandboxError> {
     let fds = isolated.map(Isolated::descriptors);
-    // Not an argument, which all processes see of each other.
+    // Not passed as an argument, because all processes can see each other's arguments.
     let key = rbuild_linux::owner_key();
     let message: Vec<u8> = [BEGIN].into_iter().chain(key.into_iter().flatten()).collect();
     send_with_bytes(socket, &message, fds.as_ref().map_or(&[][..], |fds| &fds[..]))
         .map_err(|e| failed("beginning with it", e))
 }
 
-/// Executes rbuild as [`zygote_main`], with nothing of the launcher's environment; comes back if that is not possible.
+/// Executes rbuild as [`zygote_main`], with an empty environment. Returns only on failure.
 fn execute(program: &OwnedFd, socket: &OwnedFd, around: &Surroundings) {
     let recorded = if rbuild_linux::owners_are_recorded() { RECORDED } else { "" };
     let proc = if around.proc == Proc::Outer { OUTER_PROC } else { "" };
@@ -250,18 +254,18 @@ fn execute(program: &OwnedFd, socket: &OwnedFd, around: &Surroundings) {
     }
 }
 
-/// The first argument of the program when it is to be a zygote.
+/// First argument that makes the program a zygote.
 pub const ZYGOTE: &str = "__zygote";
 const RECORDED: &str = "--owners-recorded";
 const OUTER_PROC: &str = "--outer-proc";
 
-/// The whole life of a zygote that was executed; `args` follow [`ZYGOTE`]. Standard input is its socket.
+/// Runs an executed zygote to completion; `args` follow [`ZYGOTE`]. Standard input is its socket.
 pub fn zygote_main(args: &[OsString]) -> i32 {
     let is = |i: usize, text: &str| args.get(i).is_some_and(|arg| arg == text);
     if is(0, RECORDED) {
         rbuild_linux::record_owners();
     }
-    // The kernel named it after the descriptor.
+    // The kernel named the process after the descriptor's number.
     let _ = rustix::thread::set_name(c"rbuild");
     let Ok(socket) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3) else { return 70 };
     let mut message = [0; 1 + size_of::<OwnerKey>()];
@@ -281,7 +285,7 @@ pub fn zygote_main(args: &[OsString]) -> i32 {
     0
 }
 
-/// The zygote's life: until the builder closes its end, or dies.
+/// Serves requests until the builder closes its end or dies.
 fn serve(socket: OwnedFd, around: Option<&Surroundings>) {
     if around.is_none() {
         let _ = process::adopt_orphans();
@@ -297,7 +301,7 @@ fn serve(socket: OwnedFd, around: Option<&Surroundings>) {
             }
             _ => match fork_runner(around) {
                 Ok(Cloned::Child) => {
-                    // Whose end tells the builder of the zygote's.
+                    // End of file on this descriptor tells the builder that the zygote has ended.
                     drop(socket);
                     std::process::exit(become_runner(fds).map_or(70, |input| runner_main(input, around)));
                 }
@@ -321,11 +325,12 @@ fn serve(socket: OwnedFd, around: Option<&Surroundings>) {
     }
 }
 
-/// How long a runner may take to end what its command has started.
+/// Maximum time for a runner to kill its command's processes.
 const ENDING: Duration = Duration::from_secs(1);
 
-/// Waits for the runners, which see the builder's end themselves and kill what their commands have started. Killed before that, a
-/// runner would leave it to the zygote, which may be the next to be killed.
+/// Waits for the runners, which notice the builder's end themselves and kill their commands'
+/// processes. A runner killed before that would leave them to the zygote, which could be killed
+/// next.
 fn wait_for_runners(runners: &[u32]) {
     let end = Instant::now() + ENDING;
     for runner in runners.iter().filter_map(|pid| process::pidfd(*pid).ok()) {
@@ -333,7 +338,8 @@ fn wait_for_runners(runners: &[u32]) {
     }
 }
 
-/// Kills the children that are no runners, and those that come to the zygote because of that, until there is none.
+/// Kills all children that are not runners, and those reparented to the zygote as a result, until
+/// none are left.
 fn kill_strays(runners: &mut Vec<u32>) {
     loop {
         let strays: Vec<u32> = process::children().into_iter().filter(|pid| !runners.contains(pid)).collect();
@@ -353,7 +359,7 @@ fn fork_runner(around: Option<&Surroundings>) -> rbuild_linux::Result<Cloned> {
     if around.is_none() { process::fork() } else { process::fork_into_pid_namespace() }
 }
 
-/// Takes the streams; gives what the command is to read.
+/// Installs the streams, and returns the command's input, if any.
 fn become_runner(mut fds: Vec<OwnedFd>) -> rustix::io::Result<Option<OwnedFd>> {
     let input = (fds.len() == 4).then(|| fds.pop()).flatten();
     let [stdin, stdout, stderr] = <[OwnedFd; 3]>::try_from(fds).map_err(|_| rustix::io::Errno::BADF)?;

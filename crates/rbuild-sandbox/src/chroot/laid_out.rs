@@ -1,9 +1,10 @@
-//! What stands in a root directory for mounts, from before the command until after it.
+//! Files placed into a root directory instead of mounts, for the duration of a command.
 //!
-//! A command can do with it whatever it can do with its own files: move it, link it, put something else in its place. So every entry
-//! that is put there is held by a descriptor and known again by its inode, wherever it is by then and under however many names; and the
-//! directories that it was put into are held, too. What was laid out is taken back by that identity: none of it stays in the
-//! root directory, and what it covered returns to the very directory in which it was.
+//! A command can treat them like its own files: move, link or replace them. Therefore every placed
+//! entry is held by a descriptor and identified by its inode, wherever it is and however many names
+//! it has; the directories it was placed into are held, too. The cleanup removes entries by that
+//! identity: none of them stays in the root directory, and covered files return to the same
+//! directory they were in.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -18,53 +19,53 @@ use crate::request::RunRequest;
 
 type Failure = rbuild_linux::Error;
 
-/// Device and inode.
+/// Device (major and minor) and inode number.
 type Inode = (u32, u32, u64);
 
-/// Where covered entries are meanwhile, in the scratch directory.
+/// Directory in the scratch directory that holds covered entries meanwhile.
 const COVERED: &str = "covered";
 
-/// Where the paths of [`restored_files`] are written, in the scratch directory.
+/// File in the scratch directory with the paths for [`restored_files`].
 const RESTORED: &str = "restored";
 
-/// More than all mounts of a command have in paths (PATH_MAX each).
+/// Size limit of [`RESTORED`]; more than all mounts of a command can need (PATH_MAX each).
 const MOST_RESTORED: u64 = 16 << 20;
 
 pub(super) struct LaidOut<'a> {
     root: &'a RootDir,
     scratch: &'a RootDir,
-    /// In the order in which they were put there: later ones may lie in earlier ones.
+    /// In the order of placement: later ones may lie inside earlier ones.
     mounts: Vec<Mounted>,
 }
 
 struct Mounted {
-    /// In the root directory, links resolved.
+    /// Path in the root directory, with links resolved.
     at: PathBuf,
     dir: RootDir,
     name: OsString,
-    /// Directories that were missing above it, the topmost first.
+    /// Missing parent directories that were created, topmost first.
     points: Vec<Tracked>,
-    /// What was there, and how it was once it had been moved away.
+    /// The covered entry's name in [`COVERED`], and its metadata after it was moved there.
     covered: Option<(String, Stat)>,
-    /// None until it stands.
+    /// `None` until it has been placed.
     material: Option<Material>,
 }
 
 struct Material {
     entry: Tracked,
-    /// What was made in it.
+    /// Entries created in it.
     inner: Vec<Tracked>,
-    /// Where it came from and goes back to.
+    /// Its original place, to which it returns.
     home: Option<Entry>,
-    /// Its content is nobody else's business.
+    /// Its content is private to the command (a secret, for instance).
     is_text: bool,
 }
 
-/// An entry that was put into the root directory.
+/// An entry that was placed into the root directory.
 struct Tracked {
     held: Held,
     kind: Kind,
-    /// How many names it may have.
+    /// Maximum number of hard links it may have.
     most_names: u32,
     dir: RootDir,
     dir_inode: Inode,
@@ -79,7 +80,7 @@ enum Found {
 }
 
 impl Tracked {
-    /// One that has the names that it has now, and is to get no others.
+    /// Tracks an entry that may have no more hard links than it has now.
     fn of(dir: &RootDir, name: &OsStr) -> Result<Tracked, Failure> {
         let held = Held::of(dir, name)?;
         let stat = held.stat()?;
@@ -94,14 +95,14 @@ impl Tracked {
         })
     }
 
-    /// Looks where it was put; gives whether it is there and nowhere else.
+    /// Checks the original place. Returns true if the entry is there and has no other names.
     fn look(&mut self) -> Result<bool, Failure> {
         let in_place = self.held.is(&self.dir, &self.name);
         self.found = if in_place { Found::InPlace } else { Found::Gone };
         Ok(in_place && self.held.stat()?.nlink <= self.most_names)
     }
 
-    /// Takes note of a name that was come across. One that a file should not have is removed.
+    /// Handles a name of the entry found elsewhere. Additional names of files are removed.
     fn meet(&mut self, dir: &RootDir, name: &OsStr) -> Result<(), Failure> {
         if name == self.name && dir.stat_self()?.inode() == self.dir_inode {
             return Ok(());
@@ -113,7 +114,7 @@ impl Tracked {
         Ok(())
     }
 
-    /// The place where it is.
+    /// Returns the directory and name where it currently is.
     fn place(&self) -> Option<(&RootDir, &OsStr)> {
         match &self.found {
             Found::InPlace => Some((&self.dir, &self.name)),
@@ -127,7 +128,7 @@ impl Tracked {
     }
 }
 
-/// Does something in a directory without a trace in its time.
+/// Runs `work` and restores the directory's modification time.
 fn unnoticed<T>(dir: &RootDir, work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
     let mtime = dir.stat_self()?.mtime;
     let done = work()?;
@@ -170,7 +171,7 @@ impl LaidOut<'_> {
         self.cover(is_there, what).map_err(fail)
     }
 
-    /// The directory in which `at` is. What is missing of it is made.
+    /// Returns the directory that holds `at`, creating missing parents.
     fn directory_of(&self, at: &Path) -> Result<(RootDir, Vec<Tracked>), Failure> {
         let mut dir = self.root.try_clone()?;
         let mut points = Vec::new();
@@ -185,7 +186,7 @@ impl LaidOut<'_> {
         Ok((dir, points))
     }
 
-    /// Puts up the last of the mounts, in the place of what may be there.
+    /// Places the material of the last mount, moving away an existing entry.
     fn cover(&mut self, occupied: bool, what: What<'_>) -> Result<(), Failure> {
         let number = self.mounts.len();
         let Some(Mounted { dir, name, covered, material, .. }) = self.mounts.last_mut() else { return Ok(()) };
@@ -204,7 +205,8 @@ impl LaidOut<'_> {
         }
         let mut entry = Tracked::of(dir, name)?;
         if matches!(what, What::Lent(_) | What::Copied(_)) {
-            // Files of a mount may be linked into the result, also when the mount is a file.
+            // Files of a mount may be hard-linked into the result, even if the mount is a single
+            // file.
             entry.most_names = u32::MAX;
         }
         let is_text = matches!(what, What::Text(..));
@@ -213,7 +215,7 @@ impl LaidOut<'_> {
         dir.set_own_mtime(mtime)
     }
 
-    /// Takes everything out again; nothing that the command started may be running any more.
+    /// Removes everything that was placed. All processes of the command must have ended.
     pub(super) fn take_back(&mut self) -> Result<(), String> {
         let mounts = std::mem::take(&mut self.mounts);
         self.bring_back(mounts).map_err(|e| format!("taking back what stood for mounts: {e}"))
@@ -223,7 +225,7 @@ impl LaidOut<'_> {
         let times = mounts.iter().flat_map(Mounted::directories).map(|dir| Ok((dir.try_clone()?, mtime_of(dir)?)));
         let times = times.collect::<Result<Vec<_>, Failure>>()?;
         self.find_moved(&mut mounts)?;
-        // One may lie in another: those that are kept leave before anything is removed.
+        // Mounts may be nested: return those that are kept before anything is removed.
         let own: HashSet<Inode> =
             mounts.iter().flat_map(Mounted::materials).map(|tracked| tracked.held.inode()).collect();
         for mounted in mounts.iter().rev() {
@@ -250,7 +252,7 @@ impl LaidOut<'_> {
         Ok(())
     }
 
-    /// Looks for what is not, or not only, where it was put.
+    /// Searches for entries that are not, or not only, in their original place.
     fn find_moved(&self, mounts: &mut [Mounted]) -> Result<(), Failure> {
         let mut missing = HashMap::new();
         for tracked in mounts.iter_mut().flat_map(Mounted::tracked) {
@@ -272,7 +274,7 @@ fn mtime_of(dir: &RootDir) -> Result<Timestamp, Failure> {
     Ok(dir.stat_self()?.mtime)
 }
 
-/// Shows `each` entry below `root`, directories before what is in them.
+/// Calls `each` for every entry below `root`, directories before their contents.
 fn walk(root: &RootDir, mut each: impl FnMut(&RootDir, &OsStr, &Stat) -> Result<(), Failure>) -> Result<(), Failure> {
     let mut trail = Trail::new(root.try_clone()?);
     let mut levels = vec![root.entries()?];
@@ -298,18 +300,19 @@ impl Mounted {
         self.points.iter_mut().chain(material)
     }
 
-    /// What was put there, and what was made in it.
+    /// Returns the placed entry and those created in it.
     fn materials(&self) -> impl Iterator<Item = &Tracked> {
         self.material.iter().flat_map(|m| std::iter::once(&m.entry).chain(&m.inner))
     }
 
-    /// Those whose times are as the command left them before any of it is taken back.
+    /// Returns the directories whose times must stay as the command left them.
     fn directories(&self) -> impl Iterator<Item = &RootDir> {
         self.points.iter().map(|point| &point.dir).chain([&self.dir])
     }
 
-    /// What was lent returns. Where the command removed it, what it put in its place does, or an empty directory: `own` are the
-    /// inodes of what was laid out, of which none is the command's to put there.
+    /// Returns a lent entry to its original place. If the command removed it, its replacement, or
+    /// else an empty directory, goes there. `own` are the inodes of everything placed, none of
+    /// which counts as the command's replacement.
     fn send_home(&self, own: &HashSet<Inode>) -> Result<(), Failure> {
         let Some(Material { entry, home: Some((home, old)), .. }) = &self.material else { return Ok(()) };
         if let Some((dir, name)) = entry.place() {
@@ -336,15 +339,16 @@ impl Mounted {
         for moved in inner.iter().filter(|inner| matches!(inner.found, Found::Elsewhere(..))) {
             moved.remove()?;
         }
-        // A name outside of the root directory, which a command can leave, shows nothing.
+        // A hard link outside of the root directory, which a command can create, must not reveal
+        // the content.
         if *is_text && entry.held.stat()?.nlink > 0 {
             entry.held.truncate()?;
         }
         Ok(())
     }
 
-    /// What was covered is there again, and the directories that were made are gone unless the command has put something into them.
-    /// Gives whether that was a file, and is what it was.
+    /// Restores the covered entry, and removes the directories that were created unless the command
+    /// has put something into them. Returns true if the covered entry was a file and is unchanged.
     fn uncover(&self, kept: &RootDir) -> Result<bool, Failure> {
         let mut as_it_was = false;
         if self.material.is_some() || self.covered.is_some() {
@@ -354,21 +358,22 @@ impl Mounted {
             let kept_name = OsStr::new(kept_name);
             as_it_was = stat.kind != Kind::Dir && kept.stat_name(kept_name)? == *stat;
             match kept.rename(kept_name, &self.dir, &self.name) {
-                // The directory itself was removed, and with it what was in it.
+                // The command removed the directory itself, with everything in it.
                 Err(e) if e.is_not_found() => as_it_was = false,
                 other => other?,
             }
         }
         for (dir, name) in self.points.iter().rev().filter_map(Tracked::place) {
-            // Full: then it is more than a mount point.
+            // Fails if it is not empty; then it is more than a mount point and stays.
             let _ = unnoticed(dir, || dir.remove_dir(name));
         }
         Ok(as_it_was)
     }
 }
 
-/// The paths of files that were covered while a command ran and that it left alone. Being moved away and back has changed their change
-/// times (statx(2), stx_ctime) and nothing else. `scratch` is the directory that the request named.
+/// Returns the paths of files that were covered while a command ran and that it did not change.
+/// Moving them away and back changes their change times (statx(2), stx_ctime) and nothing else.
+/// `scratch` is the scratch directory of the request.
 pub fn restored_files(scratch: &RootDir) -> rbuild_linux::Result<Vec<PathBuf>> {
     let paths = match scratch.read(RESTORED, MOST_RESTORED) {
         Ok(paths) => paths,

@@ -1,4 +1,4 @@
-//! What is put into a root directory in the place of a mount.
+//! Contents placed into a root directory instead of a mount.
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
@@ -9,22 +9,22 @@ use rbuild_linux::{Kind, RootDir, Stat, Trail, copy_file};
 use super::{DEVICES, text};
 use crate::request::{MountRequest, Source};
 
-/// The directory that holds something, and its name there.
+/// A directory entry: its directory and its name.
 pub(super) type Entry = (RootDir, OsString);
 
-/// What a mount shows.
+/// The content of a mount.
 pub(super) enum What<'a> {
-    /// A file: content, mode and owner.
+    /// A file: content, mode, owner and group.
     Text(&'a [u8], u32, u32, u32),
-    /// An empty directory of that mode.
+    /// An empty directory with that mode.
     Empty(u32),
-    /// A /dev of the command's own.
+    /// The command's own /dev.
     Devices,
-    /// Something that was made for this command alone, and goes back to where it was.
+    /// Something made for this command alone; moved into the root directory and back.
     Lent(Entry),
-    /// Something of the machine's that is only read.
+    /// A file or directory of the host, which is copied and only read.
     Copied(Entry),
-    /// A socket, which is one however many names it has.
+    /// A socket, which is hard-linked: all its names refer to the same socket.
     Socket(Entry),
 }
 
@@ -58,7 +58,7 @@ impl What<'_> {
         }
     }
 
-    /// Makes it the entry `name` of `dir`, a name that is free.
+    /// Creates it as the entry `name` of `dir`. The name must not exist.
     pub(super) fn make(&self, dir: &RootDir, name: &OsStr) -> rbuild_linux::Result<()> {
         match self {
             What::Text(content, mode, uid, gid) => {
@@ -84,7 +84,8 @@ impl What<'_> {
     }
 }
 
-/// Device nodes and shared memory. Without the right to make nodes, a command goes without.
+/// Creates the device nodes and shared memory. Without permission to create nodes, they are
+/// omitted.
 fn fill_dev(dev: &RootDir) -> rbuild_linux::Result<()> {
     for (name, number) in DEVICES {
         let name = OsStr::new(name);
@@ -101,12 +102,12 @@ fn socket(path: &Path) -> Result<What<'static>, String> {
     let (dir, name) = outside(path)?;
     match dir.stat_name(&name).map_err(text)?.kind {
         Kind::Socket => Ok(What::Socket((dir, name))),
-        // Whatever is shown as it is could be linked into the result.
+        // Any other file shown directly could be hard-linked into the result.
         _ => Err(format!("{} is no socket, and takes a mount", path.display())),
     }
 }
 
-/// What is at a path inside of a directory, wherever links lead there.
+/// Resolves a path inside a directory, without links leaving it.
 fn inside(dir: &Path, path: &Path) -> Result<Entry, String> {
     let root = RootDir::open(dir).map_err(text)?;
     let real = root.resolve(path).map_err(text)?;
@@ -122,7 +123,7 @@ fn outside(path: &Path) -> Result<Entry, String> {
     Ok((RootDir::open(above).map_err(text)?, name.to_os_string()))
 }
 
-/// What is there under one name as files of their own under another; nodes are left out.
+/// Copies an entry recursively under another name. Device nodes are skipped.
 fn copy_tree(from: &RootDir, old: &OsStr, to: &RootDir, name: &OsStr) -> rbuild_linux::Result<()> {
     let stat = from.stat_name(old)?;
     if stat.kind != Kind::Dir {

@@ -1,4 +1,4 @@
-//! What is done with files for whoever asks.
+//! File operations performed on behalf of the caller.
 
 use std::ffi::CString;
 
@@ -15,13 +15,13 @@ use super::files::{Guised, Place, Target, hands_on_group};
 use super::ids::SAME;
 use super::{Reply, Supervisor, errno};
 
-/// Bytes of a list of attributes, the kernel's limit (xattr(7)).
+/// The kernel's limit for a list of attribute names, in bytes (xattr(7)).
 const MOST_NAMES: usize = 64 * 1024;
 
-/// Links that are followed one after the other, the kernel's limit (path_resolution(7)).
+/// The kernel's limit for links in one resolution (path_resolution(7)).
 const MOST_LINKS: usize = 40;
 
-/// How a file is opened (openat2(2)).
+/// Parameters of opening a file (openat2(2)).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct How {
     flags: OFlags,
@@ -61,8 +61,9 @@ impl Supervisor {
         }
     }
 
-    /// How a file is to look that a call asks about. `None` if as the kernel says: nothing is written down, or this process
-    /// finds nothing. Most calls of all are of this kind, and most find nothing.
+    /// Returns the owner to report for a queried file, or `None` to leave the call to the kernel:
+    /// there is no record, or this process cannot find the file. Most calls are of this kind, and
+    /// most files have no record.
     fn guise(&mut self, caller: &Caller<'_>, file: Named) -> Option<(Guised, Guise)> {
         let path = caller.path_or_none(file.at.path).ok()?;
         let flags = AtFlags::from_bits_retain(file.flags);
@@ -88,7 +89,8 @@ impl Supervisor {
         Ok(Reply::value(0))
     }
 
-    /// Lists the attributes of a file without ours. The kernel is never left to do that: whoever knew the name could set it.
+    /// Lists a file's attributes without the owner attribute. Never left to the kernel: a command
+    /// that learned the name could set the attribute.
     pub(super) fn list_attributes(&self, caller: &Caller<'_>, file: Subject, to: u64, size: u64) -> Result<Reply> {
         let mut names = vec![0; MOST_NAMES];
         let n = rustix::fs::listxattr(Proc::path_of(&self.subject(caller, file)?.fd), &mut names[..])?;
@@ -102,8 +104,8 @@ impl Supervisor {
         Ok(Reply::value(names.len() as u32))
     }
 
-    /// Sets times, but that of access where it tells an owner. The kernel is never left to do that, whatever the file seems to be:
-    /// another one may stand there by then.
+    /// Sets a file's times, except an access time that records its owner. Never left to the kernel,
+    /// whatever the file appears to be: it could be replaced by another one in the meantime.
     pub(super) fn set_times(
         &mut self,
         caller: &Caller<'_>,
@@ -152,20 +154,23 @@ impl Supervisor {
                 return Err(Errno::PERM);
             }
         }
-        // Has the kernel do what it does with every change of owner: copies the file up, and takes set-id bits away.
+        // Makes the kernel apply the side effects of a change of owner: copy-up, and removal of
+        // set-id bits.
         rustix::fs::chownat(&target.fd, c"", None, None, AtFlags::EMPTY_PATH)?;
         self.own(&target, uid, gid, before.device)?;
         Ok(Reply::value(0))
     }
 
-    /// Owner of what the caller makes in a directory; `None` if that is root with its group.
+    /// Returns the owner of a file that the caller creates in a directory; `None` for root and its
+    /// group.
     fn maker(&self, caller: &Caller<'_>, dir: &Target) -> Option<(u32, u32)> {
         let who = self.credentials(caller.thread());
         let owner = (who.users.files, dir.group_for_new().unwrap_or(who.groups.files));
         (owner != (0, 0)).then_some(owner)
     }
 
-    /// Whether what the caller makes at a path belongs to root and its group, as far as that shows without opening anything.
+    /// Returns true if a file that the caller creates at a path belongs to root and its group, as
+    /// far as can be determined without opening anything.
     fn makes_for_root(&self, caller: &Caller<'_>, at: At) -> bool {
         let who = self.credentials(caller.thread());
         let root = !self.chrooted && (who.users.files, who.groups.files) == (0, 0);
@@ -176,7 +181,7 @@ impl Supervisor {
         Mode::from_raw_mode(mode & 0o7777 & !caller.umask())
     }
 
-    /// Writes down whose a file is.
+    /// Records a file's owner.
     fn own(&mut self, target: &Target, uid: u32, gid: u32, device: Option<(Kind, u32, u32)>) -> Result<()> {
         target.own(uid, gid, device)?;
         self.known.forget(target)
@@ -262,7 +267,7 @@ impl Supervisor {
             return Ok(Reply::GO);
         }
         let [flags, mode, resolve] = open_how(bytes);
-        // What has more bits than there are is the kernel's to refuse.
+        // The kernel rejects values with more bits than defined.
         let (Ok(flags), Ok(mode)) = (u32::try_from(flags), u32::try_from(mode)) else { return Ok(Reply::GO) };
         if flags & CREATES == 0 {
             return Ok(Reply::GO);
@@ -271,8 +276,9 @@ impl Supervisor {
         self.open(caller, at, How { resolve, ..How::plain(flags, mode) })
     }
 
-    /// An open that may make a file. One that finds a file is the kernel's own affair; what is made is made here, at the end of
-    /// all links, and never opened if somebody else was faster.
+    /// Handles an open that may create a file. Opening an existing file is left to the kernel; a
+    /// new file is created here, after resolving all links, and is not opened if another process
+    /// creates it first.
     pub(super) fn open(&mut self, caller: &Caller<'_>, at: At, how: How) -> Result<Reply> {
         let How { flags, mode, resolve } = how;
         let unnamed = flags.bits() & CREATES & !OFlags::CREATE.bits() != 0;
@@ -300,7 +306,8 @@ impl Supervisor {
         Ok(Reply::File { fd, close_on_exec: flags.contains(OFlags::CLOEXEC) })
     }
 
-    /// The directory and the name of a file that an open makes, behind links that lead to nothing; `None` if it makes none.
+    /// Returns the directory and name of the file that an open creates, behind any dangling links;
+    /// `None` if it creates none.
     fn new_file(&self, caller: &Caller<'_>, mut place: Place, how: How) -> Result<Option<(Target, CString)>> {
         if place.names_directory() || place.target(true).is_ok() {
             return Ok(None);
@@ -310,19 +317,21 @@ impl Supervisor {
             let Ok(text) = rustix::fs::readlinkat(&parent.fd, &name, Vec::new()) else {
                 return Ok(Some((parent, name)));
             };
-            // What is a link there leads to something that is.
+            // Links in /proc lead to existing files.
             if parent.is_in_proc() {
                 return Ok(None);
             }
             if how.flags.intersects(OFlags::EXCL | OFlags::NOFOLLOW) {
                 return Ok(None);
             }
-            // Nobody needs both, and where such a link may lead is more than is worth knowing here.
+            // Programs do not combine the two, and determining such a link's target is not worth
+            // the complexity.
             if !how.resolve.is_empty() {
                 return Err(Errno::LOOP);
             }
             place = place.behind(caller, parent, text, self.chrooted)?;
-            // A link of /proc to what the caller has is found here only by its name.
+            // Links in /proc to the caller's own files cannot be followed here, only identified by
+            // name.
             if place.names_directory() || place.target(true).is_ok() {
                 return Ok(None);
             }
@@ -330,7 +339,8 @@ impl Supervisor {
         Err(Errno::LOOP)
     }
 
-    /// The kernel says what is wrong, unless it finds a way that is closed here and makes something that is root's.
+    /// Leaves the error to the kernel, unless the kernel could take a path that is closed to this
+    /// process and create a file owned by root.
     fn unless_for_root(&self, caller: &Caller<'_>, e: Errno) -> Result<Reply> {
         let who = self.credentials(caller.thread());
         if (who.users.files, who.groups.files) == (0, 0) { Ok(Reply::GO) } else { Err(e) }

@@ -1,4 +1,5 @@
-//! Who makes a call, as long as it waits for the answer: its memory, and what is behind its descriptors.
+//! The thread that makes a call, while it waits for the answer: its memory, credentials and
+//! descriptors.
 
 use std::ffi::CString;
 use std::io::Read;
@@ -14,22 +15,23 @@ use super::decode::HERE;
 
 pub type Result<T> = std::result::Result<T, Errno>;
 
-/// The longest path that the kernel takes, with its end.
+/// The longest path that the kernel accepts, including the terminator.
 const PATH_MAX: usize = 4096;
 
 const PAGE: u64 = 4096;
-/// Bytes of another process's memory that are read at a time: most paths are shorter.
+/// Bytes of the caller's memory read at a time; most paths are shorter.
 const PIECE: u64 = 256;
 
-/// A /proc in which all processes of the container are, and so is this one.
+/// A /proc that shows both the container's processes and this one.
 pub struct Proc {
     pub dir: OwnedFd,
-    /// It is that of a pid namespace further out, and its numbers are others than this process's.
+    /// True if it belongs to an outer pid namespace, whose process IDs differ from this process's.
     pub outer: bool,
 }
 
 impl Proc {
-    /// A path for `fd`, a descriptor of this process, as long as this /proc is the working directory.
+    /// Returns a path for `fd`, a descriptor of this process. Valid while this /proc is the working
+    /// directory.
     pub fn path_of(fd: impl AsFd) -> PathBuf {
         PathBuf::from(format!("self/fd/{}", fd.as_fd().as_raw_fd()))
     }
@@ -48,13 +50,14 @@ impl Caller<'_> {
         self.call.thread
     }
 
-    /// An error if it does not wait any more. Its number may be another thread's then, and what was opened or read by that number
-    /// is not what it means (seccomp_unotify(2), "Avoiding TOCTOU"): to be asked after each such look.
+    /// Fails if the thread no longer waits. Its ID may then belong to another thread, and whatever
+    /// was opened or read through that ID is invalid (seccomp_unotify(2), "Avoiding TOCTOU"). Must
+    /// be called after each such access.
     pub fn still_waits(&self) -> Result<()> {
         if notify::still_waits(self.listener, self.call) { Ok(()) } else { Err(Errno::SRCH) }
     }
 
-    /// The number that it has in this /proc; 0, which nobody has, if it is gone.
+    /// Returns its thread ID in this /proc; 0, which is never valid, if it is gone.
     pub fn number(&self) -> u32 {
         if self.proc.outer { number_in(self.proc.dir.as_fd(), self.thread()).unwrap_or(0) } else { self.thread() }
     }
@@ -66,17 +69,17 @@ impl Caller<'_> {
         Ok(opened)
     }
 
-    /// Its directory `fd`, or its working directory.
+    /// Opens its directory `fd`, or its working directory.
     pub fn directory(&self, fd: i32) -> Result<OwnedFd> {
         if fd == HERE { self.open("cwd", OFlags::PATH) } else { self.file(fd) }
     }
 
-    /// What is behind its descriptor `fd`.
+    /// Opens the file behind its descriptor `fd`, as `O_PATH`.
     pub fn file(&self, fd: i32) -> Result<OwnedFd> {
         self.open(&format!("fd/{fd}"), OFlags::PATH)
     }
 
-    /// The same of a descriptor that does more than name a file (O_PATH).
+    /// Like [`Caller::file`], but fails with EBADF if the caller's descriptor is itself `O_PATH`.
     pub fn open_file(&self, fd: i32) -> Result<OwnedFd> {
         let file = self.file(fd).map_err(|_| Errno::BADF)?;
         let flags = self.line(&format!("fdinfo/{fd}"), "flags:").and_then(|flags| u32::from_str_radix(&flags, 8).ok());
@@ -94,18 +97,18 @@ impl Caller<'_> {
         self.line("status", "Umask:").and_then(|mask| u32::from_str_radix(&mask, 8).ok()).unwrap_or(0o022)
     }
 
-    /// Whether it holds a capability.
+    /// Returns true if the thread holds a capability.
     pub fn holds(&self, capability: Capability) -> bool {
         let held = self.line("status", "CapEff:").and_then(|held| u64::from_str_radix(&held, 16).ok());
         held.is_some_and(|held| held & capability.bitmask() != 0)
     }
 
-    /// Whether no program that it executes gives it more rights (`no_new_privs`).
+    /// Returns true if no program that it executes can gain privileges (`no_new_privs`).
     pub fn gains_nothing(&self) -> bool {
         self.line("status", "NoNewPrivs:").is_some_and(|said| said != "0")
     }
 
-    /// What stands in one of its files of /proc behind that word.
+    /// Returns the rest of the line that starts with `word` in one of its /proc files.
     fn line(&self, file: &str, word: &str) -> Option<String> {
         let mut text = String::new();
         std::fs::File::from(self.open(file, OFlags::RDONLY).ok()?).read_to_string(&mut text).ok()?;
@@ -124,15 +127,15 @@ impl Caller<'_> {
         notify::write_memory(self.thread(), address, bytes).map_err(|_| Errno::FAULT)
     }
 
-    /// A path in its memory; the empty one at no address.
+    /// Reads a path from its memory; returns an empty path for a null address.
     pub fn path_or_none(&self, address: u64) -> Result<CString> {
         if address == 0 { Ok(CString::default()) } else { self.path(address) }
     }
 
-    /// A path in its memory.
+    /// Reads a path from its memory.
     pub fn path(&self, address: u64) -> Result<CString> {
         let mut bytes = Vec::new();
-        // In pieces that end with a page, as the next page may not be there.
+        // Reads stop at page boundaries, as the next page may not be mapped.
         while bytes.len() < PATH_MAX {
             let at = address.checked_add(bytes.len() as u64).ok_or(Errno::FAULT)?;
             let room = (PAGE - at % PAGE).min(PIECE) as usize;
@@ -152,11 +155,13 @@ impl Caller<'_> {
         Err(Errno::NAMETOOLONG)
     }
 
-    /// A path of its own /proc, which is another one to whoever else looks; `None` for all other paths.
+    /// Handles a path in the caller's own /proc directory, which would resolve differently for any
+    /// other process. Returns `None` for all other paths.
     pub fn own_path<'p>(&self, path: &'p [u8]) -> Result<Option<OwnPath<'p>>> {
         let Some(own) = own_path(path) else { return Ok(None) };
         Ok(Some(match own {
-            // The one place where a link of /proc is followed: it leads to what the caller has open itself.
+            // The only case in which a link in /proc is followed: it leads to a file that the
+            // caller itself has open.
             Own::Behind(link, rest) => OwnPath { base: self.open(&link, OFlags::PATH)?, rest, is_link: false },
             Own::Link(dir, name) => OwnPath { base: self.open(dir, OFlags::PATH)?, rest: name, is_link: true },
             Own::Other(rest) => OwnPath { base: self.open(".", OFlags::PATH)?, rest, is_link: false },
@@ -164,20 +169,20 @@ impl Caller<'_> {
     }
 }
 
-/// A path below a directory that is the caller's own.
+/// A path below a directory of the caller's own.
 pub struct OwnPath<'p> {
     pub base: OwnedFd,
     pub rest: &'p [u8],
-    /// It is one name, that of a link of /proc to what the caller has.
+    /// True if it is a single name, that of a link in /proc to one of the caller's files.
     pub is_link: bool,
 }
 
-/// What a path names in the caller's directory of /proc.
+/// The target of a path in the caller's /proc directory.
 #[derive(Debug, PartialEq, Eq)]
 enum Own<'p> {
-    /// A link to what the caller has: the directory that it is in, and its name.
+    /// A link to one of the caller's files: its directory, and its name.
     Link(&'static str, &'p [u8]),
-    /// Something behind such a link.
+    /// A path behind such a link.
     Behind(String, &'p [u8]),
     Other(&'p [u8]),
 }
@@ -197,7 +202,7 @@ fn own_path(path: &[u8]) -> Option<Own<'_>> {
     Some(if matches!(name, b"cwd" | b"root") { link(".", name, rest) } else { Own::Other(own) })
 }
 
-/// The link `name`, or the path behind it.
+/// Classifies the link `name`, or the path behind it.
 fn link<'p>(dir: &'static str, name: &'p [u8], rest: &'p [u8]) -> Own<'p> {
     let Some(slashes) = rest.iter().position(|byte| *byte != b'/') else {
         return if rest.is_empty() { Own::Link(dir, name) } else { Own::Behind(text(dir, name), b".") };

@@ -1,6 +1,6 @@
-//! The system calls whose answers depend on who somebody pretends to be.
+//! The system calls whose results depend on apparent identities and recorded owners.
 
-/// A call, whichever way an architecture spells it.
+/// A call, independent of its variants on different architectures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
     SetUid,
@@ -57,10 +57,11 @@ pub enum Asked {
 
 use Asked::*;
 
-/// The numbers on x86_64, i386, aarch64 and arm (arch/x86/entry/syscalls/syscall_64.tbl and syscall_32.tbl,
-/// include/uapi/asm-generic/unistd.h, arch/arm/tools/syscall.tbl); -1 where there is no such call. Of i386, the calls with ids of
-/// 32 bits and sizes of 64: C libraries know no others any more. 32-bit programs of aarch64 see themselves as what they are, root,
-/// but are kept from what tells of owners as all others are.
+/// System call numbers on x86_64, i386, aarch64 and arm (arch/x86/entry/syscalls/syscall_64.tbl and
+/// syscall_32.tbl, include/uapi/asm-generic/unistd.h, arch/arm/tools/syscall.tbl); -1 if the
+/// architecture has no such call. For i386, the calls with 32-bit IDs and 64-bit sizes; C libraries
+/// no longer use others. 32-bit programs on aarch64 see themselves as root, which they are, but
+/// like all others are denied access to owner records.
 const NUMBERS: [(Asked, [i32; 4]); 50] = [
     (SetUid, [105, 213, 146, -1]),
     (SetGid, [106, 214, 144, -1]),
@@ -119,7 +120,7 @@ pub const I386: u32 = 0x4000_0003;
 /// `AUDIT_ARCH_ARM`.
 const ARM: u32 = 0x4000_0028;
 
-/// The columns of this architecture and of its 32-bit sibling.
+/// Returns the table columns of this architecture and of its 32-bit sibling.
 fn columns() -> (Option<usize>, Option<usize>) {
     match std::env::consts::ARCH {
         "x86_64" => (Some(0), Some(1)),
@@ -128,29 +129,29 @@ fn columns() -> (Option<usize>, Option<usize>) {
     }
 }
 
-/// The call of that number on an architecture that this machine runs.
+/// Returns the call with that number on an architecture that this machine runs.
 pub fn of_number(number: i32, architecture: u32) -> Option<Asked> {
     let (native, sibling) = columns();
     let column = if is_of_sibling(architecture) { sibling? } else { native? };
     NUMBERS.iter().find(|(_, numbers)| numbers[column] == number).map(|(asked, _)| *asked)
 }
 
-/// Whether an architecture is the 32-bit sibling of another.
+/// Returns true if an architecture is the 32-bit sibling of another.
 pub fn is_of_sibling(architecture: u32) -> bool {
     matches!(architecture, I386 | ARM)
 }
 
-/// When a call counts.
+/// The condition under which a call is sent to the supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum When {
     Always,
-    /// The argument (from 0) has one of these bits.
+    /// The argument (counted from 0) has at least one of these bits.
     AnyBit(u8, u32),
-    /// The lower half of the argument is this.
+    /// The lower 32 bits of the argument have this value.
     Is(u8, u32),
 }
 
-/// All numbers of this architecture, and of its 32-bit sibling.
+/// Returns the numbers of all calls on this architecture and on its 32-bit sibling.
 pub fn numbers() -> [Vec<(u32, When)>; 2] {
     let when = |asked: &Asked| match asked {
         Open => When::AnyBit(1, CREATES),
@@ -170,5 +171,5 @@ pub fn numbers() -> [Vec<(u32, When)>; 2] {
 /// `RLIMIT_MSGQUEUE`.
 const OUR_LIMIT: u32 = 12;
 
-/// `O_CREAT` and the bit of `O_TMPFILE` that is its own (include/uapi/asm-generic/fcntl.h).
+/// `O_CREAT`, and the bit that distinguishes `O_TMPFILE` (include/uapi/asm-generic/fcntl.h).
 pub const CREATES: u32 = 0o100 | 0o20_000_000;

@@ -1,4 +1,5 @@
-//! What calls ask for, out of registers and bytes that whoever calls has filled as it likes. Nothing here looks at anything else.
+//! Decoding of system calls from registers and untrusted bytes of the caller's memory. Pure
+//! functions: nothing here has access to anything else.
 
 use super::calls::{Asked, is_of_sibling, of_number};
 
@@ -9,25 +10,25 @@ pub const HERE: i32 = -100;
 pub const NO_FOLLOW: u32 = 0x100;
 pub const EMPTY_PATH: u32 = 0x1000;
 
-/// `AT_EXECVE_CHECK` (Linux 6.14): whether a program would be executed, and no more.
+/// `AT_EXECVE_CHECK` (Linux 6.14): only checks whether a program may be executed.
 pub const CHECK_ONLY: u32 = 0x10000;
 
-/// `O_CREAT | O_WRONLY | O_TRUNC`, which creat(2) means.
+/// `O_CREAT | O_WRONLY | O_TRUNC`, the flags implied by creat(2).
 const CREATE: u32 = 0o100 | 0o1 | 0o1000;
 
-// Of prctl(2): PR_SET_KEEPCAPS, and PR_SET_SECUREBITS with SECBIT_KEEP_CAPS.
+// Constants of prctl(2): PR_SET_KEEPCAPS, and PR_SET_SECUREBITS with SECBIT_KEEP_CAPS.
 const KEEP_CAPABILITIES: u32 = 8;
 const SECURE_BITS: u32 = 28;
 const KEEPING: u64 = 1 << 4;
 
-/// A path in the caller's memory, and the directory that it begins in.
+/// A path in the caller's memory, and the directory that it is relative to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct At {
     pub dir: i32,
     pub path: u64,
 }
 
-/// A file by a path, with flags of the `*at` calls.
+/// A file by path, with flags of the `*at` calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Named {
     pub at: At,
@@ -36,19 +37,19 @@ pub struct Named {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subject {
-    /// A descriptor that is open for more than its path.
+    /// A descriptor that is not `O_PATH`.
     Open(i32),
     Named(Named),
 }
 
-/// Which ids.
+/// The kind of ID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Of {
     Users,
     Groups,
 }
 
-/// A change of ids.
+/// A change of IDs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
     One(u32),
@@ -56,7 +57,7 @@ pub enum Change {
     Three([u32; 3]),
 }
 
-/// How times lie in memory, two of them.
+/// The memory layout of a pair of times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimeForm {
     Seconds,
@@ -64,14 +65,15 @@ pub enum TimeForm {
     Nanoseconds,
 }
 
-/// The numbers of times.
+/// The integer type of times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Width {
     /// 32 bits.
     Short,
     /// 64 bits.
     Long,
-    /// 64 bits, of which those of nanoseconds count by half: what 32-bit programs leave in the other is padding.
+    /// 64 bits, of which the upper half of the nanoseconds is ignored: 32-bit programs leave
+    /// padding there.
     Padded,
 }
 
@@ -81,7 +83,7 @@ pub enum Request {
         of: Of,
         effective: bool,
     },
-    /// Real, effective and saved, to these addresses.
+    /// Writes the real, effective and saved ID to these addresses.
     OwnIds {
         of: Of,
         to: [u64; 3],
@@ -134,7 +136,7 @@ pub enum Request {
         flags: u32,
         mode: u32,
     },
-    /// The rest is in a structure at that address.
+    /// The remaining parameters are in a structure at that address.
     OpenHow {
         at: At,
         how: u64,
@@ -143,7 +145,7 @@ pub enum Request {
         file: Named,
     },
     KeepCapabilities(bool),
-    /// Nothing that matters here.
+    /// Not relevant to the supervisor.
     Other,
     SetLimit,
     ChangeLimit {
@@ -156,7 +158,7 @@ pub enum Request {
         to: u64,
         size: u64,
     },
-    /// No address means now.
+    /// A null address means the current time.
     SetTimes {
         file: Subject,
         form: TimeForm,
@@ -165,14 +167,14 @@ pub enum Request {
     },
 }
 
-/// What a call asks for; `None` if nobody is to be asked about it.
+/// Decodes a call; `None` if it is not one for the supervisor.
 pub fn decode(number: i32, architecture: u32, args: [u64; 6]) -> Option<Request> {
     let asked = of_number(number, architecture)?;
     let width = if is_of_sibling(architecture) { Width::Short } else { Width::Long };
     Some(ids(asked, args).unwrap_or_else(|| files(asked, args, width)))
 }
 
-/// What is about processes.
+/// Decodes calls about processes.
 fn ids(asked: Asked, args: [u64; 6]) -> Option<Request> {
     use Asked::*;
     let id = |i: usize| args[i] as u32;
@@ -202,7 +204,7 @@ fn ids(asked: Asked, args: [u64; 6]) -> Option<Request> {
     })
 }
 
-/// What is about files. `width` is that of the caller's numbers.
+/// Decodes calls about files. `width` is that of the caller's integers.
 fn files(asked: Asked, args: [u64; 6], width: Width) -> Request {
     use Asked::*;
     let id = |i: usize| args[i] as u32;
@@ -247,7 +249,7 @@ fn files(asked: Asked, args: [u64; 6], width: Width) -> Request {
         SetMicrosecondsAt | SetNanosecondsAt | SetWideNanosecondsAt => {
             let micro = asked == SetMicrosecondsAt;
             let flags = if micro { 0 } else { id(3) };
-            // Without a path, it is the descriptor itself; then there are no flags (utimensat(2)).
+            // A null path means the descriptor itself, without flags (utimensat(2)).
             let file = if at.path == 0 && flags == 0 { opened } else { Subject::Named(named(at, flags)) };
             let form = if micro { TimeForm::Microseconds } else { TimeForm::Nanoseconds };
             let width = if asked == SetWideNanosecondsAt { Width::Padded } else { width };
@@ -257,7 +259,7 @@ fn files(asked: Asked, args: [u64; 6], width: Width) -> Request {
     }
 }
 
-/// Seconds and nanoseconds, or [`NOW`] or [`OMIT`] in their place.
+/// Seconds and nanoseconds; [`NOW`] or [`OMIT`] may replace the latter.
 pub type Time = (i64, i64);
 
 /// `UTIME_NOW` and `UTIME_OMIT`.
@@ -269,12 +271,12 @@ impl TimeForm {
         if self == TimeForm::Seconds { 2 } else { 4 }
     }
 
-    /// Bytes of both times.
+    /// Returns the size of both times in bytes.
     pub fn size(self, width: Width) -> usize {
         self.numbers() * if width == Width::Short { 4 } else { 8 }
     }
 
-    /// The times of access and of modification; `None` for what is no time.
+    /// Decodes the access and modification time; `None` if the bytes are not valid times.
     pub fn read(self, width: Width, bytes: &[u8]) -> Option<[Time; 2]> {
         let number = |i: usize| match width {
             Width::Short => Some(i64::from(i32::from_ne_bytes(bytes.get(i * 4..i * 4 + 4)?.try_into().ok()?))),
@@ -301,17 +303,17 @@ impl TimeForm {
     }
 }
 
-/// Flags, mode and ways of resolving of openat2(2).
+/// Returns the flags, mode and resolution flags of openat2(2).
 pub fn open_how(bytes: [u8; 24]) -> [u64; 3] {
     [0, 8, 16].map(|at| u64::from_ne_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|i| bytes[at + i])))
 }
 
-/// Ids one after another.
+/// Decodes a list of consecutive IDs.
 pub fn ids_of(bytes: &[u8]) -> Vec<u32> {
     bytes.chunks_exact(4).map(|b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]])).collect()
 }
 
-/// A list of names of attributes, each with a zero at its end, without one of them.
+/// Removes one name from a list of zero-terminated attribute names.
 pub fn without(names: &[u8], name: &[u8]) -> Vec<u8> {
     let others = names.split_inclusive(|byte| *byte == 0).filter(|one| one.strip_suffix(&[0]).unwrap_or(one) != name);
     others.flatten().copied().collect()

@@ -1,7 +1,8 @@
-//! Programs that change who runs them.
+//! Execution of set-id programs, which change the credentials of their process.
 //!
-//! Whether the kernel executes what it is asked to shows only afterwards. Until then both outcomes are written down, and a process,
-//! or one that comes of it, is who it is by the image that it is found to have.
+//! Only afterwards is it known whether the kernel executed the requested program. Until then both
+//! outcomes are stored, and the process or its descendants have the credentials that correspond to
+//! the image they are found to have.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -15,13 +16,13 @@ use super::files::Target;
 use super::ids::Credentials;
 use super::{Reply, Supervisor};
 
-/// Identifies a program file.
+/// Identifies a program file by device and inode.
 type File = (u64, u64);
 
-/// What a process has in its memory: handed on by a fork, and made anew by an exec.
+/// Identifies a process's memory image: inherited on fork, and replaced on exec.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
-    /// Vectors that the kernel puts on a new stack, random addresses among them.
+    /// The auxiliary vector on the initial stack, which includes random addresses.
     vectors: Vec<u8>,
     program: Option<File>,
 }
@@ -45,18 +46,18 @@ fn read(file: OwnedFd) -> Option<Vec<u8>> {
 /// A program that is about to be executed.
 #[derive(Debug)]
 pub struct Pending {
-    /// Who asks for it, with which image.
+    /// Credentials and image of the process that requested the execution.
     before: Credentials,
     image: Option<Image>,
-    /// The program that changes who runs it, if it does.
+    /// The program that changes credentials, if it does.
     program: Option<File>,
-    /// Who executes that one, and who any other.
+    /// Credentials after that program was executed, and after any other.
     changed: Credentials,
     plain: Credentials,
 }
 
 impl Pending {
-    /// Who a process is that has this image.
+    /// Returns the credentials of a process with this image.
     pub fn who(&self, now: Option<Image>) -> &Credentials {
         match (now, &self.image) {
             (Some(now), Some(image)) if now.vectors != image.vectors => match self.program {
@@ -69,7 +70,7 @@ impl Pending {
 }
 
 impl Supervisor {
-    /// Programs with set-id bits change who their caller is; the rest is the kernel's.
+    /// Prepares for a set-id program; the kernel performs the execution.
     pub(super) fn execute(&mut self, caller: &Caller<'_>, file: Named) -> Result<Reply> {
         let who = self.credentials(caller.thread()).clone();
         self.settle(caller.thread(), &who)?;
@@ -89,7 +90,8 @@ impl Supervisor {
         Ok(Reply::GO)
     }
 
-    /// The file, if it is a program whose set-id bits the kernel honours for the caller (execve(2)).
+    /// Opens the file if it is a program whose set-id bits the kernel honours for the caller
+    /// (execve(2)).
     fn set_id_program(&self, caller: &Caller<'_>, file: Named) -> Option<Target> {
         if file.flags & !(NO_FOLLOW | EMPTY_PATH) != 0 {
             return None;
@@ -101,7 +103,8 @@ impl Supervisor {
     }
 }
 
-/// Whether a mount lets programs change who runs them, and the file is one: those bits of scripts count for nothing.
+/// Returns true if the mount permits set-id programs and the file is not a script, whose set-id
+/// bits are ignored.
 fn honours_set_id(target: &Target) -> bool {
     if rustix::fs::fstatvfs(&target.fd).is_ok_and(|fs| fs.f_flag.contains(StatVfsMountFlags::NOSUID)) {
         return false;
@@ -128,7 +131,7 @@ mod tests {
             changed: user.after_exec(Some(0), None),
             plain: user.clone(),
         };
-        // Not executed yet, or never; nor is anything known of one that is gone.
+        // Not executed yet, or failed to; and a process that is gone cannot be examined.
         assert_eq!(pending.who(image(b"before", (1, 2))), &pending.before);
         assert_eq!(pending.who(image(b"before", (1, 3))), &pending.before);
         assert_eq!(pending.who(None), &pending.before);

@@ -1,4 +1,4 @@
-//! The files that a call of another process names, and their owners.
+//! Files named by a call of another process, and their owners.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, OsStr};
@@ -14,15 +14,16 @@ use rustix::io::Errno;
 use super::caller::{Caller, Proc, Result};
 use super::decode::HERE;
 
-/// A file that is open for nothing but its metadata.
+/// A file opened as `O_PATH`.
 pub struct Target {
     pub fd: OwnedFd,
     pub stat: Stat,
 }
 
-/// A path for what a caller names, as long as the container's root is this process's, and the builder's /proc its working
-/// directory. Only where no path of the container leads into a /proc in which this process is (see [`Proc::outer`]): links of
-/// that one are followed with this process's rights.
+/// Translates a path of a caller to one that this process can use, provided that both share the
+/// container's root and the builder's /proc is the working directory. Valid only if no path of the
+/// container leads into a /proc that shows this process (see [`Proc::outer`]): links there would be
+/// followed with this process's privileges.
 fn seen_from_here(caller: &Caller<'_>, dir: i32, path: &[u8]) -> Result<CString> {
     if path.starts_with(b"/") {
         return CString::new(path).map_err(|_| Errno::INVAL);
@@ -40,22 +41,22 @@ fn seen_from_here(caller: &Caller<'_>, dir: i32, path: &[u8]) -> Result<CString>
     CString::new(text).map_err(|_| Errno::INVAL)
 }
 
-/// What is written down of files, as they were when that was read: most are asked about many times.
+/// Cache of owner records; most files are queried many times.
 #[derive(Default)]
 pub struct Known(HashMap<(u64, u64), Then>);
 
-/// What a file was: the time of its last change, and what was written down.
+/// A cached record, with the file's change time when it was read.
 struct Then {
     changed: (i64, u64),
     says: Option<Recorded>,
 }
 
-/// Files that are remembered; after that, from the start.
+/// Maximum number of cached files; when it is exceeded, the cache is cleared.
 const MOST_KNOWN: usize = 100_000;
 
-/// A file whose owner is another than the kernel says.
+/// A file whose reported owner differs from the kernel's.
 pub enum Guised {
-    /// By a path that this process sees it under, and the flags that go with it.
+    /// A path that this process can use, and the flags for it.
     Seen(CString, AtFlags),
     Open(OwnedFd),
 }
@@ -70,14 +71,16 @@ impl Guised {
 }
 
 impl Known {
-    /// What is written down of the file that a caller names, which is asked without opening it. No process of the container has
-    /// changed its root, and this process is in no /proc that the container sees.
+    /// Returns the record of a file named by a caller, without opening the file. Requires that no
+    /// process of the container has changed its root, and that this process is not visible in any
+    /// /proc of the container.
     pub fn look(&mut self, caller: &Caller<'_>, dir: i32, path: &CStr, flags: AtFlags) -> Option<(Guised, Guise)> {
         let (seen, how) = seen(caller, dir, path, flags).ok()?;
         let follow = how.is_empty();
-        // Where this process finds nothing, the kernel may find something for the other.
+        // The kernel may find a file for the caller where this process finds none.
         let stat = rustix::fs::statat(CWD, &seen, how).ok()?;
-        // Writing something down changes the file, if only at the pace of a clock: `forget` is for the rest.
+        // Writing a record updates the change time, but only with the clock's granularity; `forget`
+        // handles changes within one tick.
         let (file, changed) = ((stat.st_dev, stat.st_ino), (stat.st_ctime, stat.st_ctime_nsec));
         let says = match self.0.get(&file) {
             Some(then) if then.changed == changed => then.says,
@@ -95,7 +98,7 @@ impl Known {
         Some((Guised::Seen(seen, how), guise(says?)))
     }
 
-    /// Something has just been written down of that file.
+    /// Drops the cached record of a file whose record has just been written.
     pub fn forget(&mut self, target: &Target) -> Result<()> {
         let stat = rustix::fs::fstat(&target.fd)?;
         self.0.remove(&(stat.st_dev, stat.st_ino));
@@ -107,15 +110,15 @@ fn guise(Recorded { uid, gid, device }: Recorded) -> Guise {
     Guise { uid, gid, node: device.map(|(kind, major, minor)| (kind.bits(), major, minor)) }
 }
 
-/// A path for a file that a caller names, likewise, and the flags that go with it.
+/// Like [`seen_from_here`], with the flags for the resulting path.
 fn seen(caller: &Caller<'_>, dir: i32, path: &CStr, flags: AtFlags) -> Result<(CString, AtFlags)> {
-    // What has no path is what the link in /proc leads to.
+    // An empty path names the target of the link in /proc.
     let follow = path.is_empty() || !flags.contains(AtFlags::SYMLINK_NOFOLLOW);
     let how = if follow { AtFlags::empty() } else { AtFlags::SYMLINK_NOFOLLOW };
     Ok((seen_from_here(caller, dir, path.to_bytes())?, how))
 }
 
-/// Whether the directory that a path of a caller is made in hands its group on.
+/// Returns true if a path's parent directory passes its group on to new files (set-group-ID).
 pub fn hands_on_group(caller: &Caller<'_>, dir: i32, path: &CStr) -> bool {
     let path = Path::new(OsStr::from_bytes(path.to_bytes()));
     let above = path.parent().unwrap_or(Path::new("")).as_os_str().as_bytes();
@@ -144,17 +147,20 @@ fn kind(stat: &Stat) -> Kind {
     }
 }
 
-/// Where a call looks for a path. The path is walked by this process and with its rights, so a link of /proc on the way (to
-/// descriptors, root and working directories of any process) is not followed, as it could lead out of the container.
+/// The starting point and path of a lookup. This process resolves the path with its own privileges,
+/// so links in /proc (to descriptors, root and working directories of any process) are not
+/// followed, as they could lead out of the container.
 pub struct Place {
-    /// `None` for the working directory of this process, for absolute paths of the common root.
+    /// `None` means this process's working directory, used for absolute paths below the common
+    /// root.
     base: Option<OwnedFd>,
     path: CString,
     how: ResolveFlags,
 }
 
 impl Place {
-    /// Of a path that a caller gave together with a directory. `chrooted`: some process of the container changed its root.
+    /// Returns the place of a path relative to a caller's directory. `chrooted` is true if any
+    /// process of the container has changed its root.
     pub fn of(caller: &Caller<'_>, dir: i32, path: CString, chrooted: bool) -> Result<Place> {
         let absolute = path.to_bytes().starts_with(b"/");
         if absolute && chrooted {
@@ -169,7 +175,7 @@ impl Place {
         Ok(Place { base, path, how: NO_LINKS_OF_PROC })
     }
 
-    /// The same, resolved as the caller wants it besides (openat2(2)).
+    /// Like [`Place::of`], with additional resolution flags from the caller (openat2(2)).
     pub fn resolved(
         caller: &Caller<'_>,
         dir: i32,
@@ -193,18 +199,18 @@ impl Place {
         rustix::fs::openat2(self.base(), path, flags, Mode::empty(), self.how)
     }
 
-    /// The file that is there.
+    /// Opens the existing file.
     pub fn target(&self, follow: bool) -> Result<Target> {
         let link = if follow { OFlags::empty() } else { OFlags::NOFOLLOW };
         Target::of(self.open(&self.path, link)?)
     }
 
-    /// Whether the path can be nothing but a directory's.
+    /// Returns true if the path can name only a directory.
     pub fn names_directory(&self) -> bool {
         self.path.to_bytes().ends_with(b"/")
     }
 
-    /// Where a link leads that is in `dir`.
+    /// Returns the target of a link located in `dir`.
     pub fn behind(&self, caller: &Caller<'_>, dir: Target, text: CString, chrooted: bool) -> Result<Place> {
         match text.to_bytes().starts_with(b"/") {
             true => Place::of(caller, HERE, text, chrooted),
@@ -212,7 +218,7 @@ impl Place {
         }
     }
 
-    /// The directory that holds the last part, and that part.
+    /// Opens the directory that holds the last component, and returns it with that component.
     pub fn parent(&self) -> Result<(Target, CString)> {
         let path = Path::new(OsStr::from_bytes(self.path.to_bytes()));
         let name = path.file_name().ok_or(Errno::EXIST)?;
@@ -236,24 +242,24 @@ impl Target {
         kind(&self.stat)
     }
 
-    /// Whether it is part of a /proc.
+    /// Returns true if the file is in a procfs.
     pub fn is_in_proc(&self) -> bool {
         rustix::fs::fstatfs(&self.fd).is_ok_and(|fs| fs.f_type == rustix::fs::PROC_SUPER_MAGIC)
     }
 
-    /// What is written down of it.
+    /// Returns the file's record.
     pub fn recorded(&self) -> Option<Recorded> {
         let access = (self.stat.st_atime, self.stat.st_atime_nsec as u32);
         recorded(&Proc::path_of(&self.fd), true, self.kind(), self.stat.st_ino, access)
     }
 
-    /// The same with how it is to look; `None` if as it does.
+    /// Returns the file with the owner to report; `None` if there is no record.
     pub fn guised(self) -> Option<(Guised, Guise)> {
         let recorded = self.recorded()?;
         Some((Guised::Open(self.fd), guise(recorded)))
     }
 
-    /// Gives it an owner.
+    /// Records the file's owner.
     pub fn own(&self, uid: u32, gid: u32, device: Option<(Kind, u32, u32)>) -> Result<()> {
         match self.kind() {
             Kind::File | Kind::Dir => record(&Proc::path_of(&self.fd), true, &Recorded { uid, gid, device }),
@@ -264,7 +270,8 @@ impl Target {
         }
     }
 
-    /// The group that new files in this directory get, if it is not their maker's.
+    /// Returns the group that this directory passes on to new files; `None` if they get their
+    /// creator's.
     pub fn group_for_new(&self) -> Option<u32> {
         let set_gid = self.stat.st_mode & SET_GID != 0;
         set_gid.then(|| self.recorded().map_or(0, |owner| owner.gid))

@@ -1,13 +1,13 @@
-//! Who a process pretends to be: the ids that the kernel would keep, and what it would let it change (credentials(7)).
+//! Emulated process credentials, and the rules for changing them (credentials(7)).
 
 use rustix::io::Errno;
 
 use super::decode::Of;
 
-/// "Leave it as it is" in the set*id calls; nobody has it.
+/// "Unchanged" in the set*id calls; never a valid ID.
 pub const SAME: u32 = u32::MAX;
 
-/// One kind of id: users, or groups.
+/// One kind of ID: user or group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Ids {
     pub real: u32,
@@ -21,7 +21,8 @@ pub struct Credentials {
     pub users: Ids,
     pub groups: Ids,
     pub more_groups: Vec<u32>,
-    /// Capabilities are to survive a change of users (prctl(2), PR_SET_KEEPCAPS), and some have.
+    /// `keeps`: capabilities survive a change of user IDs (prctl(2), PR_SET_KEEPCAPS). `kept`: some
+    /// have.
     pub keeps: bool,
     pub kept: bool,
 }
@@ -31,7 +32,7 @@ impl Ids {
         Ids { real: id, effective: id, saved: id, files: id }
     }
 
-    /// setuid(2) and setgid(2).
+    /// Implements setuid(2) and setgid(2).
     pub fn set(self, able: bool, id: u32) -> Result<Ids, Errno> {
         match id {
             SAME => Err(Errno::INVAL),
@@ -41,7 +42,7 @@ impl Ids {
         }
     }
 
-    /// setreuid(2) and setregid(2).
+    /// Implements setreuid(2) and setregid(2).
     pub fn set_two(self, able: bool, real: u32, effective: u32) -> Result<Ids, Errno> {
         let mut new = self;
         if real != SAME {
@@ -63,7 +64,7 @@ impl Ids {
         Ok(new)
     }
 
-    /// setresuid(2) and setresgid(2).
+    /// Implements setresuid(2) and setresgid(2).
     pub fn set_three(self, able: bool, wanted: [u32; 3]) -> Result<Ids, Errno> {
         let own = [self.real, self.effective, self.saved];
         if !able && wanted.iter().any(|id| *id != SAME && !own.contains(id)) {
@@ -74,7 +75,7 @@ impl Ids {
         Ok(Ids { real: or(wanted[0], self.real), effective, saved: or(wanted[2], self.saved), files: effective })
     }
 
-    /// setfsuid(2) and setfsgid(2), which fail silently.
+    /// Implements setfsuid(2) and setfsgid(2), which fail silently.
     pub fn set_files(self, able: bool, id: u32) -> Ids {
         let may = able || [self.real, self.effective, self.saved, self.files].contains(&id);
         if may && id != SAME { Ids { files: id, ..self } } else { self }
@@ -89,7 +90,7 @@ impl Credentials {
         }
     }
 
-    /// With other ids, and nothing else.
+    /// Replaces the IDs of one kind, without side effects.
     pub fn with(self, of: Of, ids: Ids) -> Credentials {
         match of {
             Of::Users => Credentials { users: ids, ..self },
@@ -97,12 +98,12 @@ impl Credentials {
         }
     }
 
-    /// Whether CAP_SETUID, CAP_SETGID and CAP_CHOWN would be held.
+    /// Returns true if CAP_SETUID, CAP_SETGID and CAP_CHOWN would be held.
     pub fn able(&self) -> bool {
         self.users.effective == 0 || self.kept
     }
 
-    /// With other users. Who is not root any more can do what others can, unless it keeps its capabilities.
+    /// Replaces the user IDs. Changing away from root drops all capabilities unless they are kept.
     pub fn with_users(self, users: Ids) -> Credentials {
         let kept = self.able() && self.keeps && users.effective != 0;
         Credentials { users, kept, ..self }
@@ -112,7 +113,7 @@ impl Credentials {
         self.users == Ids::default() && self.groups == Ids::default()
     }
 
-    /// After the execution of a program with these set-id owners.
+    /// Returns the credentials after the execution of a program with these set-id owners.
     pub fn after_exec(&self, user: Option<u32>, group: Option<u32>) -> Credentials {
         let mut new = self.clone();
         for (ids, owner) in [(&mut new.users, user), (&mut new.groups, group)] {
@@ -140,12 +141,12 @@ mod tests {
         assert_eq!((root.set(true, SAME), Ids::all(33).set(false, SAME)), (Err(Errno::INVAL), Err(Errno::INVAL)));
         assert_eq!(root.set_two(true, SAME, 33), ids(0, 33, 33));
         assert_eq!(root.set_three(true, [SAME, 33, SAME]), ids(0, 33, 0));
-        // Back by the saved id, and for good.
+        // Return through the saved ID, and a permanent change.
         let dropped = root.set_three(true, [SAME, 33, SAME]).unwrap();
         assert_eq!(dropped.set(false, 0), ids(0, 0, 0));
         assert_eq!(dropped.set_three(false, [33, 33, 33]), ids(33, 33, 33));
         assert_eq!(Ids::all(33).set_three(false, [SAME, 0, SAME]), Err(Errno::PERM));
-        // A swap, as daemons do it.
+        // The exchange of real and effective ID that daemons use.
         assert_eq!(ids(1, 2, 2).unwrap().set_two(false, 2, 1), ids(2, 1, 1));
         assert_eq!(ids(1, 2, 2).unwrap().set_two(false, 3, SAME), Err(Errno::PERM));
         assert_eq!(Ids::all(5).set_files(false, 7), Ids::all(5));

@@ -1,7 +1,7 @@
-//! The system calls that Docker's default profile allows, with their numbers (the kernel's syscall tables). -1: the
-//! architecture has no such call.
+//! The system calls that Docker's default profile allows, with their numbers (from the kernel's
+//! syscall tables). -1: the architecture has no such call.
 
-/// In the order of the numbers beside each name.
+/// The order of the numbers next to each name.
 pub const ARCHITECTURES: [&str; 4] = ["x86_64", "x86", "aarch64", "arm"];
 
 #[rustfmt::skip]
@@ -379,7 +379,7 @@ pub const ALLOWED: &[(&str, [i32; 4])] = &[
     ("set_tls", [-1, -1, -1, 983045]),
 ];
 
-/// Calls that are looked at more closely.
+/// Calls with argument checks.
 pub const CLONE: [i32; 4] = [56, 120, 220, 120];
 pub const CLONE3: [i32; 4] = [435, 435, 435, 435];
 pub const PERSONALITY: [i32; 4] = [135, 136, 92, 136];
