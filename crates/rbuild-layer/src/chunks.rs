@@ -19,6 +19,7 @@ pub(crate) struct Pieces<'a> {
 }
 
 impl<'a> Pieces<'a> {
+    /// Creates a writer that passes full chunks to `pass`.
     pub fn new(pass: impl FnMut(Vec<u8>) -> io::Result<Vec<u8>> + 'a) -> Pieces<'a> {
         Pieces { pass: Box::new(pass), piece: vec![0; PIECE], filled: 0 }
     }

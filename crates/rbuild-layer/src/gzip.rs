@@ -48,7 +48,7 @@ pub fn may_have_members(mut source: impl Read) -> io::Result<bool> {
         let [0x1f, 0x8b, 8, flags, _, _, _, _, extra, system, ..] = *at else { return false };
         flags & 0xe0 == 0 && matches!(extra, 0 | 2 | 4) && matches!(system, 0..=13 | 255)
     };
-    // Skip the magic of the first header.
+    // Skip the first byte, so that the first header does not match.
     io::copy(&mut (&mut source).take(1), &mut io::sink())?;
     let mut bytes = Vec::new();
     loop {

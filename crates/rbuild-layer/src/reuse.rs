@@ -22,6 +22,7 @@ pub(crate) struct EarlierLayer {
 const BUFFER: usize = 256 << 10;
 
 impl EarlierLayer {
+    /// Starts reading an uncompressed layer.
     pub fn new(file: File) -> EarlierLayer {
         EarlierLayer { reader: Some(TarReader::new(BufReader::with_capacity(BUFFER, file))), entry: None }
     }
