@@ -1,4 +1,4 @@
-//! What keys were made of, and which steps were built where: what tells why a step ran again.
+//! Parts of cache keys and the steps of earlier builds, used to explain why a step ran again.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -9,46 +9,70 @@ use crate::error::Result;
 use crate::layout::Store;
 use crate::modes;
 
-/// What a step's key was made of: parts by name, in order. A name may come several times.
+/// The named parts that a step's key was computed from, in order. Names may repeat.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
+    /// Names and values.
     pub parts: Vec<(String, String)>,
 }
 
-/// The steps that were last built from one Dockerfile in one place.
+/// The steps last built from one Dockerfile in one directory.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
+    /// The steps of the last build, followed by those of stages it did not build.
     pub steps: Vec<LedgerStep>,
 }
 
+/// A step of an earlier build.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LedgerStep {
+    /// Name of its stage.
     pub stage: String,
-    /// Within its stage, from 1.
+    /// Number within the stage, from 1.
     pub number: usize,
+    /// The instruction.
     pub text: String,
+    /// Its cache key.
     pub key: Digest,
 }
 
-/// Steps of other targets that are remembered beside those of the last one.
+/// Maximum number of steps kept for stages that the last build did not contain.
 const KEPT: usize = 5000;
 
 impl Store {
-    /// What the key of a record was made of.
+    /// Returns the parts of a record's key, if known.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file cannot be read.
     pub fn account(&self, key: &Digest) -> Result<Option<Account>> {
         self.read_if_whole(&format!("accounts/{}.json", key.hex()))
     }
 
+    /// Stores the parts of a record's key.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file cannot be written.
     pub fn put_account(&self, key: &Digest, account: &Account) -> Result<()> {
         self.root.create_dir_all("accounts", modes::dir(), None, |_| ())?;
         self.write("accounts", &format!("{}.json", key.hex()), account)
     }
 
-    /// The ledger of that name; an empty one if there is none.
+    /// Returns the ledger with that name, empty if there is none.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file cannot be read.
     pub fn ledger(&self, name: &Digest) -> Result<Ledger> {
         Ok(self.read_if_whole(&format!("ledgers/{}.json", name.hex()))?.unwrap_or_default())
     }
 
+    /// Stores a ledger under that name.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file cannot be written.
     pub fn put_ledger(&self, name: &Digest, ledger: &Ledger) -> Result<()> {
         self.root.create_dir_all("ledgers", modes::dir(), None, |_| ())?;
         self.write("ledgers", &format!("{}.json", name.hex()), ledger)
@@ -56,8 +80,9 @@ impl Store {
 }
 
 impl Ledger {
-    /// For each of the steps (stage, number, text) the nearest one in the ledger, by its place there: the same text in the
-    /// same stage, or else the same place in the same stage, or else the same text elsewhere. None is given twice.
+    /// Returns for each step (stage, number, text) the index of the best match in the ledger: the
+    /// same text in the same stage, or else the same number in the same stage, or else the same
+    /// text in another stage. Every ledger step is matched at most once.
     pub fn nearest(&self, steps: &[(&str, usize, &str)]) -> Vec<Option<usize>> {
         let mut found = vec![None; steps.len()];
         let mut taken = vec![false; self.steps.len()];
@@ -80,7 +105,7 @@ impl Ledger {
         found
     }
 
-    /// Takes in the steps of a build; those of its stages that were there before go.
+    /// Adds the steps of a build, replacing the earlier steps of the same stages.
     pub fn update(&mut self, steps: Vec<LedgerStep>) {
         let stages: HashSet<&str> = steps.iter().map(|step| step.stage.as_str()).collect();
         let others = self.steps.iter().filter(|old| !stages.contains(old.stage.as_str()));
@@ -101,18 +126,18 @@ mod tests {
     fn the_nearest_step_is_the_same_text_then_the_same_place() {
         let mut ledger = Ledger::default();
         ledger.update(vec![step("a", 2, "COPY . ."), step("a", 3, "RUN make"), step("b", 2, "RUN echo 1")]);
-        // A step was put in between, and one was edited.
+        // One step was inserted, and one was edited.
         let now = [("a", 2, "RUN id"), ("a", 3, "COPY . ."), ("a", 4, "RUN make"), ("b", 2, "RUN echo 2")];
         assert_eq!(ledger.nearest(&now), [None, Some(0), Some(1), Some(2)]);
-        // A stage that got another name.
+        // A stage was renamed.
         assert_eq!(ledger.nearest(&[("c", 2, "RUN make")]), [Some(1)]);
-        // Steps that are written twice are two.
+        // Identical steps count separately.
         ledger.update(vec![step("a", 2, "RUN x"), step("a", 3, "RUN x")]);
         assert_eq!(
             ledger.nearest(&[("a", 2, "RUN x"), ("a", 3, "RUN x"), ("a", 4, "RUN x")]),
             [Some(0), Some(1), None]
         );
-        // Stages that were not built stay.
+        // Stages that were not built are kept.
         assert!(ledger.steps.iter().any(|s| s.stage == "b"));
         assert_eq!(ledger.steps.len(), 3);
     }

@@ -1,7 +1,8 @@
-//! Trees that were made with other owners: given where this store's builder writes them down, or the other way round.
+//! Conversion of trees between given and recorded owners.
 //!
-//! What a step gives is the same on every rung, the files on the disk are not. Of a tree with other owners only the layer that was
-//! made of it can be used here: the tree is kept once more as that layer, and is unpacked when somebody needs its files.
+//! The result of a step is the same in every isolation mode, but its files on disk are not. Of a
+//! tree with the other kind of owners, only its packed layer can be reused: the tree is stored a
+//! second time as that layer, and unpacked when its files are needed.
 
 use std::ffi::OsStr;
 
@@ -16,16 +17,21 @@ use crate::trees::{LISTING, TreeId};
 use crate::workspace::Workspace;
 
 impl Store {
-    /// Makes the result of a step with that key ours, whose record `theirs` is of a tree with other owners. `None` if no layer was
-    /// kept that holds all of the tree.
+    /// Adopts the result of the step `key` from `theirs`, a record of a tree with the other kind of
+    /// owners. Returns `None` if no layer of the whole tree exists.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read or written, or if the build is stopped.
     pub fn adopt(&self, work: &Workspace, key: &Digest, theirs: &Record, build: &str) -> Result<Option<Record>> {
         let tree = theirs.tree.with_owners(self.owners());
         let Some(own_key) = tree.key() else { return Ok(None) };
         let _alone = self.lock_tree(&tree)?;
         match self.record(&own_key)? {
-            // Several keys may lead to one tree, which others use already.
+            // Several keys may refer to one tree, which may already be in use.
             Some(known) if known.tree == tree => {}
-            // The step was made again here: its earlier tree may still be in use, and nothing says that it is whole.
+            // The step was run again here. Its earlier tree may still be in use and is not known to
+            // be complete.
             Some(_) => return Ok(None),
             None => {
                 if !self.copy_as_layer(work, &theirs.tree, &tree)? {
@@ -40,7 +46,7 @@ impl Store {
         self.record(key)
     }
 
-    /// Makes a tree of the layer that was made of another one; false if there is none.
+    /// Creates `tree` from the layer packed from `theirs`. Returns false if there is no such layer.
     fn copy_as_layer(&self, work: &Workspace, theirs: &TreeId, tree: &TreeId) -> Result<bool> {
         let from = self.dir(&format!("trees/{}", theirs.name()))?;
         let Some((document, layer)) = self.whole_layer(theirs, &from)? else { return Ok(false) };
@@ -56,14 +62,18 @@ impl Store {
         Ok(true)
     }
 
-    /// Waits until nobody else puts a tree of that name in place.
+    /// Waits until no other process is publishing a tree with that name.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the lock cannot be taken, or if the build is stopped.
     pub fn lock_tree(&self, tree: &TreeId) -> Result<KeyLock> {
         let mut hasher = Hasher::new();
         hasher.field("tree").field(tree.name());
         self.lock_step(&hasher.finish())
     }
 
-    /// A layer that holds all of a tree, and the document about it in the tree's directory.
+    /// Returns a layer of the whole tree, and the name of its document in the tree's directory.
     fn whole_layer(&self, tree: &TreeId, dir: &RootDir) -> Result<Option<(String, PackedLayer)>> {
         let mut names: Vec<String> =
             dir.entries()?.into_iter().map(|entry| entry.name.to_string_lossy().into_owned()).collect();

@@ -1,3 +1,5 @@
+//! Content-addressed blobs.
+
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -13,24 +15,36 @@ use crate::layout::Store;
 use crate::modes;
 use crate::workspace::Workspace;
 
-/// The attribute that says when a blob's digest was compared.
+/// Extended attribute that records the verification of a blob's digest.
 const WHOLE: &str = "user.rbuild.whole";
 
-/// Bytes that are moved at a time: what a processor keeps near, as they are written again soon after they were read.
+/// Size of a copy chunk in bytes. It fits the processor's cache, as the bytes are written soon
+/// after they were read.
 const CHUNK: usize = 256 << 10;
 
-/// Documents (manifests, configurations, indexes) are read into memory up to here.
+/// Maximum size in bytes of documents (manifests, configurations, indexes), which are read into
+/// memory.
 const MAX_DOCUMENT: u64 = 16 << 20;
 
-/// Larger gzip may be that of more than 4 GiB: no layer is compressed to less than a twentieth.
+/// Compressed size in bytes from which gzip data may expand to more than 4 GiB: no layer compresses
+/// to less than a twentieth.
 const MOST_TOLD: u64 = (4 << 30) / 20;
 
 impl Store {
+    /// Returns true if the blob exists. It may be incomplete after a power failure.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read.
     pub fn has_blob(&self, digest: &Digest) -> Result<bool> {
         Ok(self.root.exists(format!("blobs/sha256/{}", digest.hex()))?)
     }
 
-    /// Whether a blob is there at its full length: what a power cut leaves of one is shorter.
+    /// Returns true if the blob exists at its full size; after a power failure it would be shorter.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read.
     pub fn has_whole_blob(&self, digest: &Digest, size: u64) -> Result<bool> {
         match self.blob_size(digest) {
             Ok(found) => Ok(found == size),
@@ -39,6 +53,11 @@ impl Store {
         }
     }
 
+    /// Returns the size of a blob in bytes.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`StoreError::NoBlob`] if there is none.
     pub fn blob_size(&self, digest: &Digest) -> Result<u64> {
         match self.root.stat(format!("blobs/sha256/{}", digest.hex())) {
             Ok(stat) => Ok(stat.size),
@@ -47,7 +66,11 @@ impl Store {
         }
     }
 
-    /// Opens a blob. Its bytes are not verified here: whoever reads them to the end compares the digest.
+    /// Opens a blob without verifying it. Callers that read it to the end compare the digest.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`StoreError::NoBlob`] if there is none.
     pub fn open_blob(&self, digest: &Digest) -> Result<File> {
         match self.root.open_file(format!("blobs/sha256/{}", digest.hex())) {
             Ok(file) => Ok(file),
@@ -56,15 +79,20 @@ impl Store {
         }
     }
 
-    /// The same of a blob whose digest need not be compared any more; `None` if it must.
+    /// Opens a blob whose digest is already verified. Returns `None` if it is not.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`StoreError::NoBlob`] if there is none.
     pub fn open_known(&self, digest: &Digest) -> Result<Option<File>> {
         let file = self.open_blob(digest)?;
         Ok(self.is_known_whole(&file).then_some(file))
     }
 
-    /// Bytes of a layer before compression. What was compressed here says it at its end; other gzip says it in its last four
-    /// bytes (RFC 1952), but of its last member only and modulo 4 GiB. Where that may be something else, and of other
-    /// compressions, all is read and counted.
+    /// Returns the uncompressed size of a layer in bytes. Gzip written by this program records it
+    /// at the end; other gzip records the size of its last member in the last four bytes, modulo 4
+    /// GiB (RFC 1952). If that may differ from the total, and for other compressions, the blob is
+    /// decompressed and counted.
     pub(crate) fn unpacked_size(&self, digest: &Digest) -> Result<u64> {
         use std::os::unix::fs::FileExt;
         let size = self.blob_size(digest)?;
@@ -76,7 +104,7 @@ impl Store {
             (Compression::None, _) => return Ok(size),
             (Compression::Gzip, Some(at)) => {
                 file.read_exact_at(&mut end, at).map_err(|e| Error::new("pread", &name, e))?;
-                // Whoever wrote it may have written any number there.
+                // The number is untrusted.
                 if let Some(told) = gzip_unpacked_size(&end).filter(|told| *told <= self.limits().unpacked(size)) {
                     return Ok(told);
                 }
@@ -88,19 +116,27 @@ impl Store {
             }
             _ => {}
         }
-        // What becomes more than that is never unpacked.
+        // Layers that expand further are never unpacked.
         let most = self.limits().unpacked(size);
         let decoder = Decoder::new(self.open_blob(digest)?);
         let decoded = decoder.and_then(|d| std::io::copy(&mut d.take(most), &mut std::io::sink()));
         Ok(decoded.map_err(|e| Error::new("read", &name, e))?)
     }
 
-    /// A small blob whole, verified.
+    /// Reads a small blob into memory and verifies its digest.
+    ///
+    /// # Errors
+    ///
+    /// Fails if there is no such blob, or if its digest is wrong.
     pub fn read_document(&self, digest: &Digest) -> Result<Vec<u8>> {
         read_document(self.open_blob(digest)?, digest)
     }
 
-    /// Stores the bytes of `source`; gives their digest and size.
+    /// Stores the bytes of `source` and returns their digest and size.
+    ///
+    /// # Errors
+    ///
+    /// Fails if `source` cannot be read or the blob cannot be written.
     pub fn put_blob(&self, work: &Workspace, source: impl Read) -> Result<(Digest, u64)> {
         let mut blob = HashedBlob::new(self.new_blob(work)?);
         blob.fill(source)?;
@@ -109,8 +145,12 @@ impl Store {
         Ok((digest, size))
     }
 
-    /// Reads a blob to its end, in order, and compares its digest on the way, unless this machine has done so since it
-    /// was started and nobody has touched the file.
+    /// Reads a blob in order and passes its bytes to `take`. The digest is verified, unless that
+    /// has been done since the machine was booted and the file has not changed since.
+    ///
+    /// # Errors
+    ///
+    /// Fails if there is no such blob, if its digest is wrong, or if `take` fails.
     pub fn read_blob<E: From<StoreError>>(
         &self,
         digest: &Digest,
@@ -148,38 +188,49 @@ impl Store {
         }
     }
 
-    /// What is noted beside a blob whose digest was compared: the file as it was then, and the boot, because a power cut
-    /// can take bytes away and leave the note.
+    /// Returns the verification note of a blob: the status of its file, and the boot ID, because a
+    /// power failure can lose content and keep the note.
     fn whole_note(&self, file: &File) -> Option<Vec<u8>> {
         let m = file.metadata().ok()?;
         let (boot, ino, size) = (self.boot(), m.ino(), m.len());
         Some(format!("{boot} {} {ino} {size} {}.{:09}", m.dev(), m.mtime(), m.mtime_nsec()).into_bytes())
     }
 
-    /// Whether the digest was compared since this machine was started, and nobody has touched the file since.
+    /// Returns true if the digest has been verified since the machine was booted and the file has
+    /// not changed since.
     pub(crate) fn is_known_whole(&self, file: &File) -> bool {
         let noted = rbuild_linux::file_xattr(file, WHOLE);
         noted.is_some() && noted == self.whole_note(file)
     }
 
-    /// Where the file system keeps no attributes, or the blob is not ours to write, nothing is noted.
+    /// Records that the digest is verified. Does nothing if the file system has no extended
+    /// attributes or the blob is not writable.
     pub(crate) fn note_whole(&self, file: &File) {
         if let Some(note) = self.whole_note(file) {
             rbuild_linux::set_file_xattr(file, WHOLE, &note);
         }
     }
 
+    /// Stores a value as a JSON document and returns its digest and size.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the blob cannot be written.
     pub fn put_document<T: Serialize>(&self, work: &Workspace, value: &T) -> Result<(Digest, u64)> {
         self.put_blob(work, &to_document(value)?[..])
     }
 
-    /// A blob to be written piece by piece.
+    /// Starts a blob that is written incrementally.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file cannot be created.
     pub fn new_blob<'a>(&self, work: &'a Workspace) -> Result<NewBlob<'a>> {
         Ok(NewBlob { file: AtomicFile::create(work.dir(), modes::file())?, work })
     }
 }
 
-/// Reads a small blob to its end and compares its digest.
+/// Reads a small blob to its end and verifies its digest.
 pub(crate) fn read_document(blob: File, digest: &Digest) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let path = digest.to_string();
@@ -194,18 +245,23 @@ pub(crate) fn to_document<T: Serialize>(value: &T) -> Result<Vec<u8>> {
     serde_json::to_vec(value).map_err(|e| StoreError::Damaged { what: "document".into(), reason: e.to_string() })
 }
 
+/// A blob that is being written.
 pub struct NewBlob<'a> {
     file: AtomicFile<'a>,
     work: &'a Workspace,
 }
 
 impl NewBlob<'_> {
-    /// Gives it its name. Whoever wrote it made the digest of what was written.
+    /// Publishes the blob. The caller has computed the digest of the bytes it wrote.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the size is not that of the bytes written, or if the file cannot be renamed.
     pub fn publish(self, store: &Store, digest: &Digest, size: u64) -> Result<()> {
         self.publish_in(&store.dir("blobs/sha256")?, store, digest, size)
     }
 
-    /// The same in a directory of the store's file system.
+    /// Publishes the blob in another directory of the store's file system.
     pub(crate) fn publish_in(mut self, dir: &RootDir, store: &Store, digest: &Digest, size: u64) -> Result<()> {
         let written = self.file.file().metadata().map_err(|e| Error::new("fstat", "a blob", e))?.len();
         if written != size {
@@ -213,7 +269,7 @@ impl NewBlob<'_> {
             return Err(StoreError::Damaged { what: format!("blob {digest}"), reason });
         }
         store.note_whole(self.file.file());
-        // A blob of that name may be what a power cut left of it: it is replaced in any case.
+        // An existing blob may have been damaged by a power failure, so it is always replaced.
         let name = self.work.unique("blob");
         self.file.publish(OsStr::new(&name))?;
         self.work.dir().rename(OsStr::new(&name), dir, OsStr::new(&digest.hex()))?;
@@ -230,7 +286,7 @@ impl Write for NewBlob<'_> {
     }
 }
 
-/// A blob whose digest is made on the way, on another thread if it is long.
+/// A blob whose digest is computed while it is written, on another thread if it is large.
 pub(crate) struct HashedBlob<'a> {
     blob: NewBlob<'a>,
     hash: ChunkHash,
@@ -242,7 +298,7 @@ impl<'a> HashedBlob<'a> {
         HashedBlob { blob, hash: ChunkHash::new(), chunk: Vec::new() }
     }
 
-    /// Takes a stream to its end.
+    /// Appends a stream up to its end.
     pub fn fill(&mut self, mut source: impl Read) -> Result<()> {
         loop {
             self.chunk.reserve_exact(CHUNK);
@@ -255,7 +311,7 @@ impl<'a> HashedBlob<'a> {
         }
     }
 
-    /// Takes the next bytes.
+    /// Appends bytes.
     pub fn add(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.chunk.extend_from_slice(bytes);
         if self.chunk.len() >= CHUNK { self.write_chunk() } else { Ok(()) }
@@ -275,7 +331,7 @@ impl<'a> HashedBlob<'a> {
         Ok(self.write_chunk().map_err(|e| Error::new("write", "a blob", e))?)
     }
 
-    /// The blob, its digest and its size.
+    /// Returns the blob, its digest and its size.
     pub fn finish(mut self) -> Result<(NewBlob<'a>, Digest, u64)> {
         self.pass_on()?;
         let (digest, size) = self.hash.finish();

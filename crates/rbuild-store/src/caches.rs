@@ -1,4 +1,4 @@
-//! Cache mounts: directories that last between builds and belong to no image.
+//! Cache mounts: directories that persist between builds and are not part of any image.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -15,28 +15,35 @@ mod lent;
 
 pub use lent::LentCache;
 
-/// Who may use a cache at the same time; the strictest last.
+/// Sharing mode of a cache mount, in order of strictness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CacheUse {
-    /// Everybody who also shares.
+    /// Shared with all other users in this mode.
     Shared,
-    /// Nobody else; who comes second gets another, new one.
+    /// Exclusive; a concurrent user gets another, new cache.
     Private,
-    /// Nobody else; who comes second waits.
+    /// Exclusive; a concurrent user waits.
     Locked,
 }
 
-/// A cache in use; others may have it when this is dropped.
+/// A cache in use. Dropping it releases the lock.
 pub struct CacheMount {
+    /// Path of the cache directory.
     pub path: PathBuf,
+    /// The cache directory.
     pub dir: RootDir,
     name: Digest,
     _lock: KeyLock,
 }
 
 impl Store {
-    /// The cache called `id`, made by `fill` (which gets an empty directory that nobody else sees yet) if there is
-    /// none. To wait for several locked ones without a deadlock, ask for them in the order of their ids.
+    /// Returns the cache `id`, creating it with `fill` if it does not exist. `fill` gets an empty,
+    /// private directory. To avoid a deadlock, request several locked caches in the order of their
+    /// IDs.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the lock cannot be taken, if `fill` fails, or if the cache cannot be created.
     pub fn cache_mount<E: From<StoreError>>(
         &self,
         work: &Workspace,
@@ -49,7 +56,7 @@ impl Store {
         let mounts = self.dir("mounts")?;
         let exists = || mounts.exists(short).map_err(StoreError::from);
         if !exists()? {
-            // Those who share the cache make it once.
+            // Concurrent users of a shared cache create it once.
             let _alone = self.alone_with("making", &name)?;
             if !exists()? {
                 let (path, dir) = work.new_dir()?;
@@ -63,14 +70,14 @@ impl Store {
         Ok(CacheMount { path, dir: mounts.sub(short).map_err(StoreError::from)?, name, _lock: lock })
     }
 
-    /// Keeps others from doing the same with the cache of that name.
+    /// Excludes concurrent users from an operation on the cache of that name.
     fn alone_with(&self, doing: &str, name: &Digest) -> Result<KeyLock> {
         let mut hasher = Hasher::new();
         hasher.field(doing).field(name.bytes());
         self.lock_step(&hasher.finish())
     }
 
-    /// The name of the first cache of that id that can be had this way, and the lock on it.
+    /// Locks the first available copy of the cache `id`. Returns its name and the lock.
     fn lock_cache(&self, id: &Digest, how: CacheUse) -> Result<(Digest, KeyLock)> {
         let mut copy = 0u64;
         loop {

@@ -1,4 +1,5 @@
-//! Keeping the build cache within a budget, and forgetting what has not been used for long.
+//! Garbage collection: keeps the build cache within a budget, and evicts entries that have not been
+//! used for a long time.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -12,34 +13,39 @@ use crate::prune::{Freed, each_below, tree_bytes};
 use crate::records::Record;
 use crate::trees::{LISTING, TreeId};
 
-/// What may stay.
+/// Limits on the build cache.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Budget {
-    /// Bytes of trees, of the layers made of them, and of cache mounts.
+    /// Maximum size in bytes of trees, their packed layers, and cache mounts.
     pub bytes: Option<u64>,
-    /// Seconds since 1970: what was last used before that goes.
+    /// Entries last used before this time are evicted, in seconds since the Unix epoch.
     pub used_since: Option<i64>,
 }
 
-/// A part of the cache that is removed as a whole.
+/// A part of the cache that is evicted as a whole.
 struct Item {
     dir: &'static str,
     name: String,
     last_use: i64,
     bytes: u64,
-    /// Documents that name it.
+    /// Documents that refer to it.
     documents: Vec<(&'static str, String)>,
 }
 
-/// Inodes and bytes of a copy's files, beside its tree.
+/// File beside a copy's tree with the inodes and sizes of its files.
 pub(crate) const FILES: &str = "files";
 
-/// A use that is noted is not noted again for so many seconds.
+/// Interval in seconds within which further uses are not recorded.
 const NOTE_AGAIN: i64 = 3600;
 
 impl Store {
-    /// Removes what was not used for the longest time until the cache is within the budget. Images with names and
-    /// what they are made of stay. Does nothing while another process uses the store: the last one cleans up.
+    /// Evicts the least recently used entries until the cache is within the budget. Named images
+    /// and their content are kept. Does nothing while another process uses the store; the last
+    /// process cleans up.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read or an entry cannot be removed.
     #[tracing::instrument(target = "store", name = "collect", level = "debug", skip_all)]
     pub fn collect(&self, budget: Budget) -> Result<Freed> {
         let mut freed = Freed::default();
@@ -59,7 +65,7 @@ impl Store {
             if !old && !over {
                 continue;
             }
-            // Documents first: after a crash in between, nothing names what is gone.
+            // Remove documents first, so that after a crash none refers to a missing entry.
             for (dir, name) in &item.documents {
                 self.dir(dir)?.remove_all(OsStr::new(name))?;
                 freed.records += 1;
@@ -112,8 +118,8 @@ impl Store {
         Ok(items)
     }
 
-    /// Takes files that several trees have off all of them but the one that goes last (the items are in the order in which
-    /// they go): only with that one the file goes.
+    /// Attributes files shared by several trees only to the tree evicted last, because only then
+    /// their space is freed. The items are in order of eviction.
     fn count_once(&self, items: &mut [Item]) -> Result<()> {
         let mut seen = HashSet::new();
         for item in items.iter_mut().rev().filter(|item| item.dir == "trees") {
@@ -126,8 +132,8 @@ impl Store {
         Ok(())
     }
 
-    /// The files of a tree that other trees may have as well: inodes, and bytes on the disk. Looked up once, then remembered
-    /// beside it. Only copies are made by linking.
+    /// Returns inodes and disk usage of the files of a tree that other trees may share. Computed
+    /// once and stored beside the tree. Only copies have such files, as they are made by linking.
     fn linkable_files(&self, name: &str) -> Result<Vec<(u64, u64)>> {
         if !self.root.exists(format!("trees/{name}/{LISTING}"))? {
             return Ok(Vec::new());
@@ -144,7 +150,7 @@ impl Store {
                 files.push((stat.ino, stat.blocks * 512));
             }
         });
-        // A second name in the same tree is counted with the first.
+        // Hard links within the tree count once.
         files.sort_unstable();
         files.dedup();
         let bytes: Vec<u8> =
@@ -171,7 +177,7 @@ impl Store {
         item.documents.push(document);
     }
 
-    /// Bytes of a finished tree; counted once, then remembered beside it.
+    /// Returns the disk usage of a finished tree in bytes. Computed once and stored beside it.
     fn bytes_of(&self, dir: &str, name: &str) -> Result<u64> {
         let place = format!("{dir}/{name}");
         let known: Option<u64> = self.read_if_any(&format!("{place}/bytes.json")).ok().flatten();
@@ -189,12 +195,12 @@ impl Store {
         Ok(blobs.iter().map(|blob| self.blob_size(blob).unwrap_or(0)).sum())
     }
 
-    /// Notes that a document or a cache mount was used now.
+    /// Records that a document or a cache mount is used now.
     pub(crate) fn note_use(&self, dir: &str, name: &str) -> Result<()> {
         let dir = self.dir(dir)?;
         let now = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs() as i64);
         if now - last_use(&dir, OsStr::new(name))? > NOTE_AGAIN {
-            // A store that cannot be written still answers.
+            // A read-only store remains usable.
             let _ = dir.set_mtime(OsStr::new(name), Timestamp { sec: now, nsec: 0 });
         }
         Ok(())

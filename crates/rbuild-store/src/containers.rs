@@ -1,4 +1,5 @@
-//! Names for images that scripts copy files out of: `create`, `cp` and `rm` as they are used without running anything.
+//! Named containers for the commands `create`, `cp` and `rm`, which scripts use to copy files out
+//! of images without running anything.
 
 use std::ffi::OsStr;
 
@@ -9,19 +10,28 @@ use crate::error::{Result, StoreError};
 use crate::layout::Store;
 use crate::modes;
 
-/// What `create` made. There is no process and there are no files of its own: it stands for its image.
+/// A container made by `create`. It has neither a process nor files of its own; it only refers to
+/// its image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Container {
+    /// ID of the container.
     pub id: Digest,
+    /// Its name, unique in the store.
     pub name: String,
-    /// Manifest of its image, which stays as long as this does.
+    /// Manifest of its image, which is kept as long as the container exists.
     pub image: Digest,
 }
 
 const DIR: &str = "containers";
 
 impl Store {
-    /// A container of the image under that name, or under a made-up one. `salt` is different each time.
+    /// Creates a container of the image, with a generated name if none is given. `salt` must be
+    /// unique.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`StoreError::NameTaken`] if the name is in use, or if the document cannot be
+    /// written.
     pub fn create_container(&self, name: Option<&str>, image: &Digest, salt: &str) -> Result<Container> {
         let mut hasher = Hasher::new();
         hasher.field("container").field(image.bytes()).field(salt);
@@ -36,6 +46,11 @@ impl Store {
         Ok(container)
     }
 
+    /// Returns all containers.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a document cannot be read.
     pub fn containers(&self) -> Result<Vec<Container>> {
         if !self.root.exists(DIR)? {
             return Ok(Vec::new());
@@ -46,13 +61,22 @@ impl Store {
         Ok(found.into_iter().flatten().collect())
     }
 
-    /// Finds a container by name, or by its id or the beginning of it.
+    /// Finds a container by name, ID, or ID prefix of at least four digits.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a document cannot be read.
     pub fn find_container(&self, wanted: &str) -> Result<Option<Container>> {
         let all = self.containers()?;
         let by_id = |c: &&Container| wanted.len() >= 4 && c.id.hex().starts_with(wanted);
         Ok(all.iter().find(|c| c.name == wanted).or_else(|| all.iter().find(by_id)).cloned())
     }
 
+    /// Removes a container.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the document cannot be removed.
     pub fn remove_container(&self, container: &Container) -> Result<()> {
         Ok(self.dir(DIR)?.remove_file(OsStr::new(&format!("{}.json", container.id.hex())))?)
     }

@@ -1,5 +1,6 @@
-//! What compressed layers hold. A blob's name says which bytes it is, an image's configuration which layer it should be; that
-//! the two are the same shows when it is decompressed. This is done once for each pair, and noted.
+//! Verification of compressed layers. A blob's name determines its bytes, and an image's
+//! configuration the diffID of the layer; that both agree can only be verified by decompressing.
+//! This is done once for each pair, and recorded.
 
 use rbuild_image::Digest;
 use rbuild_layer::{Compression, detect, layer_digests};
@@ -9,17 +10,22 @@ use crate::error::{Result, StoreError};
 use crate::layout::Store;
 use crate::side_by_side::side_by_side;
 
-/// Ends the names of such notes. The names say all: the notes are empty, and true for ever.
+/// Suffix of the names of such records. The names contain all information; the files are empty and
+/// remain valid forever.
 const HOLDS: &str = ".holds";
 
-/// The blob that a note in `layers` is about.
+/// Returns the blob that a record in `layers` refers to.
 pub(crate) fn noted_blob(name: &str) -> Option<&str> {
     Some(name.strip_suffix(HOLDS)?.split_once('-')?.1)
 }
 
 impl Store {
-    /// Makes sure that each blob (first) is the layer with that diffID (second) when it is decompressed. Nothing is
-    /// decompressed that was found right before.
+    /// Verifies for each blob and diffID that the blob decompresses to the layer with that diffID.
+    /// Pairs that have been verified before are not decompressed again.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`StoreError::WrongLayer`] on a mismatch, or if a blob cannot be read.
     pub fn check_layers(&self, layers: &[(Digest, Digest)]) -> Result<()> {
         side_by_side(layers, |(blob, diff_id)| self.check_layer(blob, diff_id)).map(drop)
     }
@@ -32,23 +38,29 @@ impl Store {
         self.note_layer(blob, diff_id)
     }
 
-    /// Reads a layer to its end, whatever is known of it.
+    /// Verifies a layer by reading it to its end, even if it has been verified before.
     pub(crate) fn read_layer(&self, blob: &Digest, diff_id: &Digest) -> Result<()> {
         let (stored, found) = layer_digests(self.open_blob(blob)?, self.limits())?;
         compare(blob, stored)?;
         compare_content(blob, diff_id, found)
     }
 
-    /// Notes that the blob was decompressed, or was made by compressing, and that the layer with that diffID is what it holds.
+    /// Records that the blob contains the layer with that diffID, which the caller knows from
+    /// decompressing or compressing it.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the record cannot be written.
     pub fn note_layer(&self, blob: &Digest, diff_id: &Digest) -> Result<()> {
-        // What is not compressed has one digest for both.
+        // An uncompressed layer has one digest for both.
         if blob == diff_id || self.root.exists(note_path(blob, diff_id))? {
             return Ok(());
         }
         self.write("layers", &note_name(blob, diff_id), &())
     }
 
-    /// Whether the blob is the layer itself. A compressed blob may have been named as its own content.
+    /// Returns true if the blob is the uncompressed layer. The content is tested as well, because
+    /// an image may declare the digest of a compressed blob as its diffID.
     fn is_plain_layer(&self, blob: &Digest, diff_id: &Digest) -> Result<bool> {
         use std::os::unix::fs::FileExt;
         if blob != diff_id {
@@ -60,7 +72,7 @@ impl Store {
     }
 }
 
-/// Compares the digest that a blob has with its name.
+/// Compares the digest of a blob with its name.
 pub(crate) fn compare(blob: &Digest, found: Digest) -> Result<()> {
     match found == *blob {
         true => Ok(()),
@@ -68,7 +80,7 @@ pub(crate) fn compare(blob: &Digest, found: Digest) -> Result<()> {
     }
 }
 
-/// Compares the diffID of what a blob holds with that of the layer that it should be.
+/// Compares the diffID of a blob's content with the expected one.
 pub(crate) fn compare_content(blob: &Digest, diff_id: &Digest, found: Digest) -> Result<()> {
     match found == *diff_id {
         true => Ok(()),

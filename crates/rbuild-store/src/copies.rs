@@ -1,5 +1,6 @@
-//! File systems put together by copying, where the kernel mounts no overlays: a store on an overlay, a container that
-//! may not mount. Trees keep their form; only how they are put on each other and taken off again differs.
+//! Snapshots by copying, for systems on which overlays cannot be mounted: a store on an overlay
+//! file system, or a container that may not mount. Trees have the same form as with overlays; only
+//! merging them and extracting changes differ.
 
 mod changes;
 mod links;

@@ -1,45 +1,58 @@
+//! Errors of the store.
+
 use std::path::PathBuf;
 
 use rbuild_image::Digest;
 
+/// The result of an operation on the store.
 pub type Result<T> = std::result::Result<T, StoreError>;
 
+/// An error of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
+    /// A file operation failed.
     #[error("{0}")]
     Kernel(#[from] rbuild_linux::Error),
+    /// A layer could not be packed or unpacked.
     #[error("{0}")]
     Layer(#[from] rbuild_layer::LayerError),
+    /// The store cannot be opened.
     #[error("the store {path} cannot be used: {reason}")]
     Unusable { path: PathBuf, reason: String, remedy: &'static str },
+    /// A document or blob is invalid.
     #[error("the store's {what} is damaged: {reason}")]
     Damaged { what: String, reason: String },
+    /// There is no such blob.
     #[error("the store has no blob {0}")]
     NoBlob(Digest),
-    /// A layer that is not what the image says: `which` is its digest, or the diffID of what it holds.
+    /// A layer differs from the image's description: `which` is its digest or its diffID.
     #[error("the {which} of the layer {blob} is {found}, but {expected} was promised")]
     WrongLayer { which: &'static str, blob: Digest, expected: Digest, found: Digest },
+    /// There is no such image.
     #[error("no image is called `{0}`")]
     NoImage(String),
+    /// The name matches several images.
     #[error("`{name}` fits several images: {found}")]
     Ambiguous { name: String, found: String },
+    /// The container name is in use.
     #[error("there is a container `{0}` already")]
     NameTaken(String),
-    /// Who uses it.
+    /// Other processes, listed here, use the store.
     #[error("the store is in use by {0}")]
     Busy(String),
-    /// A program that is no rbuild has a lock for longer than it is waited for.
+    /// Another program than rbuild held a lock for longer than [`crate::Patience::foreign`].
     #[error("the store's {lock} is held by {holder}, which is no rbuild")]
     Held { lock: &'static str, holder: String },
-    /// A program that may be an rbuild has a lock, and has done nothing for as long as it was waited for.
+    /// A program that may be rbuild holds a lock, and did no work for as long as
+    /// [`crate::Patience::foreign`].
     #[error("the store's {lock} is held by {holder}, which does nothing")]
     Idle { lock: &'static str, holder: String },
-    /// A copy of a store without all that files have.
+    /// The store was copied without owners or attributes of its files.
     #[error(
         "the files of the store have lost their {0}: it was copied without them, or its user has other sub-ids than before"
     )]
     Stripped(&'static str),
-    /// The build that waited for another one was stopped.
+    /// The build was stopped while it waited for another one.
     #[error("the build was stopped while it waited for another one")]
     Stopped,
 }
@@ -49,6 +62,7 @@ impl StoreError {
         matches!(self, StoreError::Kernel(e) if e.is_not_found())
     }
 
+    /// Returns true if no space, or no quota, is left.
     pub fn is_disk_full(&self) -> bool {
         match self {
             StoreError::Kernel(e) => e.is_disk_full(),
@@ -57,7 +71,7 @@ impl StoreError {
         }
     }
 
-    /// What to do about it, where there is something to do.
+    /// Returns a suggestion for the user, if there is one.
     pub fn remedy(&self) -> Option<String> {
         match self {
             StoreError::Unusable { remedy, .. } => Some(remedy.to_string()),

@@ -1,7 +1,8 @@
-//! Trees whose files exist as a layer only, until somebody needs them.
+//! Lazily unpacked trees, whose files exist only as a layer until they are needed.
 //!
-//! Most of what a build's last copy makes is never looked at again as files: it goes into an image, and that is all. Such a
-//! tree is kept as its layer, like those of images that were loaded, and unpacked when a later step, mount or output wants it.
+//! Most results of a build's last copy are never used as files; they only go into an image. Such a
+//! tree is stored as its layer, like the layers of loaded images, and materialized when a later
+//! step, mount or export needs its files.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -19,22 +20,28 @@ use crate::stand_ins::STAND_INS;
 use crate::trees::TreeId;
 use crate::workspace::Workspace;
 
-/// Stands beside such a tree.
+/// A note beside a lazily unpacked tree.
 #[derive(Serialize, Deserialize)]
 struct Folded {
-    /// The document of the layer, beside it.
+    /// Name of the layer's document beside it.
     layer: String,
-    /// Owner, group and mode of the tree's root, which a layer does not tell.
+    /// Owner, group and mode of the tree's root directory, which the layer does not contain.
     root: RootMeta,
-    /// The files were unpacked since this machine was started with that name; before, a power cut may have taken from them.
+    /// Boot ID under which the files were unpacked. Files unpacked before the last boot may have
+    /// been damaged by a power failure.
     boot: Option<String>,
 }
 
 const NOTE: &str = "folded.json";
 
 impl Store {
-    /// Makes the layer of a tree in the making, some of whose files lie elsewhere still, and keeps it in place of the files.
-    /// An error as soon as `stop` says so.
+    /// Packs the layer of a new tree together with the external files `loose`, and stores it in
+    /// place of the files. Stops with an error once `stop` returns true.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a file cannot be read or has changed, if the layer cannot be written, or if the
+    /// build is stopped.
     pub fn fold_tree(
         &self,
         work: &Workspace,
@@ -56,14 +63,19 @@ impl Store {
         Ok(())
     }
 
-    /// Says of a tree in the making that its files are those of a layer of all of it, whose document is beside it.
+    /// Marks a new tree as represented by a layer of the whole tree, whose document is beside it.
     pub(crate) fn put_folded(&self, made: &RootDir, document_name: String, layer: &PackedLayer) -> Result<()> {
         let root = layer.root.unwrap_or((0, 0, 0o755));
         let note = Folded { layer: document_name, root, boot: None };
         self.put_note(made, NOTE, &document(NOTE, &note)?)
     }
 
-    /// Has the files of a tree in place.
+    /// Ensures that the tree's files exist on disk, unpacking its layer if necessary. Idempotent;
+    /// safe to call concurrently.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the layer cannot be read or unpacked, or if its digests are wrong.
     #[tracing::instrument(target = "store", name = "materialize", level = "debug", skip_all, fields(tree = ?tree))]
     pub fn unfold_tree(&self, work: &Workspace, tree: &TreeId) -> Result<()> {
         if self.folded(tree)?.is_none() {
@@ -81,7 +93,7 @@ impl Store {
         let (uid, gid, mode) = note.root;
         fs.set_own_meta(uid, gid, mode, fs.stat_self()?.mtime)?;
         let dir = self.dir(&place)?;
-        // Half of one, if there is any; and what it was counted to take.
+        // Remains of an interrupted attempt, and sizes computed before unpacking.
         for old in ["fs", "bytes.json", FILES, STAND_INS] {
             dir.remove_all(OsStr::new(old))?;
         }
@@ -90,7 +102,11 @@ impl Store {
         self.write(&place, NOTE, &Folded { boot: Some(self.boot().to_string()), ..note })
     }
 
-    /// The files of a tree, if they are in place.
+    /// Returns the files of a tree, or `None` if they are not unpacked.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the tree cannot be opened.
     pub fn tree_if_here(&self, tree: &TreeId) -> Result<Option<RootDir>> {
         match self.folded(tree)? {
             Some(_) => Ok(None),
@@ -98,6 +114,11 @@ impl Store {
         }
     }
 
+    /// Returns true if the tree exists, unpacked or as a layer.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read.
     pub fn has_tree(&self, tree: &TreeId) -> Result<bool> {
         let place = Path::new("trees").join(tree.name());
         if !tree.is_current() {
@@ -109,7 +130,7 @@ impl Store {
         }
     }
 
-    /// The note of a tree whose files are not in place.
+    /// Returns the note of a tree whose files are not unpacked, otherwise `None`.
     fn folded(&self, tree: &TreeId) -> Result<Option<Folded>> {
         let note: Option<Folded> = self.read_if_whole(&format!("trees/{}/{NOTE}", tree.name()))?;
         Ok(note.filter(|note| note.boot.as_deref() != Some(self.boot())))

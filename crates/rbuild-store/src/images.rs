@@ -1,3 +1,5 @@
+//! Images and their names.
+
 use std::collections::{HashMap, HashSet};
 
 use rbuild_image::{
@@ -11,23 +13,33 @@ use crate::layout::Store;
 /// An image of the store with its documents.
 #[derive(Debug, Clone)]
 pub struct Image {
+    /// Digest of the manifest.
     pub manifest_digest: Digest,
+    /// Size of the manifest in bytes.
     pub manifest_size: u64,
+    /// The manifest.
     pub manifest: ImageManifest,
-    /// What people know as the image id.
+    /// Digest of the configuration, known to users as the image ID.
     pub id: Digest,
+    /// The configuration.
     pub config: ImageConfig,
 }
 
-/// One entry of the index: an image, and its name if it has one.
+/// An entry of the index: an image and its name, if it has one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedImage {
+    /// The name; `None` for a dangling image.
     pub name: Option<Reference>,
+    /// Digest of the manifest.
     pub manifest: Digest,
 }
 
 impl Image {
-    /// Layers with their diffIDs, the lowest first.
+    /// Returns the layers with their diffIDs, lowest first.
+    ///
+    /// # Errors
+    ///
+    /// Fails if manifest and configuration have different numbers of layers.
     pub fn layers(&self) -> Result<Vec<(Descriptor, Digest)>> {
         let layers = self.manifest.layers();
         if layers.len() != self.config.rootfs.diff_ids.len() {
@@ -44,7 +56,7 @@ impl Image {
     }
 }
 
-/// The digest of a descriptor of a stored document.
+/// Returns the digest in a descriptor of a stored document.
 pub(crate) fn digest(d: &Descriptor) -> Result<Digest> {
     digest_of(d).map_err(|e| StoreError::Damaged { what: "descriptor".into(), reason: e.to_string() })
 }
@@ -54,7 +66,7 @@ impl Store {
         self.read("index.json")
     }
 
-    /// Reads the index, changes it, and puts it in place, with no other process between.
+    /// Reads, changes and replaces the index while holding its lock.
     fn change_index<T>(&self, change: impl FnOnce(&mut Vec<Descriptor>) -> Result<T>) -> Result<T> {
         let _lock = self.lock_file("index.lock")?;
         let mut index = self.index()?;
@@ -67,13 +79,21 @@ impl Store {
         Ok(result)
     }
 
-    /// All entries, in the order of the index.
+    /// Returns all entries in the order of the index.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the index cannot be read.
     pub fn images(&self) -> Result<Vec<NamedImage>> {
         let index = self.index()?;
         index.manifests().iter().map(|d| Ok(NamedImage { name: name_of(d), manifest: digest(d)? })).collect()
     }
 
-    /// Takes entries out of the index.
+    /// Removes entries from the index.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the index cannot be read or written.
     pub fn forget(&self, gone: &[NamedImage]) -> Result<()> {
         let gone: HashSet<(Option<String>, Digest)> =
             gone.iter().map(|g| (g.name.as_ref().map(Reference::to_string), g.manifest)).collect();
@@ -86,7 +106,11 @@ impl Store {
         })
     }
 
-    /// The image with that manifest.
+    /// Returns the image with that manifest.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a document is missing or damaged.
     pub fn image(&self, manifest_digest: &Digest) -> Result<Image> {
         let bytes = self.read_document(manifest_digest)?;
         let damaged = |what: String| move |e: serde_json::Error| StoreError::Damaged { what, reason: e.to_string() };
@@ -97,7 +121,11 @@ impl Store {
         Ok(Image { manifest_digest: *manifest_digest, manifest_size: bytes.len() as u64, manifest, id, config })
     }
 
-    /// The image that a Dockerfile names so.
+    /// Returns the image that a Dockerfile refers to by `name`.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`StoreError::NoImage`] if there is none, or if a document is damaged.
     pub fn named_image(&self, name: &ImageName) -> Result<Image> {
         let manifest = match name {
             ImageName::Reference(reference) => self.entry_of(&self.images()?, reference).map(|entry| entry.manifest),
@@ -110,7 +138,7 @@ impl Store {
         self.image(&manifest.ok_or_else(missing)?)
     }
 
-    /// The entry that a reference means: a digest in it alone decides.
+    /// Returns the entry that a reference denotes. If it contains a digest, only the digest counts.
     fn entry_of<'e>(&self, entries: &'e [NamedImage], reference: &Reference) -> Option<&'e NamedImage> {
         entries.iter().find(|e| match reference.digest() {
             Some(digest) => e.manifest == *digest,
@@ -118,15 +146,15 @@ impl Store {
         })
     }
 
-    /// The manifest with that digest, or else one of the image with that id. A manifest need not be in the index: images of
-    /// layouts on the disk are not.
+    /// Returns the manifest with that digest, or else that of an image with that ID. The manifest
+    /// need not be in the index: images of OCI layouts on disk are not.
     fn manifest_of(&self, digest: &Digest) -> Result<Option<Digest>> {
         let entries = self.images()?;
         if entries.iter().any(|entry| entry.manifest == *digest) {
             return Ok(Some(*digest));
         }
         for entry in &entries {
-            // Another image's damage is not this one's.
+            // Ignore images that are damaged.
             if self.image(&entry.manifest).is_ok_and(|image| image.id == *digest) {
                 return Ok(Some(entry.manifest));
             }
@@ -134,7 +162,13 @@ impl Store {
         Ok(self.image(digest).is_ok().then_some(*digest))
     }
 
-    /// Finds an image for a command: by name, by its id or the beginning of it, or by manifest digest.
+    /// Finds an image for a command: by name, by ID or manifest digest, or by a prefix of those
+    /// with at least four digits.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`StoreError::NoImage`] or [`StoreError::Ambiguous`], or if a document is
+    /// damaged.
     pub fn find_image(&self, wanted: &str) -> Result<(Option<Reference>, Image)> {
         let entries = self.images()?;
         if let Ok(reference) = wanted.parse::<Reference>()
@@ -164,15 +198,24 @@ impl Store {
         Err(StoreError::NoImage(wanted.to_string()))
     }
 
-    /// Gives the image a name (taking it from whatever had it), or keeps it without one.
+    /// Names the image, moving the name from another image if necessary. With `None`, the image is
+    /// kept as a dangling one.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the image is incomplete or the index cannot be written.
     pub fn tag(&self, manifest: &Digest, name: Option<&Reference>) -> Result<()> {
         self.image(manifest)?;
         self.tag_all(&[(*manifest, name.cloned())])
     }
 
-    /// Gives images their names, one after the other, in one go: the index is written once, with all of them or none.
+    /// Names several images. The index is written once, with all names or none.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a manifest is missing or the index cannot be written.
     pub fn tag_all(&self, named: &[(Digest, Option<Reference>)]) -> Result<()> {
-        // Who comes last has the name.
+        // The last image with a name gets it.
         let mut last: HashMap<String, usize> = HashMap::new();
         for (at, (_, name)) in named.iter().enumerate() {
             last.extend(name.as_ref().map(|name| (name.to_string(), at)));
@@ -193,10 +236,11 @@ impl Store {
                 d.set_annotations(Some([(REF_NAME.to_string(), name.to_string())].into()));
                 kept.push(d);
             }
-            // Who has a name now needs no entry without one.
+            // A named image needs no dangling entry.
             let given: HashSet<Digest> = last.values().map(|at| named[*at].0).collect();
             kept.retain(|d| name_of(d).is_some() || !digest(d).is_ok_and(|manifest| given.contains(&manifest)));
-            // What has lost its last name, or never had one, stays without one until it is pruned.
+            // Images that lost their last name, or never had one, stay as dangling entries until
+            // they are pruned.
             let mut there: HashSet<Digest> = kept.iter().filter_map(|d| digest(d).ok()).collect();
             for mut d in old.into_iter().chain(named.iter().map(|(manifest, _)| entry(manifest))) {
                 if there.insert(digest(&d)?) {
@@ -209,8 +253,13 @@ impl Store {
         })
     }
 
-    /// Takes a name away, or removes an image with all its names. Gives what was untagged, and whether the image
-    /// is gone from the index.
+    /// Removes a name, or an image with all its names. Returns the removed names, and the image's
+    /// ID if it is no longer in the index.
+    ///
+    /// # Errors
+    ///
+    /// Fails if there is no such image, if it has several names and `force` is false, or if the
+    /// index cannot be written.
     pub fn untag(&self, wanted: &str, force: bool) -> Result<(Vec<String>, Option<Digest>)> {
         let (name, image) = self.find_image(wanted)?;
         self.change_index(|entries| {
@@ -237,7 +286,7 @@ impl Store {
     }
 }
 
-/// The name of an entry of the index; older versions wrote some in another way.
+/// Returns the name of an index entry. Names in the format of older versions are parsed as well.
 fn name_of(d: &Descriptor) -> Option<Reference> {
     d.annotations().as_ref()?.get(REF_NAME)?.parse().ok()
 }

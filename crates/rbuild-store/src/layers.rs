@@ -1,4 +1,5 @@
-//! Layers that were made here: of the trees of steps, and of other layers in another form. Each is made once.
+//! Layers packed by this store, from trees of steps or from other layers in another form. Each is
+//! packed once.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -17,19 +18,22 @@ use crate::layout::Store;
 use crate::trees::TreeId;
 use crate::workspace::Workspace;
 
-/// A layer that was made.
+/// A packed layer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PackedLayer {
-    /// The layer format it was made with; another one is made again.
+    /// Layer format it was packed with; layers of other formats are packed again.
     format: u32,
+    /// Digest of the uncompressed bytes.
     pub diff_id: Digest,
+    /// Digest of the blob.
     pub digest: Digest,
+    /// Size of the blob in bytes.
     pub size: u64,
-    /// Bytes before compression.
+    /// Uncompressed size in bytes.
     pub unpacked: u64,
     media_type: MediaType,
-    /// Where the layer is all of a tree, with the times that its files have: owner, group and mode of the tree's root
-    /// directory, which a layer does not tell.
+    /// Set if the layer contains the whole tree with unmodified times: owner, group and mode of the
+    /// tree's root directory, which the layer does not contain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) root: Option<RootMeta>,
 }
@@ -48,18 +52,19 @@ impl PackedLayer {
         PackedLayer { format: LAYER_FORMAT, diff_id, digest, size, unpacked, media_type, root: None }
     }
 
-    /// The layer of all of a tree whose root directory that is.
+    /// Marks the layer as that of the whole tree `fs`.
     pub(crate) fn of_tree(self, fs: &RootDir) -> Result<PackedLayer> {
         let root = fs.stat_self()?;
         Ok(PackedLayer { root: Some((root.uid, root.gid, root.mode)), ..self })
     }
 
+    /// Returns the layer's descriptor for a manifest.
     pub fn descriptor(&self) -> Descriptor {
         descriptor(self.media_type.clone(), &self.digest, self.size)
     }
 }
 
-/// Passes bytes on until it is told to stop.
+/// A writer that fails once `stop` returns true.
 pub(crate) struct Stoppable<'a, W> {
     pub out: W,
     pub stop: &'a dyn Fn() -> bool,
@@ -74,15 +79,21 @@ impl<W: Write> Write for Stoppable<'_, W> {
     }
 }
 
-/// What stands beside a tree about the layer of that form.
+/// Returns the name of the document beside a tree that describes its layer in that form.
 pub(crate) fn layer_document(form: LayerForm, latest: Option<i64>) -> String {
     let times = latest.map_or(String::new(), |latest| format!("-{latest}"));
     format!("layer-{}{times}.json", form.name())
 }
 
 impl Store {
-    /// The layer of a step's tree. With `latest`, no file in it has a later time, in seconds since 1970. An error as soon
-    /// as `stop` says so.
+    /// Returns the layer of a step's tree, packing it if necessary. With `latest`, later
+    /// modification times are set to it, in seconds since the Unix epoch. Stops with an error once
+    /// `stop` returns true.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the tree cannot be read, if the layer cannot be written, or if the build is
+    /// stopped.
     pub fn pack_tree(
         &self,
         work: &Workspace,
@@ -109,7 +120,12 @@ impl Store {
         Ok(layer)
     }
 
-    /// Writes the layer of a step's tree somewhere else, and keeps nothing of it. An error as soon as `stop` says so.
+    /// Writes the layer of a step's tree to `out` without storing it. Stops with an error once
+    /// `stop` returns true.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the tree cannot be read, if `out` fails, or if the build is stopped.
     pub fn pack_tree_to(
         &self,
         work: &Workspace,
@@ -131,7 +147,11 @@ impl Store {
         Ok(PackedLayer::new(&pack_layer(&self.tree(tree)?, form, times, out)?, form))
     }
 
-    /// One tree for several that stand on each other, the lowest first; made once.
+    /// Merges trees (lowest first) into one.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a tree cannot be read or the new one cannot be written.
     pub fn squash_trees(&self, work: &Workspace, trees: &[TreeId]) -> Result<TreeId> {
         if let [only] = trees {
             return Ok(only.clone());
@@ -144,8 +164,7 @@ impl Store {
         let key = hasher.finish();
         let id = self.step_tree(&key);
         let _alone = self.lock_step(&key)?;
-        // Packed trees are kept by who made them; this one is made anew for each build that wants it, as no record
-        // says that it is whole.
+        // The merged tree has no record that would vouch for it, so every build creates it anew.
         let (path, dir) = self.new_tree(work)?;
         let fs = dir.sub("fs")?;
         trees.iter().try_for_each(|tree| self.unfold_tree(work, tree))?;
@@ -155,7 +174,11 @@ impl Store {
         Ok(id)
     }
 
-    /// A view of a whole file system as one layer. Nothing is kept of it but its bytes.
+    /// Packs a view of a complete file system into one layer, and stores its blob.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the view cannot be read or the blob cannot be written.
     #[tracing::instrument(target = "store", name = "pack", level = "debug", skip_all)]
     pub fn pack_view(
         &self,
@@ -173,7 +196,11 @@ impl Store {
         Ok(layer)
     }
 
-    /// An image's layer in another form.
+    /// Returns a layer of an image in another form, repacking it if necessary.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the layer cannot be read, if its diffID is wrong, or if the blob cannot be written.
     #[tracing::instrument(target = "store", name = "repack", level = "debug", skip_all)]
     pub fn repack_layer(
         &self,
@@ -197,18 +224,23 @@ impl Store {
         Ok(made)
     }
 
-    /// Bytes of a layer before compression, as docker counts image sizes: what is known of it, else what its bytes say.
+    /// Returns the uncompressed size of a layer in bytes, which Docker reports as the size of
+    /// images. It is taken from the store's notes, or else determined from the blob.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the blob is missing or cannot be decompressed.
     pub fn layer_size(&self, layer: &Descriptor, diff_id: &Digest) -> Result<u64> {
         if let Some(size) = self.read_if_whole(&format!("layers/{}.size", diff_id.hex()))? {
             return Ok(size);
         }
         let bytes = self.unpacked_size(&digest(layer)?)?;
-        // A store that cannot be written still answers.
+        // A read-only store remains usable.
         let _ = self.put_layer_size(diff_id, bytes);
         Ok(bytes)
     }
 
-    /// Notes what is known of a layer that was made here, and is in the store.
+    /// Records size and content of a stored layer that was packed here.
     pub(crate) fn note_made_layer(&self, layer: &PackedLayer) -> Result<()> {
         self.put_layer_size(&layer.diff_id, layer.unpacked)?;
         self.note_layer(&layer.digest, &layer.diff_id)
@@ -218,14 +250,18 @@ impl Store {
         self.write("layers", &format!("{}.size", diff_id.hex()), &bytes)
     }
 
-    /// The layer of a tree, if one was made without compression whose bytes are known to be whole.
+    /// Returns the uncompressed layer of a tree, if it exists and its blob is verified.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read.
     pub fn plain_layer(&self, tree: &TreeId) -> Result<Option<File>> {
         let plain = LayerForm { compression: Compression::None, level: None };
         let found = self.packed_layer(&format!("trees/{}/{}", tree.name(), layer_document(plain, None)))?;
         found.map_or(Ok(None), |layer| self.open_known(&layer.digest))
     }
 
-    /// The blobs of all layers that were made of the tree in that directory of `trees`.
+    /// Returns the blobs of all layers packed from the tree in that directory of `trees`.
     pub(crate) fn packed_blobs(&self, dir: &OsStr) -> Result<Vec<Digest>> {
         let mut blobs = Vec::new();
         for entry in self.dir("trees")?.sub(dir)?.entries()? {
@@ -238,7 +274,7 @@ impl Store {
         Ok(blobs)
     }
 
-    /// A layer that was made before, if its bytes are still there.
+    /// Returns a layer packed earlier, if its blob still exists.
     pub(crate) fn packed_layer(&self, document: &str) -> Result<Option<PackedLayer>> {
         let found: Option<PackedLayer> = self.read_if_whole(document)?;
         match found {

@@ -1,3 +1,5 @@
+//! The open store: its format, directories and locks.
+
 use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -13,22 +15,24 @@ use crate::error::{Result, StoreError};
 use crate::modes;
 use crate::waiting::{Patience, Wait, Waits, open_lock};
 
-/// The file with a byte for each step and each cache mount.
+/// Lock file with one byte for each step and each cache mount.
 const STEPS: &str = "steps.lock";
 
-/// Bumped when older programs can no longer read what newer ones write.
+/// Format version, incremented when older programs cannot read what newer ones write.
 const VERSION: u32 = 1;
 
-/// Features that whoever uses the store must know: owners that are written down are in an attribute that is made with a key.
+/// Features that every program using the store must support. With `keyed-owners`, the attribute of
+/// recorded owners is named by a key.
 const FEATURES: [&str; 1] = ["keyed-owners"];
 
-/// The file of the key with which owners are written down.
+/// File of the key that names the attribute of recorded owners.
 const OWNER_KEY: &str = "owners.key";
 
 #[derive(Serialize, Deserialize)]
 struct Format {
     version: u32,
-    /// Features that other programs may ignore, may only read with, and must know.
+    /// Features that other programs may ignore. `read_only_compatible` features must be known for
+    /// writing, `incompatible` ones for any use.
     compatible: Vec<String>,
     read_only_compatible: Vec<String>,
     incompatible: Vec<String>,
@@ -45,17 +49,18 @@ pub struct Store {
     waits: Waits,
 }
 
-/// What the owners of files in trees are.
+/// Representation of file owners in trees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owners {
-    /// The file system's.
+    /// Owners of the file system.
     Given,
-    /// Written down: [`rbuild_linux::Recorded`]. Trees of layers are unpacked for this once more.
+    /// Owners in an extended attribute: [`rbuild_linux::Recorded`]. Layers are unpacked separately
+    /// for this representation.
     Recorded,
 }
 
 impl Owners {
-    /// What they are for those who have them otherwise.
+    /// Returns the other representation.
     pub(crate) fn others(self) -> Owners {
         match self {
             Owners::Given => Owners::Recorded,
@@ -66,20 +71,30 @@ impl Owners {
 
 const DIRS: [&str; 9] = ["blobs", "blobs/sha256", "trees", "layers", "records", "results", "builds", "mounts", "tmp"];
 
-/// Hold files of images, of commands and of contexts, with the modes that these have.
+/// Directories with files of images, commands and build contexts, which keep their own modes.
 const FOREIGN_ROOMS: [&str; 3] = ["trees", "mounts", "tmp"];
 
-/// Where [`Store::write`], [`Store::write_durable`] and the writers of notes put their files.
+/// Directories in which [`Store::write`], [`Store::write_durable`] and the writers of notes create
+/// files.
 const DIRS_OF_DOCUMENTS: [&str; 9] =
     [".", "records", "results", "builds", "layers", "accounts", "ledgers", "containers", "hashes"];
 
 impl Store {
-    /// Opens the store at `path` and makes one if there is none.
+    /// Opens the store at `path`, creating it if necessary.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the directory cannot be used, if its format is newer than this program, or if a
+    /// lock is held by another program.
     pub fn open(path: &Path) -> Result<Store> {
         Store::open_with(path, Patience::default())
     }
 
-    /// The same, with other waits for the locks of other processes.
+    /// Opens the store with other settings for waiting on locks.
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`Store::open`] does.
     #[tracing::instrument(target = "store", name = "open", level = "debug", skip_all, fields(path = %path.display()))]
     pub fn open_with(path: &Path, patience: Patience) -> Result<Store> {
         let unusable = |reason: String| StoreError::Unusable {
@@ -108,7 +123,8 @@ impl Store {
         let waits = Waits::new(patience);
         waits.lock("lock", &lock, LockKind::Shared)?;
         if FEATURES.iter().any(|feature| !format.incompatible.iter().any(|known| known == feature)) {
-            // What an earlier version made stays, and counts as far as it is what it seems to be: no tree of its is any more.
+            // Content of earlier versions stays and is used as far as it is still valid; their
+            // trees no longer are.
             write_format(&root).map_err(|e| unusable(e.to_string()))?;
         }
         let store = Store {
@@ -124,11 +140,16 @@ impl Store {
         Ok(store)
     }
 
+    /// Returns the path of the store.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The same store by another name of its place, under the same lock.
+    /// Returns the same store under another path, sharing the lock.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the path cannot be opened.
     pub fn moved(&self, path: &Path) -> Result<Store> {
         let lock = self.lock.try_clone().map_err(|e| rbuild_linux::Error::new("dup", path, e))?;
         let (boot, limits, owners) = (self.boot.clone(), self.limits, self.owners);
@@ -136,36 +157,41 @@ impl Store {
         Ok(Store { root: RootDir::open(path)?, path: path.to_path_buf(), lock, boot, limits, owners, waits })
     }
 
-    /// The same store, with other limits for archives that come in.
+    /// Returns the store with other limits on incoming archives.
     pub fn with_limits(self, limits: Limits) -> Store {
         Store { limits, ..self }
     }
 
-    /// The same store, with trees of such owners; an error if those that there are have lost theirs.
+    /// Returns the store with that representation of owners.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`StoreError::Stripped`] if existing trees have lost their owners.
     pub fn with_owners(self, owners: Owners) -> Result<Store> {
         let store = self.expecting(owners);
         store.ask_witnesses()?;
         Ok(store)
     }
 
-    /// The same store for who looks up what builders with such owners made, and cannot read the owners of files itself.
+    /// Returns the store with that representation of owners, without checking existing trees. For
+    /// processes that look up results but cannot read owners themselves.
     pub fn expecting(self, owners: Owners) -> Store {
         Store { owners, ..self }
     }
 
-    /// The same store, whose waits for the locks of other builds end with [`StoreError::Stopped`] when `stop` says so, and whose
-    /// layers are unpacked no further.
+    /// Returns a store whose waits for locks and whose unpacking end with an error once `stop`
+    /// returns true; waits end with [`StoreError::Stopped`].
     pub fn stopped_by(self, stop: impl Fn() -> bool + Send + Sync + 'static) -> Store {
         Store { waits: Waits { stop: Arc::new(stop), ..self.waits }, ..self }
     }
 
-    /// The same store, whose waits are told another way.
+    /// Returns the store with another receiver for messages about waits.
     pub fn telling(self, tell: impl Fn(&str) + Send + Sync + 'static) -> Store {
         let patience = Patience { tell: Arc::new(tell), ..self.waits.patience };
         Store { waits: Waits { patience, ..self.waits }, ..self }
     }
 
-    /// Whether work for this store is to stop.
+    /// Returns the function that cancels work for this store.
     pub(crate) fn stop(&self) -> Stop<'_> {
         &*self.waits.stop
     }
@@ -182,7 +208,8 @@ impl Store {
         ended.and(lock.ok_or(StoreError::Stopped))
     }
 
-    /// The lock on a key of `steps.lock`, if no other build has it.
+    /// Takes the lock on a key of `steps.lock`, waiting while another program holds it. Returns
+    /// `None` if another build holds it.
     pub(crate) fn try_key(&self, key: [u8; 8], kind: LockKind) -> Result<Option<KeyLock>> {
         let mut wait = Wait::for_key(&self.waits, &self.lock);
         loop {
@@ -196,7 +223,7 @@ impl Store {
         }
     }
 
-    /// Takes the lock of a file for this process alone.
+    /// Takes the exclusive lock of a file.
     pub(crate) fn lock_file(&self, name: &'static str) -> Result<File> {
         let file = self.open_lock(name)?;
         self.waits.lock(name, &file, LockKind::Exclusive)?;
@@ -207,7 +234,7 @@ impl Store {
         self.owners
     }
 
-    /// What archives that come in may ask for.
+    /// Returns the limits on incoming archives.
     pub fn limits(&self) -> Limits {
         self.limits
     }
@@ -216,10 +243,10 @@ impl Store {
         &self.boot
     }
 
-    /// Takes the store for this process alone, or says that it is busy.
+    /// Takes the exclusive lock of the store, or fails with [`StoreError::Busy`].
     pub(crate) fn lock_alone(&self) -> Result<()> {
         if self.lock.try_lock().is_err() {
-            // Linux gives up the shared lock before it refuses the exclusive one (flock(2)).
+            // Linux releases the shared lock before it refuses the exclusive one (flock(2)).
             let holders = self.waits.names(&self.waits.holders(&self.lock));
             self.lock_shared()?;
             return Err(StoreError::Busy(holders));
@@ -227,7 +254,7 @@ impl Store {
         Ok(())
     }
 
-    /// Lets others use the store again after [`Store::lock_alone`].
+    /// Returns to the shared lock after [`Store::lock_alone`].
     pub(crate) fn lock_shared(&self) -> Result<()> {
         self.waits.lock("lock", &self.lock, LockKind::Shared)
     }
@@ -240,14 +267,14 @@ impl Store {
         Ok(self.root.sub(name)?)
     }
 
-    /// Lists the documents of a directory, without those that another process is writing or was killed while writing.
+    /// Lists the documents of a directory, without temporary files of running or killed processes.
     pub(crate) fn documents(&self, dir: &str) -> Result<Vec<Entry>> {
         let mut entries = self.dir(dir)?.entries()?;
         entries.retain(|entry| !is_unpublished(&entry.name));
         Ok(entries)
     }
 
-    /// Removes what killed processes left of documents. Nobody else may use the store meanwhile.
+    /// Removes temporary files of killed processes. The caller holds the exclusive lock.
     pub(crate) fn remove_unpublished(&self) -> Result<()> {
         for dir in DIRS_OF_DOCUMENTS {
             let dir = match self.dir(dir) {
@@ -265,7 +292,7 @@ impl Store {
         read_json(&self.root, path)
     }
 
-    /// Reads a document that may not be there.
+    /// Reads a document, or returns `None` if it does not exist.
     pub(crate) fn read_if_any<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>> {
         match self.read(path) {
             Ok(value) => Ok(Some(value)),
@@ -274,7 +301,8 @@ impl Store {
         }
     }
 
-    /// Reads a document that the store can do without: one that a power cut left unreadable is none.
+    /// Reads a dispensable document. Returns `None` if it does not exist, or if a power failure
+    /// left it unreadable.
     pub(crate) fn read_if_whole<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>> {
         match self.read_if_any(path) {
             Err(StoreError::Damaged { .. }) => Ok(None),
@@ -282,12 +310,13 @@ impl Store {
         }
     }
 
-    /// Writes a document that the store can do without.
+    /// Writes a dispensable document.
     pub(crate) fn write<T: Serialize>(&self, dir: &str, name: &str, value: &T) -> Result<()> {
         Ok(write_atomic(&self.dir(dir)?, OsStr::new(name), &document(name, value)?, modes::file())?)
     }
 
-    /// Writes a document that has to be whole after a power cut. What it names was put on the disk before.
+    /// Writes a document that must survive a power failure. Everything it refers to must have been
+    /// synced before.
     pub(crate) fn write_durable<T: Serialize>(&self, dir: &str, name: &str, value: &T) -> Result<()> {
         Ok(write_durable(&self.dir(dir)?, OsStr::new(name), &document(name, value)?, modes::file())?)
     }
@@ -306,17 +335,18 @@ fn create(root: &RootDir) -> Result<()> {
         write_durable(root, OsStr::new("index.json"), index, modes::file())?;
     }
     write_durable(root, OsStr::new("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#, modes::file())?;
-    // Last: its presence says that the rest is there.
+    // Last: its presence implies that the rest exists.
     write_format(root)
 }
 
-/// Lets nobody but the caller into the rooms of other people's files: a set-uid program of an image would run as the store's
-/// owner, whoever starts it. Stores were made without that before.
+/// Restricts the directories with foreign files to the store's owner. Otherwise any user could run
+/// an image's set-user-ID program with the privileges of the store's owner. Earlier versions
+/// created the directories without this protection.
 fn close_rooms(root: &RootDir) -> Result<()> {
     for room in FOREIGN_ROOMS {
         let room = OsStr::new(room);
         if root.stat_name(room)?.mode & 0o077 != 0 {
-            // One that cannot be changed can still be read.
+            // A directory that cannot be changed can still be read.
             let _ = root.chmod(room, 0o700);
         }
     }

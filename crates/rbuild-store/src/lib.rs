@@ -1,37 +1,44 @@
-//! What outlives a build: blobs and names as a valid OCI layout, file trees, cache records, cache mounts.
+//! The persistent store: blobs and image names as a valid OCI layout, file trees, cache records and
+//! cache mounts.
 //!
 //! ```text
 //! ROOT/
 //!   format.json            version and feature sets; checked before anything else is touched
-//!   lock                   held shared by everyone, exclusively by prune
-//!   steps.lock             one byte a step key: equal steps of several processes run once
+//!   lock                   held shared by every process, exclusively by prune
+//!   steps.lock             one byte per step key: equal steps of several processes run once
 //!   index.lock             held while index.json is replaced
-//!   secrets.key            32 bytes that make the marks of secrets this store's own
+//!   secrets.key            32 random bytes that key the digests of secrets
+//!   owners.key             32 random bytes that name the attribute of recorded owners
+//!   owners/                files that reveal the loss of owners or attributes
 //!   oci-layout index.json blobs/sha256/HEX
-//!   trees/ID/fs/           one step's or one layer's files, in overlay form
-//!   trees/ID/folded.json   the files are there as that layer only, or were unpacked from it
-//!   trees/ID/leaning      what a layer takes for granted of those below it
-//!   trees/ID/listing       what a copy took from the context
-//!   trees/ID/secrets.json  which secrets were looked for in it, and which it holds
-//!   trees/ID/layer-*.json  the layers that were made of it, one a form, once something asked
-//!   trees/ID/bytes.json    how much it takes, once something asked
-//!   trees/ID/files         inodes and bytes of a copy's files, once something asked
+//!   trees/ID/fs/           files of one step or one layer, in overlay form
+//!   trees/ID/folded.json   the files exist as that layer only, or were unpacked from it
+//!   trees/ID/leaning       references of a layer to the layers below it
+//!   trees/ID/listing       source files of a copy from the build context
+//!   trees/ID/secrets.json  secrets searched for in the tree, and those found
+//!   trees/ID/stand-ins     the tree may contain files that stand in for devices
+//!   trees/ID/layer-*.json  layers packed from the tree, one per form, on demand
+//!   trees/ID/bytes.json    disk usage, computed on demand
+//!   trees/ID/files         inodes and sizes of a copy's files, computed on demand
 //!   layers/HEX.json        diffID -> tree
-//!   layers/*.holds         diffID and blob: the blob is that layer
+//!   layers/HEX.size        diffID -> uncompressed size
+//!   layers/*.holds         diffID and blob: the blob contains that layer
 //!   layers/*.repacked      diffID and form -> the layer in that form
 //!   records/HEX.json       cache key -> tree, written after the tree is in place
-//!   accounts/HEX.json      what the key of a record was made of
-//!   ledgers/HEX.json       the steps last built from a Dockerfile in a place, with their keys
+//!   accounts/HEX.json      the parts that a record's key was computed from
+//!   ledgers/HEX.json       steps and keys of the last build of a Dockerfile in a directory
 //!   results/HEX.json       key of a finished image -> its manifest
-//!   builds/ID.synced       everything that build wrote is on the disk
+//!   builds/ID.synced       everything that build wrote has been synced to disk
 //!   mounts/HEX/            one cache mount
-//!   hashes/HEX             what is known of files of contexts
+//!   hashes/HEX             cached digests of build context files
 //!   containers/HEX.json    a name for an image, made by `create`
-//!   logs/ID/               what a build did (build.json), and what its steps printed
+//!   logs/ID/               log of a build (build.json) and the output of its steps
 //!   tmp/ID/ tmp/ID.lock    one process's work in progress; swept when its lock is free
 //! ```
-//! Files appear by rename or not at all. A record counts only if it was written since the last boot, or if its
-//! build was synced: after a power cut the rest is ignored, never repaired.
+//!
+//! Files appear atomically by rename. A record is valid only if it was written since the last boot,
+//! or if its build was synced. Other records, which a power failure may have damaged, are ignored,
+//! never repaired.
 
 mod accounts;
 mod adopt;

@@ -1,4 +1,4 @@
-//! What the last builds did, and what their commands printed.
+//! Logs of the last builds and the output of their steps.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -15,78 +15,90 @@ use crate::modes;
 use crate::prune::tree_bytes;
 use crate::records::lock_key;
 
-/// One build.
+/// The log of one build.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BuildLog {
+    /// ID of the build.
     pub id: String,
-    /// Names of the result, or where it went.
+    /// Names of the result, or its destination.
     pub what: String,
-    /// Seconds since 1970.
+    /// Start time in seconds since the Unix epoch.
     pub started: i64,
+    /// Duration in seconds.
     pub seconds: f64,
     /// `done`, `failed` or `stopped`.
     pub status: String,
+    /// Its steps.
     pub steps: Vec<StepLog>,
-    /// Work that was no step.
+    /// Work that does not belong to a step.
     #[serde(default)]
     pub phases: Vec<PhaseLog>,
-    /// The layers that the result has from its own steps, where somebody wanted to know.
+    /// Layers of the result made by its own steps, if requested.
     #[serde(default)]
     pub layers: Vec<LayerLog>,
 }
 
+/// The log of work that does not belong to a step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PhaseLog {
+    /// Description of the work.
     pub text: String,
-    /// Seconds after the build began.
+    /// Start time in seconds after the start of the build.
     pub began: f64,
+    /// Duration in seconds.
     pub seconds: f64,
 }
 
+/// The content of a layer made by a step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LayerLog {
+    /// The step, see [`StepLog::step`].
     pub step: usize,
-    /// Bytes of its files.
+    /// Total size of its files in bytes.
     pub bytes: u64,
-    /// How many files there are, and the biggest ones with their bytes.
+    /// Number of files.
     pub files: u64,
+    /// The largest files with their sizes in bytes.
     pub biggest: Vec<(String, u64)>,
 }
 
-/// One step of a build.
+/// The log of one step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepLog {
-    /// Names the step within its build.
+    /// Number of the step, unique within its build.
     pub step: usize,
-    /// `builder 3/7`.
+    /// Label such as `builder 3/7`.
     pub label: String,
+    /// The instruction.
     pub text: String,
     /// `done`, `cached`, `failed` or `stopped`.
     pub outcome: String,
-    /// Seconds after the build began.
+    /// Start time in seconds after the start of the build.
     #[serde(default)]
     pub began: f64,
+    /// Duration in seconds.
     pub seconds: f64,
-    /// Why it ran, where that is known.
+    /// The reason why it ran, if known.
     #[serde(default)]
     pub why: Option<String>,
-    /// The steps that it had to wait for.
+    /// The steps it depends on.
     #[serde(default)]
     pub inputs: Vec<usize>,
 }
 
 const DIR: &str = "logs";
-/// Builds that are remembered.
+/// Number of builds whose logs are kept.
 const KEPT: usize = 50;
-/// Bytes of what one step printed that are kept, and of all logs.
+/// Maximum size of a step's log in bytes.
 const STEP_BYTES: u64 = 16 << 20;
+/// Maximum size of all logs in bytes.
 const ALL_BYTES: u64 = 256 << 20;
 
-/// What a step prints, as far as it is kept: a log that is cut says so in its last line.
+/// The output of a step, up to a maximum size. A truncated log ends with a line that says so.
 #[derive(Debug)]
 pub struct StepLogFile {
     file: File,
-    /// Bytes that may still come; none when the log was cut.
+    /// Bytes left until the maximum; `None` once the log is truncated.
     left: Option<u64>,
 }
 
@@ -95,7 +107,11 @@ impl StepLogFile {
         StepLogFile { file, left: Some(most) }
     }
 
-    /// Writes as much of this as is kept.
+    /// Appends output up to the maximum size.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file cannot be written.
     pub fn keep(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         let Some(left) = self.left else { return Ok(()) };
         let kept = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
@@ -109,18 +125,26 @@ impl StepLogFile {
     }
 }
 
-/// Keeps the logs of a build from other builds that bound them, until it is dropped.
+/// Protects the logs of a running build from being removed by other builds, until it is dropped.
 pub struct LogLock {
     _lock: KeyLock,
 }
 
 impl Store {
-    /// Says to other builds that this one has not ended; `None` if one of that id is said so already.
+    /// Marks a build as running. Returns `None` if a build with that ID is marked already.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the lock cannot be taken.
     pub fn hold_logs(&self, build: &str) -> Result<Option<LogLock>> {
         Ok(self.try_key(key(build), LockKind::Exclusive)?.map(|lock| LogLock { _lock: lock }))
     }
 
-    /// A new file for what a step prints.
+    /// Creates a file for the output of a step.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file cannot be created.
     pub fn new_step_log(&self, build: &str, step: usize) -> Result<StepLogFile> {
         let dir = self.root.create_dir_all(format!("{DIR}/{build}"), modes::private_dir(), None, |_| ())?;
         let name = format!("{step}.log");
@@ -128,7 +152,11 @@ impl Store {
         Ok(StepLogFile::new(dir.create_file(OsStr::new(&name), modes::private_file())?, STEP_BYTES))
     }
 
-    /// What a step printed; none if it printed nothing.
+    /// Opens the output of a step, or returns `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file cannot be opened.
     pub fn step_log(&self, build: &str, step: usize) -> Result<Option<File>> {
         match self.root.open_file(format!("{DIR}/{build}/{step}.log")) {
             Ok(file) => Ok(Some(file)),
@@ -137,25 +165,29 @@ impl Store {
         }
     }
 
-    /// Remembers a build that is over, and forgets the oldest.
+    /// Stores the log of a finished build, and removes the oldest logs.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the log cannot be written, or an old one cannot be removed.
     pub fn put_build_log(&self, log: &BuildLog) -> Result<()> {
         self.root.create_dir_all(format!("{DIR}/{}", log.id), modes::private_dir(), None, |_| ())?;
         self.write(&format!("{DIR}/{}", log.id), "build.json", log)?;
         self.bound_logs(KEPT, ALL_BYTES, &log.id)
     }
 
-    /// Forgets the oldest builds until there are no more than so many, and so many bytes; never the build `last`, and none that
-    /// has not ended.
+    /// Removes the oldest logs until at most `most` builds and `bytes` bytes are left. Keeps the
+    /// log of the build `last` and those of running builds.
     fn bound_logs(&self, most: usize, bytes: u64, last: &str) -> Result<()> {
         let dir = self.dir(DIR)?;
         let mut old: Vec<(Timestamp, u64, OsString)> = Vec::new();
         let (mut count, mut total) = (0, 0);
         for entry in dir.entries()? {
-            // A directory without this file is that of a build that works still, or of one that was killed.
+            // A directory without this file belongs to a running build, or to one that was killed.
             let ended = dir.stat(Path::new(&entry.name).join("build.json")).or_else(|_| dir.stat_name(&entry.name));
             let ended = match ended {
                 Ok(stat) => stat.mtime,
-                // Another build has just forgotten it.
+                // Another build has just removed it.
                 Err(e) if e.is_not_found() => continue,
                 Err(e) => return Err(e.into()),
             };
@@ -178,7 +210,11 @@ impl Store {
         Ok(())
     }
 
-    /// The last builds, the last to end first.
+    /// Returns the logs of the last builds, most recently finished first.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a log cannot be read.
     pub fn build_logs(&self) -> Result<Vec<BuildLog>> {
         if !self.root.exists(DIR)? {
             return Ok(Vec::new());
@@ -190,13 +226,13 @@ impl Store {
                 logs.push((self.root.stat(&path)?.mtime, log));
             }
         }
-        // Several may begin within a second; none end at the same time.
+        // Sort by the end time: several builds may start within one second.
         logs.sort_by(|(a, _), (b, _)| b.cmp(a));
         Ok(logs.into_iter().map(|(_, log)| log).collect())
     }
 }
 
-/// The key of the lock that a build holds until it has ended.
+/// Returns the key of the lock that a running build holds.
 fn key(build: &str) -> [u8; 8] {
     lock_key(&Digest::of(format!("logs of {build}").as_bytes()))
 }

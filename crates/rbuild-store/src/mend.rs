@@ -1,5 +1,6 @@
-//! Layers that take things for granted of those below them (`rbuild_layer::Leaning`): what they lack is put into a small
-//! tree that goes on top of the layer's own, which stays what it is above any other layers.
+//! Resolves references of layers to lower layers ([`Leaning`]). A layer's tree is shared between
+//! images, so it is never modified. Instead, a small fix-up tree is generated for each stack and
+//! placed directly above the layer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -16,19 +17,21 @@ use crate::pile::{Found, Pile};
 use crate::trees::TreeId;
 use crate::workspace::Workspace;
 
-/// Hard links that may stand on each other.
+/// Maximum length of a chain of hard links.
 const MOST_LINKED: usize = 40;
 
-/// Stands beside the tree of a layer that leans on others.
+/// File beside a layer's tree with its references to lower layers.
 pub(crate) const LEANING: &str = "leaning";
 
 impl Store {
-    /// The trees of an image's layers (the lowest first), each followed by what it lacks above those before it.
+    /// Returns the trees of an image's layers, lowest first, each followed by its fix-up tree if it
+    /// needs one.
     pub(crate) fn mended(&self, work: &Workspace, layers: Vec<TreeId>, build: &str) -> Result<Vec<TreeId>> {
         let mut trees = Vec::new();
         for layer in layers {
             let note = self.tree_note(&layer, LEANING)?;
-            // An overlay merges root directories, marked or not.
+            // An overlay ignores the opaque mark on root directories, so the trees below are
+            // dropped here.
             if is_opaque(&self.tree(&layer)?)? {
                 trees.clear();
             }
@@ -44,7 +47,8 @@ impl Store {
         Ok(trees)
     }
 
-    /// What the last tree lacks above the others; made once. `None` if that is nothing.
+    /// Returns the fix-up tree of the last of `trees` above the others, creating it once. Returns
+    /// `None` if none is needed.
     #[tracing::instrument(target = "store", name = "fixup", level = "debug", skip_all)]
     fn mend(&self, work: &Workspace, trees: &[TreeId], leaning: &Leaning, build: &str) -> Result<Option<TreeId>> {
         let [below @ .., layer] = trees else { return Ok(None) };
@@ -83,21 +87,23 @@ struct Mender<'a> {
     leaning: &'a Leaning,
     implied: BTreeSet<&'a Path>,
     layer: RootDir,
-    /// Who says what the root directory is.
+    /// The tree whose root directory provides the metadata of the root.
     root: RootDir,
+    /// The trees below the layer.
     below: Pile,
-    /// The same with the layer.
+    /// The layer and the trees below it.
     all: Pile,
-    /// What is made.
+    /// The fix-up tree being created.
     mend: RootDir,
-    /// Directories of the layer that stand where a link is below, and where it leads.
+    /// Directories of the layer at paths where the lower trees have a symbolic link, and the link's
+    /// target.
     moved: BTreeMap<PathBuf, PathBuf>,
-    /// Times of the directories that were made, for the end.
+    /// Times of the directories created, set at the end.
     times: Vec<(PathBuf, Timestamp)>,
 }
 
 impl<'a> Mender<'a> {
-    /// `trees` is the layer, the last, and those below it.
+    /// Creates the state for the last of `trees`, the layer, above the others.
     fn new(mut trees: Vec<RootDir>, leaning: &'a Leaning, mend: RootDir) -> Result<Mender<'a>> {
         let copies = trees.iter().map(RootDir::try_clone).collect::<std::result::Result<Vec<_>, _>>()?;
         let all = Pile::new(copies.into_iter());
@@ -117,7 +123,7 @@ impl<'a> Mender<'a> {
         let targets: BTreeMap<_, _> = self.leaning.links.iter().map(|(name, file)| (name, file)).collect();
         for (name, file) in &self.leaning.links {
             let mut end = file;
-            // Which may be such a link itself. What goes round in a circle ends somewhere, and nothing is found there.
+            // The target may be such a link itself. A cycle ends at a path where nothing is found.
             for _ in 0..MOST_LINKED {
                 end = targets.get(end).copied().unwrap_or(end);
             }
@@ -129,7 +135,8 @@ impl<'a> Mender<'a> {
         Ok(())
     }
 
-    /// Has a directory that no entry describes look like what is below it, or moves what it holds to where that leads.
+    /// Gives an undescribed directory the metadata of the lower trees. If they have a symbolic link
+    /// there, moves the directory's content to the link's target.
     fn settle(&mut self, dir: &Path) -> Result<()> {
         if dir.ancestors().skip(1).any(|above| self.moved.contains_key(above)) || self.is_alone(dir)? {
             return Ok(());
@@ -141,19 +148,20 @@ impl<'a> Mender<'a> {
                 let to = self.below.resolve(dir)?;
                 self.move_all(dir, &to)?;
                 let above = self.dir(dir.parent().unwrap_or(Path::new("")))?;
-                // What lies behind it may have gone to its own place.
+                // Moved content may have been placed at the link's own path.
                 if !above.exists(&name)? {
                     put(&from, &name, &stat, &above, &name)?;
                 }
                 self.moved.insert(dir.to_path_buf(), to);
             }
-            // The directory takes its place.
+            // The directory replaces it.
             _ => {}
         }
         Ok(())
     }
 
-    /// Whether the layer shows nothing of what is below at that path. A directory that hides what is in it is what it was.
+    /// Returns true if an opaque parent directory in the layer hides the lower trees at that path.
+    /// A directory that is opaque itself keeps its own metadata.
     fn is_alone(&self, path: &Path) -> Result<bool> {
         for above in path.ancestors().skip(1).filter(|p| !p.as_os_str().is_empty()) {
             if is_opaque(&self.layer.sub(above)?)? {
@@ -163,7 +171,8 @@ impl<'a> Mender<'a> {
         Ok(false)
     }
 
-    /// A directory in the making, with those above it, as it should be seen.
+    /// Returns a directory of the fix-up tree, creating it and its parents with the metadata they
+    /// should have.
     fn dir(&mut self, path: &Path) -> Result<RootDir> {
         let mut above: Vec<&Path> = path.ancestors().filter(|p| !p.as_os_str().is_empty()).collect();
         above.reverse();
@@ -171,14 +180,15 @@ impl<'a> Mender<'a> {
         Ok(self.mend.sub(path)?)
     }
 
-    /// One such directory, which the layer has at `own`: an entry of the layer describes it, else what is below.
+    /// Creates one such directory. Its metadata comes from the layer's directory at `own` if the
+    /// layer describes it, else from the lower trees, or from `own` if they have no such directory.
     fn one_dir(&mut self, path: &Path, own: &Path) -> Result<()> {
         if self.mend.exists(path)? {
             return Ok(());
         }
         let mine = || self.layer.sub(own).ok();
         let found = |f: Found| (f.stat.kind == Kind::Dir).then(|| f.dir.sub(&f.name)).transpose();
-        // The layer may describe it under its own path, too.
+        // The layer may also describe it under its own path.
         let described = [own, path].into_iter().find(|dir| !self.implied.contains(*dir) && self.is_own_dir(dir));
         let source = described.and_then(|dir| self.layer.sub(dir).ok());
         let source = match source {
@@ -194,13 +204,14 @@ impl<'a> Mender<'a> {
         Ok(())
     }
 
-    /// Whether the layer itself has a directory there, without a link on the way.
+    /// Returns true if the layer itself has a directory at the path, without a symbolic link on the
+    /// way.
     fn is_own_dir(&self, path: &Path) -> bool {
         let mut steps = path.ancestors().filter(|p| !p.as_os_str().is_empty());
         steps.all(|step| matches!(self.layer.stat(step), Ok(stat) if stat.kind == Kind::Dir))
     }
 
-    /// Puts all that the layer has below `from` where a link leads.
+    /// Recreates the layer's content below `from` at the target of a symbolic link, `to`.
     fn move_all(&mut self, from: &Path, to: &Path) -> Result<()> {
         let mut stack = vec![(from.to_path_buf(), to.to_path_buf())];
         while let Some((own, path)) = stack.pop() {
@@ -226,7 +237,8 @@ impl<'a> Mender<'a> {
         Ok(())
     }
 
-    /// A further name for a file of a lower layer. Both stand in the same tree then, as links do not cross trees.
+    /// Creates a hard link to a file of a lower layer. Both names are created in the fix-up tree,
+    /// because hard links cannot span trees.
     fn link(&mut self, name: &Path, file: &Path) -> Result<()> {
         let name = self.after_moves(name);
         let (above, file_name) = (file.parent().unwrap_or(Path::new("")), file.file_name().unwrap_or_default());
@@ -237,7 +249,7 @@ impl<'a> Mender<'a> {
         };
         let (found, stays) = match self.all.find(&file)? {
             Some(found) => (Some(found), true),
-            // The layer links it and then deletes it under its own name.
+            // The layer links the file and deletes its original name.
             None => (self.below.find(&file)?, false),
         };
         let found = found.ok_or_else(|| wrong("which neither its layer nor one below it brings"))?;
@@ -267,7 +279,8 @@ impl<'a> Mender<'a> {
     }
 }
 
-/// Gives a directory owner, mode and attributes of another one; its time is for when it is full.
+/// Copies owner, mode and attributes to a directory, and returns the time to set once it is
+/// complete.
 fn dress(like: &RootDir, dir: &RootDir) -> Result<Timestamp> {
     let stat = like.stat_self()?;
     dir.set_own_meta(stat.uid, stat.gid, stat.mode, stat.mtime)?;
@@ -277,7 +290,7 @@ fn dress(like: &RootDir, dir: &RootDir) -> Result<Timestamp> {
     Ok(stat.mtime)
 }
 
-/// Whether two directories are the same to who looks at them, but for their times.
+/// Returns true if two directories have the same metadata except for their times.
 fn same_dir(a: &RootDir, b: &RootDir) -> Result<bool> {
     let told = |stat: Stat| (stat.uid, stat.gid, stat.mode);
     Ok(told(a.stat_self()?) == told(b.stat_self()?) && kept(a)? == kept(b)?)
@@ -291,7 +304,8 @@ fn is_opaque(dir: &RootDir) -> Result<bool> {
     Ok(marks_opaque(&dir.xattrs(OsStr::new(""))?))
 }
 
-/// Gives a file of another tree a further name; where that cannot be, copies it. Files of trees are never written to.
+/// Hard-links a file of another tree, or copies it if that is impossible. Linking is safe because
+/// files of trees are never written to.
 fn put(from: &RootDir, name: &OsStr, stat: &Stat, to: &RootDir, to_name: &OsStr) -> Result<()> {
     match to.hard_link(from, name, to_name) {
         Ok(()) => Ok(()),

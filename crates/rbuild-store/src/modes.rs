@@ -1,25 +1,29 @@
-//! Modes of what is the store's own and not an image's: the caller's umask decides.
+//! Modes of the store's own files, which follow the caller's umask.
 
 use rbuild_linux::process::by_umask;
 
+/// Mode of ordinary files.
 pub(crate) fn file() -> u32 {
     by_umask(0o666)
 }
 
+/// Mode of directories.
 pub(crate) fn dir() -> u32 {
     by_umask(0o777)
 }
 
-/// Who may open a file may lock it (flock(2)), and have all builds wait: nobody beyond the group.
+/// Mode of lock files. Whoever can open a file can lock it (flock(2)) and block all builds, so
+/// access is limited to the group.
 pub(crate) fn lock() -> u32 {
     by_umask(0o660)
 }
 
-/// For what commands print, and for secrets.
+/// Mode of files with the output of commands, or with secrets.
 pub(crate) fn private_file() -> u32 {
     by_umask(0o600)
 }
 
+/// Mode of directories with such files.
 pub(crate) fn private_dir() -> u32 {
     by_umask(0o700)
 }

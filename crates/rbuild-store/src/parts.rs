@@ -1,4 +1,5 @@
-//! A few paths of an image, for who wants no more of it: its layers are read, and the rest is not written anywhere.
+//! Partial unpacking: extracts a few paths of an image by reading its layers, without unpacking the
+//! rest.
 
 use std::collections::{BTreeSet, HashSet};
 use std::os::unix::ffi::OsStrExt;
@@ -16,12 +17,18 @@ use crate::side_by_side::side_by_side;
 use crate::trees::TreeId;
 use crate::workspace::Workspace;
 
-/// Links may lead to further paths, which take another reading; after so many the whole image is the better way.
+/// Maximum number of passes. Links may lead to further paths, each requiring another pass; beyond
+/// this, unpacking the whole image is cheaper.
 const READINGS: usize = 4;
 
 impl Store {
-    /// A tree that shows these paths (relative, clean) as the image has them, made once. `None` if it is not worth it, or not
-    /// possible: the image is unpacked already, or a path is not there, or leads too far.
+    /// Returns a tree that contains the given paths (relative, normalized) as the image shows them,
+    /// creating it once. Returns `None` if partial unpacking is not worthwhile or not possible: the
+    /// image is unpacked already, or a path does not exist or requires too many passes.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a layer cannot be read or unpacked, or if the build is stopped.
     #[tracing::instrument(target = "store", name = "partial", level = "debug", skip_all)]
     pub fn image_parts(
         &self,
@@ -51,7 +58,7 @@ impl Store {
             let (path, made) = self.new_tree(work)?;
             let fs = made.sub("fs")?;
             let Some(mut further) = self.read_parts(work, image, &all, &fs)? else { return Ok(None) };
-            // A path may be a hard link to what the next reading brings.
+            // A path may be a hard link whose target is extracted in the next pass.
             let complete = further.is_subset(&all);
             for path in wanted {
                 let Ok(real) = fs.resolve(path) else { return Ok(None) };
@@ -73,8 +80,9 @@ impl Store {
         Ok(None)
     }
 
-    /// Reads all layers for these paths, several side by side; gives what hard links lead to besides. `None` if a layer leans
-    /// on those below it, or puts something behind a link of its own: what it means shows only when all of it is there.
+    /// Extracts the paths from all layers, several in parallel. Returns further paths that hard
+    /// links lead to. Returns `None` if a layer refers to lower layers, or has content behind one
+    /// of its own symbolic links: its meaning then depends on the complete file system.
     fn read_parts(
         &self,
         work: &Workspace,
@@ -90,7 +98,7 @@ impl Store {
         }
         let open = read.iter().map(|parts| parts.dir.try_clone()).collect::<std::result::Result<Vec<_>, _>>()?;
         merge(&open, fs, Files::Linked, Marks::Done)?;
-        // Files have one name again, as in the image.
+        // Remove the extra hard links, so that link counts are those of the image.
         for parts in &read {
             work.dir().remove_all(parts.path.file_name().unwrap_or_default())?;
         }
@@ -109,7 +117,8 @@ impl Store {
         let (mut dirs, mut leans) = (HashSet::new(), false);
         let (mut passed, mut links) = (HashSet::new(), HashSet::new());
         let mut wants = |entry: &TarEntry| {
-            // Also of what is not wanted by this name: the name may be another one above other layers.
+            // Unselected entries are checked as well, because their paths may resolve differently
+            // above other layers.
             let path = entry_path(&entry.path).unwrap_or_default();
             leans |= path.parent().is_some_and(|dir| !dir.as_os_str().is_empty() && !dirs.contains(dir));
             let linked = (entry.kind == EntryKind::HardLink).then(|| entry_path(&entry.link)).flatten();
@@ -138,15 +147,16 @@ impl Store {
     }
 }
 
-/// What one layer has of the paths.
+/// The selected content of one layer.
 struct LayerParts {
     path: PathBuf,
     dir: RootDir,
-    /// Where hard links lead to besides.
+    /// Further paths that hard links lead to.
     further: BTreeSet<PathBuf>,
-    /// Something in it has no directory of its own, or is a link to what is not in it.
+    /// True if an entry has a parent directory without an entry of its own, or is a hard link to a
+    /// file outside the layer.
     leans: bool,
-    /// The way to something in it leads through a symbolic link that it brings itself.
+    /// True if the path of an entry contains a symbolic link of the layer itself.
     behind_link: bool,
 }
 
@@ -159,9 +169,9 @@ fn key(image: &Image, wanted: &BTreeSet<PathBuf>) -> Digest {
     hasher.finish()
 }
 
-/// Whether an entry says something of the paths: it is about one, or about what lies below or above one.
+/// Returns true if an entry affects one of the paths, or a path below or above one.
 fn is_wanted(entry: &TarEntry, wanted: &BTreeSet<PathBuf>) -> bool {
-    // What leads out of the root is an error, which unpacking tells.
+    // Paths outside the root are rejected during unpacking.
     entry.subject().is_none_or(|path| concerns(&path, wanted))
 }
 

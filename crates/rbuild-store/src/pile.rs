@@ -1,3 +1,5 @@
+//! Path lookup in a stack of trees without mounting them.
+
 use std::ffi::{OsStr, OsString};
 use std::path::{Component, Path, PathBuf};
 
@@ -7,29 +9,31 @@ use rbuild_linux::{Kind, Result, RootDir, Stat};
 use crate::layout::Store;
 use crate::trees::TreeId;
 
-/// Trees on each other, looked into without mounting them.
+/// A stack of trees.
 pub(crate) struct Pile {
-    /// The highest first.
+    /// The trees, highest first.
     trees: Vec<RootDir>,
 }
 
-/// Something in a pile: the directory of the tree that shows it, its name there, and what it is.
+/// An entry of the stack: the directory of the tree that provides it, its name there, and its
+/// status.
 pub(crate) struct Found {
     pub dir: RootDir,
     pub name: OsString,
     pub stat: Stat,
 }
 
-/// Links on the way to a path, as the kernel counts them.
+/// Maximum number of symbolic links in a path, as in the kernel.
 const MOST_LINKS: usize = 40;
 
 impl Pile {
-    /// Of trees that are given the lowest first.
+    /// Creates a stack of trees given lowest first.
     pub(crate) fn new(trees: impl DoubleEndedIterator<Item = RootDir>) -> Pile {
         Pile { trees: trees.rev().collect() }
     }
 
-    /// What a path (relative, clean, not the root) is; no link is followed.
+    /// Returns the entry at a path (relative, normalized, not the root) without following symbolic
+    /// links.
     pub(crate) fn find(&self, path: &Path) -> Result<Option<Found>> {
         let (Some(above), Some(name)) = (path.parent(), path.file_name()) else { return Ok(None) };
         let mut dirs = self.trees.iter().map(RootDir::try_clone).collect::<Result<Vec<_>>>()?;
@@ -39,7 +43,8 @@ impl Pile {
         Ok(look(&dirs, name)?.0)
     }
 
-    /// The path with every link in it replaced, its last part too; relative. What does not exist stays as it is.
+    /// Returns the path with all symbolic links resolved, including the last component; relative.
+    /// Components that do not exist are kept.
     pub(crate) fn resolve(&self, path: &Path) -> Result<PathBuf> {
         let parts = |path: &Path| -> Vec<OsString> {
             let parts = path.components().filter(|c| matches!(c, Component::Normal(_) | Component::ParentDir));
@@ -73,8 +78,12 @@ impl Pile {
 }
 
 impl Store {
-    /// The content of a regular file in trees that lie on each other (the lowest first), links followed inside them; `None`
-    /// if it is not there, or larger than `limit`.
+    /// Returns the content of a regular file in a stack of trees (lowest first), following symbolic
+    /// links inside it. Returns `None` if the file does not exist or is larger than `limit` bytes.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a tree cannot be read.
     pub fn read_in_trees(&self, trees: &[TreeId], path: &Path, limit: u64) -> crate::Result<Option<Vec<u8>>> {
         let open = trees.iter().map(|tree| self.tree(tree)).collect::<crate::Result<Vec<_>>>()?;
         let pile = Pile::new(open.into_iter());
@@ -83,7 +92,8 @@ impl Store {
     }
 }
 
-/// What a name is in directories that lie on each other, the highest first; and what it is as a directory.
+/// Looks up a name in stacked directories, highest first. Returns the entry, and the directories
+/// that are merged below it.
 fn look(dirs: &[RootDir], name: &OsStr) -> Result<(Option<Found>, Vec<RootDir>)> {
     let (mut found, mut below) = (None, Vec::new());
     for dir in dirs {

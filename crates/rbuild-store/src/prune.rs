@@ -1,3 +1,5 @@
+//! Removal of unreferenced content.
+
 use std::collections::HashSet;
 use std::ffi::OsStr;
 
@@ -12,27 +14,39 @@ use crate::records::{Record, ResultFile};
 use crate::trees::{TreeId, digest_in};
 use crate::workspace::sweep;
 
-/// What a prune gave back.
+/// The amount of removed content.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Freed {
+    /// Number of dangling images.
     pub images: u64,
+    /// Number of cache records.
     pub records: u64,
+    /// Number of trees.
     pub trees: u64,
+    /// Number of blobs.
     pub blobs: u64,
+    /// Number of cache mounts.
     pub mounts: u64,
-    /// Bytes of blobs and of the files of trees and cache mounts.
+    /// Freed disk space of blobs, trees and cache mounts in bytes.
     pub bytes: u64,
 }
 
-/// One kind of content: how many, and how many bytes on the disk.
+/// Number and disk usage of one kind of content.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
+    /// Number of entries.
     pub count: u64,
+    /// Disk usage in bytes.
     pub bytes: u64,
 }
 
 impl Store {
-    /// Blobs (packed layers and documents), trees (unpacked files), cache mounts, logs of builds.
+    /// Returns the usage of blobs (packed layers and documents), trees (unpacked files), cache
+    /// mounts and build logs.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read.
     pub fn usage(&self) -> Result<[(&'static str, Usage); 4]> {
         let blobs = self.dir("blobs/sha256")?;
         let blob_usage = Usage {
@@ -52,8 +66,14 @@ impl Store {
         Ok([("Blobs", blob_usage), ("Trees", trees), ("Cache mounts", mounts), ("Build logs", logs)])
     }
 
-    /// Removes what nothing refers to: images without a name, trees without a record, blobs of neither. With
-    /// `all`, the whole build cache and the cache mounts go as well. Nobody else may use the store meanwhile.
+    /// Removes unreferenced content: dangling images, trees without a record, and blobs used by
+    /// neither. With `all`, also removes the whole build cache and the cache mounts. Takes the
+    /// exclusive lock.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`crate::StoreError::Busy`] while another process uses the store, or if an entry
+    /// cannot be removed.
     #[tracing::instrument(target = "store", name = "prune", level = "debug", skip(self))]
     pub fn prune(&self, all: bool) -> Result<Freed> {
         self.lock_alone()?;
@@ -63,7 +83,7 @@ impl Store {
         if all {
             self.forget_witnesses()?;
         }
-        // These entries and no others: an image with a name may have the same id.
+        // Exactly these entries: a named image may have the same ID.
         let unnamed: Vec<NamedImage> = self.images()?.into_iter().filter(|e| e.name.is_none()).collect();
         self.forget(&unnamed)?;
         freed.images += unnamed.len() as u64;
@@ -83,7 +103,12 @@ impl Store {
         Ok(freed)
     }
 
-    /// Removes the blobs that neither an image nor the cache refers to, unless another process uses the store.
+    /// Removes blobs that neither an image nor the cache refers to. Does nothing while another
+    /// process uses the store.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read or a blob cannot be removed.
     #[tracing::instrument(target = "store", name = "sweep", level = "debug", skip_all)]
     pub fn sweep_blobs(&self) -> Result<Freed> {
         let mut freed = Freed::default();
@@ -98,7 +123,7 @@ impl Store {
         Ok(freed)
     }
 
-    /// Removes all blobs but these, and the results that name one of them.
+    /// Removes all blobs except those in `keep`, and results that refer to removed ones.
     fn remove_blobs(&self, keep: &HashSet<Digest>, freed: &mut Freed) -> Result<()> {
         let results = self.dir("results")?;
         for entry in results.entries()? {
@@ -112,7 +137,7 @@ impl Store {
         self.remove_others("blobs/sha256", |name| names.contains(name), freed)
     }
 
-    /// The blobs of all images, and the diffIDs of their layers in hexadecimal.
+    /// Returns the blobs of all images, and the diffIDs of their layers in hexadecimal.
     fn image_content(&self) -> Result<(HashSet<Digest>, HashSet<String>)> {
         let (mut blobs, mut layers) = (HashSet::new(), HashSet::new());
         let named = self.images()?.into_iter().map(|entry| entry.manifest);
@@ -160,7 +185,7 @@ impl Store {
         Ok(())
     }
 
-    /// Accounts go with their records.
+    /// Removes accounts whose records are gone.
     pub(crate) fn prune_accounts(&self) -> Result<()> {
         if !self.root.exists("accounts")? {
             return Ok(());
@@ -220,7 +245,8 @@ impl Store {
     }
 }
 
-/// Bytes on the disk below a directory, each inode once; what cannot be read counts as nothing.
+/// Returns the disk usage below a directory in bytes, counting each inode once and ignoring
+/// unreadable entries.
 pub(crate) fn tree_bytes(dir: &RootDir) -> u64 {
     let mut seen = HashSet::new();
     let mut bytes = 0;
@@ -232,7 +258,7 @@ pub(crate) fn tree_bytes(dir: &RootDir) -> u64 {
     bytes
 }
 
-/// Everything below a directory; what cannot be read is left out.
+/// Calls `look` for every entry below a directory, skipping unreadable ones.
 pub(crate) fn each_below(dir: &RootDir, look: &mut dyn FnMut(&Stat)) {
     let mut stack = vec![dir.sub(OsStr::new("."))];
     while let Some(dir) = stack.pop() {

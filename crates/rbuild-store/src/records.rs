@@ -1,3 +1,5 @@
+//! Cache records: results of steps and images by their cache keys.
+
 use std::ffi::OsStr;
 
 use rbuild_image::Digest;
@@ -9,14 +11,14 @@ use crate::layout::{Owners, Store};
 use crate::modes;
 use crate::trees::{TreeId, document_of};
 
-/// What a step with a certain key gave.
+/// The result of a step with a certain key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// The step's files.
     pub tree: TreeId,
-    /// What later steps put into their keys for this one.
+    /// Digest that dependent steps hash into their keys.
     pub result: Digest,
-    /// Seconds since the epoch at which the files were made.
+    /// Creation time of the files in seconds since the Unix epoch.
     pub created: i64,
     boot: String,
     build: String,
@@ -29,17 +31,27 @@ pub(crate) struct ResultFile {
     build: String,
 }
 
-/// Bytes; more than that is read anew.
+/// Maximum size in bytes of a file of cached digests; larger ones are not read.
 const MAX_HASHES: u64 = 1 << 30;
 
 impl Store {
-    /// The record of a key, if it can be trusted and its tree is there, with owners as this store has them.
+    /// Returns the record of a key, if it is valid and its tree exists with this store's
+    /// representation of owners.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read.
     pub fn record(&self, key: &Digest) -> Result<Option<Record>> {
         self.record_with(key, self.owners())
     }
 
-    /// The record of a key: that of [`Store::record`], or else the one of a tree with other owners ([`Store::is_ours`] tells
-    /// them apart), which [`Store::adopt`] may be able to make ours.
+    /// Returns the record of a key as [`Store::record`] does, or else that of a tree with the other
+    /// representation of owners, which [`Store::adopt`] may convert. [`Store::is_ours`]
+    /// distinguishes them.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read.
     pub fn any_record(&self, key: &Digest) -> Result<Option<Record>> {
         match self.record(key)? {
             None => self.record_with(key, self.owners().others()),
@@ -63,6 +75,11 @@ impl Store {
         Ok(boot == self.boot() || self.root.exists(format!("builds/{build}.synced"))?)
     }
 
+    /// Stores the record of a key. The tree must be in place.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the document cannot be written.
     #[tracing::instrument(target = "store", name = "record", level = "debug", skip_all, fields(key = %key.short()))]
     pub fn put_record(&self, key: &Digest, tree: &TreeId, result: &Digest, created: i64, build: &str) -> Result<()> {
         let record = Record {
@@ -75,7 +92,12 @@ impl Store {
         self.write("records", &document_of(key, self.owners()), &record)
     }
 
-    /// Forgets the record of a key whose tree has other owners: the step was made again.
+    /// Removes the record of a key for the other representation of owners, because the step was run
+    /// again.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the document cannot be removed.
     pub fn forget_others_record(&self, key: &Digest) -> Result<()> {
         match self.dir("records")?.remove_file(OsStr::new(&document_of(key, self.owners().others()))) {
             Err(e) if !e.is_not_found() => Err(e.into()),
@@ -83,7 +105,11 @@ impl Store {
         }
     }
 
-    /// The manifest of the finished image with that key, if all of it is still there.
+    /// Returns the manifest of the finished image with that key, if the image is still complete.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read.
     pub fn result(&self, key: &Digest) -> Result<Option<Digest>> {
         let Some(found) = self.read_if_whole::<ResultFile>(&format!("results/{}.json", key.hex()))? else {
             return Ok(None);
@@ -101,12 +127,22 @@ impl Store {
         Ok(Some(found.manifest))
     }
 
+    /// Stores the manifest of the finished image with that key.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the document cannot be written.
     pub fn put_result(&self, key: &Digest, manifest: &Digest, build: &str) -> Result<()> {
         let file = ResultFile { manifest: *manifest, boot: self.boot().to_string(), build: build.to_string() };
         self.write("results", &format!("{}.json", key.hex()), &file)
     }
 
-    /// What was written under that name about files of contexts; nothing if there is none.
+    /// Returns the cached digests of build context files stored under that name, empty if there are
+    /// none.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file cannot be read.
     pub fn hashes(&self, name: &Digest) -> Result<Vec<u8>> {
         match self.root.read(format!("hashes/{}", name.hex()), MAX_HASHES) {
             Err(e) if e.is_not_found() => Ok(Vec::new()),
@@ -114,24 +150,37 @@ impl Store {
         }
     }
 
+    /// Stores cached digests of build context files under that name.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file cannot be written.
     pub fn put_hashes(&self, name: &Digest, bytes: &[u8]) -> Result<()> {
         let dir = self.root.create_dir_all("hashes", modes::dir(), None, |_| ())?;
         Ok(write_atomic(&dir, OsStr::new(&name.hex()), bytes, modes::file())?)
     }
 
     /// Waits until no other thread or process works on the step with that key.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the lock cannot be taken, or if the build is stopped.
     pub fn lock_step(&self, key: &Digest) -> Result<KeyLock> {
         self.wait_for_key(lock_key(key))
     }
 
-    /// Puts everything that was written so far on the disk, and says so for `build`.
+    /// Syncs everything written so far to disk, and marks `build` as synced.
+    ///
+    /// # Errors
+    ///
+    /// Fails if syncing fails or the mark cannot be written.
     pub fn sync(&self, build: &str) -> Result<()> {
         rbuild_linux::sync_filesystem(&self.root)?;
         self.write("builds", &format!("{build}.synced"), &())
     }
 }
 
-/// What of a digest names a lock.
+/// Returns the part of a digest that identifies its lock.
 pub(crate) fn lock_key(digest: &Digest) -> [u8; 8] {
     let mut first = [0; 8];
     first.copy_from_slice(&digest.bytes()[..8]);

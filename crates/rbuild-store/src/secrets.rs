@@ -1,7 +1,7 @@
-//! Which secrets were looked for in a tree, and which were found there.
+//! Results of searching trees for the values of secrets.
 //!
-//! A value is known by a digest that is keyed with bytes of this store alone: without them it tells nobody anything, not
-//! even about a value that could be guessed.
+//! A value is represented by a digest keyed with random bytes of the store. Without that key, it
+//! reveals nothing, even about values that could be guessed.
 
 use rbuild_image::{Digest, Hasher};
 use rbuild_linux::RootDir;
@@ -12,27 +12,28 @@ use crate::layout::{Store, document};
 use crate::records::Record;
 use crate::trees::TreeId;
 
-/// Stands for the value of a secret.
+/// A keyed digest of a secret's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SecretMark(Digest);
 
-/// What is known of secrets in a tree. It stands beside the tree's files.
+/// The known results of searching a tree for secrets, stored beside its files.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// Looked for, and not there.
+    /// Secrets that were searched for and not found.
     pub absent: Vec<SecretMark>,
-    /// Found.
+    /// Secrets that were found.
     pub held: Vec<SecretMark>,
 }
 
 pub(crate) const NOTE: &str = "secrets.json";
 const KEY: &str = "secrets.key";
-/// Tokens that live for one build come in any number; a forgotten one is looked for again.
+/// Maximum number of absent secrets kept. Tokens valid for a single build can be arbitrarily many;
+/// a dropped one is searched for again.
 const MOST_ABSENT: usize = 32;
 
 impl Verdict {
-    /// Whether all of these were looked for, and none is there.
+    /// Returns true if all of these were searched for and none was found.
     pub fn clears(&self, marks: &[SecretMark]) -> bool {
         marks.iter().all(|mark| self.absent.contains(mark)) && !self.held.iter().any(|mark| marks.contains(mark))
     }
@@ -48,7 +49,11 @@ impl Verdict {
 }
 
 impl Store {
-    /// The marks of values, in their order. Makes the store's key if there is none.
+    /// Returns the marks of values, in order. Creates the store's key if necessary.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the key cannot be read or created.
     pub fn secret_marks<'v>(&self, values: impl Iterator<Item = &'v [u8]>) -> Result<Vec<SecretMark>> {
         let mut values = values.peekable();
         if values.peek().is_none() {
@@ -63,17 +68,29 @@ impl Store {
         Ok(values.map(mark).collect())
     }
 
-    /// What is known of secrets in a tree; `None` if nobody ever looked.
+    /// Returns the known results for a tree, or `None` if it was never searched.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file cannot be read.
     pub fn verdict(&self, tree: &TreeId) -> Result<Option<Verdict>> {
         self.read_if_whole(&format!("trees/{}/{NOTE}", tree.name()))
     }
 
-    /// Writes the verdict beside the files of a tree in the making.
+    /// Stores the results for a new tree.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file cannot be written.
     pub fn put_verdict(&self, made: &RootDir, verdict: &Verdict) -> Result<()> {
         self.put_note(made, NOTE, &document(NOTE, verdict)?)
     }
 
-    /// Adds to what is known of a tree.
+    /// Adds results for an existing tree.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file cannot be written, or if the build is stopped while it waits for the lock.
     pub fn add_verdict(&self, tree: &TreeId, more: &Verdict) -> Result<()> {
         let mut hasher = Hasher::new();
         hasher.field("verdict").field(tree.name());
@@ -87,8 +104,14 @@ impl Store {
         }
     }
 
-    /// Whether a build that was given these secrets may take the result of a command that mounts some (`mounts_any`): a
-    /// result that holds the value of another secret, or that nobody looked through, would hand on what this build was not given.
+    /// Returns true if a build with the secrets `given` may use the result of a command;
+    /// `mounts_any` tells whether the command mounts secrets. A result that contains the value of
+    /// another secret, or was never searched, would disclose a secret that this build was not
+    /// given.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the known results cannot be read.
     pub fn may_take(&self, record: &Record, mounts_any: bool, given: &[SecretMark]) -> Result<bool> {
         Ok(match self.verdict(&record.tree)? {
             Some(verdict) => verdict.held.iter().all(|mark| given.contains(mark)),

@@ -1,12 +1,15 @@
+//! Parallel processing of independent items.
+
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::error::Result;
 
-/// Does something with each item, several at a time; gives what came of them, in their order. After an error nothing more is
-/// begun, and that error is the answer.
+/// Processes the items in parallel and returns the results in order. After an error no further
+/// items are started, and the error is returned.
 ///
-/// Threads of their own: they wait for locks and for the disk, which workers of a pool must not.
+/// Uses threads of its own, because the work waits for locks and the disk, which workers of a pool
+/// must not do.
 pub(crate) fn side_by_side<T, R>(items: &[T], work: impl Fn(&T) -> Result<R> + Sync) -> Result<Vec<R>>
 where
     T: Sync,
@@ -31,6 +34,6 @@ where
         }
         worker();
     });
-    // What was not begun stands for nothing: then there is an error among the rest.
+    // Items that were not started have no result; another item then has the error.
     done.into_iter().filter_map(OnceLock::into_inner).collect()
 }

@@ -1,3 +1,5 @@
+//! Snapshots: file systems composed of trees, by overlay mounts or by copying.
+
 use std::path::{Path, PathBuf};
 
 use rbuild_linux::{RootDir, detached_overlay};
@@ -9,30 +11,35 @@ use crate::stack::distinct;
 use crate::trees::TreeId;
 use crate::workspace::Workspace;
 
-/// How trees are put on each other.
+/// The method of stacking trees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Snapshots {
-    /// By the kernel.
+    /// Overlay mounts.
     Overlay,
-    /// By copying files.
+    /// Copying or hard-linking files.
     Copies,
 }
 
-/// A directory that is worked in, and the way back from it to a tree.
+/// A writable snapshot, and the state needed to extract its changes.
 pub struct Working {
+    /// Its root directory.
     pub root: RootDir,
     before: Option<Before>,
 }
 
-/// Where an overlay is mounted for a moment on kernels that know no other way.
+/// Temporary mount point for overlays on kernels that cannot mount them detached.
 const SCRATCH: &str = "/mnt";
 
 impl Snapshots {
-    /// What the store's file system and this process's rights allow.
+    /// Returns the method supported by the store's file system and this process's privileges.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a directory cannot be created.
     pub fn probe(work: &Workspace) -> Result<Snapshots> {
         let (lower, upper, scratch) = (work.new_dir()?.0, work.new_dir()?.0, work.new_dir()?.0);
         let made = detached_overlay(&[lower], Some((&upper, &scratch)), Path::new(SCRATCH));
-        // A file system that is an overlay itself takes the mount and then keeps no marks.
+        // On an overlay file system, mounting succeeds but creating marks fails.
         let works = made.is_ok_and(|fd| {
             let root = RootDir::from_fd(fd, "/");
             root.create_dir("probe".as_ref(), 0o755).and_then(|()| root.remove_dir("probe".as_ref())).is_ok()
@@ -40,21 +47,29 @@ impl Snapshots {
         Ok(if works { Snapshots::Overlay } else { Snapshots::Copies })
     }
 
-    /// What the trees (the lowest first) show together, for reading.
+    /// Returns a read-only view of the trees (lowest first).
+    ///
+    /// # Errors
+    ///
+    /// Fails if mounting or copying fails.
     pub fn view(self, store: &Store, work: &Workspace, trees: &[TreeId]) -> Result<RootDir> {
         if self == Snapshots::Copies {
             return Ok(RootDir::from_fd(self.merged(store, work, trees, Files::Linked)?.1.into_fd(), "/"));
         }
         let mut lowers = store.lower_dirs(trees);
-        // An overlay without an upper directory wants two lower ones.
+        // An overlay without an upper directory needs two lower ones.
         while lowers.len() < 2 {
             lowers.push(work.new_dir()?.0);
         }
         Ok(RootDir::from_fd(detached_overlay(&lowers, None, Path::new(SCRATCH))?, "/"))
     }
 
-    /// The trees together, for work that replaces files and never writes in place; what it leaves becomes the tree
-    /// whose directory `upper` is.
+    /// Returns a writable snapshot of the trees for work that replaces files and never writes in
+    /// place. Its changes become the tree in the directory `upper`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if mounting or copying fails.
     pub fn working(self, store: &Store, work: &Workspace, trees: &[TreeId], upper: &Path) -> Result<Working> {
         if trees.is_empty() {
             return Ok(Working { root: RootDir::open(upper)?, before: None });
@@ -69,7 +84,11 @@ impl Snapshots {
         Ok(Working { root: RootDir::from_fd(fd, "/"), before: None })
     }
 
-    /// The trees together in a directory of their own; its path.
+    /// Returns a directory with the merged content of the trees, and its path.
+    ///
+    /// # Errors
+    ///
+    /// Fails if copying fails.
     pub fn merged(self, store: &Store, work: &Workspace, trees: &[TreeId], files: Files) -> Result<(PathBuf, RootDir)> {
         let (path, root) = work.new_dir()?;
         let open = distinct(trees).into_iter().map(|tree| store.tree(tree)).collect::<Result<Vec<_>>>()?;
@@ -79,13 +98,17 @@ impl Snapshots {
 }
 
 impl Working {
-    /// Whether files may be put straight into the tree when the work is finished: nobody looks at the tree then to see
-    /// what was done.
+    /// Returns true if files may be added directly to the tree after the work, because its changes
+    /// are not extracted by comparing the directory with its earlier state.
     pub fn takes_files(&self) -> bool {
         self.before.is_none()
     }
 
-    /// Brings the work home into the tree that it was for.
+    /// Moves the changes into the tree in the directory `upper`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the changes cannot be read or moved.
     pub fn finish(self, upper: &Path) -> Result<()> {
         match self.before {
             Some(before) => Ok(before.changes(&self.root, &RootDir::open(upper)?)?),

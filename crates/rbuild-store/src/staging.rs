@@ -1,4 +1,4 @@
-//! Blobs on their way in.
+//! Staging of incoming blobs.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -16,29 +16,40 @@ use crate::images::digest;
 use crate::layout::Store;
 use crate::workspace::Workspace;
 
-/// Blobs that come in together. They lie beside those of the store until [`Staging::keep`] makes them the store's: nothing stays
-/// of what is refused, and of what a killed process took in, the next one removes all.
+/// Blobs that arrive together. They are staged outside the store's blobs until [`Staging::keep`]
+/// publishes them, so rejected ones leave nothing behind. Blobs staged by a killed process are
+/// removed by the next one.
 pub struct Staging<'a> {
     store: &'a Store,
     work: &'a Workspace,
     dir: RootDir,
-    /// The blobs here, and their sizes.
+    /// The staged blobs and their sizes in bytes.
     here: RefCell<HashMap<Digest, u64>>,
-    /// Blobs and the diffIDs of what they hold.
+    /// Blobs and the diffIDs of their content.
     holds: RefCell<HashSet<(Digest, Digest)>>,
 }
 
 impl<'a> Staging<'a> {
+    /// Creates an empty staging area.
+    ///
+    /// # Errors
+    ///
+    /// Fails if its directory cannot be created.
     pub fn open(store: &'a Store, work: &'a Workspace) -> Result<Staging<'a>> {
         let (_, dir) = work.new_dir()?;
         Ok(Staging { store, work, dir, here: RefCell::default(), holds: RefCell::default() })
     }
 
+    /// Returns the store.
     pub fn store(&self) -> &'a Store {
         self.store
     }
 
-    /// Bytes of a blob that came in or that the store has; `None` if neither.
+    /// Returns the size in bytes of a staged or stored blob, or `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read.
     pub fn size(&self, digest: &Digest) -> Result<Option<u64>> {
         if let Some(size) = self.here.borrow().get(digest) {
             return Ok(Some(*size));
@@ -50,7 +61,11 @@ impl<'a> Staging<'a> {
         }
     }
 
-    /// Opens a blob of either place.
+    /// Opens a staged or stored blob without verifying it.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`StoreError::NoBlob`] if there is none.
     pub fn open_blob(&self, digest: &Digest) -> Result<File> {
         match self.here.borrow().contains_key(digest) {
             true => Ok(self.dir.open_file(digest.hex())?),
@@ -58,19 +73,31 @@ impl<'a> Staging<'a> {
         }
     }
 
-    /// A small blob of either place whole, verified.
+    /// Reads a small staged or stored blob into memory and verifies its digest.
+    ///
+    /// # Errors
+    ///
+    /// Fails if there is no such blob, or if its digest is wrong.
     pub fn read_document(&self, digest: &Digest) -> Result<Vec<u8>> {
         read_document(self.open_blob(digest)?, digest)
     }
 
-    /// Takes the bytes of `source` in; gives their digest and size.
+    /// Stages the bytes of `source` and returns their digest and size.
+    ///
+    /// # Errors
+    ///
+    /// Fails if `source` cannot be read or the blob cannot be written.
     pub fn put_blob(&self, source: impl Read) -> Result<(Digest, u64)> {
         let mut blob = self.receive()?;
         blob.blob.fill(source)?;
         blob.finish()
     }
 
-    /// Takes bytes in that are in memory: what either place has is not written again.
+    /// Stages bytes in memory, unless they are staged or stored already.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the blob cannot be written.
     pub fn put_bytes(&self, bytes: &[u8]) -> Result<(Digest, u64)> {
         let digest = Digest::of(bytes);
         if !self.here.borrow().contains_key(&digest) && !self.store_has(&digest) {
@@ -79,34 +106,48 @@ impl<'a> Staging<'a> {
         Ok((digest, bytes.len() as u64))
     }
 
-    /// Whether the store has all of a blob: a power cut may have left a part.
+    /// Returns true if the store has the blob and its digest is verified; a power failure may have
+    /// truncated it.
     fn store_has(&self, digest: &Digest) -> bool {
         self.store.open_blob(digest).is_ok_and(|file| self.store.is_known_whole(&file))
     }
 
+    /// Stages a value as a JSON document and returns its digest and size.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the blob cannot be written.
     pub fn put_document<T: Serialize>(&self, value: &T) -> Result<(Digest, u64)> {
         self.put_bytes(&to_document(value)?)
     }
 
-    /// A blob that comes in piece by piece.
+    /// Starts a blob that arrives incrementally.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file cannot be created.
     pub fn receive(&self) -> Result<Receiving<'_>> {
         Ok(Receiving { staging: self, blob: HashedBlob::new(self.store.new_blob(self.work)?) })
     }
 
-    /// Notes that the layer with that diffID is what the blob holds.
+    /// Records that the blob contains the layer with that diffID.
     pub fn note_layer(&self, blob: &Digest, diff_id: &Digest) {
         self.holds.borrow_mut().insert((*blob, *diff_id));
     }
 
-    /// Makes what the images with these manifests need the store's and, when it is on the disk, gives them their names.
-    /// `what` tells this from builds.
+    /// Publishes the blobs that the given images need, syncs them to disk, and then names the
+    /// images. `what` distinguishes the sync mark from those of builds.
+    ///
+    /// # Errors
+    ///
+    /// Fails if an image is incomplete, or if the store cannot be written.
     pub fn keep(self, what: &str, images: &[Digest], named: &[(Digest, Option<Reference>)]) -> Result<()> {
         let kept = self.move_in(images).and_then(|()| {
             self.store.sync(what)?;
             self.store.tag_all(named)
         });
         if kept.is_err() && self.store.lock_alone().is_ok() {
-            // What is left takes room, and prune gives that back.
+            // The rest only takes space, which prune frees.
             let _ = self.store.sweep_blobs();
             self.store.lock_shared()?;
         }
@@ -117,7 +158,7 @@ impl<'a> Staging<'a> {
         let needed = self.needed(images)?;
         let blobs = self.store.dir("blobs/sha256")?;
         for digest in self.here.borrow().keys().filter(|digest| needed.contains(*digest)) {
-            // To replace a file takes the file system long.
+            // Replacing a file is slow on some file systems.
             if self.store_has(digest) {
                 continue;
             }
@@ -130,7 +171,7 @@ impl<'a> Staging<'a> {
         Ok(())
     }
 
-    /// The manifests of images, their configurations and layers.
+    /// Returns the manifests of the images, their configurations and layers.
     fn needed(&self, images: &[Digest]) -> Result<HashSet<Digest>> {
         let mut needed: HashSet<Digest> = images.iter().copied().collect();
         for image in images {
@@ -147,19 +188,27 @@ impl<'a> Staging<'a> {
     }
 }
 
-/// A blob that is coming in.
+/// A blob that arrives incrementally.
 pub struct Receiving<'a> {
     staging: &'a Staging<'a>,
     blob: HashedBlob<'a>,
 }
 
 impl Receiving<'_> {
-    /// Takes the next bytes.
+    /// Appends bytes.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file cannot be written.
     pub fn add(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.blob.add(bytes)
     }
 
-    /// The digest and the size of what came.
+    /// Stages the blob and returns its digest and size.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the blob cannot be written.
     pub fn finish(self) -> Result<(Digest, u64)> {
         let (blob, digest, size) = self.blob.finish()?;
         blob.publish_in(&self.staging.dir, self.staging.store, &digest, size)?;
@@ -209,7 +258,7 @@ mod tests {
         assert_eq!(std::fs::read_dir(dir.join("tmp")).unwrap().count(), 0);
         assert_eq!(store.images().unwrap(), [crate::NamedImage { name: Some(name), manifest }]);
         assert_eq!(store.check(false).unwrap().problems, Vec::<String>::new());
-        // What the store has whole is not written again, and what it has a part of is.
+        // Complete blobs of the store are not written again; truncated ones are.
         let layer = dir.join("blobs/sha256").join(Digest::of(b"layer").hex());
         let inode = || std::os::unix::fs::MetadataExt::ino(&layer.metadata().unwrap());
         let before = inode();

@@ -1,7 +1,8 @@
-//! Trees with files that stand for devices, where none can be made.
+//! Trees with files that stand in for devices, for isolation modes that cannot create device nodes.
 //!
-//! What such a file says is of use to its inode alone ([`rbuild_linux::Recorded`]). A store that was copied has other inodes,
-//! and trees with stand-ins are none there. And the kernel gives a file another inode when a command changes it.
+//! The note on such a file is valid for its inode only ([`rbuild_linux::Recorded`]). A copied store
+//! has other inodes, so its trees with stand-ins are invalid. The kernel also assigns a new inode
+//! when a command changes a stand-in and it is copied up.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -13,11 +14,11 @@ use crate::layout::Store;
 use crate::pile::{Found, Pile};
 use crate::trees::TreeId;
 
-/// Stands beside the files of a tree which may hold stand-ins: the inode of their directory, in digits.
+/// File beside a tree that may contain stand-ins, with the inode number of its `fs` directory.
 pub(crate) const STAND_INS: &str = "stand-ins";
 
 impl Store {
-    /// Says of a tree in the making that it may hold stand-ins, if any were met since this process began.
+    /// Marks a new tree as possibly containing stand-ins, if this process has encountered any.
     pub(crate) fn note_stand_ins(&self, made: &RootDir) -> Result<()> {
         match made.stat_name(OsStr::new("fs")) {
             Ok(fs) if has_met_stand_ins() => self.put_note(made, STAND_INS, fs.ino.to_string().as_bytes()),
@@ -29,7 +30,7 @@ impl Store {
         Ok(!self.tree_note(tree, STAND_INS)?.is_empty())
     }
 
-    /// Whether stand-ins of a tree, if it has any, are those that were made.
+    /// Returns true if the tree's stand-ins, if any, are still the original inodes.
     pub(crate) fn has_own_stand_ins(&self, tree: &TreeId) -> Result<bool> {
         let note = self.tree_note(tree, STAND_INS)?;
         if note.is_empty() {
@@ -39,8 +40,12 @@ impl Store {
         Ok(note == fs.ino.to_string().as_bytes())
     }
 
-    /// Has stand-ins in `upper` stand for their devices again that the kernel has copied there out of these trees (the lowest
-    /// first), as a command changed them. `upper` is the upper directory of an overlay.
+    /// Revalidates stand-ins that the kernel copied up from these trees (lowest first) into the
+    /// overlay upper directory `upper` because a command changed them.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a tree cannot be read or a stand-in cannot be changed.
     pub fn renew_stand_ins(&self, trees: &[TreeId], upper: &RootDir) -> Result<()> {
         let mut may_be = false;
         for tree in trees {
@@ -67,8 +72,9 @@ impl Store {
     }
 }
 
-/// A file that says what the stand-in in its place said, and belongs to root or to whom that belonged, is that one, copied up: who
-/// could put another there could change that one as well. One that was given away or moved is not known again.
+/// Revalidates a file if it is a copied-up stand-in: its note equals that of the stand-in below,
+/// and it belongs to root or to the same owner. Whoever could forge such a file could also have
+/// changed the original. A stand-in with another owner or path is not recognized.
 fn renew(dir: &RootDir, name: &OsStr, stat: &Stat, below: &Pile, path: &Path) -> Result<()> {
     let said = |dir: &RootDir, name: &OsStr| Ok::<_, StoreError>(dir.xattrs(name)?.remove(owner_attribute()));
     let Some(says) = said(dir, name)? else { return Ok(()) };

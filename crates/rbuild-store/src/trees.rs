@@ -1,3 +1,5 @@
+//! File trees of steps and layers.
+
 use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -16,34 +18,35 @@ use crate::modes;
 use crate::side_by_side::side_by_side;
 use crate::workspace::Workspace;
 
-/// Names a tree of the store.
+/// The name of a tree in the store.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct TreeId(String);
 
 impl TreeId {
-    /// The tree of a step by its key.
+    /// Returns the tree of the step with that key.
     fn of_step(key: &Digest, owners: TreeOwners) -> TreeId {
         TreeId(format!("{}{}", step_kind(owners), key.hex()))
     }
 
-    /// Whether it is the tree of the step with that key, whatever owners are in it.
+    /// Returns true if it is the tree of the step with that key, with any representation of owners.
     pub fn is_of_step(&self, key: &Digest) -> bool {
         self.0.get(1..) == Some(&key.hex())
     }
 
-    /// The key in the name.
+    /// Returns the key in the name.
     pub(crate) fn key(&self) -> Option<Digest> {
         format!("sha256:{}", self.0.get(1..)?).parse().ok()
     }
 
-    /// The tree of the same step with such owners.
+    /// Returns the tree of the same step with that representation of owners.
     pub(crate) fn with_owners(&self, owners: TreeOwners) -> TreeId {
         TreeId(format!("{}{}", step_kind(owners), self.0.get(1..).unwrap_or_default()))
     }
 
-    /// Whether the name is a whole digest, as earlier versions did not make it. Those knew owners and devices by attributes that
-    /// anybody could write: their trees count for nothing.
+    /// Returns true if the name contains a full digest. Trees of earlier versions, with shorter
+    /// names, are invalid: their owners and devices were recorded in attributes that anyone could
+    /// set.
     pub(crate) fn is_current(&self) -> bool {
         self.0.len() == 65
     }
@@ -52,18 +55,18 @@ impl TreeId {
         &self.0
     }
 
-    /// The tree in that directory of `trees`.
+    /// Returns the tree in that directory of `trees`.
     pub(crate) fn of_dir(name: &str) -> TreeId {
         TreeId(name.to_string())
     }
 
-    /// The tree of a layer by its diffID.
+    /// Returns the tree of the layer with that diffID.
     pub fn of_layer(diff_id: &Digest, owners: TreeOwners) -> TreeId {
         let kind = if owners == TreeOwners::Given { 'l' } else { 'r' };
         TreeId(format!("{kind}{}", diff_id.hex()))
     }
 
-    /// The tree of the layer that a document in `layers` is about.
+    /// Returns the tree of the layer that a document in `layers` describes.
     pub(crate) fn of_document(name: &str) -> Option<TreeId> {
         let name = name.strip_suffix(".json")?;
         let (hex, kind) = name.strip_suffix(RECORDED).map_or((name, 'l'), |hex| (hex, 'r'));
@@ -71,28 +74,29 @@ impl TreeId {
     }
 }
 
-/// Stands beside the files of a copy, and says where they came from. Such files may be links to those of another copy.
+/// File beside a copy's tree that lists the sources of its files. These files may be hard links to
+/// those of another copy.
 pub const LISTING: &str = "listing";
 
-/// Before the `.json` of a layer's document or a record, where owners are written down.
+/// Suffix before `.json` in the names of documents about trees with recorded owners.
 const RECORDED: &str = "-recorded";
 
 fn step_kind(owners: TreeOwners) -> char {
     if owners == TreeOwners::Given { 's' } else { 'w' }
 }
 
-/// The document about a digest, and a tree with such owners.
+/// Returns the name of the document for a digest and a representation of owners.
 pub(crate) fn document_of(digest: &Digest, owners: TreeOwners) -> String {
     format!("{}{}.json", digest.hex(), if owners == TreeOwners::Given { "" } else { RECORDED })
 }
 
-/// The digest in the name of such a document.
+/// Returns the digest in the name of such a document.
 pub(crate) fn digest_in(document: &str) -> &str {
     let name = document.strip_suffix(".json").unwrap_or(document);
     name.strip_suffix(RECORDED).unwrap_or(name)
 }
 
-/// Bytes; more than that is no note of ours.
+/// Maximum size of a note in bytes.
 const MAX_NOTE: u64 = 1 << 30;
 
 #[derive(Serialize, Deserialize)]
@@ -103,26 +107,35 @@ struct LayerFile {
 }
 
 impl Store {
-    /// The tree of a step by its key.
+    /// Returns the tree of the step with that key.
     pub fn step_tree(&self, key: &Digest) -> TreeId {
         TreeId::of_step(key, self.owners())
     }
 
-    /// Whether the tree of a step has owners as this store's builder makes and reads them.
+    /// Returns true if a step's tree has this store's representation of owners.
     pub fn is_ours(&self, tree: &TreeId) -> bool {
         tree.0.starts_with(step_kind(self.owners()))
     }
 
-    /// Where the files of a tree are, as a path of this process.
+    /// Returns the path of a tree's files in this process.
     pub fn tree_path(&self, tree: &TreeId) -> PathBuf {
         self.path().join("trees").join(&tree.0).join("fs")
     }
 
+    /// Opens the files of a tree.
+    ///
+    /// # Errors
+    ///
+    /// Fails if they are not unpacked.
     pub fn tree(&self, tree: &TreeId) -> Result<RootDir> {
         Ok(self.root.sub(Path::new("trees").join(&tree.0).join("fs"))?)
     }
 
-    /// What was written beside the files of a tree under that name; nothing if there is none.
+    /// Returns the content of the file `name` beside a tree, empty if there is none.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file cannot be read.
     pub fn tree_note(&self, tree: &TreeId, name: &str) -> Result<Vec<u8>> {
         match self.root.read(Path::new("trees").join(&tree.0).join(name), MAX_NOTE) {
             Err(e) if e.is_not_found() => Ok(Vec::new()),
@@ -130,22 +143,34 @@ impl Store {
         }
     }
 
-    /// Writes something beside the files of a tree in the making.
+    /// Writes a file beside the files of a new tree.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file cannot be written.
     pub fn put_note(&self, made: &RootDir, name: &str, bytes: &[u8]) -> Result<()> {
         let mut file = made.create_file(OsStr::new(name), modes::file())?;
         file.write_all(bytes).map_err(|e| rbuild_linux::Error::new("write", name, e))?;
         Ok(())
     }
 
-    /// A new tree in the making: a directory that holds an empty `fs`.
+    /// Creates a new, unpublished tree: a directory that contains an empty `fs`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the directory cannot be created.
     pub fn new_tree(&self, work: &Workspace) -> Result<(PathBuf, RootDir)> {
         let (path, dir) = work.new_dir_with(modes::dir())?;
         dir.create_dir(OsStr::new("fs"), 0o755)?;
         Ok((path, dir))
     }
 
-    /// Publishes a finished tree; nothing is copied. What a dead process left under that id is replaced. The
-    /// caller holds the lock of the step.
+    /// Publishes a finished tree by renaming it. Replaces an existing tree with that ID, left by a
+    /// killed process. The caller holds the lock of the step.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the tree cannot be renamed.
     #[tracing::instrument(target = "store", name = "commit", level = "debug", skip_all, fields(tree = ?id))]
     pub fn commit_tree(&self, work: &Workspace, made: &Path, id: &TreeId) -> Result<()> {
         let trees = self.dir("trees")?;
@@ -162,7 +187,7 @@ impl Store {
         }
     }
 
-    /// The tree of a layer that was unpacked before.
+    /// Returns the tree of a layer that has been unpacked before.
     pub(crate) fn layer_tree(&self, diff_id: &Digest) -> Result<Option<TreeId>> {
         let document = document_of(diff_id, self.owners());
         let Some(file) = self.read_if_whole::<LayerFile>(&format!("layers/{document}"))? else {
@@ -176,7 +201,8 @@ impl Store {
         Ok(there.then_some(file.tree))
     }
 
-    /// The tree that a document in `layers` names, which an earlier version may have made.
+    /// Returns the tree that a document in `layers` refers to, which may be from an earlier
+    /// version.
     pub(crate) fn tree_of_document(&self, document: &str) -> Result<Option<TreeId>> {
         if TreeId::of_document(document).is_none() {
             return Ok(None);
@@ -184,9 +210,14 @@ impl Store {
         Ok(self.read_if_whole::<LayerFile>(&format!("layers/{document}"))?.map(|file| file.tree))
     }
 
-    /// The trees of an image, the lowest first; layers that were never unpacked are unpacked now, each once and
-    /// several side by side. The second part of the answer says how many there were. Layers that lack something are followed
-    /// by a tree that has it.
+    /// Returns the trees of an image, lowest first, and the number of layers unpacked by this call.
+    /// Missing layers are unpacked once each, several in parallel. Layers with references to lower
+    /// layers are followed by a fix-up tree.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a layer cannot be read or unpacked, if its digests are wrong, or if the build is
+    /// stopped.
     pub fn unpack_image(&self, work: &Workspace, image: &Image, build: &str) -> Result<(Vec<TreeId>, usize)> {
         let layers = image.layers()?;
         let unpack = |(layer, diff_id): &(Descriptor, Digest)| self.tree_of_layer(work, layer, diff_id, build);
@@ -198,7 +229,7 @@ impl Store {
         Ok((self.mended(work, found, build)?, unpacked))
     }
 
-    /// The tree of one layer, and whether it had to be made.
+    /// Returns the tree of one layer, and whether it was unpacked by this call.
     fn tree_of_layer(
         &self,
         work: &Workspace,
@@ -208,7 +239,8 @@ impl Store {
     ) -> Result<(TreeId, bool)> {
         let digest = digest(layer)?;
         if let Some(tree) = self.layer_tree(diff_id)? {
-            // The tree is that of the diffID; the image's own blob need not be, and may go into other images from here.
+            // The tree belongs to the diffID. This image's blob may differ from the one unpacked
+            // before, and may go into other images.
             self.check_layer(&digest, diff_id)?;
             return Ok((tree, false));
         }
@@ -236,12 +268,13 @@ impl Store {
         Ok(id)
     }
 
-    /// Unpacks a layer into an empty directory.
+    /// Unpacks a layer into an empty directory and verifies its digests.
     pub(crate) fn unpack_verified(&self, digest: &Digest, diff_id: &Digest, fs: &RootDir) -> Result<Unpacked> {
         self.unpack_some_verified(digest, diff_id, fs, &mut |_| true)
     }
 
-    /// The same of those entries only that `wants` says.
+    /// Unpacks only the entries for which `wants` returns true, and verifies the digests of the
+    /// whole layer.
     pub(crate) fn unpack_some_verified(
         &self,
         digest: &Digest,

@@ -1,4 +1,4 @@
-//! Reading what the store holds, to see whether it is whole; and taking out what is not.
+//! Verification and repair of the store's content.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -12,19 +12,27 @@ use crate::layout::Store;
 use crate::records::{Record, ResultFile};
 use crate::workspace::sweep;
 
-/// What [`Store::check`] found.
+/// The result of [`Store::check`].
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Checked {
+    /// Number of blobs.
     pub blobs: u64,
+    /// Total size of the blobs in bytes.
     pub bytes: u64,
+    /// Number of index entries.
     pub images: u64,
+    /// Number of cache documents.
     pub records: u64,
-    /// Each a sentence.
+    /// Problems, one sentence each.
     pub problems: Vec<String>,
 }
 
 impl Store {
-    /// Reads every blob of an image and compares digests, and the diffIDs of layers.
+    /// Reads every blob of an image and verifies digests and diffIDs.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a blob is missing or damaged.
     pub fn verify_image(&self, image: &Image) -> Result<()> {
         self.read_document(&image.manifest_digest)?;
         self.read_document(&image.id)?;
@@ -35,9 +43,15 @@ impl Store {
         Ok(())
     }
 
-    /// Checks the whole store: every blob against its name, every document against what it names. With `repair`
-    /// (nobody else may use the store then) what is broken is taken out: damaged blobs, names of images that are
-    /// not whole, records of the cache whose files are gone. Files of trees carry no checksums and are not read.
+    /// Verifies the whole store: every blob against its name, and every document against its
+    /// references. With `repair`, which takes the exclusive lock, broken content is removed:
+    /// damaged blobs, names of incomplete images, and cache records whose files are gone. Files of
+    /// trees have no checksums and are not read.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read, or with [`crate::StoreError::Busy`] if it is to be
+    /// repaired while another process uses it.
     #[tracing::instrument(target = "store", name = "fsck", level = "debug", skip(self))]
     pub fn check(&self, repair: bool) -> Result<Checked> {
         if repair {
@@ -49,14 +63,14 @@ impl Store {
         let sound = self.check_blobs(repair, &mut checked)?;
         self.check_images(repair, &sound, &mut checked)?;
         self.check_documents::<Record>(repair, "records", &mut checked, |r| self.has_tree(&r.tree))?;
-        // An image that was removed leaves its result behind, which then counts for nothing.
+        // The result of a removed image remains, and is ignored.
         self.check_documents::<ResultFile>(repair, "results", &mut checked, |r| {
             Ok(sound.contains(&r.manifest.hex()) || !self.has_blob(&r.manifest)?)
         })?;
         Ok(checked)
     }
 
-    /// The names of the blobs that are what their names say.
+    /// Returns the names of the intact blobs.
     fn check_blobs(&self, repair: bool, checked: &mut Checked) -> Result<HashSet<String>> {
         let dir = self.dir("blobs/sha256")?;
         let mut sound = HashSet::new();
@@ -99,7 +113,7 @@ impl Store {
         for entry in self.images()? {
             checked.images += 1;
             let name = entry.name.as_ref().map_or_else(|| entry.manifest.to_string(), |n| n.familiar());
-            // An image may have any number of names.
+            // An image may have many names.
             let lacks = known.entry(entry.manifest).or_insert_with(|| self.lacks(&entry.manifest, sound));
             if let Some(why) = lacks {
                 checked.problems.push(format!("the image {name} is not whole: {why}"));
@@ -112,7 +126,7 @@ impl Store {
         Ok(())
     }
 
-    /// What is wrong with the image of that manifest.
+    /// Returns a description of the problem with an image, if there is one.
     fn lacks(&self, manifest: &Digest, sound: &HashSet<String>) -> Option<String> {
         let image = match self.image(manifest) {
             Ok(image) => image,

@@ -1,4 +1,5 @@
-//! Waits for the locks of other processes: for other builds as long as they take, for anybody else not without end.
+//! Waiting for locks of other processes: indefinitely for other builds, for a limited time for
+//! other programs.
 
 use std::fs::File;
 use std::path::Path;
@@ -9,21 +10,21 @@ use rbuild_linux::{Conflict, LockHolder, LockKind, RootDir, lock_holders, proces
 
 use crate::error::{Result, StoreError};
 
-/// When it is said for whom a wait is.
+/// Delay after which the user is told about a wait.
 const SAY: Duration = Duration::from_secs(3);
 
-/// Time between two looks at who holds a lock.
+/// Interval between checks of the lock's holders.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Whether a wait for somebody else's lock is to end.
+/// Returns true if waiting is cancelled.
 pub(crate) type Stop = Arc<dyn Fn() -> bool + Send + Sync>;
 
-/// How waits for locks go.
+/// Settings for waiting on locks.
 #[derive(Clone)]
 pub struct Patience {
-    /// How long a program that is no rbuild may hold a lock of the store.
+    /// Maximum time that another program than rbuild may hold a lock of the store.
     pub foreign: Duration,
-    /// Tells the caller for whom it waits.
+    /// Receives messages about waits.
     pub tell: Arc<dyn Fn(&str) + Send + Sync>,
 }
 
@@ -33,16 +34,18 @@ impl Default for Patience {
     }
 }
 
-/// What an open store knows for its waits.
+/// The state of an open store that waits need.
 #[derive(Clone)]
 pub(crate) struct Waits {
     pub patience: Patience,
     pub stop: Stop,
-    /// The /proc of the process that opened the store: a builder's own would not show the holders.
+    /// The /proc of the process that opened the store. That of a builder's PID namespace would not
+    /// show the holders.
     pub proc: Option<Arc<RootDir>>,
     pub opened_by: Opener,
 }
 
+/// The process that opened the store.
 #[derive(Clone)]
 pub(crate) struct Opener {
     pid: u32,
@@ -57,14 +60,14 @@ impl Waits {
         Waits { patience, stop: Arc::new(|| false), proc: RootDir::open("/proc").ok().map(Arc::new), opened_by }
     }
 
-    /// The processes that hold a lock on a file, this build's own left out.
+    /// Returns the processes that hold a lock on a file, without this build's own.
     pub fn holders(&self, file: &File) -> Vec<LockHolder> {
         let mut holders = self.proc.as_ref().map_or(Vec::new(), |proc| lock_holders(proc, file));
         holders.retain(|holder| holder.pid != self.opened_by.pid);
         holders
     }
 
-    /// Takes a lock for this process alone or with others (flock(2)).
+    /// Takes a shared or exclusive lock (flock(2)).
     pub fn lock(&self, name: &'static str, file: &File, kind: LockKind) -> Result<()> {
         let mut wait = Wait::new(self, name);
         let mut pause = Duration::from_millis(1);
@@ -88,14 +91,14 @@ impl Waits {
         ["rbuild", "docker", own.trim()].contains(&holder.command.as_str())
     }
 
-    /// The holders by name.
+    /// Returns a description of the holders.
     pub fn names(&self, holders: &[LockHolder]) -> String {
         let shown: Vec<String> = holders.iter().map(|holder| self.name(holder)).collect();
         if shown.is_empty() { "a process that cannot be seen from here".into() } else { shown.join(", ") }
     }
 
     fn name(&self, holder: &LockHolder) -> String {
-        // In a builder's namespace the caller is root, and whoever has no number there has this one.
+        // In a builder's user namespace the caller is root, and unmapped users have this ID.
         const NOBODY: u32 = 65534;
         let here = process::own_ids().0;
         let command = if holder.command.is_empty() { "a process" } else { &holder.command };
@@ -109,18 +112,18 @@ impl Waits {
     }
 }
 
-/// One wait.
+/// A wait for one lock.
 pub(crate) struct Wait<'a> {
     waits: &'a Waits,
-    /// The lock's file.
+    /// Name of the lock file.
     name: &'static str,
     began: Instant,
-    /// When the holders are looked at again.
+    /// Elapsed time at which the holders are checked next.
     look: Duration,
     told: bool,
-    /// How far the holders had got in their work, and when that was seen first.
+    /// The last progress of the holders, and the elapsed time at which it was first observed.
     at_work: (Vec<(u32, u64)>, Duration),
-    /// All builds have this lock; one of them has the key that is waited for.
+    /// The lock held by all builds, one of which holds the awaited key.
     builds: Option<&'a File>,
 }
 
@@ -130,12 +133,18 @@ impl Wait<'_> {
         Wait { waits, name, began: Instant::now(), look, told: false, at_work: Default::default(), builds: None }
     }
 
-    /// A wait for a key of `steps.lock`; `lock` is the one that all builds have.
+    /// Creates a wait for a key of `steps.lock`. `lock` is the one held by all builds.
     pub fn for_key<'a>(waits: &'a Waits, lock: &'a File) -> Wait<'a> {
         Wait { builds: Some(lock), ..Wait::new(waits, "steps.lock") }
     }
 
-    /// Whether to go on; `conflict` is what stands in the way, where that says whether it is an rbuild's.
+    /// Checks whether to continue waiting. `conflict` describes the conflicting lock, if it reveals
+    /// whether rbuild holds it.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`StoreError::Stopped`], [`StoreError::Held`] or [`StoreError::Idle`] if waiting
+    /// should end.
     pub fn go_on(&mut self, file: &File, conflict: Option<Conflict>) -> Result<()> {
         if (self.waits.stop)() {
             return Err(StoreError::Stopped);
@@ -154,7 +163,7 @@ impl Wait<'_> {
         if is_foreign && waited >= waits.patience.foreign {
             return Err(StoreError::Held { lock: self.name, holder: waits.names(&holders) });
         }
-        // Anybody can have our name: who has a whole lock works, or is not waited for.
+        // Any program can use this name, so a holder of the whole lock must make progress.
         if conflict.is_none() && self.is_idle(&holders, waited) {
             return Err(StoreError::Idle { lock: self.name, holder: waits.names(&holders) });
         }
@@ -169,7 +178,8 @@ impl Wait<'_> {
         Ok(())
     }
 
-    /// Whether the holders have done nothing for as long as a foreign one would be waited for.
+    /// Returns true if the holders have made no progress for as long as another program may hold a
+    /// lock.
     fn is_idle(&mut self, holders: &[LockHolder], waited: Duration) -> bool {
         let now: Vec<(u32, u64)> = holders.iter().map(|holder| (holder.pid, holder.work)).collect();
         if now != self.at_work.0 {
@@ -191,7 +201,8 @@ impl Wait<'_> {
     }
 }
 
-/// Opens a lock file of the store. One that an earlier version left open to everybody is closed to them by its owner.
+/// Opens a lock file of the store. If an earlier version made it accessible to all users, the owner
+/// restricts it.
 pub(crate) fn open_lock(store: &Path, name: &str) -> rbuild_linux::Result<File> {
     use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
     let path = store.join(name);
@@ -201,7 +212,7 @@ pub(crate) fn open_lock(store: &Path, name: &str) -> rbuild_linux::Result<File> 
     let file = how.open(&path).map_err(failed)?;
     let found = file.metadata().map_err(failed)?;
     if found.mode() & 0o007 != 0 && found.uid() == rbuild_linux::process::own_ids().0 {
-        // A file system without modes has nobody to keep away.
+        // On file systems without modes there is nothing to restrict.
         let _ = file.set_permissions(std::fs::Permissions::from_mode(found.mode() & 0o770));
     }
     Ok(file)

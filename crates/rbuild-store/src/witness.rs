@@ -1,5 +1,6 @@
-//! Files by which a store notices that owners, attributes or times of its files were lost: when it was copied by a program
-//! that does not carry them, or when other ids stand for its owners than did.
+//! Detects that owners or attributes of the store's files were lost, because it was copied by a
+//! program that does not preserve them, or because its sub-IDs are mapped to other users than
+//! before.
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
@@ -11,15 +12,17 @@ use crate::layout::{Owners, Store};
 use crate::modes;
 
 const DIR: &str = "owners";
-/// Whom witnesses belong to: somebody else than whoever copies a store.
+/// Owner of the witness files, which differs from the user who copies a store.
 const SOMEBODY: (u32, u32) = (1, 1);
 const ATTRIBUTE: &str = "user.rbuild.witness";
-/// What a witness says it has.
+/// Content of a witness that has an owner only.
 const OWNERS: &[u8] = b"owners\n";
+/// Content of a witness that has an owner and an extended attribute.
 const OWNERS_AND_ATTRIBUTES: &[u8] = b"owners and attributes\n";
 
 impl Store {
-    /// Looks at the witnesses for the present kind of owners; makes them where there are none.
+    /// Checks the witness files for this store's representation of owners, creating them if
+    /// necessary.
     pub(crate) fn ask_witnesses(&self) -> Result<()> {
         let dir = self.root.create_dir_all(DIR, modes::dir(), None, |_| ())?;
         let names: &[(&str, Kind)] = match self.owners() {
@@ -37,7 +40,7 @@ impl Store {
         Ok(())
     }
 
-    /// Forgets them, as nothing is left for which they could stand.
+    /// Removes the witness files, after all content they vouch for was removed.
     pub(crate) fn forget_witnesses(&self) -> Result<()> {
         Ok(self.root.remove_all(OsStr::new(DIR))?)
     }
@@ -56,12 +59,12 @@ fn make(dir: &RootDir, name: &OsStr, kind: Kind) -> Result<()> {
     }
     match dir.chown(&temp, SOMEBODY.0, SOMEBODY.1) {
         Ok(()) => Ok(dir.rename(&temp, dir, name)?),
-        // Where there is nobody else, nobody can be lost.
+        // Without other users, no owner can be lost.
         Err(_) => Ok(dir.remove_file(&temp)?),
     }
 }
 
-/// What a witness has no more.
+/// Returns the name of the property that a witness has lost.
 fn lost(dir: &RootDir, name: &OsStr) -> Result<Option<&'static str>> {
     let stat = dir.stat_name(name)?;
     if (stat.uid, stat.gid) != SOMEBODY {

@@ -1,3 +1,5 @@
+//! Work in progress of a process.
+
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -12,8 +14,8 @@ use crate::modes;
 
 static SERIAL: AtomicU64 = AtomicU64::new(0);
 
-/// One process's place for work in progress. What is still in it on drop is removed; what a killed process left
-/// is removed by the next one that opens a workspace.
+/// A process's private directory for work in progress. Its content is removed when it is dropped;
+/// that of a killed process is removed by the next one that opens a workspace.
 pub struct Workspace {
     tmp: RootDir,
     name: OsString,
@@ -23,6 +25,11 @@ pub struct Workspace {
 }
 
 impl Workspace {
+    /// Creates a workspace, and removes those of killed processes.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the directory or its lock cannot be created.
     pub fn open(store: &Store) -> Result<Workspace> {
         let tmp = store.dir("tmp")?;
         if sweep(store, &tmp)? && store.lock_alone().is_ok() {
@@ -36,15 +43,21 @@ impl Workspace {
         Ok(Workspace { tmp, name: name.into(), dir, path, _lock: lock })
     }
 
+    /// Returns its directory.
     pub fn dir(&self) -> &RootDir {
         &self.dir
     }
 
+    /// Returns its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// A new empty directory with a name of its own, which may become a root directory.
+    /// Creates an empty directory with a unique name, which may become a root directory.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the directory cannot be created.
     pub fn new_dir(&self) -> Result<(PathBuf, RootDir)> {
         self.new_dir_with(0o755)
     }
@@ -69,7 +82,7 @@ impl Drop for Workspace {
     }
 }
 
-/// A name that no other process has, and the lock that says so.
+/// Returns a unique name and the lock that reserves it.
 fn locked_name(store: &Store) -> Result<(String, File)> {
     loop {
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
@@ -78,19 +91,21 @@ fn locked_name(store: &Store) -> Result<(String, File)> {
         let lock = store.open_lock(&format!("tmp/{name}.lock"))?;
         let failed = |e| rbuild_linux::Error::new("flock", &name, e);
         lock.lock().map_err(failed)?;
-        // A sweep that had the lock between our open and our lock took it for one of the dead, and removed its file.
+        // A concurrent sweep may have locked the new file first, taken it for that of a dead
+        // process, and removed it.
         if lock.metadata().map_err(failed)?.nlink() > 0 {
             return Ok((name, lock));
         }
     }
 }
 
-/// Removes the work of processes that are no more: those whose lock can be had. Tells whether there was any.
+/// Removes the work of dead processes, whose locks are free. Returns true if there was any.
 pub(crate) fn sweep(store: &Store, tmp: &RootDir) -> Result<bool> {
     let mut found = false;
     for entry in tmp.entries()? {
         let Some(name) = entry.name.to_str().and_then(|n| n.strip_suffix(".lock")) else {
-            // Its lock is made before a place and goes after it: one without was left by a power cut.
+            // The lock is created before the directory and removed after it. A directory without a
+            // lock was left by a power failure.
             if !tmp.exists(format!("{}.lock", entry.name.to_string_lossy()))? {
                 let _ = tmp.remove_all(&entry.name);
             }
@@ -99,7 +114,8 @@ pub(crate) fn sweep(store: &Store, tmp: &RootDir) -> Result<bool> {
         let Ok(lock) = File::open(store.path().join("tmp").join(&entry.name)) else { continue };
         if lock.try_lock().is_ok() {
             found = true;
-            // Files of sub-ids can only be removed from inside the namespace; then the next builder does it.
+            // Files owned by sub-IDs can only be removed inside the user namespace; the next
+            // builder does it.
             if tmp.remove_all(OsStr::new(name)).is_ok() {
                 let _ = tmp.remove_file(&entry.name);
             }

@@ -1,10 +1,12 @@
-//! Caches where nothing can be mounted: a command works in directories of its own, and what it changed there goes into the cache afterwards.
+//! Cache mounts without mounting: a command works in a private directory, and its changes are
+//! merged into the cache afterwards.
 //!
-//! The files in them are those of the cache by another name, so that writing to one is writing to the cache as it is in a mount; those of a
-//! read-only mount are copies. None of a command's files becomes one of a cache, or the other way round: what a command has linked is
-//! copied when it is brought in, and when the command's tree is committed ([`cut_links`]). Commands that share a cache each bring in
-//! the names that they changed themselves, so that none undoes what another did meanwhile; of a name that several changed, the last one's
-//! file stays.
+//! The files in that directory are hard links to those of the cache, so that writing to one changes
+//! the cache as it would in a mount; those of a read-only mount are copies. No file is ever shared
+//! between a cache and a command's tree: hard links made by the command are copied when they are
+//! merged, and when the command's tree is committed ([`cut_links`]). Commands that share a cache
+//! merge only the names they changed themselves, so that none reverts the changes of another. If
+//! several changed the same name, the last one wins.
 
 use std::path::{Path, PathBuf};
 
@@ -16,15 +18,22 @@ use crate::error::Result;
 use crate::layout::Store;
 use crate::workspace::Workspace;
 
-/// A cache, or a part of it, as one command has it.
+/// A command's private view of a cache, or of a part of it.
 pub struct LentCache {
+    /// Path of the private directory.
     pub path: PathBuf,
     part: PathBuf,
     before: Before,
 }
 
 impl Store {
-    /// Lends the directory `part` of a cache, which is made if need be. Changes can be told once the clock that stamps them has moved on.
+    /// Creates a private view of the directory `part` of a cache, which is created if necessary.
+    /// Changes are detected by ctime, so they must not be made before the kernel's clock has
+    /// advanced.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the files cannot be linked or copied.
     pub fn lend_cache(&self, work: &Workspace, cache: &CacheMount, part: &Path, read_only: bool) -> Result<LentCache> {
         let _alone = self.alone_with("copying", &cache.name)?;
         let from = cache.dir.create_dir_all(part, 0o755, None, |_| ())?;
@@ -35,11 +44,16 @@ impl Store {
         Ok(LentCache { path, part: part.to_path_buf(), before })
     }
 
-    /// Brings what a command changed into the cache. What was lent stays what it is if it is to be used `again`, and is of no use otherwise.
+    /// Merges a command's changes into the cache. The view is restored if it is to be used `again`,
+    /// and is unusable otherwise.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the changes cannot be read or merged.
     pub fn return_cache(&self, work: &Workspace, cache: &CacheMount, lent: LentCache, again: bool) -> Result<()> {
         let copy = match RootDir::open(&lent.path) {
             Ok(copy) => copy,
-            // Whoever was to put it back there was killed.
+            // The process that was to restore it was killed.
             Err(e) if e.is_not_found() => return Ok(()),
             Err(e) => return Err(e.into()),
         };

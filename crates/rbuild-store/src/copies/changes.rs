@@ -1,3 +1,5 @@
+//! Extracts the changes made in a merged directory as an overlay upper directory.
+
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -5,18 +7,20 @@ use std::path::{Path, PathBuf};
 use rbuild_layer::{OPAQUE, ORIGIN, keep_in_tree, steers_overlay};
 use rbuild_linux::{Kind, Result, RootDir, Stat, Timestamp, Trail, Xattrs};
 
-/// What an entry was.
+/// The identity of an entry before the changes.
 #[derive(Debug, Clone, PartialEq)]
 enum Mark {
-    /// A file, a link or a node. The time says when it was last changed in any way (statx(2), stx_ctime); it is left
-    /// out of those that are linked, as making a link changes it.
+    /// A file, symbolic link or node. `changed` is its ctime (statx(2), stx_ctime); it is omitted
+    /// for hard-linked files, because linking changes it.
     Leaf { inode: u64, changed: Option<Timestamp> },
-    /// A directory that was removed and made again may have the same number, and is another one.
+    /// A directory. A directory that was removed and recreated may reuse the inode number, so its
+    /// birth time counts as well.
     Dir { inode: u64, made: Option<Timestamp>, meta: Meta },
 }
 
 impl Mark {
-    /// Whether an entry that is no directory is the one that was marked, and unchanged as far as the mark tells.
+    /// Returns true if the entry is the marked one and, as far as the mark tells, unchanged. It
+    /// must not be a directory.
     fn is_leaf(&self, stat: &Stat) -> bool {
         matches!(self, Mark::Leaf { inode, changed } if *inode == stat.ino && changed.is_none_or(|at| at == stat.ctime))
     }
@@ -33,10 +37,10 @@ struct Meta {
 /// The entries of a directory.
 type Entries = HashMap<OsString, Mark>;
 
-/// A directory in another one, and the entries that it had if it is the one that was there.
+/// A subdirectory, and its former entries if it existed before.
 type Below = (OsString, Option<Entries>);
 
-/// How a merged directory was before somebody worked in it.
+/// A record of a merged directory before work in it.
 pub struct Before {
     /// Entries of each directory, by its path relative to the root.
     dirs: HashMap<PathBuf, Entries>,
@@ -49,12 +53,16 @@ fn meta(dir: &RootDir, stat: &Stat) -> Result<Meta> {
 }
 
 impl Before {
-    /// Takes note of everything. `linked` tells whether the files are names of files elsewhere: then a change of their content or metadata
-    /// is none here.
+    /// Records all entries below `root`. With `linked`, its files are hard links to files
+    /// elsewhere, and changes of their content or metadata do not count as changes here.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a directory cannot be read.
     pub fn of(root: &RootDir, linked: bool) -> Result<Before> {
         let mut before = Before { dirs: HashMap::new(), linked };
         let mut trail = Trail::new(root.try_clone()?);
-        // The directories that are left on each level.
+        // The subdirectories left to visit on each level.
         let mut levels = vec![before.note(root, Path::new(""))?];
         let mut path = PathBuf::new();
         while let Some(names) = levels.last_mut() {
@@ -71,7 +79,7 @@ impl Before {
         Ok(before)
     }
 
-    /// Takes note of what is in one directory; gives the names of those that are directories themselves.
+    /// Records the entries of one directory, and returns the names of its subdirectories.
     fn note(&mut self, dir: &RootDir, path: &Path) -> Result<Vec<OsString>> {
         let (mut marks, mut below) = (Entries::new(), Vec::new());
         for entry in dir.entries()? {
@@ -90,19 +98,20 @@ impl Before {
     }
 
     fn leaf(&self, stat: &Stat) -> Mark {
-        // Where no link could be made, a file is a copy.
+        // Files that could not be linked are copies.
         let is_link = self.linked && stat.nlink > 1;
         Mark::Leaf { inode: stat.ino, changed: (!is_link).then_some(stat.ctime) }
     }
 
-    /// Whether there was something at the path.
+    /// Returns true if there was an entry at the path.
     pub fn had(&self, path: &Path) -> bool {
         let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return true };
         self.dirs.get(dir).is_some_and(|marks| marks.contains_key(name))
     }
 
-    /// Takes what is at the path now for what was there, if it is the same file: something else stood in its place for a
-    /// while, and moving it away and back has changed its time.
+    /// Accepts the current entry at the path as the original one if it is the same file. For use
+    /// after another entry was temporarily put in its place, because moving the file away and back
+    /// changes its ctime.
     pub fn forgive(&mut self, root: &RootDir, path: &Path) {
         let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return };
         let Ok(stat) = root.stat(path) else { return };
@@ -114,9 +123,13 @@ impl Before {
         }
     }
 
-    /// Moves what is new or changed in `root` into the empty directory `tree`, in the form of an overlay's upper
-    /// directory: deletions are marked, and directories above a change are there as they are now. `root` is of no use
-    /// afterwards.
+    /// Moves new and changed entries of `root` into the empty directory `tree`, in the form of an
+    /// overlay upper directory: deletions become whiteouts, and parent directories of changes are
+    /// created with their current metadata. `root` is unusable afterwards.
+    ///
+    /// # Errors
+    ///
+    /// Fails if an entry cannot be read, moved or created.
     pub fn changes(mut self, root: &RootDir, tree: &RootDir) -> Result<()> {
         let mut out = Out { tree, now: HashMap::new(), made: vec![PathBuf::new()] };
         out.now.insert(PathBuf::new(), meta(root, &root.stat_self()?)?);
@@ -138,7 +151,8 @@ impl Before {
         out.finish()
     }
 
-    /// Does so with what is in one directory, which had these entries; gives the directories in it with those that they had.
+    /// Moves the changes in one directory, which had the entries `marks` before. Returns its
+    /// subdirectories with their former entries.
     fn changes_in(
         &mut self,
         dir: &RootDir,
@@ -187,7 +201,7 @@ impl Before {
     }
 }
 
-/// Takes from a leaf the attributes that an overlay of this tree would act upon.
+/// Removes attributes that an overlay would interpret from an entry that is not a directory.
 fn without_steering(dir: &RootDir, name: &OsStr) -> Result<()> {
     for (attribute, _) in dir.xattrs(name)?.iter().filter(|(attribute, _)| steers_overlay(attribute)) {
         dir.remove_xattr(name, attribute)?;
@@ -197,14 +211,14 @@ fn without_steering(dir: &RootDir, name: &OsStr) -> Result<()> {
 
 struct Out<'a> {
     tree: &'a RootDir,
-    /// How each directory was found, before anything was moved out of it.
+    /// Metadata of each directory before anything was moved out of it.
     now: HashMap<PathBuf, Meta>,
-    /// The directories of the tree, which get that look when they are full.
+    /// Directories created in the tree, whose metadata is set at the end.
     made: Vec<PathBuf>,
 }
 
 impl Out<'_> {
-    /// The directory of the tree at that path; it is made, and what is missing above it, if need be.
+    /// Returns the directory of the tree at that path, creating it and its parents if necessary.
     fn dir(&mut self, path: &Path) -> Result<RootDir> {
         if let Ok(dir) = self.tree.sub(Path::new(".").join(path)) {
             return Ok(dir);
@@ -215,7 +229,7 @@ impl Out<'_> {
     }
 
     fn finish(mut self) -> Result<()> {
-        // Children first: filling a directory changes its time.
+        // Children first, because filling a directory changes its time.
         self.made.sort_by(|a, b| b.cmp(a));
         for path in &self.made {
             let Some(Meta { owner, mode, mtime, xattrs }) = self.now.get(path) else { continue };

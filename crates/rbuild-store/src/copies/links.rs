@@ -1,3 +1,5 @@
+//! Separates files from their hard links outside a tree.
+
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -6,8 +8,13 @@ use rbuild_linux::{Kind, Result, RootDir, Stat, Trail};
 
 use super::copy_entry;
 
-/// Gives each entry of `tree` that also has names outside of it an inode of its own, so that nobody changes the tree through those.
-/// Links within the tree stay links. Nobody else may work in the tree meanwhile.
+/// Gives each entry of `tree` that has hard links outside of it an inode of its own, so that the
+/// tree cannot be changed through those. Links within the tree are preserved. The tree must not be
+/// modified concurrently.
+///
+/// # Errors
+///
+/// Fails if an entry cannot be copied or linked.
 pub fn cut_links(tree: &RootDir) -> Result<()> {
     for Linked { stat, names } in linked_entries(tree)? {
         if names.len() as u64 == u64::from(stat.nlink) {
@@ -30,7 +37,7 @@ pub fn cut_links(tree: &RootDir) -> Result<()> {
     Ok(())
 }
 
-/// An inode of several names, and those of them that are in the tree.
+/// An inode with several links, and those of its paths that are in the tree.
 struct Linked {
     stat: Stat,
     names: Vec<PathBuf>,
@@ -68,7 +75,7 @@ fn free_name(dir: &RootDir) -> Result<OsString> {
     }
 }
 
-/// Does something in a directory without a trace in its time.
+/// Runs `work` and restores the modification time of the directory.
 fn unnoticed(dir: &RootDir, work: impl FnOnce() -> Result<()>) -> Result<()> {
     let mtime = dir.stat_self()?.mtime;
     work()?;

@@ -1,3 +1,5 @@
+//! Merges trees into a directory without mounting an overlay.
+
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -5,25 +7,26 @@ use std::path::{Path, PathBuf};
 use rbuild_layer::{OPAQUE, ORIGIN, keep_in_tree, marks_opaque};
 use rbuild_linux::{Kind, Result, RootDir, Stat, Trail, copy_file};
 
-/// What files become in a merged directory.
+/// Treatment of files in a merged directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Files {
-    /// Further names of the files of the trees: for those who only read, or replace and never write in place.
+    /// Hard links to the files of the trees. The user must only read them, or replace them without
+    /// writing in place.
     Linked,
-    /// Files of their own.
+    /// Copies.
     Copied,
 }
 
-/// What becomes of the trees' deletions.
+/// Treatment of whiteouts and opaque directories.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Marks {
-    /// They are done: the directory stands alone.
+    /// Applied and dropped: the result is a complete view.
     Done,
-    /// And marked again, for what is below the trees: the directory is a tree itself.
+    /// Applied and kept for the trees below: the result is a tree itself.
     Kept,
 }
 
-/// The directories on the way: where files come from, where they go, and the names that are left in each.
+/// The current position: source and target directories, and the names left to process in each.
 struct Way {
     from: Trail,
     to: Trail,
@@ -31,11 +34,15 @@ struct Way {
     names: Vec<Vec<OsString>>,
 }
 
-/// Makes the empty directory `dest` what an overlay of the trees (the lowest first) would show. Directories are new in
-/// any case.
+/// Fills the empty directory `dest` with the content that an overlay of the trees (lowest first)
+/// would show. Directories are always created anew.
+///
+/// # Errors
+///
+/// Fails if an entry cannot be read or created.
 pub fn merge(trees: &[RootDir], dest: &RootDir, files: Files, marks: Marks) -> Result<()> {
     for tree in trees {
-        // A layer may hide all that is below it, the root directory's own entries included.
+        // A layer's root directory may be opaque, too.
         if marks_opaque(&tree.xattrs(OsStr::new(""))?) {
             for entry in dest.entries()? {
                 dest.remove_all(&entry.name)?;
@@ -95,7 +102,7 @@ impl Way {
         Ok(())
     }
 
-    /// Goes back from a directory that is full, and has the metadata now that it is to have.
+    /// Leaves a directory after all its entries were processed, and sets its metadata.
     fn leave(&mut self) -> Result<()> {
         let stat = self.from.last().stat_self()?;
         self.to.last().set_own_meta(stat.uid, stat.gid, stat.mode, stat.mtime)?;
@@ -116,7 +123,7 @@ fn place(
 ) -> Result<()> {
     let (from, to) = (way.from.last(), way.to.last());
     to.remove_all(name)?;
-    // Too many names, or a file system that has none.
+    // Linking fails at the maximum link count, or on file systems without hard links.
     if files == Files::Linked && to.hard_link(from, name, name).is_ok() {
         return Ok(());
     }
@@ -130,7 +137,7 @@ fn place(
     copy_entry(from, name, stat, to, name)
 }
 
-/// Copies one entry, which is no directory and whose metadata these are, to a name that is free.
+/// Copies an entry with the metadata `stat` to an unused name. It must not be a directory.
 pub(crate) fn copy_entry(from: &RootDir, name: &OsStr, stat: &Stat, to: &RootDir, to_name: &OsStr) -> Result<()> {
     match stat.kind {
         Kind::File => {

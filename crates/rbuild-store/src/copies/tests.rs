@@ -1,4 +1,5 @@
-//! What was changed in a merged directory, put on the trees below as one more tree, gives that directory again.
+//! Changes extracted from a merged directory, merged again on the trees below, yield the same
+//! directory.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -68,7 +69,7 @@ fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
-/// Does what it can; what does not fit is left out.
+/// Applies the changes; those that do not fit are skipped.
 fn work(root: &RootDir, changes: &[Change]) {
     let at = |path: usize| root.parent(Path::new(NAMES[path]));
     for change in changes {
@@ -80,7 +81,7 @@ fn work(root: &RootDir, changes: &[Change]) {
             }),
             Change::Append { path } => at(path).map(|_| {
                 let path = root.label().join(NAMES[path]);
-                // Never through a link, which could lead anywhere.
+                // Symbolic links are not followed, as they could lead anywhere.
                 if path.symlink_metadata().is_ok_and(|m| m.is_file()) {
                     let file = std::fs::OpenOptions::new().append(true).open(path);
                     let _ = file.map(|mut f| std::io::Write::write_all(&mut f, b"more").unwrap());
@@ -109,7 +110,7 @@ fn work(root: &RootDir, changes: &[Change]) {
     }
 }
 
-/// Everything that can be seen of a directory.
+/// All visible properties of a directory.
 fn look(root: &RootDir) -> BTreeMap<PathBuf, String> {
     let mut seen = BTreeMap::new();
     let mut first: BTreeMap<(u32, u32, u64), PathBuf> = BTreeMap::new();
@@ -152,7 +153,7 @@ fn age(root: &RootDir) {
     }
 }
 
-/// Whatever number the new directory gets: that of the old one is free.
+/// The new directory may reuse the inode number of the old one.
 #[test]
 fn a_directory_that_was_made_again_hides_the_old_one() {
     for attempt in 0..10 {
@@ -220,7 +221,7 @@ proptest! {
             let merged = temp.dir(&format!("merged-{i}"));
             merge(&trees, &merged, Files::Copied, Marks::Done).unwrap();
             let before = Before::of(&merged, false).unwrap();
-            // The clock that stamps changes ticks every few milliseconds.
+            // The kernel's clock for ctime advances every few milliseconds.
             std::thread::sleep(std::time::Duration::from_millis(11));
             work(&merged, changes);
             let want = look(&merged);
@@ -234,7 +235,7 @@ proptest! {
             merge(&trees, &linked, Files::Linked, Marks::Done).unwrap();
             prop_assert_eq!(look(&linked), want);
         }
-        // The upper two as one tree on the lowest are the same.
+        // Merging the upper two trees first yields the same result.
         let [lowest, upper @ ..] = &trees[..] else { unreachable!("three trees") };
         let one = temp.dir("one");
         merge(upper, &one, Files::Linked, Marks::Kept).unwrap();
@@ -242,7 +243,7 @@ proptest! {
         merge(&[lowest.try_clone().unwrap(), one], &two, Files::Copied, Marks::Done).unwrap();
         merge(&trees, &three, Files::Copied, Marks::Done).unwrap();
         prop_assert_eq!(look(&two), look(&three));
-        // What nobody touches is no change.
+        // Untouched entries are not changes.
         let merged = temp.dir("untouched");
         merge(&trees, &merged, Files::Copied, Marks::Done).unwrap();
         age(&merged);
@@ -253,7 +254,7 @@ proptest! {
     }
 }
 
-/// An overlay acts upon such attributes of the files of its lower directories.
+/// Overlays interpret such attributes on files of their lower directories.
 #[test]
 fn what_steers_an_overlay_is_not_in_the_tree() {
     let temp = Temp::new();

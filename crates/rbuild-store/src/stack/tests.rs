@@ -1,4 +1,5 @@
-//! What a stack of trees shows is told by applying one after the other, all of them, to a list of paths.
+//! Compares the merged content of a stack with the result of applying its trees one after the other
+//! to a list of paths.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -13,11 +14,11 @@ use super::distinct;
 use crate::copies::{Files, Marks, merge};
 use crate::trees::TreeId;
 
-/// An entry of a tree, as an overlay has it.
+/// An entry of a tree, in overlay form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Node {
     File(u8),
-    /// A further name for the file `a` of the same tree, where that is one.
+    /// A hard link to the file `a` of the same tree, if that is a file.
     Link,
     Dir,
     Opaque,
@@ -75,7 +76,7 @@ fn write(tree: &Tree, dir: &RootDir) {
     }
 }
 
-/// Paths that end up there: files with what they hold, directories with nothing.
+/// The resulting paths: files with their content, directories without.
 type Shown = BTreeMap<String, Option<u8>>;
 
 fn applied(trees: &[&Tree]) -> Shown {
