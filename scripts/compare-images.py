@@ -2,12 +2,13 @@
 
 Usage: compare-images.py [--mtimes=START] [--mounted=PATH]... BUILDKIT.tar RBUILD.tar
 
-Docker 20.10 has a BuildKit of 2020. Three things that later ones do otherwise are no differences here: empty mount
-points stay in the layers of RUN (PATH is one), the history has no flags of COPY and ADD and no values of ARG and
-writes EXPOSE and HEALTHCHECK in forms of its own, and a stage does not take the ARGs of the stage that it is made from.
-Its layers keep no extended attributes but capabilities, which alone are compared. It dates directories by when they were
-filled, which later ones do not: those that it dates so may have any time. With --mtimes, times from START on, in seconds
-since 1970, are those of the build, and equal.
+Docker 20.10 contains a BuildKit of 2020. Some of its differences from later versions are ignored here:
+- Empty mount points (given by --mounted=PATH) stay in the layers of RUN.
+- The history has no flags of COPY and ADD and no values of ARG, and formats EXPOSE and HEALTHCHECK in its own way.
+- A stage does not inherit the ARGs of the stage that it is based on.
+- Layers keep no extended attributes but capabilities, so only those are compared.
+- Directories are dated by when they were filled; directories dated this way may have any time.
+With --mtimes, all times from START on, in seconds since 1970, count as times of the build and as equal.
 """
 
 import hashlib
@@ -35,7 +36,7 @@ OF_THE_BUILD = "of the build"
 
 
 class Archive:
-    """A saved image: its configuration and the file system that its layers make."""
+    """A saved image: its configuration and the file system that results from its layers."""
 
     def __init__(self, path, mtimes):
         self.tar = tarfile.open(path)
@@ -48,7 +49,7 @@ class Archive:
         self.name_link_groups()
 
     def open(self, name):
-        """Layers that are there once stand behind links in old archives."""
+        """Opens a member. In old archives, repeated layers are links."""
         return self.tar.extractfile(self.tar.getmember(name))
 
     def apply(self, layer, mtimes):
@@ -104,13 +105,13 @@ class Archive:
 
 
 def is_mount_point(path, node, mounted):
-    """BuildKit leaves what it mounts over in the layer, as empty files and directories, and what leads there."""
+    """Returns true for mount points and their parents, which BuildKit leaves in the layer as empty entries."""
     over = path in MOUNTED or any((point + "/").startswith(path + "/") or path.endswith("/" + point) for point in mounted)
     return over and node.get("size", 0) == 0
 
 
 def same_step(theirs, ours):
-    """Whether two entries of the history tell of the same instruction."""
+    """Returns true if two history entries describe the same instruction."""
     if theirs.startswith("RUN ") and not theirs.startswith("RUN |") and ours.startswith("RUN |"):
         return ours.endswith(theirs.removeprefix("RUN"))
     return in_common(theirs) == in_common(ours)

@@ -1,4 +1,4 @@
-# Shared by the scripts here; to be sourced. Needs nothing but bash and coreutils.
+# Functions shared by these scripts; to be sourced. Requires only bash and coreutils.
 set -euo pipefail
 TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck disable=SC2034
@@ -26,7 +26,7 @@ need_packages() {
         die "the packages ${missing[*]} could not be installed"
 }
 
-# A cargo that is as new as Cargo.toml asks for; Debian 12's own is not.
+# Ensures that cargo is as recent as Cargo.toml requires; Debian 12's own is not.
 need_cargo() {
     local wanted found
     wanted=$(sed -n 's/^rust-version *= *"\(.*\)"$/\1/p' "$TOP/Cargo.toml")
@@ -37,7 +37,7 @@ need_cargo() {
         die "cargo $found is too old" "install Rust $wanted or newer with rustup: https://rustup.rs"
 }
 
-# An ordinary user with sub-ids to run as, when the script runs as root.
+# Creates an ordinary user with sub-IDs to run as, if the script runs as root.
 need_user() {
     if ! id "$RBUILD_USER" >/dev/null 2>&1; then
         say "making the ordinary user $RBUILD_USER"
@@ -46,7 +46,7 @@ need_user() {
     need_subids "$RBUILD_USER"
 }
 
-# need_subids USER: grants the next 65536 ids that no one has, unless the user has some.
+# need_subids USER: grants the next 65536 unassigned IDs, unless the user already has some.
 need_subids() {
     grep -q "^$1:" /etc/subuid 2>/dev/null && grep -q "^$1:" /etc/subgid 2>/dev/null && return 0
     say "granting $1 sub-ids"
@@ -55,7 +55,8 @@ need_subids() {
     as_root usermod --add-subuids "$first-$((first + 65535))" --add-subgids "$first-$((first + 65535))" "$1"
 }
 
-# as_user DIR COMMAND...: runs a command in DIR as an ordinary user: the caller, unless that is root.
+# as_user DIR COMMAND...: runs a command in DIR as an ordinary user: the caller, unless that is
+# root.
 as_user() {
     local dir=$1
     shift
@@ -67,7 +68,7 @@ as_user() {
     fi
 }
 
-# A root file system of Debian bookworm as a tar at $1, made of packages once.
+# Creates a root file system of Debian bookworm as a tar at $1, unless it exists.
 need_debian_rootfs() {
     [ ! -s "$1" ] || return 0
     need_packages mmdebstrap
@@ -77,7 +78,7 @@ need_debian_rootfs() {
     # Either of the two files may be missing.
     mirror=$( (cat /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null || true) |
         sed -n 's/^URIs: *//p; s/^deb  *\(\[[^]]*\] *\)\{0,1\}\([^ ]*\) .*/\2/p' | sed -n 1p)
-    # The name of the file says what mmdebstrap makes: a tar that is packed with gzip.
+    # mmdebstrap infers the format, a gzip-compressed tar, from the file name.
     local part
     part=$(dirname "$1")/part-$(basename "$1")
     mmdebstrap --quiet --variant=minbase --aptopt='Acquire::Languages "none"' bookworm "$part" ${mirror:+"$mirror"} ||

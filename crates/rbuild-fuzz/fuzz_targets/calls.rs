@@ -1,4 +1,5 @@
-//! Any registers and any bytes as a system call that the id emulation answers: whatever a caller says is understood or refused.
+//! Decodes arbitrary registers and memory as a system call of the ID emulation. Every input must be
+//! decoded or rejected.
 #![no_main]
 
 #[path = "../../rbuild-sandbox/src/owners/calls.rs"]
@@ -19,7 +20,7 @@ fuzz_target!(|bytes: &[u8]| {
     for (arg, bytes) in args.iter_mut().zip(head[5..].chunks_exact(8)) {
         *arg = u64::from_le_bytes(bytes.try_into().unwrap());
     }
-    // The filter asks about what is understood, and about nothing else.
+    // The filter must intercept exactly the calls that can be decoded.
     let [native, sibling] = calls::numbers();
     let asked = if calls::is_of_sibling(architecture) { &sibling } else { &native };
     let request = decode(number, architecture, args);
@@ -40,7 +41,7 @@ fuzz_target!(|bytes: &[u8]| {
         open_how(*how);
     }
     assert_eq!(ids_of(rest).len(), rest.len() / 4);
-    // A name that is taken out of a list is not in it, and nothing else is lost.
+    // A name removed from a list must no longer be in it, and no other name may be lost.
     let name = &rest[..rest.len().min(3)];
     let left = without(rest, name);
     assert!(left.split(|byte| *byte == 0).filter(|one| !one.is_empty()).all(|one| one != name));

@@ -1,4 +1,5 @@
-//! Any bytes as a Dockerfile: parsed, checked by every rule, and planned with every image there is.
+//! Parses arbitrary bytes as a Dockerfile, applies every lint rule, and plans the build with any
+//! base image available.
 #![no_main]
 
 use std::collections::HashMap;
@@ -9,7 +10,7 @@ use rbuild_dockerfile::{Diagnostic, parse};
 use rbuild_image::{Digest, ImageConfig, Platform};
 use rbuild_plan::{BaseImage, Parameters, Plan, plan};
 
-/// Errors point into the file.
+/// Asserts that errors point into the file.
 fn inside(errors: &[Diagnostic], length: usize) {
     assert!(!errors.is_empty());
     for d in errors {

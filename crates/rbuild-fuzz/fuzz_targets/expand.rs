@@ -1,4 +1,5 @@
-//! Any text as a word with variables, with either escape character; and as the options of a mount.
+//! Expands arbitrary text as a word with variables, with either escape character, and parses it as
+//! mount options.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -15,7 +16,7 @@ fuzz_target!(|input: (bool, bool, bool, &str)| {
         _ => None,
     };
     if let Ok(got) = lexer.word(text, &lookup) {
-        // A text without anything special stays what it is.
+        // Text without special characters must not change.
         if !text.contains(['$', '\\', '`', '\'', '"']) {
             assert_eq!(got.text, text);
         }

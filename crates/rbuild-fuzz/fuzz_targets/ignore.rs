@@ -1,4 +1,4 @@
-//! Any text as an ignore file, against any path.
+//! Matches arbitrary text as an ignore file against arbitrary paths.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

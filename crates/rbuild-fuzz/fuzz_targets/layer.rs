@@ -1,4 +1,5 @@
-//! Any bytes as a layer, unpacked into a directory: nothing beside that directory may change.
+//! Unpacks arbitrary bytes as a layer into a directory. Nothing outside of that directory may
+//! change.
 #![no_main]
 
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use rbuild_layer::{Limits, Owners, Unpacking, unpack};
 use rbuild_linux::RootDir;
 
-/// A directory of this process, with a file that stands for everything else.
+/// Returns a directory of this process, with a file that represents everything outside.
 fn scene() -> &'static PathBuf {
     static SCENE: OnceLock<PathBuf> = OnceLock::new();
     SCENE.get_or_init(|| {

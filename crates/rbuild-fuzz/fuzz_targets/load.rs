@@ -1,5 +1,6 @@
-//! Archives of images: loaded in time that grows with their length, kept as a whole or not at all. The input is an archive as it is,
-//! or says what to make one of: documents and layers that name each other, many times if need be, with digests that are right.
+//! Loads image archives: the time must be linear in their length, and a load must be complete or
+//! have no effect. The input is either an archive or a script that generates one: documents and
+//! layers that refer to each other, possibly many times, with correct digests.
 #![no_main]
 
 use std::collections::BTreeMap;
@@ -14,9 +15,9 @@ use rbuild_store::Store;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
-/// Bytes of an archive; what would make it longer is left out.
+/// Maximum archive size in bytes; members that would exceed it are omitted.
 const MOST: usize = 1 << 20;
-/// What a load may take for 100 kB, and however short the archive is.
+/// Time permitted per 100 kB, and the minimum for short archives.
 const PACE: Duration = Duration::from_secs(1);
 const LEAST: Duration = Duration::from_secs(1);
 
@@ -24,7 +25,8 @@ fuzz_target!(|bytes: &[u8]| {
     static VALID: Once = Once::new();
     VALID.call_once(|| {
         for last in [ENTRY, ITEM] {
-            // A blob of one byte as the layer, a configuration and a manifest of it, and the name of that.
+            // A one-byte blob as the layer, its configuration and manifest, and the reference to
+            // the manifest.
             let made = Making::new(&[BLOB, 1, b'x', CONFIG, 0, 1, MANIFEST, 1, 0, 1, last, 2, 0, 1, 1]).archive();
             assert!(load(&made), "a valid archive is refused");
         }
@@ -41,7 +43,7 @@ fn processor_time() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// Loads into a new store; tells whether the archive was taken.
+/// Loads an archive into a new store; returns true if it was accepted.
 fn load(archive: &[u8]) -> bool {
     let memory = Path::new("/dev/shm");
     let base = if memory.is_dir() { memory.to_path_buf() } else { std::env::temp_dir() };
@@ -78,14 +80,14 @@ const ENTRY: u8 = 4;
 const ITEM: u8 = 5;
 const LINK: u8 = 6;
 
-/// An archive that is made as a script says.
+/// Generates an archive from a script.
 struct Making<'b> {
     script: &'b [u8],
     tar: TarWriter<Vec<u8>>,
     length: usize,
-    /// What was added, with its media type.
+    /// Blobs added so far: digest, size, and media type.
     blobs: Vec<(Digest, usize, &'static str)>,
-    /// Names of members that may be named in the place of blobs.
+    /// Names of members that can be referenced instead of blobs.
     names: Vec<String>,
     entries: Vec<Value>,
     items: Vec<Value>,
@@ -118,7 +120,7 @@ impl<'b> Making<'b> {
         *first
     }
 
-    /// How many times.
+    /// Reads a repetition count.
     fn times(&mut self) -> usize {
         match usize::from(self.byte()) {
             few @ ..=200 => few,
@@ -133,7 +135,8 @@ impl<'b> Making<'b> {
         piece
     }
 
-    /// One of the blobs, counted from the first or, beyond the last, from there back.
+    /// Reads a blob index, which counts from the first blob or, beyond the last, backwards from the
+    /// end.
     fn blob(&mut self) -> (Digest, usize, &'static str) {
         let nth = usize::from(self.byte());
         let none = (Digest::of(b""), 0, "application/vnd.oci.image.layer.v1.tar");
@@ -193,7 +196,8 @@ impl<'b> Making<'b> {
         }
     }
 
-    /// Lines of docker's document, for an image that a manifest among the blobs or nobody describes.
+    /// Adds an entry to docker's manifest.json, for an image that may or may not have a manifest
+    /// among the blobs.
     fn item(&mut self) {
         let place = |blob: (Digest, usize, &str)| format!("blobs/sha256/{}", blob.0.hex());
         let config = place(self.blob());

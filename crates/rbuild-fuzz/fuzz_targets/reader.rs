@@ -1,4 +1,5 @@
-//! Any bytes as an archive, read and not unpacked: what is read ends, and comes back the same after it was written again.
+//! Reads arbitrary bytes as an archive without unpacking it. Reading must terminate, and entries
+//! must survive being written and read again.
 #![no_main]
 
 use std::io::Read;
@@ -7,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use libfuzzer_sys::fuzz_target;
 use rbuild_layer::{Decoder, EntryKind, TarEntry, TarReader, TarWriter};
 
-/// Bytes that are read of what the input decompresses to.
+/// Maximum number of decompressed bytes to read.
 const MOST: u64 = 4 << 20;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -29,13 +30,13 @@ fuzz_target!(|bytes: &[u8]| {
 
 fn written_again(entry: &TarEntry) {
     let names = [&entry.path, &entry.link].into_iter().chain(entry.xattrs.keys());
-    // No file system has such names.
+    // No file system permits such names.
     if names.into_iter().any(|name| name.as_bytes().contains(&0)) {
         return;
     }
     let entry = TarEntry { size: 0, sparse: None, ..entry.clone() };
     let mut writer = TarWriter::new(Vec::new());
-    // Devices have smaller numbers in archives than a header can claim.
+    // A header can claim larger device numbers than archives permit.
     if writer.entry(&entry).is_err() {
         return;
     }
@@ -48,7 +49,7 @@ fn written_again(entry: &TarEntry) {
         if entry.kind == EntryKind::Dir && !path.ends_with(b"/") {
             path.push(b'/');
         }
-        // Other kinds have no numbers.
+        // Other types have no device numbers.
         let rdev = matches!(entry.kind, EntryKind::CharDevice | EntryKind::BlockDevice).then_some(entry.rdev);
         (path, entry.kind, entry.mode, (entry.uid, entry.gid), entry.mtime.sec, rdev)
     };
