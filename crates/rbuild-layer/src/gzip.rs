@@ -30,7 +30,7 @@ const END_HEAD: [u8; 16] = [0x1f, 0x8b, 8, 4, 0, 0, 0, 0, 0, 0xff, 12, 0, b'R', 
 const END_TAIL: [u8; 10] = [3, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 /// Returns the uncompressed size recorded in the final member, or `None` if the stream was not
-/// written by [`ParallelGzip`].
+/// written by `ParallelGzip`.
 pub fn unpacked_size(end: &[u8; END]) -> Option<u64> {
     let number = end.strip_prefix(&END_HEAD)?.strip_suffix(&END_TAIL)?;
     Some(u64::from_le_bytes(number.try_into().ok()?))
