@@ -49,9 +49,10 @@ fn run(argv: Vec<std::ffi::OsString>) -> u8 {
         Ok(cli) => cli,
         Err(e) => return Failure::usage(e.to_string()).report(),
     };
-    match run_cli(cli) {
-        Ok(code) => code,
-        Err(failure) => failure.report(),
+    match (run_cli(cli), terminal::lost_output()) {
+        (Ok(code::OK), Some(e)) => Failure::new(format!("standard output: {e}")).report(),
+        (Ok(code), _) => code,
+        (Err(failure), _) => failure.report(),
     }
 }
 

@@ -1,11 +1,15 @@
 //! Writes to the terminal. Standard output carries only data; everything else goes to standard
 //! error.
 
-use std::io::{IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
+
+/// First failure to write to standard output.
+static LOST: OnceLock<io::Error> = OnceLock::new();
 
 /// Returns true if standard error is a terminal that shows colours.
 pub fn colours() -> bool {
-    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }
 
 /// Returns true if lines on standard error can be redrawn.
@@ -31,13 +35,23 @@ pub fn warning(message: &str) {
 
 /// Writes to standard error. A failure is ignored, because it could not be reported.
 pub fn err(text: &str) {
-    let _ = std::io::stderr().write_all(text.as_bytes());
+    let _ = io::stderr().write_all(text.as_bytes());
 }
 
-/// Writes data to standard output. A closed pipe (`| head`) is not an error.
+/// Writes data to standard output. A closed pipe (`| head`) is not an error; any other failure is
+/// kept for [`lost_output`].
 pub fn out(text: &str) {
-    let mut stdout = std::io::stdout().lock();
-    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    let mut stdout = io::stdout().lock();
+    if let Err(e) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
+        && e.kind() != io::ErrorKind::BrokenPipe
+    {
+        LOST.get_or_init(|| e);
+    }
+}
+
+/// Returns the reason why data did not reach standard output.
+pub fn lost_output() -> Option<&'static io::Error> {
+    LOST.get()
 }
 
 /// Formats a table like docker: headings, then rows, with three blanks between columns.

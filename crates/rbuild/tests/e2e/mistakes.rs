@@ -186,3 +186,16 @@ fn all_missing_images_are_told_at_once_and_a_stage_by_its_name() {
     let ran = ran.fails(1, &["`/nope` not found in `x`", "Dockerfile:3:15", "relative to the root of `x`"]);
     assert!(!ran.stderr.contains("build context"), "{}", ran.stderr);
 }
+
+/// Data that does not reach standard output is an error; a reader that has seen enough is not.
+#[test]
+fn lost_output_is_an_error() {
+    let lab = Lab::new();
+    for verb in ["images", "inspect busybox", "history busybox"] {
+        let ran = lab.sh(&format!("trap '' XFSZ; ulimit -f 0; $RB {verb} > out; echo code $? >&2"));
+        assert!(ran.stderr.contains("standard output: File too large"), "{verb}: {}", ran.stderr);
+        assert!(ran.stderr.ends_with("code 1\n"), "{verb}: {}", ran.stderr);
+        let ran = lab.sh(&format!("$RB {verb} | true; echo code ${{PIPESTATUS[0]}}"));
+        assert_eq!(ran.stdout, "code 0\n", "{verb}: {}", ran.stderr);
+    }
+}

@@ -206,7 +206,7 @@ const GRANTED: &str = "somebody:500000:65536";
 fn root_each_thing_that_keeps_sub_ids_away_is_named_and_built_without() {
     let lab = Lab::bare();
     let script = "$RB import $BASES/busybox.tar busybox >/dev/null; printf \"FROM busybox\\nRUN id -u\\n\" > Dockerfile; \
-                  $RB build --no-cache; $RB --isolation=userns build";
+                  $RB build --no-cache; $RB --isolation=userns build --no-cache";
     let fine = as_somebody(&lab, GRANTED, "true", "", script).ok();
     assert!(fine.stderr.starts_with("isolation: userns\n"), "{}", fine.stderr);
     let helpers =
