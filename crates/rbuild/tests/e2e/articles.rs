@@ -1,9 +1,9 @@
-//! Dockerfiles as tutorials have them, on stand-ins of their base images: small systems with programs of the same
-//! names that leave a mark.
+//! Dockerfiles from tutorials, built on stand-ins for their base images: busybox images whose
+//! programs have the same names and leave a trace.
 
 use crate::lab::{Lab, exists};
 
-/// An image of busybox with these programs, each a shell script.
+/// Creates an image of busybox with these programs, each a shell script.
 fn stand_in(lab: &Lab, name: &str, programs: &[(&str, &str)]) {
     let mut file = String::from("FROM busybox\n");
     for (program, script) in programs {
@@ -105,7 +105,7 @@ fn a_dotnet_program_restored_published_and_run_by_another_image() {
     assert!(!exists(out.join("usr/bin/only-in-sdk")));
     let json = lab.rbuild(["inspect", "site"]).ok().stdout;
     assert!(json.contains("\"Site.dll\"") && json.contains("\"WorkingDir\": \"/Site\""), "{json}");
-    // A changed source leaves the restored packages alone: four steps of seven come from the cache.
+    // A changed source does not invalidate the package restore: four of seven steps are cached.
     lab.write("Program.cs", "class Q {}");
     assert_eq!(lab.build(file, &["-t", "site"]).ok().steps(), (3, 5));
 }
@@ -156,7 +156,7 @@ fn a_blog_generated_in_one_image_and_served_by_another() {
     assert!(exists(html.join("post.md")) && exists(html.join("verification.txt")) && !exists(out.join("app")));
     let json = lab.rbuild(["inspect", "blog"]).ok().stdout;
     assert!(json.contains("TZ=Asia/Shanghai") && json.contains("\"Author\": \"blog<blog@example.com>\""), "{json}");
-    // The same in one stage brings node along.
+    // The same build in a single stage also ships node.
     let one = "FROM node:18\nMAINTAINER blog<blog@example.com>\nWORKDIR /app\nCOPY package*.json ./\n\
                RUN npm install && npm install hexo-cli -g\nCOPY . .\nRUN hexo g\n\
                RUN mkdir -p /var/www/html && cp -R public/* /var/www/html\nEXPOSE 80\nCMD [\"nginx\", \"-g\", \"daemon off;\"]\n";
@@ -176,7 +176,8 @@ fn the_old_way_in_a_single_stage() {
     assert!(exists(out.join("root/app")) && exists(out.join("go/src/hello/app.go")));
 }
 
-/// The script of the days before stages: build, copy the program out, build again; `docker` is a link to rbuild.
+/// The builder pattern from before multi-stage builds: build, copy the program out, build again.
+/// `docker` is a link to rbuild.
 #[test]
 fn two_dockerfiles_and_a_container_between_them() {
     let lab = Lab::new();

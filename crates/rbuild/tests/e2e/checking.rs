@@ -58,7 +58,7 @@ fn outline_and_targets_describe() {
     let outline = lab.rbuild(["build", "--call=outline", "--build-arg", "VERSION=7"]).ok().stdout;
     assert!(outline.contains("VERSION     7       is what to build"), "{outline}");
     assert!(outline.contains("tok      true"), "{outline}");
-    // What the target copies from counts as well, and what it does not use does not.
+    // Stages that the target copies from are checked as well; stages it does not use are not.
     lab.write(
         "Dockerfile",
         "FROM busybox AS far\nARG FAR=1\nRUN --mount=type=cache,id=pkg,target=/p --mount=type=ssh true\n\

@@ -1,4 +1,5 @@
-//! Contexts that are not the directory at hand: archives and Dockerfiles on standard input, named contexts.
+//! Build contexts other than a directory: archives and Dockerfiles on standard input, named
+//! contexts.
 
 use crate::lab::{Lab, exists};
 
@@ -13,16 +14,16 @@ fn a_context_arrives_as_a_tar_of_any_compression() {
         let out = lab.path("out");
         lab.sh(&format!("rm -rf $LAB/out; tar -c . | {pack} | $RB build --output $LAB/out -")).ok();
         assert_eq!(std::fs::read_to_string(out.join("a")).unwrap(), "one", "{pack}");
-        // Whatever the umask.
+        // The mode does not depend on the umask.
         assert_eq!(lab.sh("stat -c %a $LAB/out/a").ok().stdout, "666\n");
         assert!(!exists(out.join("Dockerfile")));
     }
-    // -f names a file of the archive; ignore files do not apply to it.
+    // `-f` names a file of the archive; ignore files do not apply to it.
     lab.write(".dockerignore", "*\n");
     lab.sh("rm -rf $LAB/out; tar -c . | $RB build -f other/Dockerfile --output $LAB/out -").ok();
     assert!(exists(lab.path("out/sub/a")) && exists(lab.path("out/.dockerignore")));
     lab.sh("tar -c . | $RB build -f missing -").fails(1, &["the Dockerfile missing does not exist"]);
-    // Nothing of it stays in the store.
+    // The unpacked context does not stay in the store.
     let left = std::fs::read_dir(lab.store().join("tmp")).unwrap().count();
     assert_eq!(left, 0, "the archive's files are still there");
 }
@@ -59,15 +60,16 @@ fn a_named_directory_takes_the_place_of_stages_images_and_copies() {
     lab.sh(&format!("$RB build --build-context {context} --output $LAB/out .")).ok();
     assert_eq!(lab.read("out/f"), "named");
     assert!(!exists(lab.path("out/skip")));
-    // A stage, whose own lines do not count; and one that stands on it.
+    // A named context replaces a stage, whose own instructions are then ignored, and is the base of
+    // another stage.
     let file = "FROM nowhere AS extra\nRUN false\nFROM extra\nCOPY --from=extra f /g\n";
     let out = lab.build_local(file, &["--build-context", context]);
     assert!(exists(out.join("f")) && exists(out.join("g")));
-    // A mount.
+    // A bind mount from the named context.
     let file = "FROM busybox\nRUN --mount=from=extra,target=/m cat /m/f > /o && test ! -e /m/skip\n";
     let out = lab.build_local(file, &["--build-context", context]);
     assert_eq!(std::fs::read_to_string(out.join("o")).unwrap(), "named");
-    // What it holds counts for the cache.
+    // Its content is part of the cache key.
     assert_eq!(lab.build(file, &["--build-context", context]).ok().steps(), (0, 1));
     lab.write("extra/f", "changed");
     assert_eq!(lab.build(file, &["--build-context", context]).ok().steps(), (1, 0));
@@ -85,7 +87,7 @@ fn a_named_image_comes_from_the_store_or_from_a_layout() {
         "$RB save --format oci-archive -o $LAB/l.tar real:1 && mkdir $LAB/layout && tar -C $LAB/layout -xf $LAB/l.tar",
     )
     .ok();
-    // In a store that has never seen the image.
+    // The same in a store that has never held the image.
     lab.write("Dockerfile", file);
     let build = |context: &str| {
         lab.sh(&format!(
@@ -99,7 +101,7 @@ fn a_named_image_comes_from_the_store_or_from_a_layout() {
     build("$LAB/layout:nine").fails(1, &["has no image `nine`"]);
     build("$LAB/nowhere").fails(1, &["the OCI layout"]);
     lab.sh("RBUILD_ROOT=$LAB/other $RB prune -a").ok();
-    // The same directory for `load`.
+    // `load` accepts the same directory.
     let loaded = lab.sh("RBUILD_ROOT=$LAB/third $RB load -i $LAB/layout").ok();
     assert_eq!(loaded.stdout, "Loaded image: real:1\n");
     let out = lab.build_local("FROM base\nCOPY Dockerfile /\n", &["--build-context", "base=docker-image://scratch"]);
@@ -120,7 +122,7 @@ fn modes_as_git_keeps_them_make_umasks_equal() {
     };
     let (loose, tight) = ([0o777, 0o666, 0o777, 0o777], [0o700, 0o600, 0o700, 0o700]);
     assert_eq!(modes(loose, "git").steps().0, 3);
-    // Another umask: nothing is another file.
+    // Files of a context do not depend on the umask, so everything is cached.
     assert_eq!(modes(tight, "git").steps(), (0, 3));
     assert_eq!(lab.rbuild(["run", "x", "cat", "/o"]).ok().stdout, "644 /d/f\n755 /run\n644 /c/d/f\n");
     assert!(modes(loose, "as-is").steps().0 > 0);

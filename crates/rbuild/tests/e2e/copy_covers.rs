@@ -1,9 +1,10 @@
-//! Copies in which one thing covers another, and the copies after them: what an earlier layer or tree holds at a path counts
-//! only for the file that it came from.
+//! Copies in which one source covers files of another, and copies that follow them. What an earlier
+//! layer or tree holds at a path is reused only for the file it came from.
 
 use crate::lab::{Lab, contents};
 
-/// Two directories, an archive and a file that all bring `f`, of one size, older than what stamps take for young.
+/// Two directories, an archive and a file that all provide `f`, with the same size, and old enough
+/// that file stamps are trusted.
 fn scene() -> Lab {
     let lab = Lab::new();
     lab.write(".dockerignore", "Dockerfile\n.dockerignore\n").write("dir/f", "dir\n").write("dir/g", "gir\n");
@@ -15,7 +16,8 @@ fn scene() -> Lab {
     lab
 }
 
-/// Steps that stand after each other at one place of a Dockerfile, and what each has as /dst/f.
+/// Alternative steps at the same position of a Dockerfile, each with the resulting content of
+/// /dst/f.
 const TURNS: &[&[(&str, &str)]] = &[
     &[("COPY dir <<f /dst/\nher\nf", "her"), ("COPY dir /dst/", "dir")],
     &[("ADD dir <<f /dst/\nher\nf", "her"), ("ADD dir /dst/", "dir"), ("ADD dir two /dst/", "two")],
@@ -76,7 +78,7 @@ fn what_covered_a_file_is_gone_when_the_file_stands_alone() {
                 let files = match number {
                     0 => contents(&lab.top_layer_tar("x")),
                     1 => contents(&std::fs::read(&tar).unwrap()),
-                    // A layer is some blob in the archive.
+                    // Layers are identified by their content among the archive's blobs.
                     _ => contents(&std::fs::read(&tar).unwrap())
                         .into_values()
                         .map(|blob| contents_if_tar(&blob))
@@ -97,7 +99,7 @@ fn contents_if_tar(blob: &[u8]) -> std::collections::HashMap<String, Vec<u8>> {
     if plain.get(257..262) == Some(b"ustar") { contents(&plain) } else { Default::default() }
 }
 
-/// The same for who looks at the files: commands, later copies, directories.
+/// The same as seen by commands, later copies and directories.
 #[test]
 fn files_of_a_copy_after_another_are_those_of_its_sources() {
     let lab = scene();
@@ -114,7 +116,7 @@ fn files_of_a_copy_after_another_are_those_of_its_sources() {
     }
 }
 
-/// Files with several names, one of which is covered by something else of the same step.
+/// Files with several hard links, one of which is covered by another file of the same step.
 #[test]
 fn names_of_one_file_are_not_given_to_what_covers_one_of_them() {
     let lab = scene();

@@ -1,4 +1,5 @@
-//! Copies that meet links of the image: what they lead to is written to, each path once, and every way out tells the same.
+//! Copies onto symbolic links of the image: the target of the link is written, each path occurs
+//! once in the layer, and all outputs agree.
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
@@ -6,11 +7,11 @@ use std::path::Path;
 
 use crate::lab::Lab;
 
-/// What is where: the content of a file, `-> target` of a link, `/` for a directory; of several names of one file the content
-/// with `=` before it.
+/// Expected files by path: the content of a file, `-> target` for a link, `/` for a directory. For
+/// a file with several names, `=` precedes the content.
 type Files = BTreeMap<String, String>;
 
-/// The files of a tar below some path; an error if one is there twice.
+/// Returns the files of a tar below a path; fails if a path occurs twice.
 #[track_caller]
 fn in_tar(tar: &[u8]) -> Files {
     let mut files = Files::new();
@@ -55,7 +56,7 @@ fn in_dir(top: &Path, wanted: &[(&str, &str)]) -> Files {
     wanted.iter().filter_map(|(path, _)| Some((path.to_string(), look(path)?))).collect()
 }
 
-/// A command that ends well if all of that is there. Link counts are not asked for.
+/// Returns a command that succeeds if all of these files exist. Link counts are not checked.
 fn check(wanted: &[(&str, &str)]) -> String {
     let one = |(path, what): &(&str, &str)| match what.strip_prefix("-> ") {
         Some(target) => format!("[ \"$(readlink /{path})\" = '{target}' ]"),
@@ -73,14 +74,15 @@ fn agree(got: &Files, wanted: &[(&str, &str)], who: &str) {
     }
 }
 
-/// Builds what the step makes of a busybox with this command's result, by every way out; and again after changes beside.
+/// Builds the step on a busybox image modified by this command, checks all outputs, and checks them
+/// again after unrelated changes.
 #[track_caller]
 fn everywhere(lab: &Lab, rounds: u32, setup: &str, step: &str, wanted: &[(&str, &str)]) {
     let file = format!("FROM busybox AS base\nRUN {setup}\nFROM scratch AS ctx\nCOPY . /\nFROM base\n{step}\n");
     for round in 0..rounds {
         lab.write("d/beside", format!("{round}")).write("rootfs/beside", format!("{round}"));
         let about = format!("round {round} of\n{file}");
-        // An image first: its last layer is made straight from where the files lie.
+        // An image comes first: its last layer is packed directly from the source files.
         lab.build(&file, &["-t", "x"]).ok();
         let layer = in_tar(&lab.top_layer_tar("x"));
         for (path, what) in wanted.iter().filter(|(path, _)| layer.contains_key(*path)) {
@@ -94,7 +96,7 @@ fn everywhere(lab: &Lab, rounds: u32, setup: &str, step: &str, wanted: &[(&str, 
     }
 }
 
-/// A context of directories whose files meet, older than what stamps take for young.
+/// A context of directories whose files overlap, old enough that file stamps are trusted.
 fn scene() -> Lab {
     let lab = Lab::new();
     lab.write(".dockerignore", "Dockerfile\n.dockerignore\n").write("A", "A").write("B", "B").write("hid/f", "hf");
@@ -130,11 +132,11 @@ fn directories_that_meet_behind_links_of_the_image() {
         everywhere(&lab, 2, meet, step, &both);
     }
     everywhere(&lab, 2, "mkdir -p /w/a && ln -s /w/a /w/b", "COPY d /w", &both[1..]);
-    // The link comes first, and the directory later.
+    // The link is created first, the directory afterwards.
     let late = [("w/a", "-> z"), ("w/z/f", "ez")];
     everywhere(&lab, 2, "mkdir -p /w/z && ln -s z /w/a", "COPY e /w", &late);
     everywhere(&lab, 2, "mkdir -p /w && ln -s z /w/a", "COPY e /w", &late);
-    // Out of the destination, and back into it.
+    // Links out of the destination, and back into it.
     everywhere(
         &lab,
         2,
@@ -143,9 +145,9 @@ fn directories_that_meet_behind_links_of_the_image() {
         &[("o/f", "db"), ("o/hard", "da")],
     );
     everywhere(&lab, 2, "mkdir -p /w && ln -s .. /w/b && ln -s w /a", "COPY d /w", &[("f", "db"), ("w/a/f", "=da")]);
-    // A link in place of a file: what it covers is gone, the other name stays.
+    // A link in place of a file: the covered name is gone, the other hard link stays.
     everywhere(&lab, 2, meet, "COPY g /w", &[("w/a/f", "-> A"), ("w/a/hard", "da")]);
-    // Usr-merged images.
+    // Images with merged /usr.
     let merged = [("bin", "-> usr/bin"), ("usr/bin/t", "3"), ("usr/bin/keep", "2"), ("usr/bin/only", "4")];
     let base = "mkdir -p /r/usr/bin && ln -s usr/bin /r/bin";
     let below: Vec<_> = merged.iter().map(|(path, what)| (format!("r/{path}"), *what)).collect();
@@ -180,7 +182,8 @@ fn linked_copies_and_archives_do_not_follow_links_of_the_image() {
     let apart = [("w/a/f", "=da"), ("w/b", "/"), ("w/b/f", "db"), ("w/a/hard", "=da"), ("w/c", "-> /nothing")];
     everywhere(&lab, 1, meet, "COPY --link d /w", &apart);
     everywhere(&lab, 1, meet, "ADD --link d.tar /w", &apart);
-    // An entry for a directory takes the place of a link; a path through a link goes where it leads.
+    // An archive entry for a directory replaces a link; a path through a link resolves to the
+    // link's target.
     everywhere(&lab, 1, meet, "ADD d.tar /w", &apart);
     everywhere(&lab, 1, "mkdir -p /w/z && ln -s z /w/a", "ADD z.tar /w", &[("w/a", "-> z"), ("w/z/f", "ea")]);
     everywhere(&lab, 1, "mkdir -p /w && ln -s /q/z /w/a", "ADD z.tar /w", &[("w/a", "-> /q/z"), ("w/q/z/f", "ea")]);
@@ -218,12 +221,13 @@ fn a_link_at_the_destination_is_followed_to_files_and_to_nothing() {
             &[("l", "-> m"), ("m", "-> ../../t"), ("t", "A")],
         ),
         ("mkdir /x && echo -n t > /x/t && ln -s x /k", "COPY A /k/t", &[("k", "-> x"), ("x/t", "A")]),
-        // The name of the file in a directory is not followed, nor are members of a directory.
+        // A link at the file's own name in the destination directory is not followed; neither are
+        // links at members of a directory.
         ("mkdir /x && echo -n t > /t && ln -s /t /x/A", "COPY A /x/", &[("t", "t"), ("x/A", "A")]),
         ("mkdir /x && echo -n t > /t && ln -s /t /x/A", "COPY A /x", &[("t", "t"), ("x/A", "A")]),
         ("mkdir -p /x/a && echo -n t > /t && ln -s /t /x/a/f", "COPY d /x", &[("t", "t"), ("x/a/f", "=da")]),
         ("mkdir /x && ln -s x /l", "COPY A /l", &[("l", "-> x"), ("x/A", "A")]),
-        // To nothing.
+        // A dangling link.
         ("ln -s /n/x /l", "COPY A /l", &[("l", "-> /n/x"), ("n", "/"), ("n/x", "A")]),
         ("ln -s /n/x /l", "COPY A B /l/", &[("n/x/A", "A"), ("n/x/B", "B")]),
         ("ln -s ../../n/x /l", "COPY A /l/q/r", &[("n/x/q/r", "A")]),
@@ -275,7 +279,8 @@ fn what_is_written_through_a_link_has_the_owner_and_mode_and_the_link_keeps_its_
     }
 }
 
-/// A link of the image that would lead to a directory of the machine leads to one of the image.
+/// An absolute link of the image that would point to a directory of the host resolves inside the
+/// image.
 #[test]
 fn nothing_is_written_where_a_link_leads_on_the_machine() {
     use std::os::unix::fs::PermissionsExt;
@@ -297,7 +302,8 @@ fn nothing_is_written_where_a_link_leads_on_the_machine() {
     }
 }
 
-/// Parts of a link's target lead up from the directory that the link stands in, to the root at most.
+/// `..` in a link's target is relative to the directory that contains the link and stops at the
+/// root.
 #[test]
 fn links_that_lead_up_in_a_source_end_at_its_root() {
     let lab = Lab::new();
@@ -328,7 +334,7 @@ fn links_that_lead_up_in_a_source_end_at_its_root() {
     }
 }
 
-/// Which names are one file belongs to a copy's content: a relinked context is copied anew.
+/// Hard links are part of a copy's content: a context with different hard links is copied again.
 #[test]
 fn hard_links_that_are_cut_or_made_are_not_served_from_the_cache() {
     let lab = Lab::new();

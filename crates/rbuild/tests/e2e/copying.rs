@@ -122,7 +122,8 @@ fn hard_links_times_and_holes_are_kept() {
     assert!(meta("sparse").blocks() < 1000, "{} blocks", meta("sparse").blocks());
 }
 
-/// What one source has in several places is one file in the image; what several sources or matches have is not.
+/// A file that one source provides at several destinations is one file in the image; files from
+/// several sources or matches are separate.
 #[test]
 fn each_source_has_hard_links_of_its_own() {
     let lab = Lab::new();
@@ -212,11 +213,11 @@ fn symbolic_modes() {
 fn a_linked_copy_stands_on_nothing() {
     let lab = Lab::new();
     lab.write("f", "x");
-    // It replaces a link on the way, where a plain copy would follow it.
+    // The copy replaces a link on the path, where a copy without `--link` would follow it.
     let base = "FROM busybox\nRUN mkdir /real && ln -s /real /way\n";
     let out = lab.build_local(&format!("{base}COPY --link f /way/f\n"), &[]);
     assert!(out.join("way").symlink_metadata().unwrap().is_dir() && !out.join("real/f").exists());
-    // Another parent, the same files: nothing is copied again.
+    // A different parent and the same files: nothing is copied again.
     let file =
         |n: u32| format!("FROM busybox\nRUN echo {n} > /n\nCOPY --link f /linked/f\nRUN cat /n /linked/f > /o\n");
     assert_eq!(lab.build(&file(1), &["-t", "x"]).ok().steps(), (3, 0));

@@ -1,10 +1,11 @@
-//! The corners of COPY, ADD and WORKDIR where builders differ, as the reference implementation has them.
+//! Corner cases of COPY, ADD and WORKDIR in which builders differ, as the reference implementation
+//! handles them.
 
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 
 use crate::lab::Lab;
 
-/// The entry of a path: `mode owner name`.
+/// Returns the entry of a path as `mode owner name`.
 #[track_caller]
 fn entry<'a>(listing: &'a [String], name: &str) -> &'a str {
     let found = listing.iter().find(|l| l.split(' ').nth(2) == Some(name));
@@ -28,7 +29,8 @@ fn an_existing_directory_keeps_its_own_and_those_below_take_the_sources() {
     );
     assert_eq!(entry(&listing, "old/"), "750 5:6 old/");
     assert_eq!(entry(&listing, "old/sub/"), "701 0:0 old/sub/");
-    // A destination that a copied directory makes is root's, whatever the source was; what is below is as it was.
+    // A destination directory created for a copied directory belongs to root, whatever the owner of
+    // the source; its content keeps its attributes.
     assert_eq!(entry(&listing, "new/"), "755 0:0 new/");
     assert_eq!(entry(&listing, "old2/"), "755 0:0 old2/");
     assert_eq!(entry(&listing, "new/sub/"), "711 7:8 new/sub/");
@@ -43,10 +45,10 @@ fn files_and_directories_do_not_take_each_others_place() {
     let base = "FROM busybox\nRUN mkdir /only && touch /d\n";
     lab.build(&format!("{base}COPY d/ /d\n"), &[]).fails(1, &["/d is not a directory in the image", "Dockerfile:3"]);
     lab.build("FROM busybox\nRUN mkdir -p /t/x\nCOPY d /t\n", &[]).fails(1, &["/t/x is a directory in the image"]);
-    // A file goes into a directory of the destination's name.
+    // If the destination is a directory of the file's own name, the file goes into it.
     let listing = lab.build_listing(&format!("{base}COPY only /only\n"));
     assert!(entry(&listing, "only/only").ends_with("0:0 only/only"));
-    // Several files, and one name for them that is no directory: the last one stays, and that is said.
+    // Several files copied to one name that is not a directory: the last one wins, with a warning.
     lab.write("p/a1", "one").write("p/a2", "two");
     for copy in ["p/a*", "p/a1 p/a2", "p/a1 <<h"] {
         let file = format!("FROM scratch\nCOPY {copy} /f\n{}", if copy.contains("<<") { "two\nh\n" } else { "" });
@@ -55,7 +57,7 @@ fn files_and_directories_do_not_take_each_others_place() {
         let out = lab.build_local(&file, &[]);
         assert_eq!(std::fs::read_to_string(out.join("f")).unwrap().trim(), "two", "{file}");
     }
-    // A directory needs no slash; a file of the image is not given up for several.
+    // A directory needs no trailing slash; several sources do not replace a file of the image.
     let out = lab.build_local("FROM busybox\nWORKDIR /app\nCOPY p/a1 d only /app\nADD p/a1 p/a2 .\n", &[]);
     for name in ["app/a1", "app/x", "app/only", "app/a2"] {
         assert!(out.join(name).is_file(), "{name}");
@@ -64,7 +66,7 @@ fn files_and_directories_do_not_take_each_others_place() {
     for copy in ["COPY p/a1 p/a2 /d", "ADD p/a1 p/a2 /d", "COPY p/a1 <<h /d\ntext\nh"] {
         lab.build(&format!("{base}{copy}\n"), &[]).fails(1, &[file]);
     }
-    // A pattern with nothing to find is fine, and so a file can be optional; a plain name is not.
+    // A pattern without matches is allowed, which makes a file optional; a plain name must exist.
     lab.build("FROM scratch\nCOPY only non[e] /x/\n", &[]).ok();
     lab.build("FROM scratch\nCOPY only none /x/\n", &[]).fails(1, &["`none` not found"]);
 }
@@ -112,7 +114,7 @@ fn modes_and_owners_of_what_a_copy_makes_on_the_way() {
         ("made/by/user/", "755 9:9"),
         ("named/", "755 33:33"),
         ("named/one/", "755 33:33"),
-        // It was there: the owner stays.
+        // The directory existed already, so it keeps its owner.
         ("tmp/x/", "755 9:9"),
     ] {
         assert_eq!(entry(&listing, name), format!("{want} {name}"));
@@ -152,7 +154,7 @@ fn archives_are_known_by_their_content_and_unpacked_where_they_belong() {
          COPY plain.txt /copied\nADD hard.tar /hard/\n",
     );
     for (name, want) in [
-        // The archive's entry for its root says nothing about the destination.
+        // The archive's entry for its root does not apply to the destination.
         ("dest/", "751 0:0"),
         ("dest/deep/", "755 7:8"),
         ("dest/deep/f", "644 7:8"),
@@ -171,7 +173,7 @@ fn archives_are_known_by_their_content_and_unpacked_where_they_belong() {
         entry(&listing, name);
     }
     assert!(listing.iter().any(|l| l.contains("hard/u/h -> ") || l.contains("hard/u/g -> ")), "{listing:#?}");
-    // Through a link of the image that is absolute: inside of it.
+    // An absolute link of the image resolves inside the image.
     let out = lab.build_local("FROM busybox\nRUN mkdir /real && ln -s /real /link\nADD through.tar /\n", &[]);
     assert_eq!(std::fs::read_to_string(out.join("real/file")).unwrap(), "z\n");
 }

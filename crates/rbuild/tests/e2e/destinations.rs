@@ -1,4 +1,5 @@
-//! Files that the caller names: what is there is written or spared, and never replaced by something else.
+//! Files named by the caller: what exists there is written to or left alone, and is never replaced
+//! by something of another type.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 
@@ -58,7 +59,8 @@ fn root_devices_stay_what_they_are() {
     ] {
         lab.sh(&format!("$RB {command} && test -c $LAB/null")).ok();
     }
-    // Nothing that is no file takes the place of one, and nothing inside a directory does unasked.
+    // A special file is never replaced by a link, directory or file, nor is one inside an existing
+    // directory.
     for command in
         ["cp x:/d/l $LAB/null", "cp x:/d $LAB/null", "cp x:/d/f $LAB/to", "cp x:/d/. $LAB/to", "build -o $LAB/out ."]
     {
@@ -66,7 +68,7 @@ fn root_devices_stay_what_they_are() {
         assert_eq!(ran.code, Some(1), "{command}: {}", ran.stderr);
         lab.sh("test -c $LAB/null && test -c $LAB/to/f && test -c $LAB/out/d/f").ok();
     }
-    // The owner of a file stays, too.
+    // The owner of an existing file is kept, too.
     lab.sh(
         "echo old > $LAB/theirs && chown 1234:2345 $LAB/theirs && chmod 604 $LAB/theirs && $RB save -o $LAB/theirs x",
     )
@@ -128,11 +130,12 @@ fn cp_takes_paths_as_they_are_and_follows_links_when_asked() {
     let lab = Lab::new();
     lab.build(FILES, &["-t", "x"]).ok();
     let cp = |args: &str| lab.sh(&format!("cd $LAB && $RB cp {args}"));
-    // A pattern's characters mean themselves.
+    // Characters of a pattern are taken literally.
     assert_eq!(cp("'x:/g/b*r' - | tar -t").ok().stdout, "b*r\n");
     assert_eq!(cp("'x:/g/b*r' /dev/stdout").ok().stdout, "s\n");
     cp("'x:/g/b?r' -").fails(1, &["the image has no /g/b?r"]);
-    // A link is a link, in a directory, beside it, and in place of a file or of another link.
+    // Links are copied as links: into a directory, next to it, and in place of a file or another
+    // link.
     std::fs::create_dir(lab.path("dir")).unwrap();
     for _ in 0..2 {
         cp("x:/d/l dir").ok();
@@ -145,20 +148,20 @@ fn cp_takes_paths_as_they_are_and_follows_links_when_asked() {
     cp("x:/d/l file").ok();
     assert!(lab.path("file").symlink_metadata().unwrap().is_symlink());
     assert_eq!(listing(cp("x:/d/l -").ok().stdout.as_bytes()).len(), 1);
-    // With -L it is what the link leads to, under the link's name.
+    // With -L, the target is copied under the link's name.
     cp("-L x:/d/l followed").ok();
     assert_eq!(lab.read("followed"), "f\n");
     std::fs::create_dir(lab.path("into")).unwrap();
     cp("-L x:/d/l into").ok();
     cp("-L x:/way into").ok();
     assert_eq!((lab.read("into/l"), lab.read("into/way/f")), ("f\n".into(), "f\n".into()));
-    // A slash at the end asks for a directory.
+    // A trailing slash requires a directory.
     cp("x:/way/ made").ok();
     assert_eq!(lab.read("made/f"), "f\n");
     cp("x:/d/f/ n").fails(1, &["is no directory in the image"]);
     cp("x:/d followed").fails(1, &["is a file, and the image has a directory"]);
     cp("x:/d/f no/such").fails(1, &["does not exist"]);
-    // What a link at the destination leads to is written, and the link stays.
+    // A link at the destination is followed: its target is written, and the link stays.
     lab.sh("cd $LAB && ln -s goal to && mkfifo p").ok();
     cp("x:/d/f to").ok();
     assert!(lab.path("to").symlink_metadata().unwrap().is_symlink());
@@ -167,7 +170,7 @@ fn cp_takes_paths_as_they_are_and_follows_links_when_asked() {
     assert!(lab.path("p").symlink_metadata().unwrap().file_type().is_fifo());
 }
 
-/// Each is the first process of its own namespace: the number of a process names nothing.
+/// Each build runs as PID 1 of its own PID namespace, so PIDs do not make temporary names unique.
 #[test]
 fn builds_side_by_side_write_into_one_directory() {
     let lab = Lab::new();

@@ -1,4 +1,4 @@
-//! Images in which a layer occurs more than once, as many published ones are.
+//! Images in which the same layer occurs more than once, as in many published images.
 
 use crate::forge::{Blob, Forged, Layer};
 use crate::lab::{Lab, contents};
@@ -7,13 +7,13 @@ fn base() -> Blob {
     Layer::new().dir("d").file("d/x", "base").file("d/keep", "kept").file("below", "below").plain()
 }
 
-/// Brings a file, deletes one, replaces a directory, and has two names for one file.
+/// A layer that adds a file, deletes one, replaces a directory, and contains a hard link.
 fn layer() -> Blob {
     let layer = Layer::new().dir("d").file("d/x", "layer").file("d/.wh.gone", "").dir("o").file("o/.wh..wh..opq", "");
     layer.file("o/in", "in").file("first", "linked").hard_link("second", "first").gzip()
 }
 
-/// Deletes and replaces what the one above brings.
+/// A layer that deletes and replaces files of the layer above.
 fn between() -> Blob {
     let layer = Layer::new().file("d/.wh.x", "").file(".wh.first", "").file("d/gone", "back").dir("o");
     layer.file("o/other", "other").file("second", "another file").plain()
@@ -23,7 +23,7 @@ fn empty() -> Blob {
     Layer::new().plain()
 }
 
-/// The stacks, and what the topmost layers make of some files.
+/// The stacks, and the resulting content of some files.
 fn stacks() -> Vec<(&'static str, Vec<Blob>, Vec<(&'static str, Option<&'static str>)>)> {
     let whole = [("d/x", Some("layer")), ("d/keep", Some("kept")), ("o/in", Some("in")), ("second", Some("linked"))];
     let again = [&whole[..], &[("d/gone", None), ("o/other", None), ("first", Some("linked"))]].concat();
@@ -47,7 +47,7 @@ fn stacks() -> Vec<(&'static str, Vec<Blob>, Vec<(&'static str, Option<&'static 
 fn check(what: &str, tar: &[u8], want: &[(&str, Option<&str>)]) {
     let files = contents(tar);
     for (path, content) in want {
-        // The second name of a file is a link in a tar.
+        // The second name of a file is a hard link entry in a tar, which has no content.
         let linked = ["first", "second"].contains(path) && files.get(*path).is_some_and(|c| c.is_empty());
         let found = files.get(*path).map(|c| String::from_utf8_lossy(c).into_owned());
         let found = if linked { Some("linked".to_string()) } else { found };
@@ -72,7 +72,7 @@ fn every_way_shows_what_the_topmost_of_equal_layers_makes() {
         for (path, content) in &want {
             assert_eq!(std::fs::read_to_string(local.join(path)).ok().as_deref(), *content, "{name}: {path}");
         }
-        // Beside a command and a copy, in one layer, and through an archive.
+        // Followed by a copy and a command, squashed into one layer, and exported as an archive.
         let file = "FROM stack\nCOPY --from=busybox /bin/busybox /bin/\n\
             RUN [\"/bin/busybox\", \"sh\", \"-c\", \"/bin/busybox find / -xdev -type f | /bin/busybox sort > /found\"]\n\
             RUN --mount=from=stack,target=/m [\"/bin/busybox\", \"ls\", \"/m\"]\n";
@@ -89,7 +89,7 @@ fn every_way_shows_what_the_topmost_of_equal_layers_makes() {
     }
 }
 
-/// A linked copy that is made twice is one tree and two layers.
+/// A linked copy that occurs twice is stored as one tree and yields two layers.
 #[test]
 fn a_linked_copy_may_be_made_twice() {
     let lab = Lab::new();

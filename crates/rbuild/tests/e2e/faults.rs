@@ -1,6 +1,6 @@
-//! A machine that fails: processes killed at any of their system calls, disks that are full or broken or turn
-//! read-only, power that is cut. strace puts the faults in; as an ordinary user it would take the set-id bit from
-//! `newuidmap`, so these tests belong to root.
+//! Machine failures: processes killed at any of their system calls, disks that are full, broken or
+//! turn read-only, and power cuts. strace injects the faults. For an ordinary user, strace would
+//! disable the set-uid bit of `newuidmap`, so these tests run as root only.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -9,16 +9,17 @@ use std::time::{Duration, SystemTime};
 
 use crate::lab::{Lab, Ran, rbuild_path};
 
-/// What changes the store, a mount or another process.
+/// System calls that change the store, a mount or another process.
 const CHANGES: &str = "write,pwrite64,openat,openat2,mkdirat,renameat,renameat2,linkat,symlinkat,unlinkat,mknodat,fchownat,\
 fchmod,utimensat,ftruncate,fsetxattr,flock,fcntl,clone,clone3,fork,vfork,execve,unshare,fsopen,fsconfig,fsmount,move_mount,mount,\
 umount2,pivot_root,copy_file_range,sendfile,syncfs,fsync,close_range";
 
-/// What a disk can refuse.
+/// System calls that a disk can fail.
 const DISK: &str = "write,pwrite64,mkdirat,renameat,renameat2,linkat,symlinkat,fchownat,fchmod,ftruncate,fsetxattr,\
 copy_file_range,sendfile,syncfs,fsync";
 
-/// Runs rbuild with a fault at the nth call of each thread; whether any was put in.
+/// Runs rbuild with a fault injected at the nth call of each thread. The boolean is true if any
+/// fault was injected.
 fn with_fault(lab: &Lab, calls: &str, fault: &str, nth: usize, args: &[&str]) -> (Ran, bool) {
     let trace = lab.path("trace");
     let mut command = Command::new("strace");
@@ -29,12 +30,13 @@ fn with_fault(lab: &Lab, calls: &str, fault: &str, nth: usize, args: &[&str]) ->
     (ran, text.contains("INJECTED") || text.contains("killed by SIGKILL"))
 }
 
-/// Every number up to `dense`, then further and further apart.
+/// Returns every number up to `dense`, then numbers at increasing distances.
 fn spread(dense: usize) -> impl Iterator<Item = usize> {
     std::iter::successors(Some(1), move |n| Some(if *n < dense { n + 1 } else { n + n / 6 }))
 }
 
-/// The store is whole and holds nothing half-made, and a build in it gives what it should.
+/// Checks that the store is consistent and contains nothing incomplete, and that a build in it
+/// gives the expected result.
 #[track_caller]
 fn sound(lab: &Lab, marker: &str, what: &str) {
     let out = lab.build_local(FILE, &["-t", "x"]);
@@ -112,7 +114,7 @@ fn root_a_disk_that_is_full_or_broken_ends_in_an_error_that_says_so() {
             assert!(matches!(ran.code, Some(0..=3)), "{what}");
             assert!(!ran.stderr.contains("panicked"), "{what}");
             if ran.code != Some(0) {
-                // The words of a thread may be its nth write themselves.
+                // The failed nth call may be the write of the error message itself.
                 let trace = std::fs::read_to_string(lab.path("trace")).unwrap();
                 let lost = |line: &str| line.contains("write(2, \"error") && line.contains("INJECTED");
                 assert!(ran.stderr.contains("error") || trace.lines().any(lost), "{what}");
@@ -127,7 +129,7 @@ fn root_a_disk_that_is_full_or_broken_ends_in_an_error_that_says_so() {
     }
 }
 
-/// Numbers that look random and are the same each time (Knuth's multiplier, high bits).
+/// Pseudo-random numbers with a fixed sequence (Knuth's multiplier, high bits).
 struct Dice(u64);
 
 impl Dice {
@@ -137,8 +139,9 @@ impl Dice {
     }
 }
 
-/// What a power cut does to files that were written since the last sync: they are whole, short, empty or not there.
-/// What rename(2) replaced durably is spared: those were synced before they got their names.
+/// Simulates the effect of a power cut on files written since the last sync: each is intact,
+/// truncated, empty or missing. Files that were put in place durably by rename(2) are spared,
+/// because they were synced before the rename.
 fn cut_power(store: &Path, since: SystemTime, dice: &mut Dice) -> usize {
     let mut hit = 0;
     let mut stack = vec![store.to_path_buf()];
@@ -164,7 +167,7 @@ fn cut_power(store: &Path, since: SystemTime, dice: &mut Dice) -> usize {
     hit
 }
 
-/// Makes everything in the store look as if it was written before the machine was started.
+/// Makes everything in the store look as if it was written before the machine booted.
 fn reboot(store: &Path) {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     for dir in ["records", "results", "layers"] {
@@ -178,19 +181,19 @@ fn reboot(store: &Path) {
 #[test]
 fn root_the_store_opens_after_a_power_cut_and_builds_what_it_should() {
     let lab = Lab::new();
-    // Steps enough that most rounds end in the middle of them.
+    // Enough steps that most rounds are killed in the middle of them.
     let file: String =
         std::iter::once(FILE.to_string()).chain((0..8).map(|i| format!("RUN cat /f > /f{i}\n"))).collect();
     lab.write("f", "zero");
     lab.build(&file, &["-t", "kept"]).ok();
     let mut dice = Dice(42);
     let mut hits = 0;
-    // On a fast machine more builds are over before they are killed.
+    // On a fast machine, more builds finish before they are killed.
     for round in 1..=120 {
         if round > 25 && hits > 50 {
             break;
         }
-        // The clock of the file system ticks more slowly than ours.
+        // The file system's clock is coarser than the system clock.
         std::thread::sleep(Duration::from_millis(20));
         let since = SystemTime::now();
         let marker = format!("round {round}");
@@ -200,9 +203,9 @@ fn root_the_store_opens_after_a_power_cut_and_builds_what_it_should() {
         std::thread::sleep(Duration::from_millis(30 + dice.throw(150)));
         child.kill().unwrap();
         child.wait().unwrap();
-        // Its processes are gone a moment later.
+        // Its processes take a moment to exit.
         std::thread::sleep(Duration::from_millis(100));
-        // A build that said it was done has synced what it made.
+        // A build that reported success has synced its results.
         if lab.store().join("builds").read_dir().unwrap().flatten().all(|e| newer(&e.path(), since).is_none()) {
             hits += cut_power(&lab.store(), since, &mut dice);
         }

@@ -1,5 +1,5 @@
-//! Copies that end up in an image and nowhere else: they are kept as their layer, and are files as soon as somebody wants
-//! files.
+//! Copies that are used only in an image are stored as their layer and unpacked when their files
+//! are first needed.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use crate::lab::Lab;
 const COPY: &str =
     "FROM busybox\nRUN mkdir -p /app/below && echo covered > /app/b && chmod 711 /\nCOPY --chown=7:8 . /app/\n";
 
-/// Something of everything that a copy can take.
+/// A context with every kind of file that a copy supports.
 fn scene() -> Lab {
     let lab = Lab::new();
     lab.write(".dockerignore", "Dockerfile\n").write("b", "b").write("empty", "").write("below/x", "x");
@@ -23,13 +23,14 @@ fn scene() -> Lab {
     lab
 }
 
-/// The directories of trees in which the file `app/large` lies.
+/// Returns the directories of the trees that contain the file `app/large`.
 fn trees_with_files(lab: &Lab) -> Vec<PathBuf> {
     let trees = std::fs::read_dir(lab.store().join("trees")).unwrap().map(|e| e.unwrap().path());
     trees.filter(|tree| tree.join("fs/app/large").exists()).collect()
 }
 
-/// Where file systems are put together by copies, a copy's files have to be written to be found.
+/// Returns true if copies are stored as layers. Snapshots made by copying need the files of a copy
+/// on disk.
 fn folds() -> bool {
     std::env::var_os("RBUILD_SNAPSHOTS").is_none_or(|way| way != "copy")
         && std::env::var_os("RBUILD_ISOLATION").is_none_or(|rung| rung != "chroot")
@@ -40,13 +41,14 @@ fn a_copy_that_only_an_image_wants_is_its_layer_and_nothing_else() {
     let lab = scene();
     lab.build(COPY, &["-t", "x"]).ok();
     assert_eq!(trees_with_files(&lab).len(), usize::from(!folds()));
-    // The layer is the one that the files give; where they are weighed, they have to be there.
+    // The layer is identical to the one packed from files. `--timings` measures layers, which
+    // requires the files on disk.
     let folded = lab.top_layer("x");
     lab.rbuild(["prune", "-a"]).ok();
     lab.build(COPY, &["-t", "y", "--timings", "t.html"]).ok();
     assert_eq!(trees_with_files(&lab).len(), 1);
     let mut written = lab.top_layer("y");
-    // The second context has a page more.
+    // The second context has one more page.
     written.retain(|line| !line.ends_with("t.html"));
     assert_eq!(folded, written);
 }
@@ -57,7 +59,7 @@ fn its_files_are_there_for_whoever_wants_them() {
     lab.build(COPY, &["-t", "x"]).ok();
     let look = "stat -c '%n %a %u %g %h %s %F' /app/* /app / && cat /app/b /app/hard /app/below/x /app/many/7 && \
                 readlink /app/link && cmp /app/b /app/hard && sha256sum /app/large";
-    // A command, a copy, a mount, a further copy and a tar: each as the first to ask.
+    // A command, a copy, a mount, a further copy and a tar, each as the first user of the files.
     let users = [
         format!("{COPY}RUN ({look}) > /out\n"),
         format!("{COPY}FROM scratch\nCOPY --from=0 /app /app\n"),
@@ -91,7 +93,7 @@ fn it_outlives_its_image_and_goes_with_the_cache() {
     if !folds() {
         return;
     }
-    // A blob that is gone takes the record with it: the copy is made again.
+    // If the blob is missing, the record is dropped and the copy is made again.
     let lab = scene();
     lab.build(COPY, &["-t", "x"]).ok();
     let largest = "ls -S $RBUILD_ROOT/blobs/sha256/* | head -1 | xargs rm -f";
@@ -109,7 +111,7 @@ fn files_that_were_unpacked_before_a_restart_are_unpacked_again() {
         return;
     }
     let tree = trees_with_files(&lab).pop().unwrap();
-    // As a power cut would leave it: the note of another boot, and files that are not whole.
+    // The state after a power cut: a note of an earlier boot, and incomplete files.
     let note = std::fs::read_to_string(tree.join("folded.json")).unwrap();
     let value: serde_json::Value = serde_json::from_str(&note).unwrap();
     let boot = value["boot"].as_str().unwrap();
@@ -123,7 +125,7 @@ fn files_that_were_unpacked_before_a_restart_are_unpacked_again() {
 fn a_context_that_changes_every_time_is_an_error_here_too() {
     let lab = scene();
     lab.build(COPY, &["-t", "x"]).ok();
-    // One file among many that never stays as it is.
+    // One file of many changes constantly.
     let script = "(while [ ! -e $LAB/stop ]; do date +%N > many/7; done) & \
                   for i in 1 2 3 4 5 6; do $RB build -q -t z . ; done; touch $LAB/stop; wait";
     let ran = lab.sh(script);

@@ -1,4 +1,4 @@
-//! Commands that people talk to: `run`, and terminals.
+//! Interactive commands: `run`, and terminals.
 
 use std::io::{Read, Write};
 use std::process::Stdio;
@@ -26,12 +26,12 @@ fn run_takes_what_the_image_says_and_what_is_typed() {
     lab.write("v/f", "shared");
     let volume = format!("{}/v:/v", lab.ctx().display());
     assert_eq!(sh("cat /v/f", &["-v", &volume]), "shared");
-    // Its exit status is the command's.
+    // The exit status is that of the command.
     assert_eq!(run(&["--entrypoint", "sh", "x", "-c", "exit 42"]).code, Some(42));
     assert_eq!(run(&["--entrypoint", "sh", "x", "-c", "sh -c 'kill -9 $$'; exit $?"]).code, Some(137));
     run(&["--entrypoint", "nothing", "x"]).fails(127, &["no program `nothing`"]);
     run(&["nowhere"]).fails(1, &["no image is called `nowhere`"]);
-    // What it writes is gone, and the image is what it was.
+    // Files written by the command are discarded, and the image is unchanged.
     sh("echo x > /tmp/y", &[]);
     assert_eq!(sh("ls /tmp", &[]), "");
     assert_eq!(std::fs::read_dir(lab.store().join("tmp")).unwrap().count(), 0);
@@ -52,8 +52,8 @@ fn run_passes_standard_input_on_where_that_is_asked_for() {
     assert_eq!(feed(&["busybox", "cat"]), "");
 }
 
-/// Runs rbuild on a terminal of 30 rows and 100 columns (by util-linux's script), with these lines typed. A line
-/// `wait:TEXT` waits until the terminal has shown that.
+/// Runs rbuild on a terminal of 30 rows and 100 columns (with script(1) of util-linux) and types
+/// these lines. A line `wait:TEXT` waits until the terminal has shown TEXT.
 fn on_terminal(lab: &Lab, command: &str, typed: &str) -> (Option<i32>, String) {
     let line = format!("stty rows 30 cols 100; {command}");
     let mut script = std::process::Command::new("script");
@@ -91,7 +91,8 @@ fn on_terminal(lab: &Lab, command: &str, typed: &str) -> (Option<i32>, String) {
                     assert!(Instant::now() < deadline, "{text:?} does not come after {:?}", &so_far[..seen]);
                     std::thread::sleep(Duration::from_millis(20));
                 }
-                // A shell that has printed is at its prompt, or its command runs, a moment later.
+                // After its output, the shell needs a moment to reach its prompt or to start the
+                // command.
                 std::thread::sleep(Duration::from_millis(300));
             }
             None if line == "^C" => stdin.write_all(b"\x03").unwrap(),
@@ -119,7 +120,8 @@ fn a_terminal_has_a_size_and_ctrl_c_goes_to_the_command() {
     assert!(code == Some(0) && said.contains("/dev/pts/0") && said.contains(" icanon"), "{said}");
 }
 
-/// The zygote is the first child of the builder, which is the only one of the process that was started.
+/// The zygote is the first child of the builder, which is the only child of the process that was
+/// started.
 #[test]
 fn a_command_ends_with_the_process_that_started_it() {
     let lab = Lab::new();
@@ -133,7 +135,7 @@ fn a_command_ends_with_the_process_that_started_it() {
         let line = format!(
             "rm -f out; bash killer 2>&1 & sh -c 'echo $$ > pid; exec $RB {command}' > out 2>&1; echo ended $?; wait; cat out"
         );
-        // Output that is no terminal is none to `run -t` either.
+        // `run -t` does not treat redirected output as a terminal either.
         let line = if command.contains("-t ") { line.replace("> out 2>&1", "2>&1 | tee out") } else { line };
         let (_, said) = on_terminal(&lab, &line, "");
         assert!(said.contains("was killed") && !said.contains("late"), "{command}: {said}");

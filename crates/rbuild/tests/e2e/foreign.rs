@@ -1,4 +1,4 @@
-//! Archives and layouts whose parts do not agree with each other, or are not what they seem.
+//! Archives and layouts whose parts contradict each other or have the wrong type.
 
 use std::io::Write;
 use std::process::Stdio;
@@ -26,7 +26,8 @@ fn load_layout(lab: &Lab, image: &Forged, name: &str) -> Ran {
     from_dir
 }
 
-/// The right tree is in the store already, so that nobody has to look into the bytes before they go out again.
+/// The right tree is in the store already, so the bytes would not have to be read before they are
+/// exported again.
 #[test]
 fn a_layer_that_holds_something_else_never_goes_out() {
     let good = Layer::new().file("f", "good");
@@ -53,13 +54,13 @@ fn a_layer_that_holds_something_else_never_goes_out() {
             }
         }
         assert!(!lab.ctx().join("out.tar").exists());
-        // What is right stays right.
+        // Correct images are not affected.
         lab.rbuild(["save", "-o", "out.tar", "good", "built"]).ok();
         lab.sh("RBUILD_ROOT=$LAB/other $RB load -i out.tar && RBUILD_ROOT=$LAB/other $RB inspect --verify good built && RBUILD_ROOT=$LAB/other $RB prune -a").ok();
     }
 }
 
-/// What was found once is not looked for again.
+/// The result of the inspection is recorded, so a layer is not inspected twice.
 #[test]
 fn a_layer_is_decompressed_once_before_it_goes_out() {
     let lab = Lab::bare();
@@ -97,11 +98,11 @@ fn documents_that_do_not_agree_are_refused() {
     plain.diff_ids[1] = Digest::of(b"else");
     load_layout(&lab, &plain, "x:latest").fails(1, &["has the diffID", "but its configuration says"]);
     assert_eq!(lab.rbuild(["images", "-a", "-q"]).ok().stdout, "");
-    // As the image of a layout that a build names.
+    // As a layout that a build uses as a named context.
     Forged { size_error: 7, ..Forged::new(layers()) }.write_layout(&lab.ctx().join("lay"), "latest");
     let args = ["--build-context", "base=oci-layout://lay", "-o", "out"];
     lab.build("FROM base\n", &args).fails(1, &["by the document that names it"]);
-    // Docker's own names of types are known.
+    // Docker's own media types are accepted.
     let mut docker = Forged::new(layers());
     docker.layers[0].media_type = "application/vnd.docker.image.rootfs.diff.tar.gzip".into();
     load_layout(&lab, &docker, "x:latest").ok();
@@ -139,7 +140,7 @@ fn an_archive_of_images_is_imported_with_a_warning() {
     }
 }
 
-/// Pipes give what was written to them, be it one byte.
+/// A read from a pipe returns what has been written so far, possibly a single byte.
 #[test]
 fn archives_from_slow_pipes_are_told_by_their_first_bytes() {
     let lab = Lab::new();
@@ -185,7 +186,7 @@ fn a_deleted_directory_without_an_entry_is_what_lies_in_it() {
     }
 }
 
-/// A layer that hides all that is below it.
+/// A layer that hides everything below it.
 #[test]
 fn a_mark_at_the_top_hides_everything() {
     let low = Layer::new().dir("x").file("x/old", "old").file("old", "old").plain();
@@ -193,7 +194,7 @@ fn a_mark_at_the_top_hides_everything() {
     let image = Forged::new(vec![low, top]);
     let lab = Lab::bare();
     load_archive(&lab, &image, "img:latest").ok();
-    // Without having it unpacked, and with.
+    // Without unpacking the image, and with it unpacked.
     let out = lab.build_local("FROM scratch\nCOPY --from=img /new /n\n", &[]);
     assert_eq!(std::fs::read_to_string(out.join("n")).unwrap(), "new");
     lab.build("FROM scratch\nCOPY --from=img /old /\n", &["-o", "out"]).fails(1, &["old"]);
@@ -212,7 +213,7 @@ fn owners_that_are_none_are_refused() {
     }
 }
 
-/// Where owners are given, and not every id is there.
+/// Applies where files are given real owners and not every ID is mapped.
 #[test]
 fn an_owner_beyond_the_sub_ids_is_told_with_the_range() {
     let lab = Lab::new();
@@ -222,7 +223,7 @@ fn an_owner_beyond_the_sub_ids_is_told_with_the_range() {
     for file in ["FROM x\n", "FROM busybox\nCOPY --chown=2000000000:2000000000 f /\n"] {
         let ran = lab.build(file, &["-o", "type=tar,dest=out.tar"]);
         if ran.code == Some(0) {
-            // All ids are there, or owners are written down.
+            // All IDs are mapped, or owners are recorded in attributes.
             assert!(
                 listing(&std::fs::read(lab.ctx().join("out.tar")).unwrap()).iter().any(|l| l.contains(" 2000000000:"))
             );
@@ -269,7 +270,7 @@ fn a_name_of_a_deletion_is_refused_with_its_path() {
         }
     }
     assert_eq!(lab.rbuild(["images", "-q", "x"]).ok().stdout, "");
-    // Where no layer is made, it is a name as any other.
+    // Without a layer, `.wh.x` is an ordinary file name.
     let out = lab.build_local("FROM scratch\nCOPY d /\n", &[]);
     assert!(out.join(".wh.x").exists());
 }
@@ -308,7 +309,7 @@ fn a_docker_archive_keeps_annotations() {
     }
 }
 
-/// A layer of nothing is none; history and layers agree.
+/// An empty layer is omitted; the history and the layers agree.
 #[test]
 fn squashing_nothing_makes_no_layer() {
     let lab = Lab::bare();

@@ -1,4 +1,4 @@
-//! Images as other tools may write them, entry by entry.
+//! Images as other tools may write them, built entry by entry.
 
 use std::path::Path;
 
@@ -6,10 +6,10 @@ use rbuild_image::Digest;
 use serde_json::{Value, json};
 use tar::{Builder, EntryType, Header};
 
-/// A layer in the making: entries in the order in which they are given.
+/// A layer under construction: entries in the order in which they are added.
 pub struct Layer(Builder<Vec<u8>>);
 
-/// What there is to say of an entry beside its name.
+/// The metadata of an entry, apart from its name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Meta {
     pub mode: u32,
@@ -70,7 +70,7 @@ impl Layer {
         self.link(EntryType::Link, path.as_ref(), to.as_ref())
     }
 
-    /// The next entry gets these attributes.
+    /// Sets the extended attributes of the next entry.
     pub fn xattrs(mut self, xattrs: &[(String, Vec<u8>)]) -> Layer {
         let records: Vec<(String, &[u8])> =
             xattrs.iter().map(|(name, value)| (format!("SCHILY.xattr.{name}"), &value[..])).collect();
@@ -95,11 +95,11 @@ impl Layer {
     }
 }
 
-/// A layer as an archive has it.
+/// A layer as stored in an archive.
 #[derive(Clone)]
 pub struct Blob {
     pub bytes: Vec<u8>,
-    /// What the configuration says of it, true or not.
+    /// The diffID in the configuration, which may be wrong.
     pub diff_id: Digest,
     pub media_type: String,
 }
@@ -123,10 +123,10 @@ impl Blob {
     }
 }
 
-/// An image in the making.
+/// An image under construction.
 pub struct Forged {
     pub layers: Vec<Blob>,
-    /// Added to the size of a layer that the manifest tells.
+    /// Added to the layer sizes in the manifest.
     pub size_error: u64,
     pub diff_ids: Vec<Digest>,
     pub config: Value,
@@ -150,7 +150,8 @@ impl Forged {
         serde_json::to_vec(&config).unwrap()
     }
 
-    /// Writes it as a docker-archive of the old kind: layers have no digests of their own.
+    /// Writes the image as a docker-archive in the legacy format, in which layers have no digests
+    /// of their own.
     pub fn write_docker(&self, path: &Path, name: &str) {
         let names: Vec<String> = (0..self.layers.len()).map(|i| format!("{i}/layer.tar")).collect();
         let manifest = json!([{"Config": "config.json", "RepoTags": [name], "Layers": names}]);
@@ -165,7 +166,7 @@ impl Forged {
         std::fs::write(path, layer.bytes()).unwrap();
     }
 
-    /// The files of an OCI image layout that has it under that name.
+    /// Returns the files of an OCI image layout that contains the image under that name.
     fn layout(&self, name: &str) -> Vec<(String, Vec<u8>)> {
         let mut files = Vec::new();
         let mut put = |media_type: &str, bytes: Vec<u8>, more: u64| {
@@ -196,7 +197,7 @@ impl Forged {
 
     pub fn write_oci_archive(&self, path: &Path, name: &str) {
         let mut files = self.layout(name);
-        // Equal layers are there once.
+        // Equal layers are stored once.
         files.sort();
         files.dedup();
         let layer = files.iter().fold(Layer::new(), |layer, (name, bytes)| layer.file_with(name, bytes, &ROOTS));

@@ -1,4 +1,4 @@
-//! Images that have something else where the system's places are.
+//! Images with unexpected file types at the system's mount points and files.
 
 use crate::lab::Lab;
 
@@ -25,7 +25,7 @@ fn places_of_the_system_that_are_something_else_are_told() {
     }
 }
 
-/// An image whose places are links to themselves, wherever they are needed.
+/// An image in which paths that rbuild uses are links to themselves.
 #[test]
 fn links_that_lead_to_themselves_are_told() {
     let lab = Lab::new();
@@ -53,7 +53,7 @@ fn links_that_lead_to_themselves_are_told() {
     lab.build(&format!("{base}USER 7\nRUN true\n"), &[]).ok();
 }
 
-/// A tree of more directories in each other than are gone through.
+/// A tree of directories nested deeper than rbuild descends.
 #[test]
 fn trees_that_are_too_deep_are_told_with_the_limit() {
     let lab = Lab::new();

@@ -97,7 +97,7 @@ fn outputs_of_every_kind_at_once() {
     assert!(contents(&std::fs::read(lab.path("o.tar")).unwrap()).contains_key("index.json"));
     let piped = lab.sh("\"$RB\" build -o - | tar -t | grep -cx x").ok();
     assert_eq!(piped.stdout, "1\n");
-    // Merging keeps what is there, and a file never stands half-written.
+    // Merging keeps existing files, and a partly written file is never visible.
     std::fs::write(lab.path("dir/mine"), "kept").unwrap();
     lab.rbuild(["build", "-o", &p("dir")]).ok();
     assert_eq!(lab.read("dir/mine"), "kept");
@@ -136,13 +136,14 @@ fn files_come_out_of_images_as_cp_means_it() {
     cp("x:1:/d/f", "dir").ok();
     cp("x:1:/way/sub/g", "dir/").ok();
     assert_eq!((lab.read("dir/f"), lab.read("dir/g")), ("f\n".into(), "g\n".into()));
-    // A directory under its own name into one that is there; its contents into a new one, or with `/.`.
+    // A directory is copied under its own name into an existing one; into a new directory, or with
+    // `/.`, only its contents are copied.
     cp("x:1:/d", "dir").ok();
     assert_eq!(lab.read("dir/d/sub/g"), "g\n");
     cp("x:1:/d", "new").ok();
     cp("x:1:/d/.", "dir").ok();
     assert_eq!((lab.read("new/f"), lab.read("dir/sub/g")), ("f\n".into(), "g\n".into()));
-    // Links are links, unless asked otherwise.
+    // Links are copied as links, unless requested otherwise.
     cp("x:1:/d/link", "link").ok();
     assert!(lab.path("link").symlink_metadata().unwrap().is_symlink());
     lab.rbuild(["cp", "-L", "x:1:/d/link", lab.path("real").to_str().unwrap()]).ok();
@@ -153,7 +154,7 @@ fn files_come_out_of_images_as_cp_means_it() {
     cp("x:1:/d/f", "missing/").fails(1, &["does not exist"]);
     cp("y:/d", "n").fails(2, &["is not IMAGE:PATH or CONTAINER:PATH"]);
     lab.rbuild(["cp", "file", "x:1:/d"]).fails(2, &["copies files out of images, not into them"]);
-    // A container holds its image until it is removed.
+    // A container keeps its image alive until it is removed.
     let id = lab.rbuild(["create", "--name", "c", "x:1", "sleep", "1"]).ok().stdout;
     lab.rbuild(["create", "--name", "c", "x:1"]).fails(1, &["a container `c` already"]);
     lab.rbuild(["rmi", "x:1"]).ok();
@@ -195,7 +196,7 @@ fn damage_is_found_and_taken_out() {
     let report = lab.rbuild(["fsck"]).ok().stdout;
     assert!(report.contains(": 0 problems"), "{report}");
     lab.rbuild(["inspect", "--verify", "x"]).ok();
-    // One byte of the layer that only `x` has.
+    // Corrupts one byte of the layer that only `x` uses.
     lab.sh(
         "cd $RBUILD_ROOT/blobs/sha256; l=$($RB inspect -f '{{index .RootFS.Layers 1}}' x); \
          f=$(grep -l \"$l\" ../../trees/*/layer-*.json); d=$(sed 's/.*\"digest\":\"sha256:\\([0-9a-f]*\\)\".*/\\1/' $f); \
@@ -207,7 +208,7 @@ fn damage_is_found_and_taken_out() {
     lab.rbuild(["fsck", "--repair"]).ok();
     assert!(lab.rbuild(["fsck"]).ok().stdout.contains(": 0 problems"));
     lab.rbuild(["inspect", "x"]).fails(1, &["no image is called `x`"]);
-    // What was lost is made again.
+    // The lost layer is built again.
     lab.build("FROM busybox\nRUN echo x > /f\n", &["-t", "x"]).ok();
     lab.rbuild(["inspect", "--verify", "x"]).ok();
 }
@@ -224,14 +225,14 @@ fn the_cache_stays_within_its_budget_and_the_oldest_goes_first() {
     age(9);
     lab.build(&step(2), &["-o", &out]).ok();
     age(5);
-    // Used again: young again.
+    // Each use refreshes the age.
     assert_eq!(lab.build(&step(1), &["-o", &out]).ok().steps(), (0, 1));
     let ran = lab.build(&step(3), &["-o", &out, "--cache-limit", "11m"]).ok();
     assert!(ran.stderr.contains("given back"), "{}", ran.stderr);
     let cached = |n: u32| lab.build(&step(n), &["-o", &out]).ok().steps() == (0, 1);
     assert!(cached(1) && cached(3), "what was used last is gone");
     assert!(!cached(2), "the longest unused is still there");
-    // What an image is made of stays, whatever the budget.
+    // The layers of an image are kept whatever the budget.
     lab.build(&step(4), &["-t", "kept"]).ok();
     lab.rbuild(["prune", "--keep-storage", "1k"]).ok();
     lab.rbuild(["inspect", "--verify", "kept"]).ok();
@@ -243,7 +244,7 @@ fn the_cache_stays_within_its_budget_and_the_oldest_goes_first() {
     lab.build("FROM scratch\n", &["--cache-limit", "lots"]).fails(2, &["--cache-limit lots: not a size"]);
 }
 
-/// Copies of the same files are one to the budget, as they are on the disk.
+/// Copies that share their files count once against the budget, as they do on disk.
 #[test]
 fn files_that_several_copies_share_count_once() {
     let lab = Lab::new();
@@ -263,7 +264,8 @@ fn files_that_several_copies_share_count_once() {
         .ok();
     }
     assert_eq!(build("1").steps() == (0, 1), lab.links_copies());
-    // One file of 4 MiB is too much then: all copies of it have to go, and only the last one gives it back.
+    // One file of 4 MiB then exceeds the budget: all copies of it must be evicted, and only the
+    // last eviction frees the space.
     lab.write("small", "5");
     let ran = lab.build("FROM busybox\nCOPY . /app/\n", &["-o", &out, "--cache-limit", "1m"]).ok();
     assert!(ran.stderr.contains("given back"), "{}", ran.stderr);
@@ -284,7 +286,7 @@ fn an_archive_may_leave_out_what_the_other_side_has() {
     assert!(size("whole.tar") > 3 << 20 && size("part.tar") < 100_000, "{}", size("part.tar"));
     assert_eq!(size("part.tar"), size("since.tar"));
     let other = |args: &str| lab.sh(&format!("RBUILD_ROOT=$LAB/other $RB {args}"));
-    // Without the base it says what is missing, and keeps nothing half.
+    // Without the base, the error names what is missing, and nothing incomplete is kept.
     other("load -i part.tar")
         .fails(1, &["2 layers are neither in the archive nor in the store: sha256:", "load the base first"]);
     assert_eq!(other("images -q").ok().stdout, "");
@@ -306,7 +308,8 @@ fn a_directory_can_mirror_the_result() {
     let file = "FROM scratch\nCOPY src /\n";
     lab.build(file, &["-o", "type=local,dest=out,mode=delete"]).ok();
     assert_eq!(lab.sh("cd out && find . -type f | sort | xargs").ok().stdout, "./b ./sub/a ./was-dir\n");
-    // Elsewhere only with leave: above, beside, the working directory itself, and through a link.
+    // Elsewhere only with an entitlement: above, beside, the working directory itself, and through
+    // a link.
     let outside = lab.path("outside");
     std::fs::create_dir(&outside).unwrap();
     std::fs::write(outside.join("mine"), "").unwrap();
@@ -332,7 +335,8 @@ fn limits_for_archives_are_raised_and_lowered_by_name() {
     build(&["--limit", "entries=30000000,header=4m"]).ok();
 }
 
-/// Serves these bytes once for each path; `/moved` points at `/root.tar`, and everything else is not there.
+/// Serves these bytes once for each path. `/moved` redirects to `/root.tar`; any other path is not
+/// found.
 fn web_server(content: Vec<u8>) -> String {
     use std::io::{Read, Write};
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -371,17 +375,18 @@ fn an_address_is_fetched_and_imported() {
     import("/nothing").fails(1, &["HTTP status 404", "check the address"]);
     import("/short").fails(1, &["closed the connection"]);
     lab.rbuild(["import", "ftp://somewhere/x.tar"]).fails(2, &["only http and https"]);
-    // What was cut short left nothing behind.
+    // The interrupted download left nothing behind.
     assert_eq!(lab.rbuild(["images", "-a", "-q"]).ok().stdout.lines().count(), 1);
     lab.rbuild(["fsck"]).ok();
 }
 
-/// Layers that nobody compresses are written where they go and nowhere else; the image is the one that the store would keep.
+/// Uncompressed layers are written straight to the output and not to the store. The image is
+/// identical to the one that the store would contain.
 #[test]
 fn plain_images_without_a_name_go_straight_to_their_place() {
     let lab = Lab::new();
     lab.write("big", vec![5u8; 3_000_000]);
-    // Two steps make the same layer, one of them on its own.
+    // Two steps make the same layer; a command follows only the first.
     let file = "FROM busybox\nCOPY --link big /a/big\nRUN --mount=type=cache,target=/c echo x > /x\nCOPY --link big /a/big\nCMD [\"/bin/sh\"]\n";
     let outputs = ["type=docker,dest=d.tar", "type=oci,dest=o.tar", "type=oci,dest=layout,tar=false"];
     let plain: Vec<String> = outputs.iter().map(|o| format!("{o},compression=uncompressed")).collect();
@@ -391,12 +396,12 @@ fn plain_images_without_a_name_go_straight_to_their_place() {
     let stored = lab.sh("find $RBUILD_ROOT/blobs/sha256 -size +2900k | wc -l").ok().stdout;
     assert_eq!(stored.trim(), "0", "a layer is in the store, too");
     let first = std::fs::read(lab.ctx().join("d.tar")).unwrap();
-    // From the cache, the same bytes.
+    // A build from the cache gives the same bytes.
     lab.build(file, &args).ok();
     assert!(std::fs::read(lab.ctx().join("d.tar")).unwrap() == first, "another archive");
     lab.sh("tar -tf d.tar > list; [ $(grep -c . list) = $(sort -u list | grep -c .) ]").ok();
     lab.sh("mkdir u && tar -xf o.tar -C u && diff -r u layout").ok();
-    // With a name it is kept: the same image.
+    // An image with a name is kept in the store and is identical.
     lab.build(file, &["-t", "named", "-o", "type=docker,dest=n.tar,compression=uncompressed"]).ok();
     assert_eq!(lab.rbuild(["images", "-q", "--no-trunc", "named"]).ok().stdout.trim(), id);
     for place in ["d.tar", "o.tar", "layout", "n.tar"] {
@@ -408,7 +413,8 @@ fn plain_images_without_a_name_go_straight_to_their_place() {
     }
 }
 
-/// What a compressed layer of a docker-archive holds shows when it is unpacked; nothing is taken from it then.
+/// The content of a compressed layer of a docker-archive is verified when it is unpacked; on a
+/// mismatch, nothing of it is used.
 #[test]
 fn a_layer_that_is_not_the_one_of_its_configuration_is_refused() {
     let lab = Lab::new();
@@ -430,7 +436,8 @@ fn a_layer_that_is_not_the_one_of_its_configuration_is_refused() {
     }
 }
 
-/// The size of an image is that of its files, however its layers are compressed, and before they are unpacked.
+/// The reported size of an image is that of its files, whatever the compression, and also before
+/// its layers are unpacked.
 #[test]
 fn sizes_are_told_of_layers_of_every_compression() {
     let lab = Lab::new();

@@ -1,4 +1,4 @@
-//! A network of the build's own, with a way out.
+//! The isolated network, which has outbound access only.
 
 use std::io::Write;
 use std::net::{TcpListener, UdpSocket};
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::lab::Lab;
 
-/// A directory of programs with nothing in it but what sub-ids take and these.
+/// Creates a directory with these programs and those that sub-IDs need, to serve as PATH.
 fn only(lab: &Lab, programs: &[&str]) -> String {
     let dir = lab.path(&format!("only-{}", programs.join("-")));
     std::fs::create_dir_all(&dir).unwrap();
@@ -25,7 +25,7 @@ fn isolated_networks_lead_out_and_not_into_the_machine() {
     std::thread::spawn(move || {
         outside.incoming().for_each(|stream| drop(stream.unwrap().write_all(b"from-outside\n")))
     });
-    // Nothing is sent: this asks which address leads out.
+    // Connecting a UDP socket sends nothing; it reveals the local address of the default route.
     let probe = UdpSocket::bind("0.0.0.0:0").unwrap();
     probe.connect("192.0.2.1:9").unwrap();
     let address = probe.local_addr().unwrap().ip();
@@ -38,15 +38,15 @@ fn isolated_networks_lead_out_and_not_into_the_machine() {
         format!("ip route | grep -q '^default' && ! nc 127.0.0.1 {in_port} </dev/null && cat /etc/resolv.conf");
     let pasta = build("pasta", &cut_off).ok();
     assert!(pasta.stderr.contains("nameserver 169.254.1.1"), "{}", pasta.stderr);
-    // pasta gives commands the machine's own address; with slirp4netns that address is the machine's.
+    // pasta gives commands the host's own address; with slirp4netns, that address is the host.
     let slirp = build("slirp4netns", &format!("{cut_off} && timeout 10 nc {address} {out_port} </dev/null")).ok();
     assert!(slirp.stderr.contains("from-outside") && slirp.stderr.contains("nameserver 10.0.2.3"), "{}", slirp.stderr);
     inside.set_nonblocking(true).unwrap();
     assert!(inside.accept().is_err(), "a command came to the machine's loopback address");
-    // Nothing of the carrier is left.
+    // The network helper has exited.
     let left = lab.sh("pgrep -af 'pasta|slirp4netns' | grep -- \"$LAB\" || true").ok().stdout;
     assert_eq!(left, "");
-    // The machine's own network then needs leave.
+    // `--network=host` then needs an entitlement.
     lab.write("Dockerfile", "FROM busybox\nRUN --network=host true\n");
     lab.rbuild(["build", "--network", "isolated"])
         .fails(2, &["`--network=host` is not allowed", "--allow network.host"]);

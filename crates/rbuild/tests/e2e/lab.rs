@@ -1,4 +1,4 @@
-//! A store, a context and a way to run rbuild in them.
+//! A store, a build context and helpers to run rbuild with them.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 static SERIAL: AtomicUsize = AtomicUsize::new(0);
 
-/// The binary under test.
+/// Returns the path of the binary under test.
 pub fn rbuild_path() -> PathBuf {
     PathBuf::from(std::env::var_os("RBUILD_TEST_BIN").expect("run this through scripts/test"))
 }
 
-/// A base image archive that scripts/test made: `busybox.tar` or `debian.tar.gz`.
+/// Returns the path of a base image archive made by scripts/test: `busybox.tar` or `debian.tar.gz`.
 pub fn base(name: &str) -> PathBuf {
     let dir = std::env::var_os("RBUILD_TEST_BASES").expect("run this through scripts/test");
     PathBuf::from(dir).join(name)
@@ -21,7 +21,7 @@ pub struct Lab {
     dir: PathBuf,
 }
 
-/// What a command printed and how it ended.
+/// The output and exit status of a command.
 pub struct Ran {
     pub code: Option<i32>,
     pub stdout: String,
@@ -43,7 +43,8 @@ impl Ran {
         self
     }
 
-    /// Fails the test unless the command ended with this code and said all of this.
+    /// Fails the test unless the command exited with this code and its error output contains all of
+    /// these texts.
     #[track_caller]
     pub fn fails(self, code: i32, says: &[&str]) -> Ran {
         assert_eq!(self.code, Some(code), "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
@@ -53,7 +54,7 @@ impl Ran {
         self
     }
 
-    /// How many steps were run, and how many came from the cache.
+    /// Returns the number of steps that were run, and the number of cached ones.
     pub fn steps(&self) -> (usize, usize) {
         let steps: Vec<&str> = self
             .stderr
@@ -74,7 +75,7 @@ impl Ran {
 }
 
 impl Lab {
-    /// An empty context and an empty store.
+    /// Returns a lab with an empty context and an empty store.
     pub fn bare() -> Lab {
         let serial = SERIAL.fetch_add(1, Ordering::SeqCst);
         let dir = std::env::temp_dir().join(format!("rbuild-e2e-{}-{serial}", std::process::id()));
@@ -82,7 +83,7 @@ impl Lab {
         Lab { dir }
     }
 
-    /// With the image `busybox` in the store.
+    /// Returns a lab with the image `busybox` in its store.
     pub fn new() -> Lab {
         let lab = Lab::bare();
         lab.rbuild(["import", base("busybox.tar").to_str().unwrap(), "busybox"]).ok();
@@ -124,12 +125,12 @@ impl Lab {
         command.env_remove("SOURCE_DATE_EPOCH");
     }
 
-    /// Runs a command of [`Lab::command`] with more in its environment.
+    /// Runs a command of [`Lab::command`] with additional environment variables.
     pub fn run_with(&self, command: &mut Command, env: &[(&str, &str)]) -> Ran {
         Ran::new(command.envs(env.iter().copied()).output().unwrap())
     }
 
-    /// Runs any command where `rbuild` would run.
+    /// Runs any command in the directory and environment of `rbuild`.
     pub fn run(&self, mut command: Command) -> Ran {
         self.at_home(&mut command);
         Ran::new(command.output().unwrap())
@@ -145,7 +146,7 @@ impl Lab {
         self.rbuild(["build"].into_iter().chain(args.iter().copied()))
     }
 
-    /// Builds to the directory `out` and gives its path.
+    /// Builds to the directory `out` and returns its path.
     #[track_caller]
     pub fn build_local(&self, dockerfile: &str, args: &[&str]) -> PathBuf {
         let out = self.dir.join("out");
@@ -155,7 +156,8 @@ impl Lab {
         out
     }
 
-    /// Whether unchanged files of a copy are links to those of the one before: where overlays are mounted.
+    /// Returns true if unchanged files of a copy are hard links to those of the previous copy,
+    /// which is the case if overlays are mounted.
     pub fn links_copies(&self) -> bool {
         std::env::var_os("RBUILD_SNAPSHOTS").is_none_or(|way| way != "copy")
             && std::env::var_os("RBUILD_ISOLATION").is_none_or(|rung| rung != "chroot")
@@ -169,13 +171,13 @@ impl Lab {
         listing(&std::fs::read(&tar).unwrap())
     }
 
-    /// The listing of the topmost layer of a built image.
+    /// Returns the listing of the topmost layer of a built image.
     #[track_caller]
     pub fn top_layer(&self, image: &str) -> Vec<String> {
         listing(&self.top_layer_tar(image))
     }
 
-    /// The topmost layer of a built image, as a tar.
+    /// Returns the topmost layer of a built image, as a tar.
     #[track_caller]
     pub fn top_layer_tar(&self, image: &str) -> Vec<u8> {
         let tar = self.dir.join("saved.tar");
@@ -200,7 +202,7 @@ impl Drop for Lab {
         if std::thread::panicking() {
             return;
         }
-        // Files of sub-ids go away from inside the namespace only.
+        // Files of sub-IDs can be removed only inside the user namespace.
         let _ = self.rbuild(["prune", "-a"]);
         let _ = Command::new("chmod").args(["-R", "u+rwX"]).arg(&self.dir).stderr(Stdio::null()).status();
         let _ = std::fs::remove_dir_all(&self.dir);

@@ -1,4 +1,5 @@
-//! The corners of the language that show in the result, as the reference implementation has them.
+//! Corner cases of the Dockerfile language that are visible in the result, as the reference
+//! implementation handles them.
 
 use crate::lab::{Lab, exists};
 
@@ -99,7 +100,7 @@ fn keys_hold_what_counts_and_nothing_else() {
     }
 }
 
-/// Of two caches, one or the other begins with files: the same instruction but for that word.
+/// Either of two cache mounts has initial content; the instructions differ in nothing else.
 #[test]
 fn a_key_tells_which_of_two_caches_was_seeded() {
     let lab = Lab::new();
@@ -125,7 +126,7 @@ fn what_commands_require_is_asked_for_before_anything_runs() {
         lab.build(file, &[]).fails(1, &["the secret `tok` was not given", "the ssh agent `default` was not given"]);
     assert!(!ran.stderr.contains("RUN echo long > /o\n#"), "{}", ran.stderr);
     assert_eq!(ran.steps(), (0, 0), "{}", ran.stderr);
-    // A step that comes from the cache needs nothing.
+    // A cached step does not need its inputs.
     lab.write("token", "a-long-secret");
     let file = "FROM busybox\nRUN --mount=type=secret,id=tok,required=true wc -c < /run/secrets/tok > /o\n";
     lab.build(file, &["-t", "x", "--secret", "id=tok,src=token"]).ok();
@@ -157,7 +158,8 @@ fn checks_and_builds_mean_the_same_platform() {
     lab.rbuild(["build", "--platform", "linux/arm64", "--check"]).ok();
 }
 
-/// Mounts are ordered by target, parents first, whatever their order in the instruction.
+/// Mounts are made in the order of their targets, parents first, whatever their order in the
+/// instruction.
 #[test]
 fn a_mount_does_not_hide_another_below_it() {
     let lab = Lab::new();

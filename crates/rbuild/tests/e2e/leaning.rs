@@ -1,10 +1,12 @@
-//! Layers of other tools: devices, and those that lean on those below them: files in directories that they do not describe, whiteouts and files
-//! behind links of a lower layer, further names for its files.
+//! Layers written by other tools: devices, and layers that refer to lower layers. Such a layer has
+//! files in directories that it does not describe, whiteouts and files behind links of a lower
+//! layer, and hard links to files of lower layers.
 
 use crate::forge::{Forged, Layer};
 use crate::lab::{Lab, contents};
 
-/// An image `leaning` whose lowest layer is a whole root directory, and whose second has single entries only.
+/// Creates an image `leaning` whose lowest layer is a whole root directory, and whose second layer
+/// has single entries only.
 fn scene() -> Lab {
     let lab = Lab::new();
     lab.sh(r#"set -e; mkdir -p low/usr/bin/deep low/tmp low/var/lib/db low/hidden/in up/bin/deep up/tmp up/hidden/in up/new/dir up/var/lib/db
@@ -35,7 +37,7 @@ fn directories_without_an_entry_look_like_those_below_them() {
     for line in ["1777 0:0 tmp/", "700 0:0 usr/bin/deep/", "750 0:0 var/lib/db/"] {
         has(line);
     }
-    // What is hidden gives nothing: the layer's own word for the directory is none.
+    // A hidden directory provides no metadata, and the layer itself has no entry for the directory.
     for line in ["755 0:0 hidden/in/", "755 0:0 new/dir/"] {
         has(line);
     }
@@ -44,7 +46,8 @@ fn directories_without_an_entry_look_like_those_below_them() {
     assert!(times.contains("1970-01-12"), "{times}");
 }
 
-/// Most layers say nothing of the root directory.
+/// Most layers have no entry for the root directory, which then keeps the metadata of the layers
+/// below.
 #[test]
 fn the_top_directory_is_what_it_is_below() {
     let lab = scene();
@@ -59,7 +62,7 @@ fn the_top_directory_is_what_it_is_below() {
         std::fs::read_to_string(out.join("mode")).unwrap()
     };
     assert_eq!(mode("leaning"), "711\n");
-    // The same of a layer that leans on nothing else.
+    // The same with a layer that has no other references to lower layers.
     lab.sh(r#"set -e; mkdir -p up/top && echo t > up/top/file && tar -C up --owner=0 --group=0 --numeric-owner -cf 2.tar top
         d1=$(sha256sum < 1.tar | cut -c1-64); d2=$(sha256sum < 2.tar | cut -c1-64)
         echo '{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":["sha256:'$d1'","sha256:'$d2'"]}}' > c.json
@@ -78,7 +81,7 @@ fn what_lies_behind_a_link_is_where_the_link_leads() {
         assert_eq!(std::fs::read_to_string(out.join(path)).unwrap(), content);
     }
     assert!(!out.join("usr/bin/old").exists());
-    // The same for who wants one file of it.
+    // The same if only single files are copied.
     let few = lab.build_local("FROM scratch\nCOPY --from=leaning /usr/bin/new /bin/deep/far /\n", &[]);
     assert_eq!(std::fs::read_to_string(few.join("far")).unwrap(), "far\n");
 }
@@ -90,13 +93,13 @@ fn hard_links_to_files_of_lower_layers_are_made() {
     let ino = |p: &str| std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(out.join(p)).unwrap());
     assert_eq!(std::fs::read_to_string(out.join("first")).unwrap(), "data\n");
     assert_eq!((ino("first"), ino("var/lib/db/again")), (ino("var/lib/db/data"), ino("var/lib/db/data")));
-    // What no layer brings is refused by name.
+    // A file that no layer contains is an error that names it.
     lab.sh(r#"set -e; tar -f 1.tar --delete ./var/lib/db/data; d1=$(sha256sum < 1.tar | cut -c1-64); d2=$(sha256sum < 2.tar | cut -c1-64)
         echo '{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":["sha256:'$d1'","sha256:'$d2'"]}}' > c.json
         tar -cf image.tar c.json manifest.json 1.tar 2.tar && $RB load -i image.tar"#)
         .ok();
     lab.build("FROM leaning\nRUN true\n", &[]).fails(1, &["first", "is a hard link to", "nor one below it brings"]);
-    // The same of a layer with none below it.
+    // The same with a layer that has no layer below it.
     lab.sh(r#"set -e; d2=$(sha256sum < 2.tar | cut -c1-64)
         echo '{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":["sha256:'$d2'"]}}' > c.json
         echo '[{"Config":"c.json","RepoTags":["lowest:latest"],"Layers":["2.tar"]}]' > manifest.json
@@ -125,7 +128,7 @@ fn devices_of_a_layer_stay_devices() {
     }
     lab.write("dev.tar", archive.into_inner().unwrap());
     lab.rbuild(["import", "dev.tar", "devices"]).ok();
-    // In a tar of the result, after it was copied to another stage, and in the layer of an added archive.
+    // In a tar of the result, after a copy to another stage, and in the layer of an added archive.
     let devices = |dockerfile: &str| {
         lab.build(
             dockerfile,
@@ -162,7 +165,8 @@ fn devices_of_a_layer_stay_devices() {
     }
 }
 
-/// One layer is lowest and leans on itself: what is asked for lies behind a link that it brings, or is a hard link by way of it.
+/// The lowest layer refers to itself: the requested file lies behind a link of the same layer, or
+/// is a hard link whose target is named through such a link.
 #[test]
 fn parts_of_an_image_behind_its_own_links_are_there() {
     let lab = Lab::new();

@@ -1,4 +1,5 @@
-//! Builds that are stopped, killed, or run side by side: nothing is left, and the store still works.
+//! Builds that are stopped, killed, or run concurrently: nothing is left behind, and the store
+//! still works.
 
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use nix::unistd::Pid;
 
 use crate::lab::Lab;
 
-/// Processes that have `needle` in their command line.
+/// Returns the processes whose command line contains `needle`.
 fn processes(needle: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
@@ -62,8 +63,8 @@ fn still_works(lab: &Lab) {
     lab.build("FROM busybox\nRUN echo fine > /o\n", &["-t", "x", "--no-cache"]).ok();
     let left =
         || -> Vec<_> { std::fs::read_dir(lab.store().join("tmp")).unwrap().map(|e| e.unwrap().file_name()).collect() };
-    // A process that was killed a moment ago may still have held its lock when the build above looked; the next
-    // one finds it free.
+    // A process killed a moment ago may still have held its lock when the build above checked it;
+    // the next build finds the lock free.
     for _ in 0..3 {
         if !left().is_empty() {
             std::thread::sleep(Duration::from_millis(100));
@@ -158,7 +159,8 @@ fn a_cache_that_one_command_mounts_twice_does_not_wait_for_itself() {
     {
         let mount =
             |target: &str, sharing: &str| format!("--mount=type=cache,id=c{i},target={target},sharing={sharing}");
-        // Where nothing can be mounted, each mount shows what was there when the command began.
+        // Where nothing can be mounted, each mount shows the content as of the start of the
+        // command.
         let file = format!(
             "FROM busybox\nRUN {} echo {one} > /z/f\nRUN {} {} cat /a/f /b/f > /o\nFROM scratch\nCOPY --from=0 /o /\n",
             mount("/z", "shared"),

@@ -1,12 +1,14 @@
-//! Archives that ask for more than they bring are taken in time that grows with their length, or refused without a trace.
+//! Archives with small input and excessive demands are processed in time proportional to their
+//! length, or refused without leaving anything behind.
 
 use std::io::Write;
 use std::process::Stdio;
 
 use crate::lab::{Lab, Ran};
 
-/// Writes `$LAB/x.tar`, an archive of which the tests' scripts say the rest. `add(name, data)` adds a member, `item(kind, value)` a
-/// blob of a document and gives its descriptor. There are `image`, an empty one, and its `config`.
+/// A Python prelude that writes `$LAB/x.tar`; each test's script adds the rest. `add(name, data)`
+/// adds a member, `item(kind, value)` adds a document as a blob and returns its descriptor. `image`
+/// is an empty image, and `config` its configuration.
 const ARCHIVE: &str = r#"
 import hashlib, io, json, lzma, os, platform, tarfile
 tar = tarfile.open(os.environ['LAB'] + '/x.tar', 'w')
@@ -38,8 +40,9 @@ fn archive(lab: &Lab, rest: &str) {
     lab.sh("python3 $LAB/make.py").ok();
 }
 
-/// Runs a command that takes the archive, which may cost one second for each 100 kB and what a process takes to begin. It is the
-/// time of processors: others have the machine as well.
+/// Runs a command that reads the archive. It may use one second of CPU time for each 100 kB, plus
+/// the time that a process takes to start. CPU time is used because the machine is shared with
+/// other work.
 #[track_caller]
 fn in_time(lab: &Lab, command: &str) -> Ran {
     let length = lab.path("x.tar").metadata().unwrap().len();
@@ -56,7 +59,7 @@ fn images(lab: &Lab) -> usize {
     lab.rbuild(["images", "-aq"]).ok().stdout.lines().count()
 }
 
-/// Nothing of what came in is in the store.
+/// Checks that nothing of the archive is in the store.
 #[track_caller]
 fn nothing_stays(lab: &Lab) {
     for dir in ["blobs/sha256", "layers", "trees", "tmp"] {
@@ -80,7 +83,7 @@ fn what_an_index_names_many_times_is_followed_once() {
     archive(&lab, "index([image] * 50000)");
     in_time(&lab, LOAD).ok();
     assert_eq!(images(&lab), 1);
-    // Many indexes that lead to the same many images.
+    // Many indexes that refer to the same many images.
     archive(
         &lab,
         "all = [item('manifest.v1+json', dict(schemaVersion=2, config=config, layers=[], annotations={'n': str(n)})) for n in range(1500)]\n\
@@ -91,7 +94,7 @@ fn what_an_index_names_many_times_is_followed_once() {
     lab.rbuild(["fsck"]).ok();
 }
 
-/// A manifest that docker's document does not mean, named again and again.
+/// A manifest that Docker's document does not refer to, named repeatedly.
 #[test]
 fn a_manifest_is_read_once_however_often_an_index_names_it() {
     let lab = Lab::bare();
@@ -105,7 +108,7 @@ fn a_manifest_is_read_once_however_often_an_index_names_it() {
     assert_eq!(in_time(&lab, LOAD).ok().stdout, "Loaded image: n:1\n");
 }
 
-/// Members that nothing names, of a few bytes that become many, wherever they stand.
+/// Unreferenced members of a few bytes that decompress to many, at any position in the archive.
 #[test]
 fn what_no_document_names_costs_little() {
     let bomb = "i = tarfile.TarInfo('more'); i.size = 500 << 20\n\
@@ -124,7 +127,7 @@ fn what_no_document_names_costs_little() {
         nothing_stays(&lab);
         lab.sh("$RB --limit ratio=10000000 load -i $LAB/x.tar").ok();
     }
-    // What the documents name first is taken.
+    // Blobs that the documents name before they occur are loaded.
     let lab = Lab::bare();
     archive(
         &lab,
@@ -176,7 +179,7 @@ fn a_layer_is_read_once_however_often_it_is_named() {
     let lab = Lab::bare();
     let layer = "t = io.BytesIO(); inner_tar = tarfile.open(fileobj=t, mode='w'); i = tarfile.TarInfo('big'); i.size = 20 << 20\n\
         inner_tar.addfile(i, io.BytesIO(bytes(20 << 20))); inner_tar.close(); layer = t.getvalue()\n";
-    // 100 kB which are 20 MB, and 20 GB if each mention is decompressed.
+    // 100 kB that decompress to 20 MB, or to 20 GB if each reference is decompressed.
     archive(
         &lab,
         &format!(
@@ -191,7 +194,7 @@ fn a_layer_is_read_once_however_often_it_is_named() {
          index([item('manifest.v1+json', dict(schemaVersion=2, config=many, layers=[part] * 50000))])",
     );
     in_time(&lab, LOAD).ok();
-    // Links through long names, one after the other.
+    // A chain of links with long names.
     archive(
         &lab,
         "at = lambda n: '/'.join(['%02d' % n + 'x' * 200] * 200)\nlink('l', at(0))\n\
@@ -241,7 +244,7 @@ fn what_is_refused_at_its_end_leaves_nothing() {
     nothing_stays(&lab);
     lab.sh("printf 'FROM x\n' > $LAB/ctx/Dockerfile; sed -i 's/n:1/n/' $LAB/dir/index.json; rm $LAB/dir/blobs/sha256/*; $RB build --build-context x=oci-layout://$LAB/dir .").fails(1, &[]);
     nothing_stays(&lab);
-    // A layer that is none, after one that was stored as the tar it is.
+    // A blob that is not a layer, after one that was stored as an uncompressed tar.
     archive(
         &lab,
         "layer = bytes(10240); add('good', lzma.compress(layer)); add('bad', lzma.compress(b'x' * 2000))\n\
@@ -251,13 +254,13 @@ fn what_is_refused_at_its_end_leaves_nothing() {
     nothing_stays(&lab);
     lab.sh("head -c 100000 $LAB/make.py | $RB import - x").fails(1, &["archive"]);
     nothing_stays(&lab);
-    // What images do not need is no part of them.
+    // Members that no image needs are ignored.
     archive(&lab, "add('more', b'x' * 100000)\nindex([name(image, 'n:1')])");
     in_time(&lab, LOAD).ok();
     assert_eq!(std::fs::read_dir(lab.store().join("blobs/sha256")).unwrap().count(), 2);
 }
 
-/// A load that waits for the rest of its archive, behind the images and before `index.json`.
+/// Starts a load that waits for the rest of its archive, after the images and before `index.json`.
 fn waiting(lab: &Lab) -> (std::process::Child, Vec<u8>) {
     archive(lab, "index([name(image, 'n:1')])");
     let bytes = std::fs::read(lab.path("x.tar")).unwrap();
@@ -296,7 +299,7 @@ fn a_killed_load_leaves_nothing_behind_the_next_prune() {
 fn a_refused_load_takes_nothing_from_one_at_its_side() {
     let lab = Lab::bare();
     let (mut load, rest) = waiting(&lab);
-    // The same image is refused, and loaded, meanwhile.
+    // Meanwhile, the same image is refused in one archive and loaded from another.
     archive(&lab, "index([image, dict(image, size=1)])");
     lab.sh("$RB load -i $LAB/x.tar").fails(1, &["bytes"]);
     archive(&lab, "index([name(image, 'm:1')])");
@@ -348,7 +351,7 @@ fn a_sound_manifest_json_outweighs_an_index_that_is_not() {
         assert_eq!(ran.stdout, "Loaded image: n:1\n");
         assert_eq!(ran.stderr.contains("index.json names sha256:"), told, "{}", ran.stderr);
         lab.rbuild(["save", "n:1", "-o", "/dev/null"]).ok();
-        // Without the other form there is nothing to fall back to.
+        // Without the other format there is no fallback.
         archive(&lab, &format!("{gone}index([gone])"));
         lab.sh("$RB rmi n:1; $RB load -i $LAB/x.tar").fails(1, &[]);
     }
@@ -375,7 +378,7 @@ fn images_for_other_platforms_are_named() {
     lab.sh("$RB load --platform linux/arm/v6 -i $LAB/x.tar").fails(1, &["has no image for linux/arm/v6"]);
     lab.sh("$RB load --platform nothing/at/all/here -i $LAB/x.tar")
         .fails(2, &["invalid platform `nothing/at/all/here`"]);
-    // What is beside it is taken, and what is left out is told.
+    // The other images of the archive are loaded, and a message names those left out.
     archive(
         &lab,
         &format!("{foreign}index([name(both, 'docker.io/library/n:1'), name(image, 'docker.io/library/m:1')])"),
@@ -383,7 +386,7 @@ fn images_for_other_platforms_are_named() {
     let ran = lab.sh("$RB load -i $LAB/x.tar").ok();
     assert_eq!(ran.stdout, "Loaded image: m:1\n");
     assert!(ran.stderr.contains("n:1 has no image for linux/"), "{}", ran.stderr);
-    // One of a single platform is taken as it is, unless another one is asked for.
+    // An image for a single platform is loaded as it is, unless another platform is requested.
     archive(&lab, &format!("{foreign}index([name(of('s390x'), 'docker.io/library/o:1')])"));
     lab.sh("$RB load -i $LAB/x.tar").ok();
     lab.sh("$RB load --platform linux/arm64 -i $LAB/x.tar").fails(1, &["only for linux/s390x"]);

@@ -1,4 +1,4 @@
-//! Modes of what the store is made of, and its locks in the hands of other programs.
+//! Modes of the files in the store, and store locks held by other programs.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use crate::lab::{Lab, base};
 
-/// Everything of the store and beside it that lets others do what the umask forbids. Files of images are their own matter: of a
-/// tree and of a cache mount only the directory is looked at.
+/// Collects the files of the store, and next to it, that grant others more than the umask allows.
+/// Files of images keep their own modes: for trees and cache mounts, only the top directory is
+/// checked.
 fn too_open(dir: &Path, umask: u32, found: &mut Vec<String>) {
     for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
         let (path, meta) = (entry.path(), entry.metadata().unwrap());
@@ -53,7 +54,8 @@ fn modes_in_the_store_are_the_umasks() {
             too_open(&place, umask, &mut found);
         }
         assert_eq!(found, Vec::<String>::new());
-        // Whoever may open a lock may have everybody wait, also in a store of an earlier version.
+        // Any user who can open a lock file can block all builds, also in a store of an earlier
+        // version.
         lab.sh(&format!("(cd {}; chmod 666 steps.lock lock); {build} --no-cache -t x .", lab.store().display())).ok();
         for lock in ["lock", "steps.lock", "index.lock"] {
             assert_eq!(std::fs::metadata(lab.store().join(lock)).unwrap().mode() & 0o007, 0, "{lock}");
@@ -61,7 +63,7 @@ fn modes_in_the_store_are_the_umasks() {
     }
 }
 
-/// A set-uid program of an image lies in the store with its mode, and belongs to whoever builds.
+/// A set-uid program of an image is stored with its mode and belongs to the user who builds.
 #[test]
 fn nobody_else_gets_at_the_files_of_images() {
     let lab = Lab::new();
@@ -69,7 +71,7 @@ fn nobody_else_gets_at_the_files_of_images() {
     build();
     let modes = || ["trees", "mounts", "tmp"].map(|d| std::fs::metadata(lab.store().join(d)).unwrap().mode() & 0o777);
     assert_eq!(modes(), [0o700; 3]);
-    // A store that was made before.
+    // A store made by an earlier version.
     lab.sh("cd $RBUILD_ROOT && chmod 755 trees mounts tmp").ok();
     lab.rbuild(["images"]).ok();
     assert_eq!(modes(), [0o700; 3]);
@@ -86,7 +88,7 @@ fn root_nobody_else_starts_a_set_uid_program_of_an_image() {
     assert_eq!(ran.stdout, "there\n", "{}", ran.stderr);
 }
 
-/// A program that is no rbuild takes a lock and keeps it; with which call, is for the script to say.
+/// Starts a program other than rbuild that takes a lock and keeps it. The script selects the call.
 fn holder(lab: &Lab, script: &str) -> Child {
     let text = format!(
         "import fcntl, os, struct, sys, time\nf = open(sys.argv[1], 'r+b')\n{script}\nprint('has it', flush=True)\ntime.sleep(600)\n"
@@ -112,7 +114,7 @@ const STEP: &str = "FROM busybox\nRUN --mount=type=cache,target=/c echo x > /o\n
 fn a_program_that_holds_steps_is_named_and_not_waited_for_without_end() {
     let lab = Lab::new();
     lab.build(STEP, &["-q"]).ok();
-    // A lock of the process, one of the open file on all bytes, and one that others may share.
+    // A process lock, an open file description lock on all bytes, and a shared lock.
     for script in [
         "fcntl.lockf(f, fcntl.LOCK_EX)",
         "fcntl.fcntl(f, 37, struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, 0, 0, 0))",
@@ -125,11 +127,12 @@ fn a_program_that_holds_steps_is_named_and_not_waited_for_without_end() {
         end(holder);
         let ran =
             ran.fails(1, &["the store's steps.lock is held by", "is no rbuild", "RBUILD_LOCK_TIMEOUT", "waiting for "]);
-        // Locks of open files have no process; whose files they are, a builder in a namespace may not see.
+        // Open file description locks have no PID, and a builder in a namespace may be unable to
+        // see who holds the file.
         assert!(script.contains("37") || ran.stderr.contains(&named), "{}", ran.stderr);
         assert!(began.elapsed() < Duration::from_secs(30), "{script} took {:?}", began.elapsed());
     }
-    // Who lets go in time has held nothing up but time.
+    // A lock released in time only delays the build.
     let holder = holder(&lab, "fcntl.lockf(f, fcntl.LOCK_EX)");
     let waiting = std::thread::scope(|scope| {
         let build = scope.spawn(|| lab.rbuild(["build", "--no-cache", "."]));
@@ -151,11 +154,11 @@ fn a_program_that_holds_the_store_is_named_and_not_waited_for_without_end() {
         let named = format!("flock (pid {}, user ", holder.id());
         let ran = lab.run_with(&mut lab.command(args.iter().copied()), &[("RBUILD_LOCK_TIMEOUT", "1")]);
         end(holder);
-        // What `flock` started has the lock still.
+        // The process that `flock` started still holds the lock.
         lab.sh(&format!("fuser -s -k $LAB/store/{file}; true")).ok();
         ran.fails(1, &[&format!("the store's {file} is held by"), &named, "is no rbuild"]);
     }
-    // Prune takes the store for itself: it says at once who uses it.
+    // Prune needs the store exclusively: it reports at once who uses it.
     let holder = Command::new("flock").arg("-s").arg(lab.store().join("lock")).args(["sleep", "600"]).spawn().unwrap();
     std::thread::sleep(Duration::from_millis(500));
     let named = format!("the store is in use by flock (pid {}", holder.id());
@@ -166,7 +169,7 @@ fn a_program_that_holds_the_store_is_named_and_not_waited_for_without_end() {
     lab.rbuild(["prune"]).ok();
 }
 
-/// A name is no proof: who has a lock and does nothing is not waited for.
+/// A process name proves nothing: an idle lock holder is not waited for.
 #[test]
 fn a_program_that_is_called_rbuild_is_not_waited_for_without_end() {
     let lab = Lab::new();

@@ -1,5 +1,5 @@
-//! The command as people use it, on real base images. `scripts/test` runs this as an ordinary user and as root;
-//! tests whose names begin with `root_` need root to set their scene and run with it only.
+//! The command line on real base images. `scripts/test` runs these tests as an ordinary user and as
+//! root. Tests whose names begin with `root_` need root for their setup and run as root only.
 
 mod lab;
 

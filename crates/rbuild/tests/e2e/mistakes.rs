@@ -35,7 +35,8 @@ fn mistakes_on_the_command_line() {
     lab.rbuild(["build", "/no/such/dir"]).fails(2, &["/no/such/dir"]);
     lab.rbuild(["build", "-t", "UPPER"]).fails(2, &["lower case"]);
     lab.rbuild(["build", "--target", "nope"]).fails(2, &["stage `nope` does not exist"]);
-    // What scripts pass to docker out of habit: taken, and what will be missed is said.
+    // Options that scripts pass to docker out of habit are accepted, with a warning if their effect
+    // is missing.
     let habits = ["build", "--rm", "--force-rm", "--compress", "--provenance=false", "-m", "1g", "--cache-from", "x"];
     let ran = lab.rbuild(habits).ok();
     assert!(ran.stderr.contains("--memory is not supported") && ran.stderr.contains("--cache-from is not supported"));
@@ -54,7 +55,7 @@ fn truncated_and_lying_archives_are_refused() {
     std::fs::write(&text, "this is no archive").unwrap();
     lab.rbuild(["import", text.to_str().unwrap(), "x"]).fails(1, &["the archive"]);
     assert_eq!(lab.rbuild(["images", "-a", "-q"]).ok().stdout, "");
-    // A blob that is not what its name says.
+    // A blob whose content does not match its digest.
     let full = Lab::new();
     let tar = full.path("a.tar");
     full.rbuild(["save", "-o", tar.to_str().unwrap(), "busybox"]).ok();
@@ -90,7 +91,8 @@ fn no_user_namespaces_is_a_refusal_with_a_remedy() {
     assert!(doctor.stdout.contains("NO  userns"), "{}", doctor.stdout);
 }
 
-/// As root of a namespace that maps no other user, on a store of its own: scenes that need a mount.
+/// Runs a script as root of a user namespace that maps no other user, with a store of its own, for
+/// setups that need a mount.
 fn in_namespace(lab: &Lab, script: &str) -> crate::lab::Ran {
     let base = base("busybox.tar");
     let script =
@@ -112,12 +114,12 @@ fn a_full_disk_is_said_and_nothing_is_left() {
     assert!(ran.stdout.starts_with("sha256:"), "left in tmp: {}", ran.stdout);
 }
 
-/// A full disk that is not the store's is not told to be it.
+/// The message for a full disk does not blame the store if another disk is full.
 #[test]
 fn a_full_disk_of_a_target_is_said() {
     let lab = Lab::bare();
     lab.write("Dockerfile", "FROM scratch\nCOPY big small-* /\n");
-    // Nothing that can be packed.
+    // Incompressible data.
     let noise: Vec<u8> = (0..3u32 << 20)
         .scan(1u32, |x, _| {
             *x = x.wrapping_mul(1664525).wrapping_add(1013904223);
@@ -187,7 +189,7 @@ fn all_missing_images_are_told_at_once_and_a_stage_by_its_name() {
     assert!(!ran.stderr.contains("build context"), "{}", ran.stderr);
 }
 
-/// Data that does not reach standard output is an error; a reader that has seen enough is not.
+/// Failure to write to standard output is an error; a reader that closes the pipe early is not.
 #[test]
 fn lost_output_is_an_error() {
     let lab = Lab::new();

@@ -1,11 +1,12 @@
-//! Contexts that change while a build runs: what was copied is never kept under the name of what was there before.
+//! Contexts that change during a build: a copy is never cached under the key of the previous
+//! content.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::lab::{Lab, contents, listing};
 
-/// A context with something of every kind, in a directory of its own and as the named context `n`.
+/// A context with every kind of file, in a directory and as the named context `n`.
 fn lab() -> Lab {
     let lab = Lab::new();
     lab.sh("mkdir -p d/e d/empty d/skip $LAB/sig && echo 1 > d/f && echo y > d/e/y && ln -s f d/link && ln -s d/f l && ln -s d ld && \
@@ -15,7 +16,7 @@ fn lab() -> Lab {
     lab
 }
 
-/// Entries and bytes of a result.
+/// The entries and the contents of a result.
 type Tree = (Vec<String>, BTreeMap<String, Vec<u8>>);
 
 fn args(lab: &Lab, more: &[&str]) -> Vec<String> {
@@ -39,7 +40,7 @@ fn built(lab: &Lab, more: &[&str]) -> Tree {
     result(lab)
 }
 
-/// Builds, and changes the context when the command of the Dockerfile works.
+/// Builds, and changes the context while the Dockerfile's command runs.
 fn built_while(lab: &Lab, change: &str) -> Tree {
     let args = args(lab, &[]);
     let mut child = lab.command(args.iter().map(String::as_str)).spawn().unwrap();
@@ -55,8 +56,9 @@ fn built_while(lab: &Lab, change: &str) -> Tree {
     result(lab)
 }
 
-/// For each change: the build during which it happens has what was there before or what is there afterwards, and nothing
-/// in between; when it is undone, the next build has what was there before, so neither is kept under the other's key.
+/// Checks for each change that the build during which it happens has the state before or after it,
+/// and no mixture. After the change is undone, the next build has the original state, so neither
+/// state is cached under the other's key.
 fn holds(copy: &str, changes: &[(&str, &str)]) {
     let lab = lab();
     for (number, (change, undo)) in changes.iter().enumerate() {
@@ -101,7 +103,8 @@ fn a_directory_that_changes_during_a_build() {
 #[test]
 fn linked_copies_and_patterns_of_what_changes() {
     holds("COPY --link d /d/", &CHANGES[..4]);
-    // Of a directory that matches, the contents are copied: its own name does not count.
+    // For a directory matched by a pattern, only the contents are copied: its own name does not
+    // count.
     holds("COPY d/* /d/", &[CHANGES[1], CHANGES[6]]);
     holds("COPY --exclude=f d /d/", &CHANGES[2..4]);
     holds("COPY d/l* l* /d/", &[("ln -sfn d/e/y l", "ln -sfn d/f l"), ("ln -sfn d/e ld", "ln -sfn d ld")]);
@@ -116,7 +119,7 @@ fn archives_mounts_and_named_contexts_that_change() {
     holds("COPY --from=n . /d/", &[("mv $LAB/n/empty $LAB/n/void", "mv $LAB/n/void $LAB/n/empty")]);
 }
 
-/// What no step takes may change as it likes: the copy is made once.
+/// Files that no step copies may change freely: the copy is made once.
 #[test]
 fn what_is_left_out_may_change_during_a_build() {
     let lab = lab();

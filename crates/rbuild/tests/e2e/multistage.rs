@@ -57,7 +57,8 @@ fn stages_by_name_number_and_target() {
 #[test]
 fn independent_stages_run_side_by_side_and_unused_ones_not_at_all() {
     let lab = Lab::new();
-    // Each of the two waits for the other through a cache mount: in turn they would never end.
+    // Each of the two commands waits for the other through a cache mount, so they never finish
+    // unless they run concurrently.
     let meet = |own: &str, other: &str| {
         format!(
             "RUN --mount=type=cache,target=/meet touch /meet/{own}; n=0; while [ ! -e /meet/{other} ]; do sleep 0.1; n=$((n+1)); [ $n -lt 200 ] || exit 1; done\n"
@@ -113,13 +114,13 @@ fn configuration_and_history_reach_the_image() {
     assert!(history.contains("Imported from"), "{history}");
 }
 
-/// The trees that the store has of layers of images.
+/// Returns the trees of image layers in the store.
 fn layer_trees(lab: &Lab) -> usize {
     let trees = std::fs::read_dir(lab.store().join("trees")).unwrap();
     trees.filter(|tree| tree.as_ref().unwrap().file_name().to_string_lossy().starts_with(['l', 'r'])).count()
 }
 
-/// An image of three layers with everything that leads from one path to another.
+/// Creates an image of three layers with all kinds of references from one path to another.
 fn image_of_many_parts() -> Lab {
     let lab = Lab::new();
     let file = "FROM busybox\n\
@@ -143,7 +144,7 @@ fn a_few_paths_of_an_image_are_taken_without_unpacking_it() {
         ("/opt/by-link", false),
         ("/opt/tool/hard", false),
         ("/opt/d/twice /opt/tool/hard", false),
-        // What patterns mean, only the whole image says.
+        // Patterns can be resolved only with the whole image.
         ("/opt/tool/b*", true),
         ("/", true),
     ] {
@@ -151,12 +152,12 @@ fn a_few_paths_of_an_image_are_taken_without_unpacking_it() {
         let file = format!("FROM scratch\nCOPY --from=many {copied} /o/\n");
         let ours = lab.build_listing(&file);
         assert_eq!(layer_trees(&lab) > 0, all, "{copied}");
-        // Beside a stage that stands on the image it is unpacked.
+        // The image is unpacked if a stage is based on it.
         whole.build("FROM many\nRUN true\n", &["-t", "x"]).ok();
         let theirs = whole.build_listing(&file);
         assert_eq!(layer_trees(&whole), 4);
         assert_eq!(ours, theirs, "{copied}");
-        // Once taken, they are there for later steps, too, whatever these stand on.
+        // Files extracted once are available to later steps, whatever their base.
         let again = format!("FROM busybox\nRUN echo other\nCOPY --from=many {copied} /p/\n");
         lab.build(&again, &["-t", "y"]).ok();
         lab.rbuild(["prune"]).ok();

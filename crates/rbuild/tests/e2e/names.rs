@@ -1,4 +1,4 @@
-//! What names images: references, whole ids, and on the command line beginnings of ids.
+//! Names of images: references, complete IDs and, on the command line, prefixes of IDs.
 
 use crate::forge::{Forged, Layer};
 use crate::lab::{Lab, exists};
@@ -12,7 +12,7 @@ fn scene() -> (Lab, String) {
     (lab, id)
 }
 
-/// Every place of a Dockerfile and of the command line that takes a name for what a build reads.
+/// All positions in a Dockerfile and on the command line that accept an image to read.
 const USES: [&str; 3] = [
     "FROM NAME\n",
     "FROM scratch\nCOPY --from=NAME /f /f\n",
@@ -23,7 +23,8 @@ const USES: [&str; 3] = [
 fn the_beginning_of_an_id_is_no_name_in_a_dockerfile() {
     let (lab, id) = scene();
     let hex = id.strip_prefix("sha256:").unwrap();
-    // A name may not be digits alone in every place: what begins so is a stage's number.
+    // A name of digits only is not valid in every position: a leading number is the number of a
+    // stage.
     for part in [&hex[..5], &hex[..12], &format!("sha256:{}", &hex[..12])] {
         for file in USES {
             let ran = lab.build(&file.replace("NAME", part), &["-o", "out"]);
@@ -32,7 +33,7 @@ fn the_beginning_of_an_id_is_no_name_in_a_dockerfile() {
         }
         let context = format!("base=docker-image://{part}");
         lab.build("FROM base\n", &["--build-context", &context, "-o", "out"]).fails(1, &["there is no"]);
-        // Commands take it.
+        // Commands accept it.
         for verb in
             [&["inspect", part][..], &["history", part], &["save", "-o", "o.tar", part], &["tag", part, "again"]]
         {
@@ -55,7 +56,7 @@ fn whole_ids_and_manifests_are_names() {
         let out = lab.build_local("FROM base\n", &["--build-context", &format!("base=docker-image://{name}")]);
         assert_eq!(std::fs::read_to_string(out.join("f")).unwrap(), "1", "{name}");
     }
-    // What a build prints, with and without a name of its own.
+    // The ID that a build prints, with and without a name of its own.
     for args in [&["-q"][..], &["-q", "-t", "named"]] {
         let printed = lab.build("FROM fam\nLABEL a=b\n", args).ok().stdout.trim().to_string();
         lab.build_local(&format!("FROM {printed}\n"), &[]);
@@ -90,7 +91,7 @@ fn all_ways_to_write_a_name_are_one() {
     assert_eq!(std::fs::read_to_string(out.join("f")).unwrap(), "2");
 }
 
-/// Two manifests of one image: the one without a name goes, the other keeps its own.
+/// Two manifests of one image: the one without a name is removed, the other keeps its name.
 #[test]
 fn prune_leaves_the_name_of_an_image_that_has_another_manifest() {
     let (lab, id) = scene();
@@ -100,7 +101,7 @@ fn prune_leaves_the_name_of_an_image_that_has_another_manifest() {
     lab.rbuild(["load", "-i", archive.to_str().unwrap()]).ok();
     image.layers[0].media_type = "application/vnd.docker.image.rootfs.diff.tar.gzip".into();
     let dir = lab.path("layout");
-    // Without a name, and with a manifest of another form.
+    // Without a name, and with a manifest in another format.
     image.write_layout(&dir, "tag");
     lab.rbuild(["load", "-i", dir.to_str().unwrap()]).ok();
     lab.rbuild(["rmi", "gone"]).ok();

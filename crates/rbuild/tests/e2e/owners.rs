@@ -1,11 +1,13 @@
-//! Owners and devices that are written down: only what rbuild wrote counts, whatever commands, contexts and images say.
+//! Recorded owners and devices: only records written by rbuild count, whatever commands, contexts
+//! and images set.
 
 use std::collections::BTreeMap;
 
 use crate::lab::{Lab, base};
 
-/// Calls about attributes, by their numbers on x86_64: `set FILE NAME VALUE`, `get FILE NAME`, `remove FILE NAME`, `list FILE`,
-/// and `steal FROM TO`, which gives a file all attributes of another.
+/// System calls on extended attributes, by their numbers on x86_64: `set FILE NAME VALUE`, `get
+/// FILE NAME`, `remove FILE NAME`, `list FILE`, and `steal FROM TO`, which copies all attributes of
+/// a file to another.
 const ATTR: &str = r#"
 use strict;
 my ($what, @of) = @ARGV;
@@ -26,7 +28,7 @@ fn debian() -> Lab {
     lab
 }
 
-/// Kind, mode and owner of the files of a tar, and their attributes, by their names.
+/// Returns type, mode, owner and extended attributes of the files of a tar, by name.
 fn files(tar: &[u8]) -> BTreeMap<String, String> {
     let mut archive = tar::Archive::new(tar);
     let mut found = BTreeMap::new();
@@ -52,7 +54,7 @@ fn files(tar: &[u8]) -> BTreeMap<String, String> {
     found
 }
 
-/// Builds, and gives the files of the whole result and of its topmost layer.
+/// Builds, and returns the files of the whole result and of its topmost layer.
 #[track_caller]
 fn built(lab: &Lab, dockerfile: &str) -> [BTreeMap<String, String>; 2] {
     let tar = lab.path("all.tar");
@@ -101,7 +103,8 @@ fn what_a_command_says_of_owners_is_no_more_than_an_attribute() {
     }
 }
 
-/// An image with devices: one that everybody may read and write, and one that only root may.
+/// Creates an image with two devices: one that every user may read and write, and one that only
+/// root may.
 fn with_devices(lab: &Lab) {
     let mut archive = tar::Builder::new(Vec::new());
     for (name, kind, numbers, mode) in
@@ -125,7 +128,7 @@ fn with_devices(lab: &Lab) {
 fn a_device_is_not_to_be_had_by_copying_what_tells_of_it() {
     let lab = debian();
     with_devices(&lab);
-    // Where devices can be made, this finds nothing to copy.
+    // Where devices can be created, there is nothing to copy.
     let steal = |n: u32| {
         format!(
             "touch /tmp/f{n} /tmp/d{n}; for d in disk null; do perl /attr.pl steal /nodes/$d /tmp/f{n}; done; perl /attr.pl steal /nodes/null /open; true"
@@ -136,7 +139,7 @@ fn a_device_is_not_to_be_had_by_copying_what_tells_of_it() {
     assert_eq!(all["nodes/null"], "Char 666 0:6 1:3");
     assert_eq!(all["nodes/disk"], "Block 640 0:6 8:0");
     for found in [&all, &top] {
-        // It stays as it was where there is nothing to copy.
+        // The file is unchanged where there is nothing to copy.
         assert!(found.get("open").is_none_or(|file| file == "Regular 666 0:0"), "{:?}", found.get("open"));
         assert_eq!(found["tmp/f2"], "Regular 644 0:0");
     }
@@ -187,7 +190,7 @@ fn a_store_that_was_copied_without_what_its_files_have_is_told() {
         ));
     }
     for (copy, lost) in copies {
-        // Files of sub-ids cannot be read by everybody.
+        // Files of sub-IDs are not readable for every user.
         let script = format!("rm -rf copy; set -o noglob; {{ {copy}; }} 2>/dev/null; RBUILD_ROOT=$PWD/copy $RB build");
         let says = format!("have lost their {lost}: it was copied without them");
         lab.sh(&script).fails(1, &[&says, "cp -a", "rbuild prune -a"]);
@@ -208,12 +211,12 @@ fn the_key_of_owners_is_for_the_caller_alone() {
     let meta = key.metadata().unwrap();
     assert_eq!((meta.len(), meta.permissions().mode() & 0o7777), (32, 0o600));
     lab.build("FROM busybox\nRUN true\n", &[]).ok();
-    // An older rbuild does not take the store for one of its own.
+    // An older version of rbuild refuses the store.
     assert!(lab.read("store/format.json").contains("keyed-owners"));
 }
 
-/// Files that are made by calls whose paths are resolved in ways of their own (openat2(2)), or lead through links to what is not
-/// there yet.
+/// Files created by calls with path resolution rules of their own (openat2(2)), or through links to
+/// targets that do not exist yet.
 const MAKES: &str = r#"FROM debian
 WORKDIR /w
 RUN chmod 777 /w
@@ -263,7 +266,7 @@ fn a_set_id_program_counts_as_the_kernel_executes_it() {
 #[test]
 fn an_owner_stays_whatever_times_are_set() {
     let lab = debian();
-    // Each reading moves a time of access that is not later than that of modification.
+    // Each read updates an access time that is not later than the modification time (relatime).
     let dockerfile = "FROM debian\nWORKDIR /w\nRUN chmod 777 /w\nUSER 1000:1000\nRUN ln -s x l && mkfifo f && touch -h -m -d 2400-01-01 l && touch -m -d 2400-01-01 f && \\\n\
         readlink l && test \"$(stat -c %u l f | sort -u)\" = 1000 && sleep 0.1 && readlink l && ls -ln l f\nRUN readlink l && test \"$(stat -c %u l f | sort -u)\" = 1000\n";
     for found in built(&lab, dockerfile) {
@@ -272,7 +275,7 @@ fn an_owner_stays_whatever_times_are_set() {
             assert_eq!(found["w/f"], "Fifo 644 1000:1000");
         }
     }
-    // The same of an image.
+    // The same with an image.
     let mut archive = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(tar::EntryType::Symlink);

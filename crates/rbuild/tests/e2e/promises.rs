@@ -1,5 +1,5 @@
-//! What docs/security.md promises of a command and of an image that mean harm; and what is said where the machine does
-//! not allow what that takes.
+//! The promises of docs/security.md about malicious commands and images, and the messages where the
+//! machine lacks what isolation needs.
 
 use std::process::Command;
 
@@ -42,7 +42,7 @@ fn a_command_sees_nothing_of_the_callers_environment_and_processes() {
 fn a_command_cannot_signal_or_outlive_what_is_around_it() {
     let lab = Lab::new();
     let marker = format!("{}77", std::process::id());
-    // Everything that it can name is its own.
+    // All processes that it can name are its own.
     output_of(&lab, &format!("(setsid sleep {marker} &) ; sleep 0.1; echo > /o; kill -9 -1"));
     let left = Command::new("pgrep").args(["-f", &format!("sleep {marker}")]).output().unwrap();
     assert!(left.stdout.is_empty(), "{}", String::from_utf8_lossy(&left.stdout));
@@ -54,9 +54,9 @@ fn a_command_writes_nowhere_but_into_its_own_files() {
     let script = "for f in /proc/sys/kernel/domainname /proc/sysrq-trigger /dev/mem /dev/kmsg /dev/sda /sys/x; do \
                   (echo x > $f) 2>/dev/null && echo $f; done > /o; mknod /disk b 8 0 2>/dev/null && cat /disk >> /o; true";
     let wrote = output_of(&lab, script);
-    // What is made in /dev is the container's own memory, and gone.
+    // Files created in /dev are in the container's own memory and discarded.
     assert!(wrote.lines().all(|l| l.starts_with("/dev/")), "{wrote}");
-    // A base image's files stay what they are, though a command was root and wrote over them.
+    // The files of a base image are unchanged, although a command overwrote them as root.
     let first = output_of(&lab, "sha256sum /bin/busybox > /o");
     output_of(&lab, "echo broken > /etc/passwd; rm -rf /root /srv; echo x > /o");
     assert_eq!(output_of(&lab, "sha256sum /bin/busybox > /o"), first);
@@ -83,7 +83,8 @@ fn a_user_whom_nobody_granted_ids_builds_all_the_same() {
     let path = ("PATH", empty.to_str().unwrap());
     let ran = lab.run_with(&mut lab.command(["build"]), &[path, ("RBUILD_ISOLATION", "auto")]).ok();
     assert!(ran.stderr.starts_with("isolation: single-id\n") && ran.stderr.contains(" 33:50\n"), "{}", ran.stderr);
-    // The result serves every mode. A user who insists on sub-IDs and runs a command is told how to get some.
+    // The result works in every mode. For a user who requires sub-IDs and runs a command, the error
+    // explains how to get some.
     let userns = [path, ("RBUILD_ISOLATION", "userns")];
     assert_eq!(lab.run_with(&mut lab.command(["build"]), &userns).ok().steps(), (0, 1));
     lab.run_with(&mut lab.command(["build", "--no-cache"]), &userns)
@@ -129,12 +130,13 @@ fn root_a_store_on_an_overlay_is_served_by_copying() {
 #[test]
 fn a_command_cannot_change_the_machines_device_nodes() {
     let lab = Lab::new();
-    // The mode and owner that they have anyway: should the promise be broken, the machine stays as it is.
+    // Sets the mode and owner that the devices have already, so that the machine is unharmed should
+    // the promise be broken.
     let script = "for d in null zero full random urandom tty; do [ -e /dev/$d ] || continue; chmod $(stat -c %a /dev/$d) /dev/$d; \
                   touch -c -r /dev/$d /dev/$d; echo x 2>&- > /dev/$d; done > /o 2>&1; chmod 666 /proc/self/fd/0 >> /o 2>&1; head -c 4 /dev/zero | wc -c >> /o; true";
     let said = output_of(&lab, script);
     let refused = said.lines().filter(|line| line.contains("Read-only file system")).count();
-    // Twice for each of the six, once for the standard input; devices stay usable.
+    // Two refusals for each of the six devices and one for standard input; the devices still work.
     assert!(refused >= 11 && said.lines().last() == Some("4"), "{said}");
 }
 
@@ -154,14 +156,15 @@ fn an_insecure_command_changes_neither_trees_nor_read_only_volumes() {
     assert_eq!(std::fs::read_to_string(out.join("o")).unwrap(), "kept\nkept\n/c:\nDockerfile\nf\n\n/d:\nf\n");
     assert_eq!(std::fs::read_to_string(lab.ctx().join("volume/f")).unwrap(), "kept\n");
     assert!(!lab.ctx().join("volume/g").exists());
-    // A single file cannot lie below an overlay.
+    // A single file cannot be a lower layer of an overlay.
     let file = format!("{}:/v:ro", lab.ctx().join("f").display());
     lab.build("FROM busybox\nRUN --security=insecure true\n", &["--allow", "security.insecure", "-v", &file])
         .fails(1, &["single file", "mount its directory instead"]);
 }
 
-/// Stands in for the dynamic linker of whatever is executed: tries changes that would leave the program as it is, should they
-/// be allowed, and exits with 30 (EROFS) if each is refused for the sake of its mount.
+/// Replaces the dynamic linker of the executed program. It tries changes that would have no effect
+/// if they were allowed, and exits with 30 (EROFS) if each of them is refused because the mount is
+/// read-only.
 const LINKER: &str = r#"
 static long call(long number, long a, long b, long c) {
     long result;
@@ -176,7 +179,8 @@ void _start(void) {
 }
 "#;
 
-/// An image brings its own dynamic linker and starts the machine's rbuild as /proc/self/exe (CVE-2019-5736).
+/// An image provides its own dynamic linker and starts the host's rbuild as /proc/self/exe
+/// (CVE-2019-5736).
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn a_command_cannot_change_rbuild_itself() {

@@ -1,4 +1,4 @@
-//! What takes images, containers and logs away, and what it leaves.
+//! Commands that remove images, containers and logs, and what they keep.
 
 use crate::lab::{Lab, base, exists};
 
@@ -23,7 +23,7 @@ fn image_prune_takes_images_and_leaves_the_cache() {
         "{said}"
     );
     assert_eq!(images(&lab), ["a:latest", "busybox:latest"]);
-    // With -a only what a container holds is left.
+    // With -a, only images used by a container are left.
     let said = lab.rbuild(["image", "prune", "-a", "-f"]).ok().stdout;
     assert!(said.contains("untagged: a:latest\ndeleted: sha256:"), "{said}");
     assert_eq!(images(&lab), ["busybox:latest"]);
@@ -57,7 +57,7 @@ fn containers_are_listed_and_pruned_as_docker_does() {
     let headings = "CONTAINER ID   IMAGE   COMMAND   CREATED   STATUS   PORTS   NAMES\n";
     assert_eq!(lab.rbuild(["container", "ls"]).ok().stdout, headings);
     let id = lab.rbuild(["create", "--name", "c", "busybox"]).ok().stdout;
-    // Nothing of it runs.
+    // Nothing of the container is running.
     assert_eq!(lab.rbuild(["container", "ls"]).ok().stdout, headings);
     assert_eq!(lab.rbuild(["ps", "-a", "-q"]).ok().stdout.trim(), &id[..12]);
     let listed = lab.rbuild(["container", "ls", "-a", "--format", "{{.ID}} {{.Image}} {{.Names}}", "--no-trunc"]).ok();
@@ -81,7 +81,7 @@ fn rmi_tries_each_and_forgives_with_force() {
     assert_eq!(images(&lab), ["busybox:latest", "c:latest"]);
     lab.rbuild(["rmi", "-f", "none"]).ok();
     assert_eq!(lab.rbuild(["rmi", "-f", "none", "c"]).ok().stdout, "Untagged: c:latest\n");
-    // An id with several names takes -f, which removes them all.
+    // An ID with several names needs -f, which removes all of them.
     tag();
     let id = lab.rbuild(["images", "-q", "busybox"]).ok().stdout.trim().to_string();
     lab.rbuild(["rmi", &id]).fails(1, &["remove them one by one, or use -f"]);

@@ -1,10 +1,10 @@
-//! The image's own documents, to the last field.
+//! The image's configuration and manifest, compared field by field.
 
 use serde_json::{Value, json};
 
 use crate::lab::{Lab, contents};
 
-/// Configuration and manifest of a built image.
+/// Returns the configuration and the manifest of a built image.
 fn documents(lab: &Lab, image: &str) -> (Value, Value) {
     let tar = lab.path("documents.tar");
     lab.rbuild(["save", "-o", tar.to_str().unwrap(), image]).ok();
@@ -118,7 +118,7 @@ fn configuration_and_history_are_exactly_these() {
 fn commands_show_their_arguments_and_keys_of_a_base_survive() {
     let lab = Lab::new();
     lab.write("f", "x");
-    // A base whose configuration has keys that nobody here knows.
+    // A base image whose configuration has keys unknown to rbuild.
     lab.sh("$RB save -o b.tar busybox && mkdir b && tar -C b -xf b.tar && cd b && python3 - <<'P'\n\
          import json, hashlib\n\
          m = json.load(open('manifest.json'))[0]\n\
@@ -185,7 +185,7 @@ fn one_build_gives_images_in_several_forms() {
             manifest["layers"].as_array().unwrap().iter().filter_map(|l| l["mediaType"].as_str()).collect();
         assert_eq!(types, [base, own].map(|t| format!("application/vnd.oci.image.layer.v1.{t}")), "{name}");
         ids.push(manifest["config"]["digest"].as_str().unwrap().to_string());
-        // Each is read back, and holds the same.
+        // Each output can be loaded again and has the same content.
         let run = format!(
             "RBUILD_ROOT=$LAB/{name}-store $RB load -i $LAB/{name} && printf 'FROM x\\n' | RBUILD_ROOT=$LAB/{name}-store $RB build -o $LAB/{name}-out -"
         );
@@ -196,14 +196,14 @@ fn one_build_gives_images_in_several_forms() {
         lab.sh(&format!("RBUILD_ROOT=$LAB/{name}-store $RB prune -a")).ok();
     }
     assert!(ids.iter().all(|id| *id == ids[0]), "the image is the same in every form: {ids:?}");
-    // The base came as a plain tar; in another form its bytes are made anew.
+    // The base was loaded as an uncompressed tar; its layer is compressed again for another format.
     let gz = dest("forced.tar", ",force-compression=true");
     lab.build("FROM busybox\nCOPY f /\n", &["-o", &gz]).ok();
     let listed = lab.sh("tar -xOf $LAB/forced.tar index.json | grep -c manifest").ok();
     assert!(listed.stdout.starts_with('1'));
 }
 
-/// Everything under the root of an image, with owners and modes, as one tar lists it.
+/// Returns everything below the root of an image, with owners and modes, as listed in a single tar.
 fn whole(lab: &Lab, image: &str) -> Vec<String> {
     let mut all = lab.build_listing(&format!("FROM {image}\n"));
     all.sort();
@@ -236,14 +236,14 @@ fn squashed_layers_hold_the_same_files() {
         assert_eq!(history.iter().filter(|h| h["empty_layer"] != json!(true)).count(), layers, "{flag}");
         assert_eq!(whole(&lab, "squashed"), files, "{flag}");
         lab.rbuild(["inspect", "--verify", "squashed"]).ok();
-        // The answer from the cache is the same image.
+        // A cached build gives the same image.
         let id = |ran: crate::lab::Ran| ran.ok().stdout;
         assert_eq!(
             id(lab.build(MANY_LAYERS, &["-q", flag])),
             id(lab.rbuild(["images", "-q", "--no-trunc", "squashed"]))
         );
     }
-    // What is deleted in the base stays deleted, whatever came between.
+    // Files deleted in the base stay deleted, whatever happened in between.
     let own = lab.top_layer("squashed");
     assert!(own.iter().all(|l| !l.contains(".wh.")), "{own:?}");
 }
@@ -270,7 +270,7 @@ fn several_platforms_in_one_build() {
     assert!(ran.stderr.contains("[linux/arm/v7 build 2/2] RUN"), "{}", ran.stderr);
     let names: Vec<String> = contents(&std::fs::read(&tar).unwrap()).into_keys().collect();
     assert!(names.contains(&"linux_arm_v7/o".into()) && names.contains(&"linux_amd64/o".into()), "{names:?}");
-    // One platform has no directory of its own unless it is asked for.
+    // A single platform gets a directory of its own only on request.
     let out = lab.build_local(TWO_PLATFORMS, &["--platform", "linux/arm64"]);
     assert_eq!(std::fs::read_to_string(out.join("o")).unwrap(), "for arm64\n");
     let split = format!("type=local,dest={},platform-split=true", lab.path("split").display());
@@ -302,7 +302,7 @@ fn an_archive_of_several_platforms_has_an_index_and_one_of_them_is_loaded() {
         let inspected = inspected.env("RBUILD_ROOT", lab.path("other")).output().unwrap();
         assert_eq!(String::from_utf8_lossy(&inspected.stdout).trim(), host, "{kind}");
     }
-    // The store has the one that runs here.
+    // The store has the image for the platform of this machine.
     assert_eq!(lab.rbuild(["inspect", "--format", "{{.Architecture}}", "many"]).ok().stdout.trim(), host);
 }
 
@@ -325,7 +325,7 @@ fn programs_are_told_what_was_built_and_what_happens() {
     let logs: Vec<&str> = lines.iter().filter_map(|l| l["logs"][0]["data"].as_str()).collect();
     assert!(logs.contains(&"c2FpZAo="), "{logs:?}");
     assert!(lines.iter().any(|l| l["vertexes"][0]["name"] == "[2/2] RUN echo said; echo also >&2"));
-    // The answer from the cache tells the same, and steps are marked.
+    // A cached build prints the same, and steps are marked with their platform.
     let again =
         lab.build(file, &["-t", "x:1", "--metadata-file", metadata.to_str().unwrap(), "--progress", "github"]).ok();
     assert!(again.stderr.contains("[2/2] RUN echo said; echo also >&2 CACHED\n"), "{}", again.stderr);

@@ -1,12 +1,13 @@
-//! What a step leaves is the same on every rung, and the best rung is found without asking.
+//! A step gives the same result in every isolation mode, and the best mode is chosen automatically.
 
 use crate::lab::{Lab, base, listing};
 
 mod environments;
 mod sharing;
 
-/// A directory that is removed and made again may get the number of the old one, and is then told as the old one with
-/// deletions in it, which is the same; one that is moved away keeps its number.
+/// A directory that is removed and created again may get the inode number of the old one. It is
+/// then recorded as the old directory with deletions in it, which is equivalent. A directory that
+/// is moved away keeps its number.
 const CHANGES: &str = r#"FROM busybox
 RUN mkdir -p /d/sub /e/old /f && echo 1 > /d/a && echo x > /e/old/x && echo keep > /f/keep && echo go > /f/go
 RUN --mount=type=secret,id=s --mount=type=cache,target=/cache/deep --mount=type=tmpfs,target=/t --mount=type=bind,target=/ctx,rw \
@@ -15,11 +16,11 @@ RUN --mount=type=secret,id=s --mount=type=cache,target=/cache/deep --mount=type=
     touch -d @1000000000 /d/sub && echo y > /ctx/y
 "#;
 
-/// The layers above the base of what is built with these arguments.
+/// Returns the layers above the base of a build with these arguments.
 fn layers(lab: &Lab, args: &[&str], env: &[(&str, &str)]) -> Vec<Vec<String>> {
     let tar = lab.path("layers.tar");
     let output = format!("type=docker,dest={},compression=uncompressed", tar.display());
-    // Whoever has sub-ids can remove the files of all rungs.
+    // A user with sub-IDs can remove the files of all modes.
     lab.run_with(&mut lab.command(["prune", "-a"]), &[("RBUILD_ISOLATION", "auto")]).ok();
     let more = ["build", "--no-cache", "--secret", "id=s,src=secret", "-o", &output];
     let mut command = lab.command(args.iter().copied().chain(more));
@@ -46,7 +47,7 @@ fn root_every_rung_gives_the_same_layers() {
     assert_eq!(lab.read("ctx/y"), "in the context\n");
 }
 
-/// What is hard where nobody but root exists: everything about owners.
+/// Operations on owners, which are hard to support if only root is mapped.
 const OWNERS: &str = r#"FROM debian
 RUN useradd -m -u 1000 bob && usermod -aG games bob && rm /etc/.pwd.lock
 RUN mkdir -p /d/sub && echo 1 > /d/a && chown -R www-data:games /d && chmod 2775 /d && touch /d/made && mkdir /d/dir && chown 7:8 /d/sub && \
@@ -89,13 +90,15 @@ fn one_id_gives_the_same_layers_as_many() {
     assert_eq!(layers(&lab, &["--isolation", "single-id"], &[("RBUILD_SNAPSHOTS", "copy")]), many);
 }
 
-/// Root of a container as Docker's default profile leaves it: no new namespaces, no mounts.
+/// Runs a script as root of a container under Docker's default profile: no new namespaces, no
+/// mounts.
 fn in_a_narrow_container(lab: &Lab, script: &str) -> crate::lab::Ran {
-    // The user namespace stands for what a runtime made of the container; its root is root here too.
+    // The user namespace replaces a container made by a runtime; its root is root here as well.
     let narrow = "echo 0 > /proc/sys/user/max_user_namespaces && \
                   exec setpriv --bounding-set -sys_admin --inh-caps -sys_admin bash -ec \"$0\"";
     let mut command = std::process::Command::new("bash");
-    // Root may write the maps of a namespace itself; unshare(1) would ask newuidmap, which knows sub-ids only.
+    // Root may write the ID maps of a namespace itself. unshare(1) would call newuidmap, which
+    // grants sub-IDs only.
     let outer = r#"
         rm -f "$LAB"/made "$LAB"/mapped
         unshare -U -pf --mount-proc bash -c 'echo > "$LAB/made"; while [ ! -s "$LAB/mapped" ]; do sleep 0.05; done
@@ -120,7 +123,7 @@ fn root_a_container_that_allows_neither_namespaces_nor_mounts_builds() {
     assert!(ran.stdout.contains("ok  chroot"), "{}", ran.stdout);
     in_a_narrow_container(&lab, "$RB run x cat /e/new && $RB cp x:/f/gone gone && $RB prune -a").ok();
     assert_eq!(lab.read("ctx/gone"), "go\n");
-    // Forced upwards, it says what is missing.
+    // With a stronger mode forced, the error names what is missing.
     in_a_narrow_container(&lab, "$RB --isolation userns build --no-cache").fails(3, &["refuses a user namespace"]);
 }
 
@@ -132,7 +135,7 @@ fn root_what_a_command_leaves_running_is_killed_without_a_namespace_too() {
     lab.build(&file, &["--isolation", "chroot"]).ok();
     let left = || std::process::Command::new("pgrep").args(["-f", &format!("sleep {marker}")]).output().unwrap().stdout;
     assert!(left().is_empty());
-    // Also when the builder is killed from one moment to the next.
+    // Nothing is left either if the builder is killed without warning.
     lab.write("Dockerfile", format!("FROM busybox\nRUN (setsid sleep {marker} &) ; sleep {marker}\n"));
     let mut child =
         lab.command(["--isolation", "chroot", "build"]).stderr(std::process::Stdio::null()).spawn().unwrap();
@@ -157,7 +160,7 @@ fn root_nothing_is_left_running_though_several_of_rbuilds_processes_are_killed_a
         let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
         text.split_whitespace().next().unwrap_or_else(|| panic!("{pid} has no child")).parse().unwrap()
     };
-    // The launcher, the builder, the zygote and the runner, by their places in that row.
+    // Indices of the launcher, the builder, the zygote and the runner in the chain of processes.
     for (i, killed) in [&[1, 2][..], &[1, 2, 3], &[0, 1, 2], &[2, 3]].into_iter().enumerate() {
         let lab = Lab::new();
         let marker = format!("{}99{i}", std::process::id());
@@ -178,15 +181,15 @@ fn root_nothing_is_left_running_though_several_of_rbuilds_processes_are_killed_a
         let mut row = vec![child.id()];
         (0..3).for_each(|i| row.push(child_of(row[i])));
         let row: Vec<String> = killed.iter().map(|i| row[*i].to_string()).collect();
-        // Some end by the others' end, before their turn.
+        // Some processes exit because of another's death before their own signal.
         let _ = std::process::Command::new("kill").arg("-9").args(&row).status().unwrap();
         child.wait().unwrap();
         assert!(wait(0), "{killed:?}: left: {}", find());
     }
 }
 
-/// As a user of another name whom `/etc/subuid` grants ids, in a mount namespace in which `setup` has changed something, and with
-/// `with` before the command.
+/// Runs a script as a user of another name to whom `/etc/subuid` grants IDs, in a mount namespace
+/// prepared by `setup`. `with` is put in front of the command.
 fn as_somebody(lab: &Lab, ids: &str, setup: &str, with: &str, script: &str) -> crate::lab::Ran {
     let outer = format!(
         "set -e; (cat /etc/passwd; echo 'somebody:x:61234:61234::/:/bin/sh') > $LAB/passwd; echo '{ids}' > $LAB/ids; \
@@ -226,7 +229,8 @@ fn root_each_thing_that_keeps_sub_ids_away_is_named_and_built_without() {
 
 #[test]
 fn root_ids_that_are_out_of_reach_are_named() {
-    // An image with a file of user 3000: more than a range of 1000 reaches, less than one of 65536.
+    // An image with a file of user 3000, which is outside a range of 1000 IDs and inside one of
+    // 65536.
     let image = "mkdir -p r; echo x > r/f; tar --owner=3000 --group=4 -C r -cf i.tar . ; $RB import i.tar high >/dev/null; \
                  printf \"FROM high\\nCOPY --from=high /f /g\\n\" > Dockerfile; $RB --isolation=userns build; $RB --isolation=userns doctor";
     as_somebody(&Lab::bare(), GRANTED, "true", "", image).ok();
@@ -235,7 +239,7 @@ fn root_ids_that_are_out_of_reach_are_named() {
     let doctor = "$RB --isolation=userns doctor; true";
     let told = as_somebody(&Lab::bare(), "somebody:500000:1000", "true", "", doctor).ok().stdout;
     assert!(told.contains("users up to 1000") && told.contains("usermod --add-subuids 100000-165535"), "{told}");
-    // What others have is not offered again.
+    // Ranges granted to other users are not suggested.
     let others = "a:165536:65536\nb:100000:65536\nsomebody:231072:1000";
     let told = as_somebody(&Lab::bare(), others, "true", "", doctor).ok().stdout;
     let command = "grant 65536 more: sudo usermod --add-subuids 232072-297607 --add-subgids 232072-297607 somebody";
@@ -245,13 +249,13 @@ fn root_ids_that_are_out_of_reach_are_named() {
         3,
         &["grants user somebody no sub-ids", "--add-subuids 232072-297607 --add-subgids 232072-297607 somebody"],
     );
-    // And what no range reaches that anybody has.
+    // An ID beyond every granted range.
     let beyond = image.replace("3000", "3000000");
     as_somebody(&Lab::bare(), GRANTED, "true", "", &beyond).fails(1, &["user id 3000000 is beyond"]);
 }
 
-/// Kernels and distributions that this machine does not have: what they say in /proc is put there, and what they refuse is
-/// refused by other means.
+/// Kernels and distributions other than the one of this machine: their settings in /proc are
+/// replaced by mounts, and their refusals are produced by other means.
 #[test]
 fn root_refusals_of_other_systems_have_remedies_of_their_own() {
     let script = "$RB import $BASES/busybox.tar busybox >/dev/null; printf \"FROM busybox\\nRUN true\\n\" > Dockerfile; \
@@ -262,7 +266,7 @@ fn root_refusals_of_other_systems_have_remedies_of_their_own() {
              mount --bind $LAB/k /proc/sys/kernel"
         )
     };
-    // A helper that has its rights, and is refused by the kernel.
+    // A helper with set-uid rights that the kernel refuses.
     let refused = "printf \"#!/bin/sh\\necho write to uid_map failed: Operation not permitted >&2; exit 1\\n\" > $LAB/bin/newuidmap; \
                    cp $LAB/bin/newuidmap $LAB/bin/newgidmap; chmod 4755 $LAB/bin/new*; export PATH=$LAB/bin:$PATH";
     let ubuntu = format!("{}; {refused}", kernel("apparmor_restrict_unprivileged_userns", 1));
@@ -270,7 +274,8 @@ fn root_refusals_of_other_systems_have_remedies_of_their_own() {
         .fails(3, &["could not be written", "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"]);
     as_somebody(&Lab::bare(), GRANTED, refused, "", script)
         .fails(3, &["could not be written", "/etc/subuid and /etc/subgid grant"]);
-    // Debian's switch of former days; the kernel's own limit does the refusing, out of sight.
+    // The switch of older Debian kernels. The refusal itself comes from the kernel's own limit,
+    // which is hidden from rbuild.
     let lab = Lab::new();
     lab.write("Dockerfile", "FROM busybox\nRUN true\n");
     let debian = format!(
@@ -282,7 +287,8 @@ fn root_refusals_of_other_systems_have_remedies_of_their_own() {
         .fails(3, &["the kernel refuses a user namespace", "sysctl -w kernel.unprivileged_userns_clone=1"]);
 }
 
-/// Calls the kernel as 32-bit programs do: gives a file away, becomes another, makes a file, and compares what it is told.
+/// Uses the system call interface of 32-bit programs: gives a file away, changes its user ID,
+/// creates a file, and compares the reported owners.
 const OLD_PROGRAM: &str = r#"
 static long call(long n, long a, long b, long c, long d) {
     long r;
@@ -307,7 +313,7 @@ void _start(void) {
 }
 "#;
 
-/// Calls that fail, by their numbers on x86_64: what errors they give.
+/// Failing system calls, by their numbers on x86_64, and the errors they return.
 const MISTAKES: &str = r#"perl -e '
     sub errno { my @of = @_; my $got = syscall(shift(@of), @of); print $got == -1 ? $! + 0 : "none", "\n" }
     my $nobody = pack("L", 0xffffffff);

@@ -48,8 +48,8 @@ fn the_container_is_what_docker_users_expect() {
     assert_eq!(run_output(&lab, "RUN mount -t tmpfs x /mnt && echo mounted > /o || echo refused > /o"), "refused\n");
     assert_eq!(run_output(&lab, "RUN yes | head -1 > /o"), "y\n");
     assert_eq!(run_output(&lab, "RUN [\"/bin/sh\", \"-c\", \"echo $HOME > /o\"]"), "/root\n");
-    // What ignores signals where rbuild was started, as background jobs do, is not handed on. (The C library keeps 32 and 33
-    // for itself.)
+    // Signals that are ignored where rbuild was started, as in background jobs, are not ignored in
+    // the command. (The C library reserves 32 and 33.)
     lab.write("Dockerfile", "FROM busybox\nRUN [\"/bin/grep\", \"SigIgn\", \"/proc/self/status\"]\n");
     let ran = lab.sh("trap '' INT QUIT TERM HUP; exec $RB build --progress plain .").ok();
     let mask = ran.stderr.lines().find_map(|l| l.split_once("SigIgn:\t")).expect("no mask").1;
@@ -148,7 +148,7 @@ fn deletions_and_replacements_survive_in_layers() {
     names.sort();
     assert_eq!(names, ["c", "h", "l"]);
     assert!(!out.join("gone").exists());
-    // The same through a saved and loaded image.
+    // The same with the image saved and loaded.
     lab.build(file, &["-t", "x"]).ok();
     let tar = lab.path("x.tar");
     lab.rbuild(["save", "-o", tar.to_str().unwrap(), "x"]).ok();
@@ -199,12 +199,12 @@ fn secrets_are_files_and_variables_and_nowhere_else() {
     assert_eq!(text.lines().nth(2), Some("10"), "a variable has the value as it is, line end and all: {text}");
     assert!(text.contains("No such file"), "{text}");
     assert!(!out.join("run/secrets").exists());
-    // Nothing in the store holds the value.
+    // Nothing in the store contains the value.
     let found = lab.sh("grep -rl tops3cret $LAB/store; true").ok();
     assert_eq!(found.stdout, "");
     lab.build("FROM busybox\nRUN --mount=type=secret,id=gone,required=true true\n", &[])
         .fails(1, &["the secret `gone` was not given", "--secret id=gone", "Dockerfile:2:13"]);
-    // Another value is no reason to run again.
+    // A changed value does not invalidate the step.
     std::fs::write(lab.path("token"), "changed!\n").unwrap();
     assert_eq!(lab.build(file, &["-t", "x", "--secret", &secret]).ok().steps(), (0, 3));
 }

@@ -1,8 +1,9 @@
-//! A result that holds a secret is refused, whichever way it is there; and what was refused once is in no later build.
+//! A result that contains a secret is refused, wherever the secret is; a refused result is in no
+//! later build.
 
 use crate::lab::Lab;
 
-/// Writes what a command sees of the secret into `/o`.
+/// Writes the secret as the command sees it into `/o`.
 const LEAK: &str = "RUN --mount=type=secret,id=token cat /run/secrets/token > /o 2>/dev/null || echo none > /o\n";
 const TOKEN: [&str; 2] = ["--secret", "id=token,src=token"];
 
@@ -24,7 +25,7 @@ fn a_refused_result_does_not_come_out_of_the_next_build() {
     for _ in 0..2 {
         lab.build(&file, &[&TOKEN[..], &["-t", "x"]].concat()).fails(1, &["the secret `token`: /o", "Dockerfile:2:1"]);
     }
-    // Without the secret the command runs, and what stood on its result does so too.
+    // Without the secret the command runs, and so do the steps based on its result.
     assert_eq!(lab.build(&file, &["-o", &out]).ok().steps(), (2, 0));
     assert_eq!((lab.read("out/o"), lab.read("out/copy")), ("none\n".into(), "none\n".into()));
     assert_eq!(lab.build(&file, &["-t", "x"]).ok().steps(), (0, 2));
@@ -78,7 +79,7 @@ fn an_image_from_the_cache_is_looked_through_for_the_secrets_of_today() {
     for _ in 0..2 {
         lab.build(copied, &[&TOKEN[..], &["-t", "x"]].concat()).fails(1, &["the secret `token`: /o", "Dockerfile:2:1"]);
     }
-    // Of another secret there is nothing in it, which is found out once.
+    // The result does not contain the other secret. It is scanned for it only once.
     for _ in 0..2 {
         let ran = lab.build(copied, &["--secret", "id=t,src=other", "-t", "x"]).ok();
         assert_eq!(ran.steps(), (0, 1));
@@ -116,7 +117,8 @@ fn labels_annotations_names_and_attributes_are_looked_at() {
     lab.build("FROM busybox\nCOPY d /d\n", &TOKEN).fails(1, &["the attribute user.b of /d/in"]);
 }
 
-/// Neither what a command prints, nor what rbuild says of it, nor what is kept of either shows a value.
+/// Neither a command's output, nor rbuild's messages about it, nor the stored copies of either
+/// contain a value.
 #[test]
 fn nothing_that_is_said_or_kept_shows_a_value() {
     let lab = lab();
@@ -158,7 +160,7 @@ fn nothing_that_is_said_or_kept_shows_a_value() {
     assert_eq!(lab.sh(kept).stdout, "");
 }
 
-/// A layer that takes in an image's files is one of the build's own.
+/// A layer that includes the files of a base image is treated as one of the build's own.
 #[test]
 fn squashing_all_looks_at_the_files_of_the_base() {
     let lab = lab();

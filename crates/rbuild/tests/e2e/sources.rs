@@ -1,8 +1,9 @@
-//! What the sources of COPY, ADD and mounts name, what of it a build may see, and what of it counts.
+//! Sources of COPY, ADD and mounts: how they resolve, which of their files a build may see, and
+//! which are part of the key.
 
 use crate::lab::{Lab, exists};
 
-/// Lines of a result's listing that speak of `below`, without their owner.
+/// Returns the lines of a result's listing whose path begins with `below`, without the owner.
 fn lines(lab: &Lab, file: &str, below: &str) -> Vec<String> {
     let without_owner = |line: String| {
         let mut words = line.splitn(3, ' ');
@@ -19,7 +20,7 @@ fn kept_directories_and_links_are_what_they_are_in_the_source() {
             ln -s libz.so.1 usr/lib/libz.so && echo 1 > a/b/f && ln -s /data lnk && mkdir data && echo mine > data/f1 && \
             chmod 644 usr/lib/libz.so.1.2 a/b/f && chmod 755 usr usr/lib && chmod 711 a && chmod 750 a/b")
         .ok();
-    // Links keep their own names, whoever matches them.
+    // Links keep their own names, whichever pattern matches them.
     let links = ["755 w/usr/lib/", "777 w/usr/lib/libz.so -> libz.so.1", "777 w/usr/lib/libz.so.1 -> libz.so.1.2"];
     for source in
         ["/usr/lib/libz.so*", "usr/lib/libz.*", "usr/lib/libz.so usr/lib/libz.so.1 usr/lib/libz.so.1.2", "usr"]
@@ -29,7 +30,7 @@ fn kept_directories_and_links_are_what_they_are_in_the_source() {
         let staged = format!("FROM scratch AS s\nCOPY usr /usr/\nFROM scratch\nCOPY --from=s --parents {source} /w/\n");
         assert_eq!(lines(&lab, &staged, "w/usr/lib/"), all, "{source}");
     }
-    // A link is not gone through, and nothing is written to where it leads in the image.
+    // A link is not followed, and its target in the image is not written to.
     let base = "FROM busybox AS base\nRUN mkdir /data && echo theirs > /data/f1\nFROM base\n";
     for link in ["", "--link "] {
         lab.build(&format!("{base}COPY --parents {link}lnk/f1 /w/\n"), &[])
@@ -40,14 +41,14 @@ fn kept_directories_and_links_are_what_they_are_in_the_source() {
         (lab.read("out/data/f1").as_str(), out.join("lnk").read_link().unwrap().to_str()),
         ("mine\n", Some("/data"))
     );
-    // What leads to a file is as it is in the source, also where it is there already.
+    // Parent directories have their mode in the source, even if they exist in the image already.
     assert_eq!(
         lines(&lab, "FROM scratch\nCOPY --parents a/b/f /w/\n", "w/"),
         ["755 w/", "711 w/a/", "750 w/a/b/", "644 w/a/b/f"]
     );
     let there = "FROM busybox\nRUN mkdir -m 700 -p /w/a/b && chmod 700 /w/a\nCOPY --parents a/b/f /w/\n";
     assert_eq!(lines(&lab, there, "w/a/"), ["711 w/a/", "750 w/a/b/", "644 w/a/b/f"]);
-    // One that matches nothing makes the destination.
+    // A pattern without matches still creates the destination.
     assert_eq!(lines(&lab, "FROM scratch\nCOPY --parents none* /w/x/\n", ""), ["755 w/", "755 w/x/"]);
     assert_eq!(lines(&lab, "FROM scratch\nCOPY --parents a/./none/* /w\n", ""), ["755 w/"]);
     assert_eq!(lines(&lab, "FROM scratch\nCOPY none* /w/x/\n", ""), Vec::<String>::new());
@@ -75,13 +76,13 @@ fn metadata_of_kept_directories_is_in_the_key() {
     }
     let steps = |args: &[&str]| lab.build(file, args).ok().steps();
     assert_eq!(steps(&[]), (0, 1));
-    // Unlike that of a directory whose content alone is copied.
+    // In contrast, if only the contents of a directory are copied, its own mode does not count.
     let content = "FROM busybox\nCOPY a/b/c /w/\n";
     lab.build(content, &[]).ok();
     lab.sh("chmod 700 a/b/c").ok();
     assert_eq!(lab.build(content, &[]).ok().steps(), (0, 1));
     assert_eq!(steps(&[]), (1, 0));
-    // Of stages alike.
+    // The same for stages.
     let staged = |mode: &str| {
         let file = format!(
             "FROM busybox AS s\nRUN mkdir -p /a/b && echo 1 > /a/b/f && chmod {mode} /a\nFROM scratch\nCOPY --from=s --parents /a/b/f /w/\n"
@@ -118,13 +119,13 @@ fn links_to_what_is_left_out_lead_nowhere() {
             assert!(!told.stderr.contains("SECRET"), "{file}{}", told.stderr);
         }
     }
-    // A pattern that meets one asks for what it leads to, as a name does.
+    // A pattern that matches a link refers to the link's target, as a name does.
     for source in ["lin*", "cha* good"] {
         let told = lab.build(&format!("FROM scratch\nCOPY {source} /y/\n"), &[]);
         let told = told.fails(1, &["the ignore file leaves it out"]);
         assert!(!told.stderr.contains("SECRET"), "{}", told.stderr);
     }
-    // Links themselves may come along; what they lead to does not.
+    // The links themselves may be copied; their targets are not.
     let out = lab.build_local("FROM scratch\nCOPY . /\nCOPY --parents link /z/\nCOPY good /good\n", &[]);
     assert!(exists(out.join("link")) && exists(out.join("z/link")));
     assert_eq!(lab.read("out/good"), "open\n");
@@ -146,7 +147,7 @@ fn directories_of_which_nothing_is_left_are_not_there() {
     for ignore in ["d/*\n", "d/**\n", "d/a\nd/b\nd/e\n", "d\n!d/a\n"] {
         build(ignore).ok();
     }
-    // Directories above what comes back are as they are in the context.
+    // Parents of a re-included file have the attributes of the context's directories.
     lab.write(".dockerignore", "*\n!d/e/c\n");
     let dirs = |file: &str| lines(&lab, file, "").into_iter().filter(|l| l.ends_with('/')).collect::<Vec<_>>();
     assert_eq!(dirs("FROM scratch\nCOPY . /\n"), ["711 d/", "750 d/e/"]);
@@ -212,12 +213,12 @@ fn mounts_of_stages_count_by_what_they_show() {
         ["from=s,source=/d", "from=s,source=d,rw", "from=s,source=/d/e/f", "type=bind,from=s,source=/d/e,readonly"]
     {
         assert_eq!(build(&format!("0{mount}"), mount, mount), (3, 0), "{mount}");
-        // The stage is another one, and what is mounted is not: nothing runs after it.
+        // The stage changed and the mounted part did not, so no later step runs.
         assert_eq!(build(&format!("1{mount}"), mount, mount), (1, 2), "{mount}");
         assert_eq!(build(&format!("1{mount}"), mount, mount), (0, 3), "{mount}");
         assert_eq!(build("2", &format!("other{mount}"), mount), (3, 0), "{mount}");
     }
-    // The whole of it counts where it is mounted as a whole.
+    // A mount of the whole stage depends on all of it.
     assert_eq!(build("3", "x", "from=s"), (3, 0));
     assert_eq!(build("$((1+2))", "x", "from=s"), (1, 2));
     assert_eq!(build("4", "x", "from=s"), (3, 0));
@@ -225,7 +226,7 @@ fn mounts_of_stages_count_by_what_they_show() {
         assert_eq!(build("5", "x", mount), (2, 0), "{mount}");
         assert_eq!(build("6", "x", mount), (0, 2), "{mount}");
     }
-    // Mode and owner of what is mounted are seen, and count.
+    // Mode and owner of the mounted directory are visible and part of the key.
     let of_mode = |mode: &str| {
         let file = format!(
             "FROM busybox AS s\nRUN mkdir /d && chmod {mode} /d\nFROM busybox\nRUN --mount=from=s,source=/d,target=/m stat -c %a /m > /mode\n"
@@ -271,22 +272,23 @@ fn files_that_steer_a_build_are_files_of_the_context() {
                 .fails(1, &[name, says]);
         }
     }
-    // A directory of the context that leads out is no way out either.
+    // A link at a directory of the context does not lead out of it either.
     build("ln -sfn $LAB way", "-f way/outside").fails(1, &["is a link to nothing in the context"]);
-    // Links within it are followed, and what the caller names elsewhere is the caller's choice.
+    // Links within the context are followed. Files that the caller names elsewhere are the caller's
+    // decision.
     build("ln -sf docker/Dockerfile Dockerfile; ln -sf docker/ignore .dockerignore", "").ok();
     build("ln -sf docker/Dockerfile Dockerfile", "-f Dockerfile").ok();
     build("true", "-f $LAB/Dockerfile").ok();
     build("ln -sf $LAB/Dockerfile $LAB/link", "-f $LAB/link").ok();
     build("true", "-f <(cat $LAB/Dockerfile)").ok();
-    // Named contexts and archives alike.
+    // The same for named contexts and archives.
     lab.sh("mkdir $LAB/n && touch $LAB/n/x && mkfifo $LAB/n/.dockerignore").ok();
     build("true", "--build-context n=$LAB/n").fails(1, &[".dockerignore is a named pipe"]);
     lab.sh("mkdir $LAB/t && cd $LAB/t && mkfifo Dockerfile && tar -cf ../t.tar . && timeout 20 $RB build - < ../t.tar")
         .fails(1, &["is a named pipe"]);
 }
 
-/// A device that calls itself a Dockerfile is not opened.
+/// A device in place of the Dockerfile is not opened.
 #[test]
 fn root_devices_steer_no_build() {
     let lab = Lab::new();

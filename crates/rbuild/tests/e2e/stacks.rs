@@ -1,8 +1,8 @@
-//! Stacks of layers as anybody may write them, beside a flattener that shares nothing with what is tested: it applies entry after
-//! entry to a list of nodes.
+//! Random stacks of layers, compared with an independent flattener that applies entry after entry
+//! to a list of nodes and shares no code with rbuild.
 //!
-//! Runs for 5 seconds, or with new seeds for `RBUILD_STACKS_SECONDS`, or with the one seed `RBUILD_STACKS_SEED`; the seed of a stack
-//! is printed with what went wrong.
+//! Runs for 5 seconds, for `RBUILD_STACKS_SECONDS` with new seeds, or once with the seed
+//! `RBUILD_STACKS_SEED`. The seed of a stack is printed when the test fails.
 
 use std::ffi::OsStr;
 use std::fmt::Write;
@@ -16,7 +16,7 @@ use crate::forge::{Blob, Forged, Layer, Meta};
 use crate::lab::{Lab, Ran};
 use oracle::{Entry, Node, Tree, Xattrs};
 
-/// Numbers that look random, the same for a seed (splitmix64).
+/// Pseudo-random numbers, reproducible from a seed (splitmix64).
 struct Random(u64);
 
 impl Random {
@@ -41,7 +41,7 @@ impl Random {
     }
 }
 
-/// Without line feeds, which the crate that reads the results here does not understand.
+/// File names without line feeds, which the crate that reads the results does not support.
 const NAMES: [&[u8]; 7] = [b"a", b"b", b"c", b"a b", b".d", b"\xc3\xbc", b"x\xffy"];
 
 fn path(random: &mut Random) -> PathBuf {
@@ -65,10 +65,10 @@ fn xattrs(random: &mut Random) -> Xattrs {
     }
 }
 
-/// A layer that makes sense above these ones; what it names may be theirs.
+/// Returns a layer that is valid above these layers; the paths it names may be theirs.
 fn layer(random: &mut Random, below: &Tree) -> Vec<Entry> {
     let mut entries = Vec::new();
-    // What the layer has itself decides what its later entries may be: the same state that the oracle keeps.
+    // The layer's own entries determine which later entries are valid, as in the oracle's state.
     for _ in 0..random.below(9) {
         let path = path(random);
         let entry = match random.below(12) {
@@ -101,7 +101,8 @@ fn layer(random: &mut Random, below: &Tree) -> Vec<Entry> {
         };
         let mut more = entries.clone();
         more.push(entry);
-        // Only what an archive of a file system could hold: nothing below a file, no link to nowhere.
+        // Only entries that an archive of a file system could contain: nothing below a file, no
+        // hard link without a target.
         if below.clone().apply(&more).is_some() {
             entries = more;
         }
@@ -124,7 +125,7 @@ fn written(entries: &[Entry]) -> Layer {
     })
 }
 
-/// The same of a tar, where `implied` directories have no time to compare.
+/// The same for a tar, in which `implied` directories have no time to compare.
 fn tar_lines(bytes: &[u8], oracle: &Tree) -> Vec<String> {
     let mut tree = Tree::default();
     let mut archive = tar::Archive::new(bytes);
@@ -175,7 +176,7 @@ impl Stack {
         let (mut layers, mut oracle): (Vec<Vec<Entry>>, _) = (Vec::new(), Tree::default());
         for _ in 0..1 + random.below(5) {
             let again = (!layers.is_empty() && random.one_in(4)).then(|| random.pick(&layers).clone());
-            // A layer that occurs again may be about what is no longer there.
+            // A repeated layer may refer to files that no longer exist.
             let next = again.filter(|again| oracle.clone().apply(again).is_some());
             let next = next.unwrap_or_else(|| layer(&mut random, &oracle));
             oracle.apply(&next).unwrap();
@@ -248,7 +249,7 @@ impl Stack {
         }
     }
 
-    /// A file of an image that is not unpacked.
+    /// Copies a file from an image that is not unpacked.
     fn one_file(&self, lab: &Lab, random: &mut Random) {
         let plain =
             |path: &&PathBuf| path.to_str().is_some_and(|p| p.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'/'));
@@ -279,7 +280,7 @@ fn stacks_of_foreign_layers_are_what_their_entries_say() {
         return Stack::new(seed).check();
     }
     let clock = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
-    // The same stacks each time, unless somebody looks for others.
+    // The same stacks each time, unless a duration is given.
     let first = if number("RBUILD_STACKS_SECONDS").is_some() { clock } else { 1 };
     let (mut seeds, began) = (Random(first), Instant::now());
     while began.elapsed() < time {

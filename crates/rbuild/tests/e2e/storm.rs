@@ -1,5 +1,6 @@
-//! Builds that fail, are stopped, or lose one of their processes at a random moment: each ends at once, with the real reason,
-//! and leaves nothing. `RBUILD_STORM_SECONDS` says for how long (30 for each storm), `RBUILD_STORM_SEED` which storm.
+//! Builds that fail, are stopped, or lose one of their processes at a random moment. Each must end
+//! at once, report the real cause, and leave nothing behind. `RBUILD_STORM_SECONDS` sets the
+//! duration of each test (30 by default), `RBUILD_STORM_SEED` the seed.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -12,17 +13,18 @@ use nix::unistd::Pid;
 
 use crate::lab::Lab;
 
-/// How long a build may take to end after it has failed.
+/// The time within which a failed build must end.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
-/// More failing builds than that tell nothing new.
+/// The maximum number of failing builds; more give no new information.
 const FAILING_BUILDS: usize = 200;
 
-/// A small generator of numbers (xorshift64*).
+/// A small pseudo-random number generator (xorshift64*).
 struct Dice(u64);
 
 impl Dice {
-    /// Tells its seed past the harness, which keeps what a test prints until it fails.
+    /// Writes the seed directly to standard error, because the test harness captures printed output
+    /// until the test fails.
     fn new(storm: &str) -> Dice {
         let given = std::env::var("RBUILD_STORM_SEED").ok().and_then(|seed| seed.parse().ok());
         let now = || std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
@@ -48,7 +50,7 @@ fn end_of_storm() -> Instant {
     Instant::now() + Duration::from_secs(seconds)
 }
 
-/// A process and the one that started it, by what /proc says.
+/// A process and its parent, from /proc.
 #[derive(Debug, Clone)]
 struct Process {
     pid: u32,
@@ -67,7 +69,7 @@ fn processes() -> Vec<Process> {
     std::fs::read_dir("/proc").unwrap().flatten().filter_map(read).collect()
 }
 
-/// The process itself and what came of it.
+/// Returns the process itself and its descendants.
 fn family(root: u32) -> Vec<Process> {
     let all = processes();
     let mut found: Vec<Process> = all.iter().filter(|p| p.pid == root).cloned().collect();
@@ -79,7 +81,8 @@ fn family(root: u32) -> Vec<Process> {
     found
 }
 
-/// Waits until no process names the marker, which stands in the command line of all that belongs to a build.
+/// Waits until no process has the marker in its command line. All processes of a build have it
+/// there.
 #[track_caller]
 fn all_gone(marker: &str, what: &str) {
     let deadline = Instant::now() + Duration::from_secs(2);
@@ -93,7 +96,7 @@ fn all_gone(marker: &str, what: &str) {
     }
 }
 
-/// A build whose processes all have the marker in their command line.
+/// A build whose processes all have the marker in their command lines.
 struct Build {
     child: Child,
     log: std::path::PathBuf,
@@ -106,14 +109,15 @@ impl Build {
         std::fs::write(context.join("Dockerfile"), dockerfile).unwrap();
         std::fs::write(context.join("file"), marker).unwrap();
         let log = lab.path(&format!("{marker}.log"));
-        // All stages at once, however few processors there are: some work on until they are stopped.
+        // All stages run concurrently, whatever the number of processors, and some run until they
+        // are stopped.
         let options = ["build", "--progress", "plain", "--jobs", "8", "-t", marker, context.to_str().unwrap()];
         let mut command = lab.command(options);
         command.stdout(Stdio::null()).stderr(std::fs::File::create(&log).unwrap());
         Build { child: command.spawn().unwrap(), log }
     }
 
-    /// Its end, which has to come until then.
+    /// Waits for the build to end, which must happen before the deadline.
     #[track_caller]
     fn ends(&mut self, deadline: Instant, what: &str) -> (ExitStatus, String) {
         loop {
@@ -142,7 +146,8 @@ fn no_mounts(lab: &Lab, what: &str) {
     assert!(!mounts.contains(lab.path("").to_str().unwrap()), "{what}: {mounts}");
 }
 
-/// Six stages of which one fails, and what is to be said of it. The others end well, or would work on for long.
+/// Returns a Dockerfile with six stages, one of which fails, and the expected error. The others
+/// succeed or would run for long.
 fn failing_stages(dice: &mut Dice, marker: &str) -> (String, String) {
     let failing = dice.below(6);
     let mut file = String::new();
@@ -155,7 +160,7 @@ fn failing_stages(dice: &mut Dice, marker: &str) -> (String, String) {
             let (step, why) = match dice.below(5) {
                 0 => (format!("RUN : {marker}; false"), "exited with code 1".to_string()),
                 1 => (format!("RUN : {marker}; usleep {pause}000; exit {code}"), format!("exited with code {code}\n")),
-                // A container's first process does not hear its own signals.
+                // PID 1 of a container ignores signals that it sends to itself.
                 2 => (
                     format!("RUN : {marker}; usleep {pause}000; sh -c 'kill -9 $$' || exit 137"),
                     "exited with code 137\n".to_string(),
@@ -192,7 +197,7 @@ fn a_failing_step_ends_the_build_with_its_own_error() {
         let marker = format!("fail{}x{i}", std::process::id());
         let (dockerfile, reason) = failing_stages(&mut dice, &marker);
         let mut build = Build::start(&lab, &marker, &dockerfile);
-        // The steps that fail take 0.3 seconds at most.
+        // The failing steps take at most 0.3 seconds.
         let (status, log) = build.ends(Instant::now() + AT_ONCE + Duration::from_millis(300), &dockerfile);
         assert_eq!(status.code(), Some(1), "{dockerfile}\n{log}");
         let error = log.find("error: ").map_or("", |at| &log[at..]);
@@ -208,7 +213,8 @@ fn a_failing_step_ends_the_build_with_its_own_error() {
     lab.build("FROM busybox\nRUN echo fine > /o\n", &["-t", "x"]).ok();
 }
 
-/// Two builds that have a step and a cache in common; a second or less each when nothing happens.
+/// Returns two builds that share a step and a cache mount. Each takes a second or less if
+/// undisturbed.
 fn sharing_builds(dice: &mut Dice, marker: &str) -> String {
     let common =
         format!("RUN --mount=type=cache,id={marker},sharing=locked,target=/c echo {marker} >> /c/log; usleep 100000");
@@ -222,7 +228,7 @@ fn sharing_builds(dice: &mut Dice, marker: &str) -> String {
     )
 }
 
-/// Strikes a build; gives what was done.
+/// Sends a signal to a build or one of its processes; returns a description.
 fn strike(dice: &mut Dice, build: &Build) -> (String, Option<Signal>) {
     let send = |pid: u32, signal| kill(Pid::from_raw(pid as i32), signal);
     let launcher = build.child.id();
@@ -246,9 +252,10 @@ fn ended_for_a_reason(status: ExitStatus, signal: Option<Signal>, log: &str, wha
     let reasons = ["killed", "exited with code 137", "exited with code 143"];
     let error = log.find("error: ").map(|at| &log[at..]);
     match (status.code(), signal) {
-        // It came too late, or hit something that nobody waits for.
+        // The signal came too late, or hit a process that the build does not wait for.
         (Some(0), _) => {}
-        // Nothing catches SIGKILL, nor the others before there is a builder to pass them on to.
+        // SIGKILL cannot be caught, and the other signals are not handled before the builder
+        // exists.
         (None, Some(signal)) if status.signal() == Some(signal as i32) => {
             assert!(signal == Signal::SIGKILL || !log.contains("isolation: "), "{what}\n{log}");
         }
@@ -272,7 +279,7 @@ fn whatever_is_killed_leaves_nothing_and_stops_nobody_else() {
         let deadline = Instant::now() + AT_ONCE;
         let (status, log) = builds[0].ends(deadline, &what);
         ended_for_a_reason(status, signal, &log, &what);
-        // The other one has its own work to do still.
+        // The other build still has its own work to do.
         let (status, log) = builds[1].ends(deadline + Duration::from_secs(2), &what);
         assert!(status.success(), "the other build: {what}\n{log}");
         all_gone(&marker, &what);
@@ -292,7 +299,8 @@ fn whatever_is_killed_leaves_nothing_and_stops_nobody_else() {
     lab.rbuild(["fsck"]).ok();
 }
 
-/// Waits for a line of the progress that begins and ends so; gives the time that the build took to end after `then`.
+/// Waits for a progress line that contains `begins` and ends with `ends`, calls `then`, and returns
+/// the time that the build took to end afterwards.
 fn time_to_end(mut build: Child, (begins, ends): (&str, &str), then: impl FnOnce(&Child)) -> Duration {
     let mut lines = BufReader::new(build.stderr.take().unwrap()).lines().map_while(Result::ok);
     let found = lines.by_ref().find(|line| line.starts_with('#') && line.contains(begins) && line.ends_with(ends));
@@ -306,8 +314,9 @@ fn time_to_end(mut build: Child, (begins, ends): (&str, &str), then: impl FnOnce
     took
 }
 
-/// What copies and unpacks for seconds ends with the build: when a command beside it fails, and when somebody wants it to stop.
-/// On a machine that others use as well, one of three tries has to be fast.
+/// Copies and unpacking that take seconds are aborted with the build, both when a concurrent
+/// command fails and when the user stops it. One of three attempts must be fast enough, because the
+/// machine may be shared.
 #[test]
 fn large_copies_and_layers_end_with_their_build() {
     const MOST: Duration = Duration::from_millis(600);

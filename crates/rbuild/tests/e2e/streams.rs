@@ -1,10 +1,11 @@
-//! The standard streams of commands, and other descriptors that the caller has open.
+//! The standard streams of commands, and other file descriptors that are open in the caller.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use crate::lab::Lab;
 
-/// Says of each standard stream whether it is a pipe, and tries what can be done to a file through its descriptor.
+/// Reports for each standard stream whether it is a pipe, and tries file operations through its
+/// descriptor.
 const TRY: &str = r#"
 #include <stdio.h>
 #include <sys/stat.h>
@@ -34,7 +35,7 @@ fn a_command_has_pipes_and_not_the_callers_files() {
     lab.sh("$RB run -i x /try 0<>$LAB/in 1>>$LAB/out 2>>$LAB/err").ok();
     assert_eq!((lab.read("in"), lab.read("out")), ("kept in".into(), "kept out\n".into()));
     assert_eq!(lab.read("err"), "kept err\npipe pipe pipe ");
-    // The same for steps; their standard input is empty.
+    // The same for steps, whose standard input is empty.
     lab.write("Dockerfile", "FROM x\nRUN [\"/try\"]\n");
     lab.sh("$RB build --progress plain . 0<>$LAB/in 1>>$LAB/out 2>>$LAB/err").ok();
     let bare = std::env::var_os("RBUILD_ISOLATION").is_some_and(|rung| rung == "chroot");
@@ -69,7 +70,7 @@ fn what_a_command_prints_arrives_whole_and_in_order() {
     let ran =
         lab.sh(&format!("$RB run busybox sh -c \"{large}\" > $LAB/large; stat -c %s $LAB/large; tail -c 4 $LAB/large"));
     assert_eq!(ran.ok().stdout, "50000004\nend\n");
-    // A slow reader of one stream does not hold up the other.
+    // A slow reader of one stream does not delay the other.
     let ran = lab.sh("$RB run busybox sh -c 'head -c 3000000 /dev/zero & echo first >&2; wait' 2>$LAB/first | \
                       (until grep -q first $LAB/first; do sleep 0.01; done; wc -c)");
     assert_eq!(ran.ok().stdout, "3000000\n");
@@ -78,14 +79,14 @@ fn what_a_command_prints_arrives_whole_and_in_order() {
 #[test]
 fn a_reader_that_goes_away_ends_the_command() {
     let lab = Lab::new();
-    // SIGPIPE passes the first process of a pid namespace by; it exits by itself then.
+    // SIGPIPE does not kill PID 1 of a PID namespace, so the command exits on its own.
     let ran = lab.sh("$RB run busybox yes | head -1; echo ${PIPESTATUS[0]}").ok();
     assert!(["y\n141\n", "y\n1\n"].contains(&ran.stdout.as_str()), "{}", ran.stdout);
     assert_eq!(lab.sh("$RB run busybox sh -c 'yes; exit $?' | head -1; echo ${PIPESTATUS[0]}").ok().stdout, "y\n141\n");
     let ran =
         lab.sh("$RB run busybox sh -c 'sleep 0.5; echo x || exit 9' 2>/dev/null | true; echo ${PIPESTATUS[0]}").ok();
     assert!(["141\n", "9\n"].contains(&ran.stdout.as_str()), "{}", ran.stdout);
-    // What it does not read stays unread, and ends nothing.
+    // Input that the command does not read is left unread and does not end it.
     let ran = lab.sh("yes | $RB run -i busybox sh -c 'read x; echo $x; exit 4'; echo ${PIPESTATUS[*]}");
     assert_eq!(ran.ok().stdout, "y\n141 4\n");
     let ran = lab.sh("(sleep 5; echo late) | (time -p $RB run -i busybox true) 2>&1 | sed -n 's/^real //p'");

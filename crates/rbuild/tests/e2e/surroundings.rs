@@ -1,4 +1,5 @@
-//! What a command finds around itself beyond its file system: agents, caches, hosts, limits, volumes, rights.
+//! The environment of a command beyond its file system: agents, caches, hosts, limits, volumes,
+//! capabilities.
 
 use std::process::Command;
 
@@ -24,7 +25,7 @@ fn hosts_limits_shared_memory_and_the_host_name() {
     assert_eq!(name, "mine\n");
     lab.build("FROM busybox\nRUN true\n", &["--ulimit", "nofile=1:99999999999"])
         .fails(2, &["the hard limit of this session is"]);
-    // An address may change from day to day; the step is the same.
+    // A changed address of a host does not invalidate the step.
     let file = "FROM busybox\nRUN cat /etc/hosts\n";
     lab.build(file, &["--add-host", "db:10.1.2.3"]).ok();
     assert_eq!(lab.build(file, &["--add-host", "db:10.9.9.9"]).ok().steps(), (0, 1));
@@ -63,14 +64,14 @@ fn caches_begin_with_files_show_a_part_and_are_one_or_many() {
     let read = |out: std::path::PathBuf| std::fs::read_to_string(out.join("o")).unwrap();
     assert_eq!(read(lab.build_local(seeded, &[])), "7\nfirst\n");
     assert_eq!(read(lab.build_local(seeded, &["--no-cache-filter", "1"])), "7\nmore\n");
-    // A part of a cache, which cannot be left by a link in it.
+    // A subdirectory of a cache as source; a link in it does not lead out of the cache.
     let part = "RUN --mount=type=cache,id=p,target=/c mkdir -p /c/in && echo p > /c/in/f && ln -sfn / /c/up";
     read_o(&lab, &format!("{part}; touch /o"), &[]);
     let show = "RUN --mount=type=cache,id=p,source=/in,target=/c cp /c/f /o";
     assert_eq!(read_o(&lab, show, &[]), "p\n");
     let escape = "RUN --mount=type=cache,id=p,source=/up,target=/c ls /c > /o";
     assert_eq!(read_o(&lab, escape, &[]), "in\nup\n");
-    // Private: the second user at the same time has one of its own.
+    // A private cache: a concurrent second user gets a cache of its own.
     let wait = "n=0; while [ ! -e /meet/$OTHER ]; do sleep 0.1; n=$((n+1)); [ $n -lt 200 ] || exit 1; done";
     let stage = |own: &str, other: &str| {
         format!(
@@ -84,20 +85,21 @@ fn caches_begin_with_files_show_a_part_and_are_one_or_many() {
     let out = lab.build_local(&file, &["--jobs", "2"]);
     let of = |name: &str| std::fs::read_to_string(out.join(name)).unwrap();
     assert_eq!((of("a"), of("b")), ("a\n".into(), "b\n".into()));
-    // The same locked cache twice in one command, and in another order in a second one: nobody waits for ever.
+    // The same locked cache twice in one command, and in a different order in a second one: no
+    // deadlock.
     let twice = "FROM busybox AS a\nRUN --mount=type=cache,id=l,target=/1,sharing=locked --mount=type=cache,id=l,target=/2,sharing=locked touch /1/f && ls /2\n\
                  FROM busybox AS b\nRUN --mount=type=cache,id=m,target=/1,sharing=locked --mount=type=cache,id=l,target=/2,sharing=locked sleep 0.2\n\
                  FROM busybox AS c\nRUN --mount=type=cache,id=l,target=/1,sharing=locked --mount=type=cache,id=m,target=/2,sharing=locked sleep 0.2\n\
                  FROM scratch\nCOPY --from=a /etc/passwd /a\nCOPY --from=b /etc/passwd /b\nCOPY --from=c /etc/passwd /c\n";
     lab.build(twice, &["--jobs", "3"]).ok();
-    // A name space of its own.
+    // A separate cache namespace.
     let count = "RUN --mount=type=cache,target=/n echo x >> /n/f; wc -l < /n/f > /o";
     assert_eq!(read_o(&lab, count, &[]), "1\n");
     assert_eq!(read_o(&lab, count, &["--build-arg", "BUILDKIT_CACHE_MOUNT_NS=mine"]), "1\n");
     assert_eq!(read_o(&lab, count, &[]), "2\n");
 }
 
-/// A program that ends with the test, however that ends.
+/// A child process that is killed at the end of the test, whatever its outcome.
 struct Running(std::process::Child);
 
 impl Drop for Running {
@@ -107,14 +109,15 @@ impl Drop for Running {
     }
 }
 
-/// The machine's own ssh-add for a command, with the libraries that it needs.
+/// Makes the host's ssh-add and its libraries available to a command.
 fn ssh_add() -> Vec<&'static str> {
     let program = ["-v", "/usr/bin/ssh-add:/ssh-add:ro", "-v", "/lib:/lib:ro"];
     let loader = if exists("/lib64") { &["-v", "/lib64:/lib64:ro"][..] } else { &[] };
     [&program, loader].concat()
 }
 
-/// Keys of each kind in the context, and an agent that holds one of them, with its socket.
+/// Creates a key of each type in the context, and starts an agent that holds one of them. Returns
+/// the agent and its socket.
 fn agent_with_a_key(lab: &Lab) -> (Running, std::path::PathBuf) {
     lab.sh("for t in ed25519 rsa ecdsa; do ssh-keygen -q -t $t -N '' -C by-$t -f $t; done").ok();
     let socket = lab.path("sock");
@@ -144,7 +147,7 @@ fn an_agent_is_passed_on_and_gone_afterwards() {
     let shown = lab.read("out/o");
     assert!(shown.starts_with("/run/buildkit/ssh_agent.0\n5 660 socket\nssh-ed25519 "), "{shown}");
     assert!(!exists(lab.path("out/run/buildkit")));
-    // Keys without an agent: of each kind, and each can sign.
+    // Keys without an agent: each type can sign.
     let sign = "COPY *.pub /\nRUN --mount=type=ssh,id=k,target=/a.sock for t in ed25519 rsa ecdsa; do /ssh-add -T /$t.pub || exit 1; done; /ssh-add -L > /o";
     let listed = read_o(&lab, sign, &[&["--ssh", "k=ed25519,rsa,ecdsa"], &tools[..]].concat());
     assert_eq!(
@@ -154,7 +157,7 @@ fn an_agent_is_passed_on_and_gone_afterwards() {
     lab.sh("ssh-keygen -q -t ed25519 -N secret -f locked").ok();
     lab.build("FROM scratch\n", &["--ssh", "k=locked"]).fails(2, &["has a passphrase"]);
     lab.build("FROM scratch\n", &["--ssh", "k=Dockerfile"]).fails(2, &["no OpenSSH private key"]);
-    // Not given: the command runs without; required: it does not run.
+    // Without an agent the command runs; with `required`, the step fails.
     assert_eq!(read_o(&lab, "RUN --mount=type=ssh echo \"[$SSH_AUTH_SOCK]\" > /o", &[]), "[]\n");
     lab.build("FROM busybox\nRUN --mount=type=ssh,required true\n", &[]).fails(1, &["--ssh default", "Dockerfile:2"]);
     let no_agent = lab.command(["build", "--ssh", "default"]).env_remove("SSH_AUTH_SOCK").output().unwrap();
@@ -165,7 +168,7 @@ fn an_agent_is_passed_on_and_gone_afterwards() {
 fn an_agent_is_for_listing_and_signing_only() {
     let lab = Lab::new();
     let (_agent, socket) = agent_with_a_key(&lab);
-    // Not emptied, no key taken away or added, no library loaded.
+    // The agent's keys are not cleared, none is removed or added, and no library is loaded.
     let change = "COPY ed25519* rsa* /\nRUN --mount=type=ssh chmod 600 /rsa; \
                   for o in -D '-d /ed25519.pub' /rsa '-s /lib/none.so' '-e /lib/none.so'; do \
                   if /ssh-add $o 2>/dev/null </dev/null; then exit 1; fi; done; /ssh-add -L > /o && /ssh-add -T /ed25519.pub";
@@ -226,7 +229,8 @@ fn commands_have_dockers_capabilities_and_calls() {
     for line in ["CapEff:\t0000000000000000", "CapPrm:\t0000000000000000", "CapBnd:\t00000000a80425fb", "Seccomp:\t2"] {
         assert!(other.contains(line), "{other}");
     }
-    // What makes namespaces, mounts or listens to the kernel is refused, whoever asks.
+    // System calls that create namespaces or mounts, or that listen to the kernel, are refused for
+    // every user.
     for call in ["unshare -U true", "unshare -m true", "mount -t tmpfs x /mnt || unshare -i true", "dmesg"] {
         lab.build(&format!("FROM busybox\nRUN {call}\n"), &["--no-cache"]).fails(1, &["Operation not permitted"]);
     }
@@ -245,18 +249,18 @@ fn a_result_that_holds_a_secret_is_refused() {
     );
     let says = ["the secret `token`: /root/.npm/rc", "Dockerfile:2:1", "--allow secret-in-image"];
     lab.build(&leaky, &secret).fails(1, &says);
-    // Now its steps come from the cache, and nothing has changed.
+    // A second build is refused in the same way.
     lab.build(&leaky, &secret).fails(1, &says);
     let local = format!("type=local,dest={}", lab.path("out").display());
     lab.build(&leaky, &[&secret[..], &["-o", &local]].concat()).fails(1, &says);
     lab.build(&leaky, &[&secret[..], &["--allow", "secret-in-image"]].concat()).ok();
     lab.build(&leaky, &secret).fails(1, &says);
-    // What is left behind in a stage that nobody copies from harms nobody.
+    // A secret left in a stage from which it is not copied is harmless.
     let stages = format!("{}FROM busybox\nCOPY --from=0 /o /o\n", leaky);
     lab.build(&stages, &secret).ok();
     let copied = format!("{}FROM busybox\nCOPY --from=0 /root /root\n", leaky);
     lab.build(&copied, &secret).fails(1, &["/root/.npm/rc", "Dockerfile:5:1"]);
-    // A variable of the image.
+    // An environment variable of the image.
     lab.build(&format!("FROM busybox\n{run} true\nENV TOKEN=hunter2-and-more\n"), &secret)
         .fails(1, &["configuration or history"]);
     lab.build(&format!("FROM busybox\n{run} wc -c < /run/secrets/token\n"), &secret).ok();
@@ -265,7 +269,7 @@ fn a_result_that_holds_a_secret_is_refused() {
 #[test]
 fn a_command_does_not_have_the_callers_keys() {
     let lab = Lab::new();
-    // The machine's own keyctl, with the libraries that it takes.
+    // The host's keyctl and the libraries that it needs.
     let needs = Command::new("ldd").arg("/usr/bin/keyctl").output().unwrap();
     let needs = String::from_utf8(needs.stdout).unwrap();
     let libraries = needs.split_whitespace().filter(|word| word.starts_with('/'));
@@ -279,7 +283,7 @@ fn a_command_does_not_have_the_callers_keys() {
     );
     let out = lab.path("out");
     let build = ["build", "--allow", "security.insecure", "-o", &format!("type=local,dest={}", out.display())];
-    // A session whose keyring has a name and holds a key, as pam_keyinit and kinit leave them.
+    // A session keyring with a name and a key, as left by pam_keyinit and kinit.
     let mut command = Command::new("keyctl");
     command.args(["session", "callers-session", "sh", "-ec"]);
     command.args(["keyctl add user callers-key value @s > \"$0\"; exec \"$@\""]);

@@ -1,5 +1,6 @@
-//! What a command is given for its time stays apart from its result, whatever it does with it: caches, secrets, the files of the
-//! system. Where mounts are real, much of this fails in the command, which is as good.
+//! Temporary content of a command (caches, secrets, system files) stays out of its result, whatever
+//! the command does with it. With real mounts, many of these operations fail in the command, which
+//! is equally acceptable.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,14 +12,15 @@ fn read(out: &Path, name: &str) -> String {
     std::fs::read_to_string(out.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
-/// The layer that a command makes with a secret mounted: its listing and its files; none where the build was refused for the secret.
+/// Returns the listing and the files of the layer that a command makes with a secret mounted, or
+/// `None` if the build was refused because of the secret.
 fn layer_of(lab: &Lab, mounts: &str, command: &str) -> Option<(Vec<String>, HashMap<String, Vec<u8>>)> {
     let file = format!("FROM busybox\nRUN --mount=type=secret,id=s {mounts} {command}; true\n");
     let ran = lab.build(&file, &["--no-cache", "--secret", "id=s,src=secret", "-t", "made"]);
     if ran.code != Some(0) {
         let why = "give leave with --allow secret-in-image";
         assert!(ran.stderr.contains(why), "{command}: {}", ran.stderr);
-        // Nothing is copied where it can be moved or linked.
+        // Without mounts, moving and linking work, so no copy of the secret can be left.
         assert!(!is_bare(), "{command}: {}", ran.stderr);
         return None;
     }
@@ -26,12 +28,12 @@ fn layer_of(lab: &Lab, mounts: &str, command: &str) -> Option<(Vec<String>, Hash
     Some((listing(&tar), contents(&tar)))
 }
 
-/// Whether mounts are made of a root directory's own entries.
+/// Returns true if mounts are emulated by entries of the root directory itself.
 fn is_bare() -> bool {
     std::env::var_os("RBUILD_ISOLATION").is_some_and(|rung| rung == "chroot")
 }
 
-/// Where the directory of a cache was removed, nothing that is not the command's own takes its place.
+/// If a cache's directory was removed, only files of the command can take its place.
 #[test]
 fn a_cache_does_not_become_what_was_laid_out() {
     let lab = Lab::new();
@@ -53,7 +55,7 @@ fn a_cache_does_not_become_what_was_laid_out() {
         assert_eq!(read(&out, "o"), "", "{command}");
         let _ = std::fs::remove_dir_all(out);
     }
-    // Of two caches, each is what it was.
+    // Each of two caches keeps its own content.
     let two = "FROM busybox\nRUN --mount=type=cache,target=/c --mount=type=cache,target=/d echo x > /c/f; rmdir /d && mv /c /d; true\n";
     lab.build(two, &["--no-cache"]).ok();
     let out = lab.build_local(&format!("FROM busybox\nRUN {mounts} find /c /d > /o\n"), &["--no-cache"]);
@@ -72,7 +74,7 @@ RUN --mount=type=cache,target=/c \
 fn a_cache_shares_no_file_with_a_result() {
     let lab = Lab::new();
     lab.build(LINKS, &[]).ok();
-    // Everything in the cache is written to in place.
+    // All files of the cache are modified in place.
     let append = "FROM busybox\nRUN --mount=type=cache,target=/c for f in d/f own in hard; do echo changed >> /c/$f; done && chmod 700 /c/own\n";
     lab.build(append, &[]).ok();
     let out = lab.build_local(LINKS, &[]);
@@ -80,7 +82,7 @@ fn a_cache_shares_no_file_with_a_result() {
         ["linked", "moved", "own/f", "own/g", "third"].map(|f| read(&out, f)),
         ["one\n", "two\n", "tree\n", "tree\n", "three\n"]
     );
-    // And the other way round: a later step writes to what it has of the cache.
+    // Conversely, a later step modifies the files it got from the cache.
     let on_top = format!(
         "{LINKS}RUN for f in linked moved own/f third; do echo later >> /$f; done\n\
          RUN --mount=type=cache,target=/c cat /c/d/f /c/own /c/in /c/hard /c/hard2 > /o; ls /c >> /o\n"
@@ -96,7 +98,8 @@ fn root_no_file_of_a_tree_is_one_of_a_cache() {
     lab.build(LINKS, &[]).ok();
     let script = "cd $RBUILD_ROOT; find mounts -type f -printf '%i\\n' | sort -u > $LAB/a; find trees -type f -printf '%i\\n' | sort -u > $LAB/b; \
                   wc -l < $LAB/a; comm -12 $LAB/a $LAB/b | wc -l";
-    // d/f, hard with its second name, in, own, own2: `own` and `own2` are one where they could be linked.
+    // The files d/f, hard (two names), in, own and own2. Where linking worked, `own` and `own2` are
+    // one file.
     let told = lab.sh(script).ok().stdout;
     let counts: Vec<&str> = told.lines().collect();
     assert!(["4", "5"].contains(&counts[0]) && counts[1] == "0", "{told}");
@@ -148,7 +151,7 @@ fn what_a_failed_command_wrote_to_a_cache_stays() {
         .fails(1, &[]);
     let out = lab.build_local("FROM busybox\nRUN --mount=type=cache,target=/c rm -rf /c/d; ls /c > /o\n", &[]);
     assert_eq!(read(&out, "o"), "f\n");
-    // A cache that a command removes is empty, and is there.
+    // A cache directory that a command removes is empty afterwards and still exists.
     lab.build("FROM busybox\nRUN --mount=type=cache,target=/c rm -rf /c; true\n", &[]).ok();
     let out = lab.build_local("FROM busybox\nRUN --mount=type=cache,target=/c ls -A /c > /o\n", &[]);
     assert_eq!(read(&out, "o"), "");
@@ -159,7 +162,7 @@ fn a_secret_is_taken_back_wherever_it_was_moved() {
     let lab = Lab::new();
     lab.write("secret", "a secret value\n");
     let apart = "--mount=type=tmpfs,target=/t --mount=type=cache,target=/c --mount=type=bind,target=/b,rw";
-    // Each with what it makes itself.
+    // Commands, each with the entries that it creates itself.
     let own = &["run/", "run/secrets/", "run/secrets/s"][..];
     for (command, own) in [
         ("mv /run/secrets /x", &[][..]),
@@ -185,7 +188,7 @@ fn a_secret_is_taken_back_wherever_it_was_moved() {
         assert!(!is_bare() || more.is_empty(), "{command}: {more:?}");
     }
     let out = lab.build_local("FROM busybox\nRUN --mount=type=cache,target=/c find /c -type f > /o\n", &["--no-cache"]);
-    // A copy is as good as a move where the mount is a real one.
+    // With a real mount, `mv` copies the secret, which is allowed.
     if is_bare() {
         assert_eq!(read(&out, "o"), "");
     }
@@ -205,7 +208,7 @@ fn what_the_system_lays_out_is_in_no_layer() {
     assert!(names.iter().any(|n| n.ends_with(" made")), "{names:?}");
     let left = |n: &&String| [" dev", " proc", " sys", " etc"].iter().any(|part| n.contains(part));
     assert!(!names.iter().any(|n| left(&n)), "{names:?}");
-    // Nor under another name.
+    // The same under another name.
     for command in [
         "mv /dev /x",
         "mv /dev/shm /x",
@@ -246,7 +249,7 @@ fn what_mounts_covered_is_there_again() {
         ["context\nstage\n", "own\n", "own\n", "stage\n"]
     );
     assert!(!exists(out.join("m")));
-    // Where the directory could be moved the file that was covered has moved with it.
+    // Where the directory could be moved, the covered file moved with it.
     if is_bare() {
         assert_eq!(read(&out, "e/f"), "own\n");
         assert!(!exists(out.join("d")));

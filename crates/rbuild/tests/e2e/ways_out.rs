@@ -1,7 +1,9 @@
-//! Every way out of a build says the same: generated builds, taken out as a tar, as layers, as a directory, squashed, saved and
-//! loaded, and copied from. The layers are put together by a flattener of this file's own.
+//! All outputs of a build agree: generated builds are exported as a tar, as layers and as a
+//! directory, squashed, saved and loaded, and used as a copy source. The layers are merged by an
+//! independent flattener in this file.
 //!
-//! RBUILD_WAYS_SECONDS gives it more time and other seeds, RBUILD_WAYS_SEED one build to look at again.
+//! `RBUILD_WAYS_SECONDS` sets a duration and uses new seeds, `RBUILD_WAYS_SEED` repeats a single
+//! build.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -32,18 +34,19 @@ struct Node {
     kind: &'static str,
     mode: u32,
     owner: (u64, u64),
-    /// Of files and links; what a directory has depends on what was last made in it.
+    /// The modification time of files and links. That of a directory depends on the last change in
+    /// it and is not compared.
     mtime: u64,
     size: u64,
     content: Vec<u8>,
     attributes: Vec<(String, Vec<u8>)>,
-    /// All names of a file that has several.
+    /// All names of a file with several hard links.
     names: Vec<Vec<u8>>,
 }
 
 type Tree = BTreeMap<Vec<u8>, Node>;
 
-/// Paths to indices of nodes, which several names may share.
+/// Indices of nodes by path; hard links share a node.
 #[derive(Default)]
 struct Flat {
     paths: BTreeMap<Vec<u8>, usize>,
@@ -51,7 +54,7 @@ struct Flat {
 }
 
 impl Flat {
-    /// Applies one layer, or one whole tar.
+    /// Applies one layer, or a tar of the whole file system.
     fn apply(&mut self, tar: &[u8]) {
         let mut here: Vec<Vec<u8>> = Vec::new();
         let mut archive = tar::Archive::new(tar);
@@ -140,7 +143,8 @@ fn node_of(header: &tar::Header, entry: &mut tar::Entry<'_, &[u8]>) -> Node {
     node
 }
 
-/// The image of a docker-archive or an OCI archive that also is one.
+/// Returns the merged files of an image in an OCI archive, or in a docker-archive that is also an
+/// OCI archive.
 fn flattened(archive: &[u8]) -> Tree {
     let files = contents(archive);
     let json = |name: &str| -> serde_json::Value { serde_json::from_slice(&files[name]).unwrap() };
@@ -190,7 +194,8 @@ fn of_directory(dir: &Path) -> Tree {
     flat.tree()
 }
 
-/// The first entry that two trees do not agree on; `blind` takes away what one of them cannot know.
+/// Returns the first entry in which two trees differ. `blind` removes what one of them cannot
+/// represent.
 fn difference(a: &Tree, b: &Tree, blind: fn(&mut Node)) -> Option<String> {
     let seen = |tree: &Tree, path: &Vec<u8>| tree.get(path).cloned().map(|mut node| (blind(&mut node), node).1);
     let short = |node: Option<Node>| {
@@ -204,7 +209,8 @@ fn difference(a: &Tree, b: &Tree, blind: fn(&mut Node)) -> Option<String> {
 
 fn odd_name(random: &mut Random, number: u64) -> Vec<u8> {
     match random.below(6) {
-        // A line feed beside a PAX record is more than the reader of this test understands; a command makes one alone.
+        // The tar reader of this test does not support a line feed in an entry with PAX records. A
+        // command below creates a name with a line feed and without PAX records.
         0 => format!("n{number}\ttab").into_bytes(),
         1 => [b"n\xff\xfe".as_slice(), number.to_string().as_bytes()].concat(),
         2 => format!("{number:0>255}").into_bytes(),
@@ -213,7 +219,7 @@ fn odd_name(random: &mut Random, number: u64) -> Vec<u8> {
     }
 }
 
-/// A directory of the context with what trees may hold.
+/// Fills a directory of the context with all kinds of files.
 fn grow(random: &mut Random, dir: &Path, depth: u64) {
     std::fs::create_dir_all(dir).unwrap();
     let mut files: Vec<PathBuf> = Vec::new();
@@ -232,7 +238,7 @@ fn grow(random: &mut Random, dir: &Path, depth: u64) {
                     file.set_len(1 << 20).unwrap();
                 }
                 file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(random.below(1 << 30))).unwrap();
-                // A file system may know no attributes; then there are none anywhere.
+                // On a file system without extended attributes, there are none in any output.
                 rbuild_linux::set_file_xattr(&file, "user.way", b"out\0");
                 let mode = *random.one(&[0o644, 0o600, 0o755, 0o4711, 0o2750, 0o444]);
                 std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
@@ -271,7 +277,7 @@ fn dockerfile(random: &mut Random) -> String {
     text
 }
 
-/// One build, and all ways out of it.
+/// Builds once and checks all outputs.
 fn one(seed: u64) {
     let mut random = Random(seed);
     let lab = Lab::new();
@@ -306,7 +312,8 @@ fn one(seed: u64) {
     told("oci", difference(&want, &flattened(&read(&oci)), |_| ()));
     told("docker", difference(&want, &flattened(&read(&docker)), |_| ()));
     let blind = |node: &mut Node| {
-        // The caller owns all of it, and a link's time is what a file system makes of it.
+        // In a local export, the caller owns all files, and the time of a link depends on the file
+        // system.
         (node.owner, node.attributes) = ((0, 0), Vec::new());
         node.mtime = if node.kind == "file" { node.mtime } else { 0 };
     };
@@ -334,7 +341,8 @@ fn every_way_out_says_the_same() {
     if let Some(seed) = number("RBUILD_WAYS_SEED") {
         return one(seed);
     }
-    // Without more time, the same builds every time: each suite of scripts/test takes its part of half a minute.
+    // Without a given duration, the builds are the same each time; each suite of scripts/test runs
+    // a part for half a minute.
     let (seconds, first) = match number("RBUILD_WAYS_SECONDS") {
         Some(seconds) => (seconds, std::time::UNIX_EPOCH.elapsed().unwrap().as_secs()),
         None => (6, 1),
@@ -342,7 +350,7 @@ fn every_way_out_says_the_same() {
     let end = Instant::now() + Duration::from_secs(seconds);
     let mut seed = first;
     while Instant::now() < end {
-        // Shown when the test fails.
+        // Printed only if the test fails.
         println!("seed {seed}");
         one(seed);
         seed += 1;

@@ -1,4 +1,4 @@
-//! Why steps run again, and how little of a copy is written when little changed.
+//! Explanations of why steps run again, and reuse of unchanged files in a copy.
 
 use std::collections::HashMap;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::lab::{Lab, base, contents};
 
-/// What is said of the step whose header holds `text`.
+/// Returns the explanation for the step whose header contains `text`.
 fn why(stderr: &str, text: &str) -> String {
     let number = stderr.lines().find(|l| l.starts_with('#') && l.contains(text)).unwrap_or_else(|| {
         panic!("no step {text:?} in\n{stderr}");
@@ -41,7 +41,7 @@ fn explain_says_what_differs() {
     lab.rbuild(["import", "-c", "ENV A=1", base("busybox.tar").to_str().unwrap(), "base"]).ok();
     let moved = why(&build(&["--build-arg", "VERSION=1.2"]), "WORKDIR");
     assert!(moved.starts_with("image base moved from ") && moved.contains(" to "), "{moved}");
-    // What was said stays in the logs, asked for or not.
+    // The explanation is stored in the logs, whether or not it was requested.
     lab.build(&FILE.replace("> v", "> /app/v"), &[]).ok();
     let log = lab.rbuild(["logs", "latest"]).ok().stdout;
     assert!(log.contains("why: the command changed"), "{log}");
@@ -61,11 +61,11 @@ fn explain_names_files_of_stages_and_mounts() {
     let changed = build();
     assert_eq!(why(&changed, "RUN cp"), "other/x, src/a changed; src/c is new");
     assert_eq!(why(&changed, "/out /out/"), "of [build 2/2]: out/a changed; out/c is new");
-    // Back to what was there before: the mounted files are in the store still, and so is the result.
+    // Back to the original state: the mounted files and the result are still in the store.
     lab.write("src/a", "1").write("other/x", "1");
     std::fs::remove_file(lab.ctx().join("src/c")).unwrap();
     assert!(why(&build(), "RUN cp").starts_with("all that it depends on"));
-    // One of them as it was, the other new.
+    // One of them unchanged, the other new.
     lab.write("src/a", "2").write("src/c", "1").write("other/x", "3");
     assert_eq!(why(&build(), "RUN cp"), "other/x, src/a changed; src/c is new");
 }
@@ -82,7 +82,7 @@ fn a_failed_build_is_no_gap() {
     assert_eq!(why(&again, "RUN echo last"), "[3/4] before it changed");
 }
 
-/// The inode of a file that a copy put into the store, by the text of the file.
+/// Returns the inodes of the stored copies of a file, by content.
 fn inodes(store: &Path, name: &str) -> HashMap<String, u64> {
     let mut found = HashMap::new();
     let mut open = vec![store.join("trees")];
@@ -103,7 +103,7 @@ fn inodes(store: &Path, name: &str) -> HashMap<String, u64> {
 #[test]
 fn unchanged_files_of_a_copy_are_written_once() {
     let (lab, fresh) = (Lab::new(), Lab::new());
-    // Without a command after it, the copy would be a layer only.
+    // Without a following command, the copy would be stored as a layer only.
     let file = "FROM busybox\nRUN mkdir -p /app/sub && ln -s sub /app/to && echo below > /app/sub/covered\nCOPY . /app/to/\n\
          RUN true\n";
     for lab in [&lab, &fresh] {
@@ -113,7 +113,7 @@ fn unchanged_files_of_a_copy_are_written_once() {
         std::fs::hard_link(lab.ctx().join("same"), lab.ctx().join("hard")).unwrap();
         lab.write("dir/run.sh", "#!/bin/sh\n");
     }
-    // Files that were written a moment ago are not trusted to be the same by their times.
+    // Timestamps of files that were written very recently are not trusted.
     std::thread::sleep(Duration::from_millis(3100));
     lab.build(file, &[]).ok();
     let before = inodes(&lab.store(), "same2");
@@ -124,10 +124,10 @@ fn unchanged_files_of_a_copy_are_written_once() {
     let overlays = lab.links_copies();
     let one = after.values().collect::<std::collections::HashSet<_>>().len() == 1;
     assert_eq!(one, overlays, "{after:?}");
-    // Only links that are links in the context are links in the result.
+    // Only hard links of the context are hard links in the result.
     let hard = |name: &str| inodes(&lab.store(), name).into_values().collect::<std::collections::HashSet<_>>().len();
     assert_eq!(hard("changed"), 2);
-    // The result is what it would be without the earlier one.
+    // The result is identical to one built without the earlier copy.
     fresh.write("changed", "other");
     for name in ["same", "dir/same2", "changed", "covered", "dir/run.sh", "dir", "."] {
         let time = std::fs::metadata(lab.ctx().join(name)).unwrap().modified().unwrap();
@@ -146,7 +146,7 @@ fn unchanged_files_of_a_copy_are_written_once() {
     assert!(ours == theirs, "the same files in another tar");
 }
 
-/// Several sources, which cover each other's files.
+/// Several sources that cover each other's files.
 #[test]
 fn what_comes_later_covers_what_came_before_it() {
     let lab = Lab::new();
@@ -174,7 +174,7 @@ fn what_comes_later_covers_what_came_before_it() {
         assert_eq!(stat("h").ino(), stat("only").ino());
     };
     check("two");
-    // One of them is another: the unchanged ones are taken from before, and the result is what it would be.
+    // One source changes: unchanged files are reused, and the result is the same as without reuse.
     lab.write("two/f", "3").write("many/1", "3");
     let out = lab.build_local(file, &[]);
     assert_eq!(std::fs::read_to_string(out.join("x/f")).unwrap(), "3");
@@ -187,10 +187,10 @@ fn what_comes_later_covers_what_came_before_it() {
         let inodes: std::collections::HashSet<u64> = found.into_values().collect();
         assert_eq!(inodes.len() == 1, one, "{name}: {inodes:?}");
     }
-    // Several names of one file, all of them to one place.
+    // Several hard links to one file, all copied to the same destination.
     let last = lab.build_local("FROM scratch\nCOPY two/[ho]* /x\n", &[]);
     assert_eq!(std::fs::read_to_string(last.join("x")).unwrap(), "two");
-    // A directory and a file of one name do not go together, whoever comes first.
+    // A directory and a file of the same name are an error in either order.
     lab.write("dir/clash/in", "1").write("file/clash", "1");
     let clash = |sources: &str, what: &str| {
         lab.build(&format!("FROM scratch\nCOPY {sources} /x/\n"), &[]).fails(1, &["/x/clash", what]);
@@ -231,12 +231,12 @@ fn timings_are_a_page_of_their_own() {
     ] {
         assert!(page.contains(part), "{part:?} is missing in\n{page}");
     }
-    // Everything from the cache, and a build that fails, have a page too.
+    // Fully cached and failing builds get a page, too.
     lab.build(file, &["-q", "--timings", "t.html", "-t", "x"]).ok();
     assert!(std::fs::read_to_string(lab.ctx().join("t.html")).unwrap().contains("4 steps, 4 from the cache"));
     lab.build("FROM busybox\nRUN exit 3\n", &["-q", "--timings", "t.html"]).fails(1, &["exited with code 3"]);
     assert!(std::fs::read_to_string(lab.ctx().join("t.html")).unwrap().contains("class=\"failed critical\""));
-    // Builds that the cache answers are in the logs.
+    // Fully cached builds are logged.
     lab.build(file, &["-q", "-t", "y"]).ok();
     let list = lab.rbuild(["logs"]).ok().stdout;
     assert!(list.lines().nth(1).unwrap().ends_with("y:latest"), "{list}");
@@ -247,7 +247,7 @@ fn layers_are_made_while_steps_run() {
     let lab = Lab::new();
     lab.write("data", vec![1u8; 1 << 20]);
     lab.build("FROM busybox\nCOPY data /\nRUN ls /data; sleep 3\n", &["-t", "x", "--timings", "t.html"]).ok();
-    // The layer of the copy was made before the command ended.
+    // The layer of the copy was packed before the command ended.
     let trees = std::fs::read_dir(lab.store().join("trees")).unwrap().flatten();
     let made = trees.filter_map(|tree| std::fs::metadata(tree.path().join("layer-uncompressed.json")).ok());
     let mut times: Vec<_> = made.map(|stat| stat.modified().unwrap()).collect();
@@ -282,6 +282,6 @@ fn verify_builds_twice_and_names_what_differs() {
     let random = file.replace("touch /d/x", "head -c 100000 /dev/urandom > /d/x; rm -f /d/y");
     verify(&random, "1000").fails(1, &["/d/x in layer 3 of 3, made by `RUN /bin/sh -c mkdir /d", "content, from byte"]);
     lab.rbuild(["build", "--verify", "-"]).fails(2, &["standard input only once"]);
-    // Nothing of it stands in the way of the next build, nor helps it.
+    // The verification neither disturbs the next build nor provides cache hits for it.
     assert_eq!(lab.build(file, &[]).ok().steps(), (5, 0));
 }

@@ -1,10 +1,10 @@
-//! Results in a form that can be compared line by line.
+//! Text forms of results, for comparison line by line.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Read;
 
-/// Content in few characters.
+/// Returns a short description of the content.
 pub fn shown(bytes: &[u8]) -> String {
     if bytes.len() <= 24 {
         return format!("\"{}\"", bytes.escape_ascii());
@@ -14,7 +14,7 @@ pub fn shown(bytes: &[u8]) -> String {
     format!("{} bytes {:016x}", bytes.len(), hasher.finish())
 }
 
-/// The entries of a tar, in their order.
+/// Returns the entries of a tar, in their order.
 pub fn entries(tar: &[u8]) -> Vec<String> {
     let mut archive = tar::Archive::new(tar);
     let mut lines = Vec::new();
@@ -45,7 +45,7 @@ pub fn entries(tar: &[u8]) -> Vec<String> {
     lines
 }
 
-/// The documents and layers of an image archive, taken apart.
+/// Returns the documents and layers of an image archive as lines.
 pub fn image(tar: &[u8]) -> Vec<String> {
     let mut archive = tar::Archive::new(tar);
     let mut files = BTreeMap::new();
@@ -69,7 +69,7 @@ pub fn image(tar: &[u8]) -> Vec<String> {
         let unpacked = if bytes.starts_with(&[0x1f, 0x8b]) { unzipped(bytes) } else { bytes.clone() };
         lines.extend(entries(&unpacked).into_iter().map(|l| format!("layer {number}: {l}")));
     }
-    // Documents hold digests of layers: what differs in a layer is to be told first.
+    // Documents contain digests of layers, so the layers are compared first.
     lines.rotate_left(2);
     lines
 }
@@ -78,7 +78,7 @@ fn unzipped(bytes: &[u8]) -> Vec<u8> {
     crate::lab::unzipped(bytes)
 }
 
-/// The first lines that only one of two results has.
+/// Returns the first lines that only one of two results has, or `None` if they are equal.
 pub fn difference(incremental: &[String], fresh: &[String]) -> Option<String> {
     if incremental == fresh {
         return None;

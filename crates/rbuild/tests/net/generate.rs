@@ -1,4 +1,4 @@
-//! Random Dockerfiles and the cases made of them.
+//! Generates random Dockerfiles and the test cases that use them.
 
 use std::path::Path;
 
@@ -103,7 +103,7 @@ const OUTPUTS: &[Output] = &[
     Output::Docker,
     Output::TagAndTar,
 ];
-/// Everything of a directory but times and link counts.
+/// Lists all metadata and content of a directory except times and link counts.
 const SEE: &str = "find DIR -exec stat -c '%n %F %a %u:%g' {} + 2>&1 | sort > OUT; find DIR -type f -exec md5sum {} + 2>&1 | sort >> OUT; find DIR -type l -exec readlink {} \\; 2>&1 | sort >> OUT; true";
 const PLAIN: &[&str] = &[
     "WORKDIR /dst",
@@ -124,13 +124,14 @@ const PLAIN: &[&str] = &[
 struct Writer<'a> {
     random: &'a mut Random,
     next: usize,
-    /// The files as they are in this round, to name what is there more often than what is not.
+    /// The files of the current round, so that most generated names exist.
     files: &'a Path,
-    /// The stage that is written has a shell and names of users.
+    /// True if the stage being written has a shell and user names.
     shell: bool,
 }
 
-/// A case; equal seeds give equal cases. `files` is an empty directory to try the changes in.
+/// Returns a case; equal seeds give equal cases. `files` is an empty directory in which the changes
+/// are tried.
 pub fn case(seed: u64, files: &Path) -> Case {
     let mut random = Random::new(seed);
     let fixed_times = random.percent(60);
@@ -181,7 +182,8 @@ impl Writer<'_> {
         }
     }
 
-    /// Most of what instructions name by its path and is not there.
+    /// Returns operations that create most of the paths that instructions name and that do not
+    /// exist.
     fn missing(&mut self, file: &Dockerfile) -> Vec<Op> {
         let mut ops = Vec::new();
         for step in file.stages.iter().flat_map(|s| &s.steps) {
@@ -324,7 +326,7 @@ impl Writer<'_> {
             Some("--from=named") => "n",
             Some(_) => return self.random.pick(list).to_string(),
         };
-        // A name that is there, in most cases.
+        // In most cases, an existing name.
         for _ in 0..6 {
             let source = self.random.pick(list);
             if source.contains(['*', '?', '[']) || self.exists(root, source) {
@@ -445,7 +447,7 @@ fn see(dir: &str, number: usize) -> String {
     SEE.replace("DIR", dir).replace("OUT", &format!("/seen{number}"))
 }
 
-/// A stage stands on the image with a shell, at whatever distance.
+/// Returns true if the stage is based, directly or not, on the image with a shell.
 fn has_shell(file: &Dockerfile, base: &str) -> bool {
     match base.strip_prefix('s').and_then(|n| n.parse::<usize>().ok()) {
         Some(number) => has_shell(file, &file.stages[number].base),

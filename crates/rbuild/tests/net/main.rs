@@ -1,20 +1,25 @@
-//! The net: a build that reuses what earlier builds left gives the same as a build in an empty store.
+//! Differential test of incremental builds: a build that reuses results of earlier builds must give
+//! the same as a build in an empty store.
 //!
-//! Each case is a sequence of builds of a generated Dockerfile over generated trees, with changes of both in between.
-//! Every build is made in the store of the case and in a new one, for the same output, and the results are compared
-//! entry by entry: names, kinds, modes, owners, times, links, attributes, content, configurations and digests. Some
-//! builds have another one beside them in the same store, and some follow a build during which files changed.
+//! Each case is a sequence of builds of a generated Dockerfile over generated trees, both of which
+//! change in between. Every build is made in the store of the case and in a new one, for the same
+//! output, and the results are compared entry by entry: names, types, modes, owners, times, links,
+//! attributes, content, configurations and digests. Some builds run concurrently with another one
+//! in the same store, and some follow a build during which files changed.
 //!
-//! `RBUILD_NET_SECONDS` is how long it goes on (20 by default), `RBUILD_NET_SEED` the first seed (the time, by default),
-//! `RBUILD_NET_CASES` the number of cases after which it ends earlier.
+//! `RBUILD_NET_SECONDS` sets the duration (20 by default), `RBUILD_NET_SEED` the first seed (the
+//! current time by default), `RBUILD_NET_CASES` the number of cases after which the test ends
+//! earlier.
 //!
-//! Not generated: several platforms, `ADD` of archives other than tar and tar.gz, mounts of type ssh, tokens of
-//! `security.insecure` and networks, contexts as archives, base images of several layers, files that the user
-//! cannot read. The content of secrets and cache mounts never reaches a result, because no key holds it. Modification times
-//! are a function of the size, or later than SOURCE_DATE_EPOCH: a touched file is no change for a key, so results
-//! may differ in times by design. Where several stages can fail, the texts of errors are not compared.
+//! Not generated: several platforms, `ADD` of archives other than tar and tar.gz, mounts of type
+//! ssh, the entitlements `security.insecure` and network, contexts as archives, base images with
+//! several layers, files that the user cannot read. The content of secrets and cache mounts never
+//! reaches a result, because it is not part of any key. Modification times are a function of the
+//! size, or later than SOURCE_DATE_EPOCH: a changed modification time does not change a key, so
+//! results may differ in times by design. Where several stages can fail, error messages are not
+//! compared.
 
-// Seeds and cases that were cut down are for whoever reads the log.
+// The log contains the failing seeds and the reduced cases.
 #![allow(clippy::print_stderr)]
 
 #[path = "../e2e/lab.rs"]
@@ -64,7 +69,7 @@ fn incremental_builds_equal_builds_from_scratch() {
     assert!(failed.is_empty(), "these seeds fail (RBUILD_NET_SEED=N RBUILD_NET_CASES=1): {failed:?}");
 }
 
-/// Prints the smallest case that fails in the same way.
+/// Reduces the case while it fails in the same way, and prints it.
 fn tell(case: script::Case, told: &str, image: &std::path::Path) {
     eprintln!("seed {} fails; it is being cut down", case.seed);
     let raced = case.rounds.iter().any(|r| !r.racing.is_empty() || r.twin.is_some());

@@ -1,9 +1,10 @@
-//! Random changes of the files that a build reads.
+//! Random changes to the files that a build reads.
 
 use crate::random::Random;
 use crate::script::{Op, Way};
 
-/// Few names, so that changes and instructions meet. `c/` is the context, `n/` the directory of a named context.
+/// Few names, so that changes and instructions often refer to the same path. `c/` is the context,
+/// `n/` the directory of a named context.
 const DIRS: &[&[u8]] = &[
     b"c/d",
     b"c/d/s",
@@ -89,7 +90,7 @@ const IGNORED: &[&str] = &[
     "*/l",
 ];
 
-/// Texts of few sizes, those of here-documents among them.
+/// Returns one of few texts, including those of here-documents, with few distinct sizes.
 pub fn text(random: &mut Random) -> String {
     let letter = random.pick(&["a", "b", "c", "d"]);
     match random.below(10) {
@@ -114,7 +115,7 @@ fn any(random: &mut Random) -> Vec<u8> {
     }
 }
 
-/// The tree of the first round.
+/// Returns the operations that create the tree of the first round.
 pub fn beginning(random: &mut Random) -> Vec<Op> {
     let mut ops = Vec::new();
     for (names, chance) in [(DIRS, 60), (FILES, 45), (LINKS, 30), (ARCHIVES, 40)] {
@@ -134,7 +135,7 @@ pub fn beginning(random: &mut Random) -> Vec<Op> {
     ops
 }
 
-/// One to four changes.
+/// Returns one to four changes.
 pub fn changes(random: &mut Random) -> Vec<Op> {
     (0..random.within(1..=4)).map(|_| change(random)).collect()
 }

@@ -1,4 +1,4 @@
-//! A case, played in a store that lives as long as the case and in one that is new for each round.
+//! Runs a case in a store that is kept for the whole case and in a new store for each round.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,13 +11,13 @@ use crate::lab::{base, rbuild_path};
 use crate::script::{Case, Output, Round};
 use crate::tree;
 
-/// Later than all times of files in cases of fixed times, earlier than this test.
+/// Later than all file times in cases with fixed times, earlier than the time of the test.
 const EPOCH: &str = "1500000000";
 
-/// Builds from scratch that succeeded.
+/// The number of successful builds in an empty store.
 pub static SUCCEEDED: AtomicUsize = AtomicUsize::new(0);
 
-/// A directory for one case.
+/// The working directory of one case.
 pub struct Scene {
     dir: PathBuf,
 }
@@ -32,10 +32,10 @@ impl Drop for Scene {
     }
 }
 
-/// A result: its lines, or the error.
+/// The result of a build: its lines, or the error.
 type Built = Result<Vec<String>, String>;
 
-/// Plays a case and gives the first difference.
+/// Runs a case and returns the first difference, if any.
 pub fn play(case: &Case, image: &Path) -> Option<String> {
     let scene = Scene::new(image);
     for (number, round) in case.rounds.iter().enumerate() {
@@ -72,7 +72,7 @@ impl Scene {
         succeed(self.rbuild(store).args(["load", "-i", "base.tar"]));
     }
 
-    /// Files of sub-ids go away from inside the namespace only.
+    /// Removes a store. Files of sub-IDs can be removed only inside the user namespace.
     fn wipe(&self, store: &str) {
         let _ = self.rbuild(store).args(["prune", "-a"]).output();
         let dir = self.dir.join(store);
@@ -121,7 +121,7 @@ impl Scene {
         ))
     }
 
-    /// Changes the files while a build works. Its result may be either.
+    /// Changes the files while a build runs. Its result may reflect either state.
     fn race(&self, case: &Case, round: &Round) {
         let files = self.dir.join("files");
         std::thread::scope(|scope| {
@@ -165,7 +165,7 @@ impl Scene {
             self.clear(&out);
             succeed(self.rbuild(store).arg("save").arg("-o").arg(&out).arg(name));
             let image = compare::image(&fs::read(&out).unwrap());
-            // The index tells the name.
+            // The index contains the image name.
             lines.extend(image.into_iter().filter(|l| !l.starts_with("index")));
         }
         self.clear(&out);
@@ -182,7 +182,7 @@ impl Scene {
     }
 }
 
-/// Runs a build; one that takes longer than a minute is stuck.
+/// Runs a build; one that takes longer than a minute counts as stuck.
 fn patiently(command: &mut Command) -> Result<(), String> {
     let mut child = command.spawn().unwrap();
     let mut stderr = child.stderr.take().unwrap();
@@ -216,7 +216,7 @@ fn differ(incremental: &Built, fresh: &Built, round: &Round, what: &str) -> Opti
             compare::difference(incremental, fresh).map(|d| format!("the results{what} differ\n{d}"))
         }
         (Err(one), Err(other)) => {
-            // Stages work at the same time: another one may have been first.
+            // Stages run concurrently, so another one may have failed first.
             let same = one.lines().next() == other.lines().next() || round.file.stages.len() > 1 && one != "stuck";
             (!same).then(|| format!("the errors{what} differ\nincremental: {one}\nfresh: {other}"))
         }
@@ -230,7 +230,7 @@ fn succeed(command: &mut Command) {
     assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
 }
 
-/// Makes an archive of the base image.
+/// Creates an archive of the base image.
 pub fn base_image(to: &Path) {
     let work = to.with_extension("d");
     fs::create_dir_all(&work).unwrap();
@@ -240,14 +240,14 @@ pub fn base_image(to: &Path) {
         command.current_dir(&work).env("RBUILD_ROOT", work.join("store")).stdin(Stdio::null());
         command
     };
-    // The configuration tells when it was imported: all stores load the same one.
+    // The configuration contains the time of the import, so all stores load the same archive.
     succeed(rbuild().args(["import", "tree.tar", "base"]));
     succeed(rbuild().args(["save", "base", "-o"]).arg(to));
     succeed(rbuild().args(["prune", "-a"]));
     let _ = fs::remove_dir_all(work);
 }
 
-/// Packs a shell with few names, and directories and links that copies meet.
+/// Packs a shell with few commands, and directories and links for copies to meet.
 fn base_tree(to: &Path) {
     let bytes = fs::read(base("busybox.tar")).unwrap();
     let mut archive = tar::Archive::new(&bytes[..]);

@@ -1,9 +1,10 @@
-//! A test case: rounds of changes and builds, as data that can be printed and cut down.
+//! A test case: rounds of changes and builds, as data that can be printed and reduced.
 
 use std::fmt::{self, Display, Formatter};
 
-/// A change of the files that a build reads. What does not fit the tree (a removed path, a file in place of a
-/// directory) is skipped, so that a case stays a case when others of its changes are left out.
+/// A change to the files that a build reads. An operation that does not fit the tree (a removed
+/// path, a file in place of a directory) is skipped, so that a case stays valid when other changes
+/// are left out.
 #[derive(Clone, Debug)]
 pub enum Op {
     Write { path: Vec<u8>, text: String, way: Way },
@@ -21,18 +22,18 @@ pub enum Op {
     Ignore { lines: Vec<&'static str> },
 }
 
-/// The way in which a file gets new content.
+/// The way in which a file's content is replaced.
 #[derive(Clone, Copy, Debug)]
 pub enum Way {
-    /// Into the same file.
+    /// Writes into the existing file.
     InPlace,
-    /// By a new file that replaces it.
+    /// Renames a new file over the old one.
     Replace,
-    /// Into the same file, whose modification time is then set back.
+    /// Writes into the existing file and resets its modification time.
     SetBack,
 }
 
-/// An instruction. Its number stays the same through the rounds of a case.
+/// An instruction. Its ID stays the same through the rounds of a case.
 #[derive(Clone, Debug)]
 pub struct Step {
     pub id: usize,
@@ -66,7 +67,7 @@ pub struct Dockerfile {
     pub stages: Vec<Stage>,
 }
 
-/// The form in which a result is asked for.
+/// The requested output format.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Output {
     Tag,
@@ -80,13 +81,13 @@ pub enum Output {
 #[derive(Clone, Debug)]
 pub struct Round {
     pub ops: Vec<Op>,
-    /// Changes that are made while a build of its own works, before the build that is compared.
+    /// Changes made during a separate build, before the build that is compared.
     pub racing: Vec<Op>,
     pub delay: u64,
     pub file: Dockerfile,
     pub args: Vec<String>,
     pub output: Output,
-    /// Another output that is asked for by a second build at the same time.
+    /// Another output, requested by a concurrent second build.
     pub twin: Option<Output>,
     pub prune: bool,
 }
@@ -94,8 +95,9 @@ pub struct Round {
 #[derive(Clone, Debug)]
 pub struct Case {
     pub seed: u64,
-    /// Modification times follow from sizes, so that they are the same in all builds; else they are those of the
-    /// changes, which are later than the build's SOURCE_DATE_EPOCH.
+    /// If true, modification times are derived from sizes, so that they are the same in all builds.
+    /// Otherwise they are the times of the changes, which are later than the build's
+    /// SOURCE_DATE_EPOCH.
     pub fixed_times: bool,
     pub rounds: Vec<Round>,
 }

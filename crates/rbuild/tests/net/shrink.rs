@@ -1,4 +1,4 @@
-//! A failing case, cut down while it still fails.
+//! Reduces a failing case.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ pub fn shrink(case: Case, time: Duration, fails: &dyn Fn(&Case) -> bool) -> Case
     }
 }
 
-/// The case without its `at`-th part; none if there are fewer parts.
+/// Returns the case without its `at`-th part, or `None` if there are fewer parts.
 fn smaller(case: &Case, at: usize) -> Option<Case> {
     parts(case).into_iter().nth(at).map(|cut| {
         let mut case = case.clone();
@@ -39,7 +39,7 @@ type Cut = Box<dyn Fn(&mut Case)>;
 
 fn parts(case: &Case) -> Vec<Cut> {
     let mut cuts: Vec<Cut> = Vec::new();
-    // The changes of a round that is left out are made before the next one.
+    // The changes of an omitted round are made before the next one.
     for number in (0..case.rounds.len().saturating_sub(1)).rev() {
         cuts.push(Box::new(move |case| {
             let round = case.rounds.remove(number);
@@ -74,7 +74,7 @@ fn parts(case: &Case) -> Vec<Cut> {
     cuts
 }
 
-/// Flags, sources, documents and mounts of one instruction.
+/// Collects the flags, sources, documents and mounts of one instruction.
 fn words(case: &Case, id: usize, cuts: &mut Vec<Cut>) {
     let steps = case.rounds.iter().flat_map(|r| &r.file.stages).flat_map(|s| &s.steps).filter(|s| s.id == id);
     let most = |count: fn(&Kind) -> usize| steps.clone().map(|s| count(&s.kind)).max().unwrap_or(0);
@@ -117,7 +117,7 @@ fn words(case: &Case, id: usize, cuts: &mut Vec<Cut>) {
     });
 }
 
-/// Changes, arguments and ways of output of each round.
+/// Collects the changes, arguments and outputs of each round.
 fn rounds(case: &Case, cuts: &mut Vec<Cut>) {
     for (number, round) in case.rounds.iter().enumerate() {
         let mut cut = |yes: bool, change: fn(&mut crate::script::Round)| {

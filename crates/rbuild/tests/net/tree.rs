@@ -1,4 +1,4 @@
-//! Changes on the disk.
+//! Applies changes to the disk.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
@@ -14,10 +14,10 @@ use nix::sys::time::TimeSpec;
 use crate::random::Random;
 use crate::script::{Op, Way};
 
-/// Makes these changes below `root`, as far as they fit what is there.
+/// Applies these changes below `root`, as far as they fit the existing tree.
 pub fn apply(root: &Path, ops: &[Op]) {
     for op in ops {
-        // A change that does not fit is none.
+        // A change that does not fit is skipped.
         let _ = change(root, op);
     }
 }
@@ -61,7 +61,7 @@ fn change(root: &Path, op: &Op) -> std::io::Result<()> {
         Op::Chmod { path, mode } => {
             let path = at(root, path);
             let meta = path.symlink_metadata()?;
-            // A mode of files would shut its owner out of a directory.
+            // Such a mode would lock the owner out of a directory.
             if meta.is_symlink() || meta.is_dir() && mode & 0o700 != 0o700 {
                 return Ok(());
             }
@@ -100,7 +100,7 @@ fn remove(path: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Makes the directory of a path and removes what stands at the path.
+/// Creates the parent directory of a path and removes an existing entry at the path.
 fn room(path: &Path) -> std::io::Result<()> {
     fs::create_dir_all(path.parent().unwrap())?;
     if path.symlink_metadata().is_ok() {
@@ -145,8 +145,8 @@ fn attribute(path: &Path, value: Option<&str>) -> std::io::Result<()> {
     command.arg(path).stderr(Stdio::null()).status().map(drop)
 }
 
-/// Gives everything below a modification time that follows from its kind and size: equal content has equal times, and
-/// a change that keeps a size keeps the time.
+/// Sets all modification times below `dir` to a function of type and size: equal content has equal
+/// times, and a change that keeps the size keeps the time.
 pub fn fix_times(dir: &Path) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let Ok(meta) = entry.path().symlink_metadata() else { continue };
@@ -161,7 +161,7 @@ pub fn fix_times(dir: &Path) {
     }
 }
 
-/// A small archive with names that other sources have, too.
+/// Returns a small archive whose names overlap with other sources.
 fn archive(seed: u64, gzip: bool) -> Vec<u8> {
     let mut random = Random::new(seed);
     let mut tar = tar::Builder::new(Vec::new());
@@ -191,12 +191,12 @@ fn archive(seed: u64, gzip: bool) -> Vec<u8> {
         return bytes;
     }
     let mut child = Command::new("gzip").args(["-nc"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    // Less than a pipe holds.
+    // The archive is smaller than a pipe's buffer.
     child.stdin.take().unwrap().write_all(&bytes).unwrap();
     child.wait_with_output().unwrap().stdout
 }
 
-/// Everything below, one line each.
+/// Returns one line for each entry below `dir`.
 pub fn listing(dir: &Path) -> Vec<String> {
     let mut lines = Vec::new();
     list(dir, Path::new(""), &mut lines);

@@ -1,4 +1,5 @@
-//! Containers and sandboxes that take something away: the rung that is left is found, or what is missing is named.
+//! Containers and sandboxes with restrictions: the best remaining isolation mode is chosen, or the
+//! error names what is missing.
 
 use super::{GRANTED, as_somebody};
 use crate::lab::{Lab, Ran};
@@ -8,7 +9,7 @@ const MASK: &str = "for f in acpi asound scsi fs; do if [ -d /proc/$f ]; then mo
                     for f in kcore keys timer_list interrupts; do if [ -e /proc/$f ]; then mount --bind /dev/null /proc/$f; fi; done; \
                     for d in bus irq sys; do mount --bind /proc/$d /proc/$d; mount -o remount,bind,ro,nosuid,nodev,noexec /proc/$d; done";
 
-/// What a command finds in /proc, and what it may do there.
+/// Reports what a command sees in /proc, and what it may do there.
 const LOOKS: &str = r#"FROM busybox
 RUN test "$(cat /proc/self/comm)" = cat && ls /proc/self/fd > /dev/null && grep -q Pid /proc/1/status && ! (echo x > /proc/sys/kernel/hostname) && \
     test -z "$(cat /proc/keys)" && touch /f && chown 33:34 /f && test "$(stat -c %u:%g /f)" = 33:34 && echo fine > /o && chown 5 /o
@@ -43,14 +44,16 @@ fn root_a_covered_proc_is_shown_to_commands_as_it_is() {
     let script = format!("set -e; {MASK}; export BASES=$RBUILD_TEST_BASES; mkdir $LAB/root; cd $LAB/root; {BUILD}");
     lab.write("script", script);
     warns_of_processes(lab.sh("unset RBUILD_ISOLATION; unshare -m --propagation private bash script"), "userns");
-    // Through it, a command with all rights would reach the builder's files.
+    // Through the container's /proc, a command with all capabilities could reach the builder's
+    // files.
     lab.write("Dockerfile", "FROM busybox\nRUN --security=insecure true\n");
     lab.write("script", format!("{MASK}; $RB build --allow security.insecure"));
     lab.sh("unset RBUILD_ISOLATION; unshare -m --propagation private bash script")
         .fails(1, &["a command with all rights", "systempaths=unconfined"]);
 }
 
-/// Tries to get at the builder's files through links of /proc, by every call that is answered for it; says what it reached.
+/// Tries to reach the builder's files through links of /proc, with every system call that the
+/// supervisor answers, and prints what it reached.
 const REACHES: &str = r#"
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -132,7 +135,7 @@ fn root_links_of_a_covered_proc_lead_to_nothing_of_the_builders() {
     }
 }
 
-/// A step with a secret, and one beside it that looks for it and leaves something in its root.
+/// A step with a secret, and a concurrent one that looks for it and leaves a file in its root.
 const BESIDE: &str = r#"FROM busybox AS victim
 RUN --mount=type=secret,id=s --mount=type=secret,id=s,env=TOLD sleep 4; ls / > /found
 FROM busybox AS thief
@@ -157,7 +160,7 @@ fn root_steps_side_by_side_are_out_of_reach_where_proc_is_covered() {
     lab.sh("unset RBUILD_ISOLATION; unshare -m --propagation private bash script").ok();
 }
 
-/// A program whose second thread is the one that works with owners.
+/// A program in which the second thread changes and reads owners.
 const THREADED: &str = r#"
 #include <fcntl.h>
 #include <pthread.h>
@@ -190,7 +193,8 @@ fn root_threads_have_owners_where_proc_is_covered() {
     as_somebody(&lab, "somebody:500000:0", MASK, "", build).ok();
 }
 
-/// Runs a program that gets EPERM of the calls that are named before it, as filters of containers give it.
+/// Runs a program for which the system calls named before it fail with EPERM, as under a
+/// container's seccomp filter.
 const DENY: &str = r#"
 #include <errno.h>
 #include <linux/filter.h>
@@ -241,7 +245,7 @@ fn root_without_mounts_falls_to_another_root_directory() {
     assert!(ran.stderr.starts_with("isolation: chroot\nwarning: commands share processes"), "{}", ran.stderr);
     let told = denying("pivot_root", "$RB doctor").ok().stdout;
     assert!(told.contains("ok  chroot"), "{told}");
-    // Forced upwards, it says what is missing.
+    // With a stronger mode forced, the error names what is missing.
     denying("pivot_root", "$RB --isolation userns build").fails(1, &["pivot_root"]);
 }
 

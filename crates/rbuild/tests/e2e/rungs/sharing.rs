@@ -1,4 +1,5 @@
-//! What one rung built is in the cache of another, whatever owners look like on the disk.
+//! Results built in one isolation mode are cache hits in another, although owners are stored
+//! differently on disk.
 
 use crate::lab::{Lab, Ran, contents, listing};
 
@@ -19,7 +20,7 @@ fn build(lab: &Lab, rung: &str, file: &str, args: &[&str]) -> Ran {
     lab.rbuild(["--isolation", rung, "build"].into_iter().chain(args.iter().copied())).ok()
 }
 
-/// The files of a build, and those of its copy of `/owners`.
+/// Returns the files of a build, and the content of its file `/owners`.
 fn files(lab: &Lab, rung: &str, file: &str) -> (Ran, Vec<String>, String) {
     let tar = lab.path("files.tar");
     let ran = build(lab, rung, file, &["-o", &format!("type=tar,dest={}", tar.display())]);
@@ -38,7 +39,7 @@ fn a_build_on_one_rung_is_cached_on_another() {
         assert!(!ran.stderr.contains("isolation"), "{}", ran.stderr);
         assert_eq!(build(&lab, second, DOCKERFILE, &["-q", "-t", "y"]).stdout, image);
 
-        // Its files, and what stands on them.
+        // Its files, and a step based on them.
         let (ran, found, _) = files(&lab, second, DOCKERFILE);
         assert_eq!(ran.steps(), (0, 4), "{first} {second}: {}", ran.stderr);
         assert_eq!(found, files(&lab, first, DOCKERFILE).1);
@@ -62,7 +63,7 @@ fn a_stage_that_no_layer_was_made_of_runs_again_where_its_files_are_needed() {
         let (ran, _, owners) = files(&lab, second, &changed);
         assert_eq!(ran.steps(), (3, 3), "{first} {second}: {}", ran.stderr);
         assert_eq!(owners, OWNERS.to_string() + "/b:33:50\n");
-        // A result whose steps nobody kept as layers is one all the same.
+        // A result exported as a directory was never packed as layers, so its last step runs again.
         build(&lab, first, &format!("{DOCKERFILE}RUN echo local > /local\n"), &["-o", "type=local,dest=out"]);
         let ran = build(&lab, second, &format!("{DOCKERFILE}RUN echo local > /local\n"), &["-t", "x", "--explain"]);
         assert_eq!(ran.steps(), (1, 4), "{first} {second}: {}", ran.stderr);

@@ -1,4 +1,5 @@
-//! What a stack of layers is, told by applying entry after entry to a list of nodes.
+//! The expected result of a stack of layers, computed by applying entry after entry to a list of
+//! nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -8,7 +9,7 @@ use crate::forge::Meta;
 
 pub type Xattrs = Vec<(String, Vec<u8>)>;
 
-/// A byte, and how often it stands there.
+/// A byte and its number of repetitions.
 pub type Content = (u8, usize);
 
 /// An entry of a layer.
@@ -25,12 +26,12 @@ pub enum Entry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Node {
     Dir(Meta, Xattrs, /* no entry describes it */ bool),
-    /// Equal numbers are names of one file. Those of a layer that occurs again are, too.
+    /// Equal numbers are hard links to one file, also across repetitions of a layer.
     File(u64, Content, Meta, Xattrs),
     Symlink(PathBuf),
 }
 
-/// The oracle: what paths are, after some layers.
+/// The oracle: the file system after some layers.
 #[derive(Debug, Clone, Default)]
 pub struct Tree {
     pub nodes: BTreeMap<PathBuf, Node>,
@@ -38,7 +39,7 @@ pub struct Tree {
     pub numbers: BTreeMap<String, u64>,
 }
 
-/// Links on the way to a path, as the kernel counts them.
+/// The maximum number of links on the way to a path, as in the kernel.
 const MOST_LINKS: usize = 40;
 
 impl Tree {
@@ -54,7 +55,8 @@ impl Tree {
         self.nodes.iter().filter(|(_, node)| !matches!(node, Node::File(..))).map(|(path, _)| path.clone()).collect()
     }
 
-    /// The path without links in it; `None` if it goes round in a circle. What does not exist stays as it is.
+    /// Returns the path with all links resolved, or `None` for a loop of links. Components that do
+    /// not exist are kept.
     pub fn resolve(&self, path: &Path) -> Option<PathBuf> {
         let parts = |path: &Path| -> Vec<PathBuf> {
             path.components()
@@ -85,7 +87,8 @@ impl Tree {
         self.nodes.retain(|p, _| !p.starts_with(path));
     }
 
-    /// Makes what is missing above an entry; gives the real path of the entry, `None` if it cannot be there.
+    /// Creates the missing parents of an entry. Returns the resolved path of the entry, or `None`
+    /// if it cannot exist there.
     pub fn make_above(&mut self, path: &Path, mtime: u64, own: &mut BTreeSet<PathBuf>) -> Option<PathBuf> {
         let above = self.resolve(path.parent()?)?;
         let mut dirs: Vec<&Path> = above.ancestors().filter(|p| !p.as_os_str().is_empty()).collect();
@@ -93,7 +96,7 @@ impl Tree {
         for dir in dirs {
             match self.nodes.get(dir) {
                 Some(Node::Dir(..)) => {}
-                // Below a file of the layer itself there is nothing.
+                // An entry below a file of the same layer is invalid.
                 Some(_) if own.contains(dir) => return None,
                 _ => {
                     self.remove(dir);
@@ -106,8 +109,8 @@ impl Tree {
         Some(above.join(path.file_name()?))
     }
 
-    /// Whether a layer brings something behind a link that it also brings under its own name: a layer is a set of paths, and who
-    /// comes first is a matter of taste.
+    /// Returns true if a layer has an entry behind a link and the same entry under its own name.
+    /// The entries of a layer are a set of paths, so the order of such entries is not defined.
     pub fn meets_itself(&self, entries: &[Entry]) -> Option<bool> {
         let place = |entry: &Entry| match entry {
             Entry::File(path, ..) | Entry::Symlink(path, _) | Entry::HardLink(path, _) | Entry::Dir(path, ..) => {
@@ -125,12 +128,12 @@ impl Tree {
         Some(behind.iter().any(|place| meets(&place)))
     }
 
-    /// Puts a layer on it; `None` if no file system has such a layer.
+    /// Applies a layer; returns `None` if no file system has such a layer.
     pub fn apply(&mut self, entries: &[Entry]) -> Option<()> {
         if self.meets_itself(entries)? {
             return None;
         }
-        // Deletions speak of what is below, wherever they stand.
+        // Whiteouts apply to lower layers, wherever they occur in the archive.
         for entry in entries {
             match entry {
                 Entry::Whiteout(path) => {
@@ -144,9 +147,10 @@ impl Tree {
                 _ => {}
             }
         }
-        // Paths that the layer itself has made.
+        // Paths created by this layer.
         let mut own = BTreeSet::new();
-        // Files of lower layers that it links to, which it does not replace afterwards: who comes first is a matter of taste.
+        // Files of lower layers that this layer links to and does not replace afterwards, because
+        // the order of such entries is not defined.
         let mut linked: BTreeSet<PathBuf> = BTreeSet::new();
         for (at, entry) in entries.iter().enumerate() {
             match entry {
@@ -161,7 +165,7 @@ impl Tree {
                     let path = self.make_above(path, meta.mtime, &mut own)?;
                     let mut all = xattrs.clone();
                     match self.nodes.get(&path) {
-                        // A second entry of a layer takes nothing away.
+                        // A second entry for a directory of the same layer removes nothing.
                         Some(Node::Dir(_, before, _)) if own.contains(&path) && all.is_empty() => all = before.clone(),
                         Some(Node::Dir(..)) => {}
                         _ => self.remove(&path),
@@ -198,7 +202,7 @@ impl Tree {
                         return None;
                     }
                 }
-                // Its directory has to be there, too.
+                // The parent directory must exist, too.
                 Entry::Whiteout(path) => drop(self.make_above(path, 0, &mut own)?),
             }
             let is_dir = |path: &Path| matches!(self.nodes.get(path), Some(Node::Dir(..)));
@@ -211,7 +215,7 @@ impl Tree {
         if self.meets_itself(entries)? || repeats_itself(entries) {
             return None;
         }
-        // Nor does a mark stand in what is no directory afterwards.
+        // A whiteout or opaque marker must not be below a path that is not a directory afterwards.
         let leaf = |entry: &Entry| match entry {
             Entry::File(path, ..) | Entry::Symlink(path, _) | Entry::HardLink(path, _) => Some(path.clone()),
             _ => None,
@@ -230,13 +234,13 @@ impl Tree {
         Some(())
     }
 
-    /// The number of a file, by the layer that brings it and its place there.
+    /// Returns the number of a file, derived from its layer and its position there.
     pub fn number(&mut self, layer: &[Entry], at: usize) -> u64 {
         let next = self.numbers.len() as u64;
         *self.numbers.entry(format!("{at} {layer:?}")).or_insert(next)
     }
 
-    /// A line for each path.
+    /// Returns one line for each path.
     pub fn lines(&self) -> Vec<String> {
         let mut first: BTreeMap<u64, &Path> = BTreeMap::new();
         let line = |(path, node): (&'_ PathBuf, &'_ Node)| match node {
@@ -262,7 +266,8 @@ impl Tree {
     }
 }
 
-/// Whether a layer has two entries of one path, or something above what it had before: no archive of a file system has.
+/// Returns true if a layer has two entries for one path, or an entry for a parent after its
+/// children. No archive of a file system has either.
 fn repeats_itself(entries: &[Entry]) -> bool {
     let path = |entry: &Entry| match entry {
         Entry::File(path, ..) | Entry::Symlink(path, _) | Entry::HardLink(path, _) | Entry::Dir(path, ..) => {
