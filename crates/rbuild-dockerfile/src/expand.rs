@@ -405,8 +405,8 @@ fn fill_in(replacement: &str, matched: &[char]) -> String {
     out + rest
 }
 
-/// A glob of `*` and `?`, neither of which matches a newline. Matching simulates all positions in the
-/// pattern at once, so its time is proportional to the length of the text.
+/// A glob of `*` and `?`, neither of which matches a newline. Matching simulates all positions in
+/// the pattern at once, so its time is proportional to the length of the text.
 struct Pattern(Vec<Piece>);
 
 #[derive(Clone, Copy, PartialEq)]
@@ -515,8 +515,8 @@ impl Pattern {
     }
 }
 
-/// Positions in a pattern that are reached by some match in progress, each with the earliest start of
-/// such a match.
+/// Positions in a pattern that are reached by some match in progress, each with the earliest start
+/// of such a match.
 struct States<'a> {
     pieces: &'a [Piece],
     starts: Vec<Option<usize>>,
