@@ -62,8 +62,8 @@ impl Vars {
     }
 }
 
-/// Expands a word to a single string and removes its quotes. Unset variables expand to the empty
-/// string; the lint rules warn about them.
+/// Expands a word to a single string and removes its quotes. Unset variables are empty: the lint
+/// rules warn of them.
 pub fn expand(word: &Word, escape: char, vars: &Vars) -> Result<String, Diagnostic> {
     let got = Lexer::new(escape)
         .word(&word.text, &|name| vars.get(name).map(str::to_string))
@@ -71,8 +71,8 @@ pub fn expand(word: &Word, escape: char, vars: &Vars) -> Result<String, Diagnost
     Ok(got.text)
 }
 
-/// Expands a word and splits the result at unquoted whitespace. Unset variables expand to the empty
-/// string; the lint rules warn about them.
+/// Expands a word and splits the result at unquoted whitespace. Unset variables are empty: the lint
+/// rules warn of them.
 pub fn expand_words(word: &Word, escape: char, vars: &Vars) -> Result<Vec<String>, Diagnostic> {
     let got = Lexer::new(escape)
         .word(&word.text, &|name| vars.get(name).map(str::to_string))

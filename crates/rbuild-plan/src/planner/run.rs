@@ -241,8 +241,8 @@ impl Planner<'_> {
     }
 }
 
-/// Orders mounts by target, parents first, as BuildKit does (client/llb/exec.go): a mount never hides
-/// one below it. Of mounts with the same target, the last counts.
+/// Orders mounts by target, parents first, as BuildKit does (client/llb/exec.go): a mount never
+/// hides one below it. Of mounts with the same target, the last counts.
 fn sort_mounts(mounts: &mut Vec<MountStep>) {
     mounts.reverse();
     mounts.sort_by(|a, b| a.target.cmp(&b.target));
