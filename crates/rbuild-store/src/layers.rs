@@ -107,14 +107,19 @@ impl Store {
         if let Some(packed) = self.packed_layer(&format!("{dir}/{document}"))? {
             return Ok(packed);
         }
-        self.unfold_tree(work, tree)?;
         let mut blob = self.new_blob(work)?;
         let out = Stoppable { out: &mut blob, stop };
-        let fs = self.tree(tree)?;
-        let packed = pack_layer(&fs, form, latest.map_or(Times::AsIs, Times::AtMost), out)?;
-        blob.publish(self, &packed.digest, packed.size)?;
-        let layer = PackedLayer::new(&packed, form);
-        let layer = if latest.is_none() { layer.of_tree(&fs)? } else { layer };
+        let layer = match self.plain_layer_of(tree, latest)? {
+            Some(plain) => PackedLayer { root: plain.root, ..self.recompress(&plain, form, out)? },
+            None => {
+                self.unfold_tree(work, tree)?;
+                let fs = self.tree(tree)?;
+                let packed = pack_layer(&fs, form, latest.map_or(Times::AsIs, Times::AtMost), out)?;
+                let layer = PackedLayer::new(&packed, form);
+                if latest.is_none() { layer.of_tree(&fs)? } else { layer }
+            }
+        };
+        blob.publish(self, &layer.digest, layer.size)?;
         self.note_made_layer(&layer)?;
         self.write(&dir, &document, &layer)?;
         Ok(layer)
@@ -142,9 +147,30 @@ impl Store {
             self.read_blob::<StoreError>(&packed.digest, |bytes| Ok(out.write_all(bytes).map_err(failed)?))?;
             return Ok(packed);
         }
+        if let Some(plain) = self.plain_layer_of(tree, latest)? {
+            return self.recompress(&plain, form, out);
+        }
         self.unfold_tree(work, tree)?;
         let times = latest.map_or(Times::AsIs, Times::AtMost);
         Ok(PackedLayer::new(&pack_layer(&self.tree(tree)?, form, times, out)?, form))
+    }
+
+    /// Returns the description of the tree's uncompressed layer, if the store has it. Its entries
+    /// have the times of the files, so it does not serve if `latest` bounds them.
+    fn plain_layer_of(&self, tree: &TreeId, latest: Option<i64>) -> Result<Option<PackedLayer>> {
+        if latest.is_some() {
+            return Ok(None);
+        }
+        let plain = LayerForm { compression: Compression::None, level: None };
+        self.packed_layer(&format!("trees/{}/{}", tree.name(), layer_document(plain, None)))
+    }
+
+    /// Writes a layer in another form to `out`. The bytes are those that packing the tree in that
+    /// form would give, and the tree's files are not needed.
+    fn recompress(&self, plain: &PackedLayer, form: LayerForm, out: impl Write) -> Result<PackedLayer> {
+        let packed = repack_layer(self.open_blob(&plain.digest)?, form, out)?;
+        compare_content(&plain.digest, &plain.diff_id, packed.diff_id)?;
+        Ok(PackedLayer::new(&packed, form))
     }
 
     /// Merges trees (lowest first) into one.
@@ -256,9 +282,7 @@ impl Store {
     ///
     /// Fails if the store cannot be read.
     pub fn plain_layer(&self, tree: &TreeId) -> Result<Option<File>> {
-        let plain = LayerForm { compression: Compression::None, level: None };
-        let found = self.packed_layer(&format!("trees/{}/{}", tree.name(), layer_document(plain, None)))?;
-        found.map_or(Ok(None), |layer| self.open_known(&layer.digest))
+        self.plain_layer_of(tree, None)?.map_or(Ok(None), |layer| self.open_known(&layer.digest))
     }
 
     /// Returns the blobs of all layers packed from the tree in that directory of `trees`.

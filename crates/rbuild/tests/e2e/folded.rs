@@ -139,3 +139,36 @@ fn a_context_that_changes_every_time_is_an_error_here_too() {
     assert!(told.all(|line| line.ends_with("many/7\" changed while it was read")), "{}", ran.stderr);
     lab.rbuild(["fsck"]).ok();
 }
+
+/// Another form of a layer is made from the layer: no files are unpacked for it, and the bytes are
+/// those of a store that packs the files directly.
+#[test]
+fn a_compressed_layer_is_made_from_the_plain_one() {
+    let forms = ["type=oci", "type=oci,compression=zstd", "type=docker,compression=gzip"];
+    let built = |lab: &Lab, store: &str, form: &str| {
+        let output = format!("{form},dest={}", lab.path("out.tar").display());
+        let mut command = lab.command(["build", "-o", &output]);
+        let ran = lab.run_with(&mut command, &[("RBUILD_LOG", "store=debug"), ("RBUILD_ROOT", store)]).ok();
+        (crate::lab::contents(&std::fs::read(lab.path("out.tar")).unwrap()), ran.stderr)
+    };
+    let lab = Lab::bare();
+    for i in 0..300 {
+        lab.write(&format!("d/{}/{i}", i % 7), vec![i as u8; 100 * i]);
+    }
+    lab.write("Dockerfile", "FROM scratch\nCOPY d /\n");
+    lab.rbuild(["build", "-t", "x"]).ok();
+    let (store, other) = (lab.store(), lab.path("other"));
+    for form in forms {
+        let (from_plain, log) = built(&lab, store.to_str().unwrap(), form);
+        assert!(!log.contains("materialize"), "{form}: {log}");
+        let (fresh, _) = built(&lab, other.to_str().unwrap(), form);
+        std::fs::remove_dir_all(&other).unwrap();
+        let layers = |all: &std::collections::HashMap<String, Vec<u8>>| {
+            let compressed =
+                |bytes: &&Vec<u8>| bytes.starts_with(&[0x1f, 0x8b]) || bytes.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]);
+            all.values().filter(compressed).cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(layers(&fresh).len(), 1, "{form}");
+        assert!(layers(&from_plain) == layers(&fresh), "{form}");
+    }
+}
