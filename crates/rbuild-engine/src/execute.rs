@@ -24,7 +24,7 @@ use crate::history::{Status, remember, weigh};
 use crate::keys::{Contexts, Viewpoint};
 use crate::leaks::Leaks;
 use crate::log_tail::LOG_TAIL;
-use crate::prepare::{Known, Prepared};
+use crate::prepare::Prepared;
 use crate::refusal::exposed;
 use crate::request::{BuildRequest, ImageForm, OutputKind};
 use crate::why;
@@ -34,8 +34,7 @@ use crate::{Finished, assemble, direct};
 #[derive(Debug, Clone)]
 pub(crate) struct Done {
     pub result: Digest,
-    /// The step's own tree. `None` for scratch and images, and for results with other owners whose
-    /// tree is not needed.
+    /// The step's own tree. `None` for scratch and images.
     pub tree: Option<TreeId>,
     pub created: i64,
     /// The definition key; `None` for scratch and images.
@@ -58,8 +57,6 @@ pub(crate) struct Executor<'a> {
     unpacked: Vec<OnceLock<Vec<TreeId>>>,
     /// Trees of steps whose files are known to be on disk.
     unfolded: Mutex<HashSet<TreeId>>,
-    /// State of each vertex, after [`Executor::settle`].
-    pub(crate) known: Vec<Known>,
     /// Vertices that will run. `waiting` counts the unfinished inputs of each vertex among them.
     pub(crate) scheduled: HashSet<VertexId>,
     pub(crate) waiting: Vec<AtomicUsize>,
@@ -129,7 +126,6 @@ impl<'a> Executor<'a> {
             done: (0..count).map(|_| OnceLock::new()).collect(),
             unpacked: (0..count).map(|_| OnceLock::new()).collect(),
             unfolded: Mutex::default(),
-            known: Vec::new(),
             scheduled: HashSet::new(),
             waiting: (0..count).map(|_| AtomicUsize::new(0)).collect(),
             dependants: vec![Vec::new(); count],
@@ -140,7 +136,6 @@ impl<'a> Executor<'a> {
             early: Mutex::new(None),
             failed_run: Mutex::new(None),
         };
-        executor.known = executor.settle()?;
         executor.schedule();
         Ok(executor)
     }
@@ -160,7 +155,7 @@ impl<'a> Executor<'a> {
                 self.events.send(Event::Warning { text: text.into() });
             }
         }
-        self.prepared.report_hits(&self.known, &self.events);
+        self.prepared.report_hits(&self.events);
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(self.request.jobs.max(1))
             .thread_name(|i| format!("step-{i}"))
@@ -291,9 +286,6 @@ impl<'a> Executor<'a> {
                 }
                 _ => {
                     let tree = self.done(id).tree.clone();
-                    if tree.is_none() && !matches!(vertex.step, Step::Scratch) {
-                        return Err(BuildError::other("files of a step are used that nobody asked for"));
-                    }
                     tree.iter().try_for_each(|tree| self.unfold(tree))?;
                     own.extend(tree);
                 }

@@ -3,7 +3,6 @@
 //!
 //! This crate prints nothing. Progress is reported as [`Event`]s on one channel.
 
-mod adopt;
 mod agent;
 mod archive;
 mod assemble;

@@ -27,7 +27,7 @@ use crate::{leaks, refusal, why};
 pub(crate) enum Known {
     /// Scratch or an image. It has a result, and its files are available.
     Source(Digest),
-    /// A cache hit, possibly with the owners of another isolation mode ([`Store::is_ours`]).
+    /// A cache hit.
     Hit(Record),
     /// It must run, or cannot be looked up before its inputs have run.
     Open,
@@ -107,7 +107,12 @@ pub fn prepare(request: &BuildRequest, params: &Parameters, store: &Store, event
 /// Returns the name of the ledger: Dockerfile name, contexts and platform.
 fn ledger_name(request: &BuildRequest, contexts: &Digest, platform: &Platform) -> Digest {
     let mut hasher = Hasher::new();
-    hasher.field("ledger 2").field(contexts.bytes()).field(&request.dockerfile_name).field(platform.to_string());
+    hasher
+        .field("ledger 1")
+        .field([u8::from(request.recorded_owners)])
+        .field(contexts.bytes())
+        .field(&request.dockerfile_name)
+        .field(platform.to_string());
     hasher.finish()
 }
 
@@ -196,6 +201,7 @@ fn look_up(
     request: &BuildRequest,
     marks: &[SecretMark],
 ) -> Result<LookedUp> {
+    let salt = request.key_salt();
     let mut known: Vec<Known> = Vec::with_capacity(graph.vertices.len());
     let (mut keys, mut contents, mut will_run) = (Vec::new(), Vec::new(), Vec::new());
     // Results; for open steps the foreseen ones.
@@ -213,11 +219,11 @@ fn look_up(
         // A step with open inputs cannot be looked up, but errors in its sources are reported
         // before anything runs.
         let result_of = |id: VertexId| results[id].unwrap_or_else(|| Digest::of(b"open"));
-        let maker = Keys { contexts, salt: request.salt.as_deref(), result_of: &result_of };
+        let maker = Keys { contexts, salt: salt.as_deref(), result_of: &result_of };
         let taken = maker.taken(vertex)?;
         let key = maker.definition(vertex, &taken, &mut |_| ())?;
         let record = match key {
-            Some(key) if ready && !vertex.ignore_cache => store.any_record(&key)?,
+            Some(key) if ready && !vertex.ignore_cache => store.record(&key)?,
             _ => None,
         };
         let record = match record {
@@ -225,7 +231,7 @@ fn look_up(
             None => None,
         };
         let told = key.filter(|_| vertex.inputs().iter().all(|i| results[*i].is_some()));
-        let runs = |key: &Digest| Ok::<_, BuildError>(vertex.ignore_cache || store.any_record(key)?.is_none());
+        let runs = |key: &Digest| Ok::<_, BuildError>(vertex.ignore_cache || store.record(key)?.is_none());
         if matches!(vertex.step, Step::Run(_)) && record.is_none() {
             let certain = told.as_ref().map_or(Ok(vertex.ignore_cache), runs)?;
             will_run.extend(certain.then_some(id));
@@ -283,9 +289,7 @@ impl Prepared {
         }
         let wants_files = request.outputs.iter().any(|o| needs_files(o.kind));
         let single = match target {
-            Known::Hit(record) if wants_files && self.bottom_is_scratch() && store.is_ours(&record.tree) => {
-                store.tree_if_here(&record.tree)?
-            }
+            Known::Hit(record) if wants_files && self.bottom_is_scratch() => store.tree_if_here(&record.tree)?,
             _ => None,
         };
         if wants_files && single.is_none() {
@@ -305,7 +309,7 @@ impl Prepared {
                 }
             }
         }
-        self.report_hits(&self.known, events);
+        self.report_hits(events);
         // Losing the record only costs one explanation.
         let _ = self.remember(store, &self.keys);
         let finished = export::publish(request, store, &[manifests], events)?;
@@ -351,8 +355,8 @@ impl Prepared {
     }
 
     /// Reports the cached steps.
-    pub(crate) fn report_hits(&self, known: &[Known], events: &Events) {
-        for (step, known) in known.iter().enumerate() {
+    pub(crate) fn report_hits(&self, events: &Events) {
+        for (step, known) in self.known.iter().enumerate() {
             let vertex = &self.graph.vertices[step];
             if matches!(known, Known::Hit(_)) {
                 events.send(Event::Started { step, label: vertex.label.clone(), text: vertex.text.clone() });

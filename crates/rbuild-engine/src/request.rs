@@ -36,6 +36,8 @@ pub struct BuildRequest {
     /// Cache namespace. Part of every key, so that the build neither reads nor populates the shared
     /// cache.
     pub salt: Option<String>,
+    /// Owners of files are recorded instead of set: such trees serve such builds only.
+    pub recorded_owners: bool,
     /// Records the sizes of the result's layers and their largest files.
     pub weigh: bool,
     /// After a command has failed, starts a shell in its container on the caller's terminal.
@@ -157,6 +159,15 @@ impl BuildRequest {
         let others = self.platforms.iter().skip(1).cloned();
         let others = others.map(|platform| Parameters { platform, ..self.parameters.clone() });
         std::iter::once(self.parameters.clone()).chain(others).collect()
+    }
+
+    /// Returns the text that goes into every key besides the step.
+    pub(crate) fn key_salt(&self) -> Option<String> {
+        let recorded = self.recorded_owners.then(|| "recorded owners".to_string());
+        match (&self.salt, recorded) {
+            (Some(salt), Some(recorded)) => Some(format!("{recorded} {salt}")),
+            (salt, recorded) => salt.clone().or(recorded),
+        }
     }
 
     /// Returns true if an output can be written directly: an image that is not kept in the store,

@@ -22,13 +22,12 @@ impl Executor<'_> {
     /// Schedules the open vertices that are needed, and the images below them.
     pub(crate) fn schedule(&mut self) {
         let graph = &self.prepared.graph;
-        for (id, known) in self.known.iter().enumerate() {
+        for (id, known) in self.prepared.known.iter().enumerate() {
             let done = match known {
                 Known::Source(result) => Done { result: *result, tree: None, created: self.request.now, key: None },
                 Known::Hit(r) => {
                     let key = self.prepared.keys[id];
-                    let tree = Some(&r.tree).filter(|tree| self.store.is_ours(tree)).cloned();
-                    Done { result: r.result, tree, created: r.created, key }
+                    Done { result: r.result, tree: Some(r.tree.clone()), created: r.created, key }
                 }
                 Known::Open => continue,
             };
@@ -36,7 +35,11 @@ impl Executor<'_> {
         }
         let wants_files = self.wants_files();
         let mut queue = VecDeque::new();
-        queue.extend(self.bottom(graph.target).filter(|id| wants_files || matches!(self.known[*id], Known::Open)));
+        match self.prepared.known[graph.target] {
+            Known::Open => queue.push_back(graph.target),
+            _ if wants_files => queue.extend(self.bottom(graph.target)),
+            _ => {}
+        }
         while let Some(id) = queue.pop_front() {
             if !self.scheduled.insert(id) {
                 continue;
@@ -70,7 +73,7 @@ impl Executor<'_> {
         let mut at = id;
         loop {
             let vertex = &self.prepared.graph.vertices[at];
-            match (&self.known[at], &vertex.step) {
+            match (&self.prepared.known[at], &vertex.step) {
                 (Known::Open, _) | (_, Step::Image { .. }) => return Some(at),
                 (_, Step::Scratch) => return None,
                 _ => at = vertex.parent?,

@@ -54,7 +54,8 @@ impl Executor<'_> {
     fn keyed(&self, id: VertexId) -> Result<bool> {
         let vertex = &self.prepared.graph.vertices[id];
         let result_of = |i: VertexId| self.done(i).result;
-        let keys = Keys { contexts: &self.contexts, salt: self.request.salt.as_deref(), result_of: &result_of };
+        let salt = self.request.key_salt();
+        let keys = Keys { contexts: &self.contexts, salt: salt.as_deref(), result_of: &result_of };
         let mut taken = self.prepared.contents[id].clone();
         for _ in 0..LOOKS {
             let secrets = self.request.secret_values();
@@ -90,7 +91,7 @@ impl Executor<'_> {
             let linked = matches!(&vertex.step, Step::Copy(copy) if copy.link);
             let parent = vertex.parent.map_or(*key, |p| self.done(p).result);
             let parent = (!linked).then_some(&parent);
-            shared = keys::content_key(vertex, self.request.salt.as_deref(), parent, &contents);
+            shared = keys::content_key(vertex, self.request.key_salt().as_deref(), parent, &contents);
             if self.hit(id, &shared, key, account)? {
                 tell(why::hit(&shared));
                 return Ok(true);
@@ -113,22 +114,19 @@ impl Executor<'_> {
         let (created, build) = (self.request.now, self.request.build_id.as_str());
         // A repeated run (`--no-cache`, or a record that this build may not use) is stored next to
         // the earlier result.
-        let again = vertex.ignore_cache || self.is_refused(id, &shared)?;
+        let is_run = matches!(vertex.step, Step::Run(_));
+        let again = vertex.ignore_cache || (is_run && self.store.record(&shared)?.is_some());
         let result = self.result_of(id, &shared, key, again);
-        let tree = self.store.step_tree(if again { &result } else { &shared });
-        let _tree_alone = self.store.lock_tree(&tree)?;
+        let tree = TreeId::of_step(if again { &result } else { &shared });
         // An existing tree may be in use and has the same content. Only leftovers of a dead process
         // are replaced.
         if again || self.store.record(&shared)?.is_none() {
             self.store.commit_tree(&self.work, &made, &tree)?;
         }
         self.store.put_account(key, account)?;
-        let further = (shared != *key).then_some(key);
-        for key in std::iter::once(&shared).chain(further) {
+        self.store.put_record(&shared, &tree, &result, created, build)?;
+        if shared != *key {
             self.store.put_record(key, &tree, &result, created, build)?;
-            if again {
-                self.store.forget_others_record(key)?;
-            }
         }
         let _ = self.done[id].set(Done { result, tree: Some(tree), created, key: Some(*key) });
         Ok(false)
@@ -242,13 +240,8 @@ impl Executor<'_> {
         }
         let Some(nearest) = &self.nearest[id] else { return "it was not built here before".into() };
         if nearest == key {
-            let why = match self.store.any_record(key) {
-                Ok(Some(record)) if self.store.is_ours(&record.tree) => {
-                    "its earlier result holds a secret that this build was not given"
-                }
-                Ok(Some(_)) => {
-                    "its files are needed, and no layer of them was kept that this rung could take them from"
-                }
+            let why = match self.store.record(key) {
+                Ok(Some(_)) => "its earlier result holds a secret that this build was not given",
                 _ => "its earlier result is no longer in the cache",
             };
             return why.into();
@@ -264,9 +257,7 @@ impl Executor<'_> {
         if self.prepared.graph.vertices[id].ignore_cache {
             return None;
         }
-        let key = self.nearest[id]?;
-        let record = self.store.any_record(&key).ok().flatten()?;
-        self.ours(&key, record).ok().flatten().map(|record| record.tree)
+        self.store.record(&self.nearest[id]?).ok().flatten().map(|record| record.tree)
     }
 
     /// Returns the digest that dependants include in their keys. A linked copy has its definition
@@ -287,7 +278,7 @@ impl Executor<'_> {
     /// key `shared`. Files of a repeated run are identified by that run.
     fn result_of_found(&self, id: VertexId, record: &Record, shared: &Digest, key: &Digest) -> Digest {
         let linked = matches!(&self.prepared.graph.vertices[id].step, Step::Copy(copy) if copy.link);
-        match (record.tree.is_of_step(shared), linked) {
+        match (record.tree == TreeId::of_step(shared), linked) {
             (true, _) => self.result_of(id, shared, key, false),
             (false, true) => made_again(key, record.result.bytes()),
             (false, false) => record.result,
@@ -300,11 +291,11 @@ impl Executor<'_> {
         if self.prepared.graph.vertices[id].ignore_cache {
             return Ok(false);
         }
-        let Some(record) = self.store.any_record(key)? else { return Ok(false) };
-        if !self.may_take(id, &record)? {
+        let Some(record) = self.store.record(key)? else { return Ok(false) };
+        let vertex = &self.prepared.graph.vertices[id];
+        if !refusal::may_take(self.request, &self.prepared.marks, self.store, &vertex.step, &record)? {
             return Ok(false);
         }
-        let Some(record) = self.ours(key, record)? else { return Ok(false) };
         let result = if key == also { record.result } else { self.result_of_found(id, &record, key, also) };
         if key != also {
             self.store.put_account(also, account)?;
@@ -313,17 +304,6 @@ impl Executor<'_> {
         let done = Done { result, tree: Some(record.tree), created: record.created, key: Some(*also) };
         let _ = self.done[id].set(done);
         Ok(true)
-    }
-
-    fn may_take(&self, id: VertexId, record: &Record) -> Result<bool> {
-        let step = &self.prepared.graph.vertices[id].step;
-        refusal::may_take(self.request, &self.prepared.marks, self.store, step, record)
-    }
-
-    /// Returns true if the key has a result that this build may not use.
-    fn is_refused(&self, id: VertexId, key: &Digest) -> Result<bool> {
-        let found = self.store.any_record(key)?;
-        found.map_or(Ok(false), |record| Ok(!self.may_take(id, &record)?))
     }
 }
 

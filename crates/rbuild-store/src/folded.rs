@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::collect::FILES;
 use crate::error::Result;
-use crate::layers::{PackedLayer, RootMeta, Stoppable, layer_document};
+use crate::layers::{PackedLayer, Stoppable, layer_document};
 use crate::layout::{Store, document};
 use crate::stand_ins::STAND_INS;
 use crate::trees::TreeId;
@@ -26,7 +26,7 @@ struct Folded {
     /// Name of the layer's document beside it.
     layer: String,
     /// Owner, group and mode of the tree's root directory, which the layer does not contain.
-    root: RootMeta,
+    root: (u32, u32, u32),
     /// Boot ID under which the files were unpacked. Files unpacked before the last boot may have
     /// been damaged by a power failure.
     boot: Option<String>,
@@ -54,20 +54,15 @@ impl Store {
         let fs = made.sub("fs")?;
         let packed = pack_loose(&fs, loose, form, Stoppable { out: &mut blob, stop })?;
         blob.publish(self, &packed.digest, packed.size)?;
-        let layer = PackedLayer::new(&packed, form).of_tree(&fs)?;
+        let layer = PackedLayer::new(&packed, form);
         self.note_made_layer(&layer)?;
         let name = layer_document(form, None);
+        let root = fs.stat_self()?;
+        let note = Folded { layer: name.clone(), root: (root.uid, root.gid, root.mode), boot: None };
         self.put_note(made, &name, &document(&name, &layer)?)?;
-        self.put_folded(made, name, &layer)?;
+        self.put_note(made, NOTE, &document(NOTE, &note)?)?;
         made.remove_all(OsStr::new("fs"))?;
         Ok(())
-    }
-
-    /// Marks a new tree as represented by a layer of the whole tree, whose document is beside it.
-    pub(crate) fn put_folded(&self, made: &RootDir, document_name: String, layer: &PackedLayer) -> Result<()> {
-        let root = layer.root.unwrap_or((0, 0, 0o755));
-        let note = Folded { layer: document_name, root, boot: None };
-        self.put_note(made, NOTE, &document(NOTE, &note)?)
     }
 
     /// Ensures that the tree's files exist on disk, unpacking its layer if necessary. Idempotent;

@@ -32,14 +32,7 @@ pub struct PackedLayer {
     /// Uncompressed size in bytes.
     pub unpacked: u64,
     media_type: MediaType,
-    /// Set if the layer contains the whole tree with unmodified times: owner, group and mode of the
-    /// tree's root directory, which the layer does not contain.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) root: Option<RootMeta>,
 }
-
-/// Owner, group and mode.
-pub(crate) type RootMeta = (u32, u32, u32);
 
 impl PackedLayer {
     pub(crate) fn new(packed: &Packed, form: LayerForm) -> PackedLayer {
@@ -49,13 +42,7 @@ impl PackedLayer {
             _ => MediaType::ImageLayerGzip,
         };
         let Packed { diff_id, digest, size, unpacked } = *packed;
-        PackedLayer { format: LAYER_FORMAT, diff_id, digest, size, unpacked, media_type, root: None }
-    }
-
-    /// Marks the layer as that of the whole tree `fs`.
-    pub(crate) fn of_tree(self, fs: &RootDir) -> Result<PackedLayer> {
-        let root = fs.stat_self()?;
-        Ok(PackedLayer { root: Some((root.uid, root.gid, root.mode)), ..self })
+        PackedLayer { format: LAYER_FORMAT, diff_id, digest, size, unpacked, media_type }
     }
 
     /// Returns the layer's descriptor for a manifest.
@@ -110,13 +97,11 @@ impl Store {
         let mut blob = self.new_blob(work)?;
         let out = Stoppable { out: &mut blob, stop };
         let layer = match self.plain_layer_of(tree, latest)? {
-            Some(plain) => PackedLayer { root: plain.root, ..self.recompress(&plain, form, out)? },
+            Some(plain) => self.recompress(&plain, form, out)?,
             None => {
                 self.unfold_tree(work, tree)?;
-                let fs = self.tree(tree)?;
-                let packed = pack_layer(&fs, form, latest.map_or(Times::AsIs, Times::AtMost), out)?;
-                let layer = PackedLayer::new(&packed, form);
-                if latest.is_none() { layer.of_tree(&fs)? } else { layer }
+                let times = latest.map_or(Times::AsIs, Times::AtMost);
+                PackedLayer::new(&pack_layer(&self.tree(tree)?, form, times, out)?, form)
             }
         };
         blob.publish(self, &layer.digest, layer.size)?;
@@ -188,7 +173,7 @@ impl Store {
             hasher.field(tree.name());
         }
         let key = hasher.finish();
-        let id = self.step_tree(&key);
+        let id = TreeId::of_step(&key);
         let _alone = self.lock_step(&key)?;
         // The merged tree has no record that would vouch for it, so every build creates it anew.
         let (path, dir) = self.new_tree(work)?;

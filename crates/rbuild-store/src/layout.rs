@@ -59,16 +59,6 @@ pub enum Owners {
     Recorded,
 }
 
-impl Owners {
-    /// Returns the other representation.
-    pub(crate) fn others(self) -> Owners {
-        match self {
-            Owners::Given => Owners::Recorded,
-            Owners::Recorded => Owners::Given,
-        }
-    }
-}
-
 const DIRS: [&str; 9] = ["blobs", "blobs/sha256", "trees", "layers", "records", "results", "builds", "mounts", "tmp"];
 
 /// Directories with files of images, commands and build contexts, which keep their own modes.
@@ -168,15 +158,9 @@ impl Store {
     ///
     /// Fails with [`StoreError::Stripped`] if existing trees have lost their owners.
     pub fn with_owners(self, owners: Owners) -> Result<Store> {
-        let store = self.expecting(owners);
+        let store = Store { owners, ..self };
         store.ask_witnesses()?;
         Ok(store)
-    }
-
-    /// Returns the store with that representation of owners, without checking existing trees. For
-    /// processes that look up results but cannot read owners themselves.
-    pub fn expecting(self, owners: Owners) -> Store {
-        Store { owners, ..self }
     }
 
     /// Returns a store whose waits for locks and whose unpacking end with an error once `stop`

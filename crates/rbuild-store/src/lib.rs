@@ -41,7 +41,6 @@
 //! never repaired.
 
 mod accounts;
-mod adopt;
 mod blobs;
 mod caches;
 mod collect;

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
+use std::path::Path;
 
 use rbuild_image::{Digest, digest_of};
 use rbuild_linux::{Kind, RootDir, Stat};
@@ -11,7 +12,7 @@ use crate::error::Result;
 use crate::images::NamedImage;
 use crate::layout::Store;
 use crate::records::{Record, ResultFile};
-use crate::trees::{TreeId, digest_in};
+use crate::trees::TreeId;
 use crate::workspace::sweep;
 
 /// The amount of removed content.
@@ -190,12 +191,9 @@ impl Store {
         if !self.root.exists("accounts")? {
             return Ok(());
         }
-        let records = self.dir("records")?.entries()?;
-        let records: Vec<_> = records.iter().map(|entry| entry.name.to_string_lossy()).collect();
-        let keys: HashSet<&str> = records.iter().map(|name| digest_in(name)).collect();
         let accounts = self.dir("accounts")?;
         for entry in accounts.entries()? {
-            if !keys.contains(digest_in(&entry.name.to_string_lossy())) {
+            if !self.root.exists(Path::new("records").join(&entry.name))? {
                 accounts.remove_all(&entry.name)?;
             }
         }

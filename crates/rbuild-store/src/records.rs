@@ -1,15 +1,13 @@
 //! Cache records: results of steps and images by their cache keys.
 
-use std::ffi::OsStr;
-
 use rbuild_image::Digest;
 use rbuild_linux::{KeyLock, write_atomic};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::layout::{Owners, Store};
+use crate::layout::Store;
 use crate::modes;
-use crate::trees::{TreeId, document_of};
+use crate::trees::TreeId;
 
 /// The result of a step with a certain key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,38 +33,18 @@ pub(crate) struct ResultFile {
 const MAX_HASHES: u64 = 1 << 30;
 
 impl Store {
-    /// Returns the record of a key, if it is valid and its tree exists with this store's
-    /// representation of owners.
+    /// Returns the record of a key, if it is valid and its tree exists.
     ///
     /// # Errors
     ///
     /// Fails if the store cannot be read.
     pub fn record(&self, key: &Digest) -> Result<Option<Record>> {
-        self.record_with(key, self.owners())
-    }
-
-    /// Returns the record of a key as [`Store::record`] does, or else that of a tree with the other
-    /// representation of owners, which [`Store::adopt`] may convert. [`Store::is_ours`]
-    /// distinguishes them.
-    ///
-    /// # Errors
-    ///
-    /// Fails if the store cannot be read.
-    pub fn any_record(&self, key: &Digest) -> Result<Option<Record>> {
-        match self.record(key)? {
-            None => self.record_with(key, self.owners().others()),
-            found => Ok(found),
-        }
-    }
-
-    fn record_with(&self, key: &Digest, owners: Owners) -> Result<Option<Record>> {
-        let document = document_of(key, owners);
-        let Some(record) = self.read_if_whole::<Record>(&format!("records/{document}"))? else {
+        let Some(record) = self.read_if_whole::<Record>(&format!("records/{}.json", key.hex()))? else {
             return Ok(None);
         };
         let there = self.trusted(&record.boot, &record.build)? && self.has_tree(&record.tree)?;
         if there {
-            self.note_use("records", &document)?;
+            self.note_use("records", &format!("{}.json", key.hex()))?;
         }
         Ok(there.then_some(record))
     }
@@ -89,20 +67,7 @@ impl Store {
             boot: self.boot().to_string(),
             build: build.to_string(),
         };
-        self.write("records", &document_of(key, self.owners()), &record)
-    }
-
-    /// Removes the record of a key for the other representation of owners, because the step was run
-    /// again.
-    ///
-    /// # Errors
-    ///
-    /// Fails if the document cannot be removed.
-    pub fn forget_others_record(&self, key: &Digest) -> Result<()> {
-        match self.dir("records")?.remove_file(OsStr::new(&document_of(key, self.owners().others()))) {
-            Err(e) if !e.is_not_found() => Err(e.into()),
-            _ => Ok(()),
-        }
+        self.write("records", &format!("{}.json", key.hex()), &record)
     }
 
     /// Returns the manifest of the finished image with that key, if the image is still complete.
@@ -157,7 +122,7 @@ impl Store {
     /// Fails if the file cannot be written.
     pub fn put_hashes(&self, name: &Digest, bytes: &[u8]) -> Result<()> {
         let dir = self.root.create_dir_all("hashes", modes::dir(), None, |_| ())?;
-        Ok(write_atomic(&dir, OsStr::new(&name.hex()), bytes, modes::file())?)
+        Ok(write_atomic(&dir, std::ffi::OsStr::new(&name.hex()), bytes, modes::file())?)
     }
 
     /// Waits until no other thread or process works on the step with that key.

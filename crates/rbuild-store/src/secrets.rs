@@ -26,7 +26,7 @@ pub struct Verdict {
     pub held: Vec<SecretMark>,
 }
 
-pub(crate) const NOTE: &str = "secrets.json";
+const NOTE: &str = "secrets.json";
 const KEY: &str = "secrets.key";
 /// Maximum number of absent secrets kept. Tokens valid for a single build can be arbitrarily many;
 /// a dropped one is searched for again.

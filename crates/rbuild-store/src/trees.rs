@@ -25,23 +25,8 @@ pub struct TreeId(String);
 
 impl TreeId {
     /// Returns the tree of the step with that key.
-    fn of_step(key: &Digest, owners: TreeOwners) -> TreeId {
-        TreeId(format!("{}{}", step_kind(owners), key.hex()))
-    }
-
-    /// Returns true if it is the tree of the step with that key, with any representation of owners.
-    pub fn is_of_step(&self, key: &Digest) -> bool {
-        self.0.get(1..) == Some(&key.hex())
-    }
-
-    /// Returns the key in the name.
-    pub(crate) fn key(&self) -> Option<Digest> {
-        format!("sha256:{}", self.0.get(1..)?).parse().ok()
-    }
-
-    /// Returns the tree of the same step with that representation of owners.
-    pub(crate) fn with_owners(&self, owners: TreeOwners) -> TreeId {
-        TreeId(format!("{}{}", step_kind(owners), self.0.get(1..).unwrap_or_default()))
+    pub fn of_step(key: &Digest) -> TreeId {
+        TreeId(format!("s{}", key.hex()))
     }
 
     /// Returns true if the name contains a full digest. Trees of earlier versions, with shorter
@@ -78,23 +63,8 @@ impl TreeId {
 /// those of another copy.
 pub const LISTING: &str = "listing";
 
-/// Suffix before `.json` in the names of documents about trees with recorded owners.
+/// Suffix before `.json` in the names of documents about layers' trees with recorded owners.
 const RECORDED: &str = "-recorded";
-
-fn step_kind(owners: TreeOwners) -> char {
-    if owners == TreeOwners::Given { 's' } else { 'w' }
-}
-
-/// Returns the name of the document for a digest and a representation of owners.
-pub(crate) fn document_of(digest: &Digest, owners: TreeOwners) -> String {
-    format!("{}{}.json", digest.hex(), if owners == TreeOwners::Given { "" } else { RECORDED })
-}
-
-/// Returns the digest in the name of such a document.
-pub(crate) fn digest_in(document: &str) -> &str {
-    let name = document.strip_suffix(".json").unwrap_or(document);
-    name.strip_suffix(RECORDED).unwrap_or(name)
-}
 
 /// Maximum size of a note in bytes.
 const MAX_NOTE: u64 = 1 << 30;
@@ -107,16 +77,6 @@ struct LayerFile {
 }
 
 impl Store {
-    /// Returns the tree of the step with that key.
-    pub fn step_tree(&self, key: &Digest) -> TreeId {
-        TreeId::of_step(key, self.owners())
-    }
-
-    /// Returns true if a step's tree has this store's representation of owners.
-    pub fn is_ours(&self, tree: &TreeId) -> bool {
-        tree.0.starts_with(step_kind(self.owners()))
-    }
-
     /// Returns the path of a tree's files in this process.
     pub fn tree_path(&self, tree: &TreeId) -> PathBuf {
         self.path().join("trees").join(&tree.0).join("fs")
@@ -189,7 +149,7 @@ impl Store {
 
     /// Returns the tree of a layer that has been unpacked before.
     pub(crate) fn layer_tree(&self, diff_id: &Digest) -> Result<Option<TreeId>> {
-        let document = document_of(diff_id, self.owners());
+        let document = self.layer_document(diff_id);
         let Some(file) = self.read_if_whole::<LayerFile>(&format!("layers/{document}"))? else {
             return Ok(None);
         };
@@ -208,6 +168,10 @@ impl Store {
             return Ok(None);
         }
         Ok(self.read_if_whole::<LayerFile>(&format!("layers/{document}"))?.map(|file| file.tree))
+    }
+
+    fn layer_document(&self, diff_id: &Digest) -> String {
+        format!("{}{}.json", diff_id.hex(), if self.owners() == TreeOwners::Given { "" } else { RECORDED })
     }
 
     /// Returns the trees of an image, lowest first, and the number of layers unpacked by this call.
@@ -264,7 +228,7 @@ impl Store {
         let id = TreeId::of_layer(diff_id, self.owners());
         self.commit_tree(work, &path, &id)?;
         let file = LayerFile { tree: id.clone(), boot: self.boot().to_string(), build: build.to_string() };
-        self.write("layers", &document_of(diff_id, self.owners()), &file)?;
+        self.write("layers", &self.layer_document(diff_id), &file)?;
         Ok(id)
     }
 
@@ -305,7 +269,7 @@ mod tests {
         let place = std::env::temp_dir().join(format!("rbuild-trees-{}", std::process::id()));
         let store = Store::open(&place).unwrap();
         let key = Digest::of(b"a step");
-        let (now, before) = (store.step_tree(&key), TreeId(format!("s{}", &key.hex()[..24])));
+        let (now, before) = (TreeId::of_step(&key), TreeId(format!("s{}", &key.hex()[..24])));
         assert_eq!(now.name(), format!("s{}", key.hex()));
         for (tree, counts) in [(before, false), (now, true)] {
             std::fs::create_dir_all(store.tree_path(&tree)).unwrap();

@@ -2,6 +2,7 @@
 
 use rbuild_engine::{BuildError, BuildRequest};
 use rbuild_linux::Destination;
+use rbuild_sandbox::records_owners;
 use rbuild_store::Store;
 
 use crate::args::{BuildArgs, ProgressMode};
@@ -19,8 +20,8 @@ pub fn build(settings: &Settings, args: BuildArgs) -> Result<u8, Failure> {
     for flag in args.left_out.given() {
         terminal::err(&format!("warning: {flag} is not supported yet and has no effect\n"));
     }
-    let store = settings.open_for_steps()?;
-    let BuildInput { request, _stdin_context } = BuildInput::read(&args, &store)?;
+    let store = settings.open()?;
+    let BuildInput { request, _stdin_context } = BuildInput::read(&args, &store, records_owners(settings.rung))?;
     let reports = Reports::open(&args)?;
     let text = rbuild_dockerfile::readable(&request.dockerfile).0.into_owned();
     let name = request.dockerfile_name.clone();

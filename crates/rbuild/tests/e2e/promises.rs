@@ -83,11 +83,8 @@ fn a_user_whom_nobody_granted_ids_builds_all_the_same() {
     let path = ("PATH", empty.to_str().unwrap());
     let ran = lab.run_with(&mut lab.command(["build"]), &[path, ("RBUILD_ISOLATION", "auto")]).ok();
     assert!(ran.stderr.starts_with("isolation: single-id\n") && ran.stderr.contains(" 33:50\n"), "{}", ran.stderr);
-    // The result works in every mode. For a user who requires sub-IDs and runs a command, the error
-    // explains how to get some.
-    let userns = [path, ("RBUILD_ISOLATION", "userns")];
-    assert_eq!(lab.run_with(&mut lab.command(["build"]), &userns).ok().steps(), (0, 1));
-    lab.run_with(&mut lab.command(["build", "--no-cache"]), &userns)
+    // For a user who requires sub-IDs, the error explains how to get some.
+    lab.run_with(&mut lab.command(["build"]), &[path, ("RBUILD_ISOLATION", "userns")])
         .fails(3, &["newuidmap is not installed", "apt-get install uidmap"]);
 }
 
