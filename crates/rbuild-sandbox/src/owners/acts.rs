@@ -200,7 +200,7 @@ impl Supervisor {
     }
 
     pub(super) fn make_node(&mut self, caller: &Caller<'_>, at: At, mode: u32, device: u64) -> Result<Reply> {
-        let (parent, name) = match self.place(caller, at).and_then(|p| p.parent()) {
+        let (parent, name) = match self.place(caller, at).and_then(|p| p.parent_of_leaf()) {
             Ok(found) => found,
             Err(e) => return self.unless_for_root(caller, e),
         };
@@ -251,7 +251,7 @@ impl Supervisor {
         if self.makes_for_root(caller, at) {
             return Ok(Reply::GO);
         }
-        let (parent, name) = match self.place(caller, at).and_then(|p| p.parent()) {
+        let (parent, name) = match self.place(caller, at).and_then(|p| p.parent_of_leaf()) {
             Ok(found) => found,
             Err(e) => return self.unless_for_root(caller, e),
         };

@@ -219,16 +219,36 @@ impl Place {
     }
 
     /// Opens the directory that holds the last component, and returns it with that component.
+    ///
+    /// # Errors
+    ///
+    /// As the kernel does for a new entry, fails with ENOENT for an empty path, and for `.` and `..`
+    /// as last component with EEXIST, or ENOENT if they lead nowhere.
     pub fn parent(&self) -> Result<(Target, CString)> {
-        let path = Path::new(OsStr::from_bytes(self.path.to_bytes()));
-        let name = path.file_name().ok_or(Errno::EXIST)?;
-        let above = match path.parent() {
-            Some(above) if !above.as_os_str().is_empty() => above,
-            _ => Path::new("."),
-        };
-        let text = CString::new(above.as_os_str().as_bytes()).map_err(|_| Errno::INVAL)?;
+        let path = self.path.to_bytes();
+        if path.is_empty() {
+            return Err(Errno::NOENT);
+        }
+        let end = path.iter().rposition(|b| *b != b'/').map_or(0, |last| last + 1);
+        let start = path[..end].iter().rposition(|b| *b == b'/').map_or(0, |slash| slash + 1);
+        let (above, name) = (&path[..start], &path[start..end]);
+        if matches!(name, b"" | b"." | b"..") {
+            return Err(self.taken_or_missing());
+        }
+        let above = if above.is_empty() { &b"."[..] } else { above };
+        let text = CString::new(above).map_err(|_| Errno::INVAL)?;
         let dir = self.open(&text, OFlags::DIRECTORY)?;
-        Ok((Target::of(dir)?, CString::new(name.as_bytes()).map_err(|_| Errno::INVAL)?))
+        Ok((Target::of(dir)?, CString::new(name).map_err(|_| Errno::INVAL)?))
+    }
+
+    /// Returns what [`Place::parent`] does for an entry that cannot be a directory: a slash at the
+    /// end is an error.
+    pub fn parent_of_leaf(&self) -> Result<(Target, CString)> {
+        if self.names_directory() { Err(self.taken_or_missing()) } else { self.parent() }
+    }
+
+    fn taken_or_missing(&self) -> Errno {
+        if self.target(true).is_ok() { Errno::EXIST } else { Errno::NOENT }
     }
 }
 

@@ -289,3 +289,15 @@ fn an_owner_stays_whatever_times_are_set() {
     let dockerfile = "FROM debian\nADD far.tar /\nRUN readlink /far && readlink /far && test $(stat -c %u:%g /far) = 33:34\nRUN test $(stat -c %u:%g /far) = 33:34\n";
     assert_eq!(built(&lab, dockerfile)[0]["far"], "Symlink 777 33:34");
 }
+
+/// Names that end in a slash or a dot create nothing, whoever creates it.
+#[test]
+fn names_that_the_kernel_does_not_create_are_not_created() {
+    let lab = Lab::new();
+    let script = "echo x > src; ! cp src missing/. && ! touch new/. && ! mkdir md/. && ! ln -s t sl/ && ! mkfifo ff/ && \
+                  ! mkfifo ff2/. && ln -s nothing/. dang && ! sh -c 'echo x > dang' && ! mkdir '' && ! mkdir .. && mkdir ok/ && \
+                  ls | tr '\\n' ' ' && [ \"$(ls | tr '\\n' ' ')\" = 'dang ok src ' ] && stat -c %u:%g ok";
+    let file = format!("FROM busybox\nRUN mkdir /w && chown 1000:1000 /w\nUSER 1000:1000\nWORKDIR /w\nRUN {script}\n");
+    let ran = lab.build(&file, &[]).ok();
+    assert!(ran.stderr.contains(" 1000:1000\n"), "{}", ran.stderr);
+}
