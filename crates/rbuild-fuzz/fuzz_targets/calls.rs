@@ -4,6 +4,7 @@
 
 #[path = "../../rbuild-sandbox/src/owners/calls.rs"]
 mod calls;
+#[allow(dead_code)]
 #[path = "../../rbuild-sandbox/src/owners/decode.rs"]
 mod decode;
 
