@@ -319,7 +319,9 @@ fn time_to_end(mut build: Child, (begins, ends): (&str, &str), then: impl FnOnce
 /// machine may be shared.
 #[test]
 fn large_copies_and_layers_end_with_their_build() {
-    const MOST: Duration = Duration::from_millis(600);
+    // The launcher kills a builder that does not stop within 1.5 s. Removing what was copied so far
+    // takes most of the time.
+    const MOST: Duration = Duration::from_millis(1300);
     let lab = Lab::new();
     for n in 0..20_000 {
         lab.write(&format!("many/{}/{n}", n / 500), format!("{n}"));
