@@ -29,6 +29,7 @@ mod lines;
 pub mod lint;
 mod mount;
 mod parse;
+mod pattern;
 mod suggest;
 mod text;
 mod words;

@@ -19,7 +19,7 @@ pub enum Compression {
 }
 
 impl Compression {
-    /// Returns the name used in messages and in [`crate::LayerForm::name`].
+    /// Returns the name used in messages and in `LayerForm::name`.
     pub fn name(self) -> &'static str {
         match self {
             Compression::None => "uncompressed",

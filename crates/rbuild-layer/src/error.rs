@@ -18,7 +18,7 @@ pub enum LayerError {
     /// One entry is invalid or cannot be created.
     #[error("the archive entry {name:?} {reason}")]
     Entry { name: String, reason: String },
-    /// A limit was exceeded; see [`crate::Limits`].
+    /// A limit was exceeded; see `Limits`.
     #[error("{0}")]
     Limit(String),
     /// A file changed while it was being packed.

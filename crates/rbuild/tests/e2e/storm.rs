@@ -319,9 +319,7 @@ fn time_to_end(mut build: Child, (begins, ends): (&str, &str), then: impl FnOnce
 /// machine may be shared.
 #[test]
 fn large_copies_and_layers_end_with_their_build() {
-    // The launcher kills a builder that does not stop within 1.5 s. Removing what was copied so far
-    // takes most of the time.
-    const MOST: Duration = Duration::from_millis(1300);
+    const MOST: Duration = Duration::from_millis(600);
     let lab = Lab::new();
     for n in 0..20_000 {
         lab.write(&format!("many/{}/{n}", n / 500), format!("{n}"));
@@ -353,7 +351,8 @@ fn large_copies_and_layers_end_with_their_build() {
     ] {
         for command in commands {
             let mut took = take(command, long);
-            for _ in 0..2 {
+            // The best of several tries: another process may keep the disk busy.
+            for _ in 0..5 {
                 if took >= MOST {
                     lab.sh(forget).ok();
                     took = took.min(take(command, long));
