@@ -3,8 +3,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use rbuild_sandbox::Stream;
 
-use crate::journal::Journal;
-use crate::mask::SecretValues;
+use crate::ops::redact::SecretValues;
+use crate::record::journal::Journal;
 
 /// An event of a build. Events of one step arrive in order. Steps are identified by their vertex.
 #[derive(Debug)]

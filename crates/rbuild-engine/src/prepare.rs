@@ -1,6 +1,8 @@
 //! The phases of a build that need no namespaces: parse, resolve, plan, key. A build that is fully
 //! cached is answered here.
 
+pub(crate) mod demands;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,14 +15,15 @@ use rbuild_source::{Content, HashCache};
 use rbuild_store::{Image, Record, SecretMark, Store, StoreError};
 
 use crate::Finished;
-use crate::demands;
+use crate::cache::explain;
+use crate::cache::key::{self, Contexts, Keys, Viewpoint};
+use crate::cache::refusal;
 use crate::error::{BuildError, Result};
 use crate::event::{Event, Events, StepOutcome};
-use crate::export::{self, View};
-use crate::history::{self, Status};
-use crate::keys::{self, Contexts, Keys, Viewpoint};
+use crate::export::outputs::{self, View};
+use crate::export::secret_scan;
+use crate::record::build_log::{self, Status};
 use crate::request::{BuildRequest, ImageForm, OutputKind, Squash};
-use crate::{leaks, refusal, why};
 
 /// The state of a vertex before anything runs.
 #[derive(Debug, Clone)]
@@ -42,8 +45,8 @@ pub struct Prepared {
     pub(crate) keys: Vec<Option<Digest>>,
     /// Content that each step takes from contexts.
     pub(crate) contents: Vec<Vec<Content>>,
-    /// Name of the ledger of steps built from this Dockerfile and these contexts.
-    pub(crate) ledger: Digest,
+    /// Name of the build index of steps built from this Dockerfile and these contexts.
+    pub(crate) build_index: Digest,
     /// Marks of the secrets whose values are searched for.
     pub(crate) marks: Vec<SecretMark>,
     /// Images by manifest digest.
@@ -92,7 +95,7 @@ pub fn prepare(request: &BuildRequest, params: &Parameters, store: &Store, event
     let name = hashes_name(request);
     let hashes = Arc::new(HashCache::new(&store.hashes(&name)?, request.now));
     let contexts = Contexts::open(request, Viewpoint::Launcher, &hashes)?;
-    let marks = store.secret_marks(leaks::searched(&request.secrets).map(|(_, value)| value))?;
+    let marks = store.secret_marks(secret_scan::searched(&request.secrets).map(|(_, value)| value))?;
     let LookedUp { known, keys, contents, will_run } = look_up(&graph, store, &contexts, request, &marks)?;
     demands::check(request, &graph, &needed(&graph, &known, will_run))?;
     if let Some(bytes) = hashes.bytes() {
@@ -100,12 +103,12 @@ pub fn prepare(request: &BuildRequest, params: &Parameters, store: &Store, event
         let _ = store.put_hashes(&name, &bytes);
     }
     let platform = graph.config.platform();
-    let ledger = ledger_name(request, &name, &platform);
-    Ok(Prepared { platform, graph, known, keys, contents, marks, images, hashes, ledger })
+    let build_index = build_index_name(request, &name, &platform);
+    Ok(Prepared { platform, graph, known, keys, contents, marks, images, hashes, build_index })
 }
 
-/// Returns the name of the ledger: Dockerfile name, contexts and platform.
-fn ledger_name(request: &BuildRequest, contexts: &Digest, platform: &Platform) -> Digest {
+/// Returns the name of the build index: Dockerfile name, contexts and platform.
+fn build_index_name(request: &BuildRequest, contexts: &Digest, platform: &Platform) -> Digest {
     let mut hasher = Hasher::new();
     hasher
         .field("ledger 1")
@@ -208,7 +211,7 @@ fn look_up(
     let mut results: Vec<Option<Digest>> = Vec::with_capacity(graph.vertices.len());
     for (id, vertex) in graph.vertices.iter().enumerate() {
         if matches!(vertex.step, Step::Scratch | Step::Image { .. }) {
-            let result = keys::source_result(&vertex.step);
+            let result = key::source_result(&vertex.step);
             results.push(Some(result));
             known.push(Known::Source(result));
             keys.push(None);
@@ -312,8 +315,8 @@ impl Prepared {
         self.report_hits(events);
         // Losing the record only costs one explanation.
         let _ = self.remember(store, &self.keys);
-        let finished = export::publish(request, store, &[manifests], events)?;
-        history::remember(request, std::slice::from_ref(self), store, events, Status::Done, Vec::new());
+        let finished = outputs::publish(request, store, &[manifests], events)?;
+        build_log::remember(request, std::slice::from_ref(self), store, events, Status::Done, Vec::new());
         Ok(Some(finished))
     }
 
@@ -321,12 +324,12 @@ impl Prepared {
     /// were not built.
     pub(crate) fn remember(&self, store: &Store, keys: &[Option<Digest>]) -> Result<()> {
         let built = self.graph.vertices.iter().zip(keys);
-        let steps = built.filter_map(|(vertex, key)| Some(why::entry(vertex, (*key)?))).collect();
-        let before = store.ledger(&self.ledger)?;
+        let steps = built.filter_map(|(vertex, key)| Some(explain::entry(vertex, (*key)?))).collect();
+        let before = store.build_index(&self.build_index)?;
         let mut after = before.clone();
         after.update(steps);
         if after != before {
-            store.put_ledger(&self.ledger, &after)?;
+            store.put_build_index(&self.build_index, &after)?;
         }
         Ok(())
     }
@@ -345,7 +348,7 @@ impl Prepared {
             return Ok(false);
         }
         let root = view.try_clone().map_err(BuildError::kernel("the result"))?;
-        match export::files(output, &[View { folder: PathBuf::new(), root, epoch: self.graph.epoch }]) {
+        match outputs::files(output, &[View { folder: PathBuf::new(), root, epoch: self.graph.epoch }]) {
             Ok(()) => Ok(true),
             Err(BuildError::Kernel { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => {
                 Ok(false)
@@ -361,7 +364,7 @@ impl Prepared {
             if matches!(known, Known::Hit(_)) {
                 events.send(Event::Started { step, label: vertex.label.clone(), text: vertex.text.clone() });
                 if let Some(key) = self.keys[step] {
-                    events.send(Event::Why { step, text: why::hit(&key) });
+                    events.send(Event::Why { step, text: explain::hit(&key) });
                 }
                 events.send(Event::Done { step, outcome: StepOutcome::Cached, seconds: 0.0 });
             }

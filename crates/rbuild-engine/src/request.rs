@@ -6,7 +6,7 @@ use rbuild_linux::{Destination, Directory};
 use rbuild_plan::Parameters;
 use rbuild_sandbox::Carrier;
 
-use crate::mask::SecretValues;
+use crate::ops::redact::SecretValues;
 
 /// A build request with all inputs read and resolved. The build reads neither the environment nor
 /// the clock.

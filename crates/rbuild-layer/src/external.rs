@@ -19,7 +19,7 @@ use crate::xattrs::keep_in_layer;
 
 /// A regular file of the layer whose content is outside the tree.
 #[derive(Debug, Clone)]
-pub struct LooseFile {
+pub struct ExternalFile {
     /// File name in the layer.
     pub name: OsString,
     /// File name in the source directory.
@@ -38,23 +38,23 @@ pub struct LooseFile {
 
 /// All external files of a tree, by directory of the tree.
 #[derive(Default)]
-pub struct Loose {
+pub struct ExternalFiles {
     source: Option<RootDir>,
     earlier: Option<EarlierLayer>,
-    dirs: HashMap<PathBuf, Vec<(Arc<Path>, LooseFile)>>,
+    dirs: HashMap<PathBuf, Vec<(Arc<Path>, ExternalFile)>>,
 }
 
-impl Loose {
+impl ExternalFiles {
     /// Creates an empty set of files below `source`. `earlier` is the uncompressed layer that
     /// contains the files marked as unchanged; it must have been written by this crate and verified
     /// to be complete.
-    pub fn of(source: RootDir, earlier: Option<File>) -> Loose {
-        Loose { source: Some(source), earlier: earlier.map(EarlierLayer::new), dirs: HashMap::new() }
+    pub fn of(source: RootDir, earlier: Option<File>) -> ExternalFiles {
+        ExternalFiles { source: Some(source), earlier: earlier.map(EarlierLayer::new), dirs: HashMap::new() }
     }
 
     /// Adds files of the source directory `source` to the directory `dir` of the tree, which must
     /// not contain any of their names.
-    pub fn add(&mut self, dir: &Path, source: &Path, files: impl IntoIterator<Item = LooseFile>) {
+    pub fn add(&mut self, dir: &Path, source: &Path, files: impl IntoIterator<Item = ExternalFile>) {
         let source: Arc<Path> = source.into();
         let files = files.into_iter().map(|file| (source.clone(), file));
         match self.dirs.get_mut(dir) {
@@ -64,22 +64,22 @@ impl Loose {
     }
 
     /// Removes and returns the external files of a directory of the tree.
-    pub(crate) fn here(&mut self, dir: &Path) -> LooseHere {
+    pub(crate) fn here(&mut self, dir: &Path) -> ExternalHere {
         let mut files = if self.dirs.is_empty() { Vec::new() } else { self.dirs.remove(dir).unwrap_or_default() };
         files.sort_by(|a, b| b.1.name.as_bytes().cmp(a.1.name.as_bytes()));
-        LooseHere { files, open: None }
+        ExternalHere { files, open: None }
     }
 }
 
 /// The external files of one directory, in reverse order of their names.
-pub(crate) struct LooseHere {
-    files: Vec<(Arc<Path>, LooseFile)>,
+pub(crate) struct ExternalHere {
+    files: Vec<(Arc<Path>, ExternalFile)>,
     open: Option<(Arc<Path>, RootDir)>,
 }
 
-impl LooseHere {
+impl ExternalHere {
     /// Removes and returns the next file if it sorts before the tree's own next entry.
-    pub(crate) fn before(&mut self, own: Option<&OsString>) -> Option<(Arc<Path>, LooseFile)> {
+    pub(crate) fn before(&mut self, own: Option<&OsString>) -> Option<(Arc<Path>, ExternalFile)> {
         let (_, next) = self.files.last()?;
         let first = own.is_none_or(|own| next.name.as_bytes() < own.as_bytes());
         if first { self.files.pop() } else { None }
@@ -89,10 +89,10 @@ impl LooseHere {
     /// has them, all others from the source directory.
     pub(crate) fn item(
         &mut self,
-        (source, file): &(Arc<Path>, LooseFile),
+        (source, file): &(Arc<Path>, ExternalFile),
         path: &Path,
         times: Times,
-        all: &mut Loose,
+        all: &mut ExternalFiles,
     ) -> Result<Item> {
         let mut entry = entry(file, path, times);
         if file.unchanged
@@ -114,8 +114,8 @@ impl LooseHere {
     }
 }
 
-fn entry(file: &LooseFile, path: &Path, times: Times) -> TarEntry {
-    let LooseFile { name, stat, uid, gid, mode, .. } = file;
+fn entry(file: &ExternalFile, path: &Path, times: Times) -> TarEntry {
+    let ExternalFile { name, stat, uid, gid, mode, .. } = file;
     TarEntry {
         path: path.join(name).into_os_string(),
         kind: EntryKind::File,
@@ -131,8 +131,8 @@ fn entry(file: &LooseFile, path: &Path, times: Times) -> TarEntry {
     }
 }
 
-fn read(dir: &RootDir, file: &LooseFile, mut entry: TarEntry) -> Result<Item> {
-    let LooseFile { source, stat, .. } = file;
+fn read(dir: &RootDir, file: &ExternalFile, mut entry: TarEntry) -> Result<Item> {
+    let ExternalFile { source, stat, .. } = file;
     let open = dir.open_name(source)?;
     entry.xattrs = file_xattrs(&open)?.into_iter().filter(|(attr, _)| keep_in_layer(attr)).collect();
     let unchanged = Unchanged { stat: *stat, path: dir.label().join(source) };
@@ -147,7 +147,7 @@ fn read(dir: &RootDir, file: &LooseFile, mut entry: TarEntry) -> Result<Item> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{LayerError, LayerForm, pack_layer, pack_loose};
+    use crate::{LayerError, LayerForm, pack_layer, pack_with_external};
     use rbuild_linux::file_stat;
     use std::ffi::OsStr;
 
@@ -161,7 +161,7 @@ mod tests {
             std::fs::create_dir_all(dir.join("a/b")).unwrap();
         }
         std::fs::create_dir_all(&source).unwrap();
-        let mut loose = Loose::of(RootDir::open(top.join("source")).unwrap(), None);
+        let mut external = ExternalFiles::of(RootDir::open(top.join("source")).unwrap(), None);
         for dir in ["", "a", "a/b"] {
             let mut files = Vec::new();
             for i in 0..150 {
@@ -175,7 +175,7 @@ mod tests {
                     let (uid, gid, mode) = (0, 0, 0o640);
                     let source_name = at.file_name().unwrap().to_os_string();
                     let stat = file_stat(&File::open(&at).unwrap()).unwrap();
-                    files.push(LooseFile {
+                    files.push(ExternalFile {
                         name: name.clone().into(),
                         source: source_name,
                         stat,
@@ -189,8 +189,8 @@ mod tests {
             // Unsorted, and in two calls.
             files.reverse();
             let rest = files.split_off(20);
-            loose.add(Path::new(dir), Path::new("from"), files);
-            loose.add(Path::new(dir), Path::new("from"), rest);
+            external.add(Path::new(dir), Path::new("from"), files);
+            external.add(Path::new(dir), Path::new("from"), rest);
         }
         let form = LayerForm { compression: crate::Compression::None, level: None };
         let names = |bytes: &[u8]| -> Vec<(String, u64, u64)> {
@@ -202,7 +202,7 @@ mod tests {
         };
         let (mut expected, mut got) = (Vec::new(), Vec::new());
         pack_layer(&RootDir::open(&whole).unwrap(), form, Times::AsIs, &mut expected).unwrap();
-        pack_loose(&RootDir::open(&part).unwrap(), loose, form, &mut got).unwrap();
+        pack_with_external(&RootDir::open(&part).unwrap(), external, form, &mut got).unwrap();
         let (expected, got) = (names(&expected), names(&got));
         assert_eq!(expected.len(), 452);
         let without_modes = |list: &[(String, u64, u64)]| list.iter().map(|e| (e.0.clone(), e.1)).collect::<Vec<_>>();
@@ -234,22 +234,22 @@ mod tests {
         pack_layer(&RootDir::open(&old).unwrap(), form, Times::AsIs, written).unwrap();
         // The first byte identifies the origin of each file.
         let packed = |layer: &Path| -> Vec<(String, u8)> {
-            let mut loose = Loose::of(RootDir::open(&source).unwrap(), Some(File::open(layer).unwrap()));
+            let mut external = ExternalFiles::of(RootDir::open(&source).unwrap(), Some(File::open(layer).unwrap()));
             for (name, unchanged) in
                 [("a/b/1", true), ("a/b/large", true), ("a/b/new", true), ("a/c", true), ("a.b/x", false), ("z", true)]
             {
                 let path = Path::new(name);
                 let stat = file_stat(&File::open(source.join(path)).unwrap()).unwrap();
                 let name = path.file_name().unwrap().to_os_string();
-                let file = LooseFile { source: name.clone(), name, stat, uid: 0, gid: 0, mode: 0o600, unchanged };
+                let file = ExternalFile { source: name.clone(), name, stat, uid: 0, gid: 0, mode: 0o600, unchanged };
                 let dir = path.parent().unwrap();
-                loose.add(dir, dir, [file]);
+                external.add(dir, dir, [file]);
             }
             let tree = top.join("tree");
             std::fs::create_dir_all(tree.join("a/b")).unwrap();
             std::fs::create_dir_all(tree.join("a.b")).unwrap();
             let mut bytes = Vec::new();
-            pack_loose(&RootDir::open(&tree).unwrap(), loose, form, &mut bytes).unwrap();
+            pack_with_external(&RootDir::open(&tree).unwrap(), external, form, &mut bytes).unwrap();
             let mut archive = tar::Archive::new(&bytes[..]);
             let entries = archive.entries().unwrap().map(|e| e.unwrap());
             let held = entries.filter(|e| e.header().entry_type().is_file()).map(|mut e| {
@@ -284,13 +284,13 @@ mod tests {
             let stat = file_stat(&File::open(top.join("f")).unwrap()).unwrap();
             for now in [size / 2, size + 1] {
                 std::fs::write(top.join("f"), vec![2; now]).unwrap();
-                let mut loose = Loose::of(RootDir::open(&top).unwrap(), None);
+                let mut external = ExternalFiles::of(RootDir::open(&top).unwrap(), None);
                 let name = || OsStr::new("f").to_os_string();
                 let file =
-                    LooseFile { name: name(), source: name(), stat, uid: 0, gid: 0, mode: 0o644, unchanged: false };
-                loose.add(Path::new(""), Path::new(""), [file]);
+                    ExternalFile { name: name(), source: name(), stat, uid: 0, gid: 0, mode: 0o644, unchanged: false };
+                external.add(Path::new(""), Path::new(""), [file]);
                 let tree = RootDir::open(top.join("tree")).unwrap();
-                let got = pack_loose(&tree, loose, form, Vec::new());
+                let got = pack_with_external(&tree, external, form, Vec::new());
                 assert!(matches!(got, Err(LayerError::Changed(_))), "{size} {now}: {got:?}");
             }
         }

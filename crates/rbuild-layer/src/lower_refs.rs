@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// References to lower layers. Paths are normalized and relative to the root.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Leaning {
+pub struct LowerRefs {
     /// Non-empty directories without an entry of their own, parents first. If the lower layers have
     /// a directory there, this one takes its metadata; if they have a symbolic link, the content
     /// belongs to the link's target.
@@ -22,7 +22,7 @@ pub struct Leaning {
     pub root: bool,
 }
 
-impl Leaning {
+impl LowerRefs {
     /// Returns true if the layer's content is self-contained; `root` does not count.
     pub fn is_empty(&self) -> bool {
         self.dirs.is_empty() && self.links.is_empty()
@@ -49,21 +49,21 @@ impl Leaning {
         bytes
     }
 
-    /// Parses the output of [`Leaning::to_bytes`]. Returns `None` if the format is invalid.
-    pub fn from_bytes(bytes: &[u8]) -> Option<Leaning> {
-        let mut leaning = Leaning::default();
+    /// Parses the output of [`LowerRefs::to_bytes`]. Returns `None` if the format is invalid.
+    pub fn from_bytes(bytes: &[u8]) -> Option<LowerRefs> {
+        let mut lower_refs = LowerRefs::default();
         let mut name = None;
         for line in bytes.strip_suffix(b"\0").into_iter().flat_map(|lines| lines.split(|b| *b == 0)) {
             let path = PathBuf::from(OsStr::from_bytes(line.get(2..)?));
             match (&line[..2], name.take()) {
-                (b"r ", None) if path.as_os_str().is_empty() => leaning.root = true,
-                (b"d ", None) => leaning.dirs.push(path),
+                (b"r ", None) if path.as_os_str().is_empty() => lower_refs.root = true,
+                (b"d ", None) => lower_refs.dirs.push(path),
                 (b"l ", None) => name = Some(path),
-                (b"t ", Some(name)) => leaning.links.push((name, path)),
+                (b"t ", Some(name)) => lower_refs.links.push((name, path)),
                 _ => return None,
             }
         }
-        (name.is_none() && (bytes.is_empty() || bytes.ends_with(b"\0"))).then_some(leaning)
+        (name.is_none() && (bytes.is_empty() || bytes.ends_with(b"\0"))).then_some(lower_refs)
     }
 }
 
@@ -74,13 +74,13 @@ mod tests {
     #[test]
     fn a_note_is_read_as_it_was_written() {
         let odd = PathBuf::from(OsStr::from_bytes(b"a\xff\n/b"));
-        let all = Leaning { dirs: vec!["a".into(), odd.clone()], links: vec![("x/y".into(), odd)], root: false };
-        let rootless = Leaning { root: true, ..Leaning::default() };
-        for leaning in [Leaning::default(), Leaning { root: true, ..all.clone() }, all, rootless] {
-            assert_eq!(Leaning::from_bytes(&leaning.to_bytes()), Some(leaning));
+        let all = LowerRefs { dirs: vec!["a".into(), odd.clone()], links: vec![("x/y".into(), odd)], root: false };
+        let rootless = LowerRefs { root: true, ..LowerRefs::default() };
+        for lower_refs in [LowerRefs::default(), LowerRefs { root: true, ..all.clone() }, all, rootless] {
+            assert_eq!(LowerRefs::from_bytes(&lower_refs.to_bytes()), Some(lower_refs));
         }
         for junk in [&b"d"[..], b"d x", b"l x\0", b"t x\0", b"\0", b"q x\0", b"r x\0", b"l x\0d y\0"] {
-            assert_eq!(Leaning::from_bytes(junk), None, "{junk:?}");
+            assert_eq!(LowerRefs::from_bytes(junk), None, "{junk:?}");
         }
     }
 }

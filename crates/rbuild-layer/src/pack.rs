@@ -13,7 +13,7 @@ use crate::chunks::Pieces;
 use crate::compress::{Compression, Decoder};
 use crate::entry::TarEntry;
 use crate::error::{LayerError, Result};
-use crate::external::Loose;
+use crate::external::ExternalFiles;
 use crate::gzip::ParallelGzip;
 use crate::hash_thread::ChunkHash;
 use crate::item::{Item, entry_changed};
@@ -69,15 +69,15 @@ pub fn pack_layer(tree: &RootDir, form: LayerForm, times: Times, out: impl Write
 }
 
 /// Writes the overlay upper directory `tree` to `out` as an image layer, together with the external
-/// files `loose`.
+/// files `external`.
 ///
 /// # Errors
 ///
 /// Fails as [`pack_layer`] does, and with [`LayerError::Changed`] if an external file has changed.
-pub fn pack_loose(tree: &RootDir, loose: Loose, form: LayerForm, out: impl Write) -> Result<Packed> {
+pub fn pack_with_external(tree: &RootDir, external: ExternalFiles, form: LayerForm, out: impl Write) -> Result<Packed> {
     pack(form, out, |pieces| {
         let mut packer = TreePacker::to(Deletions::Whiteouts, pieces);
-        packer.pack_walk(Walk::new(tree, Path::new(""), Deletions::Whiteouts, Times::AsIs, loose)?)?;
+        packer.pack_walk(Walk::new(tree, Path::new(""), Deletions::Whiteouts, Times::AsIs, external)?)?;
         packer.finish()
     })
 }
@@ -186,7 +186,7 @@ impl<'a> TreePacker<'a> {
         if !folder.as_os_str().is_empty() {
             self.put(Item::Header(TarEntry::plain_dir(folder)))?;
         }
-        self.pack_walk(Walk::new(tree, folder, self.deletions, times, Loose::default())?)
+        self.pack_walk(Walk::new(tree, folder, self.deletions, times, ExternalFiles::default())?)
     }
 
     /// Writes one entry of the directory `dir` under its own name, including its descendants.

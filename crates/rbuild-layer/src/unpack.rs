@@ -19,7 +19,7 @@ use crate::compress::Compression;
 use crate::entry::{EntryKind, TarEntry};
 use crate::error::{LayerError, Result};
 use crate::limits::Limits;
-use crate::lower_refs::Leaning;
+use crate::lower_refs::LowerRefs;
 use crate::read_ahead::with_read_ahead;
 use crate::reader::TarReader;
 use crate::write_behind::{Filled, Finisher, SMALL, Unfinished};
@@ -66,7 +66,7 @@ pub struct Unpacked {
     /// Number of entries.
     pub entries: u64,
     /// References to lower layers; empty unless the archive is a layer.
-    pub leaning: Leaning,
+    pub lower_refs: LowerRefs,
 }
 
 /// Returns true if unpacking is cancelled.
@@ -139,14 +139,14 @@ pub fn unpack_some(
         }
         reader.drain()?;
         let entries = target.entries;
-        let leaning = target.finish()?;
-        Ok::<_, LayerError>((tee.count, entries, leaning))
+        let lower_refs = target.finish()?;
+        Ok::<_, LayerError>((tee.count, entries, lower_refs))
     });
-    let (unpacked, entries, leaning) = result?;
+    let (unpacked, entries, lower_refs) = result?;
     // The digest also covers bytes that follow the end of the compressed stream.
     std::io::copy(&mut raw, &mut std::io::sink()).map_err(LayerError::io("the end of the archive"))?;
     let digest = how.known.unwrap_or_else(|| raw.hasher.unwrap_or_default().finish());
-    Ok(Unpacked { digest, size: raw.count, diff_id: diff_id.unwrap_or(digest), unpacked, entries, leaning })
+    Ok(Unpacked { digest, size: raw.count, diff_id: diff_id.unwrap_or(digest), unpacked, entries, lower_refs })
 }
 
 /// Counts the bytes read, and hashes them on request.
@@ -570,16 +570,16 @@ impl<'a> Target<'a> {
         owner_error(entry.path.to_string_lossy().into_owned(), e)
     }
 
-    fn finish(mut self) -> Result<Leaning> {
+    fn finish(mut self) -> Result<LowerRefs> {
         self.link_later()?;
         self.finisher.end().map_err(unfinished)?;
         self.finish_dirs()?;
-        if self.how.whiteouts == Whiteouts::Overlay { self.leaning() } else { Ok(Leaning::default()) }
+        if self.how.whiteouts == Whiteouts::Overlay { self.lower_refs() } else { Ok(LowerRefs::default()) }
     }
 
     /// Returns the references to lower layers. Paths are those of the tree, with the archive's own
     /// symbolic links resolved.
-    fn leaning(&self) -> Result<Leaning> {
+    fn lower_refs(&self) -> Result<LowerRefs> {
         let real = |path: &Path| -> Result<PathBuf> {
             let path = self.root.resolve(path)?;
             Ok(path.strip_prefix("/").unwrap_or(&path).to_path_buf())
@@ -603,7 +603,7 @@ impl<'a> Target<'a> {
             );
         }
         let root = !self.dirs.contains_key(Path::new(""));
-        Ok(Leaning { dirs: dirs.into_iter().collect(), links, root })
+        Ok(LowerRefs { dirs: dirs.into_iter().collect(), links, root })
     }
 
     /// Sets modes and times of directories, deepest first.

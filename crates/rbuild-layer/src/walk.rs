@@ -10,7 +10,7 @@ use rbuild_linux::{Kind, RootDir, Stat, Timestamp, Trail};
 
 use crate::entry::{EntryKind, TarEntry};
 use crate::error::{LayerError, Result};
-use crate::external::{Loose, LooseHere};
+use crate::external::{ExternalFiles, ExternalHere};
 use crate::item::{Item, SMALL, read_small};
 use crate::options::{Deletions, Times};
 use crate::unpack::WHITEOUT;
@@ -20,7 +20,7 @@ use crate::xattrs::{keep_in_layer, marks_opaque};
 struct OpenDir {
     path: PathBuf,
     entries: Vec<OsString>,
-    loose: LooseHere,
+    external: ExternalHere,
 }
 
 /// Maximum number of entries in a batch sent to the packing thread.
@@ -39,24 +39,31 @@ pub(crate) struct Walk {
     times: Times,
     /// First path of each inode with several hard links.
     links: HashMap<(u32, u32, u64), PathBuf>,
-    loose: Loose,
+    external: ExternalFiles,
 }
 
 impl Walk {
-    pub(crate) fn new(tree: &RootDir, folder: &Path, deletions: Deletions, times: Times, loose: Loose) -> Result<Walk> {
+    pub(crate) fn new(
+        tree: &RootDir,
+        folder: &Path,
+        deletions: Deletions,
+        times: Times,
+        external: ExternalFiles,
+    ) -> Result<Walk> {
         let trail = Trail::new(tree.try_clone()?);
-        let mut walk = Walk { trail, stack: Vec::new(), waiting: None, deletions, times, links: HashMap::new(), loose };
+        let mut walk =
+            Walk { trail, stack: Vec::new(), waiting: None, deletions, times, links: HashMap::new(), external };
         walk.open(folder.to_path_buf())?;
         Ok(walk)
     }
 
     /// Walks one entry of a directory under its own name, including its descendants.
     pub(crate) fn of_entry(dir: &RootDir, name: &OsStr, deletions: Deletions, times: Times) -> Result<Walk> {
-        let mut loose = Loose::default();
-        let (path, here) = (PathBuf::new(), loose.here(Path::new("")));
-        let top = OpenDir { path, entries: vec![name.to_os_string()], loose: here };
+        let mut external = ExternalFiles::default();
+        let (path, here) = (PathBuf::new(), external.here(Path::new("")));
+        let top = OpenDir { path, entries: vec![name.to_os_string()], external: here };
         let trail = Trail::new(dir.try_clone()?);
-        Ok(Walk { trail, stack: vec![top], waiting: None, deletions, times, links: HashMap::new(), loose })
+        Ok(Walk { trail, stack: vec![top], waiting: None, deletions, times, links: HashMap::new(), external })
     }
 
     /// Starts listing the last directory of the trail.
@@ -71,8 +78,8 @@ impl Walk {
         }
         let mut entries: Vec<OsString> = dir.entries()?.into_iter().map(|e| e.name).collect();
         entries.reverse();
-        let loose = self.loose.here(&path);
-        self.stack.push(OpenDir { path, entries, loose });
+        let external = self.external.here(&path);
+        self.stack.push(OpenDir { path, entries, external });
         Ok(())
     }
 
@@ -83,9 +90,9 @@ impl Walk {
                 return Ok(Some(item));
             }
             let Some(top) = self.stack.last_mut() else { return Ok(None) };
-            if let Some(file) = top.loose.before(top.entries.last()) {
+            if let Some(file) = top.external.before(top.entries.last()) {
                 check_name(&file.1.name, &top.path, self.deletions)?;
-                return top.loose.item(&file, &top.path, self.times, &mut self.loose).map(Some);
+                return top.external.item(&file, &top.path, self.times, &mut self.external).map(Some);
             }
             let Some(name) = top.entries.pop() else {
                 self.stack.pop();

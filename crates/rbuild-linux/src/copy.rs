@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use crate::error::{Error, Result};
 use crate::idmap::chown_hint;
 use crate::meta::{Stat, Timestamp};
-use crate::owners::{self, Recorded, owners_are_recorded};
+use crate::recorded_owners::{self, Recorded, owners_are_recorded};
 use crate::rootdir::timestamps;
 
 /// Copies all bytes of `from` into the empty file `to`, and returns the number of bytes, holes
@@ -63,7 +63,7 @@ pub fn set_file_owner(file: &File, uid: u32, gid: u32, mode: u32) -> Result<()> 
     let fail = |call, e: Errno| Error::new(call, "a new file", e);
     if owners_are_recorded() {
         let path = std::path::PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-        owners::record(&path, true, &Recorded { uid, gid, device: None }).map_err(|e| fail("setxattr", e))?;
+        recorded_owners::record(&path, true, &Recorded { uid, gid, device: None }).map_err(|e| fail("setxattr", e))?;
         return rustix::fs::fchmod(file, Mode::from_raw_mode(mode)).map_err(|e| fail("fchmod", e));
     }
     rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))

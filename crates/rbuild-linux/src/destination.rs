@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, StatxAttributes, StatxFlags, Uid};
 use rustix::io::Errno;
 
+use crate::atomic_file::temporary_name;
 use crate::error::{Error, Result};
-use crate::publish::temporary_name;
 use crate::rootdir::RootDir;
 
 mod find;

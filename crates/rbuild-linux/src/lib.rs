@@ -7,6 +7,7 @@
 //! It is the only crate of the workspace that may contain `unsafe`, which is confined to
 //! [`process`], [`notify`] and `syscalls`.
 
+mod atomic_file;
 mod copy;
 mod destination;
 mod error;
@@ -16,11 +17,10 @@ mod lock;
 mod meta;
 mod mount;
 pub mod notify;
-mod owners;
 pub mod process;
 mod program;
-mod publish;
 mod random;
+mod recorded_owners;
 mod rootdir;
 mod syscalls;
 mod trail;
@@ -39,15 +39,15 @@ pub use mount::{
     private_mount_namespace, private_namespaces,
 };
 
-pub use owners::{
+pub use atomic_file::{
+    AtomicFile, is_unpublished, remove_tree, sync_filesystem, temporary_name, write_atomic, write_durable,
+};
+pub use program::sealed_program;
+pub use random::random_bytes;
+pub use recorded_owners::{
     OwnerKey, Recorded, has_met_stand_ins, latest_modification, owner_attribute, owner_key, owners_are_recorded,
     record, record_in_times, record_owners, recorded, set_owner_key,
 };
-pub use program::sealed_program;
-pub use publish::{
-    AtomicFile, is_unpublished, remove_tree, sync_filesystem, temporary_name, write_atomic, write_durable,
-};
-pub use random::random_bytes;
 pub use rootdir::{Entry, RootDir};
 pub use syscalls::{join_new_session_keyring, make_read_only};
 pub use trail::{MOST_DEEP, Trail};

@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use crate::error::{Error, Result};
 use crate::idmap::chown_hint;
 use crate::meta::{Kind, Stat, Timestamp, Xattrs, xattrs_by};
-use crate::owners::{self, Recorded, owners_are_recorded};
+use crate::recorded_owners::{self, Recorded, owners_are_recorded};
 
 mod long;
 
@@ -299,7 +299,8 @@ impl RootDir {
     pub fn set_stand_in(&self, name: &OsStr, device: (Kind, u32, u32)) -> Result<()> {
         one_component(name).map_err(|e| self.err("lsetxattr", Path::new(name), e))?;
         let what = Recorded { uid: 0, gid: 0, device: Some(device) };
-        owners::record(&self.proc_path(name), false, &what).map_err(|e| self.err("lsetxattr", Path::new(name), e))
+        recorded_owners::record(&self.proc_path(name), false, &what)
+            .map_err(|e| self.err("lsetxattr", Path::new(name), e))
     }
 
     /// Creates an overlay whiteout: a device 0:0 or, where devices cannot be created (on a file
@@ -363,7 +364,7 @@ impl RootDir {
     pub fn chown(&self, name: &OsStr, uid: u32, gid: u32) -> Result<()> {
         if owners_are_recorded() {
             let stat = self.stat_name(name)?;
-            return owners::chown(self.fd(), name, &self.proc_path(name), &stat, (uid, gid))
+            return recorded_owners::chown(self.fd(), name, &self.proc_path(name), &stat, (uid, gid))
                 .map_err(|e| self.err("recording the owner", Path::new(name), e));
         }
         let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
@@ -382,8 +383,8 @@ impl RootDir {
     /// Sets the modification time of `name`, and its access time to the same, without following it.
     pub fn set_mtime(&self, name: &OsStr, mtime: Timestamp) -> Result<()> {
         let mut times = timestamps(mtime);
-        if owners_are_recorded() && mtime.sec > owners::latest_modification(Kind::Symlink) {
-            let latest = owners::latest_modification(self.stat(name)?.kind);
+        if owners_are_recorded() && mtime.sec > recorded_owners::latest_modification(Kind::Symlink) {
+            let latest = recorded_owners::latest_modification(self.stat(name)?.kind);
             times.last_modification.tv_sec = times.last_modification.tv_sec.min(latest);
         }
         one_component(name)
@@ -396,7 +397,8 @@ impl RootDir {
         let here = Path::new("");
         if owners_are_recorded() {
             let what = Recorded { uid, gid, device: None };
-            owners::record(&self.proc_path(OsStr::new("")), true, &what).map_err(|e| self.err("setxattr", here, e))?;
+            recorded_owners::record(&self.proc_path(OsStr::new("")), true, &what)
+                .map_err(|e| self.err("setxattr", here, e))?;
         } else {
             rustix::fs::fchown(self.fd(), Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
                 .map_err(|e| self.err("fchown", here, e).with_hint(chown_hint(e, uid, gid)))?;
@@ -588,7 +590,7 @@ pub(crate) fn stat_fd(fd: BorrowedFd<'_>) -> rustix::io::Result<Stat> {
 pub(crate) fn timestamps(mtime: Timestamp) -> Timestamps {
     let t = Timespec { tv_sec: mtime.sec, tv_nsec: i64::from(mtime.nsec) };
     // The access time may hold an owner record.
-    let access = if owners_are_recorded() { owners::OMITTED } else { t };
+    let access = if owners_are_recorded() { recorded_owners::OMITTED } else { t };
     Timestamps { last_access: access, last_modification: t }
 }
 

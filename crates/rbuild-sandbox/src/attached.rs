@@ -13,9 +13,9 @@ use std::thread::JoinHandle;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::SandboxError;
-use crate::request::{Input, Outcome, RunRequest};
-use crate::run::{Cancel, Runner, Said, Stream, fail, follow, pipe_for, send_request, wait_for_news};
-use crate::zygote::{Zygote, receive_with_byte};
+use crate::client::{Cancel, Runner, Said, Stream, fail, follow, pipe_for, send_request, wait_for_news};
+use crate::protocol::{Input, Outcome, RunRequest};
+use crate::runner::zygote::{Zygote, receive_with_byte};
 
 /// Runs one command with this process's output streams. Its input is this process's, or a terminal
 /// if the request says so.
@@ -35,7 +35,8 @@ pub fn run_attached(zygote: &Zygote, request: &RunRequest, cancel: &Cancel) -> R
         if request.input == Input::Terminal
             && let Some(terminal) = wait_for_terminal(&runner, &ours, &mut said)?
         {
-            crate::terminal::connect(&terminal, &runner.pidfd, zygote.process()).map_err(fail("the terminal"))?;
+            crate::runner::terminal::connect(&terminal, &runner.pidfd, zygote.process())
+                .map_err(fail("the terminal"))?;
         }
         follow(&runner, &mut ours, &mut said, &mut none, &mut |_, _| ())?;
     }

@@ -6,36 +6,23 @@
 //! to libcontainer, and reports one outcome. Only this crate uses libcontainer and caps.
 
 mod attached;
-mod chroot;
-mod command;
-mod complaints;
-mod container;
-mod enter;
-mod mounts;
-mod network;
-mod newuidmap;
-mod obstacles;
-mod owners;
-mod probe;
-mod request;
-mod rights;
-mod run;
+mod client;
+mod id_emulation;
+mod namespace;
+mod protocol;
+mod runner;
 mod seccomp;
-mod stubs;
-mod surroundings;
-mod terminal;
-mod zygote;
 
 pub use attached::run_attached;
-pub use chroot::restored_files;
-pub use enter::{Builder, STORE, World, enter};
-pub use network::Carrier;
-pub use probe::{Check, Isolation, Refusal, Rung, UNMASK, checks, isolation, records_owners};
-pub use request::{Ended, Files, Input, MountRequest, Network, Outcome, RunRequest, Source, Ulimit};
-pub use run::{Cancel, Stream, run};
-pub use stubs::remove_points;
-pub use terminal::Restore;
-pub use zygote::{ZYGOTE, Zygote, zygote_main};
+pub use client::{Cancel, Stream, run};
+pub use namespace::enter::{Builder, STORE, World, enter};
+pub use namespace::isolation::{Check, Isolation, Refusal, Rung, UNMASK, checks, isolation, records_owners};
+pub use namespace::network::Carrier;
+pub use protocol::{Ended, Files, Input, MountRequest, Network, Outcome, RunRequest, Source, Ulimit};
+pub use runner::chroot::restored_files;
+pub use runner::mount_points::remove_points;
+pub use runner::terminal::Restore;
+pub use runner::zygote::{ZYGOTE, Zygote, zygote_main};
 
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {

@@ -10,7 +10,7 @@ mod calls;
 use rbuild_linux::notify::NOTIFY;
 use rbuild_linux::process::FilterStep;
 
-use crate::owners::When;
+use crate::id_emulation::When;
 use calls::{ALLOWED, ARCHITECTURES, CLONE, CLONE3, PERSONALITY, SOCKET};
 
 /// `AUDIT_ARCH_…` of each architecture (linux/audit.h).

@@ -11,8 +11,8 @@ use rbuild_linux::{AtomicFile, Error, RootDir};
 use serde::Serialize;
 
 use crate::error::{Result, StoreError};
-use crate::layout::Store;
 use crate::modes;
+use crate::store::Store;
 use crate::workspace::Workspace;
 
 /// Extended attribute that records the verification of a blob's digest.

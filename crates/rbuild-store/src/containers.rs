@@ -7,8 +7,8 @@ use rbuild_image::{Digest, Hasher};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StoreError};
-use crate::layout::Store;
 use crate::modes;
+use crate::store::Store;
 
 /// A container made by `create`. It has neither a process nor files of its own; it only refers to
 /// its image.

@@ -7,8 +7,8 @@ use rbuild_layer::{Compression, detect, layer_digests};
 use rbuild_linux::Error;
 
 use crate::error::{Result, StoreError};
-use crate::layout::Store;
-use crate::side_by_side::side_by_side;
+use crate::parallel::side_by_side;
+use crate::store::Store;
 
 /// Suffix of the names of such records. The names contain all information; the files are empty and
 /// remain valid forever.

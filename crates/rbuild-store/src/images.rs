@@ -8,7 +8,7 @@ use rbuild_image::{
 };
 
 use crate::error::{Result, StoreError};
-use crate::layout::Store;
+use crate::store::Store;
 
 /// An image of the store with its documents.
 #[derive(Debug, Clone)]

@@ -6,8 +6,8 @@ use std::io::Write;
 use rbuild_linux::{AtomicFile, random_bytes};
 
 use crate::error::Result;
-use crate::layout::Store;
 use crate::modes;
+use crate::store::Store;
 
 /// Length of a key in bytes.
 pub(crate) const LENGTH: usize = 32;

@@ -11,11 +11,11 @@ use rbuild_linux::RootDir;
 use serde::{Deserialize, Serialize};
 
 use crate::contents::compare_content;
-use crate::copies::{Files, Marks, merge};
 use crate::error::{Result, StoreError};
 use crate::images::digest;
-use crate::layout::Store;
-use crate::trees::TreeId;
+use crate::store::Store;
+use crate::trees::copies::{Files, Whiteouts, merge};
+use crate::trees::tree::TreeId;
 use crate::workspace::Workspace;
 
 /// A packed layer.
@@ -180,7 +180,7 @@ impl Store {
         let fs = dir.sub("fs")?;
         trees.iter().try_for_each(|tree| self.unfold_tree(work, tree))?;
         let open = trees.iter().map(|tree| self.tree(tree)).collect::<Result<Vec<_>>>()?;
-        merge(&open, &fs, Files::Linked, Marks::Kept)?;
+        merge(&open, &fs, Files::Linked, Whiteouts::Kept)?;
         self.commit_tree(work, &path, &id)?;
         Ok(id)
     }

@@ -9,11 +9,11 @@ use rbuild_image::Digest;
 use rbuild_linux::{KeyLock, LockKind, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::cache::records::lock_key;
 use crate::error::Result;
-use crate::layout::Store;
+use crate::gc::prune::tree_bytes;
 use crate::modes;
-use crate::prune::tree_bytes;
-use crate::records::lock_key;
+use crate::store::Store;
 
 /// The log of one build.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

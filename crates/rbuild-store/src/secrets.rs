@@ -7,10 +7,10 @@ use rbuild_image::{Digest, Hasher};
 use rbuild_linux::RootDir;
 use serde::{Deserialize, Serialize};
 
+use crate::cache::records::Record;
 use crate::error::Result;
-use crate::layout::{Store, document};
-use crate::records::Record;
-use crate::trees::TreeId;
+use crate::store::{Store, document};
+use crate::trees::tree::TreeId;
 
 /// A keyed digest of a secret's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

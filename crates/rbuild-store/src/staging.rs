@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::blobs::{HashedBlob, read_document, to_document};
 use crate::error::{Result, StoreError};
 use crate::images::digest;
-use crate::layout::Store;
+use crate::store::Store;
 use crate::workspace::Workspace;
 
 /// Blobs that arrive together. They are staged outside the store's blobs until [`Staging::keep`]

@@ -8,8 +8,8 @@ use std::io::Write;
 use rbuild_linux::{Kind, RootDir, random_bytes};
 
 use crate::error::{Result, StoreError};
-use crate::layout::{Owners, Store};
 use crate::modes;
+use crate::store::{Owners, Store};
 
 const DIR: &str = "owners";
 /// Owner of the witness files, which differs from the user who copies a store.

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rbuild_linux::RootDir;
 
 use crate::error::Result;
-use crate::layout::Store;
 use crate::modes;
+use crate::store::Store;
 
 static SERIAL: AtomicU64 = AtomicU64::new(0);
 

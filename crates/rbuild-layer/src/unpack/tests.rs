@@ -144,13 +144,13 @@ fn a_hard_link_may_come_before_its_target() {
     let told =
         unpack(&tar(&never)[..], &t.root(), Unpacking::archive(Owners::FromArchive, limits)).unwrap_err().to_string();
     assert!(told.contains("\"l0000\" links to \"l0001\", which the archive does not bring"), "{told}");
-    let links = apply(&t, &never).unwrap().leaning.links;
+    let links = apply(&t, &never).unwrap().lower_refs.links;
     assert_eq!((links.len(), &links[7]), (3000, &("l0007".into(), "l0008".into())));
     // No target is outside the root.
     let out = [link(hard, "h", "up/outside"), link(EntryKind::Symlink, "up", "..")];
     let (t, limits) = (Temp::new("early-out"), Limits::default());
     assert!(unpack(&tar(&out)[..], &t.root(), Unpacking::archive(Owners::FromArchive, limits)).is_err());
-    assert_eq!(apply(&t, &out).unwrap().leaning.links, [(PathBuf::from("h"), PathBuf::from("up/outside"))]);
+    assert_eq!(apply(&t, &out).unwrap().lower_refs.links, [(PathBuf::from("h"), PathBuf::from("up/outside"))]);
     assert!(!t.path("h").exists());
 }
 
@@ -168,12 +168,12 @@ fn directories_without_an_entry_are_told() {
     let mut f = file("a/b/f", "x");
     f.0.mtime = Timestamp { sec: 77, nsec: 0 };
     let entries = [f, file("later/f", "x"), dir("later", 0o700), file("gone/f", "x"), file("gone", "now a file")];
-    let leaning = apply(&t, &entries).unwrap().leaning;
-    assert_eq!(leaning.dirs, [Path::new("a"), Path::new("a/b")]);
+    let lower_refs = apply(&t, &entries).unwrap().lower_refs;
+    assert_eq!(lower_refs.dirs, [Path::new("a"), Path::new("a/b")]);
     // The path goes through a symbolic link of the layer itself.
     let own = [dir("real", 0o755), link(EntryKind::Symlink, "way", "/real"), file("way/in/f", "x")];
     let own = [&own[..], &[link(EntryKind::HardLink, "way/h", "elsewhere")]].concat();
-    let there = apply(&Temp::new("own-link"), &own).unwrap().leaning;
+    let there = apply(&Temp::new("own-link"), &own).unwrap().lower_refs;
     assert_eq!(there.dirs, [Path::new("real/in")]);
     assert_eq!(there.links, [(PathBuf::from("real/h"), PathBuf::from("elsewhere"))]);
     let made = std::fs::metadata(t.path("a/b")).unwrap();
@@ -388,7 +388,7 @@ fn a_deleted_directory_is_replaced_by_what_lies_in_it() {
         let unpacked = apply(&t, &entries).unwrap();
         assert_eq!(std::fs::read_to_string(t.path("x/new/file")).unwrap(), "n");
         assert!(crate::marks_opaque(&t.root().xattrs(OsStr::new("x")).unwrap()), "{entries:?}");
-        assert_eq!(unpacked.leaning.dirs, [Path::new("x/new")]);
+        assert_eq!(unpacked.lower_refs.dirs, [Path::new("x/new")]);
     }
     let t = Temp::new("deleted-file");
     let error = apply(&t, &[file("x", ""), file("x/new", "n")]).unwrap_err().to_string();
@@ -404,7 +404,7 @@ fn a_hard_link_to_a_deleted_file_is_not_one_to_the_mark() {
     {
         let t = Temp::new("link-deleted");
         let unpacked = apply(&t, &entries).unwrap();
-        assert_eq!(unpacked.leaning.links, [("h".into(), "d/f".into())]);
+        assert_eq!(unpacked.lower_refs.links, [("h".into(), "d/f".into())]);
         assert!(!t.path("h").exists());
     }
 }

@@ -1,0 +1,5 @@
+//! Cache keys, the explanation of misses, and results that a build may not use.
+
+pub(crate) mod explain;
+pub(crate) mod key;
+pub(crate) mod refusal;

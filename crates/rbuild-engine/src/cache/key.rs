@@ -1,0 +1,451 @@
+//! Cache keys: digests of everything that must be equal for a cached result to be reused.
+//!
+//! A step's *definition key* covers the operation and the results of its inputs. Where an input
+//! counts by its content (COPY from another stage), the step has a *content key* as well. Its
+//! result is then named by the content key, so that later steps do not depend on how the content
+//! was made.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rbuild_dockerfile::{Diagnostic, Span};
+use rbuild_image::{Digest, Hasher};
+use rbuild_linux::RootDir;
+use rbuild_plan::{CacheStep, CopyStep, From, MountKindStep, MountStep, RunStep, SourceNames, Step, Vertex, VertexId};
+use rbuild_sandbox::Builder;
+use rbuild_source::{
+    Content, HardLinks, HashCache, Ignore, Owner, Selected, Sight, SourceError, SourceTree, Take, content,
+    content_without_links,
+};
+
+use crate::builder_paths::Place;
+use crate::error::{BuildError, Result};
+use crate::request::{BuildRequest, ContextDir};
+
+/// A build context, as read by keys and steps.
+pub struct Context {
+    root: RootDir,
+    ignore: Ignore,
+    owner: Owner,
+    hashes: Arc<HashCache>,
+}
+
+impl Context {
+    fn open(path: &Path, ignore: &str, owner: Owner, hashes: &Arc<HashCache>) -> Result<Context> {
+        let root = RootDir::open(path).map_err(BuildError::kernel("the build context"))?;
+        let ignore = Ignore::parse(ignore).map_err(|e| BuildError::Other {
+            message: format!("the ignore file, {e}"),
+            help: Some("each line is one pattern; `!pattern` takes files back in".into()),
+        })?;
+        Ok(Context { root, ignore, owner, hashes: hashes.clone() })
+    }
+
+    pub fn tree(&self) -> SourceTree<'_> {
+        SourceTree {
+            root: &self.root,
+            ignore: Some(&self.ignore),
+            exclude: None,
+            owner: self.owner,
+            hashes: Some(&self.hashes),
+        }
+    }
+}
+
+/// All build contexts of a build.
+pub struct Contexts {
+    main: Option<Context>,
+    named: Vec<Option<Context>>,
+}
+
+/// The files of a stage or an image that a step copies from.
+pub struct StageFiles {
+    root: RootDir,
+    hashes: HashCache,
+}
+
+impl StageFiles {
+    pub fn new(root: RootDir) -> StageFiles {
+        StageFiles { root, hashes: HashCache::for_once() }
+    }
+
+    pub fn tree(&self) -> SourceTree<'_> {
+        SourceTree { root: &self.root, ignore: None, exclude: None, owner: Owner::AsIs, hashes: Some(&self.hashes) }
+    }
+}
+
+/// The process that opens the contexts; it determines their paths.
+#[derive(Clone, Copy)]
+pub enum Viewpoint<'a> {
+    Launcher,
+    Builder(&'a Builder),
+}
+
+impl Contexts {
+    pub fn open(request: &BuildRequest, from: Viewpoint<'_>, hashes: &Arc<HashCache>) -> Result<Contexts> {
+        let owner = if request.git_modes { Owner::RootWithGitModes } else { Owner::Root };
+        let open = |dir: &ContextDir, place: Place| match from {
+            Viewpoint::Launcher => Context::open(&dir.path, &dir.ignore, owner, hashes),
+            Viewpoint::Builder(builder) => Context::open(&builder.path(&place.path()), &dir.ignore, owner, hashes),
+        };
+        let main = request.context.as_ref().map(|dir| open(dir, Place::Context)).transpose()?;
+        let named = request.named.iter().enumerate();
+        let named = named.map(|(i, dir)| dir.as_ref().map(|dir| open(dir, Place::Named(i))).transpose());
+        Ok(Contexts { main, named: named.collect::<Result<_>>()? })
+    }
+
+    /// Returns the context that a step reads, `None` if it reads another step's files. Fails if the
+    /// build has no such context.
+    pub fn of(&self, from: From, span: Span) -> Result<Option<&Context>> {
+        let found = match from {
+            From::Vertex(_) => return Ok(None),
+            From::Context => self.main.as_ref(),
+            From::Named(i) => self.named.get(i).and_then(Option::as_ref),
+        };
+        found.map(Some).ok_or_else(|| {
+            let d = Diagnostic::new(span, "there is no build context to take files from");
+            BuildError::Unmet(vec![d.help("the Dockerfile came alone; give a context directory")])
+        })
+    }
+}
+
+impl Contexts {
+    /// Returns the content of a path in a context.
+    pub fn content_of(&self, span: Span, from: From, source: &str) -> Result<Content> {
+        let context = self.of(from, span)?;
+        let tree = context.ok_or_else(|| BuildError::other("a mount of the context names a stage"))?.tree();
+        let selected = tree.select_literal(source).map_err(|e| source_error(e, span))?;
+        content(&tree, &[selected]).map_err(|e| source_error(e, span))
+    }
+}
+
+/// Returns the files that one source of a COPY selects.
+pub fn select(tree: &SourceTree<'_>, copy: &CopyStep, source: &str) -> std::result::Result<Vec<Selected>, SourceError> {
+    match copy.names {
+        SourceNames::Patterns => tree.select(source),
+        SourceNames::Parents => tree.select_with_parents(source),
+        SourceNames::Literal => tree.select_literal(source).map(|item| vec![item]),
+    }
+}
+
+/// Returns the patterns of `--exclude`.
+pub fn exclusions(copy: &CopyStep) -> Result<Ignore> {
+    Ignore::from_patterns(&copy.exclude).map_err(|e| {
+        let span = copy.source_spans.first().copied().unwrap_or_default();
+        BuildError::Dockerfile(vec![Diagnostic::new(span, format!("--exclude: {}", e.reason))])
+    })
+}
+
+/// A component of a cache key.
+pub enum Part<'a> {
+    /// A property of the step itself.
+    Own(&'static str, &'a [u8]),
+    /// An input of the step, represented by its result.
+    Input(&'static str, VertexId),
+    /// Content of files from a context.
+    Files(&'static str, Digest),
+}
+
+/// The values that all keys of a build depend on.
+pub struct Keys<'a> {
+    pub contexts: &'a Contexts,
+    pub salt: Option<&'a str>,
+    pub result_of: &'a dyn Fn(VertexId) -> Digest,
+}
+
+impl Keys<'_> {
+    /// Returns the definition key of a step whose inputs all have results; `None` for scratch and
+    /// images, which have no key. Each component of the key is also passed to `note`. `taken` is
+    /// the content that the step takes from contexts, as returned by [`Keys::taken`].
+    pub fn definition(
+        &self,
+        vertex: &Vertex,
+        taken: &[Content],
+        note: &mut dyn FnMut(&Part<'_>),
+    ) -> Result<Option<Digest>> {
+        let mut hasher = Hasher::new();
+        hasher.field("step 3");
+        if let Some(salt) = self.salt {
+            hasher.field("salt").field(salt);
+        }
+        let mut put = |part: Part<'_>| {
+            match &part {
+                Part::Own(name, value) => hasher.field(name).field(value),
+                Part::Input(name, id) => hasher.field(name).field((self.result_of)(*id).bytes()),
+                Part::Files(name, digest) => hasher.field(name).field(digest.bytes()),
+            };
+            note(&part);
+        };
+        if let Some(parent) = vertex.parent {
+            put(Part::Input(PARENT, parent));
+        }
+        vertex.step.parts(&mut |name, value| put(Part::Own(name, value)));
+        let mut taken = taken.iter().map(|content| Part::Files(FILES, content.digest));
+        match &vertex.step {
+            Step::Scratch | Step::Image { .. } => return Ok(None),
+            Step::Workdir(_) => {}
+            Step::Run(run) => {
+                for mount in &run.mounts {
+                    match &mount.kind {
+                        MountKindStep::Bind { from: From::Vertex(id), source } => {
+                            put(Part::Own("mounted path", source.as_bytes()));
+                            put(Part::Input(FROM, *id));
+                        }
+                        MountKindStep::Cache(CacheStep { from: Some(From::Vertex(id)), .. }) => {
+                            put(Part::Input(FROM, *id));
+                        }
+                        MountKindStep::Bind { .. } | MountKindStep::Cache(CacheStep { from: Some(_), .. }) => {
+                            taken.next().into_iter().for_each(&mut put)
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            Step::Copy(copy) => match copy.from {
+                From::Vertex(id) => {
+                    copy.source_parts(&mut |name, value| put(Part::Own(name, value)));
+                    put(Part::Input(FROM, id));
+                }
+                From::Context | From::Named(_) => taken.for_each(put),
+            },
+        }
+        Ok(Some(hasher.finish()))
+    }
+
+    /// Returns the content that a step takes from contexts: for a copy at most one, for a command
+    /// one per mount of a context.
+    pub fn taken(&self, vertex: &Vertex) -> Result<Vec<Content>> {
+        match &vertex.step {
+            Step::Copy(copy) if !copy.sources.is_empty() => {
+                let context = self.contexts.of(copy.from, copy.source_spans[0])?;
+                context.map(|context| sources_content(&context.tree(), copy)).into_iter().collect()
+            }
+            Step::Run(run) => context_mounts(run)
+                .map(|mount| self.contexts.content_of(mount.span, mount.from, mount.source))
+                .collect(),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Returns the path of the most recently changed file among those that a step takes from
+    /// contexts.
+    pub fn changed_last(&self, vertex: &Vertex) -> Option<PathBuf> {
+        match &vertex.step {
+            Step::Copy(copy) => {
+                let context = self.contexts.of(copy.from, vertex.span).ok()??;
+                let exclude = exclusions(copy).ok()?;
+                let tree = SourceTree { exclude: Some(&exclude), ..context.tree() };
+                let items = copy.sources.iter().filter_map(|source| select(&tree, copy, source).ok());
+                tree.changed_last(&items.flatten().collect::<Vec<_>>())
+            }
+            Step::Run(run) => context_mounts(run).find_map(|mount| {
+                let tree = self.contexts.of(mount.from, mount.span).ok()??.tree();
+                tree.changed_last(&[tree.select_literal(mount.source).ok()?])
+            }),
+            _ => None,
+        }
+    }
+}
+
+/// A mount that takes files from a context: its position in the Dockerfile, the context, and the
+/// path in it.
+pub struct ContextMount<'a> {
+    pub span: Span,
+    pub from: From,
+    pub source: &'a str,
+    /// True if the files are the initial content of a cache, and not mounted themselves.
+    pub seeds_cache: bool,
+}
+
+/// Returns true if a mount takes files from a context.
+pub fn takes_context(mount: &MountStep) -> bool {
+    match &mount.kind {
+        MountKindStep::Bind { from, .. } | MountKindStep::Cache(CacheStep { from: Some(from), .. }) => {
+            !matches!(from, From::Vertex(_))
+        }
+        _ => false,
+    }
+}
+
+/// Returns the mounts that take files from a context, in order.
+pub fn context_mounts(run: &RunStep) -> impl Iterator<Item = ContextMount<'_>> {
+    run.mounts.iter().filter_map(|mount| {
+        let (from, source, seeds_cache) = match &mount.kind {
+            MountKindStep::Bind { from, source } => (*from, source, false),
+            MountKindStep::Cache(CacheStep { from: Some(from), source, .. }) => (*from, source, true),
+            _ => return None,
+        };
+        takes_context(mount).then_some(ContextMount { span: mount.span, from, source, seeds_cache })
+    })
+}
+
+/// Names of key components that are not properties of the step itself.
+pub const PARENT: &str = "the file system below";
+pub const FROM: &str = "what it reads";
+pub const FILES: &str = "files of the context";
+
+/// Returns the key of a step by the content that it reads and by its parent's result. `parent` is
+/// `None` for a linked copy, whose files do not depend on it.
+pub fn content_key(vertex: &Vertex, salt: Option<&str>, parent: Option<&Digest>, contents: &[Digest]) -> Digest {
+    let mut hasher = Hasher::new();
+    hasher.field("content step 3").field(salt.unwrap_or_default());
+    match parent {
+        Some(parent) => hasher.field(parent.bytes()),
+        None => hasher.field("linked"),
+    };
+    vertex.step.parts(&mut |name, value| {
+        hasher.field(name).field(value);
+    });
+    for content in contents {
+        hasher.field(FILES).field(content.bytes());
+    }
+    hasher.finish()
+}
+
+/// Returns the digest of the content that a mount of a stage shows; `None` if the path does not
+/// exist. Mode and owner of the mounted file or directory itself count, its name does not.
+pub fn mounted_content(stage: &StageFiles, source: &str) -> std::result::Result<Option<Digest>, SourceError> {
+    let tree = stage.tree();
+    match tree.select_literal(source) {
+        Ok(item) => {
+            let item = Selected { name: "mounted".into(), take: Take::Kept, ..item };
+            Ok(Some(content(&tree, &[item])?.digest))
+        }
+        Err(SourceError::NotFound { .. } | SourceError::DeadLink { .. }) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Returns the content of all sources of a COPY, in order.
+pub fn sources_content(tree: &SourceTree<'_>, copy: &CopyStep) -> Result<Content> {
+    let exclude = exclusions(copy)?;
+    let tree = SourceTree { exclude: Some(&exclude), ..*tree };
+    let mut hasher = Hasher::new();
+    let mut sight = Sight::default();
+    let links = HardLinks::default();
+    for (source, span) in copy.sources.iter().zip(&copy.source_spans) {
+        let fail = |e| copy_source_error(e, *span, copy);
+        let selected = select(&tree, copy, source).map_err(fail)?;
+        let one = content_without_links(&tree, &selected, &links).map_err(fail)?;
+        hasher.field(one.digest.bytes());
+        sight += one.sight;
+    }
+    Ok(Content { digest: links.added_to(hasher.finish()), sight })
+}
+
+/// Converts a selection error to a diagnostic at the source in the Dockerfile.
+pub fn source_error(e: SourceError, span: Span) -> BuildError {
+    let d = Diagnostic::new(span, e.to_string());
+    BuildError::Unmet(vec![match e {
+        SourceError::NotFound { ignored: true, .. } => d.help("the file exists, but the ignore file leaves it out"),
+        SourceError::NotFound { similar: Some(name), .. } => d.help(format!("did you mean `{name}`?")),
+        SourceError::NotFound { .. } => d.help("paths are relative to the root of the build context"),
+        SourceError::DeadLink { .. } => d.help("mend the link or leave it out; links that are named are followed"),
+        SourceError::Changed(_) => d.help("let what writes the files finish, then build again"),
+        SourceError::BadPattern(_) => d.help("write `[[]` for a bracket that is part of a name"),
+        SourceError::BehindLink { .. } => d.help("name the path that the link leads to"),
+        SourceError::Kernel(_) | SourceError::TooDeep(_) => d,
+    }])
+}
+
+/// Like [`source_error`], for a COPY whose source need not be the build context.
+pub fn copy_source_error(e: SourceError, span: Span, copy: &CopyStep) -> BuildError {
+    match (&e, &copy.from_name) {
+        (SourceError::NotFound { similar, .. }, Some(name)) => {
+            let d = Diagnostic::new(span, format!("{e} in `{name}`"));
+            BuildError::Unmet(vec![match similar {
+                Some(close) => d.help(format!("did you mean `{close}`?")),
+                None => d.help(format!("paths are relative to the root of `{name}`")),
+            }])
+        }
+        _ => source_error(e, span),
+    }
+}
+
+/// Returns the result digest of a step that has no key.
+pub fn source_result(step: &Step) -> Digest {
+    let mut hasher = Hasher::new();
+    match step {
+        Step::Image { manifest, name: _ } => hasher.field("image").field(manifest.bytes()),
+        _ => hasher.field("scratch"),
+    };
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use rbuild_dockerfile::parse;
+    use rbuild_image::Platform;
+    use rbuild_plan::{Parameters, Plan, plan};
+
+    use super::*;
+
+    /// Returns the keys of all steps of a Dockerfile based on scratch. The content of contexts is a
+    /// constant.
+    fn keys(source: &str) -> Vec<String> {
+        let platform: Platform = "linux/amd64".parse().unwrap();
+        let file = parse(source.as_bytes()).unwrap();
+        let Ok(Plan::Graph(graph)) = plan(&file, &Parameters::new(platform), &HashMap::new()) else { panic!() };
+        let contexts = Contexts { main: None, named: Vec::new() };
+        let mut results: Vec<Digest> = Vec::new();
+        let mut found = Vec::new();
+        for vertex in &graph.vertices {
+            let result_of = |i: VertexId| results[i];
+            let keys = Keys { contexts: &contexts, salt: None, result_of: &result_of };
+            let content = Content { digest: Digest::of(b"what is copied"), sight: Sight::default() };
+            let key = keys.definition(vertex, &[content], &mut |_| ()).unwrap();
+            found.extend(key.map(|key| key.hex()[..16].to_string()));
+            results.push(key.unwrap_or_else(|| source_result(&vertex.step)));
+        }
+        found
+    }
+
+    const EVERYTHING: &str = "FROM scratch AS a\nARG WHO=me\nENV E=1\nWORKDIR /w\nCOPY --chown=1:2 --chmod=644 x /y/\n\
+        USER 3\nRUN --network=none --mount=type=cache,target=/c --mount=type=secret,id=s make all\n\
+        FROM scratch\nCOPY --from=a --link /w /v\nADD <<F /f\ntext\nF\n";
+
+    /// Every user's cache depends on these keys. Change them only on purpose, and the number in
+    /// "step 3" with them.
+    #[test]
+    fn keys_are_what_they_were() {
+        assert_eq!(keys(EVERYTHING), PINNED);
+    }
+
+    const PINNED: [&str; 5] =
+        ["920187c06abd605c", "6d23bee0ee4bf979", "2b663b97fe4737fb", "1e98613deb4f9736", "645c3d8d540c7ad6"];
+
+    #[test]
+    fn what_a_step_is_changes_its_key_and_those_that_stand_on_it_and_no_others() {
+        let before = keys(EVERYTHING);
+        // Each case replaces text; the number is the first step whose key changes. All later steps
+        // depend on it.
+        let cases = [
+            ("WORKDIR /w", "WORKDIR /z", 0),
+            ("ENV E=1", "ENV E=2", 2),
+            ("ARG WHO=me", "ARG WHO=you", 2),
+            ("--chown=1:2", "--chown=1:3", 1),
+            ("--chmod=644", "--chmod=600", 1),
+            ("x /y/", "x /y", 1),
+            ("USER 3", "USER 4", 2),
+            ("--network=none ", "", 2),
+            ("make all", "make", 2),
+            ("--link /w /v", "/w /v", 3),
+            ("/w /v", "/w /u", 3),
+            ("/w /v", "/q /v", 3),
+            ("text", "other text", 4),
+            ("/f\n", "/g\n", 4),
+            ("type=secret,id=s", "type=secret,id=other", 2),
+            // Comments and spaces do not count.
+            ("WORKDIR /w", "# a comment\nWORKDIR   /w", 5),
+        ];
+        for (old, new, first) in cases {
+            let source = EVERYTHING.replacen(old, new, 1);
+            assert_ne!(source, EVERYTHING, "{old}");
+            let differ: Vec<usize> =
+                keys(&source).iter().zip(&before).enumerate().filter(|(_, (a, b))| a != b).map(|(i, _)| i).collect();
+            let expected: Vec<usize> = (first..before.len()).collect();
+            assert_eq!(differ, expected, "{old} → {new}");
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Assembly of the final image: the base's layers plus those of the steps, configuration and
+//! manifest.
+
+use std::collections::HashMap;
+use std::sync::mpsc::Receiver;
+use std::time::Instant;
+
+use rayon::prelude::*;
+use rbuild_image::{Descriptor, Digest, History, MediaType, descriptor};
+use rbuild_layer::LayerError;
+use rbuild_plan::{NoCache, Step, VertexId};
+use rbuild_store::{PackedLayer, StoreError, TreeId};
+
+use crate::error::{BuildError, Result};
+use crate::event::Event;
+use crate::request::{ImageForm, Squash};
+use crate::solve::executor::Executor;
+
+const COMMENT: &str = "buildkit.dockerfile.v0";
+
+/// Returns the manifest digest of the target's image, assembling it unless it is cached.
+#[tracing::instrument(target = "engine", name = "pack", level = "debug", skip_all)]
+pub(crate) fn image(build: &Executor<'_>, form: &ImageForm) -> Result<Digest> {
+    let key = build.prepared.image_key(&build.done(build.prepared.graph.target).result, build.request, form);
+    if build.request.parameters.no_cache == NoCache::None
+        && let Some(manifest) = build.store.result(&key)?
+    {
+        return Ok(manifest);
+    }
+    let started = Instant::now();
+    let packed = new_layers(build, form)?;
+    build.events.send(Event::Phase { text: "making layers".into(), seconds: started.elapsed().as_secs_f64() });
+    let manifest = documents(build, form, &packed)?;
+    build.store.put_result(&key, &manifest, &build.request.build_id)?;
+    Ok(manifest)
+}
+
+/// Returns the vertices of the target's parent chain, base first.
+fn chain(build: &Executor<'_>) -> Vec<VertexId> {
+    let mut chain: Vec<VertexId> = build.chain().collect();
+    chain.reverse();
+    chain
+}
+
+/// Returns the trees of the target's own steps, lowest first.
+pub(crate) fn own_trees(build: &Executor<'_>) -> Vec<TreeId> {
+    chain(build)[1..].iter().filter_map(|v| build.done(*v).tree.clone()).collect()
+}
+
+/// Stores the configuration and the manifest of the image whose own layers are `packed`; returns
+/// the manifest digest.
+pub(crate) fn documents(build: &Executor<'_>, form: &ImageForm, packed: &[PackedLayer]) -> Result<Digest> {
+    let graph = &build.prepared.graph;
+    let chain = chain(build);
+    let (base, steps) = (chain[0], &chain[1..]);
+    let mut config = graph.config.clone();
+    config.history.clear();
+    config.rootfs = Default::default();
+    let mut layers: Vec<Descriptor> = Vec::new();
+    if let Step::Image { manifest, .. } = &graph.vertices[base].step {
+        let image = build.image(manifest)?;
+        let kept = if form.squash == Squash::All { Vec::new() } else { image.layers()? };
+        for (layer, diff_id) in kept {
+            layers.push(match form.force {
+                true => build.store.repack_layer(&build.work, &layer, &diff_id, form.layers)?.descriptor(),
+                false => layer,
+            });
+            config.rootfs.diff_ids.push(diff_id);
+        }
+        config.history = image.config.history.clone();
+    }
+    for layer in packed {
+        layers.push(layer.descriptor());
+        config.rootfs.diff_ids.push(layer.diff_id);
+    }
+    add_history(build, &mut config.history, steps)?;
+    if form.squash != Squash::None {
+        fold_history(&mut config.history, layers.len());
+    }
+    config.created = match config.history.last().and_then(|h| h.created.clone()) {
+        Some(created) => Some(created),
+        None => Some(time(graph.epoch.map_or(build.request.now, |e| e.min(build.request.now)))?),
+    };
+    let (config_digest, config_size) = build.store.put_document(&build.work, &config)?;
+    let mut manifest = rbuild_image::manifest(descriptor(MediaType::ImageConfig, &config_digest, config_size), layers);
+    if !build.request.annotations.is_empty() {
+        manifest.set_annotations(Some(build.request.annotations.iter().cloned().collect()));
+    }
+    Ok(build.store.put_document(&build.work, &manifest)?.0)
+}
+
+/// Packs the target's own layers; returns them lowest first.
+#[tracing::instrument(target = "engine", name = "layers", level = "debug", skip_all)]
+fn new_layers(build: &Executor<'_>, form: &ImageForm) -> Result<Vec<PackedLayer>> {
+    let latest = latest(build, form);
+    let mut trees = own_trees(build);
+    match form.squash {
+        Squash::All => {
+            let view = build.view(build.prepared.graph.target)?;
+            // An empty result has no layer, as without squashing.
+            if view.entries().map_err(BuildError::kernel("the result"))?.is_empty() {
+                return Ok(Vec::new());
+            }
+            return Ok(vec![build.store.pack_view(&build.work, &view, form.layers, latest)?]);
+        }
+        Squash::Steps if !trees.is_empty() => trees = vec![build.store.squash_trees(&build.work, &trees)?],
+        Squash::Steps | Squash::None => {}
+    }
+    let stop = || build.cancel.is_cancelled();
+    let pack = |tree| {
+        let packed = build.store.pack_tree(&build.work, tree, form.layers, latest, &stop);
+        packed.map_err(|e| not_packed(build, tree, e))
+    };
+    trees.par_iter().map(pack).collect()
+}
+
+/// Converts an error from packing a layer. If the step itself caused it, the error points at the
+/// step in the Dockerfile.
+pub(crate) fn not_packed(build: &Executor<'_>, tree: &TreeId, error: StoreError) -> BuildError {
+    if build.cancel.is_cancelled() {
+        return BuildError::Cancelled;
+    }
+    let made_it = |id: &VertexId| build.done(*id).tree.as_ref() == Some(tree);
+    match (&error, build.chain().find(made_it)) {
+        (StoreError::Layer(LayerError::Deletion(_)), Some(id)) => build.failure(id, error.to_string(), Vec::new()),
+        _ => error.into(),
+    }
+}
+
+/// Returns the upper bound for modification times in new layers, in seconds since 1970.
+pub(crate) fn latest(build: &Executor<'_>, form: &ImageForm) -> Option<i64> {
+    build.prepared.graph.epoch.filter(|_| !form.late_times)
+}
+
+/// Packs the layers of trees as they arrive, in the requested forms, while other steps still run.
+/// It uses only processor time that would be idle. Errors are ignored: they occur again, and are
+/// reported, when the layer is needed.
+pub(crate) fn pack_early(build: &Executor<'_>, trees: &Receiver<TreeId>) {
+    rbuild_linux::process::yield_to_others();
+    let stop = || build.cancel.is_cancelled();
+    // Layers still unpacked after the last step are packed by several threads at normal priority
+    // instead.
+    for tree in trees.iter().take_while(|_| build.runs()) {
+        for form in build.request.forms().iter().filter(|form| form.squash == Squash::None) {
+            let _ = build.store.pack_tree(&build.work, &tree, form.layers, latest(build, form), &stop);
+        }
+    }
+}
+
+/// Marks history entries as empty until as many non-empty ones remain as there are layers. The last
+/// non-empty entry is always kept; it represents all layers that were merged.
+fn fold_history(history: &mut [History], layers: usize) {
+    let filled: Vec<usize> = (0..history.len()).filter(|i| !history[*i].empty_layer).collect();
+    match (layers, &filled[..], history) {
+        (0, _, history) => history.iter_mut().for_each(|entry| entry.empty_layer = true),
+        // Images from other tools may have layers without history entries.
+        (_, [], [.., last]) => last.empty_layer = false,
+        (_, [but_last @ .., _], history) => {
+            for i in &but_last[(layers - 1).min(but_last.len())..] {
+                history[*i].empty_layer = true;
+            }
+        }
+        (_, [], []) => {}
+    }
+}
+
+/// Appends the target's own history. An entry with a layer is dated by the layer's creation;
+/// entries before the first layer get the time of that layer, other entries the time of the
+/// preceding one.
+fn add_history(build: &Executor<'_>, history: &mut Vec<History>, steps: &[VertexId]) -> Result<()> {
+    let clamp = |t: i64| build.prepared.graph.epoch.map_or(t, |epoch| t.min(epoch));
+    let times: HashMap<VertexId, i64> = steps.iter().map(|v| (*v, clamp(build.done(*v).created))).collect();
+    let first = steps.first().map_or(clamp(build.request.now), |v| times[v]);
+    let mut current = time(first)?;
+    for entry in &build.prepared.graph.history {
+        if let Some(created) = entry.layer.and_then(|v| times.get(&v)) {
+            current = time(*created)?;
+        }
+        history.push(History {
+            created: Some(current.clone()),
+            created_by: entry.created_by.clone(),
+            author: None,
+            comment: COMMENT.into(),
+            empty_layer: entry.layer.is_none(),
+        });
+    }
+    Ok(())
+}
+
+/// Formats a time as RFC 3339 in UTC.
+pub(crate) fn time(seconds: i64) -> Result<String> {
+    let timestamp = jiff::Timestamp::from_second(seconds)
+        .map_err(|e| BuildError::other(format!("the time {seconds} cannot be written: {e}")))?;
+    Ok(timestamp.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folded(empty: &[bool], layers: usize) -> Vec<bool> {
+        let mut history: Vec<History> =
+            empty.iter().map(|empty| History { empty_layer: *empty, ..History::default() }).collect();
+        fold_history(&mut history, layers);
+        history.iter().map(|entry| entry.empty_layer).collect()
+    }
+
+    #[test]
+    fn a_squashed_history_has_as_many_layers_as_the_image() {
+        for (empty, layers, want) in [
+            (&[false, true, false, false][..], 1, &[true, true, true, false][..]),
+            (&[false, true, false, false], 2, &[false, true, true, false]),
+            (&[false, false], 2, &[false, false]),
+            // Layers without history entries.
+            (&[false, false], 5, &[false, false]),
+            (&[true, true], 1, &[true, false]),
+            (&[], 1, &[]),
+            (&[false, true], 0, &[true, true]),
+        ] {
+            assert_eq!(folded(empty, layers), want, "{empty:?} {layers}");
+        }
+    }
+}

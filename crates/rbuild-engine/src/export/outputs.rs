@@ -1,0 +1,126 @@
+//! Writes the outputs of a build.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+use rbuild_image::Digest;
+use rbuild_layer::{Deletions, Times, TreePacker};
+use rbuild_linux::{Destination, Directory, RootDir};
+use rbuild_store::Store;
+
+use crate::Finished;
+use crate::error::{BuildError, Result};
+use crate::event::{Event, Events};
+use crate::export::local;
+use crate::request::{BuildRequest, ImageForm, Output, OutputKind, Target};
+use crate::transport::save::{self, ArchiveFormat, Saved};
+
+/// The files of the result for one platform.
+pub(crate) struct View {
+    /// Directory below the output's root; empty if the output has the files of one platform only.
+    pub folder: PathBuf,
+    pub root: RootDir,
+    /// Modification time for all files, if it is fixed.
+    pub epoch: Option<i64>,
+}
+
+/// Writes an output that consists of the result's files: a directory or a tar archive.
+#[tracing::instrument(target = "engine", name = "export", level = "debug", skip_all)]
+pub(crate) fn files(output: &Output, views: &[View]) -> Result<()> {
+    match (output.kind, &output.target) {
+        (OutputKind::Local, Target::Directory(Directory { base, rest })) => {
+            for view in views {
+                let rest = rest.join(&view.folder);
+                let fail = BuildError::kernel(format!("the output directory {}", base.label().join(&rest).display()));
+                let dest = base.create_dir_all(&rest, 0o755, None, |_| ()).map_err(fail)?;
+                if output.delete {
+                    local::remove_others(&view.root, &dest)?;
+                }
+                local::export(&view.root, &dest, view.epoch).map_err(|e| e.writing_to(&base.label().join(&rest)))?;
+            }
+            Ok(())
+        }
+        (OutputKind::Tar, Target::File(dest)) => write(dest, |out| {
+            let failed = || BuildError::layer("the output tar");
+            let mut tar = TreePacker::new(Deletions::None, out);
+            for view in views {
+                let times = view.epoch.map_or(Times::AsIs, Times::Always);
+                tar.pack(&view.root, &view.folder, times).map_err(failed())?;
+            }
+            tar.finish().map(|_| ()).map_err(failed())
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Size of the write buffer in bytes. It is smaller than the chunks in which blobs are read, so
+/// that these bypass the buffer.
+const GATHERED: usize = 128 << 10;
+
+/// Writes a destination from its beginning. The caller, who opened it, publishes it.
+pub(crate) fn write(dest: &Destination, fill: impl FnOnce(&mut BufWriter<&File>) -> Result<()>) -> Result<()> {
+    let shown = dest.path();
+    let mut out = BufWriter::with_capacity(GATHERED, begin(dest)?);
+    let filled = fill(&mut out)
+        .and_then(|()| out.flush().map_err(BuildError::io(format!("writing the output {}", shown.display()))));
+    filled.map_err(|e| e.writing_to(&shown))
+}
+
+/// Returns the file of a destination, positioned at its beginning and emptied where possible.
+pub(crate) fn begin(dest: &Destination) -> Result<&File> {
+    dest.begin().map_err(BuildError::kernel(format!("the output {}", dest.path().display())))
+}
+
+/// Tags the first image and writes the archives. `platforms` has the images of each platform, in
+/// the order of the forms.
+#[tracing::instrument(target = "engine", name = "export", level = "debug", skip_all)]
+pub(crate) fn publish(
+    request: &BuildRequest,
+    store: &Store,
+    platforms: &[Vec<(ImageForm, Digest)>],
+    events: &Events,
+) -> Result<Finished> {
+    let mut firsts = Vec::new();
+    for manifests in platforms {
+        firsts.extend(manifests.first().map(|(_, manifest)| store.image(manifest)).transpose()?);
+    }
+    // The store keeps one platform per name: the one that runs on this machine.
+    let chosen = save::preferred(firsts.iter().map(|image| image.config.platform()));
+    let Some(image) = firsts.get(chosen) else { return Ok(Finished::default()) };
+    let named = &image.manifest_digest;
+    if request.tags.is_empty() {
+        store.tag(named, None)?;
+    }
+    for tag in &request.tags {
+        store.tag(named, Some(tag))?;
+    }
+    for output in request.outputs.iter().filter(|output| !request.is_direct(output)) {
+        let format = match output.kind {
+            OutputKind::OciArchive | OutputKind::OciDirectory => ArchiveFormat::Oci,
+            OutputKind::DockerArchive => ArchiveFormat::Docker,
+            OutputKind::Local | OutputKind::Tar | OutputKind::Image => continue,
+        };
+        let started = Instant::now();
+        let mut images = Vec::new();
+        for manifests in platforms {
+            let made = manifests.iter().find(|(form, _)| *form == output.form);
+            let (_, manifest) = made.ok_or_else(|| BuildError::other("an output has no image"))?;
+            images.push(store.image(manifest)?);
+        }
+        let moved = AtomicU64::new(0);
+        let entries = [Saved { images, names: request.tags.clone() }];
+        match &output.target {
+            Target::Store => {}
+            Target::Directory(dir) => save::save_directory(store, &entries, &BTreeSet::new(), dir, &moved)?,
+            Target::File(dest) => {
+                write(dest, |out| save::save(store, &entries, &BTreeSet::new(), format, out, &moved))?;
+            }
+        }
+        events.send(Event::Phase { text: "writing the archive".into(), seconds: started.elapsed().as_secs_f64() });
+    }
+    Ok(Finished { image: Some((image.id, *named)) })
+}

@@ -1,0 +1,87 @@
+//! Direct export of an image: new layers are packed into the archive or layout itself, so that they
+//! are written only once.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+use rbuild_image::Digest;
+use rbuild_linux::process::by_umask;
+use rbuild_linux::{AtomicFile, Destination, Directory};
+use rbuild_store::{PackedLayer, TreeId};
+
+use crate::error::{BuildError, Result};
+use crate::event::Event;
+use crate::export::image;
+use crate::export::outputs;
+use crate::request::{Output, OutputKind, Target};
+use crate::solve::executor::Executor;
+use crate::transport::save::{self, ArchiveFormat, Layout, Saved, Writer};
+
+/// Writes the image of a finished build to a direct output; returns image ID and manifest digest.
+#[tracing::instrument(target = "engine", name = "export", level = "debug", skip_all)]
+pub(crate) fn export(build: &Executor<'_>, output: &Output) -> Result<(Digest, Digest)> {
+    let started = Instant::now();
+    let made = match (&output.target, output.kind) {
+        (Target::Directory(dir), _) => layout(build, output, dir).map_err(|e| e.writing_to(&dir.path()))?,
+        (Target::File(dest), kind) => {
+            let docker = kind == OutputKind::DockerArchive;
+            let format = if docker { ArchiveFormat::Docker } else { ArchiveFormat::Oci };
+            archive(build, output, dest, format).map_err(|e| e.writing_to(&dest.path()))?
+        }
+        (Target::Store, _) => return Err(BuildError::other("an output to the store is not written directly")),
+    };
+    let seconds = started.elapsed().as_secs_f64();
+    build.events.send(Event::Phase { text: "writing the archive".into(), seconds });
+    Ok(made)
+}
+
+fn archive(
+    build: &Executor<'_>,
+    output: &Output,
+    dest: &Destination,
+    format: ArchiveFormat,
+) -> Result<(Digest, Digest)> {
+    let mut archive = Writer::begin(outputs::begin(dest)?)?;
+    let mut packed = Vec::new();
+    for tree in image::own_trees(build) {
+        packed.push(archive.layer(|out| pack(build, output, &tree, out))?);
+    }
+    let saved = saved(build, output, &packed)?;
+    let made = (saved.images[0].id, saved.images[0].manifest_digest);
+    save::check_layers(build.store, std::slice::from_ref(&saved), &BTreeSet::new())?;
+    let mut file = archive.finish(build.store, &[saved], &BTreeSet::new(), format, &AtomicU64::new(0))?;
+    // A duplicate layer that was dropped may have been longer than all that was written after it.
+    let end = std::io::Seek::stream_position(&mut file).and_then(|end| file.set_len(end));
+    end.map_err(BuildError::io("writing the archive"))?;
+    Ok(made)
+}
+
+fn layout(build: &Executor<'_>, output: &Output, dir: &Directory) -> Result<(Digest, Digest)> {
+    let layout = Layout::open(dir)?;
+    let fail = || BuildError::kernel(format!("writing the layout {}", layout.blobs.label().display()));
+    let mut packed = Vec::new();
+    for tree in image::own_trees(build) {
+        let mut file = AtomicFile::create(&layout.blobs, by_umask(0o666)).map_err(fail())?;
+        let layer = pack(build, output, &tree, &mut file)?;
+        file.publish(OsStr::new(&layer.digest.hex())).map_err(fail())?;
+        packed.push(layer);
+    }
+    let saved = saved(build, output, &packed)?;
+    let made = (saved.images[0].id, saved.images[0].manifest_digest);
+    save::save_directory(build.store, &[saved], &BTreeSet::new(), dir, &AtomicU64::new(0))?;
+    Ok(made)
+}
+
+fn pack(build: &Executor<'_>, output: &Output, tree: &TreeId, out: impl std::io::Write) -> Result<PackedLayer> {
+    let latest = image::latest(build, &output.form);
+    let stop = || build.cancel.is_cancelled();
+    let packed = build.store.pack_tree_to(&build.work, tree, output.form.layers, latest, out, &stop);
+    packed.map_err(|e| image::not_packed(build, tree, e))
+}
+
+fn saved(build: &Executor<'_>, output: &Output, packed: &[PackedLayer]) -> Result<Saved> {
+    let manifest = image::documents(build, &output.form, packed)?;
+    Ok(Saved { images: vec![build.store.image(&manifest)?], names: Vec::new() })
+}

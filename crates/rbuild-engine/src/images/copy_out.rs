@@ -1,0 +1,230 @@
+//! Copies files out of an image without a container.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use rbuild_layer::{Deletions, Times, TreePacker};
+use rbuild_linux::{Destination, Directory, Kind, RootDir, Stat, copy_contents, copy_file, set_file_time};
+use rbuild_sandbox::Builder;
+use rbuild_store::{Image, Store, Workspace};
+
+use crate::error::{BuildError, Result};
+use crate::export::local;
+use crate::export::outputs;
+use crate::solve::executor::snapshots;
+
+/// Destination of copied files, by what exists there.
+pub enum CopyTarget {
+    /// A tar archive of the copied files.
+    Tar(Destination),
+    /// An existing directory, which the files are copied into.
+    Into(RootDir),
+    /// An existing file of any type other than a directory.
+    Over(Destination),
+    /// A path that does not exist: a file or directory is created there. `file` is `None` if the
+    /// path ends in a slash, which allows only a directory.
+    New { file: Option<Destination>, directory: Directory },
+}
+
+/// The part of the target that [`copy_out`] wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CopiedTo {
+    /// The target's file. The caller, who opened it, publishes it.
+    File,
+    /// A file, link or directory that is already in its final place.
+    Place,
+}
+
+/// An entry of an image that is being copied.
+struct Source<'a> {
+    view: &'a RootDir,
+    path: PathBuf,
+    stat: Stat,
+    /// Its name when copied into a directory.
+    name: OsString,
+    contents_only: bool,
+}
+
+/// Copies `path` out of the image. Must run as root of the store's user namespace. A directory is
+/// copied under its own name into an existing directory, unless `path` ends in `/.`, which copies
+/// its contents. A symbolic link is copied as a link unless `follow` is set.
+pub fn copy_out(
+    store: &Store,
+    image: &Image,
+    path: &str,
+    follow: bool,
+    target: &CopyTarget,
+    builder: &Builder,
+) -> Result<CopiedTo> {
+    let work = Workspace::open(store)?;
+    let (trees, _) = store.unpack_image(&work, image, "cp")?;
+    let view = snapshots(builder, &work)?.view(store, &work, &trees)?;
+    let fail = || BuildError::kernel("the image's files");
+    let contents_only = path.ends_with("/.") || path == ".";
+    let asked = PathBuf::from("/").join(path.trim_start_matches('/'));
+    let follows = follow || contents_only || path.ends_with('/');
+    let wanted = if follows { view.resolve(&asked).map_err(fail())? } else { asked.clone() };
+    let stat = match view.stat(&wanted) {
+        Ok(stat) => stat,
+        Err(e) if e.is_not_found() => {
+            return Err(BuildError::Other {
+                message: format!("the image has no {path}"),
+                help: Some("paths are absolute; `rbuild save IMAGE | tar -t` lists layers".into()),
+            });
+        }
+        Err(e) => return Err(fail()(e)),
+    };
+    if path.ends_with('/') && stat.kind != Kind::Dir {
+        return Err(BuildError::other(format!("{path} is no directory in the image")));
+    }
+    // The target of a symbolic link is copied under the link's name.
+    let name = asked.file_name().or(wanted.file_name()).unwrap_or_default().to_os_string();
+    let source = Source { view: &view, path: wanted, stat, name, contents_only };
+    let (copied, place) = match target {
+        CopyTarget::Tar(dest) => (source.tar(dest).map(|()| CopiedTo::File), dest.path()),
+        CopyTarget::Into(dir) => (source.copy_into(dir).map(|()| CopiedTo::Place), dir.label().to_path_buf()),
+        CopyTarget::Over(dest) => (source.copy_over(dest), dest.path()),
+        CopyTarget::New { file, directory } => (source.copy_new(file.as_ref(), directory), directory.path()),
+    };
+    copied.map_err(|e| e.writing_to(&place))
+}
+
+fn writing(shown: &Path) -> impl FnOnce(rbuild_linux::Error) -> BuildError + use<> {
+    BuildError::kernel(format!("writing {}", shown.display()))
+}
+
+impl Source<'_> {
+    fn is_dir(&self) -> bool {
+        self.stat.kind == Kind::Dir
+    }
+
+    /// Writes the entry as a tar archive: under its own name, with all its contents.
+    fn tar(&self, dest: &Destination) -> Result<()> {
+        outputs::write(dest, |out| {
+            let mut tar = TreePacker::new(Deletions::None, out);
+            let (dir, name) = self.view.parent(&self.path).map_err(BuildError::kernel("the image's files"))?;
+            let packed = if self.contents_only || name.is_empty() {
+                let dir = self.view.sub(&self.path).map_err(BuildError::kernel("the image's files"))?;
+                tar.pack(&dir, Path::new(""), Times::AsIs)
+            } else {
+                tar.pack_entry(&dir, &name, Times::AsIs)
+            };
+            packed.and_then(|()| tar.finish()).map_err(BuildError::layer("the tar"))
+        })
+    }
+
+    fn copy_into(&self, dir: &RootDir) -> Result<()> {
+        if !self.is_dir() {
+            return self.put(dir, &self.name);
+        }
+        if self.contents_only || self.name.is_empty() {
+            return self.merge(dir);
+        }
+        let shown = dir.label().join(&self.name);
+        if matches!(dir.stat_follow(&self.name), Ok(there) if there.kind != Kind::Dir) {
+            return Err(over_file(&shown));
+        }
+        self.merge(&dir.create_dir_all(&self.name, 0o755, None, |_| ()).map_err(writing(&shown))?)
+    }
+
+    fn copy_over(&self, dest: &Destination) -> Result<CopiedTo> {
+        match (self.stat.kind, dest.place()) {
+            (Kind::Dir, _) => Err(over_file(&dest.path())),
+            (Kind::Symlink, Some((dir, rest))) => {
+                let (dir, name) = dir.parent(rest).map_err(writing(&dest.path()))?;
+                self.put(&dir, &name).map(|()| CopiedTo::Place)
+            }
+            (Kind::Symlink, None) => Err(not_replaced(&dest.path())),
+            _ => self.write(dest).map(|()| CopiedTo::File),
+        }
+    }
+
+    fn copy_new(&self, file: Option<&Destination>, directory: &Directory) -> Result<CopiedTo> {
+        let Directory { base, rest } = directory;
+        let shown = directory.path();
+        if self.is_dir() {
+            let dir = base.create_dir_all(rest, 0o755, None, |_| ()).map_err(writing(&shown))?;
+            return self.merge(&dir).map(|()| CopiedTo::Place);
+        }
+        match file {
+            None => Err(BuildError::Other {
+                message: format!("the directory {} does not exist", shown.display()),
+                help: Some("make it first, or leave the slash out".into()),
+            }),
+            Some(_) if self.stat.kind == Kind::Symlink => self.put(base, rest.as_os_str()).map(|()| CopiedTo::Place),
+            Some(dest) => {
+                self.write(dest)?;
+                dest.set_mode(self.stat.mode).map_err(writing(&shown))?;
+                Ok(CopiedTo::File)
+            }
+        }
+    }
+
+    fn open(&self) -> Result<File> {
+        let fail = || BuildError::kernel("the image's files");
+        if self.stat.kind != Kind::File {
+            return Err(BuildError::other(format!(
+                "{} is neither a file nor a directory nor a link",
+                self.path.display()
+            )));
+        }
+        let (dir, name) = self.view.parent(&self.path).map_err(fail())?;
+        dir.open_name(&name).map_err(fail())
+    }
+
+    fn write(&self, dest: &Destination) -> Result<()> {
+        let (from, to) = (self.open()?, outputs::begin(dest)?);
+        if dest.place().is_none() {
+            let copied = copy_contents(&from, to);
+            return copied.map(drop).map_err(writing(&dest.path()));
+        }
+        copy_file(&from, &self.stat, to).map_err(writing(&dest.path()))?;
+        set_file_time(to, self.stat.mtime).map_err(writing(&dest.path()))
+    }
+
+    /// Writes a file or a symbolic link as a direct child of a directory. Fails if a device, FIFO
+    /// or socket exists there: these are only written to under their own path, never replaced.
+    fn put(&self, dir: &RootDir, name: &OsStr) -> Result<()> {
+        let shown = dir.label().join(name);
+        let there = dir.stat_name(name).ok().map(|stat| stat.kind);
+        match (self.stat.kind, there) {
+            (_, Some(Kind::Dir)) => {
+                Err(BuildError::other(format!("{} is a directory, and the image has a file", shown.display())))
+            }
+            (Kind::Symlink, None | Some(Kind::File | Kind::Symlink)) => {
+                let fail = || BuildError::kernel("the image's files");
+                let (from, from_name) = self.view.parent(&self.path).map_err(fail())?;
+                let target = from.read_link(&from_name).map_err(fail())?;
+                local::replace(dir, &shown, name, |dir, temp| dir.create_symlink(&target, temp))
+            }
+            (Kind::Symlink, Some(_)) => Err(not_replaced(&shown)),
+            (_, Some(Kind::CharDevice | Kind::BlockDevice | Kind::Fifo | Kind::Socket)) => Err(not_replaced(&shown)),
+            (_, None | Some(Kind::File | Kind::Symlink)) => {
+                let from = self.open()?;
+                let mut file = rbuild_linux::AtomicFile::create(dir, 0o600).map_err(writing(&shown))?;
+                copy_file(&from, &self.stat, file.file()).map_err(writing(&shown))?;
+                file.finish(self.stat.mode, self.stat.mtime, name).map_err(writing(&shown))
+            }
+        }
+    }
+
+    fn merge(&self, dir: &RootDir) -> Result<()> {
+        let from = self.view.sub(&self.path).map_err(BuildError::kernel("the image's files"))?;
+        local::export(&from, dir, None)
+    }
+}
+
+fn over_file(shown: &Path) -> BuildError {
+    BuildError::Other {
+        message: format!("{} is a file, and the image has a directory", shown.display()),
+        help: Some("give a directory, or the path of one to be made".into()),
+    }
+}
+
+fn not_replaced(shown: &Path) -> BuildError {
+    BuildError::Other {
+        message: format!("{} is no regular file and is not replaced", shown.display()),
+        help: Some("give its own path to write into it, or choose another place".into()),
+    }
+}

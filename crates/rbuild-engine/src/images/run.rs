@@ -1,0 +1,150 @@
+//! `run`: runs one command in a container of an image, in the foreground. Changes to files are
+//! discarded.
+
+use std::path::PathBuf;
+
+use rbuild_image::DEFAULT_PATH;
+use rbuild_plan::{Network, Volume};
+use rbuild_sandbox::{
+    Builder, Cancel, Files, Input, MountRequest, Network as SandboxNetwork, Outcome, RunRequest, Source, Ulimit,
+    run_attached,
+};
+use rbuild_store::{Image, Snapshots, Store, Workspace};
+
+use crate::builder_paths::Place;
+use crate::error::{BuildError, Result};
+use crate::ops::run::{DEFAULT_SHM, hosts_file, is_set};
+use crate::ops::users;
+use crate::solve::executor::snapshots;
+
+/// The command to run, and settings that override those of the image.
+pub struct Invocation {
+    /// Replaces CMD. If empty, CMD applies unless `entrypoint` is given.
+    pub args: Vec<String>,
+    pub entrypoint: Option<Vec<String>>,
+    /// Variables that precede the image's own in the environment.
+    pub env: Vec<(String, String)>,
+    pub user: Option<String>,
+    pub cwd: Option<String>,
+    pub hostname: String,
+    /// Additional entries of `/etc/hosts`: names and their addresses.
+    pub hosts: Vec<(String, String)>,
+    /// Volumes; the directory of each is at the same index in [`volume_binds`].
+    pub volumes: Vec<Volume>,
+    pub network: Network,
+    pub shm_size: Option<u64>,
+    pub ulimits: Vec<Ulimit>,
+    pub input: Input,
+    /// Content of `/etc/resolv.conf` in the container.
+    pub resolv_conf: String,
+}
+
+/// Returns the bind mounts through which the builder reaches the directories of volumes.
+pub fn volume_binds(volumes: &[PathBuf]) -> Vec<(PathBuf, PathBuf)> {
+    volumes.iter().enumerate().map(|(i, path)| (path.clone(), Place::Volume(i).path())).collect()
+}
+
+/// Runs the command to its end on the standard streams of this process.
+pub fn invoke(store: &Store, image: &Image, what: &Invocation, builder: &Builder, cancel: &Cancel) -> Result<Outcome> {
+    let work = Workspace::open(store)?;
+    let (trees, _) = store.unpack_image(&work, image, "run")?;
+    let snapshots = snapshots(builder, &work)?;
+    let (upper, upper_dir) = work.new_dir()?;
+    let (scratch, _) = work.new_dir()?;
+    let (files, place) = match snapshots {
+        Snapshots::Overlay => {
+            let mut lowers = store.lower_dirs(&trees);
+            if lowers.is_empty() {
+                lowers.push(work.new_dir()?.0);
+            }
+            (Files::Overlay { lowers, upper, scratch }, upper_dir)
+        }
+        Snapshots::Copies => {
+            let (root, dir) = snapshots.merged(store, &work, &trees, rbuild_store::Files::Copied)?;
+            (Files::Directory { root, scratch }, dir)
+        }
+    };
+    let config = &image.config.config;
+    let cwd = what.cwd.clone().unwrap_or_else(|| config.working_dir.clone());
+    let cwd = if cwd.is_empty() { "/".into() } else { cwd };
+    let who = {
+        let fail = || BuildError::kernel("the image's files");
+        let view = snapshots.view(store, &work, &trees)?;
+        if !view.exists(&cwd).map_err(fail())? {
+            place.create_dir_all(cwd.trim_start_matches('/'), 0o755, None, |_| ()).map_err(fail())?;
+        }
+        let user = what.user.as_ref().unwrap_or(&config.user);
+        users::identity(&users::in_root(&view), user).map_err(BuildError::other)?
+    };
+    let mount = |(i, volume): (usize, &Volume)| MountRequest {
+        target: volume.target.clone(),
+        source: Source::Machine(builder.path(&Place::Volume(i).path())),
+        read_only: volume.read_only,
+    };
+    let request = RunRequest {
+        files,
+        bare: builder.is_bare(),
+        recorded: builder.isolation.records_owners(),
+        args: command(what, &config.entrypoint, &config.cmd)?,
+        env: environment(what, &config.env, who.home.as_deref()),
+        cwd,
+        uid: who.uid,
+        gid: who.gid,
+        groups: who.groups,
+        hostname: what.hostname.clone(),
+        mounts: what.volumes.iter().enumerate().map(mount).collect(),
+        network: network(what.network),
+        insecure: false,
+        shm_size: what.shm_size.unwrap_or(DEFAULT_SHM),
+        ulimits: what.ulimits.clone(),
+        input: what.input,
+        hosts: hosts_file(&what.hostname, &what.hosts),
+        resolv_conf: what.resolv_conf.clone(),
+    };
+    Ok(run_attached(&builder.zygote, &request, cancel)?)
+}
+
+/// Converts the plan's network mode to the sandbox's.
+pub(crate) fn network(network: Network) -> SandboxNetwork {
+    match network {
+        Network::Host => SandboxNetwork::Host,
+        Network::Isolated => SandboxNetwork::Isolated,
+        Network::None => SandboxNetwork::None,
+    }
+}
+
+fn command(what: &Invocation, entrypoint: &Option<Vec<String>>, cmd: &Option<Vec<String>>) -> Result<Vec<String>> {
+    let mut args = what.entrypoint.clone().or_else(|| entrypoint.clone()).unwrap_or_default();
+    match (&what.args[..], &what.entrypoint) {
+        ([], None) => args.extend(cmd.iter().flatten().cloned()),
+        (given, _) => args.extend(given.iter().cloned()),
+    }
+    if args.is_empty() {
+        return Err(BuildError::Other {
+            message: "the image says no command".into(),
+            help: Some("add one: rbuild run IMAGE COMMAND".into()),
+        });
+    }
+    Ok(args)
+}
+
+fn environment(what: &Invocation, image: &[String], home: Option<&str>) -> Vec<String> {
+    let mut env: Vec<(String, String)> = Vec::new();
+    let of_image = image.iter().map(|e| e.split_once('=').unwrap_or((e, "")));
+    for (name, value) in of_image.chain(what.env.iter().map(|(k, v)| (k.as_str(), v.as_str()))) {
+        env.retain(|(known, _)| known != name);
+        env.push((name.to_string(), value.to_string()));
+    }
+    env.retain(|(name, value)| is_set(name, value));
+    let home = home.filter(|h| !h.is_empty()).unwrap_or("/");
+    let mut defaults = vec![("PATH", DEFAULT_PATH), ("HOME", home), ("HOSTNAME", what.hostname.as_str())];
+    if what.input == Input::Terminal {
+        defaults.push(("TERM", "xterm"));
+    }
+    for (name, value) in defaults {
+        if !env.iter().any(|(known, _)| known == name) {
+            env.push((name.to_string(), value.to_string()));
+        }
+    }
+    env.into_iter().map(|(k, v)| format!("{k}={v}")).collect()
+}

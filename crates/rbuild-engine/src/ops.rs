@@ -1,0 +1,10 @@
+//! The operations of a build (RUN, COPY, WORKDIR), and their mounts, users, keys and redaction.
+
+pub(crate) mod copy;
+pub(crate) mod incremental_copy;
+pub(crate) mod redact;
+pub(crate) mod run;
+pub(crate) mod run_mounts;
+pub(crate) mod ssh_agent;
+pub(crate) mod ssh_keys;
+pub(crate) mod users;

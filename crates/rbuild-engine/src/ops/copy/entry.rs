@@ -1,0 +1,202 @@
+//! Copying of a single source entry, either at once or deferred.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rbuild_image::Digest;
+use rbuild_layer::{ExternalFile, keep_in_layer};
+use rbuild_linux::{Kind, RootDir, Stat, copy_file_while};
+use rbuild_sandbox::Cancel;
+use rbuild_source::{Details, Listed, Sight, SourceError, SourceTree, Stamp};
+
+use super::place::Dir;
+use super::{Copier, Defers, Reason};
+
+/// An entry of the source: its parent directory, its name there and its path in the source.
+pub(super) type Origin<'a> = (&'a RootDir, &'a OsStr, &'a Path);
+
+/// User ID, group ID and mode of a copied entry.
+type Meta = (u32, u32, u32);
+
+impl Copier<'_> {
+    /// Copies one entry of the source to a name in a directory. Of a directory, only the directory
+    /// itself is copied, not its contents.
+    pub(super) fn entry(
+        &mut self,
+        tree: &SourceTree<'_>,
+        origin: Origin<'_>,
+        stat: &Stat,
+        (dir, name): (&Dir, &OsStr),
+    ) -> Result<(), Reason> {
+        self.terms.check()?;
+        let (uid, gid) = self.chown.unwrap_or_else(|| tree.owner.ids(stat));
+        let meta = (uid, gid, self.mode(tree.owner.mode(stat), stat.kind == Kind::Dir));
+        let details = Details::read(origin.0, origin.1, stat)?;
+        self.note(tree, origin.2, stat, &details, (dir, name));
+        match stat.kind {
+            Kind::Dir => self.put_dir(&details, stat, (dir, name), meta),
+            _ if self.may_defer((dir, name), stat) => {
+                self.cover(&dir.real.join(name));
+                self.defer(origin, stat, (dir, name), meta)
+            }
+            _ => self.put(origin, &details, stat, (dir, name), meta),
+        }
+    }
+
+    fn put_dir(
+        &mut self,
+        details: &Details,
+        stat: &Stat,
+        (dir, name): (&Dir, &OsStr),
+        (uid, gid, mode): Meta,
+    ) -> Result<(), Reason> {
+        let place = self.entry_dir(dir, name)?;
+        let attrs = match details {
+            Details::Attributes(attributes) => attributes.iter(),
+            Details::Target(_) | Details::None => Default::default(),
+        };
+        if place == dir.real.join(name) {
+            dir.handle.chown(name, uid, gid)?;
+            dir.handle.chmod(name, mode)?;
+            for (attr, value) in attrs {
+                dir.handle.set_xattr(name, attr, value)?;
+            }
+        } else {
+            let behind = self.root.sub(&place)?;
+            behind.set_own_meta(uid, gid, mode, stat.mtime)?;
+            for (attr, value) in attrs {
+                behind.set_xattr(OsStr::new(""), attr, value)?;
+            }
+        }
+        self.times.insert(place, stat.mtime);
+        Ok(())
+    }
+
+    fn put(
+        &mut self,
+        (source, source_name, _): Origin<'_>,
+        details: &Details,
+        stat: &Stat,
+        (dir, name): (&Dir, &OsStr),
+        (uid, gid, mode): Meta,
+    ) -> Result<(), Reason> {
+        self.clear_place(dir, name)?;
+        let to = &dir.handle;
+        if stat.nlink > 1 && stat.kind == Kind::File {
+            if let Some(first) = self.links.first(stat) {
+                let (first_dir, first_name) = self.root.parent(first)?;
+                return Ok(to.hard_link(&first_dir, &first_name, name)?);
+            }
+            self.links.put(stat, dir.real.join(name));
+        }
+        match stat.kind {
+            Kind::File => {
+                let from = source.open_name(source_name)?;
+                copy_file(&from, stat, &to.create_file(name, 0o600)?, self.terms.cancel)?;
+                unchanged(source, source_name, stat)?;
+            }
+            // A socket is useless without its process; it is copied as an empty file.
+            Kind::Socket => drop(to.create_file(name, 0o600)?),
+            Kind::Symlink | Kind::Dir => {}
+            kind => to.create_node(name, kind, mode, stat.rdev)?,
+        }
+        if let Details::Target(target) = details {
+            to.create_symlink(target, name)?;
+        }
+        to.chown(name, uid, gid)?;
+        if stat.kind != Kind::Symlink {
+            to.chmod(name, mode)?;
+        }
+        if stat.kind == Kind::File {
+            for (attr, value) in source.xattrs(source_name)?.iter().filter(|(attr, _)| keep_in_layer(attr)) {
+                to.set_xattr(name, attr, value)?;
+            }
+        }
+        Ok(to.set_mtime(name, stat.mtime)?)
+    }
+
+    /// Adds to the summary of what was seen of the source.
+    pub(super) fn see(&mut self, sight: Sight) {
+        self.track.iter_mut().for_each(|track| track.sight += sight);
+    }
+
+    /// Records the source and the destination of an entry.
+    pub(super) fn note(
+        &mut self,
+        tree: &SourceTree<'_>,
+        source: &Path,
+        stat: &Stat,
+        details: &Details,
+        (dir, name): (&Dir, &OsStr),
+    ) {
+        self.see(Sight::of_entry(source, tree.owner, stat, details));
+        // Files of other stages are identified by their content, not by their modification times.
+        let (Some(hashes), Some(track)) = (tree.hashes, &mut self.track) else { return };
+        let digest = match details {
+            Details::Target(target) => Some(Digest::of(target.as_bytes())),
+            _ if stat.kind == Kind::File => hashes.last_read(stat),
+            _ => None,
+        };
+        let stamp = (hashes.tells(stat) && stat.kind == Kind::File).then(|| Stamp::of(stat));
+        let mode = stat.kind.bits() | tree.owner.mode(stat);
+        track.listing.put(&dir.real.join(name), Listed { source, mode, stamp, digest });
+    }
+
+    /// Returns true if the entry is a file that may be written later: nothing at the destination is
+    /// in the way.
+    fn may_defer(&self, (dir, name): (&Dir, &OsStr), stat: &Stat) -> bool {
+        let plain = stat.kind == Kind::File && stat.nlink == 1;
+        if !plain || self.defers == Defers::Nothing || !self.track.as_ref().is_some_and(|track| track.defers) {
+            return false;
+        }
+        if self.defers == Defers::Plain && dir.made {
+            return true;
+        }
+        match dir.handle.stat_name(name) {
+            Err(_) => true,
+            // The existing file may come from this copy.
+            Ok(there) => there.kind != Kind::Dir && self.defers == Defers::Plain,
+        }
+    }
+
+    /// Defers the writing of a file.
+    fn defer(
+        &mut self,
+        (_, source_name, source_path): Origin<'_>,
+        stat: &Stat,
+        (dir, name): (&Dir, &OsStr),
+        (uid, gid, mode): Meta,
+    ) -> Result<(), Reason> {
+        let now = self.now();
+        let Some(track) = &mut self.track else { return Ok(()) };
+        let source_dir = source_path.parent().unwrap_or(Path::new(""));
+        let (source, name) = (source_name.into(), name.into());
+        let file = ExternalFile { source, name, stat: *stat, uid, gid, mode, unchanged: false };
+        let tracked = self.defers == Defers::Tracked;
+        if track.later(source_dir, &dir.real, file, tracked) && !dir.made {
+            // The directory must be part of the layer, as it would be if the file were written now.
+            let (dir, own) = (dir.handle.sub(".")?, dir.handle.stat_self()?);
+            dir.set_own_meta(own.uid, own.gid, own.mode, now)?;
+        }
+        Ok(())
+    }
+}
+
+/// Copies the contents of a file. Returns [`Reason::Stopped`] if the build is cancelled meanwhile.
+pub(crate) fn copy_file(from: &File, stat: &Stat, to: &File, cancel: &Cancel) -> Result<(), Reason> {
+    match copy_file_while(from, stat, to, &|| !cancel.is_cancelled())? {
+        Some(_) => Ok(()),
+        None => Err(Reason::Stopped),
+    }
+}
+
+/// Fails if a file has changed since it was selected: the key was computed from its former
+/// contents.
+pub(crate) fn unchanged(dir: &RootDir, name: &OsStr, was: &Stat) -> Result<(), Reason> {
+    match dir.stat_name(name) {
+        Ok(now) if Stamp::of(&now).sum() == Stamp::of(was).sum() => Ok(()),
+        _ => Err(SourceError::Changed(dir.label().join(name)).into()),
+    }
+}

@@ -1,0 +1,212 @@
+//! Tracking of copied files across builds, and deferred writing. Deferred files are written after
+//! the step's file system has been unmounted: straight into the tree, without an overlay, by
+//! several threads.
+//!
+//! Files that are unchanged since an earlier copy from the same context become hard links to it,
+//! path by path, so that hard links within a result stay as they are. Files of trees are never
+//! modified in place (overlays copy them up, copied file systems copy them), so two trees may share
+//! one.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use rbuild_layer::{ExternalFile, ExternalFiles, keep_in_layer};
+use rbuild_linux::{Kind, RootDir, Timestamp};
+use rbuild_sandbox::Cancel;
+use rbuild_source::{Changes, Listing, Sight, Stamp};
+
+use crate::ops::copy::{Reason, copy_file, unchanged};
+
+/// Maximum link count for sharing a file. File systems allow at least 65,000 (ext4); some are
+/// reserved for other users of the tree.
+const MOST_NAMES: u32 = 60_000;
+/// Number of files that a thread takes at a time.
+const GROUP: usize = 300;
+const MOST_THREADS: usize = 8;
+
+#[derive(Default)]
+pub struct Track {
+    /// Files may be deferred.
+    pub defers: bool,
+    pub listing: Listing,
+    /// Summary of what was seen of the source so far.
+    pub sight: Sight,
+    earlier: Listing,
+    /// The files of the earlier copy.
+    files: Option<RootDir>,
+    groups: Vec<Group>,
+    /// Group and index of deferred files by destination, for files that a later entry may replace.
+    places: HashMap<PathBuf, (usize, usize)>,
+}
+
+/// Files to be copied from one directory to another.
+struct Group {
+    /// Resolved paths, in the source and in the tree.
+    source: PathBuf,
+    dir: PathBuf,
+    /// `None` if a later entry replaced the file.
+    files: Vec<Option<ExternalFile>>,
+}
+
+impl Group {
+    fn files(&self) -> impl Iterator<Item = &ExternalFile> {
+        self.files.iter().flatten()
+    }
+}
+
+impl Track {
+    /// Starts tracking relative to an earlier copy, whose files are `files`.
+    pub fn since(earlier: Listing, files: Option<RootDir>) -> Track {
+        Track { listing: Listing::as_large_as(&earlier), earlier, files, ..Track::default() }
+    }
+
+    /// Defers a file from the directory `source` to `dir`, a resolved path in the root. Returns
+    /// true if it is the first of its directory. Unless `tracked`, no other entry may have the same
+    /// destination.
+    pub fn later(&mut self, source: &Path, dir: &Path, file: ExternalFile, tracked: bool) -> bool {
+        let place = tracked.then(|| dir.join(&file.name));
+        let last = self.groups.last_mut();
+        let first = last.as_ref().is_none_or(|group| group.dir.as_os_str() != dir.as_os_str());
+        match last {
+            Some(group) if !first && group.source.as_os_str() == source.as_os_str() && group.files.len() < GROUP => {
+                group.files.push(Some(file))
+            }
+            _ => self.groups.push(Group { source: source.into(), dir: dir.into(), files: vec![Some(file)] }),
+        }
+        if let (Some(place), Some(group)) = (place, self.groups.last()) {
+            self.places.insert(place, (self.groups.len() - 1, group.files.len() - 1));
+        }
+        first
+    }
+
+    /// Starts tracking the files that were deferred untracked.
+    pub fn note_places(&mut self) {
+        for (number, group) in self.groups.iter().enumerate() {
+            for (at, file) in group.files.iter().enumerate() {
+                self.places.extend(file.iter().map(|file| (group.dir.join(&file.name), (number, at))));
+            }
+        }
+    }
+
+    /// Returns true if a tracked file has this destination, a resolved path in the root.
+    pub fn goes_to(&self, place: &Path) -> bool {
+        self.places.contains_key(place)
+    }
+
+    /// Drops the tracked file with this destination.
+    pub fn take_back(&mut self, place: &Path) {
+        if let Some((group, file)) = self.places.remove(place) {
+            self.groups[group].files[file] = None;
+        }
+    }
+
+    /// Returns true if any files were deferred.
+    pub fn has_later(&self) -> bool {
+        !self.groups.is_empty()
+    }
+
+    /// Takes the deferred files, for packing from the source or from the earlier copy's `layer`.
+    pub fn take_loose(&mut self, source: &RootDir, layer: Option<File>) -> Result<ExternalFiles, Reason> {
+        let mut external = ExternalFiles::of(source.try_clone()?, layer);
+        for mut group in std::mem::take(&mut self.groups) {
+            let files = std::mem::take(&mut group.files).into_iter().flatten();
+            let files = files.map(|file| ExternalFile { unchanged: self.had(&group, &file), ..file });
+            external.add(&group.dir, &group.source, files);
+        }
+        Ok(external)
+    }
+
+    /// Writes all deferred files into the tree. The times of directories are preserved.
+    pub fn finish(&self, source: &RootDir, tree: &RootDir, cancel: &Cancel) -> Result<(), Reason> {
+        let mut times: Vec<(&Path, Timestamp)> = Vec::new();
+        for group in &self.groups {
+            if times.last().is_none_or(|(path, _)| path.as_os_str() != group.dir.as_os_str()) {
+                times.push((&group.dir, tree.stat(&group.dir)?.mtime));
+            }
+        }
+        let (next, failure) = (AtomicUsize::new(0), Mutex::new(None));
+        let work = || {
+            while let Some(group) = self.groups.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if let Err(e) = self.place(group, source, tree, cancel) {
+                    failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
+                    next.store(self.groups.len(), Ordering::Relaxed);
+                }
+            }
+        };
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(MOST_THREADS);
+        std::thread::scope(|scope| {
+            (1..threads.min(self.groups.len())).for_each(|_| drop(scope.spawn(work)));
+            work();
+        });
+        if let Some(e) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            return Err(e);
+        }
+        for (path, time) in times {
+            tree.sub(path)?.set_own_mtime(time)?;
+        }
+        Ok(())
+    }
+
+    fn place(&self, group: &Group, source: &RootDir, tree: &RootDir, cancel: &Cancel) -> Result<(), Reason> {
+        let (from, to) = (source.sub(&group.source)?, tree.sub(&group.dir)?);
+        let earlier = self.files.as_ref().and_then(|files| files.sub(&group.dir).ok());
+        for file in group.files() {
+            if cancel.is_cancelled() {
+                return Err(Reason::Stopped);
+            }
+            let old = earlier.as_ref().filter(|earlier| self.has(earlier, group, file));
+            match old {
+                Some(earlier) => to.hard_link(earlier, &file.name, &file.name)?,
+                None => write(&from, &to, file, cancel)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns true if the earlier copy still has this file at this path, with the same metadata.
+    fn has(&self, earlier: &RootDir, group: &Group, file: &ExternalFile) -> bool {
+        let ExternalFile { name, stat, uid, gid, mode, .. } = file;
+        self.had(group, file)
+            && earlier.stat_name(name).is_ok_and(|there| {
+                there.kind == Kind::File
+                    && (there.uid, there.gid, there.mode) == (*uid, *gid, *mode)
+                    && (there.size, there.mtime) == (stat.size, stat.mtime)
+                    && there.nlink < MOST_NAMES
+            })
+    }
+
+    /// Returns true if the earlier copy took this file from the same source to the same path, and
+    /// the file has not been modified since.
+    fn had(&self, group: &Group, file: &ExternalFile) -> bool {
+        self.earlier.get(&group.dir.join(&file.name)).is_some_and(|known| {
+            known.stamp == Some(Stamp::of(&file.stat))
+                && known.source.as_os_str() == group.source.join(&file.source).as_os_str()
+        })
+    }
+
+    /// Returns the changes since the earlier copy, `None` if there was none.
+    pub fn changes(&self) -> Option<Changes> {
+        self.changes_to(&self.listing)
+    }
+
+    /// Returns the changes from the earlier copy to another, later one.
+    pub fn changes_to(&self, later: &Listing) -> Option<Changes> {
+        (!self.earlier.is_empty()).then(|| later.changes_since(&self.earlier))
+    }
+}
+
+fn write(from: &RootDir, to: &RootDir, file: &ExternalFile, cancel: &Cancel) -> Result<(), Reason> {
+    let ExternalFile { source, name, stat, uid, gid, mode, .. } = file;
+    let read = from.open_name(source)?;
+    let new = to.create_file(name, 0o600)?;
+    copy_file(&read, stat, &new, cancel)?;
+    rbuild_linux::set_file_owner(&new, *uid, *gid, *mode)?;
+    for (attr, value) in from.xattrs(source)?.iter().filter(|(attr, _)| keep_in_layer(attr)) {
+        to.set_xattr(name, attr, value)?;
+    }
+    rbuild_linux::set_file_time(&new, stat.mtime)?;
+    unchanged(from, source, stat)
+}

@@ -1,0 +1,350 @@
+//! Mounts of `RUN --mount`: caches, files of contexts and stages, SSH agents.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rbuild_dockerfile::{Sharing, Span};
+use rbuild_image::{Digest, Hasher};
+use rbuild_linux::RootDir;
+use rbuild_plan::{
+    AgentStep, CacheStep, CopyStep, From, MountKindStep, MountStep, RunStep, Security, SourceNames, VertexId,
+};
+use rbuild_sandbox::{MountRequest, Source};
+use rbuild_source::{Changes, Content, Listing, Owner, SourceTree};
+use rbuild_store::{CacheMount, CacheUse, Files, KeyInputs, LISTING, LentCache, Snapshots, Store, TreeId, Workspace};
+
+use crate::builder_paths::Place;
+use crate::cache::key::{self, FILES, source_error};
+use crate::error::{BuildError, Result};
+use crate::ops::copy::{CopyError, copy};
+use crate::ops::incremental_copy::Track;
+use crate::ops::ssh_agent::Agent;
+use crate::prepare::demands::missing_agent;
+use crate::solve::executor::Executor;
+
+/// Files of a context that a command mounts: a path in a tree of the store.
+pub(crate) struct ContextPart {
+    tree: TreeId,
+    path: PathBuf,
+}
+
+/// The caches of a command, locked according to their sharing mode until this is dropped.
+pub(crate) struct HeldCaches {
+    /// The caches, each with the indices of the mounts that show it.
+    caches: Vec<(Vec<usize>, CacheMount)>,
+    /// Copies that the command works in where mounts are not allowed, each with the index of its
+    /// cache.
+    lent: Vec<(usize, LentCache)>,
+}
+
+impl HeldCaches {
+    /// Copies the command's changes in lent caches back to the caches. `again` is true if the lent
+    /// copies are still needed afterwards.
+    pub(crate) fn bring_home(self, store: &Store, work: &Workspace, again: bool) -> Result<()> {
+        for (cache, lent) in self.lent {
+            store.return_cache(work, &self.caches[cache].1, lent, again)?;
+        }
+        Ok(())
+    }
+}
+
+/// Access of a command to mounted trees of the store.
+#[derive(Clone, Copy)]
+struct TreesFor {
+    read_only: bool,
+    insecure: bool,
+}
+
+/// Directory of the builder's agent sockets; each is in a subdirectory of its own.
+const LISTENING: &str = "/listening";
+
+/// The initial content of a cache: its position in the Dockerfile, and its content if it comes from
+/// a context.
+#[derive(Clone, Copy)]
+struct Seed<'a> {
+    span: Span,
+    content: Option<&'a Content>,
+}
+
+impl Executor<'_> {
+    /// Returns the mounts of a command, and its caches. `parts` are its mounts of contexts, in
+    /// order; `taken` is the content of everything that the command takes from contexts.
+    pub(crate) fn mounts(
+        &self,
+        run: &RunStep,
+        parts: Vec<ContextPart>,
+        taken: &[Content],
+    ) -> Result<(Vec<MountRequest>, HeldCaches)> {
+        let (steps, insecure) = (&run.mounts, run.security == Security::Insecure);
+        let mut held = HeldCaches { caches: self.caches(steps, taken)?, lent: Vec::new() };
+        let mut parts = parts.into_iter();
+        let mut requests = Vec::new();
+        for (i, mount) in steps.iter().enumerate() {
+            let source = match &mount.kind {
+                MountKindStep::Tmpfs { size } => Source::Tmpfs { size: *size },
+                MountKindStep::Cache(step) => self.cache_source(&mut held, (i, mount.read_only), step)?,
+                MountKindStep::Volume { index, .. } => {
+                    Source::Machine(self.builder.path(&Place::Volume(*index).path()))
+                }
+                MountKindStep::Bind { from: From::Vertex(from), source } => {
+                    self.stage_mount(*from, source, TreesFor { read_only: mount.read_only, insecure })?
+                }
+                MountKindStep::Bind { .. } => {
+                    let part = parts.next().ok_or_else(|| BuildError::other("a part of the context is missing"))?;
+                    self.trees_mount(&[part.tree], part.path, TreesFor { read_only: mount.read_only, insecure })?
+                }
+            };
+            requests.push(MountRequest { target: mount.target.clone(), source, read_only: mount.read_only });
+        }
+        Ok((requests, held))
+    }
+
+    /// Locks the caches of a command; returns each with the indices of the mounts that show it.
+    /// Each cache is locked once, in the strictest sharing mode of its mounts, so that a command
+    /// does not wait for itself. Caches are locked in the order of their IDs, so that commands
+    /// cannot deadlock.
+    fn caches(&self, steps: &[MountStep], taken: &[Content]) -> Result<Vec<(Vec<usize>, CacheMount)>> {
+        let mut wanted: BTreeMap<Digest, Vec<(usize, &CacheStep, Seed<'_>)>> = BTreeMap::new();
+        let mut taken = taken.iter();
+        for (i, mount) in steps.iter().enumerate() {
+            let content = if key::takes_context(mount) { taken.next() } else { None };
+            if let MountKindStep::Cache(step) = &mount.kind {
+                let seed = Seed { span: mount.span, content };
+                wanted.entry(self.cache_id(step, seed)?).or_default().push((i, step, seed));
+            }
+        }
+        let mut caches: Vec<(Vec<usize>, CacheMount)> = Vec::new();
+        for (id, mounts) in wanted {
+            let (_, first, seed) = mounts[0];
+            let how = mounts.iter().map(|(_, step, _)| cache_use(step)).max().unwrap_or(CacheUse::Shared);
+            let cache = self.store.cache_mount(&self.work, &id, how, |dir| self.fill_cache(first, seed, dir))?;
+            caches.push((mounts.iter().map(|(i, ..)| *i).collect(), cache));
+        }
+        Ok(caches)
+    }
+
+    /// Returns the source of a cache mount: the cache itself, or a lent copy where mounts are not
+    /// allowed. Changes to a read-only copy are discarded.
+    fn cache_source(
+        &self,
+        held: &mut HeldCaches,
+        (mount, read_only): (usize, bool),
+        step: &CacheStep,
+    ) -> Result<Source> {
+        let found = held.caches.iter().position(|(mounts, _)| mounts.contains(&mount));
+        let number = found.ok_or_else(|| BuildError::other("a cache mount has no cache"))?;
+        let cache = &held.caches[number].1;
+        // With `from`, `source` is the path that the cache was initialized from.
+        let part = if step.from.is_some() { "/" } else { step.source.as_str() };
+        if self.builder.is_bare() {
+            let lent = self.store.lend_cache(&self.work, cache, Path::new(part), read_only)?;
+            let dir = lent.path.clone();
+            if !read_only {
+                held.lent.push((number, lent));
+            }
+            return Ok(Source::Part { dir, path: "/".into() });
+        }
+        if part == "/" {
+            return Ok(Source::Bind(cache.path.clone()));
+        }
+        let fail = BuildError::kernel(format!("{part} in the cache mount {}", step.id));
+        cache.dir.create_dir_all(part, 0o755, None, |_| ()).map_err(fail)?;
+        Ok(Source::BindBelow { dir: cache.path.clone(), path: PathBuf::from(part) })
+    }
+
+    /// Returns the ID of a cache. Initial content, owner and mode are part of it.
+    fn cache_id(&self, step: &CacheStep, seed: Seed<'_>) -> Result<Digest> {
+        let CacheStep { id, sharing: _, from, source, mode, uid, gid } = step;
+        let mut hasher = Hasher::new();
+        hasher.field("cache 1").field(id);
+        if (*mode, *uid, *gid) != (0o755, 0, 0) {
+            hasher.field("owner").field(format!("{mode:o} {uid} {gid}"));
+        }
+        match from {
+            Some(From::Vertex(id)) => {
+                hasher.field("from").field(self.done(*id).result.bytes()).field(source);
+            }
+            Some(From::Context | From::Named(_)) => {
+                let content =
+                    seed.content.ok_or_else(|| BuildError::other("the content of a cache's files is missing"))?;
+                hasher.field("files").field(content.digest.bytes());
+            }
+            None => {}
+        }
+        Ok(hasher.finish())
+    }
+
+    /// Fills a new cache with its initial content. Returns [`BuildError::Moved`] if the context no
+    /// longer has the content that the cache's ID was computed from.
+    fn fill_cache(&self, step: &CacheStep, Seed { span, content }: Seed<'_>, dir: &RootDir) -> Result<()> {
+        let fail = || BuildError::kernel(format!("the cache mount {}", step.id));
+        dir.set_own_meta(step.uid, step.gid, step.mode, now(self.request.now)).map_err(fail())?;
+        let Some(from) = step.from else { return Ok(()) };
+        let files = files_of(from, &step.source, span);
+        let view;
+        let tree = match from {
+            From::Vertex(id) => {
+                view = self.view(id)?;
+                Some(SourceTree { root: &view, ignore: None, exclude: None, owner: Owner::AsIs, hashes: None })
+            }
+            _ => self.contexts.of(from, span)?.map(|c| c.tree()),
+        };
+        let mut track = Track::default();
+        copy(&files, tree.as_ref(), dir, self.terms(), Some(&mut track)).map_err(|e| self.copy_error(0, &files, e))?;
+        match content {
+            Some(content) if content.sight != track.sight => Err(BuildError::Moved),
+            _ => Ok(()),
+        }
+    }
+
+    /// Mounts files of another stage. A command's changes to them are discarded.
+    fn stage_mount(&self, from: VertexId, source: &str, access: TreesFor) -> Result<Source> {
+        self.trees_mount(&self.trees(from)?, Path::new("/").join(source.trim_start_matches('/')), access)
+    }
+
+    fn trees_mount(&self, trees: &[TreeId], path: PathBuf, access: TreesFor) -> Result<Source> {
+        let snapshots = self.snapshots()?;
+        if snapshots == Snapshots::Overlay {
+            let lowers = self.store.lower_dirs(trees);
+            return Ok(Source::Trees { lowers, path });
+        }
+        // Without mounts there is no read-only access, and a command that may mount can make a
+        // mount writable again. Both get a copy instead of hard links to the store.
+        let stays = access.read_only && !access.insecure && !self.builder.is_bare();
+        let files = if stays { Files::Linked } else { Files::Copied };
+        let (dir, _) = snapshots.merged(self.store, &self.work, trees, files)?;
+        Ok(Source::Part { dir, path })
+    }
+
+    /// Returns the files of contexts that a command mounts, in order. `taken` is their content as
+    /// used in the key. Also returns the changes since the run that `before` describes, if they are
+    /// known.
+    pub(crate) fn context_parts(
+        &self,
+        run: &RunStep,
+        taken: &[Content],
+        before: Option<&KeyInputs>,
+    ) -> Result<(Vec<ContextPart>, Option<Changes>)> {
+        let earlier: Vec<Option<Digest>> = before.map(content_digests).unwrap_or_default();
+        // With a different number of mounts, the earlier ones cannot be matched.
+        let mut earlier = Some(earlier).filter(|earlier| earlier.len() == taken.len()).into_iter().flatten();
+        let (mut parts, mut all) = (Vec::new(), None);
+        for (mount, content) in key::context_mounts(run).zip(taken) {
+            let earlier = earlier.next().flatten();
+            if mount.seeds_cache {
+                continue;
+            }
+            let mount = (mount.span, mount.from, mount.source);
+            let (part, changes) = self.context_part(mount, content, earlier)?;
+            parts.push(part);
+            if let Some(changes) = changes {
+                all.get_or_insert_with(Changes::default).and(changes);
+            }
+        }
+        Ok((parts, all))
+    }
+
+    /// Returns files of a context as a tree: filtered by the ignore file, owned by root, and
+    /// unaffected by later changes to the context. Files that are unchanged since the `earlier`
+    /// content are taken from its tree.
+    fn context_part(
+        &self,
+        (span, from, source): (Span, From, &str),
+        content: &Content,
+        earlier: Option<Digest>,
+    ) -> Result<(ContextPart, Option<Changes>)> {
+        let Some(context) = self.contexts.of(from, span)? else {
+            return Err(BuildError::other("a mount of the context names a stage"));
+        };
+        let tree = context.tree();
+        let item = tree.select_literal(source).map_err(|e| source_error(e, span))?;
+        let is_dir = item.stat.kind == rbuild_linux::Kind::Dir;
+        let path = if is_dir { PathBuf::from("/") } else { Path::new("/").join(&item.name) };
+        let key = self.part_key(&content.digest);
+        let part = ContextPart { tree: TreeId::of_step(&key), path };
+        let _alone = self.store.lock_step(&key)?;
+        let earlier = earlier.map(|earlier| self.store.record(&self.part_key(&earlier))).transpose()?.flatten();
+        let mut track = earlier.map_or(Ok(Track::default()), |record| self.track(&record.tree))?;
+        if self.store.record(&key)?.is_some() {
+            let listing = Listing::from_bytes(&self.store.tree_note(&part.tree, LISTING)?);
+            return Ok((part, track.changes_to(&listing)));
+        }
+        let (made, dir) = self.store.new_tree(&self.work)?;
+        self.prepare_root(&[], &dir)?;
+        let root = dir.sub("fs").map_err(BuildError::kernel("the context's directory"))?;
+        let files = files_of(from, source, span);
+        let fail = |e| self.copy_error(0, &files, e);
+        track.defers = true;
+        copy(&files, Some(&tree), &root, self.terms(), Some(&mut track)).map_err(fail)?;
+        track.finish(tree.root, &root, &self.cancel).map_err(|reason| fail(CopyError { source: None, reason }))?;
+        if content.sight != track.sight {
+            return Err(BuildError::Moved);
+        }
+        self.store.put_note(&dir, LISTING, &track.listing.to_bytes())?;
+        self.store.commit_tree(&self.work, &made, &part.tree)?;
+        self.store.put_record(&key, &part.tree, &key, self.request.now, &self.request.build_id)?;
+        Ok((part, track.changes()))
+    }
+
+    fn part_key(&self, content: &Digest) -> Digest {
+        let mut hasher = Hasher::new();
+        hasher.field("context mount 2").field(content.bytes()).field(self.request.key_salt().unwrap_or_default());
+        hasher.finish()
+    }
+
+    /// Starts the SSH agents of a command. They serve until dropped.
+    pub(crate) fn agents<'s>(&self, steps: &'s [AgentStep]) -> Result<Vec<(Agent, &'s AgentStep)>> {
+        static SERIAL: AtomicUsize = AtomicUsize::new(0);
+        let mut agents = Vec::new();
+        for step in steps {
+            let Some(place) = self.request.agents.iter().position(|(id, _)| *id == step.id) else {
+                if step.required {
+                    return Err(BuildError::Unmet(vec![missing_agent(step)]));
+                }
+                continue;
+            };
+            let serial = SERIAL.fetch_add(1, Ordering::SeqCst);
+            // Without a root file system of its own, the builder uses its writable working
+            // directory.
+            let listening = if self.builder.is_bare() { self.work.path().join("agents") } else { LISTENING.into() };
+            let dir = listening.join(serial.to_string());
+            let socket = self.builder.path(&Place::Agent(place).path());
+            let agent = Agent::listen(dir, &self.request.agents[place].1, &socket, step)
+                .map_err(BuildError::io("listening for the ssh agent"))?;
+            agents.push((agent, step));
+        }
+        Ok(agents)
+    }
+}
+
+/// Returns the content digests of the context mounts among the recorded inputs of a key, in order.
+fn content_digests(key_inputs: &KeyInputs) -> Vec<Option<Digest>> {
+    let contents = key_inputs.parts.iter().filter(|(name, _)| name == FILES);
+    contents.map(|(_, hex)| format!("sha256:{hex}").parse().ok()).collect()
+}
+
+fn now(seconds: i64) -> rbuild_linux::Timestamp {
+    rbuild_linux::Timestamp { sec: seconds, nsec: 0 }
+}
+
+fn cache_use(step: &CacheStep) -> CacheUse {
+    match step.sharing {
+        Sharing::Shared => CacheUse::Shared,
+        Sharing::Private => CacheUse::Private,
+        Sharing::Locked => CacheUse::Locked,
+    }
+}
+
+/// Returns a COPY of one source to the root.
+fn files_of(from: From, source: &str, span: Span) -> CopyStep {
+    CopyStep {
+        from,
+        sources: vec![source.to_string()],
+        names: SourceNames::Literal,
+        source_spans: vec![span],
+        dest: "/".into(),
+        dest_is_dir: true,
+        ..CopyStep::default()
+    }
+}

@@ -1,0 +1,287 @@
+//! SSH agent sockets for commands, with access limited to listing and using keys.
+//!
+//! The caller's agent socket is never mounted itself. A command gets its own socket, with the owner
+//! and mode it asked for, which exists only while the command runs. The socket forwards to the
+//! caller's agent or to keys held by the build. Only requests to list keys and to sign are
+//! answered; requests that would modify the agent (add, remove, lock) and extensions are refused
+//! here.
+
+use std::ffi::OsStr;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rbuild_linux::RootDir;
+use rbuild_plan::AgentStep;
+use rbuild_sandbox::{MountRequest, Source};
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::ops::ssh_keys::{self, PrivateKey};
+use crate::request::AgentSource;
+
+/// An agent socket. It is served until this value is dropped.
+pub(crate) struct Agent {
+    dir: PathBuf,
+    /// Closing it ends the thread.
+    stop: Option<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+const NAME: &str = "agent";
+
+/// The backend that answers the requests of a connection.
+#[derive(Clone)]
+enum Behind {
+    Socket(PathBuf),
+    Keys(Vec<PrivateKey>),
+}
+
+impl Agent {
+    /// Listens in the new directory `dir`. `socket` is the path of the caller's agent as seen from
+    /// this mount namespace.
+    pub fn listen(dir: PathBuf, source: &AgentSource, socket: &Path, step: &AgentStep) -> std::io::Result<Agent> {
+        // The socket gets its mode only after it has been bound, so the directory must be private.
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+        let path = dir.join(NAME);
+        let listener = UnixListener::bind(&path)?;
+        let io = |e: rbuild_linux::Error| std::io::Error::other(e.to_string());
+        RootDir::open(&dir).and_then(|dir| dir.chown(OsStr::new(NAME), step.uid, step.gid)).map_err(io)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(step.mode))?;
+        let behind = match source {
+            AgentSource::Socket(_) => Behind::Socket(socket.to_path_buf()),
+            AgentSource::Keys(keys) => Behind::Keys(keys.clone()),
+        };
+        let (stopped, stop) = std::io::pipe()?;
+        let thread = std::thread::Builder::new()
+            .name("ssh-agent".into())
+            .spawn(move || accept(&listener, &OwnedFd::from(stopped), &behind))?;
+        Ok(Agent { dir, stop: Some(stop.into()), thread: Some(thread) })
+    }
+
+    pub fn mount(&self, target: &str) -> MountRequest {
+        MountRequest { target: target.to_string(), source: Source::Bind(self.dir.join(NAME)), read_only: false }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Maximum number of concurrent connections per command.
+const MOST_CONNECTIONS: usize = 256;
+
+/// A connection from a command and the thread that serves it.
+struct Connection {
+    shared: Arc<Shared>,
+    thread: JoinHandle<()>,
+}
+
+struct Shared {
+    ours: UnixStream,
+    /// The connection to the caller's agent, once established.
+    agent: OnceLock<UnixStream>,
+    /// Set when the connection ends; no further request is forwarded.
+    over: AtomicBool,
+}
+
+impl Connection {
+    fn begin(ours: UnixStream, behind: &Behind) -> std::io::Result<Connection> {
+        let shared = Arc::new(Shared { ours, agent: OnceLock::new(), over: AtomicBool::new(false) });
+        let (own, behind) = (shared.clone(), behind.clone());
+        let thread = std::thread::Builder::new().name("ssh-agent".into()).spawn(move || own.serve(&behind))?;
+        Ok(Connection { shared, thread })
+    }
+
+    fn end(self) {
+        self.shared.end();
+        let _ = self.thread.join();
+    }
+}
+
+/// Serves each connection on a thread of its own until the other end of `stopped` is closed, then
+/// ends all connections.
+fn accept(listener: &UnixListener, stopped: &OwnedFd, behind: &Behind) {
+    let mut open: Vec<Connection> = Vec::new();
+    loop {
+        let mut fds = [
+            PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(stopped.as_fd(), PollFlags::IN),
+        ];
+        match poll(&mut fds, None) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(_) => break,
+        }
+        if !fds[1].revents().is_empty() {
+            break;
+        }
+        let Ok((stream, _)) = listener.accept() else { continue };
+        open.retain(|connection| !connection.thread.is_finished());
+        if open.len() < MOST_CONNECTIONS
+            && let Ok(connection) = Connection::begin(stream, behind)
+        {
+            open.push(connection);
+        }
+    }
+    open.into_iter().for_each(Connection::end);
+}
+
+impl Shared {
+    fn end(&self) {
+        self.over.store(true, Ordering::SeqCst);
+        for stream in std::iter::once(&self.ours).chain(self.agent.get()) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Answers requests until either side ends the connection.
+    fn serve(&self, behind: &Behind) {
+        match behind {
+            Behind::Keys(keys) => self.answer(|message| Some(ssh_keys::reply(message, keys))),
+            Behind::Socket(path) => {
+                if let Ok(agent) = connect(path) {
+                    let agent = self.agent.get_or_init(|| agent);
+                    self.answer(|message| ask(agent, message));
+                }
+            }
+        }
+        self.end();
+    }
+
+    /// Answers each message with the result of `reply`. Stops if `reply` returns `None`.
+    fn answer(&self, reply: impl Fn(&[u8]) -> Option<Vec<u8>>) {
+        while let Some(message) = receive(&self.ours) {
+            // A request received before the end must not be forwarded after it: nothing would
+            // interrupt the wait for the agent's answer.
+            if self.over.load(Ordering::SeqCst) {
+                return;
+            }
+            let reply = if ssh_keys::is_passed_on(&message) { reply(&message) } else { Some(ssh_keys::refusal()) };
+            if reply.and_then(|reply| send(&self.ours, &reply)).is_none() {
+                return;
+            }
+        }
+    }
+}
+
+/// Time limit for connecting to the caller's agent; after it, the agent counts as unavailable.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn connect(path: &Path) -> std::io::Result<UnixStream> {
+    use rustix::net::sockopt::{Timeout, set_socket_timeout};
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    set_socket_timeout(&socket, Timeout::Send, None)?;
+    Ok(socket.into())
+}
+
+fn ask(agent: &UnixStream, message: &[u8]) -> Option<Vec<u8>> {
+    send(agent, message)?;
+    receive(agent)
+}
+
+/// Maximum length of a message. The protocol does not allow longer ones (draft-ietf-sshm-ssh-agent,
+/// section 3).
+const MAX_MESSAGE: usize = 256 * 1024;
+
+/// Reads one message and strips its length. Returns `None` at the end of the stream and for an
+/// invalid length.
+fn receive(mut stream: &UnixStream) -> Option<Vec<u8>> {
+    let mut length = [0u8; 4];
+    stream.read_exact(&mut length).ok()?;
+    let length = u32::from_be_bytes(length) as usize;
+    if length == 0 || length > MAX_MESSAGE {
+        return None;
+    }
+    let mut message = vec![0; length];
+    stream.read_exact(&mut message).ok()?;
+    Some(message)
+}
+
+fn send(mut stream: &UnixStream, message: &[u8]) -> Option<()> {
+    let framed = [&(message.len() as u32).to_be_bytes()[..], message].concat();
+    stream.write_all(&framed).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Starts an agent that echoes every message; returns the types of the messages it received.
+    fn echo(path: &Path) -> JoinHandle<Vec<u8>> {
+        let listener = UnixListener::bind(path).unwrap();
+        std::thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            let mut seen = Vec::new();
+            while let Some(message) = receive(&stream) {
+                seen.push(message[0]);
+                send(&stream, &message).unwrap();
+            }
+            seen
+        })
+    }
+
+    fn scratch(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("rbuild-agent-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        dir
+    }
+
+    #[test]
+    fn keys_can_be_listed_and_used_and_nothing_else_arrives() {
+        let dir = scratch("filter");
+        let agent = echo(&dir.join("sock"));
+        let (command, ours) = UnixStream::pair().unwrap();
+        let connection = Connection::begin(ours, &Behind::Socket(dir.join("sock"))).unwrap();
+        for kind in 0..=255u8 {
+            send(&command, &[kind, 1, 2]).unwrap();
+            let expected = if matches!(kind, 11 | 13) { vec![kind, 1, 2] } else { vec![5] };
+            assert_eq!(receive(&command).unwrap(), expected, "{kind}");
+        }
+        connection.end();
+        assert_eq!(agent.join().unwrap(), [11, 13]);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_message_ends_the_connection() {
+        let dir = scratch("length");
+        for length in [0, MAX_MESSAGE as u32 + 1, u32::MAX] {
+            let (mut command, ours) = UnixStream::pair().unwrap();
+            let connection = Connection::begin(ours, &Behind::Keys(Vec::new())).unwrap();
+            command.write_all(&length.to_be_bytes()).unwrap();
+            assert_eq!(command.read(&mut [0; 8]).unwrap(), 0);
+            connection.end();
+        }
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn an_agent_that_does_not_answer_holds_nobody_up_at_the_end() {
+        let dir = scratch("silent");
+        let listener = UnixListener::bind(dir.join("sock")).unwrap();
+        let (command, ours) = UnixStream::pair().unwrap();
+        let connection = Connection::begin(ours, &Behind::Socket(dir.join("sock"))).unwrap();
+        send(&command, &[11]).unwrap();
+        let (agent, _) = listener.accept().unwrap();
+        assert_eq!(receive(&agent).unwrap(), [11]);
+        connection.end();
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}

@@ -1,0 +1,5 @@
+//! The solver: schedules the vertices of the graph and executes them in parallel.
+
+pub(crate) mod executor;
+pub(crate) mod schedule;
+pub(crate) mod vertex;

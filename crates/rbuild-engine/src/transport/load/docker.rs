@@ -1,0 +1,201 @@
+//! Import of the images listed in Docker's `manifest.json`.
+
+use std::collections::{HashMap, HashSet};
+
+use rbuild_image::{
+    Descriptor, Digest, ImageManifest, MediaType, Reference, ReferenceError, descriptor, parse_manifest,
+};
+use rbuild_layer::Compression;
+
+use super::manifest::{counts_differ, named, not_the_layer, take, take_image};
+use super::members::Members;
+use super::named::DockerItem;
+use super::{Found, Image, Incoming};
+use crate::error::{BuildError, Result};
+use crate::images::import::put_layer;
+
+/// Imports all images of the document. `entries` are those of `index.json`, if the archive is an
+/// OCI layout as well.
+pub(super) fn docker_items(
+    members: &Members<'_>,
+    items: Vec<DockerItem>,
+    entries: &[Descriptor],
+) -> Result<Incoming<Found>> {
+    let (mut manifests, mut layers) = (Manifests::new(entries), Layers::new());
+    let (mut found, mut seen) = (Found::default(), HashSet::new());
+    for item in items {
+        let names: Vec<Reference> = item
+            .repo_tags
+            .iter()
+            .flatten()
+            .map(|t| t.parse().map_err(|e: ReferenceError| BuildError::other(e.to_string())))
+            .collect::<Result<_>>()?;
+        let image = docker_item(members, &item, &mut layers, &mut manifests)?;
+        if seen.insert(image.manifest) {
+            found.images.push(image);
+        }
+        found.names.extend(names.into_iter().map(|name| (image, name)));
+    }
+    Ok(Incoming { found, warnings: manifests.warnings })
+}
+
+fn docker_item(
+    members: &Members<'_>,
+    item: &DockerItem,
+    known: &mut Layers,
+    manifests: &mut Manifests<'_>,
+) -> Result<Image> {
+    let (id, config_size) = members.blob(&item.config)?;
+    let diff_ids = members.diff_ids(&id, &item.config)?;
+    let names = item.layers.as_deref().unwrap_or_default();
+    if diff_ids.len() != names.len() {
+        return Err(counts_differ(names.len(), diff_ids.len()));
+    }
+    members.nothing_missing(names.iter().map(String::as_str))?;
+    let mut layers = Vec::new();
+    for (name, diff_id) in names.iter().zip(&*diff_ids) {
+        layers.push(known.layer(members, name, diff_id)?);
+    }
+    let manifest = manifests.of(members, (id, layers), |layers| {
+        let layers = layers.iter().map(|layer| known.descriptor(layer)).collect();
+        rbuild_image::manifest(descriptor(MediaType::ImageConfig, &id, config_size), layers)
+    })?;
+    Ok(Image { manifest, id })
+}
+
+/// Manifests by image ID and layers.
+struct Manifests<'e> {
+    /// Entries of the index that have not been read yet. Their manifests have annotations and media
+    /// types, which `manifest.json` lacks.
+    entries: std::slice::Iter<'e, Descriptor>,
+    known: HashMap<Content, Digest>,
+    /// Digests of the manifests that have been read, so that each is read once.
+    seen: HashSet<Digest>,
+    /// Warnings about manifests that cannot be used.
+    warnings: Vec<String>,
+}
+
+/// An image ID and the digests of the image's layers.
+type Content = (Digest, Vec<Digest>);
+
+impl<'e> Manifests<'e> {
+    fn new(entries: &'e [Descriptor]) -> Manifests<'e> {
+        let (known, seen, warnings) = Default::default();
+        Manifests { entries: entries.iter(), known, seen, warnings }
+    }
+
+    /// Returns the archive's own manifest of the image with this ID and these layers, or else a
+    /// generated one.
+    fn of(
+        &mut self,
+        members: &Members<'_>,
+        wanted: Content,
+        make: impl FnOnce(&[Digest]) -> ImageManifest,
+    ) -> Result<Digest> {
+        if let Some(known) = self.known.get(&wanted) {
+            return Ok(*known);
+        }
+        for entry in self.entries.by_ref() {
+            // The image is complete without its own manifest.
+            let found = match own(members, entry, &wanted, &mut self.seen) {
+                Err(e @ BuildError::Other { .. }) => {
+                    let what = format!("index.json names {}, which cannot be used: {}", entry.digest(), e.message());
+                    self.warnings.push(format!("{what}; its image is taken as manifest.json describes it"));
+                    continue;
+                }
+                found => found?,
+            };
+            let Some((digest, content)) = found else { continue };
+            let is_it = content == wanted;
+            self.known.entry(content).or_insert(digest);
+            if is_it {
+                return Ok(digest);
+            }
+        }
+        let made = members.staging.put_document(&make(&wanted.1))?.0;
+        self.known.insert(wanted, made);
+        Ok(made)
+    }
+}
+
+/// Reads the manifest of an entry; if its image is `wanted`, checks that image, too. Returns `None`
+/// if it is not a manifest or was read before.
+fn own(
+    members: &Members<'_>,
+    entry: &Descriptor,
+    wanted: &Content,
+    seen: &mut HashSet<Digest>,
+) -> Result<Option<(Digest, Content)>> {
+    let digest = take(members, entry, "the manifest")?;
+    if !seen.insert(digest) {
+        return Ok(None);
+    }
+    let text = members.staging.read_document(&digest)?;
+    let Ok(manifest) = parse_manifest(&text) else { return Ok(None) };
+    let layers = manifest.layers().iter().map(named).collect::<Result<Vec<_>>>();
+    let (Ok(id), Ok(layers)) = (named(manifest.config()), layers) else { return Ok(None) };
+    let content = (id, layers);
+    if content == *wanted {
+        take_image(members, &text)?;
+    }
+    Ok(Some((digest, content)))
+}
+
+/// Layers of docker-archives.
+struct Layers {
+    /// Layers by the digests of the archive members.
+    members: HashMap<Digest, Layer>,
+    descriptors: HashMap<Digest, Descriptor>,
+}
+
+#[derive(Clone, Copy)]
+struct Layer {
+    digest: Digest,
+    /// The diffID, if it is known without decompressing the layer.
+    diff_id: Option<Digest>,
+}
+
+impl Layers {
+    fn new() -> Layers {
+        Layers { members: HashMap::new(), descriptors: HashMap::new() }
+    }
+
+    /// Imports a layer. `manifest.json` gives no digests for layers, so an uncompressed layer is
+    /// compared with its diffID here. A compressed one is compared when it is unpacked or exported,
+    /// as with any other image.
+    fn layer(&mut self, members: &Members<'_>, name: &str, diff_id: &Digest) -> Result<Digest> {
+        let (member, size) = members.blob(name)?;
+        let layer = match self.members.get(&member) {
+            Some(known) => *known,
+            None => {
+                let (layer, descriptor) = take_layer(members, name, &member, size)?;
+                self.descriptors.insert(layer.digest, descriptor);
+                self.members.insert(member, layer);
+                layer
+            }
+        };
+        match layer.diff_id {
+            Some(found) if found != *diff_id => Err(not_the_layer(name, &found, diff_id)),
+            _ => Ok(layer.digest),
+        }
+    }
+
+    /// Returns the descriptor of an imported layer.
+    fn descriptor(&self, layer: &Digest) -> Descriptor {
+        self.descriptors[layer].clone()
+    }
+}
+
+fn take_layer(members: &Members<'_>, name: &str, member: &Digest, size: u64) -> Result<(Layer, Descriptor)> {
+    let (media_type, diff_id) = match members.compression(member)? {
+        Compression::Gzip => (MediaType::ImageLayerGzip, None),
+        Compression::Zstd => (MediaType::ImageLayerZstd, None),
+        Compression::None => (MediaType::ImageLayer, Some(*member)),
+        Compression::Bzip2 | Compression::Xz => {
+            let put = put_layer(&members.staging, members.staging.open_blob(member)?, name)?;
+            let layer = Layer { digest: put.digest, diff_id: Some(put.diff_id) };
+            return Ok((layer, descriptor(put.media_type, &put.digest, put.size)));
+        }
+    };
+    Ok((Layer { digest: *member, diff_id }, descriptor(media_type, member, size)))
+}

@@ -1,0 +1,287 @@
+//! The builder's side of a command: starts a runner, streams its output, and collects its outcome.
+//!
+//! Nothing here waits for the end of a pipe or a socket, which any stray process could hold open:
+//! the runner itself is watched through its pidfd. All descendants of a runner are gone when it has
+//! ended ([`Zygote::runner`]), so that afterwards only data already in the pipes remains to be
+//! read.
+
+use std::collections::HashMap;
+use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rbuild_linux::process;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::OFlags;
+
+use crate::SandboxError;
+use crate::protocol::{Ended, Outcome, Report, RunRequest};
+use crate::runner::zygote::Zygote;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    Stdout,
+    Stderr,
+}
+
+/// Cancels a build: no more runners are started, and running ones are killed.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel(Arc<CancelState>);
+
+#[derive(Debug, Default)]
+struct CancelState {
+    stopped: AtomicBool,
+    serial: AtomicU64,
+    /// Runners that were started and are not known to have ended.
+    running: Mutex<HashMap<u64, Arc<OwnedFd>>>,
+}
+
+impl Cancel {
+    pub fn cancel(&self) {
+        self.0.stopped.store(true, Ordering::SeqCst);
+        self.0.running.lock().unwrap_or_else(PoisonError::into_inner).values().for_each(|fd| process::kill_pidfd(fd));
+    }
+
+    pub fn is_cancelled(&self) -> bool {
+        self.0.stopped.load(Ordering::SeqCst)
+    }
+
+    fn add(&self, runner: Arc<OwnedFd>) -> u64 {
+        let serial = self.0.serial.fetch_add(1, Ordering::SeqCst);
+        let mut running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_cancelled() {
+            process::kill_pidfd(&runner);
+        }
+        running.insert(serial, runner);
+        serial
+    }
+
+    fn remove(&self, serial: u64) {
+        self.0.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&serial);
+    }
+}
+
+/// An active runner. If it has not finished when this is dropped, it is killed with all
+/// descendants.
+pub(crate) struct Runner<'a> {
+    zygote: &'a Zygote,
+    cancel: &'a Cancel,
+    serial: u64,
+    pub(crate) pidfd: Arc<OwnedFd>,
+    finished: bool,
+}
+
+impl<'a> Runner<'a> {
+    pub(crate) fn start(
+        zygote: &'a Zygote,
+        cancel: &'a Cancel,
+        streams: &[BorrowedFd<'_>],
+    ) -> Result<Runner<'a>, SandboxError> {
+        let pidfd = Arc::new(zygote.runner(streams)?);
+        let serial = cancel.add(pidfd.clone());
+        Ok(Runner { zygote, cancel, serial, pidfd, finished: false })
+    }
+
+    fn kill(&self) {
+        process::kill_pidfd(&self.pidfd);
+        process::wait_for_end(&self.pidfd);
+        self.zygote.sweep();
+    }
+
+    /// Finishes the runner and returns the outcome of its command, if the command got that far.
+    pub(crate) fn conclude(mut self, said: &Said) -> Result<Ended, SandboxError> {
+        let last = said.reports.last();
+        self.finished = matches!(last, Some(Report::Finished(_)));
+        let at = process::moment();
+        match (said.reports.first(), last) {
+            // A failure of the command takes precedence over failures of its runner afterwards.
+            (Some(Report::Ended(ended)), _) if ended.outcome != Outcome::Exited(0) => Ok(ended.clone()),
+            (_, Some(Report::Finished(Err(why)))) => Ok(Ended { outcome: Outcome::NotStarted(why.clone()), at }),
+            (Some(Report::Ended(ended)), Some(Report::Finished(Ok(())))) => Ok(ended.clone()),
+            _ if self.zygote.has_ended() => Err(self.zygote.end()),
+            _ => Err(SandboxError::Killed("the process that runs the command")),
+        }
+    }
+}
+
+impl Drop for Runner<'_> {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.kill();
+        }
+        self.cancel.remove(self.serial);
+    }
+}
+
+/// The reports received from a runner so far.
+#[derive(Default)]
+pub(crate) struct Said {
+    bytes: Vec<u8>,
+    reports: Vec<Report>,
+}
+
+impl Said {
+    pub(crate) fn add(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        while let Some(end) = self.bytes.iter().position(|b| *b == b'\n') {
+            let line: Vec<u8> = self.bytes.drain(..=end).collect();
+            match serde_json::from_slice::<Report>(&line) {
+                Ok(Report::Warned(warning)) => tracing::warn!(target: "libcontainer", "{warning}"),
+                Ok(report) => self.reports.push(report),
+                // The runner is trusted code: a truncated line means that it was killed while
+                // writing.
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Returns true once the runner has sent a report other than a warning.
+    pub(crate) fn has_reports(&self) -> bool {
+        !self.reports.is_empty()
+    }
+
+    fn is_complete(&self) -> bool {
+        matches!(self.reports.last(), Some(Report::Finished(_)))
+    }
+}
+
+pub(crate) fn fail(what: &'static str) -> impl Fn(std::io::Error) -> SandboxError {
+    move |e| SandboxError::Runner(format!("{what}: {e}"))
+}
+
+/// Creates a pipe for a stream of the command. The command's user owns it and may reopen it as
+/// /dev/stdout, as under docker.
+pub(crate) fn pipe_for(request: &RunRequest) -> Result<(PipeReader, PipeWriter), SandboxError> {
+    let (reader, writer) = std::io::pipe().map_err(fail("pipe"))?;
+    if request.uid != 0 && !request.recorded {
+        std::os::unix::fs::fchown(&writer, Some(request.uid), Some(request.gid)).map_err(fail("fchown"))?;
+    }
+    Ok((reader, writer))
+}
+
+/// Runs one command to completion. `output` is called with its output as it arrives.
+pub fn run(
+    zygote: &Zygote,
+    request: &RunRequest,
+    cancel: &Cancel,
+    mut output: impl FnMut(Stream, &[u8]),
+) -> Result<Ended, SandboxError> {
+    let _span = tracing::debug_span!(target: "sandbox", "runner", bare = request.bare, uid = request.uid).entered();
+    let (mut ours, theirs) = UnixStream::pair().map_err(fail("socketpair"))?;
+    let (out, out_writer) = pipe_for(request)?;
+    let (err, err_writer) = pipe_for(request)?;
+    let runner = Runner::start(zygote, cancel, &[theirs.as_fd(), out_writer.as_fd(), err_writer.as_fd()])?;
+    drop((theirs, out_writer, err_writer));
+    let mut said = Said::default();
+    // A request that cannot be sent means that the runner is gone, which is reported below.
+    if send_request(&mut ours, request).is_ok() {
+        let mut pipes = [(Stream::Stdout, Some(out)), (Stream::Stderr, Some(err))];
+        follow(&runner, &mut ours, &mut said, &mut pipes, &mut output)?;
+    }
+    let ended = runner.conclude(&said);
+    tracing::debug!(target: "sandbox", ?ended, "command ended");
+    ended
+}
+
+/// Bytes read at a time.
+const PIECE: usize = 64 * 1024;
+
+/// Forwards the command's output until its runner has finished or died.
+pub(crate) fn follow(
+    runner: &Runner<'_>,
+    socket: &mut UnixStream,
+    said: &mut Said,
+    pipes: &mut [(Stream, Option<PipeReader>); 2],
+    output: &mut impl FnMut(Stream, &[u8]),
+) -> Result<(), SandboxError> {
+    for pipe in pipes.iter().filter_map(|(_, pipe)| pipe.as_ref()) {
+        rustix::fs::fcntl_setfl(pipe, OFlags::NONBLOCK).map_err(|e| fail("fcntl")(e.into()))?;
+    }
+    socket.set_nonblocking(true).map_err(fail("fcntl"))?;
+    let mut buffer = vec![0; PIECE];
+    let mut ended = false;
+    while !ended && !said.is_complete() {
+        ended = wait_for_news(runner, socket, pipes)?;
+        if ended {
+            runner.kill();
+        }
+        while let Ok(n @ 1..) = socket.read(&mut buffer) {
+            said.add(&buffer[..n]);
+        }
+        read_pipes(pipes, &mut buffer, 1, output)?;
+    }
+    // All writers are gone.
+    read_pipes(pipes, &mut buffer, LAST_PIECES, output)
+}
+
+/// More reads than a pipe can hold data for (fs.pipe-max-size is 1 MiB unless root raised it).
+const LAST_PIECES: usize = 64;
+
+/// Waits for input; returns true if the runner or the zygote has ended.
+pub(crate) fn wait_for_news(
+    runner: &Runner<'_>,
+    socket: &UnixStream,
+    pipes: &[(Stream, Option<PipeReader>); 2],
+) -> Result<bool, SandboxError> {
+    let open = pipes.iter().filter_map(|(_, pipe)| pipe.as_ref()).map(|pipe| pipe.as_fd());
+    let watched = [runner.pidfd.as_fd(), runner.zygote.process(), socket.as_fd()].into_iter().chain(open);
+    let mut fds: Vec<PollFd<'_>> = watched.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+    match poll(&mut fds, None) {
+        Ok(_) => Ok(fds[..2].iter().any(|fd| !fd.revents().is_empty())),
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(e) => Err(fail("poll")(e.into())),
+    }
+}
+
+/// Forwards the contents of the pipes, with at most `pieces` reads each, and closes pipes that have
+/// reached their end.
+fn read_pipes(
+    pipes: &mut [(Stream, Option<PipeReader>); 2],
+    buffer: &mut [u8],
+    pieces: usize,
+    output: &mut impl FnMut(Stream, &[u8]),
+) -> Result<(), SandboxError> {
+    for (stream, open) in pipes {
+        for _ in 0..pieces {
+            let Some(pipe) = open else { break };
+            match pipe.read(buffer) {
+                Ok(0) => *open = None,
+                Ok(n) => output(*stream, &buffer[..n]),
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => break,
+                Err(e) => return Err(fail("reading its output")(e)),
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn send_request(socket: &mut UnixStream, request: &RunRequest) -> Result<(), SandboxError> {
+    let bytes = serde_json::to_vec(request).map_err(|e| SandboxError::Runner(e.to_string()))?;
+    socket.write_all(&bytes).map_err(fail("sending the request"))?;
+    socket.shutdown(std::net::Shutdown::Write).map_err(fail("sending the request"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_are_understood_however_they_arrive() {
+        let ended = Report::Ended(Ended { outcome: Outcome::Exited(3), at: 17 });
+        let text: Vec<u8> = [&ended, &Report::Finished(Ok(()))]
+            .into_iter()
+            .flat_map(|report| [serde_json::to_vec(report).unwrap(), vec![b'\n']].concat())
+            .collect();
+        for piece in [1, 7, 1000] {
+            let mut said = Said::default();
+            text.chunks(piece).for_each(|bytes| said.add(bytes));
+            assert_eq!(said.reports, [ended.clone(), Report::Finished(Ok(()))]);
+        }
+        let mut cut = Said::default();
+        cut.add(&text[..text.len() - 1]);
+        assert!(!cut.is_complete() && cut.reports == [ended]);
+    }
+}

@@ -1,0 +1,356 @@
+//! The transition from launcher to builder: namespaces, ID maps, a minimal root, and shared
+//! lifetime.
+
+use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rbuild_linux::process::{self, Cloned, Exit};
+use rbuild_linux::{MiniRoot, bind_clone, new_procfs};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
+
+use crate::SandboxError;
+use crate::namespace::isolation::{Isolation, Rung, bare_isolation, isolation, userns_refused};
+use crate::namespace::network::{Carrier, Isolated};
+use crate::runner::mounts::{SYSFS, new_sysfs};
+use crate::runner::surroundings::{Proc, Surroundings};
+use crate::runner::zygote::Zygote;
+
+/// Path of the store in the builder's root.
+pub const STORE: &str = "/store";
+
+/// Maximum time for a killed process to become a zombie.
+const DYING: Duration = Duration::from_millis(50);
+
+/// Time that the builder has to clean up after a signal before it is killed.
+const GRACE: Duration = Duration::from_millis(1500);
+
+/// The parts of the host that the builder sees.
+#[derive(Debug, Clone)]
+pub struct World {
+    pub store: PathBuf,
+    /// Directories and files with their paths in the builder's root: absolute, in otherwise unused
+    /// directories.
+    pub binds: Vec<(PathBuf, PathBuf)>,
+    /// Program that connects an isolated network to the outside, if one is requested.
+    pub carrier: Option<Carrier>,
+    /// True if commands may run. They require a /sys and a zygote, both of which take time to
+    /// create.
+    pub commands: bool,
+}
+
+/// The builder's view of how it was started.
+pub struct Builder {
+    pub isolation: Isolation,
+    pub zygote: Zygote,
+    proc: Proc,
+    signals: SigSet,
+    /// Host paths by their path in [`World`]; empty if the builder has a root of its own.
+    elsewhere: Vec<(PathBuf, PathBuf)>,
+}
+
+impl Builder {
+    /// Returns true in the `chroot` isolation mode, where commands get only another root directory.
+    pub fn is_bare(&self) -> bool {
+        self.isolation.maps.is_none()
+    }
+
+    /// Returns true if commands see the processes of the surrounding container, because the kernel
+    /// refuses to mount another /proc.
+    pub fn shows_outer_processes(&self) -> bool {
+        self.proc == Proc::Outer
+    }
+
+    /// Returns the actual path of something with that path in [`World`] ([`World::binds`],
+    /// [`STORE`]).
+    pub fn path(&self, place: &Path) -> PathBuf {
+        let found = self.elsewhere.iter().find(|(at, _)| at == place);
+        found.map_or(place, |(_, source)| source).to_path_buf()
+    }
+
+    /// Calls `cancel` on another thread when the launcher forwards a stop signal. Must be called
+    /// only once.
+    pub fn on_stop(&self, cancel: impl FnOnce() + Send + 'static) {
+        let signals = self.signals;
+        std::thread::spawn(move || {
+            if signals.wait().is_ok() {
+                cancel();
+            }
+        });
+    }
+}
+
+/// Runs `build` as root of a new user namespace with a minimal root file system, in a process of
+/// its own. Returns its exit code, or 128 plus the signal number, as a shell does. The caller must
+/// be single-threaded.
+///
+/// If that cannot be set up in the automatic mode, root falls back to the `chroot` mode.
+///
+/// SIGINT, SIGTERM and SIGHUP received meanwhile are forwarded; `stopped` reports whether one was.
+/// If the caller dies, the builder and all its descendants are killed.
+pub fn enter(
+    world: &World,
+    rung: Rung,
+    build: impl FnOnce(Result<Builder, SandboxError>) -> i32,
+) -> Result<Ended, SandboxError> {
+    let isolation = isolation(rung)?;
+    // With recorded owners there is no fallback: the caller has already derived its keys for that
+    // mode.
+    let has_spare = rung == Rung::Auto && isolation.maps.is_some() && !isolation.records_owners();
+    let spare = if has_spare { bare_isolation().ok() } else { None };
+    let mut signals = SigSet::empty();
+    for s in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        signals.add(s);
+    }
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&signals), None).map_err(|e| failed("sigprocmask")(e.into()))?;
+    let launcher = Launcher { world, signals, pidfd: process::own_pidfd()? };
+    let mut build = Some(build);
+    match (launcher.launch(isolation, spare.is_some(), &mut build), spare) {
+        (Err(_), Some(spare)) => launcher.launch(spare, false, &mut build)?,
+        (launched, _) => launched?,
+    }
+}
+
+fn failed(call: &'static str) -> impl FnOnce(std::io::Error) -> SandboxError {
+    move |e| SandboxError::Kernel(rbuild_linux::Error::new(call, "launcher", e))
+}
+
+struct Launcher<'a> {
+    world: &'a World,
+    signals: SigSet,
+    /// A pidfd of the calling process.
+    pidfd: OwnedFd,
+}
+
+impl Launcher<'_> {
+    /// Runs one builder with that isolation and waits for its end. An outer error means that
+    /// `build` was never called and has not been consumed. A builder that cannot set up its world
+    /// calls `build` with that error, unless there is a `spare` isolation.
+    fn launch<F: FnOnce(Result<Builder, SandboxError>) -> i32>(
+        &self,
+        isolation: Isolation,
+        spare: bool,
+        build: &mut Option<F>,
+    ) -> Result<Result<Ended, SandboxError>, SandboxError> {
+        let (ready, go) = std::io::pipe().map_err(failed("pipe2"))?;
+        let (told, tell) = std::io::pipe().map_err(failed("pipe2"))?;
+        // Without a pid namespace, descendants of a builder that is killed together with its zygote
+        // and runners are reparented to this process. It adopts them only if it has no children of
+        // its own, which could not be told apart from the builder's.
+        let bare = isolation.maps.is_none();
+        let adopts = bare && process::children().is_empty() && process::adopt_orphans().is_ok();
+        let cloned = match &isolation.maps {
+            None => process::fork()?,
+            Some(_) => process::clone_into_namespaces().map_err(userns_refused)?,
+        };
+        let child = match cloned {
+            Cloned::Child => {
+                drop((go, told));
+                std::process::exit(self.become_builder(isolation, ready, tell, spare, build.take()))
+            }
+            Cloned::Parent { child } => child,
+        };
+        drop((ready, tell));
+        let pidfd = process::pidfd(child)?;
+        if let Some(Err(e)) = isolation.maps.as_ref().map(|maps| maps.write(child)) {
+            // The child waits for the launcher's byte, so it ends at this point only if it is
+            // killed.
+            let killed = process::ends_within(&pidfd, DYING) && process::was_killed(&pidfd);
+            process::kill(child);
+            let exit = process::wait(child)?;
+            return match killed {
+                true => Ok(Ok(Ended { code: exit_code(exit), stopped: false })),
+                false => Err(crate::namespace::isolation::maps_refused(e).into()),
+            };
+        }
+        let ended = supervise(child, &pidfd, go, told, &self.signals);
+        if adopts {
+            process::kill_children();
+        }
+        ended
+    }
+
+    fn become_builder<F: FnOnce(Result<Builder, SandboxError>) -> i32>(
+        &self,
+        isolation: Isolation,
+        ready: PipeReader,
+        mut tell: PipeWriter,
+        spare: bool,
+        build: Option<F>,
+    ) -> i32 {
+        if isolation.records_owners() {
+            rbuild_linux::record_owners();
+        }
+        let bare = isolation.maps.is_none();
+        let made = match bare {
+            true => become_bare_builder(ready, &self.pidfd).map(|zygote| (zygote, Proc::Own)),
+            false => become_builder(self.world, ready, &self.pidfd),
+        };
+        if let (Err(e), true) = (&made, spare) {
+            let _ = tell.write_all(e.to_string().as_bytes());
+            return 70;
+        }
+        drop(tell);
+        let binds = self.world.binds.iter().map(|(source, at)| (at.clone(), source.clone()));
+        let elsewhere = match bare {
+            true => binds.chain([(STORE.into(), self.world.store.clone())]).collect(),
+            false => Vec::new(),
+        };
+        let signals = self.signals;
+        let builder = made.map(|(zygote, proc)| Builder { isolation, zygote, proc, signals, elsewhere });
+        build.map_or(70, |build| build(builder))
+    }
+}
+
+/// Returns the exit code that a shell would report.
+fn exit_code(exit: Exit) -> i32 {
+    match exit {
+        Exit::Code(code) => code,
+        Exit::Signal(signal) => 128 + signal,
+    }
+}
+
+/// The exit status of the builder.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended {
+    pub code: i32,
+    /// True if a signal requested the end.
+    pub stopped: bool,
+}
+
+/// Forwards signals until the builder ends. An outer error is what the builder reports on `told`
+/// before it calls `build`.
+fn supervise(
+    child: u32,
+    pidfd: &OwnedFd,
+    mut go: PipeWriter,
+    mut told: PipeReader,
+    signals: &SigSet,
+) -> Result<Result<Ended, SandboxError>, SandboxError> {
+    let signalfd = SignalFd::with_flags(signals, SfdFlags::SFD_CLOEXEC).map_err(|e| failed("signalfd4")(e.into()))?;
+    match go.write_all(b"g") {
+        // The builder was killed before it read the byte; its exit status reports that.
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {}
+        other => other.map_err(failed("write"))?,
+    }
+    let mut deadline: Option<Instant> = None;
+    loop {
+        let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|l| l.is_zero()) {
+            process::kill(child);
+        }
+        let timeout = left.map(|l| Timespec { tv_sec: l.as_secs() as i64, tv_nsec: i64::from(l.subsec_nanos()) });
+        let timeout = timeout.filter(|t| t.tv_sec > 0 || t.tv_nsec > 0);
+        let mut fds = [
+            PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(signalfd.as_fd(), PollFlags::IN),
+        ];
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Ok(Err(failed("poll")(e.into()))),
+        }
+        if fds[1].revents().contains(PollFlags::IN) {
+            let _ = signalfd.read_signal();
+            if deadline.is_some() {
+                // Second request: kill without waiting for the grace period.
+                process::kill(child);
+            }
+            process::send(child, Signal::SIGTERM);
+            deadline = Some(Instant::now() + GRACE);
+        }
+        if fds[0].revents().contains(PollFlags::IN) {
+            let code = exit_code(process::wait(child)?);
+            // The builder's report is complete; other processes may still hold the other end open.
+            let mut why = Vec::new();
+            let _ = rustix::fs::fcntl_setfl(&told, OFlags::NONBLOCK).map(|()| told.read_to_end(&mut why));
+            return match why.is_empty() {
+                true => Ok(Ok(Ended { code, stopped: deadline.is_some() })),
+                false => Err(SandboxError::Runner(String::from_utf8_lossy(&why).into_owned())),
+            };
+        }
+    }
+}
+
+/// Waits for the launcher's byte, and ties this process's lifetime to the launcher's.
+fn begin(mut ready: PipeReader, launcher: &OwnedFd, become_root: bool) -> Result<(), SandboxError> {
+    let mut byte = [0u8; 1];
+    // End of file: the launcher died or could not write the maps.
+    if ready.read(&mut byte).unwrap_or(0) != 1 {
+        std::process::exit(70);
+    }
+    if become_root {
+        process::become_root()?;
+    }
+    process::die_with(launcher)?;
+    // Descriptors inherited from the caller's shell must not reach any program executed from here
+    // on.
+    process::keep_descriptors_from_programs()?;
+    // A terminal's signals are for the launcher, which forwards them.
+    let _ = rustix::process::setsid();
+    process::clear_umask();
+    rbuild_linux::join_new_session_keyring();
+    Ok(())
+}
+
+/// Sets up a builder in the launcher's own namespaces and root.
+fn become_bare_builder(ready: PipeReader, launcher: &OwnedFd) -> Result<Zygote, SandboxError> {
+    begin(ready, launcher, false)?;
+    Zygote::start(None, true, None)
+}
+
+fn become_builder(world: &World, ready: PipeReader, launcher: &OwnedFd) -> Result<(Zygote, Proc), SandboxError> {
+    begin(ready, launcher, true)?;
+    let store = bind_clone(&world.store)?;
+    let binds = world.binds.iter().map(|(source, at)| Ok((bind_clone(source)?, at)));
+    let binds = binds.collect::<Result<Vec<_>, SandboxError>>()?;
+    let (proc, whose) = match new_procfs() {
+        Ok(proc) => (proc, Proc::Own),
+        // If parts of /proc are covered, the kernel refuses to mount a procfs that would reveal
+        // them.
+        Err(e) => {
+            (bind_clone(Path::new("/proc")).map_err(|_| crate::namespace::isolation::proc_refused(e))?, Proc::Outer)
+        }
+    };
+    let isolated = world.carrier.as_ref().map(|carrier| Isolated::start(carrier, &world.store)).transpose()?;
+    let sysfs = world.commands.then(new_sysfs).flatten();
+    let (sysfs, network) = sysfs.map_or((None, None), |sysfs| (Some(sysfs.mount), Some(sysfs.network)));
+    let zygote = Zygote::start(Some(Surroundings { proc: whose, isolated }), world.commands, network)?;
+    let root = MiniRoot::new(&world.store)?;
+    root.attach_devices()?;
+    root.attach_cgroup()?;
+    root.attach(&store, Path::new(STORE))?;
+    for (mount, at) in &binds {
+        root.attach(mount, at)?;
+    }
+    root.attach(&proc, Path::new("/proc"))?;
+    if let Some(sysfs) = &sysfs {
+        root.attach(sysfs, Path::new(SYSFS))?;
+    }
+    zygote.wait_until_loaded()?;
+    root.enter()?;
+    Ok((zygote, whose))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_builder_that_is_killed_before_it_begins_is_one_that_was_killed() {
+        let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        let pidfd = process::pidfd(child.id()).unwrap();
+        child.kill().unwrap();
+        process::wait_for_end(&pidfd);
+        assert!(process::was_killed(&pidfd));
+        let (ready, go) = std::io::pipe().unwrap();
+        let (told, _tell) = std::io::pipe().unwrap();
+        drop(ready);
+        let ended = supervise(child.id(), &pidfd, go, told, &SigSet::empty()).unwrap().unwrap();
+        assert_eq!((ended.code, ended.stopped), (128 + 9, false));
+        assert!(child.wait().is_err(), "it has been waited for");
+    }
+}

@@ -1,0 +1,282 @@
+//! Detection of the isolation modes that this machine permits, with reasons and remedies.
+
+use std::fmt;
+use std::path::Path;
+
+use caps::{CapSet, Capability};
+use rbuild_linux::{Error, IdMaps, IdRange, SubIds, USUAL_COUNT, free_range, held_ranges, process, subordinate_ranges};
+
+use crate::namespace::newuidmap;
+
+/// The isolation of commands from the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Isolation {
+    /// The name of the mode, as `--isolation=` takes it.
+    pub rung: &'static str,
+    /// ID maps of the user namespace; `None` in the `chroot` mode.
+    pub maps: Option<IdMaps>,
+}
+
+/// The requested isolation mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Rung {
+    /// The strongest mode that this machine permits.
+    #[default]
+    Auto,
+    /// A user namespace with sub-IDs, or with root's own IDs.
+    Userns,
+    /// A user namespace that maps only the caller; file owners are recorded.
+    SingleId,
+    /// Another root directory and nothing more. Requires root.
+    Chroot,
+}
+
+/// The reason why this machine cannot isolate, and the command that changes it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct Refusal {
+    pub reason: String,
+    pub remedy: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+pub(crate) fn refusal(reason: impl Into<String>, remedy: impl Into<String>) -> Refusal {
+    Refusal { reason: reason.into(), remedy: remedy.into() }
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+fn setting(path: &str) -> Option<i64> {
+    read(path).trim().parse().ok()
+}
+
+/// Chooses the isolation mode for the calling user, without trying anything out.
+pub fn isolation(rung: Rung) -> Result<Isolation, Refusal> {
+    if !Path::new("/proc/self/task").exists() {
+        return Err(refusal(
+            "there is no /proc here, without which rbuild can neither start processes nor see what it may do",
+            "mount it: mount -t proc proc /proc (for a root directory that is entered with chroot: mount --bind /proc DIR/proc)",
+        ));
+    }
+    if rung == Rung::Chroot {
+        return bare_isolation();
+    }
+    let (uid, gid) = process::own_ids();
+    let alone = || Isolation { rung: "single-id", maps: Some(IdMaps::alone(uid, gid)) };
+    let found = match uid {
+        _ if rung == Rung::SingleId => return Ok(alone()),
+        // Root of a namespace that maps a single ID is in the same position as a user without
+        // sub-IDs.
+        0 if rung == Rung::Auto
+            && matches!(held_ranges(&read("/proc/self/uid_map"))[..], [only] if only.count == 1) =>
+        {
+            return Ok(alone());
+        }
+        0 if rung == Rung::Auto && !can_map_ids() && has(Capability::CAP_SETFCAP) => return Ok(alone()),
+        0 => root_maps(),
+        _ => subordinate_maps(uid, gid),
+    };
+    match found {
+        Ok(maps) => Ok(Isolation { rung: "userns", maps: Some(maps) }),
+        // No sub-IDs, or no helper programs that grant them.
+        Err(_) if rung == Rung::Auto && uid != 0 => Ok(alone()),
+        Err(e) => Err(e),
+    }
+}
+
+impl Isolation {
+    /// Returns true if file owners are recorded, because only root is mapped.
+    pub fn records_owners(&self) -> bool {
+        self.maps.as_ref().is_some_and(|maps| maps.alone)
+    }
+}
+
+/// Returns true if a builder in that isolation mode records file owners.
+pub fn records_owners(rung: Rung) -> bool {
+    isolation(rung).is_ok_and(|isolation| isolation.records_owners())
+}
+
+/// Returns the `chroot` mode.
+pub fn bare_isolation() -> Result<Isolation, Refusal> {
+    let (uid, _) = process::own_ids();
+    if uid != 0 || !has(Capability::CAP_SYS_CHROOT) {
+        return Err(refusal(
+            "a user who is not root, or has no CAP_SYS_CHROOT, cannot change the root directory of commands",
+            "run rbuild as root of a container, or where user namespaces are allowed",
+        ));
+    }
+    Ok(Isolation { rung: "chroot", maps: None })
+}
+
+fn has(cap: Capability) -> bool {
+    caps::has_cap(None, CapSet::Effective, cap).unwrap_or(false)
+}
+
+const TO_MAP_IDS: [Capability; 2] = [Capability::CAP_SETUID, Capability::CAP_SETGID];
+
+fn can_map_ids() -> bool {
+    TO_MAP_IDS.into_iter().all(has)
+}
+
+fn root_maps() -> Result<IdMaps, Refusal> {
+    for cap in TO_MAP_IDS {
+        if !has(cap) {
+            return Err(refusal(
+                format!("this process is root without {cap}, so it cannot map ids"),
+                "give the container or sandbox that capability, or run as another user than 0",
+            ));
+        }
+    }
+    let ranges = |file: &str| match held_ranges(&read(file)) {
+        ranges if ranges.is_empty() => Err(refusal(
+            format!("this process is root, but {file} holds no ids"),
+            "run rbuild as an ordinary user with sub-ids, or in a namespace that maps id 0",
+        )),
+        ranges => Ok(ranges),
+    };
+    Ok(IdMaps::identity(&ranges("/proc/self/uid_map")?, &ranges("/proc/self/gid_map")?))
+}
+
+fn subordinate_maps(uid: u32, gid: u32) -> Result<IdMaps, Refusal> {
+    let name = process::user_name(uid);
+    let shown = name.clone().unwrap_or_else(|| uid.to_string());
+    newuidmap::usable(&shown)?;
+    let ranges = |file: &str| subordinate_ranges(&read(file), name.as_deref(), uid);
+    let sub = SubIds { uids: ranges("/etc/subuid"), gids: ranges("/etc/subgid") };
+    for (file, found) in [("/etc/subuid", &sub.uids), ("/etc/subgid", &sub.gids)] {
+        if found.is_empty() {
+            let missing = [sub.uids.is_empty(), sub.gids.is_empty()];
+            return Err(refusal(
+                format!("{file} grants user {shown} no sub-ids"),
+                format!("grant some: {}", granting(missing, &shown)),
+            ));
+        }
+    }
+    Ok(IdMaps::subordinate(uid, gid, &sub))
+}
+
+/// Returns the command that grants a user the usual number of user IDs, group IDs or both, from an
+/// unassigned range.
+fn granting([uids, gids]: [bool; 2], user: &str) -> String {
+    let mut command = String::from("sudo usermod");
+    for (wanted, option, file) in [(uids, "--add-subuids", "/etc/subuid"), (gids, "--add-subgids", "/etc/subgid")] {
+        if !wanted {
+            continue;
+        }
+        let range = match free_range(&read(file)) {
+            Some(IdRange { start, count }) => format!("{start}-{}", start + (count - 1)),
+            None => "FIRST-LAST".into(),
+        };
+        command.push_str(&format!(" {option} {range}"));
+    }
+    command + " " + user
+}
+
+/// Explains why the kernel denied a user namespace.
+pub fn userns_refused(e: Error) -> Refusal {
+    let reason = format!("the kernel refuses a user namespace: {e}");
+    if setting("/proc/sys/user/max_user_namespaces") == Some(0) {
+        return refusal(reason, "allow some: sudo sysctl -w user.max_user_namespaces=15000");
+    }
+    if setting("/proc/sys/kernel/unprivileged_userns_clone") == Some(0) {
+        return refusal(reason, "allow them: sudo sysctl -w kernel.unprivileged_userns_clone=1");
+    }
+    if e.errno() == Some(nix::errno::Errno::ENOSYS as i32) {
+        return refusal(reason, "rbuild needs clone3(2): Linux 5.3, and a seccomp profile that knows it");
+    }
+    if Path::new("/.dockerenv").exists() || Path::new("/run/.containerenv").exists() {
+        return refusal(
+            reason,
+            "this is a container whose seccomp profile denies clone(CLONE_NEWUSER): start it with \
+             --security-opt seccomp=unconfined, or in Kubernetes with seccompProfile type Unconfined",
+        );
+    }
+    refusal(reason, "a security module or a seccomp profile denies it; see `rbuild doctor`")
+}
+
+/// Explains why the ID maps could not be written.
+pub fn maps_refused(e: Error) -> Refusal {
+    let restricted = setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == Some(1);
+    let remedy = if restricted {
+        "Ubuntu's AppArmor takes the capabilities away: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, \
+         or load an AppArmor profile for rbuild that allows `userns,`"
+    } else {
+        "check that newuidmap and newgidmap are set-uid root (or hold CAP_SETUID and CAP_SETGID), that the root file \
+         system is not mounted nosuid, and that /etc/subuid and /etc/subgid grant what `rbuild doctor` shows"
+    };
+    refusal(format!("the id maps of the user namespace could not be written: {e}"), remedy)
+}
+
+/// Remedy for a masked /proc.
+pub const UNMASK: &str = "this is a container with a masked /proc: start it with --security-opt systempaths=unconfined, \
+                          or in Kubernetes with procMount: Unmasked";
+
+pub(crate) fn proc_refused(e: Error) -> Refusal {
+    refusal(format!("a new /proc cannot be mounted, nor the one that is there be shown to commands: {e}"), UNMASK)
+}
+
+/// One line of `rbuild doctor`.
+#[derive(Debug, Clone)]
+pub struct Check {
+    pub name: &'static str,
+    pub found: String,
+    /// The remedy if something is missing.
+    pub remedy: Option<String>,
+}
+
+/// Runs the checks that have no side effects: kernel, user, sub-IDs, settings.
+pub fn checks() -> Vec<Check> {
+    let (uid, _) = process::own_ids();
+    let kernel = read("/proc/sys/kernel/osrelease").trim().to_string();
+    let mut list = vec![Check { name: "kernel", remedy: old_kernel(&kernel), found: kernel }];
+    let user = process::user_name(uid).unwrap_or_else(|| "?".into());
+    list.push(Check { name: "user", found: format!("{user} (uid {uid})"), remedy: None });
+    list.push(match isolation(Rung::Userns) {
+        Ok(isolation) => {
+            let (top_uid, top_gid) = isolation.maps.map_or((0, 0), |maps| maps.highest());
+            let small = [top_uid, top_gid].map(|top| top < USUAL_COUNT - 1);
+            let remedy = small.contains(&true).then(|| {
+                let command = granting(small, &process::user_name(uid).unwrap_or_else(|| uid.to_string()));
+                format!("images with higher ids cannot be unpacked; grant {USUAL_COUNT} more: {command}")
+            });
+            Check { name: "ids", found: format!("users up to {top_uid}, groups up to {top_gid}"), remedy }
+        }
+        Err(r) => Check { name: "ids", found: r.reason, remedy: Some(r.remedy) },
+    });
+    for (name, path, bad, fix) in SETTINGS {
+        if let Some(value) = setting(path) {
+            let remedy = (value == bad).then(|| format!("sudo sysctl -w {fix}"));
+            list.push(Check { name, found: value.to_string(), remedy });
+        }
+    }
+    list
+}
+
+/// Name, file, value that forbids user namespaces, and setting that permits them.
+const SETTINGS: [(&str, &str, i64, &str); 3] = [
+    ("user.max_user_namespaces", "/proc/sys/user/max_user_namespaces", 0, "user.max_user_namespaces=15000"),
+    (
+        "kernel.unprivileged_userns_clone",
+        "/proc/sys/kernel/unprivileged_userns_clone",
+        0,
+        "kernel.unprivileged_userns_clone=1",
+    ),
+    (
+        "kernel.apparmor_restrict_unprivileged_userns",
+        "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+        1,
+        "kernel.apparmor_restrict_unprivileged_userns=0",
+    ),
+];
+
+fn old_kernel(release: &str) -> Option<String> {
+    let mut parts = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
+    let version = (parts.next()?, parts.next()?);
+    (version < (5, 12)).then(|| "rbuild needs Linux 5.12 or newer".to_string())
+}

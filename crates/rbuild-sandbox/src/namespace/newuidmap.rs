@@ -1,0 +1,59 @@
+//! Checks of newuidmap and newgidmap, the programs that grant sub-IDs, before they are run.
+
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::sys::statvfs::{FsFlags, statvfs};
+
+use crate::namespace::isolation::{Refusal, refusal};
+
+const SET_UID: u32 = 0o4000;
+
+/// Fails with the reason if `newuidmap` and `newgidmap` cannot work for the named user.
+pub(crate) fn usable(shown: &str) -> Result<(), Refusal> {
+    for helper in ["newuidmap", "newgidmap"] {
+        let Some(path) = in_path(helper) else {
+            return Err(refusal(
+                format!("{helper} is not installed, so user {shown} cannot use sub-ids"),
+                "install it: sudo apt-get install uidmap (Debian, Ubuntu) or sudo dnf install shadow-utils (Fedora)",
+            ));
+        };
+        privileged(&path)?;
+    }
+    // The flag is inherited by everything that this process starts.
+    if rustix::thread::no_new_privs().unwrap_or(false) {
+        return Err(refusal(
+            "this process and all that it starts may gain no privileges (no_new_privs), so newuidmap cannot hand out sub-ids",
+            "start it without: no `--security-opt no-new-privileges`, in Kubernetes allowPrivilegeEscalation: true; \
+             or build without sub-ids: --isolation=single-id",
+        ));
+    }
+    Ok(())
+}
+
+pub(crate) fn in_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
+}
+
+/// Checks that a program gains privileges when it is started. If that cannot be determined,
+/// succeeds and leaves the answer to the actual attempt.
+fn privileged(path: &Path) -> Result<(), Refusal> {
+    let shown = path.display();
+    if statvfs(path).is_ok_and(|fs| fs.flags().contains(FsFlags::ST_NOSUID)) {
+        return Err(refusal(
+            format!("{shown} is on a file system that is mounted nosuid, so it cannot hand out sub-ids"),
+            "mount it without nosuid (sudo mount -o remount,suid MOUNT), or build without sub-ids: --isolation=single-id",
+        ));
+    }
+    let set_uid = std::fs::metadata(path).map_or(true, |meta| meta.uid() == 0 && meta.mode() & SET_UID != 0);
+    let able = || File::open(path).is_ok_and(|file| rbuild_linux::file_xattr(&file, "security.capability").is_some());
+    if !set_uid && !able() {
+        return Err(refusal(
+            format!("{shown} is neither set-uid root nor has capabilities, so it cannot hand out sub-ids"),
+            format!("give it back what its package gave it: sudo chown root {shown} && sudo chmod u+s {shown}"),
+        ));
+    }
+    Ok(())
+}

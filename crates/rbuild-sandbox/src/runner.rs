@@ -1,0 +1,13 @@
+//! The runner: the process that sets up one command, by libcontainer or by chroot.
+
+pub(crate) mod chroot;
+pub(crate) mod complaints;
+pub(crate) mod container;
+pub(crate) mod exec;
+pub(crate) mod mount_points;
+pub(crate) mod mounts;
+pub(crate) mod obstacles;
+pub(crate) mod privileges;
+pub(crate) mod surroundings;
+pub(crate) mod terminal;
+pub(crate) mod zygote;

@@ -1,0 +1,384 @@
+//! Files placed into a root directory instead of mounts, for the duration of a command.
+//!
+//! A command can treat them like its own files: move, link or replace them. Therefore every placed
+//! entry is held by a descriptor and identified by its inode, wherever it is and however many names
+//! it has; the directories it was placed into are held, too. The cleanup removes entries by that
+//! identity: none of them stays in the root directory, and covered files return to the same
+//! directory they were in.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+
+use rbuild_linux::{Held, Kind, RootDir, Stat, Timestamp, Trail};
+
+use super::material::{Entry, What};
+use crate::protocol::RunRequest;
+use crate::runner::obstacles::{cannot, free_place};
+
+type Failure = rbuild_linux::Error;
+
+/// Device (major and minor) and inode number.
+type Inode = (u32, u32, u64);
+
+/// Directory in the scratch directory that holds covered entries meanwhile.
+const COVERED: &str = "covered";
+
+/// File in the scratch directory with the paths for [`restored_files`].
+const RESTORED: &str = "restored";
+
+/// Size limit of [`RESTORED`]; more than all mounts of a command can need (PATH_MAX each).
+const MOST_RESTORED: u64 = 16 << 20;
+
+pub(super) struct LaidOut<'a> {
+    root: &'a RootDir,
+    scratch: &'a RootDir,
+    /// In the order of placement: later ones may lie inside earlier ones.
+    mounts: Vec<Mounted>,
+}
+
+struct Mounted {
+    /// Path in the root directory, with links resolved.
+    at: PathBuf,
+    dir: RootDir,
+    name: OsString,
+    /// Missing parent directories that were created, topmost first.
+    points: Vec<Tracked>,
+    /// The covered entry's name in [`COVERED`], and its metadata after it was moved there.
+    covered: Option<(String, Stat)>,
+    /// `None` until it has been placed.
+    material: Option<Material>,
+}
+
+struct Material {
+    entry: Tracked,
+    /// Entries created in it.
+    inner: Vec<Tracked>,
+    /// Its original place, to which it returns.
+    home: Option<Entry>,
+    /// Its content is private to the command (a secret, for instance).
+    is_text: bool,
+}
+
+/// An entry that was placed into the root directory.
+struct Tracked {
+    held: Held,
+    kind: Kind,
+    /// Maximum number of hard links it may have.
+    most_names: u32,
+    dir: RootDir,
+    dir_inode: Inode,
+    name: OsString,
+    found: Found,
+}
+
+enum Found {
+    InPlace,
+    Elsewhere(RootDir, OsString),
+    Gone,
+}
+
+impl Tracked {
+    /// Tracks an entry that may have no more hard links than it has now.
+    fn of(dir: &RootDir, name: &OsStr) -> Result<Tracked, Failure> {
+        let held = Held::of(dir, name)?;
+        let stat = held.stat()?;
+        Ok(Tracked {
+            kind: stat.kind,
+            most_names: if stat.kind == Kind::Dir { u32::MAX } else { stat.nlink },
+            held,
+            dir: dir.try_clone()?,
+            dir_inode: dir.stat_self()?.inode(),
+            name: name.to_os_string(),
+            found: Found::InPlace,
+        })
+    }
+
+    /// Checks the original place. Returns true if the entry is there and has no other names.
+    fn look(&mut self) -> Result<bool, Failure> {
+        let in_place = self.held.is(&self.dir, &self.name);
+        self.found = if in_place { Found::InPlace } else { Found::Gone };
+        Ok(in_place && self.held.stat()?.nlink <= self.most_names)
+    }
+
+    /// Handles a name of the entry found elsewhere. Additional names of files are removed.
+    fn meet(&mut self, dir: &RootDir, name: &OsStr) -> Result<(), Failure> {
+        if name == self.name && dir.stat_self()?.inode() == self.dir_inode {
+            return Ok(());
+        }
+        if self.kind != Kind::Dir {
+            return unnoticed(dir, || dir.remove_file(name));
+        }
+        self.found = Found::Elsewhere(dir.try_clone()?, name.to_os_string());
+        Ok(())
+    }
+
+    /// Returns the directory and name where it currently is.
+    fn place(&self) -> Option<(&RootDir, &OsStr)> {
+        match &self.found {
+            Found::InPlace => Some((&self.dir, &self.name)),
+            Found::Elsewhere(dir, name) => Some((dir, name)),
+            Found::Gone => None,
+        }
+    }
+
+    fn remove(&self) -> Result<(), Failure> {
+        self.place().map_or(Ok(()), |(dir, name)| unnoticed(dir, || dir.remove_all(name)))
+    }
+}
+
+/// Runs `work` and restores the directory's modification time.
+fn unnoticed<T>(dir: &RootDir, work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    let mtime = dir.stat_self()?.mtime;
+    let done = work()?;
+    dir.set_own_mtime(mtime)?;
+    Ok(done)
+}
+
+impl LaidOut<'_> {
+    pub(super) fn new<'a>(root: &'a RootDir, scratch: &'a RootDir) -> LaidOut<'a> {
+        LaidOut { root, scratch, mounts: Vec::new() }
+    }
+
+    pub(super) fn put(&mut self, request: &RunRequest) -> Result<(), String> {
+        self.scratch.create_dir_all(COVERED, 0o755, None, |_| ()).map_err(super::text)?;
+        for (target, what) in [
+            ("/proc", What::Empty(0o555)),
+            ("/sys", What::Empty(0o555)),
+            ("/dev", What::Devices),
+            ("/etc/hosts", What::Text(request.hosts.as_bytes(), 0o644, 0, 0)),
+            ("/etc/resolv.conf", What::Text(request.resolv_conf.as_bytes(), 0o644, 0, 0)),
+        ] {
+            self.mount(target, what)?;
+        }
+        for wanted in &request.mounts {
+            self.mount(&wanted.target, What::of(wanted)?)?;
+        }
+        Ok(())
+    }
+
+    fn mount(&mut self, target: &str, what: What<'_>) -> Result<(), String> {
+        let fail = |e: Failure| cannot(Path::new(target), &e);
+        let needs = if what.is_dir()? { Kind::Dir } else { Kind::File };
+        let at = free_place(self.root, Path::new(target), needs)?;
+        let Some(name) = at.file_name().map(OsStr::to_os_string) else {
+            return Err(format!("{target} is the root directory, and nothing can be mounted over that"));
+        };
+        let (dir, points) = self.directory_of(&at).map_err(fail)?;
+        let is_there = dir.stat_name(&name).is_ok();
+        self.mounts.push(Mounted { at, dir, name, points, covered: None, material: None });
+        self.cover(is_there, what).map_err(fail)
+    }
+
+    /// Returns the directory that holds `at`, creating missing parents.
+    fn directory_of(&self, at: &Path) -> Result<(RootDir, Vec<Tracked>), Failure> {
+        let mut dir = self.root.try_clone()?;
+        let mut points = Vec::new();
+        for part in at.parent().into_iter().flat_map(Path::components) {
+            let Component::Normal(name) = part else { continue };
+            if !dir.exists(name)? {
+                unnoticed(&dir, || dir.create_dir(name, 0o755).and_then(|()| dir.chmod(name, 0o755)))?;
+                points.push(Tracked::of(&dir, name)?);
+            }
+            dir = dir.sub(name)?;
+        }
+        Ok((dir, points))
+    }
+
+    /// Places the material of the last mount, moving away an existing entry.
+    fn cover(&mut self, occupied: bool, what: What<'_>) -> Result<(), Failure> {
+        let number = self.mounts.len();
+        let Some(Mounted { dir, name, covered, material, .. }) = self.mounts.last_mut() else { return Ok(()) };
+        let mtime = dir.stat_self()?.mtime;
+        if occupied {
+            let kept_name = number.to_string();
+            let kept = self.scratch.sub(COVERED)?;
+            dir.rename(name, &kept, OsStr::new(&kept_name))?;
+            *covered = Some((kept_name.clone(), kept.stat_name(OsStr::new(&kept_name))?));
+        }
+        what.make(dir, name)?;
+        let mut inner = Vec::new();
+        if matches!(what, What::Devices) {
+            let made = dir.sub(&*name)?;
+            inner = made.entries()?.iter().map(|e| Tracked::of(&made, &e.name)).collect::<Result<_, _>>()?;
+        }
+        let mut entry = Tracked::of(dir, name)?;
+        if matches!(what, What::Lent(_) | What::Copied(_)) {
+            // Files of a mount may be hard-linked into the result, even if the mount is a single
+            // file.
+            entry.most_names = u32::MAX;
+        }
+        let is_text = matches!(what, What::Text(..));
+        let home = if let What::Lent(home) = what { Some(home) } else { None };
+        *material = Some(Material { entry, inner, home, is_text });
+        dir.set_own_mtime(mtime)
+    }
+
+    /// Removes everything that was placed. All processes of the command must have ended.
+    pub(super) fn take_back(&mut self) -> Result<(), String> {
+        let mounts = std::mem::take(&mut self.mounts);
+        self.bring_back(mounts).map_err(|e| format!("taking back what stood for mounts: {e}"))
+    }
+
+    fn bring_back(&self, mut mounts: Vec<Mounted>) -> Result<(), Failure> {
+        let times = mounts.iter().flat_map(Mounted::directories).map(|dir| Ok((dir.try_clone()?, mtime_of(dir)?)));
+        let times = times.collect::<Result<Vec<_>, Failure>>()?;
+        self.find_moved(&mut mounts)?;
+        // Mounts may be nested: return those that are kept before anything is removed.
+        let own: HashSet<Inode> =
+            mounts.iter().flat_map(Mounted::materials).map(|tracked| tracked.held.inode()).collect();
+        for mounted in mounts.iter().rev() {
+            mounted.send_home(&own)?;
+        }
+        for mounted in mounts.iter().rev() {
+            mounted.remove()?;
+        }
+        let kept = self.scratch.sub(COVERED)?;
+        let mut restored = Vec::new();
+        for mounted in mounts.iter().rev() {
+            if mounted.uncover(&kept)? {
+                restored.push(mounted.at.as_os_str().as_bytes());
+            }
+        }
+        for (dir, mtime) in times {
+            dir.set_own_mtime(mtime)?;
+        }
+        if !restored.is_empty() {
+            let mut file = self.scratch.create_file(OsStr::new(RESTORED), 0o600)?;
+            let failed = |e| Failure::new("write", self.scratch.label().join(RESTORED), e);
+            std::io::Write::write_all(&mut file, &restored.join(&0)).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Searches for entries that are not, or not only, in their original place.
+    fn find_moved(&self, mounts: &mut [Mounted]) -> Result<(), Failure> {
+        let mut missing = HashMap::new();
+        for tracked in mounts.iter_mut().flat_map(Mounted::tracked) {
+            if !tracked.look()? {
+                missing.insert(tracked.held.inode(), tracked);
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        walk(self.root, |dir, name, stat| match missing.get_mut(&stat.inode()) {
+            Some(tracked) => tracked.meet(dir, name),
+            None => Ok(()),
+        })
+    }
+}
+
+fn mtime_of(dir: &RootDir) -> Result<Timestamp, Failure> {
+    Ok(dir.stat_self()?.mtime)
+}
+
+/// Calls `each` for every entry below `root`, directories before their contents.
+fn walk(root: &RootDir, mut each: impl FnMut(&RootDir, &OsStr, &Stat) -> Result<(), Failure>) -> Result<(), Failure> {
+    let mut trail = Trail::new(root.try_clone()?);
+    let mut levels = vec![root.entries()?];
+    while let Some(entries) = levels.last_mut() {
+        let Some(entry) = entries.pop() else {
+            levels.pop();
+            trail.leave()?;
+            continue;
+        };
+        let dir = trail.last();
+        let stat = dir.stat_name(&entry.name)?;
+        each(dir, &entry.name, &stat)?;
+        if stat.kind == Kind::Dir {
+            levels.push(trail.enter(&entry.name)?.entries()?);
+        }
+    }
+    Ok(())
+}
+
+impl Mounted {
+    fn tracked(&mut self) -> impl Iterator<Item = &mut Tracked> {
+        let material = self.material.iter_mut().flat_map(|m| std::iter::once(&mut m.entry).chain(&mut m.inner));
+        self.points.iter_mut().chain(material)
+    }
+
+    /// Returns the placed entry and those created in it.
+    fn materials(&self) -> impl Iterator<Item = &Tracked> {
+        self.material.iter().flat_map(|m| std::iter::once(&m.entry).chain(&m.inner))
+    }
+
+    /// Returns the directories whose times must stay as the command left them.
+    fn directories(&self) -> impl Iterator<Item = &RootDir> {
+        self.points.iter().map(|point| &point.dir).chain([&self.dir])
+    }
+
+    /// Returns a lent entry to its original place. If the command removed it, its replacement, or
+    /// else an empty directory, goes there. `own` are the inodes of everything placed, none of
+    /// which counts as the command's replacement.
+    fn send_home(&self, own: &HashSet<Inode>) -> Result<(), Failure> {
+        let Some(Material { entry, home: Some((home, old)), .. }) = &self.material else { return Ok(()) };
+        if let Some((dir, name)) = entry.place() {
+            return unnoticed(dir, || dir.rename(name, home, old));
+        }
+        if entry.kind != Kind::Dir {
+            return Ok(());
+        }
+        match self.dir.stat_name(&self.name) {
+            Ok(stat) if stat.kind == Kind::Dir && !own.contains(&stat.inode()) => {
+                self.dir.rename(&self.name, home, old)
+            }
+            _ => {
+                let stat = entry.held.stat()?;
+                home.create_dir(old, 0o700)?;
+                home.sub(old)?.set_own_meta(stat.uid, stat.gid, stat.mode, stat.mtime)
+            }
+        }
+    }
+
+    fn remove(&self) -> Result<(), Failure> {
+        let Some(Material { entry, inner, home: None, is_text }) = &self.material else { return Ok(()) };
+        entry.remove()?;
+        for moved in inner.iter().filter(|inner| matches!(inner.found, Found::Elsewhere(..))) {
+            moved.remove()?;
+        }
+        // A hard link outside of the root directory, which a command can create, must not reveal
+        // the content.
+        if *is_text && entry.held.stat()?.nlink > 0 {
+            entry.held.truncate()?;
+        }
+        Ok(())
+    }
+
+    /// Restores the covered entry, and removes the directories that were created unless the command
+    /// has put something into them. Returns true if the covered entry was a file and is unchanged.
+    fn uncover(&self, kept: &RootDir) -> Result<bool, Failure> {
+        let mut as_it_was = false;
+        if self.material.is_some() || self.covered.is_some() {
+            self.dir.remove_all(&self.name)?;
+        }
+        if let Some((kept_name, stat)) = &self.covered {
+            let kept_name = OsStr::new(kept_name);
+            as_it_was = stat.kind != Kind::Dir && kept.stat_name(kept_name)? == *stat;
+            match kept.rename(kept_name, &self.dir, &self.name) {
+                // The command removed the directory itself, with everything in it.
+                Err(e) if e.is_not_found() => as_it_was = false,
+                other => other?,
+            }
+        }
+        for (dir, name) in self.points.iter().rev().filter_map(Tracked::place) {
+            // Fails if it is not empty; then it is more than a mount point and stays.
+            let _ = unnoticed(dir, || dir.remove_dir(name));
+        }
+        Ok(as_it_was)
+    }
+}
+
+/// Returns the paths of files that were covered while a command ran and that it did not change.
+/// Moving them away and back changes their change times (statx(2), stx_ctime) and nothing else.
+/// `scratch` is the scratch directory of the request.
+pub fn restored_files(scratch: &RootDir) -> rbuild_linux::Result<Vec<PathBuf>> {
+    let paths = match scratch.read(RESTORED, MOST_RESTORED) {
+        Ok(paths) => paths,
+        Err(e) if e.is_not_found() => return Ok(Vec::new()),
+        Err(e) => return Err(e),
+    };
+    Ok(paths.split(|byte| *byte == 0).map(|path| PathBuf::from(OsString::from_vec(path.to_vec()))).collect())
+}

@@ -1,0 +1,164 @@
+//! Contents placed into a root directory instead of a mount.
+
+use std::ffi::{OsStr, OsString};
+use std::io::Write;
+use std::path::Path;
+
+use rbuild_linux::{Kind, RootDir, Stat, Trail, copy_file};
+
+use super::{DEVICES, text};
+use crate::protocol::{MountRequest, Source};
+
+/// A directory entry: its directory and its name.
+pub(super) type Entry = (RootDir, OsString);
+
+/// The content of a mount.
+pub(super) enum What<'a> {
+    /// A file: content, mode, owner and group.
+    Text(&'a [u8], u32, u32, u32),
+    /// An empty directory with that mode.
+    Empty(u32),
+    /// The command's own /dev.
+    Devices,
+    /// Something made for this command alone; moved into the root directory and back.
+    Lent(Entry),
+    /// A file or directory of the host, which is copied and only read.
+    Copied(Entry),
+    /// A socket, which is hard-linked: all its names refer to the same socket.
+    Socket(Entry),
+}
+
+impl What<'_> {
+    pub(super) fn of(wanted: &MountRequest) -> Result<What<'_>, String> {
+        Ok(match &wanted.source {
+            Source::File { content, mode, uid, gid } => What::Text(content, *mode, *uid, *gid),
+            Source::Tmpfs { .. } => What::Empty(0o1777),
+            Source::Bind(path) => socket(path)?,
+            Source::Part { dir, path } => What::Lent(inside(dir, path)?),
+            Source::BindBelow { .. } => return Err("a directory that stays takes a mount".into()),
+            Source::Trees { .. } => return Err("a mount of layers takes an overlay".into()),
+            Source::Machine(path) if wanted.read_only => What::Copied(outside(path)?),
+            Source::Machine(path) => {
+                let shown = path.display();
+                return Err(format!(
+                    "{shown} cannot be written to by a command where nothing can be mounted; add :ro to the --volume"
+                ));
+            }
+        })
+    }
+
+    pub(super) fn is_dir(&self) -> Result<bool, String> {
+        match self {
+            What::Text(..) | What::Socket(_) => Ok(false),
+            What::Empty(_) | What::Devices => Ok(true),
+            What::Lent((dir, name)) | What::Copied((dir, name)) => {
+                let stat = dir.stat_name(name).map_err(|e| format!("a mount source: {e}"))?;
+                Ok(stat.kind == Kind::Dir)
+            }
+        }
+    }
+
+    /// Creates it as the entry `name` of `dir`. The name must not exist.
+    pub(super) fn make(&self, dir: &RootDir, name: &OsStr) -> rbuild_linux::Result<()> {
+        match self {
+            What::Text(content, mode, uid, gid) => {
+                let mut file = dir.create_file(name, 0o600)?;
+                let failed = |e| rbuild_linux::Error::new("write", dir.label().join(name), e);
+                file.write_all(content).map_err(failed)?;
+                dir.chown(name, *uid, *gid)?;
+                dir.chmod(name, *mode)
+            }
+            What::Empty(mode) => {
+                dir.create_dir(name, 0o700)?;
+                dir.chmod(name, *mode)
+            }
+            What::Devices => {
+                dir.create_dir(name, 0o755)?;
+                dir.chmod(name, 0o755)?;
+                fill_dev(&dir.sub(name)?)
+            }
+            What::Lent((from, old)) => from.rename(old, dir, name),
+            What::Copied((from, old)) => copy_tree(from, old, dir, name),
+            What::Socket((from, old)) => dir.hard_link(from, old, name),
+        }
+    }
+}
+
+/// Creates the device nodes and shared memory. Without permission to create nodes, they are
+/// omitted.
+fn fill_dev(dev: &RootDir) -> rbuild_linux::Result<()> {
+    for (name, number) in DEVICES {
+        let name = OsStr::new(name);
+        if dev.create_node(name, Kind::CharDevice, 0o666, number).is_ok() {
+            dev.chmod(name, 0o666)?;
+        }
+    }
+    let shared = OsStr::new("shm");
+    dev.create_dir(shared, 0o777)?;
+    dev.chmod(shared, 0o1777)
+}
+
+fn socket(path: &Path) -> Result<What<'static>, String> {
+    let (dir, name) = outside(path)?;
+    match dir.stat_name(&name).map_err(text)?.kind {
+        Kind::Socket => Ok(What::Socket((dir, name))),
+        // Any other file shown directly could be hard-linked into the result.
+        _ => Err(format!("{} is no socket, and takes a mount", path.display())),
+    }
+}
+
+/// Resolves a path inside a directory, without links leaving it.
+fn inside(dir: &Path, path: &Path) -> Result<Entry, String> {
+    let root = RootDir::open(dir).map_err(text)?;
+    let real = root.resolve(path).map_err(text)?;
+    match real.file_name() {
+        Some(_) => root.parent(&real).map_err(text),
+        None => outside(dir),
+    }
+}
+
+fn outside(path: &Path) -> Result<Entry, String> {
+    let above = path.parent().ok_or("the root of the machine is no mount source")?;
+    let name = path.file_name().ok_or("the root of the machine is no mount source")?;
+    Ok((RootDir::open(above).map_err(text)?, name.to_os_string()))
+}
+
+/// Copies an entry recursively under another name. Device nodes are skipped.
+fn copy_tree(from: &RootDir, old: &OsStr, to: &RootDir, name: &OsStr) -> rbuild_linux::Result<()> {
+    let stat = from.stat_name(old)?;
+    if stat.kind != Kind::Dir {
+        return copy_leaf((from, old), &stat, (to, name));
+    }
+    to.create_dir(name, 0o700)?;
+    let (mut there, mut here) = (Trail::new(from.sub(old)?), Trail::new(to.sub(name)?));
+    let mut levels = vec![(there.last().entries()?, stat)];
+    while let Some((entries, stat)) = levels.last_mut() {
+        let Some(entry) = entries.pop() else {
+            here.last().set_own_meta(stat.uid, stat.gid, stat.mode, stat.mtime)?;
+            levels.pop();
+            there.leave()?;
+            here.leave()?;
+            continue;
+        };
+        let (name, stat) = (&entry.name, there.last().stat_name(&entry.name)?);
+        if stat.kind != Kind::Dir {
+            copy_leaf((there.last(), name), &stat, (here.last(), name))?;
+            continue;
+        }
+        here.last().create_dir(name, 0o700)?;
+        here.enter(name)?;
+        levels.push((there.enter(name)?.entries()?, stat));
+    }
+    Ok(())
+}
+
+fn copy_leaf((from, old): (&RootDir, &OsStr), stat: &Stat, (to, name): (&RootDir, &OsStr)) -> rbuild_linux::Result<()> {
+    match stat.kind {
+        Kind::File => copy_file(&from.open_name(old)?, stat, &to.create_file(name, 0o600)?)?,
+        Kind::Symlink => return to.create_symlink(&from.read_link(old)?, name),
+        _ => return Ok(()),
+    };
+    to.chown(name, stat.uid, stat.gid)?;
+    to.chmod(name, stat.mode)?;
+    to.set_mtime(name, stat.mtime)
+}

@@ -1,0 +1,412 @@
+//! The runner process: one request, one container, one outcome.
+
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::notify_socket::{NOTIFY_FILE, NotifySocket};
+use libcontainer::oci_spec::runtime as oci;
+use libcontainer::syscall::syscall::SyscallType;
+use rbuild_linux::process::{self, Exit};
+use rbuild_linux::{
+    Kind, MOUNT_POINTS, RootDir, bind_clone, detached_overlay, enter_user_namespace_below, mount_tmpfs, new_procfs,
+    private_namespaces,
+};
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::id_emulation::{self, Credentials, Ids, Supervisor};
+use crate::namespace::isolation::UNMASK;
+use crate::protocol::{Files, Input, Network, Report, RunRequest, Ulimit};
+use crate::runner::chroot;
+use crate::runner::complaints::Complaints;
+use crate::runner::exec::Environment;
+use crate::runner::mount_points::{Stubs, plant_points};
+use crate::runner::mounts::{self, Points, mounts_of};
+use crate::runner::privileges::{CAPABILITIES, FOR_THE_FILTER, process_capabilities};
+use crate::runner::surroundings::{Proc, Surroundings};
+use crate::runner::zygote::{receive_fds, send_fds};
+
+/// Paths private to the runner.
+const BUNDLE: &str = "/run/bundle";
+const ROOTFS: &str = "/run/bundle/rootfs";
+const STATE: &str = "/run/state";
+const NAME: &str = "run";
+const CONSOLE: &str = "/run/console";
+
+/// Runs a runner process to completion. Standard input is a socket that carries the request and the
+/// reports; standard output and error belong to the command, and `input` is the command's input.
+pub(crate) fn runner_main(input: Option<OwnedFd>, around: Option<&Surroundings>) -> i32 {
+    let Ok(stdin) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3) else { return 70 };
+    let mut socket = UnixStream::from(stdin);
+    let mut text = Vec::new();
+    let finished = match socket.read_to_end(&mut text).map(|_| serde_json::from_slice::<RunRequest>(&text)) {
+        Ok(Ok(request)) => match around {
+            None => chroot::run(&request, input, &socket),
+            Some(around) => container(&request, input, &socket, around)
+                .and_then(|exit| Report::of_end(exit).send(&socket).map_err(|e| format!("reporting the end: {e}"))),
+        },
+        Ok(Err(e)) => Err(format!("the request cannot be read: {e}")),
+        Err(e) => Err(format!("the request cannot be read: {e}")),
+    };
+    if Report::Finished(finished).send(&socket).is_ok() { 0 } else { 70 }
+}
+
+pub(crate) fn text(e: impl std::fmt::Display) -> String {
+    e.to_string()
+}
+
+fn container(
+    request: &RunRequest,
+    input: Option<OwnedFd>,
+    socket: &UnixStream,
+    around: &Surroundings,
+) -> Result<Exit, String> {
+    if around.proc == Proc::Outer && request.insecure {
+        return Err(format!(
+            "a command with all rights would reach the builder's own files through the /proc that it gets here; {UNMASK}"
+        ));
+    }
+    if request.network == Network::Isolated {
+        around.isolated.as_ref().ok_or("this build has no isolated network")?.join()?;
+    }
+    if around.proc == Proc::Outer {
+        // This /proc shows the other commands as well, and the kernel lets the root of a user
+        // namespace inspect processes of that namespace.
+        enter_user_namespace_below().map_err(text)?;
+    }
+    private_namespaces(&request.hostname).map_err(text)?;
+    if request.network == Network::None {
+        process::enter_lonely_network().map_err(text)?;
+    }
+    // Bundle and state belong to this runner alone, and disappear with its mount namespace.
+    mount_tmpfs(Path::new("/run")).map_err(text)?;
+    for dir in [BUNDLE, ROOTFS, STATE, mounts::FILES] {
+        std::fs::create_dir_all(dir).map_err(|e| format!("mkdir {dir}: {e}"))?;
+    }
+    let root = RootDir::open("/").map_err(text)?;
+    let mounts = prepare(request, around.proc, &root)?;
+    // The supervisor must not keep a descriptor that leads out of the container.
+    drop(root);
+    let spec = spec(request, mounts)?;
+    spec.save(Path::new(BUNDLE).join("config.json")).map_err(|e| format!("the container's configuration: {e}"))?;
+    let null = || std::fs::File::open("/dev/null").map(OwnedFd::from).map_err(|e| format!("/dev/null: {e}"));
+    let input = input.map_or_else(null, Ok)?;
+    let terminal = (request.input == Input::Terminal).then(|| UnixListener::bind(CONSOLE)).transpose();
+    let terminal = terminal.map_err(|e| format!("a socket for the terminal: {e}"))?;
+    let mut environment = Environment::new(request)?;
+    let mut answers = None;
+    if request.recorded {
+        let (ours, theirs, proc) = for_answers(around.proc)?;
+        environment = environment.answered_through(theirs.into());
+        answers = Some((ours, proc));
+    }
+    let complaints = Complaints::listen();
+    let why = |e: &dyn std::error::Error| {
+        killed().unwrap_or_else(|| cause(&chain(e), complaints.as_ref().and_then(Complaints::first_error)))
+    };
+    let built = ContainerBuilder::new(NAME.to_string(), SyscallType::default())
+        .with_root_path(STATE)
+        .map_err(|e| why(&e))?
+        .with_stdin(input)
+        .with_console_socket(terminal.as_ref().map(|_| CONSOLE))
+        .with_executor(environment)
+        .as_init(BUNDLE)
+        .with_systemd(false)
+        .with_detach(true)
+        .build();
+    let container = built.map_err(|e| why(&e))?;
+    for warning in complaints.iter().flat_map(Complaints::warnings) {
+        Report::Warned(warning).send(socket).map_err(|e| format!("reporting a warning: {e}"))?;
+    }
+    if let Some(listener) = terminal {
+        pass_on_terminal(&listener, socket).map_err(|e| format!("the terminal: {e}"))?;
+    }
+    let pid = container.pid().ok_or("the container has no process")?.as_raw() as u32;
+    NotifySocket::new(Path::new(STATE).join(NAME).join(NOTIFY_FILE)).notify_container_start().map_err(|e| why(&e))?;
+    if let Some((socket, proc)) = answers {
+        answer(request, &socket, proc, pid)?;
+    }
+    process::wait(pid).map_err(text)
+}
+
+/// Returns the two ends of the socket that carries the listener for calls about owners, and a /proc
+/// that shows the container's processes.
+fn for_answers(proc: Proc) -> Result<(UnixStream, UnixStream, id_emulation::Proc), String> {
+    let (ours, theirs) = UnixStream::pair().map_err(|e| format!("socketpair: {e}"))?;
+    let dir = match proc {
+        // A procfs in which process IDs are the same as in this process's pid namespace.
+        Proc::Own => new_procfs().map_err(text)?,
+        Proc::Outer => std::fs::File::open("/proc").map_err(|e| format!("/proc: {e}"))?.into(),
+    };
+    Ok((ours, theirs, id_emulation::Proc { dir, outer: proc == Proc::Outer }))
+}
+
+/// Forwards the terminal, which was sent while the container was built and is queued in the socket.
+fn pass_on_terminal(listener: &UnixListener, socket: &UnixStream) -> std::io::Result<()> {
+    let (from, _) = listener.accept()?;
+    let fds = receive_fds(&from)?;
+    let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
+    Ok(send_fds(socket, &fds)?)
+}
+
+/// Maximum time between the closing of a process's descriptors and its becoming a zombie.
+const DYING: Duration = Duration::from_millis(50);
+
+/// Returns an explanation if one of the container's first processes was killed during setup;
+/// libcontainer reports only that a peer does not answer.
+fn killed() -> Option<String> {
+    let end = Instant::now() + DYING;
+    loop {
+        if let Some((_, Exit::Signal(signal))) =
+            process::reap().iter().find(|(_, exit)| matches!(exit, Exit::Signal(_)))
+        {
+            return Some(format!("a process that makes its container was killed by signal {signal}"));
+        }
+        if process::children().is_empty() || Instant::now() > end {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Answers the container's calls about owners until its first process has ended.
+fn answer(request: &RunRequest, socket: &UnixStream, proc: id_emulation::Proc, pid: u32) -> Result<(), String> {
+    let ended = process::pidfd(pid).map_err(text)?;
+    let mut fds = [PollFd::new(socket, PollFlags::IN), PollFd::new(&ended, PollFlags::IN)];
+    while let Err(rustix::io::Errno::INTR) = poll(&mut fds, None) {}
+    if !fds[0].revents().contains(PollFlags::IN) {
+        return Ok(());
+    }
+    let listener =
+        receive_fds(socket).ok().and_then(|mut fds| fds.pop()).ok_or("the command's calls cannot be answered");
+    let listener = listener.map_err(|why| killed().unwrap_or_else(|| why.into()))?;
+    let first = Credentials {
+        users: Ids::all(request.uid),
+        groups: Ids::all(request.gid),
+        more_groups: request.groups.clone(),
+        ..Credentials::default()
+    };
+    let supervisor = Supervisor::enter(listener, proc, pid, first);
+    supervisor.map_err(|why| killed().unwrap_or(why))?.serve(&ended);
+    Ok(())
+}
+
+/// Introduces the results of libcontainer's cleanup after an error, which are never the cause.
+const PUTTING_AWAY: &str = ". error during cleanup: ";
+
+/// libcontainer's prefix for errors of a container's first process.
+const FIRST_PROCESS_SAYS: &str = "error in executing process : ";
+
+/// Formats a libcontainer failure with its cause first. `complaint` is the first error in its log.
+fn cause(said: &str, complaint: Option<String>) -> String {
+    let said = said.split_once(PUTTING_AWAY).map_or(said, |(said, _)| said);
+    let said = said.rsplit_once(FIRST_PROCESS_SAYS).map_or(said, |(_, sentence)| sentence);
+    match complaint {
+        Some(complaint) if complaint.starts_with(said) => complaint,
+        // Messages of our own executor are user-facing sentences and need no prefix.
+        Some(complaint) if !complaint.contains(said) => format!("{complaint} ({said})"),
+        _ => said.into(),
+    }
+}
+
+/// Joins an error and its causes, without repetitions.
+fn chain(e: &dyn std::error::Error) -> String {
+    let mut out = e.to_string();
+    let mut source = e.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !out.contains(&cause_text) {
+            out.push_str(": ");
+            out.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    out
+}
+
+/// Mounts the root file system with the mounts that every container has, and returns the remaining
+/// mounts.
+fn prepare(request: &RunRequest, proc: Proc, root: &RootDir) -> Result<Vec<oci::Mount>, String> {
+    for (name, (major, minor)) in chroot::DEVICES {
+        if !Path::new("/dev").join(name).exists() {
+            return Err(format!(
+                "this machine has no /dev/{name}, which commands are given; make it: mknod -m 666 /dev/{name} c {major} {minor}"
+            ));
+        }
+    }
+    let scratch = RootDir::open(request.files.scratch()).map_err(text)?;
+    let (mounted, points, mounts) = match &request.files {
+        Files::Overlay { lowers, upper, .. } => {
+            let mut lowers = lowers.clone();
+            lowers.push(MOUNT_POINTS.into());
+            let files = RootDir::from_fd(overlay(&lowers, upper, &scratch, "work")?, "/");
+            let mut stubs = Stubs::new(&files, &scratch);
+            let points = Points::find(&mut stubs)?;
+            let mounts = mounts_of(request, proc, &mut stubs, root, &scratch)?;
+            let mounted = match stubs.finish().map_err(text)? {
+                None => files.into_fd(),
+                // Mounts it again with the missing mount points.
+                Some(stubs) => {
+                    drop(files);
+                    lowers.insert(0, stubs.label().to_path_buf());
+                    overlay(&lowers, upper, &scratch, "work-again")?
+                }
+            };
+            (mounted, points, mounts)
+        }
+        Files::Directory { root: dir, .. } => {
+            let files = RootDir::open(dir).map_err(text)?;
+            let mut stubs = Stubs::new(&files, &scratch);
+            let points = Points::find(&mut stubs)?;
+            let mounts = mounts_of(request, proc, &mut stubs, root, &scratch)?;
+            if let Some(stubs) = stubs.finish().map_err(text)? {
+                plant_points(&stubs, &files).map_err(text)?;
+            }
+            (bind_clone(dir).map_err(text)?, points, mounts)
+        }
+    };
+    root.sub(BUNDLE).and_then(|b| b.attach(&mounted, "rootfs")).map_err(text)?;
+    let rootfs = RootDir::open(ROOTFS).map_err(text)?;
+    match rootfs.stat_follow(&request.cwd) {
+        Ok(stat) if stat.kind == Kind::Dir => {}
+        Ok(_) => return Err(format!("the working directory {} is not a directory", request.cwd)),
+        Err(e) if e.is_not_found() => return Err(format!("the working directory {} does not exist", request.cwd)),
+        Err(e) => return Err(text(e)),
+    }
+    points.mount(request, proc, &rootfs)?;
+    Ok(mounts)
+}
+
+/// Creates `work` in the scratch directory and mounts the overlay. A volatile overlay cannot reuse
+/// a work directory.
+fn overlay(lowers: &[PathBuf], upper: &Path, scratch: &RootDir, work: &str) -> Result<OwnedFd, String> {
+    scratch.create_dir(work.as_ref(), 0o755).map_err(text)?;
+    detached_overlay(lowers, Some((upper, &scratch.label().join(work))), Path::new("/mnt")).map_err(text)
+}
+
+const MASKED: [&str; 12] = [
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/interrupts",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+];
+
+const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+fn spec(request: &RunRequest, mounts: Vec<oci::Mount>) -> Result<oci::Spec, String> {
+    let all: oci::Capabilities =
+        if request.insecure { process_capabilities() } else { CAPABILITIES.into_iter().collect() };
+    // A command of another user starts without capabilities and may regain them through set-uid
+    // programs.
+    let mut held = if request.uid == 0 || request.recorded { all.clone() } else { oci::Capabilities::new() };
+    let mut bounding = all;
+    if !request.insecure {
+        // Required to install the seccomp filter; dropped right after.
+        held.extend(FOR_THE_FILTER);
+        bounding.extend(FOR_THE_FILTER);
+    }
+    let capabilities = oci::LinuxCapabilitiesBuilder::default()
+        .bounding(bounding)
+        .effective(held.clone())
+        .permitted(held)
+        .inheritable(oci::Capabilities::new())
+        .ambient(oci::Capabilities::new())
+        .build()
+        .map_err(text)?;
+    let user = oci::UserBuilder::default()
+        .uid(if request.recorded { 0 } else { request.uid })
+        .gid(if request.recorded { 0 } else { request.gid })
+        .additional_gids(if process::setgroups_denied() { Vec::new() } else { request.groups.clone() })
+        .umask(0o022u32)
+        .build()
+        .map_err(text)?;
+    let mut process = oci::ProcessBuilder::default()
+        .terminal(request.input == Input::Terminal)
+        .user(user)
+        .args(request.args.clone())
+        .env(request.env.clone())
+        .cwd(&request.cwd)
+        .capabilities(capabilities)
+        .build()
+        .map_err(text)?;
+    // Set-uid programs (su, sudo, ping) work in builds as they do under docker.
+    process.set_no_new_privileges(None);
+    process.set_rlimits(rlimits(request)?);
+    // The other namespaces are the runner's own.
+    let kinds = [oci::LinuxNamespaceType::Pid, oci::LinuxNamespaceType::Mount];
+    let namespaces = kinds
+        .into_iter()
+        .map(|kind| oci::LinuxNamespaceBuilder::default().typ(kind).build().map_err(text))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut linux = oci::LinuxBuilder::default()
+        .namespaces(namespaces)
+        .masked_paths(if request.insecure { Vec::new() } else { MASKED.map(String::from).to_vec() })
+        .readonly_paths(if request.insecure { Vec::new() } else { READ_ONLY.map(String::from).to_vec() })
+        .build()
+        .map_err(text)?;
+    linux.set_resources(None);
+    // See MiniRoot: the container stays in its current cgroup.
+    linux.set_cgroups_path(Some("/".into()));
+    let root = oci::RootBuilder::default().path(ROOTFS).readonly(false).build().map_err(text)?;
+    let mut spec = oci::SpecBuilder::default()
+        .version("1.0.2")
+        .root(root)
+        .mounts(mounts)
+        .process(process)
+        .linux(linux)
+        .build()
+        .map_err(text)?;
+    // The runner has already set the host name.
+    spec.set_hostname(None);
+    spec.set_hooks(None);
+    Ok(spec)
+}
+
+fn rlimits(request: &RunRequest) -> Result<Option<Vec<oci::PosixRlimit>>, String> {
+    if request.ulimits.is_empty() {
+        return Ok(None);
+    }
+    let limit = |u: &Ulimit| {
+        let kind: oci::PosixRlimitType = serde_json::from_value(u.name.clone().into()).map_err(text)?;
+        oci::PosixRlimitBuilder::default().typ(kind).soft(u.soft).hard(u.hard).build().map_err(text)
+    };
+    request.ulimits.iter().map(limit).collect::<Result<_, _>>().map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cause_comes_first_and_the_clean_up_never() {
+        let tail =
+            ". error during cleanup: failed to cleanup container: io error: at /sys/fs/cgroup/: could not delete";
+        let said = |what: &str| {
+            format!("failed to create container: exec process failed with error {FIRST_PROCESS_SAYS}{what}{tail}")
+        };
+        let told = |what: &str, complaint: &str| cause(&said(what), Some(complaint.to_string()));
+        assert_eq!(
+            told("device error", "failed to open bind dev \"/dev/full\": ENOENT"),
+            "failed to open bind dev \"/dev/full\": ENOENT (device error)"
+        );
+        assert_eq!(told("device error", "device error: EPERM"), "device error: EPERM");
+        assert_eq!(
+            told("the image has no /x", "failed to validate: Arg(\"the image has no /x\")"),
+            "the image has no /x"
+        );
+        assert_eq!(cause(&said("device error"), None), "device error");
+        assert_eq!(cause("no such thing", None), "no such thing");
+    }
+}

@@ -1,0 +1,103 @@
+//! Privileges of a command: capabilities and system calls.
+
+use libcontainer::oci_spec::runtime as oci;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rbuild_linux::{notify, process};
+
+use crate::id_emulation::numbers;
+use crate::runner::zygote::send_fds;
+use crate::seccomp;
+
+fn text(e: impl std::fmt::Display) -> String {
+    e.to_string()
+}
+
+/// Docker's default capabilities (moby profiles, 2026), granted to a build as root of its
+/// container.
+pub(crate) const CAPABILITIES: [oci::Capability; 14] = [
+    oci::Capability::Chown,
+    oci::Capability::DacOverride,
+    oci::Capability::Fsetid,
+    oci::Capability::Fowner,
+    oci::Capability::Mknod,
+    oci::Capability::NetRaw,
+    oci::Capability::Setgid,
+    oci::Capability::Setuid,
+    oci::Capability::Setfcap,
+    oci::Capability::Setpcap,
+    oci::Capability::NetBindService,
+    oci::Capability::SysChroot,
+    oci::Capability::Kill,
+    oci::Capability::AuditWrite,
+];
+
+/// Additional capabilities that the container's first process needs to install the filter.
+pub(crate) const FOR_THE_FILTER: [oci::Capability; 2] = [oci::Capability::SysAdmin, oci::Capability::Setpcap];
+
+/// Removes capabilities beyond Docker's from the bounding set of the calling process. Does not add
+/// any.
+pub(crate) fn bound_capabilities(insecure: bool) -> Result<(), String> {
+    if insecure {
+        return Ok(());
+    }
+    let kept: caps::CapsHashSet = CAPABILITIES.iter().filter_map(|c| format!("CAP_{c}").parse().ok()).collect();
+    let bound = caps::read(None, caps::CapSet::Bounding).map_err(text)?;
+    let can_drop = caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_SETPCAP).map_err(text)?;
+    for more in bound.difference(&kept).filter(|_| can_drop) {
+        caps::drop(None, caps::CapSet::Bounding, *more).map_err(text)?;
+    }
+    for set in [caps::CapSet::Effective, caps::CapSet::Permitted] {
+        let held = caps::read(None, set).map_err(text)?;
+        caps::set(None, set, &held.intersection(&kept).copied().collect()).map_err(text)?;
+    }
+    Ok(())
+}
+
+/// Sends the calling process's calls about owners to the supervisor at the other end of the socket.
+/// Filters nothing else.
+pub(crate) fn have_answers(socket: BorrowedFd<'_>) -> Result<(), String> {
+    let filter = seccomp::only_ask(&numbers()).ok_or("owners are written down on x86_64 and aarch64 only")?;
+    listen(&filter, socket)
+}
+
+fn listen(filter: &[process::FilterStep], socket: BorrowedFd<'_>) -> Result<(), String> {
+    // The supervisor inspects this process, whose memory is a copy of the launcher's until it
+    // executes a program. While it is not dumpable, that would require privileges in the launcher's
+    // user namespace.
+    nix::sys::prctl::set_dumpable(true).map_err(text)?;
+    let listener = notify::filter_and_listen(filter).map_err(text)?;
+    send_fds(socket, &[listener.as_fd()]).map_err(|e| format!("passing on the listener: {e}"))
+}
+
+/// Filters the system calls of the calling process, and drops the capabilities needed for that:
+/// root keeps Docker's, other users none. Calls about owners go to the other end of `socket`, if
+/// given.
+pub(crate) fn narrow(uid: u32, socket: Option<BorrowedFd<'_>>) -> Result<(), String> {
+    match socket {
+        Some(socket) => {
+            let filter = seccomp::filter_that_asks(&numbers());
+            listen(&filter.ok_or("owners are written down on x86_64 and aarch64 only")?, socket)?;
+        }
+        None => {
+            if let Some(filter) = seccomp::filter() {
+                process::filter_calls(&filter).map_err(text)?;
+            }
+        }
+    }
+    let kept: caps::CapsHashSet = CAPABILITIES.iter().filter_map(|c| format!("CAP_{c}").parse().ok()).collect();
+    caps::drop(None, caps::CapSet::Bounding, caps::Capability::CAP_SYS_ADMIN).map_err(text)?;
+    let held = if uid == 0 { kept } else { caps::CapsHashSet::new() };
+    caps::set(None, caps::CapSet::Effective, &held).map_err(text)?;
+    caps::set(None, caps::CapSet::Permitted, &held).map_err(text)
+}
+
+/// Returns the builder's own capabilities: all for a namespace's root, fewer for root of a
+/// restricted container.
+pub(crate) fn process_capabilities() -> oci::Capabilities {
+    caps::read(None, caps::CapSet::Permitted)
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|c| c.to_string().strip_prefix("CAP_").and_then(|name| name.parse().ok()))
+        .collect()
+}

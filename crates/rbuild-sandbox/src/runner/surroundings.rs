@@ -1,0 +1,18 @@
+//! Properties of the builder's environment that later runners need.
+
+use crate::namespace::network::Isolated;
+
+/// The processes that /proc shows to the builder and in containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Proc {
+    /// Those of their own pid namespace.
+    Own,
+    /// Those of the pid namespace in which rbuild was started, with the IDs of that namespace.
+    Outer,
+}
+
+/// The builder's environment as runners find it.
+pub(crate) struct Surroundings {
+    pub proc: Proc,
+    pub isolated: Option<Isolated>,
+}

@@ -1,0 +1,405 @@
+//! The zygote: a process from which runners are forked, started before the builder's first thread.
+//!
+//! A runner must be single-threaded and start quickly, but the builder has many threads. Therefore
+//! a single-threaded copy of the builder waits on a socket for three or four descriptors, forks a
+//! runner that has them as its streams, and answers with a pidfd.
+//!
+//! If commands may see /proc, the copy executes rbuild again, from a file that cannot be changed
+//! through it ([`sealed_program`]): otherwise an image could start /proc/self/exe as its command
+//! and get write access to the host's rbuild binary (CVE-2019-5736). It does so before the builder
+//! has its own root, which contains no dynamic linker.
+
+use std::ffi::{CStr, CString, OsString};
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rbuild_linux::process::{self, Cloned};
+use rbuild_linux::{OwnerKey, sealed_program};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+
+use crate::SandboxError;
+use crate::namespace::network::Isolated;
+use crate::runner::container::runner_main;
+use crate::runner::surroundings::{Proc, Surroundings};
+
+/// Requests of the builder. The answer repeats the byte.
+const RUNNER: u8 = b'r';
+const SWEEP: u8 = b's';
+/// The first message to a zygote that executed rbuild again, with the owner key and the descriptors
+/// of the isolated network; and its answer.
+const BEGIN: u8 = b'b';
+
+/// The way in which a zygote was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ZygoteKind {
+    /// A fork of the builder in the `chroot` mode: there is no pid namespace for the kernel to
+    /// clean up, and commands have no /proc.
+    Bare,
+    /// Executes rbuild again, from a file that commands cannot change.
+    Executed,
+    /// A fork of the builder that starts no commands.
+    Idle,
+}
+
+/// The builder's handle of the zygote.
+#[derive(Debug)]
+pub struct Zygote {
+    /// Closed to make the zygote exit.
+    socket: Mutex<Option<OwnedFd>>,
+    process: OwnedFd,
+    kind: ZygoteKind,
+    /// The network namespace that commands see in /sys; only kept alive.
+    _network: Option<OwnedFd>,
+}
+
+impl Zygote {
+    /// Starts the zygote; it can start commands only if `commands` is true. The caller must still
+    /// be single-threaded. In a pid namespace the kernel kills leftover processes. Without one (and
+    /// thus without `around`), the zygote does or, if it is killed, the builder.
+    pub(crate) fn start(
+        around: Option<Surroundings>,
+        commands: bool,
+        network: Option<OwnedFd>,
+    ) -> Result<Zygote, SandboxError> {
+        let kind = match (&around, commands) {
+            (None, _) => ZygoteKind::Bare,
+            (Some(_), true) => ZygoteKind::Executed,
+            (Some(_), false) => ZygoteKind::Idle,
+        };
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(|e| failed("socketpair", e))?;
+        if kind == ZygoteKind::Bare {
+            process::adopt_orphans()?;
+        }
+        let program = (kind == ZygoteKind::Executed).then(sealed_program).transpose()?;
+        match process::fork()? {
+            Cloned::Parent { child } => {
+                drop(theirs);
+                let process = process::pidfd(child)?;
+                if let (ZygoteKind::Executed, Some(around)) = (kind, &around) {
+                    begin(&ours, around.isolated.as_ref())?;
+                }
+                Ok(Zygote { socket: Mutex::new(Some(ours)), process, kind, _network: network })
+            }
+            Cloned::Child => {
+                drop(ours);
+                match (program, &around) {
+                    (Some(program), Some(around)) => execute(&program, &theirs, around),
+                    _ => serve(theirs, around.as_ref()),
+                }
+                std::process::exit(70);
+            }
+        }
+    }
+
+    /// Waits until a zygote that executes rbuild again has loaded what it needs from the host's
+    /// files.
+    pub(crate) fn wait_until_loaded(&self) -> Result<(), SandboxError> {
+        if self.kind != ZygoteKind::Executed {
+            return Ok(());
+        }
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        match socket.as_ref().map(|socket| self.answer(socket)) {
+            Some(Ok((_, BEGIN))) => Ok(()),
+            _ if self.has_ended() && !process::has_exited(&self.process) => Err(self.end()),
+            _ => Err(SandboxError::Runner("rbuild could not be executed once more to start commands".into())),
+        }
+    }
+
+    /// Starts a runner with these streams: the socket for its request, the output and errors of its
+    /// command, and optionally the command's input. Returns a pidfd of the runner. When the runner
+    /// has ended, its descendants are gone, except in the `chroot` mode, where those of a killed
+    /// runner remain until [`Zygote::sweep`].
+    pub(crate) fn runner(&self, streams: &[BorrowedFd<'_>]) -> Result<OwnedFd, SandboxError> {
+        if self.kind == ZygoteKind::Idle {
+            return Err(SandboxError::Runner("no commands were announced when the builder was started".into()));
+        }
+        let mut fds = self.ask(RUNNER, streams).map_err(|e| match e {
+            _ if self.has_ended() => self.end(),
+            e => failed("asking for it", e),
+        })?;
+        match (fds.pop(), fds.is_empty()) {
+            (Some(pidfd), true) => Ok(pidfd),
+            _ => Err(SandboxError::Runner("it could not be forked; is there a limit on processes?".into())),
+        }
+    }
+
+    fn ask(&self, what: u8, streams: &[BorrowedFd<'_>]) -> rustix::io::Result<Vec<OwnedFd>> {
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        let socket = socket.as_ref().ok_or(rustix::io::Errno::PIPE)?;
+        send_with_byte(socket, what, streams)?;
+        self.answer(socket).map(|(fds, _)| fds)
+    }
+
+    /// Waits for the zygote's next message or its end. The socket alone does not signal the end
+    /// while a just-forked runner also has the other end open.
+    fn answer(&self, socket: &OwnedFd) -> rustix::io::Result<(Vec<OwnedFd>, u8)> {
+        process::wait_for_input_or_end(socket, &self.process)?;
+        receive_with_byte(socket)
+    }
+
+    /// Kills the remaining descendants of killed runners, where the kernel does not.
+    pub(crate) fn sweep(&self) {
+        if self.kind == ZygoteKind::Bare && self.ask(SWEEP, &[]).is_err() {
+            // If the zygote is gone, its children have been reparented to the builder.
+            process::kill_children();
+        }
+    }
+
+    /// Returns a pidfd of the zygote.
+    pub(crate) fn process(&self) -> BorrowedFd<'_> {
+        self.process.as_fd()
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        process::has_ended(&self.process)
+    }
+
+    /// Returns the error for a zygote that ended before the builder.
+    pub(crate) fn end(&self) -> SandboxError {
+        // A builder without a pid namespace reaps all adopted children, this one included.
+        match process::has_exited(&self.process) {
+            true => SandboxError::Runner("the process that starts commands ended by itself".into()),
+            false => SandboxError::Killed("the process that starts commands"),
+        }
+    }
+}
+
+impl Drop for Zygote {
+    fn drop(&mut self) {
+        if self.kind == ZygoteKind::Bare {
+            self.socket.lock().unwrap_or_else(PoisonError::into_inner).take();
+            process::wait_for_end(&self.process);
+            process::kill_children();
+        }
+    }
+}
+
+fn failed(what: &str, e: rustix::io::Errno) -> SandboxError {
+    SandboxError::Runner(format!("{what}: {e}"))
+}
+
+/// Sends one byte with these descriptors, at most four.
+pub(crate) fn send_fds(socket: impl AsFd, fds: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {
+    send_with_byte(socket, RUNNER, fds)
+}
+
+fn send_with_byte(socket: impl AsFd, byte: u8, fds: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {
+    send_with_bytes(socket, &[byte], fds)
+}
+
+fn send_with_bytes(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(rustix::io::Errno::NOBUFS);
+    }
+    sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).map(|_| ())
+}
+
+/// Receives one message's descriptors. Fails at the end of the stream.
+pub(crate) fn receive_fds(socket: impl AsFd) -> rustix::io::Result<Vec<OwnedFd>> {
+    receive_with_byte(socket).map(|(fds, _)| fds)
+}
+
+/// Receives the next byte and the descriptors sent with it.
+pub(crate) fn receive_with_byte(socket: impl AsFd) -> rustix::io::Result<(Vec<OwnedFd>, u8)> {
+    let mut byte = [0u8; 1];
+    receive_with_bytes(socket, &mut byte).map(|(fds, _)| (fds, byte[0]))
+}
+
+/// Receives the next bytes; returns the descriptors sent with them, and the number of bytes.
+fn receive_with_bytes(socket: impl AsFd, bytes: &mut [u8]) -> rustix::io::Result<(Vec<OwnedFd>, usize)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let message = loop {
+        match recvmsg(&socket, &mut [IoSliceMut::new(bytes)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => break other?,
+        }
+    };
+    if message.bytes == 0 {
+        return Err(rustix::io::Errno::PIPE);
+    }
+    let rights =
+        control.drain().filter_map(|m| if let RecvAncillaryMessage::ScmRights(fds) = m { Some(fds) } else { None });
+    Ok((rights.flatten().collect(), message.bytes))
+}
+
+/// Sends a new zygote the state that it does not inherit.
+fn begin(socket: &OwnedFd, isolated: Option<&Isolated>) -> Result<(), SandboxError> {
+    let fds = isolated.map(Isolated::descriptors);
+    // Not passed as an argument, because all processes can see each other's arguments.
+    let key = rbuild_linux::owner_key();
+    let message: Vec<u8> = [BEGIN].into_iter().chain(key.into_iter().flatten()).collect();
+    send_with_bytes(socket, &message, fds.as_ref().map_or(&[][..], |fds| &fds[..]))
+        .map_err(|e| failed("beginning with it", e))
+}
+
+/// Executes rbuild as [`zygote_main`], with an empty environment. Returns only on failure.
+fn execute(program: &OwnedFd, socket: &OwnedFd, around: &Surroundings) {
+    let recorded = if rbuild_linux::owners_are_recorded() { RECORDED } else { "" };
+    let proc = if around.proc == Proc::Outer { OUTER_PROC } else { "" };
+    let carrier = around.isolated.as_ref().map_or("", Isolated::carrier);
+    let args = ["rbuild", ZYGOTE, recorded, proc, carrier].map(|arg| CString::new(arg).unwrap_or_default());
+    // The working directory would lead out of the builder's root.
+    if std::env::set_current_dir("/").is_ok() && rustix::stdio::dup2_stdin(socket).is_ok() {
+        let _ = nix::unistd::fexecve(program, &args, &[] as &[&CStr]);
+    }
+}
+
+/// First argument that makes the program a zygote.
+pub const ZYGOTE: &str = "__zygote";
+const RECORDED: &str = "--owners-recorded";
+const OUTER_PROC: &str = "--outer-proc";
+
+/// Runs an executed zygote to completion; `args` follow [`ZYGOTE`]. Standard input is its socket.
+pub fn zygote_main(args: &[OsString]) -> i32 {
+    let is = |i: usize, text: &str| args.get(i).is_some_and(|arg| arg == text);
+    if is(0, RECORDED) {
+        rbuild_linux::record_owners();
+    }
+    // The kernel named the process after the descriptor's number.
+    let _ = rustix::thread::set_name(c"rbuild");
+    let Ok(socket) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3) else { return 70 };
+    let mut message = [0; 1 + size_of::<OwnerKey>()];
+    let fds = match receive_with_bytes(&socket, &mut message) {
+        Ok((fds, n)) if message[0] == BEGIN => {
+            message[1..n].try_into().into_iter().for_each(rbuild_linux::set_owner_key);
+            fds
+        }
+        _ => return 70,
+    };
+    let isolated = Isolated::from_descriptors(args.get(2).and_then(|arg| arg.to_str()).unwrap_or_default(), fds);
+    let around = Surroundings { proc: if is(1, OUTER_PROC) { Proc::Outer } else { Proc::Own }, isolated };
+    if send_with_byte(&socket, BEGIN, &[]).is_err() {
+        return 70;
+    }
+    serve(socket, Some(&around));
+    0
+}
+
+/// Serves requests until the builder closes its end or dies.
+fn serve(socket: OwnedFd, around: Option<&Surroundings>) {
+    if around.is_none() {
+        let _ = process::adopt_orphans();
+    }
+    let mut runners = Vec::new();
+    while let Ok((fds, what)) = receive_with_byte(&socket) {
+        let ended = process::reap();
+        runners.retain(|runner| !ended.iter().any(|(pid, _)| pid == runner));
+        let answered = match what {
+            SWEEP => {
+                kill_strays(&mut runners);
+                send_with_byte(&socket, SWEEP, &[])
+            }
+            _ => match fork_runner(around) {
+                Ok(Cloned::Child) => {
+                    // End of file on this descriptor tells the builder that the zygote has ended.
+                    drop(socket);
+                    std::process::exit(become_runner(fds).map_or(70, |input| runner_main(input, around)));
+                }
+                Ok(Cloned::Parent { child }) => {
+                    runners.push(child);
+                    let pidfd = process::pidfd(child);
+                    drop(fds);
+                    let answer: Vec<BorrowedFd<'_>> = pidfd.iter().map(|fd| fd.as_fd()).collect();
+                    send_with_byte(&socket, RUNNER, &answer)
+                }
+                Err(_) => send_with_byte(&socket, RUNNER, &[]),
+            },
+        };
+        if answered.is_err() {
+            break;
+        }
+    }
+    if around.is_none() {
+        wait_for_runners(&runners);
+        process::kill_children();
+    }
+}
+
+/// Maximum time for a runner to kill its command's processes.
+const ENDING: Duration = Duration::from_secs(1);
+
+/// Waits for the runners, which notice the builder's end themselves and kill their commands'
+/// processes. A runner killed before that would leave them to the zygote, which could be killed
+/// next.
+fn wait_for_runners(runners: &[u32]) {
+    let end = Instant::now() + ENDING;
+    for runner in runners.iter().filter_map(|pid| process::pidfd(*pid).ok()) {
+        process::ends_within(&runner, end.saturating_duration_since(Instant::now()));
+    }
+}
+
+/// Kills all children that are not runners, and those reparented to the zygote as a result, until
+/// none are left.
+fn kill_strays(runners: &mut Vec<u32>) {
+    loop {
+        let strays: Vec<u32> = process::children().into_iter().filter(|pid| !runners.contains(pid)).collect();
+        strays.iter().for_each(|pid| process::kill(*pid));
+        if strays.is_empty() {
+            return;
+        }
+        for pid in strays {
+            let _ = process::wait(pid);
+        }
+        let ended = process::reap();
+        runners.retain(|runner| !ended.iter().any(|(pid, _)| pid == runner));
+    }
+}
+
+fn fork_runner(around: Option<&Surroundings>) -> rbuild_linux::Result<Cloned> {
+    if around.is_none() { process::fork() } else { process::fork_into_pid_namespace() }
+}
+
+/// Installs the streams, and returns the command's input, if any.
+fn become_runner(mut fds: Vec<OwnedFd>) -> rustix::io::Result<Option<OwnedFd>> {
+    let input = (fds.len() == 4).then(|| fds.pop()).flatten();
+    let [stdin, stdout, stderr] = <[OwnedFd; 3]>::try_from(fds).map_err(|_| rustix::io::Errno::BADF)?;
+    rustix::stdio::dup2_stdin(&stdin)?;
+    rustix::stdio::dup2_stdout(&stdout)?;
+    rustix::stdio::dup2_stderr(&stderr)?;
+    Ok(input)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn zygote(process: &std::process::Child) -> (Zygote, OwnedFd) {
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        let process = process::pidfd(process.id()).unwrap();
+        (Zygote { socket: Mutex::new(Some(ours)), process, kind: ZygoteKind::Executed, _network: None }, theirs)
+    }
+
+    #[test]
+    fn the_end_of_a_zygote_ends_the_wait_for_its_answer_whoever_holds_its_socket() {
+        let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        let (zygote, held) = zygote(&child);
+        child.kill().unwrap();
+        assert!(matches!(zygote.wait_until_loaded(), Err(SandboxError::Killed(_))));
+        assert!(matches!(zygote.runner(&[]), Err(SandboxError::Killed(_))));
+        child.wait().unwrap();
+        drop(held);
+    }
+
+    #[test]
+    fn an_answer_that_came_before_the_end_counts() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let (zygote, held) = zygote(&child);
+        send_with_byte(&held, BEGIN, &[]).unwrap();
+        process::wait_for_end(&zygote.process);
+        zygote.wait_until_loaded().unwrap();
+        assert!(matches!(zygote.wait_until_loaded(), Err(SandboxError::Runner(_))), "it was not killed");
+        child.wait().unwrap();
+        drop(held);
+    }
+}

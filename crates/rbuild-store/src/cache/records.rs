@@ -1,0 +1,153 @@
+//! Cache records: results of steps and images by their cache keys.
+
+use rbuild_image::Digest;
+use rbuild_linux::{KeyLock, write_atomic};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::modes;
+use crate::store::Store;
+use crate::trees::tree::TreeId;
+
+/// The result of a step with a certain key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The step's files.
+    pub tree: TreeId,
+    /// Digest that dependent steps hash into their keys.
+    pub result: Digest,
+    /// Creation time of the files in seconds since the Unix epoch.
+    pub created: i64,
+    boot: String,
+    build: String,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct ResultFile {
+    pub manifest: Digest,
+    boot: String,
+    build: String,
+}
+
+/// Maximum size in bytes of a file of cached digests; larger ones are not read.
+const MAX_HASHES: u64 = 1 << 30;
+
+impl Store {
+    /// Returns the record of a key, if it is valid and its tree exists.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read.
+    pub fn record(&self, key: &Digest) -> Result<Option<Record>> {
+        let Some(record) = self.read_if_whole::<Record>(&format!("records/{}.json", key.hex()))? else {
+            return Ok(None);
+        };
+        let there = self.trusted(&record.boot, &record.build)? && self.has_tree(&record.tree)?;
+        if there {
+            self.note_use("records", &format!("{}.json", key.hex()))?;
+        }
+        Ok(there.then_some(record))
+    }
+
+    fn trusted(&self, boot: &str, build: &str) -> Result<bool> {
+        Ok(boot == self.boot() || self.root.exists(format!("builds/{build}.synced"))?)
+    }
+
+    /// Stores the record of a key. The tree must be in place.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the document cannot be written.
+    #[tracing::instrument(target = "store", name = "record", level = "debug", skip_all, fields(key = %key.short()))]
+    pub fn put_record(&self, key: &Digest, tree: &TreeId, result: &Digest, created: i64, build: &str) -> Result<()> {
+        let record = Record {
+            tree: tree.clone(),
+            result: *result,
+            created,
+            boot: self.boot().to_string(),
+            build: build.to_string(),
+        };
+        self.write("records", &format!("{}.json", key.hex()), &record)
+    }
+
+    /// Returns the manifest of the finished image with that key, if the image is still complete.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read.
+    pub fn result(&self, key: &Digest) -> Result<Option<Digest>> {
+        let Some(found) = self.read_if_whole::<ResultFile>(&format!("results/{}.json", key.hex()))? else {
+            return Ok(None);
+        };
+        if !self.trusted(&found.boot, &found.build)? || !self.has_blob(&found.manifest)? {
+            return Ok(None);
+        }
+        let image = self.image(&found.manifest)?;
+        for (layer, _) in image.layers()? {
+            match rbuild_image::digest_of(&layer) {
+                Ok(digest) if self.has_whole_blob(&digest, layer.size())? => {}
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some(found.manifest))
+    }
+
+    /// Stores the manifest of the finished image with that key.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the document cannot be written.
+    pub fn put_result(&self, key: &Digest, manifest: &Digest, build: &str) -> Result<()> {
+        let file = ResultFile { manifest: *manifest, boot: self.boot().to_string(), build: build.to_string() };
+        self.write("results", &format!("{}.json", key.hex()), &file)
+    }
+
+    /// Returns the cached digests of build context files stored under that name, empty if there are
+    /// none.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file cannot be read.
+    pub fn hashes(&self, name: &Digest) -> Result<Vec<u8>> {
+        match self.root.read(format!("hashes/{}", name.hex()), MAX_HASHES) {
+            Err(e) if e.is_not_found() => Ok(Vec::new()),
+            other => Ok(other?),
+        }
+    }
+
+    /// Stores cached digests of build context files under that name.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file cannot be written.
+    pub fn put_hashes(&self, name: &Digest, bytes: &[u8]) -> Result<()> {
+        let dir = self.root.create_dir_all("hashes", modes::dir(), None, |_| ())?;
+        Ok(write_atomic(&dir, std::ffi::OsStr::new(&name.hex()), bytes, modes::file())?)
+    }
+
+    /// Waits until no other thread or process works on the step with that key.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the lock cannot be taken, or if the build is stopped.
+    pub fn lock_step(&self, key: &Digest) -> Result<KeyLock> {
+        self.wait_for_key(lock_key(key))
+    }
+
+    /// Syncs everything written so far to disk, and marks `build` as synced.
+    ///
+    /// # Errors
+    ///
+    /// Fails if syncing fails or the mark cannot be written.
+    pub fn sync(&self, build: &str) -> Result<()> {
+        rbuild_linux::sync_filesystem(&self.root)?;
+        self.write("builds", &format!("{build}.synced"), &())
+    }
+}
+
+/// Returns the part of a digest that identifies its lock.
+pub(crate) fn lock_key(digest: &Digest) -> [u8; 8] {
+    let mut first = [0; 8];
+    first.copy_from_slice(&digest.bytes()[..8]);
+    first
+}

@@ -1,0 +1,80 @@
+//! Cache mounts without mounting: a command works in a private directory, and its changes are
+//! merged into the cache afterwards.
+//!
+//! The files in that directory are hard links to those of the cache, so that writing to one changes
+//! the cache as it would in a mount; those of a read-only mount are copies. No file is ever shared
+//! between a cache and a command's tree: hard links made by the command are copied when they are
+//! merged, and when the command's tree is committed ([`cut_links`]). Commands that share a cache
+//! merge only the names they changed themselves, so that none reverts the changes of another. If
+//! several changed the same name, the last one wins.
+
+use std::path::{Path, PathBuf};
+
+use rbuild_linux::RootDir;
+
+use super::CacheMount;
+use crate::error::Result;
+use crate::store::Store;
+use crate::trees::copies::{Baseline, Files, Whiteouts, cut_links, merge};
+use crate::workspace::Workspace;
+
+/// A command's private view of a cache, or of a part of it.
+pub struct LentCache {
+    /// Path of the private directory.
+    pub path: PathBuf,
+    part: PathBuf,
+    before: Baseline,
+}
+
+impl Store {
+    /// Creates a private view of the directory `part` of a cache, which is created if necessary.
+    /// Changes are detected by ctime, so they must not be made before the kernel's clock has
+    /// advanced.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the files cannot be linked or copied.
+    pub fn lend_cache(&self, work: &Workspace, cache: &CacheMount, part: &Path, read_only: bool) -> Result<LentCache> {
+        let _alone = self.alone_with("copying", &cache.name)?;
+        let from = cache.dir.create_dir_all(part, 0o755, None, |_| ())?;
+        let (path, copy) = work.new_dir()?;
+        let files = if read_only { Files::Copied } else { Files::Linked };
+        merge(&[from], &copy, files, Whiteouts::Done)?;
+        let before = Baseline::of(&copy, files == Files::Linked)?;
+        Ok(LentCache { path, part: part.to_path_buf(), before })
+    }
+
+    /// Merges a command's changes into the cache. The view is restored if it is to be used `again`,
+    /// and is unusable otherwise.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the changes cannot be read or merged.
+    pub fn return_cache(&self, work: &Workspace, cache: &CacheMount, lent: LentCache, again: bool) -> Result<()> {
+        let copy = match RootDir::open(&lent.path) {
+            Ok(copy) => copy,
+            // The process that was to restore it was killed.
+            Err(e) if e.is_not_found() => return Ok(()),
+            Err(e) => return Err(e.into()),
+        };
+        let (changed_path, changed) = work.new_dir()?;
+        lent.before.changes(&copy, &changed)?;
+        {
+            let _alone = self.alone_with("copying", &cache.name)?;
+            let home = cache.dir.create_dir_all(&lent.part, 0o755, None, |_| ())?;
+            if again {
+                merge(&[changed.try_clone()?], &home, Files::Copied, Whiteouts::Done)?;
+            } else {
+                cut_links(&changed)?;
+                merge(&[changed.try_clone()?], &home, Files::Linked, Whiteouts::Done)?;
+            }
+        }
+        if again {
+            merge(&[changed], &copy, Files::Linked, Whiteouts::Done)?;
+        }
+        if let Some(name) = changed_path.file_name() {
+            work.dir().remove_all(name)?;
+        }
+        Ok(())
+    }
+}

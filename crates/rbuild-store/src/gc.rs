@@ -1,0 +1,5 @@
+//! Garbage collection by budget, pruning on demand, and the check of the store.
+
+pub(crate) mod budget;
+pub(crate) mod fsck;
+pub(crate) mod prune;

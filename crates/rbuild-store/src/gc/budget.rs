@@ -1,0 +1,212 @@
+//! Garbage collection: keeps the build cache within a budget, and evicts entries that have not been
+//! used for a long time.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+
+use rbuild_linux::{Kind, RootDir, Timestamp, write_atomic};
+
+use crate::cache::records::Record;
+use crate::error::Result;
+use crate::gc::prune::{Freed, each_below, tree_bytes};
+use crate::modes;
+use crate::store::Store;
+use crate::trees::tree::{LISTING, TreeId};
+
+/// Limits on the build cache.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Budget {
+    /// Maximum size in bytes of trees, their packed layers, and cache mounts.
+    pub bytes: Option<u64>,
+    /// Entries last used before this time are evicted, in seconds since the Unix epoch.
+    pub used_since: Option<i64>,
+}
+
+/// A part of the cache that is evicted as a whole.
+struct Item {
+    dir: &'static str,
+    name: String,
+    last_use: i64,
+    bytes: u64,
+    /// Documents that refer to it.
+    documents: Vec<(&'static str, String)>,
+}
+
+/// File beside a copy's tree with the inodes and sizes of its files.
+pub(crate) const FILES: &str = "files";
+
+/// Interval in seconds within which further uses are not recorded.
+const NOTE_AGAIN: i64 = 3600;
+
+impl Store {
+    /// Evicts the least recently used entries until the cache is within the budget. Named images
+    /// and their content are kept. Does nothing while another process uses the store; the last
+    /// process cleans up.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read or an entry cannot be removed.
+    #[tracing::instrument(target = "store", name = "collect", level = "debug", skip_all)]
+    pub fn collect(&self, budget: Budget) -> Result<Freed> {
+        let mut freed = Freed::default();
+        if self.lock_alone().is_err() {
+            return Ok(freed);
+        }
+        let mut items = self.items()?;
+        items.sort_by(|a, b| (a.last_use, &a.name).cmp(&(b.last_use, &b.name)));
+        let sum = |items: &[Item]| items.iter().map(|i| i.bytes).sum::<u64>();
+        if budget.bytes.is_some_and(|most| sum(&items) > most) {
+            self.count_once(&mut items)?;
+        }
+        let mut left = sum(&items);
+        for item in items {
+            let old = budget.used_since.is_some_and(|since| item.last_use < since);
+            let over = budget.bytes.is_some_and(|most| left > most);
+            if !old && !over {
+                continue;
+            }
+            // Remove documents first, so that after a crash none refers to a missing entry.
+            for (dir, name) in &item.documents {
+                self.dir(dir)?.remove_all(OsStr::new(name))?;
+                freed.records += 1;
+            }
+            self.dir(item.dir)?.remove_all(OsStr::new(&item.name))?;
+            left -= item.bytes;
+            freed.bytes += item.bytes;
+            match item.dir {
+                "mounts" => freed.mounts += 1,
+                _ => freed.trees += 1,
+            }
+        }
+        if freed.records > 0 {
+            self.prune_accounts()?;
+        }
+        if freed.trees > 0 {
+            freed.blobs += self.sweep_blobs()?.blobs;
+        }
+        self.lock_shared()?;
+        Ok(freed)
+    }
+
+    fn items(&self) -> Result<Vec<Item>> {
+        let mut trees: HashMap<String, Item> = HashMap::new();
+        let records = self.dir("records")?;
+        for entry in self.documents("records")? {
+            let file = entry.name.to_string_lossy().into_owned();
+            let Ok(Some(record)) = self.read_if_any::<Record>(&format!("records/{file}")) else { continue };
+            self.name_tree(&mut trees, record.tree.name(), last_use(&records, &entry.name)?, ("records", file));
+        }
+        let layers = self.dir("layers")?;
+        for entry in self.documents("layers")? {
+            let file = entry.name.to_string_lossy().into_owned();
+            if let Some(tree) = self.tree_of_document(&file)? {
+                self.name_tree(&mut trees, tree.name(), last_use(&layers, &entry.name)?, ("layers", file.clone()));
+            }
+        }
+        let mut items = Vec::new();
+        for (_, mut tree) in trees {
+            tree.bytes = self.bytes_of("trees", &tree.name)? + self.packed_bytes(&tree.name)?;
+            items.push(tree);
+        }
+        let mounts = self.dir("mounts")?;
+        for entry in mounts.entries()? {
+            let name = entry.name.to_string_lossy().into_owned();
+            let bytes = mounts.sub(&entry.name).map_or(0, |dir| tree_bytes(&dir));
+            let last_use = last_use(&mounts, &entry.name)?;
+            items.push(Item { dir: "mounts", name, last_use, bytes, documents: Vec::new() });
+        }
+        Ok(items)
+    }
+
+    /// Attributes files shared by several trees only to the tree evicted last, because only then
+    /// their space is freed. The items are in order of eviction.
+    fn count_once(&self, items: &mut [Item]) -> Result<()> {
+        let mut seen = HashSet::new();
+        for item in items.iter_mut().rev().filter(|item| item.dir == "trees") {
+            for (inode, bytes) in self.linkable_files(&item.name)? {
+                if !seen.insert(inode) {
+                    item.bytes = item.bytes.saturating_sub(bytes);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns inodes and disk usage of the files of a tree that other trees may share. Computed
+    /// once and stored beside the tree. Only copies have such files, as they are made by linking.
+    fn linkable_files(&self, name: &str) -> Result<Vec<(u64, u64)>> {
+        if !self.root.exists(format!("trees/{name}/{LISTING}"))? {
+            return Ok(Vec::new());
+        }
+        let known = self.tree_note(&TreeId::of_dir(name), FILES)?;
+        if !known.is_empty() {
+            let number = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_le_bytes);
+            return Ok(known.chunks_exact(16).map(|c| (number(&c[..8]), number(&c[8..]))).collect());
+        }
+        let dir = self.dir(&format!("trees/{name}"))?;
+        let mut files = Vec::new();
+        each_below(&dir, &mut |stat| {
+            if stat.kind == Kind::File {
+                files.push((stat.ino, stat.blocks * 512));
+            }
+        });
+        // Hard links within the tree count once.
+        files.sort_unstable();
+        files.dedup();
+        let bytes: Vec<u8> =
+            files.iter().flat_map(|(inode, bytes)| [inode.to_le_bytes(), bytes.to_le_bytes()]).flatten().collect();
+        write_atomic(&dir, OsStr::new(FILES), &bytes, modes::file())?;
+        Ok(files)
+    }
+
+    fn name_tree(
+        &self,
+        trees: &mut HashMap<String, Item>,
+        name: &str,
+        last_use: i64,
+        document: (&'static str, String),
+    ) {
+        let item = trees.entry(name.to_string()).or_insert_with(|| Item {
+            dir: "trees",
+            name: name.to_string(),
+            last_use,
+            bytes: 0,
+            documents: Vec::new(),
+        });
+        item.last_use = item.last_use.max(last_use);
+        item.documents.push(document);
+    }
+
+    /// Returns the disk usage of a finished tree in bytes. Computed once and stored beside it.
+    fn bytes_of(&self, dir: &str, name: &str) -> Result<u64> {
+        let place = format!("{dir}/{name}");
+        let known: Option<u64> = self.read_if_any(&format!("{place}/bytes.json")).ok().flatten();
+        if let Some(bytes) = known {
+            return Ok(bytes);
+        }
+        let Ok(tree) = self.root.sub(&place) else { return Ok(0) };
+        let bytes = tree_bytes(&tree);
+        self.write(&place, "bytes.json", &bytes)?;
+        Ok(bytes)
+    }
+
+    fn packed_bytes(&self, name: &str) -> Result<u64> {
+        let Ok(blobs) = self.packed_blobs(OsStr::new(name)) else { return Ok(0) };
+        Ok(blobs.iter().map(|blob| self.blob_size(blob).unwrap_or(0)).sum())
+    }
+
+    /// Records that a document or a cache mount is used now.
+    pub(crate) fn note_use(&self, dir: &str, name: &str) -> Result<()> {
+        let dir = self.dir(dir)?;
+        let now = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs() as i64);
+        if now - last_use(&dir, OsStr::new(name))? > NOTE_AGAIN {
+            // A read-only store remains usable.
+            let _ = dir.set_mtime(OsStr::new(name), Timestamp { sec: now, nsec: 0 });
+        }
+        Ok(())
+    }
+}
+
+fn last_use(dir: &RootDir, name: &OsStr) -> Result<i64> {
+    Ok(dir.stat_name(name)?.mtime.sec)
+}

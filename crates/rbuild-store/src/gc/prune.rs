@@ -1,0 +1,272 @@
+//! Removal of unreferenced content.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::path::Path;
+
+use rbuild_image::{Digest, digest_of};
+use rbuild_linux::{Kind, RootDir, Stat};
+
+use crate::cache::records::{Record, ResultFile};
+use crate::contents::noted_blob;
+use crate::error::Result;
+use crate::images::NamedImage;
+use crate::store::Store;
+use crate::trees::tree::TreeId;
+use crate::workspace::sweep;
+
+/// The amount of removed content.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Freed {
+    /// Number of dangling images.
+    pub images: u64,
+    /// Number of cache records.
+    pub records: u64,
+    /// Number of trees.
+    pub trees: u64,
+    /// Number of blobs.
+    pub blobs: u64,
+    /// Number of cache mounts.
+    pub mounts: u64,
+    /// Freed disk space of blobs, trees and cache mounts in bytes.
+    pub bytes: u64,
+}
+
+/// Number and disk usage of one kind of content.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Number of entries.
+    pub count: u64,
+    /// Disk usage in bytes.
+    pub bytes: u64,
+}
+
+impl Store {
+    /// Returns the usage of blobs (packed layers and documents), trees (unpacked files), cache
+    /// mounts and build logs.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read.
+    pub fn usage(&self) -> Result<[(&'static str, Usage); 4]> {
+        let blobs = self.dir("blobs/sha256")?;
+        let blob_usage = Usage {
+            count: blobs.entries()?.len() as u64,
+            bytes: fs_extra::dir::get_size(self.path().join("blobs")).unwrap_or_default(),
+        };
+        let mut trees = Usage::default();
+        let (mut mounts, mut logs) = (Usage::default(), Usage::default());
+        for (dir, usage) in [("trees", &mut trees), ("mounts", &mut mounts), ("logs", &mut logs)] {
+            if !self.root.exists(dir)? {
+                continue;
+            }
+            let dir = self.dir(dir)?;
+            usage.count = dir.entries()?.len() as u64;
+            usage.bytes = tree_bytes(&dir);
+        }
+        Ok([("Blobs", blob_usage), ("Trees", trees), ("Cache mounts", mounts), ("Build logs", logs)])
+    }
+
+    /// Removes unreferenced content: dangling images, trees without a record, and blobs used by
+    /// neither. With `all`, also removes the whole build cache and the cache mounts. Takes the
+    /// exclusive lock.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`crate::StoreError::Busy`] while another process uses the store, or if an entry
+    /// cannot be removed.
+    #[tracing::instrument(target = "store", name = "prune", level = "debug", skip(self))]
+    pub fn prune(&self, all: bool) -> Result<Freed> {
+        self.lock_alone()?;
+        self.remove_unpublished()?;
+        sweep(self, &self.dir("tmp")?)?;
+        let mut freed = Freed::default();
+        if all {
+            self.forget_witnesses()?;
+        }
+        // Exactly these entries: a named image may have the same ID.
+        let unnamed: Vec<NamedImage> = self.images()?.into_iter().filter(|e| e.name.is_none()).collect();
+        self.forget(&unnamed)?;
+        freed.images += unnamed.len() as u64;
+        let mut trees = HashSet::new();
+        let (mut blobs, live_layers) = self.image_content()?;
+        self.prune_records(all, &mut trees, &mut blobs, &mut freed)?;
+        self.prune_layers(all, &live_layers, &blobs, &mut trees)?;
+        self.remove_others("trees", |name| trees.contains(name), &mut freed)?;
+        self.remove_blobs(&blobs, &mut freed)?;
+        self.prune_accounts()?;
+        if all {
+            self.remove_others("mounts", |_| false, &mut freed)?;
+            for notes in ["hashes", "ledgers", "logs"] {
+                self.root.remove_all(OsStr::new(notes))?;
+            }
+        }
+        Ok(freed)
+    }
+
+    /// Removes blobs that neither an image nor the cache refers to. Does nothing while another
+    /// process uses the store.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read or a blob cannot be removed.
+    #[tracing::instrument(target = "store", name = "sweep", level = "debug", skip_all)]
+    pub fn sweep_blobs(&self) -> Result<Freed> {
+        let mut freed = Freed::default();
+        if self.lock_alone().is_err() {
+            return Ok(freed);
+        }
+        let (mut blobs, _) = self.image_content()?;
+        for entry in self.dir("trees")?.entries()? {
+            blobs.extend(self.packed_blobs(&entry.name)?);
+        }
+        self.remove_blobs(&blobs, &mut freed)?;
+        Ok(freed)
+    }
+
+    /// Removes all blobs except those in `keep`, and results that refer to removed ones.
+    fn remove_blobs(&self, keep: &HashSet<Digest>, freed: &mut Freed) -> Result<()> {
+        let results = self.dir("results")?;
+        for entry in results.entries()? {
+            let path = format!("results/{}", entry.name.to_string_lossy());
+            let result = self.read_if_any::<ResultFile>(&path).ok().flatten();
+            if !result.is_some_and(|r| keep.contains(&r.manifest)) {
+                results.remove_file(&entry.name)?;
+            }
+        }
+        let names: HashSet<String> = keep.iter().map(Digest::hex).collect();
+        self.remove_others("blobs/sha256", |name| names.contains(name), freed)
+    }
+
+    /// Returns the blobs of all images, and the diffIDs of their layers in hexadecimal.
+    fn image_content(&self) -> Result<(HashSet<Digest>, HashSet<String>)> {
+        let (mut blobs, mut layers) = (HashSet::new(), HashSet::new());
+        let named = self.images()?.into_iter().map(|entry| entry.manifest);
+        let held = self.containers()?.into_iter().map(|container| container.image);
+        for manifest in named.chain(held).collect::<HashSet<_>>() {
+            let image = self.image(&manifest)?;
+            blobs.extend([manifest, image.id]);
+            for (layer, diff_id) in image.layers()? {
+                blobs.extend(digest_of(&layer).ok());
+                layers.insert(diff_id.hex());
+            }
+        }
+        Ok((blobs, layers))
+    }
+
+    fn prune_records(
+        &self,
+        all: bool,
+        trees: &mut HashSet<String>,
+        blobs: &mut HashSet<Digest>,
+        freed: &mut Freed,
+    ) -> Result<()> {
+        let records = self.dir("records")?;
+        for entry in records.entries()? {
+            let name = entry.name.to_string_lossy().into_owned();
+            let record = self.read_if_any::<Record>(&format!("records/{name}")).ok().flatten();
+            match record {
+                Some(record) if !all && self.has_tree(&record.tree)? => {
+                    let tree = record.tree.name().to_string();
+                    blobs.extend(self.packed_blobs(OsStr::new(&tree))?);
+                    trees.insert(tree);
+                }
+                _ => {
+                    records.remove_all(&entry.name)?;
+                    freed.records += 1;
+                }
+            }
+        }
+        for dir in ["results", "builds"] {
+            let dir = self.dir(dir)?;
+            for entry in dir.entries()?.into_iter().filter(|_| all) {
+                dir.remove_all(&entry.name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes accounts whose records are gone.
+    pub(crate) fn prune_accounts(&self) -> Result<()> {
+        if !self.root.exists("accounts")? {
+            return Ok(());
+        }
+        let accounts = self.dir("accounts")?;
+        for entry in accounts.entries()? {
+            if !self.root.exists(Path::new("records").join(&entry.name))? {
+                accounts.remove_all(&entry.name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn prune_layers(
+        &self,
+        all: bool,
+        live: &HashSet<String>,
+        blobs: &HashSet<Digest>,
+        trees: &mut HashSet<String>,
+    ) -> Result<()> {
+        let layers = self.dir("layers")?;
+        let blobs: HashSet<String> = blobs.iter().map(Digest::hex).collect();
+        for entry in layers.entries()? {
+            let name = entry.name.to_string_lossy().into_owned();
+            let hex = name.get(..64).unwrap_or(&name);
+            if let Some(tree) = TreeId::of_document(&name).filter(|_| !all && live.contains(hex)) {
+                trees.insert(tree.name().to_string());
+            } else if !name.strip_suffix(".size").is_some_and(|hex| live.contains(hex))
+                && !noted_blob(&name).is_some_and(|blob| blobs.contains(blob))
+            {
+                layers.remove_all(&entry.name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_others(&self, dir: &str, keep: impl Fn(&str) -> bool, freed: &mut Freed) -> Result<()> {
+        let handle = self.dir(dir)?;
+        for entry in handle.entries()? {
+            if keep(&entry.name.to_string_lossy()) {
+                continue;
+            }
+            let stat = handle.stat_name(&entry.name)?;
+            let (count, bytes) = match dir {
+                "trees" => (&mut freed.trees, handle.sub(&entry.name).map_or(0, |d| tree_bytes(&d))),
+                "mounts" => (&mut freed.mounts, handle.sub(&entry.name).map_or(0, |d| tree_bytes(&d))),
+                _ => (&mut freed.blobs, stat.blocks * 512),
+            };
+            handle.remove_all(&entry.name)?;
+            *count += 1;
+            freed.bytes += bytes;
+        }
+        Ok(())
+    }
+}
+
+/// Returns the disk usage below a directory in bytes, counting each inode once and ignoring
+/// unreadable entries.
+pub(crate) fn tree_bytes(dir: &RootDir) -> u64 {
+    let mut seen = HashSet::new();
+    let mut bytes = 0;
+    each_below(dir, &mut |stat| {
+        if stat.nlink < 2 || stat.kind == Kind::Dir || seen.insert(stat.inode()) {
+            bytes += stat.blocks * 512;
+        }
+    });
+    bytes
+}
+
+/// Calls `look` for every entry below a directory, skipping unreadable ones.
+pub(crate) fn each_below(dir: &RootDir, look: &mut dyn FnMut(&Stat)) {
+    let mut stack = vec![dir.sub(OsStr::new("."))];
+    while let Some(dir) = stack.pop() {
+        let Ok(dir) = dir else { continue };
+        for entry in dir.entries().unwrap_or_default() {
+            let Ok(stat) = dir.stat_name(&entry.name) else { continue };
+            look(&stat);
+            if stat.kind == Kind::Dir {
+                stack.push(dir.sub(&entry.name));
+            }
+        }
+    }
+}

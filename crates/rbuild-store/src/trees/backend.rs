@@ -1,0 +1,118 @@
+//! Snapshots: file systems composed of trees, by overlay mounts or by copying.
+
+use std::path::{Path, PathBuf};
+
+use rbuild_linux::{RootDir, detached_overlay};
+
+use crate::error::Result;
+use crate::store::Store;
+use crate::trees::copies::{Baseline, Files, Whiteouts, merge};
+use crate::trees::stack::distinct;
+use crate::trees::tree::TreeId;
+use crate::workspace::Workspace;
+
+/// The method of stacking trees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Snapshots {
+    /// Overlay mounts.
+    Overlay,
+    /// Copying or hard-linking files.
+    Copies,
+}
+
+/// A writable snapshot, and the state needed to extract its changes.
+pub struct Working {
+    /// Its root directory.
+    pub root: RootDir,
+    before: Option<Baseline>,
+}
+
+/// Temporary mount point for overlays on kernels that cannot mount them detached.
+const SCRATCH: &str = "/mnt";
+
+impl Snapshots {
+    /// Returns the method supported by the store's file system and this process's privileges.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a directory cannot be created.
+    pub fn probe(work: &Workspace) -> Result<Snapshots> {
+        let (lower, upper, scratch) = (work.new_dir()?.0, work.new_dir()?.0, work.new_dir()?.0);
+        let made = detached_overlay(&[lower], Some((&upper, &scratch)), Path::new(SCRATCH));
+        // On an overlay file system, mounting succeeds but creating marks fails.
+        let works = made.is_ok_and(|fd| {
+            let root = RootDir::from_fd(fd, "/");
+            root.create_dir("probe".as_ref(), 0o755).and_then(|()| root.remove_dir("probe".as_ref())).is_ok()
+        });
+        Ok(if works { Snapshots::Overlay } else { Snapshots::Copies })
+    }
+
+    /// Returns a read-only view of the trees (lowest first).
+    ///
+    /// # Errors
+    ///
+    /// Fails if mounting or copying fails.
+    pub fn view(self, store: &Store, work: &Workspace, trees: &[TreeId]) -> Result<RootDir> {
+        if self == Snapshots::Copies {
+            return Ok(RootDir::from_fd(self.merged(store, work, trees, Files::Linked)?.1.into_fd(), "/"));
+        }
+        let mut lowers = store.lower_dirs(trees);
+        // An overlay without an upper directory needs two lower ones.
+        while lowers.len() < 2 {
+            lowers.push(work.new_dir()?.0);
+        }
+        Ok(RootDir::from_fd(detached_overlay(&lowers, None, Path::new(SCRATCH))?, "/"))
+    }
+
+    /// Returns a writable snapshot of the trees for work that replaces files and never writes in
+    /// place. Its changes become the tree in the directory `upper`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if mounting or copying fails.
+    pub fn working(self, store: &Store, work: &Workspace, trees: &[TreeId], upper: &Path) -> Result<Working> {
+        if trees.is_empty() {
+            return Ok(Working { root: RootDir::open(upper)?, before: None });
+        }
+        if self == Snapshots::Copies {
+            let (_, root) = self.merged(store, work, trees, Files::Linked)?;
+            let before = Baseline::of(&root, true)?;
+            return Ok(Working { root: RootDir::from_fd(root.into_fd(), "/"), before: Some(before) });
+        }
+        let (scratch, _) = work.new_dir()?;
+        let fd = detached_overlay(&store.lower_dirs(trees), Some((upper, &scratch)), Path::new(SCRATCH))?;
+        Ok(Working { root: RootDir::from_fd(fd, "/"), before: None })
+    }
+
+    /// Returns a directory with the merged content of the trees, and its path.
+    ///
+    /// # Errors
+    ///
+    /// Fails if copying fails.
+    pub fn merged(self, store: &Store, work: &Workspace, trees: &[TreeId], files: Files) -> Result<(PathBuf, RootDir)> {
+        let (path, root) = work.new_dir()?;
+        let open = distinct(trees).into_iter().map(|tree| store.tree(tree)).collect::<Result<Vec<_>>>()?;
+        merge(&open, &root, files, Whiteouts::Done)?;
+        Ok((path, root))
+    }
+}
+
+impl Working {
+    /// Returns true if files may be added directly to the tree after the work, because its changes
+    /// are not extracted by comparing the directory with its earlier state.
+    pub fn takes_files(&self) -> bool {
+        self.before.is_none()
+    }
+
+    /// Moves the changes into the tree in the directory `upper`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the changes cannot be read or moved.
+    pub fn finish(self, upper: &Path) -> Result<()> {
+        match self.before {
+            Some(before) => Ok(before.changes(&self.root, &RootDir::open(upper)?)?),
+            None => Ok(()),
+        }
+    }
+}

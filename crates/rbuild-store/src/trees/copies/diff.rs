@@ -1,0 +1,244 @@
+//! Extracts the changes made in a merged directory as an overlay upper directory.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use rbuild_layer::{OPAQUE, ORIGIN, keep_in_tree, steers_overlay};
+use rbuild_linux::{Kind, Result, RootDir, Stat, Timestamp, Trail, Xattrs};
+
+/// The identity of an entry before the changes.
+#[derive(Debug, Clone, PartialEq)]
+enum Mark {
+    /// A file, symbolic link or node. `changed` is its ctime (statx(2), stx_ctime); it is omitted
+    /// for hard-linked files, because linking changes it.
+    Leaf { inode: u64, changed: Option<Timestamp> },
+    /// A directory. A directory that was removed and recreated may reuse the inode number, so its
+    /// birth time counts as well.
+    Dir { inode: u64, made: Option<Timestamp>, meta: Meta },
+}
+
+impl Mark {
+    /// Returns true if the entry is the marked one and, as far as the mark tells, unchanged. It
+    /// must not be a directory.
+    fn is_leaf(&self, stat: &Stat) -> bool {
+        matches!(self, Mark::Leaf { inode, changed } if *inode == stat.ino && changed.is_none_or(|at| at == stat.ctime))
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Meta {
+    owner: (u32, u32),
+    mode: u32,
+    mtime: Timestamp,
+    xattrs: Xattrs,
+}
+
+/// The entries of a directory.
+type Entries = HashMap<OsString, Mark>;
+
+/// A subdirectory, and its former entries if it existed before.
+type Below = (OsString, Option<Entries>);
+
+/// A record of a merged directory before work in it.
+pub struct Baseline {
+    /// Entries of each directory, by its path relative to the root.
+    dirs: HashMap<PathBuf, Entries>,
+    linked: bool,
+}
+
+fn meta(dir: &RootDir, stat: &Stat) -> Result<Meta> {
+    let xattrs = dir.xattrs(OsStr::new(""))?.into_iter().filter(|(attr, _)| keep_in_tree(attr)).collect();
+    Ok(Meta { owner: (stat.uid, stat.gid), mode: stat.mode, mtime: stat.mtime, xattrs })
+}
+
+impl Baseline {
+    /// Records all entries below `root`. With `linked`, its files are hard links to files
+    /// elsewhere, and changes of their content or metadata do not count as changes here.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a directory cannot be read.
+    pub fn of(root: &RootDir, linked: bool) -> Result<Baseline> {
+        let mut before = Baseline { dirs: HashMap::new(), linked };
+        let mut trail = Trail::new(root.try_clone()?);
+        // The subdirectories left to visit on each level.
+        let mut levels = vec![before.note(root, Path::new(""))?];
+        let mut path = PathBuf::new();
+        while let Some(names) = levels.last_mut() {
+            let Some(name) = names.pop() else {
+                levels.pop();
+                path.pop();
+                trail.leave()?;
+                continue;
+            };
+            path.push(&name);
+            let below = before.note(trail.enter(&name)?, &path)?;
+            levels.push(below);
+        }
+        Ok(before)
+    }
+
+    /// Records the entries of one directory, and returns the names of its subdirectories.
+    fn note(&mut self, dir: &RootDir, path: &Path) -> Result<Vec<OsString>> {
+        let (mut marks, mut below) = (Entries::new(), Vec::new());
+        for entry in dir.entries()? {
+            let stat = dir.stat_name(&entry.name)?;
+            let mark = if stat.kind == Kind::Dir {
+                let meta = meta(&dir.sub(&entry.name)?, &stat)?;
+                below.push(entry.name.clone());
+                Mark::Dir { inode: stat.ino, made: stat.btime, meta }
+            } else {
+                self.leaf(&stat)
+            };
+            marks.insert(entry.name, mark);
+        }
+        self.dirs.insert(path.to_path_buf(), marks);
+        Ok(below)
+    }
+
+    fn leaf(&self, stat: &Stat) -> Mark {
+        // Files that could not be linked are copies.
+        let is_link = self.linked && stat.nlink > 1;
+        Mark::Leaf { inode: stat.ino, changed: (!is_link).then_some(stat.ctime) }
+    }
+
+    /// Returns true if there was an entry at the path.
+    pub fn had(&self, path: &Path) -> bool {
+        let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return true };
+        self.dirs.get(dir).is_some_and(|marks| marks.contains_key(name))
+    }
+
+    /// Accepts the current entry at the path as the original one if it is the same file. For use
+    /// after another entry was temporarily put in its place, because moving the file away and back
+    /// changes its ctime.
+    pub fn forgive(&mut self, root: &RootDir, path: &Path) {
+        let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return };
+        let Ok(stat) = root.stat(path) else { return };
+        let now = self.leaf(&stat);
+        if let Some(mark @ Mark::Leaf { .. }) = self.dirs.get_mut(dir).and_then(|marks| marks.get_mut(name))
+            && matches!(mark, Mark::Leaf { inode, .. } if *inode == stat.ino)
+        {
+            *mark = now;
+        }
+    }
+
+    /// Moves new and changed entries of `root` into the empty directory `tree`, in the form of an
+    /// overlay upper directory: deletions become whiteouts, and parent directories of changes are
+    /// created with their current metadata. `root` is unusable afterwards.
+    ///
+    /// # Errors
+    ///
+    /// Fails if an entry cannot be read, moved or created.
+    pub fn changes(mut self, root: &RootDir, tree: &RootDir) -> Result<()> {
+        let mut out = Out { tree, now: HashMap::new(), made: vec![PathBuf::new()] };
+        out.now.insert(PathBuf::new(), meta(root, &root.stat_self()?)?);
+        let mut trail = Trail::new(root.try_clone()?);
+        let mut path = PathBuf::new();
+        let marks = self.dirs.remove(Path::new(""));
+        let mut levels = vec![self.changes_in(root, &path, marks, &mut out)?];
+        while let Some(below) = levels.last_mut() {
+            let Some((name, marks)) = below.pop() else {
+                levels.pop();
+                path.pop();
+                trail.leave()?;
+                continue;
+            };
+            path.push(&name);
+            let below = self.changes_in(trail.enter(&name)?, &path, marks, &mut out)?;
+            levels.push(below);
+        }
+        out.finish()
+    }
+
+    /// Moves the changes in one directory, which had the entries `marks` before. Returns its
+    /// subdirectories with their former entries.
+    fn changes_in(
+        &mut self,
+        dir: &RootDir,
+        path: &Path,
+        marks: Option<Entries>,
+        out: &mut Out<'_>,
+    ) -> Result<Vec<Below>> {
+        let (mut marks, mut dirs) = (marks.unwrap_or_default(), Vec::new());
+        for entry in dir.entries()? {
+            let stat = dir.stat_name(&entry.name)?;
+            let old = marks.remove(&entry.name);
+            if stat.kind != Kind::Dir {
+                if !old.is_some_and(|old| old.is_leaf(&stat)) {
+                    let to = out.dir(path)?;
+                    dir.rename(&entry.name, &to, &entry.name)?;
+                    without_steering(&to, &entry.name)?;
+                }
+                continue;
+            }
+            let here = path.join(&entry.name);
+            let now = meta(&dir.sub(&entry.name)?, &stat)?;
+            out.now.insert(here.clone(), now.clone());
+            let had = match old {
+                Some(Mark::Dir { inode, made, meta }) if inode == stat.ino && made == stat.btime => {
+                    if meta != now {
+                        out.dir(&here)?;
+                    }
+                    self.dirs.remove(&here)
+                }
+                other => {
+                    let made = out.dir(&here)?;
+                    if other.is_some() {
+                        made.set_xattr(OsStr::new(""), OsStr::new(OPAQUE), b"y")?;
+                    }
+                    None
+                }
+            };
+            dirs.push((entry.name, had));
+        }
+        for gone in marks.into_keys() {
+            let to = out.dir(path)?;
+            to.set_xattr(OsStr::new(""), OsStr::new(ORIGIN), b"")?;
+            to.create_whiteout(&gone)?;
+        }
+        Ok(dirs)
+    }
+}
+
+/// Removes attributes that an overlay would interpret from an entry that is not a directory.
+fn without_steering(dir: &RootDir, name: &OsStr) -> Result<()> {
+    for (attribute, _) in dir.xattrs(name)?.iter().filter(|(attribute, _)| steers_overlay(attribute)) {
+        dir.remove_xattr(name, attribute)?;
+    }
+    Ok(())
+}
+
+struct Out<'a> {
+    tree: &'a RootDir,
+    /// Metadata of each directory before anything was moved out of it.
+    now: HashMap<PathBuf, Meta>,
+    /// Directories created in the tree, whose metadata is set at the end.
+    made: Vec<PathBuf>,
+}
+
+impl Out<'_> {
+    /// Returns the directory of the tree at that path, creating it and its parents if necessary.
+    fn dir(&mut self, path: &Path) -> Result<RootDir> {
+        if let Ok(dir) = self.tree.sub(Path::new(".").join(path)) {
+            return Ok(dir);
+        }
+        let made = &mut self.made;
+        let dir = self.tree.create_dir_all(path, 0o700, None, |path| made.push(path.to_path_buf()))?;
+        Ok(dir)
+    }
+
+    fn finish(mut self) -> Result<()> {
+        // Children first, because filling a directory changes its time.
+        self.made.sort_by(|a, b| b.cmp(a));
+        for path in &self.made {
+            let Some(Meta { owner, mode, mtime, xattrs }) = self.now.get(path) else { continue };
+            let dir = self.tree.sub(Path::new(".").join(path))?;
+            for (attr, value) in xattrs {
+                dir.set_xattr(OsStr::new(""), attr, value)?;
+            }
+            dir.set_own_meta(owner.0, owner.1, *mode, *mtime)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,160 @@
+//! Merges trees into a directory without mounting an overlay.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use rbuild_layer::{OPAQUE, ORIGIN, keep_in_tree, marks_opaque};
+use rbuild_linux::{Kind, Result, RootDir, Stat, Trail, copy_file};
+
+/// Treatment of files in a merged directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Files {
+    /// Hard links to the files of the trees. The user must only read them, or replace them without
+    /// writing in place.
+    Linked,
+    /// Copies.
+    Copied,
+}
+
+/// Treatment of whiteouts and opaque directories.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whiteouts {
+    /// Applied and dropped: the result is a complete view.
+    Done,
+    /// Applied and kept for the trees below: the result is a tree itself.
+    Kept,
+}
+
+/// The current position: source and target directories, and the names left to process in each.
+struct Way {
+    from: Trail,
+    to: Trail,
+    path: PathBuf,
+    names: Vec<Vec<OsString>>,
+}
+
+/// Fills the empty directory `dest` with the content that an overlay of the trees (lowest first)
+/// would show. Directories are always created anew.
+///
+/// # Errors
+///
+/// Fails if an entry cannot be read or created.
+pub fn merge(trees: &[RootDir], dest: &RootDir, files: Files, marks: Whiteouts) -> Result<()> {
+    for tree in trees {
+        // A layer's root directory may be opaque, too.
+        if marks_opaque(&tree.xattrs(OsStr::new(""))?) {
+            for entry in dest.entries()? {
+                dest.remove_all(&entry.name)?;
+            }
+        }
+        let mut links = HashMap::new();
+        let (from, to) = (Trail::new(tree.try_clone()?), Trail::new(dest.try_clone()?));
+        let mut way = Way { from, to, path: PathBuf::new(), names: vec![names_in(tree)?] };
+        while let Some(names) = way.names.last_mut() {
+            let Some(name) = names.pop() else {
+                way.leave()?;
+                continue;
+            };
+            let (from, to) = (way.from.last(), way.to.last());
+            let stat = from.stat_name(&name)?;
+            if from.is_whiteout(&name, &stat)? {
+                to.remove_all(&name)?;
+                if marks == Whiteouts::Kept {
+                    to.set_xattr(OsStr::new(""), OsStr::new(ORIGIN), b"")?;
+                    to.create_whiteout(&name)?;
+                }
+            } else if stat.kind == Kind::Dir {
+                way.enter(&name, marks)?;
+            } else {
+                place(&way, &name, &stat, files, dest, &mut links)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn names_in(dir: &RootDir) -> Result<Vec<OsString>> {
+    Ok(dir.entries()?.into_iter().map(|e| e.name).collect())
+}
+
+impl Way {
+    fn enter(&mut self, name: &OsStr, marks: Whiteouts) -> Result<()> {
+        let from = self.from.enter(name)?;
+        let attributes = from.xattrs(OsStr::new(""))?;
+        let hides = marks_opaque(&attributes);
+        let to = self.to.last();
+        let before = to.stat_name(name).ok();
+        let deleted = before.as_ref().map_or(Ok(false), |stat| to.is_whiteout(name, stat))?;
+        if hides || before.is_none_or(|stat| stat.kind != Kind::Dir) {
+            to.remove_all(name)?;
+            to.create_dir(name, 0o700)?;
+            if marks == Whiteouts::Kept && (hides || deleted) {
+                to.set_xattr(name, OsStr::new(OPAQUE), b"y")?;
+            }
+        }
+        for (attr, value) in attributes.iter().filter(|(attr, _)| keep_in_tree(attr)) {
+            to.set_xattr(name, attr, value)?;
+        }
+        self.to.enter(name)?;
+        self.path.push(name);
+        self.names.push(names_in(self.from.last())?);
+        Ok(())
+    }
+
+    /// Leaves a directory after all its entries were processed, and sets its metadata.
+    fn leave(&mut self) -> Result<()> {
+        let stat = self.from.last().stat_self()?;
+        self.to.last().set_own_meta(stat.uid, stat.gid, stat.mode, stat.mtime)?;
+        self.names.pop();
+        self.path.pop();
+        self.from.leave()?;
+        self.to.leave()
+    }
+}
+
+fn place(
+    way: &Way,
+    name: &OsStr,
+    stat: &Stat,
+    files: Files,
+    dest: &RootDir,
+    links: &mut HashMap<(u32, u32, u64), PathBuf>,
+) -> Result<()> {
+    let (from, to) = (way.from.last(), way.to.last());
+    to.remove_all(name)?;
+    // Linking fails at the maximum link count, or on file systems without hard links.
+    if files == Files::Linked && to.hard_link(from, name, name).is_ok() {
+        return Ok(());
+    }
+    if stat.nlink > 1 {
+        if let Some(first) = links.get(&stat.inode()) {
+            let (dir, first) = dest.parent(first)?;
+            return to.hard_link(&dir, &first, name);
+        }
+        links.insert(stat.inode(), Path::new("/").join(&way.path).join(name));
+    }
+    copy_entry(from, name, stat, to, name)
+}
+
+/// Copies an entry with the metadata `stat` to an unused name. It must not be a directory.
+pub(crate) fn copy_entry(from: &RootDir, name: &OsStr, stat: &Stat, to: &RootDir, to_name: &OsStr) -> Result<()> {
+    match stat.kind {
+        Kind::File => {
+            let file = to.create_file(to_name, 0o600)?;
+            copy_file(&from.open_name(name)?, stat, &file)?;
+        }
+        Kind::Symlink => to.create_symlink(&from.read_link(name)?, to_name)?,
+        kind => to.create_node(to_name, kind, stat.mode, stat.rdev)?,
+    }
+    to.chown(to_name, stat.uid, stat.gid)?;
+    if stat.kind != Kind::Symlink {
+        to.chmod(to_name, stat.mode)?;
+    }
+    if stat.kind == Kind::File {
+        for (attr, value) in from.xattrs(name)?.iter().filter(|(attr, _)| keep_in_tree(attr)) {
+            to.set_xattr(to_name, attr, value)?;
+        }
+    }
+    to.set_mtime(to_name, stat.mtime)
+}

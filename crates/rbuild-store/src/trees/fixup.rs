@@ -1,0 +1,324 @@
+//! Resolves references of layers to lower layers ([`LowerRefs`]). A layer's tree is shared between
+//! images, so it is never modified. Instead, a small fix-up tree is generated for each stack and
+//! placed directly above the layer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use rbuild_image::Hasher;
+use rbuild_layer::{LayerError, LowerRefs, OPAQUE, ORIGIN, keep_in_tree, marks_opaque};
+use rbuild_linux::{Kind, RootDir, Stat, Timestamp};
+
+use crate::error::{Result, StoreError};
+use crate::store::Store;
+use crate::trees::copies::copy_entry;
+use crate::trees::tree::TreeId;
+use crate::trees::union::{Found, UnionView};
+use crate::workspace::Workspace;
+
+/// Maximum length of a chain of hard links.
+const MOST_LINKED: usize = 40;
+
+/// File beside a layer's tree with its references to lower layers.
+pub(crate) const LOWER_REFS: &str = "leaning";
+
+impl Store {
+    /// Returns the trees of an image's layers, lowest first, each followed by its fix-up tree if it
+    /// needs one.
+    pub(crate) fn mended(&self, work: &Workspace, layers: Vec<TreeId>, build: &str) -> Result<Vec<TreeId>> {
+        let mut trees = Vec::new();
+        for layer in layers {
+            let note = self.tree_note(&layer, LOWER_REFS)?;
+            // An overlay ignores the opaque mark on root directories, so the trees below are
+            // dropped here.
+            if is_opaque(&self.tree(&layer)?)? {
+                trees.clear();
+            }
+            trees.push(layer);
+            if !note.is_empty() {
+                let lower_refs = LowerRefs::from_bytes(&note).ok_or_else(|| StoreError::Damaged {
+                    what: format!("tree {}", trees[trees.len() - 1].name()),
+                    reason: "the note about what it lacks cannot be read".into(),
+                })?;
+                trees.extend(self.fixup(work, &trees, &lower_refs, build)?);
+            }
+        }
+        Ok(trees)
+    }
+
+    /// Returns the fix-up tree of the last of `trees` above the others, creating it once. Returns
+    /// `None` if none is needed.
+    #[tracing::instrument(target = "store", name = "fixup", level = "debug", skip_all)]
+    fn fixup(&self, work: &Workspace, trees: &[TreeId], lower_refs: &LowerRefs, build: &str) -> Result<Option<TreeId>> {
+        let [below @ .., layer] = trees else { return Ok(None) };
+        let layer = self.tree(layer)?;
+        if lower_refs.is_empty() && below.last().map_or(Ok(true), |below| same_dir(&self.tree(below)?, &layer))? {
+            return Ok(None);
+        }
+        let mut hasher = Hasher::new();
+        hasher.field("mend 2");
+        for tree in trees {
+            hasher.field(tree.name());
+        }
+        let key = hasher.finish();
+        let made = |id: TreeId| -> Result<Option<TreeId>> {
+            let tree = self.tree(&id)?;
+            Ok((!tree.entries()?.is_empty() || !same_dir(&tree, &layer)?).then_some(id))
+        };
+        if let Some(record) = self.record(&key)? {
+            return made(record.tree);
+        }
+        let _alone = self.lock_step(&key)?;
+        if let Some(record) = self.record(&key)? {
+            return made(record.tree);
+        }
+        let (path, dir) = self.new_tree(work)?;
+        let open = trees.iter().map(|tree| self.tree(tree)).collect::<Result<Vec<_>>>()?;
+        FixupBuilder::new(open, lower_refs, dir.sub("fs")?)?.fixup()?;
+        let tree = TreeId::of_step(&key);
+        self.commit_tree(work, &path, &tree)?;
+        self.put_record(&key, &tree, &key, 0, build)?;
+        made(tree)
+    }
+}
+
+struct FixupBuilder<'a> {
+    lower_refs: &'a LowerRefs,
+    implied: BTreeSet<&'a Path>,
+    layer: RootDir,
+    /// The tree whose root directory provides the metadata of the root.
+    root: RootDir,
+    /// The trees below the layer.
+    below: UnionView,
+    /// The layer and the trees below it.
+    all: UnionView,
+    /// The fix-up tree being created.
+    fixup: RootDir,
+    /// Directories of the layer at paths where the lower trees have a symbolic link, and the link's
+    /// target.
+    moved: BTreeMap<PathBuf, PathBuf>,
+    /// Times of the directories created, set at the end.
+    times: Vec<(PathBuf, Timestamp)>,
+}
+
+impl<'a> FixupBuilder<'a> {
+    /// Creates the state for the last of `trees`, the layer, above the others.
+    fn new(mut trees: Vec<RootDir>, lower_refs: &'a LowerRefs, fixup: RootDir) -> Result<FixupBuilder<'a>> {
+        let copies = trees.iter().map(RootDir::try_clone).collect::<std::result::Result<Vec<_>, _>>()?;
+        let all = UnionView::new(copies.into_iter());
+        let layer = trees.pop().expect("there is a layer");
+        let implied = lower_refs.dirs.iter().map(PathBuf::as_path).collect();
+        let root = trees.last().filter(|_| lower_refs.root).unwrap_or(&layer).try_clone()?;
+        let below = UnionView::new(trees.into_iter());
+        Ok(FixupBuilder {
+            lower_refs,
+            implied,
+            layer,
+            root,
+            below,
+            all,
+            fixup,
+            moved: BTreeMap::new(),
+            times: Vec::new(),
+        })
+    }
+
+    fn fixup(mut self) -> Result<()> {
+        let root = dress(&self.root, &self.fixup)?;
+        self.times.push((PathBuf::new(), root));
+        for dir in &self.lower_refs.dirs {
+            self.settle(dir)?;
+        }
+        let targets: BTreeMap<_, _> = self.lower_refs.links.iter().map(|(name, file)| (name, file)).collect();
+        for (name, file) in &self.lower_refs.links {
+            let mut end = file;
+            // The target may be such a link itself. A cycle ends at a path where nothing is found.
+            for _ in 0..MOST_LINKED {
+                end = targets.get(end).copied().unwrap_or(end);
+            }
+            self.link(name, end)?;
+        }
+        for (path, mtime) in self.times.iter().rev() {
+            self.fixup.sub(path)?.set_own_mtime(*mtime)?;
+        }
+        Ok(())
+    }
+
+    /// Gives an undescribed directory the metadata of the lower trees. If they have a symbolic link
+    /// there, moves the directory's content to the link's target.
+    fn settle(&mut self, dir: &Path) -> Result<()> {
+        if dir.ancestors().skip(1).any(|above| self.moved.contains_key(above)) || self.is_alone(dir)? {
+            return Ok(());
+        }
+        let Some(Found { dir: from, name, stat }) = self.below.find(dir)? else { return Ok(()) };
+        match stat.kind {
+            Kind::Dir => drop(self.dir(dir)?),
+            Kind::Symlink => {
+                let to = self.below.resolve(dir)?;
+                self.move_all(dir, &to)?;
+                let above = self.dir(dir.parent().unwrap_or(Path::new("")))?;
+                // Moved content may have been placed at the link's own path.
+                if !above.exists(&name)? {
+                    put(&from, &name, &stat, &above, &name)?;
+                }
+                self.moved.insert(dir.to_path_buf(), to);
+            }
+            // The directory replaces it.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Returns true if an opaque parent directory in the layer hides the lower trees at that path.
+    /// A directory that is opaque itself keeps its own metadata.
+    fn is_alone(&self, path: &Path) -> Result<bool> {
+        for above in path.ancestors().skip(1).filter(|p| !p.as_os_str().is_empty()) {
+            if is_opaque(&self.layer.sub(above)?)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Returns a directory of the fix-up tree, creating it and its parents with the metadata they
+    /// should have.
+    fn dir(&mut self, path: &Path) -> Result<RootDir> {
+        let mut above: Vec<&Path> = path.ancestors().filter(|p| !p.as_os_str().is_empty()).collect();
+        above.reverse();
+        above.into_iter().try_for_each(|dir| self.one_dir(dir, dir))?;
+        Ok(self.fixup.sub(path)?)
+    }
+
+    /// Creates one such directory. Its metadata comes from the layer's directory at `own` if the
+    /// layer describes it, else from the lower trees, or from `own` if they have no such directory.
+    fn one_dir(&mut self, path: &Path, own: &Path) -> Result<()> {
+        if self.fixup.exists(path)? {
+            return Ok(());
+        }
+        let mine = || self.layer.sub(own).ok();
+        let found = |f: Found| (f.stat.kind == Kind::Dir).then(|| f.dir.sub(&f.name)).transpose();
+        // The layer may also describe it under its own path.
+        let described = [own, path].into_iter().find(|dir| !self.implied.contains(*dir) && self.is_own_dir(dir));
+        let source = described.and_then(|dir| self.layer.sub(dir).ok());
+        let source = match source {
+            Some(dir) => Some(dir),
+            None => self.below.find(path)?.map_or(Ok(None), found)?.or_else(mine),
+        };
+        let (dir, name) = self.fixup.parent(path)?;
+        dir.create_dir(&name, 0o755)?;
+        let made = dir.sub(&name)?;
+        if let Some(source) = source {
+            self.times.push((path.to_path_buf(), dress(&source, &made)?));
+        }
+        Ok(())
+    }
+
+    /// Returns true if the layer itself has a directory at the path, without a symbolic link on the
+    /// way.
+    fn is_own_dir(&self, path: &Path) -> bool {
+        let mut steps = path.ancestors().filter(|p| !p.as_os_str().is_empty());
+        steps.all(|step| matches!(self.layer.stat(step), Ok(stat) if stat.kind == Kind::Dir))
+    }
+
+    /// Recreates the layer's content below `from` at the target of a symbolic link, `to`.
+    fn move_all(&mut self, from: &Path, to: &Path) -> Result<()> {
+        let mut stack = vec![(from.to_path_buf(), to.to_path_buf())];
+        while let Some((own, path)) = stack.pop() {
+            let path = if self.implied.contains(&*own) { self.below.resolve(&path)? } else { path };
+            self.dir(path.parent().unwrap_or(Path::new("")))?;
+            self.one_dir(&path, &own)?;
+            let (source, dest) = (self.layer.sub(&own)?, self.fixup.sub(&path)?);
+            if is_opaque(&source)? {
+                dest.set_xattr(OsStr::new(""), OsStr::new(OPAQUE), b"y")?;
+            }
+            for entry in source.entries()? {
+                let stat = source.stat_name(&entry.name)?;
+                if source.is_whiteout(&entry.name, &stat)? {
+                    dest.set_xattr(OsStr::new(""), OsStr::new(ORIGIN), b"")?;
+                    dest.create_whiteout(&entry.name)?;
+                } else if stat.kind == Kind::Dir {
+                    stack.push((own.join(&entry.name), path.join(&entry.name)));
+                } else {
+                    put(&source, &entry.name, &stat, &dest, &entry.name)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Creates a hard link to a file of a lower layer. Both names are created in the fix-up tree,
+    /// because hard links cannot span trees.
+    fn link(&mut self, name: &Path, file: &Path) -> Result<()> {
+        let name = self.after_moves(name);
+        let (above, file_name) = (file.parent().unwrap_or(Path::new("")), file.file_name().unwrap_or_default());
+        let file = self.all.resolve(above)?.join(file_name);
+        let wrong = |reason: &str| {
+            let reason = format!("is a hard link to {file:?}, {reason}");
+            StoreError::from(LayerError::Entry { name: name.to_string_lossy().into_owned(), reason })
+        };
+        let (found, stays) = match self.all.find(&file)? {
+            Some(found) => (Some(found), true),
+            // The layer links the file and deletes its original name.
+            None => (self.below.find(&file)?, false),
+        };
+        let found = found.ok_or_else(|| wrong("which neither its layer nor one below it brings"))?;
+        if found.stat.kind == Kind::Dir {
+            return Err(wrong("which is a directory"));
+        }
+        if !stays {
+            let to = self.dir(name.parent().unwrap_or(Path::new("")))?;
+            let to_name = name.file_name().unwrap_or_default();
+            to.remove_all(to_name)?;
+            return put(&found.dir, &found.name, &found.stat, &to, to_name);
+        }
+        let from = self.dir(file.parent().unwrap_or(Path::new("")))?;
+        let file_name = file.file_name().unwrap_or_default();
+        if !from.exists(file_name)? {
+            put(&found.dir, &found.name, &found.stat, &from, file_name)?;
+        }
+        let to = self.dir(name.parent().unwrap_or(Path::new("")))?;
+        let to_name = name.file_name().unwrap_or_default();
+        to.remove_all(to_name)?;
+        Ok(to.hard_link(&from, file_name, to_name)?)
+    }
+
+    fn after_moves(&self, path: &Path) -> PathBuf {
+        let moved = path.ancestors().find_map(|above| Some((above, self.moved.get(above)?)));
+        moved.map_or_else(|| path.to_path_buf(), |(above, to)| to.join(path.strip_prefix(above).unwrap_or(path)))
+    }
+}
+
+/// Copies owner, mode and attributes to a directory, and returns the time to set once it is
+/// complete.
+fn dress(like: &RootDir, dir: &RootDir) -> Result<Timestamp> {
+    let stat = like.stat_self()?;
+    dir.set_own_meta(stat.uid, stat.gid, stat.mode, stat.mtime)?;
+    for (attr, value) in kept(like)? {
+        dir.set_xattr(OsStr::new(""), &attr, &value)?;
+    }
+    Ok(stat.mtime)
+}
+
+/// Returns true if two directories have the same metadata except for their times.
+fn same_dir(a: &RootDir, b: &RootDir) -> Result<bool> {
+    let told = |stat: Stat| (stat.uid, stat.gid, stat.mode);
+    Ok(told(a.stat_self()?) == told(b.stat_self()?) && kept(a)? == kept(b)?)
+}
+
+fn kept(dir: &RootDir) -> Result<BTreeMap<OsString, Vec<u8>>> {
+    Ok(dir.xattrs(OsStr::new(""))?.into_iter().filter(|(attr, _)| keep_in_tree(attr)).collect())
+}
+
+fn is_opaque(dir: &RootDir) -> Result<bool> {
+    Ok(marks_opaque(&dir.xattrs(OsStr::new(""))?))
+}
+
+/// Hard-links a file of another tree, or copies it if that is impossible. Linking is safe because
+/// files of trees are never written to.
+fn put(from: &RootDir, name: &OsStr, stat: &Stat, to: &RootDir, to_name: &OsStr) -> Result<()> {
+    match to.hard_link(from, name, to_name) {
+        Ok(()) => Ok(()),
+        Err(_) => Ok(copy_entry(from, name, stat, to, to_name)?),
+    }
+}

@@ -1,0 +1,180 @@
+//! Partial unpacking: extracts a few paths of an image by reading its layers, without unpacking the
+//! rest.
+
+use std::collections::{BTreeSet, HashSet};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rbuild_image::{Descriptor, Digest, Hasher};
+use rbuild_layer::{EntryKind, TarEntry, entry_path};
+use rbuild_linux::RootDir;
+
+use crate::error::Result;
+use crate::images::{Image, digest};
+use crate::parallel::side_by_side;
+use crate::store::Store;
+use crate::trees::copies::{Files, Whiteouts, merge};
+use crate::trees::tree::TreeId;
+use crate::workspace::Workspace;
+
+/// Maximum number of passes. Links may lead to further paths, each requiring another pass; beyond
+/// this, unpacking the whole image is cheaper.
+const READINGS: usize = 4;
+
+impl Store {
+    /// Returns a tree that contains the given paths (relative, normalized) as the image shows them,
+    /// creating it once. Returns `None` if partial unpacking is not worthwhile or not possible: the
+    /// image is unpacked already, or a path does not exist or requires too many passes.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a layer cannot be read or unpacked, or if the build is stopped.
+    #[tracing::instrument(target = "store", name = "partial", level = "debug", skip_all)]
+    pub fn image_parts(
+        &self,
+        work: &Workspace,
+        image: &Image,
+        wanted: &BTreeSet<PathBuf>,
+        now: i64,
+        build: &str,
+    ) -> Result<Option<TreeId>> {
+        let key = key(image, wanted, self.owners() == crate::Owners::Recorded);
+        if let Some(record) = self.record(&key)? {
+            return Ok(Some(record.tree));
+        }
+        let mut missing = false;
+        for (_, diff_id) in image.layers()? {
+            missing |= self.layer_tree(&diff_id)?.is_none();
+        }
+        if !missing {
+            return Ok(None);
+        }
+        let _alone = self.lock_step(&key)?;
+        if let Some(record) = self.record(&key)? {
+            return Ok(Some(record.tree));
+        }
+        let mut all = wanted.clone();
+        for _ in 0..READINGS {
+            let (path, made) = self.new_tree(work)?;
+            let fs = made.sub("fs")?;
+            let Some(mut further) = self.read_parts(work, image, &all, &fs)? else { return Ok(None) };
+            // A path may be a hard link whose target is extracted in the next pass.
+            let complete = further.is_subset(&all);
+            for path in wanted {
+                let Ok(real) = fs.resolve(path) else { return Ok(None) };
+                let real = real.strip_prefix("/").unwrap_or(&real).to_path_buf();
+                if complete && all.contains(&real) && !fs.exists(&real)? {
+                    return Ok(None);
+                }
+                further.insert(real);
+            }
+            let before = all.len();
+            all.extend(further);
+            if all.len() == before {
+                let tree = TreeId::of_step(&key);
+                self.commit_tree(work, &path, &tree)?;
+                self.put_record(&key, &tree, &key, now, build)?;
+                return Ok(Some(tree));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Extracts the paths from all layers, several in parallel. Returns further paths that hard
+    /// links lead to. Returns `None` if a layer refers to lower layers, or has content behind one
+    /// of its own symbolic links: its meaning then depends on the complete file system.
+    fn read_parts(
+        &self,
+        work: &Workspace,
+        image: &Image,
+        wanted: &BTreeSet<PathBuf>,
+        fs: &RootDir,
+    ) -> Result<Option<BTreeSet<PathBuf>>> {
+        let layers = image.layers()?;
+        let read = |(layer, diff_id): &(Descriptor, Digest)| self.read_layer_parts(work, layer, diff_id, wanted);
+        let read = side_by_side(&layers, read)?;
+        if read.iter().any(|parts| parts.behind_link) || read.iter().skip(1).any(|parts| parts.leans) {
+            return Ok(None);
+        }
+        let open = read.iter().map(|parts| parts.dir.try_clone()).collect::<std::result::Result<Vec<_>, _>>()?;
+        merge(&open, fs, Files::Linked, Whiteouts::Done)?;
+        // Remove the extra hard links, so that link counts are those of the image.
+        for parts in &read {
+            work.dir().remove_all(parts.path.file_name().unwrap_or_default())?;
+        }
+        Ok(Some(read.into_iter().flat_map(|parts| parts.further).collect()))
+    }
+
+    fn read_layer_parts(
+        &self,
+        work: &Workspace,
+        layer: &Descriptor,
+        diff_id: &Digest,
+        wanted: &BTreeSet<PathBuf>,
+    ) -> Result<LayerParts> {
+        let (path, dir) = work.new_dir()?;
+        let mut further = BTreeSet::new();
+        let (mut dirs, mut leans) = (HashSet::new(), false);
+        let (mut passed, mut links) = (HashSet::new(), HashSet::new());
+        let mut wants = |entry: &TarEntry| {
+            // Unselected entries are checked as well, because their paths may resolve differently
+            // above other layers.
+            let path = entry_path(&entry.path).unwrap_or_default();
+            leans |= path.parent().is_some_and(|dir| !dir.as_os_str().is_empty() && !dirs.contains(dir));
+            let linked = (entry.kind == EntryKind::HardLink).then(|| entry_path(&entry.link)).flatten();
+            for parent in [Some(&path), linked.as_ref()].into_iter().flatten().filter_map(|path| path.parent()) {
+                if !passed.contains(parent) {
+                    passed.extend(parent.ancestors().map(Path::to_path_buf));
+                }
+            }
+            match entry.kind {
+                EntryKind::Dir => drop(dirs.insert(path)),
+                EntryKind::Symlink => drop(links.insert(path)),
+                _ => {}
+            }
+            match linked {
+                Some(target) if is_wanted(entry, wanted) && !concerns(&target, wanted) => {
+                    further.insert(target);
+                    false
+                }
+                _ => is_wanted(entry, wanted),
+            }
+        };
+        let got = self.unpack_some_verified(&digest(layer)?, diff_id, &dir, &mut wants)?;
+        leans |= !got.lower_refs.is_empty();
+        let behind_link = !links.is_disjoint(&passed);
+        Ok(LayerParts { path, dir, further, leans, behind_link })
+    }
+}
+
+/// The selected content of one layer.
+struct LayerParts {
+    path: PathBuf,
+    dir: RootDir,
+    /// Further paths that hard links lead to.
+    further: BTreeSet<PathBuf>,
+    /// True if an entry has a parent directory without an entry of its own, or is a hard link to a
+    /// file outside the layer.
+    leans: bool,
+    /// True if the path of an entry contains a symbolic link of the layer itself.
+    behind_link: bool,
+}
+
+fn key(image: &Image, wanted: &BTreeSet<PathBuf>, recorded: bool) -> Digest {
+    let mut hasher = Hasher::new();
+    hasher.field("parts 2").field(image.manifest_digest.bytes()).field([u8::from(recorded)]);
+    for path in wanted {
+        hasher.field(path.as_os_str().as_bytes());
+    }
+    hasher.finish()
+}
+
+/// Returns true if an entry affects one of the paths, or a path below or above one.
+fn is_wanted(entry: &TarEntry, wanted: &BTreeSet<PathBuf>) -> bool {
+    // Paths outside the root are rejected during unpacking.
+    entry.subject().is_none_or(|path| concerns(&path, wanted))
+}
+
+fn concerns(path: &Path, wanted: &BTreeSet<PathBuf>) -> bool {
+    wanted.iter().any(|wanted| path.starts_with(wanted) || wanted.starts_with(path))
+}

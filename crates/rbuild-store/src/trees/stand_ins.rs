@@ -1,0 +1,90 @@
+//! Trees with files that stand in for devices, for isolation modes that cannot create device nodes.
+//!
+//! The note on such a file is valid for its inode only ([`rbuild_linux::Recorded`]). A copied store
+//! has other inodes, so its trees with stand-ins are invalid. The kernel also assigns a new inode
+//! when a command changes a stand-in and it is copied up.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use rbuild_linux::{Kind, RootDir, Stat, has_met_stand_ins, owner_attribute};
+
+use crate::error::{Result, StoreError};
+use crate::store::Store;
+use crate::trees::tree::TreeId;
+use crate::trees::union::{Found, UnionView};
+
+/// File beside a tree that may contain stand-ins, with the inode number of its `fs` directory.
+pub(crate) const STAND_INS: &str = "stand-ins";
+
+impl Store {
+    /// Marks a new tree as possibly containing stand-ins, if this process has encountered any.
+    pub(crate) fn note_stand_ins(&self, made: &RootDir) -> Result<()> {
+        match made.stat_name(OsStr::new("fs")) {
+            Ok(fs) if has_met_stand_ins() => self.put_note(made, STAND_INS, fs.ino.to_string().as_bytes()),
+            _ => Ok(()),
+        }
+    }
+
+    fn may_hold_stand_ins(&self, tree: &TreeId) -> Result<bool> {
+        Ok(!self.tree_note(tree, STAND_INS)?.is_empty())
+    }
+
+    /// Returns true if the tree's stand-ins, if any, are still the original inodes.
+    pub(crate) fn has_own_stand_ins(&self, tree: &TreeId) -> Result<bool> {
+        let note = self.tree_note(tree, STAND_INS)?;
+        if note.is_empty() {
+            return Ok(true);
+        }
+        let fs = self.root.stat(Path::new("trees").join(tree.name()).join("fs"))?;
+        Ok(note == fs.ino.to_string().as_bytes())
+    }
+
+    /// Revalidates stand-ins that the kernel copied up from these trees (lowest first) into the
+    /// overlay upper directory `upper` because a command changed them.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a tree cannot be read or a stand-in cannot be changed.
+    pub fn renew_stand_ins(&self, trees: &[TreeId], upper: &RootDir) -> Result<()> {
+        let mut may_be = false;
+        for tree in trees {
+            may_be |= self.may_hold_stand_ins(tree)?;
+        }
+        if !may_be {
+            return Ok(());
+        }
+        let open = trees.iter().map(|tree| self.tree(tree)).collect::<Result<Vec<_>>>()?;
+        let below = UnionView::new(open.into_iter());
+        let mut todo = vec![(PathBuf::new(), upper.try_clone()?)];
+        while let Some((path, dir)) = todo.pop() {
+            for entry in dir.entries()? {
+                let stat = dir.stat_name(&entry.name)?;
+                let here = path.join(&entry.name);
+                match stat.kind {
+                    Kind::Dir => todo.push((here, dir.sub(&entry.name)?)),
+                    Kind::File if stat.size == 0 => renew(&dir, &entry.name, &stat, &below, &here)?,
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Revalidates a file if it is a copied-up stand-in: its note equals that of the stand-in below,
+/// and it belongs to root or to the same owner. Whoever could forge such a file could also have
+/// changed the original. A stand-in with another owner or path is not recognized.
+fn renew(dir: &RootDir, name: &OsStr, stat: &Stat, below: &UnionView, path: &Path) -> Result<()> {
+    let said = |dir: &RootDir, name: &OsStr| Ok::<_, StoreError>(dir.xattrs(name)?.remove(owner_attribute()));
+    let Some(says) = said(dir, name)? else { return Ok(()) };
+    let Some(Found { dir: old_dir, name: old_name, stat: old }) = below.find(path)? else { return Ok(()) };
+    match old.device {
+        Some(device)
+            if (stat.uid == 0 || stat.uid == old.uid) && said(&old_dir, &old_name)?.as_ref() == Some(&says) =>
+        {
+            Ok(dir.set_stand_in(name, device)?)
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,281 @@
+//! File trees of steps and layers.
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use rbuild_image::{Descriptor, Digest};
+use rbuild_layer::{LowerRefs, TarEntry, Unpacked, Unpacking, unpack_some};
+use rbuild_linux::RootDir;
+use serde::{Deserialize, Serialize};
+
+use crate::contents::{compare, compare_content};
+use crate::error::Result;
+use crate::images::{Image, digest};
+use crate::modes;
+use crate::parallel::side_by_side;
+use crate::store::{Owners as TreeOwners, Store};
+use crate::trees::fixup::LOWER_REFS;
+use crate::workspace::Workspace;
+
+/// The name of a tree in the store.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TreeId(String);
+
+impl TreeId {
+    /// Returns the tree of the step with that key.
+    pub fn of_step(key: &Digest) -> TreeId {
+        TreeId(format!("s{}", key.hex()))
+    }
+
+    /// Returns true if the name contains a full digest. Trees of earlier versions, with shorter
+    /// names, are invalid: their owners and devices were recorded in attributes that anyone could
+    /// set.
+    pub(crate) fn is_current(&self) -> bool {
+        self.0.len() == 65
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.0
+    }
+
+    /// Returns the tree in that directory of `trees`.
+    pub(crate) fn of_dir(name: &str) -> TreeId {
+        TreeId(name.to_string())
+    }
+
+    /// Returns the tree of the layer with that diffID.
+    pub fn of_layer(diff_id: &Digest, owners: TreeOwners) -> TreeId {
+        let kind = if owners == TreeOwners::Given { 'l' } else { 'r' };
+        TreeId(format!("{kind}{}", diff_id.hex()))
+    }
+
+    /// Returns the tree of the layer that a document in `layers` describes.
+    pub(crate) fn of_document(name: &str) -> Option<TreeId> {
+        let name = name.strip_suffix(".json")?;
+        let (hex, kind) = name.strip_suffix(RECORDED).map_or((name, 'l'), |hex| (hex, 'r'));
+        (hex.len() == 64).then(|| TreeId(format!("{kind}{hex}")))
+    }
+}
+
+/// File beside a copy's tree that lists the sources of its files. These files may be hard links to
+/// those of another copy.
+pub const LISTING: &str = "listing";
+
+/// Suffix before `.json` in the names of documents about layers' trees with recorded owners.
+const RECORDED: &str = "-recorded";
+
+/// Maximum size of a note in bytes.
+const MAX_NOTE: u64 = 1 << 30;
+
+#[derive(Serialize, Deserialize)]
+struct LayerFile {
+    tree: TreeId,
+    boot: String,
+    build: String,
+}
+
+impl Store {
+    /// Returns the path of a tree's files in this process.
+    pub fn tree_path(&self, tree: &TreeId) -> PathBuf {
+        self.path().join("trees").join(&tree.0).join("fs")
+    }
+
+    /// Opens the files of a tree.
+    ///
+    /// # Errors
+    ///
+    /// Fails if they are not unpacked.
+    pub fn tree(&self, tree: &TreeId) -> Result<RootDir> {
+        Ok(self.root.sub(Path::new("trees").join(&tree.0).join("fs"))?)
+    }
+
+    /// Returns the content of the file `name` beside a tree, empty if there is none.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file cannot be read.
+    pub fn tree_note(&self, tree: &TreeId, name: &str) -> Result<Vec<u8>> {
+        match self.root.read(Path::new("trees").join(&tree.0).join(name), MAX_NOTE) {
+            Err(e) if e.is_not_found() => Ok(Vec::new()),
+            other => Ok(other?),
+        }
+    }
+
+    /// Writes a file beside the files of a new tree.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file cannot be written.
+    pub fn put_note(&self, made: &RootDir, name: &str, bytes: &[u8]) -> Result<()> {
+        let mut file = made.create_file(OsStr::new(name), modes::file())?;
+        file.write_all(bytes).map_err(|e| rbuild_linux::Error::new("write", name, e))?;
+        Ok(())
+    }
+
+    /// Creates a new, unpublished tree: a directory that contains an empty `fs`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the directory cannot be created.
+    pub fn new_tree(&self, work: &Workspace) -> Result<(PathBuf, RootDir)> {
+        let (path, dir) = work.new_dir_with(modes::dir())?;
+        dir.create_dir(OsStr::new("fs"), 0o755)?;
+        Ok((path, dir))
+    }
+
+    /// Publishes a finished tree by renaming it. Replaces an existing tree with that ID, left by a
+    /// killed process. The caller holds the lock of the step.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the tree cannot be renamed.
+    #[tracing::instrument(target = "store", name = "commit", level = "debug", skip_all, fields(tree = ?id))]
+    pub fn commit_tree(&self, work: &Workspace, made: &Path, id: &TreeId) -> Result<()> {
+        let trees = self.dir("trees")?;
+        let name = made.file_name().unwrap_or_default();
+        self.note_stand_ins(&work.dir().sub(name)?)?;
+        match work.dir().rename(name, &trees, OsStr::new(&id.0)) {
+            Err(e) if matches!(e.kind(), std::io::ErrorKind::DirectoryNotEmpty | std::io::ErrorKind::AlreadyExists) => {
+                let old = work.unique("old");
+                trees.rename(OsStr::new(&id.0), work.dir(), OsStr::new(&old))?;
+                work.dir().rename(name, &trees, OsStr::new(&id.0))?;
+                Ok(())
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// Returns the tree of a layer that has been unpacked before.
+    pub(crate) fn layer_tree(&self, diff_id: &Digest) -> Result<Option<TreeId>> {
+        let document = self.layer_document(diff_id);
+        let Some(file) = self.read_if_whole::<LayerFile>(&format!("layers/{document}"))? else {
+            return Ok(None);
+        };
+        let synced = file.boot == self.boot() || self.root.exists(format!("builds/{}.synced", file.build))?;
+        let there = synced && self.has_tree(&file.tree)?;
+        if there {
+            self.note_use("layers", &document)?;
+        }
+        Ok(there.then_some(file.tree))
+    }
+
+    /// Returns the tree that a document in `layers` refers to, which may be from an earlier
+    /// version.
+    pub(crate) fn tree_of_document(&self, document: &str) -> Result<Option<TreeId>> {
+        if TreeId::of_document(document).is_none() {
+            return Ok(None);
+        }
+        Ok(self.read_if_whole::<LayerFile>(&format!("layers/{document}"))?.map(|file| file.tree))
+    }
+
+    fn layer_document(&self, diff_id: &Digest) -> String {
+        format!("{}{}.json", diff_id.hex(), if self.owners() == TreeOwners::Given { "" } else { RECORDED })
+    }
+
+    /// Returns the trees of an image, lowest first, and the number of layers unpacked by this call.
+    /// Missing layers are unpacked once each, several in parallel. Layers with references to lower
+    /// layers are followed by a fix-up tree.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a layer cannot be read or unpacked, if its digests are wrong, or if the build is
+    /// stopped.
+    pub fn unpack_image(&self, work: &Workspace, image: &Image, build: &str) -> Result<(Vec<TreeId>, usize)> {
+        let layers = image.layers()?;
+        let unpack = |(layer, diff_id): &(Descriptor, Digest)| self.tree_of_layer(work, layer, diff_id, build);
+        let (mut found, mut unpacked) = (Vec::new(), 0);
+        for (tree, made) in side_by_side(&layers, unpack)? {
+            found.push(tree);
+            unpacked += usize::from(made);
+        }
+        Ok((self.mended(work, found, build)?, unpacked))
+    }
+
+    /// Returns the tree of one layer, and whether it was unpacked by this call.
+    fn tree_of_layer(
+        &self,
+        work: &Workspace,
+        layer: &Descriptor,
+        diff_id: &Digest,
+        build: &str,
+    ) -> Result<(TreeId, bool)> {
+        let digest = digest(layer)?;
+        if let Some(tree) = self.layer_tree(diff_id)? {
+            // The tree belongs to the diffID. This image's blob may differ from the one unpacked
+            // before, and may go into other images.
+            self.check_layer(&digest, diff_id)?;
+            return Ok((tree, false));
+        }
+        let _alone = self.lock_step(diff_id)?;
+        if let Some(tree) = self.layer_tree(diff_id)? {
+            self.check_layer(&digest, diff_id)?;
+            return Ok((tree, false));
+        }
+        Ok((self.unpack_layer(work, &digest, diff_id, build)?, true))
+    }
+
+    #[tracing::instrument(target = "store", name = "unpack", level = "debug", skip_all, fields(layer = %digest))]
+    fn unpack_layer(&self, work: &Workspace, digest: &Digest, diff_id: &Digest, build: &str) -> Result<TreeId> {
+        let (path, dir) = self.new_tree(work)?;
+        let fs = dir.sub("fs")?;
+        let unpacked = self.unpack_verified(digest, diff_id, &fs)?;
+        self.put_layer_size(diff_id, unpacked.unpacked)?;
+        if unpacked.lower_refs != LowerRefs::default() {
+            self.put_note(&dir, LOWER_REFS, &unpacked.lower_refs.to_bytes())?;
+        }
+        let id = TreeId::of_layer(diff_id, self.owners());
+        self.commit_tree(work, &path, &id)?;
+        let file = LayerFile { tree: id.clone(), boot: self.boot().to_string(), build: build.to_string() };
+        self.write("layers", &self.layer_document(diff_id), &file)?;
+        Ok(id)
+    }
+
+    /// Unpacks a layer into an empty directory and verifies its digests.
+    pub(crate) fn unpack_verified(&self, digest: &Digest, diff_id: &Digest, fs: &RootDir) -> Result<Unpacked> {
+        self.unpack_some_verified(digest, diff_id, fs, &mut |_| true)
+    }
+
+    /// Unpacks only the entries for which `wants` returns true, and verifies the digests of the
+    /// whole layer.
+    pub(crate) fn unpack_some_verified(
+        &self,
+        digest: &Digest,
+        diff_id: &Digest,
+        fs: &RootDir,
+        wants: &mut dyn FnMut(&TarEntry) -> bool,
+    ) -> Result<Unpacked> {
+        let blob = self.open_blob(digest)?;
+        let known = self.is_known_whole(&blob).then_some(*digest);
+        let how = Unpacking { known, stop: self.stop(), ..Unpacking::layer(self.limits()) };
+        let got = unpack_some(&blob, fs, how, wants)?;
+        compare(digest, got.digest)?;
+        compare_content(digest, diff_id, got.diff_id)?;
+        self.note_layer(digest, diff_id)?;
+        if known.is_none() {
+            self.note_whole(&blob);
+        }
+        Ok(got)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trees_of_earlier_versions_count_for_nothing() {
+        let place = std::env::temp_dir().join(format!("rbuild-trees-{}", std::process::id()));
+        let store = Store::open(&place).unwrap();
+        let key = Digest::of(b"a step");
+        let (now, before) = (TreeId::of_step(&key), TreeId(format!("s{}", &key.hex()[..24])));
+        assert_eq!(now.name(), format!("s{}", key.hex()));
+        for (tree, counts) in [(before, false), (now, true)] {
+            std::fs::create_dir_all(store.tree_path(&tree)).unwrap();
+            store.put_record(&key, &tree, &key, 0, "build").unwrap();
+            assert_eq!(store.record(&key).unwrap().is_some(), counts, "{}", tree.name());
+        }
+        std::fs::remove_dir_all(&place).unwrap();
+    }
+}
