@@ -13,7 +13,7 @@ use std::fmt::Write;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use rbuild_image::{Digest, ImageConfig, Platform};
+use rbuild_image::{ImageConfig, ManifestDigest, Platform};
 use rbuild_plan::{BaseImage, Parameters, Plan, plan};
 
 type Shape = (&'static str, fn(usize) -> String);
@@ -111,7 +111,7 @@ fn wc(text: &str) -> Duration {
 }
 
 fn main() -> ExitCode {
-    let base = BaseImage { manifest: Digest::of(b"base"), config: ImageConfig::empty(&Platform::host()) };
+    let base = BaseImage { manifest: ManifestDigest::of(b"base"), config: ImageConfig::empty(&Platform::host()) };
     let images = HashMap::from([("base".to_string(), base)]);
     let mut broken = 0;
     println!("{:<24}{:>9}{:>12}{:>11}{:>9}", "shape", "lines", "time ms", "x before", "x wc");

@@ -35,5 +35,5 @@ pub use transport::save::{ArchiveFormat, Saved, archive_blobs, layer_blobs, save
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Finished {
     /// Image ID (configuration digest) and manifest digest, if an image was requested.
-    pub image: Option<(rbuild_image::Digest, rbuild_image::Digest)>,
+    pub image: Option<(rbuild_image::ImageId, rbuild_image::ManifestDigest)>,
 }

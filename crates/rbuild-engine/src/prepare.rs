@@ -8,11 +8,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rbuild_dockerfile::Diagnostic;
-use rbuild_image::{Digest, Hasher, ImageName, Platform};
+use rbuild_image::{Digest, Hasher, ImageName, ManifestDigest, Platform};
 use rbuild_linux::RootDir;
 use rbuild_plan::{BaseImage, BuildGraph, From, ImageNeed, Parameters, Plan, Step, Vertex, VertexId, plan};
 use rbuild_source::{Content, HashCache};
-use rbuild_store::{Image, Record, SecretMark, Store, StoreError};
+use rbuild_store::{BuildIndexName, HashesName, Image, Record, SecretMark, Store, StoreError};
 
 use crate::Finished;
 use crate::cache::explain;
@@ -46,11 +46,11 @@ pub struct Prepared {
     /// Content that each step takes from contexts.
     pub(crate) contents: Vec<Vec<Content>>,
     /// Name of the build index of steps built from this Dockerfile and these contexts.
-    pub(crate) build_index: Digest,
+    pub(crate) build_index: BuildIndexName,
     /// Marks of the secrets whose values are searched for.
     pub(crate) marks: Vec<SecretMark>,
     /// Images by manifest digest.
-    pub(crate) images: HashMap<Digest, Image>,
+    pub(crate) images: HashMap<ManifestDigest, Image>,
     /// Hashes of context files. The builder is a separate process and has a copy of its own.
     pub(crate) hashes: Arc<HashCache>,
 }
@@ -108,7 +108,7 @@ pub fn prepare(request: &BuildRequest, params: &Parameters, store: &Store, event
 }
 
 /// Returns the name of the build index: Dockerfile name, contexts and platform.
-fn build_index_name(request: &BuildRequest, contexts: &Digest, platform: &Platform) -> Digest {
+fn build_index_name(request: &BuildRequest, contexts: &HashesName, platform: &Platform) -> BuildIndexName {
     let mut hasher = Hasher::new();
     hasher
         .field("ledger 1")
@@ -120,7 +120,7 @@ fn build_index_name(request: &BuildRequest, contexts: &Digest, platform: &Platfo
 }
 
 /// Returns the name under which file hashes of a build's contexts are stored.
-fn hashes_name(request: &BuildRequest) -> Digest {
+fn hashes_name(request: &BuildRequest) -> HashesName {
     let mut hasher = Hasher::new();
     for dir in request.context.iter().chain(request.named.iter().flatten()) {
         hasher.field(dir.path.as_os_str().as_encoded_bytes());

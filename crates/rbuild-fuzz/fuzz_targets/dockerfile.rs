@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use libfuzzer_sys::fuzz_target;
 use rbuild_dockerfile::lint::{self, Facts};
 use rbuild_dockerfile::{Diagnostic, parse};
-use rbuild_image::{Digest, ImageConfig, Platform};
+use rbuild_image::{ImageConfig, ManifestDigest, Platform};
 use rbuild_plan::{BaseImage, Parameters, Plan, plan};
 
 /// Asserts that errors point into the file.
@@ -41,7 +41,7 @@ fuzz_target!(|bytes: &[u8]| {
         match plan(&file, &Parameters::new(Platform::host()), &images) {
             Ok(Plan::Needs(needs)) => {
                 for need in needs {
-                    images.insert(need.name, BaseImage { manifest: Digest::of(b"image"), config: config.clone() });
+                    images.insert(need.name, BaseImage { manifest: ManifestDigest::of(b"image"), config: config.clone() });
                 }
             }
             Ok(Plan::Graph(graph)) => {

@@ -9,7 +9,7 @@ use std::sync::Once;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use rbuild_image::Digest;
+use rbuild_image::BlobDigest;
 use rbuild_layer::{EntryKind, TarEntry, TarWriter};
 use rbuild_store::Store;
 use rustix::time::{ClockId, clock_gettime};
@@ -86,7 +86,7 @@ struct Making<'b> {
     tar: TarWriter<Vec<u8>>,
     length: usize,
     /// Blobs added so far: digest, size, and media type.
-    blobs: Vec<(Digest, usize, &'static str)>,
+    blobs: Vec<(BlobDigest, usize, &'static str)>,
     /// Names of members that can be referenced instead of blobs.
     names: Vec<String>,
     entries: Vec<Value>,
@@ -137,9 +137,9 @@ impl<'b> Making<'b> {
 
     /// Reads a blob index, which counts from the first blob or, beyond the last, backwards from the
     /// end.
-    fn blob(&mut self) -> (Digest, usize, &'static str) {
+    fn blob(&mut self) -> (BlobDigest, usize, &'static str) {
         let nth = usize::from(self.byte());
-        let none = (Digest::of(b""), 0, "application/vnd.oci.image.layer.v1.tar");
+        let none = (BlobDigest::of(b""), 0, "application/vnd.oci.image.layer.v1.tar");
         self.blobs.get(nth).or_else(|| self.blobs.iter().nth_back(255 - nth)).copied().unwrap_or(none)
     }
 
@@ -199,7 +199,7 @@ impl<'b> Making<'b> {
     /// Adds an entry to docker's manifest.json, for an image that may or may not have a manifest
     /// among the blobs.
     fn item(&mut self) {
-        let place = |blob: (Digest, usize, &str)| format!("blobs/sha256/{}", blob.0.hex());
+        let place = |blob: (BlobDigest, usize, &str)| format!("blobs/sha256/{}", blob.0.hex());
         let config = place(self.blob());
         let config = self.blobs.iter().rev().find(|blob| blob.2.contains("config")).map_or(config, |blob| place(*blob));
         let layer = place(self.blob());
@@ -220,7 +220,7 @@ impl<'b> Making<'b> {
     }
 
     fn add(&mut self, kind: &'static str, bytes: &[u8]) {
-        let digest = Digest::of(bytes);
+        let digest = BlobDigest::of(bytes);
         self.member(&format!("blobs/sha256/{}", digest.hex()), bytes);
         self.blobs.push((digest, bytes.len(), kind));
     }
@@ -233,7 +233,7 @@ impl<'b> Making<'b> {
     }
 }
 
-fn descriptor((digest, size, kind): (Digest, usize, &str)) -> Value {
+fn descriptor((digest, size, kind): (BlobDigest, usize, &str)) -> Value {
     let fields = BTreeMap::from([
         ("mediaType", json!(format!("application/vnd.oci.image.{kind}"))),
         ("digest", json!(digest.to_string())),

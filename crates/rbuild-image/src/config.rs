@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Digest, Platform};
+use crate::{DiffId, Platform};
 
 /// The image configuration document (OCI image-spec, config.md, with Docker's extensions). Unknown
 /// keys are preserved in `rest`.
@@ -15,11 +15,13 @@ pub struct ImageConfig {
     pub architecture: String,
     /// GOOS of the image.
     pub os: String,
+    /// Variant of the architecture.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
     /// Creation time (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
+    /// Name of the author.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub author: Option<String>,
     /// Defaults for containers of the image.
@@ -28,6 +30,7 @@ pub struct ImageConfig {
     /// Layers of the root file system.
     #[serde(default, deserialize_with = "null_is_default")]
     pub rootfs: RootFs,
+    /// History, oldest entry first.
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<History>,
     /// Keys that this crate does not know.
@@ -39,30 +42,43 @@ pub struct ImageConfig {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct RunConfig {
+    /// User and group of the process: `user[:group]`, by name or number; empty for root.
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
     pub user: String,
+    /// Ports as `port[/protocol]`. The values are empty objects.
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub exposed_ports: BTreeMap<String, Value>,
+    /// Environment entries as `NAME=value`.
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<String>,
+    /// First arguments of the process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entrypoint: Option<Vec<String>>,
+    /// Arguments after the entrypoint, replaced by those of `docker run`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cmd: Option<Vec<String>>,
+    /// Health check (a Docker extension).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub healthcheck: Option<Healthcheck>,
+    /// Directories that receive a volume. The values are empty objects.
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub volumes: BTreeMap<String, Value>,
+    /// Absolute working directory; empty for `/`.
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
     pub working_dir: String,
+    /// Labels: names and values.
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// Signal that stops the container, by name or number.
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
     pub stop_signal: String,
+    /// The command line is escaped already (Windows only).
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "std::ops::Not::not")]
     pub args_escaped: bool,
+    /// ONBUILD triggers, as written (a Docker extension).
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
     pub on_build: Vec<String>,
+    /// Shell of commands in shell form (a Docker extension); empty for the default.
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
     pub shell: Vec<String>,
     /// Keys that this crate does not know.
@@ -75,16 +91,22 @@ pub struct RunConfig {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Healthcheck {
+    /// `NONE`, or `CMD` or `CMD-SHELL` and arguments; empty to inherit the check.
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
     pub test: Vec<String>,
+    /// Nanoseconds between two checks.
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "is_zero")]
     pub interval: i64,
+    /// Nanoseconds after which a check counts as failed.
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "is_zero")]
     pub timeout: i64,
+    /// Nanoseconds after the start during which failures do not count.
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "is_zero")]
     pub start_period: i64,
+    /// Nanoseconds between two checks during the start period.
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "is_zero")]
     pub start_interval: i64,
+    /// Number of consecutive failures after which the container is unhealthy.
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "is_zero")]
     pub retries: i64,
 }
@@ -92,24 +114,30 @@ pub struct Healthcheck {
 /// Layers of an image, lowest first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RootFs {
+    /// `layers`.
     #[serde(rename = "type", default = "layers")]
     pub kind: String,
     /// Digests of the uncompressed layers.
     #[serde(default, deserialize_with = "null_is_default")]
-    pub diff_ids: Vec<Digest>,
+    pub diff_ids: Vec<DiffId>,
 }
 
 /// History entry of a layer, or of a change to the configuration (`empty_layer`).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct History {
+    /// Creation time (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
+    /// The command that made the layer.
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
     pub created_by: String,
+    /// Name of the author.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub author: Option<String>,
+    /// A comment; `buildkit.dockerfile.v0` in images built by BuildKit.
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
     pub comment: String,
+    /// The entry has no layer.
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "std::ops::Not::not")]
     pub empty_layer: bool,
 }

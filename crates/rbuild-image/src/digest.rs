@@ -1,173 +1,199 @@
-//! SHA-256 digests, and hashing of streams.
-
-use std::fmt;
-use std::str::FromStr;
-
-use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
-
-/// A SHA-256 digest. Its text form is `sha256:` followed by 64 lower-case hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Digest([u8; 32]);
+//! Identifiers that are SHA-256 hashes. Each kind has a type of its own, so that one cannot be
+//! passed for another.
 
 /// A text is not a SHA-256 digest. Contains the first 100 characters of the text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid digest `{0}`: expected sha256:<64 hexadecimal digits>")]
 pub struct DigestError(pub String);
 
-impl Digest {
-    /// Returns the digest of `bytes`.
-    pub fn of(bytes: &[u8]) -> Digest {
-        Digest(Sha256::digest(bytes).into())
+/// Parses `sha256:` and 64 lower-case hexadecimal digits (OCI image-spec, descriptor.md,
+/// "Digests").
+#[doc(hidden)]
+pub fn parse_sha256(text: &str) -> Result<[u8; 32], DigestError> {
+    let bad = || DigestError(text.chars().take(100).collect());
+    let hex = text.strip_prefix("sha256:").ok_or_else(bad)?;
+    if hex.len() != 64 || !hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        return Err(bad());
     }
-
-    /// Returns the digest with this binary value.
-    pub fn from_bytes(bytes: [u8; 32]) -> Digest {
-        Digest(bytes)
+    let mut bytes = [0; 32];
+    for (i, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).map_err(|_| bad())?;
     }
-
-    /// Returns the 64 hexadecimal digits without the algorithm.
-    pub fn hex(&self) -> String {
-        self.0.iter().map(|b| format!("{b:02x}")).collect()
-    }
-
-    /// Returns the first twelve hexadecimal digits, the short form of ids.
-    pub fn short(&self) -> String {
-        self.hex()[..12].to_string()
-    }
-
-    /// Returns the binary value.
-    pub fn bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
+    Ok(bytes)
 }
 
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sha256:{}", self.hex())
-    }
+/// Returns bytes as lower-case hexadecimal digits.
+#[doc(hidden)]
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
 }
 
-impl fmt::Debug for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")
-    }
-}
+/// Defines types for identifiers that are SHA-256 hashes.
+///
+/// A type defined with `digest` prints as `sha256:` and 64 lower-case hexadecimal digits, one
+/// defined with `key` as the digits alone. Both are serialized with the prefix.
+///
+/// ```
+/// rbuild_image::id_type! {
+///     /// Identifier of a thing.
+///     key ThingId;
+/// }
+/// let id = ThingId::of(b"a thing");
+/// assert_eq!(id.to_string(), id.hex());
+/// assert_eq!(serde_json::to_string(&id)?, format!("\"sha256:{id}\""));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[macro_export]
+macro_rules! id_type {
+    ($($(#[$doc:meta])* $form:ident $name:ident;)+) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name([u8; 32]);
 
-impl FromStr for Digest {
-    type Err = DigestError;
-    fn from_str(text: &str) -> Result<Digest, DigestError> {
-        let bad = || DigestError(text.chars().take(100).collect());
-        let hex = text.strip_prefix("sha256:").ok_or_else(bad)?;
-        if hex.len() != 64 || !hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-            return Err(bad());
+        // A private type need not use all of them.
+        #[allow(dead_code)]
+        impl $name {
+            /// Returns the SHA-256 of `bytes`.
+            pub fn of(bytes: &[u8]) -> $name {
+                let mut hasher = $crate::Hasher::new();
+                hasher.update(bytes);
+                hasher.finish()
+            }
+
+            /// Returns the identifier with this binary value.
+            pub fn from_bytes(bytes: [u8; 32]) -> $name {
+                $name(bytes)
+            }
+
+            /// Returns the binary value.
+            pub fn bytes(&self) -> &[u8; 32] {
+                &self.0
+            }
+
+            /// Returns the 64 lower-case hexadecimal digits.
+            pub fn hex(&self) -> String {
+                $crate::hex(&self.0)
+            }
+
+            /// Returns the first twelve hexadecimal digits, the short form shown to users.
+            pub fn short(&self) -> String {
+                $crate::hex(&self.0[..6])
+            }
         }
-        let mut bytes = [0; 32];
-        for (i, byte) in bytes.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).map_err(|_| bad())?;
+
+        impl $crate::Sha256Id for $name {
+            fn from_bytes(bytes: [u8; 32]) -> $name {
+                $name(bytes)
+            }
         }
-        Ok(Digest(bytes))
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                write!(f, "{}{}", $crate::id_type!(@prefix $form), self.hex())
+            }
+        }
+
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                write!(f, "{self}")
+            }
+        }
+
+        impl $crate::serde::Serialize for $name {
+            fn serialize<S: $crate::serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                s.collect_str(&format_args!("sha256:{}", self.hex()))
+            }
+        }
+
+        impl<'de> $crate::serde::Deserialize<'de> for $name {
+            fn deserialize<D: $crate::serde::Deserializer<'de>>(d: D) -> Result<$name, D::Error> {
+                let text = <String as $crate::serde::Deserialize>::deserialize(d)?;
+                $crate::parse_sha256(&text).map($name).map_err($crate::serde::de::Error::custom)
+            }
+        }
+
+        $crate::id_type!(@parse $form $name);
+    )+};
+    (@prefix digest) => { "sha256:" };
+    (@prefix key) => { "" };
+    (@parse digest $name:ident) => {
+        impl std::str::FromStr for $name {
+            type Err = $crate::DigestError;
+            fn from_str(text: &str) -> Result<$name, $crate::DigestError> {
+                $crate::parse_sha256(text).map($name)
+            }
+        }
+    };
+    (@parse key $name:ident) => {};
+}
+
+id_type! {
+    /// Identifier of another kind.
+    digest Digest;
+    /// Digest of a blob: of the bytes as stored and transferred, compressed if they are.
+    digest BlobDigest;
+    /// Digest of the uncompressed bytes of a layer (OCI image-spec, config.md, "Layer DiffID").
+    digest DiffId;
+    /// Digest of an image configuration, which identifies the image (OCI image-spec, config.md,
+    /// "ImageID").
+    digest ImageId;
+    /// Digest of an image manifest, or of an index of manifests.
+    digest ManifestDigest;
+    /// Digest by which a user names an image: an [`ImageId`] or a [`ManifestDigest`].
+    digest ImageDigest;
+}
+
+impl BlobDigest {
+    /// Returns the same digest as that of a manifest, for a blob that is known to be one.
+    pub fn of_manifest(self) -> ManifestDigest {
+        ManifestDigest(self.0)
+    }
+
+    /// Returns the same digest as an image id, for a blob that is known to be a configuration.
+    pub fn of_config(self) -> ImageId {
+        ImageId(self.0)
+    }
+
+    /// Returns the same digest as a diffID, for a blob that is known to be an uncompressed layer.
+    pub fn of_plain_layer(self) -> DiffId {
+        DiffId(self.0)
     }
 }
 
-impl Serialize for Digest {
-    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(self)
+impl ManifestDigest {
+    /// Returns the digest of the blob that contains the manifest.
+    pub fn blob(&self) -> BlobDigest {
+        BlobDigest(self.0)
     }
 }
 
-impl<'de> Deserialize<'de> for Digest {
-    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Digest, D::Error> {
-        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+impl ImageId {
+    /// Returns the digest of the blob that contains the configuration.
+    pub fn blob(&self) -> BlobDigest {
+        BlobDigest(self.0)
     }
 }
 
-/// Incremental SHA-256. [`Hasher::field`] prefixes each field with its length, so two different
-/// lists of fields cannot have the same input.
-#[derive(Clone, Default)]
-pub struct Hasher(Sha256);
-
-impl Hasher {
-    /// Returns a hasher without input.
-    pub fn new() -> Hasher {
-        Hasher::default()
-    }
-
-    /// Adds raw bytes.
-    pub fn update(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
-    }
-
-    /// Adds a field: its length as 8 bytes little-endian, and its bytes.
-    pub fn field(&mut self, bytes: impl AsRef<[u8]>) -> &mut Hasher {
-        let bytes = bytes.as_ref();
-        self.0.update((bytes.len() as u64).to_le_bytes());
-        self.0.update(bytes);
-        self
-    }
-
-    /// Returns the digest of the input.
-    pub fn finish(self) -> Digest {
-        Digest(self.0.finalize().into())
+impl DiffId {
+    /// Returns the digest of the blob that contains the layer without compression.
+    pub fn plain_blob(&self) -> BlobDigest {
+        BlobDigest(self.0)
     }
 }
 
-impl std::io::Write for Hasher {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.update(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-/// A reader or writer that hashes and counts the bytes passing through it.
-pub struct Hashed<T> {
-    /// The wrapped reader or writer.
-    pub inner: T,
-    hasher: Hasher,
-    count: u64,
-}
-
-impl<T> Hashed<T> {
-    /// Wraps a reader or writer.
-    pub fn new(inner: T) -> Hashed<T> {
-        Hashed { inner, hasher: Hasher::new(), count: 0 }
+impl ImageDigest {
+    /// Returns true if this is the id of the image.
+    pub fn is_id(&self, id: &ImageId) -> bool {
+        self.0 == id.0
     }
 
-    /// Returns the number of bytes so far.
-    pub fn count(&self) -> u64 {
-        self.count
-    }
-
-    /// Returns the wrapped value, and the digest and number of the bytes.
-    pub fn finish(self) -> (T, Digest, u64) {
-        (self.inner, self.hasher.finish(), self.count)
-    }
-
-    fn record(&mut self, bytes: &[u8]) {
-        self.hasher.update(bytes);
-        self.count += bytes.len() as u64;
-    }
-}
-
-impl<R: std::io::Read> std::io::Read for Hashed<R> {
-    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
-        let n = self.inner.read(buf)?;
-        self.record(&buf[..n]);
-        Ok(n)
-    }
-}
-
-impl<W: std::io::Write> std::io::Write for Hashed<W> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let n = self.inner.write(bytes)?;
-        self.record(&bytes[..n]);
-        Ok(n)
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.inner.flush()
+    /// Returns the digest as that of a manifest.
+    pub fn as_manifest(&self) -> ManifestDigest {
+        ManifestDigest(self.0)
     }
 }
 
@@ -175,26 +201,43 @@ impl<W: std::io::Write> std::io::Write for Hashed<W> {
 mod tests {
     use super::*;
 
+    id_type! {
+        /// A key.
+        key TestKey;
+    }
+
+    const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
     #[test]
     fn digests_round_trip_and_invalid_ones_are_rejected() {
-        let d = Digest::of(b"");
-        assert_eq!(d.to_string(), "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+        let d = BlobDigest::of(b"");
+        assert_eq!(d.to_string(), format!("sha256:{EMPTY}"));
         assert_eq!(d.to_string().parse(), Ok(d));
         for bad in ["", "sha256:", "sha512:00", "sha256:E3", &d.to_string()[..70], &d.to_string().to_uppercase()] {
-            assert!(bad.parse::<Digest>().is_err(), "{bad}");
+            assert!(bad.parse::<BlobDigest>().is_err(), "{bad}");
         }
     }
 
     #[test]
     fn fields_are_length_prefixed() {
         let hash = |parts: &[&str]| {
-            let mut h = Hasher::new();
+            let mut h = crate::Hasher::new();
             for p in parts {
                 h.field(p);
             }
-            h.finish()
+            h.finish::<BlobDigest>()
         };
         assert_ne!(hash(&["ab", "c"]), hash(&["a", "bc"]));
         assert_ne!(hash(&["ab"]), hash(&["ab", ""]));
+    }
+
+    #[test]
+    fn keys_print_without_the_algorithm_and_are_stored_with_it() {
+        let key = TestKey::of(b"");
+        assert_eq!((key.to_string(), key.hex(), key.short()), (EMPTY.into(), EMPTY.into(), EMPTY[..12].into()));
+        let document = serde_json::to_string(&key).unwrap();
+        assert_eq!(document, format!("\"sha256:{EMPTY}\""));
+        assert_eq!(document, serde_json::to_string(&BlobDigest::of(b"")).unwrap());
+        assert_eq!(serde_json::from_str::<TestKey>(&document).unwrap(), key);
     }
 }

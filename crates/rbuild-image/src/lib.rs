@@ -2,19 +2,40 @@
 //!
 //! This crate only contains values: no I/O, no clock, no environment. A document that arrived with
 //! a digest must be stored as the original bytes; serializing a parsed document may produce others.
+//!
+//! ```
+//! use rbuild_image::{BlobDigest, MediaType, descriptor, digest_of, manifest, parse_manifest};
+//!
+//! let (config, layer) = (BlobDigest::of(b"{}"), BlobDigest::of(b"a layer"));
+//! let document = manifest(
+//!     descriptor(MediaType::ImageConfig, &config, 2),
+//!     vec![descriptor(MediaType::ImageLayer, &layer, 7)],
+//! );
+//! let parsed = parse_manifest(&serde_json::to_vec(&document)?)?;
+//! assert_eq!(digest_of(parsed.config()), Ok(config));
+//! # Ok::<(), serde_json::Error>(())
+//! ```
+
+#![warn(missing_docs)]
 
 mod config;
 mod digest;
 mod go;
+mod hash;
 mod name;
 mod platform;
 
 pub use config::{Healthcheck, History, ImageConfig, RootFs, RunConfig};
-pub use digest::{Digest, DigestError, Hashed, Hasher};
+pub use digest::{BlobDigest, DiffId, Digest, DigestError, ImageDigest, ImageId, ManifestDigest};
+#[doc(hidden)]
+pub use digest::{hex, parse_sha256};
 pub use go::{human_duration, human_size, quote};
+pub use hash::{Hashed, Hasher, Sha256Id};
 pub use name::{ImageName, Reference, ReferenceError};
 pub use platform::Platform;
 
+#[doc(hidden)]
+pub use serde;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -27,8 +48,9 @@ pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// Returns the descriptor of a blob of `size` bytes.
-pub fn descriptor(media_type: MediaType, digest: &Digest, size: u64) -> Descriptor {
-    let digest: oci_spec::image::Digest = digest.to_string().parse().expect("a Digest prints as a valid OCI digest");
+pub fn descriptor(media_type: MediaType, digest: &BlobDigest, size: u64) -> Descriptor {
+    let digest: oci_spec::image::Digest =
+        digest.to_string().parse().expect("a BlobDigest prints as a valid OCI digest");
     Descriptor::new(media_type, size, digest)
 }
 
@@ -79,7 +101,7 @@ fn with_list<T: DeserializeOwned>(text: &[u8], list: &str) -> serde_json::Result
 /// # Errors
 ///
 /// Returns an error if the digest is not a SHA-256.
-pub fn digest_of(d: &Descriptor) -> Result<Digest, DigestError> {
+pub fn digest_of(d: &Descriptor) -> Result<BlobDigest, DigestError> {
     d.digest().to_string().parse()
 }
 
@@ -89,7 +111,7 @@ mod tests {
 
     #[test]
     fn null_and_missing_lists_are_empty() {
-        let digest = Digest::of(b"config");
+        let digest = BlobDigest::of(b"config");
         let config =
             format!(r#"{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{digest}","size":6}}"#);
         for layers in [r#","layers":[]"#, r#","layers":null"#, ""] {

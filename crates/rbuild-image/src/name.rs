@@ -3,26 +3,35 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::Digest;
+use crate::{ImageDigest, ManifestDigest};
 
 /// A fully qualified image reference: registry, path, and a tag, a digest or both (grammar of the
 /// distribution project). Parsing adds the default registry and tag.
+///
+/// ```
+/// use rbuild_image::Reference;
+///
+/// let reference: Reference = "debian".parse()?;
+/// assert_eq!(reference.to_string(), "docker.io/library/debian:latest");
+/// assert_eq!(reference.familiar(), "debian:latest");
+/// # Ok::<(), rbuild_image::ReferenceError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Reference {
     registry: String,
     path: String,
     tag: Option<String>,
-    digest: Option<Digest>,
+    digest: Option<ManifestDigest>,
 }
 
-/// An image name in a Dockerfile: a reference or a full digest. Abbreviated ids are not accepted,
+/// Image name in a Dockerfile: a reference or a full digest. Abbreviated ids are not accepted,
 /// because a prefix may identify another image later.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ImageName {
     /// Registry, path, and tag or digest.
     Reference(Reference),
     /// Image id or manifest digest: `sha256:` and 64 digits.
-    Id(Digest),
+    Id(ImageDigest),
 }
 
 impl FromStr for ImageName {
@@ -64,7 +73,7 @@ impl Reference {
     }
 
     /// Returns the digest, if any.
-    pub fn digest(&self) -> Option<&Digest> {
+    pub fn digest(&self) -> Option<&ManifestDigest> {
         self.digest.as_ref()
     }
 
@@ -221,14 +230,14 @@ mod tests {
             let r: Reference = name.parse().unwrap();
             assert_eq!((r.to_string().as_str(), r.familiar().as_str()), (full, familiar));
         }
-        let digest = Digest::of(b"x");
+        let digest = ManifestDigest::of(b"x");
         let r: Reference = format!("a@{digest}").parse().unwrap();
         assert_eq!((r.tag(), r.digest()), (None, Some(&digest)));
     }
 
     #[test]
     fn invalid_names_are_rejected() {
-        let id = Digest::of(b"").hex();
+        let id = ImageDigest::of(b"").hex();
         let long = format!("h.io/{}", "a".repeat(251));
         for bad in ["", "Debian", "a//b", "a:", "a:-x", "a@sha256:1", "-a", "a..b", "a b", "a/", "é", &id, &long] {
             assert!(bad.parse::<Reference>().is_err(), "{bad}");
@@ -240,7 +249,7 @@ mod tests {
 
     #[test]
     fn full_digests_are_ids_and_prefixes_are_names() {
-        let id = Digest::of(b"x");
+        let id = ImageDigest::of(b"x");
         assert_eq!(id.to_string().parse(), Ok(ImageName::Id(id)));
         let reference = |text: &str| Ok(ImageName::Reference(text.parse().unwrap()));
         assert_eq!("b8dce".parse(), reference("docker.io/library/b8dce:latest"));

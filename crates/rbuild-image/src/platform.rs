@@ -6,6 +6,14 @@ use std::str::FromStr;
 use oci_spec::image::Descriptor;
 
 /// Operating system, architecture and variant. Parsing normalizes aliases (`x86_64` to `amd64`).
+///
+/// ```
+/// use rbuild_image::Platform;
+///
+/// let platform: Platform = "linux/aarch64".parse()?;
+/// assert_eq!(platform.to_string(), "linux/arm64");
+/// # Ok::<(), String>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Platform {
     /// GOOS.

@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rbuild_image::{Digest, Hashed};
+use rbuild_image::{BlobDigest, DiffId, Hashed};
 
 use crate::compress::{Compression, Decoder};
 use crate::counting::Counting;
@@ -85,7 +85,7 @@ impl<R: Read> Read for Bounded<R> {
 /// # Errors
 ///
 /// Fails if the layer cannot be read or decompressed, or if it exceeds `limits`.
-pub fn layer_digests(source: impl Read, limits: Limits) -> Result<(Digest, Digest)> {
+pub fn layer_digests(source: impl Read, limits: Limits) -> Result<(BlobDigest, DiffId)> {
     let failed = |e| LayerError::io("reading the layer")(e);
     let mut raw = Hashed::new(source);
     let mut plain = Hashed::new(Bounded::new(&mut raw, limits).map_err(failed)?);

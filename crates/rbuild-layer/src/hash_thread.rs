@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 
-use rbuild_image::{Digest, Hasher};
+use rbuild_image::{Hasher, Sha256Id};
 
 /// Capacity of the queue to the hashing thread, in chunks.
 const WAITING: usize = 8;
@@ -60,7 +60,7 @@ impl<C: AsRef<[u8]> + Send + 'static> HashAside<C> {
     }
 
     /// Returns the digest and the number of bytes.
-    pub fn finish(mut self) -> (Digest, u64) {
+    pub fn finish<D: Sha256Id>(mut self) -> (D, u64) {
         let hasher = match self.elsewhere.take() {
             None => std::mem::take(&mut self.here),
             Some(Elsewhere { sender, thread }) => {
@@ -105,13 +105,15 @@ impl ChunkHash {
     }
 
     /// Returns the digest and the number of bytes.
-    pub fn finish(self) -> (Digest, u64) {
+    pub fn finish<D: Sha256Id>(self) -> (D, u64) {
         self.aside.finish()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use rbuild_image::BlobDigest;
+
     use super::*;
 
     #[test]
@@ -126,7 +128,7 @@ mod tests {
                     memory.extend_from_slice(chunk);
                     memory = hash.take(memory);
                 }
-                assert_eq!(hash.finish(), (Digest::of(&bytes), size as u64), "{size} in pieces of {piece}");
+                assert_eq!(hash.finish(), (BlobDigest::of(&bytes), size as u64), "{size} in pieces of {piece}");
             }
         }
     }

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
 
-use rbuild_image::{Digest, Hashed};
+use rbuild_image::{BlobDigest, DiffId, Hashed};
 use rbuild_linux::RootDir;
 
 use crate::chunks::Pieces;
@@ -28,9 +28,9 @@ const ZSTD_LEVEL: i32 = 3;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packed {
     /// Digest of the bytes before compression.
-    pub diff_id: Digest,
+    pub diff_id: DiffId,
     /// Digest of the bytes as written, compressed.
-    pub digest: Digest,
+    pub digest: BlobDigest,
     /// Number of bytes as written, compressed.
     pub size: u64,
     /// Number of bytes before compression.
@@ -117,9 +117,9 @@ fn pack(form: LayerForm, mut out: impl Write, fill: impl FnOnce(Pieces<'_>) -> R
             out.write_all(&piece)?;
             Ok(hash.take(piece))
         }))?;
-        let (digest, size) = hash.finish();
+        let (digest, size): (BlobDigest, u64) = hash.finish();
         out.flush().map_err(io)?;
-        return Ok(Packed { diff_id: digest, digest, size, unpacked: size });
+        return Ok(Packed { diff_id: digest.of_plain_layer(), digest, size, unpacked: size });
     }
     let mut plain = Hashed::new(encoder(form, Hashed::new(&mut out))?);
     fill(Pieces::new(|piece| plain.write_all(&piece).map(|()| piece)))?;

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
-use rbuild_image::Digest;
+use rbuild_image::Sha256Id;
 
 use crate::hash_thread::HashAside;
 
@@ -37,13 +37,14 @@ pub struct ReadAhead {
 /// Runs `consume` with a reader over `source`, which is read on another thread. Returns the source,
 /// for its counters and digests, the result of `consume`, and with `hashes` the digest of the bytes
 /// read from the source.
-pub fn with_read_ahead<S, T>(
+pub fn with_read_ahead<S, T, D>(
     mut source: S,
     hashes: bool,
     consume: impl FnOnce(&mut ReadAhead) -> T,
-) -> (S, T, Option<Digest>)
+) -> (S, T, Option<D>)
 where
     S: Read + Send,
+    D: Sha256Id + Send,
 {
     std::thread::scope(|scope| {
         let (sender, receiver) = sync_channel(AHEAD);

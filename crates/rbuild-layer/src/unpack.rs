@@ -11,7 +11,7 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use rbuild_image::{Digest, Hasher};
+use rbuild_image::{BlobDigest, DiffId, Hasher};
 use rbuild_linux::{Kind, RootDir, Timestamp, set_file_owner};
 
 use crate::bounded::Bounded;
@@ -56,11 +56,11 @@ pub enum Owners {
 #[derive(Debug, Clone)]
 pub struct Unpacked {
     /// Digest of the bytes as read, compressed.
-    pub digest: Digest,
+    pub digest: BlobDigest,
     /// Number of bytes as read, compressed.
     pub size: u64,
     /// Digest of the bytes after decompression.
-    pub diff_id: Digest,
+    pub diff_id: DiffId,
     /// Number of bytes after decompression.
     pub unpacked: u64,
     /// Number of entries.
@@ -82,7 +82,7 @@ pub struct Unpacking<'a> {
     /// Limits on the archive.
     pub limits: Limits,
     /// Digest of the bytes as read, if it has been verified already. It is then not computed again.
-    pub known: Option<Digest>,
+    pub known: Option<BlobDigest>,
     /// Polled before every read. Unpacking fails with [`LayerError::Stopped`] once it returns true.
     pub stop: Stop<'a>,
 }
@@ -145,8 +145,15 @@ pub fn unpack_some(
     let (unpacked, entries, lower_refs) = result?;
     // The digest also covers bytes that follow the end of the compressed stream.
     std::io::copy(&mut raw, &mut std::io::sink()).map_err(LayerError::io("the end of the archive"))?;
-    let digest = how.known.unwrap_or_else(|| raw.hasher.unwrap_or_default().finish());
-    Ok(Unpacked { digest, size: raw.count, diff_id: diff_id.unwrap_or(digest), unpacked, entries, lower_refs })
+    let digest: BlobDigest = how.known.unwrap_or_else(|| raw.hasher.unwrap_or_default().finish());
+    Ok(Unpacked {
+        digest,
+        size: raw.count,
+        diff_id: diff_id.unwrap_or(digest.of_plain_layer()),
+        unpacked,
+        entries,
+        lower_refs,
+    })
 }
 
 /// Counts the bytes read, and hashes them on request.

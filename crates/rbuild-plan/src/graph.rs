@@ -1,7 +1,7 @@
 //! The build graph: vertices, their steps, and the inputs between them.
 
 use rbuild_dockerfile::{Sharing, Span};
-use rbuild_image::{Digest, ImageConfig};
+use rbuild_image::{ImageConfig, ManifestDigest};
 
 use crate::Chmod;
 use crate::variables::Vars;
@@ -56,7 +56,7 @@ pub enum Step {
     /// The root file system of an image.
     Image {
         name: String,
-        manifest: Digest,
+        manifest: ManifestDigest,
     },
     Run(RunStep),
     Copy(CopyStep),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use rbuild_dockerfile::ast::{self, Command, Dockerfile, Instruction, Op, Stage, Word};
 use rbuild_dockerfile::{Diagnostic, PROXY_ARGS, Span, closest, parse_trigger};
-use rbuild_image::{DEFAULT_PATH, Digest, ImageConfig, ImageName, Platform, Reference};
+use rbuild_image::{DEFAULT_PATH, ImageConfig, ImageName, ManifestDigest, Platform, Reference};
 
 use crate::graph::{BuildGraph, From as Input, HistoryEntry, Network, Step, Ulimit, Vertex, VertexId, WorkdirStep};
 use crate::variables::{Vars, expand};
@@ -108,7 +108,7 @@ pub enum NoCache {
 /// A resolved base image.
 #[derive(Debug, Clone)]
 pub struct BaseImage {
-    pub manifest: Digest,
+    pub manifest: ManifestDigest,
     pub config: ImageConfig,
 }
 
@@ -223,7 +223,7 @@ struct Planner<'a> {
     vertices: Vec<Vertex>,
     /// History entries of all stages, each linked to its predecessor; stages share common prefixes.
     history: Vec<(HistoryEntry, Option<usize>)>,
-    image_vertices: HashMap<Digest, VertexId>,
+    image_vertices: HashMap<ManifestDigest, VertexId>,
     needs: Vec<ImageNeed>,
     warnings: Vec<Diagnostic>,
     used_args: Vec<String>,

@@ -11,10 +11,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use rbuild_image::{Digest, Hasher};
+use rbuild_image::Hasher;
 use rbuild_linux::{Kind, RootDir, Stat};
 
-use crate::file::file_digest;
+use crate::file::file_hash;
+use crate::ids::SelectionHash;
 use crate::select::{Owner, Selected, SourceError, SourceTree, Take};
 use crate::sight::{Details, Sight};
 
@@ -22,7 +23,7 @@ use crate::sight::{Details, Sight};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Content {
     /// Digest for cache keys.
-    pub digest: Digest,
+    pub digest: SelectionHash,
     /// Metadata that were read for the digest, to detect changes between hashing and copying.
     pub sight: Sight,
 }
@@ -41,7 +42,7 @@ impl HardLinks {
 
     /// Adds the groups of two or more names to a digest, in order of their names. Returns the digest
     /// unchanged if there are none.
-    pub fn added_to(self, digest: Digest) -> Digest {
+    pub fn added_to(self, digest: SelectionHash) -> SelectionHash {
         let groups = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
         let groups: BTreeSet<BTreeSet<PathBuf>> = groups.into_values().filter(|names| names.len() > 1).collect();
         if groups.is_empty() {
@@ -164,7 +165,7 @@ fn entry(
             let digest = match known {
                 Some(digest) => digest,
                 None => {
-                    let digest = file_digest(dir, name, path, stat)?;
+                    let digest = file_hash(dir, name, path, stat)?;
                     if let Some(hashes) = tree.hashes {
                         hashes.put(stat, &digest);
                     }

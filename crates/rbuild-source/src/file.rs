@@ -1,6 +1,6 @@
-//! The digest of one file: extended attributes, size and content.
+//! The hash of one file: extended attributes, size and content.
 //!
-//! The digest is only used in cache keys, so it does not have to be a SHA-256: BLAKE3 is several
+//! The hash is only used in cache keys, so it does not have to be a SHA-256: BLAKE3 is several
 //! times as fast. Large files are split into pieces that several threads read and hash.
 
 use std::ffi::OsStr;
@@ -12,10 +12,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use blake3::Hasher;
-use rbuild_image::Digest;
 use rbuild_layer::keep_in_layer;
 use rbuild_linux::{RootDir, Stat, file_xattrs};
 
+use crate::ids::ContentHash;
 use crate::select::SourceError;
 
 /// Piece size in bytes. Changing it changes the digests of files larger than one piece.
@@ -24,9 +24,9 @@ const PIECE: u64 = 4 << 20;
 const READ: u64 = 256 << 10;
 const MAX_THREADS: usize = 8;
 
-/// Returns the digest of the child `name` of `dir`. `stat` are its expected metadata; `path` is
+/// Returns the hash of the child `name` of `dir`. `stat` are its expected metadata; `path` is
 /// used in errors. Fails with [`SourceError::Changed`] if the size differs.
-pub(crate) fn file_digest(dir: &RootDir, name: &OsStr, path: &Path, stat: &Stat) -> Result<Digest, SourceError> {
+pub(crate) fn file_hash(dir: &RootDir, name: &OsStr, path: &Path, stat: &Stat) -> Result<ContentHash, SourceError> {
     let file = dir.open_name(name)?;
     let mut hasher = Hasher::new();
     let mut field = |bytes: &[u8]| {
@@ -46,7 +46,7 @@ pub(crate) fn file_digest(dir: &RootDir, name: &OsStr, path: &Path, stat: &Stat)
             hasher.update(&digest);
         }
     }
-    Ok(Digest::from_bytes(hasher.finalize().into()))
+    Ok(ContentHash::from(hasher.finalize()))
 }
 
 struct Reading<'a> {
@@ -133,7 +133,7 @@ mod tests {
         let name = OsStr::new("f");
         let digest = |size: u64| {
             let stat = Stat { size, ..root.stat_name(name).unwrap() };
-            file_digest(&root, name, Path::new("f"), &stat)
+            file_hash(&root, name, Path::new("f"), &stat)
         };
         let piece = PIECE as usize;
         let mut seen = std::collections::HashSet::new();

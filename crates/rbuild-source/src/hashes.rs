@@ -8,9 +8,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use rbuild_image::Digest;
 use rbuild_linux::Stat;
 
+use crate::ids::ContentHash;
 use crate::stamp::Stamp;
 
 const MAGIC: &[u8; 16] = b"rbuild-hashes 2\n";
@@ -54,11 +54,11 @@ impl HashCache {
     }
 
     /// Returns the cached digest of the file with these metadata.
-    pub fn get(&self, stat: &Stat) -> Option<Digest> {
+    pub fn get(&self, stat: &Stat) -> Option<ContentHash> {
         let stamp = Stamp::of(stat);
         let digest = |found: &[u8]| {
             let same = found[..DIGEST] == stamp.bytes()[..];
-            same.then(|| found[DIGEST..].try_into().ok().map(Digest::from_bytes)).flatten()
+            same.then(|| found[DIGEST..].try_into().ok().map(ContentHash::from_bytes)).flatten()
         };
         if let Some(digest) = self.find(&stamp.bytes()[..KEY]).and_then(digest) {
             return Some(digest);
@@ -68,11 +68,11 @@ impl HashCache {
     }
 
     /// Returns the digest of a file when it was last read. A recent file may have changed since.
-    pub fn last_read(&self, stat: &Stat) -> Option<Digest> {
+    pub fn last_read(&self, stat: &Stat) -> Option<ContentHash> {
         let stamp = Stamp::of(stat);
         let young = self.young.lock().unwrap_or_else(PoisonError::into_inner);
         let found = young.get(&stamp.bytes()[..KEY]).filter(|found| found[..DIGEST] == stamp.bytes()[..]);
-        let digest = found.and_then(|found| found[DIGEST..].try_into().ok().map(Digest::from_bytes));
+        let digest = found.and_then(|found| found[DIGEST..].try_into().ok().map(ContentHash::from_bytes));
         drop(young);
         digest.or_else(|| self.get(stat))
     }
@@ -99,7 +99,7 @@ impl HashCache {
     }
 
     /// Records a digest. `stat` must have been taken before the file was read.
-    pub fn put(&self, stat: &Stat, digest: &Digest) {
+    pub fn put(&self, stat: &Stat, digest: &ContentHash) {
         let mut record = record(stat);
         record[DIGEST..].copy_from_slice(digest.bytes());
         let mut key = [0; KEY];
@@ -148,7 +148,7 @@ mod tests {
         }
         let root = RootDir::open(&dir).unwrap();
         let stat = |i: i32| root.stat_name(OsStr::new(&format!("f{i}"))).unwrap();
-        let digest = |i: i32| Digest::of(format!("{i}").as_bytes());
+        let digest = |i: i32| ContentHash::of_link_target(format!("{i}").as_bytes());
         let now = stat(0).ctime.sec;
         // A file that was just written is not cached.
         let young = HashCache::new(b"", now);

@@ -7,8 +7,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rbuild_image::Digest;
-
+use crate::ids::ContentHash;
 use crate::stamp::Stamp;
 
 const MAGIC: &[u8; 18] = b"rbuild-listing 3\n\0";
@@ -52,7 +51,7 @@ pub struct Listed<'a> {
     /// Stamp of a regular file; `None` if it cannot prove that the file has not been written since.
     pub stamp: Option<Stamp>,
     /// Digest of the content and attributes of a file, or of the target of a link, if known.
-    pub digest: Option<Digest>,
+    pub digest: Option<ContentHash>,
 }
 
 /// Differences between two copies, by source path. Each list is in the order of the copy.
@@ -239,7 +238,7 @@ fn entry(bytes: &[u8], at: usize) -> Option<(&[u8], Listed<'_>, usize)> {
         source: Path::new(OsStr::from_bytes(source)),
         mode: number(8)?,
         stamp: (*stamp.bytes() != [0; Stamp::LEN]).then_some(stamp),
-        digest: (digest != [0; 32]).then(|| Digest::from_bytes(digest)),
+        digest: (digest != [0; 32]).then(|| ContentHash::from_bytes(digest)),
     };
     Some((path, entry, at + end))
 }
@@ -251,7 +250,7 @@ mod tests {
     fn listing(entries: &[(&str, &str, u32)]) -> Listing {
         let mut listing = Listing::default();
         for (source, text, mode) in entries {
-            let digest = Some(Digest::of(text.as_bytes()));
+            let digest = Some(ContentHash::of_link_target(text.as_bytes()));
             let entry = Listed { source: Path::new(source), mode: 0o100000 | mode, stamp: None, digest };
             listing.put(&Path::new("app").join(source), entry);
         }
@@ -288,7 +287,7 @@ mod tests {
     fn covered_entries_lose_their_stamp() {
         let stamp = Stamp::from_bytes(&[7; Stamp::LEN]);
         fn of(path: &str, stamp: Option<Stamp>) -> Listed<'_> {
-            let digest = Some(Digest::of(path.as_bytes()));
+            let digest = Some(ContentHash::of_link_target(path.as_bytes()));
             Listed { source: Path::new(path), mode: 0o100644, stamp, digest }
         }
         // The operation, and the paths that still have a stamp after it.
@@ -315,7 +314,7 @@ mod tests {
     #[test]
     fn a_later_entry_hides_an_earlier_one() {
         let mut twice = listing(&[("a", "1", 0o644)]);
-        let digest = Some(Digest::of(b"2"));
+        let digest = Some(ContentHash::of_link_target(b"2"));
         let entry = Listed { source: Path::new("other/a"), digest, mode: 0o100644, stamp: None };
         twice.put(Path::new("app/a"), entry);
         assert_eq!(twice.iter().count(), 1);

@@ -420,6 +420,7 @@ fn feed(parts: &[Part], hasher: &mut Hasher) -> Sight {
 mod tests {
     use super::*;
     use crate::Owner;
+    use crate::ids::SelectionHash;
     use std::os::unix::ffi::OsStrExt;
 
     /// Checks that the parallel scan finds the same entries in the same order as the sequential
@@ -449,7 +450,7 @@ mod tests {
                 Ok(())
             })
             .unwrap();
-            let walked = walked.finish();
+            let walked = walked.finish::<SelectionHash>();
             let whole = tree.select_literal("").unwrap();
             for _ in 0..5 {
                 let mut scanned = Hasher::new();
@@ -458,7 +459,7 @@ mod tests {
                     Ok(Sight::default())
                 };
                 tree.digest(&whole, &mut scanned, &describe).unwrap();
-                assert_eq!(scanned.finish(), walked, "{ignored:?}, {count} entries");
+                assert_eq!(scanned.finish::<SelectionHash>(), walked, "{ignored:?}, {count} entries");
             }
         }
         std::fs::remove_dir_all(&dir).unwrap();

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 
-use rbuild_image::Digest;
+use rbuild_image::BlobDigest;
 use rbuild_layer::{ChunkHash, Compression, Decoder, GZIP_END, detect, gzip_may_have_members, gzip_unpacked_size};
 use rbuild_linux::{AtomicFile, Error, RootDir};
 use serde::Serialize;
@@ -36,7 +36,7 @@ impl Store {
     /// # Errors
     ///
     /// Fails if the store cannot be read.
-    pub fn has_blob(&self, digest: &Digest) -> Result<bool> {
+    pub fn has_blob(&self, digest: &BlobDigest) -> Result<bool> {
         Ok(self.root.exists(format!("blobs/sha256/{}", digest.hex()))?)
     }
 
@@ -45,7 +45,7 @@ impl Store {
     /// # Errors
     ///
     /// Fails if the store cannot be read.
-    pub fn has_whole_blob(&self, digest: &Digest, size: u64) -> Result<bool> {
+    pub fn has_whole_blob(&self, digest: &BlobDigest, size: u64) -> Result<bool> {
         match self.blob_size(digest) {
             Ok(found) => Ok(found == size),
             Err(StoreError::NoBlob(_)) => Ok(false),
@@ -58,7 +58,7 @@ impl Store {
     /// # Errors
     ///
     /// Fails with [`StoreError::NoBlob`] if there is none.
-    pub fn blob_size(&self, digest: &Digest) -> Result<u64> {
+    pub fn blob_size(&self, digest: &BlobDigest) -> Result<u64> {
         match self.root.stat(format!("blobs/sha256/{}", digest.hex())) {
             Ok(stat) => Ok(stat.size),
             Err(e) if e.is_not_found() => Err(StoreError::NoBlob(*digest)),
@@ -71,7 +71,7 @@ impl Store {
     /// # Errors
     ///
     /// Fails with [`StoreError::NoBlob`] if there is none.
-    pub fn open_blob(&self, digest: &Digest) -> Result<File> {
+    pub fn open_blob(&self, digest: &BlobDigest) -> Result<File> {
         match self.root.open_file(format!("blobs/sha256/{}", digest.hex())) {
             Ok(file) => Ok(file),
             Err(e) if e.is_not_found() => Err(StoreError::NoBlob(*digest)),
@@ -84,7 +84,7 @@ impl Store {
     /// # Errors
     ///
     /// Fails with [`StoreError::NoBlob`] if there is none.
-    pub fn open_known(&self, digest: &Digest) -> Result<Option<File>> {
+    pub fn open_known(&self, digest: &BlobDigest) -> Result<Option<File>> {
         let file = self.open_blob(digest)?;
         Ok(self.is_known_whole(&file).then_some(file))
     }
@@ -93,7 +93,7 @@ impl Store {
     /// at the end; other gzip records the size of its last member in the last four bytes, modulo 4
     /// GiB (RFC 1952). If that may differ from the total, and for other compressions, the blob is
     /// decompressed and counted.
-    pub(crate) fn unpacked_size(&self, digest: &Digest) -> Result<u64> {
+    pub(crate) fn unpacked_size(&self, digest: &BlobDigest) -> Result<u64> {
         use std::os::unix::fs::FileExt;
         let size = self.blob_size(digest)?;
         let file = self.open_blob(digest)?;
@@ -128,7 +128,7 @@ impl Store {
     /// # Errors
     ///
     /// Fails if there is no such blob, or if its digest is wrong.
-    pub fn read_document(&self, digest: &Digest) -> Result<Vec<u8>> {
+    pub fn read_document(&self, digest: &BlobDigest) -> Result<Vec<u8>> {
         read_document(self.open_blob(digest)?, digest)
     }
 
@@ -137,7 +137,7 @@ impl Store {
     /// # Errors
     ///
     /// Fails if `source` cannot be read or the blob cannot be written.
-    pub fn put_blob(&self, work: &Workspace, source: impl Read) -> Result<(Digest, u64)> {
+    pub fn put_blob(&self, work: &Workspace, source: impl Read) -> Result<(BlobDigest, u64)> {
         let mut blob = HashedBlob::new(self.new_blob(work)?);
         blob.fill(source)?;
         let (blob, digest, size) = blob.finish()?;
@@ -153,7 +153,7 @@ impl Store {
     /// Fails if there is no such blob, if its digest is wrong, or if `take` fails.
     pub fn read_blob<E: From<StoreError>>(
         &self,
-        digest: &Digest,
+        digest: &BlobDigest,
         mut take: impl FnMut(&[u8]) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
         let mut file = self.open_blob(digest)?;
@@ -175,7 +175,7 @@ impl Store {
                 chunk = hash.take(chunk);
             }
         }
-        match hash.map(ChunkHash::finish) {
+        match hash.map(ChunkHash::finish::<BlobDigest>) {
             Some((found, _)) if found != *digest => {
                 let (what, reason) = (format!("blob {digest}"), "its digest is wrong".into());
                 Err(StoreError::Damaged { what, reason }.into())
@@ -216,7 +216,7 @@ impl Store {
     /// # Errors
     ///
     /// Fails if the blob cannot be written.
-    pub fn put_document<T: Serialize>(&self, work: &Workspace, value: &T) -> Result<(Digest, u64)> {
+    pub fn put_document<T: Serialize>(&self, work: &Workspace, value: &T) -> Result<(BlobDigest, u64)> {
         self.put_blob(work, &to_document(value)?[..])
     }
 
@@ -231,11 +231,11 @@ impl Store {
 }
 
 /// Reads a small blob to its end and verifies its digest.
-pub(crate) fn read_document(blob: File, digest: &Digest) -> Result<Vec<u8>> {
+pub(crate) fn read_document(blob: File, digest: &BlobDigest) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let path = digest.to_string();
     blob.take(MAX_DOCUMENT).read_to_end(&mut bytes).map_err(|e| Error::new("read", &path, e))?;
-    if Digest::of(&bytes) != *digest {
+    if BlobDigest::of(&bytes) != *digest {
         return Err(StoreError::Damaged { what: format!("blob {digest}"), reason: "its digest is wrong".into() });
     }
     Ok(bytes)
@@ -257,12 +257,12 @@ impl NewBlob<'_> {
     /// # Errors
     ///
     /// Fails if the size is not that of the bytes written, or if the file cannot be renamed.
-    pub fn publish(self, store: &Store, digest: &Digest, size: u64) -> Result<()> {
+    pub fn publish(self, store: &Store, digest: &BlobDigest, size: u64) -> Result<()> {
         self.publish_in(&store.dir("blobs/sha256")?, store, digest, size)
     }
 
     /// Publishes the blob in another directory of the store's file system.
-    pub(crate) fn publish_in(mut self, dir: &RootDir, store: &Store, digest: &Digest, size: u64) -> Result<()> {
+    pub(crate) fn publish_in(mut self, dir: &RootDir, store: &Store, digest: &BlobDigest, size: u64) -> Result<()> {
         let written = self.file.file().metadata().map_err(|e| Error::new("fstat", "a blob", e))?.len();
         if written != size {
             let reason = format!("{written} of {size} bytes were written");
@@ -332,7 +332,7 @@ impl<'a> HashedBlob<'a> {
     }
 
     /// Returns the blob, its digest and its size.
-    pub fn finish(mut self) -> Result<(NewBlob<'a>, Digest, u64)> {
+    pub fn finish(mut self) -> Result<(NewBlob<'a>, BlobDigest, u64)> {
         self.pass_on()?;
         let (digest, size) = self.hash.finish();
         Ok((self.blob, digest, size))

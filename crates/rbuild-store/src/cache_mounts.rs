@@ -3,11 +3,12 @@
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
-use rbuild_image::{Digest, Hasher};
+use rbuild_image::Hasher;
 use rbuild_linux::{KeyLock, LockKind, RootDir};
 
 use crate::cache::records::lock_key;
 use crate::error::{Result, StoreError};
+use crate::ids::{CacheId, CacheName};
 use crate::store::{Owners, Store};
 use crate::workspace::Workspace;
 
@@ -32,7 +33,7 @@ pub struct CacheMount {
     pub path: PathBuf,
     /// The cache directory.
     pub dir: RootDir,
-    name: Digest,
+    name: CacheName,
     _lock: KeyLock,
 }
 
@@ -47,7 +48,7 @@ impl Store {
     pub fn cache_mount<E: From<StoreError>>(
         &self,
         work: &Workspace,
-        id: &Digest,
+        id: &CacheId,
         how: CacheUse,
         fill: impl FnOnce(&RootDir) -> std::result::Result<(), E>,
     ) -> std::result::Result<CacheMount, E> {
@@ -71,14 +72,14 @@ impl Store {
     }
 
     /// Excludes concurrent users from an operation on the cache of that name.
-    fn alone_with(&self, doing: &str, name: &Digest) -> Result<KeyLock> {
+    fn alone_with(&self, doing: &str, name: &CacheName) -> Result<KeyLock> {
         let mut hasher = Hasher::new();
         hasher.field(doing).field(name.bytes());
-        self.lock_step(&hasher.finish())
+        self.lock(&hasher.finish())
     }
 
     /// Locks the first available copy of the cache `id`. Returns its name and the lock.
-    fn lock_cache(&self, id: &Digest, how: CacheUse) -> Result<(Digest, KeyLock)> {
+    fn lock_cache(&self, id: &CacheId, how: CacheUse) -> Result<(CacheName, KeyLock)> {
         let mut copy = 0u64;
         loop {
             let mut hasher = Hasher::new();
@@ -86,11 +87,11 @@ impl Store {
             if self.owners() == Owners::Recorded {
                 hasher.field("keyed owners");
             }
-            let name = hasher.finish();
+            let name: CacheName = hasher.finish();
             let lock = match how {
-                CacheUse::Locked => Some(self.wait_for_key(lock_key(&name))?),
-                CacheUse::Shared => self.try_key(lock_key(&name), LockKind::Shared)?,
-                CacheUse::Private => self.try_key(lock_key(&name), LockKind::Exclusive)?,
+                CacheUse::Locked => Some(self.wait_for_key(lock_key(name.bytes()))?),
+                CacheUse::Shared => self.try_key(lock_key(name.bytes()), LockKind::Shared)?,
+                CacheUse::Private => self.try_key(lock_key(name.bytes()), LockKind::Exclusive)?,
             };
             match lock {
                 Some(lock) => return Ok((name, lock)),

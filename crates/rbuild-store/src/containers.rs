@@ -3,10 +3,11 @@
 
 use std::ffi::OsStr;
 
-use rbuild_image::{Digest, Hasher};
+use rbuild_image::{Hasher, ManifestDigest};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StoreError};
+use crate::ids::ContainerId;
 use crate::modes;
 use crate::store::Store;
 
@@ -15,11 +16,11 @@ use crate::store::Store;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Container {
     /// ID of the container.
-    pub id: Digest,
+    pub id: ContainerId,
     /// Its name, unique in the store.
     pub name: String,
     /// Manifest of its image, which is kept as long as the container exists.
-    pub image: Digest,
+    pub image: ManifestDigest,
 }
 
 const DIR: &str = "containers";
@@ -32,10 +33,10 @@ impl Store {
     ///
     /// Fails with [`StoreError::NameTaken`] if the name is in use, or if the document cannot be
     /// written.
-    pub fn create_container(&self, name: Option<&str>, image: &Digest, salt: &str) -> Result<Container> {
+    pub fn create_container(&self, name: Option<&str>, image: &ManifestDigest, salt: &str) -> Result<Container> {
         let mut hasher = Hasher::new();
         hasher.field("container").field(image.bytes()).field(salt);
-        let id = hasher.finish();
+        let id: ContainerId = hasher.finish();
         let name = name.map_or_else(|| format!("rbuild_{}", &id.hex()[..8]), str::to_string);
         self.root.create_dir_all(DIR, modes::dir(), None, |_| ())?;
         if self.containers()?.iter().any(|c| c.name == name) {

@@ -2,7 +2,7 @@
 //! configuration the diffID of the layer; that both agree can only be verified by decompressing.
 //! This is done once for each pair, and recorded.
 
-use rbuild_image::Digest;
+use rbuild_image::{BlobDigest, DiffId};
 use rbuild_layer::{Compression, detect, layer_digests};
 use rbuild_linux::Error;
 
@@ -25,12 +25,13 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Fails with [`StoreError::WrongLayer`] on a mismatch, or if a blob cannot be read.
-    pub fn check_layers(&self, layers: &[(Digest, Digest)]) -> Result<()> {
+    /// Fails with [`StoreError::WrongDigest`] or [`StoreError::WrongDiffId`] on a mismatch, or if a
+    /// blob cannot be read.
+    pub fn check_layers(&self, layers: &[(BlobDigest, DiffId)]) -> Result<()> {
         side_by_side(layers, |(blob, diff_id)| self.check_layer(blob, diff_id)).map(drop)
     }
 
-    pub(crate) fn check_layer(&self, blob: &Digest, diff_id: &Digest) -> Result<()> {
+    pub(crate) fn check_layer(&self, blob: &BlobDigest, diff_id: &DiffId) -> Result<()> {
         if self.root.exists(note_path(blob, diff_id))? || self.is_plain_layer(blob, diff_id)? {
             return Ok(());
         }
@@ -39,7 +40,7 @@ impl Store {
     }
 
     /// Verifies a layer by reading it to its end, even if it has been verified before.
-    pub(crate) fn read_layer(&self, blob: &Digest, diff_id: &Digest) -> Result<()> {
+    pub(crate) fn read_layer(&self, blob: &BlobDigest, diff_id: &DiffId) -> Result<()> {
         let (stored, found) = layer_digests(self.open_blob(blob)?, self.limits())?;
         compare(blob, stored)?;
         compare_content(blob, diff_id, found)
@@ -51,9 +52,9 @@ impl Store {
     /// # Errors
     ///
     /// Fails if the record cannot be written.
-    pub fn note_layer(&self, blob: &Digest, diff_id: &Digest) -> Result<()> {
+    pub fn note_layer(&self, blob: &BlobDigest, diff_id: &DiffId) -> Result<()> {
         // An uncompressed layer has one digest for both.
-        if blob == diff_id || self.root.exists(note_path(blob, diff_id))? {
+        if *blob == diff_id.plain_blob() || self.root.exists(note_path(blob, diff_id))? {
             return Ok(());
         }
         self.write("layers", &note_name(blob, diff_id), &())
@@ -61,9 +62,9 @@ impl Store {
 
     /// Returns true if the blob is the uncompressed layer. The content is tested as well, because
     /// an image may declare the digest of a compressed blob as its diffID.
-    fn is_plain_layer(&self, blob: &Digest, diff_id: &Digest) -> Result<bool> {
+    fn is_plain_layer(&self, blob: &BlobDigest, diff_id: &DiffId) -> Result<bool> {
         use std::os::unix::fs::FileExt;
-        if blob != diff_id {
+        if *blob != diff_id.plain_blob() {
             return Ok(false);
         }
         let mut head = [0u8; 8];
@@ -73,25 +74,25 @@ impl Store {
 }
 
 /// Compares the digest of a blob with its name.
-pub(crate) fn compare(blob: &Digest, found: Digest) -> Result<()> {
+pub(crate) fn compare(blob: &BlobDigest, found: BlobDigest) -> Result<()> {
     match found == *blob {
         true => Ok(()),
-        false => Err(StoreError::WrongLayer { which: "digest", blob: *blob, expected: *blob, found }),
+        false => Err(StoreError::WrongDigest { blob: *blob, found }),
     }
 }
 
 /// Compares the diffID of a blob's content with the expected one.
-pub(crate) fn compare_content(blob: &Digest, diff_id: &Digest, found: Digest) -> Result<()> {
+pub(crate) fn compare_content(blob: &BlobDigest, diff_id: &DiffId, found: DiffId) -> Result<()> {
     match found == *diff_id {
         true => Ok(()),
-        false => Err(StoreError::WrongLayer { which: "diffID", blob: *blob, expected: *diff_id, found }),
+        false => Err(StoreError::WrongDiffId { blob: *blob, expected: *diff_id, found }),
     }
 }
 
-fn note_name(blob: &Digest, diff_id: &Digest) -> String {
+fn note_name(blob: &BlobDigest, diff_id: &DiffId) -> String {
     format!("{}-{}{HOLDS}", diff_id.hex(), blob.hex())
 }
 
-fn note_path(blob: &Digest, diff_id: &Digest) -> String {
+fn note_path(blob: &BlobDigest, diff_id: &DiffId) -> String {
     format!("layers/{}", note_name(blob, diff_id))
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use rbuild_image::Digest;
+use rbuild_image::{BlobDigest, DiffId};
 
 /// The result of an operation on the store.
 pub type Result<T> = std::result::Result<T, StoreError>;
@@ -24,10 +24,13 @@ pub enum StoreError {
     Damaged { what: String, reason: String },
     /// There is no such blob.
     #[error("the store has no blob {0}")]
-    NoBlob(Digest),
-    /// A layer differs from the image's description: `which` is its digest or its diffID.
-    #[error("the {which} of the layer {blob} is {found}, but {expected} was promised")]
-    WrongLayer { which: &'static str, blob: Digest, expected: Digest, found: Digest },
+    NoBlob(BlobDigest),
+    /// The bytes of a layer do not have the digest that names them.
+    #[error("the digest of the layer {blob} is {found}, but {blob} was promised")]
+    WrongDigest { blob: BlobDigest, found: BlobDigest },
+    /// The content of a layer does not have the diffID that the image's configuration gives.
+    #[error("the diffID of the layer {blob} is {found}, but {expected} was promised")]
+    WrongDiffId { blob: BlobDigest, expected: DiffId, found: DiffId },
     /// There is no such image.
     #[error("no image is called `{0}`")]
     NoImage(String),
@@ -87,7 +90,7 @@ impl StoreError {
                 "copy it again with all that its files have, as root (`cp -a`, `rsync -aHXU`), or empty its cache: `rbuild prune -a`"
                     .into(),
             ),
-            StoreError::WrongLayer { .. } => {
+            StoreError::WrongDigest { .. } | StoreError::WrongDiffId { .. } => {
                 Some("remove the image, and load it again from an archive that whoever made it wrote anew".into())
             }
             StoreError::Damaged { .. } | StoreError::NoBlob(_) => {

@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 
 use rbuild_image::{
-    Descriptor, Digest, ImageConfig, ImageIndex, ImageManifest, ImageName, MediaType, REF_NAME, Reference, descriptor,
-    digest_of, parse_manifest,
+    BlobDigest, Descriptor, DiffId, ImageConfig, ImageDigest, ImageId, ImageIndex, ImageManifest, ImageName,
+    ManifestDigest, MediaType, REF_NAME, Reference, descriptor, digest_of, parse_manifest,
 };
 
 use crate::error::{Result, StoreError};
@@ -14,13 +14,13 @@ use crate::store::Store;
 #[derive(Debug, Clone)]
 pub struct Image {
     /// Digest of the manifest.
-    pub manifest_digest: Digest,
+    pub manifest_digest: ManifestDigest,
     /// Size of the manifest in bytes.
     pub manifest_size: u64,
     /// The manifest.
     pub manifest: ImageManifest,
     /// Digest of the configuration, known to users as the image ID.
-    pub id: Digest,
+    pub id: ImageId,
     /// The configuration.
     pub config: ImageConfig,
 }
@@ -31,7 +31,7 @@ pub struct NamedImage {
     /// The name; `None` for a dangling image.
     pub name: Option<Reference>,
     /// Digest of the manifest.
-    pub manifest: Digest,
+    pub manifest: ManifestDigest,
 }
 
 impl Image {
@@ -40,7 +40,7 @@ impl Image {
     /// # Errors
     ///
     /// Fails if manifest and configuration have different numbers of layers.
-    pub fn layers(&self) -> Result<Vec<(Descriptor, Digest)>> {
+    pub fn layers(&self) -> Result<Vec<(Descriptor, DiffId)>> {
         let layers = self.manifest.layers();
         if layers.len() != self.config.rootfs.diff_ids.len() {
             return Err(StoreError::Damaged {
@@ -57,8 +57,13 @@ impl Image {
 }
 
 /// Returns the digest in a descriptor of a stored document.
-pub(crate) fn digest(d: &Descriptor) -> Result<Digest> {
+pub(crate) fn digest(d: &Descriptor) -> Result<BlobDigest> {
     digest_of(d).map_err(|e| StoreError::Damaged { what: "descriptor".into(), reason: e.to_string() })
+}
+
+/// Returns the manifest that an entry of the index refers to.
+fn manifest_in(d: &Descriptor) -> Result<ManifestDigest> {
+    digest(d).map(BlobDigest::of_manifest)
 }
 
 impl Store {
@@ -86,7 +91,7 @@ impl Store {
     /// Fails if the index cannot be read.
     pub fn images(&self) -> Result<Vec<NamedImage>> {
         let index = self.index()?;
-        index.manifests().iter().map(|d| Ok(NamedImage { name: name_of(d), manifest: digest(d)? })).collect()
+        index.manifests().iter().map(|d| Ok(NamedImage { name: name_of(d), manifest: manifest_in(d)? })).collect()
     }
 
     /// Removes entries from the index.
@@ -95,12 +100,12 @@ impl Store {
     ///
     /// Fails if the index cannot be read or written.
     pub fn forget(&self, gone: &[NamedImage]) -> Result<()> {
-        let gone: HashSet<(Option<String>, Digest)> =
+        let gone: HashSet<(Option<String>, ManifestDigest)> =
             gone.iter().map(|g| (g.name.as_ref().map(Reference::to_string), g.manifest)).collect();
         self.change_index(|entries| {
             entries.retain(|d| {
                 let name = name_of(d).map(|name| name.to_string());
-                !digest(d).is_ok_and(|manifest| gone.contains(&(name, manifest)))
+                !manifest_in(d).is_ok_and(|manifest| gone.contains(&(name, manifest)))
             });
             Ok(())
         })
@@ -111,13 +116,13 @@ impl Store {
     /// # Errors
     ///
     /// Fails if a document is missing or damaged.
-    pub fn image(&self, manifest_digest: &Digest) -> Result<Image> {
-        let bytes = self.read_document(manifest_digest)?;
+    pub fn image(&self, manifest_digest: &ManifestDigest) -> Result<Image> {
+        let bytes = self.read_document(&manifest_digest.blob())?;
         let damaged = |what: String| move |e: serde_json::Error| StoreError::Damaged { what, reason: e.to_string() };
         let manifest = parse_manifest(&bytes).map_err(damaged(format!("manifest {manifest_digest}")))?;
-        let id = digest(manifest.config())?;
+        let id = digest(manifest.config())?.of_config();
         let config =
-            serde_json::from_slice(&self.read_document(&id)?).map_err(damaged(format!("configuration {id}")))?;
+            serde_json::from_slice(&self.read_document(&id.blob())?).map_err(damaged(format!("configuration {id}")))?;
         Ok(Image { manifest_digest: *manifest_digest, manifest_size: bytes.len() as u64, manifest, id, config })
     }
 
@@ -148,18 +153,18 @@ impl Store {
 
     /// Returns the manifest with that digest, or else that of an image with that ID. The manifest
     /// need not be in the index: images of OCI layouts on disk are not.
-    fn manifest_of(&self, digest: &Digest) -> Result<Option<Digest>> {
-        let entries = self.images()?;
-        if entries.iter().any(|entry| entry.manifest == *digest) {
-            return Ok(Some(*digest));
+    fn manifest_of(&self, digest: &ImageDigest) -> Result<Option<ManifestDigest>> {
+        let (entries, manifest) = (self.images()?, digest.as_manifest());
+        if entries.iter().any(|entry| entry.manifest == manifest) {
+            return Ok(Some(manifest));
         }
         for entry in &entries {
             // Ignore images that are damaged.
-            if self.image(&entry.manifest).is_ok_and(|image| image.id == *digest) {
+            if self.image(&entry.manifest).is_ok_and(|image| digest.is_id(&image.id)) {
                 return Ok(Some(entry.manifest));
             }
         }
-        Ok(self.image(digest).is_ok().then_some(*digest))
+        Ok(self.image(&manifest).is_ok().then_some(manifest))
     }
 
     /// Finds an image for a command: by name, by ID or manifest digest, or by a prefix of those
@@ -204,7 +209,7 @@ impl Store {
     /// # Errors
     ///
     /// Fails if the image is incomplete or the index cannot be written.
-    pub fn tag(&self, manifest: &Digest, name: Option<&Reference>) -> Result<()> {
+    pub fn tag(&self, manifest: &ManifestDigest, name: Option<&Reference>) -> Result<()> {
         self.image(manifest)?;
         self.tag_all(&[(*manifest, name.cloned())])
     }
@@ -214,19 +219,19 @@ impl Store {
     /// # Errors
     ///
     /// Fails if a manifest is missing or the index cannot be written.
-    pub fn tag_all(&self, named: &[(Digest, Option<Reference>)]) -> Result<()> {
+    pub fn tag_all(&self, named: &[(ManifestDigest, Option<Reference>)]) -> Result<()> {
         // The last image with a name gets it.
         let mut last: HashMap<String, usize> = HashMap::new();
         for (at, (_, name)) in named.iter().enumerate() {
             last.extend(name.as_ref().map(|name| (name.to_string(), at)));
         }
-        let mut sizes: HashMap<Digest, u64> = HashMap::new();
+        let mut sizes: HashMap<ManifestDigest, u64> = HashMap::new();
         for (manifest, _) in named {
             if !sizes.contains_key(manifest) {
-                sizes.insert(*manifest, self.blob_size(manifest)?);
+                sizes.insert(*manifest, self.blob_size(&manifest.blob())?);
             }
         }
-        let entry = |manifest: &Digest| descriptor(MediaType::ImageManifest, manifest, sizes[manifest]);
+        let entry = |manifest: &ManifestDigest| descriptor(MediaType::ImageManifest, &manifest.blob(), sizes[manifest]);
         self.change_index(|entries| {
             let retagged = |d: &Descriptor| name_of(d).is_some_and(|name| last.contains_key(&name.to_string()));
             let (old, mut kept): (Vec<_>, Vec<_>) = entries.drain(..).partition(retagged);
@@ -237,13 +242,13 @@ impl Store {
                 kept.push(d);
             }
             // A named image needs no dangling entry.
-            let given: HashSet<Digest> = last.values().map(|at| named[*at].0).collect();
-            kept.retain(|d| name_of(d).is_some() || !digest(d).is_ok_and(|manifest| given.contains(&manifest)));
+            let given: HashSet<ManifestDigest> = last.values().map(|at| named[*at].0).collect();
+            kept.retain(|d| name_of(d).is_some() || !manifest_in(d).is_ok_and(|manifest| given.contains(&manifest)));
             // Images that lost their last name, or never had one, stay as dangling entries until
             // they are pruned.
-            let mut there: HashSet<Digest> = kept.iter().filter_map(|d| digest(d).ok()).collect();
+            let mut there: HashSet<ManifestDigest> = kept.iter().filter_map(|d| manifest_in(d).ok()).collect();
             for mut d in old.into_iter().chain(named.iter().map(|(manifest, _)| entry(manifest))) {
-                if there.insert(digest(&d)?) {
+                if there.insert(manifest_in(&d)?) {
                     d.set_annotations(None);
                     kept.push(d);
                 }
@@ -260,10 +265,10 @@ impl Store {
     ///
     /// Fails if there is no such image, if it has several names and `force` is false, or if the
     /// index cannot be written.
-    pub fn untag(&self, wanted: &str, force: bool) -> Result<(Vec<String>, Option<Digest>)> {
+    pub fn untag(&self, wanted: &str, force: bool) -> Result<(Vec<String>, Option<ImageId>)> {
         let (name, image) = self.find_image(wanted)?;
         self.change_index(|entries| {
-            let ours = |d: &Descriptor| digest(d).is_ok_and(|d| d == image.manifest_digest);
+            let ours = |d: &Descriptor| manifest_in(d).is_ok_and(|d| d == image.manifest_digest);
             let names: Vec<String> =
                 entries.iter().filter(|d| ours(d)).filter_map(|d| Some(name_of(d)?.familiar())).collect();
             let gone: Vec<String> = match &name {

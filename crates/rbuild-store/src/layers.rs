@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
 
-use rbuild_image::{Descriptor, Digest, Hasher, MediaType, descriptor};
+use rbuild_image::{BlobDigest, Descriptor, DiffId, Digest, Hasher, MediaType, descriptor};
 use rbuild_layer::{Compression, LAYER_FORMAT, LayerForm, Packed, Times, pack_layer, pack_whole, repack_layer};
 use rbuild_linux::RootDir;
 use serde::{Deserialize, Serialize};
@@ -24,9 +24,9 @@ pub struct PackedLayer {
     /// Layer format it was packed with; layers of other formats are packed again.
     format: u32,
     /// Digest of the uncompressed bytes.
-    pub diff_id: Digest,
+    pub diff_id: DiffId,
     /// Digest of the blob.
-    pub digest: Digest,
+    pub digest: BlobDigest,
     /// Size of the blob in bytes.
     pub size: u64,
     /// Uncompressed size in bytes.
@@ -172,7 +172,7 @@ impl Store {
         for tree in trees {
             hasher.field(tree.name());
         }
-        let key = hasher.finish();
+        let key: Digest = hasher.finish();
         let id = TreeId::of_step(&key);
         let _alone = self.lock_step(&key)?;
         // The merged tree has no record that would vouch for it, so every build creates it anew.
@@ -217,7 +217,7 @@ impl Store {
         &self,
         work: &Workspace,
         layer: &Descriptor,
-        diff_id: &Digest,
+        diff_id: &DiffId,
         form: LayerForm,
     ) -> Result<PackedLayer> {
         let document = format!("{}-{}.repacked", diff_id.hex(), form.name());
@@ -241,7 +241,7 @@ impl Store {
     /// # Errors
     ///
     /// Fails if the blob is missing or cannot be decompressed.
-    pub fn layer_size(&self, layer: &Descriptor, diff_id: &Digest) -> Result<u64> {
+    pub fn layer_size(&self, layer: &Descriptor, diff_id: &DiffId) -> Result<u64> {
         if let Some(size) = self.read_if_whole(&format!("layers/{}.size", diff_id.hex()))? {
             return Ok(size);
         }
@@ -257,7 +257,7 @@ impl Store {
         self.note_layer(&layer.digest, &layer.diff_id)
     }
 
-    pub(crate) fn put_layer_size(&self, diff_id: &Digest, bytes: u64) -> Result<()> {
+    pub(crate) fn put_layer_size(&self, diff_id: &DiffId, bytes: u64) -> Result<()> {
         self.write("layers", &format!("{}.size", diff_id.hex()), &bytes)
     }
 
@@ -271,7 +271,7 @@ impl Store {
     }
 
     /// Returns the blobs of all layers packed from the tree in that directory of `trees`.
-    pub(crate) fn packed_blobs(&self, dir: &OsStr) -> Result<Vec<Digest>> {
+    pub(crate) fn packed_blobs(&self, dir: &OsStr) -> Result<Vec<BlobDigest>> {
         let mut blobs = Vec::new();
         for entry in self.dir("trees")?.sub(dir)?.entries()? {
             let name = entry.name.to_string_lossy();

@@ -5,13 +5,13 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
-use rbuild_image::Digest;
 use rbuild_linux::{KeyLock, LockKind, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::cache::records::lock_key;
 use crate::error::Result;
 use crate::gc::prune::tree_bytes;
+use crate::ids::LockId;
 use crate::modes;
 use crate::store::Store;
 
@@ -234,7 +234,7 @@ impl Store {
 
 /// Returns the key of the lock that a running build holds.
 fn key(build: &str) -> [u8; 8] {
-    lock_key(&Digest::of(format!("logs of {build}").as_bytes()))
+    lock_key(LockId::of(format!("logs of {build}").as_bytes()).bytes())
 }
 
 #[cfg(test)]

@@ -3,19 +3,15 @@
 //! A value is represented by a digest keyed with random bytes of the store. Without that key, it
 //! reveals nothing, even about values that could be guessed.
 
-use rbuild_image::{Digest, Hasher};
+use rbuild_image::Hasher;
 use rbuild_linux::RootDir;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::records::Record;
 use crate::error::Result;
+use crate::ids::SecretMark;
 use crate::store::{Store, document};
 use crate::trees::tree::TreeId;
-
-/// A keyed digest of a secret's value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct SecretMark(Digest);
 
 /// The known results of searching a tree for secrets, stored beside its files.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,10 +56,10 @@ impl Store {
             return Ok(Vec::new());
         }
         let key = self.key(KEY)?;
-        let mark = |value: &[u8]| {
+        let mark = |value: &[u8]| -> SecretMark {
             let mut hasher = Hasher::new();
             hasher.field("secret 1").field(key).field(value);
-            SecretMark(hasher.finish())
+            hasher.finish()
         };
         Ok(values.map(mark).collect())
     }
@@ -94,7 +90,7 @@ impl Store {
     pub fn add_verdict(&self, tree: &TreeId, more: &Verdict) -> Result<()> {
         let mut hasher = Hasher::new();
         hasher.field("verdict").field(tree.name());
-        let _alone = self.lock_step(&hasher.finish())?;
+        let _alone = self.lock(&hasher.finish())?;
         let before = self.verdict(tree)?;
         let mut after = before.clone().unwrap_or_default();
         after.add(more);
@@ -125,7 +121,7 @@ mod tests {
     use super::*;
 
     fn mark(n: u8) -> SecretMark {
-        SecretMark(Digest::of(&[n]))
+        SecretMark::of(&[n])
     }
 
     #[test]

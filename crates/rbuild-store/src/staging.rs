@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
 
-use rbuild_image::{Digest, Reference, parse_manifest};
+use rbuild_image::{BlobDigest, DiffId, ManifestDigest, Reference, parse_manifest};
 use rbuild_linux::RootDir;
 use serde::Serialize;
 
@@ -24,9 +24,9 @@ pub struct Staging<'a> {
     work: &'a Workspace,
     dir: RootDir,
     /// The staged blobs and their sizes in bytes.
-    here: RefCell<HashMap<Digest, u64>>,
+    here: RefCell<HashMap<BlobDigest, u64>>,
     /// Blobs and the diffIDs of their content.
-    holds: RefCell<HashSet<(Digest, Digest)>>,
+    holds: RefCell<HashSet<(BlobDigest, DiffId)>>,
 }
 
 impl<'a> Staging<'a> {
@@ -50,7 +50,7 @@ impl<'a> Staging<'a> {
     /// # Errors
     ///
     /// Fails if the store cannot be read.
-    pub fn size(&self, digest: &Digest) -> Result<Option<u64>> {
+    pub fn size(&self, digest: &BlobDigest) -> Result<Option<u64>> {
         if let Some(size) = self.here.borrow().get(digest) {
             return Ok(Some(*size));
         }
@@ -66,7 +66,7 @@ impl<'a> Staging<'a> {
     /// # Errors
     ///
     /// Fails with [`StoreError::NoBlob`] if there is none.
-    pub fn open_blob(&self, digest: &Digest) -> Result<File> {
+    pub fn open_blob(&self, digest: &BlobDigest) -> Result<File> {
         match self.here.borrow().contains_key(digest) {
             true => Ok(self.dir.open_file(digest.hex())?),
             false => self.store.open_blob(digest),
@@ -78,7 +78,7 @@ impl<'a> Staging<'a> {
     /// # Errors
     ///
     /// Fails if there is no such blob, or if its digest is wrong.
-    pub fn read_document(&self, digest: &Digest) -> Result<Vec<u8>> {
+    pub fn read_document(&self, digest: &BlobDigest) -> Result<Vec<u8>> {
         read_document(self.open_blob(digest)?, digest)
     }
 
@@ -87,7 +87,7 @@ impl<'a> Staging<'a> {
     /// # Errors
     ///
     /// Fails if `source` cannot be read or the blob cannot be written.
-    pub fn put_blob(&self, source: impl Read) -> Result<(Digest, u64)> {
+    pub fn put_blob(&self, source: impl Read) -> Result<(BlobDigest, u64)> {
         let mut blob = self.receive()?;
         blob.blob.fill(source)?;
         blob.finish()
@@ -98,8 +98,8 @@ impl<'a> Staging<'a> {
     /// # Errors
     ///
     /// Fails if the blob cannot be written.
-    pub fn put_bytes(&self, bytes: &[u8]) -> Result<(Digest, u64)> {
-        let digest = Digest::of(bytes);
+    pub fn put_bytes(&self, bytes: &[u8]) -> Result<(BlobDigest, u64)> {
+        let digest = BlobDigest::of(bytes);
         if !self.here.borrow().contains_key(&digest) && !self.store_has(&digest) {
             self.put_blob(bytes)?;
         }
@@ -108,7 +108,7 @@ impl<'a> Staging<'a> {
 
     /// Returns true if the store has the blob and its digest is verified; a power failure may have
     /// truncated it.
-    fn store_has(&self, digest: &Digest) -> bool {
+    fn store_has(&self, digest: &BlobDigest) -> bool {
         self.store.open_blob(digest).is_ok_and(|file| self.store.is_known_whole(&file))
     }
 
@@ -117,7 +117,7 @@ impl<'a> Staging<'a> {
     /// # Errors
     ///
     /// Fails if the blob cannot be written.
-    pub fn put_document<T: Serialize>(&self, value: &T) -> Result<(Digest, u64)> {
+    pub fn put_document<T: Serialize>(&self, value: &T) -> Result<(BlobDigest, u64)> {
         self.put_bytes(&to_document(value)?)
     }
 
@@ -131,7 +131,7 @@ impl<'a> Staging<'a> {
     }
 
     /// Records that the blob contains the layer with that diffID.
-    pub fn note_layer(&self, blob: &Digest, diff_id: &Digest) {
+    pub fn note_layer(&self, blob: &BlobDigest, diff_id: &DiffId) {
         self.holds.borrow_mut().insert((*blob, *diff_id));
     }
 
@@ -141,7 +141,12 @@ impl<'a> Staging<'a> {
     /// # Errors
     ///
     /// Fails if an image is incomplete, or if the store cannot be written.
-    pub fn keep(self, what: &str, images: &[Digest], named: &[(Digest, Option<Reference>)]) -> Result<()> {
+    pub fn keep(
+        self,
+        what: &str,
+        images: &[ManifestDigest],
+        named: &[(ManifestDigest, Option<Reference>)],
+    ) -> Result<()> {
         let kept = self.move_in(images).and_then(|()| {
             self.store.sync(what)?;
             self.store.tag_all(named)
@@ -154,7 +159,7 @@ impl<'a> Staging<'a> {
         kept
     }
 
-    fn move_in(&self, images: &[Digest]) -> Result<()> {
+    fn move_in(&self, images: &[ManifestDigest]) -> Result<()> {
         let needed = self.needed(images)?;
         let blobs = self.store.dir("blobs/sha256")?;
         for digest in self.here.borrow().keys().filter(|digest| needed.contains(*digest)) {
@@ -172,14 +177,14 @@ impl<'a> Staging<'a> {
     }
 
     /// Returns the manifests of the images, their configurations and layers.
-    fn needed(&self, images: &[Digest]) -> Result<HashSet<Digest>> {
-        let mut needed: HashSet<Digest> = images.iter().copied().collect();
+    fn needed(&self, images: &[ManifestDigest]) -> Result<HashSet<BlobDigest>> {
+        let mut needed: HashSet<BlobDigest> = images.iter().map(ManifestDigest::blob).collect();
         for image in images {
             let damaged = |e: serde_json::Error| {
                 let what = format!("manifest {image}");
                 StoreError::Damaged { what, reason: e.to_string() }
             };
-            let manifest = parse_manifest(&self.read_document(image)?).map_err(damaged)?;
+            let manifest = parse_manifest(&self.read_document(&image.blob())?).map_err(damaged)?;
             for part in manifest.layers().iter().chain([manifest.config()]) {
                 needed.insert(digest(part)?);
             }
@@ -209,7 +214,7 @@ impl Receiving<'_> {
     /// # Errors
     ///
     /// Fails if the blob cannot be written.
-    pub fn finish(self) -> Result<(Digest, u64)> {
+    pub fn finish(self) -> Result<(BlobDigest, u64)> {
         let (blob, digest, size) = self.blob.finish()?;
         blob.publish_in(&self.staging.dir, self.staging.store, &digest, size)?;
         self.staging.here.borrow_mut().insert(digest, size);
@@ -224,14 +229,18 @@ mod tests {
     use super::*;
 
     /// An image of one layer with these bytes, and one blob that it does not need.
-    fn image(staging: &Staging<'_>, layer: &[u8]) -> Digest {
+    fn image(staging: &Staging<'_>, layer: &[u8]) -> ManifestDigest {
         staging.put_blob(&b"of no use"[..]).unwrap();
         let (digest, size) = staging.put_blob(layer).unwrap();
         let mut config = ImageConfig::empty(&Platform::host());
-        config.rootfs.diff_ids = vec![digest];
+        config.rootfs.diff_ids = vec![digest.of_plain_layer()];
         let (id, id_size) = staging.put_document(&config).unwrap();
         let layer = descriptor(MediaType::ImageLayer, &digest, size);
-        staging.put_document(&manifest(descriptor(MediaType::ImageConfig, &id, id_size), vec![layer])).unwrap().0
+        staging
+            .put_document(&manifest(descriptor(MediaType::ImageConfig, &id, id_size), vec![layer]))
+            .unwrap()
+            .0
+            .of_manifest()
     }
 
     #[test]
@@ -242,9 +251,9 @@ mod tests {
         let blobs = || std::fs::read_dir(dir.join("blobs/sha256")).unwrap().count();
         let (refused, kept) = (Staging::open(&store, &work).unwrap(), Staging::open(&store, &other_work).unwrap());
         let manifest = image(&refused, b"layer");
-        refused.note_layer(&manifest, &Digest::of(b"x"));
+        refused.note_layer(&manifest.blob(), &DiffId::of(b"x"));
         assert_eq!(image(&kept, b"layer"), manifest);
-        assert_eq!(refused.size(&Digest::of(b"layer")).unwrap(), Some(5));
+        assert_eq!(refused.size(&BlobDigest::of(b"layer")).unwrap(), Some(5));
         assert_eq!(blobs(), 0);
         let name: Reference = "a:1".parse().unwrap();
         kept.keep("load", &[manifest], &[(manifest, Some(name.clone()))]).unwrap();
@@ -259,7 +268,7 @@ mod tests {
         assert_eq!(store.images().unwrap(), [crate::NamedImage { name: Some(name), manifest }]);
         assert_eq!(store.check(false).unwrap().problems, Vec::<String>::new());
         // Complete blobs of the store are not written again; truncated ones are.
-        let layer = dir.join("blobs/sha256").join(Digest::of(b"layer").hex());
+        let layer = dir.join("blobs/sha256").join(BlobDigest::of(b"layer").hex());
         let inode = || std::os::unix::fs::MetadataExt::ino(&layer.metadata().unwrap());
         let before = inode();
         for _ in 0..2 {

@@ -14,8 +14,8 @@ use rbuild_linux::RootDir;
 use rbuild_plan::{CacheStep, CopyStep, From, MountKindStep, MountStep, RunStep, SourceNames, Step, Vertex, VertexId};
 use rbuild_sandbox::Builder;
 use rbuild_source::{
-    Content, HardLinks, HashCache, Ignore, Owner, Selected, Sight, SourceError, SourceTree, Take, content,
-    content_without_links,
+    Content, HardLinks, HashCache, Ignore, Owner, Selected, SelectionHash, Sight, SourceError, SourceTree, Take,
+    content, content_without_links,
 };
 
 use crate::builder_paths::Place;
@@ -142,7 +142,24 @@ pub enum Part<'a> {
     /// An input of the step, represented by its result.
     Input(&'static str, VertexId),
     /// Content of files from a context.
-    Files(&'static str, Digest),
+    Files(&'static str, SelectionHash),
+}
+
+/// Content that a step reads beyond what its definition key covers by content.
+pub enum Read {
+    /// Selected files of a context, a stage or an image.
+    Files(SelectionHash),
+    /// The whole file system that a vertex made.
+    Result(Digest),
+}
+
+impl Read {
+    fn bytes(&self) -> &[u8; 32] {
+        match self {
+            Read::Files(files) => files.bytes(),
+            Read::Result(result) => result.bytes(),
+        }
+    }
 }
 
 /// The values that all keys of a build depend on.
@@ -285,7 +302,7 @@ pub const FILES: &str = "files of the context";
 
 /// Returns the key of a step by the content that it reads and by its parent's result. `parent` is
 /// `None` for a linked copy, whose files do not depend on it.
-pub fn content_key(vertex: &Vertex, salt: Option<&str>, parent: Option<&Digest>, contents: &[Digest]) -> Digest {
+pub fn content_key(vertex: &Vertex, salt: Option<&str>, parent: Option<&Digest>, contents: &[Read]) -> Digest {
     let mut hasher = Hasher::new();
     hasher.field("content step 3").field(salt.unwrap_or_default());
     match parent {
@@ -303,7 +320,7 @@ pub fn content_key(vertex: &Vertex, salt: Option<&str>, parent: Option<&Digest>,
 
 /// Returns the digest of the content that a mount of a stage shows; `None` if the path does not
 /// exist. Mode and owner of the mounted file or directory itself count, its name does not.
-pub fn mounted_content(stage: &StageFiles, source: &str) -> std::result::Result<Option<Digest>, SourceError> {
+pub fn mounted_content(stage: &StageFiles, source: &str) -> std::result::Result<Option<SelectionHash>, SourceError> {
     let tree = stage.tree();
     match tree.select_literal(source) {
         Ok(item) => {
@@ -393,7 +410,7 @@ mod tests {
         for vertex in &graph.vertices {
             let result_of = |i: VertexId| results[i];
             let keys = Keys { contexts: &contexts, salt: None, result_of: &result_of };
-            let content = Content { digest: Digest::of(b"what is copied"), sight: Sight::default() };
+            let content = Content { digest: SelectionHash::of(b"what is copied"), sight: Sight::default() };
             let key = keys.definition(vertex, &[content], &mut |_| ()).unwrap();
             found.extend(key.map(|key| key.hex()[..16].to_string()));
             results.push(key.unwrap_or_else(|| source_result(&vertex.step)));

@@ -6,7 +6,7 @@ use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
 use rayon::prelude::*;
-use rbuild_image::{Descriptor, Digest, History, MediaType, descriptor};
+use rbuild_image::{Descriptor, History, ManifestDigest, MediaType, descriptor};
 use rbuild_layer::LayerError;
 use rbuild_plan::{NoCache, Step, VertexId};
 use rbuild_store::{PackedLayer, StoreError, TreeId};
@@ -20,7 +20,7 @@ const COMMENT: &str = "buildkit.dockerfile.v0";
 
 /// Returns the manifest digest of the target's image, assembling it unless it is cached.
 #[tracing::instrument(target = "engine", name = "pack", level = "debug", skip_all)]
-pub(crate) fn image(build: &Executor<'_>, form: &ImageForm) -> Result<Digest> {
+pub(crate) fn image(build: &Executor<'_>, form: &ImageForm) -> Result<ManifestDigest> {
     let key = build.prepared.image_key(&build.done(build.prepared.graph.target).result, build.request, form);
     if build.request.parameters.no_cache == NoCache::None
         && let Some(manifest) = build.store.result(&key)?
@@ -49,7 +49,7 @@ pub(crate) fn own_trees(build: &Executor<'_>) -> Vec<TreeId> {
 
 /// Stores the configuration and the manifest of the image whose own layers are `packed`; returns
 /// the manifest digest.
-pub(crate) fn documents(build: &Executor<'_>, form: &ImageForm, packed: &[PackedLayer]) -> Result<Digest> {
+pub(crate) fn documents(build: &Executor<'_>, form: &ImageForm, packed: &[PackedLayer]) -> Result<ManifestDigest> {
     let graph = &build.prepared.graph;
     let chain = chain(build);
     let (base, steps) = (chain[0], &chain[1..]);
@@ -86,7 +86,7 @@ pub(crate) fn documents(build: &Executor<'_>, form: &ImageForm, packed: &[Packed
     if !build.request.annotations.is_empty() {
         manifest.set_annotations(Some(build.request.annotations.iter().cloned().collect()));
     }
-    Ok(build.store.put_document(&build.work, &manifest)?.0)
+    Ok(build.store.put_document(&build.work, &manifest)?.0.of_manifest())
 }
 
 /// Packs the target's own layers; returns them lowest first.

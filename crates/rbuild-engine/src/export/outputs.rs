@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
-use rbuild_image::Digest;
+use rbuild_image::ManifestDigest;
 use rbuild_layer::{Deletions, Times, TreePacker};
 use rbuild_linux::{Destination, Directory, RootDir};
 use rbuild_store::Store;
@@ -81,7 +81,7 @@ pub(crate) fn begin(dest: &Destination) -> Result<&File> {
 pub(crate) fn publish(
     request: &BuildRequest,
     store: &Store,
-    platforms: &[Vec<(ImageForm, Digest)>],
+    platforms: &[Vec<(ImageForm, ManifestDigest)>],
     events: &Events,
 ) -> Result<Finished> {
     let mut firsts = Vec::new();

@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
-use rbuild_image::Digest;
+use rbuild_image::{ImageId, ManifestDigest};
 use rbuild_linux::process::by_umask;
 use rbuild_linux::{AtomicFile, Destination, Directory};
 use rbuild_store::{PackedLayer, TreeId};
@@ -21,7 +21,7 @@ use crate::transport::save::{self, ArchiveFormat, Layout, Saved, Writer};
 
 /// Writes the image of a finished build to a direct output; returns image ID and manifest digest.
 #[tracing::instrument(target = "engine", name = "export", level = "debug", skip_all)]
-pub(crate) fn export(build: &Executor<'_>, output: &Output) -> Result<(Digest, Digest)> {
+pub(crate) fn export(build: &Executor<'_>, output: &Output) -> Result<(ImageId, ManifestDigest)> {
     let started = Instant::now();
     let made = match (&output.target, output.kind) {
         (Target::Directory(dir), _) => layout(build, output, dir).map_err(|e| e.writing_to(&dir.path()))?,
@@ -42,7 +42,7 @@ fn archive(
     output: &Output,
     dest: &Destination,
     format: ArchiveFormat,
-) -> Result<(Digest, Digest)> {
+) -> Result<(ImageId, ManifestDigest)> {
     let mut archive = Writer::begin(outputs::begin(dest)?)?;
     let mut packed = Vec::new();
     for tree in image::own_trees(build) {
@@ -58,7 +58,7 @@ fn archive(
     Ok(made)
 }
 
-fn layout(build: &Executor<'_>, output: &Output, dir: &Directory) -> Result<(Digest, Digest)> {
+fn layout(build: &Executor<'_>, output: &Output, dir: &Directory) -> Result<(ImageId, ManifestDigest)> {
     let layout = Layout::open(dir)?;
     let fail = || BuildError::kernel(format!("writing the layout {}", layout.blobs.label().display()));
     let mut packed = Vec::new();

@@ -4,7 +4,9 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io::{Cursor, Read};
 
-use rbuild_image::{DEFAULT_PATH, Digest, Hasher, History, ImageConfig, MediaType, Platform, Reference, descriptor};
+use rbuild_image::{
+    BlobDigest, DEFAULT_PATH, DiffId, Hasher, History, ImageConfig, ImageId, MediaType, Platform, Reference, descriptor,
+};
 use rbuild_layer::{Bounded, Compression, LimitedTar, detect};
 use rbuild_store::{Receiving, Staging, Store, Workspace};
 
@@ -27,7 +29,7 @@ pub struct Import<'a> {
 
 /// Stores the archive as a layer, unchanged if images may have its compression, and makes an image
 /// of it.
-pub fn import(store: &Store, source: impl Read + Send, import: &Import<'_>) -> Result<Incoming<Digest>> {
+pub fn import(store: &Store, source: impl Read + Send, import: &Import<'_>) -> Result<Incoming<ImageId>> {
     let work = Workspace::open(store)?;
     let what = format!("the archive {}", import.from);
     let staging = Staging::open(store, &work)?;
@@ -48,19 +50,19 @@ pub fn import(store: &Store, source: impl Read + Send, import: &Import<'_>) -> R
         descriptor(MediaType::ImageConfig, &config_digest, config_size),
         vec![descriptor(layer.media_type, &layer.digest, layer.size)],
     );
-    let (manifest, _) = staging.put_document(&manifest)?;
+    let manifest = staging.put_document(&manifest)?.0.of_manifest();
     staging.keep("import", &[manifest], &[(manifest, import.name.cloned())])?;
     let warning = layer.is_image_archive.then(|| {
         format!("{what} is an image archive, whose files are now those of the image; `rbuild load -i FILE` takes in the image in it")
     });
-    Ok(Incoming { found: config_digest, warnings: warning.into_iter().collect() })
+    Ok(Incoming { found: config_digest.of_config(), warnings: warning.into_iter().collect() })
 }
 
 /// A layer that was stored.
 pub(crate) struct PutLayer {
-    pub digest: Digest,
+    pub digest: BlobDigest,
     pub size: u64,
-    pub diff_id: Digest,
+    pub diff_id: DiffId,
     pub media_type: MediaType,
     /// True if the files in it are those of a docker-archive or an OCI layout.
     pub is_image_archive: bool,
@@ -92,7 +94,7 @@ pub(crate) fn put_layer(staging: &Staging<'_>, source: impl Read, what: &str) ->
     // Trailing bytes after the compressed stream count towards the digest, too.
     std::io::copy(&mut raw, &mut std::io::sink()).map_err(BuildError::io(what))?;
     let (digest, size) = stored.into_inner().finish()?;
-    let diff_id = content.unwrap_or(digest);
+    let diff_id = content.unwrap_or(digest.of_plain_layer());
     staging.note_layer(&digest, &diff_id);
     let media_type = match compression {
         Compression::Gzip => MediaType::ImageLayerGzip,

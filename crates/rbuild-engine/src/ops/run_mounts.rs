@@ -5,14 +5,16 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rbuild_dockerfile::{Sharing, Span};
-use rbuild_image::{Digest, Hasher};
+use rbuild_image::{BlobDigest, Digest, Hasher};
 use rbuild_linux::RootDir;
 use rbuild_plan::{
     AgentStep, CacheStep, CopyStep, From, MountKindStep, MountStep, RunStep, Security, SourceNames, VertexId,
 };
 use rbuild_sandbox::{MountRequest, Source};
-use rbuild_source::{Changes, Content, Listing, Owner, SourceTree};
-use rbuild_store::{CacheMount, CacheUse, Files, KeyInputs, LISTING, LentCache, Snapshots, Store, TreeId, Workspace};
+use rbuild_source::{Changes, Content, Listing, Owner, SelectionHash, SourceTree};
+use rbuild_store::{
+    CacheId, CacheMount, CacheUse, Files, KeyInputs, LISTING, LentCache, Snapshots, Store, TreeId, Workspace,
+};
 
 use crate::builder_paths::Place;
 use crate::cache::key::{self, FILES, source_error};
@@ -105,7 +107,7 @@ impl Executor<'_> {
     /// does not wait for itself. Caches are locked in the order of their IDs, so that commands
     /// cannot deadlock.
     fn caches(&self, steps: &[MountStep], taken: &[Content]) -> Result<Vec<(Vec<usize>, CacheMount)>> {
-        let mut wanted: BTreeMap<Digest, Vec<(usize, &CacheStep, Seed<'_>)>> = BTreeMap::new();
+        let mut wanted: BTreeMap<CacheId, Vec<(usize, &CacheStep, Seed<'_>)>> = BTreeMap::new();
         let mut taken = taken.iter();
         for (i, mount) in steps.iter().enumerate() {
             let content = if key::takes_context(mount) { taken.next() } else { None };
@@ -154,7 +156,7 @@ impl Executor<'_> {
     }
 
     /// Returns the ID of a cache. Initial content, owner and mode are part of it.
-    fn cache_id(&self, step: &CacheStep, seed: Seed<'_>) -> Result<Digest> {
+    fn cache_id(&self, step: &CacheStep, seed: Seed<'_>) -> Result<CacheId> {
         let CacheStep { id, sharing: _, from, source, mode, uid, gid } = step;
         let mut hasher = Hasher::new();
         hasher.field("cache 1").field(id);
@@ -226,7 +228,7 @@ impl Executor<'_> {
         taken: &[Content],
         before: Option<&KeyInputs>,
     ) -> Result<(Vec<ContextPart>, Option<Changes>)> {
-        let earlier: Vec<Option<Digest>> = before.map(content_digests).unwrap_or_default();
+        let earlier: Vec<Option<SelectionHash>> = before.map(content_digests).unwrap_or_default();
         // With a different number of mounts, the earlier ones cannot be matched.
         let mut earlier = Some(earlier).filter(|earlier| earlier.len() == taken.len()).into_iter().flatten();
         let (mut parts, mut all) = (Vec::new(), None);
@@ -252,7 +254,7 @@ impl Executor<'_> {
         &self,
         (span, from, source): (Span, From, &str),
         content: &Content,
-        earlier: Option<Digest>,
+        earlier: Option<SelectionHash>,
     ) -> Result<(ContextPart, Option<Changes>)> {
         let Some(context) = self.contexts.of(from, span)? else {
             return Err(BuildError::other("a mount of the context names a stage"));
@@ -287,7 +289,7 @@ impl Executor<'_> {
         Ok((part, track.changes()))
     }
 
-    fn part_key(&self, content: &Digest) -> Digest {
+    fn part_key(&self, content: &SelectionHash) -> Digest {
         let mut hasher = Hasher::new();
         hasher.field("context mount 2").field(content.bytes()).field(self.request.key_salt().unwrap_or_default());
         hasher.finish()
@@ -319,9 +321,11 @@ impl Executor<'_> {
 }
 
 /// Returns the content digests of the context mounts among the recorded inputs of a key, in order.
-fn content_digests(key_inputs: &KeyInputs) -> Vec<Option<Digest>> {
+fn content_digests(key_inputs: &KeyInputs) -> Vec<Option<SelectionHash>> {
     let contents = key_inputs.parts.iter().filter(|(name, _)| name == FILES);
-    contents.map(|(_, hex)| format!("sha256:{hex}").parse().ok()).collect()
+    contents
+        .map(|(_, hex)| Some(SelectionHash::from_bytes(*format!("sha256:{hex}").parse::<BlobDigest>().ok()?.bytes())))
+        .collect()
 }
 
 fn now(seconds: i64) -> rbuild_linux::Timestamp {

@@ -10,7 +10,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
-use rbuild_image::{Digest, human_size};
+use rbuild_image::{Digest, ManifestDigest, human_size};
 use rbuild_linux::RootDir;
 use rbuild_linux::process::moment;
 use rbuild_plan::{Step, VertexId};
@@ -232,7 +232,7 @@ impl<'a> Executor<'a> {
     }
 
     #[tracing::instrument(target = "engine", name = "unpack", level = "debug", skip_all, fields(step = id, image = %manifest))]
-    pub(crate) fn unpack(&self, id: VertexId, manifest: &Digest) -> Result<()> {
+    pub(crate) fn unpack(&self, id: VertexId, manifest: &ManifestDigest) -> Result<()> {
         let started = Instant::now();
         let image = self.image(manifest)?;
         if let Some(wanted) = self.parts_wanted(id) {
@@ -251,7 +251,7 @@ impl<'a> Executor<'a> {
         Ok(())
     }
 
-    pub(crate) fn image(&self, manifest: &Digest) -> Result<&Image> {
+    pub(crate) fn image(&self, manifest: &ManifestDigest) -> Result<&Image> {
         self.prepared.images.get(manifest).ok_or_else(|| BuildError::other("an image of the plan was never resolved"))
     }
 
@@ -382,7 +382,7 @@ impl<'a> Executor<'a> {
     }
 
     /// Returns the images of the target, in the order of the forms.
-    fn images(&self) -> Result<Vec<(ImageForm, Digest)>> {
+    fn images(&self) -> Result<Vec<(ImageForm, ManifestDigest)>> {
         let make = |form| Ok((form, image::image(self, &form)?));
         self.request.forms().into_iter().map(make).collect()
     }

@@ -10,7 +10,7 @@ use rbuild_source::{Changes, Content, SourceError};
 use rbuild_store::{KeyInputs, Record, TreeId};
 
 use crate::cache::explain::{self, Bookkeeper};
-use crate::cache::key::{self, Keys, StageFiles, source_error};
+use crate::cache::key::{self, Keys, Read, StageFiles, source_error};
 use crate::cache::refusal;
 use crate::error::{BuildError, Result};
 use crate::event::{Event, StepOutcome};
@@ -190,10 +190,12 @@ impl Executor<'_> {
     /// Returns the content that a step reads beyond what its definition key covers by content:
     /// files of other stages, copied or mounted, and linked copies. Returns `None` if there is
     /// none.
-    fn contents_read(&self, step: &Step, taken: &[Content], stage: Option<&StageFiles>) -> Result<Option<Vec<Digest>>> {
+    fn contents_read(&self, step: &Step, taken: &[Content], stage: Option<&StageFiles>) -> Result<Option<Vec<Read>>> {
         match (step, stage) {
-            (Step::Copy(copy), Some(stage)) => Ok(Some(vec![key::sources_content(&stage.tree(), copy)?.digest])),
-            (Step::Copy(copy), None) if copy.link => Ok(taken.first().map(|content| vec![content.digest])),
+            (Step::Copy(copy), Some(stage)) => {
+                Ok(Some(vec![Read::Files(key::sources_content(&stage.tree(), copy)?.digest)]))
+            }
+            (Step::Copy(copy), None) if copy.link => Ok(taken.first().map(|content| vec![Read::Files(content.digest)])),
             (Step::Run(run), _) => self.contents_mounted(run, taken),
             _ => Ok(None),
         }
@@ -201,18 +203,18 @@ impl Executor<'_> {
 
     /// Returns the content of a command's mounts of stages and contexts, in order. Returns `None`
     /// if it mounts no stage, or if a mounted path does not exist.
-    fn contents_mounted(&self, run: &RunStep, taken: &[Content]) -> Result<Option<Vec<Digest>>> {
+    fn contents_mounted(&self, run: &RunStep, taken: &[Content]) -> Result<Option<Vec<Read>>> {
         let (mut contents, mut stages) = (Vec::new(), 0);
         let mut taken = taken.iter();
         for mount in &run.mounts {
             let (from, source) = match &mount.kind {
                 MountKindStep::Bind { from: From::Vertex(from), source } => (from, source),
                 MountKindStep::Cache(CacheStep { from: Some(From::Vertex(seed)), .. }) => {
-                    contents.push(self.done(*seed).result);
+                    contents.push(Read::Result(self.done(*seed).result));
                     continue;
                 }
                 MountKindStep::Bind { .. } | MountKindStep::Cache(CacheStep { from: Some(_), .. }) => {
-                    contents.extend(taken.next().map(|content| content.digest));
+                    contents.extend(taken.next().map(|content| Read::Files(content.digest)));
                     continue;
                 }
                 _ => continue,
@@ -222,9 +224,10 @@ impl Executor<'_> {
             // A whole image is identified by its result, without reading its files.
             let whole = !is_made && source.trim_matches('/').is_empty();
             let content = match whole {
-                true => Some(self.done(*from).result),
+                true => Some(Read::Result(self.done(*from).result)),
                 false => key::mounted_content(&StageFiles::new(self.view(*from)?), source)
-                    .map_err(|e| source_error(e, mount.span))?,
+                    .map_err(|e| source_error(e, mount.span))?
+                    .map(Read::Files),
             };
             let Some(content) = content else { return Ok(None) };
             contents.push(content);

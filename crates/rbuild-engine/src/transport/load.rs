@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use rbuild_image::{Descriptor, Digest, Platform, REF_NAME, Reference, parse_index};
+use rbuild_image::{Descriptor, ImageId, ManifestDigest, Platform, REF_NAME, Reference, parse_index};
 use rbuild_store::{Staging, Store, Workspace};
 
 use crate::error::{BuildError, Result};
@@ -29,7 +29,7 @@ pub(crate) use named::clean;
 /// An image that was loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded {
-    pub id: Digest,
+    pub id: ImageId,
     pub names: Vec<Reference>,
 }
 
@@ -104,7 +104,7 @@ pub fn take_from_layout(
     dir: &Path,
     wanted: Option<&str>,
     platform: &Platform,
-) -> Result<Incoming<Digest>> {
+) -> Result<Incoming<ManifestDigest>> {
     let work = Workspace::open(store)?;
     let members = Members::of_directory(Staging::open(store, &work)?, dir, &Arc::default())?;
     let text = members.document("index.json")?.unwrap_or_default();
@@ -149,8 +149,8 @@ pub fn take_from_layout(
 /// An image whose manifest, configuration and layers have been checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Image {
-    manifest: Digest,
-    id: Digest,
+    manifest: ManifestDigest,
+    id: ImageId,
 }
 
 /// Imported images, each once, and their names. If a name occurs more than once, the last one
@@ -168,7 +168,7 @@ fn keep_all(members: Members<'_>, wanted: &Wanted) -> Result<Incoming<Vec<Loaded
     if images.is_empty() {
         warnings.push("the archive names no image; nothing was loaded".into());
     }
-    let manifests: Vec<Digest> = images.iter().map(|image| image.manifest).collect();
+    let manifests: Vec<ManifestDigest> = images.iter().map(|image| image.manifest).collect();
     let with_names = names.iter().map(|(image, name)| (image.manifest, Some(name.clone())));
     let tags: Vec<_> = manifests.iter().map(|manifest| (*manifest, None)).chain(with_names).collect();
     members.staging.keep("load", &manifests, &tags)?;

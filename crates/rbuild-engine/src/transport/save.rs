@@ -10,7 +10,7 @@ use std::ffi::OsStr;
 use std::io::{Read, Seek, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rbuild_image::{Digest, MediaType, Platform, REF_NAME, Reference, descriptor, digest_of};
+use rbuild_image::{BlobDigest, MediaType, Platform, REF_NAME, Reference, descriptor, digest_of};
 use rbuild_layer::{Bounded, LimitedTar, Limits, TarEntry, TarWriter};
 use rbuild_linux::process::by_umask;
 use rbuild_linux::{AtomicFile, Destination, Directory, RootDir, write_atomic};
@@ -42,7 +42,7 @@ pub struct Saved {
 pub fn save_to(
     store: &Store,
     images: &[Saved],
-    known: &BTreeSet<Digest>,
+    known: &BTreeSet<BlobDigest>,
     format: ArchiveFormat,
     dest: &Destination,
     moved: &AtomicU64,
@@ -51,20 +51,20 @@ pub fn save_to(
 }
 
 /// Returns the size in bytes of the blobs to be archived, without tar headers and padding.
-pub fn save_size(store: &Store, images: &[Saved], known: &BTreeSet<Digest>) -> Result<u64> {
+pub fn save_size(store: &Store, images: &[Saved], known: &BTreeSet<BlobDigest>) -> Result<u64> {
     let blobs = blobs_of(images, known)?;
     let stored = blobs.iter().filter(|(_, blob)| matches!(blob, Blob::Stored));
     stored.map(|(digest, _)| Ok(store.blob_size(digest)?)).sum()
 }
 
 /// Returns the blob digests of an image's layers, lowest first.
-pub fn layer_blobs(image: &Image) -> Result<Vec<Digest>> {
+pub fn layer_blobs(image: &Image) -> Result<Vec<BlobDigest>> {
     let layers = image.layers()?;
     layers.iter().map(|(layer, _)| digest_of(layer).map_err(|e| BuildError::other(e.to_string()))).collect()
 }
 
 /// Returns the digests of the blobs in an archive of images, taken from the entry names.
-pub fn archive_blobs(archive: impl Read, shown: &str, limits: Limits) -> Result<BTreeSet<Digest>> {
+pub fn archive_blobs(archive: impl Read, shown: &str, limits: Limits) -> Result<BTreeSet<BlobDigest>> {
     let mut tar = LimitedTar::new(Bounded::new(archive, limits).map_err(BuildError::io(shown))?, limits);
     let mut blobs = BTreeSet::new();
     while let Some(entry) = tar.next_entry().map_err(BuildError::layer(shown))? {
@@ -75,7 +75,7 @@ pub fn archive_blobs(archive: impl Read, shown: &str, limits: Limits) -> Result<
 
 /// Checks that every outgoing layer of the store has the diffID that its image's configuration
 /// names.
-pub(crate) fn check_layers(store: &Store, images: &[Saved], known: &BTreeSet<Digest>) -> Result<()> {
+pub(crate) fn check_layers(store: &Store, images: &[Saved], known: &BTreeSet<BlobDigest>) -> Result<()> {
     let mut layers = BTreeSet::new();
     for image in images.iter().flat_map(|saved| &saved.images) {
         for (digest, (_, diff_id)) in layer_blobs(image)?.into_iter().zip(image.layers()?) {
@@ -94,15 +94,16 @@ enum Blob {
     Made(Vec<u8>),
 }
 
-fn blobs_of(images: &[Saved], known: &BTreeSet<Digest>) -> Result<BTreeMap<Digest, Blob>> {
+fn blobs_of(images: &[Saved], known: &BTreeSet<BlobDigest>) -> Result<BTreeMap<BlobDigest, Blob>> {
     let mut blobs = BTreeMap::new();
     for saved in images {
         for image in &saved.images {
             let layers = layer_blobs(image)?.into_iter().filter(|layer| !known.contains(layer));
-            blobs.extend(layers.chain([image.manifest_digest, image.id]).map(|blob| (blob, Blob::Stored)));
+            blobs
+                .extend(layers.chain([image.manifest_digest.blob(), image.id.blob()]).map(|blob| (blob, Blob::Stored)));
         }
         if let Some(index) = platform_index(saved)? {
-            blobs.insert(Digest::of(&index), Blob::Made(index));
+            blobs.insert(BlobDigest::of(&index), Blob::Made(index));
         }
     }
     Ok(blobs)
@@ -154,7 +155,7 @@ impl Layout {
 pub fn save_directory(
     store: &Store,
     images: &[Saved],
-    known: &BTreeSet<Digest>,
+    known: &BTreeSet<BlobDigest>,
     dest: &Directory,
     moved: &AtomicU64,
 ) -> Result<()> {
@@ -165,7 +166,7 @@ pub fn save_directory(
 fn write_layout(
     store: &Store,
     images: &[Saved],
-    known: &BTreeSet<Digest>,
+    known: &BTreeSet<BlobDigest>,
     dest: &Directory,
     moved: &AtomicU64,
 ) -> Result<()> {
@@ -191,7 +192,7 @@ fn write_layout(
 }
 
 /// Writes a blob after verifying its digest; `moved` counts its bytes.
-fn copy_blob(store: &Store, blob: &Digest, moved: &AtomicU64, out: &mut impl Write) -> Result<()> {
+fn copy_blob(store: &Store, blob: &BlobDigest, moved: &AtomicU64, out: &mut impl Write) -> Result<()> {
     let failed = || BuildError::io("writing the image");
     let count = |bytes| moved.fetch_add(bytes, Ordering::Relaxed);
     if let Some(file) = store.open_known(blob)? {
@@ -217,7 +218,7 @@ const MOVED: u64 = 16 << 20;
 pub(crate) fn save(
     store: &Store,
     images: &[Saved],
-    known: &BTreeSet<Digest>,
+    known: &BTreeSet<BlobDigest>,
     format: ArchiveFormat,
     out: &mut impl Write,
     moved: &AtomicU64,
@@ -230,7 +231,7 @@ pub(crate) fn save(
 pub(crate) struct Writer<W: Write> {
     tar: TarWriter<W>,
     /// Blobs already in the archive.
-    written: BTreeSet<Digest>,
+    written: BTreeSet<BlobDigest>,
 }
 
 fn failed(e: std::io::Error) -> BuildError {
@@ -272,7 +273,7 @@ impl<W: Write> Writer<W> {
         mut self,
         store: &Store,
         images: &[Saved],
-        known: &BTreeSet<Digest>,
+        known: &BTreeSet<BlobDigest>,
         format: ArchiveFormat,
         moved: &AtomicU64,
     ) -> Result<W> {
@@ -306,7 +307,7 @@ impl<W: Write> Writer<W> {
     }
 }
 
-fn blob_path(digest: &Digest) -> String {
+fn blob_path(digest: &BlobDigest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 
@@ -316,8 +317,8 @@ fn index(images: &[Saved]) -> Result<Value> {
     for saved in images {
         let Saved { images, names } = saved;
         let plain = match platform_index(saved)? {
-            Some(index) => descriptor(MediaType::ImageIndex, &Digest::of(&index), index.len() as u64),
-            None => descriptor(MediaType::ImageManifest, &images[0].manifest_digest, images[0].manifest_size),
+            Some(index) => descriptor(MediaType::ImageIndex, &BlobDigest::of(&index), index.len() as u64),
+            None => descriptor(MediaType::ImageManifest, &images[0].manifest_digest.blob(), images[0].manifest_size),
         };
         if names.is_empty() {
             manifests.push(plain);

@@ -234,9 +234,9 @@ fn packing_is_deterministic_and_keeps_links() {
     let pack = |compression| pack_of(&t, compression);
     let (gz, gz_bytes) = pack(Compression::Gzip);
     assert_eq!(gz, pack(Compression::Gzip).0);
-    assert_eq!((gz.digest, gz.size), (Digest::of(&gz_bytes), gz_bytes.len() as u64));
+    assert_eq!((gz.digest, gz.size), (BlobDigest::of(&gz_bytes), gz_bytes.len() as u64));
     let (plain, bytes) = pack(Compression::None);
-    assert_eq!((plain.diff_id, plain.digest), (gz.diff_id, Digest::of(&bytes)));
+    assert_eq!((plain.diff_id, plain.digest), (gz.diff_id, BlobDigest::of(&bytes)));
     assert_eq!(pack(Compression::Zstd).0.diff_id, gz.diff_id);
     // Unpacked and packed again, it yields the same bytes.
     let t2 = Temp::new("pack2");
@@ -262,7 +262,7 @@ fn golden_digests_of_fixed_entries() {
     let bytes = tar(&entries);
     let mut gz = crate::gzip::ParallelGzip::new(Vec::new(), 6).unwrap();
     gz.write_all(&bytes).unwrap();
-    let got = format!("tar {}\ngzip {}\n", Digest::of(&bytes), Digest::of(&gz.finish().unwrap()));
+    let got = format!("tar {}\ngzip {}\n", BlobDigest::of(&bytes), BlobDigest::of(&gz.finish().unwrap()));
     assert_eq!(got, include_str!("../../tests/golden-digests.txt"));
 }
 
@@ -298,7 +298,7 @@ fn sparse_files_of_every_format_stay_sparse() {
     // More data regions than fit the old header.
     (6..36).for_each(|i| file.write_all_at(b"piece", i << 20).unwrap());
     drop(file);
-    let expected = Digest::of(&std::fs::read(&source).unwrap());
+    let expected = BlobDigest::of(&std::fs::read(&source).unwrap());
     for format in [
         &["--format=gnu", "-S"][..],
         &["--format=pax", "-S", "--sparse-version=0.0"],
@@ -314,7 +314,7 @@ fn sparse_files_of_every_format_stay_sparse() {
         unpack(&made.stdout[..], &t.root(), Unpacking::archive(Owners::Always(uid, gid), Limits::default()))
             .unwrap_or_else(|e| panic!("{format:?}: {e}"));
         let bytes = std::fs::read(t.path("holes")).unwrap();
-        assert_eq!((bytes.len(), Digest::of(&bytes)), (40 << 20, expected), "{format:?}");
+        assert_eq!((bytes.len(), BlobDigest::of(&bytes)), (40 << 20, expected), "{format:?}");
         let blocks = t.path("holes").metadata().unwrap().blocks();
         assert!(blocks * 512 < 8 << 20, "{format:?}: {blocks} blocks are in use");
         assert_eq!(std::fs::read_to_string(t.path("outside")).unwrap(), "untouched", "{format:?}");

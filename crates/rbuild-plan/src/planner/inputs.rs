@@ -256,7 +256,14 @@ impl Planner<'_> {
         Ok(None)
     }
 
-    fn image_vertex(&mut self, name: &str, manifest: Digest, label: &str, total: usize, span: Span) -> VertexId {
+    fn image_vertex(
+        &mut self,
+        name: &str,
+        manifest: ManifestDigest,
+        label: &str,
+        total: usize,
+        span: Span,
+    ) -> VertexId {
         if let Some(id) = self.image_vertices.get(&manifest) {
             return *id;
         }

@@ -10,9 +10,9 @@ fn debian() -> HashMap<String, BaseImage> {
     let mut config = ImageConfig::empty(&Platform::host());
     config.config.env = vec!["PATH=/bin".into(), "BASE=1".into()];
     config.config.cmd = Some(vec!["bash".into()]);
-    let base = BaseImage { manifest: Digest::of(b"debian"), config };
+    let base = BaseImage { manifest: ManifestDigest::of(b"debian"), config };
     let mut onbuild = base.clone();
-    onbuild.manifest = Digest::of(b"trigger");
+    onbuild.manifest = ManifestDigest::of(b"trigger");
     onbuild.config.config.on_build = vec!["RUN echo triggered".into(), "COPY . /src".into()];
     HashMap::from([("debian".into(), base), ("trigger".into(), onbuild)])
 }

@@ -14,7 +14,7 @@ impl Temp {
         }
         Temp(dir)
     }
-    fn digest(&self, source: &str, ignore: &str) -> Result<Digest, SourceError> {
+    fn digest(&self, source: &str, ignore: &str) -> Result<SelectionHash, SourceError> {
         let root = RootDir::open(&self.0).unwrap();
         let ignore = Ignore::parse(ignore).unwrap();
         let tree = SourceTree { root: &root, ignore: Some(&ignore), exclude: None, owner: Owner::Root, hashes: None };

@@ -6,6 +6,7 @@ use rbuild_image::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
+use crate::ids::BuildIndexName;
 use crate::modes;
 use crate::store::Store;
 
@@ -64,7 +65,7 @@ impl Store {
     /// # Errors
     ///
     /// Fails if the file cannot be read.
-    pub fn build_index(&self, name: &Digest) -> Result<BuildIndex> {
+    pub fn build_index(&self, name: &BuildIndexName) -> Result<BuildIndex> {
         Ok(self.read_if_whole(&format!("ledgers/{}.json", name.hex()))?.unwrap_or_default())
     }
 
@@ -73,7 +74,7 @@ impl Store {
     /// # Errors
     ///
     /// Fails if the file cannot be written.
-    pub fn put_build_index(&self, name: &Digest, build_index: &BuildIndex) -> Result<()> {
+    pub fn put_build_index(&self, name: &BuildIndexName, build_index: &BuildIndex) -> Result<()> {
         self.root.create_dir_all("ledgers", modes::dir(), None, |_| ())?;
         self.write("ledgers", &format!("{}.json", name.hex()), build_index)
     }

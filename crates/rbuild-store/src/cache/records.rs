@@ -1,10 +1,11 @@
 //! Cache records: results of steps and images by their cache keys.
 
-use rbuild_image::Digest;
+use rbuild_image::{DiffId, Digest, ManifestDigest};
 use rbuild_linux::{KeyLock, write_atomic};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
+use crate::ids::{HashesName, LockId};
 use crate::modes;
 use crate::store::Store;
 use crate::trees::tree::TreeId;
@@ -24,7 +25,7 @@ pub struct Record {
 
 #[derive(Serialize, Deserialize)]
 pub(crate) struct ResultFile {
-    pub manifest: Digest,
+    pub manifest: ManifestDigest,
     boot: String,
     build: String,
 }
@@ -75,11 +76,11 @@ impl Store {
     /// # Errors
     ///
     /// Fails if the store cannot be read.
-    pub fn result(&self, key: &Digest) -> Result<Option<Digest>> {
+    pub fn result(&self, key: &Digest) -> Result<Option<ManifestDigest>> {
         let Some(found) = self.read_if_whole::<ResultFile>(&format!("results/{}.json", key.hex()))? else {
             return Ok(None);
         };
-        if !self.trusted(&found.boot, &found.build)? || !self.has_blob(&found.manifest)? {
+        if !self.trusted(&found.boot, &found.build)? || !self.has_blob(&found.manifest.blob())? {
             return Ok(None);
         }
         let image = self.image(&found.manifest)?;
@@ -97,7 +98,7 @@ impl Store {
     /// # Errors
     ///
     /// Fails if the document cannot be written.
-    pub fn put_result(&self, key: &Digest, manifest: &Digest, build: &str) -> Result<()> {
+    pub fn put_result(&self, key: &Digest, manifest: &ManifestDigest, build: &str) -> Result<()> {
         let file = ResultFile { manifest: *manifest, boot: self.boot().to_string(), build: build.to_string() };
         self.write("results", &format!("{}.json", key.hex()), &file)
     }
@@ -108,7 +109,7 @@ impl Store {
     /// # Errors
     ///
     /// Fails if the file cannot be read.
-    pub fn hashes(&self, name: &Digest) -> Result<Vec<u8>> {
+    pub fn hashes(&self, name: &HashesName) -> Result<Vec<u8>> {
         match self.root.read(format!("hashes/{}", name.hex()), MAX_HASHES) {
             Err(e) if e.is_not_found() => Ok(Vec::new()),
             other => Ok(other?),
@@ -120,7 +121,7 @@ impl Store {
     /// # Errors
     ///
     /// Fails if the file cannot be written.
-    pub fn put_hashes(&self, name: &Digest, bytes: &[u8]) -> Result<()> {
+    pub fn put_hashes(&self, name: &HashesName, bytes: &[u8]) -> Result<()> {
         let dir = self.root.create_dir_all("hashes", modes::dir(), None, |_| ())?;
         Ok(write_atomic(&dir, std::ffi::OsStr::new(&name.hex()), bytes, modes::file())?)
     }
@@ -131,7 +132,17 @@ impl Store {
     ///
     /// Fails if the lock cannot be taken, or if the build is stopped.
     pub fn lock_step(&self, key: &Digest) -> Result<KeyLock> {
-        self.wait_for_key(lock_key(key))
+        self.wait_for_key(lock_key(key.bytes()))
+    }
+
+    /// Waits for a lock that belongs to no entry of the store.
+    pub(crate) fn lock(&self, id: &LockId) -> Result<KeyLock> {
+        self.wait_for_key(lock_key(id.bytes()))
+    }
+
+    /// Waits until no other thread or process unpacks the layer with that diffID.
+    pub(crate) fn lock_layer(&self, diff_id: &DiffId) -> Result<KeyLock> {
+        self.wait_for_key(lock_key(diff_id.bytes()))
     }
 
     /// Syncs everything written so far to disk, and marks `build` as synced.
@@ -145,9 +156,9 @@ impl Store {
     }
 }
 
-/// Returns the part of a digest that identifies its lock.
-pub(crate) fn lock_key(digest: &Digest) -> [u8; 8] {
+/// Returns the part of a hash that identifies its lock.
+pub(crate) fn lock_key(hash: &[u8; 32]) -> [u8; 8] {
     let mut first = [0; 8];
-    first.copy_from_slice(&digest.bytes()[..8]);
+    first.copy_from_slice(&hash[..8]);
     first
 }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::io::Read;
 
-use rbuild_image::{Digest, digest_of};
+use rbuild_image::{BlobDigest, ManifestDigest, digest_of};
 
 use crate::cache::records::{Record, ResultFile};
 use crate::error::Result;
@@ -34,8 +34,8 @@ impl Store {
     ///
     /// Fails if a blob is missing or damaged.
     pub fn verify_image(&self, image: &Image) -> Result<()> {
-        self.read_document(&image.manifest_digest)?;
-        self.read_document(&image.id)?;
+        self.read_document(&image.manifest_digest.blob())?;
+        self.read_document(&image.id.blob())?;
         for (layer, diff_id) in image.layers()? {
             let digest = digest(&layer)?;
             self.read_layer(&digest, &diff_id)?;
@@ -65,7 +65,7 @@ impl Store {
         self.check_documents::<Record>(repair, "records", &mut checked, |r| self.has_tree(&r.tree))?;
         // The result of a removed image remains, and is ignored.
         self.check_documents::<ResultFile>(repair, "results", &mut checked, |r| {
-            Ok(sound.contains(&r.manifest.hex()) || !self.has_blob(&r.manifest)?)
+            Ok(sound.contains(&r.manifest.hex()) || !self.has_blob(&r.manifest.blob())?)
         })?;
         Ok(checked)
     }
@@ -91,7 +91,7 @@ impl Store {
                 }
             };
             checked.blobs += 1;
-            let found = hasher.finish().hex();
+            let found = hasher.finish::<BlobDigest>().hex();
             let problem = match read {
                 Ok(()) if found == name => {
                     sound.insert(name);
@@ -127,14 +127,14 @@ impl Store {
     }
 
     /// Returns a description of the problem with an image, if there is one.
-    fn lacks(&self, manifest: &Digest, sound: &HashSet<String>) -> Option<String> {
+    fn lacks(&self, manifest: &ManifestDigest, sound: &HashSet<String>) -> Option<String> {
         let image = match self.image(manifest) {
             Ok(image) => image,
             Err(e) => return Some(e.to_string()),
         };
         let layers = image.layers().unwrap_or_default();
         let needed = layers.iter().filter_map(|(layer, _)| digest_of(layer).ok());
-        if let Some(missing) = needed.chain([image.id, *manifest]).find(|d| !sound.contains(&d.hex())) {
+        if let Some(missing) = needed.chain([image.id.blob(), manifest.blob()]).find(|d| !sound.contains(&d.hex())) {
             return Some(format!("its blob {missing} is missing or damaged"));
         }
         let wrong = layers.is_empty() && !image.manifest.layers().is_empty();

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::path::Path;
 
-use rbuild_image::{Digest, digest_of};
+use rbuild_image::{BlobDigest, digest_of};
 use rbuild_linux::{Kind, RootDir, Stat};
 
 use crate::cache::records::{Record, ResultFile};
@@ -125,27 +125,27 @@ impl Store {
     }
 
     /// Removes all blobs except those in `keep`, and results that refer to removed ones.
-    fn remove_blobs(&self, keep: &HashSet<Digest>, freed: &mut Freed) -> Result<()> {
+    fn remove_blobs(&self, keep: &HashSet<BlobDigest>, freed: &mut Freed) -> Result<()> {
         let results = self.dir("results")?;
         for entry in results.entries()? {
             let path = format!("results/{}", entry.name.to_string_lossy());
             let result = self.read_if_any::<ResultFile>(&path).ok().flatten();
-            if !result.is_some_and(|r| keep.contains(&r.manifest)) {
+            if !result.is_some_and(|r| keep.contains(&r.manifest.blob())) {
                 results.remove_file(&entry.name)?;
             }
         }
-        let names: HashSet<String> = keep.iter().map(Digest::hex).collect();
+        let names: HashSet<String> = keep.iter().map(BlobDigest::hex).collect();
         self.remove_others("blobs/sha256", |name| names.contains(name), freed)
     }
 
     /// Returns the blobs of all images, and the diffIDs of their layers in hexadecimal.
-    fn image_content(&self) -> Result<(HashSet<Digest>, HashSet<String>)> {
+    fn image_content(&self) -> Result<(HashSet<BlobDigest>, HashSet<String>)> {
         let (mut blobs, mut layers) = (HashSet::new(), HashSet::new());
         let named = self.images()?.into_iter().map(|entry| entry.manifest);
         let held = self.containers()?.into_iter().map(|container| container.image);
         for manifest in named.chain(held).collect::<HashSet<_>>() {
             let image = self.image(&manifest)?;
-            blobs.extend([manifest, image.id]);
+            blobs.extend([manifest.blob(), image.id.blob()]);
             for (layer, diff_id) in image.layers()? {
                 blobs.extend(digest_of(&layer).ok());
                 layers.insert(diff_id.hex());
@@ -158,7 +158,7 @@ impl Store {
         &self,
         all: bool,
         trees: &mut HashSet<String>,
-        blobs: &mut HashSet<Digest>,
+        blobs: &mut HashSet<BlobDigest>,
         freed: &mut Freed,
     ) -> Result<()> {
         let records = self.dir("records")?;
@@ -204,11 +204,11 @@ impl Store {
         &self,
         all: bool,
         live: &HashSet<String>,
-        blobs: &HashSet<Digest>,
+        blobs: &HashSet<BlobDigest>,
         trees: &mut HashSet<String>,
     ) -> Result<()> {
         let layers = self.dir("layers")?;
-        let blobs: HashSet<String> = blobs.iter().map(Digest::hex).collect();
+        let blobs: HashSet<String> = blobs.iter().map(BlobDigest::hex).collect();
         for entry in layers.entries()? {
             let name = entry.name.to_string_lossy().into_owned();
             let hex = name.get(..64).unwrap_or(&name);

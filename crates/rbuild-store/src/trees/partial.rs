@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rbuild_image::{Descriptor, Digest, Hasher};
+use rbuild_image::{Descriptor, DiffId, Digest, Hasher};
 use rbuild_layer::{EntryKind, TarEntry, entry_path};
 use rbuild_linux::RootDir;
 
@@ -91,7 +91,7 @@ impl Store {
         fs: &RootDir,
     ) -> Result<Option<BTreeSet<PathBuf>>> {
         let layers = image.layers()?;
-        let read = |(layer, diff_id): &(Descriptor, Digest)| self.read_layer_parts(work, layer, diff_id, wanted);
+        let read = |(layer, diff_id): &(Descriptor, DiffId)| self.read_layer_parts(work, layer, diff_id, wanted);
         let read = side_by_side(&layers, read)?;
         if read.iter().any(|parts| parts.behind_link) || read.iter().skip(1).any(|parts| parts.leans) {
             return Ok(None);
@@ -109,7 +109,7 @@ impl Store {
         &self,
         work: &Workspace,
         layer: &Descriptor,
-        diff_id: &Digest,
+        diff_id: &DiffId,
         wanted: &BTreeSet<PathBuf>,
     ) -> Result<LayerParts> {
         let (path, dir) = work.new_dir()?;

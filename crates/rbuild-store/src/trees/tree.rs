@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use rbuild_image::{Descriptor, Digest};
+use rbuild_image::{BlobDigest, Descriptor, DiffId, Digest};
 use rbuild_layer::{LowerRefs, TarEntry, Unpacked, Unpacking, unpack_some};
 use rbuild_linux::RootDir;
 use serde::{Deserialize, Serialize};
@@ -46,7 +46,7 @@ impl TreeId {
     }
 
     /// Returns the tree of the layer with that diffID.
-    pub fn of_layer(diff_id: &Digest, owners: TreeOwners) -> TreeId {
+    pub fn of_layer(diff_id: &DiffId, owners: TreeOwners) -> TreeId {
         let kind = if owners == TreeOwners::Given { 'l' } else { 'r' };
         TreeId(format!("{kind}{}", diff_id.hex()))
     }
@@ -148,7 +148,7 @@ impl Store {
     }
 
     /// Returns the tree of a layer that has been unpacked before.
-    pub(crate) fn layer_tree(&self, diff_id: &Digest) -> Result<Option<TreeId>> {
+    pub(crate) fn layer_tree(&self, diff_id: &DiffId) -> Result<Option<TreeId>> {
         let document = self.layer_document(diff_id);
         let Some(file) = self.read_if_whole::<LayerFile>(&format!("layers/{document}"))? else {
             return Ok(None);
@@ -170,7 +170,7 @@ impl Store {
         Ok(self.read_if_whole::<LayerFile>(&format!("layers/{document}"))?.map(|file| file.tree))
     }
 
-    fn layer_document(&self, diff_id: &Digest) -> String {
+    fn layer_document(&self, diff_id: &DiffId) -> String {
         format!("{}{}.json", diff_id.hex(), if self.owners() == TreeOwners::Given { "" } else { RECORDED })
     }
 
@@ -184,7 +184,7 @@ impl Store {
     /// stopped.
     pub fn unpack_image(&self, work: &Workspace, image: &Image, build: &str) -> Result<(Vec<TreeId>, usize)> {
         let layers = image.layers()?;
-        let unpack = |(layer, diff_id): &(Descriptor, Digest)| self.tree_of_layer(work, layer, diff_id, build);
+        let unpack = |(layer, diff_id): &(Descriptor, DiffId)| self.tree_of_layer(work, layer, diff_id, build);
         let (mut found, mut unpacked) = (Vec::new(), 0);
         for (tree, made) in side_by_side(&layers, unpack)? {
             found.push(tree);
@@ -198,7 +198,7 @@ impl Store {
         &self,
         work: &Workspace,
         layer: &Descriptor,
-        diff_id: &Digest,
+        diff_id: &DiffId,
         build: &str,
     ) -> Result<(TreeId, bool)> {
         let digest = digest(layer)?;
@@ -208,7 +208,7 @@ impl Store {
             self.check_layer(&digest, diff_id)?;
             return Ok((tree, false));
         }
-        let _alone = self.lock_step(diff_id)?;
+        let _alone = self.lock_layer(diff_id)?;
         if let Some(tree) = self.layer_tree(diff_id)? {
             self.check_layer(&digest, diff_id)?;
             return Ok((tree, false));
@@ -217,7 +217,7 @@ impl Store {
     }
 
     #[tracing::instrument(target = "store", name = "unpack", level = "debug", skip_all, fields(layer = %digest))]
-    fn unpack_layer(&self, work: &Workspace, digest: &Digest, diff_id: &Digest, build: &str) -> Result<TreeId> {
+    fn unpack_layer(&self, work: &Workspace, digest: &BlobDigest, diff_id: &DiffId, build: &str) -> Result<TreeId> {
         let (path, dir) = self.new_tree(work)?;
         let fs = dir.sub("fs")?;
         let unpacked = self.unpack_verified(digest, diff_id, &fs)?;
@@ -233,7 +233,7 @@ impl Store {
     }
 
     /// Unpacks a layer into an empty directory and verifies its digests.
-    pub(crate) fn unpack_verified(&self, digest: &Digest, diff_id: &Digest, fs: &RootDir) -> Result<Unpacked> {
+    pub(crate) fn unpack_verified(&self, digest: &BlobDigest, diff_id: &DiffId, fs: &RootDir) -> Result<Unpacked> {
         self.unpack_some_verified(digest, diff_id, fs, &mut |_| true)
     }
 
@@ -241,8 +241,8 @@ impl Store {
     /// whole layer.
     pub(crate) fn unpack_some_verified(
         &self,
-        digest: &Digest,
-        diff_id: &Digest,
+        digest: &BlobDigest,
+        diff_id: &DiffId,
         fs: &RootDir,
         wants: &mut dyn FnMut(&TarEntry) -> bool,
     ) -> Result<Unpacked> {

@@ -1,13 +1,13 @@
 //! One build from a prepared request to its result, in a builder process if anything has to run.
 
-use std::io::{PipeReader, Read, Write};
+use std::io::PipeReader;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
 
 use rbuild_engine::{
     BuildError, BuildRequest, Event, Events, Finished, Output, Prepared, Target, binds, execute, prepare,
 };
-use rbuild_image::{Digest, MediaType};
+use rbuild_image::{ImageId, ManifestDigest, MediaType};
 use rbuild_linux::Destination;
 use rbuild_sandbox::{Builder, Cancel, Restore, World, enter};
 use rbuild_store::Store;
@@ -91,8 +91,7 @@ impl BuildOnce<'_> {
             let result = self.execute(request, prepared, builder.map_err(BuildError::from), sender, events);
             match result {
                 Ok(finished) => {
-                    let image = finished.image.map(|(id, manifest)| format!("{id} {manifest}")).unwrap_or_default();
-                    let _ = answer_writer.write_all(image.as_bytes());
+                    let _ = serde_json::to_writer(&mut answer_writer, &finished.image);
                     i32::from(code::OK)
                 }
                 Err(e) => i32::from((self.report)(&e)),
@@ -148,11 +147,8 @@ impl BuildOnce<'_> {
 }
 
 /// Reads the image id and manifest digest that the builder sent; `None` if it made no image.
-fn image_of(mut answer: PipeReader) -> Result<Option<(Digest, Digest)>, Failure> {
-    let mut text = String::new();
-    answer.read_to_string(&mut text).map_err(|e| Failure::new(format!("the builder's answer: {e}")))?;
-    let digests: Vec<Digest> = text.split_whitespace().filter_map(|d| d.parse().ok()).collect();
-    Ok(if let [id, manifest] = digests[..] { Some((id, manifest)) } else { None })
+fn image_of(answer: PipeReader) -> Result<Option<(ImageId, ManifestDigest)>, Failure> {
+    serde_json::from_reader(answer).map_err(|e| Failure::new(format!("the builder's answer: {e}")))
 }
 
 /// Files that a build writes about itself, opened before it begins.

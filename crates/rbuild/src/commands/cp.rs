@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use rbuild_engine::{CopiedTo, CopyTarget, copy_out};
-use rbuild_image::{Digest, human_size};
+use rbuild_image::{ManifestDigest, human_size};
 use rbuild_sandbox::{Builder, SandboxError, enter};
 use rbuild_store::Store;
 use serde_json::json;
@@ -127,7 +127,7 @@ pub fn cp(settings: &Settings, args: CpArgs) -> Result<u8, Failure> {
 fn copy(
     builder: Result<Builder, SandboxError>,
     store: &Store,
-    manifest: &Digest,
+    manifest: &ManifestDigest,
     path: &str,
     follow_link: bool,
     target: &CopyTarget,
@@ -162,7 +162,7 @@ fn copy_target(dest: &str) -> Result<CopyTarget, Failure> {
 
 /// Parses `NAME:PATH` and looks the name up; `None` if no container or image has it. Image names
 /// may contain colons, so each colon is tried.
-fn source(store: &Store, text: &str) -> Result<Option<(Digest, String)>, Failure> {
+fn source(store: &Store, text: &str) -> Result<Option<(ManifestDigest, String)>, Failure> {
     for (at, _) in text.match_indices(':') {
         let (name, path) = (&text[..at], &text[at + 1..]);
         if name.is_empty() || path.is_empty() || name.starts_with(['/', '.']) {

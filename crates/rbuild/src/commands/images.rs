@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use rbuild_image::{Digest, Reference, ReferenceError, human_duration, human_size};
+use rbuild_image::{ImageId, ManifestDigest, Reference, ReferenceError, human_duration, human_size};
 use rbuild_sandbox::enter;
 use rbuild_store::{Budget, Checked, Freed, Image, Store, StoreError};
 use serde_json::{Value, json};
@@ -31,7 +31,7 @@ fn since(created: Option<&str>) -> String {
     }
 }
 
-fn id_text(id: &Digest, whole: bool) -> String {
+fn id_text(id: &ImageId, whole: bool) -> String {
     if whole { id.to_string() } else { id.short() }
 }
 
@@ -344,7 +344,7 @@ pub fn rmi(settings: &Settings, args: RmiArgs) -> Result<u8, Failure> {
 pub fn image_prune(settings: &Settings, args: ImagePruneArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let filters: Vec<PruneFilter> = args.filter.iter().map(|f| PruneFilter::parse(f)).collect::<Result<_, _>>()?;
-    let held: Vec<Digest> = store.containers()?.into_iter().map(|c| c.image).collect();
+    let held: Vec<ManifestDigest> = store.containers()?.into_iter().map(|c| c.image).collect();
     let mut gone = Vec::new();
     let mut text = String::new();
     for entry in store.images()? {
@@ -361,7 +361,7 @@ pub fn image_prune(settings: &Settings, args: ImagePruneArgs) -> Result<u8, Fail
         }
     }
     store.forget(&gone)?;
-    let left: Vec<Digest> = store.images()?.into_iter().map(|e| e.manifest).collect();
+    let left: Vec<ManifestDigest> = store.images()?.into_iter().map(|e| e.manifest).collect();
     gone.dedup_by_key(|e| e.manifest);
     gone.iter().filter(|e| !left.contains(&e.manifest)).for_each(|e| text += &format!("deleted: {}\n", e.manifest));
     let freed = store.sweep_blobs()?;

@@ -6,9 +6,13 @@ use std::collections::HashMap;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rbuild_engine::{Event, StepOutcome};
-use rbuild_image::Digest;
 use rbuild_sandbox::Stream;
 use serde_json::{Value, json};
+
+rbuild_image::id_type! {
+    /// Identifier of a vertex in the documents.
+    digest VertexDigest;
+}
 
 #[derive(Default)]
 pub struct Documents {
@@ -18,7 +22,7 @@ pub struct Documents {
 
 #[derive(Clone)]
 struct Vertex {
-    digest: String,
+    digest: VertexDigest,
     name: String,
     started: String,
 }
@@ -73,7 +77,7 @@ impl Documents {
 
     fn vertex(&mut self, name: &str, now: &str) -> Vertex {
         self.count += 1;
-        let digest = Digest::of(format!("{} {name}", self.count).as_bytes()).to_string();
+        let digest = VertexDigest::of(format!("{} {name}", self.count).as_bytes());
         Vertex { digest, name: name.to_string(), started: now.to_string() }
     }
 

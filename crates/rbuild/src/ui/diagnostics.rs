@@ -129,14 +129,14 @@ fn inside(span: Span, text: &str) -> Span {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rbuild_image::{Digest, ImageConfig, Platform};
+    use rbuild_image::{ImageConfig, ManifestDigest, Platform};
     use rbuild_plan::{BaseImage, Parameters, Plan, plan};
 
     /// Returns the errors of a Dockerfile as printed; empty if it plans.
     fn shown(text: &[u8]) -> String {
         let params = Parameters::new(Platform::host());
         let config = ImageConfig::empty(&Platform::host());
-        let images = [("base".to_string(), BaseImage { manifest: Digest::of(b""), config })].into();
+        let images = [("base".to_string(), BaseImage { manifest: ManifestDigest::of(b""), config })].into();
         let planned = rbuild_dockerfile::parse(text).and_then(|file| plan(&file, &params, &images));
         let source = String::from_utf8_lossy(text);
         let source = Source::new("Dockerfile", &source);

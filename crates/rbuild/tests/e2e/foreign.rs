@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::Stdio;
 
-use rbuild_image::Digest;
+use rbuild_image::DiffId;
 
 use crate::forge::{Blob, Forged, Layer, Meta, ROOTS};
 use crate::lab::{Lab, Ran, contents, listing};
@@ -32,7 +32,7 @@ fn load_layout(lab: &Lab, image: &Forged, name: &str) -> Ran {
 fn a_layer_that_holds_something_else_never_goes_out() {
     let good = Layer::new().file("f", "good");
     let good_tar = good.bytes();
-    let diff_id = Digest::of(&good_tar);
+    let diff_id = DiffId::of(&good_tar);
     let foreign = Blob { diff_id, ..Blob::gzip_of(&Layer::new().file("f", "evil").bytes()) };
     type Load = fn(&Lab, &Forged, &str) -> Ran;
     for load in [load_archive as Load, load_layout] {
@@ -88,14 +88,14 @@ fn documents_that_do_not_agree_are_refused() {
     load_layout(&lab, &types, "x:latest").fails(1, &["of the unknown type application/vnd.example.layer.v1.squashfs"]);
     let few = Forged { diff_ids: Forged::new(layers()).diff_ids[..1].to_vec(), ..Forged::new(layers()) };
     let more =
-        Forged { diff_ids: [Forged::new(layers()).diff_ids, vec![Digest::of(b"")]].concat(), ..Forged::new(layers()) };
+        Forged { diff_ids: [Forged::new(layers()).diff_ids, vec![DiffId::of(b"")]].concat(), ..Forged::new(layers()) };
     for (image, says) in [(few, "has 2 layers and its configuration 1"), (more, "has 2 layers and its configuration 3")]
     {
         load_layout(&lab, &image, "x:latest").fails(1, &[says]);
         load_archive(&lab, &image, "x:latest").fails(1, &[says]);
     }
     let mut plain = Forged::new(layers());
-    plain.diff_ids[1] = Digest::of(b"else");
+    plain.diff_ids[1] = DiffId::of(b"else");
     load_layout(&lab, &plain, "x:latest").fails(1, &["has the diffID", "but its configuration says"]);
     assert_eq!(lab.rbuild(["images", "-a", "-q"]).ok().stdout, "");
     // As a layout that a build uses as a named context.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rbuild_image::Digest;
+use rbuild_image::{BlobDigest, DiffId};
 use serde_json::{Value, json};
 use tar::{Builder, EntryType, Header};
 
@@ -86,12 +86,12 @@ impl Layer {
 
     pub fn plain(self) -> Blob {
         let bytes = self.bytes();
-        Blob { diff_id: Digest::of(&bytes), media_type: "application/vnd.oci.image.layer.v1.tar".into(), bytes }
+        Blob { diff_id: DiffId::of(&bytes), media_type: "application/vnd.oci.image.layer.v1.tar".into(), bytes }
     }
 
     pub fn gzip(self) -> Blob {
         let bytes = self.bytes();
-        Blob { diff_id: Digest::of(&bytes), ..Blob::gzip_of(&bytes) }
+        Blob { diff_id: DiffId::of(&bytes), ..Blob::gzip_of(&bytes) }
     }
 }
 
@@ -100,7 +100,7 @@ impl Layer {
 pub struct Blob {
     pub bytes: Vec<u8>,
     /// The diffID in the configuration, which may be wrong.
-    pub diff_id: Digest,
+    pub diff_id: DiffId,
     pub media_type: String,
 }
 
@@ -119,7 +119,7 @@ impl Blob {
         let bytes = child.wait_with_output().unwrap().stdout;
         writer.join().unwrap().unwrap();
         let media_type = "application/vnd.oci.image.layer.v1.tar+gzip".into();
-        Blob { diff_id: Digest::of(plain), media_type, bytes }
+        Blob { diff_id: DiffId::of(plain), media_type, bytes }
     }
 }
 
@@ -128,7 +128,7 @@ pub struct Forged {
     pub layers: Vec<Blob>,
     /// Added to the layer sizes in the manifest.
     pub size_error: u64,
-    pub diff_ids: Vec<Digest>,
+    pub diff_ids: Vec<DiffId>,
     pub config: Value,
 }
 
@@ -170,7 +170,7 @@ impl Forged {
     fn layout(&self, name: &str) -> Vec<(String, Vec<u8>)> {
         let mut files = Vec::new();
         let mut put = |media_type: &str, bytes: Vec<u8>, more: u64| {
-            let digest = Digest::of(&bytes);
+            let digest = BlobDigest::of(&bytes);
             let size = bytes.len() as u64 + more;
             files.push((format!("blobs/sha256/{}", digest.hex()), bytes));
             json!({"mediaType": media_type, "digest": digest, "size": size})

@@ -5,11 +5,10 @@ use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rbuild_image::Digest;
 use rbuild_layer::{ExternalFile, keep_in_layer};
 use rbuild_linux::{Kind, RootDir, Stat, copy_file_while};
 use rbuild_sandbox::Cancel;
-use rbuild_source::{Details, Listed, Sight, SourceError, SourceTree, Stamp};
+use rbuild_source::{ContentHash, Details, Listed, Sight, SourceError, SourceTree, Stamp};
 
 use super::place::Dir;
 use super::{Copier, Defers, Reason};
@@ -135,7 +134,7 @@ impl Copier<'_> {
         // Files of other stages are identified by their content, not by their modification times.
         let (Some(hashes), Some(track)) = (tree.hashes, &mut self.track) else { return };
         let digest = match details {
-            Details::Target(target) => Some(Digest::of(target.as_bytes())),
+            Details::Target(target) => Some(ContentHash::of_link_target(target.as_bytes())),
             _ if stat.kind == Kind::File => hashes.last_read(stat),
             _ => None,
         };

@@ -3,7 +3,8 @@
 use std::collections::{HashMap, HashSet};
 
 use rbuild_image::{
-    Descriptor, Digest, ImageManifest, MediaType, Reference, ReferenceError, descriptor, parse_manifest,
+    BlobDigest, Descriptor, DiffId, ImageId, ImageManifest, ManifestDigest, MediaType, Reference, ReferenceError,
+    descriptor, parse_manifest,
 };
 use rbuild_layer::Compression;
 
@@ -45,7 +46,8 @@ fn docker_item(
     known: &mut Layers,
     manifests: &mut Manifests<'_>,
 ) -> Result<Image> {
-    let (id, config_size) = members.blob(&item.config)?;
+    let (config, config_size) = members.blob(&item.config)?;
+    let id = config.of_config();
     let diff_ids = members.diff_ids(&id, &item.config)?;
     let names = item.layers.as_deref().unwrap_or_default();
     if diff_ids.len() != names.len() {
@@ -58,7 +60,7 @@ fn docker_item(
     }
     let manifest = manifests.of(members, (id, layers), |layers| {
         let layers = layers.iter().map(|layer| known.descriptor(layer)).collect();
-        rbuild_image::manifest(descriptor(MediaType::ImageConfig, &id, config_size), layers)
+        rbuild_image::manifest(descriptor(MediaType::ImageConfig, &config, config_size), layers)
     })?;
     Ok(Image { manifest, id })
 }
@@ -68,15 +70,15 @@ struct Manifests<'e> {
     /// Entries of the index that have not been read yet. Their manifests have annotations and media
     /// types, which `manifest.json` lacks.
     entries: std::slice::Iter<'e, Descriptor>,
-    known: HashMap<Content, Digest>,
+    known: HashMap<Content, ManifestDigest>,
     /// Digests of the manifests that have been read, so that each is read once.
-    seen: HashSet<Digest>,
+    seen: HashSet<ManifestDigest>,
     /// Warnings about manifests that cannot be used.
     warnings: Vec<String>,
 }
 
 /// An image ID and the digests of the image's layers.
-type Content = (Digest, Vec<Digest>);
+type Content = (ImageId, Vec<BlobDigest>);
 
 impl<'e> Manifests<'e> {
     fn new(entries: &'e [Descriptor]) -> Manifests<'e> {
@@ -90,8 +92,8 @@ impl<'e> Manifests<'e> {
         &mut self,
         members: &Members<'_>,
         wanted: Content,
-        make: impl FnOnce(&[Digest]) -> ImageManifest,
-    ) -> Result<Digest> {
+        make: impl FnOnce(&[BlobDigest]) -> ImageManifest,
+    ) -> Result<ManifestDigest> {
         if let Some(known) = self.known.get(&wanted) {
             return Ok(*known);
         }
@@ -112,7 +114,7 @@ impl<'e> Manifests<'e> {
                 return Ok(digest);
             }
         }
-        let made = members.staging.put_document(&make(&wanted.1))?.0;
+        let made = members.staging.put_document(&make(&wanted.1))?.0.of_manifest();
         self.known.insert(wanted, made);
         Ok(made)
     }
@@ -124,17 +126,18 @@ fn own(
     members: &Members<'_>,
     entry: &Descriptor,
     wanted: &Content,
-    seen: &mut HashSet<Digest>,
-) -> Result<Option<(Digest, Content)>> {
-    let digest = take(members, entry, "the manifest")?;
+    seen: &mut HashSet<ManifestDigest>,
+) -> Result<Option<(ManifestDigest, Content)>> {
+    let blob = take(members, entry, "the manifest")?;
+    let digest = blob.of_manifest();
     if !seen.insert(digest) {
         return Ok(None);
     }
-    let text = members.staging.read_document(&digest)?;
+    let text = members.staging.read_document(&blob)?;
     let Ok(manifest) = parse_manifest(&text) else { return Ok(None) };
     let layers = manifest.layers().iter().map(named).collect::<Result<Vec<_>>>();
     let (Ok(id), Ok(layers)) = (named(manifest.config()), layers) else { return Ok(None) };
-    let content = (id, layers);
+    let content = (id.of_config(), layers);
     if content == *wanted {
         take_image(members, &text)?;
     }
@@ -144,15 +147,15 @@ fn own(
 /// Layers of docker-archives.
 struct Layers {
     /// Layers by the digests of the archive members.
-    members: HashMap<Digest, Layer>,
-    descriptors: HashMap<Digest, Descriptor>,
+    members: HashMap<BlobDigest, Layer>,
+    descriptors: HashMap<BlobDigest, Descriptor>,
 }
 
 #[derive(Clone, Copy)]
 struct Layer {
-    digest: Digest,
+    digest: BlobDigest,
     /// The diffID, if it is known without decompressing the layer.
-    diff_id: Option<Digest>,
+    diff_id: Option<DiffId>,
 }
 
 impl Layers {
@@ -163,7 +166,7 @@ impl Layers {
     /// Imports a layer. `manifest.json` gives no digests for layers, so an uncompressed layer is
     /// compared with its diffID here. A compressed one is compared when it is unpacked or exported,
     /// as with any other image.
-    fn layer(&mut self, members: &Members<'_>, name: &str, diff_id: &Digest) -> Result<Digest> {
+    fn layer(&mut self, members: &Members<'_>, name: &str, diff_id: &DiffId) -> Result<BlobDigest> {
         let (member, size) = members.blob(name)?;
         let layer = match self.members.get(&member) {
             Some(known) => *known,
@@ -181,16 +184,16 @@ impl Layers {
     }
 
     /// Returns the descriptor of an imported layer.
-    fn descriptor(&self, layer: &Digest) -> Descriptor {
+    fn descriptor(&self, layer: &BlobDigest) -> Descriptor {
         self.descriptors[layer].clone()
     }
 }
 
-fn take_layer(members: &Members<'_>, name: &str, member: &Digest, size: u64) -> Result<(Layer, Descriptor)> {
+fn take_layer(members: &Members<'_>, name: &str, member: &BlobDigest, size: u64) -> Result<(Layer, Descriptor)> {
     let (media_type, diff_id) = match members.compression(member)? {
         Compression::Gzip => (MediaType::ImageLayerGzip, None),
         Compression::Zstd => (MediaType::ImageLayerZstd, None),
-        Compression::None => (MediaType::ImageLayer, Some(*member)),
+        Compression::None => (MediaType::ImageLayer, Some(member.of_plain_layer())),
         Compression::Bzip2 | Compression::Xz => {
             let put = put_layer(&members.staging, members.staging.open_blob(member)?, name)?;
             let layer = Layer { digest: put.digest, diff_id: Some(put.diff_id) };

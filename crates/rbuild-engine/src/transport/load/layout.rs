@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use rbuild_image::{Descriptor, Digest, ImageIndex, Platform, REF_NAME, Reference, parse_index};
+use rbuild_image::{BlobDigest, Descriptor, ImageIndex, ManifestDigest, Platform, REF_NAME, Reference, parse_index};
 
 use super::manifest::{is_index, take, take_image};
 use super::members::Members;
@@ -41,10 +41,10 @@ impl Reached {
 pub(super) struct Layout<'m, 'a> {
     members: &'m Members<'a>,
     /// Results by digest. The flag is true if the digest was read as an index.
-    seen: HashMap<(Digest, bool), Reached>,
+    seen: HashMap<(BlobDigest, bool), Reached>,
     /// All images found so far, in order, each once.
     pub images: Vec<Image>,
-    manifests: HashSet<Digest>,
+    manifests: HashSet<ManifestDigest>,
     wanted: &'m Wanted,
     /// Platforms of the images that were left out.
     pub others: BTreeSet<String>,
@@ -88,8 +88,9 @@ impl<'m, 'a> Layout<'m, 'a> {
         let reached = match is_index && depth < MAX_INDEX_DEPTH {
             true => self.follow_all(&parse_index(&text).map_err(unreadable("an index"))?, depth)?,
             false => {
-                let image = Image { manifest: digest, id: take_image(self.members, &text)? };
-                if self.manifests.insert(digest) {
+                let manifest = digest.of_manifest();
+                let image = Image { manifest, id: take_image(self.members, &text)? };
+                if self.manifests.insert(manifest) {
                     self.images.push(image);
                 }
                 Reached::One(image)

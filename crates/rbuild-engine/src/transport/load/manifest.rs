@@ -1,6 +1,6 @@
 //! Validation of an imported manifest against the blobs that it refers to.
 
-use rbuild_image::{Descriptor, Digest, MediaType, digest_of};
+use rbuild_image::{BlobDigest, Descriptor, DiffId, ImageId, MediaType, digest_of};
 use rbuild_layer::Compression;
 
 use super::members::Members;
@@ -35,12 +35,12 @@ fn is_layer(media_type: &MediaType) -> bool {
 }
 
 /// Returns the digest in a descriptor.
-pub(super) fn named(d: &Descriptor) -> Result<Digest> {
+pub(super) fn named(d: &Descriptor) -> Result<BlobDigest> {
     digest_of(d).map_err(|e| BuildError::other(e.to_string()))
 }
 
 /// Imports the blob that a descriptor refers to and checks its size.
-pub(super) fn take(members: &Members<'_>, d: &Descriptor, what: &str) -> Result<Digest> {
+pub(super) fn take(members: &Members<'_>, d: &Descriptor, what: &str) -> Result<BlobDigest> {
     let digest = named(d)?;
     if members.staging.size(&digest)? == Some(d.size()) {
         return Ok(digest);
@@ -55,7 +55,7 @@ pub(super) fn take(members: &Members<'_>, d: &Descriptor, what: &str) -> Result<
 
 /// Imports everything that a manifest refers to; returns the image ID. Fails if manifest,
 /// configuration and layers do not agree.
-pub(super) fn take_image(members: &Members<'_>, text: &[u8]) -> Result<Digest> {
+pub(super) fn take_image(members: &Members<'_>, text: &[u8]) -> Result<ImageId> {
     let manifest = rbuild_image::parse_manifest(text).map_err(unreadable("a manifest"))?;
     let layers = manifest.layers();
     if let Some(odd) = layers.iter().find(|layer| !is_layer(layer.media_type())) {
@@ -66,7 +66,7 @@ pub(super) fn take_image(members: &Members<'_>, text: &[u8]) -> Result<Digest> {
     }
     let names = layers.iter().map(|layer| named(layer).map(|d| blob_name(&d))).collect::<Result<Vec<_>>>()?;
     members.nothing_missing(names.iter().map(String::as_str))?;
-    let id = take(members, manifest.config(), "the configuration")?;
+    let id = take(members, manifest.config(), "the configuration")?.of_config();
     let diff_ids = members.diff_ids(&id, "configuration of an image")?;
     if diff_ids.len() != layers.len() {
         return Err(counts_differ(layers.len(), diff_ids.len()));
@@ -74,8 +74,8 @@ pub(super) fn take_image(members: &Members<'_>, text: &[u8]) -> Result<Digest> {
     for (layer, diff_id) in layers.iter().zip(&*diff_ids) {
         let digest = take(members, layer, "the layer")?;
         // A compressed layer is checked when it is unpacked or exported.
-        if members.compression(&digest)? == Compression::None && digest != *diff_id {
-            return Err(not_the_layer(&digest.to_string(), &digest, diff_id));
+        if members.compression(&digest)? == Compression::None && digest.of_plain_layer() != *diff_id {
+            return Err(not_the_layer(&digest.to_string(), &digest.of_plain_layer(), diff_id));
         }
     }
     Ok(id)
@@ -86,7 +86,7 @@ pub(super) fn counts_differ(layers: usize, diff_ids: usize) -> BuildError {
     BuildError::Other { message, help: Some(super::DAMAGED.into()) }
 }
 
-pub(super) fn not_the_layer(name: &str, found: &Digest, diff_id: &Digest) -> BuildError {
+pub(super) fn not_the_layer(name: &str, found: &DiffId, diff_id: &DiffId) -> BuildError {
     BuildError::Other {
         message: format!("the archive's layer {name} has the diffID {found}, but its configuration says {diff_id}"),
         help: Some(super::DAMAGED.into()),

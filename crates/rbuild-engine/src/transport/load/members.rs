@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rbuild_image::{Digest, ImageConfig, Platform};
+use rbuild_image::{BlobDigest, DiffId, ImageConfig, ImageId, Platform};
 use rbuild_layer::{Bounded, Compression, Counting, EntryKind, LimitedTar, detect};
 use rbuild_linux::RootDir;
 use rbuild_store::Staging;
@@ -21,7 +21,7 @@ use crate::error::{BuildError, Result};
 /// A member of an archive.
 #[derive(Debug, Clone)]
 enum Member {
-    Blob(Digest, u64),
+    Blob(BlobDigest, u64),
     /// A link to another member. Old docker-archives use links between equal layers.
     Link(String),
 }
@@ -42,10 +42,10 @@ pub(super) struct Members<'a> {
     pub staging: Staging<'a>,
     place: Place,
     /// Digests and sizes of the parts requested so far, by name.
-    known: RefCell<HashMap<String, (Digest, u64)>>,
+    known: RefCell<HashMap<String, (BlobDigest, u64)>>,
     /// DiffIDs of the configurations that have been read.
-    configs: RefCell<HashMap<Digest, Rc<Vec<Digest>>>>,
-    compressions: RefCell<HashMap<Digest, Compression>>,
+    configs: RefCell<HashMap<ImageId, Rc<Vec<DiffId>>>>,
+    compressions: RefCell<HashMap<BlobDigest, Compression>>,
 }
 
 /// Maximum size in bytes of content that is held in memory; longer content is streamed to disk.
@@ -95,7 +95,7 @@ fn read_archive(staging: &Staging<'_>, source: impl Read) -> Result<HashMap<Stri
 }
 
 /// Imports the content of the current entry. Small content that occurs repeatedly is written once.
-fn put_content<R: Read>(staging: &Staging<'_>, tar: &mut LimitedTar<R>, size: u64) -> Result<(Digest, u64)> {
+fn put_content<R: Read>(staging: &Staging<'_>, tar: &mut LimitedTar<R>, size: u64) -> Result<(BlobDigest, u64)> {
     if size > SMALL {
         return Ok(staging.put_blob(Content(tar))?);
     }
@@ -114,11 +114,11 @@ impl<R: Read> Read for Content<'_, R> {
 }
 
 /// Returns the digest in a blob's name.
-pub(crate) fn promised(name: &str) -> Option<Digest> {
+pub(crate) fn promised(name: &str) -> Option<BlobDigest> {
     name.strip_prefix("blobs/sha256/").and_then(|hex| format!("sha256:{hex}").parse().ok())
 }
 
-fn wrong_digest(name: &str, found: &Digest) -> BuildError {
+fn wrong_digest(name: &str, found: &BlobDigest) -> BuildError {
     BuildError::Other {
         message: format!("the archive's {name} has the digest {found}"),
         help: Some(super::DAMAGED.into()),
@@ -151,11 +151,11 @@ impl<'a> Members<'a> {
     }
 
     /// Returns the diffIDs in a configuration.
-    pub(super) fn diff_ids(&self, id: &Digest, what: &str) -> Result<Rc<Vec<Digest>>> {
+    pub(super) fn diff_ids(&self, id: &ImageId, what: &str) -> Result<Rc<Vec<DiffId>>> {
         if let Some(known) = self.configs.borrow().get(id) {
             return Ok(known.clone());
         }
-        let text = self.staging.read_document(id)?;
+        let text = self.staging.read_document(&id.blob())?;
         let config: ImageConfig = serde_json::from_slice(&text).map_err(unreadable(what))?;
         let diff_ids = Rc::new(config.rootfs.diff_ids);
         self.configs.borrow_mut().insert(*id, diff_ids.clone());
@@ -163,14 +163,14 @@ impl<'a> Members<'a> {
     }
 
     /// Returns the platform in a configuration.
-    pub(super) fn platform(&self, id: &Digest) -> Result<Platform> {
-        let text = self.staging.read_document(id)?;
+    pub(super) fn platform(&self, id: &ImageId) -> Result<Platform> {
+        let text = self.staging.read_document(&id.blob())?;
         let config: ImageConfig = serde_json::from_slice(&text).map_err(unreadable("configuration of an image"))?;
         Ok(config.platform())
     }
 
     /// Returns the compression of an imported layer.
-    pub(super) fn compression(&self, blob: &Digest) -> Result<Compression> {
+    pub(super) fn compression(&self, blob: &BlobDigest) -> Result<Compression> {
         if let Some(known) = self.compressions.borrow().get(blob) {
             return Ok(*known);
         }
@@ -182,7 +182,7 @@ impl<'a> Members<'a> {
     }
 
     /// Imports a part by its name; returns digest and size.
-    pub(super) fn blob(&self, name: &str) -> Result<(Digest, u64)> {
+    pub(super) fn blob(&self, name: &str) -> Result<(BlobDigest, u64)> {
         if let Some(known) = self.known.borrow().get(name) {
             return Ok(*known);
         }
@@ -191,7 +191,7 @@ impl<'a> Members<'a> {
         Ok(found)
     }
 
-    fn find(&self, name: &str) -> Result<(Digest, u64)> {
+    fn find(&self, name: &str) -> Result<(BlobDigest, u64)> {
         match &self.place {
             // Left out by the sender because the store has it.
             Place::Archive(members) if !members.contains_key(name) => match promised(name) {
@@ -203,7 +203,7 @@ impl<'a> Members<'a> {
         }
     }
 
-    fn file(&self, dir: &RootDir, moved: &Arc<AtomicU64>, name: &str) -> Result<(Digest, u64)> {
+    fn file(&self, dir: &RootDir, moved: &Arc<AtomicU64>, name: &str) -> Result<(BlobDigest, u64)> {
         let fail = || BuildError::kernel(format!("the image's {name}"));
         if let Some(digest) = promised(name)
             && let Some(size) = self.staging.size(&digest)?
@@ -226,7 +226,7 @@ impl<'a> Members<'a> {
         }
     }
 
-    fn member(members: &HashMap<String, Member>, name: &str) -> Result<(Digest, u64)> {
+    fn member(members: &HashMap<String, Member>, name: &str) -> Result<(BlobDigest, u64)> {
         let mut name = name;
         for _ in 0..16 {
             match members.get(name) {

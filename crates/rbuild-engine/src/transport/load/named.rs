@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use rbuild_image::{Descriptor, Digest, digest_of, parse_index, parse_manifest};
+use rbuild_image::{BlobDigest, Descriptor, digest_of, parse_index, parse_manifest};
 use serde::Deserialize;
 
 use crate::error::Result;
@@ -115,6 +115,6 @@ pub(crate) fn clean(path: &str) -> String {
     parts.join("/")
 }
 
-pub(super) fn blob_name(digest: &Digest) -> String {
+pub(super) fn blob_name(digest: &BlobDigest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }

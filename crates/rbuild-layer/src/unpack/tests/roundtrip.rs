@@ -103,7 +103,7 @@ fn listing(root: &RootDir, at: &Path, first: &mut BTreeMap<(u32, u32, u64), Path
             Kind::File => {
                 let mut bytes = Vec::new();
                 std::io::Read::read_to_end(&mut dir.open_name(&entry.name).unwrap(), &mut bytes).unwrap();
-                Digest::of(&bytes).to_string()
+                BlobDigest::of(&bytes).to_string()
             }
             Kind::Symlink => format!("{:?}", dir.read_link(&entry.name).unwrap()),
             _ => String::new(),
