@@ -10,7 +10,9 @@ use std::sync::Arc;
 use rbuild_dockerfile::Diagnostic;
 use rbuild_image::{Digest, Hasher, ImageName, ManifestDigest, Platform};
 use rbuild_linux::RootDir;
-use rbuild_plan::{BaseImage, BuildGraph, From, ImageNeed, Parameters, Plan, Step, Vertex, VertexId, plan};
+use rbuild_plan::{
+    BaseImage, BuildGraph, From, HistoryEntry, ImageNeed, Parameters, Plan, Step, Vertex, VertexId, plan,
+};
 use rbuild_source::{Content, HashCache};
 use rbuild_store::{BuildIndexName, HashesName, Image, Record, SecretMark, Store, StoreError};
 
@@ -260,7 +262,7 @@ impl Prepared {
         hasher.field("image 5").field(target.bytes());
         hasher.field(self.graph.epoch.map_or(String::new(), |e| e.to_string()));
         let ImageForm { layers, force, late_times, squash } = form;
-        hasher.field(layers.name()).field([u8::from(*force), u8::from(*late_times), *squash as u8]);
+        hasher.field(layers.name()).field([u8::from(*force), u8::from(*late_times), squash.number()]);
         if *squash != Squash::None {
             hasher.field("history as long as the layers");
         }
@@ -270,9 +272,10 @@ impl Prepared {
         for (k, v) in &request.annotations {
             hasher.field(k).field(v);
         }
-        hasher.field(serde_json::to_vec(&self.graph.config).unwrap_or_default());
-        for entry in &self.graph.history {
-            hasher.field(&entry.created_by).field([u8::from(entry.layer.is_some())]);
+        let config = serde_json::to_vec(&self.graph.config);
+        hasher.field(config.expect("a configuration has only text keys"));
+        for HistoryEntry { created_by, layer } in &self.graph.history {
+            hasher.field(created_by).field([u8::from(layer.is_some())]);
         }
         hasher.finish()
     }

@@ -139,6 +139,17 @@ pub enum Squash {
     All,
 }
 
+impl Squash {
+    /// Returns the number that stands for this choice in keys. It must not change.
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            Squash::None => 0,
+            Squash::Steps => 1,
+            Squash::All => 2,
+        }
+    }
+}
+
 /// Destination of an output. Files and directories are held open, so that they can be reached from
 /// any mount namespace.
 pub enum Target {

@@ -10,6 +10,29 @@ use crate::graph::{
     SourceNames, Step, Ulimit, WorkdirStep,
 };
 
+/// Returns text in double quotes, so that it can be followed by other values in one part. The
+/// encoding is part of every key: it must not change between versions.
+fn quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// Returns an optional text, distinct from every text that is present.
+fn option(text: Option<&str>) -> String {
+    text.map_or("None".to_string(), |text| format!("Some({})", quoted(text)))
+}
+
 /// Receives one part: its name and its value. A name may occur more than once.
 pub type Tell<'a> = &'a mut dyn FnMut(&'static str, &[u8]);
 
@@ -80,10 +103,12 @@ impl RunStep {
         }
         // The mount options of secrets count; their content never does.
         for SecretStep { id, target, env, required, mode, uid, gid, span: _ } in secrets {
-            tell("secret", format!("{id:?} {target:?} {env:?} {required} {mode:o} {uid} {gid}").as_bytes());
+            let (id, target, env) = (quoted(id), option(target.as_deref()), option(env.as_deref()));
+            tell("secret", format!("{id} {target} {env} {required} {mode:o} {uid} {gid}").as_bytes());
         }
         for AgentStep { id, target, required, mode, uid, gid, span: _ } in agents {
-            tell("ssh agent", format!("{id:?} {target:?} {required} {mode:o} {uid} {gid}").as_bytes());
+            let (id, target) = (quoted(id), quoted(target));
+            tell("ssh agent", format!("{id} {target} {required} {mode:o} {uid} {gid}").as_bytes());
         }
         for MountStep { target, read_only, kind, span: _ } in mounts {
             let what = match kind {
@@ -93,14 +118,15 @@ impl RunStep {
                 // digest is an input of the key, and "seeded" assigns that input to this cache.
                 MountKindStep::Cache(CacheStep { id: _, sharing: _, from, source, mode, uid, gid }) => {
                     let seed = if from.is_some() { "seeded" } else { "empty" };
-                    format!("cache {seed} {source:?} {mode:o} {uid} {gid}")
+                    format!("cache {seed} {} {mode:o} {uid} {gid}", quoted(source))
                 }
-                MountKindStep::Tmpfs { size } => format!("tmpfs {size:?}"),
+                MountKindStep::Tmpfs { size: Some(size) } => format!("tmpfs Some({size})"),
+                MountKindStep::Tmpfs { size: None } => "tmpfs None".to_string(),
                 // The content of a volume never counts; its path on the host does.
-                MountKindStep::Volume { index: _, source } => format!("volume {source:?}"),
+                MountKindStep::Volume { index: _, source } => format!("volume {}", quoted(source)),
             };
             let access = if *read_only { "read-only" } else { "writable" };
-            tell("mount", format!("{target:?} {access} {what}").as_bytes());
+            tell("mount", format!("{} {access} {what}", quoted(target)).as_bytes());
         }
     }
 }
@@ -159,3 +185,6 @@ impl WorkdirStep {
         tell("time", time.map_or(String::new(), |t| t.to_string()).as_bytes());
     }
 }
+
+#[cfg(test)]
+mod tests;

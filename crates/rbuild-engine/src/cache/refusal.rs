@@ -46,7 +46,7 @@ impl Prepared {
     /// Searches the image's documents; returns the document that contains the value of a secret,
     /// and the secret's ID.
     fn told_leak<'a>(&self, request: &BuildRequest, leaks: &Leaks<'a>) -> Option<(&'static str, &'a str)> {
-        let config = serde_json::to_value(&self.graph.config).unwrap_or_default();
+        let config = serde_json::to_value(&self.graph.config).expect("a configuration has only text keys");
         let history = &self.graph.history;
         let built = || history.iter().find_map(|entry| leaks.in_text(entry.created_by.as_bytes()));
         if let Some(id) = leaks.in_document(&config).or_else(built) {
