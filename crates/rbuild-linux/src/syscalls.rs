@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use crate::error::{Error, Result};
 
-/// Makes a detached mount read-only: neither data nor metadata can be changed through it. Device
+/// Makes a detached mount, with all mounts in it, read-only: neither data nor metadata can be changed through it. Device
 /// nodes stay writable as devices (Linux 5.12).
 pub fn make_read_only(mount: impl AsFd) -> Result<()> {
     let attributes = libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
@@ -19,7 +19,7 @@ pub fn make_read_only(mount: impl AsFd) -> Result<()> {
             libc::SYS_mount_setattr,
             fd,
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
+            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
             &attributes,
             size_of::<libc::mount_attr>(),
         )

@@ -25,7 +25,7 @@ use crate::runner::chroot;
 use crate::runner::complaints::Complaints;
 use crate::runner::exec::Environment;
 use crate::runner::mount_points::{Stubs, plant_points};
-use crate::runner::mounts::{self, Points, mounts_of};
+use crate::runner::mounts::{self, mounts_inside, mounts_of};
 use crate::runner::privileges::{CAPABILITIES, FOR_THE_FILTER, process_capabilities};
 use crate::runner::surroundings::{Proc, Surroundings};
 use crate::runner::zygote::{receive_fds, send_fds};
@@ -88,10 +88,10 @@ fn container(
         std::fs::create_dir_all(dir).map_err(|e| format!("mkdir {dir}: {e}"))?;
     }
     let root = RootDir::open("/").map_err(text)?;
-    let mounts = prepare(request, around.proc, &root)?;
+    prepare(request, around.proc, &root)?;
     // The supervisor must not keep a descriptor that leads out of the container.
     drop(root);
-    let spec = spec(request, mounts)?;
+    let spec = spec(request, mounts_inside(around.proc)?)?;
     spec.save(Path::new(BUNDLE).join("config.json")).map_err(|e| format!("the container's configuration: {e}"))?;
     let null = || std::fs::File::open("/dev/null").map(OwnedFd::from).map_err(|e| format!("/dev/null: {e}"));
     let input = input.map_or_else(null, Ok)?;
@@ -228,9 +228,8 @@ fn chain(e: &dyn std::error::Error) -> String {
     out
 }
 
-/// Mounts the root file system with the mounts that every container has, and returns the remaining
-/// mounts.
-fn prepare(request: &RunRequest, proc: Proc, root: &RootDir) -> Result<Vec<oci::Mount>, String> {
+/// Mounts the root file system and everything in it except the procfs.
+fn prepare(request: &RunRequest, proc: Proc, root: &RootDir) -> Result<(), String> {
     for (name, (major, minor)) in chroot::DEVICES {
         if !Path::new("/dev").join(name).exists() {
             return Err(format!(
@@ -239,13 +238,12 @@ fn prepare(request: &RunRequest, proc: Proc, root: &RootDir) -> Result<Vec<oci::
         }
     }
     let scratch = RootDir::open(request.files.scratch()).map_err(text)?;
-    let (mounted, points, mounts) = match &request.files {
+    let (mounted, mounts) = match &request.files {
         Files::Overlay { lowers, upper, .. } => {
             let mut lowers = lowers.clone();
             lowers.push(MOUNT_POINTS.into());
             let files = RootDir::from_fd(overlay(&lowers, upper, &scratch, "work")?, "/");
             let mut stubs = Stubs::new(&files, &scratch);
-            let points = Points::find(&mut stubs)?;
             let mounts = mounts_of(request, proc, &mut stubs, root, &scratch)?;
             let mounted = match stubs.finish().map_err(text)? {
                 None => files.into_fd(),
@@ -256,17 +254,16 @@ fn prepare(request: &RunRequest, proc: Proc, root: &RootDir) -> Result<Vec<oci::
                     overlay(&lowers, upper, &scratch, "work-again")?
                 }
             };
-            (mounted, points, mounts)
+            (mounted, mounts)
         }
         Files::Directory { root: dir, .. } => {
             let files = RootDir::open(dir).map_err(text)?;
             let mut stubs = Stubs::new(&files, &scratch);
-            let points = Points::find(&mut stubs)?;
             let mounts = mounts_of(request, proc, &mut stubs, root, &scratch)?;
             if let Some(stubs) = stubs.finish().map_err(text)? {
                 plant_points(&stubs, &files).map_err(text)?;
             }
-            (bind_clone(dir).map_err(text)?, points, mounts)
+            (bind_clone(dir).map_err(text)?, mounts)
         }
     };
     root.sub(BUNDLE).and_then(|b| b.attach(&mounted, "rootfs")).map_err(text)?;
@@ -277,8 +274,7 @@ fn prepare(request: &RunRequest, proc: Proc, root: &RootDir) -> Result<Vec<oci::
         Err(e) if e.is_not_found() => return Err(format!("the working directory {} does not exist", request.cwd)),
         Err(e) => return Err(text(e)),
     }
-    points.mount(request, proc, &rootfs)?;
-    Ok(mounts)
+    mounts::attach(&mounts, request, &rootfs)
 }
 
 /// Creates `work` in the scratch directory and mounts the overlay. A volatile overlay cannot reuse

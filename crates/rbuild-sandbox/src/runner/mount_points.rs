@@ -11,12 +11,21 @@ use std::path::{Path, PathBuf};
 
 use rbuild_linux::{Kind, Result, RootDir};
 
-use crate::runner::obstacles::{cannot, free_place};
+use crate::runner::obstacles::{Taken, cannot, free_place};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PointKind {
     Dir,
     File,
+}
+
+impl PointKind {
+    pub(crate) fn needs(self) -> Kind {
+        match self {
+            PointKind::Dir => Kind::Dir,
+            PointKind::File => Kind::File,
+        }
+    }
 }
 
 pub struct Stubs<'a> {
@@ -25,6 +34,7 @@ pub struct Stubs<'a> {
     /// Parent of the directory of stubs, which is created on demand.
     scratch: &'a RootDir,
     made: bool,
+    taken: Taken,
 }
 
 /// The name of the directory of stubs.
@@ -32,7 +42,7 @@ pub(crate) const STUBS: &str = "stubs";
 
 impl<'a> Stubs<'a> {
     pub fn new(below: &'a RootDir, scratch: &'a RootDir) -> Stubs<'a> {
-        Stubs { below, scratch, made: false }
+        Stubs { below, scratch, made: false, taken: Taken::default() }
     }
 
     fn dir(&mut self) -> Result<RootDir> {
@@ -46,13 +56,14 @@ impl<'a> Stubs<'a> {
         self.scratch.sub(name)
     }
 
-    /// Ensures that `target` exists once the stubs are in place, and returns it with links
-    /// resolved.
-    pub fn ensure(&mut self, target: &Path, kind: PointKind) -> std::result::Result<PathBuf, String> {
-        let needs = if kind == PointKind::Dir { Kind::Dir } else { Kind::File };
-        let real = free_place(self.below, target, needs)?;
-        self.have(&real, kind).map_err(|e| cannot(target, &e))?;
-        Ok(real)
+    /// Ensures that `target` exists once the stubs are in place. Targets are given in the order in
+    /// which they are mounted; in directories that earlier ones cover, nothing is made.
+    pub fn ensure(&mut self, target: &Path, kind: PointKind) -> std::result::Result<(), String> {
+        if let Some(real) = free_place(self.below, target, kind.needs(), &self.taken)? {
+            self.have(&real, kind).map_err(|e| cannot(target, &e))?;
+            self.taken.add(real, kind.needs());
+        }
+        Ok(())
     }
 
     fn have(&mut self, real: &Path, kind: PointKind) -> Result<()> {

@@ -1,23 +1,23 @@
 //! Mounts of a container: the system's mount points and those requested.
 //!
-//! The system's mounts are created here and not by libcontainer, which resolves every path with
-//! dozens of calls: /dev with its terminals and shared memory, and the files of /etc. /proc shows
-//! the container's own processes, so it is mounted from inside the container's pid namespace.
+//! They are attached here one after the other and not by libcontainer, which resolves every path
+//! with dozens of calls and does not follow links of an image to paths that do not exist. Only
+//! /proc is mounted by libcontainer: it shows the container's own processes, so it is mounted from
+//! inside the container's pid namespace.
 
-use std::ffi::OsString;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use libcontainer::oci_spec::runtime as oci;
 use rbuild_linux::Forbidden::{Devices, Programs, SetId, Writing};
-use rbuild_linux::{Kind, RootDir, bind_clone, detached_overlay, new_filesystem};
+use rbuild_linux::{Kind, RootDir, bind_clone, detached_overlay, make_read_only, new_filesystem, shown_path};
 
 use crate::namespace::network::{made_in_a_network_of_its_own, own_namespace};
 use crate::protocol::{MountRequest, RunRequest, Source};
 use crate::runner::container::text;
 use crate::runner::mount_points::{PointKind, Stubs};
-use crate::runner::obstacles::outside_of_the_kernels;
+use crate::runner::obstacles::{Holder, cannot, fitting_place, outside_of_the_kernels};
 use crate::runner::surroundings::Proc;
 
 /// Files that the runner creates for the container.
@@ -42,169 +42,209 @@ pub(crate) struct Sysfs {
     pub network: OwnedFd,
 }
 
-/// Paths of the system's mount points in a root file system, with links resolved.
-pub(crate) struct Points {
-    proc: PathBuf,
-    sys: Option<PathBuf>,
-    dev: PathBuf,
-    hosts: PathBuf,
-    resolv_conf: PathBuf,
+/// A mount that is made, and its place in the container.
+pub(crate) struct Mount<'a> {
+    target: &'a Path,
+    kind: PointKind,
+    made: OwnedFd,
+    /// True for the container's /dev, which holds file systems of its own.
+    is_dev: bool,
 }
 
-impl Points {
-    pub(crate) fn find(stubs: &mut Stubs<'_>) -> Result<Points, String> {
-        let has_sysfs = Path::new(SYSFS).exists();
-        Ok(Points {
-            proc: stubs.ensure(Path::new("/proc"), PointKind::Dir)?,
-            sys: has_sysfs.then(|| stubs.ensure(Path::new("/sys"), PointKind::Dir)).transpose()?,
-            dev: stubs.ensure(Path::new("/dev"), PointKind::Dir)?,
-            hosts: stubs.ensure(Path::new("/etc/hosts"), PointKind::File)?,
-            resolv_conf: stubs.ensure(Path::new("/etc/resolv.conf"), PointKind::File)?,
-        })
-    }
-
-    /// Mounts them. libcontainer adds the device nodes to /dev.
-    pub(crate) fn mount(&self, request: &RunRequest, proc: Proc, rootfs: &RootDir) -> Result<(), String> {
-        let over = |point: &Path| -> Result<(RootDir, OsString), String> { rootfs.parent(point).map_err(text) };
-        if proc == Proc::Outer {
-            let (above, name) = over(&self.proc)?;
-            above.attach(&bind_clone(Path::new("/proc")).map_err(text)?, &name).map_err(text)?;
-        }
-        if let Some(sys) = &self.sys {
-            let (above, name) = over(sys)?;
-            above.attach(&bind_clone(Path::new(SYSFS)).map_err(text)?, &name).map_err(text)?;
-        }
-        let (above, name) = over(&self.dev)?;
-        let files = new_filesystem("tmpfs", &[("mode", "755"), ("size", "65536k")], &[SetId]).map_err(text)?;
-        above.attach(&files, &name).map_err(text)?;
-        let dev = above.sub(&name).map_err(text)?;
-        let size = request.shm_size.to_string();
-        let shared = [("mode", "1777"), ("size", &size)];
-        for (name, kind, options, forbidden) in [
-            ("pts", "devpts", &[("ptmxmode", "0666"), ("mode", "0620")][..], &[SetId, Programs][..]),
-            ("shm", "tmpfs", &shared, &[SetId, Devices, Programs]),
-            ("mqueue", "mqueue", &[], &[SetId, Devices, Programs]),
-        ] {
-            dev.create_dir(name.as_ref(), 0o755).map_err(text)?;
-            let made = new_filesystem(kind, options, forbidden).map_err(text)?;
-            dev.attach(&made, name).map_err(text)?;
-        }
-        let files = RootDir::open(FILES).map_err(text)?;
-        for (point, name, content) in
-            [(&self.hosts, "hosts", &request.hosts), (&self.resolv_conf, "resolv.conf", &request.resolv_conf)]
-        {
-            let path = Path::new(FILES).join(name);
-            let mut file = files.create_file(name.as_ref(), 0o644).map_err(text)?;
-            file.write_all(content.as_bytes()).map_err(|e| format!("{}: {e}", path.display()))?;
-            let (above, name) = over(point)?;
-            above.attach(&bind_clone(&path).map_err(text)?, &name).map_err(text)?;
-        }
-        Ok(())
+impl Mount<'_> {
+    /// Mounts it in the root file system, as it is with the mounts before this one.
+    fn attach(&self, rootfs: &RootDir) -> Result<(), String> {
+        let fail = |e: rbuild_linux::Error| cannot(self.target, &e);
+        let real = rootfs.resolve(self.target).map_err(fail)?;
+        outside_of_the_kernels(self.target, &real)?;
+        fitting_place(rootfs, self.target, (&real, self.kind.needs()), Holder::Mount)?;
+        let (above, name) = match (real.parent(), real.file_name()) {
+            (Some(above), Some(name)) => (above, name),
+            _ => {
+                return Err(format!(
+                    "{} is the root directory, which nothing is mounted over",
+                    shown_path(self.target)
+                ));
+            }
+        };
+        let point = || -> rbuild_linux::Result<RootDir> {
+            let above = rootfs.create_dir_all(above, 0o755, None, |_| ())?;
+            match (above.exists(name)?, self.kind) {
+                (true, _) => {}
+                (false, PointKind::Dir) => above.create_dir(name, 0o755)?,
+                (false, PointKind::File) => drop(above.create_file(name, 0o644)?),
+            }
+            Ok(above)
+        };
+        // The image is writable here: a mount that lies above is not.
+        let above = point().map_err(|e| match e.kind() {
+            std::io::ErrorKind::ReadOnlyFilesystem => no_point(self.target),
+            _ => fail(e),
+        })?;
+        above.attach(&self.made, name).map_err(fail)
     }
 }
 
-/// Returns the requested mounts, in the request's order: later ones may lie below earlier ones.
-pub(crate) fn mounts_of(
-    request: &RunRequest,
+/// Formats the error for a mount point that is missing in a read-only mount.
+fn no_point(target: &Path) -> String {
+    let target = shown_path(target);
+    format!("{target} lies in a read-only mount that has no such entry to be mounted on; mount it elsewhere")
+}
+
+/// The mount points of the system, in the order in which they are mounted.
+const SYSTEM: [(&str, PointKind); 5] = [
+    ("/proc", PointKind::Dir),
+    ("/sys", PointKind::Dir),
+    ("/dev", PointKind::Dir),
+    ("/etc/hosts", PointKind::File),
+    ("/etc/resolv.conf", PointKind::File),
+];
+
+/// Makes the mounts of a command, and ensures that the points exist that they need in the image. The
+/// mounts that are requested are in the request's order: later ones may lie below earlier ones.
+pub(crate) fn mounts_of<'a>(
+    request: &'a RunRequest,
     proc: Proc,
-    stubs: &mut Stubs<'_>,
+    points: &mut Stubs<'_>,
     root: &RootDir,
     scratch: &RootDir,
-) -> Result<Vec<oci::Mount>, String> {
+) -> Result<Vec<Mount<'a>>, String> {
     let mut mounts = Vec::new();
-    if proc == Proc::Own {
-        mounts.push(mount(Path::new("/proc"), "proc", Some(Path::new("proc")), &["nosuid", "noexec", "nodev"])?);
+    for (target, kind) in SYSTEM {
+        let target = Path::new(target);
+        let made = system_mount(request, proc, target)?;
+        if made.is_some() || target == Path::new("/proc") {
+            points.ensure(target, kind)?;
+        }
+        mounts.extend(made.map(|made| Mount { target, kind, made, is_dev: target == Path::new("/dev") }));
     }
     for (i, wanted) in request.mounts.iter().enumerate() {
-        mounts.push(extra_mount(i, (wanted, request.insecure), stubs, root, scratch)?);
+        let target = Path::new(&wanted.target);
+        let (made, kind) = requested_mount(i, (wanted, request.insecure), root, scratch)?;
+        if wanted.read_only && !matches!(wanted.source, Source::Tmpfs { .. }) {
+            make_read_only(&made).map_err(text)?;
+        }
+        points.ensure(target, kind)?;
+        mounts.push(Mount { target, kind, made, is_dev: false });
     }
     Ok(mounts)
 }
 
-/// Ensures that a requested mount point exists, and returns its resolved path.
-fn ensure(stubs: &mut Stubs<'_>, target: &Path, kind: PointKind) -> Result<PathBuf, String> {
-    outside_of_the_kernels(target, &|path| Path::new(SYSFS).join(path).exists())?;
-    stubs.ensure(target, kind)
+/// Makes one of the mounts that every container has. Returns `None` for those that the container
+/// lacks, or that are mounted by libcontainer.
+fn system_mount(request: &RunRequest, proc: Proc, target: &Path) -> Result<Option<OwnedFd>, String> {
+    let made = match target.to_str() {
+        Some("/proc") if proc == Proc::Outer => bind_clone(Path::new("/proc")),
+        Some("/sys") if Path::new(SYSFS).exists() => bind_clone(Path::new(SYSFS)),
+        Some("/dev") => new_filesystem("tmpfs", &[("mode", "755"), ("size", "65536k")], &[SetId]),
+        Some("/etc/hosts") => return file("hosts", request.hosts.as_bytes(), (0o644, 0, 0)).map(Some),
+        Some("/etc/resolv.conf") => {
+            return file("resolv.conf", request.resolv_conf.as_bytes(), (0o644, 0, 0)).map(Some);
+        }
+        _ => return Ok(None),
+    };
+    made.map(Some).map_err(text)
 }
 
-fn extra_mount(
+/// Attaches all mounts. libcontainer adds the device nodes to /dev.
+pub(crate) fn attach(mounts: &[Mount<'_>], request: &RunRequest, rootfs: &RootDir) -> Result<(), String> {
+    for mount in mounts {
+        mount.attach(rootfs)?;
+        if mount.is_dev {
+            fill_dev(&rootfs.sub("/dev").map_err(text)?, request).map_err(text)?;
+        }
+    }
+    Ok(())
+}
+
+/// Mounts the file systems below /dev.
+fn fill_dev(dev: &RootDir, request: &RunRequest) -> rbuild_linux::Result<()> {
+    let size = request.shm_size.to_string();
+    let shared = [("mode", "1777"), ("size", &size)];
+    for (name, kind, options, forbidden) in [
+        ("pts", "devpts", &[("ptmxmode", "0666"), ("mode", "0620")][..], &[SetId, Programs][..]),
+        ("shm", "tmpfs", &shared, &[SetId, Devices, Programs]),
+        ("mqueue", "mqueue", &[], &[SetId, Devices, Programs]),
+    ] {
+        dev.create_dir(name.as_ref(), 0o755)?;
+        dev.attach(&new_filesystem(kind, options, forbidden)?, name)?;
+    }
+    Ok(())
+}
+
+/// The mounts that libcontainer makes: a procfs shows the pid namespace in which it is mounted.
+pub(crate) fn mounts_inside(proc: Proc) -> Result<Vec<oci::Mount>, String> {
+    if proc == Proc::Outer {
+        return Ok(Vec::new());
+    }
+    let options = ["nosuid", "noexec", "nodev"].map(String::from).to_vec();
+    let mount = oci::MountBuilder::default().destination("/proc").typ("proc").source("proc").options(options).build();
+    Ok(vec![mount.map_err(text)?])
+}
+
+/// Creates a file in the container's own memory, and returns a mount of it.
+fn file(name: &str, content: &[u8], (mode, uid, gid): (u32, u32, u32)) -> Result<OwnedFd, String> {
+    let files = RootDir::open(FILES).map_err(text)?;
+    let path = Path::new(FILES).join(name);
+    let mut file = files.create_file(name.as_ref(), 0o600).map_err(text)?;
+    file.write_all(content).map_err(|e| format!("{}: {e}", path.display()))?;
+    files.chown(name.as_ref(), uid, gid).and_then(|()| files.chmod(name.as_ref(), mode)).map_err(text)?;
+    bind_clone(&path).map_err(text)
+}
+
+fn requested_mount(
     index: usize,
     (wanted, insecure): (&MountRequest, bool),
-    stubs: &mut Stubs<'_>,
     root: &RootDir,
     scratch: &RootDir,
-) -> Result<oci::Mount, String> {
-    let target = Path::new(&wanted.target);
-    let access = if wanted.read_only { "ro" } else { "rw" };
+) -> Result<(OwnedFd, PointKind), String> {
     match &wanted.source {
         Source::Tmpfs { size } => {
-            let at = ensure(stubs, target, PointKind::Dir)?;
-            let size = size.map(|s| format!("size={s}"));
-            let mut options = vec!["nosuid", "nodev", "mode=1777"];
-            options.extend(size.as_deref());
-            mount(&at, "tmpfs", Some(Path::new("tmpfs")), &options)
+            let size = size.map(|size| size.to_string());
+            let options: Vec<_> =
+                [("mode", "1777")].into_iter().chain(size.as_deref().map(|size| ("size", size))).collect();
+            Ok((new_filesystem("tmpfs", &options, &[SetId, Devices]).map_err(text)?, PointKind::Dir))
         }
         Source::File { content, mode, uid, gid } => {
-            let name = format!("mount-{index}");
-            let files = RootDir::open(FILES).map_err(text)?;
-            let mut file = files.create_file(name.as_ref(), 0o600).map_err(text)?;
-            file.write_all(content).map_err(|e| format!("the file for {}: {e}", wanted.target))?;
-            files.chown(name.as_ref(), *uid, *gid).map_err(text)?;
-            files.chmod(name.as_ref(), *mode).map_err(text)?;
-            // In /dev, which belongs to the container, the mount point is created together with the
-            // mount.
-            let in_dev = target.starts_with("/dev");
-            let at = if in_dev { target.to_path_buf() } else { ensure(stubs, target, PointKind::File)? };
-            mount(&at, "bind", Some(&Path::new(FILES).join(name)), &["bind", access])
+            Ok((file(&format!("mount-{index}"), content, (*mode, *uid, *gid))?, PointKind::File))
         }
         // A command that may mount could remount a bind read-write; it cannot do so with an overlay
         // that has no upper directory.
         Source::Machine(source) if wanted.read_only && insecure => {
-            let stat = std::fs::symlink_metadata(source).map_err(|e| format!("{}: {e}", source.display()))?;
-            if !stat.is_dir() {
+            if kind_of(source)? == PointKind::File {
                 let (why, help) =
                     ("cannot be kept read-only for RUN --security=insecure", "mount its directory instead");
                 return Err(format!("the volume at {} is a single file, which {why}; {help}", wanted.target));
             }
             let source = trees_mount(index, std::slice::from_ref(source), true, root, scratch)?;
-            let at = ensure(stubs, target, PointKind::Dir)?;
-            mount(&at, "bind", Some(&source), &["bind", access])
+            Ok((bind_clone(&source).map_err(text)?, PointKind::Dir))
         }
-        Source::Bind(source) | Source::Machine(source) => {
-            let is_dir = std::fs::symlink_metadata(source).map_err(|e| format!("{}: {e}", source.display()))?.is_dir();
-            let at = ensure(stubs, target, if is_dir { PointKind::Dir } else { PointKind::File })?;
-            mount(&at, "bind", Some(source), &["bind", access])
-        }
+        Source::Bind(source) | Source::Machine(source) => Ok((bind_clone(source).map_err(text)?, kind_of(source)?)),
         Source::BindBelow { dir, path } => {
             let below = RootDir::open(dir).and_then(|dir| dir.sub(path)?.detached()).map_err(text)?;
-            let at = ensure(stubs, target, PointKind::Dir)?;
-            let (place, name) = own_place(index, root)?;
-            place.attach(&below, &name).map_err(text)?;
-            mount(&at, "bind", Some(&Path::new(MOUNTS).join(name)), &["bind", access])
+            Ok((below, PointKind::Dir))
         }
         Source::Trees { lowers, path } => {
             let source = trees_mount(index, lowers, wanted.read_only, root, scratch)?;
-            part_mount(&source, path, target, access, stubs)
+            part_mount(&source, path)
         }
-        Source::Part { dir, path } => part_mount(dir, path, target, access, stubs),
+        Source::Part { dir, path } => part_mount(dir, path),
     }
 }
 
-/// Mounts the file or directory that `path` resolves to inside `source`.
-fn part_mount(
-    source: &Path,
-    path: &Path,
-    target: &Path,
-    access: &str,
-    stubs: &mut Stubs<'_>,
-) -> Result<oci::Mount, String> {
+fn kind_of(source: &Path) -> Result<PointKind, String> {
+    let stat = std::fs::symlink_metadata(source).map_err(|e| format!("{}: {e}", source.display()))?;
+    Ok(if stat.is_dir() { PointKind::Dir } else { PointKind::File })
+}
+
+/// Clones the file or directory that `path` resolves to inside `source`.
+fn part_mount(source: &Path, path: &Path) -> Result<(OwnedFd, PointKind), String> {
     let dir = RootDir::open(source).map_err(text)?;
     let real = dir.resolve(path).map_err(text)?;
     let stat = dir.stat(&real).map_err(|_| format!("the mount source {} does not exist", path.display()))?;
     let kind = if stat.kind == Kind::Dir { PointKind::Dir } else { PointKind::File };
-    let at = ensure(stubs, target, kind)?;
-    let source = source.join(real.strip_prefix("/").unwrap_or(&real));
-    mount(&at, "bind", Some(&source), &["bind", access])
+    let made = bind_clone(&source.join(real.strip_prefix("/").unwrap_or(&real))).map_err(text)?;
+    Ok((made, kind))
 }
 
 /// Creates one of the runner's mount points, and returns its directory and name.
@@ -253,15 +293,4 @@ fn trees_mount(
 fn empty(scratch: &RootDir) -> Result<PathBuf, String> {
     scratch.create_dir_all("empty", 0o755, None, |_| ()).map_err(text)?;
     Ok(scratch.label().join("empty"))
-}
-
-fn mount(at: &Path, kind: &str, source: Option<&Path>, options: &[&str]) -> Result<oci::Mount, String> {
-    let mut builder = oci::MountBuilder::default()
-        .destination(at)
-        .typ(kind)
-        .options(options.iter().map(|s| s.to_string()).collect::<Vec<_>>());
-    if let Some(source) = source {
-        builder = builder.source(source);
-    }
-    builder.build().map_err(text)
 }

@@ -65,3 +65,65 @@ fn trees_that_are_too_deep_are_told_with_the_limit() {
     }
     lab.sh("rm -rf k").ok();
 }
+
+/// Links of an image at the system's files and at mount points, to paths that do not exist.
+#[test]
+fn mounts_follow_links_to_nothing() {
+    let lab = Lab::new();
+    let run = |links: &[(&str, &str)], mounts: &str| {
+        lab.sh("rm -rf k; mkdir -p k/etc").ok();
+        for (at, target) in links {
+            std::os::unix::fs::symlink(target, lab.ctx().join("k").join(at)).unwrap();
+        }
+        let run = format!("RUN {mounts} test -s /etc/hosts && touch /ran");
+        let dest = format!("type=local,dest={}", lab.path("out").display());
+        lab.sh("rm -rf ../out").ok();
+        lab.build(&format!("FROM busybox\nCOPY k /\n{run}\n"), &["-o", &dest])
+    };
+    let leaves_nothing = |case: &str| {
+        let made = ["ran", "no", "nowhere"].map(|name| lab.path("out").join(name).exists());
+        assert_eq!(made, [true, false, false], "{case}");
+    };
+    let hosts = |target| [("etc/hosts", target)];
+    for target in
+        ["/no/where/at/all", "../../../nowhere/x", "/nowhere/./x", "/dev/x", "/dev/x/y", "/dev/shm/x", "resolv.conf"]
+    {
+        run(&hosts(target), "").ok();
+        leaves_nothing(target);
+    }
+    let data = [("data", "l1"), ("l1", "/nowhere/x")];
+    for mount in [
+        "--mount=type=tmpfs,target=/data",
+        "--mount=type=tmpfs,target=/data/a/b",
+        "--mount=type=cache,target=/data/",
+        "--mount=target=/data/q",
+        "--mount=source=Dockerfile,target=/data",
+        "--mount=type=tmpfs,target=/t --mount=source=Dockerfile,target=/t/bin/f",
+    ] {
+        run(&data, mount).ok();
+        leaves_nothing(mount);
+    }
+    // The link belongs to another mount; what it leads to stays, as with BuildKit.
+    run(&data, "--mount=rw,target=/t --mount=type=tmpfs,target=/t/k/l1/y --mount=type=tmpfs,target=/t/k/l1/z").ok();
+    for (links, mounts, says) in [
+        (&hosts("/proc/x")[..], "", &["/etc/hosts is a link that leads to /proc/x in /proc"][..]),
+        (&hosts("/sys/x/y"), "", &["/etc/hosts is a link that leads to /sys/x/y in /sys"]),
+        (&hosts("/bin/sh/x"), "", &["the image has a file at /bin/busybox, below which /etc/hosts"]),
+        (
+            &[("etc/hosts", "/n/x"), ("etc/resolv.conf", "/n/x/y")],
+            "",
+            &["a file at /n/x, below which /etc/resolv.conf"],
+        ),
+        (
+            &[("etc/hosts", "/n/x"), ("etc/resolv.conf", "/n")],
+            "",
+            &["another mount has a directory at /etc/resolv.conf"],
+        ),
+        (&hosts("/n"), "--mount=type=tmpfs,target=/n", &["another mount has a file at /n, where a directory"]),
+        (&hosts("/n"), "--mount=type=tmpfs,target=/n/x", &["another mount has a file at /n, below which /n/x"]),
+        (&[], "--mount=type=tmpfs,target=/proc", &["/proc is where the command sees its processes"]),
+    ] {
+        let ran = run(links, mounts).fails(1, &[&["could not be started"], says].concat());
+        assert!(!ran.stderr.contains("os error") && !ran.stderr.contains("rootfs"), "{}", ran.stderr);
+    }
+}

@@ -15,7 +15,7 @@ use rbuild_linux::{Held, Kind, RootDir, Stat, Timestamp, Trail};
 
 use super::material::{Entry, What};
 use crate::protocol::RunRequest;
-use crate::runner::obstacles::{cannot, free_place};
+use crate::runner::obstacles::{Holder, Taken, cannot, fitting_place, outside_of_the_kernels};
 
 type Failure = rbuild_linux::Error;
 
@@ -36,6 +36,7 @@ pub(super) struct LaidOut<'a> {
     scratch: &'a RootDir,
     /// In the order of placement: later ones may lie inside earlier ones.
     mounts: Vec<Mounted>,
+    taken: Taken,
 }
 
 struct Mounted {
@@ -138,7 +139,7 @@ fn unnoticed<T>(dir: &RootDir, work: impl FnOnce() -> Result<T, Failure>) -> Res
 
 impl LaidOut<'_> {
     pub(super) fn new<'a>(root: &'a RootDir, scratch: &'a RootDir) -> LaidOut<'a> {
-        LaidOut { root, scratch, mounts: Vec::new() }
+        LaidOut { root, scratch, mounts: Vec::new(), taken: Taken::default() }
     }
 
     pub(super) fn put(&mut self, request: &RunRequest) -> Result<(), String> {
@@ -161,14 +162,25 @@ impl LaidOut<'_> {
     fn mount(&mut self, target: &str, what: What<'_>) -> Result<(), String> {
         let fail = |e: Failure| cannot(Path::new(target), &e);
         let needs = if what.is_dir()? { Kind::Dir } else { Kind::File };
-        let at = free_place(self.root, Path::new(target), needs)?;
+        let at = self.place_of(Path::new(target), needs)?;
         let Some(name) = at.file_name().map(OsStr::to_os_string) else {
             return Err(format!("{target} is the root directory, and nothing can be mounted over that"));
         };
         let (dir, points) = self.directory_of(&at).map_err(fail)?;
         let is_there = dir.stat_name(&name).is_ok();
+        self.taken.add(at.clone(), needs);
         self.mounts.push(Mounted { at, dir, name, points, covered: None, material: None });
         self.cover(is_there, what).map_err(fail)
+    }
+
+    /// Returns `target` with links resolved, if a mount can be there.
+    fn place_of(&self, target: &Path, needs: Kind) -> Result<PathBuf, String> {
+        let real = self.root.resolve(target).map_err(|e| cannot(target, &e))?;
+        outside_of_the_kernels(target, &real)?;
+        self.taken.allows(target, &real, needs)?;
+        let holder = if self.taken.covers(&real) { Holder::Mount } else { Holder::Image };
+        fitting_place(self.root, target, (&real, needs), holder)?;
+        Ok(real)
     }
 
     /// Returns the directory that holds `at`, creating missing parents.
