@@ -320,6 +320,13 @@ pub fn set_limit(name: &str, soft: u64, hard: u64) -> Result<()> {
     rustix::process::setrlimit(resource, limit).map_err(fail)
 }
 
+/// Lets this process open as many files as its hard limit allows. Errors are ignored.
+pub fn raise_open_files() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised);
+}
+
 /// Returns true if this namespace or one of its ancestors has permanently disabled setgroups(2)
 /// (user_namespaces(7)).
 pub fn setgroups_denied() -> bool {

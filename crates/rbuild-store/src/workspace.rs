@@ -1,9 +1,11 @@
 //! Work in progress of a process.
 
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rbuild_linux::RootDir;
@@ -11,6 +13,7 @@ use rbuild_linux::RootDir;
 use crate::error::Result;
 use crate::modes;
 use crate::store::Store;
+use crate::trees::tree::TreeId;
 
 static SERIAL: AtomicU64 = AtomicU64::new(0);
 
@@ -21,6 +24,8 @@ pub struct Workspace {
     name: OsString,
     dir: RootDir,
     path: PathBuf,
+    /// Directories with the merged content of trees.
+    pub(crate) merged: Mutex<HashMap<Vec<TreeId>, PathBuf>>,
     _lock: File,
 }
 
@@ -40,7 +45,7 @@ impl Workspace {
         tmp.create_dir(OsStr::new(&name), modes::dir())?;
         let dir = tmp.sub(&name)?;
         let path = store.path().join("tmp").join(&name);
-        Ok(Workspace { tmp, name: name.into(), dir, path, _lock: lock })
+        Ok(Workspace { tmp, name: name.into(), dir, path, merged: Mutex::default(), _lock: lock })
     }
 
     /// Returns its directory.

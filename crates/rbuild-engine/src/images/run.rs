@@ -53,7 +53,7 @@ pub fn invoke(store: &Store, image: &Image, what: &Invocation, builder: &Builder
     let (scratch, _) = work.new_dir()?;
     let (files, place) = match snapshots {
         Snapshots::Overlay => {
-            let mut lowers = store.lower_dirs(&trees);
+            let mut lowers = store.lower_dirs(&work, &trees)?;
             if lowers.is_empty() {
                 lowers.push(work.new_dir()?.0);
             }

@@ -72,7 +72,7 @@ impl Executor<'_> {
         let (scratch, _) = self.work.new_dir()?;
         let snapshots = self.snapshots()?;
         if snapshots == Snapshots::Overlay {
-            let lowers = self.store.lower_dirs(trees);
+            let lowers = self.store.lower_dirs(&self.work, trees)?;
             return Ok((Files::Overlay { lowers, upper: path.join("fs"), scratch }, None));
         }
         let (root, dir) = snapshots.merged(self.store, &self.work, trees, rbuild_store::Files::Copied)?;

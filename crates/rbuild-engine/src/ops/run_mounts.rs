@@ -208,7 +208,7 @@ impl Executor<'_> {
     fn trees_mount(&self, trees: &[TreeId], path: PathBuf, access: TreesFor) -> Result<Source> {
         let snapshots = self.snapshots()?;
         if snapshots == Snapshots::Overlay {
-            let lowers = self.store.lower_dirs(trees);
+            let lowers = self.store.lower_dirs(&self.work, trees)?;
             return Ok(Source::Trees { lowers, path });
         }
         // Without mounts there is no read-only access, and a command that may mount can make a

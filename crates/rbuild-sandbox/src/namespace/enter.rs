@@ -299,7 +299,9 @@ fn begin(mut ready: PipeReader, launcher: &OwnedFd, become_root: bool) -> Result
 /// Sets up a builder in the launcher's own namespaces and root.
 fn become_bare_builder(ready: PipeReader, launcher: &OwnedFd) -> Result<Zygote, SandboxError> {
     begin(ready, launcher, false)?;
-    Zygote::start(None, true, None)
+    let zygote = Zygote::start(None, true, None)?;
+    process::raise_open_files();
+    Ok(zygote)
 }
 
 fn become_builder(world: &World, ready: PipeReader, launcher: &OwnedFd) -> Result<(Zygote, Proc), SandboxError> {
@@ -319,6 +321,8 @@ fn become_builder(world: &World, ready: PipeReader, launcher: &OwnedFd) -> Resul
     let sysfs = world.commands.then(new_sysfs).flatten();
     let (sysfs, network) = sysfs.map_or((None, None), |sysfs| (Some(sysfs.mount), Some(sysfs.network)));
     let zygote = Zygote::start(Some(Surroundings { proc: whose, isolated }), world.commands, network)?;
+    // Commands, which the zygote starts, keep the caller's limit.
+    process::raise_open_files();
     let root = MiniRoot::new(&world.store)?;
     root.attach_devices()?;
     root.attach_cgroup()?;

@@ -2,9 +2,21 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::PoisonError;
 
+use crate::error::Result;
 use crate::store::Store;
+use crate::trees::copies::{Files, Whiteouts, merge};
 use crate::trees::tree::TreeId;
+use crate::workspace::Workspace;
+
+/// Maximum number of lower directories. `detached_overlay` takes 999, including those that a
+/// container adds for its mount points.
+const MOST_LOWERS: usize = 900;
+
+/// Number of trees that are merged together if there are more. Stacks that grow by one tree per
+/// step share the merged directory for that many steps.
+const MERGED: usize = 400;
 
 /// Returns the trees of a stack (lowest first) without duplicates: of several occurrences only the
 /// highest is kept. An overlay rejects duplicate directories (ELOOP), and the merged content is the
@@ -25,9 +37,36 @@ pub(crate) fn distinct(trees: &[TreeId]) -> Vec<&TreeId> {
 
 impl Store {
     /// Returns the lower directories of an overlay of these trees (lowest first) in overlay order,
-    /// highest first.
-    pub fn lower_dirs(&self, trees: &[TreeId]) -> Vec<PathBuf> {
-        distinct(trees).into_iter().rev().map(|tree| self.tree_path(tree)).collect()
+    /// highest first. The lowest ones of a very high stack are merged into one directory, which
+    /// has hard links to their files.
+    ///
+    /// # Errors
+    ///
+    /// Fails if trees cannot be merged.
+    pub fn lower_dirs(&self, work: &Workspace, trees: &[TreeId]) -> Result<Vec<PathBuf>> {
+        let trees = distinct(trees);
+        let too_many = trees.len().saturating_sub(MOST_LOWERS);
+        let (lowest, others) = trees.split_at(too_many.next_multiple_of(MERGED));
+        let mut lowers: Vec<PathBuf> = others.iter().rev().map(|tree| self.tree_path(tree)).collect();
+        if !lowest.is_empty() {
+            lowers.push(self.merged_once(work, lowest)?);
+        }
+        Ok(lowers)
+    }
+
+    /// Merges trees into a directory of the workspace, or returns that of an earlier call.
+    fn merged_once(&self, work: &Workspace, trees: &[&TreeId]) -> Result<PathBuf> {
+        let mut made = work.merged.lock().unwrap_or_else(PoisonError::into_inner);
+        let key: Vec<TreeId> = trees.iter().map(|tree| (*tree).clone()).collect();
+        if let Some(path) = made.get(&key) {
+            return Ok(path.clone());
+        }
+        let (path, root) = work.new_dir()?;
+        for tree in trees {
+            merge(&[self.tree(tree)?], &root, Files::Linked, Whiteouts::Done)?;
+        }
+        made.insert(key, path.clone());
+        Ok(path)
     }
 }
 

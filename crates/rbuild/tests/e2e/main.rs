@@ -26,6 +26,7 @@ mod leaning;
 mod lifecycle;
 mod loading;
 mod locks;
+mod many_layers;
 mod mistakes;
 mod moving;
 mod multistage;
