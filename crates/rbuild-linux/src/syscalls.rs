@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use crate::error::{Error, Result};
 
-/// Makes a detached mount, with all mounts in it, read-only: neither data nor metadata can be changed through it. Device
-/// nodes stay writable as devices (Linux 5.12).
+/// Makes a detached mount and all mounts in it read-only: neither data nor metadata can be changed
+/// through it. Device nodes stay writable as devices (Linux 5.12).
 pub fn make_read_only(mount: impl AsFd) -> Result<()> {
     let attributes = libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
     let fd = mount.as_fd().as_raw_fd();

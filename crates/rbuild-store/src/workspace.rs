@@ -13,7 +13,6 @@ use rbuild_linux::RootDir;
 use crate::error::Result;
 use crate::modes;
 use crate::store::Store;
-use crate::trees::tree::TreeId;
 
 static SERIAL: AtomicU64 = AtomicU64::new(0);
 
@@ -24,8 +23,8 @@ pub struct Workspace {
     name: OsString,
     dir: RootDir,
     path: PathBuf,
-    /// Directories with the merged content of trees.
-    pub(crate) merged: Mutex<HashMap<Vec<TreeId>, PathBuf>>,
+    /// Directories with the merged content of trees, by the names of the trees.
+    pub(crate) merged: Mutex<HashMap<String, PathBuf>>,
     _lock: File,
 }
 

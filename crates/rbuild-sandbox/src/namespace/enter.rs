@@ -16,7 +16,8 @@ use rustix::fs::OFlags;
 use crate::SandboxError;
 use crate::namespace::isolation::{Isolation, Rung, bare_isolation, isolation, userns_refused};
 use crate::namespace::network::{Carrier, Isolated};
-use crate::runner::mounts::{SYSFS, new_sysfs};
+use crate::runner::mounts::new_sysfs;
+use crate::runner::obstacles::SYSFS;
 use crate::runner::surroundings::{Proc, Surroundings};
 use crate::runner::zygote::Zygote;
 

@@ -17,15 +17,12 @@ use crate::namespace::network::{made_in_a_network_of_its_own, own_namespace};
 use crate::protocol::{MountRequest, RunRequest, Source};
 use crate::runner::container::text;
 use crate::runner::mount_points::{PointKind, Stubs};
-use crate::runner::obstacles::{Holder, cannot, fitting_place, outside_of_the_kernels};
+use crate::runner::obstacles::{Holder, SYSFS, cannot, fitting_place, outside_of_the_kernels};
 use crate::runner::surroundings::Proc;
 
 /// Files that the runner creates for the container.
 pub(crate) const FILES: &str = "/run/files";
 const MOUNTS: &str = "/run/mounts";
-
-/// Path of the sysfs in the builder's root, if one could be mounted.
-pub(crate) const SYSFS: &str = "/sysfs";
 
 /// Mounts a sysfs while the caller still sees the host's /sys, as the kernel requires. It shows a
 /// network namespace of its own, because only the owner of a network namespace may mount its sysfs.
@@ -100,8 +97,8 @@ const SYSTEM: [(&str, PointKind); 5] = [
     ("/etc/resolv.conf", PointKind::File),
 ];
 
-/// Makes the mounts of a command, and ensures that the points exist that they need in the image. The
-/// mounts that are requested are in the request's order: later ones may lie below earlier ones.
+/// Makes the mounts of a command, and ensures that the points exist that they need in the image.
+/// Requested mounts are in the request's order: later ones may lie below earlier ones.
 pub(crate) fn mounts_of<'a>(
     request: &'a RunRequest,
     proc: Proc,

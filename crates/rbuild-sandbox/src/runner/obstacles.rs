@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use rbuild_linux::{Kind, RootDir, shown_path};
 
-use crate::runner::mounts::SYSFS;
+/// Path of the sysfs in the builder's root, if one could be mounted.
+pub(crate) const SYSFS: &str = "/sysfs";
 
 /// Mount points of kernel file systems. If one is a link, the mount would cover its target instead.
 const SYSTEM: [&str; 3] = ["/proc", "/sys", "/dev"];

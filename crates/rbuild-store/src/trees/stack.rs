@@ -57,7 +57,7 @@ impl Store {
     /// Merges trees into a directory of the workspace, or returns that of an earlier call.
     fn merged_once(&self, work: &Workspace, trees: &[&TreeId]) -> Result<PathBuf> {
         let mut made = work.merged.lock().unwrap_or_else(PoisonError::into_inner);
-        let key: Vec<TreeId> = trees.iter().map(|tree| (*tree).clone()).collect();
+        let key = trees.iter().map(|tree| tree.name()).collect::<Vec<_>>().join(" ");
         if let Some(path) = made.get(&key) {
             return Ok(path.clone());
         }
