@@ -7,6 +7,7 @@ mod builder_paths;
 mod cache;
 mod error;
 mod event;
+mod events;
 mod export;
 mod images;
 mod ops;
@@ -18,7 +19,8 @@ mod transport;
 
 pub use builder_paths::binds;
 pub use error::{BuildError, StepFailure};
-pub use event::{Event, Events, StepOutcome};
+pub use event::{Event, StepOutcome};
+pub use events::Events;
 pub use images::copy_out::{CopiedTo, CopyTarget, copy_out};
 pub use images::diff::{Difference, first_difference};
 pub use images::import::{Import, import};

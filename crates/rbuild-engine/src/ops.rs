@@ -1,6 +1,9 @@
 //! The operations of a build (RUN, COPY, WORKDIR), and their mounts, users, keys and redaction.
 
+pub(crate) mod container;
 pub(crate) mod copy;
+pub(crate) mod copy_error;
+pub(crate) mod copy_file;
 pub(crate) mod incremental_copy;
 pub(crate) mod redact;
 pub(crate) mod run;

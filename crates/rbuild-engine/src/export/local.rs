@@ -10,8 +10,10 @@ use rbuild_source::{Owner, SourceError, SourceTree};
 
 use crate::error::{BuildError, Result};
 
+mod errors;
 mod writers;
 
+use errors::{clear_directory, fail, is_device};
 use writers::{Group, LocalWriters, Work};
 
 /// Copies everything in `view` into `dest`. Modes, symbolic and hard links and times are kept (with
@@ -63,10 +65,6 @@ impl From<BuildError> for ExportError {
     fn from(e: BuildError) -> ExportError {
         ExportError(e)
     }
-}
-
-fn fail(path: &Path) -> impl FnOnce(rbuild_linux::Error) -> BuildError + use<> {
-    BuildError::kernel(format!("writing the output file {}", path.display()))
 }
 
 /// Walks the result, creates directories and passes files to the writers.
@@ -202,23 +200,4 @@ pub(crate) fn replace(
     // Renaming a hard link over another one of the same file does nothing (rename(2)).
     let _ = dir.remove_file(temp);
     renamed
-}
-
-/// Fails if a directory or a device is in the way: these are not replaced.
-fn clear_directory(dir: &RootDir, path: &Path, name: &OsStr) -> Result<()> {
-    match dir.stat_name(name) {
-        Ok(stat) if matches!(stat.kind, Kind::CharDevice | Kind::BlockDevice) => Err(is_device(path)),
-        Ok(stat) if stat.kind == Kind::Dir => Err(BuildError::Other {
-            message: format!("the output has a file {}, where a directory is", path.display()),
-            help: Some("remove that directory, or choose another output directory".into()),
-        }),
-        _ => Ok(()),
-    }
-}
-
-fn is_device(path: &Path) -> BuildError {
-    BuildError::Other {
-        message: format!("the output has {}, where a device is", path.display()),
-        help: Some("remove that device, or choose another output directory".into()),
-    }
 }

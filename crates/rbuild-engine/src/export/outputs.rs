@@ -14,7 +14,8 @@ use rbuild_store::Store;
 
 use crate::Finished;
 use crate::error::{BuildError, Result};
-use crate::event::{Event, Events};
+use crate::event::Event;
+use crate::events::Events;
 use crate::export::local;
 use crate::request::{BuildRequest, ImageForm, Output, OutputKind, Target};
 use crate::transport::save::{self, ArchiveFormat, Saved};

@@ -5,15 +5,12 @@ use std::path::PathBuf;
 
 use rbuild_image::DEFAULT_PATH;
 use rbuild_plan::{Network, Volume};
-use rbuild_sandbox::{
-    Builder, Cancel, Files, Input, MountRequest, Network as SandboxNetwork, Outcome, RunRequest, Source, Ulimit,
-    run_attached,
-};
+use rbuild_sandbox::{Builder, Cancel, Files, Input, MountRequest, Outcome, RunRequest, Source, Ulimit, run_attached};
 use rbuild_store::{Image, Snapshots, Store, Workspace};
 
 use crate::builder_paths::Place;
 use crate::error::{BuildError, Result};
-use crate::ops::run::{DEFAULT_SHM, hosts_file, is_set};
+use crate::ops::container::{DEFAULT_SHM, hosts_file, is_set, network};
 use crate::ops::users;
 use crate::solve::executor::snapshots;
 
@@ -102,15 +99,6 @@ pub fn invoke(store: &Store, image: &Image, what: &Invocation, builder: &Builder
         resolv_conf: what.resolv_conf.clone(),
     };
     Ok(run_attached(&builder.zygote, &request, cancel)?)
-}
-
-/// Converts the plan's network mode to the sandbox's.
-pub(crate) fn network(network: Network) -> SandboxNetwork {
-    match network {
-        Network::Host => SandboxNetwork::Host,
-        Network::Isolated => SandboxNetwork::Isolated,
-        Network::None => SandboxNetwork::None,
-    }
 }
 
 fn command(what: &Invocation, entrypoint: &Option<Vec<String>>, cmd: &Option<Vec<String>>) -> Result<Vec<String>> {

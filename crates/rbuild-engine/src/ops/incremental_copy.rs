@@ -18,7 +18,8 @@ use rbuild_linux::{Kind, RootDir, Timestamp};
 use rbuild_sandbox::Cancel;
 use rbuild_source::{Changes, Listing, Sight, Stamp};
 
-use crate::ops::copy::{Reason, copy_file, unchanged};
+use crate::ops::copy_error::Reason;
+use crate::ops::copy_file::{copy_file, unchanged};
 
 /// Maximum link count for sharing a file. File systems allow at least 65,000 (ext4); some are
 /// reserved for other users of the tree.

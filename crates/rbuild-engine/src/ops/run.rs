@@ -19,8 +19,9 @@ use rbuild_store::{Baseline, LISTING, Snapshots, StoreError, TreeId, Working, cu
 use crate::cache::key::{self, StageFiles, copy_source_error};
 use crate::error::{BuildError, Result};
 use crate::event::Event;
-use crate::images::run::network;
-use crate::ops::copy::{CopyError, Reason, Terms, copy};
+use crate::ops::container::{DEFAULT_SHM, hosts_file, is_set, network};
+use crate::ops::copy::{Terms, copy};
+use crate::ops::copy_error::{CopyError, Reason};
 use crate::ops::incremental_copy::Track;
 use crate::ops::redact::Mask;
 use crate::ops::run_mounts::ContextPart;
@@ -442,26 +443,8 @@ impl Executor<'_> {
 /// Longer than the granularity of the kernel's clock for file times (CONFIG_HZ is at least 100).
 const TICK: Duration = Duration::from_millis(11);
 
-/// Default size of `/dev/shm` in bytes, the same as Docker's.
-pub(crate) const DEFAULT_SHM: u64 = 64 << 20;
-
 fn ulimit(limit: &Ulimit) -> rbuild_sandbox::Ulimit {
     rbuild_sandbox::Ulimit { name: limit.name.clone(), soft: limit.soft, hard: limit.hard }
-}
-
-/// Returns `/etc/hosts` of a container with this host name.
-pub(crate) fn hosts_file(own: &str, more: &[(String, String)]) -> String {
-    let mut text = format!("127.0.0.1\tlocalhost {own}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-    for (name, address) in more {
-        text.push_str(&format!("{address}\t{name}\n"));
-    }
-    text
-}
-
-/// Returns true if a variable counts as set. Runtimes treat an empty HOME as unset and use the home
-/// directory of the user.
-pub(crate) fn is_set(name: &str, value: &str) -> bool {
-    name != "HOME" || !value.is_empty()
 }
 
 fn environment(run: &RunStep, home: &str) -> Vec<String> {

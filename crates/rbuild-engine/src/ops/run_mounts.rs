@@ -19,7 +19,8 @@ use rbuild_store::{
 use crate::builder_paths::Place;
 use crate::cache::key::{self, FILES, source_error};
 use crate::error::{BuildError, Result};
-use crate::ops::copy::{CopyError, copy};
+use crate::ops::copy::copy;
+use crate::ops::copy_error::CopyError;
 use crate::ops::incremental_copy::Track;
 use crate::ops::ssh_agent::Agent;
 use crate::prepare::demands::missing_agent;

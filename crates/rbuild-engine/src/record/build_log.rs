@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use rbuild_linux::{Kind, RootDir};
 use rbuild_store::{BuildLog, LayerLog, Store};
 
-use crate::event::Events;
+use crate::events::Events;
 use crate::prepare::Prepared;
 use crate::request::BuildRequest;
 

@@ -9,7 +9,7 @@ use std::thread::Scope;
 
 use rbuild_linux::{AtomicFile, RootDir, Stat, copy_file};
 
-use super::{clear_directory, fail};
+use super::errors::{clear_directory, fail};
 use crate::error::Result;
 
 /// Number of files that the walking thread writes itself before threads are started.

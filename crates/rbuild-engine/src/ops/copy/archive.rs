@@ -7,7 +7,9 @@ use rbuild_layer::{Compression, Decoder, EntryKind, Owners, Unpacking, detect, e
 use rbuild_linux::RootDir;
 use rbuild_source::{Details, Selected, Sight, SourceTree};
 
-use super::{Copier, Reason, unchanged};
+use super::copier::Copier;
+use crate::ops::copy_error::Reason;
+use crate::ops::copy_file::unchanged;
 
 /// Mode of the directory that an archive is unpacked into. The step's `--chmod` does not apply to
 /// it.

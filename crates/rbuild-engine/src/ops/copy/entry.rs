@@ -1,17 +1,17 @@
 //! Copying of a single source entry, either at once or deferred.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rbuild_layer::{ExternalFile, keep_in_layer};
-use rbuild_linux::{Kind, RootDir, Stat, copy_file_while};
-use rbuild_sandbox::Cancel;
-use rbuild_source::{ContentHash, Details, Listed, Sight, SourceError, SourceTree, Stamp};
+use rbuild_linux::{Kind, RootDir, Stat};
+use rbuild_source::{ContentHash, Details, Listed, Sight, SourceTree, Stamp};
 
-use super::place::Dir;
-use super::{Copier, Defers, Reason};
+use super::copier::{Copier, Defers};
+use super::destination::Dir;
+use crate::ops::copy_error::Reason;
+use crate::ops::copy_file::{copy_file, unchanged};
 
 /// An entry of the source: its parent directory, its name there and its path in the source.
 pub(super) type Origin<'a> = (&'a RootDir, &'a OsStr, &'a Path);
@@ -180,22 +180,5 @@ impl Copier<'_> {
             dir.set_own_meta(own.uid, own.gid, own.mode, now)?;
         }
         Ok(())
-    }
-}
-
-/// Copies the contents of a file. Returns [`Reason::Stopped`] if the build is cancelled meanwhile.
-pub(crate) fn copy_file(from: &File, stat: &Stat, to: &File, cancel: &Cancel) -> Result<(), Reason> {
-    match copy_file_while(from, stat, to, &|| !cancel.is_cancelled())? {
-        Some(_) => Ok(()),
-        None => Err(Reason::Stopped),
-    }
-}
-
-/// Fails if a file has changed since it was selected: the key was computed from its former
-/// contents.
-pub(crate) fn unchanged(dir: &RootDir, name: &OsStr, was: &Stat) -> Result<(), Reason> {
-    match dir.stat_name(name) {
-        Ok(now) if Stamp::of(&now).sum() == Stamp::of(was).sum() => Ok(()),
-        _ => Err(SourceError::Changed(dir.label().join(name)).into()),
     }
 }

@@ -1,51 +1,13 @@
 //! Destination paths in the root: resolving, creating and replacing what is there.
 
-use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use rbuild_linux::{Kind, RootDir, Stat};
+use rbuild_linux::Kind;
 
-use super::{Copier, Defers, Reason};
-
-/// A directory of the root that entries are copied into.
-pub(super) struct Dir {
-    pub handle: RootDir,
-    pub real: PathBuf,
-    /// True if this copy created it, so that it contains only what this copy put there.
-    pub made: bool,
-}
-
-/// Device (major, minor) and inode number of a file.
-type Inode = (u32, u32, u64);
-
-/// The first copies of source files that have several hard links, as long as these copies exist.
-#[derive(Default)]
-pub(super) struct Links {
-    first: HashMap<Inode, PathBuf>,
-    at: HashMap<PathBuf, Inode>,
-}
-
-impl Links {
-    pub fn first(&self, stat: &Stat) -> Option<&Path> {
-        self.first.get(&stat.inode()).map(PathBuf::as_path)
-    }
-
-    pub fn put(&mut self, stat: &Stat, place: PathBuf) {
-        self.first.insert(stat.inode(), place.clone());
-        self.at.insert(place, stat.inode());
-    }
-
-    fn cover(&mut self, place: &Path) {
-        if let Some(inode) = self.at.remove(place) {
-            self.first.remove(&inode);
-        }
-    }
-
-    pub fn clear(&mut self) {
-        *self = Links::default();
-    }
-}
+use super::copier::{Copier, Defers};
+use super::destination::Dir;
+use crate::ops::copy_error::Reason;
 
 impl Copier<'_> {
     /// Resolves a path, following symbolic links of the root, including dangling ones.

@@ -1,0 +1,119 @@
+//! The channel that events of a build are sent on. Relabels the steps of platforms, masks secrets,
+//! and keeps the journal.
+
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, PoisonError};
+
+use rbuild_sandbox::Stream;
+
+use crate::event::{Chunk, Event, ROOM, Room};
+use crate::ops::redact::SecretValues;
+use crate::record::journal::Journal;
+
+/// The sending end of a build's events. Sending never fails; without a receiver, events are
+/// dropped.
+#[derive(Clone)]
+pub struct Events {
+    sender: Sender<Event>,
+    room: Arc<Room>,
+    /// Number of the first step of this part of the build.
+    first: usize,
+    /// Prefix of each step's label.
+    platform: String,
+    journal: Arc<Journal>,
+    /// Values that are masked in the text of events.
+    secrets: SecretValues,
+}
+
+impl Events {
+    pub fn new(sender: Sender<Event>) -> Events {
+        let (room, first, platform, secrets) = Default::default();
+        Events { sender, room, first, platform, journal: Arc::new(Journal::new()), secrets }
+    }
+
+    /// Masks these values in all text that is sent. Output is not masked here: it arrives in chunks
+    /// that may split a value, so the code that reads it masks it.
+    pub fn masking(self, secrets: SecretValues) -> Events {
+        Events { secrets, ..self }
+    }
+
+    /// Returns a sender for the steps of one of several platforms, distinguished by number and by
+    /// label.
+    pub fn of_platform(&self, first: usize, platform: &str) -> Events {
+        Events { first, platform: format!("{platform} "), ..self.clone() }
+    }
+
+    /// Returns the number of the first step of this part.
+    pub(crate) fn first(&self) -> usize {
+        self.first
+    }
+
+    pub fn send(&self, event: Event) {
+        let step = |step: usize| self.first + step;
+        let mask = |text| self.secrets.mask(text);
+        let event = match event {
+            Event::Started { step: s, label, text } => {
+                Event::Started { step: step(s), label: format!("{}{label}", self.platform), text: mask(text) }
+            }
+            Event::Waiting { step: s, label, text, inputs } => {
+                let (label, inputs) = (format!("{}{label}", self.platform), inputs.into_iter().map(step).collect());
+                Event::Waiting { step: step(s), label, text: mask(text), inputs }
+            }
+            Event::Why { step: s, text } => Event::Why { step: step(s), text: mask(text) },
+            Event::Output { step: s, stream, bytes } => Event::Output { step: step(s), stream, bytes },
+            Event::Done { step: s, outcome, seconds } => Event::Done { step: step(s), outcome, seconds },
+            Event::Phase { text, seconds } => Event::Phase { text: mask(text), seconds },
+            Event::Warning { text } => Event::Warning { text: mask(text) },
+            other @ (Event::Isolation { .. } | Event::End) => other,
+        };
+        self.journal.note(&event);
+        let _ = self.sender.send(event);
+    }
+
+    pub(crate) fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// Sends a command's output. Blocks while more than `ROOM` bytes are in flight.
+    pub fn output(&self, step: usize, stream: Stream, bytes: Vec<u8>) {
+        let mut taken = self.room.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        while *taken > ROOM {
+            taken = self.room.freed.wait(taken).unwrap_or_else(PoisonError::into_inner);
+        }
+        *taken += bytes.len();
+        drop(taken);
+        // Without a receiver, the chunk is returned and dropped here.
+        self.send(Event::Output { step, stream, bytes: Chunk { bytes, room: Some(self.room.clone()) } });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_waits_for_whoever_draws() {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let events = Events::new(sender);
+        let room = events.room.clone();
+        let writer = std::thread::spawn(move || {
+            (0..200).for_each(|i| events.output(i, Stream::Stdout, vec![b'x'; 1 << 20]));
+        });
+        let mut most = 0;
+        let mut count = 0;
+        for event in &receiver {
+            std::thread::sleep(std::time::Duration::from_micros(200));
+            most = most.max(*room.taken.lock().unwrap());
+            count += usize::from(matches!(event, Event::Output { .. }));
+        }
+        writer.join().unwrap();
+        assert_eq!((count, *room.taken.lock().unwrap()), (200, 0));
+        assert!(most <= ROOM + (1 << 20), "{most} bytes were on the way");
+        // Without a receiver, sending does not block.
+        drop(receiver);
+        let (sender, receiver) = std::sync::mpsc::channel();
+        drop(receiver);
+        let events = Events::new(sender);
+        (0..20).for_each(|i| events.output(i, Stream::Stdout, vec![0; 1 << 20]));
+    }
+}

@@ -1,0 +1,45 @@
+//! Directories that a copy writes to, and the hard links that it has made.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use rbuild_linux::{RootDir, Stat};
+
+/// A directory of the root that entries are copied into.
+pub(super) struct Dir {
+    pub handle: RootDir,
+    pub real: PathBuf,
+    /// True if this copy created it, so that it contains only what this copy put there.
+    pub made: bool,
+}
+
+/// Device (major, minor) and inode number of a file.
+type Inode = (u32, u32, u64);
+
+/// The first copies of source files that have several hard links, as long as these copies exist.
+#[derive(Default)]
+pub(super) struct Links {
+    first: HashMap<Inode, PathBuf>,
+    at: HashMap<PathBuf, Inode>,
+}
+
+impl Links {
+    pub fn first(&self, stat: &Stat) -> Option<&Path> {
+        self.first.get(&stat.inode()).map(PathBuf::as_path)
+    }
+
+    pub fn put(&mut self, stat: &Stat, place: PathBuf) {
+        self.first.insert(stat.inode(), place.clone());
+        self.at.insert(place, stat.inode());
+    }
+
+    pub fn cover(&mut self, place: &Path) {
+        if let Some(inode) = self.at.remove(place) {
+            self.first.remove(&inode);
+        }
+    }
+
+    pub fn clear(&mut self) {
+        *self = Links::default();
+    }
+}

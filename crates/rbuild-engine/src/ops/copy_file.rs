@@ -1,0 +1,27 @@
+//! Copying of the contents of one file.
+
+use std::ffi::OsStr;
+use std::fs::File;
+
+use rbuild_linux::{RootDir, Stat, copy_file_while};
+use rbuild_sandbox::Cancel;
+use rbuild_source::{SourceError, Stamp};
+
+use crate::ops::copy_error::Reason;
+
+/// Copies the contents of a file. Returns [`Reason::Stopped`] if the build is cancelled meanwhile.
+pub(crate) fn copy_file(from: &File, stat: &Stat, to: &File, cancel: &Cancel) -> Result<(), Reason> {
+    match copy_file_while(from, stat, to, &|| !cancel.is_cancelled())? {
+        Some(_) => Ok(()),
+        None => Err(Reason::Stopped),
+    }
+}
+
+/// Fails if a file has changed since it was selected: the key was computed from its former
+/// contents.
+pub(crate) fn unchanged(dir: &RootDir, name: &OsStr, was: &Stat) -> Result<(), Reason> {
+    match dir.stat_name(name) {
+        Ok(now) if Stamp::of(&now).sum() == Stamp::of(was).sum() => Ok(()),
+        _ => Err(SourceError::Changed(dir.label().join(name)).into()),
+    }
+}
