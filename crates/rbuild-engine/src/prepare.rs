@@ -79,8 +79,10 @@ pub fn prepare(request: &BuildRequest, params: &Parameters, store: &Store, event
             Plan::Graph(graph) => break *graph,
             Plan::Needs(needs) => {
                 for (need, image) in resolve(store, needs)? {
-                    bases
-                        .insert(need.name, BaseImage { manifest: image.manifest_digest, config: image.config.clone() });
+                    bases.insert(
+                        need.image.name,
+                        BaseImage { manifest: image.manifest_digest, config: image.config.clone() },
+                    );
                     images.insert(image.manifest_digest, image);
                 }
             }
@@ -135,7 +137,7 @@ fn hashes_name(request: &BuildRequest) -> HashesName {
 fn resolve(store: &Store, needs: Vec<ImageNeed>) -> Result<Vec<(ImageNeed, Image)>> {
     let (mut found, mut missing) = (Vec::new(), Vec::new());
     for need in needs {
-        match store.named_image(&need.image) {
+        match store.named_image(&need.image.name) {
             Ok(image) => found.push((need, image)),
             Err(StoreError::NoImage(_)) => missing.push(missing_image(store, &need)),
             Err(e) => return Err(e.into()),
@@ -145,25 +147,26 @@ fn resolve(store: &Store, needs: Vec<ImageNeed>) -> Result<Vec<(ImageNeed, Image
 }
 
 fn missing_image(store: &Store, need: &ImageNeed) -> Diagnostic {
-    if let ImageName::Id(id) = need.image {
-        let d = Diagnostic::new(need.span, format!("there is no image with the id or manifest {id} here"));
+    if !matches!(need.image.name, ImageName::Reference(_)) {
+        let text = &need.image.text;
+        let d = Diagnostic::new(need.span, format!("there is no image with the id or manifest {text} here"));
         return d.help("`rbuild images --no-trunc --digests` lists those that there are");
     }
     let what = if need.stages.is_empty() { "image" } else { "stage or image" };
-    let d = Diagnostic::new(need.span, format!("there is no {what} called `{}` here", need.name));
+    let d = Diagnostic::new(need.span, format!("there is no {what} called `{}` here", need.image.text));
     // Image commands accept an ID prefix here; FROM does not.
-    if let Ok((None, image)) = store.find_image(&need.name) {
+    if let Ok((None, image)) = store.find_image(&need.image.text) {
         let help = format!("for the image whose id begins so, write the whole id: {}", image.id);
         return d.help(help);
     }
     let names: Vec<String> =
         store.images().unwrap_or_default().into_iter().filter_map(|i| i.name).map(|n| n.familiar()).collect();
     let candidates = need.stages.iter().chain(&names).map(String::as_str);
-    match rbuild_dockerfile::closest(&need.name, candidates) {
+    match rbuild_dockerfile::closest(&need.image.text, candidates) {
         Some(close) => d.help(format!("did you mean `{close}`?")),
         None => d.help(format!(
             "bring it in with `rbuild import FILE {0}` or `rbuild load -i FILE`; pulling from a registry is not supported yet",
-            need.name
+            need.image.text
         )),
     }
 }
@@ -366,7 +369,7 @@ impl Prepared {
         for (step, known) in self.known.iter().enumerate() {
             let vertex = &self.graph.vertices[step];
             if matches!(known, Known::Hit(_)) {
-                events.send(Event::Started { step, label: vertex.label.clone(), text: vertex.text.clone() });
+                events.send(Event::Started { step, label: vertex.name.to_string(), text: vertex.text.clone() });
                 if let Some(key) = self.keys[step] {
                     events.send(Event::Why { step, text: explain::hit(&key) });
                 }

@@ -32,6 +32,8 @@ pub enum ImageName {
     Reference(Reference),
     /// Image id or manifest digest: `sha256:` and 64 digits.
     Id(ImageDigest),
+    /// An image known by its manifest, which no Dockerfile can write.
+    Stored(ManifestDigest),
 }
 
 impl FromStr for ImageName {

@@ -2,11 +2,10 @@
 //! replaced atomically; anything else is written in place and never replaced.
 
 use std::ffi::{OsStr, OsString};
-use std::fmt;
 use std::fs::File;
 use std::io::{Seek, Write};
 use std::os::fd::AsRawFd;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, StatxAttributes, StatxFlags, Uid};
@@ -16,8 +15,10 @@ use crate::atomic_file::temporary_name;
 use crate::error::{Error, Result};
 use crate::rootdir::RootDir;
 
+mod error;
 mod find;
 
+pub use error::DestinationError;
 use find::{Found, find};
 
 /// An open output.
@@ -59,42 +60,6 @@ pub struct Stream {
 pub struct Directory {
     pub base: RootDir,
     pub rest: PathBuf,
-}
-
-#[derive(Debug)]
-pub enum DestinationError {
-    IsDirectory(PathBuf),
-    NotDirectory(PathBuf),
-    /// Carries the parent directory of the destination.
-    NotWritable(PathBuf, Errno),
-    NotForWriting(PathBuf),
-    Socket(PathBuf),
-    LinkLoop(PathBuf),
-    Kernel(Error),
-}
-
-impl fmt::Display for DestinationError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            DestinationError::IsDirectory(path) => write!(f, "{} is a directory", path.display()),
-            DestinationError::NotDirectory(path) => write!(f, "{} is a file, not a directory", path.display()),
-            DestinationError::NotWritable(path, e) => {
-                write!(f, "the directory {} cannot be written: {}", path.display(), std::io::Error::from(*e))
-            }
-            DestinationError::NotForWriting(path) => write!(f, "{} is open for reading only", path.display()),
-            DestinationError::Socket(path) => write!(f, "{} is a socket", path.display()),
-            DestinationError::LinkLoop(path) => write!(f, "too many links lead on from {}", path.display()),
-            DestinationError::Kernel(e) => e.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for DestinationError {}
-
-impl From<Error> for DestinationError {
-    fn from(e: Error) -> DestinationError {
-        DestinationError::Kernel(e)
-    }
 }
 
 impl Destination {

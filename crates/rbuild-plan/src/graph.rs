@@ -1,5 +1,7 @@
 //! The build graph: vertices, their steps, and the inputs between them.
 
+use std::fmt;
+
 use rbuild_dockerfile::{Sharing, Span};
 use rbuild_image::{ImageConfig, ManifestDigest};
 
@@ -32,14 +34,32 @@ pub struct HistoryEntry {
     pub layer: Option<VertexId>,
 }
 
+/// Stage and number of a step. Prints as `builder 3/7`, or `3/7` in a file of one unnamed stage.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StepName {
+    /// Name of the stage; empty for the only stage of a file.
+    pub stage: String,
+    /// Number within the stage, from 1.
+    pub number: usize,
+    /// Number of steps of the stage.
+    pub total: usize,
+}
+
+impl fmt::Display for StepName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let StepName { stage, number, total } = self;
+        let space = if stage.is_empty() { "" } else { " " };
+        write!(f, "{stage}{space}{number}/{total}")
+    }
+}
+
 /// A step and its place in the graph.
 #[derive(Debug, Clone)]
 pub struct Vertex {
     pub step: Step,
     /// The vertex whose file system the step modifies; `None` for a base.
     pub parent: Option<VertexId>,
-    /// Stage and step number as shown to the user, for example `builder 3/7`.
-    pub label: String,
+    pub name: StepName,
     /// The instruction as shown to the user, with most variables expanded.
     pub text: String,
     /// Location of the instruction in the Dockerfile.

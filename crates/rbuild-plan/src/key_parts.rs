@@ -101,33 +101,48 @@ impl RunStep {
             tell("script name", name.as_bytes());
             tell("script", content.as_bytes());
         }
-        // The mount options of secrets count; their content never does.
-        for SecretStep { id, target, env, required, mode, uid, gid, span: _ } in secrets {
-            let (id, target, env) = (quoted(id), option(target.as_deref()), option(env.as_deref()));
-            tell("secret", format!("{id} {target} {env} {required} {mode:o} {uid} {gid}").as_bytes());
-        }
-        for AgentStep { id, target, required, mode, uid, gid, span: _ } in agents {
-            let (id, target) = (quoted(id), quoted(target));
-            tell("ssh agent", format!("{id} {target} {required} {mode:o} {uid} {gid}").as_bytes());
-        }
-        for MountStep { target, read_only, kind, span: _ } in mounts {
-            let what = match kind {
-                // The content of the source is an input with its own key; its name does not count.
-                MountKindStep::Bind { from: _, source: _ } => "bind".to_string(),
-                // Neither the content of a cache nor its id counts. Its seed does: the seed's
-                // digest is an input of the key, and "seeded" assigns that input to this cache.
-                MountKindStep::Cache(CacheStep { id: _, sharing: _, from, source, mode, uid, gid }) => {
-                    let seed = if from.is_some() { "seeded" } else { "empty" };
-                    format!("cache {seed} {} {mode:o} {uid} {gid}", quoted(source))
-                }
-                MountKindStep::Tmpfs { size: Some(size) } => format!("tmpfs Some({size})"),
-                MountKindStep::Tmpfs { size: None } => "tmpfs None".to_string(),
-                // The content of a volume never counts; its path on the host does.
-                MountKindStep::Volume { index: _, source } => format!("volume {}", quoted(source)),
-            };
-            let access = if *read_only { "read-only" } else { "writable" };
-            tell("mount", format!("{} {access} {what}", quoted(target)).as_bytes());
-        }
+        secrets.iter().for_each(|secret| secret.parts(tell));
+        agents.iter().for_each(|agent| agent.parts(tell));
+        mounts.iter().for_each(|mount| mount.parts(tell));
+    }
+}
+
+impl SecretStep {
+    /// The mount options of secrets count; their content never does.
+    fn parts(&self, tell: Tell<'_>) {
+        let SecretStep { id, target, env, required, mode, uid, gid, span: _ } = self;
+        let (id, target, env) = (quoted(id), option(target.as_deref()), option(env.as_deref()));
+        tell("secret", format!("{id} {target} {env} {required} {mode:o} {uid} {gid}").as_bytes());
+    }
+}
+
+impl AgentStep {
+    fn parts(&self, tell: Tell<'_>) {
+        let AgentStep { id, target, required, mode, uid, gid, span: _ } = self;
+        let (id, target) = (quoted(id), quoted(target));
+        tell("ssh agent", format!("{id} {target} {required} {mode:o} {uid} {gid}").as_bytes());
+    }
+}
+
+impl MountStep {
+    fn parts(&self, tell: Tell<'_>) {
+        let MountStep { target, read_only, kind, span: _ } = self;
+        let what = match kind {
+            // The content of the source is an input with its own key; its name does not count.
+            MountKindStep::Bind { from: _, source: _ } => "bind".to_string(),
+            // Neither the content of a cache nor its id counts. Its seed does: the seed's digest is
+            // an input of the key, and "seeded" assigns that input to this cache.
+            MountKindStep::Cache(CacheStep { id: _, sharing: _, from, source, mode, uid, gid }) => {
+                let seed = if from.is_some() { "seeded" } else { "empty" };
+                format!("cache {seed} {} {mode:o} {uid} {gid}", quoted(source))
+            }
+            MountKindStep::Tmpfs { size: Some(size) } => format!("tmpfs Some({size})"),
+            MountKindStep::Tmpfs { size: None } => "tmpfs None".to_string(),
+            // The content of a volume never counts; its path on the host does.
+            MountKindStep::Volume { index: _, source } => format!("volume {}", quoted(source)),
+        };
+        let access = if *read_only { "read-only" } else { "writable" };
+        tell("mount", format!("{} {access} {what}", quoted(target)).as_bytes());
     }
 }
 

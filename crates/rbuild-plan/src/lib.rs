@@ -8,16 +8,16 @@ mod chmod;
 mod graph;
 mod history;
 mod key_parts;
+mod parameters;
 mod planner;
 mod variables;
 
 pub use chmod::Chmod;
 pub use graph::{
     AgentStep, BuildGraph, CacheStep, CopyStep, From, HistoryEntry, InlineFile, MountKindStep, MountStep, Network,
-    RunStep, SecretStep, Security, SourceNames, Step, Ulimit, Vertex, VertexId, WorkdirStep,
+    RunStep, SecretStep, Security, SourceNames, Step, StepName, Ulimit, Vertex, VertexId, WorkdirStep,
 };
 pub use key_parts::Tell;
-pub use planner::{
-    BaseImage, ContextSource, ImageNeed, NamedContext, NoCache, Parameters, Plan, Volume, automatic_args, plan,
-};
+pub use parameters::{ContextSource, NamedContext, NoCache, Parameters, Volume, WrittenImage};
+pub use planner::{BaseImage, ImageNeed, Plan, automatic_args, plan};
 pub use variables::Vars;

@@ -135,10 +135,12 @@ impl Store {
         let manifest = match name {
             ImageName::Reference(reference) => self.entry_of(&self.images()?, reference).map(|entry| entry.manifest),
             ImageName::Id(digest) => self.manifest_of(digest)?,
+            ImageName::Stored(manifest) => self.has_blob(&manifest.blob())?.then_some(*manifest),
         };
         let missing = || match name {
             ImageName::Reference(reference) => StoreError::NoImage(reference.familiar()),
             ImageName::Id(digest) => StoreError::NoImage(digest.to_string()),
+            ImageName::Stored(manifest) => StoreError::NoImage(manifest.to_string()),
         };
         self.image(&manifest.ok_or_else(missing)?)
     }

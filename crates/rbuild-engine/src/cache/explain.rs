@@ -2,7 +2,7 @@
 //! step built here before.
 
 use rbuild_image::Digest;
-use rbuild_plan::{BuildGraph, Step, Vertex, VertexId};
+use rbuild_plan::{BuildGraph, Step, StepName, Vertex, VertexId};
 use rbuild_source::Changes;
 use rbuild_store::{BuildIndex, IndexedStep, KeyInputs};
 
@@ -32,7 +32,7 @@ impl Bookkeeper<'_> {
                 let vertex = &self.graph.vertices[*id];
                 match &vertex.step {
                     Step::Image { name: image, manifest } => (*name, format!("{IMAGE}{image} {manifest}")),
-                    _ => (*name, format!("{STEP}{} {}", vertex.label, (self.result_of)(*id))),
+                    _ => (*name, format!("{STEP}{} {}", vertex.name, (self.result_of)(*id))),
                 }
             }
         };
@@ -44,16 +44,10 @@ impl Bookkeeper<'_> {
 const IMAGE: &str = "image ";
 const STEP: &str = "step ";
 
-/// Returns stage and number of a step, parsed from its label: `builder 3/7`.
-pub fn place(vertex: &Vertex) -> (&str, usize) {
-    let (stage, number) = vertex.label.rsplit_once(' ').unwrap_or(("", &vertex.label));
-    (stage, number.split('/').next().and_then(|n| n.parse().ok()).unwrap_or(0))
-}
-
 /// Returns the build index entry of a step.
 pub fn entry(vertex: &Vertex, key: Digest) -> IndexedStep {
-    let (stage, number) = place(vertex);
-    IndexedStep { stage: stage.to_string(), number, text: vertex.text.clone(), key }
+    let StepName { stage, number, total: _ } = vertex.name.clone();
+    IndexedStep { stage, number, text: vertex.text.clone(), key }
 }
 
 /// Returns for each vertex the key of the most similar step that was built here before.
@@ -64,7 +58,7 @@ pub fn nearest(build_index: &BuildIndex, graph: &BuildGraph) -> Vec<Option<Diges
         .iter()
         .enumerate()
         .filter(|(_, vertex)| keyed(vertex))
-        .map(|(id, vertex)| (id, (place(vertex).0, place(vertex).1, vertex.text.as_str())))
+        .map(|(id, vertex)| (id, (vertex.name.stage.as_str(), vertex.name.number, vertex.text.as_str())))
         .collect();
     let found = build_index.nearest(&steps.iter().map(|(_, step)| *step).collect::<Vec<_>>());
     let mut keys = vec![None; graph.vertices.len()];

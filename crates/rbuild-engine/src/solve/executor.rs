@@ -317,7 +317,7 @@ impl<'a> Executor<'a> {
         let vertex = &self.prepared.graph.vertices[id];
         BuildError::Step(Box::new(StepFailure {
             span: vertex.span,
-            label: vertex.label.clone(),
+            label: vertex.name.to_string(),
             text: vertex.text.clone(),
             reason: reason.into(),
             help: None,

@@ -125,7 +125,7 @@ impl Executor<'_> {
         }
         for (step, mut inputs) in inputs {
             inputs.sort_unstable();
-            let (label, text) = (graph.vertices[step].label.clone(), graph.vertices[step].text.clone());
+            let (label, text) = (graph.vertices[step].name.to_string(), graph.vertices[step].text.clone());
             self.events.send(Event::Waiting { step, label, text, inputs });
         }
     }

@@ -21,7 +21,7 @@ const LOOKS: usize = 3;
 
 impl Executor<'_> {
     /// Looks up or makes the result of a vertex whose inputs are done.
-    #[tracing::instrument(target = "engine", name = "vertex", level = "debug", skip_all, fields(step = id, label = %self.prepared.graph.vertices[id].label))]
+    #[tracing::instrument(target = "engine", name = "vertex", level = "debug", skip_all, fields(step = id, label = %self.prepared.graph.vertices[id].name))]
     pub(crate) fn vertex(&self, id: VertexId) -> Result<()> {
         let vertex = &self.prepared.graph.vertices[id];
         if let Step::Image { manifest, .. } = &vertex.step {
@@ -31,7 +31,7 @@ impl Executor<'_> {
             return Ok(());
         }
         let started = Instant::now();
-        let label = vertex.label.clone();
+        let label = vertex.name.to_string();
         self.events.send(Event::Started { step: id, label, text: vertex.text.clone() });
         let outcome = self.keyed(id);
         let outcome_kind = match &outcome {

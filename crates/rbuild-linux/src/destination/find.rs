@@ -1,8 +1,13 @@
 //! Resolution of an output path to the file it names.
 
+use std::ffi::OsStr;
 use std::fs::File;
+use std::path::{Component, Path, PathBuf};
 
-use super::*;
+use rustix::io::Errno;
+
+use super::error::DestinationError;
+use crate::error::Error;
 
 pub(super) enum Found {
     /// A file that this process has open.

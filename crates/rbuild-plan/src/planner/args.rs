@@ -1,6 +1,12 @@
 //! ARG, build arguments, and the arguments that configure the builder itself.
 
-use super::*;
+use rbuild_dockerfile::ast::{self, Op, Word};
+use rbuild_dockerfile::{Diagnostic, Span};
+use rbuild_image::Platform;
+
+use super::state::{Planned, Planner, StageState, not_yet};
+use crate::parameters::Parameters;
+use crate::variables::expand;
 
 /// Build arguments that have an effect without an ARG.
 pub(super) const BUILT_IN_ARGS: [&str; 11] = [

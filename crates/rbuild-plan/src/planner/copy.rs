@@ -4,7 +4,8 @@ use rbuild_dockerfile::ast;
 use rbuild_dockerfile::expand::Lexer;
 use rbuild_dockerfile::{Diagnostic, Span};
 
-use super::{Planned, Planner, StageState, cwd, join, native_path, not_yet};
+use super::paths::{cwd, join, native_path};
+use super::state::{Planned, Planner, StageState, not_yet};
 use crate::Chmod;
 use crate::graph::{CopyStep, From as Input, InlineFile, SourceNames, Step};
 use crate::history;
@@ -18,29 +19,13 @@ impl Planner<'_> {
                 return Err(not_yet(word.span, &format!("{name} {flag}")).into());
             }
         }
-        let from = match &copy.from {
-            None => Input::Context,
-            Some(word) if word.text.contains('$') => {
-                let d = Diagnostic::new(word.span, "`--from` does not expand variables");
-                return Err(d.help("define a stage with `FROM $NAME AS x` and use `--from=x`").into());
-            }
-            Some(word) => self.input_named(&word.text, word.span)?,
-        };
+        let from = self.copy_input(copy)?;
         let written = self.words(state, &copy.sources)?;
-        let native = written.iter().zip(&copy.sources).map(|(path, word)| native_path(state, path, word.span));
+        let native = written.iter().zip(&copy.sources).map(|(path, word)| native_path(&state.config, path, word.span));
         let sources = native.collect::<Result<Vec<_>, _>>()?;
-        for (source, word) in sources.iter().zip(&copy.sources) {
-            let remote = ["http://", "https://", "git://", "git@", "ssh://"].iter().any(|p| source.starts_with(p));
-            if remote && copy.add {
-                return Err(not_yet(word.span, "ADD of a URL").into());
-            }
-            if remote {
-                let d = Diagnostic::new(word.span, "COPY cannot fetch a URL");
-                return Err(d.help("use ADD").into());
-            }
-        }
+        local_only(copy, &sources)?;
         let dest = self.word(state, &copy.dest)?;
-        let place = native_path(state, &dest, copy.dest.span)?;
+        let place = native_path(&state.config, &dest, copy.dest.span)?;
         let dest_is_dir = place.is_empty() || place == "." || place.ends_with('/') || place.ends_with("/.");
         let chown = copy.chown.as_ref().map(|w| self.word(state, w)).transpose()?;
         let chmod_text = copy.chmod.as_ref().map(|w| self.word(state, w)).transpose()?;
@@ -48,11 +33,8 @@ impl Planner<'_> {
             (Some(text), Some(word)) => Some(chmod(text, word.span)?),
             _ => None,
         };
-        if let (Some(link), Some(owner)) = (&copy.link, &chown)
-            && !owner.split(':').all(|part| part.is_empty() || part == "root" || part.parse::<u32>().is_ok())
-        {
-            let message = format!("`--chown={owner}` needs /etc/passwd, which `{name} --link` cannot read");
-            return Err(Diagnostic::new(link.span, message).help("use numeric IDs, or remove --link").into());
+        if let (Some(link), Some(owner)) = (&copy.link, &chown) {
+            numeric_owner(owner, name, link.span)?;
         }
         let inline = self.inline_files(state, &copy.heredocs)?;
         let created_by = history::copy(
@@ -73,7 +55,7 @@ impl Planner<'_> {
             from_name: copy.from.as_ref().map(|word| word.text.clone()),
             sources,
             inline,
-            dest: join(&cwd(state), &place),
+            dest: join(&cwd(&state.config), &place),
             dest_is_dir,
             chown,
             chmod,
@@ -85,6 +67,18 @@ impl Planner<'_> {
         };
         self.step(state, Step::Copy(step), text, created_by, span);
         Ok(())
+    }
+
+    /// Returns the tree that a COPY or ADD reads.
+    fn copy_input(&mut self, copy: &ast::Copy) -> Planned<Input> {
+        match &copy.from {
+            None => Ok(Input::Context),
+            Some(word) if word.text.contains('$') => {
+                let d = Diagnostic::new(word.span, "`--from` does not expand variables");
+                Err(d.help("define a stage with `FROM $NAME AS x` and use `--from=x`").into())
+            }
+            Some(word) => self.input_named(&word.text, word.span),
+        }
     }
 
     fn inline_files(&mut self, state: &StageState, docs: &[ast::Heredoc]) -> Planned<Vec<InlineFile>> {
@@ -113,6 +107,29 @@ pub(super) fn file_name(doc: &ast::Heredoc) -> Result<(), Diagnostic> {
         return Err(d.help("use a name without slashes; the destination sets the directory"));
     }
     Ok(())
+}
+
+/// Checks that no source is a URL.
+fn local_only(copy: &ast::Copy, sources: &[String]) -> Result<(), Diagnostic> {
+    for (source, word) in sources.iter().zip(&copy.sources) {
+        let remote = ["http://", "https://", "git://", "git@", "ssh://"].iter().any(|p| source.starts_with(p));
+        if remote && copy.add {
+            return Err(not_yet(word.span, "ADD of a URL"));
+        }
+        if remote {
+            return Err(Diagnostic::new(word.span, "COPY cannot fetch a URL").help("use ADD"));
+        }
+    }
+    Ok(())
+}
+
+/// Checks that an owner of files copied with `--link` needs no names of users.
+fn numeric_owner(owner: &str, instruction: &str, link: Span) -> Result<(), Diagnostic> {
+    if owner.split(':').all(|part| part.is_empty() || part == "root" || part.parse::<u32>().is_ok()) {
+        return Ok(());
+    }
+    let message = format!("`--chown={owner}` needs /etc/passwd, which `{instruction} --link` cannot read");
+    Err(Diagnostic::new(link, message).help("use numeric IDs, or remove --link"))
 }
 
 fn chmod(text: &str, span: Span) -> Result<Chmod, Diagnostic> {

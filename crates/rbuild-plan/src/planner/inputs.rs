@@ -1,10 +1,15 @@
 //! Resolves FROM and `--from` to stages, images and named contexts.
 
+use rbuild_dockerfile::ast::{Op, Stage};
 use rbuild_dockerfile::expand::Lexer;
-use rbuild_dockerfile::mount_from;
+use rbuild_dockerfile::{Diagnostic, Span, mount_from};
+use rbuild_image::{DEFAULT_PATH, ImageConfig, ManifestDigest, Platform, Reference};
 
-use super::*;
-use crate::graph::CopyStep;
+use super::paths::{cwd, is_windows};
+use super::state::{BaseImage, ImageNeed, Planned, Planner, StageState, Stop, steps_of};
+use crate::graph::{CopyStep, From as Input, Step, StepName, VertexId};
+use crate::parameters::{ContextSource, NamedContext, NoCache, WrittenImage};
+use crate::variables::{Vars, expand};
 
 /// Returns the names in `--from` and `from=` of a stage's instructions, with their locations.
 fn input_names(stage: &Stage) -> Vec<(String, Span)> {
@@ -78,12 +83,14 @@ impl Planner<'_> {
                 continue;
             }
             let image = match self.named_context(&name).map(|context| &self.params.contexts[context].source) {
-                Some(ContextSource::Image(image)) => image.clone(),
+                Some(ContextSource::Image(image)) => Ok(image.clone()),
                 Some(ContextSource::Directory | ContextSource::Scratch) => continue,
                 None if name == "scratch" => continue,
-                None => name,
+                None => self.written_image(&name, span),
             };
-            let _ = self.image(&image, span);
+            if let Ok(image) = image {
+                self.image(&image, span);
+            }
         }
     }
 
@@ -111,14 +118,17 @@ impl Planner<'_> {
             None => match self.named_context(&name) {
                 Some(context) => self.context_state(context, label, total, image.span)?,
                 None if name == "scratch" => self.scratch_state(label, total, stage.span),
-                None => self.image_state(&name, label, total, image.span)?,
+                None => {
+                    let written = self.written_image(&name, image.span)?;
+                    self.image_state(&written, label, total, image.span)?
+                }
             },
         };
         if let Some(platform) = platform {
             state.config.set_platform(&platform);
         }
-        if is_windows(&state) {
-            state.config.config.working_dir = cwd(&state).replace('/', "\\");
+        if is_windows(&state.config) {
+            state.config.config.working_dir = cwd(&state.config).replace('/', "\\");
         }
         state.ignore_cache = match &self.params.no_cache {
             NoCache::None => false,
@@ -126,7 +136,7 @@ impl Planner<'_> {
             NoCache::Stages(names) => names.iter().any(|n| self.find_stage(n, self.file.stages.len()) == Some(index)),
         };
         // Windows sets its own PATH.
-        if state.env.get("PATH").is_none() && !is_windows(&state) {
+        if state.env.get("PATH").is_none() && !is_windows(&state.config) {
             state.env.set("PATH", DEFAULT_PATH);
             state.vars.set_last("PATH", DEFAULT_PATH);
         }
@@ -201,16 +211,18 @@ impl Planner<'_> {
     }
 
     fn scratch_state(&mut self, label: String, total: usize, span: Span) -> StageState {
-        let vertex = self.add(Step::Scratch, None, &label, 1, total, "FROM scratch".into(), span);
+        let name = StepName { stage: label.clone(), number: 1, total };
+        let vertex = self.add(Step::Scratch, None, name, "FROM scratch".into(), span);
         let mut config = ImageConfig::empty(&self.params.platform);
         config.config.working_dir = "/".into();
         self.base_state(vertex, config, label, total)
     }
 
-    fn image_state(&mut self, name: &str, label: String, total: usize, span: Span) -> Planned<StageState> {
-        let Some(base) = self.image(name, span)? else { return Err(Stop::Needs) };
+    fn image_state(&mut self, image: &WrittenImage, label: String, total: usize, span: Span) -> Planned<StageState> {
+        let Some(base) = self.image(image, span) else { return Err(Stop::Needs) };
         let (manifest, config) = (base.manifest, base.config.clone());
-        let vertex = self.image_vertex(name, manifest, &label, total, span);
+        let name = StepName { stage: label.clone(), number: 1, total };
+        let vertex = self.image_vertex(&image.text, manifest, name, span);
         Ok(self.base_state(vertex, config, label, total))
     }
 
@@ -235,40 +247,40 @@ impl Planner<'_> {
         }
     }
 
-    /// Returns a resolved image. Otherwise records the need and returns `None`.
-    fn image(&mut self, name: &str, span: Span) -> Planned<Option<&BaseImage>> {
-        let image = name.parse::<ImageName>().map_err(|e| {
+    /// Parses the name of an image.
+    fn written_image(&self, name: &str, span: Span) -> Result<WrittenImage, Diagnostic> {
+        WrittenImage::parse(name).map_err(|e| {
             let d = Diagnostic::new(span, e.to_string());
             d.suggest(name, self.stage_names().iter().map(String::as_str))
-        })?;
-        if self.images.contains_key(name) {
-            return Ok(self.images.get(name));
+        })
+    }
+
+    /// Returns a resolved image. Otherwise records the need and returns `None`.
+    fn image(&mut self, image: &WrittenImage, span: Span) -> Option<&BaseImage> {
+        if self.images.contains_key(&image.name) {
+            return self.images.get(&image.name);
         }
-        match self.needs.iter_mut().find(|need| need.name == name) {
+        match self.needs.iter_mut().find(|need| need.image.name == image.name) {
             // Report the first use in the file.
-            Some(need) if span.start < need.span.start => need.span = span,
+            Some(need) if span.start < need.span.start => {
+                need.span = span;
+                need.image = image.clone();
+            }
             Some(_) => {}
             None => {
                 let stages = self.stage_names();
-                self.needs.push(ImageNeed { name: name.to_string(), image, span, stages });
+                self.needs.push(ImageNeed { image: image.clone(), span, stages });
             }
         }
-        Ok(None)
+        None
     }
 
-    fn image_vertex(
-        &mut self,
-        name: &str,
-        manifest: ManifestDigest,
-        label: &str,
-        total: usize,
-        span: Span,
-    ) -> VertexId {
+    fn image_vertex(&mut self, text: &str, manifest: ManifestDigest, name: StepName, span: Span) -> VertexId {
         if let Some(id) = self.image_vertices.get(&manifest) {
             return *id;
         }
-        let step = Step::Image { name: name.to_string(), manifest };
-        let id = self.add(step, None, label, 1, total, format!("FROM {name}"), span);
+        let step = Step::Image { name: text.to_string(), manifest };
+        let id = self.add(step, None, name, format!("FROM {text}"), span);
         self.image_vertices.insert(manifest, id);
         id
     }
@@ -303,14 +315,12 @@ impl Planner<'_> {
             return Err(d.help(format!("use a stage number from 0 to {}", count - 1)).into());
         }
         if name == "scratch" {
-            return Ok(Input::Vertex(self.add(Step::Scratch, None, "", 1, 1, "FROM scratch".into(), span)));
+            let name = StepName { stage: String::new(), number: 1, total: 1 };
+            return Ok(Input::Vertex(self.add(Step::Scratch, None, name, "FROM scratch".into(), span)));
         }
-        match self.image(name, span)? {
-            Some(base) => {
-                let manifest = base.manifest;
-                Ok(Input::Vertex(self.image_vertex(name, manifest, name, 1, span)))
-            }
-            None => Err(Stop::Needs),
-        }
+        let image = self.written_image(name, span)?;
+        let Some(base) = self.image(&image, span) else { return Err(Stop::Needs) };
+        let (manifest, name) = (base.manifest, StepName { stage: name.to_string(), number: 1, total: 1 });
+        Ok(Input::Vertex(self.image_vertex(&image.text, manifest, name, span)))
     }
 }

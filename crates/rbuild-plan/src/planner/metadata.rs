@@ -1,59 +1,30 @@
 //! Instructions that only change the image configuration.
 
-use rbuild_dockerfile::ast::{self, Command, Op};
+use rbuild_dockerfile::ast::{self, Command, Op, Word};
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_image::Healthcheck;
 use serde_json::{Map, Value};
 
-use super::{Planned, Planner, StageState};
+use super::state::{Planned, Planner, StageState};
 use crate::history;
 use crate::variables::expand_words;
 
 impl Planner<'_> {
     /// Applies an instruction that only changes the configuration.
     pub(super) fn metadata(&mut self, state: &mut StageState, i: &ast::Instruction) -> Planned<()> {
-        let empty = || Value::Object(Map::new());
         let text = match &i.op {
             Op::User(word) => {
                 let user = self.word(state, word)?;
                 state.config.config.user = user.clone();
                 format!("USER {user}")
             }
-            Op::Expose(words) => {
-                let mut ports = Vec::new();
-                // BuildKit sorts the words as written; the ports of a range stay in ascending
-                // order.
-                let mut words: Vec<_> = words.iter().collect();
-                words.sort_by(|a, b| a.text.cmp(&b.text));
-                for word in words {
-                    for port in expand_words(word, self.file.escape, &state.vars)? {
-                        ports.extend(expose(&port, word.span)?);
-                    }
-                }
-                state.config.config.exposed_ports.extend(ports.iter().map(|p| (p.clone(), empty())));
-                format!("EXPOSE [{}]", ports.join(" "))
-            }
-            Op::Volume(words) => {
-                let volumes = self.words(state, words)?;
-                if let Some((_, word)) = volumes.iter().zip(words).find(|(volume, _)| volume.trim().is_empty()) {
-                    return Err(Diagnostic::new(word.span, "volume path is empty").into());
-                }
-                state.config.config.volumes.extend(volumes.iter().map(|v| (v.clone(), empty())));
-                format!("VOLUME [{}]", volumes.join(" "))
-            }
+            Op::Expose(words) => self.expose(state, words)?,
+            Op::Volume(words) => self.volume(state, words)?,
             Op::Shell(argv) => {
                 state.config.config.shell = argv.clone();
                 format!("SHELL [{}]", argv.join(" "))
             }
-            Op::Stopsignal(word) => {
-                let signal = self.word(state, word)?;
-                if !valid_signal(&signal) {
-                    let d = Diagnostic::new(word.span, format!("`{signal}` is not a signal"));
-                    return Err(d.help("use a name such as SIGTERM or a number from 1 to 64").into());
-                }
-                state.config.config.stop_signal = signal.clone();
-                format!("STOPSIGNAL {signal}")
-            }
+            Op::Stopsignal(word) => self.stop_signal(state, word)?,
             Op::Healthcheck(check) => {
                 let check = self.healthcheck(check);
                 let text = history::healthcheck(&check);
@@ -89,6 +60,39 @@ impl Planner<'_> {
         };
         self.push_empty_layer(state, text);
         Ok(())
+    }
+
+    fn expose(&mut self, state: &mut StageState, words: &[Word]) -> Planned<String> {
+        let mut ports = Vec::new();
+        // BuildKit sorts the words as written; the ports of a range stay in ascending order.
+        let mut words: Vec<_> = words.iter().collect();
+        words.sort_by(|a, b| a.text.cmp(&b.text));
+        for word in words {
+            for port in expand_words(word, self.file.escape, &state.vars)? {
+                ports.extend(expose(&port, word.span)?);
+            }
+        }
+        state.config.config.exposed_ports.extend(ports.iter().map(|p| (p.clone(), empty_object())));
+        Ok(format!("EXPOSE [{}]", ports.join(" ")))
+    }
+
+    fn volume(&mut self, state: &mut StageState, words: &[Word]) -> Planned<String> {
+        let volumes = self.words(state, words)?;
+        if let Some((_, word)) = volumes.iter().zip(words).find(|(volume, _)| volume.trim().is_empty()) {
+            return Err(Diagnostic::new(word.span, "volume path is empty").into());
+        }
+        state.config.config.volumes.extend(volumes.iter().map(|v| (v.clone(), empty_object())));
+        Ok(format!("VOLUME [{}]", volumes.join(" ")))
+    }
+
+    fn stop_signal(&mut self, state: &mut StageState, word: &Word) -> Planned<String> {
+        let signal = self.word(state, word)?;
+        if !valid_signal(&signal) {
+            let d = Diagnostic::new(word.span, format!("`{signal}` is not a signal"));
+            return Err(d.help("use a name such as SIGTERM or a number from 1 to 64").into());
+        }
+        state.config.config.stop_signal = signal.clone();
+        Ok(format!("STOPSIGNAL {signal}"))
     }
 
     fn healthcheck(&self, check: &ast::Healthcheck) -> Healthcheck {
@@ -152,4 +156,9 @@ fn valid_signal(text: &str) -> bool {
         })
     };
     NAMES.contains(&name) || beside("RTMIN", '+', 15) || beside("RTMAX", '-', 14)
+}
+
+/// Returns the value of ports and volumes in a configuration, which are keys of objects.
+fn empty_object() -> Value {
+    Value::Object(Map::new())
 }

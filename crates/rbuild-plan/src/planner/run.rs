@@ -2,12 +2,12 @@
 
 use rbuild_dockerfile::ast::{self, Command, Word};
 use rbuild_dockerfile::{Diagnostic, Mount, MountKind, PROXY_ARGS, Span, parse_mount};
-
 use rbuild_image::Platform;
 
 use super::args::{CACHE_NAMESPACE, SANDBOX_HOSTNAME};
 use super::copy::file_name;
-use super::{Planned, Planner, StageState, join};
+use super::paths::join;
+use super::state::{Planned, Planner, StageState};
 use crate::graph::{
     AgentStep, CacheStep, From as Input, InlineFile, MountKindStep, MountStep, Network, RunStep, SecretStep, Security,
     Step,
@@ -21,19 +21,7 @@ impl Planner<'_> {
         self.check_runnable(state, span)?;
         self.devices(&run.devices)?;
         let security = self.security(run.security.as_ref())?;
-        let network = match run.network.as_ref().map(|w| (w.text.as_str(), w.span)) {
-            None | Some(("default", _)) => self.params.network,
-            Some(("host", _)) if self.params.allow_host_network => Network::Host,
-            Some(("host", span)) => {
-                let d = Diagnostic::new(span, "`--network=host` is not allowed in this build");
-                return Err(d.help("pass `--allow network.host` if you trust the Dockerfile").into());
-            }
-            Some(("none", _)) => Network::None,
-            Some((other, span)) => {
-                let d = Diagnostic::new(span, format!("unknown network mode `{other}`"));
-                return Err(d.help("use default, none or host").into());
-            }
-        };
+        let network = self.network(run.network.as_ref())?;
         let mut mounts = Vec::new();
         let mut secrets = Vec::new();
         let mut agents = Vec::new();
@@ -110,6 +98,22 @@ impl Planner<'_> {
                    binfmt-support), build on a machine of that platform, or use only COPY in this stage",
             )
             .into())
+    }
+
+    fn network(&self, word: Option<&Word>) -> Planned<Network> {
+        match word.map(|w| (w.text.as_str(), w.span)) {
+            None | Some(("default", _)) => Ok(self.params.network),
+            Some(("host", _)) if self.params.allow_host_network => Ok(Network::Host),
+            Some(("host", span)) => {
+                let d = Diagnostic::new(span, "`--network=host` is not allowed in this build");
+                Err(d.help("pass `--allow network.host` if you trust the Dockerfile").into())
+            }
+            Some(("none", _)) => Ok(Network::None),
+            Some((other, span)) => {
+                let d = Diagnostic::new(span, format!("unknown network mode `{other}`"));
+                Err(d.help("use default, none or host").into())
+            }
+        }
     }
 
     fn security(&self, word: Option<&Word>) -> Planned<Security> {

@@ -1,12 +1,17 @@
-use super::*;
-use crate::graph::RunStep;
+use std::collections::HashMap;
+
 use rbuild_dockerfile::parse;
+use rbuild_image::{ImageConfig, ImageName, ManifestDigest, Platform};
+
+use super::*;
+use crate::graph::{BuildGraph, From as Input, RunStep, Step, Ulimit};
+use crate::{ContextSource, NamedContext, NoCache, Parameters, WrittenImage};
 
 fn params() -> Parameters {
     Parameters::new(Platform::host())
 }
 
-fn debian() -> HashMap<String, BaseImage> {
+fn debian() -> HashMap<ImageName, BaseImage> {
     let mut config = ImageConfig::empty(&Platform::host());
     config.config.env = vec!["PATH=/bin".into(), "BASE=1".into()];
     config.config.cmd = Some(vec!["bash".into()]);
@@ -14,7 +19,7 @@ fn debian() -> HashMap<String, BaseImage> {
     let mut onbuild = base.clone();
     onbuild.manifest = ManifestDigest::of(b"trigger");
     onbuild.config.config.on_build = vec!["RUN echo triggered".into(), "COPY . /src".into()];
-    HashMap::from([("debian".into(), base), ("trigger".into(), onbuild)])
+    HashMap::from([("debian".parse().unwrap(), base), ("trigger".parse().unwrap(), onbuild)])
 }
 
 fn graph_with(source: &str, params: &Parameters) -> BuildGraph {
@@ -67,8 +72,8 @@ fn only_dependencies_of_the_target_are_planned() {
     let g = graph(source);
     let texts: Vec<&str> = g.vertices.iter().map(|v| v.text.as_str()).collect();
     assert_eq!(texts, ["FROM debian", "RUN 1", "FROM scratch", "COPY --from=a /x /"]);
-    assert_eq!(g.vertices[1].label, "a 2/2");
-    assert_eq!(g.vertices[3].label, "stage-2 2/2");
+    assert_eq!(g.vertices[1].name.to_string(), "a 2/2");
+    assert_eq!(g.vertices[3].name.to_string(), "stage-2 2/2");
     assert_eq!(g.vertices[3].inputs(), [1, 2]);
     let target = Parameters { target: Some("A".into()), ..params() };
     assert_eq!(graph_with(source, &target).vertices.len(), 2);
@@ -139,7 +144,7 @@ fn missing_images_are_requested_with_stage_names_for_suggestions() {
     let file = parse(b"FROM debian AS build-client\nFROM scratch\nCOPY --from=build-server /x /\n").unwrap();
     let Ok(Plan::Needs(needs)) = plan(&file, &params(), &debian()) else { panic!() };
     assert_eq!(
-        (needs[0].name.as_str(), needs[0].stages.as_slice()),
+        (needs[0].image.text.as_str(), needs[0].stages.as_slice()),
         ("build-server", &["build-client".to_string()][..])
     );
 }
@@ -157,15 +162,15 @@ fn all_images_that_the_target_needs_are_requested_at_once() {
     let context = |name: &str, source| NamedContext { name: name.into(), source };
     let contexts = vec![
         context("dir", ContextSource::Directory),
-        context("image", ContextSource::Image("none-5".into())),
+        context("image", ContextSource::Image(WrittenImage::parse("none-5").unwrap())),
         context("replaced", ContextSource::Scratch),
     ];
     let file = parse(source.as_bytes()).unwrap();
     let Ok(Plan::Needs(needs)) = plan(&file, &Parameters { contexts, ..params() }, &debian()) else { panic!() };
-    let names: Vec<&str> = needs.iter().map(|n| n.name.as_str()).collect();
+    let names: Vec<&str> = needs.iter().map(|n| n.image.text.as_str()).collect();
     assert_eq!(names, ["none-1", "none-2", "none-3", "none-5", "none-4", "none-6"]);
-    for need in needs.iter().filter(|n| n.name != "none-5") {
-        assert!(source[need.span.start..need.span.end].contains(&need.name), "{need:?}");
+    for need in needs.iter().filter(|n| n.image.text != "none-5") {
+        assert!(source[need.span.start..need.span.end].contains(&need.image.text), "{need:?}");
     }
 }
 
@@ -208,7 +213,7 @@ fn stages_can_only_be_used_after_their_definition() {
     // FROM only sees earlier stages: the name of a later one is an image name.
     let file = parse(b"FROM later AS a\nFROM debian AS later\nFROM a\n").unwrap();
     let Ok(Plan::Needs(needs)) = plan(&file, &params(), &debian()) else { panic!() };
-    assert_eq!(needs[0].name, "later");
+    assert_eq!(needs[0].image.text, "later");
     // Of two stages with the same name, `--from` means the last one in the file.
     let twice = "FROM debian AS x\nFROM debian AS a\nCOPY --from=x a b\nFROM debian AS x\nFROM a\n";
     assert!(error(twice).contains("defined later in the file"));
@@ -292,7 +297,7 @@ fn limits_and_cache_options_are_in_the_key() {
 #[test]
 fn a_heredoc_name_must_be_a_plain_file_name() {
     let mut trigger = debian();
-    let base = trigger.get_mut("trigger").unwrap();
+    let base = trigger.get_mut(&"trigger".parse().unwrap()).unwrap();
     base.config.config.on_build = vec!["COPY <</store/x /d/\nx\n/store/x".into()];
     let Err(e) = plan(&parse(b"FROM trigger\n").unwrap(), &params(), &trigger) else { panic!() };
     assert!(e[0].message.contains("ONBUILD trigger: here-document name `/store/x` is not a file name"), "{e:?}");
@@ -364,7 +369,7 @@ fn errors_name_the_problem() {
 
 #[test]
 fn triggers_count_as_steps() {
-    let labels = |source: &str| graph(source).vertices.iter().map(|v| v.label.clone()).collect::<Vec<_>>();
+    let labels = |source: &str| graph(source).vertices.iter().map(|v| v.name.to_string()).collect::<Vec<_>>();
     assert_eq!(labels("FROM trigger\nRUN a\n"), ["1/4", "2/4", "3/4", "4/4"]);
     let two = labels("FROM trigger AS a\nFROM a AS b\nRUN x\n");
     assert_eq!(two, ["a 1/3", "a 2/3", "a 3/3", "b 2/2"]);
@@ -423,7 +428,10 @@ fn named_contexts_replace_stages_images_and_copy_sources() {
     );
     // A base image, in any spelling of its name.
     assert_eq!(
-        texts("FROM alpine\n", &with("docker.io/library/alpine:latest", ContextSource::Image("debian".into()))),
+        texts(
+            "FROM alpine\n",
+            &with("docker.io/library/alpine:latest", ContextSource::Image(WrittenImage::parse("debian").unwrap()))
+        ),
         ["FROM debian"]
     );
     assert_eq!(texts("FROM alpine\n", &with("alpine", ContextSource::Scratch)), ["FROM scratch"]);

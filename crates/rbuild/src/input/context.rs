@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rbuild_engine::ContextDir;
 use rbuild_image::Platform;
 use rbuild_linux::RootDir;
-use rbuild_plan::{ContextSource, NamedContext};
+use rbuild_plan::{ContextSource, NamedContext, WrittenImage};
 use rbuild_source::{Owner, SourceError, SourceTree};
 use rbuild_store::{Store, Workspace};
 
@@ -282,7 +282,9 @@ pub fn named(given: &[String], store: &Store, platform: &Platform) -> Result<Nam
         let mut dir = None;
         let source = match value.split_once("://") {
             Some(("docker-image", "scratch")) => ContextSource::Scratch,
-            Some(("docker-image", image)) => ContextSource::Image(image.to_string()),
+            Some(("docker-image", image)) => {
+                ContextSource::Image(WrittenImage::parse(image).map_err(|e| bad(e.to_string()))?)
+            }
             Some(("oci-layout", layout)) => {
                 let own = name.split_once("::").and_then(|(_, platform)| platform.parse().ok());
                 ContextSource::Image(layout_image(store, layout, own.as_ref().unwrap_or(platform))?)
@@ -309,8 +311,8 @@ pub fn named(given: &[String], store: &Store, platform: &Platform) -> Result<Nam
     Ok((contexts, dirs))
 }
 
-/// Loads `DIR[:TAG|@DIGEST]` into the store and returns the name by which a plan finds the image.
-fn layout_image(store: &Store, layout: &str, platform: &Platform) -> Result<String, Failure> {
+/// Loads `DIR[:TAG|@DIGEST]` into the store and returns the image.
+fn layout_image(store: &Store, layout: &str, platform: &Platform) -> Result<WrittenImage, Failure> {
     let (dir, wanted) = match layout.split_once('@') {
         Some((dir, digest)) => (dir, Some(digest)),
         // A tag contains no slash.
@@ -321,5 +323,5 @@ fn layout_image(store: &Store, layout: &str, platform: &Platform) -> Result<Stri
     };
     let loaded = rbuild_engine::take_from_layout(store, Path::new(dir), wanted, platform)?;
     loaded.warnings.iter().for_each(|warning| terminal::warning(&format!("{layout}: {warning}")));
-    Ok(loaded.found.to_string())
+    Ok(WrittenImage::stored(loaded.found))
 }

@@ -136,7 +136,7 @@ mod tests {
     fn shown(text: &[u8]) -> String {
         let params = Parameters::new(Platform::host());
         let config = ImageConfig::empty(&Platform::host());
-        let images = [("base".to_string(), BaseImage { manifest: ManifestDigest::of(b""), config })].into();
+        let images = [("base".parse().unwrap(), BaseImage { manifest: ManifestDigest::of(b""), config })].into();
         let planned = rbuild_dockerfile::parse(text).and_then(|file| plan(&file, &params, &images));
         let source = String::from_utf8_lossy(text);
         let source = Source::new("Dockerfile", &source);

@@ -1,0 +1,45 @@
+//! Errors of output files.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use rustix::io::Errno;
+
+use crate::error::Error;
+
+/// An output that cannot be opened or written.
+#[derive(Debug)]
+pub enum DestinationError {
+    IsDirectory(PathBuf),
+    NotDirectory(PathBuf),
+    /// Carries the parent directory of the destination.
+    NotWritable(PathBuf, Errno),
+    NotForWriting(PathBuf),
+    Socket(PathBuf),
+    LinkLoop(PathBuf),
+    Kernel(Error),
+}
+
+impl fmt::Display for DestinationError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DestinationError::IsDirectory(path) => write!(f, "{} is a directory", path.display()),
+            DestinationError::NotDirectory(path) => write!(f, "{} is a file, not a directory", path.display()),
+            DestinationError::NotWritable(path, e) => {
+                write!(f, "the directory {} cannot be written: {}", path.display(), std::io::Error::from(*e))
+            }
+            DestinationError::NotForWriting(path) => write!(f, "{} is open for reading only", path.display()),
+            DestinationError::Socket(path) => write!(f, "{} is a socket", path.display()),
+            DestinationError::LinkLoop(path) => write!(f, "too many links lead on from {}", path.display()),
+            DestinationError::Kernel(e) => e.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for DestinationError {}
+
+impl From<Error> for DestinationError {
+    fn from(e: Error) -> DestinationError {
+        DestinationError::Kernel(e)
+    }
+}

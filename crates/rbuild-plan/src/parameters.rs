@@ -1,0 +1,125 @@
+//! Parameters of a build.
+
+use rbuild_image::{ImageName, ManifestDigest, Platform, ReferenceError};
+
+use crate::graph::{Network, Ulimit};
+
+/// Parameters of a build.
+#[derive(Debug, Clone)]
+pub struct Parameters {
+    /// Target stage, by name or number; `None` for the last one.
+    pub target: Option<String>,
+    /// Names and values; the last occurrence of a name wins.
+    pub build_args: Vec<(String, String)>,
+    /// Labels of the result; they override the Dockerfile's.
+    pub labels: Vec<(String, String)>,
+    /// Network mode of RUN without `--network`.
+    pub network: Network,
+    /// Platform of the result.
+    pub platform: Platform,
+    /// The platform was requested. Otherwise the platform of the base image is kept.
+    pub platform_given: bool,
+    /// Foreign architectures that this machine can run through an emulator.
+    pub emulated: Vec<String>,
+    /// `--build-context`: replaces stages, base images and sources of `--from` by name.
+    pub contexts: Vec<NamedContext>,
+    pub no_cache: NoCache,
+    /// Permit `RUN --security=insecure`.
+    pub allow_insecure: bool,
+    /// Permit `RUN --network=host`.
+    pub allow_host_network: bool,
+    /// `--add-host`: host names and their addresses.
+    pub hosts: Vec<(String, String)>,
+    /// Host directories mounted into every command.
+    pub volumes: Vec<Volume>,
+    /// Size of /dev/shm in bytes; `None` for the default.
+    pub shm_size: Option<u64>,
+    pub ulimits: Vec<Ulimit>,
+    /// Value of `SOURCE_DATE_EPOCH=context`: modification time in seconds of the newest file of a
+    /// context that was sent as an archive.
+    pub context_epoch: Option<i64>,
+}
+
+impl Parameters {
+    /// Returns the defaults: the last stage, for `platform`.
+    pub fn new(platform: Platform) -> Parameters {
+        Parameters {
+            target: None,
+            build_args: Vec::new(),
+            labels: Vec::new(),
+            network: Network::Host,
+            platform,
+            platform_given: false,
+            emulated: Vec::new(),
+            contexts: Vec::new(),
+            no_cache: NoCache::default(),
+            allow_insecure: false,
+            allow_host_network: true,
+            hosts: Vec::new(),
+            volumes: Vec::new(),
+            shm_size: None,
+            ulimits: Vec::new(),
+            context_epoch: None,
+        }
+    }
+}
+
+/// A named context (`--build-context NAME=…`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedContext {
+    pub name: String,
+    pub source: ContextSource,
+}
+
+/// Content of a named context.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ContextSource {
+    Directory,
+    /// An image of the store.
+    Image(WrittenImage),
+    Scratch,
+}
+
+/// An image as a Dockerfile or an option names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WrittenImage {
+    /// The name as written, for messages.
+    pub text: String,
+    pub name: ImageName,
+}
+
+impl WrittenImage {
+    /// Parses an image name.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the text is neither an image reference nor a full digest.
+    pub fn parse(text: &str) -> Result<WrittenImage, ReferenceError> {
+        Ok(WrittenImage { text: text.to_string(), name: text.parse()? })
+    }
+
+    /// Returns the name of the image with that manifest.
+    pub fn stored(manifest: ManifestDigest) -> WrittenImage {
+        WrittenImage { text: manifest.to_string(), name: ImageName::Stored(manifest) }
+    }
+}
+
+/// A host directory mounted into the container of every command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// Path on the host, as given.
+    pub source: String,
+    /// Absolute path in the container.
+    pub target: String,
+    pub read_only: bool,
+}
+
+/// Steps that run even if their result is cached.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum NoCache {
+    #[default]
+    None,
+    All,
+    /// The steps of these stages, by name or number.
+    Stages(Vec<String>),
+}

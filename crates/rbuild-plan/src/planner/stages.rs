@@ -1,0 +1,246 @@
+//! Plans stages: their bases, triggers and instructions, in order.
+
+use std::collections::HashMap;
+
+use rbuild_dockerfile::ast::{self, Dockerfile, Instruction, Op, Stage, Word};
+use rbuild_dockerfile::{Diagnostic, PROXY_ARGS, Span, closest, parse_trigger};
+use rbuild_image::ImageName;
+
+use super::args::BUILT_IN_ARGS;
+use super::paths::{cwd, is_windows, join, native_path};
+use super::state::{BaseImage, ImageNeed, Planned, Planner, StageState, Stop, stages_by_name, steps_of};
+use crate::graph::{BuildGraph, Step, WorkdirStep};
+use crate::parameters::Parameters;
+use crate::variables::Vars;
+
+/// The outcome of planning.
+pub enum Plan {
+    Graph(Box<BuildGraph>),
+    /// Images to resolve before planning can continue.
+    Needs(Vec<ImageNeed>),
+}
+
+/// Maximum nesting of stages that depend on stages defined later in the file.
+const MAX_DEPTH: usize = 100;
+
+/// Plans the target stage and the stages it depends on.
+///
+/// `images` holds the images resolved so far, by name. Returns
+/// [`Plan::Needs`] if others are needed.
+///
+/// # Errors
+///
+/// Returns the first error in the Dockerfile or the parameters.
+pub fn plan(
+    file: &Dockerfile,
+    params: &Parameters,
+    images: &HashMap<ImageName, BaseImage>,
+) -> Result<Plan, Vec<Diagnostic>> {
+    let mut planner = Planner {
+        file,
+        params,
+        images,
+        stages_by_name: stages_by_name(file),
+        globals: Vars::default(),
+        states: HashMap::new(),
+        in_progress: Vec::new(),
+        vertices: Vec::new(),
+        history: Vec::new(),
+        image_vertices: HashMap::new(),
+        needs: Vec::new(),
+        warnings: Vec::new(),
+        used_args: Vec::new(),
+        epoch: None,
+    };
+    let built = planner.build();
+    planner.needs.sort_by_key(|need| need.span.start);
+    match built {
+        Ok(_) if !planner.needs.is_empty() => Ok(Plan::Needs(planner.needs)),
+        Ok(graph) => Ok(Plan::Graph(Box::new(graph))),
+        Err(Stop::Needs) => Ok(Plan::Needs(planner.needs)),
+        Err(Stop::Error(d)) => Err(vec![d]),
+    }
+}
+
+impl Planner<'_> {
+    pub(super) fn build(&mut self) -> Planned<BuildGraph> {
+        self.syntax()?;
+        let target = self.target()?;
+        self.global_args(target)?;
+        let epoch = self.epoch()?;
+        self.epoch = epoch;
+        self.plan_dependencies(target)?;
+        let mut state = self.stage(target)?;
+        state.config.config.env = state.env.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        for (k, v) in &self.params.labels {
+            state.config.config.labels.insert(k.clone(), v.clone());
+        }
+        for (name, _) in &self.params.build_args {
+            let known = PROXY_ARGS.contains(&name.as_str()) || BUILT_IN_ARGS.contains(&name.as_str());
+            if !known && !self.used_args.contains(name) {
+                let span = self.file.stages[target].span;
+                let d = Diagnostic::new(
+                    Span::new(span.start, span.start),
+                    format!("build argument `{name}` is not declared by any ARG"),
+                );
+                let declared: Vec<String> = self.declared_args();
+                self.warnings.push(d.suggest(name, declared.iter().map(String::as_str)));
+            }
+        }
+        Ok(BuildGraph {
+            vertices: std::mem::take(&mut self.vertices),
+            target: state.vertex,
+            config: state.config,
+            history: self.history_up_to(state.history),
+            epoch,
+            warnings: std::mem::take(&mut self.warnings),
+        })
+    }
+
+    pub(super) fn target(&self) -> Planned<usize> {
+        let stages = &self.file.stages;
+        let Some(wanted) = &self.params.target else { return Ok(stages.len() - 1) };
+        if let Some(i) = self.find_stage(wanted, stages.len()) {
+            return Ok(i);
+        }
+        let span = stages[stages.len() - 1].span;
+        let d = Diagnostic::new(Span::new(span.start, span.start), format!("target stage `{wanted}` does not exist"));
+        let names = self.stage_names();
+        Err(match closest(wanted, names.iter().map(String::as_str)) {
+            Some(close) => d.help(format!("did you mean `{close}`?")),
+            None if names.is_empty() => d.help("pass a stage number, counted from 0: the Dockerfile names no stages"),
+            None => d.help(format!("use one of these stages: {}", names.join(", "))),
+        }
+        .into())
+    }
+
+    /// Returns the final state of stage `index`, planning the stage on first use.
+    pub(super) fn stage(&mut self, index: usize) -> Planned<StageState> {
+        if let Some(state) = self.states.get(&index) {
+            return Ok(state.clone());
+        }
+        let stage = &self.file.stages[index];
+        if let Some(start) = self.in_progress.iter().position(|i| *i == index) {
+            let name = |i: &usize| self.file.stages[*i].from.name.as_ref().map_or(i.to_string(), |n| n.text.clone());
+            let mut cycle: Vec<String> = self.in_progress[start..].iter().map(name).collect();
+            cycle.push(name(&index));
+            let message = format!("stage `{}` depends on itself: {}", name(&index), cycle.join(" → "));
+            let d = Diagnostic::new(stage.span, message);
+            return Err(d.help("remove one of the references that form the cycle").into());
+        }
+        if self.in_progress.len() >= MAX_DEPTH {
+            let message = format!("more than {MAX_DEPTH} stages depend on stages defined later in the file");
+            return Err(Diagnostic::new(stage.span, message).help("move stages above the stages that use them").into());
+        }
+        self.in_progress.push(index);
+        if let Some(state) = self.stage_from_context(index, stage)? {
+            self.in_progress.pop();
+            self.states.insert(index, state.clone());
+            return Ok(state);
+        }
+        let mut state = self.from(index, stage)?;
+        let triggers = triggers(&mut state, stage)?;
+        self.raise_total(&mut state, steps_of(&triggers));
+        for trigger in &triggers {
+            self.instruction(&mut state, trigger, Some(stage.from.image.span))?;
+        }
+        for instruction in &stage.instructions {
+            self.instruction(&mut state, instruction, None)?;
+        }
+        self.in_progress.pop();
+        self.states.insert(index, state.clone());
+        Ok(state)
+    }
+
+    /// Plans one instruction. `at` is the location for diagnostics if the instruction is an ONBUILD
+    /// trigger of the base image, which is not part of the Dockerfile.
+    pub(super) fn instruction(
+        &mut self,
+        state: &mut StageState,
+        i: &ast::Instruction,
+        at: Option<Span>,
+    ) -> Planned<()> {
+        let result = self.dispatch(state, i);
+        match (result, at) {
+            (Err(Stop::Error(d)), Some(span)) => {
+                let message = format!("in the base image's ONBUILD trigger: {}", d.message);
+                Err(Stop::Error(Diagnostic { span, message, help: d.help }))
+            }
+            (other, _) => other,
+        }
+    }
+
+    pub(super) fn dispatch(&mut self, state: &mut StageState, i: &ast::Instruction) -> Planned<()> {
+        match &i.op {
+            Op::Run(run) => self.run(state, run, i.span),
+            Op::Copy(copy) => self.copy(state, copy, i.span),
+            Op::Workdir(word) => self.workdir(state, word, i.span),
+            Op::Env(pairs) => {
+                let mut text = String::from("ENV");
+                // All values are expanded in the environment before the instruction.
+                let mut set = Vec::new();
+                for pair in pairs {
+                    set.push((self.word(state, &pair.name)?, self.word(state, &pair.value)?));
+                }
+                for (k, v) in set {
+                    text.push_str(&format!(" {k}={v}"));
+                    state.env.set(&k, &v);
+                    state.vars.set_last(&k, &v);
+                }
+                self.push_empty_layer(state, text);
+                Ok(())
+            }
+            Op::Label(pairs) => {
+                let mut text = String::from("LABEL");
+                for pair in pairs {
+                    let (k, v) = (self.word(state, &pair.name)?, self.word(state, &pair.value)?);
+                    text.push_str(&format!(" {k}={v}"));
+                    state.config.config.labels.insert(k, v);
+                }
+                self.push_empty_layer(state, text);
+                Ok(())
+            }
+            Op::Arg(decls) => self.arg(state, decls),
+            _ => self.metadata(state, i),
+        }
+    }
+
+    pub(super) fn workdir(&mut self, state: &mut StageState, word: &Word, span: Span) -> Planned<()> {
+        // An empty path means the current working directory.
+        let path = self.word(state, word)?;
+        let path = native_path(&state.config, &path, word.span)?;
+        // An absolute path is kept as written.
+        let shown = match &path[..] {
+            "" => Some(cwd(&state.config))
+                .filter(|dir| dir.starts_with('/'))
+                .unwrap_or_else(|| join("/", &cwd(&state.config))),
+            path if path.starts_with('/') && !is_windows(&state.config) => path.to_string(),
+            path => join(&cwd(&state.config), path),
+        };
+        state.config.config.working_dir =
+            if is_windows(&state.config) { shown.replace('/', "\\") } else { shown.clone() };
+        let text = format!("WORKDIR {shown}");
+        let path = join("/", &shown);
+        if shown == "/" {
+            self.push_empty_layer(state, text);
+        } else {
+            let user = state.config.config.user.clone();
+            self.step(state, Step::Workdir(WorkdirStep { path, user, time: self.epoch }), text.clone(), text, span);
+        }
+        Ok(())
+    }
+}
+
+/// Returns the base image's ONBUILD triggers, which are those of this stage only.
+fn triggers(state: &mut StageState, stage: &Stage) -> Planned<Vec<Instruction>> {
+    let mut triggers = Vec::new();
+    for trigger in std::mem::take(&mut state.config.config.on_build) {
+        let mut instruction = parse_trigger(&trigger).map_err(|mut e| {
+            let d = e.remove(0);
+            Diagnostic::new(stage.span, format!("invalid ONBUILD trigger `{trigger}` in the base image: {}", d.message))
+        })?;
+        instruction.span = stage.span;
+        triggers.push(instruction);
+    }
+    Ok(triggers)
+}

@@ -1,0 +1,205 @@
+//! The planner's state: stages, vertices and history so far.
+
+use std::collections::HashMap;
+
+use rbuild_dockerfile::ast::{Command, Dockerfile, Instruction, Op, Word};
+use rbuild_dockerfile::{Diagnostic, Span};
+use rbuild_image::{ImageConfig, ImageName, ManifestDigest};
+
+use super::paths::is_windows;
+use crate::graph::{HistoryEntry, Step, StepName, Vertex, VertexId};
+use crate::parameters::{Parameters, WrittenImage};
+use crate::variables::{Vars, expand};
+
+/// A resolved base image.
+#[derive(Debug, Clone)]
+pub struct BaseImage {
+    pub manifest: ManifestDigest,
+    pub config: ImageConfig,
+}
+
+/// An image whose configuration is needed to continue planning.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageNeed {
+    pub image: WrittenImage,
+    pub span: Span,
+    /// Stage names, for a suggestion if the image does not exist.
+    pub stages: Vec<String>,
+}
+
+/// Reason for planning to stop early.
+pub(super) enum Stop {
+    /// An image must be resolved first; it is in `needs`.
+    Needs,
+    Error(Diagnostic),
+}
+
+impl From<Diagnostic> for Stop {
+    fn from(d: Diagnostic) -> Stop {
+        Stop::Error(d)
+    }
+}
+
+pub(super) type Planned<T> = std::result::Result<T, Stop>;
+
+/// The state of a stage after an instruction.
+#[derive(Debug, Clone)]
+pub(super) struct StageState {
+    pub(super) vertex: VertexId,
+    pub(super) config: ImageConfig,
+    /// Environment of the image. Written to `config` when the graph is complete.
+    pub(super) env: Vars,
+    /// Variables for expansion: ENV and ARG share one namespace, and the later declaration wins.
+    pub(super) vars: Vars,
+    /// ARGs declared in the stage, with their latest values, for the history of RUN.
+    pub(super) args: Vars,
+    /// Index of the latest entry in [`Planner::history`].
+    pub(super) history: Option<usize>,
+    pub(super) cmd_set: bool,
+    /// Steps planned so far and in total, for labels.
+    pub(super) step: usize,
+    pub(super) total: usize,
+    pub(super) stage: String,
+    /// The stage is subject to `--no-cache`.
+    pub(super) ignore_cache: bool,
+}
+
+pub(super) struct Planner<'a> {
+    pub(super) file: &'a Dockerfile,
+    pub(super) params: &'a Parameters,
+    pub(super) images: &'a HashMap<ImageName, BaseImage>,
+    /// Indices of the stages with a name (in lower case), ascending.
+    pub(super) stages_by_name: HashMap<String, Vec<usize>>,
+    pub(super) globals: Vars,
+    pub(super) states: HashMap<usize, StageState>,
+    /// Stack of stages being planned, to detect cycles.
+    pub(super) in_progress: Vec<usize>,
+    pub(super) vertices: Vec<Vertex>,
+    /// History entries of all stages, each linked to its predecessor; stages share common prefixes.
+    pub(super) history: Vec<(HistoryEntry, Option<usize>)>,
+    pub(super) image_vertices: HashMap<ManifestDigest, VertexId>,
+    pub(super) needs: Vec<ImageNeed>,
+    pub(super) warnings: Vec<Diagnostic>,
+    pub(super) used_args: Vec<String>,
+    pub(super) epoch: Option<i64>,
+}
+
+impl StageState {
+    /// Returns the name of the step with that number.
+    pub(super) fn name(&self, number: usize) -> StepName {
+        StepName { stage: self.stage.clone(), number, total: self.total }
+    }
+}
+
+impl Planner<'_> {
+    pub(super) fn stage_names(&self) -> Vec<String> {
+        self.file.stages.iter().filter_map(|s| s.from.name.as_ref()).map(|n| n.text.clone()).collect()
+    }
+
+    /// Returns the last stage with that name, or the stage with that number, among the first
+    /// `before`.
+    pub(super) fn find_stage(&self, name: &str, before: usize) -> Option<usize> {
+        let named = self.stages_by_name.get(&name.to_lowercase()).map_or(&[][..], Vec::as_slice);
+        let by_name = named[..named.partition_point(|i| *i < before)].last().copied();
+        by_name.or_else(|| name.parse().ok().filter(|i| *i < before))
+    }
+
+    /// Counts steps of the stage that are not in its text. The name of its base has the total
+    /// already.
+    pub(super) fn raise_total(&mut self, state: &mut StageState, more: usize) {
+        let before = state.name(1);
+        state.total += more;
+        let base = &mut self.vertices[state.vertex];
+        if base.name == before {
+            base.name.total = state.total;
+        }
+    }
+
+    /// Adds a vertex to the graph.
+    pub(super) fn add(
+        &mut self,
+        step: Step,
+        parent: Option<VertexId>,
+        name: StepName,
+        text: String,
+        span: Span,
+    ) -> VertexId {
+        self.vertices.push(Vertex { step, parent, name, text, span, ignore_cache: false });
+        self.vertices.len() - 1
+    }
+
+    /// Appends a step to the stage, with its history entry.
+    pub(super) fn step(&mut self, state: &mut StageState, step: Step, text: String, created_by: String, span: Span) {
+        state.step += 1;
+        state.total = state.total.max(state.step);
+        let id = self.add(step, Some(state.vertex), state.name(state.step), text, span);
+        // WORKDIR is excluded: creating a directory again has no effect that --no-cache is meant
+        // for.
+        self.vertices[id].ignore_cache = state.ignore_cache && !matches!(self.vertices[id].step, Step::Workdir(_));
+        state.vertex = id;
+        self.push_history(state, created_by, Some(id));
+    }
+
+    /// Appends a history entry without a layer.
+    pub(super) fn push_empty_layer(&mut self, state: &mut StageState, created_by: String) {
+        self.push_history(state, created_by, None);
+    }
+
+    pub(super) fn push_history(&mut self, state: &mut StageState, created_by: String, layer: Option<VertexId>) {
+        self.history.push((HistoryEntry { created_by, layer }, state.history));
+        state.history = Some(self.history.len() - 1);
+    }
+
+    pub(super) fn history_up_to(&self, last: Option<usize>) -> Vec<HistoryEntry> {
+        let entries = std::iter::successors(last, |at| self.history[*at].1);
+        let mut entries: Vec<HistoryEntry> = entries.map(|at| self.history[at].0.clone()).collect();
+        entries.reverse();
+        entries
+    }
+
+    pub(super) fn word(&mut self, state: &StageState, word: &Word) -> Planned<String> {
+        Ok(expand(word, self.file.escape, &state.vars)?)
+    }
+
+    pub(super) fn words(&mut self, state: &StageState, words: &[Word]) -> Planned<Vec<String>> {
+        words.iter().map(|w| self.word(state, w)).collect()
+    }
+
+    pub(super) fn shell(&self, state: &StageState) -> Vec<String> {
+        match &state.config.config.shell {
+            shell if shell.is_empty() && is_windows(&state.config) => ["cmd", "/S", "/C"].map(String::from).into(),
+            shell if shell.is_empty() => vec!["/bin/sh".into(), "-c".into()],
+            shell => shell.clone(),
+        }
+    }
+
+    pub(super) fn argv(&self, state: &StageState, command: &Command) -> Vec<String> {
+        match command {
+            Command::Exec(argv) => argv.clone(),
+            Command::Shell(word) => {
+                let mut argv = self.shell(state);
+                argv.push(word.text.clone());
+                argv
+            }
+        }
+    }
+}
+
+pub(super) fn stages_by_name(file: &Dockerfile) -> HashMap<String, Vec<usize>> {
+    let mut stages: HashMap<String, Vec<usize>> = HashMap::new();
+    for (i, stage) in file.stages.iter().enumerate() {
+        if let Some(name) = &stage.from.name {
+            stages.entry(name.text.to_lowercase()).or_default().push(i);
+        }
+    }
+    stages
+}
+
+pub(super) fn not_yet(span: Span, what: &str) -> Diagnostic {
+    Diagnostic::new(span, format!("{what} is not supported yet"))
+}
+
+/// Returns how many steps instructions make.
+pub(super) fn steps_of(instructions: &[Instruction]) -> usize {
+    instructions.iter().filter(|i| matches!(i.op, Op::Run(_) | Op::Copy(_) | Op::Workdir(_))).count()
+}
