@@ -69,6 +69,11 @@ impl Reference {
         &self.registry
     }
 
+    /// Returns the path of the repository.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// Returns the tag, if any.
     pub fn tag(&self) -> Option<&str> {
         self.tag.as_deref()

@@ -1,0 +1,63 @@
+//! Error answers of registries.
+
+use std::io::Read;
+
+use serde::Deserialize;
+use ureq::Body;
+
+/// Maximum size of an error document in bytes.
+const MAX_ERROR: u64 = 64 << 10;
+/// Maximum length of a message in characters.
+const MAX_MESSAGE: usize = 200;
+
+#[derive(Deserialize)]
+struct Errors {
+    errors: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
+/// Reads the message of an error answer: code and text, or the first line of another document.
+pub(crate) fn message(body: Body) -> String {
+    let mut bytes = Vec::new();
+    let _ = body.into_reader().take(MAX_ERROR).read_to_end(&mut bytes);
+    message_of(&bytes)
+}
+
+fn message_of(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let message = match serde_json::from_slice::<Errors>(bytes) {
+        Ok(Errors { errors }) => {
+            let text = |e: &Entry| match (e.code.as_str(), e.message.as_str()) {
+                (code, "") => code.to_string(),
+                ("", message) => message.to_string(),
+                (code, message) => format!("{message} ({code})"),
+            };
+            errors.iter().map(text).filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; ")
+        }
+        // A page of a proxy says nothing in its first line.
+        Err(_) if text.trim_start().starts_with('<') => String::new(),
+        Err(_) => text.lines().find(|line| !line.trim().is_empty()).unwrap_or("").trim().to_string(),
+    };
+    message.chars().filter(|c| !c.is_control()).take(MAX_MESSAGE).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_short_and_plain() {
+        let json = br#"{"errors":[{"code":"DENIED","message":"no access","detail":{"x":1}},{"code":"OTHER"}]}"#;
+        assert_eq!(message_of(json), "no access (DENIED); OTHER");
+        assert_eq!(message_of(b"\n too many\x1b[31m requests \nmore"), "too many[31m requests");
+        assert_eq!(message_of(b"<html><body>x"), "");
+        assert_eq!(message_of(&[b'x'; 900]).len(), MAX_MESSAGE);
+    }
+}

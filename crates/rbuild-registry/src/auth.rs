@@ -1,0 +1,366 @@
+//! Authorization at one endpoint: Basic, and Bearer tokens.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::Read;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde::Deserialize;
+
+use crate::challenge::Challenge;
+use crate::config::certs::Files;
+use crate::credential::{Credential, Login};
+use crate::credentials;
+use crate::endpoint::{Endpoint, Security, without_port};
+use crate::error::Problem;
+use crate::http::{Content, Exchange, Reply, Server};
+use crate::proxy::is_loopback;
+use crate::retry::{Attempts, is_passing, may_pass, retry_after};
+use crate::secret::Secret;
+use crate::shared::Shared;
+use crate::{answer, locked, url};
+
+/// Maximum size of a token answer in bytes.
+const MAX_TOKEN: u64 = 1 << 20;
+/// Shortest lifetime of a token; the default, too.
+const SHORTEST: u64 = 60;
+const CLIENT: &str = "rbuild";
+
+/// Knowledge of the authorization at an endpoint. Threads that lack the same token wait for one
+/// request.
+pub(crate) struct Auth {
+    /// The registry by which logins are known.
+    registry: String,
+    repository: String,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    login: Option<Option<Login>>,
+    challenge: Option<Challenge>,
+    tokens: HashMap<String, Token>,
+}
+
+struct Token {
+    value: Secret,
+    /// `None` for a token without an end.
+    until: Option<Instant>,
+}
+
+/// Answer of a token server.
+#[derive(Deserialize)]
+struct Granted {
+    token: Option<String>,
+    access_token: Option<String>,
+    expires_in: Option<u64>,
+    refresh_token: Option<String>,
+}
+
+impl Auth {
+    pub(crate) fn new(endpoint: &Endpoint) -> Auth {
+        let registry = if endpoint.host == "registry-1.docker.io" { "docker.io" } else { &endpoint.host };
+        Auth { registry: registry.to_string(), repository: endpoint.path.clone(), state: Mutex::default() }
+    }
+
+    /// Returns the value of the `Authorization` header; `None` before the first challenge.
+    pub(crate) fn header(
+        &self,
+        shared: &Shared,
+        endpoint: &Endpoint,
+        scopes: &[String],
+    ) -> Result<Option<Secret>, Problem> {
+        let mut state = locked(&self.state);
+        match state.challenge.clone() {
+            None => Ok(None),
+            Some(Challenge::Basic) => Ok(self.login(shared, &mut state)?.and_then(|login| basic(&login.credential))),
+            Some(Challenge::Bearer { realm, service, scope, .. }) => {
+                let wanted = merged(scope.as_deref().unwrap_or(""), scopes);
+                let key = wanted.join(" ");
+                let fresh = |token: &&Token| token.until.is_none_or(|until| Instant::now() < until);
+                if let Some(token) = state.tokens.get(&key).filter(fresh) {
+                    return Ok(Some(bearer(&token.value)));
+                }
+                let login = self.login(shared, &mut state)?;
+                let request =
+                    TokenRequest { shared, endpoint, realm: &realm, service: service.as_deref(), scopes: &wanted };
+                let token = request.fetch(login.as_ref().map(|login| &login.credential), false)?.0;
+                let header = bearer(&token.value);
+                state.tokens.insert(key, token);
+                Ok(Some(header))
+            }
+        }
+    }
+
+    /// Takes note of a challenge. Returns false if another attempt is of no use.
+    pub(crate) fn challenged(
+        &self,
+        shared: &Shared,
+        challenge: Challenge,
+        used: Option<&Secret>,
+    ) -> Result<bool, Problem> {
+        let mut state = locked(&self.state);
+        let retry = match (&challenge, used) {
+            (Challenge::Basic, None) => self.login(shared, &mut state)?.is_some_and(|l| basic(&l.credential).is_some()),
+            (Challenge::Basic, Some(_)) => false,
+            (Challenge::Bearer { error, .. }, Some(_)) => {
+                error.as_deref() != Some("insufficient_scope") || {
+                    // The server may want more than was asked for.
+                    state.challenge.as_ref().is_some_and(|old| scope_of(old) != scope_of(&challenge))
+                }
+            }
+            (Challenge::Bearer { .. }, None) => true,
+        };
+        if let Some(used) = used {
+            state.tokens.retain(|_, token| bearer(&token.value) != *used);
+        }
+        state.challenge = Some(challenge);
+        Ok(retry)
+    }
+
+    fn login(&self, shared: &Shared, state: &mut State) -> Result<Option<Login>, Problem> {
+        if let Some(known) = &state.login {
+            return Ok(known.clone());
+        }
+        let found = credentials::find(&shared.environment, &shared.options.given, &self.registry, &self.repository);
+        let found = found.map_err(Problem::Credentials)?;
+        state.login = Some(found.clone());
+        Ok(found)
+    }
+
+    /// Describes the login for messages, and returns true if there is none.
+    pub(crate) fn description(&self, shared: &Shared) -> (String, bool) {
+        match &locked(&self.state).login {
+            Some(Some(Login { credential: Credential::Password { user, .. }, origin })) => {
+                (format!("as {user}, by {origin}"), false)
+            }
+            Some(Some(Login { origin, .. })) => (format!("with the token of {origin}"), false),
+            Some(None) => {
+                let places = credentials::places(&shared.environment, &shared.options.given);
+                (format!("no login for {} in {}", self.registry, places.join(", ")), true)
+            }
+            None => ("no login was asked for".into(), true),
+        }
+    }
+}
+
+fn basic(credential: &Credential) -> Option<Secret> {
+    match credential {
+        Credential::Password { user, password } => Some(basic_header(user, password)),
+        Credential::Registry(token) => Some(bearer(token)),
+        Credential::Identity(_) => None,
+    }
+}
+
+/// Returns the header for a user's password.
+pub(crate) fn basic_header(user: &str, password: &Secret) -> Secret {
+    let pair = BASE64_STANDARD.encode(format!("{user}:{}", password.reveal()));
+    Secret::new(format!("Basic {pair}"))
+}
+
+fn bearer(token: &Secret) -> Secret {
+    Secret::new(format!("Bearer {}", token.reveal()))
+}
+
+fn scope_of(challenge: &Challenge) -> Option<&str> {
+    match challenge {
+        Challenge::Bearer { scope, .. } => scope.as_deref(),
+        Challenge::Basic => None,
+    }
+}
+
+/// Joins scopes, with the actions of each resource merged and all of it sorted.
+fn merged(challenge: &str, ours: &[String]) -> Vec<String> {
+    let mut all: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for scope in challenge.split_whitespace().chain(ours.iter().map(String::as_str)) {
+        let (resource, actions) = scope.rsplit_once(':').unwrap_or((scope, ""));
+        all.entry(resource).or_default().extend(actions.split(',').filter(|action| !action.is_empty()));
+    }
+    let text = |(resource, actions): (&str, BTreeSet<&str>)| {
+        format!("{resource}:{}", actions.into_iter().collect::<Vec<_>>().join(","))
+    };
+    all.into_iter().map(text).collect()
+}
+
+/// A request to a token server.
+pub(crate) struct TokenRequest<'a> {
+    pub shared: &'a Shared,
+    pub endpoint: &'a Endpoint,
+    pub realm: &'a str,
+    pub service: Option<&'a str>,
+    pub scopes: &'a [String],
+}
+
+/// The ways to present a login to a token server.
+#[derive(Clone, Copy)]
+enum Grant<'a> {
+    Anonymous,
+    Basic(&'a str, &'a Secret),
+    Password(&'a str, &'a Secret),
+    Refresh(&'a Secret),
+}
+
+impl TokenRequest<'_> {
+    /// Returns an access token, and a refresh token if one was asked for and given.
+    fn fetch(&self, login: Option<&Credential>, offline: bool) -> Result<(Token, Option<Secret>), Problem> {
+        let reply = match login {
+            Some(Credential::Registry(token)) => return Ok((Token { value: token.clone(), until: None }, None)),
+            None => self.send(Grant::Anonymous, offline)?,
+            Some(Credential::Identity(token)) => self.send(Grant::Refresh(token), offline)?,
+            Some(Credential::Password { user, password }) => {
+                let reply = self.send(Grant::Basic(user, password), offline)?;
+                match reply.status() {
+                    400 | 401 | 404 | 405 => {
+                        let second = self.send(Grant::Password(user, password), offline)?;
+                        // A server without POST tells nothing about the password.
+                        if matches!(second.status(), 404 | 405) { reply } else { second }
+                    }
+                    _ => reply,
+                }
+            }
+        };
+        self.granted(reply, login)
+    }
+
+    /// Returns the refresh token for a login, if the server gives one.
+    pub(crate) fn offline_token(&self, login: &Credential) -> Result<Option<Secret>, Problem> {
+        Ok(self.fetch(Some(login), true)?.1)
+    }
+
+    fn granted(&self, reply: Reply, login: Option<&Credential>) -> Result<(Token, Option<Secret>), Problem> {
+        let host = url::split(self.realm).map_or("the token server", |(_, host, _)| host).to_string();
+        let status = reply.status();
+        if !(200..300).contains(&status) {
+            let message = answer::message(reply.response.into_body());
+            let who = match login {
+                Some(Credential::Password { user, .. }) => format!("as {user}"),
+                Some(_) => "with a token".into(),
+                None => "without a login".into(),
+            };
+            return Err(match status {
+                401 | 403 => {
+                    Problem::Denied { host, action: "issue a token", message, login: who, anonymous: login.is_none() }
+                }
+                _ => Problem::Status { host, request: "the request for a token".into(), status, message },
+            });
+        }
+        let mut bytes = Vec::new();
+        let body = reply.response.into_body().into_reader().take(MAX_TOKEN).read_to_end(&mut bytes);
+        let granted: Option<Granted> = body.ok().and_then(|_| serde_json::from_slice(&bytes).ok());
+        let bad =
+            || Problem::Answer { host: host.clone(), reason: "the answer of the token server holds no token".into() };
+        let Granted { token, access_token, expires_in, refresh_token } = granted.ok_or_else(bad)?;
+        let token = token.filter(|t| !t.is_empty()).or(access_token).filter(|t| !t.is_empty());
+        // Clocks of servers differ, so the lifetime counts from now, and not to its very end.
+        let lifetime = Duration::from_secs(expires_in.unwrap_or(SHORTEST).clamp(SHORTEST, 86400)).mul_f64(0.9);
+        let value = Secret::new(token.ok_or_else(bad)?);
+        Ok((Token { value, until: Some(Instant::now() + lifetime) }, refresh_token.map(Secret::new)))
+    }
+
+    fn send(&self, grant: Grant<'_>, offline: bool) -> Result<Reply, Problem> {
+        let mut attempts = Attempts::new(self.shared.http.patience(), self.endpoint.mirror);
+        loop {
+            let sent = self.send_once(grant, offline);
+            let (reason, asked) = match &sent {
+                Ok(reply) if is_passing(reply.status()) => {
+                    (format!("HTTP status {}", reply.status()), reply.header("retry-after").and_then(retry_after))
+                }
+                Err(problem) if may_pass(problem) => (problem.to_string(), None),
+                _ => return sent,
+            };
+            match attempts.next(asked) {
+                Some(wait) => self.shared.wait(&self.endpoint.host, reason, wait),
+                None => return sent,
+            }
+        }
+    }
+
+    fn send_once(&self, grant: Grant<'_>, offline: bool) -> Result<Reply, Problem> {
+        let scopes: Vec<(&str, &str)> = self.scopes.iter().map(|scope| ("scope", scope.as_str())).collect();
+        let service = self.service.map(|service| ("service", service));
+        let offline = offline.then_some(("offline_token", "true"));
+        let client = ("client_id", CLIENT);
+        let (certs, security) = self.protection()?;
+        let server = Server { security, certs: &certs };
+        let query = |account: Option<&str>| {
+            let account = account.map(|user| ("account", user));
+            let extra = offline.into_iter().chain(offline.is_some().then_some(client));
+            let fields = url::form(service.into_iter().chain(scopes.iter().copied()).chain(account).chain(extra));
+            let separator = if self.realm.contains('?') { '&' } else { '?' };
+            if fields.is_empty() { self.realm.to_string() } else { format!("{}{separator}{fields}", self.realm) }
+        };
+        let get = |account, headers: &[(String, String)]| {
+            let url = query(account);
+            self.shared.http.send(server, Exchange { method: "GET", url: &url, headers, content: Content::None })
+        };
+        let joined = self.scopes.join(" ");
+        let post = |fields: &[(&str, &str)]| {
+            let access = offline.map(|_| ("access_type", "offline"));
+            let common = service.into_iter().chain([client, ("scope", joined.as_str())]).chain(access);
+            let form = url::form(fields.iter().copied().chain(common));
+            let headers = [("content-type".to_string(), "application/x-www-form-urlencoded".to_string())];
+            let content = Content::Bytes(form.as_bytes());
+            self.shared.http.send(server, Exchange { method: "POST", url: self.realm, headers: &headers, content })
+        };
+        match grant {
+            Grant::Anonymous => get(None, &[]),
+            Grant::Basic(user, password) => {
+                let header = basic_header(user, password).reveal().to_string();
+                get(Some(user), &[("authorization".to_string(), header)])
+            }
+            Grant::Password(user, password) => {
+                post(&[("grant_type", "password"), ("username", user), ("password", password.reveal())])
+            }
+            Grant::Refresh(token) => post(&[("grant_type", "refresh_token"), ("refresh_token", token.reveal())]),
+        }
+    }
+
+    /// Returns the protection of the connection to the token server. It may be plain HTTP only if
+    /// that to the registry may.
+    fn protection(&self) -> Result<(Files, Security), Problem> {
+        let Some((scheme, authority, _)) = url::split(self.realm) else {
+            let reason = "the token server of the challenge is not an http(s) URL".to_string();
+            return Err(Problem::Answer { host: self.endpoint.host.clone(), reason });
+        };
+        let mut certs = if authority == self.endpoint.host { self.endpoint.certs.clone() } else { Files::default() };
+        if authority != self.endpoint.host {
+            certs.find(&self.shared.environment, authority).map_err(Problem::Settings)?;
+        }
+        let trusting = matches!(self.endpoint.security, Security::Any | Security::Plain);
+        let security = match scheme {
+            "http" if trusting => Security::Plain,
+            "http" => {
+                let reason = format!("its token server {authority} is not protected by TLS; no login is sent there");
+                return Err(Problem::Answer { host: self.endpoint.host.clone(), reason });
+            }
+            _ if authority == self.endpoint.host && !trusting => self.endpoint.security,
+            _ if trusting || is_loopback(without_port(authority)) => Security::Unverified,
+            _ => Security::Verified,
+        };
+        Ok((certs, security))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scopes_are_merged_and_sorted() {
+        let ours = ["repository:b:pull".to_string(), "repository:a:push,pull".to_string()];
+        assert_eq!(merged("", &ours), ["repository:a:pull,push", "repository:b:pull"]);
+        let challenge = "repository:a:pull registry:catalog:*";
+        assert_eq!(merged(challenge, &ours), ["registry:catalog:*", "repository:a:pull,push", "repository:b:pull"]);
+        assert_eq!(merged("repository:localhost:5000/a:pull", &[]), ["repository:localhost:5000/a:pull"]);
+    }
+
+    #[test]
+    fn credentials_are_not_displayed() {
+        let credential = Credential::Password { user: "joe".into(), password: Secret::new("hunter2") };
+        let login = Login { credential, origin: "a file".into() };
+        assert!(!format!("{login:?} {:?}", basic(&login.credential)).contains("hunter2"));
+        assert_eq!(basic(&login.credential).unwrap().reveal(), "Basic am9lOmh1bnRlcjI=");
+    }
+}

@@ -1,0 +1,234 @@
+//! Download of blobs, resumed where the connection broke.
+
+use std::io::{self, Read};
+use std::time::{Duration, Instant};
+
+use rbuild_image::BlobDigest;
+use ureq::BodyReader;
+
+use crate::client::Repository;
+use crate::error::{Broken, Place, Problem, RegistryError};
+use crate::http::connection;
+use crate::retry::{Attempts, may_pass};
+use crate::session::{Body, Call, Session};
+
+/// Progress in bytes after which earlier failures no longer count.
+const PROGRESS: u64 = 1 << 20;
+/// Least number of bytes that must arrive within a period of the idle time.
+const TRICKLE: u64 = 1024;
+
+/// The bytes of a blob. Ends after `size` bytes or fails; the reader of the last byte compares the
+/// digest.
+pub struct BlobReader<'a> {
+    sessions: Vec<&'a Session>,
+    place: Place,
+    digest: BlobDigest,
+    size: u64,
+    at: u64,
+    body: Option<BodyReader<'static>>,
+    attempts: Attempts,
+    /// Position of the last failure.
+    failed_at: u64,
+    /// Start of the present period, and the position then.
+    period: (Instant, u64),
+    idle: Duration,
+    error: Option<RegistryError>,
+}
+
+impl Repository {
+    /// Returns the reader of a blob. Connects when it is read.
+    pub fn blob(&self, digest: &BlobDigest, size: u64) -> BlobReader<'_> {
+        let sessions: Vec<&Session> = self.sessions.iter().filter(|session| session.endpoint.digests).collect();
+        let patience = self.sessions.first().map(|s| s.shared().http.patience()).unwrap_or_default();
+        BlobReader {
+            sessions,
+            place: self.place.clone(),
+            digest: *digest,
+            size,
+            at: 0,
+            body: None,
+            attempts: Attempts::new(patience, false),
+            failed_at: 0,
+            period: (Instant::now(), 0),
+            idle: patience.idle,
+            error: None,
+        }
+    }
+}
+
+impl BlobReader<'_> {
+    /// Returns the reason of a failed read.
+    pub fn take_error(&mut self) -> Option<RegistryError> {
+        self.error.take()
+    }
+
+    /// Returns the error for a blob with another digest.
+    pub fn wrong_digest(&self, found: BlobDigest) -> RegistryError {
+        let host = self.sessions.first().map_or_else(String::new, |session| session.endpoint.host.clone());
+        let problem = Problem::Digest { host, what: "the blob", wanted: self.digest, found };
+        RegistryError::new(self.place.clone(), problem)
+    }
+
+    /// Opens the rest of the blob at the first endpoint that has it, which becomes the only one.
+    fn open(&mut self) -> Result<(), Problem> {
+        let mut furthest: Option<Problem> = None;
+        for (i, session) in self.sessions.iter().enumerate() {
+            match open_at(session, &self.digest, self.at, self.size) {
+                Ok(body) => {
+                    self.body = Some(body);
+                    self.period = (Instant::now(), self.at);
+                    self.sessions.drain(..i);
+                    return Ok(());
+                }
+                Err(problem) => {
+                    if furthest.as_ref().is_none_or(|old| old.reach() <= problem.reach()) {
+                        furthest = Some(problem);
+                    }
+                }
+            }
+        }
+        Err(furthest.unwrap_or_else(|| Problem::Settings("the settings name no endpoint for blobs".into())))
+    }
+
+    /// Handles a broken connection: waits before the next one, or gives up.
+    fn broken(&mut self, problem: Problem) -> io::Result<()> {
+        self.body = None;
+        if self.at - self.failed_at >= PROGRESS {
+            self.attempts.reset();
+        }
+        self.failed_at = self.at;
+        let wait = if may_pass(&problem) { self.attempts.next(None) } else { None };
+        match (wait, self.sessions.first()) {
+            (Some(wait), Some(session)) => {
+                session.shared().wait(&session.endpoint.host, problem.to_string(), wait);
+                Ok(())
+            }
+            _ => Err(self.failed(problem)),
+        }
+    }
+
+    fn failed(&mut self, problem: Problem) -> io::Error {
+        let error = RegistryError::new(self.place.clone(), problem);
+        let text = error.to_string();
+        self.error = Some(error);
+        io::Error::other(text)
+    }
+
+    fn line(&self, reason: String) -> Problem {
+        let host = self.sessions.first().map_or_else(String::new, |session| session.endpoint.host.clone());
+        let request = format!("GET of blob {} at byte {} of {}", self.digest, self.at, self.size);
+        Problem::Connection { host, request, reason, kind: Broken::Line }
+    }
+
+    /// Returns true if the bytes of the present period are too few: a server that sends them one by
+    /// one never times out.
+    fn trickles(&mut self) -> bool {
+        if self.period.0.elapsed() < self.idle {
+            return false;
+        }
+        let few = self.at - self.period.1 < TRICKLE;
+        self.period = (Instant::now(), self.at);
+        few
+    }
+}
+
+impl Read for BlobReader<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        while self.at < self.size {
+            let Some(body) = &mut self.body else {
+                if let Err(problem) = self.open() {
+                    // Each attempt to open was repeated already.
+                    return Err(self.failed(problem));
+                }
+                continue;
+            };
+            let most = buf.len().min((self.size - self.at).try_into().unwrap_or(usize::MAX));
+            match body.read(&mut buf[..most]) {
+                Ok(0) => {
+                    let left = self.size - self.at;
+                    let problem = self.line(format!("the connection ended {left} bytes before the end"));
+                    self.broken(problem)?;
+                }
+                Ok(n) => {
+                    self.at += n as u64;
+                    if self.at < self.size && self.trickles() {
+                        let problem = self.line(format!("fewer than {TRICKLE} bytes in {} s", self.idle.as_secs()));
+                        self.broken(problem)?;
+                    }
+                    return Ok(n);
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => {
+                    let left = self.size - self.at;
+                    let problem = self.line(format!("the connection broke {left} bytes before the end ({e})"));
+                    self.broken(problem)?;
+                }
+            }
+        }
+        if let Some(mut body) = self.body.take() {
+            let mut more = [0];
+            if matches!(body.read(&mut more), Ok(1)) {
+                let reason = format!("it sent more than the {} bytes of the blob {}", self.size, self.digest);
+                let host = self.sessions.first().map_or_else(String::new, |session| session.endpoint.host.clone());
+                return Err(self.failed(Problem::Answer { host, reason }));
+            }
+        }
+        Ok(0)
+    }
+}
+
+/// Opens a blob at a position.
+fn open_at(session: &Session, digest: &BlobDigest, at: u64, size: u64) -> Result<BodyReader<'static>, Problem> {
+    let mut headers = vec![("accept", "*/*".to_string())];
+    if at > 0 {
+        headers.push(("range", format!("bytes={at}-")));
+    }
+    let call = Call {
+        method: "GET",
+        to: &format!("/blobs/{digest}"),
+        headers: &headers,
+        body: Body::None,
+        scopes: &[session.scope("pull")],
+        repeat: true,
+    };
+    let reply = session.call(&call)?;
+    let length = reply.response.body().content_length();
+    let start = match reply.status() {
+        200 => 0,
+        206 => match reply.header("content-range").and_then(start_of) {
+            Some(start) if start <= at => start,
+            _ => {
+                return Err(
+                    session.odd(format!("it answered a request for the rest of blob {digest} with another part"))
+                );
+            }
+        },
+        _ => {
+            let what = format!("blob {digest}");
+            return Err(session.refused(reply, format!("GET of {what}"), &what, "pull"));
+        }
+    };
+    if let Some(length) = length.filter(|length| start + length != size) {
+        let reason = format!("the blob {digest} has {} bytes there, and {size} by the manifest", start + length);
+        return Err(session.odd(reason));
+    }
+    let url = reply.url.clone();
+    let mut body = reply.response.into_body().into_with_config().limit(u64::MAX).reader();
+    let skipped = io::copy(&mut (&mut body).take(at - start), &mut io::sink());
+    match skipped {
+        Ok(n) if n == at - start => Ok(body),
+        other => {
+            let e = other.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
+            let patience = session.shared().http.patience();
+            Err(connection(&session.endpoint.host, "GET", &url, &ureq::Error::Io(e), patience))
+        }
+    }
+}
+
+/// Returns the first byte of `bytes A-B/SIZE`.
+fn start_of(range: &str) -> Option<u64> {
+    range.trim().strip_prefix("bytes ")?.split_once('-')?.0.trim().parse().ok()
+}

@@ -1,0 +1,86 @@
+//! Clients and repositories.
+
+use std::sync::{Arc, Mutex};
+
+use rbuild_image::Reference;
+
+use crate::endpoint::{Endpoint, endpoints};
+use crate::environment::Environment;
+use crate::error::{Place, Problem, RegistryError, Result};
+use crate::http::Http;
+use crate::retry::Notice;
+use crate::session::Session;
+use crate::shared::{Options, Shared};
+
+/// A client: settings, connections, logins.
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+impl Client {
+    /// Returns a client that tells its user of waits and warnings.
+    pub fn new(environment: Environment, options: Options, tell: impl Fn(Notice) + Send + Sync + 'static) -> Client {
+        let http = Http::new(environment.clone(), options.patience);
+        let shared = Shared { environment, options, http, tell: Box::new(tell), shown: Mutex::default() };
+        Client { shared: Arc::new(shared) }
+    }
+
+    /// Returns the repository of a name. Connects to nothing.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a settings file is invalid or forbids the registry.
+    pub fn repository(&self, name: &Reference) -> Result<Repository> {
+        let found = endpoints(&self.shared.environment, name, self.shared.options.tls_verify)?;
+        let place = Place { registry: name.registry().to_string(), repository: name.path().to_string() };
+        Ok(Repository::new(place, found, &self.shared))
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+}
+
+/// A repository: the endpoints that answer for it.
+pub struct Repository {
+    pub(crate) place: Place,
+    pub(crate) sessions: Vec<Session>,
+}
+
+impl Repository {
+    pub(crate) fn new(place: Place, endpoints: Vec<Endpoint>, shared: &Arc<Shared>) -> Repository {
+        Repository { place, sessions: endpoints.into_iter().map(|e| Session::new(e, shared.clone())).collect() }
+    }
+
+    /// Returns the repository's registry and path.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    pub(crate) fn fail(&self, problem: Problem) -> RegistryError {
+        RegistryError::new(self.place.clone(), problem)
+    }
+
+    /// Asks the endpoints that `fits` in turn, until one answers. Otherwise returns the problem of
+    /// the one that got furthest.
+    pub(crate) fn first<'s, T>(
+        &'s self,
+        fits: impl Fn(&Endpoint) -> bool,
+        ask: impl Fn(&'s Session) -> std::result::Result<T, Problem>,
+    ) -> Result<T> {
+        let mut furthest: Option<Problem> = None;
+        for session in self.sessions.iter().filter(|session| fits(&session.endpoint)) {
+            match ask(session) {
+                Ok(answer) => return Ok(answer),
+                Err(problem) => {
+                    tracing::debug!(target: "registry", host = session.endpoint.host, %problem, "endpoint failed");
+                    if furthest.as_ref().is_none_or(|old| old.reach() <= problem.reach()) {
+                        furthest = Some(problem);
+                    }
+                }
+            }
+        }
+        let none = || Problem::Settings("the settings name no endpoint for this".into());
+        Err(self.fail(furthest.unwrap_or_else(none)))
+    }
+}

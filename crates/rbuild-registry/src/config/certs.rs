@@ -1,0 +1,99 @@
+//! Certificates: those of the system, and the directories `certs.d` of Docker and Podman.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
+
+use crate::environment::Environment;
+
+/// Files with certificates for one host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Files {
+    /// Roots besides those of the system.
+    pub roots: Vec<PathBuf>,
+    /// Certificate and key of the client.
+    pub client: Option<(PathBuf, PathBuf)>,
+}
+
+impl Files {
+    /// Adds the files of the first `certs.d` directory with an entry for the host.
+    pub(crate) fn find(&mut self, environment: &Environment, host: &str) -> Result<(), String> {
+        let user = environment.user_config("containers/certs.d");
+        let system = ["etc/containers/certs.d", "etc/docker/certs.d"].map(|dir| environment.system(dir));
+        let dirs = user.into_iter().chain(system).map(|dir| dir.join(host));
+        let Some(dir) = dirs.into_iter().find(|dir| dir.is_dir()) else { return Ok(()) };
+        let entries = std::fs::read_dir(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+        let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        files.sort();
+        let has = |path: &Path| files.iter().any(|file| file == path);
+        for file in &files {
+            match file.extension().and_then(|e| e.to_str()) {
+                Some("crt") => self.roots.push(file.clone()),
+                Some("cert") if has(&file.with_extension("key")) => {
+                    self.client = Some((file.clone(), file.with_extension("key")));
+                }
+                Some("cert") => return Err(format!("{} has no key beside it (a file .key)", file.display())),
+                Some("key") if !has(&file.with_extension("cert")) => {
+                    return Err(format!("{} has no certificate beside it (a file .cert)", file.display()));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the TLS settings with these files. `verify` is false if any certificate is accepted.
+    pub(crate) fn tls(&self, environment: &Environment, verify: bool) -> Result<TlsConfig, String> {
+        let replaced = ["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().any(|name| environment.variable(name).is_some());
+        // The system's roots are read only where others join them; it takes some milliseconds.
+        let roots = match verify && (replaced || !self.roots.is_empty()) {
+            false => RootCerts::PlatformVerifier,
+            true => {
+                let mut all = system_roots().to_vec();
+                for file in &self.roots {
+                    all.extend(certificates(file)?);
+                }
+                RootCerts::new_with_certs(&all)
+            }
+        };
+        let client = self
+            .client
+            .as_ref()
+            .map(|(cert, key)| Ok::<_, String>(ClientCert::new_with_certs(&certificates(cert)?, private_key(key)?)));
+        let config = TlsConfig::builder().root_certs(roots).disable_verification(!verify);
+        Ok(config.client_cert(client.transpose()?).build())
+    }
+}
+
+/// Returns the roots of the system, or of SSL_CERT_FILE and SSL_CERT_DIR.
+fn system_roots() -> &'static [Certificate<'static>] {
+    static ROOTS: OnceLock<Vec<Certificate<'static>>> = OnceLock::new();
+    ROOTS.get_or_init(|| {
+        let found = rustls_native_certs::load_native_certs().certs;
+        found.iter().map(|cert| Certificate::from_der(cert).to_owned()).collect()
+    })
+}
+
+fn items(file: &Path) -> Result<Vec<PemItem<'static>>, String> {
+    let failed = |e: &dyn std::fmt::Display| format!("{}: {e}", file.display());
+    let text = std::fs::read(file).map_err(|e| failed(&e))?;
+    parse_pem(&text).collect::<Result<_, _>>().map_err(|e| failed(&e))
+}
+
+fn certificates(file: &Path) -> Result<Vec<Certificate<'static>>, String> {
+    let certificate = |item| match item {
+        PemItem::Certificate(certificate) => Some(certificate),
+        _ => None,
+    };
+    let found: Vec<_> = items(file)?.into_iter().filter_map(certificate).collect();
+    if found.is_empty() { Err(format!("{} holds no certificate in PEM form", file.display())) } else { Ok(found) }
+}
+
+fn private_key(file: &Path) -> Result<PrivateKey<'static>, String> {
+    let key = |item| match item {
+        PemItem::PrivateKey(key) => Some(key),
+        _ => None,
+    };
+    items(file)?.into_iter().find_map(key).ok_or_else(|| format!("{} holds no private key in PEM form", file.display()))
+}

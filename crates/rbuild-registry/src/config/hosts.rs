@@ -1,0 +1,171 @@
+//! `hosts.toml` of containerd (docs/hosts.md there).
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use crate::environment::Environment;
+
+/// An endpoint of a `hosts.toml`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Host {
+    /// URL with scheme, host and perhaps a path.
+    pub url: String,
+    pub pull: bool,
+    pub resolve: bool,
+    pub push: bool,
+    /// Files with further roots.
+    pub ca: Vec<PathBuf>,
+    /// Files with a certificate and its key.
+    pub client: Option<(PathBuf, PathBuf)>,
+    pub skip_verify: bool,
+    /// The path of the URL takes the place of `/v2`.
+    pub override_path: bool,
+    pub headers: Vec<(String, String)>,
+    /// The registry itself.
+    pub server: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMore<T> {
+    One(T),
+    More(Vec<T>),
+}
+
+impl<T> OneOrMore<T> {
+    fn list(self) -> Vec<T> {
+        match self {
+            OneOrMore::One(one) => vec![one],
+            OneOrMore::More(more) => more,
+        }
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Entry {
+    capabilities: Option<Vec<String>>,
+    ca: Option<OneOrMore<PathBuf>>,
+    client: Option<Value>,
+    skip_verify: bool,
+    override_path: bool,
+    header: toml::map::Map<String, Value>,
+}
+
+/// Returns the endpoints of a registry in order, if there is a file for it.
+pub(crate) fn read(environment: &Environment, registry: &str) -> Result<Option<Vec<Host>>, String> {
+    let dir = environment.system("etc/containerd/certs.d");
+    let with_port = registry.split_once(':').map(|(host, port)| format!("{host}_{port}_"));
+    let names = with_port.into_iter().chain([registry.to_string(), "_default".to_string()]);
+    for dir in names.map(|name| dir.join(name)) {
+        let file = dir.join("hosts.toml");
+        match std::fs::read_to_string(&file) {
+            Ok(text) => {
+                let hosts = parse(&text, registry, &dir);
+                return hosts.map(Some).map_err(|e| format!("{}: {}", file.display(), e.trim_end()));
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(format!("{}: {e}", file.display())),
+        }
+    }
+    Ok(None)
+}
+
+fn parse(text: &str, registry: &str, dir: &std::path::Path) -> Result<Vec<Host>, String> {
+    let mut document: Table = toml::from_str(text).map_err(|e| e.to_string())?;
+    let mut hosts = Vec::new();
+    if let Some(listed) = document.remove("host") {
+        let Value::Table(listed) = listed else { return Err("`host` is not a table".into()) };
+        for (url, entry) in listed {
+            hosts.push(host(&url, entry, dir, false)?);
+        }
+    }
+    let default = match registry {
+        "docker.io" => "https://registry-1.docker.io".to_string(),
+        other => format!("https://{other}"),
+    };
+    let server = document.get("server").and_then(Value::as_str).map_or(default, str::to_string);
+    if !hosts.iter().any(|host| host.url == server) {
+        hosts.push(host(&server, Value::Table(document), dir, true)?);
+    }
+    Ok(hosts)
+}
+
+fn host(url: &str, entry: Value, dir: &std::path::Path, server: bool) -> Result<Host, String> {
+    let entry: Entry = entry.try_into().map_err(|e: toml::de::Error| format!("host {url}: {}", e.message()))?;
+    let can = |what: &str| entry.capabilities.as_ref().is_none_or(|list| list.iter().any(|word| word == what));
+    let headers = entry.header.iter().flat_map(|(name, value)| {
+        let values = match value {
+            Value::Array(list) => list.iter().filter_map(Value::as_str).map(str::to_string).collect(),
+            other => other.as_str().map(str::to_string).into_iter().collect::<Vec<_>>(),
+        };
+        values.into_iter().map(move |value| (name.clone(), value))
+    });
+    let ca = entry.ca.map(OneOrMore::list).unwrap_or_default();
+    Ok(Host {
+        url: if url.contains("://") { url.to_string() } else { format!("https://{url}") },
+        pull: can("pull"),
+        resolve: can("resolve"),
+        push: can("push"),
+        ca: ca.into_iter().map(|file| dir.join(file)).collect(),
+        client: entry.client.and_then(client).map(|(cert, key)| (dir.join(cert), dir.join(key))),
+        skip_verify: entry.skip_verify,
+        override_path: entry.override_path,
+        headers: headers.collect(),
+        server,
+    })
+}
+
+/// Returns certificate and key: one file with both, or the first of a list of pairs.
+fn client(value: Value) -> Option<(PathBuf, PathBuf)> {
+    match value {
+        Value::String(both) => Some((both.clone().into(), both.into())),
+        Value::Array(list) => match &list[..] {
+            [Value::Array(pair), ..] => match &pair[..] {
+                [Value::String(cert), Value::String(key)] => Some((cert.into(), key.into())),
+                _ => None,
+            },
+            [Value::String(cert), ..] => Some((cert.into(), cert.into())),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_in_the_order_of_the_file_and_the_server_is_last() {
+        let text = r#"
+            server = "https://a.io"
+            [host."https://z.io"]
+            capabilities = ["pull"]
+            ca = "z.crt"
+            client = [["z.cert", "z.key"]]
+            [host."http://b.io/v2/hub"]
+            override_path = true
+            skip_verify = true
+            [host."http://b.io/v2/hub".header]
+            x-one = "1"
+            x-two = ["2", "3"]
+        "#;
+        let hosts = parse(text, "a.io", std::path::Path::new("/d")).unwrap();
+        let urls: Vec<&str> = hosts.iter().map(|host| host.url.as_str()).collect();
+        assert_eq!(urls, ["https://z.io", "http://b.io/v2/hub", "https://a.io"]);
+        assert_eq!((hosts[0].pull, hosts[0].resolve, hosts[0].push), (true, false, false));
+        assert_eq!(hosts[0].ca, [PathBuf::from("/d/z.crt")]);
+        assert_eq!(hosts[0].client, Some(("/d/z.cert".into(), "/d/z.key".into())));
+        assert!(hosts[1].override_path && hosts[1].skip_verify && hosts[1].resolve && !hosts[1].server);
+        assert_eq!(hosts[1].headers.len(), 3);
+        assert!(hosts[2].server && hosts[2].push);
+        let default = parse("", "docker.io", std::path::Path::new("/d")).unwrap();
+        assert_eq!(default[0].url, "https://registry-1.docker.io");
+        for bad in ["host = 1", "[host.\"https://a\"]\nskip_verify = 1", "["] {
+            assert!(parse(bad, "a.io", std::path::Path::new("/d")).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! Logins, and those given on the command line.
+
+use std::path::PathBuf;
+
+use crate::secret::Secret;
+
+/// A login.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Credential {
+    /// User and password.
+    Password {
+        /// The user.
+        user: String,
+        /// The password.
+        password: Secret,
+    },
+    /// A refresh token, exchanged for access tokens.
+    Identity(Secret),
+    /// An access token.
+    Registry(Secret),
+}
+
+/// A login, and the file or helper that holds it.
+#[derive(Debug, Clone)]
+pub struct Login {
+    /// The login.
+    pub credential: Credential,
+    /// Name of the file, helper or flag.
+    pub origin: String,
+}
+
+/// Credentials given on the command line.
+#[derive(Debug, Clone, Default)]
+pub struct Given {
+    /// User and password.
+    pub login: Option<(String, Secret)>,
+    /// A credentials file.
+    pub file: Option<PathBuf>,
+}

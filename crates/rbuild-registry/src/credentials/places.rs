@@ -1,0 +1,61 @@
+//! The places where logins are looked for and stored.
+
+use std::path::{Path, PathBuf};
+
+use super::file::AuthFile;
+use crate::credential::Given;
+use crate::environment::Environment;
+
+/// A place where logins are looked for.
+pub(super) enum Source {
+    File(PathBuf),
+    /// Docker's older file, which consists of the logins alone.
+    OldFile(PathBuf),
+    /// The text of the variable `DOCKER_AUTH_CONFIG`.
+    Text(String),
+}
+
+impl Source {
+    pub(super) fn name(&self) -> String {
+        match self {
+            Source::File(path) | Source::OldFile(path) => path.display().to_string(),
+            Source::Text(_) => "$DOCKER_AUTH_CONFIG".into(),
+        }
+    }
+
+    pub(super) fn read(&self) -> Result<Option<AuthFile>, String> {
+        match self {
+            Source::File(path) => AuthFile::read(path),
+            Source::OldFile(path) => AuthFile::read_old(path),
+            Source::Text(text) => AuthFile::parse(text).map(Some).map_err(|e| format!("{}: {e}", self.name())),
+        }
+    }
+}
+
+/// Returns the places in their order.
+pub(super) fn sources(environment: &Environment, given: &Given) -> Vec<Source> {
+    let variable = |name| environment.variable(name).map(PathBuf::from);
+    let runtime = match variable("XDG_RUNTIME_DIR") {
+        Some(dir) => dir.join("containers/auth.json"),
+        None => environment.system(&format!("run/containers/{}/auth.json", environment.user())),
+    };
+    let files = |paths: Vec<Option<PathBuf>>| paths.into_iter().flatten().map(Source::File).collect::<Vec<_>>();
+    let mut all = files(vec![given.file.clone(), variable("REGISTRY_AUTH_FILE")]);
+    all.extend(environment.variable("DOCKER_AUTH_CONFIG").map(|text| Source::Text(text.into())));
+    all.extend(files(vec![
+        variable("DOCKER_CONFIG").map(|dir| dir.join("config.json")),
+        Some(runtime),
+        environment.user_config("containers/auth.json"),
+        environment.home(".docker/config.json"),
+    ]));
+    all.extend(environment.home(".dockercfg").map(Source::OldFile));
+    all
+}
+
+/// Returns the file that new logins are written to.
+pub(super) fn target(environment: &Environment, given: &Given) -> Result<PathBuf, String> {
+    let variable = |name| environment.variable(name).map(Path::new);
+    let docker = variable("DOCKER_CONFIG").map(|dir| dir.join("config.json"));
+    let path = given.file.clone().or_else(|| variable("REGISTRY_AUTH_FILE").map(Path::to_path_buf)).or(docker);
+    path.or_else(|| environment.home(".docker/config.json")).ok_or_else(|| "HOME is not set".to_string())
+}

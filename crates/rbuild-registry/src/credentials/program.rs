@@ -1,0 +1,133 @@
+//! Credential helpers: programs named `docker-credential-NAME`.
+
+use std::io::{Read, Write};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::credential::Credential;
+use crate::environment::Environment;
+use crate::secret::Secret;
+
+/// Maximum time of one call. A helper may ask the user, for example to unlock a keychain.
+const LIMIT: Duration = Duration::from_secs(30);
+const TICK: Duration = Duration::from_millis(5);
+/// Maximum size of an answer in bytes.
+const MAX_ANSWER: u64 = 1 << 20;
+/// Answer of all helpers that have no login for a registry.
+const NOT_FOUND: &str = "credentials not found in native keychain";
+/// User name that marks the secret as an identity token.
+const TOKEN_USER: &str = "<token>";
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Answer {
+    #[serde(default, rename = "ServerURL")]
+    server_url: String,
+    #[serde(default)]
+    username: String,
+    #[serde(default)]
+    secret: String,
+}
+
+/// Returns the login that a helper has for a registry.
+pub(super) fn get(environment: &Environment, helper: &str, registry: &str) -> Result<Option<Credential>, String> {
+    let program = format!("docker-credential-{helper}");
+    let (ok, text) = call(environment, &program, "get", registry)?;
+    if !ok {
+        return match text.contains(NOT_FOUND) {
+            true => Ok(None),
+            false => Err(format!("{program} failed: {}", first_line(&text))),
+        };
+    }
+    let answer: Answer =
+        serde_json::from_str(&text).map_err(|_| format!("{program} answered with something else than a login"))?;
+    Ok(match (answer.username.as_str(), Secret::new(answer.secret)) {
+        (_, secret) if secret.is_empty() => None,
+        (TOKEN_USER, secret) => Some(Credential::Identity(secret)),
+        (user, password) => Some(Credential::Password { user: user.to_string(), password }),
+    })
+}
+
+/// Gives a login to a helper.
+pub(super) fn store(
+    environment: &Environment,
+    helper: &str,
+    registry: &str,
+    credential: &Credential,
+) -> Result<(), String> {
+    let (username, secret) = match credential {
+        Credential::Password { user, password } => (user.clone(), password),
+        Credential::Identity(token) | Credential::Registry(token) => (TOKEN_USER.to_string(), token),
+    };
+    let answer = Answer { server_url: registry.to_string(), username, secret: secret.reveal().to_string() };
+    let text = serde_json::to_string(&answer).map_err(|e| e.to_string())?;
+    done(environment, helper, "store", &text)
+}
+
+/// Removes a login from a helper. Returns true if it had one.
+pub(super) fn erase(environment: &Environment, helper: &str, registry: &str) -> Result<bool, String> {
+    let had = get(environment, helper, registry)?.is_some();
+    done(environment, helper, "erase", registry)?;
+    Ok(had)
+}
+
+fn done(environment: &Environment, helper: &str, action: &str, input: &str) -> Result<(), String> {
+    let program = format!("docker-credential-{helper}");
+    match call(environment, &program, action, input)? {
+        (true, _) => Ok(()),
+        (false, text) if text.contains(NOT_FOUND) => Ok(()),
+        (false, text) => Err(format!("{program} failed: {}", first_line(&text))),
+    }
+}
+
+fn first_line(text: &str) -> String {
+    let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("it printed nothing");
+    line.trim().chars().take(200).collect()
+}
+
+/// Runs a helper. Returns true with its output if it succeeds.
+fn call(environment: &Environment, program: &str, action: &str, input: &str) -> Result<(bool, String), String> {
+    let mut command = Command::new(program);
+    if let Some(path) = environment.variable("PATH") {
+        command.env("PATH", path);
+    }
+    let started = command.arg(action).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+    let mut child = started.map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => format!("the program {program} was not found in PATH"),
+        _ => format!("{program} cannot be started: {e}"),
+    })?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A helper that does not read answers without.
+        let _ = stdin.write_all(input.as_bytes());
+    }
+    let stdout = child.stdout.take();
+    let reading = std::thread::spawn(move || {
+        let mut text = String::new();
+        let read = stdout.map_or(Ok(0), |stdout| stdout.take(MAX_ANSWER).read_to_string(&mut text));
+        read.map(|_| text)
+    });
+    let ok = end_of(&mut child).map_err(|e| format!("{program} {e}"))?;
+    match reading.join() {
+        Ok(Ok(text)) => Ok((ok, text)),
+        _ => Err(format!("the answer of {program} cannot be read")),
+    }
+}
+
+/// Waits for the end of a helper; returns true if it succeeded.
+fn end_of(child: &mut Child) -> Result<bool, String> {
+    let start = Instant::now();
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return Ok(status.success()),
+            Ok(None) if start.elapsed() > LIMIT => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(format!("did not answer within {} s", LIMIT.as_secs()));
+            }
+            Ok(None) => std::thread::sleep(TICK),
+            Err(e) => return Err(format!("cannot be waited for: {e}")),
+        }
+    }
+}

@@ -1,0 +1,144 @@
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use super::*;
+use crate::secret::Secret;
+
+struct Scene(PathBuf);
+
+impl Scene {
+    fn new(name: &str) -> Scene {
+        let dir = std::env::temp_dir().join(format!("rbuild-credentials-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(dir.join("home/.docker")).unwrap();
+        Scene(dir)
+    }
+
+    fn environment(&self, more: &[(&str, &str)]) -> Environment {
+        let (home, path) = (self.0.join("home"), format!("{}:/usr/bin:/bin", self.0.display()));
+        let own = [("HOME", home.to_str().unwrap()), ("PATH", &path)];
+        Environment::of(own.into_iter().chain(more.iter().copied()), &self.0)
+    }
+
+    fn write(&self, path: &str, text: &str) -> PathBuf {
+        let path = self.0.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn helper(&self, name: &str, script: &str) {
+        let path = self.write(&format!("docker-credential-{name}"), &format!("#!/bin/sh\n{script}\n"));
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn find(&self, registry: &str, repository: &str) -> Option<Credential> {
+        find(&self.environment(&[]), &Given::default(), registry, repository).unwrap().map(|login| login.credential)
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn password(user: &str, password: &str) -> Option<Credential> {
+    Some(Credential::Password { user: user.into(), password: Secret::new(password) })
+}
+
+#[test]
+fn the_longest_key_wins_and_urls_count_as_hosts() {
+    let scene = Scene::new("keys");
+    // joe:a, joe:b:c and joe:d
+    scene.write(
+        "home/.docker/config.json",
+        r#"{"auths": {
+            "a.io": {"auth": "am9lOmE="},
+            "a.io/team/x": {"username": "team", "password": "x"},
+            "a.io/team": {},
+            "https://b.io/v1/": {"auth": "am9lOmI6Yw=="},
+            "https://index.docker.io/v1/": {"auth": "am9lOmQ="},
+            "t.io": {"identitytoken": "T"}, "r.io": {"registrytoken": "R"}}}"#,
+    );
+    assert_eq!(scene.find("a.io", "team/x/y"), password("team", "x"));
+    assert_eq!(scene.find("a.io", "team/z"), password("joe", "a"), "an empty entry counts as none");
+    assert_eq!(scene.find("b.io", "x"), password("joe", "b:c"));
+    assert_eq!(scene.find("docker.io", "library/x"), password("joe", "d"));
+    assert_eq!(scene.find("t.io", "x"), Some(Credential::Identity(Secret::new("T"))));
+    assert_eq!(scene.find("r.io", "x"), Some(Credential::Registry(Secret::new("R"))));
+    assert_eq!(scene.find("c.io", "x"), None);
+}
+
+#[test]
+fn sources_have_an_order() {
+    let scene = Scene::new("order");
+    let auth = |user: &str| format!(r#"{{"auths": {{"a.io": {{"username": "{user}", "password": "p"}}}}}}"#);
+    scene.write("home/.docker/config.json", &auth("docker"));
+    scene.write("home/.config/containers/auth.json", &auth("podman"));
+    let file = scene.write("other.json", &auth("file"));
+    scene.write("home/.dockercfg", r#"{"old.io": {"username": "old", "password": "p"}}"#);
+    let (text, file) = (auth("variable"), file.to_str().unwrap().to_string());
+    let user = |variables: &[(&str, &str)], registry: &str| {
+        let found = find(&scene.environment(variables), &Given::default(), registry, "x").unwrap();
+        match found.map(|login| login.credential) {
+            Some(Credential::Password { user, .. }) => user,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(user(&[], "a.io"), "podman");
+    assert_eq!(user(&[("DOCKER_AUTH_CONFIG", &text)], "a.io"), "variable");
+    assert_eq!(user(&[("DOCKER_AUTH_CONFIG", &text), ("REGISTRY_AUTH_FILE", &file)], "a.io"), "file");
+    assert_eq!(user(&[], "old.io"), "old");
+}
+
+#[test]
+fn helpers_are_asked_and_their_failures_name_them() {
+    let scene = Scene::new("helpers");
+    scene.write(
+        "home/.docker/config.json",
+        r#"{"credHelpers": {"a.io": "own", "b.io": "broken", "c.io": "../own", "d.io": "absent"}, "credsStore": "all"}"#,
+    );
+    scene.helper("own", r#"printf '{"ServerURL":"%s","Username":"<token>","Secret":"S"}' "$(cat)""#);
+    scene.helper("broken", "echo the keychain is locked; exit 1");
+    scene.helper("all", "echo credentials not found in native keychain; exit 1");
+    assert_eq!(scene.find("a.io", "x"), Some(Credential::Identity(Secret::new("S"))));
+    assert_eq!(scene.find("c.io", "x"), None, "a name with a slash is no helper");
+    let fails = |registry| find(&scene.environment(&[]), &Given::default(), registry, "x").unwrap_err();
+    assert_eq!(fails("b.io"), "docker-credential-broken failed: the keychain is locked");
+    assert_eq!(fails("d.io"), "the program docker-credential-absent was not found in PATH");
+}
+
+#[test]
+fn logins_are_stored_and_removed_and_other_members_stay() {
+    let scene = Scene::new("store");
+    let path =
+        scene.write("home/.docker/config.json", r#"{"z": 1, "auths": {"b.io": {"auth": "am9lOmI="}}, "a": [2]}"#);
+    let environment = scene.environment(&[]);
+    let login = password("joe", "a:b").unwrap();
+    let stored = store(&environment, &Given::default(), "docker.io", &login).unwrap();
+    assert_eq!(stored, Stored::File(path.display().to_string()));
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(scene.find("docker.io", "library/x"), Some(login));
+    let removed = forget(&environment, &Given::default(), "docker.io").unwrap();
+    assert_eq!(removed.from, [path.display().to_string()]);
+    assert_eq!(scene.find("docker.io", "library/x"), None);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (z, auths, a) = (text.find("\"z\"").unwrap(), text.find("\"auths\"").unwrap(), text.find("\"a\"").unwrap());
+    assert!(z < auths && auths < a && text.contains("am9lOmI="), "{text}");
+    assert_eq!(forget(&environment, &Given::default(), "docker.io").unwrap(), Removed::default());
+    let variable = scene.environment(&[("DOCKER_AUTH_CONFIG", r#"{"auths": {"v.io": {"auth": "am9lOmI="}}}"#)]);
+    assert_eq!(forget(&variable, &Given::default(), "v.io").unwrap().left.len(), 1);
+}
+
+#[test]
+fn broken_files_are_named_and_not_quoted() {
+    let scene = Scene::new("broken");
+    for text in
+        [r#"{"auths": {"a.io": {"auth": "%%%"}}}"#, r#"{"auths": {"a.io": {"auth": "am9l"}}}"#, "{\"secret\": hunter2"]
+    {
+        scene.write("home/.docker/config.json", text);
+        let error = find(&scene.environment(&[]), &Given::default(), "a.io", "x").unwrap_err();
+        assert!(error.contains("config.json") && !error.contains("hunter2"), "{error}");
+    }
+}

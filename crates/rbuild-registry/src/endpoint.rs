@@ -1,0 +1,194 @@
+//! The servers that answer for a repository.
+
+use rbuild_image::Reference;
+
+use crate::config::certs::Files;
+use crate::config::hosts::{self, Host};
+use crate::config::registries::{Registries, Rule, Target};
+use crate::environment::Environment;
+use crate::error::{Place, Problem, RegistryError, Result};
+use crate::proxy::is_loopback;
+
+/// Protection of connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Security {
+    /// TLS with a trusted certificate.
+    Verified,
+    /// TLS with any certificate.
+    Unverified,
+    /// TLS with any certificate, or else plain HTTP.
+    Any,
+    /// Plain HTTP.
+    Plain,
+}
+
+/// A server, and the repository on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    /// Host, with the port if it has one.
+    pub host: String,
+    /// Path before the repository, without a slash at its end: `/v2`.
+    pub base: String,
+    /// Path of the repository.
+    pub path: String,
+    pub security: Security,
+    pub certs: Files,
+    pub headers: Vec<(String, String)>,
+    /// The registry that a mirror stands for.
+    pub namespace: Option<String>,
+    pub tags: bool,
+    pub digests: bool,
+    pub push: bool,
+    /// Stands for another registry; fewer retries.
+    pub mirror: bool,
+}
+
+/// Settings of the command line.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TlsVerify(pub Option<bool>);
+
+/// Host of the default registry's API.
+const HUB: (&str, &str) = ("docker.io", "registry-1.docker.io");
+
+/// Returns the endpoints of a name, in the order in which they are tried.
+pub(crate) fn endpoints(environment: &Environment, name: &Reference, verify: TlsVerify) -> Result<Vec<Endpoint>> {
+    let place = || Place { registry: name.registry().to_string(), repository: name.path().to_string() };
+    let settings = |e| RegistryError::new(place(), Problem::Settings(e));
+    let rules = Registries::read(environment).map_err(settings)?;
+    let mut found = match rules.rule(name.registry(), name.path()) {
+        Rule::Blocked(file) => {
+            return Err(RegistryError::new(place(), Problem::Blocked(file.display().to_string())));
+        }
+        Rule::Targets(targets) => targets.into_iter().map(of_target).collect(),
+        Rule::None => match hosts::read(environment, name.registry()).map_err(settings)? {
+            Some(hosts) => hosts.into_iter().filter_map(|host| of_host(host, name)).collect(),
+            None => vec![direct(name.registry(), name.path())],
+        },
+    };
+    for endpoint in &mut found {
+        endpoint.certs.find(environment, &endpoint.host).map_err(settings)?;
+        match verify.0 {
+            Some(true) if endpoint.security != Security::Plain => endpoint.security = Security::Verified,
+            Some(false) if endpoint.security == Security::Verified => endpoint.security = Security::Any,
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+/// Returns the endpoint of a registry without settings.
+fn direct(registry: &str, path: &str) -> Endpoint {
+    let host = if registry == HUB.0 { HUB.1 } else { registry };
+    let security = if is_loopback(without_port(host)) { Security::Any } else { Security::Verified };
+    Endpoint {
+        host: host.to_string(),
+        base: "/v2".into(),
+        path: path.to_string(),
+        security,
+        certs: Files::default(),
+        headers: Vec::new(),
+        namespace: None,
+        tags: true,
+        digests: true,
+        push: true,
+        mirror: false,
+    }
+}
+
+/// Returns the host of `host:port`, without the brackets of an IPv6 address.
+pub(crate) fn without_port(host: &str) -> &str {
+    match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, _)) => address,
+        None => host.split(':').next().unwrap_or(host),
+    }
+}
+
+fn of_target(target: Target) -> Endpoint {
+    let Target { host, path, insecure, mirror, tags, digests } = target;
+    let plain = direct(&host, &path);
+    let security = if insecure { Security::Any } else { plain.security };
+    // Pushes go to the location itself.
+    Endpoint { security, tags, digests, mirror, push: !mirror, ..plain }
+}
+
+fn of_host(host: Host, name: &Reference) -> Option<Endpoint> {
+    let (scheme, rest) = host.url.split_once("://")?;
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let path = path.trim_end_matches('/');
+    let base = match (path, host.override_path) {
+        ("", false) => "/v2".to_string(),
+        ("", true) => String::new(),
+        (path, true) => format!("/{path}"),
+        (path, false) if path == "v2" || path.ends_with("/v2") => format!("/{path}"),
+        (path, false) => format!("/{path}/v2"),
+    };
+    let plain = direct(authority, name.path());
+    let security = match scheme {
+        "http" => Security::Plain,
+        _ if host.skip_verify => Security::Unverified,
+        _ => plain.security,
+    };
+    let own = host.server || authority == name.registry() || authority == HUB.1 && name.registry() == HUB.0;
+    Some(Endpoint {
+        base,
+        security,
+        certs: Files { roots: host.ca, client: host.client },
+        headers: host.headers,
+        namespace: (!own).then(|| name.registry().to_string()),
+        tags: host.resolve,
+        digests: host.pull,
+        push: host.push,
+        mirror: !own,
+        ..plain
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scene(name: &str, files: &[(&str, &str)]) -> (std::path::PathBuf, Environment) {
+        let dir = std::env::temp_dir().join(format!("rbuild-endpoint-{name}-{}", std::process::id()));
+        for (path, text) in files {
+            let path = dir.join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        let environment = Environment::of([("HOME", dir.join("home").to_str().unwrap())], &dir);
+        (dir, environment)
+    }
+
+    fn shown(environment: &Environment, name: &str) -> Vec<String> {
+        let all = endpoints(environment, &name.parse().unwrap(), TlsVerify(None)).unwrap();
+        all.iter().map(|e| format!("{:?} {}{}/{}", e.security, e.host, e.base, e.path)).collect()
+    }
+
+    #[test]
+    fn names_lead_to_their_registry() {
+        let (_, environment) = scene("plain", &[]);
+        assert_eq!(shown(&environment, "alpine"), ["Verified registry-1.docker.io/v2/library/alpine"]);
+        assert_eq!(shown(&environment, "localhost:5000/a/b"), ["Any localhost:5000/v2/a/b"]);
+        assert_eq!(shown(&environment, "[::1]:5000/a"), ["Any [::1]:5000/v2/a"]);
+        assert_eq!(shown(&environment, "a.io/b"), ["Verified a.io/v2/b"]);
+    }
+
+    #[test]
+    fn settings_of_podman_and_containerd_apply() {
+        let conf =
+            "[[registry]]\nlocation = \"docker.io\"\n[[registry.mirror]]\nlocation = \"m.io/hub\"\ninsecure = true\n";
+        let hosts = "server = \"https://a.io\"\n[host.\"http://b.io/x\"]\ncapabilities = [\"pull\"]\n";
+        let (dir, environment) = scene(
+            "set",
+            &[("home/.config/containers/registries.conf", conf), ("etc/containerd/certs.d/a.io/hosts.toml", hosts)],
+        );
+        assert_eq!(
+            shown(&environment, "x"),
+            ["Any m.io/v2/hub/library/x", "Verified registry-1.docker.io/v2/library/x"]
+        );
+        assert_eq!(shown(&environment, "a.io/y"), ["Plain b.io/x/v2/y", "Verified a.io/v2/y"]);
+        let all = endpoints(&environment, &"a.io/y".parse().unwrap(), TlsVerify(Some(false))).unwrap();
+        assert_eq!((all[0].tags, all[0].push, all[0].namespace.as_deref()), (false, false, Some("a.io")));
+        assert_eq!((all[1].security, all[1].namespace.as_deref()), (Security::Any, None));
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}

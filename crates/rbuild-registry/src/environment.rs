@@ -1,0 +1,59 @@
+//! The surroundings that settings are read from.
+
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Environment variables, home directory and system directory of a process. Values may be
+/// credentials (`DOCKER_AUTH_CONFIG`), so there is no `Debug`.
+#[derive(Clone)]
+pub struct Environment {
+    variables: HashMap<String, String>,
+    system: PathBuf,
+    user: u32,
+}
+
+impl Environment {
+    /// Returns the environment of the calling process.
+    pub fn of_process() -> Environment {
+        let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        let user = std::fs::metadata("/proc/self").map_or(0, |m| m.uid());
+        Environment { variables: std::env::vars_os().filter_map(text).collect(), system: "/".into(), user }
+    }
+
+    /// Returns an environment with these variables, whose system files are below `system`.
+    pub fn of<'a>(variables: impl IntoIterator<Item = (&'a str, &'a str)>, system: &Path) -> Environment {
+        let variables = variables.into_iter().map(|(name, value)| (name.to_string(), value.to_string()));
+        Environment { variables: variables.collect(), system: system.to_path_buf(), user: 1000 }
+    }
+
+    /// Returns the value of a variable that is set and not empty.
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// Returns a path in the home directory.
+    pub fn home(&self, path: &str) -> Option<PathBuf> {
+        self.variable("HOME").map(|home| Path::new(home).join(path))
+    }
+
+    /// Returns a path in the user's configuration directory.
+    pub fn user_config(&self, path: &str) -> Option<PathBuf> {
+        match self.variable("XDG_CONFIG_HOME") {
+            Some(dir) => Some(Path::new(dir).join(path)),
+            None => self.home(".config").map(|dir| dir.join(path)),
+        }
+    }
+
+    /// Returns the path of a system file, given relative to the root directory.
+    pub fn system(&self, path: &str) -> PathBuf {
+        self.system.join(path)
+    }
+
+    /// Returns the user id of the process.
+    pub fn user(&self) -> u32 {
+        self.user
+    }
+}

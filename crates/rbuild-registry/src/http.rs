@@ -1,0 +1,248 @@
+//! Single HTTP requests: connections, TLS, proxies.
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use ureq::http::{Request, Response};
+use ureq::tls::TlsConfig;
+use ureq::{Agent, Body, Proxy, SendBody};
+
+use crate::config::certs::Files;
+use crate::endpoint::{Security, without_port};
+use crate::environment::Environment;
+use crate::error::{Broken, Problem};
+use crate::proxy::proxy_for;
+use crate::url;
+
+/// Times and numbers of attempts.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Time for a connection.
+    pub connect: Duration,
+    /// Time without a byte, also for the first one.
+    pub idle: Duration,
+    /// Wait before the second attempt; doubled each time.
+    pub first_wait: Duration,
+    /// Number of attempts without progress.
+    pub tries: u32,
+}
+
+impl Default for Patience {
+    fn default() -> Patience {
+        let seconds = Duration::from_secs;
+        Patience { connect: seconds(30), idle: seconds(60), first_wait: seconds(1), tries: 5 }
+    }
+}
+
+/// A server to connect to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Server<'a> {
+    pub security: Security,
+    pub certs: &'a Files,
+}
+
+/// The body of a request.
+pub(crate) enum Content<'a> {
+    None,
+    Bytes(&'a [u8]),
+    Stream { reader: &'a mut dyn Read, size: u64 },
+}
+
+/// A request to a URL.
+pub(crate) struct Exchange<'a> {
+    pub method: &'a str,
+    /// For [`Security::Any`], the scheme is only a suggestion.
+    pub url: &'a str,
+    pub headers: &'a [(String, String)],
+    pub content: Content<'a>,
+}
+
+/// A response, and the URL that sent it.
+pub(crate) struct Reply {
+    pub response: Response<Body>,
+    pub url: String,
+}
+
+impl Reply {
+    pub(crate) fn status(&self) -> u16 {
+        self.response.status().as_u16()
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.response.headers().get(name)?.to_str().ok()
+    }
+}
+
+/// A reader with a lifetime of its own.
+struct Passed<'a>(&'a mut dyn Read);
+
+impl Read for Passed<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        self.0.read(buf)
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct AgentKey {
+    certs: Files,
+    verify: bool,
+    proxy: Option<String>,
+}
+
+/// Sends requests, and keeps connections for the next ones.
+pub(crate) struct Http {
+    environment: Environment,
+    patience: Patience,
+    agents: Mutex<HashMap<AgentKey, Agent>>,
+    /// Schemes of hosts that may speak either.
+    schemes: Mutex<HashMap<String, &'static str>>,
+}
+
+impl Http {
+    pub(crate) fn new(environment: Environment, patience: Patience) -> Http {
+        Http { environment, patience, agents: Mutex::default(), schemes: Mutex::default() }
+    }
+
+    pub(crate) fn patience(&self) -> Patience {
+        self.patience
+    }
+
+    /// Sends a request once. Follows no redirects.
+    pub(crate) fn send(&self, server: Server<'_>, exchange: Exchange<'_>) -> Result<Reply, Problem> {
+        let Some((scheme, authority, rest)) = url::split(exchange.url) else {
+            return Err(Problem::Answer {
+                host: "the registry".into(),
+                reason: "the URL of a redirect is invalid".into(),
+            });
+        };
+        let authority = authority.to_string();
+        let known = crate::locked(&self.schemes).get(&authority).copied();
+        let schemes: &[&'static str] = match (server.security, known) {
+            (Security::Any, Some("http")) => &["http"],
+            (Security::Any, Some(_)) => &["https"],
+            (Security::Any, None) => &["https", "http"],
+            (Security::Plain, _) => &["http"],
+            _ => match scheme {
+                "https" => &["https"],
+                _ => &["http"],
+            },
+        };
+        let Exchange { method, headers, mut content, .. } = exchange;
+        let mut last = None;
+        for scheme in schemes {
+            let url = format!("{scheme}://{authority}{rest}");
+            match self.send_to(server, method, &url, headers, &mut content) {
+                Ok(response) => {
+                    if schemes.len() > 1 {
+                        crate::locked(&self.schemes).insert(authority, scheme);
+                    }
+                    return Ok(Reply { response, url });
+                }
+                // Of two refusals, the one of TLS says more.
+                Err(problem) => drop(last.get_or_insert(problem)),
+            }
+        }
+        Err(last.unwrap_or_else(|| Problem::Answer { host: authority, reason: "no scheme applies".into() }))
+    }
+
+    fn send_to(
+        &self,
+        server: Server<'_>,
+        method: &str,
+        url: &str,
+        headers: &[(String, String)],
+        content: &mut Content<'_>,
+    ) -> Result<Response<Body>, Problem> {
+        let (scheme, authority, _) = url::split(url).unwrap_or(("https", "", ""));
+        let agent = self.agent(server, scheme, authority)?;
+        let failed = |e: &ureq::Error| connection(authority, method, url, e, self.patience);
+        let mut request = Request::builder().method(method).uri(url);
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        tracing::debug!(target: "registry", method, url = url::without_query(url), "request");
+        let invalid = |e| failed(&ureq::Error::Http(e));
+        let response = match content {
+            Content::None => agent.run(request.body(()).map_err(invalid)?),
+            Content::Bytes(bytes) => {
+                let mut source = *bytes;
+                let body = SendBody::from_reader(&mut source);
+                agent.run(request.header("content-length", bytes.len()).body(body).map_err(invalid)?)
+            }
+            Content::Stream { reader, size } => {
+                let mut source = Passed(*reader);
+                let body = SendBody::from_reader(&mut source);
+                agent.run(request.header("content-length", *size).body(body).map_err(invalid)?)
+            }
+        };
+        let response = response.map_err(|e| failed(&e))?;
+        tracing::debug!(target: "registry", status = response.status().as_u16(), "response");
+        Ok(response)
+    }
+
+    /// Returns the agent for a server: its TLS settings and proxy.
+    fn agent(&self, server: Server<'_>, scheme: &str, authority: &str) -> Result<Agent, Problem> {
+        let host = without_port(authority);
+        let default = if scheme == "https" { 443 } else { 80 };
+        let port = authority.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or(default);
+        let proxy = proxy_for(&self.environment, scheme, host, port);
+        let verify = server.security == Security::Verified;
+        let key = AgentKey { certs: server.certs.clone(), verify, proxy };
+        if let Some(agent) = crate::locked(&self.agents).get(&key) {
+            return Ok(agent.clone());
+        }
+        let tls = key.certs.tls(&self.environment, verify).map_err(Problem::Settings)?;
+        let proxy = match &key.proxy {
+            Some(url) => Some(Proxy::new(url).map_err(|_| {
+                Problem::Settings("the proxy of the environment (http_proxy, https_proxy) is not a URL".into())
+            })?),
+            None => None,
+        };
+        let agent = new_agent(tls, proxy, self.patience);
+        crate::locked(&self.agents).insert(key, agent.clone());
+        Ok(agent)
+    }
+}
+
+fn new_agent(tls: TlsConfig, proxy: Option<Proxy>, patience: Patience) -> Agent {
+    Agent::config_builder()
+        .tls_config(tls)
+        .proxy(proxy)
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .max_idle_connections_per_host(8)
+        .timeout_connect(Some(patience.connect))
+        .timeout_recv_response(Some(patience.idle))
+        .timeout_per_read(Some(patience.idle))
+        .timeout_per_write(Some(patience.idle))
+        .accept_encoding("identity")
+        .user_agent(concat!("rbuild/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .into()
+}
+
+/// Describes a failed connection.
+pub(crate) fn connection(host: &str, method: &str, url: &str, e: &ureq::Error, patience: Patience) -> Problem {
+    let text = e.to_string();
+    let lookup = text.contains("lookup address") || matches!(e, ureq::Error::HostNotFound);
+    let kind = match e {
+        _ if text.contains("invalid peer certificate") => Broken::Certificate,
+        _ if text.contains("corrupt message") => Broken::NotTls,
+        _ if lookup && !text.contains("Temporary failure") => Broken::Name,
+        _ => Broken::Line,
+    };
+    let reason = match (kind, e) {
+        (Broken::NotTls, _) => "the server does not speak TLS".into(),
+        (Broken::Name, _) => "the host name does not exist".into(),
+        (_, ureq::Error::Timeout(ureq::Timeout::Connect)) => {
+            format!("no connection within {} s", patience.connect.as_secs())
+        }
+        (_, ureq::Error::Timeout(_)) => format!("no answer within {} s", patience.idle.as_secs()),
+        _ => text.strip_prefix("io: ").unwrap_or(&text).to_string(),
+    };
+    let path = url::split(url).map_or("", |(_, _, rest)| url::without_query(rest));
+    Problem::Connection { host: host.to_string(), request: format!("{method} {path}"), reason, kind }
+}

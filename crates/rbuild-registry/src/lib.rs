@@ -1,0 +1,47 @@
+//! A client of container registries (OCI distribution specification): names to endpoints, logins,
+//! pull and push. It blocks; callers use threads.
+//!
+//! This crate knows no store: it reads and writes streams. Settings come from an [`Environment`],
+//! never from the process itself. Passwords and tokens are [`Secret`]s and occur in no message.
+
+mod answer;
+mod auth;
+mod blob;
+mod challenge;
+mod choose;
+mod client;
+mod config;
+mod credential;
+pub mod credentials;
+mod endpoint;
+mod environment;
+mod error;
+mod http;
+mod login;
+mod manifest;
+mod proxy;
+mod push;
+mod retry;
+mod secret;
+mod session;
+mod shared;
+mod url;
+
+pub use blob::BlobReader;
+pub use choose::{Choice, choose};
+pub use client::{Client, Repository};
+pub use credential::{Credential, Given, Login};
+pub use endpoint::TlsVerify;
+pub use environment::Environment;
+pub use error::{Broken, Place, Problem, RegistryError, Remedy, Result};
+pub use http::Patience;
+pub use manifest::{Document, Resolved};
+pub use push::{Blob, Pushed};
+pub use retry::Notice;
+pub use secret::Secret;
+pub use shared::Options;
+
+/// Locks a mutex. A panic of another thread leaves no half-changed value here.
+fn locked<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

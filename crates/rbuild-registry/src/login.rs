@@ -1,0 +1,106 @@
+//! Verification of a login.
+
+use rbuild_image::Reference;
+
+use crate::answer;
+use crate::auth::TokenRequest;
+use crate::challenge::Challenge;
+use crate::client::Client;
+use crate::credential::Credential;
+use crate::endpoint::{Endpoint, endpoints};
+use crate::error::{Place, Problem, RegistryError, Result};
+use crate::http::{Content, Exchange, Reply, Server};
+use crate::retry::{Attempts, is_passing, may_pass, retry_after};
+use crate::secret::Secret;
+
+impl Client {
+    /// Checks a user's password at a registry. Returns the login to store: a refresh token if the
+    /// registry gives one, else the password.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the registry refuses the login or is none.
+    pub fn log_in(&self, registry: &str, user: &str, password: &Secret) -> Result<Credential> {
+        let place = || Place { registry: registry.to_string(), repository: String::new() };
+        let fail = |problem| RegistryError::new(place(), problem);
+        let name: Reference = format!("{registry}/login").parse().map_err(|_| {
+            fail(Problem::Settings(format!(
+                "`{registry}` is not the name of a registry: a host, with a port if it has one"
+            )))
+        })?;
+        let endpoint = endpoints(&self.shared().environment, &name, self.shared().options.tls_verify)?
+            .into_iter()
+            .rfind(|endpoint| !endpoint.mirror)
+            .ok_or_else(|| fail(Problem::Settings("the settings name no endpoint for the registry itself".into())))?;
+        let credential = Credential::Password { user: user.to_string(), password: password.clone() };
+        self.prove(&endpoint, credential, user).map_err(fail)
+    }
+
+    fn prove(
+        &self,
+        endpoint: &Endpoint,
+        credential: Credential,
+        user: &str,
+    ) -> std::result::Result<Credential, Problem> {
+        let reply = self.probe(endpoint, &[])?;
+        let headers = reply.response.headers().get_all("www-authenticate");
+        let challenge = Challenge::preferred(headers.iter().filter_map(|h| h.to_str().ok()));
+        match (reply.status(), challenge) {
+            // Nothing tells whether the login is valid.
+            (200, _) => Ok(credential),
+            (401, Some(Challenge::Bearer { realm, service, scope, .. })) => {
+                let scopes: Vec<String> = scope.iter().flat_map(|s| s.split_whitespace()).map(str::to_string).collect();
+                let request = TokenRequest {
+                    shared: self.shared(),
+                    endpoint,
+                    realm: &realm,
+                    service: service.as_deref(),
+                    scopes: &scopes,
+                };
+                Ok(request.offline_token(&credential)?.map_or(credential, Credential::Identity))
+            }
+            (401, Some(Challenge::Basic)) => {
+                let Credential::Password { user, password } = &credential else { return Ok(credential) };
+                let header = crate::auth::basic_header(user, password);
+                let reply = self.probe(endpoint, &[("authorization".into(), header.reveal().to_string())])?;
+                match reply.status() {
+                    200 => Ok(credential),
+                    _ => Err(refused(reply, endpoint, user)),
+                }
+            }
+            _ => Err(refused(reply, endpoint, user)),
+        }
+    }
+
+    fn probe(&self, endpoint: &Endpoint, headers: &[(String, String)]) -> std::result::Result<Reply, Problem> {
+        let shared = self.shared();
+        let scheme = if endpoint.security == crate::endpoint::Security::Plain { "http" } else { "https" };
+        let url = format!("{scheme}://{}{}/", endpoint.host, endpoint.base);
+        let server = Server { security: endpoint.security, certs: &endpoint.certs };
+        let mut attempts = Attempts::new(shared.http.patience(), false);
+        loop {
+            let sent = shared.http.send(server, Exchange { method: "GET", url: &url, headers, content: Content::None });
+            let (reason, asked) = match &sent {
+                Ok(reply) if is_passing(reply.status()) => {
+                    (format!("HTTP status {}", reply.status()), reply.header("retry-after").and_then(retry_after))
+                }
+                Err(problem) if may_pass(problem) => (problem.to_string(), None),
+                _ => return sent,
+            };
+            match attempts.next(asked) {
+                Some(wait) => shared.wait(&endpoint.host, reason, wait),
+                None => return sent,
+            }
+        }
+    }
+}
+
+fn refused(reply: Reply, endpoint: &Endpoint, user: &str) -> Problem {
+    let (host, status) = (endpoint.host.clone(), reply.status());
+    let message = answer::message(reply.response.into_body());
+    match status {
+        401 | 403 => Problem::Denied { host, action: "log in", message, login: format!("as {user}"), anonymous: false },
+        404 => Problem::Missing { host, what: "registry API (GET /v2/)".into(), message },
+        _ => Problem::Status { host, request: "GET /v2/".into(), status, message },
+    }
+}

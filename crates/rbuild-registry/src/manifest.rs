@@ -1,0 +1,173 @@
+//! Manifests and indexes.
+
+use std::io::Read;
+
+use rbuild_image::BlobDigest;
+use serde_json::{Map, Value};
+
+use crate::client::Repository;
+use crate::error::{Problem, Result};
+use crate::http::Reply;
+use crate::session::{Body, Call, Session};
+
+/// Maximum size of a manifest in bytes.
+const MAX_MANIFEST: u64 = 4 << 20;
+
+/// Media types that are asked for. Without them, some registries convert manifests, or claim to
+/// have none.
+const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
+    application/vnd.docker.distribution.manifest.list.v2+json, \
+    application/vnd.oci.image.manifest.v1+json, \
+    application/vnd.docker.distribution.manifest.v2+json, */*";
+
+const INDEXES: [&str; 2] =
+    ["application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"];
+const MANIFESTS: [&str; 2] =
+    ["application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"];
+
+/// A manifest or index as it was received.
+#[derive(Debug, Clone)]
+pub struct Document {
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    /// Their digest.
+    pub digest: BlobDigest,
+    /// Media type without parameters.
+    pub media_type: String,
+}
+
+impl Document {
+    /// Returns true for a list of manifests.
+    pub fn is_index(&self) -> bool {
+        INDEXES.contains(&self.media_type.as_str())
+    }
+}
+
+/// The present meaning of a tag.
+#[derive(Debug, Clone)]
+pub enum Resolved {
+    /// Only the digest.
+    Digest(BlobDigest),
+    /// The registry tells no digest without the document.
+    Document(Document),
+}
+
+impl Repository {
+    /// Returns the digest of a tag, with one request if the registry is able to.
+    ///
+    /// # Errors
+    ///
+    /// Fails if no endpoint has the tag.
+    pub fn resolve(&self, tag: &str) -> Result<Resolved> {
+        self.first(
+            |endpoint| endpoint.tags,
+            |session| {
+                let reply = ask(session, "HEAD", tag)?;
+                let digest = reply.header("docker-content-digest").and_then(|digest| digest.parse().ok());
+                match (reply.status(), digest) {
+                    (200, Some(digest)) => Ok(Resolved::Digest(digest)),
+                    // The answer to HEAD has no text that says why.
+                    _ => get(session, tag, None).map(Resolved::Document),
+                }
+            },
+        )
+    }
+
+    /// Returns the manifest or index with that tag.
+    ///
+    /// # Errors
+    ///
+    /// Fails if no endpoint has it, or it is none.
+    pub fn tagged(&self, tag: &str) -> Result<Document> {
+        self.first(|endpoint| endpoint.tags, |session| get(session, tag, None))
+    }
+
+    /// Returns the manifest or index with that digest.
+    ///
+    /// # Errors
+    ///
+    /// Fails if no endpoint has it.
+    pub fn document(&self, digest: &BlobDigest) -> Result<Document> {
+        self.first(|endpoint| endpoint.digests, |session| get(session, &digest.to_string(), Some(digest)))
+    }
+}
+
+fn ask(session: &Session, method: &'static str, reference: &str) -> std::result::Result<Reply, Problem> {
+    session.call(&Call {
+        method,
+        to: &format!("/manifests/{reference}"),
+        headers: &[("accept", ACCEPT.to_string())],
+        body: Body::None,
+        scopes: &[session.scope("pull")],
+        repeat: true,
+    })
+}
+
+fn get(session: &Session, reference: &str, wanted: Option<&BlobDigest>) -> std::result::Result<Document, Problem> {
+    // The body may break off, too.
+    let mut last = None;
+    for _ in 0..3 {
+        let reply = ask(session, "GET", reference)?;
+        if reply.status() != 200 {
+            let what = format!("manifest {reference}");
+            return Err(session.refused(reply, format!("GET of {what}"), &what, "pull"));
+        }
+        let content_type = reply.header("content-type").unwrap_or("").split(';').next().unwrap_or("").trim();
+        let content_type = content_type.to_string();
+        let mut bytes = Vec::new();
+        match reply.response.into_body().into_reader().take(MAX_MANIFEST + 1).read_to_end(&mut bytes) {
+            Err(e) => last = Some(session.odd(format!("the manifest {reference} broke off: {e}"))),
+            Ok(_) if bytes.len() as u64 > MAX_MANIFEST => {
+                return Err(session.odd(format!("the manifest {reference} is larger than {} MiB", MAX_MANIFEST >> 20)));
+            }
+            Ok(_) => {
+                let digest = BlobDigest::of(&bytes);
+                match wanted.filter(|wanted| **wanted != digest) {
+                    Some(wanted) => {
+                        let host = session.endpoint.host.clone();
+                        last = Some(Problem::Digest { host, what: "the manifest", wanted: *wanted, found: digest });
+                    }
+                    None => return document(session, bytes, digest, content_type, reference),
+                }
+            }
+        }
+    }
+    Err(last.unwrap_or_else(|| session.odd(format!("the manifest {reference} cannot be read"))))
+}
+
+/// Checks that bytes are a manifest or an index. The media type in them counts more than that of
+/// the header.
+fn document(
+    session: &Session,
+    bytes: Vec<u8>,
+    digest: BlobDigest,
+    content_type: String,
+    reference: &str,
+) -> std::result::Result<Document, Problem> {
+    let known = |media_type: &str| INDEXES.contains(&media_type) || MANIFESTS.contains(&media_type);
+    let head: Map<String, Value> = serde_json::from_slice(&bytes)
+        .map_err(|_| session.odd(format!("the manifest {reference} is not a JSON document")))?;
+    let lists = head.get("manifests").is_some_and(Value::is_array);
+    if head.get("schemaVersion").and_then(Value::as_u64) == Some(1)
+        || content_type.starts_with("application/vnd.docker.distribution.manifest.v1")
+    {
+        let what = format!("manifest {reference} has Docker's schema 1, which is no longer in use");
+        return Err(Problem::Unsupported(what));
+    }
+    let told = head.get("mediaType").and_then(Value::as_str).filter(|media_type| !media_type.is_empty());
+    let media_type = match told {
+        Some(told) => told.to_string(),
+        None if known(&content_type) => content_type,
+        None if lists => INDEXES[0].to_string(),
+        None => MANIFESTS[0].to_string(),
+    };
+    if !known(&media_type) {
+        return Err(Problem::Unsupported(format!(
+            "manifest {reference} is of the type {media_type}, which is no image"
+        )));
+    }
+    if INDEXES.contains(&media_type.as_str()) != lists {
+        return Err(session.odd(format!("the document {reference} says that it is {media_type}, and is not")));
+    }
+    Ok(Document { bytes, digest, media_type })
+}

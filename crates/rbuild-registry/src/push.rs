@@ -1,0 +1,338 @@
+//! Upload of blobs and manifests.
+
+use std::io::{self, Read};
+
+use rbuild_image::BlobDigest;
+
+use crate::client::Repository;
+use crate::endpoint::Endpoint;
+use crate::error::{Problem, Result};
+use crate::http::Reply;
+use crate::retry::{Attempts, is_passing, may_pass};
+use crate::session::{Body, Call, Session};
+use crate::url;
+
+/// Size in bytes of the pieces of an upload in pieces.
+const PIECE: u64 = 32 << 20;
+/// Smallest piece that is tried after a refusal of larger ones.
+const SMALLEST: u64 = 1 << 20;
+/// Size below which a blob is uploaded without asking whether it is there.
+const SMALL: u64 = 4 << 10;
+
+type Outcome<T> = std::result::Result<T, Problem>;
+
+/// Opens the bytes of a blob at a position.
+pub type OpenAt<'a> = &'a (dyn Fn(u64) -> io::Result<Box<dyn Read>> + Sync);
+
+/// A blob to upload.
+pub struct Blob<'a> {
+    /// Its digest.
+    pub digest: BlobDigest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Opens it.
+    pub open: OpenAt<'a>,
+    /// Path of a repository on the same registry that may have it.
+    pub mount_from: Option<&'a str>,
+}
+
+/// The way in which a blob got to its repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pushed {
+    /// It was there.
+    There,
+    /// The registry took it from another repository.
+    Mounted,
+    /// It was uploaded.
+    Uploaded,
+}
+
+impl Repository {
+    /// Checks that the login may push, by starting an upload and cancelling it.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the registry refuses.
+    pub fn check_push(&self) -> Result<()> {
+        self.pushing(|session| {
+            let reply = session.start(None)?;
+            if let Some(location) = session.location(&reply) {
+                session.cancel(&location);
+            }
+            Ok(())
+        })
+    }
+
+    /// Uploads a blob, unless the repository has it.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the registry refuses or the connection does not last.
+    pub fn push_blob(&self, blob: &Blob<'_>) -> Result<Pushed> {
+        self.pushing(|session| session.push_blob(blob))
+    }
+
+    /// Uploads a manifest or index under a tag or its digest.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the registry refuses it.
+    pub fn push_document(&self, reference: &str, media_type: &str, bytes: &[u8]) -> Result<()> {
+        self.pushing(|session| {
+            let reply = session.call(&Call {
+                method: "PUT",
+                to: &format!("/manifests/{reference}"),
+                headers: &[("content-type", media_type.to_string())],
+                body: Body::Bytes(bytes),
+                scopes: &[session.scope("pull,push")],
+                repeat: true,
+            })?;
+            if !(200..300).contains(&reply.status()) {
+                let what = format!("manifest {reference}");
+                return Err(session.refused(reply, format!("PUT of {what}"), &what, "push"));
+            }
+            let (own, told) = (BlobDigest::of(bytes), reply.header("docker-content-digest"));
+            match told.and_then(|digest| digest.parse::<BlobDigest>().ok()).filter(|told| *told != own) {
+                Some(found) => {
+                    let host = session.endpoint.host.clone();
+                    Err(Problem::Digest { host, what: "the manifest back,", wanted: own, found })
+                }
+                None => Ok(()),
+            }
+        })
+    }
+
+    /// Pushes go to one endpoint: the first that takes them.
+    fn pushing<T>(&self, push: impl Fn(&Session) -> Outcome<T>) -> Result<T> {
+        let takes = |endpoint: &&Session| endpoint.endpoint.push;
+        let Some(session) = self.sessions.iter().find(takes) else {
+            return Err(self.fail(Problem::Settings("the settings name no endpoint for pushes".into())));
+        };
+        push(session).map_err(|problem| self.fail(problem))
+    }
+}
+
+impl Session {
+    fn push_blob(&self, blob: &Blob<'_>) -> Outcome<Pushed> {
+        if blob.size >= SMALL && self.has_blob(&blob.digest)? {
+            return Ok(Pushed::There);
+        }
+        let reply = self.start(Some(blob))?;
+        if reply.status() == 201 {
+            return Ok(Pushed::Mounted);
+        }
+        let mut location = self.location(&reply);
+        let least = least_piece(&reply);
+        let mut attempts = Attempts::new(self.shared().http.patience(), false);
+        loop {
+            let at = location.take().map_or_else(|| self.restart(), Ok)?;
+            let problem = match self.upload(&at, blob) {
+                Ok(()) => return Ok(Pushed::Uploaded),
+                Err(problem) => problem,
+            };
+            let too_large = matches!(problem, Problem::Status { status: 413, .. });
+            if too_large || may_pass(&problem) && blob.size > PIECE {
+                // Proxies with a limit answer 413 or just close the connection.
+                self.cancel(&at);
+                return self.upload_in_pieces(blob, least).map(|()| Pushed::Uploaded);
+            }
+            match attempts.next(None).filter(|_| may_pass(&problem)) {
+                Some(wait) => self.shared().wait(&self.endpoint.host, problem.to_string(), wait),
+                None => {
+                    self.cancel(&at);
+                    return Err(problem);
+                }
+            }
+        }
+    }
+
+    fn has_blob(&self, digest: &BlobDigest) -> Outcome<bool> {
+        let reply = self.call(&Call {
+            method: "HEAD",
+            to: &format!("/blobs/{digest}"),
+            headers: &[],
+            body: Body::None,
+            scopes: &[self.scope("pull,push")],
+            repeat: true,
+        })?;
+        // Any other answer leads to an upload, whose refusal has a message.
+        Ok(reply.status() == 200)
+    }
+
+    /// Starts an upload, or mounts the blob from another repository. Returns the reply: 201 if it
+    /// is mounted.
+    fn start(&self, blob: Option<&Blob<'_>>) -> Outcome<Reply> {
+        let mut scopes = vec![self.scope("pull,push")];
+        let mount =
+            blob.and_then(|blob| Some((blob, blob.mount_from?))).filter(|(_, from)| *from != self.endpoint.path);
+        if let Some((blob, from)) = mount {
+            let query = url::form([("mount", blob.digest.to_string().as_str()), ("from", from)]);
+            scopes.push(format!("repository:{from}:pull"));
+            let reply = self.post(&format!("/blobs/uploads/?{query}"), &scopes)?;
+            if matches!(reply.status(), 201 | 202) {
+                return Ok(reply);
+            }
+            scopes.truncate(1);
+        }
+        let reply = self.post("/blobs/uploads/", &scopes)?;
+        match reply.status() {
+            200..300 => Ok(reply),
+            _ => Err(self.refused(reply, "POST of an upload".into(), "repository of that name", "push")),
+        }
+    }
+
+    fn restart(&self) -> Outcome<String> {
+        let reply = self.start(None)?;
+        self.location(&reply).ok_or_else(|| self.odd("it started an upload without a place for it"))
+    }
+
+    fn post(&self, to: &str, scopes: &[String]) -> Outcome<Reply> {
+        self.call(&Call { method: "POST", to, headers: &[], body: Body::Bytes(&[]), scopes, repeat: true })
+    }
+
+    /// Returns the URL at which an upload goes on.
+    fn location(&self, reply: &Reply) -> Option<String> {
+        url::resolve(&reply.url, reply.header("location")?)
+    }
+
+    fn cancel(&self, location: &str) {
+        // The registry removes uploads that are not ended by itself, if later.
+        let _ = self.call(&Call {
+            method: "DELETE",
+            to: location,
+            headers: &[],
+            body: Body::None,
+            scopes: &[self.scope("pull,push")],
+            repeat: false,
+        });
+    }
+
+    /// Uploads a blob in one request.
+    fn upload(&self, location: &str, blob: &Blob<'_>) -> Outcome<()> {
+        let open = || (blob.open)(0);
+        let reply = self.call(&Call {
+            method: "PUT",
+            to: &url::with_parameter(location, "digest", &blob.digest.to_string()),
+            headers: &[("content-type", "application/octet-stream".into())],
+            body: Body::Stream { open: &open, size: blob.size },
+            scopes: &[self.scope("pull,push")],
+            repeat: false,
+        })?;
+        self.closed(reply, blob)
+    }
+
+    fn closed(&self, reply: Reply, blob: &Blob<'_>) -> Outcome<()> {
+        match reply.status() {
+            200..300 => Ok(()),
+            _ => {
+                let what = format!("upload of blob {}", blob.digest);
+                Err(self.refused(reply, format!("PUT of blob {}", blob.digest), &what, "push"))
+            }
+        }
+    }
+
+    /// Uploads a blob in pieces, and goes on where the registry is after a failure.
+    fn upload_in_pieces(&self, blob: &Blob<'_>, least: u64) -> Outcome<()> {
+        let mut attempts = Attempts::new(self.shared().http.patience(), false);
+        let (mut location, mut at, mut piece) = (self.restart()?, 0, PIECE.max(least));
+        while at < blob.size {
+            let end = (at + piece).min(blob.size);
+            let problem = match self.patch(&location, blob, at, end) {
+                Ok(next) => {
+                    (location, at) = (next, end);
+                    attempts.reset();
+                    continue;
+                }
+                Err(problem) => problem,
+            };
+            if matches!(problem, Problem::Status { status: 413, .. }) && piece / 2 >= SMALLEST.max(least) {
+                piece /= 2;
+            } else {
+                let Some(wait) = attempts.next(None).filter(|_| may_pass(&problem)) else {
+                    self.cancel(&location);
+                    return Err(problem);
+                };
+                self.shared().wait(&self.endpoint.host, problem.to_string(), wait);
+            }
+            // A piece is never sent again blindly: some registries append it once more.
+            (location, at) = match self.state(&location)? {
+                Some(state) => state,
+                None => (self.restart()?, 0),
+            };
+        }
+        let reply = self.call(&Call {
+            method: "PUT",
+            to: &url::with_parameter(&location, "digest", &blob.digest.to_string()),
+            headers: &[],
+            body: Body::Bytes(&[]),
+            scopes: &[self.scope("pull,push")],
+            repeat: false,
+        })?;
+        self.closed(reply, blob)
+    }
+
+    /// Uploads the bytes from `at` up to `end`; returns the next location.
+    fn patch(&self, location: &str, blob: &Blob<'_>, at: u64, end: u64) -> Outcome<String> {
+        let open = || Ok(Box::new((blob.open)(at)?.take(end - at)) as Box<dyn Read>);
+        let reply = self.call(&Call {
+            method: "PATCH",
+            to: location,
+            headers: &[
+                ("content-type", "application/octet-stream".into()),
+                ("content-range", format!("{at}-{}", end - 1)),
+            ],
+            body: Body::Stream { open: &open, size: end - at },
+            scopes: &[self.scope("pull,push")],
+            repeat: false,
+        })?;
+        match (reply.status(), self.location(&reply)) {
+            (200..300, Some(next)) => Ok(next),
+            (200..300, None) => Ok(location.to_string()),
+            _ => {
+                let what = format!("upload of blob {}", blob.digest);
+                Err(self.refused(reply, format!("PATCH of blob {}", blob.digest), &what, "push"))
+            }
+        }
+    }
+
+    /// Asks how far an upload got: the next location and position; `None` if it is gone.
+    fn state(&self, location: &str) -> Outcome<Option<(String, u64)>> {
+        let reply = self.call(&Call {
+            method: "GET",
+            to: location,
+            headers: &[],
+            body: Body::None,
+            scopes: &[self.scope("pull,push")],
+            repeat: true,
+        })?;
+        if is_passing(reply.status()) {
+            return Err(self.refused(reply, "GET of an upload".into(), "upload", "push"));
+        }
+        if !(200..300).contains(&reply.status()) {
+            return Ok(None);
+        }
+        let end = reply.header("range").and_then(|range| range.rsplit_once('-')?.1.trim().parse::<u64>().ok());
+        let next = self.location(&reply).unwrap_or_else(|| location.to_string());
+        // `0-0` is also the answer for an upload without a byte.
+        Ok(end.filter(|end| *end > 0).map(|end| (next, end + 1)))
+    }
+}
+
+/// Returns the size in bytes of the smallest piece that the registry takes, except the last one.
+fn least_piece(reply: &Reply) -> u64 {
+    reply.header("oci-chunk-min-length").and_then(|length| length.trim().parse().ok()).unwrap_or(0).min(1 << 30)
+}
+
+impl Endpoint {
+    /// Returns true if blobs can be mounted from a repository with this name.
+    pub(crate) fn is_at(&self, registry: &str) -> bool {
+        self.host == registry || registry == "docker.io" && self.host == "registry-1.docker.io"
+    }
+}
+
+impl Repository {
+    /// Returns true if pushes of this repository and pulls of another one go to the same registry.
+    pub fn may_mount_from(&self, registry: &str) -> bool {
+        self.sessions.iter().any(|session| session.endpoint.push && session.endpoint.is_at(registry))
+    }
+}

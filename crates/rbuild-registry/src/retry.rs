@@ -1,0 +1,116 @@
+//! Repetition of requests that failed for a while.
+
+use std::time::{Duration, SystemTime};
+
+use crate::error::{Broken, Problem};
+use crate::http::Patience;
+
+/// Longest time that a server may ask to wait.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+
+/// An event that the user should know of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// A request is repeated after a while.
+    Waiting {
+        /// The host.
+        host: String,
+        /// The reason, as a part of a sentence.
+        reason: String,
+        /// Time until the next attempt.
+        wait: Duration,
+    },
+    /// A text of the server for the user (`Warning` header).
+    Warning {
+        /// The host.
+        host: String,
+        /// The text.
+        text: String,
+    },
+}
+
+/// Counts attempts.
+pub(crate) struct Attempts {
+    patience: Patience,
+    tries: u32,
+    made: u32,
+}
+
+impl Attempts {
+    /// Counts attempts of a request; mirrors get two.
+    pub(crate) fn new(patience: Patience, mirror: bool) -> Attempts {
+        Attempts { patience, tries: if mirror { 2.min(patience.tries) } else { patience.tries }, made: 0 }
+    }
+
+    /// Starts counting again, after progress.
+    pub(crate) fn reset(&mut self) {
+        self.made = 0;
+    }
+
+    /// Returns the time to wait before the next attempt, or `None` if this was the last one.
+    pub(crate) fn next(&mut self, asked: Option<Duration>) -> Option<Duration> {
+        self.made += 1;
+        if self.made >= self.tries {
+            return None;
+        }
+        let wait = self.patience.first_wait * 2u32.pow((self.made - 1).min(3));
+        Some(asked.map_or_else(|| jittered(wait), |asked| asked.min(MAX_WAIT)))
+    }
+}
+
+/// Returns a time that differs from `wait` by up to a quarter, so that clients that failed together
+/// do not return together.
+fn jittered(wait: Duration) -> Duration {
+    let nanos = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.subsec_nanos());
+    wait.mul_f64(0.75 + f64::from(nanos % 1000) / 2000.0)
+}
+
+/// Returns true for statuses that may change by themselves.
+pub(crate) fn is_passing(status: u16) -> bool {
+    matches!(status, 408 | 425 | 429 | 500..=599) && !matches!(status, 501 | 505)
+}
+
+/// Returns true for problems that may go away by themselves.
+pub(crate) fn may_pass(problem: &Problem) -> bool {
+    match problem {
+        Problem::Connection { kind, .. } => *kind == Broken::Line,
+        Problem::Status { status, .. } => is_passing(*status),
+        _ => false,
+    }
+}
+
+/// Returns the time of a `Retry-After` header: seconds or a date.
+pub(crate) fn retry_after(value: &str) -> Option<Duration> {
+    let value = value.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = httpdate::parse_http_date(value).ok()?;
+    Some(date.duration_since(SystemTime::now()).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_and_end() {
+        let mut attempts = Attempts::new(Patience::default(), false);
+        let waits: Vec<u64> =
+            std::iter::from_fn(|| attempts.next(None)).map(|w| (w.as_secs_f64() + 0.26) as u64).collect();
+        assert!(matches!(waits[..], [1, 1..=2, 3..=5, 6..=10]), "{waits:?}");
+        let mut attempts = Attempts::new(Patience::default(), true);
+        assert_eq!(attempts.next(Some(Duration::from_secs(900))), Some(MAX_WAIT));
+        assert_eq!(attempts.next(None), None);
+    }
+
+    #[test]
+    fn servers_ask_in_seconds_or_by_date() {
+        assert_eq!(retry_after(" 7 "), Some(Duration::from_secs(7)));
+        assert_eq!(retry_after("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
+        let later = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(90));
+        assert!((85..=90).contains(&retry_after(&later).unwrap().as_secs()));
+        assert_eq!(retry_after("soon"), None);
+        assert!(is_passing(429) && is_passing(503) && !is_passing(404) && !is_passing(501));
+    }
+}

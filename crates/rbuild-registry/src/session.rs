@@ -1,0 +1,201 @@
+//! Requests to one endpoint: authorization, redirects, repetition.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use crate::auth::Auth;
+use crate::challenge::Challenge;
+use crate::config::certs::Files;
+use crate::endpoint::{Endpoint, Security, without_port};
+use crate::error::Problem;
+use crate::http::{Content, Exchange, Reply, Server};
+use crate::proxy::is_loopback;
+use crate::retry::{Attempts, is_passing, may_pass, retry_after};
+use crate::secret::Secret;
+use crate::shared::Shared;
+use crate::{answer, url};
+
+/// Maximum number of redirects.
+const MAX_REDIRECTS: usize = 10;
+
+/// Opens the body of a request, once for each attempt.
+pub(crate) type Opener<'a> = &'a dyn Fn() -> std::io::Result<Box<dyn Read + 'a>>;
+
+/// The body of a call.
+pub(crate) enum Body<'a> {
+    None,
+    Bytes(&'a [u8]),
+    Stream { open: Opener<'a>, size: u64 },
+}
+
+/// A request of the protocol.
+pub(crate) struct Call<'a> {
+    pub method: &'static str,
+    /// Path below the repository (`/manifests/1`), or a whole URL.
+    pub to: &'a str,
+    pub headers: &'a [(&'static str, String)],
+    pub body: Body<'a>,
+    pub scopes: &'a [String],
+    /// Repeats the request if it fails for a while.
+    pub repeat: bool,
+}
+
+/// An endpoint, and what is known of it.
+pub(crate) struct Session {
+    pub endpoint: Endpoint,
+    auth: Auth,
+    shared: Arc<Shared>,
+}
+
+impl Session {
+    pub(crate) fn new(endpoint: Endpoint, shared: Arc<Shared>) -> Session {
+        Session { auth: Auth::new(&endpoint), endpoint, shared }
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Returns the scope of actions on the repository.
+    pub(crate) fn scope(&self, actions: &str) -> String {
+        format!("repository:{}:{actions}", self.endpoint.path)
+    }
+
+    /// Returns the URL of a path below the repository.
+    pub(crate) fn url(&self, to: &str) -> String {
+        if to.contains("://") {
+            return to.to_string();
+        }
+        let Endpoint { host, base, path, security, namespace, .. } = &self.endpoint;
+        let scheme = if *security == Security::Plain { "http" } else { "https" };
+        let url = format!("{scheme}://{host}{base}/{path}{to}");
+        namespace.as_ref().map_or(url.clone(), |registry| url::with_parameter(&url, "ns", registry))
+    }
+
+    /// Sends a request. Statuses other than 401 and passing ones are the caller's to judge.
+    pub(crate) fn call(&self, call: &Call<'_>) -> Result<Reply, Problem> {
+        let mut attempts = Attempts::new(self.shared.http.patience(), self.endpoint.mirror);
+        loop {
+            let replied = self.authorized(call);
+            let (reason, asked) = match &replied {
+                Ok(reply) if call.repeat && is_passing(reply.status()) => {
+                    (format!("HTTP status {}", reply.status()), reply.header("retry-after").and_then(retry_after))
+                }
+                Err(problem) if call.repeat && may_pass(problem) => (problem.to_string(), None),
+                _ => return replied,
+            };
+            match attempts.next(asked) {
+                Some(wait) => self.shared.wait(&self.endpoint.host, reason, wait),
+                None => return replied,
+            }
+        }
+    }
+
+    /// Sends a request, and again after a challenge.
+    fn authorized(&self, call: &Call<'_>) -> Result<Reply, Problem> {
+        let mut left = 2;
+        loop {
+            let header = self.auth.header(&self.shared, &self.endpoint, call.scopes)?;
+            let reply = self.follow(call, header.as_ref())?;
+            let own = url::same_origin(&reply.url, &self.own_url(&reply.url));
+            if reply.status() != 401 || left == 0 || !own {
+                self.shared.show_warnings(&reply);
+                return Ok(reply);
+            }
+            let headers = reply.response.headers().get_all("www-authenticate");
+            let Some(challenge) = Challenge::preferred(headers.iter().filter_map(|h| h.to_str().ok())) else {
+                return Ok(reply);
+            };
+            left -= 1;
+            if !self.auth.challenged(&self.shared, challenge, header.as_ref())? {
+                return Ok(reply);
+            }
+        }
+    }
+
+    /// Returns a URL of the endpoint with the scheme of `url`, which may have been found out late.
+    fn own_url(&self, url: &str) -> String {
+        let scheme = url::split(url).map_or("https", |(scheme, _, _)| scheme);
+        let any = self.endpoint.security == Security::Any;
+        let own = if any || self.endpoint.security == Security::Plain { scheme } else { "https" };
+        format!("{own}://{}/", self.endpoint.host)
+    }
+
+    /// Sends a request and follows redirects of GET and HEAD. Credentials and headers of the
+    /// endpoint go to the endpoint only.
+    fn follow(&self, call: &Call<'_>, authorization: Option<&Secret>) -> Result<Reply, Problem> {
+        let mut target = self.url(call.to);
+        for _ in 0..=MAX_REDIRECTS {
+            let host = url::split(&target).map_or("", |(_, host, _)| host);
+            let own = host == self.endpoint.host;
+            let reply = self.send(call, &target, own, authorization.filter(|_| own))?;
+            let moved = matches!(reply.status(), 301 | 302 | 303 | 307 | 308) && matches!(call.method, "GET" | "HEAD");
+            let Some(location) = reply.header("location").filter(|_| moved) else { return Ok(reply) };
+            let next = url::resolve(&reply.url, location).ok_or_else(|| self.odd("it redirects to an invalid URL"))?;
+            let downgrade = reply.url.starts_with("https://") && next.starts_with("http://");
+            if downgrade && self.endpoint.security == Security::Verified {
+                return Err(self.odd("it redirects to a server without TLS"));
+            }
+            target = next;
+        }
+        Err(self.odd("it redirects without an end"))
+    }
+
+    fn send(&self, call: &Call<'_>, target: &str, own: bool, authorization: Option<&Secret>) -> Result<Reply, Problem> {
+        let mut headers: Vec<(String, String)> =
+            call.headers.iter().map(|(name, value)| (name.to_string(), value.clone())).collect();
+        if own {
+            headers.extend(self.endpoint.headers.iter().cloned());
+        }
+        headers.extend(authorization.map(|value| ("authorization".to_string(), value.reveal().to_string())));
+        let elsewhere = if own { None } else { Some(self.elsewhere(target)?) };
+        let server = match &elsewhere {
+            None => Server { security: self.endpoint.security, certs: &self.endpoint.certs },
+            Some((security, certs)) => Server { security: *security, certs },
+        };
+        let exchange = |content| Exchange { method: call.method, url: target, headers: &headers, content };
+        match &call.body {
+            Body::None => self.shared.http.send(server, exchange(Content::None)),
+            Body::Bytes(bytes) => self.shared.http.send(server, exchange(Content::Bytes(bytes))),
+            Body::Stream { open, size } => {
+                let failed =
+                    |e: std::io::Error| Problem::Local { what: "the data to send".into(), reason: e.to_string() };
+                let mut reader = open().map_err(failed)?;
+                self.shared.http.send(server, exchange(Content::Stream { reader: &mut reader, size: *size }))
+            }
+        }
+    }
+
+    /// Returns the protection of a host that a redirect leads to.
+    fn elsewhere(&self, target: &str) -> Result<(Security, Files), Problem> {
+        let (scheme, host, _) = url::split(target).unwrap_or(("https", "", ""));
+        let mut certs = Files::default();
+        certs.find(&self.shared.environment, host).map_err(Problem::Settings)?;
+        let security = match scheme {
+            "http" => Security::Plain,
+            _ if is_loopback(without_port(host)) => Security::Unverified,
+            _ if self.endpoint.security == Security::Verified => Security::Verified,
+            _ => Security::Unverified,
+        };
+        Ok((security, certs))
+    }
+
+    pub(crate) fn odd(&self, reason: impl Into<String>) -> Problem {
+        Problem::Answer { host: self.endpoint.host.clone(), reason: reason.into() }
+    }
+
+    /// Converts an unwelcome reply. `what` is the object of the request, `action` what was denied.
+    pub(crate) fn refused(&self, reply: Reply, request: String, what: &str, action: &'static str) -> Problem {
+        let status = reply.status();
+        let host = url::split(&reply.url).map_or_else(|| self.endpoint.host.clone(), |(_, host, _)| host.to_string());
+        let message = answer::message(reply.response.into_body());
+        match status {
+            401 | 403 => {
+                let (login, anonymous) = self.auth.description(&self.shared);
+                Problem::Denied { host, action, message, login, anonymous }
+            }
+            404 => Problem::Missing { host, what: what.to_string(), message },
+            _ => Problem::Status { host, request, status, message },
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! Settings and connections that all repositories of a client share.
+
+use std::collections::HashSet;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use crate::credential::Given;
+use crate::endpoint::TlsVerify;
+use crate::environment::Environment;
+use crate::http::{Http, Patience, Reply};
+use crate::locked;
+use crate::retry::Notice;
+
+/// Settings of the command line.
+#[derive(Clone, Default)]
+pub struct Options {
+    /// Logins.
+    pub given: Given,
+    /// Verification of certificates, if it is given.
+    pub tls_verify: TlsVerify,
+    /// Times and numbers of attempts.
+    pub patience: Patience,
+}
+
+/// Connections and settings of all repositories of a client.
+pub(crate) struct Shared {
+    pub environment: Environment,
+    pub options: Options,
+    pub http: Http,
+    pub tell: Box<dyn Fn(Notice) + Send + Sync>,
+    /// Warnings of servers that were shown.
+    pub shown: Mutex<HashSet<String>>,
+}
+
+impl Shared {
+    /// Tells the user of a wait, and waits.
+    pub(crate) fn wait(&self, host: &str, reason: String, wait: Duration) {
+        (self.tell)(Notice::Waiting { host: host.to_string(), reason, wait });
+        std::thread::sleep(wait);
+    }
+
+    /// Shows the warnings of a reply (`Warning: 299 - "text"`), each once.
+    pub(crate) fn show_warnings(&self, reply: &Reply) {
+        for header in reply.response.headers().get_all("warning") {
+            let quoted = header.to_str().ok().and_then(|text| text.strip_prefix("299 ")?.split_once('"'));
+            let Some((_, text)) = quoted else { continue };
+            let text: String = text.trim_end_matches('"').chars().filter(|c| !c.is_control()).take(300).collect();
+            if locked(&self.shown).insert(text.clone()) {
+                let host = crate::url::split(&reply.url).map_or("", |(_, host, _)| host).to_string();
+                (self.tell)(Notice::Warning { host, text });
+            }
+        }
+    }
+}

@@ -1,0 +1,224 @@
+use std::io::Read;
+use std::time::Duration;
+
+use rbuild_image::BlobDigest;
+use rbuild_registry::{Problem, RegistryError, Remedy, Repository, Resolved};
+
+use crate::Scene;
+use crate::registry::{Access, Fault, Registry};
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const TEXT: &[u8] = br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json"}"#;
+
+fn open() -> Registry {
+    let registry = Registry::start(Access::Open);
+    registry.add_manifest("x", "1", MANIFEST, TEXT);
+    registry
+}
+
+fn bytes(length: usize) -> Vec<u8> {
+    (0..length).map(|i| (i * 31 % 251) as u8).collect()
+}
+
+fn read(repository: &Repository, digest: &BlobDigest, size: u64) -> Result<Vec<u8>, RegistryError> {
+    let (mut reader, mut all) = (repository.blob(digest, size), Vec::new());
+    match reader.read_to_end(&mut all) {
+        Ok(_) => Ok(all),
+        Err(_) => Err(reader.take_error().unwrap()),
+    }
+}
+
+#[test]
+fn a_tag_costs_one_request() {
+    let (registry, scene) = (open(), Scene::new("resolve", None));
+    let repository = scene.repository(&registry, "x");
+    let Resolved::Digest(digest) = repository.resolve("1").unwrap() else { panic!() };
+    assert_eq!(digest, BlobDigest::of(TEXT));
+    assert_eq!(registry.requests(), ["HEAD /v2/x/manifests/1"]);
+    registry.fault("HEAD", "", Fault::Without("docker-content-digest"), 1);
+    assert!(matches!(repository.resolve("1").unwrap(), Resolved::Document(d) if d.bytes == TEXT));
+    registry.fault("HEAD", "", Fault::Status(405, None), 1);
+    assert!(matches!(repository.resolve("1").unwrap(), Resolved::Document(_)));
+}
+
+#[test]
+fn manifests_are_checked() {
+    let (registry, scene) = (open(), Scene::new("manifests", None));
+    let repository = scene.repository(&registry, "x");
+    registry.fault("GET", "manifests", Fault::Flip, 1);
+    assert_eq!(repository.document(&BlobDigest::of(TEXT)).unwrap().bytes, TEXT, "asked for once more");
+    registry.fault("GET", "manifests", Fault::Flip, 9);
+    let error = repository.document(&BlobDigest::of(TEXT)).unwrap_err();
+    assert!(matches!(*error.problem, Problem::Digest { .. }), "{error}");
+    registry.behave();
+    registry.state().manifests.clear();
+    let error = repository.tagged("1").unwrap_err();
+    assert!(error.to_string().contains("has no manifest 1: test (MANIFEST_UNKNOWN)"), "{error}");
+    assert_eq!(error.remedy(), Some(Remedy::Name));
+    for (text, want) in [
+        ("[]", "not a JSON document"),
+        (r#"{"schemaVersion":1}"#, "schema 1"),
+        (r#"{"mediaType":"application/x"}"#, "application/x"),
+        (r#"{"mediaType":"application/vnd.oci.image.index.v1+json"}"#, "and is not"),
+    ] {
+        registry.add_manifest("x", "bad", "text/plain; charset=utf-8", text.as_bytes());
+        let error = repository.tagged("bad").unwrap_err().to_string();
+        assert!(error.contains(want), "{error}");
+    }
+    registry.add_manifest("x", "long", MANIFEST, &vec![b' '; (4 << 20) + 1]);
+    assert!(repository.tagged("long").unwrap_err().to_string().contains("larger than 4 MiB"));
+}
+
+#[test]
+fn broken_downloads_go_on_where_they_ended() {
+    let (registry, scene) = (open(), Scene::new("resume", None));
+    let (repository, data) = (scene.repository(&registry, "x"), bytes(3_000_000));
+    let (digest, size) = (registry.add_blob("x", &data), data.len() as u64);
+    for faults in [
+        &[Fault::Cut(1_000_000)][..],
+        &[Fault::Cut(10), Fault::NoRange],
+        &[Fault::Status(503, None)],
+        &[Fault::Stall(Duration::from_millis(1500))],
+    ] {
+        faults.iter().for_each(|fault| registry.fault("GET", "blobs", fault.clone(), 2));
+        assert!(read(&repository, &digest, size).unwrap() == data, "{faults:?}");
+        registry.behave();
+    }
+    assert!(!scene.told.lock().unwrap().is_empty());
+    // Seven failures are no reason to give up as long as there is progress.
+    registry.fault("GET", "blobs", Fault::Cut(2_000_000), 1);
+    registry.fault("GET", "blobs", Fault::Cut(100), 4);
+    assert!(read(&repository, &digest, size).unwrap() == data);
+}
+
+#[test]
+fn failures_end_in_one_error_with_the_place() {
+    let (registry, scene) = (open(), Scene::new("failures", None));
+    let (repository, data) = (scene.repository(&registry, "x"), bytes(5000));
+    let (digest, size) = (registry.add_blob("x", &data), data.len() as u64);
+    registry.fault("GET", "blobs", Fault::Cut(10), 5);
+    let error = read(&repository, &digest, size).unwrap_err();
+    let text = error.to_string();
+    assert!(text.starts_with(&format!("{}/x: ", registry.address)) && text.contains("bytes before the end"), "{text}");
+    assert_eq!(error.remedy(), Some(Remedy::Network));
+    registry.fault("GET", "blobs", Fault::Trickle(Duration::from_millis(30)), 9);
+    let error = read(&repository, &digest, size).unwrap_err().to_string();
+    assert!(error.contains("fewer than 1024 bytes"), "{error}");
+    let registry = Registry::start(Access::Open);
+    let repository = scene.repository(&registry, "x");
+    registry.add_blob("x", &data);
+    for (wrong, want) in
+        [(size - 1, "5000 bytes there, and 4999 by the manifest"), (size + 1, "and 5001 by the manifest")]
+    {
+        let error = read(&repository, &digest, wrong).unwrap_err().to_string();
+        assert!(error.contains(want), "{error}");
+    }
+    let error = read(&repository, &BlobDigest::of(b"other"), 1).unwrap_err();
+    assert!(matches!(*error.problem, Problem::Missing { .. }));
+}
+
+#[test]
+fn the_rate_limit_is_obeyed_and_told() {
+    let (registry, scene) = (open(), Scene::new("limit", None));
+    let repository = scene.repository(&registry, "x");
+    registry.fault("GET", "manifests", Fault::Status(429, Some(1)), 1);
+    let start = std::time::Instant::now();
+    repository.tagged("1").unwrap();
+    assert!(start.elapsed() >= Duration::from_secs(1));
+    assert!(format!("{:?}", scene.told.lock().unwrap()).contains("429"));
+    registry.fault("GET", "manifests", Fault::Status(429, None), 9);
+    let error = repository.tagged("1").unwrap_err();
+    assert_eq!(error.remedy(), Some(Remedy::Limit { registry: registry.address.clone() }));
+    assert!(error.to_string().contains("429: test (FAULT)"), "{error}");
+}
+
+#[test]
+fn redirects_get_no_credentials() {
+    let scene = Scene::new("redirect", Some(("joe", "hunter2")));
+    let (registry, storage) = (Registry::start(Access::Basic("joe", "hunter2")), Registry::start(Access::Open));
+    let digest = storage.add_blob("x", b"data");
+    registry.fault("GET", "blobs", Fault::Redirect(storage.address.clone()), 9);
+    let repository = scene.repository(&registry, "x");
+    registry.add_manifest("x", "1", MANIFEST, TEXT);
+    repository.tagged("1").unwrap();
+    assert_eq!(read(&repository, &digest, 4).unwrap(), b"data");
+    assert_eq!(storage.requests(), [format!("GET /v2/x/blobs/{digest}")]);
+    assert!(registry.requests().contains(&format!("GET /v2/x/blobs/{digest} +")));
+    registry.fault("GET", "manifests", Fault::Redirect(registry.address.clone()), 99);
+    assert!(repository.tagged("1").unwrap_err().to_string().contains("without an end"));
+}
+
+#[test]
+fn tokens_are_fetched_renewed_and_shared() {
+    let registry = Registry::start(Access::Token("joe", "hunter2", 3));
+    registry.add_manifest("x", "1", MANIFEST, TEXT);
+    registry.add_manifest("public/x", "1", MANIFEST, TEXT);
+    let scene = Scene::new("token", Some(("joe", "hunter2")));
+    let repository = scene.repository(&registry, "x");
+    for _ in 0..7 {
+        repository.tagged("1").unwrap();
+    }
+    assert!(registry.state().scopes.iter().all(|scope| scope == "repository:x:pull"));
+    assert!((3..=4).contains(&registry.state().scopes.len()), "expired tokens are renewed, others kept");
+    let anonymous = Scene::new("anonymous", None);
+    anonymous.repository(&registry, "public/x").tagged("1").unwrap();
+    let error = anonymous.repository(&registry, "x").tagged("1").unwrap_err();
+    assert!(error.to_string().contains("no login for"), "{error}");
+    assert_eq!(error.remedy(), Some(Remedy::Login { registry: registry.address.clone() }));
+    let wrong = Scene::new("wrong", Some(("joe", "hunter3")));
+    let error = wrong.repository(&registry, "x").tagged("1").unwrap_err();
+    assert!(!format!("{error} {error:?}").contains("hunter"), "{error}");
+    assert_eq!(error.remedy(), Some(Remedy::Permission { registry: registry.address.clone() }));
+}
+
+#[test]
+fn the_token_server_is_asked_again_after_a_failure() {
+    let registry = Registry::start(Access::Token("joe", "hunter2", 9));
+    registry.add_manifest("x", "1", MANIFEST, TEXT);
+    registry.fault("GET", "/token", Fault::Status(502, None), 2);
+    let scene = Scene::new("token-retry", Some(("joe", "hunter2")));
+    scene.repository(&registry, "x").tagged("1").unwrap();
+}
+
+#[test]
+fn mirrors_that_are_down_or_lack_the_image_are_passed_over() {
+    let (registry, mirror) = (open(), Registry::start(Access::Open));
+    let scene = Scene::new("mirror", None);
+    let conf = format!(
+        "[[registry]]\nlocation = \"{}\"\n[[registry.mirror]]\nlocation = \"127.0.0.1:1\"\n[[registry.mirror]]\nlocation = \"{}/hub\"\n",
+        registry.address, mirror.address
+    );
+    std::fs::create_dir_all(scene.dir.join(".config/containers")).unwrap();
+    std::fs::write(scene.dir.join(".config/containers/registries.conf"), conf).unwrap();
+    let repository = scene.repository(&registry, "x");
+    repository.tagged("1").unwrap();
+    assert_eq!(registry.requests(), ["GET /v2/x/manifests/1"]);
+    assert_eq!(mirror.requests(), ["GET /v2/hub/x/manifests/1"]);
+    mirror.add_manifest("hub/x", "1", MANIFEST, TEXT);
+    repository.tagged("1").unwrap();
+    assert!(registry.requests().is_empty());
+    // An image that no endpoint has: the error of the registry itself.
+    let error = repository.tagged("2").unwrap_err().to_string();
+    assert!(error.contains(&format!("{} has no manifest 2", registry.address)), "{error}");
+}
+
+#[test]
+fn logins_are_proved_and_become_refresh_tokens() {
+    use rbuild_registry::{Credential, Secret};
+    let scene = Scene::new("login", None);
+    let token = Registry::start(Access::Token("joe", "hunter2", 9));
+    let stored = scene.client.log_in(&token.address, "joe", &Secret::new("hunter2")).unwrap();
+    assert_eq!(stored, Credential::Identity(Secret::new("refresh")));
+    let basic = Registry::start(Access::Basic("joe", "hunter2"));
+    let stored = scene.client.log_in(&basic.address, "joe", &Secret::new("hunter2")).unwrap();
+    assert_eq!(stored, Credential::Password { user: "joe".into(), password: Secret::new("hunter2") });
+    for registry in [&token, &basic] {
+        let error = scene.client.log_in(&registry.address, "joe", &Secret::new("wrong")).unwrap_err();
+        assert!(matches!(*error.problem, Problem::Denied { .. }), "{error}");
+    }
+    let auth = format!(r#"{{"auths":{{"{}":{{"identitytoken":"refresh"}}}}}}"#, token.address);
+    std::fs::create_dir_all(scene.dir.join(".docker")).unwrap();
+    std::fs::write(scene.dir.join(".docker/config.json"), auth).unwrap();
+    token.add_manifest("x", "1", MANIFEST, TEXT);
+    scene.repository(&token, "x").tagged("1").unwrap();
+}

@@ -1,0 +1,107 @@
+use std::io::{Cursor, Read, Seek, SeekFrom};
+
+use rbuild_image::BlobDigest;
+use rbuild_registry::{Blob, Problem, Pushed, Remedy, Repository, Result};
+
+use crate::Scene;
+use crate::registry::{Access, Fault, Registry};
+
+fn push(repository: &Repository, data: &[u8], mount_from: Option<&str>) -> Result<Pushed> {
+    let data = data.to_vec();
+    let open = |at| {
+        let mut source = Cursor::new(data.clone());
+        source.seek(SeekFrom::Start(at))?;
+        Ok(Box::new(source) as Box<dyn Read>)
+    };
+    repository.push_blob(&Blob { digest: BlobDigest::of(&data), size: data.len() as u64, open: &open, mount_from })
+}
+
+fn has(registry: &Registry, repository: &str, data: &[u8]) -> bool {
+    registry.state().blobs.get(&(repository.to_string(), BlobDigest::of(data))).is_some_and(|bytes| bytes == data)
+}
+
+#[test]
+fn blobs_are_uploaded_mounted_or_there() {
+    let (registry, scene) = (Registry::start(Access::Open), Scene::new("blobs", None));
+    let (repository, data) = (scene.repository(&registry, "x"), vec![7; 9000]);
+    assert_eq!(push(&repository, &data, None).unwrap(), Pushed::Uploaded);
+    assert!(has(&registry, "x", &data));
+    assert_eq!(push(&repository, &data, None).unwrap(), Pushed::There);
+    let other = scene.repository(&registry, "y");
+    assert_eq!(push(&other, &data, Some("x")).unwrap(), Pushed::Mounted);
+    assert_eq!(push(&other, b"new", Some("x")).unwrap(), Pushed::Uploaded);
+    assert!(has(&registry, "y", &data) && has(&registry, "y", b"new"));
+    registry.fault("POST", "uploads", Fault::Status(403, None), 1);
+    assert_eq!(push(&scene.repository(&registry, "z"), &data, Some("x")).unwrap(), Pushed::Uploaded);
+    assert_eq!(push(&repository, b"", None).unwrap(), Pushed::Uploaded);
+}
+
+#[test]
+fn interrupted_uploads_start_again() {
+    let (registry, scene) = (Registry::start(Access::Open), Scene::new("again", None));
+    let (repository, data) = (scene.repository(&registry, "x"), vec![7; 90_000]);
+    for fault in [Fault::Status(500, None), Fault::Cut(0), Fault::Status(503, Some(0))] {
+        registry.state().blobs.clear();
+        registry.fault("PUT", "uploads", fault.clone(), 1);
+        assert_eq!(push(&repository, &data, None).unwrap(), Pushed::Uploaded, "{fault:?}");
+        assert!(has(&registry, "x", &data));
+    }
+}
+
+#[test]
+fn pieces_are_made_smaller_and_go_on_where_the_registry_is() {
+    let (registry, scene) = (Registry::start(Access::Open), Scene::new("pieces", None));
+    let (repository, data) =
+        (scene.repository(&registry, "x"), (0..9_000_000).map(|i| (i % 251) as u8).collect::<Vec<_>>());
+    registry.fault("PUT", "uploads", Fault::Most(4_000_000), 99);
+    registry.fault("PATCH", "uploads", Fault::Most(4_000_000), 99);
+    assert_eq!(push(&repository, &data, None).unwrap(), Pushed::Uploaded);
+    assert!(has(&registry, "x", &data));
+    registry.state().blobs.clear();
+    // The answer to a piece is lost, although the registry has it.
+    registry.fault("PATCH", "uploads", Fault::Cut(0), 2);
+    registry.fault("PATCH", "uploads", Fault::Status(502, None), 1);
+    assert_eq!(push(&repository, &data, None).unwrap(), Pushed::Uploaded);
+    assert!(has(&registry, "x", &data));
+}
+
+#[test]
+fn tokens_expire_during_a_push() {
+    let registry = Registry::start(Access::Token("joe", "hunter2", 2));
+    let scene = Scene::new("expiry", Some(("joe", "hunter2")));
+    let repository = scene.repository(&registry, "x");
+    for i in 0..5u8 {
+        let data = vec![i; 9000];
+        push(&repository, &data, None).unwrap();
+        assert!(has(&registry, "x", &data));
+    }
+    repository.push_document("1", "application/vnd.oci.image.manifest.v1+json", b"{}").unwrap();
+    assert!(registry.state().scopes.iter().all(|scope| scope == "repository:x:pull,push"));
+}
+
+#[test]
+fn permission_is_checked_without_leaving_an_upload() {
+    let registry = Registry::start(Access::Token("joe", "hunter2", 9));
+    let scene = Scene::new("check", Some(("joe", "hunter2")));
+    scene.repository(&registry, "x").check_push().unwrap();
+    assert!(registry.requests().last().unwrap().starts_with("DELETE /v2/x/blobs/uploads/"));
+    let anonymous = Scene::new("check-anonymous", None);
+    let error = anonymous.repository(&registry, "public/x").check_push().unwrap_err();
+    assert_eq!(error.remedy(), Some(Remedy::Login { registry: registry.address.clone() }));
+    assert!(error.to_string().contains("refused to push"), "{error}");
+}
+
+#[test]
+fn manifests_are_refused_with_the_reason() {
+    let (registry, scene) = (Registry::start(Access::Open), Scene::new("refused", None));
+    let repository = scene.repository(&registry, "x");
+    registry.fault("PUT", "manifests", Fault::Status(400, None), 1);
+    let error = repository.push_document("1", "application/x", b"{}").unwrap_err();
+    assert!(matches!(*error.problem, Problem::Status { status: 400, .. }));
+    assert!(error.to_string().contains("PUT of manifest 1") && error.to_string().contains("FAULT"), "{error}");
+    let other = BlobDigest::of(b"other").to_string();
+    registry.fault("PUT", "manifests", Fault::Without("docker-content-digest"), 1);
+    registry.fault("PUT", "manifests", Fault::Header("Docker-Content-Digest", other), 1);
+    let error = repository.push_document("1", "application/x", b"{}").unwrap_err();
+    assert!(matches!(*error.problem, Problem::Digest { .. }), "{error}");
+}

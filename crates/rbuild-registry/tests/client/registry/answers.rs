@@ -1,0 +1,180 @@
+//! The well-behaved part: answers of the distribution protocol.
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use rbuild_image::BlobDigest;
+
+use super::{Access, Registry, Request, Response};
+
+impl Registry {
+    pub(super) fn respond(&self, request: &Request, no_range: bool) -> Response {
+        if request.path == "/token" {
+            return self.token(request);
+        }
+        if let Some(refusal) = self.refusal(request) {
+            return refusal;
+        }
+        let Some(rest) = request.path.strip_prefix("/v2/") else { return Response::error(404, "NO_SUCH_PATH") };
+        if rest.is_empty() {
+            return Response::new(200).body("{}");
+        }
+        if let Some((repository, reference)) = rest.split_once("/manifests/") {
+            return self.manifest(request, repository, reference);
+        }
+        if let Some((repository, id)) = rest.split_once("/blobs/uploads/") {
+            return self.upload(request, repository, id);
+        }
+        if let Some((repository, digest)) = rest.split_once("/blobs/") {
+            return self.blob(request, repository, digest, no_range);
+        }
+        Response::error(404, "NO_SUCH_PATH")
+    }
+
+    /// Returns a 401 unless the request may pass.
+    fn refusal(&self, request: &Request) -> Option<Response> {
+        let sent = request.headers.get("authorization");
+        match &self.access {
+            Access::Open => None,
+            Access::Basic(user, password) => {
+                let wanted = format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}")));
+                let refusal = Response::error(401, "UNAUTHORIZED").with("WWW-Authenticate", "Basic realm=\"test\"");
+                (sent != Some(&wanted)).then_some(refusal)
+            }
+            Access::Token(..) => {
+                let repository = request.path.trim_start_matches("/v2/");
+                let repository =
+                    repository.split("/manifests/").next().and_then(|r| r.split("/blobs/").next()).unwrap();
+                let action = if matches!(request.method.as_str(), "GET" | "HEAD") { "pull" } else { "push" };
+                let mut state = self.state();
+                let token = sent.and_then(|sent| sent.strip_prefix("Bearer ")).map(str::to_string);
+                let held = token.as_ref().and_then(|token| state.tokens.get_mut(token));
+                let passes = held.is_some_and(|(scopes, left)| {
+                    let granted = scopes.split(' ').any(|scope| {
+                        scope.strip_prefix(&format!("repository:{repository}:")).is_some_and(|a| a.contains(action))
+                    });
+                    *left = left.saturating_sub(1);
+                    (granted || repository.is_empty()) && *left > 0
+                });
+                let realm = format!("Bearer realm=\"http://{}/token\",service=\"test\"", self.address);
+                let scope = format!(",scope=\"repository:{repository}:{action}\"");
+                let scope = if repository.is_empty() { String::new() } else { scope };
+                let error = if token.is_some() { ",error=\"invalid_token\"" } else { "" };
+                let refusal = Response::error(401, "UNAUTHORIZED");
+                (!passes).then(|| refusal.with("WWW-Authenticate", format!("{realm}{scope}{error}")))
+            }
+        }
+    }
+
+    fn token(&self, request: &Request) -> Response {
+        let Access::Token(user, password, uses) = &self.access else { return Response::error(404, "NO_TOKENS") };
+        let field = |name: &str| request.query.get(name).map_or("", String::as_str);
+        let basic = format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}")));
+        let login = match request.headers.get("authorization") {
+            Some(sent) if *sent == basic => true,
+            Some(_) => return Response::error(401, "WRONG_PASSWORD"),
+            None if field("grant_type") == "refresh_token" && field("refresh_token") == "refresh" => true,
+            None if field("grant_type") == "password" && field("password") == *password => true,
+            None if request.method == "POST" => return Response::error(401, "WRONG_PASSWORD"),
+            None => false,
+        };
+        let scopes = request.scopes.join(" ");
+        let granted = match login {
+            true => scopes.clone(),
+            // Anonymous clients may pull what is public.
+            false => scopes
+                .split(' ')
+                .filter(|s| s.contains(":public/"))
+                .map(|s| s.replace(",push", ""))
+                .collect::<Vec<_>>()
+                .join(" "),
+        };
+        let mut state = self.state();
+        state.scopes.push(scopes);
+        state.serial += 1;
+        let token = format!("token-{}", state.serial);
+        state.tokens.insert(token.clone(), (granted, *uses));
+        let refresh = if field("offline_token") == "true" { r#","refresh_token":"refresh""# } else { "" };
+        Response::new(200).body(format!(r#"{{"token":"{token}","expires_in":300{refresh}}}"#))
+    }
+
+    fn manifest(&self, request: &Request, repository: &str, reference: &str) -> Response {
+        let mut state = self.state();
+        let key = (repository.to_string(), reference.to_string());
+        match request.method.as_str() {
+            "GET" | "HEAD" => match state.manifests.get(&key) {
+                Some((media_type, bytes)) => Response::new(200)
+                    .with("Content-Type", media_type)
+                    .with("Docker-Content-Digest", BlobDigest::of(bytes))
+                    .body(bytes.clone()),
+                None => Response::error(404, "MANIFEST_UNKNOWN"),
+            },
+            "PUT" => {
+                let media_type = request.headers.get("content-type").cloned().unwrap_or_default();
+                let digest = BlobDigest::of(&request.body);
+                for name in [reference.to_string(), digest.to_string()] {
+                    let entry = (media_type.clone(), request.body.clone());
+                    state.manifests.insert((repository.to_string(), name), entry);
+                }
+                Response::new(201).with("Docker-Content-Digest", digest)
+            }
+            _ => Response::error(405, "UNSUPPORTED"),
+        }
+    }
+
+    fn blob(&self, request: &Request, repository: &str, digest: &str, no_range: bool) -> Response {
+        let state = self.state();
+        let found = digest.parse().ok().and_then(|digest| state.blobs.get(&(repository.to_string(), digest)));
+        let Some(bytes) = found else { return Response::error(404, "BLOB_UNKNOWN") };
+        let range = request.headers.get("range").filter(|_| !no_range);
+        match range.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok()) {
+            Some(at) => Response::new(206)
+                .with("Content-Range", format!("bytes {at}-{}/{}", bytes.len() - 1, bytes.len()))
+                .body(&bytes[at..]),
+            None => Response::new(200).body(bytes.clone()),
+        }
+    }
+
+    fn upload(&self, request: &Request, repository: &str, id: &str) -> Response {
+        let mut state = self.state();
+        let location = |id: &str| format!("http://{}/v2/{repository}/blobs/uploads/{id}?state=x", self.address);
+        match request.method.as_str() {
+            "POST" => {
+                let digest = request.query.get("mount").and_then(|digest| digest.parse::<BlobDigest>().ok());
+                let source = request.query.get("from").cloned().unwrap_or_default();
+                if let Some(bytes) = digest.and_then(|digest| state.blobs.get(&(source, digest)).cloned()) {
+                    state.blobs.insert((repository.to_string(), BlobDigest::of(&bytes)), bytes);
+                    return Response::new(201);
+                }
+                state.serial += 1;
+                let id = format!("u{}", state.serial);
+                state.uploads.insert(id.clone(), Vec::new());
+                Response::new(202).with("Location", location(&id)).with("Range", "0-0")
+            }
+            "DELETE" => match state.uploads.remove(id) {
+                Some(_) => Response::new(204),
+                None => Response::error(404, "BLOB_UPLOAD_UNKNOWN"),
+            },
+            "GET" | "PATCH" | "PUT" => {
+                let Some(mut bytes) = state.uploads.remove(id) else {
+                    return Response::error(404, "BLOB_UPLOAD_UNKNOWN");
+                };
+                bytes.extend_from_slice(&request.body);
+                if request.method == "PUT" {
+                    let digest = BlobDigest::of(&bytes);
+                    if request.query.get("digest") != Some(&digest.to_string()) {
+                        return Response::error(400, "DIGEST_INVALID");
+                    }
+                    state.blobs.insert((repository.to_string(), digest), bytes);
+                    return Response::new(201);
+                }
+                // Each location serves once.
+                state.serial += 1;
+                let (id, end) = (format!("u{}", state.serial), bytes.len().saturating_sub(1));
+                state.uploads.insert(id.clone(), bytes);
+                let status = if request.method == "GET" { 204 } else { 202 };
+                Response::new(status).with("Location", location(&id)).with("Range", format!("0-{end}"))
+            }
+            _ => Response::error(405, "UNSUPPORTED"),
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! A small registry on a loopback address, with faults on order.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use rbuild_image::BlobDigest;
+
+mod answers;
+
+/// A misbehaviour.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// Answers with this status, and `Retry-After` in seconds.
+    Status(u16, Option<u64>),
+    /// Closes the connection after so many bytes of the body.
+    Cut(usize),
+    /// Ignores `Range`.
+    NoRange,
+    /// Sends the client to the same path of another server.
+    Redirect(String),
+    /// Changes the first byte of the body.
+    Flip,
+    /// Refuses bodies of more bytes with 413.
+    Most(usize),
+    /// Leaves out a header.
+    Without(&'static str),
+    /// Waits before the answer.
+    Stall(Duration),
+    /// Sends the body byte by byte, with this pause.
+    Trickle(Duration),
+    /// Adds a header.
+    Header(&'static str, String),
+}
+
+/// A fault with the requests that meet it.
+pub struct Rule {
+    method: &'static str,
+    path: String,
+    fault: Fault,
+    left: usize,
+}
+
+/// The protection of a registry.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Access {
+    Open,
+    /// User and password.
+    Basic(&'static str, &'static str),
+    /// Tokens of its own server, for a user and password, valid for so many requests.
+    Token(&'static str, &'static str, usize),
+}
+
+#[derive(Default)]
+pub struct State {
+    pub blobs: HashMap<(String, BlobDigest), Vec<u8>>,
+    pub manifests: HashMap<(String, String), (String, Vec<u8>)>,
+    uploads: HashMap<String, Vec<u8>>,
+    rules: Vec<Rule>,
+    /// Method, path and query of each request, and `+` if it has an Authorization.
+    pub log: Vec<String>,
+    /// Scopes of token requests.
+    pub scopes: Vec<String>,
+    /// Tokens with their scopes and the number of requests that they are good for.
+    tokens: HashMap<String, (String, usize)>,
+    serial: usize,
+}
+
+#[derive(Clone)]
+pub struct Registry {
+    pub address: String,
+    state: Arc<Mutex<State>>,
+    access: Access,
+}
+
+struct Request {
+    method: String,
+    path: String,
+    query: HashMap<String, String>,
+    scopes: Vec<String>,
+    headers: HashMap<String, String>,
+    body: Vec<u8>,
+}
+
+struct Response {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+}
+
+impl Response {
+    fn new(status: u16) -> Response {
+        Response { status, headers: Vec::new(), body: Vec::new() }
+    }
+
+    fn with(mut self, name: &str, value: impl ToString) -> Response {
+        self.headers.push((name.to_string(), value.to_string()));
+        self
+    }
+
+    fn body(mut self, body: impl Into<Vec<u8>>) -> Response {
+        self.body = body.into();
+        self
+    }
+
+    fn error(status: u16, code: &str) -> Response {
+        Response::new(status).body(format!(r#"{{"errors":[{{"code":"{code}","message":"test"}}]}}"#))
+    }
+}
+
+impl Registry {
+    pub fn start(access: Access) -> Registry {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let registry = Registry { address, state: Arc::default(), access };
+        let server = registry.clone();
+        std::thread::spawn(move || {
+            for connection in listener.incoming().flatten() {
+                let server = server.clone();
+                std::thread::spawn(move || server.serve(connection));
+            }
+        });
+        registry
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// Orders a fault for the next `count` requests with that method and a path containing `path`.
+    pub fn fault(&self, method: &'static str, path: &str, fault: Fault, count: usize) {
+        self.state().rules.push(Rule { method, path: path.to_string(), fault, left: count });
+    }
+
+    /// Cancels all faults.
+    pub fn behave(&self) {
+        self.state().rules.clear();
+    }
+
+    pub fn add_blob(&self, repository: &str, bytes: &[u8]) -> BlobDigest {
+        let digest = BlobDigest::of(bytes);
+        self.state().blobs.insert((repository.to_string(), digest), bytes.to_vec());
+        digest
+    }
+
+    pub fn add_manifest(&self, repository: &str, tag: &str, media_type: &str, bytes: &[u8]) -> BlobDigest {
+        let digest = BlobDigest::of(bytes);
+        for name in [tag.to_string(), digest.to_string()] {
+            self.state().manifests.insert((repository.to_string(), name), (media_type.to_string(), bytes.to_vec()));
+        }
+        digest
+    }
+
+    /// Returns the requests since the last call.
+    pub fn requests(&self) -> Vec<String> {
+        std::mem::take(&mut self.state().log)
+    }
+
+    fn serve(&self, connection: TcpStream) {
+        let mut reader = BufReader::new(connection.try_clone().unwrap());
+        while let Some(request) = read_request(&mut reader) {
+            let authorized = if request.headers.contains_key("authorization") { " +" } else { "" };
+            let line = format!("{} {}{authorized}", request.method, request.path);
+            self.state().log.push(line);
+            let faults = self.faults(&request);
+            if !self.answer(&request, &faults, &connection) {
+                return;
+            }
+        }
+    }
+
+    fn faults(&self, request: &Request) -> Vec<Fault> {
+        let mut state = self.state();
+        let fits =
+            |rule: &&mut Rule| rule.left > 0 && rule.method == request.method && request.path.contains(&rule.path);
+        let met = state.rules.iter_mut().filter(fits).map(|rule| {
+            rule.left -= 1;
+            rule.fault.clone()
+        });
+        met.collect()
+    }
+
+    /// Answers a request. Returns false if the connection is to be closed.
+    fn answer(&self, request: &Request, faults: &[Fault], mut connection: &TcpStream) -> bool {
+        let mut response = None;
+        for fault in faults {
+            match fault {
+                Fault::Status(status, after) => {
+                    let answer = Response::error(*status, "FAULT");
+                    response = Some(match after {
+                        Some(seconds) => answer.with("Retry-After", seconds),
+                        None => answer,
+                    });
+                }
+                Fault::Redirect(to) => {
+                    response = Some(Response::new(307).with("Location", format!("http://{to}{}?sig=s", request.path)));
+                }
+                Fault::Most(bytes) if request.body.len() > *bytes => response = Some(Response::error(413, "SIZE")),
+                Fault::Stall(time) => std::thread::sleep(*time),
+                _ => {}
+            }
+        }
+        let mut response = response.unwrap_or_else(|| self.respond(request, faults.contains(&Fault::NoRange)));
+        let (mut cut, mut pause) = (None, None);
+        for fault in faults {
+            match fault {
+                Fault::Flip if !response.body.is_empty() => response.body[0] ^= 1,
+                Fault::Without(name) => response.headers.retain(|(header, _)| !header.eq_ignore_ascii_case(name)),
+                Fault::Header(name, value) => response.headers.push((name.to_string(), value.clone())),
+                Fault::Cut(bytes) => cut = Some(*bytes),
+                Fault::Trickle(time) => pause = Some(*time),
+                _ => {}
+            }
+        }
+        let mut head = format!("HTTP/1.1 {} -\r\nContent-Length: {}\r\n", response.status, response.body.len());
+        for (name, value) in &response.headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        head.push_str("\r\n");
+        let body = if request.method == "HEAD" { &[][..] } else { &response.body[..] };
+        let sent = &body[..cut.unwrap_or(body.len()).min(body.len())];
+        let mut written = connection.write_all(head.as_bytes());
+        match pause {
+            Some(pause) => {
+                for byte in sent {
+                    written = written.and_then(|()| connection.write_all(&[*byte]));
+                    std::thread::sleep(pause);
+                }
+            }
+            None => written = written.and_then(|()| connection.write_all(sent)),
+        }
+        if cut.is_some() {
+            let _ = connection.shutdown(std::net::Shutdown::Both);
+        }
+        written.is_ok() && cut.is_none()
+    }
+}
+
+fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Request> {
+    let mut line = String::new();
+    reader.read_line(&mut line).ok()?;
+    let mut words = line.split_whitespace();
+    let (method, target) = (words.next()?.to_string(), words.next()?.to_string());
+    let mut headers = HashMap::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok()?;
+        let Some((name, value)) = line.trim_end().split_once(':') else { break };
+        headers.insert(name.to_lowercase(), value.trim().to_string());
+    }
+    let mut body = Vec::new();
+    if let Some(length) = headers.get("content-length").and_then(|length| length.parse().ok()) {
+        reader.take(length).read_to_end(&mut body).ok()?;
+    }
+    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+    let form = if headers.get("content-type").is_some_and(|t| t.contains("form")) {
+        String::from_utf8_lossy(&body).into_owned()
+    } else {
+        String::new()
+    };
+    let pairs: Vec<(String, String)> = [query, &form]
+        .iter()
+        .flat_map(|text| text.split('&'))
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(name, value)| (name.to_string(), decode(value)))
+        .collect();
+    let scopes = pairs.iter().filter(|(name, _)| name == "scope").map(|(_, value)| value.clone()).collect();
+    Some(Request { method, path: path.to_string(), query: pairs.into_iter().collect(), scopes, headers, body })
+}
+
+fn decode(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let hex = tail.get(..2).and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
+        match (first, hex) {
+            (b'%', Some(byte)) => {
+                bytes.push(byte);
+                rest = &tail[2..];
+            }
+            (byte, _) => {
+                bytes.push(*byte);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8(bytes).unwrap()
+}
