@@ -2,6 +2,7 @@ use std::path::Path;
 
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_layer::LayerError;
+use rbuild_registry::RegistryError;
 use rbuild_sandbox::{Refusal, SandboxError};
 use rbuild_store::StoreError;
 
@@ -25,6 +26,8 @@ pub enum BuildError {
         what: String,
         source: rbuild_linux::Error,
     },
+    /// A request to a registry failed.
+    Registry(RegistryError),
     /// This machine does not allow the required isolation.
     Refused(Refusal),
     Sandbox(String),
@@ -109,6 +112,7 @@ impl BuildError {
             BuildError::Store(e) => e.to_string(),
             BuildError::Layer { what, source } => format!("{what}: {source}"),
             BuildError::Kernel { what, source } => format!("{what}: {source}"),
+            BuildError::Registry(e) => e.to_string(),
             BuildError::Refused(r) => r.reason.clone(),
             BuildError::Sandbox(text) => text.clone(),
             BuildError::Cancelled => "the build was stopped".into(),
@@ -129,6 +133,8 @@ impl BuildError {
             BuildError::Kernel { source, .. } => source.is_disk_full().then_some(full),
             BuildError::Refused(r) => Some(r.remedy.clone()),
             BuildError::Other { help, .. } => help.clone(),
+            // The command line has the words: they name its verbs and flags.
+            BuildError::Registry(_) => None,
             BuildError::Sandbox(_) | BuildError::Cancelled | BuildError::Told | BuildError::Moved => None,
         }
     }
@@ -145,6 +151,12 @@ impl From<StoreError> for BuildError {
             StoreError::Stopped | StoreError::Layer(LayerError::Stopped) => BuildError::Cancelled,
             e => BuildError::Store(e),
         }
+    }
+}
+
+impl From<RegistryError> for BuildError {
+    fn from(e: RegistryError) -> BuildError {
+        BuildError::Registry(e)
     }
 }
 

@@ -27,10 +27,13 @@ pub use images::import::{Import, import};
 pub use images::run::{Invocation, invoke, volume_binds};
 pub use ops::redact::SecretValues;
 pub use ops::ssh_keys::PrivateKey;
+pub use prepare::resolve::{Bring, NotPulled, PullPolicy, Sought};
 pub use prepare::{Prepared, prepare};
 pub use request::{AgentSource, BuildRequest, ContextDir, ImageForm, Output, OutputKind, Squash, Target};
 pub use solve::executor::{execute, snapshots};
 pub use transport::load::{Incoming, Loaded, Wanted, load, load_directory, take_from_layout};
+pub use transport::pull::{PulledImage, TransferProgress, pull};
+pub use transport::push::{Outgoing, check_push, outgoing, push};
 pub use transport::save::{ArchiveFormat, Saved, archive_blobs, layer_blobs, save_directory, save_size, save_to};
 
 /// The result of a finished build.

@@ -2,19 +2,17 @@
 //! cached is answered here.
 
 pub(crate) mod demands;
+pub(crate) mod resolve;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rbuild_dockerfile::Diagnostic;
-use rbuild_image::{Digest, Hasher, ImageName, ManifestDigest, Platform};
+use rbuild_image::{Digest, Hasher, ManifestDigest, Platform};
 use rbuild_linux::RootDir;
-use rbuild_plan::{
-    BaseImage, BuildGraph, From, HistoryEntry, ImageNeed, Parameters, Plan, Step, Vertex, VertexId, plan,
-};
+use rbuild_plan::{BaseImage, BuildGraph, From, HistoryEntry, Parameters, Plan, Step, Vertex, VertexId, plan};
 use rbuild_source::{Content, HashCache};
-use rbuild_store::{BuildIndexName, HashesName, Image, Record, SecretMark, Store, StoreError};
+use rbuild_store::{BuildIndexName, HashesName, Image, Record, SecretMark, Store};
 
 use crate::Finished;
 use crate::cache::explain;
@@ -25,6 +23,7 @@ use crate::event::{Event, StepOutcome};
 use crate::events::Events;
 use crate::export::outputs::{self, View};
 use crate::export::secret_scan;
+use crate::prepare::resolve::{Bring, Resolver};
 use crate::record::build_log::{self, Status};
 use crate::request::{BuildRequest, ImageForm, OutputKind, Squash};
 
@@ -69,16 +68,25 @@ impl Known {
 }
 
 /// Parses and plans the Dockerfile and looks up all steps in the cache.
+///
+/// Images that have to be pulled are asked for through `bring`, all of a round at once.
 #[tracing::instrument(target = "engine", name = "prepare", level = "debug", skip_all)]
-pub fn prepare(request: &BuildRequest, params: &Parameters, store: &Store, events: &Events) -> Result<Prepared> {
+pub fn prepare(
+    request: &BuildRequest,
+    params: &Parameters,
+    store: &Store,
+    events: &Events,
+    bring: &Bring<'_>,
+) -> Result<Prepared> {
     let file = rbuild_dockerfile::parse(&request.dockerfile).map_err(BuildError::Dockerfile)?;
     let mut bases = HashMap::new();
     let mut images = HashMap::new();
+    let mut resolver = Resolver::new(store, request.pull, &params.platform, bring);
     let mut graph = loop {
         match plan(&file, params, &bases).map_err(BuildError::Dockerfile)? {
             Plan::Graph(graph) => break *graph,
             Plan::Needs(needs) => {
-                for (need, image) in resolve(store, needs)? {
+                for (need, image) in resolver.resolve(needs)? {
                     bases.insert(
                         need.image.name,
                         BaseImage { manifest: image.manifest_digest, config: image.config.clone() },
@@ -131,44 +139,6 @@ fn hashes_name(request: &BuildRequest) -> HashesName {
         hasher.field(dir.path.as_os_str().as_encoded_bytes());
     }
     hasher.finish()
-}
-
-/// Resolves the images that are needed. All missing ones are reported together.
-fn resolve(store: &Store, needs: Vec<ImageNeed>) -> Result<Vec<(ImageNeed, Image)>> {
-    let (mut found, mut missing) = (Vec::new(), Vec::new());
-    for need in needs {
-        match store.named_image(&need.image.name) {
-            Ok(image) => found.push((need, image)),
-            Err(StoreError::NoImage(_)) => missing.push(missing_image(store, &need)),
-            Err(e) => return Err(e.into()),
-        }
-    }
-    if missing.is_empty() { Ok(found) } else { Err(BuildError::Unmet(missing)) }
-}
-
-fn missing_image(store: &Store, need: &ImageNeed) -> Diagnostic {
-    if !matches!(need.image.name, ImageName::Reference(_)) {
-        let text = &need.image.text;
-        let d = Diagnostic::new(need.span, format!("there is no image with the id or manifest {text} here"));
-        return d.help("`rbuild images --no-trunc --digests` lists those that there are");
-    }
-    let what = if need.stages.is_empty() { "image" } else { "stage or image" };
-    let d = Diagnostic::new(need.span, format!("there is no {what} called `{}` here", need.image.text));
-    // Image commands accept an ID prefix here; FROM does not.
-    if let Ok((None, image)) = store.find_image(&need.image.text) {
-        let help = format!("for the image whose id begins so, write the whole id: {}", image.id);
-        return d.help(help);
-    }
-    let names: Vec<String> =
-        store.images().unwrap_or_default().into_iter().filter_map(|i| i.name).map(|n| n.familiar()).collect();
-    let candidates = need.stages.iter().chain(&names).map(String::as_str);
-    match rbuild_dockerfile::closest(&need.image.text, candidates) {
-        Some(close) => d.help(format!("did you mean `{close}`?")),
-        None => d.help(format!(
-            "bring it in with `rbuild import FILE {0}` or `rbuild load -i FILE`; pulling from a registry is not supported yet",
-            need.image.text
-        )),
-    }
 }
 
 struct LookedUp {

@@ -7,6 +7,7 @@ use rbuild_plan::Parameters;
 use rbuild_sandbox::Carrier;
 
 use crate::ops::redact::SecretValues;
+use crate::prepare::resolve::PullPolicy;
 
 /// A build request with all inputs read and resolved. The build reads neither the environment nor
 /// the clock.
@@ -22,6 +23,8 @@ pub struct BuildRequest {
     pub context: Option<ContextDir>,
     /// Directories of named contexts, at the same index as in [`Parameters::contexts`].
     pub named: Vec<Option<ContextDir>>,
+    /// Occasions to ask registries for images.
+    pub pull: PullPolicy,
     /// Reduces the modes of context files to those that git keeps.
     pub git_modes: bool,
     /// Directories of [`Parameters::volumes`], as absolute paths.

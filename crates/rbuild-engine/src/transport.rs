@@ -1,4 +1,6 @@
-//! Images on their way between the store, OCI layouts and archives.
+//! Images on their way between the store, registries, OCI layouts and archives.
 
 pub(crate) mod load;
+pub(crate) mod pull;
+pub(crate) mod push;
 pub(crate) mod save;

@@ -10,6 +10,7 @@
 mod atomic_file;
 mod copy;
 mod destination;
+mod echo;
 mod error;
 mod held;
 mod idmap;
@@ -27,6 +28,7 @@ mod trail;
 
 pub use copy::{copy_contents, copy_file, copy_file_while, set_file_owner, set_file_time};
 pub use destination::{Destination, DestinationError, Directory};
+pub use echo::HiddenInput;
 pub use error::{Error, Result, shown_path};
 pub use held::Held;
 pub use idmap::{

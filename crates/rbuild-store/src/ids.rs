@@ -13,6 +13,8 @@ rbuild_image::id_type! {
     key HashesName;
     /// Mark of a secret: a keyed hash of its value.
     key SecretMark;
+    /// Name of a note on a pulled image.
+    key PulledName;
     /// Identifier of a lock that belongs to no entry.
     key LockId;
 }

@@ -1,10 +1,10 @@
 //! Staging of incoming blobs.
 
-use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rbuild_image::{BlobDigest, DiffId, ManifestDigest, Reference, parse_manifest};
 use rbuild_linux::RootDir;
@@ -24,9 +24,9 @@ pub struct Staging<'a> {
     work: &'a Workspace,
     dir: RootDir,
     /// The staged blobs and their sizes in bytes.
-    here: RefCell<HashMap<BlobDigest, u64>>,
+    here: Mutex<HashMap<BlobDigest, u64>>,
     /// Blobs and the diffIDs of their content.
-    holds: RefCell<HashSet<(BlobDigest, DiffId)>>,
+    holds: Mutex<HashSet<(BlobDigest, DiffId)>>,
 }
 
 impl<'a> Staging<'a> {
@@ -37,7 +37,7 @@ impl<'a> Staging<'a> {
     /// Fails if its directory cannot be created.
     pub fn open(store: &'a Store, work: &'a Workspace) -> Result<Staging<'a>> {
         let (_, dir) = work.new_dir()?;
-        Ok(Staging { store, work, dir, here: RefCell::default(), holds: RefCell::default() })
+        Ok(Staging { store, work, dir, here: Mutex::default(), holds: Mutex::default() })
     }
 
     /// Returns the store.
@@ -51,7 +51,7 @@ impl<'a> Staging<'a> {
     ///
     /// Fails if the store cannot be read.
     pub fn size(&self, digest: &BlobDigest) -> Result<Option<u64>> {
-        if let Some(size) = self.here.borrow().get(digest) {
+        if let Some(size) = locked(&self.here).get(digest) {
             return Ok(Some(*size));
         }
         match self.store.blob_size(digest) {
@@ -67,7 +67,7 @@ impl<'a> Staging<'a> {
     ///
     /// Fails with [`StoreError::NoBlob`] if there is none.
     pub fn open_blob(&self, digest: &BlobDigest) -> Result<File> {
-        match self.here.borrow().contains_key(digest) {
+        match locked(&self.here).contains_key(digest) {
             true => Ok(self.dir.open_file(digest.hex())?),
             false => self.store.open_blob(digest),
         }
@@ -100,7 +100,7 @@ impl<'a> Staging<'a> {
     /// Fails if the blob cannot be written.
     pub fn put_bytes(&self, bytes: &[u8]) -> Result<(BlobDigest, u64)> {
         let digest = BlobDigest::of(bytes);
-        if !self.here.borrow().contains_key(&digest) && !self.store_has(&digest) {
+        if !locked(&self.here).contains_key(&digest) && !self.store_has(&digest) {
             self.put_blob(bytes)?;
         }
         Ok((digest, bytes.len() as u64))
@@ -132,7 +132,7 @@ impl<'a> Staging<'a> {
 
     /// Records that the blob contains the layer with that diffID.
     pub fn note_layer(&self, blob: &BlobDigest, diff_id: &DiffId) {
-        self.holds.borrow_mut().insert((*blob, *diff_id));
+        locked(&self.holds).insert((*blob, *diff_id));
     }
 
     /// Publishes the blobs that the given images need, syncs them to disk, and then names the
@@ -162,7 +162,7 @@ impl<'a> Staging<'a> {
     fn move_in(&self, images: &[ManifestDigest]) -> Result<()> {
         let needed = self.needed(images)?;
         let blobs = self.store.dir("blobs/sha256")?;
-        for digest in self.here.borrow().keys().filter(|digest| needed.contains(*digest)) {
+        for digest in locked(&self.here).keys().filter(|digest| needed.contains(*digest)) {
             // Replacing a file is slow on some file systems.
             if self.store_has(digest) {
                 continue;
@@ -170,7 +170,7 @@ impl<'a> Staging<'a> {
             let name = digest.hex();
             self.dir.rename(OsStr::new(&name), &blobs, OsStr::new(&name))?;
         }
-        for (blob, diff_id) in self.holds.borrow().iter() {
+        for (blob, diff_id) in locked(&self.holds).iter() {
             self.store.note_layer(blob, diff_id)?;
         }
         Ok(())
@@ -191,6 +191,11 @@ impl<'a> Staging<'a> {
         }
         Ok(needed)
     }
+}
+
+/// Locks a mutex. A panic of another thread leaves no half-changed value here.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A blob that arrives incrementally.
@@ -217,7 +222,7 @@ impl Receiving<'_> {
     pub fn finish(self) -> Result<(BlobDigest, u64)> {
         let (blob, digest, size) = self.blob.finish()?;
         blob.publish_in(&self.staging.dir, self.staging.store, &digest, size)?;
-        self.staging.here.borrow_mut().insert(digest, size);
+        locked(&self.staging.here).insert(digest, size);
         Ok((digest, size))
     }
 }

@@ -66,8 +66,8 @@ const FOREIGN_ROOMS: [&str; 3] = ["trees", "mounts", "tmp"];
 
 /// Directories in which [`Store::write`], [`Store::write_durable`] and the writers of notes create
 /// files.
-const DIRS_OF_DOCUMENTS: [&str; 9] =
-    [".", "records", "results", "builds", "layers", "accounts", "ledgers", "containers", "hashes"];
+const DIRS_OF_DOCUMENTS: [&str; 10] =
+    [".", "records", "results", "builds", "layers", "accounts", "ledgers", "containers", "hashes", "pulled"];
 
 impl Store {
     /// Opens the store at `path`, creating it if necessary.

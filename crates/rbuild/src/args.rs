@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 mod build;
+mod registry;
 mod verbs;
 
 pub use build::{BuildArgs, ProgressMode};
+pub use registry::{LoginArgs, LogoutArgs, PullArgs, PushArgs, RegistryFlags};
 pub use verbs::with_verb;
 
 #[derive(Parser)]
@@ -49,6 +51,14 @@ pub enum Verb {
     Save(SaveArgs),
     /// Load images from an archive
     Load(LoadArgs),
+    /// Pull images from a registry
+    Pull(PullArgs),
+    /// Push an image to a registry
+    Push(PushArgs),
+    /// Log in to a registry
+    Login(LoginArgs),
+    /// Log out of a registry
+    Logout(LogoutArgs),
     /// Run a command in a container, in the foreground
     Run(RunArgs),
     /// List images

@@ -1,6 +1,7 @@
 //! Exit codes, and errors on their way to the terminal.
 
 use rbuild_engine::BuildError;
+use rbuild_registry::{RegistryError, Remedy};
 use rbuild_store::StoreError;
 
 pub mod code {
@@ -59,7 +60,10 @@ pub fn build_code(e: &BuildError) -> u8 {
 
 impl From<BuildError> for Failure {
     fn from(e: BuildError) -> Failure {
-        Failure { code: build_code(&e), message: e.message(), help: e.help() }
+        match e {
+            BuildError::Registry(e) => e.into(),
+            e => Failure { code: build_code(&e), message: e.message(), help: e.help() },
+        }
     }
 }
 
@@ -69,8 +73,39 @@ impl From<StoreError> for Failure {
     }
 }
 
+impl From<RegistryError> for Failure {
+    fn from(e: RegistryError) -> Failure {
+        let help = e.remedy().as_ref().map(registry_help);
+        Failure { code: code::FAILED, message: e.to_string(), help }
+    }
+}
+
 impl From<rbuild_sandbox::SandboxError> for Failure {
     fn from(e: rbuild_sandbox::SandboxError) -> Failure {
         BuildError::from(e).into()
+    }
+}
+
+/// Returns the words of a hint about a registry.
+fn registry_help(remedy: &Remedy) -> String {
+    match remedy {
+        Remedy::Login { registry } => format!("check the name, or log in: rbuild login {registry}"),
+        Remedy::Permission { registry } => {
+            format!("check user, password and permissions; log in again with rbuild login {registry}")
+        }
+        Remedy::Name => "check the name and the tag".into(),
+        Remedy::Network => "check the network, the name of the host and the proxy (https_proxy, no_proxy)".into(),
+        Remedy::Certificate { registry } => format!(
+            "put the certificate of its authority into /etc/containers/certs.d/{registry}/ca.crt, or pass --tls-verify=false"
+        ),
+        Remedy::Plain { registry } => format!(
+            "for plain HTTP pass --tls-verify=false, or set `insecure = true` for {registry} in registries.conf"
+        ),
+        Remedy::Later => "try again later, or tell the operator of the registry".into(),
+        Remedy::Limit { registry } => {
+            format!("log in for a higher limit (rbuild login {registry}), or set a mirror in registries.conf")
+        }
+        Remedy::Settings => "correct that file or helper".into(),
+        Remedy::Convert => "convert it, for example with skopeo copy".into(),
     }
 }

@@ -5,5 +5,6 @@ pub mod context;
 pub mod flags;
 pub mod network;
 pub mod output;
+pub mod registry;
 pub mod request;
 pub mod settings;

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches};
 
 use args::{Cli, ProgressMode, Verb};
-use commands::{build, cp, debug, doctor, images, logs, run, save_load};
+use commands::{build, cp, debug, doctor, images, login, logs, run, save_load, transfer};
 use debug_log::DebugLog;
 use exit::{Failure, code};
 use input::config::Config;
@@ -82,6 +82,10 @@ fn run_verb(verb: Verb, settings: &Settings) -> Result<u8, Failure> {
         Verb::Import(args) => save_load::import(settings, args),
         Verb::Save(args) => save_load::save(settings, args),
         Verb::Load(args) => save_load::load(settings, args),
+        Verb::Pull(args) => transfer::pull(settings, args),
+        Verb::Push(args) => transfer::push(settings, args),
+        Verb::Login(args) => login::login(args),
+        Verb::Logout(args) => login::logout(args),
         Verb::Run(args) => run::run(settings, args),
         Verb::Images(args) => images::images(settings, args),
         Verb::History(args) => images::history(settings, args),

@@ -21,6 +21,7 @@ mod named;
 use docker::docker_items;
 use layout::{Layout, Reached, name_of};
 use manifest::is_index;
+pub(crate) use manifest::is_layer;
 use members::Members;
 pub(crate) use members::promised;
 use named::DockerItem;

@@ -89,7 +89,7 @@ impl Planner<'_> {
                 None => self.written_image(&name, span),
             };
             if let Ok(image) = image {
-                self.image(&image, span);
+                self.image(&image, None, span);
             }
         }
     }
@@ -120,7 +120,7 @@ impl Planner<'_> {
                 None if name == "scratch" => self.scratch_state(label, total, stage.span),
                 None => {
                     let written = self.written_image(&name, image.span)?;
-                    self.image_state(&written, label, total, image.span)?
+                    self.image_state(&written, platform.as_ref(), label, total, image.span)?
                 }
             },
         };
@@ -192,7 +192,7 @@ impl Planner<'_> {
         let NamedContext { name, source } = self.params.contexts[context].clone();
         match source {
             ContextSource::Scratch => Ok(self.scratch_state(label, total, span)),
-            ContextSource::Image(image) => self.image_state(&image, label, total, span),
+            ContextSource::Image(image) => self.image_state(&image, None, label, total, span),
             ContextSource::Directory => {
                 let mut state = self.scratch_state(label, total, span);
                 let copy = CopyStep {
@@ -218,8 +218,15 @@ impl Planner<'_> {
         self.base_state(vertex, config, label, total)
     }
 
-    fn image_state(&mut self, image: &WrittenImage, label: String, total: usize, span: Span) -> Planned<StageState> {
-        let Some(base) = self.image(image, span) else { return Err(Stop::Needs) };
+    fn image_state(
+        &mut self,
+        image: &WrittenImage,
+        platform: Option<&Platform>,
+        label: String,
+        total: usize,
+        span: Span,
+    ) -> Planned<StageState> {
+        let Some(base) = self.image(image, platform, span) else { return Err(Stop::Needs) };
         let (manifest, config) = (base.manifest, base.config.clone());
         let name = StepName { stage: label.clone(), number: 1, total };
         let vertex = self.image_vertex(&image.text, manifest, name, span);
@@ -256,7 +263,7 @@ impl Planner<'_> {
     }
 
     /// Returns a resolved image. Otherwise records the need and returns `None`.
-    fn image(&mut self, image: &WrittenImage, span: Span) -> Option<&BaseImage> {
+    fn image(&mut self, image: &WrittenImage, platform: Option<&Platform>, span: Span) -> Option<&BaseImage> {
         if self.images.contains_key(&image.name) {
             return self.images.get(&image.name);
         }
@@ -269,7 +276,8 @@ impl Planner<'_> {
             Some(_) => {}
             None => {
                 let stages = self.stage_names();
-                self.needs.push(ImageNeed { image: image.clone(), span, stages });
+                let platform = platform.cloned();
+                self.needs.push(ImageNeed { image: image.clone(), platform, span, stages });
             }
         }
         None
@@ -319,7 +327,7 @@ impl Planner<'_> {
             return Ok(Input::Vertex(self.add(Step::Scratch, None, name, "FROM scratch".into(), span)));
         }
         let image = self.written_image(name, span)?;
-        let Some(base) = self.image(&image, span) else { return Err(Stop::Needs) };
+        let Some(base) = self.image(&image, None, span) else { return Err(Stop::Needs) };
         let (manifest, name) = (base.manifest, StepName { stage: name.to_string(), number: 1, total: 1 });
         Ok(Input::Vertex(self.image_vertex(&image.text, manifest, name, span)))
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use rbuild_dockerfile::ast::{Command, Dockerfile, Instruction, Op, Word};
 use rbuild_dockerfile::{Diagnostic, Span};
-use rbuild_image::{ImageConfig, ImageName, ManifestDigest};
+use rbuild_image::{ImageConfig, ImageName, ManifestDigest, Platform};
 
 use super::paths::is_windows;
 use crate::graph::{HistoryEntry, Step, StepName, Vertex, VertexId};
@@ -22,6 +22,8 @@ pub struct BaseImage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageNeed {
     pub image: WrittenImage,
+    /// The platform of `FROM --platform`.
+    pub platform: Option<Platform>,
     pub span: Span,
     /// Stage names, for a suggestion if the image does not exist.
     pub stages: Vec<String>,

@@ -97,7 +97,7 @@ impl Store {
         self.prune_accounts()?;
         if all {
             self.remove_others("mounts", |_| false, &mut freed)?;
-            for notes in ["hashes", "ledgers", "logs"] {
+            for notes in ["hashes", "ledgers", "logs", "pulled"] {
                 self.root.remove_all(OsStr::new(notes))?;
             }
         }

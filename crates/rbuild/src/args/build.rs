@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::registry::RegistryFlags;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProgressMode {
@@ -40,7 +42,7 @@ pub struct BuildArgs {
     #[arg(long, value_name = "NAME[=VALUE]")]
     pub build_arg: Vec<String>,
     /// Output: DIR, `-` for a tar on standard output, or
-    /// type=local|tar|oci|docker|image[,dest=PATH]
+    /// type=local|tar|oci|docker|image|registry[,dest=PATH]
     #[arg(short, long, value_name = "OUTPUT")]
     pub output: Vec<String>,
     /// Do not use the cache
@@ -132,9 +134,16 @@ pub struct BuildArgs {
     /// Accepted for compatibility; the image is always in the local store
     #[arg(long, hide = true)]
     pub load: bool,
-    /// Accepted for compatibility; images come from the local store
-    #[arg(long, hide = true)]
-    pub pull: bool,
+    /// Ask registries for images: missing (those that the store lacks), always or never [default:
+    /// missing]
+    #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "always")]
+    #[arg(env = "RBUILD_PULL")]
+    pub pull: Option<String>,
+    /// Push the image under its names, as `--output type=registry` does
+    #[arg(long)]
+    pub push: bool,
+    #[command(flatten)]
+    pub registry: RegistryFlags,
     /// Accepted for compatibility; containers are always removed
     #[arg(long, hide = true)]
     pub rm: bool,

@@ -1,6 +1,6 @@
 //! The verb `build`.
 
-use rbuild_engine::{BuildError, BuildRequest};
+use rbuild_engine::{BuildError, BuildRequest, Sought};
 use rbuild_linux::Destination;
 use rbuild_sandbox::records_owners;
 use rbuild_store::Store;
@@ -8,7 +8,8 @@ use rbuild_store::Store;
 use crate::args::{BuildArgs, ProgressMode};
 use crate::commands::build_once::{BuildOnce, Ended, Reports, conclude};
 use crate::commands::check::{self, Call, parse_call};
-use crate::commands::verify;
+use crate::commands::transfer::Show;
+use crate::commands::{fetcher, verify};
 use crate::exit::{Failure, build_code, code};
 use crate::input::request::BuildInput;
 use crate::input::settings::Settings;
@@ -21,7 +22,7 @@ pub fn build(settings: &Settings, args: BuildArgs) -> Result<u8, Failure> {
         terminal::err(&format!("warning: {flag} is not supported yet and has no effect\n"));
     }
     let store = settings.open()?;
-    let BuildInput { request, _stdin_context } = BuildInput::read(&args, &store, records_owners(settings.rung))?;
+    let BuildInput { request, push, _stdin_context } = BuildInput::read(&args, &store, records_owners(settings.rung))?;
     let reports = Reports::open(&args)?;
     let text = rbuild_dockerfile::readable(&request.dockerfile).0.into_owned();
     let name = request.dockerfile_name.clone();
@@ -43,7 +44,12 @@ pub fn build(settings: &Settings, args: BuildArgs) -> Result<u8, Failure> {
     if let Lint::Fails(code) = lint {
         return Ok(code);
     }
-    let once = BuildOnce { settings, store: &store, mode, explain: args.explain, report: &report };
+    let show = if matches!(mode, Mode::Quiet | Mode::RawJson) { Show::Nothing } else { Show::new(false) };
+    if !push.is_empty() {
+        fetcher::check_push(&args.registry, show, &push)?;
+    }
+    let bring = |wanted: &[Sought]| fetcher::bring(&store, &args.registry, show, wanted);
+    let once = BuildOnce { settings, store: &store, mode, explain: args.explain, report: &report, bring: &bring };
     let ended = if args.verify {
         verify::verify(&once, &args, request, &reports)?
     } else {
@@ -54,6 +60,9 @@ pub fn build(settings: &Settings, args: BuildArgs) -> Result<u8, Failure> {
         let ended = ended?;
         if let Ended::Made(finished) = &ended {
             conclude(&args, &request, &store, finished, &reports)?;
+            if let (false, Some((_, manifest))) = (push.is_empty(), &finished.image) {
+                fetcher::push(&store, &args.registry, show, manifest, &push)?;
+            }
         }
         ended
     };

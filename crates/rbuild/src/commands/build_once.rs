@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
 
 use rbuild_engine::{
-    BuildError, BuildRequest, Event, Events, Finished, Output, Prepared, Target, binds, execute, prepare,
+    Bring, BuildError, BuildRequest, Event, Events, Finished, Output, Prepared, Target, binds, execute, prepare,
 };
 use rbuild_image::{ImageId, ManifestDigest, MediaType};
 use rbuild_linux::Destination;
@@ -35,6 +35,8 @@ pub struct BuildOnce<'a> {
     pub mode: Mode,
     /// Shows why each step runs or is cached.
     pub explain: bool,
+    /// Pulls images.
+    pub bring: &'a Bring<'a>,
     /// Prints an error and returns its exit code.
     pub report: &'a dyn Fn(&BuildError) -> u8,
 }
@@ -47,7 +49,7 @@ impl BuildOnce<'_> {
         let sender = Events::new(sender).masking(request.secret_values());
         let plans = request.plans();
         let prepared: Result<Vec<Prepared>, BuildError> =
-            plans.iter().map(|plan| prepare(request, plan, self.store, &sender)).collect();
+            plans.iter().map(|plan| prepare(request, plan, self.store, &sender, self.bring)).collect();
         let prepared = match prepared {
             Ok(prepared) => prepared,
             Err(e) => {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use rbuild_engine::{AgentSource, PrivateKey};
+use rbuild_engine::{AgentSource, PrivateKey, PullPolicy};
 use rbuild_image::Platform;
 use rbuild_plan::Volume;
 use rbuild_sandbox::Ulimit;
@@ -243,6 +243,16 @@ pub fn agent(text: &str) -> Result<(String, AgentSource), Failure> {
         keys.push(PrivateKey::parse(&bytes).map_err(|e| bad(format!("{}: {e}", path.display())))?);
     }
     Ok((id.to_string(), AgentSource::Keys(keys)))
+}
+
+/// Parses the value of `--pull`.
+pub fn pull(text: Option<&str>) -> Result<PullPolicy, Failure> {
+    match text.unwrap_or("missing") {
+        "missing" | "" | "false" => Ok(PullPolicy::Missing),
+        "always" | "true" => Ok(PullPolicy::Always),
+        "never" => Ok(PullPolicy::Never),
+        other => Err(Failure::usage(format!("--pull={other}: unknown value")).help("use always, missing or never")),
+    }
 }
 
 #[cfg(test)]

@@ -19,6 +19,8 @@ pub struct Parsed {
     pub form: ImageForm,
     /// Deletes files of the directory that the result does not contain (`mode=delete`).
     pub delete: bool,
+    /// Pushes the image to its registries.
+    pub push: bool,
     split: Option<bool>,
 }
 
@@ -50,6 +52,7 @@ struct Fields {
     form: ImageForm,
     tar: bool,
     delete: bool,
+    push: bool,
     split: Option<bool>,
     compression: Option<Compression>,
 }
@@ -63,6 +66,7 @@ impl Default for Fields {
             form: ImageForm::default(),
             tar: true,
             delete: false,
+            push: false,
             split: None,
             compression: None,
         }
@@ -78,6 +82,7 @@ pub fn parse(text: &str) -> Result<Parsed, Failure> {
         names: Vec::new(),
         form: ImageForm::default(),
         delete: false,
+        push: false,
         split: None,
     };
     if text == "-" {
@@ -104,7 +109,10 @@ impl Fields {
             return Err(bad(format!("`{field}` is not of the form key=value")));
         };
         match key.trim().to_lowercase().as_str() {
-            "type" => self.kind = Some(output_kind(value)?),
+            "type" => {
+                self.kind = Some(output_kind(value)?);
+                self.push |= value == "registry";
+            }
             "dest" => self.dest = Some(value.to_string()),
             "name" => {
                 for name in value.split(',').filter(|n| !n.is_empty()) {
@@ -114,7 +122,7 @@ impl Fields {
             "tar" => self.tar = switch(value).map_err(bad)?,
             // The supported value is the default behavior.
             "oci-mediatypes" if value == "true" => {}
-            "push" if value == "false" => {}
+            "push" => self.push |= switch(value).map_err(bad)?,
             "rewrite-timestamp" => self.form.late_times = !switch(value).map_err(bad)?,
             "force-compression" => self.form.force = switch(value).map_err(bad)?,
             "compression" => self.compression = Some(compression(value).map_err(bad)?),
@@ -139,7 +147,7 @@ impl Fields {
     /// Checks the fields against each other.
     fn finish(self) -> Result<Parsed, Failure> {
         let bad = |what: String| Failure::usage(what);
-        let Fields { kind, dest, names, mut form, tar, delete, split, compression } = self;
+        let Fields { kind, dest, names, mut form, tar, delete, push, split, compression } = self;
         let Some(kind) = kind else { return Err(bad("no type".into()).help("add type=local, tar, oci or docker")) };
         let kind = match (kind, tar) {
             (kind, true) => kind,
@@ -147,7 +155,7 @@ impl Fields {
             _ => return Err(bad("tar=false requires type=oci".into())),
         };
         form.layers.compression = match kind {
-            OutputKind::Image => compression.unwrap_or(ImageForm::of_store().layers.compression),
+            OutputKind::Image if !push => compression.unwrap_or(ImageForm::of_store().layers.compression),
             _ => compression.unwrap_or_default(),
         };
         let levels = match form.layers.compression {
@@ -162,7 +170,10 @@ impl Fields {
         if delete && kind != OutputKind::Local {
             return Err(bad("mode=delete requires type=local".into()));
         }
-        Ok(Parsed { kind, dest, names, form, delete, split })
+        if push && kind != OutputKind::Image {
+            return Err(bad("push=true requires type=image".into()));
+        }
+        Ok(Parsed { kind, dest, names, form, delete, push, split })
     }
 }
 
@@ -200,9 +211,7 @@ fn output_kind(name: &str) -> Result<OutputKind, Failure> {
         "tar" => Ok(OutputKind::Tar),
         "oci" => Ok(OutputKind::OciArchive),
         "docker" => Ok(OutputKind::DockerArchive),
-        "image" => Ok(OutputKind::Image),
-        "registry" => Err(Failure::usage("pushing to a registry is not supported yet")
-            .help("write an archive with type=oci,dest=FILE")),
+        "image" | "registry" => Ok(OutputKind::Image),
         other => {
             let failure = Failure::usage(format!("unknown type `{other}`"));
             Err(match rbuild_dockerfile::closest(other, TYPES) {
@@ -328,6 +337,8 @@ mod tests {
             ("type=docker,\"dest=a,b.tar\"", OutputKind::DockerArchive, Some("a,b.tar")),
             ("type=tar", OutputKind::Tar, None),
             ("type=image,name=a:1", OutputKind::Image, None),
+            ("type=registry,name=a:1", OutputKind::Image, None),
+            ("type=image,push=true", OutputKind::Image, None),
         ] {
             let got = parse(text).unwrap_or_else(|e| panic!("{text}: {e:?}"));
             assert_eq!((got.kind, got.dest.as_deref()), (kind, dest), "{text}");
@@ -343,6 +354,7 @@ mod tests {
             ("type=oci,compression=estargz", "estargz is not supported"),
             ("type=oci,compression=gzip,compression-level=12", "the highest is 9"),
             ("type=local,x", "key=value"),
+            ("type=oci,push=true", "requires type=image"),
         ] {
             let Err(f) = parse(text) else { panic!("{text}") };
             let all = format!("{} {}", f.message, f.help.unwrap_or_default());

@@ -19,6 +19,8 @@ use crate::input::{network, output};
 /// dropped.
 pub struct BuildInput {
     pub request: BuildRequest,
+    /// Names under which the image is pushed.
+    pub push: Vec<Reference>,
     pub _stdin_context: Option<Workspace>,
 }
 
@@ -44,7 +46,12 @@ impl BuildInput {
         let mut tags = tags(&args.tag)?;
         let carrier = network::carrier(parameters.network)?;
         let squash = squash(args.squash.as_deref())?;
-        let outputs = outputs(&args.output, squash, &allowed, &mut tags)?;
+        let mut push = Vec::new();
+        let outputs = outputs(args, squash, &allowed, &mut tags, &mut push)?;
+        if !push.is_empty() && platforms.len() > 1 {
+            let failure = Failure::usage("pushing an image of several platforms is not supported yet");
+            return Err(failure.help("build and push one platform at a time, or write an archive with type=oci"));
+        }
         let now = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs() as i64);
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         let request = BuildRequest {
@@ -61,6 +68,7 @@ impl BuildInput {
             secrets: args.secret.iter().map(|s| flags::secret(s)).collect::<Result<_, _>>()?,
             agents: args.ssh.iter().map(|s| flags::agent(s)).collect::<Result<_, _>>()?,
             copies: copies()?,
+            pull: flags::pull(args.pull.as_deref())?,
             allow_leaks: allowed.leaks,
             salt: None,
             recorded_owners,
@@ -75,7 +83,7 @@ impl BuildInput {
             now,
             build_id: build_id(now)?,
         };
-        Ok(BuildInput { request, _stdin_context: unpacked })
+        Ok(BuildInput { request, push, _stdin_context: unpacked })
     }
 }
 
@@ -120,21 +128,29 @@ fn parameters(
     })
 }
 
-/// Opens the outputs and appends the names that they give the image to `tags`.
+/// Opens the outputs, and appends the names that they give the image to `tags` and those to push to
+/// `push`.
 fn outputs(
-    given: &[String],
+    args: &BuildArgs,
     squash: Squash,
     allowed: &Allowed,
     tags: &mut Vec<Reference>,
+    push: &mut Vec<Reference>,
 ) -> Result<Vec<Output>, Failure> {
+    let registry = args.push.then(|| "type=registry".to_string());
+    let mut pushes_tags = false;
     let cwd = std::env::current_dir().map_err(|e| Failure::new(format!("the working directory: {e}")))?;
     let (mut outputs, mut stdout_is_taken) = (Vec::new(), false);
-    for text in given {
+    for text in args.output.iter().chain(&registry) {
         let parsed = output::parse(text)?;
         if parsed.is_stdout() && std::mem::replace(&mut stdout_is_taken, true) {
             return Err(Failure::usage("only one output can go to standard output"));
         }
         tags.extend(parsed.names.iter().cloned());
+        if parsed.push {
+            push.extend(parsed.names.iter().cloned());
+            pushes_tags |= parsed.names.is_empty();
+        }
         if parsed.delete && !allowed.delete && !parsed.is_below(&cwd) {
             let failure = Failure::usage(format!(
                 "--output {text}: mode=delete would delete files outside the working directory"
@@ -142,6 +158,12 @@ fn outputs(
             return Err(failure.help("add --allow local.delete to permit it"));
         }
         outputs.push(Output { form: ImageForm { squash, ..parsed.form }, ..parsed.open()? });
+    }
+    if pushes_tags {
+        if tags.is_empty() {
+            return Err(Failure::usage("pushing requires a name for the image").help("add -t REGISTRY/NAME:TAG"));
+        }
+        push.extend(tags.iter().filter(|tag| !push.contains(tag)).cloned().collect::<Vec<_>>());
     }
     Ok(outputs)
 }

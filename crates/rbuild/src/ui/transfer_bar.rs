@@ -24,7 +24,12 @@ pub struct TransferBar {
 impl TransferBar {
     /// Starts drawing. `total` is the size in bytes, if known.
     pub fn start(doing: &str, total: Option<u64>) -> TransferBar {
-        let (moved, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        TransferBar::with_counter(doing, total, Arc::default())
+    }
+
+    /// Starts drawing the bytes that `moved` counts.
+    pub fn with_counter(doing: &str, total: Option<u64>, moved: Arc<AtomicU64>) -> TransferBar {
+        let over = Arc::new(AtomicBool::new(false));
         let drawing = terminal::redraws().then(|| {
             let (doing, moved, over, started) = (doing.to_string(), moved.clone(), over.clone(), Instant::now());
             std::thread::spawn(move || {

@@ -122,7 +122,8 @@ impl Lab {
 
     fn at_home(&self, command: &mut Command) {
         command.current_dir(self.ctx()).env("RBUILD_ROOT", self.store()).stdin(Stdio::null());
-        command.env_remove("SOURCE_DATE_EPOCH");
+        // Tests of registries say when to pull.
+        command.env_remove("SOURCE_DATE_EPOCH").env("RBUILD_PULL", "never");
     }
 
     /// Runs a command of [`Lab::command`] with additional environment variables.
@@ -192,7 +193,7 @@ impl Lab {
     pub fn sh(&self, script: &str) -> Ran {
         let mut command = Command::new("bash");
         command.args(["-c", script]).current_dir(self.ctx()).env("RBUILD_ROOT", self.store());
-        command.env("RB", rbuild_path()).env("LAB", &self.dir).stdin(Stdio::null());
+        command.env("RBUILD_PULL", "never").env("RB", rbuild_path()).env("LAB", &self.dir).stdin(Stdio::null());
         Ran::new(command.output().unwrap())
     }
 }

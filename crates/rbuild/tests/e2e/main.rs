@@ -33,6 +33,7 @@ mod multistage;
 mod names;
 mod owners;
 mod promises;
+mod registries;
 mod removing;
 mod result;
 mod rungs;

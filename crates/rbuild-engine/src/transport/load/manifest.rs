@@ -22,7 +22,7 @@ pub(super) fn is_index(media_type: &MediaType) -> bool {
     matches!(media_type, MediaType::ImageIndex) || media_type.as_ref() == DOCKER_INDEX
 }
 
-fn is_layer(media_type: &MediaType) -> bool {
+pub(crate) fn is_layer(media_type: &MediaType) -> bool {
     match media_type {
         MediaType::ImageLayer
         | MediaType::ImageLayerGzip

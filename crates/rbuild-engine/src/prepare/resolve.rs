@@ -1,0 +1,161 @@
+//! Names of images to images: those of the store, and those that are pulled.
+
+use std::collections::HashSet;
+
+use rbuild_dockerfile::Diagnostic;
+use rbuild_image::{ImageName, Platform, Reference};
+use rbuild_plan::ImageNeed;
+use rbuild_store::{Image, Store, StoreError};
+
+use crate::error::{BuildError, Result};
+
+/// Occasions to ask registries for images.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PullPolicy {
+    /// If the store has no image of that name and platform.
+    #[default]
+    Missing,
+    /// In every build.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// An image to pull.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Sought {
+    pub name: Reference,
+    pub platform: Platform,
+}
+
+/// The reason why an image could not be pulled.
+#[derive(Debug, Clone)]
+pub struct NotPulled {
+    pub message: String,
+    pub help: Option<String>,
+}
+
+/// Pulls images into the store. Returns one outcome for each, in their order.
+pub type Bring<'a> = dyn Fn(&[Sought]) -> Result<Vec<std::result::Result<(), NotPulled>>> + 'a;
+
+/// Resolves the images of one build.
+pub(super) struct Resolver<'a> {
+    store: &'a Store,
+    policy: PullPolicy,
+    /// Platform of images without one of their own.
+    platform: &'a Platform,
+    bring: &'a Bring<'a>,
+    /// Images that were asked for in this build.
+    asked: HashSet<Sought>,
+}
+
+/// An image of the store that a name may stand for.
+struct Candidate {
+    image: Image,
+    /// False if the registry may have one of the right platform.
+    fits: bool,
+}
+
+impl<'a> Resolver<'a> {
+    pub(super) fn new(
+        store: &'a Store,
+        policy: PullPolicy,
+        platform: &'a Platform,
+        bring: &'a Bring<'a>,
+    ) -> Resolver<'a> {
+        Resolver { store, policy, platform, bring, asked: HashSet::new() }
+    }
+
+    /// Resolves the images that are needed. All missing ones are reported together.
+    pub(super) fn resolve(&mut self, needs: Vec<ImageNeed>) -> Result<Vec<(ImageNeed, Image)>> {
+        let mut wanted: Vec<(usize, Sought)> = Vec::new();
+        for (at, need) in needs.iter().enumerate() {
+            wanted.extend(self.to_pull(need)?.map(|sought| (at, sought)));
+        }
+        let mut failures: Vec<Option<NotPulled>> = vec![None; needs.len()];
+        if !wanted.is_empty() {
+            let list: Vec<Sought> = wanted.iter().map(|(_, sought)| sought.clone()).collect();
+            for ((at, _), outcome) in wanted.iter().zip((self.bring)(&list)?) {
+                failures[*at] = outcome.err();
+            }
+            self.asked.extend(list);
+        }
+        let (mut found, mut missing) = (Vec::new(), Vec::new());
+        for (need, failure) in needs.into_iter().zip(failures) {
+            match (self.candidate(&need)?, failure) {
+                (Some(candidate), None) => found.push((need, candidate.image)),
+                (_, failure) => missing.push(missing_image(self.store, &need, failure)),
+            }
+        }
+        if missing.is_empty() { Ok(found) } else { Err(BuildError::Unmet(missing)) }
+    }
+
+    fn platform<'n>(&'n self, need: &'n ImageNeed) -> &'n Platform {
+        need.platform.as_ref().unwrap_or(self.platform)
+    }
+
+    /// Returns the image to pull for a need, if any.
+    fn to_pull(&self, need: &ImageNeed) -> Result<Option<Sought>> {
+        let ImageName::Reference(name) = &need.image.name else { return Ok(None) };
+        let sought = Sought { name: name.clone(), platform: self.platform(need).clone() };
+        let pulls = match self.policy {
+            PullPolicy::Never => false,
+            PullPolicy::Always => !self.asked.contains(&sought),
+            PullPolicy::Missing => !self.candidate(need)?.is_some_and(|candidate| candidate.fits),
+        };
+        Ok(pulls.then_some(sought))
+    }
+
+    /// Returns the image of the store for a need. Images that are of this machine only are taken for
+    /// any platform.
+    fn candidate(&self, need: &ImageNeed) -> Result<Option<Candidate>> {
+        let named = match self.store.named_image(&need.image.name) {
+            Ok(image) => Some(image),
+            Err(StoreError::NoImage(_)) => None,
+            Err(e) => return Err(e.into()),
+        };
+        let (ImageName::Reference(name), platform) = (&need.image.name, self.platform(need)) else {
+            return Ok(named.map(|image| Candidate { image, fits: true }));
+        };
+        if let Some(image) = named.as_ref().filter(|image| platform.takes(&image.config.platform())) {
+            return Ok(Some(Candidate { image: image.clone(), fits: true }));
+        }
+        if let Some((_, image)) = self.store.pulled_image(name, platform)? {
+            return Ok(Some(Candidate { image, fits: true }));
+        }
+        let Some(image) = named else { return Ok(None) };
+        let note = self.store.pulled(name, &image.config.platform())?;
+        let is_pulled = note.is_some_and(|note| note.manifest == image.manifest_digest);
+        Ok(Some(Candidate { image, fits: !is_pulled }))
+    }
+}
+
+fn missing_image(store: &Store, need: &ImageNeed, failure: Option<NotPulled>) -> Diagnostic {
+    let text = &need.image.text;
+    if !matches!(need.image.name, ImageName::Reference(_)) {
+        let d = Diagnostic::new(need.span, format!("there is no image with the id or manifest {text} here"));
+        return d.help("`rbuild images --no-trunc --digests` lists those that there are");
+    }
+    let what = if need.stages.is_empty() { "image" } else { "stage or image" };
+    let here = format!("there is no {what} called `{text}` here");
+    let (message, remedy) = match failure {
+        Some(NotPulled { message, help }) => (format!("{here}, and it was not pulled: {message}"), help),
+        None => (here, None),
+    };
+    let d = Diagnostic::new(need.span, message);
+    // Image commands accept an ID prefix here; FROM does not.
+    if let Ok((None, image)) = store.find_image(text) {
+        let help = format!("for the image whose id begins so, write the whole id: {}", image.id);
+        return d.help(help);
+    }
+    let names: Vec<String> =
+        store.images().unwrap_or_default().into_iter().filter_map(|i| i.name).map(|n| n.familiar()).collect();
+    let candidates = need.stages.iter().chain(&names).map(String::as_str);
+    match (rbuild_dockerfile::closest(text, candidates), remedy) {
+        (Some(close), _) => d.help(format!("did you mean `{close}`?")),
+        (None, Some(remedy)) => d.help(remedy),
+        (None, None) => d.help(format!(
+            "bring it in with `rbuild pull {text}`, `rbuild import FILE {text}` or `rbuild load -i FILE`"
+        )),
+    }
+}

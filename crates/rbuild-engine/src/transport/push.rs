@@ -1,0 +1,164 @@
+//! `push`: an image of the store to a registry.
+
+use std::collections::HashMap;
+use std::io::{Read, Seek, SeekFrom};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use rbuild_image::{BlobDigest, Descriptor, ManifestDigest, MediaType, Reference, digest_of};
+use rbuild_layer::{Compression, Counting, LayerForm};
+use rbuild_registry::{Blob, Client, Pushed, Repository};
+use rbuild_store::{Image, Store, Workspace};
+
+use super::pull::TransferProgress;
+use crate::error::{BuildError, Result};
+
+/// Number of blobs that are uploaded at once.
+const CONNECTIONS: usize = 6;
+
+/// An image in the form in which it is pushed.
+pub struct Outgoing {
+    /// Digest of the manifest.
+    pub digest: ManifestDigest,
+    manifest: Vec<u8>,
+    media_type: String,
+    blobs: Vec<(BlobDigest, u64)>,
+}
+
+/// Prepares an image for registries: layers that are not compressed are compressed with gzip,
+/// unless `as_is`. The compressed layers stay in the store for the next time.
+pub fn outgoing(store: &Store, image: &Image, as_is: bool) -> Result<Outgoing> {
+    let bytes = store.read_document(&image.manifest_digest.blob())?;
+    let plain = |layer: &Descriptor| !as_is && *layer.media_type() == MediaType::ImageLayer;
+    let layers = image.layers()?;
+    let (digest, manifest, document) = if layers.iter().any(|(layer, _)| plain(layer)) {
+        let work = Workspace::open(store)?;
+        let form = LayerForm { compression: Compression::Gzip, level: None };
+        let packed = layers.iter().map(|(layer, diff_id)| match plain(layer) {
+            true => Ok(store.repack_layer(&work, layer, diff_id, form)?.descriptor()),
+            false => Ok(layer.clone()),
+        });
+        let mut document = image.manifest.clone();
+        document.set_layers(packed.collect::<Result<_>>()?);
+        let bytes = serde_json::to_vec(&document).map_err(|e| BuildError::other(format!("the manifest: {e}")))?;
+        (ManifestDigest::of(&bytes), bytes, document)
+    } else {
+        (image.manifest_digest, bytes, image.manifest.clone())
+    };
+    let mut blobs: Vec<(BlobDigest, u64)> = Vec::new();
+    for part in document.layers().iter().chain([document.config()]) {
+        let digest = digest_of(part).map_err(|e| BuildError::other(e.to_string()))?;
+        if !blobs.iter().any(|(known, _)| *known == digest) {
+            blobs.push((digest, part.size()));
+        }
+    }
+    let media_type = document.media_type().as_ref().map_or(MediaType::ImageManifest.to_string(), ToString::to_string);
+    Ok(Outgoing { digest, manifest, media_type, blobs })
+}
+
+impl Outgoing {
+    /// Returns the number of bytes of all blobs.
+    pub fn size(&self) -> u64 {
+        self.blobs.iter().map(|(_, size)| size).sum()
+    }
+}
+
+/// Checks that the login may push to the repository of a name.
+pub fn check_push(client: &Client, name: &Reference) -> Result<()> {
+    Ok(client.repository(name)?.check_push()?)
+}
+
+/// Pushes an image under a name: blobs that the repository lacks, then the manifest.
+#[tracing::instrument(target = "engine", name = "push", level = "debug", skip_all, fields(%name))]
+pub fn push(
+    store: &Store,
+    client: &Client,
+    image: &Outgoing,
+    name: &Reference,
+    progress: &TransferProgress<'_>,
+) -> Result<()> {
+    let repository = client.repository(name)?;
+    (progress.total)(image.size());
+    let upload = Upload { store, repository: &repository, progress, elsewhere: neighbours(store, &repository, name)? };
+    upload.all(&image.blobs)?;
+    let reference = match (name.tag(), name.digest()) {
+        (Some(tag), _) => tag.to_string(),
+        (None, Some(_)) => {
+            return Err(BuildError::Other {
+                message: format!("{} names a digest, which follows from the content", name.familiar()),
+                help: Some("push to a tag".into()),
+            });
+        }
+        (None, None) => "latest".to_string(),
+    };
+    Ok(repository.push_document(&reference, &image.media_type, &image.manifest)?)
+}
+
+/// Returns the blobs of other images of the same registry, with the paths of their repositories:
+/// the registry may take them from there.
+fn neighbours(store: &Store, repository: &Repository, name: &Reference) -> Result<HashMap<BlobDigest, String>> {
+    let mut found = HashMap::new();
+    if !repository.may_mount_from(name.registry()) {
+        return Ok(found);
+    }
+    for entry in store.images()? {
+        let Some(other) = entry.name.filter(|o| o.registry() == name.registry() && o.path() != name.path()) else {
+            continue;
+        };
+        let Ok(image) = store.image(&entry.manifest) else { continue };
+        let layers = image.manifest.layers().iter().filter_map(|layer| digest_of(layer).ok());
+        found.extend(layers.map(|digest| (digest, other.path().to_string())));
+    }
+    Ok(found)
+}
+
+struct Upload<'a> {
+    store: &'a Store,
+    repository: &'a Repository,
+    progress: &'a TransferProgress<'a>,
+    elsewhere: HashMap<BlobDigest, String>,
+}
+
+impl Upload<'_> {
+    /// Uploads blobs, several at once.
+    fn all(&self, blobs: &[(BlobDigest, u64)]) -> Result<()> {
+        let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let error: Mutex<Option<BuildError>> = Mutex::new(None);
+        let upload = || {
+            while let Some((digest, size)) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if failed.load(Ordering::Relaxed) {
+                    return;
+                }
+                match self.blob(digest, *size) {
+                    Ok(()) => (self.progress.done)(digest, *size),
+                    Err(e) => {
+                        failed.store(true, Ordering::Relaxed);
+                        error.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(e);
+                    }
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..CONNECTIONS.min(blobs.len()) {
+                scope.spawn(upload);
+            }
+        });
+        error.into_inner().unwrap_or_else(|e| e.into_inner()).map_or(Ok(()), Err)
+    }
+
+    fn blob(&self, digest: &BlobDigest, size: u64) -> Result<()> {
+        let open = |at| {
+            let failed = |e: rbuild_store::StoreError| std::io::Error::other(e.to_string());
+            let mut file = self.store.open_blob(digest).map_err(failed)?;
+            file.seek(SeekFrom::Start(at))?;
+            Ok(Box::new(Counting::new(file, self.progress.moved.clone())) as Box<dyn Read>)
+        };
+        // The registry compares the digest: a damaged blob is refused there.
+        let mount_from = self.elsewhere.get(digest).map(String::as_str);
+        let pushed = self.repository.push_blob(&Blob { digest: *digest, size, open: &open, mount_from })?;
+        if pushed != Pushed::Uploaded {
+            self.progress.moved.fetch_add(size, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,83 @@
+//! Arguments of the verbs that talk to registries.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// Flags of all verbs that talk to registries.
+#[derive(Args, Clone, Default)]
+pub struct RegistryFlags {
+    /// Verify certificates of registries; `false` also allows plain HTTP [default: true, except for
+    /// registries on this machine]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub tls_verify: Option<bool>,
+    /// User and password for registries
+    #[arg(long, value_name = "USER:PASSWORD", hide_env_values = true, env = "RBUILD_CREDS")]
+    pub creds: Option<String>,
+    /// File with logins, as docker and podman write it
+    #[arg(long, value_name = "FILE")]
+    pub authfile: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct LoginArgs {
+    /// Host of the registry, with its port if it has one [default: docker.io]
+    pub registry: Option<String>,
+    #[arg(short, long)]
+    pub username: Option<String>,
+    /// Password; other users of the machine see it, so prefer --password-stdin
+    #[arg(short, long)]
+    pub password: Option<String>,
+    /// Read the password from standard input
+    #[arg(long)]
+    pub password_stdin: bool,
+    /// File to store the login in [default: $REGISTRY_AUTH_FILE, else docker's config.json]
+    #[arg(long, value_name = "FILE")]
+    pub authfile: Option<PathBuf>,
+    /// Verify the registry's certificate
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub tls_verify: Option<bool>,
+}
+
+#[derive(Args)]
+pub struct LogoutArgs {
+    /// Host of the registry, with its port if it has one [default: docker.io]
+    pub registry: Option<String>,
+    /// File with logins to remove the login from, besides the usual ones
+    #[arg(long, value_name = "FILE")]
+    pub authfile: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct PullArgs {
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<String>,
+    /// Platform to pull from a multi-platform image [default: that of this machine]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub platform: Option<String>,
+    /// Print only the name
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub registry: RegistryFlags,
+}
+
+#[derive(Args)]
+pub struct PushArgs {
+    /// Image of the local store; its name is that in the registry, unless others are given
+    pub image: String,
+    /// Names in registries to push to
+    #[arg(value_name = "NAME")]
+    pub target: Vec<String>,
+    /// Push layers that are not compressed as they are
+    #[arg(long)]
+    pub as_is: bool,
+    /// Write the digest of the manifest to a file
+    #[arg(long, value_name = "FILE")]
+    pub digestfile: Option<PathBuf>,
+    /// Print only the name and the digest
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub registry: RegistryFlags,
+}

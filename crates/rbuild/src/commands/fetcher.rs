@@ -1,0 +1,121 @@
+//! The fetcher: a process of its own for pulls and pushes of a build.
+//!
+//! It is forked by the launcher, in the caller's namespaces: only there are the resolver, the
+//! certificates and the credentials. It alone reads credentials and talks to registries. The
+//! launcher keeps its single thread, and the builder, which is started later, handles what hostile
+//! images hold without any credential in its memory.
+
+use std::io::{Read, Write};
+
+use rbuild_engine::{BuildError, NotPulled, Sought};
+use rbuild_image::{ManifestDigest, Reference};
+use rbuild_linux::process::{self, Cloned, Exit};
+use rbuild_store::Store;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::args::RegistryFlags;
+use crate::commands::transfer::{Show, pull_one, push_all};
+use crate::exit::{Failure, code};
+use crate::input::registry;
+
+/// A failure on its way from the fetcher.
+#[derive(Serialize, Deserialize)]
+pub struct Told {
+    message: String,
+    help: Option<String>,
+}
+
+impl From<Failure> for Told {
+    fn from(failure: Failure) -> Told {
+        Told { message: failure.message, help: failure.help }
+    }
+}
+
+impl From<Told> for Failure {
+    fn from(told: Told) -> Failure {
+        Failure { code: code::FAILED, message: told.message, help: told.help }
+    }
+}
+
+/// Runs `work` in a fetcher and returns its answer. The caller must have one thread.
+pub fn in_fetcher<T: Serialize + DeserializeOwned>(work: impl FnOnce() -> T) -> Result<T, Failure> {
+    let failed = |e: &dyn std::fmt::Display| Failure::new(format!("starting the fetcher: {e}"));
+    let (mut answer, mut writer) = std::io::pipe().map_err(|e| failed(&e))?;
+    let launcher = process::own_pidfd().map_err(|e| failed(&e))?;
+    match process::fork().map_err(|e| failed(&e))? {
+        Cloned::Child => {
+            drop(answer);
+            if process::die_with(&launcher).is_err() {
+                std::process::exit(i32::from(code::BUG));
+            }
+            let text = serde_json::to_vec(&work()).unwrap_or_default();
+            let written = writer.write_all(&text);
+            std::process::exit(i32::from(if written.is_ok() { code::OK } else { code::FAILED }))
+        }
+        Cloned::Parent { child } => {
+            drop(writer);
+            let mut text = Vec::new();
+            let read = answer.read_to_end(&mut text);
+            let exit = process::wait(child).map_err(|e| failed(&e))?;
+            let ended = match exit {
+                Exit::Signal(signal) => format!("it was killed (signal {signal})"),
+                Exit::Code(code) => format!("it ended with code {code}"),
+            };
+            let answer = read.ok().and_then(|_| serde_json::from_slice(&text).ok());
+            answer.ok_or_else(|| Failure::new(format!("the fetcher gave no answer: {ended}")))
+        }
+    }
+}
+
+/// Pulls the images that a build needs.
+pub fn bring(
+    store: &Store,
+    flags: &RegistryFlags,
+    show: Show,
+    wanted: &[Sought],
+) -> Result<Vec<Result<(), NotPulled>>, BuildError> {
+    let answers: Result<Vec<Option<Told>>, Failure> = in_fetcher(|| {
+        let client = match registry::client_of(flags, show == Show::Nothing) {
+            Ok(client) => client,
+            Err(failure) => {
+                let told = || Some(Told { message: failure.message.clone(), help: failure.help.clone() });
+                return wanted.iter().map(|_| told()).collect();
+            }
+        };
+        wanted
+            .iter()
+            .map(|sought| pull_one(store, &client, &sought.name, &sought.platform, show).err().map(Told::from))
+            .collect()
+    });
+    let answers = answers.map_err(|failure| BuildError::Other { message: failure.message, help: failure.help })?;
+    let outcome = |told: Option<Told>| told.map_or(Ok(()), |Told { message, help }| Err(NotPulled { message, help }));
+    Ok(answers.into_iter().map(outcome).collect())
+}
+
+/// Checks before a build that its image may be pushed.
+pub fn check_push(flags: &RegistryFlags, show: Show, names: &[Reference]) -> Result<(), Failure> {
+    let answer: Option<Told> = in_fetcher(|| {
+        let checked = registry::client_of(flags, show == Show::Nothing).and_then(|client| {
+            names.iter().try_for_each(|name| rbuild_engine::check_push(&client, name).map_err(Failure::from))
+        });
+        checked.err().map(Told::from)
+    })?;
+    answer.map_or(Ok(()), |told| Err(told.into()))
+}
+
+/// Pushes the image of a build.
+pub fn push(
+    store: &Store,
+    flags: &RegistryFlags,
+    show: Show,
+    manifest: &ManifestDigest,
+    names: &[Reference],
+) -> Result<(), Failure> {
+    let answer: Option<Told> = in_fetcher(|| {
+        let pushed = registry::client_of(flags, show == Show::Nothing)
+            .and_then(|client| push_all(store, &client, &store.image(manifest)?, names, true, show));
+        pushed.err().map(Told::from)
+    })?;
+    answer.map_or(Ok(()), |told| Err(told.into()))
+}

@@ -1,0 +1,113 @@
+//! The verbs `login` and `logout`.
+
+use std::io::{BufRead, IsTerminal, Read};
+
+use rbuild_linux::HiddenInput;
+use rbuild_registry::credentials::{self, Stored};
+use rbuild_registry::{Credential, Environment, Given, Options, Secret, TlsVerify};
+
+use crate::args::{LoginArgs, LogoutArgs};
+use crate::exit::{Failure, code};
+use crate::input::registry;
+use crate::ui::terminal;
+
+/// Maximum length of a password in bytes.
+const MAX_PASSWORD: u64 = 64 << 10;
+
+pub fn login(args: LoginArgs) -> Result<u8, Failure> {
+    let registry = registry_name(args.registry.as_deref())?;
+    let (user, password) = user_and_password(&args)?;
+    let given = Given { login: None, file: args.authfile };
+    let options = Options { given: given.clone(), tls_verify: TlsVerify(args.tls_verify), ..Options::default() };
+    let environment = Environment::of_process();
+    let client = registry::client(environment.clone(), options, false);
+    let credential = client.log_in(&registry, &user, &password)?;
+    let stored = credentials::store(&environment, &given, &registry, &credential).map_err(Failure::new)?;
+    match &stored {
+        Stored::File(path) if matches!(credential, Credential::Password { .. }) => terminal::warning(&format!(
+            "the password is stored in {path}, readable by you only, but not encrypted; a credential helper (credsStore) would do that"
+        )),
+        _ => {}
+    }
+    terminal::out("Login Succeeded\n");
+    Ok(code::OK)
+}
+
+pub fn logout(args: LogoutArgs) -> Result<u8, Failure> {
+    let registry = registry_name(args.registry.as_deref())?;
+    let given = Given { login: None, file: args.authfile };
+    let removed = credentials::forget(&Environment::of_process(), &given, &registry).map_err(Failure::new)?;
+    for place in &removed.from {
+        terminal::out(&format!("Removed the login for {registry} from {place}\n"));
+    }
+    if !removed.left.is_empty() {
+        let failure = Failure::new(format!("a login for {registry} may be left: {}", removed.left.join("; ")));
+        return Err(failure.help("remove it there"));
+    }
+    if removed.from.is_empty() {
+        terminal::out(&format!("Not logged in to {registry}\n"));
+    }
+    Ok(code::OK)
+}
+
+/// Returns the host of a registry; scheme and path are cut off, as docker does it.
+fn registry_name(given: Option<&str>) -> Result<String, Failure> {
+    let given = given.unwrap_or("docker.io");
+    let host = given.trim_start_matches("https://").trim_start_matches("http://");
+    let host = host.split('/').next().unwrap_or("");
+    match host {
+        "" => Err(Failure::usage(format!("`{given}` is not the host of a registry"))),
+        "index.docker.io" | "registry-1.docker.io" => Ok("docker.io".into()),
+        host => Ok(host.to_string()),
+    }
+}
+
+/// Returns user and password, of the flags or of the person at the terminal.
+fn user_and_password(args: &LoginArgs) -> Result<(String, Secret), Failure> {
+    if args.password.is_some() && args.password_stdin {
+        return Err(Failure::usage("--password and --password-stdin exclude each other"));
+    }
+    let terminal = std::io::stdin().is_terminal();
+    let missing = |what| {
+        let failure = Failure::usage(format!("no {what}, and standard input is not a terminal to ask for it"));
+        Err(failure.help("pass --username USER and --password-stdin"))
+    };
+    let user = match &args.username {
+        Some(user) => user.clone(),
+        None if args.password_stdin => return Err(Failure::usage("--password-stdin requires --username")),
+        None if !terminal => return missing("user name"),
+        None => ask("Username: ")?,
+    };
+    let password = match &args.password {
+        Some(password) => {
+            terminal::warning("--password shows the password to other users of this machine; use --password-stdin");
+            password.clone()
+        }
+        None if args.password_stdin => {
+            let mut text = String::new();
+            let read = std::io::stdin().take(MAX_PASSWORD).read_to_string(&mut text);
+            read.map_err(|e| Failure::new(format!("standard input: {e}")))?;
+            text.trim_end_matches(['\r', '\n']).to_string()
+        }
+        None if !terminal => return missing("password"),
+        None => {
+            let hidden = HiddenInput::start();
+            let password = ask("Password: ");
+            drop(hidden);
+            password?
+        }
+    };
+    match (user.is_empty(), password.is_empty()) {
+        (false, false) => Ok((user, Secret::new(password))),
+        (true, _) => Err(Failure::usage("the user name is empty")),
+        _ => Err(Failure::usage("the password is empty")),
+    }
+}
+
+fn ask(prompt: &str) -> Result<String, Failure> {
+    terminal::err(prompt);
+    let mut line = String::new();
+    let read = std::io::stdin().lock().take(MAX_PASSWORD).read_line(&mut line);
+    read.map_err(|e| Failure::new(format!("standard input: {e}")))?;
+    Ok(line.trim_end_matches(['\r', '\n']).to_string())
+}

@@ -1,0 +1,140 @@
+//! The verbs `pull` and `push`: images from and to registries.
+
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicU64;
+
+use rbuild_engine::{PulledImage, TransferProgress, outgoing};
+use rbuild_image::{BlobDigest, ManifestDigest, Platform, Reference, ReferenceError, human_size};
+use rbuild_registry::Client;
+use rbuild_store::Store;
+
+use crate::args::{PullArgs, PushArgs};
+use crate::exit::{Failure, code};
+use crate::input::settings::Settings;
+use crate::input::{output, registry};
+use crate::ui::terminal;
+use crate::ui::transfer_bar::TransferBar;
+
+/// The extent of progress on standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Show {
+    Nothing,
+    /// A line for each blob and image.
+    Lines,
+    /// The lines of images, and a bar.
+    Bar,
+}
+
+impl Show {
+    /// Returns the progress that suits the terminal.
+    pub fn new(quiet: bool) -> Show {
+        match (quiet, terminal::redraws()) {
+            (true, _) => Show::Nothing,
+            (false, true) => Show::Bar,
+            (false, false) => Show::Lines,
+        }
+    }
+}
+
+/// Runs a transfer and shows its progress.
+fn shown<T>(show: Show, doing: &str, done: &str, transfer: impl FnOnce(&TransferProgress<'_>) -> T) -> T {
+    let bar: OnceLock<TransferBar> = OnceLock::new();
+    let moved = std::sync::Arc::new(AtomicU64::new(0));
+    let total = |total: u64| {
+        if show == Show::Bar {
+            bar.get_or_init(|| TransferBar::with_counter(doing, Some(total), moved.clone()));
+        }
+    };
+    let finished = |digest: &BlobDigest, size: u64| {
+        if show == Show::Lines {
+            terminal::err(&format!("{}: {done} ({})\n", digest.short(), human_size(size)));
+        }
+    };
+    transfer(&TransferProgress { moved: moved.clone(), total: &total, done: &finished })
+}
+
+/// Pulls an image and tells what became of it.
+pub fn pull_one(
+    store: &Store,
+    client: &Client,
+    name: &Reference,
+    platform: &Platform,
+    show: Show,
+) -> Result<PulledImage, Failure> {
+    if show != Show::Nothing {
+        terminal::err(&format!("pulling {}\n", name.familiar()));
+    }
+    let pulled = shown(show, &format!("pulling {}", name.familiar()), "pulled", |progress| {
+        rbuild_engine::pull(store, client, name, platform, progress)
+    })?;
+    pulled.warnings.iter().for_each(|warning| terminal::warning(warning));
+    Ok(pulled)
+}
+
+fn parse(name: &str) -> Result<Reference, Failure> {
+    name.parse().map_err(|e: ReferenceError| Failure::usage(e.to_string()))
+}
+
+pub fn pull(settings: &Settings, args: PullArgs) -> Result<u8, Failure> {
+    let platform = match &args.platform {
+        Some(text) => text.parse().map_err(Failure::usage)?,
+        None => Platform::host(),
+    };
+    let names = args.images.iter().map(|name| parse(name)).collect::<Result<Vec<_>, _>>()?;
+    let store = settings.open()?;
+    let client = registry::client_of(&args.registry, args.quiet)?;
+    let show = Show::new(args.quiet);
+    for name in &names {
+        let pulled = pull_one(&store, &client, name, &platform, show)?;
+        if show != Show::Nothing {
+            let news = if pulled.is_new { "Downloaded newer image for" } else { "Image is up to date for" };
+            terminal::err(&format!("Digest: {}\nStatus: {news} {}\n", pulled.resolved, name.familiar()));
+        }
+        terminal::out(&format!("{name}\n"));
+    }
+    Ok(code::OK)
+}
+
+/// Pushes an image under several names; prints each with its digest. Returns the digest.
+pub fn push_all(
+    store: &Store,
+    client: &Client,
+    image: &rbuild_store::Image,
+    names: &[Reference],
+    as_is: bool,
+    show: Show,
+) -> Result<ManifestDigest, Failure> {
+    let image = outgoing(store, image, as_is)?;
+    for name in names {
+        if show != Show::Nothing {
+            terminal::err(&format!("pushing {}\n", name.familiar()));
+        }
+        shown(show, &format!("pushing {}", name.familiar()), "pushed", |progress| {
+            rbuild_engine::push(store, client, &image, name, progress)
+        })?;
+        if show != Show::Nothing {
+            let tag = name.tag().unwrap_or("latest");
+            terminal::err(&format!("{tag}: digest: {} size: {}\n", image.digest, human_size(image.size())));
+        }
+    }
+    Ok(image.digest)
+}
+
+pub fn push(settings: &Settings, args: PushArgs) -> Result<u8, Failure> {
+    let names = match &args.target[..] {
+        [] => vec![parse(&args.image)?],
+        targets => targets.iter().map(|name| parse(name)).collect::<Result<Vec<_>, _>>()?,
+    };
+    let digest_file = args.digestfile.as_ref().map(|path| output::file("the digest file", path)).transpose()?;
+    let store = settings.open()?;
+    let (_, image) = store.find_image(&args.image)?;
+    let client = registry::client_of(&args.registry, args.quiet)?;
+    let digest = push_all(&store, &client, &image, &names, args.as_is, Show::new(args.quiet))?;
+    for name in &names {
+        terminal::out(&format!("{}@{digest}\n", name.familiar_name()));
+    }
+    if let Some(dest) = digest_file {
+        dest.write(digest.to_string().as_bytes()).map_err(|e| Failure::new(format!("the digest file: {e}")))?;
+    }
+    Ok(code::OK)
+}

@@ -1,0 +1,253 @@
+//! Pulls and pushes, with a registry on a loopback address.
+
+use rbuild_image::BlobDigest;
+use serde_json::{Value, json};
+
+use crate::lab::{Lab, Ran};
+
+#[allow(dead_code)]
+#[path = "../../../rbuild-registry/tests/client/registry/mod.rs"]
+mod server;
+
+use server::{Access, Fault, Registry};
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+/// A lab with a home directory, and a registry that has `busybox:1`.
+struct Scene {
+    lab: Lab,
+    registry: Registry,
+}
+
+impl Scene {
+    fn new(access: Access) -> Scene {
+        let scene = Scene { lab: Lab::bare(), registry: Registry::start(access) };
+        std::fs::create_dir_all(scene.lab.path("home")).unwrap();
+        scene
+    }
+
+    /// A scene whose registry has the image `busybox:1`, and whose store is empty.
+    fn with_image() -> Scene {
+        let scene = Scene::new(Access::Open);
+        let name = scene.name("busybox:1");
+        let base = crate::lab::base("busybox.tar");
+        scene.rbuild(&["import", base.to_str().unwrap(), &name]).ok();
+        scene.rbuild(&["push", &name]).ok();
+        scene.forget(&name);
+        scene
+    }
+
+    fn forget(&self, name: &str) {
+        self.rbuild(&["rmi", "-f", name]).ok();
+        self.rbuild(&["prune", "-a"]).ok();
+        self.registry.requests();
+    }
+
+    fn name(&self, path: &str) -> String {
+        format!("{}/{path}", self.registry.address)
+    }
+
+    fn rbuild(&self, args: &[&str]) -> Ran {
+        let mut command = self.lab.command(args.iter().copied());
+        let home = self.lab.path("home");
+        let home = home.to_str().unwrap();
+        self.lab.run_with(&mut command, &[("RBUILD_PULL", "missing"), ("HOME", home), ("XDG_RUNTIME_DIR", home)])
+    }
+
+    fn build(&self, dockerfile: &str, args: &[&str]) -> Ran {
+        self.lab.write("Dockerfile", dockerfile);
+        self.rbuild(&[&["build"], args].concat())
+    }
+
+    fn document(&self, repository: &str, reference: &str) -> Value {
+        let state = self.registry.state();
+        serde_json::from_slice(&state.manifests[&(repository.to_string(), reference.to_string())].1).unwrap()
+    }
+}
+
+#[test]
+fn a_base_is_pulled_and_the_result_is_pushed() {
+    let scene = Scene::with_image();
+    let file = format!("FROM {}\nRUN echo one > /one\n", scene.name("busybox:1"));
+    let app = scene.name("team/app:2");
+    scene.build(&file, &["-t", &app, "--push"]).ok();
+    let manifest = scene.document("team/app", "2");
+    let layers = manifest["layers"].as_array().unwrap();
+    assert_eq!(layers.len(), 2);
+    assert!(
+        layers.iter().all(|layer| layer["mediaType"] == "application/vnd.oci.image.layer.v1.tar+gzip"),
+        "{manifest}"
+    );
+    let requests = scene.registry.requests();
+    assert!(
+        requests.iter().any(|r| r.starts_with("DELETE /v2/team/app/blobs/uploads/")),
+        "checked before: {requests:?}"
+    );
+    // The next build asks nothing of the registry, unless it is told to.
+    scene.build(&file, &[]).ok();
+    assert!(scene.registry.requests().is_empty());
+    scene.build(&file, &["--pull"]).ok();
+    assert_eq!(scene.registry.requests(), ["HEAD /v2/busybox/manifests/1"]);
+    // The image that was pushed is the one that is pulled elsewhere.
+    scene.forget(&app);
+    scene.rbuild(&["pull", &app]).ok();
+    let out = scene.lab.path("one");
+    scene.rbuild(&["cp", &format!("{app}:/one"), out.to_str().unwrap()]).ok();
+    assert_eq!(scene.lab.read("one"), "one\n");
+}
+
+#[test]
+fn an_unchanged_image_costs_one_request_and_a_changed_one_what_is_new() {
+    let scene = Scene::with_image();
+    let name = scene.name("busybox:1");
+    scene.rbuild(&["pull", &name]).ok();
+    assert_eq!(scene.registry.requests().len(), 4, "digest, manifest, configuration, layer");
+    let again = scene.rbuild(&["pull", &name]).ok();
+    assert!(again.stderr.contains("Image is up to date"), "{}", again.stderr);
+    assert_eq!(scene.registry.requests(), ["HEAD /v2/busybox/manifests/1"]);
+    let file = format!("FROM {name}\nRUN echo two > /two\n");
+    scene.build(&file, &["-o", &format!("type=image,push=true,name={name}")]).ok();
+    scene.rbuild(&["rmi", "-f", &name]).ok();
+    scene.registry.requests();
+    scene.rbuild(&["pull", &name]).ok();
+    let blobs = scene.registry.requests().iter().filter(|r| r.contains("/blobs/")).count();
+    assert!(blobs <= 2, "the base's layer is there: {blobs}");
+}
+
+#[test]
+fn every_instruction_that_names_an_image_pulls_it() {
+    let scene = Scene::with_image();
+    let name = scene.name("busybox:1");
+    for (file, args) in [
+        (format!("FROM scratch\nCOPY --from={name} /bin/busybox /b\n"), vec![]),
+        (format!("FROM scratch\nADD --link --from={name} /bin/busybox /b\n").replace("ADD", "COPY"), vec![]),
+        ("FROM base\nRUN true\n".to_string(), vec![format!("--build-context=base=docker-image://{name}")]),
+        (format!("FROM {name}\nRUN --mount=from={name},target=/m test -e /m/bin\n"), vec![]),
+        (format!("ARG BASE={name}\nFROM $BASE\nRUN true\n"), vec![]),
+    ] {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        scene.build(&file, &args).ok();
+        assert!(scene.registry.requests().contains(&"HEAD /v2/busybox/manifests/1".to_string()), "{file}");
+        scene.forget(&name);
+    }
+}
+
+#[test]
+fn digests_are_pinned_and_found_again() {
+    let scene = Scene::with_image();
+    let digest = BlobDigest::of(&scene.registry.state().manifests[&("busybox".into(), "1".into())].1);
+    let file = format!("FROM {}@{digest}\nRUN true\n", scene.name("busybox"));
+    scene.build(&file, &[]).ok();
+    assert!(!scene.registry.requests().iter().any(|r| r.starts_with("HEAD")), "a digest needs no resolving");
+    scene.build(&file, &[]).ok();
+    assert!(scene.registry.requests().is_empty());
+}
+
+#[test]
+fn the_platform_of_an_index_is_chosen() {
+    let scene = Scene::with_image();
+    let manifest = scene.document("busybox", "1");
+    let bytes = serde_json::to_vec(&manifest).unwrap();
+    let (host, size) = (scene.registry.add_manifest("multi", "host", MANIFEST, &bytes), bytes.len());
+    let copies: Vec<_> = {
+        let state = scene.registry.state();
+        state.blobs.iter().map(|(_, bytes)| bytes.clone()).collect()
+    };
+    copies.iter().for_each(|bytes| drop(scene.registry.add_blob("multi", bytes)));
+    let config = manifest["config"]["digest"].as_str().unwrap().parse::<BlobDigest>().unwrap();
+    let config = scene.registry.state().blobs[&("busybox".to_string(), config)].clone();
+    let mut config: Value = serde_json::from_slice(&config).unwrap();
+    let arch = config["architecture"].as_str().unwrap().to_string();
+    config["architecture"] = json!("s390x");
+    let config = serde_json::to_vec(&config).unwrap();
+    let mut foreign = manifest.clone();
+    foreign["config"]["digest"] = json!(scene.registry.add_blob("multi", &config).to_string());
+    foreign["config"]["size"] = json!(config.len());
+    let foreign = serde_json::to_vec(&foreign).unwrap();
+    let other = scene.registry.add_manifest("multi", "other", MANIFEST, &foreign);
+    let entry = |digest: &BlobDigest, size: usize, arch: &str| json!({"mediaType": MANIFEST, "digest": digest.to_string(), "size": size, "platform": {"os": "linux", "architecture": arch}});
+    let list = json!([entry(&other, foreign.len(), "s390x"), entry(&host, size, &arch)]);
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": list});
+    let index = scene.registry.add_manifest("multi", "1", INDEX, &serde_json::to_vec(&index).unwrap());
+    let name = scene.name("multi:1");
+    let arch_of =
+        |image: &str| scene.rbuild(&["inspect", "-f", "{{.Architecture}}", image]).ok().stdout.trim().to_string();
+    scene.rbuild(&["pull", &name]).ok();
+    assert_eq!(arch_of(&name), arch);
+    scene.rbuild(&["pull", &name]).ok();
+    scene.registry.requests();
+    scene.build(&format!("FROM --platform=linux/s390x {name}\nLABEL a=b\n"), &["-t", "foreign"]).ok();
+    assert_eq!(arch_of("foreign"), "s390x");
+    scene.build(&format!("FROM {name}\nLABEL a=c\n"), &["-t", "own"]).ok();
+    assert_eq!(arch_of("own"), arch);
+    scene.registry.requests();
+    scene.build(&format!("FROM {}@{index}\nLABEL a=d\n", scene.name("multi")), &["-t", "pinned"]).ok();
+    assert_eq!(arch_of("pinned"), arch);
+    scene.registry.requests();
+    scene.build(&format!("FROM {}@{index}\nLABEL a=d\n", scene.name("multi")), &["-t", "pinned"]).ok();
+    assert!(scene.registry.requests().is_empty());
+    scene.rbuild(&["pull", "--platform", "linux/riscv64", &name]).fails(1, &["no image for linux/riscv64, only for"]);
+}
+
+#[test]
+fn logins_are_stored_used_and_nowhere_else() {
+    for access in [Access::Basic("joe", "hunter2"), Access::Token("joe", "hunter2", 50)] {
+        let scene = Scene::new(access);
+        let name = scene.name("busybox:1");
+        scene.rbuild(&["import", crate::lab::base("busybox.tar").to_str().unwrap(), &name]).ok();
+        scene.rbuild(&["push", &name]).fails(1, &["refused to push", "rbuild login"]);
+        let address = scene.registry.address.as_str();
+        scene.rbuild(&["login", "-u", "joe", "-p", "wrong", address]).fails(1, &["refused to"]);
+        let ran = scene.rbuild(&["login", "-u", "joe", "-p", "hunter2", address]).ok();
+        assert!(ran.stdout.contains("Login Succeeded"));
+        scene.rbuild(&["push", &name]).ok();
+        scene.forget(&name);
+        let built = scene.build(&format!("FROM {name}\nRUN ! env | grep 'hunter[2]'\n"), &[]).ok();
+        scene.rbuild(&["logout", address]).ok();
+        scene.forget(&name);
+        let refused = scene.rbuild(&["pull", &name]).fails(1, &["refused to pull", "no login for"]);
+        let told = built.stderr + &refused.stderr;
+        assert!(!told.contains("hunter2") && !told.contains("am9lOmh1bnRlcjI"), "{told}");
+        let found = scene.lab.sh(r#"grep -rlE 'hunter2|am9lOmh1bnRlcjI|token-[0-9]' "$LAB/store" "$LAB/home""#);
+        assert_eq!(found.stdout, "");
+    }
+}
+
+#[test]
+fn a_push_that_will_be_refused_fails_before_the_build() {
+    let scene = Scene::new(Access::Basic("joe", "hunter2"));
+    scene.rbuild(&["import", crate::lab::base("busybox.tar").to_str().unwrap(), "busybox"]).ok();
+    let ran = scene.build("FROM busybox\nRUN true\n", &["-t", &scene.name("x:1"), "--push"]);
+    assert_eq!(ran.fails(1, &["refused to push", "rbuild login"]).steps(), (0, 0));
+    scene.build("FROM busybox\n", &["--push"]).fails(2, &["requires a name", "add -t"]);
+}
+
+#[test]
+fn what_cannot_be_pulled_is_told_with_the_place_in_the_dockerfile() {
+    let scene = Scene::with_image();
+    let file = format!("FROM {} AS builder\nFROM {}\n", scene.name("none:1"), scene.name("busybox:1"));
+    scene.build(&file, &[]).ok();
+    scene.build(&file, &["--target", "builder"]).fails(1, &["there is no", "has no manifest 1", "Dockerfile:1:6"]);
+    scene.forget(&scene.name("busybox:1"));
+    scene.build(&file, &["--pull=never"]).fails(1, &["there is no stage or image called", "rbuild pull"]);
+    assert!(scene.registry.requests().is_empty());
+    scene.build(&file, &["--pull=often"]).fails(2, &["use always, missing or never"]);
+    scene.registry.fault("GET", "/blobs/", Fault::Flip, 9);
+    scene.build(&file, &[]).fails(1, &["with the digest"]);
+    scene.registry.behave();
+    let blobs = scene.lab.sh(r#"ls "$LAB/store/blobs/sha256""#).stdout;
+    assert_eq!(blobs, "", "nothing of it is kept");
+    scene.build(&file, &[]).ok();
+}
+
+#[test]
+fn an_artifact_is_no_image() {
+    let scene = Scene::new(Access::Open);
+    let config = scene.registry.add_blob("chart", b"{}");
+    let media_type = "application/vnd.cncf.helm.config.v1+json";
+    let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "layers": [],
+        "config": {"mediaType": media_type, "digest": config.to_string(), "size": 2}});
+    scene.registry.add_manifest("chart", "1", MANIFEST, &serde_json::to_vec(&manifest).unwrap());
+    scene.rbuild(&["pull", &scene.name("chart:1")]).fails(1, &["artifact of the type application/vnd.cncf.helm"]);
+}
