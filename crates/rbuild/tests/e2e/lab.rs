@@ -11,6 +11,11 @@ pub fn rbuild_path() -> PathBuf {
     PathBuf::from(std::env::var_os("RBUILD_TEST_BIN").expect("run this through scripts/test"))
 }
 
+/// Returns true if the tests run in the isolation mode `chroot`.
+pub fn is_bare() -> bool {
+    std::env::var_os("RBUILD_ISOLATION").is_some_and(|rung| rung == "chroot")
+}
+
 /// Returns the path of a base image archive made by scripts/test: `busybox.tar` or `debian.tar.gz`.
 pub fn base(name: &str) -> PathBuf {
     let dir = std::env::var_os("RBUILD_TEST_BASES").expect("run this through scripts/test");
@@ -160,8 +165,7 @@ impl Lab {
     /// Returns true if unchanged files of a copy are hard links to those of the previous copy,
     /// which is the case if overlays are mounted.
     pub fn links_copies(&self) -> bool {
-        std::env::var_os("RBUILD_SNAPSHOTS").is_none_or(|way| way != "copy")
-            && std::env::var_os("RBUILD_ISOLATION").is_none_or(|rung| rung != "chroot")
+        std::env::var_os("RBUILD_SNAPSHOTS").is_none_or(|way| way != "copy") && !is_bare()
     }
 
     /// Builds to a tar and lists it: mode, owner, name and link of each entry.

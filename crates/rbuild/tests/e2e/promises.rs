@@ -1,9 +1,10 @@
 //! The promises of docs/security.md about malicious commands and images, and the messages where the
 //! machine lacks what isolation needs.
 
+use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
-use crate::lab::Lab;
+use crate::lab::{Lab, is_bare};
 
 fn output_of(lab: &Lab, script: &str) -> String {
     let out = lab.build_local(&format!("FROM busybox\nRUN {script}\n"), &["--no-cache"]);
@@ -51,9 +52,18 @@ fn a_command_cannot_signal_or_outlive_what_is_around_it() {
 #[test]
 fn a_command_writes_nowhere_but_into_its_own_files() {
     let lab = Lab::new();
-    let script = "for f in /proc/sys/kernel/domainname /proc/sysrq-trigger /dev/mem /dev/kmsg /dev/sda /sys/x; do \
-                  (echo x > $f) 2>/dev/null && echo $f; done > /o; mknod /disk b 8 0 2>/dev/null && cat /disk >> /o; true";
-    let wrote = output_of(&lab, script);
+    // Without mounts, these are files in directories that only the command has.
+    let is_own = if is_bare() { "[ -f $f ]" } else { "false" };
+    let mut script = format!(
+        "for f in /proc/sys/kernel/domainname /proc/sysrq-trigger /dev/mem /dev/kmsg /dev/sda /sys/x; do \
+         (echo x > $f) 2>/dev/null && ! {is_own} && echo $f; done > /o; true"
+    );
+    if !is_bare() {
+        script += "; mknod /disk b 8 0 2>/dev/null && cat /disk >> /o; true";
+    }
+    let wrote = output_of(&lab, &script);
+    let left = std::fs::read_dir(lab.path("out/sys")).map_or(0, |left| left.count());
+    assert_eq!(left, 0, "what it made there is in no layer");
     // Files created in /dev are in the container's own memory and discarded.
     assert!(wrote.lines().all(|l| l.starts_with("/dev/")), "{wrote}");
     // The files of a base image are unchanged, although a command overwrote them as root.
@@ -127,6 +137,17 @@ fn root_a_store_on_an_overlay_is_served_by_copying() {
 #[test]
 fn a_command_cannot_change_the_machines_device_nodes() {
     let lab = Lab::new();
+    if is_bare() {
+        // It has nodes of its own, and not links to the machine's.
+        let own = output_of(&lab, "for d in null zero full random urandom; do stat -c %d:%i:%F /dev/$d; done > /o");
+        for (name, own) in ["null", "zero", "full", "random", "urandom"].iter().zip(own.lines()) {
+            let machines = std::fs::metadata(format!("/dev/{name}")).unwrap();
+            let machines = format!("{}:{}:", machines.dev(), machines.ino());
+            assert!(own.ends_with(":character special file") && !own.starts_with(&machines), "{name}: {own}");
+        }
+        assert_eq!(own_modes_after_a_change(&lab), "600\n666\n");
+        return;
+    }
     // Sets the mode and owner that the devices have already, so that the machine is unharmed should
     // the promise be broken.
     let script = "for d in null zero full random urandom tty; do [ -e /dev/$d ] || continue; chmod $(stat -c %a /dev/$d) /dev/$d; \
@@ -137,6 +158,15 @@ fn a_command_cannot_change_the_machines_device_nodes() {
     assert!(refused >= 11 && said.lines().last() == Some("4"), "{said}");
 }
 
+/// Returns the mode of a device node that a command has changed, and the mode in the next command.
+fn own_modes_after_a_change(lab: &Lab) -> String {
+    let out = lab.build_local(
+        "FROM busybox\nRUN chmod 600 /dev/full && stat -c %a /dev/full > /o\nRUN stat -c %a /dev/full >> /o\n",
+        &["--no-cache"],
+    );
+    std::fs::read_to_string(out.join("o")).unwrap()
+}
+
 #[test]
 fn an_insecure_command_changes_neither_trees_nor_read_only_volumes() {
     let lab = Lab::new();
@@ -144,7 +174,9 @@ fn an_insecure_command_changes_neither_trees_nor_read_only_volumes() {
     lab.write("volume/f", "kept\n");
     lab.write(".dockerignore", "volume\n");
     let volume = format!("{}:/v:ro", lab.ctx().join("volume").display());
-    let tries = "for m in /s /c /v; do mount -o remount,bind,rw $m; mount -o remount,rw $m; echo changed > $m/f; echo more > $m/g; done; true";
+    // Without a mount namespace, mounts would be those of the machine.
+    let remount = if is_bare() { "true" } else { "mount -o remount,bind,rw $m; mount -o remount,rw $m" };
+    let tries = format!("for m in /s /c /v; do {remount}; echo changed > $m/f; echo more > $m/g; done; true");
     let file = format!(
         "FROM scratch AS s\nCOPY f /d/f\nFROM busybox\n\
          RUN --security=insecure --mount=from=s,source=/d,target=/s --mount=target=/c {tries}\nCOPY --from=s /d /d\nRUN --mount=target=/c cat /d/f /c/f > /o; ls /d /c >> /o\n"
@@ -153,6 +185,9 @@ fn an_insecure_command_changes_neither_trees_nor_read_only_volumes() {
     assert_eq!(std::fs::read_to_string(out.join("o")).unwrap(), "kept\nkept\n/c:\nDockerfile\nf\n\n/d:\nf\n");
     assert_eq!(std::fs::read_to_string(lab.ctx().join("volume/f")).unwrap(), "kept\n");
     assert!(!lab.ctx().join("volume/g").exists());
+    if is_bare() {
+        return;
+    }
     // A single file cannot be a lower layer of an overlay.
     let file = format!("{}:/v:ro", lab.ctx().join("f").display());
     lab.build("FROM busybox\nRUN --security=insecure true\n", &["--allow", "security.insecure", "-v", &file])
@@ -182,6 +217,10 @@ void _start(void) {
 #[cfg(target_arch = "x86_64")]
 fn a_command_cannot_change_rbuild_itself() {
     let lab = Lab::new();
+    if is_bare() {
+        lab.build("FROM busybox\nRUN [\"/proc/self/exe\"]\n", &[]).fails(1, &["the image has no /proc/self/exe"]);
+        return;
+    }
     let program = std::fs::metadata(lab.command([]).get_program()).unwrap();
     let mode = std::os::unix::fs::PermissionsExt::mode(&program.permissions()) & 0o7777;
     lab.write("linker.c", LINKER);
