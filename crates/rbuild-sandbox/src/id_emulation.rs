@@ -75,7 +75,7 @@ impl Supervisor {
             chrooted: false,
             known: Known::default(),
         };
-        supervisor.become_(pid, first).map_err(|e| format!("the first ids: {e}"))?;
+        supervisor.become_(&First(pid), first).map_err(|e| format!("the first ids: {e}"))?;
         Ok(supervisor)
     }
 
@@ -130,26 +130,30 @@ impl Supervisor {
         notify::queue_limit(thread).map_or(0, |(soft, hard)| hard.saturating_sub(soft))
     }
 
-    fn credentials(&self, thread: u32) -> &Credentials {
-        let place = self.place_of(thread);
-        if let Some(pending) = self.pending.get(&place) {
-            return pending.who(Image::of(&self.proc, thread));
-        }
-        // A program that uses this limit for its own purposes is treated as root.
-        self.table.get(usize::try_from(place).unwrap_or(0)).unwrap_or(&self.table[0])
+    /// Returns the credentials of the caller. Fails if it no longer waits: the credentials found may
+    /// be those of another process that has its number.
+    fn credentials(&self, caller: &Caller<'_>) -> Result<&Credentials> {
+        let place = self.place_of(caller.thread());
+        let who = match self.pending.get(&place) {
+            Some(pending) => pending.who(Image::of(&self.proc, caller.thread())),
+            // A program that uses this limit for its own purposes is treated as root.
+            None => self.table.get(usize::try_from(place).unwrap_or(0)).unwrap_or(&self.table[0]),
+        };
+        caller.still_waits()?;
+        Ok(who)
     }
 
     /// Returns true if the caller's apparent identity has that capability, and the caller has not
     /// dropped it.
     fn may(&self, caller: &Caller<'_>, capability: Capability) -> bool {
-        self.credentials(caller.thread()).able() && caller.holds(capability)
+        self.credentials(caller).is_ok_and(Credentials::able) && caller.holds(capability)
     }
 
     fn may_set(&self, caller: &Caller<'_>, of: Of) -> bool {
         self.may(caller, if of == Of::Users { Capability::CAP_SETUID } else { Capability::CAP_SETGID })
     }
 
-    fn become_(&mut self, thread: u32, who: Credentials) -> Result<()> {
+    fn become_(&mut self, thread: &impl Thread, who: Credentials) -> Result<()> {
         if let Some(place) = self.places.get(&who) {
             return take_place(thread, *place);
         }
@@ -161,9 +165,9 @@ impl Supervisor {
     }
 
     /// Marks a thread whose credentials depend on the program that it executes next.
-    fn expect(&mut self, thread: u32, pending: Pending) -> Result<()> {
+    fn expect(&mut self, caller: &Caller<'_>, pending: Pending) -> Result<()> {
         let place = self.table.len() as u64;
-        take_place(thread, place)?;
+        take_place(caller, place)?;
         // A placeholder: its index is looked up in `pending` first.
         self.table.push(Credentials::default());
         self.pending.insert(place, pending);
@@ -171,18 +175,19 @@ impl Supervisor {
     }
 
     /// Ends the pending state of a thread whose credentials have been determined as `who`.
-    fn settle(&mut self, thread: u32, who: &Credentials) -> Result<()> {
-        if self.pending.contains_key(&self.place_of(thread)) { self.become_(thread, who.clone()) } else { Ok(()) }
+    fn settle(&mut self, caller: &Caller<'_>, who: &Credentials) -> Result<()> {
+        let is_pending = self.pending.contains_key(&self.place_of(caller.thread()));
+        if is_pending { self.become_(caller, who.clone()) } else { Ok(()) }
     }
 
     fn decide(&mut self, request: Request, caller: &Caller<'_>) -> Result<Reply> {
         match request {
             Request::OwnId { of, effective } => {
-                let ids = self.credentials(caller.thread()).ids(of);
+                let ids = self.credentials(caller)?.ids(of);
                 Ok(Reply::value(if effective { ids.effective } else { ids.real }))
             }
             Request::OwnIds { of, to } => {
-                let ids = self.credentials(caller.thread()).ids(of);
+                let ids = self.credentials(caller)?.ids(of);
                 for (address, id) in to.into_iter().zip([ids.real, ids.effective, ids.saved]) {
                     caller.write(address, &id.to_ne_bytes())?;
                 }
@@ -192,14 +197,14 @@ impl Supervisor {
             Request::SetGroups { count, from } => self.set_groups(caller, count, from),
             Request::SetIds { of, change } => self.set_ids(caller, of, change),
             Request::SetFileId { of, id } => {
-                let who = self.credentials(caller.thread()).clone();
+                let who = self.credentials(caller)?.clone();
                 let (before, able) = (who.ids(of), self.may_set(caller, of));
-                self.become_(caller.thread(), who.with(of, before.set_files(able, id)))?;
+                self.become_(caller, who.with(of, before.set_files(able, id)))?;
                 Ok(Reply::value(before.files))
             }
             Request::KeepCapabilities(keeps) => {
-                let who = Credentials { keeps, ..self.credentials(caller.thread()).clone() };
-                self.become_(caller.thread(), who)?;
+                let who = Credentials { keeps, ..self.credentials(caller)?.clone() };
+                self.become_(caller, who)?;
                 Ok(Reply::GO)
             }
             Request::Other | Request::ChangeLimit { new: 0, .. } => Ok(Reply::GO),
@@ -232,7 +237,7 @@ impl Supervisor {
     }
 
     fn groups(&self, caller: &Caller<'_>, room: i32, to: u64) -> Result<Reply> {
-        let groups = &self.credentials(caller.thread()).more_groups;
+        let groups = &self.credentials(caller)?.more_groups;
         let count = groups.len();
         if room < 0 || (room > 0 && (room as usize) < count) {
             return Err(Errno::INVAL);
@@ -245,7 +250,7 @@ impl Supervisor {
     }
 
     fn set_groups(&mut self, caller: &Caller<'_>, count: u32, from: u64) -> Result<Reply> {
-        let who = self.credentials(caller.thread()).clone();
+        let who = self.credentials(caller)?.clone();
         if !self.may_set(caller, Of::Groups) {
             return Err(Errno::PERM);
         }
@@ -260,12 +265,12 @@ impl Supervisor {
         if groups.contains(&SAME) {
             return Err(Errno::INVAL);
         }
-        self.become_(caller.thread(), Credentials { more_groups: groups, ..who })?;
+        self.become_(caller, Credentials { more_groups: groups, ..who })?;
         Ok(Reply::value(0))
     }
 
     fn set_ids(&mut self, caller: &Caller<'_>, of: Of, change: Change) -> Result<Reply> {
-        let who = self.credentials(caller.thread()).clone();
+        let who = self.credentials(caller)?.clone();
         let (ids, able) = (who.ids(of), self.may_set(caller, of));
         let new = match change {
             Change::One(id) => ids.set(able, id),
@@ -276,17 +281,54 @@ impl Supervisor {
             Of::Users => who.with_users(new),
             Of::Groups => who.with(of, new),
         };
-        self.become_(caller.thread(), who)?;
+        self.become_(caller, who)?;
         Ok(Reply::value(0))
     }
 }
 
-/// Stores a table index in a thread's process.
-fn take_place(thread: u32, place: u64) -> Result<()> {
-    let (_, hard) = notify::queue_limit(thread).map_err(|_| Errno::SRCH)?;
+/// Stores a table index in a thread's process. A thread that ends meanwhile, so that its number may
+/// be that of another one, changes nothing: the limit of that one is put back.
+fn take_place(thread: &impl Thread, place: u64) -> Result<()> {
+    let (soft, hard) = notify::queue_limit(thread.id()).map_err(|_| Errno::SRCH)?;
     // The index cannot exceed the hard limit.
-    let soft = hard.checked_sub(place).ok_or(Errno::NOMEM)?;
-    notify::set_queue_limit(thread, soft, hard).map_err(|_| Errno::PERM)
+    let new = hard.checked_sub(place).ok_or(Errno::NOMEM)?;
+    thread.still_has_id()?;
+    notify::set_queue_limit(thread.id(), new, hard).map_err(|_| Errno::PERM)?;
+    thread.still_has_id().inspect_err(|_| {
+        let _ = notify::set_queue_limit(thread.id(), soft, hard);
+    })
+}
+
+/// A thread that is known by its number.
+trait Thread {
+    fn id(&self) -> u32;
+
+    /// Fails if it may have ended, and the number may be that of another thread.
+    fn still_has_id(&self) -> Result<()>;
+}
+
+impl Thread for Caller<'_> {
+    fn id(&self) -> u32 {
+        self.thread()
+    }
+
+    fn still_has_id(&self) -> Result<()> {
+        self.still_waits()
+    }
+}
+
+/// The first process of a container, of which this process is the parent: its number stays taken
+/// until it is waited for.
+struct First(u32);
+
+impl Thread for First {
+    fn id(&self) -> u32 {
+        self.0
+    }
+
+    fn still_has_id(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 enum Reply {
@@ -309,3 +351,6 @@ impl Reply {
 fn errno(e: std::io::Error) -> Errno {
     Errno::from_raw_os_error(e.raw_os_error().unwrap_or(Errno::IO.raw_os_error()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -143,7 +143,7 @@ impl Supervisor {
             (Err(e), Subject::Open(_)) => return Err(e),
             (Err(_), Subject::Named(_)) => return Ok(Reply::GO),
         };
-        let who = self.credentials(caller.thread());
+        let who = self.credentials(caller)?;
         let before = target.recorded().unwrap_or_default();
         let keep = |id: u32, old: u32| if id == SAME { old } else { id };
         let (uid, gid) = (keep(uid, before.uid), keep(gid, before.gid));
@@ -163,16 +163,16 @@ impl Supervisor {
 
     /// Returns the owner of a file that the caller creates in a directory; `None` for root and its
     /// group.
-    fn maker(&self, caller: &Caller<'_>, dir: &Target) -> Option<(u32, u32)> {
-        let who = self.credentials(caller.thread());
+    fn maker(&self, caller: &Caller<'_>, dir: &Target) -> Result<Option<(u32, u32)>> {
+        let who = self.credentials(caller)?;
         let owner = (who.users.files, dir.group_for_new().unwrap_or(who.groups.files));
-        (owner != (0, 0)).then_some(owner)
+        Ok((owner != (0, 0)).then_some(owner))
     }
 
     /// Returns true if a file that the caller creates at a path belongs to root and its group, as
     /// far as can be determined without opening anything.
     fn makes_for_root(&self, caller: &Caller<'_>, at: At) -> bool {
-        let who = self.credentials(caller.thread());
+        let Ok(who) = self.credentials(caller) else { return false };
         let root = !self.chrooted && (who.users.files, who.groups.files) == (0, 0);
         root && caller.path(at.path).is_ok_and(|path| !hands_on_group(caller, at.dir, &path))
     }
@@ -204,7 +204,7 @@ impl Supervisor {
             Ok(found) => found,
             Err(e) => return self.unless_for_root(caller, e),
         };
-        let maker = self.maker(caller, &parent);
+        let maker = self.maker(caller, &parent)?;
         let kind = match FileType::from_raw_mode(mode) {
             FileType::CharacterDevice => Some(Kind::CharDevice),
             FileType::BlockDevice => Some(Kind::BlockDevice),
@@ -241,7 +241,7 @@ impl Supervisor {
             Ok(found) => found,
             Err(e) => return self.unless_for_root(caller, e),
         };
-        let Some(owner) = self.maker(caller, &parent) else { return Ok(Reply::GO) };
+        let Some(owner) = self.maker(caller, &parent)? else { return Ok(Reply::GO) };
         rustix::fs::mkdirat(&parent.fd, &name, self.mode(caller, mode))?;
         self.own_new(&parent, &name, owner, None)?;
         Ok(Reply::value(0))
@@ -255,7 +255,7 @@ impl Supervisor {
             Ok(found) => found,
             Err(e) => return self.unless_for_root(caller, e),
         };
-        let Some(owner) = self.maker(caller, &parent) else { return Ok(Reply::GO) };
+        let Some(owner) = self.maker(caller, &parent)? else { return Ok(Reply::GO) };
         rustix::fs::symlinkat(caller.path(text)?, &parent.fd, &name)?;
         self.own_new(&parent, &name, owner, None)?;
         Ok(Reply::value(0))
@@ -296,7 +296,7 @@ impl Supervisor {
             Ok(None) => return Ok(Reply::GO),
             Err(e) => return self.unless_for_root(caller, e),
         };
-        let Some((uid, gid)) = self.maker(caller, &parent) else { return Ok(Reply::GO) };
+        let Some((uid, gid)) = self.maker(caller, &parent)? else { return Ok(Reply::GO) };
         let alone = if unnamed { OFlags::empty() } else { OFlags::EXCL };
         let fd = match rustix::fs::openat(&parent.fd, &name, flags | alone | OFlags::CLOEXEC, self.mode(caller, mode)) {
             Err(Errno::EXIST) => return Ok(Reply::GO),
@@ -342,7 +342,7 @@ impl Supervisor {
     /// Leaves the error to the kernel, unless the kernel could take a path that is closed to this
     /// process and create a file owned by root.
     fn unless_for_root(&self, caller: &Caller<'_>, e: Errno) -> Result<Reply> {
-        let who = self.credentials(caller.thread());
+        let who = self.credentials(caller)?;
         if (who.users.files, who.groups.files) == (0, 0) { Ok(Reply::GO) } else { Err(e) }
     }
 }

@@ -72,8 +72,8 @@ impl Pending {
 impl Supervisor {
     /// Prepares for a set-id program; the kernel performs the execution.
     pub(super) fn execute(&mut self, caller: &Caller<'_>, file: Named) -> Result<Reply> {
-        let who = self.credentials(caller.thread()).clone();
-        self.settle(caller.thread(), &who)?;
+        let who = self.credentials(caller)?.clone();
+        self.settle(caller, &who)?;
         if file.flags & CHECK_ONLY != 0 || (who.is_root() && !who.keeps) {
             return Ok(Reply::GO);
         }
@@ -85,7 +85,7 @@ impl Supervisor {
         if changed != who || plain != who {
             let program = target.map(|program| (program.stat.st_dev, program.stat.st_ino));
             let image = Image::of(&self.proc, caller.thread());
-            self.expect(caller.thread(), Pending { before: who, image, program, changed, plain })?;
+            self.expect(caller, Pending { before: who, image, program, changed, plain })?;
         }
         Ok(Reply::GO)
     }

@@ -1,0 +1,129 @@
+//! Calls whose caller ends while they are answered, and whose number is taken by another process.
+
+use std::cell::Cell;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+
+use super::*;
+use crate::id_emulation::decode::HERE;
+use crate::runner::privileges::have_answers;
+use crate::runner::zygote::receive_fds;
+
+/// Selects the part of a test that runs in a process of its own.
+const PART: &str = "RBUILD_TEST_REUSED_NUMBER";
+const NAME: &str = "id_emulation::tests::a_caller_whose_number_was_taken_is_not_answered_for";
+
+fn own_program(part: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", NAME, "--test-threads=1"]).env(PART, part);
+    command
+}
+
+#[test]
+fn a_caller_whose_number_was_taken_is_not_answered_for() {
+    match std::env::var(PART).as_deref() {
+        Ok("caller") => {
+            have_answers(rustix::stdio::stdin()).unwrap();
+            // Never answered: the process is killed meanwhile.
+            let _ = rustix::process::getuid();
+        }
+        Ok(_) => answer_for_a_caller_that_is_gone(),
+        // Numbers can be chosen in a pid namespace of one's own.
+        Err(_) => {
+            let own = own_program("supervisor");
+            let mut command = Command::new("unshare");
+            command.args(["--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]);
+            command.arg(own.get_program()).args(own.get_args()).env(PART, "supervisor");
+            let ended = command.output().unwrap();
+            let said = String::from_utf8_lossy(&ended.stderr);
+            if !said.starts_with("unshare: unshare failed") {
+                assert!(ended.status.success(), "{said}{}", String::from_utf8_lossy(&ended.stdout));
+            }
+        }
+    }
+}
+
+/// Starts a process that has just this number.
+fn process_with_number(number: u32) -> Child {
+    for _ in 0..100 {
+        std::fs::write("/proc/sys/kernel/ns_last_pid", (number - 1).to_string()).unwrap();
+        let mut child = Command::new("sleep").arg("100").spawn().unwrap();
+        if child.id() == number {
+            return child;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    panic!("no process got the number {number}");
+}
+
+fn answer_for_a_caller_that_is_gone() {
+    let (socket, theirs) = UnixStream::pair().unwrap();
+    let mut caller = own_program("caller").stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).spawn().unwrap();
+    let listener = receive_fds(&socket).unwrap().pop().unwrap();
+    let call = notify::receive(listener.as_fd()).unwrap().unwrap();
+    let proc = Proc { dir: std::fs::File::open("/proc").unwrap().into(), outer: false };
+    let root = Credentials::default();
+    let mut supervisor = Supervisor {
+        listener: Arc::new(listener),
+        proc: Arc::new(proc),
+        table: vec![root.clone()],
+        places: HashMap::from([(root, 0)]),
+        pending: HashMap::new(),
+        chrooted: false,
+        known: Known::default(),
+    };
+    let (listener, proc) = (supervisor.listener.clone(), supervisor.proc.clone());
+    let asking = Caller { call: &call, listener: listener.as_fd(), proc: &proc };
+    let change = || Request::SetIds { of: Of::Users, change: Change::One(33) };
+    let address = std::ptr::from_ref(&PART).addr() as u64;
+
+    assert!(supervisor.decide(change(), &asking).is_ok(), "it waits");
+    assert_eq!(supervisor.credentials(&asking).unwrap().users, Ids::all(33));
+    assert!(asking.directory(HERE).is_ok());
+
+    caller.kill().unwrap();
+    caller.wait().unwrap();
+    let mut other = process_with_number(call.thread);
+    let before = notify::queue_limit(other.id()).unwrap();
+    assert_eq!(supervisor.decide(change(), &asking).err(), Some(Errno::SRCH));
+    assert_eq!(supervisor.credentials(&asking).err(), Some(Errno::SRCH));
+    assert_eq!(supervisor.settle(&asking, &Credentials::default()), Ok(()));
+    assert_eq!(asking.directory(HERE).err(), Some(Errno::SRCH));
+    assert_eq!(asking.file(0).err(), Some(Errno::SRCH));
+    assert_eq!(asking.root().err(), Some(Errno::SRCH));
+    assert!(!asking.holds(Capability::CAP_SETUID) && !supervisor.may(&asking, Capability::CAP_SETUID));
+    assert!(asking.read(address, &mut [0; 8]).is_err() && asking.write(address, &[0; 8]).is_err());
+    supervisor.reply(&call);
+    assert_eq!(notify::queue_limit(other.id()).unwrap(), before, "the other process is as it was");
+    other.kill().unwrap();
+    other.wait().unwrap();
+}
+
+/// A process that has its number for a while only.
+struct Passing<'a>(&'a Child, Cell<u32>);
+
+impl Thread for Passing<'_> {
+    fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    fn still_has_id(&self) -> Result<()> {
+        self.1.set(self.1.get().saturating_sub(1));
+        if self.1.get() > 0 { Ok(()) } else { Err(Errno::SRCH) }
+    }
+}
+
+#[test]
+fn what_was_set_for_a_thread_that_ended_meanwhile_is_put_back() {
+    let mut child = Command::new("sleep").arg("100").spawn().unwrap();
+    let before = notify::queue_limit(child.id()).unwrap();
+    for checks in [1, 2] {
+        assert_eq!(take_place(&Passing(&child, Cell::new(checks)), 7), Err(Errno::SRCH));
+        assert_eq!(notify::queue_limit(child.id()).unwrap(), before);
+    }
+    take_place(&Passing(&child, Cell::new(3)), 7).unwrap();
+    assert_eq!(notify::queue_limit(child.id()).unwrap(), (before.1 - 7, before.1));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
