@@ -39,8 +39,6 @@ pub struct BuildRequest {
     /// Cache namespace. Part of every key, so that the build neither reads nor populates the shared
     /// cache.
     pub salt: Option<String>,
-    /// Owners of files are recorded instead of set: such trees serve such builds only.
-    pub recorded_owners: bool,
     /// Records the sizes of the result's layers and their largest files.
     pub weigh: bool,
     /// After a command has failed, starts a shell in its container on the caller's terminal.
@@ -99,6 +97,13 @@ pub enum OutputKind {
     DockerArchive,
     /// An image in the local store.
     Image,
+}
+
+impl OutputKind {
+    /// Returns true if the output is the files of the result, not an image.
+    pub(crate) fn is_files(self) -> bool {
+        matches!(self, OutputKind::Local | OutputKind::Tar)
+    }
 }
 
 pub struct Output {
@@ -175,13 +180,9 @@ impl BuildRequest {
         std::iter::once(self.parameters.clone()).chain(others).collect()
     }
 
-    /// Returns the text that goes into every key besides the step.
-    pub(crate) fn key_salt(&self) -> Option<String> {
-        let recorded = self.recorded_owners.then(|| "recorded owners".to_string());
-        match (&self.salt, recorded) {
-            (Some(salt), Some(recorded)) => Some(format!("{recorded} {salt}")),
-            (salt, recorded) => salt.clone().or(recorded),
-        }
+    /// Returns true if the result is needed as files, not only as the layers of its steps.
+    pub(crate) fn wants_files(&self) -> bool {
+        self.outputs.iter().any(|o| o.kind.is_files()) || self.forms().iter().any(|form| form.squash == Squash::All)
     }
 
     /// Returns true if an output can be written directly: an image that is not kept in the store,
@@ -197,8 +198,7 @@ impl BuildRequest {
 
     /// Returns the forms of the images to be made and kept. The first one is tagged.
     pub fn forms(&self) -> Vec<ImageForm> {
-        let files_only = |o: &&Output| matches!(o.kind, OutputKind::Local | OutputKind::Tar);
-        let kept = |o: &&Output| !files_only(o) && !self.is_direct(o);
+        let kept = |o: &&Output| !o.kind.is_files() && !self.is_direct(o);
         let mut images: Vec<&Output> = self.outputs.iter().filter(kept).collect();
         images.sort_by_key(|o| o.kind != OutputKind::Image);
         let mut forms: Vec<ImageForm> = Vec::new();

@@ -17,6 +17,8 @@ pub(crate) enum Item {
     Small(TarEntry, Vec<u8>),
     /// An entry whose content is read when it is written.
     Large(TarEntry, File, Option<Unchanged>),
+    /// The end of a tree with files or attributes that no archive holds.
+    Incomplete,
 }
 
 /// Files up to this size are read during the walk.

@@ -18,8 +18,10 @@ use crate::gzip::ParallelGzip;
 use crate::hash_thread::ChunkHash;
 use crate::item::{Item, entry_changed};
 use crate::options::{Deletions, LayerForm, Times};
+use crate::remainder::Remainder;
 use crate::walk::Walk;
 use crate::writer::TarWriter;
+use crate::xattrs::{is_lost, keep_in_layer};
 
 const GZIP_LEVEL: i32 = 6;
 const ZSTD_LEVEL: i32 = 3;
@@ -66,6 +68,23 @@ pub fn pack_layer(tree: &RootDir, form: LayerForm, times: Times, out: impl Write
         packer.pack(tree, Path::new(""), times)?;
         packer.finish()
     })
+}
+
+/// Writes the overlay upper directory `tree` to `out` as an image layer. Also returns what the
+/// layer lacks of the tree, or `None` if the layer cannot be completed.
+///
+/// # Errors
+///
+/// Fails as [`pack_layer`] does.
+pub fn pack_exact(tree: &RootDir, form: LayerForm, out: impl Write) -> Result<(Packed, Option<Remainder>)> {
+    let mut remainder = None;
+    let packed = pack(form, out, |pieces| {
+        let mut packer = TreePacker::to(Deletions::Whiteouts, pieces);
+        packer.pack(tree, Path::new(""), Times::AsIs)?;
+        remainder = packer.remainder(tree)?;
+        packer.finish()
+    })?;
+    Ok((packed, remainder))
 }
 
 /// Writes the overlay upper directory `tree` to `out` as an image layer, together with the external
@@ -157,6 +176,8 @@ fn encoder<W: Write>(form: LayerForm, out: W) -> Result<Encoder<W>> {
 pub struct TreePacker<'a> {
     out: TarWriter<Pieces<'a>>,
     deletions: Deletions,
+    /// Nanoseconds of the modification times of the entries; `None` once something was left out.
+    nanoseconds: Option<Vec<u32>>,
 }
 
 /// Number of entries written before a thread is started to read ahead.
@@ -173,7 +194,7 @@ impl<'a> TreePacker<'a> {
     }
 
     fn to(deletions: Deletions, out: Pieces<'a>) -> TreePacker<'a> {
-        TreePacker { out: TarWriter::new(out), deletions }
+        TreePacker { out: TarWriter::new(out), deletions, nanoseconds: Some(Vec::new()) }
     }
 
     /// Writes the content of `tree` with paths below `folder`.
@@ -219,6 +240,17 @@ impl<'a> TreePacker<'a> {
         })
     }
 
+    /// Returns what the archive lacks of `tree`, its only content.
+    fn remainder(&mut self, tree: &RootDir) -> Result<Option<Remainder>> {
+        let Some(nanoseconds) = self.nanoseconds.take() else { return Ok(None) };
+        let attributes = tree.xattrs(OsStr::new(""))?;
+        if attributes.keys().any(|attr| keep_in_layer(attr) || is_lost(attr)) {
+            return Ok(None);
+        }
+        let root = tree.stat_self()?;
+        Ok(Some(Remainder { root: (root.uid, root.gid, root.mode), root_mtime: root.mtime, nanoseconds }))
+    }
+
     /// Writes the end of the archive.
     ///
     /// # Errors
@@ -231,10 +263,17 @@ impl<'a> TreePacker<'a> {
     fn put(&mut self, item: Item) -> Result<()> {
         let entry = match &item {
             Item::Header(entry) | Item::Small(entry, _) | Item::Large(entry, ..) => entry,
+            Item::Incomplete => {
+                self.nanoseconds = None;
+                return Ok(());
+            }
         };
+        if let Some(nanoseconds) = &mut self.nanoseconds {
+            nanoseconds.push(entry.mtime.nsec);
+        }
         self.out.entry(entry).map_err(LayerError::io(WRITING))?;
         let (entry, file, unchanged) = match item {
-            Item::Header(_) => return Ok(()),
+            Item::Header(_) | Item::Incomplete => return Ok(()),
             Item::Small(_, content) => return self.out.content(&content).map_err(LayerError::io(WRITING)),
             Item::Large(entry, file, unchanged) => (entry, file, unchanged),
         };

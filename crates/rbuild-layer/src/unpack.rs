@@ -83,6 +83,9 @@ pub struct Unpacking<'a> {
     pub limits: Limits,
     /// Digest of the bytes as read, if it has been verified already. It is then not computed again.
     pub known: Option<BlobDigest>,
+    /// Nanoseconds of the modification times of the entries, in their order, if the archive is a
+    /// layer with a [`Remainder`](crate::Remainder).
+    pub nanoseconds: Option<&'a [u32]>,
     /// Polled before every read. Unpacking fails with [`LayerError::Stopped`] once it returns true.
     pub stop: Stop<'a>,
 }
@@ -95,7 +98,7 @@ impl Unpacking<'_> {
 
     /// Returns the options for an archive of files.
     pub fn archive(owners: Owners, limits: Limits) -> Unpacking<'static> {
-        Unpacking { whiteouts: Whiteouts::Plain, owners, limits, known: None, stop: &|| false }
+        Unpacking { whiteouts: Whiteouts::Plain, owners, limits, known: None, nanoseconds: None, stop: &|| false }
     }
 }
 
@@ -132,7 +135,9 @@ pub fn unpack_some(
         let mut tee = Tee::new(Stoppable { stream, stop: how.stop }, false);
         let mut target = Target::new(root, how)?;
         let mut reader = TarReader::with_header_limit(&mut tee, how.limits.header);
-        while let Some(entry) = reader.next_entry()? {
+        let mut nanoseconds = how.nanoseconds.unwrap_or_default().iter();
+        while let Some(mut entry) = reader.next_entry()? {
+            entry.mtime.nsec = nanoseconds.next().copied().unwrap_or(entry.mtime.nsec);
             if wants(&entry) {
                 target.apply(&entry, &mut reader)?;
             }

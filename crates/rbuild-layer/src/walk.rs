@@ -14,7 +14,7 @@ use crate::external::{ExternalFiles, ExternalHere};
 use crate::item::{Item, SMALL, read_small};
 use crate::options::{Deletions, Times};
 use crate::unpack::WHITEOUT;
-use crate::xattrs::{keep_in_layer, marks_opaque};
+use crate::xattrs::{is_lost, keep_in_layer, marks_opaque};
 
 /// A directory that is being listed.
 struct OpenDir {
@@ -39,6 +39,9 @@ pub(crate) struct Walk {
     times: Times,
     /// First path of each inode with several hard links.
     links: HashMap<(u32, u32, u64), PathBuf>,
+    /// True if the archive lacks files or attributes of the tree, until [`Item::Incomplete`] has
+    /// been returned.
+    incomplete: bool,
     external: ExternalFiles,
 }
 
@@ -51,8 +54,8 @@ impl Walk {
         external: ExternalFiles,
     ) -> Result<Walk> {
         let trail = Trail::new(tree.try_clone()?);
-        let mut walk =
-            Walk { trail, stack: Vec::new(), waiting: None, deletions, times, links: HashMap::new(), external };
+        let (stack, links) = (Vec::new(), HashMap::new());
+        let mut walk = Walk { trail, stack, waiting: None, deletions, times, links, incomplete: false, external };
         walk.open(folder.to_path_buf())?;
         Ok(walk)
     }
@@ -62,8 +65,8 @@ impl Walk {
         let mut external = ExternalFiles::default();
         let (path, here) = (PathBuf::new(), external.here(Path::new("")));
         let top = OpenDir { path, entries: vec![name.to_os_string()], external: here };
-        let trail = Trail::new(dir.try_clone()?);
-        Ok(Walk { trail, stack: vec![top], waiting: None, deletions, times, links: HashMap::new(), external })
+        let (trail, stack, links) = (Trail::new(dir.try_clone()?), vec![top], HashMap::new());
+        Ok(Walk { trail, stack, waiting: None, deletions, times, links, incomplete: false, external })
     }
 
     /// Starts listing the last directory of the trail.
@@ -89,7 +92,9 @@ impl Walk {
             if let Some(item) = self.waiting.take() {
                 return Ok(Some(item));
             }
-            let Some(top) = self.stack.last_mut() else { return Ok(None) };
+            let Some(top) = self.stack.last_mut() else {
+                return Ok(std::mem::take(&mut self.incomplete).then_some(Item::Incomplete));
+            };
             if let Some(file) = top.external.before(top.entries.last()) {
                 check_name(&file.1.name, &top.path, self.deletions)?;
                 return top.external.item(&file, &top.path, self.times, &mut self.external).map(Some);
@@ -102,7 +107,8 @@ impl Walk {
             let path = top.path.join(&name);
             let dir = self.trail.last();
             let stat = dir.stat_name(&name)?;
-            let item = item(dir, &name, &path, &stat, (self.deletions, self.times), &mut self.links)?;
+            let seen = (&mut self.links, &mut self.incomplete);
+            let item = item(dir, &name, &path, &stat, (self.deletions, self.times), seen)?;
             if stat.kind == Kind::Dir {
                 self.trail.enter(&name)?;
                 self.open(path)?;
@@ -155,7 +161,7 @@ fn item(
     path: &Path,
     stat: &Stat,
     (deletions, times): (Deletions, Times),
-    links: &mut HashMap<(u32, u32, u64), PathBuf>,
+    (links, incomplete): (&mut HashMap<(u32, u32, u64), PathBuf>, &mut bool),
 ) -> Result<Option<Item>> {
     if deletions == Deletions::Whiteouts && dir.is_whiteout(name, stat)? {
         // No lower layer can contain such a name, and its whiteout would have another meaning.
@@ -175,7 +181,10 @@ fn item(
         Kind::BlockDevice => EntryKind::BlockDevice,
         Kind::Fifo => EntryKind::Fifo,
         // A socket is useless without the process that bound it.
-        Kind::Socket => return Ok(None),
+        Kind::Socket => {
+            *incomplete = true;
+            return Ok(None);
+        }
     };
     let mut entry = TarEntry {
         path: path.as_os_str().to_os_string(),
@@ -204,7 +213,9 @@ fn item(
         links.insert(stat.inode(), path.to_path_buf());
     }
     if matches!(kind, EntryKind::File | EntryKind::Dir) {
-        entry.xattrs = dir.xattrs(name)?.into_iter().filter(|(attr, _)| keep_in_layer(attr)).collect();
+        entry.xattrs = dir.xattrs(name)?;
+        *incomplete |= entry.xattrs.keys().any(|attr| is_lost(attr));
+        entry.xattrs.retain(|attr, _| keep_in_layer(attr));
     }
     if kind != EntryKind::File || stat.size == 0 {
         return Ok(Some(Item::Header(entry)));

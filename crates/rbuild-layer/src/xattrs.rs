@@ -46,6 +46,12 @@ pub fn keep_in_layer(name: &OsStr) -> bool {
     is_image_data(name)
 }
 
+/// Returns true if an attribute of the tree that commands can see is missing in the layer.
+pub(crate) fn is_lost(name: &OsStr) -> bool {
+    let is_internal = name == owner_attribute() || steers_overlay(name);
+    !is_internal && !keep_in_layer(name) && !name.as_bytes().starts_with(b"security.")
+}
+
 /// Returns true if a directory with these attributes is opaque.
 pub fn marks_opaque(attributes: &Xattrs) -> bool {
     attributes.get(OsStr::new(OPAQUE)).is_some_and(|v| v == b"y")
@@ -69,6 +75,15 @@ mod tests {
         ] {
             let name = OsStr::new(name);
             assert_eq!((keep_in_tree(name), keep_in_layer(name)), (crosses, crosses), "{name:?}");
+        }
+        for (name, lost) in [
+            ("system.posix_acl_default", true),
+            ("trusted.x", true),
+            ("trusted.overlay.opaque", false),
+            ("security.selinux", false),
+            ("user.x", false),
+        ] {
+            assert_eq!(is_lost(OsStr::new(name)), lost, "{name}");
         }
         assert!(!keep_in_tree(owner_attribute()) && !keep_in_layer(owner_attribute()));
     }

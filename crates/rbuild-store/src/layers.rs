@@ -6,17 +6,23 @@ use std::fs::File;
 use std::io::Write;
 
 use rbuild_image::{BlobDigest, Descriptor, DiffId, Digest, Hasher, MediaType, descriptor};
-use rbuild_layer::{Compression, LAYER_FORMAT, LayerForm, Packed, Times, pack_layer, pack_whole, repack_layer};
-use rbuild_linux::RootDir;
+use rbuild_layer::{
+    Compression, LAYER_FORMAT, LayerForm, Packed, Times, pack_exact, pack_layer, pack_whole, repack_layer,
+};
+use rbuild_linux::{RootDir, write_atomic};
 use serde::{Deserialize, Serialize};
 
 use crate::contents::compare_content;
 use crate::error::{Result, StoreError};
 use crate::images::digest;
+use crate::modes;
 use crate::store::Store;
 use crate::trees::copies::{Files, Whiteouts, merge};
 use crate::trees::tree::TreeId;
 use crate::workspace::Workspace;
+
+/// File beside a tree with the [`rbuild_layer::Remainder`] of its layer.
+pub(crate) const REMAINDER: &str = "remainder";
 
 /// A packed layer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,14 +106,27 @@ impl Store {
             Some(plain) => self.recompress(&plain, form, out)?,
             None => {
                 self.unfold_tree(work, tree)?;
-                let times = latest.map_or(Times::AsIs, Times::AtMost);
-                PackedLayer::new(&pack_layer(&self.tree(tree)?, form, times, out)?, form)
+                self.pack_files(tree, form, latest, out)?
             }
         };
         blob.publish(self, &layer.digest, layer.size)?;
         self.note_made_layer(&layer)?;
         self.write(&dir, &document, &layer)?;
         Ok(layer)
+    }
+
+    /// Packs the files of a tree, and stores what the layer lacks of them beside the tree.
+    fn pack_files(&self, tree: &TreeId, form: LayerForm, latest: Option<i64>, out: impl Write) -> Result<PackedLayer> {
+        let fs = self.tree(tree)?;
+        if let Some(latest) = latest {
+            return Ok(PackedLayer::new(&pack_layer(&fs, form, Times::AtMost(latest), out)?, form));
+        }
+        let (packed, remainder) = pack_exact(&fs, form, out)?;
+        if let Some(remainder) = remainder {
+            let dir = self.dir(&format!("trees/{}", tree.name()))?;
+            write_atomic(&dir, OsStr::new(REMAINDER), &remainder.to_bytes(&packed.diff_id), modes::file())?;
+        }
+        Ok(PackedLayer::new(&packed, form))
     }
 
     /// Writes the layer of a step's tree to `out` without storing it. Stops with an error once
@@ -173,7 +192,7 @@ impl Store {
             hasher.field(tree.name());
         }
         let key: Digest = hasher.finish();
-        let id = TreeId::of_step(&key);
+        let id = self.step_tree(&key);
         let _alone = self.lock_step(&key)?;
         // The merged tree has no record that would vouch for it, so every build creates it anew.
         let (path, dir) = self.new_tree(work)?;

@@ -13,6 +13,7 @@
 //!   oci-layout index.json blobs/sha256/HEX
 //!   trees/ID/fs/           files of one step or one layer, in overlay form
 //!   trees/ID/folded.json   the files exist as that layer only, or were unpacked from it
+//!   trees/ID/remainder      metadata of the tree that its layer does not contain
 //!   trees/ID/leaning       references of a layer to the layers below it
 //!   trees/ID/listing       source files of a copy from the build context
 //!   trees/ID/secrets.json  secrets searched for in the tree, and those found
@@ -24,7 +25,7 @@
 //!   layers/HEX.size        diffID -> uncompressed size
 //!   layers/*.holds         diffID and blob: the blob contains that layer
 //!   layers/*.repacked      diffID and form -> the layer in that form
-//!   records/HEX.json       cache key -> tree, written after the tree is in place
+//!   records/HEX*.json      cache key -> tree, one per kind of owners, written after the tree
 //!   accounts/HEX.json      the parts that a record's key was computed from
 //!   ledgers/HEX.json       steps and keys of the last build of a Dockerfile in a directory
 //!   results/HEX.json       key of a finished image -> its manifest
@@ -64,7 +65,7 @@ mod witness;
 mod workspace;
 
 pub use cache::inputs::{BuildIndex, IndexedStep, KeyInputs};
-pub use cache::records::Record;
+pub use cache::records::{ForeignRecord, Record};
 pub use cache_mounts::{CacheMount, CacheUse, LentCache};
 pub use containers::Container;
 pub use error::{Result, StoreError};

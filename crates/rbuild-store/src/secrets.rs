@@ -7,7 +7,6 @@ use rbuild_image::Hasher;
 use rbuild_linux::RootDir;
 use serde::{Deserialize, Serialize};
 
-use crate::cache::records::Record;
 use crate::error::Result;
 use crate::ids::SecretMark;
 use crate::store::{Store, document};
@@ -22,7 +21,7 @@ pub struct Verdict {
     pub held: Vec<SecretMark>,
 }
 
-const NOTE: &str = "secrets.json";
+pub(crate) const NOTE: &str = "secrets.json";
 const KEY: &str = "secrets.key";
 /// Maximum number of absent secrets kept. Tokens valid for a single build can be arbitrarily many;
 /// a dropped one is searched for again.
@@ -100,7 +99,7 @@ impl Store {
         }
     }
 
-    /// Returns true if a build with the secrets `given` may use the result of a command;
+    /// Returns true if a build with the secrets `given` may use the tree of a command;
     /// `mounts_any` tells whether the command mounts secrets. A result that contains the value of
     /// another secret, or was never searched, would disclose a secret that this build was not
     /// given.
@@ -108,8 +107,8 @@ impl Store {
     /// # Errors
     ///
     /// Fails if the known results cannot be read.
-    pub fn may_take(&self, record: &Record, mounts_any: bool, given: &[SecretMark]) -> Result<bool> {
-        Ok(match self.verdict(&record.tree)? {
+    pub fn may_take(&self, tree: &TreeId, mounts_any: bool, given: &[SecretMark]) -> Result<bool> {
+        Ok(match self.verdict(tree)? {
             Some(verdict) => verdict.held.iter().all(|mark| given.contains(mark)),
             None => !mounts_any,
         })

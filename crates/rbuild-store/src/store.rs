@@ -54,9 +54,19 @@ pub struct Store {
 pub enum Owners {
     /// Owners of the file system.
     Given,
-    /// Owners in an extended attribute: [`rbuild_linux::Recorded`]. Layers are unpacked separately
+    /// Owners in an extended attribute: [`rbuild_linux::Recorded`]. Records and trees are separate
     /// for this representation.
     Recorded,
+}
+
+impl Owners {
+    /// Returns the other representation.
+    pub(crate) fn other(self) -> Owners {
+        match self {
+            Owners::Given => Owners::Recorded,
+            Owners::Recorded => Owners::Given,
+        }
+    }
 }
 
 const DIRS: [&str; 9] = ["blobs", "blobs/sha256", "trees", "layers", "records", "results", "builds", "mounts", "tmp"];
@@ -158,9 +168,15 @@ impl Store {
     ///
     /// Fails with [`StoreError::Stripped`] if existing trees have lost their owners.
     pub fn with_owners(self, owners: Owners) -> Result<Store> {
-        let store = Store { owners, ..self };
+        let store = self.expecting(owners);
         store.ask_witnesses()?;
         Ok(store)
+    }
+
+    /// Returns the store with that representation of owners, for looking up what builders made. The
+    /// owners of existing files are not read.
+    pub fn expecting(self, owners: Owners) -> Store {
+        Store { owners, ..self }
     }
 
     /// Returns a store whose waits for locks and whose unpacking end with an error once `stop`

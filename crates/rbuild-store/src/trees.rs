@@ -1,5 +1,6 @@
 //! Trees: the files of steps and layers, how they are stacked, kept and made.
 
+pub(crate) mod adopt;
 pub(crate) mod backend;
 pub(crate) mod copies;
 pub(crate) mod fixup;

@@ -8,28 +8,15 @@
 use rbuild_dockerfile::Diagnostic;
 use rbuild_linux::RootDir;
 use rbuild_plan::{BuildGraph, Step, VertexId};
-use rbuild_store::{Record, SecretMark, Store, Verdict};
+use rbuild_store::{Store, Verdict};
 
 use crate::error::{BuildError, Result};
 use crate::export::secret_scan::{Leak, Leaks};
-use crate::prepare::{Known, Prepared};
+use crate::prepare::Prepared;
 use crate::request::{BuildRequest, Squash};
 use crate::solve::executor::{Done, Executor};
 
 const HELP: &str = "read it from its mount each time, or give leave with --allow secret-in-image";
-
-/// Returns true if a build with these secrets may reuse a cached result. Results of steps other
-/// than RUN depend only on their inputs, which have been checked themselves.
-pub(crate) fn may_take(
-    request: &BuildRequest,
-    marks: &[SecretMark],
-    store: &Store,
-    step: &Step,
-    record: &Record,
-) -> Result<bool> {
-    let Step::Run(run) = step else { return Ok(true) };
-    Ok(request.allow_leaks || store.may_take(record, !run.secrets.is_empty(), marks)?)
-}
 
 /// Returns for each vertex whether a command that mounts a secret contributed to it.
 pub(crate) fn exposed(graph: &BuildGraph, leaks: &Leaks<'_>) -> Vec<bool> {
@@ -71,8 +58,8 @@ impl Prepared {
         }
         let chain = std::iter::successors(Some(self.graph.target), |v| self.graph.vertices[*v].parent);
         for id in chain {
-            if let Known::Hit(record) = &self.known[id]
-                && !store.verdict(&record.tree)?.is_some_and(|verdict| verdict.clears(&self.marks))
+            if let Some(tree) = self.known[id].noted()
+                && !store.verdict(tree)?.is_some_and(|verdict| verdict.clears(&self.marks))
             {
                 return Ok(false);
             }

@@ -13,6 +13,7 @@ use rbuild_store::{PackedLayer, StoreError, TreeId};
 
 use crate::error::{BuildError, Result};
 use crate::event::Event;
+use crate::prepare::image_key::image_key;
 use crate::request::{ImageForm, Squash};
 use crate::solve::executor::Executor;
 
@@ -21,7 +22,7 @@ const COMMENT: &str = "buildkit.dockerfile.v0";
 /// Returns the manifest digest of the target's image, assembling it unless it is cached.
 #[tracing::instrument(target = "engine", name = "pack", level = "debug", skip_all)]
 pub(crate) fn image(build: &Executor<'_>, form: &ImageForm) -> Result<ManifestDigest> {
-    let key = build.prepared.image_key(&build.done(build.prepared.graph.target).result, build.request, form);
+    let key = image_key(&build.prepared.graph, &build.done(build.prepared.graph.target).result, build.request, form);
     if build.request.parameters.no_cache == NoCache::None
         && let Some(manifest) = build.store.result(&key)?
     {
@@ -43,8 +44,8 @@ fn chain(build: &Executor<'_>) -> Vec<VertexId> {
 }
 
 /// Returns the trees of the target's own steps, lowest first.
-pub(crate) fn own_trees(build: &Executor<'_>) -> Vec<TreeId> {
-    chain(build)[1..].iter().filter_map(|v| build.done(*v).tree.clone()).collect()
+pub(crate) fn own_trees(build: &Executor<'_>) -> Result<Vec<TreeId>> {
+    chain(build)[1..].iter().map(|v| build.own_tree(*v).cloned()).collect()
 }
 
 /// Stores the configuration and the manifest of the image whose own layers are `packed`; returns
@@ -93,7 +94,7 @@ pub(crate) fn documents(build: &Executor<'_>, form: &ImageForm, packed: &[Packed
 #[tracing::instrument(target = "engine", name = "layers", level = "debug", skip_all)]
 fn new_layers(build: &Executor<'_>, form: &ImageForm) -> Result<Vec<PackedLayer>> {
     let latest = latest(build, form);
-    let mut trees = own_trees(build);
+    let mut trees = own_trees(build)?;
     match form.squash {
         Squash::All => {
             let view = build.view(build.prepared.graph.target)?;

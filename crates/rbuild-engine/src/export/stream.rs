@@ -45,7 +45,7 @@ fn archive(
 ) -> Result<(ImageId, ManifestDigest)> {
     let mut archive = Writer::begin(outputs::begin(dest)?)?;
     let mut packed = Vec::new();
-    for tree in image::own_trees(build) {
+    for tree in image::own_trees(build)? {
         packed.push(archive.layer(|out| pack(build, output, &tree, out))?);
     }
     let saved = saved(build, output, &packed)?;
@@ -62,7 +62,7 @@ fn layout(build: &Executor<'_>, output: &Output, dir: &Directory) -> Result<(Ima
     let layout = Layout::open(dir)?;
     let fail = || BuildError::kernel(format!("writing the layout {}", layout.blobs.label().display()));
     let mut packed = Vec::new();
-    for tree in image::own_trees(build) {
+    for tree in image::own_trees(build)? {
         let mut file = AtomicFile::create(&layout.blobs, by_umask(0o666)).map_err(fail())?;
         let layer = pack(build, output, &tree, &mut file)?;
         file.publish(OsStr::new(&layer.digest.hex())).map_err(fail())?;

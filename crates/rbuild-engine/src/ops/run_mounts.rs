@@ -265,7 +265,7 @@ impl Executor<'_> {
         let is_dir = item.stat.kind == rbuild_linux::Kind::Dir;
         let path = if is_dir { PathBuf::from("/") } else { Path::new("/").join(&item.name) };
         let key = self.part_key(&content.digest);
-        let part = ContextPart { tree: TreeId::of_step(&key), path };
+        let part = ContextPart { tree: self.store.step_tree(&key), path };
         let _alone = self.store.lock_step(&key)?;
         let earlier = earlier.map(|earlier| self.store.record(&self.part_key(&earlier))).transpose()?.flatten();
         let mut track = earlier.map_or(Ok(Track::default()), |record| self.track(&record.tree))?;
@@ -292,7 +292,7 @@ impl Executor<'_> {
 
     fn part_key(&self, content: &SelectionHash) -> Digest {
         let mut hasher = Hasher::new();
-        hasher.field("context mount 2").field(content.bytes()).field(self.request.key_salt().unwrap_or_default());
+        hasher.field("context mount 3").field(content.bytes()).field(self.request.salt.as_deref().unwrap_or_default());
         hasher.finish()
     }
 

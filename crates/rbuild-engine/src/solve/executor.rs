@@ -37,7 +37,8 @@ use crate::request::{BuildRequest, ImageForm, OutputKind};
 #[derive(Debug, Clone)]
 pub(crate) struct Done {
     pub result: Digest,
-    /// The step's own tree. `None` for scratch and images.
+    /// The step's own tree. `None` for scratch and images, and for files with other owners that
+    /// nothing needs.
     pub tree: Option<TreeId>,
     pub created: i64,
     /// The definition key; `None` for scratch and images.
@@ -261,6 +262,12 @@ impl<'a> Executor<'a> {
         self.done[id].get().expect("inputs are done before what needs them")
     }
 
+    /// Returns the tree of a finished step.
+    pub(crate) fn own_tree(&self, id: VertexId) -> Result<&TreeId> {
+        let tree = self.done(id).tree.as_ref();
+        tree.ok_or_else(|| BuildError::other("the files of a step are used that were not needed at the start"))
+    }
+
     /// Returns the files of a step's tree, unpacking them if only a layer is stored.
     pub(crate) fn files_of(&self, tree: &TreeId) -> Result<RootDir> {
         self.unfold(tree)?;
@@ -287,10 +294,11 @@ impl<'a> Executor<'a> {
                     let base = base.ok_or_else(|| BuildError::other("an image is used before it is unpacked"))?;
                     own.extend(base.iter().rev().cloned());
                 }
+                Step::Scratch => {}
                 _ => {
-                    let tree = self.done(id).tree.clone();
-                    tree.iter().try_for_each(|tree| self.unfold(tree))?;
-                    own.extend(tree);
+                    let tree = self.own_tree(id)?;
+                    self.unfold(tree)?;
+                    own.push(tree.clone());
                 }
             }
             at = vertex.parent;
@@ -467,7 +475,7 @@ fn execute_all<'a>(
         }
     }
     for output in &request.outputs {
-        if matches!(output.kind, OutputKind::Local | OutputKind::Tar) {
+        if output.kind.is_files() {
             let started = Instant::now();
             let split = output.split.unwrap_or(platforms.len() > 1);
             let views: Vec<View> = executors.iter().map(|e| e.output_view(split)).collect::<Result<_>>()?;

@@ -8,8 +8,7 @@ use std::sync::atomic::Ordering;
 use rbuild_plan::{From, SourceNames, Step, VertexId};
 
 use crate::event::Event;
-use crate::prepare::Known;
-use crate::request::{OutputKind, Squash};
+use crate::prepare::lookup::Known;
 use crate::solve::executor::{Done, Executor};
 
 impl Executor<'_> {
@@ -29,11 +28,15 @@ impl Executor<'_> {
                     let key = self.prepared.keys[id];
                     Done { result: r.result, tree: Some(r.tree.clone()), created: r.created, key }
                 }
+                // Nothing needs its files, or the lookup would have adopted them.
+                Known::Foreign(r) => {
+                    Done { result: r.result(), tree: None, created: r.created(), key: self.prepared.keys[id] }
+                }
                 Known::Open => continue,
             };
             let _ = self.done[id].set(done);
         }
-        let wants_files = self.wants_files();
+        let wants_files = self.request.wants_files();
         let mut queue = VecDeque::new();
         match self.prepared.known[graph.target] {
             Known::Open => queue.push_back(graph.target),
@@ -56,15 +59,9 @@ impl Executor<'_> {
         }
     }
 
-    /// Returns true if the result is needed as files, not only as the layers of its steps.
-    pub(crate) fn wants_files(&self) -> bool {
-        self.request.outputs.iter().any(|o| matches!(o.kind, OutputKind::Local | OutputKind::Tar))
-            || self.request.forms().iter().any(|form| form.squash == Squash::All)
-    }
-
     /// Returns true if the files of a vertex are needed only for the images made from it.
     pub(crate) fn is_only_in_images(&self, id: VertexId) -> bool {
-        id == self.prepared.graph.target && self.dependants[id].is_empty() && !self.wants_files()
+        id == self.prepared.graph.target && self.dependants[id].is_empty() && !self.request.wants_files()
     }
 
     /// Returns the vertex that must run before the files of `id` are available: `id` itself if it

@@ -1,6 +1,6 @@
 //! Processing of a single vertex: key, cache lookup, execution, and the reason for it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use rbuild_image::{Digest, Hasher};
@@ -11,9 +11,9 @@ use rbuild_store::{KeyInputs, Record, TreeId};
 
 use crate::cache::explain::{self, Bookkeeper};
 use crate::cache::key::{self, Keys, Read, StageFiles, source_error};
-use crate::cache::refusal;
 use crate::error::{BuildError, Result};
 use crate::event::{Event, StepOutcome};
+use crate::prepare::lookup::may_take;
 use crate::solve::executor::{Done, Executor};
 
 /// Maximum number of attempts to copy a context that changes meanwhile.
@@ -54,8 +54,7 @@ impl Executor<'_> {
     fn keyed(&self, id: VertexId) -> Result<bool> {
         let vertex = &self.prepared.graph.vertices[id];
         let result_of = |i: VertexId| self.done(i).result;
-        let salt = self.request.key_salt();
-        let keys = Keys { contexts: &self.contexts, salt: salt.as_deref(), result_of: &result_of };
+        let keys = Keys { contexts: &self.contexts, salt: self.request.salt.as_deref(), result_of: &result_of };
         let mut taken = self.prepared.contents[id].clone();
         for _ in 0..LOOKS {
             let secrets = self.request.secret_values();
@@ -97,7 +96,7 @@ impl Executor<'_> {
             let linked = matches!(&vertex.step, Step::Copy(copy) if copy.link);
             let parent = vertex.parent.map_or(*key, |p| self.done(p).result);
             let parent = (!linked).then_some(&parent);
-            shared = key::content_key(vertex, self.request.key_salt().as_deref(), parent, &contents);
+            shared = key::content_key(vertex, self.request.salt.as_deref(), parent, &contents);
             if self.hit(id, &shared, key, key_inputs)? {
                 tell(explain::hit(&shared));
                 return Ok(true);
@@ -108,7 +107,7 @@ impl Executor<'_> {
         if self.cancel.is_cancelled() {
             return Err(BuildError::Cancelled);
         }
-        if self.hit(id, &shared, key, key_inputs)? {
+        if self.hit(id, &shared, key, key_inputs)? || self.adopted(id, &shared, key, key_inputs)? {
             tell(explain::hit(&shared));
             return Ok(true);
         }
@@ -117,25 +116,29 @@ impl Executor<'_> {
         let made = self.make(id, taken, stage.as_ref(), before.as_ref(), &why)?;
         let dir = RootDir::open(&made).map_err(BuildError::kernel("the step's directory"))?;
         self.judge(id, &dir)?;
-        let (created, build) = (self.request.now, self.request.build_id.as_str());
-        // A repeated run (`--no-cache`, or a record that this build may not use) is stored next to
-        // the earlier result.
+        self.publish(id, key, &shared, &made, key_inputs)?;
+        Ok(false)
+    }
+
+    /// Publishes a new tree and its records. The caller holds the lock of `shared`.
+    fn publish(&self, id: VertexId, key: &Digest, shared: &Digest, made: &Path, key_inputs: &KeyInputs) -> Result<()> {
+        let vertex = &self.prepared.graph.vertices[id];
+        let execution = self.execution(id, shared);
+        // Another run of a command may give other files, so a result never stands for two of them.
         let is_run = matches!(vertex.step, Step::Run(_));
-        let again = vertex.ignore_cache || (is_run && self.store.record(&shared)?.is_some());
-        let result = self.result_of(id, &shared, key, again);
-        let tree = TreeId::of_step(if again { &result } else { &shared });
-        // An existing tree may be in use and has the same content. Only leftovers of a dead process
-        // are replaced.
-        if again || self.store.record(&shared)?.is_none() {
-            self.store.commit_tree(&self.work, &made, &tree)?;
-        }
+        let files = if is_run || vertex.ignore_cache { execution } else { *shared };
+        let result = self.result_of(id, key, shared, &files);
+        let (created, build) = (self.request.now, self.request.build_id.as_str());
+        // The tree of an earlier execution stays in place, as it may be in use.
+        let tree = self.store.step_tree(&execution);
+        self.store.commit_tree(&self.work, made, &tree)?;
         self.store.put_key_inputs(key, key_inputs)?;
-        self.store.put_record(&shared, &tree, &result, created, build)?;
-        if shared != *key {
+        self.store.put_record(shared, &tree, &files, created, build)?;
+        if shared != key {
             self.store.put_record(key, &tree, &result, created, build)?;
         }
         let _ = self.done[id].set(Done { result, tree: Some(tree), created, key: Some(*key) });
-        Ok(false)
+        Ok(())
     }
 
     /// Executes a step into a new tree; returns its directory. `before` holds the key inputs of
@@ -249,11 +252,12 @@ impl Executor<'_> {
         }
         let Some(nearest) = &self.nearest[id] else { return "it was not built here before".into() };
         if nearest == key {
-            let why = match self.store.record(key) {
-                Ok(Some(_)) => "its earlier result holds a secret that this build was not given",
+            return match (self.store.record(key), self.store.foreign_record(key)) {
+                (Ok(Some(_)), _) => "its earlier result holds a secret that this build was not given",
+                (_, Ok(Some(_))) => "its files are needed, and those in the cache are of another isolation mode",
                 _ => "its earlier result is no longer in the cache",
-            };
-            return why.into();
+            }
+            .into();
         }
         let Some(before) = before else { return "what it was built of before is no longer known".into() };
         let differences = explain::differences(key_inputs, before, changes);
@@ -269,56 +273,75 @@ impl Executor<'_> {
         self.store.record(&self.nearest[id]?).ok().flatten().map(|record| record.tree)
     }
 
-    /// Returns the digest that dependants include in their keys. A linked copy has its definition
-    /// key: its files do not depend on the parent, but the resulting root file system does. A
-    /// repeated run has a digest of its own, because its output may differ.
-    fn result_of(&self, id: VertexId, shared: &Digest, key: &Digest, again: bool) -> Digest {
-        let vertex = &self.prepared.graph.vertices[id];
-        if again {
-            return made_again(shared, self.request.build_id.as_bytes());
-        }
-        match &vertex.step {
-            Step::Copy(copy) if copy.link => *key,
-            _ => *shared,
-        }
+    /// Returns a digest that no other execution of a step has, in this build or another.
+    fn execution(&self, id: VertexId, shared: &Digest) -> Digest {
+        let mut hasher = Hasher::new();
+        hasher.field("execution").field(shared.bytes()).field(&self.request.build_id);
+        hasher.field(self.log_number(id).to_string());
+        hasher.finish()
     }
 
-    /// Returns the digest for dependants of a step whose files another step made, under the content
-    /// key `shared`. Files of a repeated run are identified by that run.
-    fn result_of_found(&self, id: VertexId, record: &Record, shared: &Digest, key: &Digest) -> Digest {
+    /// Returns the digest that dependants include in their keys. `files` is the digest in the
+    /// record of `shared`. The files of a linked copy do not depend on the parent, but the resulting
+    /// root file system does.
+    fn result_of(&self, id: VertexId, key: &Digest, shared: &Digest, files: &Digest) -> Digest {
         let linked = matches!(&self.prepared.graph.vertices[id].step, Step::Copy(copy) if copy.link);
-        match (record.tree == TreeId::of_step(shared), linked) {
-            (true, _) => self.result_of(id, shared, key, false),
-            (false, true) => made_again(key, record.result.bytes()),
-            (false, false) => record.result,
+        if !linked || shared == key {
+            return *files;
+        }
+        let mut hasher = Hasher::new();
+        hasher.field("linked").field(key.bytes()).field(files.bytes());
+        hasher.finish()
+    }
+
+    /// Looks up the record of `shared`; if there is a usable one, takes it as the result of the
+    /// vertex, whose definition key is `key`. Returns true if it does.
+    fn hit(&self, id: VertexId, shared: &Digest, key: &Digest, key_inputs: &KeyInputs) -> Result<bool> {
+        match self.store.record(shared)? {
+            Some(record) if self.may_take(id, &record.tree)? => self.take(id, record, shared, key, key_inputs),
+            _ => Ok(false),
         }
     }
 
-    /// Looks up the record of `key`; if there is a usable one, takes it as the result of the
-    /// vertex, whose definition key is `also`. Returns true if it does.
-    fn hit(&self, id: VertexId, key: &Digest, also: &Digest, key_inputs: &KeyInputs) -> Result<bool> {
-        if self.prepared.graph.vertices[id].ignore_cache {
+    /// Looks up the record of `shared` for the other kind of owners; if there is one whose files can
+    /// be adopted, takes it as [`Self::hit`] does. The caller holds the lock of `shared`.
+    fn adopted(&self, id: VertexId, shared: &Digest, key: &Digest, key_inputs: &KeyInputs) -> Result<bool> {
+        // A record of this kind that may not be taken is to be replaced.
+        if self.prepared.graph.vertices[id].ignore_cache || self.store.record(shared)?.is_some() {
             return Ok(false);
         }
-        let Some(record) = self.store.record(key)? else { return Ok(false) };
+        let Some(theirs) = self.store.foreign_record(shared)? else { return Ok(false) };
+        if !self.may_take(id, theirs.noted())? {
+            return Ok(false);
+        }
+        match self.store.adopt(&self.work, shared, &theirs, &self.request.build_id)? {
+            Some(record) => self.take(id, record, shared, key, key_inputs),
+            None => Ok(false),
+        }
+    }
+
+    /// Returns true if the build may take the result with that tree for a vertex.
+    fn may_take(&self, id: VertexId, tree: &TreeId) -> Result<bool> {
         let vertex = &self.prepared.graph.vertices[id];
-        if !refusal::may_take(self.request, &self.prepared.marks, self.store, &vertex.step, &record)? {
-            return Ok(false);
+        Ok(!vertex.ignore_cache && may_take(self.request, &self.prepared.marks, self.store, &vertex.step, tree)?)
+    }
+
+    /// Takes a record of `shared` as the result of a vertex.
+    fn take(
+        &self,
+        id: VertexId,
+        record: Record,
+        shared: &Digest,
+        key: &Digest,
+        key_inputs: &KeyInputs,
+    ) -> Result<bool> {
+        let Record { tree, result: files, created, .. } = record;
+        let result = self.result_of(id, key, shared, &files);
+        if shared != key {
+            self.store.put_key_inputs(key, key_inputs)?;
+            self.store.put_record(key, &tree, &result, created, &self.request.build_id)?;
         }
-        let result = if key == also { record.result } else { self.result_of_found(id, &record, key, also) };
-        if key != also {
-            self.store.put_key_inputs(also, key_inputs)?;
-            self.store.put_record(also, &record.tree, &result, record.created, &self.request.build_id)?;
-        }
-        let done = Done { result, tree: Some(record.tree), created: record.created, key: Some(*also) };
-        let _ = self.done[id].set(done);
+        let _ = self.done[id].set(Done { result, tree: Some(tree), created, key: Some(*key) });
         Ok(true)
     }
-}
-
-/// Returns the result digest of a repeated run, distinct from the result that it replaces.
-fn made_again(key: &Digest, which: &[u8]) -> Digest {
-    let mut hasher = Hasher::new();
-    hasher.field("run again").field(key.bytes()).field(which);
-    hasher.finish()
 }

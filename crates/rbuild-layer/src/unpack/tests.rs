@@ -448,6 +448,23 @@ fn a_file_that_is_called_like_a_deletion_is_in_no_layer() {
     assert!(crate::TarReader::new(&layer[..]).next_entry().unwrap().is_none());
 }
 
+/// A tree made from a layer may stand for the packed one only if nothing is missing.
+#[test]
+fn a_tree_that_no_layer_holds_has_no_remainder() {
+    let plain = LayerForm { compression: Compression::None, level: None };
+    let remainder = |t: &Temp| crate::pack_exact(&t.root(), plain, Vec::new()).unwrap().1;
+    let (t, odd) = (Temp::new("remainder"), Temp::new("odd-root"));
+    std::fs::write(t.path("f"), "").unwrap();
+    let root = t.root().stat_self().unwrap();
+    let kept = remainder(&t).unwrap();
+    assert_eq!((kept.root, kept.root_mtime), ((root.uid, root.gid, root.mode), root.mtime));
+    assert_eq!(kept.nanoseconds, [t.root().stat("f").unwrap().mtime.nsec]);
+    let _socket = std::os::unix::net::UnixListener::bind(t.path("socket")).unwrap();
+    assert_eq!(remainder(&t), None);
+    odd.root().set_xattr(OsStr::new(""), OsStr::new("user.x"), b"1").unwrap();
+    assert_eq!(remainder(&odd), None);
+}
+
 /// Sizes in headers are untrusted.
 #[test]
 fn sizes_that_wrap_are_refused() {

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::ids::{HashesName, LockId};
 use crate::modes;
-use crate::store::Store;
-use crate::trees::tree::TreeId;
+use crate::store::{Owners, Store};
+use crate::trees::tree::{TreeId, document_of};
 
 /// The result of a step with a certain key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +23,29 @@ pub struct Record {
     build: String,
 }
 
+/// The record of a step that was built with the other kind of owners. Its result counts as any
+/// other; its files are of no use to this store's builder, unless it adopts them
+/// ([`Store::adopt`]).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForeignRecord(pub(crate) Record);
+
+impl ForeignRecord {
+    /// Returns the digest that dependent steps hash into their keys.
+    pub fn result(&self) -> Digest {
+        self.0.result
+    }
+
+    /// Returns the creation time of the files in seconds since the Unix epoch.
+    pub fn created(&self) -> i64 {
+        self.0.created
+    }
+
+    /// Returns the tree whose notes apply, as [`Store::verdict`].
+    pub fn noted(&self) -> &TreeId {
+        &self.0.tree
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 pub(crate) struct ResultFile {
     pub manifest: ManifestDigest,
@@ -34,18 +57,33 @@ pub(crate) struct ResultFile {
 const MAX_HASHES: u64 = 1 << 30;
 
 impl Store {
-    /// Returns the record of a key, if it is valid and its tree exists.
+    /// Returns the record of a key, if it is valid and its tree exists. Other kinds of owners have
+    /// records of their own.
     ///
     /// # Errors
     ///
     /// Fails if the store cannot be read.
     pub fn record(&self, key: &Digest) -> Result<Option<Record>> {
-        let Some(record) = self.read_if_whole::<Record>(&format!("records/{}.json", key.hex()))? else {
+        self.record_with(key, self.owners())
+    }
+
+    /// Returns the record of a key for the other kind of owners, if it is valid and its tree exists.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read.
+    pub fn foreign_record(&self, key: &Digest) -> Result<Option<ForeignRecord>> {
+        Ok(self.record_with(key, self.owners().other())?.map(ForeignRecord))
+    }
+
+    fn record_with(&self, key: &Digest, owners: Owners) -> Result<Option<Record>> {
+        let document = document_of(&key.hex(), owners);
+        let Some(record) = self.read_if_whole::<Record>(&format!("records/{document}"))? else {
             return Ok(None);
         };
         let there = self.trusted(&record.boot, &record.build)? && self.has_tree(&record.tree)?;
         if there {
-            self.note_use("records", &format!("{}.json", key.hex()))?;
+            self.note_use("records", &document)?;
         }
         Ok(there.then_some(record))
     }
@@ -68,7 +106,7 @@ impl Store {
             boot: self.boot().to_string(),
             build: build.to_string(),
         };
-        self.write("records", &format!("{}.json", key.hex()), &record)
+        self.write("records", &document_of(&key.hex(), self.owners()), &record)
     }
 
     /// Returns the manifest of the finished image with that key, if the image is still complete.

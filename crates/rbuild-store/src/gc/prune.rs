@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
-use std::path::Path;
 
 use rbuild_image::{BlobDigest, digest_of};
 use rbuild_linux::{Kind, RootDir, Stat};
@@ -12,7 +11,7 @@ use crate::contents::noted_blob;
 use crate::error::Result;
 use crate::images::NamedImage;
 use crate::store::Store;
-use crate::trees::tree::TreeId;
+use crate::trees::tree::{TreeId, digest_in};
 use crate::workspace::sweep;
 
 /// The amount of removed content.
@@ -191,9 +190,12 @@ impl Store {
         if !self.root.exists("accounts")? {
             return Ok(());
         }
+        let records = self.dir("records")?.entries()?;
+        let records: Vec<_> = records.iter().map(|entry| entry.name.to_string_lossy()).collect();
+        let keys: HashSet<&str> = records.iter().map(|name| digest_in(name)).collect();
         let accounts = self.dir("accounts")?;
         for entry in accounts.entries()? {
-            if !self.root.exists(Path::new("records").join(&entry.name))? {
+            if !keys.contains(digest_in(&entry.name.to_string_lossy())) {
                 accounts.remove_all(&entry.name)?;
             }
         }

@@ -76,7 +76,7 @@ impl Store {
         let (path, dir) = self.new_tree(work)?;
         let open = trees.iter().map(|tree| self.tree(tree)).collect::<Result<Vec<_>>>()?;
         FixupBuilder::new(open, lower_refs, dir.sub("fs")?)?.fixup()?;
-        let tree = TreeId::of_step(&key);
+        let tree = self.step_tree(&key);
         self.commit_tree(work, &path, &tree)?;
         self.put_record(&key, &tree, &key, 0, build)?;
         made(tree)

@@ -8,13 +8,13 @@ use std::ffi::OsStr;
 use std::path::Path;
 
 use rbuild_image::Hasher;
-use rbuild_layer::{ExternalFiles, LayerForm, pack_with_external};
-use rbuild_linux::RootDir;
+use rbuild_layer::{ExternalFiles, LayerForm, Remainder, pack_with_external};
+use rbuild_linux::{RootDir, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Result, StoreError};
 use crate::gc::budget::FILES;
-use crate::layers::{PackedLayer, Stoppable, layer_document};
+use crate::layers::{PackedLayer, REMAINDER, Stoppable, layer_document};
 use crate::store::{Store, document};
 use crate::trees::stand_ins::STAND_INS;
 use crate::trees::tree::TreeId;
@@ -22,14 +22,34 @@ use crate::workspace::Workspace;
 
 /// A note beside a lazily unpacked tree.
 #[derive(Serialize, Deserialize)]
-struct Folded {
+pub(crate) struct Folded {
     /// Name of the layer's document beside it.
-    layer: String,
+    pub layer: String,
     /// Owner, group and mode of the tree's root directory, which the layer does not contain.
     root: (u32, u32, u32),
+    /// Modification time of the root directory in seconds and nanoseconds. Trees of earlier
+    /// versions do not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mtime: Option<(i64, u32)>,
+    /// True if the remainder of the layer beside it applies.
+    #[serde(default)]
+    pub exact: bool,
     /// Boot ID under which the files were unpacked. Files unpacked before the last boot may have
     /// been damaged by a power failure.
     boot: Option<String>,
+}
+
+impl Folded {
+    /// Returns the note of a tree that equals the one that a layer was packed from.
+    pub(crate) fn exact(layer: &str, remainder: &Remainder) -> Folded {
+        let Timestamp { sec, nsec } = remainder.root_mtime;
+        Folded { layer: layer.into(), root: remainder.root, mtime: Some((sec, nsec)), exact: true, boot: None }
+    }
+
+    /// Returns the note of the same tree before its files are unpacked.
+    pub(crate) fn not_unpacked(self) -> Folded {
+        Folded { boot: None, ..self }
+    }
 }
 
 const NOTE: &str = "folded.json";
@@ -58,11 +78,17 @@ impl Store {
         self.note_made_layer(&layer)?;
         let name = layer_document(form, None);
         let root = fs.stat_self()?;
-        let note = Folded { layer: name.clone(), root: (root.uid, root.gid, root.mode), boot: None };
+        let mtime = Some((root.mtime.sec, root.mtime.nsec));
+        let root = (root.uid, root.gid, root.mode);
         self.put_note(made, &name, &document(&name, &layer)?)?;
-        self.put_note(made, NOTE, &document(NOTE, &note)?)?;
+        self.put_folded(made, &Folded { layer: name, root, mtime, exact: false, boot: None })?;
         made.remove_all(OsStr::new("fs"))?;
         Ok(())
+    }
+
+    /// Writes the note of a new lazy tree.
+    pub(crate) fn put_folded(&self, made: &RootDir, note: &Folded) -> Result<()> {
+        self.put_note(made, NOTE, &document(NOTE, note)?)
     }
 
     /// Ensures that the tree's files exist on disk, unpacking its layer if necessary. Idempotent;
@@ -84,9 +110,12 @@ impl Store {
         let layer: PackedLayer = self.read(&format!("{place}/{}", note.layer))?;
         let (_, made) = self.new_tree(work)?;
         let fs = made.sub("fs")?;
-        self.unpack_verified(&layer.digest, &layer.diff_id, &fs)?;
+        let remainder = self.remainder_of(tree, &note, &layer)?;
+        let nanoseconds = remainder.as_ref().map(|remainder| &remainder.nanoseconds[..]);
+        self.unpack_verified(&layer.digest, &layer.diff_id, &fs, nanoseconds)?;
         let (uid, gid, mode) = note.root;
-        fs.set_own_meta(uid, gid, mode, fs.stat_self()?.mtime)?;
+        let mtime = note.mtime.map_or(fs.stat_self()?.mtime, |(sec, nsec)| Timestamp { sec, nsec });
+        fs.set_own_meta(uid, gid, mode, mtime)?;
         let dir = self.dir(&place)?;
         // Remains of an interrupted attempt, and sizes computed before unpacking.
         for old in ["fs", "bytes.json", FILES, STAND_INS] {
@@ -125,9 +154,26 @@ impl Store {
         }
     }
 
+    /// Returns the remainder of a lazy tree's layer, if its note demands one.
+    fn remainder_of(&self, tree: &TreeId, note: &Folded, layer: &PackedLayer) -> Result<Option<Remainder>> {
+        if !note.exact {
+            return Ok(None);
+        }
+        let remainder = Remainder::from_bytes(&self.tree_note(tree, REMAINDER)?, &layer.diff_id);
+        remainder.map(Some).ok_or_else(|| StoreError::Damaged {
+            what: format!("tree {}", tree.name()),
+            reason: "the times of its files cannot be read".into(),
+        })
+    }
+
+    /// Returns the note of a lazy tree, unpacked or not.
+    pub(crate) fn folded_note(&self, tree: &TreeId) -> Result<Option<Folded>> {
+        self.read_if_whole(&format!("trees/{}/{NOTE}", tree.name()))
+    }
+
     /// Returns the note of a tree whose files are not unpacked, otherwise `None`.
     fn folded(&self, tree: &TreeId) -> Result<Option<Folded>> {
-        let note: Option<Folded> = self.read_if_whole(&format!("trees/{}/{NOTE}", tree.name()))?;
+        let note = self.folded_note(tree)?;
         Ok(note.filter(|note| note.boot.as_deref() != Some(self.boot())))
     }
 }

@@ -38,7 +38,7 @@ impl Store {
         now: i64,
         build: &str,
     ) -> Result<Option<TreeId>> {
-        let key = key(image, wanted, self.owners() == crate::Owners::Recorded);
+        let key = key(image, wanted);
         if let Some(record) = self.record(&key)? {
             return Ok(Some(record.tree));
         }
@@ -71,7 +71,7 @@ impl Store {
             let before = all.len();
             all.extend(further);
             if all.len() == before {
-                let tree = TreeId::of_step(&key);
+                let tree = self.step_tree(&key);
                 self.commit_tree(work, &path, &tree)?;
                 self.put_record(&key, &tree, &key, now, build)?;
                 return Ok(Some(tree));
@@ -160,9 +160,9 @@ struct LayerParts {
     behind_link: bool,
 }
 
-fn key(image: &Image, wanted: &BTreeSet<PathBuf>, recorded: bool) -> Digest {
+fn key(image: &Image, wanted: &BTreeSet<PathBuf>) -> Digest {
     let mut hasher = Hasher::new();
-    hasher.field("parts 2").field(image.manifest_digest.bytes()).field([u8::from(recorded)]);
+    hasher.field("parts 3").field(image.manifest_digest.bytes());
     for path in wanted {
         hasher.field(path.as_os_str().as_bytes());
     }

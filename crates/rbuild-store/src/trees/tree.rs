@@ -24,11 +24,6 @@ use crate::workspace::Workspace;
 pub struct TreeId(String);
 
 impl TreeId {
-    /// Returns the tree of the step with that key.
-    pub fn of_step(key: &Digest) -> TreeId {
-        TreeId(format!("s{}", key.hex()))
-    }
-
     /// Returns true if the name contains a full digest. Trees of earlier versions, with shorter
     /// names, are invalid: their owners and devices were recorded in attributes that anyone could
     /// set.
@@ -63,8 +58,20 @@ impl TreeId {
 /// those of another copy.
 pub const LISTING: &str = "listing";
 
-/// Suffix before `.json` in the names of documents about layers' trees with recorded owners.
+/// Suffix before `.json` in the names of documents about trees with recorded owners.
 const RECORDED: &str = "-recorded";
+
+/// Returns the name of the document about the tree of a step or layer, whose key or diffID is given
+/// in hexadecimal.
+pub(crate) fn document_of(hex: &str, owners: TreeOwners) -> String {
+    format!("{hex}{}.json", if owners == TreeOwners::Given { "" } else { RECORDED })
+}
+
+/// Returns the digest in such a name, in hexadecimal.
+pub(crate) fn digest_in(document: &str) -> &str {
+    let name = document.strip_suffix(".json").unwrap_or(document);
+    name.strip_suffix(RECORDED).unwrap_or(name)
+}
 
 /// Maximum size of a note in bytes.
 const MAX_NOTE: u64 = 1 << 30;
@@ -77,6 +84,13 @@ struct LayerFile {
 }
 
 impl Store {
+    /// Returns the name of a step's tree with this store's kind of owners. A digest that no other
+    /// execution has makes a name that no other tree has.
+    pub fn step_tree(&self, digest: &Digest) -> TreeId {
+        let kind = if self.owners() == TreeOwners::Given { 's' } else { 'w' };
+        TreeId(format!("{kind}{}", digest.hex()))
+    }
+
     /// Returns the path of a tree's files in this process.
     pub fn tree_path(&self, tree: &TreeId) -> PathBuf {
         self.path().join("trees").join(&tree.0).join("fs")
@@ -149,7 +163,7 @@ impl Store {
 
     /// Returns the tree of a layer that has been unpacked before.
     pub(crate) fn layer_tree(&self, diff_id: &DiffId) -> Result<Option<TreeId>> {
-        let document = self.layer_document(diff_id);
+        let document = document_of(&diff_id.hex(), self.owners());
         let Some(file) = self.read_if_whole::<LayerFile>(&format!("layers/{document}"))? else {
             return Ok(None);
         };
@@ -168,10 +182,6 @@ impl Store {
             return Ok(None);
         }
         Ok(self.read_if_whole::<LayerFile>(&format!("layers/{document}"))?.map(|file| file.tree))
-    }
-
-    fn layer_document(&self, diff_id: &DiffId) -> String {
-        format!("{}{}.json", diff_id.hex(), if self.owners() == TreeOwners::Given { "" } else { RECORDED })
     }
 
     /// Returns the trees of an image, lowest first, and the number of layers unpacked by this call.
@@ -220,7 +230,7 @@ impl Store {
     fn unpack_layer(&self, work: &Workspace, digest: &BlobDigest, diff_id: &DiffId, build: &str) -> Result<TreeId> {
         let (path, dir) = self.new_tree(work)?;
         let fs = dir.sub("fs")?;
-        let unpacked = self.unpack_verified(digest, diff_id, &fs)?;
+        let unpacked = self.unpack_verified(digest, diff_id, &fs, None)?;
         self.put_layer_size(diff_id, unpacked.unpacked)?;
         if unpacked.lower_refs != LowerRefs::default() {
             self.put_note(&dir, LOWER_REFS, &unpacked.lower_refs.to_bytes())?;
@@ -228,13 +238,20 @@ impl Store {
         let id = TreeId::of_layer(diff_id, self.owners());
         self.commit_tree(work, &path, &id)?;
         let file = LayerFile { tree: id.clone(), boot: self.boot().to_string(), build: build.to_string() };
-        self.write("layers", &self.layer_document(diff_id), &file)?;
+        self.write("layers", &document_of(&diff_id.hex(), self.owners()), &file)?;
         Ok(id)
     }
 
-    /// Unpacks a layer into an empty directory and verifies its digests.
-    pub(crate) fn unpack_verified(&self, digest: &BlobDigest, diff_id: &DiffId, fs: &RootDir) -> Result<Unpacked> {
-        self.unpack_some_verified(digest, diff_id, fs, &mut |_| true)
+    /// Unpacks a layer into an empty directory and verifies its digests. With `nanoseconds`, those
+    /// of the entries' times are set.
+    pub(crate) fn unpack_verified(
+        &self,
+        digest: &BlobDigest,
+        diff_id: &DiffId,
+        fs: &RootDir,
+        nanoseconds: Option<&[u32]>,
+    ) -> Result<Unpacked> {
+        self.unpack_blob(digest, diff_id, fs, nanoseconds, &mut |_| true)
     }
 
     /// Unpacks only the entries for which `wants` returns true, and verifies the digests of the
@@ -246,9 +263,20 @@ impl Store {
         fs: &RootDir,
         wants: &mut dyn FnMut(&TarEntry) -> bool,
     ) -> Result<Unpacked> {
+        self.unpack_blob(digest, diff_id, fs, None, wants)
+    }
+
+    fn unpack_blob(
+        &self,
+        digest: &BlobDigest,
+        diff_id: &DiffId,
+        fs: &RootDir,
+        nanoseconds: Option<&[u32]>,
+        wants: &mut dyn FnMut(&TarEntry) -> bool,
+    ) -> Result<Unpacked> {
         let blob = self.open_blob(digest)?;
         let known = self.is_known_whole(&blob).then_some(*digest);
-        let how = Unpacking { known, stop: self.stop(), ..Unpacking::layer(self.limits()) };
+        let how = Unpacking { known, nanoseconds, stop: self.stop(), ..Unpacking::layer(self.limits()) };
         let got = unpack_some(&blob, fs, how, wants)?;
         compare(digest, got.digest)?;
         compare_content(digest, diff_id, got.diff_id)?;
@@ -269,7 +297,7 @@ mod tests {
         let place = std::env::temp_dir().join(format!("rbuild-trees-{}", std::process::id()));
         let store = Store::open(&place).unwrap();
         let key = Digest::of(b"a step");
-        let (now, before) = (TreeId::of_step(&key), TreeId(format!("s{}", &key.hex()[..24])));
+        let (now, before) = (store.step_tree(&key), TreeId(format!("s{}", &key.hex()[..24])));
         assert_eq!(now.name(), format!("s{}", key.hex()));
         for (tree, counts) in [(before, false), (now, true)] {
             std::fs::create_dir_all(store.tree_path(&tree)).unwrap();

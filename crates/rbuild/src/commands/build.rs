@@ -2,7 +2,6 @@
 
 use rbuild_engine::{BuildError, BuildRequest, Sought};
 use rbuild_linux::Destination;
-use rbuild_sandbox::records_owners;
 use rbuild_store::Store;
 
 use crate::args::{BuildArgs, ProgressMode};
@@ -21,8 +20,8 @@ pub fn build(settings: &Settings, args: BuildArgs) -> Result<u8, Failure> {
     for flag in args.left_out.given() {
         terminal::err(&format!("warning: {flag} is not supported yet and has no effect\n"));
     }
-    let store = settings.open()?;
-    let BuildInput { request, push, _stdin_context } = BuildInput::read(&args, &store, records_owners(settings.rung))?;
+    let store = settings.open_for_builds()?;
+    let BuildInput { request, push, _stdin_context } = BuildInput::read(&args, &store)?;
     let reports = Reports::open(&args)?;
     let text = rbuild_dockerfile::readable(&request.dockerfile).0.into_owned();
     let name = request.dockerfile_name.clone();

@@ -27,7 +27,7 @@ pub fn verify(
             Failure::usage("--verify reads the Dockerfile and the context twice, but standard input only once");
         return Err(failure.help("pass the Dockerfile and the context as paths"));
     }
-    let mut second = BuildInput::read(args, store, first.recorded_owners)?.request;
+    let mut second = BuildInput::read(args, store)?.request;
     let form = first.forms().first().copied().unwrap_or(ImageForm { squash: first.squash, ..ImageForm::of_store() });
     let image = || Output { kind: OutputKind::Image, target: Target::Store, form, delete: false, split: None };
     first.salt = Some(format!("{} first", first.build_id));

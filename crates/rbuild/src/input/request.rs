@@ -25,13 +25,12 @@ pub struct BuildInput {
 }
 
 impl BuildInput {
-    /// Reads all inputs of a build. `recorded_owners` is true if the isolation of the build records
-    /// owners of files instead of setting them.
+    /// Reads all inputs of a build.
     ///
     /// # Errors
     ///
     /// Fails if a flag has no meaning, or if a file that it names cannot be read or written.
-    pub fn read(args: &BuildArgs, store: &Store, recorded_owners: bool) -> Result<BuildInput, Failure> {
+    pub fn read(args: &BuildArgs, store: &Store) -> Result<BuildInput, Failure> {
         let MainContext { dir, dockerfile_name, dockerfile, newest, unpacked } = context::main(args, store)?;
         let (volumes, volume_paths) = volumes(&args.volume)?;
         let platforms = flags::platforms(&args.platform)?;
@@ -71,7 +70,6 @@ impl BuildInput {
             pull: flags::pull(args.pull.as_deref())?,
             allow_leaks: allowed.leaks,
             salt: None,
-            recorded_owners,
             weigh: args.timings.is_some(),
             shell_on_error: shell_on_error(args.on_error.as_deref())?,
             cache_limit: args.cache_limit.as_deref().map(|s| flags::size("--cache-limit", s)).transpose()?,

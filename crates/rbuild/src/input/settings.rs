@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rbuild_layer::Limits;
-use rbuild_sandbox::Rung;
-use rbuild_store::{Patience, Store};
+use rbuild_sandbox::{Rung, records_owners};
+use rbuild_store::{Owners, Patience, Store};
 
 use crate::exit::Failure;
 use crate::input::config::Config;
@@ -57,6 +57,12 @@ impl Settings {
     /// Opens the store, and creates it if there is none.
     pub fn open(&self) -> Result<Store, Failure> {
         Ok(Store::open_with(&self.root, self.patience())?.with_limits(self.limits))
+    }
+
+    /// Opens the store for looking up what builders of the requested isolation made.
+    pub fn open_for_builds(&self) -> Result<Store, Failure> {
+        let owners = if records_owners(self.rung) { Owners::Recorded } else { Owners::Given };
+        Ok(self.open()?.expecting(owners))
     }
 }
 

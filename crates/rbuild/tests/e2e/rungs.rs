@@ -3,6 +3,7 @@
 use crate::lab::{Lab, base, listing};
 
 mod environments;
+mod sharing;
 
 /// A directory that is removed and created again may get the inode number of the old one. It is
 /// then recorded as the old directory with deletions in it, which is equivalent. A directory that

@@ -1,6 +1,7 @@
 //! Packing and unpacking trees of every kind, with every compression, yields the same tree.
 
 use super::*;
+use crate::pack::pack_exact;
 use proptest::prelude::*;
 use std::os::unix::ffi::OsStringExt;
 
@@ -49,7 +50,7 @@ fn make() -> impl Strategy<Value = Make> {
 
 /// Creates the objects; those that do not fit are skipped.
 fn build(root: &RootDir, steps: &[Make]) {
-    for step in steps {
+    for (nsec, step) in (1..).step_by(7).zip(steps) {
         let path = match step {
             Make::File { path, .. }
             | Make::Dir { path, .. }
@@ -83,7 +84,7 @@ fn build(root: &RootDir, steps: &[Make]) {
             },
             Make::Whiteout { .. } => dir.create_node(&base, Kind::CharDevice, 0, (0, 0)),
         };
-        let _ = dir.set_mtime(&base, Timestamp { sec: 1_000_000_000, nsec: 0 });
+        let _ = dir.set_mtime(&base, Timestamp { sec: 1_000_000_000, nsec });
     }
 }
 
@@ -117,10 +118,10 @@ fn listing(root: &RootDir, at: &Path, first: &mut BTreeMap<(u32, u32, u64), Path
         attributes.remove(OsStr::new(ORIGIN));
         let mode = if stat.kind == Kind::Symlink { 0 } else { stat.mode };
         out.push(format!(
-            "{path:?} {:?} {mode:o} {} {}{link} {content} {attributes:?}",
+            "{path:?} {:?} {mode:o} {} {:?}{link} {content} {attributes:?}",
             stat.kind,
             stat.size * u64::from(stat.kind == Kind::File),
-            if stat.is_whiteout() { 0 } else { stat.mtime.sec }
+            if stat.is_whiteout() { Default::default() } else { stat.mtime }
         ));
         if stat.kind == Kind::Dir {
             listing(root, &path, first, out);
@@ -149,8 +150,11 @@ proptest! {
         build(&a.root(), &steps);
         let compression = [Compression::None, Compression::Gzip, Compression::Zstd][packed];
         let mut layer = Vec::new();
-        let made = pack_layer(&a.root(), LayerForm { compression, level: None }, Times::AsIs, &mut layer).unwrap();
-        let got = unpack(&layer[..], &b.root(), Unpacking::layer(Limits::default())).unwrap();
+        let (made, rest) = pack_exact(&a.root(), LayerForm { compression, level: None }, &mut layer).unwrap();
+        let nanoseconds = rest.map(|rest| rest.nanoseconds);
+        let how = Unpacking { nanoseconds: nanoseconds.as_deref(), ..Unpacking::layer(Limits::default()) };
+        let got = unpack(&layer[..], &b.root(), how).unwrap();
+        prop_assert_eq!(nanoseconds.map(|list| list.len() as u64), Some(got.entries));
         prop_assert_eq!((got.digest, got.diff_id), (made.digest, made.diff_id));
         prop_assert_eq!(whole(&a.root()), whole(&b.root()));
         // The unpacked tree packs to the same bytes.

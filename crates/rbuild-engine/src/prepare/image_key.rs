@@ -1,0 +1,31 @@
+//! The key of a finished image.
+
+use rbuild_image::{Digest, Hasher};
+use rbuild_plan::{BuildGraph, HistoryEntry};
+
+use crate::request::{BuildRequest, ImageForm, Squash};
+
+/// Returns the key of the final image: the target's result and everything else in the image's
+/// documents.
+pub(crate) fn image_key(graph: &BuildGraph, target: &Digest, request: &BuildRequest, form: &ImageForm) -> Digest {
+    let mut hasher = Hasher::new();
+    hasher.field("image 5").field(target.bytes());
+    hasher.field(graph.epoch.map_or(String::new(), |e| e.to_string()));
+    let ImageForm { layers, force, late_times, squash } = form;
+    hasher.field(layers.name()).field([u8::from(*force), u8::from(*late_times), squash.number()]);
+    if *squash != Squash::None {
+        hasher.field("history as long as the layers");
+    }
+    if request.allow_leaks {
+        hasher.field("secrets may be in it");
+    }
+    for (k, v) in &request.annotations {
+        hasher.field(k).field(v);
+    }
+    let config = serde_json::to_vec(&graph.config);
+    hasher.field(config.expect("a configuration has only text keys"));
+    for HistoryEntry { created_by, layer } in &graph.history {
+        hasher.field(created_by).field([u8::from(layer.is_some())]);
+    }
+    hasher.finish()
+}

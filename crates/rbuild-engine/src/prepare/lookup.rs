@@ -1,0 +1,288 @@
+//! Cache lookup of all steps, before anything runs.
+//!
+//! A step may have been built with the other kind of owners only. Its result then counts as any
+//! other, as long as its files are not needed. If they are, they are made from the step's layer, or
+//! else the step runs again. Another run has another result, and everything above it is looked up
+//! again, so that an image never contains files of two runs of one command.
+
+use std::collections::HashSet;
+
+use rbuild_image::Digest;
+use rbuild_plan::{BuildGraph, From, MountKindStep, NoCache, RunStep, Step, Vertex, VertexId};
+use rbuild_source::Content;
+use rbuild_store::{ForeignRecord, Record, SecretMark, Store, TreeId, Workspace};
+
+use crate::cache::key::{self, Contexts, Keys};
+use crate::error::Result;
+use crate::prepare::image_key::image_key;
+use crate::request::BuildRequest;
+
+/// The state of a vertex before anything runs.
+#[derive(Debug, Clone)]
+pub(crate) enum Known {
+    /// Scratch or an image. It has a result, and its files are available.
+    Source(Digest),
+    /// A cache hit.
+    Hit(Record),
+    /// A cache hit whose files have the other kind of owners and are not needed.
+    Foreign(ForeignRecord),
+    /// It must run, or cannot be looked up before its inputs have run.
+    Open,
+}
+
+impl Known {
+    pub(crate) fn result(&self) -> Option<Digest> {
+        match self {
+            Known::Source(result) => Some(*result),
+            Known::Hit(record) => Some(record.result),
+            Known::Foreign(record) => Some(record.result()),
+            Known::Open => None,
+        }
+    }
+
+    /// Returns true if the step is cached.
+    pub(crate) fn is_cached(&self) -> bool {
+        matches!(self, Known::Hit(_) | Known::Foreign(_))
+    }
+
+    /// Returns the tree whose notes apply to a cached step.
+    pub(crate) fn noted(&self) -> Option<&TreeId> {
+        match self {
+            Known::Hit(record) => Some(&record.tree),
+            Known::Foreign(record) => Some(record.noted()),
+            Known::Source(_) | Known::Open => None,
+        }
+    }
+}
+
+/// The inputs of a lookup.
+pub(crate) struct Lookup<'a> {
+    pub graph: &'a BuildGraph,
+    pub store: &'a Store,
+    pub contexts: &'a Contexts,
+    pub request: &'a BuildRequest,
+    pub marks: &'a [SecretMark],
+}
+
+pub(crate) struct LookedUp {
+    pub known: Vec<Known>,
+    /// Keys of the cached steps.
+    pub keys: Vec<Option<Digest>>,
+    /// Content that each step takes from contexts.
+    pub contents: Vec<Vec<Content>>,
+    /// Commands that will run if they are needed, as far as is known.
+    pub will_run: Vec<VertexId>,
+}
+
+/// Knowledge of the vertices so far, in the order of the graph.
+#[derive(Default)]
+struct Found {
+    known: Vec<Known>,
+    keys: Vec<Option<Digest>>,
+    /// Results; for open steps the foreseen ones.
+    results: Vec<Option<Digest>>,
+    /// True for steps whose result no record can have, because a command below them runs.
+    fresh: Vec<bool>,
+}
+
+impl Lookup<'_> {
+    /// Looks up all steps. Steps with files of the other kind of owners are made available if their
+    /// files are needed and a layer of them is stored.
+    #[tracing::instrument(target = "engine", name = "key", level = "debug", skip_all)]
+    pub(crate) fn look_up(&self) -> Result<LookedUp> {
+        let maker = Keys { contexts: self.contexts, salt: None, result_of: &|_| Digest::of(b"open") };
+        let contents: Vec<_> = self.graph.vertices.iter().map(|vertex| maker.taken(vertex)).collect::<Result<_>>()?;
+        // Foreign results whose files are needed and cannot be made.
+        let mut unusable = HashSet::new();
+        loop {
+            let mut found = self.steps(&contents, &unusable)?;
+            if !self.adopt_needed(&mut found, &mut unusable)? {
+                continue;
+            }
+            let is_run = |id: &VertexId| matches!(self.graph.vertices[*id].step, Step::Run(_));
+            let will_run = (0..found.fresh.len()).filter(|id| found.fresh[*id] && is_run(id)).collect();
+            return Ok(LookedUp { known: found.known, keys: found.keys, contents, will_run });
+        }
+    }
+
+    fn steps(&self, contents: &[Vec<Content>], unusable: &HashSet<VertexId>) -> Result<Found> {
+        let mut found = Found::default();
+        for (id, vertex) in self.graph.vertices.iter().enumerate() {
+            if matches!(vertex.step, Step::Scratch | Step::Image { .. }) {
+                let result = key::source_result(&vertex.step);
+                found.results.push(Some(result));
+                found.known.push(Known::Source(result));
+                found.keys.push(None);
+                found.fresh.push(false);
+                continue;
+            }
+            let ready = vertex.inputs().iter().all(|i| found.known[*i].result().is_some());
+            // A step with open inputs has no key yet, but errors in it are reported before anything
+            // runs.
+            let results = &found.results;
+            let result_of = |id: VertexId| results[id].unwrap_or_else(|| Digest::of(b"open"));
+            let maker = Keys { contexts: self.contexts, salt: self.request.salt.as_deref(), result_of: &result_of };
+            let key = maker.definition(vertex, &contents[id], &mut |_| ())?;
+            let known = match key {
+                Some(key) if ready && !vertex.ignore_cache => self.step(id, &key, unusable)?,
+                _ => Known::Open,
+            };
+            let told = key.filter(|_| vertex.inputs().iter().all(|i| found.results[*i].is_some()));
+            let above_fresh = vertex.parent.is_some_and(|parent| found.fresh[parent]);
+            let fresh = match (&vertex.step, told) {
+                _ if known.is_cached() => false,
+                _ if vertex.ignore_cache || above_fresh => true,
+                (Step::Run(run), Some(key)) if !mounts_stages(run) => !self.is_recorded(id, &key, unusable)?,
+                _ => false,
+            };
+            found.results.push(known.result().or_else(|| foreseen(vertex, told).filter(|_| !fresh)));
+            found.keys.push(key.filter(|_| known.is_cached()));
+            found.fresh.push(fresh);
+            found.known.push(known);
+        }
+        Ok(found)
+    }
+
+    /// Looks up one step whose inputs have results.
+    fn step(&self, id: VertexId, key: &Digest, unusable: &HashSet<VertexId>) -> Result<Known> {
+        let step = &self.graph.vertices[id].step;
+        let may_take = |tree: &TreeId| may_take(self.request, self.marks, self.store, step, tree);
+        if let Some(record) = self.store.record(key)? {
+            return Ok(if may_take(&record.tree)? { Known::Hit(record) } else { Known::Open });
+        }
+        match self.foreign_record(id, key, unusable)? {
+            Some(record) if may_take(record.noted())? => Ok(Known::Foreign(record)),
+            _ => Ok(Known::Open),
+        }
+    }
+
+    fn foreign_record(
+        &self,
+        id: VertexId,
+        key: &Digest,
+        unusable: &HashSet<VertexId>,
+    ) -> Result<Option<ForeignRecord>> {
+        Ok(if unusable.contains(&id) { None } else { self.store.foreign_record(key)? })
+    }
+
+    fn is_recorded(&self, id: VertexId, key: &Digest, unusable: &HashSet<VertexId>) -> Result<bool> {
+        Ok(self.store.record(key)?.is_some() || self.foreign_record(id, key, unusable)?.is_some())
+    }
+
+    /// Adopts the foreign results whose files are needed. Returns false if the steps have to be
+    /// looked up again: some of the results are unusable, or have been replaced meanwhile.
+    fn adopt_needed(&self, found: &mut Found, unusable: &mut HashSet<VertexId>) -> Result<bool> {
+        if !found.known.iter().any(|known| matches!(known, Known::Foreign(_))) {
+            return Ok(true);
+        }
+        let needed = self.needed_foreign(&found.known)?;
+        let before = unusable.len();
+        for (id, record) in &needed {
+            if !self.store.is_adoptable(record)? {
+                unusable.insert(*id);
+            }
+        }
+        if needed.is_empty() || unusable.len() > before {
+            return Ok(needed.is_empty());
+        }
+        let work = Workspace::open(self.store)?;
+        for (id, record) in needed {
+            let Some(key) = found.keys[id] else { continue };
+            let _alone = self.store.lock_step(&key)?;
+            match self.store.adopt(&work, &key, &record, &self.request.build_id)? {
+                Some(own) if own.result == record.result() => found.known[id] = Known::Hit(own),
+                Some(_) => return Ok(false),
+                None => {
+                    unusable.insert(id);
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Returns the foreign results whose files or layers the build needs, lowest first.
+    fn needed_foreign(&self, known: &[Known]) -> Result<Vec<(VertexId, ForeignRecord)>> {
+        let target = self.graph.target;
+        let mut queue = Vec::new();
+        if self.needs_trees(&known[target])? {
+            queue.push(target);
+        }
+        let mut needed = vec![false; known.len()];
+        while let Some(id) = queue.pop() {
+            if std::mem::replace(&mut needed[id], true) {
+                continue;
+            }
+            match known[id] {
+                Known::Open => queue.extend(self.graph.vertices[id].inputs()),
+                _ => queue.extend(self.graph.vertices[id].parent),
+            }
+        }
+        let foreign = |id: VertexId| match &known[id] {
+            Known::Foreign(record) if needed[id] => Some((id, record.clone())),
+            _ => None,
+        };
+        Ok((0..known.len()).filter_map(foreign).collect())
+    }
+
+    /// Returns true if the trees of the target are needed. An image that is in the store needs none.
+    fn needs_trees(&self, target: &Known) -> Result<bool> {
+        let request = self.request;
+        let Some(result) = target.result() else { return Ok(true) };
+        if request.wants_files()
+            || request.weigh
+            || !self.marks.is_empty()
+            || request.parameters.no_cache != NoCache::None
+            || request.outputs.iter().any(|output| request.is_direct(output))
+        {
+            return Ok(true);
+        }
+        for form in request.forms() {
+            if self.store.result(&image_key(self.graph, &result, request, &form))?.is_none() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Returns true if a build with these secrets may reuse a cached result with that tree. Results of
+/// steps other than RUN depend only on their inputs, which have been checked themselves.
+pub(crate) fn may_take(
+    request: &BuildRequest,
+    marks: &[SecretMark],
+    store: &Store,
+    step: &Step,
+    tree: &TreeId,
+) -> Result<bool> {
+    let Step::Run(run) = step else { return Ok(true) };
+    Ok(request.allow_leaks || store.may_take(tree, !run.secrets.is_empty(), marks)?)
+}
+
+/// Returns true if a command mounts files of stages, and may therefore be cached by their content.
+fn mounts_stages(run: &RunStep) -> bool {
+    run.mounts.iter().any(|mount| matches!(mount.kind, MountKindStep::Bind { from: From::Vertex(_), .. }))
+}
+
+/// Returns the result that an open step will have, if its key determines it. Every run of a command
+/// has a result of its own.
+fn foreseen(vertex: &Vertex, key: Option<Digest>) -> Option<Digest> {
+    match &vertex.step {
+        Step::Workdir(_) => key,
+        Step::Copy(copy) if !copy.link && !matches!(copy.from, From::Vertex(_)) => key,
+        _ => None,
+    }
+}
+
+/// Returns those of the steps that the target needs, in their order.
+pub(crate) fn needed(graph: &BuildGraph, known: &[Known], mut steps: Vec<VertexId>) -> Vec<VertexId> {
+    let mut seen = vec![false; graph.vertices.len()];
+    let mut open = vec![graph.target];
+    while let Some(id) = open.pop() {
+        if matches!(known[id], Known::Open) && !std::mem::replace(&mut seen[id], true) {
+            open.extend(graph.vertices[id].inputs());
+        }
+    }
+    steps.retain(|id| seen[*id]);
+    steps
+}

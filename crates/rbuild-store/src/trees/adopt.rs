@@ -1,0 +1,225 @@
+//! Trees of steps whose files have the other kind of owners.
+//!
+//! Files of such a tree are of no use to this store's builder. If a layer was packed from the tree,
+//! and the store has the [`Remainder`] of it, the same tree can be made again with the right
+//! owners: as a lazy tree, which is unpacked when its files are needed.
+
+use std::ffi::OsStr;
+
+use rbuild_image::{Digest, Hasher};
+use rbuild_layer::Remainder;
+use rbuild_linux::RootDir;
+
+use crate::cache::records::{ForeignRecord, Record};
+use crate::error::Result;
+use crate::layers::{PackedLayer, REMAINDER};
+use crate::modes;
+use crate::secrets;
+use crate::store::Store;
+use crate::trees::lazy::Folded;
+use crate::trees::tree::{LISTING, TreeId};
+use crate::workspace::Workspace;
+
+impl Store {
+    /// Returns true if [`Store::adopt`] can make the files of a record.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read.
+    pub fn is_adoptable(&self, theirs: &ForeignRecord) -> Result<bool> {
+        Ok(self.exact_layer(&theirs.0.tree)?.is_some())
+    }
+
+    /// Makes the files of a record with this store's kind of owners, and stores the record of `key`
+    /// for them. Returns `None` if that is not possible. The caller holds the lock of the key.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read or written.
+    #[tracing::instrument(target = "store", name = "adopt", level = "debug", skip_all, fields(key = %key.short()))]
+    pub fn adopt(&self, work: &Workspace, key: &Digest, theirs: &ForeignRecord, build: &str) -> Result<Option<Record>> {
+        // A record of this kind is never replaced by one of the other.
+        if let Some(own) = self.record(key)? {
+            return Ok(Some(own));
+        }
+        let ForeignRecord(theirs) = theirs;
+        let Some(note) = self.exact_layer(&theirs.tree)? else { return Ok(None) };
+        let (path, made) = work.new_dir_with(modes::dir())?;
+        self.link_notes(&theirs.tree, &made)?;
+        self.put_folded(&made, &note)?;
+        // No other tree has this name, so that none is replaced while it is in use.
+        let mut name = Hasher::new();
+        name.field("adopted").field(theirs.tree.name()).field(path.as_os_str().as_encoded_bytes()).field(build);
+        let tree = self.step_tree(&name.finish());
+        self.commit_tree(work, &path, &tree)?;
+        self.put_record(key, &tree, &theirs.result, theirs.created, build)?;
+        self.record(key)
+    }
+
+    /// Returns the note of a lazy tree that equals a tree, except for the representation of owners.
+    fn exact_layer(&self, tree: &TreeId) -> Result<Option<Folded>> {
+        let remainder = self.tree_note(tree, REMAINDER)?;
+        let of = |layer: &PackedLayer| Remainder::from_bytes(&remainder, &layer.diff_id);
+        if let Some(note) = self.folded_note(tree)? {
+            let layer = self.packed_layer(&format!("trees/{}/{}", tree.name(), note.layer))?;
+            let whole = layer.is_some_and(|layer| !note.exact || of(&layer).is_some());
+            return Ok(whole.then(|| note.not_unpacked()));
+        }
+        let mut layers = self.layers_of(tree)?;
+        layers.retain(|(_, layer)| of(layer).is_some());
+        // The layer that needs no decompression comes first.
+        layers.sort_by_key(|(_, layer)| layer.digest != layer.diff_id.plain_blob());
+        let Some((document, layer)) = layers.first() else { return Ok(None) };
+        Ok(of(layer).map(|remainder| Folded::exact(document, &remainder)))
+    }
+
+    /// Returns the layers packed from a tree whose blobs exist, with the names of their documents.
+    fn layers_of(&self, tree: &TreeId) -> Result<Vec<(String, PackedLayer)>> {
+        let place = format!("trees/{}", tree.name());
+        let mut layers = Vec::new();
+        for entry in self.dir(&place)?.entries()? {
+            let name = entry.name.to_string_lossy().into_owned();
+            if is_layer_document(&name) {
+                layers.extend(self.packed_layer(&format!("{place}/{name}"))?.map(|layer| (name, layer)));
+            }
+        }
+        Ok(layers)
+    }
+
+    /// Links the notes of a tree that do not depend on the representation of owners.
+    fn link_notes(&self, tree: &TreeId, made: &RootDir) -> Result<()> {
+        let from = self.dir(&format!("trees/{}", tree.name()))?;
+        for entry in from.entries()? {
+            let name = entry.name.to_string_lossy();
+            if is_layer_document(&name) || [REMAINDER, LISTING, secrets::NOTE].contains(&&*name) {
+                made.hard_link(&from, &entry.name, OsStr::new(&*name))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_layer_document(name: &str) -> bool {
+    name.starts_with("layer-") && name.ends_with(".json")
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_layer::{Compression, LayerForm};
+    use rbuild_linux::Timestamp;
+
+    use super::*;
+    use crate::store::Owners;
+
+    const PLAIN: LayerForm = LayerForm { compression: Compression::None, level: None };
+
+    struct Scene {
+        place: std::path::PathBuf,
+        given: Store,
+        recorded: Store,
+    }
+
+    impl Scene {
+        fn new(name: &str) -> Scene {
+            let place = std::env::temp_dir().join(format!("rbuild-adopt-{name}-{}", std::process::id()));
+            let given = Store::open(&place).unwrap();
+            let recorded = given.moved(&place).unwrap().expecting(Owners::Recorded);
+            Scene { place, given, recorded }
+        }
+
+        /// Makes the tree and the record of a step.
+        fn step(&self, of: &Store, work: &Workspace, key: &Digest, fill: impl Fn(&RootDir)) -> TreeId {
+            let (path, made) = of.new_tree(work).unwrap();
+            fill(&made.sub("fs").unwrap());
+            let tree = of.step_tree(&Digest::of(path.as_os_str().as_encoded_bytes()));
+            of.commit_tree(work, &path, &tree).unwrap();
+            of.put_record(key, &tree, &Digest::of(tree.name().as_bytes()), 7, "build").unwrap();
+            tree
+        }
+    }
+
+    impl Drop for Scene {
+        fn drop(&mut self) {
+            let _ = rbuild_linux::remove_tree(&self.place);
+        }
+    }
+
+    fn file(fs: &RootDir) {
+        fs.create_file(OsStr::new("f"), 0o640).unwrap();
+        fs.set_mtime(OsStr::new("f"), Timestamp { sec: 5, nsec: 123_456_789 }).unwrap();
+        let (uid, gid) = rbuild_linux::process::own_ids();
+        fs.set_own_meta(uid, gid, 0o1711, Timestamp { sec: 6, nsec: 7 }).unwrap();
+    }
+
+    #[test]
+    fn a_tree_is_made_again_from_its_layer_and_equals_the_first() {
+        let scene = Scene::new("equal");
+        for (n, (of, other)) in
+            [(&scene.given, &scene.recorded), (&scene.recorded, &scene.given)].into_iter().enumerate()
+        {
+            let key = Digest::of(&[n as u8]);
+            let work = Workspace::open(of).unwrap();
+            let tree = scene.step(of, &work, &key, file);
+            assert_eq!(other.record(&key).unwrap(), None);
+            let theirs = other.foreign_record(&key).unwrap().unwrap();
+            assert!(!other.is_adoptable(&theirs).unwrap(), "there is no layer of it");
+            of.pack_tree(&work, &tree, PLAIN, Some(4), &|| false).unwrap();
+            assert_eq!(other.adopt(&work, &key, &theirs, "b").unwrap(), None, "the times in the layer are others");
+            let layer = of.pack_tree(&work, &tree, PLAIN, None, &|| false).unwrap();
+            assert!(other.is_adoptable(&theirs).unwrap());
+            let own = other.adopt(&work, &key, &theirs, "b").unwrap().unwrap();
+            assert_eq!((own.result, own.created), (theirs.result(), 7));
+            assert_ne!(own.tree, tree);
+            assert_eq!(other.adopt(&work, &key, &theirs, "b").unwrap(), Some(own.clone()), "once");
+
+            other.unfold_tree(&work, &own.tree).unwrap();
+            let (a, b) = (of.tree(&tree).unwrap(), other.tree(&own.tree).unwrap());
+            let told = |fs: &RootDir| {
+                let (root, file) = (fs.stat_self().unwrap(), fs.stat("f").unwrap());
+                (root.mode, root.mtime, file.mode, file.mtime, file.size)
+            };
+            assert_eq!(told(&a), told(&b));
+            assert_eq!(other.pack_tree(&work, &own.tree, PLAIN, None, &|| false).unwrap(), layer);
+            assert_eq!(of.record(&key).unwrap().unwrap().tree, tree, "the first record stays");
+        }
+    }
+
+    #[test]
+    fn what_no_layer_holds_is_not_adopted() {
+        let scene = Scene::new("socket");
+        let (of, other) = (&scene.given, &scene.recorded);
+        let (key, work) = (Digest::of(b"step"), Workspace::open(of).unwrap());
+        let tree = scene.step(of, &work, &key, |_| ());
+        // The path of a socket is short.
+        let socket = scene.place.join("s");
+        std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        std::fs::rename(socket, of.tree_path(&tree).join("socket")).unwrap();
+        of.pack_tree(&work, &tree, PLAIN, None, &|| false).unwrap();
+        let theirs = other.foreign_record(&key).unwrap().unwrap();
+        assert!(!other.is_adoptable(&theirs).unwrap());
+        assert_eq!(other.adopt(&work, &key, &theirs, "b").unwrap(), None);
+    }
+
+    #[test]
+    fn a_lazy_tree_is_adopted_as_it_is() {
+        let scene = Scene::new("lazy");
+        let (of, other) = (&scene.given, &scene.recorded);
+        let (key, work) = (Digest::of(b"copy"), Workspace::open(of).unwrap());
+        let (path, made) = of.new_tree(&work).unwrap();
+        file(&made.sub("fs").unwrap());
+        of.fold_tree(&work, &made, Default::default(), PLAIN, &|| false).unwrap();
+        let tree = of.step_tree(&key);
+        of.commit_tree(&work, &path, &tree).unwrap();
+        of.put_record(&key, &tree, &key, 7, "build").unwrap();
+        let theirs = other.foreign_record(&key).unwrap().unwrap();
+        let own = other.adopt(&work, &key, &theirs, "b").unwrap().unwrap();
+        for (store, tree) in [(of, &tree), (other, &own.tree)] {
+            store.unfold_tree(&work, tree).unwrap();
+        }
+        let root = |store: &Store, tree: &TreeId| {
+            let stat = store.tree(tree).unwrap().stat_self().unwrap();
+            (stat.mode, stat.mtime)
+        };
+        assert_eq!(root(of, &tree), root(other, &own.tree));
+    }
+}

@@ -1,0 +1,274 @@
+//! Results are shared between isolation modes with different kinds of owners, and files of two runs
+//! of one command never meet in one image.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::lab::{Lab, Ran, contents, listing};
+
+/// Pairs of a mode that builds first, and another one.
+const WAYS: [(&str, &str); 2] = [("userns", "single-id"), ("single-id", "userns")];
+
+const ODD: &str = "FROM busybox AS made\n\
+    RUN mkdir -p /out/d && echo 1 > /out/a && chmod 600 /out/a && chown 33:50 /out/a && chown 7:8 /out/d && \
+        ln -s a /out/l && chown -h 12:34 /out/l && ln /out/a /out/hard\n\
+    FROM busybox\n\
+    RUN rm /bin/yes && chown 5:6 / && chmod 1711 / && echo x > /f && chown 9:10 /f && chmod 6755 /f && mkfifo /p && \
+        chown 11:12 /p && mkdir -m 2500 /dir && echo y > /dir/y && touch -d @123456789 /dir/y && \
+        dd if=/dev/zero of=/sparse bs=1 count=1 seek=3000000 2>/dev/null && mkdir /old && echo > /old/x && ln /f /g\n\
+    RUN rm -r /old && mkdir /old && echo > /old/y && rm /g && chmod 700 /dir\n\
+    WORKDIR /w/x\n\
+    COPY --from=made /out /out\n\
+    COPY --chown=3:4 f /ctx\n";
+
+const OWNERS: &str =
+    "/:5:6:1711 /out/a:33:50:600 /out/d:7:8:755 /out/l:12:34:777 /f:9:10:6755 /p:11:12:644 /ctx:3:4:644 ";
+const STAT: &str = "stat -c %n:%u:%g:%a / /out/a /out/d /out/l /f /p /ctx | tr '\\n' ' '";
+
+fn build(lab: &Lab, rung: &str, file: &str, args: &[&str]) -> Ran {
+    lab.write("Dockerfile", file).write("f", "of the context\n");
+    lab.rbuild(["--isolation", rung, "build"].into_iter().chain(args.iter().copied()))
+}
+
+/// Builds to a tar; returns also its listing and its file `/owners`.
+fn files(lab: &Lab, rung: &str, file: &str) -> (Ran, Vec<String>, String) {
+    let tar = lab.path("files.tar");
+    let ran = build(lab, rung, file, &["-o", &format!("type=tar,dest={}", tar.display())]).ok();
+    let tar = std::fs::read(tar).unwrap();
+    let owners = contents(&tar).remove("owners").unwrap_or_default();
+    (ran, listing(&tar), String::from_utf8(owners).unwrap())
+}
+
+/// Builds to a directory and describes every entry of it, with times in nanoseconds.
+fn exact(lab: &Lab, rung: &str, file: &str) -> BTreeSet<String> {
+    let out = lab.path(&format!("exact-{rung}"));
+    build(lab, rung, file, &["-o", &format!("type=local,dest={}", out.display())]).ok();
+    let (mut found, mut todo) = (BTreeSet::new(), vec![out.clone()]);
+    while let Some(dir) = todo.pop() {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            let meta = path.symlink_metadata().unwrap();
+            let size = if meta.is_dir() { 0 } else { meta.size() };
+            let links = if meta.is_dir() { 0 } else { meta.nlink() };
+            let name = path.strip_prefix(&out).unwrap().display().to_string();
+            let content = if meta.is_file() { std::fs::read(&path).unwrap_or_default() } else { Vec::new() };
+            let text = String::from_utf8_lossy(&content[..content.len().min(200)]).into_owned();
+            // The output does not set the times of fifos.
+            let time = if meta.mode() & 0o170000 == 0o010000 { (0, 0) } else { (meta.mtime(), meta.mtime_nsec()) };
+            found.insert(format!("{name} {:o} {size} {links} {time:?} {text}", meta.mode()));
+            if meta.is_dir() {
+                todo.push(path);
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn a_build_in_one_mode_is_cached_in_another() {
+    for (first, second) in WAYS {
+        let lab = Lab::new();
+        let image = build(&lab, first, ODD, &["-q", "-t", "x"]).ok().stdout;
+        for args in [&["-t", "x", "--explain"][..], &[], &["-t", "x", "--annotation", "a=b"]] {
+            let ran = build(&lab, second, ODD, args).ok();
+            assert_eq!(ran.steps(), (0, 6), "{first} {second} {args:?}: {}", ran.stderr);
+        }
+        assert_eq!(build(&lab, second, ODD, &["-q", "-t", "y"]).ok().stdout, image);
+        // Files, and a command that sees them.
+        let (ran, found, _) = files(&lab, second, ODD);
+        assert_eq!(ran.steps(), (0, 6), "{first} {second}: {}", ran.stderr);
+        assert_eq!(found, files(&lab, first, ODD).1);
+        let (theirs, own) = (exact(&lab, first, ODD), exact(&lab, second, ODD));
+        assert_eq!(own.symmetric_difference(&theirs).collect::<Vec<_>>(), <[&String; 0]>::default());
+        let (ran, _, owners) = files(&lab, second, &format!("{ODD}RUN {STAT} > /owners\n"));
+        assert_eq!(ran.steps(), (1, 6), "{first} {second}: {}", ran.stderr);
+        assert_eq!(owners, OWNERS);
+        lab.rbuild(["prune"]).ok();
+        assert_eq!(lab.rbuild(["fsck"]).ok().code, Some(0));
+        for rung in [first, second] {
+            assert_eq!(build(&lab, rung, ODD, &["-t", "x"]).ok().steps(), (0, 6));
+        }
+    }
+}
+
+/// Two stages with random content, which reach the result in several ways.
+const RANDOM: &str = "FROM busybox AS made\n\
+    RUN cat /proc/sys/kernel/random/uuid > /r && cp /r /s\n\
+    FROM busybox AS mid\n\
+    COPY --from=made /r /r\n\
+    RUN cp /r /m && cat /proc/sys/kernel/random/uuid > /own\n\
+    FROM busybox\n\
+    COPY --link --from=mid /m /out/m\n\
+    COPY --from=made /s /out/s\n\
+    COPY --from=mid /own /out/own\n\
+    RUN --mount=type=bind,from=mid,target=/mid cp /mid/r /out/r && cp /mid/own /out/own2\n";
+
+/// Fails a build unless all copies of each random file agree.
+const AGREE: &str = "RUN cmp /out/m /out/s && cmp /out/m /out/r && cmp /out/own /out/own2\n";
+
+#[test]
+fn a_stage_that_was_never_packed_runs_again_with_all_above_it() {
+    for (first, second) in WAYS {
+        let lab = Lab::new();
+        build(&lab, first, RANDOM, &["-t", "x"]).ok();
+        let ran = build(&lab, second, RANDOM, &["-t", "x"]).ok();
+        assert_eq!(ran.steps(), (0, 7), "{first} {second}: {}", ran.stderr);
+        // One more copy needs the files of the first stage.
+        let more = format!("{RANDOM}COPY --from=made /r /late\nRUN cmp /late /out/m\n{AGREE}");
+        let ran = build(&lab, second, &more, &["-t", "x", "--explain"]).ok();
+        assert_eq!(ran.steps(), (10, 0), "{first} {second}: {}", ran.stderr);
+        assert!(ran.stderr.contains("of another isolation mode"), "{}", ran.stderr);
+        for rung in [first, second] {
+            build(&lab, rung, &more, &["-t", "x"]).ok();
+            build(&lab, rung, &format!("{RANDOM}{AGREE}"), &["-t", "x"]).ok();
+        }
+    }
+}
+
+#[test]
+fn a_result_without_layers_is_made_again() {
+    let lab = Lab::new();
+    for (first, second) in WAYS {
+        let file = format!("{RANDOM}RUN echo {first}\n");
+        let (_, found, _) = files(&lab, first, &file);
+        let (_, again, _) = files(&lab, second, &format!("{file}{AGREE}"));
+        assert_eq!(found, again);
+    }
+}
+
+#[test]
+fn no_cache_in_one_mode_leaves_the_other_mode_its_result() {
+    for (first, second) in WAYS {
+        let lab = Lab::new();
+        let image =
+            |rung: &str, args: &[&str]| build(&lab, rung, RANDOM, &[&["-q", "-t", "x"], args].concat()).ok().stdout;
+        let one = image(first, &[]);
+        let two = image(second, &["--no-cache"]);
+        assert_ne!(one, two);
+        for _ in 0..2 {
+            assert_eq!((image(first, &[]), image(second, &[])), (one.clone(), two.clone()));
+            for rung in [first, second] {
+                build(&lab, rung, &format!("{RANDOM}{AGREE}"), &["-t", "x"]).ok();
+            }
+        }
+    }
+}
+
+#[test]
+fn two_modes_build_at_once_in_one_store() {
+    let lab = Lab::new();
+    for round in 0..3 {
+        lab.write("Dockerfile", format!("{RANDOM}RUN echo {round}\n{AGREE}"));
+        let start = |rung: &str| {
+            let mut command = lab.command(["--isolation", rung, "build", "-t", rung]);
+            command.stderr(std::process::Stdio::piped()).spawn().unwrap()
+        };
+        for child in [start("userns"), start("single-id")] {
+            let out = child.wait_with_output().unwrap();
+            assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        }
+    }
+    assert_eq!(lab.rbuild(["fsck"]).ok().code, Some(0));
+}
+
+fn entries(dir: PathBuf) -> BTreeSet<PathBuf> {
+    std::fs::read_dir(dir).map_or(BTreeSet::new(), |entries| entries.map(|entry| entry.unwrap().path()).collect())
+}
+
+/// In one mode, too: a command that runs again, because its record or its tree is gone, does not
+/// pass for the run that later steps were built on.
+#[test]
+fn a_step_that_is_lost_and_made_again_is_another_one() {
+    let file = "FROM busybox\nRUN date +%N > /a && cat /proc/self/stat >> /a\nRUN cp /a /b\nRUN cmp /a /b\n";
+    for what in ["records", "trees"] {
+        let lab = Lab::new();
+        lab.build(file, &["-t", "x"]).ok();
+        for lost in entries(lab.store().join(what)) {
+            if what == "records" {
+                std::fs::remove_file(&lost).unwrap();
+            } else {
+                std::fs::rename(&lost, lab.path("lost")).unwrap();
+            }
+            let check = format!("{file}RUN cmp /a /b && echo {}\n", lost.display());
+            lab.build(&check, &["-t", "x"]).ok();
+            let out = lab.build_local(file, &[]);
+            let read = |name: &str| std::fs::read_to_string(out.join(name)).unwrap();
+            assert_eq!(read("a"), read("b"), "without {lost:?}");
+            let _ = std::fs::rename(lab.path("lost"), lab.path(&lost.file_name().unwrap().to_string_lossy()));
+        }
+    }
+}
+
+/// Pseudo-random numbers with a given sequence (xorshift64*).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % bound
+    }
+
+    fn some_of(&mut self, dir: &Path) -> Option<PathBuf> {
+        let all: Vec<PathBuf> = entries(dir.to_path_buf()).into_iter().collect();
+        (!all.is_empty()).then(|| all[self.below(all.len())].clone())
+    }
+}
+
+/// Whatever is built, pruned and lost in whichever mode, copies of one random file agree.
+#[test]
+fn any_sequence_of_builds_in_two_modes_gives_consistent_images() {
+    let seed = std::env::var("RBUILD_STORM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0x5EED);
+    let lab = Lab::new();
+    let mut dice = Dice(seed | 1);
+    let mut done = Vec::new();
+    for turn in 0..40 {
+        let rung = ["userns", "single-id"][dice.below(2)];
+        match dice.below(8) {
+            0 => drop(lab.rbuild(["prune"]).ok()),
+            1 | 2 => {
+                let lost = dice.some_of(&lab.store().join("records"));
+                lost.iter().for_each(|lost| std::fs::remove_file(lost).unwrap());
+            }
+            _ => {}
+        }
+        let file = match dice.below(3) {
+            0 => format!("{RANDOM}COPY --from=made /r /out/late\nRUN cmp /out/late /out/r\n"),
+            1 => format!("{RANDOM}{AGREE}"),
+            _ => RANDOM.to_string(),
+        };
+        let mut args = vec!["-t", "x"];
+        match dice.below(6) {
+            0 => args.push("--no-cache"),
+            1 => args.extend(["--no-cache-filter", "mid"]),
+            2 => args.extend(["-o", "type=local,dest=../o"]),
+            _ => {}
+        }
+        done.push(format!("{rung} {args:?}"));
+        let what = || format!("seed {seed}, turn {turn}: {done:#?}");
+        let ran = build(&lab, rung, &file, &args);
+        assert_eq!(ran.code, Some(0), "{}\n{}", what(), ran.stderr);
+        let out = lab.path("copied");
+        let _ = std::fs::remove_dir_all(&out);
+        lab.rbuild(["cp", "x:/out", out.to_str().unwrap()]).ok();
+        let read = |name: &str| std::fs::read_to_string(out.join(name)).unwrap();
+        assert_eq!([read("m"), read("s")], [read("r"), read("r")], "{}", what());
+        assert_eq!(read("own"), read("own2"), "{}", what());
+    }
+}
+
+/// `root` and `chroot` have the same kind of owners.
+#[test]
+fn root_modes_with_given_owners_share_trees() {
+    for (first, second) in [("userns", "chroot"), ("chroot", "userns")] {
+        let lab = Lab::new();
+        let file = "FROM busybox AS a\nRUN echo 1 > /a && chown 3:4 /a\nFROM busybox\nCOPY --from=a /a /a\n";
+        build(&lab, first, file, &["-t", "x"]).ok();
+        let more =
+            format!("{file}COPY --from=a /a /b\nRUN test \"$(stat -c %u:%g /a /b | tr '\\n' ' ')\" = '3:4 3:4 '\n");
+        let ran = build(&lab, second, &more, &["-t", "x"]).ok();
+        assert_eq!(ran.steps(), (2, 2), "{first} {second}: {}", ran.stderr);
+    }
+}
