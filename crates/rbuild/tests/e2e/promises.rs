@@ -94,7 +94,7 @@ fn a_user_whom_nobody_granted_ids_builds_all_the_same() {
     let ran = lab.run_with(&mut lab.command(["build"]), &[path, ("RBUILD_ISOLATION", "auto")]).ok();
     assert!(ran.stderr.starts_with("isolation: single-id\n") && ran.stderr.contains(" 33:50\n"), "{}", ran.stderr);
     // For a user who requires sub-IDs, the error explains how to get some.
-    lab.run_with(&mut lab.command(["build"]), &[path, ("RBUILD_ISOLATION", "userns")])
+    lab.run_with(&mut lab.command(["build", "--no-cache"]), &[path, ("RBUILD_ISOLATION", "userns")])
         .fails(3, &["newuidmap is not installed", "apt-get install uidmap"]);
 }
 
