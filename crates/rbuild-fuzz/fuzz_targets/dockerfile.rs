@@ -28,6 +28,7 @@ fuzz_target!(|bytes: &[u8]| {
             base_env: &|_| None,
             foreign_base: &|_| None,
             ignored: &|path| path.len() % 2 == 0,
+            build_arg: &|name| (name.len() % 2 == 0).then(|| "given".to_string()),
             automatic: &[],
         };
         for warning in lint::check(&file, &facts, &settings) {

@@ -1,6 +1,6 @@
 //! Parameters of a build.
 
-use rbuild_image::{ImageName, ManifestDigest, Platform, ReferenceError};
+use rbuild_image::{ImageName, ManifestDigest, Platform, Reference, ReferenceError};
 
 use crate::graph::{Network, Ulimit};
 
@@ -61,6 +61,33 @@ impl Parameters {
             ulimits: Vec::new(),
             context_epoch: None,
         }
+    }
+}
+
+impl Parameters {
+    /// Returns the value of a build argument. The last occurrence of a name wins.
+    pub fn build_arg(&self, name: &str) -> Option<&str> {
+        self.build_args.iter().rev().find(|(given, _)| given == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Returns the named context that replaces the stage or image `name`; the last wins.
+    pub fn context_named(&self, name: &str) -> Option<&NamedContext> {
+        self.context_index(name).map(|index| &self.contexts[index])
+    }
+
+    /// Returns the index of the named context that replaces the stage or image `name`.
+    pub(crate) fn context_index(&self, name: &str) -> Option<usize> {
+        if self.contexts.is_empty() || ["scratch", "context"].contains(&name.to_lowercase().as_str()) {
+            return None;
+        }
+        let image = |n: &str| n.parse::<Reference>().ok();
+        let wanted = image(name);
+        let same = |n: &str| n.eq_ignore_ascii_case(name) || (wanted.is_some() && image(n) == wanted);
+        // `name::linux/arm64` applies to that platform only.
+        self.contexts.iter().rposition(|c| match c.name.split_once("::") {
+            Some((n, platform)) => same(n) && platform.parse().ok().as_ref() == Some(&self.platform),
+            None => same(&c.name),
+        })
     }
 }
 

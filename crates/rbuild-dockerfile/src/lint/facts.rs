@@ -8,6 +8,9 @@ pub struct Facts<'a> {
     pub foreign_base: &'a dyn Fn(&str) -> Option<String>,
     /// Returns true for a path that the ignore file excludes from the context.
     pub ignored: &'a dyn Fn(&str) -> bool,
+    /// Returns the value of a build argument, if the caller gave one. It overrides the default of
+    /// the ARG.
+    pub build_arg: &'a dyn Fn(&str) -> Option<String>,
     /// Predefined variables of the global scope, with their values.
     pub automatic: &'a [(String, String)],
 }

@@ -8,6 +8,7 @@ fn run(source: &str, settings: &Settings) -> Vec<Warning> {
         base_env: &|name| (name == "base").then(|| vec!["PATH=/bin".into(), "KNOWN=1".into()]),
         foreign_base: &|name| (name == "foreign").then(|| "linux/arm64".to_string()),
         ignored: &|path| path == "hidden",
+        build_arg: &|name| (name == "GIVEN").then(|| "base".to_string()),
         automatic: &automatic,
     };
     check(&file, &facts, settings)
@@ -52,6 +53,19 @@ fn rules_can_be_skipped_for_the_file_and_for_one_instruction() {
         settings(&file).unwrap(),
         Settings { skip: vec!["A".into(), "B".into()], error: true, ..Settings::default() }
     );
+}
+
+#[test]
+fn build_arguments_choose_the_base_image() {
+    let found = |source: &str| run(source, &Settings::default()).into_iter().map(|w| w.rule.name).collect::<Vec<_>>();
+    for arg in ["ARG GIVEN", "ARG GIVEN=other", "ARG GIVEN=other\nARG NAME=$GIVEN"] {
+        let name = if arg.contains("NAME") { "NAME" } else { "GIVEN" };
+        let source = |used: &str| format!("{arg}\nFROM ${name}\nLABEL x=${used}\n");
+        assert_eq!(found(&source("UNKNOWN")).last(), Some(&"UndefinedVar"), "{arg}");
+        assert!(!found(&source("KNOWN")).contains(&"UndefinedVar"), "{arg}");
+    }
+    // The rule about defaults is about builds without build arguments.
+    assert_eq!(found("ARG GIVEN\nFROM $GIVEN\n"), ["InvalidDefaultArgInFrom"]);
 }
 
 #[test]

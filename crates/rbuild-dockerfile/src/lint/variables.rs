@@ -31,7 +31,7 @@ pub fn check(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<Warning>) {
         if let Some(platform) = &stage.from.platform {
             undefined(file, platform, &global_names, &UNDEFINED_ARG_IN_FROM, found);
         }
-        let image = expand(file, &stage.from.image.text, &globals);
+        let image = expand(file, &stage.from.image.text, &|name| globals.get(name)?.value.clone());
         let of_image = || {
             let env = if image == "scratch" { Some(Vec::new()) } else { (facts.base_env)(&image) };
             let open = env.is_none();
@@ -48,10 +48,19 @@ pub fn check(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<Warning>) {
     }
 }
 
-type Globals = HashMap<String, Option<String>>;
+/// A variable of the global scope.
+struct Global {
+    /// Value in this build.
+    value: Option<String>,
+    /// Value in a build without build arguments.
+    default: Option<String>,
+}
+
+type Globals = HashMap<String, Global>;
 
 fn globals(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<Warning>) -> Globals {
-    let mut globals: Globals = facts.automatic.iter().map(|(k, v)| (k.clone(), Some(v.clone()))).collect();
+    let automatic = |value: &String| Global { value: Some(value.clone()), default: Some(value.clone()) };
+    let mut globals: Globals = facts.automatic.iter().map(|(k, v)| (k.clone(), automatic(v))).collect();
     let mut names: HashSet<String> = globals.keys().cloned().collect();
     for i in &file.global_args {
         let Op::Arg(decls) = &i.op else { continue };
@@ -59,17 +68,27 @@ fn globals(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<Warning>) -> Gl
             if let Some(default) = &decl.default {
                 undefined(file, default, &names, &UNDEFINED_VAR, found);
             }
-            let value = decl.default.as_ref().map(|d| expand(file, &d.text, &globals));
-            names.insert(decl.name.text.clone());
-            globals.insert(decl.name.text.clone(), value);
+            let name = &decl.name.text;
+            let written = |of: fn(&Global) -> Option<String>| {
+                let lookup = |name: &str| globals.get(name).and_then(of);
+                decl.default.as_ref().map(|d| expand(file, &d.text, &lookup))
+            };
+            // An ARG without a value keeps the one of a predefined variable.
+            let before = |of: fn(&Global) -> Option<String>| globals.get(name).and_then(of);
+            let (value, default) = (|global: &Global| global.value.clone(), |global: &Global| global.default.clone());
+            let global = Global {
+                value: (facts.build_arg)(name).or_else(|| written(value)).or_else(|| before(value)),
+                default: written(default).or_else(|| before(default)),
+            };
+            names.insert(name.clone());
+            globals.insert(name.clone(), global);
         }
     }
     globals
 }
 
-fn expand(file: &Dockerfile, text: &str, globals: &Globals) -> String {
-    let lookup = |name: &str| globals.get(name).cloned().flatten();
-    Lexer::new(file.escape).word(text, &lookup).map(|e| e.text).unwrap_or_default()
+fn expand(file: &Dockerfile, text: &str, lookup: &dyn Fn(&str) -> Option<String>) -> String {
+    Lexer::new(file.escape).word(text, lookup).map(|e| e.text).unwrap_or_default()
 }
 
 /// Checks that variables in FROM are declared and that their defaults form a valid image name.
@@ -77,7 +96,7 @@ fn from(file: &Dockerfile, image: &Word, globals: &Globals, names: &HashSet<Stri
     if undefined(file, image, names, &UNDEFINED_ARG_IN_FROM, found) || !image.text.contains('$') {
         return;
     }
-    let name = expand(file, &image.text, globals);
+    let name = expand(file, &image.text, &|name| globals.get(name)?.default.clone());
     let broken =
         name.is_empty() || name.contains("//") || name.ends_with([':', '/', '@']) || name.starts_with([':', '/']);
     if broken || name.contains(char::is_whitespace) {

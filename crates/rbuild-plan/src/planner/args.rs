@@ -45,9 +45,8 @@ pub fn automatic_args(params: &Parameters, stage: &str) -> Vec<(String, String)>
         ]
     };
     let platforms = [of("BUILD", &Platform::host()), of("TARGET", &params.platform)].concat();
-    let given = |name: &str| params.build_args.iter().rev().find(|(k, _)| k == name).map(|(_, v)| v.clone());
     let all = platforms.into_iter().chain([("TARGETSTAGE".to_string(), stage.to_string())]);
-    all.map(|(name, value)| (name.clone(), given(&name).unwrap_or(value))).collect()
+    all.map(|(name, value)| (name.clone(), params.build_arg(&name).map_or(value, str::to_string))).collect()
 }
 
 impl Planner<'_> {
@@ -79,7 +78,7 @@ impl Planner<'_> {
 
     /// Returns the value of a build argument and marks it as used.
     pub(super) fn build_arg(&mut self, name: &str) -> Option<String> {
-        let value = self.params.build_args.iter().rev().find(|(k, _)| k == name).map(|(_, v)| v.clone());
+        let value = self.params.build_arg(name).map(str::to_string);
         if value.is_some() && !self.used_args.iter().any(|a| a == name) {
             self.used_args.push(name.to_string());
         }
@@ -125,7 +124,7 @@ impl Planner<'_> {
         if text == "context" {
             return Ok(self.params.context_epoch);
         }
-        if self.find_stage(&text, self.file.stages.len()).is_some() || self.named_context(&text).is_some() {
+        if self.find_stage(&text, self.file.stages.len()).is_some() || self.params.context_index(&text).is_some() {
             return Err(not_yet(span, &format!("{EPOCH} taken from `{text}`")).into());
         }
         let d = Diagnostic::new(span, format!("{EPOCH}={text} is neither a number of seconds nor `context`"));

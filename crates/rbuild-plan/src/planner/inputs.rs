@@ -3,7 +3,7 @@
 use rbuild_dockerfile::ast::{Op, Stage};
 use rbuild_dockerfile::expand::Lexer;
 use rbuild_dockerfile::{Diagnostic, Span, mount_from};
-use rbuild_image::{DEFAULT_PATH, ImageConfig, ManifestDigest, Platform, Reference};
+use rbuild_image::{DEFAULT_PATH, ImageConfig, ManifestDigest, Platform};
 
 use super::paths::{cwd, is_windows};
 use super::state::{BaseImage, ImageNeed, Planned, Planner, StageState, Stop, steps_of};
@@ -66,7 +66,7 @@ impl Planner<'_> {
 
     /// Returns true if a named context replaces the stage.
     fn is_replaced(&self, stage: &Stage) -> bool {
-        stage.from.name.as_ref().is_some_and(|name| self.named_context(&name.text).is_some())
+        stage.from.name.as_ref().is_some_and(|name| self.params.context_index(&name.text).is_some())
     }
 
     /// Records the images that a stage copies from or mounts as needs. Invalid names are reported
@@ -82,7 +82,7 @@ impl Planner<'_> {
             if number || name.contains('$') || self.find_stage(&name, file.stages.len()).is_some() {
                 continue;
             }
-            let image = match self.named_context(&name).map(|context| &self.params.contexts[context].source) {
+            let image = match self.params.context_index(&name).map(|context| &self.params.contexts[context].source) {
                 Some(ContextSource::Image(image)) => Ok(image.clone()),
                 Some(ContextSource::Directory | ContextSource::Scratch) => continue,
                 None if name == "scratch" => continue,
@@ -115,7 +115,7 @@ impl Planner<'_> {
                 let state = self.stage(base)?;
                 StageState { stage: label, step: 1, total, cmd_set: false, ..state }
             }
-            None => match self.named_context(&name) {
+            None => match self.params.context_index(&name) {
                 Some(context) => self.context_state(context, label, total, image.span)?,
                 None if name == "scratch" => self.scratch_state(label, total, stage.span),
                 None => {
@@ -164,26 +164,10 @@ impl Planner<'_> {
         }
     }
 
-    /// Returns the index of the named context that replaces the stage or image `name`; the last
-    /// wins.
-    pub(super) fn named_context(&self, name: &str) -> Option<usize> {
-        if self.params.contexts.is_empty() || ["scratch", "context"].contains(&name.to_lowercase().as_str()) {
-            return None;
-        }
-        let image = |n: &str| n.parse::<Reference>().ok();
-        let wanted = image(name);
-        let same = |n: &str| n.eq_ignore_ascii_case(name) || (wanted.is_some() && image(n) == wanted);
-        // `name::linux/arm64` applies to that platform only.
-        self.params.contexts.iter().rposition(|c| match c.name.split_once("::") {
-            Some((n, platform)) => same(n) && platform.parse().ok().as_ref() == Some(&self.params.platform),
-            None => same(&c.name),
-        })
-    }
-
     /// Returns the state of a stage that a named context replaces; its instructions are ignored.
     pub(super) fn stage_from_context(&mut self, index: usize, stage: &Stage) -> Planned<Option<StageState>> {
         let name = stage.from.name.as_ref();
-        let Some(context) = name.and_then(|name| self.named_context(&name.text)) else { return Ok(None) };
+        let Some(context) = name.and_then(|name| self.params.context_index(&name.text)) else { return Ok(None) };
         let label = self.stage_label(index, stage);
         self.context_state(context, label, 2, stage.span).map(Some)
     }
@@ -298,7 +282,7 @@ impl Planner<'_> {
     fn require_earlier_stage(&self, index: usize, name: &str, span: Span) -> Planned<()> {
         let later = self.in_progress.last().is_some_and(|current| index > *current);
         let label = self.file.stages[index].from.name.as_ref();
-        if !later || label.is_some_and(|label| self.named_context(&label.text).is_some()) {
+        if !later || label.is_some_and(|label| self.params.context_index(&label.text).is_some()) {
             return Ok(());
         }
         let d = Diagnostic::new(span, format!("stage `{name}` is defined later in the file"));
@@ -312,7 +296,7 @@ impl Planner<'_> {
             self.require_earlier_stage(index, name, span)?;
             return Ok(Input::Vertex(self.stage(index)?.vertex));
         }
-        if let Some(context) = self.named_context(name) {
+        if let Some(context) = self.params.context_index(name) {
             return match self.params.contexts[context].source {
                 ContextSource::Directory => Ok(Input::Named(context)),
                 _ => Ok(Input::Vertex(self.context_state(context, name.to_string(), 1, span)?.vertex)),

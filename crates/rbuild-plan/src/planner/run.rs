@@ -76,7 +76,7 @@ impl Planner<'_> {
     /// Returns the proxy settings given as undeclared build arguments. Programs read either
     /// spelling, so each setting is returned in upper and in lower case.
     fn proxies(&self, state: &StageState) -> Vec<(String, String)> {
-        let given = |name: &str| self.params.build_args.iter().rev().find(|(k, _)| k == name).map(|(_, v)| v.clone());
+        let given = |name: &str| self.params.build_arg(name).map(str::to_string);
         let twin = |name: &str| {
             let upper = name.to_uppercase();
             if name == upper { name.to_lowercase() } else { upper }

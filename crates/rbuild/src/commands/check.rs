@@ -8,6 +8,7 @@ use rbuild_dockerfile::lint::{self, Facts, Settings, Warning};
 use rbuild_dockerfile::{Diagnostic, Span, parse};
 use rbuild_engine::BuildRequest;
 use rbuild_image::ImageConfig;
+use rbuild_plan::ContextSource;
 use rbuild_source::Ignore;
 use rbuild_store::Store;
 use serde_json::{Value, json};
@@ -81,29 +82,38 @@ pub fn call(request: &BuildRequest, store: &Store, call: Call, json: bool) -> Re
 
 /// Returns the lint warnings for a Dockerfile, and true if they are to fail the build.
 pub fn warnings(file: &Dockerfile, request: &BuildRequest, store: &Store) -> Result<(Vec<Warning>, bool), Failure> {
-    let given = request.parameters.build_args.iter().rev().find(|(k, _)| k == "BUILDKIT_DOCKERFILE_CHECK");
+    let given = request.parameters.build_arg("BUILDKIT_DOCKERFILE_CHECK");
     let settings = match given {
-        Some((_, text)) => {
-            Settings::parse(text).map_err(|e| Failure::usage(format!("BUILDKIT_DOCKERFILE_CHECK: {e}")))?
-        }
+        Some(text) => Settings::parse(text).map_err(|e| Failure::usage(format!("BUILDKIT_DOCKERFILE_CHECK: {e}")))?,
         None => lint::settings(file).map_err(|(_, e)| Failure::usage(format!("the check directive: {e}")))?,
     };
     // Cached, because the rules look up an image once per stage.
     let known: RefCell<HashMap<String, Option<ImageConfig>>> = RefCell::default();
+    let parameters = &request.parameters;
     let image = |name: &str| {
-        let find = || store.named_image(&name.parse().ok()?).ok().map(|image| image.config);
+        let find = || {
+            let name = match parameters.context_named(name).map(|context| &context.source) {
+                Some(ContextSource::Image(image)) => image.name.clone(),
+                Some(ContextSource::Directory | ContextSource::Scratch) => {
+                    return Some(ImageConfig::empty(&parameters.platform));
+                }
+                None => name.parse().ok()?,
+            };
+            store.named_image(&name).ok().map(|image| image.config)
+        };
         known.borrow_mut().entry(name.to_string()).or_insert_with(find).clone()
     };
     let ignore = request.context.as_ref().map_or("", |c| c.ignore.as_str());
     let ignore = Ignore::parse(ignore).unwrap_or_default();
     // A negated pattern may re-include a file, so the rule is off if there are any.
     let ignored = |path: &str| !ignore.has_negations() && ignore.excludes(path);
-    let automatic = rbuild_plan::automatic_args(&request.parameters, "default");
-    let wanted = &request.parameters.platform;
+    let automatic = rbuild_plan::automatic_args(parameters, "default");
+    let wanted = &parameters.platform;
     let facts = Facts {
         base_env: &|name| image(name).map(|c| c.config.env),
         foreign_base: &|name| image(name).map(|c| c.platform()).filter(|p| !wanted.runs(p)).map(|p| p.to_string()),
         ignored: &ignored,
+        build_arg: &|name| parameters.build_arg(name).map(str::to_string),
         automatic: &automatic,
     };
     Ok((lint::check(file, &facts, &settings), settings.error))

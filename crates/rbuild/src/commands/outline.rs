@@ -61,7 +61,7 @@ impl Outline {
     /// unless it has its own.
     fn add_arg(&mut self, declaration: &ArgDecl, instruction: &Instruction, request: &BuildRequest) {
         let name = &declaration.name.text;
-        let given = request.parameters.build_args.iter().rev().find(|(k, _)| k == name).map(|(_, v)| v.clone());
+        let given = request.parameters.build_arg(name).map(str::to_string);
         let value = given.or(declaration.default.as_ref().map(|v| v.text.clone())).unwrap_or_default();
         let description = description(&instruction.comments, name);
         let Some(known) = self.args.iter_mut().find(|a| a.name == *name) else {

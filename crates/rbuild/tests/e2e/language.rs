@@ -158,6 +158,19 @@ fn checks_and_builds_mean_the_same_platform() {
     lab.rbuild(["build", "--platform", "linux/arm64", "--check"]).ok();
 }
 
+#[test]
+fn checks_see_the_base_image_that_the_build_uses() {
+    let lab = Lab::new();
+    lab.build("FROM scratch\nENV FROMBASE=1\n", &["-t", "rich"]).ok();
+    lab.build("FROM scratch\n", &["-t", "poor"]).ok();
+    lab.write("Dockerfile", "ARG BASE=poor\nFROM $BASE\nLABEL x=$FROMBASE\n");
+    lab.rbuild(["build", "--check"]).fails(1, &[]);
+    lab.rbuild(["build", "--check", "--build-arg", "BASE=rich"]).ok();
+    lab.rbuild(["build", "--check", "--build-context", "poor=docker-image://rich"]).ok();
+    lab.rbuild(["build", "--check", "--build-arg", "BASE=rich", "--build-context", "rich=docker-image://scratch"])
+        .fails(1, &[]);
+}
+
 /// Mounts are made in the order of their targets, parents first, whatever their order in the
 /// instruction.
 #[test]
