@@ -9,6 +9,7 @@ mod error;
 mod event;
 mod events;
 mod export;
+mod exports;
 mod images;
 mod ops;
 mod prepare;
@@ -21,6 +22,7 @@ pub use builder_paths::binds;
 pub use error::{BuildError, StepFailure};
 pub use event::{Event, StepOutcome};
 pub use events::Events;
+pub use exports::{ArchiveFormat, Export, ImageForm, Split, Squash, Wants};
 pub use images::copy_out::{CopiedTo, CopyTarget, copy_out};
 pub use images::diff::{Difference, first_difference};
 pub use images::import::{Import, import};
@@ -29,12 +31,12 @@ pub use ops::redact::SecretValues;
 pub use ops::ssh_keys::PrivateKey;
 pub use prepare::resolve::{Bring, NotPulled, PullPolicy, Sought};
 pub use prepare::{Prepared, prepare};
-pub use request::{AgentSource, BuildRequest, ContextDir, ImageForm, Output, OutputKind, Squash, Target};
+pub use request::{AgentSource, BuildRequest, ContextDir};
 pub use solve::executor::{execute, snapshots};
 pub use transport::load::{Incoming, Loaded, Wanted, load, load_directory, take_from_layout};
 pub use transport::pull::{PulledImage, TransferProgress, pull};
 pub use transport::push::{Outgoing, check_push, outgoing, push};
-pub use transport::save::{ArchiveFormat, Saved, archive_blobs, layer_blobs, save_directory, save_size, save_to};
+pub use transport::save::{Saved, archive_blobs, layer_blobs, save_directory, save_size, save_to};
 
 /// The result of a finished build.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -24,11 +24,12 @@ use crate::event::{Event, StepOutcome};
 use crate::events::Events;
 use crate::export::outputs::{self, View};
 use crate::export::secret_scan;
+use crate::exports::{Export, Split};
 use crate::prepare::image_key::image_key;
 use crate::prepare::lookup::{Known, LookedUp, Lookup};
 use crate::prepare::resolve::{Bring, Resolver};
 use crate::record::build_log::{self, Status};
-use crate::request::{BuildRequest, OutputKind};
+use crate::request::BuildRequest;
 
 pub struct Prepared {
     /// The platform of the result.
@@ -131,30 +132,30 @@ impl Prepared {
     pub fn answer(&self, request: &BuildRequest, store: &Store, events: &Events) -> Result<Option<Finished>> {
         let target = &self.known[self.graph.target];
         let Some(result) = target.result() else { return Ok(None) };
-        if request.weigh || request.outputs.iter().any(|output| request.is_direct(output)) {
+        let wants = request.wants();
+        if request.weigh || request.exports.iter().any(|export| wants.is_direct(export)) {
             return Ok(None);
         }
         if !self.is_cleared(request, store)? {
             return Ok(None);
         }
-        let wants_files = request.outputs.iter().any(|o| o.kind.is_files());
         let single = match target {
-            Known::Hit(record) if wants_files && self.bottom_is_scratch() => store.tree_if_here(&record.tree)?,
+            Known::Hit(record) if wants.files && self.bottom_is_scratch() => store.tree_if_here(&record.tree)?,
             _ => None,
         };
-        if wants_files && single.is_none() {
+        if wants.files && single.is_none() {
             return Ok(None);
         }
         let mut manifests = Vec::new();
-        for form in request.forms() {
+        for form in wants.images.iter().copied() {
             match store.result(&image_key(&self.graph, &result, request, &form))? {
                 Some(manifest) => manifests.push((form, manifest)),
                 None => return Ok(None),
             }
         }
         if let Some(view) = single {
-            for output in request.outputs.iter().filter(|o| o.kind.is_files()) {
-                if !self.export_readable(output, &view)? {
+            for export in request.exports.iter().filter(|export| export.form().is_none()) {
+                if !self.export_readable(export, &view)? {
                     return Ok(None);
                 }
             }
@@ -162,7 +163,7 @@ impl Prepared {
         self.report_hits(events);
         // Losing the record only costs one explanation.
         let _ = self.remember(store, &self.keys);
-        let finished = outputs::publish(request, store, &[manifests], events)?;
+        let finished = outputs::publish(request, &wants, store, &[manifests], events)?;
         build_log::remember(request, std::slice::from_ref(self), store, events, Status::Done, Vec::new());
         Ok(Some(finished))
     }
@@ -190,12 +191,12 @@ impl Prepared {
 
     /// Writes the files if the caller can read them all. Returns false if not: then the builder,
     /// which is root in its user namespace, must write them.
-    fn export_readable(&self, output: &crate::Output, view: &RootDir) -> Result<bool> {
-        if output.kind != OutputKind::Local || output.split == Some(true) {
+    fn export_readable(&self, export: &Export, view: &RootDir) -> Result<bool> {
+        if !matches!(export, Export::Files { split: Split::Several | Split::Never, .. }) {
             return Ok(false);
         }
         let root = view.try_clone().map_err(BuildError::kernel("the result"))?;
-        match outputs::files(output, &[View { folder: PathBuf::new(), root, epoch: self.graph.epoch }]) {
+        match outputs::files(export, &[View { folder: PathBuf::new(), root, epoch: self.graph.epoch }]) {
             Ok(()) => Ok(true),
             Err(BuildError::Kernel { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => {
                 Ok(false)

@@ -1,11 +1,10 @@
 use std::path::PathBuf;
 
 use rbuild_image::{Platform, Reference};
-use rbuild_layer::{Compression, LayerForm};
-use rbuild_linux::{Destination, Directory};
 use rbuild_plan::Parameters;
 use rbuild_sandbox::Carrier;
 
+use crate::exports::{Export, Squash, Wants};
 use crate::ops::redact::SecretValues;
 use crate::prepare::resolve::PullPolicy;
 
@@ -47,8 +46,8 @@ pub struct BuildRequest {
     pub allow_leaks: bool,
     /// SSH agents by ID.
     pub agents: Vec<(String, AgentSource)>,
-    pub outputs: Vec<Output>,
-    /// Squashing of the image that is made without an output.
+    pub exports: Vec<Export>,
+    /// Squashing of the image that is made without an export.
     pub squash: Squash,
     /// Maximum number of vertices that run concurrently.
     pub jobs: usize,
@@ -83,90 +82,6 @@ pub enum AgentSource {
     Keys(Vec<crate::PrivateKey>),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OutputKind {
-    /// A directory.
-    Local,
-    /// The root file system as a tar archive.
-    Tar,
-    /// An OCI image layout as a tar archive.
-    OciArchive,
-    /// An OCI image layout as a directory.
-    OciDirectory,
-    /// A docker-archive that is also an OCI image layout.
-    DockerArchive,
-    /// An image in the local store.
-    Image,
-}
-
-impl OutputKind {
-    /// Returns true if the output is the files of the result, not an image.
-    pub(crate) fn is_files(self) -> bool {
-        matches!(self, OutputKind::Local | OutputKind::Tar)
-    }
-}
-
-pub struct Output {
-    pub kind: OutputKind,
-    pub target: Target,
-    /// Form of the image; unused for file outputs.
-    pub form: ImageForm,
-    /// Deletes files in the directory that the result does not have.
-    pub delete: bool,
-    /// Writes each platform to a directory of its own. By default, if there are several platforms.
-    pub split: Option<bool>,
-}
-
-/// Properties of an image that do not change the files in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct ImageForm {
-    pub layers: LayerForm,
-    /// Repacks layers of the base in this form, too. Otherwise they are kept as they are.
-    pub force: bool,
-    /// Keeps modification times in new layers that are later than SOURCE_DATE_EPOCH.
-    pub late_times: bool,
-    pub squash: Squash,
-}
-
-impl ImageForm {
-    /// Returns the form of images in the local store. Their layers are compressed only on export.
-    pub fn of_store() -> ImageForm {
-        let layers = LayerForm { compression: Compression::None, level: None };
-        ImageForm { layers, ..ImageForm::default() }
-    }
-}
-
-/// The layers that are merged into one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Squash {
-    #[default]
-    None,
-    /// The layers of the build's own steps.
-    Steps,
-    /// All layers, including those of the base.
-    All,
-}
-
-impl Squash {
-    /// Returns the number that stands for this choice in keys. It must not change.
-    pub(crate) fn number(self) -> u8 {
-        match self {
-            Squash::None => 0,
-            Squash::Steps => 1,
-            Squash::All => 2,
-        }
-    }
-}
-
-/// Destination of an output. Files and directories are held open, so that they can be reached from
-/// any mount namespace.
-pub enum Target {
-    Store,
-    Directory(Directory),
-    /// A file that is complete when the build ends; the caller, who opened it, publishes it then.
-    File(Destination),
-}
-
 impl BuildRequest {
     /// Returns the secret values to be masked in everything that is reported or recorded.
     pub fn secret_values(&self) -> SecretValues {
@@ -180,36 +95,8 @@ impl BuildRequest {
         std::iter::once(self.parameters.clone()).chain(others).collect()
     }
 
-    /// Returns true if the result is needed as files, not only as the layers of its steps.
-    pub(crate) fn wants_files(&self) -> bool {
-        self.outputs.iter().any(|o| o.kind.is_files()) || self.forms().iter().any(|form| form.squash == Squash::All)
-    }
-
-    /// Returns true if an output can be written directly: an image that is not kept in the store,
-    /// and whose layers need no more work than copying. Its layers are packed into the output only.
-    pub(crate) fn is_direct(&self, output: &Output) -> bool {
-        let ImageForm { layers, force, late_times: _, squash } = output.form;
-        let archive =
-            matches!(output.kind, OutputKind::OciArchive | OutputKind::OciDirectory | OutputKind::DockerArchive)
-                && matches!(output.target, Target::Directory(_) | Target::File(Destination::Regular(_)));
-        let kept = !self.tags.is_empty() || self.platforms.len() > 1;
-        archive && !kept && layers.compression == Compression::None && !force && squash == Squash::None
-    }
-
-    /// Returns the forms of the images to be made and kept. The first one is tagged.
-    pub fn forms(&self) -> Vec<ImageForm> {
-        let kept = |o: &&Output| !o.kind.is_files() && !self.is_direct(o);
-        let mut images: Vec<&Output> = self.outputs.iter().filter(kept).collect();
-        images.sort_by_key(|o| o.kind != OutputKind::Image);
-        let mut forms: Vec<ImageForm> = Vec::new();
-        for output in images {
-            if !forms.contains(&output.form) {
-                forms.push(output.form);
-            }
-        }
-        if forms.is_empty() && (!self.tags.is_empty() || self.outputs.is_empty()) {
-            forms.push(ImageForm { squash: self.squash, ..ImageForm::of_store() });
-        }
-        forms
+    /// Returns what the build has to make for its exports.
+    pub fn wants(&self) -> Wants {
+        Wants::of(&self.exports, !self.tags.is_empty(), self.platforms.len(), self.squash)
     }
 }

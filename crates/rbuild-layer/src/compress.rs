@@ -35,6 +35,13 @@ impl Compression {
 const TELLING: u64 = 6;
 
 /// Detects the compression from the first bytes of a stream. Six bytes are enough.
+///
+/// ```
+/// use rbuild_layer::{Compression, detect};
+///
+/// assert_eq!(detect(&[0x1f, 0x8b, 8, 0, 0, 0]), Compression::Gzip);
+/// assert_eq!(detect(b"ustar"), Compression::None);
+/// ```
 pub fn detect(head: &[u8]) -> Compression {
     // Skippable frames (0x184D2A5?) may precede a zstd frame (RFC 8878, 3.1.2).
     let skippable = head.len() >= 4 && head[1..4] == [0x2a, 0x4d, 0x18] && head[0] & 0xf0 == 0x50;

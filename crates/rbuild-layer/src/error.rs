@@ -17,7 +17,12 @@ pub enum LayerError {
     Damaged(String),
     /// One entry is invalid or cannot be created.
     #[error("the archive entry {name:?} {reason}")]
-    Entry { name: String, reason: String },
+    Entry {
+        /// Path of the entry, as written in the archive.
+        name: String,
+        /// The problem, as the rest of a sentence about the entry.
+        reason: String,
+    },
     /// A limit was exceeded; see `Limits`.
     #[error("{0}")]
     Limit(String),
@@ -38,7 +43,12 @@ pub enum LayerError {
     Kernel(#[from] rbuild_linux::Error),
     /// Reading or writing a stream failed.
     #[error("{context}: {source}")]
-    Io { context: String, source: io::Error },
+    Io {
+        /// The stream or the operation on it.
+        context: String,
+        /// The error of the stream.
+        source: io::Error,
+    },
 }
 
 impl LayerError {

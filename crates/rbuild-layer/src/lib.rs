@@ -4,6 +4,25 @@
 //! directories carry `user.overlay.opaque`. A layer is a tar archive as defined by the OCI image
 //! specification: whiteouts are files named `.wh.*`. The tar framing is implemented here, on top of
 //! the tar crate's header block. The crate knows nothing of images, stores or builds.
+//!
+//! ```
+//! use rbuild_layer::{Limits, TarEntry, TarReader, TarWriter, layer_digests};
+//!
+//! let mut tar = TarWriter::new(Vec::new());
+//! tar.entry(&TarEntry::plain_file("etc/motd", 6))?;
+//! tar.content(b"hello\n")?;
+//! let layer = tar.finish()?;
+//!
+//! let entry = TarReader::new(&layer[..]).next_entry()?.expect("the archive has an entry");
+//! assert_eq!((entry.path.to_str(), entry.size), (Some("etc/motd"), 6));
+//!
+//! // An uncompressed layer has one digest for both.
+//! let (digest, diff_id) = layer_digests(&layer[..], Limits::default())?;
+//! assert_eq!(digest.hex(), diff_id.hex());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#![warn(missing_docs)]
 
 mod bounded;
 mod chunks;

@@ -12,7 +12,7 @@ use tar::{EntryType, Header};
 use crate::entry::{EntryKind, TarEntry};
 use crate::error::{LayerError, Result};
 use crate::limits::{Limits, over};
-use crate::sparse::{self, SparseRecords};
+use crate::sparse::{self, SparseFile, SparseRecords};
 
 const BLOCK: usize = 512;
 
@@ -176,17 +176,8 @@ impl<R: Read> TarReader<R> {
         self.current = Some(path.clone());
         let fail =
             |reason: &str| LayerError::Entry { name: path.to_string_lossy().into_owned(), reason: reason.to_string() };
-        let kind = match header.entry_type() {
-            EntryType::Regular | EntryType::Continuous if path.as_bytes().ends_with(b"/") => EntryKind::Dir,
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => EntryKind::File,
-            EntryType::Directory => EntryKind::Dir,
-            EntryType::Symlink => EntryKind::Symlink,
-            EntryType::Link => EntryKind::HardLink,
-            EntryType::Char => EntryKind::CharDevice,
-            EntryType::Block => EntryKind::BlockDevice,
-            EntryType::Fifo => EntryKind::Fifo,
-            other => return Err(fail(&format!("has the unknown type {:?}", other.as_byte() as char))),
-        };
+        let kind = kind(header.entry_type(), &path)
+            .ok_or_else(|| fail(&format!("has the unknown type {:?}", header.entry_type().as_byte() as char)))?;
         let number =
             |n: std::io::Result<u64>, what: &str| n.map_err(|_| fail(&format!("has a {what} that is not a number")));
         let size = pax.size.unwrap_or(size);
@@ -201,14 +192,7 @@ impl<R: Read> TarReader<R> {
         let pad = padding(stored);
         let sparse = match (header.entry_type(), pax.sparse.file()?) {
             (EntryType::GNUSparse, _) => Some(sparse::read_old(header, &mut self.inner)?),
-            (_, Some(file)) if kind == EntryKind::File => Some(match file.pieces {
-                Some(pieces) => (pieces, file.size),
-                None => {
-                    let (pieces, taken) = sparse::read_map(&mut (&mut self.inner).take(stored), file.size)?;
-                    stored -= taken;
-                    (pieces, file.size)
-                }
-            }),
+            (_, Some(file)) if kind == EntryKind::File => Some(self.pieces(file, &mut stored)?),
             _ => None,
         };
         if let Some((pieces, _)) = &sparse
@@ -235,6 +219,17 @@ impl<R: Read> TarReader<R> {
         }
         (self.remaining, self.padding) = (stored, pad);
         Ok(TarEntry { path, ..entry })
+    }
+
+    /// Returns the data regions and the size of a sparse file. The regions may be listed at the
+    /// beginning of the `stored` bytes of content.
+    fn pieces(&mut self, file: SparseFile, stored: &mut u64) -> Result<(Vec<(u64, u64)>, u64)> {
+        if let Some(pieces) = file.pieces {
+            return Ok((pieces, file.size));
+        }
+        let (pieces, taken) = sparse::read_map(&mut (&mut self.inner).take(*stored), file.size)?;
+        *stored -= taken;
+        Ok((pieces, file.size))
     }
 
     fn skip_content(&mut self) -> Result<()> {
@@ -303,6 +298,22 @@ pub fn is_tar(head: &[u8]) -> bool {
     let mut header = Header::new_old();
     header.as_mut_bytes().copy_from_slice(block);
     checksum_fits(&header)
+}
+
+/// Returns the kind of an entry, or `None` for a type that layers do not use.
+fn kind(entry_type: EntryType, path: &OsStr) -> Option<EntryKind> {
+    Some(match entry_type {
+        // Archives from before POSIX mark a directory by a slash.
+        EntryType::Regular | EntryType::Continuous if path.as_bytes().ends_with(b"/") => EntryKind::Dir,
+        EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => EntryKind::File,
+        EntryType::Directory => EntryKind::Dir,
+        EntryType::Symlink => EntryKind::Symlink,
+        EntryType::Link => EntryKind::HardLink,
+        EntryType::Char => EntryKind::CharDevice,
+        EntryType::Block => EntryKind::BlockDevice,
+        EntryType::Fifo => EntryKind::Fifo,
+        _ => return None,
+    })
 }
 
 fn padding(size: u64) -> u64 {

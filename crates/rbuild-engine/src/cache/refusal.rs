@@ -13,7 +13,7 @@ use rbuild_store::{Store, Verdict};
 use crate::error::{BuildError, Result};
 use crate::export::secret_scan::{Leak, Leaks};
 use crate::prepare::Prepared;
-use crate::request::{BuildRequest, Squash};
+use crate::request::BuildRequest;
 use crate::solve::executor::{Done, Executor};
 
 const HELP: &str = "read it from its mount each time, or give leave with --allow secret-in-image";
@@ -53,7 +53,7 @@ impl Prepared {
         if self.told_leak(request, &leaks).is_some() {
             return Ok(false);
         }
-        if request.forms().iter().any(|form| form.squash == Squash::All) {
+        if request.wants().whole() {
             return Ok(false);
         }
         let chain = std::iter::successors(Some(self.graph.target), |v| self.graph.vertices[*v].parent);
@@ -119,7 +119,7 @@ impl Executor<'_> {
                 return Err(self.refusal(id, &leak));
             }
         }
-        if self.request.forms().iter().any(|form| form.squash == Squash::All) {
+        if self.wants.whole() {
             self.refuse_leaks_of_base()?;
         }
         Ok(())

@@ -13,8 +13,8 @@ use rbuild_store::{PackedLayer, StoreError, TreeId};
 
 use crate::error::{BuildError, Result};
 use crate::event::Event;
+use crate::exports::{ImageForm, Squash};
 use crate::prepare::image_key::image_key;
-use crate::request::{ImageForm, Squash};
 use crate::solve::executor::Executor;
 
 const COMMENT: &str = "buildkit.dockerfile.v0";
@@ -142,7 +142,7 @@ pub(crate) fn pack_early(build: &Executor<'_>, trees: &Receiver<TreeId>) {
     // Layers still unpacked after the last step are packed by several threads at normal priority
     // instead.
     for tree in trees.iter().take_while(|_| build.runs()) {
-        for form in build.request.forms().iter().filter(|form| form.squash == Squash::None) {
+        for form in build.wants.images.iter().filter(|form| form.squash == Squash::None) {
             let _ = build.store.pack_tree(&build.work, &tree, form.layers, latest(build, form), &stop);
         }
     }

@@ -17,8 +17,9 @@ use crate::error::{BuildError, Result};
 use crate::event::Event;
 use crate::events::Events;
 use crate::export::local;
-use crate::request::{BuildRequest, ImageForm, Output, OutputKind, Target};
-use crate::transport::save::{self, ArchiveFormat, Saved};
+use crate::exports::{Export, ImageForm, Wants};
+use crate::request::BuildRequest;
+use crate::transport::save::{self, Saved};
 
 /// The files of the result for one platform.
 pub(crate) struct View {
@@ -31,21 +32,21 @@ pub(crate) struct View {
 
 /// Writes an output that consists of the result's files: a directory or a tar archive.
 #[tracing::instrument(target = "engine", name = "export", level = "debug", skip_all)]
-pub(crate) fn files(output: &Output, views: &[View]) -> Result<()> {
-    match (output.kind, &output.target) {
-        (OutputKind::Local, Target::Directory(Directory { base, rest })) => {
+pub(crate) fn files(export: &Export, views: &[View]) -> Result<()> {
+    match export {
+        Export::Files { to: Directory { base, rest }, delete, split: _ } => {
             for view in views {
                 let rest = rest.join(&view.folder);
                 let fail = BuildError::kernel(format!("the output directory {}", base.label().join(&rest).display()));
                 let dest = base.create_dir_all(&rest, 0o755, None, |_| ()).map_err(fail)?;
-                if output.delete {
+                if *delete {
                     local::remove_others(&view.root, &dest)?;
                 }
                 local::export(&view.root, &dest, view.epoch).map_err(|e| e.writing_to(&base.label().join(&rest)))?;
             }
             Ok(())
         }
-        (OutputKind::Tar, Target::File(dest)) => write(dest, |out| {
+        Export::Tar { to, split: _ } => write(to, |out| {
             let failed = || BuildError::layer("the output tar");
             let mut tar = TreePacker::new(Deletions::None, out);
             for view in views {
@@ -54,7 +55,7 @@ pub(crate) fn files(output: &Output, views: &[View]) -> Result<()> {
             }
             tar.finish().map(|_| ()).map_err(failed())
         }),
-        _ => Ok(()),
+        Export::Archive { .. } | Export::Layout { .. } | Export::Store { .. } => Ok(()),
     }
 }
 
@@ -81,6 +82,7 @@ pub(crate) fn begin(dest: &Destination) -> Result<&File> {
 #[tracing::instrument(target = "engine", name = "export", level = "debug", skip_all)]
 pub(crate) fn publish(
     request: &BuildRequest,
+    wants: &Wants,
     store: &Store,
     platforms: &[Vec<(ImageForm, ManifestDigest)>],
     events: &Events,
@@ -99,27 +101,23 @@ pub(crate) fn publish(
     for tag in &request.tags {
         store.tag(named, Some(tag))?;
     }
-    for output in request.outputs.iter().filter(|output| !request.is_direct(output)) {
-        let format = match output.kind {
-            OutputKind::OciArchive | OutputKind::OciDirectory => ArchiveFormat::Oci,
-            OutputKind::DockerArchive => ArchiveFormat::Docker,
-            OutputKind::Local | OutputKind::Tar | OutputKind::Image => continue,
-        };
+    for export in request.exports.iter().filter(|export| !wants.is_direct(export)) {
+        let (Export::Archive { form, .. } | Export::Layout { form, .. }) = export else { continue };
         let started = Instant::now();
         let mut images = Vec::new();
         for manifests in platforms {
-            let made = manifests.iter().find(|(form, _)| *form == output.form);
-            let (_, manifest) = made.ok_or_else(|| BuildError::other("an output has no image"))?;
+            let made = manifests.iter().find(|(made, _)| made == form);
+            let (_, manifest) = made.ok_or_else(|| BuildError::other("an export has no image"))?;
             images.push(store.image(manifest)?);
         }
         let moved = AtomicU64::new(0);
         let entries = [Saved { images, names: request.tags.clone() }];
-        match &output.target {
-            Target::Store => {}
-            Target::Directory(dir) => save::save_directory(store, &entries, &BTreeSet::new(), dir, &moved)?,
-            Target::File(dest) => {
-                write(dest, |out| save::save(store, &entries, &BTreeSet::new(), format, out, &moved))?;
+        match export {
+            Export::Layout { to, .. } => save::save_directory(store, &entries, &BTreeSet::new(), to, &moved)?,
+            Export::Archive { format, to, .. } => {
+                write(to, |out| save::save(store, &entries, &BTreeSet::new(), *format, out, &moved))?;
             }
+            Export::Files { .. } | Export::Tar { .. } | Export::Store { .. } => {}
         }
         events.send(Event::Phase { text: "writing the archive".into(), seconds: started.elapsed().as_secs_f64() });
     }

@@ -15,22 +15,22 @@ use crate::error::{BuildError, Result};
 use crate::event::Event;
 use crate::export::image;
 use crate::export::outputs;
-use crate::request::{Output, OutputKind, Target};
+use crate::exports::{ArchiveFormat, Export, ImageForm};
 use crate::solve::executor::Executor;
-use crate::transport::save::{self, ArchiveFormat, Layout, Saved, Writer};
+use crate::transport::save::{self, Layout, Saved, Writer};
 
-/// Writes the image of a finished build to a direct output; returns image ID and manifest digest.
+/// Writes the image of a finished build to a direct export; returns image ID and manifest digest.
 #[tracing::instrument(target = "engine", name = "export", level = "debug", skip_all)]
-pub(crate) fn export(build: &Executor<'_>, output: &Output) -> Result<(ImageId, ManifestDigest)> {
+pub(crate) fn export(build: &Executor<'_>, export: &Export) -> Result<(ImageId, ManifestDigest)> {
     let started = Instant::now();
-    let made = match (&output.target, output.kind) {
-        (Target::Directory(dir), _) => layout(build, output, dir).map_err(|e| e.writing_to(&dir.path()))?,
-        (Target::File(dest), kind) => {
-            let docker = kind == OutputKind::DockerArchive;
-            let format = if docker { ArchiveFormat::Docker } else { ArchiveFormat::Oci };
-            archive(build, output, dest, format).map_err(|e| e.writing_to(&dest.path()))?
+    let made = match export {
+        Export::Layout { to, form } => layout(build, form, to).map_err(|e| e.writing_to(&to.path()))?,
+        Export::Archive { format, to, form } => {
+            archive(build, form, to, *format).map_err(|e| e.writing_to(&to.path()))?
         }
-        (Target::Store, _) => return Err(BuildError::other("an output to the store is not written directly")),
+        Export::Files { .. } | Export::Tar { .. } | Export::Store { .. } => {
+            return Err(BuildError::other("an export without an archive is not written directly"));
+        }
     };
     let seconds = started.elapsed().as_secs_f64();
     build.events.send(Event::Phase { text: "writing the archive".into(), seconds });
@@ -39,16 +39,16 @@ pub(crate) fn export(build: &Executor<'_>, output: &Output) -> Result<(ImageId, 
 
 fn archive(
     build: &Executor<'_>,
-    output: &Output,
+    form: &ImageForm,
     dest: &Destination,
     format: ArchiveFormat,
 ) -> Result<(ImageId, ManifestDigest)> {
     let mut archive = Writer::begin(outputs::begin(dest)?)?;
     let mut packed = Vec::new();
     for tree in image::own_trees(build)? {
-        packed.push(archive.layer(|out| pack(build, output, &tree, out))?);
+        packed.push(archive.layer(|out| pack(build, form, &tree, out))?);
     }
-    let saved = saved(build, output, &packed)?;
+    let saved = saved(build, form, &packed)?;
     let made = (saved.images[0].id, saved.images[0].manifest_digest);
     save::check_layers(build.store, std::slice::from_ref(&saved), &BTreeSet::new())?;
     let mut file = archive.finish(build.store, &[saved], &BTreeSet::new(), format, &AtomicU64::new(0))?;
@@ -58,30 +58,30 @@ fn archive(
     Ok(made)
 }
 
-fn layout(build: &Executor<'_>, output: &Output, dir: &Directory) -> Result<(ImageId, ManifestDigest)> {
+fn layout(build: &Executor<'_>, form: &ImageForm, dir: &Directory) -> Result<(ImageId, ManifestDigest)> {
     let layout = Layout::open(dir)?;
     let fail = || BuildError::kernel(format!("writing the layout {}", layout.blobs.label().display()));
     let mut packed = Vec::new();
     for tree in image::own_trees(build)? {
         let mut file = AtomicFile::create(&layout.blobs, by_umask(0o666)).map_err(fail())?;
-        let layer = pack(build, output, &tree, &mut file)?;
+        let layer = pack(build, form, &tree, &mut file)?;
         file.publish(OsStr::new(&layer.digest.hex())).map_err(fail())?;
         packed.push(layer);
     }
-    let saved = saved(build, output, &packed)?;
+    let saved = saved(build, form, &packed)?;
     let made = (saved.images[0].id, saved.images[0].manifest_digest);
     save::save_directory(build.store, &[saved], &BTreeSet::new(), dir, &AtomicU64::new(0))?;
     Ok(made)
 }
 
-fn pack(build: &Executor<'_>, output: &Output, tree: &TreeId, out: impl std::io::Write) -> Result<PackedLayer> {
-    let latest = image::latest(build, &output.form);
+fn pack(build: &Executor<'_>, form: &ImageForm, tree: &TreeId, out: impl std::io::Write) -> Result<PackedLayer> {
+    let latest = image::latest(build, form);
     let stop = || build.cancel.is_cancelled();
-    let packed = build.store.pack_tree_to(&build.work, tree, output.form.layers, latest, out, &stop);
+    let packed = build.store.pack_tree_to(&build.work, tree, form.layers, latest, out, &stop);
     packed.map_err(|e| image::not_packed(build, tree, e))
 }
 
-fn saved(build: &Executor<'_>, output: &Output, packed: &[PackedLayer]) -> Result<Saved> {
-    let manifest = image::documents(build, &output.form, packed)?;
+fn saved(build: &Executor<'_>, form: &ImageForm, packed: &[PackedLayer]) -> Result<Saved> {
+    let manifest = image::documents(build, form, packed)?;
     Ok(Saved { images: vec![build.store.image(&manifest)?], names: Vec::new() })
 }

@@ -19,6 +19,7 @@ use rbuild_store::{Baseline, LISTING, Snapshots, StoreError, TreeId, Working, cu
 use crate::cache::key::{self, StageFiles, copy_source_error};
 use crate::error::{BuildError, Result};
 use crate::event::Event;
+use crate::exports::Squash;
 use crate::ops::container::{DEFAULT_SHM, hosts_file, is_set, network};
 use crate::ops::copy::{Terms, copy};
 use crate::ops::copy_error::{CopyError, Reason};
@@ -29,7 +30,6 @@ use crate::ops::ssh_agent::Agent;
 use crate::ops::users;
 use crate::prepare::demands::{missing_secret, not_given};
 use crate::record::log_tail::LogTail;
-use crate::request::Squash;
 use crate::solve::executor::Executor;
 
 impl Executor<'_> {
@@ -179,7 +179,7 @@ impl Executor<'_> {
     fn folds(&self, id: VertexId) -> Option<LayerForm> {
         let request = self.request;
         let looked_at = request.weigh || request.salt.is_some() || !request.secrets.is_empty();
-        let form = request.forms().into_iter().next().filter(|form| form.squash == Squash::None)?;
+        let form = self.wants.images.first().copied().filter(|form| form.squash == Squash::None)?;
         let clamped = self.prepared.graph.epoch.is_some() && !form.late_times;
         (self.is_only_in_images(id) && !looked_at && !clamped).then_some(form.layers)
     }

@@ -3,7 +3,8 @@
 use rbuild_image::{Digest, Hasher};
 use rbuild_plan::{BuildGraph, HistoryEntry};
 
-use crate::request::{BuildRequest, ImageForm, Squash};
+use crate::exports::{ImageForm, Squash};
+use crate::request::BuildRequest;
 
 /// Returns the key of the final image: the target's result and everything else in the image's
 /// documents.

@@ -229,16 +229,17 @@ impl Lookup<'_> {
     fn needs_trees(&self, target: &Known) -> Result<bool> {
         let request = self.request;
         let Some(result) = target.result() else { return Ok(true) };
-        if request.wants_files()
+        let wants = request.wants();
+        if wants.needs_files()
             || request.weigh
             || !self.marks.is_empty()
             || request.parameters.no_cache != NoCache::None
-            || request.outputs.iter().any(|output| request.is_direct(output))
+            || request.exports.iter().any(|export| wants.is_direct(export))
         {
             return Ok(true);
         }
-        for form in request.forms() {
-            if self.store.result(&image_key(self.graph, &result, request, &form))?.is_none() {
+        for form in &wants.images {
+            if self.store.result(&image_key(self.graph, &result, request, form))?.is_none() {
                 return Ok(true);
             }
         }

@@ -28,10 +28,11 @@ use crate::export::image;
 use crate::export::outputs::{self, View};
 use crate::export::secret_scan::Leaks;
 use crate::export::stream;
+use crate::exports::{Export, ImageForm, Wants};
 use crate::prepare::Prepared;
 use crate::record::build_log::{Status, remember, weigh};
 use crate::record::log_tail::LOG_TAIL;
-use crate::request::{BuildRequest, ImageForm, OutputKind};
+use crate::request::BuildRequest;
 
 /// The outcome of a finished vertex.
 #[derive(Debug, Clone)]
@@ -48,6 +49,7 @@ pub(crate) struct Done {
 /// The part of a build that runs inside the builder's namespaces.
 pub(crate) struct Executor<'a> {
     pub(crate) request: &'a BuildRequest,
+    pub(crate) wants: Wants,
     pub(crate) prepared: &'a Prepared,
     pub(crate) store: &'a Store,
     pub(crate) work: Workspace,
@@ -118,6 +120,7 @@ impl<'a> Executor<'a> {
         let leaks = Leaks::new(&request.secrets, &prepared.marks);
         let mut executor = Executor {
             request,
+            wants: request.wants(),
             prepared,
             store,
             snapshots: if request.copies { Snapshots::Copies.into() } else { OnceLock::new() },
@@ -393,7 +396,7 @@ impl<'a> Executor<'a> {
     /// Returns the images of the target, in the order of the forms.
     fn images(&self) -> Result<Vec<(ImageForm, ManifestDigest)>> {
         let make = |form| Ok((form, image::image(self, &form)?));
-        self.request.forms().into_iter().map(make).collect()
+        self.wants.images.iter().copied().map(make).collect()
     }
 }
 
@@ -470,25 +473,27 @@ fn execute_all<'a>(
         }
         executor.refuse_leaks()?;
         images.push(executor.images()?);
-        for output in request.outputs.iter().filter(|output| request.is_direct(output)) {
-            direct = Some(stream::export(executor, output)?);
+        for export in request.exports.iter().filter(|export| executor.wants.is_direct(export)) {
+            direct = Some(stream::export(executor, export)?);
         }
     }
-    for output in &request.outputs {
-        if output.kind.is_files() {
-            let started = Instant::now();
-            let split = output.split.unwrap_or(platforms.len() > 1);
-            let views: Vec<View> = executors.iter().map(|e| e.output_view(split)).collect::<Result<_>>()?;
-            outputs::files(output, &views)?;
-            let text = if output.kind == OutputKind::Local { "writing files" } else { "writing the tar" };
-            events.send(Event::Phase { text: text.into(), seconds: started.elapsed().as_secs_f64() });
-        }
+    for export in &request.exports {
+        let (split, text) = match export {
+            Export::Files { split, .. } => (split, "writing files"),
+            Export::Tar { split, .. } => (split, "writing the tar"),
+            Export::Archive { .. } | Export::Layout { .. } | Export::Store { .. } => continue,
+        };
+        let started = Instant::now();
+        let split = split.applies(platforms.len());
+        let views: Vec<View> = executors.iter().map(|e| e.output_view(split)).collect::<Result<_>>()?;
+        outputs::files(export, &views)?;
+        events.send(Event::Phase { text: text.into(), seconds: started.elapsed().as_secs_f64() });
     }
     // Everything that a name refers to must be on disk before the name is.
     if executors.iter().any(|e| !e.scheduled.is_empty()) || images.iter().any(|made| !made.is_empty()) {
         store.sync(&request.build_id)?;
     }
-    let kept = outputs::publish(request, store, &images, events)?.image;
+    let kept = outputs::publish(request, &request.wants(), store, &images, events)?.image;
     Ok(Finished { image: kept.or(direct) })
 }
 

@@ -36,7 +36,7 @@ impl Executor<'_> {
             };
             let _ = self.done[id].set(done);
         }
-        let wants_files = self.request.wants_files();
+        let wants_files = self.wants.needs_files();
         let mut queue = VecDeque::new();
         match self.prepared.known[graph.target] {
             Known::Open => queue.push_back(graph.target),
@@ -61,7 +61,7 @@ impl Executor<'_> {
 
     /// Returns true if the files of a vertex are needed only for the images made from it.
     pub(crate) fn is_only_in_images(&self, id: VertexId) -> bool {
-        id == self.prepared.graph.target && self.dependants[id].is_empty() && !self.request.wants_files()
+        id == self.prepared.graph.target && self.dependants[id].is_empty() && !self.wants.needs_files()
     }
 
     /// Returns the vertex that must run before the files of `id` are available: `id` itself if it

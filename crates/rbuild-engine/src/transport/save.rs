@@ -18,15 +18,8 @@ use rbuild_store::{Image, PackedLayer, Store};
 use serde_json::{Value, json};
 
 use crate::error::{BuildError, Result};
+use crate::exports::ArchiveFormat;
 use crate::transport::load::{clean, promised};
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ArchiveFormat {
-    Oci,
-    /// An OCI layout that also has `manifest.json`, which `docker load` and `podman load` of any
-    /// version read.
-    Docker,
-}
 
 /// An image to be archived under its names, or one image per platform under the same names.
 pub struct Saved {

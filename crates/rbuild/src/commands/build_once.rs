@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
 
 use rbuild_engine::{
-    Bring, BuildError, BuildRequest, Event, Events, Finished, Output, Prepared, Target, binds, execute, prepare,
+    Bring, BuildError, BuildRequest, Event, Events, Export, Finished, Prepared, binds, execute, prepare,
 };
 use rbuild_image::{ImageId, ManifestDigest, MediaType};
 use rbuild_linux::Destination;
@@ -205,8 +205,8 @@ pub fn conclude(
     finished: &Finished,
     reports: &Reports,
 ) -> Result<(), Failure> {
-    for output in &request.outputs {
-        if let Target::File(dest) = &output.target {
+    for export in &request.exports {
+        if let Export::Archive { to: dest, .. } | Export::Tar { to: dest, .. } = export {
             dest.publish().map_err(|e| Failure::new(format!("the output {}: {e}", dest.path().display())))?;
         }
     }
@@ -233,20 +233,20 @@ pub fn conclude(
         _ => {}
     }
     if !quiet {
-        for path in request.outputs.iter().filter_map(path_of) {
+        for path in request.exports.iter().filter_map(path_of) {
             terminal::err(&format!("wrote {path}\n"));
         }
     }
     Ok(())
 }
 
-/// Returns the path of the file or directory that an output was written to; `None` for the store
+/// Returns the path of the file or directory that an export was written to; `None` for the store
 /// and for standard output.
-fn path_of(output: &Output) -> Option<String> {
-    let path = match &output.target {
-        Target::Store => return None,
-        Target::Directory(dir) => dir.path(),
-        Target::File(file) => file.path(),
+fn path_of(export: &Export) -> Option<String> {
+    let path = match export {
+        Export::Store { .. } => return None,
+        Export::Files { to, .. } | Export::Layout { to, .. } => to.path(),
+        Export::Tar { to, .. } | Export::Archive { to, .. } => to.path(),
     };
     path.is_absolute().then(|| path.display().to_string())
 }

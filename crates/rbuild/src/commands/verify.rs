@@ -1,6 +1,6 @@
 //! `--verify`: builds twice and reports the first difference between the results.
 
-use rbuild_engine::{BuildRequest, Difference, ImageForm, Output, OutputKind, Target, first_difference};
+use rbuild_engine::{BuildRequest, Difference, Export, ImageForm, first_difference};
 
 use crate::args::BuildArgs;
 use crate::commands::build_once::{BuildOnce, Ended, Reports, conclude};
@@ -28,12 +28,12 @@ pub fn verify(
         return Err(failure.help("pass the Dockerfile and the context as paths"));
     }
     let mut second = BuildInput::read(args, store)?.request;
-    let form = first.forms().first().copied().unwrap_or(ImageForm { squash: first.squash, ..ImageForm::of_store() });
-    let image = || Output { kind: OutputKind::Image, target: Target::Store, form, delete: false, split: None };
+    let form =
+        first.wants().images.first().copied().unwrap_or(ImageForm { squash: first.squash, ..ImageForm::of_store() });
     first.salt = Some(format!("{} first", first.build_id));
-    first.outputs.push(image());
+    first.exports.push(Export::Store { form });
     second.salt = Some(format!("{} second", first.build_id));
-    second.outputs = vec![image()];
+    second.exports = vec![Export::Store { form }];
     second.tags.clear();
     second.jobs = 1;
     second.now = first.now - BEHIND;

@@ -3,25 +3,37 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use rbuild_engine::{ImageForm, Output, OutputKind, Target};
+use rbuild_engine::{ArchiveFormat, Export, ImageForm, Split, Squash};
 use rbuild_image::Reference;
 use rbuild_layer::Compression;
 use rbuild_linux::{Destination, DestinationError, Directory};
 
 use crate::exit::Failure;
 
+/// Value of `type` in `--output`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Local,
+    Tar,
+    OciArchive,
+    /// `type=oci,tar=false`.
+    OciDirectory,
+    DockerArchive,
+    Image,
+}
+
 /// A parsed `--output`, not yet opened.
 pub struct Parsed {
-    pub kind: OutputKind,
+    kind: Kind,
     dest: Option<String>,
     /// Names for the image.
     pub names: Vec<Reference>,
-    pub form: ImageForm,
+    form: ImageForm,
     /// Deletes files of the directory that the result does not contain (`mode=delete`).
     pub delete: bool,
     /// Pushes the image to its registries.
     pub push: bool,
-    split: Option<bool>,
+    split: Split,
 }
 
 const TYPES: [&str; 6] = ["local", "tar", "oci", "docker", "image", "registry"];
@@ -46,14 +58,14 @@ const KEYS: [&str; 16] = [
 
 /// Fields of a `type=…,key=value,…` output while they are parsed.
 struct Fields {
-    kind: Option<OutputKind>,
+    kind: Option<Kind>,
     dest: Option<String>,
     names: Vec<Reference>,
     form: ImageForm,
     tar: bool,
     delete: bool,
     push: bool,
-    split: Option<bool>,
+    split: Split,
     compression: Option<Compression>,
 }
 
@@ -67,7 +79,7 @@ impl Default for Fields {
             tar: true,
             delete: false,
             push: false,
-            split: None,
+            split: Split::default(),
             compression: None,
         }
     }
@@ -83,16 +95,16 @@ pub fn parse(text: &str) -> Result<Parsed, Failure> {
         form: ImageForm::default(),
         delete: false,
         push: false,
-        split: None,
+        split: Split::default(),
     };
     if text == "-" {
-        return Ok(short(OutputKind::Tar, "-"));
+        return Ok(short(Kind::Tar, "-"));
     }
     let fields = csv_record(text).map_err(|e| named(Failure::usage(e)))?;
     if let [only] = &fields[..]
         && !only.contains('=')
     {
-        return Ok(short(OutputKind::Local, only));
+        return Ok(short(Kind::Local, only));
     }
     let mut parsed = Fields::default();
     for field in &fields {
@@ -131,7 +143,9 @@ impl Fields {
                 self.form.layers.level = Some(level);
             }
             "mode" if value == "copy" || value == "delete" => self.delete = value == "delete",
-            "platform-split" => self.split = Some(switch(value).map_err(bad)?),
+            "platform-split" => {
+                self.split = if switch(value).map_err(bad)? { Split::Always } else { Split::Never };
+            }
             known if KEYS.contains(&known) => return Err(bad(format!("`{known}={value}` is not supported yet"))),
             other => {
                 let failure = bad(format!("unknown option `{other}`"));
@@ -151,11 +165,11 @@ impl Fields {
         let Some(kind) = kind else { return Err(bad("no type".into()).help("add type=local, tar, oci or docker")) };
         let kind = match (kind, tar) {
             (kind, true) => kind,
-            (OutputKind::OciArchive, false) => OutputKind::OciDirectory,
+            (Kind::OciArchive, false) => Kind::OciDirectory,
             _ => return Err(bad("tar=false requires type=oci".into())),
         };
         form.layers.compression = match kind {
-            OutputKind::Image if !push => compression.unwrap_or(ImageForm::of_store().layers.compression),
+            Kind::Image if !push => compression.unwrap_or(ImageForm::of_store().layers.compression),
             _ => compression.unwrap_or_default(),
         };
         let levels = match form.layers.compression {
@@ -167,10 +181,10 @@ impl Fields {
             let (name, most) = (form.layers.compression.name(), levels.end());
             return Err(bad(format!("{name} has no level {level}; the highest is {most}")));
         }
-        if delete && kind != OutputKind::Local {
+        if delete && kind != Kind::Local {
             return Err(bad("mode=delete requires type=local".into()));
         }
-        if push && kind != OutputKind::Image {
+        if push && kind != Kind::Image {
             return Err(bad("push=true requires type=image".into()));
         }
         Ok(Parsed { kind, dest, names, form, delete, push, split })
@@ -205,13 +219,13 @@ fn compression(name: &str) -> Result<Compression, String> {
     }
 }
 
-fn output_kind(name: &str) -> Result<OutputKind, Failure> {
+fn output_kind(name: &str) -> Result<Kind, Failure> {
     match name {
-        "local" => Ok(OutputKind::Local),
-        "tar" => Ok(OutputKind::Tar),
-        "oci" => Ok(OutputKind::OciArchive),
-        "docker" => Ok(OutputKind::DockerArchive),
-        "image" | "registry" => Ok(OutputKind::Image),
+        "local" => Ok(Kind::Local),
+        "tar" => Ok(Kind::Tar),
+        "oci" => Ok(Kind::OciArchive),
+        "docker" => Ok(Kind::DockerArchive),
+        "image" | "registry" => Ok(Kind::Image),
         other => {
             let failure = Failure::usage(format!("unknown type `{other}`"));
             Err(match rbuild_dockerfile::closest(other, TYPES) {
@@ -241,37 +255,50 @@ impl Parsed {
 
     /// Returns true if the output is written to standard output.
     pub fn is_stdout(&self) -> bool {
-        let is_archive = matches!(self.kind, OutputKind::Tar | OutputKind::OciArchive | OutputKind::DockerArchive);
+        let is_archive = matches!(self.kind, Kind::Tar | Kind::OciArchive | Kind::DockerArchive);
         // Without dest, type=docker means the local engine: for rbuild, the store.
-        is_archive && self.dest.as_deref().map_or(self.kind != OutputKind::DockerArchive, |dest| dest == "-")
+        is_archive && self.dest.as_deref().map_or(self.kind != Kind::DockerArchive, |dest| dest == "-")
     }
 
     /// Opens the destination, so that the builder can write to it from its own namespaces.
-    pub fn open(&self) -> Result<Output, Failure> {
-        let target = match (self.kind, self.dest.as_deref()) {
-            (OutputKind::Image, None) => Target::Store,
+    pub fn open(&self, squash: Squash) -> Result<Export, Failure> {
+        let form = ImageForm { squash, ..self.form };
+        match self.kind {
+            Kind::Local => {
+                let to = self.directory("--output type=local requires dest=DIR")?;
+                Ok(Export::Files { to, delete: self.delete, split: self.split })
+            }
+            Kind::Tar => Ok(Export::Tar { to: self.archive()?, split: self.split }),
+            Kind::OciArchive => Ok(Export::Archive { format: ArchiveFormat::Oci, to: self.archive()?, form }),
+            Kind::OciDirectory => {
+                let to = self.directory("--output type=oci,tar=false requires dest=DIR")?;
+                Ok(Export::Layout { to, form })
+            }
             // Without dest, type=docker means the local engine: for rbuild, the store.
-            (OutputKind::DockerArchive, None) => {
-                let (kind, target) = (OutputKind::Image, Target::Store);
-                return Ok(Output { kind, target, form: self.form, delete: false, split: None });
+            Kind::DockerArchive if self.dest.is_none() => Ok(Export::Store { form }),
+            Kind::DockerArchive => Ok(Export::Archive { format: ArchiveFormat::Docker, to: self.archive()?, form }),
+            Kind::Image if self.dest.is_some() => Err(Failure::usage("--output type=image does not take dest")),
+            Kind::Image => Ok(Export::Store { form }),
+        }
+    }
+
+    /// Opens the destination as a directory; `missing` is the error without one.
+    fn directory(&self, missing: &str) -> Result<Directory, Failure> {
+        match self.dest.as_deref() {
+            None => Err(Failure::usage(missing)),
+            Some("-") => {
+                Err(Failure::usage("a directory cannot be written to standard output").help("use type=tar,dest=-"))
             }
-            (OutputKind::Image, Some(_)) => return Err(Failure::usage("--output type=image does not take dest")),
-            (OutputKind::Local, None) => return Err(Failure::usage("--output type=local requires dest=DIR")),
-            (OutputKind::OciDirectory, None) => {
-                return Err(Failure::usage("--output type=oci,tar=false requires dest=DIR"));
-            }
-            (OutputKind::Local | OutputKind::OciDirectory, Some("-")) => {
-                return Err(
-                    Failure::usage("a directory cannot be written to standard output").help("use type=tar,dest=-")
-                );
-            }
-            (OutputKind::Local | OutputKind::OciDirectory, Some(path)) => {
-                Target::Directory(directory(Path::new(path))?)
-            }
-            (_, None | Some("-")) => Target::File(stdout()?),
-            (_, Some(path)) => Target::File(archive(Path::new(path))?),
-        };
-        Ok(Output { kind: self.kind, target, form: self.form, delete: self.delete, split: self.split })
+            Some(path) => directory(Path::new(path)),
+        }
+    }
+
+    /// Opens the destination as a file; without one, standard output.
+    fn archive(&self) -> Result<Destination, Failure> {
+        match self.dest.as_deref() {
+            None | Some("-") => stdout(),
+            Some(path) => archive(Path::new(path)),
+        }
     }
 }
 
@@ -330,15 +357,15 @@ mod tests {
     #[test]
     fn short_and_long_forms() {
         for (text, kind, dest) in [
-            ("bin", OutputKind::Local, Some("bin")),
-            ("-", OutputKind::Tar, Some("-")),
-            ("type=local,dest=bin", OutputKind::Local, Some("bin")),
-            ("dest=x.tar,type=oci", OutputKind::OciArchive, Some("x.tar")),
-            ("type=docker,\"dest=a,b.tar\"", OutputKind::DockerArchive, Some("a,b.tar")),
-            ("type=tar", OutputKind::Tar, None),
-            ("type=image,name=a:1", OutputKind::Image, None),
-            ("type=registry,name=a:1", OutputKind::Image, None),
-            ("type=image,push=true", OutputKind::Image, None),
+            ("bin", Kind::Local, Some("bin")),
+            ("-", Kind::Tar, Some("-")),
+            ("type=local,dest=bin", Kind::Local, Some("bin")),
+            ("dest=x.tar,type=oci", Kind::OciArchive, Some("x.tar")),
+            ("type=docker,\"dest=a,b.tar\"", Kind::DockerArchive, Some("a,b.tar")),
+            ("type=tar", Kind::Tar, None),
+            ("type=image,name=a:1", Kind::Image, None),
+            ("type=registry,name=a:1", Kind::Image, None),
+            ("type=image,push=true", Kind::Image, None),
         ] {
             let got = parse(text).unwrap_or_else(|e| panic!("{text}: {e:?}"));
             assert_eq!((got.kind, got.dest.as_deref()), (kind, dest), "{text}");

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use rbuild_engine::{BuildRequest, ImageForm, Output, Squash};
+use rbuild_engine::{BuildRequest, Export, Squash};
 use rbuild_image::{Platform, Reference, ReferenceError};
 use rbuild_plan::{NamedContext, Network, NoCache, Parameters, Volume};
 use rbuild_sandbox::Ulimit;
@@ -46,7 +46,7 @@ impl BuildInput {
         let carrier = network::carrier(parameters.network)?;
         let squash = squash(args.squash.as_deref())?;
         let mut push = Vec::new();
-        let outputs = outputs(args, squash, &allowed, &mut tags, &mut push)?;
+        let exports = exports(args, squash, &allowed, &mut tags, &mut push)?;
         if !push.is_empty() && platforms.len() > 1 {
             let failure = Failure::usage("pushing an image of several platforms is not supported yet");
             return Err(failure.help("build and push one platform at a time, or write an archive with type=oci"));
@@ -73,7 +73,7 @@ impl BuildInput {
             weigh: args.timings.is_some(),
             shell_on_error: shell_on_error(args.on_error.as_deref())?,
             cache_limit: args.cache_limit.as_deref().map(|s| flags::size("--cache-limit", s)).transpose()?,
-            outputs,
+            exports,
             squash,
             jobs: args.jobs.unwrap_or(cores.max(4)),
             resolv_conf: network::resolv_conf(carrier.as_ref()),
@@ -128,17 +128,17 @@ fn parameters(
 
 /// Opens the outputs, and appends the names that they give the image to `tags` and those to push to
 /// `push`.
-fn outputs(
+fn exports(
     args: &BuildArgs,
     squash: Squash,
     allowed: &Allowed,
     tags: &mut Vec<Reference>,
     push: &mut Vec<Reference>,
-) -> Result<Vec<Output>, Failure> {
+) -> Result<Vec<Export>, Failure> {
     let registry = args.push.then(|| "type=registry".to_string());
     let mut pushes_tags = false;
     let cwd = std::env::current_dir().map_err(|e| Failure::new(format!("the working directory: {e}")))?;
-    let (mut outputs, mut stdout_is_taken) = (Vec::new(), false);
+    let (mut exports, mut stdout_is_taken) = (Vec::new(), false);
     for text in args.output.iter().chain(&registry) {
         let parsed = output::parse(text)?;
         if parsed.is_stdout() && std::mem::replace(&mut stdout_is_taken, true) {
@@ -155,7 +155,7 @@ fn outputs(
             ));
             return Err(failure.help("add --allow local.delete to permit it"));
         }
-        outputs.push(Output { form: ImageForm { squash, ..parsed.form }, ..parsed.open()? });
+        exports.push(parsed.open(squash)?);
     }
     if pushes_tags {
         if tags.is_empty() {
@@ -163,7 +163,7 @@ fn outputs(
         }
         push.extend(tags.iter().filter(|tag| !push.contains(tag)).cloned().collect::<Vec<_>>());
     }
-    Ok(outputs)
+    Ok(exports)
 }
 
 /// Returns an id that is unique in the store. Process ids are not: every container has its own.

@@ -1,0 +1,230 @@
+//! Outputs of a build, and what has to be made for them.
+
+use rbuild_layer::{Compression, LayerForm};
+use rbuild_linux::{Destination, Directory};
+
+/// Format of an archive of images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ArchiveFormat {
+    /// An OCI image layout.
+    Oci,
+    /// An OCI image layout that also has `manifest.json`, which `docker load` and `podman load` of
+    /// any version read.
+    Docker,
+}
+
+/// An output of a build. Files and directories are held open, so that they can be reached from any
+/// mount namespace.
+pub enum Export {
+    /// The files of the result, in a directory.
+    Files {
+        to: Directory,
+        /// Deletes files in the directory that the result does not have.
+        delete: bool,
+        split: Split,
+    },
+    /// The files of the result, as a tar archive.
+    Tar { to: Destination, split: Split },
+    /// The image, as an archive. It is complete when the build ends; the caller, who opened it,
+    /// publishes it then.
+    Archive { format: ArchiveFormat, to: Destination, form: ImageForm },
+    /// The image, as an OCI image layout in a directory.
+    Layout { to: Directory, form: ImageForm },
+    /// The image, in the local store.
+    Store { form: ImageForm },
+}
+
+/// Distribution of the files of several platforms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Split {
+    /// A directory for each platform, if there are several.
+    #[default]
+    Several,
+    /// A directory for each platform.
+    Always,
+    /// No directories for platforms.
+    Never,
+}
+
+impl Split {
+    /// Returns true if each of the platforms gets a directory of its own.
+    pub(crate) fn applies(self, platforms: usize) -> bool {
+        match self {
+            Split::Several => platforms > 1,
+            Split::Always => true,
+            Split::Never => false,
+        }
+    }
+}
+
+impl Export {
+    /// Returns the form of the image; `None` if the export has the files only.
+    pub fn form(&self) -> Option<ImageForm> {
+        match self {
+            Export::Files { .. } | Export::Tar { .. } => None,
+            Export::Archive { form, .. } | Export::Layout { form, .. } | Export::Store { form } => Some(*form),
+        }
+    }
+
+    /// Returns true if the layers can be packed into the export itself: they need no more work than
+    /// copying.
+    fn takes_stream(&self) -> bool {
+        let to_disk = match self {
+            Export::Archive { to, .. } => matches!(to, Destination::Regular(_)),
+            Export::Layout { .. } => true,
+            Export::Files { .. } | Export::Tar { .. } | Export::Store { .. } => false,
+        };
+        let plain = |form: ImageForm| {
+            let ImageForm { layers, force, late_times: _, squash } = form;
+            layers.compression == Compression::None && !force && squash == Squash::None
+        };
+        to_disk && self.form().is_some_and(plain)
+    }
+}
+
+/// Properties of an image that do not change the files in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ImageForm {
+    pub layers: LayerForm,
+    /// Repacks layers of the base in this form, too. Otherwise they are kept as they are.
+    pub force: bool,
+    /// Keeps modification times in new layers that are later than SOURCE_DATE_EPOCH.
+    pub late_times: bool,
+    pub squash: Squash,
+}
+
+impl ImageForm {
+    /// Returns the form of images in the local store. Their layers are compressed only on export.
+    pub fn of_store() -> ImageForm {
+        let layers = LayerForm { compression: Compression::None, level: None };
+        ImageForm { layers, ..ImageForm::default() }
+    }
+}
+
+/// The layers that are merged into one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Squash {
+    #[default]
+    None,
+    /// The layers of the build's own steps.
+    Steps,
+    /// All layers, including those of the base.
+    All,
+}
+
+impl Squash {
+    /// Returns the number that stands for this choice in keys. It must not change.
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            Squash::None => 0,
+            Squash::Steps => 1,
+            Squash::All => 2,
+        }
+    }
+}
+
+/// The images and files that a build has to make for its exports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wants {
+    /// Forms of the images that are kept in the store. The first one is tagged.
+    pub images: Vec<ImageForm>,
+    /// The result's files are exported.
+    pub files: bool,
+    /// Exports that can take a stream get one. The image is then not in the store.
+    streams: bool,
+}
+
+impl Wants {
+    /// Returns what `exports` require. `named` tells that the image gets a name in the store, and
+    /// `squash` applies to the image that is made without an export.
+    pub fn of(exports: &[Export], named: bool, platforms: usize, squash: Squash) -> Wants {
+        let files = exports.iter().any(|export| export.form().is_none());
+        let mut wants = Wants { images: Vec::new(), files, streams: !named && platforms <= 1 };
+        let mut kept: Vec<&Export> = exports.iter().filter(|export| !wants.is_direct(export)).collect();
+        kept.sort_by_key(|export| !matches!(export, Export::Store { .. }));
+        for form in kept.into_iter().filter_map(Export::form) {
+            if !wants.images.contains(&form) {
+                wants.images.push(form);
+            }
+        }
+        if wants.images.is_empty() && (named || exports.is_empty()) {
+            wants.images.push(ImageForm { squash, ..ImageForm::of_store() });
+        }
+        wants
+    }
+
+    /// Returns true if the layers of an export are packed into it, and nowhere else.
+    pub fn is_direct(&self, export: &Export) -> bool {
+        self.streams && export.takes_stream()
+    }
+
+    /// Returns true if the result is needed as files, not only as the layers of its steps.
+    pub(crate) fn needs_files(&self) -> bool {
+        self.files || self.whole()
+    }
+
+    /// Returns true if an image of the whole file system as one layer is wanted.
+    pub(crate) fn whole(&self) -> bool {
+        self.images.iter().any(|form| form.squash == Squash::All)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_linux::RootDir;
+
+    use super::*;
+
+    const GZIP: ImageForm = ImageForm {
+        layers: LayerForm { compression: Compression::Gzip, level: None },
+        force: false,
+        late_times: false,
+        squash: Squash::None,
+    };
+
+    fn dir() -> Directory {
+        Directory { base: RootDir::open(std::env::temp_dir()).unwrap(), rest: "x".into() }
+    }
+
+    fn files() -> Export {
+        Export::Files { to: dir(), delete: false, split: Split::Several }
+    }
+
+    #[test]
+    fn exports_decide_which_images_are_made() {
+        let plain = ImageForm::of_store();
+        let layout = |form| Export::Layout { to: dir(), form };
+        for (exports, named, platforms, images, direct) in [
+            // Without exports, the image goes into the store.
+            (vec![], false, 1, vec![ImageForm { squash: Squash::All, ..plain }], 0),
+            (vec![files()], false, 1, vec![], 0),
+            (vec![files()], true, 1, vec![ImageForm { squash: Squash::All, ..plain }], 0),
+            // An uncompressed layout is written directly, unless the image is kept as well.
+            (vec![layout(plain)], false, 1, vec![], 1),
+            (vec![layout(plain)], true, 1, vec![plain], 0),
+            (vec![layout(plain)], false, 2, vec![plain], 0),
+            (vec![layout(GZIP)], false, 1, vec![GZIP], 0),
+            (
+                vec![layout(ImageForm { squash: Squash::Steps, ..plain })],
+                false,
+                1,
+                vec![ImageForm { squash: Squash::Steps, ..plain }],
+                0,
+            ),
+            // The form of the store comes first, and every form once.
+            (vec![layout(GZIP), layout(GZIP), Export::Store { form: plain }], false, 1, vec![plain, GZIP], 0),
+        ] {
+            let wants = Wants::of(&exports, named, platforms, Squash::All);
+            assert_eq!(wants.images, images, "{named} {platforms}");
+            assert_eq!(exports.iter().filter(|export| wants.is_direct(export)).count(), direct);
+            assert_eq!(wants.files, matches!(exports[..], [Export::Files { .. }]));
+        }
+    }
+
+    #[test]
+    fn several_platforms_get_directories_unless_told_otherwise() {
+        let all = [Split::Several, Split::Always, Split::Never];
+        assert_eq!(all.map(|split| split.applies(1)), [false, true, false]);
+        assert_eq!(all.map(|split| split.applies(2)), [true, true, false]);
+    }
+}
