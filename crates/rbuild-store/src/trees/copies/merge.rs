@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use rbuild_layer::{OPAQUE, ORIGIN, keep_in_tree, marks_opaque};
-use rbuild_linux::{Kind, Result, RootDir, Stat, Trail, copy_file};
+use rbuild_linux::{Kind, Result, RootDir, Stat, Trail, Xattrs, copy_file};
 
 /// Treatment of files in a merged directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +48,7 @@ pub fn merge(trees: &[RootDir], dest: &RootDir, files: Files, marks: Whiteouts) 
                 dest.remove_all(&entry.name)?;
             }
         }
+        take_attributes(&tree.xattrs(OsStr::new(""))?, dest)?;
         let mut links = HashMap::new();
         let (from, to) = (Trail::new(tree.try_clone()?), Trail::new(dest.try_clone()?));
         let mut way = Way { from, to, path: PathBuf::new(), names: vec![names_in(tree)?] };
@@ -93,10 +94,8 @@ impl Way {
                 to.set_xattr(name, OsStr::new(OPAQUE), b"y")?;
             }
         }
-        for (attr, value) in attributes.iter().filter(|(attr, _)| keep_in_tree(attr)) {
-            to.set_xattr(name, attr, value)?;
-        }
-        self.to.enter(name)?;
+        let to = self.to.enter(name)?;
+        take_attributes(&attributes, to)?;
         self.path.push(name);
         self.names.push(names_in(self.from.last())?);
         Ok(())
@@ -111,6 +110,19 @@ impl Way {
         self.from.leave()?;
         self.to.leave()
     }
+}
+
+/// Gives a directory these attributes and no others: those of a lower tree's directory do not show
+/// through.
+fn take_attributes(attributes: &Xattrs, to: &RootDir) -> Result<()> {
+    let own = OsStr::new("");
+    for attr in to.xattrs(own)?.keys().filter(|attr| keep_in_tree(attr) && !attributes.contains_key(*attr)) {
+        to.remove_xattr(own, attr)?;
+    }
+    for (attr, value) in attributes.iter().filter(|(attr, _)| keep_in_tree(attr)) {
+        to.set_xattr(own, attr, value)?;
+    }
+    Ok(())
 }
 
 fn place(

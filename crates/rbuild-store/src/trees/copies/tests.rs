@@ -51,6 +51,7 @@ enum Change {
     Move { path: usize, to: usize },
     Mode { path: usize, mode: u32 },
     Attribute { path: usize, value: u8 },
+    NoAttribute { path: usize },
 }
 
 fn change() -> impl Strategy<Value = Change> {
@@ -65,7 +66,8 @@ fn change() -> impl Strategy<Value = Change> {
         3 => path.clone().prop_map(|path| Change::Remove { path }),
         2 => (path.clone(), path.clone()).prop_map(|(path, to)| Change::Move { path, to }),
         1 => (path.clone(), mode).prop_map(|(path, mode)| Change::Mode { path, mode }),
-        1 => (path, any::<u8>()).prop_map(|(path, value)| Change::Attribute { path, value }),
+        2 => (path.clone(), any::<u8>()).prop_map(|(path, value)| Change::Attribute { path, value }),
+        2 => path.prop_map(|path| Change::NoAttribute { path }),
     ]
 }
 
@@ -106,6 +108,9 @@ fn work(root: &RootDir, changes: &[Change]) {
                 Kind::Symlink => Ok(()),
                 _ => dir.set_xattr(&name, OsStr::new("user.test"), &[value]),
             }),
+            Change::NoAttribute { path } => {
+                at(path).and_then(|(dir, name)| dir.remove_xattr(&name, OsStr::new("user.test")))
+            }
         };
     }
 }
@@ -251,6 +256,24 @@ proptest! {
         let tree = temp.dir("nothing");
         before.changes(&merged, &tree).unwrap();
         prop_assert!(tree.entries().unwrap().is_empty());
+    }
+}
+
+/// A directory that a higher tree describes again has the attributes of that description only.
+#[test]
+fn attributes_of_a_directory_are_those_of_the_highest_tree() {
+    let temp = Temp::new();
+    let (low, high, merged) = (temp.dir("low"), temp.dir("high"), temp.dir("merged"));
+    for (dir, attr) in [(&low, "user.low"), (&high, "user.high")] {
+        dir.create_dir(OsStr::new("d"), 0o755).unwrap();
+        for name in ["", "d"] {
+            dir.set_xattr(OsStr::new(name), OsStr::new(attr), b"1").unwrap();
+        }
+    }
+    merge(&[low, high], &merged, Files::Copied, Whiteouts::Done).unwrap();
+    for name in ["", "d"] {
+        let attributes = merged.xattrs(OsStr::new(name)).unwrap();
+        assert_eq!(attributes.keys().collect::<Vec<_>>(), ["user.high"], "{name:?}");
     }
 }
 
