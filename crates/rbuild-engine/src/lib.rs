@@ -39,8 +39,10 @@ pub use transport::push::{Outgoing, check_push, outgoing, push};
 pub use transport::save::{Saved, archive_blobs, layer_blobs, save_directory, save_size, save_to};
 
 /// The result of a finished build.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Finished {
     /// Image ID (configuration digest) and manifest digest, if an image was requested.
     pub image: Option<(rbuild_image::ImageId, rbuild_image::ManifestDigest)>,
+    /// Manifests of the images of all platforms, in the order of the request.
+    pub platforms: Vec<rbuild_image::ManifestDigest>,
 }

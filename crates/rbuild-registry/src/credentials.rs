@@ -64,5 +64,11 @@ fn login_in(
     file.store().map_or(Ok(None), |helper| ask(&helper))
 }
 
+/// Returns true if a document has a login for a repository.
+#[cfg(test)]
+pub(crate) fn parses_login(text: &str, registry: &str, repository: &str) -> bool {
+    AuthFile::parse(text).is_ok_and(|file| matches!(file.entry(registry, repository), Ok(Some(_))))
+}
+
 #[cfg(test)]
 mod tests;

@@ -16,6 +16,8 @@ pub mod credentials;
 mod endpoint;
 mod environment;
 mod error;
+#[cfg(test)]
+mod hostile_tests;
 mod http;
 mod login;
 mod manifest;

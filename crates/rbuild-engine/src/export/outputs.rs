@@ -121,5 +121,6 @@ pub(crate) fn publish(
         }
         events.send(Event::Phase { text: "writing the archive".into(), seconds: started.elapsed().as_secs_f64() });
     }
-    Ok(Finished { image: Some((image.id, *named)) })
+    let platforms = firsts.iter().map(|image| image.manifest_digest).collect();
+    Ok(Finished { image: Some((image.id, *named)), platforms })
 }

@@ -493,8 +493,8 @@ fn execute_all<'a>(
     if executors.iter().any(|e| !e.scheduled.is_empty()) || images.iter().any(|made| !made.is_empty()) {
         store.sync(&request.build_id)?;
     }
-    let kept = outputs::publish(request, &request.wants(), store, &images, events)?.image;
-    Ok(Finished { image: kept.or(direct) })
+    let kept = outputs::publish(request, &request.wants(), store, &images, events)?;
+    Ok(Finished { image: kept.image.or(direct), ..kept })
 }
 
 #[cfg(test)]

@@ -16,6 +16,8 @@ use crate::error::{BuildError, Result};
 
 /// Number of blobs that are downloaded at once.
 const CONNECTIONS: usize = 6;
+/// Maximum size of a configuration in bytes, as for other sources of images.
+const MAX_CONFIG: u64 = 16 << 20;
 /// Maximum depth of indexes in indexes.
 const MAX_DEPTH: usize = 3;
 
@@ -144,6 +146,11 @@ impl Transfer<'_> {
         staging.put_bytes(&document.bytes)?;
         let config = manifest.config();
         let id = digest_of(config).map_err(|e| self.odd(e.to_string()))?;
+        if config.size() > MAX_CONFIG {
+            return Err(
+                self.odd(format!("its configuration has {} bytes, and {MAX_CONFIG} at most are read", config.size()))
+            );
+        }
         self.blob(&staging, &id, config.size())?;
         let text = staging.read_document(&id)?;
         let config: ImageConfig =

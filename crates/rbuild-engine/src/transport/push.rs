@@ -11,6 +11,7 @@ use rbuild_registry::{Blob, Client, Pushed, Repository};
 use rbuild_store::{Image, Store, Workspace};
 
 use super::pull::TransferProgress;
+use super::save::{index_entry, index_of};
 use crate::error::{BuildError, Result};
 
 /// Number of blobs that are uploaded at once.
@@ -18,42 +19,71 @@ const CONNECTIONS: usize = 6;
 
 /// An image in the form in which it is pushed.
 pub struct Outgoing {
-    /// Digest of the manifest.
+    /// Digest of the manifest, or of the index of several platforms.
     pub digest: ManifestDigest,
-    manifest: Vec<u8>,
-    media_type: String,
+    /// The document that a name stands for.
+    top: Document,
+    /// Manifests that the index refers to.
+    below: Vec<(ManifestDigest, Document)>,
     blobs: Vec<(BlobDigest, u64)>,
 }
 
-/// Prepares an image for registries: layers that are not compressed are compressed with gzip,
-/// unless `as_is`. The compressed layers stay in the store for the next time.
-pub fn outgoing(store: &Store, image: &Image, as_is: bool) -> Result<Outgoing> {
-    let bytes = store.read_document(&image.manifest_digest.blob())?;
+struct Document {
+    media_type: String,
+    bytes: Vec<u8>,
+}
+
+/// Prepares an image for registries, given by the images of its platforms. Layers that are not
+/// compressed are compressed with gzip, unless `as_is`. The compressed layers stay in the store for
+/// the next time.
+pub fn outgoing(store: &Store, platforms: &[Image], as_is: bool) -> Result<Outgoing> {
+    let (mut below, mut entries, mut blobs) = (Vec::new(), Vec::new(), Vec::new());
+    for image in platforms {
+        let (digest, document) = packed(store, image, as_is, &mut blobs)?;
+        let (size, platform) = (document.bytes.len() as u64, image.config.platform());
+        entries.push(index_entry(&document.media_type, &digest, size, platform));
+        below.push((digest, document));
+    }
+    let (digest, top) = match below.pop() {
+        Some(only) if below.is_empty() => only,
+        last => {
+            below.extend(last);
+            let bytes = index_of(entries)?;
+            (ManifestDigest::of(&bytes), Document { media_type: MediaType::ImageIndex.to_string(), bytes })
+        }
+    };
+    Ok(Outgoing { digest, top, below, blobs })
+}
+
+/// Returns the manifest of an image for registries, and adds its blobs to `blobs`.
+fn packed(
+    store: &Store,
+    image: &Image,
+    as_is: bool,
+    blobs: &mut Vec<(BlobDigest, u64)>,
+) -> Result<(ManifestDigest, Document)> {
+    let mut bytes = store.read_document(&image.manifest_digest.blob())?;
     let plain = |layer: &Descriptor| !as_is && *layer.media_type() == MediaType::ImageLayer;
+    let mut manifest = image.manifest.clone();
     let layers = image.layers()?;
-    let (digest, manifest, document) = if layers.iter().any(|(layer, _)| plain(layer)) {
+    if layers.iter().any(|(layer, _)| plain(layer)) {
         let work = Workspace::open(store)?;
         let form = LayerForm { compression: Compression::Gzip, level: None };
         let packed = layers.iter().map(|(layer, diff_id)| match plain(layer) {
             true => Ok(store.repack_layer(&work, layer, diff_id, form)?.descriptor()),
             false => Ok(layer.clone()),
         });
-        let mut document = image.manifest.clone();
-        document.set_layers(packed.collect::<Result<_>>()?);
-        let bytes = serde_json::to_vec(&document).map_err(|e| BuildError::other(format!("the manifest: {e}")))?;
-        (ManifestDigest::of(&bytes), bytes, document)
-    } else {
-        (image.manifest_digest, bytes, image.manifest.clone())
-    };
-    let mut blobs: Vec<(BlobDigest, u64)> = Vec::new();
-    for part in document.layers().iter().chain([document.config()]) {
+        manifest.set_layers(packed.collect::<Result<_>>()?);
+        bytes = serde_json::to_vec(&manifest).map_err(|e| BuildError::other(format!("the manifest: {e}")))?;
+    }
+    for part in manifest.layers().iter().chain([manifest.config()]) {
         let digest = digest_of(part).map_err(|e| BuildError::other(e.to_string()))?;
         if !blobs.iter().any(|(known, _)| *known == digest) {
             blobs.push((digest, part.size()));
         }
     }
-    let media_type = document.media_type().as_ref().map_or(MediaType::ImageManifest.to_string(), ToString::to_string);
-    Ok(Outgoing { digest, manifest, media_type, blobs })
+    let media_type = manifest.media_type().as_ref().map_or(MediaType::ImageManifest.to_string(), ToString::to_string);
+    Ok((ManifestDigest::of(&bytes), Document { media_type, bytes }))
 }
 
 impl Outgoing {
@@ -68,7 +98,7 @@ pub fn check_push(client: &Client, name: &Reference) -> Result<()> {
     Ok(client.repository(name)?.check_push()?)
 }
 
-/// Pushes an image under a name: blobs that the repository lacks, then the manifest.
+/// Pushes an image under a name: blobs that the repository lacks, then the manifests.
 #[tracing::instrument(target = "engine", name = "push", level = "debug", skip_all, fields(%name))]
 pub fn push(
     store: &Store,
@@ -91,7 +121,11 @@ pub fn push(
         }
         (None, None) => "latest".to_string(),
     };
-    Ok(repository.push_document(&reference, &image.media_type, &image.manifest)?)
+    // A registry may refuse an index before its manifests.
+    for (digest, document) in &image.below {
+        repository.push_document(&digest.to_string(), &document.media_type, &document.bytes)?;
+    }
+    Ok(repository.push_document(&reference, &image.top.media_type, &image.top.bytes)?)
 }
 
 /// Returns the blobs of other images of the same registry, with the paths of their repositories:

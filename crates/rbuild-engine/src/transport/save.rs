@@ -10,7 +10,7 @@ use std::ffi::OsStr;
 use std::io::{Read, Seek, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rbuild_image::{BlobDigest, MediaType, Platform, REF_NAME, Reference, descriptor, digest_of};
+use rbuild_image::{BlobDigest, ManifestDigest, MediaType, Platform, REF_NAME, Reference, descriptor, digest_of};
 use rbuild_layer::{Bounded, LimitedTar, Limits, TarEntry, TarWriter};
 use rbuild_linux::process::by_umask;
 use rbuild_linux::{AtomicFile, Destination, Directory, RootDir, write_atomic};
@@ -107,25 +107,28 @@ fn platform_index(saved: &Saved) -> Result<Option<Vec<u8>>> {
     if saved.images.len() < 2 {
         return Ok(None);
     }
-    let manifests: Vec<Value> = saved
+    let kind = MediaType::ImageManifest.to_string();
+    let entries = saved
         .images
         .iter()
-        .map(|image| {
-            let Platform { os, arch, variant } = image.config.platform();
-            let mut platform = json!({"architecture": arch, "os": os});
-            if let Some(variant) = variant {
-                platform["variant"] = json!(variant);
-            }
-            json!({
-                "mediaType": MediaType::ImageManifest.to_string(),
-                "digest": image.manifest_digest.to_string(),
-                "size": image.manifest_size,
-                "platform": platform,
-            })
-        })
-        .collect();
-    let index = json!({"schemaVersion": 2, "mediaType": MediaType::ImageIndex.to_string(), "manifests": manifests});
-    serde_json::to_vec(&index).map(Some).map_err(|e| BuildError::other(e.to_string()))
+        .map(|image| index_entry(&kind, &image.manifest_digest, image.manifest_size, image.config.platform()));
+    index_of(entries.collect()).map(Some)
+}
+
+/// Returns the entry of an index for the manifest of a platform.
+pub(crate) fn index_entry(media_type: &str, manifest: &ManifestDigest, size: u64, platform: Platform) -> Value {
+    let Platform { os, arch, variant } = platform;
+    let mut platform = json!({"architecture": arch, "os": os});
+    if let Some(variant) = variant {
+        platform["variant"] = json!(variant);
+    }
+    json!({"mediaType": media_type, "digest": manifest.to_string(), "size": size, "platform": platform})
+}
+
+/// Returns an index with these entries.
+pub(crate) fn index_of(entries: Vec<Value>) -> Result<Vec<u8>> {
+    let index = json!({"schemaVersion": 2, "mediaType": MediaType::ImageIndex.to_string(), "manifests": entries});
+    serde_json::to_vec(&index).map_err(|e| BuildError::other(e.to_string()))
 }
 
 /// An OCI image layout directory that is being written.

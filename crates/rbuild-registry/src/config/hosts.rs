@@ -73,7 +73,7 @@ pub(crate) fn read(environment: &Environment, registry: &str) -> Result<Option<V
     Ok(None)
 }
 
-fn parse(text: &str, registry: &str, dir: &std::path::Path) -> Result<Vec<Host>, String> {
+pub(crate) fn parse(text: &str, registry: &str, dir: &std::path::Path) -> Result<Vec<Host>, String> {
     let mut document: Table = toml::from_str(text).map_err(|e| e.to_string())?;
     let mut hosts = Vec::new();
     if let Some(listed) = document.remove("host") {

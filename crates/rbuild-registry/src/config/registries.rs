@@ -91,7 +91,7 @@ impl Registries {
         Ok(all)
     }
 
-    fn add(&mut self, text: &str, file: &Path) -> Result<(), String> {
+    pub(crate) fn add(&mut self, text: &str, file: &Path) -> Result<(), String> {
         let failed = |e: &dyn std::fmt::Display| format!("{}: {}", file.display(), e.to_string().trim_end());
         let document: Document = toml::from_str(text).map_err(|e| failed(&e))?;
         for mut rule in document.registry {

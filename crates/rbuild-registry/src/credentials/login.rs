@@ -102,7 +102,7 @@ fn remove(source: &Source, file: &mut AuthFile, keys: &[String]) -> Result<(), S
         keys.iter().for_each(|key| drop(auths.shift_remove(key)));
     }
     match source {
-        Source::File(path) => write(path, file),
+        Source::File(path) | Source::Runtime(path) => write(path, file),
         Source::OldFile(path) => {
             let auths = file.document.get("auths").and_then(Value::as_object).cloned().unwrap_or_default();
             write(path, &AuthFile { document: auths })

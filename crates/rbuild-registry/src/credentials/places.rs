@@ -9,6 +9,8 @@ use crate::environment::Environment;
 /// A place where logins are looked for.
 pub(super) enum Source {
     File(PathBuf),
+    /// A file in the system's directory for running programs, which may be another user's.
+    Runtime(PathBuf),
     /// Docker's older file, which consists of the logins alone.
     OldFile(PathBuf),
     /// The text of the variable `DOCKER_AUTH_CONFIG`.
@@ -18,7 +20,7 @@ pub(super) enum Source {
 impl Source {
     pub(super) fn name(&self) -> String {
         match self {
-            Source::File(path) | Source::OldFile(path) => path.display().to_string(),
+            Source::File(path) | Source::Runtime(path) | Source::OldFile(path) => path.display().to_string(),
             Source::Text(_) => "$DOCKER_AUTH_CONFIG".into(),
         }
     }
@@ -26,6 +28,10 @@ impl Source {
     pub(super) fn read(&self) -> Result<Option<AuthFile>, String> {
         match self {
             Source::File(path) => AuthFile::read(path),
+            Source::Runtime(path) => match std::fs::File::open(path) {
+                Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => Ok(None),
+                _ => AuthFile::read(path),
+            },
             Source::OldFile(path) => AuthFile::read_old(path),
             Source::Text(text) => AuthFile::parse(text).map(Some).map_err(|e| format!("{}: {e}", self.name())),
         }
@@ -36,18 +42,15 @@ impl Source {
 pub(super) fn sources(environment: &Environment, given: &Given) -> Vec<Source> {
     let variable = |name| environment.variable(name).map(PathBuf::from);
     let runtime = match variable("XDG_RUNTIME_DIR") {
-        Some(dir) => dir.join("containers/auth.json"),
-        None => environment.system(&format!("run/containers/{}/auth.json", environment.user())),
+        Some(dir) => Source::File(dir.join("containers/auth.json")),
+        None => Source::Runtime(environment.system(&format!("run/containers/{}/auth.json", environment.user()))),
     };
     let files = |paths: Vec<Option<PathBuf>>| paths.into_iter().flatten().map(Source::File).collect::<Vec<_>>();
     let mut all = files(vec![given.file.clone(), variable("REGISTRY_AUTH_FILE")]);
     all.extend(environment.variable("DOCKER_AUTH_CONFIG").map(|text| Source::Text(text.into())));
-    all.extend(files(vec![
-        variable("DOCKER_CONFIG").map(|dir| dir.join("config.json")),
-        Some(runtime),
-        environment.user_config("containers/auth.json"),
-        environment.home(".docker/config.json"),
-    ]));
+    all.extend(files(vec![variable("DOCKER_CONFIG").map(|dir| dir.join("config.json"))]));
+    all.push(runtime);
+    all.extend(files(vec![environment.user_config("containers/auth.json"), environment.home(".docker/config.json")]));
     all.extend(environment.home(".dockercfg").map(Source::OldFile));
     all
 }

@@ -59,12 +59,12 @@ pub fn build(settings: &Settings, args: BuildArgs) -> Result<u8, Failure> {
         let ended = ended?;
         if let Ended::Made(finished) = &ended {
             conclude(&args, &request, &store, finished, &reports)?;
-            if let (false, Some((_, manifest))) = (push.is_empty(), &finished.image) {
-                fetcher::push(&store, &args.registry, show, manifest, &push)?;
-            }
         }
         ended
     };
+    if let (false, Ended::Made(finished)) = (push.is_empty(), &ended) {
+        fetcher::push(&store, &args.registry, show, &finished.platforms, &push)?;
+    }
     lint.show(mode);
     match ended {
         Ended::Made(_) => Ok(code::OK),

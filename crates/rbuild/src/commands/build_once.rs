@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, channel};
 use rbuild_engine::{
     Bring, BuildError, BuildRequest, Event, Events, Export, Finished, Prepared, binds, execute, prepare,
 };
-use rbuild_image::{ImageId, ManifestDigest, MediaType};
+use rbuild_image::MediaType;
 use rbuild_linux::Destination;
 use rbuild_sandbox::{Builder, Cancel, Restore, World, enter};
 use rbuild_store::Store;
@@ -93,7 +93,7 @@ impl BuildOnce<'_> {
             let result = self.execute(request, prepared, builder.map_err(BuildError::from), sender, events);
             match result {
                 Ok(finished) => {
-                    let _ = serde_json::to_writer(&mut answer_writer, &finished.image);
+                    let _ = serde_json::to_writer(&mut answer_writer, &finished);
                     i32::from(code::OK)
                 }
                 Err(e) => i32::from((self.report)(&e)),
@@ -112,7 +112,7 @@ impl BuildOnce<'_> {
         }
         // The end of the answer is visible only when this process's copy of the writer is closed.
         drop(answer_writer);
-        Ok(Ended::Made(Finished { image: image_of(answer)? }))
+        Ok(Ended::Made(result_of(answer)?))
     }
 
     /// Executes the steps; runs in the builder process. A thread draws progress until all senders
@@ -148,8 +148,8 @@ impl BuildOnce<'_> {
     }
 }
 
-/// Reads the image id and manifest digest that the builder sent; `None` if it made no image.
-fn image_of(answer: PipeReader) -> Result<Option<(ImageId, ManifestDigest)>, Failure> {
+/// Reads the result that the builder sent.
+fn result_of(answer: PipeReader) -> Result<Finished, Failure> {
     serde_json::from_reader(answer).map_err(|e| Failure::new(format!("the builder's answer: {e}")))
 }
 

@@ -104,17 +104,19 @@ pub fn check_push(flags: &RegistryFlags, show: Show, names: &[Reference]) -> Res
     answer.map_or(Ok(()), |told| Err(told.into()))
 }
 
-/// Pushes the image of a build.
+/// Pushes the image of a build, given by the manifests of its platforms.
 pub fn push(
     store: &Store,
     flags: &RegistryFlags,
     show: Show,
-    manifest: &ManifestDigest,
+    platforms: &[ManifestDigest],
     names: &[Reference],
 ) -> Result<(), Failure> {
     let answer: Option<Told> = in_fetcher(|| {
-        let pushed = registry::client_of(flags, show == Show::Nothing)
-            .and_then(|client| push_all(store, &client, &store.image(manifest)?, names, true, show));
+        let pushed = registry::client_of(flags, show == Show::Nothing).and_then(|client| {
+            let images = platforms.iter().map(|manifest| store.image(manifest)).collect::<Result<Vec<_>, _>>()?;
+            push_all(store, &client, &images, names, true, show)
+        });
         pushed.err().map(Told::from)
     })?;
     answer.map_or(Ok(()), |told| Err(told.into()))

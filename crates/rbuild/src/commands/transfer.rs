@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 use rbuild_engine::{PulledImage, TransferProgress, outgoing};
 use rbuild_image::{BlobDigest, ManifestDigest, Platform, Reference, ReferenceError, human_size};
 use rbuild_registry::Client;
-use rbuild_store::Store;
+use rbuild_store::{Image, Store};
 
 use crate::args::{PullArgs, PushArgs};
 use crate::exit::{Failure, code};
@@ -99,12 +99,12 @@ pub fn pull(settings: &Settings, args: PullArgs) -> Result<u8, Failure> {
 pub fn push_all(
     store: &Store,
     client: &Client,
-    image: &rbuild_store::Image,
+    platforms: &[Image],
     names: &[Reference],
     as_is: bool,
     show: Show,
 ) -> Result<ManifestDigest, Failure> {
-    let image = outgoing(store, image, as_is)?;
+    let image = outgoing(store, platforms, as_is)?;
     for name in names {
         if show != Show::Nothing {
             terminal::err(&format!("pushing {}\n", name.familiar()));
@@ -129,7 +129,7 @@ pub fn push(settings: &Settings, args: PushArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let (_, image) = store.find_image(&args.image)?;
     let client = registry::client_of(&args.registry, args.quiet)?;
-    let digest = push_all(&store, &client, &image, &names, args.as_is, Show::new(args.quiet))?;
+    let digest = push_all(&store, &client, &[image], &names, args.as_is, Show::new(args.quiet))?;
     for name in &names {
         terminal::out(&format!("{}@{digest}\n", name.familiar_name()));
     }

@@ -1,6 +1,6 @@
 //! `--verify`: builds twice and reports the first difference between the results.
 
-use rbuild_engine::{BuildRequest, Difference, Export, ImageForm, first_difference};
+use rbuild_engine::{BuildRequest, Difference, Export, Finished, ImageForm, first_difference};
 
 use crate::args::BuildArgs;
 use crate::commands::build_once::{BuildOnce, Ended, Reports, conclude};
@@ -47,7 +47,7 @@ pub fn verify(
         if manifests.len() == 1 {
             let image = manifests.first().map(|manifest| store.image(manifest)).transpose()?;
             let image = image.map(|image| (image.id, image.manifest_digest));
-            conclude(args, &first, store, &rbuild_engine::Finished { image }, reports)?;
+            conclude(args, &first, store, &Finished { image, platforms: manifests.clone() }, reports)?;
         }
     }
     let [a, b] = manifests[..] else { return Err(Failure::new("the two builds produced no images to compare")) };
@@ -57,7 +57,7 @@ pub fn verify(
             terminal::err("verified: two builds without cache produced identical images\n");
         }
         let image = Some((a.id, a.manifest_digest));
-        return Ok(Ended::Made(rbuild_engine::Finished { image }));
+        return Ok(Ended::Made(Finished { image, platforms: vec![a.manifest_digest] }));
     };
     let (text, help) = message(&difference);
     terminal::error(&text, help);

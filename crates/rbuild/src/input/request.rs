@@ -47,10 +47,6 @@ impl BuildInput {
         let squash = squash(args.squash.as_deref())?;
         let mut push = Vec::new();
         let exports = exports(args, squash, &allowed, &mut tags, &mut push)?;
-        if !push.is_empty() && platforms.len() > 1 {
-            let failure = Failure::usage("pushing an image of several platforms is not supported yet");
-            return Err(failure.help("build and push one platform at a time, or write an archive with type=oci"));
-        }
         let now = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs() as i64);
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         let request = BuildRequest {

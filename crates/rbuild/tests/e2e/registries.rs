@@ -251,3 +251,53 @@ fn an_artifact_is_no_image() {
     scene.registry.add_manifest("chart", "1", MANIFEST, &serde_json::to_vec(&manifest).unwrap());
     scene.rbuild(&["pull", &scene.name("chart:1")]).fails(1, &["artifact of the type application/vnd.cncf.helm"]);
 }
+
+#[test]
+fn an_image_of_several_platforms_is_pushed_as_an_index() {
+    let scene = Scene::new(Access::Open);
+    scene.lab.write("file", "content");
+    let name = scene.name("multi:1");
+    let file = "FROM scratch\nCOPY file /\n";
+    scene.build(file, &["--platform", "linux/amd64,linux/s390x", "-t", &name, "--push"]).ok();
+    let index = scene.document("multi", "1");
+    let platforms: Vec<&str> = index["manifests"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| m["platform"]["architecture"].as_str().unwrap())
+        .collect();
+    assert_eq!((index["mediaType"].as_str(), platforms), (Some(INDEX), vec!["amd64", "s390x"]));
+    for arch in ["s390x", "amd64"] {
+        scene.rbuild(&["rmi", "-f", &name]);
+        scene.rbuild(&["pull", "--platform", &format!("linux/{arch}"), &name]).ok();
+        let found = scene.rbuild(&["inspect", "-f", "{{.Architecture}}", &name]).ok().stdout;
+        assert_eq!(found.trim(), arch);
+    }
+}
+
+#[test]
+fn two_pulls_at_once_download_an_image_once() {
+    let scene = Scene::with_image();
+    let name = scene.name("busybox:1");
+    scene.registry.fault("GET", "/blobs/", Fault::Stall(std::time::Duration::from_millis(500)), 9);
+    std::thread::scope(|scope| {
+        let pulls = [(), ()].map(|()| scope.spawn(|| scene.rbuild(&["pull", &name])));
+        pulls.into_iter().for_each(|pull| drop(pull.join().unwrap().ok()));
+    });
+    let blobs = scene.registry.requests().iter().filter(|r| r.contains("/blobs/")).count();
+    assert_eq!(blobs, 2, "the configuration and the layer");
+}
+
+#[test]
+fn no_log_holds_a_credential() {
+    let scene = Scene::new(Access::Token("joe", "hunter2", 50));
+    let name = scene.name("busybox:1");
+    scene.rbuild(&["import", crate::lab::base("busybox.tar").to_str().unwrap(), &name]).ok();
+    let mut command = scene.lab.command(["-D", "push", &name]);
+    let env = [("RBUILD_CREDS", "joe:hunter2"), ("RBUILD_LOG", "trace"), ("RBUILD_DEBUG_LOG", "log.json")];
+    let ran = scene.lab.run_with(&mut command, &env).ok();
+    let log = std::fs::read_to_string(scene.lab.ctx().join("log.json")).unwrap();
+    for text in [ran.stdout, ran.stderr, log] {
+        assert!(!text.contains("hunter2") && !text.contains("am9lOmh1bnRlcjI") && !text.contains("token-"), "{text}");
+    }
+}
