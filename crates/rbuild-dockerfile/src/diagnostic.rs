@@ -1,5 +1,7 @@
 //! Errors and warnings with their positions.
 
+use rbuild_remedy::Remedy;
+
 /// A range of bytes of the Dockerfile: `start..end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Span {
@@ -28,8 +30,8 @@ pub struct Diagnostic {
     pub span: Span,
     /// Problem, without a full stop.
     pub message: String,
-    /// Remedy, as one imperative.
-    pub help: Option<String>,
+    /// Remedy, if there is one.
+    pub help: Option<Remedy>,
 }
 
 impl Diagnostic {
@@ -39,7 +41,7 @@ impl Diagnostic {
     }
 
     /// Sets the remedy.
-    pub fn help(mut self, help: impl Into<String>) -> Diagnostic {
+    pub fn help(mut self, help: impl Into<Remedy>) -> Diagnostic {
         self.help = Some(help.into());
         self
     }
@@ -47,8 +49,16 @@ impl Diagnostic {
     /// Sets the remedy to "did you mean …" if one of `candidates` is close to `word`.
     pub fn suggest<'a>(self, word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Diagnostic {
         match crate::closest(word, candidates) {
-            Some(close) => self.help(format!("did you mean `{close}`?")),
+            Some(close) => self.help(Remedy::did_you_mean(close)),
             None => self,
         }
     }
 }
+
+impl std::fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Diagnostic {}

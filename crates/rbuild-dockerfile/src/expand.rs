@@ -327,7 +327,7 @@ impl Scan<'_> {
                 let word = self.raw(|s| s.until(Some('}')))?.0;
                 // A doubled operator is greedy even if its second character comes from a value.
                 let (greedy, pattern) = word.strip_prefix(op).map_or((false, &word[..]), |rest| (true, rest));
-                let pattern = Pattern::new(pattern).map_err(ExpandError::BadPatternEscape)?;
+                let pattern = Pattern::new(pattern).map_err(|e| ExpandError::BadPatternEscape(e.0))?;
                 let Some(value) = self.value(name) else { return Ok(if skip { None } else { Some(String::new()) }) };
                 Ok(Some(if op == '#' { pattern.trim_start(&value, greedy) } else { pattern.trim_end(&value, greedy) }))
             }
@@ -337,7 +337,7 @@ impl Scan<'_> {
                 let pattern = self.raw(|s| s.until(Some('/')))?.0;
                 // An escaped character does not end the replacement; the escape is kept.
                 let replacement = self.raw(|s| s.until(Some('}')))?.0;
-                let pattern = Pattern::new(&pattern).map_err(ExpandError::BadPatternEscape)?;
+                let pattern = Pattern::new(&pattern).map_err(|e| ExpandError::BadPatternEscape(e.0))?;
                 let Some(value) = self.value(name) else { return Ok(if skip { None } else { Some(String::new()) }) };
                 Ok(Some(pattern.replace(&value, &replacement, all)))
             }

@@ -1,5 +1,7 @@
 //! Builder flags: the `--name[=value]` words directly after the keyword.
 
+use rbuild_remedy::Remedy;
+
 use crate::ast::Word;
 use crate::diagnostic::{Diagnostic, Span};
 use crate::text::Text;
@@ -89,7 +91,7 @@ impl Flags {
                 None => {
                     let mut d = Diagnostic::new(flag.span, format!("{keyword} has no flag `--{name}`"));
                     d = match crate::closest(name, known.iter().map(|(n, _)| *n)) {
-                        Some(close) => d.help(format!("did you mean `--{close}`?")),
+                        Some(close) => d.help(Remedy::did_you_mean(format_args!("--{close}"))),
                         None if known.is_empty() => d.help(format!("{keyword} takes no flags")),
                         None => {
                             let all: Vec<String> = known.iter().map(|(n, _)| format!("--{n}")).collect();

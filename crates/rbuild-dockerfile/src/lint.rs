@@ -7,11 +7,11 @@ mod settings;
 mod variables;
 
 use crate::ast::Dockerfile;
-use crate::diagnostic::Span;
+use crate::diagnostic::Diagnostic;
 
 pub use catalog::*;
 pub use facts::Facts;
-pub use settings::Settings;
+pub use settings::{Settings, SettingsError};
 
 /// Returns the warnings of all rules enabled by `settings`, ordered by position.
 ///
@@ -31,10 +31,10 @@ pub fn check(file: &Dockerfile, facts: &Facts<'_>, settings: &Settings) -> Vec<W
 ///
 /// # Errors
 ///
-/// Returns the position and description of the first error in the directive.
-pub fn settings(file: &Dockerfile) -> Result<Settings, (Span, String)> {
+/// Returns the first error in the directive.
+pub fn settings(file: &Dockerfile) -> Result<Settings, Diagnostic> {
     match file.directives.iter().find(|d| d.name == "check") {
-        Some(d) => Settings::parse(&d.value.text).map_err(|e| (d.value.span, e)),
+        Some(d) => Settings::parse(&d.value.text).map_err(|e| Diagnostic::new(d.value.span, e.to_string())),
         None => Ok(Settings::default()),
     }
 }

@@ -318,7 +318,7 @@ mod tests {
             ("type=cache,target=\"/x", "unclosed quote"),
         ] {
             let d = parse_mount(input, Span::default()).unwrap_err();
-            let text = format!("{} {}", d.message, d.help.unwrap_or_default());
+            let text = format!("{} {}", d.message, d.help.as_ref().and_then(|h| h.text()).unwrap_or_default());
             assert!(text.contains(want), "{input}: {text}");
         }
     }

@@ -45,9 +45,13 @@ enum Piece {
     Char(char),
 }
 
+/// A backslash before a character that cannot be escaped, or at the end.
+#[derive(Debug)]
+pub struct BadEscape(pub String);
+
 impl Pattern {
     /// Parses a pattern. Its escape character is always the backslash.
-    pub fn new(text: &str) -> Result<Pattern, String> {
+    pub fn new(text: &str) -> Result<Pattern, BadEscape> {
         let mut pieces = Vec::new();
         let mut chars = text.chars();
         while let Some(c) = chars.next() {
@@ -57,8 +61,7 @@ impl Pattern {
                 '?' => Piece::One,
                 '\\' => match chars.next() {
                     Some(e) if matches!(e, '*' | '?' | '/' | '}' | '\\') => Piece::Char(e),
-                    Some(e) => return Err(e.to_string()),
-                    None => return Err(String::new()),
+                    other => return Err(BadEscape(other.map(String::from).unwrap_or_default())),
                 },
                 c => Piece::Char(c),
             });

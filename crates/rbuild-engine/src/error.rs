@@ -1,58 +1,69 @@
-use std::path::Path;
+//! Errors of builds and image commands.
+
+use std::path::{Path, PathBuf};
 
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_layer::LayerError;
 use rbuild_registry::RegistryError;
+use rbuild_remedy::Remedy;
 use rbuild_sandbox::{Refusal, SandboxError};
 use rbuild_store::StoreError;
 
-/// Hint for a full disk under the store.
-const STORE_IS_FULL: &str = "free some space: `rbuild prune -a` empties the build cache";
-
-/// An error of a build or an image command.
-#[derive(Debug)]
+/// An error of a build or an image command. The message of a variant with a source does not repeat
+/// the source's; [`BuildError::message`] joins both.
+#[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// Errors in the Dockerfile, with source positions.
+    #[error("{}", first(.0))]
     Dockerfile(Vec<Diagnostic>),
     /// Requirements of the Dockerfile that the build cannot meet, with source positions.
+    #[error("{}", first(.0))]
     Unmet(Vec<Diagnostic>),
+    #[error(transparent)]
     Step(Box<StepFailure>),
+    #[error(transparent)]
     Store(StoreError),
-    Layer {
-        what: String,
-        source: LayerError,
-    },
-    Kernel {
-        what: String,
-        source: rbuild_linux::Error,
-    },
+    #[error("{what}")]
+    Layer { what: String, source: LayerError },
+    #[error("{what}")]
+    Kernel { what: String, source: rbuild_linux::Error },
+    #[error("{what}")]
+    Io { what: String, source: std::io::Error },
+    /// No space is left at the destination, which is outside the store.
+    #[error("no space left for {}", place.display())]
+    DestinationFull { place: PathBuf, source: Box<BuildError> },
     /// A request to a registry failed.
+    #[error(transparent)]
     Registry(RegistryError),
     /// This machine does not allow the required isolation.
+    #[error(transparent)]
     Refused(Refusal),
-    Sandbox(String),
+    #[error(transparent)]
+    Sandbox(SandboxError),
     /// Cancelled by a signal, or because another step failed.
+    #[error("the build was stopped")]
     Cancelled,
     /// The build context changed while it was copied. The build must start over with a new look at
     /// it.
+    #[error("the build context changed while it was read")]
     Moved,
     /// The error has already been reported.
+    #[error("the build failed")]
     Told,
-    Other {
-        message: String,
-        help: Option<String>,
-    },
+    #[error("{message}")]
+    Other { message: String, help: Option<Remedy> },
 }
 
 /// The failure of a step.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
 pub struct StepFailure {
     pub span: Span,
     pub label: String,
     pub text: String,
     /// The reason, as a sentence.
     pub reason: String,
-    pub help: Option<String>,
+    pub help: Option<Remedy>,
     /// The last lines of the command's output.
     pub log: Vec<String>,
     /// The build ID under which the complete output is kept, if `log` is only a part of it.
@@ -63,6 +74,10 @@ pub struct StepFailure {
 }
 
 pub type Result<T> = std::result::Result<T, BuildError>;
+
+fn first(diagnostics: &[Diagnostic]) -> &str {
+    diagnostics.first().map_or("", |d| &d.message)
+}
 
 impl BuildError {
     pub fn other(message: impl Into<String>) -> BuildError {
@@ -81,7 +96,7 @@ impl BuildError {
 
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> BuildError {
         let what = what.into();
-        move |e| BuildError::Other { help: disk_full(&e), message: format!("{what}: {e}") }
+        move |source| BuildError::Io { what, source }
     }
 
     /// Sets the time of a step failure that happened before it was noticed here.
@@ -92,46 +107,45 @@ impl BuildError {
         self
     }
 
-    /// Corrects the hint of a write to `place`, which is outside the store: if a disk is full, it
-    /// is the disk of `place`.
+    /// Attributes a full disk to `place`, which is outside the store.
     pub(crate) fn writing_to(self, place: &Path) -> BuildError {
-        if self.help().as_deref() != Some(STORE_IS_FULL) {
+        if self.help() != Some(Remedy::FreeSpace) {
             return self;
         }
-        let help = format!("free some space on the disk of {}, or write to another one", place.display());
-        BuildError::Other { message: self.message(), help: Some(help) }
+        BuildError::DestinationFull { place: place.to_path_buf(), source: Box::new(self) }
     }
 
-    /// Returns the error message, one sentence.
+    /// Returns the message, followed by those of its causes, as one sentence.
     pub fn message(&self) -> String {
-        match self {
-            BuildError::Dockerfile(list) | BuildError::Unmet(list) => {
-                list.first().map(|d| d.message.clone()).unwrap_or_default()
-            }
-            BuildError::Step(f) => f.reason.clone(),
-            BuildError::Store(e) => e.to_string(),
-            BuildError::Layer { what, source } => format!("{what}: {source}"),
-            BuildError::Kernel { what, source } => format!("{what}: {source}"),
-            BuildError::Registry(e) => e.to_string(),
-            BuildError::Refused(r) => r.reason.clone(),
-            BuildError::Sandbox(text) => text.clone(),
-            BuildError::Cancelled => "the build was stopped".into(),
-            BuildError::Told => "the build failed".into(),
-            BuildError::Moved => "the build context changed while it was read".into(),
-            BuildError::Other { message, .. } => message.clone(),
+        let mut text = self.to_string();
+        let mut next = std::error::Error::source(self);
+        while let Some(cause) = next {
+            text.push_str(&format!(": {cause}"));
+            next = cause.source();
         }
+        text
     }
 
-    /// Returns a hint on how to fix the error.
-    pub fn help(&self) -> Option<String> {
-        let full = STORE_IS_FULL.to_string();
+    /// Returns the remedy, if there is one.
+    pub fn help(&self) -> Option<Remedy> {
         match self {
             BuildError::Dockerfile(list) | BuildError::Unmet(list) => list.first().and_then(|d| d.help.clone()),
             BuildError::Step(f) => f.help.clone(),
             BuildError::Store(e) => e.remedy(),
-            BuildError::Layer { source, .. } => source.is_disk_full().then_some(full),
-            BuildError::Kernel { source, .. } => source.is_disk_full().then_some(full),
-            BuildError::Refused(r) => Some(r.remedy.clone()),
+            BuildError::Layer { source, .. } if source.is_disk_full() => Some(Remedy::FreeSpace),
+            BuildError::Layer { source, .. } => source.remedy(),
+            BuildError::Kernel { source, .. } | BuildError::Sandbox(SandboxError::Kernel(source)) => {
+                if source.is_disk_full() {
+                    return Some(Remedy::FreeSpace);
+                }
+                LayerError::within(source.cause()).map_or_else(|| source.remedy(), LayerError::remedy)
+            }
+            BuildError::Io { source, .. } if is_disk_full(source) => Some(Remedy::FreeSpace),
+            BuildError::Io { source, .. } => LayerError::within(source)?.remedy(),
+            BuildError::DestinationFull { place, .. } => {
+                Some(format!("free some space on the disk of {}, or write to another one", place.display()).into())
+            }
+            BuildError::Refused(r) => Some(r.remedy.clone().into()),
             BuildError::Other { help, .. } => help.clone(),
             // The command line has the words: they name its verbs and flags.
             BuildError::Registry(_) => None,
@@ -140,9 +154,9 @@ impl BuildError {
     }
 }
 
-pub(crate) fn disk_full(e: &std::io::Error) -> Option<String> {
+/// Returns true if no space, or no quota, is left.
+pub(crate) fn is_disk_full(e: &std::io::Error) -> bool {
     matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
-        .then(|| STORE_IS_FULL.to_string())
 }
 
 impl From<StoreError> for BuildError {
@@ -164,7 +178,7 @@ impl From<SandboxError> for BuildError {
     fn from(e: SandboxError) -> BuildError {
         match e {
             SandboxError::Refused(r) => BuildError::Refused(r),
-            other => BuildError::Sandbox(other.to_string()),
+            other => BuildError::Sandbox(other),
         }
     }
 }

@@ -2,7 +2,27 @@
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
+use rbuild_remedy::Remedy;
 use rbuild_sandbox::Stream;
+
+/// A warning, as one sentence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    pub text: String,
+    pub help: Option<Remedy>,
+}
+
+impl From<String> for Warning {
+    fn from(text: String) -> Warning {
+        Warning { text, help: None }
+    }
+}
+
+impl From<&str> for Warning {
+    fn from(text: &str) -> Warning {
+        text.to_string().into()
+    }
+}
 
 /// An event of a build. Events of one step arrive in order. Steps are identified by their vertex.
 #[derive(Debug)]
@@ -44,9 +64,7 @@ pub enum Event {
         text: String,
         seconds: f64,
     },
-    Warning {
-        text: String,
-    },
+    Warning(Warning),
     /// No more progress may be drawn, because the terminal is about to be used by something else.
     End,
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 
 use rbuild_sandbox::Stream;
 
-use crate::event::{Chunk, Event, ROOM, Room};
+use crate::event::{Chunk, Event, ROOM, Room, Warning};
 use crate::ops::redact::SecretValues;
 use crate::record::journal::Journal;
 
@@ -63,7 +63,7 @@ impl Events {
             Event::Output { step: s, stream, bytes } => Event::Output { step: step(s), stream, bytes },
             Event::Done { step: s, outcome, seconds } => Event::Done { step: step(s), outcome, seconds },
             Event::Phase { text, seconds } => Event::Phase { text: mask(text), seconds },
-            Event::Warning { text } => Event::Warning { text: mask(text) },
+            Event::Warning(w) => Event::Warning(Warning { text: mask(w.text), ..w }),
             other @ (Event::Isolation { .. } | Event::End) => other,
         };
         self.journal.note(&event);

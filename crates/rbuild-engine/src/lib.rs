@@ -20,7 +20,7 @@ mod transport;
 
 pub use builder_paths::binds;
 pub use error::{BuildError, StepFailure};
-pub use event::{Event, StepOutcome};
+pub use event::{Event, StepOutcome, Warning};
 pub use events::Events;
 pub use exports::{ArchiveFormat, Export, ImageForm, Split, Squash, Wants};
 pub use images::copy_out::{CopiedTo, CopyTarget, copy_out};

@@ -20,7 +20,7 @@ use crate::Finished;
 use crate::cache::explain;
 use crate::cache::key::{Contexts, Viewpoint};
 use crate::error::{BuildError, Result};
-use crate::event::{Event, StepOutcome};
+use crate::event::{Event, StepOutcome, Warning};
 use crate::events::Events;
 use crate::export::outputs::{self, View};
 use crate::export::secret_scan;
@@ -85,8 +85,7 @@ pub fn prepare(
         vertex.text = secrets.mask(std::mem::take(&mut vertex.text));
     }
     for warning in &graph.warnings {
-        let help = warning.help.as_deref().map_or(String::new(), |h| format!(" ({h})"));
-        events.send(Event::Warning { text: format!("{}{help}", warning.message) });
+        events.send(Event::Warning(Warning { text: warning.message.clone(), help: warning.help.clone() }));
     }
     let name = hashes_name(request);
     let hashes = Arc::new(HashCache::new(&store.hashes(&name)?, request.now));

@@ -126,9 +126,20 @@ impl fmt::Display for Platform {
     }
 }
 
+/// Text that does not name a platform.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlatformError {
+    /// A single word that is neither an operating system nor an architecture.
+    #[error("unknown platform `{0}`: neither an operating system nor an architecture")]
+    Unknown(String),
+    /// Text of another form.
+    #[error("invalid platform `{0}`: expected os/arch[/variant]")]
+    Invalid(String),
+}
+
 impl FromStr for Platform {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Platform, String> {
+    type Err = PlatformError;
+    fn from_str(text: &str) -> Result<Platform, PlatformError> {
         let parts: Vec<&str> = text.trim().split('/').collect();
         let host = Platform::host();
         let (os, arch, variant) = match parts[..] {
@@ -140,13 +151,13 @@ impl FromStr for Platform {
             [os, arch] => (os, arch, None),
             [os, arch, variant] => (os, arch, Some(variant)),
             [word] => {
-                return Err(format!("unknown platform `{word}`: neither an operating system nor an architecture"));
+                return Err(PlatformError::Unknown(word.to_string()));
             }
-            _ => return Err(format!("invalid platform `{text}`: expected os/arch[/variant]")),
+            _ => return Err(PlatformError::Invalid(text.to_string())),
         };
         let word = |s: &str| !s.is_empty() && s.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c));
         if ![os, arch].into_iter().chain(variant).all(word) {
-            return Err(format!("invalid platform `{text}`: expected os/arch[/variant]"));
+            return Err(PlatformError::Invalid(text.to_string()));
         }
         let (arch, variant) = normal_arch(arch, variant);
         Ok(Platform { os: normal_os(os), arch, variant })

@@ -111,7 +111,7 @@ mod tests {
         let limits = Limits::default();
         bounded(RATIO_FROM, limits).check().unwrap();
         let error = bounded(RATIO_FROM + 1, limits).check().unwrap_err().to_string();
-        assert!(error.contains("--limit ratio=N"), "{error}");
+        assert!(error.contains("the limit is"), "{error}");
         bounded(RATIO_FROM + 1, Limits { ratio: 1 << 40, ..limits }).check().unwrap();
     }
 
@@ -125,7 +125,7 @@ mod tests {
         };
         bounded(UNASKED + 1_000_000).check().unwrap();
         let error = bounded(UNASKED + 1_100_000).check().unwrap_err().to_string();
-        assert!(error.contains("--limit ratio=N"), "{error}");
+        assert!(error.contains("the limit is"), "{error}");
         asked.store(1 << 30, Ordering::Relaxed);
         bounded(UNASKED + (1 << 30)).check().unwrap();
     }

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use rbuild_remedy::Remedy;
+
 /// The result of an operation on layers.
 pub type Result<T> = std::result::Result<T, LayerError>;
 
@@ -23,15 +25,28 @@ pub enum LayerError {
         /// The problem, as the rest of a sentence about the entry.
         reason: String,
     },
-    /// A limit was exceeded; see `Limits`.
-    #[error("{0}")]
-    Limit(String),
+    /// The owner of one entry is not available here.
+    #[error("the archive entry {name:?} cannot get its owner: {}", .cause.unmapped().map(ToString::to_string).unwrap_or_default())]
+    Owner {
+        /// Path of the entry, as written in the archive.
+        name: String,
+        /// The failed change of the owner.
+        cause: rbuild_linux::Error,
+    },
+    /// A limit was exceeded.
+    #[error("{what}")]
+    Limit {
+        /// The problem, with the limit.
+        what: String,
+        /// Name of the limit in [`Limits`](crate::Limits), if it can be raised.
+        name: Option<&'static str>,
+    },
     /// A file changed while it was being packed.
     #[error("{} changed while it was read", .0.display())]
     Changed(PathBuf),
     /// A file name begins with `.wh.`, which would delete a file when the layer is applied.
     #[error(
-        "{} cannot be in an image: a name that begins with `.wh.` deletes something in a layer; rename or remove it",
+        "{} cannot be in an image: a name that begins with `.wh.` deletes something in a layer",
         .0.display()
     )]
     Deletion(PathBuf),
@@ -39,19 +54,36 @@ pub enum LayerError {
     #[error("it was stopped")]
     Stopped,
     /// A file operation failed.
-    #[error("{0}")]
+    #[error(transparent)]
     Kernel(#[from] rbuild_linux::Error),
     /// Reading or writing a stream failed.
-    #[error("{context}: {source}")]
+    #[error("{context}: {cause}")]
     Io {
         /// The stream or the operation on it.
         context: String,
         /// The error of the stream.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
 impl LayerError {
+    /// Returns the error for a limit that cannot be raised.
+    pub(crate) fn fixed_limit(what: String) -> LayerError {
+        LayerError::Limit { what, name: None }
+    }
+
+    /// Returns the remedy, if there is one.
+    pub fn remedy(&self) -> Option<Remedy> {
+        match self {
+            LayerError::Limit { name: Some(name), .. } => Some(Remedy::RaiseLimit { name: name.to_string() }),
+            LayerError::Owner { cause, .. } => cause.remedy(),
+            LayerError::Kernel(e) => LayerError::within(e.cause()).map_or_else(|| e.remedy(), LayerError::remedy),
+            LayerError::Io { cause, .. } => LayerError::within(cause)?.remedy(),
+            LayerError::Deletion(_) => Some("rename or remove it".into()),
+            _ => None,
+        }
+    }
+
     pub(crate) fn io(context: impl Into<String>) -> impl FnOnce(io::Error) -> LayerError {
         let context = context.into();
         move |source| match source.downcast::<LayerError>() {
@@ -62,17 +94,22 @@ impl LayerError {
                 io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => {
                     LayerError::Damaged(format!("{context}: {source}"))
                 }
-                _ => LayerError::Io { context, source },
+                _ => LayerError::Io { context, cause: source },
             },
         }
+    }
+
+    /// Returns the [`LayerError`] that a reader of layers returned as an I/O error.
+    pub fn within(e: &io::Error) -> Option<&LayerError> {
+        e.get_ref()?.downcast_ref()
     }
 
     /// Returns true if no space, or no quota, is left where the tree or the blob is written.
     pub fn is_disk_full(&self) -> bool {
         match self {
             LayerError::Kernel(e) => e.is_disk_full(),
-            LayerError::Io { source, .. } => {
-                source.kind() == io::ErrorKind::StorageFull || source.kind() == io::ErrorKind::QuotaExceeded
+            LayerError::Io { cause, .. } => {
+                cause.kind() == io::ErrorKind::StorageFull || cause.kind() == io::ErrorKind::QuotaExceeded
             }
             _ => false,
         }

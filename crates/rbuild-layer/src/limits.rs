@@ -92,9 +92,9 @@ impl Limits {
     }
 }
 
-/// Returns the error for an exceeded limit, including the option that raises it.
-pub(crate) fn over(name: &str, limit: u64, what: String) -> LayerError {
-    LayerError::Limit(format!("{what}; the limit is {limit}, and --limit {name}=N raises it"))
+/// Returns the error for an exceeded limit.
+pub(crate) fn over(name: &'static str, limit: u64, what: String) -> LayerError {
+    LayerError::Limit { what: format!("{what}; the limit is {limit}"), name: Some(name) }
 }
 
 #[cfg(test)]

@@ -167,7 +167,7 @@ fn encoder<W: Write>(form: LayerForm, out: W) -> Result<Encoder<W>> {
             Encoder::Zstd(z)
         }
         Compression::None | Compression::Bzip2 | Compression::Xz => {
-            return Err(LayerError::Limit(format!("layers are not written as {}", form.compression.name())));
+            return Err(LayerError::fixed_limit(format!("layers are not written as {}", form.compression.name())));
         }
     })
 }

@@ -107,7 +107,7 @@ impl<R: Read> TarReader<R> {
                     let kept = self.global.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
                     if kept > GLOBAL_MOST {
                         let what = format!("attributes for all entries of the archive take {kept} bytes");
-                        return Err(LayerError::Limit(format!("{what}; {GLOBAL_MOST} are read at most")));
+                        return Err(LayerError::fixed_limit(format!("{what}; {GLOBAL_MOST} are read at most")));
                     }
                     pax = self.global.clone();
                 }

@@ -96,7 +96,9 @@ pub(crate) fn read_map(content: &mut impl Read, size: u64) -> Result<(Vec<Piece>
     };
     let count = next(content, &mut taken)?;
     if count > MAX_PIECES as u64 {
-        return Err(LayerError::Limit(format!("a sparse file claims {count} pieces; {MAX_PIECES} are read at most")));
+        return Err(LayerError::fixed_limit(format!(
+            "a sparse file claims {count} pieces; {MAX_PIECES} are read at most"
+        )));
     }
     let mut pieces = Vec::new();
     for _ in 0..count {
@@ -118,7 +120,7 @@ pub(crate) fn read_old(header: &Header, content: &mut impl Read) -> Result<(Vec<
             pieces.push((number(entry.offset())?, number(entry.length())?));
         }
         match pieces.len() > MAX_PIECES {
-            true => Err(LayerError::Limit(format!("a sparse file has more than {MAX_PIECES} pieces"))),
+            true => Err(LayerError::fixed_limit(format!("a sparse file has more than {MAX_PIECES} pieces"))),
             false => Ok(()),
         }
     };
@@ -137,7 +139,7 @@ pub(crate) fn read_old(header: &Header, content: &mut impl Read) -> Result<(Vec<
 /// Checks that the regions are ordered, do not overlap, and end within the file.
 fn check(pieces: &[Piece], size: u64) -> Result<()> {
     if pieces.len() > MAX_PIECES {
-        return Err(LayerError::Limit(format!("a sparse file has more than {MAX_PIECES} pieces")));
+        return Err(LayerError::fixed_limit(format!("a sparse file has more than {MAX_PIECES} pieces")));
     }
     let mut end = 0;
     for (offset, length) in pieces {

@@ -663,10 +663,7 @@ fn unfinished(Unfinished { path, error }: Unfinished) -> LayerError {
 }
 
 fn owner_error(name: String, e: rbuild_linux::Error) -> LayerError {
-    match e.hint() {
-        Some(hint) => LayerError::Entry { name, reason: format!("cannot get its owner: {hint}") },
-        None => e.into(),
-    }
+    if e.unmapped().is_some() { LayerError::Owner { name, cause: e } } else { e.into() }
 }
 
 // `ENOTDIR`.

@@ -9,7 +9,7 @@ use rustix::fs::{Gid, Mode, SeekFrom, Uid};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::idmap::chown_hint;
+use crate::idmap::unmapped_owner;
 use crate::meta::{Stat, Timestamp};
 use crate::recorded_owners::{self, Recorded, owners_are_recorded};
 use crate::rootdir::timestamps;
@@ -67,7 +67,7 @@ pub fn set_file_owner(file: &File, uid: u32, gid: u32, mode: u32) -> Result<()> 
         return rustix::fs::fchmod(file, Mode::from_raw_mode(mode)).map_err(|e| fail("fchmod", e));
     }
     rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
-        .map_err(|e| fail("fchown", e).with_hint(chown_hint(e, uid, gid)))?;
+        .map_err(|e| fail("fchown", e).because(unmapped_owner(e, uid, gid)))?;
     rustix::fs::fchmod(file, Mode::from_raw_mode(mode)).map_err(|e| fail("fchmod", e))
 }
 

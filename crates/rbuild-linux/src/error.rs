@@ -2,21 +2,23 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+use rbuild_remedy::Remedy;
+
 /// A failed system call: its name, its object, and the kernel's error.
 #[derive(Debug)]
 pub struct Error {
     call: &'static str,
     object: String,
     source: io::Error,
-    /// The cause and a remedy in one sentence, if known.
-    hint: Option<String>,
+    /// The cause, if it is an ID that is not mapped here.
+    unmapped: Option<Box<UnmappedId>>,
 }
 
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     pub fn new(call: &'static str, object: impl AsRef<Path>, source: impl Into<io::Error>) -> Self {
-        Error { call, object: object.as_ref().to_string_lossy().into_owned(), source: source.into(), hint: None }
+        Error { call, object: object.as_ref().to_string_lossy().into_owned(), source: source.into(), unmapped: None }
     }
 
     /// Returns the error for an object that is read as a file but has another type.
@@ -24,13 +26,32 @@ impl Error {
         Error::new(call, object, io::Error::other(format!("it is {noun} and not a file")))
     }
 
-    pub(crate) fn with_hint(self, hint: Option<String>) -> Self {
-        Error { hint, ..self }
+    pub(crate) fn because(self, unmapped: Option<UnmappedId>) -> Self {
+        Error { unmapped: unmapped.map(Box::new), ..self }
     }
 
-    /// Returns the cause and a remedy, if known.
-    pub fn hint(&self) -> Option<&str> {
-        self.hint.as_deref()
+    /// Returns the ID that is not mapped here, if that is the cause.
+    pub fn unmapped(&self) -> Option<&UnmappedId> {
+        self.unmapped.as_deref()
+    }
+
+    /// Returns the remedy, if there is one. A full disk has none here: what to remove depends on
+    /// what the file system holds.
+    pub fn remedy(&self) -> Option<Remedy> {
+        if let Some(UnmappedId { file, .. }) = self.unmapped() {
+            return Some(Remedy::GrantIds { file });
+        }
+        match self.errno() {
+            Some(libc::ELOOP) => Some("remove the symbolic link that leads back to itself".into()),
+            Some(libc::ENAMETOOLONG) => Some("shorten the name".into()),
+            Some(libc::EMFILE) => Some("raise the limit with `ulimit -n`".into()),
+            _ => None,
+        }
+    }
+
+    /// Returns the error of the system call, or of the reader or writer in its place.
+    pub fn cause(&self) -> &io::Error {
+        &self.source
     }
 
     pub fn kind(&self) -> io::ErrorKind {
@@ -75,33 +96,75 @@ pub fn shown_path(path: &Path) -> String {
     format!("{start}…{end} ({} directories deep)", path.components().count())
 }
 
+/// Returns the operation of a system call, as a verb that takes the object.
+fn operation(call: &'static str) -> &'static str {
+    match call {
+        "open" | "openat" | "openat2" | "open_tree" | "dup" | "pidfd_open" => "open",
+        "read" | "pread" | "getdents64" | "getrandom" | "memfd_create" | "lseek" => "read",
+        "write" | "pwrite" | "copy_file_range" | "ftruncate" => "write",
+        "stat" | "statx" | "fstat" | "lstat" | "fcntl" | "llistxattr" | "lgetxattr" => "read the attributes of",
+        "readlink" | "readlinkat" => "read the link",
+        "realpath" | "getcwd" | "walking" => "find",
+        "mkdirat" => "create the directory",
+        "mknodat" => "create",
+        "linkat" | "symlinkat" => "create the link",
+        "unlinkat" => "remove",
+        "rename" | "renameat" => "rename",
+        "fchown" | "fchownat" | "recording the owner" => "set the owner of",
+        "fchmod" | "fchmodat" => "set the mode of",
+        "futimens" | "utimensat" => "set the times of",
+        "setxattr" | "lsetxattr" | "lremovexattr" => "set the attributes of",
+        "mount" | "fsopen" | "fsconfig" | "fsmount" | "move_mount" | "mount_setattr" => "mount",
+        "umount2" => "unmount",
+        "flock" => "lock",
+        "syncfs" => "sync",
+        "execve" => "execute",
+        "clone3" => "start a process with",
+        "unshare" => "create namespaces",
+        "setns" => "enter",
+        "wait4" => "wait for",
+        "sethostname" => "set the host name",
+        "setrlimit" => "set the limit",
+        other => other,
+    }
+}
+
+/// An ID that the user namespace of this process does not map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnmappedId {
+    pub(crate) kind: &'static str,
+    pub(crate) id: u32,
+    /// The IDs that are mapped: first and last of each range.
+    pub(crate) mapped: Vec<(u32, u32)>,
+    /// The file that grants more of them.
+    pub(crate) file: &'static str,
+}
+
+impl fmt::Display for UnmappedId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mapped: Vec<String> = self.mapped.iter().map(|(first, last)| format!("{first} to {last}")).collect();
+        write!(f, "{} ID {} is not one of those available here, {}", self.kind, self.id, mapped.join(", "))
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let object = shown_path(Path::new(&self.object));
         match self.errno() {
-            Some(libc::ELOOP) => write!(
-                f,
-                "{object:?} leads round in a circle by symbolic links; remove the link that leads to itself, or have it \
-                 lead elsewhere"
-            )?,
+            Some(libc::ELOOP) => write!(f, "{object:?} leads round in a circle by symbolic links")?,
             Some(libc::ENAMETOOLONG) => {
-                write!(f, "{object:?} has a longer name than the file system takes (255 bytes, as a rule); shorten it")?
+                write!(f, "{object:?} has a longer name than the file system allows (usually 255 bytes)")?
             }
-            Some(libc::EMFILE) => write!(
-                f,
-                "{object:?} cannot be opened, as this process may open no more files; raise the limit (ulimit -n)"
-            )?,
-            _ => write!(f, "{}({object:?}): {}", self.call, self.source)?,
+            Some(libc::EMFILE) => write!(f, "{object:?} cannot be opened: this process may open no more files")?,
+            _ => write!(f, "cannot {} {object:?}: {}", operation(self.call), self.source)?,
         }
-        self.hint.iter().try_for_each(|hint| write!(f, " ({hint})"))
+        self.unmapped.iter().try_for_each(|unmapped| write!(f, ": {unmapped}"))
     }
 }
 
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.source)
-    }
-}
+/// The message contains the kernel's error, which is therefore not part of the source chain; see
+/// [`Error::errno`].
+impl std::error::Error for Error {}
 
 impl From<Error> for io::Error {
     fn from(e: Error) -> io::Error {

@@ -9,7 +9,7 @@ use std::process::Command;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, UnmappedId};
 use crate::process::{self, Cloned, Exit};
 
 /// A range of `count` IDs beginning at `start`, in the numbering of the parent namespace.
@@ -198,17 +198,17 @@ pub fn enter_user_namespace_below() -> Result<()> {
 }
 
 /// Explains a failed chown(2) if the user namespace of this process does not map one of the IDs.
-pub(crate) fn chown_hint(e: Errno, uid: u32, gid: u32) -> Option<String> {
+pub(crate) fn unmapped_owner(e: Errno, uid: u32, gid: u32) -> Option<UnmappedId> {
     let text = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
-    let hint = || {
-        missing_id("user", "subuid", uid, &text("/proc/self/uid_map"))
-            .or_else(|| missing_id("group", "subgid", gid, &text("/proc/self/gid_map")))
+    let unmapped = || {
+        missing_id("user", "/etc/subuid", uid, &text("/proc/self/uid_map"))
+            .or_else(|| missing_id("group", "/etc/subgid", gid, &text("/proc/self/gid_map")))
     };
-    (e == Errno::INVAL).then(hint).flatten()
+    (e == Errno::INVAL).then(unmapped).flatten()
 }
 
-/// Returns a message if the ID is not in the map.
-fn missing_id(what: &str, file: &str, id: u32, map: &str) -> Option<String> {
+/// Returns the ID if it is not in the map.
+fn missing_id(kind: &'static str, file: &'static str, id: u32, map: &str) -> Option<UnmappedId> {
     let mut ranges: Vec<(u32, u32)> = map
         .lines()
         .filter_map(|line| {
@@ -227,12 +227,7 @@ fn missing_id(what: &str, file: &str, id: u32, map: &str) -> Option<String> {
         range.1 = if joins { next.1 } else { range.1 };
         joins
     });
-    let shown: Vec<String> = ranges.iter().map(|(first, last)| format!("{first} to {last}")).collect();
-    Some(format!(
-        "{what} id {id} is beyond those that there are here, {}: grant more of them in /etc/{file}, or build with \
-         --isolation=single-id, which writes owners down",
-        shown.join(", ")
-    ))
+    Some(UnmappedId { kind, id, mapped: ranges, file })
 }
 
 fn helper(name: &'static str, pid: u32, lines: &[(u32, u32, u32)]) -> Result<std::process::Child> {
@@ -307,12 +302,12 @@ mod tests {
     #[test]
     fn an_id_that_is_missing_is_named_with_those_that_there_are() {
         let map = "         0       1000          1\n         1     100000      65536\n";
-        let hint = missing_id("user", "subuid", 70_000, map).unwrap();
-        assert!(hint.starts_with("user id 70000 is beyond those that there are here, 0 to 65536: "), "{hint}");
-        assert!(hint.contains("/etc/subuid"), "{hint}");
-        assert_eq!(missing_id("user", "subuid", 65_536, map), None);
-        assert!(missing_id("group", "subgid", 5, "0 1 1\n7 9 2\n").unwrap().contains("0 to 0, 7 to 8:"));
-        assert_eq!(missing_id("user", "subuid", 5, ""), None);
+        let missing = |id, map| missing_id("user", "/etc/subuid", id, map).map(|unmapped| unmapped.to_string());
+        let text = "user ID 70000 is not one of those available here, 0 to 65536";
+        assert_eq!(missing(70_000, map).as_deref(), Some(text));
+        assert_eq!(missing(65_536, map), None);
+        assert!(missing(5, "0 1 1\n7 9 2\n").unwrap().ends_with("0 to 0, 7 to 8"));
+        assert_eq!(missing(5, ""), None);
     }
 
     #[test]

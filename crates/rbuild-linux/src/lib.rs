@@ -29,7 +29,7 @@ mod trail;
 pub use copy::{copy_contents, copy_file, copy_file_while, set_file_owner, set_file_time};
 pub use destination::{Destination, DestinationError, Directory};
 pub use echo::HiddenInput;
-pub use error::{Error, Result, shown_path};
+pub use error::{Error, Result, UnmappedId, shown_path};
 pub use held::Held;
 pub use idmap::{
     IdMaps, IdRange, SubIds, USUAL_COUNT, enter_user_namespace_below, free_range, held_ranges, subordinate_ranges,

@@ -18,7 +18,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, StatxFlags, Timespec
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::idmap::chown_hint;
+use crate::idmap::unmapped_owner;
 use crate::meta::{Kind, Stat, Timestamp, Xattrs, xattrs_by};
 use crate::recorded_owners::{self, Recorded, owners_are_recorded};
 
@@ -370,7 +370,7 @@ impl RootDir {
         let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
         one_component(name)
             .and_then(|name| rustix::fs::chownat(self.fd(), name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW))
-            .map_err(|e| self.err("fchownat", Path::new(name), e).with_hint(chown_hint(e, uid, gid)))
+            .map_err(|e| self.err("fchownat", Path::new(name), e).because(unmapped_owner(e, uid, gid)))
     }
 
     /// Sets the permission bits of the direct child `name`, which must not be a symbolic link.
@@ -401,7 +401,7 @@ impl RootDir {
                 .map_err(|e| self.err("setxattr", here, e))?;
         } else {
             rustix::fs::fchown(self.fd(), Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
-                .map_err(|e| self.err("fchown", here, e).with_hint(chown_hint(e, uid, gid)))?;
+                .map_err(|e| self.err("fchown", here, e).because(unmapped_owner(e, uid, gid)))?;
         }
         rustix::fs::fchmod(self.fd(), Mode::from_raw_mode(mode)).map_err(|e| self.err("fchmod", here, e))?;
         rustix::fs::futimens(self.fd(), &timestamps(mtime)).map_err(|e| self.err("futimens", here, e))

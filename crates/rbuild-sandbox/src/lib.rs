@@ -28,7 +28,7 @@ pub use runner::zygote::{ZYGOTE, Zygote, zygote_main};
 pub enum SandboxError {
     #[error(transparent)]
     Refused(#[from] Refusal),
-    #[error("{0}")]
+    #[error(transparent)]
     Kernel(#[from] rbuild_linux::Error),
     #[error("the runner process failed: {0}")]
     Runner(String),

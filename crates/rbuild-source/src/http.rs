@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::time::Duration;
 
+use rbuild_remedy::Remedy;
 use thiserror::Error;
 
 /// A response whose body is being downloaded.
@@ -24,15 +25,16 @@ pub enum FetchError {
 
 impl FetchError {
     /// Returns a hint for the user.
-    pub fn remedy(&self) -> &'static str {
-        match self {
+    pub fn remedy(&self) -> Remedy {
+        let text = match self {
             FetchError::Status { status: 401 | 403, .. } => {
                 "download the file and pass its path: the server requires authentication"
             }
             FetchError::Status { status: 404 | 410, .. } => "check the address: the server does not have this file",
             FetchError::Status { .. } => "try again later, or download the file by other means",
             FetchError::Failed { .. } => "check the network, the host name, and the proxy (http_proxy, https_proxy)",
-        }
+        };
+        text.into()
     }
 }
 

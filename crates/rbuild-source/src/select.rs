@@ -26,12 +26,12 @@ pub enum SourceError {
     #[error("`{path}` crosses the symbolic link `{}`, which --parents does not follow", link.display())]
     BehindLink { path: String, link: PathBuf },
     /// A failed system call.
-    #[error("{0}")]
+    #[error(transparent)]
     Kernel(#[from] rbuild_linux::Error),
     /// A file changed between two reads.
     #[error("{0:?} changed while it was read")]
     Changed(PathBuf),
-    #[error("{:?} is more than {MOST_DEEP} directories deep, which is the limit; make the tree flatter, or ignore it", shown_path(.0))]
+    #[error("{:?} is more than {MOST_DEEP} directories deep, which is the limit", shown_path(.0))]
     TooDeep(PathBuf),
 }
 

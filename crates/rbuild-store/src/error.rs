@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use rbuild_image::{BlobDigest, DiffId};
+use rbuild_layer::LayerError;
+use rbuild_remedy::Remedy;
 
 /// The result of an operation on the store.
 pub type Result<T> = std::result::Result<T, StoreError>;
@@ -11,14 +13,14 @@ pub type Result<T> = std::result::Result<T, StoreError>;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// A file operation failed.
-    #[error("{0}")]
+    #[error(transparent)]
     Kernel(#[from] rbuild_linux::Error),
     /// A layer could not be packed or unpacked.
-    #[error("{0}")]
+    #[error(transparent)]
     Layer(#[from] rbuild_layer::LayerError),
     /// The store cannot be opened.
     #[error("the store {path} cannot be used: {reason}")]
-    Unusable { path: PathBuf, reason: String, remedy: &'static str },
+    Unusable { path: PathBuf, reason: String, remedy: Remedy },
     /// A document or blob is invalid.
     #[error("the store's {what} is damaged: {reason}")]
     Damaged { what: String, reason: String },
@@ -74,29 +76,24 @@ impl StoreError {
         }
     }
 
-    /// Returns a suggestion for the user, if there is one.
-    pub fn remedy(&self) -> Option<String> {
+    /// Returns the remedy, if there is one.
+    pub fn remedy(&self) -> Option<Remedy> {
         match self {
-            StoreError::Unusable { remedy, .. } => Some(remedy.to_string()),
-            StoreError::NoImage(name) => {
-                Some(format!("bring it in with `rbuild import FILE {name}` or `rbuild load -i FILE`"))
-            }
-            StoreError::NameTaken(name) => Some(format!("remove it first: rbuild rm {name}")),
+            StoreError::Unusable { remedy, .. } => Some(remedy.clone()),
+            StoreError::NoImage(name) => Some(Remedy::ObtainImage { name: name.clone() }),
+            StoreError::NameTaken(name) => Some(Remedy::RemoveContainer { name: name.clone() }),
             StoreError::Busy(_) => Some("try again when the other builds are done".into()),
-            StoreError::Held { lock, .. } | StoreError::Idle { lock, .. } => Some(format!(
-                "end that program (`fuser {lock}` in the store names it, too), or wait for it longer with RBUILD_LOCK_TIMEOUT=SECONDS"
-            )),
-            StoreError::Stripped(_) => Some(
-                "copy it again with all that its files have, as root (`cp -a`, `rsync -aHXU`), or empty its cache: `rbuild prune -a`"
-                    .into(),
-            ),
-            StoreError::WrongDigest { .. } | StoreError::WrongDiffId { .. } => {
-                Some("remove the image, and load it again from an archive that whoever made it wrote anew".into())
+            StoreError::Held { lock, .. } | StoreError::Idle { lock, .. } => {
+                Some(Remedy::EndLockHolder { lock: lock.to_string() })
             }
-            StoreError::Damaged { .. } | StoreError::NoBlob(_) => {
-                Some("remove the image and bring it in again; `rbuild prune -a` empties the cache".into())
-            }
-            _ if self.is_disk_full() => Some("free some space: `rbuild prune -a` empties the build cache".into()),
+            StoreError::Stripped(_) => Some(Remedy::RestoreStore),
+            StoreError::WrongDigest { .. }
+            | StoreError::WrongDiffId { .. }
+            | StoreError::Damaged { .. }
+            | StoreError::NoBlob(_) => Some(Remedy::ReplaceImage),
+            _ if self.is_disk_full() => Some(Remedy::FreeSpace),
+            StoreError::Layer(e) => e.remedy(),
+            StoreError::Kernel(e) => LayerError::within(e.cause()).map_or_else(|| e.remedy(), LayerError::remedy),
             _ => None,
         }
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rbuild_layer::{Limits, Stop};
 use rbuild_linux::{Conflict, Entry, KeyLock, LockKind, RootDir, is_unpublished, process, write_atomic, write_durable};
+use rbuild_remedy::Remedy;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -97,11 +98,8 @@ impl Store {
     /// Fails as [`Store::open`] does.
     #[tracing::instrument(target = "store", name = "open", level = "debug", skip_all, fields(path = %path.display()))]
     pub fn open_with(path: &Path, patience: Patience) -> Result<Store> {
-        let unusable = |reason: String| StoreError::Unusable {
-            path: path.to_path_buf(),
-            reason,
-            remedy: "give another place with --root DIR or RBUILD_ROOT, on a file system that can be written",
-        };
+        let unusable =
+            |reason: String| StoreError::Unusable { path: path.to_path_buf(), reason, remedy: Remedy::OtherStore };
         std::fs::create_dir_all(path).map_err(|e| unusable(e.to_string()))?;
         let root = RootDir::open(path).map_err(|e| unusable(e.to_string()))?;
         if !root.exists("format.json")? {
@@ -115,7 +113,7 @@ impl Store {
             return Err(StoreError::Unusable {
                 path: path.to_path_buf(),
                 reason: format!("it was written by a newer rbuild (version {}, features: {features})", format.version),
-                remedy: "use that rbuild, or another place with --root DIR",
+                remedy: Remedy::NewerProgram,
             });
         }
         close_rooms(&root)?;

@@ -1,8 +1,10 @@
 //! Exit codes, and errors on their way to the terminal.
 
 use rbuild_engine::BuildError;
-use rbuild_registry::{RegistryError, Remedy};
+use rbuild_registry::RegistryError;
 use rbuild_store::StoreError;
+
+use crate::ui::hints;
 
 pub mod code {
     pub const OK: u8 = 0;
@@ -24,6 +26,14 @@ pub struct Failure {
     pub message: String,
     pub help: Option<String>,
 }
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
 
 impl Failure {
     pub fn new(message: impl Into<String>) -> Failure {
@@ -62,20 +72,20 @@ impl From<BuildError> for Failure {
     fn from(e: BuildError) -> Failure {
         match e {
             BuildError::Registry(e) => e.into(),
-            e => Failure { code: build_code(&e), message: e.message(), help: e.help() },
+            e => Failure { code: build_code(&e), message: e.message(), help: e.help().as_ref().map(hints::words) },
         }
     }
 }
 
 impl From<StoreError> for Failure {
     fn from(e: StoreError) -> Failure {
-        Failure { code: code::FAILED, message: e.to_string(), help: e.remedy() }
+        Failure { code: code::FAILED, message: e.to_string(), help: e.remedy().as_ref().map(hints::words) }
     }
 }
 
 impl From<RegistryError> for Failure {
     fn from(e: RegistryError) -> Failure {
-        let help = e.remedy().as_ref().map(registry_help);
+        let help = e.remedy().as_ref().map(hints::of_registry);
         Failure { code: code::FAILED, message: e.to_string(), help }
     }
 }
@@ -83,29 +93,5 @@ impl From<RegistryError> for Failure {
 impl From<rbuild_sandbox::SandboxError> for Failure {
     fn from(e: rbuild_sandbox::SandboxError) -> Failure {
         BuildError::from(e).into()
-    }
-}
-
-/// Returns the words of a hint about a registry.
-fn registry_help(remedy: &Remedy) -> String {
-    match remedy {
-        Remedy::Login { registry } => format!("check the name, or log in: rbuild login {registry}"),
-        Remedy::Permission { registry } => {
-            format!("check user, password and permissions; log in again with rbuild login {registry}")
-        }
-        Remedy::Name => "check the name and the tag".into(),
-        Remedy::Network => "check the network, the name of the host and the proxy (https_proxy, no_proxy)".into(),
-        Remedy::Certificate { registry } => format!(
-            "put the certificate of its authority into /etc/containers/certs.d/{registry}/ca.crt, or pass --tls-verify=false"
-        ),
-        Remedy::Plain { registry } => format!(
-            "for plain HTTP pass --tls-verify=false, or set `insecure = true` for {registry} in registries.conf"
-        ),
-        Remedy::Later => "try again later, or tell the operator of the registry".into(),
-        Remedy::Limit { registry } => {
-            format!("log in for a higher limit (rbuild login {registry}), or set a mirror in registries.conf")
-        }
-        Remedy::Settings => "correct that file or helper".into(),
-        Remedy::Convert => "convert it, for example with skopeo copy".into(),
     }
 }

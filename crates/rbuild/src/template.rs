@@ -5,19 +5,20 @@
 
 use serde_json::Value;
 
+mod error;
 mod eval;
 mod parse;
 
-pub use eval::TemplateError;
+pub use error::TemplateError;
 
 /// A parsed template.
 #[derive(Debug)]
 pub struct Template(Vec<parse::Node>);
 
 impl Template {
-    /// Parses a template. The error is a message for the user.
-    pub fn parse(text: &str) -> Result<Template, String> {
-        parse::parse(text).map(Template)
+    /// Parses a template.
+    pub fn parse(text: &str) -> Result<Template, TemplateError> {
+        parse::parse(text).map(Template).map_err(TemplateError)
     }
 
     /// Renders the template with `value` as its data.
@@ -28,7 +29,7 @@ impl Template {
 
 /// Formats rows as `--format` requests: `json`, `table TEMPLATE`, or a template applied to each
 /// row.
-pub fn rows(format: &str, headings: &Value, rows: &[Value]) -> Result<String, String> {
+pub fn rows(format: &str, headings: &Value, rows: &[Value]) -> Result<String, TemplateError> {
     if format == "json" || format == "{{json .}}" {
         return Ok(rows.iter().map(|r| format!("{r}\n")).collect());
     }
@@ -39,13 +40,12 @@ pub fn rows(format: &str, headings: &Value, rows: &[Value]) -> Result<String, St
         None => (format.as_str(), false),
     };
     let template = Template::parse(text)?;
-    let lines: Vec<String> =
-        rows.iter().map(|r| template.render(r)).collect::<Result<_, _>>().map_err(|e| e.to_string())?;
+    let lines: Vec<String> = rows.iter().map(|r| template.render(r)).collect::<Result<_, _>>()?;
     if !table {
         return Ok(lines.iter().map(|l| format!("{l}\n")).collect());
     }
     let cells = |line: &str| line.split('\t').map(str::to_string).collect::<Vec<String>>();
-    let head = cells(&template.render(headings).map_err(|e| e.to_string())?);
+    let head = cells(&template.render(headings)?);
     let head: Vec<&str> = head.iter().map(String::as_str).collect();
     let mut rows: Vec<Vec<String>> = lines.iter().map(|l| cells(l)).collect();
     rows.iter_mut().for_each(|r| r.resize(head.len(), String::new()));
@@ -92,7 +92,7 @@ mod tests {
             ("{{`raw`}}{{\"\\t\"}}", "raw\t"),
             ("{{or .None \"default\"}}", "default"),
         ] {
-            let got = Template::parse(template).and_then(|t| t.render(&data()).map_err(|e| e.to_string()));
+            let got = Template::parse(template).and_then(|t| t.render(&data()));
             assert_eq!(got.as_deref(), Ok(want), "{template}");
         }
     }
@@ -115,8 +115,8 @@ mod tests {
             ("{{}}", "empty"),
             ("{{(.Id}}", "unclosed parenthesis"),
         ] {
-            let got = Template::parse(template).and_then(|t| t.render(&data()).map_err(|e| e.to_string()));
-            let error = got.expect_err(template);
+            let got = Template::parse(template).and_then(|t| t.render(&data()));
+            let error = got.expect_err(template).to_string();
             assert!(error.contains(want), "{template}: {error}");
         }
     }

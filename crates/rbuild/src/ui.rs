@@ -1,6 +1,7 @@
-//! Text, tables, diagnostics, transfer bars and the timings page.
+//! Text, tables, diagnostics, hints, transfer bars and the timings page.
 
 pub mod diagnostics;
+pub mod hints;
 pub mod terminal;
 pub mod timings_html;
 pub mod transfer_bar;

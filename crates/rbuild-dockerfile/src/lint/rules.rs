@@ -79,7 +79,7 @@ fn stage_line(stage: &Stage, names: &mut HashSet<String>, facts: &Facts<'_>, fou
             let named = platform.text.split('/').any(|part| !part.is_empty() && name.contains(&part.to_lowercase()));
             if !named {
                 let message =
-                    format!("constant platform `{}`; the stage ignores the --platform of the build", platform.text);
+                    format!("constant platform `{}`; the stage ignores the platform of the build", platform.text);
                 warn(found, &FROM_PLATFORM_FLAG_CONST_DISALLOWED, platform, message);
             }
         }

@@ -17,16 +17,24 @@ pub struct Settings {
     pub error: bool,
 }
 
+/// An invalid part of the settings.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct SettingsError(String);
+
 impl Settings {
     /// Parses `skip=A,B|all;error=true|false;experimental=A,B|all`.
     ///
     /// # Errors
     ///
-    /// Returns a description of the first invalid part.
-    pub fn parse(text: &str) -> Result<Settings, String> {
+    /// Describes the first invalid part.
+    pub fn parse(text: &str) -> Result<Settings, SettingsError> {
         let mut settings = Settings::default();
         for part in text.split(';') {
-            let (key, value) = part.trim().split_once('=').ok_or(format!("expected key=value instead of `{part}`"))?;
+            let (key, value) = part
+                .trim()
+                .split_once('=')
+                .ok_or_else(|| SettingsError(format!("expected key=value instead of `{part}`")))?;
             let names = || value.split(',').map(|n| n.trim().to_string()).filter(|n| n != "all").collect();
             let all = value.split(',').any(|n| n.trim() == "all");
             match key.trim() {
@@ -36,10 +44,12 @@ impl Settings {
                     settings.error = match value.trim() {
                         "true" => true,
                         "false" => false,
-                        other => return Err(format!("`error` must be true or false, not `{other}`")),
+                        other => return Err(SettingsError(format!("`error` must be true or false, not `{other}`"))),
                     }
                 }
-                other => return Err(format!("unknown key `{other}`: expected skip, error or experimental")),
+                other => {
+                    return Err(SettingsError(format!("unknown key `{other}`: expected skip, error or experimental")));
+                }
             }
         }
         Ok(settings)

@@ -12,6 +12,7 @@ use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_image::{Digest, Hasher};
 use rbuild_linux::RootDir;
 use rbuild_plan::{CacheStep, CopyStep, From, MountKindStep, MountStep, RunStep, SourceNames, Step, Vertex, VertexId};
+use rbuild_remedy::Remedy;
 use rbuild_sandbox::Builder;
 use rbuild_source::{
     Content, HardLinks, HashCache, Ignore, Owner, Selected, SelectionHash, Sight, SourceError, SourceTree, Take,
@@ -103,7 +104,7 @@ impl Contexts {
         };
         found.map(Some).ok_or_else(|| {
             let d = Diagnostic::new(span, "there is no build context to take files from");
-            BuildError::Unmet(vec![d.help("the Dockerfile came alone; give a context directory")])
+            BuildError::Unmet(vec![d.help(Remedy::PassContext)])
         })
     }
 }
@@ -354,7 +355,7 @@ pub fn source_error(e: SourceError, span: Span) -> BuildError {
     let d = Diagnostic::new(span, e.to_string());
     BuildError::Unmet(vec![match e {
         SourceError::NotFound { ignored: true, .. } => d.help("the file exists, but the ignore file leaves it out"),
-        SourceError::NotFound { similar: Some(name), .. } => d.help(format!("did you mean `{name}`?")),
+        SourceError::NotFound { similar: Some(name), .. } => d.help(Remedy::did_you_mean(name)),
         SourceError::NotFound { .. } => d.help("paths are relative to the root of the build context"),
         SourceError::DeadLink { .. } => d.help("mend the link or leave it out; links that are named are followed"),
         SourceError::Changed(_) => d.help("let what writes the files finish, then build again"),
@@ -370,7 +371,7 @@ pub fn copy_source_error(e: SourceError, span: Span, copy: &CopyStep) -> BuildEr
         (SourceError::NotFound { similar, .. }, Some(name)) => {
             let d = Diagnostic::new(span, format!("{e} in `{name}`"));
             BuildError::Unmet(vec![match similar {
-                Some(close) => d.help(format!("did you mean `{close}`?")),
+                Some(close) => d.help(Remedy::did_you_mean(close)),
                 None => d.help(format!("paths are relative to the root of `{name}`")),
             }])
         }

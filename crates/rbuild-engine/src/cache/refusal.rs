@@ -8,6 +8,7 @@
 use rbuild_dockerfile::Diagnostic;
 use rbuild_linux::RootDir;
 use rbuild_plan::{BuildGraph, Step, VertexId};
+use rbuild_remedy::Remedy;
 use rbuild_store::{Store, Verdict};
 
 use crate::error::{BuildError, Result};
@@ -15,8 +16,6 @@ use crate::export::secret_scan::{Leak, Leaks};
 use crate::prepare::Prepared;
 use crate::request::BuildRequest;
 use crate::solve::executor::{Done, Executor};
-
-const HELP: &str = "read it from its mount each time, or give leave with --allow secret-in-image";
 
 /// Returns for each vertex whether a command that mounts a secret contributed to it.
 pub(crate) fn exposed(graph: &BuildGraph, leaks: &Leaks<'_>) -> Vec<bool> {
@@ -93,7 +92,9 @@ impl Executor<'_> {
     fn refusal(&self, id: VertexId, leak: &Leak<'_>) -> BuildError {
         let Leak { id: secret, place } = leak;
         let message = format!("the result holds the value of the secret `{secret}`: {place} has it since this step");
-        BuildError::Unmet(vec![Diagnostic::new(self.prepared.graph.vertices[id].span, message).help(HELP)])
+        BuildError::Unmet(vec![
+            Diagnostic::new(self.prepared.graph.vertices[id].span, message).help(Remedy::KeepSecretOut),
+        ])
     }
 
     /// Fails if the result contains the value of a secret. Searches every layer of the build's own,
@@ -104,7 +105,7 @@ impl Executor<'_> {
         }
         if let Some((told, id)) = self.prepared.told_leak(self.request, &self.leaks) {
             let message = format!("the image's {told} the value of the secret `{id}`");
-            return Err(BuildError::Other { message, help: Some(HELP.into()) });
+            return Err(BuildError::Other { message, help: Some(Remedy::KeepSecretOut) });
         }
         let mut chain: Vec<VertexId> = self.chain().collect();
         chain.reverse();
@@ -145,9 +146,9 @@ impl Executor<'_> {
             None => Ok(()),
             Some(Leak { id, place }) => {
                 let message = format!(
-                    "the result holds the value of the secret `{id}`: {place} has it from the image that --squash=all takes in"
+                    "the result holds the value of the secret `{id}`: {place} has it from the base image, which the squashed image includes"
                 );
-                Err(BuildError::Other { message, help: Some(HELP.into()) })
+                Err(BuildError::Other { message, help: Some(Remedy::KeepSecretOut) })
             }
         }
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rbuild_layer::{Deletions, Times, TreePacker};
 use rbuild_linux::{Destination, Directory, Kind, RootDir, Stat, copy_contents, copy_file, set_file_time};
+use rbuild_remedy::Remedy;
 use rbuild_sandbox::Builder;
 use rbuild_store::{Image, Store, Workspace};
 
@@ -70,7 +71,7 @@ pub fn copy_out(
         Err(e) if e.is_not_found() => {
             return Err(BuildError::Other {
                 message: format!("the image has no {path}"),
-                help: Some("paths are absolute; `rbuild save IMAGE | tar -t` lists layers".into()),
+                help: Some(Remedy::ListFiles),
             });
         }
         Err(e) => return Err(fail()(e)),

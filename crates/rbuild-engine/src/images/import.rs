@@ -8,9 +8,11 @@ use rbuild_image::{
     BlobDigest, DEFAULT_PATH, DiffId, Hasher, History, ImageConfig, ImageId, MediaType, Platform, Reference, descriptor,
 };
 use rbuild_layer::{Bounded, Compression, LimitedTar, detect};
+use rbuild_remedy::Remedy;
 use rbuild_store::{Receiving, Staging, Store, Workspace};
 
 use crate::error::{BuildError, Result};
+use crate::event::Warning;
 use crate::export::image::time;
 use crate::transport::load::{Incoming, clean};
 
@@ -52,8 +54,9 @@ pub fn import(store: &Store, source: impl Read + Send, import: &Import<'_>) -> R
     );
     let manifest = staging.put_document(&manifest)?.0.of_manifest();
     staging.keep("import", &[manifest], &[(manifest, import.name.cloned())])?;
-    let warning = layer.is_image_archive.then(|| {
-        format!("{what} is an image archive, whose files are now those of the image; `rbuild load -i FILE` takes in the image in it")
+    let warning = layer.is_image_archive.then(|| Warning {
+        text: format!("{what} is an image archive, whose files are now those of the image"),
+        help: Some(Remedy::LoadArchive),
     });
     Ok(Incoming { found: config_digest.of_config(), warnings: warning.into_iter().collect() })
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use rbuild_image::DEFAULT_PATH;
 use rbuild_plan::{Network, Volume};
+use rbuild_remedy::Remedy;
 use rbuild_sandbox::{Builder, Cancel, Files, Input, MountRequest, Outcome, RunRequest, Source, Ulimit, run_attached};
 use rbuild_store::{Image, Snapshots, Store, Workspace};
 
@@ -71,7 +72,8 @@ pub fn invoke(store: &Store, image: &Image, what: &Invocation, builder: &Builder
             place.create_dir_all(cwd.trim_start_matches('/'), 0o755, None, |_| ()).map_err(fail())?;
         }
         let user = what.user.as_ref().unwrap_or(&config.user);
-        users::identity(&users::in_root(&view), user).map_err(BuildError::other)?
+        users::identity(&users::in_root(&view), user)
+            .map_err(|e| BuildError::Other { message: e.to_string(), help: Some(e.remedy()) })?
     };
     let mount = |(i, volume): (usize, &Volume)| MountRequest {
         target: volume.target.clone(),
@@ -109,8 +111,8 @@ fn command(what: &Invocation, entrypoint: &Option<Vec<String>>, cmd: &Option<Vec
     }
     if args.is_empty() {
         return Err(BuildError::Other {
-            message: "the image says no command".into(),
-            help: Some("add one: rbuild run IMAGE COMMAND".into()),
+            message: "no command given, and the image sets neither ENTRYPOINT nor CMD".into(),
+            help: Some(Remedy::GiveCommand),
         });
     }
     Ok(args)

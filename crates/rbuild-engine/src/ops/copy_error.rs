@@ -3,33 +3,36 @@
 use rbuild_layer::LayerError;
 use rbuild_source::SourceError;
 
+use crate::ops::users::UnknownUser;
+
 /// A failed copy: the index of the source in the step, if one is to blame, and the reason.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
 pub struct CopyError {
-    pub source: Option<usize>,
+    pub index: Option<usize>,
     pub reason: Reason,
 }
 
+/// The reason why a copy failed.
+#[derive(Debug, thiserror::Error)]
 pub enum Reason {
-    Source(SourceError),
-    Kernel(rbuild_linux::Error),
-    Layer(rbuild_layer::LayerError),
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error(transparent)]
+    Kernel(#[from] rbuild_linux::Error),
+    #[error(transparent)]
+    Layer(LayerError),
+    #[error(transparent)]
+    User(#[from] UnknownUser),
+    #[error("{0}")]
     Text(String),
     /// The build was cancelled.
+    #[error("the build was stopped")]
     Stopped,
 }
 
-impl From<SourceError> for Reason {
-    fn from(e: SourceError) -> Reason {
-        Reason::Source(e)
-    }
-}
-impl From<rbuild_linux::Error> for Reason {
-    fn from(e: rbuild_linux::Error) -> Reason {
-        Reason::Kernel(e)
-    }
-}
-impl From<rbuild_layer::LayerError> for Reason {
-    fn from(e: rbuild_layer::LayerError) -> Reason {
+impl From<LayerError> for Reason {
+    fn from(e: LayerError) -> Reason {
         match e {
             LayerError::Stopped => Reason::Stopped,
             e => Reason::Layer(e),

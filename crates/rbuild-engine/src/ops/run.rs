@@ -10,6 +10,7 @@ use rbuild_image::DEFAULT_PATH;
 use rbuild_layer::{ExternalFiles, LayerError, LayerForm};
 use rbuild_linux::{Kind, RootDir, Timestamp};
 use rbuild_plan::{AgentStep, CopyStep, RunStep, SecretStep, Security, Step, Ulimit, VertexId, WorkdirStep};
+use rbuild_remedy::Remedy;
 use rbuild_sandbox::{
     Ended, Files, Input, MountRequest, Outcome, RunRequest, SandboxError, Source, Stream, remove_points, restored_files,
 };
@@ -18,7 +19,7 @@ use rbuild_store::{Baseline, LISTING, Snapshots, StoreError, TreeId, Working, cu
 
 use crate::cache::key::{self, StageFiles, copy_source_error};
 use crate::error::{BuildError, Result};
-use crate::event::Event;
+use crate::event::{Event, Warning};
 use crate::exports::Squash;
 use crate::ops::container::{DEFAULT_SHM, hosts_file, is_set, network};
 use crate::ops::copy::{Terms, copy};
@@ -149,11 +150,12 @@ impl Executor<'_> {
         let fail = |e| self.copy_error(id, step, e);
         if copy(step, source.as_ref(), root, terms, Some(&mut track)).map_err(fail)? > 1 {
             let text = format!("{} is one file, the last of several that were copied to it", step.dest);
-            self.events.send(Event::Warning { text: format!("{text} (for a directory, end it with a slash)") });
+            let help = Some("end the destination with a slash if it is a directory".into());
+            self.events.send(Event::Warning(Warning { text, help }));
         }
         working.finish(&path.join("fs"))?;
         if let Some(source) = &source {
-            let general = |reason| fail(CopyError { source: None, reason });
+            let general = |reason| fail(CopyError { index: None, reason });
             match self.folds(id).filter(|_| track.has_later()) {
                 Some(form) => {
                     let layer = earlier.map_or(Ok(None), |tree| self.store.plain_layer(&tree))?;
@@ -201,20 +203,30 @@ impl Executor<'_> {
     }
 
     pub(crate) fn copy_error(&self, id: VertexId, step: &CopyStep, e: CopyError) -> BuildError {
-        let span = e.source.and_then(|i| step.source_spans.get(i).copied());
+        let span = e.index.and_then(|i| step.source_spans.get(i).copied());
         match (e.reason, span) {
             (Reason::Source(SourceError::Changed(_)), _) => BuildError::Moved,
             (Reason::Stopped, _) => BuildError::Cancelled,
             (Reason::Source(e), Some(span)) => copy_source_error(e, span, step),
             (Reason::Text(text), Some(span)) => BuildError::Unmet(vec![Diagnostic::new(span, text)]),
             (Reason::Layer(e), Some(span)) if !e.is_disk_full() => {
-                BuildError::Unmet(vec![Diagnostic::new(span, format!("the archive cannot be unpacked: {e}"))])
+                let d = Diagnostic::new(span, format!("the archive cannot be unpacked: {e}"));
+                BuildError::Unmet(vec![Diagnostic { help: e.remedy(), ..d }])
             }
             (Reason::Kernel(source), _) => BuildError::Kernel { what: format!("copying into {}", step.dest), source },
             (Reason::Layer(source), _) => BuildError::Layer { what: format!("unpacking into {}", step.dest), source },
             (Reason::Source(e), None) => self.failure(id, e.to_string(), Vec::new()),
             (Reason::Text(text), None) => self.failure(id, text, Vec::new()),
+            (Reason::User(e), _) => self.unknown_user(id, &e),
         }
+    }
+
+    fn unknown_user(&self, id: VertexId, e: &users::UnknownUser) -> BuildError {
+        let mut failure = self.failure(id, e.to_string(), Vec::new());
+        if let BuildError::Step(failure) = &mut failure {
+            failure.help = Some(e.remedy());
+        }
+        failure
     }
 
     pub(crate) fn workdir_step(&self, id: VertexId, step: &WorkdirStep, path: &Path) -> Result<()> {
@@ -223,7 +235,7 @@ impl Executor<'_> {
         // The user is resolved only if a directory must be created.
         let owner = match root.stat_follow(&step.path) {
             Ok(there) if there.kind == Kind::Dir => (0, 0),
-            _ => users::owner(&users::in_root(root), &step.user).map_err(|e| self.failure(id, e, Vec::new()))?,
+            _ => users::owner(&users::in_root(root), &step.user).map_err(|e| self.unknown_user(id, &e))?,
         };
         let now = Timestamp { sec: step.time.unwrap_or(self.request.now), nsec: 0 };
         let mut made = Vec::new();
@@ -419,7 +431,7 @@ impl Executor<'_> {
             let found = self.store.read_in_trees(&trees, Path::new(path), users::MAX_FILE);
             found.ok().flatten().unwrap_or_default()
         };
-        users::identity(&files, &run.user).map_err(|e| self.failure(id, e, Vec::new()))
+        users::identity(&files, &run.user).map_err(|e| self.unknown_user(id, &e))
     }
 
     fn run_failure(
@@ -427,7 +439,7 @@ impl Executor<'_> {
         id: VertexId,
         run: &RunStep,
         what: String,
-        help: Option<String>,
+        help: Option<Remedy>,
         log: Vec<String>,
     ) -> BuildError {
         let command = self.request.secret_values().mask(run.args.join(" "));
@@ -464,16 +476,21 @@ fn environment(run: &RunStep, home: &str) -> Vec<String> {
 
 const SIGKILL: i32 = 9;
 
-fn killed_help() -> Option<String> {
+fn killed_help() -> Option<Remedy> {
     Some("the kernel may have run out of memory; see dmesg".into())
 }
 
-fn exit_help(code: i32) -> Option<String> {
+fn exit_help(code: i32) -> Option<Remedy> {
     match code {
-        126 => Some("126 means that the program was found and cannot be executed".into()),
-        127 => Some("127 means that a program was not found; is it installed in this stage, and in PATH?".into()),
-        137 => Some("137 means that a program was killed (signal 9); the kernel does that when memory runs out".into()),
-        129..=159 => Some(format!("{code} means that a program was ended by signal {}", code - 128)),
+        126 => Some("make the program executable: code 126 means that it was found and could not be executed".into()),
+        127 => Some(
+            "install the program in this stage, or add its directory to PATH: code 127 means that it was not found"
+                .into(),
+        ),
+        137 => Some("check dmesg: code 137 means signal 9, which the kernel sends when memory runs out".into()),
+        129..=159 => {
+            Some(format!("look for the cause of signal {}: code {code} is 128 plus its number", code - 128).into())
+        }
         _ => None,
     }
 }

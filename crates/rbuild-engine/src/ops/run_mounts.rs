@@ -280,7 +280,7 @@ impl Executor<'_> {
         let fail = |e| self.copy_error(0, &files, e);
         track.defers = true;
         copy(&files, Some(&tree), &root, self.terms(), Some(&mut track)).map_err(fail)?;
-        track.finish(tree.root, &root, &self.cancel).map_err(|reason| fail(CopyError { source: None, reason }))?;
+        track.finish(tree.root, &root, &self.cancel).map_err(|reason| fail(CopyError { index: None, reason }))?;
         if content.sight != track.sight {
             return Err(BuildError::Moved);
         }

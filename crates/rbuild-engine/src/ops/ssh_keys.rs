@@ -1,5 +1,6 @@
 //! Private SSH keys, and the replies of an agent that holds them (draft-ietf-sshm-ssh-agent).
 
+use rbuild_remedy::Remedy;
 use ssh_key::{Algorithm, HashAlg, Signature};
 
 /// An unencrypted key in OpenSSH format.
@@ -12,13 +13,31 @@ impl std::fmt::Debug for PrivateKey {
     }
 }
 
+/// A private key that cannot be used. The message is a predicate of the key.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    #[error("not an OpenSSH private key: {0}")]
+    Format(ssh_key::Error),
+    #[error("has a passphrase")]
+    Encrypted,
+}
+
+impl KeyError {
+    /// Returns the remedy, if there is one.
+    pub fn remedy(&self) -> Option<Remedy> {
+        match self {
+            KeyError::Format(_) => None,
+            KeyError::Encrypted => Some("add it to an ssh-agent and pass that".into()),
+        }
+    }
+}
+
 impl PrivateKey {
-    /// Parses `-----BEGIN OPENSSH PRIVATE KEY-----`. The error is part of a message for users.
-    pub fn parse(bytes: &[u8]) -> Result<PrivateKey, String> {
-        let key =
-            ssh_key::PrivateKey::from_openssh(bytes).map_err(|e| format!("it is no OpenSSH private key ({e})"))?;
+    /// Parses `-----BEGIN OPENSSH PRIVATE KEY-----`.
+    pub fn parse(bytes: &[u8]) -> Result<PrivateKey, KeyError> {
+        let key = ssh_key::PrivateKey::from_openssh(bytes).map_err(KeyError::Format)?;
         if key.is_encrypted() {
-            return Err("it has a passphrase; add it to an ssh-agent and pass that".into());
+            return Err(KeyError::Encrypted);
         }
         Ok(PrivateKey(key))
     }

@@ -1,6 +1,7 @@
 //! Users and groups by name or number, resolved with the image's `/etc/passwd` and `/etc/group`.
 
 use rbuild_linux::RootDir;
+use rbuild_remedy::Remedy;
 
 /// The user and groups of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,6 +12,22 @@ pub struct Identity {
     pub groups: Vec<u32>,
     /// The home directory of the user according to `/etc/passwd`.
     pub home: Option<String>,
+}
+
+/// A name that the account files of the image do not contain.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UnknownUser {
+    #[error("the image has no user `{0}` in /etc/passwd")]
+    User(String),
+    #[error("the image has no group `{0}` in /etc/group")]
+    Group(String),
+}
+
+impl UnknownUser {
+    /// Returns the remedy.
+    pub fn remedy(&self) -> Remedy {
+        "use its number, or add it in an earlier step".into()
+    }
 }
 
 /// Returns the content of an account file by its path in the image, empty if there is no such file.
@@ -30,7 +47,7 @@ pub fn in_root(root: &RootDir) -> impl Fn(&str) -> Vec<u8> + '_ {
 /// Resolves `user[:group]` as the user of a command. An empty user is root. Numbers need not be in
 /// the files; an unknown name is an error that contains it. An explicit group replaces all
 /// supplementary groups.
-pub fn identity(files: &Files<'_>, spec: &str) -> Result<Identity, String> {
+pub fn identity(files: &Files<'_>, spec: &str) -> Result<Identity, UnknownUser> {
     let (user, group) = parts(spec);
     let number = if user.is_empty() { Some(0) } else { number(user) };
     let passwd = lines(files, PASSWD);
@@ -66,7 +83,7 @@ pub fn identity(files: &Files<'_>, spec: &str) -> Result<Identity, String> {
 /// Resolves `user[:group]` as the owner of files, for `--chown` and directories made by WORKDIR.
 /// The default group of a numeric user is the group of the same number, regardless of
 /// `/etc/passwd`; of a named user, its primary group. An empty part is root.
-pub fn owner(files: &Files<'_>, spec: &str) -> Result<(u32, u32), String> {
+pub fn owner(files: &Files<'_>, spec: &str) -> Result<(u32, u32), UnknownUser> {
     let (user, group) = parts(spec);
     let (uid, gid) = match number(user) {
         Some(number) => (number, number),
@@ -103,20 +120,18 @@ fn number(text: &str) -> Option<u32> {
     text.parse::<u32>().ok().filter(|id| i32::try_from(*id).is_ok())
 }
 
-fn group_id(files: &Files<'_>, group: &str) -> Result<u32, String> {
+fn group_id(files: &Files<'_>, group: &str) -> Result<u32, UnknownUser> {
     if let Some(number) = number(group) {
         return Ok(number);
     }
     let lines = lines(files, GROUP);
     let found = lines.iter().find(|line| line.first().map(String::as_str) == Some(group));
     let found = found.and_then(|line| line.get(2)?.parse().ok());
-    found.or_else(|| (group == ROOT).then_some(0)).ok_or_else(|| {
-        format!("the image has no group `{group}` in /etc/group; add it in an earlier step, or use its number")
-    })
+    found.or_else(|| (group == ROOT).then_some(0)).ok_or_else(|| UnknownUser::Group(group.to_string()))
 }
 
-fn no_user(user: &str) -> String {
-    format!("the image has no user `{user}` in /etc/passwd; add it in an earlier step, or use its number")
+fn no_user(user: &str) -> UnknownUser {
+    UnknownUser::User(user.to_string())
 }
 
 fn lines(files: &Files<'_>, path: &str) -> Vec<Vec<String>> {
@@ -165,9 +180,9 @@ mod tests {
         ] {
             assert_eq!(identity(&files, spec), expected, "{spec}");
         }
-        assert!(identity(&files, "nobody").unwrap_err().contains("no user `nobody`"));
-        assert!(identity(&files, "web:none").unwrap_err().contains("no group `none`"));
-        assert!(identity(&files, "4294967295").unwrap_err().contains("no user `4294967295`"));
+        assert!(identity(&files, "nobody").unwrap_err().to_string().contains("no user `nobody`"));
+        assert!(identity(&files, "web:none").unwrap_err().to_string().contains("no group `none`"));
+        assert!(identity(&files, "4294967295").unwrap_err().to_string().contains("no user `4294967295`"));
         assert_eq!(identity(&nothing, ""), want(0, 0, &[0], None));
         assert_eq!(identity(&nothing, "root:root"), want(0, 0, &[0], None));
     }
@@ -191,7 +206,7 @@ mod tests {
         for spec in ["root", "root:root", "root:", ":root", ":", "0:0"] {
             assert_eq!(owner(&nothing, spec), Ok((0, 0)), "{spec}");
         }
-        assert!(owner(&nothing, "web").unwrap_err().contains("no user `web`"));
-        assert!(owner(&files, "1:none").unwrap_err().contains("no group `none`"));
+        assert!(owner(&nothing, "web").unwrap_err().to_string().contains("no user `web`"));
+        assert!(owner(&files, "1:none").unwrap_err().to_string().contains("no group `none`"));
     }
 }

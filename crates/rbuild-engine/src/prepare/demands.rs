@@ -2,6 +2,7 @@
 
 use rbuild_dockerfile::Diagnostic;
 use rbuild_plan::{AgentStep, BuildGraph, RunStep, SecretStep, Step, VertexId};
+use rbuild_remedy::Remedy;
 
 use crate::error::{BuildError, Result};
 use crate::request::BuildRequest;
@@ -27,21 +28,20 @@ fn unmet(request: &BuildRequest, run: &RunStep) -> Vec<Diagnostic> {
 
 /// Returns a hint that names the optional secrets and agents of a command that the build was not
 /// given; their absence may have made the command fail.
-pub(crate) fn not_given(run: &RunStep, request: &BuildRequest) -> Option<String> {
+pub(crate) fn not_given(run: &RunStep, request: &BuildRequest) -> Option<Remedy> {
     let secrets = run.secrets.iter().filter(|step| !request.secrets.iter().any(|(id, _)| *id == step.id));
-    let secrets = secrets.map(|step| format!("the secret `{0}` was not given (--secret id={0},src=FILE)", step.id));
+    let secrets: Vec<String> = secrets.map(|step| step.id.clone()).collect();
     let agents = run.agents.iter().filter(|step| !request.agents.iter().any(|(id, _)| *id == step.id));
-    let agents = agents.map(|step| format!("the ssh agent `{0}` was not given (--ssh {0})", step.id));
-    let missing: Vec<String> = secrets.chain(agents).collect();
-    (!missing.is_empty()).then(|| missing.join("; "))
+    let agents: Vec<String> = agents.map(|step| step.id.clone()).collect();
+    (!secrets.is_empty() || !agents.is_empty()).then_some(Remedy::PassMissing { secrets, agents })
 }
 
 pub(crate) fn missing_secret(step: &SecretStep) -> Diagnostic {
     let d = Diagnostic::new(step.span, format!("the secret `{}` was not given", step.id));
-    d.help(format!("pass it: --secret id={0},src=FILE or --secret id={0},env=NAME", step.id))
+    d.help(Remedy::PassSecret { id: step.id.clone() })
 }
 
 pub(crate) fn missing_agent(step: &AgentStep) -> Diagnostic {
     let d = Diagnostic::new(step.span, format!("the ssh agent `{}` was not given", step.id));
-    d.help(format!("pass it: --ssh {0} or --ssh {0}=SOCKET-OR-KEY", step.id))
+    d.help(Remedy::PassAgent { id: step.id.clone() })
 }

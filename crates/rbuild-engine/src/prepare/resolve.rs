@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use rbuild_dockerfile::Diagnostic;
 use rbuild_image::{ImageName, Platform, Reference};
 use rbuild_plan::ImageNeed;
+use rbuild_remedy::Remedy;
 use rbuild_store::{Image, Store, StoreError};
 
 use crate::error::{BuildError, Result};
@@ -134,7 +135,7 @@ fn missing_image(store: &Store, need: &ImageNeed, failure: Option<NotPulled>) ->
     let text = &need.image.text;
     if !matches!(need.image.name, ImageName::Reference(_)) {
         let d = Diagnostic::new(need.span, format!("there is no image with the id or manifest {text} here"));
-        return d.help("`rbuild images --no-trunc --digests` lists those that there are");
+        return d.help(Remedy::ListImages);
     }
     let what = if need.stages.is_empty() { "image" } else { "stage or image" };
     let here = format!("there is no {what} called `{text}` here");
@@ -152,10 +153,8 @@ fn missing_image(store: &Store, need: &ImageNeed, failure: Option<NotPulled>) ->
         store.images().unwrap_or_default().into_iter().filter_map(|i| i.name).map(|n| n.familiar()).collect();
     let candidates = need.stages.iter().chain(&names).map(String::as_str);
     match (rbuild_dockerfile::closest(text, candidates), remedy) {
-        (Some(close), _) => d.help(format!("did you mean `{close}`?")),
+        (Some(close), _) => d.help(Remedy::did_you_mean(close)),
         (None, Some(remedy)) => d.help(remedy),
-        (None, None) => d.help(format!(
-            "bring it in with `rbuild pull {text}`, `rbuild import FILE {text}` or `rbuild load -i FILE`"
-        )),
+        (None, None) => d.help(Remedy::ObtainImage { name: text.clone() }),
     }
 }

@@ -64,11 +64,8 @@ impl Journal {
                 let began = (self.now() - seconds).max(0.0);
                 pages.phases.push(PhaseLog { text: text.clone(), began, seconds: *seconds });
             }
-            Event::Isolation { .. }
-            | Event::Waiting { .. }
-            | Event::Output { .. }
-            | Event::Warning { .. }
-            | Event::End => {}
+            Event::Isolation { .. } | Event::Waiting { .. } | Event::Output { .. } | Event::Warning(_) | Event::End => {
+            }
         }
     }
 

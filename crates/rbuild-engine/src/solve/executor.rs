@@ -155,11 +155,11 @@ impl<'a> Executor<'a> {
             if self.builder.is_bare() {
                 let text = "commands share processes, network and devices with this machine, as it allows neither \
                             namespaces nor mounts; run only what you would run here yourself";
-                self.events.send(Event::Warning { text: text.into() });
+                self.events.send(Event::Warning(text.into()));
             } else if self.builder.shows_outer_processes() {
                 let text = "commands see the processes around them: parts of /proc are covered here, so there is no new one for \
                             them; a program that looks itself up there by its number finds another one";
-                self.events.send(Event::Warning { text: text.into() });
+                self.events.send(Event::Warning(text.into()));
             }
         }
         self.prepared.report_hits(&self.events);

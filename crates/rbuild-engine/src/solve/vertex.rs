@@ -248,7 +248,7 @@ impl Executor<'_> {
         changes: Option<&Changes>,
     ) -> String {
         if self.prepared.graph.vertices[id].ignore_cache {
-            return "it was asked to run again (--no-cache)".into();
+            return "it was asked to run again".into();
         }
         let Some(nearest) = &self.nearest[id] else { return "it was not built here before".into() };
         if nearest == key {

@@ -8,9 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use rbuild_image::{Descriptor, ImageId, ManifestDigest, Platform, REF_NAME, Reference, parse_index};
+use rbuild_remedy::Remedy;
 use rbuild_store::{Staging, Store, Workspace};
 
 use crate::error::{BuildError, Result};
+use crate::event::Warning;
 
 mod docker;
 mod layout;
@@ -38,8 +40,7 @@ pub struct Loaded {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Incoming<T> {
     pub found: T,
-    /// Warnings, one sentence each.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<Warning>,
 }
 
 const DAMAGED: &str = "the archive is damaged; write or transfer it again";
@@ -72,9 +73,7 @@ impl Wanted {
         let listed: Vec<&str> = others.iter().map(String::as_str).collect();
         BuildError::Other {
             message: format!("{what} has no image for {}, only for {}", self.platform(), listed.join(", ")),
-            help: others
-                .first()
-                .map(|other| format!("take another one with --platform, for example --platform {other}")),
+            help: others.first().map(|platform| Remedy::SelectPlatform { platform: platform.clone() }),
         }
     }
 }
@@ -119,7 +118,11 @@ pub fn take_from_layout(
         let tags: Vec<String> = index.manifests().iter().map(tag).filter(|t| !t.is_empty()).collect();
         return Err(BuildError::Other {
             message: format!("the OCI layout {} has no image `{}`", dir.display(), wanted.unwrap_or("latest")),
-            help: Some(if tags.is_empty() { "give a digest".into() } else { format!("it has {}", tags.join(", ")) }),
+            help: Some(if tags.is_empty() {
+                "use a digest".into()
+            } else {
+                format!("use one of {}", tags.join(", ")).into()
+            }),
         });
     };
     let platform = Wanted::Host(platform.clone());
@@ -205,7 +208,7 @@ fn images(members: &Members<'_>, wanted: &Wanted) -> Result<Incoming<Found>> {
         (None, Some(text)) => of_layout(members, &text, wanted),
         (None, None) => Err(BuildError::Other {
             message: "the archive holds no image: it has neither manifest.json nor index.json".into(),
-            help: Some("a root file system without image files is taken in by `rbuild import`".into()),
+            help: Some(Remedy::ImportFiles),
         }),
     }
 }
@@ -216,13 +219,14 @@ fn of_layout(members: &Members<'_>, text: &[u8], wanted: &Wanted) -> Result<Inco
     let index = parse_index(text).map_err(unreadable("index.json"))?;
     let mut layout = Layout::new(members, wanted);
     let mut names = Vec::new();
-    let mut warnings: Vec<String> = layout_warning(members)?.into_iter().collect();
+    let mut warnings: Vec<Warning> = layout_warning(members)?.into_iter().collect();
     for entry in index.manifests() {
         let reached = layout.enter(entry)?;
         let name = name_of(entry);
         if reached == Reached::None && !layout.others.is_empty() {
             let what = name.as_ref().map_or_else(|| entry.digest().to_string(), |name| name.familiar());
-            warnings.push(wanted.missing(&what, &layout.others).message());
+            let missing = wanted.missing(&what, &layout.others);
+            warnings.push(Warning { text: missing.message(), help: missing.help() });
         }
         names.extend(reached.last().zip(name));
     }
@@ -257,7 +261,7 @@ fn of_platform(members: &Members<'_>, loaded: Incoming<Found>, wanted: &Wanted) 
 
 /// Returns a warning if the `oci-layout` file is missing, which marks a directory as a layout (OCI
 /// image layout, "oci-layout file").
-fn layout_warning(members: &Members<'_>) -> Result<Option<String>> {
+fn layout_warning(members: &Members<'_>) -> Result<Option<Warning>> {
     let missing = members.document("oci-layout")?.is_none();
     Ok(missing.then(|| "the OCI layout has no oci-layout file; its index.json is read as if it were one".into()))
 }

@@ -9,6 +9,7 @@ use rbuild_image::{
 };
 use rbuild_layer::Counting;
 use rbuild_registry::{Choice, Client, Document, Problem, RegistryError, Repository, Resolved, choose};
+use rbuild_remedy::Remedy;
 use rbuild_store::{Pulled, Staging, Store, Workspace};
 
 use super::load::is_layer;
@@ -116,9 +117,7 @@ fn manifest_for(repository: &Repository, document: Document, platform: &Platform
         }
         Choice::Others(others) => Err(BuildError::Other {
             message: format!("{place} has no image for {platform}, only for {}", others.join(", ")),
-            help: others
-                .first()
-                .map(|other| format!("take another one with --platform, for example --platform {other}")),
+            help: others.first().map(|platform| Remedy::SelectPlatform { platform: platform.clone() }),
         }),
     }
 }

@@ -215,10 +215,10 @@ fn broken_archives_end_in_an_error() {
     header.set_size(1 << 40);
     header.set_cksum();
     huge.extend_from_slice(header.as_bytes());
-    assert!(matches!(run(&huge).unwrap_err(), LayerError::Limit(_)));
+    assert!(matches!(run(&huge).unwrap_err(), LayerError::Limit { .. }));
     assert!(run(b"this is no archive at all, just text").is_err());
     let deep = tar(&[file(&"d/".repeat(5000), "")]);
-    assert!(matches!(run(&deep).unwrap_err(), LayerError::Limit(_)));
+    assert!(matches!(run(&deep).unwrap_err(), LayerError::Limit { .. }));
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use rbuild_dockerfile::ast::{Op, Stage};
 use rbuild_dockerfile::expand::Lexer;
 use rbuild_dockerfile::{Diagnostic, Span, mount_from};
-use rbuild_image::{DEFAULT_PATH, ImageConfig, ManifestDigest, Platform};
+use rbuild_image::{DEFAULT_PATH, ImageConfig, ManifestDigest, Platform, PlatformError};
+use rbuild_remedy::Remedy;
 
 use super::paths::{cwd, is_windows};
 use super::state::{BaseImage, ImageNeed, Planned, Planner, StageState, Stop, steps_of};
@@ -106,7 +107,7 @@ impl Planner<'_> {
         let name = expand(image, self.file.escape, &self.globals)?;
         if name.is_empty() {
             let d = Diagnostic::new(image.span, format!("image name `{}` is empty after expansion", image.text));
-            return Err(d.help("set a default on the ARG before FROM, or pass --build-arg").into());
+            return Err(d.help(Remedy::SetArgument).into());
         }
         let label = self.stage_label(index, stage);
         let total = 1 + steps_of(&stage.instructions);
@@ -151,9 +152,9 @@ impl Planner<'_> {
         let text = expand(word, self.file.escape, &self.globals)?;
         if text.is_empty() {
             let d = Diagnostic::new(word.span, format!("platform `{}` is empty after expansion", word.text));
-            return Err(d.help("set a default on the ARG before FROM, or pass --build-arg").into());
+            return Err(d.help(Remedy::SetArgument).into());
         }
-        Ok(Some(text.parse().map_err(|e: String| Diagnostic::new(word.span, e))?))
+        Ok(Some(text.parse().map_err(|e: PlatformError| Diagnostic::new(word.span, e.to_string()))?))
     }
 
     fn stage_label(&self, index: usize, stage: &Stage) -> String {

@@ -3,6 +3,7 @@
 use rbuild_dockerfile::ast::{self, Command, Word};
 use rbuild_dockerfile::{Diagnostic, Mount, MountKind, PROXY_ARGS, Span, parse_mount};
 use rbuild_image::Platform;
+use rbuild_remedy::Remedy;
 
 use super::args::{CACHE_NAMESPACE, SANDBOX_HOSTNAME};
 use super::copy::file_name;
@@ -106,7 +107,7 @@ impl Planner<'_> {
             Some(("host", _)) if self.params.allow_host_network => Ok(Network::Host),
             Some(("host", span)) => {
                 let d = Diagnostic::new(span, "`--network=host` is not allowed in this build");
-                Err(d.help("pass `--allow network.host` if you trust the Dockerfile").into())
+                Err(d.help(Remedy::Allow { entitlement: "network.host" }).into())
             }
             Some(("none", _)) => Ok(Network::None),
             Some((other, span)) => {
@@ -122,7 +123,7 @@ impl Planner<'_> {
             Some(("insecure", _)) if self.params.allow_insecure => Ok(Security::Insecure),
             Some(("insecure", span)) => {
                 let d = Diagnostic::new(span, "`--security=insecure` is not allowed in this build");
-                Err(d.help("pass `--allow security.insecure` if you trust the Dockerfile").into())
+                Err(d.help(Remedy::Allow { entitlement: "security.insecure" }).into())
             }
             Some((other, span)) => {
                 let d = Diagnostic::new(span, format!("unknown security mode `{other}`"));
@@ -140,7 +141,7 @@ impl Planner<'_> {
                 word.span,
                 format!("device `{}` is not available: RUN --device is not supported", word.text),
             );
-            let d = d.help("remove --device; commands have /dev/null, zero, full, random, urandom and tty");
+            let d = d.help("remove `--device`; commands have /dev/null, zero, full, random, urandom and tty");
             if required {
                 return Err(d.into());
             }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use rbuild_dockerfile::ast::{self, Dockerfile, Instruction, Op, Stage, Word};
 use rbuild_dockerfile::{Diagnostic, PROXY_ARGS, Span, closest, parse_trigger};
 use rbuild_image::ImageName;
+use rbuild_remedy::Remedy;
 
 use super::args::BUILT_IN_ARGS;
 use super::paths::{cwd, is_windows, join, native_path};
@@ -107,7 +108,7 @@ impl Planner<'_> {
         let d = Diagnostic::new(Span::new(span.start, span.start), format!("target stage `{wanted}` does not exist"));
         let names = self.stage_names();
         Err(match closest(wanted, names.iter().map(String::as_str)) {
-            Some(close) => d.help(format!("did you mean `{close}`?")),
+            Some(close) => d.help(Remedy::did_you_mean(close)),
             None if names.is_empty() => d.help("pass a stage number, counted from 0: the Dockerfile names no stages"),
             None => d.help(format!("use one of these stages: {}", names.join(", "))),
         }

@@ -2,6 +2,7 @@ use std::collections::HashMap;
 
 use rbuild_dockerfile::parse;
 use rbuild_image::{ImageConfig, ImageName, ManifestDigest, Platform};
+use rbuild_remedy::Remedy;
 
 use super::*;
 use crate::graph::{BuildGraph, From as Input, RunStep, Step, Ulimit};
@@ -38,7 +39,10 @@ fn error(source: &str) -> String {
     match plan(&parse(source.as_bytes()).unwrap(), &params(), &debian()) {
         Err(mut e) => {
             let d = e.remove(0);
-            format!("{} ({})", d.message, d.help.unwrap_or_default())
+            match d.help {
+                Some(Remedy::Text(help)) => format!("{} ({help})", d.message),
+                help => format!("{} ({help:?})", d.message),
+            }
         }
         Ok(_) => panic!("{source} plans"),
     }
@@ -348,7 +352,7 @@ fn errors_name_the_problem() {
         ("FROM debian\nSTOPSIGNAL 0\n", "not a signal"),
         ("FROM debian\nSTOPSIGNAL RTMIN+16\n", "not a signal"),
         ("FROM debian\nCOPY --link --chown=me a b\n", "`--chown=me` needs /etc/passwd"),
-        ("FROM debian\nRUN --security=insecure y\n", "--allow security.insecure"),
+        ("FROM debian\nRUN --security=insecure y\n", "Allow { entitlement: \"security.insecure\" }"),
         ("FROM debian\nRUN --security=maybe y\n", "sandbox or insecure"),
         ("FROM debian\nRUN --device=gpu,required y\n", "is not available"),
         ("ARG SOURCE_DATE_EPOCH=soon\nFROM debian\n", "neither a number of seconds"),
@@ -364,7 +368,7 @@ fn errors_name_the_problem() {
     }
     let target = Parameters { target: Some("biuld".into()), ..params() };
     let Err(e) = plan(&parse(b"FROM debian AS build\n").unwrap(), &target, &debian()) else { panic!() };
-    assert_eq!(e[0].help.as_deref(), Some("did you mean `build`?"));
+    assert_eq!(e[0].help, Some("did you mean `build`?".into()));
 }
 
 #[test]
@@ -379,8 +383,11 @@ fn triggers_count_as_steps() {
 fn undeclared_build_arguments_are_warnings() {
     let with = Parameters { build_args: vec![("VERSON".into(), "1".into())], ..params() };
     let g = graph_with("FROM debian\nARG VERSION\nENV A=$VERSIN\n", &with);
-    let texts: Vec<String> =
-        g.warnings.iter().map(|d| format!("{} {}", d.message, d.help.as_deref().unwrap_or(""))).collect();
+    let texts: Vec<String> = g
+        .warnings
+        .iter()
+        .map(|d| format!("{} {}", d.message, d.help.as_ref().and_then(Remedy::text).unwrap_or("")))
+        .collect();
     // Of variables that are not set, the lint rules warn.
     assert_eq!(texts.len(), 1, "{texts:?}");
     assert!(texts.iter().any(|t| t.contains("`VERSON`") && t.contains("did you mean `VERSION`")), "{texts:?}");

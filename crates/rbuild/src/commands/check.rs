@@ -85,7 +85,7 @@ pub fn warnings(file: &Dockerfile, request: &BuildRequest, store: &Store) -> Res
     let given = request.parameters.build_arg("BUILDKIT_DOCKERFILE_CHECK");
     let settings = match given {
         Some(text) => Settings::parse(text).map_err(|e| Failure::usage(format!("BUILDKIT_DOCKERFILE_CHECK: {e}")))?,
-        None => lint::settings(file).map_err(|(_, e)| Failure::usage(format!("the check directive: {e}")))?,
+        None => lint::settings(file).map_err(|d| Failure::usage(format!("the check directive: {}", d.message)))?,
     };
     // Cached, because the rules look up an image once per stage.
     let known: RefCell<HashMap<String, Option<ImageConfig>>> = RefCell::default();

@@ -88,7 +88,8 @@ pub fn bring(
             .map(|sought| pull_one(store, &client, &sought.name, &sought.platform, show).err().map(Told::from))
             .collect()
     });
-    let answers = answers.map_err(|failure| BuildError::Other { message: failure.message, help: failure.help })?;
+    let answers = answers
+        .map_err(|failure| BuildError::Other { message: failure.message, help: failure.help.map(Into::into) })?;
     let outcome = |told: Option<Told>| told.map_or(Ok(()), |Told { message, help }| Err(NotPulled { message, help }));
     Ok(answers.into_iter().map(outcome).collect())
 }

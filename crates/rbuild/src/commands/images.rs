@@ -12,7 +12,7 @@ use crate::args::{FsckArgs, HistoryArgs, ImagePruneArgs, ImagesArgs, InspectArgs
 use crate::commands::in_builder::{exit_code, moved_store, store_only};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
-use crate::template;
+use crate::template::{self, TemplateError};
 use crate::ui::terminal;
 
 fn now() -> i64 {
@@ -149,7 +149,7 @@ fn is_called(name: &Reference, wanted: &str) -> bool {
     reference == *name || (any_tag && reference.familiar_name() == name.familiar_name())
 }
 
-pub fn bad_format(e: String) -> Failure {
+pub fn bad_format(e: TemplateError) -> Failure {
     Failure::usage(format!("--format: {e}")).help("use `--format json` to see all fields")
 }
 

@@ -24,7 +24,7 @@ pub fn login(args: LoginArgs) -> Result<u8, Failure> {
     let credential = client.log_in(&registry, &user, &password)?;
     let stored = credentials::store(&environment, &given, &registry, &credential).map_err(Failure::new)?;
     match &stored {
-        Stored::File(path) if matches!(credential, Credential::Password { .. }) => terminal::warning(&format!(
+        Stored::File(path) if matches!(credential, Credential::Password { .. }) => terminal::warning(format!(
             "the password is stored in {path}, readable by you only, but not encrypted; a credential helper (credsStore) would do that"
         )),
         _ => {}

@@ -6,15 +6,15 @@ use std::io::{IsTerminal, Read};
 use std::path::Path;
 
 use rbuild_engine::{ArchiveFormat, Import, Saved, Wanted, save_size};
-use rbuild_image::{ImageConfig, Platform, Reference, ReferenceError};
+use rbuild_image::{ImageConfig, Platform, PlatformError, Reference, ReferenceError};
 use rbuild_source::{fetch, is_url};
 
 use crate::args::{ImportArgs, LoadArgs, SaveArgs};
 use crate::exit::{Failure, code};
 use crate::input::output;
 use crate::input::settings::Settings;
-use crate::ui::terminal;
 use crate::ui::transfer_bar::TransferBar;
+use crate::ui::{hints, terminal};
 
 fn open(path: &Path) -> Result<File, Failure> {
     File::open(path).map_err(|e| Failure::new(format!("{}: {e}", path.display())))
@@ -38,14 +38,14 @@ pub fn import(settings: &Settings, args: ImportArgs) -> Result<u8, Failure> {
     let name: Option<Reference> =
         args.name.as_deref().map(str::parse).transpose().map_err(|e: ReferenceError| Failure::usage(e.to_string()))?;
     let platform = match &args.platform {
-        Some(text) => text.parse().map_err(Failure::usage)?,
+        Some(text) => text.parse().map_err(|e: PlatformError| Failure::usage(e.to_string()))?,
         None => Platform::host(),
     };
     let store = settings.open()?;
     let (source, total) = match args.file.as_str() {
         "-" => (stdin()?, None),
         url if is_url(url) => {
-            let fetched = fetch(url).map_err(|e| Failure::new(e.to_string()).help(e.remedy()))?;
+            let fetched = fetch(url).map_err(|e| Failure::new(e.to_string()).help(hints::words(&e.remedy())))?;
             (fetched.body, fetched.size)
         }
         other if other.contains("://") => {
@@ -75,7 +75,7 @@ pub fn import(settings: &Settings, args: ImportArgs) -> Result<u8, Failure> {
         },
     )?;
     drop(bar);
-    imported.warnings.iter().for_each(|warning| terminal::warning(warning));
+    imported.warnings.iter().for_each(|warning| terminal::warning(warning.clone()));
     terminal::out(&format!("{}\n", imported.found));
     Ok(code::OK)
 }
@@ -108,7 +108,11 @@ fn change_config(config: &mut ImageConfig, changes: &[String]) -> Result<(), Str
     let text = format!("FROM scratch\n{}\n", changes.join("\n"));
     let first = |list: Vec<rbuild_dockerfile::Diagnostic>| {
         let d = &list[0];
-        format!("--change: {}{}", d.message, d.help.as_ref().map_or(String::new(), |h| format!(" ({h})")))
+        format!(
+            "--change: {}{}",
+            d.message,
+            d.help.as_ref().map_or(String::new(), |h| format!(" ({})", hints::words(h)))
+        )
     };
     let file = rbuild_dockerfile::parse(text.as_bytes()).map_err(first)?;
     let params = rbuild_plan::Parameters::new(config.platform());
@@ -166,7 +170,13 @@ pub fn save(settings: &Settings, args: SaveArgs) -> Result<u8, Failure> {
 }
 
 pub fn load(settings: &Settings, args: LoadArgs) -> Result<u8, Failure> {
-    let wanted = Wanted::new(args.platform.as_deref().map(str::parse).transpose().map_err(Failure::usage)?);
+    let wanted = Wanted::new(
+        args.platform
+            .as_deref()
+            .map(str::parse)
+            .transpose()
+            .map_err(|e: PlatformError| Failure::usage(e.to_string()))?,
+    );
     let store = settings.open()?;
     let loaded = match &args.input {
         Some(path) if path.is_dir() => {
@@ -183,7 +193,7 @@ pub fn load(settings: &Settings, args: LoadArgs) -> Result<u8, Failure> {
             rbuild_engine::load(&store, bar.reading(stdin()?), &wanted)?
         }
     };
-    loaded.warnings.iter().for_each(|warning| terminal::warning(warning));
+    loaded.warnings.iter().for_each(|warning| terminal::warning(warning.clone()));
     for image in loaded.found {
         if args.quiet {
             continue;

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 
 use rbuild_engine::{PulledImage, TransferProgress, outgoing};
-use rbuild_image::{BlobDigest, ManifestDigest, Platform, Reference, ReferenceError, human_size};
+use rbuild_image::{BlobDigest, ManifestDigest, Platform, PlatformError, Reference, ReferenceError, human_size};
 use rbuild_registry::Client;
 use rbuild_store::{Image, Store};
 
@@ -67,7 +67,7 @@ pub fn pull_one(
     let pulled = shown(show, &format!("pulling {}", name.familiar()), "pulled", |progress| {
         rbuild_engine::pull(store, client, name, platform, progress)
     })?;
-    pulled.warnings.iter().for_each(|warning| terminal::warning(warning));
+    pulled.warnings.iter().for_each(|warning| terminal::warning(warning.as_str()));
     Ok(pulled)
 }
 
@@ -77,7 +77,7 @@ fn parse(name: &str) -> Result<Reference, Failure> {
 
 pub fn pull(settings: &Settings, args: PullArgs) -> Result<u8, Failure> {
     let platform = match &args.platform {
-        Some(text) => text.parse().map_err(Failure::usage)?,
+        Some(text) => text.parse().map_err(|e: PlatformError| Failure::usage(e.to_string()))?,
         None => Platform::host(),
     };
     let names = args.images.iter().map(|name| parse(name)).collect::<Result<Vec<_>, _>>()?;

@@ -3,7 +3,7 @@
 use std::io::{Cursor, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
-use rbuild_engine::ContextDir;
+use rbuild_engine::{ContextDir, Warning};
 use rbuild_image::Platform;
 use rbuild_linux::RootDir;
 use rbuild_plan::{ContextSource, NamedContext, WrittenImage};
@@ -322,6 +322,8 @@ fn layout_image(store: &Store, layout: &str, platform: &Platform) -> Result<Writ
         },
     };
     let loaded = rbuild_engine::take_from_layout(store, Path::new(dir), wanted, platform)?;
-    loaded.warnings.iter().for_each(|warning| terminal::warning(&format!("{layout}: {warning}")));
+    loaded.warnings.iter().for_each(|warning| {
+        terminal::warning(Warning { text: format!("{layout}: {}", warning.text), help: warning.help.clone() })
+    });
     Ok(WrittenImage::stored(loaded.found))
 }

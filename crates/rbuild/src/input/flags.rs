@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 
 use rbuild_engine::{AgentSource, PrivateKey, PullPolicy};
-use rbuild_image::Platform;
+use rbuild_image::{Platform, PlatformError};
 use rbuild_plan::Volume;
 use rbuild_sandbox::Ulimit;
 
 use crate::exit::Failure;
 use crate::input::output;
+use crate::ui::hints;
 
 /// Parses the values of `--platform`; duplicates are dropped.
 pub fn platforms(given: &[String]) -> Result<Vec<Platform>, Failure> {
@@ -16,7 +17,7 @@ pub fn platforms(given: &[String]) -> Result<Vec<Platform>, Failure> {
     for text in given.iter().flat_map(|p| p.split(',')).filter(|p| !p.is_empty()) {
         let platform = match text {
             "local" => Platform::host(),
-            text => text.parse().map_err(|e: String| Failure::usage(format!("--platform: {e}")))?,
+            text => text.parse().map_err(|e: PlatformError| Failure::usage(format!("--platform: {e}")))?,
         };
         if !all.contains(&platform) {
             all.push(platform);
@@ -240,7 +241,10 @@ pub fn agent(text: &str) -> Result<(String, AgentSource), Failure> {
             return Ok((id.to_string(), AgentSource::Socket(path)));
         }
         let bytes = std::fs::read(&path).map_err(fail)?;
-        keys.push(PrivateKey::parse(&bytes).map_err(|e| bad(format!("{}: {e}", path.display())))?);
+        keys.push(PrivateKey::parse(&bytes).map_err(|e| {
+            let help = e.remedy().as_ref().map(hints::words);
+            Failure { help, ..bad(format!("{}: {e}", path.display())) }
+        })?);
     }
     Ok((id.to_string(), AgentSource::Keys(keys)))
 }

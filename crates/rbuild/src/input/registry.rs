@@ -18,7 +18,7 @@ pub fn client(environment: Environment, options: Options, quiet: bool) -> Client
                 let host = if reason.contains(&host) { String::new() } else { format!("{host}: ") };
                 terminal::err(&format!("{host}{reason}; trying again in {seconds} s\n"));
             }
-            Notice::Warning { host, text } => terminal::warning(&format!("{host}: {text}")),
+            Notice::Warning { host, text } => terminal::warning(format!("{host}: {text}")),
         }
     })
 }

@@ -51,7 +51,7 @@ impl Settings {
     fn patience(&self) -> Patience {
         let usual = Patience::default();
         let foreign = self.lock_timeout.map_or(usual.foreign, Duration::from_secs);
-        Patience { foreign, tell: Arc::new(terminal::warning) }
+        Patience { foreign, tell: Arc::new(|text| terminal::warning(text)) }
     }
 
     /// Opens the store, and creates it if there is none.

@@ -7,6 +7,7 @@ use rbuild_engine::{Event, StepOutcome};
 
 use crate::progress::lines::shown_lines;
 use crate::ui::diagnostics::first_line;
+use crate::ui::terminal;
 
 /// CI service that shows the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,8 +41,10 @@ impl Groups {
     pub fn text(&mut self, event: Event, now: u64) -> String {
         match event {
             Event::Isolation { rung } => format!("isolation: {rung}\n"),
-            Event::Warning { text } if self.service == Service::Github => format!("::warning::{}\n", escaped(&text)),
-            Event::Warning { text } => format!("warning: {text}\n"),
+            Event::Warning(w) if self.service == Service::Github => {
+                format!("::warning::{}\n", escaped(terminal::warning_line(&w).as_str()))
+            }
+            Event::Warning(w) => terminal::warning_text(&w, false),
             Event::Phase { text, seconds } => format!("{text} ({seconds:.1}s)\n"),
             Event::Started { step, label, text } => {
                 self.count += 1;
@@ -125,7 +128,7 @@ mod tests {
             done(2, StepOutcome::Cached),
             output(1, "half"),
             done(1, StepOutcome::Failed),
-            Event::Warning { text: "100 %\nsure".into() },
+            Event::Warning("100 %\nsure".into()),
         ];
         events.into_iter().map(|e| groups.text(e, 77)).collect()
     }

@@ -7,6 +7,7 @@ use rbuild_sandbox::Stream;
 
 use crate::progress::lines::shown_lines;
 use crate::ui::diagnostics::first_line;
+use crate::ui::terminal;
 
 /// State of the plain form. Steps are numbered without gaps in order of first appearance.
 #[derive(Default)]
@@ -33,7 +34,7 @@ impl Plain {
     pub fn text(&mut self, event: Event) -> String {
         match event {
             Event::Isolation { rung } => format!("isolation: {rung}\n"),
-            Event::Warning { text } => format!("warning: {text}\n"),
+            Event::Warning(w) => terminal::warning_text(&w, false),
             Event::Waiting { .. } | Event::End => String::new(),
             Event::Phase { text, seconds } => {
                 self.count += 1;

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use crate::ui::terminal;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rbuild_engine::{Event, StepOutcome};
@@ -38,7 +39,9 @@ impl Documents {
     pub fn line(&mut self, event: Event, now: &str) -> String {
         let document = match event {
             Event::Isolation { rung } => self.note(&format!("isolation: {rung}"), now),
-            Event::Warning { text } => json!({"warnings": [{"level": 1, "short": STANDARD.encode(text)}]}),
+            Event::Warning(w) => {
+                json!({"warnings": [{"level": 1, "short": STANDARD.encode(terminal::warning_line(&w))}]})
+            }
             Event::Phase { text, .. } => self.note(&text, now),
             Event::Started { step, label, text } => {
                 let vertex = self.vertex(&format!("[{label}] {}", text.lines().next().unwrap_or_default()), now);

@@ -93,7 +93,7 @@ impl Screen {
         match event {
             Event::Isolation { rung } => self.finished.push_str(&format!("isolation: {rung}\n")),
             Event::End => {}
-            Event::Warning { text } => self.finished.push_str(&format!("warning: {text}\n")),
+            Event::Warning(w) => self.finished.push_str(&terminal::warning_text(&w, terminal::colours())),
             Event::Phase { text, seconds } => self.finish("=>", &text, Some(seconds)),
             Event::Waiting { step, label, text, inputs } => {
                 let title = format!("[{label}] {}", first_line(&text));

@@ -3,17 +3,8 @@
 use rbuild_dockerfile::closest;
 use serde_json::Value;
 
+use crate::template::error::TemplateError;
 use crate::template::parse::{Node, Operand, Pipeline, Root};
-
-/// A message for the user.
-#[derive(Debug)]
-pub struct TemplateError(String);
-
-impl std::fmt::Display for TemplateError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 type Result<T> = std::result::Result<T, TemplateError>;
 

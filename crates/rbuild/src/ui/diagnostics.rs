@@ -4,6 +4,8 @@ use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_engine::{BuildError, StepFailure};
 
+use crate::ui::{hints, terminal};
+
 /// A Dockerfile and its line index.
 pub struct Source<'a> {
     pub name: &'a str,
@@ -40,18 +42,10 @@ pub fn build_error(e: &BuildError, source: &Source<'_>, colours: bool) -> String
         }
         BuildError::Step(failure) => step_failure(failure, source, colours),
         other => {
-            let mut text = title(&other.message(), colours);
-            if let Some(help) = other.help() {
-                text.push_str(&format!("  help: {help}\n"));
-            }
-            text
+            let help = other.help().as_ref().map(hints::words);
+            terminal::error_text(&other.message(), help.as_deref(), colours)
         }
     }
-}
-
-fn title(message: &str, colours: bool) -> String {
-    let (on, off) = if colours { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
-    format!("{on}error{off}: {message}\n")
 }
 
 fn step_failure(f: &StepFailure, source: &Source<'_>, colours: bool) -> String {
@@ -99,13 +93,13 @@ fn excerpt(d: &Diagnostic, level: Level<'_>, source: &Source<'_>, colours: bool)
     let range = span.start - start..(span.end - start).min(line.len()).max(span.start - start);
     let annotation = AnnotationKind::Primary.span(range);
     let snippet = Snippet::source(line).line_start(number).path(source.name).annotation(annotation);
-    let mut group = level.primary_title(d.message.as_str()).element(snippet);
-    if let Some(help) = &d.help {
-        group = group.element(Level::HELP.message(help.as_str()));
-    }
+    let group = level.primary_title(d.message.as_str()).element(snippet);
     let renderer = if colours { Renderer::styled() } else { Renderer::plain() };
     let mut text = renderer.render(&[group]);
     text.push('\n');
+    if let Some(help) = &d.help {
+        text.push_str(&hints::line(&hints::words(help), colours));
+    }
     text
 }
 

@@ -4,6 +4,10 @@
 use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
 
+use rbuild_engine::Warning;
+
+use crate::ui::hints;
+
 /// First failure to write to standard output.
 static LOST: OnceLock<io::Error> = OnceLock::new();
 
@@ -17,20 +21,34 @@ pub fn redraws() -> bool {
     colours() && std::env::var_os("TERM").is_some_and(|t| !t.is_empty() && t != "dumb")
 }
 
-/// Prints an error, and its help on a second line.
+/// Prints an error, and its hint on a second line.
 pub fn error(message: &str, help: Option<&str>) {
-    let (on, off) = if colours() { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
-    let mut text = format!("{on}error{off}: {message}\n");
-    if let Some(help) = help {
-        text.push_str(&format!("  help: {help}\n"));
-    }
-    err(&text);
+    err(&error_text(message, help, colours()));
+}
+
+/// Formats an error, with its hint on a second line.
+pub fn error_text(message: &str, help: Option<&str>, colours: bool) -> String {
+    let (on, off) = if colours { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
+    let hint = help.map_or(String::new(), |help| hints::line(help, colours));
+    format!("{on}error{off}: {message}\n{hint}")
 }
 
 /// Prints a warning.
-pub fn warning(message: &str) {
-    let (on, off) = if colours() { ("\x1b[1;33m", "\x1b[0m") } else { ("", "") };
-    err(&format!("{on}warning{off}: {message}\n"));
+pub fn warning(warning: impl Into<Warning>) {
+    err(&warning_text(&warning.into(), colours()));
+}
+
+/// Formats a warning, with its hint on a second line.
+pub fn warning_text(warning: &Warning, colours: bool) -> String {
+    let (on, off) = if colours { ("\x1b[1;33m", "\x1b[0m") } else { ("", "") };
+    let hint = warning.help.as_ref().map_or(String::new(), |help| hints::line(&hints::words(help), colours));
+    format!("{on}warning{off}: {}\n{hint}", warning.text)
+}
+
+/// Returns a warning and its hint on one line, without a title.
+pub fn warning_line(warning: &Warning) -> String {
+    let hint = warning.help.as_ref().map_or(String::new(), |help| format!("; {}", hints::words(help)));
+    format!("{}{hint}", warning.text)
 }
 
 /// Writes to standard error. A failure is ignored, because it could not be reported.

@@ -231,7 +231,7 @@ fn an_owner_beyond_the_sub_ids_is_told_with_the_range() {
         }
         ran.fails(
             1,
-            &["user id 2000000000 is beyond those that there are here, 0 to ", "/etc/subuid", "--isolation=single-id"],
+            &["user ID 2000000000 is not one of those available here, 0 to ", "/etc/subuid", "--isolation=single-id"],
         );
     }
 }

@@ -288,7 +288,7 @@ fn an_archive_may_leave_out_what_the_other_side_has() {
     let other = |args: &str| lab.sh(&format!("RBUILD_ROOT=$LAB/other $RB {args}"));
     // Without the base, the error names what is missing, and nothing incomplete is kept.
     other("load -i part.tar")
-        .fails(1, &["2 layers are neither in the archive nor in the store: sha256:", "load the base first"]);
+        .fails(1, &["2 layers are neither in the archive nor in the store: sha256:", "load its base image first"]);
     assert_eq!(other("images -q").ok().stdout, "");
     other("load -i base.tar").ok();
     assert_eq!(other("load -i part.tar").ok().stdout, "Loaded image: app:1\n");

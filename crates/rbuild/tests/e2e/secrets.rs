@@ -173,7 +173,7 @@ fn squashing_all_looks_at_the_files_of_the_base() {
         lab.build(file, &[&TOKEN[..], &["-t", "x"]].concat()).ok();
         for more in [&["-t", "x"][..], &["-o", &tar]] {
             let ran = lab.build(file, &[&TOKEN[..], &["--squash=all"], more].concat());
-            ran.fails(1, &["the secret `token`: /f has it from the image", "--allow secret-in-image"]);
+            ran.fails(1, &["the secret `token`: /f has it from the base image", "--allow secret-in-image"]);
         }
     }
     assert!(!lab.path("x.tar").exists());
@@ -186,8 +186,8 @@ fn squashing_all_looks_at_the_files_of_the_base() {
 fn a_failing_command_is_told_what_it_was_not_given() {
     let lab = Lab::new();
     let file = "FROM busybox\nRUN --mount=type=secret,id=tok --mount=type=ssh cat /run/secrets/tok\n";
-    let missing = "the secret `tok` was not given (--secret id=tok,src=FILE)";
-    lab.build(file, &[]).fails(1, &[missing, "the ssh agent `default` was not given (--ssh default)"]);
+    let missing = "hint: pass what was not given: secret `tok` (--secret id=tok,src=FILE)";
+    lab.build(file, &[]).fails(1, &[missing, "ssh agent `default` (--ssh default)"]);
     lab.write("t", "x");
     let given = lab.build("FROM busybox\nRUN --mount=type=secret,id=tok false\n", &["--secret", "id=tok,src=t"]);
     let given = given.fails(1, &["exited with code 1"]);

@@ -18,7 +18,7 @@ fn layer_of(lab: &Lab, mounts: &str, command: &str) -> Option<(Vec<String>, Hash
     let file = format!("FROM busybox\nRUN --mount=type=secret,id=s {mounts} {command}; true\n");
     let ran = lab.build(&file, &["--no-cache", "--secret", "id=s,src=secret", "-t", "made"]);
     if ran.code != Some(0) {
-        let why = "give leave with --allow secret-in-image";
+        let why = "pass --allow secret-in-image";
         assert!(ran.stderr.contains(why), "{command}: {}", ran.stderr);
         // Without mounts, moving and linking work, so no copy of the secret can be left.
         assert!(!is_bare(), "{command}: {}", ran.stderr);

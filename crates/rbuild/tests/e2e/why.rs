@@ -37,7 +37,7 @@ fn explain_says_what_differs() {
     assert!(why(&changed, "COPY --from").starts_with("all that it depends on is as it was"));
     let argument = build(&["--build-arg", "VERSION=1.2"]);
     assert_eq!(why(&argument, "RUN echo"), "VERSION 1.1 → 1.2");
-    assert_eq!(why(&build(&["--no-cache"]), "RUN echo"), "it was asked to run again (--no-cache)");
+    assert_eq!(why(&build(&["--no-cache"]), "RUN echo"), "it was asked to run again");
     lab.rbuild(["import", "-c", "ENV A=1", base("busybox.tar").to_str().unwrap(), "base"]).ok();
     let moved = why(&build(&["--build-arg", "VERSION=1.2"]), "WORKDIR");
     assert!(moved.starts_with("image base moved from ") && moved.contains(" to "), "{moved}");
@@ -278,7 +278,7 @@ fn verify_builds_twice_and_names_what_differs() {
     assert!(lab.ctx().join("x.tar").exists());
     lab.rbuild(["inspect", "x"]).ok();
     verify(file, "")
-        .fails(1, &["produced different files: /w in layer 2 of 3", "time 20", "help: set SOURCE_DATE_EPOCH"]);
+        .fails(1, &["produced different files: /w in layer 2 of 3", "time 20", "hint: set SOURCE_DATE_EPOCH"]);
     let random = file.replace("touch /d/x", "head -c 100000 /dev/urandom > /d/x; rm -f /d/y");
     verify(&random, "1000").fails(1, &["/d/x in layer 3 of 3, made by `RUN /bin/sh -c mkdir /d", "content, from byte"]);
     lab.rbuild(["build", "--verify", "-"]).fails(2, &["standard input only once"]);

@@ -44,19 +44,19 @@ pub fn copy(
     terms: Terms<'_>,
     track: Option<&mut Track>,
 ) -> Result<usize, CopyError> {
-    let general = |reason: Reason| CopyError { source: None, reason };
+    let general = |reason: Reason| CopyError { index: None, reason };
     let chown = match &step.chown {
-        Some(spec) => Some(users::owner(&users::in_root(root), spec).map_err(|e| general(Reason::Text(e)))?),
+        Some(spec) => Some(users::owner(&users::in_root(root), spec).map_err(|e| general(e.into()))?),
         None => None,
     };
     let (times, links, made) = (HashMap::new(), Links::default(), HashSet::new());
     let (defers, at_dest) = (Defers::Nothing, 0);
     let mut copier = Copier { step, root, chown, terms, times, links, made, track, defers, at_dest };
     let others = step.sources.len() > 1;
-    copier.no_file_for_several().map_err(|reason| CopyError { source: others.then_some(0), reason })?;
+    copier.no_file_for_several().map_err(|reason| CopyError { index: others.then_some(0), reason })?;
     if let Some(tree) = source {
         for (i, pattern) in step.sources.iter().enumerate() {
-            let at = |reason: Reason| CopyError { source: Some(i), reason };
+            let at = |reason: Reason| CopyError { index: Some(i), reason };
             let items = key::select(tree, step, pattern).map_err(|e| at(e.into()))?;
             copier.defers = match others || items.len() > 1 {
                 _ if !step.inline.is_empty() => Defers::Nothing,

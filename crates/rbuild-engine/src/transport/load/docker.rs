@@ -13,6 +13,7 @@ use super::members::Members;
 use super::named::DockerItem;
 use super::{Found, Image, Incoming};
 use crate::error::{BuildError, Result};
+use crate::event::Warning;
 use crate::images::import::put_layer;
 
 /// Imports all images of the document. `entries` are those of `index.json`, if the archive is an
@@ -74,7 +75,7 @@ struct Manifests<'e> {
     /// Digests of the manifests that have been read, so that each is read once.
     seen: HashSet<ManifestDigest>,
     /// Warnings about manifests that cannot be used.
-    warnings: Vec<String>,
+    warnings: Vec<Warning>,
 }
 
 /// An image ID and the digests of the image's layers.
@@ -102,7 +103,7 @@ impl<'e> Manifests<'e> {
             let found = match own(members, entry, &wanted, &mut self.seen) {
                 Err(e @ BuildError::Other { .. }) => {
                     let what = format!("index.json names {}, which cannot be used: {}", entry.digest(), e.message());
-                    self.warnings.push(format!("{what}; its image is taken as manifest.json describes it"));
+                    self.warnings.push(format!("{what}; its image is taken as manifest.json describes it").into());
                     continue;
                 }
                 found => found?,

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rbuild_image::{BlobDigest, DiffId, ImageConfig, ImageId, Platform};
 use rbuild_layer::{Bounded, Compression, Counting, EntryKind, LimitedTar, detect};
 use rbuild_linux::RootDir;
+use rbuild_remedy::Remedy;
 use rbuild_store::Staging;
 
 use super::named::{Named, clean};
@@ -265,7 +266,7 @@ impl<'a> Members<'a> {
         let listed = missing.join(", ");
         Err(BuildError::Other {
             message: format!("{count} layers are neither in the archive nor in the store: {listed}{more}"),
-            help: Some("it was written without its base (save --exclude or --since): load the base first".into()),
+            help: Some(Remedy::LoadBase),
         })
     }
 

@@ -1,0 +1,123 @@
+//! Remedies for errors, as values.
+//!
+//! Libraries know what helps against an error, but not the command line on which it is done. They
+//! return a [`Remedy`]; the command line puts it into words.
+
+#![warn(missing_docs)]
+
+/// An action that removes the cause of an error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Remedy {
+    /// An action that needs no words of the command line, as one imperative.
+    Text(String),
+    /// Free space on the disk of the store.
+    FreeSpace,
+    /// Use another directory for the store.
+    OtherStore,
+    /// Use a newer program, or another directory for the store.
+    NewerProgram,
+    /// Restore the owners and attributes of the files of the store, or empty it.
+    RestoreStore,
+    /// Remove the damaged image and obtain it again.
+    ReplaceImage,
+    /// End the program that holds this lock, or wait longer for it.
+    EndLockHolder {
+        /// File name of the lock in the store.
+        lock: String,
+    },
+    /// Bring an image of this name into the store.
+    ObtainImage {
+        /// The name by which it was requested.
+        name: String,
+    },
+    /// List the images with their digests.
+    ListImages,
+    /// List the files of the image.
+    ListFiles,
+    /// Remove the container that has this name.
+    RemoveContainer {
+        /// Name of the container.
+        name: String,
+    },
+    /// Give a command to run.
+    GiveCommand,
+    /// Load the file as an image, not as a root file system.
+    LoadArchive,
+    /// Import the file as a root file system, not as an image.
+    ImportFiles,
+    /// Load the image that the incomplete archive is based on.
+    LoadBase,
+    /// Select a platform that is available.
+    SelectPlatform {
+        /// A platform that is available.
+        platform: String,
+    },
+    /// Grant more user or group IDs, or use an isolation mode that needs only one.
+    GrantIds {
+        /// The file that grants them.
+        file: &'static str,
+    },
+    /// Raise a limit on archives.
+    RaiseLimit {
+        /// Name of the limit.
+        name: String,
+    },
+    /// Give the argument a default value, or a value for this build.
+    SetArgument,
+    /// Grant an entitlement to the Dockerfile.
+    Allow {
+        /// Name of the entitlement.
+        entitlement: &'static str,
+    },
+    /// Read the secret from its mount, or allow its value in the image.
+    KeepSecretOut,
+    /// Pass a secret to the build.
+    PassSecret {
+        /// ID of the secret.
+        id: String,
+    },
+    /// Pass an SSH agent to the build.
+    PassAgent {
+        /// ID of the agent.
+        id: String,
+    },
+    /// Pass the optional secrets and agents that a command was run without.
+    PassMissing {
+        /// IDs of the secrets.
+        secrets: Vec<String>,
+        /// IDs of the agents.
+        agents: Vec<String>,
+    },
+    /// Pass a build context.
+    PassContext,
+}
+
+impl Remedy {
+    /// Number of kinds of remedies.
+    pub const KINDS: usize = 25;
+
+    /// Returns the suggestion of another word.
+    pub fn did_you_mean(word: impl std::fmt::Display) -> Remedy {
+        Remedy::Text(format!("did you mean `{word}`?"))
+    }
+
+    /// Returns the text of a remedy that needs no words of the command line.
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Remedy::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+impl From<String> for Remedy {
+    fn from(text: String) -> Remedy {
+        Remedy::Text(text)
+    }
+}
+
+impl From<&str> for Remedy {
+    fn from(text: &str) -> Remedy {
+        Remedy::Text(text.to_string())
+    }
+}

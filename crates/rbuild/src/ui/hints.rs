@@ -1,0 +1,130 @@
+//! Words of hints: remedies of libraries as actions on this command line.
+
+use rbuild_remedy::Remedy;
+
+/// Returns the hint for a remedy: one imperative, without a full stop.
+pub fn words(remedy: &Remedy) -> String {
+    match remedy {
+        Remedy::Text(text) => text.clone(),
+        Remedy::FreeSpace => "free some space; `rbuild prune -a` empties the build cache".into(),
+        Remedy::OtherStore => "choose a directory that you can write to, with --root DIR or RBUILD_ROOT".into(),
+        Remedy::NewerProgram => "use a newer rbuild, or another directory with --root DIR".into(),
+        Remedy::RestoreStore => {
+            "copy it again as root with `cp -a` or `rsync -aHXU`, or empty the cache with `rbuild prune -a`".into()
+        }
+        Remedy::ReplaceImage => {
+            "remove the image and load it again; `rbuild fsck --repair` removes what is damaged in the cache".into()
+        }
+        Remedy::EndLockHolder { lock } => format!(
+            "end that program (`fuser {lock}` in the store names it), or wait longer with RBUILD_LOCK_TIMEOUT=SECONDS"
+        ),
+        Remedy::ObtainImage { name } => {
+            format!(
+                "run `rbuild pull {name}`, or bring it in with `rbuild import FILE {name}` or `rbuild load -i FILE`"
+            )
+        }
+        Remedy::ListImages => "run `rbuild images --no-trunc --digests` to list the images".into(),
+        Remedy::ListFiles => "use an absolute path; `rbuild cp IMAGE:/ - | tar -t` lists the files".into(),
+        Remedy::RemoveContainer { name } => format!("remove it with `rbuild rm {name}`, or use another name"),
+        Remedy::GiveCommand => "add a command: rbuild run IMAGE COMMAND".into(),
+        Remedy::LoadArchive => "run `rbuild load -i FILE` to load the image in it".into(),
+        Remedy::ImportFiles => "run `rbuild import FILE NAME` if it is a root file system".into(),
+        Remedy::LoadBase => "load its base image first: it was saved with --exclude or --since".into(),
+        Remedy::SelectPlatform { platform } => format!("select one that it has, for example --platform {platform}"),
+        Remedy::GrantIds { file } => {
+            format!("grant more IDs in {file}, or use --isolation=single-id, which records owners")
+        }
+        Remedy::RaiseLimit { name } => format!("raise the limit with --limit {name}=N if you trust the archive"),
+        Remedy::SetArgument => "set a default on the ARG before FROM, or pass --build-arg NAME=VALUE".into(),
+        Remedy::Allow { entitlement } => format!("pass --allow {entitlement} if you trust the Dockerfile"),
+        Remedy::KeepSecretOut => {
+            "read it from its mount in each command, or pass --allow secret-in-image to keep it in the image".into()
+        }
+        Remedy::PassSecret { id } => format!("pass --secret id={id},src=FILE or --secret id={id},env=NAME"),
+        Remedy::PassAgent { id } => format!("pass --ssh {id} or --ssh {id}=SOCKET-OR-KEY"),
+        Remedy::PassMissing { secrets, agents } => {
+            let secrets = secrets.iter().map(|id| format!("secret `{id}` (--secret id={id},src=FILE)"));
+            let agents = agents.iter().map(|id| format!("ssh agent `{id}` (--ssh {id})"));
+            format!("pass what was not given: {}", secrets.chain(agents).collect::<Vec<_>>().join(", "))
+        }
+        Remedy::PassContext => "pass a context directory: the Dockerfile was given without one".into(),
+    }
+}
+
+/// Returns the hint for a remedy of a failed request to a registry.
+pub fn of_registry(remedy: &rbuild_registry::Remedy) -> String {
+    use rbuild_registry::Remedy;
+    match remedy {
+        Remedy::Login { registry } => format!("check the name, or log in: rbuild login {registry}"),
+        Remedy::Permission { registry } => {
+            format!("check user, password and permissions; log in again with rbuild login {registry}")
+        }
+        Remedy::Name => "check the name and the tag".into(),
+        Remedy::Network => "check the network, the name of the host and the proxy (https_proxy, no_proxy)".into(),
+        Remedy::Certificate { registry } => format!(
+            "put the certificate of its authority into /etc/containers/certs.d/{registry}/ca.crt, or pass --tls-verify=false"
+        ),
+        Remedy::Plain { registry } => format!(
+            "for plain HTTP pass --tls-verify=false, or set `insecure = true` for {registry} in registries.conf"
+        ),
+        Remedy::Later => "try again later, or tell the operator of the registry".into(),
+        Remedy::Limit { registry } => {
+            format!("log in for a higher limit (rbuild login {registry}), or set a mirror in registries.conf")
+        }
+        Remedy::Settings => "correct that file or helper".into(),
+        Remedy::Convert => "convert it, for example with skopeo copy".into(),
+    }
+}
+
+/// Formats a hint as the line below its message.
+pub fn line(hint: &str, colours: bool) -> String {
+    let (on, off) = if colours { ("\x1b[1;36m", "\x1b[0m") } else { ("", "") };
+    format!("{on}hint{off}: {hint}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One remedy of each kind.
+    fn all() -> Vec<Remedy> {
+        vec![
+            "use ADD".into(),
+            Remedy::PassMissing { secrets: vec!["token".into()], agents: vec!["default".into()] },
+            Remedy::FreeSpace,
+            Remedy::OtherStore,
+            Remedy::NewerProgram,
+            Remedy::RestoreStore,
+            Remedy::ReplaceImage,
+            Remedy::EndLockHolder { lock: "lock".into() },
+            Remedy::ObtainImage { name: "alpine".into() },
+            Remedy::ListImages,
+            Remedy::ListFiles,
+            Remedy::RemoveContainer { name: "web".into() },
+            Remedy::GiveCommand,
+            Remedy::LoadArchive,
+            Remedy::ImportFiles,
+            Remedy::LoadBase,
+            Remedy::SelectPlatform { platform: "linux/arm64".into() },
+            Remedy::GrantIds { file: "/etc/subuid" },
+            Remedy::RaiseLimit { name: "ratio".into() },
+            Remedy::SetArgument,
+            Remedy::Allow { entitlement: "network.host" },
+            Remedy::KeepSecretOut,
+            Remedy::PassSecret { id: "token".into() },
+            Remedy::PassAgent { id: "default".into() },
+            Remedy::PassContext,
+        ]
+    }
+
+    #[test]
+    fn every_remedy_has_words_in_the_form_of_a_hint() {
+        let kinds: std::collections::HashSet<_> = all().iter().map(std::mem::discriminant).collect();
+        assert_eq!(kinds.len(), Remedy::KINDS, "a kind of remedy is not tested");
+        for remedy in all() {
+            let words = words(&remedy);
+            assert!(words.starts_with(|c: char| c.is_lowercase()), "{words}");
+            assert!(!words.ends_with('.') && !words.contains('\n') && words.len() < 120, "{words}");
+        }
+    }
+}
