@@ -58,6 +58,9 @@ pub struct Zygote {
     _network: Option<OwnedFd>,
 }
 
+/// Maximum time between the closing of a killed process's descriptors and its end.
+const CLOSING: Duration = Duration::from_secs(1);
+
 impl Zygote {
     /// Starts the zygote; it can start commands only if `commands` is true. The caller must still
     /// be single-threaded. In a pid namespace the kernel kills leftover processes. Without one (and
@@ -107,7 +110,7 @@ impl Zygote {
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         match socket.as_ref().map(|socket| self.answer(socket)) {
             Some(Ok((_, BEGIN))) => Ok(()),
-            _ if self.has_ended() && !process::has_exited(&self.process) => Err(self.end()),
+            _ if self.is_ending() && !process::has_exited(&self.process) => Err(self.end()),
             _ => Err(SandboxError::Runner("rbuild could not be executed once more to start commands".into())),
         }
     }
@@ -121,7 +124,7 @@ impl Zygote {
             return Err(SandboxError::Runner("no commands were announced when the builder was started".into()));
         }
         let mut fds = self.ask(RUNNER, streams).map_err(|e| match e {
-            _ if self.has_ended() => self.end(),
+            _ if self.is_ending() => self.end(),
             e => failed("asking for it", e),
         })?;
         match (fds.pop(), fds.is_empty()) {
@@ -159,6 +162,12 @@ impl Zygote {
 
     pub(crate) fn has_ended(&self) -> bool {
         process::has_ended(&self.process)
+    }
+
+    /// Returns true if the zygote, whose socket has failed, is ending. The kernel closes the
+    /// descriptors of a killed process before its pidfd reports the end.
+    fn is_ending(&self) -> bool {
+        process::ends_within(&self.process, CLOSING)
     }
 
     /// Returns the error for a zygote that ended before the builder.
