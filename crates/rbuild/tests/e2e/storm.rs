@@ -96,6 +96,24 @@ fn all_gone(marker: &str, what: &str) {
     }
 }
 
+/// Waits until the locks on work in progress are free. A process that is ending has no command line
+/// any more, but still holds its lock until its last thread has ended.
+#[track_caller]
+fn locks_free(tmp: &Path, what: &str) {
+    let deadline = Instant::now() + Duration::from_secs(2);
+    for entry in std::fs::read_dir(tmp).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "lock") {
+            continue;
+        }
+        let Ok(lock) = std::fs::File::open(&path) else { continue };
+        while lock.try_lock_shared().is_err() {
+            assert!(Instant::now() < deadline, "{what}: still locked: {}", path.display());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
 /// A build whose processes all have the marker in their command lines.
 struct Build {
     child: Child,
@@ -283,6 +301,7 @@ fn whatever_is_killed_leaves_nothing_and_stops_nobody_else() {
         let (status, log) = builds[1].ends(deadline + Duration::from_secs(2), &what);
         assert!(status.success(), "the other build: {what}\n{log}");
         all_gone(&marker, &what);
+        locks_free(&lab.store().join("tmp"), &what);
         let after =
             format!("FROM busybox\nRUN --mount=type=cache,id={marker},sharing=locked,target=/c echo {marker} fine\n");
         let (status, log) = Build::start(&lab, &format!("{marker}c"), &after).ends(Instant::now() + AT_ONCE, &what);
