@@ -10,11 +10,11 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rbuild_image::{Digest, Hasher, ManifestDigest, Platform};
+use rbuild_image::{Hasher, ManifestDigest, Platform};
 use rbuild_linux::RootDir;
 use rbuild_plan::{BaseImage, BuildGraph, Parameters, Plan, Step, plan};
 use rbuild_source::{Content, HashCache};
-use rbuild_store::{BuildIndexName, HashesName, Image, SecretMark, Store};
+use rbuild_store::{BuildIndexName, CacheKey, HashesName, Image, SecretMark, Store};
 
 use crate::Finished;
 use crate::cache::explain;
@@ -37,7 +37,7 @@ pub struct Prepared {
     pub(crate) graph: BuildGraph,
     pub(crate) known: Vec<Known>,
     /// Keys of the steps, where known.
-    pub(crate) keys: Vec<Option<Digest>>,
+    pub(crate) keys: Vec<Option<CacheKey>>,
     /// Content that each step takes from contexts.
     pub(crate) contents: Vec<Vec<Content>>,
     /// Name of the build index of steps built from this Dockerfile and these contexts.
@@ -169,7 +169,7 @@ impl Prepared {
 
     /// Records which steps were built here, for comparison with the next build. Steps without a key
     /// were not built.
-    pub(crate) fn remember(&self, store: &Store, keys: &[Option<Digest>]) -> Result<()> {
+    pub(crate) fn remember(&self, store: &Store, keys: &[Option<CacheKey>]) -> Result<()> {
         let built = self.graph.vertices.iter().zip(keys);
         let steps = built.filter_map(|(vertex, key)| Some(explain::entry(vertex, (*key)?))).collect();
         let before = store.build_index(&self.build_index)?;

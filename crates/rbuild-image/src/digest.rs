@@ -132,8 +132,6 @@ macro_rules! id_type {
 }
 
 id_type! {
-    /// Identifier of another kind.
-    digest Digest;
     /// Digest of a blob: of the bytes as stored and transferred, compressed if they are.
     digest BlobDigest;
     /// Digest of the uncompressed bytes of a layer (OCI image-spec, config.md, "Layer DiffID").

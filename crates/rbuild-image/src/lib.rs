@@ -26,7 +26,7 @@ mod name;
 mod platform;
 
 pub use config::{Healthcheck, History, ImageConfig, RootFs, RunConfig};
-pub use digest::{BlobDigest, DiffId, Digest, DigestError, ImageDigest, ImageId, ManifestDigest};
+pub use digest::{BlobDigest, DiffId, DigestError, ImageDigest, ImageId, ManifestDigest};
 #[doc(hidden)]
 pub use digest::{hex, parse_sha256};
 pub use go::{human_duration, human_size, quote};

@@ -4,7 +4,7 @@
 //! unpacks to a tree that commands cannot tell from the one that was packed. A tree with sockets,
 //! or with attributes that no layer holds, has no remainder.
 
-use rbuild_image::{DiffId, Digest};
+use rbuild_image::DiffId;
 use rbuild_linux::Timestamp;
 
 /// Metadata of a tree beyond its layer.
@@ -16,6 +16,11 @@ pub struct Remainder {
     pub root_mtime: Timestamp,
     /// Nanoseconds of the modification times of the layer's entries, in their order.
     pub nanoseconds: Vec<u32>,
+}
+
+rbuild_image::id_type! {
+    /// Checksum of a file's content.
+    key Checksum;
 }
 
 const MAGIC: &[u8] = b"rbuild-remainder 1\n";
@@ -35,7 +40,7 @@ impl Remainder {
         rest.extend_from_slice(&self.root_mtime.sec.to_le_bytes());
         rest.extend_from_slice(&self.root_mtime.nsec.to_le_bytes());
         self.nanoseconds.iter().for_each(|nsec| rest.extend_from_slice(&nsec.to_le_bytes()));
-        [MAGIC, Digest::of(&rest).bytes(), &rest].concat()
+        [MAGIC, Checksum::of(&rest).bytes(), &rest].concat()
     }
 
     /// Parses the output of [`Remainder::to_bytes`]. Returns `None` if it is damaged, in another
@@ -43,7 +48,7 @@ impl Remainder {
     pub fn from_bytes(bytes: &[u8], diff_id: &DiffId) -> Option<Remainder> {
         let (told, rest) = bytes.strip_prefix(MAGIC)?.split_at_checked(DIGEST)?;
         let (of, rest_of_fields) = rest.split_at_checked(DIGEST)?;
-        if told != Digest::of(rest).bytes() || of != diff_id.bytes() {
+        if told != Checksum::of(rest).bytes() || of != diff_id.bytes() {
             return None;
         }
         let (fields, nanoseconds) = rest_of_fields.split_at_checked(FIELDS)?;

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
 
-use rbuild_image::{BlobDigest, Descriptor, DiffId, Digest, Hasher, MediaType, descriptor};
+use rbuild_image::{BlobDigest, Descriptor, DiffId, Hasher, MediaType, descriptor};
 use rbuild_layer::{
     Compression, LAYER_FORMAT, LayerForm, Packed, Times, pack_exact, pack_layer, pack_whole, repack_layer,
 };
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::contents::compare_content;
 use crate::error::{Result, StoreError};
+use crate::ids::CacheKey;
 use crate::images::digest;
 use crate::modes;
 use crate::store::Store;
@@ -191,8 +192,8 @@ impl Store {
         for tree in trees {
             hasher.field(tree.name());
         }
-        let key: Digest = hasher.finish();
-        let id = self.step_tree(&key);
+        let key: CacheKey = hasher.finish();
+        let id = self.step_tree(&key.into());
         let _alone = self.lock_step(&key)?;
         // The merged tree has no record that would vouch for it, so every build creates it anew.
         let (path, dir) = self.new_tree(work)?;

@@ -72,7 +72,7 @@ pub use error::{Result, StoreError};
 pub use gc::budget::Budget;
 pub use gc::fsck::Checked;
 pub use gc::prune::{Freed, Usage};
-pub use ids::{BuildIndexName, CacheId, ContainerId, HashesName, SecretMark};
+pub use ids::{BuildIndexName, CacheId, CacheKey, ContainerId, HashesName, ImageKey, LockId, ResultId, SecretMark};
 pub use images::{Image, NamedImage};
 pub use layers::PackedLayer;
 pub use logs::{BuildLog, LayerLog, LogLock, PhaseLog, StepLog, StepLogFile};

@@ -1,10 +1,9 @@
 //! Explanations of why a step ran: the differences between its key and that of the most similar
 //! step built here before.
 
-use rbuild_image::Digest;
 use rbuild_plan::{BuildGraph, Step, StepName, Vertex, VertexId};
 use rbuild_source::Changes;
-use rbuild_store::{BuildIndex, IndexedStep, KeyInputs};
+use rbuild_store::{BuildIndex, CacheKey, IndexedStep, KeyInputs, ResultId};
 
 use crate::cache::key::{FILES, FROM, PARENT, Part};
 use crate::ops::redact::SecretValues;
@@ -17,7 +16,7 @@ const LONG: usize = 60;
 /// Records the components of a key in readable form, for explanations.
 pub struct Bookkeeper<'a> {
     pub graph: &'a BuildGraph,
-    pub result_of: &'a dyn Fn(VertexId) -> Digest,
+    pub result_of: &'a dyn Fn(VertexId) -> ResultId,
     pub key_inputs: KeyInputs,
     /// Values that are masked, because the inputs are stored.
     pub secrets: SecretValues,
@@ -45,13 +44,13 @@ const IMAGE: &str = "image ";
 const STEP: &str = "step ";
 
 /// Returns the build index entry of a step.
-pub fn entry(vertex: &Vertex, key: Digest) -> IndexedStep {
+pub fn entry(vertex: &Vertex, key: CacheKey) -> IndexedStep {
     let StepName { stage, number, total: _ } = vertex.name.clone();
     IndexedStep { stage, number, text: vertex.text.clone(), key }
 }
 
 /// Returns for each vertex the key of the most similar step that was built here before.
-pub fn nearest(build_index: &BuildIndex, graph: &BuildGraph) -> Vec<Option<Digest>> {
+pub fn nearest(build_index: &BuildIndex, graph: &BuildGraph) -> Vec<Option<CacheKey>> {
     let keyed = |vertex: &Vertex| !matches!(vertex.step, Step::Scratch | Step::Image { .. });
     let steps: Vec<(VertexId, (&str, usize, &str))> = graph
         .vertices
@@ -69,7 +68,7 @@ pub fn nearest(build_index: &BuildIndex, graph: &BuildGraph) -> Vec<Option<Diges
 }
 
 /// Returns the explanation of a cache hit.
-pub fn hit(key: &Digest) -> String {
+pub fn hit(key: &CacheKey) -> String {
     format!("all that it depends on is as it was (key {})", key.short())
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rbuild_dockerfile::{Diagnostic, Span};
-use rbuild_image::{Digest, Hasher};
+use rbuild_image::Hasher;
 use rbuild_linux::RootDir;
 use rbuild_plan::{CacheStep, CopyStep, From, MountKindStep, MountStep, RunStep, SourceNames, Step, Vertex, VertexId};
 use rbuild_remedy::Remedy;
@@ -18,6 +18,7 @@ use rbuild_source::{
     Content, HardLinks, HashCache, Ignore, Owner, Selected, SelectionHash, Sight, SourceError, SourceTree, Take,
     content, content_without_links,
 };
+use rbuild_store::{CacheKey, ResultId};
 
 use crate::builder_paths::Place;
 use crate::error::{BuildError, Result};
@@ -151,7 +152,7 @@ pub enum Read {
     /// Selected files of a context, a stage or an image.
     Files(SelectionHash),
     /// The whole file system that a vertex made.
-    Result(Digest),
+    Result(ResultId),
 }
 
 impl Read {
@@ -167,7 +168,7 @@ impl Read {
 pub struct Keys<'a> {
     pub contexts: &'a Contexts,
     pub salt: Option<&'a str>,
-    pub result_of: &'a dyn Fn(VertexId) -> Digest,
+    pub result_of: &'a dyn Fn(VertexId) -> ResultId,
 }
 
 impl Keys<'_> {
@@ -179,7 +180,7 @@ impl Keys<'_> {
         vertex: &Vertex,
         taken: &[Content],
         note: &mut dyn FnMut(&Part<'_>),
-    ) -> Result<Option<Digest>> {
+    ) -> Result<Option<CacheKey>> {
         let mut hasher = Hasher::new();
         hasher.field("step 4");
         if let Some(salt) = self.salt {
@@ -303,7 +304,7 @@ pub const FILES: &str = "files of the context";
 
 /// Returns the key of a step by the content that it reads and by its parent's result. `parent` is
 /// `None` for a linked copy, whose files do not depend on it.
-pub fn content_key(vertex: &Vertex, salt: Option<&str>, parent: Option<&Digest>, contents: &[Read]) -> Digest {
+pub fn content_key(vertex: &Vertex, salt: Option<&str>, parent: Option<&ResultId>, contents: &[Read]) -> CacheKey {
     let mut hasher = Hasher::new();
     hasher.field("content step 4").field(salt.unwrap_or_default());
     match parent {
@@ -380,7 +381,7 @@ pub fn copy_source_error(e: SourceError, span: Span, copy: &CopyStep) -> BuildEr
 }
 
 /// Returns the result digest of a step that has no key.
-pub fn source_result(step: &Step) -> Digest {
+pub fn source_result(step: &Step) -> ResultId {
     let mut hasher = Hasher::new();
     match step {
         Step::Image { manifest, name: _ } => hasher.field("image").field(manifest.bytes()),
@@ -406,7 +407,7 @@ mod tests {
         let file = parse(source.as_bytes()).unwrap();
         let Ok(Plan::Graph(graph)) = plan(&file, &Parameters::new(platform), &HashMap::new()) else { panic!() };
         let contexts = Contexts { main: None, named: Vec::new() };
-        let mut results: Vec<Digest> = Vec::new();
+        let mut results: Vec<ResultId> = Vec::new();
         let mut found = Vec::new();
         for vertex in &graph.vertices {
             let result_of = |i: VertexId| results[i];
@@ -414,7 +415,7 @@ mod tests {
             let content = Content { digest: SelectionHash::of(b"what is copied"), sight: Sight::default() };
             let key = keys.definition(vertex, &[content], &mut |_| ()).unwrap();
             found.extend(key.map(|key| key.hex()[..16].to_string()));
-            results.push(key.unwrap_or_else(|| source_result(&vertex.step)));
+            results.push(key.map_or_else(|| source_result(&vertex.step), ResultId::from));
         }
         found
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rbuild_dockerfile::{Sharing, Span};
-use rbuild_image::{BlobDigest, Digest, Hasher};
+use rbuild_image::{BlobDigest, Hasher};
 use rbuild_linux::RootDir;
 use rbuild_plan::{
     AgentStep, CacheStep, CopyStep, From, MountKindStep, MountStep, RunStep, Security, SourceNames, VertexId,
@@ -13,7 +13,7 @@ use rbuild_plan::{
 use rbuild_sandbox::{MountRequest, Source};
 use rbuild_source::{Changes, Content, Listing, Owner, SelectionHash, SourceTree};
 use rbuild_store::{
-    CacheId, CacheMount, CacheUse, Files, KeyInputs, LISTING, LentCache, Snapshots, Store, TreeId, Workspace,
+    CacheId, CacheKey, CacheMount, CacheUse, Files, KeyInputs, LISTING, LentCache, Snapshots, Store, TreeId, Workspace,
 };
 
 use crate::builder_paths::Place;
@@ -265,7 +265,7 @@ impl Executor<'_> {
         let is_dir = item.stat.kind == rbuild_linux::Kind::Dir;
         let path = if is_dir { PathBuf::from("/") } else { Path::new("/").join(&item.name) };
         let key = self.part_key(&content.digest);
-        let part = ContextPart { tree: self.store.step_tree(&key), path };
+        let part = ContextPart { tree: self.store.step_tree(&key.into()), path };
         let _alone = self.store.lock_step(&key)?;
         let earlier = earlier.map(|earlier| self.store.record(&self.part_key(&earlier))).transpose()?.flatten();
         let mut track = earlier.map_or(Ok(Track::default()), |record| self.track(&record.tree))?;
@@ -286,11 +286,11 @@ impl Executor<'_> {
         }
         self.store.put_note(&dir, LISTING, &track.listing.to_bytes())?;
         self.store.commit_tree(&self.work, &made, &part.tree)?;
-        self.store.put_record(&key, &part.tree, &key, self.request.now, &self.request.build_id)?;
+        self.store.put_record(&key, &part.tree, &key.into(), self.request.now, &self.request.build_id)?;
         Ok((part, track.changes()))
     }
 
-    fn part_key(&self, content: &SelectionHash) -> Digest {
+    fn part_key(&self, content: &SelectionHash) -> CacheKey {
         let mut hasher = Hasher::new();
         hasher.field("context mount 3").field(content.bytes()).field(self.request.salt.as_deref().unwrap_or_default());
         hasher.finish()

@@ -1,14 +1,15 @@
 //! The key of a finished image.
 
-use rbuild_image::{Digest, Hasher};
+use rbuild_image::Hasher;
 use rbuild_plan::{BuildGraph, HistoryEntry};
+use rbuild_store::{ImageKey, ResultId};
 
 use crate::exports::{ImageForm, Squash};
 use crate::request::BuildRequest;
 
 /// Returns the key of the final image: the target's result and everything else in the image's
 /// documents.
-pub(crate) fn image_key(graph: &BuildGraph, target: &Digest, request: &BuildRequest, form: &ImageForm) -> Digest {
+pub(crate) fn image_key(graph: &BuildGraph, target: &ResultId, request: &BuildRequest, form: &ImageForm) -> ImageKey {
     let mut hasher = Hasher::new();
     hasher.field("image 5").field(target.bytes());
     hasher.field(graph.epoch.map_or(String::new(), |e| e.to_string()));

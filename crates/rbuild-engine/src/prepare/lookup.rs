@@ -7,10 +7,9 @@
 
 use std::collections::HashSet;
 
-use rbuild_image::Digest;
 use rbuild_plan::{BuildGraph, From, MountKindStep, NoCache, RunStep, Step, Vertex, VertexId};
 use rbuild_source::Content;
-use rbuild_store::{ForeignRecord, Record, SecretMark, Store, TreeId, Workspace};
+use rbuild_store::{CacheKey, ForeignRecord, Record, ResultId, SecretMark, Store, TreeId, Workspace};
 
 use crate::cache::key::{self, Contexts, Keys};
 use crate::error::Result;
@@ -21,7 +20,7 @@ use crate::request::BuildRequest;
 #[derive(Debug, Clone)]
 pub(crate) enum Known {
     /// Scratch or an image. It has a result, and its files are available.
-    Source(Digest),
+    Source(ResultId),
     /// A cache hit.
     Hit(Record),
     /// A cache hit whose files have the other kind of owners and are not needed.
@@ -31,7 +30,7 @@ pub(crate) enum Known {
 }
 
 impl Known {
-    pub(crate) fn result(&self) -> Option<Digest> {
+    pub(crate) fn result(&self) -> Option<ResultId> {
         match self {
             Known::Source(result) => Some(*result),
             Known::Hit(record) => Some(record.result),
@@ -67,7 +66,7 @@ pub(crate) struct Lookup<'a> {
 pub(crate) struct LookedUp {
     pub known: Vec<Known>,
     /// Keys of the cached steps.
-    pub keys: Vec<Option<Digest>>,
+    pub keys: Vec<Option<CacheKey>>,
     /// Content that each step takes from contexts.
     pub contents: Vec<Vec<Content>>,
     /// Commands that will run if they are needed, as far as is known.
@@ -78,9 +77,9 @@ pub(crate) struct LookedUp {
 #[derive(Default)]
 struct Found {
     known: Vec<Known>,
-    keys: Vec<Option<Digest>>,
+    keys: Vec<Option<CacheKey>>,
     /// Results; for open steps the foreseen ones.
-    results: Vec<Option<Digest>>,
+    results: Vec<Option<ResultId>>,
     /// True for steps whose result no record can have, because a command below them runs.
     fresh: Vec<bool>,
 }
@@ -90,7 +89,7 @@ impl Lookup<'_> {
     /// files are needed and a layer of them is stored.
     #[tracing::instrument(target = "engine", name = "key", level = "debug", skip_all)]
     pub(crate) fn look_up(&self) -> Result<LookedUp> {
-        let maker = Keys { contexts: self.contexts, salt: None, result_of: &|_| Digest::of(b"open") };
+        let maker = Keys { contexts: self.contexts, salt: None, result_of: &|_| ResultId::of(b"open") };
         let contents: Vec<_> = self.graph.vertices.iter().map(|vertex| maker.taken(vertex)).collect::<Result<_>>()?;
         // Foreign results whose files are needed and cannot be made.
         let mut unusable = HashSet::new();
@@ -120,7 +119,7 @@ impl Lookup<'_> {
             // A step with open inputs has no key yet, but errors in it are reported before anything
             // runs.
             let results = &found.results;
-            let result_of = |id: VertexId| results[id].unwrap_or_else(|| Digest::of(b"open"));
+            let result_of = |id: VertexId| results[id].unwrap_or_else(|| ResultId::of(b"open"));
             let maker = Keys { contexts: self.contexts, salt: self.request.salt.as_deref(), result_of: &result_of };
             let key = maker.definition(vertex, &contents[id], &mut |_| ())?;
             let known = match key {
@@ -144,7 +143,7 @@ impl Lookup<'_> {
     }
 
     /// Looks up one step whose inputs have results.
-    fn step(&self, id: VertexId, key: &Digest, unusable: &HashSet<VertexId>) -> Result<Known> {
+    fn step(&self, id: VertexId, key: &CacheKey, unusable: &HashSet<VertexId>) -> Result<Known> {
         let step = &self.graph.vertices[id].step;
         let may_take = |tree: &TreeId| may_take(self.request, self.marks, self.store, step, tree);
         if let Some(record) = self.store.record(key)? {
@@ -159,13 +158,13 @@ impl Lookup<'_> {
     fn foreign_record(
         &self,
         id: VertexId,
-        key: &Digest,
+        key: &CacheKey,
         unusable: &HashSet<VertexId>,
     ) -> Result<Option<ForeignRecord>> {
         Ok(if unusable.contains(&id) { None } else { self.store.foreign_record(key)? })
     }
 
-    fn is_recorded(&self, id: VertexId, key: &Digest, unusable: &HashSet<VertexId>) -> Result<bool> {
+    fn is_recorded(&self, id: VertexId, key: &CacheKey, unusable: &HashSet<VertexId>) -> Result<bool> {
         Ok(self.store.record(key)?.is_some() || self.foreign_record(id, key, unusable)?.is_some())
     }
 
@@ -267,10 +266,10 @@ fn mounts_stages(run: &RunStep) -> bool {
 
 /// Returns the result that an open step will have, if its key determines it. Every run of a command
 /// has a result of its own.
-fn foreseen(vertex: &Vertex, key: Option<Digest>) -> Option<Digest> {
+fn foreseen(vertex: &Vertex, key: Option<CacheKey>) -> Option<ResultId> {
     match &vertex.step {
-        Step::Workdir(_) => key,
-        Step::Copy(copy) if !copy.link && !matches!(copy.from, From::Vertex(_)) => key,
+        Step::Workdir(_) => key.map(ResultId::from),
+        Step::Copy(copy) if !copy.link && !matches!(copy.from, From::Vertex(_)) => key.map(ResultId::from),
         _ => None,
     }
 }

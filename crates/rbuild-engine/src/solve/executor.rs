@@ -10,12 +10,12 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
-use rbuild_image::{Digest, ManifestDigest, human_size};
+use rbuild_image::{ManifestDigest, human_size};
 use rbuild_linux::RootDir;
 use rbuild_linux::process::moment;
 use rbuild_plan::{Step, VertexId};
 use rbuild_sandbox::{Builder, Cancel, Input, Outcome, RunRequest, Source};
-use rbuild_store::{Budget, Image, LayerLog, Snapshots, Store, TreeId, Workspace};
+use rbuild_store::{Budget, CacheKey, Image, LayerLog, ResultId, Snapshots, Store, TreeId, Workspace};
 
 use crate::Finished;
 use crate::cache::explain;
@@ -37,13 +37,13 @@ use crate::request::BuildRequest;
 /// The outcome of a finished vertex.
 #[derive(Debug, Clone)]
 pub(crate) struct Done {
-    pub result: Digest,
+    pub result: ResultId,
     /// The step's own tree. `None` for scratch and images, and for files with other owners that
     /// nothing needs.
     pub tree: Option<TreeId>,
     pub created: i64,
     /// The definition key; `None` for scratch and images.
-    pub key: Option<Digest>,
+    pub key: Option<CacheKey>,
 }
 
 /// The part of a build that runs inside the builder's namespaces.
@@ -68,7 +68,7 @@ pub(crate) struct Executor<'a> {
     pub(crate) waiting: Vec<AtomicUsize>,
     pub(crate) dependants: Vec<Vec<VertexId>>,
     /// For each vertex, the key of the most similar step that was built here before.
-    pub(crate) nearest: Vec<Option<Digest>>,
+    pub(crate) nearest: Vec<Option<CacheKey>>,
     /// Values of secrets that the result must not contain.
     pub(crate) leaks: Leaks<'a>,
     /// For each vertex, true if a command that mounts such a secret contributed to it.
@@ -340,11 +340,11 @@ impl<'a> Executor<'a> {
 
     /// Records which steps were built here. A step that was not reached keeps its previous record.
     fn remember(&self) {
-        let key = |(done, before): (&OnceLock<Done>, &Option<Digest>)| match done.get() {
+        let key = |(done, before): (&OnceLock<Done>, &Option<CacheKey>)| match done.get() {
             Some(done) => done.key,
             None => *before,
         };
-        let keys: Vec<Option<Digest>> = self.done.iter().zip(&self.nearest).map(key).collect();
+        let keys: Vec<Option<CacheKey>> = self.done.iter().zip(&self.nearest).map(key).collect();
         // Losing the record only costs one explanation. Builds with a salt have nothing to compare
         // with.
         if self.request.salt.is_none() {

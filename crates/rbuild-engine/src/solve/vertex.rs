@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use rbuild_image::{Digest, Hasher};
+use rbuild_image::Hasher;
 use rbuild_linux::RootDir;
 use rbuild_plan::{CacheStep, CopyStep, From, MountKindStep, RunStep, Step, VertexId};
 use rbuild_source::{Changes, Content, SourceError};
-use rbuild_store::{KeyInputs, Record, TreeId};
+use rbuild_store::{CacheKey, KeyInputs, Record, ResultId, TreeId};
 
 use crate::cache::explain::{self, Bookkeeper};
 use crate::cache::key::{self, Keys, Read, StageFiles, source_error};
@@ -76,7 +76,7 @@ impl Executor<'_> {
     fn cached_or_executed(
         &self,
         id: VertexId,
-        key: &Digest,
+        key: &CacheKey,
         taken: &[Content],
         key_inputs: &KeyInputs,
     ) -> Result<bool> {
@@ -94,7 +94,7 @@ impl Executor<'_> {
         };
         if let Some(contents) = self.contents_read(&vertex.step, taken, stage.as_ref())? {
             let linked = matches!(&vertex.step, Step::Copy(copy) if copy.link);
-            let parent = vertex.parent.map_or(*key, |p| self.done(p).result);
+            let parent = vertex.parent.map_or(ResultId::from(*key), |p| self.done(p).result);
             let parent = (!linked).then_some(&parent);
             shared = key::content_key(vertex, self.request.salt.as_deref(), parent, &contents);
             if self.hit(id, &shared, key, key_inputs)? {
@@ -121,12 +121,19 @@ impl Executor<'_> {
     }
 
     /// Publishes a new tree and its records. The caller holds the lock of `shared`.
-    fn publish(&self, id: VertexId, key: &Digest, shared: &Digest, made: &Path, key_inputs: &KeyInputs) -> Result<()> {
+    fn publish(
+        &self,
+        id: VertexId,
+        key: &CacheKey,
+        shared: &CacheKey,
+        made: &Path,
+        key_inputs: &KeyInputs,
+    ) -> Result<()> {
         let vertex = &self.prepared.graph.vertices[id];
         let execution = self.execution(id, shared);
         // Another run of a command may give other files, so a result never stands for two of them.
         let is_run = matches!(vertex.step, Step::Run(_));
-        let files = if is_run || vertex.ignore_cache { execution } else { *shared };
+        let files = if is_run || vertex.ignore_cache { execution } else { ResultId::from(*shared) };
         let result = self.result_of(id, key, shared, &files);
         let (created, build) = (self.request.now, self.request.build_id.as_str());
         // The tree of an earlier execution stays in place, as it may be in use.
@@ -242,7 +249,7 @@ impl Executor<'_> {
     fn reason(
         &self,
         id: VertexId,
-        key: &Digest,
+        key: &CacheKey,
         key_inputs: &KeyInputs,
         before: Option<&KeyInputs>,
         changes: Option<&Changes>,
@@ -274,7 +281,7 @@ impl Executor<'_> {
     }
 
     /// Returns a digest that no other execution of a step has, in this build or another.
-    fn execution(&self, id: VertexId, shared: &Digest) -> Digest {
+    fn execution(&self, id: VertexId, shared: &CacheKey) -> ResultId {
         let mut hasher = Hasher::new();
         hasher.field("execution").field(shared.bytes()).field(&self.request.build_id);
         hasher.field(self.log_number(id).to_string());
@@ -284,7 +291,7 @@ impl Executor<'_> {
     /// Returns the digest that dependants include in their keys. `files` is the digest in the
     /// record of `shared`. The files of a linked copy do not depend on the parent, but the resulting
     /// root file system does.
-    fn result_of(&self, id: VertexId, key: &Digest, shared: &Digest, files: &Digest) -> Digest {
+    fn result_of(&self, id: VertexId, key: &CacheKey, shared: &CacheKey, files: &ResultId) -> ResultId {
         let linked = matches!(&self.prepared.graph.vertices[id].step, Step::Copy(copy) if copy.link);
         if !linked || shared == key {
             return *files;
@@ -296,7 +303,7 @@ impl Executor<'_> {
 
     /// Looks up the record of `shared`; if there is a usable one, takes it as the result of the
     /// vertex, whose definition key is `key`. Returns true if it does.
-    fn hit(&self, id: VertexId, shared: &Digest, key: &Digest, key_inputs: &KeyInputs) -> Result<bool> {
+    fn hit(&self, id: VertexId, shared: &CacheKey, key: &CacheKey, key_inputs: &KeyInputs) -> Result<bool> {
         match self.store.record(shared)? {
             Some(record) if self.may_take(id, &record.tree)? => self.take(id, record, shared, key, key_inputs),
             _ => Ok(false),
@@ -305,7 +312,7 @@ impl Executor<'_> {
 
     /// Looks up the record of `shared` for the other kind of owners; if there is one whose files can
     /// be adopted, takes it as [`Self::hit`] does. The caller holds the lock of `shared`.
-    fn adopted(&self, id: VertexId, shared: &Digest, key: &Digest, key_inputs: &KeyInputs) -> Result<bool> {
+    fn adopted(&self, id: VertexId, shared: &CacheKey, key: &CacheKey, key_inputs: &KeyInputs) -> Result<bool> {
         // A record of this kind that may not be taken is to be replaced.
         if self.prepared.graph.vertices[id].ignore_cache || self.store.record(shared)?.is_some() {
             return Ok(false);
@@ -331,8 +338,8 @@ impl Executor<'_> {
         &self,
         id: VertexId,
         record: Record,
-        shared: &Digest,
-        key: &Digest,
+        shared: &CacheKey,
+        key: &CacheKey,
         key_inputs: &KeyInputs,
     ) -> Result<bool> {
         let Record { tree, result: files, created, .. } = record;

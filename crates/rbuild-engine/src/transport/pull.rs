@@ -4,13 +4,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rbuild_image::{
-    BlobDigest, Descriptor, Digest, ImageConfig, ImageId, ImageManifest, ManifestDigest, Platform, Reference,
-    digest_of, parse_index, parse_manifest,
+    BlobDigest, Descriptor, ImageConfig, ImageId, ImageManifest, ManifestDigest, Platform, Reference, digest_of,
+    parse_index, parse_manifest,
 };
 use rbuild_layer::Counting;
 use rbuild_registry::{Choice, Client, Document, Problem, RegistryError, Repository, Resolved, choose};
 use rbuild_remedy::Remedy;
-use rbuild_store::{Pulled, Staging, Store, Workspace};
+use rbuild_store::{LockId, Pulled, Staging, Store, Workspace};
 
 use super::load::is_layer;
 use crate::error::{BuildError, Result};
@@ -65,7 +65,7 @@ pub fn pull(
         },
     };
     let resolved = resolved.of_manifest();
-    let _lock = store.lock_step(&Digest::of(format!("pull {name} {platform}").as_bytes()))?;
+    let _lock = store.lock(&LockId::of(format!("pull {name} {platform}").as_bytes()))?;
     if let Some((known, image)) = store.pulled_image(name, platform)?
         && known.resolved == resolved
     {

@@ -2,11 +2,10 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use rbuild_image::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::ids::BuildIndexName;
+use crate::ids::{BuildIndexName, CacheKey};
 use crate::modes;
 use crate::store::Store;
 
@@ -34,7 +33,7 @@ pub struct IndexedStep {
     /// The instruction.
     pub text: String,
     /// Its cache key.
-    pub key: Digest,
+    pub key: CacheKey,
 }
 
 /// Maximum number of steps kept for stages that the last build did not contain.
@@ -46,7 +45,7 @@ impl Store {
     /// # Errors
     ///
     /// Fails if the file cannot be read.
-    pub fn key_inputs(&self, key: &Digest) -> Result<Option<KeyInputs>> {
+    pub fn key_inputs(&self, key: &CacheKey) -> Result<Option<KeyInputs>> {
         self.read_if_whole(&format!("accounts/{}.json", key.hex()))
     }
 
@@ -55,7 +54,7 @@ impl Store {
     /// # Errors
     ///
     /// Fails if the file cannot be written.
-    pub fn put_key_inputs(&self, key: &Digest, key_inputs: &KeyInputs) -> Result<()> {
+    pub fn put_key_inputs(&self, key: &CacheKey, key_inputs: &KeyInputs) -> Result<()> {
         self.root.create_dir_all("accounts", modes::dir(), None, |_| ())?;
         self.write("accounts", &format!("{}.json", key.hex()), key_inputs)
     }
@@ -120,7 +119,7 @@ mod tests {
     use super::*;
 
     fn step(stage: &str, number: usize, text: &str) -> IndexedStep {
-        IndexedStep { stage: stage.into(), number, text: text.into(), key: Digest::of(text.as_bytes()) }
+        IndexedStep { stage: stage.into(), number, text: text.into(), key: CacheKey::of(text.as_bytes()) }
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! Cache records: results of steps and images by their cache keys.
 
-use rbuild_image::{DiffId, Digest, ManifestDigest};
+use rbuild_image::{DiffId, ManifestDigest};
 use rbuild_linux::{KeyLock, write_atomic};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::ids::{HashesName, LockId};
+use crate::ids::{CacheKey, HashesName, ImageKey, LockId, ResultId};
 use crate::modes;
 use crate::store::{Owners, Store};
 use crate::trees::tree::{TreeId, document_of};
@@ -15,8 +15,8 @@ use crate::trees::tree::{TreeId, document_of};
 pub struct Record {
     /// The step's files.
     pub tree: TreeId,
-    /// Digest that dependent steps hash into their keys.
-    pub result: Digest,
+    /// The result, which dependent steps hash into their keys.
+    pub result: ResultId,
     /// Creation time of the files in seconds since the Unix epoch.
     pub created: i64,
     boot: String,
@@ -30,8 +30,8 @@ pub struct Record {
 pub struct ForeignRecord(pub(crate) Record);
 
 impl ForeignRecord {
-    /// Returns the digest that dependent steps hash into their keys.
-    pub fn result(&self) -> Digest {
+    /// Returns the result, which dependent steps hash into their keys.
+    pub fn result(&self) -> ResultId {
         self.0.result
     }
 
@@ -63,7 +63,7 @@ impl Store {
     /// # Errors
     ///
     /// Fails if the store cannot be read.
-    pub fn record(&self, key: &Digest) -> Result<Option<Record>> {
+    pub fn record(&self, key: &CacheKey) -> Result<Option<Record>> {
         self.record_with(key, self.owners())
     }
 
@@ -72,11 +72,11 @@ impl Store {
     /// # Errors
     ///
     /// Fails if the store cannot be read.
-    pub fn foreign_record(&self, key: &Digest) -> Result<Option<ForeignRecord>> {
+    pub fn foreign_record(&self, key: &CacheKey) -> Result<Option<ForeignRecord>> {
         Ok(self.record_with(key, self.owners().other())?.map(ForeignRecord))
     }
 
-    fn record_with(&self, key: &Digest, owners: Owners) -> Result<Option<Record>> {
+    fn record_with(&self, key: &CacheKey, owners: Owners) -> Result<Option<Record>> {
         let document = document_of(&key.hex(), owners);
         let Some(record) = self.read_if_whole::<Record>(&format!("records/{document}"))? else {
             return Ok(None);
@@ -98,7 +98,14 @@ impl Store {
     ///
     /// Fails if the document cannot be written.
     #[tracing::instrument(target = "store", name = "record", level = "debug", skip_all, fields(key = %key.short()))]
-    pub fn put_record(&self, key: &Digest, tree: &TreeId, result: &Digest, created: i64, build: &str) -> Result<()> {
+    pub fn put_record(
+        &self,
+        key: &CacheKey,
+        tree: &TreeId,
+        result: &ResultId,
+        created: i64,
+        build: &str,
+    ) -> Result<()> {
         let record = Record {
             tree: tree.clone(),
             result: *result,
@@ -114,7 +121,7 @@ impl Store {
     /// # Errors
     ///
     /// Fails if the store cannot be read.
-    pub fn result(&self, key: &Digest) -> Result<Option<ManifestDigest>> {
+    pub fn result(&self, key: &ImageKey) -> Result<Option<ManifestDigest>> {
         let Some(found) = self.read_if_whole::<ResultFile>(&format!("results/{}.json", key.hex()))? else {
             return Ok(None);
         };
@@ -136,7 +143,7 @@ impl Store {
     /// # Errors
     ///
     /// Fails if the document cannot be written.
-    pub fn put_result(&self, key: &Digest, manifest: &ManifestDigest, build: &str) -> Result<()> {
+    pub fn put_result(&self, key: &ImageKey, manifest: &ManifestDigest, build: &str) -> Result<()> {
         let file = ResultFile { manifest: *manifest, boot: self.boot().to_string(), build: build.to_string() };
         self.write("results", &format!("{}.json", key.hex()), &file)
     }
@@ -169,12 +176,16 @@ impl Store {
     /// # Errors
     ///
     /// Fails if the lock cannot be taken, or if the build is stopped.
-    pub fn lock_step(&self, key: &Digest) -> Result<KeyLock> {
+    pub fn lock_step(&self, key: &CacheKey) -> Result<KeyLock> {
         self.wait_for_key(lock_key(key.bytes()))
     }
 
     /// Waits for a lock that belongs to no entry of the store.
-    pub(crate) fn lock(&self, id: &LockId) -> Result<KeyLock> {
+    ///
+    /// # Errors
+    ///
+    /// Fails if the lock cannot be taken, or if the build is stopped.
+    pub fn lock(&self, id: &LockId) -> Result<KeyLock> {
         self.wait_for_key(lock_key(id.bytes()))
     }
 

@@ -6,12 +6,13 @@
 
 use std::ffi::OsStr;
 
-use rbuild_image::{Digest, Hasher};
+use rbuild_image::Hasher;
 use rbuild_layer::Remainder;
 use rbuild_linux::RootDir;
 
 use crate::cache::records::{ForeignRecord, Record};
 use crate::error::Result;
+use crate::ids::CacheKey;
 use crate::layers::{PackedLayer, REMAINDER};
 use crate::modes;
 use crate::secrets;
@@ -37,7 +38,13 @@ impl Store {
     ///
     /// Fails if the store cannot be read or written.
     #[tracing::instrument(target = "store", name = "adopt", level = "debug", skip_all, fields(key = %key.short()))]
-    pub fn adopt(&self, work: &Workspace, key: &Digest, theirs: &ForeignRecord, build: &str) -> Result<Option<Record>> {
+    pub fn adopt(
+        &self,
+        work: &Workspace,
+        key: &CacheKey,
+        theirs: &ForeignRecord,
+        build: &str,
+    ) -> Result<Option<Record>> {
         // A record of this kind is never replaced by one of the other.
         if let Some(own) = self.record(key)? {
             return Ok(Some(own));
@@ -109,6 +116,7 @@ mod tests {
     use rbuild_linux::Timestamp;
 
     use super::*;
+    use crate::ids::ResultId;
     use crate::store::Owners;
 
     const PLAIN: LayerForm = LayerForm { compression: Compression::None, level: None };
@@ -128,12 +136,12 @@ mod tests {
         }
 
         /// Makes the tree and the record of a step.
-        fn step(&self, of: &Store, work: &Workspace, key: &Digest, fill: impl Fn(&RootDir)) -> TreeId {
+        fn step(&self, of: &Store, work: &Workspace, key: &CacheKey, fill: impl Fn(&RootDir)) -> TreeId {
             let (path, made) = of.new_tree(work).unwrap();
             fill(&made.sub("fs").unwrap());
-            let tree = of.step_tree(&Digest::of(path.as_os_str().as_encoded_bytes()));
+            let tree = of.step_tree(&ResultId::of(path.as_os_str().as_encoded_bytes()));
             of.commit_tree(work, &path, &tree).unwrap();
-            of.put_record(key, &tree, &Digest::of(tree.name().as_bytes()), 7, "build").unwrap();
+            of.put_record(key, &tree, &ResultId::of(tree.name().as_bytes()), 7, "build").unwrap();
             tree
         }
     }
@@ -157,7 +165,7 @@ mod tests {
         for (n, (of, other)) in
             [(&scene.given, &scene.recorded), (&scene.recorded, &scene.given)].into_iter().enumerate()
         {
-            let key = Digest::of(&[n as u8]);
+            let key = CacheKey::of(&[n as u8]);
             let work = Workspace::open(of).unwrap();
             let tree = scene.step(of, &work, &key, file);
             assert_eq!(other.record(&key).unwrap(), None);
@@ -188,7 +196,7 @@ mod tests {
     fn what_no_layer_holds_is_not_adopted() {
         let scene = Scene::new("socket");
         let (of, other) = (&scene.given, &scene.recorded);
-        let (key, work) = (Digest::of(b"step"), Workspace::open(of).unwrap());
+        let (key, work) = (CacheKey::of(b"step"), Workspace::open(of).unwrap());
         let tree = scene.step(of, &work, &key, |_| ());
         // The path of a socket is short.
         let socket = scene.place.join("s");
@@ -204,13 +212,13 @@ mod tests {
     fn a_lazy_tree_is_adopted_as_it_is() {
         let scene = Scene::new("lazy");
         let (of, other) = (&scene.given, &scene.recorded);
-        let (key, work) = (Digest::of(b"copy"), Workspace::open(of).unwrap());
+        let (key, work) = (CacheKey::of(b"copy"), Workspace::open(of).unwrap());
         let (path, made) = of.new_tree(&work).unwrap();
         file(&made.sub("fs").unwrap());
         of.fold_tree(&work, &made, Default::default(), PLAIN, &|| false).unwrap();
-        let tree = of.step_tree(&key);
+        let tree = of.step_tree(&key.into());
         of.commit_tree(&work, &path, &tree).unwrap();
-        of.put_record(&key, &tree, &key, 7, "build").unwrap();
+        of.put_record(&key, &tree, &key.into(), 7, "build").unwrap();
         let theirs = other.foreign_record(&key).unwrap().unwrap();
         let own = other.adopt(&work, &key, &theirs, "b").unwrap().unwrap();
         for (store, tree) in [(of, &tree), (other, &own.tree)] {

@@ -76,9 +76,9 @@ impl Store {
         let (path, dir) = self.new_tree(work)?;
         let open = trees.iter().map(|tree| self.tree(tree)).collect::<Result<Vec<_>>>()?;
         FixupBuilder::new(open, lower_refs, dir.sub("fs")?)?.fixup()?;
-        let tree = self.step_tree(&key);
+        let tree = self.step_tree(&key.into());
         self.commit_tree(work, &path, &tree)?;
-        self.put_record(&key, &tree, &key, 0, build)?;
+        self.put_record(&key, &tree, &key.into(), 0, build)?;
         made(tree)
     }
 }

@@ -104,7 +104,7 @@ impl Store {
         }
         let mut hasher = Hasher::new();
         hasher.field("unfold").field(tree.name());
-        let _alone = self.lock_step(&hasher.finish())?;
+        let _alone = self.lock(&hasher.finish())?;
         let Some(note) = self.folded(tree)? else { return Ok(()) };
         let place = format!("trees/{}", tree.name());
         let layer: PackedLayer = self.read(&format!("{place}/{}", note.layer))?;

@@ -5,11 +5,12 @@ use std::collections::{BTreeSet, HashSet};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rbuild_image::{Descriptor, DiffId, Digest, Hasher};
+use rbuild_image::{Descriptor, DiffId, Hasher};
 use rbuild_layer::{EntryKind, TarEntry, entry_path};
 use rbuild_linux::RootDir;
 
 use crate::error::Result;
+use crate::ids::CacheKey;
 use crate::images::{Image, digest};
 use crate::parallel::side_by_side;
 use crate::store::Store;
@@ -71,9 +72,9 @@ impl Store {
             let before = all.len();
             all.extend(further);
             if all.len() == before {
-                let tree = self.step_tree(&key);
+                let tree = self.step_tree(&key.into());
                 self.commit_tree(work, &path, &tree)?;
-                self.put_record(&key, &tree, &key, now, build)?;
+                self.put_record(&key, &tree, &key.into(), now, build)?;
                 return Ok(Some(tree));
             }
         }
@@ -160,7 +161,7 @@ struct LayerParts {
     behind_link: bool,
 }
 
-fn key(image: &Image, wanted: &BTreeSet<PathBuf>) -> Digest {
+fn key(image: &Image, wanted: &BTreeSet<PathBuf>) -> CacheKey {
     let mut hasher = Hasher::new();
     hasher.field("parts 3").field(image.manifest_digest.bytes());
     for path in wanted {

@@ -4,13 +4,14 @@ use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use rbuild_image::{BlobDigest, Descriptor, DiffId, Digest};
+use rbuild_image::{BlobDigest, Descriptor, DiffId};
 use rbuild_layer::{LowerRefs, TarEntry, Unpacked, Unpacking, unpack_some};
 use rbuild_linux::RootDir;
 use serde::{Deserialize, Serialize};
 
 use crate::contents::{compare, compare_content};
 use crate::error::Result;
+use crate::ids::ResultId;
 use crate::images::{Image, digest};
 use crate::modes;
 use crate::parallel::side_by_side;
@@ -84,11 +85,11 @@ struct LayerFile {
 }
 
 impl Store {
-    /// Returns the name of a step's tree with this store's kind of owners. A digest that no other
+    /// Returns the name of a step's tree with this store's kind of owners. A result that no other
     /// execution has makes a name that no other tree has.
-    pub fn step_tree(&self, digest: &Digest) -> TreeId {
+    pub fn step_tree(&self, result: &ResultId) -> TreeId {
         let kind = if self.owners() == TreeOwners::Given { 's' } else { 'w' };
-        TreeId(format!("{kind}{}", digest.hex()))
+        TreeId(format!("{kind}{}", result.hex()))
     }
 
     /// Returns the path of a tree's files in this process.
@@ -291,17 +292,18 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::CacheKey;
 
     #[test]
     fn trees_of_earlier_versions_count_for_nothing() {
         let place = std::env::temp_dir().join(format!("rbuild-trees-{}", std::process::id()));
         let store = Store::open(&place).unwrap();
-        let key = Digest::of(b"a step");
-        let (now, before) = (store.step_tree(&key), TreeId(format!("s{}", &key.hex()[..24])));
+        let key = CacheKey::of(b"a step");
+        let (now, before) = (store.step_tree(&key.into()), TreeId(format!("s{}", &key.hex()[..24])));
         assert_eq!(now.name(), format!("s{}", key.hex()));
         for (tree, counts) in [(before, false), (now, true)] {
             std::fs::create_dir_all(store.tree_path(&tree)).unwrap();
-            store.put_record(&key, &tree, &key, 0, "build").unwrap();
+            store.put_record(&key, &tree, &key.into(), 0, "build").unwrap();
             assert_eq!(store.record(&key).unwrap().is_some(), counts, "{}", tree.name());
         }
         std::fs::remove_dir_all(&place).unwrap();
