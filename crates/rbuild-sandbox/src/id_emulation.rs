@@ -229,7 +229,7 @@ impl Supervisor {
             Request::MakeDir { at, mode } => self.make_dir(caller, at, mode),
             Request::SymLink { target, at } => self.symlink(caller, target, at),
             Request::Open { at, flags, mode } => self.open(caller, at, How::plain(flags, mode)),
-            Request::OpenHow { at, how } => self.open_how(caller, at, how),
+            Request::OpenHow { at, how, size } => self.open_how(caller, at, how, size),
             Request::Execute { file } => self.execute(caller, file),
             Request::ListAttributes { file, to, size } => self.list_attributes(caller, file, to, size),
             Request::SetTimes { file, form, width, times } => self.set_times(caller, file, (form, width), times),

@@ -10,13 +10,16 @@ use rustix::io::Errno;
 
 use super::caller::{Caller, Proc, Result};
 use super::calls::{CREATES, I386};
-use super::decode::{At, Named, Subject, Time, TimeForm, Width, open_how, without};
-use super::files::{Guised, Place, Target, hands_on_group};
+use super::decode::{At, Named, OPEN_HOW, Subject, Time, TimeForm, Width, open_how, without};
+use super::files::{Guised, Place, SET_GID, Target, hands_on_group};
 use super::ids::SAME;
 use super::{Reply, Supervisor, errno};
 
 /// The kernel's limit for a list of attribute names, in bytes (xattr(7)).
 const MOST_NAMES: usize = 64 * 1024;
+
+/// The mode bits of a set-group-ID program.
+const SET_GROUP_PROGRAM: u32 = 0o2010;
 
 /// The kernel's limit for links in one resolution (path_resolution(7)).
 const MOST_LINKS: usize = 40;
@@ -177,6 +180,16 @@ impl Supervisor {
         root && caller.path(at.path).is_ok_and(|path| !hands_on_group(caller, at.dir, &path))
     }
 
+    /// Returns the mode of a new file that is no directory. Like the kernel, drops the set-group-ID
+    /// bit of a program that gets a group from its directory which its maker is not in.
+    fn mode_in(&self, caller: &Caller<'_>, dir: &Target, mode: u32) -> Result<Mode> {
+        let who = self.credentials(caller)?;
+        let is_in = |group: u32| who.groups.files == group || who.more_groups.contains(&group);
+        let foreign = mode & SET_GROUP_PROGRAM == SET_GROUP_PROGRAM && dir.group_for_new().is_some_and(|g| !is_in(g));
+        let dropped = if foreign && !self.may(caller, Capability::CAP_FSETID) { SET_GID } else { 0 };
+        Ok(self.mode(caller, mode & !dropped))
+    }
+
     fn mode(&self, caller: &Caller<'_>, mode: u32) -> Mode {
         Mode::from_raw_mode(mode & 0o7777 & !caller.umask())
     }
@@ -218,7 +231,7 @@ impl Supervisor {
                     FileType::Unknown => FileType::RegularFile,
                     kind => kind,
                 };
-                rustix::fs::mknodat(&parent.fd, &name, kind, self.mode(caller, mode), 0)?;
+                rustix::fs::mknodat(&parent.fd, &name, kind, self.mode_in(caller, &parent, mode)?, 0)?;
                 self.own_new(&parent, &name, owner, None)?;
             }
             (Some(kind), maker) => {
@@ -226,7 +239,7 @@ impl Supervisor {
                     return Err(Errno::PERM);
                 }
                 let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-                drop(rustix::fs::openat(&parent.fd, &name, flags, self.mode(caller, mode))?);
+                drop(rustix::fs::openat(&parent.fd, &name, flags, self.mode_in(caller, &parent, mode)?)?);
                 self.own_new(&parent, &name, maker.unwrap_or_default(), Some((kind, numbers.0, numbers.1)))?;
             }
         }
@@ -261,19 +274,17 @@ impl Supervisor {
         Ok(Reply::value(0))
     }
 
-    pub(super) fn open_how(&mut self, caller: &Caller<'_>, at: At, how: u64) -> Result<Reply> {
-        let mut bytes = [0; 24];
+    /// Leaves calls that the kernel refuses to the kernel.
+    pub(super) fn open_how(&mut self, caller: &Caller<'_>, at: At, how: u64, size: u64) -> Result<Reply> {
+        if !OPEN_HOW.contains(&size) {
+            return Ok(Reply::GO);
+        }
+        let mut bytes = vec![0; size as usize];
         if caller.read(how, &mut bytes).is_err() {
             return Ok(Reply::GO);
         }
-        let [flags, mode, resolve] = open_how(bytes);
-        // The kernel rejects values with more bits than defined.
-        let (Ok(flags), Ok(mode)) = (u32::try_from(flags), u32::try_from(mode)) else { return Ok(Reply::GO) };
-        if flags & CREATES == 0 {
-            return Ok(Reply::GO);
-        }
-        let resolve = ResolveFlags::from_bits_retain(resolve);
-        self.open(caller, at, How { resolve, ..How::plain(flags, mode) })
+        let Some((flags, mode, resolve)) = open_how(&bytes) else { return Ok(Reply::GO) };
+        self.open(caller, at, How { flags, mode, resolve })
     }
 
     /// Handles an open that may create a file. Opening an existing file is left to the kernel; a
@@ -298,7 +309,8 @@ impl Supervisor {
         };
         let Some((uid, gid)) = self.maker(caller, &parent)? else { return Ok(Reply::GO) };
         let alone = if unnamed { OFlags::empty() } else { OFlags::EXCL };
-        let fd = match rustix::fs::openat(&parent.fd, &name, flags | alone | OFlags::CLOEXEC, self.mode(caller, mode)) {
+        let mode = self.mode_in(caller, &parent, mode)?;
+        let fd = match rustix::fs::openat(&parent.fd, &name, flags | alone | OFlags::CLOEXEC, mode) {
             Err(Errno::EXIST) => return Ok(Reply::GO),
             made => made?,
         };

@@ -187,6 +187,11 @@ enum Own<'p> {
     Other(&'p [u8]),
 }
 
+/// Returns true if a path leads over a link in /proc to one of the caller's files.
+pub fn names_link_of_proc(path: &[u8]) -> bool {
+    matches!(own_path(path), Some(Own::Link(..) | Own::Behind(..)))
+}
+
 fn own_path(path: &[u8]) -> Option<Own<'_>> {
     let own = [&b"/proc/self/"[..], b"/proc/thread-self/"].iter().find_map(|own| path.strip_prefix(*own));
     let fd = path.strip_prefix(b"/dev/fd/").or_else(|| own?.strip_prefix(b"fd/"));

@@ -1,6 +1,8 @@
 //! Decoding of system calls from registers and untrusted bytes of the caller's memory. Pure
 //! functions: nothing here has access to anything else.
 
+use rustix::fs::{OFlags, ResolveFlags};
+
 use super::calls::{Asked, is_of_sibling, of_number};
 
 /// `AT_FDCWD`: the working directory.
@@ -136,10 +138,11 @@ pub enum Request {
         flags: u32,
         mode: u32,
     },
-    /// The remaining parameters are in a structure at that address.
+    /// The remaining parameters are in a structure at that address, of that size.
     OpenHow {
         at: At,
         how: u64,
+        size: u64,
     },
     Execute {
         file: Named,
@@ -231,7 +234,7 @@ fn files(asked: Asked, args: [u64; 6], width: Width) -> Request {
         Open => Request::Open { at: here, flags: id(1), mode: id(2) },
         OpenAt => Request::Open { at, flags: id(2), mode: id(3) },
         Create => Request::Open { at: here, flags: CREATE, mode: id(1) },
-        OpenAt2 => Request::OpenHow { at, how: args[2] },
+        OpenAt2 => Request::OpenHow { at, how: args[2], size: args[3] },
         Execute => Request::Execute { file: named(here, 0) },
         ExecuteAt => Request::Execute { file: named(at, id(4)) },
         ListAttributes | LinkListAttributes => {
@@ -303,9 +306,38 @@ impl TimeForm {
     }
 }
 
-/// Returns the flags, mode and resolution flags of openat2(2).
-pub fn open_how(bytes: [u8; 24]) -> [u64; 3] {
-    [0, 8, 16].map(|at| u64::from_ne_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|i| bytes[at + i])))
+/// Size of the first version of `struct open_how`, and the largest size that the kernel takes.
+pub const OPEN_HOW: std::ops::RangeInclusive<u64> = 24..=4096;
+
+/// The flags of open(2) that openat2(2) knows.
+const OPEN_FLAGS: OFlags = OFlags::RWMODE
+    .union(OFlags::CREATE.union(OFlags::EXCL).union(OFlags::NOCTTY).union(OFlags::TRUNC).union(OFlags::APPEND))
+    .union(OFlags::NONBLOCK.union(OFlags::DSYNC).union(OFlags::SYNC).union(OFlags::ASYNC).union(OFlags::DIRECT))
+    .union(OFlags::LARGEFILE.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::NOATIME))
+    .union(OFlags::CLOEXEC.union(OFlags::TMPFILE));
+
+const RESOLVE_FLAGS: ResolveFlags = ResolveFlags::NO_XDEV
+    .union(ResolveFlags::NO_MAGICLINKS.union(ResolveFlags::NO_SYMLINKS))
+    .union(ResolveFlags::BENEATH.union(ResolveFlags::IN_ROOT));
+
+/// Returns the flags, mode and resolution flags of a call of openat2(2) that may create a file, from
+/// the bytes of its structure. `None` if it creates none, or is one that the kernel refuses.
+pub fn open_how(bytes: &[u8]) -> Option<(OFlags, u32, ResolveFlags)> {
+    let (words, unknown) = bytes.split_at_checked(24)?;
+    let mut words = words.chunks(8).map(|word| word.try_into().map_or(u64::MAX, u64::from_ne_bytes));
+    let (flags, mode, resolve) = (words.next()?, words.next()?, words.next()?);
+    let flags = OFlags::from_bits_retain(u32::try_from(flags).ok()?);
+    let resolve = ResolveFlags::from_bits_retain(resolve);
+    let makes_unnamed = flags.contains(OFlags::TMPFILE);
+    let contradicts = flags.contains(OFlags::CREATE | OFlags::DIRECTORY)
+        || resolve.contains(ResolveFlags::BENEATH | ResolveFlags::IN_ROOT);
+    let fits = OPEN_FLAGS.bits() & flags.bits() == flags.bits() && RESOLVE_FLAGS.contains(resolve);
+    let creates = flags.contains(OFlags::CREATE) || makes_unnamed;
+    (creates && fits && !contradicts && mode <= 0o7777 && unknown.iter().all(|byte| *byte == 0)).then_some((
+        flags,
+        mode as u32,
+        resolve,
+    ))
 }
 
 /// Decodes a list of consecutive IDs.

@@ -11,7 +11,7 @@ use rbuild_linux::{Kind, Recorded, record, record_in_times, recorded};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
-use super::caller::{Caller, Proc, Result};
+use super::caller::{Caller, Proc, Result, names_link_of_proc};
 use super::decode::HERE;
 
 /// A file opened as `O_PATH`.
@@ -133,7 +133,7 @@ pub fn hands_on_group(caller: &Caller<'_>, dir: i32, path: &CStr) -> bool {
 
 const NO_LINKS_OF_PROC: ResolveFlags = ResolveFlags::NO_MAGICLINKS;
 
-const SET_GID: u32 = 0o2000;
+pub const SET_GID: u32 = 0o2000;
 
 fn kind(stat: &Stat) -> Kind {
     match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
@@ -185,6 +185,11 @@ impl Place {
     ) -> Result<Place> {
         if resolve.intersects(ResolveFlags::BENEATH | ResolveFlags::IN_ROOT) {
             return Ok(Place { base: Some(caller.directory(dir)?), path, how: resolve | NO_LINKS_OF_PROC });
+        }
+        if resolve.intersects(ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS)
+            && names_link_of_proc(path.to_bytes())
+        {
+            return Err(Errno::LOOP);
         }
         let place = Place::of(caller, dir, path, chrooted)?;
         Ok(Place { how: place.how | resolve, ..place })
