@@ -17,7 +17,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
 
 use crate::SandboxError;
-use crate::protocol::{Ended, Outcome, Report, RunRequest};
+use crate::protocol::{Ended, NotStarted, Outcome, Report, RunRequest};
 use crate::runner::zygote::Zygote;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,7 +98,9 @@ impl<'a> Runner<'a> {
         match (said.reports.first(), last) {
             // A failure of the command takes precedence over failures of its runner afterwards.
             (Some(Report::Ended(ended)), _) if ended.outcome != Outcome::Exited(0) => Ok(ended.clone()),
-            (_, Some(Report::Finished(Err(why)))) => Ok(Ended { outcome: Outcome::NotStarted(why.clone()), at }),
+            (_, Some(Report::Finished(Err(why)))) => {
+                Ok(Ended { outcome: Outcome::NotStarted(NotStarted::of(why)), at })
+            }
             (Some(Report::Ended(ended)), Some(Report::Finished(Ok(())))) => Ok(ended.clone()),
             _ if self.zygote.has_ended() => Err(self.zygote.end()),
             _ => Err(SandboxError::Killed("the process that runs the command")),

@@ -18,7 +18,7 @@ pub use client::{Cancel, Stream, run};
 pub use namespace::enter::{Builder, STORE, World, enter};
 pub use namespace::isolation::{Check, Isolation, Refusal, Rung, UNMASK, checks, isolation, records_owners};
 pub use namespace::network::Carrier;
-pub use protocol::{Ended, Files, Input, MountRequest, Network, Outcome, RunRequest, Source, Ulimit};
+pub use protocol::{Ended, Files, Input, MountRequest, Network, NotStarted, Outcome, RunRequest, Source, Ulimit};
 pub use runner::chroot::restored_files;
 pub use runner::mount_points::remove_points;
 pub use runner::terminal::Restore;

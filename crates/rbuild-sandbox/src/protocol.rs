@@ -143,8 +143,28 @@ pub enum Source {
 pub enum Outcome {
     Exited(i32),
     Signaled(i32),
-    /// The command was never started; contains the reason as a sentence.
-    NotStarted(String),
+    NotStarted(NotStarted),
+}
+
+/// The reason why a command was never started. Its text is a sentence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum NotStarted {
+    /// The image has no such program.
+    #[error("{0}")]
+    NoProgram(String),
+    #[error("{0}")]
+    Other(String),
+}
+
+/// The beginning of the sentence for a missing program. libcontainer passes errors of the
+/// container's first process on as text only.
+pub(crate) const NO_PROGRAM: &str = "the image has no ";
+
+impl NotStarted {
+    /// Classifies the sentence with which a runner has failed.
+    pub(crate) fn of(why: &str) -> NotStarted {
+        if why.starts_with(NO_PROGRAM) { NotStarted::NoProgram(why.into()) } else { NotStarted::Other(why.into()) }
+    }
 }
 
 /// A command that has ended.

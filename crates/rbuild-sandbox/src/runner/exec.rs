@@ -11,7 +11,7 @@ use libcontainer::oci_spec::runtime as oci;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 use rbuild_linux::process;
 
-use crate::protocol::RunRequest;
+use crate::protocol::{NO_PROGRAM, RunRequest};
 use crate::runner::privileges::{have_answers, narrow};
 
 /// The executor, which runs in the container's first process right before the command replaces it.
@@ -58,8 +58,8 @@ impl Environment {
             dirs.map(|d| d.join(&name)).find(|p| p.is_file())
         };
         found.ok_or_else(|| match name.contains('/') {
-            true => format!("the image has no {name}"),
-            false => format!("the image has no program `{name}` in PATH={}", self.path),
+            true => format!("{NO_PROGRAM}{name}"),
+            false => format!("{NO_PROGRAM}program `{name}` in PATH={}", self.path),
         })
     }
 }

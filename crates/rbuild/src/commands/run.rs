@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 
 use rbuild_engine::{BuildError, Invocation, invoke, volume_binds};
 use rbuild_plan::{Network, Volume};
-use rbuild_sandbox::{Builder, Cancel, Carrier, Input, Outcome, Restore, SandboxError, World, enter};
+use rbuild_sandbox::{Builder, Cancel, Carrier, Input, NotStarted, Outcome, Restore, SandboxError, World, enter};
 use rbuild_store::{Image, Store};
 
 use crate::args::RunArgs;
@@ -85,7 +85,10 @@ fn in_builder(builder: Result<Builder, SandboxError>, store: &Store, image: &Ima
         Ok(Outcome::Signaled(signal)) => 128 + signal,
         Ok(Outcome::NotStarted(why)) => {
             terminal::error(&format!("the command could not be started: {why}"), None);
-            if why.starts_with("the image has no") { NOT_FOUND } else { CANNOT_RUN }
+            match why {
+                NotStarted::NoProgram(_) => NOT_FOUND,
+                NotStarted::Other(_) => CANNOT_RUN,
+            }
         }
         Err(_) if cancel.is_cancelled() => i32::from(code::INTERRUPTED),
         Err(e) => i32::from(Failure::from(e).report()),
