@@ -12,6 +12,7 @@ mod copy;
 mod destination;
 mod echo;
 mod error;
+pub mod fd_passing;
 mod held;
 mod idmap;
 mod lock;

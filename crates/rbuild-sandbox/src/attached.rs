@@ -10,12 +10,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 
+use rbuild_linux::fd_passing::receive_with_byte;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::SandboxError;
 use crate::client::{Cancel, Runner, Said, Stream, fail, follow, pipe_for, send_request, wait_for_news};
 use crate::protocol::{Input, Outcome, RunRequest};
-use crate::runner::zygote::{Zygote, receive_with_byte};
+use crate::runner::zygote::Zygote;
 
 /// Runs one command with this process's output streams. Its input is this process's, or a terminal
 /// if the request says so.

@@ -7,6 +7,7 @@
 
 mod attached;
 mod client;
+mod error;
 mod id_emulation;
 mod namespace;
 mod protocol;
@@ -15,27 +16,12 @@ mod seccomp;
 
 pub use attached::run_attached;
 pub use client::{Cancel, Stream, run};
+pub use error::{Refusal, SandboxError};
 pub use namespace::enter::{Builder, STORE, World, enter};
-pub use namespace::isolation::{Check, Isolation, Refusal, Rung, UNMASK, checks, isolation, records_owners};
+pub use namespace::isolation::{Check, Isolation, Rung, UNMASK, checks, isolation, records_owners};
 pub use namespace::network::Carrier;
 pub use protocol::{Ended, Files, Input, MountRequest, Network, NotStarted, Outcome, RunRequest, Source, Ulimit};
 pub use runner::chroot::restored_files;
 pub use runner::mount_points::remove_points;
 pub use runner::terminal::Restore;
 pub use runner::zygote::{ZYGOTE, Zygote, zygote_main};
-
-#[derive(Debug, thiserror::Error)]
-pub enum SandboxError {
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    #[error(transparent)]
-    Kernel(#[from] rbuild_linux::Error),
-    #[error("the runner process failed: {0}")]
-    Runner(String),
-    /// One of rbuild's own processes was killed in the middle of its work.
-    #[error("{0} was killed")]
-    Killed(&'static str),
-    /// The command's output could not be delivered.
-    #[error("the command's output could not be written: {0}")]
-    Output(std::io::Error),
-}

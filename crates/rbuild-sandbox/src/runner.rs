@@ -3,6 +3,7 @@
 pub(crate) mod chroot;
 pub(crate) mod complaints;
 pub(crate) mod container;
+pub(crate) mod devices;
 pub(crate) mod exec;
 pub(crate) mod mount_points;
 pub(crate) mod mounts;

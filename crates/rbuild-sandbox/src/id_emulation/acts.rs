@@ -5,15 +5,15 @@ use std::ffi::CString;
 use caps::Capability;
 use rbuild_linux::notify::{Guise, Layout, stat_bytes, statx_bytes};
 use rbuild_linux::{Kind, latest_modification, owner_attribute};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::caller::{Caller, Proc, Result};
 use super::calls::{CREATES, I386};
 use super::decode::{At, Named, OPEN_HOW, Subject, Time, TimeForm, Width, open_how, without};
-use super::files::{Guised, Place, SET_GID, Target, hands_on_group};
+use super::files::{Guised, How, Place, SET_GID, Target, hands_on_group};
 use super::ids::SAME;
-use super::{Reply, Supervisor, errno};
+use super::supervisor::{Reply, Supervisor, errno};
 
 /// The kernel's limit for a list of attribute names, in bytes (xattr(7)).
 const MOST_NAMES: usize = 64 * 1024;
@@ -23,20 +23,6 @@ const SET_GROUP_PROGRAM: u32 = 0o2010;
 
 /// The kernel's limit for links in one resolution (path_resolution(7)).
 const MOST_LINKS: usize = 40;
-
-/// Parameters of opening a file (openat2(2)).
-#[derive(Debug, Clone, Copy)]
-pub(super) struct How {
-    flags: OFlags,
-    mode: u32,
-    resolve: ResolveFlags,
-}
-
-impl How {
-    pub fn plain(flags: u32, mode: u32) -> How {
-        How { flags: OFlags::from_bits_retain(flags), mode, resolve: ResolveFlags::empty() }
-    }
-}
 
 impl Supervisor {
     fn place(&self, caller: &Caller<'_>, at: At) -> Result<Place> {

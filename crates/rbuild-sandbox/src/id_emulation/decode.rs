@@ -320,7 +320,7 @@ const RESOLVE_FLAGS: ResolveFlags = ResolveFlags::NO_XDEV
     .union(ResolveFlags::NO_MAGICLINKS.union(ResolveFlags::NO_SYMLINKS))
     .union(ResolveFlags::BENEATH.union(ResolveFlags::IN_ROOT));
 
-/// Returns the flags, mode and resolution flags of a call of openat2(2) that may create a file, from
+/// Returns flags, mode and resolution flags of a call of openat2(2) that may create a file, from
 /// the bytes of its structure. `None` if it creates none, or is one that the kernel refuses.
 pub fn open_how(bytes: &[u8]) -> Option<(OFlags, u32, ResolveFlags)> {
     let (words, unknown) = bytes.split_at_checked(24)?;

@@ -14,6 +14,20 @@ use rustix::io::Errno;
 use super::caller::{Caller, Proc, Result, names_link_of_proc};
 use super::decode::HERE;
 
+/// Parameters of opening a file (openat2(2)).
+#[derive(Debug, Clone, Copy)]
+pub struct How {
+    pub flags: OFlags,
+    pub mode: u32,
+    pub resolve: ResolveFlags,
+}
+
+impl How {
+    pub fn plain(flags: u32, mode: u32) -> How {
+        How { flags: OFlags::from_bits_retain(flags), mode, resolve: ResolveFlags::empty() }
+    }
+}
+
 /// A file opened as `O_PATH`.
 pub struct Target {
     pub fd: OwnedFd,

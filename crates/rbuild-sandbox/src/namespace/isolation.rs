@@ -1,11 +1,11 @@
 //! Detection of the isolation modes that this machine permits, with reasons and remedies.
 
-use std::fmt;
 use std::path::Path;
 
 use caps::{CapSet, Capability};
 use rbuild_linux::{Error, IdMaps, IdRange, SubIds, USUAL_COUNT, free_range, held_ranges, process, subordinate_ranges};
 
+use crate::error::{Refusal, refusal};
 use crate::namespace::newuidmap;
 
 /// The isolation of commands from the host.
@@ -29,23 +29,6 @@ pub enum Rung {
     SingleId,
     /// Another root directory and nothing more. Requires root.
     Chroot,
-}
-
-/// The reason why this machine cannot isolate, and the command that changes it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub struct Refusal {
-    pub reason: String,
-    pub remedy: String,
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.reason)
-    }
-}
-
-pub(crate) fn refusal(reason: impl Into<String>, remedy: impl Into<String>) -> Refusal {
-    Refusal { reason: reason.into(), remedy: remedy.into() }
 }
 
 fn read(path: &str) -> String {

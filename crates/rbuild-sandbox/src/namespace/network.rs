@@ -14,6 +14,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rbuild_linux::fd_passing::{receive_fds, send_fds};
 use rustix::fs::Access;
 use rustix::io::Errno;
 
@@ -21,9 +22,9 @@ use rbuild_linux::process::{self, Cloned};
 use rbuild_linux::{RootDir, bind_clone, mount_tmpfs, private_mount_namespace};
 
 use crate::SandboxError;
-use crate::namespace::isolation::{Refusal, refusal};
+use crate::error::text;
+use crate::error::{Refusal, refusal};
 use crate::namespace::newuidmap::in_path;
-use crate::runner::zygote::{receive_fds, send_fds};
 
 /// The program that carries traffic in and out.
 #[derive(Debug, Clone)]
@@ -140,10 +141,6 @@ impl Carrier {
         };
         words.into_iter().map(CString::new).collect::<Result<_, _>>().map_err(text)
     }
-}
-
-fn text(e: impl std::fmt::Display) -> String {
-    e.to_string()
 }
 
 /// A network namespace with outbound access.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::statvfs::{FsFlags, statvfs};
 
-use crate::namespace::isolation::{Refusal, refusal};
+use crate::error::{Refusal, refusal};
 
 const SET_UID: u32 = 0o4000;
 

@@ -11,22 +11,19 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use rbuild_linux::RootDir;
+use rbuild_linux::fd_passing::send_fds;
 use rbuild_linux::process::{self, Cloned, Exit};
 use rustix::event::{PollFd, PollFlags, poll};
 
+use crate::error::text;
 use crate::protocol::{Files, Input, Network, Report, RunRequest};
 use crate::runner::exec::Environment;
-use crate::runner::zygote::send_fds;
 
 mod laid_out;
 mod material;
 
 use laid_out::LaidOut;
 pub use laid_out::restored_files;
-
-fn text(e: impl std::fmt::Display) -> String {
-    e.to_string()
-}
 
 /// Runs the command of the request to its end, which is reported before the cleanup.
 pub fn run(request: &RunRequest, input: Option<OwnedFd>, socket: &UnixStream) -> Result<(), String> {
@@ -118,7 +115,3 @@ fn become_command(request: &RunRequest, root: &Path, input: Option<OwnedFd>, run
     process::die_with(runner).map_err(text)?;
     process::reset_signals().map_err(text)
 }
-
-/// Device nodes that every container has, with their numbers.
-pub(crate) const DEVICES: [(&str, (u32, u32)); 6] =
-    [("null", (1, 3)), ("zero", (1, 5)), ("full", (1, 7)), ("random", (1, 8)), ("urandom", (1, 9)), ("tty", (5, 0))];

@@ -10,6 +10,7 @@ use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::notify_socket::{NOTIFY_FILE, NotifySocket};
 use libcontainer::oci_spec::runtime as oci;
 use libcontainer::syscall::syscall::SyscallType;
+use rbuild_linux::fd_passing::{receive_fds, send_fds};
 use rbuild_linux::process::{self, Exit};
 use rbuild_linux::{
     Kind, MOUNT_POINTS, RootDir, bind_clone, detached_overlay, enter_user_namespace_below, mount_tmpfs, new_procfs,
@@ -18,17 +19,18 @@ use rbuild_linux::{
 
 use rustix::event::{PollFd, PollFlags, poll};
 
+use crate::error::text;
 use crate::id_emulation::{self, Credentials, Ids, Supervisor};
 use crate::namespace::isolation::UNMASK;
 use crate::protocol::{Files, Input, Network, Report, RunRequest, Ulimit};
 use crate::runner::chroot;
 use crate::runner::complaints::Complaints;
+use crate::runner::devices::DEVICES;
 use crate::runner::exec::Environment;
 use crate::runner::mount_points::{Stubs, plant_points};
 use crate::runner::mounts::{self, mounts_inside, mounts_of};
 use crate::runner::privileges::{CAPABILITIES, FOR_THE_FILTER, process_capabilities};
 use crate::runner::surroundings::{Proc, Surroundings};
-use crate::runner::zygote::{receive_fds, send_fds};
 
 /// Paths private to the runner.
 const BUNDLE: &str = "/run/bundle";
@@ -55,16 +57,8 @@ pub(crate) fn runner_main(input: Option<OwnedFd>, around: Option<&Surroundings>)
     if Report::Finished(finished).send(&socket).is_ok() { 0 } else { 70 }
 }
 
-pub(crate) fn text(e: impl std::fmt::Display) -> String {
-    e.to_string()
-}
-
-fn container(
-    request: &RunRequest,
-    input: Option<OwnedFd>,
-    socket: &UnixStream,
-    around: &Surroundings,
-) -> Result<Exit, String> {
+/// Enters the namespaces of the container that libcontainer does not make.
+fn enter_namespaces(request: &RunRequest, around: &Surroundings) -> Result<(), String> {
     if around.proc == Proc::Outer && request.insecure {
         return Err(format!(
             "a command with all rights would reach the builder's own files through the /proc that it gets here; {UNMASK}"
@@ -82,6 +76,11 @@ fn container(
     if request.network == Network::None {
         process::enter_lonely_network().map_err(text)?;
     }
+    Ok(())
+}
+
+/// Mounts the container's files, and writes its configuration.
+fn make_bundle(request: &RunRequest, around: &Surroundings) -> Result<(), String> {
     // Bundle and state belong to this runner alone, and disappear with its mount namespace.
     mount_tmpfs(Path::new("/run")).map_err(text)?;
     for dir in [BUNDLE, ROOTFS, STATE, mounts::FILES] {
@@ -92,7 +91,17 @@ fn container(
     // The supervisor must not keep a descriptor that leads out of the container.
     drop(root);
     let spec = spec(request, mounts_inside(around.proc)?)?;
-    spec.save(Path::new(BUNDLE).join("config.json")).map_err(|e| format!("the container's configuration: {e}"))?;
+    spec.save(Path::new(BUNDLE).join("config.json")).map_err(|e| format!("the container's configuration: {e}"))
+}
+
+fn container(
+    request: &RunRequest,
+    input: Option<OwnedFd>,
+    socket: &UnixStream,
+    around: &Surroundings,
+) -> Result<Exit, String> {
+    enter_namespaces(request, around)?;
+    make_bundle(request, around)?;
     let null = || std::fs::File::open("/dev/null").map(OwnedFd::from).map_err(|e| format!("/dev/null: {e}"));
     let input = input.map_or_else(null, Ok)?;
     let terminal = (request.input == Input::Terminal).then(|| UnixListener::bind(CONSOLE)).transpose();
@@ -230,7 +239,7 @@ fn chain(e: &dyn std::error::Error) -> String {
 
 /// Mounts the root file system and everything in it except the procfs.
 fn prepare(request: &RunRequest, proc: Proc, root: &RootDir) -> Result<(), String> {
-    for (name, (major, minor)) in chroot::DEVICES {
+    for (name, (major, minor)) in DEVICES {
         if !Path::new("/dev").join(name).exists() {
             return Err(format!(
                 "this machine has no /dev/{name}, which commands are given; make it: mknod -m 666 /dev/{name} c {major} {minor}"
@@ -301,7 +310,8 @@ const MASKED: [&str; 12] = [
 
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-fn spec(request: &RunRequest, mounts: Vec<oci::Mount>) -> Result<oci::Spec, String> {
+/// Describes the command, its user and its capabilities.
+fn process_of(request: &RunRequest) -> Result<oci::Process, String> {
     let all: oci::Capabilities =
         if request.insecure { process_capabilities() } else { CAPABILITIES.into_iter().collect() };
     // A command of another user starts without capabilities and may regain them through set-uid
@@ -340,6 +350,10 @@ fn spec(request: &RunRequest, mounts: Vec<oci::Mount>) -> Result<oci::Spec, Stri
     // Set-uid programs (su, sudo, ping) work in builds as they do under docker.
     process.set_no_new_privileges(None);
     process.set_rlimits(rlimits(request)?);
+    Ok(process)
+}
+
+fn spec(request: &RunRequest, mounts: Vec<oci::Mount>) -> Result<oci::Spec, String> {
     // The other namespaces are the runner's own.
     let kinds = [oci::LinuxNamespaceType::Pid, oci::LinuxNamespaceType::Mount];
     let namespaces = kinds
@@ -360,7 +374,7 @@ fn spec(request: &RunRequest, mounts: Vec<oci::Mount>) -> Result<oci::Spec, Stri
         .version("1.0.2")
         .root(root)
         .mounts(mounts)
-        .process(process)
+        .process(process_of(request)?)
         .linux(linux)
         .build()
         .map_err(text)?;

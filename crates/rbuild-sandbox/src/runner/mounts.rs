@@ -13,9 +13,9 @@ use libcontainer::oci_spec::runtime as oci;
 use rbuild_linux::Forbidden::{Devices, Programs, SetId, Writing};
 use rbuild_linux::{Kind, RootDir, bind_clone, detached_overlay, make_read_only, new_filesystem, shown_path};
 
+use crate::error::text;
 use crate::namespace::network::{made_in_a_network_of_its_own, own_namespace};
 use crate::protocol::{MountRequest, RunRequest, Source};
-use crate::runner::container::text;
 use crate::runner::mount_points::{PointKind, Stubs};
 use crate::runner::obstacles::{Holder, SYSFS, cannot, fitting_place, outside_of_the_kernels};
 use crate::runner::surroundings::Proc;

@@ -1,17 +1,14 @@
 //! Privileges of a command: capabilities and system calls.
 
 use libcontainer::oci_spec::runtime as oci;
+use rbuild_linux::fd_passing::send_fds;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rbuild_linux::{notify, process};
 
+use crate::error::text;
 use crate::id_emulation::numbers;
-use crate::runner::zygote::send_fds;
 use crate::seccomp;
-
-fn text(e: impl std::fmt::Display) -> String {
-    e.to_string()
-}
 
 /// Docker's default capabilities (moby profiles, 2026), granted to a build as root of its
 /// container.

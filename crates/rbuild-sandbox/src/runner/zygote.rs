@@ -10,18 +10,14 @@
 //! has its own root, which contains no dynamic linker.
 
 use std::ffi::{CStr, CString, OsString};
-use std::io::{IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rbuild_linux::fd_passing::{receive_with_byte, receive_with_bytes, send_with_byte, send_with_bytes};
 use rbuild_linux::process::{self, Cloned};
 use rbuild_linux::{OwnerKey, sealed_program};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
-};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::SandboxError;
 use crate::namespace::network::Isolated;
@@ -192,53 +188,6 @@ impl Drop for Zygote {
 
 fn failed(what: &str, e: rustix::io::Errno) -> SandboxError {
     SandboxError::Runner(format!("{what}: {e}"))
-}
-
-/// Sends one byte with these descriptors, at most four.
-pub(crate) fn send_fds(socket: impl AsFd, fds: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {
-    send_with_byte(socket, RUNNER, fds)
-}
-
-fn send_with_byte(socket: impl AsFd, byte: u8, fds: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {
-    send_with_bytes(socket, &[byte], fds)
-}
-
-fn send_with_bytes(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
-        return Err(rustix::io::Errno::NOBUFS);
-    }
-    sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).map(|_| ())
-}
-
-/// Receives one message's descriptors. Fails at the end of the stream.
-pub(crate) fn receive_fds(socket: impl AsFd) -> rustix::io::Result<Vec<OwnedFd>> {
-    receive_with_byte(socket).map(|(fds, _)| fds)
-}
-
-/// Receives the next byte and the descriptors sent with it.
-pub(crate) fn receive_with_byte(socket: impl AsFd) -> rustix::io::Result<(Vec<OwnedFd>, u8)> {
-    let mut byte = [0u8; 1];
-    receive_with_bytes(socket, &mut byte).map(|(fds, _)| (fds, byte[0]))
-}
-
-/// Receives the next bytes; returns the descriptors sent with them, and the number of bytes.
-fn receive_with_bytes(socket: impl AsFd, bytes: &mut [u8]) -> rustix::io::Result<(Vec<OwnedFd>, usize)> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let message = loop {
-        match recvmsg(&socket, &mut [IoSliceMut::new(bytes)], &mut control, RecvFlags::CMSG_CLOEXEC) {
-            Err(rustix::io::Errno::INTR) => {}
-            other => break other?,
-        }
-    };
-    if message.bytes == 0 {
-        return Err(rustix::io::Errno::PIPE);
-    }
-    let rights =
-        control.drain().filter_map(|m| if let RecvAncillaryMessage::ScmRights(fds) = m { Some(fds) } else { None });
-    Ok((rights.flatten().collect(), message.bytes))
 }
 
 /// Sends a new zygote the state that it does not inherit.

@@ -143,7 +143,7 @@ impl LaidOut<'_> {
     }
 
     pub(super) fn put(&mut self, request: &RunRequest) -> Result<(), String> {
-        self.scratch.create_dir_all(COVERED, 0o755, None, |_| ()).map_err(super::text)?;
+        self.scratch.create_dir_all(COVERED, 0o755, None, |_| ()).map_err(crate::error::text)?;
         for (target, what) in [
             ("/proc", What::Empty(0o555)),
             ("/sys", What::Empty(0o555)),

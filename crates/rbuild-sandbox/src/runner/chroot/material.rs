@@ -6,8 +6,9 @@ use std::path::Path;
 
 use rbuild_linux::{Kind, RootDir, Stat, Trail, copy_file};
 
-use super::{DEVICES, text};
+use crate::error::text;
 use crate::protocol::{MountRequest, Source};
+use crate::runner::devices::DEVICES;
 
 /// A directory entry: its directory and its name.
 pub(super) type Entry = (RootDir, OsString);

@@ -4,14 +4,16 @@ use std::cell::Cell;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 
+use rbuild_linux::fd_passing::receive_fds;
+
 use super::*;
 use crate::id_emulation::decode::HERE;
+use crate::id_emulation::ids::Ids;
 use crate::runner::privileges::have_answers;
-use crate::runner::zygote::receive_fds;
 
 /// Selects the part of a test that runs in a process of its own.
 const PART: &str = "RBUILD_TEST_REUSED_NUMBER";
-const NAME: &str = "id_emulation::tests::a_caller_whose_number_was_taken_is_not_answered_for";
+const NAME: &str = "id_emulation::supervisor::tests::a_caller_whose_number_was_taken_is_not_answered_for";
 
 fn own_program(part: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());

@@ -1,0 +1,336 @@
+//! Answers calls about identity and ownership.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use caps::Capability;
+use rbuild_linux::notify::{self, Answer, Call};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+
+use super::caller::{Caller, Proc, Result};
+use super::decode::{Change, Of, Request, decode, ids_of};
+use super::files::{How, Known};
+use super::ids::{Credentials, SAME};
+use super::pending::{Image, Pending};
+
+/// Maximum number of groups accepted by setgroups(2).
+const MOST_GROUPS: u32 = 65536;
+
+pub(crate) struct Supervisor {
+    pub(super) listener: Arc<OwnedFd>,
+    pub(super) proc: Arc<Proc>,
+    /// Without duplicates; the first entry is root's.
+    pub(super) table: Vec<Credentials>,
+    pub(super) places: HashMap<Credentials, u64>,
+    /// Table indices of processes that may have executed a program since.
+    pub(super) pending: HashMap<u64, Pending>,
+    pub(super) chrooted: bool,
+    pub(super) known: Known,
+}
+
+impl Supervisor {
+    /// Creates the supervisor of the container whose first process is `pid`. Moves the calling
+    /// process into the container's mount namespace, with `proc` as its working directory.
+    pub fn enter(
+        listener: OwnedFd,
+        proc: Proc,
+        pid: u32,
+        first: Credentials,
+    ) -> std::result::Result<Supervisor, String> {
+        let text = |e: rbuild_linux::Error| e.to_string();
+        let pidfd = rbuild_linux::process::pidfd(pid).map_err(text)?;
+        notify::enter_mounts_of(pidfd.as_fd()).map_err(text)?;
+        notify::take_turns(listener.as_fd());
+        rustix::process::fchdir(&proc.dir).map_err(|e| format!("fchdir: {e}"))?;
+        let root = Credentials::default();
+        let places = HashMap::from([(root.clone(), 0)]);
+        let mut supervisor = Supervisor {
+            listener: Arc::new(listener),
+            proc: Arc::new(proc),
+            table: vec![root],
+            places,
+            pending: HashMap::new(),
+            chrooted: false,
+            known: Known::default(),
+        };
+        supervisor.become_(&First(pid), first).map_err(|e| format!("the first ids: {e}"))?;
+        Ok(supervisor)
+    }
+
+    /// Answers calls until the process behind `ended` has ended.
+    pub fn serve(&mut self, ended: &OwnedFd) {
+        let told_of_the_end = notify::receiving_ends();
+        loop {
+            // Here receiving also returns when all callers have ended, so polling first is
+            // unnecessary.
+            if told_of_the_end && let Ok(Some(call)) = notify::receive(self.listener.as_fd()) {
+                self.reply(&call);
+                continue;
+            }
+            let mut fds = [PollFd::new(&self.listener, PollFlags::IN), PollFd::new(ended, PollFlags::IN)];
+            match poll(&mut fds, None) {
+                Ok(_) => {}
+                Err(Errno::INTR) => continue,
+                Err(_) => return,
+            }
+            let (calls, end) = (fds[0].revents(), fds[1].revents());
+            if calls.contains(PollFlags::IN) {
+                if let Ok(Some(call)) = notify::receive(self.listener.as_fd()) {
+                    self.reply(&call);
+                }
+            } else if !end.is_empty() || !calls.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn reply(&mut self, call: &Call) {
+        let (listener, proc) = (self.listener.clone(), self.proc.clone());
+        let caller = Caller { call, listener: listener.as_fd(), proc: &proc };
+        let asked = decode(call.number, call.architecture, call.args);
+        let answer = match asked.map(|request| self.decide(request, &caller)) {
+            Some(Ok(Reply::Answer(answer))) => answer,
+            Some(Ok(Reply::File { fd, close_on_exec })) => {
+                match notify::answer_with_fd(self.listener.as_fd(), call, &fd, close_on_exec) {
+                    Ok(()) => return,
+                    Err(e) => {
+                        Answer::Fail(Errno::from_raw_os_error(e.raw_os_error().unwrap_or(Errno::MFILE.raw_os_error())))
+                    }
+                }
+            }
+            Some(Err(errno)) => Answer::Fail(errno),
+            None => Answer::Go,
+        };
+        notify::answer(self.listener.as_fd(), call, answer);
+    }
+
+    fn place_of(&self, thread: u32) -> u64 {
+        notify::queue_limit(thread).map_or(0, |(soft, hard)| hard.saturating_sub(soft))
+    }
+
+    /// Returns the credentials of the caller. Fails if it no longer waits: the credentials found may
+    /// be those of another process that has its number.
+    pub(super) fn credentials(&self, caller: &Caller<'_>) -> Result<&Credentials> {
+        let place = self.place_of(caller.thread());
+        let who = match self.pending.get(&place) {
+            Some(pending) => pending.who(Image::of(&self.proc, caller.thread())),
+            // A program that uses this limit for its own purposes is treated as root.
+            None => self.table.get(usize::try_from(place).unwrap_or(0)).unwrap_or(&self.table[0]),
+        };
+        caller.still_waits()?;
+        Ok(who)
+    }
+
+    /// Returns true if the caller's apparent identity has that capability, and the caller has not
+    /// dropped it.
+    pub(super) fn may(&self, caller: &Caller<'_>, capability: Capability) -> bool {
+        self.credentials(caller).is_ok_and(Credentials::able) && caller.holds(capability)
+    }
+
+    fn may_set(&self, caller: &Caller<'_>, of: Of) -> bool {
+        self.may(caller, if of == Of::Users { Capability::CAP_SETUID } else { Capability::CAP_SETGID })
+    }
+
+    fn become_(&mut self, thread: &impl Thread, who: Credentials) -> Result<()> {
+        if let Some(place) = self.places.get(&who) {
+            return take_place(thread, *place);
+        }
+        let place = self.table.len() as u64;
+        take_place(thread, place)?;
+        self.table.push(who.clone());
+        self.places.insert(who, place);
+        Ok(())
+    }
+
+    /// Marks a thread whose credentials depend on the program that it executes next.
+    pub(super) fn expect(&mut self, caller: &Caller<'_>, pending: Pending) -> Result<()> {
+        let place = self.table.len() as u64;
+        take_place(caller, place)?;
+        // A placeholder: its index is looked up in `pending` first.
+        self.table.push(Credentials::default());
+        self.pending.insert(place, pending);
+        Ok(())
+    }
+
+    /// Ends the pending state of a thread whose credentials have been determined as `who`.
+    pub(super) fn settle(&mut self, caller: &Caller<'_>, who: &Credentials) -> Result<()> {
+        let is_pending = self.pending.contains_key(&self.place_of(caller.thread()));
+        if is_pending { self.become_(caller, who.clone()) } else { Ok(()) }
+    }
+
+    fn decide(&mut self, request: Request, caller: &Caller<'_>) -> Result<Reply> {
+        match request {
+            Request::OwnId { of, effective } => {
+                let ids = self.credentials(caller)?.ids(of);
+                Ok(Reply::value(if effective { ids.effective } else { ids.real }))
+            }
+            Request::OwnIds { of, to } => {
+                let ids = self.credentials(caller)?.ids(of);
+                for (address, id) in to.into_iter().zip([ids.real, ids.effective, ids.saved]) {
+                    caller.write(address, &id.to_ne_bytes())?;
+                }
+                Ok(Reply::value(0))
+            }
+            Request::Groups { room, to } => self.groups(caller, room, to),
+            Request::SetGroups { count, from } => self.set_groups(caller, count, from),
+            Request::SetIds { of, change } => self.set_ids(caller, of, change),
+            Request::SetFileId { of, id } => {
+                let who = self.credentials(caller)?.clone();
+                let (before, able) = (who.ids(of), self.may_set(caller, of));
+                self.become_(caller, who.with(of, before.set_files(able, id)))?;
+                Ok(Reply::value(before.files))
+            }
+            Request::KeepCapabilities(keeps) => {
+                let who = Credentials { keeps, ..self.credentials(caller)?.clone() };
+                self.become_(caller, who)?;
+                Ok(Reply::GO)
+            }
+            Request::Other | Request::ChangeLimit { new: 0, .. } => Ok(Reply::GO),
+            // The limit is reserved for rbuild; setting it (as su does, through pam_limits) appears
+            // to succeed.
+            Request::SetLimit => Ok(Reply::value(0)),
+            Request::ChangeLimit { new: _, old } => {
+                if old != 0 {
+                    let (_, hard) = notify::queue_limit(caller.thread()).map_err(errno)?;
+                    caller.write(old, &[hard.to_ne_bytes(), hard.to_ne_bytes()].concat())?;
+                }
+                Ok(Reply::value(0))
+            }
+            Request::ChangeRoot => {
+                self.chrooted = true;
+                Ok(Reply::GO)
+            }
+            Request::Stat { file, to } => self.stat(caller, file, to),
+            Request::StatX { file, mask, to } => self.statx(caller, file, mask, to),
+            Request::ChangeOwner { file, uid, gid } => self.chown(caller, file, uid, gid),
+            Request::MakeNode { at, mode, device } => self.make_node(caller, at, mode, device),
+            Request::MakeDir { at, mode } => self.make_dir(caller, at, mode),
+            Request::SymLink { target, at } => self.symlink(caller, target, at),
+            Request::Open { at, flags, mode } => self.open(caller, at, How::plain(flags, mode)),
+            Request::OpenHow { at, how, size } => self.open_how(caller, at, how, size),
+            Request::Execute { file } => self.execute(caller, file),
+            Request::ListAttributes { file, to, size } => self.list_attributes(caller, file, to, size),
+            Request::SetTimes { file, form, width, times } => self.set_times(caller, file, (form, width), times),
+        }
+    }
+
+    fn groups(&self, caller: &Caller<'_>, room: i32, to: u64) -> Result<Reply> {
+        let groups = &self.credentials(caller)?.more_groups;
+        let count = groups.len();
+        if room < 0 || (room > 0 && (room as usize) < count) {
+            return Err(Errno::INVAL);
+        }
+        if room > 0 {
+            let bytes: Vec<u8> = groups.iter().flat_map(|g| g.to_ne_bytes()).collect();
+            caller.write(to, &bytes)?;
+        }
+        Ok(Reply::value(count as u32))
+    }
+
+    fn set_groups(&mut self, caller: &Caller<'_>, count: u32, from: u64) -> Result<Reply> {
+        let who = self.credentials(caller)?.clone();
+        if !self.may_set(caller, Of::Groups) {
+            return Err(Errno::PERM);
+        }
+        if count > MOST_GROUPS {
+            return Err(Errno::INVAL);
+        }
+        let mut bytes = vec![0; count as usize * 4];
+        if !bytes.is_empty() {
+            caller.read(from, &mut bytes)?;
+        }
+        let groups = ids_of(&bytes);
+        if groups.contains(&SAME) {
+            return Err(Errno::INVAL);
+        }
+        self.become_(caller, Credentials { more_groups: groups, ..who })?;
+        Ok(Reply::value(0))
+    }
+
+    fn set_ids(&mut self, caller: &Caller<'_>, of: Of, change: Change) -> Result<Reply> {
+        let who = self.credentials(caller)?.clone();
+        let (ids, able) = (who.ids(of), self.may_set(caller, of));
+        let new = match change {
+            Change::One(id) => ids.set(able, id),
+            Change::Two(real, effective) => ids.set_two(able, real, effective),
+            Change::Three(wanted) => ids.set_three(able, wanted),
+        }?;
+        let who = match of {
+            Of::Users => who.with_users(new),
+            Of::Groups => who.with(of, new),
+        };
+        self.become_(caller, who)?;
+        Ok(Reply::value(0))
+    }
+}
+
+/// Stores a table index in a thread's process. A thread that ends meanwhile, so that its number may
+/// be that of another one, changes nothing: the limit of that one is put back.
+fn take_place(thread: &impl Thread, place: u64) -> Result<()> {
+    let (soft, hard) = notify::queue_limit(thread.id()).map_err(|_| Errno::SRCH)?;
+    // The index cannot exceed the hard limit.
+    let new = hard.checked_sub(place).ok_or(Errno::NOMEM)?;
+    thread.still_has_id()?;
+    notify::set_queue_limit(thread.id(), new, hard).map_err(|_| Errno::PERM)?;
+    thread.still_has_id().inspect_err(|_| {
+        let _ = notify::set_queue_limit(thread.id(), soft, hard);
+    })
+}
+
+/// A thread that is known by its number.
+trait Thread {
+    fn id(&self) -> u32;
+
+    /// Fails if it may have ended, and the number may be that of another thread.
+    fn still_has_id(&self) -> Result<()>;
+}
+
+impl Thread for Caller<'_> {
+    fn id(&self) -> u32 {
+        self.thread()
+    }
+
+    fn still_has_id(&self) -> Result<()> {
+        self.still_waits()
+    }
+}
+
+/// The first process of a container, of which this process is the parent: its number stays taken
+/// until it is waited for.
+struct First(u32);
+
+impl Thread for First {
+    fn id(&self) -> u32 {
+        self.0
+    }
+
+    fn still_has_id(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+pub(super) enum Reply {
+    Answer(Answer),
+    /// Returns a new file to the caller.
+    File {
+        fd: OwnedFd,
+        close_on_exec: bool,
+    },
+}
+
+impl Reply {
+    pub(super) const GO: Reply = Reply::Answer(Answer::Go);
+
+    pub(super) fn value(value: u32) -> Reply {
+        Reply::Answer(Answer::Value(value.into()))
+    }
+}
+
+pub(super) fn errno(e: std::io::Error) -> Errno {
+    Errno::from_raw_os_error(e.raw_os_error().unwrap_or(Errno::IO.raw_os_error()))
+}
+
+#[cfg(test)]
+mod tests;
