@@ -75,6 +75,14 @@ impl Error {
         self.kind() == io::ErrorKind::NotFound
     }
 
+    /// Returns true if a path does not exist, or something on it is of another type than the call
+    /// expects: a file in place of a directory, a directory in place of a file, a symbolic link.
+    pub fn is_gone(&self) -> bool {
+        let other_type = self.call == "readlinkat" && self.errno() == Some(libc::EINVAL);
+        let gone = [libc::ENOENT, libc::ENOTDIR, libc::EISDIR, libc::ELOOP, libc::ESTALE];
+        other_type || self.errno().is_some_and(|errno| gone.contains(&errno))
+    }
+
     /// Returns true if the file system is full or the quota is exhausted.
     pub fn is_disk_full(&self) -> bool {
         matches!(self.errno(), Some(libc::ENOSPC) | Some(libc::EDQUOT))

@@ -100,9 +100,10 @@ pub fn content_without_links(
         hasher.field(kind).field(name.as_os_str().as_bytes());
         if item.counts_itself() {
             let mut description = Vec::new();
-            let (dir, _) = tree.root.parent(&item.path)?;
             links.note(&item.path, &item.stat);
-            sight += entry(&mut description, tree, &dir, &item.path, &item.stat)?;
+            let parent = tree.root.parent(&item.path).map_err(SourceError::from);
+            let read = parent.and_then(|(dir, _)| entry(&mut description, tree, &dir, &item.path, &item.stat));
+            sight += read.map_err(|e| e.of_found(tree.root))?;
             hasher.update(&description);
         }
         if below {

@@ -27,7 +27,12 @@ const MAX_THREADS: usize = 8;
 /// Returns the hash of the child `name` of `dir`. `stat` are its expected metadata; `path` is
 /// used in errors. Fails with [`SourceError::Changed`] if the size differs.
 pub(crate) fn file_hash(dir: &RootDir, name: &OsStr, path: &Path, stat: &Stat) -> Result<ContentHash, SourceError> {
-    let file = dir.open_name(name)?;
+    // The metadata are those of a file.
+    let is_other = |e: &rbuild_linux::Error| e.errno().is_none();
+    let file = dir.open_name(name).map_err(|e| match is_other(&e) {
+        true => SourceError::Changed(path.to_path_buf()),
+        false => e.into(),
+    })?;
     let mut hasher = Hasher::new();
     let mut field = |bytes: &[u8]| {
         hasher.update(&(bytes.len() as u64).to_le_bytes());

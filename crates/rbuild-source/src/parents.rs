@@ -44,7 +44,7 @@ impl SourceTree<'_> {
             if pivot.stat.kind == Kind::Dir {
                 let take = if pattern.is_empty() { Take::Kept } else { Take::Above };
                 found.push(Selected { name: PathBuf::new(), take, ..pivot.clone() });
-                self.match_below(&pivot.path, &glob, &mut found)?;
+                self.match_below(&pivot.path, &glob, &mut found).map_err(|e| e.of_found(self.root))?;
             }
         }
         let required = !is_pattern(above) && !is_pattern(kept) && !pattern.is_empty();

@@ -35,6 +35,20 @@ pub enum SourceError {
     TooDeep(PathBuf),
 }
 
+impl SourceError {
+    /// Converts the error of reading something that was found below `root` before: if it is gone, or
+    /// not what it was, it has changed.
+    pub(crate) fn of_found(self, root: &RootDir) -> SourceError {
+        match self {
+            SourceError::Kernel(e) if e.is_gone() => {
+                let path = Path::new(e.object());
+                SourceError::Changed(path.strip_prefix(root.label()).unwrap_or(path).to_path_buf())
+            }
+            other => other,
+        }
+    }
+}
+
 /// Owner and mode of copied files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owner {
@@ -157,7 +171,8 @@ impl SourceTree<'_> {
                 if !dir.as_os_str().is_empty() && !self.root.stat(dir).is_ok_and(|stat| stat.kind == Kind::Dir) {
                     continue;
                 }
-                for entry in self.root.sub(dir)?.entries()? {
+                let dir_of = |e: rbuild_linux::Error| SourceError::from(e).of_found(self.root);
+                for entry in self.root.sub(dir).and_then(|dir| dir.entries()).map_err(dir_of)? {
                     // Bytes that are not UTF-8 match as one character each.
                     if glob.matches(&entry.name.to_string_lossy()) {
                         next.push(dir.join(&entry.name));
@@ -208,7 +223,10 @@ impl SourceTree<'_> {
     /// Resolves links in `path`. Returns a path relative to the root, or `None` if a link on the
     /// way is ignored.
     pub(crate) fn visible(&self, path: &Path) -> Result<Option<PathBuf>, SourceError> {
-        let real = self.root.resolve_by(path, |link| !self.ignored(link))?;
+        let real = self.root.resolve_by(path, |link| !self.ignored(link)).map_err(|e| match e.is_not_found() {
+            true => SourceError::from(e).of_found(self.root),
+            false => e.into(),
+        })?;
         Ok(real.map(|real| real.strip_prefix("/").map(Path::to_path_buf).unwrap_or(real)))
     }
 

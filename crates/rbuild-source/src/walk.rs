@@ -43,17 +43,18 @@ impl SourceTree<'_> {
         seen_as: &Path,
         mut visit: impl FnMut(&RootDir, &Path, &Stat) -> Result<(), E>,
     ) -> Result<(), E> {
+        let found = |e: rbuild_linux::Error| SourceError::from(e).of_found(self.root);
         let open = |handle: &RootDir, relative, rules, unseen| -> Result<Level, SourceError> {
-            let mut names = names(handle)?;
+            let mut names = names(handle).map_err(|e| e.of_found(self.root))?;
             names.reverse();
             Ok(Level { relative, names, rules, unseen })
         };
-        let mut trail = Trail::new(self.root.sub(dir).map_err(SourceError::from)?);
+        let mut trail = Trail::new(self.root.sub(dir).map_err(found)?);
         let mut stack = vec![open(trail.last(), PathBuf::new(), self.rules_below(dir, seen_as), None)?];
         while let Some(level) = stack.last_mut() {
             let Some(name) = level.names.pop() else {
                 stack.pop();
-                trail.leave().map_err(SourceError::from)?;
+                trail.leave().map_err(found)?;
                 continue;
             };
             let relative = level.relative.join(&name);
@@ -64,7 +65,7 @@ impl SourceTree<'_> {
             }
             if stat.kind == Kind::Dir {
                 let rules = self.rules_inside(&stack[stack.len() - 1].rules, &name);
-                let handle = trail.enter(&name).map_err(SourceError::from)?;
+                let handle = trail.enter(&name).map_err(found)?;
                 stack.push(open(handle, relative, rules, (!taken).then_some(stat))?);
             }
         }
@@ -173,7 +174,7 @@ impl SourceTree<'_> {
         });
         let state = scan.state.into_inner().unwrap_or_else(PoisonError::into_inner);
         match state.failure {
-            Some(e) => Err(e),
+            Some(e) => Err(e.of_found(self.root)),
             None => Ok(feed(&state.parts, hasher)),
         }
     }

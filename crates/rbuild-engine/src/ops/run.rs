@@ -159,7 +159,7 @@ impl Executor<'_> {
             match self.folds(id).filter(|_| track.has_later()) {
                 Some(form) => {
                     let layer = earlier.map_or(Ok(None), |tree| self.store.plain_layer(&tree))?;
-                    self.fold(dir, track.take_loose(source.root, layer).map_err(general)?, form)?
+                    self.fold(id, dir, track.take_loose(source.root, layer).map_err(general)?, form)?
                 }
                 None => {
                     let fs = dir.sub("fs").map_err(BuildError::kernel("the step's directory"))?;
@@ -187,10 +187,11 @@ impl Executor<'_> {
     }
 
     /// Stores a copy as its layer. The deferred files are packed straight from their source.
-    fn fold(&self, dir: &RootDir, external: ExternalFiles, form: LayerForm) -> Result<()> {
+    fn fold(&self, id: VertexId, dir: &RootDir, external: ExternalFiles, form: LayerForm) -> Result<()> {
         let stop = || self.cancel.is_cancelled();
         self.store.fold_tree(&self.work, dir, external, form, &stop).map_err(|e| match e {
             StoreError::Layer(LayerError::Changed(_)) => BuildError::Moved,
+            StoreError::Layer(LayerError::Deletion(_)) => self.failure(id, e.to_string(), Vec::new()),
             _ if self.cancel.is_cancelled() => BuildError::Cancelled,
             e => e.into(),
         })

@@ -26,7 +26,16 @@ pub enum UnknownUser {
 impl UnknownUser {
     /// Returns the remedy.
     pub fn remedy(&self) -> Remedy {
-        "use its number, or add it in an earlier step".into()
+        match self.is_number() {
+            true => "it is too large for an ID; the largest is 2147483647".into(),
+            false => "use its number, or add it in an earlier step".into(),
+        }
+    }
+
+    /// Returns true if the name is a number, which is no ID then.
+    fn is_number(&self) -> bool {
+        let (UnknownUser::User(name) | UnknownUser::Group(name)) = self;
+        !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit())
     }
 }
 
@@ -183,6 +192,9 @@ mod tests {
         assert!(identity(&files, "nobody").unwrap_err().to_string().contains("no user `nobody`"));
         assert!(identity(&files, "web:none").unwrap_err().to_string().contains("no group `none`"));
         assert!(identity(&files, "4294967295").unwrap_err().to_string().contains("no user `4294967295`"));
+        for (spec, large) in [("99999999999", true), ("0:2147483648", true), ("nobody", false)] {
+            assert_eq!(owner(&files, spec).unwrap_err().is_number(), large, "{spec}");
+        }
         assert_eq!(identity(&nothing, ""), want(0, 0, &[0], None));
         assert_eq!(identity(&nothing, "root:root"), want(0, 0, &[0], None));
     }

@@ -125,11 +125,20 @@ fn local_only(copy: &ast::Copy, sources: &[String]) -> Result<(), Diagnostic> {
 
 /// Checks that an owner of files copied with `--link` needs no names of users.
 fn numeric_owner(owner: &str, instruction: &str, link: Span) -> Result<(), Diagnostic> {
-    if owner.split(':').all(|part| part.is_empty() || part == "root" || part.parse::<u32>().is_ok()) {
+    if owner.split(':').all(|part| is_id(part) || part == "root") {
         return Ok(());
+    }
+    if let Some(id) = owner.split(':').find(|part| part.bytes().all(|b| b.is_ascii_digit()) && !is_id(part)) {
+        let d = Diagnostic::new(link, format!("`--chown={owner}`: `{id}` is too large for an ID"));
+        return Err(d.help(format!("the largest ID is {}", i32::MAX)));
     }
     let message = format!("`--chown={owner}` needs /etc/passwd, which `{instruction} --link` cannot read");
     Err(Diagnostic::new(link, message).help("use numeric IDs, or remove --link"))
+}
+
+/// Returns true for a numeric ID of at most 31 bits, and for none.
+fn is_id(part: &str) -> bool {
+    part.is_empty() || part.parse::<u32>().is_ok_and(|id| i32::try_from(id).is_ok())
 }
 
 fn chmod(text: &str, span: Span) -> Result<Chmod, Diagnostic> {

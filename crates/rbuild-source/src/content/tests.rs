@@ -366,3 +366,53 @@ fn hard_links_count_by_the_names_that_share_a_file() {
     std::fs::hard_link(t.0.join("d/x"), t.0.join("outside")).unwrap();
     assert_eq!(t.digest("d", "").unwrap(), alone);
 }
+
+/// Files that are renamed or replaced while they are read have changed: no error of the kernel, and
+/// no path of this machine, is reported.
+#[test]
+fn what_is_moved_while_it_is_read_has_changed() {
+    let t = Temp::new("moving");
+    for n in 0..30 {
+        std::fs::create_dir_all(t.0.join(format!("d/e/{n}"))).unwrap();
+        std::fs::write(t.0.join(format!("d/e/{n}/f")), "text").unwrap();
+    }
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let root = RootDir::open(&t.0).unwrap();
+    let tree = SourceTree { root: &root, ignore: None, exclude: None, owner: Owner::Root, hashes: None };
+    let attempts = |source: &str, parents: bool| -> Result<(), SourceError> {
+        let selected = if parents { tree.select_with_parents(source)? } else { tree.select(source)? };
+        content(&tree, &selected)?;
+        for item in selected.iter().filter(|item| item.stat.kind == Kind::Dir) {
+            tree.walk_selected::<SourceError>(item, |_, _, _| Ok(()))?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let (here, there) = (t.0.join("d/e"), t.0.join("d/gone"));
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                std::fs::rename(&here, &there).unwrap();
+                std::fs::write(&here, "a file").unwrap();
+                std::fs::remove_file(&here).unwrap();
+                std::fs::rename(&there, &here).unwrap();
+            }
+        });
+        let mut changed = 0;
+        for n in 0..1000 {
+            let (source, parents) = [("d", false), ("d/*/*/f", false), ("d/**/f", true), ("d/*", false)][n % 4];
+            match attempts(source, parents) {
+                Ok(()) | Err(SourceError::NotFound { .. }) => {}
+                Err(SourceError::Changed(path)) => {
+                    assert!(path.starts_with("d"), "{path:?}");
+                    changed += 1;
+                }
+                Err(e) => {
+                    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+                    panic!("{source}: {e}");
+                }
+            }
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(changed > 0, "nothing was moved at the right moment");
+    });
+}
