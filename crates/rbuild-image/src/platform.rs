@@ -12,7 +12,7 @@ use oci_spec::image::Descriptor;
 ///
 /// let platform: Platform = "linux/aarch64".parse()?;
 /// assert_eq!(platform.to_string(), "linux/arm64");
-/// # Ok::<(), String>(())
+/// # Ok::<(), rbuild_image::PlatformError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Platform {

@@ -234,8 +234,10 @@ fn root_ids_that_are_out_of_reach_are_named() {
     let image = "mkdir -p r; echo x > r/f; tar --owner=3000 --group=4 -C r -cf i.tar . ; $RB import i.tar high >/dev/null; \
                  printf \"FROM high\\nCOPY --from=high /f /g\\n\" > Dockerfile; $RB --isolation=userns build; $RB --isolation=userns doctor";
     as_somebody(&Lab::bare(), GRANTED, "true", "", image).ok();
-    as_somebody(&Lab::bare(), "somebody:500000:1000", "true", "", image)
-        .fails(1, &["user id 3000 is beyond", "0 to 1000", "/etc/subuid", "--isolation=single-id"]);
+    as_somebody(&Lab::bare(), "somebody:500000:1000", "true", "", image).fails(
+        1,
+        &["user ID 3000 is not one of those available here", "0 to 1000", "/etc/subuid", "--isolation=single-id"],
+    );
     let doctor = "$RB --isolation=userns doctor; true";
     let told = as_somebody(&Lab::bare(), "somebody:500000:1000", "true", "", doctor).ok().stdout;
     assert!(told.contains("users up to 1000") && told.contains("usermod --add-subuids 100000-165535"), "{told}");
