@@ -2,10 +2,10 @@
 //! decoded or rejected.
 #![no_main]
 
-#[path = "../../rbuild-sandbox/src/owners/calls.rs"]
+#[path = "../../rbuild-sandbox/src/id_emulation/calls.rs"]
 mod calls;
 #[allow(dead_code)]
-#[path = "../../rbuild-sandbox/src/owners/decode.rs"]
+#[path = "../../rbuild-sandbox/src/id_emulation/decode.rs"]
 mod decode;
 
 use decode::{Request, Subject, TimeForm, Width, decode, ids_of, open_how, without};
@@ -38,9 +38,7 @@ fuzz_target!(|bytes: &[u8]| {
             }
         }
     }
-    if let Some(how) = rest.first_chunk::<24>() {
-        open_how(*how);
-    }
+    open_how(rest);
     assert_eq!(ids_of(rest).len(), rest.len() / 4);
     // A name removed from a list must no longer be in it, and no other name may be lost.
     let name = &rest[..rest.len().min(3)];
