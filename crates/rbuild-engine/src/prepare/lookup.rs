@@ -104,7 +104,7 @@ impl Lookup<'_> {
         }
     }
 
-    fn steps(&self, contents: &[Vec<Content>], unusable: &HashSet<VertexId>) -> Result<Found> {
+    fn steps(&self, contents: &[Vec<Content>], unusable: &HashSet<ResultId>) -> Result<Found> {
         let mut found = Found::default();
         for (id, vertex) in self.graph.vertices.iter().enumerate() {
             if matches!(vertex.step, Step::Scratch | Step::Image { .. }) {
@@ -131,7 +131,7 @@ impl Lookup<'_> {
             let fresh = match (&vertex.step, told) {
                 _ if known.is_cached() => false,
                 _ if vertex.ignore_cache || above_fresh => true,
-                (Step::Run(run), Some(key)) if !mounts_stages(run) => !self.is_recorded(id, &key, unusable)?,
+                (Step::Run(run), Some(key)) if !mounts_stages(run) => !self.is_recorded(&key, unusable)?,
                 _ => false,
             };
             found.results.push(known.result().or_else(|| foreseen(vertex, told).filter(|_| !fresh)));
@@ -143,42 +143,45 @@ impl Lookup<'_> {
     }
 
     /// Looks up one step whose inputs have results.
-    fn step(&self, id: VertexId, key: &CacheKey, unusable: &HashSet<VertexId>) -> Result<Known> {
+    fn step(&self, id: VertexId, key: &CacheKey, unusable: &HashSet<ResultId>) -> Result<Known> {
         let step = &self.graph.vertices[id].step;
         let may_take = |tree: &TreeId| may_take(self.request, self.marks, self.store, step, tree);
         if let Some(record) = self.store.record(key)? {
             return Ok(if may_take(&record.tree)? { Known::Hit(record) } else { Known::Open });
         }
-        match self.foreign_record(id, key, unusable)? {
+        match self.foreign_record(key, unusable)? {
             Some(record) if may_take(record.noted())? => Ok(Known::Foreign(record)),
             _ => Ok(Known::Open),
         }
     }
 
-    fn foreign_record(
-        &self,
-        id: VertexId,
-        key: &CacheKey,
-        unusable: &HashSet<VertexId>,
-    ) -> Result<Option<ForeignRecord>> {
-        Ok(if unusable.contains(&id) { None } else { self.store.foreign_record(key)? })
+    /// Returns the record of the other kind of owners, if its result may be combined with the others
+    /// of this build.
+    ///
+    /// Platforms are looked up one after the other, and each would decide on its own which results
+    /// are usable.
+    fn foreign_record(&self, key: &CacheKey, unusable: &HashSet<ResultId>) -> Result<Option<ForeignRecord>> {
+        if self.request.platforms.len() > 1 {
+            return Ok(None);
+        }
+        Ok(self.store.foreign_record(key)?.filter(|record| !unusable.contains(&record.result())))
     }
 
-    fn is_recorded(&self, id: VertexId, key: &CacheKey, unusable: &HashSet<VertexId>) -> Result<bool> {
-        Ok(self.store.record(key)?.is_some() || self.foreign_record(id, key, unusable)?.is_some())
+    fn is_recorded(&self, key: &CacheKey, unusable: &HashSet<ResultId>) -> Result<bool> {
+        Ok(self.store.record(key)?.is_some() || self.foreign_record(key, unusable)?.is_some())
     }
 
     /// Adopts the foreign results whose files are needed. Returns false if the steps have to be
     /// looked up again: some of the results are unusable, or have been replaced meanwhile.
-    fn adopt_needed(&self, found: &mut Found, unusable: &mut HashSet<VertexId>) -> Result<bool> {
+    fn adopt_needed(&self, found: &mut Found, unusable: &mut HashSet<ResultId>) -> Result<bool> {
         if !found.known.iter().any(|known| matches!(known, Known::Foreign(_))) {
             return Ok(true);
         }
         let needed = self.needed_foreign(&found.known)?;
         let before = unusable.len();
-        for (id, record) in &needed {
+        for (_, record) in &needed {
             if !self.store.is_adoptable(record)? {
-                unusable.insert(*id);
+                unusable.insert(record.result());
             }
         }
         if needed.is_empty() || unusable.len() > before {
@@ -192,7 +195,7 @@ impl Lookup<'_> {
                 Some(own) if own.result == record.result() => found.known[id] = Known::Hit(own),
                 Some(_) => return Ok(false),
                 None => {
-                    unusable.insert(id);
+                    unusable.insert(record.result());
                     return Ok(false);
                 }
             }
