@@ -33,8 +33,9 @@ pub use prepare::resolve::{Bring, NotPulled, PullPolicy, Sought};
 pub use prepare::{Prepared, prepare};
 pub use request::{AgentSource, BuildRequest, ContextDir};
 pub use solve::executor::{execute, snapshots};
+pub use transport::blobs::TransferProgress;
 pub use transport::load::{Incoming, Loaded, Wanted, load, load_directory, take_from_layout};
-pub use transport::pull::{PulledImage, TransferProgress, pull};
+pub use transport::pull::{PulledImage, pull};
 pub use transport::push::{Outgoing, check_push, outgoing, push};
 pub use transport::save::{Saved, archive_blobs, layer_blobs, save_directory, save_size, save_to};
 

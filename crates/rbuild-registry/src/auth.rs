@@ -17,7 +17,6 @@ use crate::endpoint::{Endpoint, Security, without_port};
 use crate::error::Problem;
 use crate::http::{Content, Exchange, Reply, Server};
 use crate::proxy::is_loopback;
-use crate::retry::{Attempts, is_passing, may_pass, retry_after};
 use crate::secret::Secret;
 use crate::shared::Shared;
 use crate::{answer, locked, url};
@@ -260,21 +259,7 @@ impl TokenRequest<'_> {
     }
 
     fn send(&self, grant: Grant<'_>, offline: bool) -> Result<Reply, Problem> {
-        let mut attempts = Attempts::new(self.shared.http.patience(), self.endpoint.mirror);
-        loop {
-            let sent = self.send_once(grant, offline);
-            let (reason, asked) = match &sent {
-                Ok(reply) if is_passing(reply.status()) => {
-                    (format!("HTTP status {}", reply.status()), reply.header("retry-after").and_then(retry_after))
-                }
-                Err(problem) if may_pass(problem) => (problem.to_string(), None),
-                _ => return sent,
-            };
-            match attempts.next(asked) {
-                Some(wait) => self.shared.wait(&self.endpoint.host, reason, wait),
-                None => return sent,
-            }
-        }
+        self.shared.repeat(&self.endpoint.host, self.endpoint.mirror, || self.send_once(grant, offline))
     }
 
     fn send_once(&self, grant: Grant<'_>, offline: bool) -> Result<Reply, Problem> {

@@ -211,8 +211,10 @@ fn open_at(session: &Session, digest: &BlobDigest, at: u64, size: u64) -> Result
             return Err(session.refused(reply, format!("GET of {what}"), &what, "pull"));
         }
     };
-    if let Some(length) = length.filter(|length| start + length != size) {
-        let reason = format!("the blob {digest} has {} bytes there, and {size} by the manifest", start + length);
+    // The length is the server's claim.
+    let whole = length.map(|length| start.saturating_add(length));
+    if let Some(whole) = whole.filter(|whole| *whole != size) {
+        let reason = format!("the blob {digest} has {whole} bytes there, and {size} by the manifest");
         return Err(session.odd(reason));
     }
     let url = reply.url.clone();

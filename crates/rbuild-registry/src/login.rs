@@ -10,7 +10,6 @@ use crate::credential::Credential;
 use crate::endpoint::{Endpoint, endpoints};
 use crate::error::{Place, Problem, RegistryError, Result};
 use crate::http::{Content, Exchange, Reply, Server};
-use crate::retry::{Attempts, is_passing, may_pass, retry_after};
 use crate::secret::Secret;
 
 impl Client {
@@ -77,21 +76,9 @@ impl Client {
         let scheme = if endpoint.security == crate::endpoint::Security::Plain { "http" } else { "https" };
         let url = format!("{scheme}://{}{}/", endpoint.host, endpoint.base);
         let server = Server { security: endpoint.security, certs: &endpoint.certs };
-        let mut attempts = Attempts::new(shared.http.patience(), false);
-        loop {
-            let sent = shared.http.send(server, Exchange { method: "GET", url: &url, headers, content: Content::None });
-            let (reason, asked) = match &sent {
-                Ok(reply) if is_passing(reply.status()) => {
-                    (format!("HTTP status {}", reply.status()), reply.header("retry-after").and_then(retry_after))
-                }
-                Err(problem) if may_pass(problem) => (problem.to_string(), None),
-                _ => return sent,
-            };
-            match attempts.next(asked) {
-                Some(wait) => shared.wait(&endpoint.host, reason, wait),
-                None => return sent,
-            }
-        }
+        shared.repeat(&endpoint.host, false, || {
+            shared.http.send(server, Exchange { method: "GET", url: &url, headers, content: Content::None })
+        })
     }
 }
 

@@ -314,7 +314,7 @@ impl Session {
         let end = reply.header("range").and_then(|range| range.rsplit_once('-')?.1.trim().parse::<u64>().ok());
         let next = self.location(&reply).unwrap_or_else(|| location.to_string());
         // `0-0` is also the answer for an upload without a byte.
-        Ok(end.filter(|end| *end > 0).map(|end| (next, end + 1)))
+        Ok(end.filter(|end| *end > 0).and_then(|end| Some((next, end.checked_add(1)?))))
     }
 }
 

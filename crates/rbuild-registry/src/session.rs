@@ -10,7 +10,6 @@ use crate::endpoint::{Endpoint, Security, without_port};
 use crate::error::Problem;
 use crate::http::{Content, Exchange, Reply, Server};
 use crate::proxy::is_loopback;
-use crate::retry::{Attempts, is_passing, may_pass, retry_after};
 use crate::secret::Secret;
 use crate::shared::Shared;
 use crate::{answer, url};
@@ -74,21 +73,10 @@ impl Session {
 
     /// Sends a request. Statuses other than 401 and passing ones are the caller's to judge.
     pub(crate) fn call(&self, call: &Call<'_>) -> Result<Reply, Problem> {
-        let mut attempts = Attempts::new(self.shared.http.patience(), self.endpoint.mirror);
-        loop {
-            let replied = self.authorized(call);
-            let (reason, asked) = match &replied {
-                Ok(reply) if call.repeat && is_passing(reply.status()) => {
-                    (format!("HTTP status {}", reply.status()), reply.header("retry-after").and_then(retry_after))
-                }
-                Err(problem) if call.repeat && may_pass(problem) => (problem.to_string(), None),
-                _ => return replied,
-            };
-            match attempts.next(asked) {
-                Some(wait) => self.shared.wait(&self.endpoint.host, reason, wait),
-                None => return replied,
-            }
+        if !call.repeat {
+            return self.authorized(call);
         }
+        self.shared.repeat(&self.endpoint.host, self.endpoint.mirror, || self.authorized(call))
     }
 
     /// Sends a request, and again after a challenge.

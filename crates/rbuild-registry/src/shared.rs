@@ -7,9 +7,10 @@ use std::time::Duration;
 use crate::credential::Given;
 use crate::endpoint::TlsVerify;
 use crate::environment::Environment;
+use crate::error::Problem;
 use crate::http::{Http, Patience, Reply};
 use crate::locked;
-use crate::retry::Notice;
+use crate::retry::{Attempts, Notice, is_passing, may_pass, retry_after};
 
 /// Settings of the command line.
 #[derive(Clone, Default)]
@@ -37,6 +38,31 @@ impl Shared {
     pub(crate) fn wait(&self, host: &str, reason: String, wait: Duration) {
         (self.tell)(Notice::Waiting { host: host.to_string(), reason, wait });
         std::thread::sleep(wait);
+    }
+
+    /// Sends until the outcome is final, waiting between attempts as the server or the table of
+    /// retries says. A mirror is given fewer attempts.
+    pub(crate) fn repeat(
+        &self,
+        host: &str,
+        mirror: bool,
+        send: impl Fn() -> Result<Reply, Problem>,
+    ) -> Result<Reply, Problem> {
+        let mut attempts = Attempts::new(self.http.patience(), mirror);
+        loop {
+            let sent = send();
+            let (reason, asked) = match &sent {
+                Ok(reply) if is_passing(reply.status()) => {
+                    (format!("HTTP status {}", reply.status()), reply.header("retry-after").and_then(retry_after))
+                }
+                Err(problem) if may_pass(problem) => (problem.to_string(), None),
+                _ => return sent,
+            };
+            match attempts.next(asked) {
+                Some(wait) => self.wait(host, reason, wait),
+                None => return sent,
+            }
+        }
     }
 
     /// Shows the warnings of a reply (`Warning: 299 - "text"`), each once.

@@ -1,8 +1,5 @@
 //! `pull`: an image from a registry into the store.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-
 use rbuild_image::{
     BlobDigest, Descriptor, ImageConfig, ImageId, ImageManifest, ManifestDigest, Platform, Reference, digest_of,
     parse_index, parse_manifest,
@@ -12,11 +9,10 @@ use rbuild_registry::{Choice, Client, Document, Problem, RegistryError, Reposito
 use rbuild_remedy::Remedy;
 use rbuild_store::{LockId, Pulled, Staging, Store, Workspace};
 
+use super::blobs::{TransferProgress, each_blob, total_size};
 use super::load::is_layer;
 use crate::error::{BuildError, Result};
 
-/// Number of blobs that are downloaded at once.
-const CONNECTIONS: usize = 6;
 /// Maximum size of a configuration in bytes, as for other sources of images.
 const MAX_CONFIG: u64 = 16 << 20;
 /// Maximum depth of indexes in indexes.
@@ -34,16 +30,6 @@ pub struct PulledImage {
     pub is_new: bool,
     /// Warnings, one sentence each.
     pub warnings: Vec<String>,
-}
-
-/// Receives the progress of a pull or push.
-pub struct TransferProgress<'a> {
-    /// Counts bytes.
-    pub moved: Arc<AtomicU64>,
-    /// Is told the total in bytes, once it is known.
-    pub total: &'a (dyn Fn(u64) + Sync),
-    /// Is told of each blob that has arrived.
-    pub done: &'a (dyn Fn(&BlobDigest, u64) + Sync),
 }
 
 /// Pulls an image for a platform and names it. If its registry says that the store has it, nothing
@@ -200,29 +186,8 @@ impl Transfer<'_> {
             }
         }
         missing.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
-        (self.progress.total)(missing.iter().map(|(_, size)| size).sum());
-        let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let error: Mutex<Option<BuildError>> = Mutex::new(None);
-        let download = || {
-            while let Some((digest, size)) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if failed.load(Ordering::Relaxed) {
-                    return;
-                }
-                match self.blob(staging, digest, *size) {
-                    Ok(()) => (self.progress.done)(digest, *size),
-                    Err(e) => {
-                        failed.store(true, Ordering::Relaxed);
-                        error.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(e);
-                    }
-                }
-            }
-        };
-        std::thread::scope(|scope| {
-            for _ in 0..CONNECTIONS.min(missing.len()) {
-                scope.spawn(download);
-            }
-        });
-        error.into_inner().unwrap_or_else(|e| e.into_inner()).map_or(Ok(()), Err)
+        (self.progress.total)(total_size(&missing));
+        each_blob(&missing, self.progress, |digest, size| self.blob(staging, digest, size))
     }
 
     /// Downloads a blob, once more if its digest is wrong.

@@ -2,20 +2,16 @@
 
 use std::collections::HashMap;
 use std::io::{Read, Seek, SeekFrom};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use rbuild_image::{BlobDigest, Descriptor, ManifestDigest, MediaType, Reference, digest_of};
 use rbuild_layer::{Compression, Counting, LayerForm};
 use rbuild_registry::{Blob, Client, Pushed, Repository};
 use rbuild_store::{Image, Store, Workspace};
 
-use super::pull::TransferProgress;
+use super::blobs::{TransferProgress, each_blob, total_size};
 use super::save::{index_entry, index_of};
 use crate::error::{BuildError, Result};
-
-/// Number of blobs that are uploaded at once.
-const CONNECTIONS: usize = 6;
 
 /// An image in the form in which it is pushed.
 pub struct Outgoing {
@@ -89,7 +85,7 @@ fn packed(
 impl Outgoing {
     /// Returns the number of bytes of all blobs.
     pub fn size(&self) -> u64 {
-        self.blobs.iter().map(|(_, size)| size).sum()
+        total_size(&self.blobs)
     }
 }
 
@@ -110,7 +106,7 @@ pub fn push(
     let repository = client.repository(name)?;
     (progress.total)(image.size());
     let upload = Upload { store, repository: &repository, progress, elsewhere: neighbours(store, &repository, name)? };
-    upload.all(&image.blobs)?;
+    each_blob(&image.blobs, progress, |digest, size| upload.blob(digest, size))?;
     let reference = match (name.tag(), name.digest()) {
         (Some(tag), _) => tag.to_string(),
         (None, Some(_)) => {
@@ -154,32 +150,6 @@ struct Upload<'a> {
 }
 
 impl Upload<'_> {
-    /// Uploads blobs, several at once.
-    fn all(&self, blobs: &[(BlobDigest, u64)]) -> Result<()> {
-        let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let error: Mutex<Option<BuildError>> = Mutex::new(None);
-        let upload = || {
-            while let Some((digest, size)) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if failed.load(Ordering::Relaxed) {
-                    return;
-                }
-                match self.blob(digest, *size) {
-                    Ok(()) => (self.progress.done)(digest, *size),
-                    Err(e) => {
-                        failed.store(true, Ordering::Relaxed);
-                        error.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(e);
-                    }
-                }
-            }
-        };
-        std::thread::scope(|scope| {
-            for _ in 0..CONNECTIONS.min(blobs.len()) {
-                scope.spawn(upload);
-            }
-        });
-        error.into_inner().unwrap_or_else(|e| e.into_inner()).map_or(Ok(()), Err)
-    }
-
     fn blob(&self, digest: &BlobDigest, size: u64) -> Result<()> {
         let open = |at| {
             let failed = |e: rbuild_store::StoreError| std::io::Error::other(e.to_string());
