@@ -51,7 +51,7 @@ pub(super) fn each_blob(
     error.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
 }
 
-/// Returns the number of bytes of all blobs. Sizes are those of manifests, which may claim anything.
+/// Returns the number of bytes of all blobs. Manifests may claim any sizes.
 pub(super) fn total_size(blobs: &[(BlobDigest, u64)]) -> u64 {
     blobs.iter().fold(0, |total, (_, size)| total.saturating_add(*size))
 }
