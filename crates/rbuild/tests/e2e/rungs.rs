@@ -253,7 +253,8 @@ fn root_ids_that_are_out_of_reach_are_named() {
     );
     // An ID beyond every granted range.
     let beyond = image.replace("3000", "3000000");
-    as_somebody(&Lab::bare(), GRANTED, "true", "", &beyond).fails(1, &["user id 3000000 is beyond"]);
+    as_somebody(&Lab::bare(), GRANTED, "true", "", &beyond)
+        .fails(1, &["user ID 3000000 is not one of those available here"]);
 }
 
 /// Kernels and distributions other than the one of this machine: their settings in /proc are
