@@ -11,7 +11,7 @@ use rbuild_linux::RootDir;
 
 use crate::chunks::Pieces;
 use crate::compress::{Compression, Decoder};
-use crate::entry::TarEntry;
+use crate::entry::{EntryKind, TarEntry};
 use crate::error::{LayerError, Result};
 use crate::external::ExternalFiles;
 use crate::gzip::ParallelGzip;
@@ -178,6 +178,8 @@ pub struct TreePacker<'a> {
     deletions: Deletions,
     /// Nanoseconds of the modification times of the entries; `None` once something was left out.
     nanoseconds: Option<Vec<u32>>,
+    /// Highest user and group ID of the entries.
+    highest_ids: (u32, u32),
 }
 
 /// Number of entries written before a thread is started to read ahead.
@@ -194,7 +196,7 @@ impl<'a> TreePacker<'a> {
     }
 
     fn to(deletions: Deletions, out: Pieces<'a>) -> TreePacker<'a> {
-        TreePacker { out: TarWriter::new(out), deletions, nanoseconds: Some(Vec::new()) }
+        TreePacker { out: TarWriter::new(out), deletions, nanoseconds: Some(Vec::new()), highest_ids: (0, 0) }
     }
 
     /// Writes the content of `tree` with paths below `folder`.
@@ -248,7 +250,9 @@ impl<'a> TreePacker<'a> {
             return Ok(None);
         }
         let root = tree.stat_self()?;
-        Ok(Some(Remainder { root: (root.uid, root.gid, root.mode), root_mtime: root.mtime, nanoseconds }))
+        let (uid, gid) = self.highest_ids;
+        let highest_ids = (uid.max(root.uid), gid.max(root.gid));
+        Ok(Some(Remainder { root: (root.uid, root.gid, root.mode), root_mtime: root.mtime, highest_ids, nanoseconds }))
     }
 
     /// Writes the end of the archive.
@@ -260,6 +264,19 @@ impl<'a> TreePacker<'a> {
         self.out.finish().and_then(Pieces::finish).map_err(LayerError::io(WRITING))
     }
 
+    /// Notes what the remainder needs of an entry.
+    fn account(&mut self, entry: &TarEntry) {
+        // Where devices cannot be made, commands see empty files in place of them.
+        let is_device = matches!(entry.kind, EntryKind::CharDevice | EntryKind::BlockDevice);
+        match (u32::try_from(entry.uid), u32::try_from(entry.gid), &mut self.nanoseconds) {
+            (Ok(uid), Ok(gid), Some(nanoseconds)) if !is_device => {
+                nanoseconds.push(entry.mtime.nsec);
+                self.highest_ids = (self.highest_ids.0.max(uid), self.highest_ids.1.max(gid));
+            }
+            _ => self.nanoseconds = None,
+        }
+    }
+
     fn put(&mut self, item: Item) -> Result<()> {
         let entry = match &item {
             Item::Header(entry) | Item::Small(entry, _) | Item::Large(entry, ..) => entry,
@@ -268,9 +285,7 @@ impl<'a> TreePacker<'a> {
                 return Ok(());
             }
         };
-        if let Some(nanoseconds) = &mut self.nanoseconds {
-            nanoseconds.push(entry.mtime.nsec);
-        }
+        self.account(entry);
         self.out.entry(entry).map_err(LayerError::io(WRITING))?;
         let (entry, file, unchanged) = match item {
             Item::Header(_) | Item::Incomplete => return Ok(()),

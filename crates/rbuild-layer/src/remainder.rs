@@ -1,8 +1,8 @@
 //! Metadata of a tree that its layer does not contain.
 //!
 //! A layer has times of whole seconds and no root directory. Together with the remainder, it
-//! unpacks to a tree that commands cannot tell from the one that was packed. A tree with sockets,
-//! or with attributes that no layer holds, has no remainder.
+//! unpacks to a tree that commands cannot tell from the one that was packed. A tree with sockets or
+//! devices, or with attributes that no layer holds, has no remainder.
 
 use rbuild_image::DiffId;
 use rbuild_linux::Timestamp;
@@ -14,6 +14,8 @@ pub struct Remainder {
     pub root: (u32, u32, u32),
     /// Modification time of the root directory.
     pub root_mtime: Timestamp,
+    /// Highest user and group ID of the root directory and the layer's entries.
+    pub highest_ids: (u32, u32),
     /// Nanoseconds of the modification times of the layer's entries, in their order.
     pub nanoseconds: Vec<u32>,
 }
@@ -23,11 +25,12 @@ rbuild_image::id_type! {
     key Checksum;
 }
 
-const MAGIC: &[u8] = b"rbuild-remainder 1\n";
+const MAGIC: &[u8] = b"rbuild-remainder 2\n";
 /// Length of a digest in bytes.
 const DIGEST: usize = 32;
-/// Length of the fields before the nanoseconds in bytes: three numbers, seconds, nanoseconds.
-const FIELDS: usize = 3 * 4 + 8 + 4;
+/// Length of the fields before the nanoseconds in bytes: three numbers, seconds, nanoseconds, two
+/// numbers.
+const FIELDS: usize = 3 * 4 + 8 + 4 + 2 * 4;
 
 impl Remainder {
     /// Serializes the remainder of the layer with that diffID for a file beside the tree: a line of
@@ -39,6 +42,8 @@ impl Remainder {
         [uid, gid, mode].iter().for_each(|number| rest.extend_from_slice(&number.to_le_bytes()));
         rest.extend_from_slice(&self.root_mtime.sec.to_le_bytes());
         rest.extend_from_slice(&self.root_mtime.nsec.to_le_bytes());
+        let (uid, gid) = self.highest_ids;
+        [uid, gid].iter().for_each(|id| rest.extend_from_slice(&id.to_le_bytes()));
         self.nanoseconds.iter().for_each(|nsec| rest.extend_from_slice(&nsec.to_le_bytes()));
         [MAGIC, Checksum::of(&rest).bytes(), &rest].concat()
     }
@@ -57,6 +62,7 @@ impl Remainder {
         Some(Remainder {
             root: (number(0)?, number(4)?, number(8)?),
             root_mtime: Timestamp { sec, nsec: number(20)? },
+            highest_ids: (number(24)?, number(28)?),
             nanoseconds: nanoseconds.as_chunks::<4>().0.iter().map(|nsec| u32::from_le_bytes(*nsec)).collect(),
         })
     }
@@ -71,6 +77,7 @@ mod tests {
         let remainder = Remainder {
             root: (1, u32::MAX - 1, 0o1777),
             root_mtime: Timestamp { sec: -7, nsec: 999_999_999 },
+            highest_ids: (u32::MAX - 1, 70_000),
             nanoseconds: vec![0, 5, 999_999_999],
         };
         let layer = DiffId::of(b"layer");

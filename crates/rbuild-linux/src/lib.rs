@@ -33,7 +33,8 @@ pub use echo::HiddenInput;
 pub use error::{Error, Result, UnmappedId, shown_path};
 pub use held::Held;
 pub use idmap::{
-    IdMaps, IdRange, SubIds, USUAL_COUNT, enter_user_namespace_below, free_range, held_ranges, subordinate_ranges,
+    IdMaps, IdRange, SubIds, USUAL_COUNT, are_mapped, enter_user_namespace_below, free_range, held_ranges,
+    subordinate_ranges,
 };
 pub use lock::{Conflict, KeyLock, LockHolder, LockKind, lock_holders};
 pub use meta::{Kind, Stat, Timestamp, Xattrs, file_stat, file_xattr, file_xattrs, set_file_xattr};

@@ -18,7 +18,7 @@ pub use attached::run_attached;
 pub use client::{Cancel, Stream, run};
 pub use error::{Refusal, SandboxError};
 pub use namespace::enter::{Builder, STORE, World, enter};
-pub use namespace::isolation::{Check, Isolation, Rung, UNMASK, checks, isolation, records_owners};
+pub use namespace::isolation::{Check, Isolation, Rung, UNMASK, checks, isolation};
 pub use namespace::network::Carrier;
 pub use protocol::{Ended, Files, Input, MountRequest, Network, NotStarted, Outcome, RunRequest, Source, Ulimit};
 pub use runner::chroot::restored_files;

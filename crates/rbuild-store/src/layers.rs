@@ -178,31 +178,34 @@ impl Store {
         Ok(PackedLayer::new(&packed, form))
     }
 
-    /// Merges trees (lowest first) into one.
+    /// Merges trees (lowest first) into one, which has a record like the tree of a step.
     ///
     /// # Errors
     ///
     /// Fails if a tree cannot be read or the new one cannot be written.
-    pub fn squash_trees(&self, work: &Workspace, trees: &[TreeId]) -> Result<TreeId> {
+    pub fn squash_trees(&self, work: &Workspace, trees: &[TreeId], created: i64, build: &str) -> Result<TreeId> {
         if let [only] = trees {
             return Ok(only.clone());
         }
         let mut hasher = Hasher::new();
-        hasher.field("squash");
+        hasher.field("squash 2");
         for tree in trees {
             hasher.field(tree.name());
         }
         let key: CacheKey = hasher.finish();
-        let id = self.step_tree(&key.into());
         let _alone = self.lock_step(&key)?;
-        // The merged tree has no record that would vouch for it, so every build creates it anew.
+        if let Some(record) = self.record(&key)? {
+            return Ok(record.tree);
+        }
         let (path, dir) = self.new_tree(work)?;
         let fs = dir.sub("fs")?;
         trees.iter().try_for_each(|tree| self.unfold_tree(work, tree))?;
         let open = trees.iter().map(|tree| self.tree(tree)).collect::<Result<Vec<_>>>()?;
         merge(&open, &fs, Files::Linked, Whiteouts::Kept)?;
-        self.commit_tree(work, &path, &id)?;
-        Ok(id)
+        let tree = self.step_tree(&key.into());
+        self.commit_tree(work, &path, &tree)?;
+        self.put_record(&key, &tree, &key.into(), created, build)?;
+        Ok(tree)
     }
 
     /// Packs a view of a complete file system into one layer, and stores its blob.

@@ -47,6 +47,8 @@ pub struct Store {
     boot: String,
     limits: Limits,
     owners: Owners,
+    /// Highest user and group ID of the builder; `None` if this process is the builder.
+    builder_ids: Option<(u32, u32)>,
     waits: Waits,
 }
 
@@ -132,6 +134,7 @@ impl Store {
             boot: process::boot_id(),
             limits: Limits::default(),
             owners: Owners::Given,
+            builder_ids: None,
             waits,
         };
         rbuild_linux::set_owner_key(store.key(OWNER_KEY)?);
@@ -150,9 +153,9 @@ impl Store {
     /// Fails if the path cannot be opened.
     pub fn moved(&self, path: &Path) -> Result<Store> {
         let lock = self.lock.try_clone().map_err(|e| rbuild_linux::Error::new("dup", path, e))?;
-        let (boot, limits, owners) = (self.boot.clone(), self.limits, self.owners);
-        let waits = self.waits.clone();
-        Ok(Store { root: RootDir::open(path)?, path: path.to_path_buf(), lock, boot, limits, owners, waits })
+        let (root, path) = (RootDir::open(path)?, path.to_path_buf());
+        let (boot, waits) = (self.boot.clone(), self.waits.clone());
+        Ok(Store { root, path, lock, boot, waits, ..*self })
     }
 
     /// Returns the store with other limits on incoming archives.
@@ -166,15 +169,16 @@ impl Store {
     ///
     /// Fails with [`StoreError::Stripped`] if existing trees have lost their owners.
     pub fn with_owners(self, owners: Owners) -> Result<Store> {
-        let store = self.expecting(owners);
+        let store = Store { owners, builder_ids: None, ..self };
         store.ask_witnesses()?;
         Ok(store)
     }
 
-    /// Returns the store with that representation of owners, for looking up what builders made. The
-    /// owners of existing files are not read.
-    pub fn expecting(self, owners: Owners) -> Store {
-        Store { owners, ..self }
+    /// Returns the store with the representation of owners of another process, the builder, for
+    /// looking up what builders made. `highest_ids` are the highest user and group ID that it maps,
+    /// `None` if they are those of this process. The owners of existing files are not read.
+    pub fn expecting(self, owners: Owners, highest_ids: Option<(u32, u32)>) -> Store {
+        Store { owners, builder_ids: highest_ids, ..self }
     }
 
     /// Returns a store whose waits for locks and whose unpacking end with an error once `stop`
@@ -226,6 +230,15 @@ impl Store {
         let file = self.open_lock(name)?;
         self.waits.lock(name, &file, LockKind::Exclusive)?;
         Ok(file)
+    }
+
+    /// Returns true if the builder can give files these owners.
+    pub(crate) fn can_own(&self, uid: u32, gid: u32) -> bool {
+        match (self.owners, self.builder_ids) {
+            (Owners::Recorded, _) => true,
+            (Owners::Given, Some((most_uid, most_gid))) => uid <= most_uid && gid <= most_gid,
+            (Owners::Given, None) => rbuild_linux::are_mapped(uid, gid),
+        }
     }
 
     pub(crate) fn owners(&self) -> Owners {

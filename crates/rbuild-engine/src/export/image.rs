@@ -104,7 +104,9 @@ fn new_layers(build: &Executor<'_>, form: &ImageForm) -> Result<Vec<PackedLayer>
             }
             return Ok(vec![build.store.pack_view(&build.work, &view, form.layers, latest)?]);
         }
-        Squash::Steps if !trees.is_empty() => trees = vec![build.store.squash_trees(&build.work, &trees)?],
+        Squash::Steps if !trees.is_empty() => {
+            trees = vec![build.store.squash_trees(&build.work, &trees, build.request.now, &build.request.build_id)?]
+        }
         Squash::Steps | Squash::None => {}
     }
     let stop = || build.cancel.is_cancelled();

@@ -150,9 +150,18 @@ impl Lookup<'_> {
             return Ok(if may_take(&record.tree)? { Known::Hit(record) } else { Known::Open });
         }
         match self.foreign_record(key, unusable)? {
-            Some(record) if may_take(record.noted())? => Ok(Known::Foreign(record)),
+            Some(record) if may_take(record.noted())? && !self.is_superseded(step, &record)? => {
+                Ok(Known::Foreign(record))
+            }
             _ => Ok(Known::Open),
         }
+    }
+
+    /// Returns true if an equal command was run with this kind of owners as well, for other stages
+    /// with the same files. Its result is the one that other such steps of this build will have.
+    fn is_superseded(&self, step: &Step, theirs: &ForeignRecord) -> Result<bool> {
+        let (Step::Run(_), Some(shared)) = (step, theirs.shared()) else { return Ok(false) };
+        Ok(self.store.record(shared)?.is_some_and(|own| own.result != theirs.result()))
     }
 
     /// Returns the record of the other kind of owners, if its result may be combined with the others
@@ -190,7 +199,7 @@ impl Lookup<'_> {
         let work = Workspace::open(self.store)?;
         for (id, record) in needed {
             let Some(key) = found.keys[id] else { continue };
-            let _alone = self.store.lock_step(&key)?;
+            let _alone = self.store.lock_step(record.lock_key(&key))?;
             match self.store.adopt(&work, &key, &record, &self.request.build_id)? {
                 Some(own) if own.result == record.result() => found.known[id] = Known::Hit(own),
                 Some(_) => return Ok(false),

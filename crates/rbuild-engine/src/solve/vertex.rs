@@ -19,6 +19,9 @@ use crate::solve::executor::{Done, Executor};
 /// Maximum number of attempts to copy a context that changes meanwhile.
 const LOOKS: usize = 3;
 
+/// Reason why the result of a command that mounted a secret is not taken.
+const SECRET: &str = "its earlier result holds a secret that this build was not given";
+
 impl Executor<'_> {
     /// Looks up or makes the result of a vertex whose inputs are done.
     #[tracing::instrument(target = "engine", name = "vertex", level = "debug", skip_all, fields(step = id, label = %self.prepared.graph.vertices[id].name))]
@@ -130,7 +133,7 @@ impl Executor<'_> {
         key_inputs: &KeyInputs,
     ) -> Result<()> {
         let vertex = &self.prepared.graph.vertices[id];
-        let execution = self.execution(id, shared);
+        let execution = self.execution(shared);
         // Another run of a command may give other files, so a result never stands for two of them.
         let is_run = matches!(vertex.step, Step::Run(_));
         let files = if is_run || vertex.ignore_cache { execution } else { ResultId::from(*shared) };
@@ -142,7 +145,7 @@ impl Executor<'_> {
         self.store.put_key_inputs(key, key_inputs)?;
         self.store.put_record(shared, &tree, &files, created, build)?;
         if shared != key {
-            self.store.put_record(key, &tree, &result, created, build)?;
+            self.store.put_record_of(key, shared, &tree, &result, created, build)?;
         }
         let _ = self.done[id].set(Done { result, tree: Some(tree), created, key: Some(*key) });
         Ok(())
@@ -260,7 +263,8 @@ impl Executor<'_> {
         let Some(nearest) = &self.nearest[id] else { return "it was not built here before".into() };
         if nearest == key {
             return match (self.store.record(key), self.store.foreign_record(key)) {
-                (Ok(Some(_)), _) => "its earlier result holds a secret that this build was not given",
+                (Ok(Some(_)), _) => SECRET,
+                (_, Ok(Some(theirs))) if !self.may_take(id, key, theirs.noted()).unwrap_or(true) => SECRET,
                 (_, Ok(Some(_))) => "its files are needed, and those in the cache are of another isolation mode",
                 _ => "its earlier result is no longer in the cache",
             }
@@ -280,11 +284,11 @@ impl Executor<'_> {
         self.store.record(&self.nearest[id]?).ok().flatten().map(|record| record.tree)
     }
 
-    /// Returns a digest that no other execution of a step has, in this build or another.
-    fn execution(&self, id: VertexId, shared: &CacheKey) -> ResultId {
+    /// Returns a digest that no other execution of a step has. One build executes each step once,
+    /// for all platforms.
+    fn execution(&self, shared: &CacheKey) -> ResultId {
         let mut hasher = Hasher::new();
         hasher.field("execution").field(shared.bytes()).field(&self.request.build_id);
-        hasher.field(self.log_number(id).to_string());
         hasher.finish()
     }
 
@@ -305,7 +309,7 @@ impl Executor<'_> {
     /// vertex, whose definition key is `key`. Returns true if it does.
     fn hit(&self, id: VertexId, shared: &CacheKey, key: &CacheKey, key_inputs: &KeyInputs) -> Result<bool> {
         match self.store.record(shared)? {
-            Some(record) if self.may_take(id, &record.tree)? => self.take(id, record, shared, key, key_inputs),
+            Some(record) if self.may_take(id, shared, &record.tree)? => self.take(id, record, shared, key, key_inputs),
             _ => Ok(false),
         }
     }
@@ -318,7 +322,7 @@ impl Executor<'_> {
             return Ok(false);
         }
         let Some(theirs) = self.store.foreign_record(shared)? else { return Ok(false) };
-        if !self.may_take(id, theirs.noted())? {
+        if !self.may_take(id, shared, theirs.noted())? {
             return Ok(false);
         }
         match self.store.adopt(&self.work, shared, &theirs, &self.request.build_id)? {
@@ -327,10 +331,14 @@ impl Executor<'_> {
         }
     }
 
-    /// Returns true if the build may take the result with that tree for a vertex.
-    fn may_take(&self, id: VertexId, tree: &TreeId) -> Result<bool> {
+    /// Returns true if the build may take the result with that tree, recorded under `shared`, for a
+    /// vertex. A vertex that ignores the cache takes what this build has executed.
+    fn may_take(&self, id: VertexId, shared: &CacheKey, tree: &TreeId) -> Result<bool> {
         let vertex = &self.prepared.graph.vertices[id];
-        Ok(!vertex.ignore_cache && may_take(self.request, &self.prepared.marks, self.store, &vertex.step, tree)?)
+        if vertex.ignore_cache && *tree != self.store.step_tree(&self.execution(shared)) {
+            return Ok(false);
+        }
+        may_take(self.request, &self.prepared.marks, self.store, &vertex.step, tree)
     }
 
     /// Takes a record of `shared` as the result of a vertex.
@@ -346,7 +354,7 @@ impl Executor<'_> {
         let result = self.result_of(id, key, shared, &files);
         if shared != key {
             self.store.put_key_inputs(key, key_inputs)?;
-            self.store.put_record(key, &tree, &result, created, &self.request.build_id)?;
+            self.store.put_record_of(key, shared, &tree, &result, created, &self.request.build_id)?;
         }
         let _ = self.done[id].set(Done { result, tree: Some(tree), created, key: Some(*key) });
         Ok(true)

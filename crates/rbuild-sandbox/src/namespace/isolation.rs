@@ -80,11 +80,6 @@ impl Isolation {
     }
 }
 
-/// Returns true if a builder in that isolation mode records file owners.
-pub fn records_owners(rung: Rung) -> bool {
-    isolation(rung).is_ok_and(|isolation| isolation.records_owners())
-}
-
 /// Returns the `chroot` mode.
 pub fn bare_isolation() -> Result<Isolation, Refusal> {
     let (uid, _) = process::own_ids();

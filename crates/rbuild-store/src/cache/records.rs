@@ -19,6 +19,9 @@ pub struct Record {
     pub result: ResultId,
     /// Creation time of the files in seconds since the Unix epoch.
     pub created: i64,
+    /// The key under which the same files are recorded, if it is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared: Option<CacheKey>,
     boot: String,
     build: String,
 }
@@ -38,6 +41,16 @@ impl ForeignRecord {
     /// Returns the creation time of the files in seconds since the Unix epoch.
     pub fn created(&self) -> i64 {
         self.0.created
+    }
+
+    /// Returns the key under which the same files are recorded, if it is another one.
+    pub fn shared(&self) -> Option<&CacheKey> {
+        self.0.shared.as_ref()
+    }
+
+    /// Returns the key whose lock is held while the step with that key is made.
+    pub fn lock_key<'a>(&'a self, key: &'a CacheKey) -> &'a CacheKey {
+        self.shared().unwrap_or(key)
     }
 
     /// Returns the tree whose notes apply, as [`Store::verdict`].
@@ -106,13 +119,34 @@ impl Store {
         created: i64,
         build: &str,
     ) -> Result<()> {
-        let record = Record {
-            tree: tree.clone(),
-            result: *result,
-            created,
-            boot: self.boot().to_string(),
-            build: build.to_string(),
-        };
+        self.write_record(key, self.new_record(tree, result, created, build))
+    }
+
+    /// Stores the record of a key whose files are recorded under the key `shared` as well. The tree
+    /// must be in place.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the document cannot be written.
+    pub fn put_record_of(
+        &self,
+        key: &CacheKey,
+        shared: &CacheKey,
+        tree: &TreeId,
+        result: &ResultId,
+        created: i64,
+        build: &str,
+    ) -> Result<()> {
+        let record = self.new_record(tree, result, created, build);
+        self.write_record(key, Record { shared: (shared != key).then_some(*shared), ..record })
+    }
+
+    fn new_record(&self, tree: &TreeId, result: &ResultId, created: i64, build: &str) -> Record {
+        let (tree, boot, build) = (tree.clone(), self.boot().to_string(), build.to_string());
+        Record { tree, result: *result, created, shared: None, boot, build }
+    }
+
+    pub(crate) fn write_record(&self, key: &CacheKey, record: Record) -> Result<()> {
         self.write("records", &document_of(&key.hex(), self.owners()), &record)
     }
 

@@ -32,6 +32,12 @@ struct Item {
     documents: Vec<(&'static str, String)>,
 }
 
+impl Item {
+    fn tree(name: &str, last_use: i64) -> Item {
+        Item { dir: "trees", name: name.to_string(), last_use, bytes: 0, documents: Vec::new() }
+    }
+}
+
 /// File beside a copy's tree with the inodes and sizes of its files.
 pub(crate) const FILES: &str = "files";
 
@@ -103,6 +109,12 @@ impl Store {
                 self.name_tree(&mut trees, tree.name(), last_use(&layers, &entry.name)?, ("layers", file.clone()));
             }
         }
+        // Nothing refers to trees of executions that were repeated, so they are evicted first.
+        for entry in self.dir("trees")?.entries()? {
+            trees
+                .entry(entry.name.to_string_lossy().into_owned())
+                .or_insert_with_key(|name| Item::tree(name, i64::MIN));
+        }
         let mut items = Vec::new();
         for (_, mut tree) in trees {
             tree.bytes = self.bytes_of("trees", &tree.name)? + self.packed_bytes(&tree.name)?;
@@ -166,13 +178,7 @@ impl Store {
         last_use: i64,
         document: (&'static str, String),
     ) {
-        let item = trees.entry(name.to_string()).or_insert_with(|| Item {
-            dir: "trees",
-            name: name.to_string(),
-            last_use,
-            bytes: 0,
-            documents: Vec::new(),
-        });
+        let item = trees.entry(name.to_string()).or_insert_with_key(|name| Item::tree(name, last_use));
         item.last_use = item.last_use.max(last_use);
         item.documents.push(document);
     }

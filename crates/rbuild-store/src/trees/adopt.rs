@@ -32,7 +32,8 @@ impl Store {
     }
 
     /// Makes the files of a record with this store's kind of owners, and stores the record of `key`
-    /// for them. Returns `None` if that is not possible. The caller holds the lock of the key.
+    /// for them. Returns `None` if that is not possible. The caller holds the lock of
+    /// [`ForeignRecord::lock_key`].
     ///
     /// # Errors
     ///
@@ -59,14 +60,19 @@ impl Store {
         name.field("adopted").field(theirs.tree.name()).field(path.as_os_str().as_encoded_bytes()).field(build);
         let tree = self.step_tree(&name.finish());
         self.commit_tree(work, &path, &tree)?;
-        self.put_record(key, &tree, &theirs.result, theirs.created, build)?;
+        let shared = theirs.shared.as_ref().unwrap_or(key);
+        self.put_record_of(key, shared, &tree, &theirs.result, theirs.created, build)?;
         self.record(key)
     }
 
     /// Returns the note of a lazy tree that equals a tree, except for the representation of owners.
     fn exact_layer(&self, tree: &TreeId) -> Result<Option<Folded>> {
         let remainder = self.tree_note(tree, REMAINDER)?;
-        let of = |layer: &PackedLayer| Remainder::from_bytes(&remainder, &layer.diff_id);
+        let of = |layer: &PackedLayer| {
+            let remainder = Remainder::from_bytes(&remainder, &layer.diff_id)?;
+            let (uid, gid) = remainder.highest_ids;
+            self.can_own(uid, gid).then_some(remainder)
+        };
         if let Some(note) = self.folded_note(tree)? {
             let layer = self.packed_layer(&format!("trees/{}/{}", tree.name(), note.layer))?;
             let whole = layer.is_some_and(|layer| !note.exact || of(&layer).is_some());
@@ -131,7 +137,7 @@ mod tests {
         fn new(name: &str) -> Scene {
             let place = std::env::temp_dir().join(format!("rbuild-adopt-{name}-{}", std::process::id()));
             let given = Store::open(&place).unwrap();
-            let recorded = given.moved(&place).unwrap().expecting(Owners::Recorded);
+            let recorded = given.moved(&place).unwrap().expecting(Owners::Recorded, None);
             Scene { place, given, recorded }
         }
 

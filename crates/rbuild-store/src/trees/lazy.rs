@@ -149,7 +149,10 @@ impl Store {
             return Ok(false);
         }
         match self.folded(tree)? {
-            Some(note) => Ok(self.packed_layer(&format!("{}/{}", place.display(), note.layer))?.is_some()),
+            Some(note) => {
+                let layer = self.packed_layer(&format!("{}/{}", place.display(), note.layer))?;
+                Ok(layer.is_some_and(|layer| self.remainder_of(tree, &note, &layer).is_ok()))
+            }
             None => Ok(self.root.exists(place.join("fs"))? && self.has_own_stand_ins(tree)?),
         }
     }

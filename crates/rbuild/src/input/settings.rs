@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rbuild_layer::Limits;
-use rbuild_sandbox::{Rung, records_owners};
+use rbuild_sandbox::{Isolation, Rung, isolation};
 use rbuild_store::{Owners, Patience, Store};
 
 use crate::exit::Failure;
@@ -61,8 +61,11 @@ impl Settings {
 
     /// Opens the store for looking up what builders of the requested isolation made.
     pub fn open_for_builds(&self) -> Result<Store, Failure> {
-        let owners = if records_owners(self.rung) { Owners::Recorded } else { Owners::Given };
-        Ok(self.open()?.expecting(owners))
+        let isolation = isolation(self.rung).ok();
+        let records = isolation.as_ref().is_some_and(Isolation::records_owners);
+        let owners = if records { Owners::Recorded } else { Owners::Given };
+        let highest_ids = isolation.and_then(|isolation| isolation.maps).map(|maps| maps.highest());
+        Ok(self.open()?.expecting(owners, highest_ids))
     }
 }
 

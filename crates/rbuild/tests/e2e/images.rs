@@ -244,6 +244,20 @@ fn the_cache_stays_within_its_budget_and_the_oldest_goes_first() {
     lab.build("FROM scratch\n", &["--cache-limit", "lots"]).fails(2, &["--cache-limit lots: not a size"]);
 }
 
+/// Trees of earlier executions, which no record names, count and are evicted first.
+#[test]
+fn trees_of_repeated_steps_are_within_the_budget() {
+    let lab = Lab::new();
+    let file = "FROM busybox\nRUN dd if=/dev/urandom of=/f bs=1M count=4 2>/dev/null\n";
+    let out = lab.path("out").display().to_string();
+    for _ in 0..4 {
+        lab.build(file, &["-o", &out, "--no-cache", "--cache-limit", "11m"]).ok();
+    }
+    let left = lab.sh("du -sk $RBUILD_ROOT/trees | cut -f1").ok().stdout;
+    assert!(left.trim().parse::<u64>().unwrap() < 11 << 10, "{left} KiB");
+    assert_eq!(lab.build(file, &["-o", &out]).ok().steps(), (0, 1), "the last execution is kept");
+}
+
 /// Copies that share their files count once against the budget, as they do on disk.
 #[test]
 fn files_that_several_copies_share_count_once() {
@@ -454,4 +468,27 @@ fn sizes_are_told_of_layers_of_every_compression() {
         .ok();
         assert_eq!(std::fs::read_to_string(lab.ctx().join("size")).unwrap(), "3.01MB\n", "{compress}");
     }
+}
+
+/// Several builds that squash the same steps at the same time, and one after them.
+#[test]
+fn squashed_builds_at_once_do_not_disturb_one_another() {
+    let lab = Lab::new();
+    lab.write("Dockerfile", "FROM busybox\nRUN echo 1 > /1\nRUN seq 200 | while read n; do echo $n > /f$n; done\n");
+    lab.rbuild(["build", "-t", "plain"]).ok();
+    for round in 0..3 {
+        let start = |n: usize| {
+            let annotation = format!("round={round}.{n}");
+            let mut command = lab.command(["build", "--squash", "-t", &format!("s{n}"), "--annotation", &annotation]);
+            command.stderr(std::process::Stdio::piped()).spawn().unwrap()
+        };
+        for child in (0..4).map(start).collect::<Vec<_>>() {
+            let out = child.wait_with_output().unwrap();
+            assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        }
+        lab.rbuild(["inspect", "--verify", "s0", "s1", "s2", "s3"]).ok();
+        // Without its layers, the merged tree is packed again.
+        lab.sh("rm $RBUILD_ROOT/trees/*/layer*.json $RBUILD_ROOT/results/*").ok();
+    }
+    assert_eq!(lab.rbuild(["run", "s3", "cat", "/1", "/f200"]).ok().stdout, "1\n200\n");
 }

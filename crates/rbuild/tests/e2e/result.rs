@@ -278,6 +278,25 @@ fn several_platforms_in_one_build() {
     assert_eq!(lab.read("split/linux_arm64/o"), "for arm64\n");
 }
 
+/// A stage that all platforms share is executed once, also when it ignores the cache.
+#[test]
+fn no_cache_runs_a_shared_stage_once_for_all_platforms() {
+    let lab = Lab::new();
+    let file = "FROM --platform=$BUILDPLATFORM busybox AS build\nWORKDIR /w\nCOPY Dockerfile .\n\
+        RUN cat /proc/sys/kernel/random/uuid > /o\nRUN cp /o /p\n\
+        FROM scratch\nCOPY --from=build /o /p /\n";
+    let mut seen = std::collections::BTreeSet::new();
+    for args in [&["--no-cache"][..], &["--no-cache-filter", "build"], &["--no-cache"]] {
+        let out = lab.build_local(file, &[&["--platform", "linux/arm64,linux/amd64,linux/s390x"], args].concat());
+        let read = |name: &str| std::fs::read_to_string(out.join(name)).unwrap();
+        let first = read("linux_arm64/o");
+        for name in ["linux_arm64/p", "linux_amd64/o", "linux_amd64/p", "linux_s390x/o", "linux_s390x/p"] {
+            assert_eq!(read(name), first, "{args:?} {name}");
+        }
+        assert!(seen.insert(first), "{args:?}: the cache was used");
+    }
+}
+
 #[test]
 fn an_archive_of_several_platforms_has_an_index_and_one_of_them_is_loaded() {
     let lab = Lab::new();

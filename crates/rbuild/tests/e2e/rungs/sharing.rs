@@ -259,6 +259,87 @@ fn any_sequence_of_builds_in_two_modes_gives_consistent_images() {
     }
 }
 
+/// A command that mounts equal files of two stages, which were built in one mode each.
+#[test]
+fn equal_commands_of_two_modes_are_one_in_one_build() {
+    let stage = |name: &str| format!("FROM busybox AS {name}\nRUN mkdir /d && echo equal > /d/f # {name}\n");
+    let run = |from: &str| {
+        format!(
+            "FROM busybox AS of-{from}\nRUN --mount=type=bind,from={from},source=/d,target=/d \
+             cat /d/f /proc/sys/kernel/random/uuid > /r\n"
+        )
+    };
+    for (first, second) in WAYS {
+        let lab = Lab::new();
+        let one = format!("{}{}", stage("a"), run("a"));
+        // Its layer is packed after the other mode had to run the command itself.
+        build(&lab, first, &one, &["-o", "type=tar,dest=../one.tar"]).ok();
+        build(&lab, second, &format!("{}{}", stage("b"), run("b")), &["-t", "y"]).ok();
+        build(&lab, first, &one, &["-t", "x"]).ok();
+        let both = format!(
+            "{}{}{}{}FROM busybox\nCOPY --from=of-a /r /1\nCOPY --from=of-b /r /2\nRUN cmp /1 /2\n",
+            stage("a"),
+            stage("b"),
+            run("a"),
+            run("b")
+        );
+        build(&lab, second, &both, &["-t", "z"]).ok();
+    }
+}
+
+/// The namespace of `userns` lacks the user, and its commands see no devices.
+#[test]
+fn files_that_a_mode_cannot_make_are_not_adopted() {
+    for step in ["touch /f && { chown 2000000 /f || true; }", "touch /f && { mknod /d c 1 3 || true; }"] {
+        let lab = Lab::new();
+        let file = format!("FROM busybox\nRUN {step}\n");
+        build(&lab, "single-id", &file, &["-t", "x"]).ok();
+        let more = format!("{file}RUN ls -l / > /seen && cat /seen && test -f /f\n");
+        for _ in 0..2 {
+            build(&lab, "userns", &more, &["-t", "y"]).ok();
+        }
+    }
+}
+
+#[test]
+fn a_damaged_remainder_is_found_and_costs_a_step() {
+    for (first, second) in WAYS {
+        let lab = Lab::new();
+        let file = "FROM busybox\nRUN date +%N > /r && cat /proc/sys/kernel/random/uuid >> /r\nRUN cp /r /s\n";
+        build(&lab, first, file, &["-t", "x"]).ok();
+        build(&lab, second, file, &["-t", "x", "--annotation", "a=b"]).ok();
+        let mut damaged = 0;
+        for tree in entries(lab.store().join("trees")) {
+            let Ok(bytes) = std::fs::read(tree.join("remainder")) else { continue };
+            // The trees of both modes share the file.
+            if damaged % 2 == 0 {
+                std::fs::write(tree.join("remainder"), &bytes[..bytes.len() - 1]).unwrap();
+            }
+            damaged += 1;
+        }
+        assert!(damaged > 0);
+        let check = format!("{file}RUN cmp /r /s\n");
+        lab.rbuild(["fsck"]).fails(1, &["names something that is gone"]);
+        build(&lab, second, &check, &["-t", "x"]).ok();
+        build(&lab, first, &check, &["-t", "x"]).ok();
+        lab.rbuild(["fsck", "--repair"]);
+        lab.rbuild(["fsck"]).ok();
+    }
+}
+
+#[test]
+fn a_secret_in_a_result_of_the_other_mode_is_the_reason_to_run_again() {
+    let file = "FROM busybox\nRUN --mount=type=secret,id=s cat /run/secrets/s > /s || true\n";
+    for (first, second) in WAYS {
+        let lab = Lab::new();
+        lab.write("secret", "a value of some length");
+        let secret = format!("id=s,src={}", lab.ctx().join("secret").display());
+        build(&lab, first, file, &["--secret", &secret, "--allow", "secret-in-image", "-t", "x"]).ok();
+        let ran = build(&lab, second, file, &["-t", "x", "--explain"]).ok();
+        assert!(ran.stderr.contains("holds a secret that this build was not given"), "{first}: {}", ran.stderr);
+    }
+}
+
 /// `root` and `chroot` have the same kind of owners.
 #[test]
 fn root_modes_with_given_owners_share_trees() {
