@@ -1,6 +1,7 @@
 //! Events of a build.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use rbuild_linux::parallel::locked;
+use std::sync::{Arc, Condvar, Mutex};
 
 use rbuild_remedy::Remedy;
 use rbuild_sandbox::Stream;
@@ -111,7 +112,7 @@ impl From<&str> for Chunk {
 impl Drop for Chunk {
     fn drop(&mut self) {
         if let Some(room) = &self.room {
-            *room.taken.lock().unwrap_or_else(PoisonError::into_inner) -= self.bytes.len();
+            *locked(&room.taken) -= self.bytes.len();
             room.freed.notify_all();
         }
     }

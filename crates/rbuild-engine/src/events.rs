@@ -1,6 +1,7 @@
 //! The channel that events of a build are sent on. Relabels the steps of platforms, masks secrets,
 //! and keeps the journal.
 
+use rbuild_linux::parallel::locked;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, PoisonError};
 
@@ -76,7 +77,7 @@ impl Events {
 
     /// Sends a command's output. Blocks while more than `ROOM` bytes are in flight.
     pub fn output(&self, step: usize, stream: Stream, bytes: Vec<u8>) {
-        let mut taken = self.room.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = locked(&self.room.taken);
         while *taken > ROOM {
             taken = self.room.freed.wait(taken).unwrap_or_else(PoisonError::into_inner);
         }

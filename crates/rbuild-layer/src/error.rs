@@ -38,7 +38,7 @@ pub enum LayerError {
     Limit {
         /// The problem, with the limit.
         what: String,
-        /// Name of the limit in [`Limits`](crate::Limits), if it can be raised.
+        /// Name of the limit in `Limits`, if it can be raised.
         name: Option<&'static str>,
     },
     /// A file changed while it was being packed.

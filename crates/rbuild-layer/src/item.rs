@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
 
-use rbuild_linux::{Stat, file_stat};
+use rbuild_linux::{FileStamp, file_stat};
 
 use crate::entry::TarEntry;
 use crate::error::{LayerError, Result};
@@ -24,18 +24,16 @@ pub(crate) enum Item {
 /// Files up to this size are read during the walk.
 pub(crate) const SMALL: u64 = 64 << 10;
 
-/// The status of a file when it was found, to detect later changes.
+/// The stamp of a file when it was found, to detect later changes.
 pub(crate) struct Unchanged {
-    pub stat: Stat,
+    pub stamp: FileStamp,
     pub path: PathBuf,
 }
 
 impl Unchanged {
-    /// Fails if the file has changed. Removing or replacing a file changes its ctime.
+    /// Fails if the file has changed.
     pub(crate) fn check(&self, file: &File) -> Result<()> {
-        let now = file_stat(file)?;
-        let told = |stat: &Stat| (stat.size, stat.mtime, stat.ctime);
-        match told(&now) == told(&self.stat) {
+        match self.stamp.is_unchanged(&FileStamp::of(&file_stat(file)?)) {
             true => Ok(()),
             false => Err(self.broken()),
         }

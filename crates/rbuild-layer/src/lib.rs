@@ -65,6 +65,6 @@ pub use options::{Deletions, LAYER_FORMAT, LayerForm, Times};
 pub use pack::{Packed, TreePacker, pack_exact, pack_layer, pack_whole, pack_with_external, repack_layer};
 pub use reader::{TarReader, is_tar};
 pub use remainder::Remainder;
-pub use unpack::{Owners, Stop, Unpacked, Unpacking, Whiteouts, entry_path, unpack, unpack_some};
+pub use unpack::{Owners, Stop, Unpacked, Unpacking, Whiteouts, unpack, unpack_some};
 pub use writer::{LateEntry, TarWriter};
 pub use xattrs::{OPAQUE, ORIGIN, keep_in_layer, keep_in_tree, marks_opaque, steers_overlay};

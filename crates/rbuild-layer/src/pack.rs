@@ -162,7 +162,7 @@ fn encoder<W: Write>(form: LayerForm, out: W) -> Result<Encoder<W>> {
             let mut z = zstd::Encoder::new(out, form.level.unwrap_or(ZSTD_LEVEL)).map_err(io)?;
             // The output is the same for any number of workers from one up, but differs without
             // workers.
-            let workers = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+            let workers = rbuild_linux::parallel::cores() as u32;
             z.multithread(workers).map_err(io)?;
             Encoder::Zstd(z)
         }

@@ -9,7 +9,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use rbuild_image::{BlobDigest, DiffId, Hasher};
 use rbuild_linux::{Kind, RootDir, Timestamp, set_file_owner};
@@ -222,26 +222,11 @@ fn entry_error(entry: &TarEntry, reason: impl Into<String>) -> LayerError {
     LayerError::Entry { name: entry.path.to_string_lossy().into_owned(), reason: reason.into() }
 }
 
-/// Returns the path of an entry relative to the root, without `.` and `..` components, or `None` if
-/// it is outside the root.
-pub fn entry_path(path: &OsStr) -> Option<PathBuf> {
-    let mut clean = PathBuf::new();
-    for part in Path::new(path).components() {
-        match part {
-            Component::Normal(name) => clean.push(name),
-            Component::RootDir | Component::CurDir => {}
-            Component::ParentDir if clean.pop() => {}
-            Component::ParentDir | Component::Prefix(_) => return None,
-        }
-    }
-    Some(clean)
-}
-
 impl TarEntry {
     /// Returns the path that the entry affects: its own, or for a whiteout the deleted path.
     /// Returns `None` if the path is outside the root.
     pub fn subject(&self) -> Option<PathBuf> {
-        let path = entry_path(&self.path)?;
+        let path = rbuild_paths::inside(&self.path)?;
         let name = path.file_name().unwrap_or_default().as_bytes();
         if name == OPAQUE_WHITEOUT {
             return Some(path.parent().unwrap_or(Path::new("")).to_path_buf());
@@ -273,7 +258,8 @@ impl<'a> Target<'a> {
         self.entries += 1;
         self.bytes = self.bytes.saturating_add(entry.whole_size());
         self.how.limits.check(entry, self.entries, self.bytes)?;
-        let path = entry_path(&entry.path).ok_or_else(|| entry_error(entry, "leaves the archive's root with `..`"))?;
+        let path = rbuild_paths::inside(&entry.path)
+            .ok_or_else(|| entry_error(entry, "leaves the archive's root with `..`"))?;
         let Some(name) = path.file_name() else { return self.apply_root(entry) };
         let name = name.to_os_string();
         self.enter_parent(entry, path.parent().unwrap_or(Path::new("")))?;
@@ -528,7 +514,7 @@ impl<'a> Target<'a> {
 
     fn hard_link(&self, entry: &TarEntry, name: &OsStr) -> Result<Linked> {
         let leaves = || entry_error(entry, format!("links to {:?}, which leaves the archive's root", entry.link));
-        let target = entry_path(&entry.link).ok_or_else(leaves)?;
+        let target = rbuild_paths::inside(&entry.link).ok_or_else(leaves)?;
         let Some(target_name) = target.file_name() else { return Err(leaves()) };
         let found = self.root.sub(target.parent().unwrap_or(Path::new("")));
         let found = found.and_then(|from| from.stat_name(target_name).map(|stat| (from, stat)));
@@ -611,7 +597,9 @@ impl<'a> Target<'a> {
         for (path, entry) in &self.later {
             let (above, name) = (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default());
             links.extend(
-                entry_path(&entry.link).map(|file| Ok::<_, LayerError>((real(above)?.join(name), file))).transpose()?,
+                rbuild_paths::inside(&entry.link)
+                    .map(|file| Ok::<_, LayerError>((real(above)?.join(name), file)))
+                    .transpose()?,
             );
         }
         let root = !self.dirs.contains_key(Path::new(""));

@@ -15,7 +15,7 @@ static SERIAL: AtomicU64 = AtomicU64::new(0);
 /// Returns a file name that no other thread, process or earlier run uses.
 pub fn temporary_name() -> OsString {
     let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-    let nanos = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.subsec_nanos());
+    let nanos = Timestamp::now().nsec;
     OsString::from(format!(".rbuild-{}-{serial}-{nanos:08x}.tmp", std::process::id()))
 }
 

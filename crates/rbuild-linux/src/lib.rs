@@ -13,12 +13,14 @@ mod destination;
 mod echo;
 mod error;
 pub mod fd_passing;
+mod file_stamp;
 mod held;
 mod idmap;
 mod lock;
 mod meta;
 mod mount;
 pub mod notify;
+pub mod parallel;
 pub mod process;
 mod program;
 mod random;
@@ -31,6 +33,7 @@ pub use copy::{copy_contents, copy_file, copy_file_while, set_file_owner, set_fi
 pub use destination::{Destination, DestinationError, Directory};
 pub use echo::HiddenInput;
 pub use error::{Error, Result, UnmappedId, shown_path};
+pub use file_stamp::FileStamp;
 pub use held::Held;
 pub use idmap::{
     IdMaps, IdRange, SubIds, USUAL_COUNT, are_mapped, enter_user_namespace_below, free_range, held_ranges,

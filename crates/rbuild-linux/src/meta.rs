@@ -55,6 +55,14 @@ pub struct Timestamp {
     pub nsec: u32,
 }
 
+impl Timestamp {
+    /// Returns the current time; the epoch if the clock is before it.
+    pub fn now() -> Timestamp {
+        let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        Timestamp { sec: i64::try_from(since.as_secs()).unwrap_or(i64::MAX), nsec: since.subsec_nanos() }
+    }
+}
+
 /// Extended attributes by full name, ordered by name.
 pub type Xattrs = BTreeMap<OsString, Vec<u8>>;
 

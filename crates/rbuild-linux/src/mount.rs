@@ -4,10 +4,11 @@
 //! descriptor (`RootDir::from_fd`), and the kernel drops it with that descriptor, so no mount can
 //! be left behind.
 
+use crate::parallel::locked;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use rustix::fs::CWD;
 use rustix::io::Errno;
@@ -106,7 +107,7 @@ pub fn detached_overlay(lowers: &[PathBuf], upper: Option<(&Path, &Path)>, scrat
     if lowers.len() > MAX_LOWERS {
         let (top, bottom) = lowers.split_at(MAX_LOWERS - 1);
         let below = detached_overlay(bottom, None, scratch)?;
-        let _alone = SCRATCH.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = locked(&SCRATCH);
         move_to(below.as_fd(), CWD, scratch)?;
         let made = overlay_by_config(&[top, &[scratch.to_path_buf()]].concat(), upper);
         rustix::mount::unmount(scratch, UnmountFlags::DETACH).map_err(|e| Error::new("umount2", scratch, e))?;
@@ -155,7 +156,7 @@ fn overlay_classic(lowers: &[PathBuf], upper: Option<(&Path, &Path)>, scratch: &
     if options.len() >= OPTION_PAGE {
         return Err(Error::new("mount", format!("overlay of {} layers", lowers.len()), Errno::TOOBIG));
     }
-    let _alone = SCRATCH.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = locked(&SCRATCH);
     let data = std::ffi::CString::new(options).map_err(|_| Error::new("mount", "overlay", Errno::INVAL))?;
     rustix::mount::mount("rbuild", scratch, "overlay", MountFlags::empty(), data.as_c_str())
         .map_err(|e| Error::new("mount", "overlay", e))?;

@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, StatxFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
@@ -473,7 +473,8 @@ impl RootDir {
         owner: Option<(u32, u32)>,
         mut made: impl FnMut(&Path),
     ) -> Result<RootDir> {
-        let parts = clean_components(path.as_ref());
+        let parts: Vec<OsString> =
+            rbuild_paths::os_in_root(path.as_ref()).into_iter().map(OsStr::to_os_string).collect();
         let (mut at, mut walked) = self.nearest(&parts)?;
         for part in parts.into_iter().skip(walked.components().count()) {
             let next = walked.join(&part);
@@ -592,20 +593,6 @@ pub(crate) fn timestamps(mtime: Timestamp) -> Timestamps {
     // The access time may hold an owner record.
     let access = if owners_are_recorded() { recorded_owners::OMITTED } else { t };
     Timestamps { last_access: access, last_modification: t }
-}
-
-fn clean_components(path: &Path) -> Vec<OsString> {
-    let mut parts = Vec::new();
-    for c in path.components() {
-        match c {
-            Component::Normal(name) => parts.push(name.to_os_string()),
-            Component::ParentDir => {
-                parts.pop();
-            }
-            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
-        }
-    }
-    parts
 }
 
 #[cfg(test)]

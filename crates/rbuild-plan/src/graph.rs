@@ -185,7 +185,7 @@ pub enum MountKindStep {
         /// Bytes.
         size: Option<u64>,
     },
-    /// A host directory mounted into every command: index into [`crate::Parameters::volumes`].
+    /// A host directory mounted into every command: index into `Parameters::volumes`.
     Volume {
         index: usize,
         source: String,
@@ -212,7 +212,7 @@ pub enum From {
     /// The build context.
     #[default]
     Context,
-    /// A named context that is a directory: index into [`crate::Parameters::contexts`].
+    /// A named context that is a directory: index into `Parameters::contexts`.
     Named(usize),
     Vertex(VertexId),
 }

@@ -5,6 +5,7 @@
 //! attributes that are stored in images, and which files are hard links to each other. It does not
 //! cover times or files that are not selected.
 
+use rbuild_linux::parallel::locked;
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -35,7 +36,7 @@ pub struct HardLinks(Mutex<HashMap<(u32, u32, u64), BTreeSet<PathBuf>>>);
 impl HardLinks {
     fn note(&self, path: &Path, stat: &Stat) {
         if stat.nlink > 1 && stat.kind != Kind::Dir {
-            let mut groups = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut groups = locked(&self.0);
             groups.entry(stat.inode()).or_default().insert(path.to_path_buf());
         }
     }

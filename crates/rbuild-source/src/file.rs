@@ -8,11 +8,10 @@ use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use blake3::Hasher;
 use rbuild_layer::keep_in_layer;
+use rbuild_linux::parallel::{MOST_FILE_THREADS, cores, try_map};
 use rbuild_linux::{RootDir, Stat, file_xattrs};
 
 use crate::ids::ContentHash;
@@ -22,7 +21,6 @@ use crate::select::SourceError;
 const PIECE: u64 = 4 << 20;
 /// Buffer size in bytes.
 const READ: u64 = 256 << 10;
-const MAX_THREADS: usize = 8;
 
 /// Returns the hash of the child `name` of `dir`. `stat` are its expected metadata; `path` is
 /// used in errors. Fails with [`SourceError::Changed`] if the size differs.
@@ -64,41 +62,17 @@ struct Reading<'a> {
 impl Reading<'_> {
     /// Returns the digests of all pieces, in order.
     fn pieces(&self) -> Result<Vec<[u8; 32]>, SourceError> {
-        let count = self.size.div_ceil(PIECE) as usize;
-        let (next, failed) = (AtomicUsize::new(0), Mutex::new(None));
-        let work = || {
-            let mut done = Vec::new();
-            while let Some(i) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|i| *i < count) {
-                let mut hasher = Hasher::new();
-                if let Err(e) = self.piece(i, &mut hasher) {
-                    failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
-                    next.store(count, Ordering::Relaxed);
-                }
-                done.push((i, hasher.finalize().into()));
-            }
-            done
-        };
-        let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(MAX_THREADS).min(count);
-        let mut digests: Vec<(usize, [u8; 32])> = std::thread::scope(|scope| {
-            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-            let mut all = work();
-            for other in others {
-                all.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-            }
-            all
-        });
-        match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            Some(e) => Err(e),
-            None => {
-                digests.sort_unstable();
-                Ok(digests.into_iter().map(|(_, digest)| digest).collect())
-            }
-        }
+        let numbers: Vec<u64> = (0..self.size.div_ceil(PIECE)).collect();
+        try_map(cores().min(MOST_FILE_THREADS), &numbers, |number| {
+            let mut hasher = Hasher::new();
+            self.piece(*number, &mut hasher)?;
+            Ok(hasher.finalize().into())
+        })
     }
 
     /// Hashes one piece. The last piece must end at the end of the file.
-    fn piece(&self, number: usize, hasher: &mut Hasher) -> Result<(), SourceError> {
-        let mut at = number as u64 * PIECE;
+    fn piece(&self, number: u64, hasher: &mut Hasher) -> Result<(), SourceError> {
+        let mut at = number * PIECE;
         let end = self.size.min(at + PIECE);
         // Request one byte more than expected: if it can be read, the file has grown.
         let probe = u64::from(end == self.size);

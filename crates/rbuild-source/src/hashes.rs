@@ -5,13 +5,13 @@
 //! granularity of file system clocks. Files that were modified more recently are not cached (git
 //! has the same rule for its index).
 
+use rbuild_linux::parallel::locked;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
-use rbuild_linux::Stat;
+use rbuild_linux::{FileStamp, Stat};
 
 use crate::ids::ContentHash;
-use crate::stamp::Stamp;
 
 const MAGIC: &[u8; 16] = b"rbuild-hashes 2\n";
 /// Bytes of a record: device, inode, size, two times, digest.
@@ -55,7 +55,7 @@ impl HashCache {
 
     /// Returns the cached digest of the file with these metadata.
     pub fn get(&self, stat: &Stat) -> Option<ContentHash> {
-        let stamp = Stamp::of(stat);
+        let stamp = FileStamp::of(stat);
         let digest = |found: &[u8]| {
             let same = found[..DIGEST] == stamp.bytes()[..];
             same.then(|| found[DIGEST..].try_into().ok().map(ContentHash::from_bytes)).flatten()
@@ -63,14 +63,14 @@ impl HashCache {
         if let Some(digest) = self.find(&stamp.bytes()[..KEY]).and_then(digest) {
             return Some(digest);
         }
-        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = locked(&self.found);
         found.get(&stamp.bytes()[..KEY]).and_then(|found| digest(found))
     }
 
     /// Returns the digest of a file when it was last read. A recent file may have changed since.
     pub fn last_read(&self, stat: &Stat) -> Option<ContentHash> {
-        let stamp = Stamp::of(stat);
-        let young = self.young.lock().unwrap_or_else(PoisonError::into_inner);
+        let stamp = FileStamp::of(stat);
+        let young = locked(&self.young);
         let found = young.get(&stamp.bytes()[..KEY]).filter(|found| found[..DIGEST] == stamp.bytes()[..]);
         let digest = found.and_then(|found| found[DIGEST..].try_into().ok().map(ContentHash::from_bytes));
         drop(young);
@@ -105,12 +105,12 @@ impl HashCache {
         let mut key = [0; KEY];
         key.copy_from_slice(&record[..KEY]);
         let map = if self.tells(stat) { &self.found } else { &self.young };
-        map.lock().unwrap_or_else(PoisonError::into_inner).insert(key, record);
+        locked(map).insert(key, record);
     }
 
     /// Serializes the cache. Returns `None` if nothing was added.
     pub fn bytes(&self) -> Option<Vec<u8>> {
-        let mut records = self.found.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut records = locked(&self.found).clone();
         if records.is_empty() {
             return None;
         }
@@ -129,7 +129,7 @@ impl HashCache {
 /// Returns the record of a file without its digest.
 fn record(stat: &Stat) -> [u8; RECORD] {
     let mut out = [0; RECORD];
-    out[..DIGEST].copy_from_slice(Stamp::of(stat).bytes());
+    out[..DIGEST].copy_from_slice(FileStamp::of(stat).bytes());
     out
 }
 

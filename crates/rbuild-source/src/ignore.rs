@@ -1,5 +1,7 @@
 //! Ignore files (`.dockerignore`) and `--exclude`.
 
+use rbuild_paths::as_go;
+
 use crate::glob::Glob;
 
 /// A list of ignore rules; the last matching one decides.
@@ -47,7 +49,7 @@ impl Ignore {
     pub fn from_patterns<S: AsRef<str>>(patterns: &[S]) -> Result<Ignore, IgnoreError> {
         let clean = |(i, pattern): (usize, &S)| {
             let pattern = pattern.as_ref().trim();
-            (!pattern.is_empty()).then(|| (i + 1, clean_path(pattern)))
+            (!pattern.is_empty()).then(|| (i + 1, as_go(pattern)))
         };
         Ignore::of(patterns.iter().enumerate().filter_map(clean))
     }
@@ -151,33 +153,11 @@ fn lines(text: &str) -> impl Iterator<Item = (usize, String)> {
         if pattern.is_empty() {
             return Some(mark.to_string());
         }
-        let path = clean_path(pattern);
+        let path = as_go(pattern);
         let inside = path.strip_prefix('/').filter(|path| !path.is_empty()).unwrap_or(&path);
         Some(format!("{mark}{inside}"))
     };
     text.lines().enumerate().filter_map(move |(i, line)| Some((i + 1, clean(line)?)))
-}
-
-/// Normalizes a path like Go's `filepath.Clean`.
-fn clean_path(path: &str) -> String {
-    let rooted = path.starts_with('/');
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." if parts.last().is_some_and(|p| *p != "..") => {
-                parts.pop();
-            }
-            ".." if rooted => {}
-            part => parts.push(part),
-        }
-    }
-    match (rooted, parts.is_empty()) {
-        (true, _) => format!("/{}", parts.join("/")),
-        // The root, which no rule can exclude.
-        (false, true) => ".".to_string(),
-        (false, false) => parts.join("/"),
-    }
 }
 
 #[cfg(test)]

@@ -16,7 +16,6 @@ mod parents;
 mod select;
 mod sight;
 mod similar;
-mod stamp;
 mod walk;
 
 pub use content::{Content, HardLinks, content, content_without_links};
@@ -26,6 +25,5 @@ pub use http::{FetchError, Fetched, fetch, is_url};
 pub use ids::{ContentHash, SelectionHash};
 pub use ignore::{Ignore, IgnoreError};
 pub use listing::{Changes, Listed, Listing};
-pub use select::{Owner, Selected, SourceError, SourceTree, Take, is_pattern};
+pub use select::{Owner, Selected, SourceError, SourceTree, Take};
 pub use sight::{Details, Sight};
-pub use stamp::Stamp;

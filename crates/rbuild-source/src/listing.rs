@@ -7,12 +7,13 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use rbuild_linux::FileStamp;
+
 use crate::ids::ContentHash;
-use crate::stamp::Stamp;
 
 const MAGIC: &[u8; 18] = b"rbuild-listing 3\n\0";
 /// Bytes of an entry before its paths: lengths of both paths, mode, stamp, digest.
-const FIXED: usize = 4 + 4 + 4 + Stamp::LEN + 32;
+const FIXED: usize = 4 + 4 + 4 + FileStamp::LEN + 32;
 
 /// The files, links and directories of one copy, by destination path. Copies of hundreds of
 /// thousands of files are common, so the entries are kept in one buffer, in the format that is
@@ -48,8 +49,8 @@ pub struct Listed<'a> {
     pub source: &'a Path,
     /// Mode as copied, with the file type in the bits of `S_IFMT`.
     pub mode: u32,
-    /// Stamp of a regular file; `None` if it cannot prove that the file has not been written since.
-    pub stamp: Option<Stamp>,
+    /// FileStamp of a regular file; `None` if it cannot prove that the file has not been written since.
+    pub stamp: Option<FileStamp>,
     /// Digest of the content and attributes of a file, or of the target of a link, if known.
     pub digest: Option<ContentHash>,
 }
@@ -92,7 +93,7 @@ impl Listing {
         out.extend_from_slice(&(path.len() as u32).to_le_bytes());
         out.extend_from_slice(&(source.len() as u32).to_le_bytes());
         out.extend_from_slice(&entry.mode.to_le_bytes());
-        out.extend_from_slice(entry.stamp.as_ref().map_or(&[0; Stamp::LEN][..], |stamp| stamp.bytes()));
+        out.extend_from_slice(entry.stamp.as_ref().map_or(&[0; FileStamp::LEN][..], |stamp| stamp.bytes()));
         out.extend_from_slice(entry.digest.as_ref().map_or(&[0; 32][..], |digest| digest.bytes()));
         out.extend_from_slice(path);
         out.extend_from_slice(source);
@@ -220,7 +221,7 @@ fn hash(path: &[u8]) -> u64 {
 const STAMP: usize = 12;
 
 fn forget_stamp(bytes: &mut [u8], at: usize) {
-    bytes[at + STAMP..at + STAMP + Stamp::LEN].fill(0);
+    bytes[at + STAMP..at + STAMP + FileStamp::LEN].fill(0);
 }
 
 /// Decodes the entry at offset `at`. Returns its path, the entry, and the offset of the next one;
@@ -229,15 +230,15 @@ fn entry(bytes: &[u8], at: usize) -> Option<(&[u8], Listed<'_>, usize)> {
     let rest = bytes.get(at..)?;
     let number = |at: usize| Some(u32::from_le_bytes(rest.get(at..at + 4)?.try_into().ok()?));
     let (path_len, source_len) = (number(0)? as usize, number(4)? as usize);
-    let stamp = Stamp::from_bytes(rest.get(STAMP..STAMP + Stamp::LEN)?)?;
-    let digest: [u8; 32] = rest.get(STAMP + Stamp::LEN..FIXED)?.try_into().ok()?;
+    let stamp = FileStamp::from_bytes(rest.get(STAMP..STAMP + FileStamp::LEN)?)?;
+    let digest: [u8; 32] = rest.get(STAMP + FileStamp::LEN..FIXED)?.try_into().ok()?;
     let path = rest.get(FIXED..FIXED + path_len)?;
     let end = FIXED + path_len + source_len;
     let source = rest.get(FIXED + path_len..end)?;
     let entry = Listed {
         source: Path::new(OsStr::from_bytes(source)),
         mode: number(8)?,
-        stamp: (*stamp.bytes() != [0; Stamp::LEN]).then_some(stamp),
+        stamp: (*stamp.bytes() != [0; FileStamp::LEN]).then_some(stamp),
         digest: (digest != [0; 32]).then(|| ContentHash::from_bytes(digest)),
     };
     Some((path, entry, at + end))
@@ -285,8 +286,8 @@ mod tests {
 
     #[test]
     fn covered_entries_lose_their_stamp() {
-        let stamp = Stamp::from_bytes(&[7; Stamp::LEN]);
-        fn of(path: &str, stamp: Option<Stamp>) -> Listed<'_> {
+        let stamp = FileStamp::from_bytes(&[7; FileStamp::LEN]);
+        fn of(path: &str, stamp: Option<FileStamp>) -> Listed<'_> {
             let digest = Some(ContentHash::of_link_target(path.as_bytes()));
             Listed { source: Path::new(path), mode: 0o100644, stamp, digest }
         }

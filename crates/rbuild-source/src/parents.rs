@@ -6,10 +6,11 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use rbuild_linux::{Kind, Stat, Trail};
+use rbuild_paths::{in_root, is_pattern};
 
 use crate::glob::Glob;
 use crate::ignore::Ignore;
-use crate::select::{Selected, SourceError, SourceTree, Take, clean_parts, is_pattern};
+use crate::select::{Selected, SourceError, SourceTree, Take};
 use crate::walk::{RulesBelow, names};
 
 /// A directory on the stack of the traversal.
@@ -32,10 +33,10 @@ impl SourceTree<'_> {
     /// without a match selects only the pivot.
     pub fn select_with_parents(&self, source: &str) -> Result<Vec<Selected>, SourceError> {
         let (above, kept) = source.split_once("/./").unwrap_or(("", source));
-        let pattern = clean_parts(kept).join("/");
+        let pattern = in_root(kept).join("/");
         let bad = || SourceError::BadPattern(source.to_string());
         let glob = Glob::new(&pattern, true).ok_or_else(bad)?;
-        let not_there = || self.not_found(source, &clean_parts(source).into_iter().collect::<PathBuf>());
+        let not_there = || self.not_found(source, &in_root(source).into_iter().collect::<PathBuf>());
         let mut found = Vec::new();
         let pivots = SourceTree { exclude: None, ..*self };
         let pivots =
@@ -55,7 +56,7 @@ impl SourceTree<'_> {
     }
 
     fn link_on_the_way(&self, source: &str) -> Option<SourceError> {
-        let path: PathBuf = clean_parts(source).into_iter().collect();
+        let path: PathBuf = in_root(source).into_iter().collect();
         let above = path.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty());
         let is_link = |path: &&Path| self.root.stat(path).is_ok_and(|stat| stat.kind == Kind::Symlink);
         let link = above.filter(is_link).last()?.to_path_buf();

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use rbuild_linux::{Kind, MOST_DEEP, RootDir, Stat, shown_path};
+use rbuild_paths::{in_root, is_pattern};
 
 use crate::glob::Glob;
 use crate::hashes::HashCache;
@@ -151,12 +152,12 @@ impl SourceTree<'_> {
 
     /// Selects the file at the path `source`; no character is special.
     pub fn select_literal(&self, source: &str) -> Result<Selected, SourceError> {
-        let path: PathBuf = clean_parts(source).into_iter().collect();
+        let path: PathBuf = in_root(source).into_iter().collect();
         self.named(&path)?.ok_or_else(|| self.not_found(source, &path))
     }
 
     fn matching(&self, source: &str) -> Result<Vec<Selected>, SourceError> {
-        let parts = clean_parts(source);
+        let parts = in_root(source);
         // The components before the first pattern are resolved as a path.
         let literal = parts.iter().take_while(|p| !is_pattern(p)).count();
         let globs: Vec<Glob> = parts[literal..]
@@ -283,36 +284,6 @@ impl SourceTree<'_> {
     }
 }
 
-/// Returns true if a source is a pattern: it contains an unescaped `*`, `?` or `[`.
-pub fn is_pattern(source: &str) -> bool {
-    let mut chars = source.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            '\\' => {
-                chars.next();
-            }
-            '*' | '?' | '[' => return true,
-            _ => {}
-        }
-    }
-    false
-}
-
 fn base_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
-/// Splits a source path into normalized components, relative to the root. `..` stops at the root.
-pub(crate) fn clean_parts(source: &str) -> Vec<String> {
-    let mut parts: Vec<String> = Vec::new();
-    for part in source.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop();
-            }
-            part => parts.push(part.to_string()),
-        }
-    }
-    parts
 }

@@ -6,10 +6,9 @@ use std::ops::AddAssign;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rbuild_linux::{Kind, RootDir, Stat, Xattrs};
+use rbuild_linux::{FileStamp, Kind, RootDir, Stat, Xattrs};
 
 use crate::select::{Owner, Selected, SourceError};
-use crate::stamp::Stamp;
 
 /// An order-independent fingerprint of a selection: names, kinds, modes, owners, link targets,
 /// attributes of directories, sizes and times of files. It differs if a relevant file is changed,
@@ -68,7 +67,7 @@ impl Sight {
             Details::None => {}
         }
         if stat.kind == Kind::File {
-            print.0.write_u64(Stamp::of(stat).sum());
+            print.0.write_u64(FileStamp::of(stat).sum());
         }
         print.end()
     }

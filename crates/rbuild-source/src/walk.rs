@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use rbuild_image::Hasher;
+use rbuild_linux::parallel::{MOST_FILE_THREADS, cores, locked};
 use rbuild_linux::{Kind, MOST_DEEP, RootDir, Stat, Timestamp, Trail};
 
 use crate::ignore::{Ignore, Inherited};
@@ -156,7 +157,7 @@ impl SourceTree<'_> {
         scan.lock().parts.push(Part::default());
         let rules = Arc::new(self.rules_below(dir, seen_as));
         scan.add(Task { id: 0, relative: PathBuf::new(), rules, names: None, above: None });
-        let most = std::thread::available_parallelism().map_or(1, |n| n.get()).min(MOST_THREADS);
+        let most = cores().min(MOST_FILE_THREADS);
         std::thread::scope(|scope| {
             let mut helpers = 0;
             while let Some(task) = scan.next() {
@@ -184,8 +185,6 @@ impl SourceTree<'_> {
 /// parent, the path relative to the scanned directory, and the metadata.
 pub(crate) type Describe<'a> = dyn Fn(&mut Vec<u8>, &RootDir, &Path, &Stat) -> Result<Sight, SourceError> + Sync + 'a;
 
-/// Maximum number of threads. With more, reading directories is limited by locks in the kernel.
-const MOST_THREADS: usize = 8;
 /// Number of queued directories per thread before another thread is started.
 const ENOUGH: usize = 3;
 /// Maximum number of names in one task.
@@ -284,7 +283,7 @@ struct Scan<'a> {
 
 impl Scan<'_> {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 
     fn add(&self, task: Task) {

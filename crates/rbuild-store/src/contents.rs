@@ -5,9 +5,9 @@
 use rbuild_image::{BlobDigest, DiffId};
 use rbuild_layer::{Compression, detect, layer_digests};
 use rbuild_linux::Error;
+use rbuild_linux::parallel::{cores, try_map};
 
 use crate::error::{Result, StoreError};
-use crate::parallel::side_by_side;
 use crate::store::Store;
 
 /// Suffix of the names of such records. The names contain all information; the files are empty and
@@ -28,7 +28,7 @@ impl Store {
     /// Fails with [`StoreError::WrongDigest`] or [`StoreError::WrongDiffId`] on a mismatch, or if a
     /// blob cannot be read.
     pub fn check_layers(&self, layers: &[(BlobDigest, DiffId)]) -> Result<()> {
-        side_by_side(layers, |(blob, diff_id)| self.check_layer(blob, diff_id)).map(drop)
+        try_map(cores(), layers, |(blob, diff_id)| self.check_layer(blob, diff_id)).map(drop)
     }
 
     pub(crate) fn check_layer(&self, blob: &BlobDigest, diff_id: &DiffId) -> Result<()> {

@@ -13,7 +13,7 @@ rbuild_image::id_type! {
     key CacheId;
     /// Name of one copy of a cache mount; caches with private sharing have several copies.
     key CacheName;
-    /// Name of a [`BuildIndex`](crate::BuildIndex).
+    /// Name of a `BuildIndex`.
     key BuildIndexName;
     /// Name of a file of cached hashes.
     key HashesName;

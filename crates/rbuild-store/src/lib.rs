@@ -54,7 +54,6 @@ mod keys;
 mod layers;
 mod logs;
 mod modes;
-mod parallel;
 mod pulled;
 mod secrets;
 mod staging;

@@ -4,10 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use rbuild_image::{BlobDigest, DiffId, ManifestDigest, Reference, parse_manifest};
 use rbuild_linux::RootDir;
+use rbuild_linux::parallel::locked;
 use serde::Serialize;
 
 use crate::blobs::{HashedBlob, read_document, to_document};
@@ -191,11 +192,6 @@ impl<'a> Staging<'a> {
         }
         Ok(needed)
     }
-}
-
-/// Locks a mutex. A panic of another thread leaves no half-changed value here.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A blob that arrives incrementally.

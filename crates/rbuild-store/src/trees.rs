@@ -5,6 +5,7 @@ pub(crate) mod backend;
 pub(crate) mod copies;
 pub(crate) mod fixup;
 pub(crate) mod lazy;
+pub(crate) mod notes;
 pub(crate) mod partial;
 pub(crate) mod stack;
 pub(crate) mod stand_ins;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rbuild_linux::RootDir;
+use rbuild_linux::{RootDir, Timestamp};
 
 use crate::error::Result;
 use crate::modes;
@@ -90,8 +90,8 @@ impl Drop for Workspace {
 fn locked_name(store: &Store) -> Result<(String, File)> {
     loop {
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        let nanos = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_nanos());
-        let name = format!("{:x}-{nanos:x}-{serial}", std::process::id());
+        let now = Timestamp::now();
+        let name = format!("{:x}-{:x}{:08x}-{serial}", std::process::id(), now.sec, now.nsec);
         let lock = store.open_lock(&format!("tmp/{name}.lock"))?;
         let failed = |e| rbuild_linux::Error::new("flock", &name, e);
         lock.lock().map_err(failed)?;

@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use rbuild_paths::is_pattern;
+
 use crate::ast::{Command, Comment, Dockerfile, Healthcheck, Instruction, Op, Stage, Word};
 use crate::lint::catalog::*;
 use crate::lint::facts::Facts;
@@ -109,7 +111,7 @@ fn instruction(own_shell: bool, i: &Instruction, facts: &Facts<'_>, found: &mut 
         }
         Op::Expose(words) => words.iter().for_each(|w| expose(w, found)),
         Op::Copy(copy) if copy.from.is_none() => {
-            for source in copy.sources.iter().filter(|s| !s.text.contains(['$', '*', '?', '['])) {
+            for source in copy.sources.iter().filter(|s| !s.text.contains('$') && !is_pattern(&s.text)) {
                 let path = source.text.trim_start_matches("./").trim_matches('/');
                 if !path.is_empty() && path != "." && !path.contains("://") && (facts.ignored)(path) {
                     let message = format!("`{path}` is excluded by the ignore file");

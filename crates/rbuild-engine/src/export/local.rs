@@ -14,18 +14,18 @@ mod errors;
 mod writers;
 
 use errors::{clear_directory, fail, is_device};
-use writers::{Group, LocalWriters, Work};
+use writers::{Group, Groups, LocalWriters};
 
 /// Copies everything in `view` into `dest`. Modes, symbolic and hard links and times are kept (with
 /// `epoch`, all files get that time); owners are not. Devices are left out.
 pub fn export(view: &RootDir, dest: &RootDir, epoch: Option<i64>) -> Result<()> {
-    let work = Work::default();
+    let groups = Groups::default();
     let writer = std::thread::scope(|scope| {
-        let mut writer = Writer::new(dest, LocalWriters::new(scope, &work));
+        let mut writer = Writer::new(dest, LocalWriters::new(scope, &groups));
         writer.walk(view, epoch.map(|sec| Timestamp { sec, nsec: 0 }))?;
         Ok::<_, BuildError>(writer.rest())
     });
-    work.outcome()?;
+    groups.outcome()?;
     writer?.finish()
 }
 

@@ -3,9 +3,9 @@
 use std::ffi::OsStr;
 use std::fs::File;
 
-use rbuild_linux::{RootDir, Stat, copy_file_while};
+use rbuild_linux::{FileStamp, RootDir, Stat, copy_file_while};
 use rbuild_sandbox::Cancel;
-use rbuild_source::{SourceError, Stamp};
+use rbuild_source::SourceError;
 
 use crate::ops::copy_error::Reason;
 
@@ -21,7 +21,7 @@ pub(crate) fn copy_file(from: &File, stat: &Stat, to: &File, cancel: &Cancel) ->
 /// contents.
 pub(crate) fn unchanged(dir: &RootDir, name: &OsStr, was: &Stat) -> Result<(), Reason> {
     match dir.stat_name(name) {
-        Ok(now) if Stamp::of(&now).sum() == Stamp::of(was).sum() => Ok(()),
+        Ok(now) if FileStamp::of(was).is_unchanged(&FileStamp::of(&now)) => Ok(()),
         _ => Err(SourceError::Changed(dir.label().join(name)).into()),
     }
 }

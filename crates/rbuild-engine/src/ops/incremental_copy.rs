@@ -10,13 +10,12 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use rbuild_layer::{ExternalFile, ExternalFiles, keep_in_layer};
-use rbuild_linux::{Kind, RootDir, Timestamp};
+use rbuild_linux::parallel::{MOST_FILE_THREADS, cores, try_map};
+use rbuild_linux::{FileStamp, Kind, RootDir, Timestamp};
 use rbuild_sandbox::Cancel;
-use rbuild_source::{Changes, Listing, Sight, Stamp};
+use rbuild_source::{Changes, Listing, Sight};
 
 use crate::ops::copy_error::Reason;
 use crate::ops::copy_file::{copy_file, unchanged};
@@ -26,7 +25,6 @@ use crate::ops::copy_file::{copy_file, unchanged};
 const MOST_NAMES: u32 = 60_000;
 /// Number of files that a thread takes at a time.
 const GROUP: usize = 300;
-const MOST_THREADS: usize = 8;
 
 #[derive(Default)]
 pub struct Track {
@@ -128,23 +126,7 @@ impl Track {
                 times.push((&group.dir, tree.stat(&group.dir)?.mtime));
             }
         }
-        let (next, failure) = (AtomicUsize::new(0), Mutex::new(None));
-        let work = || {
-            while let Some(group) = self.groups.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if let Err(e) = self.place(group, source, tree, cancel) {
-                    failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
-                    next.store(self.groups.len(), Ordering::Relaxed);
-                }
-            }
-        };
-        let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(MOST_THREADS);
-        std::thread::scope(|scope| {
-            (1..threads.min(self.groups.len())).for_each(|_| drop(scope.spawn(work)));
-            work();
-        });
-        if let Some(e) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            return Err(e);
-        }
+        try_map(cores().min(MOST_FILE_THREADS), &self.groups, |group| self.place(group, source, tree, cancel))?;
         for (path, time) in times {
             tree.sub(path)?.set_own_mtime(time)?;
         }
@@ -183,7 +165,7 @@ impl Track {
     /// the file has not been modified since.
     fn had(&self, group: &Group, file: &ExternalFile) -> bool {
         self.earlier.get(&group.dir.join(&file.name)).is_some_and(|known| {
-            known.stamp == Some(Stamp::of(&file.stat))
+            known.stamp == Some(FileStamp::of(&file.stat))
                 && known.source.as_os_str() == group.source.join(&file.source).as_os_str()
         })
     }

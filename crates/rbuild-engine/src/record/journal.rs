@@ -1,7 +1,8 @@
 //! Records the steps and phases of a build, with their times, from the events that are sent.
 
+use rbuild_linux::parallel::locked;
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Instant;
 
 use rbuild_store::{PhaseLog, StepLog};
@@ -33,7 +34,7 @@ impl Journal {
     }
 
     pub fn note(&self, event: &Event) {
-        let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pages = locked(&self.pages);
         let pages = &mut *pages;
         match event {
             Event::Started { step, label, text } => {
@@ -71,7 +72,7 @@ impl Journal {
 
     /// Returns everything recorded so far.
     pub fn read(&self) -> (Vec<StepLog>, Vec<PhaseLog>) {
-        let pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        let pages = locked(&self.pages);
         (pages.steps.clone(), pages.phases.clone())
     }
 }

@@ -99,8 +99,8 @@ impl Executor<'_> {
                 return None;
             }
             for source in &copy.sources {
-                let path = rbuild_layer::entry_path(source.as_ref())?;
-                if path.as_os_str().is_empty() || rbuild_source::is_pattern(source) {
+                let path = rbuild_paths::inside(source.as_ref())?;
+                if path.as_os_str().is_empty() || rbuild_paths::is_pattern(source) {
                     return None;
                 }
                 wanted.insert(path);

@@ -1,11 +1,12 @@
 //! Transfer of several blobs at once.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use rbuild_image::BlobDigest;
+use rbuild_linux::parallel::try_map;
 
-use crate::error::{BuildError, Result};
+use crate::error::Result;
 
 /// Number of blobs that are transferred at once.
 const CONNECTIONS: usize = 6;
@@ -27,28 +28,12 @@ pub(super) fn each_blob(
     progress: &TransferProgress<'_>,
     transfer: impl Fn(&BlobDigest, u64) -> Result<()> + Sync,
 ) -> Result<()> {
-    let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let error: Mutex<Option<BuildError>> = Mutex::new(None);
-    let work = || {
-        while let Some((digest, size)) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if failed.load(Ordering::Relaxed) {
-                return;
-            }
-            match transfer(digest, *size) {
-                Ok(()) => (progress.done)(digest, *size),
-                Err(e) => {
-                    failed.store(true, Ordering::Relaxed);
-                    error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
-                }
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..CONNECTIONS.min(blobs.len()) {
-            scope.spawn(work);
-        }
+    let transferred = try_map(CONNECTIONS, blobs, |(digest, size)| {
+        transfer(digest, *size)?;
+        (progress.done)(digest, *size);
+        Ok(())
     });
-    error.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    transferred.map(drop)
 }
 
 /// Returns the number of bytes of all blobs. Manifests may claim any sizes.

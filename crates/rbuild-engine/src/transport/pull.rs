@@ -9,9 +9,9 @@ use rbuild_registry::{Choice, Client, Document, Problem, RegistryError, Reposito
 use rbuild_remedy::Remedy;
 use rbuild_store::{LockId, Pulled, Staging, Store, Workspace};
 
-use super::blobs::{TransferProgress, each_blob, total_size};
-use super::load::is_layer;
 use crate::error::{BuildError, Result};
+use crate::transport::blobs::{TransferProgress, each_blob, total_size};
+use crate::transport::load::is_layer;
 
 /// Maximum size of a configuration in bytes, as for other sources of images.
 const MAX_CONFIG: u64 = 16 << 20;

@@ -9,9 +9,9 @@ use rbuild_layer::{Compression, Counting, LayerForm};
 use rbuild_registry::{Blob, Client, Pushed, Repository};
 use rbuild_store::{Image, Store, Workspace};
 
-use super::blobs::{TransferProgress, each_blob, total_size};
-use super::save::{index_entry, index_of};
 use crate::error::{BuildError, Result};
+use crate::transport::blobs::{TransferProgress, each_blob, total_size};
+use crate::transport::save::{index_entry, index_of};
 
 /// An image in the form in which it is pushed.
 pub struct Outgoing {

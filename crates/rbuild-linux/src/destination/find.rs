@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::io::Errno;
 
-use super::error::DestinationError;
+use crate::destination::error::DestinationError;
 use crate::error::Error;
 
 pub(super) enum Found {

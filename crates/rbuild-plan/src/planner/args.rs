@@ -4,8 +4,8 @@ use rbuild_dockerfile::ast::{self, Op, Word};
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_image::Platform;
 
-use super::state::{Planned, Planner, StageState, not_yet};
 use crate::parameters::Parameters;
+use crate::planner::state::{Planned, Planner, StageState, not_yet};
 use crate::variables::expand;
 
 /// Build arguments that have an effect without an ARG.

@@ -4,11 +4,11 @@ use rbuild_dockerfile::ast;
 use rbuild_dockerfile::expand::Lexer;
 use rbuild_dockerfile::{Diagnostic, Span};
 
-use super::paths::{cwd, join, native_path};
-use super::state::{Planned, Planner, StageState, not_yet};
 use crate::Chmod;
 use crate::graph::{CopyStep, From as Input, InlineFile, SourceNames, Step};
 use crate::history;
+use crate::planner::paths::{cwd, join, native_path};
+use crate::planner::state::{Planned, Planner, StageState, not_yet};
 
 impl Planner<'_> {
     pub(super) fn copy(&mut self, state: &mut StageState, copy: &ast::Copy, span: Span) -> Planned<()> {

@@ -6,10 +6,10 @@ use rbuild_dockerfile::{Diagnostic, Span, mount_from};
 use rbuild_image::{DEFAULT_PATH, ImageConfig, ManifestDigest, Platform, PlatformError};
 use rbuild_remedy::Remedy;
 
-use super::paths::{cwd, is_windows};
-use super::state::{BaseImage, ImageNeed, Planned, Planner, StageState, Stop, steps_of};
 use crate::graph::{CopyStep, From as Input, Step, StepName, VertexId};
 use crate::parameters::{ContextSource, NamedContext, NoCache, WrittenImage};
+use crate::planner::paths::{cwd, is_windows};
+use crate::planner::state::{BaseImage, ImageNeed, Planned, Planner, StageState, Stop, steps_of};
 use crate::variables::{Vars, expand};
 
 /// Returns the names in `--from` and `from=` of a stage's instructions, with their locations.

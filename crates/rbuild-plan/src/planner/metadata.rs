@@ -5,8 +5,8 @@ use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_image::Healthcheck;
 use serde_json::{Map, Value};
 
-use super::state::{Planned, Planner, StageState};
 use crate::history;
+use crate::planner::state::{Planned, Planner, StageState};
 use crate::variables::expand_words;
 
 impl Planner<'_> {

@@ -37,15 +37,5 @@ pub(super) fn native_path(config: &ImageConfig, path: &str, span: Span) -> Resul
 /// Resolves `path` against `base` lexically: the result is absolute, without `.`, `..` and `//`.
 pub(super) fn join(base: &str, path: &str) -> String {
     let whole = if path.starts_with('/') { path.to_string() } else { format!("{base}/{path}") };
-    let mut parts: Vec<&str> = Vec::new();
-    for part in whole.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop();
-            }
-            part => parts.push(part),
-        }
-    }
-    format!("/{}", parts.join("/"))
+    format!("/{}", rbuild_paths::in_root(&whole).join("/"))
 }

@@ -5,15 +5,15 @@ use rbuild_dockerfile::{Diagnostic, Mount, MountKind, PROXY_ARGS, Span, parse_mo
 use rbuild_image::Platform;
 use rbuild_remedy::Remedy;
 
-use super::args::{CACHE_NAMESPACE, SANDBOX_HOSTNAME};
-use super::copy::file_name;
-use super::paths::join;
-use super::state::{Planned, Planner, StageState};
 use crate::graph::{
     AgentStep, CacheStep, From as Input, InlineFile, MountKindStep, MountStep, Network, RunStep, SecretStep, Security,
     Step,
 };
 use crate::history;
+use crate::planner::args::{CACHE_NAMESPACE, SANDBOX_HOSTNAME};
+use crate::planner::copy::file_name;
+use crate::planner::paths::join;
+use crate::planner::state::{Planned, Planner, StageState};
 
 const HOSTNAME: &str = "buildkitsandbox";
 

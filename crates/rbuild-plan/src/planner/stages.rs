@@ -7,11 +7,11 @@ use rbuild_dockerfile::{Diagnostic, PROXY_ARGS, Span, closest, parse_trigger};
 use rbuild_image::ImageName;
 use rbuild_remedy::Remedy;
 
-use super::args::BUILT_IN_ARGS;
-use super::paths::{cwd, is_windows, join, native_path};
-use super::state::{BaseImage, ImageNeed, Planned, Planner, StageState, Stop, stages_by_name, steps_of};
 use crate::graph::{BuildGraph, Step, WorkdirStep};
 use crate::parameters::Parameters;
+use crate::planner::args::BUILT_IN_ARGS;
+use crate::planner::paths::{cwd, is_windows, join, native_path};
+use crate::planner::state::{BaseImage, ImageNeed, Planned, Planner, StageState, Stop, stages_by_name, steps_of};
 use crate::variables::Vars;
 
 /// The outcome of planning.

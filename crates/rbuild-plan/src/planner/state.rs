@@ -6,9 +6,9 @@ use rbuild_dockerfile::ast::{Command, Dockerfile, Instruction, Op, Word};
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_image::{ImageConfig, ImageName, ManifestDigest, Platform};
 
-use super::paths::is_windows;
 use crate::graph::{HistoryEntry, Step, StepName, Vertex, VertexId};
 use crate::parameters::{Parameters, WrittenImage};
+use crate::planner::paths::is_windows;
 use crate::variables::{Vars, expand};
 
 /// A resolved base image.

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use rbuild_linux::RootDir;
 
-use super::CacheMount;
+use crate::cache_mounts::cache::CacheMount;
 use crate::error::Result;
 use crate::store::Store;
 use crate::trees::copies::{Baseline, Files, Whiteouts, cut_links, merge};

@@ -204,7 +204,7 @@ impl Store {
     /// Records that a document or a cache mount is used now.
     pub(crate) fn note_use(&self, dir: &str, name: &str) -> Result<()> {
         let dir = self.dir(dir)?;
-        let now = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs() as i64);
+        let now = Timestamp::now().sec;
         if now - last_use(&dir, OsStr::new(name))? > NOTE_AGAIN {
             // A read-only store remains usable.
             let _ = dir.set_mtime(OsStr::new(name), Timestamp { sec: now, nsec: 0 });

@@ -13,15 +13,13 @@ use rbuild_linux::{Kind, RootDir, Stat, Timestamp};
 use crate::error::{Result, StoreError};
 use crate::store::Store;
 use crate::trees::copies::copy_entry;
+use crate::trees::notes::LOWER_REFS;
 use crate::trees::tree::TreeId;
 use crate::trees::union::{Found, UnionView};
 use crate::workspace::Workspace;
 
 /// Maximum length of a chain of hard links.
 const MOST_LINKED: usize = 40;
-
-/// File beside a layer's tree with its references to lower layers.
-pub(crate) const LOWER_REFS: &str = "leaning";
 
 impl Store {
     /// Returns the trees of an image's layers, lowest first, each followed by its fix-up tree if it

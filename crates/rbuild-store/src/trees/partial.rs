@@ -6,13 +6,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rbuild_image::{Descriptor, DiffId, Hasher};
-use rbuild_layer::{EntryKind, TarEntry, entry_path};
+use rbuild_layer::{EntryKind, TarEntry};
 use rbuild_linux::RootDir;
+use rbuild_linux::parallel::{cores, try_map};
 
 use crate::error::Result;
 use crate::ids::CacheKey;
 use crate::images::{Image, digest};
-use crate::parallel::side_by_side;
 use crate::store::Store;
 use crate::trees::copies::{Files, Whiteouts, merge};
 use crate::trees::tree::TreeId;
@@ -93,7 +93,7 @@ impl Store {
     ) -> Result<Option<BTreeSet<PathBuf>>> {
         let layers = image.layers()?;
         let read = |(layer, diff_id): &(Descriptor, DiffId)| self.read_layer_parts(work, layer, diff_id, wanted);
-        let read = side_by_side(&layers, read)?;
+        let read = try_map(cores(), &layers, read)?;
         if read.iter().any(|parts| parts.behind_link) || read.iter().skip(1).any(|parts| parts.leans) {
             return Ok(None);
         }
@@ -120,9 +120,9 @@ impl Store {
         let mut wants = |entry: &TarEntry| {
             // Unselected entries are checked as well, because their paths may resolve differently
             // above other layers.
-            let path = entry_path(&entry.path).unwrap_or_default();
+            let path = rbuild_paths::inside(&entry.path).unwrap_or_default();
             leans |= path.parent().is_some_and(|dir| !dir.as_os_str().is_empty() && !dirs.contains(dir));
-            let linked = (entry.kind == EntryKind::HardLink).then(|| entry_path(&entry.link)).flatten();
+            let linked = (entry.kind == EntryKind::HardLink).then(|| rbuild_paths::inside(&entry.link)).flatten();
             for parent in [Some(&path), linked.as_ref()].into_iter().flatten().filter_map(|path| path.parent()) {
                 if !passed.contains(parent) {
                     passed.extend(parent.ancestors().map(Path::to_path_buf));

@@ -1,8 +1,8 @@
 //! Stacks of trees as lower directories of an overlay.
 
+use rbuild_linux::parallel::locked;
 use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::PoisonError;
 
 use crate::error::Result;
 use crate::store::Store;
@@ -56,7 +56,7 @@ impl Store {
 
     /// Merges trees into a directory of the workspace, or returns that of an earlier call.
     fn merged_once(&self, work: &Workspace, trees: &[&TreeId]) -> Result<PathBuf> {
-        let mut made = work.merged.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut made = locked(&work.merged);
         let key = trees.iter().map(|tree| tree.name()).collect::<Vec<_>>().join(" ");
         if let Some(path) = made.get(&key) {
             return Ok(path.clone());

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use rbuild_image::{BlobDigest, Descriptor, DiffId};
 use rbuild_layer::{LowerRefs, TarEntry, Unpacked, Unpacking, unpack_some};
 use rbuild_linux::RootDir;
+use rbuild_linux::parallel::{cores, try_map};
 use serde::{Deserialize, Serialize};
 
 use crate::contents::{compare, compare_content};
@@ -14,9 +15,8 @@ use crate::error::Result;
 use crate::ids::ResultId;
 use crate::images::{Image, digest};
 use crate::modes;
-use crate::parallel::side_by_side;
 use crate::store::{Owners as TreeOwners, Store};
-use crate::trees::fixup::LOWER_REFS;
+use crate::trees::notes::LOWER_REFS;
 use crate::workspace::Workspace;
 
 /// The name of a tree in the store.
@@ -197,7 +197,7 @@ impl Store {
         let layers = image.layers()?;
         let unpack = |(layer, diff_id): &(Descriptor, DiffId)| self.tree_of_layer(work, layer, diff_id, build);
         let (mut found, mut unpacked) = (Vec::new(), 0);
-        for (tree, made) in side_by_side(&layers, unpack)? {
+        for (tree, made) in try_map(cores(), &layers, unpack)? {
             found.push(tree);
             unpacked += usize::from(made);
         }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use rbuild_engine::{CopiedTo, CopyTarget, copy_out};
 use rbuild_image::{ManifestDigest, human_size};
+use rbuild_linux::Timestamp;
 use rbuild_sandbox::{Builder, SandboxError, enter};
 use rbuild_store::Store;
 use serde_json::json;
@@ -22,8 +23,8 @@ use crate::ui::terminal;
 pub fn create(settings: &Settings, args: CreateArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let (_, image) = store.find_image(&args.image)?;
-    let nanos = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_nanos());
-    let salt = format!("{nanos} {}", std::process::id());
+    let now = Timestamp::now();
+    let salt = format!("{}.{:09} {}", now.sec, now.nsec, std::process::id());
     let container = store.create_container(args.name.as_deref(), &image.manifest_digest, &salt)?;
     terminal::out(&format!("{}\n", container.id.hex()));
     Ok(code::OK)

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use rbuild_image::{ImageId, ManifestDigest, Reference, ReferenceError, human_duration, human_size};
+use rbuild_linux::Timestamp;
 use rbuild_sandbox::enter;
 use rbuild_store::{Budget, Checked, Freed, Image, Store, StoreError};
 use serde_json::{Value, json};
@@ -15,13 +16,9 @@ use crate::input::settings::Settings;
 use crate::template::{self, TemplateError};
 use crate::ui::terminal;
 
-fn now() -> i64 {
-    std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs() as i64)
-}
-
 /// Formats the time since a moment, which is in seconds since the Unix epoch.
 pub fn ago(moment: i64) -> String {
-    format!("{} ago", human_duration(now() - moment))
+    format!("{} ago", human_duration(Timestamp::now().sec - moment))
 }
 
 fn since(created: Option<&str>) -> String {
@@ -404,7 +401,7 @@ impl PruneFilter {
 fn until(filter: &str, span: &str) -> Result<i64, Failure> {
     let bad = |_| Failure::usage(format!("--filter {filter}: `{span}` is not a duration such as 24h"));
     let span: jiff::SignedDuration = span.parse().map_err(bad)?;
-    Ok(now() - span.as_secs())
+    Ok(Timestamp::now().sec - span.as_secs())
 }
 
 /// Removes cache entries in a builder process: files owned by sub-IDs can be removed only by root

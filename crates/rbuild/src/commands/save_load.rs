@@ -61,7 +61,7 @@ pub fn import(settings: &Settings, args: ImportArgs) -> Result<u8, Failure> {
     let bar = TransferBar::start(&format!("importing {}", args.file), total);
     let source = bar.reading(source);
     let change = |config: &mut ImageConfig| change_config(config, &args.change);
-    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs() as i64);
+    let now = rbuild_linux::Timestamp::now().sec;
     let imported = rbuild_engine::import(
         &store,
         source,

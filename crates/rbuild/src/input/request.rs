@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use rbuild_engine::{BuildRequest, Export, Squash};
 use rbuild_image::{Platform, Reference, ReferenceError};
+use rbuild_linux::Timestamp;
 use rbuild_plan::{NamedContext, Network, NoCache, Parameters, Volume};
 use rbuild_sandbox::Ulimit;
 use rbuild_store::{Store, Workspace};
@@ -47,8 +48,8 @@ impl BuildInput {
         let squash = squash(args.squash.as_deref())?;
         let mut push = Vec::new();
         let exports = exports(args, squash, &allowed, &mut tags, &mut push)?;
-        let now = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs() as i64);
-        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let now = Timestamp::now().sec;
+        let cores = rbuild_linux::parallel::cores();
         let request = BuildRequest {
             dockerfile_name,
             dockerfile,

@@ -1,9 +1,9 @@
 //! Progress for CI logs: one collapsible group per step, in the order in which steps end.
 
 use std::collections::HashMap;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use rbuild_engine::{Event, StepOutcome};
+use rbuild_linux::Timestamp;
 
 use crate::progress::lines::shown_lines;
 use crate::ui::diagnostics::first_line;
@@ -107,7 +107,7 @@ fn escaped(text: &str) -> String {
 }
 
 pub fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+    Timestamp::now().sec.unsigned_abs()
 }
 
 #[cfg(test)]

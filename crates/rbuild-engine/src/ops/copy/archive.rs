@@ -3,11 +3,11 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use rbuild_layer::{Compression, Decoder, EntryKind, Owners, Unpacking, detect, entry_path, is_tar, unpack_some};
+use rbuild_layer::{Compression, Decoder, EntryKind, Owners, Unpacking, detect, is_tar, unpack_some};
 use rbuild_linux::RootDir;
 use rbuild_source::{Details, Selected, Sight, SourceTree};
 
-use super::copier::Copier;
+use crate::ops::copy::copier::Copier;
 use crate::ops::copy_error::Reason;
 use crate::ops::copy_file::unchanged;
 
@@ -32,7 +32,7 @@ impl Copier<'_> {
         let how = Unpacking { stop: &|| cancel.is_cancelled(), ..Unpacking::archive(owners, self.terms.limits) };
         let mut described = Vec::new();
         let unpacked = unpack_some(tree.root.open_file(&item.path)?, &dir.handle, how, &mut |entry| {
-            described.extend(entry_path(&entry.path).filter(|_| entry.kind == EntryKind::Dir));
+            described.extend(rbuild_paths::inside(&entry.path).filter(|_| entry.kind == EntryKind::Dir));
             true
         });
         // Checked before the result of unpacking, because a file that is being written may look

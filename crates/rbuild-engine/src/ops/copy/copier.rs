@@ -11,8 +11,8 @@ use rbuild_plan::{Chmod, CopyStep};
 use rbuild_sandbox::Cancel;
 use rbuild_source::{Details, Selected, SourceTree, Take};
 
-use super::destination::{Dir, Links};
 use crate::cache::key;
+use crate::ops::copy::destination::{Dir, Links};
 use crate::ops::copy_error::{CopyError, Reason};
 use crate::ops::incremental_copy::Track;
 use crate::ops::users;

@@ -5,11 +5,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rbuild_layer::{ExternalFile, keep_in_layer};
-use rbuild_linux::{Kind, RootDir, Stat};
-use rbuild_source::{ContentHash, Details, Listed, Sight, SourceTree, Stamp};
+use rbuild_linux::{FileStamp, Kind, RootDir, Stat};
+use rbuild_source::{ContentHash, Details, Listed, Sight, SourceTree};
 
-use super::copier::{Copier, Defers};
-use super::destination::Dir;
+use crate::ops::copy::copier::{Copier, Defers};
+use crate::ops::copy::destination::Dir;
 use crate::ops::copy_error::Reason;
 use crate::ops::copy_file::{copy_file, unchanged};
 
@@ -138,7 +138,7 @@ impl Copier<'_> {
             _ if stat.kind == Kind::File => hashes.last_read(stat),
             _ => None,
         };
-        let stamp = (hashes.tells(stat) && stat.kind == Kind::File).then(|| Stamp::of(stat));
+        let stamp = (hashes.tells(stat) && stat.kind == Kind::File).then(|| FileStamp::of(stat));
         let mode = stat.kind.bits() | tree.owner.mode(stat);
         track.listing.put(&dir.real.join(name), Listed { source, mode, stamp, digest });
     }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use rbuild_linux::Kind;
 
-use super::copier::{Copier, Defers};
-use super::destination::Dir;
+use crate::ops::copy::copier::{Copier, Defers};
+use crate::ops::copy::destination::Dir;
 use crate::ops::copy_error::Reason;
 
 impl Copier<'_> {

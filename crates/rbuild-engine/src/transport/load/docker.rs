@@ -8,13 +8,13 @@ use rbuild_image::{
 };
 use rbuild_layer::Compression;
 
-use super::manifest::{counts_differ, named, not_the_layer, take, take_image};
-use super::members::Members;
-use super::named::DockerItem;
-use super::{Found, Image, Incoming};
 use crate::error::{BuildError, Result};
 use crate::event::Warning;
 use crate::images::import::put_layer;
+use crate::transport::load::manifest::{counts_differ, named, not_the_layer, take, take_image};
+use crate::transport::load::members::Members;
+use crate::transport::load::named::DockerItem;
+use crate::transport::load::{Found, Image, Incoming};
 
 /// Imports all images of the document. `entries` are those of `index.json`, if the archive is an
 /// OCI layout as well.

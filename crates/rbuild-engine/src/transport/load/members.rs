@@ -15,9 +15,9 @@ use rbuild_linux::RootDir;
 use rbuild_remedy::Remedy;
 use rbuild_store::Staging;
 
-use super::named::{Named, clean};
-use super::unreadable;
 use crate::error::{BuildError, Result};
+use crate::transport::load::named::{Named, clean};
+use crate::transport::load::unreadable;
 
 /// A member of an archive.
 #[derive(Debug, Clone)]
@@ -122,7 +122,7 @@ pub(crate) fn promised(name: &str) -> Option<BlobDigest> {
 fn wrong_digest(name: &str, found: &BlobDigest) -> BuildError {
     BuildError::Other {
         message: format!("the archive's {name} has the digest {found}"),
-        help: Some(super::DAMAGED.into()),
+        help: Some(crate::transport::load::DAMAGED.into()),
     }
 }
 

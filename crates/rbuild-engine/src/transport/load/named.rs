@@ -103,16 +103,9 @@ impl Named {
     }
 }
 
+/// Returns the name of an archive's member without `.` and `..`, relative to the archive's root.
 pub(crate) fn clean(path: &str) -> String {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()),
-            part => parts.push(part),
-        }
-    }
-    parts.join("/")
+    rbuild_paths::in_root(path).join("/")
 }
 
 pub(super) fn blob_name(digest: &BlobDigest) -> String {

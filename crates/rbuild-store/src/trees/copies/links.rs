@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use rbuild_linux::{Kind, Result, RootDir, Stat, Trail};
 
-use super::copy_entry;
+use crate::trees::copies::merge::copy_entry;
 
 /// Gives each entry of `tree` that has hard links outside of it an inode of its own, so that the
 /// tree cannot be changed through those. Links within the tree are preserved. The tree must not be

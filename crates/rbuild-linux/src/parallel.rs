@@ -1,0 +1,184 @@
+//! Threads that share work: how many there are, and what happens to the first error.
+//!
+//! The threads are started for the work and end with it. They may wait for locks and the disk,
+//! which workers of a common pool must not do.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::Scope;
+
+/// Maximum number of threads that read or write directories. With more, locks in the kernel are the
+/// limit.
+pub const MOST_FILE_THREADS: usize = 8;
+
+/// Returns the number of processors that this process may use.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get())
+}
+
+/// Locks a mutex whose value is valid at every moment, even if a thread panicked while it held it.
+pub fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Processes items on up to `threads` threads, of which one is the caller's, and returns the
+/// results in order. No further item is begun after an error.
+///
+/// # Errors
+///
+/// Returns the error of the first of the failed items.
+pub fn try_map<T, R, E>(threads: usize, items: &[T], work: impl Fn(&T) -> Result<R, E> + Sync) -> Result<Vec<R>, E>
+where
+    T: Sync,
+    R: Send,
+    E: Send,
+{
+    let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let worker = || {
+        let mut done = Vec::new();
+        while !failed.load(Ordering::Relaxed) {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(at) else { break };
+            let result = work(item);
+            failed.fetch_or(result.is_err(), Ordering::Relaxed);
+            done.push((at, result));
+        }
+        done
+    };
+    let mut done = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads.min(items.len())).map(|_| scope.spawn(worker)).collect();
+        let mut done = worker();
+        for other in others {
+            done.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        done
+    });
+    done.sort_unstable_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
+/// The queue of [`Workers`] and their first error.
+pub struct Queue<T, E> {
+    items: Mutex<Option<Receiver<T>>>,
+    failed: AtomicBool,
+    failure: Mutex<Option<E>>,
+}
+
+impl<T, E> Default for Queue<T, E> {
+    fn default() -> Queue<T, E> {
+        Queue { items: Mutex::new(None), failed: AtomicBool::new(false), failure: Mutex::new(None) }
+    }
+}
+
+impl<T, E> Queue<T, E> {
+    fn run(&self, work: impl Fn(T) -> Result<(), E>) {
+        // A thread waits for an item while it holds the lock; the others wait for the lock and get
+        // the following items.
+        let next = || locked(&self.items).as_ref()?.recv().ok();
+        while let Some(item) = next() {
+            if self.failed.load(Ordering::Relaxed) {
+                continue;
+            }
+            if let Err(e) = work(item) {
+                locked(&self.failure).get_or_insert(e);
+                self.failed.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Returns the first error. To be called when the workers have ended.
+    ///
+    /// # Errors
+    ///
+    /// Returns the first error of a worker.
+    pub fn outcome(self) -> Result<(), E> {
+        self.failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    }
+}
+
+/// Threads that process the items of a queue while more of them are found. They are started with
+/// the first item, and end when this is dropped and the queue is empty.
+pub struct Workers<'s, 'e, T, E, W> {
+    scope: &'s Scope<'s, 'e>,
+    queue: &'e Queue<T, E>,
+    work: &'e W,
+    waiting: usize,
+    sender: Option<SyncSender<T>>,
+}
+
+impl<'s, 'e, T, E, W> Workers<'s, 'e, T, E, W>
+where
+    T: Send,
+    E: Send,
+    W: Fn(T) -> Result<(), E> + Sync,
+{
+    /// Prepares workers with a queue of at most `waiting` items.
+    pub fn new(scope: &'s Scope<'s, 'e>, queue: &'e Queue<T, E>, waiting: usize, work: &'e W) -> Self {
+        Workers { scope, queue, work, waiting, sender: None }
+    }
+
+    /// Queues an item, waiting while the queue is full. Items after an error are dropped.
+    pub fn give(&mut self, item: T) {
+        let (queue, work) = (self.queue, self.work);
+        let sender = self.sender.get_or_insert_with(|| {
+            let (sender, receiver) = sync_channel(self.waiting);
+            *locked(&queue.items) = Some(receiver);
+            for _ in 0..cores().min(MOST_FILE_THREADS) {
+                self.scope.spawn(move || queue.run(work));
+            }
+            sender
+        });
+        // The receiver is in the queue, which outlives this.
+        let _ = sender.send(item);
+    }
+
+    /// Returns true after the first error.
+    pub fn has_failed(&self) -> bool {
+        self.queue.failed.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_in_the_order_of_the_items() {
+        for threads in [0, 1, 3, 50] {
+            let items: Vec<usize> = (0..40).collect();
+            let doubled = try_map(threads, &items, |item| Ok::<_, ()>(item * 2)).unwrap();
+            assert!(doubled.iter().enumerate().all(|(at, value)| *value == at * 2), "{threads} threads");
+        }
+        assert_eq!(try_map(4, &[], |_: &u8| Ok::<u8, ()>(0)), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn nothing_is_begun_after_an_error() {
+        let begun = AtomicUsize::new(0);
+        let items: Vec<usize> = (0..1000).collect();
+        let failed = try_map(1, &items, |item| {
+            begun.fetch_add(1, Ordering::Relaxed);
+            if *item == 3 { Err(*item) } else { Ok(()) }
+        });
+        assert_eq!((failed, begun.into_inner()), (Err(3), 4));
+    }
+
+    #[test]
+    fn workers_process_all_items_or_return_the_first_error() {
+        for (bad, want) in [(None, Ok(())), (Some(7), Err(7))] {
+            let sum = AtomicUsize::new(0);
+            let queue = Queue::default();
+            let work = |item: usize| {
+                sum.fetch_add(item, Ordering::Relaxed);
+                if Some(item) == bad { Err(item) } else { Ok(()) }
+            };
+            std::thread::scope(|scope| {
+                let mut workers = Workers::new(scope, &queue, 2, &work);
+                (0..100).for_each(|item| workers.give(item));
+            });
+            assert_eq!(queue.outcome(), want);
+            assert!(bad.is_some() || sum.into_inner() == 4950);
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Caches, which are created once and locked while they are in use.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+
+use rbuild_image::Hasher;
+use rbuild_linux::{KeyLock, LockKind, RootDir};
+
+use crate::cache::records::lock_key;
+use crate::error::{Result, StoreError};
+use crate::ids::{CacheId, CacheName};
+use crate::store::{Owners, Store};
+use crate::workspace::Workspace;
+
+/// Sharing mode of a cache mount, in order of strictness.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CacheUse {
+    /// Shared with all other users in this mode.
+    Shared,
+    /// Exclusive; a concurrent user gets another, new cache.
+    Private,
+    /// Exclusive; a concurrent user waits.
+    Locked,
+}
+
+/// A cache in use. Dropping it releases the lock.
+pub struct CacheMount {
+    /// Path of the cache directory.
+    pub path: PathBuf,
+    /// The cache directory.
+    pub dir: RootDir,
+    pub(super) name: CacheName,
+    _lock: KeyLock,
+}
+
+impl Store {
+    /// Returns the cache `id`, creating it with `fill` if it does not exist. `fill` gets an empty,
+    /// private directory. To avoid a deadlock, request several locked caches in the order of their
+    /// IDs.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the lock cannot be taken, if `fill` fails, or if the cache cannot be created.
+    pub fn cache_mount<E: From<StoreError>>(
+        &self,
+        work: &Workspace,
+        id: &CacheId,
+        how: CacheUse,
+        fill: impl FnOnce(&RootDir) -> std::result::Result<(), E>,
+    ) -> std::result::Result<CacheMount, E> {
+        let (name, lock) = self.lock_cache(id, how)?;
+        let short = &name.hex()[..32];
+        let mounts = self.dir("mounts")?;
+        let exists = || mounts.exists(short).map_err(StoreError::from);
+        if !exists()? {
+            // Concurrent users of a shared cache create it once.
+            let _alone = self.alone_with("making", &name)?;
+            if !exists()? {
+                let (path, dir) = work.new_dir()?;
+                fill(&dir)?;
+                let made = path.file_name().unwrap_or_default();
+                work.dir().rename(made, &mounts, OsStr::new(short)).map_err(StoreError::from)?;
+            }
+        }
+        self.note_use("mounts", short)?;
+        let path = self.path().join("mounts").join(short);
+        Ok(CacheMount { path, dir: mounts.sub(short).map_err(StoreError::from)?, name, _lock: lock })
+    }
+
+    /// Excludes concurrent users from an operation on the cache of that name.
+    pub(super) fn alone_with(&self, doing: &str, name: &CacheName) -> Result<KeyLock> {
+        let mut hasher = Hasher::new();
+        hasher.field(doing).field(name.bytes());
+        self.lock(&hasher.finish())
+    }
+
+    /// Locks the first available copy of the cache `id`. Returns its name and the lock.
+    fn lock_cache(&self, id: &CacheId, how: CacheUse) -> Result<(CacheName, KeyLock)> {
+        let mut copy = 0u64;
+        loop {
+            let mut hasher = Hasher::new();
+            hasher.field("cache mount").field(id.bytes()).field(copy.to_le_bytes());
+            if self.owners() == Owners::Recorded {
+                hasher.field("keyed owners");
+            }
+            let name: CacheName = hasher.finish();
+            let lock = match how {
+                CacheUse::Locked => Some(self.wait_for_key(lock_key(name.bytes()))?),
+                CacheUse::Shared => self.try_key(lock_key(name.bytes()), LockKind::Shared)?,
+                CacheUse::Private => self.try_key(lock_key(name.bytes()), LockKind::Exclusive)?,
+            };
+            match lock {
+                Some(lock) => return Ok((name, lock)),
+                None => copy += 1,
+            }
+        }
+    }
+}
