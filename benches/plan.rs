@@ -86,7 +86,7 @@ fn copies(lines: usize) -> String {
 
 fn parse_and_plan(text: &str, images: &HashMap<ImageName, BaseImage>) -> usize {
     let file = rbuild_dockerfile::parse(text.as_bytes()).expect("the generated file is valid");
-    match plan(&file, &Parameters::new(Platform::host()), images) {
+    match plan(&file, &Parameters::new(Platform::host(), Platform::host()), images) {
         Ok(Plan::Graph(graph)) => graph.vertices.len(),
         _ => panic!("the file cannot be planned"),
     }

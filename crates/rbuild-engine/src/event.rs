@@ -1,10 +1,11 @@
 //! Events of a build.
 
-use rbuild_linux::parallel::locked;
 use std::sync::{Arc, Condvar, Mutex};
 
+use rbuild_linux::parallel::locked;
 use rbuild_remedy::Remedy;
 use rbuild_sandbox::Stream;
+pub use rbuild_store::StepOutcome;
 
 /// A warning, as one sentence.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,25 +69,6 @@ pub enum Event {
     Warning(Warning),
     /// No more progress may be drawn, because the terminal is about to be used by something else.
     End,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StepOutcome {
-    Done,
-    Cached,
-    Failed,
-    Cancelled,
-}
-
-impl StepOutcome {
-    pub(crate) fn word(self) -> &'static str {
-        match self {
-            StepOutcome::Done => "done",
-            StepOutcome::Cached => "cached",
-            StepOutcome::Failed => "failed",
-            StepOutcome::Cancelled => "stopped",
-        }
-    }
 }
 
 /// A chunk of a command's output. It counts against `ROOM` until it is dropped.

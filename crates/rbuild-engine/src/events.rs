@@ -1,10 +1,10 @@
 //! The channel that events of a build are sent on. Relabels the steps of platforms, masks secrets,
 //! and keeps the journal.
 
-use rbuild_linux::parallel::locked;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, PoisonError};
 
+use rbuild_linux::parallel::locked;
 use rbuild_sandbox::Stream;
 
 use crate::event::{Chunk, Event, ROOM, Room, Warning};

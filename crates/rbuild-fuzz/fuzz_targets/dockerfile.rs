@@ -39,7 +39,7 @@ fuzz_target!(|bytes: &[u8]| {
     let mut config = ImageConfig::empty(&Platform::host());
     config.config.on_build = vec!["RUN triggered".into()];
     for _ in 0..64 {
-        match plan(&file, &Parameters::new(Platform::host()), &images) {
+        match plan(&file, &Parameters::new(Platform::host(), Platform::host()), &images) {
             Ok(Plan::Needs(needs)) => {
                 for need in needs {
                     images.insert(need.image.name, BaseImage { manifest: ManifestDigest::of(b"image"), config: config.clone() });

@@ -15,6 +15,8 @@ pub struct Parameters {
     pub labels: Vec<(String, String)>,
     /// Network mode of RUN without `--network`.
     pub network: Network,
+    /// Platform of this machine.
+    pub host: Platform,
     /// Platform of the result.
     pub platform: Platform,
     /// The platform was requested. Otherwise the platform of the base image is kept.
@@ -41,13 +43,14 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// Returns the defaults: the last stage, for `platform`.
-    pub fn new(platform: Platform) -> Parameters {
+    /// Returns the defaults: the last stage, for `platform`, on a machine of the platform `host`.
+    pub fn new(host: Platform, platform: Platform) -> Parameters {
         Parameters {
             target: None,
             build_args: Vec::new(),
             labels: Vec::new(),
             network: Network::Host,
+            host,
             platform,
             platform_given: false,
             emulated: Vec::new(),

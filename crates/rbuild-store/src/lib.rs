@@ -63,7 +63,7 @@ mod waiting;
 mod witness;
 mod workspace;
 
-pub use cache::inputs::{BuildIndex, IndexedStep, KeyInputs};
+pub use cache::inputs::{BuildIndex, FILES, FROM, IndexedStep, KeyInputs, KeyPart, KeyValue, PARENT};
 pub use cache::records::{ForeignRecord, Record};
 pub use cache_mounts::{CacheMount, CacheUse, LentCache};
 pub use containers::Container;
@@ -74,7 +74,7 @@ pub use gc::prune::{Freed, Usage};
 pub use ids::{BuildIndexName, CacheId, CacheKey, ContainerId, HashesName, ImageKey, LockId, ResultId, SecretMark};
 pub use images::{Image, NamedImage};
 pub use layers::PackedLayer;
-pub use logs::{BuildLog, LayerLog, LogLock, PhaseLog, StepLog, StepLogFile};
+pub use logs::{BuildLog, BuildStatus, LayerLog, LogLock, PhaseLog, StepLog, StepLogFile, StepOutcome};
 pub use pulled::Pulled;
 pub use secrets::Verdict;
 pub use staging::{Receiving, Staging};

@@ -26,8 +26,8 @@ pub struct BuildLog {
     pub started: i64,
     /// Duration in seconds.
     pub seconds: f64,
-    /// `done`, `failed` or `stopped`.
-    pub status: String,
+    /// Its end.
+    pub status: BuildStatus,
     /// Its steps.
     pub steps: Vec<StepLog>,
     /// Work that does not belong to a step.
@@ -36,6 +36,56 @@ pub struct BuildLog {
     /// Layers of the result made by its own steps, if requested.
     #[serde(default)]
     pub layers: Vec<LayerLog>,
+}
+
+/// The end of a build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BuildStatus {
+    /// It succeeded.
+    Done,
+    /// It failed.
+    Failed,
+    /// It was stopped.
+    Stopped,
+}
+
+impl BuildStatus {
+    /// Returns the word that logs show and store.
+    pub fn word(self) -> &'static str {
+        match self {
+            BuildStatus::Done => "done",
+            BuildStatus::Failed => "failed",
+            BuildStatus::Stopped => "stopped",
+        }
+    }
+}
+
+/// The end of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StepOutcome {
+    /// It ran and succeeded.
+    Done,
+    /// Its result was reused.
+    Cached,
+    /// It failed.
+    Failed,
+    /// It was stopped, or had not ended when the build ended.
+    #[serde(rename = "stopped")]
+    Cancelled,
+}
+
+impl StepOutcome {
+    /// Returns the word that logs show and store.
+    pub fn word(self) -> &'static str {
+        match self {
+            StepOutcome::Done => "done",
+            StepOutcome::Cached => "cached",
+            StepOutcome::Failed => "failed",
+            StepOutcome::Cancelled => "stopped",
+        }
+    }
 }
 
 /// The log of work that does not belong to a step.
@@ -71,8 +121,8 @@ pub struct StepLog {
     pub label: String,
     /// The instruction.
     pub text: String,
-    /// `done`, `cached`, `failed` or `stopped`.
-    pub outcome: String,
+    /// Its end.
+    pub outcome: StepOutcome,
     /// Start time in seconds after the start of the build.
     #[serde(default)]
     pub began: f64,

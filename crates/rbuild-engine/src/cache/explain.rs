@@ -3,9 +3,9 @@
 
 use rbuild_plan::{BuildGraph, Step, StepName, Vertex, VertexId};
 use rbuild_source::Changes;
-use rbuild_store::{BuildIndex, CacheKey, IndexedStep, KeyInputs, ResultId};
+use rbuild_store::{BuildIndex, CacheKey, FILES, FROM, IndexedStep, KeyInputs, KeyPart, KeyValue, PARENT, ResultId};
 
-use crate::cache::key::{FILES, FROM, PARENT, Part};
+use crate::cache::key::Part;
 use crate::ops::redact::SecretValues;
 
 /// Maximum number of names per kind of change; further ones are only counted.
@@ -24,24 +24,26 @@ pub struct Bookkeeper<'a> {
 
 impl Bookkeeper<'_> {
     pub fn note(&mut self, part: &Part<'_>) {
+        let mask = |text: String| self.secrets.mask(text);
         let (name, value) = match part {
-            Part::Own(name, value) => (*name, String::from_utf8_lossy(value).into_owned()),
-            Part::Files(name, digest) => (*name, digest.hex()),
+            Part::Own(name, value) => (*name, KeyValue::Text(mask(String::from_utf8_lossy(value).into_owned()))),
+            Part::Files(name, digest) => (*name, KeyValue::Files(*digest.bytes())),
             Part::Input(name, id) => {
                 let vertex = &self.graph.vertices[*id];
                 match &vertex.step {
-                    Step::Image { name: image, manifest } => (*name, format!("{IMAGE}{image} {manifest}")),
-                    _ => (*name, format!("{STEP}{} {}", vertex.name, (self.result_of)(*id))),
+                    Step::Image { name: image, manifest } => {
+                        (*name, KeyValue::Image { name: mask(image.clone()), manifest: *manifest })
+                    }
+                    _ => {
+                        let label = mask(vertex.name.to_string());
+                        (*name, KeyValue::Step { label, result: (self.result_of)(*id) })
+                    }
                 }
             }
         };
-        self.key_inputs.parts.push((name.to_string(), self.secrets.mask(value)));
+        self.key_inputs.parts.push(KeyPart { name: name.to_string(), value });
     }
 }
-
-// Prefixes of an input's name among the inputs of a key.
-const IMAGE: &str = "image ";
-const STEP: &str = "step ";
 
 /// Returns the build index entry of a step.
 pub fn entry(vertex: &Vertex, key: CacheKey) -> IndexedStep {
@@ -78,16 +80,13 @@ pub fn hit(key: &CacheKey) -> String {
 pub fn differences(now: &KeyInputs, before: &KeyInputs, files: Option<&Changes>) -> Vec<String> {
     let mut told = Vec::new();
     let mut names: Vec<&str> = Vec::new();
-    for (name, _) in now.parts.iter().chain(&before.parts) {
-        if !names.contains(&name.as_str()) {
-            names.push(name);
+    for part in now.parts.iter().chain(&before.parts) {
+        if !names.contains(&part.name.as_str()) {
+            names.push(&part.name);
         }
     }
     for name in names.iter().copied() {
-        let of = |key_inputs: &KeyInputs| -> Vec<String> {
-            key_inputs.parts.iter().filter(|(n, _)| n == name).map(|(_, value)| value.clone()).collect()
-        };
-        let (new, old) = (of(now), of(before));
+        let (new, old) = (values(now, name), values(before, name));
         if new == old {
             continue;
         }
@@ -105,19 +104,27 @@ pub fn differences(now: &KeyInputs, before: &KeyInputs, files: Option<&Changes>)
                 _ => "files that it takes from the context changed".into(),
             }),
             "command" | "script" | "here-document" => told.push(format!("the {name} changed")),
-            _ => told.push(format!("{name}: {} → {}", value(&old.join(" ")), value(&new.join(" ")))),
+            _ => told.push(format!("{name}: {} → {}", value(&texts(&old)), value(&texts(&new)))),
         }
     }
     told
 }
 
+/// Returns the values of the parts with that name, in order.
+fn values<'a>(key_inputs: &'a KeyInputs, name: &str) -> Vec<&'a KeyValue> {
+    key_inputs.parts.iter().filter(|part| part.name == name).map(|part| &part.value).collect()
+}
+
+fn texts(values: &[&KeyValue]) -> String {
+    values.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
 /// Returns the display name of a file source: `[build 3/4]`, `debian:bookworm`.
-fn source(input: &str) -> String {
-    let name = |kind: &str| Some(input.strip_prefix(kind)?.rsplit_once(' ')?.0);
-    match (name(STEP), name(IMAGE)) {
-        (Some(label), _) => format!("[{label}]"),
-        (None, Some(image)) => image.to_string(),
-        (None, None) => input.to_string(),
+fn source(input: &KeyValue) -> String {
+    match input {
+        KeyValue::Step { label, .. } => format!("[{label}]"),
+        KeyValue::Image { name, .. } => name.clone(),
+        KeyValue::Text(_) | KeyValue::Files(_) => input.to_string(),
     }
 }
 
@@ -129,31 +136,23 @@ fn value(text: &str) -> String {
     }
 }
 
-fn inputs(new: &[String], old: &[String]) -> Vec<String> {
+fn inputs(new: &[&KeyValue], old: &[&KeyValue]) -> Vec<String> {
     let mut told = Vec::new();
-    for (i, input) in new.iter().enumerate() {
-        let before = old.get(i);
-        if before == Some(input) {
-            continue;
-        }
-        let split = |text: &str, kind: &str| -> Option<(String, String)> {
-            let (name, digest) = text.strip_prefix(kind)?.rsplit_once(' ')?;
-            Some((name.to_string(), digest.to_string()))
-        };
-        let short =
-            |digest: &str| digest.strip_prefix("sha256:").unwrap_or(digest).chars().take(12).collect::<String>();
-        told.push(match (split(input, IMAGE), before.and_then(|b| split(b, IMAGE))) {
-            (Some((name, to)), Some((was, from))) if name == was => {
-                format!("image {name} moved from {} to {}", short(&from), short(&to))
+    for (i, input) in new.iter().copied().enumerate() {
+        let before = old.get(i).copied();
+        told.push(match (input, before) {
+            _ if before == Some(input) => continue,
+            (KeyValue::Image { name, manifest }, Some(KeyValue::Image { name: was, manifest: from }))
+                if name == was =>
+            {
+                format!("image {name} moved from {} to {}", from.short(), manifest.short())
             }
-            (Some((name, _)), Some((was, _))) => format!("image {was} → {name}"),
-            (Some((name, _)), None) => format!("it stands on the image {name} now"),
-            (None, _) => match split(input, STEP) {
-                // A step that only moved has the same result and is not a reason.
-                Some((_, to)) if before.and_then(|b| split(b, STEP)).is_some_and(|(_, from)| from == to) => continue,
-                Some((label, _)) => format!("[{label}] before it changed"),
-                None => continue,
-            },
+            (KeyValue::Image { name, .. }, Some(KeyValue::Image { name: was, .. })) => format!("image {was} → {name}"),
+            (KeyValue::Image { name, .. }, _) => format!("it stands on the image {name} now"),
+            // A step that only moved has the same result and is not a reason.
+            (KeyValue::Step { result, .. }, Some(KeyValue::Step { result: was, .. })) if result == was => continue,
+            (KeyValue::Step { label, .. }, _) => format!("[{label}] before it changed"),
+            (KeyValue::Text(_) | KeyValue::Files(_), _) => continue,
         });
     }
     if told.is_empty() && new.len() < old.len() {
@@ -162,9 +161,13 @@ fn inputs(new: &[String], old: &[String]) -> Vec<String> {
     told
 }
 
-fn variables(new: &[String], old: &[String]) -> Vec<String> {
-    let pairs = |list: &[String]| -> Vec<(String, String)> {
-        list.iter().filter_map(|v| v.split_once('=')).map(|(k, v)| (k.to_string(), v.to_string())).collect()
+fn variables(new: &[&KeyValue], old: &[&KeyValue]) -> Vec<String> {
+    let pairs = |list: &[&KeyValue]| -> Vec<(String, String)> {
+        let pair = |value: &&KeyValue| match value {
+            KeyValue::Text(text) => text.split_once('=').map(|(k, v)| (k.to_string(), v.to_string())),
+            _ => None,
+        };
+        list.iter().filter_map(pair).collect()
     };
     let (new, old) = (pairs(new), pairs(old));
     let find = |list: &[(String, String)], name: &str| list.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone());
@@ -204,29 +207,34 @@ fn file_changes(changes: &Changes) -> String {
 mod tests {
     use super::*;
 
+    /// Parts by their stored form. `@` and a letter stand for the digest of that letter.
     fn key_inputs(parts: &[(&str, &str)]) -> KeyInputs {
-        KeyInputs { parts: parts.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect() }
+        let digest = |text: &str| match text.split_once('@') {
+            Some((before, letter)) => format!("{before}{}", ResultId::of(letter.as_bytes())),
+            None => text.to_string(),
+        };
+        KeyInputs { parts: parts.iter().map(|(k, v)| (k.to_string(), digest(v)).into()).collect() }
     }
 
     #[test]
     fn what_differs_is_named() {
         let before = key_inputs(&[
-            (PARENT, "image debian:bookworm sha256:aaaaaaaaaaaaaaaa"),
+            (PARENT, "image debian:bookworm @a"),
             ("command", "/bin/sh"),
             ("command", "make"),
             ("variable", "VERSION=1.1"),
             ("variable", "GONE=x"),
             ("user", ""),
-            (FILES, "00"),
+            (FILES, "@c"),
         ]);
         let now = key_inputs(&[
-            (PARENT, "image debian:bookworm sha256:bbbbbbbbbbbbbbbb"),
+            (PARENT, "image debian:bookworm @b"),
             ("command", "/bin/sh"),
             ("command", "make all"),
             ("variable", "VERSION=1.2"),
             ("variable", "NEW=y"),
             ("user", "app"),
-            (FILES, "11"),
+            (FILES, "@d"),
         ]);
         let changes = Changes {
             changed: vec!["src/main.rs".into()],
@@ -236,7 +244,7 @@ mod tests {
         assert_eq!(
             differences(&now, &before, Some(&changes)),
             [
-                "image debian:bookworm moved from aaaaaaaaaaaa to bbbbbbbbbbbb",
+                "image debian:bookworm moved from ca978112ca1b to 3e23e8160039",
                 "the command changed",
                 "VERSION 1.1 → 1.2",
                 "NEW=y is new",
@@ -250,9 +258,7 @@ mod tests {
 
     #[test]
     fn files_of_a_stage_are_told_of_by_name() {
-        let of = |digest: &str| {
-            key_inputs(&[(PARENT, "step b 1/2 sha256:99"), (FROM, &format!("step a 3/5 sha256:{digest}"))])
-        };
+        let of = |digest: &str| key_inputs(&[(PARENT, "step b 1/2 @p"), (FROM, &format!("step a 3/5 @{digest}"))]);
         let changes = Changes { changed: vec!["out/app".into()], ..Changes::default() };
         assert_eq!(differences(&of("1"), &of("2"), Some(&changes)), ["of [a 3/5]: out/app changed"]);
         assert_eq!(differences(&of("1"), &of("2"), None), ["[a 3/5] before it changed"]);
@@ -260,7 +266,7 @@ mod tests {
 
     #[test]
     fn a_step_before_that_changed_is_a_reason_and_one_that_moved_is_none() {
-        let of = |label: &str, digest: &str| key_inputs(&[(PARENT, &format!("step {label} sha256:{digest}"))]);
+        let of = |label: &str, digest: &str| key_inputs(&[(PARENT, &format!("step {label} @{digest}"))]);
         let told = |now: &KeyInputs, before: &KeyInputs| differences(now, before, None);
         assert_eq!(told(&of("a 3/5", "11"), &of("a 3/5", "22")), ["[a 3/5] before it changed"]);
         assert!(told(&of("a 4/6", "22"), &of("a 3/5", "22")).is_empty());

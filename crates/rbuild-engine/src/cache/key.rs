@@ -18,7 +18,7 @@ use rbuild_source::{
     Content, HardLinks, HashCache, Ignore, Owner, Selected, SelectionHash, Sight, SourceError, SourceTree, Take,
     content, content_without_links,
 };
-use rbuild_store::{CacheKey, ResultId};
+use rbuild_store::{CacheKey, FILES, FROM, PARENT, ResultId};
 
 use crate::builder_paths::Place;
 use crate::error::{BuildError, Result};
@@ -297,11 +297,6 @@ pub fn context_mounts(run: &RunStep) -> impl Iterator<Item = ContextMount<'_>> {
     })
 }
 
-/// Names of key components that are not properties of the step itself.
-pub const PARENT: &str = "the file system below";
-pub const FROM: &str = "what it reads";
-pub const FILES: &str = "files of the context";
-
 /// Returns the key of a step by the content that it reads and by its parent's result. `parent` is
 /// `None` for a linked copy, whose files do not depend on it.
 pub fn content_key(vertex: &Vertex, salt: Option<&str>, parent: Option<&ResultId>, contents: &[Read]) -> CacheKey {
@@ -405,7 +400,9 @@ mod tests {
     fn keys(source: &str) -> Vec<String> {
         let platform: Platform = "linux/amd64".parse().unwrap();
         let file = parse(source.as_bytes()).unwrap();
-        let Ok(Plan::Graph(graph)) = plan(&file, &Parameters::new(platform), &HashMap::new()) else { panic!() };
+        let Ok(Plan::Graph(graph)) = plan(&file, &Parameters::new(platform.clone(), platform), &HashMap::new()) else {
+            panic!()
+        };
         let contexts = Contexts { main: None, named: Vec::new() };
         let mut results: Vec<ResultId> = Vec::new();
         let mut found = Vec::new();

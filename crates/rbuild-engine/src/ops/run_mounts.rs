@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rbuild_dockerfile::{Sharing, Span};
-use rbuild_image::{BlobDigest, Hasher};
+use rbuild_image::Hasher;
 use rbuild_linux::RootDir;
 use rbuild_plan::{
     AgentStep, CacheStep, CopyStep, From, MountKindStep, MountStep, RunStep, Security, SourceNames, VertexId,
@@ -13,11 +13,12 @@ use rbuild_plan::{
 use rbuild_sandbox::{MountRequest, Source};
 use rbuild_source::{Changes, Content, Listing, Owner, SelectionHash, SourceTree};
 use rbuild_store::{
-    CacheId, CacheKey, CacheMount, CacheUse, Files, KeyInputs, LISTING, LentCache, Snapshots, Store, TreeId, Workspace,
+    CacheId, CacheKey, CacheMount, CacheUse, FILES, Files, KeyInputs, KeyValue, LISTING, LentCache, Snapshots, Store,
+    TreeId, Workspace,
 };
 
 use crate::builder_paths::Place;
-use crate::cache::key::{self, FILES, source_error};
+use crate::cache::key::{self, source_error};
 use crate::error::{BuildError, Result};
 use crate::ops::copy::copy;
 use crate::ops::copy_error::CopyError;
@@ -323,9 +324,9 @@ impl Executor<'_> {
 
 /// Returns the content digests of the context mounts among the recorded inputs of a key, in order.
 fn content_digests(key_inputs: &KeyInputs) -> Vec<Option<SelectionHash>> {
-    let contents = key_inputs.parts.iter().filter(|(name, _)| name == FILES);
+    let contents = key_inputs.parts.iter().filter(|part| part.name == FILES);
     contents
-        .map(|(_, hex)| Some(SelectionHash::from_bytes(*format!("sha256:{hex}").parse::<BlobDigest>().ok()?.bytes())))
+        .map(|part| if let KeyValue::Files(hash) = part.value { Some(SelectionHash::from_bytes(hash)) } else { None })
         .collect()
 }
 

@@ -3,18 +3,12 @@
 use std::path::PathBuf;
 
 use rbuild_linux::{Kind, RootDir};
+pub use rbuild_store::BuildStatus as Status;
 use rbuild_store::{BuildLog, LayerLog, Store};
 
 use crate::events::Events;
 use crate::prepare::Prepared;
 use crate::request::BuildRequest;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
-    Done,
-    Failed,
-    Stopped,
-}
 
 /// Number of largest files recorded per layer.
 const BIGGEST: usize = 5;
@@ -43,17 +37,12 @@ pub fn remember(
         *path = secrets.mask(std::mem::take(path));
     }
     let names: Vec<String> = request.tags.iter().map(|tag| tag.familiar()).collect();
-    let status = match status {
-        Status::Done => "done",
-        Status::Failed => "failed",
-        Status::Stopped => "stopped",
-    };
     let _ = store.put_build_log(&BuildLog {
         id: request.build_id.clone(),
         what: if names.is_empty() { request.dockerfile_name.clone() } else { names.join(", ") },
         started: request.now,
         seconds: events.journal().now(),
-        status: status.into(),
+        status,
         steps,
         phases,
         layers,

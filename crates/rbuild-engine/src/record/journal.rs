@@ -1,11 +1,11 @@
 //! Records the steps and phases of a build, with their times, from the events that are sent.
 
-use rbuild_linux::parallel::locked;
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use rbuild_store::{PhaseLog, StepLog};
+use rbuild_linux::parallel::locked;
+use rbuild_store::{PhaseLog, StepLog, StepOutcome};
 
 use crate::event::Event;
 
@@ -43,7 +43,7 @@ impl Journal {
                     step: *step,
                     label: label.clone(),
                     text: text.clone(),
-                    outcome: "stopped".into(),
+                    outcome: StepOutcome::Cancelled,
                     began: self.now(),
                     seconds: 0.0,
                     why: None,
@@ -57,7 +57,7 @@ impl Journal {
             }
             Event::Done { step, outcome, seconds } => {
                 if let Some(place) = pages.places.get(step) {
-                    pages.steps[*place].outcome = outcome.word().into();
+                    pages.steps[*place].outcome = *outcome;
                     pages.steps[*place].seconds = *seconds;
                 }
             }

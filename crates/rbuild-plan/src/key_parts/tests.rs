@@ -17,7 +17,8 @@ fn parts(instruction: &str, params: &Parameters) -> Vec<String> {
 }
 
 fn params() -> Parameters {
-    let mut params = Parameters::new("linux/amd64".parse::<Platform>().unwrap());
+    let platform: Platform = "linux/amd64".parse().unwrap();
+    let mut params = Parameters::new(platform.clone(), platform);
     params.allow_insecure = true;
     params.contexts = vec![NamedContext { name: "ctx".into(), source: ContextSource::Directory }];
     params

@@ -44,7 +44,7 @@ pub fn automatic_args(params: &Parameters, stage: &str) -> Vec<(String, String)>
             (format!("{prefix}VARIANT"), p.variant.clone().unwrap_or_default()),
         ]
     };
-    let platforms = [of("BUILD", &Platform::host()), of("TARGET", &params.platform)].concat();
+    let platforms = [of("BUILD", &params.host), of("TARGET", &params.platform)].concat();
     let all = platforms.into_iter().chain([("TARGETSTAGE".to_string(), stage.to_string())]);
     all.map(|(name, value)| (name.clone(), params.build_arg(&name).map_or(value, str::to_string))).collect()
 }

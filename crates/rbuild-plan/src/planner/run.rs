@@ -2,7 +2,6 @@
 
 use rbuild_dockerfile::ast::{self, Command, Word};
 use rbuild_dockerfile::{Diagnostic, Mount, MountKind, PROXY_ARGS, Span, parse_mount};
-use rbuild_image::Platform;
 use rbuild_remedy::Remedy;
 
 use crate::graph::{
@@ -88,7 +87,7 @@ impl Planner<'_> {
 
     /// Checks that this machine can run programs of the stage's platform.
     fn check_runnable(&self, state: &StageState, span: Span) -> Planned<()> {
-        let (host, wanted) = (Platform::host(), state.config.platform());
+        let (host, wanted) = (&self.params.host, state.config.platform());
         if host.runs(&wanted) || (wanted.os == host.os && self.params.emulated.contains(&wanted.arch)) {
             return Ok(());
         }

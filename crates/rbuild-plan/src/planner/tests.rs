@@ -9,7 +9,7 @@ use crate::graph::{BuildGraph, From as Input, RunStep, Step, Ulimit};
 use crate::{ContextSource, NamedContext, NoCache, Parameters, WrittenImage};
 
 fn params() -> Parameters {
-    Parameters::new(Platform::host())
+    Parameters::new(Platform::host(), Platform::host())
 }
 
 fn debian() -> HashMap<ImageName, BaseImage> {
@@ -501,4 +501,18 @@ fn long_chains_of_stages_do_not_recurse() {
     }
     source.push_str("FROM s0\n");
     assert!(error(&source).contains("is defined later in the file (move the stage above this one"));
+}
+
+#[test]
+fn the_machine_is_a_parameter() {
+    let of = |text: &str| text.parse::<Platform>().unwrap();
+    let arm = Parameters::new(of("linux/arm64"), of("linux/amd64"));
+    let args = automatic_args(&arm, "s");
+    let value = |name: &str| args.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+    assert_eq!((value("BUILDPLATFORM"), value("TARGETPLATFORM")), (Some("linux/arm64"), Some("linux/amd64")));
+    let file = parse(b"FROM scratch\nRUN [\"/x\"]\n").unwrap();
+    let errors = plan(&file, &arm, &HashMap::new()).map(drop).unwrap_err();
+    assert!(format!("{errors:?}").contains("this machine runs only linux/arm64"), "{errors:?}");
+    let amd = Parameters::new(of("linux/amd64"), of("linux/amd64"));
+    assert!(plan(&file, &amd, &HashMap::new()).is_ok());
 }

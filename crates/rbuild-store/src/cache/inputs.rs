@@ -2,18 +2,105 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
+use rbuild_image::{BlobDigest, ManifestDigest};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::ids::{BuildIndexName, CacheKey};
+use crate::ids::{BuildIndexName, CacheKey, ResultId};
 use crate::modes;
 use crate::store::Store;
 
 /// The named parts that a step's key was computed from, in order. Names may repeat.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyInputs {
-    /// Names and values.
-    pub parts: Vec<(String, String)>,
+    /// The parts.
+    pub parts: Vec<KeyPart>,
+}
+
+/// Name of the part for the file system that a step modifies.
+pub const PARENT: &str = "the file system below";
+/// Name of the parts for stages and images that a step reads.
+pub const FROM: &str = "what it reads";
+/// Name of the parts for content of contexts.
+pub const FILES: &str = "files of the context";
+
+/// A named part of a key. Documents of the store hold the name and the value as texts; the name
+/// determines the kind of the value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(String, String)", into = "(String, String)")]
+pub struct KeyPart {
+    /// Name of the part; shown to users.
+    pub name: String,
+    /// Its value.
+    pub value: KeyValue,
+}
+
+/// The value of a part of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyValue {
+    /// A property of the step itself.
+    Text(String),
+    /// An image that the step reads.
+    Image {
+        /// Name as written in the Dockerfile.
+        name: String,
+        /// Its manifest.
+        manifest: ManifestDigest,
+    },
+    /// Another step, whose result the step reads.
+    Step {
+        /// Label such as `builder 3/7`.
+        label: String,
+        /// Its result.
+        result: ResultId,
+    },
+    /// Hash of selected files of a context.
+    Files([u8; 32]),
+}
+
+impl std::fmt::Display for KeyValue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            KeyValue::Text(text) => f.write_str(text),
+            KeyValue::Image { name, manifest } => write!(f, "image {name} {manifest}"),
+            KeyValue::Step { label, result } => write!(f, "step {label} {result}"),
+            KeyValue::Files(hash) => f.write_str(&ResultId::from_bytes(*hash).hex()),
+        }
+    }
+}
+
+impl From<KeyPart> for (String, String) {
+    fn from(part: KeyPart) -> (String, String) {
+        (part.name, part.value.to_string())
+    }
+}
+
+impl From<(String, String)> for KeyPart {
+    fn from((name, text): (String, String)) -> KeyPart {
+        let value = match name.as_str() {
+            PARENT | FROM => input(&text),
+            FILES => hash(&text).map(KeyValue::Files),
+            _ => None,
+        };
+        KeyPart { name, value: value.unwrap_or(KeyValue::Text(text)) }
+    }
+}
+
+/// Reads the stored form of an input: its kind, its name, and a digest.
+fn input(text: &str) -> Option<KeyValue> {
+    let (kind, rest) = text.split_once(' ')?;
+    let (name, digest) = rest.rsplit_once(' ')?;
+    let (name, bytes) = (name.to_string(), hash(digest)?);
+    match kind {
+        "image" => Some(KeyValue::Image { name, manifest: ManifestDigest::from_bytes(bytes) }),
+        "step" => Some(KeyValue::Step { label: name, result: ResultId::from_bytes(bytes) }),
+        _ => None,
+    }
+}
+
+fn hash(text: &str) -> Option<[u8; 32]> {
+    let hex = text.strip_prefix("sha256:").unwrap_or(text);
+    Some(*format!("sha256:{hex}").parse::<BlobDigest>().ok()?.bytes())
 }
 
 /// The steps last built from one Dockerfile in one directory.
@@ -117,6 +204,28 @@ impl BuildIndex {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Each row has the name and the stored text of a part, and its value.
+    #[test]
+    fn documents_hold_texts_and_programs_hold_kinds() {
+        let hex = BlobDigest::of(b"x").hex();
+        let (manifest, result) = (ManifestDigest::of(b"x"), ResultId::of(b"x"));
+        let table = [
+            (FROM, format!("image debian:12 sha256:{hex}"), KeyValue::Image { name: "debian:12".into(), manifest }),
+            (PARENT, format!("step a 3/7 {hex}"), KeyValue::Step { label: "a 3/7".into(), result }),
+            (FILES, hex.clone(), KeyValue::Files(*result.bytes())),
+            ("command", format!("step a 3/7 {hex}"), KeyValue::Text(format!("step a 3/7 {hex}"))),
+            (FROM, "image x".into(), KeyValue::Text("image x".into())),
+            (FROM, format!("disk x {hex}"), KeyValue::Text(format!("disk x {hex}"))),
+            (FILES, "00".into(), KeyValue::Text("00".into())),
+        ];
+        for (name, text, value) in table {
+            let document = serde_json::to_string(&[[name, &text]]).unwrap();
+            let read: Vec<KeyPart> = serde_json::from_str(&document).unwrap();
+            assert_eq!(read, [KeyPart { name: name.into(), value }], "{text}");
+            assert_eq!(serde_json::to_string(&read).unwrap(), document);
+        }
+    }
 
     fn step(stage: &str, number: usize, text: &str) -> IndexedStep {
         IndexedStep { stage: stage.into(), number, text: text.into(), key: CacheKey::of(text.as_bytes()) }

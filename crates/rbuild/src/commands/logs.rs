@@ -15,7 +15,13 @@ pub fn logs(settings: &Settings, args: LogsArgs) -> Result<u8, Failure> {
     let all = store.build_logs()?;
     let Some(wanted) = &args.build else {
         let row = |b: &BuildLog| {
-            vec![b.id.clone(), ago(b.started), b.status.clone(), format!("{:.1}s", b.seconds), b.what.clone()]
+            vec![
+                b.id.clone(),
+                ago(b.started),
+                b.status.word().to_string(),
+                format!("{:.1}s", b.seconds),
+                b.what.clone(),
+            ]
         };
         let rows: Vec<Vec<String>> = all.iter().map(row).collect();
         terminal::out(&terminal::table(&["BUILD", "STARTED", "STATUS", "DURATION", "RESULT"], &rows));
@@ -46,7 +52,11 @@ pub fn logs(settings: &Settings, args: LogsArgs) -> Result<u8, Failure> {
 
 fn show(store: &Store, build: &BuildLog, step: &StepLog) -> Result<(), Failure> {
     let StepLog { label, text, outcome, seconds, why, .. } = step;
-    terminal::out(&format!("[{label}] {} ({outcome}, {seconds:.1}s)\n", text.lines().next().unwrap_or_default()));
+    terminal::out(&format!(
+        "[{label}] {} ({}, {seconds:.1}s)\n",
+        text.lines().next().unwrap_or_default(),
+        outcome.word()
+    ));
     if let Some(why) = why {
         terminal::out(&format!("why: {why}\n"));
     }

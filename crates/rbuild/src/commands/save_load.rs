@@ -115,7 +115,7 @@ fn change_config(config: &mut ImageConfig, changes: &[String]) -> Result<(), Str
         )
     };
     let file = rbuild_dockerfile::parse(text.as_bytes()).map_err(first)?;
-    let params = rbuild_plan::Parameters::new(config.platform());
+    let params = rbuild_plan::Parameters::new(Platform::host(), config.platform());
     match rbuild_plan::plan(&file, &params, &Default::default()).map_err(first)? {
         rbuild_plan::Plan::Graph(graph) => config.config = graph.config.config,
         rbuild_plan::Plan::Needs(_) => return Err("--change must not name an image".into()),

@@ -119,7 +119,7 @@ fn parameters(
         volumes,
         shm_size: args.shm_size.as_deref().map(|s| flags::size("--shm-size", s)).transpose()?,
         ulimits: args.ulimit.iter().map(|u| Ok(in_plan(flags::ulimit(u)?))).collect::<Result<_, Failure>>()?,
-        ..Parameters::new(platform)
+        ..Parameters::new(Platform::host(), platform)
     })
 }
 

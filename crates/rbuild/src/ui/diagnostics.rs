@@ -128,7 +128,7 @@ mod tests {
 
     /// Returns the errors of a Dockerfile as printed; empty if it plans.
     fn shown(text: &[u8]) -> String {
-        let params = Parameters::new(Platform::host());
+        let params = Parameters::new(Platform::host(), Platform::host());
         let config = ImageConfig::empty(&Platform::host());
         let images = [("base".parse().unwrap(), BaseImage { manifest: ManifestDigest::of(b""), config })].into();
         let planned = rbuild_dockerfile::parse(text).and_then(|file| plan(&file, &params, &images));

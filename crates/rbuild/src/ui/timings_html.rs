@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fmt::Write;
 
 use rbuild_image::human_size;
-use rbuild_store::{BuildLog, LayerLog, StepLog};
+use rbuild_store::{BuildLog, LayerLog, StepLog, StepOutcome};
 
 const STYLE: &str = include_str!("timings.css");
 
@@ -19,11 +19,11 @@ pub fn html(build: &BuildLog) -> String {
         escape(&build.what),
         build.seconds
     );
-    let cached = build.steps.iter().filter(|s| s.outcome == "cached").count();
+    let cached = build.steps.iter().filter(|s| s.outcome == StepOutcome::Cached).count();
     let _ = writeln!(
         page,
         "<p class=\"sum\"><b>{}</b> in <b>{:.1} s</b>: {} steps, {cached} from the cache. Build <code>{}</code>, started {}.</p>",
-        escape(&build.status),
+        build.status.word(),
         build.seconds,
         build.steps.len(),
         escape(&build.id),
@@ -43,7 +43,7 @@ fn critical_path(steps: &[StepLog]) -> Vec<usize> {
     let places: HashMap<usize, usize> = steps.iter().enumerate().map(|(i, s)| (s.step, i)).collect();
     let end = |i: &usize| steps[*i].began + steps[*i].seconds;
     let latest = |among: &mut dyn Iterator<Item = usize>| {
-        among.filter(|i| steps[*i].outcome != "cached").max_by(|a, b| end(a).total_cmp(&end(b)))
+        among.filter(|i| steps[*i].outcome != StepOutcome::Cached).max_by(|a, b| end(a).total_cmp(&end(b)))
     };
     let mut path: Vec<usize> = latest(&mut (0..steps.len())).into_iter().collect();
     while let Some(last) = path.last() {
@@ -90,7 +90,7 @@ fn timeline(page: &mut String, build: &BuildLog, critical: &[usize]) {
     }
     page.push_str("</div>\n");
     for (i, step) in build.steps.iter().enumerate() {
-        let class = format!("{}{}", step.outcome, if critical.contains(&i) { " critical" } else { "" });
+        let class = format!("{}{}", step.outcome.word(), if critical.contains(&i) { " critical" } else { "" });
         row(page, total, &step.label, &step.text, (step.began, step.seconds), &class);
     }
     for phase in &build.phases {
@@ -172,7 +172,7 @@ fn steps(page: &mut String, build: &BuildLog) {
             "<tr><td><b>{}</b></td><td><code>{}</code></td><td>{}</td><td class=\"n\">{}</td><td>{}</td></tr>",
             escape(&step.label),
             escape(&short(&step.text)),
-            escape(&step.outcome),
+            step.outcome.word(),
             time(step.seconds),
             escape(step.why.as_deref().unwrap_or(""))
         );
@@ -202,14 +202,14 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rbuild_store::PhaseLog;
+    use rbuild_store::{BuildStatus, PhaseLog};
 
-    fn step(step: usize, began: f64, seconds: f64, outcome: &str, inputs: &[usize]) -> StepLog {
+    fn step(step: usize, began: f64, seconds: f64, outcome: StepOutcome, inputs: &[usize]) -> StepLog {
         StepLog {
             step,
             label: format!("s {step}/9"),
             text: "RUN <b>&\nmore".into(),
-            outcome: outcome.into(),
+            outcome,
             began,
             seconds,
             why: None,
@@ -223,12 +223,12 @@ mod tests {
             what: "x:latest".into(),
             started: 0,
             seconds: 9.0,
-            status: "done".into(),
+            status: BuildStatus::Done,
             steps: vec![
-                step(1, 0.0, 0.0, "cached", &[0]),
-                step(2, 0.0, 2.0, "done", &[1]),
-                step(3, 0.0, 5.0, "done", &[1]),
-                step(4, 5.0, 3.0, "done", &[2, 3]),
+                step(1, 0.0, 0.0, StepOutcome::Cached, &[0]),
+                step(2, 0.0, 2.0, StepOutcome::Done, &[1]),
+                step(3, 0.0, 5.0, StepOutcome::Done, &[1]),
+                step(4, 5.0, 3.0, StepOutcome::Done, &[2, 3]),
             ],
             phases: vec![PhaseLog { text: "making layers".into(), began: 8.0, seconds: 1.0 }],
             layers: vec![LayerLog { step: 4, bytes: 12, files: 1, biggest: vec![("/a<b".into(), 12)] }],
