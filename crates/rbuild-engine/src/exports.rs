@@ -1,7 +1,17 @@
 //! Outputs of a build, and what has to be made for them.
 
+use rbuild_image::{ImageId, ManifestDigest};
 use rbuild_layer::{Compression, LayerForm};
 use rbuild_linux::{Destination, Directory};
+
+/// The result of a finished build.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Finished {
+    /// Image ID (configuration digest) and manifest digest, if an image was requested.
+    pub image: Option<(ImageId, ManifestDigest)>,
+    /// Manifests of the images of all platforms, in the order of the request.
+    pub platforms: Vec<ManifestDigest>,
+}
 
 /// Format of an archive of images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

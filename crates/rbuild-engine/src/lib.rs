@@ -3,8 +3,11 @@
 //!
 //! This crate prints nothing. Progress is reported as [`Event`]s on one channel.
 
+mod build;
 mod builder_paths;
 mod cache;
+mod destination;
+mod env;
 mod error;
 mod event;
 mod events;
@@ -15,14 +18,16 @@ mod ops;
 mod prepare;
 mod record;
 mod request;
+mod rootfs;
 mod solve;
 mod transport;
 
+pub use build::{answer, execute};
 pub use builder_paths::binds;
 pub use error::{BuildError, StepFailure};
 pub use event::{Event, StepOutcome, Warning};
 pub use events::Events;
-pub use exports::{ArchiveFormat, Export, ImageForm, Split, Squash, Wants};
+pub use exports::{ArchiveFormat, Export, Finished, ImageForm, Split, Squash, Wants};
 pub use images::copy_out::{CopiedTo, CopyTarget, copy_out};
 pub use images::diff::{Difference, first_difference};
 pub use images::import::{Import, import};
@@ -32,18 +37,9 @@ pub use ops::ssh_keys::PrivateKey;
 pub use prepare::resolve::{Bring, NotPulled, PullPolicy, Sought};
 pub use prepare::{Prepared, prepare};
 pub use request::{AgentSource, BuildRequest, ContextDir};
-pub use solve::executor::{execute, snapshots};
+pub use rootfs::snapshots;
 pub use transport::blobs::TransferProgress;
 pub use transport::load::{Incoming, Loaded, Wanted, load, load_directory, take_from_layout};
 pub use transport::pull::{PulledImage, pull};
 pub use transport::push::{Outgoing, check_push, outgoing, push};
 pub use transport::save::{Saved, archive_blobs, layer_blobs, save_directory, save_size, save_to};
-
-/// The result of a finished build.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Finished {
-    /// Image ID (configuration digest) and manifest digest, if an image was requested.
-    pub image: Option<(rbuild_image::ImageId, rbuild_image::ManifestDigest)>,
-    /// Manifests of the images of all platforms, in the order of the request.
-    pub platforms: Vec<rbuild_image::ManifestDigest>,
-}

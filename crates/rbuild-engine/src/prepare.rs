@@ -1,5 +1,4 @@
-//! The phases of a build that need no namespaces: parse, resolve, plan, key. A build that is fully
-//! cached is answered here.
+//! The phases of a build that need no namespaces: parse, resolve, plan, key.
 
 pub(crate) mod demands;
 pub(crate) mod image_key;
@@ -7,28 +6,21 @@ pub(crate) mod lookup;
 pub(crate) mod resolve;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use rbuild_image::{Hasher, ManifestDigest, Platform};
-use rbuild_linux::RootDir;
 use rbuild_plan::{BaseImage, BuildGraph, Parameters, Plan, Step, plan};
 use rbuild_source::{Content, HashCache};
 use rbuild_store::{BuildIndexName, CacheKey, HashesName, Image, SecretMark, Store};
 
-use crate::Finished;
 use crate::cache::explain;
 use crate::cache::key::{Contexts, Viewpoint};
 use crate::error::{BuildError, Result};
 use crate::event::{Event, StepOutcome, Warning};
 use crate::events::Events;
-use crate::export::outputs::{self, View};
 use crate::export::secret_scan;
-use crate::exports::{Export, Split};
-use crate::prepare::image_key::image_key;
 use crate::prepare::lookup::{Known, LookedUp, Lookup};
 use crate::prepare::resolve::{Bring, Resolver};
-use crate::record::build_log::{self, Status};
 use crate::request::BuildRequest;
 
 pub struct Prepared {
@@ -125,48 +117,6 @@ impl Prepared {
         self.graph.vertices.iter().any(|vertex| matches!(vertex.step, Step::Run(_)))
     }
 
-    /// Answers the build from the cache. Returns `None` if a step must run or a file system must be
-    /// mounted, which takes a builder.
-    #[tracing::instrument(target = "engine", name = "answer", level = "debug", skip_all)]
-    pub fn answer(&self, request: &BuildRequest, store: &Store, events: &Events) -> Result<Option<Finished>> {
-        let target = &self.known[self.graph.target];
-        let Some(result) = target.result() else { return Ok(None) };
-        let wants = request.wants();
-        if request.weigh || request.exports.iter().any(|export| wants.is_direct(export)) {
-            return Ok(None);
-        }
-        if !self.is_cleared(request, store)? {
-            return Ok(None);
-        }
-        let single = match target {
-            Known::Hit(record) if wants.files && self.bottom_is_scratch() => store.tree_if_here(&record.tree)?,
-            _ => None,
-        };
-        if wants.files && single.is_none() {
-            return Ok(None);
-        }
-        let mut manifests = Vec::new();
-        for form in wants.images.iter().copied() {
-            match store.result(&image_key(&self.graph, &result, request, &form))? {
-                Some(manifest) => manifests.push((form, manifest)),
-                None => return Ok(None),
-            }
-        }
-        if let Some(view) = single {
-            for export in request.exports.iter().filter(|export| export.form().is_none()) {
-                if !self.export_readable(export, &view)? {
-                    return Ok(None);
-                }
-            }
-        }
-        self.report_hits(events);
-        // Losing the record only costs one explanation.
-        let _ = self.remember(store, &self.keys);
-        let finished = outputs::publish(request, &wants, store, &[manifests], events)?;
-        build_log::remember(request, std::slice::from_ref(self), store, events, Status::Done, Vec::new());
-        Ok(Some(finished))
-    }
-
     /// Records which steps were built here, for comparison with the next build. Steps without a key
     /// were not built.
     pub(crate) fn remember(&self, store: &Store, keys: &[Option<CacheKey>]) -> Result<()> {
@@ -179,29 +129,6 @@ impl Prepared {
             store.put_build_index(&self.build_index, &after)?;
         }
         Ok(())
-    }
-
-    /// Returns true if the target is a single step on scratch, so that its tree is its whole root
-    /// file system.
-    fn bottom_is_scratch(&self) -> bool {
-        let parent = self.graph.vertices[self.graph.target].parent;
-        parent.is_some_and(|p| matches!(self.graph.vertices[p].step, Step::Scratch))
-    }
-
-    /// Writes the files if the caller can read them all. Returns false if not: then the builder,
-    /// which is root in its user namespace, must write them.
-    fn export_readable(&self, export: &Export, view: &RootDir) -> Result<bool> {
-        if !matches!(export, Export::Files { split: Split::Several | Split::Never, .. }) {
-            return Ok(false);
-        }
-        let root = view.try_clone().map_err(BuildError::kernel("the result"))?;
-        match outputs::files(export, &[View { folder: PathBuf::new(), root, epoch: self.graph.epoch }]) {
-            Ok(()) => Ok(true),
-            Err(BuildError::Kernel { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => {
-                Ok(false)
-            }
-            Err(e) => Err(e),
-        }
     }
 
     /// Reports the cached steps.

@@ -26,6 +26,13 @@ pub struct BuildGraph {
     pub warnings: Vec<rbuild_dockerfile::Diagnostic>,
 }
 
+impl BuildGraph {
+    /// Returns the parent chain of a vertex, from itself down to its base.
+    pub fn chain(&self, id: VertexId) -> impl Iterator<Item = VertexId> + use<'_> {
+        std::iter::successors(Some(id), |id| self.vertices[*id].parent)
+    }
+}
+
 /// One entry of the image history.
 #[derive(Debug, Clone)]
 pub struct HistoryEntry {

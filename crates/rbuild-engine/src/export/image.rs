@@ -2,7 +2,6 @@
 //! manifest.
 
 use std::collections::HashMap;
-use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
 use rayon::prelude::*;
@@ -11,59 +10,60 @@ use rbuild_layer::LayerError;
 use rbuild_plan::{NoCache, Step, VertexId};
 use rbuild_store::{PackedLayer, StoreError, TreeId};
 
+use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
 use crate::event::Event;
 use crate::exports::{ImageForm, Squash};
 use crate::prepare::image_key::image_key;
-use crate::solve::executor::Executor;
+use crate::solve::executor::EarlyLayers;
 
 const COMMENT: &str = "buildkit.dockerfile.v0";
 
 /// Returns the manifest digest of the target's image, assembling it unless it is cached.
 #[tracing::instrument(target = "engine", name = "pack", level = "debug", skip_all)]
-pub(crate) fn image(build: &Executor<'_>, form: &ImageForm) -> Result<ManifestDigest> {
-    let key = image_key(&build.prepared.graph, &build.done(build.prepared.graph.target).result, build.request, form);
-    if build.request.parameters.no_cache == NoCache::None
-        && let Some(manifest) = build.store.result(&key)?
+pub(crate) fn image(env: &StepEnv<'_>, form: &ImageForm) -> Result<ManifestDigest> {
+    let key = image_key(env.graph(), &env.done(env.graph().target).result, env.request, form);
+    if env.request.parameters.no_cache == NoCache::None
+        && let Some(manifest) = env.store.result(&key)?
     {
         return Ok(manifest);
     }
     let started = Instant::now();
-    let packed = new_layers(build, form)?;
-    build.events.send(Event::Phase { text: "making layers".into(), seconds: started.elapsed().as_secs_f64() });
-    let manifest = documents(build, form, &packed)?;
-    build.store.put_result(&key, &manifest, &build.request.build_id)?;
+    let packed = new_layers(env, form)?;
+    env.events.send(Event::Phase { text: "making layers".into(), seconds: started.elapsed().as_secs_f64() });
+    let manifest = documents(env, form, &packed)?;
+    env.store.put_result(&key, &manifest, &env.request.build_id)?;
     Ok(manifest)
 }
 
 /// Returns the vertices of the target's parent chain, base first.
-fn chain(build: &Executor<'_>) -> Vec<VertexId> {
-    let mut chain: Vec<VertexId> = build.chain().collect();
+fn chain(env: &StepEnv<'_>) -> Vec<VertexId> {
+    let mut chain: Vec<VertexId> = env.chain().collect();
     chain.reverse();
     chain
 }
 
 /// Returns the trees of the target's own steps, lowest first.
-pub(crate) fn own_trees(build: &Executor<'_>) -> Result<Vec<TreeId>> {
-    chain(build)[1..].iter().map(|v| build.own_tree(*v).cloned()).collect()
+pub(crate) fn own_trees(env: &StepEnv<'_>) -> Result<Vec<TreeId>> {
+    chain(env)[1..].iter().map(|v| env.rootfs.own_tree(*v).cloned()).collect()
 }
 
 /// Stores the configuration and the manifest of the image whose own layers are `packed`; returns
 /// the manifest digest.
-pub(crate) fn documents(build: &Executor<'_>, form: &ImageForm, packed: &[PackedLayer]) -> Result<ManifestDigest> {
-    let graph = &build.prepared.graph;
-    let chain = chain(build);
+pub(crate) fn documents(env: &StepEnv<'_>, form: &ImageForm, packed: &[PackedLayer]) -> Result<ManifestDigest> {
+    let graph = env.graph();
+    let chain = chain(env);
     let (base, steps) = (chain[0], &chain[1..]);
     let mut config = graph.config.clone();
     config.history.clear();
     config.rootfs = Default::default();
     let mut layers: Vec<Descriptor> = Vec::new();
     if let Step::Image { manifest, .. } = &graph.vertices[base].step {
-        let image = build.image(manifest)?;
+        let image = env.image(manifest)?;
         let kept = if form.squash == Squash::All { Vec::new() } else { image.layers()? };
         for (layer, diff_id) in kept {
             layers.push(match form.force {
-                true => build.store.repack_layer(&build.work, &layer, &diff_id, form.layers)?.descriptor(),
+                true => env.store.repack_layer(&env.rootfs.work, &layer, &diff_id, form.layers)?.descriptor(),
                 false => layer,
             });
             config.rootfs.diff_ids.push(diff_id);
@@ -74,78 +74,78 @@ pub(crate) fn documents(build: &Executor<'_>, form: &ImageForm, packed: &[Packed
         layers.push(layer.descriptor());
         config.rootfs.diff_ids.push(layer.diff_id);
     }
-    add_history(build, &mut config.history, steps)?;
+    add_history(env, &mut config.history, steps)?;
     if form.squash != Squash::None {
         fold_history(&mut config.history, layers.len());
     }
     config.created = match config.history.last().and_then(|h| h.created.clone()) {
         Some(created) => Some(created),
-        None => Some(time(graph.epoch.map_or(build.request.now, |e| e.min(build.request.now)))?),
+        None => Some(time(graph.epoch.map_or(env.request.now, |e| e.min(env.request.now)))?),
     };
-    let (config_digest, config_size) = build.store.put_document(&build.work, &config)?;
+    let (config_digest, config_size) = env.store.put_document(&env.rootfs.work, &config)?;
     let mut manifest = rbuild_image::manifest(descriptor(MediaType::ImageConfig, &config_digest, config_size), layers);
-    if !build.request.annotations.is_empty() {
-        manifest.set_annotations(Some(build.request.annotations.iter().cloned().collect()));
+    if !env.request.annotations.is_empty() {
+        manifest.set_annotations(Some(env.request.annotations.iter().cloned().collect()));
     }
-    Ok(build.store.put_document(&build.work, &manifest)?.0.of_manifest())
+    Ok(env.store.put_document(&env.rootfs.work, &manifest)?.0.of_manifest())
 }
 
 /// Packs the target's own layers; returns them lowest first.
 #[tracing::instrument(target = "engine", name = "layers", level = "debug", skip_all)]
-fn new_layers(build: &Executor<'_>, form: &ImageForm) -> Result<Vec<PackedLayer>> {
-    let latest = latest(build, form);
-    let mut trees = own_trees(build)?;
+fn new_layers(env: &StepEnv<'_>, form: &ImageForm) -> Result<Vec<PackedLayer>> {
+    let latest = latest(env, form);
+    let mut trees = own_trees(env)?;
     match form.squash {
         Squash::All => {
-            let view = build.view(build.prepared.graph.target)?;
+            let view = env.rootfs.view(env.graph().target)?;
             // An empty result has no layer, as without squashing.
             if view.entries().map_err(BuildError::kernel("the result"))?.is_empty() {
                 return Ok(Vec::new());
             }
-            return Ok(vec![build.store.pack_view(&build.work, &view, form.layers, latest)?]);
+            return Ok(vec![env.store.pack_view(&env.rootfs.work, &view, form.layers, latest)?]);
         }
         Squash::Steps if !trees.is_empty() => {
-            trees = vec![build.store.squash_trees(&build.work, &trees, build.request.now, &build.request.build_id)?]
+            trees = vec![env.store.squash_trees(&env.rootfs.work, &trees, env.request.now, &env.request.build_id)?]
         }
         Squash::Steps | Squash::None => {}
     }
-    let stop = || build.cancel.is_cancelled();
+    let stop = || env.cancel.is_cancelled();
     let pack = |tree| {
-        let packed = build.store.pack_tree(&build.work, tree, form.layers, latest, &stop);
-        packed.map_err(|e| not_packed(build, tree, e))
+        let packed = env.store.pack_tree(&env.rootfs.work, tree, form.layers, latest, &stop);
+        packed.map_err(|e| not_packed(env, tree, e))
     };
     trees.par_iter().map(pack).collect()
 }
 
 /// Converts an error from packing a layer. If the step itself caused it, the error points at the
 /// step in the Dockerfile.
-pub(crate) fn not_packed(build: &Executor<'_>, tree: &TreeId, error: StoreError) -> BuildError {
-    if build.cancel.is_cancelled() {
+pub(crate) fn not_packed(env: &StepEnv<'_>, tree: &TreeId, error: StoreError) -> BuildError {
+    if env.cancel.is_cancelled() {
         return BuildError::Cancelled;
     }
-    let made_it = |id: &VertexId| build.done(*id).tree.as_ref() == Some(tree);
-    match (&error, build.chain().find(made_it)) {
-        (StoreError::Layer(LayerError::Deletion(_)), Some(id)) => build.failure(id, error.to_string(), Vec::new()),
+    let made_it = |id: &VertexId| env.done(*id).tree.as_ref() == Some(tree);
+    match (&error, env.chain().find(made_it)) {
+        (StoreError::Layer(LayerError::Deletion(_)), Some(id)) => env.failure(id, error.to_string(), Vec::new()),
         _ => error.into(),
     }
 }
 
 /// Returns the upper bound for modification times in new layers, in seconds since 1970.
-pub(crate) fn latest(build: &Executor<'_>, form: &ImageForm) -> Option<i64> {
-    build.prepared.graph.epoch.filter(|_| !form.late_times)
+pub(crate) fn latest(env: &StepEnv<'_>, form: &ImageForm) -> Option<i64> {
+    env.graph().epoch.filter(|_| !form.late_times)
 }
 
 /// Packs the layers of trees as they arrive, in the requested forms, while other steps still run.
 /// It uses only processor time that would be idle. Errors are ignored: they occur again, and are
 /// reported, when the layer is needed.
-pub(crate) fn pack_early(build: &Executor<'_>, trees: &Receiver<TreeId>) {
+pub(crate) fn pack_early(env: &StepEnv<'_>, layers: &EarlyLayers<'_>) {
     rbuild_linux::process::yield_to_others();
-    let stop = || build.cancel.is_cancelled();
+    let stop = || env.cancel.is_cancelled();
     // Layers still unpacked after the last step are packed by several threads at normal priority
     // instead.
-    for tree in trees.iter().take_while(|_| build.runs()) {
-        for form in build.wants.images.iter().filter(|form| form.squash == Squash::None) {
-            let _ = build.store.pack_tree(&build.work, &tree, form.layers, latest(build, form), &stop);
+    while let Some(tree) = layers.next() {
+        for form in env.wants.images.iter().filter(|form| form.squash == Squash::None) {
+            let _ = env.store.pack_tree(&env.rootfs.work, &tree, form.layers, latest(env, form), &stop);
         }
     }
 }
@@ -170,12 +170,12 @@ fn fold_history(history: &mut [History], layers: usize) {
 /// Appends the target's own history. An entry with a layer is dated by the layer's creation;
 /// entries before the first layer get the time of that layer, other entries the time of the
 /// preceding one.
-fn add_history(build: &Executor<'_>, history: &mut Vec<History>, steps: &[VertexId]) -> Result<()> {
-    let clamp = |t: i64| build.prepared.graph.epoch.map_or(t, |epoch| t.min(epoch));
-    let times: HashMap<VertexId, i64> = steps.iter().map(|v| (*v, clamp(build.done(*v).created))).collect();
-    let first = steps.first().map_or(clamp(build.request.now), |v| times[v]);
+fn add_history(env: &StepEnv<'_>, history: &mut Vec<History>, steps: &[VertexId]) -> Result<()> {
+    let clamp = |t: i64| env.graph().epoch.map_or(t, |epoch| t.min(epoch));
+    let times: HashMap<VertexId, i64> = steps.iter().map(|v| (*v, clamp(env.done(*v).created))).collect();
+    let first = steps.first().map_or(clamp(env.request.now), |v| times[v]);
     let mut current = time(first)?;
-    for entry in &build.prepared.graph.history {
+    for entry in &env.graph().history {
         if let Some(created) = entry.layer.and_then(|v| times.get(&v)) {
             current = time(*created)?;
         }

@@ -1,23 +1,21 @@
 //! Writes the outputs of a build.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use rbuild_image::ManifestDigest;
 use rbuild_layer::{Deletions, Times, TreePacker};
-use rbuild_linux::{Destination, Directory, RootDir};
+use rbuild_linux::{Directory, RootDir};
 use rbuild_store::Store;
 
-use crate::Finished;
+use crate::destination::write;
 use crate::error::{BuildError, Result};
 use crate::event::Event;
 use crate::events::Events;
 use crate::export::local;
-use crate::exports::{Export, ImageForm, Wants};
+use crate::exports::{Export, Finished, ImageForm, Wants};
 use crate::request::BuildRequest;
 use crate::transport::save::{self, Saved};
 
@@ -57,24 +55,6 @@ pub(crate) fn files(export: &Export, views: &[View]) -> Result<()> {
         }),
         Export::Archive { .. } | Export::Layout { .. } | Export::Store { .. } => Ok(()),
     }
-}
-
-/// Size of the write buffer in bytes. It is smaller than the chunks in which blobs are read, so
-/// that these bypass the buffer.
-const GATHERED: usize = 128 << 10;
-
-/// Writes a destination from its beginning. The caller, who opened it, publishes it.
-pub(crate) fn write(dest: &Destination, fill: impl FnOnce(&mut BufWriter<&File>) -> Result<()>) -> Result<()> {
-    let shown = dest.path();
-    let mut out = BufWriter::with_capacity(GATHERED, begin(dest)?);
-    let filled = fill(&mut out)
-        .and_then(|()| out.flush().map_err(BuildError::io(format!("writing the output {}", shown.display()))));
-    filled.map_err(|e| e.writing_to(&shown))
-}
-
-/// Returns the file of a destination, positioned at its beginning and emptied where possible.
-pub(crate) fn begin(dest: &Destination) -> Result<&File> {
-    dest.begin().map_err(BuildError::kernel(format!("the output {}", dest.path().display())))
 }
 
 /// Tags the first image and writes the archives. `platforms` has the images of each platform, in

@@ -11,77 +11,77 @@ use rbuild_linux::process::by_umask;
 use rbuild_linux::{AtomicFile, Destination, Directory};
 use rbuild_store::{PackedLayer, TreeId};
 
+use crate::destination::begin;
+use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
 use crate::event::Event;
 use crate::export::image;
-use crate::export::outputs;
 use crate::exports::{ArchiveFormat, Export, ImageForm};
-use crate::solve::executor::Executor;
 use crate::transport::save::{self, Layout, Saved, Writer};
 
 /// Writes the image of a finished build to a direct export; returns image ID and manifest digest.
 #[tracing::instrument(target = "engine", name = "export", level = "debug", skip_all)]
-pub(crate) fn export(build: &Executor<'_>, export: &Export) -> Result<(ImageId, ManifestDigest)> {
+pub(crate) fn export(env: &StepEnv<'_>, export: &Export) -> Result<(ImageId, ManifestDigest)> {
     let started = Instant::now();
     let made = match export {
-        Export::Layout { to, form } => layout(build, form, to).map_err(|e| e.writing_to(&to.path()))?,
+        Export::Layout { to, form } => layout(env, form, to).map_err(|e| e.writing_to(&to.path()))?,
         Export::Archive { format, to, form } => {
-            archive(build, form, to, *format).map_err(|e| e.writing_to(&to.path()))?
+            archive(env, form, to, *format).map_err(|e| e.writing_to(&to.path()))?
         }
         Export::Files { .. } | Export::Tar { .. } | Export::Store { .. } => {
             return Err(BuildError::other("an export without an archive is not written directly"));
         }
     };
     let seconds = started.elapsed().as_secs_f64();
-    build.events.send(Event::Phase { text: "writing the archive".into(), seconds });
+    env.events.send(Event::Phase { text: "writing the archive".into(), seconds });
     Ok(made)
 }
 
 fn archive(
-    build: &Executor<'_>,
+    env: &StepEnv<'_>,
     form: &ImageForm,
     dest: &Destination,
     format: ArchiveFormat,
 ) -> Result<(ImageId, ManifestDigest)> {
-    let mut archive = Writer::begin(outputs::begin(dest)?)?;
+    let mut archive = Writer::begin(begin(dest)?)?;
     let mut packed = Vec::new();
-    for tree in image::own_trees(build)? {
-        packed.push(archive.layer(|out| pack(build, form, &tree, out))?);
+    for tree in image::own_trees(env)? {
+        packed.push(archive.layer(|out| pack(env, form, &tree, out))?);
     }
-    let saved = saved(build, form, &packed)?;
+    let saved = saved(env, form, &packed)?;
     let made = (saved.images[0].id, saved.images[0].manifest_digest);
-    save::check_layers(build.store, std::slice::from_ref(&saved), &BTreeSet::new())?;
-    let mut file = archive.finish(build.store, &[saved], &BTreeSet::new(), format, &AtomicU64::new(0))?;
+    save::check_layers(env.store, std::slice::from_ref(&saved), &BTreeSet::new())?;
+    let mut file = archive.finish(env.store, &[saved], &BTreeSet::new(), format, &AtomicU64::new(0))?;
     // A duplicate layer that was dropped may have been longer than all that was written after it.
     let end = std::io::Seek::stream_position(&mut file).and_then(|end| file.set_len(end));
     end.map_err(BuildError::io("writing the archive"))?;
     Ok(made)
 }
 
-fn layout(build: &Executor<'_>, form: &ImageForm, dir: &Directory) -> Result<(ImageId, ManifestDigest)> {
+fn layout(env: &StepEnv<'_>, form: &ImageForm, dir: &Directory) -> Result<(ImageId, ManifestDigest)> {
     let layout = Layout::open(dir)?;
     let fail = || BuildError::kernel(format!("writing the layout {}", layout.blobs.label().display()));
     let mut packed = Vec::new();
-    for tree in image::own_trees(build)? {
+    for tree in image::own_trees(env)? {
         let mut file = AtomicFile::create(&layout.blobs, by_umask(0o666)).map_err(fail())?;
-        let layer = pack(build, form, &tree, &mut file)?;
+        let layer = pack(env, form, &tree, &mut file)?;
         file.publish(OsStr::new(&layer.digest.hex())).map_err(fail())?;
         packed.push(layer);
     }
-    let saved = saved(build, form, &packed)?;
+    let saved = saved(env, form, &packed)?;
     let made = (saved.images[0].id, saved.images[0].manifest_digest);
-    save::save_directory(build.store, &[saved], &BTreeSet::new(), dir, &AtomicU64::new(0))?;
+    save::save_directory(env.store, &[saved], &BTreeSet::new(), dir, &AtomicU64::new(0))?;
     Ok(made)
 }
 
-fn pack(build: &Executor<'_>, form: &ImageForm, tree: &TreeId, out: impl std::io::Write) -> Result<PackedLayer> {
-    let latest = image::latest(build, form);
-    let stop = || build.cancel.is_cancelled();
-    let packed = build.store.pack_tree_to(&build.work, tree, form.layers, latest, out, &stop);
-    packed.map_err(|e| image::not_packed(build, tree, e))
+fn pack(env: &StepEnv<'_>, form: &ImageForm, tree: &TreeId, out: impl std::io::Write) -> Result<PackedLayer> {
+    let latest = image::latest(env, form);
+    let stop = || env.cancel.is_cancelled();
+    let packed = env.store.pack_tree_to(&env.rootfs.work, tree, form.layers, latest, out, &stop);
+    packed.map_err(|e| image::not_packed(env, tree, e))
 }
 
-fn saved(build: &Executor<'_>, form: &ImageForm, packed: &[PackedLayer]) -> Result<Saved> {
-    let manifest = image::documents(build, form, packed)?;
-    Ok(Saved { images: vec![build.store.image(&manifest)?], names: Vec::new() })
+fn saved(env: &StepEnv<'_>, form: &ImageForm, packed: &[PackedLayer]) -> Result<Saved> {
+    let manifest = image::documents(env, form, packed)?;
+    Ok(Saved { images: vec![env.store.image(&manifest)?], names: Vec::new() })
 }

@@ -10,10 +10,10 @@ use rbuild_remedy::Remedy;
 use rbuild_sandbox::Builder;
 use rbuild_store::{Image, Store, Workspace};
 
+use crate::destination::{begin, write};
 use crate::error::{BuildError, Result};
 use crate::export::local;
-use crate::export::outputs;
-use crate::solve::executor::snapshots;
+use crate::rootfs::snapshots;
 
 /// Destination of copied files, by what exists there.
 pub enum CopyTarget {
@@ -102,7 +102,7 @@ impl Source<'_> {
 
     /// Writes the entry as a tar archive: under its own name, with all its contents.
     fn tar(&self, dest: &Destination) -> Result<()> {
-        outputs::write(dest, |out| {
+        write(dest, |out| {
             let mut tar = TreePacker::new(Deletions::None, out);
             let (dir, name) = self.view.parent(&self.path).map_err(BuildError::kernel("the image's files"))?;
             let packed = if self.contents_only || name.is_empty() {
@@ -175,7 +175,7 @@ impl Source<'_> {
     }
 
     fn write(&self, dest: &Destination) -> Result<()> {
-        let (from, to) = (self.open()?, outputs::begin(dest)?);
+        let (from, to) = (self.open()?, begin(dest)?);
         if dest.place().is_none() {
             let copied = copy_contents(&from, to);
             return copied.map(drop).map_err(writing(&dest.path()));

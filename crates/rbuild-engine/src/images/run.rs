@@ -13,7 +13,7 @@ use crate::builder_paths::Place;
 use crate::error::{BuildError, Result};
 use crate::ops::container::{DEFAULT_SHM, hosts_file, is_set, network};
 use crate::ops::users;
-use crate::solve::executor::snapshots;
+use crate::rootfs::snapshots;
 
 /// The command to run, and settings that override those of the image.
 pub struct Invocation {

@@ -19,13 +19,14 @@ use rbuild_store::{
 
 use crate::builder_paths::Place;
 use crate::cache::key::{self, source_error};
+use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
 use crate::ops::copy::copy;
 use crate::ops::copy_error::CopyError;
+use crate::ops::copy_step::{copy_error, terms, track};
 use crate::ops::incremental_copy::Track;
 use crate::ops::ssh_agent::Agent;
 use crate::prepare::demands::missing_agent;
-use crate::solve::executor::Executor;
 
 /// Files of a context that a command mounts: a path in a tree of the store.
 pub(crate) struct ContextPart {
@@ -71,255 +72,249 @@ struct Seed<'a> {
     content: Option<&'a Content>,
 }
 
-impl Executor<'_> {
-    /// Returns the mounts of a command, and its caches. `parts` are its mounts of contexts, in
-    /// order; `taken` is the content of everything that the command takes from contexts.
-    pub(crate) fn mounts(
-        &self,
-        run: &RunStep,
-        parts: Vec<ContextPart>,
-        taken: &[Content],
-    ) -> Result<(Vec<MountRequest>, HeldCaches)> {
-        let (steps, insecure) = (&run.mounts, run.security == Security::Insecure);
-        let mut held = HeldCaches { caches: self.caches(steps, taken)?, lent: Vec::new() };
-        let mut parts = parts.into_iter();
-        let mut requests = Vec::new();
-        for (i, mount) in steps.iter().enumerate() {
-            let source = match &mount.kind {
-                MountKindStep::Tmpfs { size } => Source::Tmpfs { size: *size },
-                MountKindStep::Cache(step) => self.cache_source(&mut held, (i, mount.read_only), step)?,
-                MountKindStep::Volume { index, .. } => {
-                    Source::Machine(self.builder.path(&Place::Volume(*index).path()))
-                }
-                MountKindStep::Bind { from: From::Vertex(from), source } => {
-                    self.stage_mount(*from, source, TreesFor { read_only: mount.read_only, insecure })?
-                }
-                MountKindStep::Bind { .. } => {
-                    let part = parts.next().ok_or_else(|| BuildError::other("a part of the context is missing"))?;
-                    self.trees_mount(&[part.tree], part.path, TreesFor { read_only: mount.read_only, insecure })?
-                }
-            };
-            requests.push(MountRequest { target: mount.target.clone(), source, read_only: mount.read_only });
-        }
-        Ok((requests, held))
-    }
-
-    /// Locks the caches of a command; returns each with the indices of the mounts that show it.
-    /// Each cache is locked once, in the strictest sharing mode of its mounts, so that a command
-    /// does not wait for itself. Caches are locked in the order of their IDs, so that commands
-    /// cannot deadlock.
-    fn caches(&self, steps: &[MountStep], taken: &[Content]) -> Result<Vec<(Vec<usize>, CacheMount)>> {
-        let mut wanted: BTreeMap<CacheId, Vec<(usize, &CacheStep, Seed<'_>)>> = BTreeMap::new();
-        let mut taken = taken.iter();
-        for (i, mount) in steps.iter().enumerate() {
-            let content = if key::takes_context(mount) { taken.next() } else { None };
-            if let MountKindStep::Cache(step) = &mount.kind {
-                let seed = Seed { span: mount.span, content };
-                wanted.entry(self.cache_id(step, seed)?).or_default().push((i, step, seed));
+/// Returns the mounts of a command, and its caches. `parts` are its mounts of contexts, in
+/// order; `taken` is the content of everything that the command takes from contexts.
+pub(crate) fn mounts(
+    env: &StepEnv<'_>,
+    run: &RunStep,
+    parts: Vec<ContextPart>,
+    taken: &[Content],
+) -> Result<(Vec<MountRequest>, HeldCaches)> {
+    let (steps, insecure) = (&run.mounts, run.security == Security::Insecure);
+    let mut held = HeldCaches { caches: caches(env, steps, taken)?, lent: Vec::new() };
+    let mut parts = parts.into_iter();
+    let mut requests = Vec::new();
+    for (i, mount) in steps.iter().enumerate() {
+        let source = match &mount.kind {
+            MountKindStep::Tmpfs { size } => Source::Tmpfs { size: *size },
+            MountKindStep::Cache(step) => cache_source(env, &mut held, (i, mount.read_only), step)?,
+            MountKindStep::Volume { index, .. } => Source::Machine(env.builder.path(&Place::Volume(*index).path())),
+            MountKindStep::Bind { from: From::Vertex(from), source } => {
+                stage_mount(env, *from, source, TreesFor { read_only: mount.read_only, insecure })?
             }
-        }
-        let mut caches: Vec<(Vec<usize>, CacheMount)> = Vec::new();
-        for (id, mounts) in wanted {
-            let (_, first, seed) = mounts[0];
-            let how = mounts.iter().map(|(_, step, _)| cache_use(step)).max().unwrap_or(CacheUse::Shared);
-            let cache = self.store.cache_mount(&self.work, &id, how, |dir| self.fill_cache(first, seed, dir))?;
-            caches.push((mounts.iter().map(|(i, ..)| *i).collect(), cache));
-        }
-        Ok(caches)
-    }
-
-    /// Returns the source of a cache mount: the cache itself, or a lent copy where mounts are not
-    /// allowed. Changes to a read-only copy are discarded.
-    fn cache_source(
-        &self,
-        held: &mut HeldCaches,
-        (mount, read_only): (usize, bool),
-        step: &CacheStep,
-    ) -> Result<Source> {
-        let found = held.caches.iter().position(|(mounts, _)| mounts.contains(&mount));
-        let number = found.ok_or_else(|| BuildError::other("a cache mount has no cache"))?;
-        let cache = &held.caches[number].1;
-        // With `from`, `source` is the path that the cache was initialized from.
-        let part = if step.from.is_some() { "/" } else { step.source.as_str() };
-        if self.builder.is_bare() {
-            let lent = self.store.lend_cache(&self.work, cache, Path::new(part), read_only)?;
-            let dir = lent.path.clone();
-            if !read_only {
-                held.lent.push((number, lent));
+            MountKindStep::Bind { .. } => {
+                let part = parts.next().ok_or_else(|| BuildError::other("a part of the context is missing"))?;
+                trees_mount(env, &[part.tree], part.path, TreesFor { read_only: mount.read_only, insecure })?
             }
-            return Ok(Source::Part { dir, path: "/".into() });
-        }
-        if part == "/" {
-            return Ok(Source::Bind(cache.path.clone()));
-        }
-        let fail = BuildError::kernel(format!("{part} in the cache mount {}", step.id));
-        cache.dir.create_dir_all(part, 0o755, None, |_| ()).map_err(fail)?;
-        Ok(Source::BindBelow { dir: cache.path.clone(), path: PathBuf::from(part) })
-    }
-
-    /// Returns the ID of a cache. Initial content, owner and mode are part of it.
-    fn cache_id(&self, step: &CacheStep, seed: Seed<'_>) -> Result<CacheId> {
-        let CacheStep { id, sharing: _, from, source, mode, uid, gid } = step;
-        let mut hasher = Hasher::new();
-        hasher.field("cache 1").field(id);
-        if (*mode, *uid, *gid) != (0o755, 0, 0) {
-            hasher.field("owner").field(format!("{mode:o} {uid} {gid}"));
-        }
-        match from {
-            Some(From::Vertex(id)) => {
-                hasher.field("from").field(self.done(*id).result.bytes()).field(source);
-            }
-            Some(From::Context | From::Named(_)) => {
-                let content =
-                    seed.content.ok_or_else(|| BuildError::other("the content of a cache's files is missing"))?;
-                hasher.field("files").field(content.digest.bytes());
-            }
-            None => {}
-        }
-        Ok(hasher.finish())
-    }
-
-    /// Fills a new cache with its initial content. Returns [`BuildError::Moved`] if the context no
-    /// longer has the content that the cache's ID was computed from.
-    fn fill_cache(&self, step: &CacheStep, Seed { span, content }: Seed<'_>, dir: &RootDir) -> Result<()> {
-        let fail = || BuildError::kernel(format!("the cache mount {}", step.id));
-        dir.set_own_meta(step.uid, step.gid, step.mode, now(self.request.now)).map_err(fail())?;
-        let Some(from) = step.from else { return Ok(()) };
-        let files = files_of(from, &step.source, span);
-        let view;
-        let tree = match from {
-            From::Vertex(id) => {
-                view = self.view(id)?;
-                Some(SourceTree { root: &view, ignore: None, exclude: None, owner: Owner::AsIs, hashes: None })
-            }
-            _ => self.contexts.of(from, span)?.map(|c| c.tree()),
         };
-        let mut track = Track::default();
-        copy(&files, tree.as_ref(), dir, self.terms(), Some(&mut track)).map_err(|e| self.copy_error(0, &files, e))?;
-        match content {
-            Some(content) if content.sight != track.sight => Err(BuildError::Moved),
-            _ => Ok(()),
+        requests.push(MountRequest { target: mount.target.clone(), source, read_only: mount.read_only });
+    }
+    Ok((requests, held))
+}
+
+/// Locks the caches of a command; returns each with the indices of the mounts that show it.
+/// Each cache is locked once, in the strictest sharing mode of its mounts, so that a command
+/// does not wait for itself. Caches are locked in the order of their IDs, so that commands
+/// cannot deadlock.
+fn caches(env: &StepEnv<'_>, steps: &[MountStep], taken: &[Content]) -> Result<Vec<(Vec<usize>, CacheMount)>> {
+    let mut wanted: BTreeMap<CacheId, Vec<(usize, &CacheStep, Seed<'_>)>> = BTreeMap::new();
+    let mut taken = taken.iter();
+    for (i, mount) in steps.iter().enumerate() {
+        let content = if key::takes_context(mount) { taken.next() } else { None };
+        if let MountKindStep::Cache(step) = &mount.kind {
+            let seed = Seed { span: mount.span, content };
+            wanted.entry(cache_id(env, step, seed)?).or_default().push((i, step, seed));
         }
     }
-
-    /// Mounts files of another stage. A command's changes to them are discarded.
-    fn stage_mount(&self, from: VertexId, source: &str, access: TreesFor) -> Result<Source> {
-        self.trees_mount(&self.trees(from)?, Path::new("/").join(source.trim_start_matches('/')), access)
+    let mut caches: Vec<(Vec<usize>, CacheMount)> = Vec::new();
+    for (id, mounts) in wanted {
+        let (_, first, seed) = mounts[0];
+        let how = mounts.iter().map(|(_, step, _)| cache_use(step)).max().unwrap_or(CacheUse::Shared);
+        let cache = env.store.cache_mount(&env.rootfs.work, &id, how, |dir| fill_cache(env, first, seed, dir))?;
+        caches.push((mounts.iter().map(|(i, ..)| *i).collect(), cache));
     }
+    Ok(caches)
+}
 
-    fn trees_mount(&self, trees: &[TreeId], path: PathBuf, access: TreesFor) -> Result<Source> {
-        let snapshots = self.snapshots()?;
-        if snapshots == Snapshots::Overlay {
-            let lowers = self.store.lower_dirs(&self.work, trees)?;
-            return Ok(Source::Trees { lowers, path });
+/// Returns the source of a cache mount: the cache itself, or a lent copy where mounts are not
+/// allowed. Changes to a read-only copy are discarded.
+fn cache_source(
+    env: &StepEnv<'_>,
+    held: &mut HeldCaches,
+    (mount, read_only): (usize, bool),
+    step: &CacheStep,
+) -> Result<Source> {
+    let found = held.caches.iter().position(|(mounts, _)| mounts.contains(&mount));
+    let number = found.ok_or_else(|| BuildError::other("a cache mount has no cache"))?;
+    let cache = &held.caches[number].1;
+    // With `from`, `source` is the path that the cache was initialized from.
+    let part = if step.from.is_some() { "/" } else { step.source.as_str() };
+    if env.builder.is_bare() {
+        let lent = env.store.lend_cache(&env.rootfs.work, cache, Path::new(part), read_only)?;
+        let dir = lent.path.clone();
+        if !read_only {
+            held.lent.push((number, lent));
         }
-        // Without mounts there is no read-only access, and a command that may mount can make a
-        // mount writable again. Both get a copy instead of hard links to the store.
-        let stays = access.read_only && !access.insecure && !self.builder.is_bare();
-        let files = if stays { Files::Linked } else { Files::Copied };
-        let (dir, _) = snapshots.merged(self.store, &self.work, trees, files)?;
-        Ok(Source::Part { dir, path })
+        return Ok(Source::Part { dir, path: "/".into() });
     }
+    if part == "/" {
+        return Ok(Source::Bind(cache.path.clone()));
+    }
+    let fail = BuildError::kernel(format!("{part} in the cache mount {}", step.id));
+    cache.dir.create_dir_all(part, 0o755, None, |_| ()).map_err(fail)?;
+    Ok(Source::BindBelow { dir: cache.path.clone(), path: PathBuf::from(part) })
+}
 
-    /// Returns the files of contexts that a command mounts, in order. `taken` is their content as
-    /// used in the key. Also returns the changes since the run that `before` describes, if they are
-    /// known.
-    pub(crate) fn context_parts(
-        &self,
-        run: &RunStep,
-        taken: &[Content],
-        before: Option<&KeyInputs>,
-    ) -> Result<(Vec<ContextPart>, Option<Changes>)> {
-        let earlier: Vec<Option<SelectionHash>> = before.map(content_digests).unwrap_or_default();
-        // With a different number of mounts, the earlier ones cannot be matched.
-        let mut earlier = Some(earlier).filter(|earlier| earlier.len() == taken.len()).into_iter().flatten();
-        let (mut parts, mut all) = (Vec::new(), None);
-        for (mount, content) in key::context_mounts(run).zip(taken) {
-            let earlier = earlier.next().flatten();
-            if mount.seeds_cache {
-                continue;
+/// Returns the ID of a cache. Initial content, owner and mode are part of it.
+fn cache_id(env: &StepEnv<'_>, step: &CacheStep, seed: Seed<'_>) -> Result<CacheId> {
+    let CacheStep { id, sharing: _, from, source, mode, uid, gid } = step;
+    let mut hasher = Hasher::new();
+    hasher.field("cache 1").field(id);
+    if (*mode, *uid, *gid) != (0o755, 0, 0) {
+        hasher.field("owner").field(format!("{mode:o} {uid} {gid}"));
+    }
+    match from {
+        Some(From::Vertex(id)) => {
+            hasher.field("from").field(env.done(*id).result.bytes()).field(source);
+        }
+        Some(From::Context | From::Named(_)) => {
+            let content = seed.content.ok_or_else(|| BuildError::other("the content of a cache's files is missing"))?;
+            hasher.field("files").field(content.digest.bytes());
+        }
+        None => {}
+    }
+    Ok(hasher.finish())
+}
+
+/// Fills a new cache with its initial content. Returns [`BuildError::Moved`] if the context no
+/// longer has the content that the cache's ID was computed from.
+fn fill_cache(env: &StepEnv<'_>, step: &CacheStep, Seed { span, content }: Seed<'_>, dir: &RootDir) -> Result<()> {
+    let fail = || BuildError::kernel(format!("the cache mount {}", step.id));
+    dir.set_own_meta(step.uid, step.gid, step.mode, now(env.request.now)).map_err(fail())?;
+    let Some(from) = step.from else { return Ok(()) };
+    let files = files_of(from, &step.source, span);
+    let view;
+    let tree = match from {
+        From::Vertex(id) => {
+            view = env.rootfs.view(id)?;
+            Some(SourceTree { root: &view, ignore: None, exclude: None, owner: Owner::AsIs, hashes: None })
+        }
+        _ => env.contexts.of(from, span)?.map(|c| c.tree()),
+    };
+    let mut track = Track::default();
+    copy(&files, tree.as_ref(), dir, terms(env), Some(&mut track)).map_err(|e| copy_error(env, 0, &files, e))?;
+    match content {
+        Some(content) if content.sight != track.sight => Err(BuildError::Moved),
+        _ => Ok(()),
+    }
+}
+
+/// Mounts files of another stage. A command's changes to them are discarded.
+fn stage_mount(env: &StepEnv<'_>, from: VertexId, source: &str, access: TreesFor) -> Result<Source> {
+    trees_mount(env, &env.rootfs.trees(from)?, Path::new("/").join(source.trim_start_matches('/')), access)
+}
+
+fn trees_mount(env: &StepEnv<'_>, trees: &[TreeId], path: PathBuf, access: TreesFor) -> Result<Source> {
+    let snapshots = env.rootfs.snapshots()?;
+    if snapshots == Snapshots::Overlay {
+        let lowers = env.store.lower_dirs(&env.rootfs.work, trees)?;
+        return Ok(Source::Trees { lowers, path });
+    }
+    // Without mounts there is no read-only access, and a command that may mount can make a
+    // mount writable again. Both get a copy instead of hard links to the store.
+    let stays = access.read_only && !access.insecure && !env.builder.is_bare();
+    let files = if stays { Files::Linked } else { Files::Copied };
+    let (dir, _) = snapshots.merged(env.store, &env.rootfs.work, trees, files)?;
+    Ok(Source::Part { dir, path })
+}
+
+/// Returns the files of contexts that a command mounts, in order. `taken` is their content as
+/// used in the key. Also returns the changes since the run that `before` describes, if they are
+/// known.
+pub(crate) fn context_parts(
+    env: &StepEnv<'_>,
+    run: &RunStep,
+    taken: &[Content],
+    before: Option<&KeyInputs>,
+) -> Result<(Vec<ContextPart>, Option<Changes>)> {
+    let earlier: Vec<Option<SelectionHash>> = before.map(content_digests).unwrap_or_default();
+    // With a different number of mounts, the earlier ones cannot be matched.
+    let mut earlier = Some(earlier).filter(|earlier| earlier.len() == taken.len()).into_iter().flatten();
+    let (mut parts, mut all) = (Vec::new(), None);
+    for (mount, content) in key::context_mounts(run).zip(taken) {
+        let earlier = earlier.next().flatten();
+        if mount.seeds_cache {
+            continue;
+        }
+        let mount = (mount.span, mount.from, mount.source);
+        let (part, changes) = context_part(env, mount, content, earlier)?;
+        parts.push(part);
+        if let Some(changes) = changes {
+            all.get_or_insert_with(Changes::default).and(changes);
+        }
+    }
+    Ok((parts, all))
+}
+
+/// Returns files of a context as a tree: filtered by the ignore file, owned by root, and
+/// unaffected by later changes to the context. Files that are unchanged since the `earlier`
+/// content are taken from its tree.
+fn context_part(
+    env: &StepEnv<'_>,
+    (span, from, source): (Span, From, &str),
+    content: &Content,
+    earlier: Option<SelectionHash>,
+) -> Result<(ContextPart, Option<Changes>)> {
+    let Some(context) = env.contexts.of(from, span)? else {
+        return Err(BuildError::other("a mount of the context names a stage"));
+    };
+    let tree = context.tree();
+    let item = tree.select_literal(source).map_err(|e| source_error(e, span))?;
+    let is_dir = item.stat.kind == rbuild_linux::Kind::Dir;
+    let path = if is_dir { PathBuf::from("/") } else { Path::new("/").join(&item.name) };
+    let key = part_key(env, &content.digest);
+    let part = ContextPart { tree: env.store.step_tree(&key.into()), path };
+    let _alone = env.store.lock_step(&key)?;
+    let earlier = earlier.map(|earlier| env.store.record(&part_key(env, &earlier))).transpose()?.flatten();
+    let mut track = earlier.map_or(Ok(Track::default()), |record| track(env, &record.tree))?;
+    if env.store.record(&key)?.is_some() {
+        let listing = Listing::from_bytes(&env.store.tree_note(&part.tree, LISTING)?);
+        return Ok((part, track.changes_to(&listing)));
+    }
+    let (made, dir) = env.rootfs.new_tree_over(&[])?;
+    let root = dir.sub("fs").map_err(BuildError::kernel("the context's directory"))?;
+    let files = files_of(from, source, span);
+    let fail = |e| copy_error(env, 0, &files, e);
+    track.defers = true;
+    copy(&files, Some(&tree), &root, terms(env), Some(&mut track)).map_err(fail)?;
+    track.finish(tree.root, &root, &env.cancel).map_err(|reason| fail(CopyError { index: None, reason }))?;
+    if content.sight != track.sight {
+        return Err(BuildError::Moved);
+    }
+    env.store.put_note(&dir, LISTING, &track.listing.to_bytes())?;
+    env.store.commit_tree(&env.rootfs.work, &made, &part.tree)?;
+    env.store.put_record(&key, &part.tree, &key.into(), env.request.now, &env.request.build_id)?;
+    Ok((part, track.changes()))
+}
+
+fn part_key(env: &StepEnv<'_>, content: &SelectionHash) -> CacheKey {
+    let mut hasher = Hasher::new();
+    hasher.field("context mount 3").field(content.bytes()).field(env.request.salt.as_deref().unwrap_or_default());
+    hasher.finish()
+}
+
+/// Starts the SSH agents of a command. They serve until dropped.
+pub(crate) fn agents<'s>(env: &StepEnv<'_>, steps: &'s [AgentStep]) -> Result<Vec<(Agent, &'s AgentStep)>> {
+    static SERIAL: AtomicUsize = AtomicUsize::new(0);
+    let mut agents = Vec::new();
+    for step in steps {
+        let Some(place) = env.request.agents.iter().position(|(id, _)| *id == step.id) else {
+            if step.required {
+                return Err(BuildError::Unmet(vec![missing_agent(step)]));
             }
-            let mount = (mount.span, mount.from, mount.source);
-            let (part, changes) = self.context_part(mount, content, earlier)?;
-            parts.push(part);
-            if let Some(changes) = changes {
-                all.get_or_insert_with(Changes::default).and(changes);
-            }
-        }
-        Ok((parts, all))
-    }
-
-    /// Returns files of a context as a tree: filtered by the ignore file, owned by root, and
-    /// unaffected by later changes to the context. Files that are unchanged since the `earlier`
-    /// content are taken from its tree.
-    fn context_part(
-        &self,
-        (span, from, source): (Span, From, &str),
-        content: &Content,
-        earlier: Option<SelectionHash>,
-    ) -> Result<(ContextPart, Option<Changes>)> {
-        let Some(context) = self.contexts.of(from, span)? else {
-            return Err(BuildError::other("a mount of the context names a stage"));
+            continue;
         };
-        let tree = context.tree();
-        let item = tree.select_literal(source).map_err(|e| source_error(e, span))?;
-        let is_dir = item.stat.kind == rbuild_linux::Kind::Dir;
-        let path = if is_dir { PathBuf::from("/") } else { Path::new("/").join(&item.name) };
-        let key = self.part_key(&content.digest);
-        let part = ContextPart { tree: self.store.step_tree(&key.into()), path };
-        let _alone = self.store.lock_step(&key)?;
-        let earlier = earlier.map(|earlier| self.store.record(&self.part_key(&earlier))).transpose()?.flatten();
-        let mut track = earlier.map_or(Ok(Track::default()), |record| self.track(&record.tree))?;
-        if self.store.record(&key)?.is_some() {
-            let listing = Listing::from_bytes(&self.store.tree_note(&part.tree, LISTING)?);
-            return Ok((part, track.changes_to(&listing)));
-        }
-        let (made, dir) = self.store.new_tree(&self.work)?;
-        self.prepare_root(&[], &dir)?;
-        let root = dir.sub("fs").map_err(BuildError::kernel("the context's directory"))?;
-        let files = files_of(from, source, span);
-        let fail = |e| self.copy_error(0, &files, e);
-        track.defers = true;
-        copy(&files, Some(&tree), &root, self.terms(), Some(&mut track)).map_err(fail)?;
-        track.finish(tree.root, &root, &self.cancel).map_err(|reason| fail(CopyError { index: None, reason }))?;
-        if content.sight != track.sight {
-            return Err(BuildError::Moved);
-        }
-        self.store.put_note(&dir, LISTING, &track.listing.to_bytes())?;
-        self.store.commit_tree(&self.work, &made, &part.tree)?;
-        self.store.put_record(&key, &part.tree, &key.into(), self.request.now, &self.request.build_id)?;
-        Ok((part, track.changes()))
+        let serial = SERIAL.fetch_add(1, Ordering::SeqCst);
+        // Without a root file system of its own, the builder uses its writable working
+        // directory.
+        let listening = if env.builder.is_bare() { env.rootfs.work.path().join("agents") } else { LISTENING.into() };
+        let dir = listening.join(serial.to_string());
+        let socket = env.builder.path(&Place::Agent(place).path());
+        let agent = Agent::listen(dir, &env.request.agents[place].1, &socket, step)
+            .map_err(BuildError::io("listening for the ssh agent"))?;
+        agents.push((agent, step));
     }
-
-    fn part_key(&self, content: &SelectionHash) -> CacheKey {
-        let mut hasher = Hasher::new();
-        hasher.field("context mount 3").field(content.bytes()).field(self.request.salt.as_deref().unwrap_or_default());
-        hasher.finish()
-    }
-
-    /// Starts the SSH agents of a command. They serve until dropped.
-    pub(crate) fn agents<'s>(&self, steps: &'s [AgentStep]) -> Result<Vec<(Agent, &'s AgentStep)>> {
-        static SERIAL: AtomicUsize = AtomicUsize::new(0);
-        let mut agents = Vec::new();
-        for step in steps {
-            let Some(place) = self.request.agents.iter().position(|(id, _)| *id == step.id) else {
-                if step.required {
-                    return Err(BuildError::Unmet(vec![missing_agent(step)]));
-                }
-                continue;
-            };
-            let serial = SERIAL.fetch_add(1, Ordering::SeqCst);
-            // Without a root file system of its own, the builder uses its writable working
-            // directory.
-            let listening = if self.builder.is_bare() { self.work.path().join("agents") } else { LISTENING.into() };
-            let dir = listening.join(serial.to_string());
-            let socket = self.builder.path(&Place::Agent(place).path());
-            let agent = Agent::listen(dir, &self.request.agents[place].1, &socket, step)
-                .map_err(BuildError::io("listening for the ssh agent"))?;
-            agents.push((agent, step));
-        }
-        Ok(agents)
-    }
+    Ok(agents)
 }
 
 /// Returns the content digests of the context mounts among the recorded inputs of a key, in order.

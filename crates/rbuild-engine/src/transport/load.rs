@@ -15,67 +15,26 @@ use crate::error::{BuildError, Result};
 use crate::event::Warning;
 
 mod docker;
+mod found;
 mod layout;
 mod manifest;
-mod members;
-mod named;
+pub(crate) mod members;
+pub(crate) mod named;
 
 use docker::docker_items;
+use found::{Found, Image, unreadable};
+pub use found::{Incoming, Wanted};
 use layout::{Layout, Reached, name_of};
 use manifest::is_index;
 pub(crate) use manifest::is_layer;
 use members::Members;
-pub(crate) use members::promised;
 use named::DockerItem;
-pub(crate) use named::clean;
 
 /// An image that was loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded {
     pub id: ImageId,
     pub names: Vec<Reference>,
-}
-
-/// Imported images, with warnings about their source.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Incoming<T> {
-    pub found: T,
-    pub warnings: Vec<Warning>,
-}
-
-const DAMAGED: &str = "the archive is damaged; write or transfer it again";
-
-/// The platform whose images are taken from a source with several platforms.
-#[derive(Debug, Clone)]
-pub enum Wanted {
-    /// This machine's platform. An image that exists for a single platform is taken regardless.
-    Host(Platform),
-    /// The given platform and no other.
-    Given(Platform),
-}
-
-impl Wanted {
-    pub fn new(given: Option<Platform>) -> Wanted {
-        given.map_or_else(|| Wanted::Host(Platform::host()), Wanted::Given)
-    }
-
-    fn given(&self) -> bool {
-        matches!(self, Wanted::Given(_))
-    }
-
-    fn platform(&self) -> &Platform {
-        let (Wanted::Host(platform) | Wanted::Given(platform)) = self;
-        platform
-    }
-
-    /// Returns the error for an image that exists for other platforms only.
-    fn missing(&self, what: &str, others: &BTreeSet<String>) -> BuildError {
-        let listed: Vec<&str> = others.iter().map(String::as_str).collect();
-        BuildError::Other {
-            message: format!("{what} has no image for {}, only for {}", self.platform(), listed.join(", ")),
-            help: others.first().map(|platform| Remedy::SelectPlatform { platform: platform.clone() }),
-        }
-    }
 }
 
 /// Reads an archive of any compression to its end and stores its images under their names.
@@ -148,21 +107,6 @@ pub fn take_from_layout(
     let warnings = layout_warning(&members)?.into_iter().collect();
     members.staging.keep("load", &[image.manifest], &[])?;
     Ok(Incoming { found: image.manifest, warnings })
-}
-
-/// An image whose manifest, configuration and layers have been checked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Image {
-    manifest: ManifestDigest,
-    id: ImageId,
-}
-
-/// Imported images, each once, and their names. If a name occurs more than once, the last one
-/// applies.
-#[derive(Default)]
-struct Found {
-    images: Vec<Image>,
-    names: Vec<(Image, Reference)>,
 }
 
 /// Stores all images in one transaction and tags them.
@@ -264,8 +208,4 @@ fn of_platform(members: &Members<'_>, loaded: Incoming<Found>, wanted: &Wanted) 
 fn layout_warning(members: &Members<'_>) -> Result<Option<Warning>> {
     let missing = members.document("oci-layout")?.is_none();
     Ok(missing.then(|| "the OCI layout has no oci-layout file; its index.json is read as if it were one".into()))
-}
-
-fn unreadable(what: &str) -> impl Fn(serde_json::Error) -> BuildError {
-    move |e| BuildError::other(format!("the archive's {what} cannot be read: {e}"))
 }

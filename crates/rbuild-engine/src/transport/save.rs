@@ -17,9 +17,11 @@ use rbuild_linux::{AtomicFile, Destination, Directory, RootDir, write_atomic};
 use rbuild_store::{Image, PackedLayer, Store};
 use serde_json::{Value, json};
 
+use crate::destination::write;
 use crate::error::{BuildError, Result};
 use crate::exports::ArchiveFormat;
-use crate::transport::load::{clean, promised};
+use crate::transport::load::members::promised;
+use crate::transport::load::named::clean;
 
 /// An image to be archived under its names, or one image per platform under the same names.
 pub struct Saved {
@@ -40,7 +42,7 @@ pub fn save_to(
     dest: &Destination,
     moved: &AtomicU64,
 ) -> Result<()> {
-    crate::export::outputs::write(dest, |out| save(store, images, known, format, out, moved))
+    write(dest, |out| save(store, images, known, format, out, moved))
 }
 
 /// Returns the size in bytes of the blobs to be archived, without tar headers and padding.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
 
 use rbuild_engine::{
-    Bring, BuildError, BuildRequest, Event, Events, Export, Finished, Prepared, binds, execute, prepare,
+    Bring, BuildError, BuildRequest, Event, Events, Export, Finished, Prepared, answer, binds, execute, prepare,
 };
 use rbuild_image::MediaType;
 use rbuild_linux::Destination;
@@ -59,7 +59,7 @@ impl BuildOnce<'_> {
             }
         };
         let answer = match &prepared[..] {
-            [only] => only.answer(request, self.store, &sender),
+            [only] => answer(only, request, self.store, &sender),
             _ => Ok(None),
         };
         match answer {

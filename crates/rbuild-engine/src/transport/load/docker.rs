@@ -10,11 +10,11 @@ use rbuild_layer::Compression;
 
 use crate::error::{BuildError, Result};
 use crate::event::Warning;
-use crate::images::import::put_layer;
+use crate::transport::load::found::{Found, Image, Incoming};
 use crate::transport::load::manifest::{counts_differ, named, not_the_layer, take, take_image};
 use crate::transport::load::members::Members;
 use crate::transport::load::named::DockerItem;
-use crate::transport::load::{Found, Image, Incoming};
+use crate::transport::put_layer::put_layer;
 
 /// Imports all images of the document. `entries` are those of `index.json`, if the archive is an
 /// OCI layout as well.

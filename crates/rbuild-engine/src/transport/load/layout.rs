@@ -5,9 +5,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use rbuild_image::{BlobDigest, Descriptor, ImageIndex, ManifestDigest, Platform, REF_NAME, Reference, parse_index};
 
 use crate::error::Result;
+use crate::transport::load::found::{Image, Wanted, unreadable};
 use crate::transport::load::manifest::{is_index, take, take_image};
 use crate::transport::load::members::Members;
-use crate::transport::load::{Image, Wanted, unreadable};
 
 const MAX_INDEX_DEPTH: usize = 4;
 

@@ -4,9 +4,9 @@ use rbuild_image::{BlobDigest, Descriptor, DiffId, ImageId, MediaType, digest_of
 use rbuild_layer::Compression;
 
 use crate::error::{BuildError, Result};
+use crate::transport::load::found::{DAMAGED, unreadable};
 use crate::transport::load::members::Members;
 use crate::transport::load::named::blob_name;
-use crate::transport::load::unreadable;
 
 /// Docker's media types for layers; those of OCI are variants of [`MediaType`].
 const DOCKER_LAYERS: [&str; 5] = [
@@ -50,7 +50,7 @@ pub(super) fn take(members: &Members<'_>, d: &Descriptor, what: &str) -> Result<
         return Ok(digest);
     }
     let message = format!("{what} {digest} has {size} bytes, and {} by the document that names it", d.size());
-    Err(BuildError::Other { message, help: Some(crate::transport::load::DAMAGED.into()) })
+    Err(BuildError::Other { message, help: Some(DAMAGED.into()) })
 }
 
 /// Imports everything that a manifest refers to; returns the image ID. Fails if manifest,
@@ -83,12 +83,12 @@ pub(super) fn take_image(members: &Members<'_>, text: &[u8]) -> Result<ImageId> 
 
 pub(super) fn counts_differ(layers: usize, diff_ids: usize) -> BuildError {
     let message = format!("the archive's manifest has {layers} layers and its configuration {diff_ids}");
-    BuildError::Other { message, help: Some(crate::transport::load::DAMAGED.into()) }
+    BuildError::Other { message, help: Some(DAMAGED.into()) }
 }
 
 pub(super) fn not_the_layer(name: &str, found: &DiffId, diff_id: &DiffId) -> BuildError {
     BuildError::Other {
         message: format!("the archive's layer {name} has the diffID {found}, but its configuration says {diff_id}"),
-        help: Some(crate::transport::load::DAMAGED.into()),
+        help: Some(DAMAGED.into()),
     }
 }

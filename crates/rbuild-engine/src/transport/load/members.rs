@@ -16,8 +16,8 @@ use rbuild_remedy::Remedy;
 use rbuild_store::Staging;
 
 use crate::error::{BuildError, Result};
+use crate::transport::load::found::{DAMAGED, unreadable};
 use crate::transport::load::named::{Named, clean};
-use crate::transport::load::unreadable;
 
 /// A member of an archive.
 #[derive(Debug, Clone)]
@@ -120,10 +120,7 @@ pub(crate) fn promised(name: &str) -> Option<BlobDigest> {
 }
 
 fn wrong_digest(name: &str, found: &BlobDigest) -> BuildError {
-    BuildError::Other {
-        message: format!("the archive's {name} has the digest {found}"),
-        help: Some(crate::transport::load::DAMAGED.into()),
-    }
+    BuildError::Other { message: format!("the archive's {name} has the digest {found}"), help: Some(DAMAGED.into()) }
 }
 
 fn lacks(name: &str) -> BuildError {

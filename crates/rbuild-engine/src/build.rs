@@ -1,0 +1,245 @@
+//! The course of a build: answered from the cache, or solved, exported and recorded.
+
+use std::path::PathBuf;
+use std::sync::PoisonError;
+use std::time::Instant;
+
+use rbuild_image::{ManifestDigest, human_size};
+use rbuild_linux::RootDir;
+use rbuild_plan::Step;
+use rbuild_sandbox::{Builder, Cancel, Input, Outcome, Source};
+use rbuild_store::{Budget, CacheKey, LayerLog, Store};
+
+use crate::cache::refusal;
+use crate::env::StepEnv;
+use crate::error::{BuildError, Result};
+use crate::event::Event;
+use crate::events::Events;
+use crate::export::outputs::{self, View};
+use crate::export::{image, stream};
+use crate::exports::{Export, Finished, ImageForm, Split};
+use crate::prepare::Prepared;
+use crate::prepare::image_key::image_key;
+use crate::prepare::lookup::Known;
+use crate::record::build_log::{self, Status, remember, weigh};
+use crate::request::BuildRequest;
+use crate::solve::executor;
+
+/// Answers the build from the cache. Returns `None` if a step must run or a file system must be
+/// mounted, which takes a builder.
+#[tracing::instrument(target = "engine", name = "answer", level = "debug", skip_all)]
+pub fn answer(prepared: &Prepared, request: &BuildRequest, store: &Store, events: &Events) -> Result<Option<Finished>> {
+    let target = &prepared.known[prepared.graph.target];
+    let Some(result) = target.result() else { return Ok(None) };
+    let wants = request.wants();
+    if request.weigh || request.exports.iter().any(|export| wants.is_direct(export)) {
+        return Ok(None);
+    }
+    if !refusal::is_cleared(prepared, request, store)? {
+        return Ok(None);
+    }
+    let single = match target {
+        Known::Hit(record) if wants.files && bottom_is_scratch(prepared) => store.tree_if_here(&record.tree)?,
+        _ => None,
+    };
+    if wants.files && single.is_none() {
+        return Ok(None);
+    }
+    let mut manifests = Vec::new();
+    for form in wants.images.iter().copied() {
+        match store.result(&image_key(&prepared.graph, &result, request, &form))? {
+            Some(manifest) => manifests.push((form, manifest)),
+            None => return Ok(None),
+        }
+    }
+    if let Some(view) = single {
+        for export in request.exports.iter().filter(|export| export.form().is_none()) {
+            if !export_readable(prepared, export, &view)? {
+                return Ok(None);
+            }
+        }
+    }
+    prepared.report_hits(events);
+    // Losing the record only costs one explanation.
+    let _ = prepared.remember(store, &prepared.keys);
+    let finished = outputs::publish(request, &wants, store, &[manifests], events)?;
+    build_log::remember(request, std::slice::from_ref(prepared), store, events, Status::Done, Vec::new());
+    Ok(Some(finished))
+}
+
+/// Returns true if the target is a single step on scratch, so that its tree is its whole root
+/// file system.
+fn bottom_is_scratch(prepared: &Prepared) -> bool {
+    let parent = prepared.graph.vertices[prepared.graph.target].parent;
+    parent.is_some_and(|p| matches!(prepared.graph.vertices[p].step, Step::Scratch))
+}
+
+/// Writes the files if the caller can read them all. Returns false if not: then the builder,
+/// which is root in its user namespace, must write them.
+fn export_readable(prepared: &Prepared, export: &Export, view: &RootDir) -> Result<bool> {
+    if !matches!(export, Export::Files { split: Split::Several | Split::Never, .. }) {
+        return Ok(false);
+    }
+    let root = view.try_clone().map_err(BuildError::kernel("the result"))?;
+    match outputs::files(export, &[View { folder: PathBuf::new(), root, epoch: prepared.graph.epoch }]) {
+        Ok(()) => Ok(true),
+        Err(BuildError::Kernel { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// The platforms of a build, each with the environment of its steps, as far as they were begun.
+struct Platforms<'a> {
+    request: &'a BuildRequest,
+    prepared: &'a [Prepared],
+    store: &'a Store,
+    events: &'a Events,
+    envs: Vec<StepEnv<'a>>,
+}
+
+/// Runs the open steps of each platform, one platform after the other, and writes the outputs once
+/// everything is built. An error that is followed by a shell is passed to `tell` before the shell
+/// starts.
+pub fn execute(
+    request: &BuildRequest,
+    prepared: &[Prepared],
+    store: &Store,
+    events: Events,
+    cancel: Cancel,
+    builder: &Builder,
+    tell: impl FnOnce(&BuildError),
+) -> Result<Finished> {
+    // Without the hold, a long build among many others may lose its log.
+    let _logs = store.hold_logs(&request.build_id);
+    let mut platforms = Platforms { request, prepared, store, events: &events, envs: Vec::new() };
+    let result = platforms.execute(&cancel, builder, tell);
+    platforms.envs.iter().for_each(remember_keys);
+    let layers = match (&result, request.weigh) {
+        (Ok(_), true) => platforms.envs.iter().flat_map(layer_sizes).collect(),
+        _ => Vec::new(),
+    };
+    let status = match &result {
+        Ok(_) => Status::Done,
+        // A failed step cancels the others, too.
+        Err(BuildError::Cancelled) => Status::Stopped,
+        Err(_) => Status::Failed,
+    };
+    remember(request, prepared, store, &events, status, layers);
+    let finished = result?;
+    if request.cache_limit.is_some() {
+        drop(platforms);
+        let freed = store.collect(Budget { bytes: request.cache_limit, used_since: None })?;
+        if freed.bytes > 0 {
+            let text = format!("the cache is full: {} given back", human_size(freed.bytes));
+            events.send(Event::Phase { text, seconds: 0.0 });
+        }
+    }
+    Ok(finished)
+}
+
+impl<'a> Platforms<'a> {
+    #[tracing::instrument(target = "engine", name = "solve", level = "debug", skip_all)]
+    fn execute(&mut self, cancel: &Cancel, builder: &'a Builder, tell: impl FnOnce(&BuildError)) -> Result<Finished> {
+        let mut images = Vec::new();
+        let mut direct = None;
+        let mut first = 0;
+        for prepared in self.prepared {
+            let events = match self.prepared.len() {
+                1 => self.events.clone(),
+                _ => self.events.of_platform(first, &prepared.platform.to_string()),
+            };
+            first += prepared.graph.vertices.len();
+            self.envs.push(StepEnv::new(self.request, prepared, self.store, events, cancel.clone(), builder)?);
+            let env = &self.envs[self.envs.len() - 1];
+            if let Err(e) = executor::run(env, |layers| image::pack_early(env, &layers)) {
+                return Err(after_failure(env, e, tell));
+            }
+            refusal::refuse_leaks(env)?;
+            images.push(images_of(env)?);
+            for export in self.request.exports.iter().filter(|export| env.wants.is_direct(export)) {
+                direct = Some(stream::export(env, export)?);
+            }
+        }
+        self.export_files()?;
+        // Everything that a name refers to must be on disk before the name is.
+        if self.envs.iter().any(|env| !env.schedule.is_empty()) || images.iter().any(|made| !made.is_empty()) {
+            self.store.sync(&self.request.build_id)?;
+        }
+        let kept = outputs::publish(self.request, &self.request.wants(), self.store, &images, self.events)?;
+        Ok(Finished { image: kept.image.or(direct), ..kept })
+    }
+
+    /// Writes the outputs that consist of the result's files.
+    fn export_files(&self) -> Result<()> {
+        for export in &self.request.exports {
+            let (split, text) = match export {
+                Export::Files { split, .. } => (split, "writing files"),
+                Export::Tar { split, .. } => (split, "writing the tar"),
+                Export::Archive { .. } | Export::Layout { .. } | Export::Store { .. } => continue,
+            };
+            let started = Instant::now();
+            let split = split.applies(self.prepared.len());
+            let views: Vec<View> = self.envs.iter().map(|env| output_view(env, split)).collect::<Result<_>>()?;
+            outputs::files(export, &views)?;
+            self.events.send(Event::Phase { text: text.into(), seconds: started.elapsed().as_secs_f64() });
+        }
+        Ok(())
+    }
+}
+
+fn output_view(env: &StepEnv<'_>, split: bool) -> Result<View> {
+    let folder = if split { env.prepared.platform.to_string().replace('/', "_") } else { String::new() };
+    let root = env.rootfs.view(env.graph().target)?;
+    Ok(View { folder: folder.into(), root, epoch: env.graph().epoch })
+}
+
+/// Returns the images of the target, in the order of the forms.
+fn images_of(env: &StepEnv<'_>) -> Result<Vec<(ImageForm, ManifestDigest)>> {
+    env.wants.images.iter().copied().map(|form| Ok((form, image::image(env, &form)?))).collect()
+}
+
+/// Records which steps were built here. A step that was not reached keeps its previous record.
+fn remember_keys(env: &StepEnv<'_>) {
+    let keys = env.results.iter().zip(&env.nearest);
+    let keys: Vec<Option<CacheKey>> = keys.map(|(done, before)| done.map_or(*before, |done| done.key)).collect();
+    // Losing the record only costs one explanation. Builds with a salt have nothing to compare
+    // with.
+    if env.request.salt.is_none() {
+        let _ = env.prepared.remember(env.store, &keys);
+    }
+}
+
+/// Returns the sizes of the layers made by the target's own steps, lowest first.
+fn layer_sizes(env: &StepEnv<'_>) -> Vec<LayerLog> {
+    let mut layers = Vec::new();
+    for id in env.chain() {
+        let tree = env.results.get(id).and_then(|done| done.tree.as_ref());
+        layers.extend(tree.and_then(|tree| weigh(&env.rootfs.files_of(tree).ok()?, env.log_number(id)).ok()));
+    }
+    layers.reverse();
+    layers
+}
+
+/// Starts a shell in the container of the command that failed, if requested: with its files as the
+/// command left them, its mounts, variables and user.
+fn after_failure(env: &StepEnv<'_>, error: BuildError, tell: impl FnOnce(&BuildError)) -> BuildError {
+    let failed = env.failed_run.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let Some((_, mut request)) = failed.filter(|_| env.request.shell_on_error) else { return error };
+    env.events.send(Event::End);
+    tell(&error);
+    let Ok((scratch, _)) = env.rootfs.work.new_dir() else { return BuildError::Told };
+    request.files.renew(scratch);
+    request.args = vec!["/bin/sh".into()];
+    request.input = Input::Terminal;
+    // Agent sockets were removed with the step.
+    request.mounts.retain(|m| !matches!(&m.source, Source::Bind(path) if !path.exists()));
+    if !request.env.iter().any(|e| e.starts_with("TERM=")) {
+        request.env.push("TERM=xterm".into());
+    }
+    // The build's own `Cancel` was triggered to stop the other steps.
+    match rbuild_sandbox::run_attached(&env.builder.zygote, &request, &Cancel::default()) {
+        Ok(Outcome::NotStarted(why)) => BuildError::other(format!("the shell could not be started: {why}")),
+        Ok(_) => BuildError::Told,
+        Err(e) => e.into(),
+    }
+}

@@ -1,0 +1,147 @@
+//! Environment of the steps of one platform: the request, the plan, results and files, progress and
+//! cancellation.
+
+use std::sync::{Arc, Mutex};
+
+use rbuild_image::ManifestDigest;
+use rbuild_linux::process::moment;
+use rbuild_plan::{BuildGraph, Step, VertexId};
+use rbuild_sandbox::{Builder, Cancel, RunRequest};
+use rbuild_store::{CacheKey, Image, Store};
+
+use crate::cache::explain;
+use crate::cache::key::{Contexts, Viewpoint};
+use crate::error::{BuildError, Result, StepFailure};
+use crate::events::Events;
+use crate::export::secret_scan::Leaks;
+use crate::exports::Wants;
+use crate::prepare::Prepared;
+use crate::prepare::lookup::Known;
+use crate::record::log_tail::LOG_TAIL;
+use crate::request::BuildRequest;
+use crate::rootfs::Rootfs;
+use crate::solve::results::{Done, Results};
+use crate::solve::schedule::Schedule;
+
+/// The part of a build that runs inside the builder's namespaces, for one platform.
+pub(crate) struct StepEnv<'a> {
+    pub request: &'a BuildRequest,
+    pub wants: Wants,
+    pub prepared: &'a Prepared,
+    pub store: &'a Store,
+    pub builder: &'a Builder,
+    pub schedule: Schedule,
+    pub results: Arc<Results>,
+    pub rootfs: Rootfs<'a>,
+    pub contexts: Contexts,
+    pub events: Events,
+    pub cancel: Cancel,
+    /// For each vertex, the key of the most similar step that was built here before.
+    pub nearest: Vec<Option<CacheKey>>,
+    /// Values of secrets that the result must not contain.
+    pub leaks: Leaks<'a>,
+    /// For each vertex, true if a command that mounts such a secret contributed to it.
+    pub exposed: Vec<bool>,
+    /// The command that failed first: the time of failure, and its request with its files.
+    pub failed_run: Mutex<Option<(u64, RunRequest)>>,
+}
+
+impl<'a> StepEnv<'a> {
+    pub fn new(
+        request: &'a BuildRequest,
+        prepared: &'a Prepared,
+        store: &'a Store,
+        events: Events,
+        cancel: Cancel,
+        builder: &'a Builder,
+    ) -> Result<StepEnv<'a>> {
+        let graph = &prepared.graph;
+        let results = Arc::new(results_of(prepared, request.now));
+        let leaks = Leaks::new(&request.secrets, &prepared.marks);
+        let wants = request.wants();
+        let open: Vec<bool> = prepared.known.iter().map(|known| matches!(known, Known::Open)).collect();
+        Ok(StepEnv {
+            request,
+            prepared,
+            store,
+            builder,
+            schedule: Schedule::of(graph, open, wants.needs_files()),
+            wants,
+            rootfs: Rootfs::new(request, graph, store, builder, results.clone())?,
+            results,
+            contexts: Contexts::open(request, Viewpoint::Builder(builder), &prepared.hashes)?,
+            events,
+            cancel,
+            nearest: explain::nearest(&store.build_index(&prepared.build_index)?, graph),
+            exposed: exposed(graph, &leaks),
+            leaks,
+            failed_run: Mutex::new(None),
+        })
+    }
+
+    pub fn graph(&self) -> &'a BuildGraph {
+        &self.prepared.graph
+    }
+
+    /// Returns the outcome of an input.
+    pub fn done(&self, id: VertexId) -> &Done {
+        self.results.done(id)
+    }
+
+    /// Returns the parent chain of the target, from the target down to its base.
+    pub fn chain(&self) -> impl Iterator<Item = VertexId> + use<'a> {
+        self.graph().chain(self.graph().target)
+    }
+
+    /// Returns the number of the step in the build's log.
+    pub fn log_number(&self, id: VertexId) -> usize {
+        self.events.first() + id
+    }
+
+    pub fn image(&self, manifest: &ManifestDigest) -> Result<&'a Image> {
+        self.prepared.images.get(manifest).ok_or_else(|| BuildError::other("an image of the plan was never resolved"))
+    }
+
+    /// Returns the failure of a step now. `log` has the last lines of its output.
+    pub fn failure(&self, id: VertexId, reason: impl Into<String>, log: Vec<String>) -> BuildError {
+        let vertex = &self.graph().vertices[id];
+        BuildError::Step(Box::new(StepFailure {
+            span: vertex.span,
+            label: vertex.name.to_string(),
+            text: vertex.text.clone(),
+            reason: reason.into(),
+            help: None,
+            more: (log.len() >= LOG_TAIL).then(|| self.request.build_id.clone()),
+            log,
+            at: moment(),
+        }))
+    }
+}
+
+/// Returns the results that are known before anything runs.
+fn results_of(prepared: &Prepared, now: i64) -> Results {
+    let results = Results::new(prepared.known.len());
+    for (id, known) in prepared.known.iter().enumerate() {
+        let key = prepared.keys[id];
+        let done = match known {
+            Known::Source(result) => Done { result: *result, tree: None, created: now, key: None },
+            Known::Hit(r) => Done { result: r.result, tree: Some(r.tree.clone()), created: r.created, key },
+            // Nothing needs its files, or the lookup would have adopted them.
+            Known::Foreign(r) => Done { result: r.result(), tree: None, created: r.created(), key },
+            Known::Open => continue,
+        };
+        results.set(id, done);
+    }
+    results
+}
+
+/// Returns for each vertex whether a command that mounts a secret contributed to it.
+fn exposed(graph: &BuildGraph, leaks: &Leaks<'_>) -> Vec<bool> {
+    let mut exposed: Vec<bool> = Vec::with_capacity(graph.vertices.len());
+    for vertex in &graph.vertices {
+        let mounts = matches!(&vertex.step, Step::Run(run) if run.secrets.iter().any(|secret| leaks.has(&secret.id)));
+        let inherits = vertex.inputs().iter().any(|input| exposed.get(*input).copied().unwrap_or(true));
+        exposed.push(mounts || inherits);
+    }
+    exposed
+}

@@ -1,0 +1,141 @@
+//! COPY and ADD: fills a new tree, which the caller commits.
+
+use std::path::Path;
+
+use rbuild_dockerfile::Diagnostic;
+use rbuild_layer::{ExternalFiles, LayerError, LayerForm};
+use rbuild_linux::RootDir;
+use rbuild_plan::{CopyStep, VertexId};
+use rbuild_source::{Changes, Content, Listing, SourceError, SourceTree};
+use rbuild_store::{LISTING, StoreError, TreeId};
+
+use crate::cache::key::{self, StageFiles, copy_source_error};
+use crate::env::StepEnv;
+use crate::error::{BuildError, Result};
+use crate::event::{Event, Warning};
+use crate::exports::Squash;
+use crate::ops::copy::{Terms, copy};
+use crate::ops::copy_error::{CopyError, Reason};
+use crate::ops::incremental_copy::Track;
+use crate::ops::users;
+
+pub(crate) fn terms<'e>(env: &'e StepEnv<'_>) -> Terms<'e> {
+    Terms { now: env.request.now, limits: env.store.limits(), cancel: &env.cancel }
+}
+
+/// Copies files into a new tree, from a context or from `stage`. Returns the changes since the
+/// last time the step was executed here, if known.
+pub(crate) fn copy_step(
+    env: &StepEnv<'_>,
+    id: VertexId,
+    step: &CopyStep,
+    taken: &[Content],
+    stage: Option<&StageFiles>,
+    (path, dir): (&Path, &RootDir),
+) -> Result<Option<Changes>> {
+    let working = env.rootfs.writable(&env.rootfs.trees_below(id)?, path)?;
+    let root = &working.root;
+    let terms = terms(env);
+    let exclude = key::exclusions(step)?;
+    let source = match (stage, step.from) {
+        (Some(stage), _) => Some(SourceTree { exclude: Some(&exclude), ..stage.tree() }),
+        (None, _) if step.sources.is_empty() => None,
+        (None, from) => {
+            let context = env.contexts.of(from, step.source_spans[0])?;
+            context.map(|c| SourceTree { exclude: Some(&exclude), ..c.tree() })
+        }
+    };
+    let earlier = nearest_tree(env, id);
+    let mut track = earlier.as_ref().map_or(Ok(Track::default()), |tree| track(env, tree))?;
+    track.defers = working.takes_files();
+    let fail = |e| copy_error(env, id, step, e);
+    if copy(step, source.as_ref(), root, terms, Some(&mut track)).map_err(fail)? > 1 {
+        let text = format!("{} is one file, the last of several that were copied to it", step.dest);
+        let help = Some("end the destination with a slash if it is a directory".into());
+        env.events.send(Event::Warning(Warning { text, help }));
+    }
+    working.finish(&path.join("fs"))?;
+    if let Some(source) = &source {
+        let general = |reason| fail(CopyError { index: None, reason });
+        match folds(env, id).filter(|_| track.has_later()) {
+            Some(form) => {
+                let layer = earlier.map_or(Ok(None), |tree| env.store.plain_layer(&tree))?;
+                fold(env, id, dir, track.take_loose(source.root, layer).map_err(general)?, form)?
+            }
+            None => {
+                let fs = dir.sub("fs").map_err(BuildError::kernel("the step's directory"))?;
+                track.finish(source.root, &fs, &env.cancel).map_err(general)?;
+            }
+        }
+    }
+    if taken.iter().any(|content| content.sight != track.sight) {
+        return Err(BuildError::Moved);
+    }
+    if source.is_some() {
+        env.store.put_note(dir, LISTING, &track.listing.to_bytes())?;
+    }
+    Ok(track.changes())
+}
+
+/// Returns the tree of the most similar earlier step, if it still exists.
+fn nearest_tree(env: &StepEnv<'_>, id: VertexId) -> Option<TreeId> {
+    // A forced run takes nothing from the result that it replaces.
+    if env.graph().vertices[id].ignore_cache {
+        return None;
+    }
+    env.store.record(&env.nearest[id]?).ok().flatten().map(|record| record.tree)
+}
+
+/// Returns the layer form in which a copy can be stored directly, without unpacked files: only
+/// if nothing will read its files.
+fn folds(env: &StepEnv<'_>, id: VertexId) -> Option<LayerForm> {
+    let request = env.request;
+    let looked_at = request.weigh || request.salt.is_some() || !request.secrets.is_empty();
+    let form = env.wants.images.first().copied().filter(|form| form.squash == Squash::None)?;
+    let clamped = env.graph().epoch.is_some() && !form.late_times;
+    (env.schedule.is_only_in_images(env.graph(), id) && !looked_at && !clamped).then_some(form.layers)
+}
+
+/// Stores a copy as its layer. The deferred files are packed straight from their source.
+fn fold(env: &StepEnv<'_>, id: VertexId, dir: &RootDir, external: ExternalFiles, form: LayerForm) -> Result<()> {
+    let stop = || env.cancel.is_cancelled();
+    env.store.fold_tree(&env.rootfs.work, dir, external, form, &stop).map_err(|e| match e {
+        StoreError::Layer(LayerError::Changed(_)) => BuildError::Moved,
+        StoreError::Layer(LayerError::Deletion(_)) => env.failure(id, e.to_string(), Vec::new()),
+        _ if env.cancel.is_cancelled() => BuildError::Cancelled,
+        e => e.into(),
+    })
+}
+
+/// Returns the tracking data of an earlier copy, including its files.
+pub(crate) fn track(env: &StepEnv<'_>, tree: &TreeId) -> Result<Track> {
+    let listing = Listing::from_bytes(&env.store.tree_note(tree, LISTING)?);
+    Ok(Track::since(listing, env.store.tree_if_here(tree)?))
+}
+
+pub(crate) fn copy_error(env: &StepEnv<'_>, id: VertexId, step: &CopyStep, e: CopyError) -> BuildError {
+    let span = e.index.and_then(|i| step.source_spans.get(i).copied());
+    match (e.reason, span) {
+        (Reason::Source(SourceError::Changed(_)), _) => BuildError::Moved,
+        (Reason::Stopped, _) => BuildError::Cancelled,
+        (Reason::Source(e), Some(span)) => copy_source_error(e, span, step),
+        (Reason::Text(text), Some(span)) => BuildError::Unmet(vec![Diagnostic::new(span, text)]),
+        (Reason::Layer(e), Some(span)) if !e.is_disk_full() => {
+            let d = Diagnostic::new(span, format!("the archive cannot be unpacked: {e}"));
+            BuildError::Unmet(vec![Diagnostic { help: e.remedy(), ..d }])
+        }
+        (Reason::Kernel(source), _) => BuildError::Kernel { what: format!("copying into {}", step.dest), source },
+        (Reason::Layer(source), _) => BuildError::Layer { what: format!("unpacking into {}", step.dest), source },
+        (Reason::Source(e), None) => env.failure(id, e.to_string(), Vec::new()),
+        (Reason::Text(text), None) => env.failure(id, text, Vec::new()),
+        (Reason::User(e), _) => unknown_user(env, id, &e),
+    }
+}
+
+pub(crate) fn unknown_user(env: &StepEnv<'_>, id: VertexId, e: &users::UnknownUser) -> BuildError {
+    let mut failure = env.failure(id, e.to_string(), Vec::new());
+    if let BuildError::Step(failure) = &mut failure {
+        failure.help = Some(e.remedy());
+    }
+    failure
+}

@@ -1,0 +1,38 @@
+//! WORKDIR: creates the directory in a new tree, which the caller commits.
+
+use std::path::Path;
+
+use rbuild_linux::{Kind, Timestamp};
+use rbuild_plan::{VertexId, WorkdirStep};
+
+use crate::env::StepEnv;
+use crate::error::{BuildError, Result};
+use crate::ops::copy_step::unknown_user;
+use crate::ops::users;
+
+pub(crate) fn workdir_step(env: &StepEnv<'_>, id: VertexId, step: &WorkdirStep, path: &Path) -> Result<()> {
+    let working = env.rootfs.writable(&env.rootfs.trees_below(id)?, path)?;
+    let root = &working.root;
+    // The user is resolved only if a directory must be created.
+    let owner = match root.stat_follow(&step.path) {
+        Ok(there) if there.kind == Kind::Dir => (0, 0),
+        _ => users::owner(&users::in_root(root), &step.user).map_err(|e| unknown_user(env, id, &e))?,
+    };
+    let now = Timestamp { sec: step.time.unwrap_or(env.request.now), nsec: 0 };
+    let mut made = Vec::new();
+    // Resolves dangling links, too.
+    let real = root.resolve(&step.path).map_err(BuildError::kernel(format!("making {}", step.path)))?;
+    let result = root.create_dir_all(&real, 0o755, Some(owner), |p| made.push(p.to_path_buf()));
+    result.map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotADirectory | std::io::ErrorKind::AlreadyExists => {
+            env.failure(id, format!("{} is not a directory in the image; choose another one", step.path), Vec::new())
+        }
+        _ => BuildError::Kernel { what: format!("making {}", step.path), source: e },
+    })?;
+    for path in made.iter().rev() {
+        let fail = || BuildError::kernel(format!("dating {}", path.display()));
+        let (dir, name) = root.parent(path).map_err(fail())?;
+        dir.set_mtime(&name, now).map_err(fail())?;
+    }
+    Ok(working.finish(&path.join("fs"))?)
+}

@@ -1,0 +1,172 @@
+//! File systems of vertices: the trees of a vertex and its parents, stacked or merged.
+
+use std::collections::{BTreeSet, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use rbuild_linux::{RootDir, Timestamp};
+use rbuild_plan::{BuildGraph, Step, VertexId};
+use rbuild_sandbox::Builder;
+use rbuild_store::{Image, Snapshots, Store, TreeId, Working, Workspace};
+
+use crate::error::{BuildError, Result};
+use crate::request::BuildRequest;
+use crate::solve::results::Results;
+
+/// The trees of a graph's vertices, and the working directory of the build.
+pub(crate) struct Rootfs<'a> {
+    request: &'a BuildRequest,
+    graph: &'a BuildGraph,
+    store: &'a Store,
+    builder: &'a Builder,
+    results: Arc<Results>,
+    pub work: Workspace,
+    snapshots: OnceLock<Snapshots>,
+    /// Trees of image vertices, lowest first, once unpacked.
+    unpacked: Vec<OnceLock<Vec<TreeId>>>,
+    /// Trees of steps whose files are known to be on disk.
+    unfolded: Mutex<HashSet<TreeId>>,
+}
+
+impl<'a> Rootfs<'a> {
+    pub fn new(
+        request: &'a BuildRequest,
+        graph: &'a BuildGraph,
+        store: &'a Store,
+        builder: &'a Builder,
+        results: Arc<Results>,
+    ) -> Result<Rootfs<'a>> {
+        Ok(Rootfs {
+            request,
+            graph,
+            store,
+            builder,
+            results,
+            work: Workspace::open(store)?,
+            snapshots: if request.copies { Snapshots::Copies.into() } else { OnceLock::new() },
+            unpacked: graph.vertices.iter().map(|_| OnceLock::new()).collect(),
+            unfolded: Mutex::default(),
+        })
+    }
+
+    /// Unpacks the image of a vertex: only the paths in `wanted`, if given and possible. Returns the
+    /// number of layers that were unpacked by this call.
+    pub fn unpack(&self, id: VertexId, image: &Image, wanted: Option<&BTreeSet<PathBuf>>) -> Result<usize> {
+        let (now, build) = (self.request.now, &self.request.build_id);
+        let part = match wanted {
+            Some(wanted) => self.store.image_parts(&self.work, image, wanted, now, build)?,
+            None => None,
+        };
+        let (trees, unpacked) = match part {
+            Some(tree) => (vec![tree], 0),
+            None => self.store.unpack_image(&self.work, image, build)?,
+        };
+        let _ = self.unpacked[id].set(trees);
+        Ok(unpacked)
+    }
+
+    /// Returns the tree of a finished step.
+    pub fn own_tree(&self, id: VertexId) -> Result<&TreeId> {
+        let tree = self.results.done(id).tree.as_ref();
+        tree.ok_or_else(|| BuildError::other("the files of a step are used that were not needed at the start"))
+    }
+
+    /// Returns the files of a step's tree, unpacking them if only a layer is stored.
+    pub fn files_of(&self, tree: &TreeId) -> Result<RootDir> {
+        self.unfold(tree)?;
+        Ok(self.store.tree(tree)?)
+    }
+
+    fn unfold(&self, tree: &TreeId) -> Result<()> {
+        if !self.unfolded.lock().unwrap_or_else(PoisonError::into_inner).contains(tree) {
+            self.store.unfold_tree(&self.work, tree)?;
+            self.unfolded.lock().unwrap_or_else(PoisonError::into_inner).insert(tree.clone());
+        }
+        Ok(())
+    }
+
+    /// Returns the trees of a vertex and its parents, lowest first, with their files on disk.
+    pub fn trees(&self, id: VertexId) -> Result<Vec<TreeId>> {
+        let mut own = Vec::new();
+        for id in self.graph.chain(id) {
+            match &self.graph.vertices[id].step {
+                Step::Image { .. } => {
+                    let base = self.unpacked[id].get();
+                    let base = base.ok_or_else(|| BuildError::other("an image is used before it is unpacked"))?;
+                    own.extend(base.iter().rev().cloned());
+                }
+                Step::Scratch => {}
+                Step::Run(_) | Step::Copy(_) | Step::Workdir(_) => {
+                    let tree = self.own_tree(id)?;
+                    self.unfold(tree)?;
+                    own.push(tree.clone());
+                }
+            }
+        }
+        own.reverse();
+        Ok(own)
+    }
+
+    /// Returns the trees that a vertex builds on. A linked copy starts from nothing; its tree covers
+    /// the ones below like any other.
+    pub fn trees_below(&self, id: VertexId) -> Result<Vec<TreeId>> {
+        let vertex = &self.graph.vertices[id];
+        let linked = matches!(&vertex.step, Step::Copy(step) if step.link);
+        vertex.parent.filter(|_| !linked).map_or(Ok(Vec::new()), |parent| self.trees(parent))
+    }
+
+    /// Returns the method of stacking trees, probed on first use.
+    pub fn snapshots(&self) -> Result<Snapshots> {
+        if let Some(known) = self.snapshots.get() {
+            return Ok(*known);
+        }
+        let found = snapshots(self.builder, &self.work)?;
+        Ok(*self.snapshots.get_or_init(|| found))
+    }
+
+    /// Returns a read-only view of the complete root file system of a vertex.
+    pub fn view(&self, id: VertexId) -> Result<RootDir> {
+        Ok(self.snapshots()?.view(self.store, &self.work, &self.trees(id)?)?)
+    }
+
+    /// Creates the tree for a vertex; returns its directory, which contains `fs`.
+    pub fn new_tree(&self, id: VertexId) -> Result<(PathBuf, RootDir)> {
+        self.new_tree_over(&self.trees_below(id)?)
+    }
+
+    /// Creates a tree to be stacked on others; returns its directory, which contains `fs`. Its root
+    /// has the owner and mode of the root that it covers.
+    pub fn new_tree_over(&self, trees: &[TreeId]) -> Result<(PathBuf, RootDir)> {
+        let (path, dir) = self.store.new_tree(&self.work)?;
+        let fail = || BuildError::kernel("the step's directory");
+        let fs = dir.sub("fs").map_err(fail())?;
+        let (uid, gid, mode) = match trees.last() {
+            Some(top) => {
+                let stat = self.store.tree(top)?.stat_self().map_err(fail())?;
+                (stat.uid, stat.gid, stat.mode)
+            }
+            None => (0, 0, 0o755),
+        };
+        fs.set_own_meta(uid, gid, mode, Timestamp { sec: self.request.now, nsec: 0 }).map_err(fail())?;
+        Ok((path, dir))
+    }
+
+    /// Returns a step's root file system for writing: the trees below it with its own tree, in the
+    /// directory `path`, on top.
+    pub fn writable(&self, trees: &[TreeId], path: &Path) -> Result<Working> {
+        Ok(self.snapshots()?.working(self.store, &self.work, trees, &path.join("fs"))?)
+    }
+
+    /// Removes a directory of the working directory. Errors are ignored: it is removed with the
+    /// working directory at the latest.
+    pub fn throw_away(&self, path: &Path) {
+        if let Some(name) = path.file_name() {
+            let _ = self.work.dir().remove_all(name);
+        }
+    }
+}
+
+/// Returns the method by which the builder stacks trees of its store.
+pub fn snapshots(builder: &Builder, work: &Workspace) -> Result<Snapshots> {
+    Ok(if builder.is_bare() { Snapshots::Copies } else { Snapshots::probe(work)? })
+}

@@ -1,0 +1,151 @@
+//! Cache records of a single vertex: lookup, adoption, publication, and the reason for a miss.
+
+use std::path::Path;
+
+use rbuild_image::Hasher;
+use rbuild_plan::{Step, Vertex, VertexId};
+use rbuild_source::Changes;
+use rbuild_store::{CacheKey, KeyInputs, Record, ResultId, TreeId};
+
+use crate::cache::explain;
+use crate::env::StepEnv;
+use crate::error::Result;
+use crate::prepare::lookup::may_take;
+use crate::solve::results::Done;
+
+/// Reason why the result of a command that mounted a secret is not taken.
+const SECRET: &str = "its earlier result holds a secret that this build was not given";
+
+/// The records of a vertex with a certain definition key.
+///
+/// Other steps may have made the same files under another key, their content key; `shared` is that
+/// key, or else the definition key itself.
+pub(crate) struct StepRecords<'a> {
+    pub env: &'a StepEnv<'a>,
+    pub id: VertexId,
+    /// The definition key.
+    pub key: CacheKey,
+    pub key_inputs: &'a KeyInputs,
+}
+
+impl StepRecords<'_> {
+    fn vertex(&self) -> &Vertex {
+        &self.env.graph().vertices[self.id]
+    }
+
+    /// Looks up the record of `shared`; if there is a usable one, takes it as the result of the
+    /// vertex. Returns true if it does.
+    pub fn hit(&self, shared: &CacheKey) -> Result<bool> {
+        match self.env.store.record(shared)? {
+            Some(record) if self.may_take(shared, &record.tree)? => self.take(shared, record),
+            _ => Ok(false),
+        }
+    }
+
+    /// Looks up the record of `shared` for the other kind of owners; if there is one whose files can
+    /// be adopted, takes it as [`Self::hit`] does. The caller holds the lock of `shared`.
+    pub fn adopted(&self, shared: &CacheKey) -> Result<bool> {
+        let env = self.env;
+        // A record of this kind that may not be taken is to be replaced.
+        if self.vertex().ignore_cache || env.store.record(shared)?.is_some() {
+            return Ok(false);
+        }
+        let Some(theirs) = env.store.foreign_record(shared)? else { return Ok(false) };
+        if !self.may_take(shared, theirs.noted())? {
+            return Ok(false);
+        }
+        match env.store.adopt(&env.rootfs.work, shared, &theirs, &env.request.build_id)? {
+            Some(record) => self.take(shared, record),
+            None => Ok(false),
+        }
+    }
+
+    /// Takes a record of `shared` as the result of the vertex.
+    fn take(&self, shared: &CacheKey, record: Record) -> Result<bool> {
+        let Record { tree, result: files, created, .. } = record;
+        let result = self.result_of(shared, &files);
+        if *shared != self.key {
+            self.env.store.put_key_inputs(&self.key, self.key_inputs)?;
+        }
+        self.finish(shared, tree, result, created)?;
+        Ok(true)
+    }
+
+    /// Publishes a new tree and its records. The caller holds the lock of `shared`.
+    pub fn publish(&self, shared: &CacheKey, made: &Path) -> Result<()> {
+        let env = self.env;
+        let execution = self.execution(shared);
+        // Another run of a command may give other files, so a result never stands for two of them.
+        let is_run = matches!(self.vertex().step, Step::Run(_));
+        let files = if is_run || self.vertex().ignore_cache { execution } else { ResultId::from(*shared) };
+        // The tree of an earlier execution stays in place, as it may be in use.
+        let tree = env.store.step_tree(&execution);
+        env.store.commit_tree(&env.rootfs.work, made, &tree)?;
+        env.store.put_key_inputs(&self.key, self.key_inputs)?;
+        env.store.put_record(shared, &tree, &files, env.request.now, &env.request.build_id)?;
+        self.finish(shared, tree, self.result_of(shared, &files), env.request.now)
+    }
+
+    /// Records the result under the definition key as well, and makes it the outcome of the vertex.
+    fn finish(&self, shared: &CacheKey, tree: TreeId, result: ResultId, created: i64) -> Result<()> {
+        let env = self.env;
+        if *shared != self.key {
+            env.store.put_record_of(&self.key, shared, &tree, &result, created, &env.request.build_id)?;
+        }
+        env.results.set(self.id, Done { result, tree: Some(tree), created, key: Some(self.key) });
+        Ok(())
+    }
+
+    /// Returns the reason why the step must run, as far as earlier builds tell. `before` are the
+    /// inputs of the key of the most similar earlier step.
+    pub fn reason(&self, before: Option<&KeyInputs>, changes: Option<&Changes>) -> String {
+        let (store, key) = (self.env.store, &self.key);
+        if self.vertex().ignore_cache {
+            return "it was asked to run again".into();
+        }
+        let Some(nearest) = &self.env.nearest[self.id] else { return "it was not built here before".into() };
+        if nearest == key {
+            return match (store.record(key), store.foreign_record(key)) {
+                (Ok(Some(_)), _) => SECRET,
+                (_, Ok(Some(theirs))) if !self.may_take(key, theirs.noted()).unwrap_or(true) => SECRET,
+                (_, Ok(Some(_))) => "its files are needed, and those in the cache are of another isolation mode",
+                _ => "its earlier result is no longer in the cache",
+            }
+            .into();
+        }
+        let Some(before) = before else { return "what it was built of before is no longer known".into() };
+        let differences = explain::differences(self.key_inputs, before, changes);
+        if differences.is_empty() { "the earlier key was made by other rules".into() } else { differences.join("; ") }
+    }
+
+    /// Returns true if the build may take the result with that tree, recorded under `shared`. A
+    /// vertex that ignores the cache takes what this build has executed.
+    fn may_take(&self, shared: &CacheKey, tree: &TreeId) -> Result<bool> {
+        let env = self.env;
+        if self.vertex().ignore_cache && *tree != env.store.step_tree(&self.execution(shared)) {
+            return Ok(false);
+        }
+        may_take(env.request, &env.prepared.marks, env.store, &self.vertex().step, tree)
+    }
+
+    /// Returns a digest that no other execution of a step has. One build executes each step once,
+    /// for all platforms.
+    fn execution(&self, shared: &CacheKey) -> ResultId {
+        let mut hasher = Hasher::new();
+        hasher.field("execution").field(shared.bytes()).field(&self.env.request.build_id);
+        hasher.finish()
+    }
+
+    /// Returns the digest that dependants include in their keys. `files` is the digest in the
+    /// record of `shared`. The files of a linked copy do not depend on the parent, but the resulting
+    /// root file system does.
+    fn result_of(&self, shared: &CacheKey, files: &ResultId) -> ResultId {
+        let linked = matches!(&self.vertex().step, Step::Copy(copy) if copy.link);
+        if !linked || *shared == self.key {
+            return *files;
+        }
+        let mut hasher = Hasher::new();
+        hasher.field("linked").field(self.key.bytes()).field(files.bytes());
+        hasher.finish()
+    }
+}

@@ -1,0 +1,48 @@
+//! Results of vertices, filled in while the build runs.
+
+use std::sync::OnceLock;
+
+use rbuild_plan::VertexId;
+use rbuild_store::{CacheKey, ResultId, TreeId};
+
+/// The outcome of a finished vertex.
+#[derive(Debug, Clone)]
+pub(crate) struct Done {
+    pub result: ResultId,
+    /// The step's own tree. `None` for scratch and images, and for files with other owners that
+    /// nothing needs.
+    pub tree: Option<TreeId>,
+    pub created: i64,
+    /// The definition key; `None` for scratch and images.
+    pub key: Option<CacheKey>,
+}
+
+/// The outcomes of all vertices of a graph.
+pub(crate) struct Results(Vec<OnceLock<Done>>);
+
+impl Results {
+    /// Returns a table for `count` vertices, none of which is finished.
+    pub fn new(count: usize) -> Results {
+        Results((0..count).map(|_| OnceLock::new()).collect())
+    }
+
+    /// Records the outcome of a vertex. Only the first one counts.
+    pub fn set(&self, id: VertexId, done: Done) {
+        let _ = self.0[id].set(done);
+    }
+
+    /// Returns the outcome of a vertex, `None` if it is not finished.
+    pub fn get(&self, id: VertexId) -> Option<&Done> {
+        self.0[id].get()
+    }
+
+    /// Returns the outcome of an input. Vertices run in dependency order, so it exists.
+    pub fn done(&self, id: VertexId) -> &Done {
+        self.get(id).expect("inputs are done before what needs them")
+    }
+
+    /// Returns the outcomes in the order of the vertices.
+    pub fn iter(&self) -> impl Iterator<Item = Option<&Done>> {
+        self.0.iter().map(OnceLock::get)
+    }
+}

@@ -1,0 +1,132 @@
+use rbuild_image::{ImageConfig, ManifestDigest, Platform};
+use rbuild_plan::{CopyStep, StepName, Vertex};
+
+use super::*;
+
+fn vertex(step: Step, parent: Option<VertexId>) -> Vertex {
+    let (text, span) = (String::new(), rbuild_dockerfile::Span::default());
+    Vertex { step, parent, name: StepName::default(), text, span, ignore_cache: false }
+}
+
+fn image(name: &str) -> Vertex {
+    let manifest = ManifestDigest::of(name.as_bytes());
+    vertex(Step::Image { name: name.into(), manifest }, None)
+}
+
+fn copy(parent: VertexId, from: From, sources: &[&str]) -> Vertex {
+    let sources = sources.iter().map(|source| source.to_string()).collect();
+    vertex(Step::Copy(CopyStep { from, sources, ..CopyStep::default() }), Some(parent))
+}
+
+/// Two stages: 0 image, 1 and 2 copies from the context; 3 scratch, 4 a copy of `/a` from the other
+/// stage, 5 a copy from the context.
+fn two_stages() -> BuildGraph {
+    graph(vec![
+        image("base"),
+        copy(0, From::Context, &["x"]),
+        copy(1, From::Context, &["y"]),
+        vertex(Step::Scratch, None),
+        copy(3, From::Vertex(2), &["/a"]),
+        copy(4, From::Context, &["z"]),
+    ])
+}
+
+fn graph(vertices: Vec<Vertex>) -> BuildGraph {
+    BuildGraph {
+        target: vertices.len() - 1,
+        vertices,
+        config: ImageConfig::empty(&Platform::host()),
+        history: Vec::new(),
+        epoch: None,
+        warnings: Vec::new(),
+    }
+}
+
+/// Returns the vertices to run, each with its inputs, as `2<0,1>`.
+fn shown(schedule: &Schedule) -> String {
+    let one = |(id, inputs): (VertexId, &BTreeSet<VertexId>)| {
+        let inputs: Vec<String> = inputs.iter().map(VertexId::to_string).collect();
+        if inputs.is_empty() { id.to_string() } else { format!("{id}<{}>", inputs.join(",")) }
+    };
+    schedule.vertices().map(one).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn what_is_open_and_needed_runs_after_its_inputs() {
+    let graph = two_stages();
+    for (open, exports_files, want) in [
+        // All steps are cached: nothing runs, and no image is unpacked where the base is scratch.
+        (&[][..], false, ""),
+        (&[], true, ""),
+        (&[1, 2, 4, 5], false, "0 1<0> 2<1> 4<2> 5<4>"),
+        // Cached parents are skipped: the step stands on the image below.
+        (&[2, 4, 5], false, "0 2<0> 4<2> 5<4>"),
+        // A cached stage that is copied from needs its image.
+        (&[4, 5], false, "0 4<0> 5<4>"),
+        (&[5], false, "5"),
+        (&[5], true, "5"),
+        // An open step below a cached target is not needed.
+        (&[1], false, ""),
+    ] {
+        let open: Vec<bool> = (0..graph.vertices.len()).map(|id| open.contains(&id)).collect();
+        let schedule = Schedule::of(&graph, open.clone(), exports_files);
+        assert_eq!(shown(&schedule), want, "{open:?} {exports_files}");
+        assert_eq!(schedule.is_empty(), want.is_empty());
+        for (id, inputs) in schedule.vertices() {
+            assert!(inputs.iter().all(|input| schedule.dependants(*input).contains(&id)));
+        }
+    }
+}
+
+#[test]
+fn a_cached_target_needs_its_image_only_for_an_export_of_files() {
+    let graph = graph(vec![image("base"), copy(0, From::Context, &["x"])]);
+    for (exports_files, want) in [(false, ""), (true, "0")] {
+        assert_eq!(shown(&Schedule::of(&graph, vec![false, false], exports_files)), want);
+    }
+}
+
+#[test]
+fn files_of_the_target_are_only_in_images_unless_something_reads_them() {
+    let graph = two_stages();
+    let open = vec![false, true, true, false, true, true];
+    for (exports_files, id, want) in [(false, 5, true), (true, 5, false), (false, 4, false), (false, 2, false)] {
+        let schedule = Schedule::of(&graph, open.clone(), exports_files);
+        assert_eq!(schedule.is_only_in_images(&graph, id), want, "{id} {exports_files}");
+    }
+}
+
+#[test]
+fn steps_wait_for_steps_and_not_for_images() {
+    let graph = two_stages();
+    let schedule = Schedule::of(&graph, vec![false, true, true, false, true, true], false);
+    let waits: Vec<_> = schedule.waits(&graph).into_iter().collect();
+    assert_eq!(waits, [(2, vec![1]), (4, vec![2]), (5, vec![4])]);
+}
+
+#[test]
+fn only_copied_paths_are_wanted_of_an_image_that_nothing_else_needs() {
+    let from = |sources: &[&str]| copy(0, From::Vertex(1), sources);
+    let with = |last: Vertex| graph(vec![vertex(Step::Scratch, None), image("tools"), last]);
+    let patterns = |sources: &[&str]| {
+        let mut vertex = from(sources);
+        let Step::Copy(copy) = &mut vertex.step else { unreachable!() };
+        copy.names = SourceNames::Parents;
+        vertex
+    };
+    for (case, graph, want) in [
+        ("two paths", with(from(&["/bin/a", "lib/b"])), Some(vec!["bin/a", "lib/b"])),
+        ("everything", with(from(&["/"])), None),
+        ("a pattern", with(from(&["/bin/*"])), None),
+        ("--parents", with(patterns(&["/bin/a"])), None),
+        ("a base as well", graph(vec![image("x"), image("tools"), copy(1, From::Vertex(1), &["/bin/a"])]), None),
+    ] {
+        let schedule = Schedule::of(&graph, vec![false, false, true], false);
+        let wanted = schedule.parts_wanted(&graph, 1);
+        let want = want.map(|paths| paths.into_iter().map(PathBuf::from).collect::<BTreeSet<_>>());
+        assert_eq!(wanted, want, "{case}");
+    }
+    // The same image is used as a base under another vertex.
+    let twice = graph(vec![image("tools"), image("tools"), copy(0, From::Vertex(1), &["/bin/a"])]);
+    assert_eq!(Schedule::of(&twice, vec![false, false, true], false).parts_wanted(&twice, 1), None);
+}

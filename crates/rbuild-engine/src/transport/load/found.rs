@@ -1,0 +1,71 @@
+//! Images found in an archive or a layout.
+
+use std::collections::BTreeSet;
+
+use rbuild_image::{ImageId, ManifestDigest, Platform, Reference};
+use rbuild_remedy::Remedy;
+
+use crate::error::BuildError;
+use crate::event::Warning;
+
+/// Imported images, with warnings about their source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Incoming<T> {
+    pub found: T,
+    pub warnings: Vec<Warning>,
+}
+
+pub(crate) const DAMAGED: &str = "the archive is damaged; write or transfer it again";
+
+/// The platform whose images are taken from a source with several platforms.
+#[derive(Debug, Clone)]
+pub enum Wanted {
+    /// This machine's platform. An image that exists for a single platform is taken regardless.
+    Host(Platform),
+    /// The given platform and no other.
+    Given(Platform),
+}
+
+impl Wanted {
+    pub fn new(given: Option<Platform>) -> Wanted {
+        given.map_or_else(|| Wanted::Host(Platform::host()), Wanted::Given)
+    }
+
+    pub(crate) fn given(&self) -> bool {
+        matches!(self, Wanted::Given(_))
+    }
+
+    pub(crate) fn platform(&self) -> &Platform {
+        let (Wanted::Host(platform) | Wanted::Given(platform)) = self;
+        platform
+    }
+
+    /// Returns the error for an image that exists for other platforms only.
+    pub(crate) fn missing(&self, what: &str, others: &BTreeSet<String>) -> BuildError {
+        let listed: Vec<&str> = others.iter().map(String::as_str).collect();
+        BuildError::Other {
+            message: format!("{what} has no image for {}, only for {}", self.platform(), listed.join(", ")),
+            help: others.first().map(|platform| Remedy::SelectPlatform { platform: platform.clone() }),
+        }
+    }
+}
+
+/// An image whose manifest, configuration and layers have been checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Image {
+    pub manifest: ManifestDigest,
+    pub id: ImageId,
+}
+
+/// Imported images, each once, and their names. If a name occurs more than once, the last one
+/// applies.
+#[derive(Default)]
+pub(crate) struct Found {
+    pub images: Vec<Image>,
+    pub names: Vec<(Image, Reference)>,
+}
+
+/// Returns the error for a document that does not parse.
+pub(crate) fn unreadable(what: &str) -> impl Fn(serde_json::Error) -> BuildError {
+    move |e| BuildError::other(format!("the archive's {what} cannot be read: {e}"))
+}

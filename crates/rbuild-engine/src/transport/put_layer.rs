@@ -1,0 +1,98 @@
+//! Storing of a layer that comes as a stream.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::io::{Cursor, Read};
+
+use rbuild_image::{BlobDigest, DiffId, Hasher, MediaType};
+use rbuild_layer::{Bounded, Compression, LimitedTar, detect};
+use rbuild_store::{Receiving, Staging};
+
+use crate::error::{BuildError, Result};
+use crate::transport::load::named::clean;
+
+/// A layer that was stored.
+pub(crate) struct PutLayer {
+    pub digest: BlobDigest,
+    pub size: u64,
+    pub diff_id: DiffId,
+    pub media_type: MediaType,
+    /// True if the files in it are those of a docker-archive or an OCI layout.
+    pub is_image_archive: bool,
+}
+
+/// Stores a layer of any compression. Reads every entry, so that a stream that is not an archive,
+/// or one that exceeds the limits, is refused here.
+pub(crate) fn put_layer(staging: &Staging<'_>, source: impl Read, what: &str) -> Result<PutLayer> {
+    let limits = staging.store().limits();
+    let mut head = Vec::new();
+    let mut source = source;
+    source.by_ref().take(16).read_to_end(&mut head).map_err(BuildError::io(what))?;
+    let compression = detect(&head);
+    // Image layers are never compressed with bzip2 or xz; such an archive is stored uncompressed.
+    let keep = matches!(compression, Compression::None | Compression::Gzip | Compression::Zstd);
+    let stored = RefCell::new(staging.receive()?);
+    let mut raw = Passing::new(Cursor::new(head).chain(source), keep.then_some(&stored));
+    let decoder = Bounded::new(&mut raw, limits).map_err(BuildError::io(what))?;
+    let mut plain = Passing::new(decoder, (!keep).then_some(&stored));
+    plain.hasher = matches!(compression, Compression::Gzip | Compression::Zstd).then(Hasher::new);
+    let is_image_archive = read_entries(LimitedTar::new(&mut plain, limits), what)?;
+    if plain.source.count() == 0 {
+        return Err(BuildError::Other {
+            message: format!("{what} is empty"),
+            help: Some("a root file system comes as a tar, plain or compressed".into()),
+        });
+    }
+    let content = plain.hasher.take().map(Hasher::finish);
+    // Trailing bytes after the compressed stream count towards the digest, too.
+    std::io::copy(&mut raw, &mut std::io::sink()).map_err(BuildError::io(what))?;
+    let (digest, size) = stored.into_inner().finish()?;
+    let diff_id = content.unwrap_or(digest.of_plain_layer());
+    staging.note_layer(&digest, &diff_id);
+    let media_type = match compression {
+        Compression::Gzip => MediaType::ImageLayerGzip,
+        Compression::Zstd => MediaType::ImageLayerZstd,
+        _ => MediaType::ImageLayer,
+    };
+    Ok(PutLayer { digest, size, diff_id, media_type, is_image_archive })
+}
+
+/// A reader that stores or hashes everything read through it.
+struct Passing<'s, 'a, R> {
+    source: R,
+    stored: Option<&'s RefCell<Receiving<'a>>>,
+    hasher: Option<Hasher>,
+}
+
+impl<'s, 'a, R: Read> Passing<'s, 'a, R> {
+    fn new(source: R, stored: Option<&'s RefCell<Receiving<'a>>>) -> Self {
+        Passing { source, stored, hasher: None }
+    }
+}
+
+impl<R: Read> Read for Passing<'_, '_, R> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.source.read(buf)?;
+        if let Some(stored) = self.stored {
+            stored.borrow_mut().add(&buf[..n])?;
+        }
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&buf[..n]);
+        }
+        Ok(n)
+    }
+}
+
+/// Files at the top level of image archives. A root directory hardly ever has them.
+const IMAGE_DOCUMENTS: [&str; 3] = ["manifest.json", "index.json", "oci-layout"];
+
+/// Reads an archive to its end. Returns true if it is an image archive.
+fn read_entries<R: Read>(mut tar: LimitedTar<R>, what: &str) -> Result<bool> {
+    let mut documents = BTreeSet::new();
+    while let Some(entry) = tar.next_entry().map_err(BuildError::layer(what))? {
+        documents.extend(IMAGE_DOCUMENTS.into_iter().filter(|name| clean(&entry.path.to_string_lossy()) == **name));
+    }
+    tar.drain().map_err(BuildError::layer(what))?;
+    // A docker-archive always has `manifest.json`, an OCI layout both of the others.
+    Ok(documents.contains("manifest.json") || documents.len() == 2)
+}
