@@ -402,66 +402,74 @@ impl<'a> Target<'a> {
     }
 
     fn create<R: Read>(&mut self, entry: &TarEntry, path: &Path, name: &OsStr, tar: &mut TarReader<R>) -> Result<()> {
-        let (uid, gid) = self.ids(entry)?;
+        let ids = self.ids(entry)?;
         let dir = &self.parent.1;
         let mut made = true;
         match entry.kind {
-            EntryKind::File => {
-                let file = place(dir, name, |dir| dir.create_file(name, entry.mode & 0o777))?;
-                // Writing the content later would undo attributes set now.
-                let later = entry.size <= SMALL && entry.sparse.is_none() && entry.xattrs.is_empty();
-                match later {
-                    true => read_content(entry, tar, self.finisher.content())?,
-                    false => write_content(&file, path, entry, tar, &mut self.buffer)?,
-                }
-                let bytes = if later { entry.size as usize } else { 0 };
-                return self.finish_file(file, bytes, entry, path, name, (uid, gid));
+            EntryKind::File => return self.create_file(entry, path, name, tar),
+            EntryKind::Dir => made = self.create_dir(name)?,
+            EntryKind::Symlink if entry.link.is_empty() => {
+                return Err(entry_error(entry, "is a symbolic link to nothing"));
             }
-            EntryKind::Dir => match dir.create_dir(name, 0o700) {
-                Ok(()) => {}
-                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-                    let found = dir.stat_name(name)?;
-                    if found.kind == Kind::Dir {
-                        made = false;
-                    } else {
-                        dir.remove_all(name)?;
-                        dir.create_dir(name, 0o700)?;
-                        // The whiteout, or the layer's earlier file, hid the lower layers.
-                        if self.how.whiteouts == Whiteouts::Overlay {
-                            dir.sub(name)?.set_xattr(OsStr::new(""), OsStr::new(OPAQUE), b"y")?;
-                        }
-                    }
-                }
-                Err(e) => return Err(e.into()),
-            },
-            EntryKind::Symlink => {
-                if entry.link.is_empty() {
-                    return Err(entry_error(entry, "is a symbolic link to nothing"));
-                }
-                place(dir, name, |dir| dir.create_symlink(&entry.link, name))?;
-            }
+            EntryKind::Symlink => place(dir, name, |dir| dir.create_symlink(&entry.link, name))?,
             EntryKind::HardLink => {
-                return match self.hard_link(entry, name)? {
-                    Linked::Done => Ok(()),
-                    Linked::TargetMissing => {
-                        self.later.insert(path.to_path_buf(), entry.clone());
-                        Ok(())
-                    }
-                };
+                if self.hard_link(entry, name)? == Linked::TargetMissing {
+                    self.later.insert(path.to_path_buf(), entry.clone());
+                }
+                return Ok(());
             }
             EntryKind::CharDevice if entry.rdev == (0, 0) => {
                 return Err(entry_error(entry, "is a device 0:0, which a layer may not hold"));
             }
-            EntryKind::CharDevice | EntryKind::BlockDevice | EntryKind::Fifo => {
-                let kind = match entry.kind {
-                    EntryKind::CharDevice => Kind::CharDevice,
-                    EntryKind::BlockDevice => Kind::BlockDevice,
-                    _ => Kind::Fifo,
-                };
-                place(dir, name, |dir| dir.create_node(name, kind, entry.mode, entry.rdev))?;
+            EntryKind::CharDevice => {
+                place(dir, name, |dir| dir.create_node(name, Kind::CharDevice, entry.mode, entry.rdev))?
             }
+            EntryKind::BlockDevice => {
+                place(dir, name, |dir| dir.create_node(name, Kind::BlockDevice, entry.mode, entry.rdev))?
+            }
+            EntryKind::Fifo => place(dir, name, |dir| dir.create_node(name, Kind::Fifo, entry.mode, entry.rdev))?,
         }
-        self.set_meta(entry, path, name, (uid, gid), made)
+        self.set_meta(entry, path, name, ids, made)
+    }
+
+    fn create_file<R: Read>(
+        &mut self,
+        entry: &TarEntry,
+        path: &Path,
+        name: &OsStr,
+        tar: &mut TarReader<R>,
+    ) -> Result<()> {
+        let file = place(&self.parent.1, name, |dir| dir.create_file(name, entry.mode & 0o777))?;
+        // Writing the content later would undo attributes set now.
+        let later = entry.size <= SMALL && entry.sparse.is_none() && entry.xattrs.is_empty();
+        let bytes = if later {
+            read_content(entry, tar, self.finisher.content())?;
+            entry.size as usize
+        } else {
+            write_content(&file, path, entry, tar, &mut self.buffer)?;
+            0
+        };
+        self.finish_file(file, bytes, entry, path, name)
+    }
+
+    /// Creates a directory, in place of a file of that name. Returns false if it existed.
+    fn create_dir(&self, name: &OsStr) -> Result<bool> {
+        let dir = &self.parent.1;
+        match dir.create_dir(name, 0o700) {
+            Ok(()) => return Ok(true),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e.into()),
+        }
+        if dir.stat_name(name)?.kind == Kind::Dir {
+            return Ok(false);
+        }
+        dir.remove_all(name)?;
+        dir.create_dir(name, 0o700)?;
+        // The whiteout, or the layer's earlier file, hid the lower layers.
+        if self.how.whiteouts == Whiteouts::Overlay {
+            dir.sub(name)?.set_xattr(OsStr::new(""), OsStr::new(OPAQUE), b"y")?;
+        }
+        Ok(true)
     }
 
     fn set_meta(&mut self, entry: &TarEntry, path: &Path, name: &OsStr, ids: (u32, u32), made: bool) -> Result<()> {
@@ -488,15 +496,8 @@ impl<'a> Target<'a> {
 
     /// Sets the metadata of a file that is still open and was created with its permission bits. The
     /// file receives the next `bytes` bytes of the finisher's buffer.
-    fn finish_file(
-        &mut self,
-        file: File,
-        bytes: usize,
-        entry: &TarEntry,
-        path: &Path,
-        name: &OsStr,
-        ids: (u32, u32),
-    ) -> Result<()> {
+    fn finish_file(&mut self, file: File, bytes: usize, entry: &TarEntry, path: &Path, name: &OsStr) -> Result<()> {
+        let ids = self.ids(entry)?;
         // Changing the owner and writing both clear set-id bits.
         let mut owner = (entry.mode & 0o7000 != 0 || ids != (0, 0)).then_some((ids.0, ids.1, entry.mode));
         // Changing the owner removes capabilities, so attributes are set after it.
@@ -641,6 +642,7 @@ const IMPLIED_MODE: u32 = 0o755;
 const MOST_LINKED: usize = 40;
 
 /// The outcome of creating a hard link.
+#[derive(PartialEq, Eq)]
 enum Linked {
     Done,
     TargetMissing,

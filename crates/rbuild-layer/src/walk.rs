@@ -35,13 +35,7 @@ pub(crate) struct Walk {
     stack: Vec<OpenDir>,
     /// An item that precedes the next entry.
     waiting: Option<Item>,
-    deletions: Deletions,
-    times: Times,
-    /// First path of each inode with several hard links.
-    links: HashMap<(u32, u32, u64), PathBuf>,
-    /// True if the archive lacks files or attributes of the tree, until [`Item::Incomplete`] has
-    /// been returned.
-    incomplete: bool,
+    items: Items,
     external: ExternalFiles,
 }
 
@@ -54,8 +48,8 @@ impl Walk {
         external: ExternalFiles,
     ) -> Result<Walk> {
         let trail = Trail::new(tree.try_clone()?);
-        let (stack, links) = (Vec::new(), HashMap::new());
-        let mut walk = Walk { trail, stack, waiting: None, deletions, times, links, incomplete: false, external };
+        let items = Items::new(deletions, times);
+        let mut walk = Walk { trail, stack: Vec::new(), waiting: None, items, external };
         walk.open(folder.to_path_buf())?;
         Ok(walk)
     }
@@ -65,14 +59,14 @@ impl Walk {
         let mut external = ExternalFiles::default();
         let (path, here) = (PathBuf::new(), external.here(Path::new("")));
         let top = OpenDir { path, entries: vec![name.to_os_string()], external: here };
-        let (trail, stack, links) = (Trail::new(dir.try_clone()?), vec![top], HashMap::new());
-        Ok(Walk { trail, stack, waiting: None, deletions, times, links, incomplete: false, external })
+        let trail = Trail::new(dir.try_clone()?);
+        Ok(Walk { trail, stack: vec![top], waiting: None, items: Items::new(deletions, times), external })
     }
 
     /// Starts listing the last directory of the trail.
     fn open(&mut self, path: PathBuf) -> Result<()> {
         let dir = self.trail.last();
-        if self.deletions == Deletions::Whiteouts && !path.as_os_str().is_empty() {
+        if self.items.deletions == Deletions::Whiteouts && !path.as_os_str().is_empty() {
             let opaque = marks_opaque(&dir.xattrs(OsStr::new(""))?);
             if opaque {
                 let mark = TarEntry { mode: 0, ..TarEntry::plain_file(path.join(".wh..wh..opq"), 0) };
@@ -93,11 +87,11 @@ impl Walk {
                 return Ok(Some(item));
             }
             let Some(top) = self.stack.last_mut() else {
-                return Ok(std::mem::take(&mut self.incomplete).then_some(Item::Incomplete));
+                return Ok(std::mem::take(&mut self.items.incomplete).then_some(Item::Incomplete));
             };
             if let Some(file) = top.external.before(top.entries.last()) {
-                check_name(&file.1.name, &top.path, self.deletions)?;
-                return top.external.item(&file, &top.path, self.times, &mut self.external).map(Some);
+                check_name(&file.1.name, &top.path, self.items.deletions)?;
+                return top.external.item(&file, &top.path, self.items.times, &mut self.external).map(Some);
             }
             let Some(name) = top.entries.pop() else {
                 self.stack.pop();
@@ -107,8 +101,7 @@ impl Walk {
             let path = top.path.join(&name);
             let dir = self.trail.last();
             let stat = dir.stat_name(&name)?;
-            let seen = (&mut self.links, &mut self.incomplete);
-            let item = item(dir, &name, &path, &stat, (self.deletions, self.times), seen)?;
+            let item = self.items.item(dir, &name, &path, &stat)?;
             if stat.kind == Kind::Dir {
                 self.trail.enter(&name)?;
                 self.open(path)?;
@@ -154,25 +147,77 @@ fn check_name(name: &OsStr, above: &Path, deletions: Deletions) -> Result<()> {
     }
 }
 
-/// Returns the archive item of a directory entry, or `None` for a socket.
-fn item(
-    dir: &RootDir,
-    name: &OsStr,
-    path: &Path,
-    stat: &Stat,
-    (deletions, times): (Deletions, Times),
-    (links, incomplete): (&mut HashMap<(u32, u32, u64), PathBuf>, &mut bool),
-) -> Result<Option<Item>> {
-    if deletions == Deletions::Whiteouts && dir.is_whiteout(name, stat)? {
-        // No lower layer can contain such a name, and its whiteout would have another meaning.
-        if name.as_bytes().starts_with(WHITEOUT) {
-            return Ok(None);
-        }
-        let hidden = [WHITEOUT, name.as_bytes()].concat();
-        let path = path.with_file_name(OsStr::from_bytes(&hidden));
-        return Ok(Some(Item::Header(TarEntry { mode: 0, ..TarEntry::plain_file(path, 0) })));
+/// Makes the archive items of directory entries.
+struct Items {
+    deletions: Deletions,
+    times: Times,
+    /// First path of each inode with several hard links.
+    links: HashMap<(u32, u32, u64), PathBuf>,
+    /// True if the archive lacks files or attributes of the tree, until [`Item::Incomplete`] has
+    /// been returned.
+    incomplete: bool,
+}
+
+impl Items {
+    fn new(deletions: Deletions, times: Times) -> Items {
+        Items { deletions, times, links: HashMap::new(), incomplete: false }
     }
-    check_name(name, path.parent().unwrap_or(Path::new("")), deletions)?;
+
+    /// Returns the archive item of a directory entry, or `None` for a socket.
+    fn item(&mut self, dir: &RootDir, name: &OsStr, path: &Path, stat: &Stat) -> Result<Option<Item>> {
+        if self.deletions == Deletions::Whiteouts && dir.is_whiteout(name, stat)? {
+            return Ok(whiteout(path, name));
+        }
+        check_name(name, path.parent().unwrap_or(Path::new("")), self.deletions)?;
+        let Some(mut entry) = entry(path, stat, self.times) else {
+            self.incomplete = true;
+            return Ok(None);
+        };
+        if entry.kind == EntryKind::Symlink {
+            // The kernel reports 0777 for every symbolic link and ignores its mode.
+            entry.mode = 0o777;
+            entry.link = dir.read_link(name)?;
+        }
+        if entry.kind != EntryKind::Dir && stat.nlink > 1 {
+            if let Some(first) = self.links.get(&stat.inode()) {
+                entry.kind = EntryKind::HardLink;
+                entry.link = first.as_os_str().to_os_string();
+                return Ok(Some(Item::Header(entry)));
+            }
+            self.links.insert(stat.inode(), path.to_path_buf());
+        }
+        if matches!(entry.kind, EntryKind::File | EntryKind::Dir) {
+            entry.xattrs = dir.xattrs(name)?;
+            self.incomplete |= entry.xattrs.keys().any(|attr| is_lost(attr));
+            entry.xattrs.retain(|attr, _| keep_in_layer(attr));
+        }
+        if entry.kind != EntryKind::File || stat.size == 0 {
+            return Ok(Some(Item::Header(entry)));
+        }
+        entry.size = stat.size;
+        let file = dir.open_name(name)?;
+        if stat.size > SMALL {
+            return Ok(Some(Item::Large(entry, file, None)));
+        }
+        let content = read_small(&file, &entry)?;
+        Ok(Some(Item::Small(entry, content)))
+    }
+}
+
+/// Returns the item of a whiteout. No lower layer can contain a name that begins as the name of a
+/// whiteout does, and its whiteout would have another meaning: there is none.
+fn whiteout(path: &Path, name: &OsStr) -> Option<Item> {
+    if name.as_bytes().starts_with(WHITEOUT) {
+        return None;
+    }
+    let hidden = [WHITEOUT, name.as_bytes()].concat();
+    let path = path.with_file_name(OsStr::from_bytes(&hidden));
+    Some(Item::Header(TarEntry { mode: 0, ..TarEntry::plain_file(path, 0) }))
+}
+
+/// Returns the entry of a file without links, attributes and content; `None` for a socket, which is
+/// useless without the process that bound it.
+fn entry(path: &Path, stat: &Stat, times: Times) -> Option<TarEntry> {
     let kind = match stat.kind {
         Kind::File => EntryKind::File,
         Kind::Dir => EntryKind::Dir,
@@ -180,13 +225,9 @@ fn item(
         Kind::CharDevice => EntryKind::CharDevice,
         Kind::BlockDevice => EntryKind::BlockDevice,
         Kind::Fifo => EntryKind::Fifo,
-        // A socket is useless without the process that bound it.
-        Kind::Socket => {
-            *incomplete = true;
-            return Ok(None);
-        }
+        Kind::Socket => return None,
     };
-    let mut entry = TarEntry {
+    Some(TarEntry {
         path: path.as_os_str().to_os_string(),
         kind,
         mode: stat.mode,
@@ -198,33 +239,5 @@ fn item(
         rdev: stat.rdev,
         xattrs: Default::default(),
         sparse: None,
-    };
-    if kind == EntryKind::Symlink {
-        // The kernel reports 0777 for every symbolic link and ignores its mode.
-        entry.mode = 0o777;
-        entry.link = dir.read_link(name)?;
-    }
-    if kind != EntryKind::Dir && stat.nlink > 1 {
-        if let Some(first) = links.get(&stat.inode()) {
-            entry.kind = EntryKind::HardLink;
-            entry.link = first.as_os_str().to_os_string();
-            return Ok(Some(Item::Header(entry)));
-        }
-        links.insert(stat.inode(), path.to_path_buf());
-    }
-    if matches!(kind, EntryKind::File | EntryKind::Dir) {
-        entry.xattrs = dir.xattrs(name)?;
-        *incomplete |= entry.xattrs.keys().any(|attr| is_lost(attr));
-        entry.xattrs.retain(|attr, _| keep_in_layer(attr));
-    }
-    if kind != EntryKind::File || stat.size == 0 {
-        return Ok(Some(Item::Header(entry)));
-    }
-    entry.size = stat.size;
-    let file = dir.open_name(name)?;
-    if stat.size > SMALL {
-        return Ok(Some(Item::Large(entry, file, None)));
-    }
-    let content = read_small(&file, &entry)?;
-    Ok(Some(Item::Small(entry, content)))
+    })
 }

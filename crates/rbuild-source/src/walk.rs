@@ -333,8 +333,9 @@ impl Scan<'_> {
                 let names = names(&handle)?;
                 if names.len() > CHUNK {
                     for chunk in names.chunks(CHUNK) {
-                        let place = (task.relative.clone(), task.rules.clone());
-                        self.later(&mut part, place, Some(chunk.to_vec()), None);
+                        let (relative, rules) = (task.relative.clone(), task.rules.clone());
+                        let names = Some(chunk.to_vec());
+                        self.later(&mut part, Task { id: 0, relative, rules, names, above: None });
                     }
                     return Ok(part);
                 }
@@ -354,7 +355,7 @@ impl Scan<'_> {
                 let mut above = (!taken).then(Said::default);
                 above.iter_mut().try_for_each(|said| self.describe(said, &handle, &relative, &stat))?;
                 let rules = Arc::new(self.tree.rules_inside(&task.rules, name));
-                self.later(&mut part, (relative, rules), None, above);
+                self.later(&mut part, Task { id: 0, relative, rules, names: None, above });
             }
         }
         Ok(part)
@@ -368,21 +369,16 @@ impl Scan<'_> {
         Ok(())
     }
 
-    /// Queues a task whose result is inserted at the current position of `part`.
-    fn later(
-        &self,
-        part: &mut Part,
-        (relative, rules): (PathBuf, Arc<RulesBelow>),
-        names: Option<Vec<OsString>>,
-        above: Option<Said>,
-    ) {
+    /// Queues a task under an ID of its own. Its result is inserted at the current position of
+    /// `part`.
+    fn later(&self, part: &mut Part, task: Task) {
         let id = {
             let mut state = self.lock();
             state.parts.push(Part::default());
             state.parts.len() - 1
         };
         part.inner.push((part.said.bytes.len(), id));
-        self.add(Task { id, relative, rules, names, above });
+        self.add(Task { id, ..task });
     }
 }
 

@@ -4,6 +4,8 @@ mod archive;
 mod copier;
 mod destination;
 mod entry;
+mod items;
 mod place;
 
-pub(crate) use copier::{Terms, copy};
+pub(crate) use copier::Terms;
+pub(crate) use items::copy;

@@ -15,49 +15,52 @@ use crate::ops::copy_file::unchanged;
 /// it.
 const DEST_MODE: u32 = 0o755;
 
-impl Copier<'_> {
-    /// Unpacks the file into the destination if it is an archive. Returns false if it is not.
-    pub(super) fn unpack_archive(
-        &mut self,
-        tree: &SourceTree<'_>,
-        item: &Selected,
-        dest: &Path,
-    ) -> Result<bool, Reason> {
-        if !is_archive(tree.root, &item.path)? {
-            return Ok(false);
-        }
-        let dir = self.dir(dest, DEST_MODE)?;
-        let owners = self.chown.map_or(Owners::FromArchive, |(uid, gid)| Owners::Always(uid, gid));
-        let cancel = self.terms.cancel;
-        let how = Unpacking { stop: &|| cancel.is_cancelled(), ..Unpacking::archive(owners, self.terms.limits) };
-        let mut described = Vec::new();
-        let unpacked = unpack_some(tree.root.open_file(&item.path)?, &dir.handle, how, &mut |entry| {
-            described.extend(rbuild_paths::inside(&entry.path).filter(|_| entry.kind == EntryKind::Dir));
-            true
-        });
-        // Checked before the result of unpacking, because a file that is being written may look
-        // corrupt.
-        let (source, name) = tree.root.parent(&item.path)?;
-        unchanged(&source, &name, &item.stat)?;
-        unpacked?;
-        self.covered_by_archive(&dir.real, &dir.handle, described)?;
-        self.see(Sight::of_entry(&item.path, tree.owner, &item.stat, &Details::None));
-        Ok(true)
+/// Unpacks the file into the destination if it is an archive. Returns false if it is not.
+pub(super) fn unpack_archive(
+    copier: &mut Copier<'_>,
+    tree: &SourceTree<'_>,
+    item: &Selected,
+    dest: &Path,
+) -> Result<bool, Reason> {
+    if !is_archive(tree.root, &item.path)? {
+        return Ok(false);
     }
+    let dir = copier.dir(dest, DEST_MODE)?;
+    let owners = copier.chown.map_or(Owners::FromArchive, |(uid, gid)| Owners::Always(uid, gid));
+    let cancel = copier.terms.cancel;
+    let how = Unpacking { stop: &|| cancel.is_cancelled(), ..Unpacking::archive(owners, copier.terms.limits) };
+    let mut described = Vec::new();
+    let unpacked = unpack_some(tree.root.open_file(&item.path)?, &dir.handle, how, &mut |entry| {
+        described.extend(rbuild_paths::inside(&entry.path).filter(|_| entry.kind == EntryKind::Dir));
+        true
+    });
+    // Checked before the result of unpacking, because a file that is being written may look
+    // corrupt.
+    let (source, name) = tree.root.parent(&item.path)?;
+    unchanged(&source, &name, &item.stat)?;
+    unpacked?;
+    covered_by_archive(copier, &dir.real, &dir.handle, described)?;
+    copier.see(Sight::of_entry(&item.path, tree.owner, &item.stat, &Details::None));
+    Ok(true)
+}
 
-    /// Discards records that the archive may have invalidated: everything the step wrote below the
-    /// destination, and pending modification times of directories that the archive describes.
-    fn covered_by_archive(&mut self, dest: &Path, dir: &RootDir, described: Vec<PathBuf>) -> Result<(), Reason> {
-        self.links.clear();
-        if let Some(track) = &mut self.track {
-            track.listing.cover_below(dest);
-        }
-        for path in described.into_iter().filter(|path| !path.as_os_str().is_empty()) {
-            let real = dir.resolve(&path)?;
-            self.times.remove(&dest.join(real.strip_prefix("/").unwrap_or(&real)));
-        }
-        Ok(())
+/// Discards records that the archive may have invalidated: everything the step wrote below the
+/// destination, and pending modification times of directories that the archive describes.
+fn covered_by_archive(
+    copier: &mut Copier<'_>,
+    dest: &Path,
+    dir: &RootDir,
+    described: Vec<PathBuf>,
+) -> Result<(), Reason> {
+    copier.links.clear();
+    if let Some(track) = &mut copier.track {
+        track.listing.cover_below(dest);
     }
+    for path in described.into_iter().filter(|path| !path.as_os_str().is_empty()) {
+        let real = dir.resolve(&path)?;
+        copier.times.remove(&dest.join(real.strip_prefix("/").unwrap_or(&real)));
+    }
+    Ok(())
 }
 
 /// Returns true if a file is a tar archive. A compressed file is one if it contains a tar archive.

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rbuild_layer::{ExternalFile, keep_in_layer};
 use rbuild_linux::{FileStamp, Kind, RootDir, Stat};
@@ -13,11 +13,38 @@ use crate::ops::copy::destination::Dir;
 use crate::ops::copy_error::Reason;
 use crate::ops::copy_file::{copy_file, unchanged};
 
-/// An entry of the source: its parent directory, its name there and its path in the source.
-pub(super) type Origin<'a> = (&'a RootDir, &'a OsStr, &'a Path);
+/// An entry of the source.
+#[derive(Clone, Copy)]
+pub(super) struct Origin<'a> {
+    /// Its parent directory.
+    pub dir: &'a RootDir,
+    /// Its name there.
+    pub name: &'a OsStr,
+    /// Its path in the source.
+    pub path: &'a Path,
+}
 
-/// User ID, group ID and mode of a copied entry.
-type Meta = (u32, u32, u32);
+/// A name in a directory of the root.
+#[derive(Clone, Copy)]
+pub(super) struct Spot<'a> {
+    pub dir: &'a Dir,
+    pub name: &'a OsStr,
+}
+
+impl Spot<'_> {
+    /// Returns the resolved path.
+    fn real(self) -> PathBuf {
+        self.dir.real.join(self.name)
+    }
+}
+
+/// Owner and mode of a copied entry.
+#[derive(Clone, Copy)]
+struct Meta {
+    uid: u32,
+    gid: u32,
+    mode: u32,
+}
 
 impl Copier<'_> {
     /// Copies one entry of the source to a name in a directory. Of a directory, only the directory
@@ -27,20 +54,20 @@ impl Copier<'_> {
         tree: &SourceTree<'_>,
         origin: Origin<'_>,
         stat: &Stat,
-        (dir, name): (&Dir, &OsStr),
+        to: Spot<'_>,
     ) -> Result<(), Reason> {
         self.terms.check()?;
         let (uid, gid) = self.chown.unwrap_or_else(|| tree.owner.ids(stat));
-        let meta = (uid, gid, self.mode(tree.owner.mode(stat), stat.kind == Kind::Dir));
-        let details = Details::read(origin.0, origin.1, stat)?;
-        self.note(tree, origin.2, stat, &details, (dir, name));
+        let meta = Meta { uid, gid, mode: self.mode(tree.owner.mode(stat), stat.kind == Kind::Dir) };
+        let details = Details::read(origin.dir, origin.name, stat)?;
+        self.note(tree, origin.path, stat, &details, to);
         match stat.kind {
-            Kind::Dir => self.put_dir(&details, stat, (dir, name), meta),
-            _ if self.may_defer((dir, name), stat) => {
-                self.cover(&dir.real.join(name));
-                self.defer(origin, stat, (dir, name), meta)
+            Kind::Dir => self.put_dir(&details, stat, to, meta),
+            _ if self.may_defer(to, stat) => {
+                self.cover(&to.real());
+                self.defer(origin, stat, to, meta)
             }
-            _ => self.put(origin, &details, stat, (dir, name), meta),
+            _ => self.put(origin, &details, stat, to, meta),
         }
     }
 
@@ -48,15 +75,16 @@ impl Copier<'_> {
         &mut self,
         details: &Details,
         stat: &Stat,
-        (dir, name): (&Dir, &OsStr),
-        (uid, gid, mode): Meta,
+        to: Spot<'_>,
+        Meta { uid, gid, mode }: Meta,
     ) -> Result<(), Reason> {
+        let Spot { dir, name } = to;
         let place = self.entry_dir(dir, name)?;
         let attrs = match details {
             Details::Attributes(attributes) => attributes.iter(),
             Details::Target(_) | Details::None => Default::default(),
         };
-        if place == dir.real.join(name) {
+        if place == to.real() {
             dir.handle.chown(name, uid, gid)?;
             dir.handle.chmod(name, mode)?;
             for (attr, value) in attrs {
@@ -75,12 +103,13 @@ impl Copier<'_> {
 
     fn put(
         &mut self,
-        (source, source_name, _): Origin<'_>,
+        origin: Origin<'_>,
         details: &Details,
         stat: &Stat,
-        (dir, name): (&Dir, &OsStr),
-        (uid, gid, mode): Meta,
+        Spot { dir, name }: Spot<'_>,
+        Meta { uid, gid, mode }: Meta,
     ) -> Result<(), Reason> {
+        let Origin { dir: source, name: source_name, path: _ } = origin;
         self.clear_place(dir, name)?;
         let to = &dir.handle;
         if stat.nlink > 1 && stat.kind == Kind::File {
@@ -116,20 +145,8 @@ impl Copier<'_> {
         Ok(to.set_mtime(name, stat.mtime)?)
     }
 
-    /// Adds to the summary of what was seen of the source.
-    pub(super) fn see(&mut self, sight: Sight) {
-        self.track.iter_mut().for_each(|track| track.sight += sight);
-    }
-
     /// Records the source and the destination of an entry.
-    pub(super) fn note(
-        &mut self,
-        tree: &SourceTree<'_>,
-        source: &Path,
-        stat: &Stat,
-        details: &Details,
-        (dir, name): (&Dir, &OsStr),
-    ) {
+    pub(super) fn note(&mut self, tree: &SourceTree<'_>, source: &Path, stat: &Stat, details: &Details, to: Spot<'_>) {
         self.see(Sight::of_entry(source, tree.owner, stat, details));
         // Files of other stages are identified by their content, not by their modification times.
         let (Some(hashes), Some(track)) = (tree.hashes, &mut self.track) else { return };
@@ -140,12 +157,12 @@ impl Copier<'_> {
         };
         let stamp = (hashes.tells(stat) && stat.kind == Kind::File).then(|| FileStamp::of(stat));
         let mode = stat.kind.bits() | tree.owner.mode(stat);
-        track.listing.put(&dir.real.join(name), Listed { source, mode, stamp, digest });
+        track.listing.put(&to.real(), Listed { source, mode, stamp, digest });
     }
 
     /// Returns true if the entry is a file that may be written later: nothing at the destination is
     /// in the way.
-    fn may_defer(&self, (dir, name): (&Dir, &OsStr), stat: &Stat) -> bool {
+    fn may_defer(&self, Spot { dir, name }: Spot<'_>, stat: &Stat) -> bool {
         let plain = stat.kind == Kind::File && stat.nlink == 1;
         if !plain || self.defers == Defers::Nothing || !self.track.as_ref().is_some_and(|track| track.defers) {
             return false;
@@ -163,15 +180,15 @@ impl Copier<'_> {
     /// Defers the writing of a file.
     fn defer(
         &mut self,
-        (_, source_name, source_path): Origin<'_>,
+        origin: Origin<'_>,
         stat: &Stat,
-        (dir, name): (&Dir, &OsStr),
-        (uid, gid, mode): Meta,
+        Spot { dir, name }: Spot<'_>,
+        Meta { uid, gid, mode }: Meta,
     ) -> Result<(), Reason> {
         let now = self.now();
         let Some(track) = &mut self.track else { return Ok(()) };
-        let source_dir = source_path.parent().unwrap_or(Path::new(""));
-        let (source, name) = (source_name.into(), name.into());
+        let source_dir = origin.path.parent().unwrap_or(Path::new(""));
+        let (source, name) = (origin.name.into(), name.into());
         let file = ExternalFile { source, name, stat: *stat, uid, gid, mode, unchanged: false };
         let tracked = self.defers == Defers::Tracked;
         if track.later(source_dir, &dir.real, file, tracked) && !dir.made {

@@ -1,0 +1,175 @@
+//! The items of a copy: files and directories that its sources select, and here-documents.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use rbuild_linux::{Kind, RootDir};
+use rbuild_plan::CopyStep;
+use rbuild_source::{Details, Selected, SourceTree, Take};
+
+use crate::cache::key;
+use crate::ops::copy::archive::unpack_archive;
+use crate::ops::copy::copier::{Copier, Defers, Terms};
+use crate::ops::copy::destination::{Dir, Links};
+use crate::ops::copy::entry::{Origin, Spot};
+use crate::ops::copy_error::{CopyError, Reason};
+use crate::ops::incremental_copy::Track;
+use crate::ops::users;
+
+/// Copies the files that the step selects from `source` into `root`. With a `track`, files that are
+/// unchanged since an earlier copy are left to it. Returns the number of files written to the
+/// destination path itself, where each one replaces the previous one.
+pub fn copy(
+    step: &CopyStep,
+    source: Option<&SourceTree<'_>>,
+    root: &RootDir,
+    terms: Terms<'_>,
+    track: Option<&mut Track>,
+) -> Result<usize, CopyError> {
+    let general = |reason: Reason| CopyError { index: None, reason };
+    let chown = match &step.chown {
+        Some(spec) => Some(users::owner(&users::in_root(root), spec).map_err(|e| general(e.into()))?),
+        None => None,
+    };
+    let (times, links, made) = (HashMap::new(), Links::default(), HashSet::new());
+    let (defers, at_dest) = (Defers::Nothing, 0);
+    let mut copier = Copier { step, root, chown, terms, times, links, made, track, defers, at_dest };
+    let others = step.sources.len() > 1;
+    copier.no_file_for_several().map_err(|reason| CopyError { index: others.then_some(0), reason })?;
+    if let Some(tree) = source {
+        for (i, pattern) in step.sources.iter().enumerate() {
+            let at = |reason: Reason| CopyError { index: Some(i), reason };
+            let items = key::select(tree, step, pattern).map_err(|e| at(e.into()))?;
+            copier.defers = match others || items.len() > 1 {
+                _ if !step.inline.is_empty() => Defers::Nothing,
+                false => Defers::Plain,
+                // Files from archives are not tracked.
+                true if step.unpack => Defers::Nothing,
+                true => Defers::Tracked,
+            };
+            copier.links.clear();
+            for item in items {
+                if item.take == Take::Content {
+                    copier.links.clear();
+                }
+                self::item(&mut copier, tree, &item).map_err(at)?;
+            }
+        }
+    }
+    for file in &step.inline {
+        inline(&mut copier, &file.name, file.content.as_bytes()).map_err(general)?;
+    }
+    finish_dirs(&mut copier).map_err(general)?;
+    Ok(copier.at_dest)
+}
+
+fn item(copier: &mut Copier<'_>, tree: &SourceTree<'_>, item: &Selected) -> Result<(), Reason> {
+    copier.see(item.sight());
+    let dest = Path::new(&copier.step.dest);
+    if item.take != Take::Content {
+        return kept_item(copier, tree, item, dest);
+    }
+    if item.stat.kind == Kind::Dir {
+        let dir = copier.dir(dest, copier.parent_mode())?;
+        return directory(copier, tree, item, dir);
+    }
+    if copier.step.unpack && item.stat.kind == Kind::File && unpack_archive(copier, tree, item, dest)? {
+        return Ok(());
+    }
+    let (dir, name) = copier.file_place(item.name.as_os_str())?;
+    single(copier, tree, item, &dir, &name)
+}
+
+fn single(
+    copier: &mut Copier<'_>,
+    tree: &SourceTree<'_>,
+    item: &Selected,
+    dir: &Dir,
+    name: &OsStr,
+) -> Result<(), Reason> {
+    let (source_dir, _) = tree.root.parent(&item.path)?;
+    let source_name = item.path.file_name().unwrap_or_default();
+    let origin = Origin { dir: &source_dir, name: source_name, path: &item.path };
+    copier.entry(tree, origin, &item.stat, Spot { dir, name })
+}
+
+/// Copies an item whose parent directories `--parents` keeps, or one of these parents. Parents
+/// are selected before their contents.
+fn kept_item(copier: &mut Copier<'_>, tree: &SourceTree<'_>, item: &Selected, dest: &Path) -> Result<(), Reason> {
+    let top = copier.dir(dest, copier.parent_mode())?;
+    let whole = item.stat.kind == Kind::Dir && item.take == Take::Kept;
+    let (Some(parent), Some(name)) = (item.name.parent(), item.name.file_name()) else {
+        return if whole { directory(copier, tree, item, top) } else { Ok(()) };
+    };
+    let dir = copier.member_dir(&top.real.join(parent))?;
+    if item.take == Take::Above && copier.is_dir(&dir.real.join(name))? {
+        return keep_mode(copier, tree, item, &dir, name);
+    }
+    single(copier, tree, item, &dir, name)?;
+    if !whole {
+        return Ok(());
+    }
+    let dir = copier.member_dir(&top.real.join(&item.name))?;
+    directory(copier, tree, item, dir)
+}
+
+/// Handles a kept parent directory that already exists: takes only the mode from the source.
+fn keep_mode(
+    copier: &mut Copier<'_>,
+    tree: &SourceTree<'_>,
+    item: &Selected,
+    dir: &Dir,
+    name: &OsStr,
+) -> Result<(), Reason> {
+    let (source, source_name) = tree.root.parent(&item.path)?;
+    let details = Details::read(&source, &source_name, &item.stat)?;
+    copier.note(tree, &item.path, &item.stat, &details, Spot { dir, name });
+    let is_link = dir.handle.stat_name(name)?.kind == Kind::Symlink;
+    if !is_link && !copier.made.contains(&dir.real.join(name)) {
+        dir.handle.chmod(name, tree.owner.mode(&item.stat))?;
+    }
+    Ok(())
+}
+
+fn directory(copier: &mut Copier<'_>, tree: &SourceTree<'_>, item: &Selected, dest: Dir) -> Result<(), Reason> {
+    let top = dest.real.clone();
+    let mut open = (PathBuf::new(), dest);
+    tree.walk_selected::<Reason>(item, |source, path, stat| {
+        let parent = path.parent().unwrap_or(Path::new(""));
+        if open.0.as_os_str() != parent.as_os_str() {
+            open = (parent.to_path_buf(), copier.member_dir(&top.join(parent))?);
+        }
+        let name = path.file_name().unwrap_or_default();
+        let origin = Origin { dir: source, name, path: &item.path.join(path) };
+        copier.entry(tree, origin, stat, Spot { dir: &open.1, name })
+    })
+}
+
+/// Writes a here-document as a file.
+fn inline(copier: &mut Copier<'_>, name: &str, content: &[u8]) -> Result<(), Reason> {
+    let (dir, name) = copier.file_place(OsStr::new(name))?;
+    let place = dir.real.join(&name);
+    copier.clear_place(&dir, &name)?;
+    if let Some(track) = &mut copier.track {
+        track.listing.cover(&place);
+    }
+    let mut file = dir.handle.create_file(&name, 0o644)?;
+    file.write_all(content).map_err(|e| rbuild_linux::Error::new("write", &place, e))?;
+    let (uid, gid) = copier.chown.unwrap_or((0, 0));
+    dir.handle.chown(&name, uid, gid)?;
+    dir.handle.chmod(&name, copier.mode(0o644, false))?;
+    Ok(dir.handle.set_mtime(&name, copier.now())?)
+}
+
+fn finish_dirs(copier: &mut Copier<'_>) -> Result<(), Reason> {
+    for (path, mtime) in std::mem::take(&mut copier.times) {
+        let (dir, name) = copier.root.parent(&path)?;
+        // An archive may have replaced the directory with something else.
+        if !name.is_empty() && dir.stat_name(&name)?.kind == Kind::Dir {
+            dir.set_mtime(&name, mtime)?;
+        }
+    }
+    Ok(())
+}
