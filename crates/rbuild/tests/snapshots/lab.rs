@@ -1,0 +1,199 @@
+//! A scratch directory with a store, in which the program runs.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::{Value, json};
+
+pub struct Lab {
+    dir: PathBuf,
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+impl Lab {
+    /// Returns a directory with an empty store.
+    pub fn empty() -> Lab {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("rbuild-words-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(dir.join("work/context")).unwrap();
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_rbuild"), dir.join("docker")).unwrap();
+        Lab { dir }
+    }
+
+    /// Returns a lab with the images `base`, `demo:1`, `demo:latest` and one without a name, and
+    /// with some files in the working directory.
+    pub fn with_images() -> Lab {
+        let lab = Lab::empty();
+        lab.write_bytes("images.tar", &archive());
+        let answer = lab.run(&words("rbuild load -i images.tar"));
+        assert!(answer.contains("Loaded image: demo:1"), "{answer}");
+        lab.write_bytes("context/a", b"a\n");
+        lab.write_bytes("context/App.py", b"print()\n");
+        lab.write_bytes("context/key.pem", b"key\n");
+        lab.write_bytes("context/.dockerignore", b"# keys\n*.pem\n");
+        lab.write_bytes("context/dir/file", b"file\n");
+        lab.write_bytes("junk", b"this is no archive\n");
+        lab.write_bytes("empty", b"");
+        lab.write_bytes("Dockerfile", b"FROM base\nCMD [\"true\"]\n");
+        lab
+    }
+
+    /// Writes a file below the working directory.
+    pub fn write_bytes(&self, path: &str, content: &[u8]) {
+        let path = self.dir.join("work").join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    }
+
+    /// Returns the verbs of the program, with the hidden ones that the completion knows.
+    pub fn verbs(&self) -> Vec<String> {
+        let page = self.run(&words("rbuild completion fish"));
+        let listed = page.lines().filter(|line| line.contains("__fish_rbuild_needs_command\" -f -a \""));
+        let verb = |line: &str| line.split("-a \"").nth(1).unwrap().split('"').next().unwrap().to_string();
+        listed.map(verb).filter(|verb| verb != "help").collect()
+    }
+
+    /// Runs a command line and returns the exit code, if it is not zero, standard output and
+    /// standard error. Texts that differ between runs are replaced.
+    pub fn run(&self, line: &[String]) -> String {
+        let program = match line[0].as_str() {
+            "docker" => self.dir.join("docker"),
+            _ => PathBuf::from(env!("CARGO_BIN_EXE_rbuild")),
+        };
+        let mut child = Command::new(program);
+        child.args(&line[1..]).current_dir(self.dir.join("work")).env_clear();
+        child.env("PATH", "/usr/bin:/bin").env("HOME", &self.dir).env("RBUILD_ROOT", self.dir.join("store"));
+        child.env("COLUMNS", "100").env("RBUILD_PULL", "never").env("SOURCE_DATE_EPOCH", "86400");
+        child.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = child.spawn().unwrap();
+        // The program may end without reading it.
+        let _ = child.stdin.take().unwrap().write_all(b"not an archive, and not a Dockerfile\n");
+        let output = child.wait_with_output().unwrap();
+        let mut text = match output.status.code() {
+            Some(0) => String::new(),
+            Some(code) => format!("exit {code}\n"),
+            None => format!("{}\n", output.status),
+        };
+        text += &String::from_utf8_lossy(&output.stdout);
+        text += &String::from_utf8_lossy(&output.stderr);
+        self.without_variation(&text)
+    }
+
+    fn without_variation(&self, text: &str) -> String {
+        let text = text.replace(&*self.dir.to_string_lossy(), "[lab]");
+        let text = text.replace(&format!("rbuild {}", env!("CARGO_PKG_VERSION")), "rbuild [version]");
+        // The images are from 1970.
+        let years = |word: &str| word.len() == 2 && word.bytes().all(|b| b.is_ascii_digit());
+        let mut parts = text.split(" years ago");
+        let mut out = parts.next().unwrap_or_default().to_string();
+        for part in parts {
+            if let Some(start) = out.len().checked_sub(2).filter(|start| years(&out[*start..])) {
+                out.replace_range(start.., "NN");
+            }
+            out += " years ago";
+            out += part;
+        }
+        let is_id = |line: &&str| line.len() == 64 && line.bytes().all(|b| b.is_ascii_hexdigit());
+        let ids: Vec<String> = out.lines().filter(is_id).map(str::to_string).collect();
+        ids.iter().for_each(|id| out = out.replace(id, "[id of a container]"));
+        out
+    }
+}
+
+/// Splits a command line into words at blanks; single quotes keep blanks and empty words.
+pub fn words(line: &str) -> Vec<String> {
+    let (mut words, mut word, mut quoted, mut begun) = (Vec::new(), String::new(), false, false);
+    for c in line.chars() {
+        match c {
+            '\'' => (quoted, begun) = (!quoted, true),
+            ' ' if !quoted => {
+                if begun {
+                    words.push(std::mem::take(&mut word));
+                }
+                begun = false;
+            }
+            c => {
+                word.push(c);
+                begun = true;
+            }
+        }
+    }
+    if begun {
+        words.push(word);
+    }
+    words
+}
+
+/// Splits a text into sections: a heading after `=== `, and the lines up to the next heading.
+/// `<ff>` stands for that byte.
+pub fn sections(text: &str) -> Vec<(&str, Vec<u8>)> {
+    let mut all = Vec::new();
+    for section in text.split("=== ").skip(1) {
+        let (heading, body) = section.split_once('\n').unwrap_or((section, ""));
+        let mut bytes = Vec::new();
+        for (i, part) in body.split("<ff>").enumerate() {
+            if i > 0 {
+                bytes.push(0xff);
+            }
+            bytes.extend_from_slice(part.as_bytes());
+        }
+        all.push((heading, bytes));
+    }
+    all
+}
+
+/// Returns a docker archive of three images from 1970, which share a layer.
+fn archive() -> Vec<u8> {
+    let layer = tar(&[("etc/passwd", b"root:x:0:0::/root:/bin/sh\n"), ("hello", b"hello, world\n")]);
+    let (base, demo, bare) = (config(&["/bin/sh"], &layer), config(&["/hello"], &layer), config(&[], &layer));
+    let entry = |name: &str, tags: Value| json!({"Config": name, "RepoTags": tags, "Layers": ["layer.tar"]});
+    let manifest = json!([
+        entry("base.json", json!(["base:latest"])),
+        entry("demo.json", json!(["demo:1", "demo:latest"])),
+        entry("bare.json", json!([])),
+    ]);
+    tar(&[
+        ("manifest.json", manifest.to_string().as_bytes()),
+        ("base.json", base.as_bytes()),
+        ("demo.json", demo.as_bytes()),
+        ("bare.json", bare.as_bytes()),
+        ("layer.tar", &layer),
+    ])
+}
+
+fn config(command: &[&str], layer: &[u8]) -> String {
+    let arch = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    json!({
+        "created": "1970-01-02T00:00:00Z", "architecture": arch, "os": "linux",
+        "config": {"Env": ["PATH=/bin"], "Cmd": command, "Labels": {"maker": "lab"}},
+        "rootfs": {"type": "layers", "diff_ids": [rbuild_image::DiffId::of(layer).to_string()]},
+        "history": [{"created": "1970-01-02T00:00:00Z", "created_by": "ADD files / # a comment that is longer than a column", "comment": "lab"}],
+    })
+    .to_string()
+}
+
+fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (path, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        header.set_mtime(86400);
+        header.set_uid(0);
+        header.set_gid(0);
+        builder.append_data(&mut header, Path::new(path), *content).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
