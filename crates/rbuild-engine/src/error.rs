@@ -147,8 +147,7 @@ impl BuildError {
             }
             BuildError::Refused(r) => Some(r.remedy.clone().into()),
             BuildError::Other { help, .. } => help.clone(),
-            // The command line has the words: they name its verbs and flags.
-            BuildError::Registry(_) => None,
+            BuildError::Registry(e) => e.remedy(),
             BuildError::Sandbox(_) | BuildError::Cancelled | BuildError::Told | BuildError::Moved => None,
         }
     }

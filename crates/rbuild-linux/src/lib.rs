@@ -28,6 +28,7 @@ mod recorded_owners;
 mod rootdir;
 mod syscalls;
 mod trail;
+mod withheld;
 
 pub use copy::{copy_contents, copy_file, copy_file_while, set_file_owner, set_file_time};
 pub use destination::{Destination, DestinationError, Directory};
@@ -58,5 +59,6 @@ pub use recorded_owners::{
 pub use rootdir::{Entry, RootDir};
 pub use syscalls::{join_new_session_keyring, make_read_only};
 pub use trail::{MOST_DEEP, Trail};
+pub use withheld::{accept_withheld, drop_withheld, execute_withholding, withheld};
 
 pub use rustix::fs::{Gid, Uid};

@@ -26,6 +26,16 @@ pub fn duplicate(number: i32) -> std::io::Result<OwnedFd> {
     Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) })
 }
 
+/// Takes over a descriptor that the program inherited, and that nothing in it owns yet. Programs
+/// that it executes do not inherit it.
+pub(crate) fn take_inherited(number: i32) -> std::io::Result<OwnedFd> {
+    let taken = duplicate(number)?;
+    // SAFETY: close takes any number. No owner in this process relies on this one: it was open when
+    // the program started, and the caller takes each number once, before other files are opened.
+    unsafe { libc::close(number) };
+    Ok(taken)
+}
+
 /// Sets close-on-exec on every descriptor except the standard streams, so that programs executed by
 /// this process and its children inherit no others.
 pub fn keep_descriptors_from_programs() -> Result<()> {

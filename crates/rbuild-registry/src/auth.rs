@@ -12,11 +12,10 @@ use serde::Deserialize;
 use crate::challenge::Challenge;
 use crate::config::certs::Files;
 use crate::credential::{Credential, Login};
-use crate::credentials;
-use crate::endpoint::{Endpoint, Security, without_port};
+use crate::credentials::{self, Holder};
+use crate::endpoint::{Endpoint, Security};
 use crate::error::Problem;
 use crate::http::{Content, Exchange, Reply, Server};
-use crate::proxy::is_loopback;
 use crate::secret::Secret;
 use crate::shared::Shared;
 use crate::{answer, locked, url};
@@ -33,6 +32,7 @@ pub(crate) struct Auth {
     /// The registry by which logins are known.
     registry: String,
     repository: String,
+    mirror: bool,
     state: Mutex<State>,
 }
 
@@ -61,7 +61,12 @@ struct Granted {
 impl Auth {
     pub(crate) fn new(endpoint: &Endpoint) -> Auth {
         let registry = if endpoint.host == "registry-1.docker.io" { "docker.io" } else { &endpoint.host };
-        Auth { registry: registry.to_string(), repository: endpoint.path.clone(), state: Mutex::default() }
+        Auth {
+            registry: registry.to_string(),
+            repository: endpoint.path.clone(),
+            mirror: endpoint.mirror,
+            state: Mutex::default(),
+        }
     }
 
     /// Returns the value of the `Authorization` header; `None` before the first challenge.
@@ -123,7 +128,8 @@ impl Auth {
         if let Some(known) = &state.login {
             return Ok(known.clone());
         }
-        let found = credentials::find(&shared.environment, &shared.options.given, &self.registry, &self.repository);
+        let holder = Holder { registry: &self.registry, repository: &self.repository, mirror: self.mirror };
+        let found = credentials::find(&shared.environment, &shared.options.given, holder);
         let found = found.map_err(Problem::Credentials)?;
         state.login = Some(found.clone());
         Ok(found)
@@ -302,28 +308,25 @@ impl TokenRequest<'_> {
         }
     }
 
-    /// Returns the protection of the connection to the token server. It may be plain HTTP only if
-    /// that to the registry may.
+    /// Returns the protection of the connection to the token server.
     fn protection(&self) -> Result<(Files, Security), Problem> {
         let Some((scheme, authority, _)) = url::split(self.realm) else {
             let reason = "the token server of the challenge is not an http(s) URL".to_string();
             return Err(Problem::Answer { host: self.endpoint.host.clone(), reason });
         };
-        let mut certs = if authority == self.endpoint.host { self.endpoint.certs.clone() } else { Files::default() };
-        if authority != self.endpoint.host {
+        let own = self.endpoint.is_origin_of(self.realm);
+        let mut certs = if own { self.endpoint.certs.clone() } else { Files::default() };
+        if !own {
             certs.find(&self.shared.environment, authority).map_err(Problem::Settings)?;
         }
-        let trusting = matches!(self.endpoint.security, Security::Any | Security::Plain);
-        let security = match scheme {
-            "http" if trusting => Security::Plain,
-            "http" => {
-                let reason = format!("its token server {authority} is not protected by TLS; no login is sent there");
-                return Err(Problem::Answer { host: self.endpoint.host.clone(), reason });
-            }
-            _ if authority == self.endpoint.host && !trusting => self.endpoint.security,
-            _ if trusting || is_loopback(without_port(authority)) => Security::Unverified,
-            _ => Security::Verified,
+        let security = match own {
+            true => Some(self.endpoint.security),
+            false => self.endpoint.protection_of(scheme, authority),
         };
+        let security = security.ok_or_else(|| {
+            let reason = format!("its token server {authority} is not protected by TLS; no login is sent there");
+            Problem::Answer { host: self.endpoint.host.clone(), reason }
+        })?;
         Ok((certs, security))
     }
 }

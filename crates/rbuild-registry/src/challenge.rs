@@ -1,5 +1,9 @@
 //! `WWW-Authenticate` headers (RFC 9110, section 11.6.1).
 
+use crate::error::Problem;
+use crate::http::Reply;
+use crate::url;
+
 /// An authentication scheme that a server offers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Challenge {
@@ -17,6 +21,21 @@ pub(crate) enum Challenge {
 }
 
 impl Challenge {
+    /// Returns the challenge of a reply, if it has one that is known. A token server gets the login,
+    /// and so must be protected as well as the registry is.
+    pub(crate) fn of(reply: &Reply) -> Result<Option<Challenge>, Problem> {
+        let headers = reply.response.headers().get_all("www-authenticate");
+        let found = Challenge::preferred(headers.iter().filter_map(|header| header.to_str().ok()));
+        match &found {
+            Some(Challenge::Bearer { realm, .. }) if reply.url.starts_with("https:") && realm.starts_with("http:") => {
+                let host = url::split(&reply.url).map_or("", |(_, host, _)| host).to_string();
+                let reason = "its token server is not protected by TLS; no login is sent there".to_string();
+                Err(Problem::Answer { host, reason })
+            }
+            _ => Ok(found),
+        }
+    }
+
     /// Returns the preferred challenge of all headers: Bearer, else Basic.
     pub(crate) fn preferred<'a>(headers: impl IntoIterator<Item = &'a str>) -> Option<Challenge> {
         let mut basic = None;

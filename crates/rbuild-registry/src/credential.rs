@@ -29,11 +29,22 @@ pub struct Login {
     pub origin: String,
 }
 
+/// A login given on the command line: for one registry, and for no other.
+#[derive(Debug, Clone)]
+pub struct OwnLogin {
+    /// The user.
+    pub user: String,
+    /// The password.
+    pub password: Secret,
+    /// Host of the registry; `None` if the command gives it no registry to be used for.
+    pub registry: Option<String>,
+}
+
 /// Credentials given on the command line.
 #[derive(Debug, Clone, Default)]
 pub struct Given {
     /// User and password.
-    pub login: Option<(String, Secret)>,
+    pub login: Option<OwnLogin>,
     /// A credentials file.
     pub file: Option<PathBuf>,
 }

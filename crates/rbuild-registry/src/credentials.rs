@@ -1,6 +1,6 @@
 //! Credentials of registries: the files of Docker and Podman, and credential helpers.
 
-use crate::credential::{Credential, Given, Login};
+use crate::credential::{Credential, Given, Login, OwnLogin};
 use crate::environment::Environment;
 
 mod file;
@@ -12,24 +12,32 @@ use file::AuthFile;
 pub use login::{Removed, Stored, forget, store};
 use places::{Source, sources};
 
-/// Returns the login for a repository: that of the first source with one.
+/// A repository, as the one that a login is for.
+#[derive(Debug, Clone, Copy)]
+pub struct Holder<'a> {
+    /// Host of the registry.
+    pub registry: &'a str,
+    /// Path of the repository.
+    pub repository: &'a str,
+    /// True if the host stands for another registry, whose login it must not get.
+    pub mirror: bool,
+}
+
+/// Returns the login for a repository: that of the command line if it is for this registry, else
+/// that of the first source with one.
 ///
 /// # Errors
 ///
 /// Fails with a sentence if a file cannot be read or a helper fails.
-pub fn find(
-    environment: &Environment,
-    given: &Given,
-    registry: &str,
-    repository: &str,
-) -> Result<Option<Login>, String> {
-    if let Some((user, password)) = &given.login {
+pub fn find(environment: &Environment, given: &Given, holder: Holder<'_>) -> Result<Option<Login>, String> {
+    let own = given.login.as_ref().filter(|own| !holder.mirror && own.registry.as_deref() == Some(holder.registry));
+    if let Some(OwnLogin { user, password, .. }) = own {
         let credential = Credential::Password { user: user.clone(), password: password.clone() };
-        return Ok(Some(Login { credential, origin: "--creds".into() }));
+        return Ok(Some(Login { credential, origin: "the command line".into() }));
     }
     for source in sources(environment, given) {
         let Some(file) = source.read()? else { continue };
-        if let Some(login) = login_in(environment, &file, &source.name(), registry, repository)? {
+        if let Some(login) = login_in(environment, &file, &source.name(), holder)? {
             return Ok(Some(login));
         }
     }
@@ -38,16 +46,20 @@ pub fn find(
 
 /// Returns the names of the places where logins are looked for.
 pub fn places(environment: &Environment, given: &Given) -> Vec<String> {
-    sources(environment, given).iter().map(Source::name).collect()
+    let own = given.login.as_ref().map(|own| match &own.registry {
+        Some(registry) => format!("the command line (whose login is for {registry})"),
+        None => "the command line (whose login is for the registry of a push)".into(),
+    });
+    own.into_iter().chain(sources(environment, given).iter().map(Source::name)).collect()
 }
 
 fn login_in(
     environment: &Environment,
     file: &AuthFile,
     name: &str,
-    registry: &str,
-    repository: &str,
+    holder: Holder<'_>,
 ) -> Result<Option<Login>, String> {
+    let Holder { registry, repository, .. } = holder;
     let ask = |helper: &str| {
         let found = program::get(environment, helper, file::helper_key(registry))?;
         Ok::<_, String>(

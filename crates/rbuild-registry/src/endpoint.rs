@@ -8,6 +8,7 @@ use crate::config::registries::{Registries, Rule, Target};
 use crate::environment::Environment;
 use crate::error::{Place, Problem, RegistryError, Result};
 use crate::proxy::is_loopback;
+use crate::url;
 
 /// Protection of connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,6 +33,9 @@ pub(crate) struct Endpoint {
     /// Path of the repository.
     pub path: String,
     pub security: Security,
+    /// The user's settings allow servers without a trusted certificate. A registry of this machine
+    /// is trusted without them, but servers that it leads to are not.
+    pub lax: bool,
     pub certs: Files,
     pub headers: Vec<(String, String)>,
     /// The registry that a mirror stands for.
@@ -41,6 +45,31 @@ pub(crate) struct Endpoint {
     pub push: bool,
     /// Stands for another registry; fewer retries.
     pub mirror: bool,
+}
+
+impl Endpoint {
+    /// Returns true if a URL is one of this server.
+    pub(crate) fn is_origin_of(&self, url: &str) -> bool {
+        let Some((scheme, ..)) = url::split(url) else { return false };
+        let own = match self.security {
+            Security::Any => scheme,
+            Security::Plain => "http",
+            Security::Verified | Security::Unverified => "https",
+        };
+        url::same_origin(url, &format!("{own}://{}/", self.host))
+    }
+
+    /// Returns the protection of another server that this one leads to, by redirects or as its
+    /// token server; `None` if it must not be used.
+    pub(crate) fn protection_of(&self, scheme: &str, authority: &str) -> Option<Security> {
+        let trusted = self.lax || is_loopback(without_port(authority));
+        match (scheme, trusted, self.security) {
+            ("https", true, _) => Some(Security::Unverified),
+            ("https", false, _) => Some(Security::Verified),
+            (_, true, Security::Any | Security::Plain) => Some(Security::Plain),
+            _ => None,
+        }
+    }
 }
 
 /// Settings of the command line.
@@ -68,8 +97,15 @@ pub(crate) fn endpoints(environment: &Environment, name: &Reference, verify: Tls
     for endpoint in &mut found {
         endpoint.certs.find(environment, &endpoint.host).map_err(settings)?;
         match verify.0 {
-            Some(true) if endpoint.security != Security::Plain => endpoint.security = Security::Verified,
-            Some(false) if endpoint.security == Security::Verified => endpoint.security = Security::Any,
+            Some(true) if endpoint.security != Security::Plain => {
+                (endpoint.security, endpoint.lax) = (Security::Verified, false);
+            }
+            Some(false) => {
+                endpoint.lax = true;
+                if endpoint.security == Security::Verified {
+                    endpoint.security = Security::Any;
+                }
+            }
             _ => {}
         }
     }
@@ -85,6 +121,7 @@ fn direct(registry: &str, path: &str) -> Endpoint {
         base: "/v2".into(),
         path: path.to_string(),
         security,
+        lax: false,
         certs: Files::default(),
         headers: Vec::new(),
         namespace: None,
@@ -108,7 +145,7 @@ fn of_target(target: Target) -> Endpoint {
     let plain = direct(&host, &path);
     let security = if insecure { Security::Any } else { plain.security };
     // Pushes go to the location itself.
-    Endpoint { security, tags, digests, mirror, push: !mirror, ..plain }
+    Endpoint { security, lax: insecure, tags, digests, mirror, push: !mirror, ..plain }
 }
 
 fn of_host(host: Host, name: &Reference) -> Option<Endpoint> {
@@ -132,6 +169,7 @@ fn of_host(host: Host, name: &Reference) -> Option<Endpoint> {
     Some(Endpoint {
         base,
         security,
+        lax: host.skip_verify || scheme == "http",
         certs: Files { roots: host.ca, client: host.client },
         headers: host.headers,
         namespace: (!own).then(|| name.registry().to_string()),
@@ -170,6 +208,29 @@ mod tests {
         assert_eq!(shown(&environment, "localhost:5000/a/b"), ["Any localhost:5000/v2/a/b"]);
         assert_eq!(shown(&environment, "[::1]:5000/a"), ["Any [::1]:5000/v2/a"]);
         assert_eq!(shown(&environment, "a.io/b"), ["Verified a.io/v2/b"]);
+    }
+
+    #[test]
+    fn trust_in_this_machine_ends_there() {
+        let (_, environment) = scene("trust", &[]);
+        let of =
+            |name: &str, verify| endpoints(&environment, &name.parse().unwrap(), TlsVerify(verify)).unwrap().remove(0);
+        let (local, remote) = (of("localhost:5000/a", None), of("a.io/b", None));
+        for (scheme, host, by_local, by_remote) in [
+            ("https", "b.io", Some(Security::Verified), Some(Security::Verified)),
+            ("https", "127.0.0.1:1", Some(Security::Unverified), Some(Security::Unverified)),
+            ("http", "127.0.0.1:1", Some(Security::Plain), None),
+            ("http", "b.io", None, None),
+        ] {
+            assert_eq!(local.protection_of(scheme, host), by_local, "{scheme} {host}");
+            assert_eq!(remote.protection_of(scheme, host), by_remote, "{scheme} {host}");
+        }
+        let lax = of("a.io/b", Some(false));
+        assert_eq!(lax.protection_of("http", "b.io"), Some(Security::Plain), "the user said so");
+        let strict = of("localhost/b", Some(true));
+        assert_eq!(strict.protection_of("http", "localhost"), None);
+        assert!(remote.is_origin_of("https://A.io:443/x") && !remote.is_origin_of("http://a.io/x"));
+        assert!(!remote.is_origin_of("https://a.io:444/x") && local.is_origin_of("http://localhost:5000/"));
     }
 
     #[test]

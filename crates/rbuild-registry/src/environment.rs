@@ -29,6 +29,12 @@ impl Environment {
         Environment { variables: variables.collect(), system: system.to_path_buf(), user: 1000 }
     }
 
+    /// Returns the environment with another value of a variable.
+    pub fn with(mut self, name: &str, value: &str) -> Environment {
+        self.variables.insert(name.to_string(), value.to_string());
+        self
+    }
+
     /// Returns the value of a variable that is set and not empty.
     pub fn variable(&self, name: &str) -> Option<&str> {
         self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use rbuild_image::BlobDigest;
+use rbuild_remedy::Remedy;
 use thiserror::Error;
 
 /// A request to a registry that failed.
@@ -87,51 +88,32 @@ pub enum Broken {
     Line,
 }
 
-/// Hints, one for each kind of failure.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Remedy {
-    /// Log in.
-    Login { registry: String },
-    /// Log in with another account, or ask for permission.
-    Permission { registry: String },
-    /// Check the name.
-    Name,
-    /// Check network and proxy.
-    Network,
-    /// Install the authority's certificate.
-    Certificate { registry: String },
-    /// Declare the registry as insecure.
-    Plain { registry: String },
-    /// Try again later.
-    Later,
-    /// Log in for a higher limit, or configure a mirror.
-    Limit { registry: String },
-    /// Correct the settings file or helper.
-    Settings,
-    /// Convert the image with another tool.
-    Convert,
-}
-
 impl RegistryError {
     /// Returns the error for a place.
     pub fn new(place: Place, problem: Problem) -> RegistryError {
         RegistryError { place, problem: Box::new(problem) }
     }
 
-    /// Returns a hint for the user.
+    /// Returns the remedy, if there is one.
     pub fn remedy(&self) -> Option<Remedy> {
         let registry = || self.place.registry.clone();
         Some(match &*self.problem {
-            Problem::Connection { kind: Broken::Certificate, .. } => Remedy::Certificate { registry: registry() },
-            Problem::Connection { kind: Broken::NotTls, .. } => Remedy::Plain { registry: registry() },
-            Problem::Connection { .. } => Remedy::Network,
-            Problem::Status { status: 429, .. } => Remedy::Limit { registry: registry() },
-            Problem::Status { .. } | Problem::Digest { .. } | Problem::Answer { .. } => Remedy::Later,
-            Problem::Missing { .. } => Remedy::Name,
-            Problem::Denied { anonymous: true, .. } => Remedy::Login { registry: registry() },
-            Problem::Denied { .. } => Remedy::Permission { registry: registry() },
-            Problem::Credentials(_) | Problem::Settings(_) | Problem::Blocked(_) => Remedy::Settings,
-            Problem::Unsupported(_) => Remedy::Convert,
+            Problem::Connection { kind: Broken::Certificate, .. } => Remedy::TrustAuthority { registry: registry() },
+            Problem::Connection { kind: Broken::NotTls, .. } => Remedy::AllowPlainHttp { registry: registry() },
+            Problem::Connection { .. } => {
+                "check the network, the host name and the proxy (https_proxy, no_proxy)".into()
+            }
+            Problem::Status { status: 429, .. } => Remedy::RaiseRateLimit { registry: registry() },
+            Problem::Status { .. } | Problem::Digest { .. } | Problem::Answer { .. } => {
+                "try again later, or tell the operator of the registry".into()
+            }
+            Problem::Missing { .. } => "check the name and the tag".into(),
+            Problem::Denied { anonymous: true, .. } => Remedy::LogIn { registry: registry() },
+            Problem::Denied { .. } => Remedy::CheckLogin { registry: registry() },
+            Problem::Credentials(_) => "correct the file or the credential helper".into(),
+            Problem::Settings(_) => "correct the settings".into(),
+            Problem::Blocked(file) => format!("remove the rule from {file} if this registry may be used").into(),
+            Problem::Unsupported(_) => "convert the image, for example with skopeo copy".into(),
             Problem::Local { .. } => return None,
         })
     }

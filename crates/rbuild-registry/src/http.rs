@@ -124,10 +124,8 @@ impl Http {
             (Security::Any, Some(_)) => &["https"],
             (Security::Any, None) => &["https", "http"],
             (Security::Plain, _) => &["http"],
-            _ => match scheme {
-                "https" => &["https"],
-                _ => &["http"],
-            },
+            _ if scheme == "https" => &["https"],
+            _ => return Err(Problem::Answer { host: authority, reason: "it is reached without TLS".into() }),
         };
         let Exchange { method, headers, mut content, .. } = exchange;
         let mut last = None;

@@ -42,9 +42,7 @@ impl Client {
         user: &str,
     ) -> std::result::Result<Credential, Problem> {
         let reply = self.probe(endpoint, &[])?;
-        let headers = reply.response.headers().get_all("www-authenticate");
-        let challenge = Challenge::preferred(headers.iter().filter_map(|h| h.to_str().ok()));
-        match (reply.status(), challenge) {
+        match (reply.status(), Challenge::of(&reply)?) {
             // Nothing tells whether the login is valid.
             (200, _) => Ok(credential),
             (401, Some(Challenge::Bearer { realm, service, scope, .. })) => {

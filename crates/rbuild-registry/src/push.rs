@@ -56,7 +56,7 @@ impl Repository {
     pub fn check_push(&self) -> Result<()> {
         self.pushing(|session| {
             let reply = session.start(None)?;
-            if let Some(location) = session.location(&reply) {
+            if let Some(location) = session.location(&reply)? {
                 session.cancel(&location);
             }
             Ok(())
@@ -121,7 +121,7 @@ impl Session {
         if reply.status() == 201 {
             return Ok(Pushed::Mounted);
         }
-        let mut location = self.location(&reply);
+        let mut location = self.location(&reply)?;
         let least = least_piece(&reply);
         let mut attempts = Attempts::new(self.shared().http.patience(), false);
         loop {
@@ -183,16 +183,16 @@ impl Session {
 
     fn restart(&self) -> Outcome<String> {
         let reply = self.start(None)?;
-        self.location(&reply).ok_or_else(|| self.odd("it started an upload without a place for it"))
+        self.location(&reply)?.ok_or_else(|| self.odd("it started an upload without a place for it"))
     }
 
     fn post(&self, to: &str, scopes: &[String]) -> Outcome<Reply> {
         self.call(&Call { method: "POST", to, headers: &[], body: Body::Bytes(&[]), scopes, repeat: true })
     }
 
-    /// Returns the URL at which an upload goes on.
-    fn location(&self, reply: &Reply) -> Option<String> {
-        url::resolve(&reply.url, reply.header("location")?)
+    /// Returns the URL at which an upload goes on; `None` if the reply has none.
+    fn location(&self, reply: &Reply) -> Outcome<Option<String>> {
+        reply.header("location").map(|location| self.next(&reply.url, location)).transpose()
     }
 
     fn cancel(&self, location: &str) {
@@ -285,7 +285,7 @@ impl Session {
             scopes: &[self.scope("pull,push")],
             repeat: false,
         })?;
-        match (reply.status(), self.location(&reply)) {
+        match (reply.status(), self.location(&reply)?) {
             (200..300, Some(next)) => Ok(next),
             (200..300, None) => Ok(location.to_string()),
             _ => {
@@ -312,7 +312,7 @@ impl Session {
             return Ok(None);
         }
         let end = reply.header("range").and_then(|range| range.rsplit_once('-')?.1.trim().parse::<u64>().ok());
-        let next = self.location(&reply).unwrap_or_else(|| location.to_string());
+        let next = self.location(&reply)?.unwrap_or_else(|| location.to_string());
         // `0-0` is also the answer for an upload without a byte.
         Ok(end.filter(|end| *end > 0).and_then(|end| Some((next, end.checked_add(1)?))))
     }

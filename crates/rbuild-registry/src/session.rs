@@ -6,12 +6,12 @@ use std::sync::Arc;
 use crate::auth::Auth;
 use crate::challenge::Challenge;
 use crate::config::certs::Files;
-use crate::endpoint::{Endpoint, Security, without_port};
+use crate::endpoint::{Endpoint, Security};
 use crate::error::Problem;
 use crate::http::{Content, Exchange, Reply, Server};
-use crate::proxy::is_loopback;
 use crate::secret::Secret;
 use crate::shared::Shared;
+use crate::url::Target;
 use crate::{answer, url};
 
 /// Maximum number of redirects.
@@ -85,15 +85,12 @@ impl Session {
         loop {
             let header = self.auth.header(&self.shared, &self.endpoint, call.scopes)?;
             let reply = self.follow(call, header.as_ref())?;
-            let own = url::same_origin(&reply.url, &self.own_url(&reply.url));
+            let own = self.endpoint.is_origin_of(&reply.url);
             if reply.status() != 401 || left == 0 || !own {
                 self.shared.show_warnings(&reply);
                 return Ok(reply);
             }
-            let headers = reply.response.headers().get_all("www-authenticate");
-            let Some(challenge) = Challenge::preferred(headers.iter().filter_map(|h| h.to_str().ok())) else {
-                return Ok(reply);
-            };
+            let Some(challenge) = Challenge::of(&reply)? else { return Ok(reply) };
             left -= 1;
             if !self.auth.challenged(&self.shared, challenge, header.as_ref())? {
                 return Ok(reply);
@@ -101,32 +98,31 @@ impl Session {
         }
     }
 
-    /// Returns a URL of the endpoint with the scheme of `url`, which may have been found out late.
-    fn own_url(&self, url: &str) -> String {
-        let scheme = url::split(url).map_or("https", |(scheme, _, _)| scheme);
-        let any = self.endpoint.security == Security::Any;
-        let own = if any || self.endpoint.security == Security::Plain { scheme } else { "https" };
-        format!("{own}://{}/", self.endpoint.host)
-    }
-
     /// Sends a request and follows redirects of GET and HEAD. Credentials and headers of the
     /// endpoint go to the endpoint only.
     fn follow(&self, call: &Call<'_>, authorization: Option<&Secret>) -> Result<Reply, Problem> {
         let mut target = self.url(call.to);
         for _ in 0..=MAX_REDIRECTS {
-            let host = url::split(&target).map_or("", |(_, host, _)| host);
-            let own = host == self.endpoint.host;
+            let own = self.endpoint.is_origin_of(&target);
             let reply = self.send(call, &target, own, authorization.filter(|_| own))?;
             let moved = matches!(reply.status(), 301 | 302 | 303 | 307 | 308) && matches!(call.method, "GET" | "HEAD");
             let Some(location) = reply.header("location").filter(|_| moved) else { return Ok(reply) };
-            let next = url::resolve(&reply.url, location).ok_or_else(|| self.odd("it redirects to an invalid URL"))?;
-            let downgrade = reply.url.starts_with("https://") && next.starts_with("http://");
-            if downgrade && self.endpoint.security == Security::Verified {
-                return Err(self.odd("it redirects to a server without TLS"));
-            }
-            target = next;
+            target = self.next(&reply.url, location)?;
         }
         Err(self.odd("it redirects without an end"))
+    }
+
+    /// Returns the URL of a `Location` header in the reply of `base`.
+    pub(crate) fn next(&self, base: &str, location: &str) -> Result<String, Problem> {
+        match url::follow(base, location) {
+            Target::Url(url) => Ok(url),
+            Target::Unprotected(host) => Err(self.unprotected(&host)),
+            Target::Invalid => Err(self.odd("it leads to an invalid URL")),
+        }
+    }
+
+    fn unprotected(&self, host: &str) -> Problem {
+        self.odd(format!("it leads to {host} by plain HTTP, without TLS"))
     }
 
     fn send(&self, call: &Call<'_>, target: &str, own: bool, authorization: Option<&Secret>) -> Result<Reply, Problem> {
@@ -159,12 +155,7 @@ impl Session {
         let (scheme, host, _) = url::split(target).unwrap_or(("https", "", ""));
         let mut certs = Files::default();
         certs.find(&self.shared.environment, host).map_err(Problem::Settings)?;
-        let security = match scheme {
-            "http" => Security::Plain,
-            _ if is_loopback(without_port(host)) => Security::Unverified,
-            _ if self.endpoint.security == Security::Verified => Security::Verified,
-            _ => Security::Unverified,
-        };
+        let security = self.endpoint.protection_of(scheme, host).ok_or_else(|| self.unprotected(host))?;
         Ok((security, certs))
     }
 

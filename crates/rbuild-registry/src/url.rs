@@ -31,6 +31,29 @@ pub(crate) fn resolve(base: &str, target: &str) -> Option<String> {
     Some(format!("{scheme}://{authority}{dir}/{target}"))
 }
 
+/// The target of a `Location` header.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    Url(String),
+    /// It would leave TLS. Holds the host.
+    Unprotected(String),
+    Invalid,
+}
+
+/// Resolves a `Location` header. From TLS no way leads to plain HTTP: a server behind a proxy that
+/// gives its own address with `http` means `https`, and other servers are not protected.
+pub(crate) fn follow(base: &str, location: &str) -> Target {
+    let Some(next) = resolve(base, location) else { return Target::Invalid };
+    match (split(base), split(&next)) {
+        (Some(("https", own, _)), Some(("http", host, rest))) if host.eq_ignore_ascii_case(own) => {
+            Target::Url(format!("https://{own}{rest}"))
+        }
+        (Some(("https", ..)), Some(("http", host, _))) => Target::Unprotected(host.to_string()),
+        (_, None) => Target::Invalid,
+        _ => Target::Url(next),
+    }
+}
+
 /// Returns true if both URLs have the same scheme, host and port.
 pub(crate) fn same_origin(a: &str, b: &str) -> bool {
     let origin = |url| {
@@ -87,6 +110,13 @@ mod tests {
         ] {
             assert_eq!(resolve(base, target).as_deref(), want, "{target}");
         }
+        let leads = |location| follow(base, location);
+        assert_eq!(leads("http://A.io:5000/c?d"), Target::Url("https://a.io:5000/c?d".into()));
+        assert_eq!(leads("http://a.io/c"), Target::Unprotected("a.io".into()), "another port");
+        assert_eq!(leads("http://b.io/c"), Target::Unprotected("b.io".into()));
+        assert_eq!(leads("https://b.io/c"), Target::Url("https://b.io/c".into()));
+        assert_eq!(leads("//user@b.io/c"), Target::Invalid);
+        assert_eq!(follow("http://a.io/x", "http://b.io/c"), Target::Url("http://b.io/c".into()));
         assert!(same_origin("https://a.io/x", "https://A.io:443/y"));
         assert!(!same_origin("https://a.io/x", "http://a.io/x") && !same_origin("https://a.io/", "https://a.io:1/"));
         assert_eq!(with_parameter("/u?a=b", "digest", "sha256:0f"), "/u?a=b&digest=sha256%3A0f");

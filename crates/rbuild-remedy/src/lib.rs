@@ -90,11 +90,36 @@ pub enum Remedy {
     },
     /// Pass a build context.
     PassContext,
+    /// Log in to the registry, unless the name is wrong.
+    LogIn {
+        /// Host of the registry.
+        registry: String,
+    },
+    /// Check the login and its permissions, or log in as another user.
+    CheckLogin {
+        /// Host of the registry.
+        registry: String,
+    },
+    /// Log in for a higher rate limit, or configure a mirror.
+    RaiseRateLimit {
+        /// Host of the registry.
+        registry: String,
+    },
+    /// Install the certificate of the registry's authority.
+    TrustAuthority {
+        /// Host of the registry.
+        registry: String,
+    },
+    /// Allow plain HTTP for the registry.
+    AllowPlainHttp {
+        /// Host of the registry.
+        registry: String,
+    },
 }
 
 impl Remedy {
     /// Number of kinds of remedies.
-    pub const KINDS: usize = 25;
+    pub const KINDS: usize = 30;
 
     /// Returns the suggestion of another word.
     pub fn did_you_mean(word: impl std::fmt::Display) -> Remedy {

@@ -70,10 +70,7 @@ pub fn build_code(e: &BuildError) -> u8 {
 
 impl From<BuildError> for Failure {
     fn from(e: BuildError) -> Failure {
-        match e {
-            BuildError::Registry(e) => e.into(),
-            e => Failure { code: build_code(&e), message: e.message(), help: e.help().as_ref().map(hints::words) },
-        }
+        Failure { code: build_code(&e), message: e.message(), help: e.help().as_ref().map(hints::words) }
     }
 }
 
@@ -85,7 +82,7 @@ impl From<StoreError> for Failure {
 
 impl From<RegistryError> for Failure {
     fn from(e: RegistryError) -> Failure {
-        let help = e.remedy().as_ref().map(hints::of_registry);
+        let help = e.remedy().as_ref().map(hints::words);
         Failure { code: code::FAILED, message: e.to_string(), help }
     }
 }

@@ -8,3 +8,4 @@ pub mod output;
 pub mod registry;
 pub mod request;
 pub mod settings;
+pub mod withheld;

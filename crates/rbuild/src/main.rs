@@ -20,6 +20,7 @@ use debug_log::DebugLog;
 use exit::{Failure, code};
 use input::config::Config;
 use input::settings::Settings;
+use input::withheld;
 use ui::terminal;
 
 fn main() -> ExitCode {
@@ -27,17 +28,18 @@ fn main() -> ExitCode {
     if argv.get(1).is_some_and(|arg| arg == rbuild_sandbox::ZYGOTE) {
         std::process::exit(rbuild_sandbox::zygote_main(&argv[2..]));
     }
+    rbuild_linux::accept_withheld();
     let result = std::panic::catch_unwind(|| run(argv));
     ExitCode::from(result.unwrap_or(code::BUG))
 }
 
 fn run(argv: Vec<std::ffi::OsString>) -> u8 {
     let as_docker = argv.first().is_some_and(|a| std::path::Path::new(a).file_name().is_some_and(|n| n == "docker"));
-    let argv = match args::with_verb(argv, as_docker) {
+    let with_verb = match args::with_verb(argv.clone(), as_docker) {
         Ok(argv) => argv,
         Err(failure) => return failure.report(),
     };
-    let matches = match Cli::command().try_get_matches_from(argv) {
+    let matches = match Cli::command().try_get_matches_from(with_verb) {
         Ok(matches) => matches,
         Err(e) => {
             let _ = e.print();
@@ -49,6 +51,9 @@ fn run(argv: Vec<std::ffi::OsString>) -> u8 {
         Ok(cli) => cli,
         Err(e) => return Failure::usage(e.to_string()).report(),
     };
+    if let Err(failure) = withheld::set_aside(&cli, &argv) {
+        return failure.report();
+    }
     match (run_cli(cli), terminal::lost_output()) {
         (Ok(code::OK), Some(e)) => Failure::new(format!("standard output: {e}")).report(),
         (Ok(code), _) => code,

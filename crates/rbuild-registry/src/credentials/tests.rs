@@ -33,7 +33,7 @@ impl Scene {
     }
 
     fn find(&self, registry: &str, repository: &str) -> Option<Credential> {
-        find(&self.environment(&[]), &Given::default(), registry, repository).unwrap().map(|login| login.credential)
+        found(&self.environment(&[]), registry, repository).unwrap().map(|login| login.credential)
     }
 }
 
@@ -41,6 +41,10 @@ impl Drop for Scene {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+fn found(environment: &Environment, registry: &str, repository: &str) -> Result<Option<Login>, String> {
+    find(environment, &Given::default(), Holder { registry, repository, mirror: false })
 }
 
 fn password(user: &str, password: &str) -> Option<Credential> {
@@ -80,7 +84,7 @@ fn sources_have_an_order() {
     scene.write("home/.dockercfg", r#"{"old.io": {"username": "old", "password": "p"}}"#);
     let (text, file) = (auth("variable"), file.to_str().unwrap().to_string());
     let user = |variables: &[(&str, &str)], registry: &str| {
-        let found = find(&scene.environment(variables), &Given::default(), registry, "x").unwrap();
+        let found = found(&scene.environment(variables), registry, "x").unwrap();
         match found.map(|login| login.credential) {
             Some(Credential::Password { user, .. }) => user,
             other => panic!("{other:?}"),
@@ -104,7 +108,7 @@ fn helpers_are_asked_and_their_failures_name_them() {
     scene.helper("all", "echo credentials not found in native keychain; exit 1");
     assert_eq!(scene.find("a.io", "x"), Some(Credential::Identity(Secret::new("S"))));
     assert_eq!(scene.find("c.io", "x"), None, "a name with a slash is no helper");
-    let fails = |registry| find(&scene.environment(&[]), &Given::default(), registry, "x").unwrap_err();
+    let fails = |registry| found(&scene.environment(&[]), registry, "x").unwrap_err();
     assert_eq!(fails("b.io"), "docker-credential-broken failed: the keychain is locked");
     assert_eq!(fails("d.io"), "the program docker-credential-absent was not found in PATH");
 }
@@ -138,7 +142,7 @@ fn broken_files_are_named_and_not_quoted() {
         [r#"{"auths": {"a.io": {"auth": "%%%"}}}"#, r#"{"auths": {"a.io": {"auth": "am9l"}}}"#, "{\"secret\": hunter2"]
     {
         scene.write("home/.docker/config.json", text);
-        let error = find(&scene.environment(&[]), &Given::default(), "a.io", "x").unwrap_err();
+        let error = found(&scene.environment(&[]), "a.io", "x").unwrap_err();
         assert!(error.contains("config.json") && !error.contains("hunter2"), "{error}");
     }
 }

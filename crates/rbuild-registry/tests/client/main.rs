@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rbuild_image::Reference;
-use rbuild_registry::{Client, Environment, Given, Notice, Options, Patience, Repository, Secret, TlsVerify};
+use rbuild_registry::{Client, Environment, Given, Notice, Options, OwnLogin, Patience, Repository, Secret, TlsVerify};
 
 /// A client with a home directory of its own, and what it told.
 struct Scene {
@@ -19,22 +19,34 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(name: &str, login: Option<(&str, &str)>) -> Scene {
-        let dir = std::env::temp_dir().join(format!("rbuild-registry-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        Scene::in_dir(dir, login)
+    fn new(name: &str) -> Scene {
+        Scene::with_given(name, Given::default())
     }
 
-    fn in_dir(dir: PathBuf, login: Option<(&str, &str)>) -> Scene {
+    /// A scene with a login for this registry.
+    fn with_login(name: &str, registry: &registry::Registry, user: &str, password: &str) -> Scene {
+        let registry = Some(registry.address.clone());
+        let login = Some(OwnLogin { user: user.into(), password: Secret::new(password), registry });
+        Scene::with_given(name, Given { login, file: None })
+    }
+
+    fn with_given(name: &str, given: Given) -> Scene {
+        let dir = std::env::temp_dir().join(format!("rbuild-registry-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
         let environment = Environment::of([("HOME", dir.to_str().unwrap())], &dir);
-        let login = login.map(|(user, password)| (user.to_string(), Secret::new(password)));
         let patience =
             Patience { idle: Duration::from_millis(700), first_wait: Duration::from_millis(20), ..Patience::default() };
-        let options = Options { given: Given { login, file: None }, tls_verify: TlsVerify(None), patience };
+        let options = Options { given, tls_verify: TlsVerify(None), patience };
         let told: Arc<Mutex<Vec<Notice>>> = Arc::default();
         let notices = told.clone();
         let client = Client::new(environment, options, move |notice| notices.lock().unwrap().push(notice));
         Scene { client, told, dir }
+    }
+
+    /// Writes the settings of registries.
+    fn configure(&self, conf: &str) {
+        std::fs::create_dir_all(self.dir.join(".config/containers")).unwrap();
+        std::fs::write(self.dir.join(".config/containers/registries.conf"), conf).unwrap();
     }
 
     fn repository(&self, registry: &registry::Registry, path: &str) -> Repository {

@@ -2,7 +2,8 @@ use std::io::Read;
 use std::time::Duration;
 
 use rbuild_image::BlobDigest;
-use rbuild_registry::{Problem, RegistryError, Remedy, Repository, Resolved};
+use rbuild_registry::{Problem, RegistryError, Repository, Resolved};
+use rbuild_remedy::Remedy;
 
 use crate::Scene;
 use crate::registry::{Access, Fault, Registry};
@@ -30,7 +31,7 @@ fn read(repository: &Repository, digest: &BlobDigest, size: u64) -> Result<Vec<u
 
 #[test]
 fn a_tag_costs_one_request() {
-    let (registry, scene) = (open(), Scene::new("resolve", None));
+    let (registry, scene) = (open(), Scene::new("resolve"));
     let repository = scene.repository(&registry, "x");
     let Resolved::Digest(digest) = repository.resolve("1").unwrap() else { panic!() };
     assert_eq!(digest, BlobDigest::of(TEXT));
@@ -43,7 +44,7 @@ fn a_tag_costs_one_request() {
 
 #[test]
 fn manifests_are_checked() {
-    let (registry, scene) = (open(), Scene::new("manifests", None));
+    let (registry, scene) = (open(), Scene::new("manifests"));
     let repository = scene.repository(&registry, "x");
     registry.fault("GET", "manifests", Fault::Flip, 1);
     assert_eq!(repository.document(&BlobDigest::of(TEXT)).unwrap().bytes, TEXT, "asked for once more");
@@ -54,7 +55,7 @@ fn manifests_are_checked() {
     registry.state().manifests.clear();
     let error = repository.tagged("1").unwrap_err();
     assert!(error.to_string().contains("has no manifest 1: test (MANIFEST_UNKNOWN)"), "{error}");
-    assert_eq!(error.remedy(), Some(Remedy::Name));
+    assert_eq!(error.remedy(), Some("check the name and the tag".into()));
     for (text, want) in [
         ("[]", "not a JSON document"),
         (r#"{"schemaVersion":1}"#, "schema 1"),
@@ -71,7 +72,7 @@ fn manifests_are_checked() {
 
 #[test]
 fn broken_downloads_go_on_where_they_ended() {
-    let (registry, scene) = (open(), Scene::new("resume", None));
+    let (registry, scene) = (open(), Scene::new("resume"));
     let (repository, data) = (scene.repository(&registry, "x"), bytes(3_000_000));
     let (digest, size) = (registry.add_blob("x", &data), data.len() as u64);
     for faults in [
@@ -93,14 +94,14 @@ fn broken_downloads_go_on_where_they_ended() {
 
 #[test]
 fn failures_end_in_one_error_with_the_place() {
-    let (registry, scene) = (open(), Scene::new("failures", None));
+    let (registry, scene) = (open(), Scene::new("failures"));
     let (repository, data) = (scene.repository(&registry, "x"), bytes(5000));
     let (digest, size) = (registry.add_blob("x", &data), data.len() as u64);
     registry.fault("GET", "blobs", Fault::Cut(10), 5);
     let error = read(&repository, &digest, size).unwrap_err();
     let text = error.to_string();
     assert!(text.starts_with(&format!("{}/x: ", registry.address)) && text.contains("bytes before the end"), "{text}");
-    assert_eq!(error.remedy(), Some(Remedy::Network));
+    assert_eq!(error.remedy(), Some("check the network, the host name and the proxy (https_proxy, no_proxy)".into()));
     registry.fault("GET", "blobs", Fault::Trickle(Duration::from_millis(30)), 9);
     let error = read(&repository, &digest, size).unwrap_err().to_string();
     assert!(error.contains("fewer than 1024 bytes"), "{error}");
@@ -119,7 +120,7 @@ fn failures_end_in_one_error_with_the_place() {
 
 #[test]
 fn the_rate_limit_is_obeyed_and_told() {
-    let (registry, scene) = (open(), Scene::new("limit", None));
+    let (registry, scene) = (open(), Scene::new("limit"));
     let repository = scene.repository(&registry, "x");
     registry.fault("GET", "manifests", Fault::Status(429, Some(1)), 1);
     let start = std::time::Instant::now();
@@ -128,14 +129,14 @@ fn the_rate_limit_is_obeyed_and_told() {
     assert!(format!("{:?}", scene.told.lock().unwrap()).contains("429"));
     registry.fault("GET", "manifests", Fault::Status(429, None), 9);
     let error = repository.tagged("1").unwrap_err();
-    assert_eq!(error.remedy(), Some(Remedy::Limit { registry: registry.address.clone() }));
+    assert_eq!(error.remedy(), Some(Remedy::RaiseRateLimit { registry: registry.address.clone() }));
     assert!(error.to_string().contains("429: test (FAULT)"), "{error}");
 }
 
 #[test]
 fn redirects_get_no_credentials() {
-    let scene = Scene::new("redirect", Some(("joe", "hunter2")));
     let (registry, storage) = (Registry::start(Access::Basic("joe", "hunter2")), Registry::start(Access::Open));
+    let scene = Scene::with_login("redirect", &registry, "joe", "hunter2");
     let digest = storage.add_blob("x", b"data");
     registry.fault("GET", "blobs", Fault::Redirect(storage.address.clone()), 9);
     let repository = scene.repository(&registry, "x");
@@ -149,26 +150,63 @@ fn redirects_get_no_credentials() {
 }
 
 #[test]
+fn a_login_of_the_command_line_goes_to_its_registry_alone() {
+    let basic = || Registry::start(Access::Basic("joe", "hunter2"));
+    let (registry, other, mirror) = (basic(), basic(), basic());
+    for holder in [&registry, &other] {
+        holder.add_manifest("x", "1", MANIFEST, TEXT);
+    }
+    mirror.add_manifest("x", "1", MANIFEST, TEXT);
+    let scene = Scene::with_login("own", &registry, "joe", "hunter2");
+    scene.configure(&format!(
+        "[[registry]]\nlocation = \"{}\"\n[[registry.mirror]]\nlocation = \"{}\"\n",
+        registry.address, mirror.address
+    ));
+    scene.repository(&registry, "x").tagged("1").unwrap();
+    assert_eq!(mirror.requests(), ["GET /v2/x/manifests/1"], "and no login");
+    let error = scene.repository(&other, "x").tagged("1").unwrap_err().to_string();
+    assert!(other.requests().iter().all(|request| !request.ends_with('+')), "{error}");
+    assert!(
+        error.contains("no login for") && error.contains("the command line (whose login is for 127.0.0.1:"),
+        "{error}"
+    );
+    // A mirror on the registry itself is still another place.
+    let scene = Scene::with_login("own-mirror", &registry, "joe", "hunter2");
+    registry.requests();
+    scene.configure(&format!(
+        "[[registry]]\nprefix = \"{0}/x\"\nlocation = \"{0}/x\"\n[[registry.mirror]]\nlocation = \"{0}/y\"\n",
+        registry.address
+    ));
+    scene.repository(&registry, "x").tagged("1").unwrap();
+    assert!(registry.requests().iter().all(|r| r.contains("/x/") || !r.ends_with('+')));
+    // Its own entry is what a mirror gets.
+    std::fs::create_dir_all(scene.dir.join(".docker")).unwrap();
+    let auth = format!(r#"{{"auths":{{"{}":{{"auth":"am9lOmh1bnRlcjI="}}}}}}"#, mirror.address);
+    std::fs::write(scene.dir.join(".docker/config.json"), auth).unwrap();
+    scene.repository(&mirror, "x").tagged("1").unwrap();
+}
+
+#[test]
 fn tokens_are_fetched_renewed_and_shared() {
     let registry = Registry::start(Access::Token("joe", "hunter2", 3));
     registry.add_manifest("x", "1", MANIFEST, TEXT);
     registry.add_manifest("public/x", "1", MANIFEST, TEXT);
-    let scene = Scene::new("token", Some(("joe", "hunter2")));
+    let scene = Scene::with_login("token", &registry, "joe", "hunter2");
     let repository = scene.repository(&registry, "x");
     for _ in 0..7 {
         repository.tagged("1").unwrap();
     }
     assert!(registry.state().scopes.iter().all(|scope| scope == "repository:x:pull"));
     assert!((3..=4).contains(&registry.state().scopes.len()), "expired tokens are renewed, others kept");
-    let anonymous = Scene::new("anonymous", None);
+    let anonymous = Scene::new("anonymous");
     anonymous.repository(&registry, "public/x").tagged("1").unwrap();
     let error = anonymous.repository(&registry, "x").tagged("1").unwrap_err();
     assert!(error.to_string().contains("no login for"), "{error}");
-    assert_eq!(error.remedy(), Some(Remedy::Login { registry: registry.address.clone() }));
-    let wrong = Scene::new("wrong", Some(("joe", "hunter3")));
+    assert_eq!(error.remedy(), Some(Remedy::LogIn { registry: registry.address.clone() }));
+    let wrong = Scene::with_login("wrong", &registry, "joe", "hunter3");
     let error = wrong.repository(&registry, "x").tagged("1").unwrap_err();
     assert!(!format!("{error} {error:?}").contains("hunter"), "{error}");
-    assert_eq!(error.remedy(), Some(Remedy::Permission { registry: registry.address.clone() }));
+    assert_eq!(error.remedy(), Some(Remedy::CheckLogin { registry: registry.address.clone() }));
 }
 
 #[test]
@@ -176,20 +214,19 @@ fn the_token_server_is_asked_again_after_a_failure() {
     let registry = Registry::start(Access::Token("joe", "hunter2", 9));
     registry.add_manifest("x", "1", MANIFEST, TEXT);
     registry.fault("GET", "/token", Fault::Status(502, None), 2);
-    let scene = Scene::new("token-retry", Some(("joe", "hunter2")));
+    let scene = Scene::with_login("token-retry", &registry, "joe", "hunter2");
     scene.repository(&registry, "x").tagged("1").unwrap();
 }
 
 #[test]
 fn mirrors_that_are_down_or_lack_the_image_are_passed_over() {
     let (registry, mirror) = (open(), Registry::start(Access::Open));
-    let scene = Scene::new("mirror", None);
+    let scene = Scene::new("mirror");
     let conf = format!(
         "[[registry]]\nlocation = \"{}\"\n[[registry.mirror]]\nlocation = \"127.0.0.1:1\"\n[[registry.mirror]]\nlocation = \"{}/hub\"\n",
         registry.address, mirror.address
     );
-    std::fs::create_dir_all(scene.dir.join(".config/containers")).unwrap();
-    std::fs::write(scene.dir.join(".config/containers/registries.conf"), conf).unwrap();
+    scene.configure(&conf);
     let repository = scene.repository(&registry, "x");
     repository.tagged("1").unwrap();
     assert_eq!(registry.requests(), ["GET /v2/x/manifests/1"]);
@@ -205,7 +242,7 @@ fn mirrors_that_are_down_or_lack_the_image_are_passed_over() {
 #[test]
 fn logins_are_proved_and_become_refresh_tokens() {
     use rbuild_registry::{Credential, Secret};
-    let scene = Scene::new("login", None);
+    let scene = Scene::new("login");
     let token = Registry::start(Access::Token("joe", "hunter2", 9));
     let stored = scene.client.log_in(&token.address, "joe", &Secret::new("hunter2")).unwrap();
     assert_eq!(stored, Credential::Identity(Secret::new("refresh")));

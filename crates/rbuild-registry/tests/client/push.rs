@@ -1,7 +1,8 @@
 use std::io::{Cursor, Read, Seek, SeekFrom};
 
 use rbuild_image::BlobDigest;
-use rbuild_registry::{Blob, Problem, Pushed, Remedy, Repository, Result};
+use rbuild_registry::{Blob, Problem, Pushed, Repository, Result};
+use rbuild_remedy::Remedy;
 
 use crate::Scene;
 use crate::registry::{Access, Fault, Registry};
@@ -22,7 +23,7 @@ fn has(registry: &Registry, repository: &str, data: &[u8]) -> bool {
 
 #[test]
 fn blobs_are_uploaded_mounted_or_there() {
-    let (registry, scene) = (Registry::start(Access::Open), Scene::new("blobs", None));
+    let (registry, scene) = (Registry::start(Access::Open), Scene::new("blobs"));
     let (repository, data) = (scene.repository(&registry, "x"), vec![7; 9000]);
     assert_eq!(push(&repository, &data, None).unwrap(), Pushed::Uploaded);
     assert!(has(&registry, "x", &data));
@@ -38,7 +39,7 @@ fn blobs_are_uploaded_mounted_or_there() {
 
 #[test]
 fn interrupted_uploads_start_again() {
-    let (registry, scene) = (Registry::start(Access::Open), Scene::new("again", None));
+    let (registry, scene) = (Registry::start(Access::Open), Scene::new("again"));
     let (repository, data) = (scene.repository(&registry, "x"), vec![7; 90_000]);
     for fault in [Fault::Status(500, None), Fault::Cut(0), Fault::Status(503, Some(0))] {
         registry.state().blobs.clear();
@@ -50,7 +51,7 @@ fn interrupted_uploads_start_again() {
 
 #[test]
 fn pieces_are_made_smaller_and_go_on_where_the_registry_is() {
-    let (registry, scene) = (Registry::start(Access::Open), Scene::new("pieces", None));
+    let (registry, scene) = (Registry::start(Access::Open), Scene::new("pieces"));
     let (repository, data) =
         (scene.repository(&registry, "x"), (0..9_000_000).map(|i| (i % 251) as u8).collect::<Vec<_>>());
     registry.fault("PUT", "uploads", Fault::Most(4_000_000), 99);
@@ -68,7 +69,7 @@ fn pieces_are_made_smaller_and_go_on_where_the_registry_is() {
 #[test]
 fn tokens_expire_during_a_push() {
     let registry = Registry::start(Access::Token("joe", "hunter2", 2));
-    let scene = Scene::new("expiry", Some(("joe", "hunter2")));
+    let scene = Scene::with_login("expiry", &registry, "joe", "hunter2");
     let repository = scene.repository(&registry, "x");
     for i in 0..5u8 {
         let data = vec![i; 9000];
@@ -82,18 +83,18 @@ fn tokens_expire_during_a_push() {
 #[test]
 fn permission_is_checked_without_leaving_an_upload() {
     let registry = Registry::start(Access::Token("joe", "hunter2", 9));
-    let scene = Scene::new("check", Some(("joe", "hunter2")));
+    let scene = Scene::with_login("check", &registry, "joe", "hunter2");
     scene.repository(&registry, "x").check_push().unwrap();
     assert!(registry.requests().last().unwrap().starts_with("DELETE /v2/x/blobs/uploads/"));
-    let anonymous = Scene::new("check-anonymous", None);
+    let anonymous = Scene::new("check-anonymous");
     let error = anonymous.repository(&registry, "public/x").check_push().unwrap_err();
-    assert_eq!(error.remedy(), Some(Remedy::Login { registry: registry.address.clone() }));
+    assert_eq!(error.remedy(), Some(Remedy::LogIn { registry: registry.address.clone() }));
     assert!(error.to_string().contains("refused to push"), "{error}");
 }
 
 #[test]
 fn manifests_are_refused_with_the_reason() {
-    let (registry, scene) = (Registry::start(Access::Open), Scene::new("refused", None));
+    let (registry, scene) = (Registry::start(Access::Open), Scene::new("refused"));
     let repository = scene.repository(&registry, "x");
     registry.fault("PUT", "manifests", Fault::Status(400, None), 1);
     let error = repository.push_document("1", "application/x", b"{}").unwrap_err();

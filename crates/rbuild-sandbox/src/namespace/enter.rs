@@ -278,6 +278,7 @@ fn supervise(
 
 /// Waits for the launcher's byte, and ties this process's lifetime to the launcher's.
 fn begin(mut ready: PipeReader, launcher: &OwnedFd, become_root: bool) -> Result<(), SandboxError> {
+    rbuild_linux::drop_withheld();
     let mut byte = [0u8; 1];
     // End of file: the launcher died or could not write the maps.
     if ready.read(&mut byte).unwrap_or(0) != 1 {

@@ -11,7 +11,7 @@ pub struct RegistryFlags {
     /// registries on this machine]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub tls_verify: Option<bool>,
-    /// User and password for registries
+    /// User and password for the registry of the image that is pulled or pushed, and for no other
     #[arg(long, value_name = "USER:PASSWORD", hide_env_values = true, env = "RBUILD_CREDS")]
     pub creds: Option<String>,
     /// File with logins, as docker and podman write it

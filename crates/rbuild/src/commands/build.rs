@@ -47,7 +47,7 @@ pub fn build(settings: &Settings, args: BuildArgs) -> Result<u8, Failure> {
     if !push.is_empty() {
         fetcher::check_push(&args.registry, show, &push)?;
     }
-    let bring = |wanted: &[Sought]| fetcher::bring(&store, &args.registry, show, wanted);
+    let bring = |wanted: &[Sought]| fetcher::bring(&store, &args.registry, &push, show, wanted);
     let once = BuildOnce { settings, store: &store, mode, explain: args.explain, report: &report, bring: &bring };
     let ended = if args.verify {
         verify::verify(&once, &args, request, &reports)?

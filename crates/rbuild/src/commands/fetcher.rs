@@ -22,19 +22,20 @@ use crate::input::registry;
 /// A failure on its way from the fetcher.
 #[derive(Serialize, Deserialize)]
 pub struct Told {
+    code: u8,
     message: String,
     help: Option<String>,
 }
 
 impl From<Failure> for Told {
     fn from(failure: Failure) -> Told {
-        Told { message: failure.message, help: failure.help }
+        Told { code: failure.code, message: failure.message, help: failure.help }
     }
 }
 
 impl From<Told> for Failure {
     fn from(told: Told) -> Failure {
-        Failure { code: code::FAILED, message: told.message, help: told.help }
+        Failure { code: told.code, message: told.message, help: told.help }
     }
 }
 
@@ -68,19 +69,20 @@ pub fn in_fetcher<T: Serialize + DeserializeOwned>(work: impl FnOnce() -> T) -> 
     }
 }
 
-/// Pulls the images that a build needs.
+/// Pulls the images that a build needs. `pushed` are the names that its own image is pushed to.
 pub fn bring(
     store: &Store,
     flags: &RegistryFlags,
+    pushed: &[Reference],
     show: Show,
     wanted: &[Sought],
 ) -> Result<Vec<Result<(), NotPulled>>, BuildError> {
     let answers: Result<Vec<Option<Told>>, Failure> = in_fetcher(|| {
-        let client = match registry::client_of(flags, show == Show::Nothing) {
+        let client = match registry::client_of(flags, pushed, show == Show::Nothing) {
             Ok(client) => client,
             Err(failure) => {
-                let told = || Some(Told { message: failure.message.clone(), help: failure.help.clone() });
-                return wanted.iter().map(|_| told()).collect();
+                let told = || Told { code: failure.code, message: failure.message.clone(), help: failure.help.clone() };
+                return wanted.iter().map(|_| Some(told())).collect();
             }
         };
         wanted
@@ -90,14 +92,15 @@ pub fn bring(
     });
     let answers = answers
         .map_err(|failure| BuildError::Other { message: failure.message, help: failure.help.map(Into::into) })?;
-    let outcome = |told: Option<Told>| told.map_or(Ok(()), |Told { message, help }| Err(NotPulled { message, help }));
+    let outcome =
+        |told: Option<Told>| told.map_or(Ok(()), |Told { message, help, .. }| Err(NotPulled { message, help }));
     Ok(answers.into_iter().map(outcome).collect())
 }
 
 /// Checks before a build that its image may be pushed.
 pub fn check_push(flags: &RegistryFlags, show: Show, names: &[Reference]) -> Result<(), Failure> {
     let answer: Option<Told> = in_fetcher(|| {
-        let checked = registry::client_of(flags, show == Show::Nothing).and_then(|client| {
+        let checked = registry::client_of(flags, names, show == Show::Nothing).and_then(|client| {
             names.iter().try_for_each(|name| rbuild_engine::check_push(&client, name).map_err(Failure::from))
         });
         checked.err().map(Told::from)
@@ -114,7 +117,7 @@ pub fn push(
     names: &[Reference],
 ) -> Result<(), Failure> {
     let answer: Option<Told> = in_fetcher(|| {
-        let pushed = registry::client_of(flags, show == Show::Nothing).and_then(|client| {
+        let pushed = registry::client_of(flags, names, show == Show::Nothing).and_then(|client| {
             let images = platforms.iter().map(|manifest| store.image(manifest)).collect::<Result<Vec<_>, _>>()?;
             push_all(store, &client, &images, names, true, show)
         });

@@ -4,7 +4,7 @@ use std::io::{BufRead, IsTerminal, Read};
 
 use rbuild_linux::HiddenInput;
 use rbuild_registry::credentials::{self, Stored};
-use rbuild_registry::{Credential, Environment, Given, Options, Secret, TlsVerify};
+use rbuild_registry::{Credential, Given, Options, Secret, TlsVerify};
 
 use crate::args::{LoginArgs, LogoutArgs};
 use crate::exit::{Failure, code};
@@ -19,7 +19,7 @@ pub fn login(args: LoginArgs) -> Result<u8, Failure> {
     let (user, password) = user_and_password(&args)?;
     let given = Given { login: None, file: args.authfile };
     let options = Options { given: given.clone(), tls_verify: TlsVerify(args.tls_verify), ..Options::default() };
-    let environment = Environment::of_process();
+    let environment = registry::environment()?;
     let client = registry::client(environment.clone(), options, false);
     let credential = client.log_in(&registry, &user, &password)?;
     let stored = credentials::store(&environment, &given, &registry, &credential).map_err(Failure::new)?;
@@ -36,7 +36,7 @@ pub fn login(args: LoginArgs) -> Result<u8, Failure> {
 pub fn logout(args: LogoutArgs) -> Result<u8, Failure> {
     let registry = registry_name(args.registry.as_deref())?;
     let given = Given { login: None, file: args.authfile };
-    let removed = credentials::forget(&Environment::of_process(), &given, &registry).map_err(Failure::new)?;
+    let removed = credentials::forget(&registry::environment()?, &given, &registry).map_err(Failure::new)?;
     for place in &removed.from {
         terminal::out(&format!("Removed the login for {registry} from {place}\n"));
     }

@@ -82,7 +82,7 @@ pub fn pull(settings: &Settings, args: PullArgs) -> Result<u8, Failure> {
     };
     let names = args.images.iter().map(|name| parse(name)).collect::<Result<Vec<_>, _>>()?;
     let store = settings.open()?;
-    let client = registry::client_of(&args.registry, args.quiet)?;
+    let client = registry::client_of(&args.registry, &names, args.quiet)?;
     let show = Show::new(args.quiet);
     for name in &names {
         let pulled = pull_one(&store, &client, name, &platform, show)?;
@@ -128,7 +128,7 @@ pub fn push(settings: &Settings, args: PushArgs) -> Result<u8, Failure> {
     let digest_file = args.digestfile.as_ref().map(|path| output::file("the digest file", path)).transpose()?;
     let store = settings.open()?;
     let (_, image) = store.find_image(&args.image)?;
-    let client = registry::client_of(&args.registry, args.quiet)?;
+    let client = registry::client_of(&args.registry, &names, args.quiet)?;
     let digest = push_all(&store, &client, &[image], &names, args.as_is, Show::new(args.quiet))?;
     for name in &names {
         terminal::out(&format!("{}@{digest}\n", name.familiar_name()));

@@ -1,9 +1,11 @@
 //! Clients of registries, from flags and the environment.
 
-use rbuild_registry::{Client, Environment, Given, Notice, Options, Secret, TlsVerify};
+use rbuild_image::Reference;
+use rbuild_registry::{Client, Environment, Given, Notice, Options, OwnLogin, Secret, TlsVerify};
 
 use crate::args::RegistryFlags;
 use crate::exit::Failure;
+use crate::input::withheld;
 use crate::ui::terminal;
 
 /// Returns a client that tells of waits and warnings on standard error, unless `quiet`.
@@ -23,19 +25,57 @@ pub fn client(environment: Environment, options: Options, quiet: bool) -> Client
     })
 }
 
-/// Returns the client that flags ask for.
-pub fn client_of(flags: &RegistryFlags, quiet: bool) -> Result<Client, Failure> {
+/// Returns the environment of this process, with the credentials that were set aside.
+pub fn environment() -> Result<Environment, Failure> {
+    let environment = Environment::of_process();
+    Ok(match withheld::read()?.auth_config {
+        Some(text) => environment.with("DOCKER_AUTH_CONFIG", &text),
+        None => environment,
+    })
+}
+
+/// Returns the client that flags ask for. A login among them is for the registry of `own`, the
+/// images that the command pulls or pushes, and no other registry gets it.
+pub fn client_of(flags: &RegistryFlags, own: &[Reference], quiet: bool) -> Result<Client, Failure> {
     if let Some(path) = flags.authfile.as_ref().filter(|path| !path.exists()) {
         return Err(Failure::usage(format!("--authfile {}: there is no such file", path.display())));
     }
-    let login = match &flags.creds {
-        None => None,
-        Some(pair) => match pair.split_once(':') {
-            Some((user, password)) if !user.is_empty() => Some((user.to_string(), Secret::new(password))),
-            _ => return Err(Failure::usage("--creds: the value is not of the form USER:PASSWORD")),
-        },
-    };
+    let login = withheld::read()?.creds.map(|pair| own_login(&pair, own)).transpose()?;
     let given = Given { login, file: flags.authfile.clone() };
     let options = Options { given, tls_verify: TlsVerify(flags.tls_verify), ..Options::default() };
-    Ok(client(Environment::of_process(), options, quiet))
+    Ok(client(environment()?, options, quiet))
+}
+
+fn own_login(pair: &str, own: &[Reference]) -> Result<OwnLogin, Failure> {
+    let Some((user, password)) = pair.split_once(':').filter(|(user, _)| !user.is_empty()) else {
+        return Err(Failure::usage("--creds: the value is not of the form USER:PASSWORD"));
+    };
+    let mut registries: Vec<&str> = own.iter().map(Reference::registry).collect();
+    registries.sort_unstable();
+    registries.dedup();
+    if registries.len() > 1 {
+        let message = format!("--creds is a login for one registry, and there are several: {}", registries.join(", "));
+        return Err(Failure::usage(message).help("log in to each with `rbuild login REGISTRY`"));
+    }
+    let registry = registries.first().map(|registry| registry.to_string());
+    Ok(OwnLogin { user: user.to_string(), password: Secret::new(password), registry })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_login_is_for_the_registry_of_the_command() {
+        let names = |list: &[&str]| list.iter().map(|name| name.parse().unwrap()).collect::<Vec<Reference>>();
+        let login = own_login("joe:a:b", &names(&["a.io/x:1", "a.io/y"])).unwrap();
+        assert_eq!(
+            (login.user.as_str(), login.password.reveal(), login.registry.as_deref()),
+            ("joe", "a:b", Some("a.io"))
+        );
+        assert_eq!(own_login("joe:a", &names(&["x"])).unwrap().registry.as_deref(), Some("docker.io"));
+        assert_eq!(own_login("joe:a", &[]).unwrap().registry, None);
+        assert!(own_login("joe:a", &names(&["a.io/x", "b.io/x"])).unwrap_err().message.contains("a.io, b.io"));
+        assert!(own_login("joe", &[]).is_err() && own_login(":a", &[]).is_err());
+    }
 }

@@ -48,31 +48,21 @@ pub fn words(remedy: &Remedy) -> String {
             format!("pass what was not given: {}", secrets.chain(agents).collect::<Vec<_>>().join(", "))
         }
         Remedy::PassContext => "pass a context directory: the Dockerfile was given without one".into(),
-    }
-}
-
-/// Returns the hint for a remedy of a failed request to a registry.
-pub fn of_registry(remedy: &rbuild_registry::Remedy) -> String {
-    use rbuild_registry::Remedy;
-    match remedy {
-        Remedy::Login { registry } => format!("check the name, or log in: rbuild login {registry}"),
-        Remedy::Permission { registry } => {
-            format!("check user, password and permissions; log in again with rbuild login {registry}")
+        Remedy::LogIn { registry } => format!("check the name, or log in with `rbuild login {registry}`"),
+        Remedy::CheckLogin { registry } => {
+            format!("check the permissions of this login, or log in as another user with `rbuild login {registry}`")
         }
-        Remedy::Name => "check the name and the tag".into(),
-        Remedy::Network => "check the network, the name of the host and the proxy (https_proxy, no_proxy)".into(),
-        Remedy::Certificate { registry } => format!(
-            "put the certificate of its authority into /etc/containers/certs.d/{registry}/ca.crt, or pass --tls-verify=false"
-        ),
-        Remedy::Plain { registry } => format!(
-            "for plain HTTP pass --tls-verify=false, or set `insecure = true` for {registry} in registries.conf"
-        ),
-        Remedy::Later => "try again later, or tell the operator of the registry".into(),
-        Remedy::Limit { registry } => {
-            format!("log in for a higher limit (rbuild login {registry}), or set a mirror in registries.conf")
+        Remedy::RaiseRateLimit { registry } => {
+            format!("log in with `rbuild login {registry}` for a higher limit, or set a mirror in registries.conf")
         }
-        Remedy::Settings => "correct that file or helper".into(),
-        Remedy::Convert => "convert it, for example with skopeo copy".into(),
+        Remedy::TrustAuthority { registry } => format!(
+            "put its authority's certificate into /etc/containers/certs.d/{registry}/ca.crt, or pass --tls-verify=false"
+        ),
+        Remedy::AllowPlainHttp { registry } => {
+            format!(
+                "pass --tls-verify=false for plain HTTP, or set `insecure = true` for {registry} in registries.conf"
+            )
+        }
     }
 }
 
@@ -114,6 +104,11 @@ mod tests {
             Remedy::PassSecret { id: "token".into() },
             Remedy::PassAgent { id: "default".into() },
             Remedy::PassContext,
+            Remedy::LogIn { registry: "a.io".into() },
+            Remedy::CheckLogin { registry: "a.io".into() },
+            Remedy::RaiseRateLimit { registry: "a.io".into() },
+            Remedy::TrustAuthority { registry: "a.io".into() },
+            Remedy::AllowPlainHttp { registry: "a.io".into() },
         ]
     }
 

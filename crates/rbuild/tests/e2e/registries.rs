@@ -301,3 +301,68 @@ fn no_log_holds_a_credential() {
         assert!(!text.contains("hunter2") && !text.contains("am9lOmh1bnRlcjI") && !text.contains("token-"), "{text}");
     }
 }
+
+#[test]
+fn a_login_for_the_push_is_sent_to_no_base() {
+    let scene = Scene::with_image();
+    let other = Registry::start(Access::Basic("joe", "hunter2"));
+    let file = format!("FROM {}/x:1\n", other.address);
+    let app = scene.name("app:1");
+    for args in [&["-t", &app, "--push", "--creds", "joe:hunter2"][..], &["--creds=joe:hunter2"]] {
+        scene.build(&file, args).fails(1, &["no login for", "the command line (whose login is for"]);
+        let asked = other.requests();
+        assert!(!asked.is_empty() && asked.iter().all(|request| !request.ends_with('+')), "{asked:?}");
+    }
+    let elsewhere = format!("{}/app:1", other.address);
+    scene
+        .build("FROM scratch\nLABEL a=b\n", &["-t", &app, "-t", &elsewhere, "--push", "--creds=joe:hunter2"])
+        .fails(2, &["--creds is a login for one registry", "rbuild login"]);
+}
+
+/// Returns the processes that descend from one, which is the first.
+fn family(of: u32) -> Vec<u32> {
+    let mut found = vec![of];
+    let mut at = 0;
+    while let Some(pid) = found.get(at) {
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        found.extend(children.split_whitespace().map(|child| child.parse::<u32>().unwrap()));
+        at += 1;
+    }
+    found
+}
+
+#[test]
+fn the_builder_has_no_credentials() {
+    let scene = Scene::with_image();
+    scene.lab.write("Dockerfile", &format!("FROM {}\nRUN echo $$ > /pid && sleep 60\n", scene.name("busybox:1")));
+    let (home, app) = (scene.lab.path("home"), scene.name("app:1"));
+    let auths = r#"{"auths":{"b.io":{"username":"ann","password":"swordfish"}}}"#;
+    let mut command = scene.lab.command(["build", "-t", &app, "--push", "--creds", "joe:hunter2"]);
+    command.env("RBUILD_PULL", "missing").env("HOME", home).env("RBUILD_CREDS", "joe:hunter3");
+    command.env("DOCKER_AUTH_CONFIG", auths).stderr(std::process::Stdio::null());
+    let mut launcher = command.spawn().unwrap();
+    let runs_sleep =
+        |pid: &u32| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|text| text == b"sleep\x0060\0");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while !family(launcher.id()).iter().any(runs_sleep) && std::time::Instant::now() < deadline {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let family = family(launcher.id());
+    let mut seen = 0;
+    for pid in &family {
+        for file in ["environ", "cmdline"] {
+            let Ok(bytes) = std::fs::read(format!("/proc/{pid}/{file}")) else { continue };
+            let text = String::from_utf8_lossy(&bytes);
+            assert!(!text.contains("hunter") && !text.contains("swordfish"), "{file} of {pid}: {text}");
+            seen += 1;
+        }
+        let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        let links = descriptors.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+        let held = links.filter(|link| link.to_string_lossy().contains("rbuild-withheld")).count();
+        assert!(held == 0 || *pid == launcher.id(), "the process {pid} has the credentials");
+    }
+    assert!(family.iter().any(runs_sleep), "the command runs: {family:?}");
+    launcher.kill().unwrap();
+    launcher.wait().unwrap();
+    assert!(seen >= 4, "launcher and builder were looked at");
+}

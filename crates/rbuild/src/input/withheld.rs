@@ -1,0 +1,87 @@
+//! Credentials of arguments and variables, kept where only the fetcher finds them: the builder is a
+//! copy of the launcher, whose memory must not hold any.
+
+use std::ffi::OsString;
+
+use serde::{Deserialize, Serialize};
+
+use crate::args::{Cli, Verb};
+use crate::exit::Failure;
+
+/// Variable with a login.
+const CREDS: &str = "RBUILD_CREDS";
+/// Variable with a document of logins.
+const AUTH_CONFIG: &str = "DOCKER_AUTH_CONFIG";
+const FLAG: &str = "--creds";
+
+/// The credentials of the command line and the environment.
+#[derive(Default, Serialize, Deserialize)]
+pub struct Withheld {
+    /// User and password.
+    pub creds: Option<String>,
+    /// A document with logins.
+    pub auth_config: Option<String>,
+}
+
+/// Executes the program again without its credentials, if it has any.
+pub fn set_aside(cli: &Cli, argv: &[OsString]) -> Result<(), Failure> {
+    let flags = match &cli.verb {
+        Verb::Build(args) => Some(&args.registry),
+        Verb::Pull(args) => Some(&args.registry),
+        Verb::Push(args) => Some(&args.registry),
+        _ => None,
+    };
+    let given = flags.and_then(|flags| flags.creds.clone());
+    let found = Withheld { creds: given, auth_config: std::env::var(AUTH_CONFIG).ok() };
+    if found.creds.is_none() && std::env::var_os(CREDS).is_none() && std::env::var_os(AUTH_CONFIG).is_none() {
+        return Ok(());
+    }
+    let failed = |e: &dyn std::fmt::Display| Failure::new(format!("withholding the credentials from the builder: {e}"));
+    let text = serde_json::to_string(&found).map_err(|e| failed(&e))?;
+    let argv = if flags.is_some() { without_flag(argv) } else { argv.to_vec() };
+    Err(failed(&rbuild_linux::execute_withholding(&text, &argv, &[CREDS, AUTH_CONFIG])))
+}
+
+/// Removes the flag and its value from valid arguments.
+fn without_flag(argv: &[OsString]) -> Vec<OsString> {
+    let mut kept = Vec::new();
+    let mut rest = argv.iter();
+    while let Some(arg) = rest.next() {
+        if arg == "--" {
+            kept.push(arg.clone());
+            kept.extend(rest.cloned());
+            break;
+        }
+        if arg == FLAG {
+            rest.next();
+        } else if !arg.as_encoded_bytes().starts_with(b"--creds=") {
+            kept.push(arg.clone());
+        }
+    }
+    kept
+}
+
+/// Returns the credentials that were set aside.
+pub fn read() -> Result<Withheld, Failure> {
+    let failed = |e: &dyn std::fmt::Display| Failure::new(format!("reading the credentials that were given: {e}"));
+    match rbuild_linux::withheld().map_err(|e| failed(&e))? {
+        Some(text) => serde_json::from_str(&text).map_err(|_| failed(&"they are incomplete")),
+        None => Ok(Withheld::default()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flag_is_removed_with_its_value() {
+        let removed = |args: &str| {
+            let args: Vec<OsString> = args.split(' ').map(OsString::from).collect();
+            without_flag(&args).iter().map(|arg| arg.to_str().unwrap()).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(removed("rbuild push --creds a:b -q x"), "rbuild push -q x");
+        assert_eq!(removed("rbuild --creds=a:b -t x . --push --creds=c:d"), "rbuild -t x . --push");
+        assert_eq!(removed("rbuild push x -- --creds"), "rbuild push x -- --creds");
+    }
+}
