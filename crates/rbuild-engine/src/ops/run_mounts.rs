@@ -87,7 +87,9 @@ pub(crate) fn mounts(
     for (i, mount) in steps.iter().enumerate() {
         let source = match &mount.kind {
             MountKindStep::Tmpfs { size } => Source::Tmpfs { size: *size },
-            MountKindStep::Cache(step) => cache_source(env, &mut held, (i, mount.read_only), step)?,
+            MountKindStep::Cache(step) => {
+                cache_source(env, &mut held, (i, TreesFor { read_only: mount.read_only, insecure }), step)?
+            }
             MountKindStep::Volume { index, .. } => Source::Machine(env.builder.path(&Place::Volume(*index).path())),
             MountKindStep::Bind { from: From::Vertex(from), source } => {
                 stage_mount(env, *from, source, TreesFor { read_only: mount.read_only, insecure })?
@@ -127,11 +129,12 @@ fn caches(env: &StepEnv<'_>, steps: &[MountStep], taken: &[Content]) -> Result<V
 }
 
 /// Returns the source of a cache mount: the cache itself, or a lent copy where mounts are not
-/// allowed. Changes to a read-only copy are discarded.
+/// allowed, or where the command could make a read-only mount writable. Changes to a read-only copy
+/// are discarded.
 fn cache_source(
     env: &StepEnv<'_>,
     held: &mut HeldCaches,
-    (mount, read_only): (usize, bool),
+    (mount, access): (usize, TreesFor),
     step: &CacheStep,
 ) -> Result<Source> {
     let found = held.caches.iter().position(|(mounts, _)| mounts.contains(&mount));
@@ -139,10 +142,10 @@ fn cache_source(
     let cache = &held.caches[number].1;
     // With `from`, `source` is the path that the cache was initialized from.
     let part = if step.from.is_some() { "/" } else { step.source.as_str() };
-    if env.builder.is_bare() {
-        let lent = env.store.lend_cache(&env.rootfs.work, cache, Path::new(part), read_only)?;
+    if env.builder.is_bare() || access.read_only && access.insecure {
+        let lent = env.store.lend_cache(&env.rootfs.work, cache, Path::new(part), access.read_only)?;
         let dir = lent.path.clone();
-        if !read_only {
+        if !access.read_only {
             held.lent.push((number, lent));
         }
         return Ok(Source::Part { dir, path: "/".into() });

@@ -145,7 +145,7 @@ impl Lookup<'_> {
     /// Looks up one step whose inputs have results.
     fn step(&self, id: VertexId, key: &CacheKey, unusable: &HashSet<ResultId>) -> Result<Known> {
         let step = &self.graph.vertices[id].step;
-        let may_take = |tree: &TreeId| may_take(self.request, self.marks, self.store, step, tree);
+        let may_take = |tree: &TreeId| may_take(self.marks, self.store, step, tree);
         if let Some(record) = self.store.record(key)? {
             return Ok(if may_take(&record.tree)? { Known::Hit(record) } else { Known::Open });
         }
@@ -258,17 +258,12 @@ impl Lookup<'_> {
     }
 }
 
-/// Returns true if a build with these secrets may reuse a cached result with that tree. Results of
-/// steps other than RUN depend only on their inputs, which have been checked themselves.
-pub(crate) fn may_take(
-    request: &BuildRequest,
-    marks: &[SecretMark],
-    store: &Store,
-    step: &Step,
-    tree: &TreeId,
-) -> Result<bool> {
+/// Returns true if a build with these secrets may reuse a cached result with that tree, whether or
+/// not it may have secrets in its result. Results of steps other than RUN depend only on their
+/// inputs, which have been checked themselves.
+pub(crate) fn may_take(marks: &[SecretMark], store: &Store, step: &Step, tree: &TreeId) -> Result<bool> {
     let Step::Run(run) = step else { return Ok(true) };
-    Ok(request.allow_leaks || store.may_take(tree, !run.secrets.is_empty(), marks)?)
+    Ok(store.may_take(tree, !run.secrets.is_empty(), marks)?)
 }
 
 /// Returns true if a command mounts files of stages, and may therefore be cached by their content.

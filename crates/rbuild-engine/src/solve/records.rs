@@ -125,7 +125,7 @@ impl StepRecords<'_> {
         if self.vertex().ignore_cache && *tree != env.store.step_tree(&self.execution(shared)) {
             return Ok(false);
         }
-        may_take(env.request, &env.prepared.marks, env.store, &self.vertex().step, tree)
+        may_take(&env.prepared.marks, env.store, &self.vertex().step, tree)
     }
 
     /// Returns a digest that no other execution of a step has. One build executes each step once,

@@ -168,6 +168,20 @@ fn own_modes_after_a_change(lab: &Lab) -> String {
 }
 
 #[test]
+fn an_insecure_command_does_not_change_a_read_only_cache() {
+    let lab = Lab::new();
+    let fill = "RUN --mount=type=cache,target=/c,id=kept echo kept > /c/f\n";
+    let tries = "mount -o remount,rw,bind /c 2>/dev/null; echo pwn > /c/f; echo pwn > /c/new; cat /c/f > /seen";
+    let mount = "--mount=type=cache,target=/c,id=kept,ro";
+    let file = format!(
+        "FROM busybox\n{fill}RUN --security=insecure {mount} cat /c/f > /first; {tries}\nRUN {mount} cat /c/f > /o; ls /c >> /o\n"
+    );
+    let out = lab.build_local(&file, &["--allow", "security.insecure"]);
+    let read = |name: &str| std::fs::read_to_string(out.join(name)).unwrap();
+    assert_eq!((read("first"), read("o")), ("kept\n".into(), "kept\nf\n".into()));
+}
+
+#[test]
 fn an_insecure_command_changes_neither_trees_nor_read_only_volumes() {
     let lab = Lab::new();
     lab.write("f", "kept\n");

@@ -40,7 +40,13 @@ fn leave_for_one_build_is_no_leave_for_the_next() {
     assert_eq!(lab.build(&file, &[&TOKEN[..], &["--allow", "secret-in-image"]].concat()).ok().steps(), (0, 2));
     lab.build(&file, &TOKEN).fails(1, &["the secret `token`: /o"]);
     lab.build(&file, &["--secret", "id=token,src=other"]).fails(1, &["the secret `token`: /o"]);
-    assert_eq!(lab.build(&file, &["-o", &out]).ok().steps(), (2, 0));
+    // With leave, too, another value or none makes another result.
+    let allowed = ["--allow", "secret-in-image", "-o", &out];
+    let other = std::fs::read_to_string(lab.ctx().join("other")).unwrap();
+    assert_eq!(lab.build(&file, &[&["--secret", "id=token,src=other"], &allowed[..]].concat()).ok().steps(), (2, 0));
+    assert_eq!(lab.read("out/copy"), other);
+    assert_eq!(lab.build(&file, &allowed).ok().steps(), (2, 0));
+    assert_eq!(lab.build(&file, &["-o", &out]).ok().steps(), (0, 2));
     assert_eq!((lab.read("out/o"), lab.read("out/copy")), ("none\n".into(), "none\n".into()));
 }
 
