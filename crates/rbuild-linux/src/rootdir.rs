@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, StatxFlags, Timespec, Timestamps, Uid};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, StatVfsMountFlags, StatxFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
@@ -147,6 +147,13 @@ impl RootDir {
             .and_then(|name| rustix::fs::statx(self.fd(), name, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME))
             .map_err(|e| self.err("statx", Path::new(name), e))?;
         Ok(Stat::from_statx(&x).as_recorded(|| self.proc_path(name), false, x.stx_atime))
+    }
+
+    /// Returns true if the file system stores the access time on every reading (mount(8),
+    /// strictatime).
+    pub fn writes_access_times(&self) -> bool {
+        let rare = StatVfsMountFlags::NOATIME | StatVfsMountFlags::RELATIME | StatVfsMountFlags::RDONLY;
+        rustix::fs::fstatvfs(self.fd()).is_ok_and(|fs| !fs.f_flag.intersects(rare))
     }
 
     /// Returns the metadata of the directory itself.

@@ -57,6 +57,12 @@ pub enum StoreError {
         "the files of the store have lost their {0}: it was copied without them, or its user has other sub-ids than before"
     )]
     Stripped(&'static str),
+    /// The file system stores access times on every reading (strictatime), which overwrites the
+    /// owners recorded in them.
+    #[error(
+        "the file system of the store writes access times whenever a file is read (strictatime), so recorded owners of links would be lost"
+    )]
+    AccessTimes,
     /// The build was stopped while it waited for another one.
     #[error("the build was stopped while it waited for another one")]
     Stopped,
@@ -87,6 +93,7 @@ impl StoreError {
                 Some(Remedy::EndLockHolder { lock: lock.to_string() })
             }
             StoreError::Stripped(_) => Some(Remedy::RestoreStore),
+            StoreError::AccessTimes => Some("mount it with relatime or noatime, or keep the store elsewhere".into()),
             StoreError::WrongDigest { .. }
             | StoreError::WrongDiffId { .. }
             | StoreError::Damaged { .. }

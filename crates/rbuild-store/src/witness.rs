@@ -25,6 +25,9 @@ impl Store {
     /// necessary.
     pub(crate) fn ask_witnesses(&self) -> Result<()> {
         let dir = self.root.create_dir_all(DIR, modes::dir(), None, |_| ())?;
+        if self.owners() == Owners::Recorded && self.root.writes_access_times() {
+            return Err(StoreError::AccessTimes);
+        }
         let names: &[(&str, Kind)] = match self.owners() {
             Owners::Given => &[("given", Kind::File)],
             Owners::Recorded => &[("recorded", Kind::File), ("recorded-link", Kind::Symlink)],

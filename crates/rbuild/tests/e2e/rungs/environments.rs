@@ -290,3 +290,20 @@ fn what_keeps_a_container_from_being_made_is_its_cause() {
     let ran = ran.fails(1, &["could not be started", "/proc/nowhere"]);
     assert!(!ran.stderr.contains("cleanup") && !ran.stderr.contains("cgroup"), "{}", ran.stderr);
 }
+
+/// Owners of links are in their access times, which such a file system overwrites.
+#[test]
+fn root_a_store_where_reading_writes_access_times_is_refused_by_single_id() {
+    let lab = Lab::bare();
+    lab.write("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
+    let build = |mode: &str, options: &str| {
+        lab.sh(&format!(
+            "unshare -m sh -c 'mkdir -p store && mount -t tmpfs -o {options} t store && \
+             RBUILD_ROOT=$PWD/store $RB --isolation {mode} build -o type=tar,dest=o.tar .'"
+        ))
+    };
+    build("single-id", "strictatime").fails(1, &["strictatime", "mount it with relatime or noatime"]);
+    build("single-id", "noatime").ok();
+    build("single-id", "relatime").ok();
+    build("userns", "strictatime").ok();
+}
