@@ -89,7 +89,10 @@ pub fn layer_digests(source: impl Read, limits: Limits) -> Result<(BlobDigest, D
     let failed = |e| LayerError::io("reading the layer")(e);
     let mut raw = Hashed::new(source);
     let mut plain = Hashed::new(Bounded::new(&mut raw, limits).map_err(failed)?);
-    io::copy(&mut plain, &mut io::sink()).map_err(failed)?;
+    let most = limits.stream();
+    if io::copy(&mut (&mut plain).take(most.saturating_add(1)), &mut io::sink()).map_err(failed)? > most {
+        return Err(over("bytes", limits.bytes, format!("the layer has more than {most} bytes")));
+    }
     let diff_id = plain.finish().1;
     // The digest also covers bytes that follow the end of the compressed stream.
     io::copy(&mut raw, &mut io::sink()).map_err(failed)?;
@@ -113,6 +116,27 @@ mod tests {
         let error = bounded(RATIO_FROM + 1, limits).check().unwrap_err().to_string();
         assert!(error.contains("the limit is"), "{error}");
         bounded(RATIO_FROM + 1, Limits { ratio: 1 << 40, ..limits }).check().unwrap();
+    }
+
+    /// Zeros after the end of an archive count towards the limit on its size.
+    #[test]
+    fn what_follows_an_archive_is_within_its_limit() {
+        let mut layer = Vec::new();
+        let mut tar = crate::TarWriter::new(&mut layer);
+        tar.entry(&crate::TarEntry::plain_file("f", 0)).unwrap();
+        tar.finish().unwrap();
+        let mut packed = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        std::io::copy(&mut layer.chain(std::io::repeat(0).take((2 << 30) + (2 << 20))), &mut packed).unwrap();
+        let packed = packed.finish().unwrap();
+        for bytes in [1 << 10, 1 << 20, 1 << 44] {
+            let limits = Limits { bytes, ..Limits::default() };
+            let decoder = Bounded::new(&packed[..], limits).unwrap();
+            let mut tar = crate::LimitedTar::new(decoder, limits);
+            while tar.next_entry().unwrap().is_some() {}
+            let error = tar.drain().unwrap_err();
+            assert!(error.to_string().contains("follow the end of the archive"), "{error}");
+            assert_eq!(layer_digests(&packed[..], limits).is_ok(), bytes > 1 << 30, "{bytes}");
+        }
     }
 
     #[test]

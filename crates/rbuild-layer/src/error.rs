@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use rbuild_remedy::Remedy;
 
+use crate::entry::TarEntry;
+
 /// The result of an operation on layers.
 pub type Result<T> = std::result::Result<T, LayerError>;
 
@@ -31,6 +33,14 @@ pub enum LayerError {
         /// Path of the entry, as written in the archive.
         name: String,
         /// The failed change of the owner.
+        cause: rbuild_linux::Error,
+    },
+    /// One entry cannot be created.
+    #[error("the archive entry {name:?} cannot be unpacked: {}", .cause.of_object())]
+    Create {
+        /// Path of the entry, as written in the archive.
+        name: String,
+        /// The failed operation.
         cause: rbuild_linux::Error,
     },
     /// A limit was exceeded.
@@ -72,11 +82,22 @@ impl LayerError {
         LayerError::Limit { what, name: None }
     }
 
+    /// Returns the error for an entry whose unpacking failed. A full disk is not the entry's fault.
+    pub(crate) fn of_entry(self, entry: &TarEntry) -> LayerError {
+        match self {
+            LayerError::Kernel(cause) if !cause.is_disk_full() => {
+                LayerError::Create { name: entry.path.to_string_lossy().into_owned(), cause }
+            }
+            other => other,
+        }
+    }
+
     /// Returns the remedy, if there is one.
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
             LayerError::Limit { name: Some(name), .. } => Some(Remedy::RaiseLimit { name: name.to_string() }),
             LayerError::Owner { cause, .. } => cause.remedy(),
+            LayerError::Create { .. } => None,
             LayerError::Kernel(e) => LayerError::within(e.cause()).map_or_else(|| e.remedy(), LayerError::remedy),
             LayerError::Io { cause, .. } => LayerError::within(cause)?.remedy(),
             LayerError::Deletion(_) => Some("rename or remove it".into()),

@@ -47,9 +47,9 @@ impl<R: Read> LimitedTar<R> {
     ///
     /// # Errors
     ///
-    /// Fails if the stream cannot be read.
+    /// Fails if the stream cannot be read, or if more follows the archive than the limits allow.
     pub fn drain(self) -> Result<()> {
-        self.tar.drain()
+        self.tar.drain(self.limits.tail(self.bytes))
     }
 }
 

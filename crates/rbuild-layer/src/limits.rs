@@ -34,7 +34,25 @@ pub(crate) const RATIO_FROM: u64 = 32 << 30;
 /// input accounts for.
 pub(crate) const UNASKED: u64 = 64 << 20;
 
+/// Maximum number of bytes between the end of an archive and the end of its stream. Writers pad
+/// archives to their block size.
+const TAIL: u64 = 1 << 30;
+
+/// Minimum of that number, whatever the limit on the content is.
+const SHORT_TAIL: u64 = 1 << 20;
+
 impl Limits {
+    /// Returns the maximum number of bytes after the end of an archive with `bytes` bytes of content.
+    pub(crate) fn tail(&self, bytes: u64) -> u64 {
+        self.bytes.saturating_sub(bytes).clamp(SHORT_TAIL, TAIL)
+    }
+
+    /// Returns the maximum size of an archive that is not parsed: headers and padding may take as
+    /// much as the content, or 1 GiB.
+    pub(crate) fn stream(&self) -> u64 {
+        self.bytes.saturating_add(self.bytes.max(TAIL))
+    }
+
     /// Returns the maximum decompressed size of `packed` compressed bytes.
     pub fn unpacked(&self, packed: u64) -> u64 {
         packed.saturating_mul(self.ratio).max(RATIO_FROM)

@@ -275,10 +275,14 @@ impl<R: Read> TarReader<R> {
     ///
     /// # Errors
     ///
-    /// Fails if the stream cannot be read.
-    pub fn drain(mut self) -> Result<()> {
-        std::io::copy(&mut self.inner, &mut std::io::sink()).map_err(LayerError::io("the end of the archive"))?;
-        Ok(())
+    /// Fails if the stream cannot be read, or if more than `most` bytes follow the archive.
+    pub fn drain(self, most: u64) -> Result<()> {
+        let mut tail = self.inner.take(most.saturating_add(1));
+        let read = std::io::copy(&mut tail, &mut std::io::sink()).map_err(LayerError::io("the end of the archive"))?;
+        match read <= most {
+            true => Ok(()),
+            false => Err(over("bytes", most, format!("more than {most} bytes follow the end of the archive"))),
+        }
     }
 }
 

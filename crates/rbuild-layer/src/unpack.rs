@@ -139,10 +139,10 @@ pub fn unpack_some(
         while let Some(mut entry) = reader.next_entry()? {
             entry.mtime.nsec = nanoseconds.next().copied().unwrap_or(entry.mtime.nsec);
             if wants(&entry) {
-                target.apply(&entry, &mut reader)?;
+                target.apply(&entry, &mut reader).map_err(|e| e.of_entry(&entry))?;
             }
         }
-        reader.drain()?;
+        reader.drain(how.limits.tail(target.bytes))?;
         let entries = target.entries;
         let lower_refs = target.finish()?;
         Ok::<_, LayerError>((tee.count, entries, lower_refs))

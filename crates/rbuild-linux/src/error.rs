@@ -54,6 +54,17 @@ impl Error {
         &self.source
     }
 
+    /// Returns the problem as the rest of a sentence about the object, for objects that have another
+    /// name for the user.
+    pub fn of_object(&self) -> String {
+        let own = |problem: &str| problem.to_string();
+        match self.errno() {
+            Some(libc::ELOOP) => own("its path leads round in a circle by symbolic links"),
+            Some(libc::ENAMETOOLONG) => own("a name in it is longer than the file system allows (usually 255 bytes)"),
+            _ => self.source.to_string(),
+        }
+    }
+
     pub fn kind(&self) -> io::ErrorKind {
         self.source.kind()
     }

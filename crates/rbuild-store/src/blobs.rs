@@ -234,7 +234,10 @@ impl Store {
 pub(crate) fn read_document(blob: File, digest: &BlobDigest) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let path = digest.to_string();
-    blob.take(MAX_DOCUMENT).read_to_end(&mut bytes).map_err(|e| Error::new("read", &path, e))?;
+    blob.take(MAX_DOCUMENT + 1).read_to_end(&mut bytes).map_err(|e| Error::new("read", &path, e))?;
+    if bytes.len() as u64 > MAX_DOCUMENT {
+        return Err(StoreError::LargeDocument { digest: *digest, limit: MAX_DOCUMENT });
+    }
     if BlobDigest::of(&bytes) != *digest {
         return Err(StoreError::Damaged { what: format!("blob {digest}"), reason: "its digest is wrong".into() });
     }

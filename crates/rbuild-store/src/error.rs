@@ -57,6 +57,14 @@ pub enum StoreError {
         "the files of the store have lost their {0}: it was copied without them, or its user has other sub-ids than before"
     )]
     Stripped(&'static str),
+    /// A manifest, configuration or index is too large to be read into memory.
+    #[error("the document {digest} of the image has more than {} MiB", .limit >> 20)]
+    LargeDocument {
+        /// The document.
+        digest: BlobDigest,
+        /// Maximum size in bytes.
+        limit: u64,
+    },
     /// The file system stores access times on every reading (strictatime), which overwrites the
     /// owners recorded in them.
     #[error(

@@ -1,5 +1,6 @@
 //! Images with unexpected file types at the system's mount points and files.
 
+use crate::forge::{Forged, Layer};
 use crate::lab::Lab;
 
 #[test]
@@ -51,6 +52,25 @@ fn links_that_lead_to_themselves_are_told() {
         lab.build(&format!("{base}{step}\n"), &[]).fails(1, &["no user `web` in /etc/passwd", "use its number"]);
     }
     lab.build(&format!("{base}USER 7\nRUN true\n"), &[]).ok();
+}
+
+/// Entries of a layer that no file system can hold, told by their names in the archive.
+#[test]
+fn entries_that_cannot_be_made_are_told_by_their_names() {
+    let lab = Lab::bare();
+    let long = "n".repeat(300);
+    let circle = Layer::new().symlink("a", "b").symlink("b", "a").file("a/x", "");
+    for (layer, name, says) in [
+        (circle, "a/x", "leads round in a circle by symbolic links"),
+        (Layer::new().file(&long, ""), &long[..], "longer than the file system allows"),
+    ] {
+        let archive = lab.path("image.tar");
+        Forged::new(vec![layer.gzip()]).write_docker(&archive, "odd");
+        lab.rbuild(["load", "-i", archive.to_str().unwrap()]).ok();
+        let ran = lab.build("FROM odd\nCOPY Dockerfile /\nRUN true\n", &[]);
+        let ran = ran.fails(1, &[&format!("the archive entry {name:?} cannot be unpacked"), says]);
+        assert!(!ran.stderr.contains("/store/"), "{}", ran.stderr);
+    }
 }
 
 /// A tree of directories nested deeper than rbuild descends.

@@ -73,7 +73,7 @@ fn nothing_stays(lab: &Lab) {
 fn what_an_index_names_many_times_is_followed_once() {
     let lab = Lab::bare();
     archive(&lab, "at = image\nfor n in range(5): at = inner([at] * 300)\nindex([at] * 300)");
-    in_time(&lab, LOAD).fails(1, &["a manifest cannot be read"]);
+    in_time(&lab, LOAD).fails(1, &["the archive has more than 4 indexes in each other"]);
     archive(
         &lab,
         "at = image\nfor n in range(4): at = inner([at] * 300)\nindex([name(at, 'docker.io/library/n:1')] * 300)",
@@ -92,6 +92,22 @@ fn what_an_index_names_many_times_is_followed_once() {
     in_time(&lab, LOAD).ok();
     assert_eq!(images(&lab), 1501);
     lab.rbuild(["fsck"]).ok();
+}
+
+/// Documents are read into memory, so their size is limited; they are not said to be damaged.
+#[test]
+fn documents_of_more_than_16_mib_are_refused_by_their_size() {
+    for rest in [
+        "data = json.dumps(dict(schemaVersion=2, config=config, layers=[])).encode() + b' ' * (17 << 20)\n\
+         big = dict(mediaType='application/vnd.oci.image.manifest.v1+json', digest=blob(data), size=len(data)); index([big])",
+        "data = json.dumps([one(config, [], ['n:1'])]).encode() + b' ' * (17 << 20); add('manifest.json', data)",
+    ] {
+        let lab = Lab::bare();
+        archive(&lab, rest);
+        let ran = in_time(&lab, LOAD).fails(1, &["has more than 16 MiB"]);
+        assert!(!ran.stderr.contains("damaged"), "{}", ran.stderr);
+        nothing_stays(&lab);
+    }
 }
 
 /// A manifest that Docker's document does not refer to, named repeatedly.

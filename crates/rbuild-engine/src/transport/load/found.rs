@@ -67,5 +67,5 @@ pub(crate) struct Found {
 
 /// Returns the error for a document that does not parse.
 pub(crate) fn unreadable(what: &str) -> impl Fn(serde_json::Error) -> BuildError {
-    move |e| BuildError::other(format!("the archive's {what} cannot be read: {e}"))
+    move |e| BuildError::other(format!("in the archive, {what} cannot be read: {e}"))
 }

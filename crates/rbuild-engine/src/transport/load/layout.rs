@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use rbuild_image::{BlobDigest, Descriptor, ImageIndex, ManifestDigest, Platform, REF_NAME, Reference, parse_index};
 
-use crate::error::Result;
+use crate::error::{BuildError, Result};
 use crate::transport::load::found::{Image, Wanted, unreadable};
 use crate::transport::load::manifest::{is_index, take, take_image};
 use crate::transport::load::members::Members;
@@ -85,7 +85,12 @@ impl<'m, 'a> Layout<'m, 'a> {
             return Ok(*known);
         }
         let text = self.members.staging.read_document(&digest)?;
-        let reached = match is_index && depth < MAX_INDEX_DEPTH {
+        if is_index && depth >= MAX_INDEX_DEPTH {
+            return Err(BuildError::other(format!(
+                "the archive has more than {MAX_INDEX_DEPTH} indexes in each other"
+            )));
+        }
+        let reached = match is_index {
             true => self.follow_all(&parse_index(&text).map_err(unreadable("an index"))?, depth)?,
             false => {
                 let manifest = digest.of_manifest();

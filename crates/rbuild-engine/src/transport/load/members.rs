@@ -163,7 +163,7 @@ impl<'a> Members<'a> {
     /// Returns the platform in a configuration.
     pub(super) fn platform(&self, id: &ImageId) -> Result<Platform> {
         let text = self.staging.read_document(&id.blob())?;
-        let config: ImageConfig = serde_json::from_slice(&text).map_err(unreadable("configuration of an image"))?;
+        let config: ImageConfig = serde_json::from_slice(&text).map_err(unreadable("the configuration of an image"))?;
         Ok(config.platform())
     }
 
