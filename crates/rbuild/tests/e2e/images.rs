@@ -380,7 +380,9 @@ fn an_address_is_fetched_and_imported() {
     let server = web_server(std::fs::read(crate::lab::base("busybox.tar")).unwrap());
     let import = |path: &str| {
         let mut command = lab.command(["import", &format!("{server}{path}"), "web"]);
-        ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"].iter().for_each(|name| drop(command.env_remove(name)));
+        ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"].iter().for_each(|name| {
+            command.env_remove(name);
+        });
         lab.run(command)
     };
     let id = import("/moved").ok().stdout;

@@ -1,7 +1,7 @@
 //! The command line on real base images. `scripts/test` runs these tests as an ordinary user and as
 //! root. Tests whose names begin with `root_` need root for their setup and run as root only.
 
-mod lab;
+use rbuild_testkit as lab;
 
 mod articles;
 mod checking;

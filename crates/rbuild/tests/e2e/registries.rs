@@ -154,7 +154,9 @@ fn the_platform_of_an_index_is_chosen() {
         let state = scene.registry.state();
         state.blobs.iter().map(|(_, bytes)| bytes.clone()).collect()
     };
-    copies.iter().for_each(|bytes| drop(scene.registry.add_blob("multi", bytes)));
+    copies.iter().for_each(|bytes| {
+        scene.registry.add_blob("multi", bytes);
+    });
     let config = manifest["config"]["digest"].as_str().unwrap().parse::<BlobDigest>().unwrap();
     let config = scene.registry.state().blobs[&("busybox".to_string(), config)].clone();
     let mut config: Value = serde_json::from_slice(&config).unwrap();

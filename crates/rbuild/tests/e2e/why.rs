@@ -154,7 +154,9 @@ fn what_comes_later_covers_what_came_before_it() {
     for (dir, names) in
         [("one", ["f", "both/f", "only", "was-file", "alone"]), ("two", ["f", "both/f", "both/g", "was-link", "h"])]
     {
-        names.iter().for_each(|name| drop(lab.write(&format!("{dir}/{name}"), dir)));
+        names.iter().for_each(|name| {
+            lab.write(&format!("{dir}/{name}"), dir);
+        });
     }
     symlink("f", lab.ctx().join("one/was-link")).unwrap();
     symlink("f", lab.ctx().join("two/was-file")).unwrap();

@@ -22,9 +22,7 @@
 // The log contains the failing seeds and the reduced cases.
 #![allow(clippy::print_stderr)]
 
-#[path = "../e2e/lab.rs"]
-#[allow(dead_code)]
-mod lab;
+use rbuild_testkit as lab;
 
 mod compare;
 mod generate;

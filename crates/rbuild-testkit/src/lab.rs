@@ -4,11 +4,21 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::archive::{contents, listing, unzipped};
+use crate::tiny::tiny_image;
+
 static SERIAL: AtomicUsize = AtomicUsize::new(0);
 
-/// Returns the path of the binary under test.
+/// Returns the path of the binary under test: `RBUILD_TEST_BIN`, or the one that cargo built with
+/// the tests.
 pub fn rbuild_path() -> PathBuf {
-    PathBuf::from(std::env::var_os("RBUILD_TEST_BIN").expect("run this through scripts/test"))
+    std::env::var_os("RBUILD_TEST_BIN").map_or_else(|| target_dir().join("rbuild"), PathBuf::from)
+}
+
+/// Returns the directory of the profile, in which cargo places programs. That of tests is below it.
+fn target_dir() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    test.parent().and_then(Path::parent).unwrap().to_path_buf()
 }
 
 /// Returns true if the tests run in the isolation mode `chroot`.
@@ -17,9 +27,16 @@ pub fn is_bare() -> bool {
 }
 
 /// Returns the path of a base image archive made by scripts/test: `busybox.tar` or `debian.tar.gz`.
+///
+/// # Panics
+///
+/// Panics if there is none, neither in `RBUILD_TEST_BASES` nor in `test-bases` of cargo's target
+/// directory.
 pub fn base(name: &str) -> PathBuf {
-    let dir = std::env::var_os("RBUILD_TEST_BASES").expect("run this through scripts/test");
-    PathBuf::from(dir).join(name)
+    let here = || target_dir().with_file_name("test-bases");
+    let path = std::env::var_os("RBUILD_TEST_BASES").map_or_else(here, PathBuf::from).join(name);
+    assert!(path.exists(), "there is no {}: run scripts/test, or scripts/busybox-rootfs FILE", path.display());
+    path
 }
 
 pub struct Lab {
@@ -89,10 +106,23 @@ impl Lab {
     }
 
     /// Returns a lab with the image `busybox` in its store.
+    #[allow(clippy::new_without_default, reason = "it creates files")]
     pub fn new() -> Lab {
         let lab = Lab::bare();
         lab.rbuild(["import", base("busybox.tar").to_str().unwrap(), "busybox"]).ok();
         lab
+    }
+
+    /// Returns a lab with the image `tiny` in its store, whose only program is `/bin/tool`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the program cannot be compiled.
+    pub fn tiny() -> Result<Lab, String> {
+        let (lab, image) = (Lab::bare(), tiny_image()?);
+        std::fs::write(lab.path("tiny.tar"), image).map_err(|e| e.to_string())?;
+        lab.rbuild(["import", lab.path("tiny.tar").to_str().unwrap(), "tiny"]).ok();
+        Ok(lab)
     }
 
     pub fn ctx(&self) -> PathBuf {
@@ -212,39 +242,6 @@ impl Drop for Lab {
         let _ = Command::new("chmod").args(["-R", "u+rwX"]).arg(&self.dir).stderr(Stdio::null()).status();
         let _ = std::fs::remove_dir_all(&self.dir);
     }
-}
-
-pub fn unzipped(bytes: &[u8]) -> Vec<u8> {
-    let mut child = Command::new("gzip").arg("-dc").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    let bytes = bytes.to_vec();
-    let writer = std::thread::spawn(move || std::io::Write::write_all(&mut stdin, &bytes));
-    let out = child.wait_with_output().unwrap();
-    let _ = writer.join();
-    out.stdout
-}
-
-pub fn listing(tar: &[u8]) -> Vec<String> {
-    let mut archive = tar::Archive::new(tar);
-    let entries = archive.entries().unwrap().map(|e| {
-        let e = e.unwrap();
-        let h = e.header();
-        let link = e.link_name().unwrap().map_or(String::new(), |l| format!(" -> {}", l.display()));
-        let path = e.path().unwrap().display().to_string();
-        format!("{:o} {}:{} {path}{link}", h.mode().unwrap(), h.uid().unwrap(), h.gid().unwrap())
-    });
-    entries.collect()
-}
-
-pub fn contents(tar: &[u8]) -> std::collections::HashMap<String, Vec<u8>> {
-    let mut archive = tar::Archive::new(tar);
-    let entries = archive.entries().unwrap().map(|e| {
-        let mut e = e.unwrap();
-        let mut content = Vec::new();
-        std::io::Read::read_to_end(&mut e, &mut content).unwrap();
-        (e.path().unwrap().display().to_string(), content)
-    });
-    entries.collect()
 }
 
 pub fn exists(path: impl AsRef<Path>) -> bool {

@@ -1,0 +1,36 @@
+//! Reading of archives that rbuild has written.
+
+use std::process::{Command, Stdio};
+
+pub fn unzipped(bytes: &[u8]) -> Vec<u8> {
+    let mut child = Command::new("gzip").arg("-dc").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let bytes = bytes.to_vec();
+    let writer = std::thread::spawn(move || std::io::Write::write_all(&mut stdin, &bytes));
+    let out = child.wait_with_output().unwrap();
+    let _ = writer.join();
+    out.stdout
+}
+
+pub fn listing(tar: &[u8]) -> Vec<String> {
+    let mut archive = tar::Archive::new(tar);
+    let entries = archive.entries().unwrap().map(|e| {
+        let e = e.unwrap();
+        let h = e.header();
+        let link = e.link_name().unwrap().map_or(String::new(), |l| format!(" -> {}", l.display()));
+        let path = e.path().unwrap().display().to_string();
+        format!("{:o} {}:{} {path}{link}", h.mode().unwrap(), h.uid().unwrap(), h.gid().unwrap())
+    });
+    entries.collect()
+}
+
+pub fn contents(tar: &[u8]) -> std::collections::HashMap<String, Vec<u8>> {
+    let mut archive = tar::Archive::new(tar);
+    let entries = archive.entries().unwrap().map(|e| {
+        let mut e = e.unwrap();
+        let mut content = Vec::new();
+        std::io::Read::read_to_end(&mut e, &mut content).unwrap();
+        (e.path().unwrap().display().to_string(), content)
+    });
+    entries.collect()
+}

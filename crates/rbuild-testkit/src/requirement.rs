@@ -1,0 +1,69 @@
+//! Requirements of tests on the machine.
+
+use std::io::Write;
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::lab::rbuild_path;
+
+static SKIPPED: AtomicUsize = AtomicUsize::new(0);
+
+/// A property of the machine that a test needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Requirement {
+    /// The tests were started by cargo, or know the program by `RBUILD_TEST_BIN`.
+    Program,
+    /// Commands can run in some isolation mode.
+    Commands,
+}
+
+impl Requirement {
+    /// Returns the reason why the machine does not meet the requirement.
+    ///
+    /// # Errors
+    ///
+    /// Fails with the reason.
+    pub fn check(self) -> Result<(), String> {
+        match self {
+            Requirement::Program if rbuild_path().exists() => Ok(()),
+            Requirement::Program => Err(format!("there is no {}: build it", rbuild_path().display())),
+            Requirement::Commands => {
+                let home = std::env::temp_dir().join(format!("rbuild-doctor-{}", std::process::id()));
+                let doctor = Command::new(rbuild_path()).arg("doctor").env("RBUILD_ROOT", &home).output();
+                let _ = std::fs::remove_dir_all(&home);
+                let doctor = doctor.map_err(|e| format!("rbuild doctor: {e}"))?;
+                let report = String::from_utf8_lossy(&doctor.stdout);
+                if doctor.status.success() { Ok(()) } else { Err(format!("rbuild doctor says\n{report}")) }
+            }
+        }
+    }
+}
+
+/// Ends the calling test with a reason, unless tests must not be skipped.
+///
+/// `requires!(Requirement::Commands, …)` is the first statement of a test. Where a requirement is
+/// not met, the test returns, and the reason and the number of tests skipped so far are printed.
+/// With `CI` or `RBUILD_TEST_REQUIRE` in the environment it fails instead.
+#[macro_export]
+macro_rules! requires {
+    ($($requirement:expr),+ $(,)?) => {
+        $(if let Err(reason) = $requirement.check() {
+            return $crate::skip(&reason);
+        })+
+    };
+}
+
+/// Reports that the current test is skipped.
+///
+/// # Panics
+///
+/// Panics if `CI` or `RBUILD_TEST_REQUIRE` is set.
+pub fn skip(reason: &str) {
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("a test");
+    let strict = ["CI", "RBUILD_TEST_REQUIRE"].into_iter().find(|name| std::env::var_os(name).is_some());
+    assert!(strict.is_none(), "{test} must not be skipped, since {} is set: {reason}", strict.unwrap_or_default());
+    let count = SKIPPED.fetch_add(1, Ordering::Relaxed) + 1;
+    // The output of tests that pass is not shown, except for what bypasses the macros.
+    let _ = writeln!(std::io::stderr(), "skipped ({count}): {test}: {reason}");
+}
