@@ -31,9 +31,9 @@ impl Requirement {
                 let home = std::env::temp_dir().join(format!("rbuild-doctor-{}", std::process::id()));
                 let doctor = Command::new(rbuild_path()).arg("doctor").env("RBUILD_ROOT", &home).output();
                 let _ = std::fs::remove_dir_all(&home);
-                let doctor = doctor.map_err(|e| format!("rbuild doctor: {e}"))?;
+                let doctor = doctor.map_err(|e| format!("the program does not start: {e}"))?;
                 let report = String::from_utf8_lossy(&doctor.stdout);
-                if doctor.status.success() { Ok(()) } else { Err(format!("rbuild doctor says\n{report}")) }
+                if doctor.status.success() { Ok(()) } else { Err(format!("no isolation mode works here:\n{report}")) }
             }
         }
     }
@@ -64,6 +64,11 @@ pub fn skip(reason: &str) {
     let strict = ["CI", "RBUILD_TEST_REQUIRE"].into_iter().find(|name| std::env::var_os(name).is_some());
     assert!(strict.is_none(), "{test} must not be skipped, since {} is set: {reason}", strict.unwrap_or_default());
     let count = SKIPPED.fetch_add(1, Ordering::Relaxed) + 1;
+    // Tests that run the tests collect the reasons of all programs.
+    if let Some(notes) = std::env::var_os("RBUILD_TEST_SKIPPED") {
+        let notes = std::fs::OpenOptions::new().create(true).append(true).open(notes);
+        let _ = notes.and_then(|mut notes| writeln!(notes, "{test}: {}", reason.replace('\n', " ")));
+    }
     // The output of tests that pass is not shown, except for what bypasses the macros.
     let _ = writeln!(std::io::stderr(), "skipped ({count}): {test}: {reason}");
 }
