@@ -5,8 +5,10 @@ use crate::environment::Environment;
 
 mod file;
 mod login;
+mod members;
 mod places;
 mod program;
+mod replace;
 
 use file::AuthFile;
 pub use login::{Removed, Stored, forget, store};
@@ -66,14 +68,15 @@ fn login_in(
             found.map(|credential| Login { credential, origin: format!("docker-credential-{helper} ({name})") }),
         )
     };
-    if let Some(helper) = file.helper_of(registry) {
+    let named = |e: String| format!("{name}: {e}");
+    if let Some(helper) = file.helper_of(registry).map_err(named)? {
         return ask(&helper);
     }
-    let found = file.entry(registry, repository).map_err(|e| format!("{name}: {e}"))?;
+    let found = file.entry(registry, repository).map_err(named)?;
     if let Some(credential) = found {
         return Ok(Some(Login { credential, origin: name.to_string() }));
     }
-    file.store().map_or(Ok(None), |helper| ask(&helper))
+    file.store().map_err(named)?.map_or(Ok(None), |helper| ask(&helper))
 }
 
 /// Returns true if a document has a login for a repository.

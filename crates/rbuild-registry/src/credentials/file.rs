@@ -4,11 +4,14 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use super::members::Members;
 use crate::credential::Credential;
 use crate::secret::Secret;
 
+/// Name of the member with the logins.
+const AUTHS: &str = "auths";
 const DOCKER: &str = "docker.io";
 /// Key of docker.io in Docker's files and helpers.
 const DOCKER_URL: &str = "https://index.docker.io/v1/";
@@ -17,8 +20,9 @@ const DOCKER_INDEX: &str = "index.docker.io";
 const MAX_FILE: u64 = 4 << 20;
 
 /// A document with logins. Unknown members are kept.
+#[derive(Default)]
 pub(super) struct AuthFile {
-    pub(super) document: Map<String, Value>,
+    pub(super) document: Members,
 }
 
 /// Returns the name under which helpers know a registry.
@@ -44,56 +48,66 @@ impl AuthFile {
 
     /// Reads a file of Docker before 1.7, which consists of the logins alone.
     pub(super) fn read_old(path: &Path) -> Result<Option<AuthFile>, String> {
-        let file = AuthFile::read(path)?;
-        Ok(file.map(|AuthFile { document }| {
-            let auths = Map::from_iter([("auths".to_string(), Value::Object(document))]);
-            AuthFile { document: auths }
-        }))
+        let Some(AuthFile { document: logins }) = AuthFile::read(path)? else { return Ok(None) };
+        let mut document = Members::default();
+        let logins = logins.value(1).map_err(|e| format!("{}: {e}", path.display()))?;
+        document.set(AUTHS, logins);
+        Ok(Some(AuthFile { document }))
     }
 
     /// Parses a document. Errors do not quote it.
     pub(super) fn parse(text: &str) -> Result<AuthFile, String> {
         if text.trim().is_empty() {
-            return Ok(AuthFile { document: Map::new() });
+            return Ok(AuthFile::default());
         }
         let document = serde_json::from_str(text)
             .map_err(|e| format!("line {}: the file is not a JSON object with logins", e.line()))?;
         Ok(AuthFile { document })
     }
 
-    /// Returns the helper for one registry, without its prefix.
-    pub(super) fn helper_of(&self, registry: &str) -> Option<String> {
-        let helpers = self.document.get("credHelpers")?.as_object()?;
+    /// Returns the helper for one registry, without its prefix. Errors name the entry.
+    pub(super) fn helper_of(&self, registry: &str) -> Result<Option<String>, String> {
+        let helpers: Members = self.document.get("credHelpers").unwrap_or_default();
         let names: &[&str] = match registry {
             DOCKER => &[DOCKER, DOCKER_URL, DOCKER_INDEX],
             other => &[other],
         };
-        names.iter().find_map(|name| helper_name(helpers.get(*name)))
+        let Some(name) = names.iter().find(|name| helpers.has(name)) else { return Ok(None) };
+        helper_name(helpers.get(name)).map_err(|e| format!("`credHelpers` for {name}: {e}"))
     }
 
     /// Returns the helper for all registries, without its prefix.
-    pub(super) fn store(&self) -> Option<String> {
-        helper_name(self.document.get("credsStore"))
+    pub(super) fn store(&self) -> Result<Option<String>, String> {
+        let name = "credsStore";
+        if !self.document.has(name) {
+            return Ok(None);
+        }
+        helper_name(self.document.get(name)).map_err(|e| format!("`{name}`: {e}"))
+    }
+
+    /// Returns the members of `auths`.
+    pub(super) fn auths(&self) -> Members {
+        self.document.get(AUTHS).unwrap_or_default()
+    }
+
+    /// Replaces `auths`.
+    pub(super) fn set_auths(&mut self, auths: &Members) -> Result<(), String> {
+        let value = auths.value(1).map_err(|e| e.to_string())?;
+        self.document.set(AUTHS, value);
+        Ok(())
     }
 
     /// Returns the login for a repository: that of the longest key.
     pub(super) fn entry(&self, registry: &str, repository: &str) -> Result<Option<Credential>, String> {
-        let Some(auths) = self.document.get("auths").and_then(Value::as_object) else { return Ok(None) };
-        for key in keys(registry, repository) {
-            if let Some(found) = auths.get(&key) {
-                let found = credential(found).map_err(|e| format!("the login for {key}: {e}"))?;
-                if found.is_some() {
-                    return Ok(found);
-                }
-            }
-        }
+        let auths = self.auths();
         let hosts: &[&str] = if registry == DOCKER { &[DOCKER_INDEX, DOCKER] } else { &[registry] };
-        for (key, found) in auths.iter().filter(|(key, _)| key.contains("://") || key.ends_with('/')) {
-            if hosts.contains(&host_of(key)) {
-                let found = credential(found).map_err(|e| format!("the login for {key}: {e}"))?;
-                if found.is_some() {
-                    return Ok(found);
-                }
+        let urls = auths.names().filter(|key| key.contains("://") || key.ends_with('/'));
+        let urls = urls.filter(|key| hosts.contains(&host_of(key))).map(str::to_string);
+        for key in keys(registry, repository).into_iter().chain(urls) {
+            let Some(entry) = auths.get::<Value>(&key) else { continue };
+            let found = credential(&entry).map_err(|e| format!("the login for {key}: {e}"))?;
+            if found.is_some() {
+                return Ok(found);
             }
         }
         Ok(None)
@@ -101,19 +115,20 @@ impl AuthFile {
 
     /// Returns the keys of a registry's own logins, without those of its namespaces.
     pub(super) fn keys_of(&self, registry: &str) -> Vec<String> {
-        let Some(auths) = self.document.get("auths").and_then(Value::as_object) else { return Vec::new() };
         let hosts: &[&str] = if registry == DOCKER { &[DOCKER_INDEX, DOCKER] } else { &[registry] };
-        let is_own =
-            |key: &&String| hosts.contains(&key.as_str()) || key.contains("://") && hosts.contains(&host_of(key));
-        auths.keys().filter(is_own).cloned().collect()
+        let is_own = |key: &&str| hosts.contains(key) || key.contains("://") && hosts.contains(&host_of(key));
+        self.auths().names().filter(is_own).map(str::to_string).collect()
     }
 }
 
-fn helper_name(value: Option<&Value>) -> Option<String> {
-    let name = value?.as_str()?;
+/// Checks the name of a helper; `None` for the empty text.
+fn helper_name(value: Option<Value>) -> Result<Option<String>, String> {
+    let Some(Value::String(name)) = value else { return Err("it is not a text".into()) };
     // The name becomes part of a program's name, and must not lead to another directory.
-    let valid = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
-    valid.then(|| name.to_string())
+    match name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
+        true => Ok(Some(name).filter(|name| !name.is_empty())),
+        false => Err(format!("{name:?} is no name of a credential helper (letters, digits, `-`, `_` and `.`)")),
+    }
 }
 
 /// Returns the key under which a login is written.

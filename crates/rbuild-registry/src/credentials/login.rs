@@ -1,17 +1,15 @@
 //! Changes to the files with logins.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
-
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use serde_json::{Map, Value, json};
+use serde_json::value::to_raw_value;
+use serde_json::{Value, json};
 
 use super::file::{AuthFile, helper_key, key_of};
+use super::members::Members;
 use super::places::{Source, sources, target};
 use super::program;
+use super::replace::Lock;
 use crate::credential::{Credential, Given};
 use crate::environment::Environment;
 
@@ -45,12 +43,32 @@ pub fn store(
     credential: &Credential,
 ) -> Result<Stored, String> {
     let path = target(environment, given)?;
-    let mut file = AuthFile::read(&path)?.unwrap_or(AuthFile { document: Map::new() });
-    if let Some(name) = file.helper_of(registry).or_else(|| file.store()) {
+    let failed = |e: String| format!("{}: {e}", path.display());
+    let lock = Lock::take(&path)?;
+    let mut file = AuthFile::read(&path)?.unwrap_or_default();
+    if let Some(name) = helper(&file, registry).map_err(failed)? {
+        drop(lock);
         program::store(environment, &name, helper_key(registry), credential)?;
         return Ok(Stored::Helper(format!("docker-credential-{name}")));
     }
-    let entry = match credential {
+    if file.document.has("auths") && file.document.get::<Members>("auths").is_none() {
+        return Err(failed("`auths` is not an object".into()));
+    }
+    let mut auths = file.auths();
+    let entry = to_raw_value(&entry_of(credential)).map_err(|e| failed(e.to_string()))?;
+    auths.set(key_of(registry), entry);
+    file.set_auths(&auths).map_err(failed)?;
+    lock.replace(&file.document)?;
+    Ok(Stored::File(path.display().to_string()))
+}
+
+/// Returns the helper that keeps the logins of a registry.
+fn helper(file: &AuthFile, registry: &str) -> Result<Option<String>, String> {
+    file.helper_of(registry)?.map_or_else(|| file.store(), |name| Ok(Some(name)))
+}
+
+fn entry_of(credential: &Credential) -> Value {
+    match credential {
         Credential::Password { user, password } => {
             json!({"auth": BASE64_STANDARD.encode(format!("{user}:{}", password.reveal()))})
         }
@@ -58,14 +76,7 @@ pub fn store(
             json!({"auth": BASE64_STANDARD.encode("00000000-0000-0000-0000-000000000000:"), "identitytoken": token.reveal()})
         }
         Credential::Registry(token) => json!({"registrytoken": token.reveal()}),
-    };
-    let auths = file.document.entry("auths").or_insert_with(|| json!({}));
-    let Some(auths) = auths.as_object_mut() else {
-        return Err(format!("{}: `auths` is not an object", path.display()));
-    };
-    auths.insert(key_of(registry).to_string(), entry);
-    write(&path, &file)?;
-    Ok(Stored::File(path.display().to_string()))
+    }
 }
 
 /// Removes the logins of a registry from all places where logins are looked for.
@@ -76,19 +87,25 @@ pub fn store(
 pub fn forget(environment: &Environment, given: &Given, registry: &str) -> Result<Removed, String> {
     let mut removed = Removed::default();
     for source in sources(environment, given) {
-        let Some(mut file) = source.read()? else { continue };
-        for name in file.helper_of(registry).into_iter().chain(file.store()) {
-            match program::erase(environment, &name, helper_key(registry)) {
-                Ok(true) => removed.from.push(format!("docker-credential-{name}")),
-                Ok(false) => {}
+        let Some(file) = source.read()? else { continue };
+        let helpers = [file.helper_of(registry), file.store()];
+        for name in helpers {
+            let erased = match name {
+                Ok(Some(name)) => {
+                    program::erase(environment, &name, helper_key(registry)).map(|had| had.then_some(name))
+                }
+                other => other.map(|_| None).map_err(|e| format!("{}: {e}", source.name())),
+            };
+            match erased {
+                Ok(Some(name)) => removed.from.push(format!("docker-credential-{name}")),
+                Ok(None) => {}
                 Err(reason) => removed.left.push(reason),
             }
         }
-        let keys = file.keys_of(registry);
-        if keys.is_empty() {
+        if file.keys_of(registry).is_empty() {
             continue;
         }
-        match remove(&source, &mut file, &keys) {
+        match remove(&source, registry) {
             Ok(()) => removed.from.push(source.name()),
             Err(reason) => removed.left.push(reason),
         }
@@ -96,42 +113,19 @@ pub fn forget(environment: &Environment, given: &Given, registry: &str) -> Resul
     Ok(removed)
 }
 
-fn remove(source: &Source, file: &mut AuthFile, keys: &[String]) -> Result<(), String> {
-    let auths = file.document.get_mut("auths").and_then(Value::as_object_mut);
-    if let Some(auths) = auths {
-        keys.iter().for_each(|key| drop(auths.shift_remove(key)));
+/// Removes the entries of a registry from a file.
+fn remove(source: &Source, registry: &str) -> Result<(), String> {
+    let path = match source {
+        Source::File(path) | Source::Runtime(path) | Source::OldFile(path) => path,
+        Source::Text(_) => return Err(format!("{} has a login, and is not changed", source.name())),
+    };
+    let lock = Lock::take(path)?;
+    let Some(mut file) = source.read()? else { return Ok(()) };
+    let mut auths = file.auths();
+    file.keys_of(registry).iter().for_each(|key| auths.remove(key));
+    if let Source::OldFile(_) = source {
+        return lock.replace(&auths);
     }
-    match source {
-        Source::File(path) | Source::Runtime(path) => write(path, file),
-        Source::OldFile(path) => {
-            let auths = file.document.get("auths").and_then(Value::as_object).cloned().unwrap_or_default();
-            write(path, &AuthFile { document: auths })
-        }
-        Source::Text(_) => Err(format!("{} has a login, and is not changed", source.name())),
-    }
-}
-
-/// Replaces a file, readable by its owner only.
-fn write(path: &Path, file: &AuthFile) -> Result<(), String> {
-    let failed = |e: std::io::Error| format!("{}: {e}", path.display());
-    // A link, for example to a file under version control, stays one.
-    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-    let dir = path.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(dir).map_err(failed)?;
-    let mut text = serde_json::to_string_pretty(&file.document).map_err(|e| failed(e.into()))?;
-    text.push('\n');
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = dir.join(format!(".{name}.{}.tmp", std::process::id()));
-    let written =
-        new_file(&temporary).and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
-    let replaced = written.and_then(|()| std::fs::rename(&temporary, &path));
-    if replaced.is_err() {
-        let _ = std::fs::remove_file(&temporary);
-    }
-    replaced.map_err(failed)
-}
-
-fn new_file(path: &Path) -> std::io::Result<File> {
-    let _ = std::fs::remove_file(path);
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+    file.set_auths(&auths).map_err(|e| format!("{}: {e}", path.display()))?;
+    lock.replace(&file.document)
 }

@@ -107,17 +107,33 @@ fn helpers_are_asked_and_their_failures_name_them() {
     scene.helper("broken", "echo the keychain is locked; exit 1");
     scene.helper("all", "echo credentials not found in native keychain; exit 1");
     assert_eq!(scene.find("a.io", "x"), Some(Credential::Identity(Secret::new("S"))));
-    assert_eq!(scene.find("c.io", "x"), None, "a name with a slash is no helper");
     let fails = |registry| found(&scene.environment(&[]), registry, "x").unwrap_err();
     assert_eq!(fails("b.io"), "docker-credential-broken failed: the keychain is locked");
     assert_eq!(fails("d.io"), "the program docker-credential-absent was not found in PATH");
+    for (file, entry) in [
+        (r#"{"credHelpers": {"a.io": "../own"}}"#, "`credHelpers` for a.io: \"../own\""),
+        (r#"{"credsStore": "own\n"}"#, "`credsStore`: \"own\\n\""),
+        (r#"{"credsStore": 7}"#, "`credsStore`: it is not a text"),
+    ] {
+        let path = scene.write("home/.docker/config.json", file);
+        let error = fails("a.io");
+        assert!(error.starts_with(&format!("{}: {entry}", path.display())), "{error}");
+        let environment = scene.environment(&[]);
+        let error = store(&environment, &Given::default(), "a.io", &password("joe", "a").unwrap()).unwrap_err();
+        assert!(error.contains(entry), "{error}");
+        assert!(forget(&environment, &Given::default(), "a.io").unwrap().left[0].contains(entry));
+    }
+    scene.write("home/.docker/config.json", r#"{"credHelpers": {"a.io": null, "b.io": ""}, "credsStore": ""}"#);
+    assert_eq!((scene.find("a.io", "x"), scene.find("b.io", "x")), (None, None));
 }
 
 #[test]
 fn logins_are_stored_and_removed_and_other_members_stay() {
     let scene = Scene::new("store");
-    let path =
-        scene.write("home/.docker/config.json", r#"{"z": 1, "auths": {"b.io": {"auth": "am9lOmI="}}, "a": [2]}"#);
+    let path = scene.write(
+        "home/.docker/config.json",
+        r#"{"z": 1.0e+2, "auths": {"b.io": {"auth": "am9lOmI="}}, "a": [2, 12345678901234567890123]}"#,
+    );
     let environment = scene.environment(&[]);
     let login = password("joe", "a:b").unwrap();
     let stored = store(&environment, &Given::default(), "docker.io", &login).unwrap();
@@ -128,11 +144,69 @@ fn logins_are_stored_and_removed_and_other_members_stay() {
     assert_eq!(removed.from, [path.display().to_string()]);
     assert_eq!(scene.find("docker.io", "library/x"), None);
     let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains("\"z\": 1.0e+2,") && text.contains("\"a\": [2, 12345678901234567890123]"), "{text}");
     let (z, auths, a) = (text.find("\"z\"").unwrap(), text.find("\"auths\"").unwrap(), text.find("\"a\"").unwrap());
     assert!(z < auths && auths < a && text.contains("am9lOmI="), "{text}");
     assert_eq!(forget(&environment, &Given::default(), "docker.io").unwrap(), Removed::default());
     let variable = scene.environment(&[("DOCKER_AUTH_CONFIG", r#"{"auths": {"v.io": {"auth": "am9lOmI="}}}"#)]);
     assert_eq!(forget(&variable, &Given::default(), "v.io").unwrap().left.len(), 1);
+}
+
+#[test]
+fn logins_at_the_same_time_lose_nothing() {
+    let scene = Scene::new("together");
+    std::fs::remove_dir(scene.0.join("home/.docker")).unwrap();
+    let environment = scene.environment(&[]);
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let environment = &environment;
+            scope.spawn(move || {
+                for i in 0..5 {
+                    let registry = format!("r{i}.t{thread}.io");
+                    store(environment, &Given::default(), &registry, &password("joe", &registry).unwrap()).unwrap();
+                }
+            });
+        }
+    });
+    for (thread, i) in (0..8).flat_map(|thread| (0..5).map(move |i| (thread, i))) {
+        let registry = format!("r{i}.t{thread}.io");
+        assert_eq!(scene.find(&registry, "x"), password("joe", &registry));
+    }
+    let mode = |path: &str| std::fs::metadata(scene.0.join(path)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("home/.docker"), mode("home/.docker/config.json")), (0o700, 0o600));
+    let left: Vec<_> = std::fs::read_dir(scene.0.join("home/.docker")).unwrap().flatten().collect();
+    assert_eq!(left.len(), 2, "the file and its lock: {left:?}");
+}
+
+#[test]
+fn a_file_keeps_its_place_owner_and_mode() {
+    use std::os::unix::fs::{MetadataExt, symlink};
+    let scene = Scene::new("place");
+    let (environment, login) = (scene.environment(&[]), password("joe", "a").unwrap());
+    let link = scene.0.join("home/.docker/config.json");
+    // Relative, through another link, and to a file that does not exist.
+    symlink("../other", &link).unwrap();
+    symlink(scene.0.join("real/config"), scene.0.join("home/other")).unwrap();
+    store(&environment, &Given::default(), "a.io", &login).unwrap();
+    assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+    let real = scene.0.join("real/config");
+    assert!(std::fs::symlink_metadata(&real).unwrap().is_file());
+    // Groups keep their access; others have none to a file with logins.
+    for (before, after) in [(0o640, 0o640), (0o644, 0o600), (0o400, 0o600)] {
+        std::fs::set_permissions(&real, std::fs::Permissions::from_mode(before)).unwrap();
+        store(&environment, &Given::default(), "a.io", &login).unwrap();
+        assert_eq!(std::fs::metadata(&real).unwrap().mode() & 0o777, after);
+    }
+    if std::os::unix::fs::chown(&real, Some(1), Some(2)).is_ok() {
+        store(&environment, &Given::default(), "b.io", &login).unwrap();
+        let found = std::fs::metadata(&real).unwrap();
+        assert_eq!((found.uid(), found.gid()), (1, 2));
+    }
+    assert_eq!(scene.find("a.io", "x"), Some(login));
+    std::fs::remove_file(&link).unwrap();
+    symlink(&link, &link).unwrap();
+    let error = store(&environment, &Given::default(), "a.io", &password("joe", "a").unwrap()).unwrap_err();
+    assert!(error.contains("too many links"), "{error}");
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub fn login(args: LoginArgs) -> Result<u8, Failure> {
     let stored = credentials::store(&environment, &given, &registry, &credential).map_err(Failure::new)?;
     match &stored {
         Stored::File(path) if matches!(credential, Credential::Password { .. }) => terminal::warning(format!(
-            "the password is stored in {path}, readable by you only, but not encrypted; a credential helper (credsStore) would do that"
+            "the password is stored in {path} and is not encrypted; a credential helper (credsStore) would do that"
         )),
         _ => {}
     }

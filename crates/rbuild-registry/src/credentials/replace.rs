@@ -1,0 +1,115 @@
+//! Replacement of a file with logins, by one process at a time.
+
+use std::fs::{DirBuilder, File, Metadata, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::members::Members;
+
+/// Maximum time to wait for another process that changes the file.
+const LIMIT: Duration = Duration::from_secs(15);
+const TICK: Duration = Duration::from_millis(10);
+/// Maximum number of links to follow.
+const MAX_LINKS: usize = 40;
+
+/// The right to change a file, held by one process at a time.
+pub(super) struct Lock {
+    /// The file itself, behind all links.
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Lock {
+    /// Waits for the right to change a file. The lock is a file beside it, since the file itself is
+    /// replaced.
+    pub(super) fn take(path: &Path) -> Result<Lock, String> {
+        let failed = |e: io::Error| format!("{}: {e}", path.display());
+        let path = behind_links(path).map_err(failed)?;
+        let dir = path.parent().unwrap_or(Path::new("."));
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+        let beside = dir.join(format!(".{}.lock", name_of(&path)));
+        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&beside);
+        let lock = options.map_err(|e| format!("{}: {e}", beside.display()))?;
+        let start = Instant::now();
+        loop {
+            match lock.try_lock() {
+                Ok(()) => return Ok(Lock { path, _lock: lock }),
+                Err(TryLockError::WouldBlock) if start.elapsed() < LIMIT => std::thread::sleep(TICK),
+                Err(TryLockError::WouldBlock) => {
+                    return Err(format!("{} is locked by another program for {} s", beside.display(), LIMIT.as_secs()));
+                }
+                Err(TryLockError::Error(e)) => return Err(format!("{}: {e}", beside.display())),
+            }
+        }
+    }
+
+    /// Replaces the file. It keeps its owner, group and mode, unless others could read it.
+    pub(super) fn replace(&self, document: &Members) -> Result<(), String> {
+        let text = document.text(0) + "\n";
+        let dir = self.path.parent().unwrap_or(Path::new("."));
+        let temporary = dir.join(format!(".{}.{}.tmp", name_of(&self.path), std::process::id()));
+        let replaced = new_file(&temporary).and_then(|mut file| {
+            if let Some(old) = present(&self.path)? {
+                keep_owner(&file, &old)?;
+            }
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            std::fs::rename(&temporary, &self.path)
+        });
+        if replaced.is_err() {
+            let _ = std::fs::remove_file(&temporary);
+        }
+        replaced.map_err(|e| format!("{}: {e}", self.path.display()))
+    }
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// Follows links, for example to a file under version control, also to a file that does not exist
+/// yet.
+fn behind_links(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_path_buf();
+    for _ in 0..MAX_LINKS {
+        match std::fs::symlink_metadata(&path) {
+            Ok(found) if found.is_symlink() => {
+                let target = std::fs::read_link(&path)?;
+                path = path.parent().unwrap_or(Path::new(".")).join(target);
+            }
+            _ => return Ok(path),
+        }
+    }
+    Err(io::Error::other("too many links"))
+}
+
+fn present(path: &Path) -> io::Result<Option<Metadata>> {
+    match std::fs::metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+fn keep_owner(file: &File, old: &Metadata) -> io::Result<()> {
+    let own = file.metadata()?;
+    // A file for all to read was not made for logins.
+    let mut mode = if old.mode() & 0o007 == 0 { old.mode() & 0o770 | 0o600 } else { 0o600 };
+    if (own.uid(), own.gid()) != (old.uid(), old.gid()) {
+        match std::os::unix::fs::fchown(file, Some(old.uid()), Some(old.gid())) {
+            Ok(()) => {}
+            // An ordinary user cannot give files to groups of others.
+            Err(_) if own.uid() == old.uid() => mode &= 0o700,
+            Err(_) => {
+                return Err(io::Error::other(format!("the file belongs to user {}, and must stay so", old.uid())));
+            }
+        }
+    }
+    file.set_permissions(std::fs::Permissions::from_mode(mode))
+}
+
+fn new_file(path: &Path) -> io::Result<File> {
+    let _ = std::fs::remove_file(path);
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
