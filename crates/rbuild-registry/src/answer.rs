@@ -5,6 +5,8 @@ use std::io::Read;
 use serde::Deserialize;
 use ureq::Body;
 
+use crate::secret::Sent;
+
 /// Maximum size of an error document in bytes.
 const MAX_ERROR: u64 = 64 << 10;
 /// Maximum length of a message in characters.
@@ -24,13 +26,13 @@ struct Entry {
 }
 
 /// Reads the message of an error answer: code and text, or the first line of another document.
-pub(crate) fn message(body: Body) -> String {
+pub(crate) fn message(body: Body, sent: &Sent) -> String {
     let mut bytes = Vec::new();
     let _ = body.into_reader().take(MAX_ERROR).read_to_end(&mut bytes);
-    message_of(&bytes)
+    message_of(&bytes, sent)
 }
 
-fn message_of(bytes: &[u8]) -> String {
+fn message_of(bytes: &[u8], sent: &Sent) -> String {
     let text = String::from_utf8_lossy(bytes);
     let message = match serde_json::from_slice::<Errors>(bytes) {
         Ok(Errors { errors }) => {
@@ -45,7 +47,7 @@ fn message_of(bytes: &[u8]) -> String {
         Err(_) if text.trim_start().starts_with('<') => String::new(),
         Err(_) => text.lines().find(|line| !line.trim().is_empty()).unwrap_or("").trim().to_string(),
     };
-    message.chars().filter(|c| !c.is_control()).take(MAX_MESSAGE).collect()
+    sent.hidden_in(&message).chars().take(MAX_MESSAGE).collect()
 }
 
 #[cfg(test)]
@@ -55,6 +57,7 @@ mod tests {
     #[test]
     fn messages_are_short_and_plain() {
         let json = br#"{"errors":[{"code":"DENIED","message":"no access","detail":{"x":1}},{"code":"OTHER"}]}"#;
+        let message_of = |bytes: &[u8]| message_of(bytes, &Sent::default());
         assert_eq!(message_of(json), "no access (DENIED); OTHER");
         assert_eq!(message_of(b"\n too many\x1b[31m requests \nmore"), "too many[31m requests");
         assert_eq!(message_of(b"<html><body>x"), "");

@@ -238,7 +238,7 @@ impl TokenRequest<'_> {
         let host = url::split(self.realm).map_or("the token server", |(_, host, _)| host).to_string();
         let status = reply.status();
         if !(200..300).contains(&status) {
-            let message = answer::message(reply.response.into_body());
+            let message = answer::message(reply.response.into_body(), &self.shared.http.sent);
             let who = match login {
                 Some(Credential::Password { user, .. }) => format!("as {user}"),
                 Some(_) => "with a token".into(),
@@ -302,9 +302,13 @@ impl TokenRequest<'_> {
                 get(Some(user), &[("authorization".to_string(), header)])
             }
             Grant::Password(user, password) => {
+                self.shared.http.sent.note(password.reveal());
                 post(&[("grant_type", "password"), ("username", user), ("password", password.reveal())])
             }
-            Grant::Refresh(token) => post(&[("grant_type", "refresh_token"), ("refresh_token", token.reveal())]),
+            Grant::Refresh(token) => {
+                self.shared.http.sent.note(token.reveal());
+                post(&[("grant_type", "refresh_token"), ("refresh_token", token.reveal())])
+            }
         }
     }
 

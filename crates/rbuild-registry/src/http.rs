@@ -14,6 +14,7 @@ use crate::endpoint::{Security, without_port};
 use crate::environment::Environment;
 use crate::error::{Broken, Problem};
 use crate::proxy::proxy_for;
+use crate::secret::Sent;
 use crate::url;
 
 /// Times and numbers of attempts.
@@ -98,11 +99,13 @@ pub(crate) struct Http {
     agents: Mutex<HashMap<AgentKey, Agent>>,
     /// Schemes of hosts that may speak either.
     schemes: Mutex<HashMap<String, &'static str>>,
+    /// Secrets of requests.
+    pub sent: Sent,
 }
 
 impl Http {
     pub(crate) fn new(environment: Environment, patience: Patience) -> Http {
-        Http { environment, patience, agents: Mutex::default(), schemes: Mutex::default() }
+        Http { environment, patience, agents: Mutex::default(), schemes: Mutex::default(), sent: Sent::default() }
     }
 
     pub(crate) fn patience(&self) -> Patience {
@@ -158,6 +161,9 @@ impl Http {
         let failed = |e: &ureq::Error| connection(authority, method, url, e, self.patience);
         let mut request = Request::builder().method(method).uri(url);
         for (name, value) in headers {
+            if name.eq_ignore_ascii_case("authorization") {
+                self.sent.note_header(value);
+            }
             request = request.header(name, value);
         }
         tracing::debug!(target: "registry", method, url = url::without_query(url), "request");

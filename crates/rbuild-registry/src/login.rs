@@ -62,10 +62,10 @@ impl Client {
                 let reply = self.probe(endpoint, &[("authorization".into(), header.reveal().to_string())])?;
                 match reply.status() {
                     200 => Ok(credential),
-                    _ => Err(refused(reply, endpoint, user)),
+                    _ => Err(self.refused(reply, endpoint, user)),
                 }
             }
-            _ => Err(refused(reply, endpoint, user)),
+            _ => Err(self.refused(reply, endpoint, user)),
         }
     }
 
@@ -78,14 +78,16 @@ impl Client {
             shared.http.send(server, Exchange { method: "GET", url: &url, headers, content: Content::None })
         })
     }
-}
 
-fn refused(reply: Reply, endpoint: &Endpoint, user: &str) -> Problem {
-    let (host, status) = (endpoint.host.clone(), reply.status());
-    let message = answer::message(reply.response.into_body());
-    match status {
-        401 | 403 => Problem::Denied { host, action: "log in", message, login: format!("as {user}"), anonymous: false },
-        404 => Problem::Missing { host, what: "registry API (GET /v2/)".into(), message },
-        _ => Problem::Status { host, request: "GET /v2/".into(), status, message },
+    fn refused(&self, reply: Reply, endpoint: &Endpoint, user: &str) -> Problem {
+        let (host, status) = (endpoint.host.clone(), reply.status());
+        let message = answer::message(reply.response.into_body(), &self.shared().http.sent);
+        match status {
+            401 | 403 => {
+                Problem::Denied { host, action: "log in", message, login: format!("as {user}"), anonymous: false }
+            }
+            404 => Problem::Missing { host, what: "registry API (GET /v2/)".into(), message },
+            _ => Problem::Status { host, request: "GET /v2/".into(), status, message },
+        }
     }
 }

@@ -162,6 +162,7 @@ fn document(
         None => MANIFESTS[0].to_string(),
     };
     if !known(&media_type) {
+        let media_type = session.shared().http.sent.hidden_in(&media_type);
         return Err(Problem::Unsupported(format!(
             "manifest {reference} is of the type {media_type}, which is no image"
         )));

@@ -1,6 +1,12 @@
 //! Values that must not be displayed.
 
 use std::fmt;
+use std::sync::Mutex;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+
+use crate::{locked, url};
 
 /// A password or token. `Debug` hides it, and there is no `Display`.
 #[derive(Clone, PartialEq, Eq)]
@@ -26,5 +32,58 @@ impl Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
+    }
+}
+
+/// Length in bytes of the shortest secret that is looked for: shorter ones are parts of many words.
+const SHORTEST: usize = 4;
+const HIDDEN: &str = "***";
+
+/// Secrets that were sent to servers. A server that repeats them in an answer does not get them
+/// shown.
+#[derive(Default)]
+pub(crate) struct Sent(Mutex<Vec<String>>);
+
+impl Sent {
+    /// Takes note of a secret, in plain and encoded for URLs.
+    pub(crate) fn note(&self, secret: &str) {
+        let mut all = locked(&self.0);
+        for form in [secret.to_string(), url::encode(secret)] {
+            if form.len() >= SHORTEST && !all.contains(&form) {
+                all.push(form);
+            }
+        }
+        // The whole before its parts.
+        all.sort_by_key(|form| std::cmp::Reverse(form.len()));
+    }
+
+    /// Takes note of the value of an `Authorization` header, and of what it encodes.
+    pub(crate) fn note_header(&self, value: &str) {
+        let (scheme, secret) = value.split_once(' ').unwrap_or(("", value));
+        self.note(secret);
+        let decoded = scheme.eq_ignore_ascii_case("basic").then(|| BASE64_STANDARD.decode(secret).ok()).flatten();
+        let Some(pair) = decoded.and_then(|bytes| String::from_utf8(bytes).ok()) else { return };
+        pair.split_once(':').iter().for_each(|(_, password)| self.note(password));
+    }
+
+    /// Returns a text of a server without control characters and without secrets.
+    pub(crate) fn hidden_in(&self, text: &str) -> String {
+        let plain: String = text.chars().filter(|c| !c.is_control()).collect();
+        locked(&self.0).iter().fold(plain, |text, secret| text.replace(secret, HIDDEN))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_hidden_in_all_their_forms() {
+        let sent = Sent::default();
+        sent.note_header("Basic am9lOnN3b3JkIWZpc2g=");
+        sent.note("abc");
+        assert_eq!(sent.hidden_in("Authorization: Basic am9lOnN3b3JkIWZpc2g="), "Authorization: Basic ***");
+        assert_eq!(sent.hidden_in("sword!fish, sword%21fish, sword\0!fish, joe:sword!fish"), "***, ***, ***, joe:***");
+        assert_eq!(sent.hidden_in("abc"), "abc", "too short to be told from words");
     }
 }

@@ -160,14 +160,14 @@ impl Session {
     }
 
     pub(crate) fn odd(&self, reason: impl Into<String>) -> Problem {
-        Problem::Answer { host: self.endpoint.host.clone(), reason: reason.into() }
+        Problem::Answer { host: self.endpoint.host.clone(), reason: self.shared.http.sent.hidden_in(&reason.into()) }
     }
 
     /// Converts an unwelcome reply. `what` is the object of the request, `action` what was denied.
     pub(crate) fn refused(&self, reply: Reply, request: String, what: &str, action: &'static str) -> Problem {
         let status = reply.status();
         let host = url::split(&reply.url).map_or_else(|| self.endpoint.host.clone(), |(_, host, _)| host.to_string());
-        let message = answer::message(reply.response.into_body());
+        let message = answer::message(reply.response.into_body(), &self.shared.http.sent);
         match status {
             401 | 403 => {
                 let (login, anonymous) = self.auth.description(&self.shared);

@@ -70,7 +70,7 @@ impl Shared {
         for header in reply.response.headers().get_all("warning") {
             let quoted = header.to_str().ok().and_then(|text| text.strip_prefix("299 ")?.split_once('"'));
             let Some((_, text)) = quoted else { continue };
-            let text: String = text.trim_end_matches('"').chars().filter(|c| !c.is_control()).take(300).collect();
+            let text: String = self.http.sent.hidden_in(text.trim_end_matches('"')).chars().take(300).collect();
             if locked(&self.shown).insert(text.clone()) {
                 let host = crate::url::split(&reply.url).map_or("", |(_, host, _)| host).to_string();
                 (self.tell)(Notice::Warning { host, text });

@@ -90,6 +90,11 @@ pub enum Remedy {
     },
     /// Pass a build context.
     PassContext,
+    /// Remove the reason why the registry was not asked, or use the image of the store.
+    UseStoredImage {
+        /// Removal of the reason, as an imperative.
+        first: Option<String>,
+    },
     /// Log in to the registry, unless the name is wrong.
     LogIn {
         /// Host of the registry.
@@ -119,7 +124,7 @@ pub enum Remedy {
 
 impl Remedy {
     /// Number of kinds of remedies.
-    pub const KINDS: usize = 30;
+    pub const KINDS: usize = 31;
 
     /// Returns the suggestion of another word.
     pub fn did_you_mean(word: impl std::fmt::Display) -> Remedy {

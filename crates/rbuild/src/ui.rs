@@ -2,6 +2,7 @@
 
 pub mod diagnostics;
 pub mod hints;
+pub mod plain;
 pub mod terminal;
 pub mod timings_html;
 pub mod transfer_bar;

@@ -34,6 +34,8 @@ pub struct Sought {
 pub struct NotPulled {
     pub message: String,
     pub help: Option<String>,
+    /// True if the registry has no such image.
+    pub absent: bool,
 }
 
 /// Pulls images into the store. Returns one outcome for each, in their order.
@@ -85,7 +87,8 @@ impl<'a> Resolver<'a> {
         for (need, failure) in needs.into_iter().zip(failures) {
             match (self.candidate(&need)?, failure) {
                 (Some(candidate), None) => found.push((need, candidate.image)),
-                (_, failure) => missing.push(missing_image(self.store, &need, failure)),
+                (Some(_), Some(failure)) => missing.push(stale_image(&need, failure)),
+                (None, failure) => missing.push(missing_image(self.store, &need, failure)),
             }
         }
         if missing.is_empty() { Ok(found) } else { Err(BuildError::Unmet(missing)) }
@@ -131,6 +134,16 @@ impl<'a> Resolver<'a> {
     }
 }
 
+/// Returns the error for an image of the store of which it is not known whether it is still that of
+/// the registry.
+fn stale_image(need: &ImageNeed, failure: NotPulled) -> Diagnostic {
+    let NotPulled { message, help, .. } = failure;
+    let text = &need.image.text;
+    let d =
+        Diagnostic::new(need.span, format!("the registry of `{text}` was not asked for its present image: {message}"));
+    d.help(Remedy::UseStoredImage { first: help })
+}
+
 fn missing_image(store: &Store, need: &ImageNeed, failure: Option<NotPulled>) -> Diagnostic {
     let text = &need.image.text;
     if !matches!(need.image.name, ImageName::Reference(_)) {
@@ -139,8 +152,9 @@ fn missing_image(store: &Store, need: &ImageNeed, failure: Option<NotPulled>) ->
     }
     let what = if need.stages.is_empty() { "image" } else { "stage or image" };
     let here = format!("there is no {what} called `{text}` here");
+    let may_be_misspelt = failure.as_ref().is_none_or(|failure| failure.absent);
     let (message, remedy) = match failure {
-        Some(NotPulled { message, help }) => (format!("{here}, and it was not pulled: {message}"), help),
+        Some(NotPulled { message, help, .. }) => (format!("{here}, and it was not pulled: {message}"), help),
         None => (here, None),
     };
     let d = Diagnostic::new(need.span, message);
@@ -152,7 +166,8 @@ fn missing_image(store: &Store, need: &ImageNeed, failure: Option<NotPulled>) ->
     let names: Vec<String> =
         store.images().unwrap_or_default().into_iter().filter_map(|i| i.name).map(|n| n.familiar()).collect();
     let candidates = need.stages.iter().chain(&names).map(String::as_str);
-    match (rbuild_dockerfile::closest(text, candidates), remedy) {
+    let close = rbuild_dockerfile::closest(text, candidates).filter(|_| may_be_misspelt);
+    match (close, remedy) {
         (Some(close), _) => d.help(Remedy::did_you_mean(close)),
         (None, Some(remedy)) => d.help(remedy),
         (None, None) => d.help(Remedy::ObtainImage { name: text.clone() }),

@@ -6,8 +6,8 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 
-use super::members::Members;
 use crate::credential::Credential;
+use crate::credentials::members::Members;
 use crate::secret::Secret;
 
 /// Name of the member with the logins.

@@ -5,12 +5,12 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
 
-use super::file::{AuthFile, helper_key, key_of};
-use super::members::Members;
-use super::places::{Source, sources, target};
-use super::program;
-use super::replace::Lock;
 use crate::credential::{Credential, Given};
+use crate::credentials::file::{AuthFile, helper_key, key_of};
+use crate::credentials::members::Members;
+use crate::credentials::places::{Source, sources, target};
+use crate::credentials::program;
+use crate::credentials::replace::Lock;
 use crate::environment::Environment;
 
 /// The place where a login was written.

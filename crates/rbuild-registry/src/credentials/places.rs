@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::file::AuthFile;
 use crate::credential::Given;
+use crate::credentials::file::AuthFile;
 use crate::environment::Environment;
 
 /// A place where logins are looked for.

@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::members::Members;
+use crate::credentials::members::Members;
 
 /// Maximum time to wait for another process that changes the file.
 const LIMIT: Duration = Duration::from_secs(15);

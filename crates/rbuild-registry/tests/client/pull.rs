@@ -187,6 +187,34 @@ fn a_login_of_the_command_line_goes_to_its_registry_alone() {
 }
 
 #[test]
+fn servers_that_repeat_a_credential_do_not_get_it_shown() {
+    for access in [Access::Basic("joe", "hunter2"), Access::Token("joe", "hunter2", 9)] {
+        let registry = Registry::start(access);
+        registry.add_manifest("x", "1", MANIFEST, TEXT);
+        let scene = Scene::with_login("echo", &registry, "joe", "hunter2");
+        let repository = scene.repository(&registry, "x");
+        repository.tagged("1").unwrap();
+        registry.fault("GET", "manifests", Fault::Echo("hunter2"), 9);
+        let error = repository.tagged("1").unwrap_err();
+        let text = format!("{error} {error:?}");
+        assert!(text.contains("did not like Authorization: ") && text.contains(" *** with ***"), "{text}");
+        assert!(!text.contains("hunter2") && !text.contains("am9lOmh1bnRlcjI") && !text.contains('\u{1b}'), "{text}");
+        let in_header = Fault::Header("Warning", "299 - \"Basic am9lOmh1bnRlcjI= or hunter2\"".into());
+        registry.behave();
+        registry.fault("GET", "manifests", in_header, 9);
+        repository.tagged("1").unwrap();
+        let told = format!("{:?}", scene.told.lock().unwrap());
+        assert!(told.contains("or ***") && !told.contains("hunter2"), "{told}");
+    }
+    // The same by a token server.
+    let registry = Registry::start(Access::Token("joe", "hunter2", 9));
+    let scene = Scene::with_login("echo-token", &registry, "joe", "hunter2");
+    registry.fault("GET", "/token", Fault::Echo("hunter2"), 9);
+    let error = scene.repository(&registry, "x").tagged("1").unwrap_err().to_string();
+    assert!(error.contains("with ***") && !error.contains("hunter2") && !error.contains("am9l"), "{error}");
+}
+
+#[test]
 fn tokens_are_fetched_renewed_and_shared() {
     let registry = Registry::start(Access::Token("joe", "hunter2", 3));
     registry.add_manifest("x", "1", MANIFEST, TEXT);

@@ -10,6 +10,7 @@ use std::io::{Read, Write};
 use rbuild_engine::{BuildError, NotPulled, Sought};
 use rbuild_image::{ManifestDigest, Reference};
 use rbuild_linux::process::{self, Cloned, Exit};
+use rbuild_registry::Problem;
 use rbuild_store::Store;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -25,11 +26,13 @@ pub struct Told {
     code: u8,
     message: String,
     help: Option<String>,
+    /// True if a registry has no such image.
+    absent: bool,
 }
 
 impl From<Failure> for Told {
     fn from(failure: Failure) -> Told {
-        Told { code: failure.code, message: failure.message, help: failure.help }
+        Told { code: failure.code, message: failure.message, help: failure.help, absent: false }
     }
 }
 
@@ -69,6 +72,11 @@ pub fn in_fetcher<T: Serialize + DeserializeOwned>(work: impl FnOnce() -> T) -> 
     }
 }
 
+fn not_pulled(e: BuildError) -> Told {
+    let absent = matches!(&e, BuildError::Registry(e) if matches!(*e.problem, Problem::Missing { .. }));
+    Told { absent, ..Told::from(Failure::from(e)) }
+}
+
 /// Pulls the images that a build needs. `pushed` are the names that its own image is pushed to.
 pub fn bring(
     store: &Store,
@@ -81,19 +89,25 @@ pub fn bring(
         let client = match registry::client_of(flags, pushed, show == Show::Nothing) {
             Ok(client) => client,
             Err(failure) => {
-                let told = || Told { code: failure.code, message: failure.message.clone(), help: failure.help.clone() };
+                let told = || Told {
+                    code: failure.code,
+                    message: failure.message.clone(),
+                    help: failure.help.clone(),
+                    absent: false,
+                };
                 return wanted.iter().map(|_| Some(told())).collect();
             }
         };
         wanted
             .iter()
-            .map(|sought| pull_one(store, &client, &sought.name, &sought.platform, show).err().map(Told::from))
+            .map(|sought| pull_one(store, &client, &sought.name, &sought.platform, show).err().map(not_pulled))
             .collect()
     });
     let answers = answers
         .map_err(|failure| BuildError::Other { message: failure.message, help: failure.help.map(Into::into) })?;
-    let outcome =
-        |told: Option<Told>| told.map_or(Ok(()), |Told { message, help, .. }| Err(NotPulled { message, help }));
+    let outcome = |told: Option<Told>| {
+        told.map_or(Ok(()), |Told { message, help, absent, .. }| Err(NotPulled { message, help, absent }))
+    };
     Ok(answers.into_iter().map(outcome).collect())
 }
 

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 
-use rbuild_engine::{PulledImage, TransferProgress, outgoing};
+use rbuild_engine::{BuildError, PulledImage, TransferProgress, outgoing};
 use rbuild_image::{BlobDigest, ManifestDigest, Platform, PlatformError, Reference, ReferenceError, human_size};
 use rbuild_registry::Client;
 use rbuild_store::{Image, Store};
@@ -60,7 +60,7 @@ pub fn pull_one(
     name: &Reference,
     platform: &Platform,
     show: Show,
-) -> Result<PulledImage, Failure> {
+) -> Result<PulledImage, BuildError> {
     if show != Show::Nothing {
         terminal::err(&format!("pulling {}\n", name.familiar()));
     }

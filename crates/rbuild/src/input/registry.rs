@@ -6,6 +6,7 @@ use rbuild_registry::{Client, Environment, Given, Notice, Options, OwnLogin, Sec
 use crate::args::RegistryFlags;
 use crate::exit::Failure;
 use crate::input::withheld;
+use crate::ui::plain::plain;
 use crate::ui::terminal;
 
 /// Returns a client that tells of waits and warnings on standard error, unless `quiet`.
@@ -18,7 +19,7 @@ pub fn client(environment: Environment, options: Options, quiet: bool) -> Client
             Notice::Waiting { host, reason, wait } => {
                 let seconds = wait.as_secs_f64().ceil();
                 let host = if reason.contains(&host) { String::new() } else { format!("{host}: ") };
-                terminal::err(&format!("{host}{reason}; trying again in {seconds} s\n"));
+                terminal::err(&plain(&format!("{host}{reason}; trying again in {seconds} s\n")));
             }
             Notice::Warning { host, text } => terminal::warning(format!("{host}: {text}")),
         }

@@ -4,6 +4,7 @@ use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_engine::{BuildError, StepFailure};
 
+use crate::ui::plain::plain;
 use crate::ui::{hints, terminal};
 
 /// A Dockerfile and its line index.
@@ -93,7 +94,8 @@ fn excerpt(d: &Diagnostic, level: Level<'_>, source: &Source<'_>, colours: bool)
     let range = span.start - start..(span.end - start).min(line.len()).max(span.start - start);
     let annotation = AnnotationKind::Primary.span(range);
     let snippet = Snippet::source(line).line_start(number).path(source.name).annotation(annotation);
-    let group = level.primary_title(d.message.as_str()).element(snippet);
+    let message = plain(&d.message);
+    let group = level.primary_title(message.as_ref()).element(snippet);
     let renderer = if colours { Renderer::styled() } else { Renderer::plain() };
     let mut text = renderer.render(&[group]);
     text.push('\n');

@@ -2,6 +2,8 @@
 
 use rbuild_remedy::Remedy;
 
+use crate::ui::plain::plain;
+
 /// Returns the hint for a remedy: one imperative, without a full stop.
 pub fn words(remedy: &Remedy) -> String {
     match remedy {
@@ -48,6 +50,10 @@ pub fn words(remedy: &Remedy) -> String {
             format!("pass what was not given: {}", secrets.chain(agents).collect::<Vec<_>>().join(", "))
         }
         Remedy::PassContext => "pass a context directory: the Dockerfile was given without one".into(),
+        Remedy::UseStoredImage { first } => {
+            let stored = "build with --pull=missing, which takes the image that is here";
+            first.as_ref().map_or(stored.into(), |first| format!("{first}, or {stored}"))
+        }
         Remedy::LogIn { registry } => format!("check the name, or log in with `rbuild login {registry}`"),
         Remedy::CheckLogin { registry } => {
             format!("check the permissions of this login, or log in as another user with `rbuild login {registry}`")
@@ -69,7 +75,7 @@ pub fn words(remedy: &Remedy) -> String {
 /// Formats a hint as the line below its message.
 pub fn line(hint: &str, colours: bool) -> String {
     let (on, off) = if colours { ("\x1b[1;36m", "\x1b[0m") } else { ("", "") };
-    format!("{on}hint{off}: {hint}\n")
+    format!("{on}hint{off}: {}\n", plain(hint))
 }
 
 #[cfg(test)]
@@ -104,6 +110,7 @@ mod tests {
             Remedy::PassSecret { id: "token".into() },
             Remedy::PassAgent { id: "default".into() },
             Remedy::PassContext,
+            Remedy::UseStoredImage { first: Some("check the network".into()) },
             Remedy::LogIn { registry: "a.io".into() },
             Remedy::CheckLogin { registry: "a.io".into() },
             Remedy::RaiseRateLimit { registry: "a.io".into() },

@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use rbuild_engine::Warning;
 
 use crate::ui::hints;
+use crate::ui::plain::plain;
 
 /// First failure to write to standard output.
 static LOST: OnceLock<io::Error> = OnceLock::new();
@@ -30,7 +31,7 @@ pub fn error(message: &str, help: Option<&str>) {
 pub fn error_text(message: &str, help: Option<&str>, colours: bool) -> String {
     let (on, off) = if colours { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
     let hint = help.map_or(String::new(), |help| hints::line(help, colours));
-    format!("{on}error{off}: {message}\n{hint}")
+    format!("{on}error{off}: {}\n{hint}", plain(message))
 }
 
 /// Prints a warning.
@@ -42,13 +43,13 @@ pub fn warning(warning: impl Into<Warning>) {
 pub fn warning_text(warning: &Warning, colours: bool) -> String {
     let (on, off) = if colours { ("\x1b[1;33m", "\x1b[0m") } else { ("", "") };
     let hint = warning.help.as_ref().map_or(String::new(), |help| hints::line(&hints::words(help), colours));
-    format!("{on}warning{off}: {}\n{hint}", warning.text)
+    format!("{on}warning{off}: {}\n{hint}", plain(&warning.text))
 }
 
 /// Returns a warning and its hint on one line, without a title.
 pub fn warning_line(warning: &Warning) -> String {
     let hint = warning.help.as_ref().map_or(String::new(), |help| format!("; {}", hints::words(help)));
-    format!("{}{hint}", warning.text)
+    plain(&format!("{}{hint}", warning.text)).into_owned()
 }
 
 /// Writes to standard error. A failure is ignored, because it could not be reported.
@@ -95,4 +96,23 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
         text.push_str(&line(row.iter().map(String::as_str).collect()));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_obeys_no_foreign_text() {
+        for colours in [false, true] {
+            let foreign = "a\u{1b}]0;title\u{7}b\rc\u{9b}31m\u{202e}d\ne\tf\u{7f}";
+            let warning = Warning { text: foreign.into(), help: Some(foreign.into()) };
+            for text in [error_text(foreign, Some(foreign), colours), warning_text(&warning, colours)] {
+                let shown = "a\\u{1b}]0;title\\u{7}b\\rc\\u{9b}31m\\u{202e}d\ne\tf\\u{7f}";
+                assert_eq!(text.matches(shown).count(), 2, "{text:?}");
+                assert_eq!(text.contains('\u{1b}'), colours);
+            }
+            assert!(!warning_line(&warning).contains(['\u{1b}', '\r', '\u{202e}']));
+        }
+    }
 }

@@ -305,6 +305,45 @@ fn no_log_holds_a_credential() {
 }
 
 #[test]
+fn a_registry_that_is_not_reached_is_named_and_the_image_that_is_here_is_known() {
+    let scene = Scene::with_image();
+    scene.lab.rbuild(["import", crate::lab::base("busybox.tar").to_str().unwrap(), "127.0.0.1:1/x:1"]).ok();
+    let file = "FROM scratch\nCOPY --from=127.0.0.1:1/x:1 /bin /b\n";
+    let ran = scene.build(file, &["--pull=always"]);
+    let ran = ran.fails(1, &["the registry of `127.0.0.1:1/x:1` was not asked", "127.0.0.1:1", "refused"]);
+    assert!(ran.stderr.contains("check the network") && ran.stderr.contains("--pull=missing"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("there is no image"), "{}", ran.stderr);
+    scene.build(file, &[]).ok();
+    // A name that is nearly that of an image is no advice against a broken line.
+    let ran = scene.build("FROM 127.0.0.1:1/x:2\n", &[]).fails(1, &["it was not pulled", "check the network"]);
+    assert!(!ran.stderr.contains("did you mean"), "{}", ran.stderr);
+    scene.build(&format!("FROM {}\n", scene.name("busybox:1")), &[]).ok();
+    scene.build(&format!("FROM {}\n", scene.name("busybox:2")), &[]).fails(1, &["has no manifest 2", "did you mean"]);
+}
+
+#[test]
+fn words_of_registries_do_not_move_the_terminal() {
+    let scene = Scene::new(Access::Open);
+    let config = scene.registry.add_blob("x", b"{}");
+    let kind = "application/\u{1b}[2Jodd\r";
+    let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "layers": [],
+        "config": {"mediaType": kind, "digest": config.to_string(), "size": 2}});
+    scene.registry.add_manifest("x", "1", MANIFEST, &serde_json::to_vec(&manifest).unwrap());
+    scene.registry.add_manifest("x", "2", MANIFEST, &serde_json::to_vec(&json!({"mediaType": kind})).unwrap());
+    let platform = json!({"mediaType": MANIFEST, "digest": config.to_string(), "size": 2,
+        "platform": {"os": "linux", "architecture": "\u{1b}]0;x\u{7}"}});
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [platform]});
+    scene.registry.add_manifest("x", "3", INDEX, &serde_json::to_vec(&index).unwrap());
+    for tag in ["1", "2", "3"] {
+        let name = scene.name(&format!("x:{tag}"));
+        let ran = [scene.rbuild(&["pull", &name]), scene.build(&format!("FROM {name}\n"), &[])];
+        for ran in ran {
+            assert!(!ran.stderr.contains(['\u{1b}', '\r', '\u{7}']) && ran.code != Some(0), "{:?}", ran.stderr);
+        }
+    }
+}
+
+#[test]
 fn a_login_for_the_push_is_sent_to_no_base() {
     let scene = Scene::with_image();
     let other = Registry::start(Access::Basic("joe", "hunter2"));

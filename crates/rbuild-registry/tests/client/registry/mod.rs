@@ -31,6 +31,8 @@ pub enum Fault {
     Stall(Duration),
     /// Sends the body byte by byte, with this pause.
     Trickle(Duration),
+    /// Refuses with a text that repeats the Authorization of the request, and its password.
+    Echo(&'static str),
     /// Adds a header.
     Header(&'static str, String),
 }
@@ -196,6 +198,12 @@ impl Registry {
                 }
                 Fault::Redirect(to) => {
                     response = Some(Response::new(307).with("Location", format!("http://{to}{}?sig=s", request.path)));
+                }
+                Fault::Echo(password) => {
+                    let sent = request.headers.get("authorization").cloned().unwrap_or_default();
+                    let text =
+                        format!("\u{1b}[31mdid not like Authorization: {sent} with {password}, token-1 or refresh");
+                    response = Some(Response::new(403).body(text));
                 }
                 Fault::Most(bytes) if request.body.len() > *bytes => response = Some(Response::error(413, "SIZE")),
                 Fault::Stall(time) => std::thread::sleep(*time),

@@ -1,0 +1,17 @@
+//! Foreign text on its way to the terminal.
+
+use std::borrow::Cow;
+
+/// Returns a text that may hold words of servers, archives or programs, with everything in it
+/// escaped that a terminal would obey: control characters but line breaks and tabs, and marks that
+/// change the direction of writing.
+pub fn plain(text: &str) -> Cow<'_, str> {
+    let is_obeyed = |c: char| {
+        c.is_control() && !matches!(c, '\n' | '\t') || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(is_obeyed) {
+        return Cow::Borrowed(text);
+    }
+    let escape = |c: char| if is_obeyed(c) { c.escape_default().collect() } else { String::from(c) };
+    Cow::Owned(text.chars().map(escape).collect())
+}
