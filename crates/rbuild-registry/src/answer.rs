@@ -1,10 +1,10 @@
 //! Error answers of registries.
 
-use std::io::Read;
-
 use serde::Deserialize;
 use ureq::Body;
 
+use crate::flow::read_document;
+use crate::http::Http;
 use crate::secret::Sent;
 
 /// Maximum size of an error document in bytes.
@@ -26,10 +26,10 @@ struct Entry {
 }
 
 /// Reads the message of an error answer: code and text, or the first line of another document.
-pub(crate) fn message(body: Body, sent: &Sent) -> String {
-    let mut bytes = Vec::new();
-    let _ = body.into_reader().take(MAX_ERROR).read_to_end(&mut bytes);
-    message_of(&bytes, sent)
+pub(crate) fn message(body: Body, http: &Http) -> String {
+    // Without its message, the error is still one.
+    let bytes = read_document(body.into_reader(), MAX_ERROR, http.patience()).unwrap_or_default();
+    message_of(&bytes, &http.sent)
 }
 
 fn message_of(bytes: &[u8], sent: &Sent) -> String {

@@ -1,7 +1,6 @@
 //! Authorization at one endpoint: Basic, and Bearer tokens.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io::Read;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -15,7 +14,9 @@ use crate::credential::{Credential, Login};
 use crate::credentials::{self, Holder};
 use crate::endpoint::{Endpoint, Security};
 use crate::error::Problem;
+use crate::flow::read_document;
 use crate::http::{Content, Exchange, Reply, Server};
+use crate::retry::repeated;
 use crate::secret::Secret;
 use crate::shared::Shared;
 use crate::{answer, locked, url};
@@ -210,6 +211,10 @@ enum Grant<'a> {
 impl TokenRequest<'_> {
     /// Returns an access token, and a refresh token if one was asked for and given.
     fn fetch(&self, login: Option<&Credential>, offline: bool) -> Result<(Token, Option<Secret>), Problem> {
+        self.exchange(login, offline).map_err(repeated)
+    }
+
+    fn exchange(&self, login: Option<&Credential>, offline: bool) -> Result<(Token, Option<Secret>), Problem> {
         let reply = match login {
             Some(Credential::Registry(token)) => return Ok((Token { value: token.clone(), until: None }, None)),
             None => self.send(Grant::Anonymous, offline)?,
@@ -238,7 +243,7 @@ impl TokenRequest<'_> {
         let host = url::split(self.realm).map_or("the token server", |(_, host, _)| host).to_string();
         let status = reply.status();
         if !(200..300).contains(&status) {
-            let message = answer::message(reply.response.into_body(), &self.shared.http.sent);
+            let message = answer::message(reply.response.into_body(), &self.shared.http);
             let who = match login {
                 Some(Credential::Password { user, .. }) => format!("as {user}"),
                 Some(_) => "with a token".into(),
@@ -251,9 +256,13 @@ impl TokenRequest<'_> {
                 _ => Problem::Status { host, request: "the request for a token".into(), status, message },
             });
         }
-        let mut bytes = Vec::new();
-        let body = reply.response.into_body().into_reader().take(MAX_TOKEN).read_to_end(&mut bytes);
-        let granted: Option<Granted> = body.ok().and_then(|_| serde_json::from_slice(&bytes).ok());
+        let patience = self.shared.http.patience();
+        let body = read_document(reply.response.into_body().into_reader(), MAX_TOKEN, patience);
+        let bytes = body.map_err(|e| {
+            let reason = format!("the answer of the token server broke off: {e}");
+            Problem::Answer { host: host.clone(), reason }
+        })?;
+        let granted: Option<Granted> = serde_json::from_slice(&bytes).ok();
         let bad =
             || Problem::Answer { host: host.clone(), reason: "the answer of the token server holds no token".into() };
         let Granted { token, access_token, expires_in, refresh_token } = granted.ok_or_else(bad)?;

@@ -1,21 +1,19 @@
 //! Download of blobs, resumed where the connection broke.
 
 use std::io::{self, Read};
-use std::time::{Duration, Instant};
 
 use rbuild_image::BlobDigest;
 use ureq::BodyReader;
 
 use crate::client::Repository;
 use crate::error::{Broken, Place, Problem, RegistryError};
+use crate::flow::{Flow, Watched};
 use crate::http::connection;
 use crate::retry::{Attempts, may_pass};
 use crate::session::{Body, Call, Session};
 
 /// Progress in bytes after which earlier failures no longer count.
 const PROGRESS: u64 = 1 << 20;
-/// Least number of bytes that must arrive within a period of the idle time.
-const TRICKLE: u64 = 1024;
 
 /// The bytes of a blob. Ends after `size` bytes or fails; the reader of the last byte compares the
 /// digest.
@@ -29,9 +27,7 @@ pub struct BlobReader<'a> {
     attempts: Attempts,
     /// Position of the last failure.
     failed_at: u64,
-    /// Start of the present period, and the position then.
-    period: (Instant, u64),
-    idle: Duration,
+    flow: Flow,
     error: Option<RegistryError>,
 }
 
@@ -49,8 +45,7 @@ impl Repository {
             body: None,
             attempts: Attempts::new(patience, false),
             failed_at: 0,
-            period: (Instant::now(), 0),
-            idle: patience.idle,
+            flow: Flow::new(patience.idle),
             error: None,
         }
     }
@@ -76,7 +71,7 @@ impl BlobReader<'_> {
             match open_at(session, &self.digest, self.at, self.size) {
                 Ok(body) => {
                     self.body = Some(body);
-                    self.period = (Instant::now(), self.at);
+                    self.flow = Flow::new(session.shared().http.patience().idle);
                     self.sessions.drain(..i);
                     return Ok(());
                 }
@@ -119,17 +114,6 @@ impl BlobReader<'_> {
         let request = format!("GET of blob {} at byte {} of {}", self.digest, self.at, self.size);
         Problem::Connection { host, request, reason, kind: Broken::Line }
     }
-
-    /// Returns true if the bytes of the present period are too few: a server that sends them one by
-    /// one never times out.
-    fn trickles(&mut self) -> bool {
-        if self.period.0.elapsed() < self.idle {
-            return false;
-        }
-        let few = self.at - self.period.1 < TRICKLE;
-        self.period = (Instant::now(), self.at);
-        few
-    }
 }
 
 impl Read for BlobReader<'_> {
@@ -154,8 +138,8 @@ impl Read for BlobReader<'_> {
                 }
                 Ok(n) => {
                     self.at += n as u64;
-                    if self.at < self.size && self.trickles() {
-                        let problem = self.line(format!("fewer than {TRICKLE} bytes in {} s", self.idle.as_secs()));
+                    if !self.flow.moves(n as u64) && self.at < self.size {
+                        let problem = self.line(self.flow.reason());
                         self.broken(problem)?;
                     }
                     return Ok(n);
@@ -219,12 +203,12 @@ fn open_at(session: &Session, digest: &BlobDigest, at: u64, size: u64) -> Result
     }
     let url = reply.url.clone();
     let mut body = reply.response.into_body().into_with_config().limit(u64::MAX).reader();
-    let skipped = io::copy(&mut (&mut body).take(at - start), &mut io::sink());
+    let patience = session.shared().http.patience();
+    let skipped = io::copy(&mut Watched::new(&mut body, patience.idle).take(at - start), &mut io::sink());
     match skipped {
         Ok(n) if n == at - start => Ok(body),
         other => {
             let e = other.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
-            let patience = session.shared().http.patience();
             Err(connection(&session.endpoint.host, "GET", &url, &ureq::Error::Io(e), patience))
         }
     }

@@ -70,6 +70,9 @@ pub enum Problem {
     /// An image in a format that is not supported.
     #[error("{0}")]
     Unsupported(String),
+    /// A failure of a request that was repeated in vain, so that nothing around it repeats it again.
+    #[error("{0}")]
+    Repeated(Box<Problem>),
     /// Local data could not be read.
     #[error("reading {what}: {reason}")]
     Local { what: String, reason: String },
@@ -91,7 +94,10 @@ pub enum Broken {
 impl RegistryError {
     /// Returns the error for a place.
     pub fn new(place: Place, problem: Problem) -> RegistryError {
-        RegistryError { place, problem: Box::new(problem) }
+        match problem {
+            Problem::Repeated(problem) => RegistryError { place, problem },
+            problem => RegistryError { place, problem: Box::new(problem) },
+        }
     }
 
     /// Returns the remedy, if there is one.
@@ -114,7 +120,7 @@ impl RegistryError {
             Problem::Settings(_) => "correct the settings".into(),
             Problem::Blocked(file) => format!("remove the rule from {file} if this registry may be used").into(),
             Problem::Unsupported(_) => "convert the image, for example with skopeo copy".into(),
-            Problem::Local { .. } => return None,
+            Problem::Local { .. } | Problem::Repeated(_) => return None,
         })
     }
 }
@@ -124,6 +130,7 @@ impl Problem {
     /// furthest is reported.
     pub(crate) fn reach(&self) -> u8 {
         match self {
+            Problem::Repeated(problem) => problem.reach(),
             Problem::Connection { .. } => 0,
             Problem::Missing { .. } => 1,
             _ => 2,

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::io::Read;
 use std::sync::Mutex;
-use std::time::Duration;
 
 use ureq::http::{Request, Response};
 use ureq::tls::TlsConfig;
@@ -13,29 +12,11 @@ use crate::config::certs::Files;
 use crate::endpoint::{Security, without_port};
 use crate::environment::Environment;
 use crate::error::{Broken, Problem};
+use crate::flow::Watched;
+use crate::patience::Patience;
 use crate::proxy::proxy_for;
 use crate::secret::Sent;
 use crate::url;
-
-/// Times and numbers of attempts.
-#[derive(Debug, Clone, Copy)]
-pub struct Patience {
-    /// Time for a connection.
-    pub connect: Duration,
-    /// Time without a byte, also for the first one.
-    pub idle: Duration,
-    /// Wait before the second attempt; doubled each time.
-    pub first_wait: Duration,
-    /// Number of attempts without progress.
-    pub tries: u32,
-}
-
-impl Default for Patience {
-    fn default() -> Patience {
-        let seconds = Duration::from_secs;
-        Patience { connect: seconds(30), idle: seconds(60), first_wait: seconds(1), tries: 5 }
-    }
-}
 
 /// A server to connect to.
 #[derive(Debug, Clone, Copy)]
@@ -114,11 +95,10 @@ impl Http {
 
     /// Sends a request once. Follows no redirects.
     pub(crate) fn send(&self, server: Server<'_>, exchange: Exchange<'_>) -> Result<Reply, Problem> {
-        let Some((scheme, authority, rest)) = url::split(exchange.url) else {
-            return Err(Problem::Answer {
-                host: "the registry".into(),
-                reason: "the URL of a redirect is invalid".into(),
-            });
+        let valid = url::split(exchange.url).filter(|_| url::is_valid(exchange.url));
+        let Some((scheme, authority, rest)) = valid else {
+            let host = url::split(exchange.url).map_or("the registry", |(_, host, _)| host).to_string();
+            return Err(Problem::Answer { host, reason: "the URL that leads there is invalid".into() });
         };
         let authority = authority.to_string();
         let known = crate::locked(&self.schemes).get(&authority).copied();
@@ -176,7 +156,7 @@ impl Http {
                 agent.run(request.header("content-length", bytes.len()).body(body).map_err(invalid)?)
             }
             Content::Stream { reader, size } => {
-                let mut source = Passed(*reader);
+                let mut source = Watched::new(Passed(*reader), self.patience.idle);
                 let body = SendBody::from_reader(&mut source);
                 agent.run(request.header("content-length", *size).body(body).map_err(invalid)?)
             }
@@ -230,6 +210,10 @@ fn new_agent(tls: TlsConfig, proxy: Option<Proxy>, patience: Patience) -> Agent 
 
 /// Describes a failed connection.
 pub(crate) fn connection(host: &str, method: &str, url: &str, e: &ureq::Error, patience: Patience) -> Problem {
+    if let ureq::Error::BadUri(_) | ureq::Error::Http(_) = e {
+        // Not the text of the error, which may have a signature.
+        return Problem::Answer { host: host.to_string(), reason: "a URL or a token that it gave is invalid".into() };
+    }
     let text = e.to_string();
     let lookup = text.contains("lookup address") || matches!(e, ureq::Error::HostNotFound);
     let kind = match e {

@@ -81,7 +81,7 @@ impl Client {
 
     fn refused(&self, reply: Reply, endpoint: &Endpoint, user: &str) -> Problem {
         let (host, status) = (endpoint.host.clone(), reply.status());
-        let message = answer::message(reply.response.into_body(), &self.shared().http.sent);
+        let message = answer::message(reply.response.into_body(), &self.shared().http);
         match status {
             401 | 403 => {
                 Problem::Denied { host, action: "log in", message, login: format!("as {user}"), anonymous: false }

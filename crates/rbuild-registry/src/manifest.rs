@@ -1,12 +1,11 @@
 //! Manifests and indexes.
 
-use std::io::Read;
-
 use rbuild_image::BlobDigest;
 use serde_json::{Map, Value};
 
 use crate::client::Repository;
 use crate::error::{Problem, Result};
+use crate::flow::read_document;
 use crate::http::Reply;
 use crate::session::{Body, Call, Session};
 
@@ -114,13 +113,19 @@ fn get(session: &Session, reference: &str, wanted: Option<&BlobDigest>) -> std::
         }
         let content_type = reply.header("content-type").unwrap_or("").split(';').next().unwrap_or("").trim();
         let content_type = content_type.to_string();
-        let mut bytes = Vec::new();
-        match reply.response.into_body().into_reader().take(MAX_MANIFEST + 1).read_to_end(&mut bytes) {
-            Err(e) => last = Some(session.odd(format!("the manifest {reference} broke off: {e}"))),
-            Ok(_) if bytes.len() as u64 > MAX_MANIFEST => {
+        let patience = session.shared().http.patience();
+        match read_document(reply.response.into_body().into_reader(), MAX_MANIFEST, patience) {
+            Err(e) => {
+                let broken = session.odd(format!("the manifest {reference} broke off: {e}"));
+                if e.kind() == std::io::ErrorKind::TimedOut {
+                    return Err(broken);
+                }
+                last = Some(broken);
+            }
+            Ok(bytes) if bytes.len() as u64 > MAX_MANIFEST => {
                 return Err(session.odd(format!("the manifest {reference} is larger than {} MiB", MAX_MANIFEST >> 20)));
             }
-            Ok(_) => {
+            Ok(bytes) => {
                 let digest = BlobDigest::of(&bytes);
                 match wanted.filter(|wanted| **wanted != digest) {
                     Some(wanted) => {

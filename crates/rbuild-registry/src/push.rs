@@ -235,12 +235,17 @@ impl Session {
     fn upload_in_pieces(&self, blob: &Blob<'_>, least: u64) -> Outcome<()> {
         let mut attempts = Attempts::new(self.shared().http.patience(), false);
         let (mut location, mut at, mut piece) = (self.restart()?, 0, PIECE.max(least));
+        let mut furthest = 0;
         while at < blob.size {
             let end = (at + piece).min(blob.size);
             let problem = match self.patch(&location, blob, at, end) {
                 Ok(next) => {
                     (location, at) = (next, end);
-                    attempts.reset();
+                    // A registry that forgets what it had makes no progress.
+                    if at > furthest {
+                        furthest = at;
+                        attempts.reset();
+                    }
                     continue;
                 }
                 Err(problem) => problem,
@@ -256,6 +261,11 @@ impl Session {
             }
             // A piece is never sent again blindly: some registries append it once more.
             (location, at) = match self.state(&location)? {
+                Some((_, has)) if has > end => {
+                    return Err(
+                        self.odd(format!("it claims to have {has} bytes of an upload of which {end} were sent"))
+                    );
+                }
                 Some(state) => state,
                 None => (self.restart()?, 0),
             };

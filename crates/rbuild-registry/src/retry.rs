@@ -1,9 +1,9 @@
 //! Repetition of requests that failed for a while.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::error::{Broken, Problem};
-use crate::http::Patience;
+use crate::patience::Patience;
 
 /// Longest time that a server may ask to wait.
 const MAX_WAIT: Duration = Duration::from_secs(60);
@@ -34,23 +34,29 @@ pub(crate) struct Attempts {
     patience: Patience,
     tries: u32,
     made: u32,
+    start: Instant,
 }
 
 impl Attempts {
     /// Counts attempts of a request; mirrors get two.
     pub(crate) fn new(patience: Patience, mirror: bool) -> Attempts {
-        Attempts { patience, tries: if mirror { 2.min(patience.tries) } else { patience.tries }, made: 0 }
+        Attempts {
+            patience,
+            tries: if mirror { 2.min(patience.tries) } else { patience.tries },
+            made: 0,
+            start: Instant::now(),
+        }
     }
 
     /// Starts counting again, after progress.
     pub(crate) fn reset(&mut self) {
-        self.made = 0;
+        (self.made, self.start) = (0, Instant::now());
     }
 
     /// Returns the time to wait before the next attempt, or `None` if this was the last one.
     pub(crate) fn next(&mut self, asked: Option<Duration>) -> Option<Duration> {
         self.made += 1;
-        if self.made >= self.tries {
+        if self.made >= self.tries || self.start.elapsed() > self.patience.whole {
             return None;
         }
         let wait = self.patience.first_wait * 2u32.pow((self.made - 1).min(3));
@@ -77,6 +83,11 @@ pub(crate) fn may_pass(problem: &Problem) -> bool {
         Problem::Status { status, .. } => is_passing(*status),
         _ => false,
     }
+}
+
+/// Marks a problem as one whose request was repeated already.
+pub(crate) fn repeated(problem: Problem) -> Problem {
+    if may_pass(&problem) { Problem::Repeated(Box::new(problem)) } else { problem }
 }
 
 /// Returns the time of a `Retry-After` header: seconds or a date.

@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::auth::Auth;
 use crate::challenge::Challenge;
@@ -73,18 +74,23 @@ impl Session {
 
     /// Sends a request. Statuses other than 401 and passing ones are the caller's to judge.
     pub(crate) fn call(&self, call: &Call<'_>) -> Result<Reply, Problem> {
+        let deadline = match call.body {
+            // It takes as long as its bytes flow.
+            Body::Stream { .. } => None,
+            Body::None | Body::Bytes(_) => Some(Instant::now() + self.shared.http.patience().whole),
+        };
         if !call.repeat {
-            return self.authorized(call);
+            return self.authorized(call, deadline);
         }
-        self.shared.repeat(&self.endpoint.host, self.endpoint.mirror, || self.authorized(call))
+        self.shared.repeat(&self.endpoint.host, self.endpoint.mirror, || self.authorized(call, deadline))
     }
 
     /// Sends a request, and again after a challenge.
-    fn authorized(&self, call: &Call<'_>) -> Result<Reply, Problem> {
+    fn authorized(&self, call: &Call<'_>, deadline: Option<Instant>) -> Result<Reply, Problem> {
         let mut left = 2;
         loop {
             let header = self.auth.header(&self.shared, &self.endpoint, call.scopes)?;
-            let reply = self.follow(call, header.as_ref())?;
+            let reply = self.follow(call, header.as_ref(), deadline)?;
             let own = self.endpoint.is_origin_of(&reply.url);
             if reply.status() != 401 || left == 0 || !own {
                 self.shared.show_warnings(&reply);
@@ -100,9 +106,19 @@ impl Session {
 
     /// Sends a request and follows redirects of GET and HEAD. Credentials and headers of the
     /// endpoint go to the endpoint only.
-    fn follow(&self, call: &Call<'_>, authorization: Option<&Secret>) -> Result<Reply, Problem> {
+    fn follow(
+        &self,
+        call: &Call<'_>,
+        authorization: Option<&Secret>,
+        deadline: Option<Instant>,
+    ) -> Result<Reply, Problem> {
         let mut target = self.url(call.to);
         for _ in 0..=MAX_REDIRECTS {
+            if deadline.is_some_and(|deadline| Instant::now() > deadline) {
+                return Err(
+                    self.odd(format!("no final answer within {} s", self.shared.http.patience().whole.as_secs()))
+                );
+            }
             let own = self.endpoint.is_origin_of(&target);
             let reply = self.send(call, &target, own, authorization.filter(|_| own))?;
             let moved = matches!(reply.status(), 301 | 302 | 303 | 307 | 308) && matches!(call.method, "GET" | "HEAD");
@@ -167,7 +183,7 @@ impl Session {
     pub(crate) fn refused(&self, reply: Reply, request: String, what: &str, action: &'static str) -> Problem {
         let status = reply.status();
         let host = url::split(&reply.url).map_or_else(|| self.endpoint.host.clone(), |(_, host, _)| host.to_string());
-        let message = answer::message(reply.response.into_body(), &self.shared.http.sent);
+        let message = answer::message(reply.response.into_body(), &self.shared.http);
         match status {
             401 | 403 => {
                 let (login, anonymous) = self.auth.description(&self.shared);

@@ -8,8 +8,9 @@ use crate::credential::Given;
 use crate::endpoint::TlsVerify;
 use crate::environment::Environment;
 use crate::error::Problem;
-use crate::http::{Http, Patience, Reply};
+use crate::http::{Http, Reply};
 use crate::locked;
+use crate::patience::Patience;
 use crate::retry::{Attempts, Notice, is_passing, may_pass, retry_after};
 
 /// Settings of the command line.

@@ -12,6 +12,14 @@ pub(crate) fn split(url: &str) -> Option<(&'static str, &str, &str)> {
     (!authority.is_empty() && !authority.contains('@')).then_some((scheme, authority, path))
 }
 
+/// Returns true if a URL can be sent, and its port exists.
+pub(crate) fn is_valid(url: &str) -> bool {
+    let Ok(uri) = url.parse::<ureq::http::Uri>() else { return false };
+    let Some(authority) = uri.authority() else { return false };
+    let after_host = &authority.as_str()[authority.host().len()..];
+    !authority.host().is_empty() && (after_host.is_empty() || authority.port_u16().is_some())
+}
+
 /// Resolves the target of a `Location` or `Link` header against the URL of the request.
 pub(crate) fn resolve(base: &str, target: &str) -> Option<String> {
     if target.starts_with("http://") || target.starts_with("https://") {
@@ -43,7 +51,7 @@ pub(crate) enum Target {
 /// Resolves a `Location` header. From TLS no way leads to plain HTTP: a server behind a proxy that
 /// gives its own address with `http` means `https`, and other servers are not protected.
 pub(crate) fn follow(base: &str, location: &str) -> Target {
-    let Some(next) = resolve(base, location) else { return Target::Invalid };
+    let Some(next) = resolve(base, location).filter(|next| is_valid(next)) else { return Target::Invalid };
     match (split(base), split(&next)) {
         (Some(("https", own, _)), Some(("http", host, rest))) if host.eq_ignore_ascii_case(own) => {
             Target::Url(format!("https://{own}{rest}"))
@@ -117,6 +125,12 @@ mod tests {
         assert_eq!(leads("https://b.io/c"), Target::Url("https://b.io/c".into()));
         assert_eq!(leads("//user@b.io/c"), Target::Invalid);
         assert_eq!(follow("http://a.io/x", "http://b.io/c"), Target::Url("http://b.io/c".into()));
+        let valid = |url| assert!(is_valid(url), "{url}");
+        ["https://a.io/b?c=%20", "http://[::1]:5000/", "https://a.io:443"].into_iter().for_each(valid);
+        let invalid = |url| assert!(!is_valid(url), "{url}");
+        ["https://a.io:99999/", "https://[/", "https://a b/", "https://a.io:/", "https://a/ b", "//a"]
+            .into_iter()
+            .for_each(invalid);
         assert!(same_origin("https://a.io/x", "https://A.io:443/y"));
         assert!(!same_origin("https://a.io/x", "http://a.io/x") && !same_origin("https://a.io/", "https://a.io:1/"));
         assert_eq!(with_parameter("/u?a=b", "digest", "sha256:0f"), "/u?a=b&digest=sha256%3A0f");

@@ -1,17 +1,22 @@
 //! Credential helpers: programs named `docker-credential-NAME`.
 
 use std::io::{Read, Write};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use crate::credential::Credential;
 use crate::environment::Environment;
+use crate::locked;
 use crate::secret::Secret;
 
 /// Maximum time of one call. A helper may ask the user, for example to unlock a keychain.
 const LIMIT: Duration = Duration::from_secs(30);
+/// Time for output that is still in the pipe when the helper has ended.
+const GRACE: Duration = Duration::from_millis(500);
 const TICK: Duration = Duration::from_millis(5);
 /// Maximum size of an answer in bytes.
 const MAX_ANSWER: u64 = 1 << 20;
@@ -102,16 +107,38 @@ fn call(environment: &Environment, program: &str, action: &str, input: &str) -> 
         // A helper that does not read answers without.
         let _ = stdin.write_all(input.as_bytes());
     }
-    let stdout = child.stdout.take();
-    let reading = std::thread::spawn(move || {
-        let mut text = String::new();
-        let read = stdout.map_or(Ok(0), |stdout| stdout.take(MAX_ANSWER).read_to_string(&mut text));
-        read.map(|_| text)
-    });
+    let answer = Answered::of(child.stdout.take());
     let ok = end_of(&mut child).map_err(|e| format!("{program} {e}"))?;
-    match reading.join() {
-        Ok(Ok(text)) => Ok((ok, text)),
-        _ => Err(format!("the answer of {program} cannot be read")),
+    let bytes = answer.bytes();
+    String::from_utf8(bytes).map(|text| (ok, text)).map_err(|_| format!("the answer of {program} is no text"))
+}
+
+/// The output of a helper, which is complete when the helper has ended, and not when its pipe is
+/// closed: a process that it left behind, such as an agent, may hold that for ever.
+struct Answered {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    closed: Receiver<()>,
+}
+
+impl Answered {
+    fn of(stdout: Option<ChildStdout>) -> Answered {
+        let (tell, closed) = channel();
+        let bytes: Arc<Mutex<Vec<u8>>> = Arc::default();
+        let all = bytes.clone();
+        std::thread::spawn(move || {
+            let (mut source, mut part) = (stdout.map(|stdout| stdout.take(MAX_ANSWER)), [0; 4 << 10]);
+            while let Some(Ok(n @ 1..)) = source.as_mut().map(|source| source.read(&mut part)) {
+                locked(&all).extend_from_slice(&part[..n]);
+            }
+            let _ = tell.send(());
+        });
+        Answered { bytes, closed }
+    }
+
+    /// Returns the output of a helper that has ended.
+    fn bytes(self) -> Vec<u8> {
+        let _ = self.closed.recv_timeout(GRACE);
+        locked(&self.bytes).clone()
     }
 }
 

@@ -128,6 +128,16 @@ fn helpers_are_asked_and_their_failures_name_them() {
 }
 
 #[test]
+fn what_a_helper_leaves_behind_is_not_waited_for() {
+    let scene = Scene::new("behind");
+    scene.write("home/.docker/config.json", r#"{"credsStore": "agent"}"#);
+    scene.helper("agent", r#"sleep 20 & printf '{"ServerURL":"a.io","Username":"joe","Secret":"S"}'"#);
+    let start = std::time::Instant::now();
+    assert_eq!(scene.find("a.io", "x"), password("joe", "S"));
+    assert!(start.elapsed().as_secs() < 10);
+}
+
+#[test]
 fn logins_are_stored_and_removed_and_other_members_stay() {
     let scene = Scene::new("store");
     let path = scene.write(

@@ -119,6 +119,51 @@ fn failures_end_in_one_error_with_the_place() {
 }
 
 #[test]
+fn documents_that_come_byte_by_byte_are_given_up() {
+    let registry = Registry::start(Access::Token("joe", "hunter2", 99));
+    registry.add_manifest("x", "1", MANIFEST, TEXT);
+    let scene = Scene::with_login("bytes", &registry, "joe", "hunter2");
+    let repository = scene.repository(&registry, "x");
+    let slow = Fault::Trickle(Duration::from_millis(400));
+    let start = std::time::Instant::now();
+    for path in ["/token", "manifests"] {
+        registry.fault("GET", path, slow.clone(), 99);
+        let error = repository.tagged("1").unwrap_err().to_string();
+        assert!(error.contains(&registry.address) && error.contains("fewer than 1024 bytes"), "{error}");
+        registry.behave();
+    }
+    // The text of a refusal is not worth the time.
+    registry.fault("GET", "manifests", Fault::Status(403, None), 99);
+    registry.fault("GET", "manifests", slow, 99);
+    assert!(matches!(*repository.tagged("1").unwrap_err().problem, Problem::Denied { .. }));
+    assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn vain_requests_for_tokens_are_not_multiplied() {
+    let registry = Registry::start(Access::Token("joe", "hunter2", 99));
+    let scene = Scene::with_login("vain", &registry, "joe", "hunter2");
+    registry.fault("GET", "/token", Fault::Status(503, None), 99);
+    let error = scene.repository(&registry, "x").tagged("1").unwrap_err();
+    assert!(matches!(*error.problem, Problem::Status { status: 503, .. }), "{error}");
+    let asked = registry.requests().iter().filter(|r| r.starts_with("GET /token")).count();
+    assert_eq!(asked, 5);
+}
+
+#[test]
+fn invalid_urls_are_not_tried_again() {
+    let (registry, scene) = (open(), Scene::new("invalid"));
+    let repository = scene.repository(&registry, "x");
+    for to in ["127.0.0.1:99999", "[", "a b", "user@a"] {
+        registry.fault("GET", "manifests", Fault::Redirect(to.into()), 1);
+        let error = repository.tagged("1").unwrap_err().to_string();
+        assert!(error.contains("invalid"), "{to}: {error}");
+        registry.behave();
+    }
+    assert!(scene.told.lock().unwrap().is_empty(), "{:?}", scene.told.lock().unwrap());
+}
+
+#[test]
 fn the_rate_limit_is_obeyed_and_told() {
     let (registry, scene) = (open(), Scene::new("limit"));
     let repository = scene.repository(&registry, "x");

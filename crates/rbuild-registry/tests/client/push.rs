@@ -67,6 +67,26 @@ fn pieces_are_made_smaller_and_go_on_where_the_registry_is() {
 }
 
 #[test]
+fn a_registry_that_contradicts_itself_about_an_upload_is_given_up() {
+    let (registry, scene) = (Registry::start(Access::Open), Scene::new("contradicts"));
+    let (repository, data) = (scene.repository(&registry, "x"), vec![7; 9_000_000]);
+    let more = || {
+        registry.fault("PUT", "uploads", Fault::Most(1_000_000), 99);
+        registry.fault("PATCH", "uploads", Fault::Status(502, None), 99);
+    };
+    more();
+    registry.fault("GET", "uploads", Fault::Without("range"), 99);
+    registry.fault("GET", "uploads", Fault::Header("Range", "0-99999999999".into()), 99);
+    let error = push(&repository, &data, None).unwrap_err().to_string();
+    assert!(error.contains(&registry.address) && error.contains("claims to have 100000000000 bytes"), "{error}");
+    registry.behave();
+    more();
+    registry.fault("GET", "uploads", Fault::Status(404, None), 99);
+    let error = push(&repository, &data, None).unwrap_err().to_string();
+    assert!(error.contains("502"), "{error}");
+}
+
+#[test]
 fn tokens_expire_during_a_push() {
     let registry = Registry::start(Access::Token("joe", "hunter2", 2));
     let scene = Scene::with_login("expiry", &registry, "joe", "hunter2");

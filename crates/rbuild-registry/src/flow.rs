@@ -1,0 +1,110 @@
+//! Limits on the time of transfers: data that does not flow is an error, however slowly it comes.
+
+use std::io::{self, ErrorKind, Read};
+use std::time::{Duration, Instant};
+
+use crate::patience::Patience;
+
+/// Least number of bytes that must move within a period of the idle time. A server that takes or
+/// sends them one by one never times out.
+pub(crate) const TRICKLE: u64 = 1024;
+
+/// Watches that data flows.
+pub(crate) struct Flow {
+    idle: Duration,
+    since: Instant,
+    moved: u64,
+}
+
+impl Flow {
+    pub(crate) fn new(idle: Duration) -> Flow {
+        Flow { idle, since: Instant::now(), moved: 0 }
+    }
+
+    /// Counts bytes. Returns false if a period ended with too few.
+    pub(crate) fn moves(&mut self, bytes: u64) -> bool {
+        self.moved += bytes;
+        if self.since.elapsed() < self.idle {
+            return true;
+        }
+        let enough = self.moved >= TRICKLE;
+        (self.since, self.moved) = (Instant::now(), 0);
+        enough
+    }
+
+    /// Returns the reason of a failure.
+    pub(crate) fn reason(&self) -> String {
+        format!("fewer than {TRICKLE} bytes in {} s", self.idle.as_secs())
+    }
+}
+
+/// A reader that fails if it is not read fast enough: the body of a request that a server takes.
+pub(crate) struct Watched<R> {
+    inner: R,
+    flow: Flow,
+}
+
+impl<R: Read> Watched<R> {
+    pub(crate) fn new(inner: R, idle: Duration) -> Watched<R> {
+        Watched { inner, flow: Flow::new(idle) }
+    }
+}
+
+impl<R: Read> Read for Watched<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buf)?;
+        match n == 0 || self.flow.moves(n as u64) {
+            true => Ok(n),
+            false => Err(io::Error::new(ErrorKind::TimedOut, self.flow.reason())),
+        }
+    }
+}
+
+/// Reads a document: at most `limit` bytes and one more, within the time for a whole operation.
+pub(crate) fn read_document(source: impl Read, limit: u64, patience: Patience) -> io::Result<Vec<u8>> {
+    let (start, mut flow) = (Instant::now(), Flow::new(patience.idle));
+    let (mut source, mut bytes, mut part) = (source.take(limit.saturating_add(1)), Vec::new(), [0; 8 << 10]);
+    loop {
+        let n = match source.read(&mut part) {
+            Ok(0) => return Ok(bytes),
+            Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+            other => other?,
+        };
+        bytes.extend_from_slice(&part[..n]);
+        if !flow.moves(n as u64) {
+            return Err(io::Error::new(ErrorKind::TimedOut, flow.reason()));
+        }
+        if start.elapsed() > patience.whole {
+            let reason = format!("it did not arrive within {} s", patience.whole.as_secs());
+            return Err(io::Error::new(ErrorKind::TimedOut, reason));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Gives so many bytes at a time, after a pause.
+    struct Slow(usize, Duration);
+
+    impl Read for Slow {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            std::thread::sleep(self.1);
+            Ok(self.0.min(buf.len()))
+        }
+    }
+
+    #[test]
+    fn documents_end_in_time() {
+        let patience =
+            Patience { idle: Duration::from_millis(50), whole: Duration::from_millis(300), ..Patience::default() };
+        let pause = Duration::from_millis(5);
+        let reason = |source| read_document(source, u64::MAX, patience).unwrap_err().to_string();
+        assert!(reason(Slow(1, pause)).contains("fewer than 1024 bytes"));
+        assert!(reason(Slow(4000, pause)).contains("did not arrive within"));
+        assert_eq!(read_document(Slow(10, Duration::ZERO), 99, patience).unwrap().len(), 100);
+        let mut taken = Watched::new(Slow(1, pause), patience.idle);
+        assert_eq!(io::copy(&mut taken, &mut io::sink()).unwrap_err().kind(), ErrorKind::TimedOut);
+    }
+}
