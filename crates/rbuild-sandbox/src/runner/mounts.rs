@@ -131,7 +131,10 @@ pub(crate) fn mounts_of<'a>(
 /// lacks, or that are mounted by libcontainer.
 fn system_mount(request: &RunRequest, proc: Proc, target: &Path) -> Result<Option<OwnedFd>, String> {
     let made = match target.to_str() {
-        Some("/proc") if proc == Proc::Outer => bind_clone(Path::new("/proc")),
+        // Settings in it, such as oom_score_adj, are protected by nothing but the user of a process.
+        Some("/proc") if proc == Proc::Outer => {
+            bind_clone(Path::new("/proc")).and_then(|mount| make_read_only(&mount).map(|()| mount))
+        }
         Some("/sys") if Path::new(SYSFS).exists() => bind_clone(Path::new(SYSFS)),
         Some("/dev") => new_filesystem("tmpfs", &[("mode", "755"), ("size", "65536k")], &[SetId]),
         Some("/etc/hosts") => return file("hosts", request.hosts.as_bytes(), (0o644, 0, 0)).map(Some),

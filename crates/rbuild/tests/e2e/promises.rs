@@ -167,6 +167,16 @@ fn own_modes_after_a_change(lab: &Lab) -> String {
     std::fs::read_to_string(out.join("o")).unwrap()
 }
 
+/// Links of a volume have their own times, where volumes are copied as well.
+#[test]
+fn links_of_a_volume_are_shown_as_they_are() {
+    let lab = Lab::new();
+    lab.sh("mkdir ../v; ln -s f ../v/l; touch -h -d @1000000000 ../v/l; touch -d @1100000000 ../v/f").ok();
+    let volume = format!("{}:/v:ro", lab.path("v").display());
+    let out = lab.build_local("FROM busybox\nRUN stat -c '%n %Y' /v/l /v/f > /o\n", &["-v", &volume]);
+    assert_eq!(std::fs::read_to_string(out.join("o")).unwrap(), "/v/l 1000000000\n/v/f 1100000000\n");
+}
+
 #[test]
 fn an_insecure_command_does_not_change_a_read_only_cache() {
     let lab = Lab::new();

@@ -155,11 +155,15 @@ fn copy_tree(from: &RootDir, old: &OsStr, to: &RootDir, name: &OsStr) -> rbuild_
 
 fn copy_leaf((from, old): (&RootDir, &OsStr), stat: &Stat, (to, name): (&RootDir, &OsStr)) -> rbuild_linux::Result<()> {
     match stat.kind {
-        Kind::File => copy_file(&from.open_name(old)?, stat, &to.create_file(name, 0o600)?)?,
-        Kind::Symlink => return to.create_symlink(&from.read_link(old)?, name),
+        Kind::File => {
+            copy_file(&from.open_name(old)?, stat, &to.create_file(name, 0o600)?)?;
+        }
+        Kind::Symlink => to.create_symlink(&from.read_link(old)?, name)?,
         _ => return Ok(()),
     };
     to.chown(name, stat.uid, stat.gid)?;
-    to.chmod(name, stat.mode)?;
+    if stat.kind != Kind::Symlink {
+        to.chmod(name, stat.mode)?;
+    }
     to.set_mtime(name, stat.mtime)
 }

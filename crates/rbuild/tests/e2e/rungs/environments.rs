@@ -307,3 +307,25 @@ fn root_a_store_where_reading_writes_access_times_is_refused_by_single_id() {
     build("single-id", "relatime").ok();
     build("userns", "strictatime").ok();
 }
+
+/// Settings that the kernel lets every process of the user write.
+#[test]
+fn root_settings_of_other_processes_stay_where_proc_is_covered() {
+    let tries = "for p in /proc/[0-9]*; do for f in oom_score_adj=987 coredump_filter=0x7f autogroup=19 clear_refs=1; do \
+                 { echo ${f#*=} > $p/${f%=*}; } 2> /dev/null && echo $p/${f%=*} >> /written; done; done; \
+                 test ! -e /written && test -r /proc/self/status && echo through > /proc/self/fd/1 && echo ran > /dev/stderr";
+    let build = "$RB import $BASES/busybox.tar busybox >/dev/null; cp $LAB/ctx/Dockerfile .; \
+                 sleep 100 & cat /proc/$!/oom_score_adj > before; $RB build --no-cache; cmp before /proc/$!/oom_score_adj; kill $!";
+    for ids in ["somebody:500000:0", GRANTED] {
+        let lab = Lab::bare();
+        lab.write("Dockerfile", format!("FROM busybox\nRUN {tries}\n"));
+        as_somebody(&lab, ids, MASK, "", build).ok();
+    }
+    let lab = Lab::bare();
+    lab.write("Dockerfile", format!("FROM busybox\nRUN {tries}\n"));
+    lab.write(
+        "script",
+        format!("set -e; {MASK}; $RB import $RBUILD_TEST_BASES/busybox.tar busybox; $RB build --no-cache"),
+    );
+    lab.sh("unset RBUILD_ISOLATION; unshare -m --propagation private bash script").ok();
+}
