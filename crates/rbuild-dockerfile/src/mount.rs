@@ -220,12 +220,17 @@ fn set_option(mount: &mut Mount, key: &str, value: Option<&str>) -> Result<(), O
         "required" => mount.required = boolean(value)?,
         "size" => mount.size = Some(parse_size(&text()?).ok_or(OptionError::Value("must be a size such as 64m"))?),
         "mode" => mount.mode = Some(number(8)?),
-        "uid" => mount.uid = Some(number(10)?),
-        "gid" => mount.gid = Some(number(10)?),
+        "uid" => mount.uid = Some(id(number(10)?)?),
+        "gid" => mount.gid = Some(id(number(10)?)?),
         "env" => mount.env = Some(text()?),
         _ => {}
     }
     Ok(())
+}
+
+/// Returns the ID, unless it is the number that means "unchanged" to chown(2).
+fn id(number: u32) -> Result<u32, OptionError> {
+    if number == u32::MAX { Err(OptionError::Value("must be an ID of at most 4294967294")) } else { Ok(number) }
 }
 
 fn boolean(value: Option<&str>) -> Result<bool, OptionError> {
@@ -296,6 +301,16 @@ fn csv_fields(text: &str) -> Option<Vec<Field>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_number_that_is_no_id_is_refused() {
+        for (option, good) in [("uid=4294967295", false), ("gid=4294967295", false), ("uid=4294967294,gid=0", true)] {
+            for kind in ["cache,target=/c", "secret,id=s", "ssh"] {
+                let parsed = parse_mount(&format!("type={kind},{option}"), Span::default());
+                assert_eq!(parsed.is_ok(), good, "{kind} {option}");
+            }
+        }
+    }
 
     #[test]
     fn options_are_parsed_for_each_type() {
