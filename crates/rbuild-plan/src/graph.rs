@@ -3,7 +3,7 @@
 use std::fmt;
 
 use rbuild_dockerfile::{Sharing, Span};
-use rbuild_image::{ImageConfig, ManifestDigest};
+use rbuild_image::{DiffId, ImageConfig, ManifestDigest, Platform};
 
 use crate::Chmod;
 use crate::variables::Vars;
@@ -84,6 +84,9 @@ pub enum Step {
     Image {
         name: String,
         manifest: ManifestDigest,
+        platform: Platform,
+        /// The layers, lowest first.
+        diff_ids: Vec<DiffId>,
     },
     Run(RunStep),
     Copy(CopyStep),

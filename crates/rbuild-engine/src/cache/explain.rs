@@ -31,7 +31,7 @@ impl Bookkeeper<'_> {
             Part::Input(name, id) => {
                 let vertex = &self.graph.vertices[*id];
                 match &vertex.step {
-                    Step::Image { name: image, manifest } => {
+                    Step::Image { name: image, manifest, .. } => {
                         (*name, KeyValue::Image { name: mask(image.clone()), manifest: *manifest })
                     }
                     _ => {

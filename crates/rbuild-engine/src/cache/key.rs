@@ -375,13 +375,18 @@ pub fn copy_source_error(e: SourceError, span: Span, copy: &CopyStep) -> BuildEr
     }
 }
 
-/// Returns the result digest of a step that has no key.
+/// Returns the result digest of a step that has no key. That of an image covers its files and its
+/// platform; all else in its configuration is in the keys of the steps that it affects.
 pub fn source_result(step: &Step) -> ResultId {
     let mut hasher = Hasher::new();
-    match step {
-        Step::Image { manifest, name: _ } => hasher.field("image").field(manifest.bytes()),
-        _ => hasher.field("scratch"),
+    let Step::Image { platform, diff_ids, name: _, manifest: _ } = step else {
+        hasher.field("scratch");
+        return hasher.finish();
     };
+    hasher.field("image 2").field(platform.to_string());
+    for diff_id in diff_ids {
+        hasher.field(diff_id.bytes());
+    }
     hasher.finish()
 }
 

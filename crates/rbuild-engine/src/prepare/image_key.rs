@@ -1,7 +1,7 @@
 //! The key of a finished image.
 
 use rbuild_image::Hasher;
-use rbuild_plan::{BuildGraph, HistoryEntry};
+use rbuild_plan::{BuildGraph, HistoryEntry, Step};
 use rbuild_store::{ImageKey, ResultId};
 
 use crate::exports::{ImageForm, Squash};
@@ -11,7 +11,13 @@ use crate::request::BuildRequest;
 /// documents.
 pub(crate) fn image_key(graph: &BuildGraph, target: &ResultId, request: &BuildRequest, form: &ImageForm) -> ImageKey {
     let mut hasher = Hasher::new();
-    hasher.field("image 5").field(target.bytes());
+    hasher.field("image 6").field(target.bytes());
+    // The history and the stored layers of the base are part of the image.
+    if let Some(base) = graph.chain(graph.target).last()
+        && let Step::Image { manifest, .. } = &graph.vertices[base].step
+    {
+        hasher.field("base").field(manifest.bytes());
+    }
     hasher.field(graph.epoch.map_or(String::new(), |e| e.to_string()));
     let ImageForm { layers, force, late_times, squash } = form;
     hasher.field(layers.name()).field([u8::from(*force), u8::from(*late_times), squash.number()]);

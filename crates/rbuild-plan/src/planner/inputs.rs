@@ -3,7 +3,7 @@
 use rbuild_dockerfile::ast::{Op, Stage};
 use rbuild_dockerfile::expand::Lexer;
 use rbuild_dockerfile::{Diagnostic, Span, mount_from};
-use rbuild_image::{DEFAULT_PATH, ImageConfig, ManifestDigest, Platform, PlatformError};
+use rbuild_image::{DEFAULT_PATH, ImageConfig, Platform, PlatformError};
 use rbuild_remedy::Remedy;
 
 use crate::graph::{CopyStep, From as Input, Step, StepName, VertexId};
@@ -212,9 +212,10 @@ impl Planner<'_> {
         span: Span,
     ) -> Planned<StageState> {
         let Some(base) = self.image(image, platform, span) else { return Err(Stop::Needs) };
-        let (manifest, config) = (base.manifest, base.config.clone());
+        let base = base.clone();
         let name = StepName { stage: label.clone(), number: 1, total };
-        let vertex = self.image_vertex(&image.text, manifest, name, span);
+        let vertex = self.image_vertex(&image.text, &base, name, span);
+        let config = base.config;
         Ok(self.base_state(vertex, config, label, total))
     }
 
@@ -268,11 +269,13 @@ impl Planner<'_> {
         None
     }
 
-    fn image_vertex(&mut self, text: &str, manifest: ManifestDigest, name: StepName, span: Span) -> VertexId {
+    fn image_vertex(&mut self, text: &str, image: &BaseImage, name: StepName, span: Span) -> VertexId {
+        let manifest = image.manifest;
         if let Some(id) = self.image_vertices.get(&manifest) {
             return *id;
         }
-        let step = Step::Image { name: text.to_string(), manifest };
+        let (platform, diff_ids) = (image.config.platform(), image.config.rootfs.diff_ids.clone());
+        let step = Step::Image { name: text.to_string(), manifest, platform, diff_ids };
         let id = self.add(step, None, name, format!("FROM {text}"), span);
         self.image_vertices.insert(manifest, id);
         id
@@ -313,7 +316,7 @@ impl Planner<'_> {
         }
         let image = self.written_image(name, span)?;
         let Some(base) = self.image(&image, None, span) else { return Err(Stop::Needs) };
-        let (manifest, name) = (base.manifest, StepName { stage: name.to_string(), number: 1, total: 1 });
-        Ok(Input::Vertex(self.image_vertex(&image.text, manifest, name, span)))
+        let (base, name) = (base.clone(), StepName { stage: name.to_string(), number: 1, total: 1 });
+        Ok(Input::Vertex(self.image_vertex(&image.text, &base, name, span)))
     }
 }

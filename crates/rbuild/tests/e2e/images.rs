@@ -244,6 +244,35 @@ fn the_cache_stays_within_its_budget_and_the_oldest_goes_first() {
     lab.build("FROM scratch\n", &["--cache-limit", "lots"]).fails(2, &["--cache-limit lots: not a size"]);
 }
 
+/// Steps depend on the files of their base image and on what they use of its configuration.
+#[test]
+fn a_base_with_another_configuration_runs_only_what_depends_on_it() {
+    let lab = Lab::new();
+    lab.write("f", "f");
+    let file = "FROM base\nRUN echo \"$V in $(pwd)\" > /k\nCOPY f /g\n";
+    let more = "FROM busybox\nCOPY --from=base /base /b\nRUN --mount=from=base,target=/m cp /m/base /c\n";
+    let base = |line: &str| lab.build(&format!("FROM busybox\nCOPY f /base\n{line}\n"), &["-t", "base"]).ok();
+    base("LABEL v=1");
+    assert_eq!(lab.build(file, &["-t", "x"]).ok().steps(), (2, 0));
+    assert_eq!(lab.build(more, &["-t", "y"]).ok().steps(), (2, 0));
+    for (line, ran, label) in [
+        ("LABEL v=2", (0, 2), "2"),
+        ("LABEL v=2 w=3\nCMD [\"x\"]\nEXPOSE 80", (0, 2), "2"),
+        ("ENV V=v", (2, 0), "<no value>"),
+        ("USER 0:0\nLABEL v=5", (2, 0), "5"),
+    ] {
+        base(line);
+        let made = lab.build(file, &["-t", "x", "--explain"]).ok();
+        assert_eq!(made.steps(), ran, "{line}: {}", made.stderr);
+        let shown = lab.rbuild(["inspect", "--format", "{{.Config.Labels.v}}", "x"]).ok().stdout;
+        assert_eq!(shown.trim(), label, "{line}");
+        let history = lab.rbuild(["history", "--no-trunc", "x"]).ok().stdout;
+        assert!(history.contains(line.lines().next().unwrap().split(' ').next().unwrap()), "{line}: {history}");
+        assert_eq!(lab.build(more, &["-t", "y"]).ok().steps(), (0, 2), "{line}");
+    }
+    lab.rbuild(["fsck"]).ok();
+}
+
 /// Trees of earlier executions, which no record names, count and are evicted first.
 #[test]
 fn trees_of_repeated_steps_are_within_the_budget() {

@@ -39,6 +39,10 @@ fn explain_says_what_differs() {
     assert_eq!(why(&argument, "RUN echo"), "VERSION 1.1 → 1.2");
     assert_eq!(why(&build(&["--no-cache"]), "RUN echo"), "it was asked to run again");
     lab.rbuild(["import", "-c", "ENV A=1", base("busybox.tar").to_str().unwrap(), "base"]).ok();
+    let same_files = build(&["--build-arg", "VERSION=1.2"]);
+    assert!(why(&same_files, "WORKDIR").starts_with("all that it depends on is as it was"), "{same_files}");
+    assert!(why(&same_files, "RUN echo").contains("A=1 is new"), "{same_files}");
+    lab.build("FROM base\nCOPY src/a /a\n", &["-t", "base"]).ok();
     let moved = why(&build(&["--build-arg", "VERSION=1.2"]), "WORKDIR");
     assert!(moved.starts_with("image base moved from ") && moved.contains(" to "), "{moved}");
     // The explanation is stored in the logs, whether or not it was requested.

@@ -10,7 +10,8 @@ fn vertex(step: Step, parent: Option<VertexId>) -> Vertex {
 
 fn image(name: &str) -> Vertex {
     let manifest = ManifestDigest::of(name.as_bytes());
-    vertex(Step::Image { name: name.into(), manifest }, None)
+    let (platform, diff_ids) = (Platform::host(), Vec::new());
+    vertex(Step::Image { name: name.into(), manifest, platform, diff_ids }, None)
 }
 
 fn copy(parent: VertexId, from: From, sources: &[&str]) -> Vertex {
