@@ -39,7 +39,9 @@ pub fn answer(prepared: &Prepared, request: &BuildRequest, store: &Store, events
         return Ok(None);
     }
     let single = match target {
-        Known::Hit(record) if wants.files && bottom_is_scratch(prepared) => store.tree_if_here(&record.tree)?,
+        Known::Hit(record) if wants.files && bottom_is_scratch(prepared) => {
+            store.lazy_trees().tree_if_here(&record.tree)?
+        }
         _ => None,
     };
     if wants.files && single.is_none() {
@@ -47,7 +49,7 @@ pub fn answer(prepared: &Prepared, request: &BuildRequest, store: &Store, events
     }
     let mut manifests = Vec::new();
     for form in wants.images.iter().copied() {
-        match store.result(&image_key(&prepared.graph, &result, request, &form))? {
+        match store.records().result(&image_key(&prepared.graph, &result, request, &form))? {
             Some(manifest) => manifests.push((form, manifest)),
             None => return Ok(None),
         }
@@ -110,7 +112,7 @@ pub fn execute(
     tell: impl FnOnce(&BuildError),
 ) -> Result<Finished> {
     // Without the hold, a long build among many others may lose its log.
-    let _logs = store.hold_logs(&request.build_id);
+    let _logs = store.logs().hold_logs(&request.build_id);
     let mut platforms = Platforms { request, prepared, store, events: &events, envs: Vec::new() };
     let result = platforms.execute(&cancel, builder, tell);
     platforms.envs.iter().for_each(remember_keys);
@@ -128,7 +130,7 @@ pub fn execute(
     let finished = result?;
     if request.cache_limit.is_some() {
         drop(platforms);
-        let freed = store.collect(Budget { bytes: request.cache_limit, used_since: None })?;
+        let freed = store.gc().collect(Budget { bytes: request.cache_limit, used_since: None })?;
         if freed.bytes > 0 {
             let text = format!("the cache is full: {} given back", human_size(freed.bytes));
             events.send(Event::Phase { text, seconds: 0.0 });
@@ -163,7 +165,7 @@ impl<'a> Platforms<'a> {
         self.export_files()?;
         // Everything that a name refers to must be on disk before the name is.
         if self.envs.iter().any(|env| !env.schedule.is_empty()) || images.iter().any(|made| !made.is_empty()) {
-            self.store.sync(&self.request.build_id)?;
+            self.store.records().sync(&self.request.build_id)?;
         }
         let kept = outputs::publish(self.request, &self.request.wants(), self.store, &images, self.events)?;
         Ok(Finished { image: kept.image.or(direct), ..kept })

@@ -72,7 +72,7 @@ impl<'a> StepEnv<'a> {
             contexts: Contexts::open(request, Viewpoint::Builder(builder), &prepared.hashes)?,
             events,
             cancel,
-            nearest: explain::nearest(&store.build_index(&prepared.build_index)?, graph),
+            nearest: explain::nearest(&store.records().build_index(&prepared.build_index)?, graph),
             exposed: exposed(graph, &leaks),
             leaks,
             failed_run: Mutex::new(None),

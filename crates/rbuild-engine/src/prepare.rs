@@ -80,15 +80,15 @@ pub fn prepare(
         events.send(Event::Warning(Warning { text: warning.message.clone(), help: warning.help.clone() }));
     }
     let name = hashes_name(request);
-    let hashes = Arc::new(HashCache::new(&store.hashes(&name)?, request.now));
+    let hashes = Arc::new(HashCache::new(&store.records().hashes(&name)?, request.now));
     let contexts = Contexts::open(request, Viewpoint::Launcher, &hashes)?;
-    let marks = store.secret_marks(secret_scan::searched(&request.secrets).map(|(_, value)| value))?;
+    let marks = store.secrets().secret_marks(secret_scan::searched(&request.secrets).map(|(_, value)| value))?;
     let lookup = Lookup { graph: &graph, store, contexts: &contexts, request, marks: &marks };
     let LookedUp { known, keys, contents, will_run } = lookup.look_up()?;
     demands::check(request, &graph, &lookup::needed(&graph, &known, will_run))?;
     if let Some(bytes) = hashes.bytes() {
         // Losing the hashes only costs time.
-        let _ = store.put_hashes(&name, &bytes);
+        let _ = store.records().put_hashes(&name, &bytes);
     }
     let platform = graph.config.platform();
     let build_index = build_index_name(request, &name, &platform);
@@ -122,11 +122,11 @@ impl Prepared {
     pub(crate) fn remember(&self, store: &Store, keys: &[Option<CacheKey>]) -> Result<()> {
         let built = self.graph.vertices.iter().zip(keys);
         let steps = built.filter_map(|(vertex, key)| Some(explain::entry(vertex, (*key)?))).collect();
-        let before = store.build_index(&self.build_index)?;
+        let before = store.records().build_index(&self.build_index)?;
         let mut after = before.clone();
         after.update(steps);
         if after != before {
-            store.put_build_index(&self.build_index, &after)?;
+            store.records().put_build_index(&self.build_index, &after)?;
         }
         Ok(())
     }

@@ -54,12 +54,12 @@ impl<'a> Rootfs<'a> {
     pub fn unpack(&self, id: VertexId, image: &Image, wanted: Option<&BTreeSet<PathBuf>>) -> Result<usize> {
         let (now, build) = (self.request.now, &self.request.build_id);
         let part = match wanted {
-            Some(wanted) => self.store.image_parts(&self.work, image, wanted, now, build)?,
+            Some(wanted) => self.store.image_trees().image_parts(&self.work, image, wanted, now, build)?,
             None => None,
         };
         let (trees, unpacked) = match part {
             Some(tree) => (vec![tree], 0),
-            None => self.store.unpack_image(&self.work, image, build)?,
+            None => self.store.trees().unpack_image(&self.work, image, build)?,
         };
         let _ = self.unpacked[id].set(trees);
         Ok(unpacked)
@@ -74,12 +74,12 @@ impl<'a> Rootfs<'a> {
     /// Returns the files of a step's tree, unpacking them if only a layer is stored.
     pub fn files_of(&self, tree: &TreeId) -> Result<RootDir> {
         self.unfold(tree)?;
-        Ok(self.store.tree(tree)?)
+        Ok(self.store.trees().tree(tree)?)
     }
 
     fn unfold(&self, tree: &TreeId) -> Result<()> {
         if !self.unfolded.lock().unwrap_or_else(PoisonError::into_inner).contains(tree) {
-            self.store.unfold_tree(&self.work, tree)?;
+            self.store.lazy_trees().unfold_tree(&self.work, tree)?;
             self.unfolded.lock().unwrap_or_else(PoisonError::into_inner).insert(tree.clone());
         }
         Ok(())
@@ -137,12 +137,12 @@ impl<'a> Rootfs<'a> {
     /// Creates a tree to be stacked on others; returns its directory, which contains `fs`. Its root
     /// has the owner and mode of the root that it covers.
     pub fn new_tree_over(&self, trees: &[TreeId]) -> Result<(PathBuf, RootDir)> {
-        let (path, dir) = self.store.new_tree(&self.work)?;
+        let (path, dir) = self.store.trees().new_tree(&self.work)?;
         let fail = || BuildError::kernel("the step's directory");
         let fs = dir.sub("fs").map_err(fail())?;
         let (uid, gid, mode) = match trees.last() {
             Some(top) => {
-                let stat = self.store.tree(top)?.stat_self().map_err(fail())?;
+                let stat = self.store.trees().tree(top)?.stat_self().map_err(fail())?;
                 (stat.uid, stat.gid, stat.mode)
             }
             None => (0, 0, 0o755),

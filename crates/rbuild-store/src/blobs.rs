@@ -30,14 +30,20 @@ const MAX_DOCUMENT: u64 = 16 << 20;
 /// to less than a twentieth.
 const MOST_TOLD: u64 = (4 << 30) / 20;
 
-impl Store {
+/// The blobs of a store.
+#[derive(Clone, Copy)]
+pub struct Blobs<'s> {
+    pub(crate) store: &'s Store,
+}
+
+impl Blobs<'_> {
     /// Returns true if the blob exists. It may be incomplete after a power failure.
     ///
     /// # Errors
     ///
     /// Fails if the store cannot be read.
     pub fn has_blob(&self, digest: &BlobDigest) -> Result<bool> {
-        Ok(self.root.exists(format!("blobs/sha256/{}", digest.hex()))?)
+        Ok(self.store.root.exists(format!("blobs/sha256/{}", digest.hex()))?)
     }
 
     /// Returns true if the blob exists at its full size; after a power failure it would be shorter.
@@ -59,7 +65,7 @@ impl Store {
     ///
     /// Fails with [`StoreError::NoBlob`] if there is none.
     pub fn blob_size(&self, digest: &BlobDigest) -> Result<u64> {
-        match self.root.stat(format!("blobs/sha256/{}", digest.hex())) {
+        match self.store.root.stat(format!("blobs/sha256/{}", digest.hex())) {
             Ok(stat) => Ok(stat.size),
             Err(e) if e.is_not_found() => Err(StoreError::NoBlob(*digest)),
             Err(e) => Err(e.into()),
@@ -72,7 +78,7 @@ impl Store {
     ///
     /// Fails with [`StoreError::NoBlob`] if there is none.
     pub fn open_blob(&self, digest: &BlobDigest) -> Result<File> {
-        match self.root.open_file(format!("blobs/sha256/{}", digest.hex())) {
+        match self.store.root.open_file(format!("blobs/sha256/{}", digest.hex())) {
             Ok(file) => Ok(file),
             Err(e) if e.is_not_found() => Err(StoreError::NoBlob(*digest)),
             Err(e) => Err(e.into()),
@@ -105,7 +111,8 @@ impl Store {
             (Compression::Gzip, Some(at)) => {
                 file.read_exact_at(&mut end, at).map_err(|e| Error::new("pread", &name, e))?;
                 // The number is untrusted.
-                if let Some(told) = gzip_unpacked_size(&end).filter(|told| *told <= self.limits().unpacked(size)) {
+                if let Some(told) = gzip_unpacked_size(&end).filter(|told| *told <= self.store.limits().unpacked(size))
+                {
                     return Ok(told);
                 }
                 let one =
@@ -117,7 +124,7 @@ impl Store {
             _ => {}
         }
         // Layers that expand further are never unpacked.
-        let most = self.limits().unpacked(size);
+        let most = self.store.limits().unpacked(size);
         let decoder = Decoder::new(self.open_blob(digest)?);
         let decoded = decoder.and_then(|d| std::io::copy(&mut d.take(most), &mut std::io::sink()));
         Ok(decoded.map_err(|e| Error::new("read", &name, e))?)
@@ -141,7 +148,7 @@ impl Store {
         let mut blob = HashedBlob::new(self.new_blob(work)?);
         blob.fill(source)?;
         let (blob, digest, size) = blob.finish()?;
-        blob.publish(self, &digest, size)?;
+        blob.publish(self.store, &digest, size)?;
         Ok((digest, size))
     }
 
@@ -192,7 +199,7 @@ impl Store {
     /// power failure can lose content and keep the note.
     fn whole_note(&self, file: &File) -> Option<Vec<u8>> {
         let m = file.metadata().ok()?;
-        let (boot, ino, size) = (self.boot(), m.ino(), m.len());
+        let (boot, ino, size) = (self.store.boot(), m.ino(), m.len());
         Some(format!("{boot} {} {ino} {size} {}.{:09}", m.dev(), m.mtime(), m.mtime_nsec()).into_bytes())
     }
 
@@ -271,7 +278,7 @@ impl NewBlob<'_> {
             let reason = format!("{written} of {size} bytes were written");
             return Err(StoreError::Damaged { what: format!("blob {digest}"), reason });
         }
-        store.note_whole(self.file.file());
+        store.blobs().note_whole(self.file.file());
         // An existing blob may have been damaged by a power failure, so it is always replaced.
         let name = self.work.unique("blob");
         self.file.publish(OsStr::new(&name))?;

@@ -3,5 +3,5 @@
 mod cache;
 mod lent;
 
-pub use cache::{CacheMount, CacheUse};
+pub use cache::{CacheMount, CacheMounts, CacheUse};
 pub use lent::LentCache;

@@ -25,7 +25,13 @@ pub struct Container {
 
 const DIR: &str = "containers";
 
-impl Store {
+/// The containers that `create` made.
+#[derive(Clone, Copy)]
+pub struct Containers<'s> {
+    pub(crate) store: &'s Store,
+}
+
+impl Containers<'_> {
     /// Creates a container of the image, with a generated name if none is given. `salt` must be
     /// unique.
     ///
@@ -38,12 +44,12 @@ impl Store {
         hasher.field("container").field(image.bytes()).field(salt);
         let id: ContainerId = hasher.finish();
         let name = name.map_or_else(|| format!("rbuild_{}", &id.hex()[..8]), str::to_string);
-        self.root.create_dir_all(DIR, modes::dir(), None, |_| ())?;
-        if self.containers()?.iter().any(|c| c.name == name) {
+        self.store.root.create_dir_all(DIR, modes::dir(), None, |_| ())?;
+        if self.list()?.iter().any(|c| c.name == name) {
             return Err(StoreError::NameTaken(name));
         }
         let container = Container { id, name, image: *image };
-        self.write_durable(DIR, &format!("{}.json", id.hex()), &container)?;
+        self.store.write_durable(DIR, &format!("{}.json", id.hex()), &container)?;
         Ok(container)
     }
 
@@ -52,12 +58,12 @@ impl Store {
     /// # Errors
     ///
     /// Fails if a document cannot be read.
-    pub fn containers(&self) -> Result<Vec<Container>> {
-        if !self.root.exists(DIR)? {
+    pub fn list(&self) -> Result<Vec<Container>> {
+        if !self.store.root.exists(DIR)? {
             return Ok(Vec::new());
         }
-        let entries = self.documents(DIR)?;
-        let read = |name: &OsStr| self.read_if_any(&format!("{DIR}/{}", name.to_string_lossy()));
+        let entries = self.store.documents(DIR)?;
+        let read = |name: &OsStr| self.store.read_if_any(&format!("{DIR}/{}", name.to_string_lossy()));
         let found: Vec<Option<Container>> = entries.iter().map(|e| read(&e.name)).collect::<Result<_>>()?;
         Ok(found.into_iter().flatten().collect())
     }
@@ -68,7 +74,7 @@ impl Store {
     ///
     /// Fails if a document cannot be read.
     pub fn find_container(&self, wanted: &str) -> Result<Option<Container>> {
-        let all = self.containers()?;
+        let all = self.list()?;
         let by_id = |c: &&Container| wanted.len() >= 4 && c.id.hex().starts_with(wanted);
         Ok(all.iter().find(|c| c.name == wanted).or_else(|| all.iter().find(by_id)).cloned())
     }
@@ -79,6 +85,6 @@ impl Store {
     ///
     /// Fails if the document cannot be removed.
     pub fn remove_container(&self, container: &Container) -> Result<()> {
-        Ok(self.dir(DIR)?.remove_file(OsStr::new(&format!("{}.json", container.id.hex())))?)
+        Ok(self.store.dir(DIR)?.remove_file(OsStr::new(&format!("{}.json", container.id.hex())))?)
     }
 }

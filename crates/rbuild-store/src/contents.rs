@@ -7,8 +7,8 @@ use rbuild_layer::{Compression, detect, layer_digests};
 use rbuild_linux::Error;
 use rbuild_linux::parallel::{cores, try_map};
 
+use crate::blobs::Blobs;
 use crate::error::{Result, StoreError};
-use crate::store::Store;
 
 /// Suffix of the names of such records. The names contain all information; the files are empty and
 /// remain valid forever.
@@ -19,7 +19,7 @@ pub(crate) fn noted_blob(name: &str) -> Option<&str> {
     Some(name.strip_suffix(HOLDS)?.split_once('-')?.1)
 }
 
-impl Store {
+impl Blobs<'_> {
     /// Verifies for each blob and diffID that the blob decompresses to the layer with that diffID.
     /// Pairs that have been verified before are not decompressed again.
     ///
@@ -32,7 +32,7 @@ impl Store {
     }
 
     pub(crate) fn check_layer(&self, blob: &BlobDigest, diff_id: &DiffId) -> Result<()> {
-        if self.root.exists(note_path(blob, diff_id))? || self.is_plain_layer(blob, diff_id)? {
+        if self.store.root.exists(note_path(blob, diff_id))? || self.is_plain_layer(blob, diff_id)? {
             return Ok(());
         }
         self.read_layer(blob, diff_id)?;
@@ -41,7 +41,7 @@ impl Store {
 
     /// Verifies a layer by reading it to its end, even if it has been verified before.
     pub(crate) fn read_layer(&self, blob: &BlobDigest, diff_id: &DiffId) -> Result<()> {
-        let (stored, found) = layer_digests(self.open_blob(blob)?, self.limits())?;
+        let (stored, found) = layer_digests(self.open_blob(blob)?, self.store.limits())?;
         compare(blob, stored)?;
         compare_content(blob, diff_id, found)
     }
@@ -54,10 +54,10 @@ impl Store {
     /// Fails if the record cannot be written.
     pub fn note_layer(&self, blob: &BlobDigest, diff_id: &DiffId) -> Result<()> {
         // An uncompressed layer has one digest for both.
-        if *blob == diff_id.plain_blob() || self.root.exists(note_path(blob, diff_id))? {
+        if *blob == diff_id.plain_blob() || self.store.root.exists(note_path(blob, diff_id))? {
             return Ok(());
         }
-        self.write("layers", &note_name(blob, diff_id), &())
+        self.store.write("layers", &note_name(blob, diff_id), &())
     }
 
     /// Returns true if the blob is the uncompressed layer. The content is tested as well, because

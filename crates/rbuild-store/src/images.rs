@@ -66,20 +66,26 @@ fn manifest_in(d: &Descriptor) -> Result<ManifestDigest> {
     digest(d).map(BlobDigest::of_manifest)
 }
 
-impl Store {
+/// The images of a store and their names.
+#[derive(Clone, Copy)]
+pub struct Images<'s> {
+    pub(crate) store: &'s Store,
+}
+
+impl Images<'_> {
     fn index(&self) -> Result<ImageIndex> {
-        self.read("index.json")
+        self.store.read("index.json")
     }
 
     /// Reads, changes and replaces the index while holding its lock.
     fn change_index<T>(&self, change: impl FnOnce(&mut Vec<Descriptor>) -> Result<T>) -> Result<T> {
-        let _lock = self.lock_file("index.lock")?;
+        let _lock = self.store.lock_file("index.lock")?;
         let mut index = self.index()?;
         let mut entries = index.manifests().clone();
         let result = change(&mut entries)?;
         if entries != *index.manifests() {
             index.set_manifests(entries);
-            self.write_durable(".", "index.json", &index)?;
+            self.store.write_durable(".", "index.json", &index)?;
         }
         Ok(result)
     }
@@ -89,7 +95,7 @@ impl Store {
     /// # Errors
     ///
     /// Fails if the index cannot be read.
-    pub fn images(&self) -> Result<Vec<NamedImage>> {
+    pub fn list(&self) -> Result<Vec<NamedImage>> {
         let index = self.index()?;
         index.manifests().iter().map(|d| Ok(NamedImage { name: name_of(d), manifest: manifest_in(d)? })).collect()
     }
@@ -117,12 +123,12 @@ impl Store {
     ///
     /// Fails if a document is missing or damaged.
     pub fn image(&self, manifest_digest: &ManifestDigest) -> Result<Image> {
-        let bytes = self.read_document(&manifest_digest.blob())?;
+        let bytes = self.store.blobs().read_document(&manifest_digest.blob())?;
         let damaged = |what: String| move |e: serde_json::Error| StoreError::Damaged { what, reason: e.to_string() };
         let manifest = parse_manifest(&bytes).map_err(damaged(format!("manifest {manifest_digest}")))?;
         let id = digest(manifest.config())?.of_config();
-        let config =
-            serde_json::from_slice(&self.read_document(&id.blob())?).map_err(damaged(format!("configuration {id}")))?;
+        let config = serde_json::from_slice(&self.store.blobs().read_document(&id.blob())?)
+            .map_err(damaged(format!("configuration {id}")))?;
         Ok(Image { manifest_digest: *manifest_digest, manifest_size: bytes.len() as u64, manifest, id, config })
     }
 
@@ -133,9 +139,9 @@ impl Store {
     /// Fails with [`StoreError::NoImage`] if there is none, or if a document is damaged.
     pub fn named_image(&self, name: &ImageName) -> Result<Image> {
         let manifest = match name {
-            ImageName::Reference(reference) => self.entry_of(&self.images()?, reference).map(|entry| entry.manifest),
+            ImageName::Reference(reference) => self.entry_of(&self.list()?, reference).map(|entry| entry.manifest),
             ImageName::Id(digest) => self.manifest_of(digest)?,
-            ImageName::Stored(manifest) => self.has_blob(&manifest.blob())?.then_some(*manifest),
+            ImageName::Stored(manifest) => self.store.blobs().has_blob(&manifest.blob())?.then_some(*manifest),
         };
         let missing = || match name {
             ImageName::Reference(reference) => StoreError::NoImage(reference.familiar()),
@@ -156,7 +162,7 @@ impl Store {
     /// Returns the manifest with that digest, or else that of an image with that ID. The manifest
     /// need not be in the index: images of OCI layouts on disk are not.
     fn manifest_of(&self, digest: &ImageDigest) -> Result<Option<ManifestDigest>> {
-        let (entries, manifest) = (self.images()?, digest.as_manifest());
+        let (entries, manifest) = (self.list()?, digest.as_manifest());
         if entries.iter().any(|entry| entry.manifest == manifest) {
             return Ok(Some(manifest));
         }
@@ -177,7 +183,7 @@ impl Store {
     /// Fails with [`StoreError::NoImage`] or [`StoreError::Ambiguous`], or if a document is
     /// damaged.
     pub fn find_image(&self, wanted: &str) -> Result<(Option<Reference>, Image)> {
-        let entries = self.images()?;
+        let entries = self.list()?;
         if let Ok(reference) = wanted.parse::<Reference>()
             && let Some(entry) = self.entry_of(&entries, &reference)
         {
@@ -230,7 +236,7 @@ impl Store {
         let mut sizes: HashMap<ManifestDigest, u64> = HashMap::new();
         for (manifest, _) in named {
             if !sizes.contains_key(manifest) {
-                sizes.insert(*manifest, self.blob_size(&manifest.blob())?);
+                sizes.insert(*manifest, self.store.blobs().blob_size(&manifest.blob())?);
             }
         }
         let entry = |manifest: &ManifestDigest| descriptor(MediaType::ImageManifest, &manifest.blob(), sizes[manifest]);

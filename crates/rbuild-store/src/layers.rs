@@ -79,7 +79,13 @@ pub(crate) fn layer_document(form: LayerForm, latest: Option<i64>) -> String {
     format!("layer-{}{times}.json", form.name())
 }
 
-impl Store {
+/// The layers that trees are packed into.
+#[derive(Clone, Copy)]
+pub struct Layers<'s> {
+    pub(crate) store: &'s Store,
+}
+
+impl Layers<'_> {
     /// Returns the layer of a step's tree, packing it if necessary. With `latest`, later
     /// modification times are set to it, in seconds since the Unix epoch. Stops with an error once
     /// `stop` returns true.
@@ -101,30 +107,30 @@ impl Store {
         if let Some(packed) = self.packed_layer(&format!("{dir}/{document}"))? {
             return Ok(packed);
         }
-        let mut blob = self.new_blob(work)?;
+        let mut blob = self.store.blobs().new_blob(work)?;
         let out = Stoppable { out: &mut blob, stop };
         let layer = match self.plain_layer_of(tree, latest)? {
             Some(plain) => self.recompress(&plain, form, out)?,
             None => {
-                self.unfold_tree(work, tree)?;
+                self.store.lazy_trees().unfold_tree(work, tree)?;
                 self.pack_files(tree, form, latest, out)?
             }
         };
-        blob.publish(self, &layer.digest, layer.size)?;
+        blob.publish(self.store, &layer.digest, layer.size)?;
         self.note_made_layer(&layer)?;
-        self.write(&dir, &document, &layer)?;
+        self.store.write(&dir, &document, &layer)?;
         Ok(layer)
     }
 
     /// Packs the files of a tree, and stores what the layer lacks of them beside the tree.
     fn pack_files(&self, tree: &TreeId, form: LayerForm, latest: Option<i64>, out: impl Write) -> Result<PackedLayer> {
-        let fs = self.tree(tree)?;
+        let fs = self.store.trees().tree(tree)?;
         if let Some(latest) = latest {
             return Ok(PackedLayer::new(&pack_layer(&fs, form, Times::AtMost(latest), out)?, form));
         }
         let (packed, remainder) = pack_exact(&fs, form, out)?;
         if let Some(remainder) = remainder {
-            let dir = self.dir(&format!("trees/{}", tree.name()))?;
+            let dir = self.store.dir(&format!("trees/{}", tree.name()))?;
             write_atomic(&dir, OsStr::new(REMAINDER), &remainder.to_bytes(&packed.diff_id), modes::file())?;
         }
         Ok(PackedLayer::new(&packed, form))
@@ -149,15 +155,17 @@ impl Store {
         let document = format!("trees/{}/{}", tree.name(), layer_document(form, latest));
         if let Some(packed) = self.packed_layer(&document)? {
             let failed = |e| rbuild_linux::Error::new("write", "the layer", e);
-            self.read_blob::<StoreError>(&packed.digest, |bytes| Ok(out.write_all(bytes).map_err(failed)?))?;
+            self.store
+                .blobs()
+                .read_blob::<StoreError>(&packed.digest, |bytes| Ok(out.write_all(bytes).map_err(failed)?))?;
             return Ok(packed);
         }
         if let Some(plain) = self.plain_layer_of(tree, latest)? {
             return self.recompress(&plain, form, out);
         }
-        self.unfold_tree(work, tree)?;
+        self.store.lazy_trees().unfold_tree(work, tree)?;
         let times = latest.map_or(Times::AsIs, Times::AtMost);
-        Ok(PackedLayer::new(&pack_layer(&self.tree(tree)?, form, times, out)?, form))
+        Ok(PackedLayer::new(&pack_layer(&self.store.trees().tree(tree)?, form, times, out)?, form))
     }
 
     /// Returns the description of the tree's uncompressed layer, if the store has it. Its entries
@@ -173,7 +181,7 @@ impl Store {
     /// Writes a layer in another form to `out`. The bytes are those that packing the tree in that
     /// form would give, and the tree's files are not needed.
     fn recompress(&self, plain: &PackedLayer, form: LayerForm, out: impl Write) -> Result<PackedLayer> {
-        let packed = repack_layer(self.open_blob(&plain.digest)?, form, out)?;
+        let packed = repack_layer(self.store.blobs().open_blob(&plain.digest)?, form, out)?;
         compare_content(&plain.digest, &plain.diff_id, packed.diff_id)?;
         Ok(PackedLayer::new(&packed, form))
     }
@@ -193,18 +201,18 @@ impl Store {
             hasher.field(tree.name());
         }
         let key: CacheKey = hasher.finish();
-        let _alone = self.lock_step(&key)?;
-        if let Some(record) = self.record(&key)? {
+        let _alone = self.store.records().lock_step(&key)?;
+        if let Some(record) = self.store.records().record(&key)? {
             return Ok(record.tree);
         }
-        let (path, dir) = self.new_tree(work)?;
+        let (path, dir) = self.store.trees().new_tree(work)?;
         let fs = dir.sub("fs")?;
-        trees.iter().try_for_each(|tree| self.unfold_tree(work, tree))?;
-        let open = trees.iter().map(|tree| self.tree(tree)).collect::<Result<Vec<_>>>()?;
+        trees.iter().try_for_each(|tree| self.store.lazy_trees().unfold_tree(work, tree))?;
+        let open = trees.iter().map(|tree| self.store.trees().tree(tree)).collect::<Result<Vec<_>>>()?;
         merge(&open, &fs, Files::Linked, Whiteouts::Kept)?;
-        let tree = self.step_tree(&key.into());
-        self.commit_tree(work, &path, &tree)?;
-        self.put_record(&key, &tree, &key.into(), created, build)?;
+        let tree = self.store.trees().step_tree(&key.into());
+        self.store.trees().commit_tree(work, &path, &tree)?;
+        self.store.records().put_record(&key, &tree, &key.into(), created, build)?;
         Ok(tree)
     }
 
@@ -221,10 +229,10 @@ impl Store {
         form: LayerForm,
         latest: Option<i64>,
     ) -> Result<PackedLayer> {
-        let mut blob = self.new_blob(work)?;
+        let mut blob = self.store.blobs().new_blob(work)?;
         let times = latest.map_or(Times::AsIs, Times::AtMost);
         let packed = pack_whole(view, form, times, &mut blob)?;
-        blob.publish(self, &packed.digest, packed.size)?;
+        blob.publish(self.store, &packed.digest, packed.size)?;
         let layer = PackedLayer::new(&packed, form);
         self.note_made_layer(&layer)?;
         Ok(layer)
@@ -248,13 +256,13 @@ impl Store {
             return Ok(packed);
         }
         let source = digest(layer)?;
-        let mut blob = self.new_blob(work)?;
-        let packed = repack_layer(self.open_blob(&source)?, form, &mut blob)?;
+        let mut blob = self.store.blobs().new_blob(work)?;
+        let packed = repack_layer(self.store.blobs().open_blob(&source)?, form, &mut blob)?;
         compare_content(&source, diff_id, packed.diff_id)?;
-        blob.publish(self, &packed.digest, packed.size)?;
+        blob.publish(self.store, &packed.digest, packed.size)?;
         let made = PackedLayer::new(&packed, form);
         self.note_made_layer(&made)?;
-        self.write("layers", &document, &made)?;
+        self.store.write("layers", &document, &made)?;
         Ok(made)
     }
 
@@ -265,10 +273,10 @@ impl Store {
     ///
     /// Fails if the blob is missing or cannot be decompressed.
     pub fn layer_size(&self, layer: &Descriptor, diff_id: &DiffId) -> Result<u64> {
-        if let Some(size) = self.read_if_whole(&format!("layers/{}.size", diff_id.hex()))? {
+        if let Some(size) = self.store.read_if_whole(&format!("layers/{}.size", diff_id.hex()))? {
             return Ok(size);
         }
-        let bytes = self.unpacked_size(&digest(layer)?)?;
+        let bytes = self.store.blobs().unpacked_size(&digest(layer)?)?;
         // A read-only store remains usable.
         let _ = self.put_layer_size(diff_id, bytes);
         Ok(bytes)
@@ -277,11 +285,11 @@ impl Store {
     /// Records size and content of a stored layer that was packed here.
     pub(crate) fn note_made_layer(&self, layer: &PackedLayer) -> Result<()> {
         self.put_layer_size(&layer.diff_id, layer.unpacked)?;
-        self.note_layer(&layer.digest, &layer.diff_id)
+        self.store.blobs().note_layer(&layer.digest, &layer.diff_id)
     }
 
     pub(crate) fn put_layer_size(&self, diff_id: &DiffId, bytes: u64) -> Result<()> {
-        self.write("layers", &format!("{}.size", diff_id.hex()), &bytes)
+        self.store.write("layers", &format!("{}.size", diff_id.hex()), &bytes)
     }
 
     /// Returns the uncompressed layer of a tree, if it exists and its blob is verified.
@@ -290,13 +298,13 @@ impl Store {
     ///
     /// Fails if the store cannot be read.
     pub fn plain_layer(&self, tree: &TreeId) -> Result<Option<File>> {
-        self.plain_layer_of(tree, None)?.map_or(Ok(None), |layer| self.open_known(&layer.digest))
+        self.plain_layer_of(tree, None)?.map_or(Ok(None), |layer| self.store.blobs().open_known(&layer.digest))
     }
 
     /// Returns the blobs of all layers packed from the tree in that directory of `trees`.
     pub(crate) fn packed_blobs(&self, dir: &OsStr) -> Result<Vec<BlobDigest>> {
         let mut blobs = Vec::new();
-        for entry in self.dir("trees")?.sub(dir)?.entries()? {
+        for entry in self.store.dir("trees")?.sub(dir)?.entries()? {
             let name = entry.name.to_string_lossy();
             if name.starts_with("layer") && name.ends_with(".json") {
                 let path = format!("trees/{}/{name}", dir.to_string_lossy());
@@ -308,9 +316,9 @@ impl Store {
 
     /// Returns a layer packed earlier, if its blob still exists.
     pub(crate) fn packed_layer(&self, document: &str) -> Result<Option<PackedLayer>> {
-        let found: Option<PackedLayer> = self.read_if_whole(document)?;
+        let found: Option<PackedLayer> = self.store.read_if_whole(document)?;
         match found {
-            Some(p) if p.format == LAYER_FORMAT && self.has_whole_blob(&p.digest, p.size)? => Ok(Some(p)),
+            Some(p) if p.format == LAYER_FORMAT && self.store.blobs().has_whole_blob(&p.digest, p.size)? => Ok(Some(p)),
             _ => Ok(None),
         }
     }

@@ -180,14 +180,20 @@ pub struct LogLock {
     _lock: KeyLock,
 }
 
-impl Store {
+/// The logs of a store's last builds.
+#[derive(Clone, Copy)]
+pub struct Logs<'s> {
+    pub(crate) store: &'s Store,
+}
+
+impl Logs<'_> {
     /// Marks a build as running. Returns `None` if a build with that ID is marked already.
     ///
     /// # Errors
     ///
     /// Fails if the lock cannot be taken.
     pub fn hold_logs(&self, build: &str) -> Result<Option<LogLock>> {
-        Ok(self.try_key(key(build), LockKind::Exclusive)?.map(|lock| LogLock { _lock: lock }))
+        Ok(self.store.try_key(key(build), LockKind::Exclusive)?.map(|lock| LogLock { _lock: lock }))
     }
 
     /// Creates a file for the output of a step.
@@ -196,7 +202,7 @@ impl Store {
     ///
     /// Fails if the file cannot be created.
     pub fn new_step_log(&self, build: &str, step: usize) -> Result<StepLogFile> {
-        let dir = self.root.create_dir_all(format!("{DIR}/{build}"), modes::private_dir(), None, |_| ())?;
+        let dir = self.store.root.create_dir_all(format!("{DIR}/{build}"), modes::private_dir(), None, |_| ())?;
         let name = format!("{step}.log");
         dir.remove_all(OsStr::new(&name))?;
         Ok(StepLogFile::new(dir.create_file(OsStr::new(&name), modes::private_file())?, STEP_BYTES))
@@ -208,7 +214,7 @@ impl Store {
     ///
     /// Fails if the file cannot be opened.
     pub fn step_log(&self, build: &str, step: usize) -> Result<Option<File>> {
-        match self.root.open_file(format!("{DIR}/{build}/{step}.log")) {
+        match self.store.root.open_file(format!("{DIR}/{build}/{step}.log")) {
             Ok(file) => Ok(Some(file)),
             Err(e) if e.is_not_found() => Ok(None),
             Err(e) => Err(e.into()),
@@ -221,15 +227,15 @@ impl Store {
     ///
     /// Fails if the log cannot be written, or an old one cannot be removed.
     pub fn put_build_log(&self, log: &BuildLog) -> Result<()> {
-        self.root.create_dir_all(format!("{DIR}/{}", log.id), modes::private_dir(), None, |_| ())?;
-        self.write(&format!("{DIR}/{}", log.id), "build.json", log)?;
+        self.store.root.create_dir_all(format!("{DIR}/{}", log.id), modes::private_dir(), None, |_| ())?;
+        self.store.write(&format!("{DIR}/{}", log.id), "build.json", log)?;
         self.bound_logs(KEPT, ALL_BYTES, &log.id)
     }
 
     /// Removes the oldest logs until at most `most` builds and `bytes` bytes are left. Keeps the
     /// log of the build `last` and those of running builds.
     fn bound_logs(&self, most: usize, bytes: u64, last: &str) -> Result<()> {
-        let dir = self.dir(DIR)?;
+        let dir = self.store.dir(DIR)?;
         let mut old: Vec<(Timestamp, u64, OsString)> = Vec::new();
         let (mut count, mut total) = (0, 0);
         for entry in dir.entries()? {
@@ -253,7 +259,7 @@ impl Store {
             if name == *last {
                 continue;
             }
-            let Some(_lock) = self.try_key(key(&name.to_string_lossy()), LockKind::Exclusive)? else { continue };
+            let Some(_lock) = self.store.try_key(key(&name.to_string_lossy()), LockKind::Exclusive)? else { continue };
             dir.remove_all(&name)?;
             (count, total) = (count - 1, total - size);
         }
@@ -266,14 +272,14 @@ impl Store {
     ///
     /// Fails if a log cannot be read.
     pub fn build_logs(&self) -> Result<Vec<BuildLog>> {
-        if !self.root.exists(DIR)? {
+        if !self.store.root.exists(DIR)? {
             return Ok(Vec::new());
         }
         let mut logs = Vec::new();
-        for entry in self.dir(DIR)?.entries()? {
+        for entry in self.store.dir(DIR)?.entries()? {
             let path = format!("{DIR}/{}/build.json", entry.name.to_string_lossy());
-            if let Some(log) = self.read_if_whole::<BuildLog>(&path)? {
-                logs.push((self.root.stat(&path)?.mtime, log));
+            if let Some(log) = self.store.read_if_whole::<BuildLog>(&path)? {
+                logs.push((self.store.root.stat(&path)?.mtime, log));
             }
         }
         // Sort by the end time: several builds may start within one second.
@@ -311,7 +317,7 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("rbuild-logs-{}", std::process::id()));
         let store = Store::open(&dir).unwrap();
         for (at, name) in ["a", "b", "c", "d"].iter().enumerate() {
-            let mut log = store.new_step_log(name, 1).unwrap();
+            let mut log = store.logs().new_step_log(name, 1).unwrap();
             log.keep(&[b'x'; 100_000]).unwrap();
             let file = File::create(dir.join(format!("logs/{name}/build.json"))).unwrap();
             file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(at as u64)).unwrap();
@@ -320,11 +326,11 @@ mod tests {
             let entries = store.dir(DIR).unwrap().entries().unwrap();
             entries.iter().map(|e| e.name.to_string_lossy().into_owned()).collect()
         };
-        store.bound_logs(3, u64::MAX, "d").unwrap();
+        store.logs().bound_logs(3, u64::MAX, "d").unwrap();
         assert_eq!(left(), ["b", "c", "d"]);
-        store.bound_logs(9, 250_000, "d").unwrap();
+        store.logs().bound_logs(9, 250_000, "d").unwrap();
         assert_eq!(left(), ["c", "d"]);
-        store.bound_logs(9, 1, "d").unwrap();
+        store.logs().bound_logs(9, 1, "d").unwrap();
         assert_eq!(left(), ["d"]);
         drop(store);
         std::fs::remove_dir_all(&dir).unwrap();
@@ -334,17 +340,17 @@ mod tests {
     fn logs_of_builds_that_still_run_stay() {
         let dir = std::env::temp_dir().join(format!("rbuild-held-logs-{}", std::process::id()));
         let store = Store::open(&dir).unwrap();
-        let held = store.hold_logs("runs").unwrap();
+        let held = store.logs().hold_logs("runs").unwrap();
         assert!(held.is_some());
         for name in ["runs", "killed", "last"] {
-            store.new_step_log(name, 1).unwrap().keep(&[b'x'; 100_000]).unwrap();
+            store.logs().new_step_log(name, 1).unwrap().keep(&[b'x'; 100_000]).unwrap();
         }
         let other = Store::open(&dir).unwrap();
-        other.bound_logs(0, 0, "last").unwrap();
-        let here = |name: &str| store.step_log(name, 1).unwrap().is_some();
+        other.logs().bound_logs(0, 0, "last").unwrap();
+        let here = |name: &str| store.logs().step_log(name, 1).unwrap().is_some();
         assert_eq!(["runs", "killed", "last"].map(here), [true, false, true]);
         drop(held);
-        other.bound_logs(0, 0, "last").unwrap();
+        other.logs().bound_logs(0, 0, "last").unwrap();
         assert_eq!(["runs", "killed", "last"].map(here), [false, false, true]);
         drop((store, other));
         std::fs::remove_dir_all(&dir).unwrap();

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::ids::PulledName;
 use crate::images::Image;
+use crate::images::Images;
 use crate::modes;
-use crate::store::Store;
 
 /// Directory of the notes.
 const DIR: &str = "pulled";
@@ -27,14 +27,14 @@ fn file_of(name: &Reference, platform: &Platform) -> String {
     format!("{}.json", hasher.finish::<PulledName>().hex())
 }
 
-impl Store {
+impl Images<'_> {
     /// Returns the note on a name and a platform.
     ///
     /// # Errors
     ///
     /// Fails if the store cannot be read.
     pub fn pulled(&self, name: &Reference, platform: &Platform) -> Result<Option<Pulled>> {
-        self.read_if_whole(&format!("{DIR}/{}", file_of(name, platform)))
+        self.store.read_if_whole(&format!("{DIR}/{}", file_of(name, platform)))
     }
 
     /// Notes the meaning of a name. Losing the note only costs requests.
@@ -43,8 +43,8 @@ impl Store {
     ///
     /// Fails if the note cannot be written.
     pub fn note_pulled(&self, name: &Reference, platform: &Platform, pulled: &Pulled) -> Result<()> {
-        self.root.create_dir_all(DIR, modes::dir(), None, |_| ())?;
-        self.write(DIR, &file_of(name, platform), pulled)
+        self.store.root.create_dir_all(DIR, modes::dir(), None, |_| ())?;
+        self.store.write(DIR, &file_of(name, platform), pulled)
     }
 
     /// Returns the image that was pulled under a name for a platform, if it is still complete.
@@ -54,10 +54,10 @@ impl Store {
     /// Fails if the store cannot be read.
     pub fn pulled_image(&self, name: &Reference, platform: &Platform) -> Result<Option<(Pulled, Image)>> {
         let Some(pulled) = self.pulled(name, platform)? else { return Ok(None) };
-        let kept = self.images()?.iter().any(|entry| entry.manifest == pulled.manifest);
+        let kept = self.list()?.iter().any(|entry| entry.manifest == pulled.manifest);
         let Some(image) = self.image(&pulled.manifest).ok().filter(|_| kept) else { return Ok(None) };
         for layer in image.manifest.layers() {
-            if !self.has_whole_blob(&crate::images::digest(layer)?, layer.size())? {
+            if !self.store.blobs().has_whole_blob(&crate::images::digest(layer)?, layer.size())? {
                 return Ok(None);
             }
         }
@@ -68,6 +68,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Store;
 
     #[test]
     fn notes_are_by_name_and_platform_and_only_of_images_that_are_there() {
@@ -76,10 +77,13 @@ mod tests {
         let (name, other): (Reference, Reference) = ("a.io/x:1".parse().unwrap(), "a.io/x:2".parse().unwrap());
         let (amd, arm): (Platform, Platform) = ("linux/amd64".parse().unwrap(), "linux/arm64".parse().unwrap());
         let note = Pulled { resolved: ManifestDigest::of(b"index"), manifest: ManifestDigest::of(b"manifest") };
-        store.note_pulled(&name, &amd, &note).unwrap();
-        assert_eq!(store.pulled(&name, &amd).unwrap(), Some(note));
-        assert_eq!((store.pulled(&name, &arm).unwrap(), store.pulled(&other, &amd).unwrap()), (None, None));
-        assert!(store.pulled_image(&name, &amd).unwrap().is_none());
+        store.images().note_pulled(&name, &amd, &note).unwrap();
+        assert_eq!(store.images().pulled(&name, &amd).unwrap(), Some(note));
+        assert_eq!(
+            (store.images().pulled(&name, &arm).unwrap(), store.images().pulled(&other, &amd).unwrap()),
+            (None, None)
+        );
+        assert!(store.images().pulled_image(&name, &amd).unwrap().is_none());
         drop(store);
         std::fs::remove_dir_all(&dir).unwrap();
     }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::ids::SecretMark;
+use crate::keys;
 use crate::store::{Store, document};
 use crate::trees::tree::TreeId;
 
@@ -43,7 +44,13 @@ impl Verdict {
     }
 }
 
-impl Store {
+/// The verdicts on secrets in trees.
+#[derive(Clone, Copy)]
+pub struct SecretVerdicts<'s> {
+    pub(crate) store: &'s Store,
+}
+
+impl SecretVerdicts<'_> {
     /// Returns the marks of values, in order. Creates the store's key if necessary.
     ///
     /// # Errors
@@ -54,7 +61,7 @@ impl Store {
         if values.peek().is_none() {
             return Ok(Vec::new());
         }
-        let key = self.key(KEY)?;
+        let key = keys::key(&self.store.root, KEY)?;
         let mark = |value: &[u8]| -> SecretMark {
             let mut hasher = Hasher::new();
             hasher.field("secret 1").field(key).field(value);
@@ -69,7 +76,7 @@ impl Store {
     ///
     /// Fails if the file cannot be read.
     pub fn verdict(&self, tree: &TreeId) -> Result<Option<Verdict>> {
-        self.read_if_whole(&format!("trees/{}/{NOTE}", tree.name()))
+        self.store.read_if_whole(&format!("trees/{}/{NOTE}", tree.name()))
     }
 
     /// Stores the results for a new tree.
@@ -78,7 +85,7 @@ impl Store {
     ///
     /// Fails if the file cannot be written.
     pub fn put_verdict(&self, made: &RootDir, verdict: &Verdict) -> Result<()> {
-        self.put_note(made, NOTE, &document(NOTE, verdict)?)
+        self.store.trees().put_note(made, NOTE, &document(NOTE, verdict)?)
     }
 
     /// Adds results for an existing tree.
@@ -89,13 +96,13 @@ impl Store {
     pub fn add_verdict(&self, tree: &TreeId, more: &Verdict) -> Result<()> {
         let mut hasher = Hasher::new();
         hasher.field("verdict").field(tree.name());
-        let _alone = self.lock(&hasher.finish())?;
+        let _alone = self.store.records().lock(&hasher.finish())?;
         let before = self.verdict(tree)?;
         let mut after = before.clone().unwrap_or_default();
         after.add(more);
         match before == Some(after.clone()) {
             true => Ok(()),
-            false => self.write(&format!("trees/{}", tree.name()), NOTE, &after),
+            false => self.store.write(&format!("trees/{}", tree.name()), NOTE, &after),
         }
     }
 
@@ -141,7 +148,7 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("rbuild-secrets-{}", std::process::id()));
         let marks = |name: &str| {
             let store = Store::open(&dir.join(name)).unwrap();
-            store.secret_marks([&b"hunter2"[..], b"other"].into_iter()).unwrap()
+            store.secrets().secret_marks([&b"hunter2"[..], b"other"].into_iter()).unwrap()
         };
         let (first, again, second) = (marks("a"), marks("a"), marks("b"));
         let _ = std::fs::remove_dir_all(&dir);

@@ -55,7 +55,7 @@ impl<'a> Staging<'a> {
         if let Some(size) = locked(&self.here).get(digest) {
             return Ok(Some(*size));
         }
-        match self.store.blob_size(digest) {
+        match self.store.blobs().blob_size(digest) {
             Ok(size) => Ok(Some(size)),
             Err(StoreError::NoBlob(_)) => Ok(None),
             Err(e) => Err(e),
@@ -70,7 +70,7 @@ impl<'a> Staging<'a> {
     pub fn open_blob(&self, digest: &BlobDigest) -> Result<File> {
         match locked(&self.here).contains_key(digest) {
             true => Ok(self.dir.open_file(digest.hex())?),
-            false => self.store.open_blob(digest),
+            false => self.store.blobs().open_blob(digest),
         }
     }
 
@@ -110,7 +110,7 @@ impl<'a> Staging<'a> {
     /// Returns true if the store has the blob and its digest is verified; a power failure may have
     /// truncated it.
     fn store_has(&self, digest: &BlobDigest) -> bool {
-        self.store.open_blob(digest).is_ok_and(|file| self.store.is_known_whole(&file))
+        self.store.blobs().open_blob(digest).is_ok_and(|file| self.store.blobs().is_known_whole(&file))
     }
 
     /// Stages a value as a JSON document and returns its digest and size.
@@ -128,7 +128,7 @@ impl<'a> Staging<'a> {
     ///
     /// Fails if the file cannot be created.
     pub fn receive(&self) -> Result<Receiving<'_>> {
-        Ok(Receiving { staging: self, blob: HashedBlob::new(self.store.new_blob(self.work)?) })
+        Ok(Receiving { staging: self, blob: HashedBlob::new(self.store.blobs().new_blob(self.work)?) })
     }
 
     /// Records that the blob contains the layer with that diffID.
@@ -149,12 +149,12 @@ impl<'a> Staging<'a> {
         named: &[(ManifestDigest, Option<Reference>)],
     ) -> Result<()> {
         let kept = self.move_in(images).and_then(|()| {
-            self.store.sync(what)?;
-            self.store.tag_all(named)
+            self.store.records().sync(what)?;
+            self.store.images().tag_all(named)
         });
         if kept.is_err() && self.store.lock_alone().is_ok() {
             // The rest only takes space, which prune frees.
-            let _ = self.store.sweep_blobs();
+            let _ = self.store.gc().sweep_blobs();
             self.store.lock_shared()?;
         }
         kept
@@ -172,7 +172,7 @@ impl<'a> Staging<'a> {
             self.dir.rename(OsStr::new(&name), &blobs, OsStr::new(&name))?;
         }
         for (blob, diff_id) in locked(&self.holds).iter() {
-            self.store.note_layer(blob, diff_id)?;
+            self.store.blobs().note_layer(blob, diff_id)?;
         }
         Ok(())
     }
@@ -266,8 +266,8 @@ mod tests {
             "what images need is kept"
         );
         assert_eq!(std::fs::read_dir(dir.join("tmp")).unwrap().count(), 0);
-        assert_eq!(store.images().unwrap(), [crate::NamedImage { name: Some(name), manifest }]);
-        assert_eq!(store.check(false).unwrap().problems, Vec::<String>::new());
+        assert_eq!(store.images().list().unwrap(), [crate::NamedImage { name: Some(name), manifest }]);
+        assert_eq!(store.gc().check(false).unwrap().problems, Vec::<String>::new());
         // Complete blobs of the store are not written again; truncated ones are.
         let layer = dir.join("blobs/sha256").join(BlobDigest::of(b"layer").hex());
         let inode = || std::os::unix::fs::MetadataExt::ino(&layer.metadata().unwrap());

@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StoreError};
+use crate::keys;
 use crate::modes;
 use crate::waiting::{Patience, Wait, Waits, open_lock};
 
@@ -137,7 +138,7 @@ impl Store {
             builder_ids: None,
             waits,
         };
-        rbuild_linux::set_owner_key(store.key(OWNER_KEY)?);
+        rbuild_linux::set_owner_key(keys::key(&store.root, OWNER_KEY)?);
         Ok(store)
     }
 

@@ -46,7 +46,7 @@ pub(crate) fn is_cleared(prepared: &Prepared, request: &BuildRequest, store: &St
     }
     for id in prepared.graph.chain(prepared.graph.target) {
         if let Some(tree) = prepared.known[id].noted()
-            && !store.verdict(tree)?.is_some_and(|verdict| verdict.clears(&prepared.marks))
+            && !store.secrets().verdict(tree)?.is_some_and(|verdict| verdict.clears(&prepared.marks))
         {
             return Ok(false);
         }
@@ -63,7 +63,9 @@ pub(crate) fn judge(env: &StepEnv<'_>, id: VertexId, made: &RootDir) -> Result<(
         // No secret was given to the command, or only values too short to search for. The empty
         // verdict records that nothing is left to be searched.
         return match &vertex.step {
-            Step::Run(run) if !run.secrets.is_empty() => Ok(env.store.put_verdict(made, &Verdict::default())?),
+            Step::Run(run) if !run.secrets.is_empty() => {
+                Ok(env.store.secrets().put_verdict(made, &Verdict::default())?)
+            }
             _ => Ok(()),
         };
     }
@@ -71,7 +73,7 @@ pub(crate) fn judge(env: &StepEnv<'_>, id: VertexId, made: &RootDir) -> Result<(
     let found = env.leaks.in_tree(&fs)?;
     match found.first().filter(|_| refuses) {
         Some(leak) => Err(refusal(env, id, &leak)),
-        None => Ok(env.store.put_verdict(made, &found.verdict())?),
+        None => Ok(env.store.secrets().put_verdict(made, &found.verdict())?),
     }
 }
 
@@ -95,11 +97,11 @@ pub(crate) fn refuse_leaks(env: &StepEnv<'_>) -> Result<()> {
     chain.reverse();
     for id in chain {
         let Some(Done { tree: Some(tree), .. }) = env.results.get(id) else { continue };
-        if env.store.verdict(tree)?.is_some_and(|verdict| verdict.clears(&env.prepared.marks)) {
+        if env.store.secrets().verdict(tree)?.is_some_and(|verdict| verdict.clears(&env.prepared.marks)) {
             continue;
         }
         let found = env.leaks.in_tree(&env.rootfs.files_of(tree)?)?;
-        env.store.add_verdict(tree, &found.verdict())?;
+        env.store.secrets().add_verdict(tree, &found.verdict())?;
         if let Some(leak) = found.first() {
             return Err(refusal(env, id, &leak));
         }
@@ -115,11 +117,11 @@ fn refuse_leaks_of_base(env: &StepEnv<'_>) -> Result<()> {
     let target = env.graph().target;
     let mut open = false;
     for tree in env.rootfs.trees(target)? {
-        if env.store.verdict(&tree)?.is_some_and(|verdict| verdict.clears(&env.prepared.marks)) {
+        if env.store.secrets().verdict(&tree)?.is_some_and(|verdict| verdict.clears(&env.prepared.marks)) {
             continue;
         }
         let found = env.leaks.in_tree(&env.rootfs.files_of(&tree)?)?;
-        env.store.add_verdict(&tree, &found.verdict())?;
+        env.store.secrets().add_verdict(&tree, &found.verdict())?;
         open |= found.first().is_some();
     }
     if !open {

@@ -24,7 +24,7 @@ const COMMENT: &str = "buildkit.dockerfile.v0";
 pub(crate) fn image(env: &StepEnv<'_>, form: &ImageForm) -> Result<ManifestDigest> {
     let key = image_key(env.graph(), &env.done(env.graph().target).result, env.request, form);
     if env.request.parameters.no_cache == NoCache::None
-        && let Some(manifest) = env.store.result(&key)?
+        && let Some(manifest) = env.store.records().result(&key)?
     {
         return Ok(manifest);
     }
@@ -32,7 +32,7 @@ pub(crate) fn image(env: &StepEnv<'_>, form: &ImageForm) -> Result<ManifestDiges
     let packed = new_layers(env, form)?;
     env.events.send(Event::Phase { text: "making layers".into(), seconds: started.elapsed().as_secs_f64() });
     let manifest = documents(env, form, &packed)?;
-    env.store.put_result(&key, &manifest, &env.request.build_id)?;
+    env.store.records().put_result(&key, &manifest, &env.request.build_id)?;
     Ok(manifest)
 }
 
@@ -63,7 +63,7 @@ pub(crate) fn documents(env: &StepEnv<'_>, form: &ImageForm, packed: &[PackedLay
         let kept = if form.squash == Squash::All { Vec::new() } else { image.layers()? };
         for (layer, diff_id) in kept {
             layers.push(match form.force {
-                true => env.store.repack_layer(&env.rootfs.work, &layer, &diff_id, form.layers)?.descriptor(),
+                true => env.store.layers().repack_layer(&env.rootfs.work, &layer, &diff_id, form.layers)?.descriptor(),
                 false => layer,
             });
             config.rootfs.diff_ids.push(diff_id);
@@ -82,12 +82,12 @@ pub(crate) fn documents(env: &StepEnv<'_>, form: &ImageForm, packed: &[PackedLay
         Some(created) => Some(created),
         None => Some(time(graph.epoch.map_or(env.request.now, |e| e.min(env.request.now)))?),
     };
-    let (config_digest, config_size) = env.store.put_document(&env.rootfs.work, &config)?;
+    let (config_digest, config_size) = env.store.blobs().put_document(&env.rootfs.work, &config)?;
     let mut manifest = rbuild_image::manifest(descriptor(MediaType::ImageConfig, &config_digest, config_size), layers);
     if !env.request.annotations.is_empty() {
         manifest.set_annotations(Some(env.request.annotations.iter().cloned().collect()));
     }
-    Ok(env.store.put_document(&env.rootfs.work, &manifest)?.0.of_manifest())
+    Ok(env.store.blobs().put_document(&env.rootfs.work, &manifest)?.0.of_manifest())
 }
 
 /// Packs the target's own layers; returns them lowest first.
@@ -102,16 +102,21 @@ fn new_layers(env: &StepEnv<'_>, form: &ImageForm) -> Result<Vec<PackedLayer>> {
             if view.entries().map_err(BuildError::kernel("the result"))?.is_empty() {
                 return Ok(Vec::new());
             }
-            return Ok(vec![env.store.pack_view(&env.rootfs.work, &view, form.layers, latest)?]);
+            return Ok(vec![env.store.layers().pack_view(&env.rootfs.work, &view, form.layers, latest)?]);
         }
         Squash::Steps if !trees.is_empty() => {
-            trees = vec![env.store.squash_trees(&env.rootfs.work, &trees, env.request.now, &env.request.build_id)?]
+            trees = vec![env.store.layers().squash_trees(
+                &env.rootfs.work,
+                &trees,
+                env.request.now,
+                &env.request.build_id,
+            )?]
         }
         Squash::Steps | Squash::None => {}
     }
     let stop = || env.cancel.is_cancelled();
     let pack = |tree| {
-        let packed = env.store.pack_tree(&env.rootfs.work, tree, form.layers, latest, &stop);
+        let packed = env.store.layers().pack_tree(&env.rootfs.work, tree, form.layers, latest, &stop);
         packed.map_err(|e| not_packed(env, tree, e))
     };
     trees.par_iter().map(pack).collect()
@@ -145,7 +150,7 @@ pub(crate) fn pack_early(env: &StepEnv<'_>, layers: &EarlyLayers<'_>) {
     // instead.
     while let Some(tree) = layers.next() {
         for form in env.wants.images.iter().filter(|form| form.squash == Squash::None) {
-            let _ = env.store.pack_tree(&env.rootfs.work, &tree, form.layers, latest(env, form), &stop);
+            let _ = env.store.layers().pack_tree(&env.rootfs.work, &tree, form.layers, latest(env, form), &stop);
         }
     }
 }

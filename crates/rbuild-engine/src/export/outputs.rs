@@ -69,17 +69,17 @@ pub(crate) fn publish(
 ) -> Result<Finished> {
     let mut firsts = Vec::new();
     for manifests in platforms {
-        firsts.extend(manifests.first().map(|(_, manifest)| store.image(manifest)).transpose()?);
+        firsts.extend(manifests.first().map(|(_, manifest)| store.images().image(manifest)).transpose()?);
     }
     // The store keeps one platform per name: the one that runs on this machine.
     let chosen = save::preferred(firsts.iter().map(|image| image.config.platform()));
     let Some(image) = firsts.get(chosen) else { return Ok(Finished::default()) };
     let named = &image.manifest_digest;
     if request.tags.is_empty() {
-        store.tag(named, None)?;
+        store.images().tag(named, None)?;
     }
     for tag in &request.tags {
-        store.tag(named, Some(tag))?;
+        store.images().tag(named, Some(tag))?;
     }
     for export in request.exports.iter().filter(|export| !wants.is_direct(export)) {
         let (Export::Archive { form, .. } | Export::Layout { form, .. }) = export else { continue };
@@ -88,7 +88,7 @@ pub(crate) fn publish(
         for manifests in platforms {
             let made = manifests.iter().find(|(made, _)| made == form);
             let (_, manifest) = made.ok_or_else(|| BuildError::other("an export has no image"))?;
-            images.push(store.image(manifest)?);
+            images.push(store.images().image(manifest)?);
         }
         let moved = AtomicU64::new(0);
         let entries = [Saved { images, names: request.tags.clone() }];

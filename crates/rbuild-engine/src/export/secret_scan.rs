@@ -202,7 +202,7 @@ mod tests {
     fn marks(name: &str, secrets: &[(String, Vec<u8>)]) -> (std::path::PathBuf, Vec<SecretMark>) {
         let dir = std::env::temp_dir().join(format!("rbuild-leaks-{name}-{}", std::process::id()));
         let store = Store::open(&dir.join("store")).unwrap();
-        let marks = store.secret_marks(searched(secrets).map(|(_, value)| value)).unwrap();
+        let marks = store.secrets().secret_marks(searched(secrets).map(|(_, value)| value)).unwrap();
         (dir, marks)
     }
 

@@ -77,11 +77,11 @@ fn layout(env: &StepEnv<'_>, form: &ImageForm, dir: &Directory) -> Result<(Image
 fn pack(env: &StepEnv<'_>, form: &ImageForm, tree: &TreeId, out: impl std::io::Write) -> Result<PackedLayer> {
     let latest = image::latest(env, form);
     let stop = || env.cancel.is_cancelled();
-    let packed = env.store.pack_tree_to(&env.rootfs.work, tree, form.layers, latest, out, &stop);
+    let packed = env.store.layers().pack_tree_to(&env.rootfs.work, tree, form.layers, latest, out, &stop);
     packed.map_err(|e| image::not_packed(env, tree, e))
 }
 
 fn saved(env: &StepEnv<'_>, form: &ImageForm, packed: &[PackedLayer]) -> Result<Saved> {
     let manifest = image::documents(env, form, packed)?;
-    Ok(Saved { images: vec![env.store.image(&manifest)?], names: Vec::new() })
+    Ok(Saved { images: vec![env.store.images().image(&manifest)?], names: Vec::new() })
 }

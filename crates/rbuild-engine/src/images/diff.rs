@@ -29,7 +29,7 @@ pub fn first_difference(store: &Store, a: &Image, b: &Image) -> Result<Option<Di
         }
         let open = |layer| -> Result<_> {
             let digest = rbuild_image::digest_of(layer).map_err(|e| BuildError::other(e.to_string()))?;
-            let blob = Decoder::new(store.open_blob(&digest)?).map_err(BuildError::io("a layer"))?;
+            let blob = Decoder::new(store.blobs().open_blob(&digest)?).map_err(BuildError::io("a layer"))?;
             Ok(TarReader::new(blob))
         };
         let fail = BuildError::layer("comparing the layers");

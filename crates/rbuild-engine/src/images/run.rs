@@ -45,13 +45,13 @@ pub fn volume_binds(volumes: &[PathBuf]) -> Vec<(PathBuf, PathBuf)> {
 /// Runs the command to its end on the standard streams of this process.
 pub fn invoke(store: &Store, image: &Image, what: &Invocation, builder: &Builder, cancel: &Cancel) -> Result<Outcome> {
     let work = Workspace::open(store)?;
-    let (trees, _) = store.unpack_image(&work, image, "run")?;
+    let (trees, _) = store.trees().unpack_image(&work, image, "run")?;
     let snapshots = snapshots(builder, &work)?;
     let (upper, upper_dir) = work.new_dir()?;
     let (scratch, _) = work.new_dir()?;
     let (files, place) = match snapshots {
         Snapshots::Overlay => {
-            let mut lowers = store.lower_dirs(&work, &trees)?;
+            let mut lowers = store.trees().lower_dirs(&work, &trees)?;
             if lowers.is_empty() {
                 lowers.push(work.new_dir()?.0);
             }

@@ -59,7 +59,7 @@ pub(crate) fn copy_step(
         let general = |reason| fail(CopyError { index: None, reason });
         match folds(env, id).filter(|_| track.has_later()) {
             Some(form) => {
-                let layer = earlier.map_or(Ok(None), |tree| env.store.plain_layer(&tree))?;
+                let layer = earlier.map_or(Ok(None), |tree| env.store.layers().plain_layer(&tree))?;
                 fold(env, id, dir, track.take_loose(source.root, layer).map_err(general)?, form)?
             }
             None => {
@@ -72,7 +72,7 @@ pub(crate) fn copy_step(
         return Err(BuildError::Moved);
     }
     if source.is_some() {
-        env.store.put_note(dir, LISTING, &track.listing.to_bytes())?;
+        env.store.trees().put_note(dir, LISTING, &track.listing.to_bytes())?;
     }
     Ok(track.changes())
 }
@@ -83,7 +83,7 @@ fn nearest_tree(env: &StepEnv<'_>, id: VertexId) -> Option<TreeId> {
     if env.graph().vertices[id].ignore_cache {
         return None;
     }
-    env.store.record(&env.nearest[id]?).ok().flatten().map(|record| record.tree)
+    env.store.records().record(&env.nearest[id]?).ok().flatten().map(|record| record.tree)
 }
 
 /// Returns the layer form in which a copy can be stored directly, without unpacked files: only
@@ -99,7 +99,7 @@ fn folds(env: &StepEnv<'_>, id: VertexId) -> Option<LayerForm> {
 /// Stores a copy as its layer. The deferred files are packed straight from their source.
 fn fold(env: &StepEnv<'_>, id: VertexId, dir: &RootDir, external: ExternalFiles, form: LayerForm) -> Result<()> {
     let stop = || env.cancel.is_cancelled();
-    env.store.fold_tree(&env.rootfs.work, dir, external, form, &stop).map_err(|e| match e {
+    env.store.lazy_trees().fold_tree(&env.rootfs.work, dir, external, form, &stop).map_err(|e| match e {
         StoreError::Layer(LayerError::Changed(_)) => BuildError::Moved,
         StoreError::Layer(LayerError::Deletion(_)) => env.failure(id, e.to_string(), Vec::new()),
         _ if env.cancel.is_cancelled() => BuildError::Cancelled,
@@ -109,8 +109,8 @@ fn fold(env: &StepEnv<'_>, id: VertexId, dir: &RootDir, external: ExternalFiles,
 
 /// Returns the tracking data of an earlier copy, including its files.
 pub(crate) fn track(env: &StepEnv<'_>, tree: &TreeId) -> Result<Track> {
-    let listing = Listing::from_bytes(&env.store.tree_note(tree, LISTING)?);
-    Ok(Track::since(listing, env.store.tree_if_here(tree)?))
+    let listing = Listing::from_bytes(&env.store.trees().tree_note(tree, LISTING)?);
+    Ok(Track::since(listing, env.store.lazy_trees().tree_if_here(tree)?))
 }
 
 pub(crate) fn copy_error(env: &StepEnv<'_>, id: VertexId, step: &CopyStep, e: CopyError) -> BuildError {

@@ -31,7 +31,7 @@ fn files(env: &StepEnv<'_>, trees: &[TreeId], path: &Path) -> Result<(Files, Opt
     let (scratch, _) = env.rootfs.work.new_dir()?;
     let snapshots = env.rootfs.snapshots()?;
     if snapshots == Snapshots::Overlay {
-        let lowers = env.store.lower_dirs(&env.rootfs.work, trees)?;
+        let lowers = env.store.trees().lower_dirs(&env.rootfs.work, trees)?;
         return Ok((Files::Overlay { lowers, upper: path.join("fs"), scratch }, None));
     }
     let (root, dir) = snapshots.merged(env.store, &env.rootfs.work, trees, rbuild_store::Files::Copied)?;
@@ -52,7 +52,7 @@ fn take_changes(
     let fail = || BuildError::kernel("the step's files");
     let (Files::Directory { root, scratch }, Some(mut before)) = (&request.files, before) else {
         let upper = RootDir::open(path.join("fs")).map_err(fail())?;
-        return Ok(env.store.renew_stand_ins(trees, &upper)?);
+        return Ok(env.store.trees().renew_stand_ins(trees, &upper)?);
     };
     let dir = RootDir::open(root).map_err(fail())?;
     let scratch = RootDir::open(scratch).map_err(fail())?;
@@ -181,7 +181,7 @@ fn run_command(
         if !bytes.is_empty() {
             tail.push(stream, &bytes);
             let number = env.log_number(id);
-            let log = log.get_or_insert_with(|| env.store.new_step_log(&env.request.build_id, number).ok());
+            let log = log.get_or_insert_with(|| env.store.logs().new_step_log(&env.request.build_id, number).ok());
             // Output that cannot be recorded is still displayed.
             let _ = log.as_mut().map(|log| log.keep(&bytes));
             env.events.output(id, stream, bytes);
@@ -239,7 +239,7 @@ fn secret<'e>(env: &'e StepEnv<'_>, wanted: &SecretStep) -> Result<Option<&'e [u
 fn user_of(env: &StepEnv<'_>, id: VertexId, run: &RunStep) -> Result<users::Identity> {
     let trees = env.rootfs.trees_below(id)?;
     let files = |path: &str| {
-        let found = env.store.read_in_trees(&trees, Path::new(path), users::MAX_FILE);
+        let found = env.store.image_trees().read_in_trees(&trees, Path::new(path), users::MAX_FILE);
         found.ok().flatten().unwrap_or_default()
     };
     users::identity(&files, &run.user).map_err(|e| unknown_user(env, id, &e))

@@ -48,7 +48,7 @@ impl HeldCaches {
     /// copies are still needed afterwards.
     pub(crate) fn bring_home(self, store: &Store, work: &Workspace, again: bool) -> Result<()> {
         for (cache, lent) in self.lent {
-            store.return_cache(work, &self.caches[cache].1, lent, again)?;
+            store.cache_mounts().return_cache(work, &self.caches[cache].1, lent, again)?;
         }
         Ok(())
     }
@@ -122,7 +122,10 @@ fn caches(env: &StepEnv<'_>, steps: &[MountStep], taken: &[Content]) -> Result<V
     for (id, mounts) in wanted {
         let (_, first, seed) = mounts[0];
         let how = mounts.iter().map(|(_, step, _)| cache_use(step)).max().unwrap_or(CacheUse::Shared);
-        let cache = env.store.cache_mount(&env.rootfs.work, &id, how, |dir| fill_cache(env, first, seed, dir))?;
+        let cache = env
+            .store
+            .cache_mounts()
+            .cache_mount(&env.rootfs.work, &id, how, |dir| fill_cache(env, first, seed, dir))?;
         caches.push((mounts.iter().map(|(i, ..)| *i).collect(), cache));
     }
     Ok(caches)
@@ -143,7 +146,7 @@ fn cache_source(
     // With `from`, `source` is the path that the cache was initialized from.
     let part = if step.from.is_some() { "/" } else { step.source.as_str() };
     if env.builder.is_bare() || access.read_only && access.insecure {
-        let lent = env.store.lend_cache(&env.rootfs.work, cache, Path::new(part), access.read_only)?;
+        let lent = env.store.cache_mounts().lend_cache(&env.rootfs.work, cache, Path::new(part), access.read_only)?;
         let dir = lent.path.clone();
         if !access.read_only {
             held.lent.push((number, lent));
@@ -210,7 +213,7 @@ fn stage_mount(env: &StepEnv<'_>, from: VertexId, source: &str, access: TreesFor
 fn trees_mount(env: &StepEnv<'_>, trees: &[TreeId], path: PathBuf, access: TreesFor) -> Result<Source> {
     let snapshots = env.rootfs.snapshots()?;
     if snapshots == Snapshots::Overlay {
-        let lowers = env.store.lower_dirs(&env.rootfs.work, trees)?;
+        let lowers = env.store.trees().lower_dirs(&env.rootfs.work, trees)?;
         return Ok(Source::Trees { lowers, path });
     }
     // Without mounts there is no read-only access, and a command that may mount can make a
@@ -266,12 +269,12 @@ fn context_part(
     let is_dir = item.stat.kind == rbuild_linux::Kind::Dir;
     let path = if is_dir { PathBuf::from("/") } else { Path::new("/").join(&item.name) };
     let key = part_key(env, &content.digest);
-    let part = ContextPart { tree: env.store.step_tree(&key.into()), path };
-    let _alone = env.store.lock_step(&key)?;
-    let earlier = earlier.map(|earlier| env.store.record(&part_key(env, &earlier))).transpose()?.flatten();
+    let part = ContextPart { tree: env.store.trees().step_tree(&key.into()), path };
+    let _alone = env.store.records().lock_step(&key)?;
+    let earlier = earlier.map(|earlier| env.store.records().record(&part_key(env, &earlier))).transpose()?.flatten();
     let mut track = earlier.map_or(Ok(Track::default()), |record| track(env, &record.tree))?;
-    if env.store.record(&key)?.is_some() {
-        let listing = Listing::from_bytes(&env.store.tree_note(&part.tree, LISTING)?);
+    if env.store.records().record(&key)?.is_some() {
+        let listing = Listing::from_bytes(&env.store.trees().tree_note(&part.tree, LISTING)?);
         return Ok((part, track.changes_to(&listing)));
     }
     let (made, dir) = env.rootfs.new_tree_over(&[])?;
@@ -284,9 +287,9 @@ fn context_part(
     if content.sight != track.sight {
         return Err(BuildError::Moved);
     }
-    env.store.put_note(&dir, LISTING, &track.listing.to_bytes())?;
-    env.store.commit_tree(&env.rootfs.work, &made, &part.tree)?;
-    env.store.put_record(&key, &part.tree, &key.into(), env.request.now, &env.request.build_id)?;
+    env.store.trees().put_note(&dir, LISTING, &track.listing.to_bytes())?;
+    env.store.trees().commit_tree(&env.rootfs.work, &made, &part.tree)?;
+    env.store.records().put_record(&key, &part.tree, &key.into(), env.request.now, &env.request.build_id)?;
     Ok((part, track.changes()))
 }
 

@@ -146,7 +146,7 @@ impl Lookup<'_> {
     fn step(&self, id: VertexId, key: &CacheKey, unusable: &HashSet<ResultId>) -> Result<Known> {
         let step = &self.graph.vertices[id].step;
         let may_take = |tree: &TreeId| may_take(self.marks, self.store, step, tree);
-        if let Some(record) = self.store.record(key)? {
+        if let Some(record) = self.store.records().record(key)? {
             return Ok(if may_take(&record.tree)? { Known::Hit(record) } else { Known::Open });
         }
         match self.foreign_record(key, unusable)? {
@@ -161,7 +161,7 @@ impl Lookup<'_> {
     /// with the same files. Its result is the one that other such steps of this build will have.
     fn is_superseded(&self, step: &Step, theirs: &ForeignRecord) -> Result<bool> {
         let (Step::Run(_), Some(shared)) = (step, theirs.shared()) else { return Ok(false) };
-        Ok(self.store.record(shared)?.is_some_and(|own| own.result != theirs.result()))
+        Ok(self.store.records().record(shared)?.is_some_and(|own| own.result != theirs.result()))
     }
 
     /// Returns the record of the other kind of owners, if its result may be combined with the others
@@ -173,11 +173,11 @@ impl Lookup<'_> {
         if self.request.platforms.len() > 1 {
             return Ok(None);
         }
-        Ok(self.store.foreign_record(key)?.filter(|record| !unusable.contains(&record.result())))
+        Ok(self.store.records().foreign_record(key)?.filter(|record| !unusable.contains(&record.result())))
     }
 
     fn is_recorded(&self, key: &CacheKey, unusable: &HashSet<ResultId>) -> Result<bool> {
-        Ok(self.store.record(key)?.is_some() || self.foreign_record(key, unusable)?.is_some())
+        Ok(self.store.records().record(key)?.is_some() || self.foreign_record(key, unusable)?.is_some())
     }
 
     /// Adopts the foreign results whose files are needed. Returns false if the steps have to be
@@ -189,7 +189,7 @@ impl Lookup<'_> {
         let needed = self.needed_foreign(&found.known)?;
         let before = unusable.len();
         for (_, record) in &needed {
-            if !self.store.is_adoptable(record)? {
+            if !self.store.lazy_trees().is_adoptable(record)? {
                 unusable.insert(record.result());
             }
         }
@@ -199,8 +199,8 @@ impl Lookup<'_> {
         let work = Workspace::open(self.store)?;
         for (id, record) in needed {
             let Some(key) = found.keys[id] else { continue };
-            let _alone = self.store.lock_step(record.lock_key(&key))?;
-            match self.store.adopt(&work, &key, &record, &self.request.build_id)? {
+            let _alone = self.store.records().lock_step(record.lock_key(&key))?;
+            match self.store.lazy_trees().adopt(&work, &key, &record, &self.request.build_id)? {
                 Some(own) if own.result == record.result() => found.known[id] = Known::Hit(own),
                 Some(_) => return Ok(false),
                 None => {
@@ -250,7 +250,7 @@ impl Lookup<'_> {
             return Ok(true);
         }
         for form in &wants.images {
-            if self.store.result(&image_key(self.graph, &result, request, form))?.is_none() {
+            if self.store.records().result(&image_key(self.graph, &result, request, form))?.is_none() {
                 return Ok(true);
             }
         }
@@ -263,7 +263,7 @@ impl Lookup<'_> {
 /// inputs, which have been checked themselves.
 pub(crate) fn may_take(marks: &[SecretMark], store: &Store, step: &Step, tree: &TreeId) -> Result<bool> {
     let Step::Run(run) = step else { return Ok(true) };
-    Ok(store.may_take(tree, !run.secrets.is_empty(), marks)?)
+    Ok(store.secrets().may_take(tree, !run.secrets.is_empty(), marks)?)
 }
 
 /// Returns true if a command mounts files of stages, and may therefore be cached by their content.

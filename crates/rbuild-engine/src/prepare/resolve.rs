@@ -113,7 +113,7 @@ impl<'a> Resolver<'a> {
     /// Returns the image of the store for a need. Images that are of this machine only are taken for
     /// any platform.
     fn candidate(&self, need: &ImageNeed) -> Result<Option<Candidate>> {
-        let named = match self.store.named_image(&need.image.name) {
+        let named = match self.store.images().named_image(&need.image.name) {
             Ok(image) => Some(image),
             Err(StoreError::NoImage(_)) => None,
             Err(e) => return Err(e.into()),
@@ -124,11 +124,11 @@ impl<'a> Resolver<'a> {
         if let Some(image) = named.as_ref().filter(|image| platform.takes(&image.config.platform())) {
             return Ok(Some(Candidate { image: image.clone(), fits: true }));
         }
-        if let Some((_, image)) = self.store.pulled_image(name, platform)? {
+        if let Some((_, image)) = self.store.images().pulled_image(name, platform)? {
             return Ok(Some(Candidate { image, fits: true }));
         }
         let Some(image) = named else { return Ok(None) };
-        let note = self.store.pulled(name, &image.config.platform())?;
+        let note = self.store.images().pulled(name, &image.config.platform())?;
         let is_pulled = note.is_some_and(|note| note.manifest == image.manifest_digest);
         Ok(Some(Candidate { image, fits: !is_pulled }))
     }
@@ -159,12 +159,12 @@ fn missing_image(store: &Store, need: &ImageNeed, failure: Option<NotPulled>) ->
     };
     let d = Diagnostic::new(need.span, message);
     // Image commands accept an ID prefix here; FROM does not.
-    if let Ok((None, image)) = store.find_image(text) {
+    if let Ok((None, image)) = store.images().find_image(text) {
         let help = format!("for the image whose id begins so, write the whole id: {}", image.id);
         return d.help(help);
     }
     let names: Vec<String> =
-        store.images().unwrap_or_default().into_iter().filter_map(|i| i.name).map(|n| n.familiar()).collect();
+        store.images().list().unwrap_or_default().into_iter().filter_map(|i| i.name).map(|n| n.familiar()).collect();
     let candidates = need.stages.iter().chain(&names).map(String::as_str);
     let close = rbuild_dockerfile::closest(text, candidates).filter(|_| may_be_misspelt);
     match (close, remedy) {

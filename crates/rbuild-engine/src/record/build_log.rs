@@ -37,7 +37,7 @@ pub fn remember(
         *path = secrets.mask(std::mem::take(path));
     }
     let names: Vec<String> = request.tags.iter().map(|tag| tag.familiar()).collect();
-    let _ = store.put_build_log(&BuildLog {
+    let _ = store.logs().put_build_log(&BuildLog {
         id: request.build_id.clone(),
         what: if names.is_empty() { request.dockerfile_name.clone() } else { names.join(", ") },
         started: request.now,

@@ -36,7 +36,7 @@ impl StepRecords<'_> {
     /// Looks up the record of `shared`; if there is a usable one, takes it as the result of the
     /// vertex. Returns true if it does.
     pub fn hit(&self, shared: &CacheKey) -> Result<bool> {
-        match self.env.store.record(shared)? {
+        match self.env.store.records().record(shared)? {
             Some(record) if self.may_take(shared, &record.tree)? => self.take(shared, record),
             _ => Ok(false),
         }
@@ -47,14 +47,14 @@ impl StepRecords<'_> {
     pub fn adopted(&self, shared: &CacheKey) -> Result<bool> {
         let env = self.env;
         // A record of this kind that may not be taken is to be replaced.
-        if self.vertex().ignore_cache || env.store.record(shared)?.is_some() {
+        if self.vertex().ignore_cache || env.store.records().record(shared)?.is_some() {
             return Ok(false);
         }
-        let Some(theirs) = env.store.foreign_record(shared)? else { return Ok(false) };
+        let Some(theirs) = env.store.records().foreign_record(shared)? else { return Ok(false) };
         if !self.may_take(shared, theirs.noted())? {
             return Ok(false);
         }
-        match env.store.adopt(&env.rootfs.work, shared, &theirs, &env.request.build_id)? {
+        match env.store.lazy_trees().adopt(&env.rootfs.work, shared, &theirs, &env.request.build_id)? {
             Some(record) => self.take(shared, record),
             None => Ok(false),
         }
@@ -65,7 +65,7 @@ impl StepRecords<'_> {
         let Record { tree, result: files, created, .. } = record;
         let result = self.result_of(shared, &files);
         if *shared != self.key {
-            self.env.store.put_key_inputs(&self.key, self.key_inputs)?;
+            self.env.store.records().put_key_inputs(&self.key, self.key_inputs)?;
         }
         self.finish(shared, tree, result, created)?;
         Ok(true)
@@ -79,10 +79,10 @@ impl StepRecords<'_> {
         let is_run = matches!(self.vertex().step, Step::Run(_));
         let files = if is_run || self.vertex().ignore_cache { execution } else { ResultId::from(*shared) };
         // The tree of an earlier execution stays in place, as it may be in use.
-        let tree = env.store.step_tree(&execution);
-        env.store.commit_tree(&env.rootfs.work, made, &tree)?;
-        env.store.put_key_inputs(&self.key, self.key_inputs)?;
-        env.store.put_record(shared, &tree, &files, env.request.now, &env.request.build_id)?;
+        let tree = env.store.trees().step_tree(&execution);
+        env.store.trees().commit_tree(&env.rootfs.work, made, &tree)?;
+        env.store.records().put_key_inputs(&self.key, self.key_inputs)?;
+        env.store.records().put_record(shared, &tree, &files, env.request.now, &env.request.build_id)?;
         self.finish(shared, tree, self.result_of(shared, &files), env.request.now)
     }
 
@@ -90,7 +90,7 @@ impl StepRecords<'_> {
     fn finish(&self, shared: &CacheKey, tree: TreeId, result: ResultId, created: i64) -> Result<()> {
         let env = self.env;
         if *shared != self.key {
-            env.store.put_record_of(&self.key, shared, &tree, &result, created, &env.request.build_id)?;
+            env.store.records().put_record_of(&self.key, shared, &tree, &result, created, &env.request.build_id)?;
         }
         env.results.set(self.id, Done { result, tree: Some(tree), created, key: Some(self.key) });
         Ok(())
@@ -105,7 +105,7 @@ impl StepRecords<'_> {
         }
         let Some(nearest) = &self.env.nearest[self.id] else { return "it was not built here before".into() };
         if nearest == key {
-            return match (store.record(key), store.foreign_record(key)) {
+            return match (store.records().record(key), store.records().foreign_record(key)) {
                 (Ok(Some(_)), _) => SECRET,
                 (_, Ok(Some(theirs))) if !self.may_take(key, theirs.noted()).unwrap_or(true) => SECRET,
                 (_, Ok(Some(_))) => "its files are needed, and those in the cache are of another isolation mode",
@@ -122,7 +122,7 @@ impl StepRecords<'_> {
     /// vertex that ignores the cache takes what this build has executed.
     fn may_take(&self, shared: &CacheKey, tree: &TreeId) -> Result<bool> {
         let env = self.env;
-        if self.vertex().ignore_cache && *tree != env.store.step_tree(&self.execution(shared)) {
+        if self.vertex().ignore_cache && *tree != env.store.trees().step_tree(&self.execution(shared)) {
             return Ok(false);
         }
         may_take(&env.prepared.marks, env.store, &self.vertex().step, tree)

@@ -94,7 +94,7 @@ fn once(records: &StepRecords<'_>, taken: &[Content]) -> Result<bool> {
         }
     }
     // Equal steps of other builds wait for the lock and then find the record.
-    let _alone = env.store.lock_step(&shared)?;
+    let _alone = env.store.records().lock_step(&shared)?;
     if env.cancel.is_cancelled() {
         return Err(BuildError::Cancelled);
     }
@@ -102,7 +102,7 @@ fn once(records: &StepRecords<'_>, taken: &[Content]) -> Result<bool> {
         tell(explain::hit(&shared));
         return Ok(true);
     }
-    let before = env.nearest[id].and_then(|key| env.store.key_inputs(&key).ok().flatten());
+    let before = env.nearest[id].and_then(|key| env.store.records().key_inputs(&key).ok().flatten());
     let why = |changes: Option<&Changes>| tell(records.reason(before.as_ref(), changes));
     let made = make(env, id, taken, stage.as_ref(), before.as_ref(), &why)?;
     let dir = RootDir::open(&made).map_err(BuildError::kernel("the step's directory"))?;

@@ -51,8 +51,8 @@ pub fn pull(
         },
     };
     let resolved = resolved.of_manifest();
-    let _lock = store.lock(&LockId::of(format!("pull {name} {platform}").as_bytes()))?;
-    if let Some((known, image)) = store.pulled_image(name, platform)?
+    let _lock = store.records().lock(&LockId::of(format!("pull {name} {platform}").as_bytes()))?;
+    if let Some((known, image)) = store.images().pulled_image(name, platform)?
         && known.resolved == resolved
     {
         keep_name(store, name, &known.manifest)?;
@@ -67,7 +67,7 @@ pub fn pull(
     let document = manifest_for(&repository, document, platform, 0)?;
     let pulled =
         Transfer { repository: &repository, store, progress }.image(&document, name, platform, &mut warnings)?;
-    store.note_pulled(name, platform, &Pulled { resolved, manifest: document.digest.of_manifest() })?;
+    store.images().note_pulled(name, platform, &Pulled { resolved, manifest: document.digest.of_manifest() })?;
     let manifest = document.digest.of_manifest();
     Ok(PulledImage { id: pulled, manifest, resolved, is_new: true, warnings })
 }
@@ -75,8 +75,9 @@ pub fn pull(
 /// Gives an image that is there its name, unless it has it.
 fn keep_name(store: &Store, name: &Reference, manifest: &ManifestDigest) -> Result<()> {
     let Some(tag) = tag_of(name) else { return Ok(()) };
-    let has = store.images()?.iter().any(|entry| entry.manifest == *manifest && entry.name.as_ref() == Some(&tag));
-    if has { Ok(()) } else { Ok(store.tag(manifest, Some(&tag))?) }
+    let has =
+        store.images().list()?.iter().any(|entry| entry.manifest == *manifest && entry.name.as_ref() == Some(&tag));
+    if has { Ok(()) } else { Ok(store.images().tag(manifest, Some(&tag))?) }
 }
 
 /// Returns the name that a pulled image gets: none if it was asked for by digest.
@@ -180,7 +181,7 @@ impl Transfer<'_> {
         let mut missing: Vec<(BlobDigest, u64)> = Vec::new();
         for layer in layers {
             let digest = digest_of(layer).map_err(|e| self.odd(e.to_string()))?;
-            let here = self.store.has_whole_blob(&digest, layer.size())?;
+            let here = self.store.blobs().has_whole_blob(&digest, layer.size())?;
             if !here && !missing.iter().any(|(known, _)| *known == digest) {
                 missing.push((digest, layer.size()));
             }
@@ -192,7 +193,7 @@ impl Transfer<'_> {
 
     /// Downloads a blob, once more if its digest is wrong.
     fn blob(&self, staging: &Staging<'_>, digest: &BlobDigest, size: u64) -> Result<()> {
-        if staging.size(digest)? == Some(size) && self.store.has_whole_blob(digest, size)? {
+        if staging.size(digest)? == Some(size) && self.store.blobs().has_whole_blob(digest, size)? {
             return Ok(());
         }
         let mut wrong: Option<RegistryError> = None;

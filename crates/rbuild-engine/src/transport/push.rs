@@ -58,7 +58,7 @@ fn packed(
     as_is: bool,
     blobs: &mut Vec<(BlobDigest, u64)>,
 ) -> Result<(ManifestDigest, Document)> {
-    let mut bytes = store.read_document(&image.manifest_digest.blob())?;
+    let mut bytes = store.blobs().read_document(&image.manifest_digest.blob())?;
     let plain = |layer: &Descriptor| !as_is && *layer.media_type() == MediaType::ImageLayer;
     let mut manifest = image.manifest.clone();
     let layers = image.layers()?;
@@ -66,7 +66,7 @@ fn packed(
         let work = Workspace::open(store)?;
         let form = LayerForm { compression: Compression::Gzip, level: None };
         let packed = layers.iter().map(|(layer, diff_id)| match plain(layer) {
-            true => Ok(store.repack_layer(&work, layer, diff_id, form)?.descriptor()),
+            true => Ok(store.layers().repack_layer(&work, layer, diff_id, form)?.descriptor()),
             false => Ok(layer.clone()),
         });
         manifest.set_layers(packed.collect::<Result<_>>()?);
@@ -131,11 +131,11 @@ fn neighbours(store: &Store, repository: &Repository, name: &Reference) -> Resul
     if !repository.may_mount_from(name.registry()) {
         return Ok(found);
     }
-    for entry in store.images()? {
+    for entry in store.images().list()? {
         let Some(other) = entry.name.filter(|o| o.registry() == name.registry() && o.path() != name.path()) else {
             continue;
         };
-        let Ok(image) = store.image(&entry.manifest) else { continue };
+        let Ok(image) = store.images().image(&entry.manifest) else { continue };
         let layers = image.manifest.layers().iter().filter_map(|layer| digest_of(layer).ok());
         found.extend(layers.map(|digest| (digest, other.path().to_string())));
     }
@@ -153,7 +153,7 @@ impl Upload<'_> {
     fn blob(&self, digest: &BlobDigest, size: u64) -> Result<()> {
         let open = |at| {
             let failed = |e: rbuild_store::StoreError| std::io::Error::other(e.to_string());
-            let mut file = self.store.open_blob(digest).map_err(failed)?;
+            let mut file = self.store.blobs().open_blob(digest).map_err(failed)?;
             file.seek(SeekFrom::Start(at))?;
             Ok(Box::new(Counting::new(file, self.progress.moved.clone())) as Box<dyn Read>)
         };

@@ -49,7 +49,7 @@ pub fn save_to(
 pub fn save_size(store: &Store, images: &[Saved], known: &BTreeSet<BlobDigest>) -> Result<u64> {
     let blobs = blobs_of(images, known)?;
     let stored = blobs.iter().filter(|(_, blob)| matches!(blob, Blob::Stored));
-    stored.map(|(digest, _)| Ok(store.blob_size(digest)?)).sum()
+    stored.map(|(digest, _)| Ok(store.blobs().blob_size(digest)?)).sum()
 }
 
 /// Returns the blob digests of an image's layers, lowest first.
@@ -75,12 +75,12 @@ pub(crate) fn check_layers(store: &Store, images: &[Saved], known: &BTreeSet<Blo
     for image in images.iter().flat_map(|saved| &saved.images) {
         for (digest, (_, diff_id)) in layer_blobs(image)?.into_iter().zip(image.layers()?) {
             // Layers that were packed directly into the archive are not in the store.
-            if !known.contains(&digest) && store.has_blob(&digest)? {
+            if !known.contains(&digest) && store.blobs().has_blob(&digest)? {
                 layers.insert((digest, diff_id));
             }
         }
     }
-    Ok(store.check_layers(&layers.into_iter().collect::<Vec<_>>())?)
+    Ok(store.blobs().check_layers(&layers.into_iter().collect::<Vec<_>>())?)
 }
 
 /// A blob of an archive: read from the store, or generated for the archive.
@@ -193,7 +193,7 @@ fn write_layout(
 fn copy_blob(store: &Store, blob: &BlobDigest, moved: &AtomicU64, out: &mut impl Write) -> Result<()> {
     let failed = || BuildError::io("writing the image");
     let count = |bytes| moved.fetch_add(bytes, Ordering::Relaxed);
-    if let Some(file) = store.open_known(blob)? {
+    if let Some(file) = store.blobs().open_known(blob)? {
         // If both ends are files, the kernel copies the bytes without passing them through user
         // space.
         loop {
@@ -203,7 +203,7 @@ fn copy_blob(store: &Store, blob: &BlobDigest, moved: &AtomicU64, out: &mut impl
             }
         }
     }
-    store.read_blob(blob, |bytes| {
+    store.blobs().read_blob(blob, |bytes| {
         count(bytes.len() as u64);
         out.write_all(bytes).map_err(failed())
     })
@@ -279,7 +279,7 @@ impl<W: Write> Writer<W> {
         let blobs = blobs_of(images, known)?;
         for (digest, blob) in blobs.iter().filter(|(digest, _)| !self.written.contains(digest)) {
             let size = match blob {
-                Blob::Stored => store.blob_size(digest)?,
+                Blob::Stored => store.blobs().blob_size(digest)?,
                 Blob::Made(bytes) => bytes.len() as u64,
             };
             tar.entry(&TarEntry::plain_file(blob_path(digest), size)).map_err(failed)?;

@@ -5,10 +5,10 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use rbuild_image::{BlobDigest, ManifestDigest};
 use serde::{Deserialize, Serialize};
 
+use crate::cache::records::Records;
 use crate::error::Result;
 use crate::ids::{BuildIndexName, CacheKey, ResultId};
 use crate::modes;
-use crate::store::Store;
 
 /// The named parts that a step's key was computed from, in order. Names may repeat.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,14 +126,14 @@ pub struct IndexedStep {
 /// Maximum number of steps kept for stages that the last build did not contain.
 const KEPT: usize = 5000;
 
-impl Store {
+impl Records<'_> {
     /// Returns the parts of a record's key, if known.
     ///
     /// # Errors
     ///
     /// Fails if the file cannot be read.
     pub fn key_inputs(&self, key: &CacheKey) -> Result<Option<KeyInputs>> {
-        self.read_if_whole(&format!("accounts/{}.json", key.hex()))
+        self.store.read_if_whole(&format!("accounts/{}.json", key.hex()))
     }
 
     /// Stores the parts of a record's key.
@@ -142,8 +142,8 @@ impl Store {
     ///
     /// Fails if the file cannot be written.
     pub fn put_key_inputs(&self, key: &CacheKey, key_inputs: &KeyInputs) -> Result<()> {
-        self.root.create_dir_all("accounts", modes::dir(), None, |_| ())?;
-        self.write("accounts", &format!("{}.json", key.hex()), key_inputs)
+        self.store.root.create_dir_all("accounts", modes::dir(), None, |_| ())?;
+        self.store.write("accounts", &format!("{}.json", key.hex()), key_inputs)
     }
 
     /// Returns the build index with that name, empty if there is none.
@@ -152,7 +152,7 @@ impl Store {
     ///
     /// Fails if the file cannot be read.
     pub fn build_index(&self, name: &BuildIndexName) -> Result<BuildIndex> {
-        Ok(self.read_if_whole(&format!("ledgers/{}.json", name.hex()))?.unwrap_or_default())
+        Ok(self.store.read_if_whole(&format!("ledgers/{}.json", name.hex()))?.unwrap_or_default())
     }
 
     /// Stores a build index under that name.
@@ -161,8 +161,8 @@ impl Store {
     ///
     /// Fails if the file cannot be written.
     pub fn put_build_index(&self, name: &BuildIndexName, build_index: &BuildIndex) -> Result<()> {
-        self.root.create_dir_all("ledgers", modes::dir(), None, |_| ())?;
-        self.write("ledgers", &format!("{}.json", name.hex()), build_index)
+        self.store.root.create_dir_all("ledgers", modes::dir(), None, |_| ())?;
+        self.store.write("ledgers", &format!("{}.json", name.hex()), build_index)
     }
 }
 

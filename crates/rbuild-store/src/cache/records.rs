@@ -28,7 +28,7 @@ pub struct Record {
 
 /// The record of a step that was built with the other kind of owners. Its result counts as any
 /// other; its files are of no use to this store's builder, unless it adopts them
-/// ([`Store::adopt`]).
+/// ([`LazyTrees::adopt`](crate::LazyTrees::adopt)).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForeignRecord(pub(crate) Record);
 
@@ -53,7 +53,8 @@ impl ForeignRecord {
         self.shared().unwrap_or(key)
     }
 
-    /// Returns the tree whose notes apply, as [`Store::verdict`].
+    /// Returns the tree whose notes apply, as
+    /// [`SecretVerdicts::verdict`](crate::SecretVerdicts::verdict).
     pub fn noted(&self) -> &TreeId {
         &self.0.tree
     }
@@ -69,7 +70,13 @@ pub(crate) struct ResultFile {
 /// Maximum size in bytes of a file of cached digests; larger ones are not read.
 const MAX_HASHES: u64 = 1 << 30;
 
-impl Store {
+/// The cache records of steps, and what their keys were made of.
+#[derive(Clone, Copy)]
+pub struct Records<'s> {
+    pub(crate) store: &'s Store,
+}
+
+impl Records<'_> {
     /// Returns the record of a key, if it is valid and its tree exists. Other kinds of owners have
     /// records of their own.
     ///
@@ -77,7 +84,7 @@ impl Store {
     ///
     /// Fails if the store cannot be read.
     pub fn record(&self, key: &CacheKey) -> Result<Option<Record>> {
-        self.record_with(key, self.owners())
+        self.record_with(key, self.store.owners())
     }
 
     /// Returns the record of a key for the other kind of owners, if it is valid and its tree exists.
@@ -86,23 +93,23 @@ impl Store {
     ///
     /// Fails if the store cannot be read.
     pub fn foreign_record(&self, key: &CacheKey) -> Result<Option<ForeignRecord>> {
-        Ok(self.record_with(key, self.owners().other())?.map(ForeignRecord))
+        Ok(self.record_with(key, self.store.owners().other())?.map(ForeignRecord))
     }
 
     fn record_with(&self, key: &CacheKey, owners: Owners) -> Result<Option<Record>> {
         let document = document_of(&key.hex(), owners);
-        let Some(record) = self.read_if_whole::<Record>(&format!("records/{document}"))? else {
+        let Some(record) = self.store.read_if_whole::<Record>(&format!("records/{document}"))? else {
             return Ok(None);
         };
-        let there = self.trusted(&record.boot, &record.build)? && self.has_tree(&record.tree)?;
+        let there = self.trusted(&record.boot, &record.build)? && self.store.lazy_trees().has_tree(&record.tree)?;
         if there {
-            self.note_use("records", &document)?;
+            self.store.gc().note_use("records", &document)?;
         }
         Ok(there.then_some(record))
     }
 
     fn trusted(&self, boot: &str, build: &str) -> Result<bool> {
-        Ok(boot == self.boot() || self.root.exists(format!("builds/{build}.synced"))?)
+        Ok(boot == self.store.boot() || self.store.root.exists(format!("builds/{build}.synced"))?)
     }
 
     /// Stores the record of a key. The tree must be in place.
@@ -142,12 +149,12 @@ impl Store {
     }
 
     fn new_record(&self, tree: &TreeId, result: &ResultId, created: i64, build: &str) -> Record {
-        let (tree, boot, build) = (tree.clone(), self.boot().to_string(), build.to_string());
+        let (tree, boot, build) = (tree.clone(), self.store.boot().to_string(), build.to_string());
         Record { tree, result: *result, created, shared: None, boot, build }
     }
 
     pub(crate) fn write_record(&self, key: &CacheKey, record: Record) -> Result<()> {
-        self.write("records", &document_of(&key.hex(), self.owners()), &record)
+        self.store.write("records", &document_of(&key.hex(), self.store.owners()), &record)
     }
 
     /// Returns the manifest of the finished image with that key, if the image is still complete.
@@ -156,16 +163,16 @@ impl Store {
     ///
     /// Fails if the store cannot be read.
     pub fn result(&self, key: &ImageKey) -> Result<Option<ManifestDigest>> {
-        let Some(found) = self.read_if_whole::<ResultFile>(&format!("results/{}.json", key.hex()))? else {
+        let Some(found) = self.store.read_if_whole::<ResultFile>(&format!("results/{}.json", key.hex()))? else {
             return Ok(None);
         };
-        if !self.trusted(&found.boot, &found.build)? || !self.has_blob(&found.manifest.blob())? {
+        if !self.trusted(&found.boot, &found.build)? || !self.store.blobs().has_blob(&found.manifest.blob())? {
             return Ok(None);
         }
-        let image = self.image(&found.manifest)?;
+        let image = self.store.images().image(&found.manifest)?;
         for (layer, _) in image.layers()? {
             match rbuild_image::digest_of(&layer) {
-                Ok(digest) if self.has_whole_blob(&digest, layer.size())? => {}
+                Ok(digest) if self.store.blobs().has_whole_blob(&digest, layer.size())? => {}
                 _ => return Ok(None),
             }
         }
@@ -178,8 +185,8 @@ impl Store {
     ///
     /// Fails if the document cannot be written.
     pub fn put_result(&self, key: &ImageKey, manifest: &ManifestDigest, build: &str) -> Result<()> {
-        let file = ResultFile { manifest: *manifest, boot: self.boot().to_string(), build: build.to_string() };
-        self.write("results", &format!("{}.json", key.hex()), &file)
+        let file = ResultFile { manifest: *manifest, boot: self.store.boot().to_string(), build: build.to_string() };
+        self.store.write("results", &format!("{}.json", key.hex()), &file)
     }
 
     /// Returns the cached digests of build context files stored under that name, empty if there are
@@ -189,7 +196,7 @@ impl Store {
     ///
     /// Fails if the file cannot be read.
     pub fn hashes(&self, name: &HashesName) -> Result<Vec<u8>> {
-        match self.root.read(format!("hashes/{}", name.hex()), MAX_HASHES) {
+        match self.store.root.read(format!("hashes/{}", name.hex()), MAX_HASHES) {
             Err(e) if e.is_not_found() => Ok(Vec::new()),
             other => Ok(other?),
         }
@@ -201,7 +208,7 @@ impl Store {
     ///
     /// Fails if the file cannot be written.
     pub fn put_hashes(&self, name: &HashesName, bytes: &[u8]) -> Result<()> {
-        let dir = self.root.create_dir_all("hashes", modes::dir(), None, |_| ())?;
+        let dir = self.store.root.create_dir_all("hashes", modes::dir(), None, |_| ())?;
         Ok(write_atomic(&dir, std::ffi::OsStr::new(&name.hex()), bytes, modes::file())?)
     }
 
@@ -211,7 +218,7 @@ impl Store {
     ///
     /// Fails if the lock cannot be taken, or if the build is stopped.
     pub fn lock_step(&self, key: &CacheKey) -> Result<KeyLock> {
-        self.wait_for_key(lock_key(key.bytes()))
+        self.store.wait_for_key(lock_key(key.bytes()))
     }
 
     /// Waits for a lock that belongs to no entry of the store.
@@ -220,12 +227,12 @@ impl Store {
     ///
     /// Fails if the lock cannot be taken, or if the build is stopped.
     pub fn lock(&self, id: &LockId) -> Result<KeyLock> {
-        self.wait_for_key(lock_key(id.bytes()))
+        self.store.wait_for_key(lock_key(id.bytes()))
     }
 
     /// Waits until no other thread or process unpacks the layer with that diffID.
     pub(crate) fn lock_layer(&self, diff_id: &DiffId) -> Result<KeyLock> {
-        self.wait_for_key(lock_key(diff_id.bytes()))
+        self.store.wait_for_key(lock_key(diff_id.bytes()))
     }
 
     /// Syncs everything written so far to disk, and marks `build` as synced.
@@ -234,8 +241,8 @@ impl Store {
     ///
     /// Fails if syncing fails or the mark cannot be written.
     pub fn sync(&self, build: &str) -> Result<()> {
-        rbuild_linux::sync_filesystem(&self.root)?;
-        self.write("builds", &format!("{build}.synced"), &())
+        rbuild_linux::sync_filesystem(&self.store.root)?;
+        self.store.write("builds", &format!("{build}.synced"), &())
     }
 }
 

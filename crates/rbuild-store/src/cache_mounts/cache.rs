@@ -33,7 +33,13 @@ pub struct CacheMount {
     _lock: KeyLock,
 }
 
-impl Store {
+/// The cache mounts of a store.
+#[derive(Clone, Copy)]
+pub struct CacheMounts<'s> {
+    pub(crate) store: &'s Store,
+}
+
+impl CacheMounts<'_> {
     /// Returns the cache `id`, creating it with `fill` if it does not exist. `fill` gets an empty,
     /// private directory. To avoid a deadlock, request several locked caches in the order of their
     /// IDs.
@@ -50,7 +56,7 @@ impl Store {
     ) -> std::result::Result<CacheMount, E> {
         let (name, lock) = self.lock_cache(id, how)?;
         let short = &name.hex()[..32];
-        let mounts = self.dir("mounts")?;
+        let mounts = self.store.dir("mounts")?;
         let exists = || mounts.exists(short).map_err(StoreError::from);
         if !exists()? {
             // Concurrent users of a shared cache create it once.
@@ -62,8 +68,8 @@ impl Store {
                 work.dir().rename(made, &mounts, OsStr::new(short)).map_err(StoreError::from)?;
             }
         }
-        self.note_use("mounts", short)?;
-        let path = self.path().join("mounts").join(short);
+        self.store.gc().note_use("mounts", short)?;
+        let path = self.store.path().join("mounts").join(short);
         Ok(CacheMount { path, dir: mounts.sub(short).map_err(StoreError::from)?, name, _lock: lock })
     }
 
@@ -71,7 +77,7 @@ impl Store {
     pub(super) fn alone_with(&self, doing: &str, name: &CacheName) -> Result<KeyLock> {
         let mut hasher = Hasher::new();
         hasher.field(doing).field(name.bytes());
-        self.lock(&hasher.finish())
+        self.store.records().lock(&hasher.finish())
     }
 
     /// Locks the first available copy of the cache `id`. Returns its name and the lock.
@@ -80,14 +86,14 @@ impl Store {
         loop {
             let mut hasher = Hasher::new();
             hasher.field("cache mount").field(id.bytes()).field(copy.to_le_bytes());
-            if self.owners() == Owners::Recorded {
+            if self.store.owners() == Owners::Recorded {
                 hasher.field("keyed owners");
             }
             let name: CacheName = hasher.finish();
             let lock = match how {
-                CacheUse::Locked => Some(self.wait_for_key(lock_key(name.bytes()))?),
-                CacheUse::Shared => self.try_key(lock_key(name.bytes()), LockKind::Shared)?,
-                CacheUse::Private => self.try_key(lock_key(name.bytes()), LockKind::Exclusive)?,
+                CacheUse::Locked => Some(self.store.wait_for_key(lock_key(name.bytes()))?),
+                CacheUse::Shared => self.store.try_key(lock_key(name.bytes()), LockKind::Shared)?,
+                CacheUse::Private => self.store.try_key(lock_key(name.bytes()), LockKind::Exclusive)?,
             };
             match lock {
                 Some(lock) => return Ok((name, lock)),

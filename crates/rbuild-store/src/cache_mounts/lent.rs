@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use rbuild_linux::RootDir;
 
 use crate::cache_mounts::cache::CacheMount;
+use crate::cache_mounts::cache::CacheMounts;
 use crate::error::Result;
-use crate::store::Store;
 use crate::trees::copies::{Baseline, Files, Whiteouts, cut_links, merge};
 use crate::workspace::Workspace;
 
@@ -26,7 +26,7 @@ pub struct LentCache {
     before: Baseline,
 }
 
-impl Store {
+impl CacheMounts<'_> {
     /// Creates a private view of the directory `part` of a cache, which is created if necessary.
     /// Changes are detected by ctime, so they must not be made before the kernel's clock has
     /// advanced.

@@ -8,9 +8,9 @@ use rbuild_linux::{Kind, RootDir, Timestamp, write_atomic};
 
 use crate::cache::records::Record;
 use crate::error::Result;
+use crate::gc::prune::Gc;
 use crate::gc::prune::{Freed, each_below, tree_bytes};
 use crate::modes;
-use crate::store::Store;
 use crate::trees::tree::{LISTING, TreeId};
 
 /// Limits on the build cache.
@@ -44,7 +44,7 @@ pub(crate) const FILES: &str = "files";
 /// Interval in seconds within which further uses are not recorded.
 const NOTE_AGAIN: i64 = 3600;
 
-impl Store {
+impl Gc<'_> {
     /// Evicts the least recently used entries until the cache is within the budget. Named images
     /// and their content are kept. Does nothing while another process uses the store; the last
     /// process cleans up.
@@ -55,7 +55,7 @@ impl Store {
     #[tracing::instrument(target = "store", name = "collect", level = "debug", skip_all)]
     pub fn collect(&self, budget: Budget) -> Result<Freed> {
         let mut freed = Freed::default();
-        if self.lock_alone().is_err() {
+        if self.store.lock_alone().is_err() {
             return Ok(freed);
         }
         let mut items = self.items()?;
@@ -73,10 +73,10 @@ impl Store {
             }
             // Remove documents first, so that after a crash none refers to a missing entry.
             for (dir, name) in &item.documents {
-                self.dir(dir)?.remove_all(OsStr::new(name))?;
+                self.store.dir(dir)?.remove_all(OsStr::new(name))?;
                 freed.records += 1;
             }
-            self.dir(item.dir)?.remove_all(OsStr::new(&item.name))?;
+            self.store.dir(item.dir)?.remove_all(OsStr::new(&item.name))?;
             left -= item.bytes;
             freed.bytes += item.bytes;
             match item.dir {
@@ -90,27 +90,27 @@ impl Store {
         if freed.trees > 0 {
             freed.blobs += self.sweep_blobs()?.blobs;
         }
-        self.lock_shared()?;
+        self.store.lock_shared()?;
         Ok(freed)
     }
 
     fn items(&self) -> Result<Vec<Item>> {
         let mut trees: HashMap<String, Item> = HashMap::new();
-        let records = self.dir("records")?;
-        for entry in self.documents("records")? {
+        let records = self.store.dir("records")?;
+        for entry in self.store.documents("records")? {
             let file = entry.name.to_string_lossy().into_owned();
-            let Ok(Some(record)) = self.read_if_any::<Record>(&format!("records/{file}")) else { continue };
+            let Ok(Some(record)) = self.store.read_if_any::<Record>(&format!("records/{file}")) else { continue };
             self.name_tree(&mut trees, record.tree.name(), last_use(&records, &entry.name)?, ("records", file));
         }
-        let layers = self.dir("layers")?;
-        for entry in self.documents("layers")? {
+        let layers = self.store.dir("layers")?;
+        for entry in self.store.documents("layers")? {
             let file = entry.name.to_string_lossy().into_owned();
-            if let Some(tree) = self.tree_of_document(&file)? {
+            if let Some(tree) = self.store.trees().tree_of_document(&file)? {
                 self.name_tree(&mut trees, tree.name(), last_use(&layers, &entry.name)?, ("layers", file.clone()));
             }
         }
         // Nothing refers to trees of executions that were repeated, so they are evicted first.
-        for entry in self.dir("trees")?.entries()? {
+        for entry in self.store.dir("trees")?.entries()? {
             trees
                 .entry(entry.name.to_string_lossy().into_owned())
                 .or_insert_with_key(|name| Item::tree(name, i64::MIN));
@@ -120,7 +120,7 @@ impl Store {
             tree.bytes = self.bytes_of("trees", &tree.name)? + self.packed_bytes(&tree.name)?;
             items.push(tree);
         }
-        let mounts = self.dir("mounts")?;
+        let mounts = self.store.dir("mounts")?;
         for entry in mounts.entries()? {
             let name = entry.name.to_string_lossy().into_owned();
             let bytes = mounts.sub(&entry.name).map_or(0, |dir| tree_bytes(&dir));
@@ -147,15 +147,15 @@ impl Store {
     /// Returns inodes and disk usage of the files of a tree that other trees may share. Computed
     /// once and stored beside the tree. Only copies have such files, as they are made by linking.
     fn linkable_files(&self, name: &str) -> Result<Vec<(u64, u64)>> {
-        if !self.root.exists(format!("trees/{name}/{LISTING}"))? {
+        if !self.store.root.exists(format!("trees/{name}/{LISTING}"))? {
             return Ok(Vec::new());
         }
-        let known = self.tree_note(&TreeId::of_dir(name), FILES)?;
+        let known = self.store.trees().tree_note(&TreeId::of_dir(name), FILES)?;
         if !known.is_empty() {
             let number = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_le_bytes);
             return Ok(known.chunks_exact(16).map(|c| (number(&c[..8]), number(&c[8..]))).collect());
         }
-        let dir = self.dir(&format!("trees/{name}"))?;
+        let dir = self.store.dir(&format!("trees/{name}"))?;
         let mut files = Vec::new();
         each_below(&dir, &mut |stat| {
             if stat.kind == Kind::File {
@@ -186,24 +186,24 @@ impl Store {
     /// Returns the disk usage of a finished tree in bytes. Computed once and stored beside it.
     fn bytes_of(&self, dir: &str, name: &str) -> Result<u64> {
         let place = format!("{dir}/{name}");
-        let known: Option<u64> = self.read_if_any(&format!("{place}/bytes.json")).ok().flatten();
+        let known: Option<u64> = self.store.read_if_any(&format!("{place}/bytes.json")).ok().flatten();
         if let Some(bytes) = known {
             return Ok(bytes);
         }
-        let Ok(tree) = self.root.sub(&place) else { return Ok(0) };
+        let Ok(tree) = self.store.root.sub(&place) else { return Ok(0) };
         let bytes = tree_bytes(&tree);
-        self.write(&place, "bytes.json", &bytes)?;
+        self.store.write(&place, "bytes.json", &bytes)?;
         Ok(bytes)
     }
 
     fn packed_bytes(&self, name: &str) -> Result<u64> {
-        let Ok(blobs) = self.packed_blobs(OsStr::new(name)) else { return Ok(0) };
-        Ok(blobs.iter().map(|blob| self.blob_size(blob).unwrap_or(0)).sum())
+        let Ok(blobs) = self.store.layers().packed_blobs(OsStr::new(name)) else { return Ok(0) };
+        Ok(blobs.iter().map(|blob| self.store.blobs().blob_size(blob).unwrap_or(0)).sum())
     }
 
     /// Records that a document or a cache mount is used now.
     pub(crate) fn note_use(&self, dir: &str, name: &str) -> Result<()> {
-        let dir = self.dir(dir)?;
+        let dir = self.store.dir(dir)?;
         let now = Timestamp::now().sec;
         if now - last_use(&dir, OsStr::new(name))? > NOTE_AGAIN {
             // A read-only store remains usable.

@@ -8,11 +8,11 @@ use rbuild_image::{BlobDigest, ManifestDigest, digest_of};
 
 use crate::cache::records::{Record, ResultFile};
 use crate::error::Result;
+use crate::gc::prune::Gc;
 use crate::images::{Image, digest};
-use crate::store::Store;
 use crate::workspace::sweep;
 
-/// The result of [`Store::check`].
+/// The result of [`Gc::check`].
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Checked {
     /// Number of blobs.
@@ -27,18 +27,18 @@ pub struct Checked {
     pub problems: Vec<String>,
 }
 
-impl Store {
+impl Gc<'_> {
     /// Reads every blob of an image and verifies digests and diffIDs.
     ///
     /// # Errors
     ///
     /// Fails if a blob is missing or damaged.
     pub fn verify_image(&self, image: &Image) -> Result<()> {
-        self.read_document(&image.manifest_digest.blob())?;
-        self.read_document(&image.id.blob())?;
+        self.store.blobs().read_document(&image.manifest_digest.blob())?;
+        self.store.blobs().read_document(&image.id.blob())?;
         for (layer, diff_id) in image.layers()? {
             let digest = digest(&layer)?;
-            self.read_layer(&digest, &diff_id)?;
+            self.store.blobs().read_layer(&digest, &diff_id)?;
         }
         Ok(())
     }
@@ -55,24 +55,24 @@ impl Store {
     #[tracing::instrument(target = "store", name = "fsck", level = "debug", skip(self))]
     pub fn check(&self, repair: bool) -> Result<Checked> {
         if repair {
-            self.lock_alone()?;
-            self.remove_unpublished()?;
-            sweep(self, &self.dir("tmp")?)?;
+            self.store.lock_alone()?;
+            self.store.remove_unpublished()?;
+            sweep(self.store, &self.store.dir("tmp")?)?;
         }
         let mut checked = Checked::default();
         let sound = self.check_blobs(repair, &mut checked)?;
         self.check_images(repair, &sound, &mut checked)?;
-        self.check_documents::<Record>(repair, "records", &mut checked, |r| self.has_tree(&r.tree))?;
+        self.check_documents::<Record>(repair, "records", &mut checked, |r| self.store.lazy_trees().has_tree(&r.tree))?;
         // The result of a removed image remains, and is ignored.
         self.check_documents::<ResultFile>(repair, "results", &mut checked, |r| {
-            Ok(sound.contains(&r.manifest.hex()) || !self.has_blob(&r.manifest.blob())?)
+            Ok(sound.contains(&r.manifest.hex()) || !self.store.blobs().has_blob(&r.manifest.blob())?)
         })?;
         Ok(checked)
     }
 
     /// Returns the names of the intact blobs.
     fn check_blobs(&self, repair: bool, checked: &mut Checked) -> Result<HashSet<String>> {
-        let dir = self.dir("blobs/sha256")?;
+        let dir = self.store.dir("blobs/sha256")?;
         let mut sound = HashSet::new();
         let mut buffer = vec![0; 1 << 20];
         for entry in dir.entries()? {
@@ -110,7 +110,7 @@ impl Store {
 
     fn check_images(&self, repair: bool, sound: &HashSet<String>, checked: &mut Checked) -> Result<()> {
         let (mut broken, mut known) = (Vec::new(), HashMap::new());
-        for entry in self.images()? {
+        for entry in self.store.images().list()? {
             checked.images += 1;
             let name = entry.name.as_ref().map_or_else(|| entry.manifest.to_string(), |n| n.familiar());
             // An image may have many names.
@@ -121,14 +121,14 @@ impl Store {
             }
         }
         if repair && !broken.is_empty() {
-            self.forget(&broken)?;
+            self.store.images().forget(&broken)?;
         }
         Ok(())
     }
 
     /// Returns a description of the problem with an image, if there is one.
     fn lacks(&self, manifest: &ManifestDigest, sound: &HashSet<String>) -> Option<String> {
-        let image = match self.image(manifest) {
+        let image = match self.store.images().image(manifest) {
             Ok(image) => image,
             Err(e) => return Some(e.to_string()),
         };
@@ -148,11 +148,11 @@ impl Store {
         checked: &mut Checked,
         whole: impl Fn(&T) -> Result<bool>,
     ) -> Result<()> {
-        let handle = self.dir(dir)?;
-        for entry in self.documents(dir)? {
+        let handle = self.store.dir(dir)?;
+        for entry in self.store.documents(dir)? {
             checked.records += 1;
             let path = format!("{dir}/{}", entry.name.to_string_lossy());
-            let problem = match self.read::<T>(&path) {
+            let problem = match self.store.read::<T>(&path) {
                 Ok(document) if whole(&document)? => continue,
                 Ok(_) => format!("{path} names something that is gone"),
                 Err(e) => format!("{path} cannot be read: {e}"),

@@ -40,7 +40,13 @@ pub struct Usage {
     pub bytes: u64,
 }
 
-impl Store {
+/// Removal and checking of what a store holds.
+#[derive(Clone, Copy)]
+pub struct Gc<'s> {
+    pub(crate) store: &'s Store,
+}
+
+impl Gc<'_> {
     /// Returns the usage of blobs (packed layers and documents), trees (unpacked files), cache
     /// mounts and build logs.
     ///
@@ -48,18 +54,18 @@ impl Store {
     ///
     /// Fails if the store cannot be read.
     pub fn usage(&self) -> Result<[(&'static str, Usage); 4]> {
-        let blobs = self.dir("blobs/sha256")?;
+        let blobs = self.store.dir("blobs/sha256")?;
         let blob_usage = Usage {
             count: blobs.entries()?.len() as u64,
-            bytes: fs_extra::dir::get_size(self.path().join("blobs")).unwrap_or_default(),
+            bytes: fs_extra::dir::get_size(self.store.path().join("blobs")).unwrap_or_default(),
         };
         let mut trees = Usage::default();
         let (mut mounts, mut logs) = (Usage::default(), Usage::default());
         for (dir, usage) in [("trees", &mut trees), ("mounts", &mut mounts), ("logs", &mut logs)] {
-            if !self.root.exists(dir)? {
+            if !self.store.root.exists(dir)? {
                 continue;
             }
-            let dir = self.dir(dir)?;
+            let dir = self.store.dir(dir)?;
             usage.count = dir.entries()?.len() as u64;
             usage.bytes = tree_bytes(&dir);
         }
@@ -76,16 +82,16 @@ impl Store {
     /// cannot be removed.
     #[tracing::instrument(target = "store", name = "prune", level = "debug", skip(self))]
     pub fn prune(&self, all: bool) -> Result<Freed> {
-        self.lock_alone()?;
-        self.remove_unpublished()?;
-        sweep(self, &self.dir("tmp")?)?;
+        self.store.lock_alone()?;
+        self.store.remove_unpublished()?;
+        sweep(self.store, &self.store.dir("tmp")?)?;
         let mut freed = Freed::default();
         if all {
-            self.forget_witnesses()?;
+            self.store.forget_witnesses()?;
         }
         // Exactly these entries: a named image may have the same ID.
-        let unnamed: Vec<NamedImage> = self.images()?.into_iter().filter(|e| e.name.is_none()).collect();
-        self.forget(&unnamed)?;
+        let unnamed: Vec<NamedImage> = self.store.images().list()?.into_iter().filter(|e| e.name.is_none()).collect();
+        self.store.images().forget(&unnamed)?;
         freed.images += unnamed.len() as u64;
         let mut trees = HashSet::new();
         let (mut blobs, live_layers) = self.image_content()?;
@@ -97,7 +103,7 @@ impl Store {
         if all {
             self.remove_others("mounts", |_| false, &mut freed)?;
             for notes in ["hashes", "ledgers", "logs", "pulled"] {
-                self.root.remove_all(OsStr::new(notes))?;
+                self.store.root.remove_all(OsStr::new(notes))?;
             }
         }
         Ok(freed)
@@ -112,12 +118,12 @@ impl Store {
     #[tracing::instrument(target = "store", name = "sweep", level = "debug", skip_all)]
     pub fn sweep_blobs(&self) -> Result<Freed> {
         let mut freed = Freed::default();
-        if self.lock_alone().is_err() {
+        if self.store.lock_alone().is_err() {
             return Ok(freed);
         }
         let (mut blobs, _) = self.image_content()?;
-        for entry in self.dir("trees")?.entries()? {
-            blobs.extend(self.packed_blobs(&entry.name)?);
+        for entry in self.store.dir("trees")?.entries()? {
+            blobs.extend(self.store.layers().packed_blobs(&entry.name)?);
         }
         self.remove_blobs(&blobs, &mut freed)?;
         Ok(freed)
@@ -125,10 +131,10 @@ impl Store {
 
     /// Removes all blobs except those in `keep`, and results that refer to removed ones.
     fn remove_blobs(&self, keep: &HashSet<BlobDigest>, freed: &mut Freed) -> Result<()> {
-        let results = self.dir("results")?;
+        let results = self.store.dir("results")?;
         for entry in results.entries()? {
             let path = format!("results/{}", entry.name.to_string_lossy());
-            let result = self.read_if_any::<ResultFile>(&path).ok().flatten();
+            let result = self.store.read_if_any::<ResultFile>(&path).ok().flatten();
             if !result.is_some_and(|r| keep.contains(&r.manifest.blob())) {
                 results.remove_file(&entry.name)?;
             }
@@ -140,10 +146,10 @@ impl Store {
     /// Returns the blobs of all images, and the diffIDs of their layers in hexadecimal.
     fn image_content(&self) -> Result<(HashSet<BlobDigest>, HashSet<String>)> {
         let (mut blobs, mut layers) = (HashSet::new(), HashSet::new());
-        let named = self.images()?.into_iter().map(|entry| entry.manifest);
-        let held = self.containers()?.into_iter().map(|container| container.image);
+        let named = self.store.images().list()?.into_iter().map(|entry| entry.manifest);
+        let held = self.store.containers().list()?.into_iter().map(|container| container.image);
         for manifest in named.chain(held).collect::<HashSet<_>>() {
-            let image = self.image(&manifest)?;
+            let image = self.store.images().image(&manifest)?;
             blobs.extend([manifest.blob(), image.id.blob()]);
             for (layer, diff_id) in image.layers()? {
                 blobs.extend(digest_of(&layer).ok());
@@ -160,14 +166,14 @@ impl Store {
         blobs: &mut HashSet<BlobDigest>,
         freed: &mut Freed,
     ) -> Result<()> {
-        let records = self.dir("records")?;
+        let records = self.store.dir("records")?;
         for entry in records.entries()? {
             let name = entry.name.to_string_lossy().into_owned();
-            let record = self.read_if_any::<Record>(&format!("records/{name}")).ok().flatten();
+            let record = self.store.read_if_any::<Record>(&format!("records/{name}")).ok().flatten();
             match record {
-                Some(record) if !all && self.has_tree(&record.tree)? => {
+                Some(record) if !all && self.store.lazy_trees().has_tree(&record.tree)? => {
                     let tree = record.tree.name().to_string();
-                    blobs.extend(self.packed_blobs(OsStr::new(&tree))?);
+                    blobs.extend(self.store.layers().packed_blobs(OsStr::new(&tree))?);
                     trees.insert(tree);
                 }
                 _ => {
@@ -177,7 +183,7 @@ impl Store {
             }
         }
         for dir in ["results", "builds"] {
-            let dir = self.dir(dir)?;
+            let dir = self.store.dir(dir)?;
             for entry in dir.entries()?.into_iter().filter(|_| all) {
                 dir.remove_all(&entry.name)?;
             }
@@ -187,13 +193,13 @@ impl Store {
 
     /// Removes accounts whose records are gone.
     pub(crate) fn prune_accounts(&self) -> Result<()> {
-        if !self.root.exists("accounts")? {
+        if !self.store.root.exists("accounts")? {
             return Ok(());
         }
-        let records = self.dir("records")?.entries()?;
+        let records = self.store.dir("records")?.entries()?;
         let records: Vec<_> = records.iter().map(|entry| entry.name.to_string_lossy()).collect();
         let keys: HashSet<&str> = records.iter().map(|name| digest_in(name)).collect();
-        let accounts = self.dir("accounts")?;
+        let accounts = self.store.dir("accounts")?;
         for entry in accounts.entries()? {
             if !keys.contains(digest_in(&entry.name.to_string_lossy())) {
                 accounts.remove_all(&entry.name)?;
@@ -209,7 +215,7 @@ impl Store {
         blobs: &HashSet<BlobDigest>,
         trees: &mut HashSet<String>,
     ) -> Result<()> {
-        let layers = self.dir("layers")?;
+        let layers = self.store.dir("layers")?;
         let blobs: HashSet<String> = blobs.iter().map(BlobDigest::hex).collect();
         for entry in layers.entries()? {
             let name = entry.name.to_string_lossy().into_owned();
@@ -226,7 +232,7 @@ impl Store {
     }
 
     fn remove_others(&self, dir: &str, keep: impl Fn(&str) -> bool, freed: &mut Freed) -> Result<()> {
-        let handle = self.dir(dir)?;
+        let handle = self.store.dir(dir)?;
         for entry in handle.entries()? {
             if keep(&entry.name.to_string_lossy()) {
                 continue;

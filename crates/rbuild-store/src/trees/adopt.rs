@@ -16,13 +16,13 @@ use crate::ids::CacheKey;
 use crate::layers::{PackedLayer, REMAINDER};
 use crate::modes;
 use crate::secrets;
-use crate::store::Store;
 use crate::trees::lazy::Folded;
+use crate::trees::lazy::LazyTrees;
 use crate::trees::tree::{LISTING, TreeId};
 use crate::workspace::Workspace;
 
-impl Store {
-    /// Returns true if [`Store::adopt`] can make the files of a record.
+impl LazyTrees<'_> {
+    /// Returns true if [`LazyTrees::adopt`] can make the files of a record.
     ///
     /// # Errors
     ///
@@ -47,7 +47,7 @@ impl Store {
         build: &str,
     ) -> Result<Option<Record>> {
         // A record of this kind is never replaced by one of the other.
-        if let Some(own) = self.record(key)? {
+        if let Some(own) = self.store.records().record(key)? {
             return Ok(Some(own));
         }
         let ForeignRecord(theirs) = theirs;
@@ -58,23 +58,23 @@ impl Store {
         // No other tree has this name, so that none is replaced while it is in use.
         let mut name = Hasher::new();
         name.field("adopted").field(theirs.tree.name()).field(path.as_os_str().as_encoded_bytes()).field(build);
-        let tree = self.step_tree(&name.finish());
-        self.commit_tree(work, &path, &tree)?;
+        let tree = self.store.trees().step_tree(&name.finish());
+        self.store.trees().commit_tree(work, &path, &tree)?;
         let shared = theirs.shared.as_ref().unwrap_or(key);
-        self.put_record_of(key, shared, &tree, &theirs.result, theirs.created, build)?;
-        self.record(key)
+        self.store.records().put_record_of(key, shared, &tree, &theirs.result, theirs.created, build)?;
+        self.store.records().record(key)
     }
 
     /// Returns the note of a lazy tree that equals a tree, except for the representation of owners.
     fn exact_layer(&self, tree: &TreeId) -> Result<Option<Folded>> {
-        let remainder = self.tree_note(tree, REMAINDER)?;
+        let remainder = self.store.trees().tree_note(tree, REMAINDER)?;
         let of = |layer: &PackedLayer| {
             let remainder = Remainder::from_bytes(&remainder, &layer.diff_id)?;
             let (uid, gid) = remainder.highest_ids;
-            self.can_own(uid, gid).then_some(remainder)
+            self.store.can_own(uid, gid).then_some(remainder)
         };
         if let Some(note) = self.folded_note(tree)? {
-            let layer = self.packed_layer(&format!("trees/{}/{}", tree.name(), note.layer))?;
+            let layer = self.store.layers().packed_layer(&format!("trees/{}/{}", tree.name(), note.layer))?;
             let whole = layer.is_some_and(|layer| !note.exact || of(&layer).is_some());
             return Ok(whole.then(|| note.not_unpacked()));
         }
@@ -90,10 +90,10 @@ impl Store {
     fn layers_of(&self, tree: &TreeId) -> Result<Vec<(String, PackedLayer)>> {
         let place = format!("trees/{}", tree.name());
         let mut layers = Vec::new();
-        for entry in self.dir(&place)?.entries()? {
+        for entry in self.store.dir(&place)?.entries()? {
             let name = entry.name.to_string_lossy().into_owned();
             if is_layer_document(&name) {
-                layers.extend(self.packed_layer(&format!("{place}/{name}"))?.map(|layer| (name, layer)));
+                layers.extend(self.store.layers().packed_layer(&format!("{place}/{name}"))?.map(|layer| (name, layer)));
             }
         }
         Ok(layers)
@@ -101,7 +101,7 @@ impl Store {
 
     /// Links the notes of a tree that do not depend on the representation of owners.
     fn link_notes(&self, tree: &TreeId, made: &RootDir) -> Result<()> {
-        let from = self.dir(&format!("trees/{}", tree.name()))?;
+        let from = self.store.dir(&format!("trees/{}", tree.name()))?;
         for entry in from.entries()? {
             let name = entry.name.to_string_lossy();
             if is_layer_document(&name) || [REMAINDER, LISTING, secrets::NOTE].contains(&&*name) {
@@ -124,6 +124,7 @@ mod tests {
     use super::*;
     use crate::ids::ResultId;
     use crate::store::Owners;
+    use crate::store::Store;
 
     const PLAIN: LayerForm = LayerForm { compression: Compression::None, level: None };
 
@@ -143,11 +144,11 @@ mod tests {
 
         /// Makes the tree and the record of a step.
         fn step(&self, of: &Store, work: &Workspace, key: &CacheKey, fill: impl Fn(&RootDir)) -> TreeId {
-            let (path, made) = of.new_tree(work).unwrap();
+            let (path, made) = of.trees().new_tree(work).unwrap();
             fill(&made.sub("fs").unwrap());
-            let tree = of.step_tree(&ResultId::of(path.as_os_str().as_encoded_bytes()));
-            of.commit_tree(work, &path, &tree).unwrap();
-            of.put_record(key, &tree, &ResultId::of(tree.name().as_bytes()), 7, "build").unwrap();
+            let tree = of.trees().step_tree(&ResultId::of(path.as_os_str().as_encoded_bytes()));
+            of.trees().commit_tree(work, &path, &tree).unwrap();
+            of.records().put_record(key, &tree, &ResultId::of(tree.name().as_bytes()), 7, "build").unwrap();
             tree
         }
     }
@@ -174,27 +175,31 @@ mod tests {
             let key = CacheKey::of(&[n as u8]);
             let work = Workspace::open(of).unwrap();
             let tree = scene.step(of, &work, &key, file);
-            assert_eq!(other.record(&key).unwrap(), None);
-            let theirs = other.foreign_record(&key).unwrap().unwrap();
-            assert!(!other.is_adoptable(&theirs).unwrap(), "there is no layer of it");
-            of.pack_tree(&work, &tree, PLAIN, Some(4), &|| false).unwrap();
-            assert_eq!(other.adopt(&work, &key, &theirs, "b").unwrap(), None, "the times in the layer are others");
-            let layer = of.pack_tree(&work, &tree, PLAIN, None, &|| false).unwrap();
-            assert!(other.is_adoptable(&theirs).unwrap());
-            let own = other.adopt(&work, &key, &theirs, "b").unwrap().unwrap();
+            assert_eq!(other.records().record(&key).unwrap(), None);
+            let theirs = other.records().foreign_record(&key).unwrap().unwrap();
+            assert!(!other.lazy_trees().is_adoptable(&theirs).unwrap(), "there is no layer of it");
+            of.layers().pack_tree(&work, &tree, PLAIN, Some(4), &|| false).unwrap();
+            assert_eq!(
+                other.lazy_trees().adopt(&work, &key, &theirs, "b").unwrap(),
+                None,
+                "the times in the layer are others"
+            );
+            let layer = of.layers().pack_tree(&work, &tree, PLAIN, None, &|| false).unwrap();
+            assert!(other.lazy_trees().is_adoptable(&theirs).unwrap());
+            let own = other.lazy_trees().adopt(&work, &key, &theirs, "b").unwrap().unwrap();
             assert_eq!((own.result, own.created), (theirs.result(), 7));
             assert_ne!(own.tree, tree);
-            assert_eq!(other.adopt(&work, &key, &theirs, "b").unwrap(), Some(own.clone()), "once");
+            assert_eq!(other.lazy_trees().adopt(&work, &key, &theirs, "b").unwrap(), Some(own.clone()), "once");
 
-            other.unfold_tree(&work, &own.tree).unwrap();
-            let (a, b) = (of.tree(&tree).unwrap(), other.tree(&own.tree).unwrap());
+            other.lazy_trees().unfold_tree(&work, &own.tree).unwrap();
+            let (a, b) = (of.trees().tree(&tree).unwrap(), other.trees().tree(&own.tree).unwrap());
             let told = |fs: &RootDir| {
                 let (root, file) = (fs.stat_self().unwrap(), fs.stat("f").unwrap());
                 (root.mode, root.mtime, file.mode, file.mtime, file.size)
             };
             assert_eq!(told(&a), told(&b));
-            assert_eq!(other.pack_tree(&work, &own.tree, PLAIN, None, &|| false).unwrap(), layer);
-            assert_eq!(of.record(&key).unwrap().unwrap().tree, tree, "the first record stays");
+            assert_eq!(other.layers().pack_tree(&work, &own.tree, PLAIN, None, &|| false).unwrap(), layer);
+            assert_eq!(of.records().record(&key).unwrap().unwrap().tree, tree, "the first record stays");
         }
     }
 
@@ -207,11 +212,11 @@ mod tests {
         // The path of a socket is short.
         let socket = scene.place.join("s");
         std::os::unix::net::UnixListener::bind(&socket).unwrap();
-        std::fs::rename(socket, of.tree_path(&tree).join("socket")).unwrap();
-        of.pack_tree(&work, &tree, PLAIN, None, &|| false).unwrap();
-        let theirs = other.foreign_record(&key).unwrap().unwrap();
-        assert!(!other.is_adoptable(&theirs).unwrap());
-        assert_eq!(other.adopt(&work, &key, &theirs, "b").unwrap(), None);
+        std::fs::rename(socket, of.trees().tree_path(&tree).join("socket")).unwrap();
+        of.layers().pack_tree(&work, &tree, PLAIN, None, &|| false).unwrap();
+        let theirs = other.records().foreign_record(&key).unwrap().unwrap();
+        assert!(!other.lazy_trees().is_adoptable(&theirs).unwrap());
+        assert_eq!(other.lazy_trees().adopt(&work, &key, &theirs, "b").unwrap(), None);
     }
 
     #[test]
@@ -219,19 +224,19 @@ mod tests {
         let scene = Scene::new("lazy");
         let (of, other) = (&scene.given, &scene.recorded);
         let (key, work) = (CacheKey::of(b"copy"), Workspace::open(of).unwrap());
-        let (path, made) = of.new_tree(&work).unwrap();
+        let (path, made) = of.trees().new_tree(&work).unwrap();
         file(&made.sub("fs").unwrap());
-        of.fold_tree(&work, &made, Default::default(), PLAIN, &|| false).unwrap();
-        let tree = of.step_tree(&key.into());
-        of.commit_tree(&work, &path, &tree).unwrap();
-        of.put_record(&key, &tree, &key.into(), 7, "build").unwrap();
-        let theirs = other.foreign_record(&key).unwrap().unwrap();
-        let own = other.adopt(&work, &key, &theirs, "b").unwrap().unwrap();
+        of.lazy_trees().fold_tree(&work, &made, Default::default(), PLAIN, &|| false).unwrap();
+        let tree = of.trees().step_tree(&key.into());
+        of.trees().commit_tree(&work, &path, &tree).unwrap();
+        of.records().put_record(&key, &tree, &key.into(), 7, "build").unwrap();
+        let theirs = other.records().foreign_record(&key).unwrap().unwrap();
+        let own = other.lazy_trees().adopt(&work, &key, &theirs, "b").unwrap().unwrap();
         for (store, tree) in [(of, &tree), (other, &own.tree)] {
-            store.unfold_tree(&work, tree).unwrap();
+            store.lazy_trees().unfold_tree(&work, tree).unwrap();
         }
         let root = |store: &Store, tree: &TreeId| {
-            let stat = store.tree(tree).unwrap().stat_self().unwrap();
+            let stat = store.trees().tree(tree).unwrap().stat_self().unwrap();
             (stat.mode, stat.mtime)
         };
         assert_eq!(root(of, &tree), root(other, &own.tree));

@@ -56,7 +56,7 @@ impl Snapshots {
         if self == Snapshots::Copies {
             return Ok(RootDir::from_fd(self.merged(store, work, trees, Files::Linked)?.1.into_fd(), "/"));
         }
-        let mut lowers = store.lower_dirs(work, trees)?;
+        let mut lowers = store.trees().lower_dirs(work, trees)?;
         // An overlay without an upper directory needs two lower ones.
         while lowers.len() < 2 {
             lowers.push(work.new_dir()?.0);
@@ -80,7 +80,8 @@ impl Snapshots {
             return Ok(Working { root: RootDir::from_fd(root.into_fd(), "/"), before: Some(before) });
         }
         let (scratch, _) = work.new_dir()?;
-        let fd = detached_overlay(&store.lower_dirs(work, trees)?, Some((upper, &scratch)), Path::new(SCRATCH))?;
+        let fd =
+            detached_overlay(&store.trees().lower_dirs(work, trees)?, Some((upper, &scratch)), Path::new(SCRATCH))?;
         Ok(Working { root: RootDir::from_fd(fd, "/"), before: None })
     }
 
@@ -92,7 +93,7 @@ impl Snapshots {
     pub fn merged(self, store: &Store, work: &Workspace, trees: &[TreeId], files: Files) -> Result<(PathBuf, RootDir)> {
         let (path, root) = work.new_dir()?;
         for tree in distinct(trees) {
-            merge(&[store.tree(tree)?], &root, files, Whiteouts::Done)?;
+            merge(&[store.trees().tree(tree)?], &root, files, Whiteouts::Done)?;
         }
         Ok((path, root))
     }

@@ -11,26 +11,25 @@ use rbuild_layer::{LayerError, LowerRefs, OPAQUE, ORIGIN, keep_in_tree, marks_op
 use rbuild_linux::{Kind, RootDir, Stat, Timestamp};
 
 use crate::error::{Result, StoreError};
-use crate::store::Store;
 use crate::trees::copies::copy_entry;
 use crate::trees::notes::LOWER_REFS;
 use crate::trees::tree::TreeId;
-use crate::trees::union::{Found, UnionView};
+use crate::trees::union::{Found, ImageTrees, UnionView};
 use crate::workspace::Workspace;
 
 /// Maximum length of a chain of hard links.
 const MOST_LINKED: usize = 40;
 
-impl Store {
+impl ImageTrees<'_> {
     /// Returns the trees of an image's layers, lowest first, each followed by its fix-up tree if it
     /// needs one.
     pub(crate) fn mended(&self, work: &Workspace, layers: Vec<TreeId>, build: &str) -> Result<Vec<TreeId>> {
         let mut trees = Vec::new();
         for layer in layers {
-            let note = self.tree_note(&layer, LOWER_REFS)?;
+            let note = self.store.trees().tree_note(&layer, LOWER_REFS)?;
             // An overlay ignores the opaque mark on root directories, so the trees below are
             // dropped here.
-            if is_opaque(&self.tree(&layer)?)? {
+            if is_opaque(&self.store.trees().tree(&layer)?)? {
                 trees.clear();
             }
             trees.push(layer);
@@ -50,8 +49,10 @@ impl Store {
     #[tracing::instrument(target = "store", name = "fixup", level = "debug", skip_all)]
     fn fixup(&self, work: &Workspace, trees: &[TreeId], lower_refs: &LowerRefs, build: &str) -> Result<Option<TreeId>> {
         let [below @ .., layer] = trees else { return Ok(None) };
-        let layer = self.tree(layer)?;
-        if lower_refs.is_empty() && below.last().map_or(Ok(true), |below| same_dir(&self.tree(below)?, &layer))? {
+        let layer = self.store.trees().tree(layer)?;
+        if lower_refs.is_empty()
+            && below.last().map_or(Ok(true), |below| same_dir(&self.store.trees().tree(below)?, &layer))?
+        {
             return Ok(None);
         }
         let mut hasher = Hasher::new();
@@ -61,22 +62,22 @@ impl Store {
         }
         let key = hasher.finish();
         let made = |id: TreeId| -> Result<Option<TreeId>> {
-            let tree = self.tree(&id)?;
+            let tree = self.store.trees().tree(&id)?;
             Ok((!tree.entries()?.is_empty() || !same_dir(&tree, &layer)?).then_some(id))
         };
-        if let Some(record) = self.record(&key)? {
+        if let Some(record) = self.store.records().record(&key)? {
             return made(record.tree);
         }
-        let _alone = self.lock_step(&key)?;
-        if let Some(record) = self.record(&key)? {
+        let _alone = self.store.records().lock_step(&key)?;
+        if let Some(record) = self.store.records().record(&key)? {
             return made(record.tree);
         }
-        let (path, dir) = self.new_tree(work)?;
-        let open = trees.iter().map(|tree| self.tree(tree)).collect::<Result<Vec<_>>>()?;
+        let (path, dir) = self.store.trees().new_tree(work)?;
+        let open = trees.iter().map(|tree| self.store.trees().tree(tree)).collect::<Result<Vec<_>>>()?;
         FixupBuilder::new(open, lower_refs, dir.sub("fs")?)?.fixup()?;
-        let tree = self.step_tree(&key.into());
-        self.commit_tree(work, &path, &tree)?;
-        self.put_record(&key, &tree, &key.into(), 0, build)?;
+        let tree = self.store.trees().step_tree(&key.into());
+        self.store.trees().commit_tree(work, &path, &tree)?;
+        self.store.records().put_record(&key, &tree, &key.into(), 0, build)?;
         made(tree)
     }
 }

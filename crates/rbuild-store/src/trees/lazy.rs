@@ -54,7 +54,13 @@ impl Folded {
 
 const NOTE: &str = "folded.json";
 
-impl Store {
+/// Trees that exist as their layers only, until their files are needed.
+#[derive(Clone, Copy)]
+pub struct LazyTrees<'s> {
+    pub(crate) store: &'s Store,
+}
+
+impl LazyTrees<'_> {
     /// Packs the layer of a new tree together with the external files `external`, and stores it in
     /// place of the files. Stops with an error once `stop` returns true.
     ///
@@ -70,17 +76,17 @@ impl Store {
         form: LayerForm,
         stop: &dyn Fn() -> bool,
     ) -> Result<()> {
-        let mut blob = self.new_blob(work)?;
+        let mut blob = self.store.blobs().new_blob(work)?;
         let fs = made.sub("fs")?;
         let packed = pack_with_external(&fs, external, form, Stoppable { out: &mut blob, stop })?;
-        blob.publish(self, &packed.digest, packed.size)?;
+        blob.publish(self.store, &packed.digest, packed.size)?;
         let layer = PackedLayer::new(&packed, form);
-        self.note_made_layer(&layer)?;
+        self.store.layers().note_made_layer(&layer)?;
         let name = layer_document(form, None);
         let root = fs.stat_self()?;
         let mtime = Some((root.mtime.sec, root.mtime.nsec));
         let root = (root.uid, root.gid, root.mode);
-        self.put_note(made, &name, &document(&name, &layer)?)?;
+        self.store.trees().put_note(made, &name, &document(&name, &layer)?)?;
         self.put_folded(made, &Folded { layer: name, root, mtime, exact: false, boot: None })?;
         made.remove_all(OsStr::new("fs"))?;
         Ok(())
@@ -88,7 +94,7 @@ impl Store {
 
     /// Writes the note of a new lazy tree.
     pub(crate) fn put_folded(&self, made: &RootDir, note: &Folded) -> Result<()> {
-        self.put_note(made, NOTE, &document(NOTE, note)?)
+        self.store.trees().put_note(made, NOTE, &document(NOTE, note)?)
     }
 
     /// Ensures that the tree's files exist on disk, unpacking its layer if necessary. Idempotent;
@@ -104,26 +110,26 @@ impl Store {
         }
         let mut hasher = Hasher::new();
         hasher.field("unfold").field(tree.name());
-        let _alone = self.lock(&hasher.finish())?;
+        let _alone = self.store.records().lock(&hasher.finish())?;
         let Some(note) = self.folded(tree)? else { return Ok(()) };
         let place = format!("trees/{}", tree.name());
-        let layer: PackedLayer = self.read(&format!("{place}/{}", note.layer))?;
-        let (_, made) = self.new_tree(work)?;
+        let layer: PackedLayer = self.store.read(&format!("{place}/{}", note.layer))?;
+        let (_, made) = self.store.trees().new_tree(work)?;
         let fs = made.sub("fs")?;
         let remainder = self.remainder_of(tree, &note, &layer)?;
         let nanoseconds = remainder.as_ref().map(|remainder| &remainder.nanoseconds[..]);
-        self.unpack_verified(&layer.digest, &layer.diff_id, &fs, nanoseconds)?;
+        self.store.trees().unpack_verified(&layer.digest, &layer.diff_id, &fs, nanoseconds)?;
         let (uid, gid, mode) = note.root;
         let mtime = note.mtime.map_or(fs.stat_self()?.mtime, |(sec, nsec)| Timestamp { sec, nsec });
         fs.set_own_meta(uid, gid, mode, mtime)?;
-        let dir = self.dir(&place)?;
+        let dir = self.store.dir(&place)?;
         // Remains of an interrupted attempt, and sizes computed before unpacking.
         for old in ["fs", "bytes.json", FILES, STAND_INS] {
             dir.remove_all(OsStr::new(old))?;
         }
         made.rename(OsStr::new("fs"), &dir, OsStr::new("fs"))?;
-        self.note_stand_ins(&dir)?;
-        self.write(&place, NOTE, &Folded { boot: Some(self.boot().to_string()), ..note })
+        self.store.trees().note_stand_ins(&dir)?;
+        self.store.write(&place, NOTE, &Folded { boot: Some(self.store.boot().to_string()), ..note })
     }
 
     /// Returns the files of a tree, or `None` if they are not unpacked.
@@ -134,7 +140,7 @@ impl Store {
     pub fn tree_if_here(&self, tree: &TreeId) -> Result<Option<RootDir>> {
         match self.folded(tree)? {
             Some(_) => Ok(None),
-            None => Ok(Some(self.tree(tree)?)),
+            None => Ok(Some(self.store.trees().tree(tree)?)),
         }
     }
 
@@ -150,10 +156,10 @@ impl Store {
         }
         match self.folded(tree)? {
             Some(note) => {
-                let layer = self.packed_layer(&format!("{}/{}", place.display(), note.layer))?;
+                let layer = self.store.layers().packed_layer(&format!("{}/{}", place.display(), note.layer))?;
                 Ok(layer.is_some_and(|layer| self.remainder_of(tree, &note, &layer).is_ok()))
             }
-            None => Ok(self.root.exists(place.join("fs"))? && self.has_own_stand_ins(tree)?),
+            None => Ok(self.store.root.exists(place.join("fs"))? && self.store.trees().has_own_stand_ins(tree)?),
         }
     }
 
@@ -162,7 +168,7 @@ impl Store {
         if !note.exact {
             return Ok(None);
         }
-        let remainder = Remainder::from_bytes(&self.tree_note(tree, REMAINDER)?, &layer.diff_id);
+        let remainder = Remainder::from_bytes(&self.store.trees().tree_note(tree, REMAINDER)?, &layer.diff_id);
         remainder.map(Some).ok_or_else(|| StoreError::Damaged {
             what: format!("tree {}", tree.name()),
             reason: "the times of its files cannot be read".into(),
@@ -171,12 +177,12 @@ impl Store {
 
     /// Returns the note of a lazy tree, unpacked or not.
     pub(crate) fn folded_note(&self, tree: &TreeId) -> Result<Option<Folded>> {
-        self.read_if_whole(&format!("trees/{}/{NOTE}", tree.name()))
+        self.store.read_if_whole(&format!("trees/{}/{NOTE}", tree.name()))
     }
 
     /// Returns the note of a tree whose files are not unpacked, otherwise `None`.
     fn folded(&self, tree: &TreeId) -> Result<Option<Folded>> {
         let note = self.folded_note(tree)?;
-        Ok(note.filter(|note| note.boot.as_deref() != Some(self.boot())))
+        Ok(note.filter(|note| note.boot.as_deref() != Some(self.store.boot())))
     }
 }

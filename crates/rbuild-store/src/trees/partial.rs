@@ -13,16 +13,16 @@ use rbuild_linux::parallel::{cores, try_map};
 use crate::error::Result;
 use crate::ids::CacheKey;
 use crate::images::{Image, digest};
-use crate::store::Store;
 use crate::trees::copies::{Files, Whiteouts, merge};
 use crate::trees::tree::TreeId;
+use crate::trees::union::ImageTrees;
 use crate::workspace::Workspace;
 
 /// Maximum number of passes. Links may lead to further paths, each requiring another pass; beyond
 /// this, unpacking the whole image is cheaper.
 const READINGS: usize = 4;
 
-impl Store {
+impl ImageTrees<'_> {
     /// Returns a tree that contains the given paths (relative, normalized) as the image shows them,
     /// creating it once. Returns `None` if partial unpacking is not worthwhile or not possible: the
     /// image is unpacked already, or a path does not exist or requires too many passes.
@@ -40,23 +40,23 @@ impl Store {
         build: &str,
     ) -> Result<Option<TreeId>> {
         let key = key(image, wanted);
-        if let Some(record) = self.record(&key)? {
+        if let Some(record) = self.store.records().record(&key)? {
             return Ok(Some(record.tree));
         }
         let mut missing = false;
         for (_, diff_id) in image.layers()? {
-            missing |= self.layer_tree(&diff_id)?.is_none();
+            missing |= self.store.trees().layer_tree(&diff_id)?.is_none();
         }
         if !missing {
             return Ok(None);
         }
-        let _alone = self.lock_step(&key)?;
-        if let Some(record) = self.record(&key)? {
+        let _alone = self.store.records().lock_step(&key)?;
+        if let Some(record) = self.store.records().record(&key)? {
             return Ok(Some(record.tree));
         }
         let mut all = wanted.clone();
         for _ in 0..READINGS {
-            let (path, made) = self.new_tree(work)?;
+            let (path, made) = self.store.trees().new_tree(work)?;
             let fs = made.sub("fs")?;
             let Some(mut further) = self.read_parts(work, image, &all, &fs)? else { return Ok(None) };
             // A path may be a hard link whose target is extracted in the next pass.
@@ -72,9 +72,9 @@ impl Store {
             let before = all.len();
             all.extend(further);
             if all.len() == before {
-                let tree = self.step_tree(&key.into());
-                self.commit_tree(work, &path, &tree)?;
-                self.put_record(&key, &tree, &key.into(), now, build)?;
+                let tree = self.store.trees().step_tree(&key.into());
+                self.store.trees().commit_tree(work, &path, &tree)?;
+                self.store.records().put_record(&key, &tree, &key.into(), now, build)?;
                 return Ok(Some(tree));
             }
         }
@@ -141,7 +141,7 @@ impl Store {
                 _ => is_wanted(entry, wanted),
             }
         };
-        let got = self.unpack_some_verified(&digest(layer)?, diff_id, &dir, &mut wants)?;
+        let got = self.store.trees().unpack_some_verified(&digest(layer)?, diff_id, &dir, &mut wants)?;
         leans |= !got.lower_refs.is_empty();
         let behind_link = !links.is_disjoint(&passed);
         Ok(LayerParts { path, dir, further, leans, behind_link })

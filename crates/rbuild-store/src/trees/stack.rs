@@ -5,9 +5,9 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 
 use crate::error::Result;
-use crate::store::Store;
 use crate::trees::copies::{Files, Whiteouts, merge};
 use crate::trees::tree::TreeId;
+use crate::trees::tree::Trees;
 use crate::workspace::Workspace;
 
 /// Maximum number of lower directories. `detached_overlay` takes 999, including those that a
@@ -35,7 +35,7 @@ pub(crate) fn distinct(trees: &[TreeId]) -> Vec<&TreeId> {
     kept
 }
 
-impl Store {
+impl Trees<'_> {
     /// Returns the lower directories of an overlay of these trees (lowest first) in overlay order,
     /// highest first. The lowest ones of a very high stack are merged into one directory, which
     /// has hard links to their files.

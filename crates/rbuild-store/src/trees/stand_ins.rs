@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 use rbuild_linux::{Kind, RootDir, Stat, has_met_stand_ins, owner_attribute};
 
 use crate::error::{Result, StoreError};
-use crate::store::Store;
 use crate::trees::tree::TreeId;
+use crate::trees::tree::Trees;
 use crate::trees::union::{Found, UnionView};
 
 /// File beside a tree that may contain stand-ins, with the inode number of its `fs` directory.
 pub(crate) const STAND_INS: &str = "stand-ins";
 
-impl Store {
+impl Trees<'_> {
     /// Marks a new tree as possibly containing stand-ins, if this process has encountered any.
     pub(crate) fn note_stand_ins(&self, made: &RootDir) -> Result<()> {
         match made.stat_name(OsStr::new("fs")) {
@@ -36,7 +36,7 @@ impl Store {
         if note.is_empty() {
             return Ok(true);
         }
-        let fs = self.root.stat(Path::new("trees").join(tree.name()).join("fs"))?;
+        let fs = self.store.root.stat(Path::new("trees").join(tree.name()).join("fs"))?;
         Ok(note == fs.ino.to_string().as_bytes())
     }
 

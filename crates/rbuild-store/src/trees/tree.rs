@@ -84,17 +84,23 @@ struct LayerFile {
     build: String,
 }
 
-impl Store {
+/// The trees of a store.
+#[derive(Clone, Copy)]
+pub struct Trees<'s> {
+    pub(crate) store: &'s Store,
+}
+
+impl Trees<'_> {
     /// Returns the name of a step's tree with this store's kind of owners. A result that no other
     /// execution has makes a name that no other tree has.
     pub fn step_tree(&self, result: &ResultId) -> TreeId {
-        let kind = if self.owners() == TreeOwners::Given { 's' } else { 'w' };
+        let kind = if self.store.owners() == TreeOwners::Given { 's' } else { 'w' };
         TreeId(format!("{kind}{}", result.hex()))
     }
 
     /// Returns the path of a tree's files in this process.
     pub fn tree_path(&self, tree: &TreeId) -> PathBuf {
-        self.path().join("trees").join(&tree.0).join("fs")
+        self.store.path().join("trees").join(&tree.0).join("fs")
     }
 
     /// Opens the files of a tree.
@@ -103,7 +109,7 @@ impl Store {
     ///
     /// Fails if they are not unpacked.
     pub fn tree(&self, tree: &TreeId) -> Result<RootDir> {
-        Ok(self.root.sub(Path::new("trees").join(&tree.0).join("fs"))?)
+        Ok(self.store.root.sub(Path::new("trees").join(&tree.0).join("fs"))?)
     }
 
     /// Returns the content of the file `name` beside a tree, empty if there is none.
@@ -112,7 +118,7 @@ impl Store {
     ///
     /// Fails if the file cannot be read.
     pub fn tree_note(&self, tree: &TreeId, name: &str) -> Result<Vec<u8>> {
-        match self.root.read(Path::new("trees").join(&tree.0).join(name), MAX_NOTE) {
+        match self.store.root.read(Path::new("trees").join(&tree.0).join(name), MAX_NOTE) {
             Err(e) if e.is_not_found() => Ok(Vec::new()),
             other => Ok(other?),
         }
@@ -148,7 +154,7 @@ impl Store {
     /// Fails if the tree cannot be renamed.
     #[tracing::instrument(target = "store", name = "commit", level = "debug", skip_all, fields(tree = ?id))]
     pub fn commit_tree(&self, work: &Workspace, made: &Path, id: &TreeId) -> Result<()> {
-        let trees = self.dir("trees")?;
+        let trees = self.store.dir("trees")?;
         let name = made.file_name().unwrap_or_default();
         self.note_stand_ins(&work.dir().sub(name)?)?;
         match work.dir().rename(name, &trees, OsStr::new(&id.0)) {
@@ -164,14 +170,15 @@ impl Store {
 
     /// Returns the tree of a layer that has been unpacked before.
     pub(crate) fn layer_tree(&self, diff_id: &DiffId) -> Result<Option<TreeId>> {
-        let document = document_of(&diff_id.hex(), self.owners());
-        let Some(file) = self.read_if_whole::<LayerFile>(&format!("layers/{document}"))? else {
+        let document = document_of(&diff_id.hex(), self.store.owners());
+        let Some(file) = self.store.read_if_whole::<LayerFile>(&format!("layers/{document}"))? else {
             return Ok(None);
         };
-        let synced = file.boot == self.boot() || self.root.exists(format!("builds/{}.synced", file.build))?;
-        let there = synced && self.has_tree(&file.tree)?;
+        let synced =
+            file.boot == self.store.boot() || self.store.root.exists(format!("builds/{}.synced", file.build))?;
+        let there = synced && self.store.lazy_trees().has_tree(&file.tree)?;
         if there {
-            self.note_use("layers", &document)?;
+            self.store.gc().note_use("layers", &document)?;
         }
         Ok(there.then_some(file.tree))
     }
@@ -182,7 +189,7 @@ impl Store {
         if TreeId::of_document(document).is_none() {
             return Ok(None);
         }
-        Ok(self.read_if_whole::<LayerFile>(&format!("layers/{document}"))?.map(|file| file.tree))
+        Ok(self.store.read_if_whole::<LayerFile>(&format!("layers/{document}"))?.map(|file| file.tree))
     }
 
     /// Returns the trees of an image, lowest first, and the number of layers unpacked by this call.
@@ -201,7 +208,7 @@ impl Store {
             found.push(tree);
             unpacked += usize::from(made);
         }
-        Ok((self.mended(work, found, build)?, unpacked))
+        Ok((self.store.image_trees().mended(work, found, build)?, unpacked))
     }
 
     /// Returns the tree of one layer, and whether it was unpacked by this call.
@@ -216,12 +223,12 @@ impl Store {
         if let Some(tree) = self.layer_tree(diff_id)? {
             // The tree belongs to the diffID. This image's blob may differ from the one unpacked
             // before, and may go into other images.
-            self.check_layer(&digest, diff_id)?;
+            self.store.blobs().check_layer(&digest, diff_id)?;
             return Ok((tree, false));
         }
-        let _alone = self.lock_layer(diff_id)?;
+        let _alone = self.store.records().lock_layer(diff_id)?;
         if let Some(tree) = self.layer_tree(diff_id)? {
-            self.check_layer(&digest, diff_id)?;
+            self.store.blobs().check_layer(&digest, diff_id)?;
             return Ok((tree, false));
         }
         Ok((self.unpack_layer(work, &digest, diff_id, build)?, true))
@@ -232,14 +239,14 @@ impl Store {
         let (path, dir) = self.new_tree(work)?;
         let fs = dir.sub("fs")?;
         let unpacked = self.unpack_verified(digest, diff_id, &fs, None)?;
-        self.put_layer_size(diff_id, unpacked.unpacked)?;
+        self.store.layers().put_layer_size(diff_id, unpacked.unpacked)?;
         if unpacked.lower_refs != LowerRefs::default() {
             self.put_note(&dir, LOWER_REFS, &unpacked.lower_refs.to_bytes())?;
         }
-        let id = TreeId::of_layer(diff_id, self.owners());
+        let id = TreeId::of_layer(diff_id, self.store.owners());
         self.commit_tree(work, &path, &id)?;
-        let file = LayerFile { tree: id.clone(), boot: self.boot().to_string(), build: build.to_string() };
-        self.write("layers", &document_of(&diff_id.hex(), self.owners()), &file)?;
+        let file = LayerFile { tree: id.clone(), boot: self.store.boot().to_string(), build: build.to_string() };
+        self.store.write("layers", &document_of(&diff_id.hex(), self.store.owners()), &file)?;
         Ok(id)
     }
 
@@ -275,15 +282,15 @@ impl Store {
         nanoseconds: Option<&[u32]>,
         wants: &mut dyn FnMut(&TarEntry) -> bool,
     ) -> Result<Unpacked> {
-        let blob = self.open_blob(digest)?;
-        let known = self.is_known_whole(&blob).then_some(*digest);
-        let how = Unpacking { known, nanoseconds, stop: self.stop(), ..Unpacking::layer(self.limits()) };
+        let blob = self.store.blobs().open_blob(digest)?;
+        let known = self.store.blobs().is_known_whole(&blob).then_some(*digest);
+        let how = Unpacking { known, nanoseconds, stop: self.store.stop(), ..Unpacking::layer(self.store.limits()) };
         let got = unpack_some(&blob, fs, how, wants)?;
         compare(digest, got.digest)?;
         compare_content(digest, diff_id, got.diff_id)?;
-        self.note_layer(digest, diff_id)?;
+        self.store.blobs().note_layer(digest, diff_id)?;
         if known.is_none() {
-            self.note_whole(&blob);
+            self.store.blobs().note_whole(&blob);
         }
         Ok(got)
     }
@@ -299,12 +306,12 @@ mod tests {
         let place = std::env::temp_dir().join(format!("rbuild-trees-{}", std::process::id()));
         let store = Store::open(&place).unwrap();
         let key = CacheKey::of(b"a step");
-        let (now, before) = (store.step_tree(&key.into()), TreeId(format!("s{}", &key.hex()[..24])));
+        let (now, before) = (store.trees().step_tree(&key.into()), TreeId(format!("s{}", &key.hex()[..24])));
         assert_eq!(now.name(), format!("s{}", key.hex()));
         for (tree, counts) in [(before, false), (now, true)] {
-            std::fs::create_dir_all(store.tree_path(&tree)).unwrap();
-            store.put_record(&key, &tree, &key.into(), 0, "build").unwrap();
-            assert_eq!(store.record(&key).unwrap().is_some(), counts, "{}", tree.name());
+            std::fs::create_dir_all(store.trees().tree_path(&tree)).unwrap();
+            store.records().put_record(&key, &tree, &key.into(), 0, "build").unwrap();
+            assert_eq!(store.records().record(&key).unwrap().is_some(), counts, "{}", tree.name());
         }
         std::fs::remove_dir_all(&place).unwrap();
     }

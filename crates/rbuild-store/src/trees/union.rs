@@ -77,7 +77,13 @@ impl UnionView {
     }
 }
 
-impl Store {
+/// Stacks of trees that are images, or parts of them.
+#[derive(Clone, Copy)]
+pub struct ImageTrees<'s> {
+    pub(crate) store: &'s Store,
+}
+
+impl ImageTrees<'_> {
     /// Returns the content of a regular file in a stack of trees (lowest first), following symbolic
     /// links inside it. Returns `None` if the file does not exist or is larger than `limit` bytes.
     ///
@@ -85,7 +91,7 @@ impl Store {
     ///
     /// Fails if a tree cannot be read.
     pub fn read_in_trees(&self, trees: &[TreeId], path: &Path, limit: u64) -> crate::Result<Option<Vec<u8>>> {
-        let open = trees.iter().map(|tree| self.tree(tree)).collect::<crate::Result<Vec<_>>>()?;
+        let open = trees.iter().map(|tree| self.store.trees().tree(tree)).collect::<crate::Result<Vec<_>>>()?;
         let view = UnionView::new(open.into_iter());
         let found = view.find(&view.resolve(path)?)?.filter(|f| f.stat.kind == Kind::File && f.stat.size <= limit);
         Ok(found.map(|f| f.dir.read(&f.name, limit)).transpose()?)

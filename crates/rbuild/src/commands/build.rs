@@ -88,7 +88,7 @@ fn progress_mode(args: &BuildArgs) -> Mode {
 
 /// Writes the timings page of the build that has just ended, whether it succeeded or failed.
 fn write_timings(store: &Store, request: &BuildRequest, dest: &Destination) -> Result<(), Failure> {
-    let logs = store.build_logs()?;
+    let logs = store.logs().build_logs()?;
     let Some(log) = logs.iter().find(|log| log.id == request.build_id) else { return Ok(()) };
     dest.write(timings_html::html(log).as_bytes()).map_err(|e| Failure::new(format!("the timings: {e}")))
 }

@@ -176,7 +176,7 @@ impl Reports {
 fn metadata(request: &BuildRequest, store: &Store, finished: &Finished) -> Result<Value, Failure> {
     let mut all = json!({"buildx.build.ref": format!("rbuild/{}", request.build_id)});
     if let Some((id, manifest)) = &finished.image {
-        let image = store.image(manifest)?;
+        let image = store.images().image(manifest)?;
         let mut descriptor = json!({
             "mediaType": MediaType::ImageManifest.to_string(),
             "digest": manifest.to_string(),

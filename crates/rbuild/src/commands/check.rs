@@ -99,7 +99,7 @@ pub fn warnings(file: &Dockerfile, request: &BuildRequest, store: &Store) -> Res
                 }
                 None => name.parse().ok()?,
             };
-            store.named_image(&name).ok().map(|image| image.config)
+            store.images().named_image(&name).ok().map(|image| image.config)
         };
         known.borrow_mut().entry(name.to_string()).or_insert_with(find).clone()
     };

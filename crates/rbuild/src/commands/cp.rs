@@ -22,10 +22,10 @@ use crate::ui::terminal;
 
 pub fn create(settings: &Settings, args: CreateArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
-    let (_, image) = store.find_image(&args.image)?;
+    let (_, image) = store.images().find_image(&args.image)?;
     let now = Timestamp::now();
     let salt = format!("{}.{:09} {}", now.sec, now.nsec, std::process::id());
-    let container = store.create_container(args.name.as_deref(), &image.manifest_digest, &salt)?;
+    let container = store.containers().create_container(args.name.as_deref(), &image.manifest_digest, &salt)?;
     terminal::out(&format!("{}\n", container.id.hex()));
     Ok(code::OK)
 }
@@ -34,9 +34,9 @@ pub fn rm(settings: &Settings, args: RmArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let mut missing = 0;
     for wanted in &args.containers {
-        match store.find_container(wanted)? {
+        match store.containers().find_container(wanted)? {
             Some(container) => {
-                store.remove_container(&container)?;
+                store.containers().remove_container(&container)?;
                 terminal::out(&format!("{wanted}\n"));
             }
             // Docker: with -f, a missing container is not an error.
@@ -54,8 +54,8 @@ pub fn rm(settings: &Settings, args: RmArgs) -> Result<u8, Failure> {
 pub fn list(settings: &Settings, args: ContainersArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let mut rows = Vec::new();
-    for container in store.containers()?.into_iter().filter(|_| args.all) {
-        let entries = store.images()?.into_iter().filter(|e| e.manifest == container.image);
+    for container in store.containers().list()?.into_iter().filter(|_| args.all) {
+        let entries = store.images().list()?.into_iter().filter(|e| e.manifest == container.image);
         let name = entries.filter_map(|e| e.name).map(|n| n.familiar()).next();
         let id = container.id.hex();
         rows.push(json!({
@@ -79,11 +79,11 @@ pub fn list(settings: &Settings, args: ContainersArgs) -> Result<u8, Failure> {
 pub fn prune(settings: &Settings) -> Result<u8, Failure> {
     let store = settings.open()?;
     let mut text = String::new();
-    for container in store.containers()? {
-        store.remove_container(&container)?;
+    for container in store.containers().list()? {
+        store.containers().remove_container(&container)?;
         text += &format!("{}\n", container.id.hex());
     }
-    let freed = store.sweep_blobs()?;
+    let freed = store.gc().sweep_blobs()?;
     let list = if text.is_empty() { String::new() } else { format!("Deleted Containers:\n{text}\n") };
     terminal::out(&format!("{list}Total reclaimed space: {}\n", human_size(freed.bytes)));
     Ok(code::OK)
@@ -135,7 +135,7 @@ fn copy(
 ) -> Result<CopiedTo, Failure> {
     let builder = builder?;
     let store = store_in(&builder, store)?;
-    let image = store.image(manifest)?;
+    let image = store.images().image(manifest)?;
     Ok(copy_out(&store, &image, path, follow_link, target, &builder)?)
 }
 
@@ -169,12 +169,12 @@ fn source(store: &Store, text: &str) -> Result<Option<(ManifestDigest, String)>,
         if name.is_empty() || path.is_empty() || name.starts_with(['/', '.']) {
             continue;
         }
-        if let Some(container) = store.find_container(name)? {
+        if let Some(container) = store.containers().find_container(name)? {
             return Ok(Some((container.image, path.to_string())));
         }
         // A tag contains no slash, so text after a colon that starts with one is a path.
         if path.starts_with('/')
-            && let Ok((_, image)) = store.find_image(name)
+            && let Ok((_, image)) = store.images().find_image(name)
         {
             return Ok(Some((image.manifest_digest, path.to_string())));
         }

@@ -132,7 +132,8 @@ pub fn push(
 ) -> Result<(), Failure> {
     let answer: Option<Told> = in_fetcher(|| {
         let pushed = registry::client_of(flags, names, show == Show::Nothing).and_then(|client| {
-            let images = platforms.iter().map(|manifest| store.image(manifest)).collect::<Result<Vec<_>, _>>()?;
+            let images =
+                platforms.iter().map(|manifest| store.images().image(manifest)).collect::<Result<Vec<_>, _>>()?;
             push_all(store, &client, &images, names, true, show)
         });
         pushed.err().map(Told::from)

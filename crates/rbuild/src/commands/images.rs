@@ -39,7 +39,7 @@ fn image_size(store: &Store, image: &Image) -> Result<u64, Failure> {
         // An image may contain the same layer several times.
         let layer_size = match known.get(layer.digest()) {
             Some(known) => *known,
-            None => store.layer_size(&layer, &diff_id)?,
+            None => store.layers().layer_size(&layer, &diff_id)?,
         };
         size = size.saturating_add(layer_size);
         known.insert(layer.digest().clone(), layer_size);
@@ -87,7 +87,7 @@ pub fn images(settings: &Settings, args: ImagesArgs) -> Result<u8, Failure> {
     let filters: Vec<Filter> = args.filter.iter().map(|f| Filter::parse(&store, f)).collect::<Result<_, _>>()?;
     let asks_dangling = filters.iter().any(|f| matches!(f, Filter::Dangling(true)));
     let (mut listed, mut known) = (Vec::new(), HashMap::new());
-    for entry in store.images()? {
+    for entry in store.images().list()? {
         let wanted = match (&args.name, &entry.name) {
             (Some(wanted), Some(name)) => is_called(name, wanted),
             (Some(_), None) => false,
@@ -97,7 +97,7 @@ pub fn images(settings: &Settings, args: ImagesArgs) -> Result<u8, Failure> {
             // An image may have several names.
             let image = match known.get(&entry.manifest) {
                 Some((image, _)) => Rc::clone(image),
-                None => Rc::new(store.image(&entry.manifest)?),
+                None => Rc::new(store.images().image(&entry.manifest)?),
             };
             if filters.iter().all(|f| f.passes(entry.name.as_ref(), &image)) {
                 let size = match known.get(&entry.manifest) {
@@ -165,7 +165,7 @@ impl Filter {
         let bad = |what: &str| Failure::usage(format!("--filter {text}: {what}"));
         let (key, value) = text.split_once('=').ok_or_else(|| bad("not of the form NAME=VALUE"))?;
         let created = || -> Result<i64, Failure> {
-            let (_, image) = store.find_image(value)?;
+            let (_, image) = store.images().find_image(value)?;
             Ok(seconds(&image).unwrap_or(0))
         };
         Ok(match (key, value) {
@@ -207,14 +207,14 @@ fn seconds(image: &Image) -> Option<i64> {
 
 pub fn history(settings: &Settings, args: HistoryArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
-    let (_, image) = store.find_image(&args.image)?;
+    let (_, image) = store.images().find_image(&args.image)?;
     let mut layers = image.layers()?.into_iter();
     let mut rows = Vec::new();
     for entry in &image.config.history {
         let size = if entry.empty_layer {
             0
         } else {
-            layers.next().map(|(layer, diff_id)| store.layer_size(&layer, &diff_id)).transpose()?.unwrap_or(0)
+            layers.next().map(|(layer, diff_id)| store.layers().layer_size(&layer, &diff_id)).transpose()?.unwrap_or(0)
         };
         let mut text = entry.created_by.replace('\t', " ");
         if !args.no_trunc && text.chars().count() > 45 {
@@ -248,9 +248,9 @@ pub fn inspect(settings: &Settings, args: InspectArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let mut all = Vec::new();
     for wanted in &args.images {
-        let (_, image) = store.find_image(wanted)?;
+        let (_, image) = store.images().find_image(wanted)?;
         if args.verify {
-            store.verify_image(&image)?;
+            store.gc().verify_image(&image)?;
         }
         all.push(inspected(&store, &image)?);
     }
@@ -268,7 +268,8 @@ pub fn inspect(settings: &Settings, args: InspectArgs) -> Result<u8, Failure> {
 
 fn inspected(store: &Store, image: &Image) -> Result<Value, Failure> {
     let names: Vec<String> = store
-        .images()?
+        .images()
+        .list()?
         .into_iter()
         .filter(|e| e.manifest == image.manifest_digest)
         .filter_map(|e| e.name.map(|n| n.familiar()))
@@ -309,8 +310,8 @@ fn fill_in(image: &mut Value) {
 pub fn tag(settings: &Settings, args: TagArgs) -> Result<u8, Failure> {
     let name: Reference = args.name.parse().map_err(|e: ReferenceError| Failure::usage(e.to_string()))?;
     let store = settings.open()?;
-    let (_, image) = store.find_image(&args.image)?;
-    store.tag(&image.manifest_digest, Some(&name))?;
+    let (_, image) = store.images().find_image(&args.image)?;
+    store.images().tag(&image.manifest_digest, Some(&name))?;
     Ok(code::OK)
 }
 
@@ -318,7 +319,7 @@ pub fn rmi(settings: &Settings, args: RmiArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let mut failed = false;
     for wanted in &args.images {
-        let (names, gone) = match store.untag(wanted, args.force) {
+        let (names, gone) = match store.images().untag(wanted, args.force) {
             Ok(done) => done,
             // Docker: every name is tried, and with -f a missing image is not a failure.
             Err(e) => {
@@ -332,7 +333,7 @@ pub fn rmi(settings: &Settings, args: RmiArgs) -> Result<u8, Failure> {
             terminal::out(&format!("Deleted: {id}\n"));
         }
     }
-    store.sweep_blobs()?;
+    store.gc().sweep_blobs()?;
     Ok(if failed { code::FAILED } else { code::OK })
 }
 
@@ -341,27 +342,27 @@ pub fn rmi(settings: &Settings, args: RmiArgs) -> Result<u8, Failure> {
 pub fn image_prune(settings: &Settings, args: ImagePruneArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let filters: Vec<PruneFilter> = args.filter.iter().map(|f| PruneFilter::parse(f)).collect::<Result<_, _>>()?;
-    let held: Vec<ManifestDigest> = store.containers()?.into_iter().map(|c| c.image).collect();
+    let held: Vec<ManifestDigest> = store.containers().list()?.into_iter().map(|c| c.image).collect();
     let mut gone = Vec::new();
     let mut text = String::new();
-    for entry in store.images()? {
+    for entry in store.images().list()? {
         if (entry.name.is_some() && !args.all) || held.contains(&entry.manifest) {
             continue;
         }
         // A damaged image has no creation time or labels, so it passes only if there are no
         // filters.
-        let image = store.image(&entry.manifest).ok();
+        let image = store.images().image(&entry.manifest).ok();
         let passes = |f: &PruneFilter| image.as_ref().is_some_and(|image| f.passes(image));
         if filters.iter().all(passes) {
             text += &entry.name.as_ref().map_or(String::new(), |n| format!("untagged: {}\n", n.familiar()));
             gone.push(entry);
         }
     }
-    store.forget(&gone)?;
-    let left: Vec<ManifestDigest> = store.images()?.into_iter().map(|e| e.manifest).collect();
+    store.images().forget(&gone)?;
+    let left: Vec<ManifestDigest> = store.images().list()?.into_iter().map(|e| e.manifest).collect();
     gone.dedup_by_key(|e| e.manifest);
     gone.iter().filter(|e| !left.contains(&e.manifest)).for_each(|e| text += &format!("deleted: {}\n", e.manifest));
-    let freed = store.sweep_blobs()?;
+    let freed = store.gc().sweep_blobs()?;
     let list = if text.is_empty() { String::new() } else { format!("Deleted Images:\n{text}\n") };
     terminal::out(&format!("{list}Total reclaimed space: {}\n", human_size(freed.bytes)));
     Ok(code::OK)
@@ -414,8 +415,8 @@ pub fn prune(settings: &Settings, args: PruneArgs) -> Result<u8, Failure> {
             let store = moved_store(&builder, &store)?;
             drop(rbuild_store::Workspace::open(&store)?);
             Ok(match budget {
-                Some(budget) => store.collect(budget)?,
-                None => store.prune(args.all)?,
+                Some(budget) => store.gc().collect(budget)?,
+                None => store.gc().prune(args.all)?,
             })
         });
         match pruned {
@@ -453,9 +454,9 @@ fn freed_text(freed: &Freed) -> String {
 
 pub fn df(settings: &Settings) -> Result<u8, Failure> {
     let store = settings.open()?;
-    let images = store.images()?.len();
+    let images = store.images().list()?.len();
     let mut rows = vec![vec!["Images".to_string(), images.to_string(), String::new()]];
-    for (name, usage) in store.usage()? {
+    for (name, usage) in store.gc().usage()? {
         rows.push(vec![name.to_string(), usage.count.to_string(), human_size(usage.bytes)]);
     }
     terminal::out(&terminal::table(&["TYPE", "TOTAL", "SIZE"], &rows));
@@ -464,7 +465,7 @@ pub fn df(settings: &Settings) -> Result<u8, Failure> {
 
 pub fn fsck(settings: &Settings, args: FsckArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
-    let found = store.check(args.repair)?;
+    let found = store.gc().check(args.repair)?;
     for problem in &found.problems {
         terminal::err(&format!("{problem}\n"));
     }

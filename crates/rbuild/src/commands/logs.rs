@@ -12,7 +12,7 @@ use crate::ui::terminal;
 
 pub fn logs(settings: &Settings, args: LogsArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
-    let all = store.build_logs()?;
+    let all = store.logs().build_logs()?;
     let Some(wanted) = &args.build else {
         let row = |b: &BuildLog| {
             vec![
@@ -60,7 +60,7 @@ fn show(store: &Store, build: &BuildLog, step: &StepLog) -> Result<(), Failure> 
     if let Some(why) = why {
         terminal::out(&format!("why: {why}\n"));
     }
-    if let Some(mut log) = store.step_log(&build.id, step.step)? {
+    if let Some(mut log) = store.logs().step_log(&build.id, step.step)? {
         let mut out = std::io::stdout().lock();
         // A closed pipe is not an error.
         let _ = std::io::copy(&mut log, &mut out).and_then(|_| out.flush());

@@ -20,7 +20,7 @@ const CANNOT_RUN: i32 = 126;
 
 pub fn run(settings: &Settings, args: RunArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
-    let (_, image) = store.find_image(&args.image)?;
+    let (_, image) = store.images().find_image(&args.image)?;
     let has_terminal = args.tty && std::io::stdin().is_terminal();
     if args.tty && args.interactive && !has_terminal {
         return Err(Failure::usage("-it: standard input is not a terminal").help("omit -t"));

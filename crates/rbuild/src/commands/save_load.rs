@@ -135,7 +135,7 @@ pub fn save(settings: &Settings, args: SaveArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let mut images: Vec<Saved> = Vec::new();
     for wanted in &args.images {
-        let (name, image) = store.find_image(wanted)?;
+        let (name, image) = store.images().find_image(wanted)?;
         let name = name.filter(|n| n.digest().is_none());
         match images.iter_mut().find(|known| known.images[0].manifest_digest == image.manifest_digest) {
             Some(known) => known.names.extend(name),
@@ -144,7 +144,7 @@ pub fn save(settings: &Settings, args: SaveArgs) -> Result<u8, Failure> {
     }
     let mut known = BTreeSet::new();
     for wanted in &args.exclude {
-        known.extend(rbuild_engine::layer_blobs(&store.find_image(wanted)?.1)?);
+        known.extend(rbuild_engine::layer_blobs(&store.images().find_image(wanted)?.1)?);
     }
     for path in &args.since {
         known.extend(rbuild_engine::archive_blobs(open(path)?, &path.display().to_string(), store.limits())?);

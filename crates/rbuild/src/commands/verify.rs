@@ -45,13 +45,13 @@ pub fn verify(
             failed => return Ok(failed),
         }
         if manifests.len() == 1 {
-            let image = manifests.first().map(|manifest| store.image(manifest)).transpose()?;
+            let image = manifests.first().map(|manifest| store.images().image(manifest)).transpose()?;
             let image = image.map(|image| (image.id, image.manifest_digest));
             conclude(args, &first, store, &Finished { image, platforms: manifests.clone() }, reports)?;
         }
     }
     let [a, b] = manifests[..] else { return Err(Failure::new("the two builds produced no images to compare")) };
-    let (a, b) = (store.image(&a)?, store.image(&b)?);
+    let (a, b) = (store.images().image(&a)?, store.images().image(&b)?);
     let Some(difference) = first_difference(store, &a, &b).map_err(|e| Failure::new(e.message()))? else {
         if once.mode != Mode::Quiet {
             terminal::err("verified: two builds without cache produced identical images\n");

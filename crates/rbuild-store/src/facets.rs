@@ -1,0 +1,77 @@
+//! The parts of a store, each with the operations on one kind of content.
+
+use crate::blobs::Blobs;
+use crate::cache::records::Records;
+use crate::cache_mounts::CacheMounts;
+use crate::containers::Containers;
+use crate::gc::prune::Gc;
+use crate::images::Images;
+use crate::layers::Layers;
+use crate::logs::Logs;
+use crate::secrets::SecretVerdicts;
+use crate::store::Store;
+use crate::trees::lazy::LazyTrees;
+use crate::trees::tree::Trees;
+use crate::trees::union::ImageTrees;
+
+impl Store {
+    /// Returns the blobs.
+    pub fn blobs(&self) -> Blobs<'_> {
+        Blobs { store: self }
+    }
+
+    /// Returns the images and their names.
+    pub fn images(&self) -> Images<'_> {
+        Images { store: self }
+    }
+
+    /// Returns the containers that `create` made.
+    pub fn containers(&self) -> Containers<'_> {
+        Containers { store: self }
+    }
+
+    /// Returns the layers that trees are packed into.
+    pub fn layers(&self) -> Layers<'_> {
+        Layers { store: self }
+    }
+
+    /// Returns the verdicts on secrets in trees.
+    pub fn secrets(&self) -> SecretVerdicts<'_> {
+        SecretVerdicts { store: self }
+    }
+
+    /// Returns the logs of the last builds.
+    pub fn logs(&self) -> Logs<'_> {
+        Logs { store: self }
+    }
+
+    /// Returns the trees.
+    pub fn trees(&self) -> Trees<'_> {
+        Trees { store: self }
+    }
+
+    /// Returns the trees that exist as their layers only, until their files are needed.
+    pub fn lazy_trees(&self) -> LazyTrees<'_> {
+        LazyTrees { store: self }
+    }
+
+    /// Returns the stacks of trees that are images, or parts of them.
+    pub fn image_trees(&self) -> ImageTrees<'_> {
+        ImageTrees { store: self }
+    }
+
+    /// Returns the cache records of steps, and what their keys were made of.
+    pub fn records(&self) -> Records<'_> {
+        Records { store: self }
+    }
+
+    /// Returns the cache mounts.
+    pub fn cache_mounts(&self) -> CacheMounts<'_> {
+        CacheMounts { store: self }
+    }
+
+    /// Returns the removal and the checking of content.
+    pub fn gc(&self) -> Gc<'_> {
+        Gc { store: self }
+    }
+}
