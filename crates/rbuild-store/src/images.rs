@@ -4,8 +4,10 @@ use std::collections::{HashMap, HashSet};
 
 use rbuild_image::{
     BlobDigest, Descriptor, DiffId, ImageConfig, ImageDigest, ImageId, ImageIndex, ImageManifest, ImageName,
-    ManifestDigest, MediaType, REF_NAME, Reference, descriptor, digest_of, parse_manifest,
+    ManifestDigest, MediaType, Platform, REF_NAME, Reference, descriptor, digest_of, parse_index, parse_manifest,
 };
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use crate::error::{Result, StoreError};
 use crate::store::Store;
@@ -25,13 +27,59 @@ pub struct Image {
     pub config: ImageConfig,
 }
 
+/// The content that a name stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Artifact {
+    /// An image of one platform.
+    Image(ManifestDigest),
+    /// An index of images, one for each platform.
+    Index {
+        /// Digest of the index.
+        digest: ManifestDigest,
+        /// The manifests, of which there is at least one.
+        images: Vec<ManifestDigest>,
+    },
+}
+
+impl Artifact {
+    /// Returns the digest of the manifest or index.
+    pub fn digest(&self) -> &ManifestDigest {
+        match self {
+            Artifact::Image(digest) | Artifact::Index { digest, .. } => digest,
+        }
+    }
+
+    /// Returns the manifests of the images.
+    pub fn images(&self) -> &[ManifestDigest] {
+        match self {
+            Artifact::Image(manifest) => std::slice::from_ref(manifest),
+            Artifact::Index { images, .. } => images,
+        }
+    }
+}
+
 /// An entry of the index: an image and its name, if it has one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedImage {
     /// The name; `None` for a dangling image.
     pub name: Option<Reference>,
-    /// Digest of the manifest.
+    /// Digest of the manifest: of several platforms, that of this machine, else the first.
     pub manifest: ManifestDigest,
+    /// The whole content.
+    pub artifact: Artifact,
+}
+
+/// An image that was found for a command.
+#[derive(Debug, Clone)]
+pub struct FoundImage {
+    /// The name by which it was found.
+    pub name: Option<Reference>,
+    /// The image.
+    pub image: Image,
+    /// The content of the name, or the image alone if it was found by its ID or digest.
+    pub artifact: Artifact,
+    /// Digest of the manifest or index in the entry.
+    entry: ManifestDigest,
 }
 
 impl Image {
@@ -66,6 +114,26 @@ fn manifest_in(d: &Descriptor) -> Result<ManifestDigest> {
     digest(d).map(BlobDigest::of_manifest)
 }
 
+/// Returns the images of an index with their platforms; `None` for a manifest, and for an index
+/// that has none.
+pub(crate) fn entries_of_index(bytes: &[u8]) -> Option<Vec<(ManifestDigest, Option<Platform>)>> {
+    #[derive(Deserialize)]
+    struct Head {
+        manifests: Option<IgnoredAny>,
+        config: Option<IgnoredAny>,
+        layers: Option<IgnoredAny>,
+    }
+    let head: Head = serde_json::from_slice(bytes).ok()?;
+    // A document that is both is a manifest, as for those who sent it.
+    if head.manifests.is_none() || head.config.is_some() || head.layers.is_some() {
+        return None;
+    }
+    let index = parse_index(bytes).ok()?;
+    let entries = index.manifests().iter().filter(|entry| *entry.media_type() == MediaType::ImageManifest);
+    let entries: Option<Vec<_>> = entries.map(|entry| Some((manifest_in(entry).ok()?, Platform::of(entry)))).collect();
+    entries.filter(|entries| !entries.is_empty())
+}
+
 /// The images of a store and their names.
 #[derive(Clone, Copy)]
 pub struct Images<'s> {
@@ -97,7 +165,33 @@ impl Images<'_> {
     /// Fails if the index cannot be read.
     pub fn list(&self) -> Result<Vec<NamedImage>> {
         let index = self.index()?;
-        index.manifests().iter().map(|d| Ok(NamedImage { name: name_of(d), manifest: manifest_in(d)? })).collect()
+        index.manifests().iter().map(|d| self.entry_in(d)).collect()
+    }
+
+    fn entry_in(&self, d: &Descriptor) -> Result<NamedImage> {
+        let digest = manifest_in(d)?;
+        let single = NamedImage { name: name_of(d), manifest: digest, artifact: Artifact::Image(digest) };
+        if *d.media_type() != MediaType::ImageIndex {
+            return Ok(single);
+        }
+        // An index that cannot be read is taken for an image, whose use reports the damage.
+        let entries = self.store.blobs().read_document(&digest.blob()).ok().and_then(|bytes| entries_of_index(&bytes));
+        let Some(entries) = entries else { return Ok(single) };
+        let host = Platform::host();
+        let own = entries.iter().find(|(_, platform)| platform.as_ref().is_some_and(|platform| host.runs(platform)));
+        let Some((manifest, _)) = own.or(entries.first()) else { return Ok(single) };
+        let artifact = Artifact::Index { digest, images: entries.iter().map(|(manifest, _)| *manifest).collect() };
+        Ok(NamedImage { manifest: *manifest, artifact, ..single })
+    }
+
+    /// Returns the content with that digest: an image, or an index of images that are all complete.
+    fn artifact(&self, digest: &ManifestDigest) -> Result<Artifact> {
+        let artifact = match entries_of_index(&self.store.blobs().read_document(&digest.blob())?) {
+            Some(entries) => Artifact::Index { digest: *digest, images: entries.into_iter().map(|(m, _)| m).collect() },
+            None => Artifact::Image(*digest),
+        };
+        artifact.images().iter().try_for_each(|manifest| self.image(manifest).map(drop))?;
+        Ok(artifact)
     }
 
     /// Removes entries from the index.
@@ -107,7 +201,7 @@ impl Images<'_> {
     /// Fails if the index cannot be read or written.
     pub fn forget(&self, gone: &[NamedImage]) -> Result<()> {
         let gone: HashSet<(Option<String>, ManifestDigest)> =
-            gone.iter().map(|g| (g.name.as_ref().map(Reference::to_string), g.manifest)).collect();
+            gone.iter().map(|g| (g.name.as_ref().map(Reference::to_string), *g.artifact.digest())).collect();
         self.change_index(|entries| {
             entries.retain(|d| {
                 let name = name_of(d).map(|name| name.to_string());
@@ -138,8 +232,23 @@ impl Images<'_> {
     ///
     /// Fails with [`StoreError::NoImage`] if there is none, or if a document is damaged.
     pub fn named_image(&self, name: &ImageName) -> Result<Image> {
+        self.named_image_for(name, &Platform::host())
+    }
+
+    /// Returns the image that a Dockerfile refers to by `name`: of several platforms, that of
+    /// `platform`, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`StoreError::NoImage`] if there is none, or if a document is damaged.
+    pub fn named_image_for(&self, name: &ImageName, platform: &Platform) -> Result<Image> {
         let manifest = match name {
-            ImageName::Reference(reference) => self.entry_of(&self.list()?, reference).map(|entry| entry.manifest),
+            ImageName::Reference(reference) => match self.entry_of(self.list()?, reference) {
+                Some(NamedImage { manifest, artifact, .. }) => {
+                    Some(self.one_of(&artifact, platform)?.unwrap_or(manifest))
+                }
+                None => None,
+            },
             ImageName::Id(digest) => self.manifest_of(digest)?,
             ImageName::Stored(manifest) => self.store.blobs().has_blob(&manifest.blob())?.then_some(*manifest),
         };
@@ -151,26 +260,42 @@ impl Images<'_> {
         self.image(&manifest.ok_or_else(missing)?)
     }
 
-    /// Returns the entry that a reference denotes. If it contains a digest, only the digest counts.
-    fn entry_of<'e>(&self, entries: &'e [NamedImage], reference: &Reference) -> Option<&'e NamedImage> {
-        entries.iter().find(|e| match reference.digest() {
-            Some(digest) => e.manifest == *digest,
-            None => e.name.as_ref() == Some(reference),
-        })
+    /// Returns the image of an index for a platform.
+    fn one_of(&self, artifact: &Artifact, platform: &Platform) -> Result<Option<ManifestDigest>> {
+        let Artifact::Index { images, .. } = artifact else { return Ok(None) };
+        for manifest in images {
+            if platform.takes(&self.image(manifest)?.config.platform()) {
+                return Ok(Some(*manifest));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns the entry that a reference denotes. If it contains a digest, only the digest counts,
+    /// which may be that of an image in an index.
+    fn entry_of(&self, entries: Vec<NamedImage>, reference: &Reference) -> Option<NamedImage> {
+        let Some(digest) = reference.digest() else {
+            return entries.into_iter().find(|entry| entry.name.as_ref() == Some(reference));
+        };
+        if let Some(entry) = entries.iter().find(|entry| entry.artifact.digest() == digest) {
+            return Some(entry.clone());
+        }
+        let entry = entries.into_iter().find(|entry| entry.artifact.images().contains(digest))?;
+        Some(NamedImage { manifest: *digest, artifact: Artifact::Image(*digest), ..entry })
     }
 
     /// Returns the manifest with that digest, or else that of an image with that ID. The manifest
     /// need not be in the index: images of OCI layouts on disk are not.
     fn manifest_of(&self, digest: &ImageDigest) -> Result<Option<ManifestDigest>> {
         let (entries, manifest) = (self.list()?, digest.as_manifest());
-        if entries.iter().any(|entry| entry.manifest == manifest) {
-            return Ok(Some(manifest));
+        if let Some(entry) = entries.iter().find(|entry| *entry.artifact.digest() == manifest) {
+            return Ok(Some(entry.manifest));
         }
-        for entry in &entries {
-            // Ignore images that are damaged.
-            if self.image(&entry.manifest).is_ok_and(|image| digest.is_id(&image.id)) {
-                return Ok(Some(entry.manifest));
-            }
+        let mut images = entries.iter().flat_map(|entry| entry.artifact.images());
+        // Ignore images that are damaged.
+        let is_it = |m: &&ManifestDigest| **m == manifest || self.image(m).is_ok_and(|image| digest.is_id(&image.id));
+        if let Some(found) = images.find(is_it) {
+            return Ok(Some(*found));
         }
         Ok(self.image(&manifest).is_ok().then_some(manifest))
     }
@@ -183,27 +308,31 @@ impl Images<'_> {
     /// Fails with [`StoreError::NoImage`] or [`StoreError::Ambiguous`], or if a document is
     /// damaged.
     pub fn find_image(&self, wanted: &str) -> Result<(Option<Reference>, Image)> {
+        self.find(wanted).map(|found| (found.name, found.image))
+    }
+
+    /// Finds an image like [`Images::find_image`], with the content of its name.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`StoreError::NoImage`] or [`StoreError::Ambiguous`], or if a document is
+    /// damaged.
+    pub fn find(&self, wanted: &str) -> Result<FoundImage> {
         let entries = self.list()?;
         if let Ok(reference) = wanted.parse::<Reference>()
-            && let Some(entry) = self.entry_of(&entries, &reference)
+            && let Some(NamedImage { manifest, artifact, .. }) = self.entry_of(entries.clone(), &reference)
         {
-            return Ok((Some(reference), self.image(&entry.manifest)?));
+            let (image, entry) = (self.image(&manifest)?, *artifact.digest());
+            return Ok(FoundImage { name: Some(reference), image, artifact, entry });
         }
         let hex = wanted.strip_prefix("sha256:").unwrap_or(wanted);
         if hex.len() >= 4 && hex.bytes().all(|b| b.is_ascii_hexdigit()) {
-            let mut found: Vec<Image> = Vec::new();
-            for entry in &entries {
-                let image = self.image(&entry.manifest)?;
-                let fits = image.id.hex().starts_with(hex) || entry.manifest.hex().starts_with(hex);
-                if fits && !found.iter().any(|f| f.id == image.id) {
-                    found.push(image);
-                }
-            }
+            let mut found = self.begin_with(&entries, hex)?;
             match found.len() {
                 0 => {}
-                1 => return Ok((None, found.remove(0))),
+                1 => return Ok(found.remove(0)),
                 _ => {
-                    let found = found.iter().map(|i| i.id.short()).collect::<Vec<_>>().join(", ");
+                    let found = found.iter().map(|found| found.image.id.short()).collect::<Vec<_>>().join(", ");
                     return Err(StoreError::Ambiguous { name: wanted.to_string(), found });
                 }
             }
@@ -211,18 +340,37 @@ impl Images<'_> {
         Err(StoreError::NoImage(wanted.to_string()))
     }
 
-    /// Names the image, moving the name from another image if necessary. With `None`, the image is
+    /// Returns the images whose ID or digest begins with `hex`, each once.
+    fn begin_with(&self, entries: &[NamedImage], hex: &str) -> Result<Vec<FoundImage>> {
+        let mut found: Vec<FoundImage> = Vec::new();
+        for NamedImage { manifest, artifact, .. } in entries {
+            let entry = *artifact.digest();
+            for one in artifact.images() {
+                let image = self.image(one)?;
+                // The digest of an index stands for all of it.
+                let whole = one == manifest && entry.hex().starts_with(hex);
+                let fits = whole || image.id.hex().starts_with(hex) || one.hex().starts_with(hex);
+                if fits && !found.iter().any(|f| f.image.id == image.id) {
+                    let artifact = if whole { artifact.clone() } else { Artifact::Image(*one) };
+                    found.push(FoundImage { name: None, image, artifact, entry });
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Names an image or index, moving the name from another one if necessary. With `None`, it is
     /// kept as a dangling one.
     ///
     /// # Errors
     ///
     /// Fails if the image is incomplete or the index cannot be written.
     pub fn tag(&self, manifest: &ManifestDigest, name: Option<&Reference>) -> Result<()> {
-        self.image(manifest)?;
+        self.artifact(manifest)?;
         self.tag_all(&[(*manifest, name.cloned())])
     }
 
-    /// Names several images. The index is written once, with all names or none.
+    /// Names several images or indexes. The index of the store is written once, with all names or none.
     ///
     /// # Errors
     ///
@@ -233,13 +381,16 @@ impl Images<'_> {
         for (at, (_, name)) in named.iter().enumerate() {
             last.extend(name.as_ref().map(|name| (name.to_string(), at)));
         }
-        let mut sizes: HashMap<ManifestDigest, u64> = HashMap::new();
-        for (manifest, _) in named {
-            if !sizes.contains_key(manifest) {
-                sizes.insert(*manifest, self.store.blobs().blob_size(&manifest.blob())?);
+        let mut known: HashMap<ManifestDigest, Descriptor> = HashMap::new();
+        for (digest, _) in named {
+            if !known.contains_key(digest) {
+                let bytes = self.store.blobs().read_document(&digest.blob())?;
+                let is_index = entries_of_index(&bytes).is_some();
+                let kind = if is_index { MediaType::ImageIndex } else { MediaType::ImageManifest };
+                known.insert(*digest, descriptor(kind, &digest.blob(), bytes.len() as u64));
             }
         }
-        let entry = |manifest: &ManifestDigest| descriptor(MediaType::ImageManifest, &manifest.blob(), sizes[manifest]);
+        let entry = |digest: &ManifestDigest| known[digest].clone();
         self.change_index(|entries| {
             let retagged = |d: &Descriptor| name_of(d).is_some_and(|name| last.contains_key(&name.to_string()));
             let (old, mut kept): (Vec<_>, Vec<_>) = entries.drain(..).partition(retagged);
@@ -274,9 +425,13 @@ impl Images<'_> {
     /// Fails if there is no such image, if it has several names and `force` is false, or if the
     /// index cannot be written.
     pub fn untag(&self, wanted: &str, force: bool) -> Result<(Vec<String>, Option<ImageId>)> {
-        let (name, image) = self.find_image(wanted)?;
+        let FoundImage { name, image, entry, .. } = self.find(wanted)?;
         self.change_index(|entries| {
-            let ours = |d: &Descriptor| manifest_in(d).is_ok_and(|d| d == image.manifest_digest);
+            let ours = |d: &Descriptor| manifest_in(d).is_ok_and(|d| d == entry);
+            if !entries.iter().any(ours) {
+                // It is a part of an index.
+                return Err(StoreError::NoImage(wanted.to_string()));
+            }
             let names: Vec<String> =
                 entries.iter().filter(|d| ours(d)).filter_map(|d| Some(name_of(d)?.familiar())).collect();
             let gone: Vec<String> = match &name {

@@ -74,7 +74,7 @@ pub use gc::budget::Budget;
 pub use gc::fsck::Checked;
 pub use gc::prune::{Freed, Gc, Usage};
 pub use ids::{BuildIndexName, CacheId, CacheKey, ContainerId, HashesName, ImageKey, LockId, ResultId, SecretMark};
-pub use images::{Image, Images, NamedImage};
+pub use images::{Artifact, FoundImage, Image, Images, NamedImage};
 pub use layers::{Layers, PackedLayer};
 pub use logs::{BuildLog, BuildStatus, LayerLog, LogLock, Logs, PhaseLog, StepLog, StepLogFile, StepOutcome};
 pub use pulled::Pulled;

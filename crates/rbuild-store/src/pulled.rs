@@ -54,7 +54,7 @@ impl Images<'_> {
     /// Fails if the store cannot be read.
     pub fn pulled_image(&self, name: &Reference, platform: &Platform) -> Result<Option<(Pulled, Image)>> {
         let Some(pulled) = self.pulled(name, platform)? else { return Ok(None) };
-        let kept = self.list()?.iter().any(|entry| entry.manifest == pulled.manifest);
+        let kept = self.list()?.iter().any(|entry| entry.artifact.images().contains(&pulled.manifest));
         let Some(image) = self.image(&pulled.manifest).ok().filter(|_| kept) else { return Ok(None) };
         for layer in image.manifest.layers() {
             if !self.store.blobs().has_whole_blob(&crate::images::digest(layer)?, layer.size())? {

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::blobs::{HashedBlob, read_document, to_document};
 use crate::error::{Result, StoreError};
-use crate::images::digest;
+use crate::images::{digest, entries_of_index};
 use crate::store::Store;
 use crate::workspace::Workspace;
 
@@ -181,6 +181,10 @@ impl<'a> Staging<'a> {
     fn needed(&self, images: &[ManifestDigest]) -> Result<HashSet<BlobDigest>> {
         let mut needed: HashSet<BlobDigest> = images.iter().map(ManifestDigest::blob).collect();
         for image in images {
+            if let Some(entries) = entries_of_index(&self.read_document(&image.blob())?) {
+                needed.extend(self.needed(&entries.iter().map(|(manifest, _)| *manifest).collect::<Vec<_>>())?);
+                continue;
+            }
             let damaged = |e: serde_json::Error| {
                 let what = format!("manifest {image}");
                 StoreError::Damaged { what, reason: e.to_string() }
@@ -266,7 +270,10 @@ mod tests {
             "what images need is kept"
         );
         assert_eq!(std::fs::read_dir(dir.join("tmp")).unwrap().count(), 0);
-        assert_eq!(store.images().list().unwrap(), [crate::NamedImage { name: Some(name), manifest }]);
+        assert_eq!(
+            store.images().list().unwrap(),
+            [crate::NamedImage { name: Some(name), manifest, artifact: crate::Artifact::Image(manifest) }]
+        );
         assert_eq!(store.gc().check(false).unwrap().problems, Vec::<String>::new());
         // Complete blobs of the store are not written again; truncated ones are.
         let layer = dir.join("blobs/sha256").join(BlobDigest::of(b"layer").hex());
@@ -281,6 +288,38 @@ mod tests {
             std::fs::write(&layer, b"lay").unwrap();
         }
         assert_ne!(inode(), before);
+        drop(store);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn an_index_is_kept_with_its_images_under_each_name() {
+        let dir = std::env::temp_dir().join(format!("rbuild-staging-index-{}", std::process::id()));
+        let store = Store::open(&dir).unwrap();
+        let work = Workspace::open(&store).unwrap();
+        let staging = Staging::open(&store, &work).unwrap();
+        let images = [image(&staging, b"one"), image(&staging, b"two")];
+        let entry = |m: &ManifestDigest| {
+            descriptor(MediaType::ImageManifest, &m.blob(), staging.size(&m.blob()).unwrap().unwrap())
+        };
+        let entries = serde_json::to_string(&images.each_ref().map(entry)).unwrap();
+        let index = format!(r#"{{"schemaVersion":2,"manifests":{entries}}}"#);
+        let digest = staging.put_bytes(index.as_bytes()).unwrap().0.of_manifest();
+        let (name, other): (Reference, Reference) = ("a:1".parse().unwrap(), "a:2".parse().unwrap());
+        staging.keep("index", &[digest], &[(digest, Some(name.clone()))]).unwrap();
+        drop(work);
+        let artifact = crate::Artifact::Index { digest, images: images.to_vec() };
+        let found = store.images().find("a:1").unwrap();
+        assert_eq!((&found.artifact, found.image.manifest_digest), (&artifact, images[0]));
+        store.images().tag(&digest, Some(&other)).unwrap();
+        store.images().untag("a:1", false).unwrap();
+        assert_eq!(store.gc().prune(true).unwrap().blobs, 0);
+        let alone = store.images().find(&images[1].hex()[..12]).unwrap();
+        assert_eq!(alone.artifact, crate::Artifact::Image(images[1]));
+        assert_eq!(store.images().find(&digest.hex()[..12]).unwrap().artifact, artifact);
+        assert!(store.gc().check(false).unwrap().problems.is_empty());
+        let (names, gone) = store.images().untag(&digest.hex()[..12], false).unwrap();
+        assert_eq!((names, gone.is_some(), store.images().list().unwrap().len()), (vec!["a:2".to_string()], true, 0));
         drop(store);
         std::fs::remove_dir_all(&dir).unwrap();
     }

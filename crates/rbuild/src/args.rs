@@ -180,6 +180,9 @@ pub struct ImagesArgs {
     /// Show manifest digests
     #[arg(long)]
     pub digests: bool,
+    /// Show the platforms of each image
+    #[arg(long, conflicts_with_all = ["quiet", "format", "digests"])]
+    pub tree: bool,
     /// Filter: dangling=true|false, reference=PATTERN, label=NAME[=VALUE], before=IMAGE or
     /// since=IMAGE
     #[arg(short, long, value_name = "FILTER")]

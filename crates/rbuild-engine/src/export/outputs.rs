@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
-use rbuild_image::ManifestDigest;
+use rbuild_image::{ManifestDigest, Reference};
 use rbuild_layer::{Deletions, Times, TreePacker};
 use rbuild_linux::{Directory, RootDir};
-use rbuild_store::Store;
+use rbuild_store::{Image, Staging, Store, Workspace};
 
 use crate::destination::write;
 use crate::error::{BuildError, Result};
@@ -57,7 +57,23 @@ pub(crate) fn files(export: &Export, views: &[View]) -> Result<()> {
     }
 }
 
-/// Tags the first image and writes the archives. `platforms` has the images of each platform, in
+/// Names an image, or the index of the images of several platforms.
+fn tag_all(store: &Store, images: &[Image], tags: &[Reference]) -> Result<()> {
+    let digest = match images {
+        [only] => only.manifest_digest,
+        several => {
+            let work = Workspace::open(store)?;
+            let staging = Staging::open(store, &work)?;
+            let (digest, _) = staging.put_bytes(&save::index_of_images(several)?)?;
+            let digest = digest.of_manifest();
+            let named: Vec<_> = tags.iter().map(|tag| (digest, Some(tag.clone()))).collect();
+            return Ok(staging.keep("index", &[digest], &named)?);
+        }
+    };
+    tags.iter().try_for_each(|tag| Ok(store.images().tag(&digest, Some(tag))?))
+}
+
+/// Names the result and writes the archives. `platforms` has the images of each platform, in
 /// the order of the forms.
 #[tracing::instrument(target = "engine", name = "export", level = "debug", skip_all)]
 pub(crate) fn publish(
@@ -71,15 +87,14 @@ pub(crate) fn publish(
     for manifests in platforms {
         firsts.extend(manifests.first().map(|(_, manifest)| store.images().image(manifest)).transpose()?);
     }
-    // The store keeps one platform per name: the one that runs on this machine.
     let chosen = save::preferred(firsts.iter().map(|image| image.config.platform()));
     let Some(image) = firsts.get(chosen) else { return Ok(Finished::default()) };
     let named = &image.manifest_digest;
     if request.tags.is_empty() {
         store.images().tag(named, None)?;
     }
-    for tag in &request.tags {
-        store.images().tag(named, Some(tag))?;
+    if !request.tags.is_empty() {
+        tag_all(store, &firsts, &request.tags)?;
     }
     for export in request.exports.iter().filter(|export| !wants.is_direct(export)) {
         let (Export::Archive { form, .. } | Export::Layout { form, .. }) = export else { continue };

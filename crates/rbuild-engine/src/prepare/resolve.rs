@@ -113,7 +113,7 @@ impl<'a> Resolver<'a> {
     /// Returns the image of the store for a need. Images that are of this machine only are taken for
     /// any platform.
     fn candidate(&self, need: &ImageNeed) -> Result<Option<Candidate>> {
-        let named = match self.store.images().named_image(&need.image.name) {
+        let named = match self.store.images().named_image_for(&need.image.name, self.platform(need)) {
             Ok(image) => Some(image),
             Err(StoreError::NoImage(_)) => None,
             Err(e) => return Err(e.into()),

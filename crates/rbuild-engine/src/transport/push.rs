@@ -135,9 +135,10 @@ fn neighbours(store: &Store, repository: &Repository, name: &Reference) -> Resul
         let Some(other) = entry.name.filter(|o| o.registry() == name.registry() && o.path() != name.path()) else {
             continue;
         };
-        let Ok(image) = store.images().image(&entry.manifest) else { continue };
-        let layers = image.manifest.layers().iter().filter_map(|layer| digest_of(layer).ok());
-        found.extend(layers.map(|digest| (digest, other.path().to_string())));
+        for image in entry.artifact.images().iter().filter_map(|manifest| store.images().image(manifest).ok()) {
+            let layers = image.manifest.layers().iter().filter_map(|layer| digest_of(layer).ok());
+            found.extend(layers.map(|digest| (digest, other.path().to_string())));
+        }
     }
     Ok(found)
 }

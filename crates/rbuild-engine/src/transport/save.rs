@@ -106,15 +106,15 @@ fn blobs_of(images: &[Saved], known: &BTreeSet<BlobDigest>) -> Result<BTreeMap<B
 
 /// Returns the image index for an image of several platforms, `None` for a single image.
 fn platform_index(saved: &Saved) -> Result<Option<Vec<u8>>> {
-    if saved.images.len() < 2 {
-        return Ok(None);
-    }
+    if saved.images.len() < 2 { Ok(None) } else { index_of_images(&saved.images).map(Some) }
+}
+
+/// Returns the image index for the images of several platforms.
+pub(crate) fn index_of_images(images: &[Image]) -> Result<Vec<u8>> {
     let kind = MediaType::ImageManifest.to_string();
-    let entries = saved
-        .images
-        .iter()
-        .map(|image| index_entry(&kind, &image.manifest_digest, image.manifest_size, image.config.platform()));
-    index_of(entries.collect()).map(Some)
+    let entry =
+        |image: &Image| index_entry(&kind, &image.manifest_digest, image.manifest_size, image.config.platform());
+    index_of(images.iter().map(entry).collect())
 }
 
 /// Returns the entry of an index for the manifest of a platform.

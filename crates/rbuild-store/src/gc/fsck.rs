@@ -114,7 +114,8 @@ impl Gc<'_> {
             checked.images += 1;
             let name = entry.name.as_ref().map_or_else(|| entry.manifest.to_string(), |n| n.familiar());
             // An image may have many names.
-            let lacks = known.entry(entry.manifest).or_insert_with(|| self.lacks(&entry.manifest, sound));
+            let lack = |manifest: &ManifestDigest| self.lacks(manifest, sound);
+            let lacks = entry.artifact.images().iter().find_map(|m| known.entry(*m).or_insert_with(|| lack(m)).clone());
             if let Some(why) = lacks {
                 checked.problems.push(format!("the image {name} is not whole: {why}"));
                 broken.push(entry);

@@ -146,7 +146,9 @@ impl Gc<'_> {
     /// Returns the blobs of all images, and the diffIDs of their layers in hexadecimal.
     fn image_content(&self) -> Result<(HashSet<BlobDigest>, HashSet<String>)> {
         let (mut blobs, mut layers) = (HashSet::new(), HashSet::new());
-        let named = self.store.images().list()?.into_iter().map(|entry| entry.manifest);
+        let entries = self.store.images().list()?;
+        blobs.extend(entries.iter().map(|entry| entry.artifact.digest().blob()));
+        let named = entries.iter().flat_map(|entry| entry.artifact.images().iter().copied());
         let held = self.store.containers().list()?.into_iter().map(|container| container.image);
         for manifest in named.chain(held).collect::<HashSet<_>>() {
             let image = self.store.images().image(&manifest)?;

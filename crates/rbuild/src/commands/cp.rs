@@ -55,7 +55,7 @@ pub fn list(settings: &Settings, args: ContainersArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let mut rows = Vec::new();
     for container in store.containers().list()?.into_iter().filter(|_| args.all) {
-        let entries = store.images().list()?.into_iter().filter(|e| e.manifest == container.image);
+        let entries = store.images().list()?.into_iter().filter(|e| e.artifact.images().contains(&container.image));
         let name = entries.filter_map(|e| e.name).map(|n| n.familiar()).next();
         let id = container.id.hex();
         rows.push(json!({

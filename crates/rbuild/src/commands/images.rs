@@ -6,7 +6,7 @@ use std::rc::Rc;
 use rbuild_image::{ImageId, ManifestDigest, Reference, ReferenceError, human_duration, human_size};
 use rbuild_linux::Timestamp;
 use rbuild_sandbox::enter;
-use rbuild_store::{Budget, Checked, Freed, Image, Store, StoreError};
+use rbuild_store::{Artifact, Budget, Checked, Freed, Image, Store, StoreError};
 use serde_json::{Value, json};
 
 use crate::args::{FsckArgs, HistoryArgs, ImagePruneArgs, ImagesArgs, InspectArgs, PruneArgs, RmiArgs, TagArgs};
@@ -51,6 +51,7 @@ fn image_size(store: &Store, image: &Image) -> Result<u64, Failure> {
 struct Listed {
     name: Option<Reference>,
     image: Rc<Image>,
+    artifact: Artifact,
     size: u64,
 }
 
@@ -70,7 +71,7 @@ impl Listed {
             "Containers": "N/A",
             "CreatedAt": self.image.config.created.clone().unwrap_or_default(),
             "CreatedSince": since(self.image.config.created.as_deref()),
-            "Digest": self.image.manifest_digest.to_string(),
+            "Digest": self.artifact.digest().to_string(),
             "ID": id_text(&self.image.id, whole_ids),
             "Repository": self.repository(),
             "SharedSize": "N/A",
@@ -105,7 +106,7 @@ pub fn images(settings: &Settings, args: ImagesArgs) -> Result<u8, Failure> {
                     None => image_size(&store, &image)?,
                 };
                 known.insert(entry.manifest, (image.clone(), size));
-                listed.push(Listed { name: entry.name, image, size });
+                listed.push(Listed { name: entry.name, image, artifact: entry.artifact, size });
             }
         }
     }
@@ -123,18 +124,40 @@ pub fn images(settings: &Settings, args: ImagesArgs) -> Result<u8, Failure> {
         listed.iter().for_each(|l| terminal::out(&format!("{}\n", id_text(&l.image.id, args.no_trunc))));
         return Ok(code::OK);
     }
+    if args.tree {
+        terminal::out(&tree(&store, &listed, args.no_trunc)?);
+        return Ok(code::OK);
+    }
     let mut headings = vec!["REPOSITORY", "TAG"];
     headings.extend(args.digests.then_some("DIGEST"));
     headings.extend(["IMAGE ID", "CREATED", "SIZE"]);
     let row = |l: &Listed| {
         let mut row = vec![l.repository(), l.tag()];
-        row.extend(args.digests.then(|| l.image.manifest_digest.to_string()));
+        row.extend(args.digests.then(|| l.artifact.digest().to_string()));
         let created = since(l.image.config.created.as_deref());
         row.extend([id_text(&l.image.id, args.no_trunc), created, human_size(l.size)]);
         row
     };
     terminal::out(&terminal::table(&headings, &listed.iter().map(row).collect::<Vec<_>>()));
     Ok(code::OK)
+}
+
+/// Returns a table of images with a line for each of their platforms.
+fn tree(store: &Store, listed: &[Listed], whole_ids: bool) -> Result<String, Failure> {
+    let mut rows = Vec::new();
+    for l in listed {
+        let name = l.name.as_ref().map_or("<untagged>".into(), Reference::familiar);
+        let digest = l.artifact.digest();
+        rows.push(vec![name, if whole_ids { digest.to_string() } else { digest.short() }, String::new()]);
+        let images = l.artifact.images();
+        for (at, manifest) in images.iter().enumerate() {
+            let image = store.images().image(manifest)?;
+            let branch = if at + 1 == images.len() { "└─" } else { "├─" };
+            let size = human_size(image_size(store, &image)?);
+            rows.push(vec![format!("{branch} {}", image.config.platform()), id_text(&image.id, whole_ids), size]);
+        }
+    }
+    Ok(terminal::table(&["IMAGE", "ID", "SIZE"], &rows))
 }
 
 /// Returns true if `name` matches `wanted`: the same reference, or any reference of the same
@@ -271,7 +294,7 @@ fn inspected(store: &Store, image: &Image) -> Result<Value, Failure> {
         .images()
         .list()?
         .into_iter()
-        .filter(|e| e.manifest == image.manifest_digest)
+        .filter(|e| e.artifact.images().contains(&image.manifest_digest))
         .filter_map(|e| e.name.map(|n| n.familiar()))
         .collect();
     let c = &image.config;
@@ -310,8 +333,7 @@ fn fill_in(image: &mut Value) {
 pub fn tag(settings: &Settings, args: TagArgs) -> Result<u8, Failure> {
     let name: Reference = args.name.parse().map_err(|e: ReferenceError| Failure::usage(e.to_string()))?;
     let store = settings.open()?;
-    let (_, image) = store.images().find_image(&args.image)?;
-    store.images().tag(&image.manifest_digest, Some(&name))?;
+    store.images().tag(store.images().find(&args.image)?.artifact.digest(), Some(&name))?;
     Ok(code::OK)
 }
 
@@ -346,7 +368,7 @@ pub fn image_prune(settings: &Settings, args: ImagePruneArgs) -> Result<u8, Fail
     let mut gone = Vec::new();
     let mut text = String::new();
     for entry in store.images().list()? {
-        if (entry.name.is_some() && !args.all) || held.contains(&entry.manifest) {
+        if (entry.name.is_some() && !args.all) || entry.artifact.images().iter().any(|image| held.contains(image)) {
             continue;
         }
         // A damaged image has no creation time or labels, so it passes only if there are no
@@ -359,9 +381,10 @@ pub fn image_prune(settings: &Settings, args: ImagePruneArgs) -> Result<u8, Fail
         }
     }
     store.images().forget(&gone)?;
-    let left: Vec<ManifestDigest> = store.images().list()?.into_iter().map(|e| e.manifest).collect();
-    gone.dedup_by_key(|e| e.manifest);
-    gone.iter().filter(|e| !left.contains(&e.manifest)).for_each(|e| text += &format!("deleted: {}\n", e.manifest));
+    let left: Vec<ManifestDigest> = store.images().list()?.into_iter().map(|e| *e.artifact.digest()).collect();
+    gone.dedup_by_key(|e| *e.artifact.digest());
+    let deleted = gone.iter().map(|e| e.artifact.digest()).filter(|digest| !left.contains(digest));
+    deleted.for_each(|digest| text += &format!("deleted: {digest}\n"));
     let freed = store.gc().sweep_blobs()?;
     let list = if text.is_empty() { String::new() } else { format!("Deleted Images:\n{text}\n") };
     terminal::out(&format!("{list}Total reclaimed space: {}\n", human_size(freed.bytes)));

@@ -8,6 +8,7 @@ use std::path::Path;
 use rbuild_engine::{ArchiveFormat, Import, Saved, Wanted, save_size};
 use rbuild_image::{ImageConfig, Platform, PlatformError, Reference, ReferenceError};
 use rbuild_source::{fetch, is_url};
+use rbuild_store::FoundImage;
 
 use crate::args::{ImportArgs, LoadArgs, SaveArgs};
 use crate::exit::{Failure, code};
@@ -135,11 +136,16 @@ pub fn save(settings: &Settings, args: SaveArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let mut images: Vec<Saved> = Vec::new();
     for wanted in &args.images {
-        let (name, image) = store.images().find_image(wanted)?;
+        let FoundImage { name, artifact, .. } = store.images().find(wanted)?;
         let name = name.filter(|n| n.digest().is_none());
-        match images.iter_mut().find(|known| known.images[0].manifest_digest == image.manifest_digest) {
+        let is_it = |saved: &Saved| saved.images.iter().map(|image| &image.manifest_digest).eq(artifact.images());
+        match images.iter_mut().find(|saved| is_it(saved)) {
             Some(known) => known.names.extend(name),
-            None => images.push(Saved { images: vec![image], names: name.into_iter().collect() }),
+            None => {
+                let all =
+                    artifact.images().iter().map(|image| store.images().image(image)).collect::<Result<Vec<_>, _>>()?;
+                images.push(Saved { images: all, names: name.into_iter().collect() });
+            }
         }
     }
     let mut known = BTreeSet::new();

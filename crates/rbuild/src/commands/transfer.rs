@@ -127,9 +127,11 @@ pub fn push(settings: &Settings, args: PushArgs) -> Result<u8, Failure> {
     };
     let digest_file = args.digestfile.as_ref().map(|path| output::file("the digest file", path)).transpose()?;
     let store = settings.open()?;
-    let (_, image) = store.images().find_image(&args.image)?;
+    let found = store.images().find(&args.image)?;
+    let images =
+        found.artifact.images().iter().map(|image| store.images().image(image)).collect::<Result<Vec<_>, _>>()?;
     let client = registry::client_of(&args.registry, &names, args.quiet)?;
-    let digest = push_all(&store, &client, &[image], &names, args.as_is, Show::new(args.quiet))?;
+    let digest = push_all(&store, &client, &images, &names, args.as_is, Show::new(args.quiet))?;
     for name in &names {
         terminal::out(&format!("{}@{digest}\n", name.familiar_name()));
     }

@@ -407,3 +407,52 @@ fn the_builder_has_no_credentials() {
     launcher.wait().unwrap();
     assert!(seen >= 4, "launcher and builder were looked at");
 }
+
+#[test]
+fn a_name_of_several_platforms_is_kept_shown_and_pushed() {
+    let scene = Scene::new(Access::Open);
+    scene.lab.write("file", "content");
+    let (name, file) = (scene.name("multi:1"), "FROM scratch\nARG TARGETARCH\nCOPY file /$TARGETARCH\n");
+    scene.build(file, &["--platform", "linux/s390x,linux/amd64", "-t", &name]).ok();
+    let tree = scene.rbuild(&["images", "--tree"]).ok().stdout;
+    let lines: Vec<&str> = tree.lines().collect();
+    let begins = |at: usize, text: &str| lines[at].starts_with(text);
+    assert!(
+        lines.len() == 4 && begins(1, &name) && begins(2, "├─ linux/s390x") && begins(3, "└─ linux/amd64"),
+        "{tree}"
+    );
+    // Nothing of it is removed, under another name neither.
+    let copy = scene.name("team/copy:2");
+    scene.rbuild(&["tag", &name, &copy]).ok();
+    scene.rbuild(&["rmi", &name]).ok();
+    scene.rbuild(&["prune", "-a"]).ok();
+    scene.rbuild(&["fsck"]).ok();
+    scene.rbuild(&["push", &copy]).ok();
+    let index = scene.document("team/copy", "2");
+    let arch = |m: &Value| m["platform"]["architecture"].as_str().unwrap().to_string();
+    let platforms: Vec<String> = index["manifests"].as_array().unwrap().iter().map(arch).collect();
+    assert_eq!(
+        (index["mediaType"].as_str(), &platforms[..]),
+        (Some(INDEX), &["s390x".to_string(), "amd64".into()][..])
+    );
+    // Each platform is found where it is wanted.
+    for (platform, arch) in [("linux/s390x", "s390x"), ("linux/amd64", "amd64")] {
+        let out = scene.lab.path(arch);
+        let dest = format!("type=local,dest={}", out.display());
+        scene.build(&format!("FROM --platform={platform} {copy}\nLABEL a=b\n"), &["-o", &dest]).ok();
+        assert!(out.join(arch).exists(), "{platform}");
+    }
+    // An archive has all of them.
+    let archive = scene.lab.path("layout");
+    scene.rbuild(&["save", "--format", "oci", "-o", archive.to_str().unwrap(), &copy]).ok();
+    let saved: Value = serde_json::from_slice(&std::fs::read(archive.join("index.json")).unwrap()).unwrap();
+    assert_eq!(saved["manifests"][0]["mediaType"], INDEX);
+    // By its ID, an image is pushed alone.
+    let tree = scene.rbuild(&["images", "--tree"]).ok().stdout;
+    let id = tree.lines().nth(2).unwrap().split_whitespace().nth(2).unwrap().to_string();
+    scene.rbuild(&["push", &id, &scene.name("one:1")]).ok();
+    assert_eq!(scene.document("one", "1")["mediaType"], MANIFEST);
+    // With its last name, all of it goes.
+    scene.rbuild(&["rmi", "-f", &copy]).ok();
+    assert_eq!(scene.rbuild(&["images", "-q", "-a"]).ok().stdout, "");
+}
