@@ -3,14 +3,16 @@
 
 use std::path::{Path, PathBuf};
 
+use rbuild_plan::{ContextId, VolumeId};
+
 use crate::request::{AgentSource, BuildRequest};
 
 /// An object of the caller's that the builder accesses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
     Context,
-    Named(usize),
-    Volume(usize),
+    Named(ContextId),
+    Volume(VolumeId),
     Agent(usize),
 }
 
@@ -30,8 +32,8 @@ pub fn binds(request: &BuildRequest) -> Vec<(PathBuf, PathBuf)> {
     let bind = |source: &Path, place: Place| (source.to_path_buf(), place.path());
     let mut binds: Vec<_> = request.context.iter().map(|c| bind(&c.path, Place::Context)).collect();
     let named = request.named.iter().enumerate();
-    binds.extend(named.filter_map(|(i, c)| Some(bind(&c.as_ref()?.path, Place::Named(i)))));
-    binds.extend(request.volumes.iter().enumerate().map(|(i, path)| bind(path, Place::Volume(i))));
+    binds.extend(named.filter_map(|(i, c)| Some(bind(&c.as_ref()?.path, Place::Named(ContextId::new(i))))));
+    binds.extend(request.volumes.iter().enumerate().map(|(i, path)| bind(path, Place::Volume(VolumeId::new(i)))));
     binds.extend(request.agents.iter().enumerate().filter_map(|(i, (_, agent))| match agent {
         AgentSource::Socket(path) => Some(bind(path, Place::Agent(i))),
         AgentSource::Keys(_) => None,

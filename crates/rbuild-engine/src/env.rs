@@ -95,7 +95,7 @@ impl<'a> StepEnv<'a> {
 
     /// Returns the number of the step in the build's log.
     pub fn log_number(&self, id: VertexId) -> usize {
-        self.events.first() + id
+        self.events.first() + id.position()
     }
 
     pub fn image(&self, manifest: &ManifestDigest) -> Result<&'a Image> {
@@ -122,6 +122,7 @@ impl<'a> StepEnv<'a> {
 fn results_of(prepared: &Prepared, now: i64) -> Results {
     let results = Results::new(prepared.known.len());
     for (id, known) in prepared.known.iter().enumerate() {
+        let id = VertexId::new(id);
         let key = prepared.keys[id];
         let done = match known {
             Known::Source(result) => Done { result: *result, tree: None, created: now, key: None },
@@ -140,7 +141,7 @@ fn exposed(graph: &BuildGraph, leaks: &Leaks<'_>) -> Vec<bool> {
     let mut exposed: Vec<bool> = Vec::with_capacity(graph.vertices.len());
     for vertex in &graph.vertices {
         let mounts = matches!(&vertex.step, Step::Run(run) if run.secrets.iter().any(|secret| leaks.has(&secret.id)));
-        let inherits = vertex.inputs().iter().any(|input| exposed.get(*input).copied().unwrap_or(true));
+        let inherits = vertex.inputs().iter().any(|input| exposed.get(input.position()).copied().unwrap_or(true));
         exposed.push(mounts || inherits);
     }
     exposed

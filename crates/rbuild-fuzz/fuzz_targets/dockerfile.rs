@@ -46,8 +46,8 @@ fuzz_target!(|bytes: &[u8]| {
                 }
             }
             Ok(Plan::Graph(graph)) => {
-                for (i, vertex) in graph.vertices.iter().enumerate() {
-                    assert!(vertex.inputs().iter().all(|input| *input < i), "an input stands after its step");
+                for (id, vertex) in graph.numbered() {
+                    assert!(vertex.inputs().iter().all(|input| *input < id), "an input stands after its step");
                 }
                 return;
             }

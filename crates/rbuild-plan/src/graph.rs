@@ -6,10 +6,8 @@ use rbuild_dockerfile::{Sharing, Span};
 use rbuild_image::{DiffId, ImageConfig, ManifestDigest, Platform};
 
 use crate::Chmod;
+use crate::ids::{ContextId, VertexId, VolumeId};
 use crate::variables::Vars;
-
-/// Index of a vertex in [`BuildGraph::vertices`].
-pub type VertexId = usize;
 
 /// The steps of one target, in topological order (inputs first).
 #[derive(Debug, Clone)]
@@ -27,6 +25,11 @@ pub struct BuildGraph {
 }
 
 impl BuildGraph {
+    /// Returns the vertices with their identifiers, inputs first.
+    pub fn numbered(&self) -> impl DoubleEndedIterator<Item = (VertexId, &Vertex)> {
+        self.vertices.iter().enumerate().map(|(position, vertex)| (VertexId::new(position), vertex))
+    }
+
     /// Returns the parent chain of a vertex, from itself down to its base.
     pub fn chain(&self, id: VertexId) -> impl Iterator<Item = VertexId> + use<'_> {
         std::iter::successors(Some(id), |id| self.vertices[*id].parent)
@@ -195,9 +198,9 @@ pub enum MountKindStep {
         /// Bytes.
         size: Option<u64>,
     },
-    /// A host directory mounted into every command: index into `Parameters::volumes`.
+    /// A host directory mounted into every command.
     Volume {
-        index: usize,
+        id: VolumeId,
         source: String,
     },
 }
@@ -222,8 +225,8 @@ pub enum From {
     /// The build context.
     #[default]
     Context,
-    /// A named context that is a directory: index into `Parameters::contexts`.
-    Named(usize),
+    /// A named context that is a directory.
+    Named(ContextId),
     Vertex(VertexId),
 }
 

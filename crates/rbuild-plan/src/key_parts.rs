@@ -139,7 +139,7 @@ impl MountStep {
             MountKindStep::Tmpfs { size: Some(size) } => format!("tmpfs Some({size})"),
             MountKindStep::Tmpfs { size: None } => "tmpfs None".to_string(),
             // The content of a volume never counts; its path on the host does.
-            MountKindStep::Volume { index: _, source } => format!("volume {}", quoted(source)),
+            MountKindStep::Volume { id: _, source } => format!("volume {}", quoted(source)),
         };
         let access = if *read_only { "read-only" } else { "writable" };
         tell("mount", format!("{} {access} {what}", quoted(target)).as_bytes());

@@ -7,6 +7,7 @@
 mod chmod;
 mod graph;
 mod history;
+mod ids;
 mod key_parts;
 mod parameters;
 mod planner;
@@ -15,8 +16,9 @@ mod variables;
 pub use chmod::Chmod;
 pub use graph::{
     AgentStep, BuildGraph, CacheStep, CopyStep, From, HistoryEntry, InlineFile, MountKindStep, MountStep, Network,
-    RunStep, SecretStep, Security, SourceNames, Step, StepName, Ulimit, Vertex, VertexId, WorkdirStep,
+    RunStep, SecretStep, Security, SourceNames, Step, StepName, Ulimit, Vertex, WorkdirStep,
 };
+pub use ids::{ContextId, VertexId, VolumeId};
 pub use key_parts::Tell;
 pub use parameters::{ContextSource, NamedContext, NoCache, Parameters, Volume, WrittenImage};
 pub use planner::{BaseImage, ImageNeed, Plan, automatic_args, plan};

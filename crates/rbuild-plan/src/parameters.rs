@@ -3,6 +3,7 @@
 use rbuild_image::{ImageName, ManifestDigest, Platform, Reference, ReferenceError};
 
 use crate::graph::{Network, Ulimit};
+use crate::ids::ContextId;
 
 /// Parameters of a build.
 #[derive(Debug, Clone)]
@@ -78,8 +79,8 @@ impl Parameters {
         self.context_index(name).map(|index| &self.contexts[index])
     }
 
-    /// Returns the index of the named context that replaces the stage or image `name`.
-    pub(crate) fn context_index(&self, name: &str) -> Option<usize> {
+    /// Returns the named context that replaces the stage or image `name`.
+    pub(crate) fn context_index(&self, name: &str) -> Option<ContextId> {
         if self.contexts.is_empty() || ["scratch", "context"].contains(&name.to_lowercase().as_str()) {
             return None;
         }
@@ -87,10 +88,11 @@ impl Parameters {
         let wanted = image(name);
         let same = |n: &str| n.eq_ignore_ascii_case(name) || (wanted.is_some() && image(n) == wanted);
         // `name::linux/arm64` applies to that platform only.
-        self.contexts.iter().rposition(|c| match c.name.split_once("::") {
+        let position = self.contexts.iter().rposition(|c| match c.name.split_once("::") {
             Some((n, platform)) => same(n) && platform.parse().ok().as_ref() == Some(&self.platform),
             None => same(&c.name),
-        })
+        });
+        position.map(ContextId::new)
     }
 }
 

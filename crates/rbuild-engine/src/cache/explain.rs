@@ -55,9 +55,7 @@ pub fn entry(vertex: &Vertex, key: CacheKey) -> IndexedStep {
 pub fn nearest(build_index: &BuildIndex, graph: &BuildGraph) -> Vec<Option<CacheKey>> {
     let keyed = |vertex: &Vertex| !matches!(vertex.step, Step::Scratch | Step::Image { .. });
     let steps: Vec<(VertexId, (&str, usize, &str))> = graph
-        .vertices
-        .iter()
-        .enumerate()
+        .numbered()
         .filter(|(_, vertex)| keyed(vertex))
         .map(|(id, vertex)| (id, (vertex.name.stage.as_str(), vertex.name.number, vertex.text.as_str())))
         .collect();

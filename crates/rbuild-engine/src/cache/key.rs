@@ -11,7 +11,9 @@ use std::sync::Arc;
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_image::Hasher;
 use rbuild_linux::RootDir;
-use rbuild_plan::{CacheStep, CopyStep, From, MountKindStep, MountStep, RunStep, SourceNames, Step, Vertex, VertexId};
+use rbuild_plan::{
+    CacheStep, ContextId, CopyStep, From, MountKindStep, MountStep, RunStep, SourceNames, Step, Vertex, VertexId,
+};
 use rbuild_remedy::Remedy;
 use rbuild_sandbox::Builder;
 use rbuild_source::{
@@ -91,7 +93,8 @@ impl Contexts {
         };
         let main = request.context.as_ref().map(|dir| open(dir, Place::Context)).transpose()?;
         let named = request.named.iter().enumerate();
-        let named = named.map(|(i, dir)| dir.as_ref().map(|dir| open(dir, Place::Named(i))).transpose());
+        let named =
+            named.map(|(i, dir)| dir.as_ref().map(|dir| open(dir, Place::Named(ContextId::new(i)))).transpose());
         Ok(Contexts { main, named: named.collect::<Result<_>>()? })
     }
 
@@ -101,7 +104,7 @@ impl Contexts {
         let found = match from {
             From::Vertex(_) => return Ok(None),
             From::Context => self.main.as_ref(),
-            From::Named(i) => self.named.get(i).and_then(Option::as_ref),
+            From::Named(i) => self.named[i].as_ref(),
         };
         found.map(Some).ok_or_else(|| {
             let d = Diagnostic::new(span, "there is no build context to take files from");

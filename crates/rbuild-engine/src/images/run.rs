@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use rbuild_image::DEFAULT_PATH;
-use rbuild_plan::{Network, Volume};
+use rbuild_plan::{Network, Volume, VolumeId};
 use rbuild_remedy::Remedy;
 use rbuild_sandbox::{Builder, Cancel, Files, Input, MountRequest, Outcome, RunRequest, Source, Ulimit, run_attached};
 use rbuild_store::{Image, Snapshots, Store, Workspace};
@@ -39,7 +39,7 @@ pub struct Invocation {
 
 /// Returns the bind mounts through which the builder reaches the directories of volumes.
 pub fn volume_binds(volumes: &[PathBuf]) -> Vec<(PathBuf, PathBuf)> {
-    volumes.iter().enumerate().map(|(i, path)| (path.clone(), Place::Volume(i).path())).collect()
+    volumes.iter().enumerate().map(|(i, path)| (path.clone(), Place::Volume(VolumeId::new(i)).path())).collect()
 }
 
 /// Runs the command to its end on the standard streams of this process.
@@ -77,7 +77,7 @@ pub fn invoke(store: &Store, image: &Image, what: &Invocation, builder: &Builder
     };
     let mount = |(i, volume): (usize, &Volume)| MountRequest {
         target: volume.target.clone(),
-        source: Source::Machine(builder.path(&Place::Volume(i).path())),
+        source: Source::Machine(builder.path(&Place::Volume(VolumeId::new(i)).path())),
         read_only: volume.read_only,
     };
     let request = RunRequest {

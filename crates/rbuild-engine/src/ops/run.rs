@@ -75,12 +75,13 @@ pub(crate) fn run_step(
     env: &StepEnv<'_>,
     id: VertexId,
     run: &RunStep,
-    (parts, taken): (Vec<ContextPart>, &[Content]),
+    parts: Vec<ContextPart>,
+    taken: &[Content],
     path: &Path,
 ) -> Result<()> {
     let who = user_of(env, id, run)?;
     let trees = env.rootfs.trees_below(id)?;
-    let (mounts, caches) = mounts(env, run, parts, taken)?;
+    let (mounts, caches) = mounts(env, id, run, parts, taken)?;
     let (files, before) = files(env, &trees, path)?;
     let secrets = secrets_of(env, run)?;
     let agents = agents(env, &run.agents)?;
@@ -184,7 +185,7 @@ fn run_command(
             let log = log.get_or_insert_with(|| env.store.logs().new_step_log(&env.request.build_id, number).ok());
             // Output that cannot be recorded is still displayed.
             let _ = log.as_mut().map(|log| log.keep(&bytes));
-            env.events.output(id, stream, bytes);
+            env.events.output(id.position(), stream, bytes);
         }
     };
     let ended = rbuild_sandbox::run(&env.builder.zygote, request, &env.cancel, |stream, bytes| {

@@ -76,12 +76,13 @@ struct Seed<'a> {
 /// order; `taken` is the content of everything that the command takes from contexts.
 pub(crate) fn mounts(
     env: &StepEnv<'_>,
+    id: VertexId,
     run: &RunStep,
     parts: Vec<ContextPart>,
     taken: &[Content],
 ) -> Result<(Vec<MountRequest>, HeldCaches)> {
     let (steps, insecure) = (&run.mounts, run.security == Security::Insecure);
-    let mut held = HeldCaches { caches: caches(env, steps, taken)?, lent: Vec::new() };
+    let mut held = HeldCaches { caches: caches(env, id, steps, taken)?, lent: Vec::new() };
     let mut parts = parts.into_iter();
     let mut requests = Vec::new();
     for (i, mount) in steps.iter().enumerate() {
@@ -90,7 +91,7 @@ pub(crate) fn mounts(
             MountKindStep::Cache(step) => {
                 cache_source(env, &mut held, (i, TreesFor { read_only: mount.read_only, insecure }), step)?
             }
-            MountKindStep::Volume { index, .. } => Source::Machine(env.builder.path(&Place::Volume(*index).path())),
+            MountKindStep::Volume { id, .. } => Source::Machine(env.builder.path(&Place::Volume(*id).path())),
             MountKindStep::Bind { from: From::Vertex(from), source } => {
                 stage_mount(env, *from, source, TreesFor { read_only: mount.read_only, insecure })?
             }
@@ -108,7 +109,12 @@ pub(crate) fn mounts(
 /// Each cache is locked once, in the strictest sharing mode of its mounts, so that a command
 /// does not wait for itself. Caches are locked in the order of their IDs, so that commands
 /// cannot deadlock.
-fn caches(env: &StepEnv<'_>, steps: &[MountStep], taken: &[Content]) -> Result<Vec<(Vec<usize>, CacheMount)>> {
+fn caches(
+    env: &StepEnv<'_>,
+    vertex: VertexId,
+    steps: &[MountStep],
+    taken: &[Content],
+) -> Result<Vec<(Vec<usize>, CacheMount)>> {
     let mut wanted: BTreeMap<CacheId, Vec<(usize, &CacheStep, Seed<'_>)>> = BTreeMap::new();
     let mut taken = taken.iter();
     for (i, mount) in steps.iter().enumerate() {
@@ -125,7 +131,7 @@ fn caches(env: &StepEnv<'_>, steps: &[MountStep], taken: &[Content]) -> Result<V
         let cache = env
             .store
             .cache_mounts()
-            .cache_mount(&env.rootfs.work, &id, how, |dir| fill_cache(env, first, seed, dir))?;
+            .cache_mount(&env.rootfs.work, &id, how, |dir| fill_cache(env, vertex, first, seed, dir))?;
         caches.push((mounts.iter().map(|(i, ..)| *i).collect(), cache));
     }
     Ok(caches)
@@ -184,7 +190,13 @@ fn cache_id(env: &StepEnv<'_>, step: &CacheStep, seed: Seed<'_>) -> Result<Cache
 
 /// Fills a new cache with its initial content. Returns [`BuildError::Moved`] if the context no
 /// longer has the content that the cache's ID was computed from.
-fn fill_cache(env: &StepEnv<'_>, step: &CacheStep, Seed { span, content }: Seed<'_>, dir: &RootDir) -> Result<()> {
+fn fill_cache(
+    env: &StepEnv<'_>,
+    id: VertexId,
+    step: &CacheStep,
+    Seed { span, content }: Seed<'_>,
+    dir: &RootDir,
+) -> Result<()> {
     let fail = || BuildError::kernel(format!("the cache mount {}", step.id));
     dir.set_own_meta(step.uid, step.gid, step.mode, now(env.request.now)).map_err(fail())?;
     let Some(from) = step.from else { return Ok(()) };
@@ -198,7 +210,7 @@ fn fill_cache(env: &StepEnv<'_>, step: &CacheStep, Seed { span, content }: Seed<
         _ => env.contexts.of(from, span)?.map(|c| c.tree()),
     };
     let mut track = Track::default();
-    copy(&files, tree.as_ref(), dir, terms(env), Some(&mut track)).map_err(|e| copy_error(env, 0, &files, e))?;
+    copy(&files, tree.as_ref(), dir, terms(env), Some(&mut track)).map_err(|e| copy_error(env, id, &files, e))?;
     match content {
         Some(content) if content.sight != track.sight => Err(BuildError::Moved),
         _ => Ok(()),
@@ -229,6 +241,7 @@ fn trees_mount(env: &StepEnv<'_>, trees: &[TreeId], path: PathBuf, access: Trees
 /// known.
 pub(crate) fn context_parts(
     env: &StepEnv<'_>,
+    id: VertexId,
     run: &RunStep,
     taken: &[Content],
     before: Option<&KeyInputs>,
@@ -242,8 +255,7 @@ pub(crate) fn context_parts(
         if mount.seeds_cache {
             continue;
         }
-        let mount = (mount.span, mount.from, mount.source);
-        let (part, changes) = context_part(env, mount, content, earlier)?;
+        let (part, changes) = context_part(env, id, &mount, content, earlier)?;
         parts.push(part);
         if let Some(changes) = changes {
             all.get_or_insert_with(Changes::default).and(changes);
@@ -257,10 +269,12 @@ pub(crate) fn context_parts(
 /// content are taken from its tree.
 fn context_part(
     env: &StepEnv<'_>,
-    (span, from, source): (Span, From, &str),
+    id: VertexId,
+    mount: &key::ContextMount<'_>,
     content: &Content,
     earlier: Option<SelectionHash>,
 ) -> Result<(ContextPart, Option<Changes>)> {
+    let key::ContextMount { span, from, source, .. } = *mount;
     let Some(context) = env.contexts.of(from, span)? else {
         return Err(BuildError::other("a mount of the context names a stage"));
     };
@@ -280,7 +294,7 @@ fn context_part(
     let (made, dir) = env.rootfs.new_tree_over(&[])?;
     let root = dir.sub("fs").map_err(BuildError::kernel("the context's directory"))?;
     let files = files_of(from, source, span);
-    let fail = |e| copy_error(env, 0, &files, e);
+    let fail = |e| copy_error(env, id, &files, e);
     track.defers = true;
     copy(&files, Some(&tree), &root, terms(env), Some(&mut track)).map_err(fail)?;
     track.finish(tree.root, &root, &env.cancel).map_err(|reason| fail(CopyError { index: None, reason }))?;

@@ -99,14 +99,15 @@ impl Lookup<'_> {
                 continue;
             }
             let is_run = |id: &VertexId| matches!(self.graph.vertices[*id].step, Step::Run(_));
-            let will_run = (0..found.fresh.len()).filter(|id| found.fresh[*id] && is_run(id)).collect();
+            let ids = self.graph.numbered().map(|(id, _)| id);
+            let will_run = ids.filter(|id| found.fresh[*id] && is_run(id)).collect();
             return Ok(LookedUp { known: found.known, keys: found.keys, contents, will_run });
         }
     }
 
     fn steps(&self, contents: &[Vec<Content>], unusable: &HashSet<ResultId>) -> Result<Found> {
         let mut found = Found::default();
-        for (id, vertex) in self.graph.vertices.iter().enumerate() {
+        for (id, vertex) in self.graph.numbered() {
             if matches!(vertex.step, Step::Scratch | Step::Image { .. }) {
                 let result = key::source_result(&vertex.step);
                 found.results.push(Some(result));
@@ -233,7 +234,7 @@ impl Lookup<'_> {
             Known::Foreign(record) if needed[id] => Some((id, record.clone())),
             _ => None,
         };
-        Ok((0..known.len()).filter_map(foreign).collect())
+        Ok(self.graph.numbered().filter_map(|(id, _)| foreign(id)).collect())
     }
 
     /// Returns true if the trees of the target are needed. An image that is in the store needs none.

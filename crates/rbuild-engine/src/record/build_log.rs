@@ -28,7 +28,11 @@ pub fn remember(
     for prepared in platforms {
         let count = prepared.graph.vertices.len();
         for step in steps.iter_mut().filter(|step| (first..first + count).contains(&step.step)) {
-            step.inputs = prepared.graph.vertices[step.step - first].inputs().iter().map(|i| first + i).collect();
+            step.inputs = prepared.graph.vertices[step.step - first]
+                .inputs()
+                .iter()
+                .map(|input| first + input.position())
+                .collect();
         }
         first += count;
     }

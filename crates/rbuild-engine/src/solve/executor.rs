@@ -88,7 +88,8 @@ pub(crate) fn run(env: &StepEnv<'_>, pack: impl FnOnce(EarlyLayers<'_>) + Send) 
     for (step, inputs) in env.schedule.waits(env.graph()) {
         let vertex = &env.graph().vertices[step];
         let (label, text) = (vertex.name.to_string(), vertex.text.clone());
-        env.events.send(Event::Waiting { step, label, text, inputs });
+        let inputs = inputs.into_iter().map(VertexId::position).collect();
+        env.events.send(Event::Waiting { step: step.position(), label, text, inputs });
     }
     let executor = Executor::new(env);
     std::thread::scope(|threads| {

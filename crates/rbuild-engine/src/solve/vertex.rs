@@ -22,7 +22,7 @@ use crate::solve::records::StepRecords;
 const LOOKS: usize = 3;
 
 /// Looks up or makes the result of a vertex whose inputs are done.
-#[tracing::instrument(target = "engine", name = "vertex", level = "debug", skip_all, fields(step = id, label = %env.graph().vertices[id].name))]
+#[tracing::instrument(target = "engine", name = "vertex", level = "debug", skip_all, fields(step = id.position(), label = %env.graph().vertices[id].name))]
 pub(crate) fn solve(env: &StepEnv<'_>, id: VertexId) -> Result<()> {
     let vertex = &env.graph().vertices[id];
     if let Step::Image { manifest, .. } = &vertex.step {
@@ -33,7 +33,7 @@ pub(crate) fn solve(env: &StepEnv<'_>, id: VertexId) -> Result<()> {
     }
     let started = Instant::now();
     let label = vertex.name.to_string();
-    env.events.send(Event::Started { step: id, label, text: vertex.text.clone() });
+    env.events.send(Event::Started { step: id.position(), label, text: vertex.text.clone() });
     let outcome = keyed(env, id);
     let outcome_kind = match &outcome {
         Ok(true) => StepOutcome::Cached,
@@ -41,7 +41,11 @@ pub(crate) fn solve(env: &StepEnv<'_>, id: VertexId) -> Result<()> {
         Err(BuildError::Cancelled) => StepOutcome::Cancelled,
         Err(_) => StepOutcome::Failed,
     };
-    env.events.send(Event::Done { step: id, outcome: outcome_kind, seconds: started.elapsed().as_secs_f64() });
+    env.events.send(Event::Done {
+        step: id.position(),
+        outcome: outcome_kind,
+        seconds: started.elapsed().as_secs_f64(),
+    });
     outcome.map(|_| ())
 }
 
@@ -68,10 +72,10 @@ fn keyed(env: &StepEnv<'_>, id: VertexId) -> Result<bool> {
 }
 
 /// Looks up or makes the result. Returns true if it was cached.
-#[tracing::instrument(target = "engine", name = "once", level = "debug", skip_all, fields(step = records.id, key = %records.key.short()))]
+#[tracing::instrument(target = "engine", name = "once", level = "debug", skip_all, fields(step = records.id.position(), key = %records.key.short()))]
 fn once(records: &StepRecords<'_>, taken: &[Content]) -> Result<bool> {
     let StepRecords { env, id, key, .. } = *records;
-    let tell = |text: String| env.events.send(Event::Why { step: id, text });
+    let tell = |text: String| env.events.send(Event::Why { step: id.position(), text });
     if records.hit(&key)? {
         tell(explain::hit(&key));
         return Ok(true);
@@ -114,7 +118,7 @@ fn once(records: &StepRecords<'_>, taken: &[Content]) -> Result<bool> {
 /// Executes a step into a new tree; returns its directory. `before` holds the key inputs of
 /// the most similar earlier step. `why` is called with the changes among the step's source
 /// files as soon as they are known.
-#[tracing::instrument(target = "engine", name = "make", level = "debug", skip_all, fields(step = id))]
+#[tracing::instrument(target = "engine", name = "make", level = "debug", skip_all, fields(step = id.position()))]
 fn make(
     env: &StepEnv<'_>,
     id: VertexId,
@@ -131,10 +135,10 @@ fn make(
             why(copied.map_err(|e| or_moved(env, id, taken, e))?.as_ref());
         }
         Step::Run(run) => {
-            let parts = run_mounts::context_parts(env, run, taken, before);
+            let parts = run_mounts::context_parts(env, id, run, taken, before);
             let (parts, changes) = parts.map_err(|e| or_moved(env, id, taken, e))?;
             why(changes.as_ref());
-            run::run_step(env, id, run, (parts, taken), &made)?;
+            run::run_step(env, id, run, parts, taken, &made)?;
         }
         Step::Workdir(step) => {
             why(None);
@@ -213,7 +217,7 @@ fn contents_mounted(env: &StepEnv<'_>, run: &RunStep, taken: &[Content]) -> Resu
     Ok((stages > 0).then_some(contents))
 }
 
-#[tracing::instrument(target = "engine", name = "unpack", level = "debug", skip_all, fields(step = id, image = %manifest))]
+#[tracing::instrument(target = "engine", name = "unpack", level = "debug", skip_all, fields(step = id.position(), image = %manifest))]
 fn unpack(env: &StepEnv<'_>, id: VertexId, manifest: &ManifestDigest) -> Result<()> {
     let started = Instant::now();
     let wanted = env.schedule.parts_wanted(env.graph(), id);

@@ -6,7 +6,8 @@ use rbuild_dockerfile::{Diagnostic, Span, mount_from};
 use rbuild_image::{DEFAULT_PATH, ImageConfig, Platform, PlatformError};
 use rbuild_remedy::Remedy;
 
-use crate::graph::{CopyStep, From as Input, Step, StepName, VertexId};
+use crate::graph::{CopyStep, From as Input, Step, StepName};
+use crate::ids::{ContextId, VertexId};
 use crate::parameters::{ContextSource, NamedContext, NoCache, WrittenImage};
 use crate::planner::paths::{cwd, is_windows};
 use crate::planner::state::{BaseImage, ImageNeed, Planned, Planner, StageState, Stop, steps_of};
@@ -173,7 +174,7 @@ impl Planner<'_> {
         self.context_state(context, label, 2, stage.span).map(Some)
     }
 
-    fn context_state(&mut self, context: usize, label: String, total: usize, span: Span) -> Planned<StageState> {
+    fn context_state(&mut self, context: ContextId, label: String, total: usize, span: Span) -> Planned<StageState> {
         let NamedContext { name, source } = self.params.contexts[context].clone();
         match source {
             ContextSource::Scratch => Ok(self.scratch_state(label, total, span)),

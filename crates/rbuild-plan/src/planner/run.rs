@@ -9,6 +9,7 @@ use crate::graph::{
     Step,
 };
 use crate::history;
+use crate::ids::VolumeId;
 use crate::planner::args::{CACHE_NAMESPACE, SANDBOX_HOSTNAME};
 use crate::planner::copy::file_name;
 use crate::planner::paths::join;
@@ -36,10 +37,10 @@ impl Planner<'_> {
                 }
             }
         }
-        mounts.extend(self.params.volumes.iter().enumerate().map(|(index, volume)| MountStep {
+        mounts.extend(self.params.volumes.iter().enumerate().map(|(position, volume)| MountStep {
             target: volume.target.clone(),
             read_only: volume.read_only,
-            kind: MountKindStep::Volume { index, source: volume.source.clone() },
+            kind: MountKindStep::Volume { id: VolumeId::new(position), source: volume.source.clone() },
             span,
         }));
         sort_mounts(&mut mounts);

@@ -6,7 +6,8 @@ use rbuild_dockerfile::ast::{Command, Dockerfile, Instruction, Op, Word};
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_image::{ImageConfig, ImageName, ManifestDigest, Platform};
 
-use crate::graph::{HistoryEntry, Step, StepName, Vertex, VertexId};
+use crate::graph::{HistoryEntry, Step, StepName, Vertex};
+use crate::ids::VertexId;
 use crate::parameters::{Parameters, WrittenImage};
 use crate::planner::paths::is_windows;
 use crate::variables::{Vars, expand};
@@ -127,7 +128,7 @@ impl Planner<'_> {
         span: Span,
     ) -> VertexId {
         self.vertices.push(Vertex { step, parent, name, text, span, ignore_cache: false });
-        self.vertices.len() - 1
+        VertexId::new(self.vertices.len() - 1)
     }
 
     /// Appends a step to the stage, with its history entry.

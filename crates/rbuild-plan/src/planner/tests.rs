@@ -6,7 +6,7 @@ use rbuild_remedy::Remedy;
 
 use super::*;
 use crate::graph::{BuildGraph, From as Input, RunStep, Step, Ulimit};
-use crate::{ContextSource, NamedContext, NoCache, Parameters, WrittenImage};
+use crate::{ContextId, ContextSource, NamedContext, NoCache, Parameters, VertexId, WrittenImage};
 
 fn params() -> Parameters {
     Parameters::new(Platform::host(), Platform::host())
@@ -78,7 +78,7 @@ fn only_dependencies_of_the_target_are_planned() {
     assert_eq!(texts, ["FROM debian", "RUN 1", "FROM scratch", "COPY --from=a /x /"]);
     assert_eq!(g.vertices[1].name.to_string(), "a 2/2");
     assert_eq!(g.vertices[3].name.to_string(), "stage-2 2/2");
-    assert_eq!(g.vertices[3].inputs(), [1, 2]);
+    assert_eq!(g.vertices[3].inputs(), [VertexId::new(1), VertexId::new(2)]);
     let target = Parameters { target: Some("A".into()), ..params() };
     assert_eq!(graph_with(source, &target).vertices.len(), 2);
     let number = Parameters { target: Some("0".into()), ..params() };
@@ -445,7 +445,7 @@ fn named_contexts_replace_stages_images_and_copy_sources() {
     // A copy reads the directory directly.
     let g = graph_with("FROM scratch\nCOPY --from=src a /\n", &with("src", ContextSource::Directory));
     let Step::Copy(copy) = &g.vertices[1].step else { panic!() };
-    assert_eq!(copy.from, Input::Named(0));
+    assert_eq!(copy.from, Input::Named(ContextId::new(0)));
     // Reserved names are never replaced.
     let g = graph_with("FROM scratch\nCOPY a /\n", &with("scratch", ContextSource::Directory));
     assert_eq!(g.vertices.len(), 2);

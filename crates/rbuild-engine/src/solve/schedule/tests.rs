@@ -3,6 +3,10 @@ use rbuild_plan::{CopyStep, StepName, Vertex};
 
 use super::*;
 
+fn v(position: usize) -> VertexId {
+    VertexId::new(position)
+}
+
 fn vertex(step: Step, parent: Option<VertexId>) -> Vertex {
     let (text, span) = (String::new(), rbuild_dockerfile::Span::default());
     Vertex { step, parent, name: StepName::default(), text, span, ignore_cache: false }
@@ -14,9 +18,9 @@ fn image(name: &str) -> Vertex {
     vertex(Step::Image { name: name.into(), manifest, platform, diff_ids }, None)
 }
 
-fn copy(parent: VertexId, from: From, sources: &[&str]) -> Vertex {
+fn copy(parent: usize, from: From, sources: &[&str]) -> Vertex {
     let sources = sources.iter().map(|source| source.to_string()).collect();
-    vertex(Step::Copy(CopyStep { from, sources, ..CopyStep::default() }), Some(parent))
+    vertex(Step::Copy(CopyStep { from, sources, ..CopyStep::default() }), Some(v(parent)))
 }
 
 /// Two stages: 0 image, 1 and 2 copies from the context; 3 scratch, 4 a copy of `/a` from the other
@@ -27,14 +31,14 @@ fn two_stages() -> BuildGraph {
         copy(0, From::Context, &["x"]),
         copy(1, From::Context, &["y"]),
         vertex(Step::Scratch, None),
-        copy(3, From::Vertex(2), &["/a"]),
+        copy(3, From::Vertex(v(2)), &["/a"]),
         copy(4, From::Context, &["z"]),
     ])
 }
 
 fn graph(vertices: Vec<Vertex>) -> BuildGraph {
     BuildGraph {
-        target: vertices.len() - 1,
+        target: v(vertices.len() - 1),
         vertices,
         config: ImageConfig::empty(&Platform::host()),
         history: Vec::new(),
@@ -93,7 +97,7 @@ fn files_of_the_target_are_only_in_images_unless_something_reads_them() {
     let open = vec![false, true, true, false, true, true];
     for (exports_files, id, want) in [(false, 5, true), (true, 5, false), (false, 4, false), (false, 2, false)] {
         let schedule = Schedule::of(&graph, open.clone(), exports_files);
-        assert_eq!(schedule.is_only_in_images(&graph, id), want, "{id} {exports_files}");
+        assert_eq!(schedule.is_only_in_images(&graph, v(id)), want, "{id} {exports_files}");
     }
 }
 
@@ -102,12 +106,12 @@ fn steps_wait_for_steps_and_not_for_images() {
     let graph = two_stages();
     let schedule = Schedule::of(&graph, vec![false, true, true, false, true, true], false);
     let waits: Vec<_> = schedule.waits(&graph).into_iter().collect();
-    assert_eq!(waits, [(2, vec![1]), (4, vec![2]), (5, vec![4])]);
+    assert_eq!(waits, [(v(2), vec![v(1)]), (v(4), vec![v(2)]), (v(5), vec![v(4)])]);
 }
 
 #[test]
 fn only_copied_paths_are_wanted_of_an_image_that_nothing_else_needs() {
-    let from = |sources: &[&str]| copy(0, From::Vertex(1), sources);
+    let from = |sources: &[&str]| copy(0, From::Vertex(v(1)), sources);
     let with = |last: Vertex| graph(vec![vertex(Step::Scratch, None), image("tools"), last]);
     let patterns = |sources: &[&str]| {
         let mut vertex = from(sources);
@@ -120,14 +124,14 @@ fn only_copied_paths_are_wanted_of_an_image_that_nothing_else_needs() {
         ("everything", with(from(&["/"])), None),
         ("a pattern", with(from(&["/bin/*"])), None),
         ("--parents", with(patterns(&["/bin/a"])), None),
-        ("a base as well", graph(vec![image("x"), image("tools"), copy(1, From::Vertex(1), &["/bin/a"])]), None),
+        ("a base as well", graph(vec![image("x"), image("tools"), copy(1, From::Vertex(v(1)), &["/bin/a"])]), None),
     ] {
         let schedule = Schedule::of(&graph, vec![false, false, true], false);
-        let wanted = schedule.parts_wanted(&graph, 1);
+        let wanted = schedule.parts_wanted(&graph, v(1));
         let want = want.map(|paths| paths.into_iter().map(PathBuf::from).collect::<BTreeSet<_>>());
         assert_eq!(wanted, want, "{case}");
     }
     // The same image is used as a base under another vertex.
-    let twice = graph(vec![image("tools"), image("tools"), copy(0, From::Vertex(1), &["/bin/a"])]);
-    assert_eq!(Schedule::of(&twice, vec![false, false, true], false).parts_wanted(&twice, 1), None);
+    let twice = graph(vec![image("tools"), image("tools"), copy(0, From::Vertex(v(1)), &["/bin/a"])]);
+    assert_eq!(Schedule::of(&twice, vec![false, false, true], false).parts_wanted(&twice, v(1)), None);
 }
