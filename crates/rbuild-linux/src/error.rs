@@ -38,8 +38,8 @@ impl Error {
     /// Returns the remedy, if there is one. A full disk has none here: what to remove depends on
     /// what the file system holds.
     pub fn remedy(&self) -> Option<Remedy> {
-        if let Some(UnmappedId { file, .. }) = self.unmapped() {
-            return Some(Remedy::GrantIds { file });
+        if let Some(unmapped) = self.unmapped() {
+            return Some(unmapped.remedy());
         }
         match self.errno() {
             Some(libc::ELOOP) => Some("remove the symbolic link that leads back to itself".into()),
@@ -157,6 +157,13 @@ pub struct UnmappedId {
     pub(crate) mapped: Vec<(u32, u32)>,
     /// The file that grants more of them.
     pub(crate) file: &'static str,
+}
+
+impl UnmappedId {
+    /// Returns the remedy.
+    pub fn remedy(&self) -> Remedy {
+        Remedy::GrantIds { file: self.file }
+    }
 }
 
 impl fmt::Display for UnmappedId {

@@ -197,17 +197,14 @@ pub fn enter_user_namespace_below() -> Result<()> {
     }
 }
 
-/// Returns true if the user namespace of this process maps both IDs, or if its maps cannot be read.
-pub fn are_mapped(uid: u32, gid: u32) -> bool {
-    unmapped(uid, gid).is_none()
-}
-
 /// Explains a failed chown(2) if the user namespace of this process does not map one of the IDs.
 pub(crate) fn unmapped_owner(e: Errno, uid: u32, gid: u32) -> Option<UnmappedId> {
     (e == Errno::INVAL).then(|| unmapped(uid, gid)).flatten()
 }
 
-fn unmapped(uid: u32, gid: u32) -> Option<UnmappedId> {
+/// Returns the user or the group ID that the user namespace of this process does not map. Returns
+/// `None` if both are mapped, or if the maps cannot be read.
+pub fn unmapped(uid: u32, gid: u32) -> Option<UnmappedId> {
     let text = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
     missing_id("user", "/etc/subuid", uid, &text("/proc/self/uid_map"))
         .or_else(|| missing_id("group", "/etc/subgid", gid, &text("/proc/self/gid_map")))

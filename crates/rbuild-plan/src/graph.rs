@@ -209,6 +209,8 @@ pub enum MountKindStep {
 #[derive(Debug, Clone)]
 pub struct CacheStep {
     pub id: String,
+    /// True if the ID is part of the step's key.
+    pub id_counts: bool,
     pub sharing: Sharing,
     /// Initial content of a new cache.
     pub from: Option<From>,

@@ -130,11 +130,12 @@ impl MountStep {
         let what = match kind {
             // The content of the source is an input with its own key; its name does not count.
             MountKindStep::Bind { from: _, source: _ } => "bind".to_string(),
-            // Neither the content of a cache nor its id counts. Its seed does: the seed's digest is
-            // an input of the key, and "seeded" assigns that input to this cache.
-            MountKindStep::Cache(CacheStep { id: _, sharing: _, from, source, mode, uid, gid }) => {
+            // The content of a cache does not count. Its seed does: the seed's digest is an input of
+            // the key, and "seeded" assigns that input to this cache.
+            MountKindStep::Cache(CacheStep { id, id_counts, sharing: _, from, source, mode, uid, gid }) => {
                 let seed = if from.is_some() { "seeded" } else { "empty" };
-                format!("cache {seed} {} {mode:o} {uid} {gid}", quoted(source))
+                let id = if *id_counts { quoted(id) } else { String::new() };
+                format!("cache {seed} {} {mode:o} {uid} {gid} {id}", quoted(source))
             }
             MountKindStep::Tmpfs { size: Some(size) } => format!("tmpfs Some({size})"),
             MountKindStep::Tmpfs { size: None } => "tmpfs None".to_string(),

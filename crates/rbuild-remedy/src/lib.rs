@@ -34,7 +34,12 @@ pub enum Remedy {
     ListImages,
     /// List the files of the image.
     ListFiles,
-    /// Remove the container that has this name.
+    /// Remove the container that uses the image.
+    FreeImage {
+        /// Name of the container.
+        container: String,
+    },
+    /// Remove the container, or choose another name.
     RemoveContainer {
         /// Name of the container.
         name: String,

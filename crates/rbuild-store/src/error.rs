@@ -57,6 +57,14 @@ pub enum StoreError {
         "the files of the store have lost their {0}: it was copied without them, or its user has other sub-ids than before"
     )]
     Stripped(&'static str),
+    /// An image cannot be removed, because a container uses it.
+    #[error("the image {name} is used by the container {container}")]
+    UsedImage {
+        /// The image as it was named by the caller.
+        name: String,
+        /// Name of the container.
+        container: String,
+    },
     /// A manifest, configuration or index is too large to be read into memory.
     #[error("the document {digest} of the image has more than {} MiB", .limit >> 20)]
     LargeDocument {
@@ -100,6 +108,7 @@ impl StoreError {
             StoreError::Held { lock, .. } | StoreError::Idle { lock, .. } => {
                 Some(Remedy::EndLockHolder { lock: lock.to_string() })
             }
+            StoreError::UsedImage { container, .. } => Some(Remedy::FreeImage { container: container.clone() }),
             StoreError::Stripped(_) => Some(Remedy::RestoreStore),
             StoreError::AccessTimes => Some("mount it with relatime or noatime, or keep the store elsewhere".into()),
             StoreError::WrongDigest { .. }

@@ -422,10 +422,12 @@ impl Images<'_> {
     ///
     /// # Errors
     ///
-    /// Fails if there is no such image, if it has several names and `force` is false, or if the
-    /// index cannot be written.
+    /// Fails if there is no such image or if the index cannot be written. Unless `force` is true,
+    /// also fails if the image has several names and `wanted` is none of them, or if a container
+    /// uses the image and `wanted` is its last name.
     pub fn untag(&self, wanted: &str, force: bool) -> Result<(Vec<String>, Option<ImageId>)> {
         let FoundImage { name, image, entry, .. } = self.find(wanted)?;
+        let container = self.store.containers().list()?.into_iter().find(|held| held.image == image.manifest_digest);
         self.change_index(|entries| {
             let ours = |d: &Descriptor| manifest_in(d).is_ok_and(|d| d == entry);
             if !entries.iter().any(ours) {
@@ -449,7 +451,13 @@ impl Images<'_> {
                 }
             };
             let left = entries.iter().any(ours);
-            Ok((gone, (!left).then_some(image.id)))
+            match container {
+                Some(container) if !left && !force => {
+                    Err(StoreError::UsedImage { name: wanted.to_string(), container: container.name })
+                }
+                // The content stays as long as the container.
+                held => Ok((gone, (!left && held.is_none()).then_some(image.id))),
+            }
         })
     }
 }

@@ -238,7 +238,7 @@ impl Store {
         match (self.owners, self.builder_ids) {
             (Owners::Recorded, _) => true,
             (Owners::Given, Some((most_uid, most_gid))) => uid <= most_uid && gid <= most_gid,
-            (Owners::Given, None) => rbuild_linux::are_mapped(uid, gid),
+            (Owners::Given, None) => rbuild_linux::unmapped(uid, gid).is_none(),
         }
     }
 

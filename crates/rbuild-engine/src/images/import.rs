@@ -54,5 +54,9 @@ pub fn import(store: &Store, source: impl Read + Send, import: &Import<'_>) -> R
         text: format!("{what} is an image archive, whose files are now those of the image"),
         help: Some(Remedy::LoadArchive),
     });
-    Ok(Incoming { found: config_digest.of_config(), warnings: warning.into_iter().collect() })
+    let deletes = layer.whiteout.map(|name| Warning {
+        text: format!("{what} has {name}, which deletes a file in an image instead of being one"),
+        help: Some("rename it if it is meant to be a file".into()),
+    });
+    Ok(Incoming { found: config_digest.of_config(), warnings: warning.into_iter().chain(deletes).collect() })
 }

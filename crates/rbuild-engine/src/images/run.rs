@@ -72,8 +72,12 @@ pub fn invoke(store: &Store, image: &Image, what: &Invocation, builder: &Builder
             place.create_dir_all(cwd.trim_start_matches('/'), 0o755, None, |_| ()).map_err(fail())?;
         }
         let user = what.user.as_ref().unwrap_or(&config.user);
-        users::identity(&users::in_root(&view), user)
-            .map_err(|e| BuildError::Other { message: e.to_string(), help: Some(e.remedy()) })?
+        let who = users::identity(&users::in_root(&view), user)
+            .map_err(|e| BuildError::Other { message: e.to_string(), help: Some(e.remedy()) })?;
+        if let Some(id) = who.unmapped().filter(|_| !builder.isolation.records_owners()) {
+            return Err(BuildError::Other { message: format!("the user `{user}`: {id}"), help: Some(id.remedy()) });
+        }
+        who
     };
     let mount = |(i, volume): (usize, &Volume)| MountRequest {
         target: volume.target.clone(),

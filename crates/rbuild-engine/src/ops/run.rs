@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use rbuild_dockerfile::Diagnostic;
 use rbuild_image::DEFAULT_PATH;
 use rbuild_linux::RootDir;
 use rbuild_plan::{AgentStep, RunStep, SecretStep, Security, Ulimit, VertexId};
@@ -243,7 +244,14 @@ fn user_of(env: &StepEnv<'_>, id: VertexId, run: &RunStep) -> Result<users::Iden
         let found = env.store.image_trees().read_in_trees(&trees, Path::new(path), users::MAX_FILE);
         found.ok().flatten().unwrap_or_default()
     };
-    users::identity(&files, &run.user).map_err(|e| unknown_user(env, id, &e))
+    let who = users::identity(&files, &run.user).map_err(|e| unknown_user(env, id, &e))?;
+    match who.unmapped().filter(|_| !env.builder.isolation.records_owners()) {
+        Some(unmapped) => {
+            let d = Diagnostic::new(env.graph().vertices[id].span, format!("the user `{}`: {unmapped}", run.user));
+            Err(BuildError::Unmet(vec![d.help(unmapped.remedy())]))
+        }
+        None => Ok(who),
+    }
 }
 
 fn run_failure(

@@ -169,7 +169,7 @@ fn cache_source(
 
 /// Returns the ID of a cache. Initial content, owner and mode are part of it.
 fn cache_id(env: &StepEnv<'_>, step: &CacheStep, seed: Seed<'_>) -> Result<CacheId> {
-    let CacheStep { id, sharing: _, from, source, mode, uid, gid } = step;
+    let CacheStep { id, id_counts: _, sharing: _, from, source, mode, uid, gid } = step;
     let mut hasher = Hasher::new();
     hasher.field("cache 1").field(id);
     if (*mode, *uid, *gid) != (0o755, 0, 0) {

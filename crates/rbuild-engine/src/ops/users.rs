@@ -1,6 +1,6 @@
 //! Users and groups by name or number, resolved with the image's `/etc/passwd` and `/etc/group`.
 
-use rbuild_linux::RootDir;
+use rbuild_linux::{RootDir, UnmappedId, unmapped};
 use rbuild_remedy::Remedy;
 
 /// The user and groups of a command.
@@ -12,6 +12,14 @@ pub struct Identity {
     pub groups: Vec<u32>,
     /// The home directory of the user according to `/etc/passwd`.
     pub home: Option<String>,
+}
+
+impl Identity {
+    /// Returns an ID that the user namespace of this process does not map.
+    pub fn unmapped(&self) -> Option<UnmappedId> {
+        let groups = self.groups.iter().find_map(|gid| unmapped(self.uid, *gid));
+        unmapped(self.uid, self.gid).or(groups)
+    }
 }
 
 /// A name that the account files of the image do not contain.

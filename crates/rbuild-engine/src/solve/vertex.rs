@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_image::ManifestDigest;
 use rbuild_linux::RootDir;
-use rbuild_plan::{CacheStep, CopyStep, From, MountKindStep, RunStep, Step, VertexId};
+use rbuild_plan::{CacheStep, CopyStep, From, MountKindStep, RunStep, Step, Vertex, VertexId};
 use rbuild_source::{Changes, Content, SourceError};
 use rbuild_store::{KeyInputs, ResultId};
 
@@ -184,7 +185,7 @@ fn contents_read(
 }
 
 /// Returns the content of a command's mounts of stages and contexts, in order. Returns `None`
-/// if it mounts no stage, or if a mounted path does not exist.
+/// if it mounts no stage.
 fn contents_mounted(env: &StepEnv<'_>, run: &RunStep, taken: &[Content]) -> Result<Option<Vec<Read>>> {
     let (mut contents, mut stages) = (Vec::new(), 0);
     let mut taken = taken.iter();
@@ -211,10 +212,18 @@ fn contents_mounted(env: &StepEnv<'_>, run: &RunStep, taken: &[Content]) -> Resu
                 .map_err(|e| source_error(e, mount.span))?
                 .map(Read::Files),
         };
-        let Some(content) = content else { return Ok(None) };
-        contents.push(content);
+        contents.push(content.ok_or_else(|| no_mount_source(&env.graph().vertices[*from], source, mount.span))?);
     }
     Ok((stages > 0).then_some(contents))
+}
+
+fn no_mount_source(from: &Vertex, source: &str, span: Span) -> BuildError {
+    let name = match &from.step {
+        Step::Image { name, .. } => name,
+        _ => &from.name.stage,
+    };
+    let d = Diagnostic::new(span, format!("{source} does not exist in `{name}`"));
+    BuildError::Unmet(vec![d.help(format!("paths are relative to the root of `{name}`"))])
 }
 
 #[tracing::instrument(target = "engine", name = "unpack", level = "debug", skip_all, fields(step = id.position(), image = %manifest))]

@@ -19,6 +19,8 @@ pub(crate) struct PutLayer {
     pub media_type: MediaType,
     /// True if the files in it are those of a docker-archive or an OCI layout.
     pub is_image_archive: bool,
+    /// The first entry whose name begins with `.wh.`, which deletes something.
+    pub whiteout: Option<String>,
 }
 
 /// Stores a layer of any compression. Reads every entry, so that a stream that is not an archive,
@@ -36,7 +38,7 @@ pub(crate) fn put_layer(staging: &Staging<'_>, source: impl Read, what: &str) ->
     let decoder = Bounded::new(&mut raw, limits).map_err(BuildError::io(what))?;
     let mut plain = Passing::new(decoder, (!keep).then_some(&stored));
     plain.hasher = matches!(compression, Compression::Gzip | Compression::Zstd).then(Hasher::new);
-    let is_image_archive = read_entries(LimitedTar::new(&mut plain, limits), what)?;
+    let Entries { is_image_archive, whiteout } = read_entries(LimitedTar::new(&mut plain, limits), what)?;
     if plain.source.count() == 0 {
         return Err(BuildError::Other {
             message: format!("{what} is empty"),
@@ -54,7 +56,7 @@ pub(crate) fn put_layer(staging: &Staging<'_>, source: impl Read, what: &str) ->
         Compression::Zstd => MediaType::ImageLayerZstd,
         _ => MediaType::ImageLayer,
     };
-    Ok(PutLayer { digest, size, diff_id, media_type, is_image_archive })
+    Ok(PutLayer { digest, size, diff_id, media_type, is_image_archive, whiteout })
 }
 
 /// A reader that stores or hashes everything read through it.
@@ -86,13 +88,24 @@ impl<R: Read> Read for Passing<'_, '_, R> {
 /// Files at the top level of image archives. A root directory hardly ever has them.
 const IMAGE_DOCUMENTS: [&str; 3] = ["manifest.json", "index.json", "oci-layout"];
 
-/// Reads an archive to its end. Returns true if it is an image archive.
-fn read_entries<R: Read>(mut tar: LimitedTar<R>, what: &str) -> Result<bool> {
-    let mut documents = BTreeSet::new();
+/// Facts about an archive that its names tell.
+struct Entries {
+    is_image_archive: bool,
+    whiteout: Option<String>,
+}
+
+/// Reads an archive to its end.
+fn read_entries<R: Read>(mut tar: LimitedTar<R>, what: &str) -> Result<Entries> {
+    let (mut documents, mut whiteout) = (BTreeSet::new(), None);
     while let Some(entry) = tar.next_entry().map_err(BuildError::layer(what))? {
-        documents.extend(IMAGE_DOCUMENTS.into_iter().filter(|name| clean(&entry.path.to_string_lossy()) == **name));
+        let name = clean(&entry.path.to_string_lossy());
+        documents.extend(IMAGE_DOCUMENTS.into_iter().filter(|document| name == **document));
+        if whiteout.is_none() && name.rsplit('/').next().is_some_and(|last| last.starts_with(".wh.")) {
+            whiteout = Some(name);
+        }
     }
     tar.drain().map_err(BuildError::layer(what))?;
     // A docker-archive always has `manifest.json`, an OCI layout both of the others.
-    Ok(documents.contains("manifest.json") || documents.len() == 2)
+    let is_image_archive = documents.contains("manifest.json") || documents.len() == 2;
+    Ok(Entries { is_image_archive, whiteout })
 }

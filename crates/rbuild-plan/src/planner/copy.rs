@@ -132,7 +132,9 @@ fn numeric_owner(owner: &str, instruction: &str, link: Span) -> Result<(), Diagn
         let d = Diagnostic::new(link, format!("`--chown={owner}`: `{id}` is too large for an ID"));
         return Err(d.help(format!("the largest ID is {}", i32::MAX)));
     }
-    let message = format!("`--chown={owner}` needs /etc/passwd, which `{instruction} --link` cannot read");
+    let user = owner.split(':').next().unwrap_or_default();
+    let file = if is_id(user) || user == "root" { "/etc/group" } else { "/etc/passwd" };
+    let message = format!("`--chown={owner}` needs {file}, which `{instruction} --link` cannot read");
     Err(Diagnostic::new(link, message).help("use numeric IDs, or remove --link"))
 }
 

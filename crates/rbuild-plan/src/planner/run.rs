@@ -1,7 +1,7 @@
 //! RUN: command line, mounts, network and security mode.
 
 use rbuild_dockerfile::ast::{self, Command, Word};
-use rbuild_dockerfile::{Diagnostic, Mount, MountKind, PROXY_ARGS, Span, parse_mount};
+use rbuild_dockerfile::{Diagnostic, Mount, MountKind, PROXY_ARGS, Sharing, Span, parse_mount};
 use rbuild_remedy::Remedy;
 
 use crate::graph::{
@@ -216,13 +216,18 @@ impl Planner<'_> {
 
     fn cache(&mut self, mount: &Mount, target: &str, span: Span) -> Planned<MountKindStep> {
         let from = mount.from.as_ref().map(|name| self.input_named(name, span)).transpose()?;
-        let id = mount.id.clone().unwrap_or_else(|| target.to_string());
-        let id = match self.build_arg(CACHE_NAMESPACE) {
-            Some(namespace) => format!("{namespace}/{id}"),
-            None => id,
-        };
+        // The path as written, so that the directory does not count.
+        let default = || rbuild_paths::as_go(mount.target.as_deref().unwrap_or(target));
+        let id = mount.id.clone().unwrap_or_else(default);
+        let namespace = self.build_arg(CACHE_NAMESPACE);
+        // BuildKit removes IDs and sharing modes from keys unless they are the default ones: the
+        // target, after a namespace that may be empty.
+        let whole = format!("{}/{id}", namespace.as_deref().unwrap_or_default());
+        let is_default = whole == target || whole.split_once('/').is_some_and(|(_, rest)| rest == target);
+        let id = if namespace.is_some() { whole } else { id };
         Ok(MountKindStep::Cache(CacheStep {
             id,
+            id_counts: is_default && mount.sharing == Sharing::Shared,
             sharing: mount.sharing,
             from,
             source: join("/", mount.source.as_deref().unwrap_or("/")),

@@ -27,6 +27,9 @@ pub fn words(remedy: &Remedy) -> String {
         }
         Remedy::ListImages => "run `rbuild images --no-trunc --digests` to list the images".into(),
         Remedy::ListFiles => "use an absolute path; `rbuild cp IMAGE:/ - | tar -t` lists the files".into(),
+        Remedy::FreeImage { container } => {
+            format!("remove the container with `rbuild rm {container}`, or only the image's name with -f")
+        }
         Remedy::RemoveContainer { name } => format!("remove it with `rbuild rm {name}`, or use another name"),
         Remedy::GiveCommand => "add a command: rbuild run IMAGE COMMAND".into(),
         Remedy::LoadArchive => "run `rbuild load -i FILE` to load the image in it".into(),
@@ -96,6 +99,7 @@ mod tests {
             Remedy::ObtainImage { name: "alpine".into() },
             Remedy::ListImages,
             Remedy::ListFiles,
+            Remedy::FreeImage { container: "web".into() },
             Remedy::RemoveContainer { name: "web".into() },
             Remedy::GiveCommand,
             Remedy::LoadArchive,

@@ -138,3 +138,36 @@ fn names_of_one_file_are_not_given_to_what_covers_one_of_them() {
         }
     }
 }
+
+/// An archive replaces a directory that an earlier source of the same ADD copied.
+#[test]
+fn directories_that_an_archive_replaced_are_left_alone() {
+    let lab = Lab::new();
+    lab.sh(
+        "mkdir -p d6/a/s/t m; cd m; for to in /real ../real /nowhere; do ln -sfn $to a; tar -cf ../l$(echo $to | tr -d /.).tar a; done; \
+         rm a; echo x > a; tar -cf ../t.tar a; rm a; mkdir -p a/s; ln -s /real a/s/t; tar -cf ../deep.tar a; cd ..; \
+         touch -d @1000000000 d6/a/s/t d6/a/s d6/a d6",
+    )
+    .ok();
+    let base =
+        "FROM busybox AS base\nRUN mkdir -p /real/s/t && touch -d @1500000000 /real/s/t /real/s /real\nFROM base\n";
+    for (sources, shown) in [
+        ("d6 lreal.tar", "/w/a"),
+        ("d6 lnowhere.tar", "/w/a"),
+        ("d6 t.tar", "/w/a"),
+        ("d6 deep.tar", "/w/a\n/w/a/s\n/w/a/s/t"),
+    ] {
+        for flags in ["", "--link ", "--chown=3:4 "] {
+            let file = format!(
+                "{base}ADD {flags}{sources} /w/\nRUN stat -c %Y /real/s/t /real/s /real > /o; find /w/* | sort > /names\n"
+            );
+            let out = lab.build_local(&file, &[]);
+            let read = |name: &str| std::fs::read_to_string(out.join(name)).unwrap();
+            assert_eq!(read("o"), "1500000000\n".repeat(3), "{flags}{sources}");
+            assert_eq!(read("names").trim_end(), shown, "{flags}{sources}");
+        }
+    }
+    // The times of what stays are those of the source.
+    let out = lab.build_local("FROM busybox\nADD d6 deep.tar /w/\nRUN stat -c %Y /w/a/s/t > /o; true\n", &[]);
+    assert!(out.join("o").exists());
+}

@@ -54,6 +54,43 @@ fn links_that_lead_to_themselves_are_told() {
     lab.build(&format!("{base}USER 7\nRUN true\n"), &[]).ok();
 }
 
+/// A user whose number the namespace lacks, by number, by name and as a group.
+#[test]
+fn a_user_that_is_not_available_here_is_told_with_the_range() {
+    let lab = Lab::new();
+    let is_mapped = std::fs::read_to_string("/proc/self/status").unwrap().contains("\nUid:\t0\t");
+    let recorded = std::env::var_os("RBUILD_ISOLATION").is_some_and(|mode| mode == "single-id");
+    lab.write("passwd", "far:x:2000000000:0::/:/bin/sh\n").write("group", "away:x:2000000001:far\n");
+    for (user, says) in [
+        ("2000000000", "user ID 2000000000"),
+        ("1:2000000000", "group ID 2000000000"),
+        ("far", "user ID 2000000000"),
+        ("1:away", "group ID 2000000001"),
+    ] {
+        let file = format!("FROM busybox\nCOPY passwd group /etc/\nUSER {user}\nRUN id\n");
+        let ran = lab.build(&file, &["-t", "x"]);
+        lab.build(&file.replace("RUN id\n", ""), &["-t", "x"]).ok();
+        let run = lab.rbuild(["run", "--rm", "x", "id"]);
+        if is_mapped || recorded {
+            assert_eq!((ran.code, run.code), (Some(0), Some(0)), "{}{}", ran.stderr, run.stderr);
+            continue;
+        }
+        let says =
+            [&format!("the user `{user}`: {says} is not one of those available here, 0 to"), "hint: grant more IDs"];
+        ran.fails(1, &[&says[..], &["Dockerfile:4:1"]].concat());
+        run.fails(1, &says);
+    }
+}
+
+/// A root file system with names that mean deletions in a layer.
+#[test]
+fn an_import_with_whiteouts_is_told() {
+    let lab = Lab::bare();
+    lab.sh("mkdir -p r/d; touch r/d/x r/d/.wh.x; tar -C r -cf r.tar .; $RB import r.tar odd 2> said; cat said >&2")
+        .fails(0, &["d/.wh.x, which deletes a file in an image", "hint: rename it"]);
+    lab.sh("rm r/d/.wh.x; tar -C r -cf r.tar .; $RB import r.tar plain 2> said; ! grep deletes said").ok();
+}
+
 /// Entries of a layer that no file system can hold, told by their names in the archive.
 #[test]
 fn entries_that_cannot_be_made_are_told_by_their_names() {

@@ -157,7 +157,7 @@ fn files_come_out_of_images_as_cp_means_it() {
     // A container keeps its image alive until it is removed.
     let id = lab.rbuild(["create", "--name", "c", "x:1", "sleep", "1"]).ok().stdout;
     lab.rbuild(["create", "--name", "c", "x:1"]).fails(1, &["a container `c` already"]);
-    lab.rbuild(["rmi", "x:1"]).ok();
+    lab.rbuild(["rmi", "-f", "x:1"]).ok();
     lab.rbuild(["prune"]).ok();
     cp("c:/d/f", "again").ok();
     cp(&format!("{}:/d/f", &id[..12]), "again2").ok();
@@ -242,6 +242,21 @@ fn the_cache_stays_within_its_budget_and_the_oldest_goes_first() {
     assert!(text.contains("Removed") && !cached(4), "{text}");
     lab.rbuild(["fsck"]).ok();
     lab.build("FROM scratch\n", &["--cache-limit", "lots"]).fails(2, &["--cache-limit lots: not a size"]);
+}
+
+#[test]
+fn an_image_that_a_container_uses_is_removed_on_request_only() {
+    let lab = Lab::new();
+    lab.build("FROM busybox\nLABEL a=b\n", &["-t", "used"]).ok();
+    lab.rbuild(["create", "--name", "holds", "used"]).ok();
+    lab.rbuild(["rmi", "used"]).fails(1, &["the image used is used by the container holds", "rbuild rm holds", "-f"]);
+    // Another name may go, and with -f the last one, too; the content stays.
+    lab.rbuild(["tag", "used", "other"]).ok();
+    assert_eq!(lab.rbuild(["rmi", "other"]).ok().stdout, "Untagged: other:latest\n");
+    assert_eq!(lab.rbuild(["rmi", "-f", "used"]).ok().stdout, "Untagged: used:latest\n");
+    lab.rbuild(["prune"]).ok();
+    lab.sh("$RB cp holds:/bin/busybox - | tar -t").ok();
+    lab.rbuild(["rm", "holds"]).ok();
 }
 
 /// Steps depend on the files of their base image and on what they use of its configuration.

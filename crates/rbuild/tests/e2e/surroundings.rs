@@ -105,6 +105,37 @@ fn caches_begin_with_files_show_a_part_and_are_one_or_many() {
     assert_eq!(read_o(&lab, count, &[]), "2\n");
 }
 
+/// Default IDs of caches are in the key, with their namespace, as in BuildKit; others are not.
+#[test]
+fn the_default_id_of_a_cache_is_in_the_key() {
+    let lab = Lab::new();
+    let run = |mount: &str, args: &[&str]| {
+        let file = format!("FROM busybox\nWORKDIR /w\nRUN --mount=type=cache,{mount} ls /c > /o; touch /c/x; true\n");
+        lab.build(&file, &[&["-t", "x"], args].concat()).ok().steps().0
+    };
+    let namespace = |name: &str| format!("BUILDKIT_CACHE_MOUNT_NS={name}");
+    let (q, r) = (namespace("q"), namespace("r"));
+    assert_eq!(run("target=/c", &[]), 2);
+    for (mount, args, ran) in [
+        ("target=/c", &[][..], 0),
+        ("target=/c,id=/c", &[], 0),
+        ("target=/c", &["--build-arg", &q], 1),
+        ("target=/c", &["--build-arg", &r], 1),
+        ("target=/c", &["--build-arg", &q], 0),
+        ("target=/c,id=a", &[], 1),
+        ("target=/c,id=b", &["--build-arg", &q], 0),
+        ("target=/c,sharing=locked", &[], 0),
+        ("target=/c,sharing=private", &["--build-arg", &r], 0),
+    ] {
+        assert_eq!(run(mount, args), ran, "{mount} {args:?}");
+    }
+    // A relative target is its ID as written, wherever it is mounted.
+    let file = "FROM busybox\nWORKDIR /one\nRUN --mount=type=cache,target=rel touch rel/f\n\
+                WORKDIR /two\nRUN --mount=type=cache,target=rel ls rel > /o\n";
+    let out = lab.build_local(file, &[]);
+    assert_eq!(std::fs::read_to_string(out.join("o")).unwrap(), "f\n");
+}
+
 /// A child process that is killed at the end of the test, whatever its outcome.
 struct Running(std::process::Child);
 

@@ -201,7 +201,7 @@ fn what_comes_later_covers_what_came_before_it() {
     let clash = |sources: &str, what: &str| {
         lab.build(&format!("FROM scratch\nCOPY {sources} /x/\n"), &[]).fails(1, &["/x/clash", what]);
     };
-    clash("file dir", "is a file in the image");
+    clash("file dir", "is a file, and the copy has a directory of that name");
     clash("dir file", "is a directory in the image");
 }
 

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use rbuild_linux::{Kind, RootDir};
+use rbuild_linux::{Kind, RootDir, Timestamp};
 use rbuild_plan::CopyStep;
 use rbuild_source::{Details, Selected, SourceTree, Take};
 
@@ -164,12 +164,27 @@ fn inline(copier: &mut Copier<'_>, name: &str, content: &[u8]) -> Result<(), Rea
 }
 
 fn finish_dirs(copier: &mut Copier<'_>) -> Result<(), Reason> {
+    // An archive may have replaced directories, or some above them, by links or files.
+    let replaces = copier.step.unpack && copier.step.sources.len() > 1;
     for (path, mtime) in std::mem::take(&mut copier.times) {
-        let (dir, name) = copier.root.parent(&path)?;
-        // An archive may have replaced the directory with something else.
-        if !name.is_empty() && dir.stat_name(&name)?.kind == Kind::Dir {
-            dir.set_mtime(&name, mtime)?;
+        match finish_dir(copier.root, &path, mtime, replaces) {
+            Err(e) if replaces && e.is_gone() => {}
+            other => other?,
         }
+    }
+    Ok(())
+}
+
+/// Sets the time of a directory, unless it is none any more. With `replaces`, links may lead the
+/// path elsewhere; the directory there is none of this copy's.
+fn finish_dir(root: &RootDir, path: &Path, mtime: Timestamp, replaces: bool) -> rbuild_linux::Result<()> {
+    let relative = |path: &Path| path.strip_prefix("/").map_or_else(|_| path.to_path_buf(), Path::to_path_buf);
+    if replaces && relative(&root.resolve(path)?) != relative(path) {
+        return Ok(());
+    }
+    let (dir, name) = root.parent(path)?;
+    if !name.is_empty() && dir.stat_name(&name)?.kind == Kind::Dir {
+        dir.set_mtime(&name, mtime)?;
     }
     Ok(())
 }

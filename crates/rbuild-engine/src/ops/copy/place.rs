@@ -161,7 +161,7 @@ impl Copier<'_> {
 
 fn dir_over_file(place: &Path) -> Reason {
     let place = shown(place);
-    Reason::Text(format!("{} is a file in the image, and the copy has a directory of that name", place.display()))
+    Reason::Text(format!("{} is a file, and the copy has a directory of that name", place.display()))
 }
 
 /// Returns the path as seen in the image.
