@@ -21,6 +21,9 @@ pub struct Container {
     pub name: String,
     /// Manifest of its image, which is kept as long as the container exists.
     pub image: ManifestDigest,
+    /// Name under which the image was given; none in containers of older versions.
+    #[serde(default)]
+    pub image_name: Option<String>,
 }
 
 const DIR: &str = "containers";
@@ -32,14 +35,20 @@ pub struct Containers<'s> {
 }
 
 impl Containers<'_> {
-    /// Creates a container of the image, with a generated name if none is given. `salt` must be
-    /// unique.
+    /// Creates a container of the image, with a generated name if none is given. `image_name` is
+    /// the name of the image as it was given; `salt` must be unique.
     ///
     /// # Errors
     ///
     /// Fails with [`StoreError::NameTaken`] if the name is in use, or if the document cannot be
     /// written.
-    pub fn create_container(&self, name: Option<&str>, image: &ManifestDigest, salt: &str) -> Result<Container> {
+    pub fn create_container(
+        &self,
+        name: Option<&str>,
+        image: &ManifestDigest,
+        image_name: &str,
+        salt: &str,
+    ) -> Result<Container> {
         let mut hasher = Hasher::new();
         hasher.field("container").field(image.bytes()).field(salt);
         let id: ContainerId = hasher.finish();
@@ -48,7 +57,7 @@ impl Containers<'_> {
         if self.list()?.iter().any(|c| c.name == name) {
             return Err(StoreError::NameTaken(name));
         }
-        let container = Container { id, name, image: *image };
+        let container = Container { id, name, image: *image, image_name: Some(image_name.to_string()) };
         self.store.write_durable(DIR, &format!("{}.json", id.hex()), &container)?;
         Ok(container)
     }

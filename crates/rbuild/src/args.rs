@@ -6,14 +6,16 @@ use clap::{Args, Parser, Subcommand};
 
 mod build;
 mod registry;
-mod verbs;
 
 pub use build::{BuildArgs, ProgressMode};
 pub use registry::{LoginArgs, LogoutArgs, PullArgs, PushArgs, RegistryFlags};
-pub use verbs::with_verb;
 
 #[derive(Parser)]
-#[command(name = "rbuild", version, about = "docker build without Docker: one binary, no daemon, no root")]
+#[command(
+    name = "rbuild",
+    version,
+    about = "Build images from Dockerfiles without Docker: one binary, no daemon, no root"
+)]
 pub struct Cli {
     /// Directory of the store: images and build cache [default: $RBUILD_ROOT, else
     /// ~/.local/share/rbuild]
@@ -25,7 +27,7 @@ pub struct Cli {
     pub limit: Vec<String>,
     /// Isolation of commands: auto, userns, single-id or chroot [default: auto, the strongest
     /// available]
-    #[arg(long, global = true, value_name = "RUNG", env = "RBUILD_ISOLATION")]
+    #[arg(long, global = true, value_name = "MODE", env = "RBUILD_ISOLATION")]
     pub isolation: Option<String>,
     /// Seconds to wait for a store lock held by a program other than rbuild [default: 15]
     #[arg(long, global = true, value_name = "SECONDS", env = "RBUILD_LOCK_TIMEOUT")]
@@ -71,13 +73,13 @@ pub enum Verb {
     Tag(TagArgs),
     /// Remove images
     Rmi(RmiArgs),
-    /// Remove unused build cache
+    /// Remove dangling images and unused build cache
     Prune(PruneArgs),
     /// Remove dangling images, or all that no container uses
     #[command(name = "image-prune", hide = true)]
     ImagePrune(ImagePruneArgs),
     /// List containers
-    #[command(name = "ps", hide = true)]
+    #[command(name = "ps")]
     Containers(ContainersArgs),
     /// Remove all containers
     #[command(name = "container-prune", hide = true)]
@@ -91,13 +93,16 @@ pub enum Verb {
     /// List recent builds, or show the output of one
     Logs(LogsArgs),
     /// Show disk usage of the store
-    Df,
+    Df(DfArgs),
     /// Check the integrity of the store
     Fsck(FsckArgs),
     /// Check what this machine supports, and suggest changes
     Doctor,
+    /// Explain a lint rule
+    Explain(ExplainArgs),
     /// Print a completion script for a shell
     Completion {
+        /// Shell to print the script for
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
@@ -111,9 +116,15 @@ pub enum Verb {
 #[derive(Subcommand)]
 pub enum DebugVerb {
     /// Check the syntax of a Dockerfile
-    Parse { file: PathBuf },
+    Parse {
+        /// Dockerfile to read
+        file: PathBuf,
+    },
     /// Print the parsed Dockerfile before expansion, one S-expression per instruction
-    Ast { file: PathBuf },
+    Ast {
+        /// Dockerfile to read
+        file: PathBuf,
+    },
     /// Expand words: JSON requests on standard input, answers on standard output
     Expand,
     /// Match ignore patterns: JSON requests on standard input, answers on standard output
@@ -139,6 +150,7 @@ pub struct ImportArgs {
 
 #[derive(Args)]
 pub struct SaveArgs {
+    /// Images to write
     #[arg(required = true, value_name = "IMAGE")]
     pub images: Vec<String>,
     /// Output file [default: standard output]
@@ -163,16 +175,17 @@ pub struct LoadArgs {
     /// Platform to load from a multi-platform image [default: that of this machine]
     #[arg(long, value_name = "OS/ARCH")]
     pub platform: Option<String>,
+    /// Do not show progress
     #[arg(short, long)]
     pub quiet: bool,
 }
 
 #[derive(Args)]
 pub struct ImagesArgs {
-    /// Show only this repository or name
+    /// Show only this repository or name; may be a pattern
     pub name: Option<String>,
-    /// Include images without a name
-    #[arg(short, long)]
+    /// Accepted for compatibility; all images are listed
+    #[arg(short, long, hide = true)]
     pub all: bool,
     /// Print only ids
     #[arg(short, long)]
@@ -197,23 +210,26 @@ pub struct ImagesArgs {
 
 #[derive(Args)]
 pub struct HistoryArgs {
+    /// Image to show
     pub image: String,
     /// Output format: `json`, `table TEMPLATE` or a Go template
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<String>,
+    /// Print only ids
     #[arg(short, long)]
     pub quiet: bool,
     /// Do not truncate commands
     #[arg(long)]
     pub no_trunc: bool,
     /// Print sizes and times in human-readable form
-    #[arg(short = 'H', long, default_value = "true", action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(short = 'H', long, default_value = "true", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub human: bool,
 }
 
 #[derive(Args)]
 pub struct InspectArgs {
-    #[arg(required = true)]
+    /// Images to show
+    #[arg(required = true, value_name = "IMAGE")]
     pub images: Vec<String>,
     /// Output format for each image: `json` or a Go template
     #[arg(short, long, value_name = "FORMAT")]
@@ -228,22 +244,28 @@ pub struct InspectArgs {
 
 #[derive(Args)]
 pub struct TagArgs {
+    /// Image to name
     pub image: String,
+    /// Name to add
     pub name: String,
 }
 
 #[derive(Args)]
 pub struct RmiArgs {
-    #[arg(required = true)]
+    /// Images to remove
+    #[arg(required = true, value_name = "IMAGE")]
     pub images: Vec<String>,
     /// Remove an image that has several names; ignore missing images
     #[arg(short, long)]
     pub force: bool,
+    /// Accepted for compatibility
+    #[arg(long, hide = true)]
+    pub no_prune: bool,
 }
 
 #[derive(Args)]
 pub struct PruneArgs {
-    /// Remove the whole build cache, including cache mounts
+    /// Remove the whole build cache, including cache mounts and the logs of builds
     #[arg(short, long)]
     pub all: bool,
     /// Remove only entries unused for this long: until=24h
@@ -255,6 +277,10 @@ pub struct PruneArgs {
     /// Accepted for compatibility; there is no confirmation
     #[arg(short, long, hide = true)]
     pub force: bool,
+    #[arg(long, hide = true)]
+    pub verbose: bool,
+    #[arg(long, hide = true)]
+    pub volumes: bool,
 }
 
 #[derive(Args)]
@@ -284,6 +310,23 @@ pub struct ContainersArgs {
     /// Output format: `json`, `table TEMPLATE` or a Go template
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<String>,
+}
+
+#[derive(Args)]
+pub struct DfArgs {
+    /// Accepted for compatibility
+    #[arg(short, long, hide = true)]
+    pub verbose: bool,
+    /// Output format: `json`, `table TEMPLATE` or a Go template
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+}
+
+#[derive(Args)]
+pub struct ExplainArgs {
+    /// Name of the rule, as `--check` prints it; without one, all rules are listed
+    #[arg(value_name = "RULE")]
+    pub rule: Option<String>,
 }
 
 #[derive(Args)]
@@ -326,11 +369,11 @@ pub struct CpArgs {
 }
 
 #[derive(Args)]
+#[command(disable_help_flag = true, override_usage = "rbuild run [OPTIONS] IMAGE [COMMAND]...")]
 pub struct RunArgs {
-    pub image: String,
-    /// Command to run instead of the image's CMD
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    pub command: Vec<String>,
+    /// Image to run, and a command to run instead of its CMD
+    #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE")]
+    pub words: Vec<String>,
     /// Connect standard input
     #[arg(short, long)]
     pub interactive: bool,
@@ -346,6 +389,7 @@ pub struct RunArgs {
     /// Working directory
     #[arg(short, long, value_name = "DIR")]
     pub workdir: Option<String>,
+    /// User and group of the command, by name or number
     #[arg(short, long, value_name = "USER[:GROUP]")]
     pub user: Option<String>,
     /// Program to run instead of the image's ENTRYPOINT
@@ -358,13 +402,24 @@ pub struct RunArgs {
     /// Add an entry to /etc/hosts
     #[arg(long, value_name = "NAME:ADDRESS")]
     pub add_host: Vec<String>,
-    #[arg(long, value_name = "NAME")]
+    /// Host name [default: rbuild]
+    #[arg(short = 'h', long, value_name = "NAME")]
     pub hostname: Option<String>,
     /// Size of /dev/shm [default: 64m]
     #[arg(long, value_name = "SIZE")]
     pub shm_size: Option<String>,
+    /// Resource limit, for example nofile=1024:2048
     #[arg(long, value_name = "NAME=SOFT[:HARD]")]
     pub ulimit: Vec<String>,
+    /// Set environment variables from a file of NAME=VALUE lines
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Vec<PathBuf>,
+    /// Mount a file or directory: type=bind,source=PATH,target=PATH[,readonly]
+    #[arg(long, value_name = "MOUNT")]
+    pub mount: Vec<String>,
+    /// Print help
+    #[arg(long, action = clap::ArgAction::Help)]
+    pub help: Option<bool>,
     /// Accepted for compatibility; the container is always removed
     #[arg(long, hide = true)]
     pub rm: bool,
@@ -372,23 +427,97 @@ pub struct RunArgs {
     pub name: Option<String>,
     #[arg(long, hide = true)]
     pub init: bool,
+    #[arg(short, long, hide = true)]
+    pub quiet: bool,
     #[arg(long, hide = true)]
     pub pull: Option<String>,
+    #[command(flatten)]
+    pub left_out: LeftOutOfRun,
+}
+
+/// Flags of docker that limit or label a container. They have no effect except a warning.
+#[derive(Args)]
+pub struct LeftOutOfRun {
+    #[arg(short, long, hide = true)]
+    memory: Option<String>,
+    #[arg(long, hide = true)]
+    memory_swap: Option<String>,
+    #[arg(long, hide = true)]
+    cpus: Option<String>,
+    #[arg(short, long, hide = true)]
+    cpu_shares: Option<String>,
+    #[arg(long, hide = true)]
+    cpuset_cpus: Option<String>,
+    #[arg(long, hide = true)]
+    pids_limit: Option<String>,
+    #[arg(short, long, hide = true)]
+    label: Vec<String>,
+}
+
+impl LeftOutOfRun {
+    /// Returns the flags that were given.
+    pub fn given(&self) -> Vec<&'static str> {
+        let all = [
+            ("--memory", self.memory.is_some()),
+            ("--memory-swap", self.memory_swap.is_some()),
+            ("--cpus", self.cpus.is_some()),
+            ("--cpu-shares", self.cpu_shares.is_some()),
+            ("--cpuset-cpus", self.cpuset_cpus.is_some()),
+            ("--pids-limit", self.pids_limit.is_some()),
+            ("--label", !self.label.is_empty()),
+        ];
+        all.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
+    }
 }
 
 #[derive(Args)]
+#[command(override_usage = "rbuild create [OPTIONS] IMAGE [COMMAND]...")]
 pub struct CreateArgs {
-    pub image: String,
-    /// Accepted for compatibility; nothing runs
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-    pub command: Vec<String>,
+    /// Image of the container; a command after it is ignored, because nothing runs
+    #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE")]
+    pub words: Vec<String>,
+    /// Name of the container
     #[arg(long)]
     pub name: Option<String>,
+    #[command(flatten)]
+    pub left_out: LeftOutOfCreate,
+}
+
+/// Flags of `docker create` that concern the command, which never runs here.
+#[derive(Args)]
+pub struct LeftOutOfCreate {
+    #[arg(short, long, hide = true)]
+    interactive: bool,
+    #[arg(short, long, hide = true)]
+    tty: bool,
+    #[arg(short, long, hide = true)]
+    env: Vec<String>,
+    #[arg(short, long, hide = true)]
+    volume: Vec<String>,
+    #[arg(short, long, hide = true)]
+    workdir: Option<String>,
+    #[arg(short, long, hide = true)]
+    user: Option<String>,
+    #[arg(short, long, hide = true)]
+    quiet: bool,
+    #[arg(long, hide = true)]
+    rm: bool,
+    #[arg(long, hide = true)]
+    entrypoint: Option<String>,
+    #[arg(long, hide = true)]
+    platform: Option<String>,
+    #[arg(long, hide = true)]
+    pull: Option<String>,
+    #[arg(long, hide = true)]
+    network: Option<String>,
+    #[arg(short, long, hide = true)]
+    label: Vec<String>,
 }
 
 #[derive(Args)]
 pub struct RmArgs {
-    #[arg(required = true)]
+    /// Containers to remove
+    #[arg(required = true, value_name = "CONTAINER")]
     pub containers: Vec<String>,
     /// Ignore missing containers
     #[arg(short, long)]

@@ -9,19 +9,21 @@ mod input;
 mod progress;
 mod template;
 mod ui;
+mod words;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
 
 use args::{Cli, ProgressMode, Verb};
-use commands::{build, cp, debug, doctor, images, login, logs, run, save_load, transfer};
+use commands::{build, cp, debug, doctor, explain, images, login, logs, run, save_load, transfer};
 use debug_log::DebugLog;
 use exit::{Failure, code};
 use input::config::Config;
 use input::settings::Settings;
 use input::withheld;
 use ui::terminal;
+use words::verbs::Line;
 
 fn main() -> ExitCode {
     let argv: Vec<std::ffi::OsString> = std::env::args_os().collect();
@@ -35,17 +37,21 @@ fn main() -> ExitCode {
 
 fn run(argv: Vec<std::ffi::OsString>) -> u8 {
     let as_docker = argv.first().is_some_and(|a| std::path::Path::new(a).file_name().is_some_and(|n| n == "docker"));
-    let with_verb = match args::with_verb(argv.clone(), as_docker) {
-        Ok(argv) => argv,
+    let (line, verb) = match words::verbs::with_verb(argv.clone(), as_docker) {
+        Ok(Line::Arguments { argv, verb }) => (argv, verb),
+        Ok(Line::Help { verb, long }) => return print_help(verb.as_deref(), long),
+        Ok(Line::Answer { text, note }) => {
+            terminal::out(&text);
+            if !note.is_empty() {
+                terminal::err(&format!("note: {note}\n"));
+            }
+            return code::OK;
+        }
         Err(failure) => return failure.report(),
     };
-    let matches = match Cli::command().try_get_matches_from(with_verb) {
+    let matches = match words::shape::parser().try_get_matches_from(&line) {
         Ok(matches) => matches,
-        Err(e) => {
-            let _ = e.print();
-            let usage = if as_docker { code::DOCKER_USAGE } else { code::USAGE };
-            return if e.use_stderr() { usage } else { code::OK };
-        }
+        Err(e) => return not_parsed(&e, &line, verb, as_docker),
     };
     let cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
@@ -58,6 +64,33 @@ fn run(argv: Vec<std::ffi::OsString>) -> u8 {
         (Ok(code::OK), Some(e)) => Failure::new(format!("standard output: {e}")).report(),
         (Ok(code), _) => code,
         (Err(failure), _) => failure.report(),
+    }
+}
+
+fn print_help(verb: Option<&str>, long: bool) -> u8 {
+    terminal::out(&words::shape::help(verb, long));
+    code::OK
+}
+
+/// Answers a line that is a request for help or has an error. The verb is at `verb`.
+fn not_parsed(e: &clap::Error, line: &[std::ffi::OsString], verb: usize, as_docker: bool) -> u8 {
+    use clap::error::ErrorKind;
+    let word = |at: usize| line.get(at).and_then(|word| word.to_str()).unwrap_or_default();
+    match e.kind() {
+        ErrorKind::DisplayHelp => print_help(Some(word(verb)), line.iter().any(|word| word == "--help")),
+        ErrorKind::DisplayVersion => {
+            terminal::out(&e.to_string());
+            code::OK
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            terminal::err(&words::shape::help(Some(word(verb)), false));
+            code::USAGE
+        }
+        _ => {
+            let misplaced = (verb + 1..line.len()).map(word).find(|word| word != &"-" && words::verbs::is_verb(word));
+            let failure = words::usage::failure(e, word(verb), misplaced);
+            Failure { code: if as_docker { code::DOCKER_USAGE } else { code::USAGE }, ..failure }.report()
+        }
     }
 }
 
@@ -105,9 +138,10 @@ fn run_verb(verb: Verb, settings: &Settings) -> Result<u8, Failure> {
         Verb::Cp(args) => cp::cp(settings, args),
         Verb::Rm(args) => cp::rm(settings, args),
         Verb::Logs(args) => logs::logs(settings, args),
-        Verb::Df => images::df(settings),
+        Verb::Df(args) => images::df(settings, args),
         Verb::Fsck(args) => images::fsck(settings, args),
         Verb::Doctor => doctor::doctor(settings),
+        Verb::Explain(args) => explain::explain(args),
         Verb::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "rbuild", &mut script);

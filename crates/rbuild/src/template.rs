@@ -27,6 +27,11 @@ impl Template {
     }
 }
 
+/// Formats rows as `--format` requests: `table` for the usual table, else like [`rows`].
+pub fn rows_or_table(format: &str, usual: &str, headings: &Value, list: &[Value]) -> Result<String, TemplateError> {
+    rows(if format.trim() == "table" { usual } else { format }, headings, list)
+}
+
 /// Formats rows as `--format` requests: `json`, `table TEMPLATE`, or a template applied to each
 /// row.
 pub fn rows(format: &str, headings: &Value, rows: &[Value]) -> Result<String, TemplateError> {

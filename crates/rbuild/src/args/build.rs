@@ -13,8 +13,12 @@ use crate::args::registry::RegistryFlags;
 pub enum ProgressMode {
     /// tty on a terminal, else plain
     Auto,
+    /// Lines that are redrawn
     Tty,
+    /// Lines in order
     Plain,
+    /// Nothing but errors
+    #[value(alias = "none")]
     Quiet,
     /// One JSON document per line, as docker buildx writes it
     Rawjson,
@@ -131,6 +135,20 @@ pub struct BuildArgs {
     /// Evict the least recently used cache entries above this size after the build, for example 10g
     #[arg(long, value_name = "SIZE", env = "RBUILD_CACHE_LIMIT")]
     pub cache_limit: Option<String>,
+    /// Ignore file to use instead of .dockerignore
+    #[arg(long, value_name = "FILE")]
+    pub ignorefile: Option<PathBuf>,
+    /// Accepted for compatibility; the same as `--squash=all`
+    #[arg(long, hide = true)]
+    pub squash_all: bool,
+    /// Accepted for compatibility; the same as SOURCE_DATE_EPOCH
+    #[arg(long, hide = true)]
+    pub timestamp: Option<String>,
+    /// Accepted for compatibility; steps are always cached
+    #[arg(long, hide = true)]
+    pub layers: bool,
+    #[arg(long, hide = true)]
+    pub disable_content_trust: bool,
     /// Accepted for compatibility; the image is always in the local store
     #[arg(long, hide = true)]
     pub load: bool,
@@ -185,9 +203,13 @@ pub struct LeftOut {
     cache_to: Vec<String>,
     #[arg(long, hide = true)]
     builder: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, hide = true)]
+    attest: Vec<String>,
+    #[arg(long, hide = true)]
+    format: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     provenance: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     sbom: Option<String>,
 }
 
@@ -209,6 +231,8 @@ impl LeftOut {
             ("--cache-from", !self.cache_from.is_empty()),
             ("--cache-to", !self.cache_to.is_empty()),
             ("--builder", self.builder.is_some()),
+            ("--attest", self.attest.iter().any(|a| !a.contains("disabled=true"))),
+            ("--format", self.format.is_some()),
             ("--provenance", asks(&self.provenance)),
             ("--sbom", asks(&self.sbom)),
         ];

@@ -23,6 +23,7 @@ pub struct RegistryFlags {
 pub struct LoginArgs {
     /// Host of the registry, with its port if it has one [default: docker.io]
     pub registry: Option<String>,
+    /// User name
     #[arg(short, long)]
     pub username: Option<String>,
     /// Password; other users of the machine see it, so prefer --password-stdin
@@ -50,6 +51,7 @@ pub struct LogoutArgs {
 
 #[derive(Args)]
 pub struct PullArgs {
+    /// Images to pull
     #[arg(required = true, value_name = "IMAGE")]
     pub images: Vec<String>,
     /// Platform to pull from a multi-platform image [default: that of this machine]

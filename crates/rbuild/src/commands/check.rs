@@ -145,7 +145,7 @@ fn check(
 }
 
 fn page(w: &Warning) -> String {
-    format!("see docs/rules/{}.md", w.rule.name)
+    format!("run `rbuild explain {}` for the reason and examples", w.rule.name)
 }
 
 /// Returns the position of a byte offset: the line from 1 and the character from 0, as BuildKit

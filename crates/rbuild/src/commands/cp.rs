@@ -5,15 +5,16 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use rbuild_engine::{CopiedTo, CopyTarget, copy_out};
-use rbuild_image::{ManifestDigest, human_size};
+use rbuild_image::{ManifestDigest, Reference, human_size};
 use rbuild_linux::Timestamp;
 use rbuild_sandbox::{Builder, SandboxError, enter};
-use rbuild_store::Store;
+use rbuild_store::{Container, NamedImage, Store};
 use serde_json::json;
 
 use crate::args::{ContainersArgs, CpArgs, CreateArgs, RmArgs};
 use crate::commands::images::bad_format;
 use crate::commands::in_builder::{exit_code, store_in, store_only};
+use crate::commands::named::{self, Purpose};
 use crate::exit::{Failure, code};
 use crate::input::output;
 use crate::input::settings::Settings;
@@ -22,10 +23,11 @@ use crate::ui::terminal;
 
 pub fn create(settings: &Settings, args: CreateArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
-    let (_, image) = store.images().find_image(&args.image)?;
+    let (_, image) = named::find(&store, &args.words[0], Purpose::Use)?;
     let now = Timestamp::now();
     let salt = format!("{}.{:09} {}", now.sec, now.nsec, std::process::id());
-    let container = store.containers().create_container(args.name.as_deref(), &image.manifest_digest, &salt)?;
+    let container =
+        store.containers().create_container(args.name.as_deref(), &image.manifest_digest, &args.words[0], &salt)?;
     terminal::out(&format!("{}\n", container.id.hex()));
     Ok(code::OK)
 }
@@ -53,10 +55,9 @@ pub fn rm(settings: &Settings, args: RmArgs) -> Result<u8, Failure> {
 /// Lists containers. None of them runs, and docker lists only running ones without `--all`.
 pub fn list(settings: &Settings, args: ContainersArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
-    let mut rows = Vec::new();
+    let (mut rows, images) = (Vec::new(), store.images().list()?);
     for container in store.containers().list()?.into_iter().filter(|_| args.all) {
-        let entries = store.images().list()?.into_iter().filter(|e| e.artifact.images().contains(&container.image));
-        let name = entries.filter_map(|e| e.name).map(|n| n.familiar()).next();
+        let name = container.image_name.clone().or_else(|| first_name(&images, &container));
         let id = container.id.hex();
         rows.push(json!({
             "ID": if args.no_trunc { id } else { container.id.short() },
@@ -71,8 +72,17 @@ pub fn list(settings: &Settings, args: ContainersArgs) -> Result<u8, Failure> {
     });
     const USUAL: &str = "table {{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}";
     let format = if args.quiet { "{{.ID}}" } else { args.format.as_deref().unwrap_or(USUAL) };
-    terminal::out(&template::rows(format, &headings, &rows).map_err(bad_format)?);
+    terminal::out(&template::rows_or_table(format, USUAL, &headings, &rows).map_err(bad_format)?);
     Ok(code::OK)
+}
+
+/// Returns a name of the image of a container that was created by an older version.
+fn first_name(images: &[NamedImage], container: &Container) -> Option<String> {
+    images
+        .iter()
+        .filter(|e| e.artifact.images().contains(&container.image))
+        .find_map(|e| e.name.as_ref())
+        .map(Reference::familiar)
 }
 
 /// Removes all containers.
@@ -95,8 +105,7 @@ pub fn cp(settings: &Settings, args: CpArgs) -> Result<u8, Failure> {
         if source(&store, &args.dest)?.is_some() {
             return Err(Failure::usage("cp copies files out of images, not into them").help("use COPY in a Dockerfile"));
         }
-        return Err(Failure::usage(format!("`{}` is not IMAGE:PATH or CONTAINER:PATH", args.source))
-            .help("write IMAGE:/path; `rbuild images` lists the images"));
+        return Err(no_source(&store, &args.source));
     };
     let target = copy_target(&args.dest)?;
     let (mut answer, mut answer_writer) = std::io::pipe().map_err(|e| Failure::new(format!("pipe: {e}")))?;
@@ -122,6 +131,21 @@ pub fn cp(settings: &Settings, args: CpArgs) -> Result<u8, Failure> {
         file.publish().map_err(|e| Failure::new(format!("writing {}: {e}", file.path().display())))?;
     }
     Ok(exit_code(ended.code, ended.stopped))
+}
+
+/// Returns the failure for a source that names no image or no path.
+fn no_source(store: &Store, text: &str) -> Failure {
+    match text.split_once(":/") {
+        Some((name, _)) if !name.is_empty() => named::no_image(store, name, Purpose::Use),
+        _ => {
+            let failure = Failure::usage(format!("`{text}` is not IMAGE:/path or CONTAINER:/path"));
+            // A tag contains no slash, so this may be a relative path.
+            match text.rsplit_once(':').filter(|(name, _)| store.images().find_image(name).is_ok()) {
+                Some((name, path)) => failure.help(format!("write {name}:/{path}")),
+                None => failure.help(format!("write {text}:/path")),
+            }
+        }
+    }
 }
 
 /// Copies in the builder process.

@@ -9,8 +9,11 @@ use rbuild_sandbox::enter;
 use rbuild_store::{Artifact, Budget, Checked, Freed, Image, Store, StoreError};
 use serde_json::{Value, json};
 
-use crate::args::{FsckArgs, HistoryArgs, ImagePruneArgs, ImagesArgs, InspectArgs, PruneArgs, RmiArgs, TagArgs};
+use crate::args::{
+    DfArgs, FsckArgs, HistoryArgs, ImagePruneArgs, ImagesArgs, InspectArgs, PruneArgs, RmiArgs, TagArgs,
+};
 use crate::commands::in_builder::{exit_code, moved_store, store_only};
+use crate::commands::named::{self, Purpose};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
 use crate::template::{self, TemplateError};
@@ -86,13 +89,17 @@ impl Listed {
 pub fn images(settings: &Settings, args: ImagesArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let filters: Vec<Filter> = args.filter.iter().map(|f| Filter::parse(&store, f)).collect::<Result<_, _>>()?;
-    let asks_dangling = filters.iter().any(|f| matches!(f, Filter::Dangling(true)));
+    let pattern = args.name.as_deref().filter(|name| name.contains(['*', '?', '[']));
+    let pattern =
+        pattern.map(|text| rbuild_source::Glob::new(text, false).ok_or_else(|| bad_pattern(text))).transpose()?;
     let (mut listed, mut known) = (Vec::new(), HashMap::new());
     for entry in store.images().list()? {
         let wanted = match (&args.name, &entry.name) {
-            (Some(wanted), Some(name)) => is_called(name, wanted),
+            (Some(wanted), Some(name)) => {
+                pattern.as_ref().map_or_else(|| is_called(name, wanted), |p| matches(p, name))
+            }
             (Some(_), None) => false,
-            (None, name) => args.all || asks_dangling || name.is_some(),
+            (None, _) => true,
         };
         if wanted {
             // An image may have several names.
@@ -110,7 +117,9 @@ pub fn images(settings: &Settings, args: ImagesArgs) -> Result<u8, Failure> {
             }
         }
     }
-    if let Some(format) = args.format.as_deref().filter(|_| !args.quiet) {
+    // Docker: the newest first. The sort keeps the order of the store among equals.
+    listed.sort_by_key(|l| std::cmp::Reverse(seconds(&l.image).unwrap_or(i64::MIN)));
+    if let Some(format) = args.format.as_deref().filter(|format| !args.quiet && format.trim() != "table") {
         let headings = json!({
             "CreatedAt": "CREATED AT", "CreatedSince": "CREATED", "Digest": "DIGEST", "ID": "IMAGE ID",
             "Repository": "REPOSITORY", "Size": "SIZE", "Tag": "TAG", "VirtualSize": "SIZE",
@@ -169,6 +178,15 @@ fn is_called(name: &Reference, wanted: &str) -> bool {
     reference == *name || (any_tag && reference.familiar_name() == name.familiar_name())
 }
 
+fn matches(glob: &rbuild_source::Glob, name: &Reference) -> bool {
+    glob.matches(&name.familiar()) || glob.matches(&name.familiar_name())
+}
+
+fn bad_pattern(text: &str) -> Failure {
+    Failure::usage(format!("the pattern {text} has an unclosed bracket"))
+        .help("close it, or escape it with a backslash")
+}
+
 pub fn bad_format(e: TemplateError) -> Failure {
     Failure::usage(format!("--format: {e}")).help("use `--format json` to see all fields")
 }
@@ -188,7 +206,7 @@ impl Filter {
         let bad = |what: &str| Failure::usage(format!("--filter {text}: {what}"));
         let (key, value) = text.split_once('=').ok_or_else(|| bad("not of the form NAME=VALUE"))?;
         let created = || -> Result<i64, Failure> {
-            let (_, image) = store.images().find_image(value)?;
+            let (_, image) = named::find(store, value, Purpose::Manage)?;
             Ok(seconds(&image).unwrap_or(0))
         };
         Ok(match (key, value) {
@@ -211,9 +229,7 @@ impl Filter {
     fn passes(&self, name: Option<&Reference>, image: &Image) -> bool {
         match self {
             Filter::Dangling(wanted) => name.is_none() == *wanted,
-            Filter::Reference(glob) => {
-                name.is_some_and(|n| glob.matches(&n.familiar()) || glob.matches(&n.familiar_name()))
-            }
+            Filter::Reference(glob) => name.is_some_and(|name| matches(glob, name)),
             Filter::Label(key, value) => {
                 let found = image.config.config.labels.get(key);
                 found.is_some_and(|f| value.as_ref().is_none_or(|v| v == f))
@@ -230,7 +246,7 @@ fn seconds(image: &Image) -> Option<i64> {
 
 pub fn history(settings: &Settings, args: HistoryArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
-    let (_, image) = store.images().find_image(&args.image)?;
+    let (_, image) = named::find(&store, &args.image, Purpose::Manage)?;
     let mut layers = image.layers()?.into_iter();
     let mut rows = Vec::new();
     for entry in &image.config.history {
@@ -263,15 +279,22 @@ pub fn history(settings: &Settings, args: HistoryArgs) -> Result<u8, Failure> {
     });
     const USUAL: &str = "table {{.ID}}\t{{.CreatedSince}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}";
     let format = if args.quiet { "{{.ID}}" } else { args.format.as_deref().unwrap_or(USUAL) };
-    terminal::out(&template::rows(format, &headings, &rows).map_err(bad_format)?);
+    terminal::out(&template::rows_or_table(format, USUAL, &headings, &rows).map_err(bad_format)?);
     Ok(code::OK)
 }
 
 pub fn inspect(settings: &Settings, args: InspectArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
-    let mut all = Vec::new();
+    let (mut all, mut missing) = (Vec::new(), Vec::new());
     for wanted in &args.images {
-        let (_, image) = store.images().find_image(wanted)?;
+        // Docker: what exists is printed, and errors for the rest follow.
+        let (_, image) = match named::find(&store, wanted, Purpose::Manage) {
+            Ok(found) => found,
+            Err(failure) => {
+                missing.push(failure);
+                continue;
+            }
+        };
         if args.verify {
             store.gc().verify_image(&image)?;
         }
@@ -286,7 +309,7 @@ pub fn inspect(settings: &Settings, args: InspectArgs) -> Result<u8, Failure> {
         None => serde_json::to_string_pretty(&all).map_err(|e| Failure::new(e.to_string()))? + "\n",
     };
     terminal::out(&text);
-    Ok(code::OK)
+    Ok(missing.iter().map(Failure::report).max().unwrap_or(code::OK))
 }
 
 fn inspected(store: &Store, image: &Image) -> Result<Value, Failure> {
@@ -333,7 +356,8 @@ fn fill_in(image: &mut Value) {
 pub fn tag(settings: &Settings, args: TagArgs) -> Result<u8, Failure> {
     let name: Reference = args.name.parse().map_err(|e: ReferenceError| Failure::usage(e.to_string()))?;
     let store = settings.open()?;
-    store.images().tag(store.images().find(&args.image)?.artifact.digest(), Some(&name))?;
+    let found = store.images().find(&args.image).map_err(named::missing(&store, &args.image, Purpose::Manage))?;
+    store.images().tag(found.artifact.digest(), Some(&name))?;
     Ok(code::OK)
 }
 
@@ -343,10 +367,14 @@ pub fn rmi(settings: &Settings, args: RmiArgs) -> Result<u8, Failure> {
     for wanted in &args.images {
         let (names, gone) = match store.images().untag(wanted, args.force) {
             Ok(done) => done,
-            // Docker: every name is tried, and with -f a missing image is not a failure.
+            // Docker: every name is tried, and with -f a missing image is nothing to mention.
+            Err(StoreError::NoImage(_)) if args.force => continue,
             Err(e) => {
-                failed |= !(args.force && matches!(e, StoreError::NoImage(_)));
-                Failure::from(e).report();
+                failed = true;
+                match e {
+                    StoreError::NoImage(_) => named::no_image(&store, wanted, Purpose::Manage).report(),
+                    e => Failure::from(e).report(),
+                };
                 continue;
             }
         };
@@ -469,20 +497,34 @@ fn budget(args: &PruneArgs) -> Result<Option<Budget>, Failure> {
 fn freed_text(freed: &Freed) -> String {
     let Freed { images, records, trees, blobs, mounts, bytes } = freed;
     format!(
-        "Removed {images} images, {records} cache records, {trees} file trees, {blobs} blobs, {mounts} cache mounts\n\
-         Total reclaimed space: {}\n",
+        "Removed {}, {}, {}, {}, {}\nTotal reclaimed space: {}\n",
+        counted(*images, "image"),
+        counted(*records, "cache record"),
+        counted(*trees, "file tree"),
+        counted(*blobs, "blob"),
+        counted(*mounts, "cache mount"),
         human_size(*bytes)
     )
 }
 
-pub fn df(settings: &Settings) -> Result<u8, Failure> {
+/// Returns a number and its noun, in the plural unless the number is one.
+pub fn counted(number: u64, noun: &str) -> String {
+    let ending = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{ending}")
+}
+
+pub fn df(settings: &Settings, args: DfArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let images = store.images().list()?.len();
-    let mut rows = vec![vec!["Images".to_string(), images.to_string(), String::new()]];
+    let row = |kind: &str, total: String, size: String| json!({"Type": kind, "TotalCount": total, "Size": size});
+    let mut rows = vec![row("Images", images.to_string(), String::new())];
     for (name, usage) in store.gc().usage()? {
-        rows.push(vec![name.to_string(), usage.count.to_string(), human_size(usage.bytes)]);
+        rows.push(row(name, usage.count.to_string(), human_size(usage.bytes)));
     }
-    terminal::out(&terminal::table(&["TYPE", "TOTAL", "SIZE"], &rows));
+    let headings = json!({"Type": "TYPE", "TotalCount": "TOTAL", "Size": "SIZE"});
+    const USUAL: &str = "table {{.Type}}\t{{.TotalCount}}\t{{.Size}}";
+    let format = args.format.as_deref().unwrap_or(USUAL);
+    terminal::out(&template::rows_or_table(format, USUAL, &headings, &rows).map_err(bad_format)?);
     Ok(code::OK)
 }
 
@@ -494,9 +536,12 @@ pub fn fsck(settings: &Settings, args: FsckArgs) -> Result<u8, Failure> {
     }
     let Checked { blobs, bytes, images, records, problems } = &found;
     terminal::out(&format!(
-        "Checked {blobs} blobs ({}), {images} images, {records} cache records: {} problems{}\n",
+        "Checked {} ({}), {}, {}: {}{}\n",
+        counted(*blobs, "blob"),
         human_size(*bytes),
-        problems.len(),
+        counted(*images, "image"),
+        counted(*records, "cache record"),
+        counted(problems.len() as u64, "problem"),
         if args.repair && !problems.is_empty() { ", removed" } else { "" }
     ));
     if !problems.is_empty() && !args.repair {

@@ -1,6 +1,7 @@
 //! The verb `run`: runs a command in a container of an image, in the foreground.
 
 use std::io::IsTerminal;
+use std::path::PathBuf;
 
 use rbuild_engine::{BuildError, Invocation, invoke, volume_binds};
 use rbuild_plan::{Network, Volume};
@@ -9,6 +10,7 @@ use rbuild_store::{Image, Store};
 
 use crate::args::RunArgs;
 use crate::commands::in_builder::{exit_code, store_in};
+use crate::commands::named::{self, Purpose};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
 use crate::input::{flags, network};
@@ -20,15 +22,20 @@ const CANNOT_RUN: i32 = 126;
 
 pub fn run(settings: &Settings, args: RunArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
-    let (_, image) = store.images().find_image(&args.image)?;
+    let (_, image) = named::find(&store, &args.words[0], Purpose::Use)?;
     let has_terminal = args.tty && std::io::stdin().is_terminal();
     if args.tty && args.interactive && !has_terminal {
         return Err(Failure::usage("-it: standard input is not a terminal").help("omit -t"));
     }
+    for flag in args.left_out.given() {
+        terminal::warning(format!("{flag} is not supported yet and has no effect"));
+    }
+    flags::pull(args.pull.as_deref())?;
     let mut volumes = Vec::new();
     let mut paths = Vec::new();
-    for text in &args.volume {
-        let (path, volume) = flags::volume(text)?;
+    let given = args.volume.iter().map(|text| flags::volume(text));
+    for parsed in given.chain(args.mount.iter().map(|text| flags::mount(text))) {
+        let (path, volume) = parsed?;
         paths.push(path);
         volumes.push(volume);
     }
@@ -50,9 +57,9 @@ fn invocation(
     has_terminal: bool,
 ) -> Result<Invocation, Failure> {
     Ok(Invocation {
-        args: args.command,
+        args: args.words[1..].to_vec(),
         entrypoint: args.entrypoint.map(|e| if e.is_empty() { Vec::new() } else { vec![e] }),
-        env: args.env.iter().filter_map(|e| variable(e)).collect(),
+        env: variables(&args.env_file, &args.env)?,
         user: args.user,
         cwd: args.workdir.map(|d| if d.starts_with('/') { d } else { format!("/{d}") }),
         hostname: args.hostname.unwrap_or_else(|| "rbuild".into()),
@@ -93,6 +100,19 @@ fn in_builder(builder: Result<Builder, SandboxError>, store: &Store, image: &Ima
         Err(_) if cancel.is_cancelled() => i32::from(code::INTERRUPTED),
         Err(e) => i32::from(Failure::from(e).report()),
     }
+}
+
+/// Returns the variables of files, then those of flags.
+fn variables(files: &[PathBuf], flags: &[String]) -> Result<Vec<(String, String)>, Failure> {
+    let mut all = Vec::new();
+    for path in files {
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| Failure::usage(format!("--env-file {}: {}", path.display(), flags::reason(&e))))?;
+        let lines = text.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        all.extend(lines.filter_map(variable));
+    }
+    all.extend(flags.iter().filter_map(|text| variable(text)));
+    Ok(all)
 }
 
 /// Parses `NAME=VALUE`. A name alone takes its value from the environment; `None` if it is unset

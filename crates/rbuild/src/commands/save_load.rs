@@ -11,14 +11,15 @@ use rbuild_source::{fetch, is_url};
 use rbuild_store::FoundImage;
 
 use crate::args::{ImportArgs, LoadArgs, SaveArgs};
+use crate::commands::named::{self, Purpose};
 use crate::exit::{Failure, code};
-use crate::input::output;
 use crate::input::settings::Settings;
+use crate::input::{flags, output};
 use crate::ui::transfer_bar::TransferBar;
 use crate::ui::{hints, terminal};
 
 fn open(path: &Path) -> Result<File, Failure> {
-    File::open(path).map_err(|e| Failure::new(format!("{}: {e}", path.display())))
+    File::open(path).map_err(|e| Failure::new(format!("{}: {}", path.display(), flags::reason(&e))))
 }
 
 /// Returns the size of a regular file in bytes; `None` for pipes and devices.
@@ -136,7 +137,8 @@ pub fn save(settings: &Settings, args: SaveArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let mut images: Vec<Saved> = Vec::new();
     for wanted in &args.images {
-        let FoundImage { name, artifact, .. } = store.images().find(wanted)?;
+        let found = store.images().find(wanted).map_err(named::missing(&store, wanted, Purpose::Use))?;
+        let FoundImage { name, artifact, .. } = found;
         let name = name.filter(|n| n.digest().is_none());
         let is_it = |saved: &Saved| saved.images.iter().map(|image| &image.manifest_digest).eq(artifact.images());
         match images.iter_mut().find(|saved| is_it(saved)) {
@@ -150,7 +152,7 @@ pub fn save(settings: &Settings, args: SaveArgs) -> Result<u8, Failure> {
     }
     let mut known = BTreeSet::new();
     for wanted in &args.exclude {
-        known.extend(rbuild_engine::layer_blobs(&store.images().find_image(wanted)?.1)?);
+        known.extend(rbuild_engine::layer_blobs(&named::find(&store, wanted, Purpose::Use)?.1)?);
     }
     for path in &args.since {
         known.extend(rbuild_engine::archive_blobs(open(path)?, &path.display().to_string(), store.limits())?);
@@ -201,9 +203,6 @@ pub fn load(settings: &Settings, args: LoadArgs) -> Result<u8, Failure> {
     };
     loaded.warnings.iter().for_each(|warning| terminal::warning(warning.clone()));
     for image in loaded.found {
-        if args.quiet {
-            continue;
-        }
         if image.names.is_empty() {
             terminal::out(&format!("Loaded image ID: {}\n", image.id));
         }

@@ -9,6 +9,7 @@ use rbuild_registry::Client;
 use rbuild_store::{Image, Store};
 
 use crate::args::{PullArgs, PushArgs};
+use crate::commands::named::{self, Purpose};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
 use crate::input::{output, registry};
@@ -127,7 +128,7 @@ pub fn push(settings: &Settings, args: PushArgs) -> Result<u8, Failure> {
     };
     let digest_file = args.digestfile.as_ref().map(|path| output::file("the digest file", path)).transpose()?;
     let store = settings.open()?;
-    let found = store.images().find(&args.image)?;
+    let found = store.images().find(&args.image).map_err(named::missing(&store, &args.image, Purpose::Use))?;
     let images =
         found.artifact.images().iter().map(|image| store.images().image(image)).collect::<Result<Vec<_>, _>>()?;
     let client = registry::client_of(&args.registry, &names, args.quiet)?;

@@ -12,6 +12,7 @@ use rbuild_store::{Store, Workspace};
 
 use crate::args::BuildArgs;
 use crate::exit::Failure;
+use crate::input::flags;
 use crate::ui::terminal;
 
 mod untrusted;
@@ -67,7 +68,14 @@ fn directory(dir: &str) -> Result<PathBuf, Failure> {
             Err(Failure::usage(format!("the context {dir} is not a directory"))
                 .help("pass the directory that contains it"))
         }
-        Err(e) => Err(Failure::usage(format!("the context {dir}: {e}"))),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            let failure = Failure::usage(format!("the context {dir} does not exist"));
+            Err(match crate::words::verbs::is_verb(dir) {
+                true => failure.help(crate::words::usage::first(dir)),
+                false => failure.help("pass the directory with the Dockerfile and the files to copy"),
+            })
+        }
+        Err(e) => Err(Failure::usage(format!("the context {dir}: {}", flags::reason(&e)))),
     }
 }
 
@@ -86,15 +94,16 @@ fn stdin_failed(e: std::io::Error) -> Failure {
 
 fn from_directory(args: &BuildArgs, context: PathBuf) -> Result<MainContext, Failure> {
     let root = open(&context)?;
-    let (path, place) = match &args.file {
+    let (path, place) = match args.file.as_deref() {
         Some(url) if is_remote(url) => {
             return Err(Failure::usage(format!("-f {url}: remote Dockerfiles are not supported yet"))
                 .help("download it and pass its path"));
         }
+        Some("") => return Err(Failure::usage("-f requires the name of a file").help("omit -f for ./Dockerfile")),
         Some(file) => (PathBuf::from(file), place_in(&context, &args.context, Path::new(file))),
         None => {
-            let lower = !is_anything(&root, "Dockerfile") && is_anything(&root, "dockerfile");
-            let name = if lower { "dockerfile" } else { "Dockerfile" };
+            let names = ["Dockerfile", "dockerfile", "Containerfile"];
+            let name = names.into_iter().find(|name| is_anything(&root, name)).unwrap_or("Dockerfile");
             (context.join(name), Some(name.into()))
         }
     };
@@ -117,9 +126,10 @@ fn from_directory(args: &BuildArgs, context: PathBuf) -> Result<MainContext, Fai
         None => (std::fs::read(&path), outer_ignore(&ignore_path(&path))?),
     };
     let dockerfile = dockerfile.map_err(|e| no_dockerfile(&shown, &e))?;
-    let ignore = match own {
-        Some(text) => text,
-        None => ignore_of(&root, &context)?,
+    let ignore = match (&args.ignorefile, own) {
+        (Some(path), _) => given_ignore(path)?,
+        (None, Some(text)) => text,
+        (None, None) => ignore_of(&root, &context)?,
     };
     let dir = Some(ContextDir { path: context, ignore });
     Ok(MainContext { dir, dockerfile_name: shown, dockerfile, newest: None, unpacked: None })
@@ -164,11 +174,15 @@ fn no_dockerfile(shown: &str, e: &std::io::Error) -> Failure {
         std::io::ErrorKind::NotFound => {
             let path = Path::new(shown);
             let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            let other = dir.join("Containerfile");
-            let help = if other.is_file() {
-                format!("pass -f {} to build that file", other.display())
-            } else {
-                "name another file with -f FILE, or pass another directory as the context".to_string()
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let found = std::fs::read_dir(dir).into_iter().flatten().flatten();
+            let names: Vec<String> = found.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+            let close = rbuild_dockerfile::closest(name, names.iter().map(String::as_str));
+            let help = match close {
+                Some(close) => {
+                    format!("did you mean `{}`?", dir.join(close).display().to_string().trim_start_matches("./"))
+                }
+                None => "name another file with -f FILE, or pass another directory as the context".to_string(),
             };
             Failure::new(format!("the Dockerfile {shown} does not exist")).help(help)
         }
@@ -242,10 +256,21 @@ fn newest(dir: &RootDir) -> Result<Option<i64>, SourceError> {
     Ok(newest)
 }
 
-/// Returns the content of the context's .dockerignore; empty if there is none.
+/// Returns the content of the context's ignore file; empty if there is none.
 fn ignore_of(context: &RootDir, path: &Path) -> Result<String, Failure> {
-    const NAME: &str = ".dockerignore";
-    Ok(read_ignore(context, Path::new(NAME), &path.join(NAME))?.unwrap_or_default())
+    // The order of podman.
+    for name in [".containerignore", ".dockerignore"] {
+        if let Some(text) = read_ignore(context, Path::new(name), &path.join(name))? {
+            return Ok(text);
+        }
+    }
+    Ok(String::new())
+}
+
+/// Reads the file of `--ignorefile`.
+fn given_ignore(path: &Path) -> Result<String, Failure> {
+    let failed = |e: std::io::Error| Failure::usage(format!("--ignorefile {}: {}", path.display(), flags::reason(&e)));
+    std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).map_err(failed)
 }
 
 fn read_ignore(context: &RootDir, path: &Path, shown: &Path) -> Result<Option<String>, Failure> {

@@ -148,9 +148,54 @@ pub fn volume(text: &str) -> Result<(PathBuf, Volume), Failure> {
             other => return Err(bad(format!("unknown option `{other}`")).help("use ro or rw")),
         }
     }
-    let path = std::fs::canonicalize(source).map_err(|e| bad(format!("{source}: {e}")))?;
+    let path = std::fs::canonicalize(source).map_err(|e| {
+        let failure = bad(format!("{source}: {}", reason(&e)));
+        if e.kind() != std::io::ErrorKind::NotFound {
+            return failure;
+        }
+        match source.contains('/') {
+            true => failure.help("create it first, or correct the path"),
+            false => failure.help(format!("name a directory, for example ./{source}; there are no named volumes")),
+        }
+    })?;
     let shown = path.to_string_lossy().into_owned();
     Ok((path, Volume { source: shown, target: target.to_string(), read_only }))
+}
+
+/// Parses `type=bind,source=PATH,target=PATH[,readonly]`.
+pub fn mount(text: &str) -> Result<(PathBuf, Volume), Failure> {
+    let bad = |what: String| Failure::usage(format!("--mount {text}: {what}"));
+    let (mut source, mut target, mut mode, mut kind) = (None, None, "rw", "volume".to_string());
+    for field in output::csv_record(text).map_err(bad)? {
+        let (key, value) = field.split_once('=').unwrap_or((&field, ""));
+        match (key, value) {
+            ("type", value) => kind = value.to_string(),
+            ("source" | "src", value) => source = Some(value.to_string()),
+            ("target" | "dst" | "destination", value) => target = Some(value.to_string()),
+            ("readonly" | "ro", "" | "true" | "1") => mode = "ro",
+            ("readonly" | "ro", _) | ("bind-propagation", _) => {}
+            _ => return Err(bad(format!("unknown option `{key}`")).help("use type, source, target and readonly")),
+        }
+    }
+    if kind != "bind" {
+        return Err(bad(format!("mounts of type {kind} are not supported")).help("use type=bind with a directory"));
+    }
+    let (Some(source), Some(target)) = (source, target) else {
+        return Err(bad("no source or no target".into()).help("write type=bind,source=PATH,target=PATH"));
+    };
+    volume(&format!("{source}:{target}:{mode}"))
+        .map_err(|f| Failure { message: f.message.replace("--volume", "--mount"), ..f })
+}
+
+/// Returns the words of an error of a file: without its number, if the kind says enough.
+pub fn reason(e: &std::io::Error) -> String {
+    match e.kind() {
+        std::io::ErrorKind::NotFound => "no such file or directory".into(),
+        std::io::ErrorKind::PermissionDenied => "permission denied".into(),
+        std::io::ErrorKind::IsADirectory => "it is a directory".into(),
+        std::io::ErrorKind::NotADirectory => "a part of the path is not a directory".into(),
+        _ => e.to_string(),
+    }
 }
 
 /// Parses `[manifest[OS/ARCH]:]KEY=VALUE`. An image for one platform has no index to annotate.
@@ -203,7 +248,8 @@ pub fn secret(text: &str) -> Result<(String, Vec<u8>), Failure> {
         Some(value) => value,
         None => {
             let path = file.unwrap_or_else(|| id.clone());
-            std::fs::read(&path).map_err(|e| bad(format!("{path}: {e}")))?
+            std::fs::read(&path)
+                .map_err(|e| bad(format!("{path}: {}", reason(&e))).help("correct the path, or create the file"))?
         }
     };
     if value.len() > MAX_SECRET {
@@ -280,7 +326,7 @@ mod tests {
             (host("a:b").map(drop), "`b` is not an IP address"),
             (ulimit("nofiel=1").map(drop), "did you mean `nofile`"),
             (ulimit("nofile=3:2").map(drop), "exceeds the hard limit"),
-            (volume("/nowhere-at-all:/x").map(drop), "No such file"),
+            (volume("/nowhere-at-all:/x").map(drop), "no such file"),
             (volume("/:relative").map(drop), "absolute"),
             (annotation("index:a=b").map(drop), "has only a manifest"),
         ] {

@@ -45,7 +45,7 @@ impl BuildInput {
         };
         let mut tags = tags(&args.tag)?;
         let carrier = network::carrier(parameters.network)?;
-        let squash = squash(args.squash.as_deref())?;
+        let squash = squash(args.squash.as_deref().or(args.squash_all.then_some("all")))?;
         let mut push = Vec::new();
         let exports = exports(args, squash, &allowed, &mut tags, &mut push)?;
         let now = Timestamp::now().sec;
@@ -106,8 +106,8 @@ fn parameters(
 ) -> Result<Parameters, Failure> {
     let network = network::network(&args.network)?;
     Ok(Parameters {
-        target: args.target.clone(),
-        build_args: build_args(&args.build_arg),
+        target: args.target.clone().filter(|target| !target.is_empty()),
+        build_args: build_args(&args.build_arg, args.timestamp.as_deref()),
         labels: args.label.iter().map(|l| pair(l)).collect(),
         network,
         emulated: emulated(),
@@ -220,12 +220,13 @@ fn pair(text: &str) -> (String, String) {
 
 /// Parses the values of `--build-arg`. A name alone takes its value from the environment, and is
 /// dropped if it is unset there. SOURCE_DATE_EPOCH is always taken from the environment.
-fn build_args(given: &[String]) -> Vec<(String, String)> {
+fn build_args(given: &[String], epoch: Option<&str>) -> Vec<(String, String)> {
     let from_env = |name: &str| std::env::var(name).ok().map(|v| (name.to_string(), v));
     let mut args: Vec<(String, String)> =
         given.iter().filter_map(|arg| if arg.contains('=') { Some(pair(arg)) } else { from_env(arg) }).collect();
     if !args.iter().any(|(k, _)| k == "SOURCE_DATE_EPOCH") {
-        args.extend(from_env("SOURCE_DATE_EPOCH"));
+        let given = epoch.map(|epoch| ("SOURCE_DATE_EPOCH".to_string(), epoch.to_string()));
+        args.extend(given.or_else(|| from_env("SOURCE_DATE_EPOCH")));
     }
     args
 }

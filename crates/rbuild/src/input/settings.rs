@@ -87,7 +87,7 @@ fn rung_of(text: Option<&str>) -> Result<Rung, Failure> {
         "single-id" => Ok(Rung::SingleId),
         "chroot" => Ok(Rung::Chroot),
         other => {
-            Err(Failure::usage(format!("--isolation {other}: unknown rung"))
+            Err(Failure::usage(format!("--isolation {other}: unknown mode"))
                 .help("use auto, userns, single-id or chroot"))
         }
     }

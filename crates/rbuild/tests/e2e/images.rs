@@ -61,11 +61,11 @@ fn prune_gives_back_what_nothing_uses() {
     lab.write("f", "x");
     lab.build("FROM busybox\nCOPY f /f\nRUN --mount=type=cache,target=/c touch /c/x\n", &["-t", "keep"]).ok();
     lab.build("FROM busybox\nRUN echo other > /x\n", &["-t", "keep"]).ok();
-    assert!(lab.rbuild(["prune"]).ok().stdout.contains("Removed 1 images"));
+    assert!(lab.rbuild(["prune"]).ok().stdout.contains("Removed 1 image,"));
     let df = lab.rbuild(["df"]).ok().stdout;
     assert!(df.contains("Images") && df.contains("Cache mounts"), "{df}");
     let all = lab.rbuild(["prune", "-a"]).ok().stdout;
-    assert!(all.contains("1 cache mounts"), "{all}");
+    assert!(all.contains("1 cache mount"), "{all}");
     assert_eq!(std::fs::read_dir(lab.store().join("trees")).unwrap().count(), 0);
     // The named images still work.
     lab.build("FROM keep\nRUN test -f /x\n", &[]).ok();
@@ -152,7 +152,8 @@ fn files_come_out_of_images_as_cp_means_it() {
     assert_eq!(listed, "d/\nd/f\nd/link\nd/sub/\nd/sub/g\n");
     cp("x:1:/none", "n").fails(1, &["the image has no /none"]);
     cp("x:1:/d/f", "missing/").fails(1, &["does not exist"]);
-    cp("y:/d", "n").fails(2, &["is not IMAGE:PATH or CONTAINER:PATH"]);
+    cp("y:/d", "n").fails(1, &["no image is called `y`", "did you mean `x`?"]);
+    cp("x:1:d", "n").fails(2, &["is not IMAGE:/path", "write x:1:/d"]);
     lab.rbuild(["cp", "file", "x:1:/d"]).fails(2, &["copies files out of images, not into them"]);
     // A container keeps its image alive until it is removed.
     let id = lab.rbuild(["create", "--name", "c", "x:1", "sleep", "1"]).ok().stdout;

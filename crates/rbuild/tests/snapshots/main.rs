@@ -55,6 +55,11 @@ fn every_help_page_is_as_recorded() {
 }
 
 #[test]
+fn without_a_dockerfile_the_help_is_shown() {
+    recorded("bare", &Lab::empty().run(&words("rbuild")));
+}
+
+#[test]
 fn verbs_and_flags_of_other_tools_are_answered_as_recorded() {
     record_lines("words", include_str!("cases/words.txt"));
 }

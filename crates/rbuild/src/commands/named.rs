@@ -1,0 +1,52 @@
+//! Looks up images that the command line names.
+
+use rbuild_image::Reference;
+use rbuild_store::{Image, Store, StoreError};
+
+use crate::exit::Failure;
+
+/// Purpose of a lookup, which decides the hint if there is no such image.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// The image may be brought in.
+    Use,
+    /// Only an image of the store makes sense.
+    Manage,
+}
+
+/// Returns the image that `wanted` names, and the name if it is one.
+///
+/// # Errors
+///
+/// Fails if there is no such image, with the nearest name as the hint.
+pub fn find(store: &Store, wanted: &str, purpose: Purpose) -> Result<(Option<Reference>, Image), Failure> {
+    store.images().find_image(wanted).map_err(missing(store, wanted, purpose))
+}
+
+/// Returns a conversion of the errors of a lookup, with the hint of [`find`].
+pub fn missing(store: &Store, wanted: &str, purpose: Purpose) -> impl Fn(StoreError) -> Failure {
+    move |e| match e {
+        StoreError::NoImage(_) => no_image(store, wanted, purpose),
+        e => e.into(),
+    }
+}
+
+/// Returns the failure for an image that the store does not have.
+pub fn no_image(store: &Store, wanted: &str, purpose: Purpose) -> Failure {
+    let failure = Failure::new(format!("no image is called `{wanted}`"));
+    let names: Vec<Reference> = store.images().list().unwrap_or_default().into_iter().filter_map(|e| e.name).collect();
+    let same_name =
+        |name: &&Reference| wanted.parse::<Reference>().is_ok_and(|w| w.familiar_name() == name.familiar_name());
+    let whole: Vec<String> = names.iter().map(Reference::familiar).collect();
+    let bare: Vec<String> = names.iter().map(Reference::familiar_name).collect();
+    let near =
+        |list: &[String]| rbuild_dockerfile::closest(wanted, list.iter().map(String::as_str)).map(str::to_string);
+    let other_tag = names.iter().find(same_name).map(Reference::familiar);
+    match other_tag.or_else(|| near(&bare)).or_else(|| near(&whole)) {
+        Some(near) => failure.help(format!("did you mean `{near}`?")),
+        None if purpose == Purpose::Manage => failure.help("run `rbuild images` to list the images"),
+        None => {
+            failure.help(format!("run `rbuild pull {wanted}`, or `rbuild images` to list the images that are here"))
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! The shape of the command line: switches as docker has them, and help pages.
+
+use clap::builder::{ValueParser, ValueRange};
+use clap::{Arg, ArgAction, Command, CommandFactory};
+
+use crate::args::Cli;
+
+/// Groups of verbs on the page of the program.
+const VERBS: [(&str, &[&str]); 4] = [
+    ("Build", &["build", "logs", "prune", "explain"]),
+    ("Images", &["images", "pull", "push", "tag", "rmi", "history", "inspect", "import", "save", "load"]),
+    ("Containers", &["run", "cp", "create", "rm", "ps"]),
+    ("System", &["doctor", "df", "fsck", "login", "logout", "completion", "debug"]),
+];
+
+/// Groups of flags on the page of `build`, by name.
+const HEADINGS: [(&str, &[&str]); 7] = [
+    ("Inputs", &["file", "target", "build_arg", "build_context", "context_modes", "ignorefile", "secret", "ssh"]),
+    (
+        "Result",
+        &[
+            "tag",
+            "output",
+            "push",
+            "platform",
+            "label",
+            "annotation",
+            "squash",
+            "iidfile",
+            "metadata_file",
+            "quiet",
+            "verify",
+        ],
+    ),
+    ("Cache", &["no_cache", "no_cache_filter", "cache_limit"]),
+    ("Registries", &["pull", "tls_verify", "creds", "authfile"]),
+    ("Commands", &["network", "add_host", "shm_size", "ulimit", "volume", "allow", "on_error", "jobs"]),
+    ("Progress", &["progress", "explain", "timings"]),
+    ("Checks", &["check", "call"]),
+];
+
+/// Verbs that unpack archives and those that enter a builder process: the only ones with the flags
+/// for that on their pages.
+const UNPACK: [&str; 4] = ["build", "import", "load", "pull"];
+const ENTER: [&str; 5] = ["build", "run", "cp", "prune", "doctor"];
+
+/// Verbs without a store.
+const NO_STORE: [&str; 6] = ["login", "logout", "completion", "debug", "explain", "help"];
+
+const EXAMPLES: [(&str, &str); 7] = [
+    (
+        "build",
+        "  rbuild -t app .                           build ./Dockerfile and name the image\n  \
+           rbuild --target test                      build up to the stage `test`\n  \
+           rbuild -o out                             write the files of the result to ./out\n  \
+           rbuild -o type=oci,dest=app.tar           write an OCI archive\n  \
+           rbuild --secret id=npm,src=.npmrc         pass a secret\n  \
+           rbuild -t ghcr.io/me/app --push           build and push",
+    ),
+    ("run", "  rbuild run app\n  rbuild run -it debian sh\n  rbuild run -v ./data:/data -e MODE=test app make check"),
+    (
+        "import",
+        "  rbuild import rootfs.tar.gz debian:bookworm\n  mmdebstrap bookworm - | rbuild import - debian:bookworm",
+    ),
+    ("save", "  rbuild save app -o app.tar\n  rbuild save --format oci-archive app | ssh host 'podman load'"),
+    ("cp", "  rbuild cp app:/usr/bin/app .\n  rbuild cp app:/etc - | tar -t"),
+    ("prune", "  rbuild prune --filter until=24h\n  rbuild prune --keep-storage 10g"),
+    ("completion", "  rbuild completion bash > ~/.local/share/bash-completion/completions/rbuild"),
+];
+
+/// Returns the command line as it is parsed: switches also take `=true` and `=false`, and of a flag
+/// for one value the last counts, as with docker.
+pub fn parser() -> Command {
+    let mut command = Cli::command().args_override_self(true);
+    command.build();
+    let names: Vec<String> = command.get_subcommands().map(|c| c.get_name().to_string()).collect();
+    let command = command.mut_args(switch);
+    names.into_iter().fold(command, |command, name| {
+        command.mut_subcommand(name, |verb| verb.args_override_self(true).mut_args(switch))
+    })
+}
+
+fn switch(arg: Arg) -> Arg {
+    if !matches!(arg.get_action(), ArgAction::SetTrue) || matches!(arg.get_id().as_str(), "help" | "version") {
+        return arg;
+    }
+    arg.action(ArgAction::Set)
+        .num_args(ValueRange::from(0..=1))
+        .require_equals(true)
+        .default_value("false")
+        .default_missing_value("true")
+        .value_parser(ValueParser::new(boolean))
+}
+
+/// Parses a value of a switch as Go's `strconv.ParseBool` does.
+fn boolean(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("use true or false".into()),
+    }
+}
+
+/// Returns the command line as help pages show it: flags in groups, and on each page only the
+/// common flags that matter there.
+pub fn pages() -> Command {
+    let command = Cli::command();
+    let common: Vec<Arg> = command.get_arguments().filter(|arg| arg.is_global_set()).cloned().collect();
+    let list = verbs(&command);
+    let names: Vec<String> = command.get_subcommands().map(|c| c.get_name().to_string()).collect();
+    let command = names.into_iter().fold(command, |command, name| {
+        let common = common.iter().filter(|arg| matters(arg.get_id().as_str(), &name)).cloned();
+        command.mut_subcommand(&name, |verb| page(verb, common.collect()))
+    });
+    command
+        .mut_args(|arg| arg.global(false))
+        .disable_help_subcommand(true)
+        .override_usage("rbuild [build] [OPTIONS] [CONTEXT]\n       rbuild COMMAND …")
+        .help_template(format!(
+            "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{list}Options:\n{{options}}{{after-help}}"
+        ))
+        .after_help(
+            "`rbuild COMMAND --help` has the options of a command, and `rbuild build --help` those of a build.\n\
+             In a directory with a Dockerfile, `rbuild -t app` builds it.",
+        )
+}
+
+/// Returns the list of verbs, in groups.
+fn verbs(command: &Command) -> String {
+    let mut text = String::new();
+    for (group, names) in VERBS {
+        text += &format!("{group}:\n");
+        for verb in names.iter().filter_map(|name| command.find_subcommand(name)) {
+            let about = verb.get_about().map(ToString::to_string).unwrap_or_default();
+            text += &format!("  {:12}{about}\n", verb.get_name());
+        }
+        text += "\n";
+    }
+    text
+}
+
+fn matters(flag: &str, verb: &str) -> bool {
+    match flag {
+        "root" => !NO_STORE.contains(&verb),
+        "limit" => UNPACK.contains(&verb),
+        "isolation" => ENTER.contains(&verb),
+        "lock_timeout" => verb == "build",
+        _ => matches!(verb, "build" | "run"),
+    }
+}
+
+fn page(verb: Command, common: Vec<Arg>) -> Command {
+    let name = verb.get_name().to_string();
+    let heading = |id: &str| HEADINGS.iter().find(|(_, ids)| ids.contains(&id)).map(|(heading, _)| *heading);
+    let mut verb = if name == "build" {
+        verb.mut_args(|arg| match heading(arg.get_id().as_str()) {
+            Some(heading) => arg.help_heading(heading),
+            None => arg,
+        })
+    } else {
+        verb
+    };
+    for arg in common {
+        let id = arg.get_id().to_string();
+        verb = verb.arg(arg.global(false).help_heading("Common options").display_order(900)).mut_arg(id, |arg| arg);
+    }
+    let verb = verb.bin_name(format!("rbuild {name}"));
+    match EXAMPLES.iter().find(|(of, _)| *of == name) {
+        Some((_, examples)) => verb.after_help(format!("Examples:\n{examples}")),
+        None => verb,
+    }
+}
+
+/// Returns the help page of a verb, or of the program for `None`; long if it was asked for with
+/// `--help`.
+pub fn help(verb: Option<&str>, long: bool) -> String {
+    let mut command = pages();
+    let page = match verb.and_then(|verb| command.find_subcommand_mut(verb)) {
+        Some(verb) => verb,
+        None => &mut command,
+    };
+    let text = if long { page.render_long_help() } else { page.render_help() };
+    let text = text.to_string();
+    let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+    lines.join("\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::FromArgMatches;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::from_arg_matches(&parser().try_get_matches_from(line.split(' '))?)
+    }
+
+    fn build(line: &str) -> crate::args::BuildArgs {
+        match parse(line).unwrap().verb {
+            crate::args::Verb::Build(args) => *args,
+            _ => unreachable!("the line is a build"),
+        }
+    }
+
+    #[test]
+    fn switches_take_the_values_of_go() {
+        for (line, want) in [
+            ("rbuild build .", false),
+            ("rbuild build --no-cache .", true),
+            ("rbuild build --no-cache=true .", true),
+            ("rbuild build --no-cache=1 .", true),
+            ("rbuild build --no-cache=False .", false),
+            ("rbuild build --no-cache --no-cache=false .", false),
+        ] {
+            assert_eq!(build(line).no_cache, want, "{line}");
+        }
+        assert!(build("rbuild build -q .").quiet && build("rbuild build -q=true .").quiet);
+        assert!(parse("rbuild build --no-cache=maybe .").is_err());
+    }
+
+    #[test]
+    fn of_a_repeated_flag_the_last_counts() {
+        assert_eq!(build("rbuild build -f a --target x --target y -f b .").file.as_deref(), Some("b"));
+        assert_eq!(build("rbuild build --target x --target y .").target.as_deref(), Some("y"));
+        assert_eq!(build("rbuild build -t a -t b .").tag, ["a", "b"]);
+        assert_eq!(build("rbuild build --network none --network host .").network, "host");
+    }
+
+    #[test]
+    fn clustered_switches_and_commands_keep_their_words() {
+        let crate::args::Verb::Run(args) = parse("rbuild run -it -e A=b x -c -it --rm=false").unwrap().verb else {
+            unreachable!("the line is a run")
+        };
+        assert!(args.interactive && args.tty);
+        assert_eq!(args.words, ["x", "-c", "-it", "--rm=false"]);
+    }
+
+    #[test]
+    fn every_verb_and_flag_that_is_shown_has_a_description() {
+        let pages = pages();
+        let listed: Vec<&str> = VERBS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
+        for verb in pages.get_subcommands() {
+            assert!(verb.get_about().is_some(), "{} has no description", verb.get_name());
+            let shown = listed.contains(&verb.get_name()) || verb.is_hide_set() || verb.get_name() == "help";
+            assert!(shown, "{} is on no page", verb.get_name());
+            for arg in verb.get_arguments().filter(|arg| !arg.is_hide_set()) {
+                assert!(arg.get_help().is_some(), "{} {} has no description", verb.get_name(), arg.get_id());
+            }
+        }
+        let build = pages.find_subcommand("build").unwrap();
+        for arg in build.get_arguments().filter(|arg| !arg.is_hide_set() && !arg.is_positional()) {
+            assert!(arg.get_help_heading().is_some() || arg.get_id() == "help", "{} has no heading", arg.get_id());
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! Errors of the command line, and flags of docker and podman that rbuild does not have.
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+use crate::exit::Failure;
+use crate::words::shape;
+
+/// Flags of `docker build`, `buildx build` and `podman build`: names, reason, hint.
+const BUILD: [(&[&str], &str, &str); 10] = [
+    (&["--os", "--arch", "--variant"], "the platform has one flag", "pass --platform OS/ARCH[/VARIANT]"),
+    (
+        &["--from"],
+        "the base image is that of the Dockerfile",
+        "write `ARG BASE` and `FROM $BASE`, and pass --build-arg BASE=IMAGE",
+    ),
+    (
+        &["--env", "--unsetenv", "--unsetlabel", "-e"],
+        "the Dockerfile sets variables and labels",
+        "write ENV, or pass --build-arg or --label",
+    ),
+    (
+        &["--cap-add", "--cap-drop", "--privileged"],
+        "capabilities are fixed",
+        "write `RUN --security=insecure` and pass --allow security.insecure",
+    ),
+    (
+        &["--device"],
+        "devices cannot be passed",
+        "remove the flag; commands have /dev/null, zero, full, random, urandom and tty",
+    ),
+    (
+        &["--dns", "--dns-option", "--dns-search"],
+        "commands use the name servers of this machine",
+        "set them in /etc/resolv.conf, or name hosts with --add-host",
+    ),
+    (&["--manifest"], "manifest lists are not kept", "pass several --platform values with -o type=oci or --push"),
+    (&["--policy"], "policies are not supported", "remove the flag"),
+    (&["--retry", "--retry-delay"], "downloads are always retried", "remove the flag"),
+    (&["--logfile"], "logs are kept in the store", "run `rbuild logs` after the build, or redirect standard error"),
+];
+
+/// Flags of `docker run` and `podman run`.
+const RUN: [(&[&str], &str, &str); 12] = [
+    (
+        &["-d", "--detach"],
+        "containers run in the foreground",
+        "run it in the background of the shell: rbuild run IMAGE &",
+    ),
+    (
+        &["-p", "--publish", "-P", "--publish-all", "--expose"],
+        "ports are not forwarded",
+        "remove the flag: containers share the network of this machine, so their ports are open here",
+    ),
+    (&["--tmpfs"], "mounts of type tmpfs are not supported", "mount a directory: -v DIR:PATH"),
+    (
+        &["--privileged", "--cap-add", "--cap-drop", "--security-opt", "--device", "--gpus"],
+        "privileges and devices are fixed",
+        "remove the flag, or use podman run",
+    ),
+    (&["--read-only"], "the root file system is always writable, and its changes are dropped", "remove the flag"),
+    (
+        &["--restart"],
+        "containers are not kept",
+        "let the service manager restart the command, for example with systemd-run",
+    ),
+    (&["--platform"], "an image of the store has one platform", "pull or build the image for that platform"),
+    (
+        &["--pid", "--ipc", "--uts", "--userns", "--cgroupns"],
+        "a container always has namespaces of its own",
+        "remove the flag",
+    ),
+    (
+        &["--sysctl", "--group-add", "--device-cgroup-rule"],
+        "kernel settings and groups are fixed",
+        "remove the flag, or use podman run",
+    ),
+    (&["--volumes-from", "--link"], "containers are not kept", "mount the same directory in both: -v DIR:PATH"),
+    (
+        &["--dns", "--dns-option", "--dns-search"],
+        "containers use the name servers of this machine",
+        "set them in /etc/resolv.conf, or name hosts with --add-host",
+    ),
+    (
+        &[
+            "--cidfile",
+            "--log-driver",
+            "--log-opt",
+            "--health-cmd",
+            "--no-healthcheck",
+            "--stop-signal",
+            "--stop-timeout",
+            "--sig-proxy",
+            "-a",
+            "--attach",
+        ],
+        "containers run in the foreground and are not kept",
+        "remove the flag",
+    ),
+];
+
+/// Flags of other verbs, with the verb.
+const OTHER: [(&str, &[&str], &str, &str); 8] = [
+    ("images", &["--tree"], "images are listed without their platforms", "run `rbuild inspect IMAGE`"),
+    ("images", &["--sort", "--noheading", "-n"], "the list is sorted by age", "use --format, and sort its lines"),
+    ("import", &["--os", "--arch", "--variant"], "the platform has one flag", "pass --platform OS/ARCH"),
+    (
+        "save",
+        &["--compress", "-m", "--multi-image-archive"],
+        "one archive holds all images that are named",
+        "remove the flag",
+    ),
+    ("save", &["--platform"], "an image of the store has one platform", "name the image of that platform"),
+    (
+        "rm",
+        &["-l", "--link", "-a", "--all"],
+        "containers have neither links nor processes",
+        "name the containers; `rbuild container prune` removes all",
+    ),
+    ("prune", &["--min-free-space", "--reserved-space"], "the cache has one limit", "pass --keep-storage SIZE"),
+    ("cp", &["--overwrite"], "a directory never replaces a file here", "remove the destination first"),
+];
+
+/// Returns the reason and the hint for a flag of another tool.
+fn lacking(verb: &str, flag: &str) -> Option<(&'static str, &'static str)> {
+    let table: &[(&[&str], &str, &str)] = match verb {
+        "build" => &BUILD,
+        "run" | "create" => &RUN,
+        _ => &[],
+    };
+    let in_table = table.iter().find(|(flags, ..)| flags.contains(&flag)).map(|(_, why, hint)| (*why, *hint));
+    let other = || {
+        OTHER.iter().find(|(of, flags, ..)| *of == verb && flags.contains(&flag)).map(|(_, _, why, hint)| (*why, *hint))
+    };
+    in_table.or_else(other)
+}
+
+/// Returns the failure for an error of the parser. `verb` is the verb of the line; `misplaced` is a
+/// word that is a verb, but does not come first.
+pub fn failure(e: &clap::Error, verb: &str, misplaced: Option<&str>) -> Failure {
+    let text = |kind| match e.get(kind) {
+        Some(ContextValue::String(text)) => text.clone(),
+        Some(ContextValue::Strings(texts)) => texts.join(", "),
+        _ => String::new(),
+    };
+    let given = text(ContextKind::InvalidArg);
+    // Clap appends the name of the value: `--progress <PROGRESS>`.
+    let flag = given.split([' ', '[', '=']).next().unwrap_or_default().trim_matches(['<', '>']).to_string();
+    let see = format!("run `rbuild {verb} --help` for the options");
+    match e.kind() {
+        ErrorKind::UnknownArgument if !given.starts_with('-') => {
+            let failure = Failure::usage(format!("unexpected argument `{given}`"));
+            failure.help(match misplaced {
+                Some(verb) => first(verb),
+                None => format!("use the form: {}", form(verb)),
+            })
+        }
+        ErrorKind::UnknownArgument => unknown(verb, &flag, misplaced, see),
+        ErrorKind::MissingRequiredArgument => {
+            Failure::usage(format!("`rbuild {verb}` requires {}", given.replace(['<', '>'], "").replace("...", "")))
+                .help(format!("use the form: {}", form(verb)))
+        }
+        ErrorKind::InvalidValue => {
+            invalid(&flag, &text(ContextKind::InvalidValue), &text(ContextKind::ValidValue), see)
+        }
+        ErrorKind::ValueValidation => {
+            let why = std::error::Error::source(e).map(ToString::to_string).unwrap_or_default();
+            let why = if why.contains("digit") || why.contains("number") { "not a number".to_string() } else { why };
+            Failure::usage(format!("{flag} {}: {why}", text(ContextKind::InvalidValue))).help(see)
+        }
+        ErrorKind::MissingSubcommand | ErrorKind::InvalidSubcommand => {
+            Failure::usage("no command is given").help("run `rbuild --help` to list the commands")
+        }
+        _ => {
+            let text = e.to_string();
+            let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_string();
+            Failure::usage(line).help(see)
+        }
+    }
+}
+
+fn unknown(verb: &str, flag: &str, misplaced: Option<&str>, see: String) -> Failure {
+    if let Some((why, hint)) = lacking(verb, flag) {
+        return Failure::usage(format!("unsupported flag `{flag}`: {why}")).help(hint);
+    }
+    let failure = Failure::usage(format!("unknown flag `{flag}` of `rbuild {verb}`"));
+    let pages = shape::pages();
+    let flags: Vec<String> = pages.find_subcommand(verb).map_or(Vec::new(), |page| {
+        let shown = page.get_arguments().filter(|arg| !arg.is_hide_set());
+        shown.filter_map(|arg| arg.get_long()).map(|name| format!("--{name}")).collect()
+    });
+    // A short flag is near to every other one.
+    let close = rbuild_dockerfile::closest(flag, flags.iter().map(String::as_str)).filter(|_| flag.starts_with("--"));
+    failure.help(match (misplaced, close) {
+        (_, Some(close)) => format!("did you mean `{close}`?"),
+        (Some(verb), None) => first(verb),
+        (None, None) => see,
+    })
+}
+
+fn invalid(flag: &str, value: &str, valid: &str, see: String) -> Failure {
+    if value.is_empty() {
+        return Failure::usage(format!("{flag} requires a value")).help(see);
+    }
+    let failure = Failure::usage(format!("{flag} {value}: unknown value"));
+    match rbuild_dockerfile::closest(value, valid.split(", ").filter(|v| !v.is_empty())) {
+        Some(close) => failure.help(format!("did you mean `{close}`?")),
+        None if valid.is_empty() => failure.help(see),
+        None => failure.help(format!("use one of {valid}")),
+    }
+}
+
+/// Returns the hint for a verb that does not come first.
+pub fn first(verb: &str) -> String {
+    format!("put the command first: rbuild {verb} …")
+}
+
+/// Returns the usage of a verb on one line.
+fn form(verb: &str) -> String {
+    let mut pages = shape::pages();
+    let usage = pages.find_subcommand_mut(verb).map(|page| page.render_usage().to_string());
+    usage.unwrap_or_default().trim_start_matches("Usage: ").trim().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_that_exist_are_not_called_unsupported() {
+        let parser = shape::parser();
+        let tables = BUILD.iter().map(|(flags, ..)| ("build", *flags));
+        let tables = tables.chain(RUN.iter().map(|(flags, ..)| ("run", *flags)));
+        for (verb, flags) in tables.chain(OTHER.iter().map(|(verb, flags, ..)| (*verb, *flags))) {
+            let page = parser.find_subcommand(verb).unwrap();
+            for flag in flags {
+                let known = page.get_arguments().any(|arg| {
+                    let long = arg.get_long_and_visible_aliases().unwrap_or_default();
+                    let short = arg.get_short().map(|c| format!("-{c}"));
+                    long.iter().any(|name| format!("--{name}") == *flag) || short.as_deref() == Some(flag)
+                });
+                assert!(!known, "{verb} {flag}");
+            }
+        }
+    }
+}

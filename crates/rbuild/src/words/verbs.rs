@@ -1,0 +1,439 @@
+//! Resolves the verb on the command line: rbuild's verbs, docker's groups of verbs, and errors for
+//! verbs that rbuild does not have.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use crate::exit::{Failure, code};
+
+const VERBS: [&str; 29] = [
+    "image-prune",
+    "container-prune",
+    "ps",
+    "login",
+    "logout",
+    "logs",
+    "run",
+    "completion",
+    "build",
+    "cp",
+    "create",
+    "rm",
+    "fsck",
+    "explain",
+    "import",
+    "save",
+    "load",
+    "images",
+    "history",
+    "inspect",
+    "tag",
+    "rmi",
+    "prune",
+    "pull",
+    "push",
+    "df",
+    "doctor",
+    "debug",
+    "help",
+];
+
+/// A word of a group of verbs.
+#[derive(Clone, Copy)]
+enum Word {
+    /// A verb of rbuild.
+    Verb(&'static str),
+    /// Nothing to do: text for standard output, and a note.
+    Nothing(&'static str, &'static str),
+}
+
+const NO_BUILDERS: &str = "rbuild builds without builders, so there is nothing to do";
+
+/// Groups of docker verbs, with the words that rbuild supports.
+const GROUPS: [(&str, &[(&str, Word)]); 5] = [
+    (
+        "image",
+        &[
+            ("ls", Word::Verb("images")),
+            ("list", Word::Verb("images")),
+            ("rm", Word::Verb("rmi")),
+            ("remove", Word::Verb("rmi")),
+            ("prune", Word::Verb("image-prune")),
+            ("build", Word::Verb("build")),
+            ("history", Word::Verb("history")),
+            ("import", Word::Verb("import")),
+            ("inspect", Word::Verb("inspect")),
+            ("load", Word::Verb("load")),
+            ("pull", Word::Verb("pull")),
+            ("push", Word::Verb("push")),
+            ("save", Word::Verb("save")),
+            ("tag", Word::Verb("tag")),
+        ],
+    ),
+    (
+        "container",
+        &[
+            ("ls", Word::Verb("ps")),
+            ("list", Word::Verb("ps")),
+            ("ps", Word::Verb("ps")),
+            ("rm", Word::Verb("rm")),
+            ("remove", Word::Verb("rm")),
+            ("prune", Word::Verb("container-prune")),
+            ("cp", Word::Verb("cp")),
+            ("create", Word::Verb("create")),
+            ("run", Word::Verb("run")),
+        ],
+    ),
+    (
+        "buildx",
+        &[
+            ("build", Word::Verb("build")),
+            ("b", Word::Verb("build")),
+            ("du", Word::Verb("df")),
+            ("prune", Word::Verb("prune")),
+            ("version", Word::Verb("--version")),
+            ("create", Word::Nothing("rbuild\n", NO_BUILDERS)),
+            ("use", Word::Nothing("", NO_BUILDERS)),
+            ("rm", Word::Nothing("", NO_BUILDERS)),
+            ("stop", Word::Nothing("", NO_BUILDERS)),
+            ("install", Word::Nothing("", NO_BUILDERS)),
+            (
+                "inspect",
+                Word::Nothing("Name:   rbuild\nDriver: none\nStatus: running\n", "rbuild builds without builders"),
+            ),
+            (
+                "ls",
+                Word::Nothing(
+                    "NAME/NODE   DRIVER   STATUS\nrbuild*     none     running\n",
+                    "rbuild builds without builders",
+                ),
+            ),
+        ],
+    ),
+    ("builder", &[("build", Word::Verb("build")), ("du", Word::Verb("df")), ("prune", Word::Verb("prune"))]),
+    (
+        "system",
+        &[
+            ("df", Word::Verb("df")),
+            ("prune", Word::Verb("prune")),
+            ("info", Word::Nothing(INFO, "run `rbuild doctor` to check this machine")),
+        ],
+    ),
+];
+
+const INFO: &str =
+    concat!("Client: rbuild ", env!("CARGO_PKG_VERSION"), "\nServer: none, rbuild builds without a daemon\n");
+
+/// Verbs of docker and podman that rbuild does not have: words, reason, hint.
+const LACKING: [(&[&str], &str, &str); 16] = [
+    (&["search"], "rbuild does not search registries", "search on the registry's web page"),
+    (
+        &["exec", "attach"],
+        "rbuild runs containers in the foreground and does not keep them",
+        "run a command in a new container: rbuild run IMAGE COMMAND",
+    ),
+    (
+        &["start", "stop", "kill", "restart", "wait", "top", "stats", "port", "pause", "unpause", "rename", "update"],
+        "rbuild runs containers in the foreground and does not keep them",
+        "end `rbuild run` with Ctrl-C or a signal, and start another with rbuild run IMAGE",
+    ),
+    (&["commit"], "rbuild builds images from Dockerfiles", "add RUN instructions to a Dockerfile"),
+    (
+        &["export", "mount", "umount", "unmount"],
+        "rbuild does not keep containers",
+        "write the files of an image as a tar archive: rbuild cp IMAGE:/ -",
+    ),
+    (&["diff"], "rbuild does not keep containers", "compare the layers of images with `rbuild history IMAGE`"),
+    (&["events", "monitor"], "rbuild has no daemon", "follow a build with --progress rawjson or --debug-log FILE"),
+    (&["history"], "builds are listed by `logs`", "run `rbuild logs`"),
+    (
+        &["from", "add", "copy", "config"],
+        "rbuild builds images from Dockerfiles",
+        "write the instruction into a Dockerfile",
+    ),
+    (&["imagetools", "manifest"], "rbuild does not edit manifests", "use skopeo or crane"),
+    (&["bake"], "bake files are not supported yet", "build each target with rbuild --target STAGE"),
+    (&["compose"], "compose files are not supported yet", "build each service with rbuild -t NAME DIRECTORY"),
+    (&["volume"], "rbuild has no volumes", "mount a directory: rbuild run -v DIR:PATH IMAGE"),
+    (&["network"], "rbuild has no networks of its own", "choose one of the modes of --network: host, isolated or none"),
+    (&["unshare"], "rbuild enters its namespaces itself", "run `rbuild doctor` to check this machine"),
+    (
+        &[
+            "context",
+            "swarm",
+            "stack",
+            "service",
+            "node",
+            "plugin",
+            "secret",
+            "trust",
+            "machine",
+            "pod",
+            "kube",
+            "play",
+            "generate",
+            "scout",
+            "model",
+            "checkpoint",
+        ],
+        "rbuild only builds images and runs them",
+        "run `rbuild --help` to list the commands",
+    ),
+];
+
+/// Global flags with a value.
+const VALUED: [&str; 5] = ["--root", "--limit", "--isolation", "--lock-timeout", "--debug-log"];
+
+/// Global flags without a value.
+const SWITCHES: [&str; 2] = ["-D", "--debug"];
+
+/// A command line after its verb is known.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Line {
+    /// Arguments to parse. The verb is at `verb`.
+    Arguments { argv: Vec<OsString>, verb: usize },
+    /// Help for a verb, or for the program.
+    Help { verb: Option<String>, long: bool },
+    /// A text for standard output, and a note.
+    Answer { text: String, note: String },
+}
+
+/// Inserts the default verb if there is none, and replaces long forms (`image ls`, `buildx build`)
+/// by verbs of rbuild. `as_docker` is true if rbuild was started under the name docker.
+pub fn with_verb(argv: Vec<OsString>, as_docker: bool) -> Result<Line, Failure> {
+    resolve(argv, as_docker).map_err(|failure| {
+        if !as_docker {
+            return failure;
+        }
+        let message = format!("docker here is rbuild {}: {}", env!("CARGO_PKG_VERSION"), failure.message);
+        Failure { code: code::DOCKER_USAGE, message, ..failure }
+    })
+}
+
+fn resolve(mut argv: Vec<OsString>, as_docker: bool) -> Result<Line, Failure> {
+    let at = after_globals(&argv)?;
+    let word = |i: usize| argv.get(at + i).and_then(|a| a.to_str()).unwrap_or("").to_string();
+    let (first, second) = (word(0), word(1));
+    let verb = match first.as_str() {
+        "" if as_docker => return Ok(Line::Help { verb: None, long: false }),
+        "" if argv.len() == at && !has_dockerfile() => {
+            crate::ui::terminal::err(&crate::words::shape::help(None, false));
+            return Err(Failure::usage("there is no Dockerfile in this directory")
+                .help("pass a directory with one, or a file with -f FILE"));
+        }
+        "help" => return Ok(Line::Help { verb: Some(second).filter(|v| VERBS.contains(&v.as_str())), long: true }),
+        "-h" | "--help" => return Ok(Line::Help { verb: None, long: first == "--help" }),
+        "version" | "-V" | "--version" => "--version",
+        "-v" if as_docker => "--version",
+        "info" => {
+            return Ok(Line::Answer { text: INFO.into(), note: "run `rbuild doctor` to check this machine".into() });
+        }
+        "bud" => "build",
+        verb if VERBS.contains(&verb) => return Ok(Line::Arguments { argv, verb: at }),
+        group if GROUPS.iter().any(|(name, _)| *name == group) => match word_of_group(group, &second)? {
+            Word::Verb(verb) => {
+                argv.remove(at);
+                verb
+            }
+            Word::Nothing("", note) if second.is_empty() || is_help(&second) => {
+                return Ok(Line::Answer { text: page_of_group(group), note: note.into() });
+            }
+            Word::Nothing(text, note) => return Ok(Line::Answer { text: text.into(), note: note.into() }),
+        },
+        verb if is_meant_as_verb(verb) || as_docker && !verb.starts_with('-') => return Err(unknown(verb)),
+        _ => {
+            argv.insert(at, "build".into());
+            "build"
+        }
+    };
+    argv[at] = verb.into();
+    Ok(Line::Arguments { argv, verb: at })
+}
+
+/// Returns the index of the first argument that is not a global flag.
+fn after_globals(argv: &[OsString]) -> Result<usize, Failure> {
+    let mut at = 1;
+    while let Some(arg) = argv.get(at) {
+        match arg.to_str() {
+            Some(flag) if VALUED.contains(&flag) && at + 1 == argv.len() => {
+                return Err(
+                    Failure::usage(format!("{flag} requires a value")).help("run `rbuild --help` for the options")
+                );
+            }
+            Some(flag) if VALUED.contains(&flag) => at += 2,
+            Some(flag) if SWITCHES.contains(&flag) => at += 1,
+            Some(a) if a.split_once('=').is_some_and(|(flag, _)| VALUED.contains(&flag)) => at += 1,
+            _ => break,
+        }
+    }
+    Ok(at)
+}
+
+fn has_dockerfile() -> bool {
+    ["Dockerfile", "dockerfile", "Containerfile"].iter().any(|name| Path::new(name).exists())
+}
+
+fn is_help(word: &str) -> bool {
+    ["-h", "--help", "help"].contains(&word)
+}
+
+/// Returns true if a word is a verb of rbuild or a group of verbs.
+pub fn is_verb(word: &str) -> bool {
+    VERBS.contains(&word) || GROUPS.iter().any(|(name, _)| *name == word)
+}
+
+/// Returns true if an unknown first word was probably meant as a verb: it is neither a path nor a
+/// URL.
+fn is_meant_as_verb(word: &str) -> bool {
+    !word.is_empty() && !word.starts_with('-') && !word.contains(['/', '.', ':']) && !Path::new(word).exists()
+}
+
+fn words_of_group(group: &str) -> &'static [(&'static str, Word)] {
+    GROUPS.iter().find(|(name, _)| *name == group).map_or(&[], |(_, words)| words)
+}
+
+/// Returns the help page of a group.
+fn page_of_group(group: &str) -> String {
+    let pages = crate::words::shape::pages();
+    let about = |word: &Word| match word {
+        Word::Verb(verb) => pages.find_subcommand(verb).and_then(|verb| verb.get_about().map(ToString::to_string)),
+        Word::Nothing(..) => Some("Accepted for compatibility".into()),
+    };
+    let mut text = format!("Usage: rbuild {group} COMMAND …\n\nCommands:\n");
+    for (name, word) in words_of_group(group) {
+        text += &format!("  {name:10}{}\n", about(word).unwrap_or("Print the version".into()));
+    }
+    text
+}
+
+fn word_of_group(group: &str, word: &str) -> Result<Word, Failure> {
+    let words = words_of_group(group);
+    if let Some((_, found)) = words.iter().find(|(name, _)| *name == word) {
+        return Ok(*found);
+    }
+    if word.is_empty() || is_help(word) {
+        return Ok(Word::Nothing("", ""));
+    }
+    if lacking(word).is_some() {
+        return Err(unknown(word));
+    }
+    let failure = Failure::usage(format!("`{group} {word}` is not a command of rbuild"));
+    let known = words.iter().map(|(name, _)| *name);
+    let close = rbuild_dockerfile::closest(word, known.clone());
+    let listed = || format!("use `{group}` with one of {}", known.clone().collect::<Vec<_>>().join(", "));
+    Err(failure.help(close.map_or_else(listed, |close| format!("did you mean `rbuild {group} {close}`?"))))
+}
+
+fn lacking(word: &str) -> Option<&'static (&'static [&'static str], &'static str, &'static str)> {
+    LACKING.iter().find(|(words, _, _)| words.contains(&word))
+}
+
+fn unknown(word: &str) -> Failure {
+    if let Some((_, why, help)) = lacking(word) {
+        return Failure::usage(format!("unsupported command `{word}`: {why}")).help(*help);
+    }
+    let failure = Failure::usage(format!("`{word}` is neither a command of rbuild nor a directory to build"));
+    let close = match word {
+        "ls" | "list" => Some("images"),
+        _ => rbuild_dockerfile::closest(word, VERBS.into_iter().chain(GROUPS.map(|(name, _)| name))),
+    };
+    match close {
+        Some(close) => failure.help(format!("did you mean `rbuild {close}`?")),
+        None => failure.help("run `rbuild --help` to list the commands"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(words: &str, docker: bool) -> Result<String, Failure> {
+        let argv = words.split_whitespace().map(OsString::from).collect();
+        with_verb(argv, docker).map(|line| match line {
+            Line::Arguments { argv, .. } => argv.iter().map(|w| w.to_string_lossy()).collect::<Vec<_>>().join(" "),
+            Line::Help { verb, .. } => format!("help {}", verb.unwrap_or_default()),
+            Line::Answer { text, .. } => text,
+        })
+    }
+
+    #[test]
+    fn the_verb_is_optional_and_has_long_forms() {
+        for (typed, want) in [
+            ("rbuild .", "rbuild build ."),
+            ("rbuild src -t a", "rbuild build src -t a"),
+            ("rbuild --output type=local,dest=bin", "rbuild build --output type=local,dest=bin"),
+            ("rbuild --root /x images", "rbuild --root /x images"),
+            ("rbuild -D images", "rbuild -D images"),
+            ("rbuild --debug -t a .", "rbuild --debug build -t a ."),
+            ("rbuild --root=/x -t a .", "rbuild --root=/x build -t a ."),
+            ("rbuild buildx build -t a .", "rbuild build -t a ."),
+            ("rbuild builder build -t a .", "rbuild build -t a ."),
+            ("rbuild bud -t a .", "rbuild build -t a ."),
+            ("rbuild image ls -q", "rbuild images -q"),
+            ("rbuild image rm x", "rbuild rmi x"),
+            ("rbuild image pull x", "rbuild pull x"),
+            ("rbuild image prune -a", "rbuild image-prune -a"),
+            ("rbuild --root /x container ls", "rbuild --root /x ps"),
+            ("rbuild container prune -f", "rbuild container-prune -f"),
+            ("rbuild container rm x", "rbuild rm x"),
+            ("rbuild system df", "rbuild df"),
+            ("rbuild buildx du", "rbuild df"),
+            ("rbuild builder prune -af", "rbuild prune -af"),
+            ("rbuild system prune -af", "rbuild prune -af"),
+            ("rbuild buildx version", "rbuild --version"),
+            ("rbuild buildx create --use", "rbuild\n"),
+            ("rbuild --help", "help "),
+            ("rbuild help save", "help save"),
+            ("rbuild version", "rbuild --version"),
+            ("docker version", "docker --version"),
+            ("rbuild ./save", "rbuild build ./save"),
+            ("rbuild --version", "rbuild --version"),
+        ] {
+            assert_eq!(run(typed, false).unwrap(), want);
+        }
+    }
+
+    #[test]
+    fn unknown_verbs_are_named_regardless_of_the_rest() {
+        for (typed, message, help) in [
+            (
+                "rbuild imagse",
+                "`imagse` is neither a command of rbuild nor a directory to build",
+                "did you mean `rbuild images`?",
+            ),
+            (
+                "rbuild biuld .",
+                "`biuld` is neither a command of rbuild nor a directory to build",
+                "did you mean `rbuild build`?",
+            ),
+            (
+                "rbuild ls -a",
+                "`ls` is neither a command of rbuild nor a directory to build",
+                "did you mean `rbuild images`?",
+            ),
+            (
+                "rbuild xyzzy -a",
+                "`xyzzy` is neither a command of rbuild nor a directory to build",
+                "run `rbuild --help` to list the commands",
+            ),
+            ("rbuild image tga a b", "`image tga` is not a command of rbuild", "did you mean `rbuild image tag`?"),
+            (
+                "rbuild exec -it x sh",
+                "unsupported command `exec`: rbuild runs containers in the foreground",
+                "rbuild run IMAGE COMMAND",
+            ),
+        ] {
+            let failure = run(typed, false).unwrap_err();
+            assert!(failure.message.starts_with(message), "{typed}: {failure:?}");
+            assert!(failure.help.as_deref().unwrap_or_default().contains(help), "{typed}: {failure:?}");
+            assert_eq!(failure.code, code::USAGE);
+        }
+        assert_eq!(run("docker", true).unwrap(), "help ");
+        assert_eq!(run("docker -v", true).unwrap(), "docker --version");
+        for typed in ["docker swarm init", "docker container tag a b", "docker search debian"] {
+            let failure = run(typed, true).unwrap_err();
+            assert_eq!(failure.code, code::DOCKER_USAGE);
+            assert!(failure.message.starts_with("docker here is rbuild "), "{failure:?}");
+        }
+    }
+}
