@@ -93,7 +93,7 @@ fn no_user_namespaces_is_a_refusal_with_a_remedy() {
 
 /// Runs a script as root of a user namespace that maps no other user, with a store of its own, for
 /// setups that need a mount.
-fn in_namespace(lab: &Lab, script: &str) -> crate::lab::Ran {
+pub fn in_namespace(lab: &Lab, script: &str) -> crate::lab::Ran {
     let base = base("busybox.tar");
     let script =
         format!("set -e; export RBUILD_ROOT=$LAB/small BASE={}; mkdir -p $RBUILD_ROOT; {script}", base.display());

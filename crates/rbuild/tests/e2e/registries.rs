@@ -456,3 +456,61 @@ fn a_name_of_several_platforms_is_kept_shown_and_pushed() {
     scene.rbuild(&["rmi", "-f", &copy]).ok();
     assert_eq!(scene.rbuild(&["images", "-q", "-a"]).ok().stdout, "");
 }
+
+#[test]
+fn a_full_disk_ends_a_pull_and_the_next_one_is_whole() {
+    let scene = Scene::new(Access::Open);
+    let noise = (0..6u32 << 20).scan(1u32, |x, _| {
+        *x = x.wrapping_mul(1664525).wrapping_add(1013904223);
+        Some((*x >> 24) as u8)
+    });
+    scene.lab.write("big", noise.collect::<Vec<u8>>());
+    let name = scene.name("big:1");
+    scene.build("FROM scratch\nCOPY big /\n", &["-t", &name, "--push"]).ok();
+    scene.forget(&name);
+    let script = format!(
+        "mount -t tmpfs -o size=24m x $RBUILD_ROOT; fill=$RBUILD_ROOT/fill; export RBUILD_ROOT=$RBUILD_ROOT/store; \
+         dd if=/dev/zero of=$fill bs=1M count=21 2>/dev/null; c=0; $RB pull {name} || c=$?; \
+         ls -A $RBUILD_ROOT/tmp $RBUILD_ROOT/blobs/sha256; rm $fill; \
+         $RB pull -q {name} && $RB fsck >/dev/null && echo whole; exit $c"
+    );
+    let ran = crate::mistakes::in_namespace(&scene.lab, &script);
+    let ran = ran.fails(1, &["No space left on device", "rbuild prune"]);
+    let lines: Vec<&str> = ran.stdout.lines().filter(|line| !line.is_empty() && !line.ends_with(':')).collect();
+    assert_eq!(lines, [name.as_str(), "whole"], "left: {}", ran.stdout);
+}
+
+#[test]
+fn an_interrupted_transfer_leaves_nothing_that_the_next_one_trips_over() {
+    use std::os::unix::process::ExitStatusExt;
+    let scene = Scene::with_image();
+    let (name, copy) = (scene.name("busybox:1"), scene.name("copy:1"));
+    let interrupted = |method: &'static str, path: &str, args: &[&str]| {
+        scene.registry.requests();
+        scene.registry.fault(method, path, Fault::Stall(std::time::Duration::from_secs(2)), 99);
+        let mut command = scene.lab.command(args.iter().copied());
+        command.env("HOME", scene.lab.path("home")).stderr(std::process::Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let reached = |r: &String| r.starts_with(method) && r.contains(path);
+        let start = std::time::Instant::now();
+        while !scene.registry.state().log.iter().any(reached) && start.elapsed().as_secs() < 20 {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGINT)
+            .unwrap();
+        let status = child.wait().unwrap();
+        assert!(start.elapsed().as_secs() < 20, "{args:?} made no request");
+        assert!(status.signal() == Some(2) || status.code() == Some(130), "{status:?}");
+        scene.registry.behave();
+    };
+    interrupted("GET", "/blobs/", &["pull", &name]);
+    assert_eq!(scene.lab.sh(r#"ls "$LAB/store/blobs/sha256""#).stdout, "");
+    scene.rbuild(&["pull", &name]).ok();
+    scene.rbuild(&["tag", &name, &copy]).ok();
+    interrupted("PUT", "/blobs/uploads/", &["push", &copy]);
+    assert!(!scene.registry.state().manifests.contains_key(&("copy".to_string(), "1".to_string())));
+    scene.rbuild(&["push", &copy]).ok();
+    assert_eq!(scene.document("copy", "1"), scene.document("busybox", "1"));
+    scene.rbuild(&["fsck"]).ok();
+    assert_eq!(scene.lab.sh(r#"ls "$LAB/store/tmp""#).stdout, "");
+}
