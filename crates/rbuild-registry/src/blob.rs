@@ -31,14 +31,14 @@ pub struct BlobReader<'a> {
     error: Option<RegistryError>,
 }
 
-impl Repository {
-    /// Returns the reader of a blob. Connects when it is read.
-    pub fn blob(&self, digest: &BlobDigest, size: u64) -> BlobReader<'_> {
-        let sessions: Vec<&Session> = self.sessions.iter().filter(|session| session.endpoint.digests).collect();
-        let patience = self.sessions.first().map(|s| s.shared().http.patience()).unwrap_or_default();
+impl<'a> BlobReader<'a> {
+    /// Returns the reader of a blob of a repository. Connects when it is read.
+    pub(crate) fn new(repository: &'a Repository, digest: &BlobDigest, size: u64) -> BlobReader<'a> {
+        let sessions: Vec<&Session> = repository.sessions.iter().filter(|session| session.endpoint.digests).collect();
+        let patience = repository.sessions.first().map(|s| s.shared().http.patience()).unwrap_or_default();
         BlobReader {
             sessions,
-            place: self.place.clone(),
+            place: repository.place.clone(),
             digest: *digest,
             size,
             at: 0,

@@ -3,6 +3,7 @@
 use rbuild_image::BlobDigest;
 use serde_json::{Map, Value};
 
+use crate::blob::BlobReader;
 use crate::client::Repository;
 use crate::error::{Problem, Result};
 use crate::flow::read_document;
@@ -52,6 +53,11 @@ pub enum Resolved {
 }
 
 impl Repository {
+    /// Returns the reader of a blob. Connects when it is read.
+    pub fn blob(&self, digest: &BlobDigest, size: u64) -> BlobReader<'_> {
+        BlobReader::new(self, digest, size)
+    }
+
     /// Returns the digest of a tag, with one request if the registry is able to.
     ///
     /// # Errors

@@ -49,114 +49,112 @@ pub fn automatic_args(params: &Parameters, stage: &str) -> Vec<(String, String)>
     all.map(|(name, value)| (name.clone(), params.build_arg(&name).map_or(value, str::to_string))).collect()
 }
 
-impl Planner<'_> {
-    /// Checks the requested frontend. The standard one is built in; others are errors.
-    pub(super) fn syntax(&mut self) -> Planned<()> {
-        let directive = self.file.directives.iter().find(|d| d.name == "syntax").map(|d| d.value.clone());
-        let argument = self.build_arg("BUILDKIT_SYNTAX");
-        let first = Span::new(0, 0);
-        let wanted = match argument {
-            Some(text) => Some(Word { text, span: directive.as_ref().map_or(first, |d| d.span) }),
-            None => directive,
-        };
-        let Some(wanted) = wanted else { return Ok(()) };
-        let image = wanted.text.split_whitespace().next().unwrap_or("");
-        if image == "dockerfile.v0" || is_standard(image) {
-            return Ok(());
-        }
-        let d = Diagnostic::new(wanted.span, format!("frontend `{image}` is not supported"));
-        Err(d.help("remove the syntax directive; the language of docker/dockerfile is built in").into())
+/// Checks the requested frontend. The standard one is built in; others are errors.
+pub(super) fn syntax(planner: &mut Planner<'_>) -> Planned<()> {
+    let directive = planner.file.directives.iter().find(|d| d.name == "syntax").map(|d| d.value.clone());
+    let argument = build_arg(planner, "BUILDKIT_SYNTAX");
+    let first = Span::new(0, 0);
+    let wanted = match argument {
+        Some(text) => Some(Word { text, span: directive.as_ref().map_or(first, |d| d.span) }),
+        None => directive,
+    };
+    let Some(wanted) = wanted else { return Ok(()) };
+    let image = wanted.text.split_whitespace().next().unwrap_or("");
+    if image == "dockerfile.v0" || is_standard(image) {
+        return Ok(());
     }
+    let d = Diagnostic::new(wanted.span, format!("frontend `{image}` is not supported"));
+    Err(d.help("remove the syntax directive; the language of docker/dockerfile is built in").into())
+}
 
-    pub(super) fn declared_args(&self) -> Vec<String> {
-        let all = self.file.global_args.iter().chain(self.file.stages.iter().flat_map(|s| &s.instructions));
-        all.filter_map(|i| if let Op::Arg(decls) = &i.op { Some(decls) } else { None })
-            .flatten()
-            .map(|d| d.name.text.clone())
-            .collect()
+pub(super) fn declared_args(planner: &Planner<'_>) -> Vec<String> {
+    let all = planner.file.global_args.iter().chain(planner.file.stages.iter().flat_map(|s| &s.instructions));
+    all.filter_map(|i| if let Op::Arg(decls) = &i.op { Some(decls) } else { None })
+        .flatten()
+        .map(|d| d.name.text.clone())
+        .collect()
+}
+
+/// Returns the value of a build argument and marks it as used.
+pub(super) fn build_arg(planner: &mut Planner<'_>, name: &str) -> Option<String> {
+    let value = planner.params.build_arg(name).map(str::to_string);
+    if value.is_some() && !planner.used_args.iter().any(|a| a == name) {
+        planner.used_args.push(name.to_string());
     }
+    value
+}
 
-    /// Returns the value of a build argument and marks it as used.
-    pub(super) fn build_arg(&mut self, name: &str) -> Option<String> {
-        let value = self.params.build_arg(name).map(str::to_string);
-        if value.is_some() && !self.used_args.iter().any(|a| a == name) {
-            self.used_args.push(name.to_string());
-        }
-        value
+pub(super) fn global_args(planner: &mut Planner<'_>, target: usize) -> Planned<()> {
+    let name = planner.file.stages[target].from.name.as_ref().map_or("default".into(), |n| n.text.to_lowercase());
+    for (key, value) in automatic_args(planner.params, &name) {
+        build_arg(planner, &key);
+        planner.globals.set(&key, &value);
     }
-
-    pub(super) fn global_args(&mut self, target: usize) -> Planned<()> {
-        let name = self.file.stages[target].from.name.as_ref().map_or("default".into(), |n| n.text.to_lowercase());
-        for (key, value) in automatic_args(self.params, &name) {
-            self.build_arg(&key);
-            self.globals.set(&key, &value);
-        }
-        for instruction in &self.file.global_args {
-            let Op::Arg(decls) = &instruction.op else { continue };
-            for decl in decls {
-                let value = match (self.build_arg(&decl.name.text), &decl.default) {
-                    (Some(value), _) => Some(value),
-                    (None, Some(word)) => Some(expand(word, self.file.escape, &self.globals)?),
-                    (None, None) => None,
-                };
-                if let Some(value) = value {
-                    self.globals.set(&decl.name.text, &value);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns `SOURCE_DATE_EPOCH` in seconds: the build argument, or else the default of the
-    /// global ARG. An empty value means none.
-    pub(super) fn epoch(&mut self) -> Planned<Option<i64>> {
-        let given = self.build_arg(EPOCH);
-        let decls = self.file.global_args.iter().filter_map(|i| if let Op::Arg(d) = &i.op { Some(d) } else { None });
-        let declared = decls.flatten().filter(|d| d.name.text == EPOCH).map(|d| d.name.span).next_back();
-        let span = declared.unwrap_or_default();
-        let text = given.or_else(|| self.globals.get(EPOCH).map(str::to_string)).unwrap_or_default();
-        if text.is_empty() {
-            return Ok(None);
-        }
-        if let Ok(seconds) = text.parse::<i64>() {
-            return Ok(Some(seconds));
-        }
-        if text == "context" {
-            return Ok(self.params.context_epoch);
-        }
-        if self.find_stage(&text, self.file.stages.len()).is_some() || self.params.context_index(&text).is_some() {
-            return Err(not_yet(span, &format!("{EPOCH} taken from `{text}`")).into());
-        }
-        let d = Diagnostic::new(span, format!("{EPOCH}={text} is neither a number of seconds nor `context`"));
-        Err(d.help("use the time of a commit in seconds, as printed by `git log -1 --format=%ct`").into())
-    }
-
-    pub(super) fn arg(&mut self, state: &mut StageState, decls: &[ast::ArgDecl]) -> Planned<()> {
-        let mut text = String::from("ARG");
+    for instruction in &planner.file.global_args {
+        let Op::Arg(decls) = &instruction.op else { continue };
         for decl in decls {
-            let name = decl.name.text.as_str();
-            let value = match (self.build_arg(name), &decl.default) {
+            let value = match (build_arg(planner, &decl.name.text), &decl.default) {
                 (Some(value), _) => Some(value),
-                (None, Some(default)) => Some(self.word(state, default)?),
-                (None, None) => self.globals.get(name).map(str::to_string),
+                (None, Some(word)) => Some(expand(word, planner.file.escape, &planner.globals)?),
+                (None, None) => None,
             };
-            match value {
-                Some(value) => {
-                    text.push_str(&format!(" {name}={value}"));
-                    if !NEVER_IN_ENV.contains(&name) {
-                        state.vars.set_last(name, &value);
-                    }
-                    state.args.set(name, &value);
-                }
-                None => {
-                    text.push_str(&format!(" {name}"));
-                    state.args.set(name, "");
-                }
+            if let Some(value) = value {
+                planner.globals.set(&decl.name.text, &value);
             }
         }
-        self.push_empty_layer(state, text);
-        Ok(())
     }
+    Ok(())
+}
+
+/// Returns `SOURCE_DATE_EPOCH` in seconds: the build argument, or else the default of the
+/// global ARG. An empty value means none.
+pub(super) fn epoch(planner: &mut Planner<'_>) -> Planned<Option<i64>> {
+    let given = build_arg(planner, EPOCH);
+    let decls = planner.file.global_args.iter().filter_map(|i| if let Op::Arg(d) = &i.op { Some(d) } else { None });
+    let declared = decls.flatten().filter(|d| d.name.text == EPOCH).map(|d| d.name.span).next_back();
+    let span = declared.unwrap_or_default();
+    let text = given.or_else(|| planner.globals.get(EPOCH).map(str::to_string)).unwrap_or_default();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    if let Ok(seconds) = text.parse::<i64>() {
+        return Ok(Some(seconds));
+    }
+    if text == "context" {
+        return Ok(planner.params.context_epoch);
+    }
+    if planner.find_stage(&text, planner.file.stages.len()).is_some() || planner.params.context_index(&text).is_some() {
+        return Err(not_yet(span, &format!("{EPOCH} taken from `{text}`")).into());
+    }
+    let d = Diagnostic::new(span, format!("{EPOCH}={text} is neither a number of seconds nor `context`"));
+    Err(d.help("use the time of a commit in seconds, as printed by `git log -1 --format=%ct`").into())
+}
+
+pub(super) fn arg(planner: &mut Planner<'_>, state: &mut StageState, decls: &[ast::ArgDecl]) -> Planned<()> {
+    let mut text = String::from("ARG");
+    for decl in decls {
+        let name = decl.name.text.as_str();
+        let value = match (build_arg(planner, name), &decl.default) {
+            (Some(value), _) => Some(value),
+            (None, Some(default)) => Some(planner.word(state, default)?),
+            (None, None) => planner.globals.get(name).map(str::to_string),
+        };
+        match value {
+            Some(value) => {
+                text.push_str(&format!(" {name}={value}"));
+                if !NEVER_IN_ENV.contains(&name) {
+                    state.vars.set_last(name, &value);
+                }
+                state.args.set(name, &value);
+            }
+            None => {
+                text.push_str(&format!(" {name}"));
+                state.args.set(name, "");
+            }
+        }
+    }
+    planner.push_empty_layer(state, text);
+    Ok(())
 }
 
 /// Returns true if `image` is the standard frontend, possibly on a mirror

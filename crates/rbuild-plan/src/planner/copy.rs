@@ -10,93 +10,91 @@ use crate::history;
 use crate::planner::paths::{cwd, join, native_path};
 use crate::planner::state::{Planned, Planner, StageState, not_yet};
 
-impl Planner<'_> {
-    pub(super) fn copy(&mut self, state: &mut StageState, copy: &ast::Copy, span: Span) -> Planned<()> {
-        let name = if copy.add { "ADD" } else { "COPY" };
-        let later = [("--checksum", &copy.checksum), ("--keep-git-dir", &copy.keep_git_dir)];
-        for (flag, word) in later {
-            if let Some(word) = word {
-                return Err(not_yet(word.span, &format!("{name} {flag}")).into());
-            }
+pub(super) fn copy(planner: &mut Planner<'_>, state: &mut StageState, copy: &ast::Copy, span: Span) -> Planned<()> {
+    let name = if copy.add { "ADD" } else { "COPY" };
+    let later = [("--checksum", &copy.checksum), ("--keep-git-dir", &copy.keep_git_dir)];
+    for (flag, word) in later {
+        if let Some(word) = word {
+            return Err(not_yet(word.span, &format!("{name} {flag}")).into());
         }
-        let from = self.copy_input(copy)?;
-        let written = self.words(state, &copy.sources)?;
-        let native = written.iter().zip(&copy.sources).map(|(path, word)| native_path(&state.config, path, word.span));
-        let sources = native.collect::<Result<Vec<_>, _>>()?;
-        local_only(copy, &sources)?;
-        let dest = self.word(state, &copy.dest)?;
-        let place = native_path(&state.config, &dest, copy.dest.span)?;
-        let dest_is_dir = place.is_empty() || place == "." || place.ends_with('/') || place.ends_with("/.");
-        let chown = copy.chown.as_ref().map(|w| self.word(state, w)).transpose()?;
-        let chmod_text = copy.chmod.as_ref().map(|w| self.word(state, w)).transpose()?;
-        let chmod = match (&chmod_text, &copy.chmod) {
-            (Some(text), Some(word)) => Some(chmod(text, word.span)?),
-            _ => None,
-        };
-        if let (Some(link), Some(owner)) = (&copy.link, &chown) {
-            numeric_owner(owner, name, link.span)?;
-        }
-        let inline = self.inline_files(state, &copy.heredocs)?;
-        let created_by = history::copy(
-            copy.add,
-            copy.parents.is_some(),
-            chown.as_deref(),
-            chmod_text.as_deref(),
-            &written,
-            &copy.heredocs,
-            &dest,
-        );
-        let mut text = created_by.trim_end_matches(" # buildkit").to_string();
-        if let Some(from) = &copy.from {
-            text = text.replacen(name, &format!("{name} --from={}", from.text), 1);
-        }
-        let step = CopyStep {
-            from,
-            from_name: copy.from.as_ref().map(|word| word.text.clone()),
-            sources,
-            inline,
-            dest: join(&cwd(&state.config), &place),
-            dest_is_dir,
-            chown,
-            chmod,
-            exclude: copy.exclude.iter().map(|w| w.text.clone()).collect(),
-            names: if copy.parents.is_some() { SourceNames::Parents } else { SourceNames::Patterns },
-            link: copy.link.is_some(),
-            unpack: copy.unpack.as_ref().map_or(copy.add, |w| w.text == "true"),
-            source_spans: copy.sources.iter().map(|w| w.span).collect(),
-        };
-        self.step(state, Step::Copy(step), text, created_by, span);
-        Ok(())
     }
+    let from = copy_input(planner, copy)?;
+    let written = planner.words(state, &copy.sources)?;
+    let native = written.iter().zip(&copy.sources).map(|(path, word)| native_path(&state.config, path, word.span));
+    let sources = native.collect::<Result<Vec<_>, _>>()?;
+    local_only(copy, &sources)?;
+    let dest = planner.word(state, &copy.dest)?;
+    let place = native_path(&state.config, &dest, copy.dest.span)?;
+    let dest_is_dir = place.is_empty() || place == "." || place.ends_with('/') || place.ends_with("/.");
+    let chown = copy.chown.as_ref().map(|w| planner.word(state, w)).transpose()?;
+    let chmod_text = copy.chmod.as_ref().map(|w| planner.word(state, w)).transpose()?;
+    let chmod = match (&chmod_text, &copy.chmod) {
+        (Some(text), Some(word)) => Some(chmod(text, word.span)?),
+        _ => None,
+    };
+    if let (Some(link), Some(owner)) = (&copy.link, &chown) {
+        numeric_owner(owner, name, link.span)?;
+    }
+    let inline = inline_files(state, &copy.heredocs)?;
+    let created_by = history::copy(
+        copy.add,
+        copy.parents.is_some(),
+        chown.as_deref(),
+        chmod_text.as_deref(),
+        &written,
+        &copy.heredocs,
+        &dest,
+    );
+    let mut text = created_by.trim_end_matches(" # buildkit").to_string();
+    if let Some(from) = &copy.from {
+        text = text.replacen(name, &format!("{name} --from={}", from.text), 1);
+    }
+    let step = CopyStep {
+        from,
+        from_name: copy.from.as_ref().map(|word| word.text.clone()),
+        sources,
+        inline,
+        dest: join(&cwd(&state.config), &place),
+        dest_is_dir,
+        chown,
+        chmod,
+        exclude: copy.exclude.iter().map(|w| w.text.clone()).collect(),
+        names: if copy.parents.is_some() { SourceNames::Parents } else { SourceNames::Patterns },
+        link: copy.link.is_some(),
+        unpack: copy.unpack.as_ref().map_or(copy.add, |w| w.text == "true"),
+        source_spans: copy.sources.iter().map(|w| w.span).collect(),
+    };
+    planner.step(state, Step::Copy(step), text, created_by, span);
+    Ok(())
+}
 
-    /// Returns the tree that a COPY or ADD reads.
-    fn copy_input(&mut self, copy: &ast::Copy) -> Planned<Input> {
-        match &copy.from {
-            None => Ok(Input::Context),
-            Some(word) if word.text.contains('$') => {
-                let d = Diagnostic::new(word.span, "`--from` does not expand variables");
-                Err(d.help("define a stage with `FROM $NAME AS x` and use `--from=x`").into())
-            }
-            Some(word) => self.input_named(&word.text, word.span),
+/// Returns the tree that a COPY or ADD reads.
+fn copy_input(planner: &mut Planner<'_>, copy: &ast::Copy) -> Planned<Input> {
+    match &copy.from {
+        None => Ok(Input::Context),
+        Some(word) if word.text.contains('$') => {
+            let d = Diagnostic::new(word.span, "`--from` does not expand variables");
+            Err(d.help("define a stage with `FROM $NAME AS x` and use `--from=x`").into())
         }
+        Some(word) => planner.input_named(&word.text, word.span),
     }
+}
 
-    fn inline_files(&mut self, state: &StageState, docs: &[ast::Heredoc]) -> Planned<Vec<InlineFile>> {
-        let lexer = Lexer { escape: '\\', raw_quotes: true, skip_unset: false };
-        docs.iter()
-            .map(|doc| {
-                file_name(doc)?;
-                let content = if doc.expand {
-                    let lookup = |name: &str| state.vars.get(name).map(str::to_string);
-                    let got = lexer.word(&doc.body, &lookup);
-                    got.map_err(|e| Diagnostic::new(doc.body_span, e.to_string()))?.text
-                } else {
-                    doc.body.clone()
-                };
-                Ok(InlineFile { name: doc.name.clone(), content })
-            })
-            .collect()
-    }
+fn inline_files(state: &StageState, docs: &[ast::Heredoc]) -> Planned<Vec<InlineFile>> {
+    let lexer = Lexer { escape: '\\', raw_quotes: true, skip_unset: false };
+    docs.iter()
+        .map(|doc| {
+            file_name(doc)?;
+            let content = if doc.expand {
+                let lookup = |name: &str| state.vars.get(name).map(str::to_string);
+                let got = lexer.word(&doc.body, &lookup);
+                got.map_err(|e| Diagnostic::new(doc.body_span, e.to_string()))?.text
+            } else {
+                doc.body.clone()
+            };
+            Ok(InlineFile { name: doc.name.clone(), content })
+        })
+        .collect()
 }
 
 /// Checks that the name of a here-document is a plain file name. A path could place the file

@@ -9,115 +9,113 @@ use crate::history;
 use crate::planner::state::{Planned, Planner, StageState};
 use crate::variables::expand_words;
 
-impl Planner<'_> {
-    /// Applies an instruction that only changes the configuration.
-    pub(super) fn metadata(&mut self, state: &mut StageState, i: &ast::Instruction) -> Planned<()> {
-        let text = match &i.op {
-            Op::User(word) => {
-                let user = self.word(state, word)?;
-                state.config.config.user = user.clone();
-                format!("USER {user}")
-            }
-            Op::Expose(words) => self.expose(state, words)?,
-            Op::Volume(words) => self.volume(state, words)?,
-            Op::Shell(argv) => {
-                state.config.config.shell = argv.clone();
-                format!("SHELL [{}]", argv.join(" "))
-            }
-            Op::Stopsignal(word) => self.stop_signal(state, word)?,
-            Op::Healthcheck(check) => {
-                let check = self.healthcheck(check);
-                let text = history::healthcheck(&check);
-                state.config.config.healthcheck = Some(check);
-                text
-            }
-            Op::Cmd(command) => {
-                let argv = self.argv(state, command);
-                state.cmd_set = true;
-                let text = format!("CMD {}", history::quoted_list(&argv));
-                state.config.config.cmd = Some(argv);
-                state.config.config.args_escaped = true;
-                text
-            }
-            Op::Entrypoint(command) => {
-                let argv = self.argv(state, command);
-                let text = format!("ENTRYPOINT {}", history::quoted_list(&argv));
-                state.config.config.entrypoint = if argv.is_empty() { None } else { Some(argv) };
-                if !state.cmd_set {
-                    state.config.config.cmd = None;
-                }
-                text
-            }
-            Op::Maintainer(word) => {
-                state.config.author = Some(word.text.clone());
-                format!("MAINTAINER {}", word.text)
-            }
-            Op::Onbuild { text, inner: _ } => {
-                state.config.config.on_build.push(text.clone());
-                return Ok(());
-            }
-            Op::Run(_) | Op::Copy(_) | Op::Workdir(_) | Op::Env(_) | Op::Label(_) | Op::Arg(_) => return Ok(()),
-        };
-        self.push_empty_layer(state, text);
-        Ok(())
-    }
-
-    fn expose(&mut self, state: &mut StageState, words: &[Word]) -> Planned<String> {
-        let mut ports = Vec::new();
-        // BuildKit sorts the words as written; the ports of a range stay in ascending order.
-        let mut words: Vec<_> = words.iter().collect();
-        words.sort_by(|a, b| a.text.cmp(&b.text));
-        for word in words {
-            for port in expand_words(word, self.file.escape, &state.vars)? {
-                ports.extend(expose(&port, word.span)?);
-            }
+/// Applies an instruction that only changes the configuration.
+pub(super) fn metadata(planner: &mut Planner<'_>, state: &mut StageState, i: &ast::Instruction) -> Planned<()> {
+    let text = match &i.op {
+        Op::User(word) => {
+            let user = planner.word(state, word)?;
+            state.config.config.user = user.clone();
+            format!("USER {user}")
         }
-        state.config.config.exposed_ports.extend(ports.iter().map(|p| (p.clone(), empty_object())));
-        Ok(format!("EXPOSE [{}]", ports.join(" ")))
-    }
-
-    fn volume(&mut self, state: &mut StageState, words: &[Word]) -> Planned<String> {
-        let volumes = self.words(state, words)?;
-        if let Some((_, word)) = volumes.iter().zip(words).find(|(volume, _)| volume.trim().is_empty()) {
-            return Err(Diagnostic::new(word.span, "volume path is empty").into());
+        Op::Expose(words) => expose(planner, state, words)?,
+        Op::Volume(words) => volume(planner, state, words)?,
+        Op::Shell(argv) => {
+            state.config.config.shell = argv.clone();
+            format!("SHELL [{}]", argv.join(" "))
         }
-        state.config.config.volumes.extend(volumes.iter().map(|v| (v.clone(), empty_object())));
-        Ok(format!("VOLUME [{}]", volumes.join(" ")))
-    }
-
-    fn stop_signal(&mut self, state: &mut StageState, word: &Word) -> Planned<String> {
-        let signal = self.word(state, word)?;
-        if !valid_signal(&signal) {
-            let d = Diagnostic::new(word.span, format!("`{signal}` is not a signal"));
-            return Err(d.help("use a name such as SIGTERM or a number from 1 to 64").into());
+        Op::Stopsignal(word) => stop_signal(planner, state, word)?,
+        Op::Healthcheck(check) => {
+            let check = healthcheck(check);
+            let text = history::healthcheck(&check);
+            state.config.config.healthcheck = Some(check);
+            text
         }
-        state.config.config.stop_signal = signal.clone();
-        Ok(format!("STOPSIGNAL {signal}"))
-    }
+        Op::Cmd(command) => {
+            let argv = planner.argv(state, command);
+            state.cmd_set = true;
+            let text = format!("CMD {}", history::quoted_list(&argv));
+            state.config.config.cmd = Some(argv);
+            state.config.config.args_escaped = true;
+            text
+        }
+        Op::Entrypoint(command) => {
+            let argv = planner.argv(state, command);
+            let text = format!("ENTRYPOINT {}", history::quoted_list(&argv));
+            state.config.config.entrypoint = if argv.is_empty() { None } else { Some(argv) };
+            if !state.cmd_set {
+                state.config.config.cmd = None;
+            }
+            text
+        }
+        Op::Maintainer(word) => {
+            state.config.author = Some(word.text.clone());
+            format!("MAINTAINER {}", word.text)
+        }
+        Op::Onbuild { text, inner: _ } => {
+            state.config.config.on_build.push(text.clone());
+            return Ok(());
+        }
+        Op::Run(_) | Op::Copy(_) | Op::Workdir(_) | Op::Env(_) | Op::Label(_) | Op::Arg(_) => return Ok(()),
+    };
+    planner.push_empty_layer(state, text);
+    Ok(())
+}
 
-    fn healthcheck(&self, check: &ast::Healthcheck) -> Healthcheck {
-        match check {
-            ast::Healthcheck::None => Healthcheck { test: vec!["NONE".into()], ..Healthcheck::default() },
-            ast::Healthcheck::Check { interval, timeout, start_period, start_interval, retries, command } => {
-                let test = match command {
-                    Command::Exec(argv) => [vec!["CMD".to_string()], argv.clone()].concat(),
-                    Command::Shell(word) => vec!["CMD-SHELL".into(), word.text.clone()],
-                };
-                Healthcheck {
-                    test,
-                    interval: *interval,
-                    timeout: *timeout,
-                    start_period: *start_period,
-                    start_interval: *start_interval,
-                    retries: *retries,
-                }
+fn expose(planner: &mut Planner<'_>, state: &mut StageState, words: &[Word]) -> Planned<String> {
+    let mut ports = Vec::new();
+    // BuildKit sorts the words as written; the ports of a range stay in ascending order.
+    let mut words: Vec<_> = words.iter().collect();
+    words.sort_by(|a, b| a.text.cmp(&b.text));
+    for word in words {
+        for port in expand_words(word, planner.file.escape, &state.vars)? {
+            ports.extend(ports_of(&port, word.span)?);
+        }
+    }
+    state.config.config.exposed_ports.extend(ports.iter().map(|p| (p.clone(), empty_object())));
+    Ok(format!("EXPOSE [{}]", ports.join(" ")))
+}
+
+fn volume(planner: &mut Planner<'_>, state: &mut StageState, words: &[Word]) -> Planned<String> {
+    let volumes = planner.words(state, words)?;
+    if let Some((_, word)) = volumes.iter().zip(words).find(|(volume, _)| volume.trim().is_empty()) {
+        return Err(Diagnostic::new(word.span, "volume path is empty").into());
+    }
+    state.config.config.volumes.extend(volumes.iter().map(|v| (v.clone(), empty_object())));
+    Ok(format!("VOLUME [{}]", volumes.join(" ")))
+}
+
+fn stop_signal(planner: &mut Planner<'_>, state: &mut StageState, word: &Word) -> Planned<String> {
+    let signal = planner.word(state, word)?;
+    if !valid_signal(&signal) {
+        let d = Diagnostic::new(word.span, format!("`{signal}` is not a signal"));
+        return Err(d.help("use a name such as SIGTERM or a number from 1 to 64").into());
+    }
+    state.config.config.stop_signal = signal.clone();
+    Ok(format!("STOPSIGNAL {signal}"))
+}
+
+fn healthcheck(check: &ast::Healthcheck) -> Healthcheck {
+    match check {
+        ast::Healthcheck::None => Healthcheck { test: vec!["NONE".into()], ..Healthcheck::default() },
+        ast::Healthcheck::Check { interval, timeout, start_period, start_interval, retries, command } => {
+            let test = match command {
+                Command::Exec(argv) => [vec!["CMD".to_string()], argv.clone()].concat(),
+                Command::Shell(word) => vec!["CMD-SHELL".into(), word.text.clone()],
+            };
+            Healthcheck {
+                test,
+                interval: *interval,
+                timeout: *timeout,
+                start_period: *start_period,
+                start_interval: *start_interval,
+                retries: *retries,
             }
         }
     }
 }
 
 /// Expands a port or range (`80`, `80/udp`, `8000-8010/tcp`) to one `port/protocol` entry per port.
-fn expose(text: &str, span: Span) -> Result<Vec<String>, Diagnostic> {
+fn ports_of(text: &str, span: Span) -> Result<Vec<String>, Diagnostic> {
     let (ports, proto) = text.split_once('/').unwrap_or((text, ""));
     let proto = if proto.is_empty() { "tcp".to_string() } else { proto.to_lowercase() };
     // Of `ip:host:container` only the container port applies: an image cannot publish ports.

@@ -10,6 +10,7 @@ use crate::graph::{
 };
 use crate::history;
 use crate::ids::VolumeId;
+use crate::planner::args;
 use crate::planner::args::{CACHE_NAMESPACE, SANDBOX_HOSTNAME};
 use crate::planner::copy::file_name;
 use crate::planner::paths::join;
@@ -17,238 +18,235 @@ use crate::planner::state::{Planned, Planner, StageState};
 
 const HOSTNAME: &str = "buildkitsandbox";
 
-impl Planner<'_> {
-    pub(super) fn run(&mut self, state: &mut StageState, run: &ast::Run, span: Span) -> Planned<()> {
-        self.check_runnable(state, span)?;
-        self.devices(&run.devices)?;
-        let security = self.security(run.security.as_ref())?;
-        let network = self.network(run.network.as_ref())?;
-        let mut mounts = Vec::new();
-        let mut secrets = Vec::new();
-        let mut agents = Vec::new();
-        for word in &run.mounts {
-            let text = self.mount_text(state, word)?;
-            let mount = parse_mount(&text, word.span)?;
-            match mount.kind {
-                MountKind::Secret => secrets.push(secret(state, &mount, word.span)?),
-                MountKind::Ssh => agents.push(agent(state, &mount, agents.len(), word.span)),
-                MountKind::Bind | MountKind::Cache | MountKind::Tmpfs => {
-                    mounts.push(self.mount(state, &mount, word.span)?)
-                }
+pub(super) fn run(planner: &mut Planner<'_>, state: &mut StageState, run: &ast::Run, span: Span) -> Planned<()> {
+    check_runnable(planner, state, span)?;
+    devices(planner, &run.devices)?;
+    let security = security(planner, run.security.as_ref())?;
+    let network = network(planner, run.network.as_ref())?;
+    let mut mounts = Vec::new();
+    let mut secrets = Vec::new();
+    let mut agents = Vec::new();
+    for word in &run.mounts {
+        let text = mount_text(planner, state, word)?;
+        let parsed = parse_mount(&text, word.span)?;
+        match parsed.kind {
+            MountKind::Secret => secrets.push(secret(state, &parsed, word.span)?),
+            MountKind::Ssh => agents.push(agent(state, &parsed, agents.len(), word.span)),
+            MountKind::Bind | MountKind::Cache | MountKind::Tmpfs => {
+                mounts.push(mount(planner, state, &parsed, word.span)?)
             }
         }
-        mounts.extend(self.params.volumes.iter().enumerate().map(|(position, volume)| MountStep {
-            target: volume.target.clone(),
-            read_only: volume.read_only,
-            kind: MountKindStep::Volume { id: VolumeId::new(position), source: volume.source.clone() },
-            span,
-        }));
-        sort_mounts(&mut mounts);
-        let script = script(run)?;
-        let (args, shown) = self.run_args(state, run, script.as_ref())?;
-        let proxies = self.proxies(state);
-        let created_by = history::run(&state.args, &state.vars, &args);
-        let text = format!("RUN {shown}");
-        let step = RunStep {
-            args,
-            env: state.vars.clone(),
-            proxies,
-            cwd: if state.config.config.working_dir.is_empty() {
-                "/".into()
-            } else {
-                state.config.config.working_dir.clone()
-            },
-            user: state.config.config.user.clone(),
-            network,
-            security,
-            hostname: self.build_arg(SANDBOX_HOSTNAME).unwrap_or_else(|| HOSTNAME.into()),
-            hosts: self.params.hosts.clone(),
-            mounts,
-            secrets,
-            agents,
-            shm_size: self.params.shm_size,
-            ulimits: self.params.ulimits.clone(),
-            script,
-        };
-        self.step(state, Step::Run(step), text, created_by, span);
-        Ok(())
     }
+    mounts.extend(planner.params.volumes.iter().enumerate().map(|(position, volume)| MountStep {
+        target: volume.target.clone(),
+        read_only: volume.read_only,
+        kind: MountKindStep::Volume { id: VolumeId::new(position), source: volume.source.clone() },
+        span,
+    }));
+    sort_mounts(&mut mounts);
+    let script = script(run)?;
+    let (args, shown) = run_args(planner, state, run, script.as_ref())?;
+    let proxies = proxies(planner, state);
+    let created_by = history::run(&state.args, &state.vars, &args);
+    let text = format!("RUN {shown}");
+    let step = RunStep {
+        args,
+        env: state.vars.clone(),
+        proxies,
+        cwd: if state.config.config.working_dir.is_empty() {
+            "/".into()
+        } else {
+            state.config.config.working_dir.clone()
+        },
+        user: state.config.config.user.clone(),
+        network,
+        security,
+        hostname: args::build_arg(planner, SANDBOX_HOSTNAME).unwrap_or_else(|| HOSTNAME.into()),
+        hosts: planner.params.hosts.clone(),
+        mounts,
+        secrets,
+        agents,
+        shm_size: planner.params.shm_size,
+        ulimits: planner.params.ulimits.clone(),
+        script,
+    };
+    planner.step(state, Step::Run(step), text, created_by, span);
+    Ok(())
+}
 
-    /// Returns the proxy settings given as undeclared build arguments. Programs read either
-    /// spelling, so each setting is returned in upper and in lower case.
-    fn proxies(&self, state: &StageState) -> Vec<(String, String)> {
-        let given = |name: &str| self.params.build_arg(name).map(str::to_string);
-        let twin = |name: &str| {
-            let upper = name.to_uppercase();
-            if name == upper { name.to_lowercase() } else { upper }
-        };
-        let undeclared = PROXY_ARGS.iter().filter(|name| state.vars.get(name).is_none());
-        undeclared.filter_map(|name| Some((name.to_string(), given(name).or_else(|| given(&twin(name)))?))).collect()
-    }
+/// Returns the proxy settings given as undeclared build arguments. Programs read either
+/// spelling, so each setting is returned in upper and in lower case.
+fn proxies(planner: &Planner<'_>, state: &StageState) -> Vec<(String, String)> {
+    let given = |name: &str| planner.params.build_arg(name).map(str::to_string);
+    let twin = |name: &str| {
+        let upper = name.to_uppercase();
+        if name == upper { name.to_lowercase() } else { upper }
+    };
+    let undeclared = PROXY_ARGS.iter().filter(|name| state.vars.get(name).is_none());
+    undeclared.filter_map(|name| Some((name.to_string(), given(name).or_else(|| given(&twin(name)))?))).collect()
+}
 
-    /// Checks that this machine can run programs of the stage's platform.
-    fn check_runnable(&self, state: &StageState, span: Span) -> Planned<()> {
-        let (host, wanted) = (&self.params.host, state.config.platform());
-        if host.runs(&wanted) || (wanted.os == host.os && self.params.emulated.contains(&wanted.arch)) {
-            return Ok(());
-        }
-        let d = Diagnostic::new(span, format!("command requires {wanted}, but this machine runs only {host}"));
-        Err(d
-            .help(
-                "install an emulator registered with binfmt_misc (Debian: apt-get install qemu-user-static \
-                   binfmt-support), build on a machine of that platform, or use only COPY in this stage",
-            )
-            .into())
+/// Checks that this machine can run programs of the stage's platform.
+fn check_runnable(planner: &Planner<'_>, state: &StageState, span: Span) -> Planned<()> {
+    let (host, wanted) = (&planner.params.host, state.config.platform());
+    if host.runs(&wanted) || (wanted.os == host.os && planner.params.emulated.contains(&wanted.arch)) {
+        return Ok(());
     }
+    let d = Diagnostic::new(span, format!("command requires {wanted}, but this machine runs only {host}"));
+    Err(d
+        .help(
+            "install an emulator registered with binfmt_misc (Debian: apt-get install qemu-user-static \
+               binfmt-support), build on a machine of that platform, or use only COPY in this stage",
+        )
+        .into())
+}
 
-    fn network(&self, word: Option<&Word>) -> Planned<Network> {
-        match word.map(|w| (w.text.as_str(), w.span)) {
-            None | Some(("default", _)) => Ok(self.params.network),
-            Some(("host", _)) if self.params.allow_host_network => Ok(Network::Host),
-            Some(("host", span)) => {
-                let d = Diagnostic::new(span, "`--network=host` is not allowed in this build");
-                Err(d.help(Remedy::Allow { entitlement: "network.host" }).into())
-            }
-            Some(("none", _)) => Ok(Network::None),
-            Some((other, span)) => {
-                let d = Diagnostic::new(span, format!("unknown network mode `{other}`"));
-                Err(d.help("use default, none or host").into())
-            }
+fn network(planner: &Planner<'_>, word: Option<&Word>) -> Planned<Network> {
+    match word.map(|w| (w.text.as_str(), w.span)) {
+        None | Some(("default", _)) => Ok(planner.params.network),
+        Some(("host", _)) if planner.params.allow_host_network => Ok(Network::Host),
+        Some(("host", span)) => {
+            let d = Diagnostic::new(span, "`--network=host` is not allowed in this build");
+            Err(d.help(Remedy::Allow { entitlement: "network.host" }).into())
+        }
+        Some(("none", _)) => Ok(Network::None),
+        Some((other, span)) => {
+            let d = Diagnostic::new(span, format!("unknown network mode `{other}`"));
+            Err(d.help("use default, none or host").into())
         }
     }
+}
 
-    fn security(&self, word: Option<&Word>) -> Planned<Security> {
-        match word.map(|w| (w.text.as_str(), w.span)) {
-            None | Some(("sandbox", _)) => Ok(Security::Sandbox),
-            Some(("insecure", _)) if self.params.allow_insecure => Ok(Security::Insecure),
-            Some(("insecure", span)) => {
-                let d = Diagnostic::new(span, "`--security=insecure` is not allowed in this build");
-                Err(d.help(Remedy::Allow { entitlement: "security.insecure" }).into())
-            }
-            Some((other, span)) => {
-                let d = Diagnostic::new(span, format!("unknown security mode `{other}`"));
-                Err(d.help("use sandbox or insecure").into())
-            }
+fn security(planner: &Planner<'_>, word: Option<&Word>) -> Planned<Security> {
+    match word.map(|w| (w.text.as_str(), w.span)) {
+        None | Some(("sandbox", _)) => Ok(Security::Sandbox),
+        Some(("insecure", _)) if planner.params.allow_insecure => Ok(Security::Insecure),
+        Some(("insecure", span)) => {
+            let d = Diagnostic::new(span, "`--security=insecure` is not allowed in this build");
+            Err(d.help(Remedy::Allow { entitlement: "security.insecure" }).into())
+        }
+        Some((other, span)) => {
+            let d = Diagnostic::new(span, format!("unknown security mode `{other}`"));
+            Err(d.help("use sandbox or insecure").into())
         }
     }
+}
 
-    /// Rejects required devices and warns about optional ones: `--device` names CDI devices, which
-    /// are not supported.
-    fn devices(&mut self, devices: &[Word]) -> Planned<()> {
-        for word in devices {
-            let required = word.text.split(',').skip(1).any(|o| o == "required" || o == "required=true");
-            let d = Diagnostic::new(
-                word.span,
-                format!("device `{}` is not available: RUN --device is not supported", word.text),
-            );
-            let d = d.help("remove `--device`; commands have /dev/null, zero, full, random, urandom and tty");
-            if required {
-                return Err(d.into());
-            }
-            self.warnings.push(d);
+/// Rejects required devices and warns about optional ones: `--device` names CDI devices, which
+/// are not supported.
+fn devices(planner: &mut Planner<'_>, devices: &[Word]) -> Planned<()> {
+    for word in devices {
+        let required = word.text.split(',').skip(1).any(|o| o == "required" || o == "required=true");
+        let d = Diagnostic::new(
+            word.span,
+            format!("device `{}` is not available: RUN --device is not supported", word.text),
+        );
+        let d = d.help("remove `--device`; commands have /dev/null, zero, full, random, urandom and tty");
+        if required {
+            return Err(d.into());
         }
-        Ok(())
+        planner.warnings.push(d);
     }
+    Ok(())
+}
 
-    /// Returns the command line of a RUN and its short form for display.
-    fn run_args(
-        &mut self,
-        state: &StageState,
-        run: &ast::Run,
-        script: Option<&InlineFile>,
-    ) -> Planned<(Vec<String>, String)> {
-        let Command::Shell(word) = &run.command else {
-            return Ok((self.argv(state, &run.command), history::display(&run.command)));
-        };
-        if run.heredocs.is_empty() {
-            return Ok((self.argv(state, &run.command), word.text.clone()));
-        }
-        let mut argv = self.shell(state);
-        let alone =
-            run.heredocs.len() == 1 && word.text.split_whitespace().count() == 1 && run.heredocs[0].fd.is_none();
-        if alone {
-            let doc = &run.heredocs[0];
-            if let Some(script) = script {
-                argv.push(format!("/dev/pipes/{}", script.name));
-                return Ok((argv, format!("<<{}", doc.name)));
-            }
-            argv.push(doc.body.clone());
-            return Ok((argv, format!("<<{} ({})", doc.name, doc.body.trim_end().replace('\n', "; "))));
-        }
-        let mut line = word.text.clone();
-        for doc in &run.heredocs {
-            line.push('\n');
-            line.push_str(&doc.body);
-            line.push_str(&doc.name);
-        }
-        argv.push(line);
-        Ok((argv, word.text.clone()))
+/// Returns the command line of a RUN and its short form for display.
+fn run_args(
+    planner: &mut Planner<'_>,
+    state: &StageState,
+    run: &ast::Run,
+    script: Option<&InlineFile>,
+) -> Planned<(Vec<String>, String)> {
+    let Command::Shell(word) = &run.command else {
+        return Ok((planner.argv(state, &run.command), history::display(&run.command)));
+    };
+    if run.heredocs.is_empty() {
+        return Ok((planner.argv(state, &run.command), word.text.clone()));
     }
+    let mut argv = planner.shell(state);
+    let alone = run.heredocs.len() == 1 && word.text.split_whitespace().count() == 1 && run.heredocs[0].fd.is_none();
+    if alone {
+        let doc = &run.heredocs[0];
+        if let Some(script) = script {
+            argv.push(format!("/dev/pipes/{}", script.name));
+            return Ok((argv, format!("<<{}", doc.name)));
+        }
+        argv.push(doc.body.clone());
+        return Ok((argv, format!("<<{} ({})", doc.name, doc.body.trim_end().replace('\n', "; "))));
+    }
+    let mut line = word.text.clone();
+    for doc in &run.heredocs {
+        line.push('\n');
+        line.push_str(&doc.body);
+        line.push_str(&doc.name);
+    }
+    argv.push(line);
+    Ok((argv, word.text.clone()))
+}
 
-    fn mount(&mut self, state: &StageState, mount: &Mount, span: Span) -> Planned<MountStep> {
-        let target = mount.target.as_deref().map(|t| join(&state.config.config.working_dir, t));
-        let target = match target.as_deref() {
-            Some("/") => {
-                let d = Diagnostic::new(span, "mount target `/` would cover the root file system");
-                return Err(d.help("set `target` to a path below /").into());
-            }
-            Some(target) => target.to_string(),
-            // The parser rejects these mounts without a target.
-            None => return Err(Diagnostic::new(span, "mount has no target").into()),
-        };
-        let (kind, read_only) = match mount.kind {
-            MountKind::Bind => {
-                let from = match &mount.from {
-                    None => Input::Context,
-                    Some(name) => self.input_named(name, span)?,
-                };
-                let source = mount.source.clone().unwrap_or_else(|| "/".into());
-                (MountKindStep::Bind { from, source }, mount.read_only.unwrap_or(true))
-            }
-            MountKind::Cache => (self.cache(mount, &target, span)?, mount.read_only.unwrap_or(false)),
-            MountKind::Tmpfs => (MountKindStep::Tmpfs { size: mount.size }, false),
-            MountKind::Secret | MountKind::Ssh => {
-                return Err(Diagnostic::new(span, format!("a {} mount is not a file system", mount.kind.name())).into());
-            }
-        };
-        Ok(MountStep { target, read_only, kind, span })
-    }
-
-    fn cache(&mut self, mount: &Mount, target: &str, span: Span) -> Planned<MountKindStep> {
-        let from = mount.from.as_ref().map(|name| self.input_named(name, span)).transpose()?;
-        // The path as written, so that the directory does not count.
-        let default = || rbuild_paths::as_go(mount.target.as_deref().unwrap_or(target));
-        let id = mount.id.clone().unwrap_or_else(default);
-        let namespace = self.build_arg(CACHE_NAMESPACE);
-        // BuildKit removes IDs and sharing modes from keys unless they are the default ones: the
-        // target, after a namespace that may be empty.
-        let whole = format!("{}/{id}", namespace.as_deref().unwrap_or_default());
-        let is_default = whole == target || whole.split_once('/').is_some_and(|(_, rest)| rest == target);
-        let id = if namespace.is_some() { whole } else { id };
-        Ok(MountKindStep::Cache(CacheStep {
-            id,
-            id_counts: is_default && mount.sharing == Sharing::Shared,
-            sharing: mount.sharing,
-            from,
-            source: join("/", mount.source.as_deref().unwrap_or("/")),
-            mode: mount.mode.unwrap_or(0o755),
-            uid: mount.uid.unwrap_or(0),
-            gid: mount.gid.unwrap_or(0),
-        }))
-    }
-
-    /// Expands the options of a mount, except `from`.
-    fn mount_text(&mut self, state: &StageState, word: &Word) -> Planned<String> {
-        if !word.text.contains('$') {
-            return Ok(word.text.clone());
+fn mount(planner: &mut Planner<'_>, state: &StageState, mount: &Mount, span: Span) -> Planned<MountStep> {
+    let target = mount.target.as_deref().map(|t| join(&state.config.config.working_dir, t));
+    let target = match target.as_deref() {
+        Some("/") => {
+            let d = Diagnostic::new(span, "mount target `/` would cover the root file system");
+            return Err(d.help("set `target` to a path below /").into());
         }
-        let from = word.text.split(',').find(|f| f.to_lowercase().starts_with("from=") && f.contains('$'));
-        if from.is_some() {
-            let d = Diagnostic::new(word.span, "mount option `from` does not expand variables");
-            return Err(d.help("define a stage with `FROM $NAME AS x` and use `from=x`").into());
+        Some(target) => target.to_string(),
+        // The parser rejects these mounts without a target.
+        None => return Err(Diagnostic::new(span, "mount has no target").into()),
+    };
+    let (kind, read_only) = match mount.kind {
+        MountKind::Bind => {
+            let from = match &mount.from {
+                None => Input::Context,
+                Some(name) => planner.input_named(name, span)?,
+            };
+            let source = mount.source.clone().unwrap_or_else(|| "/".into());
+            (MountKindStep::Bind { from, source }, mount.read_only.unwrap_or(true))
         }
-        self.word(state, word)
+        MountKind::Cache => (cache(planner, mount, &target, span)?, mount.read_only.unwrap_or(false)),
+        MountKind::Tmpfs => (MountKindStep::Tmpfs { size: mount.size }, false),
+        MountKind::Secret | MountKind::Ssh => {
+            return Err(Diagnostic::new(span, format!("a {} mount is not a file system", mount.kind.name())).into());
+        }
+    };
+    Ok(MountStep { target, read_only, kind, span })
+}
+
+fn cache(planner: &mut Planner<'_>, mount: &Mount, target: &str, span: Span) -> Planned<MountKindStep> {
+    let from = mount.from.as_ref().map(|name| planner.input_named(name, span)).transpose()?;
+    // The path as written, so that the directory does not count.
+    let default = || rbuild_paths::as_go(mount.target.as_deref().unwrap_or(target));
+    let id = mount.id.clone().unwrap_or_else(default);
+    let namespace = args::build_arg(planner, CACHE_NAMESPACE);
+    // BuildKit removes IDs and sharing modes from keys unless they are the default ones: the
+    // target, after a namespace that may be empty.
+    let whole = format!("{}/{id}", namespace.as_deref().unwrap_or_default());
+    let is_default = whole == target || whole.split_once('/').is_some_and(|(_, rest)| rest == target);
+    let id = if namespace.is_some() { whole } else { id };
+    Ok(MountKindStep::Cache(CacheStep {
+        id,
+        id_counts: is_default && mount.sharing == Sharing::Shared,
+        sharing: mount.sharing,
+        from,
+        source: join("/", mount.source.as_deref().unwrap_or("/")),
+        mode: mount.mode.unwrap_or(0o755),
+        uid: mount.uid.unwrap_or(0),
+        gid: mount.gid.unwrap_or(0),
+    }))
+}
+
+/// Expands the options of a mount, except `from`.
+fn mount_text(planner: &mut Planner<'_>, state: &StageState, word: &Word) -> Planned<String> {
+    if !word.text.contains('$') {
+        return Ok(word.text.clone());
     }
+    let from = word.text.split(',').find(|f| f.to_lowercase().starts_with("from=") && f.contains('$'));
+    if from.is_some() {
+        let d = Diagnostic::new(word.span, "mount option `from` does not expand variables");
+        return Err(d.help("define a stage with `FROM $NAME AS x` and use `from=x`").into());
+    }
+    planner.word(state, word)
 }
 
 /// Orders mounts by target, parents first, as BuildKit does (client/llb/exec.go): a mount never

@@ -9,8 +9,12 @@ use rbuild_remedy::Remedy;
 
 use crate::graph::{BuildGraph, Step, WorkdirStep};
 use crate::parameters::Parameters;
+use crate::planner::args;
 use crate::planner::args::BUILT_IN_ARGS;
+use crate::planner::copy;
+use crate::planner::metadata;
 use crate::planner::paths::{cwd, is_windows, join, native_path};
+use crate::planner::run;
 use crate::planner::state::{BaseImage, ImageNeed, Planned, Planner, StageState, Stop, stages_by_name, steps_of};
 use crate::variables::Vars;
 
@@ -65,10 +69,10 @@ pub fn plan(
 
 impl Planner<'_> {
     pub(super) fn build(&mut self) -> Planned<BuildGraph> {
-        self.syntax()?;
+        args::syntax(self)?;
         let target = self.target()?;
-        self.global_args(target)?;
-        let epoch = self.epoch()?;
+        args::global_args(self, target)?;
+        let epoch = args::epoch(self)?;
         self.epoch = epoch;
         self.plan_dependencies(target)?;
         let mut state = self.stage(target)?;
@@ -84,7 +88,7 @@ impl Planner<'_> {
                     Span::new(span.start, span.start),
                     format!("build argument `{name}` is not declared by any ARG"),
                 );
-                let declared: Vec<String> = self.declared_args();
+                let declared: Vec<String> = args::declared_args(self);
                 self.warnings.push(d.suggest(name, declared.iter().map(String::as_str)));
             }
         }
@@ -173,8 +177,8 @@ impl Planner<'_> {
 
     pub(super) fn dispatch(&mut self, state: &mut StageState, i: &ast::Instruction) -> Planned<()> {
         match &i.op {
-            Op::Run(run) => self.run(state, run, i.span),
-            Op::Copy(copy) => self.copy(state, copy, i.span),
+            Op::Run(run) => run::run(self, state, run, i.span),
+            Op::Copy(copy) => copy::copy(self, state, copy, i.span),
             Op::Workdir(word) => self.workdir(state, word, i.span),
             Op::Env(pairs) => {
                 let mut text = String::from("ENV");
@@ -201,8 +205,8 @@ impl Planner<'_> {
                 self.push_empty_layer(state, text);
                 Ok(())
             }
-            Op::Arg(decls) => self.arg(state, decls),
-            _ => self.metadata(state, i),
+            Op::Arg(decls) => args::arg(self, state, decls),
+            _ => metadata::metadata(self, state, i),
         }
     }
 
