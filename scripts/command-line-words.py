@@ -13,8 +13,6 @@ from pathlib import Path
 TOP = Path(__file__).parent.parent
 # The crate that has the command line, and crates that are not part of the program.
 EXCEPT = {"rbuild", "rbuild-fuzz"}
-# Messages of the sandbox do not have remedies yet.
-EXCEPT |= {"rbuild-sandbox"}
 INSTRUCTION_FLAGS = set(
     "from chown chmod link parents exclude checksum keep-git-dir mount network security device platform "
     "interval timeout retries start-period start-interval".split()

@@ -240,7 +240,9 @@ fn after_failure(env: &StepEnv<'_>, error: BuildError, tell: impl FnOnce(&BuildE
     }
     // The build's own `Cancel` was triggered to stop the other steps.
     match rbuild_sandbox::run_attached(&env.builder.zygote, &request, &Cancel::default()) {
-        Ok(Outcome::NotStarted(why)) => BuildError::other(format!("the shell could not be started: {why}")),
+        Ok(Outcome::NotStarted(why)) => {
+            BuildError::Other { message: format!("the shell could not be started: {why}"), help: why.remedy() }
+        }
         Ok(_) => BuildError::Told,
         Err(e) => e.into(),
     }

@@ -99,6 +99,14 @@ impl BuildError {
         move |source| BuildError::Io { what, source }
     }
 
+    /// Sets the remedy of a step failure.
+    pub(crate) fn with_help(mut self, help: Option<Remedy>) -> BuildError {
+        if let BuildError::Step(failure) = &mut self {
+            failure.help = help;
+        }
+        self
+    }
+
     /// Sets the time of a step failure that happened before it was noticed here.
     pub(crate) fn happened(mut self, at: u64) -> BuildError {
         if let BuildError::Step(failure) = &mut self {
@@ -134,7 +142,7 @@ impl BuildError {
             BuildError::Store(e) => e.remedy(),
             BuildError::Layer { source, .. } if source.is_disk_full() => Some(Remedy::FreeSpace),
             BuildError::Layer { source, .. } => source.remedy(),
-            BuildError::Kernel { source, .. } | BuildError::Sandbox(SandboxError::Kernel(source)) => {
+            BuildError::Kernel { source, .. } => {
                 if source.is_disk_full() {
                     return Some(Remedy::FreeSpace);
                 }
@@ -145,10 +153,11 @@ impl BuildError {
             BuildError::DestinationFull { place, .. } => {
                 Some(format!("free some space on the disk of {}, or write to another one", place.display()).into())
             }
-            BuildError::Refused(r) => Some(r.remedy.clone().into()),
+            BuildError::Refused(r) => Some(r.remedy.clone()),
             BuildError::Other { help, .. } => help.clone(),
             BuildError::Registry(e) => e.remedy(),
-            BuildError::Sandbox(_) | BuildError::Cancelled | BuildError::Told | BuildError::Moved => None,
+            BuildError::Sandbox(e) => e.remedy(),
+            BuildError::Cancelled | BuildError::Told | BuildError::Moved => None,
         }
     }
 }

@@ -162,7 +162,7 @@ pub struct UnmappedId {
 impl UnmappedId {
     /// Returns the remedy.
     pub fn remedy(&self) -> Remedy {
-        Remedy::GrantIds { file: self.file }
+        Remedy::GrantIds { file: self.file.into() }
     }
 }
 

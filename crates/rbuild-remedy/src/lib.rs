@@ -60,7 +60,7 @@ pub enum Remedy {
     /// Grant more user or group IDs, or use an isolation mode that needs only one.
     GrantIds {
         /// The file that grants them.
-        file: &'static str,
+        file: std::borrow::Cow<'static, str>,
     },
     /// Raise a limit on archives.
     RaiseLimit {
@@ -95,6 +95,30 @@ pub enum Remedy {
     },
     /// Pass a build context.
     PassContext,
+    /// Change the machine, or use the isolation mode that needs no sub-IDs.
+    OrSingleId {
+        /// The change, as an imperative.
+        action: String,
+    },
+    /// Change the machine, or use a network that needs no other program.
+    OrOtherNetwork {
+        /// The change, as an imperative.
+        action: String,
+    },
+    /// Omit the network.
+    OmitNetwork,
+    /// Mount the volume read-only.
+    ReadOnlyVolume,
+    /// Start the surrounding container with an unmasked /proc.
+    UnmaskProc,
+    /// Start the surrounding container without a seccomp profile.
+    UnconfineSeccomp,
+    /// Remove what a security module or a seccomp profile denies.
+    FindDenial,
+    /// Check the programs and files that grant sub-IDs.
+    CheckSubIds,
+    /// Mount a procfs.
+    MountProc,
     /// Remove the reason why the registry was not asked, or use the image of the store.
     UseStoredImage {
         /// Removal of the reason, as an imperative.
@@ -129,7 +153,7 @@ pub enum Remedy {
 
 impl Remedy {
     /// Number of kinds of remedies.
-    pub const KINDS: usize = 31;
+    pub const KINDS: usize = 40;
 
     /// Returns the suggestion of another word.
     pub fn did_you_mean(word: impl std::fmt::Display) -> Remedy {

@@ -21,7 +21,7 @@ use crate::runner::zygote::Zygote;
 /// Runs one command with this process's output streams. Its input is this process's, or a terminal
 /// if the request says so.
 pub fn run_attached(zygote: &Zygote, request: &RunRequest, cancel: &Cancel) -> Result<Outcome, SandboxError> {
-    let (mut ours, theirs) = UnixStream::pair().map_err(fail("socketpair"))?;
+    let (mut ours, theirs) = UnixStream::pair().map_err(fail("socketpair", "runner"))?;
     let streams = Streams::new(request)?;
     let runner = {
         let given = [Some(theirs.as_fd()), Some(streams.out.1.as_fd()), Some(streams.error().as_fd()), streams.input()];
@@ -37,7 +37,7 @@ pub fn run_attached(zygote: &Zygote, request: &RunRequest, cancel: &Cancel) -> R
             && let Some(terminal) = wait_for_terminal(&runner, &ours, &mut said)?
         {
             crate::runner::terminal::connect(&terminal, &runner.pidfd, zygote.process())
-                .map_err(fail("the terminal"))?;
+                .map_err(fail("write", "the terminal"))?;
         }
         follow(&runner, &mut ours, &mut said, &mut none, &mut |_, _| ())?;
     }
@@ -65,7 +65,7 @@ fn wait_for_terminal(
                 None => said.add(&[byte]),
             },
             Err(rustix::io::Errno::PIPE) => break,
-            Err(e) => return Err(fail("the terminal")(e.into())),
+            Err(e) => return Err(fail("recvmsg", "the terminal")(e.into())),
         }
     }
     Ok(None)

@@ -17,7 +17,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
 
 use crate::SandboxError;
-use crate::protocol::{Ended, NotStarted, Outcome, Report, RunRequest};
+use crate::error::{Phase, Problem, library};
+use crate::protocol::{Ended, Outcome, Report, RunRequest};
 use crate::runner::zygote::Zygote;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,7 +100,8 @@ impl<'a> Runner<'a> {
             // A failure of the command takes precedence over failures of its runner afterwards.
             (Some(Report::Ended(ended)), _) if ended.outcome != Outcome::Exited(0) => Ok(ended.clone()),
             (_, Some(Report::Finished(Err(why)))) => {
-                Ok(Ended { outcome: Outcome::NotStarted(NotStarted::of(why)), at })
+                tracing::debug!(target: "sandbox", phase = ?why.phase, errno = why.errno(), "the command was not started");
+                Ok(Ended { outcome: Outcome::NotStarted(why.clone()), at })
             }
             (Some(Report::Ended(ended)), Some(Report::Finished(Ok(())))) => Ok(ended.clone()),
             _ if self.zygote.has_ended() => Err(self.zygote.end()),
@@ -149,16 +151,18 @@ impl Said {
     }
 }
 
-pub(crate) fn fail(what: &'static str) -> impl Fn(std::io::Error) -> SandboxError {
-    move |e| SandboxError::Runner(format!("{what}: {e}"))
+/// Returns a conversion for errors of a system call that concerns a runner.
+pub(crate) fn fail(call: &'static str, object: &'static str) -> impl Fn(std::io::Error) -> SandboxError {
+    move |e| Problem::of_call(call, object)(e).during(Phase::Start).into()
 }
 
 /// Creates a pipe for a stream of the command. The command's user owns it and may reopen it as
 /// /dev/stdout, as under docker.
 pub(crate) fn pipe_for(request: &RunRequest) -> Result<(PipeReader, PipeWriter), SandboxError> {
-    let (reader, writer) = std::io::pipe().map_err(fail("pipe"))?;
+    let (reader, writer) = std::io::pipe().map_err(fail("pipe2", "runner"))?;
     if request.uid != 0 && !request.recorded {
-        std::os::unix::fs::fchown(&writer, Some(request.uid), Some(request.gid)).map_err(fail("fchown"))?;
+        std::os::unix::fs::fchown(&writer, Some(request.uid), Some(request.gid))
+            .map_err(fail("fchown", "the output"))?;
     }
     Ok((reader, writer))
 }
@@ -171,7 +175,7 @@ pub fn run(
     mut output: impl FnMut(Stream, &[u8]),
 ) -> Result<Ended, SandboxError> {
     let _span = tracing::debug_span!(target: "sandbox", "runner", bare = request.bare, uid = request.uid).entered();
-    let (mut ours, theirs) = UnixStream::pair().map_err(fail("socketpair"))?;
+    let (mut ours, theirs) = UnixStream::pair().map_err(fail("socketpair", "runner"))?;
     let (out, out_writer) = pipe_for(request)?;
     let (err, err_writer) = pipe_for(request)?;
     let runner = Runner::start(zygote, cancel, &[theirs.as_fd(), out_writer.as_fd(), err_writer.as_fd()])?;
@@ -199,9 +203,9 @@ pub(crate) fn follow(
     output: &mut impl FnMut(Stream, &[u8]),
 ) -> Result<(), SandboxError> {
     for pipe in pipes.iter().filter_map(|(_, pipe)| pipe.as_ref()) {
-        rustix::fs::fcntl_setfl(pipe, OFlags::NONBLOCK).map_err(|e| fail("fcntl")(e.into()))?;
+        rustix::fs::fcntl_setfl(pipe, OFlags::NONBLOCK).map_err(|e| fail("fcntl", "runner")(e.into()))?;
     }
-    socket.set_nonblocking(true).map_err(fail("fcntl"))?;
+    socket.set_nonblocking(true).map_err(fail("fcntl", "runner"))?;
     let mut buffer = vec![0; PIECE];
     let mut ended = false;
     while !ended && !said.is_complete() {
@@ -233,7 +237,7 @@ pub(crate) fn wait_for_news(
     match poll(&mut fds, None) {
         Ok(_) => Ok(fds[..2].iter().any(|fd| !fd.revents().is_empty())),
         Err(rustix::io::Errno::INTR) => Ok(false),
-        Err(e) => Err(fail("poll")(e.into())),
+        Err(e) => Err(fail("poll", "runner")(e.into())),
     }
 }
 
@@ -253,7 +257,7 @@ fn read_pipes(
                 Ok(n) => output(*stream, &buffer[..n]),
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => break,
-                Err(e) => return Err(fail("reading its output")(e)),
+                Err(e) => return Err(fail("read", "its output")(e)),
             }
         }
     }
@@ -261,9 +265,9 @@ fn read_pipes(
 }
 
 pub(crate) fn send_request(socket: &mut UnixStream, request: &RunRequest) -> Result<(), SandboxError> {
-    let bytes = serde_json::to_vec(request).map_err(|e| SandboxError::Runner(e.to_string()))?;
-    socket.write_all(&bytes).map_err(fail("sending the request"))?;
-    socket.shutdown(std::net::Shutdown::Write).map_err(fail("sending the request"))
+    let bytes = serde_json::to_vec(request).map_err(|e| library(e).during(Phase::Start))?;
+    socket.write_all(&bytes).map_err(fail("write", "the request"))?;
+    socket.shutdown(std::net::Shutdown::Write).map_err(fail("write", "the request"))
 }
 
 #[cfg(test)]

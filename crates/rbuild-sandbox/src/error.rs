@@ -1,15 +1,32 @@
 //! Errors of this crate.
 
+mod mount;
+mod runner;
+
+pub use mount::MountError;
+pub(crate) use mount::{Holder, MountProblem};
+pub(crate) use runner::{During, library};
+pub use runner::{Phase, Problem, RunnerError, SystemError};
+
 use std::fmt;
 
+use rbuild_remedy::Remedy;
+
+/// An error of the sandbox.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
+    /// This machine does not allow the isolation.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// A system call of the launcher or the builder failed.
     #[error(transparent)]
     Kernel(#[from] rbuild_linux::Error),
+    /// A command could not be prepared.
     #[error("the runner process failed: {0}")]
-    Runner(String),
+    Runner(#[from] RunnerError),
+    /// The builder could not set up its isolation; the launcher tries another one.
+    #[error("the builder could not set up its isolation")]
+    NotSetUp,
     /// One of rbuild's own processes was killed in the middle of its work.
     #[error("{0} was killed")]
     Killed(&'static str),
@@ -18,11 +35,24 @@ pub enum SandboxError {
     Output(std::io::Error),
 }
 
-/// The reason why this machine cannot isolate, and the command that changes it.
+impl SandboxError {
+    /// Returns the remedy, if there is one.
+    pub fn remedy(&self) -> Option<Remedy> {
+        match self {
+            SandboxError::Refused(refusal) => Some(refusal.remedy.clone()),
+            SandboxError::Kernel(e) if e.is_disk_full() => Some(Remedy::FreeSpace),
+            SandboxError::Kernel(e) => e.remedy(),
+            SandboxError::Runner(e) => e.remedy(),
+            SandboxError::NotSetUp | SandboxError::Killed(_) | SandboxError::Output(_) => None,
+        }
+    }
+}
+
+/// The reason why this machine cannot isolate, and the action that changes it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Refusal {
     pub reason: String,
-    pub remedy: String,
+    pub remedy: Remedy,
 }
 
 impl fmt::Display for Refusal {
@@ -31,11 +61,6 @@ impl fmt::Display for Refusal {
     }
 }
 
-pub(crate) fn refusal(reason: impl Into<String>, remedy: impl Into<String>) -> Refusal {
+pub(crate) fn refusal(reason: impl Into<String>, remedy: impl Into<Remedy>) -> Refusal {
     Refusal { reason: reason.into(), remedy: remedy.into() }
-}
-
-/// Formats an error as a sentence of a runner.
-pub(crate) fn text(e: impl fmt::Display) -> String {
-    e.to_string()
 }

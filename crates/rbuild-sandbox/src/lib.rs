@@ -16,11 +16,11 @@ mod seccomp;
 
 pub use attached::run_attached;
 pub use client::{Cancel, Stream, run};
-pub use error::{Refusal, SandboxError};
+pub use error::{MountError, Phase, Problem, Refusal, RunnerError, SandboxError, SystemError};
 pub use namespace::enter::{Builder, STORE, World, enter};
-pub use namespace::isolation::{Check, Isolation, Rung, UNMASK, checks, isolation};
+pub use namespace::isolation::{Check, Isolation, Rung, checks, isolation};
 pub use namespace::network::Carrier;
-pub use protocol::{Ended, Files, Input, MountRequest, Network, NotStarted, Outcome, RunRequest, Source, Ulimit};
+pub use protocol::{Ended, Files, Input, MountRequest, Network, Outcome, RunRequest, Source, Ulimit};
 pub use runner::chroot::restored_files;
 pub use runner::mount_points::remove_points;
 pub use runner::terminal::Restore;

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use rbuild_linux::process::{self, Exit};
 use serde::{Deserialize, Serialize};
 
+use crate::error::RunnerError;
+
 /// One command in one container. All paths outside of the container are in the builder's root.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunRequest {
@@ -143,28 +145,7 @@ pub enum Source {
 pub enum Outcome {
     Exited(i32),
     Signaled(i32),
-    NotStarted(NotStarted),
-}
-
-/// The reason why a command was never started. Its text is a sentence.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-pub enum NotStarted {
-    /// The image has no such program.
-    #[error("{0}")]
-    NoProgram(String),
-    #[error("{0}")]
-    Other(String),
-}
-
-/// The beginning of the sentence for a missing program. libcontainer passes errors of the
-/// container's first process on as text only.
-pub(crate) const NO_PROGRAM: &str = "the image has no ";
-
-impl NotStarted {
-    /// Classifies the sentence with which a runner has failed.
-    pub(crate) fn of(why: &str) -> NotStarted {
-        if why.starts_with(NO_PROGRAM) { NotStarted::NoProgram(why.into()) } else { NotStarted::Other(why.into()) }
-    }
+    NotStarted(RunnerError),
 }
 
 /// A command that has ended.
@@ -183,8 +164,8 @@ pub(crate) enum Report {
     /// A warning of a library, for the debug log.
     Warned(String),
     Ended(Ended),
-    /// Success, or the reason of the failure as a sentence.
-    Finished(Result<(), String>),
+    /// Success, or the reason of the failure.
+    Finished(Result<(), RunnerError>),
 }
 
 impl Report {

@@ -209,7 +209,10 @@ fn outcome_of_run(env: &StepEnv<'_>, id: VertexId, run: &RunStep, outcome: Outco
             let help = if signal == SIGKILL { killed_help() } else { None };
             Err(run_failure(env, id, run, format!("was killed by signal {signal}"), help, log))
         }
-        Outcome::NotStarted(why) => Err(env.failure(id, format!("the command could not be started: {why}"), log)),
+        Outcome::NotStarted(why) => {
+            let failed = env.failure(id, format!("the command could not be started: {why}"), log);
+            Err(failed.with_help(why.remedy()))
+        }
     }
 }
 

@@ -8,12 +8,14 @@ use rbuild_linux::{Kind, latest_modification, owner_attribute};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
-use super::caller::{Caller, Proc, Result};
-use super::calls::{CREATES, I386};
-use super::decode::{At, Named, OPEN_HOW, Subject, Time, TimeForm, Width, open_how, without};
-use super::files::{Guised, How, Place, SET_GID, Target, hands_on_group};
-use super::ids::SAME;
-use super::supervisor::{Reply, Supervisor, errno};
+use crate::id_emulation::caller::{Caller, Proc, Result};
+use crate::id_emulation::calls::{CREATES, I386};
+use crate::id_emulation::decode::{
+    At, EMPTY_PATH, NO_FOLLOW, NOW, Named, OMIT, OPEN_HOW, Subject, Time, TimeForm, Width, open_how, without,
+};
+use crate::id_emulation::files::{Guised, How, Place, SET_GID, Target, hands_on_group};
+use crate::id_emulation::ids::SAME;
+use crate::id_emulation::supervisor::{Reply, Supervisor, errno};
 
 /// The kernel's limit for a list of attribute names, in bytes (xattr(7)).
 const MOST_NAMES: usize = 64 * 1024;
@@ -104,7 +106,7 @@ impl Supervisor {
     ) -> Result<Reply> {
         let mut bytes = [0; 32];
         let bytes = &mut bytes[..form.size(width)];
-        let now = (0, super::decode::NOW);
+        let now = (0, NOW);
         let [access, modification] = match times {
             0 => [now, now],
             address => {
@@ -113,12 +115,12 @@ impl Supervisor {
             }
         };
         if let Subject::Named(Named { flags, .. }) = file
-            && flags & !(super::decode::NO_FOLLOW | super::decode::EMPTY_PATH) != 0
+            && flags & !(NO_FOLLOW | EMPTY_PATH) != 0
         {
             return Err(Errno::INVAL);
         }
         let target = self.subject(caller, file)?;
-        let access = if matches!(target.kind(), Kind::File | Kind::Dir) { access } else { (0, super::decode::OMIT) };
+        let access = if matches!(target.kind(), Kind::File | Kind::Dir) { access } else { (0, OMIT) };
         let modification = (modification.0.min(latest_modification(target.kind())), modification.1);
         let time = |(sec, nsec): Time| Timespec { tv_sec: sec, tv_nsec: nsec };
         let times = Timestamps { last_access: time(access), last_modification: time(modification) };

@@ -11,7 +11,7 @@ use rbuild_linux::notify::{self, Call, number_in};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::decode::HERE;
+use crate::id_emulation::decode::HERE;
 
 pub type Result<T> = std::result::Result<T, Errno>;
 

@@ -3,7 +3,7 @@
 
 use rustix::fs::{OFlags, ResolveFlags};
 
-use super::calls::{Asked, is_of_sibling, of_number};
+use crate::id_emulation::calls::{Asked, is_of_sibling, of_number};
 
 /// `AT_FDCWD`: the working directory.
 pub const HERE: i32 = -100;
@@ -385,7 +385,7 @@ mod tests {
     #[test]
     fn both_ways_of_spelling_a_call_are_understood() {
         const NATIVE: u32 = 0xC000_003E;
-        const I386: u32 = super::super::calls::I386;
+        const I386: u32 = crate::id_emulation::calls::I386;
         let args = [7, 8, 9, 0x100, 11, 12];
         let at = At { dir: 7, path: 8 };
         let times = |file, width| Some(Request::SetTimes { file, form: TimeForm::Nanoseconds, width, times: 9 });

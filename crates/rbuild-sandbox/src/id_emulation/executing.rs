@@ -3,11 +3,11 @@
 use rbuild_linux::Kind;
 use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags};
 
-use super::caller::{Caller, Proc, Result};
-use super::decode::{CHECK_ONLY, EMPTY_PATH, NO_FOLLOW, Named};
-use super::files::Target;
-use super::pending::{Image, Pending};
-use super::supervisor::{Reply, Supervisor};
+use crate::id_emulation::caller::{Caller, Proc, Result};
+use crate::id_emulation::decode::{CHECK_ONLY, EMPTY_PATH, NO_FOLLOW, Named};
+use crate::id_emulation::files::Target;
+use crate::id_emulation::pending::{Image, Pending};
+use crate::id_emulation::supervisor::{Reply, Supervisor};
 
 impl Supervisor {
     /// Prepares for a set-id program; the kernel performs the execution.

@@ -11,8 +11,8 @@ use rbuild_linux::{Kind, Recorded, record, record_in_times, recorded};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
-use super::caller::{Caller, Proc, Result, names_link_of_proc};
-use super::decode::HERE;
+use crate::id_emulation::caller::{Caller, Proc, Result, names_link_of_proc};
+use crate::id_emulation::decode::HERE;
 
 /// Parameters of opening a file (openat2(2)).
 #[derive(Debug, Clone, Copy)]

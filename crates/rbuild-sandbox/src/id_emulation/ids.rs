@@ -2,7 +2,7 @@
 
 use rustix::io::Errno;
 
-use super::decode::Of;
+use crate::id_emulation::decode::Of;
 
 /// "Unchanged" in the set*id calls; never a valid ID.
 pub const SAME: u32 = u32::MAX;

@@ -9,8 +9,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use rbuild_linux::notify::number_in;
 use rustix::fs::{AtFlags, Mode, OFlags};
 
-use super::caller::Proc;
-use super::ids::Credentials;
+use crate::id_emulation::caller::Proc;
+use crate::id_emulation::ids::Credentials;
 
 /// Identifies a program file by device and inode.
 pub type File = (u64, u64);

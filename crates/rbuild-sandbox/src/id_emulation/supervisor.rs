@@ -9,11 +9,12 @@ use rbuild_linux::notify::{self, Answer, Call};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-use super::caller::{Caller, Proc, Result};
-use super::decode::{Change, Of, Request, decode, ids_of};
-use super::files::{How, Known};
-use super::ids::{Credentials, SAME};
-use super::pending::{Image, Pending};
+use crate::error::Problem;
+use crate::id_emulation::caller::{Caller, Proc, Result};
+use crate::id_emulation::decode::{Change, Of, Request, decode, ids_of};
+use crate::id_emulation::files::{How, Known};
+use crate::id_emulation::ids::{Credentials, SAME};
+use crate::id_emulation::pending::{Image, Pending};
 
 /// Maximum number of groups accepted by setgroups(2).
 const MOST_GROUPS: u32 = 65536;
@@ -38,12 +39,11 @@ impl Supervisor {
         proc: Proc,
         pid: u32,
         first: Credentials,
-    ) -> std::result::Result<Supervisor, String> {
-        let text = |e: rbuild_linux::Error| e.to_string();
-        let pidfd = rbuild_linux::process::pidfd(pid).map_err(text)?;
-        notify::enter_mounts_of(pidfd.as_fd()).map_err(text)?;
+    ) -> std::result::Result<Supervisor, Problem> {
+        let pidfd = rbuild_linux::process::pidfd(pid)?;
+        notify::enter_mounts_of(pidfd.as_fd())?;
         notify::take_turns(listener.as_fd());
-        rustix::process::fchdir(&proc.dir).map_err(|e| format!("fchdir: {e}"))?;
+        rustix::process::fchdir(&proc.dir).map_err(Problem::of_call("fchdir", "/proc"))?;
         let root = Credentials::default();
         let places = HashMap::from([(root.clone(), 0)]);
         let mut supervisor = Supervisor {
@@ -55,7 +55,7 @@ impl Supervisor {
             chrooted: false,
             known: Known::default(),
         };
-        supervisor.become_(&First(pid), first).map_err(|e| format!("the first ids: {e}"))?;
+        supervisor.become_(&First(pid), first).map_err(Problem::of_call("setresuid", "command"))?;
         Ok(supervisor)
     }
 

@@ -192,7 +192,8 @@ impl Launcher<'_> {
             false => become_builder(self.world, ready, &self.pidfd),
         };
         if let (Err(e), true) = (&made, spare) {
-            let _ = tell.write_all(e.to_string().as_bytes());
+            tracing::debug!(target: "sandbox", "{e}");
+            let _ = tell.write_all(b"f");
             return 70;
         }
         drop(tell);
@@ -266,11 +267,12 @@ fn supervise(
         if fds[0].revents().contains(PollFlags::IN) {
             let code = exit_code(process::wait(child)?);
             // The builder's report is complete; other processes may still hold the other end open.
-            let mut why = Vec::new();
-            let _ = rustix::fs::fcntl_setfl(&told, OFlags::NONBLOCK).map(|()| told.read_to_end(&mut why));
-            return match why.is_empty() {
-                true => Ok(Ok(Ended { code, stopped: deadline.is_some() })),
-                false => Err(SandboxError::Runner(String::from_utf8_lossy(&why).into_owned())),
+            let mut byte = [0];
+            let failed = rustix::fs::fcntl_setfl(&told, OFlags::NONBLOCK)
+                .is_ok_and(|()| told.read(&mut byte).is_ok_and(|n| n > 0));
+            return match failed {
+                false => Ok(Ok(Ended { code, stopped: deadline.is_some() })),
+                true => Err(SandboxError::NotSetUp),
             };
         }
     }

@@ -5,6 +5,8 @@ use std::path::Path;
 use caps::{CapSet, Capability};
 use rbuild_linux::{Error, IdMaps, IdRange, SubIds, USUAL_COUNT, free_range, held_ranges, process, subordinate_ranges};
 
+use rbuild_remedy::Remedy;
+
 use crate::error::{Refusal, refusal};
 use crate::namespace::newuidmap;
 
@@ -44,7 +46,7 @@ pub fn isolation(rung: Rung) -> Result<Isolation, Refusal> {
     if !Path::new("/proc/self/task").exists() {
         return Err(refusal(
             "there is no /proc here, without which rbuild can neither start processes nor see what it may do",
-            "mount it: mount -t proc proc /proc (for a root directory that is entered with chroot: mount --bind /proc DIR/proc)",
+            Remedy::MountProc,
         ));
     }
     if rung == Rung::Chroot {
@@ -169,34 +171,30 @@ pub fn userns_refused(e: Error) -> Refusal {
         return refusal(reason, "rbuild needs clone3(2): Linux 5.3, and a seccomp profile that knows it");
     }
     if Path::new("/.dockerenv").exists() || Path::new("/run/.containerenv").exists() {
-        return refusal(
-            reason,
-            "this is a container whose seccomp profile denies clone(CLONE_NEWUSER): start it with \
-             --security-opt seccomp=unconfined, or in Kubernetes with seccompProfile type Unconfined",
-        );
+        let reason = format!("{reason}; the seccomp profile of this container may deny clone(CLONE_NEWUSER)");
+        return refusal(reason, Remedy::UnconfineSeccomp);
     }
-    refusal(reason, "a security module or a seccomp profile denies it; see `rbuild doctor`")
+    refusal(reason, Remedy::FindDenial)
 }
 
 /// Explains why the ID maps could not be written.
 pub fn maps_refused(e: Error) -> Refusal {
     let restricted = setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == Some(1);
-    let remedy = if restricted {
+    let remedy: Remedy = if restricted {
         "Ubuntu's AppArmor takes the capabilities away: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, \
          or load an AppArmor profile for rbuild that allows `userns,`"
+            .into()
     } else {
-        "check that newuidmap and newgidmap are set-uid root (or hold CAP_SETUID and CAP_SETGID), that the root file \
-         system is not mounted nosuid, and that /etc/subuid and /etc/subgid grant what `rbuild doctor` shows"
+        Remedy::CheckSubIds
     };
     refusal(format!("the id maps of the user namespace could not be written: {e}"), remedy)
 }
 
-/// Remedy for a masked /proc.
-pub const UNMASK: &str = "this is a container with a masked /proc: start it with --security-opt systempaths=unconfined, \
-                          or in Kubernetes with procMount: Unmasked";
-
 pub(crate) fn proc_refused(e: Error) -> Refusal {
-    refusal(format!("a new /proc cannot be mounted, nor the one that is there be shown to commands: {e}"), UNMASK)
+    refusal(
+        format!("a new /proc cannot be mounted, nor the one that is there be shown to commands: {e}"),
+        Remedy::UnmaskProc,
+    )
 }
 
 /// One line of `rbuild doctor`.
@@ -205,7 +203,7 @@ pub struct Check {
     pub name: &'static str,
     pub found: String,
     /// The remedy if something is missing.
-    pub remedy: Option<String>,
+    pub remedy: Option<Remedy>,
 }
 
 /// Runs the checks that have no side effects: kernel, user, sub-IDs, settings.
@@ -221,7 +219,7 @@ pub fn checks() -> Vec<Check> {
             let small = [top_uid, top_gid].map(|top| top < USUAL_COUNT - 1);
             let remedy = small.contains(&true).then(|| {
                 let command = granting(small, &process::user_name(uid).unwrap_or_else(|| uid.to_string()));
-                format!("images with higher ids cannot be unpacked; grant {USUAL_COUNT} more: {command}")
+                format!("images with higher ids cannot be unpacked; grant {USUAL_COUNT} more: {command}").into()
             });
             Check { name: "ids", found: format!("users up to {top_uid}, groups up to {top_gid}"), remedy }
         }
@@ -229,7 +227,7 @@ pub fn checks() -> Vec<Check> {
     });
     for (name, path, bad, fix) in SETTINGS {
         if let Some(value) = setting(path) {
-            let remedy = (value == bad).then(|| format!("sudo sysctl -w {fix}"));
+            let remedy = (value == bad).then(|| format!("sudo sysctl -w {fix}").into());
             list.push(Check { name, found: value.to_string(), remedy });
         }
     }
@@ -253,8 +251,8 @@ const SETTINGS: [(&str, &str, i64, &str); 3] = [
     ),
 ];
 
-fn old_kernel(release: &str) -> Option<String> {
+fn old_kernel(release: &str) -> Option<Remedy> {
     let mut parts = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
     let version = (parts.next()?, parts.next()?);
-    (version < (5, 12)).then(|| "rbuild needs Linux 5.12 or newer".to_string())
+    (version < (5, 12)).then(|| "rbuild needs Linux 5.12 or newer".into())
 }

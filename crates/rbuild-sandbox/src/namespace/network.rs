@@ -4,7 +4,8 @@
 //! a program of the host, pasta or slirp4netns, which runs in the builder's pid namespace and ends
 //! with it. That program sees the host like its caller; commands see an interface that it creates.
 
-use std::ffi::CString;
+use std::convert::Infallible;
+use std::ffi::{CString, NulError};
 use std::fs::File;
 use std::io::{PipeWriter, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -14,16 +15,17 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rbuild_linux::fd_passing::{receive_fds, send_fds};
+use rbuild_linux::fd_passing::{receive_with_byte, send_fds, send_with_byte};
 use rustix::fs::Access;
 use rustix::io::Errno;
 
 use rbuild_linux::process::{self, Cloned};
-use rbuild_linux::{RootDir, bind_clone, mount_tmpfs, private_mount_namespace};
+use rbuild_linux::{Error, RootDir, bind_clone, mount_tmpfs, private_mount_namespace};
+
+use rbuild_remedy::Remedy;
 
 use crate::SandboxError;
-use crate::error::text;
-use crate::error::{Refusal, refusal};
+use crate::error::{Problem, Refusal, refusal};
 use crate::namespace::newuidmap::in_path;
 
 /// The program that carries traffic in and out.
@@ -63,8 +65,11 @@ impl Carrier {
         let carrier = new.or(slirp).ok_or_else(|| {
             refusal(
                 "an isolated network takes pasta or slirp4netns, and neither is installed",
-                "install one: sudo apt-get install passt (Debian, Ubuntu) or sudo dnf install passt (Fedora); \
-                 or use --network host or none",
+                Remedy::OrOtherNetwork {
+                    action:
+                        "install one: sudo apt-get install passt (Debian, Ubuntu) or sudo dnf install passt (Fedora)"
+                            .into(),
+                },
             )
         })?;
         // The device through which the commands' interface is created.
@@ -72,11 +77,15 @@ impl Carrier {
             Ok(()) => Ok(carrier),
             Err(Errno::NOENT) => Err(refusal(
                 format!("an isolated network takes {TUN}, which this machine does not have"),
-                "load the kernel's module (sudo modprobe tun), give the container that device, or use --network host or none",
+                Remedy::OrOtherNetwork {
+                    action: "load the kernel's module (sudo modprobe tun), give the container that device".into(),
+                },
             )),
             Err(e) => Err(refusal(
                 format!("an isolated network takes {TUN}, which this user cannot open ({e})"),
-                format!("give it the mode that it usually has: sudo chmod 666 {TUN}; or use --network host or none"),
+                Remedy::OrOtherNetwork {
+                    action: format!("give it the mode that it usually has: sudo chmod 666 {TUN}"),
+                },
             )),
         }
     }
@@ -104,7 +113,7 @@ impl Carrier {
 
     /// Returns arguments that forward no host ports and make the host's loopback addresses
     /// unreachable.
-    fn arguments(&self, namespace: &Path) -> Result<Vec<CString>, String> {
+    fn arguments(&self, namespace: &Path) -> Result<Vec<CString>, NulError> {
         let namespace = namespace.as_os_str().as_bytes();
         let words: Vec<&[u8]> = match self.kind {
             Kind::Pasta => vec![
@@ -139,7 +148,7 @@ impl Carrier {
                 b"tap0",
             ],
         };
-        words.into_iter().map(CString::new).collect::<Result<_, _>>().map_err(text)
+        words.into_iter().map(CString::new).collect()
     }
 }
 
@@ -157,13 +166,13 @@ impl Isolated {
     /// `place` is a host directory, which is covered in the carrier's mount namespace only.
     pub(crate) fn start(carrier: &Carrier, place: &Path) -> Result<Isolated, SandboxError> {
         let namespace = new_namespace()?;
-        let fail = |e: Errno| SandboxError::Runner(format!("memfd_create: {e}"));
-        let said = rustix::fs::memfd_create("carrier", rustix::fs::MemfdFlags::CLOEXEC).map_err(fail)?;
+        let said = rustix::fs::memfd_create("carrier", rustix::fs::MemfdFlags::CLOEXEC)
+            .map_err(|e| Error::new("memfd_create", "carrier", e))?;
         let isolated = Isolated { namespace, carrier: carrier.name(), said: said.into() };
-        let (mut apart, tell) = std::io::pipe().map_err(|e| SandboxError::Runner(format!("pipe2: {e}")))?;
+        let (mut apart, tell) = std::io::pipe().map_err(|e| Error::new("pipe2", "carrier", e))?;
         if let Cloned::Child = process::fork()? {
             drop(apart);
-            let why = isolated.become_carrier(carrier, place, tell);
+            let Err(why) = isolated.become_carrier(carrier, place, tell);
             let _ = writeln!(&isolated.said, "{why}");
             std::process::exit(127);
         }
@@ -193,62 +202,49 @@ impl Isolated {
         Some(Isolated { namespace, carrier, said: said.into() })
     }
 
-    /// Executes the carrier. Returns the reason if that fails.
-    fn become_carrier(&self, carrier: &Carrier, place: &Path, apart: PipeWriter) -> String {
-        let prepare = || -> Result<(), String> {
-            private_mount_namespace().map_err(text)?;
-            drop(apart);
-            let namespace = bind_clone(Path::new(&format!("/proc/self/fd/{}", self.namespace.as_raw_fd())));
-            let namespace = namespace.map_err(text)?;
-            // All versions accept a path, and pasta ends when it disappears.
-            mount_tmpfs(place).map_err(text)?;
-            let dir = RootDir::open(place).map_err(text)?;
-            drop(dir.create_file("net".as_ref(), 0o600).map_err(text)?);
-            dir.attach(&namespace, "net").map_err(text)?;
-            let null = File::open("/dev/null").map_err(text)?;
-            rustix::stdio::dup2_stdin(&null).map_err(text)?;
-            rustix::stdio::dup2_stdout(&self.said).map_err(text)?;
-            rustix::stdio::dup2_stderr(&self.said).map_err(text)?;
-            process::reset_signals().map_err(text)
-        };
-        if let Err(why) = prepare() {
-            return why;
-        }
-        let arguments = match carrier.arguments(&place.join("net")) {
-            Ok(arguments) => arguments,
-            Err(why) => return why,
-        };
-        let Ok(path) = CString::new(carrier.path.as_os_str().as_bytes()) else {
-            return "its path has a zero byte".into();
-        };
+    /// Executes the carrier. Returns only if that fails.
+    fn become_carrier(&self, carrier: &Carrier, place: &Path, apart: PipeWriter) -> Result<Infallible, Problem> {
+        private_mount_namespace()?;
+        drop(apart);
+        let namespace = bind_clone(Path::new(&format!("/proc/self/fd/{}", self.namespace.as_raw_fd())))?;
+        // All versions accept a path, and pasta ends when it disappears.
+        mount_tmpfs(place)?;
+        let dir = RootDir::open(place)?;
+        drop(dir.create_file("net".as_ref(), 0o600)?);
+        dir.attach(&namespace, "net")?;
+        let null = File::open("/dev/null").map_err(Problem::of_call("open", "/dev/null"))?;
+        rustix::stdio::dup2_stdin(&null).map_err(Problem::of_call("dup2", "standard input"))?;
+        rustix::stdio::dup2_stdout(&self.said).map_err(Problem::of_call("dup2", "standard output"))?;
+        rustix::stdio::dup2_stderr(&self.said).map_err(Problem::of_call("dup2", "standard error"))?;
+        process::reset_signals()?;
+        let zero_byte = |_| Problem::ZeroByte(carrier.path.display().to_string());
+        let arguments = carrier.arguments(&place.join("net")).map_err(zero_byte)?;
+        let path = CString::new(carrier.path.as_os_str().as_bytes()).map_err(zero_byte)?;
         let environment = [c"PATH=/usr/sbin:/usr/bin:/sbin:/bin"];
-        let Err(e) = nix::unistd::execve(&path, &arguments, &environment);
-        format!("exec {}: {e}", carrier.path.display())
+        nix::unistd::execve(&path, &arguments, &environment).map_err(Problem::of_call("execve", &carrier.path))
     }
 
     /// Moves the calling process, which must be single-threaded, into the network, and waits until
     /// outbound access is available.
-    pub(crate) fn join(&self) -> Result<(), String> {
+    pub(crate) fn join(&self) -> Result<(), Problem> {
         nix::sched::setns(self.namespace.as_fd(), nix::sched::CloneFlags::CLONE_NEWNET)
-            .map_err(|e| format!("setns(CLONE_NEWNET): {e}"))?;
+            .map_err(Problem::of_call("setns", "the isolated network"))?;
         let end = Instant::now() + PATIENCE;
         while !has_way_out() {
             if Instant::now() > end {
-                return Err(format!("the isolated network did not come up; {}", self.told()));
+                return Err(Problem::NetworkDown { carrier: self.carrier.into(), said: self.told() });
             }
             std::thread::sleep(Duration::from_millis(2));
         }
         Ok(())
     }
 
+    /// Returns what the carrier has written.
     fn told(&self) -> String {
         let mut bytes = vec![0; 4096];
         let n = self.said.read_at(&mut bytes, 0).unwrap_or(0);
         let said = String::from_utf8_lossy(&bytes[..n]);
-        let said =
-            said.lines().map(str::trim).filter(|line| !line.ends_with("to syslog")).collect::<Vec<_>>().join("; ");
-        let carrier = self.carrier;
-        if said.is_empty() { format!("{carrier} says nothing") } else { format!("{carrier} says: {said}") }
+        said.lines().map(str::trim).filter(|line| !line.ends_with("to syslog")).collect::<Vec<_>>().join("; ")
     }
 }
 
@@ -286,21 +282,23 @@ pub(crate) fn own_namespace() -> rbuild_linux::Result<OwnedFd> {
 pub(crate) fn made_in_a_network_of_its_own<const N: usize>(
     make: impl FnOnce() -> rbuild_linux::Result<[OwnedFd; N]>,
 ) -> Result<[OwnedFd; N], SandboxError> {
-    let fail = |e: std::io::Error| SandboxError::Runner(format!("a network of its own: {e}"));
-    let (ours, theirs) = UnixStream::pair().map_err(fail)?;
+    let (ours, theirs) = UnixStream::pair().map_err(|e| Error::new("socketpair", "network", e))?;
     match process::fork()? {
         Cloned::Child => {
-            if let Ok(made) = process::enter_lonely_network().and_then(|()| make()) {
-                let _ = send_fds(&theirs, &made.each_ref().map(|fd| fd.as_fd()));
-            }
+            let made = process::enter_lonely_network().and_then(|()| make());
+            let _ = match &made {
+                Ok(made) => send_fds(&theirs, &made.each_ref().map(|fd| fd.as_fd())),
+                Err(e) => send_with_byte(&theirs, e.errno().and_then(|errno| errno.try_into().ok()).unwrap_or(0), &[]),
+            };
             std::process::exit(0);
         }
         Cloned::Parent { child } => {
             drop(theirs);
-            let received = receive_fds(&ours);
+            let received = receive_with_byte(&ours);
             process::wait(child)?;
-            let made = received.ok().and_then(|fds| fds.try_into().ok());
-            made.ok_or_else(|| SandboxError::Runner("a network of its own could not be made".into()))
+            let failed = |errno| Error::new("unshare", "the network namespace", errno);
+            let (fds, errno) = received.map_err(failed)?;
+            fds.try_into().map_err(|_| failed(Errno::from_raw_os_error(errno.into())).into())
         }
     }
 }

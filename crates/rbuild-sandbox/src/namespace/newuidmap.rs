@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::statvfs::{FsFlags, statvfs};
 
+use rbuild_remedy::Remedy;
+
 use crate::error::{Refusal, refusal};
 
 const SET_UID: u32 = 0o4000;
@@ -25,8 +27,10 @@ pub(crate) fn usable(shown: &str) -> Result<(), Refusal> {
     if rustix::thread::no_new_privs().unwrap_or(false) {
         return Err(refusal(
             "this process and all that it starts may gain no privileges (no_new_privs), so newuidmap cannot hand out sub-ids",
-            "start it without: no `--security-opt no-new-privileges`, in Kubernetes allowPrivilegeEscalation: true; \
-             or build without sub-ids: --isolation=single-id",
+            Remedy::OrSingleId {
+                action: "start it without (docker: no-new-privileges, Kubernetes: allowPrivilegeEscalation: true)"
+                    .into(),
+            },
         ));
     }
     Ok(())
@@ -44,7 +48,7 @@ fn privileged(path: &Path) -> Result<(), Refusal> {
     if statvfs(path).is_ok_and(|fs| fs.flags().contains(FsFlags::ST_NOSUID)) {
         return Err(refusal(
             format!("{shown} is on a file system that is mounted nosuid, so it cannot hand out sub-ids"),
-            "mount it without nosuid (sudo mount -o remount,suid MOUNT), or build without sub-ids: --isolation=single-id",
+            Remedy::OrSingleId { action: "mount it without nosuid (sudo mount -o remount,suid MOUNT)".into() },
         ));
     }
     let set_uid = std::fs::metadata(path).map_or(true, |meta| meta.uid() == 0 && meta.mode() & SET_UID != 0);

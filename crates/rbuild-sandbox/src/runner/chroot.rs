@@ -15,7 +15,7 @@ use rbuild_linux::fd_passing::send_fds;
 use rbuild_linux::process::{self, Cloned, Exit};
 use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::error::text;
+use crate::error::{During, Phase, Problem, RunnerError, library};
 use crate::protocol::{Files, Input, Network, Report, RunRequest};
 use crate::runner::exec::Environment;
 
@@ -26,92 +26,125 @@ use laid_out::LaidOut;
 pub use laid_out::restored_files;
 
 /// Runs the command of the request to its end, which is reported before the cleanup.
-pub fn run(request: &RunRequest, input: Option<OwnedFd>, socket: &UnixStream) -> Result<(), String> {
+pub fn run(request: &RunRequest, input: Option<OwnedFd>, socket: &UnixStream) -> Result<(), RunnerError> {
     let Files::Directory { root, scratch } = &request.files else {
-        return Err("a root directory of layers cannot be entered without mounts".into());
+        return Err(Problem::NeedsMounts("a root directory of layers".into()).during(Phase::Files));
     };
     if request.network != Network::Host {
-        return Err(
-            "a network of its own takes namespaces, which this machine does not allow; leave --network out".into()
-        );
+        return Err(Problem::NeedsNamespaces.during(Phase::Namespaces));
     }
-    process::adopt_orphans().map_err(text)?;
-    let files = RootDir::from_fd(RootDir::open(root).map_err(text)?.into_fd(), "/");
-    let scratch = RootDir::open(scratch).map_err(text)?;
+    process::adopt_orphans().during(Phase::Start)?;
+    let files = RootDir::from_fd(RootDir::open(root).during(Phase::Files)?.into_fd(), "/");
+    let scratch = RootDir::open(scratch).during(Phase::Files)?;
     let mut laid_out = LaidOut::new(&files, &scratch);
-    let put = laid_out.put(request);
+    let put = laid_out.put(request).during(Phase::Files);
     let exit = put.and_then(|()| started(request, root, input, socket));
-    let reported = exit.and_then(|exit| Report::of_end(exit).send(socket).map_err(text));
+    let report = |exit| Report::of_end(exit).send(socket).map_err(Problem::of_call("write", "builder"));
+    let reported = exit.and_then(|exit| report(exit).during(Phase::Report));
     process::kill_children();
-    laid_out.take_back().and(reported)
+    laid_out.take_back().during(Phase::Cleanup).and(reported)
 }
 
-fn started(request: &RunRequest, root: &Path, mut input: Option<OwnedFd>, socket: &UnixStream) -> Result<Exit, String> {
-    let environment = Environment::new(request)?;
+fn started(
+    request: &RunRequest,
+    root: &Path,
+    mut input: Option<OwnedFd>,
+    socket: &UnixStream,
+) -> Result<Exit, RunnerError> {
+    let environment = Environment::new(request).during(Phase::Command)?;
     if request.input == Input::Terminal {
         // A pseudoterminal of the host: it is connected to the command's streams, but has no name
         // in the command's /dev.
-        let (ours, theirs) = process::new_terminal().map_err(text)?;
-        send_fds(socket, &[ours.as_fd()]).map_err(|e| format!("the terminal: {e}"))?;
+        let (ours, theirs) = process::new_terminal().during(Phase::Terminal)?;
+        send_fds(socket, &[ours.as_fd()]).map_err(Problem::of_call("sendmsg", "builder")).during(Phase::Terminal)?;
         input = Some(theirs);
     }
     // Reports whether the command was executed and, if not, why.
-    let (mut said, saying) = std::io::pipe().map_err(text)?;
-    let runner = process::own_pidfd().map_err(text)?;
-    match process::fork().map_err(text)? {
+    let (mut said, saying) = std::io::pipe().map_err(Problem::of_call("pipe2", "runner")).during(Phase::Start)?;
+    let runner = process::own_pidfd().during(Phase::Start)?;
+    match process::fork().during(Phase::Start)? {
         Cloned::Child => {
             drop(said);
             let why = match become_command(request, root, input, &runner) {
-                Ok(()) => environment.execute(),
+                Ok(()) => environment.execute().during(Phase::Command),
                 Err(why) => why,
             };
             let mut saying = saying;
-            let _ = saying.write_all(why.as_bytes());
+            let _ = serde_json::to_vec(&why).map(|bytes| saying.write_all(&bytes));
             std::process::exit(126);
         }
         Cloned::Parent { child } => {
             drop(saying);
-            let mut why = String::new();
-            std::io::Read::read_to_string(&mut said, &mut why).map_err(text)?;
-            let exit = wait_for(child, socket)?;
-            if why.is_empty() { Ok(exit) } else { Err(why) }
+            let mut why = Vec::new();
+            let read = std::io::Read::read_to_end(&mut said, &mut why);
+            read.map_err(Problem::of_call("read", "runner")).during(Phase::Command)?;
+            let exit = wait_for(child, socket).during(Phase::Command)?;
+            match why.is_empty() {
+                true => Ok(exit),
+                false => Err(serde_json::from_slice(&why).unwrap_or_else(|e| library(e).during(Phase::Command))),
+            }
         }
     }
 }
 
 /// Waits for the command to end. If the builder dies first, kills the command's processes here,
 /// because the zygote, which would otherwise do so, may have been killed as well.
-fn wait_for(child: u32, socket: &UnixStream) -> Result<Exit, String> {
-    let command = process::pidfd(child).map_err(text)?;
+fn wait_for(child: u32, socket: &UnixStream) -> rbuild_linux::Result<Exit> {
+    let command = process::pidfd(child)?;
     let mut fds = [PollFd::new(&command, PollFlags::IN), PollFd::new(socket, PollFlags::empty())];
     while let Err(rustix::io::Errno::INTR) = poll(&mut fds, None) {}
     if fds[1].revents().contains(PollFlags::HUP) {
         process::kill_children();
         std::process::exit(70);
     }
-    process::wait(child).map_err(text)
+    process::wait(child)
 }
 
-fn become_command(request: &RunRequest, root: &Path, input: Option<OwnedFd>, runner: &OwnedFd) -> Result<(), String> {
+/// Turns the calling process into the command's, up to the execution of its program.
+fn become_command(
+    request: &RunRequest,
+    root: &Path,
+    input: Option<OwnedFd>,
+    runner: &OwnedFd,
+) -> Result<(), RunnerError> {
+    take_input(request, input).during(Phase::Terminal)?;
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    let entered = rustix::process::chroot(root).map_err(Problem::of_call("chroot", root));
+    entered.and_then(|()| enter_working_directory(&request.cwd)).during(Phase::Files)?;
+    confine(request, runner).during(Phase::Command)
+}
+
+fn take_input(request: &RunRequest, input: Option<OwnedFd>) -> Result<(), Problem> {
     let input = match input {
         Some(input) => input,
         // A pipe at end of file: the command could change the mode of the host's /dev/null.
-        None => std::io::pipe().map_err(text)?.0.into(),
+        None => std::io::pipe().map_err(Problem::of_call("pipe2", "standard input"))?.0.into(),
     };
-    rustix::stdio::dup2_stdin(&input).map_err(text)?;
+    rustix::stdio::dup2_stdin(&input).map_err(Problem::of_call("dup2", "standard input"))?;
     let _ = rustix::process::setsid();
     if request.input == Input::Terminal {
-        rustix::process::ioctl_tiocsctty(&input).map_err(|e| format!("the terminal: {e}"))?;
-        rustix::stdio::dup2_stdout(&input).and_then(|()| rustix::stdio::dup2_stderr(&input)).map_err(text)?;
+        rustix::process::ioctl_tiocsctty(&input).map_err(Problem::of_call("ioctl", "terminal"))?;
+        rustix::stdio::dup2_stdout(&input).map_err(Problem::of_call("dup2", "standard output"))?;
+        rustix::stdio::dup2_stderr(&input).map_err(Problem::of_call("dup2", "standard error"))?;
     }
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    rustix::process::chroot(root).map_err(|e| format!("chroot: {e}"))?;
-    std::env::set_current_dir(&request.cwd).map_err(|e| format!("the working directory {}: {e}", request.cwd))?;
+    Ok(())
+}
+
+fn enter_working_directory(path: &str) -> Result<(), Problem> {
+    std::env::set_current_dir(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Problem::NoWorkingDirectory(path.to_string()),
+        std::io::ErrorKind::NotADirectory => Problem::WorkingDirectoryIsAFile(path.to_string()),
+        _ => Problem::of_call("chdir", path)(e),
+    })
+}
+
+/// Sets limits, user and capabilities.
+fn confine(request: &RunRequest, runner: &OwnedFd) -> Result<(), Problem> {
     for limit in &request.ulimits {
-        process::set_limit(limit.name.trim_start_matches("RLIMIT_"), limit.soft, limit.hard).map_err(text)?;
+        process::set_limit(limit.name.trim_start_matches("RLIMIT_"), limit.soft, limit.hard)?;
     }
     crate::runner::privileges::bound_capabilities(request.insecure)?;
-    process::become_user(request.uid, request.gid, &request.groups).map_err(text)?;
-    process::die_with(runner).map_err(text)?;
-    process::reset_signals().map_err(text)
+    process::become_user(request.uid, request.gid, &request.groups)?;
+    process::die_with(runner)?;
+    Ok(process::reset_signals()?)
 }

@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::ffi::CString;
+use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,8 +13,34 @@ use libcontainer::oci_spec::runtime as oci;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 use rbuild_linux::process;
 
-use crate::protocol::{NO_PROGRAM, RunRequest};
+use crate::error::Problem;
+use crate::protocol::RunRequest;
 use crate::runner::privileges::{have_answers, narrow};
+
+/// A file in memory that carries one failure from the container's first process to the runner.
+pub(crate) struct FailureFile(File);
+
+impl FailureFile {
+    pub(crate) fn new() -> Result<FailureFile, Problem> {
+        let made = rustix::fs::memfd_create("failure", rustix::fs::MemfdFlags::CLOEXEC);
+        Ok(FailureFile(made.map_err(Problem::of_call("memfd_create", "runner"))?.into()))
+    }
+
+    /// Keeps the first failure.
+    fn keep(&self, problem: &Problem) {
+        if self.get().is_none() {
+            // Without it, the failure is known by libcontainer's text.
+            let _ = serde_json::to_vec(problem).map(|bytes| (&self.0).write_all(&bytes));
+        }
+    }
+
+    /// Returns the failure, if there was one.
+    pub(crate) fn get(&self) -> Option<Problem> {
+        let mut bytes = vec![0; self.0.metadata().ok()?.len().try_into().ok()?];
+        self.0.read_exact_at(&mut bytes, 0).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+}
 
 /// The executor, which runs in the container's first process right before the command replaces it.
 #[derive(Clone)]
@@ -24,13 +52,15 @@ pub(crate) struct Environment {
     narrowed: Option<u32>,
     /// Socket for the listener of calls about file owners.
     answers: Option<Arc<OwnedFd>>,
+    /// Receives the reason if the command cannot be executed.
+    failure: Option<Arc<FailureFile>>,
 }
 
 impl Environment {
-    pub(crate) fn new(request: &RunRequest) -> Result<Environment, String> {
-        let c = |s: &String| CString::new(s.as_bytes()).map_err(|_| format!("{s:?} holds a zero byte"));
+    pub(crate) fn new(request: &RunRequest) -> Result<Environment, Problem> {
+        let c = |s: &String| CString::new(s.as_bytes()).map_err(|_| Problem::ZeroByte(s.clone()));
         if request.args.is_empty() {
-            return Err("there is no command to run".to_string());
+            return Err(Problem::NoCommand);
         }
         let path = request.env.iter().find_map(|e| e.strip_prefix("PATH=")).unwrap_or_default().to_string();
         Ok(Environment {
@@ -39,6 +69,7 @@ impl Environment {
             path,
             narrowed: (!request.insecure).then_some(if request.recorded { 0 } else { request.uid }),
             answers: None,
+            failure: None,
         })
     }
 
@@ -48,8 +79,21 @@ impl Environment {
         Environment { answers: Some(Arc::new(socket)), ..self }
     }
 
-    /// Finds the program as execvpe(3) would. The error is a user-facing sentence.
-    fn program(&self) -> Result<PathBuf, String> {
+    /// Makes failures to execute the command readable from `file`. libcontainer passes errors of the
+    /// container's first process on as text only.
+    pub(crate) fn failing_into(self, file: Arc<FailureFile>) -> Environment {
+        Environment { failure: Some(file), ..self }
+    }
+
+    /// Keeps a failure, and returns its message.
+    fn keep(&self, problem: Problem) -> String {
+        let message = problem.to_string();
+        self.failure.iter().for_each(|file| file.keep(&problem));
+        message
+    }
+
+    /// Finds the program as execvpe(3) would.
+    fn program(&self) -> Result<PathBuf, Problem> {
         let name = self.args[0].to_string_lossy().into_owned();
         let found = if name.contains('/') {
             Some(PathBuf::from(&name)).filter(|p| p.exists())
@@ -57,16 +101,16 @@ impl Environment {
             let dirs = self.path.split(':').map(|d| Path::new(if d.is_empty() { "." } else { d }));
             dirs.map(|d| d.join(&name)).find(|p| p.is_file())
         };
-        found.ok_or_else(|| match name.contains('/') {
-            true => format!("{NO_PROGRAM}{name}"),
-            false => format!("{NO_PROGRAM}program `{name}` in PATH={}", self.path),
+        found.ok_or_else(|| {
+            let path = (!name.contains('/')).then(|| self.path.clone());
+            Problem::NoProgram { name, path }
         })
     }
 }
 
 impl Executor for Environment {
     fn validate(&self, _: &oci::Spec) -> Result<(), ExecutorValidationError> {
-        self.program().map(|_| ()).map_err(ExecutorValidationError::ArgValidationError)
+        self.program().map(|_| ()).map_err(|why| ExecutorValidationError::ArgValidationError(self.keep(why)))
     }
 
     /// The environment is passed to execve(2) directly.
@@ -75,26 +119,33 @@ impl Executor for Environment {
     }
 
     fn exec(&self, _: &oci::Spec) -> Result<(), ExecutorError> {
-        let answers = self.answers.as_ref().map(|socket| socket.as_fd());
-        match (self.narrowed, answers) {
-            (Some(uid), answers) => narrow(uid, answers).map_err(ExecutorError::Other)?,
-            (None, Some(answers)) => have_answers(answers).map_err(ExecutorError::Other)?,
-            (None, None) => {}
-        }
-        process::reset_signals().map_err(|e| ExecutorError::Other(e.to_string()))?;
-        Err(ExecutorError::Other(self.execute()))
+        let why = match self.lose_privileges() {
+            Ok(()) => self.execute(),
+            Err(why) => why,
+        };
+        Err(ExecutorError::Other(self.keep(why)))
     }
 }
 
 impl Environment {
-    /// Replaces the calling process. Returns a user-facing sentence on failure.
-    pub(crate) fn execute(&self) -> String {
+    fn lose_privileges(&self) -> Result<(), Problem> {
+        let answers = self.answers.as_ref().map(|socket| socket.as_fd());
+        match (self.narrowed, answers) {
+            (Some(uid), answers) => narrow(uid, answers)?,
+            (None, Some(answers)) => have_answers(answers)?,
+            (None, None) => {}
+        }
+        Ok(process::reset_signals()?)
+    }
+
+    /// Replaces the calling process. Returns only if the program is missing.
+    pub(crate) fn execute(&self) -> Problem {
         let program = match self.program() {
             Ok(program) => program,
             Err(why) => return why,
         };
         let shown = program.display().to_string();
-        let Ok(path) = CString::new(shown.clone()) else { return format!("{shown:?} holds a zero byte") };
+        let Ok(path) = CString::new(shown.clone()) else { return Problem::ZeroByte(shown) };
         let Err(e) = nix::unistd::execve(&path, &self.args, &self.env);
         // Errors can no longer be reported to the parent here, so the message goes to the step's
         // log.

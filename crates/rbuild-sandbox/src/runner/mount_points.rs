@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 
 use rbuild_linux::{Kind, Result, RootDir};
 
-use crate::runner::obstacles::{Taken, cannot, free_place};
+use crate::error::Problem;
+use crate::runner::obstacles::{Taken, free_place};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PointKind {
@@ -58,9 +59,9 @@ impl<'a> Stubs<'a> {
 
     /// Ensures that `target` exists once the stubs are in place. Targets are given in the order in
     /// which they are mounted; in directories that earlier ones cover, nothing is made.
-    pub fn ensure(&mut self, target: &Path, kind: PointKind) -> std::result::Result<(), String> {
+    pub fn ensure(&mut self, target: &Path, kind: PointKind) -> std::result::Result<(), Problem> {
         if let Some(real) = free_place(self.below, target, kind.needs(), &self.taken)? {
-            self.have(&real, kind).map_err(|e| cannot(target, &e))?;
+            self.have(&real, kind).map_err(|e| Problem::of_mount_point(target, e))?;
             self.taken.add(real, kind.needs());
         }
         Ok(())

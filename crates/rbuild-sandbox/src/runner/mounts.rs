@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 
 use libcontainer::oci_spec::runtime as oci;
 use rbuild_linux::Forbidden::{Devices, Programs, SetId, Writing};
-use rbuild_linux::{Kind, RootDir, bind_clone, detached_overlay, make_read_only, new_filesystem, shown_path};
+use rbuild_linux::{Kind, RootDir, bind_clone, detached_overlay, make_read_only, new_filesystem};
 
-use crate::error::text;
+use crate::error::{Holder, MountProblem, Problem, library};
 use crate::namespace::network::{made_in_a_network_of_its_own, own_namespace};
 use crate::protocol::{MountRequest, RunRequest, Source};
 use crate::runner::mount_points::{PointKind, Stubs};
-use crate::runner::obstacles::{Holder, SYSFS, cannot, fitting_place, outside_of_the_kernels};
+use crate::runner::obstacles::{SYSFS, fitting_place, outside_of_the_kernels};
 use crate::runner::surroundings::Proc;
 
 /// Files that the runner creates for the container.
@@ -50,19 +50,14 @@ pub(crate) struct Mount<'a> {
 
 impl Mount<'_> {
     /// Mounts it in the root file system, as it is with the mounts before this one.
-    fn attach(&self, rootfs: &RootDir) -> Result<(), String> {
-        let fail = |e: rbuild_linux::Error| cannot(self.target, &e);
+    fn attach(&self, rootfs: &RootDir) -> Result<(), Problem> {
+        let fail = |e: rbuild_linux::Error| Problem::of_mount_point(self.target, e);
         let real = rootfs.resolve(self.target).map_err(fail)?;
         outside_of_the_kernels(self.target, &real)?;
         fitting_place(rootfs, self.target, (&real, self.kind.needs()), Holder::Mount)?;
         let (above, name) = match (real.parent(), real.file_name()) {
             (Some(above), Some(name)) => (above, name),
-            _ => {
-                return Err(format!(
-                    "{} is the root directory, which nothing is mounted over",
-                    shown_path(self.target)
-                ));
-            }
+            _ => return Err(MountProblem::OverRoot.at(self.target).into()),
         };
         let point = || -> rbuild_linux::Result<RootDir> {
             let above = rootfs.create_dir_all(above, 0o755, None, |_| ())?;
@@ -75,17 +70,11 @@ impl Mount<'_> {
         };
         // The image is writable here: a mount that lies above is not.
         let above = point().map_err(|e| match e.kind() {
-            std::io::ErrorKind::ReadOnlyFilesystem => no_point(self.target),
+            std::io::ErrorKind::ReadOnlyFilesystem => MountProblem::ReadOnly.at(self.target).into(),
             _ => fail(e),
         })?;
         above.attach(&self.made, name).map_err(fail)
     }
-}
-
-/// Formats the error for a mount point that is missing in a read-only mount.
-fn no_point(target: &Path) -> String {
-    let target = shown_path(target);
-    format!("{target} lies in a read-only mount that has no such entry to be mounted on; mount it elsewhere")
 }
 
 /// The mount points of the system, in the order in which they are mounted.
@@ -105,7 +94,7 @@ pub(crate) fn mounts_of<'a>(
     points: &mut Stubs<'_>,
     root: &RootDir,
     scratch: &RootDir,
-) -> Result<Vec<Mount<'a>>, String> {
+) -> Result<Vec<Mount<'a>>, Problem> {
     let mut mounts = Vec::new();
     for (target, kind) in SYSTEM {
         let target = Path::new(target);
@@ -119,7 +108,7 @@ pub(crate) fn mounts_of<'a>(
         let target = Path::new(&wanted.target);
         let (made, kind) = requested_mount(i, (wanted, request.insecure), root, scratch)?;
         if wanted.read_only && !matches!(wanted.source, Source::Tmpfs { .. }) {
-            make_read_only(&made).map_err(text)?;
+            make_read_only(&made)?;
         }
         points.ensure(target, kind)?;
         mounts.push(Mount { target, kind, made, is_dev: false });
@@ -129,7 +118,7 @@ pub(crate) fn mounts_of<'a>(
 
 /// Makes one of the mounts that every container has. Returns `None` for those that the container
 /// lacks, or that are mounted by libcontainer.
-fn system_mount(request: &RunRequest, proc: Proc, target: &Path) -> Result<Option<OwnedFd>, String> {
+fn system_mount(request: &RunRequest, proc: Proc, target: &Path) -> Result<Option<OwnedFd>, Problem> {
     let made = match target.to_str() {
         // Settings in it, such as oom_score_adj, are protected by nothing but the user of a process.
         Some("/proc") if proc == Proc::Outer => {
@@ -143,15 +132,15 @@ fn system_mount(request: &RunRequest, proc: Proc, target: &Path) -> Result<Optio
         }
         _ => return Ok(None),
     };
-    made.map(Some).map_err(text)
+    Ok(made.map(Some)?)
 }
 
 /// Attaches all mounts. libcontainer adds the device nodes to /dev.
-pub(crate) fn attach(mounts: &[Mount<'_>], request: &RunRequest, rootfs: &RootDir) -> Result<(), String> {
+pub(crate) fn attach(mounts: &[Mount<'_>], request: &RunRequest, rootfs: &RootDir) -> Result<(), Problem> {
     for mount in mounts {
         mount.attach(rootfs)?;
         if mount.is_dev {
-            fill_dev(&rootfs.sub("/dev").map_err(text)?, request).map_err(text)?;
+            fill_dev(&rootfs.sub("/dev")?, request)?;
         }
     }
     Ok(())
@@ -173,23 +162,23 @@ fn fill_dev(dev: &RootDir, request: &RunRequest) -> rbuild_linux::Result<()> {
 }
 
 /// The mounts that libcontainer makes: a procfs shows the pid namespace in which it is mounted.
-pub(crate) fn mounts_inside(proc: Proc) -> Result<Vec<oci::Mount>, String> {
+pub(crate) fn mounts_inside(proc: Proc) -> Result<Vec<oci::Mount>, Problem> {
     if proc == Proc::Outer {
         return Ok(Vec::new());
     }
     let options = ["nosuid", "noexec", "nodev"].map(String::from).to_vec();
     let mount = oci::MountBuilder::default().destination("/proc").typ("proc").source("proc").options(options).build();
-    Ok(vec![mount.map_err(text)?])
+    Ok(vec![mount.map_err(library)?])
 }
 
 /// Creates a file in the container's own memory, and returns a mount of it.
-fn file(name: &str, content: &[u8], (mode, uid, gid): (u32, u32, u32)) -> Result<OwnedFd, String> {
-    let files = RootDir::open(FILES).map_err(text)?;
+fn file(name: &str, content: &[u8], (mode, uid, gid): (u32, u32, u32)) -> Result<OwnedFd, Problem> {
+    let files = RootDir::open(FILES)?;
     let path = Path::new(FILES).join(name);
-    let mut file = files.create_file(name.as_ref(), 0o600).map_err(text)?;
-    file.write_all(content).map_err(|e| format!("{}: {e}", path.display()))?;
-    files.chown(name.as_ref(), uid, gid).and_then(|()| files.chmod(name.as_ref(), mode)).map_err(text)?;
-    bind_clone(&path).map_err(text)
+    let mut file = files.create_file(name.as_ref(), 0o600)?;
+    file.write_all(content).map_err(Problem::of_call("write", &path))?;
+    files.chown(name.as_ref(), uid, gid).and_then(|()| files.chmod(name.as_ref(), mode))?;
+    Ok(bind_clone(&path)?)
 }
 
 fn requested_mount(
@@ -197,13 +186,13 @@ fn requested_mount(
     (wanted, insecure): (&MountRequest, bool),
     root: &RootDir,
     scratch: &RootDir,
-) -> Result<(OwnedFd, PointKind), String> {
+) -> Result<(OwnedFd, PointKind), Problem> {
     match &wanted.source {
         Source::Tmpfs { size } => {
             let size = size.map(|size| size.to_string());
             let options: Vec<_> =
                 [("mode", "1777")].into_iter().chain(size.as_deref().map(|size| ("size", size))).collect();
-            Ok((new_filesystem("tmpfs", &options, &[SetId, Devices]).map_err(text)?, PointKind::Dir))
+            Ok((new_filesystem("tmpfs", &options, &[SetId, Devices])?, PointKind::Dir))
         }
         Source::File { content, mode, uid, gid } => {
             Ok((file(&format!("mount-{index}"), content, (*mode, *uid, *gid))?, PointKind::File))
@@ -212,16 +201,14 @@ fn requested_mount(
         // that has no upper directory.
         Source::Machine(source) if wanted.read_only && insecure => {
             if kind_of(source)? == PointKind::File {
-                let (why, help) =
-                    ("cannot be kept read-only for RUN --security=insecure", "mount its directory instead");
-                return Err(format!("the volume at {} is a single file, which {why}; {help}", wanted.target));
+                return Err(MountProblem::SingleFile.at(Path::new(&wanted.target)).into());
             }
             let source = trees_mount(index, std::slice::from_ref(source), true, root, scratch)?;
-            Ok((bind_clone(&source).map_err(text)?, PointKind::Dir))
+            Ok((bind_clone(&source)?, PointKind::Dir))
         }
-        Source::Bind(source) | Source::Machine(source) => Ok((bind_clone(source).map_err(text)?, kind_of(source)?)),
+        Source::Bind(source) | Source::Machine(source) => Ok((bind_clone(source)?, kind_of(source)?)),
         Source::BindBelow { dir, path } => {
-            let below = RootDir::open(dir).and_then(|dir| dir.sub(path)?.detached()).map_err(text)?;
+            let below = RootDir::open(dir).and_then(|dir| dir.sub(path)?.detached())?;
             Ok((below, PointKind::Dir))
         }
         Source::Trees { lowers, path } => {
@@ -232,26 +219,26 @@ fn requested_mount(
     }
 }
 
-fn kind_of(source: &Path) -> Result<PointKind, String> {
-    let stat = std::fs::symlink_metadata(source).map_err(|e| format!("{}: {e}", source.display()))?;
+fn kind_of(source: &Path) -> Result<PointKind, Problem> {
+    let stat = std::fs::symlink_metadata(source).map_err(Problem::of_call("lstat", source))?;
     Ok(if stat.is_dir() { PointKind::Dir } else { PointKind::File })
 }
 
 /// Clones the file or directory that `path` resolves to inside `source`.
-fn part_mount(source: &Path, path: &Path) -> Result<(OwnedFd, PointKind), String> {
-    let dir = RootDir::open(source).map_err(text)?;
-    let real = dir.resolve(path).map_err(text)?;
-    let stat = dir.stat(&real).map_err(|_| format!("the mount source {} does not exist", path.display()))?;
+fn part_mount(source: &Path, path: &Path) -> Result<(OwnedFd, PointKind), Problem> {
+    let dir = RootDir::open(source)?;
+    let real = dir.resolve(path)?;
+    let stat = dir.stat(&real).map_err(|_| Problem::NoMountSource(path.display().to_string()))?;
     let kind = if stat.kind == Kind::Dir { PointKind::Dir } else { PointKind::File };
-    let made = bind_clone(&source.join(real.strip_prefix("/").unwrap_or(&real))).map_err(text)?;
+    let made = bind_clone(&source.join(real.strip_prefix("/").unwrap_or(&real)))?;
     Ok((made, kind))
 }
 
 /// Creates one of the runner's mount points, and returns its directory and name.
-fn own_place(index: usize, root: &RootDir) -> Result<(RootDir, String), String> {
+fn own_place(index: usize, root: &RootDir) -> Result<(RootDir, String), Problem> {
     let name = format!("mount-{index}");
-    let place = root.create_dir_all(MOUNTS.trim_start_matches('/'), 0o755, None, |_| ()).map_err(text)?;
-    place.create_dir_all(&name, 0o755, None, |_| ()).map_err(text)?;
+    let place = root.create_dir_all(MOUNTS.trim_start_matches('/'), 0o755, None, |_| ())?;
+    place.create_dir_all(&name, 0o755, None, |_| ())?;
     Ok((place, name))
 }
 
@@ -264,7 +251,7 @@ fn trees_mount(
     read_only: bool,
     root: &RootDir,
     scratch: &RootDir,
-) -> Result<PathBuf, String> {
+) -> Result<PathBuf, Problem> {
     let (place, name) = own_place(index, root)?;
     let path = Path::new(MOUNTS).join(&name);
     let mut lowers = lowers.to_vec();
@@ -280,17 +267,17 @@ fn trees_mount(
     } else {
         let (upper, work) = (format!("upper-{index}"), format!("work-{index}"));
         for dir in [&upper, &work] {
-            scratch.create_dir_all(dir, 0o755, None, |_| ()).map_err(text)?;
+            scratch.create_dir_all(dir, 0o755, None, |_| ())?;
         }
         let (upper, work) = (scratch.label().join(upper), scratch.label().join(work));
         detached_overlay(&lowers, Some((&upper, &work)), Path::new("/mnt"))
     };
-    place.attach(&overlay.map_err(text)?, &name).map_err(text)?;
+    place.attach(&overlay?, &name)?;
     Ok(path)
 }
 
 /// Returns an empty directory.
-fn empty(scratch: &RootDir) -> Result<PathBuf, String> {
-    scratch.create_dir_all("empty", 0o755, None, |_| ()).map_err(text)?;
+fn empty(scratch: &RootDir) -> Result<PathBuf, Problem> {
+    scratch.create_dir_all("empty", 0o755, None, |_| ())?;
     Ok(scratch.label().join("empty"))
 }

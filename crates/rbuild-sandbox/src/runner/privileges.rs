@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use rbuild_linux::{notify, process};
 
-use crate::error::text;
+use crate::error::{Problem, library};
 use crate::id_emulation::numbers;
 use crate::seccomp;
 
@@ -34,59 +34,59 @@ pub(crate) const FOR_THE_FILTER: [oci::Capability; 2] = [oci::Capability::SysAdm
 
 /// Removes capabilities beyond Docker's from the bounding set of the calling process. Does not add
 /// any.
-pub(crate) fn bound_capabilities(insecure: bool) -> Result<(), String> {
+pub(crate) fn bound_capabilities(insecure: bool) -> Result<(), Problem> {
     if insecure {
         return Ok(());
     }
     let kept: caps::CapsHashSet = CAPABILITIES.iter().filter_map(|c| format!("CAP_{c}").parse().ok()).collect();
-    let bound = caps::read(None, caps::CapSet::Bounding).map_err(text)?;
-    let can_drop = caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_SETPCAP).map_err(text)?;
+    let bound = caps::read(None, caps::CapSet::Bounding).map_err(library)?;
+    let can_drop = caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_SETPCAP).map_err(library)?;
     for more in bound.difference(&kept).filter(|_| can_drop) {
-        caps::drop(None, caps::CapSet::Bounding, *more).map_err(text)?;
+        caps::drop(None, caps::CapSet::Bounding, *more).map_err(library)?;
     }
     for set in [caps::CapSet::Effective, caps::CapSet::Permitted] {
-        let held = caps::read(None, set).map_err(text)?;
-        caps::set(None, set, &held.intersection(&kept).copied().collect()).map_err(text)?;
+        let held = caps::read(None, set).map_err(library)?;
+        caps::set(None, set, &held.intersection(&kept).copied().collect()).map_err(library)?;
     }
     Ok(())
 }
 
 /// Sends the calling process's calls about owners to the supervisor at the other end of the socket.
 /// Filters nothing else.
-pub(crate) fn have_answers(socket: BorrowedFd<'_>) -> Result<(), String> {
-    let filter = seccomp::only_ask(&numbers()).ok_or("owners are written down on x86_64 and aarch64 only")?;
+pub(crate) fn have_answers(socket: BorrowedFd<'_>) -> Result<(), Problem> {
+    let filter = seccomp::only_ask(&numbers()).ok_or(Problem::NoEmulation)?;
     listen(&filter, socket)
 }
 
-fn listen(filter: &[process::FilterStep], socket: BorrowedFd<'_>) -> Result<(), String> {
+fn listen(filter: &[process::FilterStep], socket: BorrowedFd<'_>) -> Result<(), Problem> {
     // The supervisor inspects this process, whose memory is a copy of the launcher's until it
     // executes a program. While it is not dumpable, that would require privileges in the launcher's
     // user namespace.
-    nix::sys::prctl::set_dumpable(true).map_err(text)?;
-    let listener = notify::filter_and_listen(filter).map_err(text)?;
-    send_fds(socket, &[listener.as_fd()]).map_err(|e| format!("passing on the listener: {e}"))
+    nix::sys::prctl::set_dumpable(true).map_err(Problem::of_call("prctl", "PR_SET_DUMPABLE"))?;
+    let listener = notify::filter_and_listen(filter)?;
+    send_fds(socket, &[listener.as_fd()]).map_err(Problem::of_call("sendmsg", "the supervisor"))
 }
 
 /// Filters the system calls of the calling process, and drops the capabilities needed for that:
 /// root keeps Docker's, other users none. Calls about owners go to the other end of `socket`, if
 /// given.
-pub(crate) fn narrow(uid: u32, socket: Option<BorrowedFd<'_>>) -> Result<(), String> {
+pub(crate) fn narrow(uid: u32, socket: Option<BorrowedFd<'_>>) -> Result<(), Problem> {
     match socket {
         Some(socket) => {
             let filter = seccomp::filter_that_asks(&numbers());
-            listen(&filter.ok_or("owners are written down on x86_64 and aarch64 only")?, socket)?;
+            listen(&filter.ok_or(Problem::NoEmulation)?, socket)?;
         }
         None => {
             if let Some(filter) = seccomp::filter() {
-                process::filter_calls(&filter).map_err(text)?;
+                process::filter_calls(&filter)?;
             }
         }
     }
     let kept: caps::CapsHashSet = CAPABILITIES.iter().filter_map(|c| format!("CAP_{c}").parse().ok()).collect();
-    caps::drop(None, caps::CapSet::Bounding, caps::Capability::CAP_SYS_ADMIN).map_err(text)?;
+    caps::drop(None, caps::CapSet::Bounding, caps::Capability::CAP_SYS_ADMIN).map_err(library)?;
     let held = if uid == 0 { kept } else { caps::CapsHashSet::new() };
-    caps::set(None, caps::CapSet::Effective, &held).map_err(text)?;
-    caps::set(None, caps::CapSet::Permitted, &held).map_err(text)
+    caps::set(None, caps::CapSet::Effective, &held).map_err(library)?;
+    caps::set(None, caps::CapSet::Permitted, &held).map_err(library)
 }
 
 /// Returns the builder's own capabilities: all for a namespace's root, fewer for root of a

@@ -20,11 +20,13 @@ use rbuild_linux::{OwnerKey, sealed_program};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::SandboxError;
+use crate::error::{During, Phase, Problem};
 use crate::namespace::network::Isolated;
 use crate::runner::container::runner_main;
 use crate::runner::surroundings::{Proc, Surroundings};
 
-/// Requests of the builder. The answer repeats the byte.
+/// Requests of the builder. The answer repeats the byte; if a runner cannot be forked, it is the
+/// kernel's error number, without descriptors.
 const RUNNER: u8 = b'r';
 const SWEEP: u8 = b's';
 /// The first message to a zygote that executed rbuild again, with the owner key and the descriptors
@@ -72,7 +74,8 @@ impl Zygote {
             (Some(_), false) => ZygoteKind::Idle,
         };
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .map_err(|e| failed("socketpair", e))?;
+            .map_err(Problem::of_call("socketpair", "the process that starts commands"))
+            .during(Phase::Start)?;
         if kind == ZygoteKind::Bare {
             process::adopt_orphans()?;
         }
@@ -107,7 +110,7 @@ impl Zygote {
         match socket.as_ref().map(|socket| self.answer(socket)) {
             Some(Ok((_, BEGIN))) => Ok(()),
             _ if self.is_ending() && !process::has_exited(&self.process) => Err(self.end()),
-            _ => Err(SandboxError::Runner("rbuild could not be executed once more to start commands".into())),
+            _ => Err(Problem::NotExecuted.during(Phase::Start).into()),
         }
     }
 
@@ -117,23 +120,27 @@ impl Zygote {
     /// runner remain until [`Zygote::sweep`].
     pub(crate) fn runner(&self, streams: &[BorrowedFd<'_>]) -> Result<OwnedFd, SandboxError> {
         if self.kind == ZygoteKind::Idle {
-            return Err(SandboxError::Runner("no commands were announced when the builder was started".into()));
+            return Err(Problem::Unannounced.during(Phase::Start).into());
         }
-        let mut fds = self.ask(RUNNER, streams).map_err(|e| match e {
+        let (mut fds, answer) = self.ask(RUNNER, streams).map_err(|e| match e {
             _ if self.is_ending() => self.end(),
-            e => failed("asking for it", e),
+            e => Problem::of_call("sendmsg", "the process that starts commands")(e).during(Phase::Start).into(),
         })?;
         match (fds.pop(), fds.is_empty()) {
             (Some(pidfd), true) => Ok(pidfd),
-            _ => Err(SandboxError::Runner("it could not be forked; is there a limit on processes?".into())),
+            _ => {
+                let errno = std::io::Error::from_raw_os_error(answer.into());
+                let e = rbuild_linux::Error::new("clone3", "runner", errno);
+                Err(Problem::NoFork(e.into()).during(Phase::Start).into())
+            }
         }
     }
 
-    fn ask(&self, what: u8, streams: &[BorrowedFd<'_>]) -> rustix::io::Result<Vec<OwnedFd>> {
+    fn ask(&self, what: u8, streams: &[BorrowedFd<'_>]) -> rustix::io::Result<(Vec<OwnedFd>, u8)> {
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         let socket = socket.as_ref().ok_or(rustix::io::Errno::PIPE)?;
         send_with_byte(socket, what, streams)?;
-        self.answer(socket).map(|(fds, _)| fds)
+        self.answer(socket)
     }
 
     /// Waits for the zygote's next message or its end. The socket alone does not signal the end
@@ -170,7 +177,7 @@ impl Zygote {
     pub(crate) fn end(&self) -> SandboxError {
         // A builder without a pid namespace reaps all adopted children, this one included.
         match process::has_exited(&self.process) {
-            true => SandboxError::Runner("the process that starts commands ended by itself".into()),
+            true => Problem::StarterEnded.during(Phase::Start).into(),
             false => SandboxError::Killed("the process that starts commands"),
         }
     }
@@ -186,10 +193,6 @@ impl Drop for Zygote {
     }
 }
 
-fn failed(what: &str, e: rustix::io::Errno) -> SandboxError {
-    SandboxError::Runner(format!("{what}: {e}"))
-}
-
 /// Sends a new zygote the state that it does not inherit.
 fn begin(socket: &OwnedFd, isolated: Option<&Isolated>) -> Result<(), SandboxError> {
     let fds = isolated.map(Isolated::descriptors);
@@ -197,7 +200,9 @@ fn begin(socket: &OwnedFd, isolated: Option<&Isolated>) -> Result<(), SandboxErr
     let key = rbuild_linux::owner_key();
     let message: Vec<u8> = [BEGIN].into_iter().chain(key.into_iter().flatten()).collect();
     send_with_bytes(socket, &message, fds.as_ref().map_or(&[][..], |fds| &fds[..]))
-        .map_err(|e| failed("beginning with it", e))
+        .map_err(Problem::of_call("sendmsg", "the process that starts commands"))
+        .during(Phase::Start)?;
+    Ok(())
 }
 
 /// Executes rbuild as [`zygote_main`], with an empty environment. Returns only on failure.
@@ -270,7 +275,7 @@ fn serve(socket: OwnedFd, around: Option<&Surroundings>) {
                     let answer: Vec<BorrowedFd<'_>> = pidfd.iter().map(|fd| fd.as_fd()).collect();
                     send_with_byte(&socket, RUNNER, &answer)
                 }
-                Err(_) => send_with_byte(&socket, RUNNER, &[]),
+                Err(e) => send_with_byte(&socket, e.errno().and_then(|errno| errno.try_into().ok()).unwrap_or(0), &[]),
             },
         };
         if answered.is_err() {

@@ -1,17 +1,19 @@
 //! The verb `doctor`: tests what this machine allows by doing it.
 
-use rbuild_sandbox::{Builder, Carrier, SandboxError, UNMASK, checks, enter};
+use rbuild_engine::BuildError;
+use rbuild_remedy::Remedy;
+use rbuild_sandbox::{Builder, Carrier, checks, enter};
 use rbuild_store::{Snapshots, Store, Workspace};
 use serde::{Deserialize, Serialize};
 
 use crate::commands::in_builder::{moved_store, store_only};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
-use crate::ui::terminal;
+use crate::ui::{hints, terminal};
 
 pub fn doctor(settings: &Settings) -> Result<u8, Failure> {
     for check in checks() {
-        line(check.remedy.is_none(), check.name, &check.found, check.remedy.as_deref());
+        line(check.remedy.is_none(), check.name, &check.found, check.remedy.as_ref().map(hints::words).as_deref());
     }
     match settings.open() {
         Ok(store) => line(true, "store", &store.path().display().to_string(), None),
@@ -32,7 +34,7 @@ pub fn doctor(settings: &Settings) -> Result<u8, Failure> {
     line(true, "networks", shared, None);
     match Carrier::find() {
         Ok(carrier) => line(true, "isolated", &format!("--network isolated uses {}", carrier.name()), None),
-        Err(why) => line(false, "isolated", &why.reason, Some(&why.remedy)),
+        Err(why) => line(false, "isolated", &why.reason, Some(&hints::words(&why.remedy))),
     }
     Ok(if ok { code::OK } else { code::REFUSED })
 }
@@ -65,7 +67,7 @@ impl Found {
         line(true, &self.rung, found, None);
         if self.outer_processes {
             let found = "parts of /proc are masked, so commands share /proc with this container and see its processes";
-            line(false, "proc", found, Some(UNMASK));
+            line(false, "proc", found, Some(&hints::words(&Remedy::UnmaskProc)));
         } else if self.rung != "chroot" {
             line(true, "proc", "commands see only their own processes", None);
         }
@@ -85,7 +87,7 @@ fn trial(settings: &Settings) -> Result<Found, Failure> {
     let (mut reader, mut writer) = std::io::pipe().map_err(fail)?;
     enter(&store_only(settings), settings.rung, |builder| {
         use std::io::Write;
-        let result = builder.and_then(|builder| {
+        let result = builder.map_err(BuildError::from).and_then(|builder| {
             let copies = snapshots(&store, &builder)? == Snapshots::Copies;
             let rung = builder.isolation.rung.to_string();
             Ok(Found { rung, copies, outer_processes: builder.shows_outer_processes() })
@@ -105,9 +107,8 @@ fn trial(settings: &Settings) -> Result<Found, Failure> {
     answer.map_err(|(message, help)| Failure { help, ..Failure::new(message) })
 }
 
-fn snapshots(store: &Store, builder: &Builder) -> Result<Snapshots, SandboxError> {
-    let other = |e: rbuild_store::StoreError| SandboxError::Runner(e.to_string());
-    let store = moved_store(builder, store).map_err(other)?;
-    let work = Workspace::open(&store).map_err(other)?;
-    rbuild_engine::snapshots(builder, &work).map_err(|e| SandboxError::Runner(e.message()))
+fn snapshots(store: &Store, builder: &Builder) -> Result<Snapshots, BuildError> {
+    let store = moved_store(builder, store)?;
+    let work = Workspace::open(&store)?;
+    rbuild_engine::snapshots(builder, &work)
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use rbuild_engine::{BuildError, Invocation, invoke, volume_binds};
 use rbuild_plan::{Network, Volume};
-use rbuild_sandbox::{Builder, Cancel, Carrier, Input, NotStarted, Outcome, Restore, SandboxError, World, enter};
+use rbuild_sandbox::{Builder, Cancel, Carrier, Input, Outcome, Restore, SandboxError, World, enter};
 use rbuild_store::{Image, Store};
 
 use crate::args::RunArgs;
@@ -14,7 +14,7 @@ use crate::commands::named::{self, Purpose};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
 use crate::input::{flags, network};
-use crate::ui::terminal;
+use crate::ui::{hints, terminal};
 
 /// Exit codes of shells for a program that was not found, and for one that cannot be executed.
 const NOT_FOUND: i32 = 127;
@@ -91,11 +91,9 @@ fn in_builder(builder: Result<Builder, SandboxError>, store: &Store, image: &Ima
         Ok(Outcome::Exited(code)) => code,
         Ok(Outcome::Signaled(signal)) => 128 + signal,
         Ok(Outcome::NotStarted(why)) => {
-            terminal::error(&format!("the command could not be started: {why}"), None);
-            match why {
-                NotStarted::NoProgram(_) => NOT_FOUND,
-                NotStarted::Other(_) => CANNOT_RUN,
-            }
+            let help = why.remedy().as_ref().map(hints::words);
+            terminal::error(&format!("the command could not be started: {why}"), help.as_deref());
+            if why.is_no_program() { NOT_FOUND } else { CANNOT_RUN }
         }
         Err(_) if cancel.is_cancelled() => i32::from(code::INTERRUPTED),
         Err(e) => i32::from(Failure::from(e).report()),

@@ -53,6 +53,24 @@ pub fn words(remedy: &Remedy) -> String {
             format!("pass what was not given: {}", secrets.chain(agents).collect::<Vec<_>>().join(", "))
         }
         Remedy::PassContext => "pass a context directory: the Dockerfile was given without one".into(),
+        Remedy::OrSingleId { action } => format!("{action}, or build without sub-IDs: --isolation=single-id"),
+        Remedy::OrOtherNetwork { action } => format!("{action}, or use --network host or none"),
+        Remedy::OmitNetwork => "omit --network".into(),
+        Remedy::ReadOnlyVolume => "add :ro to the --volume".into(),
+        Remedy::UnmaskProc => {
+            "start the container with --security-opt systempaths=unconfined, or in Kubernetes with procMount: Unmasked"
+                .into()
+        }
+        Remedy::UnconfineSeccomp => {
+            "start the container with --security-opt seccomp=unconfined (Kubernetes: seccompProfile type Unconfined)"
+                .into()
+        }
+        Remedy::FindDenial => "allow it in the security module or seccomp profile; see `rbuild doctor`".into(),
+        Remedy::CheckSubIds => {
+            "check that newuidmap and newgidmap are set-uid root, the root file system is not nosuid, and `rbuild doctor`"
+                .into()
+        }
+        Remedy::MountProc => "mount it: mount -t proc proc /proc (before a chroot: mount --bind /proc DIR/proc)".into(),
         Remedy::UseStoredImage { first } => {
             let stored = "build with --pull=missing, which takes the image that is here";
             first.as_ref().map_or(stored.into(), |first| format!("{first}, or {stored}"))
@@ -106,7 +124,7 @@ mod tests {
             Remedy::ImportFiles,
             Remedy::LoadBase,
             Remedy::SelectPlatform { platform: "linux/arm64".into() },
-            Remedy::GrantIds { file: "/etc/subuid" },
+            Remedy::GrantIds { file: "/etc/subuid".into() },
             Remedy::RaiseLimit { name: "ratio".into() },
             Remedy::SetArgument,
             Remedy::Allow { entitlement: "network.host" },
@@ -120,6 +138,15 @@ mod tests {
             Remedy::RaiseRateLimit { registry: "a.io".into() },
             Remedy::TrustAuthority { registry: "a.io".into() },
             Remedy::AllowPlainHttp { registry: "a.io".into() },
+            Remedy::OrSingleId { action: "mount it without nosuid".into() },
+            Remedy::OrOtherNetwork { action: "install pasta".into() },
+            Remedy::OmitNetwork,
+            Remedy::ReadOnlyVolume,
+            Remedy::UnmaskProc,
+            Remedy::UnconfineSeccomp,
+            Remedy::FindDenial,
+            Remedy::CheckSubIds,
+            Remedy::MountProc,
         ]
     }
 

@@ -114,6 +114,16 @@ fn a_full_disk_is_said_and_nothing_is_left() {
     assert!(ran.stdout.starts_with("sha256:"), "left in tmp: {}", ran.stdout);
 }
 
+/// The process that prepares a command meets the full disk, not the builder.
+#[test]
+fn a_full_disk_of_a_command_is_said() {
+    let lab = Lab::bare();
+    lab.write("big", vec![7u8; 30 << 20]);
+    let run = "mount -t tmpfs -o size=12m x $RBUILD_ROOT; $RB import $BASE busybox >/dev/null; \
+               $RB --isolation=chroot run -v $PWD/big:/big:ro busybox true";
+    in_namespace(&lab, run).fails(126, &["could not be started", "No space left on device", "hint: ", "rbuild prune"]);
+}
+
 /// The message for a full disk does not blame the store if another disk is full.
 #[test]
 fn a_full_disk_of_a_target_is_said() {

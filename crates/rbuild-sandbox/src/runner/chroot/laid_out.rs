@@ -13,9 +13,10 @@ use std::path::{Component, Path, PathBuf};
 
 use rbuild_linux::{Held, Kind, RootDir, Stat, Timestamp, Trail};
 
-use super::material::{Entry, What};
+use crate::error::{Holder, MountProblem, Problem};
 use crate::protocol::RunRequest;
-use crate::runner::obstacles::{Holder, Taken, cannot, fitting_place, outside_of_the_kernels};
+use crate::runner::chroot::material::{Entry, What};
+use crate::runner::obstacles::{Taken, fitting_place, outside_of_the_kernels};
 
 type Failure = rbuild_linux::Error;
 
@@ -142,8 +143,8 @@ impl LaidOut<'_> {
         LaidOut { root, scratch, mounts: Vec::new(), taken: Taken::default() }
     }
 
-    pub(super) fn put(&mut self, request: &RunRequest) -> Result<(), String> {
-        self.scratch.create_dir_all(COVERED, 0o755, None, |_| ()).map_err(crate::error::text)?;
+    pub(super) fn put(&mut self, request: &RunRequest) -> Result<(), Problem> {
+        self.scratch.create_dir_all(COVERED, 0o755, None, |_| ())?;
         for (target, what) in [
             ("/proc", What::Empty(0o555)),
             ("/sys", What::Empty(0o555)),
@@ -159,12 +160,12 @@ impl LaidOut<'_> {
         Ok(())
     }
 
-    fn mount(&mut self, target: &str, what: What<'_>) -> Result<(), String> {
-        let fail = |e: Failure| cannot(Path::new(target), &e);
+    fn mount(&mut self, target: &str, what: What<'_>) -> Result<(), Problem> {
+        let fail = |e: Failure| Problem::of_mount_point(Path::new(target), e);
         let needs = if what.is_dir()? { Kind::Dir } else { Kind::File };
         let at = self.place_of(Path::new(target), needs)?;
         let Some(name) = at.file_name().map(OsStr::to_os_string) else {
-            return Err(format!("{target} is the root directory, and nothing can be mounted over that"));
+            return Err(MountProblem::OverRoot.at(Path::new(target)).into());
         };
         let (dir, points) = self.directory_of(&at).map_err(fail)?;
         let is_there = dir.stat_name(&name).is_ok();
@@ -174,8 +175,8 @@ impl LaidOut<'_> {
     }
 
     /// Returns `target` with links resolved, if a mount can be there.
-    fn place_of(&self, target: &Path, needs: Kind) -> Result<PathBuf, String> {
-        let real = self.root.resolve(target).map_err(|e| cannot(target, &e))?;
+    fn place_of(&self, target: &Path, needs: Kind) -> Result<PathBuf, Problem> {
+        let real = self.root.resolve(target).map_err(|e| Problem::of_mount_point(target, e))?;
         outside_of_the_kernels(target, &real)?;
         self.taken.allows(target, &real, needs)?;
         let holder = if self.taken.covers(&real) { Holder::Mount } else { Holder::Image };
@@ -228,9 +229,9 @@ impl LaidOut<'_> {
     }
 
     /// Removes everything that was placed. All processes of the command must have ended.
-    pub(super) fn take_back(&mut self) -> Result<(), String> {
+    pub(super) fn take_back(&mut self) -> Result<(), Failure> {
         let mounts = std::mem::take(&mut self.mounts);
-        self.bring_back(mounts).map_err(|e| format!("taking back what stood for mounts: {e}"))
+        self.bring_back(mounts)
     }
 
     fn bring_back(&self, mut mounts: Vec<Mounted>) -> Result<(), Failure> {

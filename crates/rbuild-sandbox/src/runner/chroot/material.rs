@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rbuild_linux::{Kind, RootDir, Stat, Trail, copy_file};
 
-use crate::error::text;
+use crate::error::Problem;
 use crate::protocol::{MountRequest, Source};
 use crate::runner::devices::DEVICES;
 
@@ -30,30 +30,25 @@ pub(super) enum What<'a> {
 }
 
 impl What<'_> {
-    pub(super) fn of(wanted: &MountRequest) -> Result<What<'_>, String> {
+    pub(super) fn of(wanted: &MountRequest) -> Result<What<'_>, Problem> {
         Ok(match &wanted.source {
             Source::File { content, mode, uid, gid } => What::Text(content, *mode, *uid, *gid),
             Source::Tmpfs { .. } => What::Empty(0o1777),
             Source::Bind(path) => socket(path)?,
             Source::Part { dir, path } => What::Lent(inside(dir, path)?),
-            Source::BindBelow { .. } => return Err("a directory that stays takes a mount".into()),
-            Source::Trees { .. } => return Err("a mount of layers takes an overlay".into()),
+            Source::BindBelow { .. } => return Err(Problem::NeedsMounts("a directory that stays".into())),
+            Source::Trees { .. } => return Err(Problem::NeedsMounts("a mount of layers".into())),
             Source::Machine(path) if wanted.read_only => What::Copied(outside(path)?),
-            Source::Machine(path) => {
-                let shown = path.display();
-                return Err(format!(
-                    "{shown} cannot be written to by a command where nothing can be mounted; add :ro to the --volume"
-                ));
-            }
+            Source::Machine(path) => return Err(Problem::WritableVolume(path.display().to_string())),
         })
     }
 
-    pub(super) fn is_dir(&self) -> Result<bool, String> {
+    pub(super) fn is_dir(&self) -> Result<bool, Problem> {
         match self {
             What::Text(..) | What::Socket(_) => Ok(false),
             What::Empty(_) | What::Devices => Ok(true),
             What::Lent((dir, name)) | What::Copied((dir, name)) => {
-                let stat = dir.stat_name(name).map_err(|e| format!("a mount source: {e}"))?;
+                let stat = dir.stat_name(name)?;
                 Ok(stat.kind == Kind::Dir)
             }
         }
@@ -99,29 +94,29 @@ fn fill_dev(dev: &RootDir) -> rbuild_linux::Result<()> {
     dev.chmod(shared, 0o1777)
 }
 
-fn socket(path: &Path) -> Result<What<'static>, String> {
+fn socket(path: &Path) -> Result<What<'static>, Problem> {
     let (dir, name) = outside(path)?;
-    match dir.stat_name(&name).map_err(text)?.kind {
+    match dir.stat_name(&name)?.kind {
         Kind::Socket => Ok(What::Socket((dir, name))),
         // Any other file shown directly could be hard-linked into the result.
-        _ => Err(format!("{} is no socket, and takes a mount", path.display())),
+        _ => Err(Problem::NeedsMounts(path.display().to_string().into())),
     }
 }
 
 /// Resolves a path inside a directory, without links leaving it.
-fn inside(dir: &Path, path: &Path) -> Result<Entry, String> {
-    let root = RootDir::open(dir).map_err(text)?;
-    let real = root.resolve(path).map_err(text)?;
+fn inside(dir: &Path, path: &Path) -> Result<Entry, Problem> {
+    let root = RootDir::open(dir)?;
+    let real = root.resolve(path)?;
     match real.file_name() {
-        Some(_) => root.parent(&real).map_err(text),
+        Some(_) => Ok(root.parent(&real)?),
         None => outside(dir),
     }
 }
 
-fn outside(path: &Path) -> Result<Entry, String> {
-    let above = path.parent().ok_or("the root of the machine is no mount source")?;
-    let name = path.file_name().ok_or("the root of the machine is no mount source")?;
-    Ok((RootDir::open(above).map_err(text)?, name.to_os_string()))
+fn outside(path: &Path) -> Result<Entry, Problem> {
+    let above = path.parent().ok_or_else(|| Problem::NeedsMounts("the root directory of the machine".into()))?;
+    let name = path.file_name().ok_or_else(|| Problem::NeedsMounts("the root directory of the machine".into()))?;
+    Ok((RootDir::open(above)?, name.to_os_string()))
 }
 
 /// Copies an entry recursively under another name. Device nodes are skipped.

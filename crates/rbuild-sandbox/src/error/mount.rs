@@ -1,0 +1,134 @@
+//! Mounts that cannot be made where they were requested.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use rbuild_linux::{Kind, shown_path};
+use rbuild_remedy::Remedy;
+use serde::{Deserialize, Serialize};
+
+/// A mount that cannot be made at its target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub struct MountError {
+    /// Path in the container, as requested.
+    target: PathBuf,
+    problem: MountProblem,
+}
+
+/// The owner of a file that is in the way of a mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Holder {
+    Image,
+    /// Another mount of the same command.
+    Mount,
+}
+
+/// The type of a file as a noun with its article.
+type Noun = Cow<'static, str>;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MountProblem {
+    /// The target is the procfs of the command.
+    OverProcesses,
+    OverRoot,
+    /// An entry of another type is at the target.
+    InTheWay {
+        holder: Holder,
+        has: Noun,
+        needs: Noun,
+    },
+    /// `path` is above the target and not a directory.
+    BelowAFile {
+        holder: Holder,
+        path: PathBuf,
+        has: Noun,
+    },
+    /// The target lies, or its link leads, into a file system of the kernel.
+    InKernelFiles {
+        place: Noun,
+        link_to: Option<PathBuf>,
+    },
+    /// A mount point is missing in a read-only mount.
+    ReadOnly,
+    /// A single file cannot be kept read-only for a command that may mount.
+    SingleFile,
+}
+
+impl Holder {
+    /// Returns the beginning of a sentence about a file that is in the way.
+    fn has(self) -> &'static str {
+        match self {
+            Holder::Image => "the image has",
+            Holder::Mount => "another mount has",
+        }
+    }
+}
+
+impl MountProblem {
+    pub(crate) fn in_the_way(holder: Holder, has: Kind, needs: Kind) -> MountProblem {
+        MountProblem::InTheWay { holder, has: has.noun().into(), needs: needs.noun().into() }
+    }
+
+    pub(crate) fn below_a_file(holder: Holder, path: &Path, has: &'static str) -> MountProblem {
+        MountProblem::BelowAFile { holder, path: path.to_path_buf(), has: has.into() }
+    }
+
+    pub(crate) fn at(self, target: &Path) -> MountError {
+        MountError { target: target.to_path_buf(), problem: self }
+    }
+}
+
+impl MountError {
+    /// Returns the action that makes the mount possible.
+    pub fn remedy(&self) -> Remedy {
+        let text = match &self.problem {
+            MountProblem::OverProcesses | MountProblem::OverRoot | MountProblem::ReadOnly => "mount it elsewhere",
+            MountProblem::InTheWay { holder: Holder::Image, .. } => "replace it where the image is made",
+            MountProblem::BelowAFile { holder: Holder::Image, .. } => {
+                "mount it elsewhere, or replace the file where the image is made"
+            }
+            MountProblem::InTheWay { .. } | MountProblem::BelowAFile { .. } => "give each mount a target of its own",
+            MountProblem::InKernelFiles { link_to: None, .. } => "mount it elsewhere",
+            MountProblem::InKernelFiles { link_to: Some(_), .. } => "replace the link where the image is made",
+            MountProblem::SingleFile => "mount its directory instead",
+        };
+        text.into()
+    }
+}
+
+impl fmt::Display for MountError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let target = shown_path(&self.target);
+        match &self.problem {
+            MountProblem::OverProcesses => {
+                write!(f, "{target} is where the command sees its processes; nothing else can be mounted there")
+            }
+            MountProblem::OverRoot => write!(f, "{target} is the root directory; nothing can be mounted over it"),
+            MountProblem::InTheWay { holder, has, needs } => {
+                write!(f, "{} {has} at {target}, where {needs} is needed to be mounted on", holder.has())
+            }
+            MountProblem::BelowAFile { holder, path, has } => {
+                let path = shown_path(path);
+                write!(f, "{} {has} at {path}, below which {target} cannot be mounted", holder.has())
+            }
+            MountProblem::InKernelFiles { place, link_to: None } => {
+                write!(f, "{target} lies in {place}, where nothing can be made to be mounted on")
+            }
+            MountProblem::InKernelFiles { place, link_to: Some(real) } => {
+                let real = shown_path(real);
+                write!(
+                    f,
+                    "{target} is a link that leads to {real} in {place}, where nothing can be made to be mounted on"
+                )
+            }
+            MountProblem::ReadOnly => {
+                write!(f, "{target} lies in a read-only mount that has no such entry to be mounted on")
+            }
+            MountProblem::SingleFile => write!(
+                f,
+                "the volume at {target} is a single file, which cannot be kept read-only for RUN --security=insecure"
+            ),
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! Errors of runners, which cross the boundary to the builder's process as values.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::path::Path;
+
+use rbuild_remedy::Remedy;
+use serde::{Deserialize, Serialize};
+
+use crate::error::mount::MountError;
+
+/// The reason why a command was not started, or why its runner failed afterwards.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunnerError {
+    pub phase: Phase,
+    pub problem: Problem,
+}
+
+/// The work that a runner was doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// Starting the runner, and talking to it.
+    Start,
+    /// Reading the request.
+    Request,
+    /// Entering namespaces.
+    Namespaces,
+    /// Mounting or placing the command's files.
+    Files,
+    /// Creating the container.
+    Container,
+    Terminal,
+    /// Executing the command.
+    Command,
+    /// Answering the command's calls about identity.
+    Emulation,
+    /// Reporting to the builder.
+    Report,
+    /// Removing what stood for mounts.
+    Cleanup,
+}
+
+impl Phase {
+    /// Returns the phase as the beginning of a message, where the problem alone does not say it.
+    fn prefix(self) -> &'static str {
+        match self {
+            Phase::Request => "the request cannot be read: ",
+            Phase::Terminal => "the terminal: ",
+            Phase::Report => "reporting the end: ",
+            Phase::Cleanup => "removing the files in place of mounts: ",
+            Phase::Start | Phase::Namespaces | Phase::Files | Phase::Container | Phase::Command | Phase::Emulation => {
+                ""
+            }
+        }
+    }
+}
+
+/// The cause of a runner's failure.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Problem {
+    /// A system call failed.
+    #[error(transparent)]
+    System(SystemError),
+    #[error(transparent)]
+    Mount(MountError),
+    /// The image has no such program. `path` is the variable in which a name was looked up.
+    #[error("{}", no_program(name, path.as_deref()))]
+    NoProgram { name: String, path: Option<String> },
+    #[error("there is no command to run")]
+    NoCommand,
+    #[error("{0:?} holds a zero byte")]
+    ZeroByte(String),
+    #[error("the working directory {0} does not exist")]
+    NoWorkingDirectory(String),
+    #[error("the working directory {0} is not a directory")]
+    WorkingDirectoryIsAFile(String),
+    #[error("the mount source {0} does not exist")]
+    NoMountSource(String),
+    #[error("this machine has no /dev/{name}, which commands are given")]
+    NoDevice { name: Cow<'static, str>, major: u32, minor: u32 },
+    #[error("a command with all rights would reach the builder's own files through the /proc that it gets here")]
+    ExposedProcesses,
+    /// Something that takes a mount, where none can be made.
+    #[error("{0} cannot be had where nothing can be mounted")]
+    NeedsMounts(Cow<'static, str>),
+    #[error("{0} cannot be written to by a command where nothing can be mounted")]
+    WritableVolume(String),
+    #[error("a network of its own takes namespaces, which this machine does not allow")]
+    NeedsNamespaces,
+    #[error("this build has no isolated network")]
+    NoNetwork,
+    #[error("the isolated network did not come up; {carrier} says {}", if said.is_empty() { "nothing" } else { said })]
+    NetworkDown { carrier: Cow<'static, str>, said: String },
+    #[error("owners are recorded on x86_64 and aarch64 only")]
+    NoEmulation,
+    #[error("the command's calls cannot be answered")]
+    NoListener,
+    /// One of the container's first processes was killed.
+    #[error("a process that makes its container was killed by signal {0}")]
+    Killed(i32),
+    /// No commands were announced when the builder was started.
+    #[error("no commands were announced when the builder was started")]
+    Unannounced,
+    #[error("the process that starts commands ended by itself")]
+    StarterEnded,
+    #[error("rbuild could not be executed once more to start commands")]
+    NotExecuted,
+    /// A runner could not be forked.
+    #[error("it could not be forked: {0}")]
+    NoFork(SystemError),
+    /// A library failed. `errno` is the kernel's error, if the library passes it on.
+    #[error("{message}")]
+    Library { message: String, errno: Option<i32> },
+}
+
+fn no_program(name: &str, path: Option<&str>) -> String {
+    match path {
+        None => format!("the image has no {name}"),
+        Some(path) => format!("the image has no program `{name}` in PATH={path}"),
+    }
+}
+
+impl fmt::Display for RunnerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.phase.prefix(), self.problem)
+    }
+}
+
+/// The message contains the problem's, which is therefore not part of the source chain.
+impl std::error::Error for RunnerError {}
+
+impl RunnerError {
+    /// Returns the kernel's error number, if the kernel caused the failure.
+    pub fn errno(&self) -> Option<i32> {
+        match &self.problem {
+            Problem::System(e) | Problem::NoFork(e) => e.errno,
+            Problem::Library { errno, .. } => *errno,
+            _ => None,
+        }
+    }
+
+    /// Returns true if the image has no such program.
+    pub fn is_no_program(&self) -> bool {
+        matches!(self.problem, Problem::NoProgram { .. })
+    }
+
+    /// Returns the remedy, if there is one.
+    pub fn remedy(&self) -> Option<Remedy> {
+        match &self.problem {
+            Problem::Mount(e) => Some(e.remedy()),
+            Problem::NoDevice { name, major, minor } => {
+                Some(format!("make it: mknod -m 666 /dev/{name} c {major} {minor}").into())
+            }
+            Problem::ExposedProcesses => Some(Remedy::UnmaskProc),
+            Problem::WritableVolume(_) => Some(Remedy::ReadOnlyVolume),
+            Problem::NeedsNamespaces => Some(Remedy::OmitNetwork),
+            Problem::NoFork(_) => Some("raise the limit on processes or namespaces".into()),
+            // Namespaces have limits that are reported like a full disk.
+            _ if self.phase == Phase::Namespaces => None,
+            Problem::System(e) => e.remedy(),
+            Problem::Library { errno, .. } => of_errno((*errno)?),
+            _ => None,
+        }
+    }
+}
+
+/// Returns the remedy against an error of the kernel.
+fn of_errno(errno: i32) -> Option<Remedy> {
+    let e = rbuild_linux::Error::new("", "", std::io::Error::from_raw_os_error(errno));
+    if e.is_disk_full() { Some(Remedy::FreeSpace) } else { e.remedy() }
+}
+
+/// A failed system call, as it crosses the boundary between processes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct SystemError {
+    pub call: Cow<'static, str>,
+    /// A path, or another object of the call.
+    pub object: String,
+    /// `None` if the kernel did not report the failure.
+    pub errno: Option<i32>,
+    message: String,
+    /// The file that grants the ID that was not mapped, if that is the cause.
+    granted_in: Option<Cow<'static, str>>,
+}
+
+impl SystemError {
+    fn remedy(&self) -> Option<Remedy> {
+        match &self.granted_in {
+            Some(file) => Some(Remedy::GrantIds { file: file.clone() }),
+            None => of_errno(self.errno?),
+        }
+    }
+
+    /// Returns the error with the words of a message that describes its object otherwise.
+    fn of(self, object: &str) -> SystemError {
+        SystemError { message: format!("{object}: {}", self.message), ..self }
+    }
+}
+
+impl From<rbuild_linux::Error> for SystemError {
+    fn from(e: rbuild_linux::Error) -> SystemError {
+        let granted = match e.remedy() {
+            Some(Remedy::GrantIds { file }) => Some(file),
+            _ => None,
+        };
+        SystemError {
+            call: e.call().into(),
+            object: e.object().to_string(),
+            errno: e.errno(),
+            message: e.to_string(),
+            granted_in: granted,
+        }
+    }
+}
+
+impl From<rbuild_linux::Error> for Problem {
+    fn from(e: rbuild_linux::Error) -> Problem {
+        Problem::System(e.into())
+    }
+}
+
+impl From<MountError> for Problem {
+    fn from(e: MountError) -> Problem {
+        Problem::Mount(e)
+    }
+}
+
+impl Problem {
+    /// Returns a conversion for errors of a system call with that object.
+    pub(crate) fn of_call<E: Into<std::io::Error>>(
+        call: &'static str,
+        object: impl AsRef<Path>,
+    ) -> impl FnOnce(E) -> Problem {
+        move |e| rbuild_linux::Error::new(call, object, e).into()
+    }
+
+    /// Returns the failure to mount at a target.
+    pub(crate) fn of_mount_point(target: &Path, e: rbuild_linux::Error) -> Problem {
+        let object = format!("the mount point {}", rbuild_linux::shown_path(target));
+        Problem::System(SystemError::from(e).of(&object))
+    }
+
+    pub(crate) fn during(self, phase: Phase) -> RunnerError {
+        RunnerError { phase, problem: self }
+    }
+}
+
+/// Names the phase in which a problem occurred.
+pub(crate) trait During<T> {
+    fn during(self, phase: Phase) -> Result<T, RunnerError>;
+}
+
+impl<T, E: Into<Problem>> During<T> for Result<T, E> {
+    fn during(self, phase: Phase) -> Result<T, RunnerError> {
+        self.map_err(|e| e.into().during(phase))
+    }
+}
+
+/// Returns the failure of a library: the messages of the error and its causes, without
+/// repetitions, and the error number of the kernel among them.
+pub(crate) fn library<E: std::error::Error + 'static>(e: E) -> Problem {
+    let mut message = e.to_string();
+    let mut errno = None;
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(&e);
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        if !message.contains(&text) {
+            message.push_str(": ");
+            message.push_str(&text);
+        }
+        errno = errno.or_else(|| errno_of(cause));
+        next = cause.source();
+    }
+    Problem::Library { message, errno }
+}
+
+fn errno_of(e: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let of_nix = || e.downcast_ref::<nix::errno::Errno>().map(|e| *e as i32);
+    e.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error).or_else(of_nix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(errno: rustix::io::Errno) -> Problem {
+        Problem::of_call("mkdirat", "/store/tmp/work")(errno)
+    }
+
+    /// Returns the error as it arrives in another process.
+    fn sent(e: &RunnerError) -> RunnerError {
+        serde_json::from_slice(&serde_json::to_vec(e).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_kernels_error_and_its_remedy_cross_the_boundary() {
+        let full = sent(&failed(rustix::io::Errno::NOSPC).during(Phase::Files));
+        assert_eq!((full.errno(), full.remedy()), (Some(28), Some(Remedy::FreeSpace)));
+        let Problem::System(e) = &full.problem else { panic!("{full:?}") };
+        assert_eq!((&*e.call, &*e.object), ("mkdirat", "/store/tmp/work"));
+        let files = sent(&failed(rustix::io::Errno::MFILE).during(Phase::Container));
+        assert!(files.remedy().is_some_and(|remedy| remedy.text().is_some_and(|text| text.contains("ulimit"))));
+        let denied = sent(&failed(rustix::io::Errno::ACCESS).during(Phase::Files));
+        assert_eq!(denied.errno(), Some(13));
+        assert!(denied.to_string().contains("/store/tmp/work"), "{denied}");
+    }
+
+    #[test]
+    fn too_many_namespaces_are_no_full_disk() {
+        let e = failed(rustix::io::Errno::NOSPC).during(Phase::Namespaces);
+        assert_eq!(e.remedy(), None);
+    }
+
+    #[test]
+    fn a_library_that_passes_the_kernels_error_on_keeps_it() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("no container")]
+        struct Outer(#[source] std::io::Error);
+        let e = library(Outer(std::io::Error::from_raw_os_error(28))).during(Phase::Container);
+        assert_eq!((e.errno(), e.remedy()), (Some(28), Some(Remedy::FreeSpace)));
+        assert_eq!(e.to_string(), "no container: No space left on device (os error 28)");
+    }
+
+    #[test]
+    fn a_missing_program_is_told_by_its_variant() {
+        let e = Problem::NoProgram { name: "x".into(), path: Some("/bin".into()) }.during(Phase::Command);
+        assert!(sent(&e).is_no_program());
+        assert_eq!(e.to_string(), "the image has no program `x` in PATH=/bin");
+        let other = Problem::Library { message: "the image has no luck".into(), errno: None };
+        assert!(!other.during(Phase::Container).is_no_program());
+    }
+}
