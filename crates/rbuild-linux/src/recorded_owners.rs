@@ -31,6 +31,25 @@ const FAR: i64 = 1 << 33;
 /// Nanoseconds per second.
 const SECOND: u32 = 1_000_000_000;
 
+/// The representation of file owners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OwnerMode {
+    /// Owners of the file system.
+    Given,
+    /// Records in metadata ([`Recorded`]).
+    Recorded,
+}
+
+impl OwnerMode {
+    /// Returns the other representation.
+    pub fn other(self) -> OwnerMode {
+        match self {
+            OwnerMode::Given => OwnerMode::Recorded,
+            OwnerMode::Recorded => OwnerMode::Given,
+        }
+    }
+}
+
 static RECORDED: AtomicBool = AtomicBool::new(false);
 
 /// Records owners from now on, in this process and those that it forks.

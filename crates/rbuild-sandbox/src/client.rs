@@ -160,7 +160,7 @@ pub(crate) fn fail(call: &'static str, object: &'static str) -> impl Fn(std::io:
 /// /dev/stdout, as under docker.
 pub(crate) fn pipe_for(request: &RunRequest) -> Result<(PipeReader, PipeWriter), SandboxError> {
     let (reader, writer) = std::io::pipe().map_err(fail("pipe2", "runner"))?;
-    if request.uid != 0 && !request.recorded {
+    if request.uid != 0 && !request.is_emulated() {
         std::os::unix::fs::fchown(&writer, Some(request.uid), Some(request.gid))
             .map_err(fail("fchown", "the output"))?;
     }
@@ -174,7 +174,7 @@ pub fn run(
     cancel: &Cancel,
     mut output: impl FnMut(Stream, &[u8]),
 ) -> Result<Ended, SandboxError> {
-    let _span = tracing::debug_span!(target: "sandbox", "runner", bare = request.bare, uid = request.uid).entered();
+    let _span = tracing::debug_span!(target: "sandbox", "runner", mode = ?request.mode, uid = request.uid).entered();
     let (mut ours, theirs) = UnixStream::pair().map_err(fail("socketpair", "runner"))?;
     let (out, out_writer) = pipe_for(request)?;
     let (err, err_writer) = pipe_for(request)?;

@@ -20,7 +20,9 @@ pub use error::{MountError, Phase, Problem, Refusal, RunnerError, SandboxError, 
 pub use namespace::enter::{Builder, STORE, World, enter};
 pub use namespace::isolation::{Check, Isolation, Rung, checks, isolation};
 pub use namespace::network::Carrier;
-pub use protocol::{Ended, Files, Input, MountRequest, Network, Outcome, RunRequest, Source, Ulimit};
+pub use protocol::{
+    Ended, Files, Input, MountRequest, Network, Outcome, RunRequest, RunnerMode, Security, Source, Ulimit,
+};
 pub use runner::chroot::restored_files;
 pub use runner::mount_points::remove_points;
 pub use runner::terminal::Restore;

@@ -13,10 +13,7 @@ use crate::error::RunnerError;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunRequest {
     pub files: Files,
-    /// True in the `chroot` isolation mode.
-    pub bare: bool,
-    /// True if file owners are recorded and the command's IDs are emulated.
-    pub recorded: bool,
+    pub mode: RunnerMode,
     pub args: Vec<String>,
     /// `NAME=value`, each name once.
     pub env: Vec<String>,
@@ -27,8 +24,7 @@ pub struct RunRequest {
     pub hostname: String,
     pub mounts: Vec<MountRequest>,
     pub network: Network,
-    /// Grants all capabilities of the namespace, and leaves /proc unmasked.
-    pub insecure: bool,
+    pub security: Security,
     /// Size of /dev/shm in bytes.
     pub shm_size: u64,
     pub ulimits: Vec<Ulimit>,
@@ -36,6 +32,42 @@ pub struct RunRequest {
     /// Contents of the files that are bound over /etc/hosts and /etc/resolv.conf.
     pub hosts: String,
     pub resolv_conf: String,
+}
+
+/// The way in which a command runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RunnerMode {
+    /// In a container.
+    Container,
+    /// In a container that maps only root: file owners are recorded, and the command's IDs are
+    /// emulated.
+    Emulated,
+    /// In another root directory and nothing more.
+    Chroot,
+}
+
+/// The privileges of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Security {
+    /// Docker's default capabilities and system calls.
+    Sandbox,
+    /// All capabilities of the namespace, and an unmasked /proc.
+    Insecure,
+}
+
+impl RunRequest {
+    pub(crate) fn is_emulated(&self) -> bool {
+        self.mode == RunnerMode::Emulated
+    }
+
+    pub(crate) fn is_insecure(&self) -> bool {
+        self.security == Security::Insecure
+    }
+
+    /// Returns the user and group ID that the kernel knows the command by.
+    pub(crate) fn kernel_ids(&self) -> (u32, u32) {
+        if self.is_emulated() { (0, 0) } else { (self.uid, self.gid) }
+    }
 }
 
 /// The root file system of a command.

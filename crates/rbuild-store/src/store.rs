@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rbuild_layer::{Limits, Stop};
-use rbuild_linux::{Conflict, Entry, KeyLock, LockKind, RootDir, is_unpublished, process, write_atomic, write_durable};
+use rbuild_linux::{
+    Conflict, Entry, KeyLock, LockKind, OwnerMode, RootDir, is_unpublished, process, write_atomic, write_durable,
+};
 use rbuild_remedy::Remedy;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -47,30 +49,10 @@ pub struct Store {
     lock: File,
     boot: String,
     limits: Limits,
-    owners: Owners,
+    owners: OwnerMode,
     /// Highest user and group ID of the builder; `None` if this process is the builder.
     builder_ids: Option<(u32, u32)>,
     waits: Waits,
-}
-
-/// Representation of file owners in trees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Owners {
-    /// Owners of the file system.
-    Given,
-    /// Owners in an extended attribute: [`rbuild_linux::Recorded`]. Records and trees are separate
-    /// for this representation.
-    Recorded,
-}
-
-impl Owners {
-    /// Returns the other representation.
-    pub(crate) fn other(self) -> Owners {
-        match self {
-            Owners::Given => Owners::Recorded,
-            Owners::Recorded => Owners::Given,
-        }
-    }
 }
 
 const DIRS: [&str; 9] = ["blobs", "blobs/sha256", "trees", "layers", "records", "results", "builds", "mounts", "tmp"];
@@ -134,7 +116,7 @@ impl Store {
             lock,
             boot: process::boot_id(),
             limits: Limits::default(),
-            owners: Owners::Given,
+            owners: OwnerMode::Given,
             builder_ids: None,
             waits,
         };
@@ -169,7 +151,7 @@ impl Store {
     /// # Errors
     ///
     /// Fails with [`StoreError::Stripped`] if existing trees have lost their owners.
-    pub fn with_owners(self, owners: Owners) -> Result<Store> {
+    pub fn with_owners(self, owners: OwnerMode) -> Result<Store> {
         let store = Store { owners, builder_ids: None, ..self };
         store.ask_witnesses()?;
         Ok(store)
@@ -178,7 +160,7 @@ impl Store {
     /// Returns the store with the representation of owners of another process, the builder, for
     /// looking up what builders made. `highest_ids` are the highest user and group ID that it maps,
     /// `None` if they are those of this process. The owners of existing files are not read.
-    pub fn expecting(self, owners: Owners, highest_ids: Option<(u32, u32)>) -> Store {
+    pub fn expecting(self, owners: OwnerMode, highest_ids: Option<(u32, u32)>) -> Store {
         Store { owners, builder_ids: highest_ids, ..self }
     }
 
@@ -236,13 +218,13 @@ impl Store {
     /// Returns true if the builder can give files these owners.
     pub(crate) fn can_own(&self, uid: u32, gid: u32) -> bool {
         match (self.owners, self.builder_ids) {
-            (Owners::Recorded, _) => true,
-            (Owners::Given, Some((most_uid, most_gid))) => uid <= most_uid && gid <= most_gid,
-            (Owners::Given, None) => rbuild_linux::unmapped(uid, gid).is_none(),
+            (OwnerMode::Recorded, _) => true,
+            (OwnerMode::Given, Some((most_uid, most_gid))) => uid <= most_uid && gid <= most_gid,
+            (OwnerMode::Given, None) => rbuild_linux::unmapped(uid, gid).is_none(),
         }
     }
 
-    pub(crate) fn owners(&self) -> Owners {
+    pub(crate) fn owners(&self) -> OwnerMode {
         self.owners
     }
 

@@ -5,11 +5,11 @@
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
 
-use rbuild_linux::{Kind, RootDir, random_bytes};
+use rbuild_linux::{Kind, OwnerMode, RootDir, random_bytes};
 
 use crate::error::{Result, StoreError};
 use crate::modes;
-use crate::store::{Owners, Store};
+use crate::store::Store;
 
 const DIR: &str = "owners";
 /// Owner of the witness files, which differs from the user who copies a store.
@@ -25,12 +25,12 @@ impl Store {
     /// necessary.
     pub(crate) fn ask_witnesses(&self) -> Result<()> {
         let dir = self.root.create_dir_all(DIR, modes::dir(), None, |_| ())?;
-        if self.owners() == Owners::Recorded && self.root.writes_access_times() {
+        if self.owners() == OwnerMode::Recorded && self.root.writes_access_times() {
             return Err(StoreError::AccessTimes);
         }
         let names: &[(&str, Kind)] = match self.owners() {
-            Owners::Given => &[("given", Kind::File)],
-            Owners::Recorded => &[("recorded", Kind::File), ("recorded-link", Kind::Symlink)],
+            OwnerMode::Given => &[("given", Kind::File)],
+            OwnerMode::Recorded => &[("recorded", Kind::File), ("recorded-link", Kind::Symlink)],
         };
         for (name, kind) in names {
             let name = OsStr::new(name);

@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use rbuild_image::DEFAULT_PATH;
 use rbuild_plan::{Network, Volume, VolumeId};
 use rbuild_remedy::Remedy;
-use rbuild_sandbox::{Builder, Cancel, Files, Input, MountRequest, Outcome, RunRequest, Source, Ulimit, run_attached};
-use rbuild_store::{Image, Snapshots, Store, Workspace};
+use rbuild_sandbox::{
+    Builder, Cancel, Files, Input, MountRequest, Outcome, RunRequest, Security, Source, Ulimit, run_attached,
+};
+use rbuild_store::{Image, OwnerMode, Snapshots, Store, Workspace};
 
 use crate::builder_paths::Place;
 use crate::error::{BuildError, Result};
@@ -74,7 +76,7 @@ pub fn invoke(store: &Store, image: &Image, what: &Invocation, builder: &Builder
         let user = what.user.as_ref().unwrap_or(&config.user);
         let who = users::identity(&users::in_root(&view), user)
             .map_err(|e| BuildError::Other { message: e.to_string(), help: Some(e.remedy()) })?;
-        if let Some(id) = who.unmapped().filter(|_| !builder.isolation.records_owners()) {
+        if let Some(id) = who.unmapped().filter(|_| builder.isolation.owner_mode() == OwnerMode::Given) {
             return Err(BuildError::Other { message: format!("the user `{user}`: {id}"), help: Some(id.remedy()) });
         }
         who
@@ -86,8 +88,7 @@ pub fn invoke(store: &Store, image: &Image, what: &Invocation, builder: &Builder
     };
     let request = RunRequest {
         files,
-        bare: builder.is_bare(),
-        recorded: builder.isolation.records_owners(),
+        mode: builder.isolation.runner_mode(),
         args: command(what, &config.entrypoint, &config.cmd)?,
         env: environment(what, &config.env, who.home.as_deref()),
         cwd,
@@ -97,7 +98,7 @@ pub fn invoke(store: &Store, image: &Image, what: &Invocation, builder: &Builder
         hostname: what.hostname.clone(),
         mounts: what.volumes.iter().enumerate().map(mount).collect(),
         network: network(what.network),
-        insecure: false,
+        security: Security::Sandbox,
         shm_size: what.shm_size.unwrap_or(DEFAULT_SHM),
         ulimits: what.ulimits.clone(),
         input: what.input,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rbuild_dockerfile::Diagnostic;
 use rbuild_image::DEFAULT_PATH;
-use rbuild_linux::RootDir;
+use rbuild_linux::{OwnerMode, RootDir};
 use rbuild_plan::{AgentStep, RunStep, SecretStep, Security, Ulimit, VertexId};
 use rbuild_remedy::Remedy;
 use rbuild_sandbox::{
@@ -148,8 +148,7 @@ fn run_request(
     let home = who.home.clone().unwrap_or_else(|| "/".into());
     RunRequest {
         files,
-        bare: env.builder.is_bare(),
-        recorded: env.builder.isolation.records_owners(),
+        mode: env.builder.isolation.runner_mode(),
         args: run.args.clone(),
         env: [environment(run, &home), variables].concat(),
         cwd: run.cwd.clone(),
@@ -159,7 +158,7 @@ fn run_request(
         hostname: run.hostname.clone(),
         mounts,
         network: network(run.network),
-        insecure: run.security == Security::Insecure,
+        security: security(run.security),
         shm_size: run.shm_size.unwrap_or(DEFAULT_SHM),
         ulimits: run.ulimits.iter().map(ulimit).collect(),
         input: Input::Nothing,
@@ -248,7 +247,7 @@ fn user_of(env: &StepEnv<'_>, id: VertexId, run: &RunStep) -> Result<users::Iden
         found.ok().flatten().unwrap_or_default()
     };
     let who = users::identity(&files, &run.user).map_err(|e| unknown_user(env, id, &e))?;
-    match who.unmapped().filter(|_| !env.builder.isolation.records_owners()) {
+    match who.unmapped().filter(|_| env.builder.isolation.owner_mode() == OwnerMode::Given) {
         Some(unmapped) => {
             let d = Diagnostic::new(env.graph().vertices[id].span, format!("the user `{}`: {unmapped}", run.user));
             Err(BuildError::Unmet(vec![d.help(unmapped.remedy())]))
@@ -276,6 +275,13 @@ fn run_failure(
 
 /// Longer than the granularity of the kernel's clock for file times (CONFIG_HZ is at least 100).
 const TICK: Duration = Duration::from_millis(11);
+
+fn security(security: Security) -> rbuild_sandbox::Security {
+    match security {
+        Security::Sandbox => rbuild_sandbox::Security::Sandbox,
+        Security::Insecure => rbuild_sandbox::Security::Insecure,
+    }
+}
 
 fn ulimit(limit: &Ulimit) -> rbuild_sandbox::Ulimit {
     rbuild_sandbox::Ulimit { name: limit.name.clone(), soft: limit.soft, hard: limit.hard }

@@ -116,7 +116,7 @@ pub(crate) fn run(env: &StepEnv<'_>, pack: impl FnOnce(EarlyLayers<'_>) + Send) 
 }
 
 fn tell_isolation(env: &StepEnv<'_>) {
-    env.events.send(Event::Isolation { rung: env.builder.isolation.rung });
+    env.events.send(Event::Isolation { rung: env.builder.isolation.name() });
     let warn = |text: &str| env.events.send(Event::Warning(text.to_string().into()));
     if env.builder.is_bare() {
         warn(

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rbuild_linux::process::{self, Cloned, Exit};
-use rbuild_linux::{MiniRoot, bind_clone, new_procfs};
+use rbuild_linux::{MiniRoot, OwnerMode, bind_clone, new_procfs};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 
@@ -57,7 +57,7 @@ pub struct Builder {
 impl Builder {
     /// Returns true in the `chroot` isolation mode, where commands get only another root directory.
     pub fn is_bare(&self) -> bool {
-        self.isolation.maps.is_none()
+        self.isolation == Isolation::Chroot
     }
 
     /// Returns true if commands see the processes of the surrounding container, because the kernel
@@ -101,7 +101,7 @@ pub fn enter(
     let isolation = isolation(rung)?;
     // With recorded owners there is no fallback: the caller has already derived its keys for that
     // mode.
-    let has_spare = rung == Rung::Auto && isolation.maps.is_some() && !isolation.records_owners();
+    let has_spare = rung == Rung::Auto && matches!(isolation, Isolation::Userns(_));
     let spare = if has_spare { bare_isolation().ok() } else { None };
     let mut signals = SigSet::empty();
     for s in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
@@ -142,9 +142,9 @@ impl Launcher<'_> {
         // Without a pid namespace, descendants of a builder that is killed together with its zygote
         // and runners are reparented to this process. It adopts them only if it has no children of
         // its own, which could not be told apart from the builder's.
-        let bare = isolation.maps.is_none();
+        let bare = isolation == Isolation::Chroot;
         let adopts = bare && process::children().is_empty() && process::adopt_orphans().is_ok();
-        let cloned = match &isolation.maps {
+        let cloned = match isolation.maps() {
             None => process::fork()?,
             Some(_) => process::clone_into_namespaces().map_err(userns_refused)?,
         };
@@ -157,7 +157,7 @@ impl Launcher<'_> {
         };
         drop((ready, tell));
         let pidfd = process::pidfd(child)?;
-        if let Some(Err(e)) = isolation.maps.as_ref().map(|maps| maps.write(child)) {
+        if let Some(Err(e)) = isolation.maps().map(|maps| maps.write(child)) {
             // The child waits for the launcher's byte, so it ends at this point only if it is
             // killed.
             let killed = process::ends_within(&pidfd, DYING) && process::was_killed(&pidfd);
@@ -183,10 +183,10 @@ impl Launcher<'_> {
         spare: bool,
         build: Option<F>,
     ) -> i32 {
-        if isolation.records_owners() {
+        if isolation.owner_mode() == OwnerMode::Recorded {
             rbuild_linux::record_owners();
         }
-        let bare = isolation.maps.is_none();
+        let bare = isolation == Isolation::Chroot;
         let made = match bare {
             true => become_bare_builder(ready, &self.pidfd).map(|zygote| (zygote, Proc::Own)),
             false => become_builder(self.world, ready, &self.pidfd),

@@ -3,20 +3,25 @@
 use std::path::Path;
 
 use caps::{CapSet, Capability};
-use rbuild_linux::{Error, IdMaps, IdRange, SubIds, USUAL_COUNT, free_range, held_ranges, process, subordinate_ranges};
+use rbuild_linux::{
+    Error, IdMaps, IdRange, OwnerMode, SubIds, USUAL_COUNT, free_range, held_ranges, process, subordinate_ranges,
+};
 
 use rbuild_remedy::Remedy;
 
 use crate::error::{Refusal, refusal};
 use crate::namespace::newuidmap;
+use crate::protocol::RunnerMode;
 
 /// The isolation of commands from the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Isolation {
-    /// The name of the mode, as `--isolation=` takes it.
-    pub rung: &'static str,
-    /// ID maps of the user namespace; `None` in the `chroot` mode.
-    pub maps: Option<IdMaps>,
+pub enum Isolation {
+    /// A user namespace with sub-IDs, or with root's own IDs.
+    Userns(IdMaps),
+    /// A user namespace that maps only the caller; file owners are recorded.
+    SingleId(IdMaps),
+    /// Another root directory and nothing more.
+    Chroot,
 }
 
 /// The requested isolation mode.
@@ -53,7 +58,7 @@ pub fn isolation(rung: Rung) -> Result<Isolation, Refusal> {
         return bare_isolation();
     }
     let (uid, gid) = process::own_ids();
-    let alone = || Isolation { rung: "single-id", maps: Some(IdMaps::alone(uid, gid)) };
+    let alone = || Isolation::SingleId(IdMaps::alone(uid, gid));
     let found = match uid {
         _ if rung == Rung::SingleId => return Ok(alone()),
         // Root of a namespace that maps a single ID is in the same position as a user without
@@ -68,7 +73,7 @@ pub fn isolation(rung: Rung) -> Result<Isolation, Refusal> {
         _ => subordinate_maps(uid, gid),
     };
     match found {
-        Ok(maps) => Ok(Isolation { rung: "userns", maps: Some(maps) }),
+        Ok(maps) => Ok(Isolation::Userns(maps)),
         // No sub-IDs, or no helper programs that grant them.
         Err(_) if rung == Rung::Auto && uid != 0 => Ok(alone()),
         Err(e) => Err(e),
@@ -76,9 +81,38 @@ pub fn isolation(rung: Rung) -> Result<Isolation, Refusal> {
 }
 
 impl Isolation {
-    /// Returns true if file owners are recorded, because only root is mapped.
-    pub fn records_owners(&self) -> bool {
-        self.maps.as_ref().is_some_and(|maps| maps.alone)
+    /// Returns the name of the mode, as users choose it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Isolation::Userns(_) => "userns",
+            Isolation::SingleId(_) => "single-id",
+            Isolation::Chroot => "chroot",
+        }
+    }
+
+    /// Returns the ID maps of the user namespace; `None` in the `chroot` mode.
+    pub fn maps(&self) -> Option<&IdMaps> {
+        match self {
+            Isolation::Userns(maps) | Isolation::SingleId(maps) => Some(maps),
+            Isolation::Chroot => None,
+        }
+    }
+
+    /// Returns the representation of file owners. They are recorded where only root is mapped.
+    pub fn owner_mode(&self) -> OwnerMode {
+        match self {
+            Isolation::SingleId(_) => OwnerMode::Recorded,
+            Isolation::Userns(_) | Isolation::Chroot => OwnerMode::Given,
+        }
+    }
+
+    /// Returns the way in which commands run.
+    pub fn runner_mode(&self) -> RunnerMode {
+        match self {
+            Isolation::Userns(_) => RunnerMode::Container,
+            Isolation::SingleId(_) => RunnerMode::Emulated,
+            Isolation::Chroot => RunnerMode::Chroot,
+        }
     }
 }
 
@@ -91,7 +125,7 @@ pub fn bare_isolation() -> Result<Isolation, Refusal> {
             "run rbuild as root of a container, or where user namespaces are allowed",
         ));
     }
-    Ok(Isolation { rung: "chroot", maps: None })
+    Ok(Isolation::Chroot)
 }
 
 fn has(cap: Capability) -> bool {
@@ -215,7 +249,7 @@ pub fn checks() -> Vec<Check> {
     list.push(Check { name: "user", found: format!("{user} (uid {uid})"), remedy: None });
     list.push(match isolation(Rung::Userns) {
         Ok(isolation) => {
-            let (top_uid, top_gid) = isolation.maps.map_or((0, 0), |maps| maps.highest());
+            let (top_uid, top_gid) = isolation.maps().map_or((0, 0), IdMaps::highest);
             let small = [top_uid, top_gid].map(|top| top < USUAL_COUNT - 1);
             let remedy = small.contains(&true).then(|| {
                 let command = granting(small, &process::user_name(uid).unwrap_or_else(|| uid.to_string()));

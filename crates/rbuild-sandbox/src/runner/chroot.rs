@@ -143,7 +143,7 @@ fn confine(request: &RunRequest, runner: &OwnedFd) -> Result<(), Problem> {
     for limit in &request.ulimits {
         process::set_limit(limit.name.trim_start_matches("RLIMIT_"), limit.soft, limit.hard)?;
     }
-    crate::runner::privileges::bound_capabilities(request.insecure)?;
+    crate::runner::privileges::bound_capabilities(request.is_insecure())?;
     process::become_user(request.uid, request.gid, &request.groups)?;
     process::die_with(runner)?;
     Ok(process::reset_signals()?)

@@ -62,7 +62,7 @@ fn request(socket: &mut UnixStream) -> Result<RunRequest, RunnerError> {
 
 /// Enters the namespaces of the container that libcontainer does not make.
 fn enter_namespaces(request: &RunRequest, around: &Surroundings) -> Result<(), Problem> {
-    if around.proc == Proc::Outer && request.insecure {
+    if around.proc == Proc::Outer && request.is_insecure() {
         return Err(Problem::ExposedProcesses);
     }
     if request.network == Network::Isolated {
@@ -110,7 +110,7 @@ fn container(
     let failure = Arc::new(FailureFile::new().during(Phase::Container)?);
     let mut environment = Environment::new(request).during(Phase::Command)?.failing_into(failure.clone());
     let mut answers = None;
-    if request.recorded {
+    if request.is_emulated() {
         let (ours, theirs, proc) = for_answers(around.proc).during(Phase::Emulation)?;
         environment = environment.answered_through(theirs.into());
         answers = Some((ours, proc));
@@ -323,12 +323,12 @@ const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys",
 /// Describes the command, its user and its capabilities.
 fn process_of(request: &RunRequest) -> Result<oci::Process, Problem> {
     let all: oci::Capabilities =
-        if request.insecure { process_capabilities() } else { CAPABILITIES.into_iter().collect() };
+        if request.is_insecure() { process_capabilities() } else { CAPABILITIES.into_iter().collect() };
     // A command of another user starts without capabilities and may regain them through set-uid
     // programs.
-    let mut held = if request.uid == 0 || request.recorded { all.clone() } else { oci::Capabilities::new() };
+    let mut held = if request.uid == 0 || request.is_emulated() { all.clone() } else { oci::Capabilities::new() };
     let mut bounding = all;
-    if !request.insecure {
+    if !request.is_insecure() {
         // Required to install the seccomp filter; dropped right after.
         held.extend(FOR_THE_FILTER);
         bounding.extend(FOR_THE_FILTER);
@@ -342,8 +342,8 @@ fn process_of(request: &RunRequest) -> Result<oci::Process, Problem> {
         .build()
         .map_err(library)?;
     let user = oci::UserBuilder::default()
-        .uid(if request.recorded { 0 } else { request.uid })
-        .gid(if request.recorded { 0 } else { request.gid })
+        .uid(request.kernel_ids().0)
+        .gid(request.kernel_ids().1)
         .additional_gids(if process::setgroups_denied() { Vec::new() } else { request.groups.clone() })
         .umask(0o022u32)
         .build()
@@ -372,8 +372,8 @@ fn spec(request: &RunRequest, mounts: Vec<oci::Mount>) -> Result<oci::Spec, Prob
         .collect::<Result<Vec<_>, _>>()?;
     let mut linux = oci::LinuxBuilder::default()
         .namespaces(namespaces)
-        .masked_paths(if request.insecure { Vec::new() } else { MASKED.map(String::from).to_vec() })
-        .readonly_paths(if request.insecure { Vec::new() } else { READ_ONLY.map(String::from).to_vec() })
+        .masked_paths(if request.is_insecure() { Vec::new() } else { MASKED.map(String::from).to_vec() })
+        .readonly_paths(if request.is_insecure() { Vec::new() } else { READ_ONLY.map(String::from).to_vec() })
         .build()
         .map_err(library)?;
     linux.set_resources(None);

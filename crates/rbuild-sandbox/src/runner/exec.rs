@@ -67,7 +67,7 @@ impl Environment {
             args: request.args.iter().map(c).collect::<Result<_, _>>()?,
             env: request.env.iter().map(c).collect::<Result<_, _>>()?,
             path,
-            narrowed: (!request.insecure).then_some(if request.recorded { 0 } else { request.uid }),
+            narrowed: (!request.is_insecure()).then_some(request.kernel_ids().0),
             answers: None,
             failure: None,
         })

@@ -106,7 +106,7 @@ pub(crate) fn mounts_of<'a>(
     }
     for (i, wanted) in request.mounts.iter().enumerate() {
         let target = Path::new(&wanted.target);
-        let (made, kind) = requested_mount(i, (wanted, request.insecure), root, scratch)?;
+        let (made, kind) = requested_mount(i, (wanted, request.is_insecure()), root, scratch)?;
         if wanted.read_only && !matches!(wanted.source, Source::Tmpfs { .. }) {
             make_read_only(&made)?;
         }

@@ -1,13 +1,13 @@
 //! Cache records: results of steps and images by their cache keys.
 
 use rbuild_image::{DiffId, ManifestDigest};
-use rbuild_linux::{KeyLock, write_atomic};
+use rbuild_linux::{KeyLock, OwnerMode, write_atomic};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::ids::{CacheKey, HashesName, ImageKey, LockId, ResultId};
 use crate::modes;
-use crate::store::{Owners, Store};
+use crate::store::Store;
 use crate::trees::tree::{TreeId, document_of};
 
 /// The result of a step with a certain key.
@@ -96,7 +96,7 @@ impl Records<'_> {
         Ok(self.record_with(key, self.store.owners().other())?.map(ForeignRecord))
     }
 
-    fn record_with(&self, key: &CacheKey, owners: Owners) -> Result<Option<Record>> {
+    fn record_with(&self, key: &CacheKey, owners: OwnerMode) -> Result<Option<Record>> {
         let document = document_of(&key.hex(), owners);
         let Some(record) = self.store.read_if_whole::<Record>(&format!("records/{document}"))? else {
             return Ok(None);

@@ -4,12 +4,12 @@ use std::ffi::OsStr;
 use std::path::PathBuf;
 
 use rbuild_image::Hasher;
-use rbuild_linux::{KeyLock, LockKind, RootDir};
+use rbuild_linux::{KeyLock, LockKind, OwnerMode, RootDir};
 
 use crate::cache::records::lock_key;
 use crate::error::{Result, StoreError};
 use crate::ids::{CacheId, CacheName};
-use crate::store::{Owners, Store};
+use crate::store::Store;
 use crate::workspace::Workspace;
 
 /// Sharing mode of a cache mount, in order of strictness.
@@ -86,7 +86,7 @@ impl CacheMounts<'_> {
         loop {
             let mut hasher = Hasher::new();
             hasher.field("cache mount").field(id.bytes()).field(copy.to_le_bytes());
-            if self.store.owners() == Owners::Recorded {
+            if self.store.owners() == OwnerMode::Recorded {
                 hasher.field("keyed owners");
             }
             let name: CacheName = hasher.finish();

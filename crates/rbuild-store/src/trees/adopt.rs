@@ -123,8 +123,8 @@ mod tests {
 
     use super::*;
     use crate::ids::ResultId;
-    use crate::store::Owners;
     use crate::store::Store;
+    use rbuild_linux::OwnerMode;
 
     const PLAIN: LayerForm = LayerForm { compression: Compression::None, level: None };
 
@@ -138,7 +138,7 @@ mod tests {
         fn new(name: &str) -> Scene {
             let place = std::env::temp_dir().join(format!("rbuild-adopt-{name}-{}", std::process::id()));
             let given = Store::open(&place).unwrap();
-            let recorded = given.moved(&place).unwrap().expecting(Owners::Recorded, None);
+            let recorded = given.moved(&place).unwrap().expecting(OwnerMode::Recorded, None);
             Scene { place, given, recorded }
         }
 

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use rbuild_image::{BlobDigest, Descriptor, DiffId};
 use rbuild_layer::{LowerRefs, TarEntry, Unpacked, Unpacking, unpack_some};
-use rbuild_linux::RootDir;
 use rbuild_linux::parallel::{cores, try_map};
+use rbuild_linux::{OwnerMode, RootDir};
 use serde::{Deserialize, Serialize};
 
 use crate::contents::{compare, compare_content};
@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::ids::ResultId;
 use crate::images::{Image, digest};
 use crate::modes;
-use crate::store::{Owners as TreeOwners, Store};
+use crate::store::Store;
 use crate::trees::notes::LOWER_REFS;
 use crate::workspace::Workspace;
 
@@ -42,8 +42,8 @@ impl TreeId {
     }
 
     /// Returns the tree of the layer with that diffID.
-    pub fn of_layer(diff_id: &DiffId, owners: TreeOwners) -> TreeId {
-        let kind = if owners == TreeOwners::Given { 'l' } else { 'r' };
+    pub fn of_layer(diff_id: &DiffId, owners: OwnerMode) -> TreeId {
+        let kind = if owners == OwnerMode::Given { 'l' } else { 'r' };
         TreeId(format!("{kind}{}", diff_id.hex()))
     }
 
@@ -64,8 +64,8 @@ const RECORDED: &str = "-recorded";
 
 /// Returns the name of the document about the tree of a step or layer, whose key or diffID is given
 /// in hexadecimal.
-pub(crate) fn document_of(hex: &str, owners: TreeOwners) -> String {
-    format!("{hex}{}.json", if owners == TreeOwners::Given { "" } else { RECORDED })
+pub(crate) fn document_of(hex: &str, owners: OwnerMode) -> String {
+    format!("{hex}{}.json", if owners == OwnerMode::Given { "" } else { RECORDED })
 }
 
 /// Returns the digest in such a name, in hexadecimal.
@@ -94,7 +94,7 @@ impl Trees<'_> {
     /// Returns the name of a step's tree with this store's kind of owners. A result that no other
     /// execution has makes a name that no other tree has.
     pub fn step_tree(&self, result: &ResultId) -> TreeId {
-        let kind = if self.store.owners() == TreeOwners::Given { 's' } else { 'w' };
+        let kind = if self.store.owners() == OwnerMode::Given { 's' } else { 'w' };
         TreeId(format!("{kind}{}", result.hex()))
     }
 

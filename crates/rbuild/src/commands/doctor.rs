@@ -89,7 +89,7 @@ fn trial(settings: &Settings) -> Result<Found, Failure> {
         use std::io::Write;
         let result = builder.map_err(BuildError::from).and_then(|builder| {
             let copies = snapshots(&store, &builder)? == Snapshots::Copies;
-            let rung = builder.isolation.rung.to_string();
+            let rung = builder.isolation.name().to_string();
             Ok(Found { rung, copies, outer_processes: builder.shows_outer_processes() })
         });
         let answer = result.map_err(|e| {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use rbuild_sandbox::{Builder, World};
-use rbuild_store::{Owners, Store, StoreError};
+use rbuild_store::{Store, StoreError};
 
 use crate::exit::code;
 use crate::input::settings::Settings;
@@ -16,8 +16,7 @@ pub fn store_only(settings: &Settings) -> World {
 /// Returns the store under the path at which the builder sees it. Trees made through it have owners
 /// as the builder's isolation gives them.
 pub fn store_in(builder: &Builder, store: &Store) -> Result<Store, StoreError> {
-    let owners = if builder.isolation.records_owners() { Owners::Recorded } else { Owners::Given };
-    moved_store(builder, store)?.with_owners(owners)
+    moved_store(builder, store)?.with_owners(builder.isolation.owner_mode())
 }
 
 /// Returns the store under the path at which the builder sees it, for work that makes no trees.

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rbuild_layer::Limits;
+use rbuild_linux::IdMaps;
 use rbuild_sandbox::{Isolation, Rung, isolation};
-use rbuild_store::{Owners, Patience, Store};
+use rbuild_store::{OwnerMode, Patience, Store};
 
 use crate::exit::Failure;
 use crate::input::config::Config;
@@ -62,9 +63,8 @@ impl Settings {
     /// Opens the store for looking up what builders of the requested isolation made.
     pub fn open_for_builds(&self) -> Result<Store, Failure> {
         let isolation = isolation(self.rung).ok();
-        let records = isolation.as_ref().is_some_and(Isolation::records_owners);
-        let owners = if records { Owners::Recorded } else { Owners::Given };
-        let highest_ids = isolation.and_then(|isolation| isolation.maps).map(|maps| maps.highest());
+        let owners = isolation.as_ref().map_or(OwnerMode::Given, Isolation::owner_mode);
+        let highest_ids = isolation.as_ref().and_then(Isolation::maps).map(IdMaps::highest);
         Ok(self.open()?.expecting(owners, highest_ids))
     }
 }
