@@ -1,6 +1,15 @@
 use super::*;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use rbuild_linux::{Kind, Timestamp};
+
+use crate::entry::EntryKind;
+use crate::limits::Limits;
 use crate::options::{LayerForm, Times};
 use crate::pack::pack_layer;
+use crate::xattrs::{OPAQUE, ORIGIN};
 use crate::{Compression, TarWriter};
 use ::tar::Header;
 use std::io::Write;

@@ -179,8 +179,8 @@ pub(super) fn clean_dotted(path: &Path) -> Vec<OsString> {
 mod tests {
     use std::ffi::OsStr;
 
-    use super::super::RootDir;
     use super::*;
+    use crate::rootdir::RootDir;
 
     #[test]
     fn long_paths_lead_where_short_ones_do() {

@@ -1,5 +1,9 @@
 use super::*;
+use crate::error::Error;
+use crate::meta::{Kind, Timestamp};
+use std::ffi::OsStr;
 use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 
 struct Fixture(PathBuf);
 impl Fixture {

@@ -1,0 +1,361 @@
+//! Access to the entries of a directory that serves as `/`.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatVfsMountFlags, StatxFlags};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+use crate::meta::{Kind, Stat};
+use crate::recorded_owners::owners_are_recorded;
+
+use crate::rootdir::long::{self, IN_ROOT, openat2_by};
+
+/// A directory that serves as `/`.
+#[derive(Debug)]
+pub struct RootDir {
+    fd: OwnedFd,
+    /// Used in error messages only; never resolved again.
+    label: PathBuf,
+}
+
+/// One directory entry, with its type as returned by getdents(2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    pub name: OsString,
+    /// `None` if the file system does not report it.
+    pub kind: Option<Kind>,
+}
+
+fn openat2(dir: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    if path.as_os_str().len() >= long::MOST_AT_ONCE {
+        return long::open(dir, path, flags, mode);
+    }
+    openat2_by(dir, path, (flags, mode), IN_ROOT)
+}
+
+/// Returns `name` if it is a single path component. `..` or a slash in a name would leave the
+/// directory despite `RESOLVE_IN_ROOT`, because the `*at` calls do not know the root.
+pub(super) fn one_component(name: &OsStr) -> rustix::io::Result<&OsStr> {
+    match name.as_bytes() {
+        b"" | b"." | b".." => Err(Errno::INVAL),
+        bytes if bytes.contains(&b'/') => Err(Errno::INVAL),
+        _ => Ok(name),
+    }
+}
+
+/// Like [`one_component`], but accepts an empty name, which means the directory itself.
+pub(super) fn one_component_or_self(name: &OsStr) -> rustix::io::Result<&OsStr> {
+    if name.is_empty() { Ok(name) } else { one_component(name) }
+}
+
+/// Attribute that makes an empty file an overlay whiteout.
+const WHITEOUT: &str = "user.overlay.whiteout";
+
+impl RootDir {
+    /// Opens `path` of the calling process's own file system as a root, following symbolic links.
+    pub fn open(path: impl AsRef<Path>) -> Result<RootDir> {
+        let path = path.as_ref();
+        let fd = rustix::fs::openat(CWD, path, OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY, Mode::empty())
+            .map_err(|e| Error::new("openat", path, e))?;
+        Ok(RootDir { fd, label: path.to_path_buf() })
+    }
+
+    /// Uses a directory descriptor as a root; `label` names it in errors.
+    pub fn from_fd(fd: OwnedFd, label: impl Into<PathBuf>) -> RootDir {
+        RootDir { fd, label: label.into() }
+    }
+
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
+    pub fn label(&self) -> &Path {
+        &self.label
+    }
+
+    pub fn try_clone(&self) -> Result<RootDir> {
+        let fd = self.fd.try_clone().map_err(|e| Error::new("dup", &self.label, e))?;
+        Ok(RootDir { fd, label: self.label.clone() })
+    }
+
+    pub(crate) fn err(&self, call: &'static str, path: &Path, e: Errno) -> Error {
+        let shown = path.strip_prefix("/").unwrap_or(path);
+        Error::new(call, self.label.join(shown), e)
+    }
+
+    /// Opens a directory below this one as a root of its own.
+    pub fn sub(&self, path: impl AsRef<Path>) -> Result<RootDir> {
+        let path = path.as_ref();
+        let fd = openat2(self.fd(), path, OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty())
+            .map_err(|e| self.err("openat2", path, e))?;
+        Ok(RootDir { fd, label: self.label.join(path.strip_prefix("/").unwrap_or(path)) })
+    }
+
+    /// Opens the directory that holds the last component of `path`, and returns it with that
+    /// component's name. The name is empty if `path` is the root itself.
+    pub fn parent(&self, path: impl AsRef<Path>) -> Result<(RootDir, OsString)> {
+        let path = path.as_ref();
+        match (path.parent(), path.file_name()) {
+            (Some(parent), Some(name)) => Ok((self.sub(parent)?, name.to_os_string())),
+            _ => Ok((self.try_clone()?, OsString::new())),
+        }
+    }
+
+    /// Returns the metadata of `path`, without following a link in the last component.
+    pub fn stat(&self, path: impl AsRef<Path>) -> Result<Stat> {
+        let path = path.as_ref();
+        if one_component(path.as_os_str()).is_ok() {
+            return self.stat_name(path.as_os_str());
+        }
+        let fd = openat2(self.fd(), path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())
+            .map_err(|e| self.err("openat2", path, e))?;
+        stat_fd(fd.as_fd()).map_err(|e| self.err("statx", path, e))
+    }
+
+    /// Returns the metadata of `path`, following links inside the root.
+    pub fn stat_follow(&self, path: impl AsRef<Path>) -> Result<Stat> {
+        let path = path.as_ref();
+        let fd = openat2(self.fd(), path, OFlags::PATH, Mode::empty()).map_err(|e| self.err("openat2", path, e))?;
+        stat_fd(fd.as_fd()).map_err(|e| self.err("statx", path, e))
+    }
+
+    /// Returns the metadata of the direct child `name`, with one system call and no path
+    /// resolution.
+    pub fn stat_name(&self, name: &OsStr) -> Result<Stat> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC;
+        let x = one_component(name)
+            .and_then(|name| rustix::fs::statx(self.fd(), name, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME))
+            .map_err(|e| self.err("statx", Path::new(name), e))?;
+        Ok(Stat::from_statx(&x).as_recorded(|| self.proc_path(name), false, x.stx_atime))
+    }
+
+    /// Returns true if the file system stores the access time on every reading (mount(8),
+    /// strictatime).
+    pub fn writes_access_times(&self) -> bool {
+        let rare = StatVfsMountFlags::NOATIME | StatVfsMountFlags::RELATIME | StatVfsMountFlags::RDONLY;
+        rustix::fs::fstatvfs(self.fd()).is_ok_and(|fs| !fs.f_flag.intersects(rare))
+    }
+
+    /// Returns the metadata of the directory itself.
+    pub fn stat_self(&self) -> Result<Stat> {
+        stat_fd(self.fd()).map_err(|e| self.err("statx", Path::new(""), e))
+    }
+
+    pub fn exists(&self, path: impl AsRef<Path>) -> Result<bool> {
+        match self.stat(path) {
+            Ok(_) => Ok(true),
+            Err(e) if e.is_not_found() || e.errno() == Some(libc::ENOTDIR) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Returns the entries of this directory, sorted bytewise by name, without `.` and `..`.
+    pub fn entries(&self) -> Result<Vec<Entry>> {
+        let here = Path::new("");
+        let fd = rustix::fs::openat(self.fd(), c".", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|e| self.err("openat", here, e))?;
+        let mut buf = Vec::with_capacity(32 * 1024);
+        let mut dir = rustix::fs::RawDir::new(fd, buf.spare_capacity_mut());
+        let mut entries = Vec::new();
+        while let Some(entry) = dir.next() {
+            let entry = entry.map_err(|e| self.err("getdents64", here, e))?;
+            let name = entry.file_name().to_bytes();
+            if name == b"." || name == b".." {
+                continue;
+            }
+            let kind = match entry.file_type() {
+                FileType::RegularFile => Some(Kind::File),
+                FileType::Directory => Some(Kind::Dir),
+                FileType::Symlink => Some(Kind::Symlink),
+                FileType::CharacterDevice => Some(Kind::CharDevice),
+                FileType::BlockDevice => Some(Kind::BlockDevice),
+                FileType::Fifo => Some(Kind::Fifo),
+                FileType::Socket => Some(Kind::Socket),
+                FileType::Unknown => None,
+            };
+            entries.push(Entry { name: OsString::from_vec(name.to_vec()), kind });
+        }
+        entries.sort_unstable_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
+        Ok(entries)
+    }
+
+    /// Opens a regular file for reading, following links inside the root. Does not block on a FIFO.
+    pub fn open_file(&self, path: impl AsRef<Path>) -> Result<File> {
+        let path = path.as_ref();
+        let fd = openat2(self.fd(), path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())
+            .map_err(|e| self.err("openat2", path, e))?;
+        Ok(File::from(fd))
+    }
+
+    /// Opens the direct child `name` for reading without following it.
+    pub fn open_name(&self, name: &OsStr) -> Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = one_component(name)
+            .and_then(|name| rustix::fs::openat(self.fd(), name, flags, Mode::empty()))
+            .map_err(|e| self.err("openat", Path::new(name), e))?;
+        Ok(File::from(fd))
+    }
+
+    /// Opens an `O_PATH` descriptor of the direct child `name`, without following it.
+    pub(crate) fn hold(&self, name: &OsStr) -> Result<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        one_component(name)
+            .and_then(|name| rustix::fs::openat(self.fd(), name, flags, Mode::empty()))
+            .map_err(|e| self.err("openat", Path::new(name), e))
+    }
+
+    /// Reads a whole regular file. Fails if it is longer than `limit` bytes.
+    pub fn read(&self, path: impl AsRef<Path>, limit: u64) -> Result<Vec<u8>> {
+        let path = path.as_ref();
+        let mut content = Vec::new();
+        // Opening a device may have side effects, and a FIFO may never end.
+        let kind = self.stat_follow(path)?.kind;
+        if kind != Kind::File {
+            return Err(Error::not_a_file(
+                "read",
+                self.label.join(path.strip_prefix("/").unwrap_or(path)),
+                kind.noun(),
+            ));
+        }
+        let file = self.open_file(path)?;
+        file.take(limit + 1).read_to_end(&mut content).map_err(|e| Error::new("read", self.label.join(path), e))?;
+        if content.len() as u64 > limit {
+            return Err(self.err("read", path, Errno::FBIG));
+        }
+        Ok(content)
+    }
+
+    pub fn read_link(&self, name: &OsStr) -> Result<OsString> {
+        let target = one_component(name)
+            .and_then(|name| rustix::fs::readlinkat(self.fd(), name, Vec::new()))
+            .map_err(|e| self.err("readlinkat", Path::new(name), e))?;
+        Ok(OsString::from_vec(target.into_bytes()))
+    }
+
+    /// Creates the direct child `name` as a new regular file for writing. Fails if it exists.
+    pub fn create_file(&self, name: &OsStr, mode: u32) -> Result<File> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = one_component(name)
+            .and_then(|name| rustix::fs::openat(self.fd(), name, flags, Mode::from_raw_mode(mode)))
+            .map_err(|e| self.err("openat", Path::new(name), e))?;
+        Ok(File::from(fd))
+    }
+
+    pub fn create_dir(&self, name: &OsStr, mode: u32) -> Result<()> {
+        one_component(name)
+            .and_then(|name| rustix::fs::mkdirat(self.fd(), name, Mode::from_raw_mode(mode)))
+            .map_err(|e| self.err("mkdirat", Path::new(name), e))
+    }
+
+    pub fn create_symlink(&self, target: &OsStr, name: &OsStr) -> Result<()> {
+        one_component(name)
+            .and_then(|name| rustix::fs::symlinkat(target, self.fd(), name))
+            .map_err(|e| self.err("symlinkat", Path::new(name), e))
+    }
+
+    /// Creates a device node or FIFO. `rdev` is (major, minor). If devices cannot be created,
+    /// creates an empty stand-in file, which [`Stat`] reports as that device.
+    pub fn create_node(&self, name: &OsStr, kind: Kind, mode: u32, rdev: (u32, u32)) -> Result<()> {
+        let file_type = match kind {
+            Kind::CharDevice => FileType::CharacterDevice,
+            Kind::BlockDevice => FileType::BlockDevice,
+            Kind::Fifo => FileType::Fifo,
+            Kind::Socket => FileType::Socket,
+            Kind::File | Kind::Dir | Kind::Symlink => return Err(self.err("mknodat", Path::new(name), Errno::INVAL)),
+        };
+        let is_device = matches!(kind, Kind::CharDevice | Kind::BlockDevice) && rdev != (0, 0);
+        if is_device && owners_are_recorded() {
+            return self.create_stand_in(name, kind, mode, rdev);
+        }
+        let dev = rustix::fs::makedev(rdev.0, rdev.1);
+        let make = |name| rustix::fs::mknodat(self.fd(), name, file_type, Mode::from_raw_mode(mode), dev);
+        match one_component(name).and_then(make) {
+            // User namespaces cannot create devices (mknod(2)).
+            Err(Errno::PERM) if is_device => self.create_stand_in(name, kind, mode, rdev),
+            other => other.map_err(|e| self.err("mknodat", Path::new(name), e)),
+        }
+    }
+
+    /// Creates an overlay whiteout: a device 0:0 or, where devices cannot be created (on a file
+    /// system that is itself an overlay), an empty file with an attribute that the kernel also
+    /// recognizes (Linux 6.7).
+    pub fn create_whiteout(&self, name: &OsStr) -> Result<()> {
+        match self.create_node(name, Kind::CharDevice, 0, (0, 0)) {
+            Err(e) if e.errno() == Some(libc::EPERM) => {
+                drop(self.create_file(name, 0)?);
+                self.set_xattr(name, OsStr::new(WHITEOUT), b"y")
+            }
+            other => other,
+        }
+    }
+
+    /// Returns true if the direct child `name`, whose metadata is given, is a whiteout of either
+    /// form.
+    pub fn is_whiteout(&self, name: &OsStr, stat: &Stat) -> Result<bool> {
+        let may_be = stat.kind == Kind::File && stat.size == 0 && stat.mode == 0;
+        Ok(stat.is_whiteout() || (may_be && self.xattrs(name)?.contains_key(OsStr::new(WHITEOUT))))
+    }
+
+    /// Creates the hard link `name` here to the entry `old` of `old_dir`, which is not followed.
+    pub fn hard_link(&self, old_dir: &RootDir, old: &OsStr, name: &OsStr) -> Result<()> {
+        one_component(old)
+            .and_then(|old| rustix::fs::linkat(old_dir.fd(), old, self.fd(), one_component(name)?, AtFlags::empty()))
+            .map_err(|e| self.err("linkat", Path::new(name), e))
+    }
+
+    pub fn rename(&self, from: &OsStr, to_dir: &RootDir, to: &OsStr) -> Result<()> {
+        one_component(from)
+            .and_then(|from| rustix::fs::renameat(self.fd(), from, to_dir.fd(), one_component(to)?))
+            .map_err(|e| to_dir.err("renameat", Path::new(to), e))
+    }
+
+    pub fn remove_file(&self, name: &OsStr) -> Result<()> {
+        one_component(name)
+            .and_then(|name| rustix::fs::unlinkat(self.fd(), name, AtFlags::empty()))
+            .map_err(|e| self.err("unlinkat", Path::new(name), e))
+    }
+
+    pub fn remove_dir(&self, name: &OsStr) -> Result<()> {
+        one_component(name)
+            .and_then(|name| rustix::fs::unlinkat(self.fd(), name, AtFlags::REMOVEDIR))
+            .map_err(|e| self.err("unlinkat", Path::new(name), e))
+    }
+
+    /// Removes the direct child `name` of any type, with everything below it. Succeeds if it does
+    /// not exist.
+    pub fn remove_all(&self, name: &OsStr) -> Result<()> {
+        match self.remove_file(name) {
+            Ok(()) => return Ok(()),
+            Err(e) if e.is_not_found() => return Ok(()),
+            Err(e) if matches!(e.errno(), Some(libc::EISDIR) | Some(libc::EPERM)) => {}
+            Err(e) => return Err(e),
+        }
+        self.remove_dir_tree(name)
+    }
+
+    pub(super) fn proc_path(&self, name: &OsStr) -> PathBuf {
+        let mut path = PathBuf::from(format!("/proc/self/fd/{}", self.fd.as_raw_fd()));
+        if !name.is_empty() {
+            path.push(name);
+        }
+        path
+    }
+}
+
+pub(crate) fn stat_fd(fd: BorrowedFd<'_>) -> rustix::io::Result<Stat> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC;
+    let x = rustix::fs::statx(fd, c"", flags, StatxFlags::BASIC_STATS)?;
+    let path = || PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    Ok(Stat::from_statx(&x).as_recorded(path, true, x.stx_atime))
+}

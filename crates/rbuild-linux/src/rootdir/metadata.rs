@@ -1,0 +1,131 @@
+//! Owners, modes, times and extended attributes of entries.
+
+use std::ffi::OsStr;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, Uid};
+
+use crate::error::Result;
+use crate::idmap::unmapped_owner;
+use crate::meta::{Kind, Timestamp, Xattrs, xattrs_by};
+use crate::recorded_owners::{self, Recorded, owners_are_recorded};
+use crate::rootdir::dir::{RootDir, one_component, one_component_or_self};
+
+impl RootDir {
+    /// Creates an empty file that records the device it represents.
+    pub(super) fn create_stand_in(&self, name: &OsStr, kind: Kind, mode: u32, rdev: (u32, u32)) -> Result<()> {
+        drop(self.create_file(name, mode)?);
+        self.set_stand_in(name, (kind, rdev.0, rdev.1))
+    }
+
+    /// Makes the empty file `name` a stand-in for a device.
+    pub fn set_stand_in(&self, name: &OsStr, device: (Kind, u32, u32)) -> Result<()> {
+        one_component(name).map_err(|e| self.err("lsetxattr", Path::new(name), e))?;
+        let what = Recorded { uid: 0, gid: 0, device: Some(device) };
+        recorded_owners::record(&self.proc_path(name), false, &what)
+            .map_err(|e| self.err("lsetxattr", Path::new(name), e))
+    }
+
+    /// Sets the owner of the direct child `name`, without following it.
+    pub fn chown(&self, name: &OsStr, uid: u32, gid: u32) -> Result<()> {
+        if owners_are_recorded() {
+            let stat = self.stat_name(name)?;
+            return recorded_owners::chown(self.fd(), name, &self.proc_path(name), &stat, (uid, gid))
+                .map_err(|e| self.err("recording the owner", Path::new(name), e));
+        }
+        let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        one_component(name)
+            .and_then(|name| rustix::fs::chownat(self.fd(), name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW))
+            .map_err(|e| self.err("fchownat", Path::new(name), e).because(unmapped_owner(e, uid, gid)))
+    }
+
+    /// Sets the permission bits of the direct child `name`, which must not be a symbolic link.
+    pub fn chmod(&self, name: &OsStr, mode: u32) -> Result<()> {
+        one_component(name)
+            .and_then(|name| rustix::fs::chmodat(self.fd(), name, Mode::from_raw_mode(mode), AtFlags::empty()))
+            .map_err(|e| self.err("fchmodat", Path::new(name), e))
+    }
+
+    /// Sets the modification time of `name`, and its access time to the same, without following it.
+    pub fn set_mtime(&self, name: &OsStr, mtime: Timestamp) -> Result<()> {
+        let mut times = timestamps(mtime);
+        if owners_are_recorded() && mtime.sec > recorded_owners::latest_modification(Kind::Symlink) {
+            let latest = recorded_owners::latest_modification(self.stat(name)?.kind);
+            times.last_modification.tv_sec = times.last_modification.tv_sec.min(latest);
+        }
+        one_component(name)
+            .and_then(|name| rustix::fs::utimensat(self.fd(), name, &times, AtFlags::SYMLINK_NOFOLLOW))
+            .map_err(|e| self.err("utimensat", Path::new(name), e))
+    }
+
+    /// Sets the owner, mode and modification time of this directory itself.
+    pub fn set_own_meta(&self, uid: u32, gid: u32, mode: u32, mtime: Timestamp) -> Result<()> {
+        let here = Path::new("");
+        if owners_are_recorded() {
+            let what = Recorded { uid, gid, device: None };
+            recorded_owners::record(&self.proc_path(OsStr::new("")), true, &what)
+                .map_err(|e| self.err("setxattr", here, e))?;
+        } else {
+            rustix::fs::fchown(self.fd(), Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+                .map_err(|e| self.err("fchown", here, e).because(unmapped_owner(e, uid, gid)))?;
+        }
+        rustix::fs::fchmod(self.fd(), Mode::from_raw_mode(mode)).map_err(|e| self.err("fchmod", here, e))?;
+        rustix::fs::futimens(self.fd(), &timestamps(mtime)).map_err(|e| self.err("futimens", here, e))
+    }
+
+    /// Sets the modification time of this directory itself.
+    pub fn set_own_mtime(&self, mtime: Timestamp) -> Result<()> {
+        rustix::fs::futimens(self.fd(), &timestamps(mtime)).map_err(|e| self.err("futimens", Path::new(""), e))
+    }
+
+    /// Returns the extended attributes of the direct child `name` (not followed), or of the
+    /// directory itself if empty.
+    ///
+    /// Before Linux 6.13 there is no `*at` form, so the path goes through the descriptor's link in
+    /// /proc; only the last component is looked up there, and it is not followed.
+    pub fn xattrs(&self, name: &OsStr) -> Result<Xattrs> {
+        one_component_or_self(name).map_err(|e| self.err("llistxattr", Path::new(name), e))?;
+        let path = self.proc_path(name);
+        let found = if name.is_empty() {
+            xattrs_by(
+                |names| rustix::fs::listxattr(&path, names),
+                |attr, value| rustix::fs::getxattr(&path, attr, value),
+            )
+        } else {
+            xattrs_by(
+                |names| rustix::fs::llistxattr(&path, names),
+                |attr, value| rustix::fs::lgetxattr(&path, attr, value),
+            )
+        };
+        found.map_err(|(call, e)| self.err(call, Path::new(name), e))
+    }
+
+    /// Sets an extended attribute of the direct child `name` (not followed), or of the directory if
+    /// empty.
+    pub fn set_xattr(&self, name: &OsStr, attr: &OsStr, value: &[u8]) -> Result<()> {
+        one_component_or_self(name).map_err(|e| self.err("lsetxattr", Path::new(name), e))?;
+        let path = self.proc_path(name);
+        let flags = rustix::fs::XattrFlags::empty();
+        if name.is_empty() {
+            rustix::fs::setxattr(&path, attr, value, flags)
+        } else {
+            rustix::fs::lsetxattr(&path, attr, value, flags)
+        }
+        .map_err(|e| self.err("lsetxattr", Path::new(name), e))
+    }
+
+    pub fn remove_xattr(&self, name: &OsStr, attr: &OsStr) -> Result<()> {
+        one_component_or_self(name).map_err(|e| self.err("lremovexattr", Path::new(name), e))?;
+        let path = self.proc_path(name);
+        let removed =
+            if name.is_empty() { rustix::fs::removexattr(&path, attr) } else { rustix::fs::lremovexattr(&path, attr) };
+        removed.map_err(|e| self.err("lremovexattr", Path::new(name), e))
+    }
+}
+
+pub(crate) fn timestamps(mtime: Timestamp) -> Timestamps {
+    let t = Timespec { tv_sec: mtime.sec, tv_nsec: i64::from(mtime.nsec) };
+    // The access time may hold an owner record.
+    let access = if owners_are_recorded() { recorded_owners::OMITTED } else { t };
+    Timestamps { last_access: access, last_modification: t }
+}
