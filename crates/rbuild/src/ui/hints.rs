@@ -67,7 +67,7 @@ pub fn words(remedy: &Remedy) -> String {
         }
         Remedy::FindDenial => "allow it in the security module or seccomp profile; see `rbuild doctor`".into(),
         Remedy::CheckSubIds => {
-            "check that newuidmap and newgidmap are set-uid root, the root file system is not nosuid, and `rbuild doctor`"
+            "check that newuidmap and newgidmap are set-uid root, and /etc/subuid and /etc/subgid grant what `rbuild doctor` shows"
                 .into()
         }
         Remedy::MountProc => "mount it: mount -t proc proc /proc (before a chroot: mount --bind /proc DIR/proc)".into(),
