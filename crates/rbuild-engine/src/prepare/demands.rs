@@ -1,9 +1,10 @@
 //! Checks for secrets and SSH agents that commands require.
 
-use rbuild_dockerfile::Diagnostic;
+use rbuild_dockerfile::{Diagnostic, closest};
 use rbuild_plan::{AgentStep, BuildGraph, RunStep, SecretStep, Step, VertexId};
 use rbuild_remedy::Remedy;
 
+use crate::Warning;
 use crate::error::{BuildError, Result};
 use crate::request::BuildRequest;
 
@@ -16,6 +17,28 @@ pub(crate) fn check(request: &BuildRequest, graph: &BuildGraph, will_run: &[Vert
     });
     let unmet: Vec<Diagnostic> = commands.flat_map(|run| unmet(request, run)).collect();
     if unmet.is_empty() { Ok(()) } else { Err(BuildError::Unmet(unmet)) }
+}
+
+/// Returns a warning for each secret that no command asks for, but whose ID is close to one that a
+/// command asks for and the build was not given.
+pub(crate) fn misspelt(request: &BuildRequest, graph: &BuildGraph) -> Vec<Warning> {
+    let asked: Vec<&str> = graph
+        .vertices
+        .iter()
+        .filter_map(|vertex| match &vertex.step {
+            Step::Run(run) => Some(run),
+            _ => None,
+        })
+        .flat_map(|run| run.secrets.iter().map(|secret| secret.id.as_str()))
+        .collect();
+    let given = |id: &str| request.secrets.iter().any(|(given, _)| given == id);
+    let unused = request.secrets.iter().filter(|(id, _)| !asked.contains(&id.as_str()));
+    let warning = |id: &str| {
+        let close = closest(id, asked.iter().copied().filter(|asked| !given(asked)))?;
+        let text = format!("no command uses the secret `{id}`");
+        Some(Warning { text, help: Some(Remedy::did_you_mean(close)) })
+    };
+    unused.filter_map(|(id, _)| warning(id)).collect()
 }
 
 fn unmet(request: &BuildRequest, run: &RunStep) -> Vec<Diagnostic> {

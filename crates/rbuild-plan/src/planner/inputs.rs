@@ -299,6 +299,10 @@ impl Planner<'_> {
         let count = self.file.stages.len();
         if let Some(index) = self.find_stage(name, count) {
             self.require_earlier_stage(index, name, span)?;
+            if self.in_progress.last() == Some(&index) && self.params.context_index(name).is_none() {
+                let d = Diagnostic::new(span, format!("stage `{name}` depends on itself: {name} → {name}"));
+                return Err(d.help("name an earlier stage, or an image").into());
+            }
             return Ok(Input::Vertex(self.stage(index)?.vertex));
         }
         if let Some(context) = self.params.context_index(name) {

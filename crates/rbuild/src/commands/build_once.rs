@@ -99,7 +99,8 @@ impl BuildOnce<'_> {
                 Err(e) => i32::from((self.report)(&e)),
             }
         })?;
-        if ended.stopped && ended.code != 0 {
+        // A build that ends well all the same was still interrupted: nothing of it is published.
+        if ended.stopped {
             terminal::error("interrupted", None);
             return Ok(Ended::Failed(code::INTERRUPTED));
         }

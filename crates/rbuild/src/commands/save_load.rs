@@ -177,6 +177,15 @@ pub fn save(settings: &Settings, args: SaveArgs) -> Result<u8, Failure> {
     Ok(code::OK)
 }
 
+/// Adds the path of the archive to a failure that speaks of "the archive".
+fn of_file(path: &Path, failure: Failure) -> Failure {
+    let message = match failure.message.strip_prefix("the archive") {
+        Some(rest) if rest.starts_with([' ', ':']) => format!("the archive {}{rest}", path.display()),
+        _ => failure.message,
+    };
+    Failure { message, ..failure }
+}
+
 pub fn load(settings: &Settings, args: LoadArgs) -> Result<u8, Failure> {
     let wanted = Wanted::new(
         args.platform
@@ -189,12 +198,12 @@ pub fn load(settings: &Settings, args: LoadArgs) -> Result<u8, Failure> {
     let loaded = match &args.input {
         Some(path) if path.is_dir() => {
             let bar = TransferBar::start(&format!("loading {}", path.display()), None);
-            rbuild_engine::load_directory(&store, path, &wanted, bar.moved())?
+            rbuild_engine::load_directory(&store, path, &wanted, bar.moved()).map_err(|e| of_file(path, e.into()))?
         }
         Some(path) => {
             let file = open(path)?;
             let bar = TransferBar::start(&format!("loading {}", path.display()), size(&file));
-            rbuild_engine::load(&store, bar.reading(file), &wanted)?
+            rbuild_engine::load(&store, bar.reading(file), &wanted).map_err(|e| of_file(path, e.into()))?
         }
         None => {
             let bar = TransferBar::start("loading", None);
