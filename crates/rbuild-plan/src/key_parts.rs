@@ -134,8 +134,8 @@ impl MountStep {
             // the key, and "seeded" assigns that input to this cache.
             MountKindStep::Cache(CacheStep { id, id_counts, sharing: _, from, source, mode, uid, gid }) => {
                 let seed = if from.is_some() { "seeded" } else { "empty" };
-                let id = if *id_counts { quoted(id) } else { String::new() };
-                format!("cache {seed} {} {mode:o} {uid} {gid} {id}", quoted(source))
+                let id = if *id_counts { format!(" {}", quoted(id)) } else { String::new() };
+                format!("cache {seed} {} {mode:o} {uid} {gid}{id}", quoted(source))
             }
             MountKindStep::Tmpfs { size: Some(size) } => format!("tmpfs Some({size})"),
             MountKindStep::Tmpfs { size: None } => "tmpfs None".to_string(),

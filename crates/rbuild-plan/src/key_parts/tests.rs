@@ -122,13 +122,14 @@ const RUN: &[Case] = &[
         "RUN --mount=type=ssh,id=k,target=/k,required=true,mode=644,uid=1,gid=2 x",
         &["ssh agent=\"k\" \"/k\" true 644 1 2"],
     ),
-    ("RUN --mount=type=cache,target=/c x", &["mount=\"/c\" writable cache empty \"/\" 755 0 0"]),
+    // The default ID counts, a written one does not.
+    ("RUN --mount=type=cache,target=/c x", &["mount=\"/c\" writable cache empty \"/\" 755 0 0 \"/c\""]),
     ("RUN --mount=type=cache,id=i,sharing=locked,target=/c x", &["mount=\"/c\" writable cache empty \"/\" 755 0 0"]),
     (
         "RUN --mount=type=cache,target=/c,from=other,source=/s,mode=700,uid=1,gid=2 x",
-        &["mount=\"/c\" writable cache seeded \"/s\" 700 1 2"],
+        &["mount=\"/c\" writable cache seeded \"/s\" 700 1 2 \"/c\""],
     ),
-    ("RUN --mount=type=cache,target=/c,ro x", &["mount=\"/c\" read-only cache empty \"/\" 755 0 0"]),
+    ("RUN --mount=type=cache,target=/c,ro x", &["mount=\"/c\" read-only cache empty \"/\" 755 0 0 \"/c\""]),
     ("RUN --mount=type=tmpfs,target=/t x", &["mount=\"/t\" writable tmpfs None"]),
     ("RUN --mount=type=tmpfs,target=/t,size=64m x", &["mount=\"/t\" writable tmpfs Some(67108864)"]),
     ("RUN --mount=type=bind,source=s,target=/b x", &["mount=\"/b\" read-only bind"]),

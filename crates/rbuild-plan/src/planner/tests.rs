@@ -288,11 +288,11 @@ fn limits_and_cache_options_are_in_the_key() {
     let limit = Ulimit { name: "RLIMIT_NOFILE".into(), soft: 1, hard: 2 };
     assert_ne!(parts(plain, &params()), parts(plain, &Parameters { shm_size: Some(1), ..params() }));
     assert_ne!(parts(plain, &params()), parts(plain, &Parameters { ulimits: vec![limit], ..params() }));
-    for option in ["uid=10", "gid=10", "mode=0700", "source=/x", "ro"] {
+    for option in ["uid=10", "gid=10", "mode=0700", "source=/x", "ro", "id=other"] {
         let other = plain.replace("target=/c", &format!("target=/c,{option}"));
         assert_ne!(parts(plain, &params()), parts(&other, &params()), "{option}");
     }
-    for option in ["id=other", "sharing=locked", "uid=0"] {
+    for option in ["sharing=locked", "uid=0"] {
         let other = plain.replace("target=/c", &format!("target=/c,{option}"));
         assert_eq!(parts(plain, &params()), parts(&other, &params()), "{option}");
     }
