@@ -11,7 +11,7 @@ use rbuild_linux::notify::NOTIFY;
 use rbuild_linux::process::FilterStep;
 
 use crate::id_emulation::When;
-use calls::{ALLOWED, ARCHITECTURES, CLONE, CLONE3, PERSONALITY, SOCKET};
+use calls::{ALLOWED, ARCHITECTURES, CLONE, CLONE3, MKNOD, MKNODAT, PERSONALITY, RENAMEAT2, SOCKET};
 
 /// `AUDIT_ARCH_…` of each architecture (linux/audit.h).
 const AUDIT: [u32; 4] = [0xC000_003E, 0x4000_0003, 0xC000_00B7, 0x4000_0028];
@@ -24,6 +24,7 @@ const JUMP_IF_GREATER: u16 = 0x25;
 const JUMP_IF_AT_LEAST: u16 = 0x35;
 const JUMP_IF_ANY_BIT: u16 = 0x45;
 const RETURN: u16 = 0x06;
+const AND: u16 = 0x54;
 
 // Offsets in struct seccomp_data, little-endian.
 const NUMBER: u32 = 0;
@@ -35,6 +36,7 @@ const fn fail(errno: u32) -> u32 {
     0x0005_0000 | errno
 }
 const EPERM: u32 = 1;
+const EINVAL: u32 = 22;
 const ENOSYS: u32 = 38;
 
 /// Flags of clone(2) that create namespaces.
@@ -45,6 +47,11 @@ const PERSONALITIES: [u32; 5] = [0, 0x0008, 0x2_0000, 0x2_0008, 0xffff_ffff];
 /// Denied families of socket(2): AF_VSOCK, the host's channel to virtual machines, and AF_ALG, the
 /// kernel's ciphers.
 const NO_FAMILIES: [u32; 2] = [40, 38];
+/// The bits of a mode that hold the type of file, and the type of a character device.
+const FILE_TYPE: u32 = 0o170_000;
+const CHARACTER_DEVICE: u32 = 0o020_000;
+/// The flag of renameat2(2) that leaves a whiteout, `RENAME_WHITEOUT`.
+const LEAVE_WHITEOUT: u32 = 4;
 /// First call number of the x32 ABI.
 const X32: u32 = 0x4000_0000;
 
@@ -111,9 +118,46 @@ fn asking(about: &[(u32, When)]) -> Vec<FilterStep> {
 fn program(architectures: [usize; 2], about: &About) -> Vec<FilterStep> {
     let [mut native, mut sibling] = architectures.map(rules);
     // After the instruction that loads the call number.
-    native.splice(1..1, asking(&about[0]));
-    sibling.splice(1..1, asking(&about[1]));
+    for (rules, architecture, about) in
+        [(&mut native, architectures[0], &about[0]), (&mut sibling, architectures[1], &about[1])]
+    {
+        let mut first = no_whiteouts(architecture);
+        first.extend(asking(about));
+        rules.splice(1..1, first);
+    }
     by_architecture(architectures, native, sibling, answer(fail(ENOSYS)))
+}
+
+/// Returns the instructions that refuse whiteouts (character devices 0:0), which an overlay refuses
+/// and a directory below it takes for a removal. They expect the call number in the accumulator and
+/// leave it there, for calls that they do not refuse.
+fn no_whiteouts(architecture: usize) -> Vec<FilterStep> {
+    let argument = |i: u32| step(LOAD, FIRST_ARGUMENT + 8 * i, 0, 0);
+    let mut steps = Vec::new();
+    for (call, mode) in [(MKNOD, 1), (MKNODAT, 2)] {
+        if let Ok(number) = u32::try_from(call[architecture]) {
+            steps.extend([
+                step(JUMP_IF_EQUAL, number, 0, 7),
+                argument(mode),
+                step(AND, FILE_TYPE, 0, 0),
+                step(JUMP_IF_EQUAL, CHARACTER_DEVICE, 0, 3),
+                argument(mode + 1),
+                step(JUMP_IF_EQUAL, 0, 0, 1),
+                answer(fail(EPERM)),
+                step(LOAD, NUMBER, 0, 0),
+            ]);
+        }
+    }
+    if let Ok(number) = u32::try_from(RENAMEAT2[architecture]) {
+        steps.extend([
+            step(JUMP_IF_EQUAL, number, 0, 4),
+            argument(4),
+            step(JUMP_IF_ANY_BIT, LEAVE_WHITEOUT, 0, 1),
+            answer(fail(EINVAL)),
+            step(LOAD, NUMBER, 0, 0),
+        ]);
+    }
+    steps
 }
 
 /// Prefixes the rules of two architectures with a dispatch on the call's architecture; calls of any
@@ -191,15 +235,27 @@ fn ranges(architecture: usize) -> Vec<(u32, u32)> {
 mod tests {
     use super::*;
 
-    /// Emulates the kernel's BPF machine.
     fn run(program: &[FilterStep], architecture: u32, number: u32, argument: u32) -> u32 {
+        run_with(program, architecture, number, [argument, 0, 0, 0, 0, 0])
+    }
+
+    /// Emulates the kernel's BPF machine.
+    fn run_with(program: &[FilterStep], architecture: u32, number: u32, arguments: [u32; 6]) -> u32 {
         let (mut at, mut value) = (0, 0);
         loop {
             let FilterStep { code, yes, no, k } = program[at];
             at += 1;
             let holds = match code {
                 LOAD => {
-                    value = [number, architecture, 0, 0, argument][k as usize / 4];
+                    value = match k {
+                        NUMBER => number,
+                        ARCHITECTURE => architecture,
+                        argument => arguments[(argument - FIRST_ARGUMENT) as usize / 8],
+                    };
+                    continue;
+                }
+                AND => {
+                    value &= k;
                     continue;
                 }
                 RETURN => return k,
@@ -261,6 +317,32 @@ mod tests {
             (run(&open, AUDIT[native().unwrap()], 102, 0), run(&open, AUDIT[native().unwrap()], 165, 0)),
             (NOTIFY, ALLOW)
         );
+    }
+
+    #[test]
+    fn whiteouts_are_refused_and_other_nodes_are_not() {
+        let asked = [vec![(133, When::Always), (259, When::Always)], vec![]];
+        for (about, other) in [(About::default(), ALLOW), (asked, NOTIFY)] {
+            let program = program([0, 1], &about);
+            let got = |number, arguments| run_with(&program, AUDIT[0], number, arguments);
+            for (number, front) in [(133, 1), (259, 2)] {
+                let node = |mode: u32, device: u32| {
+                    let mut arguments = [7; 6];
+                    (arguments[front], arguments[front + 1]) = (mode, device);
+                    got(number, arguments)
+                };
+                assert_eq!(node(0o020_000, 0), fail(EPERM));
+                assert_eq!(node(0o020_644, 0), fail(EPERM));
+                let others = [(0o020_644, 1), (0o060_644, 0), (0o010_644, 0), (0o644, 0), (0o140_644, 0)];
+                for (mode, device) in others {
+                    assert_eq!(node(mode, device), other, "{mode:o} {device}");
+                }
+            }
+            assert_eq!(got(316, [0, 0, 0, 0, 4, 0]), fail(EINVAL));
+            assert_eq!(got(316, [0, 0, 0, 0, 3, 0]), ALLOW);
+            assert_eq!(run_with(&program, AUDIT[1], 14, [0, 0o020_000, 0, 0, 0, 0]), fail(EPERM));
+            assert_eq!(run_with(&program, AUDIT[1], 353, [0, 0, 0, 0, 5, 0]), fail(EINVAL));
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use crate::id_emulation::caller::{Caller, Proc, Result};
 use crate::id_emulation::calls::{CREATES, I386};
 use crate::id_emulation::decode::{
-    At, EMPTY_PATH, NO_FOLLOW, NOW, Named, OMIT, OPEN_HOW, Subject, Time, TimeForm, Width, open_how, without,
+    At, NAMING, NOW, Named, OMIT, OPEN_HOW, QUERYING, SYNCHRONIZING, Subject, Time, TimeForm, Width, open_how, without,
 };
 use crate::id_emulation::files::{Guised, How, Place, SET_GID, Target, hands_on_group};
 use crate::id_emulation::ids::SAME;
@@ -19,6 +19,9 @@ use crate::id_emulation::supervisor::{Reply, Supervisor, errno};
 
 /// The kernel's limit for a list of attribute names, in bytes (xattr(7)).
 const MOST_NAMES: usize = 64 * 1024;
+
+/// The bit of a mask of statx(2) that the kernel refuses, `STATX__RESERVED`.
+const RESERVED: u32 = 0x8000_0000;
 
 /// The mode bits of a set-group-ID program.
 const SET_GROUP_PROGRAM: u32 = 0o2010;
@@ -42,7 +45,29 @@ impl Supervisor {
             }
             return Target::of(caller.directory(dir)?);
         }
-        Place::of(caller, dir, path, self.chrooted)?.target(!flags.contains(AtFlags::SYMLINK_NOFOLLOW))
+        let place = Place::of(caller, dir, path, self.chrooted)?;
+        match place.target(!flags.contains(AtFlags::SYMLINK_NOFOLLOW)) {
+            Err(e) if !flags.contains(AtFlags::SYMLINK_NOFOLLOW) => self.behind_links(caller, place).ok_or(e),
+            found => found,
+        }
+    }
+
+    /// Opens the file behind links that end in a path of /proc to one of the caller's own files, as
+    /// `/dev/stdout` does; `None` if they end elsewhere.
+    fn behind_links(&self, caller: &Caller<'_>, mut place: Place) -> Option<Target> {
+        for _ in 0..MOST_LINKS {
+            let (parent, name) = place.parent().ok()?;
+            // The text of a link in /proc is not where it leads.
+            if parent.is_in_proc() {
+                return None;
+            }
+            let text = rustix::fs::readlinkat(&parent.fd, &name, Vec::new()).ok()?;
+            place = place.behind(caller, parent, text, self.chrooted).ok()?;
+            if let Ok(target) = place.target(true) {
+                return Some(target);
+            }
+        }
+        None
     }
 
     fn subject(&self, caller: &Caller<'_>, file: Subject) -> Result<Target> {
@@ -58,7 +83,9 @@ impl Supervisor {
     fn guise(&mut self, caller: &Caller<'_>, file: Named) -> Option<(Guised, Guise)> {
         let path = caller.path_or_none(file.at.path).ok()?;
         let flags = AtFlags::from_bits_retain(file.flags);
-        if path.is_empty() && !flags.contains(AtFlags::EMPTY_PATH) {
+        // The kernel refuses these.
+        let refused = file.flags & !QUERYING != 0 || file.flags & SYNCHRONIZING == SYNCHRONIZING;
+        if refused || path.is_empty() && !flags.contains(AtFlags::EMPTY_PATH) {
             return None;
         }
         match self.chrooted || caller.proc.outer {
@@ -75,6 +102,9 @@ impl Supervisor {
     }
 
     pub(super) fn statx(&mut self, caller: &Caller<'_>, file: Named, mask: u32, to: u64) -> Result<Reply> {
+        if mask & RESERVED != 0 {
+            return Err(Errno::INVAL);
+        }
         let Some((file, guise)) = self.guise(caller, file) else { return Ok(Reply::GO) };
         caller.write(to, &statx_bytes(file.named(), mask, &guise).map_err(errno)?)?;
         Ok(Reply::value(0))
@@ -83,6 +113,7 @@ impl Supervisor {
     /// Lists a file's attributes without the owner attribute. Never left to the kernel: a command
     /// that learned the name could set the attribute.
     pub(super) fn list_attributes(&self, caller: &Caller<'_>, file: Subject, to: u64, size: u64) -> Result<Reply> {
+        refuse_unknown_flags(file)?;
         let mut names = vec![0; MOST_NAMES];
         let n = rustix::fs::listxattr(Proc::path_of(&self.subject(caller, file)?.fd), &mut names[..])?;
         let names = without(&names[..n], owner_attribute().as_encoded_bytes());
@@ -114,11 +145,11 @@ impl Supervisor {
                 form.read(width, bytes).ok_or(Errno::INVAL)?
             }
         };
-        if let Subject::Named(Named { flags, .. }) = file
-            && flags & !(NO_FOLLOW | EMPTY_PATH) != 0
-        {
-            return Err(Errno::INVAL);
+        // The kernel does not even look at the path.
+        if form == TimeForm::Nanoseconds && (access.1, modification.1) == (OMIT, OMIT) {
+            return Ok(Reply::value(0));
         }
+        refuse_unknown_flags(file)?;
         let target = self.subject(caller, file)?;
         let access = if matches!(target.kind(), Kind::File | Kind::Dir) { access } else { (0, OMIT) };
         let modification = (modification.0.min(latest_modification(target.kind())), modification.1);
@@ -129,6 +160,7 @@ impl Supervisor {
     }
 
     pub(super) fn chown(&mut self, caller: &Caller<'_>, file: Subject, uid: u32, gid: u32) -> Result<Reply> {
+        refuse_unknown_flags(file)?;
         let target = match (self.subject(caller, file), file) {
             (Ok(target), _) => target,
             (Err(e), Subject::Open(_)) => return Err(e),
@@ -201,6 +233,9 @@ impl Supervisor {
     }
 
     pub(super) fn make_node(&mut self, caller: &Caller<'_>, at: At, mode: u32, device: u64) -> Result<Reply> {
+        if !is_makeable(mode) {
+            return Ok(Reply::GO);
+        }
         let (parent, name) = match self.place(caller, at).and_then(|p| p.parent_of_leaf()) {
             Ok(found) => found,
             Err(e) => return self.unless_for_root(caller, e),
@@ -344,5 +379,22 @@ impl Supervisor {
     fn unless_for_root(&self, caller: &Caller<'_>, e: Errno) -> Result<Reply> {
         let who = self.credentials(caller)?;
         if (who.users.files, who.groups.files) == (0, 0) { Ok(Reply::GO) } else { Err(e) }
+    }
+}
+
+/// Fails with EINVAL, before anything is looked up, if a call has flags that it does not know.
+fn refuse_unknown_flags(file: Subject) -> Result<()> {
+    match file {
+        Subject::Named(Named { flags, .. }) if flags & !NAMING != 0 => Err(Errno::INVAL),
+        _ => Ok(()),
+    }
+}
+
+/// Returns true if mknod(2) makes files of that mode; the kernel refuses all others.
+fn is_makeable(mode: u32) -> bool {
+    match FileType::from_raw_mode(mode) {
+        FileType::Directory | FileType::Symlink => false,
+        FileType::Unknown => mode & 0o170_000 == 0,
+        _ => true,
     }
 }

@@ -71,7 +71,7 @@ impl Caller<'_> {
 
     /// Opens its directory `fd`, or its working directory.
     pub fn directory(&self, fd: i32) -> Result<OwnedFd> {
-        if fd == HERE { self.open("cwd", OFlags::PATH) } else { self.file(fd) }
+        if fd == HERE { self.open("cwd", OFlags::PATH) } else { self.file(fd).map_err(|_| Errno::BADF) }
     }
 
     /// Opens the file behind its descriptor `fd`, as `O_PATH`.
@@ -204,7 +204,7 @@ fn own_path(path: &[u8]) -> Option<Own<'_>> {
     }
     let own = own?;
     let (name, rest) = own.split_at(part(own));
-    Some(if matches!(name, b"cwd" | b"root") { link(".", name, rest) } else { Own::Other(own) })
+    Some(if matches!(name, b"cwd" | b"root" | b"exe") { link(".", name, rest) } else { Own::Other(own) })
 }
 
 /// Classifies the link `name`, or the path behind it.
@@ -232,6 +232,7 @@ mod tests {
             ("/proc/self/fd/17//", behind("fd/17", ".")),
             ("/proc/self/cwd//x", behind("./cwd", "x")),
             ("/proc/self/root", Own::Link(".", b"root")),
+            ("/proc/self/exe", Own::Link(".", b"exe")),
             ("/dev/fd/0", Own::Link("fd", b"0")),
             ("/proc/self/../1/root/etc", Own::Other(b"../1/root/etc")),
             ("/proc/self/./fd/3", Own::Other(b"./fd/3")),

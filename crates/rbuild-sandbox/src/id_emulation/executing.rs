@@ -14,7 +14,7 @@ impl Supervisor {
     pub(super) fn execute(&mut self, caller: &Caller<'_>, file: Named) -> Result<Reply> {
         let who = self.credentials(caller)?.clone();
         self.settle(caller, &who)?;
-        if file.flags & CHECK_ONLY != 0 || (who.is_root() && !who.keeps) {
+        if file.flags & CHECK_ONLY != 0 {
             return Ok(Reply::GO);
         }
         let target = self.set_id_program(caller, file);
@@ -43,10 +43,14 @@ impl Supervisor {
     }
 }
 
-/// Returns true if the mount permits set-id programs and the file is not a script, whose set-id
+/// Returns true if the mount permits set-id programs, which that of memfds does not, and the file is not a script, whose set-id
 /// bits are ignored.
 fn honours_set_id(target: &Target) -> bool {
     if rustix::fs::fstatvfs(&target.fd).is_ok_and(|fs| fs.f_flag.contains(StatVfsMountFlags::NOSUID)) {
+        return false;
+    }
+    let path = rustix::fs::readlinkat(CWD, Proc::path_of(&target.fd), Vec::new());
+    if target.stat.st_nlink == 0 && path.is_ok_and(|path| path.to_bytes().starts_with(b"/memfd:")) {
         return false;
     }
     let mut start = [0; 4];

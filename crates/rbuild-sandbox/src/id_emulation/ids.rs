@@ -109,10 +109,6 @@ impl Credentials {
         Credentials { users, kept, ..self }
     }
 
-    pub fn is_root(&self) -> bool {
-        self.users == Ids::default() && self.groups == Ids::default()
-    }
-
     /// Returns the credentials after the execution of a program with these set-id owners.
     pub fn after_exec(&self, user: Option<u32>, group: Option<u32>) -> Credentials {
         let mut new = self.clone();
@@ -171,7 +167,7 @@ mod tests {
         };
         let su = user.after_exec(Some(0), None);
         assert_eq!(Ok(su.users), ids(1000, 0, 0));
-        assert!(su.able() && !su.is_root());
+        assert!(su.able());
         assert_eq!(su.users.set(su.able(), 0), ids(0, 0, 0));
     }
 }

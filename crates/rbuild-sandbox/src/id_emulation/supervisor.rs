@@ -241,7 +241,9 @@ impl Supervisor {
         if !bytes.is_empty() {
             caller.read(from, &mut bytes)?;
         }
-        let groups = ids_of(&bytes);
+        let mut groups = ids_of(&bytes);
+        // As the kernel keeps them.
+        groups.sort_unstable();
         if groups.contains(&SAME) {
             return Err(Errno::INVAL);
         }

@@ -384,3 +384,6 @@ pub const CLONE: [i32; 4] = [56, 120, 220, 120];
 pub const CLONE3: [i32; 4] = [435, 435, 435, 435];
 pub const PERSONALITY: [i32; 4] = [135, 136, 92, 136];
 pub const SOCKET: [i32; 4] = [41, 359, 198, 281];
+pub const MKNOD: [i32; 4] = [133, 14, -1, 14];
+pub const MKNODAT: [i32; 4] = [259, 297, 33, 324];
+pub const RENAMEAT2: [i32; 4] = [316, 353, 276, 382];

@@ -341,6 +341,57 @@ fn calls_that_fail_fail_alike() {
     }
 }
 
+/// Calls whose flags, links or descriptors are unusual, by their numbers on x86_64; each prints its
+/// result and the owner of the file that it may have changed.
+const ANSWERS: &str = r#"cd /tmp && touch a && ln -s a l && ln -s /dev/stdin in && ln -s in in2 && ln -s loop loop && ln -s none none-l && perl -e '
+    sub got { my ($name, @of) = @_; my $got = syscall(shift(@of), @of);
+        my @s = lstat "/tmp/a"; print "$name: ", $got == -1 ? $! + 0 : $got, " $s[4]:$s[5]\n" }
+    my ($file, $link, $buf) = ("/tmp/a", "/tmp/l", "\0" x 512); my $omit = pack("q4", 0, 0x3ffffffe, 0, 0x3ffffffe);
+    my $some = pack("q4", 1, 2, 3, 4); my $bad = pack("q4", 1, 1000000000, 3, 4);
+    open my $own, "<", "/tmp/a"; my $fd = fileno $own; my $missing = "missing"; my $none = "/tmp/none/x";
+    for my $bit (map { 1 << $_ } 0 .. 31) {
+        got("fchownat $bit", 260, -100, $file, 7, 7, $bit); got("utimensat $bit", 280, -100, $file, $some, $bit);
+        got("newfstatat $bit", 262, -100, $file, $buf, $bit); got("statx $bit", 332, -100, $file, $bit, 0x7ff, $buf);
+        got("statx mask $bit", 332, -100, $file, 0, $bit, $buf); syscall(260, -100, $file, 0, 0, 0);
+    }
+    got("statx both", 332, -100, $file, 0x6000, 0x7ff, $buf); got("newfstatat both", 262, -100, $file, $buf, 0x6000);
+    for my $path ("/tmp/in", "/tmp/in2", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0", "/tmp/loop", "/tmp/none-l", "/proc/self/exe", "missing", "") {
+        got("utimensat $path", 280, -100, $path, $some, 0); got("chown $path", 92, $path, 8, 9) if $path ne "/proc/self/exe";
+        got("utimensat of nothing $path", 280, -100, $path, $omit, 0); got("unused flag $path", 260, -100, $path, 1, 1, 0x40);
+        syscall(92, $file, 0, 0);
+    }
+    for my $dir (99, $fd, -1) {
+        got("utimensat $dir", 280, $dir, $missing, 0, 0); got("fchownat $dir", 260, $dir, $missing, 1, 1, 0);
+        got("newfstatat $dir", 262, $dir, $missing, $buf, 0); got("fchown $dir", 93, $dir, 3, 4); syscall(92, $file, 0, 0);
+        got("utimensat null $dir", 280, $dir, 0, $some, 0); got("mkdirat $dir", 258, $dir, $missing, 0755);
+    }
+    got("utimensat bad", 280, -100, $file, $bad, 0);
+    for my $type (map { $_ << 12 } 0 .. 15) { my $node = "/tmp/n$type"; got("mknod $type", 133, $node, $type | 0644, 0) }
+    got("renameat2 whiteout", 316, -100, $file, -100, $link, 4);
+    my $groups = pack("L3", 7, 5, 6); got("setgroups", 116, 3, $groups); got("getgroups", 115, 64, $buf); print join(" ", unpack("L3", $buf)), "\n";
+    chmod 0777, "/tmp"; got("setresgid", 119, 33, 33, 33); got("setresuid", 117, 33, 33, 33);
+    for my $type (map { $_ << 12 } 0 .. 15) { my $node = "/tmp/m$type"; got("mknod $type", 133, $node, $type | 0644, 0) }
+    got("fchownat", 260, -100, $file, 7, 7, 0x40); got("fchownat", 260, -100, $file, 7, 7, 0);
+' < /tmp/a && ls -ln /tmp | while read mode links uid gid rest; do echo "$mode $uid $gid"; done"#;
+
+/// The kernel answers in one mode, the supervisor in the other.
+#[test]
+fn unusual_calls_are_answered_alike() {
+    let lab = Lab::bare();
+    lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
+    lab.write("Dockerfile", format!("FROM debian\nRUN ({}) > /o\n", ANSWERS.replace('\n', " ")));
+    let dest = format!("type=local,dest={}", lab.path("out").display());
+    let [kernels, emulated] = ["userns", "single-id"].map(|rung| {
+        lab.rbuild(["--isolation", rung, "build", "-o", &dest]).ok();
+        lab.read("out/o")
+    });
+    let pairs = kernels.lines().zip(emulated.lines());
+    let others: Vec<_> = pairs.filter(|(kernels, emulated)| kernels != emulated).collect();
+    assert!(others.is_empty() && kernels.lines().count() == emulated.lines().count(), "{others:#?}");
+    assert!(kernels.contains("\n5 6 7\n") && kernels.contains("chown /tmp/in2: 0 8:9\n"), "{kernels}");
+    assert!(kernels.contains("mknod 8192: 1 ") && kernels.contains("renameat2 whiteout: 22 "), "{kernels}");
+}
+
 /// Calls of openat2(2) and of others that create files, by a user who is not root, and the errors
 /// or the modes of the files.
 const OPENINGS: &str = r#"mkdir -m 777 /open && mkdir /share && chgrp 50 /share && chmod 3777 /share && cd / && perl -e '

@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use rbuild_layer::{OPAQUE, ORIGIN, keep_in_tree, steers_overlay};
-use rbuild_linux::{Kind, Result, RootDir, Stat, Timestamp, Trail, Xattrs};
+use rbuild_linux::{Error, Kind, Result, RootDir, Stat, Timestamp, Trail, Xattrs};
 
 /// The identity of an entry before the changes.
 #[derive(Debug, Clone, PartialEq)]
@@ -166,6 +166,7 @@ impl Baseline {
             let old = marks.remove(&entry.name);
             if stat.kind != Kind::Dir {
                 if !old.is_some_and(|old| old.is_leaf(&stat)) {
+                    refuse_whiteout(&stat, path, &entry.name)?;
                     let to = out.dir(path)?;
                     dir.rename(&entry.name, &to, &entry.name)?;
                     without_steering(&to, &entry.name)?;
@@ -199,6 +200,15 @@ impl Baseline {
         }
         Ok(dirs)
     }
+}
+
+/// Fails for a device 0:0 that a command has made: as a change, it would remove a file.
+fn refuse_whiteout(stat: &Stat, dir: &Path, name: &OsStr) -> Result<()> {
+    if !stat.is_whiteout() {
+        return Ok(());
+    }
+    let problem = std::io::Error::other("it is a character device 0:0, which stands for a removed file in layers");
+    Err(Error::new("mknodat", Path::new("/").join(dir).join(name), problem))
 }
 
 /// Removes attributes that an overlay would interpret from an entry that is not a directory.
