@@ -15,8 +15,8 @@ pub const EMPTY_PATH: u32 = 0x1000;
 /// The flags of the calls that change a file's owner or times or list its attributes.
 pub const NAMING: u32 = NO_FOLLOW | EMPTY_PATH;
 
-/// The flags of statx(2): also `AT_NO_AUTOMOUNT` and `AT_STATX_SYNC_TYPE`, of which not both bits may
-/// be set.
+/// The flags of statx(2): also `AT_NO_AUTOMOUNT` and `AT_STATX_SYNC_TYPE`, of which not both bits
+/// may be set.
 pub const QUERYING: u32 = NAMING | 0x800 | SYNCHRONIZING;
 pub const SYNCHRONIZING: u32 = 0x6000;
 

@@ -43,8 +43,8 @@ impl Supervisor {
     }
 }
 
-/// Returns true if the mount permits set-id programs, which that of memfds does not, and the file is not a script, whose set-id
-/// bits are ignored.
+/// Returns true if the mount permits set-id programs, which that of memfds does not, and the file
+/// is not a script, whose set-id bits are ignored.
 fn honours_set_id(target: &Target) -> bool {
     if rustix::fs::fstatvfs(&target.fd).is_ok_and(|fs| fs.f_flag.contains(StatVfsMountFlags::NOSUID)) {
         return false;
