@@ -437,7 +437,7 @@ mod tests {
     }
 
     const PINNED: [&str; 5] =
-        ["d8ae52c85adbf011", "c92a39e37d5f8db7", "2a01aeca4964e389", "f8f50b0af5d21ee4", "e7536a1977f5b10e"];
+        ["d8ae52c85adbf011", "c92a39e37d5f8db7", "71ee2733b5ab0a2b", "863663fd3006b531", "32e2f9fe51c640b1"];
 
     #[test]
     fn what_a_step_is_changes_its_key_and_those_that_stand_on_it_and_no_others() {
