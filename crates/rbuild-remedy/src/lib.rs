@@ -153,7 +153,7 @@ pub enum Remedy {
 
 impl Remedy {
     /// Number of kinds of remedies.
-    pub const KINDS: usize = 40;
+    pub const KINDS: usize = 41;
 
     /// Returns the suggestion of another word.
     pub fn did_you_mean(word: impl std::fmt::Display) -> Remedy {
