@@ -414,8 +414,11 @@ pub struct RunArgs {
     /// Set environment variables from a file of NAME=VALUE lines
     #[arg(long, value_name = "FILE")]
     pub env_file: Vec<PathBuf>,
-    /// Mount a file or directory: type=bind,source=PATH,target=PATH[,readonly]
-    #[arg(long, value_name = "MOUNT")]
+    #[arg(
+        long,
+        value_name = "MOUNT",
+        help = "Mount a file or directory: type=bind,source=PATH,target=PATH[,readonly]"
+    )]
     pub mount: Vec<String>,
     /// Print help
     #[arg(long, action = clap::ArgAction::Help)]

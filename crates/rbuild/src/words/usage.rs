@@ -99,8 +99,7 @@ const RUN: [(&[&str], &str, &str); 12] = [
 ];
 
 /// Flags of other verbs, with the verb.
-const OTHER: [(&str, &[&str], &str, &str); 8] = [
-    ("images", &["--tree"], "images are listed without their platforms", "run `rbuild inspect IMAGE`"),
+const OTHER: [(&str, &[&str], &str, &str); 7] = [
     ("images", &["--sort", "--noheading", "-n"], "the list is sorted by age", "use --format, and sort its lines"),
     ("import", &["--os", "--arch", "--variant"], "the platform has one flag", "pass --platform OS/ARCH"),
     (
