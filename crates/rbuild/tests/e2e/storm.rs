@@ -278,7 +278,8 @@ fn ended_for_a_reason(status: ExitStatus, signal: Option<Signal>, log: &str, wha
             assert!(signal == Signal::SIGKILL || !log.contains("isolation: "), "{what}\n{log}");
         }
         (Some(130), Some(_)) => assert!(error.is_some_and(|e| e.contains("interrupted")), "{what}\n{log}"),
-        (Some(1), None) => assert!(error.is_some_and(|e| reasons.iter().any(|r| e.contains(r))), "{what}\n{log}"),
+        // With 3 if newuidmap was killed.
+        (Some(1 | 3), None) => assert!(error.is_some_and(|e| reasons.iter().any(|r| e.contains(r))), "{what}\n{log}"),
         (code, _) => panic!("{what}: ended with {code:?}\n{log}"),
     }
 }
