@@ -8,6 +8,11 @@ mod calls;
 #[path = "../../rbuild-sandbox/src/id_emulation/decode.rs"]
 mod decode;
 
+/// The modules under the paths that they have in their own crate.
+mod id_emulation {
+    pub(crate) use crate::calls;
+}
+
 use decode::{Request, Subject, TimeForm, Width, decode, ids_of, open_how, without};
 use libfuzzer_sys::fuzz_target;
 
