@@ -57,7 +57,8 @@ pub struct Unpacking<'a> {
     /// Nanoseconds of the modification times of the entries, in their order, if the archive is a
     /// layer with a [`Remainder`](crate::Remainder).
     pub nanoseconds: Option<&'a [u32]>,
-    /// Polled before every read. Unpacking fails with [`LayerError::Stopped`] once it returns true.
+    /// Polled before every read. Unpacking fails with
+    /// [`LayerError::Stopped`](crate::LayerError::Stopped) once it returns true.
     pub stop: Stop<'a>,
 }
 
