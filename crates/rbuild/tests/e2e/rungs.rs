@@ -440,3 +440,36 @@ fn old_programs_have_owners_too() {
         assert!(layer.iter().any(|l| l.contains(" 33:50 open/made")), "{rung}: {layer:?}");
     }
 }
+
+/// Set-id programs that root starts and that a user starts, and one in a memfd, whose bits the
+/// kernel ignores.
+const SET_IDS: &str = r#"FROM debian
+RUN mkdir -m 777 /w && cp /usr/bin/touch /u && cp /u /g && cp /u /b && cp /usr/bin/id /i && chown 33:33 /u && chown 0:44 /g && \
+    chown 33:44 /b /i && chmod 4755 /u && chmod 2755 /g && chmod 6755 /b /i
+RUN /u /w/u && /g /w/g && /b /w/b && echo root $(/i -u) $(/i -ru) $(/i -g) $(/i -rg) > /w/1
+USER 1000:1000
+RUN /b /w/user && echo user $(/i -u) $(/i -ru) $(/i -g) $(/i -rg) > /w/2
+RUN perl -e 'open my $id, "<", "/usr/bin/id" or die; local $/; my $program = <$id>; my $name = "m"; my $fd = syscall(319, $name, 0); \
+      syscall(1, $fd, $program, length $program) == length $program or die; syscall(91, $fd, 06777) == 0 or die; \
+      my ($none, $arg) = ("", "id"); my ($args, $vars) = (pack("pQ", $arg, 0), pack("Q", 0)); \
+      syscall(322, $fd, $none, $args, $vars, 0x1000); die $!' > /w/3
+USER 0
+RUN (stat -c '%n %u:%g' /w/* && cat /w/1 /w/2 /w/3) > /o
+"#;
+
+#[test]
+fn set_id_programs_have_the_same_ids() {
+    let lab = Lab::bare();
+    lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
+    lab.write("Dockerfile", SET_IDS);
+    let dest = format!("type=local,dest={}", lab.path("out").display());
+    let [kernels, emulated] = ["userns", "single-id"].map(|rung| {
+        lab.rbuild(["--isolation", rung, "build", "-o", &dest]).ok();
+        lab.read("out/o")
+    });
+    assert_eq!(emulated, kernels);
+    for line in ["/w/u 33:0", "/w/g 0:44", "/w/b 33:44", "/w/user 33:44", "root 33 0 44 0", "user 33 1000 44 1000"] {
+        assert!(kernels.lines().any(|said| said == line), "{line}: {kernels}");
+    }
+    assert!(kernels.contains("uid=1000 gid=1000 groups=1000\n"), "{kernels}");
+}
