@@ -1,11 +1,11 @@
 //! The course of a build: answered from the cache, or solved, exported and recorded.
 
 use std::path::PathBuf;
-use std::sync::PoisonError;
 use std::time::Instant;
 
 use rbuild_image::{ManifestDigest, human_size};
 use rbuild_linux::RootDir;
+use rbuild_linux::parallel::locked;
 use rbuild_plan::Step;
 use rbuild_sandbox::{Builder, Cancel, Input, Outcome, Source};
 use rbuild_store::{Budget, CacheKey, LayerLog, Store};
@@ -225,7 +225,7 @@ fn layer_sizes(env: &StepEnv<'_>) -> Vec<LayerLog> {
 /// Starts a shell in the container of the command that failed, if requested: with its files as the
 /// command left them, its mounts, variables and user.
 fn after_failure(env: &StepEnv<'_>, error: BuildError, tell: impl FnOnce(&BuildError)) -> BuildError {
-    let failed = env.failed_run.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let failed = locked(&env.failed_run).take();
     let Some((_, mut request)) = failed.filter(|_| env.request.shell_on_error) else { return error };
     env.events.send(Event::End);
     tell(&error);

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
+use rbuild_linux::parallel::locked;
 use rbuild_linux::{RootDir, Timestamp};
 use rbuild_plan::{BuildGraph, Step, VertexId};
 use rbuild_sandbox::Builder;
@@ -78,9 +79,9 @@ impl<'a> Rootfs<'a> {
     }
 
     fn unfold(&self, tree: &TreeId) -> Result<()> {
-        if !self.unfolded.lock().unwrap_or_else(PoisonError::into_inner).contains(tree) {
+        if !locked(&self.unfolded).contains(tree) {
             self.store.lazy_trees().unfold_tree(&self.work, tree)?;
-            self.unfolded.lock().unwrap_or_else(PoisonError::into_inner).insert(tree.clone());
+            locked(&self.unfolded).insert(tree.clone());
         }
         Ok(())
     }

@@ -11,9 +11,11 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use rustix::fs::MemfdFlags;
+
+use crate::parallel::locked;
 
 /// The variable that names the descriptor and the process that it is for.
 const VARIABLE: &str = "RBUILD_WITHHELD";
@@ -23,7 +25,7 @@ const MAX: usize = 4 << 20;
 static WITHHELD: Mutex<Option<File>> = Mutex::new(None);
 
 fn file() -> MutexGuard<'static, Option<File>> {
-    WITHHELD.lock().unwrap_or_else(PoisonError::into_inner)
+    locked(&WITHHELD)
 }
 
 /// Executes this program again with `argv` and without `variables`, to which the text is withheld.

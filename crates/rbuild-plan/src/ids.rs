@@ -2,16 +2,16 @@
 
 use std::ops::{Index, IndexMut};
 
-/// Position of a vertex in [`BuildGraph::vertices`](crate::BuildGraph), and of its item in lists
+/// Position of a vertex in `BuildGraph::vertices`, and of its item in lists
 /// with one item for each vertex.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VertexId(usize);
 
-/// Position of a named context in [`Parameters::contexts`](crate::Parameters).
+/// Position of a named context in `Parameters::contexts`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContextId(usize);
 
-/// Position of a host directory in [`Parameters::volumes`](crate::Parameters).
+/// Position of a host directory in `Parameters::volumes`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VolumeId(usize);
 

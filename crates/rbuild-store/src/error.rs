@@ -76,7 +76,8 @@ pub enum StoreError {
     /// The file system stores access times on every reading (strictatime), which overwrites the
     /// owners recorded in them.
     #[error(
-        "the file system of the store writes access times whenever a file is read (strictatime), so recorded owners of links would be lost"
+        "the file system of the store writes access times whenever a file is read (strictatime), \
+         so recorded owners of links would be lost"
     )]
     AccessTimes,
     /// The build was stopped while it waited for another one.

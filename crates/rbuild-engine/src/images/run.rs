@@ -9,7 +9,7 @@ use rbuild_remedy::Remedy;
 use rbuild_sandbox::{
     Builder, Cancel, Files, Input, MountRequest, Outcome, RunRequest, Security, Source, Ulimit, run_attached,
 };
-use rbuild_store::{Image, OwnerMode, Snapshots, Store, Workspace};
+use rbuild_store::{Image, Snapshots, Store, Workspace};
 
 use crate::builder_paths::Place;
 use crate::error::{BuildError, Result};
@@ -76,7 +76,7 @@ pub fn invoke(store: &Store, image: &Image, what: &Invocation, builder: &Builder
         let user = what.user.as_ref().unwrap_or(&config.user);
         let who = users::identity(&users::in_root(&view), user)
             .map_err(|e| BuildError::Other { message: e.to_string(), help: Some(e.remedy()) })?;
-        if let Some(id) = who.unmapped().filter(|_| builder.isolation.owner_mode() == OwnerMode::Given) {
+        if let Some(id) = who.unavailable(&builder.isolation) {
             return Err(BuildError::Other { message: format!("the user `{user}`: {id}"), help: Some(id.remedy()) });
         }
         who

@@ -1,12 +1,12 @@
 //! RUN: runs a command in a container; its changes fill a new tree, which the caller commits.
 
 use std::path::Path;
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use rbuild_dockerfile::Diagnostic;
 use rbuild_image::DEFAULT_PATH;
-use rbuild_linux::{OwnerMode, RootDir};
+use rbuild_linux::RootDir;
+use rbuild_linux::parallel::locked;
 use rbuild_plan::{AgentStep, RunStep, SecretStep, Security, Ulimit, VertexId};
 use rbuild_remedy::Remedy;
 use rbuild_sandbox::{
@@ -217,7 +217,7 @@ fn outcome_of_run(env: &StepEnv<'_>, id: VertexId, run: &RunStep, outcome: Outco
 
 /// Records the first command that failed by itself, which a shell is started for.
 fn note_failed_run(env: &StepEnv<'_>, at: u64, request: RunRequest) {
-    let mut failed = env.failed_run.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut failed = locked(&env.failed_run);
     if failed.as_ref().is_none_or(|(first, _)| at < *first) {
         *failed = Some((at, request));
     }
@@ -247,7 +247,7 @@ fn user_of(env: &StepEnv<'_>, id: VertexId, run: &RunStep) -> Result<users::Iden
         found.ok().flatten().unwrap_or_default()
     };
     let who = users::identity(&files, &run.user).map_err(|e| unknown_user(env, id, &e))?;
-    match who.unmapped().filter(|_| env.builder.isolation.owner_mode() == OwnerMode::Given) {
+    match who.unavailable(&env.builder.isolation) {
         Some(unmapped) => {
             let d = Diagnostic::new(env.graph().vertices[id].span, format!("the user `{}`: {unmapped}", run.user));
             Err(BuildError::Unmet(vec![d.help(unmapped.remedy())]))

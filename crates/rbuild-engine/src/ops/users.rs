@@ -1,7 +1,8 @@
 //! Users and groups by name or number, resolved with the image's `/etc/passwd` and `/etc/group`.
 
-use rbuild_linux::{RootDir, UnmappedId, unmapped};
+use rbuild_linux::{IdMaps, OwnerMode, RootDir, UnmappedId, unmapped};
 use rbuild_remedy::Remedy;
+use rbuild_sandbox::Isolation;
 
 /// The user and groups of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,10 +16,15 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Returns an ID that the user namespace of this process does not map.
-    pub fn unmapped(&self) -> Option<UnmappedId> {
-        let groups = self.groups.iter().find_map(|gid| unmapped(self.uid, *gid));
-        unmapped(self.uid, self.gid).or(groups)
+    /// Returns an ID of the user that files and processes of the builder cannot have.
+    pub fn unavailable(&self, isolation: &Isolation) -> Option<UnmappedId> {
+        if isolation.owner_mode() == OwnerMode::Recorded {
+            return None;
+        }
+        let gid = self.groups.iter().copied().fold(self.gid, u32::max);
+        let highest = isolation.maps().map(IdMaps::highest);
+        let fits = highest.is_some_and(|(most_uid, most_gid)| self.uid <= most_uid && gid <= most_gid);
+        if fits { None } else { unmapped(self.uid, gid) }
     }
 }
 

@@ -3,10 +3,11 @@
 //! Workers must not wait for each other inside rayon. The worker that completes a vertex's last
 //! input spawns it; the only blocking operations are child processes and file I/O.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Mutex, PoisonError};
 
+use rbuild_linux::parallel::locked;
 use rbuild_linux::process::moment;
 use rbuild_plan::{Step, VertexId};
 use rbuild_store::TreeId;
@@ -26,7 +27,7 @@ impl EarlyLayers<'_> {
     /// Returns the next tree; `None` if no step runs any more.
     pub fn next(&self) -> Option<TreeId> {
         let tree = self.trees.recv().ok()?;
-        lock(self.queue).is_some().then_some(tree)
+        locked(self.queue).is_some().then_some(tree)
     }
 }
 
@@ -37,10 +38,6 @@ struct Executor<'a> {
     failure: FirstFailure,
     /// Receives trees whose layers will be needed; `None` once no step runs any more.
     early: Mutex<Option<Sender<TreeId>>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The earliest of several parallel step failures. Failures are not necessarily reported in the
@@ -56,14 +53,14 @@ impl FirstFailure {
             BuildError::Step(failure) => failure.at,
             _ => moment(),
         };
-        let mut first = lock(&self.0);
+        let mut first = locked(&self.0);
         if first.as_ref().is_none_or(|(known, _)| at < *known) {
             *first = Some((at, e));
         }
     }
 
     fn take(&self) -> Option<BuildError> {
-        lock(&self.0).take().map(|(_, e)| e)
+        locked(&self.0).take().map(|(_, e)| e)
     }
 }
 
@@ -96,7 +93,7 @@ pub(crate) fn run(env: &StepEnv<'_>, pack: impl FnOnce(EarlyLayers<'_>) + Send) 
         if runs_any {
             let (queue, trees) = channel();
             executor.queue_done(&queue);
-            *lock(&executor.early) = Some(queue);
+            *locked(&executor.early) = Some(queue);
             let early = EarlyLayers { trees, queue: &executor.early };
             threads.spawn(move || pack(early));
         }
@@ -106,7 +103,7 @@ pub(crate) fn run(env: &StepEnv<'_>, pack: impl FnOnce(EarlyLayers<'_>) + Send) 
                 scope.spawn(move |scope| executor.work_on(id, scope));
             }
         });
-        lock(&executor.early).take();
+        locked(&executor.early).take();
     });
     match executor.failure.take() {
         Some(e) => Err(e),
@@ -161,7 +158,7 @@ impl<'a> Executor<'a> {
 
     /// Queues the layer of a step for early packing, if the result will need it.
     fn queue_layer(&self, id: VertexId) {
-        let early = lock(&self.early).clone();
+        let early = locked(&self.early).clone();
         let tree = self.env.results.get(id).and_then(|done| done.tree.as_ref());
         if let (Some(early), Some(tree)) = (early, tree)
             && self.env.chain().any(|layer| layer == id)

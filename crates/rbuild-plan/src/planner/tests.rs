@@ -292,9 +292,15 @@ fn limits_and_cache_options_are_in_the_key() {
         let other = plain.replace("target=/c", &format!("target=/c,{option}"));
         assert_ne!(parts(plain, &params()), parts(&other, &params()), "{option}");
     }
-    for option in ["sharing=locked", "uid=0"] {
+    let same = plain.replace("target=/c", "target=/c,uid=0");
+    assert_eq!(parts(plain, &params()), parts(&same, &params()));
+    // As BuildKit: the sharing mode counts by itself in no key, and an ID only where it is the
+    // default one of a shared cache.
+    let named = plain.replace("target=/c", "target=/c,id=i");
+    for option in ["id=i,sharing=locked", "id=j", "sharing=private"] {
         let other = plain.replace("target=/c", &format!("target=/c,{option}"));
-        assert_eq!(parts(plain, &params()), parts(&other, &params()), "{option}");
+        assert_eq!(parts(&named, &params()), parts(&other, &params()), "{option}");
+        assert_ne!(parts(plain, &params()), parts(&other, &params()), "{option}");
     }
 }
 

@@ -11,10 +11,11 @@
 
 use std::ffi::{CStr, CString, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use rbuild_linux::fd_passing::{receive_with_byte, receive_with_bytes, send_with_byte, send_with_bytes};
+use rbuild_linux::parallel::locked;
 use rbuild_linux::process::{self, Cloned};
 use rbuild_linux::{OwnerKey, sealed_program};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -106,7 +107,7 @@ impl Zygote {
         if self.kind != ZygoteKind::Executed {
             return Ok(());
         }
-        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        let socket = locked(&self.socket);
         match socket.as_ref().map(|socket| self.answer(socket)) {
             Some(Ok((_, BEGIN))) => Ok(()),
             _ if self.is_ending() && !process::has_exited(&self.process) => Err(self.end()),
@@ -137,7 +138,7 @@ impl Zygote {
     }
 
     fn ask(&self, what: u8, streams: &[BorrowedFd<'_>]) -> rustix::io::Result<(Vec<OwnedFd>, u8)> {
-        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        let socket = locked(&self.socket);
         let socket = socket.as_ref().ok_or(rustix::io::Errno::PIPE)?;
         send_with_byte(socket, what, streams)?;
         self.answer(socket)
@@ -186,7 +187,7 @@ impl Zygote {
 impl Drop for Zygote {
     fn drop(&mut self) {
         if self.kind == ZygoteKind::Bare {
-            self.socket.lock().unwrap_or_else(PoisonError::into_inner).take();
+            locked(&self.socket).take();
             process::wait_for_end(&self.process);
             process::kill_children();
         }

@@ -28,7 +28,7 @@ pub struct Record {
 
 /// The record of a step that was built with the other kind of owners. Its result counts as any
 /// other; its files are of no use to this store's builder, unless it adopts them
-/// ([`LazyTrees::adopt`](crate::LazyTrees::adopt)).
+/// (`LazyTrees::adopt`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForeignRecord(pub(crate) Record);
 
@@ -54,7 +54,7 @@ impl ForeignRecord {
     }
 
     /// Returns the tree whose notes apply, as
-    /// [`SecretVerdicts::verdict`](crate::SecretVerdicts::verdict).
+    /// `SecretVerdicts::verdict`.
     pub fn noted(&self) -> &TreeId {
         &self.0.tree
     }

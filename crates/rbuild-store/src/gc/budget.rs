@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::gc::prune::Gc;
 use crate::gc::prune::{Freed, each_below, tree_bytes};
 use crate::modes;
-use crate::trees::tree::{LISTING, TreeId};
+use crate::trees::tree::{INODES, LISTING, TreeId};
 
 /// Limits on the build cache.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -37,9 +37,6 @@ impl Item {
         Item { dir: "trees", name: name.to_string(), last_use, bytes: 0, documents: Vec::new() }
     }
 }
-
-/// File beside a copy's tree with the inodes and sizes of its files.
-pub(crate) const FILES: &str = "files";
 
 /// Interval in seconds within which further uses are not recorded.
 const NOTE_AGAIN: i64 = 3600;
@@ -150,7 +147,7 @@ impl Gc<'_> {
         if !self.store.root.exists(format!("trees/{name}/{LISTING}"))? {
             return Ok(Vec::new());
         }
-        let known = self.store.trees().tree_note(&TreeId::of_dir(name), FILES)?;
+        let known = self.store.trees().tree_note(&TreeId::of_dir(name), INODES)?;
         if !known.is_empty() {
             let number = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_le_bytes);
             return Ok(known.chunks_exact(16).map(|c| (number(&c[..8]), number(&c[8..]))).collect());
@@ -167,7 +164,7 @@ impl Gc<'_> {
         files.dedup();
         let bytes: Vec<u8> =
             files.iter().flat_map(|(inode, bytes)| [inode.to_le_bytes(), bytes.to_le_bytes()]).flatten().collect();
-        write_atomic(&dir, OsStr::new(FILES), &bytes, modes::file())?;
+        write_atomic(&dir, OsStr::new(INODES), &bytes, modes::file())?;
         Ok(files)
     }
 

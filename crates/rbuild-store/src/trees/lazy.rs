@@ -13,11 +13,10 @@ use rbuild_linux::{RootDir, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StoreError};
-use crate::gc::budget::FILES;
 use crate::layers::{PackedLayer, REMAINDER, Stoppable, layer_document};
 use crate::store::{Store, document};
 use crate::trees::stand_ins::STAND_INS;
-use crate::trees::tree::TreeId;
+use crate::trees::tree::{INODES, TreeId};
 use crate::workspace::Workspace;
 
 /// A note beside a lazily unpacked tree.
@@ -124,7 +123,7 @@ impl LazyTrees<'_> {
         fs.set_own_meta(uid, gid, mode, mtime)?;
         let dir = self.store.dir(&place)?;
         // Remains of an interrupted attempt, and sizes computed before unpacking.
-        for old in ["fs", "bytes.json", FILES, STAND_INS] {
+        for old in ["fs", "bytes.json", INODES, STAND_INS] {
             dir.remove_all(OsStr::new(old))?;
         }
         made.rename(OsStr::new("fs"), &dir, OsStr::new("fs"))?;

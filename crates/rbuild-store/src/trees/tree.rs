@@ -59,6 +59,9 @@ impl TreeId {
 /// those of another copy.
 pub const LISTING: &str = "listing";
 
+/// File beside a copy's tree with the inodes and sizes of its files.
+pub(crate) const INODES: &str = "files";
+
 /// Suffix before `.json` in the names of documents about trees with recorded owners.
 const RECORDED: &str = "-recorded";
 

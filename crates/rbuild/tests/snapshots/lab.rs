@@ -48,7 +48,7 @@ impl Lab {
 
     /// Writes a file below the working directory.
     pub fn write_bytes(&self, path: &str, content: &[u8]) {
-        let path = self.dir.join("work").join(path);
+        let path = self.dir.join("cwd").join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, content).unwrap();
     }
@@ -69,7 +69,7 @@ impl Lab {
             _ => PathBuf::from(env!("CARGO_BIN_EXE_rbuild")),
         };
         let mut child = Command::new(program);
-        child.args(&line[1..]).current_dir(self.dir.join("work")).env_clear();
+        child.args(&line[1..]).current_dir(self.dir.join("cwd")).env_clear();
         child.env("PATH", "/usr/bin:/bin").env("HOME", &self.dir).env("RBUILD_ROOT", self.dir.join("store"));
         child.env("COLUMNS", "100").env("RBUILD_PULL", "never").env("SOURCE_DATE_EPOCH", "86400");
         child.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
