@@ -3,7 +3,7 @@
 use std::fmt;
 
 use rbuild_image::BlobDigest;
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{RegistryAction, Remedy};
 use thiserror::Error;
 
 /// A request to a registry that failed.
@@ -102,20 +102,20 @@ impl RegistryError {
 
     /// Returns the remedy, if there is one.
     pub fn remedy(&self) -> Option<Remedy> {
-        let registry = || self.place.registry.clone();
+        let registry = |action| Remedy::Registry { registry: self.place.registry.clone(), action };
         Some(match &*self.problem {
-            Problem::Connection { kind: Broken::Certificate, .. } => Remedy::TrustAuthority { registry: registry() },
-            Problem::Connection { kind: Broken::NotTls, .. } => Remedy::AllowPlainHttp { registry: registry() },
+            Problem::Connection { kind: Broken::Certificate, .. } => registry(RegistryAction::TrustAuthority),
+            Problem::Connection { kind: Broken::NotTls, .. } => registry(RegistryAction::AllowPlainHttp),
             Problem::Connection { .. } => {
                 "check the network, the host name and the proxy (https_proxy, no_proxy)".into()
             }
-            Problem::Status { status: 429, .. } => Remedy::RaiseRateLimit { registry: registry() },
+            Problem::Status { status: 429, .. } => registry(RegistryAction::RaiseRateLimit),
             Problem::Status { .. } | Problem::Digest { .. } | Problem::Answer { .. } => {
                 "try again later, or tell the operator of the registry".into()
             }
             Problem::Missing { .. } => "check the name and the tag".into(),
-            Problem::Denied { anonymous: true, .. } => Remedy::LogIn { registry: registry() },
-            Problem::Denied { .. } => Remedy::CheckLogin { registry: registry() },
+            Problem::Denied { anonymous: true, .. } => registry(RegistryAction::LogIn),
+            Problem::Denied { .. } => registry(RegistryAction::CheckLogin),
             Problem::Credentials(_) => "correct the file or the credential helper".into(),
             Problem::Settings(_) => "correct the settings".into(),
             Problem::Blocked(file) => format!("remove the rule from {file} if this registry may be used").into(),

@@ -124,36 +124,44 @@ pub enum Remedy {
         /// Removal of the reason, as an imperative.
         first: Option<String>,
     },
+    /// Change something about a registry.
+    Registry {
+        /// Host of the registry.
+        registry: String,
+        /// The change.
+        action: RegistryAction,
+    },
+}
+
+/// A change that makes a registry answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RegistryAction {
     /// Log in to the registry, unless the name is wrong.
-    LogIn {
-        /// Host of the registry.
-        registry: String,
-    },
+    LogIn,
     /// Check the login and its permissions, or log in as another user.
-    CheckLogin {
-        /// Host of the registry.
-        registry: String,
-    },
+    CheckLogin,
     /// Log in for a higher rate limit, or configure a mirror.
-    RaiseRateLimit {
-        /// Host of the registry.
-        registry: String,
-    },
+    RaiseRateLimit,
     /// Install the certificate of the registry's authority.
-    TrustAuthority {
-        /// Host of the registry.
-        registry: String,
-    },
+    TrustAuthority,
     /// Allow plain HTTP for the registry.
-    AllowPlainHttp {
-        /// Host of the registry.
-        registry: String,
-    },
+    AllowPlainHttp,
+}
+
+impl RegistryAction {
+    /// All changes.
+    pub const ALL: [RegistryAction; 5] = [
+        RegistryAction::LogIn,
+        RegistryAction::CheckLogin,
+        RegistryAction::RaiseRateLimit,
+        RegistryAction::TrustAuthority,
+        RegistryAction::AllowPlainHttp,
+    ];
 }
 
 impl Remedy {
     /// Number of kinds of remedies.
-    pub const KINDS: usize = 41;
+    pub const KINDS: usize = 37;
 
     /// Returns the suggestion of another word.
     pub fn did_you_mean(word: impl std::fmt::Display) -> Remedy {

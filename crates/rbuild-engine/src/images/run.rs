@@ -4,12 +4,13 @@
 use std::path::PathBuf;
 
 use rbuild_image::DEFAULT_PATH;
+use rbuild_linux::RootDir;
 use rbuild_plan::{Network, Volume, VolumeId};
 use rbuild_remedy::Remedy;
 use rbuild_sandbox::{
     Builder, Cancel, Files, Input, MountRequest, Outcome, RunRequest, Security, Source, Ulimit, run_attached,
 };
-use rbuild_store::{Image, Snapshots, Store, Workspace};
+use rbuild_store::{Image, Snapshots, Store, TreeId, Workspace};
 
 use crate::builder_paths::Place;
 use crate::error::{BuildError, Result};
@@ -49,38 +50,17 @@ pub fn invoke(store: &Store, image: &Image, what: &Invocation, builder: &Builder
     let work = Workspace::open(store)?;
     let (trees, _) = store.trees().unpack_image(&work, image, "run")?;
     let snapshots = snapshots(builder, &work)?;
-    let (upper, upper_dir) = work.new_dir()?;
-    let (scratch, _) = work.new_dir()?;
-    let (files, place) = match snapshots {
-        Snapshots::Overlay => {
-            let mut lowers = store.trees().lower_dirs(&work, &trees)?;
-            if lowers.is_empty() {
-                lowers.push(work.new_dir()?.0);
-            }
-            (Files::Overlay { lowers, upper, scratch }, upper_dir)
-        }
-        Snapshots::Copies => {
-            let (root, dir) = snapshots.merged(store, &work, &trees, rbuild_store::Files::Copied)?;
-            (Files::Directory { root, scratch }, dir)
-        }
-    };
+    let (files, place) = root_files(store, &work, &trees, snapshots)?;
     let config = &image.config.config;
     let cwd = what.cwd.clone().unwrap_or_else(|| config.working_dir.clone());
     let cwd = if cwd.is_empty() { "/".into() } else { cwd };
-    let who = {
-        let fail = || BuildError::kernel("the image's files");
-        let view = snapshots.view(store, &work, &trees)?;
-        if !view.exists(&cwd).map_err(fail())? {
-            place.create_dir_all(cwd.trim_start_matches('/'), 0o755, None, |_| ()).map_err(fail())?;
-        }
-        let user = what.user.as_ref().unwrap_or(&config.user);
-        let who = users::identity(&users::in_root(&view), user)
-            .map_err(|e| BuildError::Other { message: e.to_string(), help: Some(e.remedy()) })?;
-        if let Some(id) = who.unavailable(&builder.isolation) {
-            return Err(BuildError::Other { message: format!("the user `{user}`: {id}"), help: Some(id.remedy()) });
-        }
-        who
-    };
+    let view = snapshots.view(store, &work, &trees)?;
+    let fail = || BuildError::kernel("the image's files");
+    if !view.exists(&cwd).map_err(fail())? {
+        place.create_dir_all(cwd.trim_start_matches('/'), 0o755, None, |_| ()).map_err(fail())?;
+    }
+    let who = identity(&view, what.user.as_ref().unwrap_or(&config.user), builder)?;
+    drop(view);
     let mount = |(i, volume): (usize, &Volume)| MountRequest {
         target: volume.target.clone(),
         source: Source::Machine(builder.path(&Place::Volume(VolumeId::new(i)).path())),
@@ -106,6 +86,35 @@ pub fn invoke(store: &Store, image: &Image, what: &Invocation, builder: &Builder
         resolv_conf: what.resolv_conf.clone(),
     };
     Ok(run_attached(&builder.zygote, &request, cancel)?)
+}
+
+/// Returns the files of the container, and the directory that takes new files.
+fn root_files(store: &Store, work: &Workspace, trees: &[TreeId], snapshots: Snapshots) -> Result<(Files, RootDir)> {
+    let (scratch, _) = work.new_dir()?;
+    match snapshots {
+        Snapshots::Overlay => {
+            let (upper, upper_dir) = work.new_dir()?;
+            let mut lowers = store.trees().lower_dirs(work, trees)?;
+            if lowers.is_empty() {
+                lowers.push(work.new_dir()?.0);
+            }
+            Ok((Files::Overlay { lowers, upper, scratch }, upper_dir))
+        }
+        Snapshots::Copies => {
+            let (root, dir) = snapshots.merged(store, work, trees, rbuild_store::Files::Copied)?;
+            Ok((Files::Directory { root, scratch }, dir))
+        }
+    }
+}
+
+/// Looks up a user in the files of the image.
+fn identity(view: &RootDir, user: &str, builder: &Builder) -> Result<users::Identity> {
+    let who = users::identity(&users::in_root(view), user)
+        .map_err(|e| BuildError::Other { message: e.to_string(), help: Some(e.remedy()) })?;
+    match who.unavailable(&builder.isolation) {
+        Some(id) => Err(BuildError::Other { message: format!("the user `{user}`: {id}"), help: Some(id.remedy()) }),
+        None => Ok(who),
+    }
 }
 
 fn command(what: &Invocation, entrypoint: &Option<Vec<String>>, cmd: &Option<Vec<String>>) -> Result<Vec<String>> {

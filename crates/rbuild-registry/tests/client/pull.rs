@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use rbuild_image::BlobDigest;
 use rbuild_registry::{Problem, RegistryError, Repository, Resolved};
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{RegistryAction, Remedy};
 
 use crate::Scene;
 use crate::registry::{Access, Fault, Registry};
@@ -174,7 +174,10 @@ fn the_rate_limit_is_obeyed_and_told() {
     assert!(format!("{:?}", scene.told.lock().unwrap()).contains("429"));
     registry.fault("GET", "manifests", Fault::Status(429, None), 9);
     let error = repository.tagged("1").unwrap_err();
-    assert_eq!(error.remedy(), Some(Remedy::RaiseRateLimit { registry: registry.address.clone() }));
+    assert_eq!(
+        error.remedy(),
+        Some(Remedy::Registry { registry: registry.address.clone(), action: RegistryAction::RaiseRateLimit })
+    );
     assert!(error.to_string().contains("429: test (FAULT)"), "{error}");
 }
 
@@ -275,11 +278,17 @@ fn tokens_are_fetched_renewed_and_shared() {
     anonymous.repository(&registry, "public/x").tagged("1").unwrap();
     let error = anonymous.repository(&registry, "x").tagged("1").unwrap_err();
     assert!(error.to_string().contains("no login for"), "{error}");
-    assert_eq!(error.remedy(), Some(Remedy::LogIn { registry: registry.address.clone() }));
+    assert_eq!(
+        error.remedy(),
+        Some(Remedy::Registry { registry: registry.address.clone(), action: RegistryAction::LogIn })
+    );
     let wrong = Scene::with_login("wrong", &registry, "joe", "hunter3");
     let error = wrong.repository(&registry, "x").tagged("1").unwrap_err();
     assert!(!format!("{error} {error:?}").contains("hunter"), "{error}");
-    assert_eq!(error.remedy(), Some(Remedy::CheckLogin { registry: registry.address.clone() }));
+    assert_eq!(
+        error.remedy(),
+        Some(Remedy::Registry { registry: registry.address.clone(), action: RegistryAction::CheckLogin })
+    );
 }
 
 #[test]

@@ -2,7 +2,7 @@ use std::io::{Cursor, Read, Seek, SeekFrom};
 
 use rbuild_image::BlobDigest;
 use rbuild_registry::{Blob, Problem, Pushed, Repository, Result};
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{RegistryAction, Remedy};
 
 use crate::Scene;
 use crate::registry::{Access, Fault, Registry};
@@ -108,7 +108,10 @@ fn permission_is_checked_without_leaving_an_upload() {
     assert!(registry.requests().last().unwrap().starts_with("DELETE /v2/x/blobs/uploads/"));
     let anonymous = Scene::new("check-anonymous");
     let error = anonymous.repository(&registry, "public/x").check_push().unwrap_err();
-    assert_eq!(error.remedy(), Some(Remedy::LogIn { registry: registry.address.clone() }));
+    assert_eq!(
+        error.remedy(),
+        Some(Remedy::Registry { registry: registry.address.clone(), action: RegistryAction::LogIn })
+    );
     assert!(error.to_string().contains("refused to push"), "{error}");
 }
 

@@ -88,55 +88,57 @@ impl Listed {
 
 pub fn images(settings: &Settings, args: ImagesArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
-    let filters: Vec<Filter> = args.filter.iter().map(|f| Filter::parse(&store, f)).collect::<Result<_, _>>()?;
-    let pattern = args.name.as_deref().filter(|name| name.contains(['*', '?', '[']));
-    let pattern =
-        pattern.map(|text| rbuild_source::Glob::new(text, false).ok_or_else(|| bad_pattern(text))).transpose()?;
+    let listed = list(&store, &args)?;
+    let format = args.format.as_deref().filter(|format| !args.quiet && format.trim() != "table");
+    terminal::out(&match format {
+        Some(format) => formatted(format, &listed, args.no_trunc)?,
+        None if args.quiet => listed.iter().map(|l| id_text(&l.image.id, args.no_trunc) + "\n").collect(),
+        None if args.tree => tree(&store, &listed, args.no_trunc)?,
+        None => table(&listed, &args),
+    });
+    Ok(code::OK)
+}
+
+/// Returns the images that the arguments select, the newest first.
+fn list(store: &Store, args: &ImagesArgs) -> Result<Vec<Listed>, Failure> {
+    let filters: Vec<Filter> = args.filter.iter().map(|f| Filter::parse(store, f)).collect::<Result<_, _>>()?;
+    let wanted = args.name.as_deref().map(Wanted::parse).transpose()?;
     let (mut listed, mut known) = (Vec::new(), HashMap::new());
     for entry in store.images().list()? {
-        let wanted = match (&args.name, &entry.name) {
-            (Some(wanted), Some(name)) => {
-                pattern.as_ref().map_or_else(|| is_called(name, wanted), |p| matches(p, name))
-            }
-            (Some(_), None) => false,
-            (None, _) => true,
+        if wanted.as_ref().is_some_and(|wanted| !entry.name.as_ref().is_some_and(|name| wanted.matches(name))) {
+            continue;
+        }
+        // An image may have several names.
+        let image = match known.get(&entry.manifest) {
+            Some((image, _)) => Rc::clone(image),
+            None => Rc::new(store.images().image(&entry.manifest)?),
         };
-        if wanted {
-            // An image may have several names.
-            let image = match known.get(&entry.manifest) {
-                Some((image, _)) => Rc::clone(image),
-                None => Rc::new(store.images().image(&entry.manifest)?),
+        if filters.iter().all(|f| f.passes(entry.name.as_ref(), &image)) {
+            let size = match known.get(&entry.manifest) {
+                Some((_, size)) => *size,
+                None => image_size(store, &image)?,
             };
-            if filters.iter().all(|f| f.passes(entry.name.as_ref(), &image)) {
-                let size = match known.get(&entry.manifest) {
-                    Some((_, size)) => *size,
-                    None => image_size(&store, &image)?,
-                };
-                known.insert(entry.manifest, (image.clone(), size));
-                listed.push(Listed { name: entry.name, image, artifact: entry.artifact, size });
-            }
+            known.insert(entry.manifest, (image.clone(), size));
+            listed.push(Listed { name: entry.name, image, artifact: entry.artifact, size });
         }
     }
     // Docker: the newest first. The sort keeps the order of the store among equals.
     listed.sort_by_key(|l| std::cmp::Reverse(seconds(&l.image).unwrap_or(i64::MIN)));
-    if let Some(format) = args.format.as_deref().filter(|format| !args.quiet && format.trim() != "table") {
-        let headings = json!({
-            "CreatedAt": "CREATED AT", "CreatedSince": "CREATED", "Digest": "DIGEST", "ID": "IMAGE ID",
-            "Repository": "REPOSITORY", "Size": "SIZE", "Tag": "TAG", "VirtualSize": "SIZE",
-            "Containers": "CONTAINERS", "SharedSize": "SHARED SIZE", "UniqueSize": "UNIQUE SIZE",
-        });
-        let fields: Vec<Value> = listed.iter().map(|l| l.fields(args.no_trunc)).collect();
-        terminal::out(&template::rows(format, &headings, &fields).map_err(bad_format)?);
-        return Ok(code::OK);
-    }
-    if args.quiet {
-        listed.iter().for_each(|l| terminal::out(&format!("{}\n", id_text(&l.image.id, args.no_trunc))));
-        return Ok(code::OK);
-    }
-    if args.tree {
-        terminal::out(&tree(&store, &listed, args.no_trunc)?);
-        return Ok(code::OK);
-    }
+    Ok(listed)
+}
+
+/// Returns the images as a template of `--format` shows them.
+fn formatted(format: &str, listed: &[Listed], whole_ids: bool) -> Result<String, Failure> {
+    let headings = json!({
+        "CreatedAt": "CREATED AT", "CreatedSince": "CREATED", "Digest": "DIGEST", "ID": "IMAGE ID",
+        "Repository": "REPOSITORY", "Size": "SIZE", "Tag": "TAG", "VirtualSize": "SIZE",
+        "Containers": "CONTAINERS", "SharedSize": "SHARED SIZE", "UniqueSize": "UNIQUE SIZE",
+    });
+    let fields: Vec<Value> = listed.iter().map(|l| l.fields(whole_ids)).collect();
+    template::rows(format, &headings, &fields).map_err(bad_format)
+}
+
+fn table(listed: &[Listed], args: &ImagesArgs) -> String {
     let mut headings = vec!["REPOSITORY", "TAG"];
     headings.extend(args.digests.then_some("DIGEST"));
     headings.extend(["IMAGE ID", "CREATED", "SIZE"]);
@@ -147,8 +149,7 @@ pub fn images(settings: &Settings, args: ImagesArgs) -> Result<u8, Failure> {
         row.extend([id_text(&l.image.id, args.no_trunc), created, human_size(l.size)]);
         row
     };
-    terminal::out(&terminal::table(&headings, &listed.iter().map(row).collect::<Vec<_>>()));
-    Ok(code::OK)
+    terminal::table(&headings, &listed.iter().map(row).collect::<Vec<_>>())
 }
 
 /// Returns a table of images with a line for each of their platforms.
@@ -167,6 +168,28 @@ fn tree(store: &Store, listed: &[Listed], whole_ids: bool) -> Result<String, Fai
         }
     }
     Ok(terminal::table(&["IMAGE", "ID", "SIZE"], &rows))
+}
+
+/// The name that `images` lists.
+enum Wanted<'a> {
+    Name(&'a str),
+    Pattern(rbuild_source::Glob),
+}
+
+impl Wanted<'_> {
+    fn parse(text: &str) -> Result<Wanted<'_>, Failure> {
+        if !text.contains(['*', '?', '[']) {
+            return Ok(Wanted::Name(text));
+        }
+        rbuild_source::Glob::new(text, false).map(Wanted::Pattern).ok_or_else(|| bad_pattern(text))
+    }
+
+    fn matches(&self, name: &Reference) -> bool {
+        match self {
+            Wanted::Name(wanted) => is_called(name, wanted),
+            Wanted::Pattern(glob) => matches(glob, name),
+        }
+    }
 }
 
 /// Returns true if `name` matches `wanted`: the same reference, or any reference of the same

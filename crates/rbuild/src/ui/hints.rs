@@ -1,8 +1,18 @@
 //! Words of hints: remedies of libraries as actions on this command line.
 
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{RegistryAction, Remedy};
 
 use crate::ui::plain::plain;
+
+const RESTORE_STORE: &str =
+    "copy it again as root with `cp -a` or `rsync -aHXU`, or empty the cache with `rbuild prune -a`";
+const REPLACE_IMAGE: &str =
+    "remove the image and load it again; `rbuild fsck --repair` removes what is damaged in the cache";
+const UNMASK_PROC: &str =
+    "start the container with --security-opt systempaths=unconfined, or in Kubernetes with procMount: Unmasked";
+const UNCONFINE_SECCOMP: &str =
+    "start the container with --security-opt seccomp=unconfined (Kubernetes: seccompProfile type Unconfined)";
+const CHECK_SUB_IDS: &str = "check that newuidmap and newgidmap are set-uid root, and /etc/subuid and /etc/subgid grant what `rbuild doctor` shows";
 
 /// Returns the hint for a remedy: one imperative, without a full stop.
 pub fn words(remedy: &Remedy) -> String {
@@ -11,12 +21,8 @@ pub fn words(remedy: &Remedy) -> String {
         Remedy::FreeSpace => "free some space; `rbuild prune -a` empties the build cache".into(),
         Remedy::OtherStore => "choose a directory that you can write to, with --root DIR or RBUILD_ROOT".into(),
         Remedy::NewerProgram => "use a newer rbuild, or another directory with --root DIR".into(),
-        Remedy::RestoreStore => {
-            "copy it again as root with `cp -a` or `rsync -aHXU`, or empty the cache with `rbuild prune -a`".into()
-        }
-        Remedy::ReplaceImage => {
-            "remove the image and load it again; `rbuild fsck --repair` removes what is damaged in the cache".into()
-        }
+        Remedy::RestoreStore => RESTORE_STORE.into(),
+        Remedy::ReplaceImage => REPLACE_IMAGE.into(),
         Remedy::EndLockHolder { lock } => format!(
             "end that program (`fuser {lock}` in the store names it), or wait longer with RBUILD_LOCK_TIMEOUT=SECONDS"
         ),
@@ -47,45 +53,44 @@ pub fn words(remedy: &Remedy) -> String {
         }
         Remedy::PassSecret { id } => format!("pass --secret id={id},src=FILE or --secret id={id},env=NAME"),
         Remedy::PassAgent { id } => format!("pass --ssh {id} or --ssh {id}=SOCKET-OR-KEY"),
-        Remedy::PassMissing { secrets, agents } => {
-            let secrets = secrets.iter().map(|id| format!("secret `{id}` (--secret id={id},src=FILE)"));
-            let agents = agents.iter().map(|id| format!("ssh agent `{id}` (--ssh {id})"));
-            format!("pass what was not given: {}", secrets.chain(agents).collect::<Vec<_>>().join(", "))
-        }
+        Remedy::PassMissing { secrets, agents } => missing_words(secrets, agents),
         Remedy::PassContext => "pass a context directory: the Dockerfile was given without one".into(),
         Remedy::OrSingleId { action } => format!("{action}, or build without sub-IDs: --isolation=single-id"),
         Remedy::OrOtherNetwork { action } => format!("{action}, or use --network host or none"),
         Remedy::OmitNetwork => "omit --network".into(),
         Remedy::ReadOnlyVolume => "add :ro to the --volume".into(),
-        Remedy::UnmaskProc => {
-            "start the container with --security-opt systempaths=unconfined, or in Kubernetes with procMount: Unmasked"
-                .into()
-        }
-        Remedy::UnconfineSeccomp => {
-            "start the container with --security-opt seccomp=unconfined (Kubernetes: seccompProfile type Unconfined)"
-                .into()
-        }
+        Remedy::UnmaskProc => UNMASK_PROC.into(),
+        Remedy::UnconfineSeccomp => UNCONFINE_SECCOMP.into(),
         Remedy::FindDenial => "allow it in the security module or seccomp profile; see `rbuild doctor`".into(),
-        Remedy::CheckSubIds => {
-            "check that newuidmap and newgidmap are set-uid root, and /etc/subuid and /etc/subgid grant what `rbuild doctor` shows"
-                .into()
-        }
+        Remedy::CheckSubIds => CHECK_SUB_IDS.into(),
         Remedy::MountProc => "mount it: mount -t proc proc /proc (before a chroot: mount --bind /proc DIR/proc)".into(),
         Remedy::UseStoredImage { first } => {
             let stored = "build with --pull=missing, which takes the image that is here";
             first.as_ref().map_or(stored.into(), |first| format!("{first}, or {stored}"))
         }
-        Remedy::LogIn { registry } => format!("check the name, or log in with `rbuild login {registry}`"),
-        Remedy::CheckLogin { registry } => {
+        Remedy::Registry { registry, action } => registry_words(registry, *action),
+    }
+}
+
+fn missing_words(secrets: &[String], agents: &[String]) -> String {
+    let secrets = secrets.iter().map(|id| format!("secret `{id}` (--secret id={id},src=FILE)"));
+    let agents = agents.iter().map(|id| format!("ssh agent `{id}` (--ssh {id})"));
+    format!("pass what was not given: {}", secrets.chain(agents).collect::<Vec<_>>().join(", "))
+}
+
+fn registry_words(registry: &str, action: RegistryAction) -> String {
+    match action {
+        RegistryAction::LogIn => format!("check the name, or log in with `rbuild login {registry}`"),
+        RegistryAction::CheckLogin => {
             format!("check the permissions of this login, or log in as another user with `rbuild login {registry}`")
         }
-        Remedy::RaiseRateLimit { registry } => {
+        RegistryAction::RaiseRateLimit => {
             format!("log in with `rbuild login {registry}` for a higher limit, or set a mirror in registries.conf")
         }
-        Remedy::TrustAuthority { registry } => format!(
+        RegistryAction::TrustAuthority => format!(
             "put its authority's certificate into /etc/containers/certs.d/{registry}/ca.crt, or pass --tls-verify=false"
         ),
-        Remedy::AllowPlainHttp { registry } => {
+        RegistryAction::AllowPlainHttp => {
             format!(
                 "pass --tls-verify=false for plain HTTP, or set `insecure = true` for {registry} in registries.conf"
             )
@@ -105,7 +110,7 @@ mod tests {
 
     /// One remedy of each kind.
     fn all() -> Vec<Remedy> {
-        vec![
+        [
             "use ADD".into(),
             Remedy::PassMissing { secrets: vec!["token".into()], agents: vec!["default".into()] },
             Remedy::FreeSpace,
@@ -133,11 +138,6 @@ mod tests {
             Remedy::PassAgent { id: "default".into() },
             Remedy::PassContext,
             Remedy::UseStoredImage { first: Some("check the network".into()) },
-            Remedy::LogIn { registry: "a.io".into() },
-            Remedy::CheckLogin { registry: "a.io".into() },
-            Remedy::RaiseRateLimit { registry: "a.io".into() },
-            Remedy::TrustAuthority { registry: "a.io".into() },
-            Remedy::AllowPlainHttp { registry: "a.io".into() },
             Remedy::OrSingleId { action: "mount it without nosuid".into() },
             Remedy::OrOtherNetwork { action: "install pasta".into() },
             Remedy::OmitNetwork,
@@ -148,6 +148,9 @@ mod tests {
             Remedy::CheckSubIds,
             Remedy::MountProc,
         ]
+        .into_iter()
+        .chain(RegistryAction::ALL.map(|action| Remedy::Registry { registry: "a.io".into(), action }))
+        .collect()
     }
 
     #[test]
