@@ -183,6 +183,8 @@ pub struct MountStep {
     pub target: String,
     pub read_only: bool,
     pub kind: MountKindStep,
+    /// `from=` as written; `None` for the build context. Only for messages.
+    pub from_name: Option<String>,
     pub span: Span,
 }
 

@@ -126,7 +126,7 @@ impl AgentStep {
 
 impl MountStep {
     fn parts(&self, tell: Tell<'_>) {
-        let MountStep { target, read_only, kind, span: _ } = self;
+        let MountStep { target, read_only, kind, from_name: _, span: _ } = self;
         let what = match kind {
             // The content of the source is an input with its own key; its name does not count.
             MountKindStep::Bind { from: _, source: _ } => "bind".to_string(),

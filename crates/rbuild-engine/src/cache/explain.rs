@@ -32,7 +32,8 @@ impl Bookkeeper<'_> {
                 let vertex = &self.graph.vertices[*id];
                 match &vertex.step {
                     Step::Image { name: image, manifest, .. } => {
-                        (*name, KeyValue::Image { name: mask(image.clone()), manifest: *manifest })
+                        let result = (self.result_of)(*id);
+                        (*name, KeyValue::Image { name: mask(image.clone()), manifest: *manifest, result })
                     }
                     _ => {
                         let label = mask(vertex.name.to_string());
@@ -140,7 +141,9 @@ fn inputs(new: &[&KeyValue], old: &[&KeyValue]) -> Vec<String> {
         let before = old.get(i).copied();
         told.push(match (input, before) {
             _ if before == Some(input) => continue,
-            (KeyValue::Image { name, manifest }, Some(KeyValue::Image { name: was, manifest: from }))
+            // An image with another configuration and the same files is no reason.
+            (KeyValue::Image { result, .. }, Some(KeyValue::Image { result: was, .. })) if result == was => continue,
+            (KeyValue::Image { name, manifest, .. }, Some(KeyValue::Image { name: was, manifest: from, .. }))
                 if name == was =>
             {
                 format!("image {name} moved from {} to {}", from.short(), manifest.short())
@@ -267,6 +270,12 @@ mod tests {
         let of = |label: &str, digest: &str| key_inputs(&[(PARENT, &format!("step {label} @{digest}"))]);
         let told = |now: &KeyInputs, before: &KeyInputs| differences(now, before, None);
         assert_eq!(told(&of("a 3/5", "11"), &of("a 3/5", "22")), ["[a 3/5] before it changed"]);
+        let image = |name: &str, result: &str, manifest: &str| {
+            let result = ResultId::of(result.as_bytes());
+            key_inputs(&[(PARENT, &format!("image {name} {result} @{manifest}"))])
+        };
+        assert!(told(&image("debian", "r", "1"), &image("other", "r", "2")).is_empty());
+        assert_eq!(told(&image("debian", "r", "1"), &image("other", "s", "2")), ["image other → debian"]);
         assert!(told(&of("a 4/6", "22"), &of("a 3/5", "22")).is_empty());
     }
 }

@@ -114,12 +114,13 @@ impl Contexts {
 }
 
 impl Contexts {
-    /// Returns the content of a path in a context.
-    pub fn content_of(&self, span: Span, from: From, source: &str) -> Result<Content> {
-        let context = self.of(from, span)?;
+    /// Returns the content that a mount takes from a context.
+    pub fn content_of(&self, mount: &ContextMount<'_>) -> Result<Content> {
+        let context = self.of(mount.from, mount.span)?;
         let tree = context.ok_or_else(|| BuildError::other("a mount of the context names a stage"))?.tree();
-        let selected = tree.select_literal(source).map_err(|e| source_error(e, span))?;
-        content(&tree, &[selected]).map_err(|e| source_error(e, span))
+        let fail = |e| source_error(e, mount.span, mount.from_name);
+        let selected = tree.select_literal(mount.source).map_err(fail)?;
+        content(&tree, &[selected]).map_err(fail)
     }
 }
 
@@ -241,9 +242,7 @@ impl Keys<'_> {
                 let context = self.contexts.of(copy.from, copy.source_spans[0])?;
                 context.map(|context| sources_content(&context.tree(), copy)).into_iter().collect()
             }
-            Step::Run(run) => context_mounts(run)
-                .map(|mount| self.contexts.content_of(mount.span, mount.from, mount.source))
-                .collect(),
+            Step::Run(run) => context_mounts(run).map(|mount| self.contexts.content_of(&mount)).collect(),
             _ => Ok(Vec::new()),
         }
     }
@@ -273,6 +272,8 @@ impl Keys<'_> {
 pub struct ContextMount<'a> {
     pub span: Span,
     pub from: From,
+    /// `from=` as written.
+    pub from_name: Option<&'a str>,
     pub source: &'a str,
     /// True if the files are the initial content of a cache, and not mounted themselves.
     pub seeds_cache: bool,
@@ -296,7 +297,8 @@ pub fn context_mounts(run: &RunStep) -> impl Iterator<Item = ContextMount<'_>> {
             MountKindStep::Cache(CacheStep { from: Some(from), source, .. }) => (*from, source, true),
             _ => return None,
         };
-        takes_context(mount).then_some(ContextMount { span: mount.span, from, source, seeds_cache })
+        let from_name = mount.from_name.as_deref();
+        takes_context(mount).then_some(ContextMount { span: mount.span, from, from_name, source, seeds_cache })
     })
 }
 
@@ -340,7 +342,7 @@ pub fn sources_content(tree: &SourceTree<'_>, copy: &CopyStep) -> Result<Content
     let mut sight = Sight::default();
     let links = HardLinks::default();
     for (source, span) in copy.sources.iter().zip(&copy.source_spans) {
-        let fail = |e| copy_source_error(e, *span, copy);
+        let fail = |e| source_error(e, *span, copy.from_name.as_deref());
         let selected = select(&tree, copy, source).map_err(fail)?;
         let one = content_without_links(&tree, &selected, &links).map_err(fail)?;
         hasher.field(one.digest.bytes());
@@ -349,33 +351,25 @@ pub fn sources_content(tree: &SourceTree<'_>, copy: &CopyStep) -> Result<Content
     Ok(Content { digest: links.added_to(hasher.finish()), sight })
 }
 
-/// Converts a selection error to a diagnostic at the source in the Dockerfile.
-pub fn source_error(e: SourceError, span: Span) -> BuildError {
-    let d = Diagnostic::new(span, e.to_string());
+/// Converts a selection error to a diagnostic at the source in the Dockerfile. `from` is the stage,
+/// context or image as written; `None` for the build context.
+pub fn source_error(e: SourceError, span: Span, from: Option<&str>) -> BuildError {
+    let message = match (&e, from) {
+        (SourceError::NotFound { .. }, Some(from)) => format!("{e} in `{from}`"),
+        _ => e.to_string(),
+    };
+    let root = from.map_or("the build context".to_string(), |from| format!("`{from}`"));
+    let d = Diagnostic::new(span, message);
     BuildError::Unmet(vec![match e {
         SourceError::NotFound { ignored: true, .. } => d.help("the file exists, but the ignore file leaves it out"),
         SourceError::NotFound { similar: Some(name), .. } => d.help(Remedy::did_you_mean(name)),
-        SourceError::NotFound { .. } => d.help("paths are relative to the root of the build context"),
+        SourceError::NotFound { .. } => d.help(format!("paths are relative to the root of {root}")),
         SourceError::DeadLink { .. } => d.help("mend the link or leave it out; links that are named are followed"),
         SourceError::Changed(_) => d.help("let what writes the files finish, then build again"),
         SourceError::BadPattern(_) => d.help("write `[[]` for a bracket that is part of a name"),
         SourceError::BehindLink { .. } => d.help("name the path that the link leads to"),
         SourceError::Kernel(_) | SourceError::TooDeep(_) => d,
     }])
-}
-
-/// Like [`source_error`], for a COPY whose source need not be the build context.
-pub fn copy_source_error(e: SourceError, span: Span, copy: &CopyStep) -> BuildError {
-    match (&e, &copy.from_name) {
-        (SourceError::NotFound { similar, .. }, Some(name)) => {
-            let d = Diagnostic::new(span, format!("{e} in `{name}`"));
-            BuildError::Unmet(vec![match similar {
-                Some(close) => d.help(Remedy::did_you_mean(close)),
-                None => d.help(format!("paths are relative to the root of `{name}`")),
-            }])
-        }
-        _ => source_error(e, span),
-    }
 }
 
 /// Returns the result digest of a step that has no key. That of an image covers its files and its

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use rayon::prelude::*;
-use rbuild_image::{Descriptor, History, ManifestDigest, MediaType, descriptor};
+use rbuild_dockerfile::Diagnostic;
+use rbuild_image::{Descriptor, DiffId, History, ManifestDigest, MediaType, descriptor};
 use rbuild_layer::LayerError;
 use rbuild_plan::{NoCache, Step, VertexId};
 use rbuild_store::{PackedLayer, StoreError, TreeId};
@@ -16,6 +17,7 @@ use crate::event::Event;
 use crate::exports::{ImageForm, Squash};
 use crate::prepare::image_key::image_key;
 use crate::solve::executor::EarlyLayers;
+use crate::transport::save::layer_pairs;
 
 const COMMENT: &str = "buildkit.dockerfile.v0";
 
@@ -61,6 +63,10 @@ pub(crate) fn documents(env: &StepEnv<'_>, form: &ImageForm, packed: &[PackedLay
     if let Step::Image { manifest, .. } = &graph.vertices[base].step {
         let image = env.image(manifest)?;
         let kept = if form.squash == Squash::All { Vec::new() } else { image.layers()? };
+        if !form.force {
+            // Steps may be cached results on another image of equal diffIDs, and nothing unpacked.
+            check_base(env, base, &kept)?;
+        }
         for (layer, diff_id) in kept {
             layers.push(match form.force {
                 true => env.store.layers().repack_layer(&env.rootfs.work, &layer, &diff_id, form.layers)?.descriptor(),
@@ -88,6 +94,16 @@ pub(crate) fn documents(env: &StepEnv<'_>, form: &ImageForm, packed: &[PackedLay
         manifest.set_annotations(Some(env.request.annotations.iter().cloned().collect()));
     }
     Ok(env.store.blobs().put_document(&env.rootfs.work, &manifest)?.0.of_manifest())
+}
+
+/// Fails at FROM if a layer of the base is not the one that its configuration names.
+fn check_base(env: &StepEnv<'_>, base: VertexId, layers: &[(Descriptor, DiffId)]) -> Result<()> {
+    env.store.blobs().check_layers(&layer_pairs(layers.iter())?).map_err(|e| match e {
+        StoreError::WrongDiffId { .. } | StoreError::WrongDigest { .. } => {
+            BuildError::Unmet(vec![Diagnostic::new(env.graph().vertices[base].span, e.to_string())])
+        }
+        e => e.into(),
+    })
 }
 
 /// Packs the target's own layers; returns them lowest first.

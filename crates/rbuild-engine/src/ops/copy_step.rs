@@ -9,7 +9,7 @@ use rbuild_plan::{CopyStep, VertexId};
 use rbuild_source::{Changes, Content, Listing, SourceError, SourceTree};
 use rbuild_store::{LISTING, StoreError, TreeId};
 
-use crate::cache::key::{self, StageFiles, copy_source_error};
+use crate::cache::key::{self, StageFiles, source_error};
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
 use crate::event::{Event, Warning};
@@ -118,7 +118,7 @@ pub(crate) fn copy_error(env: &StepEnv<'_>, id: VertexId, step: &CopyStep, e: Co
     match (e.reason, span) {
         (Reason::Source(SourceError::Changed(_)), _) => BuildError::Moved,
         (Reason::Stopped, _) => BuildError::Cancelled,
-        (Reason::Source(e), Some(span)) => copy_source_error(e, span, step),
+        (Reason::Source(e), Some(span)) => source_error(e, span, step.from_name.as_deref()),
         (Reason::Text(text), Some(span)) => BuildError::Unmet(vec![Diagnostic::new(span, text)]),
         (Reason::Layer(e), Some(span)) if !e.is_disk_full() => {
             let d = Diagnostic::new(span, format!("the archive cannot be unpacked: {e}"));

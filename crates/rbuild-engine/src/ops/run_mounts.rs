@@ -69,6 +69,8 @@ const LISTENING: &str = "/listening";
 #[derive(Clone, Copy)]
 struct Seed<'a> {
     span: Span,
+    /// `from=` as written.
+    from_name: Option<&'a str>,
     content: Option<&'a Content>,
 }
 
@@ -120,7 +122,7 @@ fn caches(
     for (i, mount) in steps.iter().enumerate() {
         let content = if key::takes_context(mount) { taken.next() } else { None };
         if let MountKindStep::Cache(step) = &mount.kind {
-            let seed = Seed { span: mount.span, content };
+            let seed = Seed { span: mount.span, from_name: mount.from_name.as_deref(), content };
             wanted.entry(cache_id(env, step, seed)?).or_default().push((i, step, seed));
         }
     }
@@ -194,13 +196,13 @@ fn fill_cache(
     env: &StepEnv<'_>,
     id: VertexId,
     step: &CacheStep,
-    Seed { span, content }: Seed<'_>,
+    Seed { span, from_name, content }: Seed<'_>,
     dir: &RootDir,
 ) -> Result<()> {
     let fail = || BuildError::kernel(format!("the cache mount {}", step.id));
     dir.set_own_meta(step.uid, step.gid, step.mode, now(env.request.now)).map_err(fail())?;
     let Some(from) = step.from else { return Ok(()) };
-    let files = files_of(from, &step.source, span);
+    let files = files_of(from, from_name, &step.source, span);
     let view;
     let tree = match from {
         From::Vertex(id) => {
@@ -274,12 +276,12 @@ fn context_part(
     content: &Content,
     earlier: Option<SelectionHash>,
 ) -> Result<(ContextPart, Option<Changes>)> {
-    let key::ContextMount { span, from, source, .. } = *mount;
+    let key::ContextMount { span, from, from_name, source, .. } = *mount;
     let Some(context) = env.contexts.of(from, span)? else {
         return Err(BuildError::other("a mount of the context names a stage"));
     };
     let tree = context.tree();
-    let item = tree.select_literal(source).map_err(|e| source_error(e, span))?;
+    let item = tree.select_literal(source).map_err(|e| source_error(e, span, from_name))?;
     let is_dir = item.stat.kind == rbuild_linux::Kind::Dir;
     let path = if is_dir { PathBuf::from("/") } else { Path::new("/").join(&item.name) };
     let key = part_key(env, &content.digest);
@@ -293,7 +295,7 @@ fn context_part(
     }
     let (made, dir) = env.rootfs.new_tree_over(&[])?;
     let root = dir.sub("fs").map_err(BuildError::kernel("the context's directory"))?;
-    let files = files_of(from, source, span);
+    let files = files_of(from, from_name, source, span);
     let fail = |e| copy_error(env, id, &files, e);
     track.defers = true;
     copy(&files, Some(&tree), &root, terms(env), Some(&mut track)).map_err(fail)?;
@@ -358,9 +360,10 @@ fn cache_use(step: &CacheStep) -> CacheUse {
 }
 
 /// Returns a COPY of one source to the root.
-fn files_of(from: From, source: &str, span: Span) -> CopyStep {
+fn files_of(from: From, from_name: Option<&str>, source: &str, span: Span) -> CopyStep {
     CopyStep {
         from,
+        from_name: from_name.map(str::to_string),
         sources: vec![source.to_string()],
         names: SourceNames::Literal,
         source_spans: vec![span],

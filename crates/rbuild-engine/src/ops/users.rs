@@ -35,22 +35,27 @@ pub enum UnknownUser {
     User(String),
     #[error("the image has no group `{0}` in /etc/group")]
     Group(String),
+    /// An account has a number that is no ID.
+    #[error("the image's /{file} gives `{name}` the ID {id}, which no file can have")]
+    NoId { file: &'static str, name: String, id: String },
 }
 
 impl UnknownUser {
     /// Returns the remedy.
     pub fn remedy(&self) -> Remedy {
-        match self.is_number() {
-            true => "it is too large for an ID; the largest is 2147483647".into(),
-            false => "use its number, or add it in an earlier step".into(),
+        match self {
+            UnknownUser::NoId { .. } => "change the account in an earlier step; IDs are below 4294967295".into(),
+            UnknownUser::User(name) | UnknownUser::Group(name) if is_number(name) => {
+                "it is too large for an ID; the largest is 2147483647".into()
+            }
+            UnknownUser::User(_) | UnknownUser::Group(_) => "use its number, or add it in an earlier step".into(),
         }
     }
+}
 
-    /// Returns true if the name is a number, which is no ID then.
-    fn is_number(&self) -> bool {
-        let (UnknownUser::User(name) | UnknownUser::Group(name)) = self;
-        !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit())
-    }
+/// Returns true if the text has only digits.
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
 
 /// Returns the content of an account file by its path in the image, empty if there is no such file.
@@ -79,9 +84,9 @@ pub fn identity(files: &Files<'_>, spec: &str) -> Result<Identity, UnknownUser> 
         Some(number) => line.get(2).and_then(|n| n.parse().ok()) == Some(number),
         None => line.first().map(String::as_str) == Some(user),
     });
-    let field = |i: usize| entry.and_then(|line| line.get(i)).and_then(|n| n.parse::<u32>().ok());
-    let uid = number.or_else(|| field(2)).or_else(|| (user == ROOT).then_some(0)).ok_or_else(|| no_user(user))?;
-    let gid = field(3).unwrap_or(0);
+    let listed = if number.is_some() { None } else { field(PASSWD, entry, 2)? };
+    let uid = number.or(listed).or_else(|| (user == ROOT).then_some(0)).ok_or_else(|| no_user(user))?;
+    let gid = if group.is_some() { 0 } else { field(PASSWD, entry, 3)?.unwrap_or(0) };
     let (gid, groups) = match (group, entry.and_then(|line| line.first())) {
         (Some(group), _) => {
             let gid = group_id(files, group)?;
@@ -92,7 +97,7 @@ pub fn identity(files: &Files<'_>, spec: &str) -> Result<Identity, UnknownUser> 
             let lines = lines(files, GROUP);
             let member = |line: &&Vec<String>| line.get(3).is_some_and(|m| m.split(',').any(|m| m == name));
             let mut groups: Vec<u32> =
-                lines.iter().filter(member).filter_map(|line| line.get(2)?.parse().ok()).collect();
+                lines.iter().filter(member).filter_map(|line| field(GROUP, Some(line), 2).ok()?).collect();
             if !groups.contains(&gid) {
                 groups.insert(0, gid);
             }
@@ -114,9 +119,9 @@ pub fn owner(files: &Files<'_>, spec: &str) -> Result<(u32, u32), UnknownUser> {
         None => {
             let passwd = lines(files, PASSWD);
             let entry = passwd.iter().find(|line| line.first().map(String::as_str) == Some(user));
-            let field = |i: usize| entry.and_then(|line| line.get(i)).and_then(|n| n.parse::<u32>().ok());
-            let uid = field(2).ok_or_else(|| no_user(user))?;
-            (uid, field(3).unwrap_or(0))
+            let uid = field(PASSWD, entry, 2)?.ok_or_else(|| no_user(user))?;
+            let gid = if group.is_some() { 0 } else { field(PASSWD, entry, 3)?.unwrap_or(0) };
+            (uid, gid)
         }
     };
     let gid = match group {
@@ -149,8 +154,22 @@ fn group_id(files: &Files<'_>, group: &str) -> Result<u32, UnknownUser> {
     }
     let lines = lines(files, GROUP);
     let found = lines.iter().find(|line| line.first().map(String::as_str) == Some(group));
-    let found = found.and_then(|line| line.get(2)?.parse().ok());
-    found.or_else(|| (group == ROOT).then_some(0)).ok_or_else(|| UnknownUser::Group(group.to_string()))
+    field(GROUP, found, 2)?
+        .or_else(|| (group == ROOT).then_some(0))
+        .ok_or_else(|| UnknownUser::Group(group.to_string()))
+}
+
+/// Returns the ID in a field of an account; `None` without an account or a number there. Fails for
+/// a number that is no ID: the kernel takes the largest one for "unchanged".
+fn field(file: &'static str, account: Option<&Vec<String>>, i: usize) -> Result<Option<u32>, UnknownUser> {
+    let Some(text) = account.and_then(|line| line.get(i)).filter(|text| is_number(text)) else { return Ok(None) };
+    match text.parse::<u32>() {
+        Ok(id) if id != u32::MAX => Ok(Some(id)),
+        _ => {
+            let name = account.and_then(|line| line.first()).cloned().unwrap_or_default();
+            Err(UnknownUser::NoId { file, name, id: text.clone() })
+        }
+    }
 }
 
 fn no_user(user: &str) -> UnknownUser {
@@ -207,10 +226,40 @@ mod tests {
         assert!(identity(&files, "web:none").unwrap_err().to_string().contains("no group `none`"));
         assert!(identity(&files, "4294967295").unwrap_err().to_string().contains("no user `4294967295`"));
         for (spec, large) in [("99999999999", true), ("0:2147483648", true), ("nobody", false)] {
-            assert_eq!(owner(&files, spec).unwrap_err().is_number(), large, "{spec}");
+            let remedy = format!("{:?}", owner(&files, spec).unwrap_err().remedy());
+            assert_eq!(remedy.contains("too large"), large, "{spec}: {remedy}");
         }
         assert_eq!(identity(&nothing, ""), want(0, 0, &[0], None));
         assert_eq!(identity(&nothing, "root:root"), want(0, 0, &[0], None));
+    }
+
+    /// The largest number means "unchanged" to the kernel, and there are no larger ones.
+    #[test]
+    fn numbers_of_accounts_that_are_no_ids_are_errors() {
+        let files = |path: &str| {
+            let text = match path {
+                PASSWD => "a:x:4294967295:1::/:\nb:x:1:4294967295::/:\nc:x:99999999999:1::/:\nd:x:4294967294:1::/:\n",
+                _ => "g:x:4294967295:d\nh:x:7:d\n",
+            };
+            text.into()
+        };
+        for (spec, file, name) in [
+            ("a", "passwd", "a"),
+            ("a:1", "passwd", "a"),
+            ("b", "passwd", "b"),
+            ("c", "passwd", "c"),
+            ("1:g", "group", "g"),
+            (":g", "group", "g"),
+            ("d:g", "group", "g"),
+        ] {
+            let words = format!("the image's /etc/{file} gives `{name}` the ID ");
+            let of_files = owner(&files, spec).unwrap_err().to_string();
+            let of_a_command = identity(&files, spec).unwrap_err().to_string();
+            assert!(of_files.starts_with(&words) && of_a_command == of_files, "{spec}: {of_files}");
+        }
+        assert_eq!(owner(&files, "b:7"), Ok((1, 7)));
+        assert_eq!(owner(&files, "d"), Ok((4294967294, 1)));
+        assert_eq!(identity(&files, "d").unwrap().groups, [1, 7]);
     }
 
     #[test]

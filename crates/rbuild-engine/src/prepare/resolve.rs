@@ -104,6 +104,7 @@ impl<'a> Resolver<'a> {
         let sought = Sought { name: name.clone(), platform: self.platform(need).clone() };
         let pulls = match self.policy {
             PullPolicy::Never => false,
+            _ if need.later_stage => false,
             PullPolicy::Always => !self.asked.contains(&sought),
             PullPolicy::Missing => !self.candidate(need)?.is_some_and(|candidate| candidate.fits),
         };
@@ -146,6 +147,11 @@ fn stale_image(need: &ImageNeed, failure: NotPulled) -> Diagnostic {
 
 fn missing_image(store: &Store, need: &ImageNeed, failure: Option<NotPulled>) -> Diagnostic {
     let text = &need.image.text;
+    if need.later_stage {
+        let message = format!("stage `{text}` is defined later in the file, and there is no image of that name here");
+        return Diagnostic::new(need.span, message)
+            .help("move the stage above this one, or rename it and pull the image");
+    }
     if !matches!(need.image.name, ImageName::Reference(_)) {
         let d = Diagnostic::new(need.span, format!("there is no image with the id or manifest {text} here"));
         return d.help(Remedy::ListImages);

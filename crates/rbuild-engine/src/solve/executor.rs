@@ -3,6 +3,7 @@
 //! Workers must not wait for each other inside rayon. The worker that completes a vertex's last
 //! input spawns it; the only blocking operations are child processes and file I/O.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -89,27 +90,49 @@ pub(crate) fn run(env: &StepEnv<'_>, pack: impl FnOnce(EarlyLayers<'_>) + Send) 
         env.events.send(Event::Waiting { step: step.position(), label, text, inputs });
     }
     let executor = Executor::new(env);
-    std::thread::scope(|threads| {
-        if runs_any {
-            let (queue, trees) = channel();
-            executor.queue_done(&queue);
-            *locked(&executor.early) = Some(queue);
-            let early = EarlyLayers { trees, queue: &executor.early };
-            threads.spawn(move || pack(early));
-        }
+    let work = || {
         pool.scope(|scope| {
             for (id, _) in env.schedule.vertices().filter(|(_, inputs)| inputs.is_empty()) {
                 let executor = &executor;
                 scope.spawn(move |scope| executor.work_on(id, scope));
             }
         });
-        locked(&executor.early).take();
-    });
+    };
+    if runs_any {
+        pack_beside(&executor.early, |queue| executor.queue_done(queue), pack, work);
+    } else {
+        work();
+    }
     match executor.failure.take() {
         Some(e) => Err(e),
         None if env.cancel.is_cancelled() => Err(BuildError::Cancelled),
         None => Ok(()),
     }
+}
+
+/// Runs `work`, with `pack` on a thread of its own, which gets the layers that `queue_done` and
+/// `work` put into the queue. The queue is closed when `work` ends, also by a panic: otherwise the
+/// thread would wait for ever.
+fn pack_beside(
+    early: &Mutex<Option<Sender<TreeId>>>,
+    queue_done: impl FnOnce(&Sender<TreeId>),
+    pack: impl FnOnce(EarlyLayers<'_>) + Send,
+    work: impl FnOnce(),
+) {
+    struct Close<'a>(&'a Mutex<Option<Sender<TreeId>>>);
+    impl Drop for Close<'_> {
+        fn drop(&mut self) {
+            locked(self.0).take();
+        }
+    }
+    std::thread::scope(|threads| {
+        let (queue, trees) = channel();
+        queue_done(&queue);
+        *locked(early) = Some(queue);
+        let _close = Close(early);
+        threads.spawn(move || pack(EarlyLayers { trees, queue: early }));
+        work();
+    });
 }
 
 fn tell_isolation(env: &StepEnv<'_>) {
@@ -142,7 +165,12 @@ impl<'a> Executor<'a> {
         if env.cancel.is_cancelled() {
             return;
         }
-        if let Err(e) = vertex::solve(env, id) {
+        let solved = catch_unwind(AssertUnwindSafe(|| vertex::solve(env, id))).unwrap_or_else(|panic| {
+            // The commands of other steps would keep the build from ending.
+            env.cancel.cancel();
+            resume_unwind(panic)
+        });
+        if let Err(e) = solved {
             self.failure.note(e);
             env.cancel.cancel();
             return;
@@ -204,5 +232,20 @@ mod tests {
         failures.note(step("third", 300));
         assert_eq!(failures.take().map(|e| e.message()), Some("first".into()));
         assert!(failures.take().is_none());
+    }
+
+    #[test]
+    fn a_panic_of_a_step_ends_the_packing_beside_it() {
+        let early = Mutex::new(None);
+        let packed = AtomicUsize::new(0);
+        let pack = |layers: EarlyLayers<'_>| while layers.next().is_some() {};
+        let ended = catch_unwind(AssertUnwindSafe(|| {
+            let work = || {
+                packed.fetch_add(1, Ordering::SeqCst);
+                panic!("a step");
+            };
+            pack_beside(&early, |_| {}, pack, work);
+        }));
+        assert!(ended.is_err() && packed.into_inner() == 1 && locked(&early).is_none());
     }
 }

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use rbuild_dockerfile::{Diagnostic, Span};
+use rbuild_dockerfile::Diagnostic;
 use rbuild_image::ManifestDigest;
 use rbuild_linux::RootDir;
-use rbuild_plan::{CacheStep, CopyStep, From, MountKindStep, RunStep, Step, Vertex, VertexId};
+use rbuild_plan::{CacheStep, CopyStep, From, MountKindStep, MountStep, RunStep, Step, VertexId};
 use rbuild_source::{Changes, Content, SourceError};
 use rbuild_store::{KeyInputs, ResultId};
 
@@ -69,7 +69,7 @@ fn keyed(env: &StepEnv<'_>, id: VertexId) -> Result<bool> {
         }
     }
     let last = keys.changed_last(vertex).filter(|path| !path.as_os_str().is_empty());
-    Err(source_error(SourceError::Changed(last.unwrap_or_else(|| ".".into())), vertex.span))
+    Err(source_error(SourceError::Changed(last.unwrap_or_else(|| ".".into())), vertex.span, None))
 }
 
 /// Looks up or makes the result. Returns true if it was cached.
@@ -209,20 +209,17 @@ fn contents_mounted(env: &StepEnv<'_>, run: &RunStep, taken: &[Content]) -> Resu
         let content = match whole {
             true => Some(Read::Result(env.done(*from).result)),
             false => key::mounted_content(&StageFiles::new(env.rootfs.view(*from)?), source)
-                .map_err(|e| source_error(e, mount.span))?
+                .map_err(|e| source_error(e, mount.span, mount.from_name.as_deref()))?
                 .map(Read::Files),
         };
-        contents.push(content.ok_or_else(|| no_mount_source(&env.graph().vertices[*from], source, mount.span))?);
+        contents.push(content.ok_or_else(|| no_mount_source(mount, source))?);
     }
     Ok((stages > 0).then_some(contents))
 }
 
-fn no_mount_source(from: &Vertex, source: &str, span: Span) -> BuildError {
-    let name = match &from.step {
-        Step::Image { name, .. } => name,
-        _ => &from.name.stage,
-    };
-    let d = Diagnostic::new(span, format!("{source} does not exist in `{name}`"));
+fn no_mount_source(mount: &MountStep, source: &str) -> BuildError {
+    let name = mount.from_name.as_deref().unwrap_or_default();
+    let d = Diagnostic::new(mount.span, format!("{source} does not exist in `{name}`"));
     BuildError::Unmet(vec![d.help(format!("paths are relative to the root of `{name}`"))])
 }
 

@@ -11,7 +11,7 @@ use rbuild_store::{Image, Store, Workspace};
 
 use crate::error::{BuildError, Result};
 use crate::transport::blobs::{TransferProgress, each_blob, total_size};
-use crate::transport::save::{index_entry, index_of};
+use crate::transport::save::{index_entry, index_of, layer_pairs};
 
 /// An image in the form in which it is pushed.
 pub struct Outgoing {
@@ -62,6 +62,8 @@ fn packed(
     let plain = |layer: &Descriptor| !as_is && *layer.media_type() == MediaType::ImageLayer;
     let mut manifest = image.manifest.clone();
     let layers = image.layers()?;
+    // Layers that are packed again are compared meanwhile.
+    store.blobs().check_layers(&layer_pairs(layers.iter().filter(|(layer, _)| !plain(layer)))?)?;
     if layers.iter().any(|(layer, _)| plain(layer)) {
         let work = Workspace::open(store)?;
         let form = LayerForm { compression: Compression::Gzip, level: None };

@@ -10,7 +10,10 @@ use std::ffi::OsStr;
 use std::io::{Read, Seek, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rbuild_image::{BlobDigest, ManifestDigest, MediaType, Platform, REF_NAME, Reference, descriptor, digest_of};
+use rbuild_image::{
+    BlobDigest, Descriptor, DiffId, DigestError, ManifestDigest, MediaType, Platform, REF_NAME, Reference, descriptor,
+    digest_of,
+};
 use rbuild_layer::{Bounded, LimitedTar, Limits, TarEntry, TarWriter};
 use rbuild_linux::process::by_umask;
 use rbuild_linux::{AtomicFile, Destination, Directory, RootDir, write_atomic};
@@ -54,8 +57,7 @@ pub fn save_size(store: &Store, images: &[Saved], known: &BTreeSet<BlobDigest>) 
 
 /// Returns the blob digests of an image's layers, lowest first.
 pub fn layer_blobs(image: &Image) -> Result<Vec<BlobDigest>> {
-    let layers = image.layers()?;
-    layers.iter().map(|(layer, _)| digest_of(layer).map_err(|e| BuildError::other(e.to_string()))).collect()
+    Ok(layer_pairs(image.layers()?.iter())?.into_iter().map(|(blob, _)| blob).collect())
 }
 
 /// Returns the digests of the blobs in an archive of images, taken from the entry names.
@@ -68,12 +70,20 @@ pub fn archive_blobs(archive: impl Read, shown: &str, limits: Limits) -> Result<
     Ok(blobs)
 }
 
+/// Returns the blobs of layers with their diffIDs.
+pub(crate) fn layer_pairs<'a>(
+    layers: impl Iterator<Item = &'a (Descriptor, DiffId)>,
+) -> Result<Vec<(BlobDigest, DiffId)>> {
+    let pairs = layers.map(|(layer, diff_id)| Ok((digest_of(layer)?, *diff_id)));
+    pairs.collect::<std::result::Result<_, DigestError>>().map_err(|e| BuildError::other(e.to_string()))
+}
+
 /// Checks that every outgoing layer of the store has the diffID that its image's configuration
 /// names.
 pub(crate) fn check_layers(store: &Store, images: &[Saved], known: &BTreeSet<BlobDigest>) -> Result<()> {
     let mut layers = BTreeSet::new();
     for image in images.iter().flat_map(|saved| &saved.images) {
-        for (digest, (_, diff_id)) in layer_blobs(image)?.into_iter().zip(image.layers()?) {
+        for (digest, diff_id) in layer_pairs(image.layers()?.iter())? {
             // Layers that were packed directly into the archive are not in the store.
             if !known.contains(&digest) && store.blobs().has_blob(&digest)? {
                 layers.insert((digest, diff_id));

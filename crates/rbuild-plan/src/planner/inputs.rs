@@ -62,7 +62,9 @@ impl Planner<'_> {
         let lookup = |name: &str| self.globals.get(name).map(str::to_string);
         let base = Lexer::new(self.file.escape).word(&stage.from.image.text, &lookup).ok();
         let mut used: Vec<usize> = base.and_then(|b| self.base_stage(&b.text, index)).into_iter().collect();
-        used.extend(input_names(stage).iter().filter_map(|(name, _)| self.find_stage(name, count)));
+        let named = input_names(stage);
+        let named = named.iter().filter_map(|(name, _)| self.find_stage(name, count));
+        used.extend(named.filter(|used| !self.is_later(*used, index)));
         used
     }
 
@@ -91,7 +93,7 @@ impl Planner<'_> {
                 None => self.written_image(&name, span),
             };
             if let Ok(image) = image {
-                self.image(&image, None, span);
+                self.image(&image, None, span, false);
             }
         }
     }
@@ -212,7 +214,7 @@ impl Planner<'_> {
         total: usize,
         span: Span,
     ) -> Planned<StageState> {
-        let Some(base) = self.image(image, platform, span) else { return Err(Stop::Needs) };
+        let Some(base) = self.image(image, platform, span, false) else { return Err(Stop::Needs) };
         let base = base.clone();
         let name = StepName { stage: label.clone(), number: 1, total };
         let vertex = self.image_vertex(&image.text, &base, name, span);
@@ -250,21 +252,29 @@ impl Planner<'_> {
     }
 
     /// Returns a resolved image. Otherwise records the need and returns `None`.
-    fn image(&mut self, image: &WrittenImage, platform: Option<&Platform>, span: Span) -> Option<&BaseImage> {
+    fn image(
+        &mut self,
+        image: &WrittenImage,
+        platform: Option<&Platform>,
+        span: Span,
+        later_stage: bool,
+    ) -> Option<&BaseImage> {
         if self.images.contains_key(&image.name) {
             return self.images.get(&image.name);
         }
         match self.needs.iter_mut().find(|need| need.image.name == image.name) {
-            // Report the first use in the file.
-            Some(need) if span.start < need.span.start => {
-                need.span = span;
-                need.image = image.clone();
+            Some(need) => {
+                need.later_stage &= later_stage;
+                // Report the first use in the file.
+                if span.start < need.span.start {
+                    need.span = span;
+                    need.image = image.clone();
+                }
             }
-            Some(_) => {}
             None => {
                 let stages = self.stage_names();
                 let platform = platform.cloned();
-                self.needs.push(ImageNeed { image: image.clone(), platform, span, stages });
+                self.needs.push(ImageNeed { image: image.clone(), platform, span, stages, later_stage });
             }
         }
         None
@@ -282,23 +292,31 @@ impl Planner<'_> {
         id
     }
 
-    /// Checks that a stage used by `--from` is not defined after the current one. A stage replaced
-    /// by a named context may be anywhere.
-    fn require_earlier_stage(&self, index: usize, name: &str, span: Span) -> Planned<()> {
-        let later = self.in_progress.last().is_some_and(|current| index > *current);
-        let label = self.file.stages[index].from.name.as_ref();
-        if !later || label.is_some_and(|label| self.params.context_index(&label.text).is_some()) {
-            return Ok(());
+    /// Returns true if stage `used` comes after stage `index`, which cannot use it then. A stage that
+    /// a named context replaces may be anywhere.
+    fn is_later(&self, used: usize, index: usize) -> bool {
+        used > index && !self.is_replaced(&self.file.stages[used])
+    }
+
+    /// Resolves the name of a stage that is defined later in the file as the name of an image.
+    fn instead_of_later_stage(&mut self, name: &str, span: Span) -> Planned<Input> {
+        let number = name.bytes().all(|b| b.is_ascii_digit());
+        match WrittenImage::parse(name) {
+            Ok(image) if !number => self.input_image(&image, span, true),
+            _ => {
+                let d = Diagnostic::new(span, format!("stage `{name}` is defined later in the file"));
+                Err(d.help("move the stage above this one, or rename it if you mean an image").into())
+            }
         }
-        let d = Diagnostic::new(span, format!("stage `{name}` is defined later in the file"));
-        Err(d.help("move the stage above this one, or rename it if you mean an image").into())
     }
 
     /// Resolves `--from` or `from=`: a stage by name or number, a named context, or an image.
     pub(super) fn input_named(&mut self, name: &str, span: Span) -> Planned<Input> {
         let count = self.file.stages.len();
         if let Some(index) = self.find_stage(name, count) {
-            self.require_earlier_stage(index, name, span)?;
+            if self.in_progress.last().is_some_and(|current| self.is_later(index, *current)) {
+                return self.instead_of_later_stage(name, span);
+            }
             if self.in_progress.last() == Some(&index) && self.params.context_index(name).is_none() {
                 let d = Diagnostic::new(span, format!("stage `{name}` depends on itself: {name} → {name}"));
                 return Err(d.help("name an earlier stage, or an image").into());
@@ -320,8 +338,13 @@ impl Planner<'_> {
             return Ok(Input::Vertex(self.add(Step::Scratch, None, name, "FROM scratch".into(), span)));
         }
         let image = self.written_image(name, span)?;
-        let Some(base) = self.image(&image, None, span) else { return Err(Stop::Needs) };
-        let (base, name) = (base.clone(), StepName { stage: name.to_string(), number: 1, total: 1 });
+        self.input_image(&image, span, false)
+    }
+
+    /// Returns the image that files are taken from.
+    fn input_image(&mut self, image: &WrittenImage, span: Span, later_stage: bool) -> Planned<Input> {
+        let Some(base) = self.image(image, None, span, later_stage) else { return Err(Stop::Needs) };
+        let (base, name) = (base.clone(), StepName { stage: image.text.clone(), number: 1, total: 1 });
         Ok(Input::Vertex(self.image_vertex(&image.text, &base, name, span)))
     }
 }

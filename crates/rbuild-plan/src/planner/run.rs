@@ -41,6 +41,7 @@ pub(super) fn run(planner: &mut Planner<'_>, state: &mut StageState, run: &ast::
         target: volume.target.clone(),
         read_only: volume.read_only,
         kind: MountKindStep::Volume { id: VolumeId::new(position), source: volume.source.clone() },
+        from_name: None,
         span,
     }));
     sort_mounts(&mut mounts);
@@ -210,7 +211,7 @@ fn mount(planner: &mut Planner<'_>, state: &StageState, mount: &Mount, span: Spa
             return Err(Diagnostic::new(span, format!("a {} mount is not a file system", mount.kind.name())).into());
         }
     };
-    Ok(MountStep { target, read_only, kind, span })
+    Ok(MountStep { target, read_only, kind, from_name: mount.from.clone(), span })
 }
 
 fn cache(planner: &mut Planner<'_>, mount: &Mount, target: &str, span: Span) -> Planned<MountKindStep> {

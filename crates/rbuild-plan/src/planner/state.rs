@@ -28,6 +28,9 @@ pub struct ImageNeed {
     pub span: Span,
     /// Stage names, for a suggestion if the image does not exist.
     pub stages: Vec<String>,
+    /// True if a stage of that name is defined later in the file, so that the name is that of an
+    /// image only if there is one: nothing is pulled.
+    pub later_stage: bool,
 }
 
 /// Reason for planning to stop early.

@@ -194,20 +194,28 @@ fn heredocs_become_scripts_and_files() {
 fn stages_can_only_be_used_after_their_definition() {
     let used = |line: &str, params: &Parameters| {
         let source = format!("FROM debian AS first\nFROM debian AS a\n{line}\nFROM debian AS later\nFROM a\nRUN x\n");
-        plan(&parse(source.as_bytes()).unwrap(), params, &debian()).map(|_| ()).map_err(|mut e| e.remove(0).message)
+        match plan(&parse(source.as_bytes()).unwrap(), params, &debian()) {
+            Ok(Plan::Graph(_)) => Ok(()),
+            Ok(Plan::Needs(needs)) => {
+                assert!(needs.len() == 1 && needs[0].later_stage);
+                Err(format!("needs {}", needs[0].image.text))
+            }
+            Err(mut e) => Err(e.remove(0).message),
+        }
     };
     let later = |name: &str| Err(format!("stage `{name}` is defined later in the file"));
+    let image = |name: &str| Err(format!("needs {name}"));
     for (line, want) in [
         ("COPY --from=first x y", Ok(())),
         ("COPY --from=0 x y", Ok(())),
         ("COPY --from=debian x y", Ok(())),
-        ("COPY --from=later x y", later("later")),
+        ("COPY --from=later x y", image("later")),
         ("COPY --from=Later x y", later("Later")),
         ("COPY --from=2 x y", later("2")),
         ("COPY --from=5 x y", Err("stage 5 does not exist".to_string())),
         ("RUN --mount=from=first,target=/m x", Ok(())),
-        ("RUN --mount=from=later,target=/m x", later("later")),
-        ("RUN --mount=type=cache,from=later,target=/m x", later("later")),
+        ("RUN --mount=from=later,target=/m x", image("later")),
+        ("RUN --mount=type=cache,from=later,target=/m x", image("later")),
     ] {
         assert_eq!(used(line, &params()), want, "{line}");
     }
@@ -220,7 +228,17 @@ fn stages_can_only_be_used_after_their_definition() {
     assert_eq!(needs[0].image.text, "later");
     // Of two stages with the same name, `--from` means the last one in the file.
     let twice = "FROM debian AS x\nFROM debian AS a\nCOPY --from=x a b\nFROM debian AS x\nFROM a\n";
-    assert!(error(twice).contains("defined later in the file"));
+    let Ok(Plan::Needs(needs)) = plan(&parse(twice.as_bytes()).unwrap(), &params(), &debian()) else { panic!() };
+    assert!(needs[0].image.text == "x" && needs[0].later_stage);
+    // An image of that name is meant, if there is one; a need by FROM is a need to pull.
+    let named = "FROM debian AS a\nCOPY --from=b x y\nFROM base AS b\nFROM a\n";
+    let mut images = debian();
+    let base = images.values().next().unwrap().clone();
+    images.insert("b".parse().unwrap(), base);
+    assert!(matches!(plan(&parse(named.as_bytes()).unwrap(), &params(), &images), Ok(Plan::Graph(_))));
+    let pulled = "FROM debian AS a\nCOPY --from=b x y\nFROM b AS c\nFROM debian AS b\nFROM a\nCOPY --from=c x y\n";
+    let Ok(Plan::Needs(needs)) = plan(&parse(pulled.as_bytes()).unwrap(), &params(), &debian()) else { panic!() };
+    assert!(needs.len() == 1 && !needs[0].later_stage, "{needs:?}");
 }
 
 #[test]
@@ -506,7 +524,8 @@ fn long_chains_of_stages_do_not_recurse() {
         source.push_str(&format!("FROM scratch AS s{i}\nCOPY --from=s{} a /\n", i + 1));
     }
     source.push_str("FROM s0\n");
-    assert!(error(&source).contains("is defined later in the file (move the stage above this one"));
+    let Ok(Plan::Needs(needs)) = plan(&parse(source.as_bytes()).unwrap(), &params(), &debian()) else { panic!() };
+    assert!(needs[0].image.text == "s1" && needs[0].later_stage);
 }
 
 #[test]

@@ -46,6 +46,9 @@ pub enum KeyValue {
         name: String,
         /// Its manifest.
         manifest: ManifestDigest,
+        /// Its part in the key. Documents of earlier versions lack it; the manifest stands for it
+        /// then.
+        result: ResultId,
     },
     /// Another step, whose result the step reads.
     Step {
@@ -62,7 +65,10 @@ impl std::fmt::Display for KeyValue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             KeyValue::Text(text) => f.write_str(text),
-            KeyValue::Image { name, manifest } => write!(f, "image {name} {manifest}"),
+            KeyValue::Image { name, manifest, result } if result.bytes() == manifest.bytes() => {
+                write!(f, "image {name} {manifest}")
+            }
+            KeyValue::Image { name, manifest, result } => write!(f, "image {name} {result} {manifest}"),
             KeyValue::Step { label, result } => write!(f, "step {label} {result}"),
             KeyValue::Files(hash) => f.write_str(&ResultId::from_bytes(*hash).hex()),
         }
@@ -92,7 +98,12 @@ fn input(text: &str) -> Option<KeyValue> {
     let (name, digest) = rest.rsplit_once(' ')?;
     let (name, bytes) = (name.to_string(), hash(digest)?);
     match kind {
-        "image" => Some(KeyValue::Image { name, manifest: ManifestDigest::from_bytes(bytes) }),
+        "image" => {
+            let counts = name.rsplit_once(' ').and_then(|(name, result)| Some((name.to_string(), hash(result)?)));
+            let (name, result) = counts.unwrap_or((name, bytes));
+            let (manifest, result) = (ManifestDigest::from_bytes(bytes), ResultId::from_bytes(result));
+            Some(KeyValue::Image { name, manifest, result })
+        }
         "step" => Some(KeyValue::Step { label: name, result: ResultId::from_bytes(bytes) }),
         _ => None,
     }
@@ -210,8 +221,11 @@ mod tests {
     fn documents_hold_texts_and_programs_hold_kinds() {
         let hex = BlobDigest::of(b"x").hex();
         let (manifest, result) = (ManifestDigest::of(b"x"), ResultId::of(b"x"));
+        let counts = ResultId::of(b"y");
+        let image = |result| KeyValue::Image { name: "debian:12".into(), manifest, result };
         let table = [
-            (FROM, format!("image debian:12 sha256:{hex}"), KeyValue::Image { name: "debian:12".into(), manifest }),
+            (FROM, format!("image debian:12 sha256:{hex}"), image(ResultId::from_bytes(*manifest.bytes()))),
+            (FROM, format!("image debian:12 {counts} sha256:{hex}"), image(counts)),
             (PARENT, format!("step a 3/7 {hex}"), KeyValue::Step { label: "a 3/7".into(), result }),
             (FILES, hex.clone(), KeyValue::Files(*result.bytes())),
             ("command", format!("step a 3/7 {hex}"), KeyValue::Text(format!("step a 3/7 {hex}"))),

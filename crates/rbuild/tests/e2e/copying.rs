@@ -122,6 +122,63 @@ fn hard_links_times_and_holes_are_kept() {
     assert!(meta("sparse").blocks() < 1000, "{} blocks", meta("sparse").blocks());
 }
 
+/// The directory that takes a directory's content has the source's time, new or not, as BuildKit
+/// gives it. A file that a later source writes there, or the root of a source, makes it the time of
+/// the build.
+#[test]
+fn the_destination_has_the_time_of_the_source_directory() {
+    let lab = Lab::new();
+    lab.write("d/f", "1").write("e/g", "2").write("h", "3");
+    let old = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+    for (dir, age) in [("d", 0), ("e", 5)] {
+        let dir = std::fs::File::open(lab.ctx().join(dir)).unwrap();
+        dir.set_modified(old + std::time::Duration::from_secs(age)).unwrap();
+    }
+    let stage =
+        "FROM busybox AS base\nRUN mkdir -p /there /l; ln -s /there /to\nFROM base AS stage\nCOPY d /s\nFROM base\n";
+    for (copy, place, time) in [
+        ("COPY d /there/", "there", Some(0)),
+        ("COPY d /new/", "new", Some(0)),
+        ("COPY --link d /new/", "new", Some(0)),
+        ("ADD d /to", "there", Some(0)),
+        ("COPY --from=stage /s /there/", "there", Some(0)),
+        ("COPY d e /there/", "there", Some(5)),
+        ("COPY e d /there/", "there", Some(0)),
+        ("COPY --exclude=f d /there/", "there", Some(0)),
+        ("COPY d h /there/", "there", None),
+        ("COPY h d /there/", "there", Some(0)),
+        ("COPY d <<i /there/\nx\ni", "there", None),
+        ("COPY . /there/", "there", None),
+    ] {
+        let out = lab.build_local(&format!("{stage}{copy}\n"), &[]);
+        let seen = std::fs::metadata(out.join(place)).unwrap().mtime() - 1_000_000_000;
+        assert!(time.map_or(seen > 1_000_000, |time| seen == time), "{copy}: {seen}");
+    }
+}
+
+/// The largest number means "unchanged" to the kernel: no account can have it.
+#[test]
+fn accounts_with_a_number_that_is_no_id_are_refused_where_they_are_used() {
+    let lab = Lab::new();
+    lab.write("f", "1").write("d/f", "1");
+    let base =
+        "FROM busybox\nRUN echo w:x:4294967295:1::/:/bin/sh >> /etc/passwd; echo g:x:4294967295: >> /etc/group\n";
+    for (line, file) in [
+        ("COPY --chown=w f /o", "passwd"),
+        ("COPY --chown=0:g f /o", "group"),
+        ("COPY --chown=w --parents d/f /o", "passwd"),
+        ("COPY --chown=w <<f /o/\nx\nf", "passwd"),
+        ("ADD --chown=:g f /o", "group"),
+        ("USER w\nWORKDIR /new", "passwd"),
+        ("USER w\nRUN true", "passwd"),
+        ("USER 0:g\nRUN true", "group"),
+    ] {
+        let words = [format!("the image's /etc/{file} gives "), "the ID 4294967295".to_string(), "Dockerfile:".into()];
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        lab.build(&format!("{base}{line}\n"), &["--no-cache", "-t", "x"]).fails(1, &words);
+    }
+}
+
 /// A file that one source provides at several destinations is one file in the image; files from
 /// several sources or matches are separate.
 #[test]

@@ -8,7 +8,7 @@ use rbuild_image::DiffId;
 use crate::forge::{Blob, Forged, Layer, Meta, ROOTS};
 use crate::lab::{Lab, Ran, contents, listing};
 
-fn load_archive(lab: &Lab, image: &Forged, name: &str) -> Ran {
+pub fn load_archive(lab: &Lab, image: &Forged, name: &str) -> Ran {
     let archive = lab.path("image.tar");
     image.write_docker(&archive, name);
     lab.rbuild(["load", "-i", archive.to_str().unwrap()])

@@ -54,6 +54,55 @@ fn stages_by_name_number_and_target() {
     lab.build(file, &["--build-arg", "BASE=nothing"]).fails(1, &["there is no stage or image called `nothing`"]);
 }
 
+/// The name of a stage that comes later is that of an image, where there is one.
+#[test]
+fn the_name_of_a_later_stage_is_an_image() {
+    let lab = Lab::new();
+    lab.build("FROM busybox\nRUN echo image > /o\n", &["-t", "later"]).ok();
+    for (with, what) in [
+        ("COPY --from=later /o /o", ""),
+        ("RUN --mount=from=later,target=/m cat /m/o > /o", ""),
+        ("RUN --mount=type=cache,id=l,from=later,target=/m cat /m/o > /o", ""),
+        ("COPY --from=absent /o /o", "stage `absent` is defined later in the file, and there is no image"),
+        ("COPY --from=2 /o /o", "stage `2` is defined later in the file"),
+    ] {
+        let file = format!(
+            "FROM busybox AS x\n{with}\nFROM busybox AS later\nRUN echo stage > /o\nFROM busybox AS absent\nFROM x\n"
+        );
+        if what.is_empty() {
+            assert_eq!(std::fs::read_to_string(lab.build_local(&file, &[]).join("o")).unwrap(), "image\n", "{with}");
+        } else {
+            let failed = lab.build(&file, &[]);
+            assert!(failed.code != Some(0) && failed.stderr.contains(what), "{with}: {}", failed.stderr);
+        }
+    }
+}
+
+/// A path that is missing is missing in what the instruction names, not in what that stands on.
+#[test]
+fn missing_paths_of_mounts_are_in_what_from_names() {
+    let lab = Lab::new();
+    lab.write("other/f", "1");
+    for (from, kinds) in [
+        ("x", ["", "type=cache,"]),
+        ("y", ["", "type=cache,"]),
+        ("nc", ["", "type=cache,"]),
+        ("busybox", ["", "type=cache,"]),
+    ] {
+        for kind in kinds {
+            let file = format!(
+                "FROM busybox AS x\nFROM x AS y\nFROM busybox\nRUN --mount={kind}from={from},source=/nope,target=/m true\n"
+            );
+            lab.build(&file, &["--build-context", "nc=other"]).fails(
+                1,
+                &["nope", &format!(" in `{from}`"), &format!("relative to the root of `{from}`"), "Dockerfile:4"],
+            );
+        }
+    }
+    lab.build("FROM busybox\nRUN --mount=source=/nope,target=/m true\n", &[])
+        .fails(1, &["relative to the root of the build context"]);
+}
+
 #[test]
 fn independent_stages_run_side_by_side_and_unused_ones_not_at_all() {
     let lab = Lab::new();

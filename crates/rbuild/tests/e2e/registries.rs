@@ -1,8 +1,10 @@
 //! Pulls and pushes, with a registry on a loopback address.
 
-use rbuild_image::BlobDigest;
+use rbuild_image::{BlobDigest, DiffId};
 use serde_json::{Value, json};
 
+use crate::foreign::load_archive;
+use crate::forge::{Blob, Forged, Layer};
 use crate::lab::{Lab, Ran};
 
 #[allow(dead_code)]
@@ -358,6 +360,29 @@ fn a_login_for_the_push_is_sent_to_no_base() {
     scene
         .build("FROM scratch\nLABEL a=b\n", &["-t", &app, "-t", &elsewhere, "--push", "--creds=joe:hunter2"])
         .fails(2, &["--creds is a login for one registry", "rbuild login"]);
+}
+
+/// A layer that is not the one of its diffID goes to no registry: neither by `push`, nor in the
+/// result of steps that were cached on another image with this diffID.
+#[test]
+fn a_layer_that_holds_something_else_is_never_pushed() {
+    let scene = Scene::new(Access::Open);
+    let good = Layer::new().file("f", "good").bytes();
+    let evil = Blob { diff_id: DiffId::of(&good), ..Blob::gzip_of(&Layer::new().file("f", "evil").bytes()) };
+    let lab = &scene.lab;
+    lab.write("g", "1");
+    load_archive(lab, &Forged::new(vec![Blob::gzip_of(&good)]), "good:latest").ok();
+    scene.build("FROM good\nCOPY g /g\n", &["-t", "built"]).ok();
+    let name = scene.name("evil:1");
+    load_archive(lab, &Forged::new(vec![evil]), &name).ok();
+    scene.rbuild(&["push", &name]).fails(1, &["diffID of the layer"]);
+    let result = scene.name("result:1");
+    for args in [&["-t", &result, "--push"][..], &["-t", &result], &["-t", &result, "--squash"]] {
+        let file = format!("FROM {name}\nCOPY g /g\n");
+        scene.build(&file, &[&["--pull=never"], args].concat()).fails(1, &["diffID of the layer", "Dockerfile:1"]);
+    }
+    assert!(scene.registry.state().manifests.is_empty());
+    scene.rbuild(&["inspect", &result]).fails(1, &[]);
 }
 
 /// Returns the processes that descend from one, which is the first.

@@ -23,7 +23,7 @@ impl Lab {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("rbuild-words-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(dir.join("work/context")).unwrap();
+        std::fs::create_dir_all(dir.join("cwd/context")).unwrap();
         std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_rbuild"), dir.join("docker")).unwrap();
         Lab { dir }
     }

@@ -9,7 +9,7 @@ use rbuild_plan::{Chmod, CopyStep};
 use rbuild_sandbox::Cancel;
 use rbuild_source::Sight;
 
-use crate::ops::copy::destination::Links;
+use crate::ops::copy::destination::{Dir, Links};
 use crate::ops::copy_error::Reason;
 use crate::ops::incremental_copy::Track;
 
@@ -75,6 +75,15 @@ impl Copier<'_> {
 
     pub(super) fn now(&self) -> Timestamp {
         Timestamp { sec: self.terms.now, nsec: 0 }
+    }
+
+    /// Gives a directory the time of the build in place of an earlier source's, as a file that is
+    /// written to it changes its time.
+    pub(super) fn written_to(&mut self, dir: &Dir) {
+        let now = self.now();
+        if let Some(time) = self.times.get_mut(&dir.real) {
+            *time = now;
+        }
     }
 
     /// Adds to the summary of what was seen of the source.

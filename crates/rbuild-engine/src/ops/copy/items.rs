@@ -73,12 +73,16 @@ fn item(copier: &mut Copier<'_>, tree: &SourceTree<'_>, item: &Selected) -> Resu
     }
     if item.stat.kind == Kind::Dir {
         let dir = copier.dir(dest, copier.parent_mode())?;
+        // The time of a source's root says when the files arrived, as in BuildKit.
+        let inner = !item.path.as_os_str().is_empty();
+        copier.times.insert(dir.real.clone(), if inner { item.stat.mtime } else { copier.now() });
         return directory(copier, tree, item, dir);
     }
     if copier.step.unpack && item.stat.kind == Kind::File && unpack_archive(copier, tree, item, dest)? {
         return Ok(());
     }
     let (dir, name) = copier.file_place(item.name.as_os_str())?;
+    copier.written_to(&dir);
     single(copier, tree, item, &dir, &name)
 }
 
@@ -151,6 +155,7 @@ fn directory(copier: &mut Copier<'_>, tree: &SourceTree<'_>, item: &Selected, de
 fn inline(copier: &mut Copier<'_>, name: &str, content: &[u8]) -> Result<(), Reason> {
     let (dir, name) = copier.file_place(OsStr::new(name))?;
     let place = dir.real.join(&name);
+    copier.written_to(&dir);
     copier.clear_place(&dir, &name)?;
     if let Some(track) = &mut copier.track {
         track.listing.cover(&place);
