@@ -8,6 +8,7 @@ use rbuild_registry::RegistryError;
 use rbuild_remedy::Remedy;
 use rbuild_sandbox::{Refusal, SandboxError};
 use rbuild_store::StoreError;
+use rbuild_transport::TransportError;
 
 /// An error of a build or an image command. The message of a variant with a source does not repeat
 /// the source's; [`BuildError::message`] joins both.
@@ -142,14 +143,8 @@ impl BuildError {
             BuildError::Store(e) => e.remedy(),
             BuildError::Layer { source, .. } if source.is_disk_full() => Some(Remedy::FreeSpace),
             BuildError::Layer { source, .. } => source.remedy(),
-            BuildError::Kernel { source, .. } => {
-                if source.is_disk_full() {
-                    return Some(Remedy::FreeSpace);
-                }
-                LayerError::within(source.cause()).map_or_else(|| source.remedy(), LayerError::remedy)
-            }
-            BuildError::Io { source, .. } if is_disk_full(source) => Some(Remedy::FreeSpace),
-            BuildError::Io { source, .. } => LayerError::within(source)?.remedy(),
+            BuildError::Kernel { source, .. } => LayerError::remedy_of_kernel(source),
+            BuildError::Io { source, .. } => LayerError::remedy_of_io(source),
             BuildError::DestinationFull { place, .. } => {
                 Some(format!("free some space on the disk of {}, or write to another one", place.display()).into())
             }
@@ -160,11 +155,6 @@ impl BuildError {
             BuildError::Cancelled | BuildError::Told | BuildError::Moved => None,
         }
     }
-}
-
-/// Returns true if no space, or no quota, is left.
-pub(crate) fn is_disk_full(e: &std::io::Error) -> bool {
-    matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
 
 impl From<StoreError> for BuildError {
@@ -179,6 +169,22 @@ impl From<StoreError> for BuildError {
 impl From<RegistryError> for BuildError {
     fn from(e: RegistryError) -> BuildError {
         BuildError::Registry(e)
+    }
+}
+
+impl From<TransportError> for BuildError {
+    fn from(e: TransportError) -> BuildError {
+        match e {
+            TransportError::Store(e) => e.into(),
+            TransportError::Registry(e) => e.into(),
+            TransportError::Layer { what, source } => BuildError::Layer { what, source },
+            TransportError::Kernel { what, source } => BuildError::Kernel { what, source },
+            TransportError::Io { what, source } => BuildError::Io { what, source },
+            TransportError::DestinationFull { place, source } => {
+                BuildError::DestinationFull { place, source: Box::new((*source).into()) }
+            }
+            TransportError::Other { message, help } => BuildError::Other { message, help },
+        }
     }
 }
 

@@ -3,28 +3,9 @@
 use std::sync::{Arc, Condvar, Mutex};
 
 use rbuild_linux::parallel::locked;
-use rbuild_remedy::Remedy;
+pub use rbuild_remedy::Warning;
 use rbuild_sandbox::Stream;
 pub use rbuild_store::StepOutcome;
-
-/// A warning, as one sentence.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Warning {
-    pub text: String,
-    pub help: Option<Remedy>,
-}
-
-impl From<String> for Warning {
-    fn from(text: String) -> Warning {
-        Warning { text, help: None }
-    }
-}
-
-impl From<&str> for Warning {
-    fn from(text: &str) -> Warning {
-        text.to_string().into()
-    }
-}
 
 /// An event of a build. Events of one step arrive in order. Steps are identified by their vertex.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 use rbuild_image::{ImageId, ManifestDigest};
 use rbuild_layer::{Compression, LayerForm};
 use rbuild_linux::{Destination, Directory};
+use rbuild_transport::ArchiveFormat;
 
 /// The result of a finished build.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -11,16 +12,6 @@ pub struct Finished {
     pub image: Option<(ImageId, ManifestDigest)>,
     /// Manifests of the images of all platforms, in the order of the request.
     pub platforms: Vec<ManifestDigest>,
-}
-
-/// Format of an archive of images.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ArchiveFormat {
-    /// An OCI image layout.
-    Oci,
-    /// An OCI image layout that also has `manifest.json`, which `docker load` and `podman load` of
-    /// any version read.
-    Docker,
 }
 
 /// An output of a build. Files and directories are held open, so that they can be reached from any

@@ -125,14 +125,30 @@ impl LayerError {
         e.get_ref()?.downcast_ref()
     }
 
+    /// Returns the remedy of a stream's error, which may be one of layers.
+    pub fn remedy_of_io(e: &io::Error) -> Option<Remedy> {
+        if is_full(e) { Some(Remedy::FreeSpace) } else { LayerError::within(e)?.remedy() }
+    }
+
+    /// Returns the remedy of a failed file operation, whose cause may be an error of layers.
+    pub fn remedy_of_kernel(e: &rbuild_linux::Error) -> Option<Remedy> {
+        if e.is_disk_full() {
+            return Some(Remedy::FreeSpace);
+        }
+        LayerError::within(e.cause()).map_or_else(|| e.remedy(), LayerError::remedy)
+    }
+
     /// Returns true if no space, or no quota, is left where the tree or the blob is written.
     pub fn is_disk_full(&self) -> bool {
         match self {
             LayerError::Kernel(e) => e.is_disk_full(),
-            LayerError::Io { cause, .. } => {
-                cause.kind() == io::ErrorKind::StorageFull || cause.kind() == io::ErrorKind::QuotaExceeded
-            }
+            LayerError::Io { cause, .. } => is_full(cause),
             _ => false,
         }
     }
+}
+
+/// Returns true if no space, or no quota, is left.
+fn is_full(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -22,7 +22,7 @@ const SMALL: u64 = 4 << 10;
 type Outcome<T> = std::result::Result<T, Problem>;
 
 /// Opens the bytes of a blob at a position.
-pub type OpenAt<'a> = &'a (dyn Fn(u64) -> io::Result<Box<dyn Read>> + Sync);
+pub type OpenAt<'a> = &'a (dyn Fn(u64) -> io::Result<Box<dyn Read + 'a>> + Sync);
 
 /// A blob to upload.
 pub struct Blob<'a> {

@@ -188,3 +188,24 @@ impl From<&str> for Remedy {
         Remedy::Text(text.to_string())
     }
 }
+
+/// A warning, as one sentence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    /// The sentence.
+    pub text: String,
+    /// The remedy, if there is one.
+    pub help: Option<Remedy>,
+}
+
+impl From<String> for Warning {
+    fn from(text: String) -> Warning {
+        Warning { text, help: None }
+    }
+}
+
+impl From<&str> for Warning {
+    fn from(text: &str) -> Warning {
+        text.to_string().into()
+    }
+}

@@ -205,14 +205,14 @@ impl Blobs<'_> {
 
     /// Returns true if the digest has been verified since the machine was booted and the file has
     /// not changed since.
-    pub(crate) fn is_known_whole(&self, file: &File) -> bool {
+    pub fn is_known_whole(&self, file: &File) -> bool {
         let noted = rbuild_linux::file_xattr(file, WHOLE);
         noted.is_some() && noted == self.whole_note(file)
     }
 
     /// Records that the digest is verified. Does nothing if the file system has no extended
     /// attributes or the blob is not writable.
-    pub(crate) fn note_whole(&self, file: &File) {
+    pub fn note_whole(&self, file: &File) {
         if let Some(note) = self.whole_note(file) {
             rbuild_linux::set_file_xattr(file, WHOLE, &note);
         }

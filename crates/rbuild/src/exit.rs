@@ -3,6 +3,7 @@
 use rbuild_engine::BuildError;
 use rbuild_registry::RegistryError;
 use rbuild_store::StoreError;
+use rbuild_transport::TransportError;
 
 use crate::ui::hints;
 
@@ -71,6 +72,12 @@ pub fn build_code(e: &BuildError) -> u8 {
 impl From<BuildError> for Failure {
     fn from(e: BuildError) -> Failure {
         Failure { code: build_code(&e), message: e.message(), help: e.help().as_ref().map(hints::words) }
+    }
+}
+
+impl From<TransportError> for Failure {
+    fn from(e: TransportError) -> Failure {
+        BuildError::from(e).into()
     }
 }
 

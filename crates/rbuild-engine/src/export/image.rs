@@ -10,6 +10,7 @@ use rbuild_image::{Descriptor, DiffId, History, ManifestDigest, MediaType, descr
 use rbuild_layer::LayerError;
 use rbuild_plan::{NoCache, Step, VertexId};
 use rbuild_store::{PackedLayer, StoreError, TreeId};
+use rbuild_transport::layer_pairs;
 
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
@@ -17,7 +18,6 @@ use crate::event::Event;
 use crate::exports::{ImageForm, Squash};
 use crate::prepare::image_key::image_key;
 use crate::solve::executor::EarlyLayers;
-use crate::transport::save::layer_pairs;
 
 const COMMENT: &str = "buildkit.dockerfile.v0";
 

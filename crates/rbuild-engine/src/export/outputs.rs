@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
+use std::sync::Arc;
 use std::time::Instant;
 
 use rbuild_image::{ManifestDigest, Reference};
 use rbuild_layer::{Deletions, Times, TreePacker};
 use rbuild_linux::{Directory, RootDir};
 use rbuild_store::{Image, Staging, Store, Workspace};
+use rbuild_transport::{Saved, index_of_images, preferred, save_directory, save_to};
 
 use crate::destination::write;
 use crate::error::{BuildError, Result};
@@ -17,7 +18,6 @@ use crate::events::Events;
 use crate::export::local;
 use crate::exports::{Export, Finished, ImageForm, Wants};
 use crate::request::BuildRequest;
-use crate::transport::save::{self, Saved};
 
 /// The files of the result for one platform.
 pub(crate) struct View {
@@ -64,7 +64,7 @@ fn tag_all(store: &Store, images: &[Image], tags: &[Reference]) -> Result<()> {
         several => {
             let work = Workspace::open(store)?;
             let staging = Staging::open(store, &work)?;
-            let (digest, _) = staging.put_bytes(&save::index_of_images(several)?)?;
+            let (digest, _) = staging.put_bytes(&index_of_images(several)?)?;
             let digest = digest.of_manifest();
             let named: Vec<_> = tags.iter().map(|tag| (digest, Some(tag.clone()))).collect();
             return Ok(staging.keep("index", &[digest], &named)?);
@@ -87,7 +87,7 @@ pub(crate) fn publish(
     for manifests in platforms {
         firsts.extend(manifests.first().map(|(_, manifest)| store.images().image(manifest)).transpose()?);
     }
-    let chosen = save::preferred(firsts.iter().map(|image| image.config.platform()));
+    let chosen = preferred(firsts.iter().map(|image| image.config.platform()));
     let Some(image) = firsts.get(chosen) else { return Ok(Finished::default()) };
     let named = &image.manifest_digest;
     if request.tags.is_empty() {
@@ -105,12 +105,12 @@ pub(crate) fn publish(
             let (_, manifest) = made.ok_or_else(|| BuildError::other("an export has no image"))?;
             images.push(store.images().image(manifest)?);
         }
-        let moved = AtomicU64::new(0);
+        let moved = Arc::default();
         let entries = [Saved { images, names: request.tags.clone() }];
         match export {
-            Export::Layout { to, .. } => save::save_directory(store, &entries, &BTreeSet::new(), to, &moved)?,
+            Export::Layout { to, .. } => save_directory(store, &entries, &BTreeSet::new(), to, &moved)?,
             Export::Archive { format, to, .. } => {
-                write(to, |out| save::save(store, &entries, &BTreeSet::new(), *format, out, &moved))?;
+                save_to(store, &entries, &BTreeSet::new(), *format, to, &moved)?;
             }
             Export::Files { .. } | Export::Tar { .. } | Export::Store { .. } => {}
         }

@@ -2,22 +2,20 @@
 //! are written only once.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
-use std::sync::atomic::AtomicU64;
+use std::sync::Arc;
 use std::time::Instant;
 
 use rbuild_image::{ImageId, ManifestDigest};
-use rbuild_linux::process::by_umask;
-use rbuild_linux::{AtomicFile, Destination, Directory};
+use rbuild_linux::{Destination, Directory};
 use rbuild_store::{PackedLayer, TreeId};
+use rbuild_transport::{ArchiveFormat, ArchiveWriter, LayoutWriter, Saved, check_layers, copy_images, save_directory};
 
 use crate::destination::begin;
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
 use crate::event::Event;
 use crate::export::image;
-use crate::exports::{ArchiveFormat, Export, ImageForm};
-use crate::transport::save::{self, Layout, Saved, Writer};
+use crate::exports::{Export, ImageForm};
 
 /// Writes the image of a finished build to a direct export; returns image ID and manifest digest.
 #[tracing::instrument(target = "engine", name = "export", level = "debug", skip_all)]
@@ -43,15 +41,17 @@ fn archive(
     dest: &Destination,
     format: ArchiveFormat,
 ) -> Result<(ImageId, ManifestDigest)> {
-    let mut archive = Writer::begin(begin(dest)?)?;
+    let mut archive = ArchiveWriter::begin(begin(dest)?)?;
     let mut packed = Vec::new();
     for tree in image::own_trees(env)? {
         packed.push(archive.layer(|out| pack(env, form, &tree, out))?);
     }
     let saved = saved(env, form, &packed)?;
     let made = (saved.images[0].id, saved.images[0].manifest_digest);
-    save::check_layers(env.store, std::slice::from_ref(&saved), &BTreeSet::new())?;
-    let mut file = archive.finish(env.store, &[saved], &BTreeSet::new(), format, &AtomicU64::new(0))?;
+    let (images, known) = ([saved], BTreeSet::new());
+    check_layers(env.store, &images, &known)?;
+    copy_images(&env.store.blobs(), &archive, &images, &known, &Arc::default())?;
+    let mut file = archive.finish(&images, format)?;
     // A duplicate layer that was dropped may have been longer than all that was written after it.
     let end = std::io::Seek::stream_position(&mut file).and_then(|end| file.set_len(end));
     end.map_err(BuildError::io("writing the archive"))?;
@@ -59,18 +59,14 @@ fn archive(
 }
 
 fn layout(env: &StepEnv<'_>, form: &ImageForm, dir: &Directory) -> Result<(ImageId, ManifestDigest)> {
-    let layout = Layout::open(dir)?;
-    let fail = || BuildError::kernel(format!("writing the layout {}", layout.blobs.label().display()));
+    let layout = LayoutWriter::open(dir)?;
     let mut packed = Vec::new();
     for tree in image::own_trees(env)? {
-        let mut file = AtomicFile::create(&layout.blobs, by_umask(0o666)).map_err(fail())?;
-        let layer = pack(env, form, &tree, &mut file)?;
-        file.publish(OsStr::new(&layer.digest.hex())).map_err(fail())?;
-        packed.push(layer);
+        packed.push(layout.put(|layer: &PackedLayer| layer.digest, |out| pack(env, form, &tree, out))?);
     }
     let saved = saved(env, form, &packed)?;
     let made = (saved.images[0].id, saved.images[0].manifest_digest);
-    save::save_directory(env.store, &[saved], &BTreeSet::new(), dir, &AtomicU64::new(0))?;
+    save_directory(env.store, &[saved], &BTreeSet::new(), dir, &Arc::default())?;
     Ok(made)
 }
 

@@ -3,14 +3,12 @@
 use std::io::Read;
 
 use rbuild_image::{DEFAULT_PATH, History, ImageConfig, ImageId, MediaType, Platform, Reference, descriptor};
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{Remedy, Warning};
 use rbuild_store::{Staging, Store, Workspace};
+use rbuild_transport::{Incoming, put_layer};
 
 use crate::error::{BuildError, Result};
-use crate::event::Warning;
 use crate::export::image::time;
-use crate::transport::load::Incoming;
-use crate::transport::put_layer::put_layer;
 
 /// Source and properties of an imported image.
 pub struct Import<'a> {

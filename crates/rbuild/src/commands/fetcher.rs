@@ -12,6 +12,7 @@ use rbuild_image::{ManifestDigest, Reference};
 use rbuild_linux::process::{self, Cloned, Exit};
 use rbuild_registry::Problem;
 use rbuild_store::Store;
+use rbuild_transport::TransportError;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -72,8 +73,8 @@ pub fn in_fetcher<T: Serialize + DeserializeOwned>(work: impl FnOnce() -> T) -> 
     }
 }
 
-fn not_pulled(e: BuildError) -> Told {
-    let absent = matches!(&e, BuildError::Registry(e) if matches!(*e.problem, Problem::Missing { .. }));
+fn not_pulled(e: TransportError) -> Told {
+    let absent = matches!(&e, TransportError::Registry(e) if matches!(*e.problem, Problem::Missing { .. }));
     Told { absent, ..Told::from(Failure::from(e)) }
 }
 
@@ -115,7 +116,7 @@ pub fn bring(
 pub fn check_push(flags: &RegistryFlags, show: Show, names: &[Reference]) -> Result<(), Failure> {
     let answer: Option<Told> = in_fetcher(|| {
         let checked = registry::client_of(flags, names, show == Show::Nothing).and_then(|client| {
-            names.iter().try_for_each(|name| rbuild_engine::check_push(&client, name).map_err(Failure::from))
+            names.iter().try_for_each(|name| rbuild_transport::check_push(&client, name).map_err(Failure::from))
         });
         checked.err().map(Told::from)
     })?;

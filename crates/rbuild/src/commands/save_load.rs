@@ -5,10 +5,11 @@ use std::fs::File;
 use std::io::{IsTerminal, Read};
 use std::path::Path;
 
-use rbuild_engine::{ArchiveFormat, Import, Saved, Wanted, save_size};
+use rbuild_engine::Import;
 use rbuild_image::{ImageConfig, Platform, PlatformError, Reference, ReferenceError};
 use rbuild_source::{fetch, is_url};
 use rbuild_store::FoundImage;
+use rbuild_transport::{ArchiveFormat, Saved, Wanted, save_size};
 
 use crate::args::{ImportArgs, LoadArgs, SaveArgs};
 use crate::commands::named::{self, Purpose};
@@ -152,10 +153,10 @@ pub fn save(settings: &Settings, args: SaveArgs) -> Result<u8, Failure> {
     }
     let mut known = BTreeSet::new();
     for wanted in &args.exclude {
-        known.extend(rbuild_engine::layer_blobs(&named::find(&store, wanted, Purpose::Use)?.1)?);
+        known.extend(rbuild_transport::layer_blobs(&named::find(&store, wanted, Purpose::Use)?.1)?);
     }
     for path in &args.since {
-        known.extend(rbuild_engine::archive_blobs(open(path)?, &path.display().to_string(), store.limits())?);
+        known.extend(rbuild_transport::archive_blobs(open(path)?, &path.display().to_string(), store.limits())?);
     }
     if args.format == "oci" {
         let Some(path) = &args.output else {
@@ -163,7 +164,7 @@ pub fn save(settings: &Settings, args: SaveArgs) -> Result<u8, Failure> {
         };
         let dir = output::directory(path)?;
         let bar = TransferBar::start("saving", Some(save_size(&store, &images, &known)?));
-        rbuild_engine::save_directory(&store, &images, &known, &dir, bar.moved())?;
+        rbuild_transport::save_directory(&store, &images, &known, &dir, bar.moved())?;
         return Ok(code::OK);
     }
     let dest = match &args.output {
@@ -171,7 +172,7 @@ pub fn save(settings: &Settings, args: SaveArgs) -> Result<u8, Failure> {
         None => output::stdout()?,
     };
     let bar = TransferBar::start("saving", Some(save_size(&store, &images, &known)?));
-    rbuild_engine::save_to(&store, &images, &known, format, &dest, bar.moved())?;
+    rbuild_transport::save_to(&store, &images, &known, format, &dest, bar.moved())?;
     drop(bar);
     dest.publish().map_err(|e| Failure::new(format!("the output {}: {e}", dest.path().display())))?;
     Ok(code::OK)
@@ -198,16 +199,16 @@ pub fn load(settings: &Settings, args: LoadArgs) -> Result<u8, Failure> {
     let loaded = match &args.input {
         Some(path) if path.is_dir() => {
             let bar = TransferBar::start(&format!("loading {}", path.display()), None);
-            rbuild_engine::load_directory(&store, path, &wanted, bar.moved()).map_err(|e| of_file(path, e.into()))?
+            rbuild_transport::load_directory(&store, path, &wanted, bar.moved()).map_err(|e| of_file(path, e.into()))?
         }
         Some(path) => {
             let file = open(path)?;
             let bar = TransferBar::start(&format!("loading {}", path.display()), size(&file));
-            rbuild_engine::load(&store, bar.reading(file), &wanted).map_err(|e| of_file(path, e.into()))?
+            rbuild_transport::load(&store, bar.reading(file), &wanted).map_err(|e| of_file(path, e.into()))?
         }
         None => {
             let bar = TransferBar::start("loading", None);
-            rbuild_engine::load(&store, bar.reading(stdin()?), &wanted)?
+            rbuild_transport::load(&store, bar.reading(stdin()?), &wanted)?
         }
     };
     loaded.warnings.iter().for_each(|warning| terminal::warning(warning.clone()));

@@ -3,10 +3,10 @@
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 
-use rbuild_engine::{BuildError, PulledImage, TransferProgress, outgoing};
 use rbuild_image::{BlobDigest, ManifestDigest, Platform, PlatformError, Reference, ReferenceError, human_size};
 use rbuild_registry::Client;
 use rbuild_store::{Image, Store};
+use rbuild_transport::{PulledImage, TransferProgress, TransportError, outgoing};
 
 use crate::args::{PullArgs, PushArgs};
 use crate::commands::named::{self, Purpose};
@@ -61,12 +61,12 @@ pub fn pull_one(
     name: &Reference,
     platform: &Platform,
     show: Show,
-) -> Result<PulledImage, BuildError> {
+) -> Result<PulledImage, TransportError> {
     if show != Show::Nothing {
         terminal::err(&format!("pulling {}\n", name.familiar()));
     }
     let pulled = shown(show, &format!("pulling {}", name.familiar()), "pulled", |progress| {
-        rbuild_engine::pull(store, client, name, platform, progress)
+        rbuild_transport::pull(store, client, name, platform, progress)
     })?;
     pulled.warnings.iter().for_each(|warning| terminal::warning(warning.as_str()));
     Ok(pulled)
@@ -111,7 +111,7 @@ pub fn push_all(
             terminal::err(&format!("pushing {}\n", name.familiar()));
         }
         shown(show, &format!("pushing {}", name.familiar()), "pushed", |progress| {
-            rbuild_engine::push(store, client, &image, name, progress)
+            rbuild_transport::push(store, client, &image, name, progress)
         })?;
         if show != Show::Nothing {
             let tag = name.tag().unwrap_or("latest");

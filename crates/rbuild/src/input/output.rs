@@ -3,10 +3,11 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use rbuild_engine::{ArchiveFormat, Export, ImageForm, Split, Squash};
+use rbuild_engine::{Export, ImageForm, Split, Squash};
 use rbuild_image::Reference;
 use rbuild_layer::Compression;
 use rbuild_linux::{Destination, DestinationError, Directory};
+use rbuild_transport::ArchiveFormat;
 
 use crate::exit::Failure;
 

@@ -4,10 +4,11 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use rbuild_image::{BlobDigest, Descriptor, ImageIndex, ManifestDigest, Platform, REF_NAME, Reference, parse_index};
 
-use crate::error::{BuildError, Result};
-use crate::transport::load::found::{Image, Wanted, unreadable};
-use crate::transport::load::manifest::{is_index, take, take_image};
-use crate::transport::load::members::Members;
+use crate::error::{Result, TransportError};
+use crate::load::found::{Image, Wanted, unreadable};
+use crate::load::manifest::{take, take_image};
+use crate::load::members::Members;
+use crate::media_types::is_index;
 
 const MAX_INDEX_DEPTH: usize = 4;
 
@@ -38,7 +39,7 @@ impl Reached {
 }
 
 /// Resolves index entries recursively. Each digest is resolved once.
-pub(super) struct Layout<'m, 'a> {
+pub(super) struct Entries<'m, 'a> {
     members: &'m Members<'a>,
     /// Results by digest. The flag is true if the digest was read as an index.
     seen: HashMap<(BlobDigest, bool), Reached>,
@@ -50,10 +51,10 @@ pub(super) struct Layout<'m, 'a> {
     pub others: BTreeSet<String>,
 }
 
-impl<'m, 'a> Layout<'m, 'a> {
-    pub(super) fn new(members: &'m Members<'a>, wanted: &'m Wanted) -> Layout<'m, 'a> {
+impl<'m, 'a> Entries<'m, 'a> {
+    pub(super) fn new(members: &'m Members<'a>, wanted: &'m Wanted) -> Entries<'m, 'a> {
         let (seen, images, manifests, others) = Default::default();
-        Layout { members, seen, images, manifests, wanted, others }
+        Entries { members, seen, images, manifests, wanted, others }
     }
 
     /// Imports everything that an entry of the layout's own index refers to. An image that the
@@ -86,7 +87,7 @@ impl<'m, 'a> Layout<'m, 'a> {
         }
         let text = self.members.staging.read_document(&digest)?;
         if is_index && depth >= MAX_INDEX_DEPTH {
-            return Err(BuildError::other(format!(
+            return Err(TransportError::other(format!(
                 "the archive has more than {MAX_INDEX_DEPTH} indexes in each other"
             )));
         }

@@ -11,13 +11,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rbuild_image::{BlobDigest, DiffId, ImageConfig, ImageId, Platform};
 use rbuild_layer::{Bounded, Compression, Counting, EntryKind, LimitedTar, detect};
-use rbuild_linux::RootDir;
 use rbuild_remedy::Remedy;
 use rbuild_store::Staging;
 
-use crate::error::{BuildError, Result};
-use crate::transport::load::found::{DAMAGED, unreadable};
-use crate::transport::load::named::{Named, clean};
+use crate::blobs::{BlobSink, BlobSource, Part};
+use crate::error::{Result, TransportError};
+use crate::layout::{LayoutSource, digest_in, wrong_digest};
+use crate::load::found::unreadable;
+use crate::load::named::{Named, clean};
 
 /// A member of an archive.
 #[derive(Debug, Clone)]
@@ -27,15 +28,12 @@ enum Member {
     Link(String),
 }
 
-/// Maximum size in bytes of a layout directory's index.
-const MAX_DOCUMENT: u64 = 16 << 20;
-
 /// The source of image parts.
 enum Place {
     /// Archive members by name; their content has already been imported.
     Archive(HashMap<String, Member>),
-    /// A directory, and a counter of the bytes read from it.
-    Directory(RootDir, Arc<AtomicU64>),
+    /// A layout directory, and a counter of the bytes read from it.
+    Layout(LayoutSource, Arc<AtomicU64>),
 }
 
 /// The parts of images that are being imported into a store. Each is read at most once.
@@ -58,10 +56,10 @@ const LISTED: usize = 20;
 const ARCHIVE: &str = "the archive";
 
 fn read_archive(staging: &Staging<'_>, source: impl Read) -> Result<HashMap<String, Member>> {
-    let failed = || BuildError::layer(ARCHIVE);
+    let failed = || TransportError::layer(ARCHIVE);
     let limits = staging.store().limits();
     let asked = Arc::new(AtomicU64::new(0));
-    let stream = Bounded::with_asked(source, limits, asked.clone()).map_err(BuildError::io(ARCHIVE))?;
+    let stream = Bounded::with_asked(source, limits, asked.clone()).map_err(TransportError::io(ARCHIVE))?;
     let mut tar = LimitedTar::new(stream, limits);
     let (mut members, mut named) = (HashMap::new(), Named::default());
     while let Some(entry) = tar.next_entry().map_err(failed())? {
@@ -75,7 +73,7 @@ fn read_archive(staging: &Staging<'_>, source: impl Read) -> Result<HashMap<Stri
                     asked.fetch_add(entry.size, Ordering::Relaxed);
                 }
                 let (digest, size) = put_content(staging, &mut tar, entry.size)?;
-                if promised(&name).is_some_and(|p| p != digest) {
+                if digest_in(&name).is_some_and(|promised| promised != digest) {
                     return Err(wrong_digest(&name, &digest));
                 }
                 named.met(&name, size, || Ok(staging.read_document(&digest)?))?;
@@ -101,7 +99,7 @@ fn put_content<R: Read>(staging: &Staging<'_>, tar: &mut LimitedTar<R>, size: u6
         return Ok(staging.put_blob(Content(tar))?);
     }
     let mut bytes = Vec::new();
-    Content(tar).read_to_end(&mut bytes).map_err(BuildError::io(ARCHIVE))?;
+    Content(tar).read_to_end(&mut bytes).map_err(TransportError::io(ARCHIVE))?;
     Ok(staging.put_bytes(&bytes)?)
 }
 
@@ -114,17 +112,8 @@ impl<R: Read> Read for Content<'_, R> {
     }
 }
 
-/// Returns the digest in a blob's name.
-pub(crate) fn promised(name: &str) -> Option<BlobDigest> {
-    name.strip_prefix("blobs/sha256/").and_then(|hex| format!("sha256:{hex}").parse().ok())
-}
-
-fn wrong_digest(name: &str, found: &BlobDigest) -> BuildError {
-    BuildError::Other { message: format!("the archive's {name} has the digest {found}"), help: Some(DAMAGED.into()) }
-}
-
-fn lacks(name: &str) -> BuildError {
-    BuildError::Other {
+fn lacks(name: &str) -> TransportError {
+    TransportError::Other {
         message: format!("the archive lacks {name}, which its manifest names"),
         help: Some("it was cut short; write or transfer it again".into()),
     }
@@ -139,8 +128,7 @@ impl<'a> Members<'a> {
 
     /// Opens an OCI image layout directory; `moved` counts the bytes read.
     pub(super) fn of_directory(staging: Staging<'a>, dir: &Path, moved: &Arc<AtomicU64>) -> Result<Members<'a>> {
-        let root = RootDir::open(dir).map_err(BuildError::kernel(format!("the OCI layout {}", dir.display())))?;
-        Ok(Members::new(staging, Place::Directory(root, moved.clone())))
+        Ok(Members::new(staging, Place::Layout(LayoutSource::open(dir)?, moved.clone())))
     }
 
     fn new(staging: Staging<'a>, place: Place) -> Members<'a> {
@@ -173,7 +161,7 @@ impl<'a> Members<'a> {
             return Ok(*known);
         }
         let mut head = [0u8; 16];
-        let n = self.staging.open_blob(blob)?.read_at(&mut head, 0).map_err(BuildError::io("reading a layer"))?;
+        let n = self.staging.open_blob(blob)?.read_at(&mut head, 0).map_err(TransportError::io("reading a layer"))?;
         let compression = detect(&head[..n]);
         self.compressions.borrow_mut().insert(*blob, compression);
         Ok(compression)
@@ -192,36 +180,28 @@ impl<'a> Members<'a> {
     fn find(&self, name: &str) -> Result<(BlobDigest, u64)> {
         match &self.place {
             // Left out by the sender because the store has it.
-            Place::Archive(members) if !members.contains_key(name) => match promised(name) {
+            Place::Archive(members) if !members.contains_key(name) => match digest_in(name) {
                 Some(digest) => Ok((digest, self.staging.size(&digest)?.ok_or_else(|| lacks(name))?)),
                 None => Err(lacks(name)),
             },
             Place::Archive(members) => Self::member(members, name),
-            Place::Directory(dir, moved) => self.file(dir, moved, name),
+            Place::Layout(layout, moved) => self.file(layout, moved, name),
         }
     }
 
-    fn file(&self, dir: &RootDir, moved: &Arc<AtomicU64>, name: &str) -> Result<(BlobDigest, u64)> {
-        let fail = || BuildError::kernel(format!("the image's {name}"));
-        if let Some(digest) = promised(name)
-            && let Some(size) = self.staging.size(&digest)?
-        {
+    fn file(&self, layout: &LayoutSource, moved: &Arc<AtomicU64>, name: &str) -> Result<(BlobDigest, u64)> {
+        let Some(digest) = digest_in(name) else {
+            return Ok(self.staging.put_blob(Counting::new(layout.file(name)?, moved.clone()))?);
+        };
+        let (known, found) = (self.staging.size(&digest)?, layout.size(&digest)?);
+        let size = match (known, found) {
             // Left out because the store has it, or already imported with the same size.
-            let there = match dir.stat(name) {
-                Ok(stat) => size == stat.size,
-                Err(e) if e.is_not_found() => true,
-                Err(e) => return Err(fail()(e)),
-            };
-            if there {
-                return Ok((digest, size));
-            }
-        }
-        let file = dir.open_file(name).map_err(fail())?;
-        let (digest, size) = self.staging.put_blob(Counting::new(file, moved.clone()))?;
-        match promised(name) {
-            Some(promised) if promised != digest => Err(wrong_digest(name, &digest)),
-            _ => Ok((digest, size)),
-        }
+            (Some(known), found) if found.is_none_or(|found| found == known) => return Ok((digest, known)),
+            (_, Some(found)) => found,
+            (_, None) => return layout.file(name).and_then(|_| Err(lacks(name))),
+        };
+        self.staging.copy(layout, &Part { digest, size }, moved)?;
+        Ok((digest, size))
     }
 
     fn member(members: &HashMap<String, Member>, name: &str) -> Result<(BlobDigest, u64)> {
@@ -249,7 +229,7 @@ impl<'a> Members<'a> {
             if members.contains_key(&name) {
                 continue;
             }
-            let known = promised(&name);
+            let known = digest_in(&name);
             if known.map_or(Ok(None), |digest| self.staging.size(&digest))?.is_none() {
                 missing.push(known.map_or(name, |digest| digest.to_string()));
             }
@@ -261,7 +241,7 @@ impl<'a> Members<'a> {
         let more = if count > LISTED { ", …" } else { "" };
         missing.truncate(LISTED);
         let listed = missing.join(", ");
-        Err(BuildError::Other {
+        Err(TransportError::Other {
             message: format!("{count} layers are neither in the archive nor in the store: {listed}{more}"),
             help: Some(Remedy::LoadBase),
         })
@@ -273,11 +253,7 @@ impl<'a> Members<'a> {
                 Some(Member::Blob(digest, _)) => Ok(Some(self.staging.read_document(digest)?)),
                 _ => Ok(None),
             },
-            Place::Directory(dir, _) => match dir.read(name, MAX_DOCUMENT) {
-                Ok(text) => Ok(Some(text)),
-                Err(e) if e.is_not_found() => Ok(None),
-                Err(e) => Err(BuildError::kernel(format!("the image's {name}"))(e)),
-            },
+            Place::Layout(layout, _) => layout.read(name),
         }
     }
 }

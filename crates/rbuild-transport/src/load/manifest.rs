@@ -1,42 +1,17 @@
 //! Validation of an imported manifest against the blobs that it refers to.
 
-use rbuild_image::{BlobDigest, Descriptor, DiffId, ImageId, MediaType, digest_of};
+use rbuild_image::{BlobDigest, Descriptor, DiffId, ImageId, digest_of};
 use rbuild_layer::Compression;
 
-use crate::error::{BuildError, Result};
-use crate::transport::load::found::{DAMAGED, unreadable};
-use crate::transport::load::members::Members;
-use crate::transport::load::named::blob_name;
-
-/// Docker's media types for layers; those of OCI are variants of [`MediaType`].
-const DOCKER_LAYERS: [&str; 5] = [
-    "application/vnd.docker.image.rootfs.diff.tar",
-    "application/vnd.docker.image.rootfs.diff.tar.gzip",
-    "application/vnd.docker.image.rootfs.diff.tar.zstd",
-    "application/vnd.docker.image.rootfs.foreign.diff.tar",
-    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
-];
-const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-
-pub(super) fn is_index(media_type: &MediaType) -> bool {
-    matches!(media_type, MediaType::ImageIndex) || media_type.as_ref() == DOCKER_INDEX
-}
-
-pub(crate) fn is_layer(media_type: &MediaType) -> bool {
-    match media_type {
-        MediaType::ImageLayer
-        | MediaType::ImageLayerGzip
-        | MediaType::ImageLayerZstd
-        | MediaType::ImageLayerNonDistributable
-        | MediaType::ImageLayerNonDistributableGzip
-        | MediaType::ImageLayerNonDistributableZstd => true,
-        other => DOCKER_LAYERS.contains(&other.as_ref()),
-    }
-}
+use crate::error::{Result, TransportError};
+use crate::layout::{DAMAGED, blob_path};
+use crate::load::found::unreadable;
+use crate::load::members::Members;
+use crate::media_types::is_layer;
 
 /// Returns the digest in a descriptor.
 pub(super) fn named(d: &Descriptor) -> Result<BlobDigest> {
-    digest_of(d).map_err(|e| BuildError::other(e.to_string()))
+    digest_of(d).map_err(|e| TransportError::other(e.to_string()))
 }
 
 /// Imports the blob that a descriptor refers to and checks its size.
@@ -45,12 +20,12 @@ pub(super) fn take(members: &Members<'_>, d: &Descriptor, what: &str) -> Result<
     if members.staging.size(&digest)? == Some(d.size()) {
         return Ok(digest);
     }
-    let (_, size) = members.blob(&blob_name(&digest))?;
+    let (_, size) = members.blob(&blob_path(&digest))?;
     if size == d.size() {
         return Ok(digest);
     }
     let message = format!("{what} {digest} has {size} bytes, and {} by the document that names it", d.size());
-    Err(BuildError::Other { message, help: Some(DAMAGED.into()) })
+    Err(TransportError::Other { message, help: Some(DAMAGED.into()) })
 }
 
 /// Imports everything that a manifest refers to; returns the image ID. Fails if manifest,
@@ -59,12 +34,12 @@ pub(super) fn take_image(members: &Members<'_>, text: &[u8]) -> Result<ImageId> 
     let manifest = rbuild_image::parse_manifest(text).map_err(unreadable("a manifest"))?;
     let layers = manifest.layers();
     if let Some(odd) = layers.iter().find(|layer| !is_layer(layer.media_type())) {
-        return Err(BuildError::Other {
+        return Err(TransportError::Other {
             message: format!("the layer {} is of the unknown type {}", odd.digest(), odd.media_type()),
             help: Some("images of tar layers are taken, plain or compressed with gzip or zstd".into()),
         });
     }
-    let names = layers.iter().map(|layer| named(layer).map(|d| blob_name(&d))).collect::<Result<Vec<_>>>()?;
+    let names = layers.iter().map(|layer| named(layer).map(|d| blob_path(&d))).collect::<Result<Vec<_>>>()?;
     members.nothing_missing(names.iter().map(String::as_str))?;
     let id = take(members, manifest.config(), "the configuration")?.of_config();
     let diff_ids = members.diff_ids(&id, "configuration of an image")?;
@@ -81,13 +56,13 @@ pub(super) fn take_image(members: &Members<'_>, text: &[u8]) -> Result<ImageId> 
     Ok(id)
 }
 
-pub(super) fn counts_differ(layers: usize, diff_ids: usize) -> BuildError {
+pub(super) fn counts_differ(layers: usize, diff_ids: usize) -> TransportError {
     let message = format!("the archive's manifest has {layers} layers and its configuration {diff_ids}");
-    BuildError::Other { message, help: Some(DAMAGED.into()) }
+    TransportError::Other { message, help: Some(DAMAGED.into()) }
 }
 
-pub(super) fn not_the_layer(name: &str, found: &DiffId, diff_id: &DiffId) -> BuildError {
-    BuildError::Other {
+pub(super) fn not_the_layer(name: &str, found: &DiffId, diff_id: &DiffId) -> TransportError {
+    TransportError::Other {
         message: format!("the archive's layer {name} has the diffID {found}, but its configuration says {diff_id}"),
         help: Some(DAMAGED.into()),
     }

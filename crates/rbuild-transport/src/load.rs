@@ -8,15 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use rbuild_image::{Descriptor, ImageId, ManifestDigest, Platform, REF_NAME, Reference, parse_index};
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{Remedy, Warning};
 use rbuild_store::{Staging, Store, Workspace};
 
-use crate::error::{BuildError, Result};
-use crate::event::Warning;
+use crate::error::{Result, TransportError};
+use crate::media_types::is_index;
 
 mod docker;
 mod found;
-mod layout;
+mod index;
 mod manifest;
 pub(crate) mod members;
 pub(crate) mod named;
@@ -24,20 +24,25 @@ pub(crate) mod named;
 use docker::docker_items;
 use found::{Found, Image, unreadable};
 pub use found::{Incoming, Wanted};
-use layout::{Layout, Reached, name_of};
-use manifest::is_index;
-pub(crate) use manifest::is_layer;
+use index::{Entries, Reached, name_of};
 use members::Members;
 use named::DockerItem;
 
 /// An image that was loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded {
+    /// Its ID.
     pub id: ImageId,
+    /// The names that it got, in the order of the source.
     pub names: Vec<Reference>,
 }
 
 /// Reads an archive of any compression to its end and stores its images under their names.
+///
+/// # Errors
+///
+/// Fails if the archive is damaged or incomplete, exceeds a limit, or has no image for the wanted
+/// platform. The store is unchanged then.
 pub fn load(store: &Store, source: impl Read, wanted: &Wanted) -> Result<Incoming<Vec<Loaded>>> {
     let work = Workspace::open(store)?;
     keep_all(Members::of_archive(Staging::open(store, &work)?, source)?, wanted)
@@ -45,6 +50,11 @@ pub fn load(store: &Store, source: impl Read, wanted: &Wanted) -> Result<Incomin
 
 /// Stores the images of an OCI image layout directory under their names. `moved` counts the bytes
 /// read.
+///
+/// # Errors
+///
+/// Fails if the layout is damaged or incomplete, or has no image for the wanted platform. The store
+/// is unchanged then.
 pub fn load_directory(
     store: &Store,
     dir: &Path,
@@ -58,6 +68,10 @@ pub fn load_directory(
 /// Imports one image of an OCI image layout without a name; returns its manifest digest. `wanted`
 /// is a tag or a digest; without it, the only image is taken, or the one tagged `latest`. If the
 /// image has several platforms, the one for `platform` is taken.
+///
+/// # Errors
+///
+/// Fails if the layout is damaged or incomplete, or does not have exactly one image of that kind.
 pub fn take_from_layout(
     store: &Store,
     dir: &Path,
@@ -75,7 +89,7 @@ pub fn take_from_layout(
     };
     let Some(entry) = index.manifests().iter().find(fits) else {
         let tags: Vec<String> = index.manifests().iter().map(tag).filter(|t| !t.is_empty()).collect();
-        return Err(BuildError::Other {
+        return Err(TransportError::Other {
             message: format!("the OCI layout {} has no image `{}`", dir.display(), wanted.unwrap_or("latest")),
             help: Some(if tags.is_empty() {
                 "use a digest".into()
@@ -85,19 +99,19 @@ pub fn take_from_layout(
         });
     };
     let platform = Wanted::Host(platform.clone());
-    let mut layout = Layout::new(&members, &platform);
+    let mut layout = Entries::new(&members, &platform);
     let image = match layout.enter(entry)? {
         Reached::One(image) => image,
         Reached::None if !layout.others.is_empty() => {
             let platform = platform.platform();
             let others: Vec<&str> = layout.others.iter().map(String::as_str).collect();
             let (dir, others) = (dir.display(), others.join(", "));
-            return Err(BuildError::other(format!(
+            return Err(TransportError::other(format!(
                 "the OCI layout {dir} has no image for {platform} under that name, only for {others}"
             )));
         }
         Reached::None | Reached::Several(_) => {
-            return Err(BuildError::other(format!(
+            return Err(TransportError::other(format!(
                 "the OCI layout {} has {} images of this platform under that name",
                 dir.display(),
                 layout.images.len()
@@ -110,7 +124,7 @@ pub fn take_from_layout(
 }
 
 /// Stores all images in one transaction and tags them.
-#[tracing::instrument(target = "engine", name = "load", level = "debug", skip_all)]
+#[tracing::instrument(target = "transport", name = "load", level = "debug", skip_all)]
 fn keep_all(members: Members<'_>, wanted: &Wanted) -> Result<Incoming<Vec<Loaded>>> {
     let Incoming { found: Found { images, names }, mut warnings } = images(&members, wanted)?;
     if images.is_empty() {
@@ -150,7 +164,7 @@ fn images(members: &Members<'_>, wanted: &Wanted) -> Result<Incoming<Found>> {
             of_platform(members, loaded, wanted)
         }
         (None, Some(text)) => of_layout(members, &text, wanted),
-        (None, None) => Err(BuildError::Other {
+        (None, None) => Err(TransportError::Other {
             message: "the archive holds no image: it has neither manifest.json nor index.json".into(),
             help: Some(Remedy::ImportFiles),
         }),
@@ -161,7 +175,7 @@ fn images(members: &Members<'_>, wanted: &Wanted) -> Result<Incoming<Found>> {
 /// or an error if no image is left.
 fn of_layout(members: &Members<'_>, text: &[u8], wanted: &Wanted) -> Result<Incoming<Found>> {
     let index = parse_index(text).map_err(unreadable("index.json"))?;
-    let mut layout = Layout::new(members, wanted);
+    let mut layout = Entries::new(members, wanted);
     let mut names = Vec::new();
     let mut warnings: Vec<Warning> = layout_warning(members)?.into_iter().collect();
     for entry in index.manifests() {
@@ -209,3 +223,6 @@ fn layout_warning(members: &Members<'_>) -> Result<Option<Warning>> {
     let missing = members.document("oci-layout")?.is_none();
     Ok(missing.then(|| "the OCI layout has no oci-layout file; its index.json is read as if it were one".into()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,19 +3,18 @@
 use std::collections::BTreeSet;
 
 use rbuild_image::{ImageId, ManifestDigest, Platform, Reference};
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{Remedy, Warning};
 
-use crate::error::BuildError;
-use crate::event::Warning;
+use crate::error::TransportError;
 
 /// Imported images, with warnings about their source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Incoming<T> {
+    /// The images.
     pub found: T,
+    /// Warnings about the source.
     pub warnings: Vec<Warning>,
 }
-
-pub(crate) const DAMAGED: &str = "the archive is damaged; write or transfer it again";
 
 /// The platform whose images are taken from a source with several platforms.
 #[derive(Debug, Clone)]
@@ -27,6 +26,7 @@ pub enum Wanted {
 }
 
 impl Wanted {
+    /// Returns the given platform, or that of this machine.
     pub fn new(given: Option<Platform>) -> Wanted {
         given.map_or_else(|| Wanted::Host(Platform::host()), Wanted::Given)
     }
@@ -41,9 +41,9 @@ impl Wanted {
     }
 
     /// Returns the error for an image that exists for other platforms only.
-    pub(crate) fn missing(&self, what: &str, others: &BTreeSet<String>) -> BuildError {
+    pub(crate) fn missing(&self, what: &str, others: &BTreeSet<String>) -> TransportError {
         let listed: Vec<&str> = others.iter().map(String::as_str).collect();
-        BuildError::Other {
+        TransportError::Other {
             message: format!("{what} has no image for {}, only for {}", self.platform(), listed.join(", ")),
             help: others.first().map(|platform| Remedy::SelectPlatform { platform: platform.clone() }),
         }
@@ -66,6 +66,6 @@ pub(crate) struct Found {
 }
 
 /// Returns the error for a document that does not parse.
-pub(crate) fn unreadable(what: &str) -> impl Fn(serde_json::Error) -> BuildError {
-    move |e| BuildError::other(format!("in the archive, {what} cannot be read: {e}"))
+pub(crate) fn unreadable(what: &str) -> impl Fn(serde_json::Error) -> TransportError {
+    move |e| TransportError::other(format!("in the archive, {what} cannot be read: {e}"))
 }

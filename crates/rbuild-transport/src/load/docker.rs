@@ -7,14 +7,14 @@ use rbuild_image::{
     descriptor, parse_manifest,
 };
 use rbuild_layer::Compression;
+use rbuild_remedy::Warning;
 
-use crate::error::{BuildError, Result};
-use crate::event::Warning;
-use crate::transport::load::found::{Found, Image, Incoming};
-use crate::transport::load::manifest::{counts_differ, named, not_the_layer, take, take_image};
-use crate::transport::load::members::Members;
-use crate::transport::load::named::DockerItem;
-use crate::transport::put_layer::put_layer;
+use crate::error::{Result, TransportError};
+use crate::load::found::{Found, Image, Incoming};
+use crate::load::manifest::{counts_differ, named, not_the_layer, take, take_image};
+use crate::load::members::Members;
+use crate::load::named::DockerItem;
+use crate::put_layer::put_layer;
 
 /// Imports all images of the document. `entries` are those of `index.json`, if the archive is an
 /// OCI layout as well.
@@ -30,7 +30,7 @@ pub(super) fn docker_items(
             .repo_tags
             .iter()
             .flatten()
-            .map(|t| t.parse().map_err(|e: ReferenceError| BuildError::other(e.to_string())))
+            .map(|t| t.parse().map_err(|e: ReferenceError| TransportError::other(e.to_string())))
             .collect::<Result<_>>()?;
         let image = docker_item(members, &item, &mut layers, &mut manifests)?;
         if seen.insert(image.manifest) {
@@ -101,7 +101,7 @@ impl<'e> Manifests<'e> {
         for entry in self.entries.by_ref() {
             // The image is complete without its own manifest.
             let found = match own(members, entry, &wanted, &mut self.seen) {
-                Err(e @ BuildError::Other { .. }) => {
+                Err(e @ TransportError::Other { .. }) => {
                     let what = format!("index.json names {}, which cannot be used: {}", entry.digest(), e.message());
                     self.warnings.push(format!("{what}; its image is taken as manifest.json describes it").into());
                     continue;

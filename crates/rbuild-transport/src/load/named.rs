@@ -2,10 +2,11 @@
 
 use std::collections::HashSet;
 
-use rbuild_image::{BlobDigest, Descriptor, digest_of, parse_index, parse_manifest};
+use rbuild_image::{Descriptor, digest_of, parse_index, parse_manifest};
 use serde::Deserialize;
 
 use crate::error::Result;
+use crate::layout::blob_path;
 
 /// Maximum size in bytes of a document that is parsed here; longer ones are read after the whole
 /// archive has been imported.
@@ -85,14 +86,14 @@ impl Named {
 
     fn document(&mut self, entry: &Descriptor) {
         if let Ok(digest) = digest_of(entry) {
-            self.documents.insert(blob_name(&digest));
+            self.documents.insert(blob_path(&digest));
             self.part(entry);
         }
     }
 
     fn part(&mut self, part: &Descriptor) {
         if let Ok(digest) = digest_of(part) {
-            self.name(blob_name(&digest));
+            self.name(blob_path(&digest));
         }
     }
 
@@ -106,8 +107,4 @@ impl Named {
 /// Returns the name of an archive's member without `.` and `..`, relative to the archive's root.
 pub(crate) fn clean(path: &str) -> String {
     rbuild_paths::in_root(path).join("/")
-}
-
-pub(super) fn blob_name(digest: &BlobDigest) -> String {
-    format!("blobs/sha256/{}", digest.hex())
 }

@@ -8,14 +8,18 @@ use rbuild_image::{BlobDigest, DiffId, Hasher, MediaType};
 use rbuild_layer::{Bounded, Compression, LimitedTar, detect};
 use rbuild_store::{Receiving, Staging};
 
-use crate::error::{BuildError, Result};
-use crate::transport::load::named::clean;
+use crate::error::{Result, TransportError};
+use crate::load::named::clean;
 
 /// A layer that was stored.
-pub(crate) struct PutLayer {
+pub struct PutLayer {
+    /// Digest of the blob.
     pub digest: BlobDigest,
+    /// Size of the blob in bytes.
     pub size: u64,
+    /// Digest of the uncompressed bytes.
     pub diff_id: DiffId,
+    /// Media type for the manifest.
     pub media_type: MediaType,
     /// True if the files in it are those of a docker-archive or an OCI layout.
     pub is_image_archive: bool,
@@ -25,29 +29,33 @@ pub(crate) struct PutLayer {
 
 /// Stores a layer of any compression. Reads every entry, so that a stream that is not an archive,
 /// or one that exceeds the limits, is refused here.
-pub(crate) fn put_layer(staging: &Staging<'_>, source: impl Read, what: &str) -> Result<PutLayer> {
+///
+/// # Errors
+///
+/// Fails if the stream is empty, no archive, or exceeds a limit, or if the store cannot be written.
+pub fn put_layer(staging: &Staging<'_>, source: impl Read, what: &str) -> Result<PutLayer> {
     let limits = staging.store().limits();
     let mut head = Vec::new();
     let mut source = source;
-    source.by_ref().take(16).read_to_end(&mut head).map_err(BuildError::io(what))?;
+    source.by_ref().take(16).read_to_end(&mut head).map_err(TransportError::io(what))?;
     let compression = detect(&head);
     // Image layers are never compressed with bzip2 or xz; such an archive is stored uncompressed.
     let keep = matches!(compression, Compression::None | Compression::Gzip | Compression::Zstd);
     let stored = RefCell::new(staging.receive()?);
     let mut raw = Passing::new(Cursor::new(head).chain(source), keep.then_some(&stored));
-    let decoder = Bounded::new(&mut raw, limits).map_err(BuildError::io(what))?;
+    let decoder = Bounded::new(&mut raw, limits).map_err(TransportError::io(what))?;
     let mut plain = Passing::new(decoder, (!keep).then_some(&stored));
     plain.hasher = matches!(compression, Compression::Gzip | Compression::Zstd).then(Hasher::new);
     let Entries { is_image_archive, whiteout } = read_entries(LimitedTar::new(&mut plain, limits), what)?;
     if plain.source.count() == 0 {
-        return Err(BuildError::Other {
+        return Err(TransportError::Other {
             message: format!("{what} is empty"),
             help: Some("a root file system comes as a tar, plain or compressed".into()),
         });
     }
     let content = plain.hasher.take().map(Hasher::finish);
     // Trailing bytes after the compressed stream count towards the digest, too.
-    std::io::copy(&mut raw, &mut std::io::sink()).map_err(BuildError::io(what))?;
+    std::io::copy(&mut raw, &mut std::io::sink()).map_err(TransportError::io(what))?;
     let (digest, size) = stored.into_inner().finish()?;
     let diff_id = content.unwrap_or(digest.of_plain_layer());
     staging.note_layer(&digest, &diff_id);
@@ -97,14 +105,14 @@ struct Entries {
 /// Reads an archive to its end.
 fn read_entries<R: Read>(mut tar: LimitedTar<R>, what: &str) -> Result<Entries> {
     let (mut documents, mut whiteout) = (BTreeSet::new(), None);
-    while let Some(entry) = tar.next_entry().map_err(BuildError::layer(what))? {
+    while let Some(entry) = tar.next_entry().map_err(TransportError::layer(what))? {
         let name = clean(&entry.path.to_string_lossy());
         documents.extend(IMAGE_DOCUMENTS.into_iter().filter(|document| name == **document));
         if whiteout.is_none() && name.rsplit('/').next().is_some_and(|last| last.starts_with(".wh.")) {
             whiteout = Some(name);
         }
     }
-    tar.drain().map_err(BuildError::layer(what))?;
+    tar.drain().map_err(TransportError::layer(what))?;
     // A docker-archive always has `manifest.json`, an OCI layout both of the others.
     let is_image_archive = documents.contains("manifest.json") || documents.len() == 2;
     Ok(Entries { is_image_archive, whiteout })

@@ -1,0 +1,210 @@
+//! The two interfaces of all places with images: a source of blobs and documents, and a sink. The
+//! store, OCI layouts, archives and repositories of registries implement them.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rbuild_image::BlobDigest;
+use rbuild_layer::ChunkHash;
+use rbuild_linux::parallel::try_map;
+
+use crate::error::{Result, TransportError};
+
+/// Number of bytes that the kernel copies between two updates of the progress counter.
+const COPIED: u64 = 16 << 20;
+/// Size of a chunk in bytes that is read and hashed at once. It fits the processor's cache.
+const CHUNK: usize = 256 << 10;
+
+/// A blob of an image: its digest, and its size in bytes by the document that refers to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// Digest of the bytes.
+    pub digest: BlobDigest,
+    /// Number of bytes.
+    pub size: u64,
+}
+
+/// The bytes of a blob, from their beginning. Only the receiver of all of them knows their digest.
+pub trait BlobRead: Read {
+    /// Returns the file with the bytes if their digest is verified already.
+    fn verified(&self) -> Option<&File> {
+        None
+    }
+
+    /// Records that the receiver verified the digest.
+    fn note_verified(&self) {}
+
+    /// Continues at a position, counted in bytes from the beginning.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the source cannot be read there.
+    fn start_at(&mut self, at: u64) -> io::Result<()>;
+
+    /// Returns the cause of a failed read, if it is more than the I/O error says.
+    fn take_error(&mut self) -> Option<TransportError> {
+        None
+    }
+
+    /// Returns the error for bytes with another digest.
+    fn wrong_digest(&self, found: &BlobDigest) -> TransportError;
+}
+
+/// A place that images are read from.
+pub trait BlobSource: Sync {
+    /// Returns the size of a blob in bytes. Returns `None` if the blob is not here, or if only
+    /// reading it would tell.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the source cannot be read.
+    fn size(&self, digest: &BlobDigest) -> Result<Option<u64>>;
+
+    /// Reads a manifest, an index or a configuration and verifies its digest.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it is missing, damaged or too large for a document.
+    fn document(&self, digest: &BlobDigest) -> Result<Vec<u8>>;
+
+    /// Opens a blob.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it is missing.
+    fn open(&self, part: &Part) -> Result<Box<dyn BlobRead + '_>>;
+
+    /// Returns the number of times that a blob is read until its digest is right.
+    fn attempts(&self) -> usize {
+        1
+    }
+}
+
+/// A place that images are written to.
+pub trait BlobSink: Sync {
+    /// Returns the number of blobs that are copied at once. With 1, they are copied in order.
+    fn at_once(&self) -> usize {
+        1
+    }
+
+    /// Copies a blob, unless it is here. `moved` counts its bytes.
+    ///
+    /// # Errors
+    ///
+    /// Fails if either end fails, or if the bytes have another digest.
+    fn copy(&self, source: &dyn BlobSource, part: &Part, moved: &Arc<AtomicU64>) -> Result<()>;
+
+    /// Writes a manifest or an index under its digest, unless it is here.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the place refuses it or cannot be written.
+    fn put_document(&self, document: &Document) -> Result<()>;
+}
+
+/// A manifest or an index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document {
+    /// Its media type.
+    pub media_type: String,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+impl Document {
+    /// Returns the digest of the bytes.
+    pub fn digest(&self) -> BlobDigest {
+        BlobDigest::of(&self.bytes)
+    }
+}
+
+/// Receives the progress of a pull or push.
+pub struct TransferProgress<'a> {
+    /// Counts bytes.
+    pub moved: Arc<AtomicU64>,
+    /// Called with the total in bytes, once it is known.
+    pub total: &'a (dyn Fn(u64) + Sync),
+    /// Called with each blob that has arrived.
+    pub done: &'a (dyn Fn(&BlobDigest, u64) + Sync),
+}
+
+/// Copies blobs, several at once if the sink takes them so. Returns the first error; no further
+/// blob is begun after it.
+pub(crate) fn copy_all(
+    source: &dyn BlobSource,
+    sink: &dyn BlobSink,
+    parts: &[Part],
+    progress: &TransferProgress<'_>,
+) -> Result<()> {
+    let copied = try_map(sink.at_once(), parts, |part| {
+        sink.copy(source, part, &progress.moved)?;
+        (progress.done)(&part.digest, part.size);
+        Ok(())
+    });
+    copied.map(drop)
+}
+
+/// Returns the number of bytes of all blobs. Manifests may claim any sizes.
+pub(crate) fn total_size(parts: &[Part]) -> u64 {
+    parts.iter().fold(0, |total, part| total.saturating_add(part.size))
+}
+
+/// Writes a blob to `out` and verifies its digest, unless that was done before. Returns the number
+/// of bytes.
+pub(crate) fn copy_verified(
+    blob: &mut dyn BlobRead,
+    digest: &BlobDigest,
+    out: &mut impl Write,
+    moved: &AtomicU64,
+) -> Result<u64> {
+    let failed = || TransportError::io("writing the image");
+    let mut copied = 0;
+    let mut count = |bytes: u64| {
+        copied += bytes;
+        moved.fetch_add(bytes, Ordering::Relaxed);
+    };
+    if let Some(file) = blob.verified() {
+        // If both ends are files, the kernel copies the bytes without passing them through user
+        // space.
+        loop {
+            match io::copy(&mut file.take(COPIED), out).map_err(failed())? {
+                0 => return Ok(copied),
+                n => count(n),
+            }
+        }
+    }
+    let (mut hash, mut chunk) = (ChunkHash::new(), Vec::new());
+    loop {
+        chunk.resize(CHUNK, 0);
+        match blob.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(n) => chunk.truncate(n),
+            Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+            Err(e) => return Err(blob.take_error().unwrap_or_else(|| TransportError::io("reading the image")(e))),
+        }
+        count(chunk.len() as u64);
+        out.write_all(&chunk).map_err(failed())?;
+        chunk = hash.take(chunk);
+    }
+    match hash.finish::<BlobDigest>().0 {
+        found if found == *digest => {
+            blob.note_verified();
+            Ok(copied)
+        }
+        found => Err(blob.wrong_digest(&found)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_that_no_number_holds_are_no_panic() {
+        let part = |text: &[u8], size| Part { digest: BlobDigest::of(text), size };
+        assert_eq!(total_size(&[part(b"a", 3), part(b"b", 4)]), 7);
+        assert_eq!(total_size(&[part(b"a", i64::MAX as u64); 3]), u64::MAX);
+    }
+}

@@ -1,0 +1,135 @@
+//! The documents of layouts and archives: indexes, Docker's `manifest.json` and `repositories`.
+
+use std::collections::BTreeMap;
+
+use rbuild_image::{BlobDigest, ManifestDigest, MediaType, Platform, REF_NAME, Reference, descriptor, digest_of};
+use rbuild_store::Image;
+use serde_json::{Value, json};
+
+use crate::error::{Result, TransportError};
+use crate::layout::blob_path;
+
+/// An image to be written under its names, or one image per platform under the same names.
+pub struct Saved {
+    /// Never empty. With several platforms, one image for each.
+    pub images: Vec<Image>,
+    /// The names.
+    pub names: Vec<Reference>,
+}
+
+/// Returns the image index for an image of several platforms, `None` for a single image.
+pub(crate) fn platform_index(saved: &Saved) -> Result<Option<Vec<u8>>> {
+    if saved.images.len() < 2 { Ok(None) } else { index_of_images(&saved.images).map(Some) }
+}
+
+/// Returns the image index for the images of several platforms.
+///
+/// # Errors
+///
+/// Fails if the index cannot be written as JSON.
+pub fn index_of_images(images: &[Image]) -> Result<Vec<u8>> {
+    let kind = MediaType::ImageManifest.to_string();
+    let entry =
+        |image: &Image| index_entry(&kind, &image.manifest_digest, image.manifest_size, image.config.platform());
+    index_of(images.iter().map(entry).collect())
+}
+
+/// Returns the entry of an index for the manifest of a platform.
+pub(crate) fn index_entry(media_type: &str, manifest: &ManifestDigest, size: u64, platform: Platform) -> Value {
+    let Platform { os, arch, variant } = platform;
+    let mut platform = json!({"architecture": arch, "os": os});
+    if let Some(variant) = variant {
+        platform["variant"] = json!(variant);
+    }
+    json!({"mediaType": media_type, "digest": manifest.to_string(), "size": size, "platform": platform})
+}
+
+/// Returns an index with these entries.
+pub(crate) fn index_of(entries: Vec<Value>) -> Result<Vec<u8>> {
+    let index = json!({"schemaVersion": 2, "mediaType": MediaType::ImageIndex.to_string(), "manifests": entries});
+    serde_json::to_vec(&index).map_err(|e| TransportError::other(e.to_string()))
+}
+
+/// Returns `index.json`: one descriptor per name, and a single one for an image without names.
+pub(crate) fn index(images: &[Saved]) -> Result<Value> {
+    let mut manifests = Vec::new();
+    for saved in images {
+        let Saved { images, names } = saved;
+        let plain = match platform_index(saved)? {
+            Some(index) => descriptor(MediaType::ImageIndex, &BlobDigest::of(&index), index.len() as u64),
+            None => descriptor(MediaType::ImageManifest, &images[0].manifest_digest.blob(), images[0].manifest_size),
+        };
+        if names.is_empty() {
+            manifests.push(plain);
+            continue;
+        }
+        for name in names {
+            let mut named = plain.clone();
+            let tag = name.tag().unwrap_or("latest").to_string();
+            let full = ("io.containerd.image.name".to_string(), name.to_string());
+            named.set_annotations(Some([full, (REF_NAME.to_string(), tag)].into()));
+            manifests.push(named);
+        }
+    }
+    let mut manifests = serde_json::to_value(&manifests).map_err(|e| TransportError::other(e.to_string()))?;
+    // The annotations come from an unordered map.
+    for entry in manifests.as_array_mut().into_iter().flatten() {
+        if let Some(annotations) = entry.get_mut("annotations").and_then(Value::as_object_mut) {
+            let sorted: BTreeMap<String, Value> = std::mem::take(annotations).into_iter().collect();
+            annotations.extend(sorted);
+        }
+    }
+    Ok(json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": manifests,
+    }))
+}
+
+/// Returns the image for Docker's own documents, which have one platform per image: the one that
+/// runs on this machine.
+fn for_docker(images: &[Saved]) -> impl Iterator<Item = (&Image, &[Reference])> {
+    images.iter().map(|saved| {
+        let chosen = preferred(saved.images.iter().map(|image| image.config.platform()));
+        (&saved.images[chosen], &saved.names[..])
+    })
+}
+
+/// Returns the index of the platform that runs on this machine, 0 if none does.
+pub fn preferred(mut platforms: impl Iterator<Item = Platform>) -> usize {
+    platforms.position(|platform| Platform::host().runs(&platform)).unwrap_or(0)
+}
+
+pub(crate) fn docker_manifest(images: &[Saved]) -> Result<Value> {
+    let mut items = Vec::new();
+    for (image, names) in for_docker(images) {
+        let layers = image.layers()?;
+        let layers: Vec<String> = layers
+            .iter()
+            .map(|(d, _)| digest_of(d).map(|d| blob_path(&d)))
+            .collect::<std::result::Result<_, _>>()
+            .map_err(|e| TransportError::other(e.to_string()))?;
+        let tags: Vec<String> = names.iter().filter(|n| n.tag().is_some()).map(Reference::familiar).collect();
+        items.push(json!({
+            "Config": blob_path(&image.id.blob()),
+            "RepoTags": if tags.is_empty() { Value::Null } else { json!(tags) },
+            "Layers": layers,
+        }));
+    }
+    Ok(Value::Array(items))
+}
+
+/// Returns the legacy `repositories` document, `{name: {tag: top layer}}`, for programs that
+/// predate `manifest.json`.
+pub(crate) fn repositories(images: &[Saved]) -> Result<Value> {
+    let mut names: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+    for (image, references) in for_docker(images) {
+        let Some((_, top)) = image.layers()?.pop() else { continue };
+        for reference in references {
+            if let Some(tag) = reference.tag() {
+                names.entry(reference.familiar_name()).or_default().insert(tag.to_string(), top.hex());
+            }
+        }
+    }
+    serde_json::to_value(names).map_err(|e| TransportError::other(e.to_string()))
+}

@@ -1,0 +1,120 @@
+//! Errors of the transport of images.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rbuild_layer::LayerError;
+use rbuild_registry::RegistryError;
+use rbuild_remedy::Remedy;
+use rbuild_store::StoreError;
+
+/// An error of reading, writing or copying an image. The message of a variant with a source does
+/// not repeat the source's; [`TransportError::message`] joins both.
+#[derive(Debug, thiserror::Error)]
+pub enum TransportError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A request to a registry failed.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// A tar archive is invalid or exceeds a limit.
+    #[error("{what}")]
+    Layer {
+        /// The archive.
+        what: String,
+        /// The cause.
+        source: LayerError,
+    },
+    /// A file operation failed.
+    #[error("{what}")]
+    Kernel {
+        /// The file, or the operation on it.
+        what: String,
+        /// The cause.
+        source: rbuild_linux::Error,
+    },
+    /// Reading or writing a stream failed.
+    #[error("{what}")]
+    Io {
+        /// The stream, or the operation on it.
+        what: String,
+        /// The cause.
+        source: io::Error,
+    },
+    /// No space is left at the destination, which is outside the store.
+    #[error("no space left for {}", place.display())]
+    DestinationFull {
+        /// The destination.
+        place: PathBuf,
+        /// The failed operation.
+        source: Box<TransportError>,
+    },
+    /// Any other error.
+    #[error("{message}")]
+    Other {
+        /// The object and the problem.
+        message: String,
+        /// The remedy, if there is one.
+        help: Option<Remedy>,
+    },
+}
+
+/// The result of an operation on images.
+pub type Result<T> = std::result::Result<T, TransportError>;
+
+impl TransportError {
+    pub(crate) fn other(message: impl Into<String>) -> TransportError {
+        TransportError::Other { message: message.into(), help: None }
+    }
+
+    pub(crate) fn kernel(what: impl Into<String>) -> impl FnOnce(rbuild_linux::Error) -> TransportError {
+        let what = what.into();
+        move |source| TransportError::Kernel { what, source }
+    }
+
+    pub(crate) fn layer(what: impl Into<String>) -> impl FnOnce(LayerError) -> TransportError {
+        let what = what.into();
+        move |source| TransportError::Layer { what, source }
+    }
+
+    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> TransportError {
+        let what = what.into();
+        move |source| TransportError::Io { what, source }
+    }
+
+    /// Attributes a full disk to `place`, which is outside the store.
+    pub(crate) fn writing_to(self, place: &Path) -> TransportError {
+        if self.help() != Some(Remedy::FreeSpace) {
+            return self;
+        }
+        TransportError::DestinationFull { place: place.to_path_buf(), source: Box::new(self) }
+    }
+
+    /// Returns the message, followed by those of its causes, as one sentence.
+    pub fn message(&self) -> String {
+        let mut text = self.to_string();
+        let mut next = std::error::Error::source(self);
+        while let Some(cause) = next {
+            text.push_str(&format!(": {cause}"));
+            next = cause.source();
+        }
+        text
+    }
+
+    /// Returns the remedy, if there is one.
+    pub fn help(&self) -> Option<Remedy> {
+        match self {
+            TransportError::Store(e) => e.remedy(),
+            TransportError::Registry(e) => e.remedy(),
+            TransportError::Layer { source, .. } if source.is_disk_full() => Some(Remedy::FreeSpace),
+            TransportError::Layer { source, .. } => source.remedy(),
+            TransportError::Kernel { source, .. } => LayerError::remedy_of_kernel(source),
+            TransportError::Io { source, .. } => LayerError::remedy_of_io(source),
+            TransportError::DestinationFull { place, .. } => {
+                Some(format!("free some space on the disk of {}, or write to another one", place.display()).into())
+            }
+            TransportError::Other { help, .. } => help.clone(),
+        }
+    }
+}

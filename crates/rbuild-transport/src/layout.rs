@@ -1,0 +1,182 @@
+//! OCI image layouts in directories, as sources and sinks (OCI image specification, "image
+//! layout").
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use rbuild_image::BlobDigest;
+use rbuild_linux::process::by_umask;
+use rbuild_linux::{AtomicFile, Directory, RootDir, write_atomic};
+use rbuild_remedy::Remedy;
+use serde_json::Value;
+
+use crate::blobs::{BlobRead, BlobSink, BlobSource, Document, Part, copy_verified};
+use crate::error::{Result, TransportError};
+
+/// Maximum size of a document in bytes.
+const MAX_DOCUMENT: u64 = 16 << 20;
+
+pub(crate) const DAMAGED: &str = "the archive is damaged; write or transfer it again";
+
+/// Returns the path of a blob in a layout.
+pub(crate) fn blob_path(digest: &BlobDigest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+/// Returns the digest in the path of a blob.
+pub(crate) fn digest_in(path: &str) -> Option<BlobDigest> {
+    path.strip_prefix("blobs/sha256/").and_then(|hex| format!("sha256:{hex}").parse().ok())
+}
+
+/// Returns the error for a blob with another digest than its path tells.
+pub(crate) fn wrong_digest(path: &str, found: &BlobDigest) -> TransportError {
+    let message = format!("the archive's {path} has the digest {found}");
+    TransportError::Other { message, help: Some(Remedy::from(DAMAGED)) }
+}
+
+/// A layout that is read.
+pub(crate) struct LayoutSource {
+    root: RootDir,
+}
+
+impl LayoutSource {
+    /// Opens the directory of a layout.
+    pub(crate) fn open(dir: &Path) -> Result<LayoutSource> {
+        let failed = TransportError::kernel(format!("the OCI layout {}", dir.display()));
+        Ok(LayoutSource { root: RootDir::open(dir).map_err(failed)? })
+    }
+
+    /// Opens any file.
+    pub(crate) fn file(&self, path: &str) -> Result<File> {
+        self.root.open_file(path).map_err(TransportError::kernel(format!("the image's {path}")))
+    }
+
+    /// Reads a small file; returns `None` if there is none.
+    pub(crate) fn read(&self, path: &str) -> Result<Option<Vec<u8>>> {
+        match self.root.read(path, MAX_DOCUMENT) {
+            Ok(text) => Ok(Some(text)),
+            Err(e) if e.is_not_found() => Ok(None),
+            Err(e) => Err(TransportError::kernel(format!("the image's {path}"))(e)),
+        }
+    }
+}
+
+struct LayoutBlob {
+    path: String,
+    file: File,
+}
+
+impl Read for LayoutBlob {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.file.read(buf)
+    }
+}
+
+impl BlobRead for LayoutBlob {
+    fn start_at(&mut self, at: u64) -> io::Result<()> {
+        self.file.seek(SeekFrom::Start(at)).map(drop)
+    }
+
+    fn wrong_digest(&self, found: &BlobDigest) -> TransportError {
+        wrong_digest(&self.path, found)
+    }
+}
+
+impl BlobSource for LayoutSource {
+    fn size(&self, digest: &BlobDigest) -> Result<Option<u64>> {
+        let path = blob_path(digest);
+        match self.root.stat(&path) {
+            Ok(stat) => Ok(Some(stat.size)),
+            Err(e) if e.is_not_found() => Ok(None),
+            Err(e) => Err(TransportError::kernel(format!("the image's {path}"))(e)),
+        }
+    }
+
+    fn document(&self, digest: &BlobDigest) -> Result<Vec<u8>> {
+        let path = blob_path(digest);
+        let failed = TransportError::kernel(format!("the image's {path}"));
+        let bytes = self.root.read(&path, MAX_DOCUMENT).map_err(failed)?;
+        match BlobDigest::of(&bytes) {
+            found if found == *digest => Ok(bytes),
+            found => Err(wrong_digest(&path, &found)),
+        }
+    }
+
+    fn open(&self, part: &Part) -> Result<Box<dyn BlobRead + '_>> {
+        let path = blob_path(&part.digest);
+        let file = self.file(&path)?;
+        Ok(Box::new(LayoutBlob { path, file }))
+    }
+}
+
+/// A layout that is written. Existing blobs are kept.
+pub struct LayoutWriter {
+    root: RootDir,
+    blobs: RootDir,
+}
+
+impl LayoutWriter {
+    /// Opens the directory of a layout, and creates it if necessary.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it cannot be created.
+    pub fn open(dest: &Directory) -> Result<LayoutWriter> {
+        let failed = || TransportError::kernel(format!("writing the layout {}", dest.path().display()));
+        let root = dest.base.create_dir_all(&dest.rest, by_umask(0o777), None, |_| ()).map_err(failed())?;
+        let blobs = root.create_dir_all("blobs/sha256", by_umask(0o777), None, |_| ()).map_err(failed())?;
+        Ok(LayoutWriter { root, blobs })
+    }
+
+    fn failed(&self) -> impl FnOnce(rbuild_linux::Error) -> TransportError {
+        TransportError::kernel(format!("writing the layout {}", self.root.label().display()))
+    }
+
+    /// Writes a blob whose digest is known when its last byte is written.
+    ///
+    /// # Errors
+    ///
+    /// Fails if `fill` fails or the file cannot be written.
+    pub fn put<T, E: From<TransportError>>(
+        &self,
+        digest_of: impl FnOnce(&T) -> BlobDigest,
+        fill: impl FnOnce(&mut File) -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
+        let mut file = AtomicFile::create(&self.blobs, by_umask(0o666)).map_err(self.failed())?;
+        let made = fill(file.file())?;
+        file.publish(OsStr::new(&digest_of(&made).hex())).map_err(self.failed())?;
+        Ok(made)
+    }
+
+    fn has(&self, digest: &BlobDigest) -> Result<bool> {
+        self.blobs.exists(digest.hex()).map_err(self.failed())
+    }
+
+    /// Writes a file of the layout itself.
+    pub(crate) fn put_file(&self, name: &str, value: &Value) -> Result<()> {
+        let bytes = serde_json::to_vec(value).map_err(|e| TransportError::other(e.to_string()))?;
+        write_atomic(&self.root, OsStr::new(name), &bytes, by_umask(0o666)).map_err(self.failed())
+    }
+}
+
+impl BlobSink for LayoutWriter {
+    fn copy(&self, source: &dyn BlobSource, part: &Part, moved: &Arc<AtomicU64>) -> Result<()> {
+        if self.has(&part.digest)? {
+            return Ok(());
+        }
+        self.put(|_| part.digest, |out| copy_verified(&mut *source.open(part)?, &part.digest, out, moved)).map(drop)
+    }
+
+    fn put_document(&self, document: &Document) -> Result<()> {
+        let digest = document.digest();
+        if self.has(&digest)? {
+            return Ok(());
+        }
+        let failed = TransportError::io("writing the image");
+        self.put(|()| digest, |out| out.write_all(&document.bytes).map_err(failed))
+    }
+}

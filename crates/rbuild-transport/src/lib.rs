@@ -1,0 +1,39 @@
+//! Images on their way between the store, OCI layouts, archives and registries.
+//!
+//! Each of these places is a [`BlobSource`], a [`BlobSink`], or both. The verbs are combinations of
+//! them: `load` reads archives and layouts into the store, `save` writes the store's images into
+//! them, `pull` and `push` do the same with repositories. This crate knows no build: its callers
+//! make the layers.
+
+#![warn(missing_docs)]
+
+mod archive;
+mod blobs;
+mod destination;
+mod documents;
+mod error;
+#[cfg(test)]
+mod fixture;
+mod layout;
+mod load;
+mod media_types;
+mod pull;
+mod push;
+mod put_layer;
+mod registry;
+mod save;
+mod store;
+
+pub use archive::{ArchiveFormat, ArchiveWriter};
+pub use blobs::{BlobRead, BlobSink, BlobSource, Document, Part, TransferProgress};
+pub use destination::write_destination;
+pub use documents::{Saved, index_of_images, preferred};
+pub use error::{Result, TransportError};
+pub use layout::LayoutWriter;
+pub use load::{Incoming, Loaded, Wanted, load, load_directory, take_from_layout};
+pub use pull::{PulledImage, pull};
+pub use push::{Outgoing, check_push, outgoing, push};
+pub use put_layer::{PutLayer, put_layer};
+pub use save::{
+    archive_blobs, check_layers, copy_images, layer_blobs, layer_pairs, save_directory, save_size, save_to,
+};

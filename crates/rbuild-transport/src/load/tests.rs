@@ -1,0 +1,309 @@
+use std::path::Path;
+use std::sync::Arc;
+
+use rbuild_image::Platform;
+use rbuild_store::Store;
+use serde_json::{Value, json};
+
+use crate::fixture::{Fixture, INDEX, Scratch, layer, named};
+use crate::layout::blob_path;
+use crate::load::{Incoming, Loaded, Wanted, load, load_directory, take_from_layout};
+
+const NAME: &str = "io.containerd.image.name";
+const TAG: &str = "org.opencontainers.image.ref.name";
+const HOST: &str = "linux/amd64";
+const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+
+fn host() -> Wanted {
+    Wanted::Host(HOST.parse().unwrap())
+}
+
+fn given(platform: &str) -> Wanted {
+    Wanted::Given(platform.parse().unwrap())
+}
+
+fn is_empty(store: &Path) -> bool {
+    let count = |dir: &str| std::fs::read_dir(store.join(dir)).unwrap().count();
+    (count("blobs/sha256"), count("tmp"), count("layers")) == (0, 0, 0)
+}
+
+/// Loads an archive; returns the names of each image, or the message.
+fn load_names(store: &Store, archive: &[u8], wanted: &Wanted) -> Result<Vec<Vec<String>>, String> {
+    let familiar = |image: Loaded| image.names.iter().map(|name| name.familiar()).collect();
+    match load(store, archive, wanted) {
+        Ok(Incoming { found, .. }) => Ok(found.into_iter().map(familiar).collect()),
+        Err(e) => Err(e.message()),
+    }
+}
+
+/// Makes a layout, and returns it with the entries of its index.
+type Make = fn(&mut Fixture) -> Vec<Value>;
+
+/// Layouts with one fault each, and the messages as an archive and as a directory.
+const FAULTS: [(&str, Make, &str, &str); 12] = [
+    (
+        "no layer",
+        |f| {
+            let image = f.sound(HOST, "1");
+            f.files.remove(&blob_path(&image.layer));
+            vec![image.entry]
+        },
+        "1 layers are neither in the archive nor in the store: sha256:",
+        "the image's blobs/sha256/",
+    ),
+    (
+        "no configuration",
+        |f| {
+            let image = f.sound(HOST, "1");
+            f.files.remove(&blob_path(&image.config));
+            vec![image.entry]
+        },
+        "the archive lacks blobs/sha256/",
+        "the image's blobs/sha256/",
+    ),
+    (
+        "no manifest",
+        |f| {
+            let image = f.sound(HOST, "1");
+            f.files.remove(&blob_path(&image.manifest));
+            vec![image.entry]
+        },
+        "the archive lacks blobs/sha256/",
+        "the image's blobs/sha256/",
+    ),
+    (
+        "another size",
+        |f| vec![f.image(HOST, "1", |_, manifest| manifest["layers"][0]["size"] = json!(7)).entry],
+        "has 2048 bytes, and 7 by the document that names it",
+        "has 2048 bytes, and 7 by the document that names it",
+    ),
+    (
+        "other bytes",
+        |f| {
+            let image = f.sound(HOST, "1");
+            f.files.insert(blob_path(&image.layer), layer("2"));
+            vec![image.entry]
+        },
+        "has the digest sha256:",
+        "has the digest sha256:",
+    ),
+    (
+        "a layer of an unknown type",
+        |f| vec![f.image(HOST, "1", |_, manifest| manifest["layers"][0]["mediaType"] = json!("image/png")).entry],
+        "is of the unknown type image/png",
+        "is of the unknown type image/png",
+    ),
+    (
+        "more layers than diffIDs",
+        |f| vec![f.image(HOST, "1", |config, _| config["rootfs"]["diff_ids"] = json!([])).entry],
+        "has 1 layers and its configuration 0",
+        "has 1 layers and its configuration 0",
+    ),
+    (
+        "another diffID",
+        |f| {
+            let other = rbuild_image::DiffId::of(b"other").to_string();
+            vec![f.image(HOST, "1", |config, _| config["rootfs"]["diff_ids"][0] = json!(other)).entry]
+        },
+        "has the diffID sha256:",
+        "has the diffID sha256:",
+    ),
+    (
+        "a configuration that is none",
+        |f| vec![f.image(HOST, "1", |config, _| *config = json!([])).entry],
+        "configuration of an image cannot be read",
+        "configuration of an image cannot be read",
+    ),
+    (
+        "a manifest that is none",
+        |f| vec![f.document(crate::fixture::MANIFEST, &json!({"config": 1}))],
+        "a manifest cannot be read",
+        "a manifest cannot be read",
+    ),
+    (
+        "too many indexes in each other",
+        |f| {
+            let mut entry = f.sound(HOST, "1").entry;
+            for _ in 0..6 {
+                entry = f.list(INDEX, &[entry]);
+            }
+            vec![entry]
+        },
+        "more than 4 indexes in each other",
+        "more than 4 indexes in each other",
+    ),
+    (
+        "a digest of another kind",
+        |f| {
+            let mut entry = f.sound(HOST, "1").entry;
+            entry["digest"] = json!(format!("sha512:{}", "0".repeat(128)));
+            vec![entry]
+        },
+        "sha512:",
+        "sha512:",
+    ),
+];
+
+#[test]
+fn a_faulty_layout_is_refused_and_leaves_nothing() {
+    let scratch = Scratch::new();
+    for (case, make, as_archive, as_directory) in FAULTS {
+        let mut fixture = Fixture::default();
+        let entries = make(&mut fixture);
+        let fixture = fixture.with_index(&entries);
+        let store = scratch.store(&format!("{case} 1"));
+        let archive = load_names(&store, &fixture.archive(), &host()).unwrap_err();
+        assert!(archive.contains(as_archive), "{case}: {archive}");
+        fixture.write(&scratch.0.join(case));
+        let directory = load_directory(&store, &scratch.0.join(case), &host(), &Arc::default()).unwrap_err().message();
+        assert!(directory.contains(as_directory), "{case}: {directory}");
+        assert!(is_empty(&scratch.0.join(format!("{case} 1"))), "{case}");
+        assert_eq!(store.images().list().unwrap(), [], "{case}");
+    }
+}
+
+#[test]
+fn names_are_normalized_and_the_last_one_applies() {
+    let scratch = Scratch::new();
+    for (annotations, names) in [
+        (&[(TAG, "busybox:1")][..], &["busybox:1"][..]),
+        (&[(NAME, "docker.io/library/busybox:1")], &["busybox:1"]),
+        (&[(NAME, "docker.io/library/a:1"), (NAME, "a:1"), (NAME, "quay.io/a/b:2")], &["a:1", "quay.io/a/b:2"]),
+        (&[(TAG, "localhost:5000/a")], &["localhost:5000/a:latest"]),
+        // A bare tag is no name, and neither is what cannot be parsed.
+        (&[(TAG, "1")], &[]),
+        (&[(NAME, "UPPER/CASE:1")], &[]),
+    ] {
+        let mut fixture = Fixture::default();
+        let entry = fixture.sound(HOST, "1").entry;
+        let entries: Vec<Value> = annotations.iter().map(|(key, name)| named(&entry, key, name)).collect();
+        let store = scratch.store(&format!("{annotations:?}").replace('/', "-"));
+        let loaded = load_names(&store, &fixture.with_index(&entries).archive(), &host()).unwrap();
+        assert_eq!(loaded, [names.to_vec()], "{annotations:?}");
+        let listed = store.images().list().unwrap();
+        let listed: Vec<String> = listed.iter().filter_map(|entry| Some(entry.name.as_ref()?.familiar())).collect();
+        assert_eq!(listed, names, "{annotations:?}");
+    }
+}
+
+#[test]
+fn indexes_lead_to_the_images_of_the_wanted_platform() {
+    let scratch = Scratch::new();
+    let make = |f: &mut Fixture| {
+        let (a, b) = (f.sound(HOST, "1").entry, f.sound("linux/arm64", "2").entry);
+        let inner = f.list(DOCKER_LIST, &[a]);
+        f.list(INDEX, &[inner, b])
+    };
+    let mut fixture = Fixture::default();
+    let index = make(&mut fixture);
+    let archive = fixture.with_index(&[named(&index, NAME, "a:1")]).archive();
+    for (wanted, platforms) in [
+        (given(HOST), Ok(HOST)),
+        (given("linux/arm64"), Ok("linux/arm64")),
+        (given("linux/s390x"), Err("the archive has no image for linux/s390x, only for")),
+    ] {
+        let store = scratch.store(&wanted.platform().to_string().replace('/', "-"));
+        let loaded = load_names(&store, &archive, &wanted);
+        match platforms {
+            Ok(platform) => {
+                assert_eq!(loaded.unwrap(), [["a:1"]]);
+                let (_, image) = store.images().find_image("a:1").unwrap();
+                assert_eq!(image.config.platform(), platform.parse::<Platform>().unwrap());
+            }
+            Err(message) => assert!(loaded.unwrap_err().contains(message)),
+        }
+    }
+}
+
+#[test]
+fn a_docker_archive_gives_its_images_in_every_form() {
+    let scratch = Scratch::new();
+    let mut fixture = Fixture::default();
+    let image = fixture.sound(HOST, "1");
+    let (config, bytes) = (blob_path(&image.config), fixture.files[&blob_path(&image.layer)].clone());
+    // As Docker wrote it before it wrote layouts: named by IDs of its own, equal layers as links.
+    let mut old = Fixture::default();
+    old.files.insert("c.json".into(), fixture.files[&config].clone());
+    old.files.insert("1/layer.tar".into(), bytes);
+    old.links.insert("2/layer.tar".into(), "../1/layer.tar".into());
+    let item = |layer: &str, tags: Value| json!([{"Config": "c.json", "RepoTags": tags, "Layers": [layer]}]);
+    for (case, items, names) in [
+        ("plain", item("1/layer.tar", json!(["a:1", "b:2"])), Ok(vec![vec!["a:1", "b:2"]])),
+        ("link", item("2/layer.tar", json!(["a:1"])), Ok(vec![vec!["a:1"]])),
+        ("dots", item("./x/../1/layer.tar", json!(["a:1"])), Ok(vec![vec!["a:1"]])),
+        ("untagged", item("1/layer.tar", Value::Null), Ok(vec![vec![]])),
+        ("no images", json!(null), Ok(vec![])),
+        ("missing", item("3/layer.tar", json!(["a:1"])), Err("1 layers are neither in the archive nor in the store")),
+        ("bad name", item("1/layer.tar", json!(["A B"])), Err("A B")),
+        ("no list", json!({"Config": 1}), Err("manifest.json cannot be read")),
+    ] {
+        let store = scratch.store(case);
+        let archive = old.clone().with_manifest_json(&items).archive();
+        match (load_names(&store, &archive, &host()), names) {
+            (Ok(loaded), Ok(names)) => assert_eq!(loaded, names, "{case}"),
+            (Err(message), Err(want)) => assert!(message.contains(want), "{case}: {message}"),
+            (loaded, _) => panic!("{case}: {loaded:?}"),
+        }
+    }
+    let empty = load_names(&scratch.store("none"), &Fixture::default().archive(), &host()).unwrap_err();
+    assert!(empty.contains("neither manifest.json nor index.json"), "{empty}");
+}
+
+/// `manifest.json` has no annotations; the manifest of the index beside it does.
+#[test]
+fn a_docker_archive_keeps_the_manifest_with_its_annotations() {
+    let scratch = Scratch::new();
+    let mut fixture = Fixture::default();
+    let image = fixture.image(HOST, "1", |_, manifest| manifest["annotations"] = json!({"org.example.a": "1"}));
+    let items = json!([{
+        "Config": blob_path(&image.config), "RepoTags": ["a:1"], "Layers": [blob_path(&image.layer)],
+    }]);
+    let fixture = fixture.with_index(std::slice::from_ref(&image.entry)).with_manifest_json(&items);
+    let store = scratch.store("store");
+    assert_eq!(load_names(&store, &fixture.archive(), &host()).unwrap(), [["a:1"]]);
+    let (_, found) = store.images().find_image("a:1").unwrap();
+    assert_eq!(found.manifest_digest.blob(), image.manifest);
+    assert_eq!(found.manifest.annotations().as_ref().unwrap()["org.example.a"], "1");
+    // A damaged one is replaced by a manifest of what `manifest.json` describes.
+    let mut damaged = fixture;
+    damaged.files.remove(&blob_path(&image.manifest));
+    let Incoming { found, warnings } = load(&scratch.store("other"), &damaged.archive()[..], &host()).unwrap();
+    assert_eq!(found.len(), 1);
+    assert!(warnings[0].text.contains("which cannot be used"), "{warnings:?}");
+}
+
+#[test]
+fn a_layout_gives_one_image_by_tag_or_digest() {
+    let scratch = Scratch::new();
+    let mut fixture = Fixture::default();
+    let (one, two) = (fixture.sound(HOST, "1"), fixture.sound(HOST, "2"));
+    let other = fixture.sound("linux/arm64", "3");
+    let list = fixture.list(INDEX, &[one.entry.clone(), other.entry.clone()]);
+    let both = fixture.list(INDEX, &[one.entry.clone(), two.entry.clone()]);
+    let arm = fixture.list(INDEX, std::slice::from_ref(&other.entry));
+    let entries = [
+        named(&one.entry, TAG, "latest"),
+        named(&two.entry, TAG, "2"),
+        named(&list, TAG, "list"),
+        named(&both, TAG, "both"),
+        named(&arm, TAG, "arm"),
+    ];
+    let dir = scratch.0.join("layout");
+    fixture.with_index(&entries).write(&dir);
+    let (store, digest) = (scratch.store("store"), two.manifest.to_string());
+    for (wanted, found) in [
+        (None, Ok(&one)),
+        (Some("2"), Ok(&two)),
+        (Some(digest.as_str()), Ok(&two)),
+        (Some("list"), Ok(&one)),
+        (Some("both"), Err("has 2 images of this platform under that name")),
+        (Some("arm"), Err("has no image for linux/amd64 under that name, only for linux/arm64")),
+        (Some("3"), Err("has no image `3`")),
+    ] {
+        match (take_from_layout(&store, &dir, wanted, &HOST.parse().unwrap()), found) {
+            (Ok(taken), Ok(want)) => assert_eq!(taken.found.blob(), want.manifest, "{wanted:?}"),
+            (Err(e), Err(message)) => assert!(e.message().contains(message), "{wanted:?}: {}", e.message()),
+            (taken, _) => panic!("{wanted:?}: {taken:?}"),
+        }
+    }
+}

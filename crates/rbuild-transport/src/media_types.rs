@@ -1,0 +1,29 @@
+//! Media types of images, in the versions of OCI and Docker.
+
+use rbuild_image::MediaType;
+
+/// Docker's media types for layers; those of OCI are variants of [`MediaType`].
+const DOCKER_LAYERS: [&str; 5] = [
+    "application/vnd.docker.image.rootfs.diff.tar",
+    "application/vnd.docker.image.rootfs.diff.tar.gzip",
+    "application/vnd.docker.image.rootfs.diff.tar.zstd",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+];
+const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+
+pub(crate) fn is_index(media_type: &MediaType) -> bool {
+    matches!(media_type, MediaType::ImageIndex) || media_type.as_ref() == DOCKER_INDEX
+}
+
+pub(crate) fn is_layer(media_type: &MediaType) -> bool {
+    match media_type {
+        MediaType::ImageLayer
+        | MediaType::ImageLayerGzip
+        | MediaType::ImageLayerZstd
+        | MediaType::ImageLayerNonDistributable
+        | MediaType::ImageLayerNonDistributableGzip
+        | MediaType::ImageLayerNonDistributableZstd => true,
+        other => DOCKER_LAYERS.contains(&other.as_ref()),
+    }
+}

@@ -1,0 +1,200 @@
+//! `pull`: an image from a registry into the store.
+
+use rbuild_image::{
+    Descriptor, ImageConfig, ImageId, ImageManifest, ManifestDigest, Platform, Reference, digest_of, parse_index,
+    parse_manifest,
+};
+use rbuild_registry::{Choice, Client, Resolved, choose};
+use rbuild_remedy::Remedy;
+use rbuild_store::{LockId, Pulled, Staging, Store, Workspace};
+use serde_json::Value;
+
+use crate::blobs::{BlobSink, BlobSource, Part, TransferProgress, copy_all, total_size};
+use crate::error::{Result, TransportError};
+use crate::media_types::is_layer;
+
+/// Maximum size of a configuration in bytes, as for other sources of images.
+const MAX_CONFIG: u64 = 16 << 20;
+/// Maximum depth of indexes in indexes.
+const MAX_DEPTH: usize = 3;
+
+/// An image that was pulled, or was there.
+#[derive(Debug, Clone)]
+pub struct PulledImage {
+    /// Its ID.
+    pub id: ImageId,
+    /// Digest of the manifest.
+    pub manifest: ManifestDigest,
+    /// Digest that the name stands for in the registry: that of the manifest or an index.
+    pub resolved: ManifestDigest,
+    /// True if anything was downloaded.
+    pub is_new: bool,
+    /// Warnings, one sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// Pulls an image for a platform and names it. If its registry says that the store has it, nothing
+/// is downloaded. Two processes that pull the same image download it once.
+///
+/// # Errors
+///
+/// Fails if the registry fails or has no image for the platform, if the image is damaged, or if the
+/// store cannot be written.
+#[tracing::instrument(target = "transport", name = "pull", level = "debug", skip_all, fields(%name))]
+pub fn pull(
+    store: &Store,
+    client: &Client,
+    name: &Reference,
+    platform: &Platform,
+    progress: &TransferProgress<'_>,
+) -> Result<PulledImage> {
+    let repository = client.repository(name)?;
+    let (resolved, document) = match (name.digest(), name.tag()) {
+        (Some(digest), _) => (digest.blob(), None),
+        (None, tag) => match repository.resolve(tag.unwrap_or("latest"))? {
+            Resolved::Digest(digest) => (digest, None),
+            Resolved::Document(document) => (document.digest, Some(document)),
+        },
+    };
+    let resolved = resolved.of_manifest();
+    let _lock = store.records().lock(&LockId::of(format!("pull {name} {platform}").as_bytes()))?;
+    if let Some((known, image)) = store.images().pulled_image(name, platform)?
+        && known.resolved == resolved
+    {
+        keep_name(store, name, &known.manifest)?;
+        let (id, manifest) = (image.id, known.manifest);
+        return Ok(PulledImage { id, manifest, resolved, is_new: false, warnings: Vec::new() });
+    }
+    let document = match document {
+        Some(document) => document,
+        None => repository.document(&resolved.blob())?,
+    };
+    let place = repository.place().to_string();
+    let transfer = Transfer { source: &repository, place, platform, progress };
+    let bytes = transfer.manifest(document.bytes, 0)?;
+    let manifest = ManifestDigest::of(&bytes);
+    let work = Workspace::open(store)?;
+    let staging = Staging::open(store, &work)?;
+    let (id, warnings) = transfer.image(&staging, &bytes, name)?;
+    staging.keep("pull", &[manifest], &[(manifest, tag_of(name))])?;
+    store.images().note_pulled(name, platform, &Pulled { resolved, manifest })?;
+    Ok(PulledImage { id, manifest, resolved, is_new: true, warnings })
+}
+
+/// Gives an image that is there its name, unless it has it.
+fn keep_name(store: &Store, name: &Reference, manifest: &ManifestDigest) -> Result<()> {
+    let Some(tag) = tag_of(name) else { return Ok(()) };
+    let has =
+        store.images().list()?.iter().any(|entry| entry.manifest == *manifest && entry.name.as_ref() == Some(&tag));
+    if has { Ok(()) } else { Ok(store.images().tag(manifest, Some(&tag))?) }
+}
+
+/// Returns the name that a pulled image gets: none if it was asked for by digest.
+fn tag_of(name: &Reference) -> Option<Reference> {
+    name.digest().is_none().then(|| name.clone())
+}
+
+/// The download of one image.
+struct Transfer<'a> {
+    source: &'a dyn BlobSource,
+    /// Name of the source in messages.
+    place: String,
+    platform: &'a Platform,
+    progress: &'a TransferProgress<'a>,
+}
+
+impl Transfer<'_> {
+    fn odd(&self, reason: impl std::fmt::Display) -> TransportError {
+        TransportError::other(format!("{}: {reason}", self.place))
+    }
+
+    /// Returns the manifest for the platform: the document itself, or the one that an index leads
+    /// to.
+    fn manifest(&self, document: Vec<u8>, depth: usize) -> Result<Vec<u8>> {
+        if !is_index(&document) {
+            return Ok(document);
+        }
+        let unreadable = |reason: String| self.odd(format!("the index {}: {reason}", ManifestDigest::of(&document)));
+        if depth == MAX_DEPTH {
+            return Err(unreadable(format!("there are more than {MAX_DEPTH} indexes in each other")));
+        }
+        let index = parse_index(&document).map_err(|e| unreadable(e.to_string()))?;
+        match choose(&index, self.platform) {
+            Choice::Entry(entry) => {
+                let digest = digest_of(&entry).map_err(|e| unreadable(e.to_string()))?;
+                self.manifest(self.source.document(&digest)?, depth + 1)
+            }
+            Choice::Others(others) => Err(TransportError::Other {
+                message: format!("{} has no image for {}, only for {}", self.place, self.platform, others.join(", ")),
+                help: others.first().map(|platform| Remedy::SelectPlatform { platform: platform.clone() }),
+            }),
+        }
+    }
+
+    /// Downloads an image. Returns its ID and warnings.
+    fn image(&self, staging: &Staging<'_>, bytes: &[u8], name: &Reference) -> Result<(ImageId, Vec<String>)> {
+        let manifest = parse_manifest(bytes).map_err(|e| self.odd(format!("the manifest: {e}")))?;
+        self.check_types(&manifest)?;
+        staging.put_bytes(bytes)?;
+        let config = manifest.config();
+        let (digest, size) = (digest_of(config).map_err(|e| self.odd(e))?, config.size());
+        if size > MAX_CONFIG {
+            return Err(self.odd(format!("its configuration has {size} bytes, and {MAX_CONFIG} at most are read")));
+        }
+        staging.copy(self.source, &Part { digest, size }, &self.progress.moved)?;
+        let text = staging.read_document(&digest)?;
+        let config: ImageConfig =
+            serde_json::from_slice(&text).map_err(|e| self.odd(format!("the configuration {digest}: {e}")))?;
+        let (layers, diff_ids) = (manifest.layers().len(), config.rootfs.diff_ids.len());
+        if layers != diff_ids {
+            return Err(self.odd(format!("its manifest has {layers} layers and its configuration {diff_ids}")));
+        }
+        let (own, wanted) = (config.platform(), self.platform);
+        let other = (!wanted.takes(&own))
+            .then(|| format!("{} is an image for {own}, and {wanted} was asked for", name.familiar()));
+        self.layers(staging, manifest.layers())?;
+        Ok((digest.of_config(), other.into_iter().collect()))
+    }
+
+    /// Fails unless the manifest is that of an image whose layers are archives.
+    fn check_types(&self, manifest: &ImageManifest) -> Result<()> {
+        let config = manifest.config().media_type().to_string();
+        let is_image = ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"]
+            .contains(&&*config);
+        let kind = manifest.artifact_type().as_ref().map(ToString::to_string).or((!is_image).then_some(config));
+        if let Some(kind) = kind {
+            return Err(self.odd(format!("it is an artifact of the type {kind}, and no image")));
+        }
+        match manifest.layers().iter().find(|layer| !is_layer(layer.media_type())) {
+            Some(odd) => {
+                Err(self.odd(format!("the layer {} is of the unknown type {}", odd.digest(), odd.media_type())))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Downloads the layers that the store lacks, several at once and the largest first.
+    fn layers(&self, staging: &Staging<'_>, layers: &[Descriptor]) -> Result<()> {
+        let mut missing: Vec<Part> = Vec::new();
+        for layer in layers {
+            let (digest, size) = (digest_of(layer).map_err(|e| self.odd(e))?, layer.size());
+            let here = staging.store().blobs().has_whole_blob(&digest, size)?;
+            if !here && !missing.iter().any(|known| known.digest == digest) {
+                missing.push(Part { digest, size });
+            }
+        }
+        missing.sort_by_key(|part| std::cmp::Reverse(part.size));
+        (self.progress.total)(total_size(&missing));
+        copy_all(self.source, staging, &missing, self.progress)
+    }
+}
+
+/// Returns true for a list of manifests. The registry's client has compared this with the media
+/// type.
+fn is_index(document: &[u8]) -> bool {
+    let value: Option<Value> = serde_json::from_slice(document).ok();
+    value.is_some_and(|value| value.get("manifests").is_some_and(Value::is_array))
+}
+
+#[cfg(test)]
+mod tests;

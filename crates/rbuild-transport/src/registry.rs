@@ -1,0 +1,85 @@
+//! Repositories of registries as sources and sinks.
+
+use std::collections::HashMap;
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rbuild_image::BlobDigest;
+use rbuild_layer::Counting;
+use rbuild_registry::{Blob, BlobReader, Pushed, Repository};
+
+use crate::blobs::{BlobRead, BlobSink, BlobSource, Document, Part};
+use crate::error::{Result, TransportError};
+
+/// Number of connections.
+const CONNECTIONS: usize = 6;
+/// Number of times that a blob is downloaded until its digest is right.
+const DOWNLOADS: usize = 2;
+
+impl BlobRead for BlobReader<'_> {
+    fn start_at(&mut self, at: u64) -> io::Result<()> {
+        io::copy(&mut self.by_ref().take(at), &mut io::sink()).map(drop)
+    }
+
+    fn take_error(&mut self) -> Option<TransportError> {
+        BlobReader::take_error(self).map(TransportError::Registry)
+    }
+
+    fn wrong_digest(&self, found: &BlobDigest) -> TransportError {
+        BlobReader::wrong_digest(self, *found).into()
+    }
+}
+
+impl BlobSource for Repository {
+    fn size(&self, _digest: &BlobDigest) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
+    fn document(&self, digest: &BlobDigest) -> Result<Vec<u8>> {
+        Ok(Repository::document(self, digest)?.bytes)
+    }
+
+    fn open(&self, part: &Part) -> Result<Box<dyn BlobRead + '_>> {
+        Ok(Box::new(self.blob(&part.digest, part.size)))
+    }
+
+    fn attempts(&self) -> usize {
+        DOWNLOADS
+    }
+}
+
+/// A repository that receives an image.
+pub(crate) struct Upload<'a> {
+    pub repository: &'a Repository,
+    /// Blobs that other repositories of the registry have, with the paths of these.
+    pub elsewhere: HashMap<BlobDigest, String>,
+}
+
+impl BlobSink for Upload<'_> {
+    fn at_once(&self) -> usize {
+        CONNECTIONS
+    }
+
+    fn copy(&self, source: &dyn BlobSource, part: &Part, moved: &Arc<AtomicU64>) -> Result<()> {
+        let Part { digest, size } = *part;
+        let open = |at| {
+            let failed = |e: TransportError| io::Error::other(e.message());
+            let mut blob = source.open(part).map_err(failed)?;
+            blob.start_at(at)?;
+            Ok(Box::new(Counting::new(blob, moved.clone())) as Box<dyn Read + '_>)
+        };
+        // The registry compares the digest: a damaged blob is refused there.
+        let mount_from = self.elsewhere.get(&digest).map(String::as_str);
+        let pushed = self.repository.push_blob(&Blob { digest, size, open: &open, mount_from })?;
+        if pushed != Pushed::Uploaded {
+            moved.fetch_add(size, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn put_document(&self, document: &Document) -> Result<()> {
+        let reference = document.digest().to_string();
+        Ok(self.repository.push_document(&reference, &document.media_type, &document.bytes)?)
+    }
+}

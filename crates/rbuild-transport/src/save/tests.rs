@@ -1,0 +1,125 @@
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use rbuild_image::Reference;
+use rbuild_linux::{Destination, Directory, RootDir};
+use rbuild_store::Store;
+use serde_json::{Value, json};
+
+use crate::archive::{ArchiveFormat, ArchiveWriter};
+use crate::blobs::{BlobSink, BlobSource, Document, Part};
+use crate::documents::Saved;
+use crate::fixture::{Fixture, Memory, Scratch};
+use crate::layout::{LayoutSource, LayoutWriter, blob_path};
+use crate::load::{Wanted, load, load_directory};
+use crate::save::{archive_blobs, layer_blobs, save_directory, save_size, save_to};
+
+const HOST: &str = "linux/amd64";
+
+fn directory(scratch: &Scratch, name: &str) -> Directory {
+    Directory { base: RootDir::open(&scratch.0).unwrap(), rest: name.into() }
+}
+
+/// Returns a store with the images of a fixture, and these images under names.
+fn saved(scratch: &Scratch, name: &str, fixture: Fixture, entries: &[Value], names: &[&str]) -> (Store, Saved) {
+    let store = scratch.store(name);
+    let archive = fixture.with_index(entries).archive();
+    load(&store, &archive[..], &Wanted::Host(HOST.parse().unwrap())).unwrap();
+    let images = store.images().list().unwrap();
+    let images = images.iter().map(|entry| store.images().image(&entry.manifest).unwrap()).collect();
+    let names = names.iter().map(|name| name.parse::<Reference>().unwrap()).collect();
+    (store, Saved { images, names })
+}
+
+fn archive(store: &Store, images: &[Saved], known: &BTreeSet<rbuild_image::BlobDigest>, to: &Path) -> Vec<u8> {
+    let dest = Destination::of_file(File::create(to).unwrap(), to);
+    save_to(store, images, known, ArchiveFormat::Docker, &dest, &Arc::default()).unwrap();
+    std::fs::read(to).unwrap()
+}
+
+#[test]
+fn an_image_arrives_as_it_left() {
+    let scratch = Scratch::new();
+    let mut fixture = Fixture::default();
+    let image = fixture.image(HOST, "1", |_, manifest| manifest["annotations"] = json!({"org.example.a": "1"}));
+    let (store, saved) = saved(&scratch, "from", fixture, &[image.entry], &["busybox:1", "quay.io/a/b"]);
+    let images = [saved];
+    let first = archive(&store, &images, &BTreeSet::new(), &scratch.0.join("1.tar"));
+    assert!(first == archive(&store, &images, &BTreeSet::new(), &scratch.0.join("2.tar")), "bytes differ");
+    save_directory(&store, &images, &BTreeSet::new(), &directory(&scratch, "layout"), &Arc::default()).unwrap();
+    let wanted = Wanted::new(None);
+    for (place, to) in [("archive", scratch.store("a")), ("layout", scratch.store("b"))] {
+        let loaded = match place {
+            "archive" => load(&to, &first[..], &wanted).unwrap(),
+            _ => load_directory(&to, &scratch.0.join("layout"), &wanted, &Arc::default()).unwrap(),
+        };
+        let names: Vec<String> = loaded.found[0].names.iter().map(Reference::familiar).collect();
+        assert_eq!(names, ["busybox:1", "quay.io/a/b:latest"], "{place}");
+        let found = to.images().find_image("busybox:1").unwrap().1;
+        assert_eq!(found.manifest_digest.blob(), image.manifest, "{place}");
+    }
+}
+
+#[test]
+fn layers_that_the_recipient_has_are_left_out() {
+    let scratch = Scratch::new();
+    let mut fixture = Fixture::default();
+    let image = fixture.sound(HOST, "1");
+    let (store, saved) = saved(&scratch, "store", fixture, &[image.entry], &["a:1"]);
+    let known: BTreeSet<_> = layer_blobs(&saved.images[0]).unwrap().into_iter().collect();
+    assert_eq!(known, [image.layer].into());
+    let images = [saved];
+    let whole = save_size(&store, &images, &BTreeSet::new()).unwrap();
+    assert_eq!(whole - save_size(&store, &images, &known).unwrap(), 2048);
+    let bytes = archive(&store, &images, &known, &scratch.0.join("a.tar"));
+    let blobs = archive_blobs(&bytes[..], "the archive", store.limits()).unwrap();
+    assert_eq!(blobs, [image.config, image.manifest].into());
+    // Complete only where the layer is.
+    let incomplete = load(&scratch.store("other"), &bytes[..], &Wanted::new(None)).unwrap_err();
+    assert!(incomplete.message().contains("1 layers are neither"), "{}", incomplete.message());
+    load(&store, &bytes[..], &Wanted::new(None)).unwrap();
+}
+
+#[test]
+fn sinks_take_sound_blobs_of_any_source_once() {
+    let scratch = Scratch::new();
+    let mut fixture = Fixture::default();
+    let image = fixture.sound(HOST, "1");
+    let size = fixture.files[&blob_path(&image.layer)].len() as u64;
+    let part = Part { digest: image.layer, size };
+    let document = Document { media_type: crate::fixture::INDEX.into(), bytes: b"{}".to_vec() };
+    let sound = Memory::of(&fixture);
+    for sink in ["layout", "archive"] {
+        let layout = LayoutWriter::open(&directory(&scratch, "layout")).unwrap();
+        let archive = ArchiveWriter::begin(Vec::new()).unwrap();
+        let sink_of = |name| -> &dyn BlobSink { if name == "layout" { &layout } else { &archive } };
+        let to = sink_of(sink);
+        let moved = Arc::default();
+        for _ in 0..2 {
+            to.copy(&sound, &part, &moved).unwrap();
+            to.put_document(&document).unwrap();
+        }
+        assert_eq!(moved.load(std::sync::atomic::Ordering::Relaxed), size, "{sink}");
+        let config = Part { digest: image.config, size: 1 };
+        let wrong = Memory { wrong: 1, ..Memory::of(&fixture) };
+        let refused = to.copy(&wrong, &config, &moved).unwrap_err().message();
+        assert!(refused.contains("has the digest"), "{sink}: {refused}");
+        let missing = to.copy(&Memory::default(), &config, &moved);
+        if sink == "layout" {
+            assert!(missing.unwrap_err().message().contains("memory has no"));
+        }
+    }
+    // A layout is a source, too.
+    let layout = LayoutSource::open(&scratch.0.join("layout")).unwrap();
+    assert_eq!(layout.size(&image.layer).unwrap(), Some(size));
+    assert_eq!(layout.size(&image.config).unwrap(), None);
+    assert_eq!(layout.document(&document.digest()).unwrap(), b"{}");
+    let copy = LayoutWriter::open(&directory(&scratch, "copy")).unwrap();
+    copy.copy(&layout, &part, &Arc::default()).unwrap();
+    std::fs::write(scratch.0.join("layout").join(blob_path(&image.layer)), b"else").unwrap();
+    let other = LayoutWriter::open(&directory(&scratch, "other")).unwrap();
+    assert!(other.copy(&layout, &part, &Arc::default()).unwrap_err().message().contains("has the digest"));
+    assert!(!scratch.0.join("other").join(blob_path(&image.layer)).exists());
+}

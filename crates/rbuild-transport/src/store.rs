@@ -1,0 +1,112 @@
+//! The store as a source and, while images arrive, as a sink.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use rbuild_image::BlobDigest;
+use rbuild_layer::Counting;
+use rbuild_store::{Blobs, Staging, StoreError};
+
+use crate::blobs::{BlobRead, BlobSink, BlobSource, Document, Part};
+use crate::error::{Result, TransportError};
+
+/// Number of blobs that are received at once.
+const AT_ONCE: usize = 6;
+
+/// A blob of the store.
+struct StoredBlob<'s> {
+    blobs: Blobs<'s>,
+    digest: BlobDigest,
+    file: File,
+    is_verified: bool,
+    failed: Option<TransportError>,
+}
+
+impl Read for StoredBlob<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.file.read(buf).inspect_err(|e| {
+            if e.kind() == io::ErrorKind::Interrupted {
+                return;
+            }
+            let copy = e.raw_os_error().map_or_else(|| e.kind().into(), io::Error::from_raw_os_error);
+            let cause = rbuild_linux::Error::new("read", self.digest.to_string(), copy);
+            self.failed = Some(StoreError::from(cause).into());
+        })
+    }
+}
+
+impl BlobRead for StoredBlob<'_> {
+    fn verified(&self) -> Option<&File> {
+        self.is_verified.then_some(&self.file)
+    }
+
+    fn note_verified(&self) {
+        self.blobs.note_whole(&self.file);
+    }
+
+    fn start_at(&mut self, at: u64) -> io::Result<()> {
+        self.file.seek(SeekFrom::Start(at)).map(drop)
+    }
+
+    fn take_error(&mut self) -> Option<TransportError> {
+        self.failed.take()
+    }
+
+    fn wrong_digest(&self, _found: &BlobDigest) -> TransportError {
+        let what = format!("blob {}", self.digest);
+        StoreError::Damaged { what, reason: "its digest is wrong".into() }.into()
+    }
+}
+
+impl BlobSource for Blobs<'_> {
+    fn size(&self, digest: &BlobDigest) -> Result<Option<u64>> {
+        match self.blob_size(digest) {
+            Ok(size) => Ok(Some(size)),
+            Err(StoreError::NoBlob(_)) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn document(&self, digest: &BlobDigest) -> Result<Vec<u8>> {
+        Ok(self.read_document(digest)?)
+    }
+
+    fn open(&self, part: &Part) -> Result<Box<dyn BlobRead + '_>> {
+        let file = self.open_blob(&part.digest)?;
+        let is_verified = self.is_known_whole(&file);
+        Ok(Box::new(StoredBlob { blobs: *self, digest: part.digest, file, is_verified, failed: None }))
+    }
+}
+
+impl BlobSink for Staging<'_> {
+    fn at_once(&self) -> usize {
+        AT_ONCE
+    }
+
+    fn copy(&self, source: &dyn BlobSource, part: &Part, moved: &Arc<AtomicU64>) -> Result<()> {
+        let Part { digest, size } = part;
+        if self.size(digest)? == Some(*size) && self.store().blobs().has_whole_blob(digest, *size)? {
+            return Ok(());
+        }
+        let mut left = source.attempts();
+        loop {
+            let mut blob = source.open(part)?;
+            let put = self.put_blob(Counting::new(&mut blob, moved.clone()));
+            left = left.saturating_sub(1);
+            match (put, blob.take_error()) {
+                (_, Some(e)) => return Err(e),
+                (Err(e), None) => return Err(e.into()),
+                (Ok((found, _)), None) if found == *digest => return Ok(()),
+                (Ok((found, _)), None) if left == 0 => return Err(blob.wrong_digest(&found)),
+                (Ok(_), None) => {}
+            }
+        }
+    }
+
+    fn put_document(&self, document: &Document) -> Result<()> {
+        self.put_bytes(&document.bytes)?;
+        Ok(())
+    }
+}
