@@ -79,7 +79,7 @@ pub struct FoundImage {
     /// The content of the name, or the image alone if it was found by its ID or digest.
     pub artifact: Artifact,
     /// Digest of the manifest or index in the entry.
-    entry: ManifestDigest,
+    pub(crate) entry: ManifestDigest,
 }
 
 impl Image {
@@ -110,7 +110,7 @@ pub(crate) fn digest(d: &Descriptor) -> Result<BlobDigest> {
 }
 
 /// Returns the manifest that an entry of the index refers to.
-fn manifest_in(d: &Descriptor) -> Result<ManifestDigest> {
+pub(crate) fn manifest_in(d: &Descriptor) -> Result<ManifestDigest> {
     digest(d).map(BlobDigest::of_manifest)
 }
 
@@ -146,7 +146,7 @@ impl Images<'_> {
     }
 
     /// Reads, changes and replaces the index while holding its lock.
-    fn change_index<T>(&self, change: impl FnOnce(&mut Vec<Descriptor>) -> Result<T>) -> Result<T> {
+    pub(crate) fn change_index<T>(&self, change: impl FnOnce(&mut Vec<Descriptor>) -> Result<T>) -> Result<T> {
         let _lock = self.store.lock_file("index.lock")?;
         let mut index = self.index()?;
         let mut entries = index.manifests().clone();
@@ -416,53 +416,9 @@ impl Images<'_> {
             Ok(())
         })
     }
-
-    /// Removes a name, or an image with all its names. Returns the removed names, and the image's
-    /// ID if it is no longer in the index.
-    ///
-    /// # Errors
-    ///
-    /// Fails if there is no such image or if the index cannot be written. Unless `force` is true,
-    /// also fails if the image has several names and `wanted` is none of them, or if a container
-    /// uses the image and `wanted` is its last name.
-    pub fn untag(&self, wanted: &str, force: bool) -> Result<(Vec<String>, Option<ImageId>)> {
-        let FoundImage { name, image, entry, .. } = self.find(wanted)?;
-        let container = self.store.containers().list()?.into_iter().find(|held| held.image == image.manifest_digest);
-        self.change_index(|entries| {
-            let ours = |d: &Descriptor| manifest_in(d).is_ok_and(|d| d == entry);
-            if !entries.iter().any(ours) {
-                // It is a part of an index.
-                return Err(StoreError::NoImage(wanted.to_string()));
-            }
-            let names: Vec<String> =
-                entries.iter().filter(|d| ours(d)).filter_map(|d| Some(name_of(d)?.familiar())).collect();
-            let gone: Vec<String> = match &name {
-                Some(name) if name.digest().is_none() => {
-                    entries.retain(|d| name_of(d).as_ref() != Some(name));
-                    vec![name.familiar()]
-                }
-                _ if names.len() > 1 && !force => {
-                    let found = format!("{} (remove them one by one, or use -f)", names.join(", "));
-                    return Err(StoreError::Ambiguous { name: wanted.to_string(), found });
-                }
-                _ => {
-                    entries.retain(|d| !ours(d));
-                    names
-                }
-            };
-            let left = entries.iter().any(ours);
-            match container {
-                Some(container) if !left && !force => {
-                    Err(StoreError::UsedImage { name: wanted.to_string(), container: container.name })
-                }
-                // The content stays as long as the container.
-                held => Ok((gone, (!left && held.is_none()).then_some(image.id))),
-            }
-        })
-    }
 }
 
 /// Returns the name of an index entry. Names in the format of older versions are parsed as well.
-fn name_of(d: &Descriptor) -> Option<Reference> {
+pub(crate) fn name_of(d: &Descriptor) -> Option<Reference> {
     d.annotations().as_ref()?.get(REF_NAME)?.parse().ok()
 }

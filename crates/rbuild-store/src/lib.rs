@@ -60,6 +60,7 @@ mod secrets;
 mod staging;
 mod store;
 mod trees;
+mod untag;
 mod waiting;
 mod witness;
 mod workspace;

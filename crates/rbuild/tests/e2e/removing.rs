@@ -90,6 +90,33 @@ fn rmi_tries_each_and_forgives_with_force() {
     assert!(images(&lab).is_empty());
 }
 
+/// One configuration with layers in two forms: two manifests with one ID.
+#[test]
+fn rmi_by_id_removes_every_image_that_has_it() {
+    let lab = Lab::new();
+    let file = "FROM busybox\nRUN echo hi > /x\n";
+    let twice = || {
+        lab.build(file, &["-t", "a"]).ok();
+        let gzip = "type=oci,compression=gzip,force-compression=true,dest=gz.tar";
+        lab.build(file, &["-o", gzip, "-t", "a"]).ok();
+        lab.rbuild(["load", "-i", "gz.tar"]).ok();
+    };
+    twice();
+    lab.rbuild(["tag", "a", "b"]).ok();
+    let ids = lab.rbuild(["images", "-a", "-q", "--no-trunc"]).ok().stdout;
+    let id = lab.rbuild(["images", "-q", "--no-trunc", "a"]).ok().stdout.trim().to_string();
+    assert_eq!(ids.lines().filter(|other| *other == id).count(), 3, "{ids}");
+    lab.rbuild(["rmi", &id]).fails(1, &["fits several images: a:latest, b:latest (remove them one by one, or use -f)"]);
+    let said = lab.rbuild(["rmi", "-f", &id[..20]]).ok().stdout;
+    assert_eq!(said, format!("Untagged: a:latest\nUntagged: b:latest\nDeleted: {id}\n"));
+    assert_eq!(images(&lab), ["busybox:latest"]);
+    // A dangling image has the ID still.
+    twice();
+    assert_eq!(lab.rbuild(["rmi", "a"]).ok().stdout, "Untagged: a:latest\n");
+    assert_eq!(lab.rbuild(["rmi", &id]).ok().stdout, format!("Deleted: {id}\n"));
+    lab.rbuild(["rmi", &id]).fails(1, &["no image"]);
+}
+
 #[test]
 fn logs_are_bounded_and_go_with_everything_else() {
     let lab = Lab::bare();

@@ -1,0 +1,76 @@
+//! Removal of names, and of images by their IDs.
+
+use std::collections::HashSet;
+
+use rbuild_image::{Descriptor, ImageId, ManifestDigest};
+
+use crate::error::{Result, StoreError};
+use crate::images::{FoundImage, Images, manifest_in, name_of};
+
+impl Images<'_> {
+    /// Removes a name, or an image with all its names. Returns the removed names, and the image's
+    /// ID if no image of the index has it any more.
+    ///
+    /// An ID stands for all images that have it: the same configuration may be in several
+    /// manifests, with layers in other forms. The digest of a manifest stands for that one only.
+    ///
+    /// # Errors
+    ///
+    /// Fails if there is no such image or if the index cannot be written. Unless `force` is true,
+    /// also fails if the image has several names and `wanted` is none of them, or if a container
+    /// uses the image and `wanted` is its last name.
+    pub fn untag(&self, wanted: &str, force: bool) -> Result<(Vec<String>, Option<ImageId>)> {
+        let FoundImage { name, image, entry, .. } = self.find(wanted)?;
+        let of_id = self.entries_of(&image.id)?;
+        let hex = wanted.strip_prefix("sha256:").unwrap_or(wanted);
+        let by_id = name.is_none() && image.id.hex().starts_with(hex);
+        let container = self.container_of(&image.id)?;
+        self.change_index(|entries| {
+            let has_id = |d: &Descriptor| manifest_in(d).is_ok_and(|d| of_id.contains(&d));
+            let ours = |d: &Descriptor| if by_id { has_id(d) } else { manifest_in(d).is_ok_and(|d| d == entry) };
+            if !entries.iter().any(ours) {
+                // It is a part of an index.
+                return Err(StoreError::NoImage(wanted.to_string()));
+            }
+            let names: Vec<String> =
+                entries.iter().filter(|d| ours(d)).filter_map(|d| Some(name_of(d)?.familiar())).collect();
+            let gone: Vec<String> = match &name {
+                Some(name) if name.digest().is_none() => {
+                    entries.retain(|d| name_of(d).as_ref() != Some(name));
+                    vec![name.familiar()]
+                }
+                _ if names.len() > 1 && !force => {
+                    let found = format!("{} (remove them one by one, or use -f)", names.join(", "));
+                    return Err(StoreError::Ambiguous { name: wanted.to_string(), found });
+                }
+                _ => {
+                    entries.retain(|d| !ours(d));
+                    names
+                }
+            };
+            let left = entries.iter().any(has_id);
+            match container {
+                Some(container) if !left && !force => {
+                    Err(StoreError::UsedImage { name: wanted.to_string(), container })
+                }
+                // The content stays as long as the container.
+                held => Ok((gone, (!left && held.is_none()).then_some(image.id))),
+            }
+        })
+    }
+
+    /// Returns the manifests or indexes of the entries that have an image with that ID.
+    fn entries_of(&self, id: &ImageId) -> Result<HashSet<ManifestDigest>> {
+        let has_id = |manifest: &ManifestDigest| self.image(manifest).is_ok_and(|image| image.id == *id);
+        let mut entries = self.list()?;
+        entries.retain(|entry| entry.artifact.images().iter().any(has_id));
+        Ok(entries.into_iter().map(|entry| *entry.artifact.digest()).collect())
+    }
+
+    /// Returns the name of a container that uses an image with that ID.
+    fn container_of(&self, id: &ImageId) -> Result<Option<String>> {
+        let uses = |manifest: &ManifestDigest| self.image(manifest).is_ok_and(|image| image.id == *id);
+        let held = self.store.containers().list()?.into_iter().find(|held| uses(&held.image));
+        Ok(held.map(|held| held.name))
+    }
+}
