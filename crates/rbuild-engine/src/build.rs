@@ -8,7 +8,7 @@ use rbuild_linux::RootDir;
 use rbuild_linux::parallel::locked;
 use rbuild_plan::Step;
 use rbuild_sandbox::{Builder, Cancel, Input, Outcome, Source};
-use rbuild_store::{Budget, CacheKey, LayerLog, Store};
+use rbuild_store::{Budget, CacheKey, ImageKey, LayerLog, Store};
 
 use crate::cache::refusal;
 use crate::env::StepEnv;
@@ -47,12 +47,12 @@ pub fn answer(prepared: &Prepared, request: &BuildRequest, store: &Store, events
     if wants.files && single.is_none() {
         return Ok(None);
     }
-    let mut manifests = Vec::new();
+    let (mut manifests, mut unsynced) = (Vec::new(), Vec::new());
     for form in wants.images.iter().copied() {
-        match store.records().result(&image_key(&prepared.graph, &result, request, &form))? {
-            Some(manifest) => manifests.push((form, manifest)),
-            None => return Ok(None),
-        }
+        let key = image_key(&prepared.graph, &result, request, &form);
+        let Some(found) = store.records().result(&key)? else { return Ok(None) };
+        manifests.push((form, found.manifest));
+        unsynced.extend((!found.is_synced).then_some((key, found.manifest)));
     }
     if let Some(view) = single {
         for export in request.exports.iter().filter(|export| export.form().is_none()) {
@@ -64,9 +64,22 @@ pub fn answer(prepared: &Prepared, request: &BuildRequest, store: &Store, events
     prepared.report_hits(events);
     // Losing the record only costs one explanation.
     let _ = prepared.remember(store, &prepared.keys);
+    sync_found(&unsynced, request, store)?;
     let finished = outputs::publish(request, &wants, store, &[manifests], events)?;
     build_log::remember(request, std::slice::from_ref(prepared), store, events, Status::Done, Vec::new());
     Ok(Some(finished))
+}
+
+/// Syncs images before they are named. The build that made them failed while it wrote an output,
+/// was killed, or still runs. Recorded as results of this build, they are synced once only.
+fn sync_found(unsynced: &[(ImageKey, ManifestDigest)], request: &BuildRequest, store: &Store) -> Result<()> {
+    if unsynced.is_empty() {
+        return Ok(());
+    }
+    for (key, manifest) in unsynced {
+        store.records().put_result(key, manifest, &request.build_id)?;
+    }
+    Ok(store.records().sync(&request.build_id)?)
 }
 
 /// Returns true if the target is a single step on scratch, so that its tree is its whole root

@@ -67,7 +67,7 @@ mod workspace;
 
 pub use blobs::Blobs;
 pub use cache::inputs::{BuildIndex, FILES, FROM, IndexedStep, KeyInputs, KeyPart, KeyValue, PARENT};
-pub use cache::records::{ForeignRecord, Record, Records};
+pub use cache::records::{FinishedImage, ForeignRecord, Record, Records};
 pub use cache_mounts::{CacheMount, CacheMounts, CacheUse, LentCache};
 pub use containers::{Container, Containers};
 pub use error::{Result, StoreError};

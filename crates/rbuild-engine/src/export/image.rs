@@ -26,9 +26,9 @@ const COMMENT: &str = "buildkit.dockerfile.v0";
 pub(crate) fn image(env: &StepEnv<'_>, form: &ImageForm) -> Result<ManifestDigest> {
     let key = image_key(env.graph(), &env.done(env.graph().target).result, env.request, form);
     if env.request.parameters.no_cache == NoCache::None
-        && let Some(manifest) = env.store.records().result(&key)?
+        && let Some(found) = env.store.records().result(&key)?
     {
-        return Ok(manifest);
+        return Ok(found.manifest);
     }
     let started = Instant::now();
     let packed = new_layers(env, form)?;

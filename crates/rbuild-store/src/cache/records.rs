@@ -60,6 +60,16 @@ impl ForeignRecord {
     }
 }
 
+/// The image of a result that was finished before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FinishedImage {
+    /// Its manifest.
+    pub manifest: ManifestDigest,
+    /// True if it was synced to disk. False while the build that made it runs, and if that build
+    /// failed afterwards: a power cut may then damage it.
+    pub is_synced: bool,
+}
+
 #[derive(Serialize, Deserialize)]
 pub(crate) struct ResultFile {
     pub manifest: ManifestDigest,
@@ -109,7 +119,11 @@ impl Records<'_> {
     }
 
     fn trusted(&self, boot: &str, build: &str) -> Result<bool> {
-        Ok(boot == self.store.boot() || self.store.root.exists(format!("builds/{build}.synced"))?)
+        Ok(boot == self.store.boot() || self.is_synced(build)?)
+    }
+
+    fn is_synced(&self, build: &str) -> Result<bool> {
+        Ok(self.store.root.exists(format!("builds/{build}.synced"))?)
     }
 
     /// Stores the record of a key. The tree must be in place.
@@ -157,16 +171,17 @@ impl Records<'_> {
         self.store.write("records", &document_of(&key.hex(), self.store.owners()), &record)
     }
 
-    /// Returns the manifest of the finished image with that key, if the image is still complete.
+    /// Returns the finished image with that key, if it is still complete.
     ///
     /// # Errors
     ///
     /// Fails if the store cannot be read.
-    pub fn result(&self, key: &ImageKey) -> Result<Option<ManifestDigest>> {
+    pub fn result(&self, key: &ImageKey) -> Result<Option<FinishedImage>> {
         let Some(found) = self.store.read_if_whole::<ResultFile>(&format!("results/{}.json", key.hex()))? else {
             return Ok(None);
         };
-        if !self.trusted(&found.boot, &found.build)? || !self.store.blobs().has_blob(&found.manifest.blob())? {
+        let is_synced = self.is_synced(&found.build)?;
+        if !(is_synced || found.boot == self.store.boot()) || !self.store.blobs().has_blob(&found.manifest.blob())? {
             return Ok(None);
         }
         let image = self.store.images().image(&found.manifest)?;
@@ -176,7 +191,7 @@ impl Records<'_> {
                 _ => return Ok(None),
             }
         }
-        Ok(Some(found.manifest))
+        Ok(Some(FinishedImage { manifest: found.manifest, is_synced }))
     }
 
     /// Stores the manifest of the finished image with that key.

@@ -218,3 +218,26 @@ fn a_build_that_waits_for_another_one_ends_when_it_fails_or_is_stopped() {
     kill(Pid::from_raw(long.id() as i32), Signal::SIGTERM).unwrap();
     assert_eq!(wait_for(&mut long), Some(130));
 }
+
+/// A name may be given only to what a power cut cannot damage.
+#[test]
+fn an_image_of_a_build_that_failed_later_is_synced_before_it_is_named() {
+    let lab = Lab::new();
+    lab.write("Dockerfile", "FROM busybox\nRUN echo x > /x\n");
+    let failed = lab.sh("set -o pipefail; \"$RB\" build -t x -o type=tar,dest=- . | head -c 1 > /dev/null");
+    assert_ne!(failed.code, Some(0));
+    let marks = || std::fs::read_dir(lab.store().join("builds")).unwrap().count();
+    let unsynced = || {
+        let results = std::fs::read_dir(lab.store().join("results")).unwrap();
+        let built_by = |text: String| serde_json::from_str::<serde_json::Value>(&text).unwrap()["build"].clone();
+        let builds = results.map(|entry| built_by(std::fs::read_to_string(entry.unwrap().path()).unwrap()));
+        builds.filter(|id| !lab.store().join(format!("builds/{}.synced", id.as_str().unwrap())).exists()).count()
+    };
+    let before = marks();
+    assert_eq!(unsynced(), 1);
+    assert_eq!(lab.rbuild(["build", "-t", "x"]).ok().steps(), (0, 1));
+    assert_eq!((marks(), unsynced()), (before + 1, 0));
+    // Once is enough.
+    assert_eq!(lab.rbuild(["build", "-t", "y"]).ok().steps(), (0, 1));
+    assert_eq!((marks(), unsynced()), (before + 1, 0));
+}
