@@ -52,7 +52,9 @@ pub struct Store {
     owners: OwnerMode,
     /// Highest user and group ID of the builder; `None` if this process is the builder.
     builder_ids: Option<(u32, u32)>,
-    waits: Waits,
+    /// True if the builder uses device nodes in trees. Others have files that stand in for them.
+    takes_devices: bool,
+    pub(crate) waits: Waits,
 }
 
 const DIRS: [&str; 9] = ["blobs", "blobs/sha256", "trees", "layers", "records", "results", "builds", "mounts", "tmp"];
@@ -118,6 +120,7 @@ impl Store {
             limits: Limits::default(),
             owners: OwnerMode::Given,
             builder_ids: None,
+            takes_devices: false,
             waits,
         };
         rbuild_linux::set_owner_key(keys::key(&store.root, OWNER_KEY)?);
@@ -162,6 +165,12 @@ impl Store {
     /// `None` if they are those of this process. The owners of existing files are not read.
     pub fn expecting(self, owners: OwnerMode, highest_ids: Option<(u32, u32)>) -> Store {
         Store { owners, builder_ids: highest_ids, ..self }
+    }
+
+    /// Returns the store for a builder that uses device nodes in trees, or does not. In a user
+    /// namespace they cannot be made, nor copied up by an overlay.
+    pub fn taking_devices(self, takes_devices: bool) -> Store {
+        Store { takes_devices, ..self }
     }
 
     /// Returns a store whose waits for locks and whose unpacking end with an error once `stop`
@@ -226,6 +235,10 @@ impl Store {
 
     pub(crate) fn owners(&self) -> OwnerMode {
         self.owners
+    }
+
+    pub(crate) fn takes_devices(&self) -> bool {
+        self.takes_devices
     }
 
     /// Returns the limits on incoming archives.

@@ -111,7 +111,9 @@ impl Records<'_> {
         let Some(record) = self.store.read_if_whole::<Record>(&format!("records/{document}"))? else {
             return Ok(None);
         };
-        let there = self.trusted(&record.boot, &record.build)? && self.store.lazy_trees().has_tree(&record.tree)?;
+        let there = self.trusted(&record.boot, &record.build)?
+            && self.store.lazy_trees().has_tree(&record.tree)?
+            && (owners != self.store.owners() || self.store.trees().is_usable(&record.tree)?);
         if there {
             self.store.gc().note_use("records", &document)?;
         }

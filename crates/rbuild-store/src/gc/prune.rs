@@ -11,7 +11,7 @@ use crate::contents::noted_blob;
 use crate::error::Result;
 use crate::images::NamedImage;
 use crate::store::Store;
-use crate::trees::tree::{TreeId, digest_in};
+use crate::trees::tree::digest_in;
 use crate::workspace::sweep;
 
 /// The amount of removed content.
@@ -222,7 +222,8 @@ impl Gc<'_> {
         for entry in layers.entries()? {
             let name = entry.name.to_string_lossy().into_owned();
             let hex = name.get(..64).unwrap_or(&name);
-            if let Some(tree) = TreeId::of_document(&name).filter(|_| !all && live.contains(hex)) {
+            let tree = if !all && live.contains(hex) { self.store.trees().tree_of_document(&name)? } else { None };
+            if let Some(tree) = tree {
                 trees.insert(tree.name().to_string());
             } else if !name.strip_suffix(".size").is_some_and(|hex| live.contains(hex))
                 && !noted_blob(&name).is_some_and(|blob| blobs.contains(blob))

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Result, StoreError};
 use crate::layers::{PackedLayer, REMAINDER, Stoppable, layer_document};
 use crate::store::{Store, document};
-use crate::trees::stand_ins::STAND_INS;
+use crate::trees::stand_ins::{DEVICES, STAND_INS};
 use crate::trees::tree::{INODES, TreeId};
 use crate::workspace::Workspace;
 
@@ -123,11 +123,11 @@ impl LazyTrees<'_> {
         fs.set_own_meta(uid, gid, mode, mtime)?;
         let dir = self.store.dir(&place)?;
         // Remains of an interrupted attempt, and sizes computed before unpacking.
-        for old in ["fs", "bytes.json", INODES, STAND_INS] {
+        for old in ["fs", "bytes.json", INODES, STAND_INS, DEVICES] {
             dir.remove_all(OsStr::new(old))?;
         }
         made.rename(OsStr::new("fs"), &dir, OsStr::new("fs"))?;
-        self.store.trees().note_stand_ins(&dir)?;
+        self.store.trees().note_devices(&dir)?;
         self.store.write(&place, NOTE, &Folded { boot: Some(self.store.boot().to_string()), ..note })
     }
 

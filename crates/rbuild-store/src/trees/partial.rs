@@ -39,7 +39,7 @@ impl ImageTrees<'_> {
         now: i64,
         build: &str,
     ) -> Result<Option<TreeId>> {
-        let key = key(image, wanted);
+        let key = key(image, wanted, self.store.takes_devices());
         if let Some(record) = self.store.records().record(&key)? {
             return Ok(Some(record.tree));
         }
@@ -161,8 +161,11 @@ struct LayerParts {
     behind_link: bool,
 }
 
-fn key(image: &Image, wanted: &BTreeSet<PathBuf>) -> CacheKey {
+fn key(image: &Image, wanted: &BTreeSet<PathBuf>, takes_devices: bool) -> CacheKey {
     let mut hasher = Hasher::new();
+    if takes_devices {
+        hasher.field("devices");
+    }
     hasher.field("parts 3").field(image.manifest_digest.bytes());
     for path in wanted {
         hasher.field(path.as_os_str().as_bytes());

@@ -1,4 +1,8 @@
-//! Trees with files that stand in for devices, for isolation modes that cannot create device nodes.
+//! Trees with devices: as nodes, or as files that stand in for them, for isolation modes that
+//! cannot create device nodes.
+//!
+//! Every builder uses stand-ins. Device nodes are used only by builders that can create them, as no
+//! other can change or copy them; for all others, the tree is missing.
 //!
 //! The note on such a file is valid for its inode only ([`rbuild_linux::Recorded`]). A copied store
 //! has other inodes, so its trees with stand-ins are invalid. The kernel also assigns a new inode
@@ -7,7 +11,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use rbuild_linux::{Kind, RootDir, Stat, has_met_stand_ins, owner_attribute};
+use rbuild_linux::{Kind, RootDir, Stat, Trail, has_met_stand_ins, owner_attribute};
 
 use crate::error::{Result, StoreError};
 use crate::trees::tree::TreeId;
@@ -17,13 +21,28 @@ use crate::trees::union::{Found, UnionView};
 /// File beside a tree that may contain stand-ins, with the inode number of its `fs` directory.
 pub(crate) const STAND_INS: &str = "stand-ins";
 
+/// File beside a tree that contains device nodes.
+pub(crate) const DEVICES: &str = "devices";
+
 impl Trees<'_> {
-    /// Marks a new tree as possibly containing stand-ins, if this process has encountered any.
-    pub(crate) fn note_stand_ins(&self, made: &RootDir) -> Result<()> {
+    /// Marks a new tree as possibly containing stand-ins, if this process has encountered any, or as
+    /// containing device nodes.
+    pub(crate) fn note_devices(&self, made: &RootDir) -> Result<()> {
         match made.stat_name(OsStr::new("fs")) {
-            Ok(fs) if has_met_stand_ins() => self.put_note(made, STAND_INS, fs.ino.to_string().as_bytes()),
-            _ => Ok(()),
+            Ok(fs) if has_met_stand_ins() => self.put_note(made, STAND_INS, fs.ino.to_string().as_bytes())?,
+            Ok(_) => {}
+            Err(_) => return Ok(()),
         }
+        match self.store.takes_devices() && has_devices(&made.sub("fs")?)? {
+            true => self.put_note(made, DEVICES, b""),
+            false => Ok(()),
+        }
+    }
+
+    /// Returns true if this store's builder can use the files of a tree with its kind of owners.
+    pub(crate) fn is_usable(&self, tree: &TreeId) -> Result<bool> {
+        let note = || self.store.root.exists(Path::new("trees").join(tree.name()).join(DEVICES));
+        Ok(self.store.takes_devices() || !note()?)
     }
 
     fn may_hold_stand_ins(&self, tree: &TreeId) -> Result<bool> {
@@ -69,6 +88,33 @@ impl Trees<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// Returns true if there are device nodes below a directory, other than whiteouts.
+fn has_devices(fs: &RootDir) -> Result<bool> {
+    let mut trail = Trail::endless(fs.try_clone()?);
+    let mut levels = Vec::new();
+    let mut entries = fs.entries()?.into_iter();
+    loop {
+        let Some(entry) = entries.next() else {
+            let Some(above) = levels.pop() else { return Ok(false) };
+            entries = above;
+            trail.leave()?;
+            continue;
+        };
+        if matches!(entry.kind, Some(Kind::File | Kind::Symlink | Kind::Fifo | Kind::Socket)) {
+            continue;
+        }
+        let stat = trail.last().stat_name(&entry.name)?;
+        match stat.kind {
+            Kind::CharDevice | Kind::BlockDevice if !stat.is_whiteout() => return Ok(true),
+            Kind::Dir => {
+                let below = trail.enter(&entry.name)?.entries()?;
+                levels.push(std::mem::replace(&mut entries, below.into_iter()));
+            }
+            _ => {}
+        }
     }
 }
 

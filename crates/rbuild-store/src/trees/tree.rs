@@ -47,11 +47,10 @@ impl TreeId {
         TreeId(format!("{kind}{}", diff_id.hex()))
     }
 
-    /// Returns the tree of the layer that a document in `layers` describes.
-    pub(crate) fn of_document(name: &str) -> Option<TreeId> {
-        let name = name.strip_suffix(".json")?;
-        let (hex, kind) = name.strip_suffix(RECORDED).map_or((name, 'l'), |hex| (hex, 'r'));
-        (hex.len() == 64).then(|| TreeId(format!("{kind}{hex}")))
+    /// Returns the tree of the layer with that diffID, for builders that use no device nodes, if
+    /// another one with device nodes has the name of [`TreeId::of_layer`].
+    fn without_devices(diff_id: &DiffId) -> TreeId {
+        TreeId(format!("n{}", diff_id.hex()))
     }
 }
 
@@ -159,7 +158,7 @@ impl Trees<'_> {
     pub fn commit_tree(&self, work: &Workspace, made: &Path, id: &TreeId) -> Result<()> {
         let trees = self.store.dir("trees")?;
         let name = made.file_name().unwrap_or_default();
-        self.note_stand_ins(&work.dir().sub(name)?)?;
+        self.note_devices(&work.dir().sub(name)?)?;
         match work.dir().rename(name, &trees, OsStr::new(&id.0)) {
             Err(e) if matches!(e.kind(), std::io::ErrorKind::DirectoryNotEmpty | std::io::ErrorKind::AlreadyExists) => {
                 let old = work.unique("old");
@@ -179,7 +178,7 @@ impl Trees<'_> {
         };
         let synced =
             file.boot == self.store.boot() || self.store.root.exists(format!("builds/{}.synced", file.build))?;
-        let there = synced && self.store.lazy_trees().has_tree(&file.tree)?;
+        let there = synced && self.store.lazy_trees().has_tree(&file.tree)? && self.is_usable(&file.tree)?;
         if there {
             self.store.gc().note_use("layers", &document)?;
         }
@@ -189,7 +188,7 @@ impl Trees<'_> {
     /// Returns the tree that a document in `layers` refers to, which may be from an earlier
     /// version.
     pub(crate) fn tree_of_document(&self, document: &str) -> Result<Option<TreeId>> {
-        if TreeId::of_document(document).is_none() {
+        if !document.ends_with(".json") || digest_in(document).len() != 64 {
             return Ok(None);
         }
         Ok(self.store.read_if_whole::<LayerFile>(&format!("layers/{document}"))?.map(|file| file.tree))
@@ -246,7 +245,9 @@ impl Trees<'_> {
         if unpacked.lower_refs != LowerRefs::default() {
             self.put_note(&dir, LOWER_REFS, &unpacked.lower_refs.to_bytes())?;
         }
-        let id = TreeId::of_layer(diff_id, self.store.owners());
+        // Another builder may be using a tree with device nodes, which therefore stays in place.
+        let usual = TreeId::of_layer(diff_id, self.store.owners());
+        let id = if self.is_usable(&usual)? { usual } else { TreeId::without_devices(diff_id) };
         self.commit_tree(work, &path, &id)?;
         let file = LayerFile { tree: id.clone(), boot: self.store.boot().to_string(), build: build.to_string() };
         self.store.write("layers", &document_of(&diff_id.hex(), self.store.owners()), &file)?;

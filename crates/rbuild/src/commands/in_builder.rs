@@ -16,7 +16,8 @@ pub fn store_only(settings: &Settings) -> World {
 /// Returns the store under the path at which the builder sees it. Trees made through it have owners
 /// as the builder's isolation gives them.
 pub fn store_in(builder: &Builder, store: &Store) -> Result<Store, StoreError> {
-    moved_store(builder, store)?.with_owners(builder.isolation.owner_mode())
+    let store = moved_store(builder, store)?.with_owners(builder.isolation.owner_mode())?;
+    Ok(store.taking_devices(builder.is_bare()))
 }
 
 /// Returns the store under the path at which the builder sees it, for work that makes no trees.

@@ -353,3 +353,57 @@ fn root_modes_with_given_owners_share_trees() {
         assert_eq!(ran.steps(), (2, 2), "{first} {second}: {}", ran.stderr);
     }
 }
+
+/// The mode, owner and name of the device of [`with_device`].
+const DEVICE: &str = "600 0:0 d/nul";
+
+/// Writes `dev.tar`, an archive with a device node.
+fn with_device() -> Lab {
+    let lab = Lab::new();
+    lab.sh("mkdir d && mknod -m 644 d/nul c 1 3 && tar -cf dev.tar d && rm -r d").ok();
+    lab
+}
+
+/// Builds with `rung` and asserts that the device has the given mode.
+#[track_caller]
+fn has_device(lab: &Lab, rung: &str, file: &str, steps: (usize, usize), device: &str) {
+    let (ran, found, _) = files(lab, rung, file);
+    assert_eq!(ran.steps(), steps, "{rung}: {}", ran.stderr);
+    let found: Vec<_> = found.iter().filter(|entry| entry.contains("d/nul")).collect();
+    assert!(found.len() == 1 && found[0].starts_with(device), "{rung}: {found:?}");
+}
+
+/// Without a user namespace devices are made as such, which no command in one can change.
+#[test]
+fn root_device_nodes_of_one_mode_are_made_again_in_another() {
+    let lab = with_device();
+    let step = "FROM busybox\nADD dev.tar /\n";
+    let more = format!("{step}RUN chmod 600 /d/nul\n");
+    has_device(&lab, "chroot", step, (1, 0), "644 0:0 d/nul");
+    has_device(&lab, "userns", &more, (2, 0), DEVICE);
+    for rung in ["chroot", "userns"] {
+        has_device(&lab, rung, &more, (0, 2), DEVICE);
+    }
+    // Stand-ins are used in every mode.
+    let other = step.replace(" /\n", " /other/\n");
+    has_device(&lab, "userns", &other, (1, 0), "644 0:0 other/d/nul");
+    has_device(&lab, "chroot", &other, (0, 1), "644 0:0 other/d/nul");
+}
+
+#[test]
+fn root_device_nodes_of_an_unpacked_layer_are_made_again_in_another_mode() {
+    let lab = with_device();
+    let archive = lab.path("devices.tar");
+    build(&lab, "userns", "FROM busybox\nADD dev.tar /\n", &["-t", "devices"]).ok();
+    lab.rbuild(["save", "-o", archive.to_str().unwrap(), "devices"]).ok();
+    lab.rbuild(["rmi", "devices"]).ok();
+    lab.rbuild(["prune", "-a"]).ok();
+    lab.rbuild(["load", "-i", archive.to_str().unwrap()]).ok();
+    has_device(&lab, "chroot", "FROM devices\nRUN true\n", (1, 0), "644 0:0 d/nul");
+    let change = "FROM devices\nRUN chmod 600 /d/nul\n";
+    has_device(&lab, "userns", change, (1, 0), DEVICE);
+    has_device(&lab, "chroot", change, (0, 1), DEVICE);
+    lab.rbuild(["prune"]).ok();
+    has_device(&lab, "userns", "FROM devices\nRUN chmod 600 /d/nul # again\n", (1, 0), DEVICE);
+    lab.rbuild(["fsck"]).ok();
+}
