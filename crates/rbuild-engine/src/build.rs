@@ -13,7 +13,7 @@ use rbuild_store::{Budget, CacheKey, ImageKey, LayerLog, Store};
 use crate::cache::refusal;
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
-use crate::event::Event;
+use crate::event::{Event, Warning};
 use crate::events::Events;
 use crate::export::outputs::{self, View};
 use crate::export::{image, stream};
@@ -143,13 +143,24 @@ pub fn execute(
     let finished = result?;
     if request.cache_limit.is_some() {
         drop(platforms);
-        let freed = store.gc().collect(Budget { bytes: request.cache_limit, used_since: None })?;
-        if freed.bytes > 0 {
+        evict(Budget { bytes: request.cache_limit, used_since: None }, store, &events);
+    }
+    Ok(finished)
+}
+
+/// Keeps the cache within its limit. The build is done, so that a failure is no error of it.
+fn evict(budget: Budget, store: &Store, events: &Events) {
+    match store.gc().collect(budget) {
+        Ok(freed) if freed.bytes > 0 => {
             let text = format!("the cache is full: {} given back", human_size(freed.bytes));
             events.send(Event::Phase { text, seconds: 0.0 });
         }
+        Ok(_) => {}
+        Err(e) => {
+            let text = format!("the cache could not be brought within its limit: {e}");
+            events.send(Event::Warning(Warning { text, help: e.remedy() }));
+        }
     }
-    Ok(finished)
 }
 
 impl<'a> Platforms<'a> {

@@ -6,10 +6,12 @@
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{Access, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
+use crate::idmap::unmapped;
+use crate::meta::Kind;
 use crate::rootdir::RootDir;
 
 /// Maximum number of directories of one path that are open at a time.
@@ -162,6 +164,61 @@ impl RootDir {
             }
         }
         Ok(())
+    }
+
+    /// Returns true if this process may remove `name` and everything below it, as far as the owners
+    /// and modes of directories tell.
+    pub fn is_removable(&self, name: &OsStr) -> Result<bool> {
+        let mut trail = Trail::endless(self.try_clone()?);
+        let mut todo = vec![vec![name.to_os_string()]];
+        while let Some(names) = todo.last_mut() {
+            let Some(name) = names.pop() else {
+                todo.pop();
+                trail.leave()?;
+                continue;
+            };
+            let entries = match trail.last().sub(&name) {
+                Ok(below) => {
+                    trail.push(below)?;
+                    trail.last().entries()
+                }
+                // No directory, or removed meanwhile.
+                Err(e) if e.is_gone() => continue,
+                Err(e) => Err(e),
+            };
+            match entries {
+                Ok(entries) if entries.is_empty() || trail.last().lets_remove_entries()? => {
+                    let dir = trail.last();
+                    let is_dir = |name: &OsStr| dir.stat_name(name).is_ok_and(|stat| stat.kind == Kind::Dir);
+                    let dirs = entries.into_iter().filter(|entry| match entry.kind {
+                        Some(kind) => kind == Kind::Dir,
+                        None => is_dir(&entry.name),
+                    });
+                    todo.push(dirs.map(|entry| entry.name).collect());
+                }
+                Ok(_) => return Ok(false),
+                Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => return Ok(false),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Returns true if this process may remove the entries of this directory, or give itself the
+    /// permission.
+    fn lets_remove_entries(&self) -> Result<bool> {
+        let fail = |call: &'static str| move |e: Errno| self.err(call, Path::new(""), e);
+        let stat = rustix::fs::fstat(self.fd()).map_err(fail("fstat"))?;
+        if stat.st_uid == rustix::process::geteuid().as_raw() {
+            return Ok(true);
+        }
+        let wanted = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
+        match rustix::fs::accessat(self.fd(), c".", wanted, AtFlags::EACCESS) {
+            // Entries of a sticky directory belong to their owners and to whoever has power over them.
+            Ok(()) => Ok(stat.st_mode & 0o1000 == 0 || unmapped(stat.st_uid, stat.st_gid).is_none()),
+            Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => Ok(false),
+            Err(e) => Err(fail("faccessat")(e)),
+        }
     }
 
     /// Removes the contents of this directory up to the first non-empty directory, whose name it

@@ -41,6 +41,7 @@
 //! or if its build was synced. Other records, which a power failure may have damaged, are ignored,
 //! never repaired.
 
+mod alone;
 mod blobs;
 mod cache;
 mod cache_mounts;

@@ -152,10 +152,9 @@ impl<'a> Staging<'a> {
             self.store.records().sync(what)?;
             self.store.images().tag_all(named)
         });
-        if kept.is_err() && self.store.lock_alone().is_ok() {
+        if kept.is_err() {
             // The rest only takes space, which prune frees.
             let _ = self.store.gc().sweep_blobs();
-            self.store.lock_shared()?;
         }
         kept
     }

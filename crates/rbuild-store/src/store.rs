@@ -46,7 +46,7 @@ struct Format {
 pub struct Store {
     pub(crate) root: RootDir,
     path: PathBuf,
-    lock: File,
+    pub(crate) lock: File,
     boot: String,
     limits: Limits,
     owners: OwnerMode,
@@ -250,18 +250,7 @@ impl Store {
         &self.boot
     }
 
-    /// Takes the exclusive lock of the store, or fails with [`StoreError::Busy`].
-    pub(crate) fn lock_alone(&self) -> Result<()> {
-        if self.lock.try_lock().is_err() {
-            // Linux releases the shared lock before it refuses the exclusive one (flock(2)).
-            let holders = self.waits.names(&self.waits.holders(&self.lock));
-            self.lock_shared()?;
-            return Err(StoreError::Busy(holders));
-        }
-        Ok(())
-    }
-
-    /// Returns to the shared lock after [`Store::lock_alone`].
+    /// Returns to the shared lock from the exclusive one.
     pub(crate) fn lock_shared(&self) -> Result<()> {
         self.waits.lock("lock", &self.lock, LockKind::Shared)
     }

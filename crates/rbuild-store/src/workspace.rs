@@ -36,9 +36,11 @@ impl Workspace {
     /// Fails if the directory or its lock cannot be created.
     pub fn open(store: &Store) -> Result<Workspace> {
         let tmp = store.dir("tmp")?;
-        if sweep(store, &tmp)? && store.lock_alone().is_ok() {
+        if sweep(store, &tmp)?
+            && let Some(alone) = store.try_alone()?
+        {
             store.remove_unpublished()?;
-            store.lock_shared()?;
+            alone.end()?;
         }
         let (name, lock) = locked_name(store)?;
         tmp.create_dir(OsStr::new(&name), modes::dir())?;
@@ -147,7 +149,6 @@ mod tests {
         assert!(store.containers().list().unwrap().is_empty());
         store.gc().check(true).unwrap();
         assert!(left.iter().all(|path| !path.exists()), "a repair leaves none");
-        store.lock_shared().unwrap();
         leave();
         std::fs::write(dir.join("tmp/dead.lock"), b"").unwrap();
         let other = Store::open(&dir).unwrap();

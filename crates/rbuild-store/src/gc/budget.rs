@@ -9,7 +9,7 @@ use rbuild_linux::{Kind, RootDir, Timestamp, write_atomic};
 use crate::cache::records::Record;
 use crate::error::Result;
 use crate::gc::prune::Gc;
-use crate::gc::prune::{Freed, each_below, tree_bytes};
+use crate::gc::prune::{Freed, each_below, remove_if_possible, tree_bytes};
 use crate::modes;
 use crate::trees::tree::{INODES, LISTING, TreeId};
 
@@ -52,9 +52,16 @@ impl Gc<'_> {
     #[tracing::instrument(target = "store", name = "collect", level = "debug", skip_all)]
     pub fn collect(&self, budget: Budget) -> Result<Freed> {
         let mut freed = Freed::default();
-        if self.store.lock_alone().is_err() {
-            return Ok(freed);
+        if let Some(alone) = self.store.try_alone()? {
+            self.evict(budget, &mut freed)?;
+            alone.end()?;
         }
+        Ok(freed)
+    }
+
+    /// Evicts entries. Those that this process may not remove stay, with their documents. The caller
+    /// holds the exclusive lock.
+    fn evict(&self, budget: Budget, freed: &mut Freed) -> Result<()> {
         let mut items = self.items()?;
         items.sort_by(|a, b| (a.last_use, &a.name).cmp(&(b.last_use, &b.name)));
         let sum = |items: &[Item]| items.iter().map(|i| i.bytes).sum::<u64>();
@@ -68,27 +75,32 @@ impl Gc<'_> {
             if !old && !over {
                 continue;
             }
-            // Remove documents first, so that after a crash none refers to a missing entry.
-            for (dir, name) in &item.documents {
-                self.store.dir(dir)?.remove_all(OsStr::new(name))?;
-                freed.records += 1;
-            }
-            self.store.dir(item.dir)?.remove_all(OsStr::new(&item.name))?;
+            // An entry that has to stay must not cost younger ones their place.
             left -= item.bytes;
-            freed.bytes += item.bytes;
-            match item.dir {
-                "mounts" => freed.mounts += 1,
-                _ => freed.trees += 1,
+            // Remove documents first, so that after a crash none refers to a missing entry.
+            let documents = || {
+                item.documents.iter().try_for_each(|(dir, name)| {
+                    freed.records += 1;
+                    Ok(self.store.dir(dir)?.remove_all(OsStr::new(name))?)
+                })
+            };
+            match remove_if_possible(&self.store.dir(item.dir)?, OsStr::new(&item.name), documents)? {
+                true if item.dir == "mounts" => freed.mounts += 1,
+                true => freed.trees += 1,
+                false => {
+                    freed.beyond_reach += 1;
+                    continue;
+                }
             }
+            freed.bytes += item.bytes;
         }
         if freed.records > 0 {
             self.prune_accounts()?;
         }
         if freed.trees > 0 {
-            freed.blobs += self.sweep_blobs()?.blobs;
+            self.remove_unused_blobs(freed)?;
         }
-        self.store.lock_shared()?;
-        Ok(freed)
+        Ok(())
     }
 
     fn items(&self) -> Result<Vec<Item>> {

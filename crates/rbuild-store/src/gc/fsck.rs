@@ -1,11 +1,14 @@
 //! Verification and repair of the store's content.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::io::Read;
 
 use rbuild_image::{BlobDigest, ManifestDigest, digest_of};
+use rbuild_linux::RootDir;
 
+use crate::alone::Alone;
 use crate::cache::records::{Record, ResultFile};
 use crate::error::Result;
 use crate::gc::prune::Gc;
@@ -25,6 +28,55 @@ pub struct Checked {
     pub records: u64,
     /// Problems, one sentence each.
     pub problems: Vec<String>,
+}
+
+/// The blobs of the store, as far as they have been verified. Other processes add blobs while they
+/// are read.
+struct CheckedBlobs {
+    dir: RootDir,
+    /// The names of intact blobs.
+    intact: RefCell<HashSet<String>>,
+    /// The names of damaged ones.
+    damaged: HashSet<String>,
+}
+
+impl CheckedBlobs {
+    fn new(dir: RootDir) -> CheckedBlobs {
+        CheckedBlobs { dir, intact: RefCell::default(), damaged: HashSet::new() }
+    }
+
+    /// Returns true if a blob exists and has its digest. One that came after the others were
+    /// verified is verified now.
+    fn is_intact(&self, blob: &BlobDigest) -> bool {
+        let name = blob.hex();
+        if self.intact.borrow().contains(&name) {
+            return true;
+        }
+        let is_new =
+            !self.damaged.contains(&name) && self.digest_of(OsStr::new(&name)).is_ok_and(|(found, _)| found == name);
+        if is_new {
+            self.intact.borrow_mut().insert(name);
+        }
+        is_new
+    }
+
+    /// Returns the digest of a file's bytes in hexadecimal, and their number.
+    fn digest_of(&self, name: &OsStr) -> Result<(String, u64)> {
+        let mut file = self.dir.open_name(name)?;
+        let (mut hasher, mut bytes) = (rbuild_image::Hasher::new(), 0);
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            match file.read(&mut buffer) {
+                Ok(0) => return Ok((hasher.finish::<BlobDigest>().hex(), bytes)),
+                Ok(n) => {
+                    hasher.update(&buffer[..n]);
+                    bytes += n as u64;
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(rbuild_linux::Error::new("read", name, e).into()),
+            }
+        }
+    }
 }
 
 impl Gc<'_> {
@@ -54,67 +106,56 @@ impl Gc<'_> {
     /// repaired while another process uses it.
     #[tracing::instrument(target = "store", name = "fsck", level = "debug", skip(self))]
     pub fn check(&self, repair: bool) -> Result<Checked> {
+        let alone = if repair { Some(self.store.lock_alone()?) } else { None };
         if repair {
-            self.store.lock_alone()?;
             self.store.remove_unpublished()?;
             sweep(self.store, &self.store.dir("tmp")?)?;
         }
         let mut checked = Checked::default();
-        let sound = self.check_blobs(repair, &mut checked)?;
-        self.check_images(repair, &sound, &mut checked)?;
+        let blobs = self.check_blobs(repair, &mut checked)?;
+        self.check_images(repair, &blobs, &mut checked)?;
         self.check_documents::<Record>(repair, "records", &mut checked, |r| self.store.lazy_trees().has_tree(&r.tree))?;
         // The result of a removed image remains, and is ignored.
         self.check_documents::<ResultFile>(repair, "results", &mut checked, |r| {
-            Ok(sound.contains(&r.manifest.hex()) || !self.store.blobs().has_blob(&r.manifest.blob())?)
+            Ok(blobs.is_intact(&r.manifest.blob()) || !self.store.blobs().has_blob(&r.manifest.blob())?)
         })?;
+        alone.map_or(Ok(()), Alone::end)?;
         Ok(checked)
     }
 
-    /// Returns the names of the intact blobs.
-    fn check_blobs(&self, repair: bool, checked: &mut Checked) -> Result<HashSet<String>> {
-        let dir = self.store.dir("blobs/sha256")?;
-        let mut sound = HashSet::new();
-        let mut buffer = vec![0; 1 << 20];
-        for entry in dir.entries()? {
+    /// Verifies all blobs.
+    fn check_blobs(&self, repair: bool, checked: &mut Checked) -> Result<CheckedBlobs> {
+        let mut blobs = CheckedBlobs::new(self.store.dir("blobs/sha256")?);
+        for entry in blobs.dir.entries()? {
             let name = entry.name.to_string_lossy().into_owned();
-            let mut file = dir.open_name(&entry.name)?;
-            let mut hasher = rbuild_image::Hasher::new();
-            let read = loop {
-                match file.read(&mut buffer) {
-                    Ok(0) => break Ok(()),
-                    Ok(n) => {
-                        hasher.update(&buffer[..n]);
-                        checked.bytes += n as u64;
-                    }
-                    Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                    Err(e) => break Err(e),
-                }
-            };
             checked.blobs += 1;
-            let found = hasher.finish::<BlobDigest>().hex();
-            let problem = match read {
-                Ok(()) if found == name => {
-                    sound.insert(name);
-                    continue;
+            let problem = match blobs.digest_of(&entry.name) {
+                Ok((found, bytes)) => {
+                    checked.bytes += bytes;
+                    if found == name {
+                        blobs.intact.get_mut().insert(name);
+                        continue;
+                    }
+                    format!("the blob {name} is damaged: its bytes have the digest {found}")
                 }
-                Ok(()) => format!("the blob {name} is damaged: its bytes have the digest {found}"),
                 Err(e) => format!("the blob {name} cannot be read: {e}"),
             };
             checked.problems.push(problem);
+            blobs.damaged.insert(name);
             if repair {
-                dir.remove_file(&entry.name)?;
+                blobs.dir.remove_file(&entry.name)?;
             }
         }
-        Ok(sound)
+        Ok(blobs)
     }
 
-    fn check_images(&self, repair: bool, sound: &HashSet<String>, checked: &mut Checked) -> Result<()> {
+    fn check_images(&self, repair: bool, blobs: &CheckedBlobs, checked: &mut Checked) -> Result<()> {
         let (mut broken, mut known) = (Vec::new(), HashMap::new());
         for entry in self.store.images().list()? {
             checked.images += 1;
             let name = entry.name.as_ref().map_or_else(|| entry.manifest.to_string(), |n| n.familiar());
             // An image may have many names.
-            let lack = |manifest: &ManifestDigest| self.lacks(manifest, sound);
+            let lack = |manifest: &ManifestDigest| self.lacks(manifest, blobs);
             let lacks = entry.artifact.images().iter().find_map(|m| known.entry(*m).or_insert_with(|| lack(m)).clone());
             if let Some(why) = lacks {
                 checked.problems.push(format!("the image {name} is not whole: {why}"));
@@ -128,14 +169,14 @@ impl Gc<'_> {
     }
 
     /// Returns a description of the problem with an image, if there is one.
-    fn lacks(&self, manifest: &ManifestDigest, sound: &HashSet<String>) -> Option<String> {
+    fn lacks(&self, manifest: &ManifestDigest, blobs: &CheckedBlobs) -> Option<String> {
         let image = match self.store.images().image(manifest) {
             Ok(image) => image,
             Err(e) => return Some(e.to_string()),
         };
         let layers = image.layers().unwrap_or_default();
         let needed = layers.iter().filter_map(|(layer, _)| digest_of(layer).ok());
-        if let Some(missing) = needed.chain([image.id.blob(), manifest.blob()]).find(|d| !sound.contains(&d.hex())) {
+        if let Some(missing) = needed.chain([image.id.blob(), manifest.blob()]).find(|d| !blobs.is_intact(d)) {
             return Some(format!("its blob {missing} is missing or damaged"));
         }
         let wrong = layers.is_empty() && !image.manifest.layers().is_empty();
@@ -153,9 +194,10 @@ impl Gc<'_> {
         for entry in self.store.documents(dir)? {
             checked.records += 1;
             let path = format!("{dir}/{}", entry.name.to_string_lossy());
-            let problem = match self.store.read::<T>(&path) {
-                Ok(document) if whole(&document)? => continue,
-                Ok(_) => format!("{path} names something that is gone"),
+            let problem = match self.store.read_if_any::<T>(&path) {
+                Ok(Some(document)) if !whole(&document)? => format!("{path} names something that is gone"),
+                // Whole, or removed meanwhile.
+                Ok(_) => continue,
                 Err(e) => format!("{path} cannot be read: {e}"),
             };
             checked.problems.push(problem);
@@ -164,5 +206,43 @@ impl Gc<'_> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_image::{ImageConfig, MediaType, Platform, Reference, descriptor, manifest};
+
+    use super::*;
+    use crate::ids::ImageKey;
+    use crate::staging::Staging;
+    use crate::store::Store;
+    use crate::workspace::Workspace;
+
+    #[test]
+    fn what_comes_while_blobs_are_verified_is_no_damage() {
+        let place = std::env::temp_dir().join(format!("rbuild-fsck-{}", std::process::id()));
+        let store = Store::open(&place).unwrap();
+        let mut checked = Checked::default();
+        let before = store.gc().check_blobs(false, &mut checked).unwrap();
+        let work = Workspace::open(&store).unwrap();
+        let staging = Staging::open(&store, &work).unwrap();
+        let (id, size) = staging.put_document(&ImageConfig::empty(&Platform::host())).unwrap();
+        let manifest = manifest(descriptor(MediaType::ImageConfig, &id, size), Vec::new());
+        let digest = staging.put_document(&manifest).unwrap().0.of_manifest();
+        let name: Reference = "a:1".parse().unwrap();
+        staging.keep("load", &[digest], &[(digest, Some(name))]).unwrap();
+        store.records().put_result(&ImageKey::of(b"key"), &digest, "build").unwrap();
+        let problems = |blobs: &CheckedBlobs| {
+            let mut checked = Checked::default();
+            store.gc().check_images(false, blobs, &mut checked).unwrap();
+            checked.problems.len()
+        };
+        assert_eq!(problems(&before), 0);
+        std::fs::write(place.join("blobs/sha256").join(id.hex()), "damaged").unwrap();
+        assert_eq!(problems(&before), 1, "its configuration is read again");
+        assert_eq!(store.gc().check(false).unwrap().problems.len(), 2);
+        drop((work, store));
+        std::fs::remove_dir_all(&place).unwrap();
     }
 }

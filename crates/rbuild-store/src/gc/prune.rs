@@ -27,6 +27,9 @@ pub struct Freed {
     pub blobs: u64,
     /// Number of cache mounts.
     pub mounts: u64,
+    /// Number of trees and cache mounts that stay because they hold files of users over whom the
+    /// builder has no power.
+    pub beyond_reach: u64,
     /// Freed disk space of blobs, trees and cache mounts in bytes.
     pub bytes: u64,
 }
@@ -82,7 +85,7 @@ impl Gc<'_> {
     /// cannot be removed.
     #[tracing::instrument(target = "store", name = "prune", level = "debug", skip(self))]
     pub fn prune(&self, all: bool) -> Result<Freed> {
-        self.store.lock_alone()?;
+        let alone = self.store.lock_alone()?;
         self.store.remove_unpublished()?;
         sweep(self.store, &self.store.dir("tmp")?)?;
         let mut freed = Freed::default();
@@ -106,6 +109,7 @@ impl Gc<'_> {
                 self.store.root.remove_all(OsStr::new(notes))?;
             }
         }
+        alone.end()?;
         Ok(freed)
     }
 
@@ -118,15 +122,21 @@ impl Gc<'_> {
     #[tracing::instrument(target = "store", name = "sweep", level = "debug", skip_all)]
     pub fn sweep_blobs(&self) -> Result<Freed> {
         let mut freed = Freed::default();
-        if self.store.lock_alone().is_err() {
-            return Ok(freed);
+        if let Some(alone) = self.store.try_alone()? {
+            self.remove_unused_blobs(&mut freed)?;
+            alone.end()?;
         }
+        Ok(freed)
+    }
+
+    /// Removes blobs that neither an image nor the cache refers to. The caller holds the exclusive
+    /// lock.
+    pub(super) fn remove_unused_blobs(&self, freed: &mut Freed) -> Result<()> {
         let (mut blobs, _) = self.image_content()?;
         for entry in self.store.dir("trees")?.entries()? {
             blobs.extend(self.store.layers().packed_blobs(&entry.name)?);
         }
-        self.remove_blobs(&blobs, &mut freed)?;
-        Ok(freed)
+        self.remove_blobs(&blobs, freed)
     }
 
     /// Removes all blobs except those in `keep`, and results that refer to removed ones.
@@ -240,17 +250,38 @@ impl Gc<'_> {
             if keep(&entry.name.to_string_lossy()) {
                 continue;
             }
-            let stat = handle.stat_name(&entry.name)?;
-            let (count, bytes) = match dir {
-                "trees" => (&mut freed.trees, handle.sub(&entry.name).map_or(0, |d| tree_bytes(&d))),
-                "mounts" => (&mut freed.mounts, handle.sub(&entry.name).map_or(0, |d| tree_bytes(&d))),
-                _ => (&mut freed.blobs, stat.blocks * 512),
+            let bytes = match handle.stat_name(&entry.name)? {
+                stat if stat.kind == Kind::Dir => handle.sub(&entry.name).map_or(0, |d| tree_bytes(&d)),
+                stat => stat.blocks * 512,
             };
-            handle.remove_all(&entry.name)?;
+            let (count, removed) = match dir {
+                "trees" => (&mut freed.trees, remove_if_possible(&handle, &entry.name, || Ok(()))?),
+                "mounts" => (&mut freed.mounts, remove_if_possible(&handle, &entry.name, || Ok(()))?),
+                _ => (&mut freed.blobs, handle.remove_all(&entry.name).map(|()| true)?),
+            };
+            if !removed {
+                freed.beyond_reach += 1;
+                continue;
+            }
             *count += 1;
             freed.bytes += bytes;
         }
         Ok(())
+    }
+}
+
+/// Removes an entry after calling `before`. Returns false, without calling it, if the entry holds
+/// files that this process may not remove: those of other users, where the builder has one ID only.
+pub(super) fn remove_if_possible(dir: &RootDir, name: &OsStr, before: impl FnOnce() -> Result<()>) -> Result<bool> {
+    if !dir.is_removable(name)? {
+        return Ok(false);
+    }
+    before()?;
+    match dir.remove_all(name) {
+        Ok(()) => Ok(true),
+        // Owners and modes do not tell everything, as of immutable files.
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => Ok(false),
+        Err(e) => Err(e.into()),
     }
 }
 

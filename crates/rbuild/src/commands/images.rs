@@ -518,9 +518,16 @@ fn budget(args: &PruneArgs) -> Result<Option<Budget>, Failure> {
 }
 
 fn freed_text(freed: &Freed) -> String {
-    let Freed { images, records, trees, blobs, mounts, bytes } = freed;
+    let Freed { images, records, trees, blobs, mounts, beyond_reach, bytes } = freed;
+    let kept = match beyond_reach {
+        0 => String::new(),
+        _ => format!(
+            "Kept {} with files of other users; repeat this with `--isolation=userns`, or as root, to remove them\n",
+            counted(*beyond_reach, "directory tree")
+        ),
+    };
     format!(
-        "Removed {}, {}, {}, {}, {}\nTotal reclaimed space: {}\n",
+        "Removed {}, {}, {}, {}, {}\n{kept}Total reclaimed space: {}\n",
         counted(*images, "image"),
         counted(*records, "cache record"),
         counted(*trees, "file tree"),

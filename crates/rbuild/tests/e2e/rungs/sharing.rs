@@ -301,6 +301,41 @@ fn files_that_a_mode_cannot_make_are_not_adopted() {
     }
 }
 
+/// `single-id` has no power over files that `userns` gave to sub-IDs, and leaves them alone.
+#[test]
+fn files_of_other_users_stay_where_one_id_is_mapped() {
+    let lab = Lab::new();
+    let theirs = "FROM busybox\nRUN --mount=type=cache,target=/c mkdir /c/d && echo big > /c/d/f && chown -R 7:7 /c/d && \
+                  mkdir /d && touch /d/f && chown -R 7:7 /d\n";
+    build(&lab, "userns", theirs, &["-o", "type=tar,dest=o.tar"]).ok();
+    let limited = |number: u32, limit: &str| {
+        let out = format!("type=tar,dest=../{number}.tar");
+        let file = format!("FROM busybox\nRUN echo {number} > /x\n");
+        let ran = build(&lab, "single-id", &file, &["-t", "x", "--cache-limit", limit, "-o", &out]).ok();
+        assert!(!ran.stderr.contains("could not"), "{}", ran.stderr);
+        assert!(lab.path(&format!("{number}.tar")).exists());
+    };
+    limited(1, "1m");
+    limited(2, "1m");
+    limited(3, "1");
+    // Nothing of theirs was touched.
+    assert_eq!(build(&lab, "userns", theirs, &["-o", "type=tar,dest=o.tar"]).ok().steps(), (0, 1));
+    let prune = |rung: &str, args: &[&str]| {
+        lab.rbuild(["--isolation", rung, "prune"].into_iter().chain(args.iter().copied())).ok().stdout
+    };
+    assert!(!prune("single-id", &[]).contains("Kept"), "the build in userns refers to its tree");
+    let said = prune("single-id", &["--keep-storage", "1"]);
+    assert!(said.contains("\nKept 2 directory trees with files of other users; repeat this with"), "{said}");
+    let said = prune("single-id", &["-a"]);
+    assert!(said.contains("\nKept 2 directory trees with files of other users; repeat this with"), "{said}");
+    limited(4, "1");
+    let said = prune("userns", &["-a"]);
+    assert!(!said.contains("Kept"), "{said}");
+    for dir in ["trees", "mounts"] {
+        assert_eq!(std::fs::read_dir(lab.store().join(dir)).unwrap().count(), 0, "{dir}");
+    }
+}
+
 #[test]
 fn a_damaged_remainder_is_found_and_costs_a_step() {
     for (first, second) in WAYS {

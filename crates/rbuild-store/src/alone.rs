@@ -1,0 +1,86 @@
+//! The exclusive lock of the store.
+//!
+//! flock(2) gives the shared lock up before it takes the exclusive one, and keeps neither if it
+//! fails. Whoever takes the exclusive lock therefore locks another file first, the turnstile, and
+//! holds it until the shared lock is back: in between, no other process gets the exclusive one.
+
+use std::fs::{File, TryLockError};
+
+use crate::error::{Result, StoreError};
+use crate::store::Store;
+
+/// Lock file of the processes that take or hold the exclusive lock.
+const TURNSTILE: &str = "alone.lock";
+
+/// The exclusive lock of a store. Dropping it returns to the shared lock.
+pub(crate) struct Alone<'s> {
+    store: &'s Store,
+    _turnstile: File,
+}
+
+impl Store {
+    /// Takes the exclusive lock, or fails with [`StoreError::Busy`].
+    pub(crate) fn lock_alone(&self) -> Result<Alone<'_>> {
+        self.try_alone()?.ok_or_else(|| StoreError::Busy(self.waits.names(&self.waits.holders(&self.lock))))
+    }
+
+    /// Takes the exclusive lock. Returns `None` if another process uses the store; the shared lock
+    /// is then held as before.
+    pub(crate) fn try_alone(&self) -> Result<Option<Alone<'_>>> {
+        let turnstile = self.open_lock(TURNSTILE)?;
+        let failed = |name: &str, e| rbuild_linux::Error::new("flock", name, e);
+        match turnstile.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(e)) => return Err(failed(TURNSTILE, e).into()),
+        }
+        let alone = Alone { store: self, _turnstile: turnstile };
+        match self.lock.try_lock() {
+            Ok(()) => Ok(Some(alone)),
+            Err(_) => alone.end().map(|()| None),
+        }
+    }
+}
+
+impl Alone<'_> {
+    /// Returns to the shared lock.
+    ///
+    /// # Errors
+    ///
+    /// Fails if another program than rbuild took the lock meanwhile, or if the build is stopped.
+    pub fn end(self) -> Result<()> {
+        self.store.lock_shared()
+    }
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        let _ = self.store.lock_shared();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_never_opens_the_store_to_others() {
+        let place = std::env::temp_dir().join(format!("rbuild-alone-{}", std::process::id()));
+        let (one, other) = (Store::open(&place).unwrap(), Store::open(&place).unwrap());
+        std::thread::scope(|threads| {
+            for store in [&one, &other] {
+                threads.spawn(move || {
+                    for _ in 0..2_000 {
+                        assert!(store.try_alone().unwrap().is_none(), "the other one holds the shared lock");
+                    }
+                });
+            }
+        });
+        drop(other);
+        drop(one.try_alone().unwrap().expect("nobody else uses the store"));
+        let other = Store::open(&place).expect("the lock is shared again");
+        assert!(matches!(other.lock_alone(), Err(StoreError::Busy(_))));
+        drop((one, other));
+        std::fs::remove_dir_all(&place).unwrap();
+    }
+}
