@@ -85,7 +85,7 @@ impl BuildError {
         BuildError::Other { message: message.into(), help: None }
     }
 
-    pub(crate) fn kernel(what: impl Into<String>) -> impl FnOnce(rbuild_linux::Error) -> BuildError {
+    pub fn kernel(what: impl Into<String>) -> impl FnOnce(rbuild_linux::Error) -> BuildError {
         let what = what.into();
         move |source| BuildError::Kernel { what, source }
     }

@@ -3,15 +3,41 @@
 use rbuild_image::{ImageId, ManifestDigest};
 use rbuild_layer::{Compression, LayerForm};
 use rbuild_linux::{Destination, Directory};
+use rbuild_store::Image;
 use rbuild_transport::ArchiveFormat;
 
 /// The result of a finished build.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Finished {
-    /// Image ID (configuration digest) and manifest digest, if an image was requested.
-    pub image: Option<(ImageId, ManifestDigest)>,
+    /// The image, if one was requested; of several platforms the preferred one's.
+    pub image: Option<FinishedImage>,
     /// Manifests of the images of all platforms, in the order of the request.
     pub platforms: Vec<ManifestDigest>,
+}
+
+/// The image of a finished build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct FinishedImage {
+    /// Digest of its configuration.
+    pub id: ImageId,
+    /// Digest of its manifest.
+    pub manifest: ManifestDigest,
+    /// Size of its manifest in bytes.
+    pub manifest_size: u64,
+    /// False if it was written to an archive or a layout only.
+    pub is_stored: bool,
+}
+
+impl FinishedImage {
+    /// Returns the description of an image of the store.
+    pub fn stored(image: &Image) -> FinishedImage {
+        FinishedImage {
+            id: image.id,
+            manifest: image.manifest_digest,
+            manifest_size: image.manifest_size,
+            is_stored: true,
+        }
+    }
 }
 
 /// An output of a build. Files and directories are held open, so that they can be reached from any

@@ -5,6 +5,7 @@ use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 
 use rbuild_image::{Hasher, Sha256Id};
+use rbuild_linux::parallel::start;
 
 /// Capacity of the queue to the hashing thread, in chunks.
 const WAITING: usize = 8;
@@ -42,21 +43,28 @@ impl<C: AsRef<[u8]> + Send + 'static> HashAside<C> {
             self.here.update(chunk.as_ref());
             return (self.done)(chunk);
         }
-        let elsewhere = self.elsewhere.get_or_insert_with(|| {
-            let (mut hasher, done) = (std::mem::take(&mut self.here), self.done.clone());
+        if self.elsewhere.is_none() {
+            let (mut hasher, done) = (self.here.clone(), self.done.clone());
             let (sender, receiver) = sync_channel::<C>(WAITING);
-            let thread = std::thread::spawn(move || {
+            let thread = start(move || {
                 for chunk in receiver {
                     hasher.update(chunk.as_ref());
                     done(chunk);
                 }
                 hasher
             });
-            Elsewhere { sender, thread }
-        });
-        // The thread receives until the sender is dropped. If it panicked, joining reports the
-        // panic.
-        let _ = elsewhere.sender.send(chunk);
+            self.elsewhere = thread.ok().map(|thread| Elsewhere { sender, thread });
+        }
+        match &self.elsewhere {
+            // The thread receives until the sender is dropped. If it panicked, joining reports the
+            // panic.
+            Some(elsewhere) => drop(elsewhere.sender.send(chunk)),
+            // No thread could be started.
+            None => {
+                self.here.update(chunk.as_ref());
+                (self.done)(chunk);
+            }
+        }
     }
 
     /// Returns the digest and the number of bytes.

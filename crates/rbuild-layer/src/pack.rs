@@ -8,6 +8,7 @@ use std::sync::mpsc::sync_channel;
 
 use rbuild_image::{BlobDigest, DiffId, Hashed};
 use rbuild_linux::RootDir;
+use rbuild_linux::parallel::start_in;
 
 use crate::chunks::Pieces;
 use crate::compress::{Compression, Decoder};
@@ -231,7 +232,7 @@ impl<'a> TreePacker<'a> {
         // Opening and reading many files takes as long as writing and hashing them.
         std::thread::scope(|scope| {
             let (sender, batches) = sync_channel(AHEAD);
-            scope.spawn(move || walk.send_all(&sender));
+            start_in(scope, move || walk.send_all(&sender))?;
             // On an error, dropping the receiver ends the other thread at its next batch.
             for batch in batches {
                 for item in batch? {

@@ -7,6 +7,8 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 use rbuild_image::Sha256Id;
 
+use rbuild_linux::parallel::start_in;
+
 use crate::hash_thread::HashAside;
 
 /// Size of a chunk in bytes.
@@ -34,7 +36,8 @@ pub struct ReadAhead {
     at: usize,
 }
 
-/// Runs `consume` with a reader over `source`, which is read on another thread. Returns the source,
+/// Runs `consume` with a reader over `source`, which is read on another thread. If none can be
+/// started, the reader fails. Returns the source,
 /// for its counters and digests, the result of `consume`, and with `hashes` the digest of the bytes
 /// read from the source.
 pub fn with_read_ahead<S, T, D>(
@@ -46,23 +49,27 @@ where
     S: Read + Send,
     D: Sha256Id + Send,
 {
-    std::thread::scope(|scope| {
+    let (result, digest) = std::thread::scope(|scope| {
         let (sender, receiver) = sync_channel(AHEAD);
         let (used, again) = channel();
         let back = used.clone();
         let hashing = hashes.then(|| HashAside::new(move |chunk| give_back(chunk, &back)));
-        let producer = scope.spawn(move || {
+        let (to_reader, to_read) = (sender.clone(), &mut source);
+        let producer = start_in(scope, move || {
             let mut hashing = hashing;
-            produce(&mut source, &sender, &again, &mut hashing);
-            (source, hashing.map(|hashing| hashing.finish().0))
+            produce(to_read, &sender, &again, &mut hashing);
+            hashing.map(|hashing| hashing.finish().0)
         });
+        let producer = producer.map_err(|e| to_reader.send(Err(io::Error::other(e.to_string())))).ok();
+        drop(to_reader);
         let mut reader = ReadAhead { receiver, used, chunk: Chunk::default(), at: 0 };
         let result = consume(&mut reader);
         // Closing the channel stops the producer.
         drop(reader);
-        let (source, digest) = producer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        (source, result, digest)
-    })
+        let joined = producer.map(|producer| producer.join());
+        (result, joined.and_then(|joined| joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic))))
+    });
+    (source, result, digest)
 }
 
 /// Returns the memory of a chunk to the producer if this was the last reference.

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
+use rbuild_linux::parallel::start;
 use rbuild_linux::{Timestamp, set_file_owner, set_file_time};
 
 /// A file that has its content, or receives the next `bytes` bytes of its batch.
@@ -85,11 +86,13 @@ impl Finisher {
     }
 
     fn pass_on(&mut self) -> Result<(), Unfinished> {
-        let (sender, _) = self.other.get_or_insert_with(|| {
+        if self.other.is_none() {
             let (sender, receiver) = sync_channel::<Batch>(WAITING);
-            let thread = std::thread::spawn(move || receiver.into_iter().try_for_each(Batch::finish));
-            (sender, thread)
-        });
+            let thread = start(move || receiver.into_iter().try_for_each(Batch::finish));
+            self.other = thread.ok().map(|thread| (sender, thread));
+        }
+        // Without a thread the caller finishes the files.
+        let Some((sender, _)) = &self.other else { return std::mem::take(&mut self.batch).finish() };
         match sender.send(std::mem::take(&mut self.batch)) {
             Ok(()) => Ok(()),
             // The thread has ended because of an error, which `end` returns.

@@ -44,6 +44,9 @@ impl Error {
         match self.errno() {
             Some(libc::ELOOP) => Some("remove the symbolic link that leads back to itself".into()),
             Some(libc::ENAMETOOLONG) => Some("shorten the name".into()),
+            Some(libc::EAGAIN) if self.call == "pthread_create" => {
+                Some("raise the limit of processes: `ulimit -u`, or the container's pids limit".into())
+            }
             Some(libc::EMFILE) => Some("raise the limit with `ulimit -n`".into()),
             _ => None,
         }
@@ -139,6 +142,7 @@ fn operation(call: &'static str) -> &'static str {
         "syncfs" => "sync",
         "execve" => "execute",
         "clone3" => "start a process with",
+        "pthread_create" => "start",
         "unshare" => "create namespaces",
         "setns" => "enter",
         "wait4" => "wait for",

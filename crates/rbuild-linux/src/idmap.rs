@@ -139,6 +139,19 @@ impl IdMaps {
         (top(&self.uids), top(&self.gids))
     }
 
+    /// Returns true if the user and the group ID are mapped inside.
+    pub fn has(&self, uid: u32, gid: u32) -> bool {
+        let within = |lines: &[(u32, u32, u32)], id: u32| {
+            lines.iter().any(|(inside, _, count)| (*inside..=inside.saturating_add(count - 1)).contains(&id))
+        };
+        within(&self.uids, uid) && within(&self.gids, gid)
+    }
+
+    /// Returns the highest user and group ID that are mapped inside together with all below them.
+    pub fn without_holes(&self) -> (u32, u32) {
+        (top_without_holes(&self.uids), top_without_holes(&self.gids))
+    }
+
     /// Writes the maps of process `pid`, which must have just entered its user namespace.
     pub fn write(&self, pid: u32) -> Result<()> {
         if self.writer == Writer::Helpers {
@@ -202,6 +215,32 @@ pub fn enter_user_namespace_below() -> Result<()> {
             }
         }
     }
+}
+
+fn top_without_holes(lines: &[(u32, u32, u32)]) -> u32 {
+    let mut lines: Vec<_> = lines.iter().map(|(inside, _, count)| (*inside, *count)).collect();
+    lines.sort_unstable();
+    let next = lines.into_iter().fold(
+        0u32,
+        |next, (inside, count)| {
+            if inside > next { next } else { next.max(inside.saturating_add(count)) }
+        },
+    );
+    next.saturating_sub(1)
+}
+
+/// Returns the highest user and group ID that the user namespace of this process maps together with
+/// all below them; `None` if the maps cannot be read.
+pub fn mapped_without_holes() -> Option<(u32, u32)> {
+    let top = |file: &str| {
+        let text = std::fs::read_to_string(file).ok()?;
+        let fields = |line: &str| {
+            let mut numbers = line.split_whitespace().map(str::parse);
+            Some((numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?))
+        };
+        Some(top_without_holes(&text.lines().filter_map(fields).collect::<Vec<_>>()))
+    };
+    Some((top("/proc/self/uid_map")?, top("/proc/self/gid_map")?))
 }
 
 /// Explains a failed chown(2) if the user namespace of this process does not map one of the IDs.
@@ -307,6 +346,19 @@ mod tests {
         assert_eq!(maps.uids, [(0, 1000, 1), (1, 100, 10), (11, 500, 5)]);
         assert_eq!(maps.gids, [(0, 1001, 1), (1, 200, 3)]);
         assert_eq!(maps.highest(), (15, 3));
+        assert_eq!(maps.without_holes(), (15, 3));
+    }
+
+    #[test]
+    fn holes_of_maps_are_no_ids() {
+        let uids = [(0, 1000), (2000, 100), (65534, 1)].map(|(start, count)| IdRange { start, count });
+        let maps = IdMaps::identity(&uids, &[IdRange { start: 0, count: u32::MAX }]);
+        assert_eq!(maps.without_holes(), (999, u32::MAX - 1));
+        for (uid, has) in [(0, true), (999, true), (1000, false), (1999, false), (2099, true), (2100, false)] {
+            assert_eq!(maps.has(uid, 7), has, "{uid}");
+        }
+        let (uid, gid) = mapped_without_holes().unwrap();
+        assert!(unmapped(uid, gid).is_none());
     }
 
     #[test]

@@ -37,8 +37,8 @@ pub use error::{Error, Result, UnmappedId, shown_path};
 pub use file_stamp::FileStamp;
 pub use held::Held;
 pub use idmap::{
-    IdMaps, IdRange, SubIds, USUAL_COUNT, enter_user_namespace_below, free_range, held_ranges, subordinate_ranges,
-    unmapped,
+    IdMaps, IdRange, SubIds, USUAL_COUNT, enter_user_namespace_below, free_range, held_ranges, mapped_without_holes,
+    subordinate_ranges, unmapped,
 };
 pub use lock::{Conflict, KeyLock, LockHolder, LockKind, lock_holders};
 pub use meta::{Kind, Stat, Timestamp, Xattrs, file_stat, file_xattr, file_xattrs, set_file_xattr};

@@ -6,7 +6,9 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread::Scope;
+use std::thread::{Builder, JoinHandle, Scope, ScopedJoinHandle};
+
+use crate::{Error, Result};
 
 /// Maximum number of threads that read or write directories. With more, locks in the kernel are the
 /// limit.
@@ -22,13 +24,39 @@ pub fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Starts a thread.
+///
+/// # Errors
+///
+/// Fails if the limit of processes is reached.
+pub fn start<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>> {
+    Builder::new().spawn(work).map_err(|e| Error::new("pthread_create", "a thread", e))
+}
+
+/// Starts a thread that ends with the scope.
+///
+/// # Errors
+///
+/// Fails if the limit of processes is reached.
+pub fn start_in<'s, T: Send + 's>(
+    scope: &'s Scope<'s, '_>,
+    work: impl FnOnce() -> T + Send + 's,
+) -> Result<ScopedJoinHandle<'s, T>> {
+    Builder::new().spawn_scoped(scope, work).map_err(|e| Error::new("pthread_create", "a thread", e))
+}
+
 /// Processes items on up to `threads` threads, of which one is the caller's, and returns the
-/// results in order. No further item is begun after an error.
+/// results in order. There are fewer if no more can be started. No further item is begun after an
+/// error.
 ///
 /// # Errors
 ///
 /// Returns the error of the first of the failed items.
-pub fn try_map<T, R, E>(threads: usize, items: &[T], work: impl Fn(&T) -> Result<R, E> + Sync) -> Result<Vec<R>, E>
+pub fn try_map<T, R, E>(
+    threads: usize,
+    items: &[T],
+    work: impl Fn(&T) -> std::result::Result<R, E> + Sync,
+) -> std::result::Result<Vec<R>, E>
 where
     T: Sync,
     R: Send,
@@ -47,7 +75,7 @@ where
         done
     };
     let mut done = std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads.min(items.len())).map(|_| scope.spawn(worker)).collect();
+        let others: Vec<_> = (1..threads.min(items.len())).map_while(|_| start_in(scope, worker).ok()).collect();
         let mut done = worker();
         for other in others {
             done.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
@@ -72,18 +100,22 @@ impl<T, E> Default for Queue<T, E> {
 }
 
 impl<T, E> Queue<T, E> {
-    fn run(&self, work: impl Fn(T) -> Result<(), E>) {
+    fn run(&self, work: impl Fn(T) -> std::result::Result<(), E>) {
         // A thread waits for an item while it holds the lock; the others wait for the lock and get
         // the following items.
         let next = || locked(&self.items).as_ref()?.recv().ok();
         while let Some(item) = next() {
-            if self.failed.load(Ordering::Relaxed) {
-                continue;
-            }
-            if let Err(e) = work(item) {
-                locked(&self.failure).get_or_insert(e);
-                self.failed.store(true, Ordering::Relaxed);
-            }
+            self.process(item, &work);
+        }
+    }
+
+    fn process(&self, item: T, work: impl Fn(T) -> std::result::Result<(), E>) {
+        if self.failed.load(Ordering::Relaxed) {
+            return;
+        }
+        if let Err(e) = work(item) {
+            locked(&self.failure).get_or_insert(e);
+            self.failed.store(true, Ordering::Relaxed);
         }
     }
 
@@ -92,7 +124,7 @@ impl<T, E> Queue<T, E> {
     /// # Errors
     ///
     /// Returns the first error of a worker.
-    pub fn outcome(self) -> Result<(), E> {
+    pub fn outcome(self) -> std::result::Result<(), E> {
         self.failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 }
@@ -104,14 +136,16 @@ pub struct Workers<'s, 'e, T, E, W> {
     queue: &'e Queue<T, E>,
     work: &'e W,
     waiting: usize,
-    sender: Option<SyncSender<T>>,
+    /// The queue's end, once the first item has come; `None` in it if no thread could be started, and
+    /// the caller does the work.
+    sender: Option<Option<SyncSender<T>>>,
 }
 
 impl<'s, 'e, T, E, W> Workers<'s, 'e, T, E, W>
 where
     T: Send,
     E: Send,
-    W: Fn(T) -> Result<(), E> + Sync,
+    W: Fn(T) -> std::result::Result<(), E> + Sync,
 {
     /// Prepares workers with a queue of at most `waiting` items.
     pub fn new(scope: &'s Scope<'s, 'e>, queue: &'e Queue<T, E>, waiting: usize, work: &'e W) -> Self {
@@ -124,13 +158,15 @@ where
         let sender = self.sender.get_or_insert_with(|| {
             let (sender, receiver) = sync_channel(self.waiting);
             *locked(&queue.items) = Some(receiver);
-            for _ in 0..cores().min(MOST_FILE_THREADS) {
-                self.scope.spawn(move || queue.run(work));
-            }
-            sender
+            let threads = cores().min(MOST_FILE_THREADS);
+            let started = (0..threads).map_while(|_| start_in(self.scope, move || queue.run(work)).ok()).count();
+            (started > 0).then_some(sender)
         });
-        // The receiver is in the queue, which outlives this.
-        let _ = sender.send(item);
+        match sender {
+            // The receiver is in the queue, which outlives this.
+            Some(sender) => drop(sender.send(item)),
+            None => queue.process(item, work),
+        }
     }
 
     /// Returns true after the first error.

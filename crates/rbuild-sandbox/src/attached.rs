@@ -11,6 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 
 use rbuild_linux::fd_passing::receive_with_byte;
+use rbuild_linux::parallel::start;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::SandboxError;
@@ -29,7 +30,7 @@ pub fn run_attached(zygote: &Zygote, request: &RunRequest, cancel: &Cancel) -> R
         Runner::start(zygote, cancel, &given)?
     };
     drop(theirs);
-    let carried = streams.carry();
+    let carried = streams.carry()?;
     let mut said = Said::default();
     if send_request(&mut ours, request).is_ok() {
         let mut none = [(Stream::Stdout, None), (Stream::Stderr, None)];
@@ -97,26 +98,27 @@ impl Streams {
     }
 
     /// Starts the copying threads and closes the command's ends of the pipes in this process.
-    fn carry(self) -> Carried {
+    fn carry(self) -> rbuild_linux::Result<Carried> {
         let (ended, until) = match io::pipe() {
             Ok((reader, writer)) => (Some(reader), Some(writer)),
             Err(_) => (None, None),
         };
         let out = self.out.0;
         let mut threads = Vec::new();
-        let mut carry = |from: PipeReader, to: fn() -> io::Result<OwnedFd>| {
+        let mut carry = |from: PipeReader, to: fn() -> io::Result<OwnedFd>| -> rbuild_linux::Result<()> {
             let ended = ended.as_ref().and_then(|ended| ended.try_clone().ok());
-            threads.push(std::thread::spawn(move || carry_out(&from, &to()?, ended.as_ref())));
+            threads.push(start(move || carry_out(&from, &to()?, ended.as_ref()))?);
+            Ok(())
         };
-        carry(out, || io::stdout().as_fd().try_clone_to_owned());
+        carry(out, || io::stdout().as_fd().try_clone_to_owned())?;
         if let Some((err, _)) = self.err {
-            carry(err, || io::stderr().as_fd().try_clone_to_owned());
+            carry(err, || io::stderr().as_fd().try_clone_to_owned())?;
         }
         if let Some((_, to)) = self.input {
             // Not joined: there is no telling when its source will produce input again.
-            std::thread::spawn(move || carry_in(&to, ended.as_ref()));
+            start(move || carry_in(&to, ended.as_ref()))?;
         }
-        Carried { threads, until }
+        Ok(Carried { threads, until })
     }
 }
 

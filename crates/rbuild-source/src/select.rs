@@ -62,6 +62,13 @@ pub enum Owner {
 }
 
 impl Owner {
+    /// Returns true for files outside the store, which others may change while they are read. Files
+    /// of stages and images stay; but the number of their links, and with it their change time, is
+    /// another one after a copy to a place that shares them.
+    pub fn may_change(self) -> bool {
+        self != Owner::AsIs
+    }
+
     /// Returns the user and group of the copied file.
     pub fn ids(self, stat: &Stat) -> (u32, u32) {
         match self {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use rbuild_image::Hasher;
-use rbuild_linux::parallel::{MOST_FILE_THREADS, cores, locked};
+use rbuild_linux::parallel::{MOST_FILE_THREADS, cores, locked, start_in};
 use rbuild_linux::{Kind, MOST_DEEP, RootDir, Stat, Timestamp, Trail};
 
 use crate::ignore::{Ignore, Inherited};
@@ -164,12 +164,15 @@ impl SourceTree<'_> {
                 scan.work(task);
                 let waiting = scan.lock().tasks.len();
                 while helpers + 1 < most && waiting > (helpers + 1) * ENOUGH {
-                    scope.spawn(|| {
+                    let work = || {
                         while let Some(task) = scan.next() {
                             scan.work(task);
                         }
-                    });
-                    helpers += 1;
+                    };
+                    match start_in(scope, work) {
+                        Ok(_) => helpers += 1,
+                        Err(_) => helpers = most,
+                    }
                 }
             }
         });

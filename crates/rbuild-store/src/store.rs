@@ -161,8 +161,9 @@ impl Store {
     }
 
     /// Returns the store with the representation of owners of another process, the builder, for
-    /// looking up what builders made. `highest_ids` are the highest user and group ID that it maps,
-    /// `None` if they are those of this process. The owners of existing files are not read.
+    /// looking up what builders made. `highest_ids` are the highest user and group ID that it maps
+    /// together with all below them, `None` if they are those of this process. The owners of
+    /// existing files are not read.
     pub fn expecting(self, owners: OwnerMode, highest_ids: Option<(u32, u32)>) -> Store {
         Store { owners, builder_ids: highest_ids, ..self }
     }
@@ -224,13 +225,13 @@ impl Store {
         Ok(file)
     }
 
-    /// Returns true if the builder can give files these owners.
-    pub(crate) fn can_own(&self, uid: u32, gid: u32) -> bool {
-        match (self.owners, self.builder_ids) {
-            (OwnerMode::Recorded, _) => true,
-            (OwnerMode::Given, Some((most_uid, most_gid))) => uid <= most_uid && gid <= most_gid,
-            (OwnerMode::Given, None) => rbuild_linux::unmapped(uid, gid).is_none(),
+    /// Returns true if the builder can give files all owners up to these.
+    pub(crate) fn can_own_up_to(&self, uid: u32, gid: u32) -> bool {
+        if self.owners == OwnerMode::Recorded {
+            return true;
         }
+        let ids = self.builder_ids.or_else(rbuild_linux::mapped_without_holes);
+        ids.is_none_or(|(most_uid, most_gid)| uid <= most_uid && gid <= most_gid)
     }
 
     pub(crate) fn owners(&self) -> OwnerMode {

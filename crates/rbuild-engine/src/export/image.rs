@@ -4,10 +4,10 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use rayon::prelude::*;
 use rbuild_dockerfile::Diagnostic;
 use rbuild_image::{Descriptor, DiffId, History, ManifestDigest, MediaType, descriptor};
 use rbuild_layer::LayerError;
+use rbuild_linux::parallel::{cores, try_map};
 use rbuild_plan::{NoCache, Step, VertexId};
 use rbuild_store::{PackedLayer, StoreError, TreeId};
 use rbuild_transport::layer_pairs;
@@ -131,11 +131,11 @@ fn new_layers(env: &StepEnv<'_>, form: &ImageForm) -> Result<Vec<PackedLayer>> {
         Squash::Steps | Squash::None => {}
     }
     let stop = || env.cancel.is_cancelled();
-    let pack = |tree| {
+    let pack = |tree: &TreeId| {
         let packed = env.store.layers().pack_tree(&env.rootfs.work, tree, form.layers, latest, &stop);
         packed.map_err(|e| not_packed(env, tree, e))
     };
-    trees.par_iter().map(pack).collect()
+    try_map(cores(), &trees, pack)
 }
 
 /// Converts an error from packing a layer. If the step itself caused it, the error points at the

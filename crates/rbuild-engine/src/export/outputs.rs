@@ -16,7 +16,7 @@ use crate::error::{BuildError, Result};
 use crate::event::Event;
 use crate::events::Events;
 use crate::export::local;
-use crate::exports::{Export, Finished, ImageForm, Wants};
+use crate::exports::{Export, Finished, FinishedImage, ImageForm, Wants};
 use crate::request::BuildRequest;
 
 /// The files of the result for one platform.
@@ -73,7 +73,7 @@ fn tag_all(store: &Store, images: &[Image], tags: &[Reference]) -> Result<()> {
     tags.iter().try_for_each(|tag| Ok(store.images().tag(&digest, Some(tag))?))
 }
 
-/// Names the result and writes the archives. `platforms` has the images of each platform, in
+/// Writes the archives and names the result. `platforms` has the images of each platform, in
 /// the order of the forms.
 #[tracing::instrument(target = "engine", name = "export", level = "debug", skip_all)]
 pub(crate) fn publish(
@@ -89,13 +89,6 @@ pub(crate) fn publish(
     }
     let chosen = preferred(firsts.iter().map(|image| image.config.platform()));
     let Some(image) = firsts.get(chosen) else { return Ok(Finished::default()) };
-    let named = &image.manifest_digest;
-    if request.tags.is_empty() {
-        store.images().tag(named, None)?;
-    }
-    if !request.tags.is_empty() {
-        tag_all(store, &firsts, &request.tags)?;
-    }
     for export in request.exports.iter().filter(|export| !wants.is_direct(export)) {
         let (Export::Archive { form, .. } | Export::Layout { form, .. }) = export else { continue };
         let started = Instant::now();
@@ -116,6 +109,11 @@ pub(crate) fn publish(
         }
         events.send(Event::Phase { text: "writing the archive".into(), seconds: started.elapsed().as_secs_f64() });
     }
+    // Last, so that a build that fails has named nothing.
+    match &request.tags[..] {
+        [] => store.images().tag(&image.manifest_digest, None)?,
+        tags => tag_all(store, &firsts, tags)?,
+    }
     let platforms = firsts.iter().map(|image| image.manifest_digest).collect();
-    Ok(Finished { image: Some((image.id, *named)), platforms })
+    Ok(Finished { image: Some(FinishedImage::stored(image)), platforms })
 }

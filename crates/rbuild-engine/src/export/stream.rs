@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rbuild_image::{ImageId, ManifestDigest};
 use rbuild_linux::{Destination, Directory};
 use rbuild_store::{PackedLayer, TreeId};
 use rbuild_transport::{ArchiveFormat, ArchiveWriter, LayoutWriter, Saved, check_layers, copy_images, save_directory};
@@ -15,11 +14,11 @@ use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
 use crate::event::Event;
 use crate::export::image;
-use crate::exports::{Export, ImageForm};
+use crate::exports::{Export, FinishedImage, ImageForm};
 
-/// Writes the image of a finished build to a direct export; returns image ID and manifest digest.
+/// Writes the image of a finished build to a direct export; returns its description.
 #[tracing::instrument(target = "engine", name = "export", level = "debug", skip_all)]
-pub(crate) fn export(env: &StepEnv<'_>, export: &Export) -> Result<(ImageId, ManifestDigest)> {
+pub(crate) fn export(env: &StepEnv<'_>, export: &Export) -> Result<FinishedImage> {
     let started = Instant::now();
     let made = match export {
         Export::Layout { to, form } => layout(env, form, to).map_err(|e| e.writing_to(&to.path()))?,
@@ -35,19 +34,14 @@ pub(crate) fn export(env: &StepEnv<'_>, export: &Export) -> Result<(ImageId, Man
     Ok(made)
 }
 
-fn archive(
-    env: &StepEnv<'_>,
-    form: &ImageForm,
-    dest: &Destination,
-    format: ArchiveFormat,
-) -> Result<(ImageId, ManifestDigest)> {
+fn archive(env: &StepEnv<'_>, form: &ImageForm, dest: &Destination, format: ArchiveFormat) -> Result<FinishedImage> {
     let mut archive = ArchiveWriter::begin(begin(dest)?)?;
     let mut packed = Vec::new();
     for tree in image::own_trees(env)? {
         packed.push(archive.layer(|out| pack(env, form, &tree, out))?);
     }
     let saved = saved(env, form, &packed)?;
-    let made = (saved.images[0].id, saved.images[0].manifest_digest);
+    let made = FinishedImage { is_stored: false, ..FinishedImage::stored(&saved.images[0]) };
     let (images, known) = ([saved], BTreeSet::new());
     check_layers(env.store, &images, &known)?;
     copy_images(&env.store.blobs(), &archive, &images, &known, &Arc::default())?;
@@ -58,14 +52,14 @@ fn archive(
     Ok(made)
 }
 
-fn layout(env: &StepEnv<'_>, form: &ImageForm, dir: &Directory) -> Result<(ImageId, ManifestDigest)> {
+fn layout(env: &StepEnv<'_>, form: &ImageForm, dir: &Directory) -> Result<FinishedImage> {
     let layout = LayoutWriter::open(dir)?;
     let mut packed = Vec::new();
     for tree in image::own_trees(env)? {
         packed.push(layout.put(|layer: &PackedLayer| layer.digest, |out| pack(env, form, &tree, out))?);
     }
     let saved = saved(env, form, &packed)?;
-    let made = (saved.images[0].id, saved.images[0].manifest_digest);
+    let made = FinishedImage { is_stored: false, ..FinishedImage::stored(&saved.images[0]) };
     save_directory(env.store, &[saved], &BTreeSet::new(), dir, &Arc::default())?;
     Ok(made)
 }

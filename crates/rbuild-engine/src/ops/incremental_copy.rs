@@ -31,6 +31,8 @@ pub struct Track {
     /// Files may be deferred.
     pub defers: bool,
     pub listing: Listing,
+    /// True if nobody changes the source.
+    pub source_stays: bool,
     /// Summary of what was seen of the source so far.
     pub sight: Sight,
     earlier: Listing,
@@ -143,7 +145,12 @@ impl Track {
             let old = earlier.as_ref().filter(|earlier| self.has(earlier, group, file));
             match old {
                 Some(earlier) => to.hard_link(earlier, &file.name, &file.name)?,
-                None => write(&from, &to, file, cancel)?,
+                None => {
+                    write(&from, &to, file, cancel)?;
+                    if !self.source_stays {
+                        unchanged(&from, &file.source, &file.stat)?;
+                    }
+                }
             }
         }
         Ok(())
@@ -190,6 +197,5 @@ fn write(from: &RootDir, to: &RootDir, file: &ExternalFile, cancel: &Cancel) -> 
     for (attr, value) in from.xattrs(source)?.iter().filter(|(attr, _)| keep_in_layer(attr)) {
         to.set_xattr(name, attr, value)?;
     }
-    rbuild_linux::set_file_time(&new, stat.mtime)?;
-    unchanged(from, source, stat)
+    Ok(rbuild_linux::set_file_time(&new, stat.mtime)?)
 }

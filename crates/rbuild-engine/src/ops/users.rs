@@ -1,6 +1,6 @@
 //! Users and groups by name or number, resolved with the image's `/etc/passwd` and `/etc/group`.
 
-use rbuild_linux::{IdMaps, OwnerMode, RootDir, UnmappedId, unmapped};
+use rbuild_linux::{OwnerMode, RootDir, UnmappedId, unmapped};
 use rbuild_remedy::Remedy;
 use rbuild_sandbox::Isolation;
 
@@ -21,10 +21,12 @@ impl Identity {
         if isolation.owner_mode() == OwnerMode::Recorded {
             return None;
         }
-        let gid = self.groups.iter().copied().fold(self.gid, u32::max);
-        let highest = isolation.maps().map(IdMaps::highest);
-        let fits = highest.is_some_and(|(most_uid, most_gid)| self.uid <= most_uid && gid <= most_gid);
-        if fits { None } else { unmapped(self.uid, gid) }
+        let maps = isolation.maps();
+        let mut gids = std::iter::once(self.gid).chain(self.groups.iter().copied());
+        gids.find_map(|gid| match maps {
+            Some(maps) if maps.has(self.uid, gid) => None,
+            _ => unmapped(self.uid, gid),
+        })
     }
 }
 

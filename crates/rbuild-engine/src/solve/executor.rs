@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use rbuild_linux::parallel::locked;
+use rbuild_linux::parallel::{locked, start_in};
 use rbuild_linux::process::moment;
 use rbuild_plan::{Step, VertexId};
 use rbuild_store::TreeId;
@@ -130,7 +130,8 @@ fn pack_beside(
         queue_done(&queue);
         *locked(early) = Some(queue);
         let _close = Close(early);
-        threads.spawn(move || pack(EarlyLayers { trees, queue: early }));
+        // Without the thread the layers are packed later.
+        let _ = start_in(threads, move || pack(EarlyLayers { trees, queue: early }));
         work();
     });
 }

@@ -84,6 +84,12 @@ pub(super) fn build_arg(planner: &mut Planner<'_>, name: &str) -> Option<String>
     value
 }
 
+/// Returns the value of a build argument that sets something of the builder, and marks it as used.
+/// An empty value sets nothing, as in BuildKit: CI passes variables that are not set.
+pub(super) fn builder_arg(planner: &mut Planner<'_>, name: &str) -> Option<String> {
+    build_arg(planner, name).filter(|value| !value.is_empty())
+}
+
 pub(super) fn global_args(planner: &mut Planner<'_>, target: usize) -> Planned<()> {
     let name = planner.file.stages[target].from.name.as_ref().map_or("default".into(), |n| n.text.to_lowercase());
     for (key, value) in automatic_args(planner.params, &name) {

@@ -62,7 +62,7 @@ pub(super) fn run(planner: &mut Planner<'_>, state: &mut StageState, run: &ast::
         user: state.config.config.user.clone(),
         network,
         security,
-        hostname: args::build_arg(planner, SANDBOX_HOSTNAME).unwrap_or_else(|| HOSTNAME.into()),
+        hostname: args::builder_arg(planner, SANDBOX_HOSTNAME).unwrap_or_else(|| HOSTNAME.into()),
         hosts: planner.params.hosts.clone(),
         mounts,
         secrets,
@@ -76,15 +76,14 @@ pub(super) fn run(planner: &mut Planner<'_>, state: &mut StageState, run: &ast::
 }
 
 /// Returns the proxy settings given as undeclared build arguments. Programs read either
-/// spelling, so each setting is returned in upper and in lower case.
+/// spelling, so each setting is returned in upper and in lower case: with the value of the lower
+/// one if both are given, and not at all if that is empty (BuildKit, `proxyEnvFromBuildArgs`).
 fn proxies(planner: &Planner<'_>, state: &StageState) -> Vec<(String, String)> {
-    let given = |name: &str| planner.params.build_arg(name).map(str::to_string);
-    let twin = |name: &str| {
-        let upper = name.to_uppercase();
-        if name == upper { name.to_lowercase() } else { upper }
-    };
+    let given = |name: &str| planner.params.build_arg(name);
+    let value = |name: &str| given(&name.to_lowercase()).or_else(|| given(&name.to_uppercase()));
     let undeclared = PROXY_ARGS.iter().filter(|name| state.vars.get(name).is_none());
-    undeclared.filter_map(|name| Some((name.to_string(), given(name).or_else(|| given(&twin(name)))?))).collect()
+    let set = undeclared.filter_map(|name| Some((name.to_string(), value(name)?.to_string())));
+    set.filter(|(_, value)| !value.is_empty()).collect()
 }
 
 /// Checks that this machine can run programs of the stage's platform.
@@ -219,7 +218,7 @@ fn cache(planner: &mut Planner<'_>, mount: &Mount, target: &str, span: Span) -> 
     // The path as written, so that the directory does not count.
     let default = || rbuild_paths::as_go(mount.target.as_deref().unwrap_or(target));
     let id = mount.id.clone().unwrap_or_else(default);
-    let namespace = args::build_arg(planner, CACHE_NAMESPACE);
+    let namespace = args::builder_arg(planner, CACHE_NAMESPACE);
     // BuildKit removes IDs and sharing modes from keys unless they are the default ones: the
     // target, after a namespace that may be empty.
     let whole = format!("{}/{id}", namespace.as_deref().unwrap_or_default());

@@ -125,13 +125,15 @@ impl Answered {
         let (tell, closed) = channel();
         let bytes: Arc<Mutex<Vec<u8>>> = Arc::default();
         let all = bytes.clone();
-        std::thread::spawn(move || {
+        let read = move || {
             let (mut source, mut part) = (stdout.map(|stdout| stdout.take(MAX_ANSWER)), [0; 4 << 10]);
             while let Some(Ok(n @ 1..)) = source.as_mut().map(|source| source.read(&mut part)) {
                 locked(&all).extend_from_slice(&part[..n]);
             }
             let _ = tell.send(());
-        });
+        };
+        // Without a thread the answer is empty, which is an error.
+        let _ = std::thread::Builder::new().spawn(read);
         Answered { bytes, closed }
     }
 

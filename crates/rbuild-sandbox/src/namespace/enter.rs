@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rbuild_linux::parallel::start;
 use rbuild_linux::process::{self, Cloned, Exit};
 use rbuild_linux::{MiniRoot, OwnerMode, bind_clone, new_procfs};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -75,13 +76,18 @@ impl Builder {
 
     /// Calls `cancel` on another thread when the launcher forwards a stop signal. Must be called
     /// only once.
-    pub fn on_stop(&self, cancel: impl FnOnce() + Send + 'static) {
+    ///
+    /// # Errors
+    ///
+    /// Fails if no thread can be started.
+    pub fn on_stop(&self, cancel: impl FnOnce() + Send + 'static) -> rbuild_linux::Result<()> {
         let signals = self.signals;
-        std::thread::spawn(move || {
+        let watch = move || {
             if signals.wait().is_ok() {
                 cancel();
             }
-        });
+        };
+        start(watch).map(drop)
     }
 }
 

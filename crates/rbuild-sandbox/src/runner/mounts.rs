@@ -256,12 +256,12 @@ fn trees_mount(
     let path = Path::new(MOUNTS).join(&name);
     let mut lowers = lowers.to_vec();
     if lowers.is_empty() {
-        lowers.push(empty(scratch)?);
+        lowers.push(empty(scratch, "empty")?);
     }
     let overlay = if read_only {
         // An overlay without an upper directory requires two lower ones.
         if lowers.len() == 1 {
-            lowers.push(empty(scratch)?);
+            lowers.push(empty(scratch, "other-empty")?);
         }
         detached_overlay(&lowers, None, Path::new("/mnt"))
     } else {
@@ -276,8 +276,8 @@ fn trees_mount(
     Ok(path)
 }
 
-/// Returns an empty directory.
-fn empty(scratch: &RootDir) -> Result<PathBuf, Problem> {
-    scratch.create_dir_all("empty", 0o755, None, |_| ())?;
-    Ok(scratch.label().join("empty"))
+/// Returns an empty directory of that name. An overlay takes a directory once only (ELOOP).
+fn empty(scratch: &RootDir, name: &str) -> Result<PathBuf, Problem> {
+    scratch.create_dir_all(name, 0o755, None, |_| ())?;
+    Ok(scratch.label().join(name))
 }

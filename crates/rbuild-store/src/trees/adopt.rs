@@ -71,7 +71,7 @@ impl LazyTrees<'_> {
         let of = |layer: &PackedLayer| {
             let remainder = Remainder::from_bytes(&remainder, &layer.diff_id)?;
             let (uid, gid) = remainder.highest_ids;
-            self.store.can_own(uid, gid).then_some(remainder)
+            self.store.can_own_up_to(uid, gid).then_some(remainder)
         };
         if let Some(note) = self.folded_note(tree)? {
             let layer = self.store.layers().packed_layer(&format!("trees/{}/{}", tree.name(), note.layer))?;

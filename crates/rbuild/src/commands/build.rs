@@ -58,7 +58,7 @@ pub fn build(settings: &Settings, args: BuildArgs) -> Result<u8, Failure> {
         }
         let ended = ended?;
         if let Ended::Made(finished) = &ended {
-            conclude(&args, &request, &store, finished, &reports)?;
+            conclude(&args, &request, finished, &reports)?;
         }
         ended
     };

@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
 
 use rbuild_engine::{
-    Bring, BuildError, BuildRequest, Event, Events, Export, Finished, Prepared, answer, binds, execute, prepare,
+    Bring, BuildError, BuildRequest, Event, Events, Export, Finished, FinishedImage, Prepared, answer, binds, execute,
+    prepare,
 };
 use rbuild_image::MediaType;
 use rbuild_linux::Destination;
+use rbuild_linux::parallel::start;
 use rbuild_sandbox::{Builder, Cancel, Restore, World, enter};
 use rbuild_store::Store;
 use serde_json::{Value, json};
@@ -127,11 +129,12 @@ impl BuildOnce<'_> {
         events: Receiver<Event>,
     ) -> Result<Finished, BuildError> {
         let (mode, explain) = (self.mode, self.explain);
-        let mut drawing = Some(std::thread::spawn(move || draw(&events, mode, explain)));
+        let drawing = start(move || draw(&events, mode, explain));
+        let mut drawing = Some(drawing.map_err(BuildError::kernel("the display of progress"))?);
         let cancel = Cancel::default();
         let result = builder.and_then(|builder| {
             let stop = cancel.clone();
-            builder.on_stop(move || stop.cancel());
+            builder.on_stop(move || stop.cancel()).map_err(BuildError::kernel("the builder"))?;
             let store = store_in(&builder, self.store)?;
             let stop = cancel.clone();
             let events = sender.clone();
@@ -174,14 +177,13 @@ impl Reports {
 
 /// Returns the document of `--metadata-file`, with the keys that `docker buildx build` writes and
 /// rbuild has values for.
-fn metadata(request: &BuildRequest, store: &Store, finished: &Finished) -> Result<Value, Failure> {
+fn metadata(request: &BuildRequest, finished: &Finished) -> Value {
     let mut all = json!({"buildx.build.ref": format!("rbuild/{}", request.build_id)});
-    if let Some((id, manifest)) = &finished.image {
-        let image = store.images().image(manifest)?;
+    if let Some(FinishedImage { id, manifest, manifest_size, .. }) = &finished.image {
         let mut descriptor = json!({
             "mediaType": MediaType::ImageManifest.to_string(),
             "digest": manifest.to_string(),
-            "size": image.manifest_size,
+            "size": manifest_size,
         });
         if !request.annotations.is_empty() {
             let annotations = request.annotations.iter().map(|(k, v)| (k.clone(), json!(v)));
@@ -195,14 +197,13 @@ fn metadata(request: &BuildRequest, store: &Store, finished: &Finished) -> Resul
         let names: Vec<String> = request.tags.iter().map(|tag| tag.to_string()).collect();
         all["image.name"] = json!(names.join(","));
     }
-    Ok(all)
+    all
 }
 
 /// Publishes outputs, writes reports and prints the result after a successful build.
 pub fn conclude(
     args: &BuildArgs,
     request: &BuildRequest,
-    store: &Store,
     finished: &Finished,
     reports: &Reports,
 ) -> Result<(), Failure> {
@@ -212,17 +213,18 @@ pub fn conclude(
         }
     }
     if let Some(dest) = &reports.metadata {
-        let text = serde_json::to_vec_pretty(&metadata(request, store, finished)?).unwrap_or_default();
+        let text = serde_json::to_vec_pretty(&metadata(request, finished)).unwrap_or_default();
         dest.write(&text).map_err(|e| Failure::new(format!("the metadata file: {e}")))?;
     }
-    if let (Some(dest), Some((id, _))) = (&reports.id, &finished.image) {
-        dest.write(id.to_string().as_bytes()).map_err(|e| Failure::new(format!("the id file: {e}")))?;
+    if let (Some(dest), Some(image)) = (&reports.id, &finished.image) {
+        dest.write(image.id.to_string().as_bytes()).map_err(|e| Failure::new(format!("the id file: {e}")))?;
     }
     // With rawjson, every line on standard error must be a JSON document.
     let quiet = args.quiet || matches!(args.progress, Some(ProgressMode::Quiet | ProgressMode::Rawjson));
     match finished.image {
-        Some((id, _)) if args.quiet => terminal::out(&format!("{id}\n")),
-        Some((id, _)) if !quiet => {
+        Some(FinishedImage { id, .. }) if args.quiet => terminal::out(&format!("{id}\n")),
+        Some(FinishedImage { id, is_stored: false, .. }) if !quiet => terminal::err(&format!("image {id}\n")),
+        Some(FinishedImage { id, .. }) if !quiet => {
             let names: Vec<String> = request.tags.iter().map(|t| t.familiar()).collect();
             let names = if names.is_empty() {
                 "without a name (give one with -t)".into()

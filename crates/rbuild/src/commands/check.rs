@@ -91,6 +91,7 @@ pub fn warnings(file: &Dockerfile, request: &BuildRequest, store: &Store) -> Res
     let known: RefCell<HashMap<String, Option<ImageConfig>>> = RefCell::default();
     let parameters = &request.parameters;
     let image = |name: &str| {
+        let platform = &parameters.platform;
         let find = || {
             let name = match parameters.context_named(name).map(|context| &context.source) {
                 Some(ContextSource::Image(image)) => image.name.clone(),
@@ -99,7 +100,7 @@ pub fn warnings(file: &Dockerfile, request: &BuildRequest, store: &Store) -> Res
                 }
                 None => name.parse().ok()?,
             };
-            store.images().named_image(&name).ok().map(|image| image.config)
+            store.images().named_image_for(&name, platform).ok().map(|image| image.config)
         };
         known.borrow_mut().entry(name.to_string()).or_insert_with(find).clone()
     };

@@ -83,7 +83,7 @@ fn in_builder(builder: Result<Builder, SandboxError>, store: &Store, image: &Ima
     let cancel = Cancel::default();
     let outcome = builder.map_err(BuildError::from).and_then(|builder| {
         let stop = cancel.clone();
-        builder.on_stop(move || stop.cancel());
+        builder.on_stop(move || stop.cancel()).map_err(BuildError::kernel("the builder"))?;
         let store = store_in(&builder, store)?;
         invoke(&store, image, invocation, &builder, &cancel)
     });

@@ -1,6 +1,6 @@
 //! `--verify`: builds twice and reports the first difference between the results.
 
-use rbuild_engine::{BuildRequest, Difference, Export, Finished, ImageForm, first_difference};
+use rbuild_engine::{BuildRequest, Difference, Export, Finished, FinishedImage, ImageForm, first_difference};
 
 use crate::args::BuildArgs;
 use crate::commands::build_once::{BuildOnce, Ended, Reports, conclude};
@@ -41,13 +41,13 @@ pub fn verify(
     let mut manifests = Vec::new();
     for request in [&first, &second] {
         match once.build(request)? {
-            Ended::Made(finished) => manifests.extend(finished.image.map(|(_, manifest)| manifest)),
+            Ended::Made(finished) => manifests.extend(finished.image.map(|image| image.manifest)),
             failed => return Ok(failed),
         }
         if manifests.len() == 1 {
             let image = manifests.first().map(|manifest| store.images().image(manifest)).transpose()?;
-            let image = image.map(|image| (image.id, image.manifest_digest));
-            conclude(args, &first, store, &Finished { image, platforms: manifests.clone() }, reports)?;
+            let image = image.map(|image| FinishedImage::stored(&image));
+            conclude(args, &first, &Finished { image, platforms: manifests.clone() }, reports)?;
         }
     }
     let [a, b] = manifests[..] else { return Err(Failure::new("the two builds produced no images to compare")) };
@@ -56,7 +56,7 @@ pub fn verify(
         if once.mode != Mode::Quiet {
             terminal::err("verified: two builds without cache produced identical images\n");
         }
-        let image = Some((a.id, a.manifest_digest));
+        let image = Some(FinishedImage::stored(&a));
         return Ok(Ended::Made(Finished { image, platforms: vec![a.manifest_digest] }));
     };
     let (text, help) = message(&difference);

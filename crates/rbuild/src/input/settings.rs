@@ -64,7 +64,7 @@ impl Settings {
     pub fn open_for_builds(&self) -> Result<Store, Failure> {
         let isolation = isolation(self.rung).ok();
         let owners = isolation.as_ref().map_or(OwnerMode::Given, Isolation::owner_mode);
-        let highest_ids = isolation.as_ref().and_then(Isolation::maps).map(IdMaps::highest);
+        let highest_ids = isolation.as_ref().and_then(Isolation::maps).map(IdMaps::without_holes);
         let takes_devices = matches!(isolation, Some(Isolation::Chroot));
         Ok(self.open()?.expecting(owners, highest_ids).taking_devices(takes_devices))
     }

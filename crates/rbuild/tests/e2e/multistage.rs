@@ -103,6 +103,55 @@ fn missing_paths_of_mounts_are_in_what_from_names() {
         .fails(1, &["relative to the root of the build context"]);
 }
 
+/// Files of a stage that the destination shares with it are replaced like others.
+#[test]
+fn a_copy_onto_the_files_that_it_takes() {
+    let lab = Lab::new();
+    lab.write("q", "1");
+    for (before, copy) in [
+        ("", "COPY --from=busybox /etc /etc"),
+        ("", "COPY --from=busybox /etc/passwd /etc/passwd"),
+        ("", "COPY --from=busybox /etc/* /etc/"),
+        ("", "COPY --from=busybox --parents /etc/passwd /"),
+        ("", "COPY --from=busybox --chown=7 --chmod=600 /etc /etc"),
+        ("", "COPY --from=busybox --exclude=group /etc /etc"),
+        ("FROM busybox AS s\nRUN echo new > /etc/new\n", "COPY --from=s /etc /etc"),
+        ("FROM busybox AS s\nCOPY q /q\n", "COPY --from=s / /"),
+    ] {
+        let out = lab.build_local(&format!("{before}FROM busybox\n{copy}\n"), &["--no-cache"]);
+        assert!(std::fs::read_to_string(out.join("etc/passwd")).unwrap().starts_with("root:"), "{copy}");
+        assert!(before.is_empty() || exists(out.join("etc/new")) || exists(out.join("q")), "{copy}");
+    }
+}
+
+/// A mount of nothing is an empty directory, read-only or not.
+#[test]
+fn a_mount_of_an_empty_stage_is_empty() {
+    let lab = Lab::new();
+    for (stage, from) in [("", "scratch"), ("FROM scratch AS e\n", "e")] {
+        for option in ["", ",rw"] {
+            let file = format!(
+                "{stage}FROM busybox\nRUN --mount=from={from},target=/m{option} test -d /m && test -z \"$(ls -A /m)\"\n"
+            );
+            lab.build(&file, &["--no-cache"]).ok();
+        }
+    }
+}
+
+/// An empty build argument of the builder's own sets nothing: CI passes variables that are not set.
+#[test]
+fn empty_arguments_of_the_builder_set_nothing() {
+    let lab = Lab::new();
+    let cached = "FROM busybox\nARG X\nRUN --mount=type=cache,target=/kk touch /kk/$X; ls /kk | tr '\\n' ' ' > /o\n";
+    lab.build(cached, &["--build-arg", "X=a"]).ok();
+    let out = lab.build_local(cached, &["--build-arg", "X=b", "--build-arg", "BUILDKIT_CACHE_MOUNT_NS="]);
+    assert_eq!(std::fs::read_to_string(out.join("o")).unwrap(), "a b ");
+    let names = "FROM busybox\nRUN hostname > /o; env | grep -ic proxy >> /o; true\n";
+    let empty = ["--build-arg", "BUILDKIT_SANDBOX_HOSTNAME=", "--build-arg", "http_proxy="];
+    let of = |args: &[&str]| std::fs::read_to_string(lab.build_local(names, args).join("o")).unwrap();
+    assert_eq!(of(&[&["--no-cache"], &empty[..]].concat()), of(&["--no-cache"]));
+}
+
 #[test]
 fn independent_stages_run_side_by_side_and_unused_ones_not_at_all() {
     let lab = Lab::new();

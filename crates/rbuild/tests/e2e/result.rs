@@ -376,3 +376,31 @@ fn logs_of_the_last_builds_are_kept_whole() {
     lab.build("FROM busybox\nRUN echo fine\n", &["-t", "y"]).ok();
     assert!(lab.rbuild(["logs"]).ok().stdout.lines().nth(1).unwrap().contains("done"));
 }
+
+/// A build that fails while it writes an archive has named nothing.
+#[test]
+fn a_failed_output_moves_no_name() {
+    let lab = Lab::new();
+    lab.build("FROM busybox\nCMD 1\n", &["-t", "x"]).ok();
+    let id = || lab.rbuild(["inspect", "x"]).ok().stdout;
+    let before = id();
+    lab.build("FROM busybox\nCMD 2\n", &["-t", "x", "-o", "type=oci,dest=/dev/full"]).fails(1, &["full"]);
+    assert_eq!(id(), before);
+}
+
+/// An image that is streamed into an archive is in no store; its reports are complete all the same.
+#[test]
+fn a_streamed_image_is_reported_and_not_stored() {
+    let lab = Lab::new();
+    let file = "FROM busybox\nRUN echo hi > /x\n";
+    let reports = ["--metadata-file", "m.json", "--iidfile", "iid", "--cache-limit", "10k"];
+    for kind in ["oci", "docker"] {
+        let output = format!("type={kind},compression=uncompressed,dest=o.tar");
+        let ran = lab.build(file, &[&["--no-cache", "-o", &output], &reports[..]].concat()).ok();
+        assert!(ran.stderr.contains("image sha256:") && !ran.stderr.contains("local store"), "{}", ran.stderr);
+        let id = std::fs::read_to_string(lab.ctx().join("iid")).unwrap();
+        let metadata = std::fs::read_to_string(lab.ctx().join("m.json")).unwrap();
+        assert!(metadata.contains(&id) && metadata.contains("\"size\""), "{metadata}");
+        lab.rbuild(["inspect", &id]).fails(1, &[]);
+    }
+}

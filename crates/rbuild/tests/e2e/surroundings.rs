@@ -335,3 +335,24 @@ fn a_command_does_not_have_the_callers_keys() {
     let seen = std::fs::read_to_string(out.join("o")).unwrap();
     assert!(!seen.contains("callers-session") && seen.contains("Required key not available\nend"), "{seen}");
 }
+
+/// With too few processes and threads, a build ends with an error, or takes longer. It neither
+/// panics nor waits for what was never started.
+#[test]
+fn too_few_threads_are_an_error_or_cost_time() {
+    let lab = Lab::new();
+    lab.sh("mkdir d && (i=0; while [ $i -lt 40 ]; do echo $i > d/$i; i=$((i+1)); done) && tar cf big.tar d && dd if=/dev/zero of=d/big bs=1M count=3 2>/dev/null").ok();
+    lab.write(
+        "Dockerfile",
+        "FROM busybox AS a\nRUN echo a > /a\nFROM busybox AS b\nADD big.tar /b/\nCOPY d /c/\nFROM busybox\n\
+         COPY --from=a /a /\nCOPY --from=b /b /\n",
+    );
+    // The limit counts all threads of the user; root has none.
+    let build = "n=$(ps -eLo uid= | grep -c \"^ *$(id -u)$\"); ulimit -u $((n + MORE)) || exit 77; \
+                 timeout -s KILL 60 $RB build --no-cache -o type=oci,dest=o.tar . 2>&1; echo ended $?";
+    for more in (0..40).step_by(2) {
+        let ran = lab.sh(&build.replace("MORE", &more.to_string()));
+        let text = format!("{}{}", ran.stdout, ran.stderr);
+        assert!(!text.contains("panicked") && !text.contains("ended 137"), "{more}: {text}");
+    }
+}

@@ -22,6 +22,8 @@ pub(super) struct Origin<'a> {
     pub name: &'a OsStr,
     /// Its path in the source.
     pub path: &'a Path,
+    /// True if others may change the source meanwhile.
+    pub may_change: bool,
 }
 
 /// A name in a directory of the root.
@@ -109,7 +111,7 @@ impl Copier<'_> {
         Spot { dir, name }: Spot<'_>,
         Meta { uid, gid, mode }: Meta,
     ) -> Result<(), Reason> {
-        let Origin { dir: source, name: source_name, path: _ } = origin;
+        let Origin { dir: source, name: source_name, path: _, may_change } = origin;
         self.clear_place(dir, name)?;
         let to = &dir.handle;
         if stat.nlink > 1 && stat.kind == Kind::File {
@@ -123,7 +125,9 @@ impl Copier<'_> {
             Kind::File => {
                 let from = source.open_name(source_name)?;
                 copy_file(&from, stat, &to.create_file(name, 0o600)?, self.terms.cancel)?;
-                unchanged(source, source_name, stat)?;
+                if may_change {
+                    unchanged(source, source_name, stat)?;
+                }
             }
             // A socket is useless without its process; it is copied as an empty file.
             Kind::Socket => drop(to.create_file(name, 0o600)?),

@@ -26,13 +26,16 @@ pub fn copy(
     source: Option<&SourceTree<'_>>,
     root: &RootDir,
     terms: Terms<'_>,
-    track: Option<&mut Track>,
+    mut track: Option<&mut Track>,
 ) -> Result<usize, CopyError> {
     let general = |reason: Reason| CopyError { index: None, reason };
     let chown = match &step.chown {
         Some(spec) => Some(users::owner(&users::in_root(root), spec).map_err(|e| general(e.into()))?),
         None => None,
     };
+    if let (Some(track), Some(tree)) = (&mut track, source) {
+        track.source_stays = !tree.owner.may_change();
+    }
     let (times, links, made) = (HashMap::new(), Links::default(), HashSet::new());
     let (defers, at_dest) = (Defers::Nothing, 0);
     let mut copier = Copier { step, root, chown, terms, times, links, made, track, defers, at_dest };
@@ -95,7 +98,7 @@ fn single(
 ) -> Result<(), Reason> {
     let (source_dir, _) = tree.root.parent(&item.path)?;
     let source_name = item.path.file_name().unwrap_or_default();
-    let origin = Origin { dir: &source_dir, name: source_name, path: &item.path };
+    let origin = Origin { dir: &source_dir, name: source_name, path: &item.path, may_change: tree.owner.may_change() };
     copier.entry(tree, origin, &item.stat, Spot { dir, name })
 }
 
@@ -146,7 +149,7 @@ fn directory(copier: &mut Copier<'_>, tree: &SourceTree<'_>, item: &Selected, de
             open = (parent.to_path_buf(), copier.member_dir(&top.join(parent))?);
         }
         let name = path.file_name().unwrap_or_default();
-        let origin = Origin { dir: source, name, path: &item.path.join(path) };
+        let origin = Origin { dir: source, name, path: &item.path.join(path), may_change: tree.owner.may_change() };
         copier.entry(tree, origin, stat, Spot { dir: &open.1, name })
     })
 }
