@@ -44,10 +44,6 @@ pub enum BuildError {
     /// Cancelled by a signal, or because another step failed.
     #[error("the build was stopped")]
     Cancelled,
-    /// The build context changed while it was copied. The build must start over with a new look at
-    /// it.
-    #[error("the build context changed while it was read")]
-    Moved,
     /// The error has already been reported.
     #[error("the build failed")]
     Told,
@@ -152,7 +148,7 @@ impl BuildError {
             BuildError::Other { help, .. } => help.clone(),
             BuildError::Registry(e) => e.remedy(),
             BuildError::Sandbox(e) => e.remedy(),
-            BuildError::Cancelled | BuildError::Told | BuildError::Moved => None,
+            BuildError::Cancelled | BuildError::Told => None,
         }
     }
 }

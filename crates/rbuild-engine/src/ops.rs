@@ -11,5 +11,6 @@ pub(crate) mod run;
 pub(crate) mod run_mounts;
 pub(crate) mod ssh_agent;
 pub(crate) mod ssh_keys;
+pub(crate) mod step_error;
 pub(crate) mod users;
 pub(crate) mod workdir;

@@ -8,7 +8,7 @@ use rbuild_linux::parallel::locked;
 use rbuild_linux::{RootDir, Timestamp};
 use rbuild_plan::{BuildGraph, Step, VertexId};
 use rbuild_sandbox::Builder;
-use rbuild_store::{Image, Snapshots, Store, TreeId, Working, Workspace};
+use rbuild_store::{Image, Session, Snapshots, Store, TreeId, Working, Workspace};
 
 use crate::error::{BuildError, Result};
 use crate::request::BuildRequest;
@@ -50,17 +50,21 @@ impl<'a> Rootfs<'a> {
         })
     }
 
+    /// Returns the build's session with the store.
+    pub fn session(&self) -> Session<'_> {
+        self.store.session(&self.work, &self.request.build_id)
+    }
+
     /// Unpacks the image of a vertex: only the paths in `wanted`, if given and possible. Returns the
     /// number of layers that were unpacked by this call.
     pub fn unpack(&self, id: VertexId, image: &Image, wanted: Option<&BTreeSet<PathBuf>>) -> Result<usize> {
-        let (now, build) = (self.request.now, &self.request.build_id);
         let part = match wanted {
-            Some(wanted) => self.store.image_trees().image_parts(&self.work, image, wanted, now, build)?,
+            Some(wanted) => self.store.image_trees().image_parts(self.session(), image, wanted, self.request.now)?,
             None => None,
         };
         let (trees, unpacked) = match part {
             Some(tree) => (vec![tree], 0),
-            None => self.store.trees().unpack_image(&self.work, image, build)?,
+            None => self.store.trees().unpack_image(self.session(), image)?,
         };
         let _ = self.unpacked[id].set(trees);
         Ok(unpacked)

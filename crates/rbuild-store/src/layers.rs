@@ -17,9 +17,10 @@ use crate::error::{Result, StoreError};
 use crate::ids::CacheKey;
 use crate::images::digest;
 use crate::modes;
+use crate::once::{Lock, Once, Session};
 use crate::store::Store;
 use crate::trees::copies::{Files, Whiteouts, merge};
-use crate::trees::tree::TreeId;
+use crate::trees::id::TreeId;
 use crate::workspace::Workspace;
 
 /// File beside a tree with the [`rbuild_layer::Remainder`] of its layer.
@@ -191,7 +192,7 @@ impl Layers<'_> {
     /// # Errors
     ///
     /// Fails if a tree cannot be read or the new one cannot be written.
-    pub fn squash_trees(&self, work: &Workspace, trees: &[TreeId], created: i64, build: &str) -> Result<TreeId> {
+    pub fn squash_trees(&self, session: Session<'_>, trees: &[TreeId], created: i64) -> Result<TreeId> {
         if let [only] = trees {
             return Ok(only.clone());
         }
@@ -201,19 +202,12 @@ impl Layers<'_> {
             hasher.field(tree.name());
         }
         let key: CacheKey = hasher.finish();
-        let _alone = self.store.records().lock_step(&key)?;
-        if let Some(record) = self.store.records().record(&key)? {
-            return Ok(record.tree);
-        }
-        let (path, dir) = self.store.trees().new_tree(work)?;
-        let fs = dir.sub("fs")?;
-        trees.iter().try_for_each(|tree| self.store.lazy_trees().unfold_tree(work, tree))?;
-        let open = trees.iter().map(|tree| self.store.trees().tree(tree)).collect::<Result<Vec<_>>>()?;
-        merge(&open, &fs, Files::Linked, Whiteouts::Kept)?;
-        let tree = self.store.trees().step_tree(&key.into());
-        self.store.trees().commit_tree(work, &path, &tree)?;
-        self.store.records().put_record(&key, &tree, &key.into(), created, build)?;
-        Ok(tree)
+        let fill = |dir: &RootDir| {
+            trees.iter().try_for_each(|tree| self.store.lazy_trees().unfold_tree(session.work, tree))?;
+            let open = trees.iter().map(|tree| self.store.trees().tree(tree)).collect::<Result<Vec<_>>>()?;
+            Ok::<_, StoreError>(merge(&open, &dir.sub("fs")?, Files::Linked, Whiteouts::Kept)?)
+        };
+        session.tree_once(Lock::Squash, &key, created, fill).map(Once::either)
     }
 
     /// Packs a view of a complete file system into one layer, and stores its blob.

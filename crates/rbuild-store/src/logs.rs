@@ -8,11 +8,11 @@ use std::path::Path;
 use rbuild_linux::{KeyLock, LockKind, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::cache::records::lock_key;
 use crate::error::Result;
 use crate::gc::prune::tree_bytes;
 use crate::ids::LockId;
 use crate::modes;
+use crate::once::lock_key;
 use crate::store::Store;
 
 /// The log of one build.

@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::ids::SecretMark;
 use crate::keys;
+use crate::once::Lock;
 use crate::store::{Store, document};
-use crate::trees::tree::TreeId;
+use crate::trees::id::TreeId;
 
 /// The known results of searching a tree for secrets, stored beside its files.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,15 +89,14 @@ impl SecretVerdicts<'_> {
         self.store.trees().put_note(made, NOTE, &document(NOTE, verdict)?)
     }
 
-    /// Adds results for an existing tree.
+    /// Adds results for an existing tree. Such changes follow each other; none replaces another,
+    /// as where work is done once ([`Store::once`]).
     ///
     /// # Errors
     ///
     /// Fails if the file cannot be written, or if the build is stopped while it waits for the lock.
     pub fn add_verdict(&self, tree: &TreeId, more: &Verdict) -> Result<()> {
-        let mut hasher = Hasher::new();
-        hasher.field("verdict").field(tree.name());
-        let _alone = self.store.records().lock(&hasher.finish())?;
+        let _alone = self.store.lock(Lock::verdict(tree))?;
         let before = self.verdict(tree)?;
         let mut after = before.clone().unwrap_or_default();
         after.add(more);

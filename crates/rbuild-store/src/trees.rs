@@ -4,6 +4,7 @@ pub(crate) mod adopt;
 pub(crate) mod backend;
 pub(crate) mod copies;
 pub(crate) mod fixup;
+pub(crate) mod id;
 pub(crate) mod lazy;
 pub(crate) mod notes;
 pub(crate) mod partial;

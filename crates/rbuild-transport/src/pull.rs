@@ -6,7 +6,7 @@ use rbuild_image::{
 };
 use rbuild_registry::{Choice, Client, Resolved, choose};
 use rbuild_remedy::Remedy;
-use rbuild_store::{LockId, Pulled, Staging, Store, Workspace};
+use rbuild_store::{Lock, Once, Pulled, Staging, Store, Workspace};
 use serde_json::Value;
 
 use crate::blobs::{BlobSink, BlobSource, Part, TransferProgress, copy_all, total_size};
@@ -57,28 +57,30 @@ pub fn pull(
         },
     };
     let resolved = resolved.of_manifest();
-    let _lock = store.records().lock(&LockId::of(format!("pull {name} {platform}").as_bytes()))?;
-    if let Some((known, image)) = store.images().pulled_image(name, platform)?
-        && known.resolved == resolved
-    {
+    let find = || -> Result<Option<PulledImage>> {
+        let known = store.images().pulled_image(name, platform)?.filter(|(known, _)| known.resolved == resolved);
+        let Some((known, image)) = known else { return Ok(None) };
         keep_name(store, name, &known.manifest)?;
         let (id, manifest) = (image.id, known.manifest);
-        return Ok(PulledImage { id, manifest, resolved, is_new: false, warnings: Vec::new() });
-    }
-    let document = match document {
-        Some(document) => document,
-        None => repository.document(&resolved.blob())?,
+        Ok(Some(PulledImage { id, manifest, resolved, is_new: false, warnings: Vec::new() }))
     };
-    let place = repository.place().to_string();
-    let transfer = Transfer { source: &repository, place, platform, progress };
-    let bytes = transfer.manifest(document.bytes, 0)?;
-    let manifest = ManifestDigest::of(&bytes);
-    let work = Workspace::open(store)?;
-    let staging = Staging::open(store, &work)?;
-    let (id, warnings) = transfer.image(&staging, &bytes, name)?;
-    staging.keep("pull", &[manifest], &[(manifest, tag_of(name))])?;
-    store.images().note_pulled(name, platform, &Pulled { resolved, manifest })?;
-    Ok(PulledImage { id, manifest, resolved, is_new: true, warnings })
+    let download = || {
+        let document = match document {
+            Some(document) => document,
+            None => repository.document(&resolved.blob())?,
+        };
+        let place = repository.place().to_string();
+        let transfer = Transfer { source: &repository, place, platform, progress };
+        let bytes = transfer.manifest(document.bytes, 0)?;
+        let manifest = ManifestDigest::of(&bytes);
+        let work = Workspace::open(store)?;
+        let staging = Staging::open(store, &work)?;
+        let (id, warnings) = transfer.image(&staging, &bytes, name)?;
+        staging.keep("pull", &[manifest], &[(manifest, tag_of(name))])?;
+        store.images().note_pulled(name, platform, &Pulled { resolved, manifest })?;
+        Ok(PulledImage { id, manifest, resolved, is_new: true, warnings })
+    };
+    store.once(Lock::pull(&format!("{name} {platform}")), find, download).map(Once::either)
 }
 
 /// Gives an image that is there its name, unless it has it.

@@ -121,12 +121,7 @@ fn new_layers(env: &StepEnv<'_>, form: &ImageForm) -> Result<Vec<PackedLayer>> {
             return Ok(vec![env.store.layers().pack_view(&env.rootfs.work, &view, form.layers, latest)?]);
         }
         Squash::Steps if !trees.is_empty() => {
-            trees = vec![env.store.layers().squash_trees(
-                &env.rootfs.work,
-                &trees,
-                env.request.now,
-                &env.request.build_id,
-            )?]
+            trees = vec![env.store.layers().squash_trees(env.rootfs.session(), &trees, env.request.now)?]
         }
         Squash::Steps | Squash::None => {}
     }

@@ -59,7 +59,7 @@ pub fn copy_out(
     builder: &Builder,
 ) -> Result<CopiedTo> {
     let work = Workspace::open(store)?;
-    let (trees, _) = store.trees().unpack_image(&work, image, "cp")?;
+    let (trees, _) = store.trees().unpack_image(store.session(&work, "cp"), image)?;
     let view = snapshots(builder, &work)?.view(store, &work, &trees)?;
     let fail = || BuildError::kernel("the image's files");
     let contents_only = path.ends_with("/.") || path == ".";

@@ -48,7 +48,7 @@ pub fn volume_binds(volumes: &[PathBuf]) -> Vec<(PathBuf, PathBuf)> {
 /// Runs the command to its end on the standard streams of this process.
 pub fn invoke(store: &Store, image: &Image, what: &Invocation, builder: &Builder, cancel: &Cancel) -> Result<Outcome> {
     let work = Workspace::open(store)?;
-    let (trees, _) = store.trees().unpack_image(&work, image, "run")?;
+    let (trees, _) = store.trees().unpack_image(store.session(&work, "run"), image)?;
     let snapshots = snapshots(builder, &work)?;
     let (files, place) = root_files(store, &work, &trees, snapshots)?;
     let config = &image.config.config;

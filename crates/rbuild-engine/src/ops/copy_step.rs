@@ -17,6 +17,7 @@ use crate::exports::Squash;
 use crate::ops::copy::{Terms, copy};
 use crate::ops::copy_error::{CopyError, Reason};
 use crate::ops::incremental_copy::Track;
+use crate::ops::step_error::{Attempt, StepError};
 use crate::ops::users;
 
 pub(crate) fn terms<'e>(env: &'e StepEnv<'_>) -> Terms<'e> {
@@ -32,7 +33,7 @@ pub(crate) fn copy_step(
     taken: &[Content],
     stage: Option<&StageFiles>,
     (path, dir): (&Path, &RootDir),
-) -> Result<Option<Changes>> {
+) -> Attempt<Option<Changes>> {
     let working = env.rootfs.writable(&env.rootfs.trees_below(id)?, path)?;
     let root = &working.root;
     let terms = terms(env);
@@ -69,7 +70,7 @@ pub(crate) fn copy_step(
         }
     }
     if taken.iter().any(|content| content.sight != track.sight) {
-        return Err(BuildError::Moved);
+        return Err(StepError::ContextChanged);
     }
     if source.is_some() {
         env.store.trees().put_note(dir, LISTING, &track.listing.to_bytes())?;
@@ -97,12 +98,12 @@ fn folds(env: &StepEnv<'_>, id: VertexId) -> Option<LayerForm> {
 }
 
 /// Stores a copy as its layer. The deferred files are packed straight from their source.
-fn fold(env: &StepEnv<'_>, id: VertexId, dir: &RootDir, external: ExternalFiles, form: LayerForm) -> Result<()> {
+fn fold(env: &StepEnv<'_>, id: VertexId, dir: &RootDir, external: ExternalFiles, form: LayerForm) -> Attempt<()> {
     let stop = || env.cancel.is_cancelled();
     env.store.lazy_trees().fold_tree(&env.rootfs.work, dir, external, form, &stop).map_err(|e| match e {
-        StoreError::Layer(LayerError::Changed(_)) => BuildError::Moved,
-        StoreError::Layer(LayerError::Deletion(_)) => env.failure(id, e.to_string(), Vec::new()),
-        _ if env.cancel.is_cancelled() => BuildError::Cancelled,
+        StoreError::Layer(LayerError::Changed(_)) => StepError::ContextChanged,
+        StoreError::Layer(LayerError::Deletion(_)) => env.failure(id, e.to_string(), Vec::new()).into(),
+        _ if env.cancel.is_cancelled() => BuildError::Cancelled.into(),
         e => e.into(),
     })
 }
@@ -113,10 +114,12 @@ pub(crate) fn track(env: &StepEnv<'_>, tree: &TreeId) -> Result<Track> {
     Ok(Track::since(listing, env.store.lazy_trees().tree_if_here(tree)?))
 }
 
-pub(crate) fn copy_error(env: &StepEnv<'_>, id: VertexId, step: &CopyStep, e: CopyError) -> BuildError {
+pub(crate) fn copy_error(env: &StepEnv<'_>, id: VertexId, step: &CopyStep, e: CopyError) -> StepError {
+    if let Reason::Source(SourceError::Changed(_)) = e.reason {
+        return StepError::ContextChanged;
+    }
     let span = e.index.and_then(|i| step.source_spans.get(i).copied());
-    match (e.reason, span) {
-        (Reason::Source(SourceError::Changed(_)), _) => BuildError::Moved,
+    StepError::Failed(match (e.reason, span) {
         (Reason::Stopped, _) => BuildError::Cancelled,
         (Reason::Source(e), Some(span)) => source_error(e, span, step.from_name.as_deref()),
         (Reason::Text(text), Some(span)) => BuildError::Unmet(vec![Diagnostic::new(span, text)]),
@@ -129,7 +132,7 @@ pub(crate) fn copy_error(env: &StepEnv<'_>, id: VertexId, step: &CopyStep, e: Co
         (Reason::Source(e), None) => env.failure(id, e.to_string(), Vec::new()),
         (Reason::Text(text), None) => env.failure(id, text, Vec::new()),
         (Reason::User(e), _) => unknown_user(env, id, &e),
-    }
+    })
 }
 
 pub(crate) fn unknown_user(env: &StepEnv<'_>, id: VertexId, e: &users::UnknownUser) -> BuildError {

@@ -22,6 +22,7 @@ use crate::ops::copy_step::unknown_user;
 use crate::ops::redact::Mask;
 use crate::ops::run_mounts::{ContextPart, agents, mounts};
 use crate::ops::ssh_agent::Agent;
+use crate::ops::step_error::Attempt;
 use crate::ops::users;
 use crate::prepare::demands::{missing_secret, not_given};
 use crate::record::log_tail::LogTail;
@@ -79,7 +80,7 @@ pub(crate) fn run_step(
     parts: Vec<ContextPart>,
     taken: &[Content],
     path: &Path,
-) -> Result<()> {
+) -> Attempt<()> {
     let who = user_of(env, id, run)?;
     let trees = env.rootfs.trees_below(id)?;
     let (mounts, caches) = mounts(env, id, run, parts, taken)?;
@@ -94,12 +95,12 @@ pub(crate) fn run_step(
     drop(agents);
     let ended = match ended {
         // Killed when the build was cancelled.
-        Err(_) if env.cancel.is_cancelled() => return Err(BuildError::Cancelled),
+        Err(_) if env.cancel.is_cancelled() => return Err(BuildError::Cancelled.into()),
         Ok(Ended { outcome: Outcome::Exited(0), .. }) if env.cancel.is_cancelled() => {
-            return Err(BuildError::Cancelled);
+            return Err(BuildError::Cancelled.into());
         }
         Err(e @ SandboxError::Killed(_)) => {
-            return Err(run_failure(env, id, run, format!("could not be finished: {e}"), killed_help(), log));
+            return Err(run_failure(env, id, run, format!("could not be finished: {e}"), killed_help(), log).into());
         }
         ended => ended?,
     };
@@ -115,7 +116,7 @@ pub(crate) fn run_step(
         take_changes(env, &request, before, &trees, path)?;
         env.rootfs.throw_away(request.files.scratch());
     }
-    outcome_of_run(env, id, run, ended.outcome, log).map_err(|e| e.happened(ended.at))
+    outcome_of_run(env, id, run, ended.outcome, log).map_err(|e| e.happened(ended.at).into())
 }
 
 fn run_request(

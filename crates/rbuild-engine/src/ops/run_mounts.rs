@@ -13,8 +13,8 @@ use rbuild_plan::{
 use rbuild_sandbox::{MountRequest, Source};
 use rbuild_source::{Changes, Content, Listing, Owner, SelectionHash, SourceTree};
 use rbuild_store::{
-    CacheId, CacheKey, CacheMount, CacheUse, FILES, Files, KeyInputs, KeyValue, LISTING, LentCache, Snapshots, Store,
-    TreeId, Workspace,
+    CacheId, CacheKey, CacheMount, CacheUse, FILES, Files, KeyInputs, KeyValue, LISTING, LentCache, Lock, Once,
+    Snapshots, Store, TreeId, Workspace,
 };
 
 use crate::builder_paths::Place;
@@ -26,6 +26,7 @@ use crate::ops::copy_error::CopyError;
 use crate::ops::copy_step::{copy_error, terms, track};
 use crate::ops::incremental_copy::Track;
 use crate::ops::ssh_agent::Agent;
+use crate::ops::step_error::{Attempt, StepError};
 use crate::prepare::demands::missing_agent;
 
 /// Files of a context that a command mounts: a path in a tree of the store.
@@ -82,7 +83,7 @@ pub(crate) fn mounts(
     run: &RunStep,
     parts: Vec<ContextPart>,
     taken: &[Content],
-) -> Result<(Vec<MountRequest>, HeldCaches)> {
+) -> Attempt<(Vec<MountRequest>, HeldCaches)> {
     let (steps, insecure) = (&run.mounts, run.security == Security::Insecure);
     let mut held = HeldCaches { caches: caches(env, id, steps, taken)?, lent: Vec::new() };
     let mut parts = parts.into_iter();
@@ -116,7 +117,7 @@ fn caches(
     vertex: VertexId,
     steps: &[MountStep],
     taken: &[Content],
-) -> Result<Vec<(Vec<usize>, CacheMount)>> {
+) -> Attempt<Vec<(Vec<usize>, CacheMount)>> {
     let mut wanted: BTreeMap<CacheId, Vec<(usize, &CacheStep, Seed<'_>)>> = BTreeMap::new();
     let mut taken = taken.iter();
     for (i, mount) in steps.iter().enumerate() {
@@ -190,15 +191,15 @@ fn cache_id(env: &StepEnv<'_>, step: &CacheStep, seed: Seed<'_>) -> Result<Cache
     Ok(hasher.finish())
 }
 
-/// Fills a new cache with its initial content. Returns [`BuildError::Moved`] if the context no
-/// longer has the content that the cache's ID was computed from.
+/// Fills a new cache with its initial content. Fails with [`StepError::ContextChanged`] if the
+/// context no longer has the content that the cache's ID was computed from.
 fn fill_cache(
     env: &StepEnv<'_>,
     id: VertexId,
     step: &CacheStep,
     Seed { span, from_name, content }: Seed<'_>,
     dir: &RootDir,
-) -> Result<()> {
+) -> Attempt<()> {
     let fail = || BuildError::kernel(format!("the cache mount {}", step.id));
     dir.set_own_meta(step.uid, step.gid, step.mode, now(env.request.now)).map_err(fail())?;
     let Some(from) = step.from else { return Ok(()) };
@@ -214,7 +215,7 @@ fn fill_cache(
     let mut track = Track::default();
     copy(&files, tree.as_ref(), dir, terms(env), Some(&mut track)).map_err(|e| copy_error(env, id, &files, e))?;
     match content {
-        Some(content) if content.sight != track.sight => Err(BuildError::Moved),
+        Some(content) if content.sight != track.sight => Err(StepError::ContextChanged),
         _ => Ok(()),
     }
 }
@@ -247,7 +248,7 @@ pub(crate) fn context_parts(
     run: &RunStep,
     taken: &[Content],
     before: Option<&KeyInputs>,
-) -> Result<(Vec<ContextPart>, Option<Changes>)> {
+) -> Attempt<(Vec<ContextPart>, Option<Changes>)> {
     let earlier: Vec<Option<SelectionHash>> = before.map(content_digests).unwrap_or_default();
     // With a different number of mounts, the earlier ones cannot be matched.
     let mut earlier = Some(earlier).filter(|earlier| earlier.len() == taken.len()).into_iter().flatten();
@@ -275,38 +276,51 @@ fn context_part(
     mount: &key::ContextMount<'_>,
     content: &Content,
     earlier: Option<SelectionHash>,
-) -> Result<(ContextPart, Option<Changes>)> {
+) -> Attempt<(ContextPart, Option<Changes>)> {
     let key::ContextMount { span, from, from_name, source, .. } = *mount;
     let Some(context) = env.contexts.of(from, span)? else {
-        return Err(BuildError::other("a mount of the context names a stage"));
+        return Err(BuildError::other("a mount of the context names a stage").into());
     };
     let tree = context.tree();
     let item = tree.select_literal(source).map_err(|e| source_error(e, span, from_name))?;
     let is_dir = item.stat.kind == rbuild_linux::Kind::Dir;
     let path = if is_dir { PathBuf::from("/") } else { Path::new("/").join(&item.name) };
     let key = part_key(env, &content.digest);
-    let part = ContextPart { tree: env.store.trees().step_tree(&key.into()), path };
-    let _alone = env.store.records().lock_step(&key)?;
     let earlier = earlier.map(|earlier| env.store.records().record(&part_key(env, &earlier))).transpose()?.flatten();
     let mut track = earlier.map_or(Ok(Track::default()), |record| track(env, &record.tree))?;
-    if env.store.records().record(&key)?.is_some() {
-        let listing = Listing::from_bytes(&env.store.trees().tree_note(&part.tree, LISTING)?);
-        return Ok((part, track.changes_to(&listing)));
-    }
-    let (made, dir) = env.rootfs.new_tree_over(&[])?;
+    let fill = |dir: &RootDir| fill_part(env, id, (mount, content), &tree, (&mut track, dir));
+    let made = env.rootfs.session().tree_once(Lock::ContextPart, &key, env.request.now, fill)?;
+    let changes = match &made {
+        Once::Found(found) => {
+            let listing = Listing::from_bytes(&env.store.trees().tree_note(found, LISTING)?);
+            track.changes_to(&listing)
+        }
+        Once::Made(_) => track.changes(),
+    };
+    Ok((ContextPart { tree: made.either(), path }, changes))
+}
+
+/// Copies the mounted files of a context, `tree`, into a new tree. Fails with
+/// [`StepError::ContextChanged`] if the context no longer has the `content` of the tree's key.
+fn fill_part(
+    env: &StepEnv<'_>,
+    id: VertexId,
+    (mount, content): (&key::ContextMount<'_>, &Content),
+    tree: &SourceTree<'_>,
+    (track, dir): (&mut Track, &RootDir),
+) -> Attempt<()> {
     let root = dir.sub("fs").map_err(BuildError::kernel("the context's directory"))?;
-    let files = files_of(from, from_name, source, span);
+    root.set_own_meta(0, 0, 0o755, now(env.request.now)).map_err(BuildError::kernel("the context's directory"))?;
+    let files = files_of(mount.from, mount.from_name, mount.source, mount.span);
     let fail = |e| copy_error(env, id, &files, e);
     track.defers = true;
-    copy(&files, Some(&tree), &root, terms(env), Some(&mut track)).map_err(fail)?;
+    copy(&files, Some(tree), &root, terms(env), Some(track)).map_err(fail)?;
     track.finish(tree.root, &root, &env.cancel).map_err(|reason| fail(CopyError { index: None, reason }))?;
     if content.sight != track.sight {
-        return Err(BuildError::Moved);
+        return Err(StepError::ContextChanged);
     }
-    env.store.trees().put_note(&dir, LISTING, &track.listing.to_bytes())?;
-    env.store.trees().commit_tree(&env.rootfs.work, &made, &part.tree)?;
-    env.store.records().put_record(&key, &part.tree, &key.into(), env.request.now, &env.request.build_id)?;
-    Ok((part, track.changes()))
+    env.store.trees().put_note(dir, LISTING, &track.listing.to_bytes())?;
+    Ok(())
 }
 
 fn part_key(env: &StepEnv<'_>, content: &SelectionHash) -> CacheKey {

@@ -9,10 +9,10 @@ use std::collections::HashSet;
 
 use rbuild_plan::{BuildGraph, From, MountKindStep, NoCache, RunStep, Step, Vertex, VertexId};
 use rbuild_source::Content;
-use rbuild_store::{CacheKey, ForeignRecord, Record, ResultId, SecretMark, Store, TreeId, Workspace};
+use rbuild_store::{CacheKey, ForeignRecord, Lock, Record, ResultId, SecretMark, Store, TreeId, Workspace};
 
 use crate::cache::key::{self, Contexts, Keys};
-use crate::error::Result;
+use crate::error::{BuildError, Result};
 use crate::prepare::image_key::image_key;
 use crate::request::BuildRequest;
 
@@ -200,8 +200,10 @@ impl Lookup<'_> {
         let work = Workspace::open(self.store)?;
         for (id, record) in needed {
             let Some(key) = found.keys[id] else { continue };
-            let _alone = self.store.records().lock_step(record.lock_key(&key))?;
-            match self.store.lazy_trees().adopt(&work, &key, &record, &self.request.build_id)? {
+            let session = self.store.session(&work, &self.request.build_id);
+            let find = || Ok::<_, BuildError>(self.store.records().record(&key)?.map(Some));
+            let make = || Ok(self.store.lazy_trees().adopt(session, &key, &record)?);
+            match self.store.once(Lock::Step(*record.lock_key(&key)), find, make)?.either() {
                 Some(own) if own.result == record.result() => found.known[id] = Known::Hit(own),
                 Some(_) => return Ok(false),
                 None => {

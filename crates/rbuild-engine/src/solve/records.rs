@@ -54,7 +54,7 @@ impl StepRecords<'_> {
         if !self.may_take(shared, theirs.noted())? {
             return Ok(false);
         }
-        match env.store.lazy_trees().adopt(&env.rootfs.work, shared, &theirs, &env.request.build_id)? {
+        match env.store.lazy_trees().adopt(env.rootfs.session(), shared, &theirs)? {
             Some(record) => self.take(shared, record),
             None => Ok(false),
         }
@@ -71,7 +71,9 @@ impl StepRecords<'_> {
         Ok(true)
     }
 
-    /// Publishes a new tree and its records. The caller holds the lock of `shared`.
+    /// Publishes a new tree and its records. The caller holds the lock of `shared`. Unlike other
+    /// trees (`Session::tree_once`), that of a step has the name of its execution, the result of a
+    /// command is that of its execution, and there may be a record under the definition key, too.
     pub fn publish(&self, shared: &CacheKey, made: &Path) -> Result<()> {
         let env = self.env;
         let execution = self.execution(shared);

@@ -8,7 +8,7 @@ use rbuild_image::ManifestDigest;
 use rbuild_linux::RootDir;
 use rbuild_plan::{CacheStep, CopyStep, From, MountKindStep, MountStep, RunStep, Step, VertexId};
 use rbuild_source::{Changes, Content, SourceError};
-use rbuild_store::{KeyInputs, ResultId};
+use rbuild_store::{CacheKey, KeyInputs, Lock, ResultId};
 
 use crate::cache::explain::{self, Bookkeeper};
 use crate::cache::key::{self, Keys, Read, StageFiles, source_error};
@@ -16,6 +16,7 @@ use crate::cache::refusal;
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
 use crate::event::{Event, StepOutcome};
+use crate::ops::step_error::{Attempt, StepError};
 use crate::ops::{copy_step, run, run_mounts, workdir};
 use crate::solve::records::StepRecords;
 
@@ -64,8 +65,9 @@ fn keyed(env: &StepEnv<'_>, id: VertexId) -> Result<bool> {
         let key = keys.definition(vertex, &taken, &mut |part| book.note(part))?;
         let key = key.ok_or_else(|| BuildError::other("a step has no key"))?;
         match once(&StepRecords { env, id, key, key_inputs: &book.key_inputs }, &taken) {
-            Err(BuildError::Moved) => taken = keys.taken(vertex)?,
-            other => return other,
+            Ok(is_cached) => return Ok(is_cached),
+            Err(StepError::Failed(e)) => return Err(e),
+            Err(StepError::ContextChanged) => taken = keys.taken(vertex)?,
         }
     }
     let last = keys.changed_last(vertex).filter(|path| !path.as_os_str().is_empty());
@@ -74,7 +76,7 @@ fn keyed(env: &StepEnv<'_>, id: VertexId) -> Result<bool> {
 
 /// Looks up or makes the result. Returns true if it was cached.
 #[tracing::instrument(target = "engine", name = "once", level = "debug", skip_all, fields(step = records.id.position(), key = %records.key.short()))]
-fn once(records: &StepRecords<'_>, taken: &[Content]) -> Result<bool> {
+fn once(records: &StepRecords<'_>, taken: &[Content]) -> Attempt<bool> {
     let StepRecords { env, id, key, .. } = *records;
     let tell = |text: String| env.events.send(Event::Why { step: id.position(), text });
     if records.hit(&key)? {
@@ -98,21 +100,39 @@ fn once(records: &StepRecords<'_>, taken: &[Content]) -> Result<bool> {
             return Ok(true);
         }
     }
+    let find = || Ok(records.hit(&shared)?.then_some(true));
+    let make = || {
+        if env.cancel.is_cancelled() {
+            return Err(BuildError::Cancelled.into());
+        }
+        if records.adopted(&shared)? {
+            return Ok(true);
+        }
+        execute(records, &shared, taken, stage.as_ref(), &tell)
+    };
     // Equal steps of other builds wait for the lock and then find the record.
-    let _alone = env.store.records().lock_step(&shared)?;
-    if env.cancel.is_cancelled() {
-        return Err(BuildError::Cancelled);
-    }
-    if records.hit(&shared)? || records.adopted(&shared)? {
+    let is_cached = env.store.once(Lock::Step(shared), find, make)?.either();
+    if is_cached {
         tell(explain::hit(&shared));
-        return Ok(true);
     }
+    Ok(is_cached)
+}
+
+/// Executes a step and publishes its result under the key `shared`, whose lock the caller holds.
+fn execute(
+    records: &StepRecords<'_>,
+    shared: &CacheKey,
+    taken: &[Content],
+    stage: Option<&StageFiles>,
+    tell: &dyn Fn(String),
+) -> Attempt<bool> {
+    let StepRecords { env, id, .. } = *records;
     let before = env.nearest[id].and_then(|key| env.store.records().key_inputs(&key).ok().flatten());
     let why = |changes: Option<&Changes>| tell(records.reason(before.as_ref(), changes));
-    let made = make(env, id, taken, stage.as_ref(), before.as_ref(), &why)?;
+    let made = make(env, id, taken, stage, before.as_ref(), &why)?;
     let dir = RootDir::open(&made).map_err(BuildError::kernel("the step's directory"))?;
     refusal::judge(env, id, &dir)?;
-    records.publish(&shared, &made)?;
+    records.publish(shared, &made)?;
     Ok(false)
 }
 
@@ -127,17 +147,17 @@ fn make(
     stage: Option<&StageFiles>,
     before: Option<&KeyInputs>,
     why: &dyn Fn(Option<&Changes>),
-) -> Result<PathBuf> {
+) -> Attempt<PathBuf> {
     let (made, dir) = env.rootfs.new_tree(id)?;
     match &env.graph().vertices[id].step {
         // Changes show while files are copied.
         Step::Copy(step) => {
             let copied = copy_step::copy_step(env, id, step, taken, stage, (&made, &dir));
-            why(copied.map_err(|e| or_moved(env, id, taken, e))?.as_ref());
+            why(copied.map_err(|e| or_changed(env, id, taken, e))?.as_ref());
         }
         Step::Run(run) => {
             let parts = run_mounts::context_parts(env, id, run, taken, before);
-            let (parts, changes) = parts.map_err(|e| or_moved(env, id, taken, e))?;
+            let (parts, changes) = parts.map_err(|e| or_changed(env, id, taken, e))?;
             why(changes.as_ref());
             run::run_step(env, id, run, parts, taken, &made)?;
         }
@@ -150,9 +170,9 @@ fn make(
     Ok(made)
 }
 
-/// Replaces the error of a step that was reading a context by [`BuildError::Moved`], if the
+/// Replaces the error of a step that was reading a context by [`StepError::ContextChanged`], if the
 /// context has changed.
-fn or_moved(env: &StepEnv<'_>, id: VertexId, taken: &[Content], error: BuildError) -> BuildError {
+fn or_changed(env: &StepEnv<'_>, id: VertexId, taken: &[Content], error: StepError) -> StepError {
     if taken.is_empty() || env.cancel.is_cancelled() {
         return error;
     }
@@ -160,8 +180,8 @@ fn or_moved(env: &StepEnv<'_>, id: VertexId, taken: &[Content], error: BuildErro
     let keys = Keys { contexts: &env.contexts, salt: None, result_of: &result_of };
     match keys.taken(&env.graph().vertices[id]) {
         Ok(now) if now == taken => error,
-        Ok(_) => BuildError::Moved,
-        Err(e) => e,
+        Ok(_) => StepError::ContextChanged,
+        Err(e) => e.into(),
     }
 }
 

@@ -1,14 +1,14 @@
 //! Cache records: results of steps and images by their cache keys.
 
-use rbuild_image::{DiffId, ManifestDigest};
-use rbuild_linux::{KeyLock, OwnerMode, write_atomic};
+use rbuild_image::ManifestDigest;
+use rbuild_linux::{OwnerMode, write_atomic};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::ids::{CacheKey, HashesName, ImageKey, LockId, ResultId};
+use crate::ids::{CacheKey, HashesName, ImageKey, ResultId};
 use crate::modes;
 use crate::store::Store;
-use crate::trees::tree::{TreeId, document_of};
+use crate::trees::id::{TreeId, document_of};
 
 /// The result of a step with a certain key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -229,29 +229,6 @@ impl Records<'_> {
         Ok(write_atomic(&dir, std::ffi::OsStr::new(&name.hex()), bytes, modes::file())?)
     }
 
-    /// Waits until no other thread or process works on the step with that key.
-    ///
-    /// # Errors
-    ///
-    /// Fails if the lock cannot be taken, or if the build is stopped.
-    pub fn lock_step(&self, key: &CacheKey) -> Result<KeyLock> {
-        self.store.wait_for_key(lock_key(key.bytes()))
-    }
-
-    /// Waits for a lock that belongs to no entry of the store.
-    ///
-    /// # Errors
-    ///
-    /// Fails if the lock cannot be taken, or if the build is stopped.
-    pub fn lock(&self, id: &LockId) -> Result<KeyLock> {
-        self.store.wait_for_key(lock_key(id.bytes()))
-    }
-
-    /// Waits until no other thread or process unpacks the layer with that diffID.
-    pub(crate) fn lock_layer(&self, diff_id: &DiffId) -> Result<KeyLock> {
-        self.store.wait_for_key(lock_key(diff_id.bytes()))
-    }
-
     /// Syncs everything written so far to disk, and marks `build` as synced.
     ///
     /// # Errors
@@ -261,11 +238,4 @@ impl Records<'_> {
         rbuild_linux::sync_filesystem(&self.store.root)?;
         self.store.write("builds", &format!("{build}.synced"), &())
     }
-}
-
-/// Returns the part of a hash that identifies its lock.
-pub(crate) fn lock_key(hash: &[u8; 32]) -> [u8; 8] {
-    let mut first = [0; 8];
-    first.copy_from_slice(&hash[..8]);
-    first
 }

@@ -4,11 +4,11 @@ use std::ffi::OsStr;
 use std::path::PathBuf;
 
 use rbuild_image::Hasher;
-use rbuild_linux::{KeyLock, LockKind, OwnerMode, RootDir};
+use rbuild_linux::{LockKind, OwnerMode, RootDir};
 
-use crate::cache::records::lock_key;
 use crate::error::{Result, StoreError};
 use crate::ids::{CacheId, CacheName};
+use crate::once::{Held, Lock};
 use crate::store::Store;
 use crate::workspace::Workspace;
 
@@ -30,7 +30,7 @@ pub struct CacheMount {
     /// The cache directory.
     pub dir: RootDir,
     pub(super) name: CacheName,
-    _lock: KeyLock,
+    _lock: Held,
 }
 
 /// The cache mounts of a store.
@@ -58,30 +58,21 @@ impl CacheMounts<'_> {
         let short = &name.hex()[..32];
         let mounts = self.store.dir("mounts")?;
         let exists = || mounts.exists(short).map_err(StoreError::from);
-        if !exists()? {
-            // Concurrent users of a shared cache create it once.
-            let _alone = self.alone_with("making", &name)?;
-            if !exists()? {
-                let (path, dir) = work.new_dir()?;
-                fill(&dir)?;
-                let made = path.file_name().unwrap_or_default();
-                work.dir().rename(made, &mounts, OsStr::new(short)).map_err(StoreError::from)?;
-            }
-        }
+        let make = || {
+            let (path, dir) = work.new_dir()?;
+            fill(&dir)?;
+            let made = path.file_name().unwrap_or_default();
+            work.dir().rename(made, &mounts, OsStr::new(short)).map_err(|e| E::from(StoreError::from(e)))
+        };
+        // Concurrent users of a shared cache create it once.
+        self.store.once(Lock::new_cache(&name), || Ok(exists()?.then_some(())), make)?;
         self.store.gc().note_use("mounts", short)?;
         let path = self.store.path().join("mounts").join(short);
         Ok(CacheMount { path, dir: mounts.sub(short).map_err(StoreError::from)?, name, _lock: lock })
     }
 
-    /// Excludes concurrent users from an operation on the cache of that name.
-    pub(super) fn alone_with(&self, doing: &str, name: &CacheName) -> Result<KeyLock> {
-        let mut hasher = Hasher::new();
-        hasher.field(doing).field(name.bytes());
-        self.store.records().lock(&hasher.finish())
-    }
-
     /// Locks the first available copy of the cache `id`. Returns its name and the lock.
-    fn lock_cache(&self, id: &CacheId, how: CacheUse) -> Result<(CacheName, KeyLock)> {
+    fn lock_cache(&self, id: &CacheId, how: CacheUse) -> Result<(CacheName, Held)> {
         let mut copy = 0u64;
         loop {
             let mut hasher = Hasher::new();
@@ -90,13 +81,14 @@ impl CacheMounts<'_> {
                 hasher.field("keyed owners");
             }
             let name: CacheName = hasher.finish();
-            let lock = match how {
-                CacheUse::Locked => Some(self.store.wait_for_key(lock_key(name.bytes()))?),
-                CacheUse::Shared => self.store.try_key(lock_key(name.bytes()), LockKind::Shared)?,
-                CacheUse::Private => self.store.try_key(lock_key(name.bytes()), LockKind::Exclusive)?,
+            let lock = Lock::Cache(*id, name);
+            let held = match how {
+                CacheUse::Locked => Some(self.store.lock(lock)?),
+                CacheUse::Shared => self.store.try_lock(lock, LockKind::Shared)?,
+                CacheUse::Private => self.store.try_lock(lock, LockKind::Exclusive)?,
             };
-            match lock {
-                Some(lock) => return Ok((name, lock)),
+            match held {
+                Some(held) => return Ok((name, held)),
                 None => copy += 1,
             }
         }

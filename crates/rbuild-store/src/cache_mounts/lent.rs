@@ -15,6 +15,7 @@ use rbuild_linux::RootDir;
 use crate::cache_mounts::cache::CacheMount;
 use crate::cache_mounts::cache::CacheMounts;
 use crate::error::Result;
+use crate::once::Lock;
 use crate::trees::copies::{Baseline, Files, Whiteouts, cut_links, merge};
 use crate::workspace::Workspace;
 
@@ -28,6 +29,7 @@ pub struct LentCache {
 
 impl CacheMounts<'_> {
     /// Creates a private view of the directory `part` of a cache, which is created if necessary.
+    /// Every command gets one of its own; the lock only keeps others from merging meanwhile.
     /// Changes are detected by ctime, so they must not be made before the kernel's clock has
     /// advanced.
     ///
@@ -35,7 +37,7 @@ impl CacheMounts<'_> {
     ///
     /// Fails if the files cannot be linked or copied.
     pub fn lend_cache(&self, work: &Workspace, cache: &CacheMount, part: &Path, read_only: bool) -> Result<LentCache> {
-        let _alone = self.alone_with("copying", &cache.name)?;
+        let _alone = self.store.lock(Lock::lent_cache(&cache.name))?;
         let from = cache.dir.create_dir_all(part, 0o755, None, |_| ())?;
         let (path, copy) = work.new_dir()?;
         let files = if read_only { Files::Copied } else { Files::Linked };
@@ -60,7 +62,7 @@ impl CacheMounts<'_> {
         let (changed_path, changed) = work.new_dir()?;
         lent.before.changes(&copy, &changed)?;
         {
-            let _alone = self.alone_with("copying", &cache.name)?;
+            let _alone = self.store.lock(Lock::lent_cache(&cache.name))?;
             let home = cache.dir.create_dir_all(&lent.part, 0o755, None, |_| ())?;
             if again {
                 merge(&[changed.try_clone()?], &home, Files::Copied, Whiteouts::Done)?;

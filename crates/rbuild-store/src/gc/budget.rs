@@ -11,7 +11,8 @@ use crate::error::Result;
 use crate::gc::prune::Gc;
 use crate::gc::prune::{Freed, each_below, remove_if_possible, tree_bytes};
 use crate::modes;
-use crate::trees::tree::{INODES, LISTING, TreeId};
+use crate::trees::id::TreeId;
+use crate::trees::tree::{INODES, LISTING};
 
 /// Limits on the build cache.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use crate::contents::noted_blob;
 use crate::error::Result;
 use crate::images::NamedImage;
 use crate::store::Store;
-use crate::trees::tree::digest_in;
+use crate::trees::id::digest_in;
 use crate::workspace::sweep;
 
 /// The amount of removed content.

@@ -15,11 +15,12 @@ use crate::error::Result;
 use crate::ids::CacheKey;
 use crate::layers::{PackedLayer, REMAINDER};
 use crate::modes;
+use crate::once::Session;
 use crate::secrets;
+use crate::trees::id::TreeId;
 use crate::trees::lazy::Folded;
 use crate::trees::lazy::LazyTrees;
-use crate::trees::tree::{LISTING, TreeId};
-use crate::workspace::Workspace;
+use crate::trees::tree::LISTING;
 
 impl LazyTrees<'_> {
     /// Returns true if [`LazyTrees::adopt`] can make the files of a record.
@@ -39,13 +40,8 @@ impl LazyTrees<'_> {
     ///
     /// Fails if the store cannot be read or written.
     #[tracing::instrument(target = "store", name = "adopt", level = "debug", skip_all, fields(key = %key.short()))]
-    pub fn adopt(
-        &self,
-        work: &Workspace,
-        key: &CacheKey,
-        theirs: &ForeignRecord,
-        build: &str,
-    ) -> Result<Option<Record>> {
+    pub fn adopt(&self, session: Session<'_>, key: &CacheKey, theirs: &ForeignRecord) -> Result<Option<Record>> {
+        let Session { work, build, .. } = session;
         // A record of this kind is never replaced by one of the other.
         if let Some(own) = self.store.records().record(key)? {
             return Ok(Some(own));
@@ -124,6 +120,7 @@ mod tests {
     use super::*;
     use crate::ids::ResultId;
     use crate::store::Store;
+    use crate::workspace::Workspace;
     use rbuild_linux::OwnerMode;
 
     const PLAIN: LayerForm = LayerForm { compression: Compression::None, level: None };
@@ -180,16 +177,20 @@ mod tests {
             assert!(!other.lazy_trees().is_adoptable(&theirs).unwrap(), "there is no layer of it");
             of.layers().pack_tree(&work, &tree, PLAIN, Some(4), &|| false).unwrap();
             assert_eq!(
-                other.lazy_trees().adopt(&work, &key, &theirs, "b").unwrap(),
+                other.lazy_trees().adopt(other.session(&work, "b"), &key, &theirs).unwrap(),
                 None,
                 "the times in the layer are others"
             );
             let layer = of.layers().pack_tree(&work, &tree, PLAIN, None, &|| false).unwrap();
             assert!(other.lazy_trees().is_adoptable(&theirs).unwrap());
-            let own = other.lazy_trees().adopt(&work, &key, &theirs, "b").unwrap().unwrap();
+            let own = other.lazy_trees().adopt(other.session(&work, "b"), &key, &theirs).unwrap().unwrap();
             assert_eq!((own.result, own.created), (theirs.result(), 7));
             assert_ne!(own.tree, tree);
-            assert_eq!(other.lazy_trees().adopt(&work, &key, &theirs, "b").unwrap(), Some(own.clone()), "once");
+            assert_eq!(
+                other.lazy_trees().adopt(other.session(&work, "b"), &key, &theirs).unwrap(),
+                Some(own.clone()),
+                "once"
+            );
 
             other.lazy_trees().unfold_tree(&work, &own.tree).unwrap();
             let (a, b) = (of.trees().tree(&tree).unwrap(), other.trees().tree(&own.tree).unwrap());
@@ -216,7 +217,7 @@ mod tests {
         of.layers().pack_tree(&work, &tree, PLAIN, None, &|| false).unwrap();
         let theirs = other.records().foreign_record(&key).unwrap().unwrap();
         assert!(!other.lazy_trees().is_adoptable(&theirs).unwrap());
-        assert_eq!(other.lazy_trees().adopt(&work, &key, &theirs, "b").unwrap(), None);
+        assert_eq!(other.lazy_trees().adopt(other.session(&work, "b"), &key, &theirs).unwrap(), None);
     }
 
     #[test]
@@ -231,7 +232,7 @@ mod tests {
         of.trees().commit_tree(&work, &path, &tree).unwrap();
         of.records().put_record(&key, &tree, &key.into(), 7, "build").unwrap();
         let theirs = other.records().foreign_record(&key).unwrap().unwrap();
-        let own = other.lazy_trees().adopt(&work, &key, &theirs, "b").unwrap().unwrap();
+        let own = other.lazy_trees().adopt(other.session(&work, "b"), &key, &theirs).unwrap().unwrap();
         for (store, tree) in [(of, &tree), (other, &own.tree)] {
             store.lazy_trees().unfold_tree(&work, tree).unwrap();
         }

@@ -7,8 +7,8 @@ use rbuild_linux::{RootDir, detached_overlay};
 use crate::error::Result;
 use crate::store::Store;
 use crate::trees::copies::{Baseline, Files, Whiteouts, merge};
+use crate::trees::id::TreeId;
 use crate::trees::stack::distinct;
-use crate::trees::tree::TreeId;
 use crate::workspace::Workspace;
 
 /// The method of stacking trees.

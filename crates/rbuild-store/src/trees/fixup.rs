@@ -11,11 +11,11 @@ use rbuild_layer::{LayerError, LowerRefs, OPAQUE, ORIGIN, keep_in_tree, marks_op
 use rbuild_linux::{Kind, RootDir, Stat, Timestamp};
 
 use crate::error::{Result, StoreError};
+use crate::once::{Lock, Session};
 use crate::trees::copies::copy_entry;
+use crate::trees::id::TreeId;
 use crate::trees::notes::LOWER_REFS;
-use crate::trees::tree::TreeId;
 use crate::trees::union::{Found, ImageTrees, UnionView};
-use crate::workspace::Workspace;
 
 /// Maximum length of a chain of hard links.
 const MOST_LINKED: usize = 40;
@@ -23,7 +23,7 @@ const MOST_LINKED: usize = 40;
 impl ImageTrees<'_> {
     /// Returns the trees of an image's layers, lowest first, each followed by its fix-up tree if it
     /// needs one.
-    pub(crate) fn mended(&self, work: &Workspace, layers: Vec<TreeId>, build: &str) -> Result<Vec<TreeId>> {
+    pub(crate) fn mended(&self, session: Session<'_>, layers: Vec<TreeId>) -> Result<Vec<TreeId>> {
         let mut trees = Vec::new();
         for layer in layers {
             let note = self.store.trees().tree_note(&layer, LOWER_REFS)?;
@@ -38,7 +38,7 @@ impl ImageTrees<'_> {
                     what: format!("tree {}", trees[trees.len() - 1].name()),
                     reason: "the note about what it lacks cannot be read".into(),
                 })?;
-                trees.extend(self.fixup(work, &trees, &lower_refs, build)?);
+                trees.extend(self.fixup(session, &trees, &lower_refs)?);
             }
         }
         Ok(trees)
@@ -47,7 +47,7 @@ impl ImageTrees<'_> {
     /// Returns the fix-up tree of the last of `trees` above the others, creating it once. Returns
     /// `None` if none is needed.
     #[tracing::instrument(target = "store", name = "fixup", level = "debug", skip_all)]
-    fn fixup(&self, work: &Workspace, trees: &[TreeId], lower_refs: &LowerRefs, build: &str) -> Result<Option<TreeId>> {
+    fn fixup(&self, session: Session<'_>, trees: &[TreeId], lower_refs: &LowerRefs) -> Result<Option<TreeId>> {
         let [below @ .., layer] = trees else { return Ok(None) };
         let layer = self.store.trees().tree(layer)?;
         if lower_refs.is_empty()
@@ -61,24 +61,13 @@ impl ImageTrees<'_> {
             hasher.field(tree.name());
         }
         let key = hasher.finish();
-        let made = |id: TreeId| -> Result<Option<TreeId>> {
-            let tree = self.store.trees().tree(&id)?;
-            Ok((!tree.entries()?.is_empty() || !same_dir(&tree, &layer)?).then_some(id))
+        let fill = |dir: &RootDir| {
+            let open = trees.iter().map(|tree| self.store.trees().tree(tree)).collect::<Result<Vec<_>>>()?;
+            FixupBuilder::new(open, lower_refs, dir.sub("fs")?)?.fixup()
         };
-        if let Some(record) = self.store.records().record(&key)? {
-            return made(record.tree);
-        }
-        let _alone = self.store.records().lock_step(&key)?;
-        if let Some(record) = self.store.records().record(&key)? {
-            return made(record.tree);
-        }
-        let (path, dir) = self.store.trees().new_tree(work)?;
-        let open = trees.iter().map(|tree| self.store.trees().tree(tree)).collect::<Result<Vec<_>>>()?;
-        FixupBuilder::new(open, lower_refs, dir.sub("fs")?)?.fixup()?;
-        let tree = self.store.trees().step_tree(&key.into());
-        self.store.trees().commit_tree(work, &path, &tree)?;
-        self.store.records().put_record(&key, &tree, &key.into(), 0, build)?;
-        made(tree)
+        let id = session.tree_once(Lock::Fixup, &key, 0, fill)?.either();
+        let tree = self.store.trees().tree(&id)?;
+        Ok((!tree.entries()?.is_empty() || !same_dir(&tree, &layer)?).then_some(id))
     }
 }
 

@@ -7,16 +7,17 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
-use rbuild_image::Hasher;
 use rbuild_layer::{ExternalFiles, LayerForm, Remainder, pack_with_external};
 use rbuild_linux::{RootDir, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StoreError};
 use crate::layers::{PackedLayer, REMAINDER, Stoppable, layer_document};
+use crate::once::{Lock, Once};
 use crate::store::{Store, document};
+use crate::trees::id::TreeId;
 use crate::trees::stand_ins::{DEVICES, STAND_INS};
-use crate::trees::tree::{INODES, TreeId};
+use crate::trees::tree::INODES;
 use crate::workspace::Workspace;
 
 /// A note beside a lazily unpacked tree.
@@ -104,12 +105,12 @@ impl LazyTrees<'_> {
     /// Fails if the layer cannot be read or unpacked, or if its digests are wrong.
     #[tracing::instrument(target = "store", name = "materialize", level = "debug", skip_all, fields(tree = ?tree))]
     pub fn unfold_tree(&self, work: &Workspace, tree: &TreeId) -> Result<()> {
-        if self.folded(tree)?.is_none() {
-            return Ok(());
-        }
-        let mut hasher = Hasher::new();
-        hasher.field("unfold").field(tree.name());
-        let _alone = self.store.records().lock(&hasher.finish())?;
+        let find = || Ok(self.folded(tree)?.is_none().then_some(()));
+        self.store.once(Lock::unfold(tree), find, || self.unfold(work, tree)).map(Once::either)
+    }
+
+    /// Unpacks the layer of a lazy tree. The caller holds the lock.
+    fn unfold(&self, work: &Workspace, tree: &TreeId) -> Result<()> {
         let Some(note) = self.folded(tree)? else { return Ok(()) };
         let place = format!("trees/{}", tree.name());
         let layer: PackedLayer = self.store.read(&format!("{place}/{}", note.layer))?;

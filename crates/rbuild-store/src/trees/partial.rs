@@ -13,8 +13,9 @@ use rbuild_linux::parallel::{cores, try_map};
 use crate::error::Result;
 use crate::ids::CacheKey;
 use crate::images::{Image, digest};
+use crate::once::{Lock, Once, Session};
 use crate::trees::copies::{Files, Whiteouts, merge};
-use crate::trees::tree::TreeId;
+use crate::trees::id::TreeId;
 use crate::trees::union::ImageTrees;
 use crate::workspace::Workspace;
 
@@ -33,32 +34,42 @@ impl ImageTrees<'_> {
     #[tracing::instrument(target = "store", name = "partial", level = "debug", skip_all)]
     pub fn image_parts(
         &self,
-        work: &Workspace,
+        session: Session<'_>,
         image: &Image,
         wanted: &BTreeSet<PathBuf>,
         now: i64,
-        build: &str,
     ) -> Result<Option<TreeId>> {
         let key = key(image, wanted, self.store.takes_devices());
-        if let Some(record) = self.store.records().record(&key)? {
-            return Ok(Some(record.tree));
-        }
-        let mut missing = false;
+        let find = || Ok(session.recorded(&key)?.map(Some));
+        let make = || match self.is_unpacked(image)? {
+            true => Ok(None),
+            false => self.make_parts(session, image, wanted, (&key, now)),
+        };
+        self.store.once(Lock::ImageParts(key), find, make).map(Once::either)
+    }
+
+    fn is_unpacked(&self, image: &Image) -> Result<bool> {
         for (_, diff_id) in image.layers()? {
-            missing |= self.store.trees().layer_tree(&diff_id)?.is_none();
+            if self.store.trees().layer_tree(&diff_id)?.is_none() {
+                return Ok(false);
+            }
         }
-        if !missing {
-            return Ok(None);
-        }
-        let _alone = self.store.records().lock_step(&key)?;
-        if let Some(record) = self.store.records().record(&key)? {
-            return Ok(Some(record.tree));
-        }
+        Ok(true)
+    }
+
+    /// Makes the tree and its record. The caller holds the lock of the key.
+    fn make_parts(
+        &self,
+        session: Session<'_>,
+        image: &Image,
+        wanted: &BTreeSet<PathBuf>,
+        (key, now): (&CacheKey, i64),
+    ) -> Result<Option<TreeId>> {
         let mut all = wanted.clone();
         for _ in 0..READINGS {
-            let (path, made) = self.store.trees().new_tree(work)?;
+            let (path, made) = self.store.trees().new_tree(session.work)?;
             let fs = made.sub("fs")?;
-            let Some(mut further) = self.read_parts(work, image, &all, &fs)? else { return Ok(None) };
+            let Some(mut further) = self.read_parts(session.work, image, &all, &fs)? else { return Ok(None) };
             // A path may be a hard link whose target is extracted in the next pass.
             let complete = further.is_subset(&all);
             for path in wanted {
@@ -72,10 +83,7 @@ impl ImageTrees<'_> {
             let before = all.len();
             all.extend(further);
             if all.len() == before {
-                let tree = self.store.trees().step_tree(&key.into());
-                self.store.trees().commit_tree(work, &path, &tree)?;
-                self.store.records().put_record(&key, &tree, &key.into(), now, build)?;
-                return Ok(Some(tree));
+                return session.publish(&path, key, now).map(Some);
             }
         }
         Ok(None)

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::error::Result;
 use crate::trees::copies::{Files, Whiteouts, merge};
-use crate::trees::tree::TreeId;
+use crate::trees::id::TreeId;
 use crate::trees::tree::Trees;
 use crate::workspace::Workspace;
 

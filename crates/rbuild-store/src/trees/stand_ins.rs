@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use rbuild_linux::{Kind, RootDir, Stat, Trail, has_met_stand_ins, owner_attribute};
 
 use crate::error::{Result, StoreError};
-use crate::trees::tree::TreeId;
+use crate::trees::id::TreeId;
 use crate::trees::tree::Trees;
 use crate::trees::union::{Found, UnionView};
 

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use rbuild_image::{BlobDigest, Descriptor, DiffId};
 use rbuild_layer::{LowerRefs, TarEntry, Unpacked, Unpacking, unpack_some};
+use rbuild_linux::RootDir;
 use rbuild_linux::parallel::{cores, try_map};
-use rbuild_linux::{OwnerMode, RootDir};
 use serde::{Deserialize, Serialize};
 
 use crate::contents::{compare, compare_content};
@@ -15,44 +15,11 @@ use crate::error::Result;
 use crate::ids::ResultId;
 use crate::images::{Image, digest};
 use crate::modes;
+use crate::once::{Lock, Once, Session};
 use crate::store::Store;
+use crate::trees::id::{TreeId, digest_in, document_of};
 use crate::trees::notes::LOWER_REFS;
 use crate::workspace::Workspace;
-
-/// The name of a tree in the store.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct TreeId(String);
-
-impl TreeId {
-    /// Returns true if the name contains a full digest. Trees of earlier versions, with shorter
-    /// names, are invalid: their owners and devices were recorded in attributes that anyone could
-    /// set.
-    pub(crate) fn is_current(&self) -> bool {
-        self.0.len() == 65
-    }
-
-    pub(crate) fn name(&self) -> &str {
-        &self.0
-    }
-
-    /// Returns the tree in that directory of `trees`.
-    pub(crate) fn of_dir(name: &str) -> TreeId {
-        TreeId(name.to_string())
-    }
-
-    /// Returns the tree of the layer with that diffID.
-    pub fn of_layer(diff_id: &DiffId, owners: OwnerMode) -> TreeId {
-        let kind = if owners == OwnerMode::Given { 'l' } else { 'r' };
-        TreeId(format!("{kind}{}", diff_id.hex()))
-    }
-
-    /// Returns the tree of the layer with that diffID, for builders that use no device nodes, if
-    /// another one with device nodes has the name of [`TreeId::of_layer`].
-    fn without_devices(diff_id: &DiffId) -> TreeId {
-        TreeId(format!("n{}", diff_id.hex()))
-    }
-}
 
 /// File beside a copy's tree that lists the sources of its files. These files may be hard links to
 /// those of another copy.
@@ -60,21 +27,6 @@ pub const LISTING: &str = "listing";
 
 /// File beside a copy's tree with the inodes and sizes of its files.
 pub(crate) const INODES: &str = "files";
-
-/// Suffix before `.json` in the names of documents about trees with recorded owners.
-const RECORDED: &str = "-recorded";
-
-/// Returns the name of the document about the tree of a step or layer, whose key or diffID is given
-/// in hexadecimal.
-pub(crate) fn document_of(hex: &str, owners: OwnerMode) -> String {
-    format!("{hex}{}.json", if owners == OwnerMode::Given { "" } else { RECORDED })
-}
-
-/// Returns the digest in such a name, in hexadecimal.
-pub(crate) fn digest_in(document: &str) -> &str {
-    let name = document.strip_suffix(".json").unwrap_or(document);
-    name.strip_suffix(RECORDED).unwrap_or(name)
-}
 
 /// Maximum size of a note in bytes.
 const MAX_NOTE: u64 = 1 << 30;
@@ -96,13 +48,12 @@ impl Trees<'_> {
     /// Returns the name of a step's tree with this store's kind of owners. A result that no other
     /// execution has makes a name that no other tree has.
     pub fn step_tree(&self, result: &ResultId) -> TreeId {
-        let kind = if self.store.owners() == OwnerMode::Given { 's' } else { 'w' };
-        TreeId(format!("{kind}{}", result.hex()))
+        TreeId::of_step(result, self.store.owners())
     }
 
     /// Returns the path of a tree's files in this process.
     pub fn tree_path(&self, tree: &TreeId) -> PathBuf {
-        self.store.path().join("trees").join(&tree.0).join("fs")
+        self.store.path().join("trees").join(tree.name()).join("fs")
     }
 
     /// Opens the files of a tree.
@@ -111,7 +62,7 @@ impl Trees<'_> {
     ///
     /// Fails if they are not unpacked.
     pub fn tree(&self, tree: &TreeId) -> Result<RootDir> {
-        Ok(self.store.root.sub(Path::new("trees").join(&tree.0).join("fs"))?)
+        Ok(self.store.root.sub(Path::new("trees").join(tree.name()).join("fs"))?)
     }
 
     /// Returns the content of the file `name` beside a tree, empty if there is none.
@@ -120,7 +71,7 @@ impl Trees<'_> {
     ///
     /// Fails if the file cannot be read.
     pub fn tree_note(&self, tree: &TreeId, name: &str) -> Result<Vec<u8>> {
-        match self.store.root.read(Path::new("trees").join(&tree.0).join(name), MAX_NOTE) {
+        match self.store.root.read(Path::new("trees").join(tree.name()).join(name), MAX_NOTE) {
             Err(e) if e.is_not_found() => Ok(Vec::new()),
             other => Ok(other?),
         }
@@ -159,11 +110,11 @@ impl Trees<'_> {
         let trees = self.store.dir("trees")?;
         let name = made.file_name().unwrap_or_default();
         self.note_devices(&work.dir().sub(name)?)?;
-        match work.dir().rename(name, &trees, OsStr::new(&id.0)) {
+        match work.dir().rename(name, &trees, OsStr::new(id.name())) {
             Err(e) if matches!(e.kind(), std::io::ErrorKind::DirectoryNotEmpty | std::io::ErrorKind::AlreadyExists) => {
                 let old = work.unique("old");
-                trees.rename(OsStr::new(&id.0), work.dir(), OsStr::new(&old))?;
-                work.dir().rename(name, &trees, OsStr::new(&id.0))?;
+                trees.rename(OsStr::new(id.name()), work.dir(), OsStr::new(&old))?;
+                work.dir().rename(name, &trees, OsStr::new(id.name()))?;
                 Ok(())
             }
             other => Ok(other?),
@@ -202,42 +153,33 @@ impl Trees<'_> {
     ///
     /// Fails if a layer cannot be read or unpacked, if its digests are wrong, or if the build is
     /// stopped.
-    pub fn unpack_image(&self, work: &Workspace, image: &Image, build: &str) -> Result<(Vec<TreeId>, usize)> {
+    pub fn unpack_image(&self, session: Session<'_>, image: &Image) -> Result<(Vec<TreeId>, usize)> {
         let layers = image.layers()?;
-        let unpack = |(layer, diff_id): &(Descriptor, DiffId)| self.tree_of_layer(work, layer, diff_id, build);
+        let unpack = |(layer, diff_id): &(Descriptor, DiffId)| self.tree_of_layer(session, layer, diff_id);
         let (mut found, mut unpacked) = (Vec::new(), 0);
-        for (tree, made) in try_map(cores(), &layers, unpack)? {
-            found.push(tree);
-            unpacked += usize::from(made);
+        for tree in try_map(cores(), &layers, unpack)? {
+            unpacked += usize::from(matches!(tree, Once::Made(_)));
+            found.push(tree.either());
         }
-        Ok((self.store.image_trees().mended(work, found, build)?, unpacked))
+        Ok((self.store.image_trees().mended(session, found)?, unpacked))
     }
 
-    /// Returns the tree of one layer, and whether it was unpacked by this call.
-    fn tree_of_layer(
-        &self,
-        work: &Workspace,
-        layer: &Descriptor,
-        diff_id: &DiffId,
-        build: &str,
-    ) -> Result<(TreeId, bool)> {
+    /// Returns the tree of one layer, unpacking it if necessary.
+    fn tree_of_layer(&self, session: Session<'_>, layer: &Descriptor, diff_id: &DiffId) -> Result<Once<TreeId>> {
         let digest = digest(layer)?;
-        if let Some(tree) = self.layer_tree(diff_id)? {
+        let find = || {
+            let Some(tree) = self.layer_tree(diff_id)? else { return Ok(None) };
             // The tree belongs to the diffID. This image's blob may differ from the one unpacked
             // before, and may go into other images.
             self.store.blobs().check_layer(&digest, diff_id)?;
-            return Ok((tree, false));
-        }
-        let _alone = self.store.records().lock_layer(diff_id)?;
-        if let Some(tree) = self.layer_tree(diff_id)? {
-            self.store.blobs().check_layer(&digest, diff_id)?;
-            return Ok((tree, false));
-        }
-        Ok((self.unpack_layer(work, &digest, diff_id, build)?, true))
+            Ok(Some(tree))
+        };
+        self.store.once(Lock::Layer(*diff_id), find, || self.unpack_layer(session, &digest, diff_id))
     }
 
     #[tracing::instrument(target = "store", name = "unpack", level = "debug", skip_all, fields(layer = %digest))]
-    fn unpack_layer(&self, work: &Workspace, digest: &BlobDigest, diff_id: &DiffId, build: &str) -> Result<TreeId> {
+    fn unpack_layer(&self, session: Session<'_>, digest: &BlobDigest, diff_id: &DiffId) -> Result<TreeId> {
+        let Session { work, build, .. } = session;
         let (path, dir) = self.new_tree(work)?;
         let fs = dir.sub("fs")?;
         let unpacked = self.unpack_verified(digest, diff_id, &fs, None)?;
@@ -310,7 +252,7 @@ mod tests {
         let place = std::env::temp_dir().join(format!("rbuild-trees-{}", std::process::id()));
         let store = Store::open(&place).unwrap();
         let key = CacheKey::of(b"a step");
-        let (now, before) = (store.trees().step_tree(&key.into()), TreeId(format!("s{}", &key.hex()[..24])));
+        let (now, before) = (store.trees().step_tree(&key.into()), TreeId::of_dir(&format!("s{}", &key.hex()[..24])));
         assert_eq!(now.name(), format!("s{}", key.hex()));
         for (tree, counts) in [(before, false), (now, true)] {
             std::fs::create_dir_all(store.trees().tree_path(&tree)).unwrap();

@@ -7,7 +7,7 @@ use rbuild_layer::marks_opaque;
 use rbuild_linux::{Kind, Result, RootDir, Stat};
 
 use crate::store::Store;
-use crate::trees::tree::TreeId;
+use crate::trees::id::TreeId;
 
 /// A stack of trees.
 pub(crate) struct UnionView {

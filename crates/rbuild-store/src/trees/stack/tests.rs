@@ -12,7 +12,7 @@ use rbuild_linux::{Kind, RootDir, remove_tree};
 
 use super::distinct;
 use crate::trees::copies::{Files, Whiteouts, merge};
-use crate::trees::tree::TreeId;
+use crate::trees::id::TreeId;
 
 /// An entry of a tree, in overlay form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,266 @@
+//! Work that all threads and processes using a store do once: making a tree, a layer's files, a
+//! cache.
+//!
+//! The sequence is always the same, and [`Store::once`] is its only home: look for the result; wait
+//! for the lock of its key; look again, because the last holder may have made it; make it. What
+//! makes it publishes it, so that the next look finds it. [`Session::tree_once`] is the same for
+//! trees that have a record of their own key.
+//!
+//! # Order of locks
+//!
+//! Locks are bytes of `steps.lock`, one for each [`Lock`]. A thread that holds one waits only for
+//! locks that come after it in the order of [`Lock`], so that no two threads wait for each other.
+//! Debug builds check this. A lock belongs to the thread that took it. Locks that are only tried,
+//! and never waited for (`LogLock`), have no place in the order.
+
+use std::cell::RefCell;
+use std::marker::PhantomData;
+use std::path::Path;
+
+use rbuild_image::{DiffId, Hasher};
+use rbuild_linux::{KeyLock, LockKind, RootDir};
+
+use crate::error::{Result, StoreError};
+use crate::ids::{CacheId, CacheKey, CacheName, LockId};
+use crate::store::Store;
+use crate::trees::id::TreeId;
+use crate::workspace::Workspace;
+
+/// A lock on one piece of work. The variants are in the order in which a thread may take them; of
+/// locks of one variant, those with lower identifiers come first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lock {
+    /// The download of an image.
+    Pull(LockId),
+    /// A step, by the key that its files are recorded under.
+    Step(CacheKey),
+    /// A merged tree.
+    Squash(CacheKey),
+    /// Files of a context that a command mounts.
+    ContextPart(CacheKey),
+    /// A cache mount in use. A command that uses several takes them in the order of their
+    /// identifiers.
+    Cache(CacheId, CacheName),
+    /// The initial content of a cache mount.
+    NewCache(LockId),
+    /// Files of an image at certain paths.
+    ImageParts(CacheKey),
+    /// The unpacked files of a layer.
+    Layer(DiffId),
+    /// The fix-up tree of a layer.
+    Fixup(CacheKey),
+    /// The unpacked files of a lazy tree.
+    Unfold(LockId),
+    /// Copies between a cache mount and a command's private view of it.
+    LentCache(LockId),
+    /// The secrets that a tree is known to hold.
+    Verdict(LockId),
+}
+
+impl Lock {
+    /// Returns the lock on the download of an image, which `what` identifies.
+    pub fn pull(what: &str) -> Lock {
+        Lock::Pull(LockId::of(format!("pull {what}").as_bytes()))
+    }
+
+    pub(crate) fn new_cache(name: &CacheName) -> Lock {
+        Lock::NewCache(named("making", name.bytes()))
+    }
+
+    pub(crate) fn lent_cache(name: &CacheName) -> Lock {
+        Lock::LentCache(named("copying", name.bytes()))
+    }
+
+    pub(crate) fn unfold(tree: &TreeId) -> Lock {
+        Lock::Unfold(named("unfold", tree.name().as_bytes()))
+    }
+
+    pub(crate) fn verdict(tree: &TreeId) -> Lock {
+        Lock::Verdict(named("verdict", tree.name().as_bytes()))
+    }
+
+    /// Returns the part of the identifier that names the byte of the lock file.
+    fn key(&self) -> [u8; 8] {
+        lock_key(match self {
+            Lock::Step(key) | Lock::Squash(key) | Lock::ContextPart(key) | Lock::ImageParts(key) | Lock::Fixup(key) => {
+                key.bytes()
+            }
+            Lock::Cache(_, name) => name.bytes(),
+            Lock::Layer(diff_id) => diff_id.bytes(),
+            Lock::Pull(id) | Lock::NewCache(id) | Lock::Unfold(id) | Lock::LentCache(id) | Lock::Verdict(id) => {
+                id.bytes()
+            }
+        })
+    }
+}
+
+/// Returns the part of a hash that identifies its lock.
+pub(crate) fn lock_key(hash: &[u8; 32]) -> [u8; 8] {
+    let mut first = [0; 8];
+    first.copy_from_slice(&hash[..8]);
+    first
+}
+
+/// Returns the identifier of a lock on an entry of the store that has other locks, too.
+fn named(doing: &str, entry: &[u8]) -> LockId {
+    let mut hasher = Hasher::new();
+    hasher.field(doing).field(entry);
+    hasher.finish()
+}
+
+thread_local! {
+    /// The locks that the thread holds, in their order.
+    static HELD: RefCell<Vec<Lock>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A lock that is held until this is dropped, by the thread that took it.
+pub(crate) struct Held {
+    lock: Lock,
+    _key: KeyLock,
+    _thread: PhantomData<*const ()>,
+}
+
+impl Held {
+    fn new(lock: Lock, key: KeyLock) -> Held {
+        HELD.with_borrow_mut(|held| held.push(lock));
+        Held { lock, _key: key, _thread: PhantomData }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        HELD.with_borrow_mut(|held| held.retain(|lock| *lock != self.lock));
+    }
+}
+
+/// Panics in debug builds if the thread holds a lock that comes after `lock`, or `lock` itself.
+fn check_order(lock: &Lock) {
+    let last = HELD.with_borrow(|held| held.last().copied());
+    debug_assert!(last.is_none_or(|last| last < *lock), "{lock:?} is taken after {last:?}");
+}
+
+/// The result of [`Store::once`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Once<T> {
+    /// It was there, or another thread or process has made it meanwhile.
+    Found(T),
+    /// It was made by this call.
+    Made(T),
+}
+
+impl<T> Once<T> {
+    /// Returns the result, wherever it came from.
+    pub fn either(self) -> T {
+        let (Once::Found(it) | Once::Made(it)) = self;
+        it
+    }
+}
+
+impl Store {
+    /// Returns what `find` finds, or else what `make` makes. Of all threads and processes that want
+    /// the same, which `lock` identifies, one makes it while the others wait. `make` publishes what
+    /// it makes where `find` finds it; if it fails, the next one tries.
+    ///
+    /// # Errors
+    ///
+    /// Fails if `find` or `make` fails, if the lock cannot be taken, or if the build is stopped.
+    pub fn once<T, E: From<StoreError>>(
+        &self,
+        lock: Lock,
+        find: impl Fn() -> std::result::Result<Option<T>, E>,
+        make: impl FnOnce() -> std::result::Result<T, E>,
+    ) -> std::result::Result<Once<T>, E> {
+        if let Some(found) = find()? {
+            return Ok(Once::Found(found));
+        }
+        let _alone = self.lock(lock)?;
+        if let Some(found) = find()? {
+            return Ok(Once::Found(found));
+        }
+        make().map(Once::Made)
+    }
+
+    /// Waits until no other thread or process holds the lock. For work that is not done once but
+    /// one after the other, as changes to a document are.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the lock cannot be taken, or if the build is stopped.
+    pub(crate) fn lock(&self, lock: Lock) -> Result<Held> {
+        check_order(&lock);
+        let key = self.wait_for_key(lock.key())?;
+        if (self.stop())() {
+            return Err(StoreError::Stopped);
+        }
+        Ok(Held::new(lock, key))
+    }
+
+    /// Takes the lock unless another build holds it.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the lock cannot be taken, or if the build is stopped.
+    pub(crate) fn try_lock(&self, lock: Lock, kind: LockKind) -> Result<Option<Held>> {
+        check_order(&lock);
+        Ok(self.try_key(lock.key(), kind)?.map(|key| Held::new(lock, key)))
+    }
+
+    /// Returns the session of a build, which makes its trees in `work`.
+    pub fn session<'s>(&'s self, work: &'s Workspace, build: &'s str) -> Session<'s> {
+        Session { store: self, work, build }
+    }
+}
+
+/// A build at work: where it makes trees, and the ID that it records them under.
+#[derive(Clone, Copy)]
+pub struct Session<'s> {
+    pub(crate) store: &'s Store,
+    pub(crate) work: &'s Workspace,
+    pub(crate) build: &'s str,
+}
+
+impl Session<'_> {
+    /// Returns the tree that is recorded under `key`, or else fills a new one and records it there.
+    /// `lock` is the kind of the lock, such as [`Lock::Fixup`]; `fill` gets the new tree's
+    /// directory, which contains an empty `fs`.
+    ///
+    /// Steps do not use this: each execution of one has a tree and a result of its own, and a
+    /// record under two keys.
+    ///
+    /// # Errors
+    ///
+    /// Fails if `fill` fails, if the store cannot be read or written, or if the build is stopped.
+    pub fn tree_once<E: From<StoreError>>(
+        &self,
+        lock: impl FnOnce(CacheKey) -> Lock,
+        key: &CacheKey,
+        created: i64,
+        fill: impl FnOnce(&RootDir) -> std::result::Result<(), E>,
+    ) -> std::result::Result<Once<TreeId>, E> {
+        self.store.once(
+            lock(*key),
+            || Ok(self.recorded(key)?),
+            || {
+                let (path, dir) = self.store.trees().new_tree(self.work)?;
+                fill(&dir)?;
+                Ok(self.publish(&path, key, created)?)
+            },
+        )
+    }
+
+    /// Returns the tree that is recorded under `key`.
+    pub(crate) fn recorded(&self, key: &CacheKey) -> Result<Option<TreeId>> {
+        Ok(self.store.records().record(key)?.map(|record| record.tree))
+    }
+
+    /// Publishes a new tree that depends on nothing but `key`, and records it.
+    pub(crate) fn publish(&self, made: &Path, key: &CacheKey, created: i64) -> Result<TreeId> {
+        let tree = self.store.trees().step_tree(&(*key).into());
+        self.store.trees().commit_tree(self.work, made, &tree)?;
+        self.store.records().put_record(key, &tree, &(*key).into(), created, self.build)?;
+        Ok(tree)
+    }
+}
+
+#[cfg(test)]
+mod tests;
