@@ -228,6 +228,9 @@ pub fn wait_for_end(pidfd: &OwnedFd) {
     while let Err(rustix::io::Errno::INTR) = poll(&mut [PollFd::new(pidfd, PollFlags::IN)], None) {}
 }
 
+/// Maximum time for a killed process to become a zombie, after its descriptors are closed.
+pub const DYING: Duration = Duration::from_millis(50);
+
 /// Waits at most `most` for that process to end, and returns true if it did.
 pub fn ends_within(pidfd: &OwnedFd, most: Duration) -> bool {
     let most = Timespec { tv_sec: most.as_secs() as i64, tv_nsec: i64::from(most.subsec_nanos()) };

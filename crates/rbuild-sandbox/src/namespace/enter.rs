@@ -25,9 +25,6 @@ use crate::runner::zygote::Zygote;
 /// Path of the store in the builder's root.
 pub const STORE: &str = "/store";
 
-/// Maximum time for a killed process to become a zombie.
-const DYING: Duration = Duration::from_millis(50);
-
 /// Time that the builder has to clean up after a signal before it is killed.
 const GRACE: Duration = Duration::from_millis(1500);
 
@@ -166,7 +163,7 @@ impl Launcher<'_> {
         if let Some(Err(e)) = isolation.maps().map(|maps| maps.write(child)) {
             // The child waits for the launcher's byte, so it ends at this point only if it is
             // killed.
-            let killed = process::ends_within(&pidfd, DYING) && process::was_killed(&pidfd);
+            let killed = process::ends_within(&pidfd, process::DYING) && process::was_killed(&pidfd);
             process::kill(child);
             let exit = process::wait(child)?;
             return match killed {

@@ -184,13 +184,10 @@ fn pass_on_terminal(listener: &UnixListener, socket: &UnixStream) -> std::io::Re
     Ok(send_fds(socket, &fds)?)
 }
 
-/// Maximum time between the closing of a process's descriptors and its becoming a zombie.
-const DYING: Duration = Duration::from_millis(50);
-
 /// Returns an explanation if one of the container's first processes was killed during setup;
 /// libcontainer reports only that a peer does not answer.
 fn killed() -> Option<Problem> {
-    let end = Instant::now() + DYING;
+    let end = Instant::now() + process::DYING;
     loop {
         if let Some((_, Exit::Signal(signal))) =
             process::reap().iter().find(|(_, exit)| matches!(exit, Exit::Signal(_)))
