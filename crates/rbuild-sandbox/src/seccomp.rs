@@ -6,12 +6,14 @@
 //! CAP_SYS_CHROOT apply, the one such capability that a build has.
 
 mod calls;
+mod refusals;
 
 use rbuild_linux::notify::NOTIFY;
 use rbuild_linux::process::FilterStep;
 
 use crate::id_emulation::When;
-use calls::{ALLOWED, ARCHITECTURES, CLONE, CLONE3, MKNOD, MKNODAT, PERSONALITY, RENAMEAT2, SOCKET};
+use calls::{ALLOWED, ARCHITECTURES, CLONE, CLONE3, PERSONALITY, SOCKET};
+pub use refusals::Keys;
 
 /// `AUDIT_ARCH_…` of each architecture (linux/audit.h).
 const AUDIT: [u32; 4] = [0xC000_003E, 0x4000_0003, 0xC000_00B7, 0x4000_0028];
@@ -47,11 +49,6 @@ const PERSONALITIES: [u32; 5] = [0, 0x0008, 0x2_0000, 0x2_0008, 0xffff_ffff];
 /// Denied families of socket(2): AF_VSOCK, the host's channel to virtual machines, and AF_ALG, the
 /// kernel's ciphers.
 const NO_FAMILIES: [u32; 2] = [40, 38];
-/// The bits of a mode that hold the type of file, and the type of a character device.
-const FILE_TYPE: u32 = 0o170_000;
-const CHARACTER_DEVICE: u32 = 0o020_000;
-/// The flag of renameat2(2) that leaves a whiteout, `RENAME_WHITEOUT`.
-const LEAVE_WHITEOUT: u32 = 4;
 /// First call number of the x32 ABI.
 const X32: u32 = 0x4000_0000;
 
@@ -79,16 +76,23 @@ pub fn filter_that_asks(about: &About) -> Option<Vec<FilterStep>> {
     Some(program([native, native + 1], about))
 }
 
-/// Returns a filter that allows everything except those calls, which go to the supervisor.
-pub fn only_ask(about: &About) -> Option<Vec<FilterStep>> {
+/// Returns the filter for commands that the profile does not confine: refuses what no command may
+/// do ([`refusals`]), sends the given calls to the supervisor, and allows everything else.
+pub fn filter_of_least(about: &About, keys: Keys) -> Option<Vec<FilterStep>> {
     let native = native()?;
-    let [of_native, of_sibling] = about.each_ref().map(|about| {
+    Some(least([native, native + 1], about, keys))
+}
+
+fn least(architectures: [usize; 2], about: &About, keys: Keys) -> Vec<FilterStep> {
+    let [of_native, of_sibling] = [0, 1].map(|i| {
         let mut steps = vec![step(LOAD, NUMBER, 0, 0)];
-        steps.extend(asking(about));
+        steps.extend(refusals::no_keys(architectures[i], keys));
+        steps.extend(refusals::no_whiteouts(architectures[i]));
+        steps.extend(asking(&about[i]));
         steps.push(answer(ALLOW));
         steps
     });
-    Some(by_architecture([native, native + 1], of_native, of_sibling, answer(ALLOW)))
+    by_architecture(architectures, of_native, of_sibling, answer(ALLOW))
 }
 
 fn native() -> Option<usize> {
@@ -121,43 +125,11 @@ fn program(architectures: [usize; 2], about: &About) -> Vec<FilterStep> {
     for (rules, architecture, about) in
         [(&mut native, architectures[0], &about[0]), (&mut sibling, architectures[1], &about[1])]
     {
-        let mut first = no_whiteouts(architecture);
+        let mut first = refusals::no_whiteouts(architecture);
         first.extend(asking(about));
         rules.splice(1..1, first);
     }
     by_architecture(architectures, native, sibling, answer(fail(ENOSYS)))
-}
-
-/// Returns the instructions that refuse whiteouts (character devices 0:0), which an overlay refuses
-/// and a directory below it takes for a removal. They expect the call number in the accumulator and
-/// leave it there, for calls that they do not refuse.
-fn no_whiteouts(architecture: usize) -> Vec<FilterStep> {
-    let argument = |i: u32| step(LOAD, FIRST_ARGUMENT + 8 * i, 0, 0);
-    let mut steps = Vec::new();
-    for (call, mode) in [(MKNOD, 1), (MKNODAT, 2)] {
-        if let Ok(number) = u32::try_from(call[architecture]) {
-            steps.extend([
-                step(JUMP_IF_EQUAL, number, 0, 7),
-                argument(mode),
-                step(AND, FILE_TYPE, 0, 0),
-                step(JUMP_IF_EQUAL, CHARACTER_DEVICE, 0, 3),
-                argument(mode + 1),
-                step(JUMP_IF_EQUAL, 0, 0, 1),
-                answer(fail(EPERM)),
-                step(LOAD, NUMBER, 0, 0),
-            ]);
-        }
-    }
-    if let Ok(number) = u32::try_from(RENAMEAT2[architecture]) {
-        steps.extend([
-            step(JUMP_IF_EQUAL, number, 0, 4),
-            argument(4),
-            step(JUMP_IF_ANY_BIT, LEAVE_WHITEOUT, 0, 1),
-            answer(fail(EINVAL)),
-            step(LOAD, NUMBER, 0, 0),
-        ]);
-    }
-    steps
 }
 
 /// Prefixes the rules of two architectures with a dispatch on the call's architecture; calls of any
@@ -300,7 +272,7 @@ mod tests {
     fn some_calls_are_asked_about() {
         let native_calls = vec![(102, When::Always), (257, When::AnyBit(0, 0o100)), (302, When::Is(0, 12))];
         let asks = program([0, 1], &[native_calls, vec![(199, When::Always), (295, When::AnyBit(0, 0o100))]]);
-        let open = only_ask(&[vec![(102, When::Always)], vec![(199, When::Always)]]).unwrap();
+        let open = least([0, 1], &[vec![(102, When::Always)], vec![(199, When::Always)]], Keys::Missing);
         assert_eq!(run(&asks, AUDIT[0], 102, 0), NOTIFY);
         assert_eq!(run(&asks, AUDIT[0], 257, 0o101), NOTIFY);
         assert_eq!(run(&asks, AUDIT[0], 257, 0), ALLOW);
@@ -309,21 +281,19 @@ mod tests {
         assert_eq!((run(&asks, AUDIT[1], 102, 0), run(&asks, AUDIT[1], 199, 0)), (ALLOW, NOTIFY));
         assert_eq!((run(&asks, AUDIT[1], 295, 0o101), run(&asks, AUDIT[1], 295, 0)), (NOTIFY, ALLOW));
         assert_eq!(run(&asks, AUDIT[0], 199, 0), ALLOW);
-        let sibling = AUDIT[native().unwrap() + 1];
-        assert_eq!((run(&open, sibling, 199, 0), run(&open, sibling, 102, 0)), (NOTIFY, ALLOW));
+        assert_eq!((run(&open, AUDIT[1], 199, 0), run(&open, AUDIT[1], 102, 0)), (NOTIFY, ALLOW));
         assert_eq!(run(&open, 0x1234, 199, 0), ALLOW, "another architecture");
         assert_eq!(run(&asks, AUDIT[0], 165, 0), fail(EPERM), "mount");
-        assert_eq!(
-            (run(&open, AUDIT[native().unwrap()], 102, 0), run(&open, AUDIT[native().unwrap()], 165, 0)),
-            (NOTIFY, ALLOW)
-        );
+        assert_eq!((run(&open, AUDIT[0], 102, 0), run(&open, AUDIT[0], 165, 0)), (NOTIFY, ALLOW));
     }
 
     #[test]
     fn whiteouts_are_refused_and_other_nodes_are_not() {
         let asked = [vec![(133, When::Always), (259, When::Always)], vec![]];
-        for (about, other) in [(About::default(), ALLOW), (asked, NOTIFY)] {
-            let program = program([0, 1], &about);
+        let least = least([0, 1], &About::default(), Keys::Forbidden);
+        for (program, other) in
+            [(program([0, 1], &About::default()), ALLOW), (program([0, 1], &asked), NOTIFY), (least, ALLOW)]
+        {
             let got = |number, arguments| run_with(&program, AUDIT[0], number, arguments);
             for (number, front) in [(133, 1), (259, 2)] {
                 let node = |mode: u32, device: u32| {
@@ -342,6 +312,25 @@ mod tests {
             assert_eq!(got(316, [0, 0, 0, 0, 3, 0]), ALLOW);
             assert_eq!(run_with(&program, AUDIT[1], 14, [0, 0o020_000, 0, 0, 0, 0]), fail(EPERM));
             assert_eq!(run_with(&program, AUDIT[1], 353, [0, 0, 0, 0, 5, 0]), fail(EINVAL));
+        }
+    }
+
+    #[test]
+    fn keys_are_out_of_reach_in_every_abi() {
+        for pair in [[0, 1], [2, 3]] {
+            for (keys, errno) in [(Keys::Forbidden, EPERM), (Keys::Missing, ENOSYS)] {
+                let least = least(pair, &About::default(), keys);
+                for a in pair {
+                    for call in calls::KEYS {
+                        let number = call[a] as u32;
+                        assert_eq!(run(&least, AUDIT[a], number, 0), fail(errno), "{number} of {}", ARCHITECTURES[a]);
+                        let with_x32 = if a == 0 { fail(errno) } else { ALLOW };
+                        assert_eq!(run(&least, AUDIT[a], X32 | number, 0), with_x32);
+                        assert_eq!(run(&program(pair, &About::default()), AUDIT[a], number, 0), fail(EPERM));
+                    }
+                    assert_eq!(run(&least, AUDIT[a], calls::KEYS[2][a] as u32 + 1, 0), ALLOW);
+                }
+            }
         }
     }
 

@@ -18,6 +18,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use crate::error::{During, Phase, Problem, RunnerError, library};
 use crate::protocol::{Files, Input, Network, Report, RunRequest};
 use crate::runner::exec::Environment;
+use crate::runner::privileges::{bound_capabilities, narrow_bare};
 
 mod laid_out;
 mod material;
@@ -143,7 +144,8 @@ fn confine(request: &RunRequest, runner: &OwnedFd) -> Result<(), Problem> {
     for limit in &request.ulimits {
         process::set_limit(limit.name.trim_start_matches("RLIMIT_"), limit.soft, limit.hard)?;
     }
-    crate::runner::privileges::bound_capabilities(request.is_insecure())?;
+    narrow_bare(request.is_insecure());
+    bound_capabilities(request.is_insecure())?;
     process::become_user(request.uid, request.gid, &request.groups)?;
     process::die_with(runner)?;
     Ok(process::reset_signals()?)

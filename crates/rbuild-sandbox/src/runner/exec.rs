@@ -15,7 +15,7 @@ use rbuild_linux::process;
 
 use crate::error::Problem;
 use crate::protocol::RunRequest;
-use crate::runner::privileges::{have_answers, narrow};
+use crate::runner::privileges::{narrow, narrow_least};
 
 /// A file in memory that carries one failure from the container's first process to the runner.
 pub(crate) struct FailureFile(File);
@@ -132,8 +132,7 @@ impl Environment {
         let answers = self.answers.as_ref().map(|socket| socket.as_fd());
         match (self.narrowed, answers) {
             (Some(uid), answers) => narrow(uid, answers)?,
-            (None, Some(answers)) => have_answers(answers)?,
-            (None, None) => {}
+            (None, answers) => narrow_least(answers)?,
         }
         Ok(process::reset_signals()?)
     }

@@ -8,7 +8,7 @@ use rbuild_linux::{notify, process};
 
 use crate::error::{Problem, library};
 use crate::id_emulation::numbers;
-use crate::seccomp;
+use crate::seccomp::{self, Keys};
 
 /// Docker's default capabilities (moby profiles, 2026), granted to a build as root of its
 /// container.
@@ -51,11 +51,27 @@ pub(crate) fn bound_capabilities(insecure: bool) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Sends the calling process's calls about owners to the supervisor at the other end of the socket.
-/// Filters nothing else.
-pub(crate) fn have_answers(socket: BorrowedFd<'_>) -> Result<(), Problem> {
-    let filter = seccomp::only_ask(&numbers()).ok_or(Problem::NoEmulation)?;
-    listen(&filter, socket)
+/// Refuses the calling process, which keeps all its capabilities, what no command may do. Calls about
+/// owners go to the other end of `socket`, if given.
+pub(crate) fn narrow_least(socket: Option<BorrowedFd<'_>>) -> Result<(), Problem> {
+    let about = if socket.is_some() { numbers() } else { Default::default() };
+    match (seccomp::filter_of_least(&about, Keys::Missing), socket) {
+        (Some(filter), Some(socket)) => listen(&filter, socket),
+        (Some(filter), None) => Ok(process::filter_calls(&filter)?),
+        (None, Some(_)) => Err(Problem::NoEmulation),
+        (None, None) => Ok(()),
+    }
+}
+
+/// Refuses the calling process what no command may do, where there are no namespaces. The kernel
+/// takes a filter only from a process with CAP_SYS_ADMIN or without the prospect of more rights
+/// (`no_new_privs`, under which set-id programs would fail): root of a container that lacks both has
+/// the filter of that container alone.
+pub(crate) fn narrow_bare(insecure: bool) {
+    let keys = if insecure { Keys::Missing } else { Keys::Forbidden };
+    if let Some(filter) = seccomp::filter_of_least(&Default::default(), keys) {
+        let _ = process::filter_calls(&filter);
+    }
 }
 
 fn listen(filter: &[process::FilterStep], socket: BorrowedFd<'_>) -> Result<(), Problem> {

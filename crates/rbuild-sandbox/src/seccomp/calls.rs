@@ -387,3 +387,5 @@ pub const SOCKET: [i32; 4] = [41, 359, 198, 281];
 pub const MKNOD: [i32; 4] = [133, 14, -1, 14];
 pub const MKNODAT: [i32; 4] = [259, 297, 33, 324];
 pub const RENAMEAT2: [i32; 4] = [316, 353, 276, 382];
+/// `add_key`, `request_key` and `keyctl`.
+pub const KEYS: [[i32; 4]; 3] = [[248, 286, 217, 309], [249, 287, 218, 310], [250, 288, 219, 311]];

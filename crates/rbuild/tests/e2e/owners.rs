@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::lab::{Lab, base};
+use crate::lab::{Lab, base, exists};
 
 /// System calls on extended attributes, by their numbers on x86_64: `set FILE NAME VALUE`, `get
 /// FILE NAME`, `remove FILE NAME`, `list FILE`, and `steal FROM TO`, which copies all attributes of
@@ -300,4 +300,23 @@ fn names_that_the_kernel_does_not_create_are_not_created() {
     let file = format!("FROM busybox\nRUN mkdir /w && chown 1000:1000 /w\nUSER 1000:1000\nWORKDIR /w\nRUN {script}\n");
     let ran = lab.build(&file, &[]).ok();
     assert!(ran.stderr.contains(" 1000:1000\n"), "{}", ran.stderr);
+}
+
+/// A character device 0:0 is how an overlay, and a layer made from one, marks what was removed.
+#[test]
+fn no_command_makes_a_whiteout() {
+    let lab = Lab::new();
+    lab.write(
+        "Dockerfile",
+        format!("FROM busybox\n{0}{1}", refused("RUN", "w"), refused("RUN --security=insecure", "x")),
+    );
+    let dest = format!("type=local,dest={}", lab.path("out").display());
+    lab.rbuild(["build", "--allow", "security.insecure", "-o", &dest]).ok();
+    assert!(exists(lab.path("out/made-w")) && exists(lab.path("out/made-x")));
+}
+
+fn refused(run: &str, name: &str) -> String {
+    format!(
+        "{run} touch /made-{name}; ! mknod /{name} c 0 0 2> /e && grep -q 'Operation not permitted' /e && [ ! -e /{name} ]\n"
+    )
 }

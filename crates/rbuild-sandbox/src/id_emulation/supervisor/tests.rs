@@ -9,7 +9,7 @@ use rbuild_linux::fd_passing::receive_fds;
 use super::*;
 use crate::id_emulation::decode::HERE;
 use crate::id_emulation::ids::Ids;
-use crate::runner::privileges::have_answers;
+use crate::runner::privileges::narrow_least;
 
 /// Selects the part of a test that runs in a process of its own.
 const PART: &str = "RBUILD_TEST_REUSED_NUMBER";
@@ -25,7 +25,7 @@ fn own_program(part: &str) -> Command {
 fn a_caller_whose_number_was_taken_is_not_answered_for() {
     match std::env::var(PART).as_deref() {
         Ok("caller") => {
-            have_answers(rustix::stdio::stdin()).unwrap();
+            narrow_least(Some(rustix::stdio::stdin())).unwrap();
             // Never answered: the process is killed meanwhile.
             let _ = rustix::process::getuid();
         }
@@ -73,6 +73,8 @@ fn answer_for_a_caller_that_is_gone() {
         places: HashMap::from([(root, 0)]),
         pending: HashMap::new(),
         chrooted: false,
+        has_begun: true,
+        narrowed: true,
         known: Known::default(),
     };
     let (listener, proc) = (supervisor.listener.clone(), supervisor.proc.clone());
