@@ -11,6 +11,7 @@
 mod acts;
 mod caller;
 mod calls;
+mod capabilities;
 mod decode;
 mod executing;
 mod files;
@@ -20,5 +21,5 @@ mod supervisor;
 
 pub(crate) use caller::Proc;
 pub(crate) use calls::{When, numbers};
-pub(crate) use ids::{Credentials, Ids};
+pub(crate) use ids::Credentials;
 pub(crate) use supervisor::Supervisor;

@@ -70,7 +70,7 @@ impl Supervisor {
         None
     }
 
-    fn subject(&self, caller: &Caller<'_>, file: Subject) -> Result<Target> {
+    pub(super) fn subject(&self, caller: &Caller<'_>, file: Subject) -> Result<Target> {
         match file {
             Subject::Open(fd) => Target::of(caller.open_file(fd)?),
             Subject::Named(file) => self.target(caller, file),
@@ -151,6 +151,10 @@ impl Supervisor {
         }
         refuse_unknown_flags(file)?;
         let target = self.subject(caller, file)?;
+        let are_given = (access.1, modification.1) != (NOW, NOW);
+        if are_given && !self.may_as_owner(caller, &target)? {
+            return Err(Errno::PERM);
+        }
         let access = if matches!(target.kind(), Kind::File | Kind::Dir) { access } else { (0, OMIT) };
         let modification = (modification.0.min(latest_modification(target.kind())), modification.1);
         let time = |(sec, nsec): Time| Timespec { tv_sec: sec, tv_nsec: nsec };
@@ -383,7 +387,7 @@ impl Supervisor {
 }
 
 /// Fails with EINVAL, before anything is looked up, if a call has flags that it does not know.
-fn refuse_unknown_flags(file: Subject) -> Result<()> {
+pub(super) fn refuse_unknown_flags(file: Subject) -> Result<()> {
     match file {
         Subject::Named(Named { flags, .. }) if flags & !NAMING != 0 => Err(Errno::INVAL),
         _ => Ok(()),

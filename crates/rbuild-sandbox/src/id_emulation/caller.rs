@@ -35,6 +35,26 @@ impl Proc {
     pub fn path_of(fd: impl AsFd) -> PathBuf {
         PathBuf::from(format!("self/fd/{}", fd.as_fd().as_raw_fd()))
     }
+
+    /// Returns true if the thread that has that number in this /proc holds a capability.
+    pub fn holds(&self, number: u32, capability: Capability) -> bool {
+        let status = format!("{number}/status");
+        let status = rustix::fs::openat(&self.dir, status, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        status.is_ok_and(|status| is_held(line(status, "CapEff:"), capability))
+    }
+}
+
+/// Returns true if a line of /proc about a set of capabilities names one.
+fn is_held(set: Option<String>, capability: Capability) -> bool {
+    let set = set.and_then(|set| u64::from_str_radix(&set, 16).ok());
+    set.is_some_and(|set| set & capability.bitmask() != 0)
+}
+
+/// Returns the rest of the line of a file that starts with `word`.
+fn line(file: OwnedFd, word: &str) -> Option<String> {
+    let mut text = String::new();
+    std::fs::File::from(file).read_to_string(&mut text).ok()?;
+    text.lines().find_map(|line| line.strip_prefix(word)).map(|rest| rest.trim().to_string())
 }
 
 /// A thread that waits for an answer.
@@ -99,8 +119,7 @@ impl Caller<'_> {
 
     /// Returns true if the thread holds a capability.
     pub fn holds(&self, capability: Capability) -> bool {
-        let held = self.line("status", "CapEff:").and_then(|held| u64::from_str_radix(&held, 16).ok());
-        held.is_some_and(|held| held & capability.bitmask() != 0)
+        is_held(self.line("status", "CapEff:"), capability)
     }
 
     /// Returns true if no program that it executes can gain privileges (`no_new_privs`).
@@ -110,9 +129,22 @@ impl Caller<'_> {
 
     /// Returns the rest of the line that starts with `word` in one of its /proc files.
     fn line(&self, file: &str, word: &str) -> Option<String> {
-        let mut text = String::new();
-        std::fs::File::from(self.open(file, OFlags::RDONLY).ok()?).read_to_string(&mut text).ok()?;
-        text.lines().find_map(|line| line.strip_prefix(word)).map(|rest| rest.trim().to_string())
+        line(self.open(file, OFlags::RDONLY).ok()?, word)
+    }
+
+    /// Returns its thread ID in its own pid namespace.
+    pub fn own_number(&self) -> Option<u32> {
+        self.line("status", "NSpid:")?.split_whitespace().last()?.parse().ok()
+    }
+
+    /// Returns one of its sets of capabilities, by the word for it in /proc.
+    pub fn capabilities(&self, set: &str) -> u64 {
+        self.line("status", set).and_then(|set| u64::from_str_radix(&set, 16).ok()).unwrap_or(0)
+    }
+
+    /// Returns the number of the thread that traces it (ptrace(2)).
+    pub fn tracer(&self) -> Option<u32> {
+        self.line("status", "TracerPid:")?.parse().ok().filter(|tracer| *tracer != 0)
     }
 
     /// Fills all of `into` from its memory.

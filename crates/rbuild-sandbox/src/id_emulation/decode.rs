@@ -26,9 +26,12 @@ pub const CHECK_ONLY: u32 = 0x10000;
 /// `O_CREAT | O_WRONLY | O_TRUNC`, the flags implied by creat(2).
 const CREATE: u32 = 0o100 | 0o1 | 0o1000;
 
-// Constants of prctl(2): PR_SET_KEEPCAPS, and PR_SET_SECUREBITS with SECBIT_KEEP_CAPS.
+// Constants of prctl(2): PR_SET_KEEPCAPS, PR_CAPBSET_DROP, and PR_SET_SECUREBITS with
+// SECBIT_NO_SETUID_FIXUP and SECBIT_KEEP_CAPS.
 const KEEP_CAPABILITIES: u32 = 8;
+const DROP_FROM_BOUND: u32 = 24;
 const SECURE_BITS: u32 = 28;
+const FIXED: u64 = 1 << 2;
 const KEEPING: u64 = 1 << 4;
 
 /// A path in the caller's memory, and the directory that it is relative to.
@@ -156,6 +159,20 @@ pub enum Request {
         file: Named,
     },
     KeepCapabilities(bool),
+    SecureBits {
+        keeps: bool,
+        is_fixed: bool,
+    },
+    DropFromBound,
+    /// Addresses of a header and of the sets (capget(2)).
+    GetCapabilities {
+        header: u64,
+        sets: u64,
+    },
+    SetCapabilities {
+        header: u64,
+        sets: u64,
+    },
     /// Not relevant to the supervisor.
     Other,
     SetLimit,
@@ -163,11 +180,28 @@ pub enum Request {
         new: u64,
         old: u64,
     },
-    ChangeRoot,
+    ChangeRoot {
+        path: u64,
+    },
+    ChangeMode {
+        file: Subject,
+        mode: u32,
+    },
     ListAttributes {
         file: Subject,
         to: u64,
         size: u64,
+    },
+    SetAttribute {
+        file: Subject,
+        name: u64,
+        value: u64,
+        size: u64,
+        flags: u32,
+    },
+    RemoveAttribute {
+        file: Subject,
+        name: u64,
     },
     /// A null address means the current time.
     SetTimes {
@@ -205,12 +239,15 @@ fn ids(asked: Asked, args: [u64; 6]) -> Option<Request> {
         SetFsUid | SetFsGid => Request::SetFileId { of, id: id(0) },
         Control => match id(0) {
             KEEP_CAPABILITIES => Request::KeepCapabilities(args[1] != 0),
-            SECURE_BITS => Request::KeepCapabilities(args[1] & KEEPING != 0),
+            SECURE_BITS => Request::SecureBits { keeps: args[1] & KEEPING != 0, is_fixed: args[1] & FIXED != 0 },
+            DROP_FROM_BOUND => Request::DropFromBound,
             _ => Request::Other,
         },
         SetLimit => Request::SetLimit,
         ChangeLimit => Request::ChangeLimit { new: args[2], old: args[3] },
-        ChangeRoot => Request::ChangeRoot,
+        GetCapabilities => Request::GetCapabilities { header: args[0], sets: args[1] },
+        SetCapabilities => Request::SetCapabilities { header: args[0], sets: args[1] },
+        ChangeRoot => Request::ChangeRoot { path: args[0] },
         _ => return None,
     })
 }
@@ -245,14 +282,6 @@ fn files(asked: Asked, args: [u64; 6], width: Width) -> Request {
         OpenAt2 => Request::OpenHow { at, how: args[2], size: args[3] },
         Execute => Request::Execute { file: named(here, 0) },
         ExecuteAt => Request::Execute { file: named(at, id(4)) },
-        ListAttributes | LinkListAttributes => {
-            let flags = if asked == ListAttributes { 0 } else { NO_FOLLOW };
-            Request::ListAttributes { file: Subject::Named(named(here, flags)), to: args[1], size: args[2] }
-        }
-        FileListAttributes => Request::ListAttributes { file: opened, to: args[1], size: args[2] },
-        ListAttributesAt => {
-            Request::ListAttributes { file: Subject::Named(named(at, id(2))), to: args[3], size: args[4] }
-        }
         SetSeconds | SetMicroseconds => {
             let form = if asked == SetSeconds { TimeForm::Seconds } else { TimeForm::Microseconds };
             Request::SetTimes { file: Subject::Named(named(here, 0)), form, width, times: args[1] }
@@ -266,7 +295,51 @@ fn files(asked: Asked, args: [u64; 6], width: Width) -> Request {
             let width = if asked == SetWideNanosecondsAt { Width::Padded } else { width };
             Request::SetTimes { file, form, width, times: args[2] }
         }
+        _ => attributes(asked, args),
+    }
+}
+
+/// Decodes calls about the modes and extended attributes of files.
+fn attributes(asked: Asked, args: [u64; 6]) -> Request {
+    use Asked::*;
+    let id = |i: usize| args[i] as u32;
+    let here = At { dir: HERE, path: args[0] };
+    let at = At { dir: args[0] as i32, path: args[1] };
+    let named = |at, flags| Named { at, flags };
+    let opened = Subject::Open(args[0] as i32);
+    match asked {
+        ChangeMode => Request::ChangeMode { file: Subject::Named(named(here, 0)), mode: id(1) },
+        FileChangeMode => Request::ChangeMode { file: opened, mode: id(1) },
+        ChangeModeAt => Request::ChangeMode { file: Subject::Named(named(at, 0)), mode: id(2) },
+        ChangeModeAt2 => Request::ChangeMode { file: Subject::Named(named(at, id(3))), mode: id(2) },
+        SetAttribute | LinkSetAttribute | FileSetAttribute => Request::SetAttribute {
+            file: attributed(asked, here, opened),
+            name: args[1],
+            value: args[2],
+            size: args[3],
+            flags: id(4),
+        },
+        RemoveAttribute | LinkRemoveAttribute | FileRemoveAttribute => {
+            Request::RemoveAttribute { file: attributed(asked, here, opened), name: args[1] }
+        }
+        ListAttributes | LinkListAttributes => {
+            let flags = if asked == ListAttributes { 0 } else { NO_FOLLOW };
+            Request::ListAttributes { file: Subject::Named(named(here, flags)), to: args[1], size: args[2] }
+        }
+        FileListAttributes => Request::ListAttributes { file: opened, to: args[1], size: args[2] },
+        ListAttributesAt => {
+            Request::ListAttributes { file: Subject::Named(named(at, id(2))), to: args[3], size: args[4] }
+        }
         _ => Request::Other,
+    }
+}
+
+/// Returns the file of a call that sets or removes an extended attribute.
+fn attributed(asked: Asked, at: At, opened: Subject) -> Subject {
+    match asked {
+        Asked::FileSetAttribute | Asked::FileRemoveAttribute => opened,
+        Asked::LinkSetAttribute | Asked::LinkRemoveAttribute => Subject::Named(Named { at, flags: NO_FOLLOW }),
+        _ => Subject::Named(Named { at, flags: 0 }),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Execution of set-id programs, which change the credentials of their process.
 
+use caps::Capability;
 use rbuild_linux::Kind;
 use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags};
 
@@ -12,6 +13,7 @@ use crate::id_emulation::supervisor::{Reply, Supervisor};
 impl Supervisor {
     /// Prepares for a set-id program; the kernel performs the execution.
     pub(super) fn execute(&mut self, caller: &Caller<'_>, file: Named) -> Result<Reply> {
+        self.has_begun = true;
         let who = self.credentials(caller)?.clone();
         self.settle(caller, &who)?;
         if file.flags & CHECK_ONLY != 0 {
@@ -20,14 +22,30 @@ impl Supervisor {
         let target = self.set_id_program(caller, file);
         let owner = target.as_ref().and_then(Target::recorded).unwrap_or_default();
         let has = |bits: u32| target.as_ref().is_some_and(|program| program.stat.st_mode & bits == bits);
-        let changed = who.after_exec(has(0o4000).then_some(owner.uid), has(0o2010).then_some(owner.gid));
         let plain = who.after_exec(None, None);
+        let changed = who.after_exec(has(0o4000).then_some(owner.uid), has(0o2010).then_some(owner.gid));
+        let is_refused = changed.gain_over(&who) && self.is_watched(caller);
+        let changed = if is_refused { plain.clone() } else { changed };
         if changed != who || plain != who {
             let program = target.map(|program| (program.stat.st_dev, program.stat.st_ino));
             let image = Image::of(&self.proc, caller.thread());
             self.expect(caller, Pending { before: who, image, program, changed, plain })?;
         }
         Ok(Reply::GO)
+    }
+
+    /// Returns true if the kernel refuses the caller the IDs of set-id programs, because another
+    /// process that traces it would have them, too (ptrace(2)).
+    fn is_watched(&self, caller: &Caller<'_>) -> bool {
+        let is_able = |tracer| self.is_able_tracer(tracer) || self.may(caller, Capability::CAP_SETUID);
+        caller.tracer().is_some_and(|tracer| !is_able(tracer))
+    }
+
+    /// Returns true if a process that traces another one has the capability for all. No command has
+    /// it where processes have other numbers in /proc.
+    fn is_able_tracer(&self, tracer: u32) -> bool {
+        let capability = Capability::CAP_SYS_PTRACE;
+        !self.proc.outer && self.known_credentials(tracer).has(capability) && self.proc.holds(tracer, capability)
     }
 
     /// Opens the file if it is a program whose set-id bits the kernel honours for the caller
@@ -49,8 +67,7 @@ fn honours_set_id(target: &Target) -> bool {
     if rustix::fs::fstatvfs(&target.fd).is_ok_and(|fs| fs.f_flag.contains(StatVfsMountFlags::NOSUID)) {
         return false;
     }
-    let path = rustix::fs::readlinkat(CWD, Proc::path_of(&target.fd), Vec::new());
-    if target.stat.st_nlink == 0 && path.is_ok_and(|path| path.to_bytes().starts_with(b"/memfd:")) {
+    if target.is_nameless() {
         return false;
     }
     let mut start = [0; 4];

@@ -292,6 +292,23 @@ impl Target {
         recorded(&Proc::path_of(&self.fd), true, self.kind(), self.stat.st_ino, access)
     }
 
+    /// Returns the file's owner; `None` if that is unknown: no record is made of sockets that a
+    /// process binds, of its terminals, and of files without a path, such as pipes and memfds.
+    pub fn owner(&self) -> Option<Recorded> {
+        let recorded = self.recorded();
+        let is_unknown = matches!(self.kind(), Kind::Socket | Kind::CharDevice) || self.is_nameless();
+        if recorded.is_none() && is_unknown { None } else { Some(recorded.unwrap_or_default()) }
+    }
+
+    /// Returns true for files that only descriptors lead to, from their creation on.
+    pub fn is_nameless(&self) -> bool {
+        let path = rustix::fs::readlinkat(CWD, Proc::path_of(&self.fd), Vec::new());
+        path.is_ok_and(|path| {
+            let path = path.to_bytes();
+            !path.starts_with(b"/") || (self.stat.st_nlink == 0 && path.starts_with(b"/memfd:"))
+        })
+    }
+
     /// Returns the file with the owner to report; `None` if there is no record.
     pub fn guised(self) -> Option<(Guised, Guise)> {
         let recorded = self.recorded()?;

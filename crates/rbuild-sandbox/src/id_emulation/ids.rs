@@ -1,5 +1,6 @@
 //! Emulated process credentials, and the rules for changing them (credentials(7)).
 
+use caps::Capability;
 use rustix::io::Errno;
 
 use crate::id_emulation::decode::Of;
@@ -21,10 +22,47 @@ pub struct Credentials {
     pub users: Ids,
     pub groups: Ids,
     pub more_groups: Vec<u32>,
-    /// `keeps`: capabilities survive a change of user IDs (prctl(2), PR_SET_KEEPCAPS). `kept`: some
-    /// have.
+    /// Capabilities survive a change of user IDs (prctl(2), PR_SET_KEEPCAPS).
     pub keeps: bool,
-    pub kept: bool,
+    /// Changes of user IDs have no effect on capabilities (SECBIT_NO_SETUID_FIXUP).
+    pub is_fixed: bool,
+    pub lost: Lost,
+}
+
+/// The capabilities that changes of user IDs have taken from a process. To the kernel, which does
+/// not see these changes, it still has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Lost {
+    /// From the effective set, those that override the permissions of files ([`OF_FILES`]).
+    pub of_files: bool,
+    /// From the effective set, all others.
+    pub others: bool,
+    /// All from the permitted set, so that they cannot be made effective again.
+    pub for_good: bool,
+}
+
+/// The capabilities that depend on the user ID for files (`CAP_FS_SET` of the kernel).
+const OF_FILES: [Capability; 7] = [
+    Capability::CAP_CHOWN,
+    Capability::CAP_DAC_OVERRIDE,
+    Capability::CAP_DAC_READ_SEARCH,
+    Capability::CAP_FOWNER,
+    Capability::CAP_FSETID,
+    Capability::CAP_LINUX_IMMUTABLE,
+    Capability::CAP_MKNOD,
+];
+
+impl Lost {
+    const NONE: Lost = Lost { of_files: false, others: false, for_good: false };
+
+    /// Returns the losses of a process in which all permitted capabilities become effective.
+    fn raised(self) -> Lost {
+        Lost { of_files: self.for_good, others: self.for_good, ..self }
+    }
+
+    fn dropped(self) -> Lost {
+        Lost { of_files: true, others: true, ..self }
+    }
 }
 
 impl Ids {
@@ -98,15 +136,66 @@ impl Credentials {
         }
     }
 
-    /// Returns true if CAP_SETUID, CAP_SETGID and CAP_CHOWN would be held.
-    pub fn able(&self) -> bool {
-        self.users.effective == 0 || self.kept
+    /// Returns the credentials of the first process of a container.
+    pub fn starting(uid: u32, gid: u32, groups: Vec<u32>) -> Credentials {
+        let ids =
+            Credentials { users: Ids::all(uid), groups: Ids::all(gid), more_groups: groups, ..Default::default() };
+        ids.after_exec(None, None)
     }
 
-    /// Replaces the user IDs. Changing away from root drops all capabilities unless they are kept.
+    /// Returns true if the capability is in the effective set of a process that has given up none
+    /// itself.
+    pub fn has(&self, capability: Capability) -> bool {
+        !if OF_FILES.contains(&capability) { self.lost.of_files } else { self.lost.others }
+    }
+
+    /// Returns what is left of the effective and the permitted set that the kernel knows.
+    pub fn left_of(&self, effective: u64, permitted: u64) -> (u64, u64) {
+        let of_files = OF_FILES.iter().fold(0, |set, capability| set | capability.bitmask());
+        let lost = |is_lost: bool, set: u64| if is_lost { set } else { 0 };
+        let left = !(lost(self.lost.of_files, of_files) | lost(self.lost.others, !of_files));
+        (effective & left, permitted & !lost(self.lost.for_good, u64::MAX))
+    }
+
+    /// Returns true if changes of user IDs have taken no capabilities.
+    pub fn has_all(&self) -> bool {
+        self.lost == Lost::NONE
+    }
+
+    /// Replaces the user IDs (credentials(7), capabilities(7)).
     pub fn with_users(self, users: Ids) -> Credentials {
-        let kept = self.able() && self.keeps && users.effective != 0;
-        Credentials { users, kept, ..self }
+        let is_root = |ids: Ids| [ids.real, ids.effective, ids.saved].contains(&0);
+        let mut lost = self.lost;
+        if !self.is_fixed {
+            if is_root(self.users) && !is_root(users) && !self.keeps {
+                lost = Lost { for_good: true, ..lost.dropped() };
+            }
+            match (self.users.effective, users.effective) {
+                (0, 0) => {}
+                (0, _) => lost = lost.dropped(),
+                (_, 0) => lost = lost.raised(),
+                _ => {}
+            }
+        }
+        Credentials { users, lost, ..self }
+    }
+
+    /// Replaces the user ID for files.
+    pub fn with_file_user(self, users: Ids) -> Credentials {
+        let of_files = match (self.users.files, users.files) {
+            _ if self.is_fixed => self.lost.of_files,
+            (0, 0) => self.lost.of_files,
+            (0, _) => true,
+            (_, 0) => self.lost.for_good,
+            _ => self.lost.of_files,
+        };
+        Credentials { users, lost: Lost { of_files, ..self.lost }, ..self }
+    }
+
+    /// Returns the credentials after a call of capset(2), which the kernel performs on the sets that
+    /// it knows.
+    pub fn with_own_sets(self) -> Credentials {
+        Credentials { lost: Lost::NONE, ..self }
     }
 
     /// Returns the credentials after the execution of a program with these set-id owners.
@@ -116,8 +205,18 @@ impl Credentials {
             ids.effective = owner.unwrap_or(ids.effective);
             (ids.saved, ids.files) = (ids.effective, ids.effective);
         }
-        (new.keeps, new.kept) = (false, false);
+        new.keeps = false;
+        new.lost.for_good = new.users.real != 0 && new.users.effective != 0;
+        new.lost = if new.users.effective == 0 { new.lost.raised() } else { new.lost.dropped() };
         new
+    }
+
+    /// Returns true if these are IDs of a set-id program that a process of the credentials `before`
+    /// did not have.
+    pub fn gain_over(&self, before: &Credentials) -> bool {
+        let group = self.groups.effective;
+        let is_in = group == before.groups.files || before.more_groups.contains(&group);
+        self.users.effective != before.users.effective || !is_in
     }
 }
 
@@ -151,23 +250,40 @@ mod tests {
 
     #[test]
     fn capabilities_survive_a_change_of_users_if_that_is_asked_for() {
-        let dropped = Credentials::default().with_users(Ids::all(33));
-        assert!(!dropped.able());
-        let kept = Credentials { keeps: true, ..Credentials::default() }.with_users(Ids::all(33));
-        assert!(kept.able() && !kept.after_exec(None, None).able());
+        let root = Credentials::default();
+        let (of_files, other) = (Capability::CAP_CHOWN, Capability::CAP_SETUID);
+        let held = |who: &Credentials| (who.has(of_files), who.has(other));
+        let dropped = root.clone().with_users(Ids::all(33));
+        assert_eq!((held(&dropped), dropped.lost.for_good), ((false, false), true));
+        // Kept means permitted, and effective only once the process says so.
+        let kept = Credentials { keeps: true, ..root.clone() }.with_users(Ids::all(33));
+        assert_eq!((held(&kept), kept.lost.for_good), ((false, false), false));
+        assert_eq!((kept.left_of(0xff, 0xff), dropped.left_of(0xff, 0xff)), ((0, 0xff), (0, 0)));
+        assert!(kept.clone().with_own_sets().has_all() && !kept.after_exec(None, None).has(other));
+        // For a while.
+        let away = root.clone().with_users(root.users.set_three(true, [SAME, 33, SAME]).unwrap());
+        assert_eq!((held(&away), away.lost.for_good), ((false, false), false));
+        assert!(away.clone().with_users(away.users.set(false, 0).unwrap()).has_all());
+        assert_eq!(held(&away.clone().with_file_user(away.users.set_files(false, 0))), (true, false));
+        let for_files = root.clone().with_file_user(root.users.set_files(true, 33));
+        assert_eq!((held(&for_files), for_files.left_of(0xff, 0xff)), ((false, true), (0xe0, 0xff)));
+        assert!(for_files.clone().with_file_user(for_files.users.set_files(true, 0)).has_all());
+        let fixed = Credentials { is_fixed: true, ..root.clone() };
+        assert!(fixed.clone().with_users(Ids::all(33)).has_all());
+        assert!(fixed.clone().with_file_user(fixed.users.set_files(true, 33)).has_all());
+        assert!(
+            !Credentials::starting(33, 33, Vec::new()).has(other) && Credentials::starting(0, 5, Vec::new()).has_all()
+        );
     }
 
     #[test]
     fn set_id_programs_change_the_effective_ids() {
-        let user = Credentials {
-            users: Ids::all(1000),
-            groups: Ids::all(1000),
-            more_groups: vec![1000],
-            ..Credentials::default()
-        };
+        let user = Credentials::starting(1000, 1000, vec![1000]);
         let su = user.after_exec(Some(0), None);
         assert_eq!(Ok(su.users), ids(1000, 0, 0));
-        assert!(su.able());
-        assert_eq!(su.users.set(su.able(), 0), ids(0, 0, 0));
+        assert!(su.has_all());
+        assert_eq!(su.users.set(true, 0), ids(0, 0, 0));
+        assert!(su.gain_over(&user) && user.after_exec(None, Some(44)).gain_over(&user));
+        assert!(!user.after_exec(None, Some(1000)).gain_over(&user) && !su.after_exec(None, None).gain_over(&su));
     }
 }

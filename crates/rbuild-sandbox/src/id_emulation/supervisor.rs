@@ -28,6 +28,10 @@ pub(crate) struct Supervisor {
     /// Table indices of processes that may have executed a program since.
     pub(super) pending: HashMap<u64, Pending>,
     pub(super) chrooted: bool,
+    /// True once the container's first process has executed the command.
+    pub(super) has_begun: bool,
+    /// True once a process may have given up capabilities by itself, which only the kernel knows.
+    pub(super) narrowed: bool,
     pub(super) known: Known,
 }
 
@@ -53,6 +57,8 @@ impl Supervisor {
             places,
             pending: HashMap::new(),
             chrooted: false,
+            has_begun: false,
+            narrowed: false,
             known: Known::default(),
         };
         supervisor.become_(&First(pid), first).map_err(Problem::of_call("setresuid", "command"))?;
@@ -113,27 +119,32 @@ impl Supervisor {
     /// Returns the credentials of the caller. Fails if it no longer waits: the credentials found may
     /// be those of another process that has its number.
     pub(super) fn credentials(&self, caller: &Caller<'_>) -> Result<&Credentials> {
-        let place = self.place_of(caller.thread());
-        let who = match self.pending.get(&place) {
-            Some(pending) => pending.who(Image::of(&self.proc, caller.thread())),
-            // A program that uses this limit for its own purposes is treated as root.
-            None => self.table.get(usize::try_from(place).unwrap_or(0)).unwrap_or(&self.table[0]),
-        };
+        let who = self.known_credentials(caller.thread());
         caller.still_waits()?;
         Ok(who)
+    }
+
+    /// Returns the credentials of the thread that has that number now.
+    pub(super) fn known_credentials(&self, thread: u32) -> &Credentials {
+        let place = self.place_of(thread);
+        match self.pending.get(&place) {
+            Some(pending) => pending.who(Image::of(&self.proc, thread)),
+            // A program that uses this limit for its own purposes is treated as root.
+            None => self.table.get(usize::try_from(place).unwrap_or(0)).unwrap_or(&self.table[0]),
+        }
     }
 
     /// Returns true if the caller's apparent identity has that capability, and the caller has not
     /// dropped it.
     pub(super) fn may(&self, caller: &Caller<'_>, capability: Capability) -> bool {
-        self.credentials(caller).is_ok_and(Credentials::able) && caller.holds(capability)
+        self.credentials(caller).is_ok_and(|who| who.has(capability)) && (!self.narrowed || caller.holds(capability))
     }
 
     fn may_set(&self, caller: &Caller<'_>, of: Of) -> bool {
         self.may(caller, if of == Of::Users { Capability::CAP_SETUID } else { Capability::CAP_SETGID })
     }
 
-    fn become_(&mut self, thread: &impl Thread, who: Credentials) -> Result<()> {
+    pub(super) fn become_(&mut self, thread: &impl Thread, who: Credentials) -> Result<()> {
         if let Some(place) = self.places.get(&who) {
             return take_place(thread, *place);
         }
@@ -176,17 +187,16 @@ impl Supervisor {
             Request::Groups { room, to } => self.groups(caller, room, to),
             Request::SetGroups { count, from } => self.set_groups(caller, count, from),
             Request::SetIds { of, change } => self.set_ids(caller, of, change),
-            Request::SetFileId { of, id } => {
-                let who = self.credentials(caller)?.clone();
-                let (before, able) = (who.ids(of), self.may_set(caller, of));
-                self.become_(caller, who.with(of, before.set_files(able, id)))?;
-                Ok(Reply::value(before.files))
-            }
+            Request::SetFileId { of, id } => self.set_file_id(caller, of, id),
             Request::KeepCapabilities(keeps) => {
                 let who = Credentials { keeps, ..self.credentials(caller)?.clone() };
                 self.become_(caller, who)?;
                 Ok(Reply::GO)
             }
+            Request::SecureBits { keeps, is_fixed } => self.set_secure_bits(caller, keeps, is_fixed),
+            Request::DropFromBound => self.drop_from_bound(caller),
+            Request::GetCapabilities { header, sets } => self.get_capabilities(caller, header, sets),
+            Request::SetCapabilities { header, sets } => self.set_capabilities(caller, header, sets),
             Request::Other | Request::ChangeLimit { new: 0, .. } => Ok(Reply::GO),
             // The limit is reserved for rbuild; setting it (as su does, through pam_limits) appears
             // to succeed.
@@ -198,10 +208,12 @@ impl Supervisor {
                 }
                 Ok(Reply::value(0))
             }
-            Request::ChangeRoot => {
-                self.chrooted = true;
-                Ok(Reply::GO)
+            Request::ChangeRoot { path } => self.change_root(caller, path),
+            Request::ChangeMode { file, mode } => self.change_mode(caller, file, mode),
+            Request::SetAttribute { file, name, value, size, flags } => {
+                self.set_attribute(caller, file, name, Some((value, size, flags)))
             }
+            Request::RemoveAttribute { file, name } => self.set_attribute(caller, file, name, None),
             Request::Stat { file, to } => self.stat(caller, file, to),
             Request::StatX { file, mask, to } => self.statx(caller, file, mask, to),
             Request::ChangeOwner { file, uid, gid } => self.chown(caller, file, uid, gid),
@@ -251,6 +263,18 @@ impl Supervisor {
         Ok(Reply::value(0))
     }
 
+    fn set_file_id(&mut self, caller: &Caller<'_>, of: Of, id: u32) -> Result<Reply> {
+        let who = self.credentials(caller)?.clone();
+        let (before, able) = (who.ids(of), self.may_set(caller, of));
+        let new = before.set_files(able, id);
+        let who = match of {
+            Of::Users => who.with_file_user(new),
+            Of::Groups => who.with(of, new),
+        };
+        self.become_(caller, who)?;
+        Ok(Reply::value(before.files))
+    }
+
     fn set_ids(&mut self, caller: &Caller<'_>, of: Of, change: Change) -> Result<Reply> {
         let who = self.credentials(caller)?.clone();
         let (ids, able) = (who.ids(of), self.may_set(caller, of));
@@ -282,7 +306,7 @@ fn take_place(thread: &impl Thread, place: u64) -> Result<()> {
 }
 
 /// A thread that is known by its number.
-trait Thread {
+pub(super) trait Thread {
     fn id(&self) -> u32;
 
     /// Fails if it may have ended, and the number may be that of another thread.

@@ -21,7 +21,7 @@ use rbuild_linux::{
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::error::{During, Phase, Problem, RunnerError, library};
-use crate::id_emulation::{self, Credentials, Ids, Supervisor};
+use crate::id_emulation::{self, Credentials, Supervisor};
 use crate::protocol::{Files, Input, Network, Report, RunRequest, Ulimit};
 use crate::runner::chroot;
 use crate::runner::complaints::Complaints;
@@ -211,12 +211,7 @@ fn answer(request: &RunRequest, socket: &UnixStream, proc: id_emulation::Proc, p
     }
     let listener = receive_fds(socket).ok().and_then(|mut fds| fds.pop());
     let listener = listener.ok_or_else(|| killed().unwrap_or(Problem::NoListener))?;
-    let first = Credentials {
-        users: Ids::all(request.uid),
-        groups: Ids::all(request.gid),
-        more_groups: request.groups.clone(),
-        ..Credentials::default()
-    };
+    let first = Credentials::starting(request.uid, request.gid, request.groups.clone());
     let supervisor = Supervisor::enter(listener, proc, pid, first);
     supervisor.map_err(|why| killed().unwrap_or(why))?.serve(&ended);
     Ok(())

@@ -3,6 +3,7 @@
 use crate::lab::{Lab, base, listing};
 
 mod environments;
+mod rights;
 mod sharing;
 
 /// A directory that is removed and created again may get the inode number of the old one. It is

@@ -1,0 +1,182 @@
+//! Capabilities that processes give up, and acts that are up to one capability alone.
+//!
+//! To the kernel, every process of the container is root and owns all files. What it would refuse to
+//! the apparent user is refused here; what a process with the capability does is left to the kernel,
+//! whatever the arguments say.
+
+use caps::Capability;
+use rbuild_linux::Kind;
+use rustix::fs::{Mode, XattrFlags};
+use rustix::io::Errno;
+
+use crate::id_emulation::acts::refuse_unknown_flags;
+use crate::id_emulation::caller::{Caller, Proc, Result};
+use crate::id_emulation::decode::{At, HERE, Named, Subject};
+use crate::id_emulation::files::{SET_GID, Target};
+use crate::id_emulation::ids::Credentials;
+use crate::id_emulation::supervisor::{Reply, Supervisor};
+
+/// Size of the header of capset(2), and of one of its parts of three sets with 32 capabilities each.
+const HEADER: usize = 8;
+const SETS: usize = 12;
+/// The only version of the header that has one part of sets (`_LINUX_CAPABILITY_VERSION_1`).
+const SHORT: u32 = 0x1998_0330;
+const VERSIONS: [u32; 3] = [SHORT, 0x2007_1026, 0x2008_0522];
+
+/// Limits of the kernel for an attribute's name and value, in bytes (xattr(7)).
+const LONGEST_NAME: usize = 255;
+const LARGEST_VALUE: u64 = 64 * 1024;
+
+impl Supervisor {
+    pub(super) fn set_secure_bits(&mut self, caller: &Caller<'_>, keeps: bool, is_fixed: bool) -> Result<Reply> {
+        self.change_sets(caller)?;
+        let who = Credentials { keeps, is_fixed, ..self.credentials(caller)?.clone() };
+        self.become_(caller, who)?;
+        Ok(Reply::GO)
+    }
+
+    pub(super) fn drop_from_bound(&mut self, caller: &Caller<'_>) -> Result<Reply> {
+        self.change_sets(caller)?;
+        Ok(Reply::GO)
+    }
+
+    /// Allows a change of what programs may get, which takes CAP_SETPCAP.
+    fn change_sets(&mut self, caller: &Caller<'_>) -> Result<()> {
+        // The container's first process prepares itself for the command, whoever that will be.
+        if !self.has_begun {
+            return Ok(());
+        }
+        self.narrowed = true;
+        if self.may(caller, Capability::CAP_SETPCAP) { Ok(()) } else { Err(Errno::PERM) }
+    }
+
+    /// Handles capget(2).
+    pub(super) fn get_capabilities(&mut self, caller: &Caller<'_>, header: u64, sets: u64) -> Result<Reply> {
+        let who = self.credentials(caller)?;
+        if !self.has_begun || who.has_all() || sets == 0 {
+            return Ok(Reply::GO);
+        }
+        let Some(parts) = parts_of(caller, header)? else { return Ok(Reply::GO) };
+        let inheritable = caller.capabilities("CapInh:");
+        let (effective, permitted) = who.left_of(caller.capabilities("CapEff:"), caller.capabilities("CapPrm:"));
+        let part = |i: usize| [effective, permitted, inheritable].map(|set| ((set >> (32 * i)) as u32).to_ne_bytes());
+        let bytes: Vec<u8> = (0..parts).flat_map(part).flatten().collect();
+        caller.write(sets, &bytes)?;
+        Ok(Reply::value(0))
+    }
+
+    /// Handles capset(2). The kernel, which knows only of capabilities that were given up by this
+    /// call, performs it unless a change of users has taken all of them for good.
+    pub(super) fn set_capabilities(&mut self, caller: &Caller<'_>, header: u64, sets: u64) -> Result<Reply> {
+        if !self.has_begun {
+            return Ok(Reply::GO);
+        }
+        self.narrowed = true;
+        let who = self.credentials(caller)?.clone();
+        if who.lost.for_good {
+            return set_of_nothing(caller, header, sets);
+        }
+        if !who.has_all() {
+            self.become_(caller, who.with_own_sets())?;
+        }
+        Ok(Reply::GO)
+    }
+
+    pub(super) fn change_root(&mut self, caller: &Caller<'_>, path: u64) -> Result<Reply> {
+        if self.may(caller, Capability::CAP_SYS_CHROOT) {
+            self.chrooted = true;
+            return Ok(Reply::GO);
+        }
+        let at = At { dir: HERE, path };
+        match self.target(caller, Named { at, flags: 0 })?.kind() {
+            Kind::Dir => Err(Errno::PERM),
+            _ => Err(Errno::NOTDIR),
+        }
+    }
+
+    /// Returns true if the caller may change the mode and the times of a file as its owner may.
+    pub(super) fn may_as_owner(&self, caller: &Caller<'_>, target: &Target) -> Result<bool> {
+        let user = self.credentials(caller)?.users.files;
+        Ok(self.may(caller, Capability::CAP_FOWNER) || target.owner().is_none_or(|owner| owner.uid == user))
+    }
+
+    pub(super) fn change_mode(&mut self, caller: &Caller<'_>, file: Subject, mode: u32) -> Result<Reply> {
+        if self.may(caller, Capability::CAP_FOWNER) && self.may(caller, Capability::CAP_FSETID) {
+            return Ok(Reply::GO);
+        }
+        refuse_unknown_flags(file)?;
+        let target = self.subject(caller, file)?;
+        if !self.may_as_owner(caller, &target)? {
+            return Err(Errno::PERM);
+        }
+        let who = self.credentials(caller)?;
+        let is_in = |group: u32| who.groups.files == group || who.more_groups.contains(&group);
+        let foreign = target.owner().is_some_and(|owner| !is_in(owner.gid));
+        let dropped = if foreign && !self.may(caller, Capability::CAP_FSETID) { SET_GID } else { 0 };
+        rustix::fs::chmod(Proc::path_of(&target.fd), Mode::from_raw_mode(mode & 0o7777 & !dropped))?;
+        Ok(Reply::value(0))
+    }
+
+    /// Sets an extended attribute to a value (address, size and flags), or removes it.
+    pub(super) fn set_attribute(
+        &mut self,
+        caller: &Caller<'_>,
+        file: Subject,
+        name: u64,
+        value: Option<(u64, u64, u32)>,
+    ) -> Result<Reply> {
+        if self.may(caller, Capability::CAP_SETFCAP) && self.may(caller, Capability::CAP_FOWNER) {
+            return Ok(Reply::GO);
+        }
+        let name = caller.path(name)?;
+        if name.is_empty() || name.as_bytes().len() > LONGEST_NAME {
+            return Err(Errno::RANGE);
+        }
+        let value = value.map(|(address, size, flags)| Ok((value_of(caller, address, size)?, flags))).transpose()?;
+        let target = self.subject(caller, file)?;
+        let is = |prefix: &[u8]| name.as_bytes().starts_with(prefix);
+        let takes_owner = is(b"system.posix_acl_");
+        if is(b"security.") && !self.may(caller, Capability::CAP_SETFCAP)
+            || takes_owner && !self.may_as_owner(caller, &target)?
+        {
+            return Err(Errno::PERM);
+        }
+        let path = Proc::path_of(&target.fd);
+        match value {
+            Some((value, flags)) => rustix::fs::setxattr(path, &name, &value, XattrFlags::from_bits_retain(flags))?,
+            None => rustix::fs::removexattr(path, &name)?,
+        }
+        Ok(Reply::value(0))
+    }
+}
+
+fn value_of(caller: &Caller<'_>, address: u64, size: u64) -> Result<Vec<u8>> {
+    if size > LARGEST_VALUE {
+        return Err(Errno::TOOBIG);
+    }
+    let mut value = vec![0; size as usize];
+    if !value.is_empty() {
+        caller.read(address, &mut value)?;
+    }
+    Ok(value)
+}
+
+/// Reads the header of a call about sets. Returns the number of parts that the sets have; `None` if
+/// the kernel refuses the header, or if it names another process.
+fn parts_of(caller: &Caller<'_>, header: u64) -> Result<Option<usize>> {
+    let mut bytes = [0; HEADER];
+    caller.read(header, &mut bytes)?;
+    let [version, pid] =
+        [&bytes[..4], &bytes[4..]].map(|word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
+    let is_own = pid == 0 || caller.own_number() == Some(pid);
+    Ok((VERSIONS.contains(&version) && is_own).then_some(if version == SHORT { 1 } else { 2 }))
+}
+
+/// Answers a call of capset(2) from a process that has no capabilities.
+fn set_of_nothing(caller: &Caller<'_>, header: u64, sets: u64) -> Result<Reply> {
+    // Sets of other processes cannot be changed.
+    let Some(parts) = parts_of(caller, header)? else { return Ok(Reply::GO) };
+    let mut bytes = vec![0; parts * SETS];
+    caller.read(sets, &mut bytes)?;
+    if bytes.iter().all(|byte| *byte == 0) { Ok(Reply::value(0)) } else { Err(Errno::PERM) }
+}

@@ -1,0 +1,69 @@
+//! Rights that processes give up or must not gain: the kernel decides in one mode, the supervisor in
+//! the other.
+
+use crate::lab::{Lab, base};
+
+/// Acts of processes with fewer capabilities than they were started with.
+const GIVEN_UP: &str = include_str!("given_up.pl");
+
+/// Returns what a Dockerfile's last stage writes to `/o`, in the mode in which the kernel knows all
+/// IDs and in the one in which they are emulated.
+fn kernels_and_emulated(dockerfile: &str, args: &[&str]) -> [String; 2] {
+    let lab = Lab::bare();
+    lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
+    lab.write("given_up.pl", GIVEN_UP);
+    lab.write("Dockerfile", dockerfile);
+    let dest = format!("type=local,dest={}", lab.path("out").display());
+    ["userns", "single-id"].map(|rung| {
+        lab.rbuild([&["--isolation", rung, "build", "-o", &dest], args].concat()).ok();
+        lab.read("out/o")
+    })
+}
+
+#[test]
+fn capabilities_that_were_given_up_are_gone() {
+    let [kernels, emulated] = kernels_and_emulated("FROM debian\nCOPY given_up.pl /g\nRUN perl /g > /o 2>&1\n", &[]);
+    let pairs = kernels.lines().zip(emulated.lines());
+    let others: Vec<_> = pairs.filter(|(kernels, emulated)| kernels != emulated).collect();
+    assert!(others.is_empty() && kernels.lines().count() == emulated.lines().count(), "{others:#?}\n{emulated}");
+    let line = |process: &str| kernels.lines().find(|line| line.starts_with(process)).unwrap_or_default();
+    for (process, refused) in [
+        ("uid55:", &["chown=1", "chmod=1", "times=1", "setcap=1", "chroot=1", "setuid=1"][..]),
+        ("kept:", &["chown=1", "chmod=1", "chroot=1", "setgroups=1"]),
+        ("files:", &["chown=1", "chmod=1", "chroot=ok", "setgroups=ok"]),
+        ("effective -3:", &["chown=ok", "chmod=1", "times=1", "own times=1"]),
+        ("kept and raised:", &["chown=ok", "chmod=ok", "chroot=ok"]),
+    ] {
+        for said in refused {
+            assert!(line(process).contains(&format!(" {said}")), "{process} {said}: {kernels}");
+        }
+    }
+}
+
+/// A traced process gains no IDs from a set-id program, unless it may set its IDs anyway or its
+/// tracer may trace everything.
+const TRACED: &str = r#"FROM debian
+RUN cp /usr/bin/id /u && cp /usr/bin/id /g && chown 33:33 /u && chown 0:44 /g && chmod 4755 /u && chmod 2755 /g && \
+    echo 'for my $program ("/u", "/g", "/usr/bin/id") { my $child = fork; if (!$child) { syscall(101, 0, 0, 0, 0); exec $program } \
+    waitpid $child, 0; syscall(101, 7, $child, 0, 0); waitpid $child, 0; } exec @ARGV if @ARGV' > /trace.pl && \
+    cp /usr/bin/perl /suid && chown 33 /suid && chmod 4755 /suid && install -m 666 /dev/null /o
+RUN perl /trace.pl >> /o
+USER 1000:1000
+RUN perl /trace.pl >> /o; /u >> /o; setpriv --no-new-privs /u >> /o; setpriv --no-new-privs /g >> /o
+RUN /suid -e '%ENV = (); system { $_ = "/usr/bin/id" } "id"; my $child = fork; if (!$child) { syscall(101, 0, 0, 0, 0); exec { $_ } "id" } waitpid $child, 0; syscall(101, 7, $child, 0, 0); waitpid $child, 0' >> /o
+"#;
+
+#[test]
+fn traced_processes_gain_no_ids() {
+    let [kernels, emulated] = kernels_and_emulated(TRACED, &[]);
+    assert_eq!(emulated, kernels);
+    let lines: Vec<&str> = kernels.lines().collect();
+    assert!(lines[0].starts_with("uid=0(root) gid=0(root) euid=33") && lines[1].contains("egid=44"), "{kernels}");
+    assert!(lines[3..6].iter().all(|line| *line == "uid=1000 gid=1000 groups=1000"), "{kernels}");
+    assert!(lines[6].starts_with("uid=1000 gid=1000 euid=33"), "{kernels}");
+    assert!(lines[7..9].iter().all(|line| *line == "uid=1000 gid=1000 groups=1000"), "{kernels}");
+    // A tracer with all capabilities.
+    let able = TRACED.replace("USER 1000:1000\nRUN perl", "USER 0\nRUN --security=insecure perl");
+    let [kernels, emulated] = kernels_and_emulated(&able, &["--allow", "security.insecure"]);
+    assert_eq!(emulated, kernels);
+}
