@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rbuild_linux::process::{self, Exit};
 use serde::{Deserialize, Serialize};
@@ -137,6 +137,13 @@ pub struct MountRequest {
     pub target: String,
     pub source: Source,
     pub read_only: bool,
+}
+
+impl MountRequest {
+    /// Returns true if it asks for what /dev is in any case, a file system in memory.
+    pub(crate) fn is_of_dev(&self) -> bool {
+        matches!(self.source, Source::Tmpfs { .. }) && Path::new(&self.target) == Path::new("/dev")
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -32,6 +32,10 @@ pub enum MountProblem {
     /// The target is the procfs of the command.
     OverProcesses,
     OverRoot,
+    /// The target is the directory of the command's devices, or lies at or below one of them.
+    OverDevices {
+        place: PathBuf,
+    },
     /// An entry of another type is at the target.
     InTheWay {
         holder: Holder,
@@ -83,7 +87,10 @@ impl MountError {
     /// Returns the action that makes the mount possible.
     pub fn remedy(&self) -> Remedy {
         let text = match &self.problem {
-            MountProblem::OverProcesses | MountProblem::OverRoot | MountProblem::ReadOnly => "mount it elsewhere",
+            MountProblem::OverProcesses
+            | MountProblem::OverRoot
+            | MountProblem::OverDevices { .. }
+            | MountProblem::ReadOnly => "mount it elsewhere",
             MountProblem::InTheWay { holder: Holder::Image, .. } => "replace it where the image is made",
             MountProblem::BelowAFile { holder: Holder::Image, .. } => {
                 "mount it elsewhere, or replace the file where the image is made"
@@ -103,6 +110,14 @@ impl fmt::Display for MountError {
         match &self.problem {
             MountProblem::OverProcesses => {
                 write!(f, "{target} is where the command sees its processes; nothing else can be mounted there")
+            }
+            MountProblem::OverDevices { place } if place == Path::new("/dev") => {
+                write!(f, "{target} is where the command has its devices; nothing else can be mounted there")
+            }
+            MountProblem::OverDevices { place } => {
+                let place = shown_path(place);
+                write!(f, "every command has {place}; nothing else can be mounted there")?;
+                if target == place { Ok(()) } else { write!(f, ", as {target} would be") }
             }
             MountProblem::OverRoot => write!(f, "{target} is the root directory; nothing can be mounted over it"),
             MountProblem::InTheWay { holder, has, needs } => {

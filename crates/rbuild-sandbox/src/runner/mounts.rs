@@ -17,7 +17,7 @@ use crate::error::{Holder, MountProblem, Problem, library};
 use crate::namespace::network::{made_in_a_network_of_its_own, own_namespace};
 use crate::protocol::{MountRequest, RunRequest, Source};
 use crate::runner::mount_points::{PointKind, Stubs};
-use crate::runner::obstacles::{SYSFS, fitting_place, outside_of_the_kernels};
+use crate::runner::obstacles::{SYSFS, fitting_place, outside_of_the_devices, outside_of_the_kernels};
 use crate::runner::surroundings::Proc;
 
 /// Files that the runner creates for the container.
@@ -44,8 +44,16 @@ pub(crate) struct Mount<'a> {
     target: &'a Path,
     kind: PointKind,
     made: OwnedFd,
-    /// True for the container's /dev, which holds file systems of its own.
-    is_dev: bool,
+    role: Role,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// The container's /dev, which holds file systems of its own.
+    Devices,
+    /// Another mount that every container has.
+    System,
+    Requested,
 }
 
 impl Mount<'_> {
@@ -54,6 +62,9 @@ impl Mount<'_> {
         let fail = |e: rbuild_linux::Error| Problem::of_mount_point(self.target, e);
         let real = rootfs.resolve(self.target).map_err(fail)?;
         outside_of_the_kernels(self.target, &real)?;
+        if self.role == Role::Requested {
+            outside_of_the_devices(self.target, &real)?;
+        }
         fitting_place(rootfs, self.target, (&real, self.kind.needs()), Holder::Mount)?;
         let (above, name) = match (real.parent(), real.file_name()) {
             (Some(above), Some(name)) => (above, name),
@@ -102,16 +113,17 @@ pub(crate) fn mounts_of<'a>(
         if made.is_some() || target == Path::new("/proc") {
             points.ensure(target, kind)?;
         }
-        mounts.extend(made.map(|made| Mount { target, kind, made, is_dev: target == Path::new("/dev") }));
+        let role = if target == Path::new("/dev") { Role::Devices } else { Role::System };
+        mounts.extend(made.map(|made| Mount { target, kind, made, role }));
     }
-    for (i, wanted) in request.mounts.iter().enumerate() {
+    for (i, wanted) in request.mounts.iter().enumerate().filter(|(_, wanted)| !wanted.is_of_dev()) {
         let target = Path::new(&wanted.target);
         let (made, kind) = requested_mount(i, (wanted, request.is_insecure()), root, scratch)?;
         if wanted.read_only && !matches!(wanted.source, Source::Tmpfs { .. }) {
             make_read_only(&made)?;
         }
         points.ensure(target, kind)?;
-        mounts.push(Mount { target, kind, made, is_dev: false });
+        mounts.push(Mount { target, kind, made, role: Role::Requested });
     }
     Ok(mounts)
 }
@@ -139,7 +151,7 @@ fn system_mount(request: &RunRequest, proc: Proc, target: &Path) -> Result<Optio
 pub(crate) fn attach(mounts: &[Mount<'_>], request: &RunRequest, rootfs: &RootDir) -> Result<(), Problem> {
     for mount in mounts {
         mount.attach(rootfs)?;
-        if mount.is_dev {
+        if mount.role == Role::Devices {
             fill_dev(&rootfs.sub("/dev")?, request)?;
         }
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use rbuild_linux::{Kind, RootDir};
 
 use crate::error::{Holder, MountError, MountProblem, Problem};
+use crate::runner::devices::of_devices;
 
 /// Path of the sysfs in the builder's root, if one could be mounted.
 pub(crate) const SYSFS: &str = "/sysfs";
@@ -107,6 +108,11 @@ pub(crate) fn outside_of_the_kernels(target: &Path, real: &Path) -> Result<(), M
     Ok(())
 }
 
+/// Fails for the devices of every container, which a requested mount would take away.
+pub(crate) fn outside_of_the_devices(target: &Path, real: &Path) -> Result<(), MountError> {
+    of_devices(real).map_or(Ok(()), |place| Err(MountProblem::OverDevices { place }.at(target)))
+}
+
 /// Returns the problem with a path that has a component which exists and is not a directory.
 fn below_a_file(files: &RootDir, real: &Path, holder: Holder) -> MountProblem {
     let mut above: Vec<&Path> = real.ancestors().skip(1).collect();
@@ -143,5 +149,19 @@ mod tests {
         {
             assert_eq!(allows(real, needs), Some(true), "{real}");
         }
+    }
+
+    #[test]
+    fn devices_are_refused_and_other_places_in_dev_are_not() {
+        let place = |path: &str| of_devices(Path::new(path)).map(|place| place.display().to_string());
+        assert_eq!(place("/dev/").as_deref(), Some("/dev"));
+        assert_eq!(place("/dev/null").as_deref(), Some("/dev/null"));
+        assert_eq!(place("/dev/null/x").as_deref(), Some("/dev/null"));
+        assert_eq!(place("/dev/stdout").as_deref(), Some("/dev/stdout"));
+        for path in ["/dev/shm", "/dev/x", "/dev/null2", "/x/dev/null", "/"] {
+            assert_eq!(place(path), None, "{path}");
+        }
+        let link = outside_of_the_devices(Path::new("/link"), Path::new("/dev/tty")).unwrap_err().to_string();
+        assert_eq!(link, "every command has /dev/tty; nothing else can be mounted there, as /link would be");
     }
 }

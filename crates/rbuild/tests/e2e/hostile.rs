@@ -148,6 +148,7 @@ fn mounts_follow_links_to_nothing() {
         run(&hosts(target), "").ok();
         leaves_nothing(target);
     }
+    let data_to = |target| [("data", target)];
     let data = [("data", "l1"), ("l1", "/nowhere/x")];
     for mount in [
         "--mount=type=tmpfs,target=/data",
@@ -159,6 +160,10 @@ fn mounts_follow_links_to_nothing() {
     ] {
         run(&data, mount).ok();
         leaves_nothing(mount);
+    }
+    // Other places in /dev, and what /dev is in any case.
+    for target in ["/dev", "/dev/", "/dev/x", "/dev/shm", "/dev/shm/x"] {
+        run(&[], &format!("--mount=type=tmpfs,target={target} test -c /dev/null && test -d {target} &&")).ok();
     }
     // The link belongs to another mount; what it leads to stays, as with BuildKit.
     run(&data, "--mount=rw,target=/t --mount=type=tmpfs,target=/t/k/l1/y --mount=type=tmpfs,target=/t/k/l1/z").ok();
@@ -179,6 +184,13 @@ fn mounts_follow_links_to_nothing() {
         (&hosts("/n"), "--mount=type=tmpfs,target=/n", &["another mount has a file at /n, where a directory"]),
         (&hosts("/n"), "--mount=type=tmpfs,target=/n/x", &["another mount has a file at /n, below which /n/x"]),
         (&[], "--mount=type=tmpfs,target=/proc", &["/proc is where the command sees its processes"]),
+        (&[], "--mount=target=/dev", &["/dev is where the command has its devices", "mount it elsewhere"]),
+        (&[], "--mount=type=cache,target=/dev/../dev/", &["/dev is where the command has its devices"]),
+        (&[], "--mount=source=Dockerfile,target=/dev/null", &["every command has /dev/null; nothing else"]),
+        (&[], "--mount=source=Dockerfile,target=/dev/null/x", &["every command has /dev/null", "as /dev/null/x would"]),
+        (&[], "--mount=type=cache,target=/dev/stdout", &["every command has /dev/stdout"]),
+        (&data_to("/dev/full"), "--mount=source=Dockerfile,target=/data", &["every command has /dev/full", "as /data"]),
+        (&data_to("/dev"), "--mount=target=/data", &["/data is where the command has its devices"]),
     ] {
         let ran = run(links, mounts).fails(1, &[&["could not be started"], says].concat());
         assert!(!ran.stderr.contains("os error") && !ran.stderr.contains("rootfs"), "{}", ran.stderr);

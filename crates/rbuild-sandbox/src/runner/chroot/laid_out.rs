@@ -16,7 +16,7 @@ use rbuild_linux::{Held, Kind, RootDir, Stat, Timestamp, Trail};
 use crate::error::{Holder, MountProblem, Problem};
 use crate::protocol::RunRequest;
 use crate::runner::chroot::material::{Entry, What};
-use crate::runner::obstacles::{Taken, fitting_place, outside_of_the_kernels};
+use crate::runner::obstacles::{Taken, fitting_place, outside_of_the_devices, outside_of_the_kernels};
 
 type Failure = rbuild_linux::Error;
 
@@ -154,7 +154,10 @@ impl LaidOut<'_> {
         ] {
             self.mount(target, what)?;
         }
-        for wanted in &request.mounts {
+        for wanted in request.mounts.iter().filter(|wanted| !wanted.is_of_dev()) {
+            let target = Path::new(&wanted.target);
+            let real = self.root.resolve(target).map_err(|e| Problem::of_mount_point(target, e))?;
+            outside_of_the_devices(target, &real)?;
             self.mount(&wanted.target, What::of(wanted)?)?;
         }
         Ok(())
