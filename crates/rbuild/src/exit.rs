@@ -1,6 +1,6 @@
 //! Exit codes, and errors on their way to the terminal.
 
-use rbuild_engine::BuildError;
+use rbuild_engine::{BuildError, SecretValues};
 use rbuild_registry::RegistryError;
 use rbuild_store::StoreError;
 use rbuild_transport::TransportError;
@@ -50,6 +50,11 @@ impl Failure {
     pub fn help(mut self, help: impl Into<String>) -> Failure {
         self.help = Some(help.into());
         self
+    }
+
+    /// Masks the values of secrets.
+    pub fn masked(self, values: &SecretValues) -> Failure {
+        Failure { message: values.mask(self.message), help: self.help.map(|help| values.mask(help)), ..self }
     }
 
     /// Prints the message and returns the exit code.

@@ -21,7 +21,13 @@ pub fn build(settings: &Settings, args: BuildArgs) -> Result<u8, Failure> {
         terminal::err(&format!("warning: {flag} is not supported yet and has no effect\n"));
     }
     let store = settings.open_for_builds()?;
-    let BuildInput { request, push, _stdin_context } = BuildInput::read(&args, &store)?;
+    let input = BuildInput::read(&args, &store)?;
+    let secrets = input.request.secret_values();
+    build_from(settings, args, &store, input).map_err(|failure| failure.masked(&secrets))
+}
+
+fn build_from(settings: &Settings, args: BuildArgs, store: &Store, input: BuildInput) -> Result<u8, Failure> {
+    let BuildInput { request, push, _stdin_context } = input;
     let reports = Reports::open(&args)?;
     let text = rbuild_dockerfile::readable(&request.dockerfile).0.into_owned();
     let name = request.dockerfile_name.clone();
@@ -37,9 +43,9 @@ pub fn build(settings: &Settings, args: BuildArgs) -> Result<u8, Failure> {
     };
     let (call, json) = if args.check { (Call::Check, false) } else { parse_call(&args.call)? };
     if call != Call::Build {
-        return check::call(&request, &store, call, json);
+        return check::call(&request, store, call, json);
     }
-    let lint = lint(&request, &store, &source)?;
+    let lint = lint(&request, store, &source)?;
     if let Lint::Fails(code) = lint {
         return Ok(code);
     }
@@ -47,14 +53,14 @@ pub fn build(settings: &Settings, args: BuildArgs) -> Result<u8, Failure> {
     if !push.is_empty() {
         fetcher::check_push(&args.registry, show, &push)?;
     }
-    let bring = |wanted: &[Sought]| fetcher::bring(&store, &args.registry, &push, show, wanted);
-    let once = BuildOnce { settings, store: &store, mode, explain: args.explain, report: &report, bring: &bring };
+    let bring = |wanted: &[Sought]| fetcher::bring(store, &args.registry, &push, show, wanted);
+    let once = BuildOnce { settings, store, mode, explain: args.explain, report: &report, bring: &bring };
     let ended = if args.verify {
         verify::verify(&once, &args, request, &reports)?
     } else {
         let ended = once.build(&request);
         if let Some(dest) = &reports.timings {
-            write_timings(&store, &request, dest)?;
+            write_timings(store, &request, dest)?;
         }
         let ended = ended?;
         if let Ended::Made(finished) = &ended {
@@ -63,7 +69,7 @@ pub fn build(settings: &Settings, args: BuildArgs) -> Result<u8, Failure> {
         ended
     };
     if let (false, Ended::Made(finished)) = (push.is_empty(), &ended) {
-        fetcher::push(&store, &args.registry, show, &finished.platforms, &push)?;
+        fetcher::push(store, &args.registry, show, &finished.platforms, &push)?;
     }
     lint.show(mode);
     match ended {

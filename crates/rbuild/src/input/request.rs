@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use rbuild_engine::{BuildRequest, Export, Squash};
+use rbuild_engine::{BuildRequest, Export, SecretValues, Squash};
 use rbuild_image::{Platform, Reference, ReferenceError};
 use rbuild_linux::Timestamp;
 use rbuild_plan::{NamedContext, Network, NoCache, Parameters, Volume};
@@ -32,6 +32,12 @@ impl BuildInput {
     ///
     /// Fails if a flag has no meaning, or if a file that it names cannot be read or written.
     pub fn read(args: &BuildArgs, store: &Store) -> Result<BuildInput, Failure> {
+        let secrets = args.secret.iter().map(|s| flags::secret(s)).collect::<Result<Vec<_>, _>>()?;
+        let values = SecretValues::of(&secrets);
+        BuildInput::read_others(args, store, secrets).map_err(|failure| failure.masked(&values))
+    }
+
+    fn read_others(args: &BuildArgs, store: &Store, secrets: Vec<(String, Vec<u8>)>) -> Result<BuildInput, Failure> {
         let MainContext { dir, dockerfile_name, dockerfile, newest, unpacked } = context::main(args, store)?;
         let (volumes, volume_paths) = volumes(&args.volume)?;
         let platforms = flags::platforms(&args.platform)?;
@@ -61,7 +67,7 @@ impl BuildInput {
             volumes: volume_paths,
             tags,
             annotations: args.annotation.iter().map(|a| flags::annotation(a)).collect::<Result<_, _>>()?,
-            secrets: args.secret.iter().map(|s| flags::secret(s)).collect::<Result<_, _>>()?,
+            secrets,
             agents: args.ssh.iter().map(|s| flags::agent(s)).collect::<Result<_, _>>()?,
             copies: copies()?,
             pull: flags::pull(args.pull.as_deref())?,

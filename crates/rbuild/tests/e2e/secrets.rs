@@ -166,6 +166,25 @@ fn nothing_that_is_said_or_kept_shows_a_value() {
     assert_eq!(lab.sh(kept).stdout, "");
 }
 
+/// The caller's own arguments, in messages about them.
+#[test]
+fn messages_about_arguments_do_not_show_a_value() {
+    let lab = lab();
+    lab.write("token", "hunter2-and-more\n");
+    for (args, says) in [
+        (["--allow", "hunter2-and-more"], "--allow ****: unknown entitlement"),
+        (["--output", "type=hunter2-and-more"], "unknown type `****`"),
+        (["--file", "hunter2-and-more"], "**** does not exist"),
+        (["--platform", "hunter2-and-more"], "****"),
+        (["--tag", "hunter2-and-more:/"], "****"),
+        (["--call", "hunter2-and-more"], "****"),
+    ] {
+        let ran = lab.build("FROM busybox\n", &[&TOKEN[..], &args].concat());
+        assert!(ran.code != Some(0) && ran.stderr.contains(says), "{args:?}: {}", ran.stderr);
+        assert!(!format!("{}{}", ran.stdout, ran.stderr).contains("hunter2-and"), "{args:?}: {}", ran.stderr);
+    }
+}
+
 /// A layer that includes the files of a base image is treated as one of the build's own.
 #[test]
 fn squashing_all_looks_at_the_files_of_the_base() {
