@@ -5,6 +5,7 @@
 //! sibling have their own rules. Of the profile's capability-dependent parts, only those for
 //! CAP_SYS_CHROOT apply, the one such capability that a build has.
 
+mod bpf;
 mod calls;
 mod refusals;
 
@@ -12,34 +13,15 @@ use rbuild_linux::notify::NOTIFY;
 use rbuild_linux::process::FilterStep;
 
 use crate::id_emulation::When;
+use bpf::{
+    ALLOW, ARCHITECTURE, ENOSYS, EPERM, FIRST_ARGUMENT, JUMP, JUMP_IF_ANY_BIT, JUMP_IF_AT_LEAST, JUMP_IF_EQUAL,
+    JUMP_IF_GREATER, LOAD, NUMBER, X32, answer, fail, step,
+};
 use calls::{ALLOWED, ARCHITECTURES, CLONE, CLONE3, PERSONALITY, SOCKET};
 pub use refusals::Keys;
 
 /// `AUDIT_ARCH_…` of each architecture (linux/audit.h).
 const AUDIT: [u32; 4] = [0xC000_003E, 0x4000_0003, 0xC000_00B7, 0x4000_0028];
-
-// Classic BPF (linux/bpf_common.h): class, size and mode, or class, operation and operand.
-const LOAD: u16 = 0x20;
-const JUMP: u16 = 0x05;
-const JUMP_IF_EQUAL: u16 = 0x15;
-const JUMP_IF_GREATER: u16 = 0x25;
-const JUMP_IF_AT_LEAST: u16 = 0x35;
-const JUMP_IF_ANY_BIT: u16 = 0x45;
-const RETURN: u16 = 0x06;
-const AND: u16 = 0x54;
-
-// Offsets in struct seccomp_data, little-endian.
-const NUMBER: u32 = 0;
-const ARCHITECTURE: u32 = 4;
-const FIRST_ARGUMENT: u32 = 16;
-
-const ALLOW: u32 = 0x7fff_0000;
-const fn fail(errno: u32) -> u32 {
-    0x0005_0000 | errno
-}
-const EPERM: u32 = 1;
-const EINVAL: u32 = 22;
-const ENOSYS: u32 = 38;
 
 /// Flags of clone(2) that create namespaces.
 const NEW_NAMESPACES: u32 = 0x7E02_0000;
@@ -49,16 +31,6 @@ const PERSONALITIES: [u32; 5] = [0, 0x0008, 0x2_0000, 0x2_0008, 0xffff_ffff];
 /// Denied families of socket(2): AF_VSOCK, the host's channel to virtual machines, and AF_ALG, the
 /// kernel's ciphers.
 const NO_FAMILIES: [u32; 2] = [40, 38];
-/// First call number of the x32 ABI.
-const X32: u32 = 0x4000_0000;
-
-fn step(code: u16, k: u32, yes: u8, no: u8) -> FilterStep {
-    FilterStep { code, yes, no, k }
-}
-
-fn answer(value: u32) -> FilterStep {
-    step(RETURN, value, 0, 0)
-}
 
 /// Returns the filter for the architecture of this build, or `None` if the profile does not cover
 /// it.
@@ -205,6 +177,7 @@ fn ranges(architecture: usize) -> Vec<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
+    use super::bpf::{AND, EINVAL, RETURN};
     use super::*;
 
     fn run(program: &[FilterStep], architecture: u32, number: u32, argument: u32) -> u32 {

@@ -1,8 +1,8 @@
 //! Capabilities that processes give up, and acts that are up to one capability alone.
 //!
-//! To the kernel, every process of the container is root and owns all files. What it would refuse to
-//! the apparent user is refused here; what a process with the capability does is left to the kernel,
-//! whatever the arguments say.
+//! To the kernel, every process of the container is root and owns all files. What it would refuse
+//! to the apparent user is refused here; what a process with the capability does is left to the
+//! kernel, whatever the arguments say.
 
 use caps::Capability;
 use rbuild_linux::Kind;
@@ -16,7 +16,7 @@ use crate::id_emulation::files::{SET_GID, Target};
 use crate::id_emulation::ids::Credentials;
 use crate::id_emulation::supervisor::{Reply, Supervisor};
 
-/// Size of the header of capset(2), and of one of its parts of three sets with 32 capabilities each.
+/// Size of the header of capset(2), and of one of its parts: three sets of 32 capabilities each.
 const HEADER: usize = 8;
 const SETS: usize = 12;
 /// The only version of the header that has one part of sets (`_LINUX_CAPABILITY_VERSION_1`).

@@ -51,8 +51,8 @@ pub(crate) fn bound_capabilities(insecure: bool) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Refuses the calling process, which keeps all its capabilities, what no command may do. Calls about
-/// owners go to the other end of `socket`, if given.
+/// Refuses the calling process, which keeps all its capabilities, what no command may do. Calls
+/// about owners go to the other end of `socket`, if given.
 pub(crate) fn narrow_least(socket: Option<BorrowedFd<'_>>) -> Result<(), Problem> {
     let about = if socket.is_some() { numbers() } else { Default::default() };
     match (seccomp::filter_of_least(&about, Keys::Missing), socket) {
@@ -65,8 +65,8 @@ pub(crate) fn narrow_least(socket: Option<BorrowedFd<'_>>) -> Result<(), Problem
 
 /// Refuses the calling process what no command may do, where there are no namespaces. The kernel
 /// takes a filter only from a process with CAP_SYS_ADMIN or without the prospect of more rights
-/// (`no_new_privs`, under which set-id programs would fail): root of a container that lacks both has
-/// the filter of that container alone.
+/// (`no_new_privs`, under which set-id programs would fail): root of a container that lacks both
+/// has the filter of that container alone.
 pub(crate) fn narrow_bare(insecure: bool) {
     let keys = if insecure { Keys::Missing } else { Keys::Forbidden };
     if let Some(filter) = seccomp::filter_of_least(&Default::default(), keys) {

@@ -2,18 +2,19 @@
 
 use rbuild_linux::process::FilterStep;
 
-use crate::seccomp::calls::{ARCHITECTURES, KEYS, MKNOD, MKNODAT, RENAMEAT2};
-use crate::seccomp::{
+use crate::seccomp::bpf::{
     AND, EINVAL, ENOSYS, EPERM, FIRST_ARGUMENT, JUMP_IF_ANY_BIT, JUMP_IF_EQUAL, LOAD, NUMBER, X32, answer, fail, step,
 };
+use crate::seccomp::calls::{ARCHITECTURES, KEYS, MKNOD, MKNODAT, RENAMEAT2};
 
 /// The bits of a mode that hold the type of file, and the type of a character device.
 const FILE_TYPE: u32 = 0o170_000;
 const CHARACTER_DEVICE: u32 = 0o020_000;
 /// The flag of renameat2(2) that leaves a whiteout, `RENAME_WHITEOUT`.
 const LEAVE_WHITEOUT: u32 = 4;
-/// The way in which calls about kernel keyrings (keyrings(7)) fail. Keyrings are the user's, not the
-/// namespace's: through them, a command would read the keys of the caller's session.
+
+/// The way in which calls about kernel keyrings (keyrings(7)) fail. Keyrings are the user's, not
+/// the namespace's: through them, a command would read the keys of the caller's session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keys {
     /// They are not permitted, as in the profile.
