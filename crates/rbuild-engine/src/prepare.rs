@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rbuild_image::{Hasher, ManifestDigest, Platform};
 use rbuild_plan::{BaseImage, BuildGraph, Parameters, Plan, Step, plan};
-use rbuild_source::{Content, HashCache};
+use rbuild_source::{HashCache, Selection};
 use rbuild_store::{BuildIndexName, CacheKey, HashesName, Image, SecretMark, Store};
 
 use crate::cache::explain;
@@ -30,8 +30,8 @@ pub struct Prepared {
     pub(crate) known: Vec<Known>,
     /// Keys of the steps, where known.
     pub(crate) keys: Vec<Option<CacheKey>>,
-    /// Content that each step takes from contexts.
-    pub(crate) contents: Vec<Vec<Content>>,
+    /// Files that each step takes from contexts.
+    pub(crate) taken: Vec<Vec<Selection>>,
     /// Name of the build index of steps built from this Dockerfile and these contexts.
     pub(crate) build_index: BuildIndexName,
     /// Marks of the secrets whose values are searched for.
@@ -85,7 +85,7 @@ pub fn prepare(
     let contexts = Contexts::open(request, Viewpoint::Launcher, &hashes)?;
     let marks = store.secrets().secret_marks(secret_scan::searched(&request.secrets).map(|(_, value)| value))?;
     let lookup = Lookup { graph: &graph, store, contexts: &contexts, request, marks: &marks };
-    let LookedUp { known, keys, contents, will_run } = lookup.look_up()?;
+    let LookedUp { known, keys, taken, will_run } = lookup.look_up()?;
     demands::check(request, &graph, &lookup::needed(&graph, &known, will_run))?;
     if let Some(bytes) = hashes.bytes() {
         // Losing the hashes only costs time.
@@ -93,7 +93,7 @@ pub fn prepare(
     }
     let platform = graph.config.platform();
     let build_index = build_index_name(request, &name, &platform);
-    Ok(Prepared { platform, graph, known, keys, contents, marks, images, hashes, build_index })
+    Ok(Prepared { platform, graph, known, keys, taken, marks, images, hashes, build_index })
 }
 
 /// Returns the name of the build index: Dockerfile name, contexts and platform.

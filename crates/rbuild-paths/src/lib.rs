@@ -1,4 +1,4 @@
-//! Lexical rules of paths: cleaning of `.` and `..`, and which sources are patterns.
+//! Lexical rules of paths: cleaning of `.` and `..`, and patterns.
 //!
 //! Nothing here looks at a file system. Callers differ only in the meaning of a `..` that has
 //! nothing to go up from, and the name of each function tells which one it has.
@@ -7,6 +7,12 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+
+mod glob;
+mod source;
+
+pub use glob::Glob;
+pub use source::{SourceForm, SourcePattern};
 
 /// Treatment of a `..` that would leave the beginning of the path.
 #[derive(Clone, Copy)]

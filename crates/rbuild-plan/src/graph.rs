@@ -4,6 +4,7 @@ use std::fmt;
 
 use rbuild_dockerfile::{Sharing, Span};
 use rbuild_image::{DiffId, ImageConfig, ManifestDigest, Platform};
+use rbuild_paths::SourcePattern;
 
 use crate::Chmod;
 use crate::ids::{ContextId, VertexId, VolumeId};
@@ -238,7 +239,7 @@ pub enum From {
 #[derive(Debug, Clone, Default)]
 pub struct CopyStep {
     pub from: From,
-    pub sources: Vec<String>,
+    pub sources: Vec<CopySource>,
     /// Here-documents, copied as files.
     pub inline: Vec<InlineFile>,
     /// Absolute destination path.
@@ -250,27 +251,22 @@ pub struct CopyStep {
     pub chmod: Option<Chmod>,
     /// `--exclude` patterns, relative to each source.
     pub exclude: Vec<String>,
-    pub names: SourceNames,
+    /// `--parents`: the sources keep their parent directories.
+    pub parents: bool,
     /// `--link`: the copy neither reads its parent nor depends on it.
     pub link: bool,
     /// Unpack regular files that are archives (the default of ADD).
     pub unpack: bool,
-    /// Location of each source in the Dockerfile, for diagnostics.
-    pub source_spans: Vec<Span>,
     /// Stage, image or context named by `--from`, for diagnostics.
     pub from_name: Option<String>,
 }
 
-/// Interpretation of the sources of a copy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum SourceNames {
-    /// Paths or glob patterns.
-    #[default]
-    Patterns,
-    /// `--parents`: patterns whose parent directories are kept, from the pivot `/./` on if present.
-    Parents,
-    /// Literal paths: no character is special.
-    Literal,
+/// A source of a copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopySource {
+    pub pattern: SourcePattern,
+    /// Location in the Dockerfile, for diagnostics.
+    pub span: Span,
 }
 
 /// A file whose content is given in the Dockerfile.

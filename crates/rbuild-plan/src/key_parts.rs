@@ -6,8 +6,8 @@
 
 use crate::Chmod;
 use crate::graph::{
-    AgentStep, CacheStep, CopyStep, InlineFile, MountKindStep, MountStep, Network, RunStep, SecretStep, Security,
-    SourceNames, Step, Ulimit, WorkdirStep,
+    AgentStep, CacheStep, CopyStep, InlineFile, MountKindStep, MountStep, Network, RunStep, SecretStep, Security, Step,
+    Ulimit, WorkdirStep,
 };
 
 /// Returns text in double quotes, so that it can be followed by other values in one part. The
@@ -158,23 +158,15 @@ impl CopyStep {
             chown,
             chmod,
             exclude,
-            names,
+            parents,
             link,
             unpack,
-            source_spans: _,
             from_name: _,
         } = self;
         tell("destination", dest.as_bytes());
         let answer = |on: bool| if on { &b"yes"[..] } else { b"no" };
         tell("destination is a directory", answer(*dest_is_dir));
-        tell(
-            "--parents",
-            match names {
-                SourceNames::Patterns => b"no",
-                SourceNames::Parents => b"yes",
-                SourceNames::Literal => b"literal",
-            },
-        );
+        tell("--parents", answer(*parents));
         tell("--link", answer(*link));
         tell("unpacks archives", answer(*unpack));
         tell("--chown", chown.as_deref().unwrap_or("").as_bytes());
@@ -189,7 +181,7 @@ impl CopyStep {
     /// Passes the source paths as written to `tell`. Together with the key of the tree they are
     /// taken from, they determine the copied content.
     pub fn source_parts(&self, tell: Tell<'_>) {
-        self.sources.iter().for_each(|source| tell("source", source.as_bytes()));
+        self.sources.iter().for_each(|source| tell("source", source.pattern.text().as_bytes()));
     }
 }
 

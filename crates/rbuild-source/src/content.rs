@@ -29,6 +29,18 @@ pub struct Content {
     pub sight: Sight,
 }
 
+/// The files that the sources of a step select, and their content when they were selected.
+///
+/// A copy works on the files that its key was computed from. It never selects again, since the
+/// answer could be another one by then.
+#[derive(Debug, Clone)]
+pub struct Selection {
+    /// The files and directories of each source, in the order of the sources.
+    pub sources: Vec<Vec<Selected>>,
+    /// Content of all sources together.
+    pub content: Content,
+}
+
 /// Hard links within what a step reads, of all its sources together: a copy preserves them.
 #[derive(Default)]
 pub struct HardLinks(Mutex<HashMap<(u32, u32, u64), BTreeSet<PathBuf>>>);

@@ -1,8 +1,6 @@
 //! Ignore files (`.dockerignore`) and `--exclude`.
 
-use rbuild_paths::as_go;
-
-use crate::glob::Glob;
+use rbuild_paths::{Glob, as_go};
 
 /// A list of ignore rules; the last matching one decides.
 #[derive(Debug, Clone, Default)]

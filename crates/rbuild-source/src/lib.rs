@@ -6,7 +6,6 @@
 
 mod content;
 mod file;
-mod glob;
 mod hashes;
 mod http;
 mod ids;
@@ -18,8 +17,7 @@ mod sight;
 mod similar;
 mod walk;
 
-pub use content::{Content, HardLinks, content, content_without_links};
-pub use glob::Glob;
+pub use content::{Content, HardLinks, Selection, content, content_without_links};
 pub use hashes::HashCache;
 pub use http::{FetchError, Fetched, fetch, is_url};
 pub use ids::{ContentHash, SelectionHash};

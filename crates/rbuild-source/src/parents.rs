@@ -6,9 +6,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use rbuild_linux::{Kind, Stat, Trail};
-use rbuild_paths::{in_root, is_pattern};
+use rbuild_paths::{Glob, SourcePattern, in_root};
 
-use crate::glob::Glob;
 use crate::ignore::Ignore;
 use crate::select::{Selected, SourceError, SourceTree, Take};
 use crate::walk::{RulesBelow, names};
@@ -28,31 +27,37 @@ struct Level {
 }
 
 impl SourceTree<'_> {
-    /// Selects the files of a `--parents` source. Each is named by its path after the pivot `/./`,
-    /// or by its whole path, and preceded by its parent directories up to the pivot. A pattern
-    /// without a match selects only the pivot.
-    pub fn select_with_parents(&self, source: &str) -> Result<Vec<Selected>, SourceError> {
-        let (above, kept) = source.split_once("/./").unwrap_or(("", source));
-        let pattern = in_root(kept).join("/");
-        let bad = || SourceError::BadPattern(source.to_string());
-        let glob = Glob::new(&pattern, true).ok_or_else(bad)?;
-        let not_there = || self.not_found(source, &in_root(source).into_iter().collect::<PathBuf>());
+    /// Selects the files below the pivots of a `--parents` source. Each is named by its path after
+    /// the pivot and preceded by its parent directories up to the pivot. A pattern without a match
+    /// selects only the pivot. With `whole`, the pivots themselves are selected with their content.
+    pub(crate) fn below_pivots(
+        &self,
+        source: &SourcePattern,
+        pivot: &SourcePattern,
+        below: &Glob,
+        whole: bool,
+    ) -> Result<Vec<Selected>, SourceError> {
+        let tree = SourceTree { exclude: None, ..*self };
+        let pivots = match pivot.path() {
+            Some(_) => vec![tree.pivot(pivot.text()).ok_or_else(|| self.not_there(source))?],
+            None => tree.select(pivot)?,
+        };
         let mut found = Vec::new();
-        let pivots = SourceTree { exclude: None, ..*self };
-        let pivots =
-            if is_pattern(above) { pivots.select(above)? } else { vec![pivots.pivot(above).ok_or_else(not_there)?] };
-        for pivot in pivots {
-            if pivot.stat.kind == Kind::Dir {
-                let take = if pattern.is_empty() { Take::Kept } else { Take::Above };
-                found.push(Selected { name: PathBuf::new(), take, ..pivot.clone() });
-                self.match_below(&pivot.path, &glob, &mut found).map_err(|e| e.of_found(self.root))?;
-            }
-        }
-        let required = !is_pattern(above) && !is_pattern(kept) && !pattern.is_empty();
-        if required && found.iter().all(|item| item.take == Take::Above) {
-            return Err(self.link_on_the_way(source).unwrap_or_else(not_there));
+        for pivot in pivots.into_iter().filter(|pivot| pivot.stat.kind == Kind::Dir) {
+            let take = if whole { Take::Kept } else { Take::Above };
+            found.push(Selected { name: PathBuf::new(), take, ..pivot.clone() });
+            self.match_below(&pivot.path, below, &mut found).map_err(|e| e.of_found(self.root))?;
         }
         Ok(found)
+    }
+
+    /// Returns the error for a `--parents` source that selects nothing.
+    pub(crate) fn nothing_below(&self, source: &SourcePattern) -> SourceError {
+        self.link_on_the_way(source.text()).unwrap_or_else(|| self.not_there(source))
+    }
+
+    fn not_there(&self, source: &SourcePattern) -> SourceError {
+        self.not_found(source.text(), &in_root(source.text()).into_iter().collect::<PathBuf>())
     }
 
     fn link_on_the_way(&self, source: &str) -> Option<SourceError> {

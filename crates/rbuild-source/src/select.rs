@@ -3,9 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use rbuild_linux::{Kind, MOST_DEEP, RootDir, Stat, shown_path};
-use rbuild_paths::{in_root, is_pattern};
+use rbuild_paths::{Glob, SourceForm, SourcePattern, in_root};
 
-use crate::glob::Glob;
 use crate::hashes::HashCache;
 use crate::ignore::Ignore;
 use crate::similar::closest;
@@ -144,14 +143,23 @@ impl Selected {
 impl SourceTree<'_> {
     /// Selects the files that match the pattern or path `source`, in order of their names. A
     /// selected link is followed inside the root; links in the part matched by wildcards are not
-    /// followed.
+    /// followed. With `--parents`, files are selected with their parent directories.
     ///
     /// # Errors
     ///
     /// Returns an error if a path does not exist, or a pattern is invalid or matches a dangling
     /// link. A pattern without a match is not an error.
-    pub fn select(&self, source: &str) -> Result<Vec<Selected>, SourceError> {
-        let mut found = if is_pattern(source) { self.matching(source)? } else { vec![self.select_literal(source)?] };
+    pub fn select(&self, source: &SourcePattern) -> Result<Vec<Selected>, SourceError> {
+        let mut found = match source.form() {
+            SourceForm::Path(path) => vec![self.at(source.text(), path)?],
+            SourceForm::Glob { start, components } => self.matching(start, components)?,
+            SourceForm::Parents { pivot, below, whole, required } => {
+                let found = self.below_pivots(source, pivot, below, *whole)?;
+                let is_missing = *required && found.iter().all(|item| item.take == Take::Above);
+                return if is_missing { Err(self.nothing_below(source)) } else { Ok(found) };
+            }
+            SourceForm::Invalid => return Err(SourceError::BadPattern(source.text().to_string())),
+        };
         // Exclusions match a file by its name; below directories they apply during the walk.
         found.retain(|s| s.stat.kind == Kind::Dir || !self.exclude.is_some_and(|e| e.excludes(&base_name(&s.name))));
         Ok(found)
@@ -159,21 +167,17 @@ impl SourceTree<'_> {
 
     /// Selects the file at the path `source`; no character is special.
     pub fn select_literal(&self, source: &str) -> Result<Selected, SourceError> {
-        let path: PathBuf = in_root(source).into_iter().collect();
-        self.named(&path)?.ok_or_else(|| self.not_found(source, &path))
+        self.at(source, &in_root(source).into_iter().collect::<PathBuf>())
     }
 
-    fn matching(&self, source: &str) -> Result<Vec<Selected>, SourceError> {
-        let parts = in_root(source);
-        // The components before the first pattern are resolved as a path.
-        let literal = parts.iter().take_while(|p| !is_pattern(p)).count();
-        let globs: Vec<Glob> = parts[literal..]
-            .iter()
-            .map(|p| Glob::new(p, false).ok_or_else(|| SourceError::BadPattern(source.to_string())))
-            .collect::<Result<_, _>>()?;
-        let start = parts[..literal].iter().collect::<PathBuf>();
-        let mut found: Vec<PathBuf> = self.visible(&start)?.into_iter().collect();
-        for glob in &globs {
+    fn at(&self, source: &str, path: &Path) -> Result<Selected, SourceError> {
+        self.named(path)?.ok_or_else(|| self.not_found(source, path))
+    }
+
+    /// Selects the files below `start`, which is resolved as a path, whose components match.
+    fn matching(&self, start: &Path, components: &[Glob]) -> Result<Vec<Selected>, SourceError> {
+        let mut found: Vec<PathBuf> = self.visible(start)?.into_iter().collect();
+        for glob in components {
             let mut next = Vec::new();
             for dir in &found {
                 if !dir.as_os_str().is_empty() && !self.root.stat(dir).is_ok_and(|stat| stat.kind == Kind::Dir) {

@@ -12,13 +12,13 @@ use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_image::Hasher;
 use rbuild_linux::RootDir;
 use rbuild_plan::{
-    CacheStep, ContextId, CopyStep, From, MountKindStep, MountStep, RunStep, SourceNames, Step, Vertex, VertexId,
+    CacheStep, ContextId, CopySource, CopyStep, From, MountKindStep, MountStep, RunStep, Step, Vertex, VertexId,
 };
 use rbuild_remedy::Remedy;
 use rbuild_sandbox::Builder;
 use rbuild_source::{
-    Content, HardLinks, HashCache, Ignore, Owner, Selected, SelectionHash, Sight, SourceError, SourceTree, Take,
-    content, content_without_links,
+    Content, HardLinks, HashCache, Ignore, Owner, Selected, Selection, SelectionHash, Sight, SourceError, SourceTree,
+    Take, content, content_without_links,
 };
 use rbuild_store::{CacheKey, FILES, FROM, PARENT, ResultId};
 
@@ -114,29 +114,21 @@ impl Contexts {
 }
 
 impl Contexts {
-    /// Returns the content that a mount takes from a context.
-    pub fn content_of(&self, mount: &ContextMount<'_>) -> Result<Content> {
+    /// Selects the files that a mount takes from a context.
+    fn mounted(&self, mount: &ContextMount<'_>) -> Result<Selection> {
         let context = self.of(mount.from, mount.span)?;
         let tree = context.ok_or_else(|| BuildError::other("a mount of the context names a stage"))?.tree();
         let fail = |e| source_error(e, mount.span, mount.from_name);
-        let selected = tree.select_literal(mount.source).map_err(fail)?;
-        content(&tree, &[selected]).map_err(fail)
-    }
-}
-
-/// Returns the files that one source of a COPY selects.
-pub fn select(tree: &SourceTree<'_>, copy: &CopyStep, source: &str) -> std::result::Result<Vec<Selected>, SourceError> {
-    match copy.names {
-        SourceNames::Patterns => tree.select(source),
-        SourceNames::Parents => tree.select_with_parents(source),
-        SourceNames::Literal => tree.select_literal(source).map(|item| vec![item]),
+        let selected = vec![tree.select_literal(mount.source).map_err(fail)?];
+        let content = content(&tree, &selected).map_err(fail)?;
+        Ok(Selection { sources: vec![selected], content })
     }
 }
 
 /// Returns the patterns of `--exclude`.
 pub fn exclusions(copy: &CopyStep) -> Result<Ignore> {
     Ignore::from_patterns(&copy.exclude).map_err(|e| {
-        let span = copy.source_spans.first().copied().unwrap_or_default();
+        let span = copy.sources.first().map(|source| source.span).unwrap_or_default();
         BuildError::Dockerfile(vec![Diagnostic::new(span, format!("--exclude: {}", e.reason))])
     })
 }
@@ -177,12 +169,12 @@ pub struct Keys<'a> {
 
 impl Keys<'_> {
     /// Returns the definition key of a step whose inputs all have results; `None` for scratch and
-    /// images, which have no key. Each component of the key is also passed to `note`. `taken` is
-    /// the content that the step takes from contexts, as returned by [`Keys::taken`].
+    /// images, which have no key. Each component of the key is also passed to `note`. `taken` are
+    /// the files that the step takes from contexts, as returned by [`Keys::taken`].
     pub fn definition(
         &self,
         vertex: &Vertex,
-        taken: &[Content],
+        taken: &[Selection],
         note: &mut dyn FnMut(&Part<'_>),
     ) -> Result<Option<CacheKey>> {
         let mut hasher = Hasher::new();
@@ -202,7 +194,7 @@ impl Keys<'_> {
             put(Part::Input(PARENT, parent));
         }
         vertex.step.parts(&mut |name, value| put(Part::Own(name, value)));
-        let mut taken = taken.iter().map(|content| Part::Files(FILES, content.digest));
+        let mut taken = taken.iter().map(|selection| Part::Files(FILES, selection.content.digest));
         match &vertex.step {
             Step::Scratch | Step::Image { .. } => return Ok(None),
             Step::Workdir(_) => {}
@@ -234,33 +226,33 @@ impl Keys<'_> {
         Ok(Some(hasher.finish()))
     }
 
-    /// Returns the content that a step takes from contexts: for a copy at most one, for a command
-    /// one per mount of a context.
-    pub fn taken(&self, vertex: &Vertex) -> Result<Vec<Content>> {
+    /// Selects the files that a step takes from contexts. For a copy the result has at most one
+    /// item, for a command one per mount of a context.
+    pub fn taken(&self, vertex: &Vertex) -> Result<Vec<Selection>> {
         match &vertex.step {
-            Step::Copy(copy) if !copy.sources.is_empty() => {
-                let context = self.contexts.of(copy.from, copy.source_spans[0])?;
-                context.map(|context| sources_content(&context.tree(), copy)).into_iter().collect()
+            Step::Copy(copy) => {
+                let Some(first) = copy.sources.first() else { return Ok(Vec::new()) };
+                let context = self.contexts.of(copy.from, first.span)?;
+                context.map(|context| selection(&context.tree(), copy)).into_iter().collect()
             }
-            Step::Run(run) => context_mounts(run).map(|mount| self.contexts.content_of(&mount)).collect(),
+            Step::Run(run) => context_mounts(run).map(|mount| self.contexts.mounted(&mount)).collect(),
             _ => Ok(Vec::new()),
         }
     }
 
     /// Returns the path of the most recently changed file among those that a step takes from
     /// contexts.
-    pub fn changed_last(&self, vertex: &Vertex) -> Option<PathBuf> {
+    pub fn changed_last(&self, vertex: &Vertex, taken: &[Selection]) -> Option<PathBuf> {
         match &vertex.step {
             Step::Copy(copy) => {
                 let context = self.contexts.of(copy.from, vertex.span).ok()??;
                 let exclude = exclusions(copy).ok()?;
                 let tree = SourceTree { exclude: Some(&exclude), ..context.tree() };
-                let items = copy.sources.iter().filter_map(|source| select(&tree, copy, source).ok());
-                tree.changed_last(&items.flatten().collect::<Vec<_>>())
+                tree.changed_last(&taken.first()?.sources.concat())
             }
-            Step::Run(run) => context_mounts(run).find_map(|mount| {
+            Step::Run(run) => context_mounts(run).zip(taken).find_map(|(mount, selection)| {
                 let tree = self.contexts.of(mount.from, mount.span).ok()??.tree();
-                tree.changed_last(&[tree.select_literal(mount.source).ok()?])
+                tree.changed_last(&selection.sources.concat())
             }),
             _ => None,
         }
@@ -334,21 +326,23 @@ pub fn mounted_content(stage: &StageFiles, source: &str) -> std::result::Result<
     }
 }
 
-/// Returns the content of all sources of a COPY, in order.
-pub fn sources_content(tree: &SourceTree<'_>, copy: &CopyStep) -> Result<Content> {
+/// Selects the files of all sources of a COPY.
+pub fn selection(tree: &SourceTree<'_>, copy: &CopyStep) -> Result<Selection> {
     let exclude = exclusions(copy)?;
     let tree = SourceTree { exclude: Some(&exclude), ..*tree };
     let mut hasher = Hasher::new();
     let mut sight = Sight::default();
     let links = HardLinks::default();
-    for (source, span) in copy.sources.iter().zip(&copy.source_spans) {
+    let mut sources = Vec::with_capacity(copy.sources.len());
+    for CopySource { pattern, span } in &copy.sources {
         let fail = |e| source_error(e, *span, copy.from_name.as_deref());
-        let selected = select(&tree, copy, source).map_err(fail)?;
+        let selected = tree.select(pattern).map_err(fail)?;
         let one = content_without_links(&tree, &selected, &links).map_err(fail)?;
         hasher.field(one.digest.bytes());
         sight += one.sight;
+        sources.push(selected);
     }
-    Ok(Content { digest: links.added_to(hasher.finish()), sight })
+    Ok(Selection { sources, content: Content { digest: links.added_to(hasher.finish()), sight } })
 }
 
 /// Converts a selection error to a diagnostic at the source in the Dockerfile. `from` is the stage,
@@ -412,7 +406,8 @@ mod tests {
             let result_of = |i: VertexId| results[i];
             let keys = Keys { contexts: &contexts, salt: None, result_of: &result_of };
             let content = Content { digest: SelectionHash::of(b"what is copied"), sight: Sight::default() };
-            let key = keys.definition(vertex, &[content], &mut |_| ()).unwrap();
+            let taken = Selection { sources: Vec::new(), content };
+            let key = keys.definition(vertex, &[taken], &mut |_| ()).unwrap();
             found.extend(key.map(|key| key.hex()[..16].to_string()));
             results.push(key.map_or_else(|| source_result(&vertex.step), ResultId::from));
         }

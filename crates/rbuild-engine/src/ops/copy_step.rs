@@ -6,7 +6,7 @@ use rbuild_dockerfile::Diagnostic;
 use rbuild_layer::{ExternalFiles, LayerError, LayerForm};
 use rbuild_linux::RootDir;
 use rbuild_plan::{CopyStep, VertexId};
-use rbuild_source::{Changes, Content, Listing, SourceError, SourceTree};
+use rbuild_source::{Changes, Listing, Selection, SourceError, SourceTree};
 use rbuild_store::{LISTING, StoreError, TreeId};
 
 use crate::cache::key::{self, StageFiles, source_error};
@@ -14,7 +14,7 @@ use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
 use crate::event::{Event, Warning};
 use crate::exports::Squash;
-use crate::ops::copy::{Terms, copy};
+use crate::ops::copy::{Files, Terms, copy};
 use crate::ops::copy_error::{CopyError, Reason};
 use crate::ops::incremental_copy::Track;
 use crate::ops::step_error::{Attempt, StepError};
@@ -30,33 +30,35 @@ pub(crate) fn copy_step(
     env: &StepEnv<'_>,
     id: VertexId,
     step: &CopyStep,
-    taken: &[Content],
-    stage: Option<&StageFiles>,
+    taken: &[Selection],
+    stage: Option<(&StageFiles, &Selection)>,
     (path, dir): (&Path, &RootDir),
 ) -> Attempt<Option<Changes>> {
     let working = env.rootfs.writable(&env.rootfs.trees_below(id)?, path)?;
     let root = &working.root;
     let terms = terms(env);
     let exclude = key::exclusions(step)?;
-    let source = match (stage, step.from) {
-        (Some(stage), _) => Some(SourceTree { exclude: Some(&exclude), ..stage.tree() }),
-        (None, _) if step.sources.is_empty() => None,
-        (None, from) => {
-            let context = env.contexts.of(from, step.source_spans[0])?;
-            context.map(|c| SourceTree { exclude: Some(&exclude), ..c.tree() })
+    let source = match (stage, taken.first()) {
+        (Some((files, selection)), _) => Some((files.tree(), selection)),
+        (None, Some(selection)) => {
+            let context = env.contexts.of(step.from, env.graph().vertices[id].span)?;
+            context.map(|context| (context.tree(), selection))
         }
+        (None, None) => None,
     };
+    let source = source.map(|(tree, selection)| (SourceTree { exclude: Some(&exclude), ..tree }, selection));
+    let files = source.as_ref().map(|(tree, selection)| Files { tree, selected: &selection.sources });
     let earlier = nearest_tree(env, id);
     let mut track = earlier.as_ref().map_or(Ok(Track::default()), |tree| track(env, tree))?;
     track.defers = working.takes_files();
     let fail = |e| copy_error(env, id, step, e);
-    if copy(step, source.as_ref(), root, terms, Some(&mut track)).map_err(fail)? > 1 {
+    if copy(step, files, root, terms, Some(&mut track)).map_err(fail)? > 1 {
         let text = format!("{} is one file, the last of several that were copied to it", step.dest);
         let help = Some("end the destination with a slash if it is a directory".into());
         env.events.send(Event::Warning(Warning { text, help }));
     }
     working.finish(&path.join("fs"))?;
-    if let Some(source) = &source {
+    if let Some((source, _)) = &source {
         let general = |reason| fail(CopyError { index: None, reason });
         match folds(env, id).filter(|_| track.has_later()) {
             Some(form) => {
@@ -69,7 +71,7 @@ pub(crate) fn copy_step(
             }
         }
     }
-    if taken.iter().any(|content| content.sight != track.sight) {
+    if taken.iter().any(|selection| selection.content.sight != track.sight) {
         return Err(StepError::ContextChanged);
     }
     if source.is_some() {
@@ -118,7 +120,7 @@ pub(crate) fn copy_error(env: &StepEnv<'_>, id: VertexId, step: &CopyStep, e: Co
     if let Reason::Source(SourceError::Changed(_)) = e.reason {
         return StepError::ContextChanged;
     }
-    let span = e.index.and_then(|i| step.source_spans.get(i).copied());
+    let span = e.index.and_then(|i| step.sources.get(i)).map(|source| source.span);
     StepError::Failed(match (e.reason, span) {
         (Reason::Stopped, _) => BuildError::Cancelled,
         (Reason::Source(e), Some(span)) => source_error(e, span, step.from_name.as_deref()),

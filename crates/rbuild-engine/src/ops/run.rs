@@ -12,7 +12,7 @@ use rbuild_remedy::Remedy;
 use rbuild_sandbox::{
     Ended, Files, Input, MountRequest, Outcome, RunRequest, SandboxError, Source, Stream, remove_points, restored_files,
 };
-use rbuild_source::Content;
+use rbuild_source::Selection;
 use rbuild_store::{Baseline, Snapshots, TreeId, cut_links};
 
 use crate::env::StepEnv;
@@ -78,7 +78,7 @@ pub(crate) fn run_step(
     id: VertexId,
     run: &RunStep,
     parts: Vec<ContextPart>,
-    taken: &[Content],
+    taken: &[Selection],
     path: &Path,
 ) -> Attempt<()> {
     let who = user_of(env, id, run)?;

@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rbuild_dockerfile::{Sharing, Span};
 use rbuild_image::Hasher;
 use rbuild_linux::RootDir;
+use rbuild_paths::SourcePattern;
 use rbuild_plan::{
-    AgentStep, CacheStep, CopyStep, From, MountKindStep, MountStep, RunStep, Security, SourceNames, VertexId,
+    AgentStep, CacheStep, CopySource, CopyStep, From, MountKindStep, MountStep, RunStep, Security, VertexId,
 };
 use rbuild_sandbox::{MountRequest, Source};
-use rbuild_source::{Changes, Content, Listing, Owner, SelectionHash, SourceTree};
+use rbuild_source::{Changes, Listing, Owner, Selected, Selection, SelectionHash, SourceTree};
 use rbuild_store::{
     CacheId, CacheKey, CacheMount, CacheUse, FILES, Files, KeyInputs, KeyValue, LISTING, LentCache, Lock, Once,
     Snapshots, Store, TreeId, Workspace,
@@ -21,7 +22,7 @@ use crate::builder_paths::Place;
 use crate::cache::key::{self, source_error};
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
-use crate::ops::copy::copy;
+use crate::ops::copy::{self, copy};
 use crate::ops::copy_error::CopyError;
 use crate::ops::copy_step::{copy_error, terms, track};
 use crate::ops::incremental_copy::Track;
@@ -65,24 +66,24 @@ struct TreesFor {
 /// Directory of the builder's agent sockets; each is in a subdirectory of its own.
 const LISTENING: &str = "/listening";
 
-/// The initial content of a cache: its position in the Dockerfile, and its content if it comes from
-/// a context.
+/// The initial content of a cache: its position in the Dockerfile, and its files if they come from a
+/// context.
 #[derive(Clone, Copy)]
 struct Seed<'a> {
     span: Span,
     /// `from=` as written.
     from_name: Option<&'a str>,
-    content: Option<&'a Content>,
+    files: Option<&'a Selection>,
 }
 
 /// Returns the mounts of a command, and its caches. `parts` are its mounts of contexts, in
-/// order; `taken` is the content of everything that the command takes from contexts.
+/// order; `taken` is everything that the command takes from contexts.
 pub(crate) fn mounts(
     env: &StepEnv<'_>,
     id: VertexId,
     run: &RunStep,
     parts: Vec<ContextPart>,
-    taken: &[Content],
+    taken: &[Selection],
 ) -> Attempt<(Vec<MountRequest>, HeldCaches)> {
     let (steps, insecure) = (&run.mounts, run.security == Security::Insecure);
     let mut held = HeldCaches { caches: caches(env, id, steps, taken)?, lent: Vec::new() };
@@ -116,14 +117,14 @@ fn caches(
     env: &StepEnv<'_>,
     vertex: VertexId,
     steps: &[MountStep],
-    taken: &[Content],
+    taken: &[Selection],
 ) -> Attempt<Vec<(Vec<usize>, CacheMount)>> {
     let mut wanted: BTreeMap<CacheId, Vec<(usize, &CacheStep, Seed<'_>)>> = BTreeMap::new();
     let mut taken = taken.iter();
     for (i, mount) in steps.iter().enumerate() {
-        let content = if key::takes_context(mount) { taken.next() } else { None };
+        let files = if key::takes_context(mount) { taken.next() } else { None };
         if let MountKindStep::Cache(step) = &mount.kind {
-            let seed = Seed { span: mount.span, from_name: mount.from_name.as_deref(), content };
+            let seed = Seed { span: mount.span, from_name: mount.from_name.as_deref(), files };
             wanted.entry(cache_id(env, step, seed)?).or_default().push((i, step, seed));
         }
     }
@@ -183,8 +184,8 @@ fn cache_id(env: &StepEnv<'_>, step: &CacheStep, seed: Seed<'_>) -> Result<Cache
             hasher.field("from").field(env.done(*id).result.bytes()).field(source);
         }
         Some(From::Context | From::Named(_)) => {
-            let content = seed.content.ok_or_else(|| BuildError::other("the content of a cache's files is missing"))?;
-            hasher.field("files").field(content.digest.bytes());
+            let files = seed.files.ok_or_else(|| BuildError::other("the content of a cache's files is missing"))?;
+            hasher.field("files").field(files.content.digest.bytes());
         }
         None => {}
     }
@@ -193,29 +194,32 @@ fn cache_id(env: &StepEnv<'_>, step: &CacheStep, seed: Seed<'_>) -> Result<Cache
 
 /// Fills a new cache with its initial content. Fails with [`StepError::ContextChanged`] if the
 /// context no longer has the content that the cache's ID was computed from.
-fn fill_cache(
-    env: &StepEnv<'_>,
-    id: VertexId,
-    step: &CacheStep,
-    Seed { span, from_name, content }: Seed<'_>,
-    dir: &RootDir,
-) -> Attempt<()> {
+fn fill_cache(env: &StepEnv<'_>, id: VertexId, step: &CacheStep, seed: Seed<'_>, dir: &RootDir) -> Attempt<()> {
     let fail = || BuildError::kernel(format!("the cache mount {}", step.id));
     dir.set_own_meta(step.uid, step.gid, step.mode, now(env.request.now)).map_err(fail())?;
     let Some(from) = step.from else { return Ok(()) };
-    let files = files_of(from, from_name, &step.source, span);
-    let view;
-    let tree = match from {
-        From::Vertex(id) => {
-            view = env.rootfs.view(id)?;
-            Some(SourceTree { root: &view, ignore: None, exclude: None, owner: Owner::AsIs, hashes: None })
-        }
-        _ => env.contexts.of(from, span)?.map(|c| c.tree()),
-    };
+    let copied = files_of(from, seed.from_name, &step.source, seed.span);
     let mut track = Track::default();
-    copy(&files, tree.as_ref(), dir, terms(env), Some(&mut track)).map_err(|e| copy_error(env, id, &files, e))?;
-    match content {
-        Some(content) if content.sight != track.sight => Err(StepError::ContextChanged),
+    let mut fill = |tree: &SourceTree<'_>, selected: &[Vec<Selected>]| {
+        let files = copy::Files { tree, selected };
+        copy(&copied, Some(files), dir, terms(env), Some(&mut track)).map_err(|e| copy_error(env, id, &copied, e))
+    };
+    match (from, seed.files) {
+        (From::Vertex(stage), _) => {
+            let root = &env.rootfs.view(stage)?;
+            let tree = SourceTree { root, ignore: None, exclude: None, owner: Owner::AsIs, hashes: None };
+            let item = tree.select_literal(&step.source).map_err(|e| source_error(e, seed.span, seed.from_name))?;
+            fill(&tree, &[vec![item]])?;
+        }
+        (From::Context | From::Named(_), Some(files)) => {
+            let context = env.contexts.of(from, seed.span)?;
+            let context = context.ok_or_else(|| BuildError::other("a cache of the context names a stage"))?;
+            fill(&context.tree(), &files.sources)?;
+        }
+        (From::Context | From::Named(_), None) => {}
+    }
+    match seed.files {
+        Some(files) if files.content.sight != track.sight => Err(StepError::ContextChanged),
         _ => Ok(()),
     }
 }
@@ -239,26 +243,26 @@ fn trees_mount(env: &StepEnv<'_>, trees: &[TreeId], path: PathBuf, access: Trees
     Ok(Source::Part { dir, path })
 }
 
-/// Returns the files of contexts that a command mounts, in order. `taken` is their content as
-/// used in the key. Also returns the changes since the run that `before` describes, if they are
+/// Returns the files of contexts that a command mounts, in order. `taken` are the files that the key
+/// was computed from. Also returns the changes since the run that `before` describes, if they are
 /// known.
 pub(crate) fn context_parts(
     env: &StepEnv<'_>,
     id: VertexId,
     run: &RunStep,
-    taken: &[Content],
+    taken: &[Selection],
     before: Option<&KeyInputs>,
 ) -> Attempt<(Vec<ContextPart>, Option<Changes>)> {
     let earlier: Vec<Option<SelectionHash>> = before.map(content_digests).unwrap_or_default();
     // With a different number of mounts, the earlier ones cannot be matched.
     let mut earlier = Some(earlier).filter(|earlier| earlier.len() == taken.len()).into_iter().flatten();
     let (mut parts, mut all) = (Vec::new(), None);
-    for (mount, content) in key::context_mounts(run).zip(taken) {
+    for (mount, selection) in key::context_mounts(run).zip(taken) {
         let earlier = earlier.next().flatten();
         if mount.seeds_cache {
             continue;
         }
-        let (part, changes) = context_part(env, id, &mount, content, earlier)?;
+        let (part, changes) = context_part(env, id, &mount, selection, earlier)?;
         parts.push(part);
         if let Some(changes) = changes {
             all.get_or_insert_with(Changes::default).and(changes);
@@ -274,21 +278,21 @@ fn context_part(
     env: &StepEnv<'_>,
     id: VertexId,
     mount: &key::ContextMount<'_>,
-    content: &Content,
+    selection: &Selection,
     earlier: Option<SelectionHash>,
 ) -> Attempt<(ContextPart, Option<Changes>)> {
-    let key::ContextMount { span, from, from_name, source, .. } = *mount;
-    let Some(context) = env.contexts.of(from, span)? else {
+    let Some(context) = env.contexts.of(mount.from, mount.span)? else {
         return Err(BuildError::other("a mount of the context names a stage").into());
     };
     let tree = context.tree();
-    let item = tree.select_literal(source).map_err(|e| source_error(e, span, from_name))?;
+    let item = selection.sources.iter().flatten().next();
+    let item = item.ok_or_else(|| BuildError::other("a mount of the context selects nothing"))?;
     let is_dir = item.stat.kind == rbuild_linux::Kind::Dir;
     let path = if is_dir { PathBuf::from("/") } else { Path::new("/").join(&item.name) };
-    let key = part_key(env, &content.digest);
+    let key = part_key(env, &selection.content.digest);
     let earlier = earlier.map(|earlier| env.store.records().record(&part_key(env, &earlier))).transpose()?.flatten();
     let mut track = earlier.map_or(Ok(Track::default()), |record| track(env, &record.tree))?;
-    let fill = |dir: &RootDir| fill_part(env, id, (mount, content), &tree, (&mut track, dir));
+    let fill = |dir: &RootDir| fill_part(env, id, (mount, selection), &tree, (&mut track, dir));
     let made = env.rootfs.session().tree_once(Lock::ContextPart, &key, env.request.now, fill)?;
     let changes = match &made {
         Once::Found(found) => {
@@ -301,22 +305,23 @@ fn context_part(
 }
 
 /// Copies the mounted files of a context, `tree`, into a new tree. Fails with
-/// [`StepError::ContextChanged`] if the context no longer has the `content` of the tree's key.
+/// [`StepError::ContextChanged`] if the context no longer has the content of the tree's key.
 fn fill_part(
     env: &StepEnv<'_>,
     id: VertexId,
-    (mount, content): (&key::ContextMount<'_>, &Content),
+    (mount, selection): (&key::ContextMount<'_>, &Selection),
     tree: &SourceTree<'_>,
     (track, dir): (&mut Track, &RootDir),
 ) -> Attempt<()> {
     let root = dir.sub("fs").map_err(BuildError::kernel("the context's directory"))?;
     root.set_own_meta(0, 0, 0o755, now(env.request.now)).map_err(BuildError::kernel("the context's directory"))?;
-    let files = files_of(mount.from, mount.from_name, mount.source, mount.span);
-    let fail = |e| copy_error(env, id, &files, e);
+    let copied = files_of(mount.from, mount.from_name, mount.source, mount.span);
+    let fail = |e| copy_error(env, id, &copied, e);
     track.defers = true;
-    copy(&files, Some(tree), &root, terms(env), Some(track)).map_err(fail)?;
+    let files = copy::Files { tree, selected: &selection.sources };
+    copy(&copied, Some(files), &root, terms(env), Some(track)).map_err(fail)?;
     track.finish(tree.root, &root, &env.cancel).map_err(|reason| fail(CopyError { index: None, reason }))?;
-    if content.sight != track.sight {
+    if selection.content.sight != track.sight {
         return Err(StepError::ContextChanged);
     }
     env.store.trees().put_note(dir, LISTING, &track.listing.to_bytes())?;
@@ -378,9 +383,7 @@ fn files_of(from: From, from_name: Option<&str>, source: &str, span: Span) -> Co
     CopyStep {
         from,
         from_name: from_name.map(str::to_string),
-        sources: vec![source.to_string()],
-        names: SourceNames::Literal,
-        source_spans: vec![span],
+        sources: vec![CopySource { pattern: SourcePattern::literal(source), span }],
         dest: "/".into(),
         dest_is_dir: true,
         ..CopyStep::default()

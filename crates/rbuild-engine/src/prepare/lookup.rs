@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 
 use rbuild_plan::{BuildGraph, From, MountKindStep, NoCache, RunStep, Step, Vertex, VertexId};
-use rbuild_source::Content;
+use rbuild_source::Selection;
 use rbuild_store::{CacheKey, ForeignRecord, Lock, Record, ResultId, SecretMark, Store, TreeId, Workspace};
 
 use crate::cache::key::{self, Contexts, Keys};
@@ -67,8 +67,8 @@ pub(crate) struct LookedUp {
     pub known: Vec<Known>,
     /// Keys of the cached steps.
     pub keys: Vec<Option<CacheKey>>,
-    /// Content that each step takes from contexts.
-    pub contents: Vec<Vec<Content>>,
+    /// Files that each step takes from contexts.
+    pub taken: Vec<Vec<Selection>>,
     /// Commands that will run if they are needed, as far as is known.
     pub will_run: Vec<VertexId>,
 }
@@ -90,22 +90,22 @@ impl Lookup<'_> {
     #[tracing::instrument(target = "engine", name = "key", level = "debug", skip_all)]
     pub(crate) fn look_up(&self) -> Result<LookedUp> {
         let maker = Keys { contexts: self.contexts, salt: None, result_of: &|_| ResultId::of(b"open") };
-        let contents: Vec<_> = self.graph.vertices.iter().map(|vertex| maker.taken(vertex)).collect::<Result<_>>()?;
+        let taken: Vec<_> = self.graph.vertices.iter().map(|vertex| maker.taken(vertex)).collect::<Result<_>>()?;
         // Foreign results whose files are needed and cannot be made.
         let mut unusable = HashSet::new();
         loop {
-            let mut found = self.steps(&contents, &unusable)?;
+            let mut found = self.steps(&taken, &unusable)?;
             if !self.adopt_needed(&mut found, &mut unusable)? {
                 continue;
             }
             let is_run = |id: &VertexId| matches!(self.graph.vertices[*id].step, Step::Run(_));
             let ids = self.graph.numbered().map(|(id, _)| id);
             let will_run = ids.filter(|id| found.fresh[*id] && is_run(id)).collect();
-            return Ok(LookedUp { known: found.known, keys: found.keys, contents, will_run });
+            return Ok(LookedUp { known: found.known, keys: found.keys, taken, will_run });
         }
     }
 
-    fn steps(&self, contents: &[Vec<Content>], unusable: &HashSet<ResultId>) -> Result<Found> {
+    fn steps(&self, taken: &[Vec<Selection>], unusable: &HashSet<ResultId>) -> Result<Found> {
         let mut found = Found::default();
         for (id, vertex) in self.graph.numbered() {
             if matches!(vertex.step, Step::Scratch | Step::Image { .. }) {
@@ -122,7 +122,7 @@ impl Lookup<'_> {
             let results = &found.results;
             let result_of = |id: VertexId| results[id].unwrap_or_else(|| ResultId::of(b"open"));
             let maker = Keys { contexts: self.contexts, salt: self.request.salt.as_deref(), result_of: &result_of };
-            let key = maker.definition(vertex, &contents[id], &mut |_| ())?;
+            let key = maker.definition(vertex, &taken[id], &mut |_| ())?;
             let known = match key {
                 Some(key) if ready && !vertex.ignore_cache => self.step(id, &key, unusable)?,
                 _ => Known::Open,

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 
-use rbuild_plan::{BuildGraph, From, SourceNames, Step, VertexId};
+use rbuild_plan::{BuildGraph, From, Step, VertexId};
 
 /// The vertices to run.
 pub(crate) struct Schedule {
@@ -88,15 +88,11 @@ impl Schedule {
             let vertex = &graph.vertices[*dependant];
             let Step::Copy(copy) = &vertex.step else { return None };
             let stands_on_it = vertex.parent.and_then(|parent| self.bottom(graph, parent)) == Some(id);
-            if copy.from != From::Vertex(id) || stands_on_it || copy.names == SourceNames::Parents {
+            if copy.from != From::Vertex(id) || stands_on_it {
                 return None;
             }
             for source in &copy.sources {
-                let path = rbuild_paths::inside(source.as_ref())?;
-                if path.as_os_str().is_empty() || rbuild_paths::is_pattern(source) {
-                    return None;
-                }
-                wanted.insert(path);
+                wanted.insert(source.pattern.path().filter(|path| !path.as_os_str().is_empty())?.to_path_buf());
             }
         }
         Some(wanted)

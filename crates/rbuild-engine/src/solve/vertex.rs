@@ -1,5 +1,6 @@
 //! Processing of a single vertex: key, cache lookup and execution.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -7,7 +8,7 @@ use rbuild_dockerfile::Diagnostic;
 use rbuild_image::ManifestDigest;
 use rbuild_linux::RootDir;
 use rbuild_plan::{CacheStep, CopyStep, From, MountKindStep, MountStep, RunStep, Step, VertexId};
-use rbuild_source::{Changes, Content, SourceError};
+use rbuild_source::{Changes, Selection, SourceError};
 use rbuild_store::{CacheKey, KeyInputs, Lock, ResultId};
 
 use crate::cache::explain::{self, Bookkeeper};
@@ -57,7 +58,7 @@ fn keyed(env: &StepEnv<'_>, id: VertexId) -> Result<bool> {
     let vertex = &env.graph().vertices[id];
     let result_of = |i: VertexId| env.done(i).result;
     let keys = Keys { contexts: &env.contexts, salt: env.request.salt.as_deref(), result_of: &result_of };
-    let mut taken = env.prepared.contents[id].clone();
+    let mut taken = Cow::Borrowed(&env.prepared.taken[id][..]);
     for _ in 0..LOOKS {
         let secrets = env.request.secret_values();
         let key_inputs = KeyInputs::default();
@@ -67,16 +68,16 @@ fn keyed(env: &StepEnv<'_>, id: VertexId) -> Result<bool> {
         match once(&StepRecords { env, id, key, key_inputs: &book.key_inputs }, &taken) {
             Ok(is_cached) => return Ok(is_cached),
             Err(StepError::Failed(e)) => return Err(e),
-            Err(StepError::ContextChanged) => taken = keys.taken(vertex)?,
+            Err(StepError::ContextChanged) => taken = Cow::Owned(keys.taken(vertex)?),
         }
     }
-    let last = keys.changed_last(vertex).filter(|path| !path.as_os_str().is_empty());
+    let last = keys.changed_last(vertex, &taken).filter(|path| !path.as_os_str().is_empty());
     Err(source_error(SourceError::Changed(last.unwrap_or_else(|| ".".into())), vertex.span, None))
 }
 
 /// Looks up or makes the result. Returns true if it was cached.
 #[tracing::instrument(target = "engine", name = "once", level = "debug", skip_all, fields(step = records.id.position(), key = %records.key.short()))]
-fn once(records: &StepRecords<'_>, taken: &[Content]) -> Attempt<bool> {
+fn once(records: &StepRecords<'_>, taken: &[Selection]) -> Attempt<bool> {
     let StepRecords { env, id, key, .. } = *records;
     let tell = |text: String| env.events.send(Event::Why { step: id.position(), text });
     if records.hit(&key)? {
@@ -87,10 +88,15 @@ fn once(records: &StepRecords<'_>, taken: &[Content]) -> Attempt<bool> {
     // Key under which other steps may have made the same files.
     let mut shared = key;
     let stage = match &vertex.step {
-        Step::Copy(CopyStep { from: From::Vertex(from), .. }) => Some(StageFiles::new(env.rootfs.view(*from)?)),
+        Step::Copy(copy @ CopyStep { from: From::Vertex(from), .. }) => {
+            let files = StageFiles::new(env.rootfs.view(*from)?);
+            let selection = key::selection(&files.tree(), copy)?;
+            Some((files, selection))
+        }
         _ => None,
     };
-    if let Some(contents) = contents_read(env, &vertex.step, taken, stage.as_ref())? {
+    let stage = stage.as_ref().map(|(files, selection)| (files, selection));
+    if let Some(contents) = contents_read(env, &vertex.step, taken, stage.map(|(_, selection)| selection))? {
         let linked = matches!(&vertex.step, Step::Copy(copy) if copy.link);
         let parent = vertex.parent.map_or(ResultId::from(key), |p| env.done(p).result);
         let parent = (!linked).then_some(&parent);
@@ -108,7 +114,7 @@ fn once(records: &StepRecords<'_>, taken: &[Content]) -> Attempt<bool> {
         if records.adopted(&shared)? {
             return Ok(true);
         }
-        execute(records, &shared, taken, stage.as_ref(), &tell)
+        execute(records, &shared, taken, stage, &tell)
     };
     // Equal steps of other builds wait for the lock and then find the record.
     let is_cached = env.store.once(Lock::Step(shared), find, make)?.either();
@@ -122,8 +128,8 @@ fn once(records: &StepRecords<'_>, taken: &[Content]) -> Attempt<bool> {
 fn execute(
     records: &StepRecords<'_>,
     shared: &CacheKey,
-    taken: &[Content],
-    stage: Option<&StageFiles>,
+    taken: &[Selection],
+    stage: Option<(&StageFiles, &Selection)>,
     tell: &dyn Fn(String),
 ) -> Attempt<bool> {
     let StepRecords { env, id, .. } = *records;
@@ -143,8 +149,8 @@ fn execute(
 fn make(
     env: &StepEnv<'_>,
     id: VertexId,
-    taken: &[Content],
-    stage: Option<&StageFiles>,
+    taken: &[Selection],
+    stage: Option<(&StageFiles, &Selection)>,
     before: Option<&KeyInputs>,
     why: &dyn Fn(Option<&Changes>),
 ) -> Attempt<PathBuf> {
@@ -172,14 +178,14 @@ fn make(
 
 /// Replaces the error of a step that was reading a context by [`StepError::ContextChanged`], if the
 /// context has changed.
-fn or_changed(env: &StepEnv<'_>, id: VertexId, taken: &[Content], error: StepError) -> StepError {
+fn or_changed(env: &StepEnv<'_>, id: VertexId, taken: &[Selection], error: StepError) -> StepError {
     if taken.is_empty() || env.cancel.is_cancelled() {
         return error;
     }
     let result_of = |i: VertexId| env.done(i).result;
     let keys = Keys { contexts: &env.contexts, salt: None, result_of: &result_of };
     match keys.taken(&env.graph().vertices[id]) {
-        Ok(now) if now == taken => error,
+        Ok(now) if now.iter().map(|now| now.content).eq(taken.iter().map(|taken| taken.content)) => error,
         Ok(_) => StepError::ContextChanged,
         Err(e) => e.into(),
     }
@@ -191,22 +197,20 @@ fn or_changed(env: &StepEnv<'_>, id: VertexId, taken: &[Content], error: StepErr
 fn contents_read(
     env: &StepEnv<'_>,
     step: &Step,
-    taken: &[Content],
-    stage: Option<&StageFiles>,
+    taken: &[Selection],
+    of_stage: Option<&Selection>,
 ) -> Result<Option<Vec<Read>>> {
-    match (step, stage) {
-        (Step::Copy(copy), Some(stage)) => {
-            Ok(Some(vec![Read::Files(key::sources_content(&stage.tree(), copy)?.digest)]))
-        }
-        (Step::Copy(copy), None) if copy.link => Ok(taken.first().map(|content| vec![Read::Files(content.digest)])),
-        (Step::Run(run), _) => contents_mounted(env, run, taken),
+    let files = |selection: &Selection| vec![Read::Files(selection.content.digest)];
+    match step {
+        Step::Copy(copy) => Ok(of_stage.or_else(|| taken.first().filter(|_| copy.link)).map(files)),
+        Step::Run(run) => contents_mounted(env, run, taken),
         _ => Ok(None),
     }
 }
 
 /// Returns the content of a command's mounts of stages and contexts, in order. Returns `None`
 /// if it mounts no stage.
-fn contents_mounted(env: &StepEnv<'_>, run: &RunStep, taken: &[Content]) -> Result<Option<Vec<Read>>> {
+fn contents_mounted(env: &StepEnv<'_>, run: &RunStep, taken: &[Selection]) -> Result<Option<Vec<Read>>> {
     let (mut contents, mut stages) = (Vec::new(), 0);
     let mut taken = taken.iter();
     for mount in &run.mounts {
@@ -217,7 +221,7 @@ fn contents_mounted(env: &StepEnv<'_>, run: &RunStep, taken: &[Content]) -> Resu
                 continue;
             }
             MountKindStep::Bind { .. } | MountKindStep::Cache(CacheStep { from: Some(_), .. }) => {
-                contents.extend(taken.next().map(|content| Read::Files(content.digest)));
+                contents.extend(taken.next().map(|selection| Read::Files(selection.content.digest)));
                 continue;
             }
             _ => continue,

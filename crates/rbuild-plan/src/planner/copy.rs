@@ -3,9 +3,10 @@
 use rbuild_dockerfile::ast;
 use rbuild_dockerfile::expand::Lexer;
 use rbuild_dockerfile::{Diagnostic, Span};
+use rbuild_paths::SourcePattern;
 
 use crate::Chmod;
-use crate::graph::{CopyStep, From as Input, InlineFile, SourceNames, Step};
+use crate::graph::{CopySource, CopyStep, From as Input, InlineFile, Step};
 use crate::history;
 use crate::planner::paths::{cwd, join, native_path};
 use crate::planner::state::{Planned, Planner, StageState, not_yet};
@@ -49,6 +50,9 @@ pub(super) fn copy(planner: &mut Planner<'_>, state: &mut StageState, copy: &ast
     if let Some(from) = &copy.from {
         text = text.replacen(name, &format!("{name} --from={}", from.text), 1);
     }
+    let parse = if copy.parents.is_some() { SourcePattern::with_parents } else { SourcePattern::parse };
+    let patterns = sources.iter().zip(&copy.sources);
+    let sources = patterns.map(|(text, word)| CopySource { pattern: parse(text), span: word.span }).collect();
     let step = CopyStep {
         from,
         from_name: copy.from.as_ref().map(|word| word.text.clone()),
@@ -59,10 +63,9 @@ pub(super) fn copy(planner: &mut Planner<'_>, state: &mut StageState, copy: &ast
         chown,
         chmod,
         exclude: copy.exclude.iter().map(|w| w.text.clone()).collect(),
-        names: if copy.parents.is_some() { SourceNames::Parents } else { SourceNames::Patterns },
+        parents: copy.parents.is_some(),
         link: copy.link.is_some(),
         unpack: copy.unpack.as_ref().map_or(copy.add, |w| w.text == "true"),
-        source_spans: copy.sources.iter().map(|w| w.span).collect(),
     };
     planner.step(state, Step::Copy(step), text, created_by, span);
     Ok(())

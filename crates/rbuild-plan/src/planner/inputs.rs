@@ -4,9 +4,10 @@ use rbuild_dockerfile::ast::{Op, Stage};
 use rbuild_dockerfile::expand::Lexer;
 use rbuild_dockerfile::{Diagnostic, Span, mount_from};
 use rbuild_image::{DEFAULT_PATH, ImageConfig, Platform, PlatformError};
+use rbuild_paths::SourcePattern;
 use rbuild_remedy::Remedy;
 
-use crate::graph::{CopyStep, From as Input, Step, StepName};
+use crate::graph::{CopySource, CopyStep, From as Input, Step, StepName};
 use crate::ids::{ContextId, VertexId};
 use crate::parameters::{ContextSource, NamedContext, NoCache, WrittenImage};
 use crate::planner::paths::{cwd, is_windows};
@@ -185,8 +186,7 @@ impl Planner<'_> {
                 let mut state = self.scratch_state(label, total, span);
                 let copy = CopyStep {
                     from: Input::Named(context),
-                    sources: vec!["/".into()],
-                    source_spans: vec![span],
+                    sources: vec![CopySource { pattern: SourcePattern::literal("/"), span }],
                     dest: "/".into(),
                     dest_is_dir: true,
                     ..CopyStep::default()

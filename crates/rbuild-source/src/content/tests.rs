@@ -1,5 +1,6 @@
 use super::*;
 use crate::Ignore;
+use rbuild_paths::SourcePattern;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 
@@ -18,14 +19,14 @@ impl Temp {
         let root = RootDir::open(&self.0).unwrap();
         let ignore = Ignore::parse(ignore).unwrap();
         let tree = SourceTree { root: &root, ignore: Some(&ignore), exclude: None, owner: Owner::Root, hashes: None };
-        content(&tree, &tree.select(source)?).map(|content| content.digest)
+        content(&tree, &tree.select(&SourcePattern::parse(source))?).map(|content| content.digest)
     }
     fn names(&self, source: &str, ignore: &str) -> Vec<String> {
         let root = RootDir::open(&self.0).unwrap();
         let ignore = Ignore::parse(ignore).unwrap();
         let tree = SourceTree { root: &root, ignore: Some(&ignore), exclude: None, owner: Owner::Root, hashes: None };
         let mut names = Vec::new();
-        for item in tree.select(source).unwrap() {
+        for item in tree.select(&SourcePattern::parse(source)).unwrap() {
             names.push(item.path.to_string_lossy().into_owned());
             if item.stat.kind == Kind::Dir {
                 tree.walk::<SourceError>(&item.path, |_, p, _| {
@@ -153,7 +154,7 @@ fn sources_select_files_that_are_not_ignored() {
         let tree = SourceTree { root: &root, ignore: Some(&ignore), exclude: None, owner: Owner::Root, hashes: None };
         let found = match source.strip_prefix('=') {
             Some(literal) => tree.select_literal(literal).map(|item| vec![item]),
-            None => tree.select(source),
+            None => tree.select(&SourcePattern::parse(source)),
         };
         match found {
             Ok(items) => items
@@ -227,7 +228,7 @@ fn parent_directories_are_selected_with_parents() {
         let (ignore, exclude) = (Ignore::parse(ignore).unwrap(), Ignore::parse(exclude).unwrap());
         let exclude = Some(&exclude);
         let tree = SourceTree { root: &root, ignore: Some(&ignore), exclude, owner: Owner::Root, hashes: None };
-        match tree.select_with_parents(source) {
+        match tree.select(&SourcePattern::with_parents(source)) {
             Ok(items) => items
                 .iter()
                 .map(|i| {
@@ -282,7 +283,11 @@ fn sight_detects_all_relevant_changes() {
         let root = RootDir::open(&t.0).unwrap();
         let ignore = Ignore::parse("left-out/*").unwrap();
         let tree = SourceTree { root: &root, ignore: Some(&ignore), exclude: None, owner: Owner::Root, hashes: None };
-        let selected = if parents { tree.select_with_parents(source) } else { tree.select(source) };
+        let selected = if parents {
+            tree.select(&SourcePattern::with_parents(source))
+        } else {
+            tree.select(&SourcePattern::parse(source))
+        };
         content(&tree, &selected.unwrap()).unwrap()
     };
     let all = || [look(".", false), look("d/e", true), look("*", false), look("dirs", false)];
@@ -380,7 +385,11 @@ fn what_is_moved_while_it_is_read_has_changed() {
     let root = RootDir::open(&t.0).unwrap();
     let tree = SourceTree { root: &root, ignore: None, exclude: None, owner: Owner::Root, hashes: None };
     let attempts = |source: &str, parents: bool| -> Result<(), SourceError> {
-        let selected = if parents { tree.select_with_parents(source)? } else { tree.select(source)? };
+        let selected = if parents {
+            tree.select(&SourcePattern::with_parents(source))?
+        } else {
+            tree.select(&SourcePattern::parse(source))?
+        };
         content(&tree, &selected)?;
         for item in selected.iter().filter(|item| item.stat.kind == Kind::Dir) {
             tree.walk_selected::<SourceError>(item, |_, _, _| Ok(()))?;

@@ -173,7 +173,7 @@ fn tree(store: &Store, listed: &[Listed], whole_ids: bool) -> Result<String, Fai
 /// The name that `images` lists.
 enum Wanted<'a> {
     Name(&'a str),
-    Pattern(rbuild_source::Glob),
+    Pattern(rbuild_paths::Glob),
 }
 
 impl Wanted<'_> {
@@ -181,7 +181,7 @@ impl Wanted<'_> {
         if !text.contains(['*', '?', '[']) {
             return Ok(Wanted::Name(text));
         }
-        rbuild_source::Glob::new(text, false).map(Wanted::Pattern).ok_or_else(|| bad_pattern(text))
+        rbuild_paths::Glob::new(text, false).map(Wanted::Pattern).ok_or_else(|| bad_pattern(text))
     }
 
     fn matches(&self, name: &Reference) -> bool {
@@ -201,7 +201,7 @@ fn is_called(name: &Reference, wanted: &str) -> bool {
     reference == *name || (any_tag && reference.familiar_name() == name.familiar_name())
 }
 
-fn matches(glob: &rbuild_source::Glob, name: &Reference) -> bool {
+fn matches(glob: &rbuild_paths::Glob, name: &Reference) -> bool {
     glob.matches(&name.familiar()) || glob.matches(&name.familiar_name())
 }
 
@@ -217,7 +217,7 @@ pub fn bad_format(e: TemplateError) -> Failure {
 /// A `--filter` of `images`.
 enum Filter {
     Dangling(bool),
-    Reference(rbuild_source::Glob),
+    Reference(rbuild_paths::Glob),
     Label(String, Option<String>),
     /// Seconds since the Unix epoch.
     Before(i64),
@@ -236,7 +236,7 @@ impl Filter {
             ("dangling", "true" | "1") => Filter::Dangling(true),
             ("dangling", "false" | "0") => Filter::Dangling(false),
             ("reference", pattern) => {
-                let glob = rbuild_source::Glob::new(pattern, false);
+                let glob = rbuild_paths::Glob::new(pattern, false);
                 Filter::Reference(glob.ok_or_else(|| bad("the pattern has an unclosed bracket"))?)
             }
             ("label", label) => match label.split_once('=') {

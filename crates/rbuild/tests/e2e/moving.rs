@@ -106,6 +106,7 @@ fn linked_copies_and_patterns_of_what_changes() {
     // For a directory matched by a pattern, only the contents are copied: its own name does not
     // count.
     holds("COPY d/* /d/", &[CHANGES[1], CHANGES[6]]);
+    holds("COPY d/f* /d/", &[("echo new > d/fnew", "rm d/fnew"), CHANGES[4], CHANGES[5]]);
     holds("COPY --exclude=f d /d/", &CHANGES[2..4]);
     holds("COPY d/l* l* /d/", &[("ln -sfn d/e/y l", "ln -sfn d/f l"), ("ln -sfn d/e ld", "ln -sfn d ld")]);
     holds("COPY --parents d/e/y d/link /d/", &[CHANGES[1], CHANGES[3], ("chmod 711 d", "chmod 755 d")]);

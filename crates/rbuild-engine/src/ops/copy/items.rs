@@ -9,7 +9,6 @@ use rbuild_linux::{Kind, RootDir, Timestamp};
 use rbuild_plan::CopyStep;
 use rbuild_source::{Details, Selected, SourceTree, Take};
 
-use crate::cache::key;
 use crate::ops::copy::archive::unpack_archive;
 use crate::ops::copy::copier::{Copier, Defers, Terms};
 use crate::ops::copy::destination::{Dir, Links};
@@ -18,12 +17,21 @@ use crate::ops::copy_error::{CopyError, Reason};
 use crate::ops::incremental_copy::Track;
 use crate::ops::users;
 
-/// Copies the files that the step selects from `source` into `root`. With a `track`, files that are
-/// unchanged since an earlier copy are left to it. Returns the number of files written to the
+/// The files to copy.
+#[derive(Clone, Copy)]
+pub struct Files<'a> {
+    /// The tree that they are in.
+    pub tree: &'a SourceTree<'a>,
+    /// The selected files of each source of the step.
+    pub selected: &'a [Vec<Selected>],
+}
+
+/// Copies the selected files, and the step's here-documents, into `root`. With a `track`, files that
+/// are unchanged since an earlier copy are left to it. Returns the number of files written to the
 /// destination path itself, where each one replaces the previous one.
 pub fn copy(
     step: &CopyStep,
-    source: Option<&SourceTree<'_>>,
+    files: Option<Files<'_>>,
     root: &RootDir,
     terms: Terms<'_>,
     mut track: Option<&mut Track>,
@@ -41,10 +49,9 @@ pub fn copy(
     let mut copier = Copier { step, root, chown, terms, times, links, made, track, defers, at_dest };
     let others = step.sources.len() > 1;
     copier.no_file_for_several().map_err(|reason| CopyError { index: others.then_some(0), reason })?;
-    if let Some(tree) = source {
-        for (i, pattern) in step.sources.iter().enumerate() {
+    if let Some(Files { tree, selected }) = files {
+        for (i, items) in selected.iter().enumerate() {
             let at = |reason: Reason| CopyError { index: Some(i), reason };
-            let items = key::select(tree, step, pattern).map_err(|e| at(e.into()))?;
             copier.defers = match others || items.len() > 1 {
                 _ if !step.inline.is_empty() => Defers::Nothing,
                 false => Defers::Plain,
@@ -57,7 +64,7 @@ pub fn copy(
                 if item.take == Take::Content {
                     copier.links.clear();
                 }
-                self::item(&mut copier, tree, &item).map_err(at)?;
+                self::item(&mut copier, tree, item).map_err(at)?;
             }
         }
     }

@@ -1,5 +1,7 @@
+use rbuild_dockerfile::Span;
 use rbuild_image::{ImageConfig, ManifestDigest, Platform};
-use rbuild_plan::{CopyStep, StepName, Vertex};
+use rbuild_paths::SourcePattern;
+use rbuild_plan::{CopySource, CopyStep, StepName, Vertex};
 
 use super::*;
 
@@ -8,7 +10,7 @@ fn v(position: usize) -> VertexId {
 }
 
 fn vertex(step: Step, parent: Option<VertexId>) -> Vertex {
-    let (text, span) = (String::new(), rbuild_dockerfile::Span::default());
+    let (text, span) = (String::new(), Span::default());
     Vertex { step, parent, name: StepName::default(), text, span, ignore_cache: false }
 }
 
@@ -19,7 +21,11 @@ fn image(name: &str) -> Vertex {
 }
 
 fn copy(parent: usize, from: From, sources: &[&str]) -> Vertex {
-    let sources = sources.iter().map(|source| source.to_string()).collect();
+    copy_of(parent, from, sources.iter().map(|source| SourcePattern::parse(source)))
+}
+
+fn copy_of(parent: usize, from: From, patterns: impl Iterator<Item = SourcePattern>) -> Vertex {
+    let sources = patterns.map(|pattern| CopySource { pattern, span: Span::default() }).collect();
     vertex(Step::Copy(CopyStep { from, sources, ..CopyStep::default() }), Some(v(parent)))
 }
 
@@ -113,17 +119,12 @@ fn steps_wait_for_steps_and_not_for_images() {
 fn only_copied_paths_are_wanted_of_an_image_that_nothing_else_needs() {
     let from = |sources: &[&str]| copy(0, From::Vertex(v(1)), sources);
     let with = |last: Vertex| graph(vec![vertex(Step::Scratch, None), image("tools"), last]);
-    let patterns = |sources: &[&str]| {
-        let mut vertex = from(sources);
-        let Step::Copy(copy) = &mut vertex.step else { unreachable!() };
-        copy.names = SourceNames::Parents;
-        vertex
-    };
+    let parents = || copy_of(0, From::Vertex(v(1)), [SourcePattern::with_parents("/bin/a")].into_iter());
     for (case, graph, want) in [
         ("two paths", with(from(&["/bin/a", "lib/b"])), Some(vec!["bin/a", "lib/b"])),
         ("everything", with(from(&["/"])), None),
         ("a pattern", with(from(&["/bin/*"])), None),
-        ("--parents", with(patterns(&["/bin/a"])), None),
+        ("--parents", with(parents()), None),
         ("a base as well", graph(vec![image("x"), image("tools"), copy(1, From::Vertex(v(1)), &["/bin/a"])]), None),
     ] {
         let schedule = Schedule::of(&graph, vec![false, false, true], false);
