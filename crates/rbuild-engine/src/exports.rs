@@ -248,6 +248,29 @@ mod tests {
         }
     }
 
+    /// Layers are packed from each step's own tree; files of the whole result are needed only for
+    /// outputs of files and for images of one layer.
+    #[test]
+    fn files_of_the_whole_result_are_needed_for_few_exports() {
+        let image = |squash| ImageForm { squash, ..ImageForm::of_store() };
+        let store = |squash| Export::Store { form: image(squash) };
+        let layout = |squash| Export::Layout { to: dir(), form: image(squash) };
+        for (case, exports, squash, needs_files, whole) in [
+            ("an image", vec![], Squash::None, false, false),
+            ("an image of few layers", vec![], Squash::Steps, false, false),
+            ("an image of one layer", vec![], Squash::All, true, true),
+            ("files", vec![files()], Squash::None, true, false),
+            ("the store", vec![store(Squash::None)], Squash::None, false, false),
+            ("one layer in the store", vec![store(Squash::All)], Squash::None, true, true),
+            ("a layout", vec![layout(Squash::None)], Squash::None, false, false),
+            ("a layout of one layer", vec![layout(Squash::All)], Squash::None, true, true),
+            ("files and a layout", vec![files(), layout(Squash::Steps)], Squash::None, true, false),
+        ] {
+            let wants = Wants::of(&exports, false, 1, squash);
+            assert_eq!((wants.needs_files(), wants.whole()), (needs_files, whole), "{case}");
+        }
+    }
+
     #[test]
     fn several_platforms_get_directories_unless_told_otherwise() {
         let all = [Split::Several, Split::Always, Split::Never];

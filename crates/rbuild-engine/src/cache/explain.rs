@@ -208,8 +208,10 @@ fn file_changes(changes: &Changes) -> String {
 mod tests {
     use super::*;
 
+    type Parts<'a> = &'a [(&'a str, &'a str)];
+
     /// Parts by their stored form. `@` and a letter stand for the digest of that letter.
-    fn key_inputs(parts: &[(&str, &str)]) -> KeyInputs {
+    fn key_inputs(parts: Parts<'_>) -> KeyInputs {
         let digest = |text: &str| match text.split_once('@') {
             Some((before, letter)) => format!("{before}{}", ResultId::of(letter.as_bytes())),
             None => text.to_string(),
@@ -277,5 +279,48 @@ mod tests {
         assert!(told(&image("debian", "r", "1"), &image("other", "r", "2")).is_empty());
         assert_eq!(told(&image("debian", "r", "1"), &image("other", "s", "2")), ["image other → debian"]);
         assert!(told(&of("a 4/6", "22"), &of("a 3/5", "22")).is_empty());
+    }
+    /// Each row has the parts now, those before, and the reasons.
+    #[test]
+    fn each_kind_of_part_has_its_words() {
+        let long = "x".repeat(LONG + 1);
+        let rows: [(Parts<'_>, Parts<'_>, &[&str]); 12] = [
+            (
+                &[("variable", "B=1"), ("variable", "A=1")],
+                &[("variable", "A=1"), ("variable", "B=1")],
+                &["the order of its variables changed"],
+            ),
+            (&[("variable", "A=")], &[("variable", "A=1")], &["A 1 → nothing"]),
+            (&[("script", "a")], &[("script", "b")], &["the script changed"]),
+            (&[("here-document", "a")], &[], &["the here-document changed"]),
+            (&[("network", "none")], &[("network", "host")], &["network: host → none"]),
+            (&[("mount", "a"), ("mount", "b")], &[("mount", "a")], &["mount: a → a b"]),
+            (&[("ulimit", "nofile 1 2")], &[], &["ulimit: nothing → nofile 1 2"]),
+            (&[(FILES, "@a")], &[(FILES, "@b")], &["files that it takes from the context changed"]),
+            (&[(FROM, "step a 1/2 @a")], &[(FROM, "step a 1/2 @b")], &["[a 1/2] before it changed"]),
+            (&[], &[(FROM, "step a 1/2 @a")], &["it reads fewer stages or images"]),
+            (&[(PARENT, "image debian @a")], &[(PARENT, "step a 1/2 @b")], &["it stands on the image debian now"]),
+            (&[("user", &long)], &[("user", "a")], &[&format!("user: a → {}…", &long[..LONG - 1])]),
+        ];
+        for (now, before, want) in rows {
+            assert_eq!(differences(&key_inputs(now), &key_inputs(before), None), want, "{now:?}");
+        }
+    }
+
+    #[test]
+    fn some_changed_files_are_named_and_the_others_counted() {
+        let names = |count: usize| ["a", "b", "c", "d", "e"][..count].iter().map(|name| name.to_string()).collect();
+        for (changed, new, gone, want) in [
+            (1, 0, 0, "a changed"),
+            (3, 0, 0, "a, b, c changed"),
+            (5, 0, 0, "a, b, c and 2 more changed"),
+            (0, 1, 0, "a is new"),
+            (0, 2, 1, "a, b are new; a is gone"),
+            (1, 1, 4, "a changed; a is new; a, b, c and 1 more are gone"),
+            (0, 0, 0, ""),
+        ] {
+            let changes = Changes { changed: names(changed), new: names(new), gone: names(gone) };
+            assert_eq!(file_changes(&changes), want);
+        }
     }
 }

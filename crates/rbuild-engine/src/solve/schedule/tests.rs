@@ -136,3 +136,41 @@ fn only_copied_paths_are_wanted_of_an_image_that_nothing_else_needs() {
     let twice = graph(vec![image("tools"), image("tools"), copy(0, From::Vertex(v(1)), &["/bin/a"])]);
     assert_eq!(Schedule::of(&twice, vec![false, false, true], false).parts_wanted(&twice, v(1)), None);
 }
+
+/// Two stages copy from a third, and the target from both: 0 scratch, 1 the shared copy, 2 and 3
+/// copies from it on scratch, 4 and 5 copies from those.
+#[test]
+fn what_several_stages_share_runs_once() {
+    let stage = |from: usize| copy(0, From::Vertex(v(from)), &["/a"]);
+    let graph = graph(vec![
+        vertex(Step::Scratch, None),
+        copy(0, From::Context, &["x"]),
+        stage(1),
+        stage(1),
+        copy(2, From::Vertex(v(3)), &["/a"]),
+        copy(4, From::Context, &["y"]),
+    ]);
+    for (open, want, dependants) in [
+        (&[1, 2, 3, 4, 5][..], "1 2<1> 3<1> 4<2,3> 5<4>", &[2, 3][..]),
+        (&[1, 3, 4, 5], "1 3<1> 4<3> 5<4>", &[3]),
+        (&[2, 4, 5], "2 4<2> 5<4>", &[]),
+    ] {
+        let open: Vec<bool> = (0..graph.vertices.len()).map(|id| open.contains(&id)).collect();
+        let schedule = Schedule::of(&graph, open, false);
+        assert_eq!(shown(&schedule), want);
+        let mut found: Vec<usize> = schedule.dependants(v(1)).iter().map(|id| id.position()).collect();
+        found.sort_unstable();
+        assert_eq!(found, dependants, "{want}");
+    }
+}
+
+#[test]
+fn sources_that_go_up_and_escapes_are_paths_of_an_image() {
+    let with =
+        |source: &str| graph(vec![vertex(Step::Scratch, None), image("tools"), copy(0, From::Vertex(v(1)), &[source])]);
+    for (source, want) in [("../bin/./a", Some("bin/a")), (r"a\*", Some(r"a\*")), ("/..", None), ("[a]", None)] {
+        let graph = with(source);
+        let wanted = Schedule::of(&graph, vec![false, false, true], false).parts_wanted(&graph, v(1));
+        assert_eq!(wanted, want.map(|path| BTreeSet::from([PathBuf::from(path)])), "{source}");
+    }
+}
