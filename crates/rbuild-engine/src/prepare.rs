@@ -1,4 +1,4 @@
-//! The phases of a build that need no namespaces: parse, resolve, plan, key.
+//! The phases of a build that need no namespaces: resolve, plan, key.
 
 pub(crate) mod demands;
 pub(crate) mod image_key;
@@ -8,6 +8,7 @@ pub(crate) mod resolve;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use rbuild_dockerfile::ast::Dockerfile;
 use rbuild_image::{Hasher, ManifestDigest, Platform};
 use rbuild_plan::{BaseImage, BuildGraph, Parameters, Plan, Step, plan};
 use rbuild_source::{HashCache, Selection};
@@ -42,23 +43,23 @@ pub struct Prepared {
     pub(crate) hashes: Arc<HashCache>,
 }
 
-/// Parses and plans the Dockerfile and looks up all steps in the cache.
+/// Plans the Dockerfile and looks up all steps in the cache.
 ///
 /// Images that have to be pulled are asked for through `bring`, all of a round at once.
 #[tracing::instrument(target = "engine", name = "prepare", level = "debug", skip_all)]
 pub fn prepare(
     request: &BuildRequest,
+    file: &Dockerfile,
     params: &Parameters,
     store: &Store,
     events: &Events,
     bring: &Bring<'_>,
 ) -> Result<Prepared> {
-    let file = rbuild_dockerfile::parse(&request.dockerfile).map_err(BuildError::Dockerfile)?;
     let mut bases = HashMap::new();
     let mut images = HashMap::new();
     let mut resolver = Resolver::new(store, request.pull, &params.platform, bring);
     let mut graph = loop {
-        match plan(&file, params, &bases).map_err(BuildError::Dockerfile)? {
+        match plan(file, params, &bases).map_err(BuildError::Dockerfile)? {
             Plan::Graph(graph) => break *graph,
             Plan::Needs(needs) => {
                 for (need, image) in resolver.resolve(needs)? {

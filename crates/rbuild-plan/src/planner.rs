@@ -12,5 +12,5 @@ mod state;
 mod tests;
 
 pub use args::automatic_args;
-pub use stages::{Plan, plan};
+pub use stages::{Plan, needed_stages, plan};
 pub use state::{BaseImage, ImageNeed};

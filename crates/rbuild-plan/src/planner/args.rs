@@ -90,7 +90,7 @@ pub(super) fn builder_arg(planner: &mut Planner<'_>, name: &str) -> Option<Strin
     build_arg(planner, name).filter(|value| !value.is_empty())
 }
 
-pub(super) fn global_args(planner: &mut Planner<'_>, target: usize) -> Planned<()> {
+pub(super) fn global_args(planner: &mut Planner<'_>, target: usize) -> Result<(), Diagnostic> {
     let name = planner.file.stages[target].from.name.as_ref().map_or("default".into(), |n| n.text.to_lowercase());
     for (key, value) in automatic_args(planner.params, &name) {
         build_arg(planner, &key);

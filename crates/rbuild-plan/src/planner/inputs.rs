@@ -32,14 +32,7 @@ impl Planner<'_> {
     /// stages do not recurse. Stages used only by ONBUILD triggers are found later, by
     /// [`Planner::stage`].
     pub(super) fn plan_dependencies(&mut self, target: usize) -> Planned<()> {
-        let mut needed = vec![false; self.file.stages.len()];
-        let mut pending = vec![target];
-        while let Some(index) = pending.pop() {
-            if std::mem::replace(&mut needed[index], true) {
-                continue;
-            }
-            pending.extend(self.stage_dependencies(index));
-        }
+        let needed = self.needed(target);
         // Collect all needs, so that the caller can resolve them at once.
         for index in (0..=target).filter(|i| needed[*i]) {
             self.request_inputs(index);
@@ -51,6 +44,18 @@ impl Planner<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Returns for each stage whether the target needs it.
+    pub(super) fn needed(&self, target: usize) -> Vec<bool> {
+        let mut needed = vec![false; self.file.stages.len()];
+        let mut pending = vec![target];
+        while let Some(index) = pending.pop() {
+            if !std::mem::replace(&mut needed[index], true) {
+                pending.extend(self.stage_dependencies(index));
+            }
+        }
+        needed
     }
 
     /// Returns the stages named by the instructions of stage `index`, FROM included.

@@ -15,8 +15,7 @@ use crate::planner::copy;
 use crate::planner::metadata;
 use crate::planner::paths::{cwd, is_windows, join, native_path};
 use crate::planner::run;
-use crate::planner::state::{BaseImage, ImageNeed, Planned, Planner, StageState, Stop, stages_by_name, steps_of};
-use crate::variables::Vars;
+use crate::planner::state::{BaseImage, ImageNeed, Planned, Planner, StageState, Stop, steps_of};
 
 /// The outcome of planning.
 pub enum Plan {
@@ -41,22 +40,7 @@ pub fn plan(
     params: &Parameters,
     images: &HashMap<ImageName, BaseImage>,
 ) -> Result<Plan, Vec<Diagnostic>> {
-    let mut planner = Planner {
-        file,
-        params,
-        images,
-        stages_by_name: stages_by_name(file),
-        globals: Vars::default(),
-        states: HashMap::new(),
-        in_progress: Vec::new(),
-        vertices: Vec::new(),
-        history: Vec::new(),
-        image_vertices: HashMap::new(),
-        needs: Vec::new(),
-        warnings: Vec::new(),
-        used_args: Vec::new(),
-        epoch: None,
-    };
+    let mut planner = Planner::new(file, params, images);
     let built = planner.build();
     planner.needs.sort_by_key(|need| need.span.start);
     match built {
@@ -65,6 +49,22 @@ pub fn plan(
         Err(Stop::Needs) => Ok(Plan::Needs(planner.needs)),
         Err(Stop::Error(d)) => Err(vec![d]),
     }
+}
+
+/// Returns the positions of the stages that the target needs, in the order of the file, and at the
+/// end that of the target. Stages that only ONBUILD triggers of a base image use are missing.
+///
+/// # Errors
+///
+/// Fails if there is no such target, or if a global argument cannot be expanded.
+pub fn needed_stages(file: &Dockerfile, params: &Parameters) -> Result<Vec<usize>, Diagnostic> {
+    let images = HashMap::new();
+    let mut planner = Planner::new(file, params, &images);
+    let target = planner.target()?;
+    args::global_args(&mut planner, target)?;
+    let needed = planner.needed(target);
+    let others = (0..needed.len()).filter(|index| needed[*index] && *index != target);
+    Ok(others.chain([target]).collect())
 }
 
 impl Planner<'_> {
@@ -102,7 +102,7 @@ impl Planner<'_> {
         })
     }
 
-    pub(super) fn target(&self) -> Planned<usize> {
+    pub(super) fn target(&self) -> Result<usize, Diagnostic> {
         let stages = &self.file.stages;
         let Some(wanted) = &self.params.target else { return Ok(stages.len() - 1) };
         if let Some(i) = self.find_stage(wanted, stages.len()) {
@@ -115,8 +115,7 @@ impl Planner<'_> {
             Some(close) => d.help(Remedy::did_you_mean(close)),
             None if names.is_empty() => d.help("pass a stage number, counted from 0: the Dockerfile names no stages"),
             None => d.help(format!("use one of these stages: {}", names.join(", "))),
-        }
-        .into())
+        })
     }
 
     /// Returns the final state of stage `index`, planning the stage on first use.

@@ -97,6 +97,32 @@ impl StageState {
     }
 }
 
+impl<'a> Planner<'a> {
+    /// Returns a planner that has planned nothing yet. `images` are the images resolved so far.
+    pub(super) fn new(
+        file: &'a Dockerfile,
+        params: &'a Parameters,
+        images: &'a HashMap<ImageName, BaseImage>,
+    ) -> Planner<'a> {
+        Planner {
+            file,
+            params,
+            images,
+            stages_by_name: stages_by_name(file),
+            globals: Vars::default(),
+            states: HashMap::new(),
+            in_progress: Vec::new(),
+            vertices: Vec::new(),
+            history: Vec::new(),
+            image_vertices: HashMap::new(),
+            needs: Vec::new(),
+            warnings: Vec::new(),
+            used_args: Vec::new(),
+            epoch: None,
+        }
+    }
+}
+
 impl Planner<'_> {
     pub(super) fn stage_names(&self) -> Vec<String> {
         self.file.stages.iter().filter_map(|s| s.from.name.as_ref()).map(|n| n.text.clone()).collect()
@@ -191,7 +217,7 @@ impl Planner<'_> {
     }
 }
 
-pub(super) fn stages_by_name(file: &Dockerfile) -> HashMap<String, Vec<usize>> {
+fn stages_by_name(file: &Dockerfile) -> HashMap<String, Vec<usize>> {
     let mut stages: HashMap<String, Vec<usize>> = HashMap::new();
     for (i, stage) in file.stages.iter().enumerate() {
         if let Some(name) = &stage.from.name {

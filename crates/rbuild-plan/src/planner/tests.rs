@@ -541,3 +541,33 @@ fn the_machine_is_a_parameter() {
     let amd = Parameters::new(of("linux/amd64"), of("linux/amd64"));
     assert!(plan(&file, &amd, &HashMap::new()).is_ok());
 }
+
+#[test]
+fn stages_are_needed_by_their_values() {
+    const FILE: &str = "ARG KIND=plain\nFROM debian AS plain\nFROM debian AS fancy\nFROM debian AS unused\n\
+        FROM debian AS files\nFROM debian AS caches\nFROM ${KIND} AS last\nCOPY --from=files a b\n\
+        RUN --mount=type=cache,from=caches,target=/c true\nFROM last AS later\n";
+    let with = |target: &str, args: &[(&str, &str)]| {
+        let own = |text: &str| text.to_string();
+        let build_args = args.iter().map(|(name, value)| (own(name), own(value))).collect();
+        Parameters { target: Some(own(target)), build_args, ..params() }
+    };
+    let replaced = |name: &str| {
+        let contexts = vec![NamedContext { name: name.into(), source: ContextSource::Scratch }];
+        Parameters { contexts, ..with("last", &[]) }
+    };
+    for (case, params, want) in [
+        ("default", with("last", &[]), vec![0, 3, 4, 5]),
+        ("number", with("5", &[]), vec![0, 3, 4, 5]),
+        ("argument", with("last", &[("KIND", "fancy")]), vec![1, 3, 4, 5]),
+        ("image", with("last", &[("KIND", "debian")]), vec![3, 4, 5]),
+        ("later", with("later", &[]), vec![0, 3, 4, 5, 6]),
+        ("alone", with("PLAIN", &[]), vec![0]),
+        ("replaced target", replaced("last"), vec![5]),
+        ("replaced argument", replaced("plain"), vec![0, 3, 4, 5]),
+    ] {
+        assert_eq!(needed_stages(&parse(FILE.as_bytes()).unwrap(), &params).unwrap(), want, "{case}");
+    }
+    let missing = needed_stages(&parse(FILE.as_bytes()).unwrap(), &with("none", &[])).unwrap_err();
+    assert_eq!(missing.message, "target stage `none` does not exist");
+}

@@ -1,5 +1,6 @@
 //! The verb `build`.
 
+use rbuild_dockerfile::ast::Dockerfile;
 use rbuild_engine::{BuildError, BuildRequest, Sought};
 use rbuild_linux::Destination;
 use rbuild_store::Store;
@@ -42,10 +43,14 @@ fn build_from(settings: &Settings, args: BuildArgs, store: &Store, input: BuildI
         build_code(e)
     };
     let (call, json) = if args.check { (Call::Check, false) } else { parse_call(&args.call)? };
+    let file = match rbuild_dockerfile::parse(&request.dockerfile) {
+        Ok(file) => file,
+        Err(errors) => return Ok(report(&BuildError::Dockerfile(errors))),
+    };
     if call != Call::Build {
-        return check::call(&request, store, call, json);
+        return check::call(&file, &request, store, &source, (call, json));
     }
-    let lint = lint(&request, store, &source)?;
+    let lint = lint(&file, &request, store, &source)?;
     if let Lint::Fails(code) = lint {
         return Ok(code);
     }
@@ -54,7 +59,8 @@ fn build_from(settings: &Settings, args: BuildArgs, store: &Store, input: BuildI
         fetcher::check_push(&args.registry, show, &push)?;
     }
     let bring = |wanted: &[Sought]| fetcher::bring(store, &args.registry, &push, show, wanted);
-    let once = BuildOnce { settings, store, mode, explain: args.explain, report: &report, bring: &bring };
+    let once =
+        BuildOnce { settings, store, file: &file, mode, explain: args.explain, report: &report, bring: &bring };
     let ended = if args.verify {
         verify::verify(&once, &args, request, &reports)?
     } else {
@@ -107,10 +113,8 @@ enum Lint {
     Fails(u8),
 }
 
-fn lint(request: &BuildRequest, store: &Store, source: &Source<'_>) -> Result<Lint, Failure> {
-    // The build itself reports syntax errors.
-    let Ok(file) = rbuild_dockerfile::parse(&request.dockerfile) else { return Ok(Lint::Warnings(Vec::new())) };
-    let (warnings, fails) = check::warnings(&file, request, store)?;
+fn lint(file: &Dockerfile, request: &BuildRequest, store: &Store, source: &Source<'_>) -> Result<Lint, Failure> {
+    let (warnings, fails) = check::warnings(file, request, store)?;
     if fails && !warnings.is_empty() {
         for w in &warnings {
             let d = rbuild_dockerfile::Diagnostic::new(w.span, format!("{}: {}", w.rule.name, w.message));

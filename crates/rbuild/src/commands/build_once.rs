@@ -4,6 +4,7 @@ use std::io::PipeReader;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
 
+use rbuild_dockerfile::ast::Dockerfile;
 use rbuild_engine::{
     Bring, BuildError, BuildRequest, Event, Events, Export, Finished, FinishedImage, Prepared, answer, binds, execute,
     prepare,
@@ -34,6 +35,8 @@ pub enum Ended {
 pub struct BuildOnce<'a> {
     pub settings: &'a Settings,
     pub store: &'a Store,
+    /// The parsed Dockerfile.
+    pub file: &'a Dockerfile,
     pub mode: Mode,
     /// Shows why each step runs or is cached.
     pub explain: bool,
@@ -51,7 +54,7 @@ impl BuildOnce<'_> {
         let sender = Events::new(sender).masking(request.secret_values());
         let plans = request.plans();
         let prepared: Result<Vec<Prepared>, BuildError> =
-            plans.iter().map(|plan| prepare(request, plan, self.store, &sender, self.bring)).collect();
+            plans.iter().map(|plan| prepare(request, self.file, plan, self.store, &sender, self.bring)).collect();
         let prepared = match prepared {
             Ok(prepared) => prepared,
             Err(e) => {

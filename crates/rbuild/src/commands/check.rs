@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use rbuild_dockerfile::ast::{Dockerfile, Stage};
 use rbuild_dockerfile::lint::{self, Facts, Settings, Warning};
-use rbuild_dockerfile::{Diagnostic, Span, parse};
+use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_engine::BuildRequest;
 use rbuild_image::ImageConfig;
 use rbuild_plan::ContextSource;
@@ -50,26 +50,29 @@ pub fn parse_call(text: &str) -> Result<(Call, bool), Failure> {
     Ok((call, json))
 }
 
-/// Analyses the Dockerfile of a request, prints the result and returns the exit code.
-pub fn call(request: &BuildRequest, store: &Store, call: Call, json: bool) -> Result<u8, Failure> {
-    let text = rbuild_dockerfile::readable(&request.dockerfile).0.into_owned();
-    let source = Source::new(&request.dockerfile_name, &text);
-    let file = match parse(&request.dockerfile) {
-        Ok(file) => file,
-        Err(errors) => {
-            errors.iter().for_each(|d| terminal::err(&diagnostics::diagnostic(d, &source, terminal::colours())));
-            return Ok(code::USAGE);
-        }
-    };
+/// Analyses a Dockerfile, prints the result and returns the exit code.
+pub fn call(
+    file: &Dockerfile,
+    request: &BuildRequest,
+    store: &Store,
+    source: &Source<'_>,
+    (call, json): (Call, bool),
+) -> Result<u8, Failure> {
     match call {
         Call::Build => Ok(code::OK),
-        Call::Check => check(&file, request, store, &source, json),
+        Call::Check => check(file, request, store, source, json),
         Call::Targets => {
-            targets(&file, json);
+            targets(file, json);
             Ok(code::OK)
         }
         Call::Outline => {
-            let outline = Outline::of(&file, request)?;
+            let outline = match Outline::of(file, request) {
+                Ok(outline) => outline,
+                Err(d) => {
+                    terminal::err(&diagnostics::diagnostic(&d, source, terminal::colours()));
+                    return Ok(code::USAGE);
+                }
+            };
             if json {
                 print_json(&outline.json());
             } else {

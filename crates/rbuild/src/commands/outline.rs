@@ -1,13 +1,10 @@
 //! `--call=outline`: the arguments, secrets, SSH agents and caches of a build target.
 
-use std::collections::BTreeSet;
-
 use rbuild_dockerfile::ast::{ArgDecl, Comment, Dockerfile, Instruction, Op, Run, Stage};
-use rbuild_dockerfile::{MountKind, parse_mount};
+use rbuild_dockerfile::{Diagnostic, MountKind, parse_mount};
 use rbuild_engine::BuildRequest;
 use serde_json::{Value, json};
 
-use crate::exit::Failure;
 use crate::ui::terminal;
 
 /// Inputs of a target.
@@ -37,9 +34,10 @@ impl Outline {
     ///
     /// # Errors
     ///
-    /// Fails if the Dockerfile has no such target.
-    pub fn of(file: &Dockerfile, request: &BuildRequest) -> Result<Outline, Failure> {
-        let stages = needed(file, request)?;
+    /// Fails if the Dockerfile has no such target, or if a global argument cannot be expanded.
+    pub fn of(file: &Dockerfile, request: &BuildRequest) -> Result<Outline, Diagnostic> {
+        let stages = rbuild_plan::needed_stages(file, &request.parameters)?;
+        let stages: Vec<&Stage> = stages.into_iter().map(|index| &file.stages[index]).collect();
         let stage = stages[stages.len() - 1];
         let name = stage.from.name.as_ref().map(|n| n.text.to_lowercase());
         let description = name.as_deref().map_or(String::new(), |n| description(&stage.comments, n));
@@ -141,42 +139,4 @@ pub fn description(comments: &[Comment], name: &str) -> String {
         Some((first, rest)) if first.eq_ignore_ascii_case(name) => rest.trim().to_string(),
         _ => String::new(),
     }
-}
-
-/// Returns the target stage, preceded in file order by the stages that it builds on, copies from or
-/// mounts.
-fn needed<'a>(file: &'a Dockerfile, request: &BuildRequest) -> Result<Vec<&'a Stage>, Failure> {
-    let find = |name: &str, before: usize| {
-        let by_name = file.stages[..before]
-            .iter()
-            .rposition(|s| s.from.name.as_ref().is_some_and(|n| n.text.eq_ignore_ascii_case(name)));
-        by_name.or_else(|| name.parse().ok().filter(|i| *i < before))
-    };
-    let count = file.stages.len();
-    let target = match &request.parameters.target {
-        None => count - 1,
-        Some(target) => {
-            find(target, count).ok_or_else(|| Failure::usage(format!("--target {target}: no stage has this name")))?
-        }
-    };
-    let mut needed = BTreeSet::new();
-    let mut open = vec![target];
-    while let Some(i) = open.pop() {
-        if !needed.insert(i) {
-            continue;
-        }
-        open.extend(find(&file.stages[i].from.image.text, i));
-        for instruction in &file.stages[i].instructions {
-            match &instruction.op {
-                Op::Copy(copy) => open.extend(copy.from.as_ref().and_then(|w| find(&w.text, count))),
-                Op::Run(run) => {
-                    let mounts = run.mounts.iter().filter_map(|w| parse_mount(&w.text, w.span).ok());
-                    open.extend(mounts.filter_map(|m| find(&m.from?, count)));
-                }
-                _ => {}
-            }
-        }
-    }
-    needed.remove(&target);
-    Ok(needed.into_iter().chain([target]).map(|i| &file.stages[i]).collect())
 }
