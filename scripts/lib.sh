@@ -37,6 +37,22 @@ need_cargo() {
         die "cargo $found is too old" "install Rust $wanted or newer with rustup: https://rustup.rs"
 }
 
+# Prints cargo's target directory, which the environment or a configuration file may have moved.
+target_dir() {
+    need_cargo
+    cargo metadata --manifest-path "$TOP/Cargo.toml" --no-deps --locked --format-version 1 |
+        sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p'
+}
+
+# build_rbuild [FLAG]...: builds rbuild with these flags of cargo and prints the path of the binary.
+build_rbuild() {
+    local binary
+    binary=$(cd "$TOP" && cargo build --locked -p rbuild --bin rbuild --message-format=json-render-diagnostics "$@" |
+        sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1)
+    [ -x "$binary" ] || die "rbuild was not built" "run it by hand to see why: cargo build --locked -p rbuild $*"
+    echo "$binary"
+}
+
 # Creates an ordinary user with sub-IDs to run as, if the script runs as root.
 need_user() {
     if ! id "$RBUILD_USER" >/dev/null 2>&1; then

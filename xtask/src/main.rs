@@ -109,8 +109,13 @@ fn top() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
 }
 
+/// Asks cargo for its target directory, which the environment or a configuration file may have
+/// moved.
 fn target_dir() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| top().join("target"), PathBuf::from)
+    let answer = cargo_command(&["metadata", "--no-deps", "--format-version", "1"]).current_dir(top()).output();
+    let text = answer.map(|answer| String::from_utf8_lossy(&answer.stdout).into_owned()).unwrap_or_default();
+    let dir = text.split_once("\"target_directory\":\"").and_then(|(_, rest)| rest.split('"').next());
+    dir.map_or_else(|| top().join("target"), PathBuf::from)
 }
 
 fn cargo_command(args: &[&str]) -> Command {
