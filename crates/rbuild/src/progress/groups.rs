@@ -1,11 +1,12 @@
-//! Progress for CI logs: one collapsible group per step, in the order in which steps end.
+//! Progress for CI logs: one collapsible group per step. The group of one step at a time is open,
+//! and its lines are printed as they come; the lines of other steps follow when it is closed.
 
 use std::collections::HashMap;
 
 use rbuild_engine::{Event, StepOutcome};
 use rbuild_linux::Timestamp;
 
-use crate::progress::lines::shown_lines;
+use crate::progress::lines::Lines;
 use crate::ui::diagnostics::first_line;
 use crate::ui::terminal;
 
@@ -20,21 +21,27 @@ pub struct Groups {
     service: Service,
     steps: HashMap<usize, Step>,
     count: usize,
+    /// The step whose group is open.
+    open: Option<usize>,
+    /// Steps that have ended while the group of another one is open.
+    ended: String,
 }
 
 struct Step {
     number: usize,
     title: String,
     started: u64,
-    output: Vec<u8>,
+    lines: Lines,
+    /// Lines that are not printed yet.
+    unprinted: String,
 }
 
-/// Maximum output kept per step in bytes. The beginning is dropped first.
-const MAX_OUTPUT: usize = 4 << 20;
+/// Maximum size in bytes of the unprinted lines of a step. The first ones are dropped first.
+const MAX_UNPRINTED: usize = 4 << 20;
 
 impl Groups {
     pub fn new(service: Service) -> Groups {
-        Groups { service, steps: HashMap::new(), count: 0 }
+        Groups { service, steps: HashMap::new(), count: 0, open: None, ended: String::new() }
     }
 
     /// Returns the text to print for an event. `now` is in seconds since the Unix epoch.
@@ -49,55 +56,96 @@ impl Groups {
             Event::Started { step, label, text } => {
                 self.count += 1;
                 let title = format!("[{label}] {}", first_line(&text));
-                self.steps.insert(step, Step { number: self.count, title, started: now, output: Vec::new() });
+                let lines = Lines::new(self.count);
+                let new = Step { number: self.count, title, started: now, lines, unprinted: String::new() };
+                self.steps.insert(step, new);
                 String::new()
             }
-            Event::Output { step, bytes, .. } => {
-                if let Some(step) = self.steps.get_mut(&step) {
-                    step.output.extend_from_slice(&bytes);
-                    let excess = step.output.len().saturating_sub(MAX_OUTPUT);
-                    step.output.drain(..excess);
-                }
-                String::new()
+            Event::Output { step, stream, bytes } => {
+                let lines = self.steps.get_mut(&step).map(|known| known.lines.push(stream, &bytes));
+                self.print(step, &lines.unwrap_or_default())
             }
-            Event::Why { step, text } => {
-                if let Some(step) = self.steps.get_mut(&step) {
-                    step.output.extend_from_slice(format!("why: {text}\n").as_bytes());
-                }
-                String::new()
-            }
-            Event::Done { step, outcome, seconds } => {
-                self.steps.remove(&step).map_or(String::new(), |step| self.group(&step, outcome, seconds, now))
-            }
+            Event::Why { step, text } => self.print(step, &format!("why: {text}\n")),
+            Event::Done { step, outcome, seconds } => self.end(step, outcome, seconds, now),
             Event::Waiting { .. } | Event::End => String::new(),
         }
     }
 
-    fn group(&self, step: &Step, outcome: StepOutcome, seconds: f64, now: u64) -> String {
-        let end = match outcome {
+    /// Returns lines of a step if its group is open or can be opened; keeps them otherwise.
+    fn print(&mut self, step: usize, lines: &str) -> String {
+        let Some(known) = self.steps.get_mut(&step).filter(|_| !lines.is_empty()) else { return String::new() };
+        if self.open == Some(step) {
+            return lines.to_string();
+        }
+        known.unprinted += lines;
+        let excess = known.unprinted.len().saturating_sub(MAX_UNPRINTED);
+        if excess > 0 {
+            let end = known.unprinted.as_bytes()[excess..].iter().position(|b| *b == b'\n');
+            known.unprinted.drain(..end.map_or(excess, |end| excess + end + 1));
+        }
+        self.open_next()
+    }
+
+    /// Opens the group of the first step that has lines, unless one is open.
+    fn open_next(&mut self) -> String {
+        let waiting = self.steps.iter_mut().filter(|(_, step)| !step.unprinted.is_empty());
+        let Some((id, step)) = waiting.min_by_key(|(_, step)| step.number).filter(|_| self.open.is_none()) else {
+            return String::new();
+        };
+        self.open = Some(*id);
+        let lines = std::mem::take(&mut step.unprinted);
+        heading(self.service, step, "", &step.title) + &lines
+    }
+
+    /// Returns the end of the step, or keeps it while the group of another step is open.
+    fn end(&mut self, id: usize, outcome: StepOutcome, seconds: f64, now: u64) -> String {
+        let Some(mut step) = self.steps.remove(&id) else { return String::new() };
+        let word = match outcome {
             StepOutcome::Done => format!("{seconds:.1}s"),
             StepOutcome::Cached => "CACHED".into(),
             StepOutcome::Failed => "ERROR".into(),
             StepOutcome::Cancelled => "CANCELED".into(),
         };
-        let Step { number, title, started, output } = step;
-        if output.is_empty() {
-            return format!("{title} {end}\n");
+        let title = format!("{} {word}", step.title);
+        let lines = std::mem::take(&mut step.unprinted) + &step.lines.rest();
+        let failed = outcome == StepOutcome::Failed;
+        let is_open = self.open == Some(id);
+        let mut text = if is_open {
+            lines + &ending(self.service, &step, &title, now)
+        } else if lines.is_empty() {
+            format!("{title}\n")
+        } else {
+            let folded = if failed { "" } else { "[collapsed=true]" };
+            heading(self.service, &step, folded, &title) + &lines + &ending(self.service, &step, "", now)
+        };
+        if failed && self.service == Service::Github {
+            text += &format!("::error::{} failed\n", step.title);
         }
-        let lines = shown_lines(output, *number, seconds);
-        match (self.service, outcome) {
-            (Service::Github, StepOutcome::Failed) => {
-                format!("::group::{title} {end}\n{lines}::endgroup::\n::error::{title} failed\n")
-            }
-            (Service::Github, _) => format!("::group::{title} {end}\n{lines}::endgroup::\n"),
-            (Service::Gitlab, outcome) => {
-                let fold = if outcome == StepOutcome::Failed { "" } else { "[collapsed=true]" };
-                let (start, stop) = ("\x1b[0Ksection_start", "\x1b[0Ksection_end");
-                format!(
-                    "{start}:{started}:rbuild_{number}{fold}\r\x1b[0K{title} {end}\n{lines}{stop}:{now}:rbuild_{number}\r\x1b[0K\n"
-                )
-            }
+        if !is_open && self.open.is_some() {
+            self.ended += &text;
+            return String::new();
         }
+        self.open = None;
+        text + &std::mem::take(&mut self.ended) + &self.open_next()
+    }
+}
+
+/// Returns the line that begins the group of a step. Only GitLab is told whether to fold it.
+fn heading(service: Service, step: &Step, folded: &str, title: &str) -> String {
+    match service {
+        Service::Github => format!("::group::{title}\n"),
+        Service::Gitlab => {
+            format!("\x1b[0Ksection_start:{}:rbuild_{}{folded}\r\x1b[0K{title}\n", step.started, step.number)
+        }
+    }
+}
+
+/// Returns the line that ends the group of a step, and the title after it if there is one.
+fn ending(service: Service, step: &Step, title: &str, now: u64) -> String {
+    match service {
+        Service::Github if title.is_empty() => "::endgroup::\n".into(),
+        Service::Github => format!("::endgroup::\n{title}\n"),
+        Service::Gitlab => format!("\x1b[0Ksection_end:{now}:rbuild_{}\r\x1b[0K{title}\n", step.number),
     }
 }
 
@@ -126,25 +174,57 @@ mod tests {
             started(2, "b 1/1"),
             output(1, "two\n::error::no command\n"),
             done(2, StepOutcome::Cached),
+            started(3, "c 1/1"),
+            output(3, "x\n"),
+            started(4, "d 1/1"),
+            output(4, "y\n"),
+            done(3, StepOutcome::Done),
             output(1, "half"),
             done(1, StepOutcome::Failed),
+            output(4, "z\n"),
+            done(4, StepOutcome::Cancelled),
             Event::Warning("100 %\nsure".into()),
         ];
-        events.into_iter().map(|e| groups.text(e, 77)).collect()
+        let text: String = events.into_iter().map(|e| groups.text(e, 77)).collect();
+        let timeless = |line: &str| match line.split(' ').nth(1) {
+            Some(time) if line.starts_with('#') => line.replacen(time, "T", 1) + "\n",
+            _ => line.to_string() + "\n",
+        };
+        text.split_terminator('\n').map(timeless).collect()
     }
 
     #[test]
     fn steps_are_groups_and_their_output_is_not_a_command() {
         assert_eq!(
             play(Service::Github),
-            "[b 1/1] RUN make CACHED\n::group::[a 1/2] RUN make ERROR\n#1 1.500 one\n#1 1.500 two\n#1 1.500 ::error::no command\n\
-             #1 1.500 half\n::endgroup::\n::error::[a 1/2] RUN make failed\n::warning::100 %25%0Asure\n"
+            "::group::[a 1/2] RUN make\n#1 T one\n#1 T two\n#1 T ::error::no command\n#1 T half\n::endgroup::\n\
+             [a 1/2] RUN make ERROR\n::error::[a 1/2] RUN make failed\n[b 1/1] RUN make CACHED\n\
+             ::group::[c 1/1] RUN make 1.5s\n#3 T x\n::endgroup::\n\
+             ::group::[d 1/1] RUN make\n#4 T y\n#4 T z\n::endgroup::\n[d 1/1] RUN make CANCELED\n\
+             ::warning::100 %25%0Asure\n"
         );
         let text = play(Service::Gitlab);
-        assert!(
-            text.contains("\x1b[0Ksection_start:77:rbuild_1\r\x1b[0K[a 1/2] RUN make ERROR\n#1 1.500 one\n"),
-            "{text:?}"
-        );
-        assert!(text.ends_with("\x1b[0Ksection_end:77:rbuild_1\r\x1b[0K\nwarning: 100 %\nsure\n"), "{text:?}");
+        for part in [
+            "\x1b[0Ksection_start:77:rbuild_1\r\x1b[0K[a 1/2] RUN make\n#1 T one\n",
+            "\x1b[0Ksection_end:77:rbuild_1\r\x1b[0K[a 1/2] RUN make ERROR\n[b 1/1] RUN make CACHED\n",
+            "\x1b[0Ksection_start:77:rbuild_3[collapsed=true]\r\x1b[0K[c 1/1] RUN make 1.5s\n#3 T x\n",
+        ] {
+            assert!(text.contains(part), "{text:?}");
+        }
+        assert!(text.ends_with("[d 1/1] RUN make CANCELED\nwarning: 100 %\nsure\n"), "{text:?}");
+    }
+
+    #[test]
+    fn lines_are_printed_when_they_come_and_have_their_own_times() {
+        let mut groups = Groups::new(Service::Github);
+        groups.text(Event::Started { step: 1, label: "1/1".into(), text: "RUN make".into() }, 77);
+        let mut output =
+            |text: &str| groups.text(Event::Output { step: 1, stream: Stream::Stdout, bytes: text.into() }, 77);
+        let first = output("one\n");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let second = output("two\n");
+        assert!(first.starts_with("::group::[1/1] RUN make\n#1 0.0"), "{first}");
+        let time = |text: &str| text.lines().last()?.split(' ').nth(1)?.parse::<f64>().ok();
+        assert!(time(&second) >= time(&first).map(|time| time + 0.02), "{first}{second}");
     }
 }

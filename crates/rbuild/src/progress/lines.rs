@@ -1,8 +1,53 @@
 //! Lines of command output, ready to print.
 
+use std::time::Instant;
+
+use rbuild_sandbox::Stream;
+
+/// Output of a step, cut into lines as it comes.
+pub struct Lines {
+    number: usize,
+    started: Instant,
+    /// Incomplete last lines of standard output and standard error.
+    partial: [Vec<u8>; 2],
+}
+
+/// Longest incomplete line in bytes; a longer one is printed in pieces.
+const MAX_LINE: usize = 8192;
+
+impl Lines {
+    /// Returns no output of the step with this number, which starts now.
+    pub fn new(number: usize) -> Lines {
+        Lines { number, started: Instant::now(), partial: Default::default() }
+    }
+
+    /// Returns the complete lines of the output so far and keeps the rest.
+    pub fn push(&mut self, stream: Stream, bytes: &[u8]) -> String {
+        let partial = &mut self.partial[usize::from(stream == Stream::Stderr)];
+        partial.extend_from_slice(bytes);
+        let end = match partial.iter().rposition(|b| *b == b'\n') {
+            Some(end) => end + 1,
+            None if partial.len() >= MAX_LINE => partial.len(),
+            None => return String::new(),
+        };
+        let whole: Vec<u8> = partial.drain(..end).collect();
+        shown_lines(&whole, self.number, self.seconds())
+    }
+
+    /// Returns the incomplete lines of a step that has ended.
+    pub fn rest(&mut self) -> String {
+        let (number, seconds) = (self.number, self.seconds());
+        self.partial.iter_mut().map(std::mem::take).map(|p| shown_lines(&p, number, seconds)).collect()
+    }
+
+    fn seconds(&self) -> f64 {
+        self.started.elapsed().as_secs_f64()
+    }
+}
+
 /// Prefixes each line of output with the step number and the time in seconds, and drops control
 /// characters other than tab and escape.
-pub fn shown_lines(bytes: &[u8], number: usize, seconds: f64) -> String {
+fn shown_lines(bytes: &[u8], number: usize, seconds: f64) -> String {
     let text = String::from_utf8_lossy(bytes);
     let head = format!("#{number} {seconds:.3} ");
     let mut out = String::with_capacity(text.len() * 2);

@@ -3,9 +3,8 @@
 use std::collections::HashMap;
 
 use rbuild_engine::{Event, StepOutcome};
-use rbuild_sandbox::Stream;
 
-use crate::progress::lines::shown_lines;
+use crate::progress::lines::Lines;
 use crate::ui::diagnostics::first_line;
 use crate::ui::terminal;
 
@@ -21,13 +20,8 @@ pub struct Plain {
 struct Step {
     number: usize,
     header: String,
-    started: std::time::Instant,
-    /// Incomplete last lines of standard output and standard error.
-    partial: [Vec<u8>; 2],
+    lines: Lines,
 }
-
-/// Longest incomplete line in bytes; a longer one is printed in pieces.
-const MAX_LINE: usize = 8192;
 
 impl Plain {
     /// Returns the text to print for an event.
@@ -45,13 +39,12 @@ impl Plain {
                 self.count += 1;
                 let header = format!("#{} [{label}] {}\n", self.count, first_line(&text));
                 let gap = self.switch(step);
-                let started = std::time::Instant::now();
-                let new = Step { number: self.count, header: header.clone(), started, partial: Default::default() };
-                self.steps.insert(step, new);
+                let lines = Lines::new(self.count);
+                self.steps.insert(step, Step { number: self.count, header: header.clone(), lines });
                 gap + &header
             }
             Event::Output { step, stream, bytes } => {
-                let lines = self.lines(step, stream, &bytes);
+                let lines = self.steps.get_mut(&step).map_or(String::new(), |known| known.lines.push(stream, &bytes));
                 if lines.is_empty() {
                     return lines;
                 }
@@ -63,8 +56,8 @@ impl Plain {
                 self.headed(step, line)
             }
             Event::Done { step, outcome, seconds } => {
-                let rest = self.rest(step);
-                let Some(known) = self.steps.get(&step) else { return rest };
+                let Some(known) = self.steps.get_mut(&step) else { return String::new() };
+                let rest = known.lines.rest();
                 let word = match outcome {
                     StepOutcome::Done => format!("DONE {seconds:.1}s"),
                     StepOutcome::Cached => "CACHED".into(),
@@ -95,33 +88,12 @@ impl Plain {
             _ => gap + &text,
         }
     }
-
-    /// Returns the complete lines of the output so far and keeps the rest.
-    fn lines(&mut self, step: usize, stream: Stream, bytes: &[u8]) -> String {
-        let Some(known) = self.steps.get_mut(&step) else { return String::new() };
-        let partial = &mut known.partial[usize::from(stream == Stream::Stderr)];
-        partial.extend_from_slice(bytes);
-        let end = match partial.iter().rposition(|b| *b == b'\n') {
-            Some(end) => end + 1,
-            None if partial.len() >= MAX_LINE => partial.len(),
-            None => return String::new(),
-        };
-        let whole: Vec<u8> = partial.drain(..end).collect();
-        let (number, seconds) = (known.number, known.started.elapsed().as_secs_f64());
-        shown_lines(&whole, number, seconds)
-    }
-
-    /// Returns the incomplete lines of a step that has ended.
-    fn rest(&mut self, step: usize) -> String {
-        let Some(known) = self.steps.get_mut(&step) else { return String::new() };
-        let (number, seconds) = (known.number, known.started.elapsed().as_secs_f64());
-        known.partial.iter_mut().map(std::mem::take).map(|p| shown_lines(&p, number, seconds)).collect()
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rbuild_sandbox::Stream;
 
     fn out(step: usize, text: &str) -> Event {
         Event::Output { step, stream: Stream::Stdout, bytes: text.into() }

@@ -118,7 +118,7 @@ impl Screen {
             }
             Event::Done { step, outcome, seconds } => {
                 let Some(running) = self.running.remove(&step) else { return };
-                self.done += 1;
+                self.done += usize::from(matches!(outcome, StepOutcome::Done | StepOutcome::Cached));
                 match outcome {
                     StepOutcome::Done => self.finish("=>", &running.title, Some(seconds)),
                     StepOutcome::Cached => {
@@ -164,10 +164,11 @@ impl Screen {
         let cached = if self.cached > 0 { format!(", {} cached", self.cached) } else { String::new() };
         let state = match (more, self.failed) {
             (true, _) => "Building",
-            (false, false) => "Built for",
+            (false, false) => "Built in",
             (false, true) => "Failed after",
         };
-        let mut lines = vec![format!("[+] {state} {seconds:.1}s, {} steps done{cached}", self.done)];
+        let s = if self.done == 1 { "" } else { "s" };
+        let mut lines = vec![format!("[+] {state} {seconds:.1}s, {} step{s} done{cached}", self.done)];
         if more {
             // On a small terminal, show less output: lines that scroll away cannot be redrawn.
             let room = rows.saturating_sub(3);
@@ -310,7 +311,7 @@ mod tests {
         assert_eq!(frame[1], " => [a 1/2] RUN make               12.3s");
         assert!(frame[2].contains("2 steps done, 1 cach"), "{frame:?}");
         let end = screen.frame(24, 40, false);
-        assert!(end.starts_with("\x1b[1A\x1b[J[+] Built for"), "{end:?}");
+        assert!(end.starts_with("\x1b[1A\x1b[J[+] Built in"), "{end:?}");
     }
 
     #[test]
