@@ -39,6 +39,9 @@ pub enum StoreError {
     /// The name matches several images.
     #[error("`{name}` fits several images: {found}")]
     Ambiguous { name: String, found: String },
+    /// The image has several names, and was not given by one of them.
+    #[error("the image `{image}` has several names: {names}")]
+    SeveralNames { image: String, names: String },
     /// The container name is in use.
     #[error("there is a container `{0}` already")]
     NameTaken(String),
@@ -104,6 +107,8 @@ impl StoreError {
         match self {
             StoreError::Unusable { remedy, .. } => Some(remedy.clone()),
             StoreError::NoImage(name) => Some(Remedy::ObtainImage { name: name.clone() }),
+            StoreError::Ambiguous { .. } => Some("give more digits of the ID".into()),
+            StoreError::SeveralNames { .. } => Some("remove them one by one, or use -f".into()),
             StoreError::NameTaken(name) => Some(Remedy::RemoveContainer { name: name.clone() }),
             StoreError::Busy(_) => Some("try again when the other builds are done".into()),
             StoreError::Held { lock, .. } | StoreError::Idle { lock, .. } => {

@@ -102,7 +102,7 @@ impl StepRecords<'_> {
     /// inputs of the key of the most similar earlier step.
     pub fn reason(&self, before: Option<&KeyInputs>, changes: Option<&Changes>) -> String {
         let (store, key) = (self.env.store, &self.key);
-        if self.vertex().ignore_cache {
+        if self.vertex().ignore_cache || self.env.request.salt.is_some() {
             return "it was asked to run again".into();
         }
         let Some(nearest) = &self.env.nearest[self.id] else { return "it was not built here before".into() };

@@ -1,12 +1,13 @@
 //! Verbs that list, inspect, name and remove images, and that maintain the store.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
+use rbuild_engine::Warning;
 use rbuild_image::{ImageId, ManifestDigest, Reference, ReferenceError, human_duration, human_size};
 use rbuild_linux::Timestamp;
 use rbuild_sandbox::enter;
-use rbuild_store::{Artifact, Budget, Checked, Freed, Image, Store, StoreError};
+use rbuild_store::{Artifact, Budget, Checked, Freed, Image, NamedImage, Store, StoreError};
 use serde_json::{Value, json};
 
 use crate::args::{
@@ -104,7 +105,9 @@ fn list(store: &Store, args: &ImagesArgs) -> Result<Vec<Listed>, Failure> {
     let filters: Vec<Filter> = args.filter.iter().map(|f| Filter::parse(store, f)).collect::<Result<_, _>>()?;
     let wanted = args.name.as_deref().map(Wanted::parse).transpose()?;
     let (mut listed, mut known) = (Vec::new(), HashMap::new());
-    for entry in store.images().list()? {
+    let entries = store.images().list()?;
+    let named = ids_of_named(store, &entries);
+    for entry in entries {
         if wanted.as_ref().is_some_and(|wanted| !entry.name.as_ref().is_some_and(|name| wanted.matches(name))) {
             continue;
         }
@@ -113,6 +116,9 @@ fn list(store: &Store, args: &ImagesArgs) -> Result<Vec<Listed>, Failure> {
             Some((image, _)) => Rc::clone(image),
             None => Rc::new(store.images().image(&entry.manifest)?),
         };
+        if entry.name.is_none() && named.contains(&image.id) {
+            continue;
+        }
         if filters.iter().all(|f| f.passes(entry.name.as_ref(), &image)) {
             let size = match known.get(&entry.manifest) {
                 Some((_, size)) => *size,
@@ -125,6 +131,16 @@ fn list(store: &Store, args: &ImagesArgs) -> Result<Vec<Listed>, Failure> {
     // Docker: the newest first. The sort keeps the order of the store among equals.
     listed.sort_by_key(|l| std::cmp::Reverse(seconds(&l.image).unwrap_or(i64::MIN)));
     Ok(listed)
+}
+
+/// Returns the IDs of the images with a name. An image may also be stored in another form, for
+/// example compressed, which is no image of its own for those who list them.
+fn ids_of_named(store: &Store, entries: &[NamedImage]) -> HashSet<ImageId> {
+    if entries.iter().all(|entry| entry.name.is_some()) {
+        return HashSet::new();
+    }
+    let named = entries.iter().filter(|entry| entry.name.is_some()).flat_map(|entry| entry.artifact.images());
+    named.filter_map(|manifest| Some(store.images().image(manifest).ok()?.id)).collect()
 }
 
 /// Returns the images as a template of `--format` shows them.
@@ -545,6 +561,12 @@ pub fn counted(number: u64, noun: &str) -> String {
 
 pub fn df(settings: &Settings, args: DfArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
+    if args.verbose {
+        terminal::warning(Warning {
+            text: "--verbose has no effect: only totals are known".into(),
+            help: Some("run `rbuild images` for the sizes of images".into()),
+        });
+    }
     let images = store.images().list()?.len();
     let row = |kind: &str, total: String, size: String| json!({"Type": kind, "TotalCount": total, "Size": size});
     let mut rows = vec![row("Images", images.to_string(), String::new())];

@@ -1,6 +1,9 @@
 //! `--verify`: builds twice and reports the first difference between the results.
 
-use rbuild_engine::{BuildRequest, Difference, Export, Finished, FinishedImage, ImageForm, first_difference};
+use rbuild_engine::{BuildRequest, Difference, Export, FinishedImage, ImageForm, first_difference};
+use rbuild_image::ImageId;
+use rbuild_plan::NoCache;
+use rbuild_store::{NamedImage, Store};
 
 use crate::args::BuildArgs;
 use crate::commands::build_once::{BuildOnce, Ended, Reports, conclude};
@@ -13,55 +16,106 @@ use crate::ui::terminal;
 /// files that look recently modified are then trusted less, never more.
 const BEHIND: i64 = 100_000;
 
-/// Builds the request, builds it again one step at a time with another clock, both without cache,
-/// and compares the images. Outputs and names get the first result.
+/// Builds the request twice without cache, the second time one step at a time and with another
+/// clock, and compares the images. If they are equal, outputs and names get the first result;
+/// otherwise nothing is named or written.
 pub fn verify(
     once: &BuildOnce<'_>,
     args: &BuildArgs,
-    mut first: BuildRequest,
+    mut request: BuildRequest,
     reports: &Reports,
 ) -> Result<Ended, Failure> {
-    let store = once.store;
     if args.context == "-" || args.file.as_deref() == Some("-") {
         let failure =
             Failure::usage("--verify reads the Dockerfile and the context twice, but standard input only once");
         return Err(failure.help("pass the Dockerfile and the context as paths"));
     }
-    let mut second = BuildInput::read(args, store)?.request;
-    let form =
-        first.wants().images.first().copied().unwrap_or(ImageForm { squash: first.squash, ..ImageForm::of_store() });
-    first.salt = Some(format!("{} first", first.build_id));
-    first.exports.push(Export::Store { form });
-    second.salt = Some(format!("{} second", first.build_id));
-    second.exports = vec![Export::Store { form }];
-    second.tags.clear();
-    second.jobs = 1;
-    second.now = first.now - BEHIND;
-    second.build_id = format!("{}-again", first.build_id);
-    let mut manifests = Vec::new();
-    for request in [&first, &second] {
-        match once.build(request)? {
-            Ended::Made(finished) => manifests.extend(finished.image.map(|image| image.manifest)),
-            failed => return Ok(failed),
-        }
-        if manifests.len() == 1 {
-            let image = manifests.first().map(|manifest| store.images().image(manifest)).transpose()?;
-            let image = image.map(|image| FinishedImage::stored(&image));
-            conclude(args, &first, &Finished { image, platforms: manifests.clone() }, reports)?;
-        }
-    }
-    let [a, b] = manifests[..] else { return Err(Failure::new("the two builds produced no images to compare")) };
-    let (a, b) = (store.images().image(&a)?, store.images().image(&b)?);
-    let Some(difference) = first_difference(store, &a, &b).map_err(|e| Failure::new(e.message()))? else {
-        if once.mode != Mode::Quiet {
-            terminal::err("verified: two builds without cache produced identical images\n");
-        }
-        let image = Some(FinishedImage::stored(&a));
-        return Ok(Ended::Made(Finished { image, platforms: vec![a.manifest_digest] }));
+    let trials = Trials::of(args, &request, once.store)?;
+    let before = once.store.images().list()?;
+    let mut made = Vec::new();
+    let compared = trials.compare(once, &mut made);
+    forget_new(once.store, &before, &made)?;
+    let image = match compared? {
+        Compared::Equal(image) => image,
+        Compared::Failed(code) => return Ok(Ended::Failed(code)),
     };
-    let (text, help) = message(&difference);
-    terminal::error(&text, help);
-    Ok(Ended::Failed(code::FAILED))
+    if once.mode != Mode::Quiet {
+        terminal::err("verified: two builds without cache produced identical images\n");
+    }
+    // The first build answers this one from the cache.
+    request.salt.clone_from(&trials.first.salt);
+    request.parameters.no_cache = NoCache::None;
+    let quiet = BuildOnce { mode: Mode::Quiet, explain: false, ..*once };
+    let Ended::Made(finished) = quiet.build(&request)? else { return Ok(Ended::Failed(code::FAILED)) };
+    if finished.image.is_some_and(|found| found.id != image) {
+        let failure = Failure::new("the build context changed after the two builds were compared");
+        return Err(failure.help("run the command again"));
+    }
+    conclude(args, &request, &finished, reports)?;
+    Ok(Ended::Made(finished))
+}
+
+/// The two builds whose results are compared. Both keep their image in the store, without a name.
+struct Trials {
+    first: BuildRequest,
+    second: BuildRequest,
+}
+
+enum Compared {
+    Equal(ImageId),
+    /// The exit code. The error has been printed.
+    Failed(u8),
+}
+
+impl Trials {
+    fn of(args: &BuildArgs, request: &BuildRequest, store: &Store) -> Result<Trials, Failure> {
+        let unset = ImageForm { squash: request.squash, ..ImageForm::of_store() };
+        let form = request.wants().images.first().copied().unwrap_or(unset);
+        let trial = |number: &str| {
+            let mut trial = BuildInput::read(args, store)?.request;
+            trial.build_id = format!("{}-{number}", request.build_id);
+            trial.salt = Some(format!("{} {number}", request.build_id));
+            trial.now = request.now;
+            trial.exports = vec![Export::Store { form }];
+            trial.tags.clear();
+            // The result of the first build must stay until it is written.
+            trial.cache_limit = None;
+            Ok::<_, Failure>(trial)
+        };
+        let (first, mut second) = (trial("first")?, trial("second")?);
+        second.jobs = 1;
+        second.now -= BEHIND;
+        Ok(Trials { first, second })
+    }
+
+    /// Builds both and compares them. Appends their images to `images`.
+    fn compare(&self, once: &BuildOnce<'_>, images: &mut Vec<FinishedImage>) -> Result<Compared, Failure> {
+        let store = once.store;
+        for request in [&self.first, &self.second] {
+            match once.build(request)? {
+                Ended::Made(finished) => images.extend(finished.image),
+                Ended::Failed(code) => return Ok(Compared::Failed(code)),
+            }
+        }
+        let [a, b] = images[..] else {
+            return Err(Failure::new("the two builds produced no images to compare"));
+        };
+        let (a, b) = (store.images().image(&a.manifest)?, store.images().image(&b.manifest)?);
+        let Some(difference) = first_difference(store, &a, &b).map_err(|e| Failure::new(e.message()))? else {
+            return Ok(Compared::Equal(a.id));
+        };
+        let (text, help) = message(&difference);
+        terminal::error(&text, help);
+        Ok(Compared::Failed(code::FAILED))
+    }
+}
+
+/// Removes the nameless images that were `made` and not there `before`.
+fn forget_new(store: &Store, before: &[NamedImage], made: &[FinishedImage]) -> Result<(), Failure> {
+    let is_made = |image: &NamedImage| made.iter().any(|found| found.manifest == image.manifest);
+    let is_new = |image: &NamedImage| image.name.is_none() && is_made(image) && !before.contains(image);
+    let new: Vec<NamedImage> = store.images().list()?.into_iter().filter(is_new).collect();
+    Ok(store.images().forget(&new)?)
 }
 
 /// Returns the error for a difference, with its help.

@@ -56,6 +56,20 @@ fn names_come_and_go() {
 }
 
 #[test]
+fn an_image_that_is_kept_in_another_form_is_listed_once() {
+    let lab = Lab::new();
+    let file = "FROM busybox\nCMD [\"x\"]\n";
+    let env = [("SOURCE_DATE_EPOCH", "1000")];
+    lab.write("Dockerfile", file);
+    for output in [&["-t", "one"][..], &["-o", "type=oci,dest=x.tar"]] {
+        lab.run_with(&mut lab.command([&["build"], output].concat()), &env).ok();
+    }
+    let listed = lab.rbuild(["images"]).ok().stdout;
+    assert!(listed.lines().count() == 3 && !listed.contains("<none>"), "{listed}");
+    assert_eq!(lab.rbuild(["images", "--filter", "dangling=true", "-q"]).ok().stdout, "");
+}
+
+#[test]
 fn prune_gives_back_what_nothing_uses() {
     let lab = Lab::new();
     lab.write("f", "x");
