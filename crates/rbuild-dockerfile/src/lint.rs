@@ -7,10 +7,11 @@ mod settings;
 mod variables;
 
 use crate::ast::Dockerfile;
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, Span};
 
 pub use catalog::*;
 pub use facts::Facts;
+pub use rules::json_mistake;
 pub use settings::{Settings, SettingsError};
 
 /// Returns the warnings of all rules enabled by `settings`, ordered by position.
@@ -37,6 +38,24 @@ pub fn settings(file: &Dockerfile) -> Result<Settings, Diagnostic> {
         Some(d) => Settings::parse(&d.value.text).map_err(|e| Diagnostic::new(d.value.span, e.to_string())),
         None => Ok(Settings::default()),
     }
+}
+
+/// Returns a warning for each name in the settings of the file that is no rule.
+pub fn unknown_rules(file: &Dockerfile) -> Vec<Diagnostic> {
+    let directive = file.directives.iter().filter(|d| d.name == "check");
+    let directive = directive.filter_map(|d| Some((d.value.span, Settings::parse(&d.value.text).ok()?)));
+    let mut found = Vec::new();
+    for (span, settings) in
+        directive.chain(exceptions(file).into_iter().map(|(start, _, s)| (Span::new(start, start), s)))
+    {
+        for name in settings.skip.iter().chain(&settings.experimental) {
+            if !RULES.iter().any(|rule| rule.name.eq_ignore_ascii_case(name)) {
+                let d = Diagnostic::new(span, format!("no rule is called `{name}`"));
+                found.push(d.suggest(name, RULES.iter().map(|rule| rule.name)));
+            }
+        }
+    }
+    found
 }
 
 /// Returns the settings in comments above instructions: (start, end, settings) of each instruction,

@@ -92,6 +92,29 @@ fn stage_line(stage: &Stage, names: &mut HashSet<String>, facts: &Facts<'_>, fou
     }
 }
 
+/// Returns the mistake in a command that begins like a JSON array of strings and is none.
+pub fn json_mistake(text: &str) -> Option<String> {
+    let begun = text.strip_prefix('[')?.trim_start();
+    if begun.starts_with('\'') {
+        return Some("strings of JSON are in double quotes".into());
+    }
+    if !begun.starts_with('"') {
+        return None;
+    }
+    let mistake = serde_json::from_str::<Vec<String>>(text).err()?;
+    let column = mistake.column();
+    Some(match text.get(..column.saturating_sub(1)).map(str::trim_end) {
+        Some(before) if before.ends_with(',') => "there is a comma without a string after it".into(),
+        Some(before)
+            if mistake.is_syntax() && before.ends_with('"') && text[before.len()..].trim_start().starts_with('"') =>
+        {
+            "there is no comma between two strings".into()
+        }
+        _ if mistake.is_eof() => "the closing `]` is missing".into(),
+        _ => format!("invalid JSON at character {column}"),
+    })
+}
+
 fn instruction(own_shell: bool, i: &Instruction, facts: &Facts<'_>, found: &mut Vec<Warning>) {
     secrets(i, found);
     match &i.op {
@@ -100,7 +123,11 @@ fn instruction(own_shell: bool, i: &Instruction, facts: &Facts<'_>, found: &mut 
             warn(found, &MAINTAINER_DEPRECATED, &i.keyword, message);
         }
         Op::Cmd(Command::Shell(word)) | Op::Entrypoint(Command::Shell(word)) if !own_shell => {
-            let message = format!("{} in shell form does not receive signals; use the JSON form", i.keyword.text);
+            let name = &i.keyword.text;
+            let message = match json_mistake(&word.text) {
+                Some(mistake) => format!("{name} is not in JSON form, but run by the shell: {mistake}"),
+                None => format!("{name} in shell form does not receive signals; use the JSON form"),
+            };
             warn(found, &JSON_ARGS_RECOMMENDED, word, message);
         }
         Op::Env(pairs) | Op::Label(pairs) => {

@@ -56,6 +56,21 @@ fn rules_can_be_skipped_for_the_file_and_for_one_instruction() {
 }
 
 #[test]
+fn names_that_are_no_rules_are_told() {
+    let told = |source: &str| {
+        let file = parse(source.as_bytes()).unwrap();
+        unknown_rules(&file).into_iter().map(|d| (d.message, d.help)).collect::<Vec<_>>()
+    };
+    let source = "# check=skip=all,StageNameCasin;experimental=all\nFROM base\n# check=skip=NoSuch\nRUN true\n";
+    let unknown = |name: &str| format!("no rule is called `{name}`");
+    assert_eq!(
+        told(source),
+        [(unknown("StageNameCasin"), Some("did you mean `StageNameCasing`?".into())), (unknown("NoSuch"), None)]
+    );
+    assert_eq!(told("# check=skip=stagenamecasing;error=true\nFROM base\n"), []);
+}
+
+#[test]
 fn build_arguments_choose_the_base_image() {
     let found = |source: &str| run(source, &Settings::default()).into_iter().map(|w| w.rule.name).collect::<Vec<_>>();
     for arg in ["ARG GIVEN", "ARG GIVEN=other", "ARG GIVEN=other\nARG NAME=$GIVEN"] {

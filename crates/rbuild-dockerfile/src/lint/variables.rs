@@ -130,7 +130,6 @@ fn undefined(
 fn instruction(file: &Dockerfile, i: &Instruction, scope: &mut Scope, found: &mut Vec<Warning>) {
     let words: Vec<&Word> = match &i.op {
         Op::Env(pairs) | Op::Label(pairs) => pairs.iter().flat_map(|p| [&p.name, &p.value]).collect(),
-        Op::Arg(decls) => decls.iter().filter_map(|d| d.default.as_ref()).collect(),
         Op::Workdir(word) | Op::User(word) | Op::Stopsignal(word) => vec![word],
         Op::Expose(words) | Op::Volume(words) => words.iter().collect(),
         Op::Copy(copy) => {
@@ -147,7 +146,15 @@ fn instruction(file: &Dockerfile, i: &Instruction, scope: &mut Scope, found: &mu
     }
     match &i.op {
         Op::Env(pairs) => scope.names.extend(pairs.iter().map(|p| p.name.text.clone())),
-        Op::Arg(decls) => scope.names.extend(decls.iter().map(|d| d.name.text.clone())),
+        // Each declaration sees those before it in the same instruction, unlike the pairs of ENV.
+        Op::Arg(decls) => {
+            for decl in decls {
+                if let Some(default) = decl.default.as_ref().filter(|_| !scope.open) {
+                    undefined(file, default, &scope.names, &UNDEFINED_VAR, found);
+                }
+                scope.names.insert(decl.name.text.clone());
+            }
+        }
         Op::Workdir(word) if word.text.starts_with('/') || word.text.starts_with('$') => scope.workdir = true,
         Op::Workdir(word) if !scope.workdir => {
             let message = format!("`{}` is relative to the WORKDIR of the base image; use an absolute path", word.text);

@@ -88,8 +88,23 @@ pub fn warnings(file: &Dockerfile, request: &BuildRequest, store: &Store) -> Res
     let given = request.parameters.build_arg("BUILDKIT_DOCKERFILE_CHECK");
     let settings = match given {
         Some(text) => Settings::parse(text).map_err(|e| Failure::usage(format!("BUILDKIT_DOCKERFILE_CHECK: {e}")))?,
-        None => lint::settings(file).map_err(|d| Failure::usage(format!("the check directive: {}", d.message)))?,
+        None => lint::settings(file).map_err(|d| {
+            let text = rbuild_dockerfile::readable(&request.dockerfile).0.into_owned();
+            let (line, _) = Source::new(&request.dockerfile_name, &text).line(d.span.start);
+            let place = format!("{}:{line}", request.dockerfile_name);
+            Failure::usage(format!("the check directive at {place}: {}", d.message))
+                .help("write `# check=skip=RULE,RULE;error=true`, or omit it")
+        })?,
     };
+    if given.is_none() {
+        let text = rbuild_dockerfile::readable(&request.dockerfile).0.into_owned();
+        let source = Source::new(&request.dockerfile_name, &text);
+        for unknown in lint::unknown_rules(file) {
+            let (line, _) = source.line(unknown.span.start);
+            let text = format!("the check directive at {}:{line}: {}", source.name, unknown.message);
+            terminal::warning(rbuild_engine::Warning { text, help: unknown.help });
+        }
+    }
     // Cached, because the rules look up an image once per stage.
     let known: RefCell<HashMap<String, Option<ImageConfig>>> = RefCell::default();
     let parameters = &request.parameters;

@@ -1,6 +1,7 @@
 //! `--call=outline`: the arguments, secrets, SSH agents and caches of a build target.
 
 use rbuild_dockerfile::ast::{ArgDecl, Comment, Dockerfile, Instruction, Op, Run, Stage};
+use rbuild_dockerfile::expand::Lexer;
 use rbuild_dockerfile::{Diagnostic, MountKind, parse_mount};
 use rbuild_engine::BuildRequest;
 use serde_json::{Value, json};
@@ -46,7 +47,7 @@ impl Outline {
         for instruction in file.global_args.iter().chain(stages.iter().flat_map(|s| &s.instructions)) {
             match &instruction.op {
                 Op::Arg(declarations) => {
-                    declarations.iter().for_each(|d| outline.add_arg(d, instruction, request));
+                    declarations.iter().for_each(|d| outline.add_arg(d, instruction, request, file.escape));
                 }
                 Op::Run(run) => outline.add_mounts(run),
                 _ => {}
@@ -57,10 +58,11 @@ impl Outline {
 
     /// Adds an argument. A stage that redeclares a global one keeps its default and description
     /// unless it has its own.
-    fn add_arg(&mut self, declaration: &ArgDecl, instruction: &Instruction, request: &BuildRequest) {
+    fn add_arg(&mut self, declaration: &ArgDecl, instruction: &Instruction, request: &BuildRequest, escape: char) {
         let name = &declaration.name.text;
         let given = request.parameters.build_arg(name).map(str::to_string);
-        let value = given.or(declaration.default.as_ref().map(|v| v.text.clone())).unwrap_or_default();
+        let default = declaration.default.as_ref().map(|word| self.expand(&word.text, escape));
+        let value = given.or(default).unwrap_or_default();
         let description = description(&instruction.comments, name);
         let Some(known) = self.args.iter_mut().find(|a| a.name == *name) else {
             self.args.push(Arg { name: name.clone(), value, description });
@@ -71,6 +73,15 @@ impl Outline {
         }
         if !description.is_empty() {
             known.description = description;
+        }
+    }
+
+    /// Expands the arguments that are known. Text with other variables stays as it is written.
+    fn expand(&self, text: &str, escape: char) -> String {
+        let lookup = |name: &str| self.args.iter().find(|arg| arg.name == name).map(|arg| arg.value.clone());
+        match Lexer::new(escape).word(text, &lookup) {
+            Ok(expanded) if expanded.unmatched.is_empty() => expanded.text,
+            _ => text.to_string(),
         }
     }
 

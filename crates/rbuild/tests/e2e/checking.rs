@@ -13,6 +13,8 @@ fn a_variable_that_is_not_set_is_told_once_and_where_it_is_true() {
     assert_eq!(told("# check=skip=UndefinedVar\nFROM busybox\nENV A=$UNSET\n", 0), 0);
     assert_eq!(told("FROM busybox\nENV A=$UNSET\nRUN false\n", 1), 1);
     assert_eq!(told("FROM busybox\nARG DECLARED\nENV A=$DECLARED\n", 0), 0);
+    // As the build itself, the rule takes the declarations of one ARG one after the other.
+    assert_eq!(told("# check=error=true\nFROM busybox\nARG A=1 B=$A\nRUN test $B = 1\n", 0), 0);
 }
 
 #[test]
@@ -58,6 +60,10 @@ fn outline_and_targets_describe() {
     let outline = lab.rbuild(["build", "--call=outline", "--build-arg", "VERSION=7"]).ok().stdout;
     assert!(outline.contains("VERSION     7       is what to build"), "{outline}");
     assert!(outline.contains("tok      true"), "{outline}");
+    lab.write("Dockerfile", "FROM busybox\nARG A=1 B=x$A C=$A-$UNKNOWN\n");
+    let outline = lab.rbuild(["build", "--call=outline", "--build-arg", "A=7"]).ok().stdout;
+    assert!(outline.contains("x7"), "{outline}");
+    assert!(outline.contains("$A-$UNKNOWN"), "{outline}");
     // Stages that the target copies from are checked as well; stages it does not use are not.
     lab.write(
         "Dockerfile",
