@@ -66,8 +66,8 @@ struct TreesFor {
 /// Directory of the builder's agent sockets; each is in a subdirectory of its own.
 const LISTENING: &str = "/listening";
 
-/// The initial content of a cache: its position in the Dockerfile, and its files if they come from a
-/// context.
+/// The initial content of a cache: its position in the Dockerfile, and its files if they come from
+/// a context.
 #[derive(Clone, Copy)]
 struct Seed<'a> {
     span: Span,
@@ -243,9 +243,9 @@ fn trees_mount(env: &StepEnv<'_>, trees: &[TreeId], path: PathBuf, access: Trees
     Ok(Source::Part { dir, path })
 }
 
-/// Returns the files of contexts that a command mounts, in order. `taken` are the files that the key
-/// was computed from. Also returns the changes since the run that `before` describes, if they are
-/// known.
+/// Returns the files of contexts that a command mounts, in order. `taken` are the files that the
+/// key was computed from. Also returns the changes since the run that `before` describes, if they
+/// are known.
 pub(crate) fn context_parts(
     env: &StepEnv<'_>,
     id: VertexId,

@@ -59,8 +59,7 @@ fn build_from(settings: &Settings, args: BuildArgs, store: &Store, input: BuildI
         fetcher::check_push(&args.registry, show, &push)?;
     }
     let bring = |wanted: &[Sought]| fetcher::bring(store, &args.registry, &push, show, wanted);
-    let once =
-        BuildOnce { settings, store, file: &file, mode, explain: args.explain, report: &report, bring: &bring };
+    let once = BuildOnce { settings, store, file: &file, mode, explain: args.explain, report: &report, bring: &bring };
     let ended = if args.verify {
         verify::verify(&once, &args, request, &reports)?
     } else {

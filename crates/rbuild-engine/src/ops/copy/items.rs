@@ -26,9 +26,9 @@ pub struct Files<'a> {
     pub selected: &'a [Vec<Selected>],
 }
 
-/// Copies the selected files, and the step's here-documents, into `root`. With a `track`, files that
-/// are unchanged since an earlier copy are left to it. Returns the number of files written to the
-/// destination path itself, where each one replaces the previous one.
+/// Copies the selected files, and the step's here-documents, into `root`. With a `track`, files
+/// that are unchanged since an earlier copy are left to it. Returns the number of files written to
+/// the destination path itself, where each one replaces the previous one.
 pub fn copy(
     step: &CopyStep,
     files: Option<Files<'_>>,
@@ -41,7 +41,7 @@ pub fn copy(
         Some(spec) => Some(users::owner(&users::in_root(root), spec).map_err(|e| general(e.into()))?),
         None => None,
     };
-    if let (Some(track), Some(tree)) = (&mut track, source) {
+    if let (Some(track), Some(Files { tree, .. })) = (&mut track, files) {
         track.source_stays = !tree.owner.may_change();
     }
     let (times, links, made) = (HashMap::new(), Links::default(), HashSet::new());
