@@ -1,5 +1,7 @@
 //! Outputs of a build, and what has to be made for them.
 
+use std::path::PathBuf;
+
 use rbuild_image::{ImageId, ManifestDigest};
 use rbuild_layer::{Compression, LayerForm};
 use rbuild_linux::{Destination, Directory};
@@ -91,6 +93,17 @@ impl Export {
             Export::Files { .. } | Export::Tar { .. } => None,
             Export::Archive { form, .. } | Export::Layout { form, .. } | Export::Store { form } => Some(*form),
         }
+    }
+
+    /// Returns the absolute path of the file or directory that is written; `None` for the store and for
+    /// standard output.
+    pub fn path(&self) -> Option<PathBuf> {
+        let path = match self {
+            Export::Store { .. } => return None,
+            Export::Files { to, .. } | Export::Layout { to, .. } => to.path(),
+            Export::Tar { to, .. } | Export::Archive { to, .. } => to.path(),
+        };
+        path.is_absolute().then_some(path)
     }
 
     /// Returns true if the layers can be packed into the export itself: they need no more work than

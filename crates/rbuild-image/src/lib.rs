@@ -32,7 +32,7 @@ pub use digest::{hex, parse_sha256};
 pub use go::{human_duration, human_size, quote};
 pub use hash::{Hashed, Hasher, Sha256Id};
 pub use name::{ImageName, Reference, ReferenceError};
-pub use platform::{Platform, PlatformError};
+pub use platform::{ARCHITECTURES, Platform, PlatformError};
 
 #[doc(hidden)]
 pub use serde;

@@ -161,6 +161,9 @@ impl FromStr for Reference {
         if path.chars().any(|c| c.is_ascii_uppercase()) {
             return Err(fail("path must be lower case"));
         }
+        if path.contains(':') {
+            return Err(fail("name has a second `:`, but one tag is all that it can have"));
+        }
         if !path.split('/').all(valid_component) {
             return Err(fail("path components must be lower-case letters and digits, separated by `.`, `_` or `-`"));
         }

@@ -71,8 +71,8 @@ const SYSTEMS: [&str; 17] = [
     "windows",
     "zos",
 ];
-/// Architectures that may be given without an operating system.
-const ARCHITECTURES: [&str; 24] = [
+/// Architectures by their names in Go. They may be given without an operating system.
+pub const ARCHITECTURES: [&str; 24] = [
     "386",
     "amd64",
     "amd64p32",

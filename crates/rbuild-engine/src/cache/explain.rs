@@ -70,7 +70,7 @@ pub fn nearest(build_index: &BuildIndex, graph: &BuildGraph) -> Vec<Option<Cache
 
 /// Returns the explanation of a cache hit.
 pub fn hit(key: &CacheKey) -> String {
-    format!("all that it depends on is as it was (key {})", key.short())
+    format!("nothing that it depends on has changed (key {})", key.short())
 }
 
 /// Returns the differences between the key of a step and an earlier one, in words; empty if they
@@ -93,7 +93,7 @@ pub fn differences(now: &KeyInputs, before: &KeyInputs, files: Option<&Changes>)
             FROM if files.is_some() && !names.contains(&FILES) => {
                 told.extend(files.filter(|changes| !changes.is_empty()).map(|changes| {
                     let source = new.first().map_or(String::new(), |input| source(input));
-                    format!("of {source}: {}", file_changes(changes))
+                    format!("in {source}: {}", file_changes(changes))
                 }));
             }
             PARENT | FROM => told.extend(inputs(&new, &old)),
@@ -103,7 +103,7 @@ pub fn differences(now: &KeyInputs, before: &KeyInputs, files: Option<&Changes>)
                 _ => "files that it takes from the context changed".into(),
             }),
             "command" | "script" | "here-document" => told.push(format!("the {name} changed")),
-            _ => told.push(format!("{name}: {} → {}", value(&texts(&old)), value(&texts(&new)))),
+            _ => told.push(format!("{name} changed from {} to {}", value(&texts(&old)), value(&texts(&new)))),
         }
     }
     told
@@ -128,8 +128,11 @@ fn source(input: &KeyValue) -> String {
 }
 
 fn value(text: &str) -> String {
+    if text.is_empty() { "nothing".into() } else { shortened(text) }
+}
+
+fn shortened(text: &str) -> String {
     match text.chars().count() {
-        0 => "nothing".into(),
         n if n > LONG => text.chars().take(LONG - 1).chain(['…']).collect(),
         _ => text.into(),
     }
@@ -146,7 +149,7 @@ fn inputs(new: &[&KeyValue], old: &[&KeyValue]) -> Vec<String> {
             (KeyValue::Image { name, manifest, .. }, Some(KeyValue::Image { name: was, manifest: from, .. }))
                 if name == was =>
             {
-                format!("image {name} moved from {} to {}", from.short(), manifest.short())
+                format!("image {name} changed: its manifest was {} and is {}", from.short(), manifest.short())
             }
             (KeyValue::Image { name, .. }, Some(KeyValue::Image { name: was, .. })) => format!("image {was} → {name}"),
             (KeyValue::Image { name, .. }, _) => format!("it stands on the image {name} now"),
@@ -175,13 +178,15 @@ fn variables(new: &[&KeyValue], old: &[&KeyValue]) -> Vec<String> {
     let mut told = Vec::new();
     for (name, now) in &new {
         match find(&old, name) {
-            Some(before) if before != *now => told.push(format!("{name} {} → {}", value(&before), value(now))),
+            Some(before) if before != *now => {
+                told.push(format!("{name} changed from {} to {}", value(&before), value(now)))
+            }
             Some(_) => {}
-            None => told.push(format!("{name}={} is new", value(now))),
+            None => told.push(format!("{name}={now} was added", now = shortened(now))),
         }
     }
     for (name, _) in old.iter().filter(|(name, _)| find(&new, name).is_none()) {
-        told.push(format!("{name} is gone"));
+        told.push(format!("{name} was removed"));
     }
     if told.is_empty() {
         told.push("the order of its variables changed".into());
@@ -198,9 +203,12 @@ fn file_changes(changes: &Changes) -> String {
         }
         (!names.is_empty()).then(|| format!("{text} {what}"))
     };
-    let be = |names: &[String]| if names.len() == 1 { "is" } else { "are" };
-    let parts =
-        [list(changed, "changed"), list(new, &format!("{} new", be(new))), list(gone, &format!("{} gone", be(gone)))];
+    let be = |names: &[String]| if names.len() == 1 { "was" } else { "were" };
+    let parts = [
+        list(changed, "changed"),
+        list(new, &format!("{} added", be(new))),
+        list(gone, &format!("{} removed", be(gone))),
+    ];
     parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
@@ -247,13 +255,13 @@ mod tests {
         assert_eq!(
             differences(&now, &before, Some(&changes)),
             [
-                "image debian:bookworm moved from ca978112ca1b to 3e23e8160039",
+                "image debian:bookworm changed: its manifest was ca978112ca1b and is 3e23e8160039",
                 "the command changed",
-                "VERSION 1.1 → 1.2",
-                "NEW=y is new",
-                "GONE is gone",
-                "user: nothing → app",
-                "src/main.rs changed; a, b, c and 2 more are new",
+                "VERSION changed from 1.1 to 1.2",
+                "NEW=y was added",
+                "GONE was removed",
+                "user changed from nothing to app",
+                "src/main.rs changed; a, b, c and 2 more were added",
             ]
         );
         assert!(differences(&now, &now, None).is_empty());
@@ -263,7 +271,7 @@ mod tests {
     fn files_of_a_stage_are_told_of_by_name() {
         let of = |digest: &str| key_inputs(&[(PARENT, "step b 1/2 @p"), (FROM, &format!("step a 3/5 @{digest}"))]);
         let changes = Changes { changed: vec!["out/app".into()], ..Changes::default() };
-        assert_eq!(differences(&of("1"), &of("2"), Some(&changes)), ["of [a 3/5]: out/app changed"]);
+        assert_eq!(differences(&of("1"), &of("2"), Some(&changes)), ["in [a 3/5]: out/app changed"]);
         assert_eq!(differences(&of("1"), &of("2"), None), ["[a 3/5] before it changed"]);
     }
 

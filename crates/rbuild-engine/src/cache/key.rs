@@ -348,17 +348,26 @@ pub fn selection(tree: &SourceTree<'_>, copy: &CopyStep) -> Result<Selection> {
 /// Converts a selection error to a diagnostic at the source in the Dockerfile. `from` is the stage,
 /// context or image as written; `None` for the build context.
 pub fn source_error(e: SourceError, span: Span, from: Option<&str>) -> BuildError {
+    let root = from.map_or("the build context".to_string(), |from| format!("`{from}`"));
     let message = match (&e, from) {
         (SourceError::NotFound { .. }, Some(from)) => format!("{e} in `{from}`"),
+        (SourceError::DeadLink { path, target }, _) => {
+            format!("`{path}` is a symbolic link to {}, which {root} does not have", target.display())
+        }
         _ => e.to_string(),
     };
-    let root = from.map_or("the build context".to_string(), |from| format!("`{from}`"));
     let d = Diagnostic::new(span, message);
     BuildError::Unmet(vec![match e {
         SourceError::NotFound { ignored: true, .. } => d.help("the file exists, but the ignore file leaves it out"),
+        SourceError::NotFound { similar: Some(name), .. } if name.contains(' ') => {
+            d.help(format!("write the JSON form for a name with blanks: [\"{name}\", …]"))
+        }
         SourceError::NotFound { similar: Some(name), .. } => d.help(Remedy::did_you_mean(name)),
         SourceError::NotFound { .. } => d.help(format!("paths are relative to the root of {root}")),
-        SourceError::DeadLink { .. } => d.help("mend the link or leave it out; links that are named are followed"),
+        SourceError::DeadLink { target, .. } if target.is_absolute() => d.help(format!(
+            "put the file itself into {root}; absolute targets begin at its root, and no link leads out"
+        )),
+        SourceError::DeadLink { .. } => d.help("correct the link, or remove it from the instruction"),
         SourceError::Changed(_) => d.help("let what writes the files finish, then build again"),
         SourceError::BadPattern(_) => d.help("write `[[]` for a bracket that is part of a name"),
         SourceError::BehindLink { .. } => d.help("name the path that the link leads to"),

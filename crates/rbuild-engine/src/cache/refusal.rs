@@ -5,7 +5,7 @@
 //! none, therefore neither reuses a result that contains a value it was not given nor searches the
 //! same files again.
 
-use rbuild_dockerfile::Diagnostic;
+use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_linux::RootDir;
 use rbuild_plan::{Step, VertexId};
 use rbuild_remedy::Remedy;
@@ -13,10 +13,18 @@ use rbuild_store::{Store, Verdict};
 
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
-use crate::export::secret_scan::{Leak, Leaks};
+use crate::export::secret_scan::{self, Leak, Leaks};
 use crate::prepare::Prepared;
 use crate::request::BuildRequest;
 use crate::solve::results::Done;
+
+/// Returns the range of the Dockerfile that holds the value of a secret.
+fn written_in_file(request: &BuildRequest, id: &str) -> Option<Span> {
+    let text = rbuild_dockerfile::readable(&request.dockerfile).0;
+    let (_, value) = secret_scan::searched(&request.secrets).find(|(known, _)| *known == id)?;
+    let start = memchr::memmem::find(text.as_bytes(), value)?;
+    Some(Span::new(start, start + value.len()))
+}
 
 /// Searches the image's documents; returns the document that contains the value of a secret,
 /// and the secret's ID.
@@ -91,7 +99,13 @@ pub(crate) fn refuse_leaks(env: &StepEnv<'_>) -> Result<()> {
     }
     if let Some((told, id)) = told_leak(env.prepared, env.request, &env.leaks) {
         let message = format!("the image's {told} the value of the secret `{id}`");
-        return Err(BuildError::Other { message, help: Some(Remedy::KeepSecretOut) });
+        return Err(match written_in_file(env.request, id) {
+            Some(span) => {
+                let help = "remove the value from the Dockerfile, and read it from the secret's mount instead";
+                BuildError::Unmet(vec![Diagnostic::new(span, message).help(help)])
+            }
+            None => BuildError::Other { message, help: Some(Remedy::KeepSecretOut) },
+        });
     }
     let mut chain: Vec<VertexId> = env.chain().collect();
     chain.reverse();

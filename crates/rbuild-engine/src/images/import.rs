@@ -49,7 +49,7 @@ pub fn import(store: &Store, source: impl Read + Send, import: &Import<'_>) -> R
     let manifest = staging.put_document(&manifest)?.0.of_manifest();
     staging.keep("import", &[manifest], &[(manifest, import.name.cloned())])?;
     let warning = layer.is_image_archive.then(|| Warning {
-        text: format!("{what} is an image archive, whose files are now those of the image"),
+        text: format!("{what} is an image archive; its files became the image, not the image in it"),
         help: Some(Remedy::LoadArchive),
     });
     let deletes = layer.whiteout.map(|name| Warning {

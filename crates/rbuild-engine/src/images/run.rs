@@ -15,7 +15,7 @@ use rbuild_store::{Image, Snapshots, Store, TreeId, Workspace};
 use crate::builder_paths::Place;
 use crate::error::{BuildError, Result};
 use crate::ops::container::{DEFAULT_SHM, hosts_file, is_set, network};
-use crate::ops::users;
+use crate::ops::users::{self, UnknownUser};
 use crate::rootfs::snapshots;
 
 /// The command to run, and settings that override those of the image.
@@ -109,8 +109,13 @@ fn root_files(store: &Store, work: &Workspace, trees: &[TreeId], snapshots: Snap
 
 /// Looks up a user in the files of the image.
 fn identity(view: &RootDir, user: &str, builder: &Builder) -> Result<users::Identity> {
-    let who = users::identity(&users::in_root(view), user)
-        .map_err(|e| BuildError::Other { message: e.to_string(), help: Some(e.remedy()) })?;
+    let who = users::identity(&users::in_root(view), user).map_err(|e| {
+        let help = match &e {
+            UnknownUser::User(_) | UnknownUser::Group(_) => "use its number, or another image that has it".into(),
+            UnknownUser::NoId { .. } => e.remedy(),
+        };
+        BuildError::Other { message: e.to_string(), help: Some(help) }
+    })?;
     match who.unavailable(&builder.isolation) {
         Some(id) => Err(BuildError::Other { message: format!("the user `{user}`: {id}"), help: Some(id.remedy()) }),
         None => Ok(who),

@@ -52,6 +52,11 @@ pub(crate) fn copy_step(
     let mut track = earlier.as_ref().map_or(Ok(Track::default()), |tree| track(env, tree))?;
     track.defers = working.takes_files();
     let fail = |e| copy_error(env, id, step, e);
+    let selected = files.map_or(&[][..], |files| files.selected);
+    for (source, _) in step.sources.iter().zip(selected).filter(|(_, selected)| selected.is_empty()) {
+        let text = format!("no file matches `{}`, so nothing was copied for it", source.pattern.text());
+        env.events.send(Event::Warning(text.into()));
+    }
     if copy(step, files, root, terms, Some(&mut track)).map_err(fail)? > 1 {
         let text = format!("{} is one file, the last of several that were copied to it", step.dest);
         let help = Some("end the destination with a slash if it is a directory".into());

@@ -202,7 +202,7 @@ fn outcome_of_run(env: &StepEnv<'_>, id: VertexId, run: &RunStep, outcome: Outco
     match outcome {
         Outcome::Exited(0) => Ok(()),
         Outcome::Exited(code) => {
-            let help = not_given(run, env.request).or_else(|| exit_help(code));
+            let help = not_given(run, env.request).or_else(|| json_help(run)).or_else(|| exit_help(code));
             Err(run_failure(env, id, run, format!("exited with code {code}"), help, log))
         }
         Outcome::Signaled(signal) => {
@@ -307,6 +307,13 @@ const SIGKILL: i32 = 9;
 
 fn killed_help() -> Option<Remedy> {
     Some("the kernel may have run out of memory; see dmesg".into())
+}
+
+/// Returns the remedy for a command in shell form that was meant to be in JSON form.
+fn json_help(run: &RunStep) -> Option<Remedy> {
+    let [_, flag, command] = &run.args[..] else { return None };
+    let mistake = rbuild_dockerfile::lint::json_mistake(command).filter(|_| flag == "-c")?;
+    Some(format!("write it as a JSON array, or without brackets for the shell: {mistake}").into())
 }
 
 fn exit_help(code: i32) -> Option<Remedy> {

@@ -158,7 +158,7 @@ fn missing_image(store: &Store, need: &ImageNeed, failure: Option<NotPulled>) ->
     }
     let what = if need.stages.is_empty() { "image" } else { "stage or image" };
     let here = format!("there is no {what} called `{text}` here");
-    let may_be_misspelt = failure.as_ref().is_none_or(|failure| failure.absent);
+    let is_asked = failure.as_ref().is_none_or(|failure| failure.absent);
     let (message, remedy) = match failure {
         Some(NotPulled { message, help, .. }) => (format!("{here}, and it was not pulled: {message}"), help),
         None => (here, None),
@@ -169,13 +169,32 @@ fn missing_image(store: &Store, need: &ImageNeed, failure: Option<NotPulled>) ->
         let help = format!("for the image whose id begins so, write the whole id: {}", image.id);
         return d.help(help);
     }
-    let names: Vec<String> =
-        store.images().list().unwrap_or_default().into_iter().filter_map(|i| i.name).map(|n| n.familiar()).collect();
-    let candidates = need.stages.iter().chain(&names).map(String::as_str);
-    let close = rbuild_dockerfile::closest(text, candidates).filter(|_| may_be_misspelt);
-    match (close, remedy) {
+    match (similar(store, need), remedy) {
+        // The name may be right if no registry could say.
+        (Some(close), Some(remedy)) if !is_asked => {
+            d.help(Remedy::Text(format!("did you mean `{close}`? If not: {remedy}")))
+        }
         (Some(close), _) => d.help(Remedy::did_you_mean(close)),
         (None, Some(remedy)) => d.help(remedy),
         (None, None) => d.help(Remedy::ObtainImage { name: text.clone() }),
     }
+}
+
+/// Returns the stage or the image of the store that is most likely meant: one with a similar name,
+/// or else the same image with another tag.
+fn similar(store: &Store, need: &ImageNeed) -> Option<String> {
+    let names: Vec<Reference> =
+        store.images().list().unwrap_or_default().into_iter().filter_map(|image| image.name).collect();
+    let whole: Vec<String> = names.iter().map(Reference::familiar).collect();
+    let candidates = need.stages.iter().chain(&whole).map(String::as_str);
+    if let Some(close) = rbuild_dockerfile::closest(&need.image.text, candidates) {
+        return Some(close.to_string());
+    }
+    let ImageName::Reference(wanted) = &need.image.name else { return None };
+    let wanted = wanted.familiar_name();
+    let same = names.iter().find(|name| name.familiar_name() == wanted);
+    let bare: Vec<String> = names.iter().map(Reference::familiar_name).collect();
+    let near = || rbuild_dockerfile::closest(&wanted, bare.iter().map(String::as_str));
+    let near = || bare.iter().position(|name| near() == Some(name)).and_then(|at| names.get(at));
+    same.or_else(near).map(Reference::familiar)
 }

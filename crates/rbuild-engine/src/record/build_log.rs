@@ -7,6 +7,7 @@ pub use rbuild_store::BuildStatus as Status;
 use rbuild_store::{BuildLog, LayerLog, Store};
 
 use crate::events::Events;
+use crate::exports::Export;
 use crate::prepare::Prepared;
 use crate::request::BuildRequest;
 
@@ -40,10 +41,9 @@ pub fn remember(
     for (path, _) in layers.iter_mut().flat_map(|layer| &mut layer.biggest) {
         *path = secrets.mask(std::mem::take(path));
     }
-    let names: Vec<String> = request.tags.iter().map(|tag| tag.familiar()).collect();
     let _ = store.logs().put_build_log(&BuildLog {
         id: request.build_id.clone(),
-        what: if names.is_empty() { request.dockerfile_name.clone() } else { names.join(", ") },
+        what: result(request),
         started: request.now,
         seconds: events.journal().now(),
         status,
@@ -51,6 +51,19 @@ pub fn remember(
         phases,
         layers,
     });
+}
+
+/// Returns the names of the result, else the paths of the outputs, else the Dockerfile and the
+/// context.
+fn result(request: &BuildRequest) -> String {
+    let names = || request.tags.iter().map(|tag| tag.familiar());
+    let paths = || request.exports.iter().filter_map(Export::path).map(|path| path.display().to_string());
+    let texts: Vec<String> = if request.tags.is_empty() { paths().collect() } else { names().collect() };
+    match (&texts[..], &request.context) {
+        ([], Some(context)) => format!("{} in {}", request.dockerfile_name, context.path.display()),
+        ([], None) => request.dockerfile_name.clone(),
+        _ => texts.join(", "),
+    }
 }
 
 /// Returns the number and total size in bytes of a tree's files, and the largest ones.

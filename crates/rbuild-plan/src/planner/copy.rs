@@ -11,6 +11,9 @@ use crate::history;
 use crate::planner::paths::{cwd, join, native_path};
 use crate::planner::state::{Planned, Planner, StageState, not_yet};
 
+/// Remedy for files on other machines.
+const DOWNLOAD: &str = "download it before the build, or with a command of RUN";
+
 pub(super) fn copy(planner: &mut Planner<'_>, state: &mut StageState, copy: &ast::Copy, span: Span) -> Planned<()> {
     let name = if copy.add { "ADD" } else { "COPY" };
     let later = [("--checksum", &copy.checksum), ("--keep-git-dir", &copy.keep_git_dir)];
@@ -115,10 +118,10 @@ fn local_only(copy: &ast::Copy, sources: &[String]) -> Result<(), Diagnostic> {
     for (source, word) in sources.iter().zip(&copy.sources) {
         let remote = ["http://", "https://", "git://", "git@", "ssh://"].iter().any(|p| source.starts_with(p));
         if remote && copy.add {
-            return Err(not_yet(word.span, "ADD of a URL"));
+            return Err(not_yet(word.span, "ADD of a URL").help(DOWNLOAD));
         }
         if remote {
-            return Err(Diagnostic::new(word.span, "COPY cannot fetch a URL").help("use ADD"));
+            return Err(Diagnostic::new(word.span, "COPY cannot fetch a URL").help(DOWNLOAD));
         }
     }
     Ok(())

@@ -336,7 +336,13 @@ impl Planner<'_> {
         }
         if name.bytes().all(|b| b.is_ascii_digit()) {
             let d = Diagnostic::new(span, format!("stage {name} does not exist"));
-            return Err(d.help(format!("use a stage number from 0 to {}", count - 1)).into());
+            // The stage itself cannot be used, nor those after it.
+            let help = match self.in_progress.last().copied().unwrap_or(count).min(count) {
+                0 => "there is no earlier stage; name an image".to_string(),
+                1 => "use 0, the number of the only earlier stage".to_string(),
+                earlier => format!("use a stage number from 0 to {}", earlier - 1),
+            };
+            return Err(d.help(help).into());
         }
         if name == "scratch" {
             let name = StepName { stage: String::new(), number: 1, total: 1 };

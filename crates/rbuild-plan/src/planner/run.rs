@@ -93,6 +93,14 @@ fn check_runnable(planner: &Planner<'_>, state: &StageState, span: Span) -> Plan
         return Ok(());
     }
     let d = Diagnostic::new(span, format!("command requires {wanted}, but this machine runs only {host}"));
+    if !rbuild_image::ARCHITECTURES.contains(&wanted.arch.as_str()) {
+        let close = rbuild_dockerfile::closest(&wanted.arch, rbuild_image::ARCHITECTURES);
+        let help = close.map_or_else(
+            || format!("there is no such architecture; use one of {}", rbuild_image::ARCHITECTURES.join(", ")).into(),
+            |close| Remedy::did_you_mean(format!("{}/{close}", wanted.os)),
+        );
+        return Err(d.help(help).into());
+    }
     Err(d
         .help(
             "install an emulator registered with binfmt_misc (Debian: apt-get install qemu-user-static \

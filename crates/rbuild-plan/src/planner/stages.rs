@@ -8,7 +8,7 @@ use rbuild_image::ImageName;
 use rbuild_remedy::Remedy;
 
 use crate::graph::{BuildGraph, Step, WorkdirStep};
-use crate::parameters::Parameters;
+use crate::parameters::{NoCache, Parameters};
 use crate::planner::args;
 use crate::planner::args::BUILT_IN_ARGS;
 use crate::planner::copy;
@@ -92,6 +92,7 @@ impl Planner<'_> {
                 self.warnings.push(d.suggest(name, declared.iter().map(String::as_str)));
             }
         }
+        self.warn_of_unknown_filters(target);
         Ok(BuildGraph {
             vertices: std::mem::take(&mut self.vertices),
             target: state.vertex,
@@ -100,6 +101,20 @@ impl Planner<'_> {
             epoch,
             warnings: std::mem::take(&mut self.warnings),
         })
+    }
+
+    /// Warns about stages that are to be built without cache and do not exist.
+    fn warn_of_unknown_filters(&mut self, target: usize) {
+        let NoCache::Stages(names) = &self.params.no_cache else { return };
+        let (span, known) = (self.file.stages[target].span, self.stage_names());
+        let unknown = names.iter().filter(|name| self.find_stage(name, self.file.stages.len()).is_none());
+        let warning = |name: &String| {
+            let message = format!("no stage is called `{name}`, so none is built without cache for it");
+            let d = Diagnostic::new(Span::new(span.start, span.start), message);
+            d.suggest(name, known.iter().map(String::as_str))
+        };
+        let warnings: Vec<Diagnostic> = unknown.map(warning).collect();
+        self.warnings.extend(warnings);
     }
 
     pub(super) fn target(&self) -> Result<usize, Diagnostic> {

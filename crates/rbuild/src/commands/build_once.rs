@@ -101,6 +101,8 @@ impl BuildOnce<'_> {
                     let _ = serde_json::to_writer(&mut answer_writer, &finished);
                     i32::from(code::OK)
                 }
+                // The caller knows why it was stopped.
+                Err(BuildError::Cancelled) => i32::from(code::INTERRUPTED),
                 Err(e) => i32::from((self.report)(&e)),
             }
         })?;
@@ -112,6 +114,9 @@ impl BuildOnce<'_> {
         if ended.code > 128 {
             let failure = Failure::new(format!("the builder process was killed (signal {})", ended.code - 128));
             return Err(failure.help("check dmesg: the kernel may have run out of memory"));
+        }
+        if ended.code == i32::from(code::INTERRUPTED) {
+            return Ok(Ended::Failed((self.report)(&BuildError::Cancelled)));
         }
         if ended.code != 0 {
             return Ok(Ended::Failed(ended.code as u8));
@@ -239,20 +244,9 @@ pub fn conclude(
         _ => {}
     }
     if !quiet {
-        for path in request.exports.iter().filter_map(path_of) {
-            terminal::err(&format!("wrote {path}\n"));
+        for path in request.exports.iter().filter_map(Export::path) {
+            terminal::err(&format!("wrote {}\n", path.display()));
         }
     }
     Ok(())
-}
-
-/// Returns the path of the file or directory that an export was written to; `None` for the store
-/// and for standard output.
-fn path_of(export: &Export) -> Option<String> {
-    let path = match export {
-        Export::Store { .. } => return None,
-        Export::Files { to, .. } | Export::Layout { to, .. } => to.path(),
-        Export::Tar { to, .. } | Export::Archive { to, .. } => to.path(),
-    };
-    path.is_absolute().then(|| path.display().to_string())
 }

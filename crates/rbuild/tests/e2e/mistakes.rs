@@ -211,3 +211,34 @@ fn lost_output_is_an_error() {
         assert_eq!(ran.stdout, "code 0\n", "{verb}: {}", ran.stderr);
     }
 }
+
+#[test]
+fn requests_without_an_effect_are_told() {
+    let lab = Lab::new();
+    let ran = lab.build("FROM busybox\nCOPY *.nope /x/\n", &["-t", "dup", "-t", "dup"]).ok();
+    assert!(ran.stderr.contains("no file matches `*.nope`"), "{}", ran.stderr);
+    assert!(ran.stderr.contains(" as dup:latest\n"), "{}", ran.stderr);
+    let ran = lab.build("FROM busybox AS cacher\nRUN true\n", &["--no-cache-filter", "cachwr"]).ok();
+    assert!(ran.stderr.contains("no stage is called `cachwr`"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("did you mean `cacher`?"), "{}", ran.stderr);
+    lab.build("FROM busybox\nRUN true\n", &["-o", "out"]).ok();
+    let logs = lab.rbuild(["logs"]).ok().stdout;
+    assert!(logs.contains("/out\n") && logs.contains("dup:latest\n"), "{logs}");
+    assert!(logs.contains("Dockerfile in /"), "{logs}");
+}
+
+#[test]
+fn the_remedy_fits_the_mistake() {
+    let lab = Lab::new();
+    lab.write("tok", "a-rather-long-value");
+    let secret = ["--secret", "id=t,src=tok"];
+    lab.build("FROM busybox\nENV T=a-rather-long-value\n", &secret)
+        .fails(1, &["configuration or history holds", "Dockerfile:2:7", "remove the value from the Dockerfile"]);
+    lab.build("FROM busybox\nRUN ['echo', 'x']\n", &[]).fails(1, &["strings of JSON are in double quotes"]);
+    std::os::unix::fs::symlink("/etc/passwd", lab.ctx().join("pw")).unwrap();
+    lab.build("FROM busybox\nCOPY pw /\n", &[]).fails(
+        1,
+        &["`pw` is a symbolic link to /etc/passwd, which the build context does not have", "no link leads out"],
+    );
+    lab.rbuild(["run", "-u", "nosuch", "busybox", "true"]).fails(1, &["no user `nosuch`", "another image that has it"]);
+}

@@ -316,8 +316,16 @@ fn a_registry_that_is_not_reached_is_named_and_the_image_that_is_here_is_known()
     assert!(ran.stderr.contains("check the network") && ran.stderr.contains("--pull=missing"), "{}", ran.stderr);
     assert!(!ran.stderr.contains("there is no image"), "{}", ran.stderr);
     scene.build(file, &[]).ok();
-    // A name that is nearly that of an image is no advice against a broken line.
-    let ran = scene.build("FROM 127.0.0.1:1/x:2\n", &[]).fails(1, &["it was not pulled", "check the network"]);
+    // The name may be wrong, or the network.
+    for (file, meant) in [
+        ("FROM 127.0.0.1:1/x:2\n", "127.0.0.1:1/x:1"),
+        ("FROM 127.0.0.1:1/x\n", "127.0.0.1:1/x:1"),
+        ("FROM scratch AS build\nFROM scratch\nCOPY --from=127.0.0.1:1/xx:1 /bin /b\n", "127.0.0.1:1/x:1"),
+    ] {
+        let hint = format!("did you mean `{meant}`? If not: check the network");
+        scene.build(file, &[]).fails(1, &["it was not pulled", &hint]);
+    }
+    let ran = scene.build("FROM 127.0.0.1:1/another\n", &[]).fails(1, &["it was not pulled", "check the network"]);
     assert!(!ran.stderr.contains("did you mean"), "{}", ran.stderr);
     scene.build(&format!("FROM {}\n", scene.name("busybox:1")), &[]).ok();
     scene.build(&format!("FROM {}\n", scene.name("busybox:2")), &[]).fails(1, &["has no manifest 2", "did you mean"]);

@@ -28,27 +28,27 @@ fn explain_says_what_differs() {
     let build = |args: &[&str]| lab.build(FILE, &[&["--explain"], args].concat()).ok().stderr;
     let first = build(&[]);
     assert_eq!(why(&first, "COPY . ."), "it was not built here before");
-    assert!(why(&build(&[]), "COPY . .").starts_with("all that it depends on is as it was"));
+    assert!(why(&build(&[]), "COPY . .").starts_with("nothing that it depends on has changed"));
     lab.write("src/a", "2").write("src/b", "1");
     std::fs::remove_file(lab.ctx().join("src/gone")).unwrap();
     let changed = build(&[]);
-    assert_eq!(why(&changed, "COPY . ."), "src/a changed; src/b is new; src/gone is gone");
+    assert_eq!(why(&changed, "COPY . ."), "src/a changed; src/b was added; src/gone was removed");
     assert_eq!(why(&changed, "RUN echo"), "[builder 3/4] before it changed");
-    assert!(why(&changed, "COPY --from").starts_with("all that it depends on is as it was"));
+    assert!(why(&changed, "COPY --from").starts_with("nothing that it depends on has changed"));
     let argument = build(&["--build-arg", "VERSION=1.2"]);
     assert_eq!(why(&argument, "RUN echo"), "VERSION 1.1 → 1.2");
     assert_eq!(why(&build(&["--no-cache"]), "RUN echo"), "it was asked to run again");
     lab.rbuild(["import", "-c", "ENV A=1", base("busybox.tar").to_str().unwrap(), "base"]).ok();
     let same_files = build(&["--build-arg", "VERSION=1.2"]);
-    assert!(why(&same_files, "WORKDIR").starts_with("all that it depends on is as it was"), "{same_files}");
-    assert!(why(&same_files, "RUN echo").contains("A=1 is new"), "{same_files}");
+    assert!(why(&same_files, "WORKDIR").starts_with("nothing that it depends on has changed"), "{same_files}");
+    assert!(why(&same_files, "RUN echo").contains("A=1 was added"), "{same_files}");
     // Another configuration is no reason, also where there is one.
     lab.rbuild(["import", "-c", "LABEL b=2", base("busybox.tar").to_str().unwrap(), "base"]).ok();
     let other = lab.build(&FILE.replace("RUN echo", "RUN echo b"), &["--explain"]).ok().stderr;
     assert!(!other.contains("image base"), "{other}");
     lab.build("FROM base\nCOPY src/a /a\n", &["-t", "base"]).ok();
     let moved = why(&build(&["--build-arg", "VERSION=1.2"]), "WORKDIR");
-    assert!(moved.starts_with("image base moved from ") && moved.contains(" to "), "{moved}");
+    assert!(moved.starts_with("image base changed: its manifest was ") && moved.contains(" and is "), "{moved}");
     // The explanation is stored in the logs, whether or not it was requested.
     lab.build(&FILE.replace("> v", "> /app/v"), &[]).ok();
     let log = lab.rbuild(["logs", "latest"]).ok().stdout;
@@ -67,15 +67,15 @@ fn explain_names_files_of_stages_and_mounts() {
     build();
     lab.write("src/a", "2").write("src/c", "1").write("other/x", "2");
     let changed = build();
-    assert_eq!(why(&changed, "RUN cp"), "other/x, src/a changed; src/c is new");
-    assert_eq!(why(&changed, "/out /out/"), "of [build 2/2]: out/a changed; out/c is new");
+    assert_eq!(why(&changed, "RUN cp"), "other/x, src/a changed; src/c was added");
+    assert_eq!(why(&changed, "/out /out/"), "in [build 2/2]: out/a changed; out/c was added");
     // Back to the original state: the mounted files and the result are still in the store.
     lab.write("src/a", "1").write("other/x", "1");
     std::fs::remove_file(lab.ctx().join("src/c")).unwrap();
-    assert!(why(&build(), "RUN cp").starts_with("all that it depends on"));
+    assert!(why(&build(), "RUN cp").starts_with("nothing that it depends on"));
     // One of them unchanged, the other new.
     lab.write("src/a", "2").write("src/c", "1").write("other/x", "3");
-    assert_eq!(why(&build(), "RUN cp"), "other/x, src/a changed; src/c is new");
+    assert_eq!(why(&build(), "RUN cp"), "other/x, src/a changed; src/c was added");
 }
 
 #[test]
@@ -287,10 +287,19 @@ fn verify_builds_twice_and_names_what_differs() {
     );
     assert!(lab.ctx().join("x.tar").exists());
     lab.rbuild(["inspect", "x"]).ok();
+    assert_eq!(lab.rbuild(["images", "-q"]).ok().stdout.lines().count(), 2, "the trials leave no image");
+    lab.sh("$RB rmi x && rm x.tar").ok();
     verify("FROM busybox\nWORKDIR /w\n", "")
         .fails(1, &["produced different files: /w in layer 2 of 2", "time 20", "hint: set SOURCE_DATE_EPOCH"]);
     let random = file.replace("touch /d/x", "head -c 100000 /dev/urandom > /d/x; rm -f /d/y");
     verify(&random, "1000").fails(1, &["/d/x in layer 3 of 3, made by `RUN /bin/sh -c mkdir /d", "content, from byte"]);
+    // A failed verification names nothing and writes nothing.
+    lab.rbuild(["inspect", "x"]).fails(1, &["no image is called `x`"]);
+    assert!(!lab.ctx().join("x.tar").exists());
+    assert_eq!(lab.rbuild(["images", "-q"]).ok().stdout.lines().count(), 1);
+    let again = lab.rbuild(["build", "--verify", "--explain", "--no-cache", "-o", "bin"]);
+    assert!(again.stderr.contains("why: it was asked to run again"), "{}", again.stderr);
+    assert!(!lab.ctx().join("bin").exists());
     lab.rbuild(["build", "--verify", "-"]).fails(2, &["standard input only once"]);
     // The verification neither disturbs the next build nor provides cache hits for it.
     assert_eq!(lab.build(file, &[]).ok().steps(), (5, 0));
