@@ -99,6 +99,7 @@ fn run_cli(cli: Cli) -> Result<u8, Failure> {
     let log = DebugLog { filter: std::env::var("RBUILD_LOG").ok(), debug: cli.debug, file: cli.debug_log };
     log.start()?;
     let config = Config::of_user()?;
+    let names_store = cli.root.is_some();
     let settings = Settings::new(cli.root, &cli.limit, cli.isolation.as_deref(), &config)?;
     let settings = settings.with_lock_timeout(cli.lock_timeout);
     let verb = match cli.verb {
@@ -111,6 +112,8 @@ fn run_cli(cli: Cli) -> Result<u8, Failure> {
         }
         verb => verb,
     };
+    let fills_store = matches!(verb, Verb::Build(_) | Verb::Import(_) | Verb::Load(_) | Verb::Pull(_));
+    let settings = if names_store && !fills_store { settings.expecting_store() } else { settings };
     run_verb(verb, &settings)
 }
 

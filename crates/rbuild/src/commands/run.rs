@@ -3,7 +3,8 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
-use rbuild_engine::{BuildError, Invocation, invoke, volume_binds};
+use rbuild_engine::{BuildError, Invocation, PullPolicy, invoke, volume_binds};
+use rbuild_image::Platform;
 use rbuild_plan::{Network, Volume};
 use rbuild_sandbox::{Builder, Cancel, Carrier, Input, Outcome, Restore, SandboxError, World, enter};
 use rbuild_store::{Image, Store};
@@ -30,7 +31,14 @@ pub fn run(settings: &Settings, args: RunArgs) -> Result<u8, Failure> {
     for flag in args.left_out.given() {
         terminal::warning(format!("{flag} is not supported yet and has no effect"));
     }
-    flags::pull(args.pull.as_deref())?;
+    if flags::pull(args.pull.as_deref())? == PullPolicy::Always {
+        return Err(Failure::usage("--pull=always: containers run images of the store, and no registry is asked")
+            .help(format!("run `rbuild pull {}` first", args.words[0])));
+    }
+    let (host, platform) = (Platform::host(), image.config.platform());
+    if !host.runs(&platform) {
+        terminal::warning(format!("the image is for {platform}, and this machine runs {host}"));
+    }
     let mut volumes = Vec::new();
     let mut paths = Vec::new();
     let given = args.volume.iter().map(|text| flags::volume(text));
@@ -91,7 +99,11 @@ fn in_builder(builder: Result<Builder, SandboxError>, store: &Store, image: &Ima
         Ok(Outcome::Exited(code)) => code,
         Ok(Outcome::Signaled(signal)) => 128 + signal,
         Ok(Outcome::NotStarted(why)) => {
-            let help = why.remedy().as_ref().map(hints::words);
+            let is_flag = why.is_no_program() && invocation.args.first().is_some_and(|word| word.starts_with('-'));
+            let help = match is_flag {
+                true => Some("put the flags of `rbuild run` before the image".to_string()),
+                false => why.remedy().as_ref().map(hints::words),
+            };
             terminal::error(&format!("the command could not be started: {why}"), help.as_deref());
             if why.is_no_program() { NOT_FOUND } else { CANNOT_RUN }
         }

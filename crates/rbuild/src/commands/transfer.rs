@@ -128,7 +128,7 @@ pub fn push(settings: &Settings, args: PushArgs) -> Result<u8, Failure> {
     };
     let digest_file = args.digestfile.as_ref().map(|path| output::file("the digest file", path)).transpose()?;
     let store = settings.open()?;
-    let found = store.images().find(&args.image).map_err(named::missing(&store, &args.image, Purpose::Use))?;
+    let found = store.images().find(&args.image).map_err(named::missing(&store, &args.image, Purpose::Manage))?;
     let images =
         found.artifact.images().iter().map(|image| store.images().image(image)).collect::<Result<Vec<_>, _>>()?;
     let client = registry::client_of(&args.registry, &names, args.quiet)?;

@@ -39,7 +39,9 @@ impl Config {
             Err(e) if matches!(e.kind(), NotFound | NotADirectory | PermissionDenied) => return Ok(Config::default()),
             Err(e) => return Err(failed(e.to_string())),
         };
-        let config: Config = toml::from_str(&text).map_err(|e| failed(e.to_string()))?;
+        // The parser names types of Rust.
+        let config: Config =
+            toml::from_str(&text).map_err(|e| failed(e.to_string().replace("expected usize", "expected a number")))?;
         if config.root.as_ref().is_some_and(|root| root.is_relative()) {
             return Err(failed("root must be an absolute path".into()));
         }
@@ -83,9 +85,11 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("rbuild-config-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let path = dir.join("config.toml");
-        for (text, want) in
-            [("jbos = 3\n", "unknown field `jbos`"), ("jobs = \"x\"\n", "invalid type"), ("root = \"x\"\n", "absolute")]
-        {
+        for (text, want) in [
+            ("jbos = 3\n", "unknown field `jbos`"),
+            ("jobs = \"x\"\n", "expected a number"),
+            ("root = \"x\"\n", "absolute"),
+        ] {
             std::fs::write(&path, text).unwrap();
             let message = Config::read(&path).unwrap_err().message;
             assert!(message.contains(want) && message.contains("config.toml"), "{message}");

@@ -125,7 +125,19 @@ fn from_directory(args: &BuildArgs, context: PathBuf) -> Result<MainContext, Fai
         // The caller chose a file outside the context, so it is trusted; it may be a pipe.
         None => (std::fs::read(&path), outer_ignore(&ignore_path(&path))?),
     };
-    let dockerfile = dockerfile.map_err(|e| no_dockerfile(&shown, &e))?;
+    let dockerfile = dockerfile.map_err(|e| {
+        let failure = no_dockerfile(&shown, &e);
+        let in_context = Path::new(&args.context).join(&path);
+        match e.kind() {
+            std::io::ErrorKind::NotFound if args.context != "." && path.is_relative() && in_context.is_file() => {
+                failure.help(format!(
+                    "did you mean -f {}? Paths are relative to the working directory",
+                    in_context.display()
+                ))
+            }
+            _ => failure,
+        }
+    })?;
     let ignore = match (&args.ignorefile, own) {
         (Some(path), _) => given_ignore(path)?,
         (None, Some(text)) => text,
@@ -182,7 +194,8 @@ fn no_dockerfile(shown: &str, e: &std::io::Error) -> Failure {
                 Some(close) => {
                     format!("did you mean `{}`?", dir.join(close).display().to_string().trim_start_matches("./"))
                 }
-                None => "name another file with -f FILE, or pass another directory as the context".to_string(),
+                None => "name another file with -f FILE, relative to the working directory, or pass another context"
+                    .to_string(),
             };
             Failure::new(format!("the Dockerfile {shown} does not exist")).help(help)
         }

@@ -1,9 +1,10 @@
 //! A [`BuildRequest`] from flags, environment variables and the context. After this, a build reads
 //! nothing else from outside except the files of its contexts.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
-use rbuild_engine::{BuildRequest, Export, SecretValues, Squash};
+use rbuild_engine::{BuildRequest, Export, SecretValues, Squash, Warning};
 use rbuild_image::{Platform, Reference, ReferenceError};
 use rbuild_linux::Timestamp;
 use rbuild_plan::{NamedContext, Network, NoCache, Parameters, Volume};
@@ -15,6 +16,7 @@ use crate::exit::Failure;
 use crate::input::context::{self, MainContext};
 use crate::input::flags::{self, Allowed};
 use crate::input::{network, output};
+use crate::ui::terminal;
 
 /// A request, with the files of a context from standard input, which are removed when this is
 /// dropped.
@@ -49,11 +51,14 @@ impl BuildInput {
             context_epoch: newest,
             ..parameters(args, platform, contexts, volumes, &allowed)?
         };
+        warn_of_swallowed_context(args);
         let mut tags = tags(&args.tag)?;
         let carrier = network::carrier(parameters.network)?;
         let squash = squash(args.squash.as_deref().or(args.squash_all.then_some("all")))?;
         let mut push = Vec::new();
         let exports = exports(args, squash, &allowed, &mut tags, &mut push)?;
+        let mut seen = HashSet::new();
+        tags.retain(|tag| seen.insert(tag.to_string()));
         let now = Timestamp::now().sec;
         let cores = rbuild_linux::parallel::cores();
         let request = BuildRequest {
@@ -85,6 +90,19 @@ impl BuildInput {
             build_id: build_id(now)?,
         };
         Ok(BuildInput { request, push, _stdin_context: unpacked })
+    }
+}
+
+/// Warns if a flag has taken a directory that was probably meant as the context.
+fn warn_of_swallowed_context(args: &BuildArgs) {
+    let given =
+        args.label.iter().map(|text| ("--label", text)).chain(args.build_arg.iter().map(|a| ("--build-arg", a)));
+    let is_path = |text: &str| matches!(text, "." | "..") || text.contains('/') && !text.contains('=');
+    for (flag, text) in given.filter(|(_, text)| is_path(text) && std::path::Path::new(text).is_dir()) {
+        terminal::warning(Warning {
+            text: format!("{flag} has taken `{text}` as its value, and the context is {}", args.context),
+            help: Some(format!("give {flag} a value: {flag} NAME=VALUE {text}").into()),
+        });
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rbuild_engine::Warning;
 use rbuild_layer::Limits;
 use rbuild_linux::IdMaps;
 use rbuild_sandbox::{Isolation, Rung, isolation};
@@ -20,6 +21,8 @@ pub struct Settings {
     /// Requested isolation of commands.
     pub rung: Rung,
     lock_timeout: Option<u64>,
+    /// Warns if the store does not exist yet.
+    expects_store: bool,
 }
 
 impl Settings {
@@ -41,7 +44,13 @@ impl Settings {
             limits,
             rung: rung_of(rung.or(config.isolation.as_deref()))?,
             lock_timeout: None,
+            expects_store: false,
         })
+    }
+
+    /// Expects that the store exists. It is created nevertheless, but not without a warning.
+    pub fn expecting_store(self) -> Settings {
+        Settings { expects_store: true, ..self }
     }
 
     /// Sets the seconds to wait for a program other than rbuild that holds a lock of the store.
@@ -57,6 +66,12 @@ impl Settings {
 
     /// Opens the store, and creates it if there is none.
     pub fn open(&self) -> Result<Store, Failure> {
+        if self.expects_store && !self.root.exists() {
+            terminal::warning(Warning {
+                text: format!("there was no store in {}: it is new and empty", self.root.display()),
+                help: Some("check the path of --root".into()),
+            });
+        }
         Ok(Store::open_with(&self.root, self.patience())?.with_limits(self.limits))
     }
 

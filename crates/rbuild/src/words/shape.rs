@@ -149,6 +149,15 @@ fn matters(flag: &str, verb: &str) -> bool {
     }
 }
 
+/// Returns a verb as users write it: `image prune`.
+pub fn written(verb: &str) -> &str {
+    match verb {
+        "image-prune" => "image prune",
+        "container-prune" => "container prune",
+        verb => verb,
+    }
+}
+
 fn page(verb: Command, common: Vec<Arg>) -> Command {
     let name = verb.get_name().to_string();
     let heading = |id: &str| HEADINGS.iter().find(|(_, ids)| ids.contains(&id)).map(|(heading, _)| *heading);
@@ -164,7 +173,7 @@ fn page(verb: Command, common: Vec<Arg>) -> Command {
         let id = arg.get_id().to_string();
         verb = verb.arg(arg.global(false).help_heading("Common options").display_order(900)).mut_arg(id, |arg| arg);
     }
-    let verb = verb.bin_name(format!("rbuild {name}"));
+    let verb = verb.bin_name(format!("rbuild {}", written(&name)));
     match EXAMPLES.iter().find(|(of, _)| *of == name) {
         Some((_, examples)) => verb.after_help(format!("Examples:\n{examples}")),
         None => verb,

@@ -63,7 +63,11 @@ const RUN: [(&[&str], &str, &str); 12] = [
         "containers are not kept",
         "let the service manager restart the command, for example with systemd-run",
     ),
-    (&["--platform"], "an image of the store has one platform", "pull or build the image for that platform"),
+    (
+        &["--platform"],
+        "of several platforms, that of this machine runs",
+        "name the image of another platform by its ID, which `rbuild images --tree` shows",
+    ),
     (
         &["--pid", "--ipc", "--uts", "--userns", "--cgroupns"],
         "a container always has namespaces of its own",
@@ -108,7 +112,12 @@ const OTHER: [(&str, &[&str], &str, &str); 7] = [
         "one archive holds all images that are named",
         "remove the flag",
     ),
-    ("save", &["--platform"], "an image of the store has one platform", "name the image of that platform"),
+    (
+        "save",
+        &["--platform"],
+        "all platforms of an image are saved",
+        "name the image of one platform by its ID, which `rbuild images --tree` shows",
+    ),
     (
         "rm",
         &["-l", "--link", "-a", "--all"],
@@ -144,18 +153,20 @@ pub fn failure(e: &clap::Error, verb: &str, misplaced: Option<&str>) -> Failure 
     let given = text(ContextKind::InvalidArg);
     // Clap appends the name of the value: `--progress <PROGRESS>`.
     let flag = given.split([' ', '[', '=']).next().unwrap_or_default().trim_matches(['<', '>']).to_string();
-    let see = format!("run `rbuild {verb} --help` for the options");
+    let shown = shape::written(verb);
+    let see = format!("run `rbuild {shown} --help` for the options");
     match e.kind() {
         ErrorKind::UnknownArgument if !given.starts_with('-') => {
             let failure = Failure::usage(format!("unexpected argument `{given}`"));
             failure.help(match misplaced {
                 Some(verb) => first(verb),
+                None if verb == "load" => format!("pass the file with -i {given}"),
                 None => format!("use the form: {}", form(verb)),
             })
         }
         ErrorKind::UnknownArgument => unknown(verb, &flag, misplaced, see),
         ErrorKind::MissingRequiredArgument => {
-            Failure::usage(format!("`rbuild {verb}` requires {}", given.replace(['<', '>'], "").replace("...", "")))
+            Failure::usage(format!("`rbuild {shown}` requires {}", given.replace(['<', '>'], "").replace("...", "")))
                 .help(format!("use the form: {}", form(verb)))
         }
         ErrorKind::InvalidValue => {
@@ -181,7 +192,7 @@ fn unknown(verb: &str, flag: &str, misplaced: Option<&str>, see: String) -> Fail
     if let Some((why, hint)) = lacking(verb, flag) {
         return Failure::usage(format!("unsupported flag `{flag}`: {why}")).help(hint);
     }
-    let failure = Failure::usage(format!("unknown flag `{flag}` of `rbuild {verb}`"));
+    let failure = Failure::usage(format!("unknown flag `{flag}` of `rbuild {}`", shape::written(verb)));
     let pages = shape::pages();
     let flags: Vec<String> = pages.find_subcommand(verb).map_or(Vec::new(), |page| {
         let shown = page.get_arguments().filter(|arg| !arg.is_hide_set());

@@ -39,6 +39,7 @@ impl Lab {
         lab.write_bytes("context/App.py", b"print()\n");
         lab.write_bytes("context/key.pem", b"key\n");
         lab.write_bytes("context/.dockerignore", b"# keys\n*.pem\n");
+        lab.write_bytes("context/sp ace", b"blank\n");
         lab.write_bytes("context/dir/file", b"file\n");
         lab.write_bytes("junk", b"this is no archive\n");
         lab.write_bytes("empty", b"");
