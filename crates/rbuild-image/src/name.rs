@@ -93,6 +93,14 @@ impl Reference {
         official.unwrap_or(&self.path).to_string()
     }
 
+    /// Returns the shortest name of the image: without the tag `latest`.
+    pub fn shortest(&self) -> String {
+        match (self.tag(), self.digest()) {
+            (Some("latest"), None) => self.familiar_name(),
+            _ => self.familiar(),
+        }
+    }
+
     /// Returns the short name with tag and digest.
     pub fn familiar(&self) -> String {
         let mut name = self.familiar_name();

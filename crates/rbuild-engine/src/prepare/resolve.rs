@@ -196,5 +196,5 @@ fn similar(store: &Store, need: &ImageNeed) -> Option<String> {
     let bare: Vec<String> = names.iter().map(Reference::familiar_name).collect();
     let near = || rbuild_dockerfile::closest(&wanted, bare.iter().map(String::as_str));
     let near = || bare.iter().position(|name| near() == Some(name)).and_then(|at| names.get(at));
-    same.or_else(near).map(Reference::familiar)
+    same.or_else(near).map(Reference::shortest)
 }

@@ -43,19 +43,11 @@ pub fn no_image(store: &Store, wanted: &str, purpose: Purpose) -> Failure {
         let close = rbuild_dockerfile::closest(wanted, list.iter().map(String::as_str))?;
         names.get(list.iter().position(|name| name == close)?)
     };
-    match names.iter().find(same_name).or_else(|| near(&bare)).or_else(|| near(&whole)).map(shortest) {
+    match names.iter().find(same_name).or_else(|| near(&bare)).or_else(|| near(&whole)).map(Reference::shortest) {
         Some(near) => failure.help(format!("did you mean `{near}`?")),
         None if purpose == Purpose::Manage => failure.help("run `rbuild images` to list the images"),
         None => {
             failure.help(format!("run `rbuild pull {wanted}`, or `rbuild images` to list the images that are here"))
         }
-    }
-}
-
-/// Returns the shortest name that means this image: without the tag `latest`.
-fn shortest(name: &Reference) -> String {
-    match (name.tag(), name.digest()) {
-        (Some("latest"), None) => name.familiar_name(),
-        _ => name.familiar(),
     }
 }

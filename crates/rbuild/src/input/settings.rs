@@ -66,13 +66,15 @@ impl Settings {
 
     /// Opens the store, and creates it if there is none.
     pub fn open(&self) -> Result<Store, Failure> {
-        if self.expects_store && !self.root.exists() {
+        let is_unexpected = self.expects_store && !self.root.exists();
+        let store = Store::open_with(&self.root, self.patience())?.with_limits(self.limits);
+        if is_unexpected {
             terminal::warning(Warning {
                 text: format!("there was no store in {}: it is new and empty", self.root.display()),
                 help: Some("check the path of --root".into()),
             });
         }
-        Ok(Store::open_with(&self.root, self.patience())?.with_limits(self.limits))
+        Ok(store)
     }
 
     /// Opens the store for looking up what builders of the requested isolation made.
