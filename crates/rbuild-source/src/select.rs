@@ -17,7 +17,7 @@ pub enum SourceError {
     #[error("`{path}` not found")]
     NotFound { path: String, similar: Option<String>, ignored: bool },
     /// A symbolic link whose target does not exist inside the root.
-    #[error("`{path}` is a symbolic link to {}, which does not exist there", target.display())]
+    #[error("`{path}` not found: a symbolic link to {}, which does not exist there", target.display())]
     DeadLink { path: String, target: PathBuf },
     /// A pattern with a syntax error.
     #[error("invalid pattern `{0}`: a class `[…]` is empty, unclosed, or has a `-` without both ends")]

@@ -181,20 +181,29 @@ fn missing_image(store: &Store, need: &ImageNeed, failure: Option<NotPulled>) ->
 }
 
 /// Returns the stage or the image of the store that is most likely meant: one with a similar name,
-/// or else the same image with another tag.
+/// or else the same image with another tag. An image of another registry is not.
 fn similar(store: &Store, need: &ImageNeed) -> Option<String> {
-    let names: Vec<Reference> =
-        store.images().list().unwrap_or_default().into_iter().filter_map(|image| image.name).collect();
-    let whole: Vec<String> = names.iter().map(Reference::familiar).collect();
-    let candidates = need.stages.iter().chain(&whole).map(String::as_str);
-    if let Some(close) = rbuild_dockerfile::closest(&need.image.text, candidates) {
-        return Some(close.to_string());
+    let ImageName::Reference(reference) = &need.image.name else { return None };
+    // A host that both names begin with would make any two of them similar.
+    let host = need.image.text.split_once('/').map(|(host, _)| host).filter(|host| host.contains(['.', ':']));
+    let path = |name: String| match host {
+        Some(host) => name.strip_prefix(host)?.strip_prefix('/').map(str::to_string),
+        None => Some(name),
+    };
+    let listed = store.images().list().unwrap_or_default().into_iter().filter_map(|image| image.name);
+    let names: Vec<Reference> = listed.filter(|name| path(name.familiar()).is_some()).collect();
+    let whole: Vec<String> = names.iter().filter_map(|name| path(name.familiar())).collect();
+    let bare: Vec<String> = names.iter().filter_map(|name| path(name.familiar_name())).collect();
+    let near = |wanted: &str, list: &[String]| {
+        let close = rbuild_dockerfile::closest(wanted, list.iter().map(String::as_str))?;
+        names.get(list.iter().position(|name| name == close)?)
+    };
+    let text = path(need.image.text.clone())?;
+    let stages = need.stages.iter().map(String::as_str).filter(|_| host.is_none());
+    if let Some(stage) = rbuild_dockerfile::closest(&text, stages) {
+        return Some(stage.to_string());
     }
-    let ImageName::Reference(wanted) = &need.image.name else { return None };
-    let wanted = wanted.familiar_name();
-    let same = names.iter().find(|name| name.familiar_name() == wanted);
-    let bare: Vec<String> = names.iter().map(Reference::familiar_name).collect();
-    let near = || rbuild_dockerfile::closest(&wanted, bare.iter().map(String::as_str));
-    let near = || bare.iter().position(|name| near() == Some(name)).and_then(|at| names.get(at));
-    same.or_else(near).map(Reference::shortest)
+    let wanted = reference.familiar_name();
+    let same = || names.iter().find(|name| name.familiar_name() == wanted);
+    near(&text, &whole).or_else(same).or_else(|| near(&path(wanted.clone())?, &bare)).map(Reference::shortest)
 }
