@@ -109,6 +109,7 @@ impl<'a> StepEnv<'a> {
             span: vertex.span,
             label: vertex.name.to_string(),
             text: vertex.text.clone(),
+            word: None,
             reason: reason.into(),
             help: None,
             more: (log.len() >= LOG_TAIL).then(|| self.request.build_id.clone()),

@@ -58,6 +58,8 @@ pub struct StepFailure {
     pub span: Span,
     pub label: String,
     pub text: String,
+    /// A word of the instruction that caused the failure, such as the name of a missing program.
+    pub word: Option<String>,
     /// The reason, as a sentence.
     pub reason: String,
     pub help: Option<Remedy>,

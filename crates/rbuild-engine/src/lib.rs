@@ -31,6 +31,7 @@ pub use images::copy_out::{CopiedTo, CopyTarget, copy_out};
 pub use images::diff::{Difference, first_difference};
 pub use images::import::{Import, import};
 pub use images::run::{Invocation, invoke, volume_binds};
+pub use ops::container::limit_remedy;
 pub use ops::redact::SecretValues;
 pub use ops::ssh_keys::PrivateKey;
 pub use prepare::resolve::{Bring, NotPulled, PullPolicy, Sought};

@@ -13,6 +13,9 @@ pub type Result<T> = std::result::Result<T, LayerError>;
 /// An error in layer bytes, or in the tree that they are packed from or unpacked into.
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {
+    /// The content does not begin as an archive does.
+    #[error("the content is not a tar archive")]
+    NotTar,
     /// The archive ends inside the named part.
     #[error("the archive ends in the middle of {0}")]
     Truncated(String),

@@ -26,6 +26,8 @@ pub struct TarReader<R> {
     remaining: u64,
     /// Unread padding after the content, in bytes.
     padding: u64,
+    /// A header was read.
+    begun: bool,
     /// Path of the last entry, for messages.
     current: Option<OsString>,
     /// Defaults from global headers.
@@ -65,7 +67,7 @@ impl<R: Read> TarReader<R> {
 
     /// Starts reading an archive; the extended headers of one entry may have `header_limit` bytes.
     pub fn with_header_limit(inner: R, header_limit: u64) -> TarReader<R> {
-        TarReader { inner, remaining: 0, padding: 0, current: None, global: Pax::default(), header_limit }
+        TarReader { inner, remaining: 0, padding: 0, begun: false, current: None, global: Pax::default(), header_limit }
     }
 
     /// Returns the next entry, or `None` at the end of the archive: two zero blocks, or the end of
@@ -135,8 +137,10 @@ impl<R: Read> TarReader<R> {
         let mut zeros = 0;
         loop {
             match read_block(&mut self.inner, header.as_mut_bytes()) {
-                Ok(true) => {}
-                Ok(false) => return Ok(None),
+                Ok(BLOCK) => {}
+                Ok(0) => return Ok(None),
+                Ok(_) if !self.begun => return Err(LayerError::NotTar),
+                Ok(_) => return Err(LayerError::Truncated(format!("the header after {}", self.current()))),
                 Err(e) => return Err(LayerError::io(format!("the header after {}", self.current()))(e)),
             }
             if header.as_bytes().iter().any(|b| *b != 0) {
@@ -148,9 +152,11 @@ impl<R: Read> TarReader<R> {
             }
         }
         match checksum_fits(&header) {
-            true => Ok(Some(header)),
-            false => Err(self.damaged("has a wrong checksum, so this is no tar archive or a damaged one")),
+            true => self.begun = true,
+            false if self.begun => return Err(self.damaged("has a wrong checksum")),
+            false => return Err(LayerError::NotTar),
         }
+        Ok(Some(header))
     }
 
     fn meta_content(&mut self, size: u64) -> Result<Vec<u8>> {
@@ -324,19 +330,18 @@ fn padding(size: u64) -> u64 {
     (BLOCK as u64 - size % BLOCK as u64) % BLOCK as u64
 }
 
-/// Reads one block. Returns false if the stream ends before its first byte.
-fn read_block(reader: &mut impl Read, block: &mut [u8; BLOCK]) -> std::io::Result<bool> {
+/// Reads one block. Returns the bytes read: fewer than a block only at the end of the stream.
+fn read_block(reader: &mut impl Read, block: &mut [u8; BLOCK]) -> std::io::Result<usize> {
     let mut filled = 0;
     while filled < BLOCK {
         match reader.read(&mut block[filled..]) {
-            Ok(0) if filled == 0 => return Ok(false),
-            Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            Ok(0) => break,
             Ok(n) => filled += n,
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
             Err(e) => return Err(e),
         }
     }
-    Ok(true)
+    Ok(filled)
 }
 
 fn until_nul(mut bytes: Vec<u8>) -> Vec<u8> {

@@ -64,6 +64,16 @@ impl fmt::Display for StepName {
     }
 }
 
+/// Locations of words in the Dockerfile that a step depends on, for diagnostics. They are `None` if
+/// the words are not in the Dockerfile.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Marks {
+    /// The value of USER or `--chown`.
+    pub owner: Option<Span>,
+    /// The destination of COPY or ADD.
+    pub dest: Option<Span>,
+}
+
 /// A step and its place in the graph.
 #[derive(Debug, Clone)]
 pub struct Vertex {
@@ -75,6 +85,7 @@ pub struct Vertex {
     pub text: String,
     /// Location of the instruction in the Dockerfile.
     pub span: Span,
+    pub marks: Marks,
     /// Run the step even if its result is cached (`--no-cache`).
     pub ignore_cache: bool,
 }

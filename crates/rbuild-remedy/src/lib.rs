@@ -67,6 +67,13 @@ pub enum Remedy {
         /// Name of the limit.
         name: String,
     },
+    /// Open a shell in the container of the command that failed.
+    InspectFailure,
+    /// Raise the resource limits of the command.
+    RaiseUlimits {
+        /// The limits that were set.
+        limits: String,
+    },
     /// Give the argument a default value, or a value for this build.
     SetArgument,
     /// Grant an entitlement to the Dockerfile.
@@ -161,7 +168,7 @@ impl RegistryAction {
 
 impl Remedy {
     /// Number of kinds of remedies.
-    pub const KINDS: usize = 37;
+    pub const KINDS: usize = 39;
 
     /// Returns the suggestion of another word.
     pub fn did_you_mean(word: impl std::fmt::Display) -> Remedy {

@@ -1,7 +1,8 @@
 //! Properties of a container that RUN and `rbuild run` share.
 
 use rbuild_plan::Network;
-use rbuild_sandbox::Network as SandboxNetwork;
+use rbuild_remedy::Remedy;
+use rbuild_sandbox::{Network as SandboxNetwork, Ulimit};
 
 /// Default size of `/dev/shm` in bytes, the same as Docker's.
 pub(crate) const DEFAULT_SHM: u64 = 64 << 20;
@@ -27,5 +28,35 @@ pub(crate) fn network(network: Network) -> SandboxNetwork {
         Network::Host => SandboxNetwork::Host,
         Network::Isolated => SandboxNetwork::Isolated,
         Network::None => SandboxNetwork::None,
+    }
+}
+
+/// Returns the remedy for a command that was killed by a signal which the kernel sends when a
+/// resource limit is reached; `None` if no limits were set.
+pub fn limit_remedy(signal: i32, limits: &[Ulimit]) -> Option<Remedy> {
+    const SIGABRT: i32 = 6;
+    const SIGBUS: i32 = 7;
+    const SIGKILL: i32 = 9;
+    const SIGSEGV: i32 = 11;
+    const SIGXCPU: i32 = 24;
+    const SIGXFSZ: i32 = 25;
+    if limits.is_empty() || ![SIGABRT, SIGBUS, SIGKILL, SIGSEGV, SIGXCPU, SIGXFSZ].contains(&signal) {
+        return None;
+    }
+    let name = |limit: &Ulimit| limit.name.trim_start_matches("RLIMIT_").to_lowercase();
+    let limits = limits.iter().map(|limit| format!("{}={}", name(limit), limit.soft)).collect::<Vec<_>>();
+    Some(Remedy::RaiseUlimits { limits: limits.join(", ") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_blamed_for_the_signals_that_they_cause() {
+        let limits = [Ulimit { name: "RLIMIT_DATA".into(), soft: 0, hard: 1 }];
+        assert_eq!(limit_remedy(11, &limits), Some(Remedy::RaiseUlimits { limits: "data=0".into() }));
+        assert_eq!(limit_remedy(15, &limits), None);
+        assert_eq!(limit_remedy(11, &[]), None);
     }
 }

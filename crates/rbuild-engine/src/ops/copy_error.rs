@@ -26,6 +26,9 @@ pub enum Reason {
     User(#[from] UnknownUser),
     #[error("{0}")]
     Text(String),
+    /// The destination does not fit the files of the image.
+    #[error("{0}")]
+    Destination(String),
     /// The build was cancelled.
     #[error("the build was stopped")]
     Stopped,

@@ -138,6 +138,10 @@ pub(crate) fn copy_error(env: &StepEnv<'_>, id: VertexId, step: &CopyStep, e: Co
         (Reason::Layer(source), _) => BuildError::Layer { what: format!("unpacking into {}", step.dest), source },
         (Reason::Source(e), None) => env.failure(id, e.to_string(), Vec::new()),
         (Reason::Text(text), None) => env.failure(id, text, Vec::new()),
+        (Reason::Destination(text), _) => {
+            let vertex = &env.graph().vertices[id];
+            BuildError::Unmet(vec![Diagnostic::new(vertex.marks.dest.unwrap_or(vertex.span), text)])
+        }
         (Reason::User(e), _) => unknown_user(env, id, &e),
     })
 }
@@ -146,6 +150,7 @@ pub(crate) fn unknown_user(env: &StepEnv<'_>, id: VertexId, e: &users::UnknownUs
     let mut failure = env.failure(id, e.to_string(), Vec::new());
     if let BuildError::Step(failure) = &mut failure {
         failure.help = Some(e.remedy());
+        failure.span = env.graph().vertices[id].marks.owner.unwrap_or(failure.span);
     }
     failure
 }

@@ -17,7 +17,7 @@ use rbuild_store::{Baseline, Snapshots, TreeId, cut_links};
 
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
-use crate::ops::container::{DEFAULT_SHM, hosts_file, is_set, network};
+use crate::ops::container::{DEFAULT_SHM, hosts_file, is_set, limit_remedy, network};
 use crate::ops::copy_step::unknown_user;
 use crate::ops::redact::Mask;
 use crate::ops::run_mounts::{ContextPart, agents, mounts};
@@ -100,7 +100,9 @@ pub(crate) fn run_step(
             return Err(BuildError::Cancelled.into());
         }
         Err(e @ SandboxError::Killed(_)) => {
-            return Err(run_failure(env, id, run, format!("could not be finished: {e}"), killed_help(), log).into());
+            return Err(
+                run_failure(env, id, run, format!("could not be finished: {e}"), killed_help(SIGKILL), log).into()
+            );
         }
         ended => ended?,
     };
@@ -203,10 +205,17 @@ fn outcome_of_run(env: &StepEnv<'_>, id: VertexId, run: &RunStep, outcome: Outco
         Outcome::Exited(0) => Ok(()),
         Outcome::Exited(code) => {
             let help = not_given(run, env.request).or_else(|| json_help(run)).or_else(|| exit_help(code));
-            Err(run_failure(env, id, run, format!("exited with code {code}"), help, log))
+            let help = help.or_else(|| (!env.request.shell_on_error).then_some(Remedy::InspectFailure));
+            let missing = missing_program(&log).filter(|_| code == 127).map(str::to_string);
+            let mut error = run_failure(env, id, run, format!("exited with code {code}"), help, log);
+            if let BuildError::Step(failure) = &mut error {
+                failure.word = missing;
+            }
+            Err(error)
         }
         Outcome::Signaled(signal) => {
-            let help = if signal == SIGKILL { killed_help() } else { None };
+            let limits: Vec<_> = run.ulimits.iter().map(ulimit).collect();
+            let help = limit_remedy(signal, &limits).or_else(|| killed_help(signal));
             Err(run_failure(env, id, run, format!("was killed by signal {signal}"), help, log))
         }
         Outcome::NotStarted(why) => {
@@ -250,7 +259,11 @@ fn user_of(env: &StepEnv<'_>, id: VertexId, run: &RunStep) -> Result<users::Iden
     let who = users::identity(&files, &run.user).map_err(|e| unknown_user(env, id, &e))?;
     match who.unavailable(&env.builder.isolation) {
         Some(unmapped) => {
-            let d = Diagnostic::new(env.graph().vertices[id].span, format!("the user `{}`: {unmapped}", run.user));
+            let vertex = &env.graph().vertices[id];
+            let d = Diagnostic::new(
+                vertex.marks.owner.unwrap_or(vertex.span),
+                format!("the user `{}`: {unmapped}", run.user),
+            );
             Err(BuildError::Unmet(vec![d.help(unmapped.remedy())]))
         }
         None => Ok(who),
@@ -266,12 +279,32 @@ fn run_failure(
     log: Vec<String>,
 ) -> BuildError {
     let command = env.request.secret_values().mask(run.args.join(" "));
-    let command: String = command.chars().take(200).collect();
-    let mut error = env.failure(id, format!("the command `{}` {what}", command.trim_end()), log);
+    let mut error = env.failure(id, format!("the command `{}` {what}", shortened(&command)), log);
     if let BuildError::Step(failure) = &mut error {
         failure.help = help;
     }
     error
+}
+
+/// Returns a command on one line, of at most 100 characters.
+fn shortened(command: &str) -> String {
+    const MOST: usize = 100;
+    let words: Vec<&str> = command.split_whitespace().collect();
+    let line = words.join(" ");
+    match line.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &line[..line[..end].rfind(' ').unwrap_or(end)]),
+        None => line,
+    }
+}
+
+/// Returns the name of the program that the shell did not find, according to its last message.
+fn missing_program(log: &[String]) -> Option<&str> {
+    let name = |line: &String| {
+        let line = line.trim_end();
+        line.strip_suffix(": not found").or_else(|| line.strip_suffix(": command not found")).map(str::len)
+    };
+    let (line, end) = log.iter().rev().find_map(|line| Some((line, name(line)?)))?;
+    line[..end].rsplit(": ").next().filter(|name| !name.is_empty())
 }
 
 /// Longer than the granularity of the kernel's clock for file times (CONFIG_HZ is at least 100).
@@ -305,8 +338,8 @@ fn environment(run: &RunStep, home: &str) -> Vec<String> {
 
 const SIGKILL: i32 = 9;
 
-fn killed_help() -> Option<Remedy> {
-    Some("the kernel may have run out of memory; see dmesg".into())
+fn killed_help(signal: i32) -> Option<Remedy> {
+    (signal == SIGKILL).then(|| "check dmesg: the kernel may have run out of memory".into())
 }
 
 /// Returns the remedy for a command in shell form that was meant to be in JSON form.
@@ -320,7 +353,7 @@ fn exit_help(code: i32) -> Option<Remedy> {
     match code {
         126 => Some("make the program executable: code 126 means that it was found and could not be executed".into()),
         127 => Some(
-            "install the program in this stage, or add its directory to PATH: code 127 means that it was not found"
+            "install the program that was not found, or correct PATH; of a script, check the interpreter (#!) and for CRLF line ends"
                 .into(),
         ),
         137 => Some("check dmesg: code 137 means signal 9, which the kernel sends when memory runs out".into()),

@@ -147,7 +147,8 @@ fn stale_image(need: &ImageNeed, failure: NotPulled) -> Diagnostic {
 
 fn missing_image(store: &Store, need: &ImageNeed, failure: Option<NotPulled>) -> Diagnostic {
     let text = &need.image.text;
-    if need.later_stage {
+    // A stage that FROM may name comes earlier.
+    if need.later_stage || need.stages.iter().any(|stage| stage.eq_ignore_ascii_case(text)) {
         let message = format!("stage `{text}` is defined later in the file, and there is no image of that name here");
         return Diagnostic::new(need.span, message)
             .help("move the stage above this one, or rename it and pull the image");

@@ -217,6 +217,7 @@ mod tests {
                 span: rbuild_dockerfile::Span::default(),
                 label: String::new(),
                 text: String::new(),
+                word: None,
                 reason: reason.into(),
                 help: None,
                 log: Vec::new(),

@@ -6,7 +6,7 @@ use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_paths::SourcePattern;
 
 use crate::Chmod;
-use crate::graph::{CopySource, CopyStep, From as Input, InlineFile, Step};
+use crate::graph::{CopySource, CopyStep, From as Input, InlineFile, Marks, Step};
 use crate::history;
 use crate::planner::paths::{cwd, join, native_path};
 use crate::planner::state::{Planned, Planner, StageState, not_yet};
@@ -71,6 +71,8 @@ pub(super) fn copy(planner: &mut Planner<'_>, state: &mut StageState, copy: &ast
         unpack: copy.unpack.as_ref().map_or(copy.add, |w| w.text == "true"),
     };
     planner.step(state, Step::Copy(step), text, created_by, span);
+    planner.vertices[state.vertex].marks =
+        Marks { owner: copy.chown.as_ref().map(|word| word.span), dest: Some(copy.dest.span) };
     Ok(())
 }
 

@@ -241,6 +241,7 @@ impl Planner<'_> {
             args: Vars::default(),
             history: None,
             cmd_set: false,
+            user_at: None,
             step: 1,
             total,
             stage,
@@ -277,7 +278,11 @@ impl Planner<'_> {
                 }
             }
             None => {
-                let stages = self.stage_names();
+                let all = &self.file.stages;
+                let own = all.iter().rposition(|stage| stage.span.start <= span.start).unwrap_or_default();
+                let others = all.iter().enumerate().filter(|(i, _)| *i != own);
+                let names = others.filter_map(|(_, stage)| stage.from.name.as_ref());
+                let stages = names.map(|name| name.text.clone()).collect();
                 let platform = platform.cloned();
                 self.needs.push(ImageNeed { image: image.clone(), platform, span, stages, later_stage });
             }

@@ -15,6 +15,7 @@ pub(super) fn metadata(planner: &mut Planner<'_>, state: &mut StageState, i: &as
         Op::User(word) => {
             let user = planner.word(state, word)?;
             state.config.config.user = user.clone();
+            state.user_at = Some(word.span);
             format!("USER {user}")
         }
         Op::Expose(words) => expose(planner, state, words)?,

@@ -123,10 +123,12 @@ impl Planner<'_> {
         if let Some(i) = self.find_stage(wanted, stages.len()) {
             return Ok(i);
         }
-        let span = stages[stages.len() - 1].span;
-        let d = Diagnostic::new(Span::new(span.start, span.start), format!("target stage `{wanted}` does not exist"));
         let names = self.stage_names();
-        Err(match closest(wanted, names.iter().map(String::as_str)) {
+        let close = closest(wanted, names.iter().map(String::as_str));
+        let named = stages.iter().filter_map(|stage| stage.from.name.as_ref());
+        let span = named.rev().find(|name| Some(name.text.as_str()) == close).map_or(Span::default(), |name| name.span);
+        let d = Diagnostic::new(span, format!("target stage `{wanted}` does not exist"));
+        Err(match close {
             Some(close) => d.help(Remedy::did_you_mean(close)),
             None if names.is_empty() => d.help("pass a stage number, counted from 0: the Dockerfile names no stages"),
             None => d.help(format!("use one of these stages: {}", names.join(", "))),
@@ -250,6 +252,19 @@ impl Planner<'_> {
     }
 }
 
+/// Moves the words of a trigger that diagnostics may mark to a place in the Dockerfile.
+fn relocate(op: &mut Op, span: Span) {
+    match op {
+        Op::Copy(copy) => {
+            let words = copy.sources.iter_mut().chain([&mut copy.dest]).chain(&mut copy.chown);
+            words.for_each(|word| word.span = span);
+        }
+        Op::User(word) => word.span = span,
+        Op::Run(run) => run.mounts.iter_mut().for_each(|word| word.span = span),
+        _ => {}
+    }
+}
+
 /// Returns the base image's ONBUILD triggers, which are those of this stage only.
 fn triggers(state: &mut StageState, stage: &Stage) -> Planned<Vec<Instruction>> {
     let mut triggers = Vec::new();
@@ -259,6 +274,7 @@ fn triggers(state: &mut StageState, stage: &Stage) -> Planned<Vec<Instruction>> 
             Diagnostic::new(stage.span, format!("invalid ONBUILD trigger `{trigger}` in the base image: {}", d.message))
         })?;
         instruction.span = stage.span;
+        relocate(&mut instruction.op, stage.from.image.span);
         triggers.push(instruction);
     }
     Ok(triggers)

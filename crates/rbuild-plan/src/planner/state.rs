@@ -6,7 +6,7 @@ use rbuild_dockerfile::ast::{Command, Dockerfile, Instruction, Op, Word};
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_image::{ImageConfig, ImageName, ManifestDigest, Platform};
 
-use crate::graph::{HistoryEntry, Step, StepName, Vertex};
+use crate::graph::{HistoryEntry, Marks, Step, StepName, Vertex};
 use crate::ids::VertexId;
 use crate::parameters::{Parameters, WrittenImage};
 use crate::planner::paths::is_windows;
@@ -26,7 +26,7 @@ pub struct ImageNeed {
     /// The platform of `FROM --platform`.
     pub platform: Option<Platform>,
     pub span: Span,
-    /// Stage names, for a suggestion if the image does not exist.
+    /// Names of the other stages, for a suggestion if the image does not exist.
     pub stages: Vec<String>,
     /// True if a stage of that name is defined later in the file, so that the name is that of an
     /// image only if there is one: nothing is pulled.
@@ -62,6 +62,8 @@ pub(super) struct StageState {
     /// Index of the latest entry in [`Planner::history`].
     pub(super) history: Option<usize>,
     pub(super) cmd_set: bool,
+    /// Location of the value of USER, if it is in the Dockerfile.
+    pub(super) user_at: Option<Span>,
     /// Steps planned so far and in total, for labels.
     pub(super) step: usize,
     pub(super) total: usize,
@@ -156,7 +158,7 @@ impl Planner<'_> {
         text: String,
         span: Span,
     ) -> VertexId {
-        self.vertices.push(Vertex { step, parent, name, text, span, ignore_cache: false });
+        self.vertices.push(Vertex { step, parent, name, text, span, marks: Marks::default(), ignore_cache: false });
         VertexId::new(self.vertices.len() - 1)
     }
 
@@ -168,6 +170,7 @@ impl Planner<'_> {
         // WORKDIR is excluded: creating a directory again has no effect that --no-cache is meant
         // for.
         self.vertices[id].ignore_cache = state.ignore_cache && !matches!(self.vertices[id].step, Step::Workdir(_));
+        self.vertices[id].marks.owner = state.user_at;
         state.vertex = id;
         self.push_history(state, created_by, Some(id));
     }

@@ -17,7 +17,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::error::{During, Phase, Problem, RunnerError, library};
 use crate::protocol::{Files, Input, Network, Report, RunRequest};
-use crate::runner::exec::Environment;
+use crate::runner::exec::{Environment, set_limits};
 use crate::runner::privileges::{bound_capabilities, narrow_bare};
 
 mod laid_out;
@@ -139,14 +139,12 @@ fn enter_working_directory(path: &str) -> Result<(), Problem> {
     })
 }
 
-/// Sets limits, user and capabilities.
+/// Sets capabilities, user and, last, limits, which may be too low for the rest.
 fn confine(request: &RunRequest, runner: &OwnedFd) -> Result<(), Problem> {
-    for limit in &request.ulimits {
-        process::set_limit(limit.name.trim_start_matches("RLIMIT_"), limit.soft, limit.hard)?;
-    }
     narrow_bare(request.is_insecure());
     bound_capabilities(request.is_insecure())?;
     process::become_user(request.uid, request.gid, &request.groups)?;
     process::die_with(runner)?;
-    Ok(process::reset_signals()?)
+    process::reset_signals()?;
+    set_limits(&request.ulimits)
 }

@@ -22,7 +22,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::error::{During, Phase, Problem, RunnerError, library};
 use crate::id_emulation::{self, Credentials, Supervisor};
-use crate::protocol::{Files, Input, Network, Report, RunRequest, Ulimit};
+use crate::protocol::{Files, Input, Network, Report, RunRequest};
 use crate::runner::chroot;
 use crate::runner::complaints::Complaints;
 use crate::runner::devices::DEVICES;
@@ -351,7 +351,8 @@ fn process_of(request: &RunRequest) -> Result<oci::Process, Problem> {
         .map_err(library)?;
     // Set-uid programs (su, sudo, ping) work in builds as they do under docker.
     process.set_no_new_privileges(None);
-    process.set_rlimits(rlimits(request)?);
+    // See `Environment::exec`.
+    process.set_rlimits(None);
     Ok(process)
 }
 
@@ -384,17 +385,6 @@ fn spec(request: &RunRequest, mounts: Vec<oci::Mount>) -> Result<oci::Spec, Prob
     spec.set_hostname(None);
     spec.set_hooks(None);
     Ok(spec)
-}
-
-fn rlimits(request: &RunRequest) -> Result<Option<Vec<oci::PosixRlimit>>, Problem> {
-    if request.ulimits.is_empty() {
-        return Ok(None);
-    }
-    let limit = |u: &Ulimit| {
-        let kind: oci::PosixRlimitType = serde_json::from_value(u.name.clone().into()).map_err(library)?;
-        oci::PosixRlimitBuilder::default().typ(kind).soft(u.soft).hard(u.hard).build().map_err(library)
-    };
-    request.ulimits.iter().map(limit).collect::<Result<_, _>>().map(Some)
 }
 
 #[cfg(test)]

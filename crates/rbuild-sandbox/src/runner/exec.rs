@@ -14,7 +14,7 @@ use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, Exec
 use rbuild_linux::process;
 
 use crate::error::Problem;
-use crate::protocol::RunRequest;
+use crate::protocol::{RunRequest, Ulimit};
 use crate::runner::privileges::{narrow, narrow_least};
 
 /// A file in memory that carries one failure from the container's first process to the runner.
@@ -50,6 +50,7 @@ pub(crate) struct Environment {
     path: String,
     /// The user ID whose system calls are to be filtered.
     narrowed: Option<u32>,
+    limits: Vec<Ulimit>,
     /// Socket for the listener of calls about file owners.
     answers: Option<Arc<OwnedFd>>,
     /// Receives the reason if the command cannot be executed.
@@ -68,6 +69,7 @@ impl Environment {
             env: request.env.iter().map(c).collect::<Result<_, _>>()?,
             path,
             narrowed: (!request.is_insecure()).then_some(request.kernel_ids().0),
+            limits: request.ulimits.clone(),
             answers: None,
             failure: None,
         })
@@ -119,12 +121,21 @@ impl Executor for Environment {
     }
 
     fn exec(&self, _: &oci::Spec) -> Result<(), ExecutorError> {
-        let why = match self.lose_privileges() {
+        // Limits come last: those of the command may be too low for the work before it.
+        let why = match self.lose_privileges().and_then(|()| set_limits(&self.limits)) {
             Ok(()) => self.execute(),
             Err(why) => why,
         };
         Err(ExecutorError::Other(self.keep(why)))
     }
+}
+
+/// Sets the limits of the command on the calling process.
+pub(crate) fn set_limits(limits: &[Ulimit]) -> Result<(), Problem> {
+    for limit in limits {
+        process::set_limit(limit.name.trim_start_matches("RLIMIT_"), limit.soft, limit.hard)?;
+    }
+    Ok(())
 }
 
 impl Environment {

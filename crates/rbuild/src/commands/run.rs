@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
-use rbuild_engine::{BuildError, Invocation, PullPolicy, invoke, volume_binds};
+use rbuild_engine::{BuildError, Invocation, PullPolicy, invoke, limit_remedy, volume_binds};
 use rbuild_image::Platform;
 use rbuild_plan::{Network, Volume};
 use rbuild_sandbox::{Builder, Cancel, Carrier, Input, Outcome, Restore, SandboxError, World, enter};
@@ -97,7 +97,12 @@ fn in_builder(builder: Result<Builder, SandboxError>, store: &Store, image: &Ima
     });
     match outcome {
         Ok(Outcome::Exited(code)) => code,
-        Ok(Outcome::Signaled(signal)) => 128 + signal,
+        Ok(Outcome::Signaled(signal)) => {
+            if let Some(remedy) = limit_remedy(signal, &invocation.ulimits) {
+                terminal::error(&format!("the command was killed by signal {signal}"), Some(&hints::words(&remedy)));
+            }
+            128 + signal
+        }
         Ok(Outcome::NotStarted(why)) => {
             let is_flag = why.is_no_program() && invocation.args.first().is_some_and(|word| word.starts_with('-'));
             let help = match is_flag {

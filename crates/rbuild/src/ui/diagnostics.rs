@@ -1,6 +1,6 @@
 //! Errors and warnings with excerpts of the Dockerfile.
 
-use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_engine::{BuildError, StepFailure};
 
@@ -27,10 +27,12 @@ impl<'a> Source<'a> {
         (number, self.lines[number.saturating_sub(1)])
     }
 
-    /// Returns the number, offset and text of the line that contains a byte.
-    fn excerpt(&self, at: usize) -> (usize, usize, &'a str) {
-        let (number, start) = self.line(at.min(self.text.len()));
-        let end = self.lines.get(number).copied().unwrap_or(self.text.len());
+    /// Returns the lines of a span with the number and the offset of the first. The time of the
+    /// renderer grows with the length of the text that it gets.
+    fn excerpt(&self, span: Span) -> (usize, usize, &'a str) {
+        let (number, start) = self.line(span.start);
+        let (last, _) = self.line(span.end.saturating_sub(1).max(span.start));
+        let end = self.lines.get(last).copied().unwrap_or(self.text.len());
         (number, start, &self.text[start..end])
     }
 }
@@ -66,10 +68,22 @@ fn step_failure(f: &StepFailure, source: &Source<'_>, colours: bool) -> String {
             f.label
         ));
     }
-    let mut d = Diagnostic::new(f.span, f.reason.clone());
+    let word = f.word.as_deref().and_then(|word| word_within(word, f.span, source.text));
+    let mut d = Diagnostic::new(word.unwrap_or(f.span), f.reason.clone());
     d.help = f.help.clone();
     text.push_str(&diagnostic(&d, source, colours));
     text
+}
+
+/// Returns the first place of a word within a span.
+fn word_within(word: &str, span: Span, text: &str) -> Option<Span> {
+    let part = text.get(span.start..span.end)?;
+    let is_part_of_word = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '/');
+    let found = part.match_indices(word).find(|(at, _)| {
+        let (before, after) = (&part[..*at], &part[at + word.len()..]);
+        !before.ends_with(is_part_of_word) && !after.starts_with(is_part_of_word)
+    });
+    found.map(|(at, _)| Span::new(span.start + at, span.start + at + word.len()))
 }
 
 /// Returns the first line of a text.
@@ -87,15 +101,21 @@ pub fn warning(d: &Diagnostic, source: &Source<'_>, colours: bool) -> String {
     excerpt(d, Level::WARNING, source, colours)
 }
 
+/// The longest excerpt, in lines.
+const MOST_LINES: usize = 20;
+
 fn excerpt(d: &Diagnostic, level: Level<'_>, source: &Source<'_>, colours: bool) -> String {
     let span = inside(d.span, source.text);
-    // Pass only one line to the renderer, whose time grows with the length of the text.
-    let (number, start, line) = source.excerpt(span.start);
-    let range = span.start - start..(span.end - start).min(line.len()).max(span.start - start);
-    let annotation = AnnotationKind::Primary.span(range);
-    let snippet = Snippet::source(line).line_start(number).path(source.name).annotation(annotation);
     let message = plain(&d.message);
-    let group = level.primary_title(message.as_ref()).element(snippet);
+    let title = level.primary_title(message.as_ref());
+    let group = if span.start == span.end {
+        Group::with_title(title)
+    } else {
+        let (number, start, lines) = source.excerpt(span);
+        let range = span.start - start..(span.end - start).min(lines.len());
+        let annotation = AnnotationKind::Primary.span(range);
+        title.element(Snippet::source(lines).line_start(number).path(source.name).annotation(annotation).fold(false))
+    };
     let renderer = if colours { Renderer::styled() } else { Renderer::plain() };
     let mut text = renderer.render(&[group]);
     text.push('\n');
@@ -105,7 +125,7 @@ fn excerpt(d: &Diagnostic, level: Level<'_>, source: &Source<'_>, colours: bool)
     text
 }
 
-/// Clamps a span to the first line that it covers, on character boundaries.
+/// Clamps a span to the text and to the longest excerpt, on character boundaries.
 fn inside(span: Span, text: &str) -> Span {
     let mut start = span.start.min(text.len());
     let mut end = span.end.clamp(start, text.len());
@@ -115,9 +135,8 @@ fn inside(span: Span, text: &str) -> Span {
     while !text.is_char_boundary(end) {
         end += 1;
     }
-    // Of an instruction with several lines, mark only the first.
-    if let Some(line) = text[start..end].find('\n') {
+    if let Some((line, _)) = text[start..end].match_indices('\n').nth(MOST_LINES - 1) {
         end = start + line;
     }
-    Span::new(start, end)
+    Span::new(start, start + text[start..end].trim_end().len())
 }

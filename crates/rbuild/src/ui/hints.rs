@@ -46,6 +46,8 @@ pub fn words(remedy: &Remedy) -> String {
             format!("grant more IDs in {file}, or use --isolation=single-id, which records owners")
         }
         Remedy::RaiseLimit { name } => format!("raise the limit with --limit {name}=N if you trust the archive"),
+        Remedy::InspectFailure => "look around in the container with --on-error shell".into(),
+        Remedy::RaiseUlimits { limits } => format!("raise the limits of --ulimit: {limits}"),
         Remedy::SetArgument => "set a default on the ARG before FROM, or pass --build-arg NAME=VALUE".into(),
         Remedy::Allow { entitlement } => format!("pass --allow {entitlement} if you trust the Dockerfile"),
         Remedy::KeepSecretOut => {
@@ -131,6 +133,8 @@ mod tests {
             Remedy::SelectPlatform { platform: "linux/arm64".into() },
             Remedy::GrantIds { file: "/etc/subuid".into() },
             Remedy::RaiseLimit { name: "ratio".into() },
+            Remedy::InspectFailure,
+            Remedy::RaiseUlimits { limits: "data=0".into() },
             Remedy::SetArgument,
             Remedy::Allow { entitlement: "network.host" },
             Remedy::KeepSecretOut,

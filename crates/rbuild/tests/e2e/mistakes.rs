@@ -26,6 +26,34 @@ fn mistakes_in_the_dockerfile_are_shown_where_they_are() {
 }
 
 #[test]
+fn the_excerpt_marks_what_is_to_blame() {
+    let lab = Lab::new();
+    lab.write("a", "a").write("b", "b").write("text.tar.gz", "this is no archive");
+    for (file, place, marked) in [
+        ("FROM busybox\nRUN touch /f\nCOPY a b /f\n", "Dockerfile:3:10", "^^"),
+        ("FROM busybox\nRUN true\nADD a /bin/busybox/x\n", "Dockerfile:3:7", "^^^^^^^^^^^^^^"),
+        ("FROM busybox\nCOPY <<x /bin/busybox/y\nhi\nx\n", "Dockerfile:2:10", "^^^^^^^^^^^^^^"),
+        ("FROM busybox\nUSER who\nRUN true\n", "Dockerfile:2:6", "^^^"),
+        ("FROM busybox\nUSER who:grp\nWORKDIR /x\n", "Dockerfile:2:6", "^^^^^^^"),
+        ("FROM busybox AS one\nUSER who\nFROM one\nRUN true\n", "Dockerfile:2:6", "^^^"),
+        ("FROM busybox\nCOPY --chown=who a /\n", "Dockerfile:2:14", "^^^"),
+        ("FROM busybox\nRUN true && \\\n  true && \\\n  nosuch -x && \\\n  true\n", "Dockerfile:4:3", "^^^^^^"),
+        (
+            "FROM busybox\nRUN true && \\\n  false && \\\n  true\n",
+            "Dockerfile:2:1",
+            "3 | |   false && \\\n4 | |   true\n",
+        ),
+    ] {
+        let ran = lab.build(file, &[]).fails(1, &[place]);
+        assert!(ran.stderr.contains(marked) && !ran.stderr.contains(&format!("{marked}^")), "{}", ran.stderr);
+    }
+    lab.build("FROM busybox\nRUN false\n", &[]).fails(1, &["--on-error shell"]);
+    // A trigger is no part of the Dockerfile: its FROM is marked.
+    lab.build("FROM busybox\nONBUILD COPY a /bin/busybox/x\nONBUILD USER who\n", &["-t", "base"]).ok();
+    lab.build("FROM base\n", &[]).fails(1, &["Dockerfile:1:"]);
+}
+
+#[test]
 fn mistakes_on_the_command_line() {
     let lab = Lab::new();
     lab.write("Dockerfile", "FROM busybox\n");
@@ -53,7 +81,8 @@ fn truncated_and_lying_archives_are_refused() {
     lab.rbuild(["import", cut.to_str().unwrap(), "x"]).fails(1, &["cut.tar.gz"]);
     let text = lab.path("text");
     std::fs::write(&text, "this is no archive").unwrap();
-    lab.rbuild(["import", text.to_str().unwrap(), "x"]).fails(1, &["the archive"]);
+    lab.rbuild(["import", text.to_str().unwrap(), "x"]).fails(1, &["text: the content is not a tar archive"]);
+    lab.rbuild(["load", "-i", text.to_str().unwrap()]).fails(1, &["text: the content is not a tar archive"]);
     assert_eq!(lab.rbuild(["images", "-a", "-q"]).ok().stdout, "");
     // A blob whose content does not match its digest.
     let full = Lab::new();

@@ -33,6 +33,26 @@ fn hosts_limits_shared_memory_and_the_host_name() {
 }
 
 #[test]
+fn limits_hold_for_the_command_and_not_for_the_work_before_it() {
+    let lab = Lab::new();
+    lab.build("FROM busybox\n", &["-t", "x"]).ok();
+    for limit in ["nofile=0", "nofile=3", "nofile=10", "nproc=0", "fsize=0", "memlock=0", "core=0", "cpu=1"] {
+        lab.build("FROM busybox\nRUN true\n", &["--no-cache", "--ulimit", limit]).ok();
+        lab.rbuild(["run", "--ulimit", limit, "x", "true"]).ok();
+    }
+    let ran = lab.rbuild(["run", "--ulimit", "nofile=10", "x", "sh", "-c", "ulimit -n; ulimit -Hn"]).ok();
+    assert_eq!(ran.stdout, "10\n10\n");
+    // Some kernels kill a program with such limits when it starts, and others let it run.
+    for limit in ["data=0", "stack=0"] {
+        let told = ["killed by signal", &format!("raise the limits of --ulimit: {limit}")];
+        let built = lab.build("FROM busybox\nRUN true\n", &["--no-cache", "--ulimit", limit]);
+        for ran in [built, lab.rbuild(["run", "--ulimit", limit, "x", "true"])] {
+            assert!(ran.code == Some(0) || told.iter().all(|text| ran.stderr.contains(text)), "{}", ran.stderr);
+        }
+    }
+}
+
+#[test]
 fn volumes_are_seen_by_every_command_and_stay_out_of_the_image() {
     let lab = Lab::new();
     lab.write("shared/in", "from outside");

@@ -27,7 +27,7 @@ impl Copier<'_> {
         let mut made = Vec::new();
         let result = self.root.create_dir_all(&real, mode, self.chown, |p| made.push(p.to_path_buf()));
         let handle = result.map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotADirectory => Reason::Text(format!(
+            std::io::ErrorKind::NotADirectory => Reason::Destination(format!(
                 "{} is not a directory in the image; choose another destination",
                 shown(path).display()
             )),
@@ -84,7 +84,7 @@ impl Copier<'_> {
         match self.root.stat(self.real(Path::new(&step.dest))?) {
             Ok(stat) if stat.kind != Kind::Dir => {
                 let text = "is a file in the image, and several sources need a directory";
-                Err(Reason::Text(format!("{} {text}", step.dest)))
+                Err(Reason::Destination(format!("{} {text}", step.dest)))
             }
             _ => Ok(()),
         }
