@@ -83,7 +83,7 @@ pub fn prepare(
     demands::misspelt(request, &graph).into_iter().for_each(|warning| events.send(Event::Warning(warning)));
     let name = hashes_name(request);
     let hashes = Arc::new(HashCache::new(&store.records().hashes(&name)?, request.now));
-    let contexts = Contexts::open(request, Viewpoint::Launcher, &hashes)?;
+    let contexts = Contexts::open(request, Viewpoint::Launcher, &hashes, store.owner_records())?;
     let marks = store.secrets().secret_marks(secret_scan::searched(&request.secrets).map(|(_, value)| value))?;
     let lookup = Lookup { graph: &graph, store, contexts: &contexts, request, marks: &marks };
     let LookedUp { known, keys, taken, will_run } = lookup.look_up()?;

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rbuild_linux::{FileStamp, RootDir, Stat, Timestamp, file_xattrs};
+use rbuild_linux::{FileStamp, RootDir, Stat, Timestamp};
 
 use crate::entry::{EntryKind, TarEntry};
 use crate::error::Result;
@@ -134,7 +134,7 @@ fn entry(file: &ExternalFile, path: &Path, times: Times) -> TarEntry {
 fn read(dir: &RootDir, file: &ExternalFile, mut entry: TarEntry) -> Result<Item> {
     let ExternalFile { source, stat, .. } = file;
     let open = dir.open_name(source)?;
-    entry.xattrs = file_xattrs(&open)?.into_iter().filter(|(attr, _)| keep_in_layer(attr)).collect();
+    entry.xattrs = dir.file_xattrs(&open)?.into_iter().filter(|(attr, _)| keep_in_layer(attr)).collect();
     let unchanged = Unchanged { stamp: FileStamp::of(stat), path: dir.label().join(source) };
     if entry.size > SMALL {
         return Ok(Item::Large(entry, open, Some(unchanged)));

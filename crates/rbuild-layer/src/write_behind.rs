@@ -8,7 +8,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use rbuild_linux::parallel::start;
-use rbuild_linux::{Timestamp, set_file_owner, set_file_time};
+use rbuild_linux::{OwnerRecords, Timestamp, set_file_owner, set_file_time};
 
 /// A file that has its content, or receives the next `bytes` bytes of its batch.
 pub struct Filled {
@@ -55,14 +55,20 @@ struct Batch {
 type Other = (SyncSender<Batch>, JoinHandle<Result<(), Unfinished>>);
 
 /// Finishes files in batches, after the first [`FEW`] on a separate thread.
-#[derive(Default)]
 pub struct Finisher {
+    /// The records of owners of the directory that the files are in.
+    owners: Option<OwnerRecords>,
     count: usize,
     batch: Batch,
     other: Option<Other>,
 }
 
 impl Finisher {
+    /// Returns a finisher of files in a directory with these records of owners.
+    pub fn new(owners: Option<&OwnerRecords>) -> Finisher {
+        Finisher { owners: owners.cloned(), count: 0, batch: Batch::default(), other: None }
+    }
+
     /// Returns the buffer to which the content of the next unwritten file is appended.
     pub fn content(&mut self) -> &mut Vec<u8> {
         &mut self.batch.content
@@ -77,7 +83,7 @@ impl Finisher {
         self.count += 1;
         self.batch.files.push(filled);
         if self.count <= FEW {
-            return std::mem::take(&mut self.batch).finish();
+            return std::mem::take(&mut self.batch).finish(self.owners.as_ref());
         }
         if self.batch.files.len() < BATCH && self.batch.content.len() < BATCH_BYTES {
             return Ok(());
@@ -88,11 +94,14 @@ impl Finisher {
     fn pass_on(&mut self) -> Result<(), Unfinished> {
         if self.other.is_none() {
             let (sender, receiver) = sync_channel::<Batch>(WAITING);
-            let thread = start(move || receiver.into_iter().try_for_each(Batch::finish));
+            let owners = self.owners.clone();
+            let thread = start(move || receiver.into_iter().try_for_each(|batch| batch.finish(owners.as_ref())));
             self.other = thread.ok().map(|thread| (sender, thread));
         }
         // Without a thread the caller finishes the files.
-        let Some((sender, _)) = &self.other else { return std::mem::take(&mut self.batch).finish() };
+        let Some((sender, _)) = &self.other else {
+            return std::mem::take(&mut self.batch).finish(self.owners.as_ref());
+        };
         match sender.send(std::mem::take(&mut self.batch)) {
             Ok(()) => Ok(()),
             // The thread has ended because of an error, which `end` returns.
@@ -106,7 +115,7 @@ impl Finisher {
     ///
     /// Fails with the first error of the thread, or else that of the last batch.
     pub fn end(&mut self) -> Result<(), Unfinished> {
-        let rest = std::mem::take(&mut self.batch).finish();
+        let rest = std::mem::take(&mut self.batch).finish(self.owners.as_ref());
         match self.other.take() {
             None => rest,
             Some((sender, thread)) => {
@@ -125,7 +134,7 @@ impl Drop for Finisher {
 }
 
 impl Batch {
-    fn finish(self) -> Result<(), Unfinished> {
+    fn finish(self, owners: Option<&OwnerRecords>) -> Result<(), Unfinished> {
         let mut content = &self.content[..];
         for filled in self.files {
             let Filled { mut file, bytes, path, owner, mtime } = filled;
@@ -134,9 +143,9 @@ impl Batch {
             content = rest;
             let written = file.write_all(own).map_err(|e| rbuild_linux::Error::new("write", &path, e));
             // Writing and changing the owner both clear set-id bits.
-            let owned =
-                written.and_then(|()| owner.map_or(Ok(()), |(uid, gid, mode)| set_file_owner(&file, uid, gid, mode)));
-            let timed = owned.and_then(|()| set_file_time(&file, mtime));
+            let set_owner = |(uid, gid, mode)| set_file_owner(&file, owners, (uid, gid), mode);
+            let owned = written.and_then(|()| owner.map_or(Ok(()), set_owner));
+            let timed = owned.and_then(|()| set_file_time(&file, owners, mtime));
             timed.map_err(|error| Unfinished { path, error })?;
         }
         Ok(())

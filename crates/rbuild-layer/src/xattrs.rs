@@ -3,7 +3,7 @@
 //! | attribute | layer to tree | tree to layer | reason |
 //! |---|---|---|---|
 //! | `user.overlay.*`, `trusted.overlay.*` | no | no | would let a layer manipulate the overlay |
-//! | `user.rbuild.` and 32 digits of the store | no | no | recorded owners ([`owner_attribute`]) |
+//! | `user.rbuild.` and 32 digits of the store | no | no | recorded owners, not shown by [`RootDir`] |
 //! | `security.capability` | yes | yes | part of the program's behaviour |
 //! | other `user.*` | yes | yes | data of the image |
 //! | `security.selinux`, `security.ima`, … | no | no | belong to the machine, not to the image |
@@ -13,7 +13,9 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-use rbuild_linux::{Xattrs, owner_attribute};
+#[cfg(doc)]
+use rbuild_linux::RootDir;
+use rbuild_linux::Xattrs;
 
 /// Attribute of a directory that may contain whiteouts although nothing is merged with it. An empty
 /// value means that the origin of the copy-up is unknown (fs/overlayfs/inode.c, ovl_get_inode).
@@ -23,9 +25,6 @@ pub const ORIGIN: &str = "user.overlay.origin";
 pub const OPAQUE: &str = "user.overlay.opaque";
 
 fn is_image_data(name: &OsStr) -> bool {
-    if name == owner_attribute() {
-        return false;
-    }
     let name = name.as_bytes();
     name == b"security.capability" || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
 }
@@ -48,8 +47,7 @@ pub fn keep_in_layer(name: &OsStr) -> bool {
 
 /// Returns true if an attribute of the tree that commands can see is missing in the layer.
 pub(crate) fn is_lost(name: &OsStr) -> bool {
-    let is_internal = name == owner_attribute() || steers_overlay(name);
-    !is_internal && !keep_in_layer(name) && !name.as_bytes().starts_with(b"security.")
+    !steers_overlay(name) && !keep_in_layer(name) && !name.as_bytes().starts_with(b"security.")
 }
 
 /// Returns true if a directory with these attributes is opaque.
@@ -85,6 +83,5 @@ mod tests {
         ] {
             assert_eq!(is_lost(OsStr::new(name)), lost, "{name}");
         }
-        assert!(!keep_in_tree(owner_attribute()) && !keep_in_layer(owner_attribute()));
     }
 }

@@ -58,7 +58,7 @@ impl<'a> AtomicFile<'a> {
     pub fn finish(mut self, mode: u32, mtime: Timestamp, name: &OsStr) -> Result<()> {
         let file = self.file();
         rustix::fs::fchmod(&*file, rustix::fs::Mode::from_raw_mode(mode)).map_err(|e| Error::new("fchmod", name, e))?;
-        crate::copy::set_file_time(file, mtime)?;
+        crate::copy::set_file_time(file, None, mtime)?;
         self.publish(name)
     }
 

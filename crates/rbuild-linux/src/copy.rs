@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use crate::error::{Error, Result};
 use crate::idmap::unmapped_owner;
 use crate::meta::{Stat, Timestamp};
-use crate::recorded_owners::{self, Recorded, owners_are_recorded};
+use crate::recorded_owners::{OwnerRecords, Recorded};
 use crate::rootdir::timestamps;
 
 /// Copies all bytes of `from` into the empty file `to`, and returns the number of bytes, holes
@@ -58,22 +58,25 @@ fn copy_small(mut from: &File, size: usize, mut to: &File) -> Result<u64> {
     Ok(content.len() as u64)
 }
 
-/// Sets the owner and mode of an open file.
-pub fn set_file_owner(file: &File, uid: u32, gid: u32, mode: u32) -> Result<()> {
+/// Sets the owner and mode of an open file in a directory with these records of owners.
+pub fn set_file_owner(file: &File, owners: Option<&OwnerRecords>, (uid, gid): (u32, u32), mode: u32) -> Result<()> {
     let fail = |call, e: Errno| Error::new(call, "a new file", e);
-    if owners_are_recorded() {
-        let path = std::path::PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-        recorded_owners::record(&path, true, &Recorded { uid, gid, device: None }).map_err(|e| fail("setxattr", e))?;
-        return rustix::fs::fchmod(file, Mode::from_raw_mode(mode)).map_err(|e| fail("fchmod", e));
+    match owners.filter(|owners| owners.are_written()) {
+        Some(owners) => {
+            let path = std::path::PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+            let what = Recorded { uid, gid, device: None };
+            owners.record(&path, true, &what).map_err(|e| fail("setxattr", e))?;
+        }
+        None => rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+            .map_err(|e| fail("fchown", e).because(unmapped_owner(e, uid, gid)))?,
     }
-    rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
-        .map_err(|e| fail("fchown", e).because(unmapped_owner(e, uid, gid)))?;
     rustix::fs::fchmod(file, Mode::from_raw_mode(mode)).map_err(|e| fail("fchmod", e))
 }
 
-/// Sets the modification time of an open file, and its access time to the same.
-pub fn set_file_time(file: &File, mtime: Timestamp) -> Result<()> {
-    rustix::fs::futimens(file, &timestamps(mtime)).map_err(|e| Error::new("futimens", "a new file", e))
+/// Sets the modification time of an open file in a directory with these records of owners. The
+/// access time becomes the same, unless it may hold a record.
+pub fn set_file_time(file: &File, owners: Option<&OwnerRecords>, mtime: Timestamp) -> Result<()> {
+    rustix::fs::futimens(file, &timestamps(owners, mtime)).map_err(|e| Error::new("futimens", "a new file", e))
 }
 
 /// Copies through a buffer. Slower than [`copy_file`], but works between any two descriptors.

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::meta::{Kind, Stat};
+use crate::recorded_owners::OwnerRecords;
 use crate::rootdir::{RootDir, stat_fd};
 
 /// A directory entry pinned by a descriptor: while this value lives, its inode number is not
@@ -15,6 +16,7 @@ use crate::rootdir::{RootDir, stat_fd};
 pub struct Held {
     fd: OwnedFd,
     inode: (u32, u32, u64),
+    owners: Option<OwnerRecords>,
     /// Used in error messages only.
     label: PathBuf,
 }
@@ -24,8 +26,9 @@ impl Held {
     pub fn of(dir: &RootDir, name: &OsStr) -> Result<Held> {
         let fd = dir.hold(name)?;
         let label = dir.label().join(name);
-        let inode = stat_fd(fd.as_fd()).map_err(|e| Error::new("statx", &label, e))?.inode();
-        Ok(Held { fd, inode, label })
+        let owners = dir.owners().cloned();
+        let stat = stat_fd(fd.as_fd(), owners.as_ref()).map_err(|e| Error::new("statx", &label, e))?;
+        Ok(Held { fd, inode: stat.inode(), owners, label })
     }
 
     /// Returns the inode's identity, as [`Stat::inode`] does.
@@ -35,7 +38,7 @@ impl Held {
 
     /// Returns the current metadata.
     pub fn stat(&self) -> Result<Stat> {
-        stat_fd(self.fd.as_fd()).map_err(|e| Error::new("statx", &self.label, e))
+        stat_fd(self.fd.as_fd(), self.owners.as_ref()).map_err(|e| Error::new("statx", &self.label, e))
     }
 
     /// Returns true if the direct child `name` of `dir` is this entry.

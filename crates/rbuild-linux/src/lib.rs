@@ -52,10 +52,7 @@ pub use atomic_file::{
 };
 pub use program::sealed_program;
 pub use random::random_bytes;
-pub use recorded_owners::{
-    OwnerKey, OwnerMode, Recorded, has_met_stand_ins, latest_modification, owner_attribute, owner_key,
-    owners_are_recorded, record, record_in_times, record_owners, recorded, set_owner_key,
-};
+pub use recorded_owners::{OwnerKey, OwnerMode, OwnerRecords, Recorded, latest_modification, record_in_times};
 pub use rootdir::{Entry, RootDir};
 pub use syscalls::{join_new_session_keyring, make_read_only};
 pub use trail::{MOST_DEEP, Trail};

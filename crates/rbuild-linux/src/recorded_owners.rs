@@ -15,9 +15,11 @@
 //! attribute, whose name cannot be guessed. Elsewhere they see it on files that represent devices;
 //! there its value is valid only for the inode that it was written for.
 
-use std::ffi::OsStr;
-use std::path::Path;
-use std::sync::OnceLock;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{AtFlags, CWD, StatxFlags, StatxTimestamp, Timespec, Timestamps};
@@ -50,64 +52,25 @@ impl OwnerMode {
     }
 }
 
-static RECORDED: AtomicBool = AtomicBool::new(false);
-
-/// Records owners from now on, in this process and those that it forks.
-pub fn record_owners() {
-    RECORDED.store(true, Ordering::Relaxed);
-}
-
-/// Returns true if this process records owners.
-pub fn owners_are_recorded() -> bool {
-    RECORDED.load(Ordering::Relaxed)
-}
-
 /// A secret key known to the builder only.
 pub type OwnerKey = [u8; 32];
 
-/// True once this process has handled a stand-in file for a device.
-static DEVICES: AtomicBool = AtomicBool::new(false);
+/// The records of a store's files: the representation of owners, and the key by which records
+/// count. A [`RootDir`](crate::RootDir) that has it passes it to the directories opened from it.
+#[derive(Clone)]
+pub struct OwnerRecords(Arc<Shared>);
 
-/// Returns true if this process has read or created a stand-in file for a device while owners are
-/// not recorded. The attributes of such files are valid only for their own inodes.
-pub fn has_met_stand_ins() -> bool {
-    DEVICES.load(Ordering::Relaxed)
-}
-
-static KEY: OnceLock<Keyed> = OnceLock::new();
-
-struct Keyed {
+struct Shared {
+    mode: OwnerMode,
     key: OwnerKey,
-    attribute: String,
+    attribute: OsString,
+    met_stand_ins: AtomicBool,
 }
 
-impl Keyed {
-    fn new(key: OwnerKey) -> Keyed {
-        let name = blake3::keyed_hash(&key, b"rbuild: the attribute of owners 1");
-        let digits: String = name.as_bytes()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
-        Keyed { key, attribute: format!("user.rbuild.{digits}") }
+impl fmt::Debug for OwnerRecords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("OwnerRecords").field(&self.0.mode).finish()
     }
-}
-
-/// Sets the key for records of this process and those that it forks. Only the first call has an
-/// effect.
-pub fn set_owner_key(key: OwnerKey) {
-    KEY.get_or_init(|| Keyed::new(key));
-}
-
-/// Returns this process's key, if one was set.
-pub fn owner_key() -> Option<OwnerKey> {
-    KEY.get().map(|keyed| keyed.key)
-}
-
-/// Returns the name of the owner attribute, which must not be part of any image.
-pub fn owner_attribute() -> &'static OsStr {
-    OsStr::new(&keyed().attribute)
-}
-
-/// A process without a key generates one; its records are valid for that process alone.
-fn keyed() -> &'static Keyed {
-    KEY.get_or_init(|| Keyed::new(random_bytes().expect("the kernel has random bytes")))
 }
 
 /// The record of a file.
@@ -127,34 +90,28 @@ enum Bound {
     ToInode(u64),
 }
 
-impl Bound {
-    fn to(inode: u64) -> Bound {
-        if owners_are_recorded() { Bound::ToNothing } else { Bound::ToInode(inode) }
-    }
-}
-
 /// Length of a record's authenticator, in bytes.
 const CODE: usize = 16;
 
 impl Recorded {
     /// Encodes the record in little-endian order: user, group, for a device `c` or `b` and its
     /// numbers; then the authenticator.
-    fn value(&self, bound: Bound) -> Vec<u8> {
+    fn value(&self, key: &OwnerKey, bound: Bound) -> Vec<u8> {
         let mut value = [self.uid.to_le_bytes(), self.gid.to_le_bytes()].concat();
         if let Some((kind, major, minor)) = self.device {
             value.push(if kind == Kind::CharDevice { b'c' } else { b'b' });
             value.extend([major.to_le_bytes(), minor.to_le_bytes()].concat());
         }
-        let code = code(&value, bound);
+        let code = code(key, &value, bound);
         value.extend(code);
         value
     }
 
     /// Decodes a record; `None` unless it was written with this key.
-    fn of_value(value: &[u8], bound: Bound) -> Option<Recorded> {
+    fn of_value(value: &[u8], key: &OwnerKey, bound: Bound) -> Option<Recorded> {
         let (said, code_there) = value.split_at_checked(value.len().checked_sub(CODE)?)?;
         // Constant-time comparison: the timing does not reveal how many bytes match.
-        if blake3::Hash::from(widened(code_there)?) != blake3::Hash::from(widened(&code(said, bound))?) {
+        if blake3::Hash::from(widened(code_there)?) != blake3::Hash::from(widened(&code(key, said, bound))?) {
             return None;
         }
         let number = |at: usize| Some(u32::from_le_bytes(said.get(at..at + 4)?.try_into().ok()?));
@@ -168,8 +125,8 @@ impl Recorded {
     }
 }
 
-fn code(said: &[u8], bound: Bound) -> [u8; CODE] {
-    let mut hasher = blake3::Hasher::new_keyed(&keyed().key);
+fn code(key: &OwnerKey, said: &[u8], bound: Bound) -> [u8; CODE] {
+    let mut hasher = blake3::Hasher::new_keyed(key);
     match bound {
         Bound::ToNothing => hasher.update(b"rbuild: owner 1"),
         Bound::ToInode(inode) => hasher.update(b"rbuild: device 1").update(&inode.to_le_bytes()),
@@ -191,49 +148,143 @@ fn takes_attributes(kind: Kind) -> bool {
     matches!(kind, Kind::File | Kind::Dir)
 }
 
-/// Returns the record of the file at `path` (following a link in the last component if `follow`),
-/// whose type, inode and access time are given.
-pub fn recorded(path: &Path, follow: bool, kind: Kind, inode: u64, access: (i64, u32)) -> Option<Recorded> {
-    if !takes_attributes(kind) {
-        let gid = u32::try_from(access.0.checked_sub(FAR)?).ok()?;
-        return Some(Recorded { uid: access.1, gid, device: None });
+impl OwnerRecords {
+    /// Returns the records that count with that key.
+    pub fn new(mode: OwnerMode, key: OwnerKey) -> OwnerRecords {
+        let name = blake3::keyed_hash(&key, b"rbuild: the attribute of owners 1");
+        let digits: String = name.as_bytes()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        let attribute = format!("user.rbuild.{digits}").into();
+        OwnerRecords(Arc::new(Shared { mode, key, attribute, met_stand_ins: AtomicBool::new(false) }))
     }
-    let mut value = [0u8; 64];
-    let n = read_value(path, follow, &mut value).ok()?;
-    Recorded::of_value(&value[..n], Bound::to(inode))
-}
 
-fn read_value(path: &Path, follow: bool, value: &mut [u8]) -> rustix::io::Result<usize> {
-    match follow {
-        true => rustix::fs::getxattr(path, owner_attribute(), value),
-        false => rustix::fs::lgetxattr(path, owner_attribute(), value),
+    /// Returns records with a new key, which count as long as this value and its clones exist.
+    pub fn with_new_key(mode: OwnerMode) -> OwnerRecords {
+        OwnerRecords::new(mode, random_bytes().expect("the kernel has random bytes"))
     }
-}
 
-/// Stores the record of the file or directory at `path`.
-pub fn record(path: &Path, follow: bool, what: &Recorded) -> rustix::io::Result<()> {
-    let name = owner_attribute();
-    if *what == Recorded::default() {
-        let removed = if follow { rustix::fs::removexattr(path, name) } else { rustix::fs::lremovexattr(path, name) };
-        return match removed {
-            Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
-            other => other,
-        };
+    /// Returns records with the same key and another representation of owners.
+    pub fn with_mode(&self, mode: OwnerMode) -> OwnerRecords {
+        OwnerRecords::new(mode, self.0.key)
     }
-    let flags = rustix::fs::XattrFlags::empty();
-    let how = if follow { AtFlags::empty() } else { AtFlags::SYMLINK_NOFOLLOW };
-    let inode = match owners_are_recorded() {
-        true => 0,
-        false => {
-            DEVICES.store(true, Ordering::Relaxed);
-            rustix::fs::statx(CWD, path, how, StatxFlags::INO)?.stx_ino
+
+    /// Returns the representation of owners.
+    pub fn mode(&self) -> OwnerMode {
+        self.0.mode
+    }
+
+    /// Returns the key.
+    pub fn key(&self) -> OwnerKey {
+        self.0.key
+    }
+
+    /// Returns the name of the owner attribute, which must not be part of any image.
+    pub fn attribute(&self) -> &OsStr {
+        &self.0.attribute
+    }
+
+    /// Returns true if a stand-in file for a device was read or created by this value or a clone
+    /// while owners are not recorded. The attributes of such files are valid only for their own
+    /// inodes.
+    pub fn has_met_stand_ins(&self) -> bool {
+        self.0.met_stand_ins.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn are_written(&self) -> bool {
+        self.0.mode == OwnerMode::Recorded
+    }
+
+    fn bound_to(&self, inode: u64) -> Bound {
+        if self.are_written() { Bound::ToNothing } else { Bound::ToInode(inode) }
+    }
+
+    /// Returns the record of the file at `path` (following a link in the last component if
+    /// `follow`), whose type, inode and access time are given.
+    pub fn recorded(&self, path: &Path, follow: bool, kind: Kind, inode: u64, access: (i64, u32)) -> Option<Recorded> {
+        if !takes_attributes(kind) {
+            let gid = u32::try_from(access.0.checked_sub(FAR)?).ok()?;
+            return Some(Recorded { uid: access.1, gid, device: None });
         }
-    };
-    let value = what.value(Bound::to(inode));
-    if follow {
-        rustix::fs::setxattr(path, name, &value, flags)
-    } else {
-        rustix::fs::lsetxattr(path, name, &value, flags)
+        let mut value = [0u8; 64];
+        let n = self.read_value(path, follow, &mut value).ok()?;
+        Recorded::of_value(&value[..n], &self.0.key, self.bound_to(inode))
+    }
+
+    pub(crate) fn read_value(&self, path: &Path, follow: bool, value: &mut [u8]) -> rustix::io::Result<usize> {
+        match follow {
+            true => rustix::fs::getxattr(path, self.attribute(), value),
+            false => rustix::fs::lgetxattr(path, self.attribute(), value),
+        }
+    }
+
+    /// Stores the record of the file or directory at `path`.
+    pub fn record(&self, path: &Path, follow: bool, what: &Recorded) -> rustix::io::Result<()> {
+        let name = self.attribute();
+        if *what == Recorded::default() {
+            let removed =
+                if follow { rustix::fs::removexattr(path, name) } else { rustix::fs::lremovexattr(path, name) };
+            return match removed {
+                Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
+                other => other,
+            };
+        }
+        let flags = rustix::fs::XattrFlags::empty();
+        let how = if follow { AtFlags::empty() } else { AtFlags::SYMLINK_NOFOLLOW };
+        let inode = match self.are_written() {
+            true => 0,
+            false => {
+                self.0.met_stand_ins.store(true, Ordering::Relaxed);
+                rustix::fs::statx(CWD, path, how, StatxFlags::INO)?.stx_ino
+            }
+        };
+        let value = what.value(&self.0.key, self.bound_to(inode));
+        if follow {
+            rustix::fs::setxattr(path, name, &value, flags)
+        } else {
+            rustix::fs::lsetxattr(path, name, &value, flags)
+        }
+    }
+
+    /// Records the owner of the entry `name` of `dir`, whose metadata is given; `path` names the
+    /// same entry.
+    pub(crate) fn chown(
+        &self,
+        dir: impl AsFd,
+        name: &OsStr,
+        path: &Path,
+        stat: &Stat,
+        (uid, gid): (u32, u32),
+    ) -> rustix::io::Result<()> {
+        if takes_attributes(stat.kind) || stat.device.is_some() {
+            return self.record(path, false, &Recorded { uid, gid, device: stat.device });
+        }
+        rustix::fs::utimensat(dir, name, &record_in_times(uid, gid)?, AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    /// Replaces owner and type in `stat` by those recorded at `path`.
+    pub(crate) fn applied(
+        &self,
+        mut stat: Stat,
+        path: impl FnOnce() -> PathBuf,
+        follow: bool,
+        access: StatxTimestamp,
+    ) -> Stat {
+        // Elsewhere only empty regular files can be stand-ins for devices.
+        if !self.are_written() && (stat.kind != Kind::File || stat.size > 0) {
+            return stat;
+        }
+        // Where the access time holds the record, the path is not used.
+        let path = if takes_attributes(stat.kind) { path() } else { Default::default() };
+        let found = self.recorded(&path, follow, stat.kind, stat.ino, (access.tv_sec, access.tv_nsec));
+        let Some(Recorded { uid, gid, device }) = found else { return stat };
+        if self.are_written() {
+            (stat.uid, stat.gid) = (uid, gid);
+        } else {
+            self.0.met_stand_ins.store(true, Ordering::Relaxed);
+        }
+        if let Some((kind, major, minor)) = device {
+            (stat.kind, stat.rdev, stat.device) = (kind, (major, minor), device);
+        }
+        stat
     }
 }
 
@@ -257,50 +308,6 @@ pub fn latest_modification(kind: Kind) -> i64 {
 
 pub(crate) const OMITTED: Timespec = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
 
-/// Records the owner of the entry `name` of `dir`, whose metadata is given; `path` names the same
-/// entry.
-pub(crate) fn chown(
-    dir: impl std::os::fd::AsFd,
-    name: &std::ffi::OsStr,
-    path: &Path,
-    stat: &Stat,
-    (uid, gid): (u32, u32),
-) -> rustix::io::Result<()> {
-    if takes_attributes(stat.kind) || stat.device.is_some() {
-        return record(path, false, &Recorded { uid, gid, device: stat.device });
-    }
-    rustix::fs::utimensat(dir, name, &record_in_times(uid, gid)?, AtFlags::SYMLINK_NOFOLLOW)
-}
-
-impl Stat {
-    /// Replaces the owner and type by those recorded at `path`.
-    pub(crate) fn as_recorded(
-        mut self,
-        path: impl FnOnce() -> std::path::PathBuf,
-        follow: bool,
-        access: StatxTimestamp,
-    ) -> Stat {
-        let owners = owners_are_recorded();
-        // Elsewhere only empty regular files can be stand-ins for devices.
-        if !owners && (self.kind != Kind::File || self.size > 0) {
-            return self;
-        }
-        // Where the access time holds the record, the path is not used.
-        let path = if takes_attributes(self.kind) { path() } else { Default::default() };
-        let found = recorded(&path, follow, self.kind, self.ino, (access.tv_sec, access.tv_nsec));
-        let Some(Recorded { uid, gid, device }) = found else { return self };
-        if owners {
-            (self.uid, self.gid) = (uid, gid);
-        } else {
-            DEVICES.store(true, Ordering::Relaxed);
-        }
-        if let Some((kind, major, minor)) = device {
-            (self.kind, self.rdev, self.device) = (kind, (major, minor), device);
-        }
-        self
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -310,31 +317,35 @@ mod tests {
         for device in [None, Some((Kind::CharDevice, 1, 3)), Some((Kind::BlockDevice, 259, 70000))] {
             let what = Recorded { uid: 33, gid: 4_000_000_000, device };
             for bound in [Bound::ToNothing, Bound::ToInode(7), Bound::ToInode(8)] {
-                let value = what.value(bound);
+                let value = what.value(&[7; 32], bound);
                 assert!(value.len() <= 33);
                 for other in [Bound::ToNothing, Bound::ToInode(7), Bound::ToInode(8)] {
-                    assert_eq!(Recorded::of_value(&value, other), (bound == other).then_some(what));
+                    assert_eq!(Recorded::of_value(&value, &[7; 32], other), (bound == other).then_some(what));
                 }
                 for at in 0..value.len() {
                     let mut changed = value.clone();
                     changed[at] ^= 1;
-                    assert_eq!(Recorded::of_value(&changed, bound), None, "{at}");
-                    assert_eq!(Recorded::of_value(&value[..at], bound), None, "{at}");
+                    assert_eq!(Recorded::of_value(&changed, &[7; 32], bound), None, "{at}");
+                    assert_eq!(Recorded::of_value(&value[..at], &[7; 32], bound), None, "{at}");
                 }
             }
         }
         for junk in ["", "0:0", "0:0:b:8:0", "1:2:c:x:y and so on until it is long"] {
-            assert_eq!(Recorded::of_value(junk.as_bytes(), Bound::ToNothing), None, "{junk}");
+            assert_eq!(Recorded::of_value(junk.as_bytes(), &[7; 32], Bound::ToNothing), None, "{junk}");
         }
+        let records = OwnerRecords::new(OwnerMode::Recorded, [7; 32]);
+        let recorded = |kind, access| records.recorded(Path::new(""), false, kind, 0, access);
         let times = record_in_times(33, 34).unwrap().last_access;
-        let found = recorded(Path::new(""), false, Kind::Symlink, 0, (times.tv_sec, times.tv_nsec as u32));
+        let found = recorded(Kind::Symlink, (times.tv_sec, times.tv_nsec as u32));
         assert_eq!(found, Some(Recorded { uid: 33, gid: 34, device: None }));
-        assert_eq!(recorded(Path::new(""), false, Kind::Symlink, 0, (1_700_000_000, 5)), None);
+        assert_eq!(recorded(Kind::Symlink, (1_700_000_000, 5)), None);
     }
 
     #[test]
     fn each_key_has_an_attribute_of_its_own() {
-        let [one, other] = [[1; 32], [2; 32]].map(|key| Keyed::new(key).attribute);
-        assert!(one.starts_with("user.rbuild.") && one.len() == 44 && one != other, "{one} {other}");
+        let [one, other] = [[1; 32], [2; 32]].map(|key| OwnerRecords::new(OwnerMode::Given, key));
+        let name = one.attribute().to_str().unwrap();
+        assert!(name.starts_with("user.rbuild.") && name.len() == 44 && name != other.attribute(), "{name}");
+        assert_eq!(format!("{one:?}"), "OwnerRecords(Given)", "the key is not shown");
     }
 }

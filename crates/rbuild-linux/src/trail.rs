@@ -120,7 +120,7 @@ fn above(below: &RootDir, inode: (u32, u32, u64)) -> Result<RootDir> {
     let label = below.label().parent().unwrap_or(below.label()).to_path_buf();
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(below.fd(), c"..", flags, Mode::empty());
-    let dir = RootDir::from_fd(fd.map_err(|e| Error::new("openat", &label, e))?, &label);
+    let dir = below.alike(fd.map_err(|e| Error::new("openat", &label, e))?, &label);
     match dir.stat_self()?.inode() == inode {
         true => Ok(dir),
         false => Err(Error::new("openat", &label, Errno::STALE)),
@@ -143,7 +143,7 @@ impl RootDir {
                 other => other,
             }
             .map_err(|e| dir.err("openat", Path::new(name), e))?;
-            Ok(RootDir::from_fd(fd, dir.label().join(name)))
+            Ok(dir.alike(fd, dir.label().join(name)))
         };
         let mut trail = Trail::endless(self.try_clone()?);
         let mut names = vec![name.to_os_string()];

@@ -12,7 +12,7 @@ use std::path::Path;
 use blake3::Hasher;
 use rbuild_layer::keep_in_layer;
 use rbuild_linux::parallel::{MOST_FILE_THREADS, cores, try_map};
-use rbuild_linux::{RootDir, Stat, file_xattrs};
+use rbuild_linux::{RootDir, Stat};
 
 use crate::ids::ContentHash;
 use crate::select::SourceError;
@@ -36,7 +36,7 @@ pub(crate) fn file_hash(dir: &RootDir, name: &OsStr, path: &Path, stat: &Stat) -
         hasher.update(&(bytes.len() as u64).to_le_bytes());
         hasher.update(bytes);
     };
-    for (attr, value) in file_xattrs(&file)?.iter().filter(|(attr, _)| keep_in_layer(attr)) {
+    for (attr, value) in dir.file_xattrs(&file)?.iter().filter(|(attr, _)| keep_in_layer(attr)) {
         field(attr.as_bytes());
         field(value);
     }

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use rbuild_layer::{Limits, Stop};
 use rbuild_linux::{
-    Conflict, Entry, KeyLock, LockKind, OwnerMode, RootDir, is_unpublished, process, write_atomic, write_durable,
+    Conflict, Entry, KeyLock, LockKind, OwnerMode, OwnerRecords, RootDir, is_unpublished, process, write_atomic,
+    write_durable,
 };
 use rbuild_remedy::Remedy;
 use serde::de::DeserializeOwned;
@@ -112,8 +113,9 @@ impl Store {
             // trees no longer are.
             write_format(&root).map_err(|e| unusable(e.to_string()))?;
         }
-        let store = Store {
-            root,
+        let records = OwnerRecords::new(OwnerMode::Given, keys::key(&root, OWNER_KEY)?);
+        Ok(Store {
+            root: root.with_owners(&records),
             path: path.to_path_buf(),
             lock,
             boot: process::boot_id(),
@@ -122,9 +124,7 @@ impl Store {
             builder_ids: None,
             takes_devices: false,
             waits,
-        };
-        rbuild_linux::set_owner_key(keys::key(&store.root, OWNER_KEY)?);
-        Ok(store)
+        })
     }
 
     /// Returns the path of the store.
@@ -132,14 +132,16 @@ impl Store {
         &self.path
     }
 
-    /// Returns the same store under another path, sharing the lock.
+    /// Returns the same store under another path, sharing the lock, with its files as a process sees
+    /// them that represents owners in that way.
     ///
     /// # Errors
     ///
     /// Fails if the path cannot be opened.
-    pub fn moved(&self, path: &Path) -> Result<Store> {
+    pub fn moved(&self, path: &Path, owners: OwnerMode) -> Result<Store> {
         let lock = self.lock.try_clone().map_err(|e| rbuild_linux::Error::new("dup", path, e))?;
-        let (root, path) = (RootDir::open(path)?, path.to_path_buf());
+        let root = RootDir::open(path)?.with_owners(&self.owner_records().with_mode(owners));
+        let path = path.to_path_buf();
         let (boot, waits) = (self.boot.clone(), self.waits.clone());
         Ok(Store { root, path, lock, boot, waits, ..*self })
     }
@@ -155,7 +157,8 @@ impl Store {
     ///
     /// Fails with [`StoreError::Stripped`] if existing trees have lost their owners.
     pub fn with_owners(self, owners: OwnerMode) -> Result<Store> {
-        let store = Store { owners, builder_ids: None, ..self };
+        let root = self.root.try_clone()?.with_owners(&self.owner_records().with_mode(owners));
+        let store = Store { root, owners, builder_ids: None, ..self };
         store.ask_witnesses()?;
         Ok(store)
     }
@@ -240,6 +243,12 @@ impl Store {
 
     pub(crate) fn takes_devices(&self) -> bool {
         self.takes_devices
+    }
+
+    /// Returns the records of owners that count for the store's files, and for others that this
+    /// process reads or makes for it.
+    pub fn owner_records(&self) -> &OwnerRecords {
+        self.root.owners().expect("the root of a store has records of owners")
     }
 
     /// Returns the limits on incoming archives.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_image::Hasher;
-use rbuild_linux::RootDir;
+use rbuild_linux::{OwnerRecords, RootDir};
 use rbuild_plan::{
     CacheStep, ContextId, CopySource, CopyStep, From, MountKindStep, MountStep, RunStep, Step, Vertex, VertexId,
 };
@@ -35,8 +35,14 @@ pub struct Context {
 }
 
 impl Context {
-    fn open(path: &Path, ignore: &str, owner: Owner, hashes: &Arc<HashCache>) -> Result<Context> {
-        let root = RootDir::open(path).map_err(BuildError::kernel("the build context"))?;
+    fn open(
+        path: &Path,
+        ignore: &str,
+        owner: Owner,
+        hashes: &Arc<HashCache>,
+        owners: &OwnerRecords,
+    ) -> Result<Context> {
+        let root = RootDir::open(path).map_err(BuildError::kernel("the build context"))?.with_owners(owners);
         let ignore = Ignore::parse(ignore).map_err(|e| BuildError::Other {
             message: format!("the ignore file, {e}"),
             help: Some("each line is one pattern; `!pattern` takes files back in".into()),
@@ -85,11 +91,19 @@ pub enum Viewpoint<'a> {
 }
 
 impl Contexts {
-    pub fn open(request: &BuildRequest, from: Viewpoint<'_>, hashes: &Arc<HashCache>) -> Result<Contexts> {
+    /// Opens the contexts. Files that stand in for devices count if they are in `owners`.
+    pub fn open(
+        request: &BuildRequest,
+        from: Viewpoint<'_>,
+        hashes: &Arc<HashCache>,
+        owners: &OwnerRecords,
+    ) -> Result<Contexts> {
         let owner = if request.git_modes { Owner::RootWithGitModes } else { Owner::Root };
         let open = |dir: &ContextDir, place: Place| match from {
-            Viewpoint::Launcher => Context::open(&dir.path, &dir.ignore, owner, hashes),
-            Viewpoint::Builder(builder) => Context::open(&builder.path(&place.path()), &dir.ignore, owner, hashes),
+            Viewpoint::Launcher => Context::open(&dir.path, &dir.ignore, owner, hashes, owners),
+            Viewpoint::Builder(builder) => {
+                Context::open(&builder.path(&place.path()), &dir.ignore, owner, hashes, owners)
+            }
         };
         let main = request.context.as_ref().map(|dir| open(dir, Place::Context)).transpose()?;
         let named = request.named.iter().enumerate();

@@ -181,7 +181,7 @@ impl Source<'_> {
             return copied.map(drop).map_err(writing(&dest.path()));
         }
         copy_file(&from, &self.stat, to).map_err(writing(&dest.path()))?;
-        set_file_time(to, self.stat.mtime).map_err(writing(&dest.path()))
+        set_file_time(to, None, self.stat.mtime).map_err(writing(&dest.path()))
     }
 
     /// Writes a file or a symbolic link as a direct child of a directory. Fails if a device, FIFO

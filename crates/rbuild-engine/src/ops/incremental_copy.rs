@@ -193,9 +193,9 @@ fn write(from: &RootDir, to: &RootDir, file: &ExternalFile, cancel: &Cancel) -> 
     let read = from.open_name(source)?;
     let new = to.create_file(name, 0o600)?;
     copy_file(&read, stat, &new, cancel)?;
-    rbuild_linux::set_file_owner(&new, *uid, *gid, *mode)?;
+    rbuild_linux::set_file_owner(&new, to.owners(), (*uid, *gid), *mode)?;
     for (attr, value) in from.xattrs(source)?.iter().filter(|(attr, _)| keep_in_layer(attr)) {
         to.set_xattr(name, attr, value)?;
     }
-    Ok(rbuild_linux::set_file_time(&new, stat.mtime)?)
+    Ok(rbuild_linux::set_file_time(&new, to.owners(), stat.mtime)?)
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use rbuild_dockerfile::Diagnostic;
 use rbuild_image::DEFAULT_PATH;
-use rbuild_linux::RootDir;
 use rbuild_linux::parallel::locked;
 use rbuild_plan::{AgentStep, RunStep, SecretStep, Security, Ulimit, VertexId};
 use rbuild_remedy::Remedy;
@@ -52,17 +51,18 @@ fn take_changes(
     path: &Path,
 ) -> Result<()> {
     let fail = || BuildError::kernel("the step's files");
+    let work = env.rootfs.work.dir();
     let (Files::Directory { root, scratch }, Some(mut before)) = (&request.files, before) else {
-        let upper = RootDir::open(path.join("fs")).map_err(fail())?;
+        let upper = work.open_alike(path.join("fs")).map_err(fail())?;
         return Ok(env.store.trees().renew_stand_ins(trees, &upper)?);
     };
-    let dir = RootDir::open(root).map_err(fail())?;
-    let scratch = RootDir::open(scratch).map_err(fail())?;
+    let dir = work.open_alike(root).map_err(fail())?;
+    let scratch = work.open_alike(scratch).map_err(fail())?;
     for path in restored_files(&scratch).map_err(fail())? {
         before.forgive(&dir, path.strip_prefix("/").unwrap_or(&path));
     }
     remove_points(&scratch, &dir, &|path| before.had(path)).map_err(fail())?;
-    let tree = RootDir::open(path.join("fs")).map_err(fail())?;
+    let tree = work.open_alike(path.join("fs")).map_err(fail())?;
     before.changes(&dir, &tree).map_err(fail())?;
     env.rootfs.throw_away(root);
     // Where mounts are plain directories, the command may have created hard links to files in

@@ -351,7 +351,7 @@ pub(crate) fn agents<'s>(env: &StepEnv<'_>, steps: &'s [AgentStep]) -> Result<Ve
         let listening = if env.builder.is_bare() { env.rootfs.work.path().join("agents") } else { LISTENING.into() };
         let dir = listening.join(serial.to_string());
         let socket = env.builder.path(&Place::Agent(place).path());
-        let agent = Agent::listen(dir, &env.request.agents[place].1, &socket, step)
+        let agent = Agent::listen(dir, env.store.owner_records(), &env.request.agents[place].1, &socket, step)
             .map_err(BuildError::io("listening for the ssh agent"))?;
         agents.push((agent, step));
     }

@@ -18,7 +18,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rbuild_linux::RootDir;
+use rbuild_linux::{OwnerRecords, RootDir};
 use rbuild_plan::AgentStep;
 use rbuild_sandbox::{MountRequest, Source};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -45,14 +45,21 @@ enum Behind {
 
 impl Agent {
     /// Listens in the new directory `dir`. `socket` is the path of the caller's agent as seen from
-    /// this mount namespace.
-    pub fn listen(dir: PathBuf, source: &AgentSource, socket: &Path, step: &AgentStep) -> std::io::Result<Agent> {
+    /// this mount namespace; its owner is represented as in `owners`.
+    pub fn listen(
+        dir: PathBuf,
+        owners: &OwnerRecords,
+        source: &AgentSource,
+        socket: &Path,
+        step: &AgentStep,
+    ) -> std::io::Result<Agent> {
         // The socket gets its mode only after it has been bound, so the directory must be private.
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
         let path = dir.join(NAME);
         let listener = UnixListener::bind(&path)?;
         let io = |e: rbuild_linux::Error| std::io::Error::other(e.to_string());
-        RootDir::open(&dir).and_then(|dir| dir.chown(OsStr::new(NAME), step.uid, step.gid)).map_err(io)?;
+        let opened = RootDir::open(&dir).map(|dir| dir.with_owners(owners));
+        opened.and_then(|dir| dir.chown(OsStr::new(NAME), step.uid, step.gid)).map_err(io)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(step.mode))?;
         let behind = match source {
             AgentSource::Socket(_) => Behind::Socket(socket.to_path_buf()),

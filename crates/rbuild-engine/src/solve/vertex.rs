@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use rbuild_dockerfile::Diagnostic;
 use rbuild_image::ManifestDigest;
-use rbuild_linux::RootDir;
 use rbuild_plan::{CacheStep, CopyStep, From, MountKindStep, MountStep, RunStep, Step, VertexId};
 use rbuild_source::{Changes, Selection, SourceError};
 use rbuild_store::{CacheKey, KeyInputs, Lock, ResultId};
@@ -136,7 +135,7 @@ fn execute(
     let before = env.nearest[id].and_then(|key| env.store.records().key_inputs(&key).ok().flatten());
     let why = |changes: Option<&Changes>| tell(records.reason(before.as_ref(), changes));
     let made = make(env, id, taken, stage, before.as_ref(), &why)?;
-    let dir = RootDir::open(&made).map_err(BuildError::kernel("the step's directory"))?;
+    let dir = env.rootfs.work.dir().open_alike(&made).map_err(BuildError::kernel("the step's directory"))?;
     refusal::judge(env, id, &dir)?;
     records.publish(shared, &made)?;
     Ok(false)

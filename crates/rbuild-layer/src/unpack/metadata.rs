@@ -72,7 +72,7 @@ impl Target<'_> {
         // Changing the owner removes capabilities, so attributes are set after it.
         if !entry.xattrs.is_empty() {
             if let Some((uid, gid, mode)) = owner.take() {
-                set_file_owner(&file, uid, gid, mode).map_err(|e| self.owner_hint(entry, e))?;
+                set_file_owner(&file, self.root.owners(), (uid, gid), mode).map_err(|e| self.owner_hint(entry, e))?;
             }
             for (attr, value) in entry.xattrs.iter().filter(|(attr, _)| keep_in_tree(attr)) {
                 self.parent.1.set_xattr(name, attr, value)?;

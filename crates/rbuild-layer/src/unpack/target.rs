@@ -67,7 +67,7 @@ impl<'a> Target<'a> {
             entries: 0,
             bytes: 0,
             parent: (PathBuf::new(), root.try_clone()?),
-            finisher: Finisher::default(),
+            finisher: Finisher::new(root.owners()),
             later: BTreeMap::new(),
             dirs: BTreeMap::new(),
             implied: BTreeSet::new(),

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::meta::{Kind, Stat};
-use crate::recorded_owners::owners_are_recorded;
+use crate::recorded_owners::OwnerRecords;
 
 use crate::rootdir::long::{self, IN_ROOT, openat2_by};
 
@@ -20,6 +20,9 @@ use crate::rootdir::long::{self, IN_ROOT, openat2_by};
 #[derive(Debug)]
 pub struct RootDir {
     fd: OwnedFd,
+    /// The records of owners and devices that count for its files; without any, all is what the
+    /// file system says. Directories opened from this one have the same.
+    owners: Option<OwnerRecords>,
     /// Used in error messages only; never resolved again.
     label: PathBuf,
 }
@@ -64,12 +67,38 @@ impl RootDir {
         let path = path.as_ref();
         let fd = rustix::fs::openat(CWD, path, OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY, Mode::empty())
             .map_err(|e| Error::new("openat", path, e))?;
-        Ok(RootDir { fd, label: path.to_path_buf() })
+        Ok(RootDir { fd, owners: None, label: path.to_path_buf() })
     }
 
     /// Uses a directory descriptor as a root; `label` names it in errors.
     pub fn from_fd(fd: OwnedFd, label: impl Into<PathBuf>) -> RootDir {
-        RootDir { fd, label: label.into() }
+        RootDir { fd, owners: None, label: label.into() }
+    }
+
+    /// Returns the same directory with records of owners that count for its files.
+    pub fn with_owners(self, owners: &OwnerRecords) -> RootDir {
+        RootDir { owners: Some(owners.clone()), ..self }
+    }
+
+    /// Uses another directory descriptor as a root with the same records of owners.
+    pub fn alike(&self, fd: OwnedFd, label: impl Into<PathBuf>) -> RootDir {
+        RootDir { fd, owners: self.owners.clone(), label: label.into() }
+    }
+
+    /// Opens `path` as [`RootDir::open`] does, with the same records of owners.
+    pub fn open_alike(&self, path: impl AsRef<Path>) -> Result<RootDir> {
+        let dir = RootDir::open(path)?;
+        Ok(RootDir { owners: self.owners.clone(), ..dir })
+    }
+
+    /// Returns the records of owners that count for its files.
+    pub fn owners(&self) -> Option<&OwnerRecords> {
+        self.owners.as_ref()
+    }
+
+    /// Returns the records if owners are written to them.
+    pub(super) fn written_owners(&self) -> Option<&OwnerRecords> {
+        self.owners.as_ref().filter(|owners| owners.are_written())
     }
 
     pub fn fd(&self) -> BorrowedFd<'_> {
@@ -86,7 +115,7 @@ impl RootDir {
 
     pub fn try_clone(&self) -> Result<RootDir> {
         let fd = self.fd.try_clone().map_err(|e| Error::new("dup", &self.label, e))?;
-        Ok(RootDir { fd, label: self.label.clone() })
+        Ok(self.alike(fd, &self.label))
     }
 
     pub(crate) fn err(&self, call: &'static str, path: &Path, e: Errno) -> Error {
@@ -99,7 +128,7 @@ impl RootDir {
         let path = path.as_ref();
         let fd = openat2(self.fd(), path, OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty())
             .map_err(|e| self.err("openat2", path, e))?;
-        Ok(RootDir { fd, label: self.label.join(path.strip_prefix("/").unwrap_or(path)) })
+        Ok(self.alike(fd, self.label.join(path.strip_prefix("/").unwrap_or(path))))
     }
 
     /// Opens the directory that holds the last component of `path`, and returns it with that
@@ -120,14 +149,14 @@ impl RootDir {
         }
         let fd = openat2(self.fd(), path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())
             .map_err(|e| self.err("openat2", path, e))?;
-        stat_fd(fd.as_fd()).map_err(|e| self.err("statx", path, e))
+        stat_fd(fd.as_fd(), self.owners()).map_err(|e| self.err("statx", path, e))
     }
 
     /// Returns the metadata of `path`, following links inside the root.
     pub fn stat_follow(&self, path: impl AsRef<Path>) -> Result<Stat> {
         let path = path.as_ref();
         let fd = openat2(self.fd(), path, OFlags::PATH, Mode::empty()).map_err(|e| self.err("openat2", path, e))?;
-        stat_fd(fd.as_fd()).map_err(|e| self.err("statx", path, e))
+        stat_fd(fd.as_fd(), self.owners()).map_err(|e| self.err("statx", path, e))
     }
 
     /// Returns the metadata of the direct child `name`, with one system call and no path
@@ -137,7 +166,11 @@ impl RootDir {
         let x = one_component(name)
             .and_then(|name| rustix::fs::statx(self.fd(), name, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME))
             .map_err(|e| self.err("statx", Path::new(name), e))?;
-        Ok(Stat::from_statx(&x).as_recorded(|| self.proc_path(name), false, x.stx_atime))
+        let stat = Stat::from_statx(&x);
+        Ok(match &self.owners {
+            Some(owners) => owners.applied(stat, || self.proc_path(name), false, x.stx_atime),
+            None => stat,
+        })
     }
 
     /// Returns true if the file system stores the access time on every reading (mount(8),
@@ -149,7 +182,7 @@ impl RootDir {
 
     /// Returns the metadata of the directory itself.
     pub fn stat_self(&self) -> Result<Stat> {
-        stat_fd(self.fd()).map_err(|e| self.err("statx", Path::new(""), e))
+        stat_fd(self.fd(), self.owners()).map_err(|e| self.err("statx", Path::new(""), e))
     }
 
     pub fn exists(&self, path: impl AsRef<Path>) -> Result<bool> {
@@ -265,7 +298,8 @@ impl RootDir {
     }
 
     /// Creates a device node or FIFO. `rdev` is (major, minor). If devices cannot be created,
-    /// creates an empty stand-in file, which [`Stat`] reports as that device.
+    /// creates an empty stand-in file, which [`Stat`] reports as that device, or fails if no records
+    /// count here.
     pub fn create_node(&self, name: &OsStr, kind: Kind, mode: u32, rdev: (u32, u32)) -> Result<()> {
         let file_type = match kind {
             Kind::CharDevice => FileType::CharacterDevice,
@@ -275,14 +309,14 @@ impl RootDir {
             Kind::File | Kind::Dir | Kind::Symlink => return Err(self.err("mknodat", Path::new(name), Errno::INVAL)),
         };
         let is_device = matches!(kind, Kind::CharDevice | Kind::BlockDevice) && rdev != (0, 0);
-        if is_device && owners_are_recorded() {
+        if is_device && self.written_owners().is_some() {
             return self.create_stand_in(name, kind, mode, rdev);
         }
         let dev = rustix::fs::makedev(rdev.0, rdev.1);
         let make = |name| rustix::fs::mknodat(self.fd(), name, file_type, Mode::from_raw_mode(mode), dev);
         match one_component(name).and_then(make) {
             // User namespaces cannot create devices (mknod(2)).
-            Err(Errno::PERM) if is_device => self.create_stand_in(name, kind, mode, rdev),
+            Err(Errno::PERM) if is_device && self.owners.is_some() => self.create_stand_in(name, kind, mode, rdev),
             other => other.map_err(|e| self.err("mknodat", Path::new(name), e)),
         }
     }
@@ -353,9 +387,13 @@ impl RootDir {
     }
 }
 
-pub(crate) fn stat_fd(fd: BorrowedFd<'_>) -> rustix::io::Result<Stat> {
+pub(crate) fn stat_fd(fd: BorrowedFd<'_>, owners: Option<&OwnerRecords>) -> rustix::io::Result<Stat> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC;
     let x = rustix::fs::statx(fd, c"", flags, StatxFlags::BASIC_STATS)?;
     let path = || PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
-    Ok(Stat::from_statx(&x).as_recorded(path, true, x.stx_atime))
+    let stat = Stat::from_statx(&x);
+    Ok(match owners {
+        Some(owners) => owners.applied(stat, path, true, x.stx_atime),
+        None => stat,
+    })
 }

@@ -1,14 +1,16 @@
 //! Owners, modes, times and extended attributes of entries.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::path::Path;
 
 use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, Uid};
+use rustix::io::Errno;
 
 use crate::error::Result;
 use crate::idmap::unmapped_owner;
-use crate::meta::{Kind, Timestamp, Xattrs, xattrs_by};
-use crate::recorded_owners::{self, Recorded, owners_are_recorded};
+use crate::meta::{Kind, Timestamp, Xattrs, file_xattrs, xattrs_by};
+use crate::recorded_owners::{self, OwnerRecords, Recorded};
 use crate::rootdir::dir::{RootDir, one_component, one_component_or_self};
 
 impl RootDir {
@@ -22,15 +24,28 @@ impl RootDir {
     pub fn set_stand_in(&self, name: &OsStr, device: (Kind, u32, u32)) -> Result<()> {
         one_component(name).map_err(|e| self.err("lsetxattr", Path::new(name), e))?;
         let what = Recorded { uid: 0, gid: 0, device: Some(device) };
-        recorded_owners::record(&self.proc_path(name), false, &what)
-            .map_err(|e| self.err("lsetxattr", Path::new(name), e))
+        let owners = self.owners().ok_or_else(|| self.err("lsetxattr", Path::new(name), Errno::PERM))?;
+        owners.record(&self.proc_path(name), false, &what).map_err(|e| self.err("lsetxattr", Path::new(name), e))
+    }
+
+    /// Returns the attribute of the direct child `name` that holds its record, as it is stored.
+    pub fn owner_record(&self, name: &OsStr) -> Result<Option<Vec<u8>>> {
+        one_component(name).map_err(|e| self.err("lgetxattr", Path::new(name), e))?;
+        let Some(owners) = self.owners() else { return Ok(None) };
+        let mut value = vec![0; 64];
+        match owners.read_value(&self.proc_path(name), false, &mut value) {
+            Ok(n) => Ok(Some(value[..n].to_vec())),
+            Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => Ok(None),
+            Err(e) => Err(self.err("lgetxattr", Path::new(name), e)),
+        }
     }
 
     /// Sets the owner of the direct child `name`, without following it.
     pub fn chown(&self, name: &OsStr, uid: u32, gid: u32) -> Result<()> {
-        if owners_are_recorded() {
+        if let Some(owners) = self.written_owners() {
             let stat = self.stat_name(name)?;
-            return recorded_owners::chown(self.fd(), name, &self.proc_path(name), &stat, (uid, gid))
+            return owners
+                .chown(self.fd(), name, &self.proc_path(name), &stat, (uid, gid))
                 .map_err(|e| self.err("recording the owner", Path::new(name), e));
         }
         let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
@@ -48,8 +63,8 @@ impl RootDir {
 
     /// Sets the modification time of `name`, and its access time to the same, without following it.
     pub fn set_mtime(&self, name: &OsStr, mtime: Timestamp) -> Result<()> {
-        let mut times = timestamps(mtime);
-        if owners_are_recorded() && mtime.sec > recorded_owners::latest_modification(Kind::Symlink) {
+        let mut times = timestamps(self.owners(), mtime);
+        if self.written_owners().is_some() && mtime.sec > recorded_owners::latest_modification(Kind::Symlink) {
             let latest = recorded_owners::latest_modification(self.stat(name)?.kind);
             times.last_modification.tv_sec = times.last_modification.tv_sec.min(latest);
         }
@@ -61,25 +76,25 @@ impl RootDir {
     /// Sets the owner, mode and modification time of this directory itself.
     pub fn set_own_meta(&self, uid: u32, gid: u32, mode: u32, mtime: Timestamp) -> Result<()> {
         let here = Path::new("");
-        if owners_are_recorded() {
+        if let Some(owners) = self.written_owners() {
             let what = Recorded { uid, gid, device: None };
-            recorded_owners::record(&self.proc_path(OsStr::new("")), true, &what)
-                .map_err(|e| self.err("setxattr", here, e))?;
+            owners.record(&self.proc_path(OsStr::new("")), true, &what).map_err(|e| self.err("setxattr", here, e))?;
         } else {
             rustix::fs::fchown(self.fd(), Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
                 .map_err(|e| self.err("fchown", here, e).because(unmapped_owner(e, uid, gid)))?;
         }
         rustix::fs::fchmod(self.fd(), Mode::from_raw_mode(mode)).map_err(|e| self.err("fchmod", here, e))?;
-        rustix::fs::futimens(self.fd(), &timestamps(mtime)).map_err(|e| self.err("futimens", here, e))
+        rustix::fs::futimens(self.fd(), &timestamps(self.owners(), mtime)).map_err(|e| self.err("futimens", here, e))
     }
 
     /// Sets the modification time of this directory itself.
     pub fn set_own_mtime(&self, mtime: Timestamp) -> Result<()> {
-        rustix::fs::futimens(self.fd(), &timestamps(mtime)).map_err(|e| self.err("futimens", Path::new(""), e))
+        rustix::fs::futimens(self.fd(), &timestamps(self.owners(), mtime))
+            .map_err(|e| self.err("futimens", Path::new(""), e))
     }
 
     /// Returns the extended attributes of the direct child `name` (not followed), or of the
-    /// directory itself if empty.
+    /// directory itself if empty, without the one that holds owner records.
     ///
     /// Before Linux 6.13 there is no `*at` form, so the path goes through the descriptor's link in
     /// /proc; only the last component is looked up there, and it is not followed.
@@ -97,12 +112,28 @@ impl RootDir {
                 |attr, value| rustix::fs::lgetxattr(&path, attr, value),
             )
         };
-        found.map_err(|(call, e)| self.err(call, Path::new(name), e))
+        found.map(|found| self.without_records(found)).map_err(|(call, e)| self.err(call, Path::new(name), e))
+    }
+
+    /// Returns the extended attributes of an open file of this directory, as [`RootDir::xattrs`]
+    /// does.
+    pub fn file_xattrs(&self, file: &File) -> Result<Xattrs> {
+        Ok(self.without_records(file_xattrs(file)?))
+    }
+
+    fn without_records(&self, mut xattrs: Xattrs) -> Xattrs {
+        if let Some(owners) = self.owners() {
+            xattrs.remove(owners.attribute());
+        }
+        xattrs
     }
 
     /// Sets an extended attribute of the direct child `name` (not followed), or of the directory if
-    /// empty.
+    /// empty. The attribute of owner records is left as it is.
     pub fn set_xattr(&self, name: &OsStr, attr: &OsStr, value: &[u8]) -> Result<()> {
+        if self.owners().is_some_and(|owners| owners.attribute() == attr) {
+            return Ok(());
+        }
         one_component_or_self(name).map_err(|e| self.err("lsetxattr", Path::new(name), e))?;
         let path = self.proc_path(name);
         let flags = rustix::fs::XattrFlags::empty();
@@ -123,9 +154,10 @@ impl RootDir {
     }
 }
 
-pub(crate) fn timestamps(mtime: Timestamp) -> Timestamps {
-    let t = Timespec { tv_sec: mtime.sec, tv_nsec: i64::from(mtime.nsec) };
-    // The access time may hold an owner record.
-    let access = if owners_are_recorded() { recorded_owners::OMITTED } else { t };
-    Timestamps { last_access: access, last_modification: t }
+/// Returns the times to set for a modification time: the access time is the same, unless it may
+/// hold an owner record.
+pub(crate) fn timestamps(owners: Option<&OwnerRecords>, mtime: Timestamp) -> Timestamps {
+    let time = Timespec { tv_sec: mtime.sec, tv_nsec: i64::from(mtime.nsec) };
+    let access = if owners.is_some_and(OwnerRecords::are_written) { recorded_owners::OMITTED } else { time };
+    Timestamps { last_access: access, last_modification: time }
 }

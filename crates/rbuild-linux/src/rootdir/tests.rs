@@ -1,6 +1,7 @@
 use super::*;
 use crate::error::Error;
-use crate::meta::{Kind, Timestamp};
+use crate::meta::{Kind, Stat, Timestamp, Xattrs};
+use crate::recorded_owners::{OwnerMode, OwnerRecords};
 use std::ffi::OsStr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -153,4 +154,59 @@ fn calls_by_name_take_one_component() {
     assert_eq!(std::fs::read_to_string(f.0.join("root/dir/inner")).unwrap(), "x");
     // A path with a trailing slash is still resolved inside the root.
     assert_eq!(root.stat("up/").unwrap().inode(), root.stat_self().unwrap().inode());
+}
+
+#[test]
+fn records_of_owners_count_for_a_directory_and_all_that_is_opened_from_it() {
+    let f = Fixture::new("owners");
+    let records = OwnerRecords::new(OwnerMode::Recorded, [7; 32]);
+    let recorded = f.root().with_owners(&records);
+    let given = f.root().with_owners(&records.with_mode(OwnerMode::Given));
+    let stranger = f.root().with_owners(&OwnerRecords::new(OwnerMode::Recorded, [8; 32]));
+    recorded.create_dir_all("d", 0o755, Some((33, 34)), |_| ()).unwrap();
+    let (file, link, device) = (OsStr::new("file"), OsStr::new("link"), OsStr::new("device"));
+    std::fs::write(f.0.join("root/d/file"), "x").unwrap();
+    symlink("file", f.0.join("root/d/link")).unwrap();
+    let dir = recorded.sub("d").unwrap();
+    for name in [file, link] {
+        dir.chown(name, 33, 34).unwrap();
+        dir.set_mtime(name, Timestamp { sec: 5, nsec: 0 }).unwrap();
+    }
+    dir.create_node(device, Kind::CharDevice, 0o600, (1, 3)).unwrap();
+
+    let owner = |stat: Stat| (stat.uid, stat.gid);
+    let own = crate::process::own_ids();
+    for path in ["d", "d/file", "d/link"] {
+        assert_eq!(owner(recorded.stat(path).unwrap()), (33, 34), "{path}");
+        assert_eq!(owner(recorded.try_clone().unwrap().stat(path).unwrap()), (33, 34), "{path}");
+        assert_eq!(owner(recorded.open_alike(f.0.join("root")).unwrap().stat(path).unwrap()), (33, 34), "{path}");
+        for other in [&f.root(), &given] {
+            assert_eq!(owner(other.stat(path).unwrap()), own, "{path}");
+        }
+    }
+    assert_eq!(owner(recorded.stat_follow("d/link").unwrap()), (33, 34));
+    assert_eq!(owner(recorded.parent("d/file").unwrap().0.stat_self().unwrap()), (33, 34));
+    assert_eq!(owner(stranger.stat("d/file").unwrap()), own, "records of another key do not count");
+    assert_eq!(recorded.stat("d/device").unwrap().rdev, (1, 3));
+    assert_eq!(f.root().stat("d/device").unwrap().kind, Kind::File);
+
+    dir.set_xattr(file, records.attribute(), b"forged").unwrap();
+    assert_eq!(owner(dir.stat_name(file).unwrap()), (33, 34), "the attribute is not set like others");
+    assert_eq!(dir.xattrs(file).unwrap(), Xattrs::new());
+    assert!(f.root().sub("d").unwrap().xattrs(file).unwrap().contains_key(records.attribute()));
+}
+
+#[test]
+fn stand_ins_are_noted_for_the_directories_that_share_records() {
+    let f = Fixture::new("stand-ins");
+    let [ours, others] = [7, 8].map(|key| OwnerRecords::new(OwnerMode::Given, [key; 32]));
+    let (ours, others) = (f.root().with_owners(&ours), f.root().with_owners(&others));
+    let name = OsStr::new("null");
+    drop(ours.create_file(name, 0o600).unwrap());
+    assert!(f.root().set_stand_in(name, (Kind::CharDevice, 1, 3)).is_err(), "there are no records");
+    ours.try_clone().unwrap().set_stand_in(name, (Kind::CharDevice, 1, 3)).unwrap();
+    assert_eq!(ours.stat_name(name).unwrap().device, Some((Kind::CharDevice, 1, 3)));
+    assert_eq!(others.stat_name(name).unwrap().device, None);
+    assert!(ours.owners().unwrap().has_met_stand_ins());
+    assert!(!others.owners().unwrap().has_met_stand_ins());
 }

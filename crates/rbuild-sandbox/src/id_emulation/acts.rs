@@ -4,7 +4,7 @@ use std::ffi::CString;
 
 use caps::Capability;
 use rbuild_linux::notify::{Guise, Layout, stat_bytes, statx_bytes};
-use rbuild_linux::{Kind, latest_modification, owner_attribute};
+use rbuild_linux::{Kind, Recorded, latest_modification};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
@@ -89,8 +89,8 @@ impl Supervisor {
             return None;
         }
         match self.chrooted || caller.proc.outer {
-            false => self.known.look(caller, file.at.dir, &path, flags),
-            true => self.target_of(caller, file.at.dir, path, flags).ok()?.guised(),
+            false => self.known.look(&self.owners, caller, (file.at.dir, &path), flags),
+            true => self.target_of(caller, file.at.dir, path, flags).ok()?.guised(&self.owners),
         }
     }
 
@@ -116,7 +116,7 @@ impl Supervisor {
         refuse_unknown_flags(file)?;
         let mut names = vec![0; MOST_NAMES];
         let n = rustix::fs::listxattr(Proc::path_of(&self.subject(caller, file)?.fd), &mut names[..])?;
-        let names = without(&names[..n], owner_attribute().as_encoded_bytes());
+        let names = without(&names[..n], self.owners.attribute().as_encoded_bytes());
         if size > 0 {
             if size < names.len() as u64 {
                 return Err(Errno::RANGE);
@@ -171,7 +171,7 @@ impl Supervisor {
             (Err(_), Subject::Named(_)) => return Ok(Reply::GO),
         };
         let who = self.credentials(caller)?;
-        let before = target.recorded().unwrap_or_default();
+        let before = target.recorded(&self.owners).unwrap_or_default();
         let keep = |id: u32, old: u32| if id == SAME { old } else { id };
         let (uid, gid) = (keep(uid, before.uid), keep(gid, before.gid));
         if !self.may(caller, Capability::CAP_CHOWN) {
@@ -192,7 +192,7 @@ impl Supervisor {
     /// group.
     fn maker(&self, caller: &Caller<'_>, dir: &Target) -> Result<Option<(u32, u32)>> {
         let who = self.credentials(caller)?;
-        let owner = (who.users.files, dir.group_for_new().unwrap_or(who.groups.files));
+        let owner = (who.users.files, dir.group_for_new(&self.owners).unwrap_or(who.groups.files));
         Ok((owner != (0, 0)).then_some(owner))
     }
 
@@ -209,7 +209,8 @@ impl Supervisor {
     fn mode_in(&self, caller: &Caller<'_>, dir: &Target, mode: u32) -> Result<Mode> {
         let who = self.credentials(caller)?;
         let is_in = |group: u32| who.groups.files == group || who.more_groups.contains(&group);
-        let foreign = mode & SET_GROUP_PROGRAM == SET_GROUP_PROGRAM && dir.group_for_new().is_some_and(|g| !is_in(g));
+        let foreign =
+            mode & SET_GROUP_PROGRAM == SET_GROUP_PROGRAM && dir.group_for_new(&self.owners).is_some_and(|g| !is_in(g));
         let dropped = if foreign && !self.may(caller, Capability::CAP_FSETID) { SET_GID } else { 0 };
         Ok(self.mode(caller, mode & !dropped))
     }
@@ -220,7 +221,7 @@ impl Supervisor {
 
     /// Records a file's owner.
     fn own(&mut self, target: &Target, uid: u32, gid: u32, device: Option<(Kind, u32, u32)>) -> Result<()> {
-        target.own(uid, gid, device)?;
+        target.own(&self.owners, Recorded { uid, gid, device })?;
         self.known.forget(target)
     }
 

@@ -97,7 +97,7 @@ impl Supervisor {
     /// Returns true if the caller may change the mode and the times of a file as its owner may.
     pub(super) fn may_as_owner(&self, caller: &Caller<'_>, target: &Target) -> Result<bool> {
         let user = self.credentials(caller)?.users.files;
-        Ok(self.may(caller, Capability::CAP_FOWNER) || target.owner().is_none_or(|owner| owner.uid == user))
+        Ok(self.may(caller, Capability::CAP_FOWNER) || target.owner(&self.owners).is_none_or(|owner| owner.uid == user))
     }
 
     pub(super) fn change_mode(&mut self, caller: &Caller<'_>, file: Subject, mode: u32) -> Result<Reply> {
@@ -111,7 +111,7 @@ impl Supervisor {
         }
         let who = self.credentials(caller)?;
         let is_in = |group: u32| who.groups.files == group || who.more_groups.contains(&group);
-        let foreign = target.owner().is_some_and(|owner| !is_in(owner.gid));
+        let foreign = target.owner(&self.owners).is_some_and(|owner| !is_in(owner.gid));
         let dropped = if foreign && !self.may(caller, Capability::CAP_FSETID) { SET_GID } else { 0 };
         rustix::fs::chmod(Proc::path_of(&target.fd), Mode::from_raw_mode(mode & 0o7777 & !dropped))?;
         Ok(Reply::value(0))

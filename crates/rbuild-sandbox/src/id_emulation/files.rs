@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rbuild_linux::notify::{Guise, Named};
-use rbuild_linux::{Kind, Recorded, record, record_in_times, recorded};
+use rbuild_linux::{Kind, OwnerRecords, Recorded, record_in_times};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
@@ -88,7 +88,13 @@ impl Known {
     /// Returns the record of a file named by a caller, without opening the file. Requires that no
     /// process of the container has changed its root, and that this process is not visible in any
     /// /proc of the container.
-    pub fn look(&mut self, caller: &Caller<'_>, dir: i32, path: &CStr, flags: AtFlags) -> Option<(Guised, Guise)> {
+    pub fn look(
+        &mut self,
+        owners: &OwnerRecords,
+        caller: &Caller<'_>,
+        (dir, path): (i32, &CStr),
+        flags: AtFlags,
+    ) -> Option<(Guised, Guise)> {
         let (seen, how) = seen(caller, dir, path, flags).ok()?;
         let follow = how.is_empty();
         // The kernel may find a file for the caller where this process finds none.
@@ -100,8 +106,8 @@ impl Known {
             Some(then) if then.changed == changed => then.says,
             _ => {
                 let access = (stat.st_atime, stat.st_atime_nsec as u32);
-                let says =
-                    recorded(Path::new(OsStr::from_bytes(seen.to_bytes())), follow, kind(&stat), stat.st_ino, access);
+                let path = Path::new(OsStr::from_bytes(seen.to_bytes()));
+                let says = owners.recorded(path, follow, kind(&stat), stat.st_ino, access);
                 if self.0.len() >= MOST_KNOWN {
                     self.0.clear();
                 }
@@ -287,15 +293,15 @@ impl Target {
     }
 
     /// Returns the file's record.
-    pub fn recorded(&self) -> Option<Recorded> {
+    pub fn recorded(&self, owners: &OwnerRecords) -> Option<Recorded> {
         let access = (self.stat.st_atime, self.stat.st_atime_nsec as u32);
-        recorded(&Proc::path_of(&self.fd), true, self.kind(), self.stat.st_ino, access)
+        owners.recorded(&Proc::path_of(&self.fd), true, self.kind(), self.stat.st_ino, access)
     }
 
     /// Returns the file's owner; `None` if that is unknown: no record is made of sockets that a
     /// process binds, of its terminals, and of files without a path, such as pipes and memfds.
-    pub fn owner(&self) -> Option<Recorded> {
-        let recorded = self.recorded();
+    pub fn owner(&self, owners: &OwnerRecords) -> Option<Recorded> {
+        let recorded = self.recorded(owners);
         let is_unknown = matches!(self.kind(), Kind::Socket | Kind::CharDevice) || self.is_nameless();
         if recorded.is_none() && is_unknown { None } else { Some(recorded.unwrap_or_default()) }
     }
@@ -310,17 +316,17 @@ impl Target {
     }
 
     /// Returns the file with the owner to report; `None` if there is no record.
-    pub fn guised(self) -> Option<(Guised, Guise)> {
-        let recorded = self.recorded()?;
+    pub fn guised(self, owners: &OwnerRecords) -> Option<(Guised, Guise)> {
+        let recorded = self.recorded(owners)?;
         Some((Guised::Open(self.fd), guise(recorded)))
     }
 
     /// Records the file's owner.
-    pub fn own(&self, uid: u32, gid: u32, device: Option<(Kind, u32, u32)>) -> Result<()> {
+    pub fn own(&self, owners: &OwnerRecords, what: Recorded) -> Result<()> {
         match self.kind() {
-            Kind::File | Kind::Dir => record(&Proc::path_of(&self.fd), true, &Recorded { uid, gid, device }),
+            Kind::File | Kind::Dir => owners.record(&Proc::path_of(&self.fd), true, &what),
             _ => {
-                let times = record_in_times(uid, gid)?;
+                let times = record_in_times(what.uid, what.gid)?;
                 rustix::fs::utimensat(&self.fd, c"", &times, AtFlags::EMPTY_PATH)
             }
         }
@@ -328,8 +334,8 @@ impl Target {
 
     /// Returns the group that this directory passes on to new files; `None` if they get their
     /// creator's.
-    pub fn group_for_new(&self) -> Option<u32> {
+    pub fn group_for_new(&self, owners: &OwnerRecords) -> Option<u32> {
         let set_gid = self.stat.st_mode & SET_GID != 0;
-        set_gid.then(|| self.recorded().map_or(0, |owner| owner.gid))
+        set_gid.then(|| self.recorded(owners).map_or(0, |owner| owner.gid))
     }
 }

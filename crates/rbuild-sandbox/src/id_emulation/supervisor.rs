@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use caps::Capability;
+use rbuild_linux::OwnerRecords;
 use rbuild_linux::notify::{self, Answer, Call};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -22,6 +23,8 @@ const MOST_GROUPS: u32 = 65536;
 pub(crate) struct Supervisor {
     pub(super) listener: Arc<OwnedFd>,
     pub(super) proc: Arc<Proc>,
+    /// The records of the owners of the container's files.
+    pub(super) owners: OwnerRecords,
     /// Without duplicates; the first entry is root's.
     pub(super) table: Vec<Credentials>,
     pub(super) places: HashMap<Credentials, u64>,
@@ -40,7 +43,7 @@ impl Supervisor {
     /// process into the container's mount namespace, with `proc` as its working directory.
     pub fn enter(
         listener: OwnedFd,
-        proc: Proc,
+        (proc, owners): (Proc, OwnerRecords),
         pid: u32,
         first: Credentials,
     ) -> std::result::Result<Supervisor, Problem> {
@@ -53,6 +56,7 @@ impl Supervisor {
         let mut supervisor = Supervisor {
             listener: Arc::new(listener),
             proc: Arc::new(proc),
+            owners,
             table: vec![root],
             places,
             pending: HashMap::new(),

@@ -10,7 +10,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rbuild_linux::parallel::start;
 use rbuild_linux::process::{self, Cloned, Exit};
-use rbuild_linux::{MiniRoot, OwnerMode, bind_clone, new_procfs};
+use rbuild_linux::{MiniRoot, OwnerMode, OwnerRecords, bind_clone, new_procfs};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 
@@ -32,6 +32,8 @@ const GRACE: Duration = Duration::from_millis(1500);
 #[derive(Debug, Clone)]
 pub struct World {
     pub store: PathBuf,
+    /// The records of owners of the store's files.
+    pub owners: OwnerRecords,
     /// Directories and files with their paths in the builder's root: absolute, in otherwise unused
     /// directories.
     pub binds: Vec<(PathBuf, PathBuf)>,
@@ -186,13 +188,10 @@ impl Launcher<'_> {
         spare: bool,
         build: Option<F>,
     ) -> i32 {
-        if isolation.owner_mode() == OwnerMode::Recorded {
-            rbuild_linux::record_owners();
-        }
         let bare = isolation == Isolation::Chroot;
         let made = match bare {
             true => become_bare_builder(ready, &self.pidfd).map(|zygote| (zygote, Proc::Own)),
-            false => become_builder(self.world, ready, &self.pidfd),
+            false => become_builder(self.world, isolation.owner_mode(), ready, &self.pidfd),
         };
         if let (Err(e), true) = (&made, spare) {
             tracing::debug!(target: "sandbox", "{e}");
@@ -311,7 +310,12 @@ fn become_bare_builder(ready: PipeReader, launcher: &OwnedFd) -> Result<Zygote, 
     Ok(zygote)
 }
 
-fn become_builder(world: &World, ready: PipeReader, launcher: &OwnedFd) -> Result<(Zygote, Proc), SandboxError> {
+fn become_builder(
+    world: &World,
+    owners: OwnerMode,
+    ready: PipeReader,
+    launcher: &OwnedFd,
+) -> Result<(Zygote, Proc), SandboxError> {
     begin(ready, launcher, true)?;
     let store = bind_clone(&world.store)?;
     let binds = world.binds.iter().map(|(source, at)| Ok((bind_clone(source)?, at)));
@@ -327,7 +331,8 @@ fn become_builder(world: &World, ready: PipeReader, launcher: &OwnedFd) -> Resul
     let isolated = world.carrier.as_ref().map(|carrier| Isolated::start(carrier, &world.store)).transpose()?;
     let sysfs = world.commands.then(new_sysfs).flatten();
     let (sysfs, network) = sysfs.map_or((None, None), |sysfs| (Some(sysfs.mount), Some(sysfs.network)));
-    let zygote = Zygote::start(Some(Surroundings { proc: whose, isolated }), world.commands, network)?;
+    let around = Surroundings { owners: world.owners.with_mode(owners), proc: whose, isolated };
+    let zygote = Zygote::start(Some(around), world.commands, network)?;
     // Commands, which the zygote starts, keep the caller's limit.
     process::raise_open_files();
     let root = MiniRoot::new(&world.store)?;

@@ -14,8 +14,8 @@ use libcontainer::syscall::syscall::SyscallType;
 use rbuild_linux::fd_passing::{receive_fds, send_fds};
 use rbuild_linux::process::{self, Exit};
 use rbuild_linux::{
-    Kind, MOUNT_POINTS, RootDir, bind_clone, detached_overlay, enter_user_namespace_below, mount_tmpfs, new_procfs,
-    private_namespaces,
+    Kind, MOUNT_POINTS, OwnerRecords, RootDir, bind_clone, detached_overlay, enter_user_namespace_below, mount_tmpfs,
+    new_procfs, private_namespaces,
 };
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -88,7 +88,7 @@ fn make_bundle(request: &RunRequest, around: &Surroundings) -> Result<(), Proble
         std::fs::create_dir_all(dir).map_err(Problem::of_call("mkdirat", dir))?;
     }
     let root = RootDir::open("/")?;
-    prepare(request, around.proc, &root)?;
+    prepare(request, around, &root)?;
     // The supervisor must not keep a descriptor that leads out of the container.
     drop(root);
     let spec = spec(request, mounts_inside(around.proc)?)?;
@@ -117,7 +117,7 @@ fn container(
     }
     let pid = create(environment, (input, terminal), socket, &failure)?;
     if let Some((socket, proc)) = answers {
-        answer(request, &socket, proc, pid).during(Phase::Emulation)?;
+        answer(request, &socket, (proc, &around.owners), pid).during(Phase::Emulation)?;
     }
     let exit = process::wait(pid).during(Phase::Command)?;
     failure.get().map_or(Ok(exit), |why| Err(why.during(Phase::Command)))
@@ -202,7 +202,12 @@ fn killed() -> Option<Problem> {
 }
 
 /// Answers the container's calls about owners until its first process has ended.
-fn answer(request: &RunRequest, socket: &UnixStream, proc: id_emulation::Proc, pid: u32) -> Result<(), Problem> {
+fn answer(
+    request: &RunRequest,
+    socket: &UnixStream,
+    (proc, owners): (id_emulation::Proc, &OwnerRecords),
+    pid: u32,
+) -> Result<(), Problem> {
     let ended = process::pidfd(pid)?;
     let mut fds = [PollFd::new(socket, PollFlags::IN), PollFd::new(&ended, PollFlags::IN)];
     while let Err(rustix::io::Errno::INTR) = poll(&mut fds, None) {}
@@ -212,7 +217,7 @@ fn answer(request: &RunRequest, socket: &UnixStream, proc: id_emulation::Proc, p
     let listener = receive_fds(socket).ok().and_then(|mut fds| fds.pop());
     let listener = listener.ok_or_else(|| killed().unwrap_or(Problem::NoListener))?;
     let first = Credentials::starting(request.uid, request.gid, request.groups.clone());
-    let supervisor = Supervisor::enter(listener, proc, pid, first);
+    let supervisor = Supervisor::enter(listener, (proc, owners.clone()), pid, first);
     supervisor.map_err(|why| killed().unwrap_or(why))?.serve(&ended);
     Ok(())
 }
@@ -242,20 +247,21 @@ fn cause(said: &str, complaint: Option<String>) -> String {
 }
 
 /// Mounts the root file system and everything in it except the procfs.
-fn prepare(request: &RunRequest, proc: Proc, root: &RootDir) -> Result<(), Problem> {
+fn prepare(request: &RunRequest, around: &Surroundings, root: &RootDir) -> Result<(), Problem> {
+    let Surroundings { owners, proc, .. } = around;
     for (name, (major, minor)) in DEVICES {
         if !Path::new("/dev").join(name).exists() {
             return Err(Problem::NoDevice { name: name.into(), major, minor });
         }
     }
-    let scratch = RootDir::open(request.files.scratch())?;
+    let scratch = RootDir::open(request.files.scratch())?.with_owners(owners);
     let (mounted, mounts) = match &request.files {
         Files::Overlay { lowers, upper, .. } => {
             let mut lowers = lowers.clone();
             lowers.push(MOUNT_POINTS.into());
-            let files = RootDir::from_fd(overlay(&lowers, upper, &scratch, "work")?, "/");
+            let files = scratch.alike(overlay(&lowers, upper, &scratch, "work")?, "/");
             let mut stubs = Stubs::new(&files, &scratch);
-            let mounts = mounts_of(request, proc, &mut stubs, root, &scratch)?;
+            let mounts = mounts_of(request, *proc, &mut stubs, root, &scratch)?;
             let mounted = match stubs.finish()? {
                 None => files.into_fd(),
                 // Mounts it again with the missing mount points.
@@ -268,9 +274,9 @@ fn prepare(request: &RunRequest, proc: Proc, root: &RootDir) -> Result<(), Probl
             (mounted, mounts)
         }
         Files::Directory { root: dir, .. } => {
-            let files = RootDir::open(dir)?;
+            let files = scratch.open_alike(dir)?;
             let mut stubs = Stubs::new(&files, &scratch);
-            let mounts = mounts_of(request, proc, &mut stubs, root, &scratch)?;
+            let mounts = mounts_of(request, *proc, &mut stubs, root, &scratch)?;
             if let Some(stubs) = stubs.finish()? {
                 plant_points(&stubs, &files)?;
             }
@@ -278,7 +284,7 @@ fn prepare(request: &RunRequest, proc: Proc, root: &RootDir) -> Result<(), Probl
         }
     };
     root.sub(BUNDLE).and_then(|b| b.attach(&mounted, "rootfs"))?;
-    let rootfs = RootDir::open(ROOTFS)?;
+    let rootfs = scratch.open_alike(ROOTFS)?;
     match rootfs.stat_follow(&request.cwd) {
         Ok(stat) if stat.kind == Kind::Dir => {}
         Ok(_) => return Err(Problem::WorkingDirectoryIsAFile(request.cwd.clone())),

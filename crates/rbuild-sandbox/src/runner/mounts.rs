@@ -109,7 +109,7 @@ pub(crate) fn mounts_of<'a>(
     let mut mounts = Vec::new();
     for (target, kind) in SYSTEM {
         let target = Path::new(target);
-        let made = system_mount(request, proc, target)?;
+        let made = system_mount(request, proc, target, scratch)?;
         if made.is_some() || target == Path::new("/proc") {
             points.ensure(target, kind)?;
         }
@@ -130,7 +130,12 @@ pub(crate) fn mounts_of<'a>(
 
 /// Makes one of the mounts that every container has. Returns `None` for those that the container
 /// lacks, or that are mounted by libcontainer.
-fn system_mount(request: &RunRequest, proc: Proc, target: &Path) -> Result<Option<OwnedFd>, Problem> {
+fn system_mount(
+    request: &RunRequest,
+    proc: Proc,
+    target: &Path,
+    scratch: &RootDir,
+) -> Result<Option<OwnedFd>, Problem> {
     let made = match target.to_str() {
         // Settings in it, such as oom_score_adj, are protected by nothing but the user of a process.
         Some("/proc") if proc == Proc::Outer => {
@@ -138,9 +143,9 @@ fn system_mount(request: &RunRequest, proc: Proc, target: &Path) -> Result<Optio
         }
         Some("/sys") if Path::new(SYSFS).exists() => bind_clone(Path::new(SYSFS)),
         Some("/dev") => new_filesystem("tmpfs", &[("mode", "755"), ("size", "65536k")], &[SetId]),
-        Some("/etc/hosts") => return file("hosts", request.hosts.as_bytes(), (0o644, 0, 0)).map(Some),
+        Some("/etc/hosts") => return file("hosts", request.hosts.as_bytes(), (0o644, 0, 0), scratch).map(Some),
         Some("/etc/resolv.conf") => {
-            return file("resolv.conf", request.resolv_conf.as_bytes(), (0o644, 0, 0)).map(Some);
+            return file("resolv.conf", request.resolv_conf.as_bytes(), (0o644, 0, 0), scratch).map(Some);
         }
         _ => return Ok(None),
     };
@@ -183,9 +188,10 @@ pub(crate) fn mounts_inside(proc: Proc) -> Result<Vec<oci::Mount>, Problem> {
     Ok(vec![mount.map_err(library)?])
 }
 
-/// Creates a file in the container's own memory, and returns a mount of it.
-fn file(name: &str, content: &[u8], (mode, uid, gid): (u32, u32, u32)) -> Result<OwnedFd, Problem> {
-    let files = RootDir::open(FILES)?;
+/// Creates a file in the container's own memory, with its owner represented as in `scratch`, and
+/// returns a mount of it.
+fn file(name: &str, content: &[u8], (mode, uid, gid): (u32, u32, u32), scratch: &RootDir) -> Result<OwnedFd, Problem> {
+    let files = scratch.open_alike(FILES)?;
     let path = Path::new(FILES).join(name);
     let mut file = files.create_file(name.as_ref(), 0o600)?;
     file.write_all(content).map_err(Problem::of_call("write", &path))?;
@@ -207,7 +213,7 @@ fn requested_mount(
             Ok((new_filesystem("tmpfs", &options, &[SetId, Devices])?, PointKind::Dir))
         }
         Source::File { content, mode, uid, gid } => {
-            Ok((file(&format!("mount-{index}"), content, (*mode, *uid, *gid))?, PointKind::File))
+            Ok((file(&format!("mount-{index}"), content, (*mode, *uid, *gid), scratch)?, PointKind::File))
         }
         // A command that may mount could remount a bind read-write; it cannot do so with an overlay
         // that has no upper directory.

@@ -1,5 +1,7 @@
 //! Properties of the builder's environment that later runners need.
 
+use rbuild_linux::OwnerRecords;
+
 use crate::namespace::network::Isolated;
 
 /// The processes that /proc shows to the builder and in containers.
@@ -13,6 +15,8 @@ pub(crate) enum Proc {
 
 /// The builder's environment as runners find it.
 pub(crate) struct Surroundings {
+    /// The records of owners that count for the builder's files.
+    pub owners: OwnerRecords,
     pub proc: Proc,
     pub isolated: Option<Isolated>,
 }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use rbuild_linux::fd_passing::{receive_with_byte, receive_with_bytes, send_with_byte, send_with_bytes};
 use rbuild_linux::parallel::locked;
 use rbuild_linux::process::{self, Cloned};
-use rbuild_linux::{OwnerKey, sealed_program};
+use rbuild_linux::{OwnerKey, OwnerMode, OwnerRecords, sealed_program};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::SandboxError;
@@ -86,7 +86,7 @@ impl Zygote {
                 drop(theirs);
                 let process = process::pidfd(child)?;
                 if let (ZygoteKind::Executed, Some(around)) = (kind, &around) {
-                    begin(&ours, around.isolated.as_ref())?;
+                    begin(&ours, around)?;
                 }
                 Ok(Zygote { socket: Mutex::new(Some(ours)), process, kind, _network: network })
             }
@@ -195,11 +195,10 @@ impl Drop for Zygote {
 }
 
 /// Sends a new zygote the state that it does not inherit.
-fn begin(socket: &OwnedFd, isolated: Option<&Isolated>) -> Result<(), SandboxError> {
-    let fds = isolated.map(Isolated::descriptors);
+fn begin(socket: &OwnedFd, around: &Surroundings) -> Result<(), SandboxError> {
+    let fds = around.isolated.as_ref().map(Isolated::descriptors);
     // Not passed as an argument, because all processes can see each other's arguments.
-    let key = rbuild_linux::owner_key();
-    let message: Vec<u8> = [BEGIN].into_iter().chain(key.into_iter().flatten()).collect();
+    let message: Vec<u8> = [BEGIN].into_iter().chain(around.owners.key()).collect();
     send_with_bytes(socket, &message, fds.as_ref().map_or(&[][..], |fds| &fds[..]))
         .map_err(Problem::of_call("sendmsg", "the process that starts commands"))
         .during(Phase::Start)?;
@@ -208,7 +207,7 @@ fn begin(socket: &OwnedFd, isolated: Option<&Isolated>) -> Result<(), SandboxErr
 
 /// Executes rbuild as [`zygote_main`], with an empty environment. Returns only on failure.
 fn execute(program: &OwnedFd, socket: &OwnedFd, around: &Surroundings) {
-    let recorded = if rbuild_linux::owners_are_recorded() { RECORDED } else { "" };
+    let recorded = if around.owners.mode() == OwnerMode::Recorded { RECORDED } else { "" };
     let proc = if around.proc == Proc::Outer { OUTER_PROC } else { "" };
     let carrier = around.isolated.as_ref().map_or("", Isolated::carrier);
     let args = ["rbuild", ZYGOTE, recorded, proc, carrier].map(|arg| CString::new(arg).unwrap_or_default());
@@ -226,22 +225,19 @@ const OUTER_PROC: &str = "--outer-proc";
 /// Runs an executed zygote to completion; `args` follow [`ZYGOTE`]. Standard input is its socket.
 pub fn zygote_main(args: &[OsString]) -> i32 {
     let is = |i: usize, text: &str| args.get(i).is_some_and(|arg| arg == text);
-    if is(0, RECORDED) {
-        rbuild_linux::record_owners();
-    }
+    let mode = if is(0, RECORDED) { OwnerMode::Recorded } else { OwnerMode::Given };
     // The kernel named the process after the descriptor's number.
     let _ = rustix::thread::set_name(c"rbuild");
     let Ok(socket) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3) else { return 70 };
     let mut message = [0; 1 + size_of::<OwnerKey>()];
     let fds = match receive_with_bytes(&socket, &mut message) {
-        Ok((fds, n)) if message[0] == BEGIN => {
-            message[1..n].try_into().into_iter().for_each(rbuild_linux::set_owner_key);
-            fds
-        }
+        Ok((fds, n)) if message[0] == BEGIN && n == message.len() => fds,
         _ => return 70,
     };
+    let [_, key @ ..] = message;
     let isolated = Isolated::from_descriptors(args.get(2).and_then(|arg| arg.to_str()).unwrap_or_default(), fds);
-    let around = Surroundings { proc: if is(1, OUTER_PROC) { Proc::Outer } else { Proc::Own }, isolated };
+    let proc = if is(1, OUTER_PROC) { Proc::Outer } else { Proc::Own };
+    let around = Surroundings { owners: OwnerRecords::new(mode, key), proc, isolated };
     if send_with_byte(&socket, BEGIN, &[]).is_err() {
         return 70;
     }

@@ -10,8 +10,6 @@
 
 use std::path::{Path, PathBuf};
 
-use rbuild_linux::RootDir;
-
 use crate::cache_mounts::cache::CacheMount;
 use crate::cache_mounts::cache::CacheMounts;
 use crate::error::Result;
@@ -53,7 +51,7 @@ impl CacheMounts<'_> {
     ///
     /// Fails if the changes cannot be read or merged.
     pub fn return_cache(&self, work: &Workspace, cache: &CacheMount, lent: LentCache, again: bool) -> Result<()> {
-        let copy = match RootDir::open(&lent.path) {
+        let copy = match work.dir().open_alike(&lent.path) {
             Ok(copy) => copy,
             // The process that was to restore it was killed.
             Err(e) if e.is_not_found() => return Ok(()),

@@ -135,7 +135,7 @@ mod tests {
         fn new(name: &str) -> Scene {
             let place = std::env::temp_dir().join(format!("rbuild-adopt-{name}-{}", std::process::id()));
             let given = Store::open(&place).unwrap();
-            let recorded = given.moved(&place).unwrap().expecting(OwnerMode::Recorded, None);
+            let recorded = given.moved(&place, OwnerMode::Given).unwrap().expecting(OwnerMode::Recorded, None);
             Scene { place, given, recorded }
         }
 

@@ -54,14 +54,14 @@ impl Snapshots {
     /// Fails if mounting or copying fails.
     pub fn view(self, store: &Store, work: &Workspace, trees: &[TreeId]) -> Result<RootDir> {
         if self == Snapshots::Copies {
-            return Ok(RootDir::from_fd(self.merged(store, work, trees, Files::Linked)?.1.into_fd(), "/"));
+            return Ok(work.dir().alike(self.merged(store, work, trees, Files::Linked)?.1.into_fd(), "/"));
         }
         let mut lowers = store.trees().lower_dirs(work, trees)?;
         // An overlay without an upper directory needs two lower ones.
         while lowers.len() < 2 {
             lowers.push(work.new_dir()?.0);
         }
-        Ok(RootDir::from_fd(detached_overlay(&lowers, None, Path::new(SCRATCH))?, "/"))
+        Ok(work.dir().alike(detached_overlay(&lowers, None, Path::new(SCRATCH))?, "/"))
     }
 
     /// Returns a writable snapshot of the trees for work that replaces files and never writes in
@@ -72,17 +72,17 @@ impl Snapshots {
     /// Fails if mounting or copying fails.
     pub fn working(self, store: &Store, work: &Workspace, trees: &[TreeId], upper: &Path) -> Result<Working> {
         if trees.is_empty() {
-            return Ok(Working { root: RootDir::open(upper)?, before: None });
+            return Ok(Working { root: work.dir().open_alike(upper)?, before: None });
         }
         if self == Snapshots::Copies {
             let (_, root) = self.merged(store, work, trees, Files::Linked)?;
             let before = Baseline::of(&root, true)?;
-            return Ok(Working { root: RootDir::from_fd(root.into_fd(), "/"), before: Some(before) });
+            return Ok(Working { root: work.dir().alike(root.into_fd(), "/"), before: Some(before) });
         }
         let (scratch, _) = work.new_dir()?;
         let fd =
             detached_overlay(&store.trees().lower_dirs(work, trees)?, Some((upper, &scratch)), Path::new(SCRATCH))?;
-        Ok(Working { root: RootDir::from_fd(fd, "/"), before: None })
+        Ok(Working { root: work.dir().alike(fd, "/"), before: None })
     }
 
     /// Returns a directory with the merged content of the trees, and its path.
@@ -113,7 +113,7 @@ impl Working {
     /// Fails if the changes cannot be read or moved.
     pub fn finish(self, upper: &Path) -> Result<()> {
         match self.before {
-            Some(before) => Ok(before.changes(&self.root, &RootDir::open(upper)?)?),
+            Some(before) => Ok(before.changes(&self.root, &self.root.open_alike(upper)?)?),
             None => Ok(()),
         }
     }

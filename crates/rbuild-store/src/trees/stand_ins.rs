@@ -11,9 +11,9 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use rbuild_linux::{Kind, RootDir, Stat, Trail, has_met_stand_ins, owner_attribute};
+use rbuild_linux::{Kind, RootDir, Stat, Trail};
 
-use crate::error::{Result, StoreError};
+use crate::error::Result;
 use crate::trees::id::TreeId;
 use crate::trees::tree::Trees;
 use crate::trees::union::{Found, UnionView};
@@ -29,7 +29,9 @@ impl Trees<'_> {
     /// containing device nodes.
     pub(crate) fn note_devices(&self, made: &RootDir) -> Result<()> {
         match made.stat_name(OsStr::new("fs")) {
-            Ok(fs) if has_met_stand_ins() => self.put_note(made, STAND_INS, fs.ino.to_string().as_bytes())?,
+            Ok(fs) if self.store.owner_records().has_met_stand_ins() => {
+                self.put_note(made, STAND_INS, fs.ino.to_string().as_bytes())?
+            }
             Ok(_) => {}
             Err(_) => return Ok(()),
         }
@@ -122,12 +124,11 @@ fn has_devices(fs: &RootDir) -> Result<bool> {
 /// and it belongs to root or to the same owner. Whoever could forge such a file could also have
 /// changed the original. A stand-in with another owner or path is not recognized.
 fn renew(dir: &RootDir, name: &OsStr, stat: &Stat, below: &UnionView, path: &Path) -> Result<()> {
-    let said = |dir: &RootDir, name: &OsStr| Ok::<_, StoreError>(dir.xattrs(name)?.remove(owner_attribute()));
-    let Some(says) = said(dir, name)? else { return Ok(()) };
+    let Some(says) = dir.owner_record(name)? else { return Ok(()) };
     let Some(Found { dir: old_dir, name: old_name, stat: old }) = below.find(path)? else { return Ok(()) };
     match old.device {
         Some(device)
-            if (stat.uid == 0 || stat.uid == old.uid) && said(&old_dir, &old_name)?.as_ref() == Some(&says) =>
+            if (stat.uid == 0 || stat.uid == old.uid) && old_dir.owner_record(&old_name)?.as_ref() == Some(&says) =>
         {
             Ok(dir.set_stand_in(name, device)?)
         }

@@ -88,6 +88,7 @@ impl BuildOnce<'_> {
     ) -> Result<Ended, Failure> {
         let world = World {
             store: self.settings.root.clone(),
+            owners: self.store.owner_records().clone(),
             binds: binds(request),
             carrier: request.carrier.clone(),
             commands: prepared.iter().any(Prepared::has_commands),

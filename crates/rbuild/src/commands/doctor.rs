@@ -85,7 +85,7 @@ fn trial(settings: &Settings) -> Result<Found, Failure> {
     let store = settings.open()?;
     let fail = |e: std::io::Error| Failure::new(format!("the builder's answer: {e}"));
     let (mut reader, mut writer) = std::io::pipe().map_err(fail)?;
-    enter(&store_only(settings), settings.rung, |builder| {
+    enter(&store_only(&store), settings.rung, |builder| {
         use std::io::Write;
         let result = builder.map_err(BuildError::from).and_then(|builder| {
             let copies = snapshots(&store, &builder)? == Snapshots::Copies;

@@ -6,11 +6,11 @@ use rbuild_sandbox::{Builder, World};
 use rbuild_store::{Store, StoreError};
 
 use crate::exit::code;
-use crate::input::settings::Settings;
 
 /// Returns a world that shows the builder nothing but the store and runs no commands.
-pub fn store_only(settings: &Settings) -> World {
-    World { store: settings.root.clone(), binds: Vec::new(), carrier: None, commands: false }
+pub fn store_only(store: &Store) -> World {
+    let (path, owners) = (store.path().to_path_buf(), store.owner_records().clone());
+    World { store: path, owners, binds: Vec::new(), carrier: None, commands: false }
 }
 
 /// Returns the store under the path at which the builder sees it. Trees made through it have owners
@@ -22,7 +22,7 @@ pub fn store_in(builder: &Builder, store: &Store) -> Result<Store, StoreError> {
 
 /// Returns the store under the path at which the builder sees it, for work that makes no trees.
 pub fn moved_store(builder: &Builder, store: &Store) -> Result<Store, StoreError> {
-    store.moved(&builder.path(Path::new(rbuild_sandbox::STORE)))
+    store.moved(&builder.path(Path::new(rbuild_sandbox::STORE)), builder.isolation.owner_mode())
 }
 
 /// Returns the exit code of rbuild for a builder that ended with `code`; `stopped` is true if a

@@ -50,7 +50,8 @@ pub fn run(settings: &Settings, args: RunArgs) -> Result<u8, Failure> {
     let network = network::network(&args.network)?;
     let carrier = network::carrier(network)?;
     let invocation = invocation(args, volumes, network, carrier.as_ref(), has_terminal)?;
-    let world = World { store: settings.root.clone(), binds: volume_binds(&paths), carrier, commands: true };
+    let (root, owners) = (settings.root.clone(), store.owner_records().clone());
+    let world = World { store: root, owners, binds: volume_binds(&paths), carrier, commands: true };
     // The builder cannot restore the terminal if it is killed.
     let _restore = has_terminal.then(Restore::of_stdin);
     let ended = enter(&world, settings.rung, |builder| in_builder(builder, &store, &image, &invocation))?;

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 
+use rbuild_linux::OwnerMode;
 use rbuild_linux::fd_passing::receive_fds;
 
 use super::*;
@@ -69,6 +70,7 @@ fn answer_for_a_caller_that_is_gone() {
     let mut supervisor = Supervisor {
         listener: Arc::new(listener),
         proc: Arc::new(proc),
+        owners: OwnerRecords::with_new_key(OwnerMode::Recorded),
         table: vec![root.clone()],
         places: HashMap::from([(root, 0)]),
         pending: HashMap::new(),

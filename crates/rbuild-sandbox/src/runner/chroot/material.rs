@@ -80,14 +80,15 @@ impl What<'_> {
     }
 }
 
-/// Creates the device nodes and shared memory. Without permission to create nodes, they are
-/// omitted.
+/// Creates the device nodes and shared memory. Without permission to create nodes, they are empty
+/// files.
 fn fill_dev(dev: &RootDir) -> rbuild_linux::Result<()> {
     for (name, number) in DEVICES {
         let name = OsStr::new(name);
-        if dev.create_node(name, Kind::CharDevice, 0o666, number).is_ok() {
-            dev.chmod(name, 0o666)?;
+        if dev.create_node(name, Kind::CharDevice, 0o666, number).is_err() {
+            drop(dev.create_file(name, 0o666)?);
         }
+        dev.chmod(name, 0o666)?;
     }
     let shared = OsStr::new("shm");
     dev.create_dir(shared, 0o777)?;
