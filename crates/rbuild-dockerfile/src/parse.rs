@@ -57,8 +57,8 @@ pub fn parse(source: &[u8]) -> Result<Dockerfile, Vec<Diagnostic>> {
     for logical in lines.logical {
         match parser.item(logical) {
             None => {}
-            Some(Item::Stage(stage)) => file.stages.push(stage),
-            Some(Item::Instruction(i)) => match file.stages.last_mut() {
+            Some(Parsed::Stage(stage)) => file.stages.push(stage),
+            Some(Parsed::Instruction(i)) => match file.stages.last_mut() {
                 Some(stage) => stage.instructions.push(i),
                 None if matches!(i.op, Op::Arg(_)) => file.global_args.push(i),
                 None => parser.errors.push(
@@ -109,7 +109,7 @@ pub fn parse_trigger(text: &str) -> Result<Instruction, Vec<Diagnostic>> {
     let mut parser = Parser { escape: '\\', errors: Vec::new() };
     let mut found = lines.logical.into_iter().filter_map(|l| parser.item(l)).collect::<Vec<_>>();
     match (found.pop(), found.is_empty()) {
-        (Some(Item::Instruction(i)), true) if parser.errors.is_empty() => Ok(i),
+        (Some(Parsed::Instruction(i)), true) if parser.errors.is_empty() => Ok(i),
         _ if !parser.errors.is_empty() => Err(parser.errors),
         _ => Err(vec![Diagnostic::new(
             Span::new(0, text.len()),
@@ -118,7 +118,7 @@ pub fn parse_trigger(text: &str) -> Result<Instruction, Vec<Diagnostic>> {
     }
 }
 
-enum Item {
+enum Parsed {
     Stage(Stage),
     Instruction(Instruction),
 }
@@ -133,15 +133,15 @@ impl Parser {
         self.errors.push(d);
     }
 
-    fn item(&mut self, logical: Logical) -> Option<Item> {
+    fn item(&mut self, logical: Logical) -> Option<Parsed> {
         let Logical { text, heredocs, span, comments } = logical;
         let (keyword, rest) = split_keyword(&text);
         if keyword.text.eq_ignore_ascii_case("FROM") {
             let from = self.from(&keyword, &rest)?;
-            return Some(Item::Stage(Stage { keyword, from, span, comments, instructions: Vec::new() }));
+            return Some(Parsed::Stage(Stage { keyword, from, span, comments, instructions: Vec::new() }));
         }
         let op = self.op(&keyword, &rest, heredocs)?;
-        Some(Item::Instruction(Instruction { keyword, span, comments, op }))
+        Some(Parsed::Instruction(Instruction { keyword, span, comments, op }))
     }
 
     fn op(&mut self, keyword: &Word, rest: &Text, heredocs: Vec<Heredoc>) -> Option<Op> {

@@ -7,7 +7,7 @@ use rbuild_image::{ManifestDigest, human_size};
 use rbuild_linux::RootDir;
 use rbuild_linux::parallel::locked;
 use rbuild_plan::Step;
-use rbuild_sandbox::{Builder, Cancel, Input, Outcome, Source};
+use rbuild_sandbox::{Builder, Cancel, Input, MountSource, Outcome};
 use rbuild_store::{Budget, CacheKey, ImageKey, LayerLog, Store};
 
 use crate::cache::refusal;
@@ -258,7 +258,7 @@ fn after_failure(env: &StepEnv<'_>, error: BuildError, tell: impl FnOnce(&BuildE
     request.args = vec!["/bin/sh".into()];
     request.input = Input::Terminal;
     // Agent sockets were removed with the step.
-    request.mounts.retain(|m| !matches!(&m.source, Source::Bind(path) if !path.exists()));
+    request.mounts.retain(|m| !matches!(&m.source, MountSource::Bind(path) if !path.exists()));
     if !request.env.iter().any(|e| e.starts_with("TERM=")) {
         request.env.push("TERM=xterm".into());
     }

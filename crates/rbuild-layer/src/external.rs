@@ -12,7 +12,7 @@ use rbuild_linux::{FileStamp, RootDir, Stat, Timestamp};
 
 use crate::entry::{EntryKind, TarEntry};
 use crate::error::Result;
-use crate::item::{Item, SMALL, Unchanged, read_small};
+use crate::item::{PackItem, SMALL, Unchanged, read_small};
 use crate::options::Times;
 use crate::reuse::EarlierLayer;
 use crate::xattrs::keep_in_layer;
@@ -93,7 +93,7 @@ impl ExternalHere {
         path: &Path,
         times: Times,
         all: &mut ExternalFiles,
-    ) -> Result<Item> {
+    ) -> Result<PackItem> {
         let mut entry = entry(file, path, times);
         if file.unchanged
             && entry.size <= SMALL
@@ -101,7 +101,7 @@ impl ExternalHere {
                 all.earlier.as_mut().and_then(|earlier| earlier.file(Path::new(&entry.path), entry.size))
         {
             entry.xattrs = xattrs;
-            return Ok(Item::Small(entry, content));
+            return Ok(PackItem::Small(entry, content));
         }
         let dir = match &mut self.open {
             Some((open, dir)) if open.as_os_str() == source.as_os_str() => dir,
@@ -131,17 +131,17 @@ fn entry(file: &ExternalFile, path: &Path, times: Times) -> TarEntry {
     }
 }
 
-fn read(dir: &RootDir, file: &ExternalFile, mut entry: TarEntry) -> Result<Item> {
+fn read(dir: &RootDir, file: &ExternalFile, mut entry: TarEntry) -> Result<PackItem> {
     let ExternalFile { source, stat, .. } = file;
     let open = dir.open_name(source)?;
     entry.xattrs = dir.file_xattrs(&open)?.into_iter().filter(|(attr, _)| keep_in_layer(attr)).collect();
     let unchanged = Unchanged { stamp: FileStamp::of(stat), path: dir.label().join(source) };
     if entry.size > SMALL {
-        return Ok(Item::Large(entry, open, Some(unchanged)));
+        return Ok(PackItem::Large(entry, open, Some(unchanged)));
     }
     let content = read_small(&open, &entry);
     unchanged.check(&open)?;
-    Ok(Item::Small(entry, content?))
+    Ok(PackItem::Small(entry, content?))
 }
 
 #[cfg(test)]

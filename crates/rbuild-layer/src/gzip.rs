@@ -154,20 +154,20 @@ impl<W: Write> ParallelGzip<W> {
 }
 
 /// Per-thread compressor and output buffer; allocating them for every block is measurably slow.
-struct State {
+struct BlockCompressor {
     level: CompressionLvl,
     compressor: Compressor,
     made: Vec<u8>,
 }
 
 fn member(block: &[u8], level: CompressionLvl) -> io::Result<Vec<u8>> {
-    thread_local!(static STATE: RefCell<Option<State>> = const { RefCell::new(None) });
+    thread_local!(static STATE: RefCell<Option<BlockCompressor>> = const { RefCell::new(None) });
     STATE.with_borrow_mut(|state| {
-        let fresh = || State { level, compressor: Compressor::new(level), made: Vec::new() };
+        let fresh = || BlockCompressor { level, compressor: Compressor::new(level), made: Vec::new() };
         if state.as_ref().is_none_or(|state| state.level != level) {
             *state = Some(fresh());
         }
-        let State { compressor, made, .. } = state.get_or_insert_with(fresh);
+        let BlockCompressor { compressor, made, .. } = state.get_or_insert_with(fresh);
         made.resize(made.len().max(compressor.gzip_compress_bound(block.len())), 0);
         let length = compressor.gzip_compress(block, made).map_err(io::Error::other)?;
         Ok(made[..length].to_vec())

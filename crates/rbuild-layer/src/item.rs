@@ -10,7 +10,7 @@ use crate::entry::TarEntry;
 use crate::error::{LayerError, Result};
 
 /// An entry and its content.
-pub(crate) enum Item {
+pub(crate) enum PackItem {
     /// An entry without content.
     Header(TarEntry),
     /// An entry and its content in memory.

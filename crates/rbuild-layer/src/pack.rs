@@ -17,7 +17,7 @@ use crate::error::{LayerError, Result};
 use crate::external::ExternalFiles;
 use crate::gzip::ParallelGzip;
 use crate::hash_thread::ChunkHash;
-use crate::item::{Item, entry_changed};
+use crate::item::{PackItem, entry_changed};
 use crate::options::{Deletions, LayerForm, Times};
 use crate::remainder::Remainder;
 use crate::walk::Walk;
@@ -208,7 +208,7 @@ impl<'a> TreePacker<'a> {
     /// output fails.
     pub fn pack(&mut self, tree: &RootDir, folder: &Path, times: Times) -> Result<()> {
         if !folder.as_os_str().is_empty() {
-            self.put(Item::Header(TarEntry::plain_dir(folder)))?;
+            self.put(PackItem::Header(TarEntry::plain_dir(folder)))?;
         }
         self.pack_walk(Walk::new(tree, folder, self.deletions, times, ExternalFiles::default())?)
     }
@@ -278,10 +278,10 @@ impl<'a> TreePacker<'a> {
         }
     }
 
-    fn put(&mut self, item: Item) -> Result<()> {
+    fn put(&mut self, item: PackItem) -> Result<()> {
         let entry = match &item {
-            Item::Header(entry) | Item::Small(entry, _) | Item::Large(entry, ..) => entry,
-            Item::Incomplete => {
+            PackItem::Header(entry) | PackItem::Small(entry, _) | PackItem::Large(entry, ..) => entry,
+            PackItem::Incomplete => {
                 self.nanoseconds = None;
                 return Ok(());
             }
@@ -289,9 +289,9 @@ impl<'a> TreePacker<'a> {
         self.account(entry);
         self.out.entry(entry).map_err(LayerError::io(WRITING))?;
         let (entry, file, unchanged) = match item {
-            Item::Header(_) | Item::Incomplete => return Ok(()),
-            Item::Small(_, content) => return self.out.content(&content).map_err(LayerError::io(WRITING)),
-            Item::Large(entry, file, unchanged) => (entry, file, unchanged),
+            PackItem::Header(_) | PackItem::Incomplete => return Ok(()),
+            PackItem::Small(_, content) => return self.out.content(&content).map_err(LayerError::io(WRITING)),
+            PackItem::Large(entry, file, unchanged) => (entry, file, unchanged),
         };
         let mut left = entry.size;
         let mut file = file.take(left);

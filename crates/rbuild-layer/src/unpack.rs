@@ -23,7 +23,7 @@ mod options;
 mod target;
 
 pub use options::{Owners, Stop, Unpacked, Unpacking, Whiteouts};
-use target::Target;
+use target::UnpackTarget;
 pub(crate) use target::WHITEOUT;
 
 /// Unpacks a tar archive of any compression into `root`.
@@ -57,7 +57,7 @@ pub fn unpack_some(
     let plain = decoder.compression() == Compression::None;
     let (_, result, diff_id) = with_read_ahead(decoder, !plain, |stream| {
         let mut tee = Tee::new(Stoppable { stream, stop: how.stop }, false);
-        let mut target = Target::new(root, how)?;
+        let mut target = UnpackTarget::new(root, how)?;
         let mut reader = TarReader::with_header_limit(&mut tee, how.limits.header);
         let mut nanoseconds = how.nanoseconds.unwrap_or_default().iter();
         while let Some(mut entry) = reader.next_entry()? {

@@ -11,7 +11,7 @@ use rbuild_linux::{Kind, RootDir, Stat, Timestamp, Trail};
 use crate::entry::{EntryKind, TarEntry};
 use crate::error::{LayerError, Result};
 use crate::external::{ExternalFiles, ExternalHere};
-use crate::item::{Item, SMALL, read_small};
+use crate::item::{PackItem, SMALL, read_small};
 use crate::options::{Deletions, Times};
 use crate::unpack::WHITEOUT;
 use crate::xattrs::{is_lost, keep_in_layer, marks_opaque};
@@ -34,7 +34,7 @@ pub(crate) struct Walk {
     /// Directories being listed, deepest last, with their entries in reverse order.
     stack: Vec<OpenDir>,
     /// An item that precedes the next entry.
-    waiting: Option<Item>,
+    waiting: Option<PackItem>,
     items: Items,
     external: ExternalFiles,
 }
@@ -70,7 +70,7 @@ impl Walk {
             let opaque = marks_opaque(&dir.xattrs(OsStr::new(""))?);
             if opaque {
                 let mark = TarEntry { mode: 0, ..TarEntry::plain_file(path.join(".wh..wh..opq"), 0) };
-                self.waiting = Some(Item::Header(mark));
+                self.waiting = Some(PackItem::Header(mark));
             }
         }
         let mut entries: Vec<OsString> = dir.entries()?.into_iter().map(|e| e.name).collect();
@@ -81,13 +81,13 @@ impl Walk {
     }
 
     /// Returns the next item, or `None` at the end.
-    pub(crate) fn next(&mut self) -> Result<Option<Item>> {
+    pub(crate) fn next(&mut self) -> Result<Option<PackItem>> {
         loop {
             if let Some(item) = self.waiting.take() {
                 return Ok(Some(item));
             }
             let Some(top) = self.stack.last_mut() else {
-                return Ok(std::mem::take(&mut self.items.incomplete).then_some(Item::Incomplete));
+                return Ok(std::mem::take(&mut self.items.incomplete).then_some(PackItem::Incomplete));
             };
             if let Some(file) = top.external.before(top.entries.last()) {
                 check_name(&file.1.name, &top.path, self.items.deletions)?;
@@ -113,13 +113,13 @@ impl Walk {
     }
 
     /// Sends all remaining items in batches, until the receiver is dropped or an error occurs.
-    pub(crate) fn send_all(mut self, sender: &SyncSender<Result<Vec<Item>>>) {
+    pub(crate) fn send_all(mut self, sender: &SyncSender<Result<Vec<PackItem>>>) {
         loop {
             let (mut batch, mut bytes) = (Vec::new(), 0);
             while batch.len() < BATCH && bytes < BATCH_BYTES {
                 match self.next() {
                     Ok(Some(item)) => {
-                        bytes += if let Item::Small(_, content) = &item { content.len() } else { 0 };
+                        bytes += if let PackItem::Small(_, content) = &item { content.len() } else { 0 };
                         batch.push(item);
                     }
                     Ok(None) => {
@@ -153,7 +153,7 @@ struct Items {
     times: Times,
     /// First path of each inode with several hard links.
     links: HashMap<(u32, u32, u64), PathBuf>,
-    /// True if the archive lacks files or attributes of the tree, until [`Item::Incomplete`] has
+    /// True if the archive lacks files or attributes of the tree, until [`PackItem::Incomplete`] has
     /// been returned.
     incomplete: bool,
 }
@@ -164,7 +164,7 @@ impl Items {
     }
 
     /// Returns the archive item of a directory entry, or `None` for a socket.
-    fn item(&mut self, dir: &RootDir, name: &OsStr, path: &Path, stat: &Stat) -> Result<Option<Item>> {
+    fn item(&mut self, dir: &RootDir, name: &OsStr, path: &Path, stat: &Stat) -> Result<Option<PackItem>> {
         if self.deletions == Deletions::Whiteouts && dir.is_whiteout(name, stat)? {
             return Ok(whiteout(path, name));
         }
@@ -182,7 +182,7 @@ impl Items {
             if let Some(first) = self.links.get(&stat.inode()) {
                 entry.kind = EntryKind::HardLink;
                 entry.link = first.as_os_str().to_os_string();
-                return Ok(Some(Item::Header(entry)));
+                return Ok(Some(PackItem::Header(entry)));
             }
             self.links.insert(stat.inode(), path.to_path_buf());
         }
@@ -192,27 +192,27 @@ impl Items {
             entry.xattrs.retain(|attr, _| keep_in_layer(attr));
         }
         if entry.kind != EntryKind::File || stat.size == 0 {
-            return Ok(Some(Item::Header(entry)));
+            return Ok(Some(PackItem::Header(entry)));
         }
         entry.size = stat.size;
         let file = dir.open_name(name)?;
         if stat.size > SMALL {
-            return Ok(Some(Item::Large(entry, file, None)));
+            return Ok(Some(PackItem::Large(entry, file, None)));
         }
         let content = read_small(&file, &entry)?;
-        Ok(Some(Item::Small(entry, content)))
+        Ok(Some(PackItem::Small(entry, content)))
     }
 }
 
 /// Returns the item of a whiteout. No lower layer can contain a name that begins as the name of a
 /// whiteout does, and its whiteout would have another meaning: there is none.
-fn whiteout(path: &Path, name: &OsStr) -> Option<Item> {
+fn whiteout(path: &Path, name: &OsStr) -> Option<PackItem> {
     if name.as_bytes().starts_with(WHITEOUT) {
         return None;
     }
     let hidden = [WHITEOUT, name.as_bytes()].concat();
     let path = path.with_file_name(OsStr::from_bytes(&hidden));
-    Some(Item::Header(TarEntry { mode: 0, ..TarEntry::plain_file(path, 0) }))
+    Some(PackItem::Header(TarEntry { mode: 0, ..TarEntry::plain_file(path, 0) }))
 }
 
 /// Returns the entry of a file without links, attributes and content; `None` for a socket, which is

@@ -3,7 +3,7 @@
 //! | attribute | layer to tree | tree to layer | reason |
 //! |---|---|---|---|
 //! | `user.overlay.*`, `trusted.overlay.*` | no | no | would let a layer manipulate the overlay |
-//! | `user.rbuild.` and 32 digits of the store | no | no | recorded owners, not shown by [`RootDir`] |
+//! | `user.rbuild.` and 32 digits of the store | no | no | recorded owners, hidden by [`RootDir`] |
 //! | `security.capability` | yes | yes | part of the program's behaviour |
 //! | other `user.*` | yes | yes | data of the image |
 //! | `security.selinux`, `security.ima`, … | no | no | belong to the machine, not to the image |

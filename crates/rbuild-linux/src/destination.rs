@@ -19,7 +19,7 @@ mod error;
 mod find;
 
 pub use error::DestinationError;
-use find::{Found, find};
+use find::{FoundPlace, find};
 
 /// An open output.
 #[derive(Debug)]
@@ -67,9 +67,9 @@ impl Destination {
     /// keeps its mode and owner. Opening a FIFO blocks until it has a reader.
     pub fn open(path: &Path) -> std::result::Result<Destination, DestinationError> {
         match find(path)? {
-            Found::Descriptor(fd) => Stream::of_descriptor(&fd, path).map(Destination::Stream),
-            Found::Existing(path) => existing(&path),
-            Found::Missing { base, rest } => {
+            FoundPlace::Descriptor(fd) => Stream::of_descriptor(&fd, path).map(Destination::Stream),
+            FoundPlace::Existing(path) => existing(&path),
+            FoundPlace::Missing { base, rest } => {
                 let base = RootDir::open(base)?;
                 writable(&base)?;
                 let (file, temp) = nameless(&base, 0o666).map_err(not_writable(&base))?;
@@ -145,9 +145,9 @@ impl Directory {
     /// Locates the directory at `path`, or the place where it will be created.
     pub fn find(path: &Path) -> std::result::Result<Directory, DestinationError> {
         let (base, rest) = match find(path)? {
-            Found::Existing(path) => (path, PathBuf::new()),
-            Found::Missing { base, rest } => (base, rest),
-            Found::Descriptor(_) => return Err(DestinationError::NotDirectory(path.to_path_buf())),
+            FoundPlace::Existing(path) => (path, PathBuf::new()),
+            FoundPlace::Missing { base, rest } => (base, rest),
+            FoundPlace::Descriptor(_) => return Err(DestinationError::NotDirectory(path.to_path_buf())),
         };
         if !base.is_dir() {
             return Err(DestinationError::NotDirectory(base));

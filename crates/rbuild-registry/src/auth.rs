@@ -9,7 +9,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
 
 use crate::challenge::Challenge;
-use crate::config::certs::Files;
+use crate::config::certs::CertFiles;
 use crate::credential::{Credential, Login};
 use crate::credentials::{self, Holder};
 use crate::endpoint::{Endpoint, Security};
@@ -34,11 +34,11 @@ pub(crate) struct Auth {
     registry: String,
     repository: String,
     mirror: bool,
-    state: Mutex<State>,
+    state: Mutex<AuthState>,
 }
 
 #[derive(Default)]
-struct State {
+struct AuthState {
     login: Option<Option<Login>>,
     challenge: Option<Challenge>,
     tokens: HashMap<String, Token>,
@@ -125,7 +125,7 @@ impl Auth {
         Ok(retry)
     }
 
-    fn login(&self, shared: &Shared, state: &mut State) -> Result<Option<Login>, Problem> {
+    fn login(&self, shared: &Shared, state: &mut AuthState) -> Result<Option<Login>, Problem> {
         if let Some(known) = &state.login {
             return Ok(known.clone());
         }
@@ -322,13 +322,13 @@ impl TokenRequest<'_> {
     }
 
     /// Returns the protection of the connection to the token server.
-    fn protection(&self) -> Result<(Files, Security), Problem> {
+    fn protection(&self) -> Result<(CertFiles, Security), Problem> {
         let Some((scheme, authority, _)) = url::split(self.realm) else {
             let reason = "the token server of the challenge is not an http(s) URL".to_string();
             return Err(Problem::Answer { host: self.endpoint.host.clone(), reason });
         };
         let own = self.endpoint.is_origin_of(self.realm);
-        let mut certs = if own { self.endpoint.certs.clone() } else { Files::default() };
+        let mut certs = if own { self.endpoint.certs.clone() } else { CertFiles::default() };
         if !own {
             certs.find(&self.shared.environment, authority).map_err(Problem::Settings)?;
         }

@@ -6,7 +6,7 @@ use rbuild_image::BlobDigest;
 use ureq::BodyReader;
 
 use crate::client::Repository;
-use crate::error::{Broken, Place, Problem, RegistryError};
+use crate::error::{Broken, Problem, RegistryError, RemoteRepository};
 use crate::flow::{Flow, Watched};
 use crate::http::connection;
 use crate::retry::{Attempts, may_pass};
@@ -19,7 +19,7 @@ const PROGRESS: u64 = 1 << 20;
 /// digest.
 pub struct BlobReader<'a> {
     sessions: Vec<&'a Session>,
-    place: Place,
+    place: RemoteRepository,
     digest: BlobDigest,
     size: u64,
     at: u64,

@@ -6,7 +6,7 @@ use rbuild_image::Reference;
 
 use crate::endpoint::{Endpoint, endpoints};
 use crate::environment::Environment;
-use crate::error::{Place, Problem, RegistryError, Result};
+use crate::error::{Problem, RegistryError, RemoteRepository, Result};
 use crate::http::Http;
 use crate::retry::Notice;
 use crate::session::Session;
@@ -32,7 +32,7 @@ impl Client {
     /// Fails if a settings file is invalid or forbids the registry.
     pub fn repository(&self, name: &Reference) -> Result<Repository> {
         let found = endpoints(&self.shared.environment, name, self.shared.options.tls_verify)?;
-        let place = Place { registry: name.registry().to_string(), repository: name.path().to_string() };
+        let place = RemoteRepository { registry: name.registry().to_string(), repository: name.path().to_string() };
         Ok(Repository::new(place, found, &self.shared))
     }
 
@@ -43,17 +43,17 @@ impl Client {
 
 /// A repository: the endpoints that answer for it.
 pub struct Repository {
-    pub(crate) place: Place,
+    pub(crate) place: RemoteRepository,
     pub(crate) sessions: Vec<Session>,
 }
 
 impl Repository {
-    pub(crate) fn new(place: Place, endpoints: Vec<Endpoint>, shared: &Arc<Shared>) -> Repository {
+    pub(crate) fn new(place: RemoteRepository, endpoints: Vec<Endpoint>, shared: &Arc<Shared>) -> Repository {
         Repository { place, sessions: endpoints.into_iter().map(|e| Session::new(e, shared.clone())).collect() }
     }
 
     /// Returns the repository's registry and path.
-    pub fn place(&self) -> &Place {
+    pub fn place(&self) -> &RemoteRepository {
         &self.place
     }
 

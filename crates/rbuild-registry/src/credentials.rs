@@ -12,7 +12,7 @@ mod replace;
 
 use file::AuthFile;
 pub use login::{Removed, Stored, forget, store};
-use places::{Source, sources};
+use places::{CredentialSource, sources};
 
 /// A repository, as the one that a login is for.
 #[derive(Debug, Clone, Copy)]
@@ -52,7 +52,7 @@ pub fn places(environment: &Environment, given: &Given) -> Vec<String> {
         Some(registry) => format!("the command line (whose login is for {registry})"),
         None => "the command line (whose login is for the registry of a push)".into(),
     });
-    own.into_iter().chain(sources(environment, given).iter().map(Source::name)).collect()
+    own.into_iter().chain(sources(environment, given).iter().map(CredentialSource::name)).collect()
 }
 
 fn login_in(

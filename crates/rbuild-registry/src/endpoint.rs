@@ -2,11 +2,11 @@
 
 use rbuild_image::Reference;
 
-use crate::config::certs::Files;
+use crate::config::certs::CertFiles;
 use crate::config::hosts::{self, Host};
-use crate::config::registries::{Registries, Rule, Target};
+use crate::config::registries::{Location, Registries, Rule};
 use crate::environment::Environment;
-use crate::error::{Place, Problem, RegistryError, Result};
+use crate::error::{Problem, RegistryError, RemoteRepository, Result};
 use crate::proxy::is_loopback;
 use crate::url;
 
@@ -36,7 +36,7 @@ pub(crate) struct Endpoint {
     /// The user's settings allow servers without a trusted certificate. A registry of this machine
     /// is trusted without them, but servers that it leads to are not.
     pub lax: bool,
-    pub certs: Files,
+    pub certs: CertFiles,
     pub headers: Vec<(String, String)>,
     /// The registry that a mirror stands for.
     pub namespace: Option<String>,
@@ -81,7 +81,7 @@ const HUB: (&str, &str) = ("docker.io", "registry-1.docker.io");
 
 /// Returns the endpoints of a name, in the order in which they are tried.
 pub(crate) fn endpoints(environment: &Environment, name: &Reference, verify: TlsVerify) -> Result<Vec<Endpoint>> {
-    let place = || Place { registry: name.registry().to_string(), repository: name.path().to_string() };
+    let place = || RemoteRepository { registry: name.registry().to_string(), repository: name.path().to_string() };
     let settings = |e| RegistryError::new(place(), Problem::Settings(e));
     let rules = Registries::read(environment).map_err(settings)?;
     let mut found = match rules.rule(name.registry(), name.path()) {
@@ -122,7 +122,7 @@ fn direct(registry: &str, path: &str) -> Endpoint {
         path: path.to_string(),
         security,
         lax: false,
-        certs: Files::default(),
+        certs: CertFiles::default(),
         headers: Vec::new(),
         namespace: None,
         tags: true,
@@ -140,8 +140,8 @@ pub(crate) fn without_port(host: &str) -> &str {
     }
 }
 
-fn of_target(target: Target) -> Endpoint {
-    let Target { host, path, insecure, mirror, tags, digests } = target;
+fn of_target(target: Location) -> Endpoint {
+    let Location { host, path, insecure, mirror, tags, digests } = target;
     let plain = direct(&host, &path);
     let security = if insecure { Security::Any } else { plain.security };
     // Pushes go to the location itself.
@@ -170,7 +170,7 @@ fn of_host(host: Host, name: &Reference) -> Option<Endpoint> {
         base,
         security,
         lax: host.skip_verify || scheme == "http",
-        certs: Files { roots: host.ca, client: host.client },
+        certs: CertFiles { roots: host.ca, client: host.client },
         headers: host.headers,
         namespace: (!own).then(|| name.registry().to_string()),
         tags: host.resolve,

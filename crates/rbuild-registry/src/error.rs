@@ -11,7 +11,7 @@ use thiserror::Error;
 #[error("{place}: {problem}")]
 pub struct RegistryError {
     /// The repository, or the registry alone.
-    pub place: Place,
+    pub place: RemoteRepository,
     /// The reason.
     pub problem: Box<Problem>,
 }
@@ -21,14 +21,14 @@ pub type Result<T> = std::result::Result<T, RegistryError>;
 
 /// A repository of a registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct RemoteRepository {
     /// Host, with the port if it has one.
     pub registry: String,
     /// Path of the repository; empty for the registry as a whole.
     pub repository: String,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for RemoteRepository {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.repository.as_str() {
             "" => write!(f, "{}", self.registry),
@@ -93,7 +93,7 @@ pub enum Broken {
 
 impl RegistryError {
     /// Returns the error for a place.
-    pub fn new(place: Place, problem: Problem) -> RegistryError {
+    pub fn new(place: RemoteRepository, problem: Problem) -> RegistryError {
         match problem {
             Problem::Repeated(problem) => RegistryError { place, problem },
             problem => RegistryError { place, problem: Box::new(problem) },

@@ -8,7 +8,7 @@ use ureq::http::{Request, Response};
 use ureq::tls::TlsConfig;
 use ureq::{Agent, Body, Proxy, SendBody};
 
-use crate::config::certs::Files;
+use crate::config::certs::CertFiles;
 use crate::endpoint::{Security, without_port};
 use crate::environment::Environment;
 use crate::error::{Broken, Problem};
@@ -22,7 +22,7 @@ use crate::url;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Server<'a> {
     pub security: Security,
-    pub certs: &'a Files,
+    pub certs: &'a CertFiles,
 }
 
 /// The body of a request.
@@ -68,7 +68,7 @@ impl Read for Passed<'_> {
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct AgentKey {
-    certs: Files,
+    certs: CertFiles,
     verify: bool,
     proxy: Option<String>,
 }

@@ -37,7 +37,7 @@ pub use client::{Client, Repository};
 pub use credential::{Credential, Given, Login, OwnLogin};
 pub use endpoint::TlsVerify;
 pub use environment::Environment;
-pub use error::{Broken, Place, Problem, RegistryError, Result};
+pub use error::{Broken, Problem, RegistryError, RemoteRepository, Result};
 pub use manifest::{Document, Resolved};
 pub use patience::Patience;
 pub use push::{Blob, Pushed};

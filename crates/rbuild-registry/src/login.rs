@@ -8,7 +8,7 @@ use crate::challenge::Challenge;
 use crate::client::Client;
 use crate::credential::Credential;
 use crate::endpoint::{Endpoint, endpoints};
-use crate::error::{Place, Problem, RegistryError, Result};
+use crate::error::{Problem, RegistryError, RemoteRepository, Result};
 use crate::http::{Content, Exchange, Reply, Server};
 use crate::secret::Secret;
 
@@ -20,7 +20,7 @@ impl Client {
     ///
     /// Fails if the registry refuses the login or is none.
     pub fn log_in(&self, registry: &str, user: &str, password: &Secret) -> Result<Credential> {
-        let place = || Place { registry: registry.to_string(), repository: String::new() };
+        let place = || RemoteRepository { registry: registry.to_string(), repository: String::new() };
         let fail = |problem| RegistryError::new(place(), problem);
         let name: Reference = format!("{registry}/login").parse().map_err(|_| {
             fail(Problem::Settings(format!(

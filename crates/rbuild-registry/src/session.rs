@@ -6,13 +6,13 @@ use std::time::Instant;
 
 use crate::auth::Auth;
 use crate::challenge::Challenge;
-use crate::config::certs::Files;
+use crate::config::certs::CertFiles;
 use crate::endpoint::{Endpoint, Security};
 use crate::error::Problem;
 use crate::http::{Content, Exchange, Reply, Server};
 use crate::secret::Secret;
 use crate::shared::Shared;
-use crate::url::Target;
+use crate::url::Redirect;
 use crate::{answer, url};
 
 /// Maximum number of redirects.
@@ -131,9 +131,9 @@ impl Session {
     /// Returns the URL of a `Location` header in the reply of `base`.
     pub(crate) fn next(&self, base: &str, location: &str) -> Result<String, Problem> {
         match url::follow(base, location) {
-            Target::Url(url) => Ok(url),
-            Target::Unprotected(host) => Err(self.unprotected(&host)),
-            Target::Invalid => Err(self.odd("it leads to an invalid URL")),
+            Redirect::Url(url) => Ok(url),
+            Redirect::Unprotected(host) => Err(self.unprotected(&host)),
+            Redirect::Invalid => Err(self.odd("it leads to an invalid URL")),
         }
     }
 
@@ -167,9 +167,9 @@ impl Session {
     }
 
     /// Returns the protection of a host that a redirect leads to.
-    fn elsewhere(&self, target: &str) -> Result<(Security, Files), Problem> {
+    fn elsewhere(&self, target: &str) -> Result<(Security, CertFiles), Problem> {
         let (scheme, host, _) = url::split(target).unwrap_or(("https", "", ""));
-        let mut certs = Files::default();
+        let mut certs = CertFiles::default();
         certs.find(&self.shared.environment, host).map_err(Problem::Settings)?;
         let security = self.endpoint.protection_of(scheme, host).ok_or_else(|| self.unprotected(host))?;
         Ok((security, certs))

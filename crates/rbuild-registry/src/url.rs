@@ -41,7 +41,7 @@ pub(crate) fn resolve(base: &str, target: &str) -> Option<String> {
 
 /// The target of a `Location` header.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Target {
+pub(crate) enum Redirect {
     Url(String),
     /// It would leave TLS. Holds the host.
     Unprotected(String),
@@ -50,15 +50,15 @@ pub(crate) enum Target {
 
 /// Resolves a `Location` header. From TLS no way leads to plain HTTP: a server behind a proxy that
 /// gives its own address with `http` means `https`, and other servers are not protected.
-pub(crate) fn follow(base: &str, location: &str) -> Target {
-    let Some(next) = resolve(base, location).filter(|next| is_valid(next)) else { return Target::Invalid };
+pub(crate) fn follow(base: &str, location: &str) -> Redirect {
+    let Some(next) = resolve(base, location).filter(|next| is_valid(next)) else { return Redirect::Invalid };
     match (split(base), split(&next)) {
         (Some(("https", own, _)), Some(("http", host, rest))) if host.eq_ignore_ascii_case(own) => {
-            Target::Url(format!("https://{own}{rest}"))
+            Redirect::Url(format!("https://{own}{rest}"))
         }
-        (Some(("https", ..)), Some(("http", host, _))) => Target::Unprotected(host.to_string()),
-        (_, None) => Target::Invalid,
-        _ => Target::Url(next),
+        (Some(("https", ..)), Some(("http", host, _))) => Redirect::Unprotected(host.to_string()),
+        (_, None) => Redirect::Invalid,
+        _ => Redirect::Url(next),
     }
 }
 
@@ -119,12 +119,12 @@ mod tests {
             assert_eq!(resolve(base, target).as_deref(), want, "{target}");
         }
         let leads = |location| follow(base, location);
-        assert_eq!(leads("http://A.io:5000/c?d"), Target::Url("https://a.io:5000/c?d".into()));
-        assert_eq!(leads("http://a.io/c"), Target::Unprotected("a.io".into()), "another port");
-        assert_eq!(leads("http://b.io/c"), Target::Unprotected("b.io".into()));
-        assert_eq!(leads("https://b.io/c"), Target::Url("https://b.io/c".into()));
-        assert_eq!(leads("//user@b.io/c"), Target::Invalid);
-        assert_eq!(follow("http://a.io/x", "http://b.io/c"), Target::Url("http://b.io/c".into()));
+        assert_eq!(leads("http://A.io:5000/c?d"), Redirect::Url("https://a.io:5000/c?d".into()));
+        assert_eq!(leads("http://a.io/c"), Redirect::Unprotected("a.io".into()), "another port");
+        assert_eq!(leads("http://b.io/c"), Redirect::Unprotected("b.io".into()));
+        assert_eq!(leads("https://b.io/c"), Redirect::Url("https://b.io/c".into()));
+        assert_eq!(leads("//user@b.io/c"), Redirect::Invalid);
+        assert_eq!(follow("http://a.io/x", "http://b.io/c"), Redirect::Url("http://b.io/c".into()));
         let valid = |url| assert!(is_valid(url), "{url}");
         ["https://a.io/b?c=%20", "http://[::1]:5000/", "https://a.io:443"].into_iter().for_each(valid);
         let invalid = |url| assert!(!is_valid(url), "{url}");

@@ -21,7 +21,7 @@ pub use namespace::enter::{Builder, STORE, World, enter};
 pub use namespace::isolation::{Check, Isolation, Rung, checks, isolation};
 pub use namespace::network::Carrier;
 pub use protocol::{
-    Ended, Files, Input, MountRequest, Network, Outcome, RunRequest, RunnerMode, Security, Source, Ulimit,
+    Ended, Input, MountRequest, MountSource, Network, Outcome, RootFiles, RunRequest, RunnerMode, Security, Ulimit,
 };
 pub use runner::chroot::restored_files;
 pub use runner::mount_points::remove_points;

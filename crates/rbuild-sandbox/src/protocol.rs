@@ -12,7 +12,7 @@ use crate::error::RunnerError;
 /// One command in one container. All paths outside of the container are in the builder's root.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunRequest {
-    pub files: Files,
+    pub files: RootFiles,
     pub mode: RunnerMode,
     pub args: Vec<String>,
     /// `NAME=value`, each name once.
@@ -72,7 +72,7 @@ impl RunRequest {
 
 /// The root file system of a command.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub enum Files {
+pub enum RootFiles {
     Overlay {
         /// Trees below the step, the topmost first.
         lowers: Vec<PathBuf>,
@@ -87,17 +87,17 @@ pub enum Files {
     Directory { root: PathBuf, scratch: PathBuf },
 }
 
-impl Files {
+impl RootFiles {
     pub fn scratch(&self) -> &PathBuf {
         match self {
-            Files::Overlay { scratch, .. } | Files::Directory { scratch, .. } => scratch,
+            RootFiles::Overlay { scratch, .. } | RootFiles::Directory { scratch, .. } => scratch,
         }
     }
 
     /// Replaces the scratch directory for another command.
     pub fn renew(&mut self, empty: PathBuf) {
         match self {
-            Files::Overlay { scratch, .. } | Files::Directory { scratch, .. } => *scratch = empty,
+            RootFiles::Overlay { scratch, .. } | RootFiles::Directory { scratch, .. } => *scratch = empty,
         }
     }
 }
@@ -135,19 +135,19 @@ pub struct Ulimit {
 pub struct MountRequest {
     /// Absolute path in the container.
     pub target: String,
-    pub source: Source,
+    pub source: MountSource,
     pub read_only: bool,
 }
 
 impl MountRequest {
     /// Returns true if it asks for what /dev is in any case, a file system in memory.
     pub(crate) fn is_of_dev(&self) -> bool {
-        matches!(self.source, Source::Tmpfs { .. }) && Path::new(&self.target) == Path::new("/dev")
+        matches!(self.source, MountSource::Tmpfs { .. }) && Path::new(&self.target) == Path::new("/dev")
     }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub enum Source {
+pub enum MountSource {
     /// A file or directory of the builder, shown directly.
     Bind(PathBuf),
     /// A directory below one of the builder's, resolved without leaving that one.

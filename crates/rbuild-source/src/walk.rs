@@ -268,7 +268,7 @@ struct Said {
 }
 
 #[derive(Default)]
-struct State {
+struct ScanState {
     tasks: Vec<Task>,
     /// Number of queued and running tasks.
     open: usize,
@@ -280,12 +280,12 @@ struct Scan<'a> {
     tree: &'a SourceTree<'a>,
     dir: &'a Path,
     describe: &'a Describe<'a>,
-    state: Mutex<State>,
+    state: Mutex<ScanState>,
     more: Condvar,
 }
 
 impl Scan<'_> {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, ScanState> {
         locked(&self.state)
     }
 

@@ -19,7 +19,7 @@ use crate::images::digest;
 use crate::modes;
 use crate::once::{Lock, Once, Session};
 use crate::store::Store;
-use crate::trees::copies::{Files, Whiteouts, merge};
+use crate::trees::copies::{MergedFiles, Whiteouts, merge};
 use crate::trees::id::TreeId;
 use crate::workspace::Workspace;
 
@@ -205,7 +205,7 @@ impl Layers<'_> {
         let fill = |dir: &RootDir| {
             trees.iter().try_for_each(|tree| self.store.lazy_trees().unfold_tree(session.work, tree))?;
             let open = trees.iter().map(|tree| self.store.trees().tree(tree)).collect::<Result<Vec<_>>>()?;
-            Ok::<_, StoreError>(merge(&open, &dir.sub("fs")?, Files::Linked, Whiteouts::Kept)?)
+            Ok::<_, StoreError>(merge(&open, &dir.sub("fs")?, MergedFiles::Linked, Whiteouts::Kept)?)
         };
         session.tree_once(Lock::Squash, &key, created, fill).map(Once::either)
     }

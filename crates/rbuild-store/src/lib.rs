@@ -87,7 +87,7 @@ pub use secrets::{SecretVerdicts, Verdict};
 pub use staging::{Receiving, Staging};
 pub use store::Store;
 pub use trees::backend::{Snapshots, Working};
-pub use trees::copies::{Baseline, Files, cut_links};
+pub use trees::copies::{Baseline, MergedFiles, cut_links};
 pub use trees::id::TreeId;
 pub use trees::lazy::LazyTrees;
 pub use trees::tree::{LISTING, Trees};

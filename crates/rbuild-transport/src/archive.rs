@@ -28,10 +28,10 @@ pub enum ArchiveFormat {
 
 /// An archive that is being written.
 pub struct ArchiveWriter<W: Write> {
-    state: Mutex<State<W>>,
+    state: Mutex<ArchiveState<W>>,
 }
 
-struct State<W: Write> {
+struct ArchiveState<W: Write> {
     tar: TarWriter<W>,
     /// Blobs already in the archive.
     written: BTreeSet<BlobDigest>,
@@ -51,7 +51,7 @@ impl<W: Write> ArchiveWriter<W> {
         let mut tar = TarWriter::new(out);
         tar.entry(&TarEntry::plain_dir("blobs")).map_err(failed)?;
         tar.entry(&TarEntry::plain_dir("blobs/sha256")).map_err(failed)?;
-        Ok(ArchiveWriter { state: Mutex::new(State { tar, written: BTreeSet::new() }) })
+        Ok(ArchiveWriter { state: Mutex::new(ArchiveState { tar, written: BTreeSet::new() }) })
     }
 
     /// Packs a layer directly into the archive. A layer with a digest that is already in the
@@ -76,7 +76,7 @@ impl<W: Write> ArchiveWriter<W> {
                 Ok(())
             }
         }
-        let State { tar, written } = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let ArchiveState { tar, written } = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         let entry = tar.late_entry().map_err(failed)?;
         let layer = make(&mut Content(tar))?;
         let new = written.insert(layer.digest).then(|| blob_path(&layer.digest));
@@ -99,7 +99,7 @@ impl<W: Write> ArchiveWriter<W> {
         if format == ArchiveFormat::Docker {
             documents.push(("repositories", repositories(images)?));
         }
-        let State { mut tar, .. } = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let ArchiveState { mut tar, .. } = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
         for (name, value) in documents {
             let bytes = serde_json::to_vec(&value).map_err(|e| TransportError::other(e.to_string()))?;
             tar.entry(&TarEntry::plain_file(name, bytes.len() as u64)).map_err(failed)?;
@@ -112,7 +112,7 @@ impl<W: Write> ArchiveWriter<W> {
 impl<W: Write + Send> BlobSink for ArchiveWriter<W> {
     fn copy(&self, source: &dyn BlobSource, part: &Part, moved: &Arc<AtomicU64>) -> Result<()> {
         let Part { digest, size } = part;
-        let State { tar, written } = &mut *locked(&self.state);
+        let ArchiveState { tar, written } = &mut *locked(&self.state);
         if !written.insert(*digest) {
             return Ok(());
         }
@@ -126,7 +126,7 @@ impl<W: Write + Send> BlobSink for ArchiveWriter<W> {
     }
 
     fn put_document(&self, document: &Document) -> Result<()> {
-        let State { tar, written } = &mut *locked(&self.state);
+        let ArchiveState { tar, written } = &mut *locked(&self.state);
         let digest = document.digest();
         if !written.insert(digest) {
             return Ok(());

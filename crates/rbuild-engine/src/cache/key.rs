@@ -22,7 +22,7 @@ use rbuild_source::{
 };
 use rbuild_store::{CacheKey, FILES, FROM, PARENT, ResultId};
 
-use crate::builder_paths::Place;
+use crate::builder_paths::BindPoint;
 use crate::error::{BuildError, Result};
 use crate::request::{BuildRequest, ContextDir};
 
@@ -99,16 +99,16 @@ impl Contexts {
         owners: &OwnerRecords,
     ) -> Result<Contexts> {
         let owner = if request.git_modes { Owner::RootWithGitModes } else { Owner::Root };
-        let open = |dir: &ContextDir, place: Place| match from {
+        let open = |dir: &ContextDir, place: BindPoint| match from {
             Viewpoint::Launcher => Context::open(&dir.path, &dir.ignore, owner, hashes, owners),
             Viewpoint::Builder(builder) => {
                 Context::open(&builder.path(&place.path()), &dir.ignore, owner, hashes, owners)
             }
         };
-        let main = request.context.as_ref().map(|dir| open(dir, Place::Context)).transpose()?;
+        let main = request.context.as_ref().map(|dir| open(dir, BindPoint::Context)).transpose()?;
         let named = request.named.iter().enumerate();
         let named =
-            named.map(|(i, dir)| dir.as_ref().map(|dir| open(dir, Place::Named(ContextId::new(i)))).transpose());
+            named.map(|(i, dir)| dir.as_ref().map(|dir| open(dir, BindPoint::Named(ContextId::new(i)))).transpose());
         Ok(Contexts { main, named: named.collect::<Result<_>>()? })
     }
 

@@ -54,7 +54,7 @@ pub(crate) struct Leak<'a> {
 }
 
 /// The result of a search: for each value, the first place where it was found.
-pub(crate) struct Found<'a, 'b> {
+pub(crate) struct FoundSecret<'a, 'b> {
     leaks: &'b Leaks<'a>,
     places: Vec<Option<String>>,
 }
@@ -95,7 +95,7 @@ impl<'a> Leaks<'a> {
     }
 
     /// Searches a tree: file contents, names, targets of symbolic links and extended attributes.
-    pub fn in_tree(&self, tree: &RootDir) -> Result<Found<'a, '_>> {
+    pub fn in_tree(&self, tree: &RootDir) -> Result<FoundSecret<'a, '_>> {
         let mut search = Search { found: self.nothing(), window: Vec::new() };
         search.attributes(tree, OsStr::new(""), Path::new(""))?;
         let source = SourceTree { root: tree, ignore: None, exclude: None, owner: Owner::AsIs, hashes: None };
@@ -104,12 +104,12 @@ impl<'a> Leaks<'a> {
         Ok(search.found)
     }
 
-    fn nothing(&self) -> Found<'a, '_> {
-        Found { leaks: self, places: vec![None; self.0.len()] }
+    fn nothing(&self) -> FoundSecret<'a, '_> {
+        FoundSecret { leaks: self, places: vec![None; self.0.len()] }
     }
 }
 
-impl<'a> Found<'a, '_> {
+impl<'a> FoundSecret<'a, '_> {
     pub fn first(&self) -> Option<Leak<'a>> {
         let mut all = self.leaks.0.iter().zip(&self.places);
         all.find_map(|(wanted, place)| Some(Leak { id: wanted.id, place: place.clone()? }))
@@ -138,7 +138,7 @@ impl<'a> Found<'a, '_> {
 
 /// State of a search through a tree.
 struct Search<'a, 'b> {
-    found: Found<'a, 'b>,
+    found: FoundSecret<'a, 'b>,
     window: Vec<u8>,
 }
 

@@ -38,7 +38,7 @@ pub enum CopiedTo {
 }
 
 /// An entry of an image that is being copied.
-struct Source<'a> {
+struct CopySource<'a> {
     view: &'a RootDir,
     path: PathBuf,
     stat: Stat,
@@ -81,7 +81,7 @@ pub fn copy_out(
     }
     // The target of a symbolic link is copied under the link's name.
     let name = asked.file_name().or(wanted.file_name()).unwrap_or_default().to_os_string();
-    let source = Source { view: &view, path: wanted, stat, name, contents_only };
+    let source = CopySource { view: &view, path: wanted, stat, name, contents_only };
     let (copied, place) = match target {
         CopyTarget::Tar(dest) => (source.tar(dest).map(|()| CopiedTo::File), dest.path()),
         CopyTarget::Into(dir) => (source.copy_into(dir).map(|()| CopiedTo::Place), dir.label().to_path_buf()),
@@ -95,7 +95,7 @@ fn writing(shown: &Path) -> impl FnOnce(rbuild_linux::Error) -> BuildError + use
     BuildError::kernel(format!("writing {}", shown.display()))
 }
 
-impl Source<'_> {
+impl CopySource<'_> {
     fn is_dir(&self) -> bool {
         self.stat.kind == Kind::Dir
     }

@@ -8,11 +8,11 @@ use rbuild_linux::RootDir;
 use rbuild_plan::{Network, Volume, VolumeId};
 use rbuild_remedy::Remedy;
 use rbuild_sandbox::{
-    Builder, Cancel, Files, Input, MountRequest, Outcome, RunRequest, Security, Source, Ulimit, run_attached,
+    Builder, Cancel, Input, MountRequest, MountSource, Outcome, RootFiles, RunRequest, Security, Ulimit, run_attached,
 };
 use rbuild_store::{Image, Snapshots, Store, TreeId, Workspace};
 
-use crate::builder_paths::Place;
+use crate::builder_paths::BindPoint;
 use crate::error::{BuildError, Result};
 use crate::ops::container::{DEFAULT_SHM, hosts_file, is_set, network};
 use crate::ops::users::{self, UnknownUser};
@@ -42,7 +42,7 @@ pub struct Invocation {
 
 /// Returns the bind mounts through which the builder reaches the directories of volumes.
 pub fn volume_binds(volumes: &[PathBuf]) -> Vec<(PathBuf, PathBuf)> {
-    volumes.iter().enumerate().map(|(i, path)| (path.clone(), Place::Volume(VolumeId::new(i)).path())).collect()
+    volumes.iter().enumerate().map(|(i, path)| (path.clone(), BindPoint::Volume(VolumeId::new(i)).path())).collect()
 }
 
 /// Runs the command to its end on the standard streams of this process.
@@ -63,7 +63,7 @@ pub fn invoke(store: &Store, image: &Image, what: &Invocation, builder: &Builder
     drop(view);
     let mount = |(i, volume): (usize, &Volume)| MountRequest {
         target: volume.target.clone(),
-        source: Source::Machine(builder.path(&Place::Volume(VolumeId::new(i)).path())),
+        source: MountSource::Machine(builder.path(&BindPoint::Volume(VolumeId::new(i)).path())),
         read_only: volume.read_only,
     };
     let request = RunRequest {
@@ -89,7 +89,7 @@ pub fn invoke(store: &Store, image: &Image, what: &Invocation, builder: &Builder
 }
 
 /// Returns the files of the container, and the directory that takes new files.
-fn root_files(store: &Store, work: &Workspace, trees: &[TreeId], snapshots: Snapshots) -> Result<(Files, RootDir)> {
+fn root_files(store: &Store, work: &Workspace, trees: &[TreeId], snapshots: Snapshots) -> Result<(RootFiles, RootDir)> {
     let (scratch, _) = work.new_dir()?;
     match snapshots {
         Snapshots::Overlay => {
@@ -98,11 +98,11 @@ fn root_files(store: &Store, work: &Workspace, trees: &[TreeId], snapshots: Snap
             if lowers.is_empty() {
                 lowers.push(work.new_dir()?.0);
             }
-            Ok((Files::Overlay { lowers, upper, scratch }, upper_dir))
+            Ok((RootFiles::Overlay { lowers, upper, scratch }, upper_dir))
         }
         Snapshots::Copies => {
-            let (root, dir) = snapshots.merged(store, work, trees, rbuild_store::Files::Copied)?;
-            Ok((Files::Directory { root, scratch }, dir))
+            let (root, dir) = snapshots.merged(store, work, trees, rbuild_store::MergedFiles::Copied)?;
+            Ok((RootFiles::Directory { root, scratch }, dir))
         }
     }
 }

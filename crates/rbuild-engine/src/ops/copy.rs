@@ -8,4 +8,4 @@ mod items;
 mod place;
 
 pub(crate) use copier::Terms;
-pub(crate) use items::{Files, copy};
+pub(crate) use items::{SelectedFiles, copy};

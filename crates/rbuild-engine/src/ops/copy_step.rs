@@ -14,7 +14,7 @@ use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
 use crate::event::{Event, Warning};
 use crate::exports::Squash;
-use crate::ops::copy::{Files, Terms, copy};
+use crate::ops::copy::{SelectedFiles, Terms, copy};
 use crate::ops::copy_error::{CopyError, Reason};
 use crate::ops::incremental_copy::Track;
 use crate::ops::step_error::{Attempt, StepError};
@@ -47,7 +47,7 @@ pub(crate) fn copy_step(
         (None, None) => None,
     };
     let source = source.map(|(tree, selection)| (SourceTree { exclude: Some(&exclude), ..tree }, selection));
-    let files = source.as_ref().map(|(tree, selection)| Files { tree, selected: &selection.sources });
+    let files = source.as_ref().map(|(tree, selection)| SelectedFiles { tree, selected: &selection.sources });
     let earlier = nearest_tree(env, id);
     let mut track = earlier.as_ref().map_or(Ok(Track::default()), |tree| track(env, tree))?;
     track.defers = working.takes_files();

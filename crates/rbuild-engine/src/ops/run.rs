@@ -9,7 +9,8 @@ use rbuild_linux::parallel::locked;
 use rbuild_plan::{AgentStep, RunStep, SecretStep, Security, Ulimit, VertexId};
 use rbuild_remedy::Remedy;
 use rbuild_sandbox::{
-    Ended, Files, Input, MountRequest, Outcome, RunRequest, SandboxError, Source, Stream, remove_points, restored_files,
+    Ended, Input, MountRequest, MountSource, Outcome, RootFiles, RunRequest, SandboxError, Stream, remove_points,
+    restored_files,
 };
 use rbuild_source::Selection;
 use rbuild_store::{Baseline, Snapshots, TreeId, cut_links};
@@ -28,18 +29,18 @@ use crate::record::log_tail::LogTail;
 
 /// Returns the root file system for a command. Without overlays, also returns a record of its
 /// files, for finding the changes afterwards.
-fn files(env: &StepEnv<'_>, trees: &[TreeId], path: &Path) -> Result<(Files, Option<Baseline>)> {
+fn files(env: &StepEnv<'_>, trees: &[TreeId], path: &Path) -> Result<(RootFiles, Option<Baseline>)> {
     let (scratch, _) = env.rootfs.work.new_dir()?;
     let snapshots = env.rootfs.snapshots()?;
     if snapshots == Snapshots::Overlay {
         let lowers = env.store.trees().lower_dirs(&env.rootfs.work, trees)?;
-        return Ok((Files::Overlay { lowers, upper: path.join("fs"), scratch }, None));
+        return Ok((RootFiles::Overlay { lowers, upper: path.join("fs"), scratch }, None));
     }
-    let (root, dir) = snapshots.merged(env.store, &env.rootfs.work, trees, rbuild_store::Files::Copied)?;
+    let (root, dir) = snapshots.merged(env.store, &env.rootfs.work, trees, rbuild_store::MergedFiles::Copied)?;
     let before = Baseline::of(&dir, false).map_err(BuildError::kernel("the step's files"))?;
     // The kernel's clock for file times is coarse. Wait for a tick, so that changes show.
     std::thread::sleep(TICK);
-    Ok((Files::Directory { root, scratch }, Some(before)))
+    Ok((RootFiles::Directory { root, scratch }, Some(before)))
 }
 
 /// Moves the changes that a command made to the step's tree.
@@ -52,7 +53,7 @@ fn take_changes(
 ) -> Result<()> {
     let fail = || BuildError::kernel("the step's files");
     let work = env.rootfs.work.dir();
-    let (Files::Directory { root, scratch }, Some(mut before)) = (&request.files, before) else {
+    let (RootFiles::Directory { root, scratch }, Some(mut before)) = (&request.files, before) else {
         let upper = work.open_alike(path.join("fs")).map_err(fail())?;
         return Ok(env.store.trees().renew_stand_ins(trees, &upper)?);
     };
@@ -111,7 +112,7 @@ pub(crate) fn run_step(
     } else if ended.outcome == Outcome::Exited(0) {
         brought?;
         for mount in &request.mounts {
-            if let Source::Part { dir, .. } = &mount.source {
+            if let MountSource::Part { dir, .. } = &mount.source {
                 env.rootfs.throw_away(dir);
             }
         }
@@ -125,7 +126,7 @@ fn run_request(
     env: &StepEnv<'_>,
     run: &RunStep,
     who: users::Identity,
-    files: Files,
+    files: RootFiles,
     mut mounts: Vec<MountRequest>,
     secrets: &[(&SecretStep, &[u8])],
     agents: &[(Agent, &AgentStep)],
@@ -135,7 +136,7 @@ fn run_request(
         variables.extend(secret.env.as_ref().map(|name| format!("{name}={}", String::from_utf8_lossy(value))));
         mounts.extend(secret.target.as_ref().map(|target| MountRequest {
             target: target.clone(),
-            source: Source::File { content: value.to_vec(), mode: secret.mode, uid: secret.uid, gid: secret.gid },
+            source: MountSource::File { content: value.to_vec(), mode: secret.mode, uid: secret.uid, gid: secret.gid },
             read_only: true,
         }));
     }
@@ -145,7 +146,7 @@ fn run_request(
     }
     mounts.extend(run.script.as_ref().map(|script| MountRequest {
         target: format!("/dev/pipes/{}", script.name),
-        source: Source::File { content: script.content.clone().into(), mode: 0o755, uid: 0, gid: 0 },
+        source: MountSource::File { content: script.content.clone().into(), mode: 0o755, uid: 0, gid: 0 },
         read_only: true,
     }));
     let home = who.home.clone().unwrap_or_else(|| "/".into());

@@ -11,14 +11,14 @@ use rbuild_paths::SourcePattern;
 use rbuild_plan::{
     AgentStep, CacheStep, CopySource, CopyStep, From, MountKindStep, MountStep, RunStep, Security, VertexId,
 };
-use rbuild_sandbox::{MountRequest, Source};
+use rbuild_sandbox::{MountRequest, MountSource};
 use rbuild_source::{Changes, Listing, Owner, Selected, Selection, SelectionHash, SourceTree};
 use rbuild_store::{
-    CacheId, CacheKey, CacheMount, CacheUse, FILES, Files, KeyInputs, KeyValue, LISTING, LentCache, Lock, Once,
+    CacheId, CacheKey, CacheMount, CacheUse, FILES, KeyInputs, KeyValue, LISTING, LentCache, Lock, MergedFiles, Once,
     Snapshots, Store, TreeId, Workspace,
 };
 
-use crate::builder_paths::Place;
+use crate::builder_paths::BindPoint;
 use crate::cache::key::{self, source_error};
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
@@ -91,11 +91,11 @@ pub(crate) fn mounts(
     let mut requests = Vec::new();
     for (i, mount) in steps.iter().enumerate() {
         let source = match &mount.kind {
-            MountKindStep::Tmpfs { size } => Source::Tmpfs { size: *size },
+            MountKindStep::Tmpfs { size } => MountSource::Tmpfs { size: *size },
             MountKindStep::Cache(step) => {
                 cache_source(env, &mut held, (i, TreesFor { read_only: mount.read_only, insecure }), step)?
             }
-            MountKindStep::Volume { id, .. } => Source::Machine(env.builder.path(&Place::Volume(*id).path())),
+            MountKindStep::Volume { id, .. } => MountSource::Machine(env.builder.path(&BindPoint::Volume(*id).path())),
             MountKindStep::Bind { from: From::Vertex(from), source } => {
                 stage_mount(env, *from, source, TreesFor { read_only: mount.read_only, insecure })?
             }
@@ -149,7 +149,7 @@ fn cache_source(
     held: &mut HeldCaches,
     (mount, access): (usize, TreesFor),
     step: &CacheStep,
-) -> Result<Source> {
+) -> Result<MountSource> {
     let found = held.caches.iter().position(|(mounts, _)| mounts.contains(&mount));
     let number = found.ok_or_else(|| BuildError::other("a cache mount has no cache"))?;
     let cache = &held.caches[number].1;
@@ -161,14 +161,14 @@ fn cache_source(
         if !access.read_only {
             held.lent.push((number, lent));
         }
-        return Ok(Source::Part { dir, path: "/".into() });
+        return Ok(MountSource::Part { dir, path: "/".into() });
     }
     if part == "/" {
-        return Ok(Source::Bind(cache.path.clone()));
+        return Ok(MountSource::Bind(cache.path.clone()));
     }
     let fail = BuildError::kernel(format!("{part} in the cache mount {}", step.id));
     cache.dir.create_dir_all(part, 0o755, None, |_| ()).map_err(fail)?;
-    Ok(Source::BindBelow { dir: cache.path.clone(), path: PathBuf::from(part) })
+    Ok(MountSource::BindBelow { dir: cache.path.clone(), path: PathBuf::from(part) })
 }
 
 /// Returns the ID of a cache. Initial content, owner and mode are part of it.
@@ -201,7 +201,7 @@ fn fill_cache(env: &StepEnv<'_>, id: VertexId, step: &CacheStep, seed: Seed<'_>,
     let copied = files_of(from, seed.from_name, &step.source, seed.span);
     let mut track = Track::default();
     let mut fill = |tree: &SourceTree<'_>, selected: &[Vec<Selected>]| {
-        let files = copy::Files { tree, selected };
+        let files = copy::SelectedFiles { tree, selected };
         copy(&copied, Some(files), dir, terms(env), Some(&mut track)).map_err(|e| copy_error(env, id, &copied, e))
     };
     match (from, seed.files) {
@@ -225,22 +225,22 @@ fn fill_cache(env: &StepEnv<'_>, id: VertexId, step: &CacheStep, seed: Seed<'_>,
 }
 
 /// Mounts files of another stage. A command's changes to them are discarded.
-fn stage_mount(env: &StepEnv<'_>, from: VertexId, source: &str, access: TreesFor) -> Result<Source> {
+fn stage_mount(env: &StepEnv<'_>, from: VertexId, source: &str, access: TreesFor) -> Result<MountSource> {
     trees_mount(env, &env.rootfs.trees(from)?, Path::new("/").join(source.trim_start_matches('/')), access)
 }
 
-fn trees_mount(env: &StepEnv<'_>, trees: &[TreeId], path: PathBuf, access: TreesFor) -> Result<Source> {
+fn trees_mount(env: &StepEnv<'_>, trees: &[TreeId], path: PathBuf, access: TreesFor) -> Result<MountSource> {
     let snapshots = env.rootfs.snapshots()?;
     if snapshots == Snapshots::Overlay {
         let lowers = env.store.trees().lower_dirs(&env.rootfs.work, trees)?;
-        return Ok(Source::Trees { lowers, path });
+        return Ok(MountSource::Trees { lowers, path });
     }
     // Without mounts there is no read-only access, and a command that may mount can make a
     // mount writable again. Both get a copy instead of hard links to the store.
     let stays = access.read_only && !access.insecure && !env.builder.is_bare();
-    let files = if stays { Files::Linked } else { Files::Copied };
+    let files = if stays { MergedFiles::Linked } else { MergedFiles::Copied };
     let (dir, _) = snapshots.merged(env.store, &env.rootfs.work, trees, files)?;
-    Ok(Source::Part { dir, path })
+    Ok(MountSource::Part { dir, path })
 }
 
 /// Returns the files of contexts that a command mounts, in order. `taken` are the files that the
@@ -318,7 +318,7 @@ fn fill_part(
     let copied = files_of(mount.from, mount.from_name, mount.source, mount.span);
     let fail = |e| copy_error(env, id, &copied, e);
     track.defers = true;
-    let files = copy::Files { tree, selected: &selection.sources };
+    let files = copy::SelectedFiles { tree, selected: &selection.sources };
     copy(&copied, Some(files), &root, terms(env), Some(track)).map_err(fail)?;
     track.finish(tree.root, &root, &env.cancel).map_err(|reason| fail(CopyError { index: None, reason }))?;
     if selection.content.sight != track.sight {
@@ -350,7 +350,7 @@ pub(crate) fn agents<'s>(env: &StepEnv<'_>, steps: &'s [AgentStep]) -> Result<Ve
         // directory.
         let listening = if env.builder.is_bare() { env.rootfs.work.path().join("agents") } else { LISTENING.into() };
         let dir = listening.join(serial.to_string());
-        let socket = env.builder.path(&Place::Agent(place).path());
+        let socket = env.builder.path(&BindPoint::Agent(place).path());
         let agent = Agent::listen(dir, env.store.owner_records(), &env.request.agents[place].1, &socket, step)
             .map_err(BuildError::io("listening for the ssh agent"))?;
         agents.push((agent, step));

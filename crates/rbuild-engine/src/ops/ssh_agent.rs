@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use rbuild_linux::{OwnerRecords, RootDir};
 use rbuild_plan::AgentStep;
-use rbuild_sandbox::{MountRequest, Source};
+use rbuild_sandbox::{MountRequest, MountSource};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::ops::ssh_keys::{self, PrivateKey};
@@ -73,7 +73,7 @@ impl Agent {
     }
 
     pub fn mount(&self, target: &str) -> MountRequest {
-        MountRequest { target: target.to_string(), source: Source::Bind(self.dir.join(NAME)), read_only: false }
+        MountRequest { target: target.to_string(), source: MountSource::Bind(self.dir.join(NAME)), read_only: false }
     }
 }
 

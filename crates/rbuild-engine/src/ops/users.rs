@@ -61,7 +61,7 @@ fn is_number(text: &str) -> bool {
 }
 
 /// Returns the content of an account file by its path in the image, empty if there is no such file.
-pub type Files<'a> = dyn Fn(&str) -> Vec<u8> + 'a;
+pub type AccountFiles<'a> = dyn Fn(&str) -> Vec<u8> + 'a;
 
 /// Maximum number of bytes read from an account file.
 pub const MAX_FILE: u64 = 16 << 20;
@@ -77,7 +77,7 @@ pub fn in_root(root: &RootDir) -> impl Fn(&str) -> Vec<u8> + '_ {
 /// Resolves `user[:group]` as the user of a command. An empty user is root. Numbers need not be in
 /// the files; an unknown name is an error that contains it. An explicit group replaces all
 /// supplementary groups.
-pub fn identity(files: &Files<'_>, spec: &str) -> Result<Identity, UnknownUser> {
+pub fn identity(files: &AccountFiles<'_>, spec: &str) -> Result<Identity, UnknownUser> {
     let (user, group) = parts(spec);
     let number = if user.is_empty() { Some(0) } else { number(user) };
     let passwd = lines(files, PASSWD);
@@ -113,7 +113,7 @@ pub fn identity(files: &Files<'_>, spec: &str) -> Result<Identity, UnknownUser> 
 /// Resolves `user[:group]` as the owner of files, for `--chown` and directories made by WORKDIR.
 /// The default group of a numeric user is the group of the same number, regardless of
 /// `/etc/passwd`; of a named user, its primary group. An empty part is root.
-pub fn owner(files: &Files<'_>, spec: &str) -> Result<(u32, u32), UnknownUser> {
+pub fn owner(files: &AccountFiles<'_>, spec: &str) -> Result<(u32, u32), UnknownUser> {
     let (user, group) = parts(spec);
     let (uid, gid) = match number(user) {
         Some(number) => (number, number),
@@ -150,7 +150,7 @@ fn number(text: &str) -> Option<u32> {
     text.parse::<u32>().ok().filter(|id| i32::try_from(*id).is_ok())
 }
 
-fn group_id(files: &Files<'_>, group: &str) -> Result<u32, UnknownUser> {
+fn group_id(files: &AccountFiles<'_>, group: &str) -> Result<u32, UnknownUser> {
     if let Some(number) = number(group) {
         return Ok(number);
     }
@@ -178,7 +178,7 @@ fn no_user(user: &str) -> UnknownUser {
     UnknownUser::User(user.to_string())
 }
 
-fn lines(files: &Files<'_>, path: &str) -> Vec<Vec<String>> {
+fn lines(files: &AccountFiles<'_>, path: &str) -> Vec<Vec<String>> {
     String::from_utf8_lossy(&files(path))
         .lines()
         .map(|line| line.split(':').map(|field| field.trim().to_string()).collect())

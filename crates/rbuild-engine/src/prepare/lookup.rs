@@ -75,7 +75,7 @@ pub(crate) struct LookedUp {
 
 /// Knowledge of the vertices so far, in the order of the graph.
 #[derive(Default)]
-struct Found {
+struct FoundStep {
     known: Vec<Known>,
     keys: Vec<Option<CacheKey>>,
     /// Results; for open steps the foreseen ones.
@@ -105,8 +105,8 @@ impl Lookup<'_> {
         }
     }
 
-    fn steps(&self, taken: &[Vec<Selection>], unusable: &HashSet<ResultId>) -> Result<Found> {
-        let mut found = Found::default();
+    fn steps(&self, taken: &[Vec<Selection>], unusable: &HashSet<ResultId>) -> Result<FoundStep> {
+        let mut found = FoundStep::default();
         for (id, vertex) in self.graph.numbered() {
             if matches!(vertex.step, Step::Scratch | Step::Image { .. }) {
                 let result = key::source_result(&vertex.step);
@@ -183,7 +183,7 @@ impl Lookup<'_> {
 
     /// Adopts the foreign results whose files are needed. Returns false if the steps have to be
     /// looked up again: some of the results are unusable, or have been replaced meanwhile.
-    fn adopt_needed(&self, found: &mut Found, unusable: &mut HashSet<ResultId>) -> Result<bool> {
+    fn adopt_needed(&self, found: &mut FoundStep, unusable: &mut HashSet<ResultId>) -> Result<bool> {
         if !found.known.iter().any(|known| matches!(known, Known::Foreign(_))) {
             return Ok(true);
         }

@@ -11,12 +11,12 @@ use crate::error::{LayerError, Result};
 use crate::lower_refs::LowerRefs;
 use crate::unpack::metadata::unfinished;
 use crate::unpack::options::Whiteouts;
-use crate::unpack::target::{Linked, Target, entry_error};
+use crate::unpack::target::{Linked, UnpackTarget, entry_error};
 
 /// Maximum length of a chain of hard links, each preceding its target.
 const MOST_LINKED: usize = 40;
 
-impl Target<'_> {
+impl UnpackTarget<'_> {
     /// Creates the hard links that precede their targets, which may be such links themselves. In a
     /// layer, those that remain may refer to lower layers.
     fn link_later(&mut self) -> Result<()> {

@@ -9,11 +9,11 @@ use rbuild_linux::set_file_owner;
 use crate::entry::{EntryKind, TarEntry};
 use crate::error::{LayerError, Result};
 use crate::unpack::options::Owners;
-use crate::unpack::target::{Target, entry_error};
+use crate::unpack::target::{UnpackTarget, entry_error};
 use crate::write_behind::{Filled, Unfinished};
 use crate::xattrs::keep_in_tree;
 
-impl Target<'_> {
+impl UnpackTarget<'_> {
     pub(super) fn ids(&self, entry: &TarEntry) -> Result<(u32, u32)> {
         match self.how.owners {
             Owners::Always(uid, gid) => Ok((uid, gid)),

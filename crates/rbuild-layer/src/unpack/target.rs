@@ -22,7 +22,7 @@ pub(crate) const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE_WHITEOUT: &[u8] = b".wh..wh..opq";
 
 /// The state of unpacking into one root.
-pub(super) struct Target<'a> {
+pub(super) struct UnpackTarget<'a> {
     pub(super) root: &'a RootDir,
     pub(super) how: Unpacking<'a>,
     pub(super) entries: u64,
@@ -59,9 +59,9 @@ impl TarEntry {
     }
 }
 
-impl<'a> Target<'a> {
-    pub(super) fn new(root: &'a RootDir, how: Unpacking<'a>) -> Result<Target<'a>> {
-        Ok(Target {
+impl<'a> UnpackTarget<'a> {
+    pub(super) fn new(root: &'a RootDir, how: Unpacking<'a>) -> Result<UnpackTarget<'a>> {
+        Ok(UnpackTarget {
             root,
             how,
             entries: 0,

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use crate::destination::error::DestinationError;
 use crate::error::Error;
 
-pub(super) enum Found {
+pub(super) enum FoundPlace {
     /// A file that this process has open.
     Descriptor(File),
     /// An existing file. Its path may contain links.
@@ -22,7 +22,7 @@ pub(super) enum Found {
 const MOST_LINKS: usize = 40;
 
 /// Resolves the links of a path, including dangling ones.
-pub(super) fn find(path: &Path) -> std::result::Result<Found, DestinationError> {
+pub(super) fn find(path: &Path) -> std::result::Result<FoundPlace, DestinationError> {
     let mut at = std::path::absolute(path).map_err(|e| Error::new("getcwd", path, e))?;
     for _ in 0..=MOST_LINKS {
         let (there, rest) = deepest(&at)?;
@@ -38,7 +38,7 @@ pub(super) fn find(path: &Path) -> std::result::Result<Found, DestinationError> 
             continue;
         }
         if rest.as_os_str().is_empty() {
-            return Ok(Found::Existing(there));
+            return Ok(FoundPlace::Existing(there));
         }
         if !there.is_dir() {
             return Err(DestinationError::NotDirectory(there));
@@ -46,7 +46,7 @@ pub(super) fn find(path: &Path) -> std::result::Result<Found, DestinationError> 
         if let Some(part) = rest.components().find(|part| !matches!(part, Component::Normal(_))) {
             return Err(Error::new("open", there.join(part), Errno::NOENT).into());
         }
-        return Ok(Found::Missing { base: there, rest });
+        return Ok(FoundPlace::Missing { base: there, rest });
     }
     Err(DestinationError::LinkLoop(path.to_path_buf()))
 }
@@ -68,15 +68,15 @@ fn deepest(path: &Path) -> std::result::Result<(PathBuf, PathBuf), DestinationEr
 
 /// Resolves a link below /proc. If it names a descriptor of this process, returns that open file
 /// itself.
-fn own_descriptor(dir: &Path, name: &OsStr, link: &Path) -> std::result::Result<Found, DestinationError> {
+fn own_descriptor(dir: &Path, name: &OsStr, link: &Path) -> std::result::Result<FoundPlace, DestinationError> {
     let own = std::fs::canonicalize("/proc/self").map_err(|e| Error::new("realpath", "/proc/self", e))?;
     let is_own = dir == own.join("fd") || (dir.starts_with(own.join("task")) && dir.ends_with("fd"));
     let number: Option<i32> = name.to_str().and_then(|name| name.parse().ok());
     match number.filter(|_| is_own) {
         Some(number) => {
             let fd = crate::process::duplicate(number).map_err(|e| Error::new("dup", link, e))?;
-            Ok(Found::Descriptor(File::from(fd)))
+            Ok(FoundPlace::Descriptor(File::from(fd)))
         }
-        None => Ok(Found::Existing(link.to_path_buf())),
+        None => Ok(FoundPlace::Existing(link.to_path_buf())),
     }
 }

@@ -9,14 +9,14 @@ use crate::environment::Environment;
 
 /// Files with certificates for one host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Files {
+pub(crate) struct CertFiles {
     /// Roots besides those of the system.
     pub roots: Vec<PathBuf>,
     /// Certificate and key of the client.
     pub client: Option<(PathBuf, PathBuf)>,
 }
 
-impl Files {
+impl CertFiles {
     /// Adds the files of the first `certs.d` directory with an entry for the host.
     pub(crate) fn find(&mut self, environment: &Environment, host: &str) -> Result<(), String> {
         let user = environment.user_config("containers/certs.d");

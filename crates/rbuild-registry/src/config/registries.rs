@@ -49,7 +49,7 @@ struct Document {
 
 /// A place that a name leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Target {
+pub(crate) struct Location {
     /// Host, with the port if it has one.
     pub host: String,
     pub path: String,
@@ -68,7 +68,7 @@ pub(crate) enum Rule {
     /// Forbidden by a rule of this file.
     Blocked(PathBuf),
     /// Mirrors in order, and the location itself.
-    Targets(Vec<Target>),
+    Targets(Vec<Location>),
 }
 
 /// The rules of all files.
@@ -125,9 +125,9 @@ impl Registries {
         let target = |location: &str, insecure| {
             let full = if location.is_empty() { name.clone() } else { format!("{location}{rest}") };
             let (host, path) = full.split_once('/').unwrap_or((&full, ""));
-            Target { host: host.into(), path: path.into(), insecure, mirror: false, tags: true, digests: true }
+            Location { host: host.into(), path: path.into(), insecure, mirror: false, tags: true, digests: true }
         };
-        let mirrors = rule.mirror.iter().filter(|mirror| !mirror.location.is_empty()).map(|mirror| Target {
+        let mirrors = rule.mirror.iter().filter(|mirror| !mirror.location.is_empty()).map(|mirror| Location {
             mirror: true,
             tags: mirror.pull_from_mirror != PullFromMirror::DigestOnly && !rule.mirror_by_digest_only,
             digests: mirror.pull_from_mirror != PullFromMirror::TagOnly,
@@ -181,7 +181,7 @@ mod tests {
     /// Places as `HOST/PATH`, with `~` if insecure, and `t` or `d` if for tags or digests only.
     fn places(rule: &Rule) -> Vec<String> {
         let Rule::Targets(targets) = rule else { panic!("{rule:?}") };
-        let text = |t: &Target| {
+        let text = |t: &Location| {
             let kind = match (t.tags, t.digests) {
                 (true, false) => " t",
                 (false, true) => " d",
@@ -218,7 +218,7 @@ mod tests {
         assert_eq!(all.rule("c.io", "z"), Rule::None);
         assert_eq!(
             all.rule("a.io:5000", "z"),
-            Rule::Targets(vec![Target {
+            Rule::Targets(vec![Location {
                 host: "a.io:5000".into(),
                 path: "z".into(),
                 insecure: false,

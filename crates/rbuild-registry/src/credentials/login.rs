@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::credential::{Credential, Given};
 use crate::credentials::file::{AuthFile, helper_key, key_of};
 use crate::credentials::members::Members;
-use crate::credentials::places::{Source, sources, target};
+use crate::credentials::places::{CredentialSource, sources, target};
 use crate::credentials::program;
 use crate::credentials::replace::Lock;
 use crate::environment::Environment;
@@ -114,16 +114,16 @@ pub fn forget(environment: &Environment, given: &Given, registry: &str) -> Resul
 }
 
 /// Removes the entries of a registry from a file.
-fn remove(source: &Source, registry: &str) -> Result<(), String> {
+fn remove(source: &CredentialSource, registry: &str) -> Result<(), String> {
     let path = match source {
-        Source::File(path) | Source::Runtime(path) | Source::OldFile(path) => path,
-        Source::Text(_) => return Err(format!("{} has a login, and is not changed", source.name())),
+        CredentialSource::File(path) | CredentialSource::Runtime(path) | CredentialSource::OldFile(path) => path,
+        CredentialSource::Text(_) => return Err(format!("{} has a login, and is not changed", source.name())),
     };
     let lock = Lock::take(path)?;
     let Some(mut file) = source.read()? else { return Ok(()) };
     let mut auths = file.auths();
     file.keys_of(registry).iter().for_each(|key| auths.remove(key));
-    if let Source::OldFile(_) = source {
+    if let CredentialSource::OldFile(_) = source {
         return lock.replace(&auths);
     }
     file.set_auths(&auths).map_err(|e| format!("{}: {e}", path.display()))?;

@@ -7,7 +7,7 @@ use crate::credentials::file::AuthFile;
 use crate::environment::Environment;
 
 /// A place where logins are looked for.
-pub(super) enum Source {
+pub(super) enum CredentialSource {
     File(PathBuf),
     /// A file in the system's directory for running programs, which may be another user's.
     Runtime(PathBuf),
@@ -17,41 +17,48 @@ pub(super) enum Source {
     Text(String),
 }
 
-impl Source {
+impl CredentialSource {
     pub(super) fn name(&self) -> String {
         match self {
-            Source::File(path) | Source::Runtime(path) | Source::OldFile(path) => path.display().to_string(),
-            Source::Text(_) => "$DOCKER_AUTH_CONFIG".into(),
+            CredentialSource::File(path) | CredentialSource::Runtime(path) | CredentialSource::OldFile(path) => {
+                path.display().to_string()
+            }
+            CredentialSource::Text(_) => "$DOCKER_AUTH_CONFIG".into(),
         }
     }
 
     pub(super) fn read(&self) -> Result<Option<AuthFile>, String> {
         match self {
-            Source::File(path) => AuthFile::read(path),
-            Source::Runtime(path) => match std::fs::File::open(path) {
+            CredentialSource::File(path) => AuthFile::read(path),
+            CredentialSource::Runtime(path) => match std::fs::File::open(path) {
                 Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => Ok(None),
                 _ => AuthFile::read(path),
             },
-            Source::OldFile(path) => AuthFile::read_old(path),
-            Source::Text(text) => AuthFile::parse(text).map(Some).map_err(|e| format!("{}: {e}", self.name())),
+            CredentialSource::OldFile(path) => AuthFile::read_old(path),
+            CredentialSource::Text(text) => {
+                AuthFile::parse(text).map(Some).map_err(|e| format!("{}: {e}", self.name()))
+            }
         }
     }
 }
 
 /// Returns the places in their order.
-pub(super) fn sources(environment: &Environment, given: &Given) -> Vec<Source> {
+pub(super) fn sources(environment: &Environment, given: &Given) -> Vec<CredentialSource> {
     let variable = |name| environment.variable(name).map(PathBuf::from);
     let runtime = match variable("XDG_RUNTIME_DIR") {
-        Some(dir) => Source::File(dir.join("containers/auth.json")),
-        None => Source::Runtime(environment.system(&format!("run/containers/{}/auth.json", environment.user()))),
+        Some(dir) => CredentialSource::File(dir.join("containers/auth.json")),
+        None => {
+            CredentialSource::Runtime(environment.system(&format!("run/containers/{}/auth.json", environment.user())))
+        }
     };
-    let files = |paths: Vec<Option<PathBuf>>| paths.into_iter().flatten().map(Source::File).collect::<Vec<_>>();
+    let files =
+        |paths: Vec<Option<PathBuf>>| paths.into_iter().flatten().map(CredentialSource::File).collect::<Vec<_>>();
     let mut all = files(vec![given.file.clone(), variable("REGISTRY_AUTH_FILE")]);
-    all.extend(environment.variable("DOCKER_AUTH_CONFIG").map(|text| Source::Text(text.into())));
+    all.extend(environment.variable("DOCKER_AUTH_CONFIG").map(|text| CredentialSource::Text(text.into())));
     all.extend(files(vec![variable("DOCKER_CONFIG").map(|dir| dir.join("config.json"))]));
     all.push(runtime);
     all.extend(files(vec![environment.user_config("containers/auth.json"), environment.home(".docker/config.json")]));
-    all.extend(environment.home(".dockercfg").map(Source::OldFile));
+    all.extend(environment.home(".dockercfg").map(CredentialSource::OldFile));
     all
 }
 

@@ -13,7 +13,7 @@ use crate::id_emulation::calls::{CREATES, I386};
 use crate::id_emulation::decode::{
     At, NAMING, NOW, Named, OMIT, OPEN_HOW, QUERYING, SYNCHRONIZING, Subject, Time, TimeForm, Width, open_how, without,
 };
-use crate::id_emulation::files::{Guised, How, Place, SET_GID, Target, hands_on_group};
+use crate::id_emulation::files::{Guised, How, NamedPath, OpenedFile, SET_GID, hands_on_group};
 use crate::id_emulation::ids::SAME;
 use crate::id_emulation::supervisor::{Reply, Supervisor, errno};
 
@@ -30,22 +30,22 @@ const SET_GROUP_PROGRAM: u32 = 0o2010;
 const MOST_LINKS: usize = 40;
 
 impl Supervisor {
-    fn place(&self, caller: &Caller<'_>, at: At) -> Result<Place> {
-        Place::of(caller, at.dir, caller.path(at.path)?, self.chrooted)
+    fn place(&self, caller: &Caller<'_>, at: At) -> Result<NamedPath> {
+        NamedPath::of(caller, at.dir, caller.path(at.path)?, self.chrooted)
     }
 
-    pub(super) fn target(&self, caller: &Caller<'_>, file: Named) -> Result<Target> {
+    pub(super) fn target(&self, caller: &Caller<'_>, file: Named) -> Result<OpenedFile> {
         self.target_of(caller, file.at.dir, caller.path_or_none(file.at.path)?, AtFlags::from_bits_retain(file.flags))
     }
 
-    fn target_of(&self, caller: &Caller<'_>, dir: i32, path: CString, flags: AtFlags) -> Result<Target> {
+    fn target_of(&self, caller: &Caller<'_>, dir: i32, path: CString, flags: AtFlags) -> Result<OpenedFile> {
         if path.is_empty() {
             if !flags.contains(AtFlags::EMPTY_PATH) {
                 return Err(Errno::NOENT);
             }
-            return Target::of(caller.directory(dir)?);
+            return OpenedFile::of(caller.directory(dir)?);
         }
-        let place = Place::of(caller, dir, path, self.chrooted)?;
+        let place = NamedPath::of(caller, dir, path, self.chrooted)?;
         match place.target(!flags.contains(AtFlags::SYMLINK_NOFOLLOW)) {
             Err(e) if !flags.contains(AtFlags::SYMLINK_NOFOLLOW) => self.behind_links(caller, place).ok_or(e),
             found => found,
@@ -54,7 +54,7 @@ impl Supervisor {
 
     /// Opens the file behind links that end in a path of /proc to one of the caller's own files, as
     /// `/dev/stdout` does; `None` if they end elsewhere.
-    fn behind_links(&self, caller: &Caller<'_>, mut place: Place) -> Option<Target> {
+    fn behind_links(&self, caller: &Caller<'_>, mut place: NamedPath) -> Option<OpenedFile> {
         for _ in 0..MOST_LINKS {
             let (parent, name) = place.parent().ok()?;
             // The text of a link in /proc is not where it leads.
@@ -70,9 +70,9 @@ impl Supervisor {
         None
     }
 
-    pub(super) fn subject(&self, caller: &Caller<'_>, file: Subject) -> Result<Target> {
+    pub(super) fn subject(&self, caller: &Caller<'_>, file: Subject) -> Result<OpenedFile> {
         match file {
-            Subject::Open(fd) => Target::of(caller.open_file(fd)?),
+            Subject::Open(fd) => OpenedFile::of(caller.open_file(fd)?),
             Subject::Named(file) => self.target(caller, file),
         }
     }
@@ -190,7 +190,7 @@ impl Supervisor {
 
     /// Returns the owner of a file that the caller creates in a directory; `None` for root and its
     /// group.
-    fn maker(&self, caller: &Caller<'_>, dir: &Target) -> Result<Option<(u32, u32)>> {
+    fn maker(&self, caller: &Caller<'_>, dir: &OpenedFile) -> Result<Option<(u32, u32)>> {
         let who = self.credentials(caller)?;
         let owner = (who.users.files, dir.group_for_new(&self.owners).unwrap_or(who.groups.files));
         Ok((owner != (0, 0)).then_some(owner))
@@ -206,7 +206,7 @@ impl Supervisor {
 
     /// Returns the mode of a new file that is no directory. Like the kernel, drops the set-group-ID
     /// bit of a program that gets a group from its directory which its maker is not in.
-    fn mode_in(&self, caller: &Caller<'_>, dir: &Target, mode: u32) -> Result<Mode> {
+    fn mode_in(&self, caller: &Caller<'_>, dir: &OpenedFile, mode: u32) -> Result<Mode> {
         let who = self.credentials(caller)?;
         let is_in = |group: u32| who.groups.files == group || who.more_groups.contains(&group);
         let foreign =
@@ -220,20 +220,20 @@ impl Supervisor {
     }
 
     /// Records a file's owner.
-    fn own(&mut self, target: &Target, uid: u32, gid: u32, device: Option<(Kind, u32, u32)>) -> Result<()> {
+    fn own(&mut self, target: &OpenedFile, uid: u32, gid: u32, device: Option<(Kind, u32, u32)>) -> Result<()> {
         target.own(&self.owners, Recorded { uid, gid, device })?;
         self.known.forget(target)
     }
 
     fn own_new(
         &mut self,
-        dir: &Target,
+        dir: &OpenedFile,
         name: &CString,
         owner: (u32, u32),
         device: Option<(Kind, u32, u32)>,
     ) -> Result<()> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let made = Target::of(rustix::fs::openat(&dir.fd, name, flags, Mode::empty())?)?;
+        let made = OpenedFile::of(rustix::fs::openat(&dir.fd, name, flags, Mode::empty())?)?;
         self.own(&made, owner.0, owner.1, device)
     }
 
@@ -324,7 +324,8 @@ impl Supervisor {
         if !unnamed && resolve.is_empty() && self.makes_for_root(caller, at) {
             return Ok(Reply::GO);
         }
-        let place = caller.path(at.path).and_then(|path| Place::resolved(caller, at.dir, path, self.chrooted, resolve));
+        let place =
+            caller.path(at.path).and_then(|path| NamedPath::resolved(caller, at.dir, path, self.chrooted, resolve));
         let found = match (unnamed, place) {
             (_, Err(e)) => Err(e),
             (true, Ok(place)) => place.target(true).map(|dir| Some((dir, c".".into()))),
@@ -342,13 +343,13 @@ impl Supervisor {
             Err(Errno::EXIST) => return Ok(Reply::GO),
             made => made?,
         };
-        self.own(&Target::of(fd.try_clone().map_err(|_| Errno::MFILE)?)?, uid, gid, None)?;
+        self.own(&OpenedFile::of(fd.try_clone().map_err(|_| Errno::MFILE)?)?, uid, gid, None)?;
         Ok(Reply::File { fd, close_on_exec: flags.contains(OFlags::CLOEXEC) })
     }
 
     /// Returns the directory and name of the file that an open creates, behind any dangling links;
     /// `None` if it creates none.
-    fn new_file(&self, caller: &Caller<'_>, mut place: Place, how: How) -> Result<Option<(Target, CString)>> {
+    fn new_file(&self, caller: &Caller<'_>, mut place: NamedPath, how: How) -> Result<Option<(OpenedFile, CString)>> {
         if place.names_directory() || place.target(true).is_ok() {
             return Ok(None);
         }

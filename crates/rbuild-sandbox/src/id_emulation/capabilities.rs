@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use crate::id_emulation::acts::refuse_unknown_flags;
 use crate::id_emulation::caller::{Caller, Proc, Result};
 use crate::id_emulation::decode::{At, HERE, Named, Subject};
-use crate::id_emulation::files::{SET_GID, Target};
+use crate::id_emulation::files::{OpenedFile, SET_GID};
 use crate::id_emulation::ids::Credentials;
 use crate::id_emulation::supervisor::{Reply, Supervisor};
 
@@ -95,7 +95,7 @@ impl Supervisor {
     }
 
     /// Returns true if the caller may change the mode and the times of a file as its owner may.
-    pub(super) fn may_as_owner(&self, caller: &Caller<'_>, target: &Target) -> Result<bool> {
+    pub(super) fn may_as_owner(&self, caller: &Caller<'_>, target: &OpenedFile) -> Result<bool> {
         let user = self.credentials(caller)?.users.files;
         Ok(self.may(caller, Capability::CAP_FOWNER) || target.owner(&self.owners).is_none_or(|owner| owner.uid == user))
     }

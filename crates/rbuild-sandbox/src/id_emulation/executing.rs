@@ -6,7 +6,7 @@ use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags};
 
 use crate::id_emulation::caller::{Caller, Proc, Result};
 use crate::id_emulation::decode::{CHECK_ONLY, EMPTY_PATH, NO_FOLLOW, Named};
-use crate::id_emulation::files::Target;
+use crate::id_emulation::files::OpenedFile;
 use crate::id_emulation::pending::{Image, Pending};
 use crate::id_emulation::supervisor::{Reply, Supervisor};
 
@@ -50,7 +50,7 @@ impl Supervisor {
 
     /// Opens the file if it is a program whose set-id bits the kernel honours for the caller
     /// (execve(2)).
-    fn set_id_program(&self, caller: &Caller<'_>, file: Named) -> Option<Target> {
+    fn set_id_program(&self, caller: &Caller<'_>, file: Named) -> Option<OpenedFile> {
         if file.flags & !(NO_FOLLOW | EMPTY_PATH) != 0 {
             return None;
         }
@@ -63,7 +63,7 @@ impl Supervisor {
 
 /// Returns true if the mount permits set-id programs, which that of memfds does not, and the file
 /// is not a script, whose set-id bits are ignored.
-fn honours_set_id(target: &Target) -> bool {
+fn honours_set_id(target: &OpenedFile) -> bool {
     if rustix::fs::fstatvfs(&target.fd).is_ok_and(|fs| fs.f_flag.contains(StatVfsMountFlags::NOSUID)) {
         return false;
     }

@@ -29,7 +29,7 @@ impl How {
 }
 
 /// A file opened as `O_PATH`.
-pub struct Target {
+pub struct OpenedFile {
     pub fd: OwnedFd,
     pub stat: Stat,
 }
@@ -119,7 +119,7 @@ impl Known {
     }
 
     /// Drops the cached record of a file whose record has just been written.
-    pub fn forget(&mut self, target: &Target) -> Result<()> {
+    pub fn forget(&mut self, target: &OpenedFile) -> Result<()> {
         let stat = rustix::fs::fstat(&target.fd)?;
         self.0.remove(&(stat.st_dev, stat.st_ino));
         Ok(())
@@ -144,7 +144,7 @@ pub fn hands_on_group(caller: &Caller<'_>, dir: i32, path: &CStr) -> bool {
     let above = path.parent().unwrap_or(Path::new("")).as_os_str().as_bytes();
     let mode = if caller.proc.outer {
         let above = if above.is_empty() { c".".into() } else { CString::new(above).unwrap_or_default() };
-        Place::of(caller, dir, above, false).and_then(|place| place.target(true)).map(|dir| dir.stat.st_mode)
+        NamedPath::of(caller, dir, above, false).and_then(|place| place.target(true)).map(|dir| dir.stat.st_mode)
     } else {
         seen_from_here(caller, dir, above).and_then(|seen| rustix::fs::stat(&seen)).map(|stat| stat.st_mode)
     };
@@ -170,7 +170,7 @@ fn kind(stat: &Stat) -> Kind {
 /// The starting point and path of a lookup. This process resolves the path with its own privileges,
 /// so links in /proc (to descriptors, root and working directories of any process) are not
 /// followed, as they could lead out of the container.
-pub struct Place {
+pub struct NamedPath {
     /// `None` means this process's working directory, used for absolute paths below the common
     /// root.
     base: Option<OwnedFd>,
@@ -178,41 +178,41 @@ pub struct Place {
     how: ResolveFlags,
 }
 
-impl Place {
+impl NamedPath {
     /// Returns the place of a path relative to a caller's directory. `chrooted` is true if any
     /// process of the container has changed its root.
-    pub fn of(caller: &Caller<'_>, dir: i32, path: CString, chrooted: bool) -> Result<Place> {
+    pub fn of(caller: &Caller<'_>, dir: i32, path: CString, chrooted: bool) -> Result<NamedPath> {
         let absolute = path.to_bytes().starts_with(b"/");
         if absolute && chrooted {
-            return Ok(Place { base: Some(caller.root()?), path, how: ResolveFlags::IN_ROOT | NO_LINKS_OF_PROC });
+            return Ok(NamedPath { base: Some(caller.root()?), path, how: ResolveFlags::IN_ROOT | NO_LINKS_OF_PROC });
         }
         if let Some(own) = caller.own_path(path.to_bytes())? {
             let path = CString::new(own.rest).map_err(|_| Errno::INVAL)?;
             let how = if own.is_link { ResolveFlags::empty() } else { NO_LINKS_OF_PROC };
-            return Ok(Place { base: Some(own.base), path, how });
+            return Ok(NamedPath { base: Some(own.base), path, how });
         }
         let base = if absolute { None } else { Some(caller.directory(dir)?) };
-        Ok(Place { base, path, how: NO_LINKS_OF_PROC })
+        Ok(NamedPath { base, path, how: NO_LINKS_OF_PROC })
     }
 
-    /// Like [`Place::of`], with additional resolution flags from the caller (openat2(2)).
+    /// Like [`NamedPath::of`], with additional resolution flags from the caller (openat2(2)).
     pub fn resolved(
         caller: &Caller<'_>,
         dir: i32,
         path: CString,
         chrooted: bool,
         resolve: ResolveFlags,
-    ) -> Result<Place> {
+    ) -> Result<NamedPath> {
         if resolve.intersects(ResolveFlags::BENEATH | ResolveFlags::IN_ROOT) {
-            return Ok(Place { base: Some(caller.directory(dir)?), path, how: resolve | NO_LINKS_OF_PROC });
+            return Ok(NamedPath { base: Some(caller.directory(dir)?), path, how: resolve | NO_LINKS_OF_PROC });
         }
         if resolve.intersects(ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS)
             && names_link_of_proc(path.to_bytes())
         {
             return Err(Errno::LOOP);
         }
-        let place = Place::of(caller, dir, path, chrooted)?;
-        Ok(Place { how: place.how | resolve, ..place })
+        let place = NamedPath::of(caller, dir, path, chrooted)?;
+        Ok(NamedPath { how: place.how | resolve, ..place })
     }
 
     fn base(&self) -> BorrowedFd<'_> {
@@ -225,9 +225,9 @@ impl Place {
     }
 
     /// Opens the existing file.
-    pub fn target(&self, follow: bool) -> Result<Target> {
+    pub fn target(&self, follow: bool) -> Result<OpenedFile> {
         let link = if follow { OFlags::empty() } else { OFlags::NOFOLLOW };
-        Target::of(self.open(&self.path, link)?)
+        OpenedFile::of(self.open(&self.path, link)?)
     }
 
     /// Returns true if the path can name only a directory.
@@ -236,10 +236,10 @@ impl Place {
     }
 
     /// Returns the target of a link located in `dir`.
-    pub fn behind(&self, caller: &Caller<'_>, dir: Target, text: CString, chrooted: bool) -> Result<Place> {
+    pub fn behind(&self, caller: &Caller<'_>, dir: OpenedFile, text: CString, chrooted: bool) -> Result<NamedPath> {
         match text.to_bytes().starts_with(b"/") {
-            true => Place::of(caller, HERE, text, chrooted),
-            false => Ok(Place { base: Some(dir.fd), path: text, how: NO_LINKS_OF_PROC }),
+            true => NamedPath::of(caller, HERE, text, chrooted),
+            false => Ok(NamedPath { base: Some(dir.fd), path: text, how: NO_LINKS_OF_PROC }),
         }
     }
 
@@ -249,7 +249,7 @@ impl Place {
     ///
     /// As the kernel does for a new entry, fails with ENOENT for an empty path, and for `.` and `..`
     /// as last component with EEXIST, or ENOENT if they lead nowhere.
-    pub fn parent(&self) -> Result<(Target, CString)> {
+    pub fn parent(&self) -> Result<(OpenedFile, CString)> {
         let path = self.path.to_bytes();
         if path.is_empty() {
             return Err(Errno::NOENT);
@@ -263,12 +263,12 @@ impl Place {
         let above = if above.is_empty() { &b"."[..] } else { above };
         let text = CString::new(above).map_err(|_| Errno::INVAL)?;
         let dir = self.open(&text, OFlags::DIRECTORY)?;
-        Ok((Target::of(dir)?, CString::new(name).map_err(|_| Errno::INVAL)?))
+        Ok((OpenedFile::of(dir)?, CString::new(name).map_err(|_| Errno::INVAL)?))
     }
 
-    /// Returns what [`Place::parent`] does for an entry that cannot be a directory: a slash at the
+    /// Returns what [`NamedPath::parent`] does for an entry that cannot be a directory: a slash at the
     /// end is an error.
-    pub fn parent_of_leaf(&self) -> Result<(Target, CString)> {
+    pub fn parent_of_leaf(&self) -> Result<(OpenedFile, CString)> {
         if self.names_directory() { Err(self.taken_or_missing()) } else { self.parent() }
     }
 
@@ -277,10 +277,10 @@ impl Place {
     }
 }
 
-impl Target {
-    pub fn of(fd: OwnedFd) -> Result<Target> {
+impl OpenedFile {
+    pub fn of(fd: OwnedFd) -> Result<OpenedFile> {
         let stat = rustix::fs::fstat(&fd)?;
-        Ok(Target { fd, stat })
+        Ok(OpenedFile { fd, stat })
     }
 
     pub fn kind(&self) -> Kind {

@@ -16,7 +16,7 @@ use rbuild_linux::process::{self, Cloned, Exit};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::error::{During, Phase, Problem, RunnerError, library};
-use crate::protocol::{Files, Input, Network, Report, RunRequest};
+use crate::protocol::{Input, Network, Report, RootFiles, RunRequest};
 use crate::runner::exec::{Environment, set_limits};
 use crate::runner::privileges::{bound_capabilities, narrow_bare};
 
@@ -28,7 +28,7 @@ pub use laid_out::restored_files;
 
 /// Runs the command of the request to its end, which is reported before the cleanup.
 pub fn run(request: &RunRequest, input: Option<OwnedFd>, socket: &UnixStream) -> Result<(), RunnerError> {
-    let Files::Directory { root, scratch } = &request.files else {
+    let RootFiles::Directory { root, scratch } = &request.files else {
         return Err(Problem::NeedsMounts("a root directory of layers".into()).during(Phase::Files));
     };
     if request.network != Network::Host {

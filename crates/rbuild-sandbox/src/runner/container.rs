@@ -22,7 +22,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::error::{During, Phase, Problem, RunnerError, library};
 use crate::id_emulation::{self, Credentials, Supervisor};
-use crate::protocol::{Files, Input, Network, Report, RunRequest};
+use crate::protocol::{Input, Network, Report, RootFiles, RunRequest};
 use crate::runner::chroot;
 use crate::runner::complaints::Complaints;
 use crate::runner::devices::DEVICES;
@@ -256,7 +256,7 @@ fn prepare(request: &RunRequest, around: &Surroundings, root: &RootDir) -> Resul
     }
     let scratch = RootDir::open(request.files.scratch())?.with_owners(owners);
     let (mounted, mounts) = match &request.files {
-        Files::Overlay { lowers, upper, .. } => {
+        RootFiles::Overlay { lowers, upper, .. } => {
             let mut lowers = lowers.clone();
             lowers.push(MOUNT_POINTS.into());
             let files = scratch.alike(overlay(&lowers, upper, &scratch, "work")?, "/");
@@ -273,7 +273,7 @@ fn prepare(request: &RunRequest, around: &Surroundings, root: &RootDir) -> Resul
             };
             (mounted, mounts)
         }
-        Files::Directory { root: dir, .. } => {
+        RootFiles::Directory { root: dir, .. } => {
             let files = scratch.open_alike(dir)?;
             let mut stubs = Stubs::new(&files, &scratch);
             let mounts = mounts_of(request, *proc, &mut stubs, root, &scratch)?;

@@ -15,7 +15,7 @@ use rbuild_linux::{Kind, RootDir, bind_clone, detached_overlay, make_read_only, 
 
 use crate::error::{Holder, MountProblem, Problem, library};
 use crate::namespace::network::{made_in_a_network_of_its_own, own_namespace};
-use crate::protocol::{MountRequest, RunRequest, Source};
+use crate::protocol::{MountRequest, MountSource, RunRequest};
 use crate::runner::mount_points::{PointKind, Stubs};
 use crate::runner::obstacles::{SYSFS, fitting_place, outside_of_the_devices, outside_of_the_kernels};
 use crate::runner::surroundings::Proc;
@@ -119,7 +119,7 @@ pub(crate) fn mounts_of<'a>(
     for (i, wanted) in request.mounts.iter().enumerate().filter(|(_, wanted)| !wanted.is_of_dev()) {
         let target = Path::new(&wanted.target);
         let (made, kind) = requested_mount(i, (wanted, request.is_insecure()), root, scratch)?;
-        if wanted.read_only && !matches!(wanted.source, Source::Tmpfs { .. }) {
+        if wanted.read_only && !matches!(wanted.source, MountSource::Tmpfs { .. }) {
             make_read_only(&made)?;
         }
         points.ensure(target, kind)?;
@@ -206,34 +206,34 @@ fn requested_mount(
     scratch: &RootDir,
 ) -> Result<(OwnedFd, PointKind), Problem> {
     match &wanted.source {
-        Source::Tmpfs { size } => {
+        MountSource::Tmpfs { size } => {
             let size = size.map(|size| size.to_string());
             let options: Vec<_> =
                 [("mode", "1777")].into_iter().chain(size.as_deref().map(|size| ("size", size))).collect();
             Ok((new_filesystem("tmpfs", &options, &[SetId, Devices])?, PointKind::Dir))
         }
-        Source::File { content, mode, uid, gid } => {
+        MountSource::File { content, mode, uid, gid } => {
             Ok((file(&format!("mount-{index}"), content, (*mode, *uid, *gid), scratch)?, PointKind::File))
         }
         // A command that may mount could remount a bind read-write; it cannot do so with an overlay
         // that has no upper directory.
-        Source::Machine(source) if wanted.read_only && insecure => {
+        MountSource::Machine(source) if wanted.read_only && insecure => {
             if kind_of(source)? == PointKind::File {
                 return Err(MountProblem::SingleFile.at(Path::new(&wanted.target)).into());
             }
             let source = trees_mount(index, std::slice::from_ref(source), true, root, scratch)?;
             Ok((bind_clone(&source)?, PointKind::Dir))
         }
-        Source::Bind(source) | Source::Machine(source) => Ok((bind_clone(source)?, kind_of(source)?)),
-        Source::BindBelow { dir, path } => {
+        MountSource::Bind(source) | MountSource::Machine(source) => Ok((bind_clone(source)?, kind_of(source)?)),
+        MountSource::BindBelow { dir, path } => {
             let below = RootDir::open(dir).and_then(|dir| dir.sub(path)?.detached())?;
             Ok((below, PointKind::Dir))
         }
-        Source::Trees { lowers, path } => {
+        MountSource::Trees { lowers, path } => {
             let source = trees_mount(index, lowers, wanted.read_only, root, scratch)?;
             part_mount(&source, path)
         }
-        Source::Part { dir, path } => part_mount(dir, path),
+        MountSource::Part { dir, path } => part_mount(dir, path),
     }
 }
 

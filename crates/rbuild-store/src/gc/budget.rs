@@ -24,7 +24,7 @@ pub struct Budget {
 }
 
 /// A part of the cache that is evicted as a whole.
-struct Item {
+struct Evictable {
     dir: &'static str,
     name: String,
     last_use: i64,
@@ -33,9 +33,9 @@ struct Item {
     documents: Vec<(&'static str, String)>,
 }
 
-impl Item {
-    fn tree(name: &str, last_use: i64) -> Item {
-        Item { dir: "trees", name: name.to_string(), last_use, bytes: 0, documents: Vec::new() }
+impl Evictable {
+    fn tree(name: &str, last_use: i64) -> Evictable {
+        Evictable { dir: "trees", name: name.to_string(), last_use, bytes: 0, documents: Vec::new() }
     }
 }
 
@@ -65,7 +65,7 @@ impl Gc<'_> {
     fn evict(&self, budget: Budget, freed: &mut Freed) -> Result<()> {
         let mut items = self.items()?;
         items.sort_by(|a, b| (a.last_use, &a.name).cmp(&(b.last_use, &b.name)));
-        let sum = |items: &[Item]| items.iter().map(|i| i.bytes).sum::<u64>();
+        let sum = |items: &[Evictable]| items.iter().map(|i| i.bytes).sum::<u64>();
         if budget.bytes.is_some_and(|most| sum(&items) > most) {
             self.count_once(&mut items)?;
         }
@@ -104,8 +104,8 @@ impl Gc<'_> {
         Ok(())
     }
 
-    fn items(&self) -> Result<Vec<Item>> {
-        let mut trees: HashMap<String, Item> = HashMap::new();
+    fn items(&self) -> Result<Vec<Evictable>> {
+        let mut trees: HashMap<String, Evictable> = HashMap::new();
         let records = self.store.dir("records")?;
         for entry in self.store.documents("records")? {
             let file = entry.name.to_string_lossy().into_owned();
@@ -123,7 +123,7 @@ impl Gc<'_> {
         for entry in self.store.dir("trees")?.entries()? {
             trees
                 .entry(entry.name.to_string_lossy().into_owned())
-                .or_insert_with_key(|name| Item::tree(name, i64::MIN));
+                .or_insert_with_key(|name| Evictable::tree(name, i64::MIN));
         }
         let mut items = Vec::new();
         for (_, mut tree) in trees {
@@ -135,14 +135,14 @@ impl Gc<'_> {
             let name = entry.name.to_string_lossy().into_owned();
             let bytes = mounts.sub(&entry.name).map_or(0, |dir| tree_bytes(&dir));
             let last_use = last_use(&mounts, &entry.name)?;
-            items.push(Item { dir: "mounts", name, last_use, bytes, documents: Vec::new() });
+            items.push(Evictable { dir: "mounts", name, last_use, bytes, documents: Vec::new() });
         }
         Ok(items)
     }
 
     /// Attributes files shared by several trees only to the tree evicted last, because only then
     /// their space is freed. The items are in order of eviction.
-    fn count_once(&self, items: &mut [Item]) -> Result<()> {
+    fn count_once(&self, items: &mut [Evictable]) -> Result<()> {
         let mut seen = HashSet::new();
         for item in items.iter_mut().rev().filter(|item| item.dir == "trees") {
             for (inode, bytes) in self.linkable_files(&item.name)? {
@@ -183,12 +183,12 @@ impl Gc<'_> {
 
     fn name_tree(
         &self,
-        trees: &mut HashMap<String, Item>,
+        trees: &mut HashMap<String, Evictable>,
         name: &str,
         last_use: i64,
         document: (&'static str, String),
     ) {
-        let item = trees.entry(name.to_string()).or_insert_with_key(|name| Item::tree(name, last_use));
+        let item = trees.entry(name.to_string()).or_insert_with_key(|name| Evictable::tree(name, last_use));
         item.last_use = item.last_use.max(last_use);
         item.documents.push(document);
     }

@@ -6,7 +6,7 @@ use rbuild_linux::{RootDir, detached_overlay};
 
 use crate::error::Result;
 use crate::store::Store;
-use crate::trees::copies::{Baseline, Files, Whiteouts, merge};
+use crate::trees::copies::{Baseline, MergedFiles, Whiteouts, merge};
 use crate::trees::id::TreeId;
 use crate::trees::stack::distinct;
 use crate::workspace::Workspace;
@@ -54,7 +54,7 @@ impl Snapshots {
     /// Fails if mounting or copying fails.
     pub fn view(self, store: &Store, work: &Workspace, trees: &[TreeId]) -> Result<RootDir> {
         if self == Snapshots::Copies {
-            return Ok(work.dir().alike(self.merged(store, work, trees, Files::Linked)?.1.into_fd(), "/"));
+            return Ok(work.dir().alike(self.merged(store, work, trees, MergedFiles::Linked)?.1.into_fd(), "/"));
         }
         let mut lowers = store.trees().lower_dirs(work, trees)?;
         // An overlay without an upper directory needs two lower ones.
@@ -75,7 +75,7 @@ impl Snapshots {
             return Ok(Working { root: work.dir().open_alike(upper)?, before: None });
         }
         if self == Snapshots::Copies {
-            let (_, root) = self.merged(store, work, trees, Files::Linked)?;
+            let (_, root) = self.merged(store, work, trees, MergedFiles::Linked)?;
             let before = Baseline::of(&root, true)?;
             return Ok(Working { root: work.dir().alike(root.into_fd(), "/"), before: Some(before) });
         }
@@ -90,7 +90,13 @@ impl Snapshots {
     /// # Errors
     ///
     /// Fails if copying fails.
-    pub fn merged(self, store: &Store, work: &Workspace, trees: &[TreeId], files: Files) -> Result<(PathBuf, RootDir)> {
+    pub fn merged(
+        self,
+        store: &Store,
+        work: &Workspace,
+        trees: &[TreeId],
+        files: MergedFiles,
+    ) -> Result<(PathBuf, RootDir)> {
         let (path, root) = work.new_dir()?;
         for tree in distinct(trees) {
             merge(&[store.trees().tree(tree)?], &root, files, Whiteouts::Done)?;

@@ -9,7 +9,7 @@ mod merge;
 pub use diff::Baseline;
 pub use links::cut_links;
 pub(crate) use merge::copy_entry;
-pub use merge::{Files, Whiteouts, merge};
+pub use merge::{MergedFiles, Whiteouts, merge};
 
 #[cfg(test)]
 mod tests;

@@ -29,7 +29,7 @@ enum Member {
 }
 
 /// The source of image parts.
-enum Place {
+enum PartSource {
     /// Archive members by name; their content has already been imported.
     Archive(HashMap<String, Member>),
     /// A layout directory, and a counter of the bytes read from it.
@@ -39,7 +39,7 @@ enum Place {
 /// The parts of images that are being imported into a store. Each is read at most once.
 pub(super) struct Members<'a> {
     pub staging: Staging<'a>,
-    place: Place,
+    place: PartSource,
     /// Digests and sizes of the parts requested so far, by name.
     known: RefCell<HashMap<String, (BlobDigest, u64)>>,
     /// DiffIDs of the configurations that have been read.
@@ -122,16 +122,16 @@ fn lacks(name: &str) -> TransportError {
 impl<'a> Members<'a> {
     /// Reads an archive of any compression to its end.
     pub(super) fn of_archive(staging: Staging<'a>, source: impl Read) -> Result<Members<'a>> {
-        let place = Place::Archive(read_archive(&staging, source)?);
+        let place = PartSource::Archive(read_archive(&staging, source)?);
         Ok(Members::new(staging, place))
     }
 
     /// Opens an OCI image layout directory; `moved` counts the bytes read.
     pub(super) fn of_directory(staging: Staging<'a>, dir: &Path, moved: &Arc<AtomicU64>) -> Result<Members<'a>> {
-        Ok(Members::new(staging, Place::Layout(LayoutSource::open(dir)?, moved.clone())))
+        Ok(Members::new(staging, PartSource::Layout(LayoutSource::open(dir)?, moved.clone())))
     }
 
-    fn new(staging: Staging<'a>, place: Place) -> Members<'a> {
+    fn new(staging: Staging<'a>, place: PartSource) -> Members<'a> {
         let (known, configs, compressions) = Default::default();
         Members { staging, place, known, configs, compressions }
     }
@@ -180,12 +180,12 @@ impl<'a> Members<'a> {
     fn find(&self, name: &str) -> Result<(BlobDigest, u64)> {
         match &self.place {
             // Left out by the sender because the store has it.
-            Place::Archive(members) if !members.contains_key(name) => match digest_in(name) {
+            PartSource::Archive(members) if !members.contains_key(name) => match digest_in(name) {
                 Some(digest) => Ok((digest, self.staging.size(&digest)?.ok_or_else(|| lacks(name))?)),
                 None => Err(lacks(name)),
             },
-            Place::Archive(members) => Self::member(members, name),
-            Place::Layout(layout, moved) => self.file(layout, moved, name),
+            PartSource::Archive(members) => Self::member(members, name),
+            PartSource::Layout(layout, moved) => self.file(layout, moved, name),
         }
     }
 
@@ -219,7 +219,7 @@ impl<'a> Members<'a> {
     /// Fails with a list of the layers that are neither in the archive nor in the store. None are
     /// fetched from elsewhere.
     pub(super) fn nothing_missing<'n>(&self, names: impl Iterator<Item = &'n str>) -> Result<()> {
-        let Place::Archive(members) = &self.place else { return Ok(()) };
+        let PartSource::Archive(members) = &self.place else { return Ok(()) };
         let mut missing = Vec::new();
         for name in names {
             if self.known.borrow().contains_key(name) {
@@ -249,11 +249,11 @@ impl<'a> Members<'a> {
 
     pub(super) fn document(&self, name: &str) -> Result<Option<Vec<u8>>> {
         match &self.place {
-            Place::Archive(members) => match members.get(name) {
+            PartSource::Archive(members) => match members.get(name) {
                 Some(Member::Blob(digest, _)) => Ok(Some(self.staging.read_document(digest)?)),
                 _ => Ok(None),
             },
-            Place::Layout(layout, _) => layout.read(name),
+            PartSource::Layout(layout, _) => layout.read(name),
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::exit::{Failure, build_code, code};
 use crate::input::request::BuildInput;
 use crate::input::settings::Settings;
 use crate::progress::{Mode, Service};
-use crate::ui::diagnostics::{self, Source};
+use crate::ui::diagnostics::{self, SourceText};
 use crate::ui::{terminal, timings_html};
 
 pub fn build(settings: &Settings, args: BuildArgs) -> Result<u8, Failure> {
@@ -32,7 +32,7 @@ fn build_from(settings: &Settings, args: BuildArgs, store: &Store, input: BuildI
     let reports = Reports::open(&args)?;
     let text = rbuild_dockerfile::readable(&request.dockerfile).0.into_owned();
     let name = request.dockerfile_name.clone();
-    let source = Source::new(&name, &text);
+    let source = SourceText::new(&name, &text);
     let mode = progress_mode(&args);
     let secrets = request.secret_values();
     let report = |e: &BuildError| {
@@ -112,7 +112,7 @@ enum Lint {
     Fails(u8),
 }
 
-fn lint(file: &Dockerfile, request: &BuildRequest, store: &Store, source: &Source<'_>) -> Result<Lint, Failure> {
+fn lint(file: &Dockerfile, request: &BuildRequest, store: &Store, source: &SourceText<'_>) -> Result<Lint, Failure> {
     let (warnings, fails) = check::warnings(file, request, store)?;
     if fails && !warnings.is_empty() {
         for w in &warnings {

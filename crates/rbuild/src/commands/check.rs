@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::commands::outline::{Outline, description};
 use crate::exit::{Failure, code};
-use crate::ui::diagnostics::{self, Source};
+use crate::ui::diagnostics::{self, SourceText};
 use crate::ui::terminal;
 
 /// Value of `--call`.
@@ -55,7 +55,7 @@ pub fn call(
     file: &Dockerfile,
     request: &BuildRequest,
     store: &Store,
-    source: &Source<'_>,
+    source: &SourceText<'_>,
     (call, json): (Call, bool),
 ) -> Result<u8, Failure> {
     match call {
@@ -90,7 +90,7 @@ pub fn warnings(file: &Dockerfile, request: &BuildRequest, store: &Store) -> Res
         Some(text) => Settings::parse(text).map_err(|e| Failure::usage(format!("BUILDKIT_DOCKERFILE_CHECK: {e}")))?,
         None => lint::settings(file).map_err(|d| {
             let text = rbuild_dockerfile::readable(&request.dockerfile).0.into_owned();
-            let (line, _) = Source::new(&request.dockerfile_name, &text).line(d.span.start);
+            let (line, _) = SourceText::new(&request.dockerfile_name, &text).line(d.span.start);
             let place = format!("{}:{line}", request.dockerfile_name);
             Failure::usage(format!("the check directive at {place}: {}", d.message))
                 .help("write `# check=skip=RULE,RULE;error=true`, or omit it")
@@ -98,7 +98,7 @@ pub fn warnings(file: &Dockerfile, request: &BuildRequest, store: &Store) -> Res
     };
     if given.is_none() {
         let text = rbuild_dockerfile::readable(&request.dockerfile).0.into_owned();
-        let source = Source::new(&request.dockerfile_name, &text);
+        let source = SourceText::new(&request.dockerfile_name, &text);
         for unknown in lint::unknown_rules(file) {
             let (line, _) = source.line(unknown.span.start);
             let text = format!("the check directive at {}:{line}: {}", source.name, unknown.message);
@@ -142,7 +142,7 @@ fn check(
     file: &Dockerfile,
     request: &BuildRequest,
     store: &Store,
-    source: &Source<'_>,
+    source: &SourceText<'_>,
     json: bool,
 ) -> Result<u8, Failure> {
     let (warnings, _) = warnings(file, request, store)?;
@@ -169,19 +169,19 @@ fn page(w: &Warning) -> String {
 
 /// Returns the position of a byte offset: the line from 1 and the character from 0, as BuildKit
 /// reports them.
-fn position(source: &Source<'_>, at: usize) -> Value {
+fn position(source: &SourceText<'_>, at: usize) -> Value {
     let (line, start) = source.line(at);
     json!({ "line": line, "character": at - start })
 }
 
-fn location(span: Span, source: &Source<'_>) -> Value {
+fn location(span: Span, source: &SourceText<'_>) -> Value {
     json!({
         "sourceIndex": 0,
         "ranges": [{ "start": position(source, span.start), "end": position(source, span.end) }],
     })
 }
 
-fn warning_json(w: &Warning, source: &Source<'_>) -> Value {
+fn warning_json(w: &Warning, source: &SourceText<'_>) -> Value {
     json!({
         "ruleName": w.rule.name,
         "description": w.rule.description,

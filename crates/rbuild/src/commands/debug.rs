@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::args::DebugVerb;
 use crate::exit::{Failure, code};
-use crate::ui::diagnostics::{self, Source};
+use crate::ui::diagnostics::{self, SourceText};
 use crate::ui::terminal;
 
 pub fn debug(verb: DebugVerb) -> Result<u8, Failure> {
@@ -35,7 +35,7 @@ fn parsed(file: &Path, then: impl FnOnce(&[u8])) -> Result<u8, Failure> {
         }
         Err(errors) => {
             let (name, text) = (file.display().to_string(), rbuild_dockerfile::readable(&bytes).0);
-            let source = Source::new(&name, &text);
+            let source = SourceText::new(&name, &text);
             for d in &errors {
                 terminal::err(&diagnostics::diagnostic(d, &source, terminal::colours()));
             }

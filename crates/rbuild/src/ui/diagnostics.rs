@@ -8,17 +8,17 @@ use crate::ui::plain::plain;
 use crate::ui::{hints, terminal};
 
 /// A Dockerfile and its line index.
-pub struct Source<'a> {
+pub struct SourceText<'a> {
     pub name: &'a str,
     pub text: &'a str,
     /// Byte offsets of the starts of lines.
     lines: Vec<usize>,
 }
 
-impl<'a> Source<'a> {
-    pub fn new(name: &'a str, text: &'a str) -> Source<'a> {
+impl<'a> SourceText<'a> {
+    pub fn new(name: &'a str, text: &'a str) -> SourceText<'a> {
         let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(i, _)| i + 1)).collect();
-        Source { name, text, lines }
+        SourceText { name, text, lines }
     }
 
     /// Returns the number (from 1) of the line that contains a byte, and the offset of its start.
@@ -38,7 +38,7 @@ impl<'a> Source<'a> {
 }
 
 /// Formats a build error for the terminal.
-pub fn build_error(e: &BuildError, source: &Source<'_>, colours: bool) -> String {
+pub fn build_error(e: &BuildError, source: &SourceText<'_>, colours: bool) -> String {
     match e {
         BuildError::Dockerfile(list) | BuildError::Unmet(list) => {
             list.iter().map(|d| diagnostic(d, source, colours)).collect::<Vec<_>>().join("\n")
@@ -51,7 +51,7 @@ pub fn build_error(e: &BuildError, source: &Source<'_>, colours: bool) -> String
     }
 }
 
-fn step_failure(f: &StepFailure, source: &Source<'_>, colours: bool) -> String {
+fn step_failure(f: &StepFailure, source: &SourceText<'_>, colours: bool) -> String {
     let mut text = String::new();
     if !f.log.is_empty() {
         text.push_str(&format!("------\n > [{}] {}:\n", f.label, first_line(&f.text)));
@@ -92,19 +92,19 @@ pub fn first_line(text: &str) -> &str {
 }
 
 /// Formats an error with an excerpt of the Dockerfile that marks the word in question.
-pub fn diagnostic(d: &Diagnostic, source: &Source<'_>, colours: bool) -> String {
+pub fn diagnostic(d: &Diagnostic, source: &SourceText<'_>, colours: bool) -> String {
     excerpt(d, Level::ERROR, source, colours)
 }
 
 /// Formats a warning like [`diagnostic`].
-pub fn warning(d: &Diagnostic, source: &Source<'_>, colours: bool) -> String {
+pub fn warning(d: &Diagnostic, source: &SourceText<'_>, colours: bool) -> String {
     excerpt(d, Level::WARNING, source, colours)
 }
 
 /// The longest excerpt, in lines.
 const MOST_LINES: usize = 20;
 
-fn excerpt(d: &Diagnostic, level: Level<'_>, source: &Source<'_>, colours: bool) -> String {
+fn excerpt(d: &Diagnostic, level: Level<'_>, source: &SourceText<'_>, colours: bool) -> String {
     let span = inside(d.span, source.text);
     let message = plain(&d.message);
     let title = level.primary_title(message.as_ref());

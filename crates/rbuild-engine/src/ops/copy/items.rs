@@ -19,7 +19,7 @@ use crate::ops::users;
 
 /// The files to copy.
 #[derive(Clone, Copy)]
-pub struct Files<'a> {
+pub struct SelectedFiles<'a> {
     /// The tree that they are in.
     pub tree: &'a SourceTree<'a>,
     /// The selected files of each source of the step.
@@ -31,7 +31,7 @@ pub struct Files<'a> {
 /// the destination path itself, where each one replaces the previous one.
 pub fn copy(
     step: &CopyStep,
-    files: Option<Files<'_>>,
+    files: Option<SelectedFiles<'_>>,
     root: &RootDir,
     terms: Terms<'_>,
     mut track: Option<&mut Track>,
@@ -41,7 +41,7 @@ pub fn copy(
         Some(spec) => Some(users::owner(&users::in_root(root), spec).map_err(|e| general(e.into()))?),
         None => None,
     };
-    if let (Some(track), Some(Files { tree, .. })) = (&mut track, files) {
+    if let (Some(track), Some(SelectedFiles { tree, .. })) = (&mut track, files) {
         track.source_stays = !tree.owner.may_change();
     }
     let (times, links, made) = (HashMap::new(), Links::default(), HashSet::new());
@@ -49,7 +49,7 @@ pub fn copy(
     let mut copier = Copier { step, root, chown, terms, times, links, made, track, defers, at_dest };
     let others = step.sources.len() > 1;
     copier.no_file_for_several().map_err(|reason| CopyError { index: others.then_some(0), reason })?;
-    if let Some(Files { tree, selected }) = files {
+    if let Some(SelectedFiles { tree, selected }) = files {
         for (i, items) in selected.iter().enumerate() {
             let at = |reason: Reason| CopyError { index: Some(i), reason };
             copier.defers = match others || items.len() > 1 {

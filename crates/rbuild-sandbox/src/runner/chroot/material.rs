@@ -7,7 +7,7 @@ use std::path::Path;
 use rbuild_linux::{Kind, RootDir, Stat, Trail, copy_file};
 
 use crate::error::Problem;
-use crate::protocol::{MountRequest, Source};
+use crate::protocol::{MountRequest, MountSource};
 use crate::runner::devices::DEVICES;
 
 /// A directory entry: its directory and its name.
@@ -32,14 +32,14 @@ pub(super) enum What<'a> {
 impl What<'_> {
     pub(super) fn of(wanted: &MountRequest) -> Result<What<'_>, Problem> {
         Ok(match &wanted.source {
-            Source::File { content, mode, uid, gid } => What::Text(content, *mode, *uid, *gid),
-            Source::Tmpfs { .. } => What::Empty(0o1777),
-            Source::Bind(path) => socket(path)?,
-            Source::Part { dir, path } => What::Lent(inside(dir, path)?),
-            Source::BindBelow { .. } => return Err(Problem::NeedsMounts("a directory that stays".into())),
-            Source::Trees { .. } => return Err(Problem::NeedsMounts("a mount of layers".into())),
-            Source::Machine(path) if wanted.read_only => What::Copied(outside(path)?),
-            Source::Machine(path) => return Err(Problem::WritableVolume(path.display().to_string())),
+            MountSource::File { content, mode, uid, gid } => What::Text(content, *mode, *uid, *gid),
+            MountSource::Tmpfs { .. } => What::Empty(0o1777),
+            MountSource::Bind(path) => socket(path)?,
+            MountSource::Part { dir, path } => What::Lent(inside(dir, path)?),
+            MountSource::BindBelow { .. } => return Err(Problem::NeedsMounts("a directory that stays".into())),
+            MountSource::Trees { .. } => return Err(Problem::NeedsMounts("a mount of layers".into())),
+            MountSource::Machine(path) if wanted.read_only => What::Copied(outside(path)?),
+            MountSource::Machine(path) => return Err(Problem::WritableVolume(path.display().to_string())),
         })
     }
 

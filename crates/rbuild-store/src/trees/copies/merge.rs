@@ -9,7 +9,7 @@ use rbuild_linux::{Kind, Result, RootDir, Stat, Trail, Xattrs, copy_file};
 
 /// Treatment of files in a merged directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Files {
+pub enum MergedFiles {
     /// Hard links to the files of the trees. The user must only read them, or replace them without
     /// writing in place.
     Linked,
@@ -40,7 +40,7 @@ struct Way {
 /// # Errors
 ///
 /// Fails if an entry cannot be read or created.
-pub fn merge(trees: &[RootDir], dest: &RootDir, files: Files, marks: Whiteouts) -> Result<()> {
+pub fn merge(trees: &[RootDir], dest: &RootDir, files: MergedFiles, marks: Whiteouts) -> Result<()> {
     for tree in trees {
         // A layer's root directory may be opaque, too.
         if marks_opaque(&tree.xattrs(OsStr::new(""))?) {
@@ -129,14 +129,14 @@ fn place(
     way: &Way,
     name: &OsStr,
     stat: &Stat,
-    files: Files,
+    files: MergedFiles,
     dest: &RootDir,
     links: &mut HashMap<(u32, u32, u64), PathBuf>,
 ) -> Result<()> {
     let (from, to) = (way.from.last(), way.to.last());
     to.remove_all(name)?;
     // Linking fails at the maximum link count, or on file systems without hard links.
-    if files == Files::Linked && to.hard_link(from, name, name).is_ok() {
+    if files == MergedFiles::Linked && to.hard_link(from, name, name).is_ok() {
         return Ok(());
     }
     if stat.nlink > 1 {

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use rbuild_layer::marks_opaque;
 use rbuild_linux::{Kind, RootDir, Timestamp, remove_tree};
 
-use super::{Baseline, Files, Whiteouts, cut_links, merge};
+use super::{Baseline, MergedFiles, Whiteouts, cut_links, merge};
 
 static SERIAL: AtomicUsize = AtomicUsize::new(0);
 
@@ -224,7 +224,7 @@ proptest! {
         let mut trees: Vec<RootDir> = Vec::new();
         for (i, changes) in [first, second, third].iter().enumerate() {
             let merged = temp.dir(&format!("merged-{i}"));
-            merge(&trees, &merged, Files::Copied, Whiteouts::Done).unwrap();
+            merge(&trees, &merged, MergedFiles::Copied, Whiteouts::Done).unwrap();
             let before = Baseline::of(&merged, false).unwrap();
             // The kernel's clock for ctime advances every few milliseconds.
             std::thread::sleep(std::time::Duration::from_millis(11));
@@ -234,23 +234,23 @@ proptest! {
             before.changes(&merged, &tree).unwrap();
             trees.push(tree);
             let again = temp.dir(&format!("again-{i}"));
-            merge(&trees, &again, Files::Copied, Whiteouts::Done).unwrap();
+            merge(&trees, &again, MergedFiles::Copied, Whiteouts::Done).unwrap();
             prop_assert_eq!(look(&again), want.clone());
             let linked = temp.dir(&format!("linked-{i}"));
-            merge(&trees, &linked, Files::Linked, Whiteouts::Done).unwrap();
+            merge(&trees, &linked, MergedFiles::Linked, Whiteouts::Done).unwrap();
             prop_assert_eq!(look(&linked), want);
         }
         // Merging the upper two trees first yields the same result.
         let [lowest, upper @ ..] = &trees[..] else { unreachable!("three trees") };
         let one = temp.dir("one");
-        merge(upper, &one, Files::Linked, Whiteouts::Kept).unwrap();
+        merge(upper, &one, MergedFiles::Linked, Whiteouts::Kept).unwrap();
         let (two, three) = (temp.dir("two"), temp.dir("three"));
-        merge(&[lowest.try_clone().unwrap(), one], &two, Files::Copied, Whiteouts::Done).unwrap();
-        merge(&trees, &three, Files::Copied, Whiteouts::Done).unwrap();
+        merge(&[lowest.try_clone().unwrap(), one], &two, MergedFiles::Copied, Whiteouts::Done).unwrap();
+        merge(&trees, &three, MergedFiles::Copied, Whiteouts::Done).unwrap();
         prop_assert_eq!(look(&two), look(&three));
         // Untouched entries are not changes.
         let merged = temp.dir("untouched");
-        merge(&trees, &merged, Files::Copied, Whiteouts::Done).unwrap();
+        merge(&trees, &merged, MergedFiles::Copied, Whiteouts::Done).unwrap();
         age(&merged);
         let before = Baseline::of(&merged, false).unwrap();
         let tree = temp.dir("nothing");
@@ -270,7 +270,7 @@ fn attributes_of_a_directory_are_those_of_the_highest_tree() {
             dir.set_xattr(OsStr::new(name), OsStr::new(attr), b"1").unwrap();
         }
     }
-    merge(&[low, high], &merged, Files::Copied, Whiteouts::Done).unwrap();
+    merge(&[low, high], &merged, MergedFiles::Copied, Whiteouts::Done).unwrap();
     for name in ["", "d"] {
         let attributes = merged.xattrs(OsStr::new(name)).unwrap();
         assert_eq!(attributes.keys().collect::<Vec<_>>(), ["user.high"], "{name:?}");

@@ -11,7 +11,7 @@ use rbuild_layer::OPAQUE;
 use rbuild_linux::{Kind, RootDir, remove_tree};
 
 use super::distinct;
-use crate::trees::copies::{Files, Whiteouts, merge};
+use crate::trees::copies::{MergedFiles, Whiteouts, merge};
 use crate::trees::id::TreeId;
 
 /// An entry of a tree, in overlay form.
@@ -137,7 +137,7 @@ proptest! {
         let open: Vec<RootDir> = kept.iter().map(|id| RootDir::open(temp.join(id.name())).unwrap()).collect();
         std::fs::create_dir(temp.join("merged")).unwrap();
         let merged = RootDir::open(temp.join("merged")).unwrap();
-        merge(&open, &merged, Files::Copied, Whiteouts::Done).unwrap();
+        merge(&open, &merged, MergedFiles::Copied, Whiteouts::Done).unwrap();
         let all = applied(&stack.iter().map(|i| &trees[*i]).collect::<Vec<_>>());
         let few = applied(&kept.iter().map(|id| &trees[number(id)]).collect::<Vec<_>>());
         let found = seen(&merged);
