@@ -298,17 +298,17 @@ mod tests {
                 &[("variable", "A=1"), ("variable", "B=1")],
                 &["the order of its variables changed"],
             ),
-            (&[("variable", "A=")], &[("variable", "A=1")], &["A 1 → nothing"]),
+            (&[("variable", "A=")], &[("variable", "A=1")], &["A changed from 1 to nothing"]),
             (&[("script", "a")], &[("script", "b")], &["the script changed"]),
             (&[("here-document", "a")], &[], &["the here-document changed"]),
-            (&[("network", "none")], &[("network", "host")], &["network: host → none"]),
-            (&[("mount", "a"), ("mount", "b")], &[("mount", "a")], &["mount: a → a b"]),
-            (&[("ulimit", "nofile 1 2")], &[], &["ulimit: nothing → nofile 1 2"]),
+            (&[("network", "none")], &[("network", "host")], &["network changed from host to none"]),
+            (&[("mount", "a"), ("mount", "b")], &[("mount", "a")], &["mount changed from a to a b"]),
+            (&[("ulimit", "nofile 1 2")], &[], &["ulimit changed from nothing to nofile 1 2"]),
             (&[(FILES, "@a")], &[(FILES, "@b")], &["files that it takes from the context changed"]),
             (&[(FROM, "step a 1/2 @a")], &[(FROM, "step a 1/2 @b")], &["[a 1/2] before it changed"]),
             (&[], &[(FROM, "step a 1/2 @a")], &["it reads fewer stages or images"]),
             (&[(PARENT, "image debian @a")], &[(PARENT, "step a 1/2 @b")], &["it stands on the image debian now"]),
-            (&[("user", &long)], &[("user", "a")], &[&format!("user: a → {}…", &long[..LONG - 1])]),
+            (&[("user", &long)], &[("user", "a")], &[&format!("user changed from a to {}…", &long[..LONG - 1])]),
         ];
         for (now, before, want) in rows {
             assert_eq!(differences(&key_inputs(now), &key_inputs(before), None), want, "{now:?}");
@@ -322,9 +322,9 @@ mod tests {
             (1, 0, 0, "a changed"),
             (3, 0, 0, "a, b, c changed"),
             (5, 0, 0, "a, b, c and 2 more changed"),
-            (0, 1, 0, "a is new"),
-            (0, 2, 1, "a, b are new; a is gone"),
-            (1, 1, 4, "a changed; a is new; a, b, c and 1 more are gone"),
+            (0, 1, 0, "a was added"),
+            (0, 2, 1, "a, b were added; a was removed"),
+            (1, 1, 4, "a changed; a was added; a, b, c and 1 more were removed"),
             (0, 0, 0, ""),
         ] {
             let changes = Changes { changed: names(changed), new: names(new), gone: names(gone) };
