@@ -184,7 +184,7 @@ pub struct LoadArgs {
 pub struct ImagesArgs {
     /// Show only this repository or name; may be a pattern
     pub name: Option<String>,
-    /// Accepted for compatibility; all images are listed
+    /// Also list forms of named images that have no name themselves, such as compressed ones
     #[arg(short, long, hide = true)]
     pub all: bool,
     /// Print only ids

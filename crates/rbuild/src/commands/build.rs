@@ -43,6 +43,9 @@ fn build_from(settings: &Settings, args: BuildArgs, store: &Store, input: BuildI
         build_code(e)
     };
     let (call, json) = if args.check { (Call::Check, false) } else { parse_call(&args.call)? };
+    if args.verify {
+        verify::refuse_standard_input(&args)?;
+    }
     let file = match rbuild_dockerfile::parse(&request.dockerfile) {
         Ok(file) => file,
         Err(errors) => return Ok(report(&BuildError::Dockerfile(errors))),

@@ -116,7 +116,7 @@ fn list(store: &Store, args: &ImagesArgs) -> Result<Vec<Listed>, Failure> {
             Some((image, _)) => Rc::clone(image),
             None => Rc::new(store.images().image(&entry.manifest)?),
         };
-        if entry.name.is_none() && named.contains(&image.id) {
+        if !args.all && entry.name.is_none() && named.contains(&image.id) {
             continue;
         }
         if filters.iter().all(|f| f.passes(entry.name.as_ref(), &image)) {

@@ -25,11 +25,6 @@ pub fn verify(
     mut request: BuildRequest,
     reports: &Reports,
 ) -> Result<Ended, Failure> {
-    if args.context == "-" || args.file.as_deref() == Some("-") {
-        let failure =
-            Failure::usage("--verify reads the Dockerfile and the context twice, but standard input only once");
-        return Err(failure.help("pass the Dockerfile and the context as paths"));
-    }
     let trials = Trials::of(args, &request, once.store)?;
     let before = once.store.images().list()?;
     let mut made = Vec::new();
@@ -116,6 +111,16 @@ fn forget_new(store: &Store, before: &[NamedImage], made: &[FinishedImage]) -> R
     let is_new = |image: &NamedImage| image.name.is_none() && is_made(image) && !before.contains(image);
     let new: Vec<NamedImage> = store.images().list()?.into_iter().filter(is_new).collect();
     Ok(store.images().forget(&new)?)
+}
+
+/// Fails if the Dockerfile or the context comes from standard input.
+pub fn refuse_standard_input(args: &BuildArgs) -> Result<(), Failure> {
+    if args.context == "-" || args.file.as_deref() == Some("-") {
+        let failure =
+            Failure::usage("--verify reads the Dockerfile and the context twice, but standard input only once");
+        return Err(failure.help("pass the Dockerfile and the context as paths"));
+    }
+    Ok(())
 }
 
 /// Returns the error for a difference, with its help.

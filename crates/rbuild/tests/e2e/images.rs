@@ -166,7 +166,7 @@ fn files_come_out_of_images_as_cp_means_it() {
     assert_eq!(listed, "d/\nd/f\nd/link\nd/sub/\nd/sub/g\n");
     cp("x:1:/none", "n").fails(1, &["the image has no /none"]);
     cp("x:1:/d/f", "missing/").fails(1, &["does not exist"]);
-    cp("y:/d", "n").fails(1, &["no image is called `y`", "did you mean `x`?"]);
+    cp("y:/d", "n").fails(1, &["no image is called `y`", "did you mean `x:1`?"]);
     cp("x:1:d", "n").fails(2, &["is not IMAGE:/path", "write x:1:/d"]);
     lab.rbuild(["cp", "file", "x:1:/d"]).fails(2, &["copies files out of images, not into them"]);
     // A container keeps its image alive until it is removed.

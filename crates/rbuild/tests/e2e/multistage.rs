@@ -51,7 +51,7 @@ fn stages_by_name_number_and_target() {
     assert_eq!((read("f"), read("g"), read("h")), ("1\n".into(), "2\n".into(), "1\n".into()));
     let out = lab.build_local(file, &["--target", "one"]);
     assert!(exists(out.join("f")) && !exists(out.join("g")));
-    lab.build(file, &["--build-arg", "BASE=nothing"]).fails(1, &["there is no stage or image called `nothing`"]);
+    lab.build(file, &["--build-arg", "BASE=nothing"]).fails(1, &["there is no image called `nothing`"]);
 }
 
 /// The name of a stage that comes later is that of an image, where there is one.
