@@ -77,7 +77,7 @@ fn a_user_that_is_not_available_here_is_told_with_the_range() {
         }
         let says =
             [&format!("the user `{user}`: {says} is not one of those available here, 0 to"), "hint: grant more IDs"];
-        ran.fails(1, &[&says[..], &["Dockerfile:4:1"]].concat());
+        ran.fails(1, &[&says[..], &["Dockerfile:3:6"]].concat());
         run.fails(1, &says);
     }
 }
