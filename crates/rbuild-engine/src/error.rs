@@ -124,13 +124,7 @@ impl BuildError {
 
     /// Returns the message, followed by those of its causes, as one sentence.
     pub fn message(&self) -> String {
-        let mut text = self.to_string();
-        let mut next = std::error::Error::source(self);
-        while let Some(cause) = next {
-            text.push_str(&format!(": {cause}"));
-            next = cause.source();
-        }
-        text
+        rbuild_remedy::sentence(self)
     }
 
     /// Returns the remedy, if there is one.
@@ -143,9 +137,7 @@ impl BuildError {
             BuildError::Layer { source, .. } => source.remedy(),
             BuildError::Kernel { source, .. } => LayerError::remedy_of_kernel(source),
             BuildError::Io { source, .. } => LayerError::remedy_of_io(source),
-            BuildError::DestinationFull { place, .. } => {
-                Some(format!("free some space on the disk of {}, or write to another one", place.display()).into())
-            }
+            BuildError::DestinationFull { place, .. } => Some(Remedy::free_space_at(place)),
             BuildError::Refused(r) => Some(r.remedy.clone()),
             BuildError::Other { help, .. } => help.clone(),
             BuildError::Registry(e) => e.remedy(),

@@ -133,23 +133,18 @@ impl IdMaps {
 
     /// Returns the highest user and group ID mapped inside.
     pub fn highest(&self) -> (u32, u32) {
-        let top = |lines: &[(u32, u32, u32)]| {
-            lines.iter().map(|(inside, _, count)| inside.saturating_add(count - 1)).max().unwrap_or(0)
-        };
+        let top = |lines| mapped(lines).last().map_or(0, |(_, last)| *last);
         (top(&self.uids), top(&self.gids))
     }
 
     /// Returns true if the user and the group ID are mapped inside.
     pub fn has(&self, uid: u32, gid: u32) -> bool {
-        let within = |lines: &[(u32, u32, u32)], id: u32| {
-            lines.iter().any(|(inside, _, count)| (*inside..=inside.saturating_add(count - 1)).contains(&id))
-        };
-        within(&self.uids, uid) && within(&self.gids, gid)
+        contain(&mapped(&self.uids), uid) && contain(&mapped(&self.gids), gid)
     }
 
     /// Returns the highest user and group ID that are mapped inside together with all below them.
     pub fn without_holes(&self) -> (u32, u32) {
-        (top_without_holes(&self.uids), top_without_holes(&self.gids))
+        (end_of_first(&mapped(&self.uids)), end_of_first(&mapped(&self.gids)))
     }
 
     /// Writes the maps of process `pid`, which must have just entered its user namespace.
@@ -217,29 +212,42 @@ pub fn enter_user_namespace_below() -> Result<()> {
     }
 }
 
-fn top_without_holes(lines: &[(u32, u32, u32)]) -> u32 {
-    let mut lines: Vec<_> = lines.iter().map(|(inside, _, count)| (*inside, *count)).collect();
-    lines.sort_unstable();
-    let next = lines.into_iter().fold(
-        0u32,
-        |next, (inside, count)| {
-            if inside > next { next } else { next.max(inside.saturating_add(count)) }
-        },
-    );
-    next.saturating_sub(1)
+/// Returns the IDs inside that a map has: first and last of each range, ascending, adjacent ones
+/// joined.
+fn mapped(lines: &[(u32, u32, u32)]) -> Vec<(u32, u32)> {
+    let range = |(inside, _, count): &(u32, u32, u32)| Some((*inside, inside.saturating_add(count.checked_sub(1)?)));
+    let mut ranges: Vec<(u32, u32)> = lines.iter().filter_map(range).collect();
+    ranges.sort_unstable();
+    ranges.dedup_by(|next, range| {
+        let joins = range.1.checked_add(1) == Some(next.0);
+        range.1 = if joins { next.1 } else { range.1 };
+        joins
+    });
+    ranges
+}
+
+fn contain(ranges: &[(u32, u32)], id: u32) -> bool {
+    ranges.iter().any(|(first, last)| (*first..=*last).contains(&id))
+}
+
+/// Returns the last ID of the range that begins with 0.
+fn end_of_first(ranges: &[(u32, u32)]) -> u32 {
+    ranges.first().filter(|(first, _)| *first == 0).map_or(0, |(_, last)| *last)
+}
+
+/// Parses a map as `/proc/PID/uid_map` shows it (user_namespaces(7)).
+fn parse(map: &str) -> Vec<(u32, u32, u32)> {
+    let line = |line: &str| {
+        let mut numbers = line.split_whitespace().map(|number| number.parse().ok());
+        Some((numbers.next()??, numbers.next()??, numbers.next()??))
+    };
+    map.lines().filter_map(line).collect()
 }
 
 /// Returns the highest user and group ID that the user namespace of this process maps together with
 /// all below them; `None` if the maps cannot be read.
 pub fn mapped_without_holes() -> Option<(u32, u32)> {
-    let top = |file: &str| {
-        let text = std::fs::read_to_string(file).ok()?;
-        let fields = |line: &str| {
-            let mut numbers = line.split_whitespace().map(str::parse);
-            Some((numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?))
-        };
-        Some(top_without_holes(&text.lines().filter_map(fields).collect::<Vec<_>>()))
-    };
+    let top = |file: &str| Some(end_of_first(&mapped(&parse(&std::fs::read_to_string(file).ok()?))));
     Some((top("/proc/self/uid_map")?, top("/proc/self/gid_map")?))
 }
 
@@ -258,24 +266,10 @@ pub fn unmapped(uid: u32, gid: u32) -> Option<UnmappedId> {
 
 /// Returns the ID if it is not in the map.
 fn missing_id(kind: &'static str, file: &'static str, id: u32, map: &str) -> Option<UnmappedId> {
-    let mut ranges: Vec<(u32, u32)> = map
-        .lines()
-        .filter_map(|line| {
-            let mut numbers = line.split_whitespace().map(str::parse::<u32>);
-            let (start, _, count) = (numbers.next()?.ok()?, numbers.next()?, numbers.next()?.ok()?);
-            Some((start, start.saturating_add(count.checked_sub(1)?)))
-        })
-        .collect();
-    if ranges.is_empty() || ranges.iter().any(|(first, last)| (*first..=*last).contains(&id)) {
+    let ranges = mapped(&parse(map));
+    if ranges.is_empty() || contain(&ranges, id) {
         return None;
     }
-    ranges.sort_unstable();
-    // Adjacent lines of the map are shown as one range.
-    ranges.dedup_by(|next, range| {
-        let joins = range.1.checked_add(1) == Some(next.0);
-        range.1 = if joins { next.1 } else { range.1 };
-        joins
-    });
     Some(UnmappedId { kind, id, mapped: ranges, file })
 }
 

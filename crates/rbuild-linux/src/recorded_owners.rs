@@ -56,7 +56,7 @@ impl OwnerMode {
 pub type OwnerKey = [u8; 32];
 
 /// The records of a store's files: the representation of owners, and the key by which records
-/// count. A [`RootDir`](crate::RootDir) that has it passes it to the directories opened from it.
+/// count. A `RootDir` that has it passes it to the directories opened from it.
 #[derive(Clone)]
 pub struct OwnerRecords(Arc<Shared>);
 

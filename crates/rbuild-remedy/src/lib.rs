@@ -5,6 +5,20 @@
 
 #![warn(missing_docs)]
 
+use std::error::Error;
+use std::path::Path;
+
+/// Returns the message of an error, followed by those of its causes, as one sentence.
+pub fn sentence(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(&format!(": {cause}"));
+        next = cause.source();
+    }
+    text
+}
+
 /// An action that removes the cause of an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Remedy {
@@ -167,6 +181,11 @@ impl RegistryAction {
 }
 
 impl Remedy {
+    /// Returns the remedy for a full disk that is not the store's, by a path on it.
+    pub fn free_space_at(place: &Path) -> Remedy {
+        format!("free some space on the disk of {}, or write to another one", place.display()).into()
+    }
+
     /// Number of kinds of remedies.
     pub const KINDS: usize = 39;
 

@@ -93,13 +93,7 @@ impl TransportError {
 
     /// Returns the message, followed by those of its causes, as one sentence.
     pub fn message(&self) -> String {
-        let mut text = self.to_string();
-        let mut next = std::error::Error::source(self);
-        while let Some(cause) = next {
-            text.push_str(&format!(": {cause}"));
-            next = cause.source();
-        }
-        text
+        rbuild_remedy::sentence(self)
     }
 
     /// Returns the remedy, if there is one.
@@ -111,9 +105,7 @@ impl TransportError {
             TransportError::Layer { source, .. } => source.remedy(),
             TransportError::Kernel { source, .. } => LayerError::remedy_of_kernel(source),
             TransportError::Io { source, .. } => LayerError::remedy_of_io(source),
-            TransportError::DestinationFull { place, .. } => {
-                Some(format!("free some space on the disk of {}, or write to another one", place.display()).into())
-            }
+            TransportError::DestinationFull { place, .. } => Some(Remedy::free_space_at(place)),
             TransportError::Other { help, .. } => help.clone(),
         }
     }

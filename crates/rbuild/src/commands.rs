@@ -14,6 +14,7 @@ pub mod login;
 pub mod logs;
 mod named;
 mod outline;
+pub mod removing;
 pub mod run;
 pub mod save_load;
 pub mod transfer;

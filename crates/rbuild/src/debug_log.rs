@@ -16,7 +16,7 @@ use tracing_subscriber::{Layer, Registry, fmt};
 use crate::exit::Failure;
 
 /// Targets of rbuild's own spans and events. All others are libraries.
-const TARGETS: [&str; 5] = ["engine", "store", "transport", "sandbox", "source"];
+const TARGETS: [&str; 6] = ["engine", "store", "transport", "registry", "sandbox", "source"];
 
 /// Flags and variables that ask for a log.
 pub struct DebugLog {

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches};
 
 use args::{Cli, ProgressMode, Verb};
-use commands::{build, cp, debug, doctor, explain, images, login, logs, run, save_load, transfer};
+use commands::{build, cp, debug, doctor, explain, images, login, logs, removing, run, save_load, transfer};
 use debug_log::DebugLog;
 use exit::{Failure, code};
 use input::config::Config;
@@ -132,17 +132,17 @@ fn run_verb(verb: Verb, settings: &Settings) -> Result<u8, Failure> {
         Verb::History(args) => images::history(settings, args),
         Verb::Inspect(args) => images::inspect(settings, args),
         Verb::Tag(args) => images::tag(settings, args),
-        Verb::Rmi(args) => images::rmi(settings, args),
-        Verb::Prune(args) => images::prune(settings, args),
-        Verb::ImagePrune(args) => images::image_prune(settings, args),
+        Verb::Rmi(args) => removing::rmi(settings, args),
+        Verb::Prune(args) => removing::prune(settings, args),
+        Verb::ImagePrune(args) => removing::image_prune(settings, args),
         Verb::Containers(args) => cp::list(settings, args),
         Verb::ContainerPrune(_) => cp::prune(settings),
         Verb::Create(args) => cp::create(settings, args),
         Verb::Cp(args) => cp::cp(settings, args),
         Verb::Rm(args) => cp::rm(settings, args),
         Verb::Logs(args) => logs::logs(settings, args),
-        Verb::Df(args) => images::df(settings, args),
-        Verb::Fsck(args) => images::fsck(settings, args),
+        Verb::Df(args) => removing::df(settings, args),
+        Verb::Fsck(args) => removing::fsck(settings, args),
         Verb::Doctor => doctor::doctor(settings),
         Verb::Explain(args) => explain::explain(args),
         Verb::Completion { shell } => {

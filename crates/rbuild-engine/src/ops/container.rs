@@ -3,6 +3,7 @@
 use rbuild_plan::Network;
 use rbuild_remedy::Remedy;
 use rbuild_sandbox::{Network as SandboxNetwork, Ulimit};
+use rustix::process::Signal;
 
 /// Default size of `/dev/shm` in bytes, the same as Docker's.
 pub(crate) const DEFAULT_SHM: u64 = 64 << 20;
@@ -34,13 +35,8 @@ pub(crate) fn network(network: Network) -> SandboxNetwork {
 /// Returns the remedy for a command that was killed by a signal which the kernel sends when a
 /// resource limit is reached; `None` if no limits were set.
 pub fn limit_remedy(signal: i32, limits: &[Ulimit]) -> Option<Remedy> {
-    const SIGABRT: i32 = 6;
-    const SIGBUS: i32 = 7;
-    const SIGKILL: i32 = 9;
-    const SIGSEGV: i32 = 11;
-    const SIGXCPU: i32 = 24;
-    const SIGXFSZ: i32 = 25;
-    if limits.is_empty() || ![SIGABRT, SIGBUS, SIGKILL, SIGSEGV, SIGXCPU, SIGXFSZ].contains(&signal) {
+    const OF_LIMITS: [Signal; 6] = [Signal::ABORT, Signal::BUS, Signal::KILL, Signal::SEGV, Signal::XCPU, Signal::XFSZ];
+    if limits.is_empty() || !OF_LIMITS.iter().any(|of_limit| of_limit.as_raw() == signal) {
         return None;
     }
     let name = |limit: &Ulimit| limit.name.trim_start_matches("RLIMIT_").to_lowercase();

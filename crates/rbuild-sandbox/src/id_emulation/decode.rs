@@ -252,14 +252,18 @@ fn ids(asked: Asked, args: [u64; 6]) -> Option<Request> {
     })
 }
 
+/// Returns what the first arguments of a call name: a path, a path at a directory, a descriptor.
+fn starts(args: [u64; 6]) -> (At, At, Subject) {
+    let here = At { dir: HERE, path: args[0] };
+    (here, At { dir: args[0] as i32, path: args[1] }, Subject::Open(args[0] as i32))
+}
+
 /// Decodes calls about files. `width` is that of the caller's integers.
 fn files(asked: Asked, args: [u64; 6], width: Width) -> Request {
     use Asked::*;
     let id = |i: usize| args[i] as u32;
-    let here = At { dir: HERE, path: args[0] };
-    let at = At { dir: args[0] as i32, path: args[1] };
+    let (here, at, opened) = starts(args);
     let named = |at, flags| Named { at, flags };
-    let opened = Subject::Open(args[0] as i32);
     match asked {
         Stat => Request::Stat { file: named(here, 0), to: args[1] },
         LinkStat => Request::Stat { file: named(here, NO_FOLLOW), to: args[1] },
@@ -303,10 +307,8 @@ fn files(asked: Asked, args: [u64; 6], width: Width) -> Request {
 fn attributes(asked: Asked, args: [u64; 6]) -> Request {
     use Asked::*;
     let id = |i: usize| args[i] as u32;
-    let here = At { dir: HERE, path: args[0] };
-    let at = At { dir: args[0] as i32, path: args[1] };
+    let (here, at, opened) = starts(args);
     let named = |at, flags| Named { at, flags };
-    let opened = Subject::Open(args[0] as i32);
     match asked {
         ChangeMode => Request::ChangeMode { file: Subject::Named(named(here, 0)), mode: id(1) },
         FileChangeMode => Request::ChangeMode { file: opened, mode: id(1) },

@@ -1,19 +1,15 @@
-//! Verbs that list, inspect, name and remove images, and that maintain the store.
+//! Verbs that list, inspect and name images.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
-use rbuild_engine::Warning;
 use rbuild_image::{ImageId, ManifestDigest, Reference, ReferenceError, human_duration, human_size};
 use rbuild_linux::Timestamp;
-use rbuild_sandbox::enter;
-use rbuild_store::{Artifact, Budget, Checked, Freed, Image, NamedImage, Store, StoreError};
+use rbuild_store::{Artifact, Image, NamedImage, Store};
 use serde_json::{Value, json};
 
-use crate::args::{
-    DfArgs, FsckArgs, HistoryArgs, ImagePruneArgs, ImagesArgs, InspectArgs, PruneArgs, RmiArgs, TagArgs,
-};
-use crate::commands::in_builder::{exit_code, moved_store, store_only};
+use crate::args::{HistoryArgs, ImagesArgs, InspectArgs, TagArgs};
 use crate::commands::named::{self, Purpose};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
@@ -104,29 +100,31 @@ pub fn images(settings: &Settings, args: ImagesArgs) -> Result<u8, Failure> {
 fn list(store: &Store, args: &ImagesArgs) -> Result<Vec<Listed>, Failure> {
     let filters: Vec<Filter> = args.filter.iter().map(|f| Filter::parse(store, f)).collect::<Result<_, _>>()?;
     let wanted = args.name.as_deref().map(Wanted::parse).transpose()?;
-    let (mut listed, mut known) = (Vec::new(), HashMap::new());
-    let entries = store.images().list()?;
-    let named = ids_of_named(store, &entries);
+    let is_wanted = |entry: &NamedImage| {
+        wanted.as_ref().is_none_or(|wanted| entry.name.as_ref().is_some_and(|name| wanted.matches(name)))
+    };
+    let entries: Vec<NamedImage> = store.images().list()?.into_iter().filter(is_wanted).collect();
+    // An image may have several names.
+    let mut known: HashMap<ManifestDigest, Rc<Image>> = HashMap::new();
+    for entry in &entries {
+        if let Entry::Vacant(unknown) = known.entry(entry.manifest) {
+            unknown.insert(Rc::new(store.images().image(&entry.manifest)?));
+        }
+    }
+    let named = if args.all { HashSet::new() } else { ids_of_named(store, &entries, &known) };
+    let (mut listed, mut sizes) = (Vec::new(), HashMap::new());
     for entry in entries {
-        if wanted.as_ref().is_some_and(|wanted| !entry.name.as_ref().is_some_and(|name| wanted.matches(name))) {
+        let image = &known[&entry.manifest];
+        let is_other_form = entry.name.is_none() && named.contains(&image.id);
+        if is_other_form || !filters.iter().all(|f| f.passes(entry.name.as_ref(), image)) {
             continue;
         }
-        // An image may have several names.
-        let image = match known.get(&entry.manifest) {
-            Some((image, _)) => Rc::clone(image),
-            None => Rc::new(store.images().image(&entry.manifest)?),
+        let size = match sizes.get(&entry.manifest) {
+            Some(size) => *size,
+            None => image_size(store, image)?,
         };
-        if !args.all && entry.name.is_none() && named.contains(&image.id) {
-            continue;
-        }
-        if filters.iter().all(|f| f.passes(entry.name.as_ref(), &image)) {
-            let size = match known.get(&entry.manifest) {
-                Some((_, size)) => *size,
-                None => image_size(store, &image)?,
-            };
-            known.insert(entry.manifest, (image.clone(), size));
-            listed.push(Listed { name: entry.name, image, artifact: entry.artifact, size });
-        }
+        sizes.insert(entry.manifest, size);
+        listed.push(Listed { name: entry.name, image: image.clone(), artifact: entry.artifact, size });
     }
     // Docker: the newest first. The sort keeps the order of the store among equals.
     listed.sort_by_key(|l| std::cmp::Reverse(seconds(&l.image).unwrap_or(i64::MIN)));
@@ -135,12 +133,16 @@ fn list(store: &Store, args: &ImagesArgs) -> Result<Vec<Listed>, Failure> {
 
 /// Returns the IDs of the images with a name. An image may also be stored in another form, for
 /// example compressed, which is no image of its own for those who list them.
-fn ids_of_named(store: &Store, entries: &[NamedImage]) -> HashSet<ImageId> {
+fn ids_of_named(store: &Store, entries: &[NamedImage], known: &HashMap<ManifestDigest, Rc<Image>>) -> HashSet<ImageId> {
     if entries.iter().all(|entry| entry.name.is_some()) {
         return HashSet::new();
     }
     let named = entries.iter().filter(|entry| entry.name.is_some()).flat_map(|entry| entry.artifact.images());
-    named.filter_map(|manifest| Some(store.images().image(manifest).ok()?.id)).collect()
+    let id = |manifest| match known.get(manifest) {
+        Some(image) => Some(image.id),
+        None => Some(store.images().image(manifest).ok()?.id),
+    };
+    named.filter_map(id).collect()
 }
 
 /// Returns the images as a template of `--format` shows them.
@@ -279,7 +281,7 @@ impl Filter {
     }
 }
 
-fn seconds(image: &Image) -> Option<i64> {
+pub fn seconds(image: &Image) -> Option<i64> {
     Some(image.config.created.as_deref()?.parse::<jiff::Timestamp>().ok()?.as_second())
 }
 
@@ -397,208 +399,5 @@ pub fn tag(settings: &Settings, args: TagArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let found = store.images().find(&args.image).map_err(named::missing(&store, &args.image, Purpose::Manage))?;
     store.images().tag(found.artifact.digest(), Some(&name))?;
-    Ok(code::OK)
-}
-
-pub fn rmi(settings: &Settings, args: RmiArgs) -> Result<u8, Failure> {
-    let store = settings.open()?;
-    let mut failed = false;
-    for wanted in &args.images {
-        let (names, gone) = match store.images().untag(wanted, args.force) {
-            Ok(done) => done,
-            // Docker: every name is tried, and with -f a missing image is nothing to mention.
-            Err(StoreError::NoImage(_)) if args.force => continue,
-            Err(e) => {
-                failed = true;
-                match e {
-                    StoreError::NoImage(_) => named::no_image(&store, wanted, Purpose::Manage).report(),
-                    e => Failure::from(e).report(),
-                };
-                continue;
-            }
-        };
-        names.iter().for_each(|n| terminal::out(&format!("Untagged: {n}\n")));
-        if let Some(id) = gone {
-            terminal::out(&format!("Deleted: {id}\n"));
-        }
-    }
-    store.gc().sweep_blobs()?;
-    Ok(if failed { code::FAILED } else { code::OK })
-}
-
-/// Removes images that no container uses: dangling ones, or all with `--all`. Keeps the build
-/// cache.
-pub fn image_prune(settings: &Settings, args: ImagePruneArgs) -> Result<u8, Failure> {
-    let store = settings.open()?;
-    let filters: Vec<PruneFilter> = args.filter.iter().map(|f| PruneFilter::parse(f)).collect::<Result<_, _>>()?;
-    let held: Vec<ManifestDigest> = store.containers().list()?.into_iter().map(|c| c.image).collect();
-    let mut gone = Vec::new();
-    let mut text = String::new();
-    for entry in store.images().list()? {
-        if (entry.name.is_some() && !args.all) || entry.artifact.images().iter().any(|image| held.contains(image)) {
-            continue;
-        }
-        // A damaged image has no creation time or labels, so it passes only if there are no
-        // filters.
-        let image = store.images().image(&entry.manifest).ok();
-        let passes = |f: &PruneFilter| image.as_ref().is_some_and(|image| f.passes(image));
-        if filters.iter().all(passes) {
-            text += &entry.name.as_ref().map_or(String::new(), |n| format!("untagged: {}\n", n.familiar()));
-            gone.push(entry);
-        }
-    }
-    store.images().forget(&gone)?;
-    let left: Vec<ManifestDigest> = store.images().list()?.into_iter().map(|e| *e.artifact.digest()).collect();
-    gone.dedup_by_key(|e| *e.artifact.digest());
-    let deleted = gone.iter().map(|e| e.artifact.digest()).filter(|digest| !left.contains(digest));
-    deleted.for_each(|digest| text += &format!("deleted: {digest}\n"));
-    let freed = store.gc().sweep_blobs()?;
-    let list = if text.is_empty() { String::new() } else { format!("Deleted Images:\n{text}\n") };
-    terminal::out(&format!("{list}Total reclaimed space: {}\n", human_size(freed.bytes)));
-    Ok(code::OK)
-}
-
-/// A `--filter` of `image prune`.
-enum PruneFilter {
-    /// Created before this time, in seconds since the Unix epoch.
-    Until(i64),
-    Label(String, Option<String>),
-}
-
-impl PruneFilter {
-    fn parse(text: &str) -> Result<PruneFilter, Failure> {
-        match text.split_once('=') {
-            Some(("until", span)) => Ok(PruneFilter::Until(until(text, span)?)),
-            Some(("label", label)) => Ok(match label.split_once('=') {
-                Some((name, value)) => PruneFilter::Label(name.into(), Some(value.into())),
-                None => PruneFilter::Label(label.into(), None),
-            }),
-            _ => Err(Failure::usage(format!("--filter {text}: unknown filter")).help("use until=24h or label=NAME")),
-        }
-    }
-
-    fn passes(&self, image: &Image) -> bool {
-        match self {
-            PruneFilter::Until(time) => seconds(image).is_some_and(|s| s < *time),
-            PruneFilter::Label(key, value) => {
-                let found = image.config.config.labels.get(key);
-                found.is_some_and(|f| value.as_ref().is_none_or(|v| v == f))
-            }
-        }
-    }
-}
-
-/// Returns the time a duration such as `24h` ago, in seconds since the Unix epoch.
-fn until(filter: &str, span: &str) -> Result<i64, Failure> {
-    let bad = |_| Failure::usage(format!("--filter {filter}: `{span}` is not a duration such as 24h"));
-    let span: jiff::SignedDuration = span.parse().map_err(bad)?;
-    Ok(Timestamp::now().sec - span.as_secs())
-}
-
-/// Removes cache entries in a builder process: files owned by sub-IDs can be removed only by root
-/// of their user namespace.
-pub fn prune(settings: &Settings, args: PruneArgs) -> Result<u8, Failure> {
-    let store = settings.open()?;
-    let budget = budget(&args)?;
-    let ended = enter(&store_only(&store), settings.rung, |builder| {
-        let pruned = builder.map_err(Failure::from).and_then(|builder| {
-            let store = moved_store(&builder, &store)?;
-            drop(rbuild_store::Workspace::open(&store)?);
-            Ok(match budget {
-                Some(budget) => store.gc().collect(budget)?,
-                None => store.gc().prune(args.all)?,
-            })
-        });
-        match pruned {
-            Ok(freed) => {
-                terminal::out(&freed_text(&freed));
-                i32::from(code::OK)
-            }
-            Err(failure) => i32::from(failure.report()),
-        }
-    })?;
-    Ok(exit_code(ended.code, ended.stopped))
-}
-
-/// Returns the budget of `--filter until=` and `--keep-storage`; `None` if neither is set.
-fn budget(args: &PruneArgs) -> Result<Option<Budget>, Failure> {
-    let mut budget = Budget::default();
-    for filter in &args.filter {
-        let Some(("until", text)) = filter.split_once('=') else {
-            return Err(Failure::usage(format!("--filter {filter}: unknown filter")).help("use until=24h"));
-        };
-        budget.used_since = Some(until(filter, text)?);
-    }
-    budget.bytes = args.keep_storage.as_deref().map(|s| crate::input::flags::size("--keep-storage", s)).transpose()?;
-    Ok((budget != Budget::default()).then_some(budget))
-}
-
-fn freed_text(freed: &Freed) -> String {
-    let Freed { images, records, trees, blobs, mounts, beyond_reach, bytes } = freed;
-    let kept = match beyond_reach {
-        0 => String::new(),
-        _ => format!(
-            "Kept {} with files of other users; repeat this with `--isolation=userns`, or as root, to remove them\n",
-            counted(*beyond_reach, "directory tree")
-        ),
-    };
-    format!(
-        "Removed {}, {}, {}, {}, {}\n{kept}Total reclaimed space: {}\n",
-        counted(*images, "image"),
-        counted(*records, "cache record"),
-        counted(*trees, "file tree"),
-        counted(*blobs, "blob"),
-        counted(*mounts, "cache mount"),
-        human_size(*bytes)
-    )
-}
-
-/// Returns a number and its noun, in the plural unless the number is one.
-pub fn counted(number: u64, noun: &str) -> String {
-    let ending = if number == 1 { "" } else { "s" };
-    format!("{number} {noun}{ending}")
-}
-
-pub fn df(settings: &Settings, args: DfArgs) -> Result<u8, Failure> {
-    let store = settings.open()?;
-    if args.verbose {
-        terminal::warning(Warning {
-            text: "--verbose has no effect: only totals are known".into(),
-            help: Some("run `rbuild images` for the sizes of images".into()),
-        });
-    }
-    let images = store.images().list()?.len();
-    let row = |kind: &str, total: String, size: String| json!({"Type": kind, "TotalCount": total, "Size": size});
-    let mut rows = vec![row("Images", images.to_string(), String::new())];
-    for (name, usage) in store.gc().usage()? {
-        rows.push(row(name, usage.count.to_string(), human_size(usage.bytes)));
-    }
-    let headings = json!({"Type": "TYPE", "TotalCount": "TOTAL", "Size": "SIZE"});
-    const USUAL: &str = "table {{.Type}}\t{{.TotalCount}}\t{{.Size}}";
-    let format = args.format.as_deref().unwrap_or(USUAL);
-    terminal::out(&template::rows_or_table(format, USUAL, &headings, &rows).map_err(bad_format)?);
-    Ok(code::OK)
-}
-
-pub fn fsck(settings: &Settings, args: FsckArgs) -> Result<u8, Failure> {
-    let store = settings.open()?;
-    let found = store.gc().check(args.repair)?;
-    for problem in &found.problems {
-        terminal::err(&format!("{problem}\n"));
-    }
-    let Checked { blobs, bytes, images, records, problems } = &found;
-    terminal::out(&format!(
-        "Checked {} ({}), {}, {}: {}{}\n",
-        counted(*blobs, "blob"),
-        human_size(*bytes),
-        counted(*images, "image"),
-        counted(*records, "cache record"),
-        counted(problems.len() as u64, "problem"),
-        if args.repair && !problems.is_empty() { ", removed" } else { "" }
-    ));
-    if !problems.is_empty() && !args.repair {
-        terminal::error("the store is damaged", Some("run `rbuild fsck --repair` to remove damaged entries"));
-        return Ok(code::FAILED);
-    }
     Ok(code::OK)
 }

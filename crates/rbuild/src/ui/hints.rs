@@ -12,7 +12,8 @@ const UNMASK_PROC: &str =
     "start the container with --security-opt systempaths=unconfined, or in Kubernetes with procMount: Unmasked";
 const UNCONFINE_SECCOMP: &str =
     "start the container with --security-opt seccomp=unconfined (Kubernetes: seccompProfile type Unconfined)";
-const CHECK_SUB_IDS: &str = "check that newuidmap and newgidmap are set-uid root, and /etc/subuid and /etc/subgid grant what `rbuild doctor` shows";
+const CHECK_SUB_IDS: &str = "check that newuidmap and newgidmap are set-uid root, and /etc/subuid and /etc/subgid \
+     grant what `rbuild doctor` shows";
 
 /// Returns the hint for a remedy: one imperative, without a full stop.
 pub fn words(remedy: &Remedy) -> String {
