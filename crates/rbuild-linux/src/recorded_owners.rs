@@ -10,10 +10,10 @@
 //! belongs to root. Devices are recorded this way wherever device nodes cannot be created.
 //!
 //! Any process can write attributes and times, but only rbuild's own records count
-//! (`docs/design/0001-owners-that-count.md`). The attribute's name and value are derived from a key
-//! of the store. Where owners are recorded, commands cannot set those times and do not see the
-//! attribute, whose name cannot be guessed. Elsewhere they see it on files that represent devices;
-//! there its value is valid only for the inode that it was written for.
+//! (`docs/design/0001-authenticated-owner-records.md`). The attribute's name and value are derived
+//! from a key of the store. Where owners are recorded, commands cannot set those times and do not
+//! see the attribute, whose name cannot be guessed. Elsewhere they see it on files that represent
+//! devices; there its value is valid only for the inode that it was written for.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
