@@ -153,7 +153,8 @@ fn check(
         terminal::out("Check complete, no warnings found.\n");
     } else {
         for w in &warnings {
-            let d = Diagnostic::new(w.span, format!("{}: {}", w.rule.name, w.message)).help(page(w));
+            let help = format!("run `rbuild explain {}` for the reason and examples", w.rule.name);
+            let d = Diagnostic::new(w.span, format!("{}: {}", w.rule.name, w.message)).help(help);
             terminal::out(&(diagnostics::warning(&d, source, false) + "\n"));
         }
         let count = warnings.len();
@@ -161,10 +162,6 @@ fn check(
         terminal::out(&format!("Check complete, {count} {noun} been found!\n"));
     }
     Ok(if warnings.is_empty() { code::OK } else { code::FAILED })
-}
-
-fn page(w: &Warning) -> String {
-    format!("run `rbuild explain {}` for the reason and examples", w.rule.name)
 }
 
 /// Returns the position of a byte offset: the line from 1 and the character from 0, as BuildKit
@@ -181,11 +178,12 @@ fn location(span: Span, source: &SourceText<'_>) -> Value {
     })
 }
 
+/// Returns a warning with the fields of BuildKit. It has no `url`: the page of a rule is built in.
 fn warning_json(w: &Warning, source: &SourceText<'_>) -> Value {
     json!({
         "ruleName": w.rule.name,
         "description": w.rule.description,
-        "url": page(w).trim_start_matches("see "),
+
         "detail": w.message,
         "location": location(w.span, source),
     })

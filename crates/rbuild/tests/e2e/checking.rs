@@ -33,6 +33,8 @@ fn check_names_rules_and_builds_nothing() {
     assert!(ran.stdout.ends_with("Check complete, 4 warnings have been found!\n"), "{}", ran.stdout);
     let json = lab.rbuild(["build", "--call=check,format=json"]);
     let value: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    let fields: Vec<&String> = value["warnings"][0].as_object().unwrap().keys().collect();
+    assert_eq!(fields, ["ruleName", "description", "detail", "location"]);
     assert_eq!(value["warnings"][0]["ruleName"], "StageNameCasing");
     assert_eq!(value["warnings"][0]["location"]["ranges"][0]["start"]["line"], 1);
     lab.write("Dockerfile", "# check=skip=all\nFROM busybox AS Build\nMAINTAINER me\n");
