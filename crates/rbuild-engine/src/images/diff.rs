@@ -1,9 +1,11 @@
 //! Finds the first difference between two images that should be identical.
 
+use std::ffi::OsString;
 use std::io::Read;
 
 use rbuild_image::History;
-use rbuild_layer::{Decoder, LayerError, TarEntry, TarReader};
+use rbuild_layer::{Decoder, EntryKind, LayerError, TarEntry, TarReader};
+use rbuild_linux::Xattrs;
 use rbuild_store::{Image, Store};
 
 use crate::error::{BuildError, Result};
@@ -11,11 +13,32 @@ use crate::error::{BuildError, Result};
 /// The first difference between two images.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Difference {
-    /// Layer `number` (from 1) of `of`; the command that created it, the first path that differs,
-    /// and the difference.
-    Layer { number: usize, of: usize, made_by: String, path: String, what: String },
-    /// A field of the configuration and its two values.
-    Configuration { what: String },
+    /// An entry of layer `number` (from 1) of `of`, which `made_by` created. The path is that of the
+    /// first entry that differs.
+    Layer { number: usize, of: usize, made_by: String, path: String, change: EntryChange },
+    /// The numbers of layers.
+    LayerCount(usize, usize),
+    /// A field of the configuration, with its values as JSON.
+    Configuration { field: String, values: (String, String) },
+    /// The manifests only: layers and configurations are equal.
+    Manifest,
+}
+
+/// A difference between the entries of two layers. Pairs begin with the value in the first layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EntryChange {
+    /// The first layer has an entry that the second one lacks.
+    OnlyInFirst,
+    /// The second layer has an entry that the first one lacks.
+    OnlyInSecond,
+    /// A property of the entry, with its values as text.
+    Property { name: &'static str, values: (String, String) },
+    /// Modification times, in seconds since the Unix epoch.
+    Time(i64, i64),
+    /// The contents, from this byte on.
+    Content(usize),
+    /// Bytes of the archives that belong to no entry.
+    Padding,
 }
 
 /// Returns the first difference between two images of the store, `None` if their manifests are
@@ -33,69 +56,91 @@ pub fn first_difference(store: &Store, a: &Image, b: &Image) -> Result<Option<Di
             Ok(TarReader::new(blob))
         };
         let fail = BuildError::layer("comparing the layers");
-        let (path, what) = first_entry(&mut open(layer_a)?, &mut open(layer_b)?).map_err(fail)?;
+        let (path, change) = first_entry(&mut open(layer_a)?, &mut open(layer_b)?).map_err(fail)?;
         let made_by = made_by.get(i).map_or(String::new(), |entry| entry.created_by.clone());
-        return Ok(Some(Difference::Layer { number: i + 1, of: layers_a.len(), made_by, path, what }));
+        return Ok(Some(Difference::Layer { number: i + 1, of: layers_a.len(), made_by, path, change }));
     }
     if layers_a.len() != layers_b.len() {
-        let what = format!("one has {} layers, the other {}", layers_a.len(), layers_b.len());
-        return Ok(Some(Difference::Configuration { what }));
+        return Ok(Some(Difference::LayerCount(layers_a.len(), layers_b.len())));
     }
     if a.manifest_digest == b.manifest_digest {
         return Ok(None);
     }
     let json = |image: &Image| serde_json::to_value(&image.config).unwrap_or_default();
-    let what = first_value("", &json(a), &json(b)).unwrap_or_else(|| "the manifests are not the same".into());
-    Ok(Some(Difference::Configuration { what }))
+    let found = first_value("", &json(a), &json(b));
+    Ok(Some(found.map_or(Difference::Manifest, |(field, values)| Difference::Configuration { field, values })))
 }
 
 /// Returns the first path that differs between two layers, and the difference. Both must be sorted.
 fn first_entry(
     a: &mut TarReader<impl Read>,
     b: &mut TarReader<impl Read>,
-) -> std::result::Result<(String, String), LayerError> {
+) -> std::result::Result<(String, EntryChange), LayerError> {
     loop {
         let name = |entry: &TarEntry| entry.path.to_string_lossy().trim_end_matches('/').to_string();
         match (a.next_entry()?, b.next_entry()?) {
-            (None, None) => return Ok((String::new(), "the bytes between the files".into())),
-            (Some(only), None) => return Ok((name(&only), "is only in the first".into())),
-            (None, Some(only)) => return Ok((name(&only), "is only in the second".into())),
-            (Some(x), Some(y)) if x.path != y.path => {
-                let which = if x.path < y.path { "first" } else { "second" };
-                let only = if x.path < y.path { &x } else { &y };
-                return Ok((name(only), format!("is only in the {which}")));
-            }
+            (None, None) => return Ok((String::new(), EntryChange::Padding)),
+            (Some(only), None) => return Ok((name(&only), EntryChange::OnlyInFirst)),
+            (None, Some(only)) => return Ok((name(&only), EntryChange::OnlyInSecond)),
+            (Some(x), Some(y)) if x.path < y.path => return Ok((name(&x), EntryChange::OnlyInFirst)),
+            (Some(x), Some(y)) if x.path > y.path => return Ok((name(&y), EntryChange::OnlyInSecond)),
             (Some(x), Some(y)) => {
-                if let Some(what) = metadata(&x, &y).or(content(a, b)?) {
-                    return Ok((name(&x), what));
+                if let Some(change) = metadata(&x, &y).or(content(a, b)?) {
+                    return Ok((name(&x), change));
                 }
             }
         }
     }
 }
 
-fn metadata(x: &TarEntry, y: &TarEntry) -> Option<String> {
-    let pair = |what: &str, a: String, b: String| (a != b).then(|| format!("{what} {a} and {b}"));
-    pair("kind", format!("{:?}", x.kind), format!("{:?}", y.kind))
-        .or_else(|| pair("link to", x.link.to_string_lossy().into(), y.link.to_string_lossy().into()))
+fn metadata(x: &TarEntry, y: &TarEntry) -> Option<EntryChange> {
+    let pair =
+        |name: &'static str, a: String, b: String| (a != b).then_some(EntryChange::Property { name, values: (a, b) });
+    let device = |entry: &TarEntry| format!("{}:{}", entry.rdev.0, entry.rdev.1);
+    pair("type", noun(x.kind).into(), noun(y.kind).into())
+        .or_else(|| pair("link target", x.link.to_string_lossy().into(), y.link.to_string_lossy().into()))
         .or_else(|| pair("mode", format!("{:o}", x.mode), format!("{:o}", y.mode)))
         .or_else(|| pair("owner", format!("{}:{}", x.uid, x.gid), format!("{}:{}", y.uid, y.gid)))
         .or_else(|| pair("size", x.size.to_string(), y.size.to_string()))
-        .or_else(|| pair("attributes", format!("{:?}", x.xattrs), format!("{:?}", y.xattrs)))
-        .or_else(|| pair("device", format!("{:?}", x.rdev), format!("{:?}", y.rdev)))
-        .or_else(|| pair("time", x.mtime.sec.to_string(), y.mtime.sec.to_string()))
+        .or_else(|| attribute(&x.xattrs, &y.xattrs))
+        .or_else(|| pair("device", device(x), device(y)))
+        .or_else(|| (x.mtime.sec != y.mtime.sec).then_some(EntryChange::Time(x.mtime.sec, y.mtime.sec)))
+}
+
+fn noun(kind: EntryKind) -> &'static str {
+    match kind {
+        EntryKind::File => "file",
+        EntryKind::Dir => "directory",
+        EntryKind::Symlink => "symbolic link",
+        EntryKind::HardLink => "hard link",
+        EntryKind::CharDevice => "character device",
+        EntryKind::BlockDevice => "block device",
+        EntryKind::Fifo => "named pipe",
+    }
+}
+
+/// Returns the first extended attribute that differs. Bytes that are not text are
+/// escaped.
+fn attribute(x: &Xattrs, y: &Xattrs) -> Option<EntryChange> {
+    let shown = |list: &Xattrs, name: &OsString| match list.get(name) {
+        Some(value) => format!("{}={}", name.to_string_lossy(), value.escape_ascii()),
+        None => format!("no {}", name.to_string_lossy()),
+    };
+    let differs = |name: &&OsString| shown(x, name) != shown(y, name);
+    let name = x.keys().chain(y.keys()).find(differs)?;
+    Some(EntryChange::Property { name: "attribute", values: (shown(x, name), shown(y, name)) })
 }
 
 fn content(
     a: &mut TarReader<impl Read>,
     b: &mut TarReader<impl Read>,
-) -> std::result::Result<Option<String>, LayerError> {
+) -> std::result::Result<Option<EntryChange>, LayerError> {
     let (mut x, mut y) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
     let mut at = 0;
     loop {
         let (n, m) = (fill(a, &mut x)?, fill(b, &mut y)?);
         if let Some(i) = (0..n.min(m)).find(|i| x[*i] != y[*i]) {
-            return Ok(Some(format!("content, from byte {} on", at + i)));
+            return Ok(Some(EntryChange::Content(at + i)));
         }
         if n == 0 {
             return Ok(None);
@@ -116,7 +161,7 @@ fn fill(reader: &mut TarReader<impl Read>, buffer: &mut [u8]) -> std::result::Re
 }
 
 /// Returns the path of the first value that differs between two JSON documents, with both values.
-fn first_value(path: &str, a: &serde_json::Value, b: &serde_json::Value) -> Option<String> {
+fn first_value(path: &str, a: &serde_json::Value, b: &serde_json::Value) -> Option<(String, (String, String))> {
     use serde_json::Value::{Array, Null, Object};
     match (a, b) {
         (Object(x), Object(y)) => {
@@ -129,20 +174,66 @@ fn first_value(path: &str, a: &serde_json::Value, b: &serde_json::Value) -> Opti
         (Array(x), Array(y)) if x.len() == y.len() => {
             x.iter().zip(y).enumerate().find_map(|(i, (x, y))| first_value(&format!("{path}[{i}]"), x, y))
         }
-        _ => (a != b).then(|| format!("{path} is {a} and {b}")),
+        _ => (a != b).then(|| (path.to_string(), (a.to_string(), b.to_string()))),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rbuild_linux::Timestamp;
     use serde_json::json;
+
+    fn entry(kind: EntryKind) -> TarEntry {
+        TarEntry {
+            path: "a".into(),
+            kind,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            mtime: Timestamp { sec: 0, nsec: 0 },
+            size: 0,
+            link: OsString::new(),
+            rdev: (0, 0),
+            xattrs: Xattrs::new(),
+            sparse: None,
+        }
+    }
+
+    #[test]
+    fn a_property_that_differs_has_values_for_people() {
+        let with = |change: fn(&mut TarEntry)| {
+            let mut changed = entry(EntryKind::CharDevice);
+            change(&mut changed);
+            changed
+        };
+        let cases = [
+            (with(|e| e.kind = EntryKind::Dir), "type", "character device", "directory"),
+            (with(|e| e.mode = 0o600), "mode", "644", "600"),
+            (with(|e| e.uid = 7), "owner", "0:0", "7:0"),
+            (with(|e| e.rdev = (1, 3)), "device", "0:0", "1:3"),
+            (
+                with(|e| drop(e.xattrs.insert("user.a".into(), vec![b'x', 0]))),
+                "attribute",
+                "no user.a",
+                "user.a=x\\x00",
+            ),
+        ];
+        for (changed, name, first, second) in cases {
+            let values = (first.to_string(), second.to_string());
+            let expected = EntryChange::Property { name, values };
+            assert_eq!(metadata(&entry(EntryKind::CharDevice), &changed), Some(expected));
+        }
+        let later = with(|e| e.mtime.sec = 5);
+        assert_eq!(metadata(&entry(EntryKind::CharDevice), &later), Some(EntryChange::Time(0, 5)));
+    }
 
     #[test]
     fn the_first_value_is_named_by_its_path() {
         let a = json!({"created": "x", "config": {"Env": ["A=1", "B=2"]}});
         let b = json!({"created": "x", "config": {"Env": ["A=1", "B=3"]}});
-        assert_eq!(first_value("", &a, &b).unwrap(), "config.Env[1] is \"B=2\" and \"B=3\"");
+        let values = (r#""B=2""#.to_string(), r#""B=3""#.to_string());
+        assert_eq!(first_value("", &a, &b), Some(("config.Env[1]".to_string(), values)));
         assert_eq!(first_value("", &a, &a), None);
     }
 }

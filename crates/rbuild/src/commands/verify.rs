@@ -1,6 +1,6 @@
 //! `--verify`: builds twice and reports the first difference between the results.
 
-use rbuild_engine::{BuildRequest, Difference, Export, FinishedImage, ImageForm, first_difference};
+use rbuild_engine::{BuildRequest, Difference, EntryChange, Export, FinishedImage, ImageForm, first_difference};
 use rbuild_image::ImageId;
 use rbuild_plan::NoCache;
 use rbuild_store::{NamedImage, Store};
@@ -125,34 +125,71 @@ pub fn refuse_standard_input(args: &BuildArgs) -> Result<(), Failure> {
 
 /// Returns the error for a difference, with its help.
 fn message(difference: &Difference) -> (String, Option<&'static str>) {
-    let epoch = "set SOURCE_DATE_EPOCH to clamp all times in the result";
+    let configurations = "two builds produced different configurations";
     match difference {
-        Difference::Configuration { what } => {
-            let times = what.contains("created");
-            (format!("two builds produced different configurations: {what}"), times.then_some(epoch))
+        Difference::Manifest => ("two builds produced different manifests".into(), None),
+        Difference::LayerCount(a, b) => (format!("two builds produced images of {a} and {b} layers"), None),
+        Difference::Configuration { field, values: (a, b) } => {
+            let is_time = field.ends_with("created");
+            (format!("{configurations}: {field} is {a} and {b}"), is_time.then_some(CLAMP_TIMES))
         }
-        Difference::Layer { number, of, made_by, path, what } => {
-            let what = match what.strip_prefix("time ").and_then(|times| times.split_once(" and ")) {
-                Some((a, b)) => format!("time {} and {}", date(a), date(b)),
-                None => what.clone(),
-            };
-            let help = if what.starts_with("time ") {
-                epoch
-            } else {
-                "make the step's command deterministic: look for dates, random numbers, unordered lists and downloads"
-            };
+        Difference::Layer { number, of, made_by, path, change } => {
             let made_by: String = made_by.chars().take(100).collect();
-            (
-                format!(
-                    "two builds produced different files: /{path} in layer {number} of {of}, made by `{made_by}`: {what}"
-                ),
-                Some(help),
-            )
+            let (what, help) = change_words(change);
+            let place = format!("/{path} in layer {number} of {of}, made by `{made_by}`");
+            (format!("two builds produced different files: {place}: {what}"), Some(help))
         }
     }
 }
 
-fn date(seconds: &str) -> String {
-    let time = seconds.parse().ok().and_then(|s| jiff::Timestamp::from_second(s).ok());
-    time.map_or(seconds.to_string(), |t| t.to_string())
+const CLAMP_TIMES: &str = "set SOURCE_DATE_EPOCH to clamp all times in the result";
+const BE_DETERMINISTIC: &str =
+    "make the step's command deterministic: look for dates, random numbers, unordered lists and downloads";
+
+fn change_words(change: &EntryChange) -> (String, &'static str) {
+    let words = match change {
+        EntryChange::Time(a, b) => return (format!("time {} and {}", date(*a), date(*b)), CLAMP_TIMES),
+        EntryChange::OnlyInFirst => "only in the first".into(),
+        EntryChange::OnlyInSecond => "only in the second".into(),
+        EntryChange::Property { name, values: (a, b) } => format!("{name} {a} and {b}"),
+        EntryChange::Content(byte) => format!("content differs from byte {byte} on"),
+        EntryChange::Padding => "bytes of the archive that belong to no file".into(),
+    };
+    (words, BE_DETERMINISTIC)
+}
+
+fn date(seconds: i64) -> String {
+    jiff::Timestamp::from_second(seconds).map_or(seconds.to_string(), |time| time.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_in_time_suggest_to_clamp_times_and_others_do_not() {
+        let layer = |change| Difference::Layer { number: 1, of: 2, made_by: "RUN x".into(), path: "a".into(), change };
+        let field = |name: &str| Difference::Configuration { field: name.into(), values: ("1".into(), "2".into()) };
+        let mode = EntryChange::Property { name: "mode", values: ("644".into(), "600".into()) };
+        let files = "two builds produced different files: /a in layer 1 of 2, made by `RUN x`";
+        let cases = [
+            (
+                layer(EntryChange::Time(0, 1)),
+                format!("{files}: time 1970-01-01T00:00:00Z and 1970-01-01T00:00:01Z"),
+                true,
+            ),
+            (layer(mode), format!("{files}: mode 644 and 600"), false),
+            (field("created"), "two builds produced different configurations: created is 1 and 2".into(), true),
+            (
+                field("config.User"),
+                "two builds produced different configurations: config.User is 1 and 2".into(),
+                false,
+            ),
+            (Difference::LayerCount(1, 2), "two builds produced images of 1 and 2 layers".into(), false),
+        ];
+        for (difference, words, clamps) in cases {
+            let (text, help) = message(&difference);
+            assert_eq!((text, help == Some(CLAMP_TIMES)), (words, clamps));
+        }
+    }
 }
