@@ -130,7 +130,7 @@ impl LayerError {
 
     /// Returns the remedy of a stream's error, which may be one of layers.
     pub fn remedy_of_io(e: &io::Error) -> Option<Remedy> {
-        if is_full(e) { Some(Remedy::FreeSpace) } else { LayerError::within(e)?.remedy() }
+        if rbuild_linux::is_disk_full(e) { Some(Remedy::FreeSpace) } else { LayerError::within(e)?.remedy() }
     }
 
     /// Returns the remedy of a failed file operation, whose cause may be an error of layers.
@@ -145,13 +145,8 @@ impl LayerError {
     pub fn is_disk_full(&self) -> bool {
         match self {
             LayerError::Kernel(e) => e.is_disk_full(),
-            LayerError::Io { cause, .. } => is_full(cause),
+            LayerError::Io { cause, .. } => rbuild_linux::is_disk_full(cause),
             _ => false,
         }
     }
-}
-
-/// Returns true if no space, or no quota, is left.
-fn is_full(e: &io::Error) -> bool {
-    matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -99,8 +99,13 @@ impl Error {
 
     /// Returns true if the file system is full or the quota is exhausted.
     pub fn is_disk_full(&self) -> bool {
-        matches!(self.errno(), Some(libc::ENOSPC) | Some(libc::EDQUOT))
+        is_disk_full(&self.source)
     }
+}
+
+/// Returns true if the error is a full file system or an exhausted quota.
+pub fn is_disk_full(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Number of characters shown at each end of a shortened path.

@@ -26,6 +26,8 @@ pub enum Remedy {
     Text(String),
     /// Free space on the disk of the store.
     FreeSpace,
+    /// Free space on the disk to which standard output or standard error goes.
+    FreeOutput,
     /// Use another directory for the store.
     OtherStore,
     /// Use a newer program, or another directory for the store.
@@ -53,6 +55,8 @@ pub enum Remedy {
         /// Name of the container.
         container: String,
     },
+    /// Remove the names of an image one by one, or all at once.
+    UntagEach,
     /// Remove the container, or choose another name.
     RemoveContainer {
         /// Name of the container.
@@ -187,7 +191,7 @@ impl Remedy {
     }
 
     /// Number of kinds of remedies.
-    pub const KINDS: usize = 39;
+    pub const KINDS: usize = 41;
 
     /// Returns the suggestion of another word.
     pub fn did_you_mean(word: impl std::fmt::Display) -> Remedy {

@@ -22,7 +22,7 @@ pub enum SandboxError {
     #[error(transparent)]
     Kernel(#[from] rbuild_linux::Error),
     /// A command could not be prepared.
-    #[error("the runner process failed: {0}")]
+    #[error("the runner process failed")]
     Runner(#[from] RunnerError),
     /// The builder could not set up its isolation; the launcher tries another one.
     #[error("the builder could not set up its isolation")]
@@ -31,8 +31,8 @@ pub enum SandboxError {
     #[error("{0} was killed")]
     Killed(&'static str),
     /// The command's output could not be delivered.
-    #[error("the command's output could not be written: {0}")]
-    Output(std::io::Error),
+    #[error("cannot write the command's output")]
+    Output(#[source] std::io::Error),
 }
 
 impl SandboxError {
@@ -43,7 +43,8 @@ impl SandboxError {
             SandboxError::Kernel(e) if e.is_disk_full() => Some(Remedy::FreeSpace),
             SandboxError::Kernel(e) => e.remedy(),
             SandboxError::Runner(e) => e.remedy(),
-            SandboxError::NotSetUp | SandboxError::Killed(_) | SandboxError::Output(_) => None,
+            SandboxError::Output(e) => rbuild_linux::is_disk_full(e).then_some(Remedy::FreeOutput),
+            SandboxError::NotSetUp | SandboxError::Killed(_) => None,
         }
     }
 }
@@ -63,4 +64,22 @@ impl fmt::Display for Refusal {
 
 pub(crate) fn refusal(reason: impl Into<String>, remedy: impl Into<Remedy>) -> Refusal {
     Refusal { reason: reason.into(), remedy: remedy.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_does_not_repeat_its_source() {
+        let e = SandboxError::Runner(Problem::NoCommand.during(Phase::Command));
+        assert_eq!(rbuild_remedy::sentence(&e), "the runner process failed: there is no command to run");
+    }
+
+    #[test]
+    fn a_full_disk_of_the_output_has_a_remedy() {
+        let of = |errno: rustix::io::Errno| SandboxError::Output(errno.into());
+        assert_eq!(of(rustix::io::Errno::NOSPC).remedy(), Some(Remedy::FreeOutput));
+        assert_eq!(of(rustix::io::Errno::PIPE).remedy(), None);
+    }
 }

@@ -37,7 +37,7 @@ pub enum StoreError {
     #[error("no image is called `{0}`")]
     NoImage(String),
     /// The name matches several images.
-    #[error("`{name}` fits several images: {found}")]
+    #[error("`{name}` is ambiguous; it matches {found}")]
     Ambiguous { name: String, found: String },
     /// The image has several names, and was not given by one of them.
     #[error("the image `{image}` has several names: {names}")]
@@ -107,8 +107,8 @@ impl StoreError {
         match self {
             StoreError::Unusable { remedy, .. } => Some(remedy.clone()),
             StoreError::NoImage(name) => Some(Remedy::ObtainImage { name: name.clone() }),
-            StoreError::Ambiguous { .. } => Some("give more digits of the ID".into()),
-            StoreError::SeveralNames { .. } => Some("remove them one by one, or use -f".into()),
+            StoreError::Ambiguous { .. } => Some("use a longer prefix of the ID".into()),
+            StoreError::SeveralNames { .. } => Some(Remedy::UntagEach),
             StoreError::NameTaken(name) => Some(Remedy::RemoveContainer { name: name.clone() }),
             StoreError::Busy(_) => Some("try again when the other builds are done".into()),
             StoreError::Held { lock, .. } | StoreError::Idle { lock, .. } => {

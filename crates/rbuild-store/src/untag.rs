@@ -40,8 +40,7 @@ impl Images<'_> {
                     vec![name.familiar()]
                 }
                 _ if names.len() > 1 && !force => {
-                    let found = format!("{} (remove them one by one, or use -f)", names.join(", "));
-                    return Err(StoreError::Ambiguous { name: wanted.to_string(), found });
+                    return Err(StoreError::SeveralNames { image: wanted.to_string(), names: names.join(", ") });
                 }
                 _ => {
                     entries.retain(|d| !ours(d));

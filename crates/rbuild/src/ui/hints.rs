@@ -20,6 +20,7 @@ pub fn words(remedy: &Remedy) -> String {
     match remedy {
         Remedy::Text(text) => text.clone(),
         Remedy::FreeSpace => "free some space; `rbuild prune -a` empties the build cache".into(),
+        Remedy::FreeOutput => "free some space on the disk of the output, or redirect it to another disk".into(),
         Remedy::OtherStore => "choose a directory that you can write to, with --root DIR or RBUILD_ROOT".into(),
         Remedy::NewerProgram => "use a newer rbuild, or another directory with --root DIR".into(),
         Remedy::RestoreStore => RESTORE_STORE.into(),
@@ -37,6 +38,7 @@ pub fn words(remedy: &Remedy) -> String {
         Remedy::FreeImage { container } => {
             format!("remove the container with `rbuild rm {container}`, or only the image's name with -f")
         }
+        Remedy::UntagEach => "remove them one by one, or all with -f".into(),
         Remedy::RemoveContainer { name } => format!("remove it with `rbuild rm {name}`, or use another name"),
         Remedy::GiveCommand => "add a command: rbuild run IMAGE COMMAND".into(),
         Remedy::LoadArchive => "run `rbuild load -i FILE` to load the image in it".into(),
@@ -117,6 +119,7 @@ mod tests {
             "use ADD".into(),
             Remedy::PassMissing { secrets: vec!["token".into()], agents: vec!["default".into()] },
             Remedy::FreeSpace,
+            Remedy::FreeOutput,
             Remedy::OtherStore,
             Remedy::NewerProgram,
             Remedy::RestoreStore,
@@ -126,6 +129,7 @@ mod tests {
             Remedy::ListImages,
             Remedy::ListFiles,
             Remedy::FreeImage { container: "web".into() },
+            Remedy::UntagEach,
             Remedy::RemoveContainer { name: "web".into() },
             Remedy::GiveCommand,
             Remedy::LoadArchive,

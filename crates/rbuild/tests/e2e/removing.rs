@@ -84,7 +84,7 @@ fn rmi_tries_each_and_forgives_with_force() {
     // An ID with several names needs -f, which removes all of them.
     tag();
     let id = lab.rbuild(["images", "-q", "busybox"]).ok().stdout.trim().to_string();
-    lab.rbuild(["rmi", &id]).fails(1, &["remove them one by one, or use -f"]);
+    lab.rbuild(["rmi", &id]).fails(1, &["has several names: ", "hint: remove them one by one, or all with -f"]);
     let said = lab.rbuild(["rmi", "--force", &id]).ok().stdout;
     assert_eq!((said.matches("Untagged: ").count(), said.matches("Deleted: ").count()), (4, 1), "{said}");
     assert!(images(&lab).is_empty());
@@ -106,7 +106,7 @@ fn rmi_by_id_removes_every_image_that_has_it() {
     let ids = lab.rbuild(["images", "-a", "-q", "--no-trunc"]).ok().stdout;
     let id = lab.rbuild(["images", "-q", "--no-trunc", "a"]).ok().stdout.trim().to_string();
     assert_eq!(ids.lines().filter(|other| *other == id).count(), 3, "{ids}");
-    lab.rbuild(["rmi", &id]).fails(1, &["fits several images: a:latest, b:latest (remove them one by one, or use -f)"]);
+    lab.rbuild(["rmi", &id]).fails(1, &["has several names: a:latest, b:latest\nhint: remove them one by one"]);
     let said = lab.rbuild(["rmi", "-f", &id[..20]]).ok().stdout;
     assert_eq!(said, format!("Untagged: a:latest\nUntagged: b:latest\nDeleted: {id}\n"));
     assert_eq!(images(&lab), ["busybox:latest"]);
