@@ -95,8 +95,8 @@ impl Export {
         }
     }
 
-    /// Returns the absolute path of the file or directory that is written; `None` for the store and for
-    /// standard output.
+    /// Returns the absolute path of the file or directory that is written; `None` for the store and
+    /// for standard output.
     pub fn path(&self) -> Option<PathBuf> {
         let path = match self {
             Export::Store { .. } => return None,

@@ -55,8 +55,8 @@ impl<'a> Rootfs<'a> {
         self.store.session(&self.work, &self.request.build_id)
     }
 
-    /// Unpacks the image of a vertex: only the paths in `wanted`, if given and possible. Returns the
-    /// number of layers that were unpacked by this call.
+    /// Unpacks the image of a vertex: only the paths in `wanted`, if given and possible. Returns
+    /// the number of layers that were unpacked by this call.
     pub fn unpack(&self, id: VertexId, image: &Image, wanted: Option<&BTreeSet<PathBuf>>) -> Result<usize> {
         let part = match wanted {
             Some(wanted) => self.store.image_trees().image_parts(self.session(), image, wanted, self.request.now)?,
@@ -112,8 +112,8 @@ impl<'a> Rootfs<'a> {
         Ok(own)
     }
 
-    /// Returns the trees that a vertex builds on. A linked copy starts from nothing; its tree covers
-    /// the ones below like any other.
+    /// Returns the trees that a vertex builds on. A linked copy starts from nothing; its tree
+    /// covers the ones below like any other.
     pub fn trees_below(&self, id: VertexId) -> Result<Vec<TreeId>> {
         let vertex = &self.graph.vertices[id];
         let linked = matches!(&vertex.step, Step::Copy(step) if step.link);

@@ -42,7 +42,8 @@ const TAIL: u64 = 1 << 30;
 const SHORT_TAIL: u64 = 1 << 20;
 
 impl Limits {
-    /// Returns the maximum number of bytes after the end of an archive with `bytes` bytes of content.
+    /// Returns the maximum number of bytes after the end of an archive with `bytes` bytes of
+    /// content.
     pub(crate) fn tail(&self, bytes: u64) -> u64 {
         self.bytes.saturating_sub(bytes).clamp(SHORT_TAIL, TAIL)
     }

@@ -153,8 +153,8 @@ struct Items {
     times: Times,
     /// First path of each inode with several hard links.
     links: HashMap<(u32, u32, u64), PathBuf>,
-    /// True if the archive lacks files or attributes of the tree, until [`PackItem::Incomplete`] has
-    /// been returned.
+    /// True if the archive lacks files or attributes of the tree, until [`PackItem::Incomplete`]
+    /// has been returned.
     incomplete: bool,
 }
 

@@ -57,8 +57,8 @@ impl Error {
         &self.source
     }
 
-    /// Returns the problem as the rest of a sentence about the object, for objects that have another
-    /// name for the user.
+    /// Returns the problem as the rest of a sentence about the object, for objects that have
+    /// another name for the user.
     pub fn of_object(&self) -> String {
         let own = |problem: &str| problem.to_string();
         match self.errno() {

@@ -136,8 +136,8 @@ pub struct Workers<'s, 'e, T, E, W> {
     queue: &'e Queue<T, E>,
     work: &'e W,
     waiting: usize,
-    /// The queue's end, once the first item has come; `None` in it if no thread could be started, and
-    /// the caller does the work.
+    /// The queue's end, once the first item has come; `None` in it if no thread could be started,
+    /// and the caller does the work.
     sender: Option<Option<SyncSender<T>>>,
 }
 

@@ -214,7 +214,8 @@ impl RootDir {
         }
         let wanted = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
         match rustix::fs::accessat(self.fd(), c".", wanted, AtFlags::EACCESS) {
-            // Entries of a sticky directory belong to their owners and to whoever has power over them.
+            // Entries of a sticky directory belong to their owners and to whoever has power over
+            // them.
             Ok(()) => Ok(stat.st_mode & 0o1000 == 0 || unmapped(stat.st_uid, stat.st_gid).is_none()),
             Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => Ok(false),
             Err(e) => Err(fail("faccessat")(e)),

@@ -130,8 +130,8 @@ impl MountStep {
         let what = match kind {
             // The content of the source is an input with its own key; its name does not count.
             MountKindStep::Bind { from: _, source: _ } => "bind".to_string(),
-            // The content of a cache does not count. Its seed does: the seed's digest is an input of
-            // the key, and "seeded" assigns that input to this cache.
+            // The content of a cache does not count. Its seed does: the seed's digest is an input
+            // of the key, and "seeded" assigns that input to this cache.
             MountKindStep::Cache(CacheStep { id, id_counts, sharing: _, from, source, mode, uid, gid }) => {
                 let seed = if from.is_some() { "seeded" } else { "empty" };
                 let id = if *id_counts { format!(" {}", quoted(id)) } else { String::new() };

@@ -21,8 +21,8 @@ pub(crate) enum Challenge {
 }
 
 impl Challenge {
-    /// Returns the challenge of a reply, if it has one that is known. A token server gets the login,
-    /// and so must be protected as well as the registry is.
+    /// Returns the challenge of a reply, if it has one that is known. A token server gets the
+    /// login, and so must be protected as well as the registry is.
     pub(crate) fn of(reply: &Reply) -> Result<Option<Challenge>, Problem> {
         let headers = reply.response.headers().get_all("www-authenticate");
         let found = Challenge::preferred(headers.iter().filter_map(|header| header.to_str().ok()));

@@ -70,7 +70,8 @@ pub enum Problem {
     /// An image in a format that is not supported.
     #[error("{0}")]
     Unsupported(String),
-    /// A failure of a request that was repeated in vain, so that nothing around it repeats it again.
+    /// A failure of a request that was repeated in vain, so that nothing around it repeats it
+    /// again.
     #[error("{0}")]
     Repeated(Box<Problem>),
     /// Local data could not be read.

@@ -53,8 +53,8 @@ impl HardLinks {
         }
     }
 
-    /// Adds the groups of two or more names to a digest, in order of their names. Returns the digest
-    /// unchanged if there are none.
+    /// Adds the groups of two or more names to a digest, in order of their names. Returns the
+    /// digest unchanged if there are none.
     pub fn added_to(self, digest: SelectionHash) -> SelectionHash {
         let groups = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
         let groups: BTreeSet<BTreeSet<PathBuf>> = groups.into_values().filter(|names| names.len() > 1).collect();

@@ -49,7 +49,8 @@ pub struct Listed<'a> {
     pub source: &'a Path,
     /// Mode as copied, with the file type in the bits of `S_IFMT`.
     pub mode: u32,
-    /// FileStamp of a regular file; `None` if it cannot prove that the file has not been written since.
+    /// Stamp of a regular file; `None` if it cannot prove that the file has not been written
+    /// since.
     pub stamp: Option<FileStamp>,
     /// Digest of the content and attributes of a file, or of the target of a link, if known.
     pub digest: Option<ContentHash>,

@@ -370,7 +370,8 @@ impl Images<'_> {
         self.tag_all(&[(*manifest, name.cloned())])
     }
 
-    /// Names several images or indexes. The index of the store is written once, with all names or none.
+    /// Names several images or indexes. The index of the store is written once, with all names or
+    /// none.
     ///
     /// # Errors
     ///

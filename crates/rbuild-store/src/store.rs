@@ -132,8 +132,8 @@ impl Store {
         &self.path
     }
 
-    /// Returns the same store under another path, sharing the lock, with its files as a process sees
-    /// them that represents owners in that way.
+    /// Returns the same store under another path, sharing the lock, with its files as a process
+    /// sees them that represents owners in that way.
     ///
     /// # Errors
     ///

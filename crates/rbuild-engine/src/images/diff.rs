@@ -13,8 +13,8 @@ use crate::error::{BuildError, Result};
 /// The first difference between two images.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Difference {
-    /// An entry of layer `number` (from 1) of `of`, which `made_by` created. The path is that of the
-    /// first entry that differs.
+    /// An entry of layer `number` (from 1) of `of`, which `made_by` created. The path is that of
+    /// the first entry that differs.
     Layer { number: usize, of: usize, made_by: String, path: String, change: EntryChange },
     /// The numbers of layers.
     LayerCount(usize, usize),

@@ -165,8 +165,8 @@ impl Lookup<'_> {
         Ok(self.store.records().record(shared)?.is_some_and(|own| own.result != theirs.result()))
     }
 
-    /// Returns the record of the other kind of owners, if its result may be combined with the others
-    /// of this build.
+    /// Returns the record of the other kind of owners, if its result may be combined with the
+    /// others of this build.
     ///
     /// Platforms are looked up one after the other, and each would decide on its own which results
     /// are usable.
@@ -239,7 +239,8 @@ impl Lookup<'_> {
         Ok(self.graph.numbered().filter_map(|(id, _)| foreign(id)).collect())
     }
 
-    /// Returns true if the trees of the target are needed. An image that is in the store needs none.
+    /// Returns true if the trees of the target are needed. An image that is in the store needs
+    /// none.
     fn needs_trees(&self, target: &Known) -> Result<bool> {
         let request = self.request;
         let Some(result) = target.result() else { return Ok(true) };

@@ -111,8 +111,8 @@ impl<'a> Resolver<'a> {
         Ok(pulls.then_some(sought))
     }
 
-    /// Returns the image of the store for a need. Images that are of this machine only are taken for
-    /// any platform.
+    /// Returns the image of the store for a need. Images that are of this machine only are taken
+    /// for any platform.
     fn candidate(&self, need: &ImageNeed) -> Result<Option<Candidate>> {
         let named = match self.store.images().named_image_for(&need.image.name, self.platform(need)) {
             Ok(image) => Some(image),

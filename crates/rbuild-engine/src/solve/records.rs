@@ -42,8 +42,8 @@ impl StepRecords<'_> {
         }
     }
 
-    /// Looks up the record of `shared` for the other kind of owners; if there is one whose files can
-    /// be adopted, takes it as [`Self::hit`] does. The caller holds the lock of `shared`.
+    /// Looks up the record of `shared` for the other kind of owners; if there is one whose files
+    /// can be adopted, takes it as [`Self::hit`] does. The caller holds the lock of `shared`.
     pub fn adopted(&self, shared: &CacheKey) -> Result<bool> {
         let env = self.env;
         // A record of this kind that may not be taken is to be replaced.
@@ -139,8 +139,8 @@ impl StepRecords<'_> {
     }
 
     /// Returns the digest that dependants include in their keys. `files` is the digest in the
-    /// record of `shared`. The files of a linked copy do not depend on the parent, but the resulting
-    /// root file system does.
+    /// record of `shared`. The files of a linked copy do not depend on the parent, but the
+    /// resulting root file system does.
     fn result_of(&self, shared: &CacheKey, files: &ResultId) -> ResultId {
         let linked = matches!(&self.vertex().step, Step::Copy(copy) if copy.link);
         if !linked || *shared == self.key {

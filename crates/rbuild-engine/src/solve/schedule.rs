@@ -19,8 +19,8 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
-    /// Schedules the open vertices that are needed, and the images below them. `exports_files` tells
-    /// that the files of the target are needed even if it is cached.
+    /// Schedules the open vertices that are needed, and the images below them. `exports_files`
+    /// tells that the files of the target are needed even if it is cached.
     pub fn of(graph: &BuildGraph, open: Vec<bool>, exports_files: bool) -> Schedule {
         let dependants = vec![Vec::new(); open.len()];
         let mut schedule = Schedule { open, exports_files, inputs: BTreeMap::new(), dependants };
@@ -45,8 +45,8 @@ impl Schedule {
         schedule
     }
 
-    /// Returns the vertices to run, in the order of the graph, each with the vertices that have to be
-    /// done before it.
+    /// Returns the vertices to run, in the order of the graph, each with the vertices that have to
+    /// be done before it.
     pub fn vertices(&self) -> impl Iterator<Item = (VertexId, &BTreeSet<VertexId>)> {
         self.inputs.iter().map(|(id, inputs)| (*id, inputs))
     }

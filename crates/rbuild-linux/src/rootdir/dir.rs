@@ -298,8 +298,8 @@ impl RootDir {
     }
 
     /// Creates a device node or FIFO. `rdev` is (major, minor). If devices cannot be created,
-    /// creates an empty stand-in file, which [`Stat`] reports as that device, or fails if no records
-    /// count here.
+    /// creates an empty stand-in file, which [`Stat`] reports as that device, or fails if no
+    /// records count here.
     pub fn create_node(&self, name: &OsStr, kind: Kind, mode: u32, rdev: (u32, u32)) -> Result<()> {
         let file_type = match kind {
             Kind::CharDevice => FileType::CharacterDevice,

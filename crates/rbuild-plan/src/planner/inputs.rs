@@ -302,8 +302,8 @@ impl Planner<'_> {
         id
     }
 
-    /// Returns true if stage `used` comes after stage `index`, which cannot use it then. A stage that
-    /// a named context replaces may be anywhere.
+    /// Returns true if stage `used` comes after stage `index`, which cannot use it then. A stage
+    /// that a named context replaces may be anywhere.
     fn is_later(&self, used: usize, index: usize) -> bool {
         used > index && !self.is_replaced(&self.file.stages[used])
     }

@@ -12,8 +12,8 @@ use serde_json::value::RawValue;
 pub(super) struct Members(Vec<(String, Box<RawValue>)>);
 
 impl Members {
-    /// Returns the value of a member; `None` if it is missing or of another type. Of several members
-    /// with one name, the last one counts.
+    /// Returns the value of a member; `None` if it is missing or of another type. Of several
+    /// members with one name, the last one counts.
     pub(super) fn get<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
         serde_json::from_str(self.raw(name)?).ok()
     }

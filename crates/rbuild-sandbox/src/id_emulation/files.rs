@@ -247,8 +247,8 @@ impl NamedPath {
     ///
     /// # Errors
     ///
-    /// As the kernel does for a new entry, fails with ENOENT for an empty path, and for `.` and `..`
-    /// as last component with EEXIST, or ENOENT if they lead nowhere.
+    /// As the kernel does for a new entry, fails with ENOENT for an empty path, and for `.` and
+    /// `..` as last component with EEXIST, or ENOENT if they lead nowhere.
     pub fn parent(&self) -> Result<(OpenedFile, CString)> {
         let path = self.path.to_bytes();
         if path.is_empty() {
@@ -266,8 +266,8 @@ impl NamedPath {
         Ok((OpenedFile::of(dir)?, CString::new(name).map_err(|_| Errno::INVAL)?))
     }
 
-    /// Returns what [`NamedPath::parent`] does for an entry that cannot be a directory: a slash at the
-    /// end is an error.
+    /// Returns what [`NamedPath::parent`] does for an entry that cannot be a directory: a slash at
+    /// the end is an error.
     pub fn parent_of_leaf(&self) -> Result<(OpenedFile, CString)> {
         if self.names_directory() { Err(self.taken_or_missing()) } else { self.parent() }
     }

@@ -192,8 +192,8 @@ impl Credentials {
         Credentials { users, lost: Lost { of_files, ..self.lost }, ..self }
     }
 
-    /// Returns the credentials after a call of capset(2), which the kernel performs on the sets that
-    /// it knows.
+    /// Returns the credentials after a call of capset(2), which the kernel performs on the sets
+    /// that it knows.
     pub fn with_own_sets(self) -> Credentials {
         Credentials { lost: Lost::NONE, ..self }
     }

@@ -120,8 +120,8 @@ impl Supervisor {
         notify::queue_limit(thread).map_or(0, |(soft, hard)| hard.saturating_sub(soft))
     }
 
-    /// Returns the credentials of the caller. Fails if it no longer waits: the credentials found may
-    /// be those of another process that has its number.
+    /// Returns the credentials of the caller. Fails if it no longer waits: the credentials found
+    /// may be those of another process that has its number.
     pub(super) fn credentials(&self, caller: &Caller<'_>) -> Result<&Credentials> {
         let who = self.known_credentials(caller.thread());
         caller.still_waits()?;

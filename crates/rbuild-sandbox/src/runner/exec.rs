@@ -81,8 +81,8 @@ impl Environment {
         Environment { answers: Some(Arc::new(socket)), ..self }
     }
 
-    /// Makes failures to execute the command readable from `file`. libcontainer passes errors of the
-    /// container's first process on as text only.
+    /// Makes failures to execute the command readable from `file`. libcontainer passes errors of
+    /// the container's first process on as text only.
     pub(crate) fn failing_into(self, file: Arc<FailureFile>) -> Environment {
         Environment { failure: Some(file), ..self }
     }

@@ -137,7 +137,8 @@ fn system_mount(
     scratch: &RootDir,
 ) -> Result<Option<OwnedFd>, Problem> {
     let made = match target.to_str() {
-        // Settings in it, such as oom_score_adj, are protected by nothing but the user of a process.
+        // Settings in it, such as oom_score_adj, are protected by nothing but the user of a
+        // process.
         Some("/proc") if proc == Proc::Outer => {
             bind_clone(Path::new("/proc")).and_then(|mount| make_read_only(&mount).map(|()| mount))
         }

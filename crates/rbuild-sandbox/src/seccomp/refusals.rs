@@ -19,8 +19,8 @@ const LEAVE_WHITEOUT: u32 = 4;
 pub enum Keys {
     /// They are not permitted, as in the profile.
     Forbidden,
-    /// They do not exist, as on a kernel without keyrings: container runtimes make a keyring if they
-    /// can, and such a runtime may run in a command with all capabilities.
+    /// They do not exist, as on a kernel without keyrings: container runtimes make a keyring if
+    /// they can, and such a runtime may run in a command with all capabilities.
     Missing,
 }
 

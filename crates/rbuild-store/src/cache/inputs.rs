@@ -178,8 +178,8 @@ impl Records<'_> {
 }
 
 impl BuildIndex {
-    /// Returns for each step (stage, number, text) the index of the best match in the build index: the
-    /// same text in the same stage, or else the same number in the same stage, or else the same
+    /// Returns for each step (stage, number, text) the index of the best match in the build index:
+    /// the same text in the same stage, or else the same number in the same stage, or else the same
     /// text in another stage. Every build index step is matched at most once.
     pub fn nearest(&self, steps: &[(&str, usize, &str)]) -> Vec<Option<usize>> {
         let mut found = vec![None; steps.len()];

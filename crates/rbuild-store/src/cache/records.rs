@@ -97,7 +97,8 @@ impl Records<'_> {
         self.record_with(key, self.store.owners())
     }
 
-    /// Returns the record of a key for the other kind of owners, if it is valid and its tree exists.
+    /// Returns the record of a key for the other kind of owners, if it is valid and its tree
+    /// exists.
     ///
     /// # Errors
     ///

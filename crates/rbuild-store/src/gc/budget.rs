@@ -60,8 +60,8 @@ impl Gc<'_> {
         Ok(freed)
     }
 
-    /// Evicts entries. Those that this process may not remove stay, with their documents. The caller
-    /// holds the exclusive lock.
+    /// Evicts entries. Those that this process may not remove stay, with their documents. The
+    /// caller holds the exclusive lock.
     fn evict(&self, budget: Budget, freed: &mut Freed) -> Result<()> {
         let mut items = self.items()?;
         items.sort_by(|a, b| (a.last_use, &a.name).cmp(&(b.last_use, &b.name)));

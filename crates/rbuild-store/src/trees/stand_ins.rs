@@ -25,8 +25,8 @@ pub(crate) const STAND_INS: &str = "stand-ins";
 pub(crate) const DEVICES: &str = "devices";
 
 impl Trees<'_> {
-    /// Marks a new tree as possibly containing stand-ins, if this process has encountered any, or as
-    /// containing device nodes.
+    /// Marks a new tree as possibly containing stand-ins, if this process has encountered any, or
+    /// as containing device nodes.
     pub(crate) fn note_devices(&self, made: &RootDir) -> Result<()> {
         match made.stat_name(OsStr::new("fs")) {
             Ok(fs) if self.store.owner_records().has_met_stand_ins() => {

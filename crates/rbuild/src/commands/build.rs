@@ -133,8 +133,8 @@ fn lint(file: &Dockerfile, request: &BuildRequest, store: &Store, source: &Sourc
 }
 
 impl Lint {
-    /// Prints the first three warnings after a build, whether it succeeded or failed; `--check` prints
-    /// all.
+    /// Prints the first three warnings after a build, whether it succeeded or failed; `--check`
+    /// prints all.
     fn show(&self, mode: Mode) {
         let Lint::Warnings(list) = self else { return };
         if list.is_empty() || mode == Mode::Quiet {

@@ -1,8 +1,8 @@
 //! Snapshots of everything the command line says: help pages, tables, and error messages. Cases are
 //! data in `cases/`; the recorded answers are in `recorded/`. Needs no privileges.
 //!
-//! `INSTA_UPDATE=always cargo test -p rbuild --test snapshots` records the answers again; review the
-//! difference before committing.
+//! `INSTA_UPDATE=always cargo test -p rbuild --test snapshots` records the answers again; review
+//! the difference before committing.
 
 mod lab;
 

@@ -1,5 +1,5 @@
-//! Rights that processes give up or must not gain: the kernel decides in one mode, the supervisor in
-//! the other.
+//! Rights that processes give up or must not gain: the kernel decides in one mode, the supervisor
+//! in the other.
 
 use crate::lab::{Lab, base};
 
