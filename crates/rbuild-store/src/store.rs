@@ -60,8 +60,8 @@ pub struct Store {
 
 const DIRS: [&str; 9] = ["blobs", "blobs/sha256", "trees", "layers", "records", "results", "builds", "mounts", "tmp"];
 
-/// Directories with files of images, commands and build contexts, which keep their own modes.
-const FOREIGN_ROOMS: [&str; 3] = ["trees", "mounts", "tmp"];
+/// Directories with files of images, commands and build contexts, in trees or in layers.
+const FOREIGN_ROOMS: [&str; 4] = ["blobs", "trees", "mounts", "tmp"];
 
 /// Directories in which [`Store::write`], [`Store::write_durable`] and the writers of notes create
 /// files.

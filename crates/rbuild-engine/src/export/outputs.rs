@@ -57,7 +57,8 @@ pub(crate) fn files(export: &Export, views: &[View]) -> Result<()> {
     }
 }
 
-/// Names an image, or the index of the images of several platforms.
+/// Names an image, or the index of the images of several platforms. It gets all names or none, also
+/// beside other builds.
 fn tag_all(store: &Store, images: &[Image], tags: &[Reference]) -> Result<()> {
     let digest = match images {
         [only] => only.manifest_digest,
@@ -70,7 +71,8 @@ fn tag_all(store: &Store, images: &[Image], tags: &[Reference]) -> Result<()> {
             return Ok(staging.keep("index", &[digest], &named)?);
         }
     };
-    tags.iter().try_for_each(|tag| Ok(store.images().tag(&digest, Some(tag))?))
+    let named: Vec<_> = tags.iter().map(|tag| (digest, Some(tag.clone()))).collect();
+    Ok(store.images().tag_all(&named)?)
 }
 
 /// Writes the archives and names the result. `platforms` has the images of each platform, in

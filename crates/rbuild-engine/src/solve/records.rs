@@ -5,7 +5,7 @@ use std::path::Path;
 use rbuild_image::Hasher;
 use rbuild_plan::{Step, Vertex, VertexId};
 use rbuild_source::Changes;
-use rbuild_store::{CacheKey, KeyInputs, Record, ResultId, TreeId};
+use rbuild_store::{CacheKey, KeyInputs, ResultId, TreeId};
 
 use crate::cache::explain;
 use crate::env::StepEnv;
@@ -34,10 +34,23 @@ impl StepRecords<'_> {
     }
 
     /// Looks up the record of `shared`; if there is a usable one, takes it as the result of the
-    /// vertex. Returns true if it does.
+    /// vertex. Returns true if it does. A vertex that ignores the cache takes only what this build
+    /// has executed, whether or not another build has replaced the record since.
     pub fn hit(&self, shared: &CacheKey) -> Result<bool> {
-        match self.env.store.records().record(shared)? {
-            Some(record) if self.may_take(shared, &record.tree)? => self.take(shared, record),
+        let (store, now) = (self.env.store, self.env.request.now);
+        if self.vertex().ignore_cache {
+            let execution = self.execution(shared);
+            let tree = store.trees().step_tree(&execution);
+            return if store.lazy_trees().has_tree(&tree)? {
+                self.take(shared, tree, &execution, now)
+            } else {
+                Ok(false)
+            };
+        }
+        match store.records().record(shared)? {
+            Some(record) if self.may_take(&record.tree)? => {
+                self.take(shared, record.tree, &record.result, record.created)
+            }
             _ => Ok(false),
         }
     }
@@ -51,19 +64,19 @@ impl StepRecords<'_> {
             return Ok(false);
         }
         let Some(theirs) = env.store.records().foreign_record(shared)? else { return Ok(false) };
-        if !self.may_take(shared, theirs.noted())? {
+        if !self.may_take(theirs.noted())? {
             return Ok(false);
         }
         match env.store.lazy_trees().adopt(env.rootfs.session(), shared, &theirs)? {
-            Some(record) => self.take(shared, record),
+            Some(record) => self.take(shared, record.tree, &record.result, record.created),
             None => Ok(false),
         }
     }
 
-    /// Takes a record of `shared` as the result of the vertex.
-    fn take(&self, shared: &CacheKey, record: Record) -> Result<bool> {
-        let Record { tree, result: files, created, .. } = record;
-        let result = self.result_of(shared, &files);
+    /// Takes a tree that is recorded under `shared`, with the digest of its files, as the result of
+    /// the vertex.
+    fn take(&self, shared: &CacheKey, tree: TreeId, files: &ResultId, created: i64) -> Result<bool> {
+        let result = self.result_of(shared, files);
         if *shared != self.key {
             self.env.store.records().put_key_inputs(&self.key, self.key_inputs)?;
         }
@@ -109,7 +122,7 @@ impl StepRecords<'_> {
         if nearest == key {
             return match (store.records().record(key), store.records().foreign_record(key)) {
                 (Ok(Some(_)), _) => SECRET,
-                (_, Ok(Some(theirs))) if !self.may_take(key, theirs.noted()).unwrap_or(true) => SECRET,
+                (_, Ok(Some(theirs))) if !self.may_take(theirs.noted()).unwrap_or(true) => SECRET,
                 (_, Ok(Some(_))) => "its files are needed, and those in the cache are of another isolation mode",
                 _ => "its earlier result is no longer in the cache",
             }
@@ -120,14 +133,9 @@ impl StepRecords<'_> {
         if differences.is_empty() { "the earlier key was made by other rules".into() } else { differences.join("; ") }
     }
 
-    /// Returns true if the build may take the result with that tree, recorded under `shared`. A
-    /// vertex that ignores the cache takes what this build has executed.
-    fn may_take(&self, shared: &CacheKey, tree: &TreeId) -> Result<bool> {
-        let env = self.env;
-        if self.vertex().ignore_cache && *tree != env.store.trees().step_tree(&self.execution(shared)) {
-            return Ok(false);
-        }
-        may_take(&env.prepared.marks, env.store, &self.vertex().step, tree)
+    /// Returns true if the secrets of the build and those found in that tree permit its use.
+    fn may_take(&self, tree: &TreeId) -> Result<bool> {
+        may_take(&self.env.prepared.marks, self.env.store, &self.vertex().step, tree)
     }
 
     /// Returns a digest that no other execution of a step has. One build executes each step once,

@@ -4,7 +4,7 @@ use rbuild_image::ManifestDigest;
 use rbuild_linux::{OwnerMode, write_atomic};
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Result, StoreError};
 use crate::ids::{CacheKey, HashesName, ImageKey, ResultId};
 use crate::modes;
 use crate::store::Store;
@@ -187,7 +187,13 @@ impl Records<'_> {
         if !(is_synced || found.boot == self.store.boot()) || !self.store.blobs().has_blob(&found.manifest.blob())? {
             return Ok(None);
         }
-        let image = self.store.images().image(&found.manifest)?;
+        let image = match self.store.images().image(&found.manifest) {
+            // `fsck --repair` removes damaged documents one by one.
+            Err(StoreError::NoBlob(_) | StoreError::Damaged { .. } | StoreError::WrongDigest { .. }) => {
+                return Ok(None);
+            }
+            other => other?,
+        };
         for (layer, _) in image.layers()? {
             match rbuild_image::digest_of(&layer) {
                 Ok(digest) if self.store.blobs().has_whole_blob(&digest, layer.size())? => {}

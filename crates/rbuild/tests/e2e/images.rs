@@ -229,6 +229,34 @@ fn damage_is_found_and_taken_out() {
 }
 
 #[test]
+fn an_image_whose_configuration_was_removed_is_built_again() {
+    let lab = Lab::new();
+    let file = "FROM busybox\nRUN echo x > /f\n";
+    lab.build(file, &["-t", "x"]).ok();
+    lab.sh("c=$($RB inspect -f '{{.Id}}' x); echo >> $RBUILD_ROOT/blobs/sha256/${c#sha256:}").ok();
+    lab.rbuild(["fsck", "--repair"]).ok();
+    lab.build(file, &["-t", "x"]).ok();
+    lab.rbuild(["inspect", "--verify", "x"]).ok();
+}
+
+#[test]
+fn an_image_gets_all_of_its_names_at_once() {
+    let lab = Lab::new();
+    let names: Vec<String> = (0..40).map(|n| format!("many:{n}")).collect();
+    let args: Vec<&str> = names.iter().flat_map(|name| ["-t", name]).collect();
+    lab.write("Dockerfile", "FROM busybox\nRUN echo x > /f\n");
+    let mut build = lab.command(["build", "-q"].into_iter().chain(args)).spawn().unwrap();
+    let index = lab.store().join("index.json");
+    let mut seen = std::collections::BTreeSet::new();
+    while build.try_wait().unwrap().is_none() {
+        seen.insert(std::fs::read_to_string(&index).unwrap().matches("many:").count());
+    }
+    assert!(build.wait().unwrap().success());
+    seen.insert(std::fs::read_to_string(&index).unwrap().matches("many:").count());
+    assert_eq!(Vec::from_iter(seen), [0, 40]);
+}
+
+#[test]
 fn the_cache_stays_within_its_budget_and_the_oldest_goes_first() {
     let lab = Lab::new();
     let step = |n: u32| format!("FROM busybox\nRUN dd if=/dev/urandom of=/f bs=1M count=4 2>/dev/null; echo {n}\n");

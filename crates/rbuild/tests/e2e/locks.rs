@@ -69,12 +69,13 @@ fn nobody_else_gets_at_the_files_of_images() {
     let lab = Lab::new();
     let build = || lab.build("FROM busybox\nRUN cp /bin/busybox /s && chmod 6755 /s\n", &["-t", "x"]).ok();
     build();
-    let modes = || ["trees", "mounts", "tmp"].map(|d| std::fs::metadata(lab.store().join(d)).unwrap().mode() & 0o777);
-    assert_eq!(modes(), [0o700; 3]);
+    let modes =
+        || ["blobs", "trees", "mounts", "tmp"].map(|d| std::fs::metadata(lab.store().join(d)).unwrap().mode() & 0o777);
+    assert_eq!(modes(), [0o700; 4]);
     // A store made by an earlier version.
-    lab.sh("cd $RBUILD_ROOT && chmod 755 trees mounts tmp").ok();
+    lab.sh("cd $RBUILD_ROOT && chmod 755 blobs trees mounts tmp").ok();
     lab.rbuild(["images"]).ok();
-    assert_eq!(modes(), [0o700; 3]);
+    assert_eq!(modes(), [0o700; 4]);
     build();
 }
 

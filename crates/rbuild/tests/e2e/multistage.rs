@@ -270,3 +270,21 @@ fn what_an_image_does_not_have_is_said_with_what_it_has() {
     lab.build("FROM scratch\nCOPY --from=many /opt/tool/bin/onee /\n", &[])
         .fails(1, &["onee", "did you mean `opt/tool/bin/one`?"]);
 }
+
+#[test]
+fn platforms_share_an_execution_although_another_build_replaces_its_record() {
+    let lab = Lab::new();
+    lab.write(
+        "Dockerfile",
+        "FROM --platform=$BUILDPLATFORM busybox AS a\nRUN head -c 8 /dev/urandom | md5sum > /a\n\
+         FROM --platform=$BUILDPLATFORM a AS b\nRUN sleep 3; cp /a /b\nFROM scratch\nCOPY --from=b /a /b /\n",
+    );
+    lab.sh(
+        "$RB build --no-cache --progress plain --platform linux/amd64,linux/arm64 -o type=local,dest=../out . 2> ../log & \
+         until grep -q 'RUN sleep' ../log; do sleep 0.1; done; \
+         $RB build -q --no-cache --target a . && wait $!",
+    )
+    .ok();
+    let files = ["amd64/a", "amd64/b", "arm64/a", "arm64/b"].map(|file| lab.read(&format!("out/linux_{file}")));
+    assert_eq!(files.each_ref().map(|file| file == &files[0]), [true; 4], "{files:?}");
+}
