@@ -1,6 +1,7 @@
-/* The least that a container can cost: namespaces, a root of its own with /proc, and the program.
+/* Lower bound for the cost of a container: namespaces, a new root with /proc, and the program. RUN
+ * steps are compared with it.
  *   floor ROOTFS PROGRAM [ARG...]
- * Prints nothing; its exit code is the program's. The floor that a RUN step is measured against. */
+ * Prints nothing; exits with the program's exit code. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>

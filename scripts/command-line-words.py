@@ -3,15 +3,15 @@
     python3 scripts/command-line-words.py
 
 A message is a string of several words. It must name neither a flag nor a verb of rbuild: libraries
-return a `Remedy`, which crates/rbuild/src/ui/hints.rs puts into words. Flags of instructions are
-words of the Dockerfile and allowed. Ends with 1 if a message has such words.
+return a `Remedy`, which crates/rbuild/src/ui/hints.rs puts into words. Flags of instructions belong
+to the Dockerfile and are allowed. Exits with 1 if a message contains such words.
 """
 import re
 import sys
 from pathlib import Path
 
 TOP = Path(__file__).parent.parent
-# The crate that has the command line, and crates that are not part of the program.
+# The command line itself, and crates that are not part of the program.
 EXCEPT = {"rbuild", "rbuild-fuzz"}
 INSTRUCTION_FLAGS = set(
     "from chown chmod link parents exclude checksum keep-git-dir mount network security device platform "

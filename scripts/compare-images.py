@@ -2,13 +2,14 @@
 
 Usage: compare-images.py [--mtimes=START] [--mounted=PATH]... BUILDKIT.tar RBUILD.tar
 
-Docker 20.10 contains a BuildKit of 2020. Some of its differences from later versions are ignored here:
+Docker 20.10 contains a BuildKit of 2020. Some of its differences from later versions are ignored:
 - Empty mount points (given by --mounted=PATH) stay in the layers of RUN.
-- The history has no flags of COPY and ADD and no values of ARG, and formats EXPOSE and HEALTHCHECK in its own way.
+- The history has no flags of COPY and ADD and no values of ARG, and formats EXPOSE and HEALTHCHECK
+  differently.
 - A stage does not inherit the ARGs of the stage that it is based on.
 - Layers keep no extended attributes but capabilities, so only those are compared.
-- Directories are dated by when they were filled; directories dated this way may have any time.
-With --mtimes, all times from START on, in seconds since 1970, count as times of the build and as equal.
+- Directories have the time of the last write into them; rbuild's may then have any time.
+With --mtimes, all times from START on, in seconds since 1970, are times of the build and equal.
 """
 
 import hashlib

@@ -26,7 +26,7 @@ need_packages() {
         die "the packages ${missing[*]} could not be installed"
 }
 
-# Ensures that cargo is as recent as Cargo.toml requires; Debian 12's own is not.
+# Ensures that cargo is as recent as Cargo.toml requires; the one of Debian 12 is not.
 need_cargo() {
     local wanted found
     wanted=$(sed -n 's/^rust-version *= *"\(.*\)"$/\1/p' "$TOP/Cargo.toml")
@@ -49,14 +49,14 @@ build_rbuild() {
     local binary
     binary=$(cd "$TOP" && cargo build --locked -p rbuild --bin rbuild --message-format=json-render-diagnostics "$@" |
         sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1)
-    [ -x "$binary" ] || die "rbuild was not built" "run it by hand to see why: cargo build --locked -p rbuild $*"
+    [ -x "$binary" ] || die "rbuild was not built" "run it manually to see the cause: cargo build --locked -p rbuild $*"
     echo "$binary"
 }
 
 # Creates an ordinary user with sub-IDs to run as, if the script runs as root.
 need_user() {
     if ! id "$RBUILD_USER" >/dev/null 2>&1; then
-        say "making the ordinary user $RBUILD_USER"
+        say "creating the ordinary user $RBUILD_USER"
         as_root useradd --create-home --shell /bin/bash "$RBUILD_USER"
     fi
     need_subids "$RBUILD_USER"
@@ -65,7 +65,7 @@ need_user() {
 # need_subids USER: grants the next 65536 unassigned IDs, unless the user already has some.
 need_subids() {
     grep -q "^$1:" /etc/subuid 2>/dev/null && grep -q "^$1:" /etc/subgid 2>/dev/null && return 0
-    say "granting $1 sub-ids"
+    say "granting sub-IDs to $1"
     local first
     first=$(cat /etc/subuid /etc/subgid 2>/dev/null | awk -F: '$2 + $3 > n { n = $2 + $3 } END { print n < 100000 ? 100000 : n }')
     as_root usermod --add-subuids "$first-$((first + 65535))" --add-subgids "$first-$((first + 65535))" "$1"
@@ -88,7 +88,7 @@ as_user() {
 need_debian_rootfs() {
     [ ! -s "$1" ] || return 0
     need_packages mmdebstrap
-    say "making a Debian root file system of packages: $1"
+    say "creating a Debian root file system from packages: $1"
     mkdir -p "$(dirname "$1")"
     local mirror
     # Either of the two files may be missing.
@@ -98,6 +98,6 @@ need_debian_rootfs() {
     local part
     part=$(dirname "$1")/part-$(basename "$1")
     mmdebstrap --quiet --variant=minbase --aptopt='Acquire::Languages "none"' bookworm "$part" ${mirror:+"$mirror"} ||
-        die "mmdebstrap failed" "run it by hand to see why: mmdebstrap --variant=minbase bookworm /dev/null"
+        die "mmdebstrap failed" "run it manually to see the cause: mmdebstrap --variant=minbase bookworm /dev/null"
     mv "$part" "$1"
 }

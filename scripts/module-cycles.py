@@ -7,7 +7,7 @@ A module imports another if its source, tests aside, names an item of it by a pa
 declares it as a child. Imports through a re-export count for the module that is re-exported. A path
 from `super` imports the parent, which declares its child and so closes a cycle: siblings are named
 from `crate`.
-Ends with 1 if a cycle is new, or if an allowed one no longer exists.
+Exits with 1 if a cycle is new, or if an allowed one no longer exists.
 """
 import re
 import sys
@@ -77,7 +77,7 @@ def edges(found):
     graph = {name: set() for name in found if name}
     for name in graph:
         parent = name.rpartition("::")[0]
-        # Visibility (`pub(super)`) is no import.
+        # Visibility (`pub(super)`) is not an import.
         if parent in graph and re.search(r"(?<![(\w])super::", found[name]):
             graph[name].add(parent)
         for path in targets(name, found[name]):
