@@ -59,8 +59,9 @@ fn least(architectures: [usize; 2], about: &About, keys: Keys) -> Vec<FilterStep
     let [of_native, of_sibling] = [0, 1].map(|i| {
         let mut steps = vec![step(LOAD, NUMBER, 0, 0)];
         steps.extend(refusals::no_keys(architectures[i], keys));
+        steps.extend(refusals::no_detours(architectures[i]));
         steps.extend(refusals::no_whiteouts(architectures[i]));
-        steps.extend(asking(&about[i]));
+        steps.extend(asking(architectures[i], &about[i]));
         steps.push(answer(ALLOW));
         steps
     });
@@ -71,21 +72,26 @@ fn native() -> Option<usize> {
     ARCHITECTURES.iter().position(|name| *name == std::env::consts::ARCH)
 }
 
-/// Returns the instructions that send calls to the supervisor. They expect the call number in the
-/// accumulator and leave it there.
-fn asking(about: &[(u32, When)]) -> Vec<FilterStep> {
-    let mut steps = Vec::new();
+/// Returns the instructions that send calls to the supervisor, if there is one, and refuse what
+/// would deceive it. They expect the call number in the accumulator and leave it there.
+fn asking(architecture: usize, about: &[(u32, When)]) -> Vec<FilterStep> {
+    let mut steps = if about.is_empty() { Vec::new() } else { refusals::no_forgeries(architecture) };
     for (number, when) in about {
-        let (argument, test) = match *when {
+        let (argument, tests) = match *when {
             When::Always => {
                 steps.extend([step(JUMP_IF_EQUAL, *number, 0, 1), answer(NOTIFY)]);
                 continue;
             }
-            When::AnyBit(argument, bits) => (argument, step(JUMP_IF_ANY_BIT, bits, 0, 1)),
-            When::Is(argument, value) => (argument, step(JUMP_IF_EQUAL, value, 0, 1)),
+            When::AnyBit(argument, bits) => (argument, vec![step(JUMP_IF_ANY_BIT, bits, 0, 1), answer(NOTIFY)]),
+            When::OneOf(argument, values) => (
+                argument,
+                values.iter().flat_map(|value| [step(JUMP_IF_EQUAL, *value, 0, 1), answer(NOTIFY)]).collect(),
+            ),
         };
         let load = step(LOAD, FIRST_ARGUMENT + 8 * u32::from(argument), 0, 0);
-        steps.extend([step(JUMP_IF_EQUAL, *number, 0, 4), load, test, answer(NOTIFY), answer(ALLOW)]);
+        steps.extend([step(JUMP_IF_EQUAL, *number, 0, tests.len() as u8 + 2), load]);
+        steps.extend(tests);
+        steps.push(answer(ALLOW));
     }
     steps
 }
@@ -98,7 +104,7 @@ fn program(architectures: [usize; 2], about: &About) -> Vec<FilterStep> {
         [(&mut native, architectures[0], &about[0]), (&mut sibling, architectures[1], &about[1])]
     {
         let mut first = refusals::no_whiteouts(architecture);
-        first.extend(asking(about));
+        first.extend(asking(architecture, about));
         rules.splice(1..1, first);
     }
     by_architecture(architectures, native, sibling, answer(fail(ENOSYS)))
@@ -243,13 +249,14 @@ mod tests {
 
     #[test]
     fn some_calls_are_asked_about() {
-        let native_calls = vec![(102, When::Always), (257, When::AnyBit(0, 0o100)), (302, When::Is(0, 12))];
+        let native_calls = vec![(102, When::Always), (257, When::AnyBit(0, 0o100)), (302, When::OneOf(0, &[9, 12]))];
         let asks = program([0, 1], &[native_calls, vec![(199, When::Always), (295, When::AnyBit(0, 0o100))]]);
         let open = least([0, 1], &[vec![(102, When::Always)], vec![(199, When::Always)]], Keys::Missing);
         assert_eq!(run(&asks, AUDIT[0], 102, 0), NOTIFY);
         assert_eq!(run(&asks, AUDIT[0], 257, 0o101), NOTIFY);
         assert_eq!(run(&asks, AUDIT[0], 257, 0), ALLOW);
-        assert_eq!((run(&asks, AUDIT[0], 302, 12), run(&asks, AUDIT[0], 302, 13)), (NOTIFY, ALLOW));
+        let of_302 = [9, 12, 13].map(|argument| run(&asks, AUDIT[0], 302, argument));
+        assert_eq!(of_302, [NOTIFY, NOTIFY, ALLOW]);
         // The 32-bit sibling has different numbers.
         assert_eq!((run(&asks, AUDIT[1], 102, 0), run(&asks, AUDIT[1], 199, 0)), (ALLOW, NOTIFY));
         assert_eq!((run(&asks, AUDIT[1], 295, 0o101), run(&asks, AUDIT[1], 295, 0)), (NOTIFY, ALLOW));
@@ -297,11 +304,49 @@ mod tests {
                     for call in calls::KEYS {
                         let number = call[a] as u32;
                         assert_eq!(run(&least, AUDIT[a], number, 0), fail(errno), "{number} of {}", ARCHITECTURES[a]);
-                        let with_x32 = if a == 0 { fail(errno) } else { ALLOW };
+                        let with_x32 = if a == 0 { fail(ENOSYS) } else { ALLOW };
                         assert_eq!(run(&least, AUDIT[a], X32 | number, 0), with_x32);
                         assert_eq!(run(&program(pair, &About::default()), AUDIT[a], number, 0), fail(EPERM));
                     }
                     assert_eq!(run(&least, AUDIT[a], calls::KEYS[2][a] as u32 + 1, 0), ALLOW);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn requests_that_no_filter_sees_are_not_taken() {
+        for pair in [[0, 1], [2, 3]] {
+            for a in pair {
+                for number in 425..428 {
+                    let least = least(pair, &About::default(), Keys::Missing);
+                    assert_eq!(run(&least, AUDIT[a], number, 0), fail(ENOSYS), "{number} of {}", ARCHITECTURES[a]);
+                    assert_eq!(run(&program(pair, &About::default()), AUDIT[a], number, 0), fail(EPERM));
+                }
+            }
+        }
+        let least = least([0, 1], &About::default(), Keys::Missing);
+        assert_eq!((run(&least, AUDIT[0], X32 | 133, 0), run(&least, AUDIT[0], 428, 0)), (fail(ENOSYS), ALLOW));
+    }
+
+    #[test]
+    fn commands_cannot_change_what_shows_an_execution_nor_attributes_by_recent_calls() {
+        for pair in [[0, 1], [2, 3]] {
+            let asked: About = [0, 1].map(|_| vec![(1000, When::Always)]);
+            let asks = [program(pair, &asked), least(pair, &asked, Keys::Missing)];
+            let others = [program(pair, &About::default()), least(pair, &About::default(), Keys::Missing)];
+            for a in pair {
+                let got = |program: &[FilterStep], number, argument| run(program, AUDIT[a], number, argument);
+                let prctl = calls::PRCTL[a] as u32;
+                for (asks, other) in asks.iter().zip(&others) {
+                    assert_eq!((got(asks, prctl, 35), got(asks, prctl, 15)), (fail(EPERM), ALLOW));
+                    assert_eq!(got(other, prctl, 35), ALLOW);
+                    for number in 463..467 {
+                        assert_eq!((got(asks, number, 0), got(other, number, 0)), (fail(ENOSYS), ALLOW));
+                    }
+                    for number in 468..470 {
+                        assert_eq!(got(asks, number, 0), fail(ENOSYS), "{number} of {}", ARCHITECTURES[a]);
+                    }
                 }
             }
         }

@@ -53,7 +53,6 @@ pub enum Asked {
     ListAttributes,
     LinkListAttributes,
     FileListAttributes,
-    ListAttributesAt,
     SetAttribute,
     LinkSetAttribute,
     FileSetAttribute,
@@ -74,7 +73,7 @@ use Asked::*;
 /// architecture has no such call. For i386, the calls with 32-bit IDs and 64-bit sizes; C libraries
 /// no longer use others. 32-bit programs on aarch64 see themselves as root, which they are, but
 /// like all others are denied access to owner records.
-const NUMBERS: [(Asked, [i32; 4]); 62] = [
+const NUMBERS: [(Asked, [i32; 4]); 61] = [
     (SetUid, [105, 213, 146, -1]),
     (SetGid, [106, 214, 144, -1]),
     (SetReUid, [113, 203, 145, -1]),
@@ -125,7 +124,6 @@ const NUMBERS: [(Asked, [i32; 4]); 62] = [
     (ListAttributes, [194, 232, 11, 232]),
     (LinkListAttributes, [195, 233, 12, 233]),
     (FileListAttributes, [196, 234, 13, 234]),
-    (ListAttributesAt, [465, 465, 465, 465]),
     (SetAttribute, [188, 226, 5, -1]),
     (LinkSetAttribute, [189, 227, 6, -1]),
     (FileSetAttribute, [190, 228, 7, -1]),
@@ -171,8 +169,8 @@ pub enum When {
     Always,
     /// The argument (counted from 0) has at least one of these bits.
     AnyBit(u8, u32),
-    /// The lower 32 bits of the argument have this value.
-    Is(u8, u32),
+    /// The lower 32 bits of the argument have one of these values.
+    OneOf(u8, &'static [u32]),
 }
 
 /// Returns the numbers of all calls on this architecture and on its 32-bit sibling.
@@ -180,8 +178,9 @@ pub fn numbers() -> [Vec<(u32, When)>; 2] {
     let when = |asked: &Asked| match asked {
         Open => When::AnyBit(1, CREATES),
         OpenAt => When::AnyBit(2, CREATES),
-        SetLimit => When::Is(0, OUR_LIMIT),
-        ChangeLimit => When::Is(1, OUR_LIMIT),
+        Control => When::OneOf(0, &[KEEP_CAPABILITIES, DROP_FROM_BOUND, SECURE_BITS]),
+        SetLimit => When::OneOf(0, &[OUR_LIMIT]),
+        ChangeLimit => When::OneOf(1, &[OUR_LIMIT]),
         _ => When::Always,
     };
     let of = |column: Option<usize>| {
@@ -191,6 +190,11 @@ pub fn numbers() -> [Vec<(u32, When)>; 2] {
     let (native, sibling) = columns();
     [of(native), of(sibling)]
 }
+
+/// `PR_SET_KEEPCAPS`, `PR_CAPBSET_DROP` and `PR_SET_SECUREBITS` (prctl(2)).
+pub const KEEP_CAPABILITIES: u32 = 8;
+pub const DROP_FROM_BOUND: u32 = 24;
+pub const SECURE_BITS: u32 = 28;
 
 /// `RLIMIT_MSGQUEUE`.
 const OUR_LIMIT: u32 = 12;

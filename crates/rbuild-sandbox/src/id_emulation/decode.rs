@@ -3,7 +3,7 @@
 
 use rustix::fs::{OFlags, ResolveFlags};
 
-use crate::id_emulation::calls::{Asked, is_of_sibling, of_number};
+use crate::id_emulation::calls::{Asked, DROP_FROM_BOUND, KEEP_CAPABILITIES, SECURE_BITS, is_of_sibling, of_number};
 
 /// `AT_FDCWD`: the working directory.
 pub const HERE: i32 = -100;
@@ -26,11 +26,7 @@ pub const CHECK_ONLY: u32 = 0x10000;
 /// `O_CREAT | O_WRONLY | O_TRUNC`, the flags implied by creat(2).
 const CREATE: u32 = 0o100 | 0o1 | 0o1000;
 
-// Constants of prctl(2): PR_SET_KEEPCAPS, PR_CAPBSET_DROP, and PR_SET_SECUREBITS with
-// SECBIT_NO_SETUID_FIXUP and SECBIT_KEEP_CAPS.
-const KEEP_CAPABILITIES: u32 = 8;
-const DROP_FROM_BOUND: u32 = 24;
-const SECURE_BITS: u32 = 28;
+// `SECBIT_NO_SETUID_FIXUP` and `SECBIT_KEEP_CAPS` (prctl(2)).
 const FIXED: u64 = 1 << 2;
 const KEEPING: u64 = 1 << 4;
 
@@ -329,9 +325,6 @@ fn attributes(asked: Asked, args: [u64; 6]) -> Request {
             Request::ListAttributes { file: Subject::Named(named(here, flags)), to: args[1], size: args[2] }
         }
         FileListAttributes => Request::ListAttributes { file: opened, to: args[1], size: args[2] },
-        ListAttributesAt => {
-            Request::ListAttributes { file: Subject::Named(named(at, id(2))), to: args[3], size: args[4] }
-        }
         _ => Request::Other,
     }
 }

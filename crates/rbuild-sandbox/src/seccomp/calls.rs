@@ -389,3 +389,9 @@ pub const MKNODAT: [i32; 4] = [259, 297, 33, 324];
 pub const RENAMEAT2: [i32; 4] = [316, 353, 276, 382];
 /// `add_key`, `request_key` and `keyctl`.
 pub const KEYS: [[i32; 4]; 3] = [[248, 286, 217, 309], [249, 287, 218, 310], [250, 288, 219, 311]];
+pub const PRCTL: [i32; 4] = [157, 172, 167, 172];
+/// `io_uring_setup`, `io_uring_enter` and `io_uring_register`.
+pub const IO_URING: [i32; 3] = [425, 426, 427];
+/// `setxattrat`, `getxattrat`, `listxattrat` and `removexattrat` (Linux 6.13), and `file_getattr`
+/// and `file_setattr` (Linux 6.17).
+pub const ATTRIBUTES_AT: [i32; 6] = [463, 464, 465, 466, 468, 469];

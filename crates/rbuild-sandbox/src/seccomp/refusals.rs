@@ -1,11 +1,13 @@
-//! Calls that no command may make, whatever its rights.
+//! Calls that no command may make, whatever its rights, and those that none may make whose owners
+//! are emulated.
 
 use rbuild_linux::process::FilterStep;
 
 use crate::seccomp::bpf::{
-    AND, EINVAL, ENOSYS, EPERM, FIRST_ARGUMENT, JUMP_IF_ANY_BIT, JUMP_IF_EQUAL, LOAD, NUMBER, X32, answer, fail, step,
+    AND, EINVAL, ENOSYS, EPERM, FIRST_ARGUMENT, JUMP_IF_ANY_BIT, JUMP_IF_AT_LEAST, JUMP_IF_EQUAL, LOAD, NUMBER, X32,
+    answer, fail, step,
 };
-use crate::seccomp::calls::{ARCHITECTURES, KEYS, MKNOD, MKNODAT, RENAMEAT2};
+use crate::seccomp::calls::{ARCHITECTURES, ATTRIBUTES_AT, IO_URING, KEYS, MKNOD, MKNODAT, PRCTL, RENAMEAT2};
 
 /// The bits of a mode that hold the type of file, and the type of a character device.
 const FILE_TYPE: u32 = 0o170_000;
@@ -28,13 +30,46 @@ pub enum Keys {
 /// accumulator and leave it there, for other calls.
 pub fn no_keys(architecture: usize, keys: Keys) -> Vec<FilterStep> {
     let refusal = answer(fail(if keys == Keys::Forbidden { EPERM } else { ENOSYS }));
-    let has_x32 = ARCHITECTURES[architecture] == "x86_64";
-    let numbers = KEYS.iter().filter_map(|call| u32::try_from(call[architecture]).ok());
-    numbers
-        .flat_map(|number| [Some(number), has_x32.then_some(X32 | number)])
-        .flatten()
-        .flat_map(|number| [step(JUMP_IF_EQUAL, number, 0, 1), refusal])
-        .collect()
+    refusing(KEYS.iter().map(|call| call[architecture]), refusal)
+}
+
+fn refusing(numbers: impl IntoIterator<Item = i32>, refusal: FilterStep) -> Vec<FilterStep> {
+    let numbers = numbers.into_iter().filter_map(|number| u32::try_from(number).ok());
+    numbers.flat_map(|number| [step(JUMP_IF_EQUAL, number, 0, 1), refusal]).collect()
+}
+
+/// Returns the instructions that answer what a filter cannot examine as a kernel without it does:
+/// the x32 variants of calls, and io_uring, whose requests are in memory and include the calls that
+/// are refused or answered here. They expect the call number in the accumulator and leave it there,
+/// for other calls.
+pub fn no_detours(architecture: usize) -> Vec<FilterStep> {
+    let missing = answer(fail(ENOSYS));
+    let mut steps = refusing(IO_URING, missing);
+    if ARCHITECTURES[architecture] == "x86_64" {
+        steps.extend([step(JUMP_IF_AT_LEAST, X32, 0, 1), missing]);
+    }
+    steps
+}
+
+/// The option of prctl(2) that changes what /proc shows of a process's memory, `PR_SET_MM`.
+const SET_MEMORY: u32 = 35;
+
+/// Returns the instructions that keep commands from what the supervisor of emulated owners relies
+/// on, as kernels do that lack these calls: recent calls on attributes, for which programs use the
+/// older ones, and changes of the auxiliary vector, which shows that a program was executed. They
+/// expect the call number in the accumulator and leave it there, for other calls.
+pub fn no_forgeries(architecture: usize) -> Vec<FilterStep> {
+    let mut steps = refusing(ATTRIBUTES_AT, answer(fail(ENOSYS)));
+    if let Ok(number) = u32::try_from(PRCTL[architecture]) {
+        steps.extend([
+            step(JUMP_IF_EQUAL, number, 0, 4),
+            step(LOAD, FIRST_ARGUMENT, 0, 0),
+            step(JUMP_IF_EQUAL, SET_MEMORY, 0, 1),
+            answer(fail(EPERM)),
+            step(LOAD, NUMBER, 0, 0),
+        ]);
+    }
+    steps
 }
 
 /// Returns the instructions that refuse whiteouts (character devices 0:0), which an overlay refuses

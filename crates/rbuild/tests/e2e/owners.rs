@@ -302,13 +302,14 @@ fn names_that_the_kernel_does_not_create_are_not_created() {
     assert!(ran.stderr.contains(" 1000:1000\n"), "{}", ran.stderr);
 }
 
-/// A character device 0:0 is how an overlay, and a layer made from one, marks what was removed.
+/// A character device 0:0 is how an overlay, and a layer made from one, marks what was removed. The
+/// requests of io_uring, of which one leaves such a device, are in memory, where no filter sees them.
 #[test]
 fn no_command_makes_a_whiteout() {
-    let lab = Lab::new();
+    let lab = debian();
     lab.write(
         "Dockerfile",
-        format!("FROM busybox\n{0}{1}", refused("RUN", "w"), refused("RUN --security=insecure", "x")),
+        format!("FROM debian\n{0}{1}", refused("RUN", "w"), refused("RUN --security=insecure", "x")),
     );
     let dest = format!("type=local,dest={}", lab.path("out").display());
     lab.rbuild(["build", "--allow", "security.insecure", "-o", &dest]).ok();
@@ -317,6 +318,7 @@ fn no_command_makes_a_whiteout() {
 
 fn refused(run: &str, name: &str) -> String {
     format!(
-        "{run} touch /made-{name}; ! mknod /{name} c 0 0 2> /e && grep -q 'Operation not permitted' /e && [ ! -e /{name} ]\n"
+        "{run} touch /made-{name}; ! mknod /{name} c 0 0 2> /e && grep -q 'Operation not permitted' /e && [ ! -e /{name} ] && \
+        perl -e 'my $ring = \"\\0\" x 120; syscall(425, 1, $ring) == -1 or die'\n"
     )
 }

@@ -11,7 +11,7 @@ const GIVEN_UP: &str = include_str!("given_up.pl");
 fn kernels_and_emulated(dockerfile: &str, args: &[&str]) -> [String; 2] {
     let lab = Lab::bare();
     lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
-    lab.write("given_up.pl", GIVEN_UP);
+    lab.write("given_up.pl", GIVEN_UP).write("forged.pl", FORGED);
     lab.write("Dockerfile", dockerfile);
     let dest = format!("type=local,dest={}", lab.path("out").display());
     ["userns", "single-id"].map(|rung| {
@@ -66,4 +66,30 @@ fn traced_processes_gain_no_ids() {
     let able = TRACED.replace("USER 1000:1000\nRUN perl", "USER 0\nRUN --security=insecure perl");
     let [kernels, emulated] = kernels_and_emulated(&able, &["--allow", "security.insecure"]);
     assert_eq!(emulated, kernels);
+}
+
+/// A process that executed a set-id program while it was traced, and so without its IDs, asks for the
+/// same program again in a way that fails, and then changes its auxiliary vector, which is another
+/// one after each execution (prctl(2), `PR_SET_MM_MAP`).
+const FORGED: &str = r#"
+my ($self, $file, $brk) = ("/suid", "/of33", syscall(12, 0));
+syscall(59, $self, 1, 0);
+open my $stat, "<", "/proc/self/stat"; my $said = <$stat>; $said =~ s/.*\) //; my @f = ("") x 3; push @f, split / /, $said;
+open my $auxv, "<", "/proc/self/auxv"; local $/; my $vector = <$auxv>; substr($vector, 8, 1) ^= "\x10";
+my $map = pack("Q11PLl", @f[26, 27, 45, 46, 47], $brk, @f[28, 48 .. 51], $vector, length $vector, -1);
+syscall(157, 35, 14, $map, length $map, 0);
+print "euid ", syscall(107), " setresuid ", syscall(117, 33, 33, 33), " chown ", syscall(92, $file, 1000, 1000), "\n";
+"#;
+
+#[test]
+fn an_execution_cannot_be_forged() {
+    let dockerfile = r#"FROM debian
+COPY forged.pl /
+RUN cp /usr/bin/perl /suid && chown 33 /suid && chmod 4755 /suid && touch /of33 && chown 33 /of33 && install -m 666 /dev/null /o
+USER 1000:1000
+RUN perl -e 'my $child = fork; if (!$child) { syscall(101, 0, 0, 0, 0); exec "/suid", "/forged.pl" } \
+        waitpid $child, 0; syscall(101, 17, $child, 0, 0); waitpid $child, 0' >> /o
+"#;
+    let [kernels, emulated] = kernels_and_emulated(dockerfile, &[]);
+    assert_eq!((kernels.as_str(), emulated.as_str()), ("euid 1000 setresuid -1 chown -1\n", kernels.as_str()));
 }
