@@ -3,3 +3,6 @@
 pub(crate) mod budget;
 pub(crate) mod fsck;
 pub(crate) mod prune;
+
+#[cfg(test)]
+mod tests;

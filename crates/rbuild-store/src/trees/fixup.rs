@@ -23,7 +23,7 @@ const MOST_LINKED: usize = 40;
 impl ImageTrees<'_> {
     /// Returns the trees of an image's layers, lowest first, each followed by its fix-up tree if it
     /// needs one.
-    pub(crate) fn mended(&self, session: Session<'_>, layers: Vec<TreeId>) -> Result<Vec<TreeId>> {
+    pub(crate) fn with_fixups(&self, session: Session<'_>, layers: Vec<TreeId>) -> Result<Vec<TreeId>> {
         let mut trees = Vec::new();
         for layer in layers {
             let note = self.store.trees().tree_note(&layer, LOWER_REFS)?;
@@ -238,7 +238,7 @@ impl<'a> FixupBuilder<'a> {
     /// Creates a hard link to a file of a lower layer. Both names are created in the fix-up tree,
     /// because hard links cannot span trees.
     fn link(&mut self, name: &Path, file: &Path) -> Result<()> {
-        let name = self.after_moves(name);
+        let (name, file) = (self.after_moves(name), self.after_moves(file));
         let (above, file_name) = (file.parent().unwrap_or(Path::new("")), file.file_name().unwrap_or_default());
         let file = self.all.resolve(above)?.join(file_name);
         let wrong = |reason: &str| {
@@ -310,3 +310,6 @@ fn put(from: &RootDir, name: &OsStr, stat: &Stat, to: &RootDir, to_name: &OsStr)
         Err(_) => Ok(copy_entry(from, name, stat, to, to_name)?),
     }
 }
+
+#[cfg(test)]
+mod tests;

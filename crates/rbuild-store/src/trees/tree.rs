@@ -161,7 +161,7 @@ impl Trees<'_> {
             unpacked += usize::from(matches!(tree, Once::Made(_)));
             found.push(tree.either());
         }
-        Ok((self.store.image_trees().mended(session, found)?, unpacked))
+        Ok((self.store.image_trees().with_fixups(session, found)?, unpacked))
     }
 
     /// Returns the tree of one layer, unpacking it if necessary.
